@@ -1,4 +1,4 @@
-"""One emulator and one stack for all tests that are deployed."""
+"""Fixtures: one emulator of AWS and one deployed stack for all tests of this folder."""
 
 from __future__ import annotations
 
@@ -9,35 +9,35 @@ from pathlib import Path
 import pytest
 
 from tests.aws import REGION, aws_server
-from tests.e2e.aws.service import Service
-from tests.e2e.aws.stack import OWNER, Stack, build, deploy
+from tests.e2e.aws.service import DeployedService
+from tests.e2e.aws.stack import OWNER, DeployedStack, build, deploy
 
 __all__ = ["aws_server"]
 
-TOLD = pytest.StashKey[list[str]]()
+REPORT_LINES = pytest.StashKey[list[str]]()
 
 
 @pytest.fixture(scope="session")
-def tell(pytestconfig: pytest.Config) -> Callable[[str], None]:
-    """Takes a line that is told when all tests are done."""
-    return pytestconfig.stash.setdefault(TOLD, []).append
+def report_line(pytestconfig: pytest.Config) -> Callable[[str], None]:
+    """A function that takes a line, which is printed after all tests."""
+    return pytestconfig.stash.setdefault(REPORT_LINES, []).append
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    for line in config.stash.get(TOLD, ()):
+    for line in config.stash.get(REPORT_LINES, ()):
         terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `sam build` makes of the template; what it has made before lies in the folder `NOETL_TEST_BUILT`, if there is one."""
+    """The output folder of `sam build`. The environment variable `NOETL_TEST_BUILT` names an earlier one."""
     given = os.environ.get("NOETL_TEST_BUILT")
     return Path(given) if given else build(tmp_path_factory.mktemp("built"))
 
 
 @pytest.fixture(scope="session")
 def account(aws_server: str) -> Iterator[str]:
-    """The URL of the emulator, whose owner this process is."""
+    """The URL of the emulator. The environment has the credentials of its owner."""
     before = dict(os.environ)
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         del os.environ[name]
@@ -56,13 +56,13 @@ def account(aws_server: str) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def stack(account: str, built: Path) -> Stack:
-    """The template of this repository, deployed."""
+def stack(account: str, built: Path) -> DeployedStack:
+    """A deployed stack of the template."""
     return deploy(account, built, AllowedNetworks="127.0.0.0/8")
 
 
 @pytest.fixture(scope="session")
-def service(stack: Stack) -> Iterator[Service]:
-    """The service as someone with a key of every scope sees it."""
-    with stack.http(stack.key()) as http:
-        yield Service(http)
+def service(stack: DeployedStack) -> Iterator[DeployedService]:
+    """The deployed service, used with a key of every scope."""
+    with stack.http(stack.create_key()) as http:
+        yield DeployedService(http)

@@ -1,4 +1,4 @@
-"""A service over HTTP, as somebody far away uses it."""
+"""Client of a deployed service over HTTP."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ FINAL = ("succeeded", "completed_with_errors", "failed", "cancelled", "timed_out
 
 
 @dataclass(frozen=True)
-class Service:
+class DeployedService:
+    """A deployed service, by the client that sends its requests."""
+
     http: httpx.Client
 
     def start(self, text: str, input: Mapping[str, Any] | None = None, **headers: str) -> str:
-        """The id of a run that was accepted."""
+        """Start a run, and return its id."""
         text = dedent(text)
         body = {
             "playbook": text if text.startswith("name:") else f"name: x\n{text}",
@@ -30,18 +32,18 @@ class Service:
         return str(answer.json()["workflow_id"])
 
     def result(self, id: str, seconds: float = SECONDS) -> dict[str, Any]:
-        """The result of a run once it has ended."""
-        until = time.monotonic() + seconds
+        """Wait for the end of a run, and return its result."""
+        deadline = time.monotonic() + seconds
         while True:
             answer = self.http.get(f"/workflows/result/{id}")
             if answer.status_code == 200:
                 return dict(answer.json())
             assert answer.status_code == 202, answer.text
-            assert time.monotonic() < until, self.status(id)
+            assert time.monotonic() < deadline, self.status(id)
             time.sleep(0.2)
 
     def output(self, id: str, seconds: float = SECONDS) -> Any:
-        """What came out of a run that has succeeded."""
+        """Wait for a run to succeed, and return its output."""
         found = self.result(id, seconds)
         assert (found["status"], found["errors"]) == ("succeeded", []), (
             found,
@@ -50,8 +52,8 @@ class Service:
         )
         return found["result"]
 
-    def ended(self, text: str, input: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """The result of a new run of a playbook."""
+    def run_to_end(self, text: str, input: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Run a playbook, and return the result of the run."""
         return self.result(self.start(text, input))
 
     def status(self, id: str) -> dict[str, Any]:
@@ -71,12 +73,12 @@ class Service:
             if cursor is None:
                 return found
 
-    def until(self, id: str, step: str, status: str, seconds: float = SECONDS) -> dict[str, Any]:
-        """How a step stands, once its status is that."""
-        end = time.monotonic() + seconds
+    def wait_for_step(self, id: str, step: str, status: str, seconds: float = SECONDS) -> dict[str, Any]:
+        """Wait until a step has a status, and return its state."""
+        deadline = time.monotonic() + seconds
         while True:
             found = self.status(id)["steps"][step]
             if found["status"] == status:
                 return dict(found)
-            assert time.monotonic() < end, self.status(id)
+            assert time.monotonic() < deadline, self.status(id)
             time.sleep(0.1)

@@ -1,9 +1,11 @@
-"""The template of this repository, built and deployed into an emulator, with its functions under the runtime client of AWS.
+"""The template of this repository, built and deployed into an emulator of AWS.
 
-What is deployed is what `sam build` has made, but for what makes it run here. The runtime is one of our own, which starts the
-client of AWS in an environment where only that and boto3 are installed; the packages are built for this machine. And the
-emulator differs from AWS in some ways: it hands on numbers as text; it asks for a permission `sqs:SendMessageBatch`, where AWS takes
-`sqs:SendMessage` for both; and it speaks plain HTTP, which the policy of the bucket denies.
+The functions run under the runtime client of AWS, in an environment with only that client and boto3. Their
+packages are built for this machine. The template is changed where the emulator differs from AWS:
+
+- It passes numbers as text.
+- It checks a permission `sqs:SendMessageBatch`, where AWS checks `sqs:SendMessage` for both operations.
+- It uses plain HTTP, which the policy of the bucket denies.
 """
 
 from __future__ import annotations
@@ -37,11 +39,11 @@ FUNCTIONS = ("ApiFunction", "StepFunction", "DeadLetterFunction", "SweepFunction
 CONTENT = {"Content-Type": "application/yaml"}
 SECONDS = 60.0
 OWNER = "test"
-"""The name and the word of whoever may do everything in the account."""
+"""Access key and secret of the owner of the account, who has every permission."""
 
 
 def build(folder: Path) -> Path:
-    """The folder in which `sam build` has put the template and the packages of its functions."""
+    """Run `sam build` into a folder, and return the folder."""
     environ = {
         **{name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "SAM_"))},
         "NOETL_ARCHITECTURE": {"aarch64": "arm64"}.get(platform.machine(), platform.machine()),
@@ -51,13 +53,13 @@ def build(folder: Path) -> Path:
     }
     sam = tool_environment(SAM) / "bin" / "sam"
     command = [sam, "build", "--template", ROOT / "template.yaml", "--build-dir", folder, "--region", REGION]
-    done = subprocess.run(command, env=environ, cwd=ROOT, check=False, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+    completed = subprocess.run(command, env=environ, cwd=ROOT, check=False, capture_output=True, text=True)
+    assert completed.returncode == 0, completed.stdout + completed.stderr
     return folder
 
 
 def package(folder: Path) -> bytes:
-    """The package of a function as a zip file, with what starts it here."""
+    """Return the package of a function as a zip file, with the script that starts it here."""
     python = tool_environment(*RUNTIME) / "bin" / "python"
     start = f'#!/bin/sh\ncd "$LAMBDA_TASK_ROOT"\nexec {python} -m awslambdaric "$_HANDLER"\n'
     body = io.BytesIO()
@@ -71,11 +73,11 @@ def package(folder: Path) -> bytes:
     return body.getvalue()
 
 
-class _Loader(yaml.SafeLoader):
-    """Reads `!Ref a` as `{"Ref": "a"}`, and so on."""
+class _CloudFormationLoader(yaml.SafeLoader):
+    """A YAML loader that reads `!Ref a` as `{"Ref": "a"}`, and the other tags accordingly."""
 
 
-def _tagged(loader: _Loader, suffix: str, node: yaml.Node) -> dict[str, Any]:
+def _tagged(loader: _CloudFormationLoader, suffix: str, node: yaml.Node) -> dict[str, Any]:
     name = suffix if suffix in ("Ref", "Condition") else f"Fn::{suffix}"
     if isinstance(node, yaml.ScalarNode):
         value: Any = loader.construct_scalar(node)
@@ -85,12 +87,12 @@ def _tagged(loader: _Loader, suffix: str, node: yaml.Node) -> dict[str, Any]:
     return {name: loader.construct_mapping(node, deep=True)}
 
 
-_Loader.add_multi_constructor("!", _tagged)
+_CloudFormationLoader.add_multi_constructor("!", _tagged)
 
 
 @dataclass(frozen=True)
-class Stack:
-    """A deployed stack: its outputs, and clients of the account that it is in. The emulator's gateway knows no other one."""
+class DeployedStack:
+    """A deployed stack: its outputs, and clients of the only account that the emulator's gateway knows."""
 
     server: str
     outputs: Mapping[str, str]
@@ -105,31 +107,31 @@ class Stack:
             aws_secret_access_key=OWNER,
         )
 
-    def key(self, scope: str = "admin", tenant: str = "default") -> str:
-        """A new API key, put into the store by whoever may."""
+    def create_key(self, scope: str = "admin", tenant: str = "default") -> str:
+        """Create an API key directly in the store, and return its text."""
         text, key = create_api_key("tests", [scope], tenant, time.time())
         store = open_store(self.outputs["StoreUrl"])
         store.add_key(key)
         store.close()
         return text
 
-    def logged(self, function: str) -> str:
-        """Everything that a function has written."""
+    def read_log(self, function: str) -> str:
+        """Return the log of a function."""
         logs = self.client("logs")
         return "\n".join(
             event["message"]
             for event in logs.filter_log_events(logGroupName=f"/noetl/{self.name}/{function}")["events"]
         )
 
-    def hide_messages(self, seconds: int) -> None:
-        """Let messages that are at work come again after so long."""
+    def set_visibility_timeout(self, seconds: int) -> None:
+        """Set the visibility timeout of both queues."""
         for queue in ("QueueUrl", "DeadLetterQueueUrl"):
             attributes = {"VisibilityTimeout": str(seconds)}
             self.client("sqs").set_queue_attributes(QueueUrl=self.outputs[queue], Attributes=attributes)
 
     @contextmanager
-    def setting(self, function: str, **settings: str) -> Iterator[None]:
-        """Within it, a function has other settings."""
+    def changed_settings(self, function: str, **settings: str) -> Iterator[None]:
+        """Change settings of a function for the duration of the block."""
         functions, name = self.client("lambda"), self.outputs[function]
         before = functions.get_function_configuration(FunctionName=name)["Environment"]["Variables"]
         functions.update_function_configuration(
@@ -141,14 +143,14 @@ class Stack:
             functions.update_function_configuration(FunctionName=name, Environment={"Variables": before})
 
     def http(self, key: str | None) -> httpx.Client:
-        """Speaks to the service through the gateway."""
+        """Return a client that sends its requests through the gateway."""
         headers = {"Host": f"{self.outputs['ApiId']}.execute-api.localhost"}
         if key is not None:
             headers["Authorization"] = f"Bearer {key}"
         return httpx.Client(base_url=self.server, headers=headers, timeout=SECONDS)
 
-    def messages(self, queue: str) -> int:
-        """How many messages there are in a queue, whether they are at work or not."""
+    def count_messages(self, queue: str) -> int:
+        """Return the number of messages in a queue, also of those in flight and delayed."""
         names = (
             "ApproximateNumberOfMessages",
             "ApproximateNumberOfMessagesNotVisible",
@@ -161,7 +163,7 @@ class Stack:
 
 
 def _put_numbers(template: Any, given: Mapping[str, str]) -> None:
-    """Put the values of parameters in where a number is wanted: the emulator hands on text, which AWS makes one of."""
+    """Replace references to numeric parameters by their values, because the emulator passes text."""
     numbers = {
         name: int(given.get(name, parameter["Default"]))
         for name, parameter in template["Parameters"].items()
@@ -180,13 +182,13 @@ def _put_numbers(template: Any, given: Mapping[str, str]) -> None:
 
 def deploy(
     server: str, built: Path, change: Callable[[Any], object] = lambda _: None, **parameters: str
-) -> Stack:
-    """The stack of a template that was built, once it is complete; `change` may spoil the template first."""
-    stack = Stack(server, {})
+) -> DeployedStack:
+    """Create a stack of a built template, and return it. `change` may modify the template first."""
+    stack = DeployedStack(server, {})
     s3, cloudformation = stack.client("s3"), stack.client("cloudformation")
     bucket = f"packages-{secrets.token_hex(4)}"
     s3.create_bucket(Bucket=bucket)
-    template = yaml.load((built / "template.yaml").read_text("utf-8"), _Loader)
+    template = yaml.load((built / "template.yaml").read_text("utf-8"), _CloudFormationLoader)
     template.get("Globals", {}).get("Function", {}).pop("Runtime", None)
     packages: dict[str, bytes] = {}
     for name in FUNCTIONS:
@@ -211,13 +213,13 @@ def deploy(
         Capabilities=["CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND"],
         Parameters=[{"ParameterKey": key, "ParameterValue": value} for key, value in given.items()],
     )
-    until = time.monotonic() + SECONDS
+    deadline = time.monotonic() + SECONDS
     while True:
         [found] = cloudformation.describe_stacks(StackName=name)["Stacks"]
         if found["StackStatus"] == "CREATE_COMPLETE":
             outputs = {output["OutputKey"]: output["OutputValue"] for output in found["Outputs"]}
-            return Stack(server, outputs, name)
-        if "IN_PROGRESS" not in found["StackStatus"] or time.monotonic() > until:
+            return DeployedStack(server, outputs, name)
+        if "IN_PROGRESS" not in found["StackStatus"] or time.monotonic() > deadline:
             events = cloudformation.describe_stack_events(StackName=name)["StackEvents"]
             raise AssertionError("\n".join(str(event.get("ResourceStatusReason")) for event in events))
         time.sleep(0.1)

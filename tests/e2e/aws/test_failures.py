@@ -1,4 +1,4 @@
-"""What is killed, stopped, refused or sent twice: runs end all the same."""
+"""Failures of workers, functions, messages and permissions: runs end anyway."""
 
 from __future__ import annotations
 
@@ -12,29 +12,35 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.aws.service import Service
-from tests.e2e.aws.stack import RUNTIME, Stack
+from tests.e2e.aws.service import DeployedService
+from tests.e2e.aws.stack import RUNTIME, DeployedStack
 from tests.http_server import StubExchange, serve
 from tests.tool_environments import tool_environment
 
-CALL = "steps: [{{name: a, run: [{{action: http, url: '{url}', as: got}}]}}]\noutput: {{status: '{{{{ got.status }}}}'}}"
+CALL = (
+    "steps: [{{name: a, run: [{{action: http, url: '{url}', as: reply}}]}}]\n"
+    "output: {{status: '{{{{ reply.status }}}}'}}"
+)
 
-HASTE_SECONDS = 6
-"""Five times that is longer than a function takes to start anew on a machine that is busy: what has not begun is not given up."""
+VISIBILITY_SECONDS = 6
+"""Visibility timeout. Five times as long is enough to start a function on a busy machine."""
 
 
 @pytest.fixture(scope="module", autouse=True)
-def hasty(stack: Stack) -> Iterator[None]:
-    """Messages come again soon, and claims hold for a short time, so that nobody waits here for a quarter of an hour."""
-    stack.hide_messages(HASTE_SECONDS)
+def short_timeouts(stack: DeployedStack) -> Iterator[None]:
+    """Short visibility timeouts and leases, so that the tests need not wait for a quarter of an hour."""
+    stack.set_visibility_timeout(VISIBILITY_SECONDS)
     short = {"NOETL_LEASE_SECONDS": "2"}
-    with stack.setting("StepFunctionName", **short), stack.setting("DeadLetterFunctionName", **short):
+    with (
+        stack.changed_settings("StepFunctionName", **short),
+        stack.changed_settings("DeadLetterFunctionName", **short),
+    ):
         yield
-    stack.hide_messages(90)
+    stack.set_visibility_timeout(90)
 
 
 def workers() -> list[int]:
-    """The processes that walk runs."""
+    """Return the processes that execute runs."""
     python = str(tool_environment(*RUNTIME) / "bin" / "python")
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
@@ -47,30 +53,30 @@ def workers() -> list[int]:
     return found
 
 
-def end(number: int) -> None:
+def signal_workers(number: int) -> None:
     for process in workers():
         os.kill(process, number)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
-def test_a_step_of_a_lost_worker_is_attempted_again(service: Service, number: int) -> None:
+def test_a_step_of_a_lost_worker_is_attempted_again(service: DeployedService, number: int) -> None:
     def lose_once(exchange: StubExchange) -> None:
-        if len(asked.requests) == 1:
-            end(number)
-            asked.closing.wait(30.0)
+        if len(server.requests) == 1:
+            signal_workers(number)
+            server.closing.wait(30.0)
         else:
             exchange.reply(200, connection="close")
 
-    with serve(lose_once) as asked:
-        id = service.start(CALL.format(url=asked.url()))
+    with serve(lose_once) as server:
+        id = service.start(CALL.format(url=server.url()))
         assert service.output(id) == {"status": 200}
-        assert len(asked.requests) == 2
-        assert len({request.headers["traceparent"].split("-")[1] for request in asked.requests}) == 1
+        assert len(server.requests) == 2
+        assert len({request.headers["traceparent"].split("-")[1] for request in server.requests}) == 1
     assert service.status(id)["steps"]["a"]["visits"] == 1
 
 
-def test_an_invocation_is_stopped_at_its_timeout(service: Service, stack: Stack) -> None:
-    """Its message is hidden for longer than that, so that nobody else comes before."""
+def test_an_invocation_is_stopped_at_its_timeout(service: DeployedService, stack: DeployedStack) -> None:
+    """The visibility timeout is longer, so that no other worker receives the message before."""
     functions, name = stack.client("lambda"), stack.outputs["StepFunctionName"]
     timeout = functions.get_function_configuration(FunctionName=name)["Timeout"]
     stopped: list[int] = []
@@ -80,77 +86,87 @@ def test_an_invocation_is_stopped_at_its_timeout(service: Service, stack: Stack)
             exchange.reply(200, connection="close")
             return
         stopped.extend(workers())
-        end(signal.SIGSTOP)
-        asked.closing.wait(60.0)
+        signal_workers(signal.SIGSTOP)
+        server.closing.wait(60.0)
 
-    stack.hide_messages(timeout + 5)
+    stack.set_visibility_timeout(timeout + 5)
     try:
-        with serve(stop_once) as asked:
+        with serve(stop_once) as server:
             before = time.monotonic()
-            id = service.start(CALL.format(url=asked.url()))
+            id = service.start(CALL.format(url=server.url()))
             assert service.output(id) == {"status": 200}
             assert time.monotonic() - before > timeout
     finally:
-        stack.hide_messages(HASTE_SECONDS)
+        stack.set_visibility_timeout(VISIBILITY_SECONDS)
     assert stopped
     assert set(stopped).isdisjoint(workers())
     assert service.status(id)["steps"]["a"]["visits"] == 1
 
 
-def test_an_invalid_setting_loses_no_messages(service: Service, stack: Stack) -> None:
-    """Every invocation raises, until the setting is put right."""
-    with stack.setting("StepFunctionName", NOETL_LEASE_SECONDS="for ever"):
+def test_an_invalid_setting_loses_no_messages(service: DeployedService, stack: DeployedStack) -> None:
+    """Every invocation fails until the setting is corrected."""
+    with stack.changed_settings("StepFunctionName", NOETL_LEASE_SECONDS="for ever"):
         id = service.start("steps: [{name: a, run: [{action: set, set: {n: 1}}]}]")
-        until = time.monotonic() + 60.0
-        while "NOETL_LEASE_SECONDS is 'for ever'; it must be a number" not in (log := stack.logged("step")):
-            assert time.monotonic() < until, log[-2000:]
+        deadline = time.monotonic() + 60.0
+        while "NOETL_LEASE_SECONDS is 'for ever'; it must be a number" not in (log := stack.read_log("step")):
+            assert time.monotonic() < deadline, log[-2000:]
             time.sleep(0.2)
         assert service.status(id)["status"] == "queued"
     assert service.output(id) == {"n": 1}
 
 
-def test_a_step_that_kills_its_worker_fails_in_the_end(service: Service, stack: Stack) -> None:
-    with serve(lambda _: end(signal.SIGKILL)) as asked:
-        found = service.result(service.start(CALL.format(url=asked.url())), seconds=110.0)
+def test_a_step_that_kills_its_worker_fails_in_the_end(
+    service: DeployedService, stack: DeployedStack
+) -> None:
+    with serve(lambda _: signal_workers(signal.SIGKILL)) as server:
+        found = service.result(service.start(CALL.format(url=server.url())), seconds=110.0)
         assert (found["status"], [error["type"] for error in found["errors"]]) == ("failed", ["WorkerLost"])
-        assert 3 <= len(asked.requests) <= 5
-    assert '"GivenUp": 1' in stack.logged("dead-letter")
-    assert service.ended("steps: [{name: a, run: [{action: set, set: {n: 1}}]}]")["status"] == "succeeded"
+        assert 3 <= len(server.requests) <= 5
+    assert '"GivenUp": 1' in stack.read_log("dead-letter")
+    assert (
+        service.run_to_end("steps: [{name: a, run: [{action: set, set: {n: 1}}]}]")["status"] == "succeeded"
+    )
 
 
-def test_a_case_handles_a_lost_step(service: Service) -> None:
+def test_a_case_handles_a_lost_step(service: DeployedService) -> None:
     def answer(exchange: StubExchange) -> None:
         if exchange.path == "/lethal":
-            end(signal.SIGKILL)
+            signal_workers(signal.SIGKILL)
         else:
             exchange.reply(200, connection="close")
 
-    with serve(answer) as asked:
+    with serve(answer) as server:
         text = f"""
             steps:
             - name: a
-              run: [{{action: http, url: '{asked.url("/lethal")}'}}]
-              rule: [{{case: "{{{{ error.type == 'WorkerLost' }}}}", run: [{{action: http, url: '{asked.url("/told")}', as: told}}]}}]
-            output: {{told: "{{{{ told.status }}}}"}}
+              run: [{{action: http, url: '{server.url("/lethal")}'}}]
+              rule:
+              - case: "{{{{ error.type == 'WorkerLost' }}}}"
+                run: [{{action: http, url: '{server.url("/lost")}', as: reply}}]
+            output: {{status: "{{{{ reply.status }}}}"}}
         """
-        assert service.output(service.start(text), seconds=110.0) == {"told": 200}
+        assert service.output(service.start(text), seconds=110.0) == {"status": 200}
 
 
-def test_a_foreign_message_ends_in_the_dead_letter_queue(service: Service, stack: Stack) -> None:
+def test_a_foreign_message_ends_in_the_dead_letter_queue(
+    service: DeployedService, stack: DeployedStack
+) -> None:
     sqs = stack.client("sqs")
     sqs.send_message(QueueUrl=stack.outputs["QueueUrl"], MessageBody="hello")
-    assert service.ended("steps: [{name: a, run: [{action: set, set: {n: 1}}]}]")["status"] == "succeeded"
-    until = time.monotonic() + 90.0
-    while not stack.messages("DeadLetterQueueUrl"):
-        assert time.monotonic() < until
+    assert (
+        service.run_to_end("steps: [{name: a, run: [{action: set, set: {n: 1}}]}]")["status"] == "succeeded"
+    )
+    deadline = time.monotonic() + 90.0
+    while not stack.count_messages("DeadLetterQueueUrl"):
+        assert time.monotonic() < deadline
         time.sleep(0.5)
-    assert "is not one of ours" in stack.logged("step")
+    assert "is not one of ours" in stack.read_log("step")
     sqs.purge_queue(QueueUrl=stack.outputs["DeadLetterQueueUrl"])
 
 
 @pytest.fixture
-def paused(stack: Stack) -> Iterator[threading.Event]:
-    """The queue is not read until the event is set, or the test is over."""
+def paused(stack: DeployedStack) -> Iterator[threading.Event]:
+    """An event. The queue is not read until it is set, or until the test is over."""
     functions = stack.client("lambda")
     [mapping] = functions.list_event_source_mappings(FunctionName=stack.outputs["StepFunctionName"])[
         "EventSourceMappings"
@@ -164,13 +180,15 @@ def paused(stack: Stack) -> Iterator[threading.Event]:
 
     thread = threading.Thread(target=begin)
     thread.start()
-    time.sleep(1.0)  # what was asked for before has its answer by then
+    time.sleep(1.0)  # The polls that were in progress have ended by then.
     yield begun
     begun.set()
     thread.join()
 
 
-def test_duplicate_messages_have_no_effect(service: Service, stack: Stack, paused: threading.Event) -> None:
+def test_duplicate_messages_have_no_effect(
+    service: DeployedService, stack: DeployedStack, paused: threading.Event
+) -> None:
     text = """
         steps:
         - {name: a, rule: [{case: default, run: [b, c]}]}
@@ -200,26 +218,26 @@ def test_duplicate_messages_have_no_effect(service: Service, stack: Stack, pause
     assert {step["visits"] for step in service.status(id)["steps"].values()} == {1}
 
 
-def test_an_exception_of_a_handler_is_reported_by_lambda(stack: Stack) -> None:
+def test_an_exception_of_a_handler_is_reported_by_lambda(stack: DeployedStack) -> None:
     answer = stack.client("lambda").invoke(
         FunctionName=stack.outputs["StepFunctionName"], Payload=b'{"no": "batch"}'
     )
     assert answer["FunctionError"]
-    told = json.loads(answer["Payload"].read())
-    assert told["errorType"] == "TypeError"
-    assert "not a batch of messages of SQS" in told["errorMessage"]
+    error = json.loads(answer["Payload"].read())
+    assert error["errorType"] == "TypeError"
+    assert "not a batch of messages of SQS" in error["errorMessage"]
 
 
-def test_the_sweep_examines_open_runs(service: Service, stack: Stack) -> None:
+def test_the_sweep_examines_open_runs(service: DeployedService, stack: DeployedStack) -> None:
     id = service.start("steps: [{name: a, run: [{action: wait, seconds: 3600}]}]")
-    service.until(id, "a", "waiting")
+    service.wait_for_step(id, "a", "waiting")
     answer = stack.client("lambda").invoke(FunctionName=stack.outputs["SweepFunctionName"], Payload=b"{}")
     assert "FunctionError" not in answer
     assert json.loads(answer["Payload"].read())["runs"] >= 1
     service.http.post(f"/workflows/{id}/cancel")
 
 
-def test_a_missing_permission_is_logged(service: Service, stack: Stack) -> None:
+def test_a_missing_permission_is_logged(service: DeployedService, stack: DeployedStack) -> None:
     iam = stack.client("iam")
     role = stack.client("lambda").get_function_configuration(FunctionName=stack.outputs["StepFunctionName"])[
         "Role"
@@ -228,13 +246,14 @@ def test_a_missing_permission_is_logged(service: Service, stack: Stack) -> None:
     [name] = iam.list_role_policies(RoleName=role)["PolicyNames"]
     policy = iam.get_role_policy(RoleName=role, PolicyName=name)["PolicyDocument"]
     policy = json.loads(policy) if isinstance(policy, str) else policy
-    without = policy | {"Statement": [one for one in policy["Statement"] if one["Sid"] != "Data"]}
-    iam.put_role_policy(RoleName=role, PolicyName=name, PolicyDocument=json.dumps(without))
+    statements = [statement for statement in policy["Statement"] if statement["Sid"] != "Data"]
+    reduced_policy = policy | {"Statement": statements}
+    iam.put_role_policy(RoleName=role, PolicyName=name, PolicyDocument=json.dumps(reduced_policy))
     try:
         id = service.start("steps: [{name: a, run: [{action: set, set: {n: 1}}]}]")
-        until = time.monotonic() + 60.0
-        while "is not authorized to perform: dynamodb:" not in (log := stack.logged("step")):
-            assert time.monotonic() < until, log[-2000:]
+        deadline = time.monotonic() + 60.0
+        while "is not authorized to perform: dynamodb:" not in (log := stack.read_log("step")):
+            assert time.monotonic() < deadline, log[-2000:]
             time.sleep(0.5)
         assert service.status(id)["status"] == "queued"
     finally:

@@ -1,4 +1,4 @@
-"""What comes in through the gateway: who is served, and what is answered to what makes no sense."""
+"""Requests through the gateway: authentication, invalid requests, and large responses."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from textwrap import dedent
 import httpx
 import pytest
 
-from tests.e2e.aws.service import Service
-from tests.e2e.aws.stack import CONTENT, Stack
+from tests.e2e.aws.service import DeployedService
+from tests.e2e.aws.stack import CONTENT, DeployedStack
 
 ONE = "name: one\nsteps: [{name: a, run: [{action: set, set: {n: 1}}]}]\n"
 
@@ -21,7 +21,7 @@ def assert_problem(answer: httpx.Response, status: int) -> None:
     assert answer.json()["status"] == status
 
 
-def test_requests_without_credentials_are_refused(stack: Stack) -> None:
+def test_requests_without_credentials_are_refused(stack: DeployedStack) -> None:
     with stack.http(None) as http:
         assert http.get("/healthz").status_code == 200
         for answer in (
@@ -34,16 +34,19 @@ def test_requests_without_credentials_are_refused(stack: Stack) -> None:
         assert_problem(http.get("/workflows"), 401)
 
 
-def test_scopes_and_tenants_are_enforced(stack: Stack, service: Service) -> None:
+def test_scopes_and_tenants_are_enforced(stack: DeployedStack, service: DeployedService) -> None:
     id = service.start(ONE)
-    with stack.http(stack.key("read")) as reader, stack.http(stack.key("admin", "another")) as other:
+    with (
+        stack.http(stack.create_key("read")) as reader,
+        stack.http(stack.create_key("admin", "another")) as other,
+    ):
         assert reader.get(f"/workflows/status/{id}").status_code == 200
         assert_problem(reader.post("/workflows/run", content=ONE, headers=CONTENT), 403)
         assert_problem(other.get(f"/workflows/status/{id}"), 404)
         assert other.get("/workflows").json()["items"] == []
 
 
-def test_invalid_requests_are_answered_with_problems(service: Service) -> None:
+def test_invalid_requests_are_answered_with_problems(service: DeployedService) -> None:
     http = service.http
     assert_problem(http.get("/nosuch"), 404)
     assert_problem(http.get("/workflows/status/nosuch"), 404)
@@ -59,7 +62,7 @@ def test_invalid_requests_are_answered_with_problems(service: Service) -> None:
     assert refused.json()["diagnostics"][0]["code"] == "NP011"
 
 
-def test_a_repeated_request_starts_one_run(service: Service) -> None:
+def test_a_repeated_request_starts_one_run(service: DeployedService) -> None:
     headers = CONTENT | {"Idempotency-Key": "the same"}
     answers = [service.http.post("/workflows/run", content=ONE, headers=headers) for _ in range(3)]
     assert len({answer.json()["workflow_id"] for answer in answers}) == 1
@@ -68,7 +71,7 @@ def test_a_repeated_request_starts_one_run(service: Service) -> None:
     )
 
 
-def test_a_stream_of_events_is_complete(service: Service) -> None:
+def test_a_stream_of_events_is_complete(service: DeployedService) -> None:
     id = service.start(ONE)
     service.result(id)
     answer = service.http.get(f"/workflows/{id}/events", headers={"Accept": "text/event-stream"})
@@ -76,7 +79,7 @@ def test_a_stream_of_events_is_complete(service: Service) -> None:
     assert answer.text.rstrip().rpartition("event: ")[2].startswith("end")
 
 
-def test_a_response_too_large_for_the_gateway_is_a_problem(service: Service) -> None:
+def test_a_response_too_large_for_the_gateway_is_a_problem(service: DeployedService) -> None:
     text = """
         name: wide
         steps:
@@ -98,7 +101,7 @@ def test_a_response_too_large_for_the_gateway_is_a_problem(service: Service) -> 
         assert "7,20" in answer.json()["detail"]
 
 
-def test_names_and_text_may_use_all_scripts(service: Service) -> None:
+def test_names_and_text_may_use_all_scripts(service: DeployedService) -> None:
     text = "name: grüße/東京\nsteps: [{name: a, run: [{action: set, set: {said: 'ß 😀'}}]}]\n"
     assert service.http.post("/playbooks", content=text.encode(), headers=CONTENT).status_code == 201
     assert service.http.get("/playbooks/gr%C3%BC%C3%9Fe%2F%E6%9D%B1%E4%BA%AC").json()["source"] == text
@@ -107,7 +110,7 @@ def test_names_and_text_may_use_all_scripts(service: Service) -> None:
 
 
 @pytest.mark.parametrize("event", [{}, {"version": "2.0"}, {"Records": []}, [], "x"])
-def test_an_event_that_is_not_a_request_is_refused(stack: Stack, event: object) -> None:
+def test_an_event_that_is_not_a_request_is_refused(stack: DeployedStack, event: object) -> None:
     payload = json.dumps(event).encode()
     answer = stack.client("lambda").invoke(FunctionName=stack.outputs["ApiFunctionName"], Payload=payload)
     assert answer["FunctionError"]

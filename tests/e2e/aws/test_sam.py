@@ -1,4 +1,4 @@
-"""The commands that operators use: what `sam build` has made is deployed by `sam deploy` and gone after `sam delete`."""
+"""The commands of operators: `sam deploy` creates the stack, and `sam delete` deletes it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import boto3
 import pytest
 
 from tests.aws import REGION
-from tests.e2e.aws.stack import SAM, Stack
+from tests.e2e.aws.stack import SAM, DeployedStack
 from tests.tool_environments import ROOT, tool_environment
 
 
@@ -21,16 +21,16 @@ def sam(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 def deploy(built: Path, folder: Path, *parameters: str) -> subprocess.CompletedProcess[str]:
-    return sam(
-        "deploy", "--template-file", str(built / "template.yaml"), "--stack-name", "by-hand", "--resolve-s3",
-        "--capabilities", "CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND", "--no-confirm-changeset", "--no-progressbar",
-        "--parameter-overrides", *parameters, folder=folder,
-    )  # fmt: skip
+    options = ["--stack-name", "by-hand", "--resolve-s3", "--no-confirm-changeset", "--no-progressbar"]
+    capabilities = ["--capabilities", "CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND"]
+    template = ["--template-file", str(built / "template.yaml")]
+    overrides = ["--parameter-overrides", *parameters]
+    return sam("deploy", *template, *options, *capabilities, *overrides, folder=folder)
 
 
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize(
-    ("parameters", "sentence"),
+    ("parameters", "message"),
     [
         ([], "Authentication"),
         (["Authentication=none"], "Authentication"),
@@ -39,11 +39,11 @@ def deploy(built: Path, folder: Path, *parameters: str) -> subprocess.CompletedP
     ],
 )
 def test_an_incomplete_deployment_is_refused(
-    account: str, built: Path, tmp_path: Path, parameters: list[str], sentence: str
+    account: str, built: Path, tmp_path: Path, parameters: list[str], message: str
 ) -> None:
     done = deploy(built, tmp_path, *(parameters or ["JwtIssuer=https://issuer.test"]))
     assert done.returncode != 0
-    assert sentence in done.stdout + done.stderr
+    assert message in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     stacks = boto3.client("cloudformation", region_name=REGION).describe_stacks()["Stacks"]
     assert "by-hand" not in [found["StackName"] for found in stacks]
@@ -56,13 +56,16 @@ def test_a_stack_is_deployed_and_deleted(account: str, built: Path, tmp_path: Pa
     cloudformation = boto3.client("cloudformation", region_name=REGION)
     [found] = cloudformation.describe_stacks(StackName="by-hand")["Stacks"]
     outputs = {output["OutputKey"]: output["OutputValue"] for output in found["Outputs"]}
-    told = f"export NOETL_STORE={outputs['StoreUrl']} NOETL_QUEUE={outputs['QueueUrl']} NOETL_BUCKET={outputs['BucketName']}"
-    assert outputs["Settings"] == told
-    stack = Stack(account, outputs)
+    settings = (
+        f"export NOETL_STORE={outputs['StoreUrl']} NOETL_QUEUE={outputs['QueueUrl']}"
+        f" NOETL_BUCKET={outputs['BucketName']}"
+    )
+    assert outputs["Settings"] == settings
+    stack = DeployedStack(account, outputs)
     with stack.http(None) as http:
         assert http.get("/healthz").json() == {"status": "ok"}
         assert http.get("/workflows").status_code == 401
-    with stack.http(stack.key("read")) as http:
+    with stack.http(stack.create_key("read")) as http:
         assert http.get("/workflows").json() == {"items": [], "next_cursor": None}
     given = dict(part.split("=", 1) for part in outputs["DashboardParameters"].split(" "))
     cloudformation.create_stack(
@@ -81,5 +84,5 @@ def test_a_stack_is_deployed_and_deleted(account: str, built: Path, tmp_path: Pa
     assert done.returncode == 0, done.stdout + done.stderr
     with pytest.raises(cloudformation.exceptions.ClientError, match="does not exist"):
         cloudformation.describe_stacks(StackName="by-hand")
-    # What the runs have left is not gone with what walked them.
+    # The table is retained.
     assert boto3.client("dynamodb", region_name=REGION).describe_table(TableName=outputs["TableName"])
