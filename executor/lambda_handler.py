@@ -4,8 +4,8 @@
 often, and `sweep` sends missing messages again.
 
 The import of this module needs no settings; a missing setting is reported when it is first needed. In Lambda,
-everything that the first message needs is loaded at import time, because the initialization of a function has
-more processor time than its invocations.
+everything that the first message needs is loaded at import time. The initialization of a function has more
+processor time than its invocations.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class InvocationMetrics:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def add(self, name: str, count: int = 1) -> None:
-        """Increase a counter."""
+        """Increment a counter."""
         with self._lock:
             self.counts[name] = self.counts.get(name, 0) + count
 

@@ -1,4 +1,4 @@
-"""The worker of a process: threads that claim and execute due visits, and a thread that renews their claims."""
+"""A worker: threads that claim and execute due visits, and a thread that renews their claims."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ _TRANSIENT = frozenset(
 )
 
 
-def call_with_timeout(seconds: float, what: str, call: Callable[[], Result]) -> Result:
+def call_with_timeout(seconds: float, subject: str, call: Callable[[], Result]) -> Result:
     """Return call(). A call that exceeds `seconds` cannot be interrupted; its thread is abandoned.
 
     Raises:
@@ -93,17 +93,17 @@ def call_with_timeout(seconds: float, what: str, call: Callable[[], Result]) -> 
         return future.result(seconds)
     except Exception as error:
         if not future.done():
-            raise ActionError("Timeout", f"{what} did not answer in time") from error
-        raise translate_error(error, what) from error
+            raise ActionError("Timeout", f"{subject} did not answer in time") from error
+        raise translate_error(error, subject) from error
 
 
 @lru_cache(_MAX_CLIENTS)
-def client(service: str, region: str | None = None, *, once: bool = False) -> Any:
+def client(service: str, region: str | None = None, *, without_retries: bool = False) -> Any:
     """Return the client of an AWS service, for a region or for the region of the environment. It is
     thread-safe.
 
-    With `once`, the client never retries and has a shorter timeout, for callers that must know whether a
-    request was sent twice.
+    With `without_retries`, the client never retries and has a shorter timeout, for callers that must know
+    whether a request was sent twice.
 
     Raises:
         ActionError: `ActionDisabled`, if boto3 or a setting is missing; the message names it.
@@ -116,11 +116,13 @@ def client(service: str, region: str | None = None, *, once: bool = False) -> An
         raise ActionError("ActionDisabled", message, retryable=False) from None
     # An invocation without a response may still be running, so it is not sent again.
     invokes = service == "lambda"
-    read_seconds = _LONGEST_INVOCATION_SECONDS if invokes else _READ_ONCE_SECONDS if once else _READ_SECONDS
+    read_seconds = (
+        _LONGEST_INVOCATION_SECONDS if invokes else _READ_ONCE_SECONDS if without_retries else _READ_SECONDS
+    )
     config = Config(
         connect_timeout=_CONNECT_SECONDS,
         read_timeout=read_seconds,
-        retries={"mode": "standard", "total_max_attempts": 1 if invokes or once else 3},
+        retries={"mode": "standard", "total_max_attempts": 1 if invokes or without_retries else 3},
         max_pool_connections=50,
         user_agent_extra="noetl",
     )
@@ -173,8 +175,8 @@ def error_from_code(code: str, message: str, status: int | None = None) -> Actio
     return ActionError("AWSError", f"{message} ({code})", retryable=retryable, status=status, details=details)
 
 
-def translate_error(error: Exception, what: str) -> Exception:
-    """Return the ActionError for a botocore error about `what`. Return any other error unchanged."""
+def translate_error(error: Exception, subject: str) -> Exception:
+    """Return the ActionError for a botocore error about `subject`. Return any other error unchanged."""
     from botocore import exceptions
 
     match error:
@@ -182,19 +184,19 @@ def translate_error(error: Exception, what: str) -> Exception:
             reply = error.response.get("Error", {})
             status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
             return error_from_code(
-                str(reply.get("Code", "")), f"{what}: {reply.get('Message') or 'refused'}", status
+                str(reply.get("Code", "")), f"{subject}: {reply.get('Message') or 'refused'}", status
             )
         case exceptions.NoRegionError():
             return _disabled("the AWS region is missing: set AWS_REGION")
         case exceptions.NoCredentialsError() | exceptions.PartialCredentialsError():
             return _disabled(
-                "AWS credentials are missing: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE,"
-                " or assign a role to the machine"
+                "AWS credentials are missing: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY,"
+                " or AWS_PROFILE, or assign a role to the machine"
             )
         case exceptions.ParamValidationError():
-            return ActionError("ParameterError", f"{what}: {error}".replace("\n", " "), retryable=False)
+            return ActionError("ParameterError", f"{subject}: {error}".replace("\n", " "), retryable=False)
         case exceptions.HTTPClientError() | exceptions.ConnectionError() | exceptions.IncompleteReadError():
-            return ActionError("ConnectionFailed", f"no response from {what}: {error}")
+            return ActionError("ConnectionFailed", f"no response from {subject}: {error}")
         case exceptions.BotoCoreError():
             return _disabled(str(error))
         case ValueError() if not isinstance(error, ActionError):

@@ -1,7 +1,7 @@
 """Egress vetting: outgoing connections that reach only addresses the operator allows.
 
 Problem: a playbook chooses the URL of a request, so it could reach services inside the network of the
-executor (server-side request forgery, SSRF). A check of the host name is not enough: a name server can
+executor (server-side request forgery, SSRF). A check of the host name is not enough. A name server can
 return another address for the second lookup (DNS rebinding), and a redirect can name another host.
 
 Algorithm: resolve a host once, check every address of the answer, and connect to one of exactly these
@@ -36,6 +36,7 @@ from noetl.planner.syntax.addresses import Address, is_forbidden_address, is_for
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import httpcore
     import httpx
 
 NETWORKS_SETTING = "NOETL_ALLOW_NETWORKS"
@@ -179,6 +180,67 @@ def vetted_transport(networks: tuple[str, ...], resolver: Resolver = resolve_hos
     import httpcore
     import httpx
 
+    context = httpx.create_ssl_context()
+    transport = httpx.HTTPTransport(verify=context)
+    # httpx has no public way to set the network backend of its pool.
+    transport._pool = httpcore.ConnectionPool(  # noqa: SLF001
+        ssl_context=context,
+        max_connections=1000,
+        max_keepalive_connections=20,
+        keepalive_expiry=5.0,
+        network_backend=_make_backend(networks, resolver),
+    )
+    atexit.register(transport.close)
+    return transport
+
+
+def _make_backend(networks: tuple[str, ...], resolver: Resolver) -> httpcore.NetworkBackend:
+    """Return a network backend that connects to vetted addresses.
+
+    The request keeps the host name for its Host header and for TLS.
+    """
+    import httpcore
+
+    stream_type = _define_deadline_stream()
+    sockets = httpcore.SyncBackend()
+
+    class VettedBackend(httpcore.NetworkBackend):
+        """A network backend that connects to vetted addresses."""
+
+        def connect_tcp(
+            self,
+            host: str,
+            port: int,
+            timeout: float | None = None,
+            local_address: str | None = None,
+            socket_options: Any = None,
+        ) -> httpcore.NetworkStream:
+            failure: Exception = httpcore.ConnectError(f"`{host}` has no address")
+            try:
+                vetted = resolve_and_vet(host, port, networks, resolver)
+            except TimeoutError as error:
+                raise httpcore.ConnectTimeout(str(error)) from None
+            except OSError as error:
+                raise httpcore.ConnectError(str(error)) from None
+            for address in vetted:
+                try:
+                    seconds = _remaining_seconds(CONNECT_SECONDS)
+                    return stream_type(sockets.connect_tcp(address, port, seconds, None, socket_options))
+                except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+                    failure = error
+            raise failure
+
+    return VettedBackend()
+
+
+@cache
+def _define_deadline_stream() -> Callable[[httpcore.NetworkStream], httpcore.NetworkStream]:
+    """Return the class of connections with a deadline.
+
+    It is defined here so that httpcore is imported late.
+    """
+    import httpcore
+
     class DeadlineStream(httpcore.NetworkStream):
         """A connection whose operations end by the deadline of the current request."""
 
@@ -205,51 +267,7 @@ def vetted_transport(networks: tuple[str, ...], resolver: Resolver = resolve_hos
         def get_extra_info(self, info: str) -> Any:
             return self._inner.get_extra_info(info)
 
-    class VettedBackend(httpcore.NetworkBackend):
-        """A network backend that connects to vetted addresses.
-
-        The request keeps the host name for its Host header and for TLS.
-        """
-
-        def __init__(self) -> None:
-            self._sockets = httpcore.SyncBackend()
-
-        def connect_tcp(
-            self,
-            host: str,
-            port: int,
-            timeout: float | None = None,
-            local_address: str | None = None,
-            socket_options: Any = None,
-        ) -> httpcore.NetworkStream:
-            failure: Exception = httpcore.ConnectError(f"`{host}` has no address")
-            try:
-                vetted = resolve_and_vet(host, port, networks, resolver)
-            except TimeoutError as error:
-                raise httpcore.ConnectTimeout(str(error)) from None
-            except OSError as error:
-                raise httpcore.ConnectError(str(error)) from None
-            for address in vetted:
-                try:
-                    seconds = _remaining_seconds(CONNECT_SECONDS)
-                    stream = self._sockets.connect_tcp(address, port, seconds, None, socket_options)
-                    return DeadlineStream(stream)
-                except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
-                    failure = error
-            raise failure
-
-    context = httpx.create_ssl_context()
-    transport = httpx.HTTPTransport(verify=context)
-    # httpx has no public way to set the network backend of its pool.
-    transport._pool = httpcore.ConnectionPool(  # noqa: SLF001
-        ssl_context=context,
-        max_connections=1000,
-        max_keepalive_connections=20,
-        keepalive_expiry=5.0,
-        network_backend=VettedBackend(),
-    )
-    atexit.register(transport.close)
-    return transport
+    return DeadlineStream
 
 
 def _resolve_in_time(resolver: Resolver, host: str, port: int) -> list[str]:
@@ -261,13 +279,13 @@ def _resolve_in_time(resolver: Resolver, host: str, port: int) -> list[str]:
     """
     replies: list[list[str] | str] = []
 
-    def look_up() -> None:
+    def call_resolver() -> None:
         try:
             replies.append(resolver(host, port))
         except (OSError, UnicodeError) as error:
             replies.append(str(error))
 
-    thread = threading.Thread(target=look_up, name="resolve", daemon=True)
+    thread = threading.Thread(target=call_resolver, name="resolve", daemon=True)
     thread.start()
     thread.join(_remaining_seconds(CONNECT_SECONDS))
     if not replies:

@@ -196,12 +196,12 @@ class RetryLoop:
         return delay
 
     def _record_event(
-        self, type: str, at: float, payload: Mapping[str, Any], started_at: float | None = None
+        self, type: str, happened_at: float, payload: Mapping[str, Any], started_at: float | None = None
     ) -> None:
         visit = self.scope.visit
-        duration = None if started_at is None else max(at - started_at, 0.0)
+        duration = None if started_at is None else max(happened_at - started_at, 0.0)
         self.context.events.append(
-            Event(type, at, visit.step, visit.number, visit.attempt, duration, payload)
+            Event(type, happened_at, visit.step, visit.number, visit.attempt, duration, payload)
         )
 
 

@@ -20,7 +20,7 @@ from noetl.planner.plan import Header
 
 
 def load_finally_scope(store: Store, claim: Claim) -> Scope:
-    """Return the scope of the finally step: the final names and steps, and the status that the run will have."""
+    """Return the scope of the finally step: final names and steps, and the status that the run will have."""
     run = _reload_run(store, claim)
     visits = [visit for visit in store.visits_with_outputs(run.id) if visit.id != claim.visit.id]
     status = final_status(run.stop, run.failed_branches)

@@ -1,7 +1,7 @@
 """One invocation segment: load a claimed visit, perform its work, decide what follows, and commit.
 
-Problem: execute a visit so that a crash at any moment loses no committed result and starts no branch twice,
-in local workers and in functions behind a queue alike.
+Problem: execute a visit so that a crash at any moment loses no committed result and starts no branch twice.
+Local workers and functions behind a queue share this code.
 
 Algorithm: claim, load, perform, decide, commit. The claim has a lease and a fence. All effects inside the
 store are one atomic commit that carries the fence; decisions are pure functions of the outcome
@@ -191,7 +191,7 @@ class VisitExecutor:
 
 
 class VisitSuspended(Exception):
-    """Raised when the work of a visit continues in a later segment."""
+    """Signal that the work of a visit continues in a later segment."""
 
     def __init__(self, suspension: Suspension) -> None:
         super().__init__()
@@ -287,7 +287,7 @@ class _Segment:
         """Commit a suspension. If the store cannot keep its data, the step fails."""
         now = self.executor.clock()
         if self.step.is_finally_step:
-            # The deadline of the run does not stop the finally step, so it must continue when its own time is over.
+            # The deadline of the run does not stop the finally step: it must continue when its time is over.
             remaining = max(self.context.attempt_deadline - time.monotonic(), 0.0)
             suspension = replace(suspension, due_at=min(suspension.due_at, now + remaining))
         batch_results = tuple(

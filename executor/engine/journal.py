@@ -6,8 +6,8 @@ When it continues, finished parts must not run again.
 Algorithm: checkpoint and replay. When an action suspends, `WorkSuspended` passes up through the frames of the
 work, and each frame adds an entry under its position. The next segment performs the same work again: a frame
 that finds its entry skips what is finished and restores its state. The journal is rebuilt at each suspension,
-so it holds only the path to the waiting actions. Source: docs/decisions/0005-invocation-segments.md, which defines the
-format; compare the continuation of a suspended coroutine and the replay of Temporal workflows.
+so it holds only the path to the waiting actions. Source: checkpointing of coroutines; compare the replay of
+Temporal workflows. The format is in docs/decisions/0005-invocation-segments.md.
 
 Cost: proportional to the number of positions that wait, with the names that each has saved.
 
@@ -36,7 +36,7 @@ TIME = "time"
 
 
 class WorkSuspended(Exception):
-    """Raised through the frames of work that continues at `due_at`, or when a wait in `awaits` is answered.
+    """Signal through the frames of work that continues at `due_at`, or when a wait in `awaits` is answered.
 
     `journal` holds the entries of the frames so far. `batch_results` are the results of completed batches,
     `actions` the types of the actions that wait, and `retried` of those that are retried. `reserved` is the
@@ -85,7 +85,7 @@ class WorkSuspended(Exception):
 
 
 def item_entry(outcome: Outcome | WorkSuspended, saved: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the journal entry of a parallel item: the names it saved and, if it has finished, its outcome."""
+    """Return the journal entry of a parallel item: its saved names and, if it has finished, its outcome."""
     return {"saved": dict(saved)} | ({"done": outcome.to_list()} if isinstance(outcome, Outcome) else {})
 
 

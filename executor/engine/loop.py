@@ -65,7 +65,7 @@ ItemWork = Callable[[WorkContext, Scope, str], Outcome]
 
 @frozen
 class LoopRun:
-    """The loop at a position of the work: `item_work` is performed for each item, in the scope of the loop."""
+    """The loop at a position of the work: it performs `item_work` for each item, in the scope of the loop."""
 
     context: WorkContext
     loop: Loop
@@ -204,7 +204,7 @@ class _BatchRun:
         return [self._outcomes[index] for index in sorted(self._outcomes)]
 
     def _work(self, queue: Iterator[int]) -> None:
-        """Perform items from the queue until it is empty, the loop has failed, or enough items are running."""
+        """Perform items from the queue until it is empty, the loop has failed, or enough items run."""
         while True:
             with self._lock:
                 if self._has_failed or self._running >= self._loop.concurrency:

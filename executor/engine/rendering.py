@@ -226,7 +226,7 @@ def _with_secrets(template: Template, parameter: Parameter | None, lookup: Looku
     """
     missing: list[ActionError] = []
 
-    def look_up(name: str) -> Any:
+    def value_of(name: str) -> Any:
         if name == "secrets":
             return _find_secrets(template, parameter, missing)
         value = lookup(name)
@@ -234,7 +234,7 @@ def _with_secrets(template: Template, parameter: Parameter | None, lookup: Looku
         return _reveal_reads(value, template, name) if reveals else value
 
     try:
-        return evaluate(look_up)
+        return evaluate(value_of)
     except EvaluationError as error:
         if missing and error.type == "UndefinedName":
             raise missing[0] from error
@@ -262,7 +262,7 @@ def _find_secrets(
         try:
             values[name] = resolve_secret(name)
         except ActionError as error:
-            # A secret that is temporarily unavailable must not look missing, because `default` replaces missing ones.
+            # A temporarily unavailable secret must not count as missing: `default` replaces missing secrets.
             if error.type != "ParameterError":
                 raise
             missing.append(error)
@@ -362,7 +362,7 @@ def _encode_url_value(part: Expression, value: Any, place: UrlComponent) -> str:
 def _check_path_segment(url: str, start: int, end: int) -> None:
     """Check that the path segment around an inserted value is not `.` or `..`, in plain or encoded form."""
     segment_start = url.rfind("/", 0, start) + 1
-    segment_end = min((at for mark in "/?#" if (at := url.find(mark, end)) >= 0), default=len(url))
+    segment_end = min((i for mark in "/?#" if (i := url.find(mark, end)) >= 0), default=len(url))
     if url[segment_start:segment_end].lower().replace("%2e", ".") in (".", ".."):
         raise _parameter_error(
             "a template makes a path segment `.` or `..`, which must not be in the path of a URL"

@@ -63,7 +63,7 @@ class Scope:
             "step": lambda: self._step_view(position),
             "steps": lambda: self.steps,
             "error": lambda: error if error is not None else self._error(),
-            "now": lambda: self._now,
+            "now": lambda: self._segment_start,
             "uuid": lambda: uuids,
         }
         if args is not None:
@@ -71,12 +71,12 @@ class Scope:
         if self.outcome is not None:
             builtins["result"] = self.outcome.as_result
 
-        def look_up(name: str) -> Any:
+        def value_of(name: str) -> Any:
             if name in self.local:
                 return self.local[name]
             return builtins[name]() if name in builtins else self.value(name)
 
-        return look_up
+        return value_of
 
     def value(self, name: str) -> Any:
         """Return the value of a saved name, a variable, an input or an entry of `environment`, in this order.
@@ -131,7 +131,7 @@ class Scope:
     def _error(self) -> ErrorRecord | None:
         return self.outcome.error if self.outcome is not None and self.outcome.failed else None
 
-    def _now(self) -> datetime:
+    def _segment_start(self) -> datetime:
         return datetime.fromtimestamp(self.visit.segment_started_at or 0.0, UTC)
 
     def _run_view(self) -> dict[str, Any]:

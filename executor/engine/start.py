@@ -63,16 +63,7 @@ def new_run(
     now = round(now, 6)  # the precision of timestamps, so that a run can be found by its timestamp
     inputs = check_inputs(header, given)
     run_id = id or secrets.token_hex(12)
-    names = _initial_names(run_id, header, now) | inputs | {"input": inputs}
-    budget = InitialDataBudget()
-    environment = render_section("environment", header.environment, names, budget)
-    names_of_variables = environment | names | {"environment": environment}
-    initial = render_section("variables", header.variables, names_of_variables, budget)
-    for name, value in (variables or {}).items():
-        if name not in header.variables:
-            message = f"unknown variable `{name}`"
-            raise RejectedError("invalid_input", message, inputs=[_input_problem(name, message)])
-        budget.reserve(f"variables.{name}", value)
+    environment, initial = _initial_data(header, run_id, inputs, variables or {}, now)
     run = Run(
         id=run_id,
         tenant=tenant,
@@ -84,7 +75,7 @@ def new_run(
         queue=queue or (SERVICE_QUEUE if origin == "service" else run_id),
         input=inputs,
         environment=environment,
-        variables={**initial, **(variables or {})},
+        variables=initial,
         tags=tuple(tags),
         folder=folder,
         source=source,
@@ -97,6 +88,27 @@ def new_run(
     )
     visit_id = derived_id("start", header.start)
     return run, Visit(visit_id, run_id, header.start, VisitStatus.READY, clock=1, names={}, due_at=now)
+
+
+def _initial_data(
+    header: Header, run_id: str, inputs: dict[str, Any], variables: Mapping[str, Any], now: float
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the environment of a new run, and its variables with the given initial values.
+
+    Raises:
+        RejectedError: `invalid_input`, if a value is missing, unknown or too large.
+    """
+    names = _initial_names(run_id, header, now) | inputs | {"input": inputs}
+    budget = InitialDataBudget()
+    environment = render_section("environment", header.environment, names, budget)
+    names_of_variables = environment | names | {"environment": environment}
+    initial = render_section("variables", header.variables, names_of_variables, budget)
+    for name, value in variables.items():
+        if name not in header.variables:
+            message = f"unknown variable `{name}`"
+            raise RejectedError("invalid_input", message, inputs=[_input_problem(name, message)])
+        budget.reserve(f"variables.{name}", value)
+    return environment, {**initial, **variables}
 
 
 def correct_input(header: Header, run: Run, given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -116,8 +128,8 @@ def restart_from_step(
 ) -> tuple[Run, Visit, list[Visit]]:
     """Return a new run that starts at a step of a finished run: the run, its first visit, and copied visits.
 
-    `visits` are those of the finished run, with outputs. The new run has the names that were known at the
-    last visit of the step, or at the end if the step was not visited. `given` replaces inputs. Visits are
+    `visits` are those of the finished run, with outputs. The new run has the names from before the last visit
+    of the step. If there is no such visit, it has the final names. `given` replaces inputs. Visits are
     counted from 1 again.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The work context: everything that the work of one invocation segment needs, from its claim to its commit."""
+"""The work context: what the work of one invocation segment needs, from its claim to its commit."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ class Outcome:
 
 @frozen
 class Choice:
-    """What follows from an outcome: the index of the case taken, or None; or a retry that is due at
+    """Decision after an outcome: the index of the case taken, or None; or a retry that is due at
     `retry_at`.
     """
 

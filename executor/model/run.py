@@ -218,7 +218,7 @@ class Visit:
 
     @property
     def has_ended_branch(self) -> bool:
-        """Whether its failure was unhandled. Then no step sees what it saved; only a resume uses it."""
+        """True if its failure was unhandled. Then no step sees what it saved; only a resume uses it."""
         return self.failure in (FailureState.ENDED, FailureState.OPEN)
 
 
@@ -263,7 +263,7 @@ class Branch:
 
 @frozen
 class Commit:
-    """Everything that the end of an attempt changes. The store writes all of it atomically, or nothing.
+    """The atomic write at the end of an attempt. The store writes all of it atomically, or nothing.
 
     `visit` is the new state of the visit, with the fence of the claim. `branches` enter the next steps.
     `counter_changes` is added to the live counters of joins, `branches_change` to the live counter of the

@@ -1,7 +1,7 @@
 """The state machine of a visit, as pure functions: from an outcome to the commit that follows from it.
 
-Problem: decide what follows from the end of an attempt: a retry, the case of the rule to take, the branches
-it makes, and the counters of joins. Workers, tests and simulations must decide alike, also after a crash.
+Problem: decide what follows from an attempt: a retry, a case of the rule, new branches, and the counters of
+joins. Workers, tests and simulations must decide alike, also after a crash.
 
 Algorithm: a finite state machine. All inputs are arguments, so there is no clock, randomness or I/O here; ids
 and jitter are hashes of their causes. A repeated decision therefore writes the same records. Names are
@@ -311,7 +311,7 @@ def start_next_sequential(visit: Visit, clock: int, names: Pointers) -> Visit:
 
 
 def commit_of_finally_step(commit: Commit) -> Commit:
-    """Return the commit of the finally step: it belongs to no branch, and its failure does not stop the run."""
+    """Return the commit of the finally step: it is on no branch, and its failure does not stop the run."""
     return replace(
         commit,
         counter_changes={},
@@ -338,7 +338,7 @@ def merge_arrivals(
     The changes are those of the joins around it, and that of the run. Of two pointers to one name, the one
     with the greater clock is the later write; concurrent writes are ordered by visit id. Ids are the same in
     every run of a plan, so the result does not depend on timing. `earlier` is the branch that left the join
-    when it fired before: on a cycle the other branches have its names anyway, and after a resume they do not
+    when it fired before. On a cycle, the other branches have its names anyway; after a resume, they do not
     arrive again.
     """
     clock = max(arrival.clock for arrival in arrivals)
@@ -388,10 +388,10 @@ def find_holders(pointers: Pointers, names: Sequence[str]) -> dict[str, str]:
 
 
 def _visit_event(
-    visit: Visit, type: str, at: float, payload: Mapping[str, Any], started_at: float | None = None
+    visit: Visit, type: str, happened_at: float, payload: Mapping[str, Any], started_at: float | None = None
 ) -> Event:
-    duration = None if started_at is None else max(at - started_at, 0.0)
-    return Event(type, at, visit.step, visit.number, visit.attempt, duration, payload)
+    duration = None if started_at is None else max(happened_at - started_at, 0.0)
+    return Event(type, happened_at, visit.step, visit.number, visit.attempt, duration, payload)
 
 
 def _finished_event(visit: Visit, now: float) -> Event:

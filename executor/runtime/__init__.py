@@ -1,1 +1,1 @@
-"""What keeps a worker process running: lease renewal and logs."""
+"""Services of a worker process: lease renewal and logs."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from noetl.executor.model.events import timestamp
 
-LOG_CONTEXT: ContextVar[Mapping[str, Any]] = ContextVar("LOG_CONTEXT", default={})  # noqa: B039  Never modified.
+LOG_CONTEXT: ContextVar[Mapping[str, Any]] = ContextVar("LOG_CONTEXT", default={})  # noqa: B039
 """Fields for the log lines of the current thread: run, step and request. Labels of a record replace them."""
 
 

@@ -3,8 +3,8 @@
 Problem: a claim is valid for a limited time, so that other workers can take over the visits of a worker that
 died. A worker that is alive must keep its claims, although a step may run for hours.
 
-Algorithm: leases with fencing. Each claim increments the fence of its visit, and the store refuses a write
-with an older fence, so two workers can never both commit a visit. One thread renews all claims every third of
+Algorithm: leases with fencing. Each claim increments the fence of its visit. The store refuses a write with
+an older fence, so two workers can never both commit a visit. One thread renews all claims every third of
 the lease. The same thread polls for cancelled runs. Source: Gray and Cheriton 1989 (leases); Kleppmann 2016,
 "How to do distributed locking" (fencing tokens).
 
@@ -116,7 +116,7 @@ class LeaseKeeper:
             )
 
     def release_all(self) -> None:
-        """Abandon all active work, and make its visits due at once for other workers."""
+        """Release all claims: abandon their work, and make its visits due at once for other workers."""
         for held in self._active():
             run, visit = held.claim.run, held.claim.visit
             # An `at_most_once` step has started, so its claim must count.
@@ -133,7 +133,7 @@ class LeaseKeeper:
             return list(self._held.values())
 
     def _cancel_claims(self) -> None:
-        """Abandon the work of cancelled runs, except for that of their finally steps."""
+        """Cancel the work of cancelled runs, except for that of their finally steps."""
         active = self._active()
         run_ids = sorted({held.claim.run.id for held in active})
         cancelled = self._store.cancelled_runs(run_ids) if active else ()

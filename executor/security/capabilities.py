@@ -23,7 +23,7 @@ LOOPBACK_NETWORKS = ("127.0.0.0/8", "::1/128")
 
 @frozen
 class Capabilities:
-    """What the playbook of a run may do on this machine.
+    """The permissions of a run's playbook on this machine.
 
     `files_root` is the folder in which `file` may read and write, `folder` the working folder of commands.
     `shell` is whether commands may run. `python_modules` are the modules whose functions may be called

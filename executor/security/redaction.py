@@ -3,10 +3,10 @@
 Problem: a playbook may print, save or return the value of a secret, as it is or in another encoding. The
 value is known only from the moment when it is revealed to an action.
 
-Algorithm: remember each revealed value. Build one regular expression from all of its written forms (the
-value, its lines, URL-encoded, as a JSON string, in base64 at the three possible offsets), and replace every
-match by `***`. Callback tokens are too many for a pattern: find the runs of characters that look like a
-token, and look them up in a set. The method is the masking of secrets in the logs of CI systems.
+Algorithm: remember each revealed value. Build one regular expression from its written forms: plain, by
+line, URL-encoded, in JSON, and in base64 at three offsets. Replace every match by `***`. Callback tokens are
+too many for a pattern: find the runs of characters that look like a token, and search them in a set.
+Source: the masking of secrets in the logs of GitHub Actions.
 
 Cost: one pass over each text; the pattern is compiled again only after a new secret. Values without a match
 are returned unchanged, as the same object.
@@ -89,8 +89,8 @@ class RevealedSecrets:
 class CallbackTokens:
     """The callback tokens that this process has created. The oldest is forgotten past the limit.
 
-    Tokens are numerous and look alike, so each text that looks like a token is looked up in a set: the cost
-    does not depend on the number of tokens.
+    Tokens are numerous and have one form, so each text of this form is searched in a set. The cost does not
+    depend on the number of tokens.
     """
 
     def __init__(self, limit: int = _MAX_TOKENS) -> None:

@@ -47,9 +47,12 @@ class SecretReference(str):
 def resolve_secret(name: str, environ: Mapping[str, str] = os.environ) -> str:
     """Return the value of a secret from the first source that has it, and redact it from now on.
 
-    The sources are, in order: the variable `NOETL_SECRET_<name>`; the file `<name>` in `NOETL_SECRETS_DIR`;
-    if `NOETL_SECRETS_PREFIX` is set, `<prefix><name>` in AWS Secrets Manager and in the parameter store of
-    AWS Systems Manager.
+    The sources, in order:
+
+    1. the variable `NOETL_SECRET_<name>`,
+    2. the file `<name>` in the folder `NOETL_SECRETS_DIR`,
+    3. with `NOETL_SECRETS_PREFIX`: `<prefix><name>` in AWS Secrets Manager,
+    4. with `NOETL_SECRETS_PREFIX`: `<prefix><name>` in the parameter store of AWS Systems Manager.
 
     Raises:
         ActionError: `ParameterError` if no source has it; else the error of a source, such as `AccessDenied`.
@@ -65,8 +68,8 @@ def resolve_secret(name: str, environ: Mapping[str, str] = os.environ) -> str:
     if value is None:
         hint = f", or store it as `{prefix}{name}` in Secrets Manager or Systems Manager" if prefix else ""
         message = (
-            f"unknown secret `{name}`: set NOETL_SECRET_{name}, or set NOETL_SECRETS_DIR to a folder with this"
-            f" file{hint}"
+            f"unknown secret `{name}`: set NOETL_SECRET_{name}, or set NOETL_SECRETS_DIR to a folder with"
+            f" this file{hint}"
         )
         raise ActionError("ParameterError", message, retryable=False)
     REVEALED_SECRETS.add(value)
@@ -74,7 +77,7 @@ def resolve_secret(name: str, environ: Mapping[str, str] = os.environ) -> str:
 
 
 def register_secret_variables(variables: Mapping[str, str]) -> None:
-    """Register every `NOETL_SECRET_*` value in `variables` for redaction, because a child process gets them."""
+    """Register every `NOETL_SECRET_*` value in `variables` for redaction: a child process gets them."""
     for name, value in variables.items():
         if name.startswith(_VARIABLE_PREFIX):
             REVEALED_SECRETS.add(value)

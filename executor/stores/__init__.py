@@ -73,8 +73,8 @@ def create_clients() -> None:
     if url.startswith("arn:"):
         client("secretsmanager", region_of_arn(url))
     elif url.startswith("dynamodb:"):
-        client("dynamodb", once=True)
-    client("sqs", once=True)
+        client("dynamodb", without_retries=True)
+    client("sqs", without_retries=True)
 
 
 def resolve_url(url: str | None = None) -> str:

@@ -117,7 +117,7 @@ class Blobs:
 
     def _call(self, call: str, **parameters: Any) -> Any:
         try:
-            method = getattr(client("s3", once=True), call)
+            method = getattr(client("s3", without_retries=True), call)
         except ActionError as error:
             raise StoreError(
                 f"The bucket of the store (NOETL_BUCKET) cannot be used: {error.message}"

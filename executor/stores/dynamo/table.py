@@ -64,7 +64,7 @@ class DynamoTable:
     def client(self) -> Any:
         """Client of the process for DynamoDB."""
         try:
-            return client("dynamodb", once=True)
+            return client("dynamodb", without_retries=True)
         except ActionError as error:
             raise StoreError(f"The store in DynamoDB cannot be used: {error.message}") from error
 

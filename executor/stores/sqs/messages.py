@@ -81,7 +81,7 @@ class MessageQueue:
 
     def _call(self, call: str, **parameters: Any) -> dict[str, Any]:
         try:
-            method = getattr(client("sqs", once=True), call)
+            method = getattr(client("sqs", without_retries=True), call)
         except ActionError as error:
             raise StoreError(
                 f"The queue of the store (NOETL_QUEUE) cannot be used: {error.message}"
