@@ -1,4 +1,4 @@
-"""The history holds what the page about it lists, and nothing else."""
+"""The history of a run has the events and keys that its page lists, and no others."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TEXT = """
 """
 
 
-def listed() -> dict[str, set[str]]:
+def documented_events() -> dict[str, set[str]]:
     page = (ROOT / "docs" / "http.md").read_text("utf-8")
     return {
         type: set(WORD.findall(keys)) for types, keys in ROW.findall(page) for type in WORD.findall(types)
@@ -49,5 +49,5 @@ def test_the_page_lists_all_events_and_their_keys(store: SqliteStore) -> None:
         type: set[str]().union(*(e.payload for e in events if e.type == type))
         for type in {e.type for e in events}
     }
-    assert found == {**listed(), "workflow.started": {"playbook"}}
-    assert listed()["workflow.started"] == {"playbook", "resumed_from"}
+    assert found == {**documented_events(), "workflow.started": {"playbook"}}
+    assert documented_events()["workflow.started"] == {"playbook", "resumed_from"}

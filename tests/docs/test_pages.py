@@ -1,7 +1,7 @@
-"""The pages are tests: their playbooks compile, give the results printed below them, and their links lead somewhere.
+"""Playbooks of the documentation compile and have the results shown below them. Links have targets.
 
-Before a block, `<!-- bad: CODE -->` says what is wrong with it, `<!-- in: run -->` that it is the `run` of a step, and
-`<!-- input: {...} -->` what it is run with.
+A comment before a block describes it: `<!-- bad: CODE -->` is its diagnostic, `<!-- in: run -->` marks the `run`
+of a step, and `<!-- input: {...} -->` is the input of the run.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ steps:
 """
 
 
-class Block(NamedTuple):
+class YamlBlock(NamedTuple):
     page: Path
     line: int
     mark: str | None
@@ -50,26 +50,26 @@ class Block(NamedTuple):
 
     @property
     def playbook(self) -> str | None:
-        """The text of the whole playbook that the block is or belongs to, or None for other YAML."""
+        """Text of the playbook that contains the block, or None if the block is other YAML."""
         if self.mark == "in":
             indented = "".join(f"      {line}\n" for line in self.text.splitlines())
             return f"{FRAME}    {self.argument}:\n{indented}"
         document = read_document(self.text, Diagnostics())
-        is_whole = document is not None and isinstance(document.data, dict) and "steps" in document.data
-        return self.text if is_whole else None
+        is_playbook = document is not None and isinstance(document.data, dict) and "steps" in document.data
+        return self.text if is_playbook else None
 
 
-def blocks(page: Path) -> list[Block]:
+def blocks(page: Path) -> list[YamlBlock]:
     text = page.read_text("utf-8")
     return [
-        Block(
+        YamlBlock(
             page, text.count("\n", 0, found.start("text")), *found.group("mark", "argument", "text", "result")
         )
         for found in BLOCK.finditer(text)
     ]
 
 
-def named(block: Block) -> str:
+def block_id(block: YamlBlock) -> str:
     return f"{block.page.relative_to(ROOT)}:{block.line}"
 
 
@@ -82,8 +82,8 @@ def test_the_pages_have_playbooks() -> None:
     assert {block.mark for block in BLOCKS} == {None, "bad", "in", "input"}
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=named)
-def test_a_playbook_compiles_unless_it_is_marked(block: Block) -> None:
+@pytest.mark.parametrize("block", BLOCKS, ids=block_id)
+def test_a_playbook_compiles_unless_it_is_marked(block: YamlBlock) -> None:
     found = compile_playbook(block.playbook or "", catalogue()).diagnostics
     if block.mark == "bad":
         assert block.argument in {d.code for d in found if d.severity is not Severity.NOTE}
@@ -91,8 +91,8 @@ def test_a_playbook_compiles_unless_it_is_marked(block: Block) -> None:
         assert [d for d in found if d.severity is not Severity.NOTE] == []
 
 
-@pytest.mark.parametrize("block", RUN, ids=named)
-def test_a_playbook_has_the_result_shown_below_it(block: Block, store: Store, tmp_path: Path) -> None:
+@pytest.mark.parametrize("block", RUN, ids=block_id)
+def test_a_playbook_has_the_result_shown_below_it(block: YamlBlock, store: Store, tmp_path: Path) -> None:
     input: dict[str, Any] = json.loads(block.argument or "{}") if block.mark == "input" else {}
     play = RunHarness(store, block.playbook or "", input, folder=tmp_path).finish()
     assert play.error_types == []
@@ -113,6 +113,6 @@ def test_every_link_has_a_target(page: Path) -> None:
 
 
 def anchors(page: Path) -> set[str]:
-    """Where links may lead on a page, as GitHub names its headings."""
+    """Return the anchors of the headings of a page, as GitHub names them."""
     headings = re.findall(r"^#+ (.+)$", CODE.sub("", page.read_text("utf-8")), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}

@@ -1,4 +1,4 @@
-"""What `docs/language.md` says in sentences, where no example below them shows it."""
+"""Statements of `docs/language.md` that no example on the page shows."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def step(run: str, rule: str = "[]") -> str:
     return f"name: x\nsteps:\n  - name: a\n    run: {run}\n    rule: {rule}\n"
 
 
-def ended(store: Store, text: str, **input: Any) -> RunHarness:
+def finish_run(store: Store, text: str, **input: Any) -> RunHarness:
     return RunHarness(store, text, input).finish()
 
 
@@ -38,7 +38,7 @@ def ended(store: Store, text: str, **input: Any) -> RunHarness:
     ],
 )
 def test_after_success_a_guard_that_reads_a_part_of_error_is_not_true(store: Store, guard: str) -> None:
-    play = ended(
+    play = finish_run(
         store, step("[{action: set, set: {done: true}}]", f'[{{case: "{{{{ {guard} }}}}", run: []}}]')
     )
     assert play.result == {"done": True}
@@ -47,16 +47,18 @@ def test_after_success_a_guard_that_reads_a_part_of_error_is_not_true(store: Sto
 
 def test_a_condition_of_a_retry_without_a_value_is_not_true(store: Store) -> None:
     retry = 'retry: {attempts: 3, delay: 1ms, if: "{{ error.status >= 500 }}"}'
-    on_action = ended(store, step(f"[{{action: shell, command: exit 3, {retry}}}]"))
+    on_action = finish_run(store, step(f"[{{action: shell, command: exit 3, {retry}}}]"))
     assert on_action.error_types == ["CommandFailed"]
     assert on_action.event_types("a").count("action.failed") == 1
-    on_step = ended(store, f"steps:\n  - name: a\n    {retry}\n    run: [{{action: shell, command: exit 3}}]")
+    on_step = finish_run(
+        store, f"steps:\n  - name: a\n    {retry}\n    run: [{{action: shell, command: exit 3}}]"
+    )
     assert on_step.error_types == ["CommandFailed"]
     assert on_step.visit("a").attempt == 1
 
 
 def test_a_condition_of_a_retry_cannot_extend_it(store: Store) -> None:
-    play = ended(
+    play = finish_run(
         store, step('[{action: fail, message: x, retry: {attempts: 3, delay: 1ms, if: "{{ true }}"}}]')
     )
     assert play.event_types("a").count("action.started") == 1
@@ -73,32 +75,34 @@ def test_outputs_of_a_failed_attempt_are_discarded(store: Store) -> None:
               - {action: shell, command: exit 1}
             rule: [{case: error, run: [{action: set, set: {seen: "{{ count }}"}}]}]
         """
-    assert ended(store, text).result == {"seen": 0}
+    assert finish_run(store, text).result == {"seen": 0}
 
 
 def test_outputs_of_a_forgiven_task_are_discarded(store: Store) -> None:
     text = """
         tasks: {half: [{action: set, set: {saved: true}}, {action: fail, message: x}]}
-        steps: [{name: a, run: [{task: half, on_error: continue, as: outcome}, {action: set, set: {after: 1}}]}]
+        steps:
+        - name: a
+          run: [{task: half, on_error: continue, as: outcome}, {action: set, set: {after: 1}}]
         """
-    assert ended(store, text).result == {"after": 1}
+    assert finish_run(store, text).result == {"after": 1}
 
 
 def test_a_failure_of_in_place_work_follows_the_policy(store: Store) -> None:
     rule = '[{case: "{{ error }}", run: []}, {case: default, run: [{action: fail, message: x, type: Late}]}]'
-    play = ended(store, step("[{action: set, set: {dropped: true}}]", rule) + "on_error: continue")
+    play = finish_run(store, step("[{action: set, set: {dropped: true}}]", rule) + "on_error: continue")
     assert play.error_types == ["Late"]
     assert play.result == {}
 
 
 def test_a_second_guard_error_follows_the_policy(store: Store) -> None:
     rule = '[{case: "{{ 1 / 0 }}", run: []}, {case: "{{ error.type == 1 / 0 }}", run: []}]'
-    assert ended(store, step("[]", rule)).error_types == ["GuardError"]
+    assert finish_run(store, step("[]", rule)).error_types == ["GuardError"]
 
 
 def test_the_first_failure_of_parallel_items_is_reported(store: Store) -> None:
     fails = "{action: fail, message: x, type: First}, {action: fail, message: x, type: Second}"
-    assert ended(store, f"steps: [{{name: a, parallel: true, run: [{fails}]}}]").error_types == ["First"]
+    assert finish_run(store, f"steps: [{{name: a, parallel: true, run: [{fails}]}}]").error_types == ["First"]
 
 
 def test_a_saved_name_shadows_a_variable(store: Store) -> None:
@@ -113,7 +117,7 @@ def test_a_saved_name_shadows_a_variable(store: Store) -> None:
               - {action: set, set: {found: ["{{ a }}", "{{ b }}", "{{ c }}", "{{ d }}"]}}
         output: {found: "{{ found }}"}
         """
-    assert ended(store, text).result == {"found": ["saved", "variable", "input", "environment"]}
+    assert finish_run(store, text).result == {"found": ["saved", "variable", "input", "environment"]}
 
 
 def test_a_name_means_one_thing() -> None:
@@ -135,7 +139,7 @@ def test_other_inputs_are_rejected(store: Store, declared: str) -> None:
 
 def test_other_inputs_are_accepted_if_the_whole_input_is_read(store: Store) -> None:
     text = 'steps: [{name: a, run: [{action: set, set: {all: "{{ input }}"}}]}]'
-    assert ended(store, text, y=2).result == {"all": {"y": 2}}
+    assert finish_run(store, text, y=2).result == {"all": {"y": 2}}
 
 
 @pytest.mark.parametrize(
@@ -157,9 +161,10 @@ def test_a_variable_is_read_by_its_own_name() -> None:
 
 
 def test_an_entry_of_the_output_without_a_value_is_null(store: Store) -> None:
-    play = ended(
+    play = finish_run(
         store,
-        'steps: [{name: a, run: [{action: set, if: "{{ run.id is none }}", set: {v: 1}}]}]\noutput: {v: "{{ v }}", w: 2}',
+        'steps: [{name: a, run: [{action: set, if: "{{ run.id is none }}", set: {v: 1}}]}]\n'
+        'output: {v: "{{ v }}", w: 2}',
     )
     assert play.status is RunStatus.COMPLETED_WITH_ERRORS
     assert play.result == {"v": None, "w": 2}
@@ -170,12 +175,17 @@ def test_a_step_that_was_not_visited_is_pending(store: Store) -> None:
     text = """
         steps:
           - name: a
-            run: [{action: set, set: {own: "{{ steps.a.status }}", b: "{{ steps['b b'] }}", known: "{{ steps.a.error is defined }}"}}]
+            run:
+            - action: set
+              set:
+                own: "{{ steps.a.status }}"
+                b: "{{ steps['b b'] }}"
+                known: "{{ steps.a.error is defined }}"
             rule: [{case: "{{ own == 'never' }}", run: [b b]}]
           - name: b b
             run: [{action: log, message: x}]
         """
-    assert ended(store, text).result == {
+    assert finish_run(store, text).result == {
         "own": "pending",
         "b": {"status": "pending", "visits": 0},
         "known": False,
@@ -192,8 +202,9 @@ def test_a_number_that_json_cannot_hold_is_an_error(number: str) -> None:
 def test_a_secret_must_be_a_whole_value(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NOETL_SECRET_KEY", "correct-horse")
     text = """
-        tasks: {show: [{action: set, set: {seen: "{{ args.key }}", known: "{{ args.key == 'correct-horse' }}"}}]}
+        tasks:
+          show: [{action: set, set: {seen: "{{ args.key }}", known: "{{ args.key == 'correct-horse' }}"}}]
         steps: [{name: a, run: [{task: show, with: {key: "%s{{ secrets.KEY }}"}}]}]
         """
-    assert ended(store, text % "").result == {"seen": "***", "known": False}
+    assert finish_run(store, text % "").result == {"seen": "***", "known": False}
     assert codes(dedent(text % "Bearer ")) == ["NP406"]

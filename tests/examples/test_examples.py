@@ -1,4 +1,4 @@
-"""Every example compiles without a finding, and does what its comments say."""
+"""Every example compiles without diagnostics, and does what its comments say."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ PASSWORD = "correct-horse-battery"
 Example = Callable[..., RunHarness]
 
 
-class Beginning(RunHarness):
-    """A run of a file, begun in the folder above; it finds others beside it."""
+class ExampleRun(RunHarness):
+    """A run of an example file, started in the parent folder. It finds playbooks in the same folder."""
 
     def __init__(self, store: Store, path: Path, input: dict[str, Any]) -> None:
         folder = path.parents[1]
@@ -48,11 +48,11 @@ class Beginning(RunHarness):
 
 @pytest.fixture
 def example(store: Store, tmp_path: Path) -> Example:
-    """`example(name, **input)`: a finished run of it, started beside a copy of the folder of examples."""
+    """`example(name, **input)`: a finished run of an example, in a copy of the examples."""
     shutil.copytree(EXAMPLES, tmp_path / "examples", ignore=shutil.ignore_patterns("out"))
 
     def run(name: str, **input: Any) -> RunHarness:
-        return Beginning(store, tmp_path / "examples" / f"{name}.yaml", input).finish()
+        return ExampleRun(store, tmp_path / "examples" / f"{name}.yaml", input).finish()
 
     return run
 
@@ -127,7 +127,7 @@ class TestRetryAndRecover:
 class TestPortable:
     @pytest.fixture
     def priced(self, store: Store) -> Example:
-        """A run where nothing is allowed, as in a service without settings."""
+        """A run without capabilities, as in a service without settings."""
 
         def run(**input: Any) -> RunHarness:
             play = RunHarness(store, (EXAMPLES / "portable.yaml").read_text("utf-8"), input, origin="service")
@@ -155,7 +155,7 @@ class TestOnboardUser:
     def database(
         self, postgres_dsn: str, monkeypatch: pytest.MonkeyPatch
     ) -> Iterator[psycopg.Connection[Any]]:
-        """A connection to the database that the example works on, under a DSN with a password in it."""
+        """A connection to the database of the example, whose DSN has a password."""
         dsn = _with_password(postgres_dsn)
         monkeypatch.setenv("NOETL_SECRET_DSN", dsn)
         with psycopg.connect(postgres_dsn, autocommit=True) as connection:
@@ -166,7 +166,7 @@ class TestOnboardUser:
 
     @pytest.fixture
     def api(self) -> Iterator[StubServer]:
-        """Users 1 (new), 2 (known) and 3 (new, at a server that is down twice)."""
+        """A server with the users 1 (new), 2 (known) and 3 (new; the first two requests fail)."""
         down = iter([503, 503])
 
         def answer(exchange: StubExchange) -> None:
@@ -253,13 +253,13 @@ class TestOnboardUser:
 
 
 def _with_password(dsn: str) -> str:
-    """The DSN with a password, which a server that trusts everyone does not ask for."""
+    """Return the DSN with a password. A server that trusts every client ignores it."""
     parts = urlsplit(dsn)
-    user, at, host = parts.netloc.rpartition("@")
+    user, at_sign, host = parts.netloc.rpartition("@")
     return (
         dsn
         if ":" in user
-        else urlunsplit(parts._replace(netloc=f"{user or 'postgres'}:{PASSWORD}{at or '@'}{host}"))
+        else urlunsplit(parts._replace(netloc=f"{user or 'postgres'}:{PASSWORD}{at_sign or '@'}{host}"))
     )
 
 
@@ -277,10 +277,12 @@ class TestFanOut:
 
 class TestApproval:
     @pytest.fixture
-    def asked(self, store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> tuple[RunHarness, str]:
-        """A run that waits for an answer, and the token that it has logged."""
+    def waiting_run(
+        self, store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> tuple[RunHarness, str]:
+        """A run that waits for an answer, and the token that it logged."""
         caplog.set_level("INFO", "noetl.playbook")
-        play = Beginning(store, EXAMPLES / "approval.yaml", {})
+        play = ExampleRun(store, EXAMPLES / "approval.yaml", {})
         while play.execute_next(chained=True):
             pass
         assert play.status is RunStatus.WAITING
@@ -288,14 +290,14 @@ class TestApproval:
 
     @pytest.mark.parametrize(("answer", "outcome"), [(True, "paid"), (False, "refused"), ("no", "refused")])
     def test_the_answer_determines_the_outcome(
-        self, store: Store, asked: tuple[RunHarness, str], answer: Any, outcome: str
+        self, store: Store, waiting_run: tuple[RunHarness, str], answer: Any, outcome: str
     ) -> None:
-        play, token = asked
+        play, token = waiting_run
         store.answer(hash_secret(token), answer, play.clock())
         assert play.finish().result == {"outcome": outcome}
 
-    def test_without_an_answer_the_callback_expires(self, asked: tuple[RunHarness, str]) -> None:
-        play, _ = asked
+    def test_without_an_answer_the_callback_expires(self, waiting_run: tuple[RunHarness, str]) -> None:
+        play, _ = waiting_run
         before = play.clock()
         assert play.finish().result == {"outcome": "expired"}
         assert (play.status, play.clock() - before) == (RunStatus.SUCCEEDED, 600)

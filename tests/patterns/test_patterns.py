@@ -1,7 +1,7 @@
-"""Every playbook of `docs/patterns.md`, run: which steps it visits, how often, in which order, and what comes out.
+"""The playbooks of `docs/patterns.md` run as the page says: visited steps, their order, and results.
 
-The playbooks are those of the page, found by their headings. Below a heading the first is the pattern, or the one that a
-test names; runs find the others in the registry.
+Playbooks are found by their headings. The first playbook below a heading is the pattern, unless a test names
+another one. Runs find the others in the registry.
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ SYSTEMS = ("NoETL", "Step Functions", "Conductor", "Argo", "Airflow")
 WORDS = {"●": "yes", "◐": "partly", "○": "no"}
 
 
-class Pattern(NamedTuple):
-    """What stands below a heading: its playbooks by name, and what is said of each system."""
+class WorkflowPattern(NamedTuple):
+    """A section of the page: its playbooks by name, and the support of each system."""
 
     playbooks: dict[str, str]
-    said: dict[str, str]
+    support: dict[str, str]
 
 
-def patterns() -> dict[str, Pattern]:
+def patterns() -> dict[str, WorkflowPattern]:
     found = {}
     for section in re.split(r"^### ", TEXT, flags=re.MULTILINE)[1:]:
         heading, _, text = section.partition("\n")
         blocks = re.findall(r"^```yaml\n(name: (\w+)\n.*?)^```$", text, re.DOTALL | re.MULTILINE)
-        said = dict(re.findall(r"^- ([A-Z][\w ]+): (\w+)", text, re.MULTILINE))
-        found[heading] = Pattern({name: block for block, name in blocks}, said)
+        support = dict(re.findall(r"^- ([A-Z][\w ]+): (\w+)", text, re.MULTILINE))
+        found[heading] = WorkflowPattern({name: block for block, name in blocks}, support)
         if re.search(r"^Partly: ", text, re.MULTILINE):
-            said["NoETL"] = "partly"
+            support["NoETL"] = "partly"
     return found
 
 
@@ -59,8 +59,8 @@ PLAYBOOKS = {name: text for pattern in PATTERNS.values() for name, text in patte
 ROWS = re.findall(r"^\| \[[^\]]+\]\(#([\w-]+)\) \| (.*) \|$", TEXT, re.MULTILINE)
 
 
-class Example(RunHarness):
-    """A run of a playbook of the page, in which callbacks have addresses. `but` is a text in it and what stands there instead."""
+class PatternRun(RunHarness):
+    """A run of a playbook of the page, with URLs for callbacks. `replace_text` is an old and a new text."""
 
     def __init__(
         self,
@@ -69,13 +69,14 @@ class Example(RunHarness):
         name: str | None = None,
         /,
         *,
-        but: tuple[str, str] = ("", ""),
+        replace_text: tuple[str, str] = ("", ""),
         **input: Any,
     ) -> None:
         playbooks = PATTERNS[heading].playbooks
-        assert but[0] in "".join(playbooks.values())
+        assert replace_text[0] in "".join(playbooks.values())
         plans = {
-            other: compile_text(text.replace(*but) if but[0] else text) for other, text in playbooks.items()
+            other: compile_text(text.replace(*replace_text) if replace_text[0] else text)
+            for other, text in playbooks.items()
         }
         for other, plan in plans.items():
             store.save_plan(plan)
@@ -86,14 +87,14 @@ class Example(RunHarness):
     def executor(self, name: str = "one") -> VisitExecutor:
         return replace(super().executor(name), public_url="https://noetl.test")
 
-    def walk(self) -> Example:
-        """Walk until nothing is due at this moment."""
+    def walk(self) -> PatternRun:
+        """Execute visits until none is due at this time."""
         while self.execute_next(chained=True):
             pass
         return self
 
-    def pass_(self, seconds: float) -> Example:
-        """Let time pass, and walk whatever is due on the way."""
+    def pass_(self, seconds: float) -> PatternRun:
+        """Advance the clock, and execute the visits that become due."""
         end = self.clock() + seconds
         while (due := self.store.next_due(self.queue)) is not None and due <= end:
             self.clock.now = max(self.clock(), due)
@@ -101,7 +102,7 @@ class Example(RunHarness):
         self.clock.now = end
         return self
 
-    def finish(self) -> Example:
+    def finish(self) -> PatternRun:
         super().finish()
         return self
 
@@ -111,54 +112,54 @@ class Example(RunHarness):
 
     @property
     def course(self) -> list[str]:
-        """What began and what ended, in this order."""
-        told: dict[str, None] = {}
+        """Starts and ends of steps, in their order."""
+        entries: dict[str, None] = {}
         for event in self.events:
             if event.type in ("step.started", "step.completed", "step.failed") and not str(
                 event.step
             ).startswith("@"):
                 word = "began" if event.type == "step.started" else "ended"
                 visit = f" ({event.visit})" if event.visit != 1 else ""
-                told.setdefault(f"{event.step} {word}{visit}")
-        return list(told)
+                entries.setdefault(f"{event.step} {word}{visit}")
+        return list(entries)
 
     @property
-    def others(self) -> list[Run]:
-        """The runs that this one and its own have started, the oldest first."""
+    def child_runs(self) -> list[Run]:
+        """All child runs, directly and indirectly, the oldest first."""
         return sorted(
             (run for run in self.store.runs(self.tenant)[0] if run.id != self.id), key=lambda run: run.depth
         )
 
 
-class Desk:
-    """Somebody outside who is asked, and answers when a test says so."""
+class CallbackDesk:
+    """A receiver of callback URLs, which a test answers."""
 
     def __init__(self, server: StubServer) -> None:
         self.server = server
         self.url = server.url()
 
     @property
-    def asked(self) -> list[str]:
-        """The tokens that came, in their order."""
+    def received_tokens(self) -> list[str]:
+        """Tokens of the received URLs, in their order."""
         bodies = [json.loads(request.body) for request in self.server.requests]
         return [address.rpartition("/")[2] for body in bodies for address in body.values()]
 
-    def answer(self, play: Example, body: Any, which: int = -1) -> None:
-        play.store.answer(hash_secret(self.asked[which]), body, play.clock())
+    def answer(self, play: PatternRun, body: Any, which: int = -1) -> None:
+        play.store.answer(hash_secret(self.received_tokens[which]), body, play.clock())
 
-    def is_refused(self, play: Example, body: Any, which: int = -1) -> str:
+    def refusal_reason(self, play: PatternRun, body: Any, which: int = -1) -> str:
         with pytest.raises(RejectedError) as found:
             self.answer(play, body, which)
         return found.value.reason
 
 
 @pytest.fixture
-def desk() -> Iterator[Desk]:
+def desk() -> Iterator[CallbackDesk]:
     with serve(lambda exchange: exchange.reply()) as server:
-        yield Desk(server)
+        yield CallbackDesk(server)
 
 
-class TestPage:
+class TestPatternPage:
     def test_the_page_has_twenty_patterns(self) -> None:
         anchors = [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in PATTERNS]
         assert [anchor for anchor, _ in ROWS] == anchors
@@ -166,8 +167,8 @@ class TestPage:
 
     @pytest.mark.parametrize(("heading", "row"), list(zip(PATTERNS, ROWS, strict=False)))
     def test_the_table_agrees_with_the_sections(self, heading: str, row: tuple[str, str]) -> None:
-        said = {"NoETL": "yes"} | PATTERNS[heading].said
-        assert {system: said.get(system) for system in SYSTEMS} == dict(
+        support = {"NoETL": "yes"} | PATTERNS[heading].support
+        assert {system: support.get(system) for system in SYSTEMS} == dict(
             zip(SYSTEMS, (WORDS[mark] for mark in row[1].split(" | ")), strict=True)
         )
 
@@ -185,13 +186,13 @@ class TestPage:
 
 
 def test_sequence_runs_steps_in_order(store: Store) -> None:
-    play = Example(store, "Sequence").finish()
+    play = PatternRun(store, "Sequence").finish()
     assert play.course == ["pack began", "pack ended", "ship began", "ship ended", "bill began", "bill ended"]
     assert play.result == {"log": ["packed", "shipped", "billed"]}
 
 
 def test_parallel_split_starts_both_branches(store: Store) -> None:
-    play = Example(store, "Parallel split").walk()
+    play = PatternRun(store, "Parallel split").walk()
     assert play.course == ["order began", "order ended", "reserve began", "charge began"]
     play.finish()
     assert play.visit_counts == {"order": 1, "reserve": 1, "charge": 1}
@@ -199,7 +200,7 @@ def test_parallel_split_starts_both_branches(store: Store) -> None:
 
 
 def test_synchronization_waits_for_both_branches(store: Store) -> None:
-    play = Example(store, "Synchronization").walk()
+    play = PatternRun(store, "Synchronization").walk()
     assert "charge ended" in play.course
     assert "ship began" not in play.course
     play.finish()
@@ -213,17 +214,17 @@ def test_synchronization_waits_for_both_branches(store: Store) -> None:
     [(5000, "ask_a_person", "later"), (1000, "approve", "yes"), (0.5, "approve", "yes"), (0, "refuse", "no")],
 )
 def test_exclusive_choice_takes_one_case(store: Store, amount: float, step: str, answer: str) -> None:
-    play = Example(store, "Exclusive choice", amount=amount).finish()
+    play = PatternRun(store, "Exclusive choice", amount=amount).finish()
     assert (play.visit_counts, play.result) == ({"check": 1, step: 1}, {"answer": answer})
 
 
 @pytest.mark.parametrize(
-    ("known", "step", "what"), [(True, "update", "updated"), (False, "create", "created")]
+    ("known", "step", "result"), [(True, "update", "updated"), (False, "create", "created")]
 )
-def test_simple_merge_continues_from_either_branch(store: Store, known: bool, step: str, what: str) -> None:
-    play = Example(store, "Simple merge", known=known).finish()
+def test_simple_merge_continues_from_either_branch(store: Store, known: bool, step: str, result: str) -> None:
+    play = PatternRun(store, "Simple merge", known=known).finish()
     assert play.visit_counts == {"look_up": 1, step: 1, "tell": 1}
-    assert play.result["message"] == f"the customer was {what}"
+    assert play.result["message"] == f"the customer was {result}"
 
 
 def test_a_merge_is_a_join_only_if_both_branches_can_arrive() -> None:
@@ -235,16 +236,16 @@ def test_a_merge_is_a_join_only_if_both_branches_can_arrive() -> None:
 def test_multi_choice_starts_a_branch_for_each_true_condition(
     store: Store, fire: bool, injured: bool, crime: bool
 ) -> None:
-    play = Example(store, "Multi-choice", fire=fire, injured=injured, crime=crime).finish()
-    ways = {"fire_brigade": fire, "ambulance": injured, "police": crime}
-    assert {step: play.visit_counts.get(step, 0) for step in ways} == ways
+    play = PatternRun(store, "Multi-choice", fire=fire, injured=injured, crime=crime).finish()
+    expected = {"fire_brigade": fire, "ambulance": injured, "police": crime}
+    assert {step: play.visit_counts.get(step, 0) for step in expected} == expected
     assert play.status is RunStatus.SUCCEEDED
 
 
 class TestSynchronizingMerge:
     @pytest.mark.parametrize(("flight", "hotel"), list(product([False, True], repeat=2)))
     def test_the_join_waits_for_the_started_branches(self, store: Store, flight: bool, hotel: bool) -> None:
-        play = Example(store, "Synchronizing merge", flight=flight, hotel=hotel).finish()
+        play = PatternRun(store, "Synchronizing merge", flight=flight, hotel=hotel).finish()
         assert play.status is RunStatus.SUCCEEDED
         assert play.visit_counts.get("itinerary", 0) == (flight or hotel)
         if flight or hotel:
@@ -255,7 +256,7 @@ class TestSynchronizingMerge:
     def test_the_join_does_not_wait_for_a_failed_branch(
         self, store: Store, flight: bool, visits: int
     ) -> None:
-        play = Example(store, "Synchronizing merge", flight=flight, hotel=True, full=True).finish()
+        play = PatternRun(store, "Synchronizing merge", flight=flight, hotel=True, full=True).finish()
         assert (play.status, play.error_types) == ("completed_with_errors", ["Failed"])
         assert play.visit_counts.get("itinerary", 0) == visits
         assert play.result.get("trip") == (["NO 17", None] if flight else None)
@@ -263,7 +264,7 @@ class TestSynchronizingMerge:
 
 def test_multi_merge_visits_a_step_for_each_branch(store: Store, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "noetl.playbook")
-    play = Example(store, "Multi-merge").pass_(10)
+    play = PatternRun(store, "Multi-merge").pass_(10)
     assert (play.visit_counts["audit"], play.visit_counts.get("close", 0)) == (1, 0)
     play.finish()
     assert play.visit_counts == {"order": 1, "charge": 1, "ship": 1, "audit": 2, "close": 1}
@@ -273,14 +274,14 @@ def test_multi_merge_visits_a_step_for_each_branch(store: Store, caplog: pytest.
 
 def test_multi_merges_may_follow_each_other(store: Store) -> None:
     close = "- name: close\n    run: [{action: set, set: {closed: true}}]"
-    each = "- name: close\n    join: each\n    run: [{action: log, message: closed}]"
-    play = Example(store, "Multi-merge", but=(close, each)).finish()
+    join_each = "- name: close\n    join: each\n    run: [{action: log, message: closed}]"
+    play = PatternRun(store, "Multi-merge", replace_text=(close, join_each)).finish()
     assert (play.visit_counts["audit"], play.visit_counts["close"]) == (2, 2)
 
 
 @pytest.mark.parametrize(("seconds", "published"), [(10, "Guten Tag"), (90, "Hallo")])
 def test_discriminator_continues_with_the_first_branch(store: Store, seconds: int, published: str) -> None:
-    play = Example(store, "Discriminator", but=("seconds: 10", f"seconds: {seconds}")).pass_(
+    play = PatternRun(store, "Discriminator", replace_text=("seconds: 10", f"seconds: {seconds}")).pass_(
         min(seconds, MINUTE)
     )
     assert play.course[-2:] == ["publish began", "publish ended"]
@@ -303,7 +304,7 @@ def test_discriminator_continues_with_the_first_branch(store: Store, seconds: in
 def test_arbitrary_cycles_are_bounded(
     store: Store, draft: bool, faults: int, visits: dict[str, int], end: str
 ) -> None:
-    play = Example(store, "Arbitrary cycles", draft=draft, faults=faults).finish()
+    play = PatternRun(store, "Arbitrary cycles", draft=draft, faults=faults).finish()
     assert play.visit_counts == {"begin": 1, **visits, end: 1}
     assert (play.status, play.result["published"]) == ("succeeded", end == "publish")
 
@@ -312,7 +313,7 @@ def test_arbitrary_cycles_are_bounded(
 def test_implicit_termination_ends_the_run_after_the_last_branch(
     store: Store, gift: bool, wrapped: dict[str, int]
 ) -> None:
-    play = Example(store, "Implicit termination", gift=gift).pass_(59)
+    play = PatternRun(store, "Implicit termination", gift=gift).pass_(59)
     assert "thank ended" in play.course
     assert play.status is RunStatus.WAITING
     play.pass_(1)
@@ -320,18 +321,18 @@ def test_implicit_termination_ends_the_run_after_the_last_branch(
     assert play.visit_counts == {"order": 1, "ship": 1, "thank": 1, "wrap?": 1, **wrapped}
 
 
-class TestInstances:
+class TestMultipleInstances:
     def test_detached_runs_are_not_waited_for(self, store: Store) -> None:
-        play = Example(
+        play = PatternRun(
             store, "Multiple instances without synchronization", customers=["Ada", "Grace", "Edsger"]
         ).walk()
         assert (play.status, play.result, play.seconds) == ("succeeded", {"reminders": 3}, 0)
-        assert [run.status for run in play.others] == ["waiting"] * 3
+        assert [run.status for run in play.child_runs] == ["waiting"] * 3
         play.pass_(DAY)
-        assert sorted(run.result["reminded"] for run in play.others) == ["Ada", "Edsger", "Grace"]
+        assert sorted(run.result["reminded"] for run in play.child_runs) == ["Ada", "Edsger", "Grace"]
 
     def test_a_loop_over_a_literal_list_is_joined(self, store: Store) -> None:
-        play = Example(store, "Multiple instances known at design time").pass_(59)
+        play = PatternRun(store, "Multiple instances known at design time").pass_(59)
         assert play.visit_counts == {"review": 1}
         play.pass_(1)
         assert (play.status, play.visit_counts) == ("succeeded", {"review": 1, "decide": 1})
@@ -340,23 +341,23 @@ class TestInstances:
     @pytest.mark.parametrize("count", [0, 1, 3, 250])
     def test_a_loop_over_a_computed_list_is_joined(self, store: Store, count: int) -> None:
         lines = [{"price": price, "count": 2} for price in range(count)]
-        play = Example(store, "Multiple instances known at run time", lines=lines).finish()
+        play = PatternRun(store, "Multiple instances known at run time", lines=lines).finish()
         assert play.visit_counts == {"price": 1, "add_up": 1}
         assert play.result["sum"] == sum(2 * line["price"] for line in lines)
 
-    def test_instances_are_added_until_the_last_one(self, store: Store, desk: Desk) -> None:
-        play = Example(store, "Multiple instances not known before", desk=desk.url).walk()
+    def test_instances_are_added_until_the_last_one(self, store: Store, desk: CallbackDesk) -> None:
+        play = PatternRun(store, "Multiple instances not known before", desk=desk.url).walk()
         for number, claim in enumerate([{"damage": 5}, {"damage": 70}, {"damage": 600}, None], 1):
-            assert len(desk.asked) == number
+            assert len(desk.received_tokens) == number
             desk.answer(play, claim)
             play.walk()
         assert "handle ended" not in play.course
-        assert [run.status for run in play.others] == ["waiting", "waiting", "succeeded"]
+        assert [run.status for run in play.child_runs] == ["waiting", "waiting", "succeeded"]
         play.finish()
         assert (play.result["damage"], play.visit_counts["add"], play.seconds) == (675, 1, HOUR)
 
-    def test_instances_start_during_and_after_others(self, store: Store, desk: Desk) -> None:
-        play = Example(store, "Multiple instances not known before", desk=desk.url).walk()
+    def test_instances_start_during_and_after_others(self, store: Store, desk: CallbackDesk) -> None:
+        play = PatternRun(store, "Multiple instances not known before", desk=desk.url).walk()
         desk.answer(play, {"damage": 5})
         play.pass_(2 * HOUR)
         assert "handle ended" in play.course
@@ -366,45 +367,45 @@ class TestInstances:
         assert play.finish().result["damage"] == 75
         assert play.seconds == 3 * HOUR
 
-    def test_the_depth_of_runs_is_limited(self, store: Store, desk: Desk) -> None:
-        play = Example(store, "Multiple instances not known before", desk=desk.url).walk()
+    def test_the_depth_of_runs_is_limited(self, store: Store, desk: CallbackDesk) -> None:
+        play = PatternRun(store, "Multiple instances not known before", desk=desk.url).walk()
         for _ in range(MAX_RUN_DEPTH + 1):
             desk.answer(play, {"damage": 1})
             play.walk()
         assert play.finish().error_types == ["WorkflowFailed"]
-        assert len(play.others) == MAX_RUN_DEPTH
+        assert len(play.child_runs) == MAX_RUN_DEPTH
         assert f"goes {MAX_RUN_DEPTH} runs deep" in TEXT
 
 
 class TestDeferredChoice:
     @pytest.mark.parametrize(
-        ("by", "step", "offer"), [("customer", "accept", "accepted"), ("agent", "withdraw", "withdrawn")]
+        ("party", "step", "offer"), [("customer", "accept", "accepted"), ("agent", "withdraw", "withdrawn")]
     )
     def test_the_first_answer_is_taken(
-        self, store: Store, desk: Desk, by: str, step: str, offer: str
+        self, store: Store, desk: CallbackDesk, party: str, step: str, offer: str
     ) -> None:
-        play = Example(store, "Deferred choice", desk=desk.url).walk()
+        play = PatternRun(store, "Deferred choice", desk=desk.url).walk()
         assert play.visit_counts == {"offer": 1}
-        desk.answer(play, {"by": by})
-        assert desk.is_refused(play, {"by": "somebody else"}) == "answered_otherwise"
+        desk.answer(play, {"by": party})
+        assert desk.refusal_reason(play, {"by": "a third party"}) == "answered_otherwise"
         play.finish()
         assert (play.visit_counts, play.result["offer"]) == ({"offer": 1, step: 1}, offer)
-        assert desk.is_refused(play, {"by": "somebody else"}) == "answered_otherwise"
+        assert desk.refusal_reason(play, {"by": "a third party"}) == "answered_otherwise"
 
-    def test_without_an_answer_the_timeout_decides(self, store: Store, desk: Desk) -> None:
-        play = Example(store, "Deferred choice", desk=desk.url).finish()
+    def test_without_an_answer_the_timeout_decides(self, store: Store, desk: CallbackDesk) -> None:
+        play = PatternRun(store, "Deferred choice", desk=desk.url).finish()
         assert (play.visit_counts, play.result, play.seconds) == (
             {"offer": 1, "lapse": 1},
             {"offer": "lapsed"},
             7 * DAY,
         )
-        assert desk.is_refused(play, {"by": "customer"}) == "closed"
+        assert desk.refusal_reason(play, {"by": "customer"}) == "closed"
 
     @pytest.mark.parametrize(("first", "until"), [(0, 3 * DAY), (1, DAY)])
     def test_the_loser_of_a_race_is_not_withdrawn(
-        self, store: Store, desk: Desk, first: int, until: int
+        self, store: Store, desk: CallbackDesk, first: int, until: int
     ) -> None:
-        play = Example(store, "Deferred choice", "race", desk=desk.url).walk()
+        play = PatternRun(store, "Deferred choice", "race", desk=desk.url).walk()
         desk.answer(play, "coming", first)
         play.walk()
         assert play.course[-2:] == ["help began", "help ended"]
@@ -412,8 +413,8 @@ class TestDeferredChoice:
         play.finish()
         assert (play.status, play.seconds, play.visit_counts["help"]) == ("succeeded", until, 1)
 
-    def test_the_loser_of_a_race_may_still_be_answered(self, store: Store, desk: Desk) -> None:
-        play = Example(store, "Deferred choice", "race", desk=desk.url).walk()
+    def test_the_loser_of_a_race_may_still_be_answered(self, store: Store, desk: CallbackDesk) -> None:
+        play = PatternRun(store, "Deferred choice", "race", desk=desk.url).walk()
         for which in (1, 0):
             assert play.status is RunStatus.WAITING
             desk.answer(play, "coming", which)
@@ -423,15 +424,15 @@ class TestDeferredChoice:
 
 
 def test_interleaved_parallel_routing_runs_one_branch_at_a_time(store: Store) -> None:
-    play = Example(store, "Interleaved parallel routing").finish()
+    play = PatternRun(store, "Interleaved parallel routing").finish()
     order = ["check_in", "blood_test", "x_ray", "eye_test", "doctor"]
     assert play.course == [f"{step} {word}" for step in order for word in ("began", "ended")]
     assert (play.result["report"], play.seconds) == ("blood, x-ray, eyes", 30)
 
 
 class TestMilestone:
-    def test_changes_are_accepted_before_the_milestone(self, store: Store, desk: Desk) -> None:
-        play = Example(store, "Milestone", desk=desk.url).walk()
+    def test_changes_are_accepted_before_the_milestone(self, store: Store, desk: CallbackDesk) -> None:
+        play = PatternRun(store, "Milestone", desk=desk.url).walk()
         for change in ("colour", "size"):
             desk.answer(play, {"change": change})
             play.walk()
@@ -440,49 +441,49 @@ class TestMilestone:
         play.finish()
         assert play.visit_counts == {"open": 3, "change": 2, "ship": 1}
         assert play.result["changes"] == ["colour", "size"]
-        assert {desk.is_refused(play, {"change": "too late"}, which) for which in range(3)} == {
+        assert {desk.refusal_reason(play, {"change": "too late"}, which) for which in range(3)} == {
             "answered_otherwise"
         }
 
-    def test_the_milestone_passes_at_its_time(self, store: Store, desk: Desk) -> None:
-        play = Example(store, "Milestone", desk=desk.url).finish()
+    def test_the_milestone_passes_at_its_time(self, store: Store, desk: CallbackDesk) -> None:
+        play = PatternRun(store, "Milestone", desk=desk.url).finish()
         assert (play.visit_counts, play.seconds) == ({"open": 1, "ship": 1}, 14 * DAY)
-        assert desk.is_refused(play, {"change": "too late"}) == "closed"
+        assert desk.refusal_reason(play, {"change": "too late"}) == "closed"
 
 
 class TestCancelActivity:
     def test_a_cancelled_activity_does_not_end_the_run(self, store: Store) -> None:
-        play = Example(store, "Cancel activity").walk()
-        (film,) = play.others
+        play = PatternRun(store, "Cancel activity").walk()
+        (film,) = play.child_runs
         store.stop(film.id, RunStatus.CANCELLED, play.clock())
         play.walk()
         assert (play.status, play.seconds) == ("succeeded", 0)
         assert play.visit_counts == {"film": 1, "use_stills": 1, "publish": 1}
         assert play.result["published"] == 1
-        assert play.others[0].status is RunStatus.CANCELLED
+        assert play.child_runs[0].status is RunStatus.CANCELLED
 
     def test_a_timeout_cancels_the_activity(self, store: Store) -> None:
-        play = Example(store, "Cancel activity", but=("seconds: 90m", "seconds: 3h")).finish()
+        play = PatternRun(store, "Cancel activity", replace_text=("seconds: 90m", "seconds: 3h")).finish()
         assert (play.visit_counts, play.seconds) == ({"film": 1, "use_stills": 1, "publish": 1}, 2 * HOUR)
-        assert play.walk().others[0].status is RunStatus.CANCELLED
+        assert play.walk().child_runs[0].status is RunStatus.CANCELLED
 
     def test_the_activity_ends_by_itself(self, store: Store) -> None:
-        play = Example(store, "Cancel activity").finish()
+        play = PatternRun(store, "Cancel activity").finish()
         assert (play.visit_counts, play.result["published"]) == ({"film": 1, "publish": 1}, 24)
 
 
 class TestCancelCase:
     def test_cancelling_ends_the_run_and_its_child_runs(self, store: Store) -> None:
-        play = Example(store, "Cancel case").walk()
+        play = PatternRun(store, "Cancel case").walk()
         store.stop(play.id, RunStatus.CANCELLED, play.clock())
         play.walk()
         assert (play.status, play.seconds) == ("cancelled", 0)
         assert play.visit_counts == {"begin": 1, "paint": 1, "dry": 1, "release": 1}
-        assert [run.status for run in play.others] == ["cancelled"]
+        assert [run.status for run in play.child_runs] == ["cancelled"]
         play.pass_(DAY)
         assert "furnish" not in play.visit_counts
 
     def test_without_a_cancellation_the_run_succeeds(self, store: Store) -> None:
-        play = Example(store, "Cancel case").finish()
+        play = PatternRun(store, "Cancel case").finish()
         assert (play.result, play.seconds) == ({"furnished": True, "key_returned": "succeeded"}, 12 * HOUR)
         assert play.course[-2:] == ["release began", "release ended"]
