@@ -91,5 +91,5 @@ def _compile(text: str | bytes, catalogue: Catalogue, target: str | None) -> Com
     )
     for check in CHECKS:
         check(program)
-    plan = None if diagnostics.errors else lower(program)
+    plan = None if diagnostics.error_count else lower(program)
     return Compilation(plan, tuple(diagnostics))

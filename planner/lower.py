@@ -30,7 +30,7 @@ from noetl.planner.dataflow.liveness import (
     find_live_names_in_sequential_mode,
 )
 from noetl.planner.graph.joins import ROOT
-from noetl.planner.graph.visit_bounds import visit_bound
+from noetl.planner.graph.visit_bounds import compute_visit_bound
 from noetl.planner.guards.coverage import is_error_aware
 from noetl.planner.plan import (
     MAX_COUNTED_VISITS,
@@ -62,13 +62,15 @@ def lower(program: Program) -> Plan | None:
     If branches carry too many names, report NP701 and return None.
     """
     try:
-        return Lowering(program).plan()
+        return Lowering(program).build_plan()
     except TooManyLiveNamesError:
         program.report("NP701", TOO_MANY_LIVE_NAMES, ("steps",), SAVE_TOGETHER, key=True)
         return None
 
 
 class Lowering:
+    """The translation of one program. It holds the names that each step and task reads and saves."""
+
     def __init__(self, program: Program) -> None:
         self.program = program
         self.playbook = program.playbook
@@ -85,33 +87,33 @@ class Lowering:
         self.saves_of_step = self._find_saves()
         definitions = {name: {*saved, f"steps.{name}"} for name, saved in self.saves_of_step.items()}
         analyse_liveness = find_live_names_in_sequential_mode if self.is_sequential else find_live_names
-        reads = {**self.reads_of_step, **self._reads_of_discriminators()}
+        reads = {**self.reads_of_step, **self._find_reads_of_discriminators()}
         self.live_names = analyse_liveness(self.cfg, reads, definitions)
 
-    def plan(self) -> Plan:
+    def build_plan(self) -> Plan:
         finally_step = self.playbook.finally_
         included = self.cfg.reachable | {finally_step}
-        steps = {name: self.step(step) for name, step in self.symbols.steps.items() if name in included}
-        tasks = {name: self.task(task) for name, task in self.symbols.tasks.items()}
+        steps = {name: self.lower_step(step) for name, step in self.symbols.steps.items() if name in included}
+        tasks = {name: self.lower_task(task) for name, task in self.symbols.tasks.items()}
         header = Header(
             name=self.playbook.name,
             start=self.cfg.start,
             version=self.playbook.version,
             description=self.playbook.description,
-            inputs=self.inputs(),
+            inputs=self.lower_inputs(),
             accepts_other_inputs=self.playbook.input is None and self._reads_all_inputs(),
             environment=self.playbook.environment,
             variables=self.playbook.variables,
             output=self.playbook.output,
-            reads=self.reads_of_output(),
+            reads=self.find_reads_of_output(),
             timeout_seconds=self.playbook.timeout,
             finally_step=finally_step,
             sequential=self.is_sequential,
-            statistics=self.statistics(steps, tasks),
+            statistics=self.count_statistics(steps, tasks),
         )
         return Plan(header, steps, tasks, self.program.document.text)
 
-    def reads_of_output(self) -> tuple[str, ...] | None:
+    def find_reads_of_output(self) -> tuple[str, ...] | None:
         """Return the saved names and `steps.NAME` that `output` reads; None without `output`, which returns
         all names.
         """
@@ -120,7 +122,7 @@ class Lowering:
         uses = (use for use in self.program.uses if use.scope is TemplateScope.OUTPUT)
         return tuple(sorted({name for use in uses for name in self._names_read_by(use)}))
 
-    def _reads_of_discriminators(self) -> dict[str, set[str]]:
+    def _find_reads_of_discriminators(self) -> dict[str, set[str]]:
         """Return the reads of each discriminator on a cycle, with the visit of its dominator, which
         identifies the wave.
         """
@@ -132,16 +134,16 @@ class Lowering:
             if dominator != ROOT and self.cfg.is_cyclic(dominator)
         }
 
-    def step(self, step: Step) -> PlanStep:
+    def lower_step(self, step: Step) -> PlanStep:
         name = step.name
         joins = self.program.joins
         dominator = joins.dominators.get(name)
         cases = zip(step.rule or (), self.cfg.targets[name], strict=True)
         return PlanStep(
             name=name,
-            run=tuple(map(self.work, step.run or ())),
+            run=tuple(map(self.lower_work, step.run or ())),
             parallel=step.parallel,
-            cases=tuple(self.case(name, case, targets) for case, targets in cases),
+            cases=tuple(self.lower_case(name, case, targets) for case, targets in cases),
             join=None if dominator is None else Join(None if dominator == ROOT else dominator, step.join),
             runs_per_branch=name in joins.multi_merges,
             regions=joins.joins_waiting_for(name),
@@ -160,20 +162,20 @@ class Lowering:
             line=self.program.name_span(step).line,
         )
 
-    def case(self, step: str, case: Case, targets: tuple[str, ...]) -> PlanCase:
+    def lower_case(self, step: str, case: Case, targets: tuple[str, ...]) -> PlanCase:
         return PlanCase(
             guard=lower_guard(str(case.case)),
             error_aware=is_error_aware(case),
             targets=targets,
-            work=tuple(map(self.work, self.symbols.work(case))),
+            work=tuple(map(self.lower_work, self.symbols.work(case))),
             counter_changes=self.program.joins.counter_changes(step, targets),
             leads_back=self.cfg.leads_back(step, targets),
         )
 
-    def task(self, task: Task) -> PlanTask:
-        return PlanTask(tuple(map(self.work, task.run)), task.parallel)
+    def lower_task(self, task: Task) -> PlanTask:
+        return PlanTask(tuple(map(self.lower_work, task.run)), task.parallel)
 
-    def work(self, entry: Entry) -> Work:
+    def lower_work(self, entry: Entry) -> Work:
         if isinstance(entry, str):
             return TaskCall(entry, {})
         forgiven = getattr(entry, "on_error", None) == "continue"
@@ -183,7 +185,9 @@ class Lowering:
         assert isinstance(entry, ActionEntry)
         return Action(
             type=entry.action,
-            parameters={name: self.parameter(entry, name, value) for name, value in entry.parameters.items()},
+            parameters={
+                name: self.lower_parameter(entry, name, value) for name, value in entry.parameters.items()
+            },
             save_as=entry.as_,
             condition=lower_condition(entry.if_),
             retry=lower_retry(entry.retry) or NO_RETRY,
@@ -192,16 +196,16 @@ class Lowering:
             loop=lower_loop(entry.loop),
         )
 
-    def parameter(self, entry: ActionEntry, name: str, value: Any) -> Any:
+    def lower_parameter(self, entry: ActionEntry, name: str, value: Any) -> Any:
         """Return a parameter as written; lower it if it is an action."""
         declared = self.program.catalogue[entry.action].parameters.get(name)
         if declared is None or Kind.ACTION not in declared.kinds or not isinstance(value, dict):
             return value
-        work = self.work(ActionEntry.model_validate(value))
+        work = self.lower_work(ActionEntry.model_validate(value))
         assert isinstance(work, Action)
         return work.to_json()
 
-    def inputs(self) -> dict[str, Input]:
+    def lower_inputs(self) -> dict[str, Input]:
         if self.playbook.input is None:
             return {
                 name: Input(required=inferred.required, inferred=True, line=inferred.line)
@@ -219,7 +223,9 @@ class Lowering:
             for name, declared in self.playbook.input.items()
         }
 
-    def statistics(self, steps: Mapping[str, PlanStep], tasks: Mapping[str, PlanTask]) -> dict[str, Any]:
+    def count_statistics(
+        self, steps: Mapping[str, PlanStep], tasks: Mapping[str, PlanTask]
+    ) -> dict[str, Any]:
         cases = [case for step in steps.values() for case in step.cases]
         work_lists = [
             *(step.run for step in steps.values()),
@@ -236,15 +242,15 @@ class Lowering:
             "forks": sum(len(case.targets) > 1 for case in cases),
             "joins": sum(step.join is not None for step in steps.values()),
             "cycles": sum(self.cfg.is_cyclic(next(iter(component))) for component in self.cfg.components),
-            "most_visits": self.visit_bound(),
+            "most_visits": self.compute_visit_bound(),
             "actions": dict(sorted(actions.items())),
         }
 
-    def visit_bound(self) -> int:
+    def compute_visit_bound(self) -> int:
         """Return the bound of a run's visits, with that of the `finally` step."""
         steps = self.symbols.steps.values()
         max_visits = {step.name: step.max_visits for step in steps if step.max_visits is not None}
-        visits = visit_bound(self.cfg, self.program.joins, max_visits)
+        visits = compute_visit_bound(self.cfg, self.program.joins, max_visits)
         return min(visits + (self.playbook.finally_ is not None), MAX_COUNTED_VISITS)
 
     def _reads_all_inputs(self) -> bool:

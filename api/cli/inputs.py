@@ -59,7 +59,7 @@ def _parse_value(text: str, type_: str) -> Any:
     if text[:1] in _FIRST_CHARACTERS_OF_YAML:
         findings = Diagnostics()
         document = read_document(text, findings)
-        return text if document is None or findings.errors else document.data
+        return text if document is None or findings.error_count else document.data
     try:
         return resolve_scalar(text)
     except ValueError:

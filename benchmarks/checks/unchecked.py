@@ -20,9 +20,9 @@ class NoPlan(Exception):
 class _Unchecked(Lowering):
     """Lowers whatever there is. Steps that are named and missing stay among the targets."""
 
-    def visit_bound(self) -> int:
+    def compute_visit_bound(self) -> int:
         try:
-            return super().visit_bound()
+            return super().compute_visit_bound()
         except Exception:  # noqa: BLE001 - a cycle without a bound
             return MAX_COUNTED_VISITS
 
@@ -36,14 +36,14 @@ def unchecked_plan(text: str) -> Plan:
     diagnostics = Diagnostics()
     document = read_document(text, diagnostics)
     parsed = parse_playbook(document, diagnostics) if document is not None else None
-    if document is None or parsed is None or diagnostics.errors:
+    if document is None or parsed is None or diagnostics.error_count:
         raise NoPlan("it cannot be read as a playbook")
     uses = find_template_uses(parsed.playbook, catalogue(), document, diagnostics)
-    if uses is None or diagnostics.errors:
+    if uses is None or diagnostics.error_count:
         raise NoPlan("a template cannot be read")
     program = Program(parsed.playbook, document, catalogue(), diagnostics, uses)
     try:
-        return _Unchecked(program).plan()
+        return _Unchecked(program).build_plan()
     except Exception as problem:
         raise NoPlan(f"it has no plan: {problem}") from problem
 

@@ -20,7 +20,7 @@ def check_name_usage(program: Program) -> None:
         for name, path in find_saved_names(work, in_loops=True):
             saved.setdefault(name, path)
     _check_meanings(program, saved)
-    if program.playbook.output is not None and not program.diagnostics.errors and program.is_well_formed:
+    if program.playbook.output is not None and not program.diagnostics.error_count and program.is_well_formed:
         _check_reads(program)
 
 

@@ -125,7 +125,7 @@ class Diagnostics:
         return len(self._findings)
 
     @property
-    def errors(self) -> int:
+    def error_count(self) -> int:
         """The number of errors."""
         return sum(finding.severity is Severity.ERROR for finding in self._findings)
 

@@ -177,7 +177,7 @@ def render_concise(files: Sequence[CheckedFile]) -> Iterator[StyledText]:
             yield StyledText(f" {diagnostic.code} {to_printable(diagnostic.message)}{hint}\n")
 
 
-def plain_text(parts: Iterable[StyledText]) -> str:
+def to_plain_text(parts: Iterable[StyledText]) -> str:
     """Return the text without styles."""
     return "".join(part.text for part in parts)
 

@@ -15,8 +15,8 @@ from noetl.planner.draw.outline import (
     guard_text,
     is_error_path,
     join_mode,
+    make_outline,
     may_match_no_case,
-    outline,
     repetition_notes,
     summarise_run,
     truncate,
@@ -35,7 +35,7 @@ def draw(plan: Plan, states: Mapping[str, str] | None = None) -> str:
 
 
 def _lines(plan: Plan, states: Mapping[str, str]) -> Iterator[str]:
-    shape = outline(plan)
+    shape = make_outline(plan)
     yield f"digraph {_quote(to_printable(plan.header.name))} {{"
     yield '  graph [rankdir=TB, nodesep=0.35, ranksep=0.4, fontname="Helvetica", bgcolor="white"]'
     yield '  node [shape=box, style="rounded,filled", fontname="Helvetica", fontsize=11, margin="0.14,0.07"]'

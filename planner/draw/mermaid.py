@@ -10,8 +10,8 @@ from noetl.planner.draw.outline import (
     guard_text,
     is_error_path,
     join_mode,
+    make_outline,
     may_match_no_case,
-    outline,
     repetition_notes,
     summarise_run,
     truncate,
@@ -25,7 +25,7 @@ def draw(plan: Plan, states: Mapping[str, str] | None = None) -> str:
 
 
 def _lines(plan: Plan, states: Mapping[str, str] | None) -> Iterator[str]:
-    shape = outline(plan)
+    shape = make_outline(plan)
     yield "flowchart TD"
     yield f"  start(( )) --> {_entry(plan, shape.position, plan.header.start)}"
     for name in shape.order:

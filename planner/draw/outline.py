@@ -42,7 +42,7 @@ class Outline:
         return source not in self.unreachable and self.position[target] <= self.position[source]
 
 
-def outline(plan: Plan) -> Outline:
+def make_outline(plan: Plan) -> Outline:
     """Return the outline of a plan, in time linear in its size."""
     reachable = _reverse_postorder(plan, plan.header.start)
     seen = set(reachable)

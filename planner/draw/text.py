@@ -10,8 +10,8 @@ from noetl.planner.draw.outline import (
     Outline,
     guard_text,
     join_mode,
+    make_outline,
     may_match_no_case,
-    outline,
     repetition_notes,
     summarise_run,
     truncate,
@@ -39,7 +39,7 @@ def draw(plan: Plan, states: Mapping[str, str] | None = None) -> str:
 
 
 def _lines(plan: Plan, states: Mapping[str, str] | None) -> Iterator[str]:
-    shape = outline(plan)
+    shape = make_outline(plan)
     yield _headline(plan)
     titles = {
         name: "  " * min(len(step.regions), _MAX_INDENT) + _short_name(name)

@@ -31,7 +31,7 @@ from noetl.planner.plan import MAX_COUNTED_VISITS
 Targets = Sequence[str]
 
 
-def visit_bound(cfg: ControlFlowGraph, joins: Joins, max_visits: Mapping[str, int]) -> int:
+def compute_visit_bound(cfg: ControlFlowGraph, joins: Joins, max_visits: Mapping[str, int]) -> int:
     """Return a number of step visits that no run exceeds, at most `MAX_COUNTED_VISITS`.
 
     `max_visits` must contain a step of every cycle. A visit that is refused for `max_visits` counts: the

@@ -14,7 +14,7 @@ from noetl.executor.security.capabilities import ACTIONS_SETTING
 from noetl.planner.compile import compile_playbook
 from noetl.planner.diagnostics import explanations
 from noetl.planner.diagnostics.diagnostic import Diagnostic
-from noetl.planner.diagnostics.render import CheckedFile, plain_text, render_concise, render_full
+from noetl.planner.diagnostics.render import CheckedFile, render_concise, render_full, to_plain_text
 
 FOLDER = Path(__file__).parent
 PAGES_FOLDER = Path(explanations.__file__).parent
@@ -57,12 +57,14 @@ def compile_for_code(text: str, code: str) -> tuple[Diagnostic, ...]:
 def render_report(case: Path) -> str:
     """Return the full report of a case."""
     text = case.read_text(encoding="utf-8")
-    return plain_text(render_full([CheckedFile(case.name, text, compile_for_code(text, case.parent.name))]))
+    return to_plain_text(
+        render_full([CheckedFile(case.name, text, compile_for_code(text, case.parent.name))])
+    )
 
 
 def render_page_report(text: str, code: str) -> str:
     """Return the concise report of a playbook, as an explanation page shows it."""
-    return plain_text(render_concise([CheckedFile("playbook.yaml", text, compile_for_code(text, code))]))
+    return to_plain_text(render_concise([CheckedFile("playbook.yaml", text, compile_for_code(text, code))]))
 
 
 def find_example(page: str) -> PageExample | None:

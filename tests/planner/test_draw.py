@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import pytest
 from noetl.planner.draw import dot, mermaid, text
-from noetl.planner.draw.outline import may_match_no_case, outline, summarise_run
+from noetl.planner.draw.outline import make_outline, may_match_no_case, summarise_run
 from noetl.planner.plan import (
     MAX_COUNTED_VISITS,
     Action,
@@ -140,7 +140,7 @@ def test_drawing_is_deterministic_and_linear(draw: object) -> None:
 
 
 def test_outline_keeps_branches_together_and_finds_back_edges() -> None:
-    shape = outline(forked_plan())
+    shape = make_outline(forked_plan())
     assert shape.order == ("load", "left", "right", "meet", "report", "lonely")
     assert shape.unreachable == {"lonely"}
     assert shape.leads_back("meet", "load")
@@ -215,7 +215,7 @@ def test_graphviz_draws_every_step(plan: Plan) -> None:
         if (group.get("id") or "").startswith("n-")
     }
     assert len(texts) == len(plan.steps)
-    for number, name in enumerate(outline(plan).order, 1):
+    for number, name in enumerate(make_outline(plan).order, 1):
         assert name in texts[f"n-{number}"].replace("\xa0", " ")
 
 

@@ -463,7 +463,7 @@ SNIPPETS = st.sampled_from(
 def test_no_text_raises_an_exception(text: str | bytes) -> None:
     diagnostics = Diagnostics()
     result = read_document(text, diagnostics)
-    assert result is not None or diagnostics.errors
+    assert result is not None or diagnostics.error_count
     assert all((d.span.line, d.span.column) <= (d.span.end_line, d.span.end_column) for d in diagnostics)
     if result is not None:
         paths: list[tuple[tuple[str | int, ...], Any]] = [((), result.data)]

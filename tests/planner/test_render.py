@@ -8,13 +8,13 @@ from noetl.planner.diagnostics.codes import Severity
 from noetl.planner.diagnostics.diagnostic import Diagnostic, Label, Span
 from noetl.planner.diagnostics.render import (
     CheckedFile,
-    plain_text,
     render_concise,
     render_full,
     render_github,
     render_json,
     render_sarif,
     summarise,
+    to_plain_text,
 )
 from noetl.planner.diagnostics.terminal_text import to_printable
 
@@ -30,7 +30,7 @@ UNKNOWN = Diagnostic(
 
 def render(text: str, span: Span, *, width: int = 100, message: str = "wrong") -> list[str]:
     found = CheckedFile("playbook.yaml", text, (Diagnostic("NP001", message, span),))
-    return plain_text(render_full([found], width)).splitlines()
+    return to_plain_text(render_full([found], width)).splitlines()
 
 
 def caret_cells(line: str) -> tuple[int, int]:
@@ -38,7 +38,7 @@ def caret_cells(line: str) -> tuple[int, int]:
 
 
 def test_full_output_shows_line_caret_labels_and_hint() -> None:
-    assert plain_text(render_full([CheckedFile("a.yaml", TEXT, (UNKNOWN,))])) == (
+    assert to_plain_text(render_full([CheckedFile("a.yaml", TEXT, (UNKNOWN,))])) == (
         "error[NP101]: there is no step `notfy`\n"
         " --> a.yaml:3:8\n"
         "  |\n"
@@ -55,7 +55,7 @@ def test_full_output_shows_line_caret_labels_and_hint() -> None:
 
 def test_a_label_on_the_same_line_stands_under_the_caret() -> None:
     found = Diagnostic("NP002", "twice", Span(1, 4, 1, 5), labels=(Label(Span(1, 1, 1, 2), "first here"),))
-    lines = plain_text(render_full([CheckedFile("a.yaml", "a, a\n", (found,))])).splitlines()
+    lines = to_plain_text(render_full([CheckedFile("a.yaml", "a, a\n", (found,))])).splitlines()
     assert lines[3:6] == ["1 | a, a", "  |    ^", "  | - first here"]
 
 
@@ -103,7 +103,7 @@ def test_lines_end_where_yaml_ends_them() -> None:
 
 def test_concise_output_has_one_line_for_each_finding() -> None:
     warning = Diagnostic("NP109", "unused\ntask", Span(1, 1, 1, 2), severity=Severity.WARNING)
-    assert plain_text(render_concise([CheckedFile("a.yaml", TEXT, (UNKNOWN, warning))])) == (
+    assert to_plain_text(render_concise([CheckedFile("a.yaml", TEXT, (UNKNOWN, warning))])) == (
         "a.yaml:3:8: error: NP101 there is no step `notfy` (did you mean `notify`?)\n"
         "a.yaml:1:1: warning: NP109 unused task\n"
     )

@@ -12,7 +12,7 @@ from noetl.executor.stores.interface import Store
 from noetl.planner.graph.cfg import ControlFlowGraph
 from noetl.planner.graph.join_finder import find_joins
 from noetl.planner.graph.joins import DEFAULT_MODES, Joins
-from noetl.planner.graph.visit_bounds import visit_bound
+from noetl.planner.graph.visit_bounds import compute_visit_bound
 from noetl.planner.plan import MAX_COUNTED_VISITS
 
 from tests.executor.test_exploration import CHAIN, CYCLE, DIAMOND, LATE, LOOP_INSIDE, NESTED
@@ -77,12 +77,12 @@ def test_no_run_exceeds_the_bound(drawn: st.DataObject, acyclic: bool) -> None:
         most = runs.max_visits
     except TooManyStates:
         reject()
-    assert most <= visit_bound(runs.cfg, runs.joins, runs.bounds)
+    assert most <= compute_visit_bound(runs.cfg, runs.joins, runs.bounds)
 
 
 @given(flows(acyclic=True, max_steps=7))
 def test_acyclic_graph_counts_each_step_at_most_once(cfg: ControlFlowGraph) -> None:
-    assert visit_bound(cfg, find_joins(cfg), {}) <= len(cfg.reachable)
+    assert compute_visit_bound(cfg, find_joins(cfg), {}) <= len(cfg.reachable)
 
 
 def nested_diamonds(depth: int, name: str = "") -> dict[str, list[list[str]]]:
@@ -148,7 +148,7 @@ def nested_diamonds(depth: int, name: str = "") -> dict[str, list[list[str]]]:
 )
 def test_bound_is_exact(cases: Cases, bounds: Bounds, visits: int) -> None:
     cfg = make_cfg(cases)
-    assert visit_bound(cfg, find_joins(cfg), bounds) == visits
+    assert compute_visit_bound(cfg, find_joins(cfg), bounds) == visits
     if len(cfg.targets) < 10:
         assert model_all_runs(cfg, bounds).max_visits == visits
 
@@ -205,20 +205,20 @@ def test_bound_is_close(cases: Cases, bounds: Bounds, modes: Mapping[str, str]) 
     runs = model_all_runs(make_cfg(cases), bounds, modes)
     most = runs.max_visits
     assert not runs.joins.overlapping_cycles
-    assert most <= visit_bound(runs.cfg, runs.joins, bounds) <= most + 4
+    assert most <= compute_visit_bound(runs.cfg, runs.joins, bounds) <= most + 4
 
 
 def test_a_multi_merge_counts_for_each_branch() -> None:
     cfg = make_cfg(
         {"a": [["b", "c", "d"]], "b": [["e"]], "c": [["e"]], "d": [["e"]], "e": [["f"]], "f": [["g"]]}
     )
-    assert visit_bound(cfg, find_joins(cfg), {}) == 7
-    assert visit_bound(cfg, find_joins(cfg, {"e": "each", "f": "each"}), {}) == 4 + 3 + 3 + 1
+    assert compute_visit_bound(cfg, find_joins(cfg), {}) == 7
+    assert compute_visit_bound(cfg, find_joins(cfg, {"e": "each", "f": "each"}), {}) == 4 + 3 + 3 + 1
 
 
 def test_a_branch_that_leaves_in_every_round_counts_in_every_round() -> None:
     cfg = make_cfg({"a": [["a", "b"], []], "b": [["c"]], "c": []})
-    assert visit_bound(cfg, Joins({}, {}, (), multi_merges=frozenset("bc")), {"a": 3}) == 4 + 3 * 2
+    assert compute_visit_bound(cfg, Joins({}, {}, (), multi_merges=frozenset("bc")), {"a": 3}) == 4 + 3 * 2
 
 
 def test_large_bounds_are_cut() -> None:
@@ -226,14 +226,14 @@ def test_large_bounds_are_cut() -> None:
     cases = {name: [[f"{name} x", f"{name} y"]] for name in names}
     cases |= {f"{name} {side}": [[after]] for name, after in pairwise(names) for side in "xy"}
     cfg = make_cfg(cases)
-    assert visit_bound(cfg, Joins({}, {}, ()), {}) == MAX_COUNTED_VISITS
+    assert compute_visit_bound(cfg, Joins({}, {}, ()), {}) == MAX_COUNTED_VISITS
 
 
 def test_a_cycle_of_many_steps() -> None:
     size = 10_000
     cases = {f"s{n}": [[f"s{(n + 1) % size}"], []] for n in range(size)}
     cfg = make_cfg(cases)
-    assert visit_bound(cfg, find_joins(cfg), dict.fromkeys(cfg.targets, 2)) == 2 * size + 1
+    assert compute_visit_bound(cfg, find_joins(cfg), dict.fromkeys(cfg.targets, 2)) == 2 * size + 1
 
 
 @pytest.mark.parametrize(
