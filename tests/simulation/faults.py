@@ -1,4 +1,14 @@
-"""Fault points: every call to what is outside the executor has a number, and at chosen numbers something goes wrong."""
+"""Fault injection at every call of the executor to a port: store, database, queue, action or clock.
+
+Problem: find every state in which a failure loses work, repeats it too often, or blocks a run.
+
+Algorithm: number the calls of a deterministic run; each number is a fault point. Repeat the run once for each
+fault at each number, as model checkers of implementations do (Musuvathi et al. 2002, CMC; failpoints).
+
+Cost: one run for each pair of fault point and applicable fault; see `tests.simulation.matrix`.
+
+Limits: one or two faults a run. The run has one thread, so races inside a store are not covered.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +23,16 @@ from noetl.executor.stores.sql.database import UnwrittenError
 T = TypeVar("T")
 
 
-class Crash(BaseException):
-    """The process is gone: nothing that follows in it happens."""
+class SimulatedCrash(BaseException):
+    """The end of the simulated process. Nothing that follows in it happens."""
 
 
 class Fault(Enum):
-    """What goes wrong at a call. The lease of who makes it has run out in the last two but one: with `DELAY` another worker
-    has finished everything when the call is made, with `TAKEOVER` another worker has the visit and is still at work.
+    """A failure at a call.
+
+    With `DELAY` and `TAKEOVER` the lease of the caller has expired. With `DELAY` another worker has finished
+    all work before the call is made. With `TAKEOVER` another worker has claimed the visit and still executes
+    it.
     """
 
     CRASH_BEFORE = "crash before"
@@ -31,140 +44,146 @@ class Fault(Enum):
     DUPLICATE = "duplicate delivery"
 
 
-_LATE = frozenset({Fault.DELAY, Fault.TAKEOVER})
-_CRASHES = frozenset({Fault.CRASH_BEFORE, Fault.CRASH_AFTER})
-_ERRORS = frozenset({Fault.ERROR, Fault.LOST_ANSWER})
+_LATE_FAULTS = frozenset({Fault.DELAY, Fault.TAKEOVER})
+_CRASH_FAULTS = frozenset({Fault.CRASH_BEFORE, Fault.CRASH_AFTER})
+_ERROR_FAULTS = frozenset({Fault.ERROR, Fault.LOST_ANSWER})
 
-APPLICABLE: Mapping[str, frozenset[Fault]] = {
+FAULTS_OF_PORT: Mapping[str, frozenset[Fault]] = {
     "store": frozenset(Fault),
     "action": frozenset(Fault),
-    # That a claim is walked: the queue of an SQL store is its table of visits, so a delivery has no other failure.
-    "queue": _CRASHES | _LATE | {Fault.DUPLICATE},
-    # A clock has no effect, so before and after are the same.
-    "clock": _LATE | {Fault.CRASH_BEFORE},
-    # Inside a call of a store: what was not committed is undone, so behind one statement is before the next.
-    "begin": _LATE | {Fault.CRASH_BEFORE, Fault.ERROR},
+    # The execution of a claim. The queue of an SQL store is its table of visits, so a delivery cannot fail.
+    "queue": _CRASH_FAULTS | _LATE_FAULTS | {Fault.DUPLICATE},
+    # A clock has no effect, so a crash after the call equals one before the next call.
+    "clock": _LATE_FAULTS | {Fault.CRASH_BEFORE},
+    # Inside a transaction, a crash after a statement equals one before the next: both roll back.
+    "begin": _LATE_FAULTS | {Fault.CRASH_BEFORE, Fault.ERROR},
     "statement": frozenset({Fault.CRASH_BEFORE, Fault.ERROR}),
     "read": frozenset({Fault.CRASH_BEFORE, Fault.ERROR}),
-    "commit": _CRASHES | _ERRORS,
-    # A statement that is a transaction of its own; or one request of a store that speaks HTTP.
-    "request": _CRASHES | _ERRORS | _LATE,
+    "commit": _CRASH_FAULTS | _ERROR_FAULTS,
+    # A statement that is a transaction of its own, or one request to a store over HTTP.
+    "request": _CRASH_FAULTS | _ERROR_FAULTS | _LATE_FAULTS,
 }
-"""Which faults a call can have, by the port that it goes through."""
+"""Faults that a call can have, by its port."""
 
 
-class Points:
-    """The calls of one run. `faults` says what goes wrong at which number (from 1); `late` is called when a call is made
-    after its lease, and told whether the other worker has finished.
-    """
+class FaultPoints:
+    """The numbered calls of one run, and the faults that happen at some of them."""
 
     def __init__(self) -> None:
-        self.begin({}, lambda **_: None)
+        self.restart({}, lambda **_: None)
 
-    def begin(self, faults: Mapping[int, Fault], late: Callable[..., object]) -> None:
-        """Number from 1 again."""
-        self.seen: list[tuple[str, str]] = []
-        self.fired: list[tuple[str, Fault]] = []
+    def restart(self, faults: Mapping[int, Fault], run_other_worker: Callable[..., object]) -> None:
+        """Number the calls from 1 again, with faults by number.
+
+        `run_other_worker` is called for a late fault, with `finish=True` if the other worker finishes its
+        work.
+        """
+        self.calls: list[tuple[str, str]] = []
+        self.injected: list[tuple[str, Fault]] = []
         self._faults = faults
-        self._late = late
-        self._quiet = 0
+        self._run_other_worker = run_other_worker
+        self._disabled_depth = 0
 
     @contextmanager
-    def quiet(self) -> Iterator[None]:
-        """Nothing is numbered, and nothing goes wrong."""
-        self._quiet += 1
+    def disabled(self) -> Iterator[None]:
+        """Count no calls and inject no faults in this block."""
+        self._disabled_depth += 1
         try:
             yield
         finally:
-            self._quiet -= 1
+            self._disabled_depth -= 1
 
-    def hit(self, port: str, name: str) -> Fault | None:
-        """The fault of the call that is about to be made."""
-        if self._quiet:
+    def record(self, port: str, name: str) -> Fault | None:
+        """Record the next call, and return its fault."""
+        if self._disabled_depth:
             return None
-        self.seen.append((port, name))
-        fault = self._faults.get(len(self.seen))
-        if fault not in APPLICABLE[port]:
+        self.calls.append((port, name))
+        fault = self._faults.get(len(self.calls))
+        if fault not in FAULTS_OF_PORT[port]:
             return None
-        self.fired.append((port, fault))
+        self.injected.append((port, fault))
         return fault
 
-    def before(self, fault: Fault | None, port: str) -> None:
+    def inject_before(self, fault: Fault | None, port: str) -> None:
+        """Inject a fault that happens before the effect of a call."""
         if fault is Fault.CRASH_BEFORE:
-            raise Crash
+            raise SimulatedCrash
         if fault is Fault.ERROR:
-            raise _error(port, "is away", unwritten=True)
-        if fault in _LATE:
-            with self.quiet():
-                self._late(finish=fault is Fault.DELAY)
+            raise _create_error(port, "is not reachable", unwritten=True)
+        if fault in _LATE_FAULTS:
+            with self.disabled():
+                self._run_other_worker(finish=fault is Fault.DELAY)
 
-    def after(self, fault: Fault | None, port: str) -> None:
+    def inject_after(self, fault: Fault | None, port: str) -> None:
+        """Inject a fault that happens after the effect of a call."""
         if fault is Fault.CRASH_AFTER:
-            raise Crash
+            raise SimulatedCrash
         if fault is Fault.LOST_ANSWER:
-            raise _error(port, "has not answered", unwritten=False)
+            raise _create_error(port, "has not answered", unwritten=False)
 
-    def through(self, port: str, name: str, call: Callable[[], T]) -> T:
-        """Make a call, with what goes wrong at it."""
-        fault = self.hit(port, name)
-        self.before(fault, port)
+    def call(self, port: str, name: str, function: Callable[[], T]) -> T:
+        """Make a call, with its fault."""
+        fault = self.record(port, name)
+        self.inject_before(fault, port)
         try:
-            answer = call()
+            result = function()
         finally:
-            self.after(fault, port)
+            self.inject_after(fault, port)
         if fault is Fault.DUPLICATE:
-            again = call()
-            # A delivery that comes twice has no second answer: whoever walks is told what the first one led to.
-            return answer if port == "queue" else again
-        return answer
+            repeated_result = function()
+            # The second delivery of a claim is refused, so the caller continues with the result of the first.
+            return result if port == "queue" else repeated_result
+        return result
 
 
-def _error(port: str, what: str, *, unwritten: bool) -> Exception:
+def _create_error(port: str, problem: str, *, unwritten: bool) -> Exception:
     if port == "action":
-        return ActionError("ConnectionFailed", f"The other side {what}.")
+        return ActionError("ConnectionFailed", f"The server {problem}.")
     if unwritten and port not in ("store", "queue"):
-        return UnwrittenError(f"The database {what}.")
-    return StoreError(f"The store {what}.")
+        return UnwrittenError(f"The database {problem}.")
+    return StoreError(f"The store {problem}.")
 
 
-class WatchedStore:
-    """A store, each call of which is a point. Points or not, `before` is told of every call that is made, and `note` of
-    every one that went well.
+class FaultInjectingStore:
+    """A store, each call of which is a fault point.
+
+    `before_call` is called before every call, and `observe_call` after every successful one, also while fault
+    points are disabled.
     """
 
     def __init__(
         self,
         store: Any,
-        points: Points,
-        before: Callable[[str], object],
-        note: Callable[[str, tuple[Any, ...], Any], object],
+        points: FaultPoints,
+        before_call: Callable[[str], object],
+        observe_call: Callable[[str, tuple[Any, ...], Any], object],
     ) -> None:
         self._store = store
         self._points = points
-        self._before = before
-        self._note = note
+        self._before_call = before_call
+        self._observe_call = observe_call
 
     def __getattr__(self, name: str) -> Any:
-        found = getattr(self._store, name)
-        if not callable(found):
-            return found
+        attribute = getattr(self._store, name)
+        if not callable(attribute):
+            return attribute
 
         def call(*args: Any, **options: Any) -> Any:
-            def made() -> Any:
-                self._before(name)
-                answer = found(*args, **options)
-                self._note(name, args, answer)
-                return answer
+            def observed_call() -> Any:
+                self._before_call(name)
+                result = attribute(*args, **options)
+                self._observe_call(name, args, result)
+                return result
 
-            return self._points.through("store", name, made)
+            return self._points.call("store", name, observed_call)
 
         return call
 
 
-class WatchedDatabase:
-    """The database of an SQL store, each statement of which is a point."""
+class FaultInjectingDatabase:
+    """The database of an SQL store, each statement of which is a fault point."""
 
-    def __init__(self, database: Any, points: Points) -> None:
+    def __init__(self, database: Any, points: FaultPoints) -> None:
         self._database = database
         self._points = points
 
@@ -172,29 +191,32 @@ class WatchedDatabase:
         return getattr(self._database, name)
 
     @contextmanager
-    def transaction(self) -> Iterator[WatchedWriter]:
-        self._points.through("begin", "begin", lambda: None)
+    def transaction(self) -> Iterator[FaultInjectingWriter]:
+        """Run the block in a transaction, whose begin and commit are fault points."""
+        self._points.call("begin", "begin", lambda: None)
         fault = None
         with self._database.transaction() as db:
-            yield WatchedWriter(db, self._points)
-            fault = self._points.hit("commit", "commit")
-            self._points.before(fault, "commit")
-        self._points.after(fault, "commit")
+            yield FaultInjectingWriter(db, self._points)
+            fault = self._points.record("commit", "commit")
+            self._points.inject_before(fault, "commit")
+        self._points.inject_after(fault, "commit")
 
     def fetch_all(self, query: str, *values: Any) -> Any:
-        return self._points.through("read", _name(query), lambda: self._database.fetch_all(query, *values))
+        return self._points.call("read", _name_of(query), lambda: self._database.fetch_all(query, *values))
 
     def fetch_one(self, query: str, *values: Any) -> Any:
-        return self._points.through("read", _name(query), lambda: self._database.fetch_one(query, *values))
+        return self._points.call("read", _name_of(query), lambda: self._database.fetch_one(query, *values))
 
     def execute_returning(self, query: str, *values: Any) -> Any:
-        return self._points.through(
-            "request", _name(query), lambda: self._database.execute_returning(query, *values)
+        return self._points.call(
+            "request", _name_of(query), lambda: self._database.execute_returning(query, *values)
         )
 
 
-class WatchedWriter:
-    def __init__(self, writer: Any, points: Points) -> None:
+class FaultInjectingWriter:
+    """The writer of a transaction, each statement of which is a fault point."""
+
+    def __init__(self, writer: Any, points: FaultPoints) -> None:
         self._writer = writer
         self._points = points
 
@@ -202,11 +224,11 @@ class WatchedWriter:
         return getattr(self._writer, name)
 
     def execute(self, query: str, values: Any = (), /) -> Any:
-        return self._points.through("statement", _name(query), lambda: self._writer.execute(query, values))
+        return self._points.call("statement", _name_of(query), lambda: self._writer.execute(query, values))
 
     def executemany(self, query: str, rows: Any, /) -> Any:
-        return self._points.through("statement", _name(query), lambda: self._writer.executemany(query, rows))
+        return self._points.call("statement", _name_of(query), lambda: self._writer.executemany(query, rows))
 
 
-def _name(query: str) -> str:
+def _name_of(query: str) -> str:
     return " ".join(query.split()[:3])

@@ -1,20 +1,22 @@
-"""What must hold of every run, whatever went wrong in it.
+"""Invariants that hold for every run, whatever fails.
 
 | | |
 | --- | --- |
-| I1 | the history is only added to, and its ids grow |
-| I2 | a run is started once, an attempt begins once and ends once, a visit is finished once |
-| I3 | branches are conserved: the counters of the run and of its joins are at nothing when all have ended |
-| I4 | a join fires once a wave |
-| I5 | an end is an end: nothing that comes later changes anything |
-| I6 | no run is stuck: one that has not ended has something that goes on with it |
-| I7 | the history and the state say the same |
-| I8 | every store says the same, and so does a run without faults |
-| I9 | a claim that was lost writes nothing |
-| I10 | work is done at least once and repeated at most once a fault; at most once an attempt where that is asked; under one key |
-| I11 | of every action is told that it begins and how it ends, once and in order; a fault may have that told twice, and loses none of it |
-| I13 | a fault costs a bounded number of calls |
-| I15 | nothing happens before its time |
+| I1 | The history is append-only, and the ids of events increase. |
+| I2 | A run starts once, an attempt starts and ends once, a visit finishes once. |
+| I3 | Branches are conserved: the counters of a run and of its joins are zero when all branches have ended. |
+| I4 | A join fires once in a wave. |
+| I5 | An end is final: nothing later changes anything. |
+| I6 | No run is stuck: a run that has not ended has work that is or will be due. |
+| I7 | The history and the state agree. |
+| I8 | The end of a run depends neither on the store nor on faults. |
+| I9 | A lost claim writes nothing. |
+| I10 | Work is done at least once, repeated at most once for a fault, and always under one idempotency key. |
+| I11 | An action has events for start and end, once and in order. A fault may repeat them, and loses none. |
+| I13 | A fault costs a bounded number of calls. |
+| I15 | Nothing happens before its time. |
+
+With `at_most_once`, I10 requires that an attempt is done once at most.
 """
 
 from __future__ import annotations
@@ -33,22 +35,23 @@ from noetl.executor.model.ids import hash_secret
 from noetl.executor.model.run import Lease, RunStatus
 
 from tests.run_harness import LEASE_SECONDS
-from tests.simulation.corpus import Scene
 from tests.simulation.faults import Fault
-from tests.simulation.world import Played, Violation, World
+from tests.simulation.scenarios import Scenario
+from tests.simulation.world import FinishedPlay, InvariantViolation, SimulatedWorld
 
-CALLS_A_FAULT = 400
-"""How many more calls a run may need that has met a fault."""
+MAX_EXTRA_CALLS_PER_FAULT = 400
+"""Calls that a run may make more than without faults, for each fault."""
 
 
-def holds(condition: object, invariant: str, message: str) -> None:
+def require(condition: object, invariant: str, message: str) -> None:
+    """Raise a violation of the invariant unless the condition holds."""
     if not condition:
-        raise Violation(invariant, message)
+        raise InvariantViolation(invariant, message)
 
 
 @dataclass(frozen=True)
-class End:
-    """How a run ended, as far as it must not depend on faults or on the store."""
+class RunEnd:
+    """The part of a run's end that depends neither on faults nor on the store."""
 
     status: RunStatus
     result: Any
@@ -56,252 +59,255 @@ class End:
     visits: tuple[tuple[str, int, str, int], ...]
     children: tuple[tuple[str, str], ...]
     keys: Counter[tuple[bool, str, int, str]]
-    """How many keys the performances at a (run or child, step, visit, type) had."""
+    """Number of idempotency keys of the performances at each (is the run itself, step, visit, type)."""
 
 
-def end_of(played: Played) -> End:
-    run = played.run
+def end_of(play: FinishedPlay) -> RunEnd:
+    """Return the end of a simulated run."""
+    run = play.run
     keys: Counter[tuple[bool, str, int, str]] = Counter()
-    for whose, step, number, type, _ in played.deeds.performed:
-        keys[whose == run.id, step, number, type] += 1
-    visits = [visit for visit in played.visits if not visit.step.startswith("@")]
-    return End(
+    for run_id, step, number, type, _ in play.observations.performances:
+        keys[run_id == run.id, step, number, type] += 1
+    visits = [visit for visit in play.visits if not visit.step.startswith("@")]
+    return RunEnd(
         run.status,
         run.result,
         tuple(sorted(error["type"] for error in run.errors)),
-        tuple(sorted((v.step, v.number, v.status.value, v.attempt) for v in visits)),
-        tuple(sorted((child.playbook, child.status.value) for child in played.children)),
+        tuple(sorted((visit.step, visit.number, visit.status.value, visit.attempt) for visit in visits)),
+        tuple(sorted((child.playbook, child.status.value) for child in play.children)),
         keys,
     )
 
 
-def history_of(played: Played) -> list[tuple[Any, ...]]:
-    """The history, without ids and times."""
+def history_of(play: FinishedPlay) -> list[tuple[Any, ...]]:
+    """Return the history without ids and times."""
     return [
         (e.type, e.step, e.visit, e.attempt, e.payload.get("case"), e.payload.get("targets"))
-        for e in played.events
+        for e in play.events
     ]
 
 
-class Watch:
-    """What must hold at every moment."""
+class HistoryWatch:
+    """A check of invariant I1 after every round."""
 
     def __init__(self) -> None:
         self.events: list[Event] = []
 
-    def __call__(self, world: World) -> None:
-        events = world.real.events(world.run_id, limit=10_000)
-        holds(events[: len(self.events)] == self.events, "I1", "an event has been changed or taken away")
+    def __call__(self, world: SimulatedWorld) -> None:
+        events = world.raw_store.events(world.run_id, limit=10_000)
+        require(events[: len(self.events)] == self.events, "I1", "an event was changed or removed")
         ids = [tuple(map(int, event.id.split("-"))) for event in events[max(len(self.events) - 1, 0) :]]
-        holds(ids == sorted(set(ids)), "I1", "ids of events do not grow")
+        require(ids == sorted(set(ids)), "I1", "the ids of events do not increase")
         self.events = events
 
 
-def check(world: World, scene: Scene, played: Played, expected: Played | None) -> None:
-    """What must hold of a run that has ended. `expected` is one without faults."""
-    _check_history(played)
-    _check_told(scene, played, expected)
-    _check_state(world, scene, played)
-    _check_times(played)
-    _check_work(scene, played, expected)
+def check_invariants(
+    world: SimulatedWorld, scenario: Scenario, play: FinishedPlay, expected: FinishedPlay | None
+) -> None:
+    """Check a simulated run that has ended. `expected` is the run without faults."""
+    _check_history(play)
+    _check_action_events(scenario, play, expected)
+    _check_state(world, scenario, play)
+    _check_times(play)
+    _check_work(scenario, play, expected)
     if expected is not None:
-        _check_same(scene, end_of(played), end_of(expected), played)
-        bound = len(expected.points) + CALLS_A_FAULT * len(played.fired)
-        holds(
-            not played.fired or len(played.points) <= bound,
-            "I13",
-            f"{len(played.points)} calls instead of {len(expected.points)}",
-        )
-    _check_absorbed(world, played)
+        _check_same_end(scenario, end_of(play), end_of(expected), play)
+        bound = len(expected.calls) + MAX_EXTRA_CALLS_PER_FAULT * len(play.injected)
+        is_bounded = not play.injected or len(play.calls) <= bound
+        require(is_bounded, "I13", f"{len(play.calls)} calls instead of {len(expected.calls)}")
+    _check_end_is_final(world, play)
 
 
-def _check_history(played: Played) -> None:
-    resumes = [event.type for event in played.events].count("workflow.resumed")
-    place: Callable[[Event], Any] = lambda e: (e.step, e.visit, e.attempt)  # noqa: E731
-    done = Counter(place(e) for e in played.events if e.type in ("step.completed", "step.failed"))
-    begun = Counter(place(e) for e in played.events if e.type == "step.started")
-    holds(max(done.values(), default=1) <= 1 + resumes, "I2", f"an attempt has two ends: {done}")
-    holds(max(begun.values(), default=1) <= 1 + resumes, "I2", f"an attempt begins twice: {begun}")
-    holds(done.keys() <= begun.keys(), "I7", "a step has ended that has not begun")
-    types = [event.type for event in played.events]
-    holds(
-        types.count("workflow.started") == 1 and types[0] == "workflow.started",
-        "I7",
-        "the history has one beginning",
-    )
-    name = played.run.status if played.run.status in ("failed", "cancelled", "timed_out") else "completed"
-    holds(
-        types[-1] == f"workflow.{name}",
-        "I7",
-        f"the run is {played.run.status}, and the history ends with {types[-1]}",
-    )
+def _check_history(play: FinishedPlay) -> None:
+    types = [event.type for event in play.events]
+    max_count = 1 + types.count("workflow.resumed")
+    ends = Counter(_attempt_of(event) for event in play.events if event.type in _STATUS_OF_END)
+    starts = Counter(_attempt_of(event) for event in play.events if event.type == "step.started")
+    require(max(ends.values(), default=1) <= max_count, "I2", f"an attempt has two ends: {ends}")
+    require(max(starts.values(), default=1) <= max_count, "I2", f"an attempt starts twice: {starts}")
+    require(ends.keys() <= starts.keys(), "I7", "a step has ended that has not started")
+    has_one_start = types.count("workflow.started") == 1 and types[0] == "workflow.started"
+    require(has_one_start, "I7", "the history has not exactly one start, at its beginning")
+    status = play.run.status
+    end_type = f"workflow.{status if status in ('failed', 'cancelled', 'timed_out') else 'completed'}"
+    require(types[-1] == end_type, "I7", f"the run is {status}, and the history ends with {types[-1]}")
 
 
-Place = tuple[str | None, int | None, str]
+_STATUS_OF_END = {"step.completed": "succeeded", "step.failed": "failed"}
+
+
+def _attempt_of(event: Event) -> tuple[str | None, int | None, int | None]:
+    return event.step, event.visit, event.attempt
+
+
+ActionPosition = tuple[str | None, int | None, str]
+"""Step, visit number and position of an action."""
+
 _SIGNS = {"action.started": "b", "action.retrying": "r", "action.completed": "e", "action.failed": "e"}
-_ONE_LIFE = re.compile("b?(rb)*(r|e)?")
-"""What is told of an action from one beginning of an attempt to the next: what waits then has begun before."""
+_SIGNS_OF_ATTEMPT = re.compile("b?(rb)*(r|e)?")
+"""Signs of the events of an action in one attempt of its step.
+
+A waiting action has started in an earlier one.
+"""
 
 
-def _lives(played: Played) -> dict[Place, list[str]]:
-    """What is told of the action at each place, in signs, since the beginnings of attempts at its step."""
-    found: dict[Place, list[str]] = {}
+def _action_signs(play: FinishedPlay) -> dict[ActionPosition, list[str]]:
+    """Return the signs of the events of each action, for each attempt of its step."""
+    signs: dict[ActionPosition, list[str]] = {}
     attempts: Counter[tuple[str | None, int | None]] = Counter()
-    for event in played.events:
-        visit = (event.step, event.visit)
-        attempts[visit] += event.type == "step.started"
+    for event in play.events:
+        visit_key = (event.step, event.visit)
+        attempts[visit_key] += event.type == "step.started"
         if event.type in _SIGNS:
-            lives = found.setdefault((*visit, event.payload["position"]), [])
-            lives += [""] * (attempts[visit] - len(lives))
-            lives[-1] += _SIGNS[event.type]
-    return found
+            of_attempts = signs.setdefault((*visit_key, event.payload["position"]), [])
+            of_attempts += [""] * (attempts[visit_key] - len(of_attempts))
+            of_attempts[-1] += _SIGNS[event.type]
+    return signs
 
 
-def _check_told(scene: Scene, played: Played, expected: Played | None) -> None:
-    told = _lives(played)
-    if not played.fired:
-        over = {(visit.step, visit.number) for visit in played.visits if visit.finished_at is not None}
-        for place, lives in told.items():
-            holds(
-                all(map(_ONE_LIFE.fullmatch, lives)), "I11", f"what is told of {place} has no order: {lives}"
-            )
-            has_end = place[:2] not in over or lives[-1].endswith("e")
-            holds("".join(lives).startswith("b") and has_end, "I11", f"not all is told of {place}: {lives}")
-    if expected is not None and not (scene.interrupts or _is_outside(played)):
-        for place, lives in _lives(expected).items():
-            signs = iter("".join(told.get(place, ())))
-            is_there = all(sign in signs for sign in "".join(lives))
-            holds(is_there, "I11", f"of {place} is told {told.get(place)}, and not {lives}")
+def _check_action_events(scenario: Scenario, play: FinishedPlay, expected: FinishedPlay | None) -> None:
+    signs = _action_signs(play)
+    if not play.injected:
+        finished = {(visit.step, visit.number) for visit in play.visits if visit.finished_at is not None}
+        for position, of_attempts in signs.items():
+            is_ordered = all(map(_SIGNS_OF_ATTEMPT.fullmatch, of_attempts))
+            require(is_ordered, "I11", f"events of {position} are not in order: {of_attempts}")
+            has_start = "".join(of_attempts).startswith("b")
+            has_end = position[:2] not in finished or of_attempts[-1].endswith("e")
+            require(has_start and has_end, "I11", f"events of {position} are missing: {of_attempts}")
+    if expected is not None and not (scenario.may_interrupt or _has_action_fault(play)):
+        for position, of_attempts in _action_signs(expected).items():
+            remaining = iter("".join(signs.get(position, ())))
+            is_subsequence = all(sign in remaining for sign in "".join(of_attempts))
+            message = f"events of {position} are {signs.get(position)} instead of {of_attempts}"
+            require(is_subsequence, "I11", message)
 
 
-def _is_outside(played: Played) -> bool:
-    """Whether an action itself has failed: then the run goes as its playbook says for that."""
-    return any(port == "action" and fault in (Fault.ERROR, Fault.LOST_ANSWER) for port, fault in played.fired)
+def _has_action_fault(play: FinishedPlay) -> bool:
+    """Return whether an action has failed. Then the end of the run depends on its playbook."""
+    action_faults = (Fault.ERROR, Fault.LOST_ANSWER)
+    return any(port == "action" and fault in action_faults for port, fault in play.injected)
 
 
-def _check_state(world: World, scene: Scene, played: Played) -> None:
-    run = played.run
-    same = [child for child in played.children if child.playbook == run.playbook]
-    holds(not same, "I2", "the run was started twice")
-    with world.points.quiet():
-        findings = world.ground.examine()
+_INVARIANT_OF_FINDING = {"stuck": "I6", "waits in vain": "I6", "goes on after its end": "I5"}
+
+
+def _check_state(world: SimulatedWorld, scenario: Scenario, play: FinishedPlay) -> None:
+    run, steps = play.run, scenario.plan.steps
+    copies = [child for child in play.children if child.playbook == run.playbook]
+    require(not copies, "I2", "the run was started twice")
+    with world.points.disabled():
+        findings = world.backend.check_consistency()
     for finding in findings:
-        about = {"stuck": "I6", "waits in vain": "I6", "goes on after its end": "I5"}
-        counted = finding.check.startswith("counters") or finding.check == "arrivals"
-        raise Violation(about.get(finding.check, "I3" if counted else "I7"), finding.message)
+        is_count = finding.check.startswith("counters") or finding.check == "arrivals"
+        default = "I3" if is_count else "I7"
+        raise InvariantViolation(_INVARIANT_OF_FINDING.get(finding.check, default), finding.message)
     if run.stop is None:
-        holds(run.live == 0, "I3", f"the run counts {run.live} branches")
-    visits = [visit for visit in played.visits if not visit.step.startswith("@")]
-    numbers = Counter((visit.step, visit.number) for visit in visits if scene.plan.steps[visit.step].cyclic)
-    holds(max(numbers.values(), default=1) == 1, "I4", f"a visit has the number of another: {numbers}")
+        require(run.live == 0, "I3", f"the run counts {run.live} branches")
+    visits = [visit for visit in play.visits if not visit.step.startswith("@")]
+    numbers = Counter((visit.step, visit.number) for visit in visits if steps[visit.step].cyclic)
+    require(max(numbers.values(), default=1) == 1, "I4", f"two visits have the same number: {numbers}")
     joins = Counter(
-        v.step for v in visits if (j := scene.plan.steps[v.step].join) is not None and j.mode != "each"
+        visit.step for visit in visits if (join := steps[visit.step].join) is not None and join.mode != "each"
     )
-    once = [step for step in joins if not scene.plan.steps[step].cyclic]
-    holds(all(joins[step] == 1 for step in once), "I4", f"a join has fired more than once: {joins}")
-    ended = {(e.step, e.visit): e for e in played.events if e.type in ("step.completed", "step.failed")}
+    acyclic_joins = [step for step in joins if not steps[step].cyclic]
+    require(all(joins[step] == 1 for step in acyclic_joins), "I4", f"a join has fired twice: {joins}")
+    ends = {(event.step, event.visit): event for event in play.events if event.type in _STATUS_OF_END}
     for visit in visits:
-        event = ended.get((visit.step, visit.number))
-        if visit.finished_at is not None and not scene.plan.steps[visit.step].join:
-            said = {"step.completed": "succeeded", "step.failed": "failed"}.get(event.type if event else "")
-            holds(
-                said == visit.status, "I7", f"`{visit.step}` is {visit.status}, and its history says {said}"
-            )
+        if visit.finished_at is not None and not steps[visit.step].join:
+            end = ends.get((visit.step, visit.number))
+            recorded_status = None if end is None else _STATUS_OF_END[end.type]
+            message = f"`{visit.step}` is {visit.status}, and its history says {recorded_status}"
+            require(recorded_status == visit.status, "I7", message)
 
 
-def _check_times(played: Played) -> None:
-    """Who waits begins not before the time, unless there was an answer or an end."""
-    open_until: dict[tuple[Any, ...], float] = {}
-    for event in played.events:
-        place = (event.step, event.visit)
-        until = open_until.pop(place, None)
-        if (
-            until is not None
-            and event.at < until - 1e-3
-            and event.type in ("step.started", "action.completed", "step.completed")
-        ):
-            raise Violation(
-                "I15", f"`{event.step}` went on {until - event.at:.1f} s before its time: {event.type}"
-            )
+_CONTINUATIONS = ("step.started", "action.completed", "step.completed")
+
+
+def _check_times(play: FinishedPlay) -> None:
+    """Check that a waiting step continues at its time, unless it has an answer or the run has ended."""
+    due_times: dict[tuple[Any, ...], float] = {}
+    for event in play.events:
+        visit_key = (event.step, event.visit)
+        due_at = due_times.pop(visit_key, None)
+        if due_at is not None and event.at < due_at - 1e-3 and event.type in _CONTINUATIONS:
+            early_seconds = due_at - event.at
+            message = f"`{event.step}` continued {early_seconds:.1f} s before its time: {event.type}"
+            raise InvariantViolation("I15", message)
         if event.type == "step.retrying":
-            open_until[place] = _seconds(event.payload["next_attempt_at"])
+            due_times[visit_key] = _parse_time(event.payload["next_attempt_at"])
         elif event.type == "step.waiting" and event.payload["actions"] == ["wait"]:
-            open_until[place] = _seconds(event.payload["until"])
+            due_times[visit_key] = _parse_time(event.payload["until"])
         elif event.type.startswith("workflow."):
-            open_until.clear()
+            due_times.clear()
 
 
-def _seconds(text: str) -> float:
+def _parse_time(text: str) -> float:
     return datetime.fromisoformat(text).timestamp()
 
 
-def _check_work(scene: Scene, played: Played, expected: Played | None) -> None:
-    deeds, faults = played.deeds, len(played.fired)
+def _check_work(scenario: Scenario, play: FinishedPlay, expected: FinishedPlay | None) -> None:
+    observations, fault_count = play.observations, len(play.injected)
     if expected is not None:
-        usual = max(expected.deeds.performed.values(), default=1)
-        most = max(deeds.performed.values(), default=0)
-        holds(most <= usual + faults, "I10", f"work was done {most} times, with {faults} faults")
-    for (step, _, attempt), times in deeds.attempts.items():
-        once = scene.interrupts and scene.plan.steps[step].at_most_once
-        if once and all(fault is not Fault.DUPLICATE for _, fault in played.fired):
-            holds(
-                times <= 1,
-                "I10",
-                f"attempt {attempt} at `{step}` was made {times} times, and may be once at most",
-            )
-    for visit in played.visits:
-        step = scene.plan.steps.get(visit.step)
-        attempts = 1 if step is None else step.retry.attempts
-        holds(visit.attempt <= attempts, "I10", f"`{visit.step}` had {visit.attempt} attempts of {attempts}")
+        expected_count = max(expected.observations.performances.values(), default=1)
+        count = max(observations.performances.values(), default=0)
+        message = f"work was done {count} times, with {fault_count} faults"
+        require(count <= expected_count + fault_count, "I10", message)
+    is_redelivered = any(fault is Fault.DUPLICATE for _, fault in play.injected)
+    for (step, _, attempt), count in observations.attempts.items():
+        if scenario.may_interrupt and scenario.plan.steps[step].at_most_once and not is_redelivered:
+            message = f"attempt {attempt} at `{step}` was done {count} times instead of once at most"
+            require(count <= 1, "I10", message)
+    for visit in play.visits:
+        planned_step = scenario.plan.steps.get(visit.step)
+        max_attempts = 1 if planned_step is None else planned_step.retry.attempts
+        message = f"`{visit.step}` had {visit.attempt} attempts of {max_attempts}"
+        require(visit.attempt <= max_attempts, "I10", message)
 
 
-def _check_same(scene: Scene, end: End, expected: End, played: Played) -> None:
-    if scene.interrupts or _is_outside(played):
+def _check_same_end(scenario: Scenario, end: RunEnd, expected: RunEnd, play: FinishedPlay) -> None:
+    if scenario.may_interrupt or _has_action_fault(play):
         return
     for name in ("status", "result", "errors"):
-        found, wanted = getattr(end, name), getattr(expected, name)
-        holds(found == wanted, "I8", f"{name}: {found} instead of {wanted}")
-    holds(end.visits == expected.visits, "I8", f"visits: {end.visits} instead of {expected.visits}")
-    holds(end.children == expected.children, "I8", f"runs: {end.children} instead of {expected.children}")
-    missing = expected.keys - end.keys
-    holds(not missing, "I10", f"work was not done, or not under its key: {missing}")
-    more = end.keys - expected.keys
-    holds(not more, "I10", f"work was done under another key: {more}")
+        actual, wanted = getattr(end, name), getattr(expected, name)
+        require(actual == wanted, "I8", f"{name}: {actual} instead of {wanted}")
+    require(end.visits == expected.visits, "I8", f"visits: {end.visits} instead of {expected.visits}")
+    require(end.children == expected.children, "I8", f"runs: {end.children} instead of {expected.children}")
+    missing_keys = expected.keys - end.keys
+    require(not missing_keys, "I10", f"work was not done, or not under its key: {missing_keys}")
+    other_keys = end.keys - expected.keys
+    require(not other_keys, "I10", f"work was done under another key: {other_keys}")
 
 
-def _check_absorbed(world: World, played: Played) -> None:
-    """That nothing which comes after the end changes anything: what was claimed, answers, cancels, renewals."""
-    with world.points.quiet(), world.doubles():
-        before = world.ground.contents()
-        for claim in played.deeds.claims:
+def _check_end_is_final(world: SimulatedWorld, play: FinishedPlay) -> None:
+    """Check that nothing changes after the end: not by old claims, answers, cancels or renewals."""
+    store, clock = world.raw_store, world.clock
+    with world.points.disabled(), world.test_doubles():
+        before = world.backend.dump()
+        lease = Lease("late", LEASE_SECONDS)
+        for claim in play.observations.claims:
             visit = claim.visit
-            late = Event("action.started", world.clock(), visit.step, visit.number, visit.attempt)
-            renewed = world.real.renew(visit.run_id, visit.id, visit.fence, world.clock() + 100, [late])
-            holds(not renewed, "I9", f"a claim of `{visit.step}` was renewed that is over")
-            VisitExecutor(world.real, Lease("late", LEASE_SECONDS), world.capabilities, world.clock).execute(
-                claim
+            late_event = Event("action.started", clock(), visit.step, visit.number, visit.attempt)
+            is_renewed = store.renew(visit.run_id, visit.id, visit.fence, clock() + 100, [late_event])
+            require(not is_renewed, "I9", f"a claim of `{visit.step}` was renewed after its end")
+            VisitExecutor(store, lease, world.capabilities, clock).execute(claim)
+        for token in play.observations.answers:
+            token_hash = hash_secret(token)
+            _check_rejected(
+                lambda: store.answer(token_hash, "no", clock()),  # noqa: B023
+                "a late answer was accepted",
             )
-        for token in played.deeds.answered:
-            _rejected(
-                lambda: world.real.answer(hash_secret(token), "no", world.clock()),  # noqa: B023
-                "a late answer was taken",
-            )
-        others = set(RunStatus) - {played.run.status}
-        stop = RunStatus.CANCELLED if RunStatus.CANCELLED in others else RunStatus.FAILED
-        _rejected(
-            lambda: world.real.stop(played.run.id, stop, world.clock()), "a run that has ended was stopped"
-        )
-        holds(
-            world.real.claim(world.queue, Lease("late", 1.0), world.clock() + 1e6) is None,
-            "I5",
-            "something is due",
-        )
-        holds(world.ground.contents() == before, "I5", "something has changed after the end")
+        other_statuses = set(RunStatus) - {play.run.status}
+        stop = RunStatus.CANCELLED if RunStatus.CANCELLED in other_statuses else RunStatus.FAILED
+        _check_rejected(lambda: store.stop(play.run.id, stop, clock()), "a run was stopped after its end")
+        next_claim = store.claim(world.queue, Lease("late", 1.0), clock() + 1e6)
+        require(next_claim is None, "I5", "a visit is due after the end")
+        require(world.backend.dump() == before, "I5", "the store has changed after the end")
 
 
-def _rejected(call: Callable[[], object], message: str) -> None:
+def _check_rejected(call: Callable[[], object], message: str) -> None:
     try:
         call()
     except (RejectedError, FencedError):
         return
-    raise Violation("I5", message)
+    raise InvariantViolation("I5", message)

@@ -1,6 +1,7 @@
-"""The crash matrix: every fault at every call of every scene, on every store; then pairs of faults by seed.
+"""The crash matrix: every fault at every fault point of every scenario on every backend; then pairs of
+faults.
 
-`python -m tests.simulation` prints it. What a ground is too slow for is sampled, and the size of the sample printed.
+`python -m tests.simulation` prints it. A slow backend plays a random sample, whose size is printed.
 """
 
 from __future__ import annotations
@@ -10,112 +11,115 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from tests.simulation.corpus import SCENES, Scene
-from tests.simulation.faults import APPLICABLE, Fault
-from tests.simulation.invariants import Watch, check, holds
-from tests.simulation.world import Played, Violation, World
+from tests.simulation.faults import FAULTS_OF_PORT, Fault
+from tests.simulation.invariants import HistoryWatch, check_invariants, require
+from tests.simulation.scenarios import SCENARIOS, Scenario
+from tests.simulation.world import FinishedPlay, InvariantViolation, SimulatedWorld
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One run of the matrix: a scene, and which faults at which numbers of its calls."""
+class MatrixCell:
+    """One run of the matrix: a scenario, and faults by the numbers of their calls."""
 
-    scene: Scene
+    scenario: Scenario
     faults: Mapping[int, Fault]
 
     def __str__(self) -> str:
         faults = ", ".join(f"{number}: {fault.name}" for number, fault in self.faults.items())
-        return f"{self.scene.name} with {{{faults}}}"
+        return f"{self.scenario.name} with {{{faults}}}"
 
 
 @dataclass
-class Tally:
-    """How many cells of one ground were played, and those that did not hold."""
+class MatrixTally:
+    """Counts of the played cells of a backend, and the cells that violated an invariant."""
 
     points: int = 0
     possible: int = 0
-    played: Counter[Fault] = field(default_factory=Counter)
+    fault_counts: Counter[Fault] = field(default_factory=Counter)
     pairs: int = 0
-    violations: list[tuple[Cell, Violation]] = field(default_factory=list)
+    violations: list[tuple[MatrixCell, InvariantViolation]] = field(default_factory=list)
 
-    def add(self, other: Tally) -> None:
+    def add(self, other: MatrixTally) -> None:
+        """Add the counts and violations of another tally."""
         self.points += other.points
         self.possible += other.possible
-        self.played += other.played
+        self.fault_counts += other.fault_counts
         self.pairs += other.pairs
         self.violations += other.violations
 
     def count(self, *invariants: str) -> int:
-        """How many cells did not hold one of these."""
+        """Return the number of cells that violated one of these invariants."""
         return sum(violation.invariant in invariants for _, violation in self.violations)
 
 
-def undisturbed(world: World, scene: Scene) -> Played:
-    """The run without faults, which must end as the scene says."""
-    played = world.play(scene, check=Watch())
-    check(world, scene, played, None)
-    run, errors = played.run, tuple(sorted(error["type"] for error in played.run.errors))
-    found, wanted = (run.status, run.result, errors), (scene.status, scene.result, scene.errors)
-    holds(found == wanted, "I8", f"`{scene.name}` ends with {found} instead of {wanted}")
-    return played
+def play_without_faults(world: SimulatedWorld, scenario: Scenario) -> FinishedPlay:
+    """Play a scenario without faults, and check that it ends as the scenario specifies."""
+    play = world.play(scenario, check=HistoryWatch())
+    check_invariants(world, scenario, play, None)
+    errors = tuple(sorted(error["type"] for error in play.run.errors))
+    end = (play.run.status, play.run.result, errors)
+    specified_end = (scenario.status, scenario.result, scenario.errors)
+    require(end == specified_end, "I8", f"`{scenario.name}` ends with {end} instead of {specified_end}")
+    return play
 
 
-def cells(scene: Scene, expected: Played) -> Iterator[Cell]:
-    """Every fault at every call."""
-    for number, (port, _) in enumerate(expected.points, 1):
+def all_cells(scenario: Scenario, expected: FinishedPlay) -> Iterator[MatrixCell]:
+    """Yield a cell for every fault at every call."""
+    for number, (port, _) in enumerate(expected.calls, 1):
         for fault in Fault:
-            if fault in APPLICABLE[port]:
-                yield Cell(scene, {number: fault})
+            if fault in FAULTS_OF_PORT[port]:
+                yield MatrixCell(scenario, {number: fault})
 
 
-def pairs(scene: Scene, expected: Played, count: int, seed: int) -> Iterator[Cell]:
-    """Two faults at calls that chance chooses."""
-    chance = random.Random(f"{scene.name} {seed}")
+def pair_cells(scenario: Scenario, expected: FinishedPlay, count: int, seed: int) -> Iterator[MatrixCell]:
+    """Yield `count` cells with two faults at random calls."""
+    chance = random.Random(f"{scenario.name} {seed}")
     for _ in range(count):
-        first, second = sorted(chance.sample(range(1, len(expected.points) + 1), 2))
+        first, second = sorted(chance.sample(range(1, len(expected.calls) + 1), 2))
         faults = {}
         for number in (first, second):
-            port = expected.points[number - 1][0]
-            faults[number] = chance.choice(sorted(APPLICABLE[port], key=lambda fault: fault.value))
-        yield Cell(scene, faults)
+            port = expected.calls[number - 1][0]
+            faults[number] = chance.choice(sorted(FAULTS_OF_PORT[port], key=lambda fault: fault.value))
+        yield MatrixCell(scenario, faults)
 
 
-def sampled(all_cells: Iterable[Cell], size: int, seed: str) -> list[Cell]:
-    """As many of the cells as that, chosen by a seed."""
-    found = list(all_cells)
-    return found if size >= len(found) else random.Random(seed).sample(found, size)
+def sample_cells(cells: Iterable[MatrixCell], size: int, seed: str) -> list[MatrixCell]:
+    """Return a random sample of `size` cells, or all of them if they are fewer."""
+    population = list(cells)
+    return population if size >= len(population) else random.Random(seed).sample(population, size)
 
 
-def play(world: World, cell: Cell, expected: Played) -> None:
-    """One cell.
+def play_cell(world: SimulatedWorld, cell: MatrixCell, expected: FinishedPlay) -> None:
+    """Play a cell.
 
     Raises:
-        Violation: something does not hold.
+        InvariantViolation: an invariant does not hold.
     """
-    played = world.play(cell.scene, cell.faults, Watch())
-    check(world, cell.scene, played, expected)
+    play = world.play(cell.scenario, cell.faults, HistoryWatch())
+    check_invariants(world, cell.scenario, play, expected)
 
 
-def tally(
-    world: World, scene: Scene, *, sample: int | None = None, pairs_of: int = 0, seed: int = 1
-) -> Tally:
-    """A scene on a ground: every cell, or a sample of them, and so many pairs of faults."""
-    expected = undisturbed(world, scene)
-    every = list(cells(scene, expected))
-    chosen = every if sample is None else sampled(every, sample, f"{scene.name} {seed}")
-    found = Tally(len(expected.points), len(every))
-    for cell in (*chosen, *pairs(scene, expected, pairs_of, seed)):
+def play_scenario(
+    world: SimulatedWorld, scenario: Scenario, *, sample: int | None = None, pairs: int = 0, seed: int = 1
+) -> MatrixTally:
+    """Play all cells of a scenario, or a sample of them, and some pairs of faults."""
+    expected = play_without_faults(world, scenario)
+    cells = list(all_cells(scenario, expected))
+    chosen = cells if sample is None else sample_cells(cells, sample, f"{scenario.name} {seed}")
+    tally = MatrixTally(len(expected.calls), len(cells))
+    for cell in (*chosen, *pair_cells(scenario, expected, pairs, seed)):
         if len(cell.faults) > 1:
-            found.pairs += 1
+            tally.pairs += 1
         else:
-            found.played.update(cell.faults.values())
+            tally.fault_counts.update(cell.faults.values())
         try:
-            play(world, cell, expected)
-        except Violation as violation:
-            found.violations.append((cell, violation))
-    return found
+            play_cell(world, cell, expected)
+        except InvariantViolation as violation:
+            tally.violations.append((cell, violation))
+    return tally
 
 
-def scene_of(name: str) -> Scene:
-    (found,) = (scene for scene in SCENES if scene.name == name)
-    return found
+def find_scenario(name: str) -> Scenario:
+    """Return the scenario of a name."""
+    (scenario,) = (scenario for scenario in SCENARIOS if scenario.name == name)
+    return scenario

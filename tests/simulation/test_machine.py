@@ -1,8 +1,8 @@
-"""Random playbooks, in a store to which anything may happen at any time: Hypothesis chooses what, and keeps what goes wrong.
+"""Random playbooks in a store, with random actions of workers, operators and the clock, chosen by Hypothesis.
 
-Workers take what is due, are late, come again, and die; the clock goes on; callbacks are answered; runs are cancelled and
-resumed. After each of these things what must always hold does. In the end every run is taken to its end, and it has come
-to what it comes to when one worker does one thing after another.
+Workers claim and execute visits, are late, repeat work, and crash. The clock advances, callbacks are
+answered, runs are cancelled and resumed. The invariants are checked after each action. Finally every run is
+executed to its end, which must be the end that one worker reaches without interference.
 """
 
 from __future__ import annotations
@@ -58,12 +58,12 @@ from noetl.planner.graph.join_finder import find_joins
 from noetl.planner.plan import Plan
 
 from tests.run_harness import LEASE_SECONDS, FakeClock
-from tests.simulation.faults import Crash, Fault, Points, WatchedStore
+from tests.simulation.faults import Fault, FaultInjectingStore, FaultPoints, SimulatedCrash
 from tests.strategies import Chances, any_flows, chances, mixed_modes
 
-MOST_RUNS = 3
-MOST_HELD = 4
-MOST_VISITS = 3
+MAX_RUNS = 3
+MAX_HELD_CLAIMS = 4
+MAX_VISITS = 3
 QUEUE = "machine"
 TABLES = (
     "runs",
@@ -78,7 +78,7 @@ TABLES = (
     "idempotency_keys",
 )
 FAULTS = (Fault.CRASH_BEFORE, Fault.CRASH_AFTER, Fault.ERROR, Fault.LOST_ANSWER)
-STANDING = (
+OPEN_STATUSES = (
     VisitStatus.READY,
     VisitStatus.RUNNING,
     VisitStatus.RETRYING,
@@ -86,26 +86,32 @@ STANDING = (
     VisitStatus.PARKED,
 )
 
-ASK = """{action: file, append: "{{ run.id }}.tokens", content: "token: {{ callback.token }}\\n"}"""
+NOTIFY = """{action: file, append: "{{ run.id }}.tokens", content: "token: {{ callback.token }}\\n"}"""
 WORK = {
     "plain": "",
     "wait": ", {action: wait, seconds: 20}",
-    "callback": f", {{action: callback, notify: {ASK}}}",
+    "callback": f", {{action: callback, notify: {NOTIFY}}}",
     "fail": ", {action: fail, message: no}",
     "abort": ', {action: fail, message: stop, if: "{{ not input.ok }}"}',
-    "retry": ', {action: python, function: "moody:work", args: ["{{ step.attempt > 1 }}"]}',
-    "retry of an action": ', {action: python, function: "moody:work", args: [false], retry: {attempts: 2, delay: 30s}, on_error: continue}',
+    "retry": ', {action: python, function: "fragile:work", args: ["{{ step.attempt > 1 }}"]}',
+    "retry of an action": (
+        ', {action: python, function: "fragile:work", args: [false],'
+        " retry: {attempts: 2, delay: 30s}, on_error: continue}"
+    ),
     "loop": ", {action: wait, seconds: 5, loop: {items: [1, 2, 3], concurrency: 2}}",
     "batch": ", {action: wait, seconds: 0, loop: {items: [1, 2, 3], batch: 2}}",
 }
-"""What a step does besides saving a name."""
+"""Work of a step of each kind, after the action that saves a name."""
 
 OPTIONS = {"abort": ["on_error: abort"], "retry": ["retry: {attempts: 2, delay: 15s}"]}
 
 
 @dataclass(frozen=True)
-class Script:
-    """A playbook that goes by the input `chances`. With `races` chance may decide what becomes of it."""
+class RandomScript:
+    """A random playbook whose decisions depend on the input `chances`.
+
+    With `races`, the end of a run also depends on the order of its branches.
+    """
 
     plan: Plan
     chances: Chances
@@ -113,16 +119,17 @@ class Script:
 
 
 @st.composite
-def scripts(draw: st.DrawFn) -> Script:
-    """A playbook of a random flow, whose steps do this and that."""
+def scripts(draw: st.DrawFn) -> RandomScript:
+    """Draw a playbook of a random flow with random work."""
     flow = draw(any_flows())
     modes = draw(mixed_modes(flow) if draw(st.integers(0, 3)) == 0 else st.just({}))
     assume(not find_joins(flow, modes).overlapping_cycles)
     lines = ["name: random", "on_error: continue", "input: {chances: object, ok: boolean}", "steps:"]
     for step, cases in flow.targets.items():
-        number = f"input.chances[step.name][(step.visit - 1) % {MOST_VISITS}]"
+        number = f"input.chances[step.name][(step.visit - 1) % {MAX_VISITS}]"
         rule = ", ".join(
-            f'{{case: "{{{{ {number} < 11 and {number} % {len(cases)} == {index} }}}}", run: [{", ".join(targets)}]}}'
+            f'{{case: "{{{{ {number} < 11 and {number} % {len(cases)} == {index} }}}}",'
+            f" run: [{', '.join(targets)}]}}"
             for index, targets in enumerate(cases)
         )
         kind = draw(st.sampled_from(["plain", "plain", *sorted(WORK)]))
@@ -132,7 +139,7 @@ def scripts(draw: st.DrawFn) -> Script:
             else f'{{action: set, set: {{n_{step}: "{{{{ step.visit }}}}"}}}}'
         )
         keys = [f"name: {step}", f"run: [{saves}{WORK[kind]}]", f"rule: [{rule}]", *OPTIONS.get(kind, [])]
-        keys += [f"max_visits: {MOST_VISITS}"] * flow.is_cyclic(step) + [f"join: {modes.get(step)}"] * (
+        keys += [f"max_visits: {MAX_VISITS}"] * flow.is_cyclic(step) + [f"join: {modes.get(step)}"] * (
             step in modes
         )
         lines.append(f"- {{{', '.join(keys)}}}")
@@ -141,25 +148,26 @@ def scripts(draw: st.DrawFn) -> Script:
     lines += ["timeout: 30m"] * draw(st.booleans())
     if not modes and draw(st.integers(0, 3)) == 0:
         lines.append("mode: sequential")
-    found = compile_playbook("\n".join(lines), catalogue())
-    assume(found.plan is not None and not any(d.severity is Severity.ERROR for d in found.diagnostics))
-    assert found.plan is not None
-    numbers = {step: (list(n) * MOST_VISITS)[:MOST_VISITS] for step, n in draw(chances(flow)).items()}
-    return Script(found.plan, numbers, bool(modes))
+    compilation = compile_playbook("\n".join(lines), catalogue())
+    has_errors = any(d.severity is Severity.ERROR for d in compilation.diagnostics)
+    assume(compilation.plan is not None and not has_errors)
+    assert compilation.plan is not None
+    numbers = {step: (list(n) * MAX_VISITS)[:MAX_VISITS] for step, n in draw(chances(flow)).items()}
+    return RandomScript(compilation.plan, numbers, bool(modes))
 
 
 @dataclass
-class Known:
-    """What the machine knows of a run: what it must look like as long as it is over, and whether it was ever stopped."""
+class KnownRun:
+    """The contents of a run since its end, and whether it was ever stopped."""
 
     key: str
-    frozen: Any = None
+    final_contents: Any = None
     was_stopped: bool = False
 
 
 @dataclass(frozen=True)
-class End:
-    """How a run has ended, whatever has happened to it on the way."""
+class MachineRunEnd:
+    """The end of a run, which does not depend on what happened before."""
 
     status: str
     result: Any
@@ -167,116 +175,118 @@ class End:
     errors: Counter[str] = field(hash=False)
 
 
-class Machine(RuleBasedStateMachine):
-    """One store and one playbook, of which some runs are under way."""
+class StoreMachine(RuleBasedStateMachine):
+    """A store with some runs of one random playbook."""
 
-    script: Script
+    script: RandomScript
     plan: Plan
 
     def __init__(self) -> None:
         super().__init__()
-        self.place = tempfile.TemporaryDirectory()
-        self.folder = Path(self.place.name)
+        self.directory = tempfile.TemporaryDirectory()
+        self.folder = Path(self.directory.name)
         self.store = SqliteStore(str(self.folder / "noetl.db"))
         self.store.file.connection().execute("pragma synchronous = off")
         self.clock = FakeClock()
         self.capabilities = local_run_capabilities(self.folder)
-        self.runs: dict[str, Known] = {}
-        self.held: list[Claim] = []
-        self.walked: list[Claim] = []
+        self.runs: dict[str, KnownRun] = {}
+        self.held_claims: list[Claim] = []
+        self.executed_claims: list[Claim] = []
 
     @initialize(script=scripts(), ok=st.booleans())
-    def begin(self, script: Script, ok: bool) -> None:
+    def begin(self, script: RandomScript, ok: bool) -> None:
         self.script = script
         self.plan = script.plan
         self.store.save_plan(script.plan)
         self.start(ok)
 
-    # What happens.
+    # Actions.
 
-    @precondition(lambda self: len(self.runs) < MOST_RUNS)
+    @precondition(lambda self: len(self.runs) < MAX_RUNS)
     @rule(ok=st.booleans())
     def start(self, ok: bool) -> None:
         key = f"key {len(self.runs)}"
-        id = self.create(key, QUEUE, ok=ok).id  # not by chance, so that Hypothesis can do the same again
-        self.runs[id] = Known(key)
-        self.unchanged(lambda: self.create(key, QUEUE, ok=ok))
+        id = self.create(key, QUEUE, ok=ok).id  # not random, so that Hypothesis can repeat it
+        self.runs[id] = KnownRun(key)
+        self.assert_unchanged(lambda: self.create(key, QUEUE, ok=ok))
 
-    @precondition(lambda self: self.runs and len(self.held) < MOST_HELD)
+    @precondition(lambda self: self.runs and len(self.held_claims) < MAX_HELD_CLAIMS)
     @rule()
-    def take(self) -> None:
+    def claim_and_hold(self) -> None:
         claim = self.claim()
         if claim is None:
             return
         if claim.visit.claims >= MAX_CLAIMS - 1:
-            self.walk(claim)  # once more, and it would be given up
+            self.execute(claim)  # one more claim, and the visit would fail as WorkerLost
         else:
-            self.held.append(claim)
+            self.held_claims.append(claim)
 
     @precondition(lambda self: self.runs)
     @rule(most=st.integers(1, 8))
     def work(self, most: int) -> None:
-        """A worker does what is due, one thing after another."""
+        """Execute what is due, serially."""
         for _ in range(most):
             if (claim := self.claim()) is not None:
-                self.walk(claim)
+                self.execute(claim)
 
-    @precondition(lambda self: self.held)
-    @rule(data=st.data(), gives_up=st.booleans())
-    def deliver(self, data: st.DataObject, gives_up: bool) -> None:
-        """What a worker holds comes to its end, which may be too late."""
-        claim = self.one_of(data, self.held)
+    @precondition(lambda self: self.held_claims)
+    @rule(data=st.data(), is_abandoned=st.booleans())
+    def deliver(self, data: st.DataObject, is_abandoned: bool) -> None:
+        """Finish the execution of a held claim, which may be lost by then."""
+        claim = self.pop_claim(data, self.held_claims)
         run, visit = self.run_of(claim.run.id), self.visit_of(claim)
         is_lost = (visit.fence, visit.status) != (claim.visit.fence, VisitStatus.RUNNING)
         cancelled = threading.Event()
-        if gives_up and run.stop is RunStatus.CANCELLED and not visit.step.startswith(("@", "last")):
+        if is_abandoned and run.stop is RunStatus.CANCELLED and not visit.step.startswith(("@", "last")):
             cancelled.set()
         if is_lost:
-            self.unchanged(lambda: self.walk(claim, cancelled))
+            self.assert_unchanged(lambda: self.execute(claim, cancelled))
         else:
-            self.walk(claim, cancelled)
+            self.execute(claim, cancelled)
 
-    @precondition(lambda self: self.held)
+    @precondition(lambda self: self.held_claims)
     @rule(data=st.data())
     def renew(self, data: st.DataObject) -> None:
-        """A worker renews what it holds and tells what it does; of what it has lost, nothing is written."""
-        claim = data.draw(st.sampled_from(self.held))
-        held, visit = self.visit_of(claim), claim.visit
-        is_held = (held.fence, held.status) == (visit.fence, VisitStatus.RUNNING)
+        """Renew a held claim and write an event. With a lost claim, nothing is written."""
+        claim = data.draw(st.sampled_from(self.held_claims))
+        stored_visit, visit = self.visit_of(claim), claim.visit
+        is_held = (stored_visit.fence, stored_visit.status) == (visit.fence, VisitStatus.RUNNING)
         event = Event("action.started", self.clock(), visit.step, visit.number, visit.attempt)
         until = self.clock() + LEASE_SECONDS
 
-        def renews() -> None:
+        def renew() -> None:
             assert self.store.renew(claim.run.id, visit.id, visit.fence, until, [event]) == is_held
 
         if is_held:
-            renews()
+            renew()
             assert replace(self.store.events(claim.run.id, limit=10_000)[-1], id="") == event
         else:
-            self.unchanged(renews)
+            self.assert_unchanged(renew)
 
-    @precondition(lambda self: self.walked)
+    @precondition(lambda self: self.executed_claims)
     @rule(data=st.data())
     def duplicate(self, data: st.DataObject) -> None:
-        """What was done is done once more by a worker that has not heard of it."""
-        claim = data.draw(st.sampled_from(self.walked))
-        self.unchanged(lambda: self.walk(claim))
+        """Execute a finished claim again, as a worker does that does not know of its end."""
+        claim = data.draw(st.sampled_from(self.executed_claims))
+        self.assert_unchanged(lambda: self.execute(claim))
 
-    @precondition(lambda self: self.held)
-    @rule(data=st.data(), fault=st.sampled_from(FAULTS), at=st.integers(1, 8))
-    def crash(self, data: st.DataObject, fault: Fault, at: int) -> None:
-        """A worker dies at some call of the store, or the call fails."""
-        claim = self.one_of(data, self.held)
-        points = Points()
-        points.begin({at: fault}, lambda **_: None)
-        store: Any = WatchedStore(self.store, points, lambda _: None, lambda *_: None)
-        with suppress(Crash, StoreError):
-            VisitExecutor(store, Lease("mortal", LEASE_SECONDS), self.capabilities, self.clock).execute(claim)
+    @precondition(lambda self: self.held_claims)
+    @rule(data=st.data(), fault=st.sampled_from(FAULTS), call_number=st.integers(1, 8))
+    def crash(self, data: st.DataObject, fault: Fault, call_number: int) -> None:
+        """Inject a crash or an error at a call of the store."""
+        claim = self.pop_claim(data, self.held_claims)
+        points = FaultPoints()
+        points.restart({call_number: fault}, lambda **_: None)
+        store: Any = FaultInjectingStore(self.store, points, lambda _: None, lambda *_: None)
+        with suppress(SimulatedCrash, StoreError):
+            VisitExecutor(
+                store, Lease("crashing worker", LEASE_SECONDS), self.capabilities, self.clock
+            ).execute(claim)
 
-    @precondition(lambda self: self.held)
+    @precondition(lambda self: self.held_claims)
     @rule(data=st.data())
     def die(self, data: st.DataObject) -> None:
-        self.one_of(data, self.held)
+        self.pop_claim(data, self.held_claims)
 
     @rule(seconds=st.sampled_from([1, 10, LEASE_SECONDS + 1, 300]))
     def advance(self, seconds: float) -> None:
@@ -288,23 +298,29 @@ class Machine(RuleBasedStateMachine):
         token = hash_secret(data.draw(st.sampled_from(self.tokens())))
         try:
             key = self.store.answer(token, "yes", self.clock())
-        except RejectedError as refused:
-            assert refused.reason == "closed"
-            self.unchanged(lambda: self.refused(lambda: self.store.answer(token, "yes", self.clock())))
+        except RejectedError as error:
+            assert error.reason == "closed"
+            self.assert_unchanged(
+                lambda: self.assert_rejected(lambda: self.store.answer(token, "yes", self.clock()))
+            )
             return
         assert key.run_id in self.runs
-        self.unchanged(lambda: self.store.answer(token, "yes", self.clock()))
-        self.unchanged(lambda: self.refused(lambda: self.store.answer(token, "no", self.clock())))
+        self.assert_unchanged(lambda: self.store.answer(token, "yes", self.clock()))
+        self.assert_unchanged(
+            lambda: self.assert_rejected(lambda: self.store.answer(token, "no", self.clock()))
+        )
 
     @precondition(lambda self: self.runs)
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
         id = data.draw(st.sampled_from(sorted(self.runs)))
         if self.run_of(id).status.is_final:
-            self.unchanged(lambda: self.refused(lambda: self.stop(id), unless=RunStatus.CANCELLED, id=id))
+            self.assert_unchanged(
+                lambda: self.assert_rejected(lambda: self.stop(id), allowed=RunStatus.CANCELLED, id=id)
+            )
         else:
             self.stop(id)
-            self.unchanged(lambda: self.stop(id))
+            self.assert_unchanged(lambda: self.stop(id))
 
     @precondition(lambda self: self.runs)
     @rule(data=st.data(), ok=st.booleans())
@@ -312,34 +328,36 @@ class Machine(RuleBasedStateMachine):
         id = data.draw(st.sampled_from(sorted(self.runs)))
         run = self.run_of(id)
         if not run.status.is_final:
-            self.unchanged(lambda: self.go_on(id, ok=ok))
+            self.assert_unchanged(lambda: self.resume_run(id, ok=ok))
         elif run.status is RunStatus.SUCCEEDED:
-            self.unchanged(lambda: self.refused(lambda: self.go_on(id, ok=ok)))
+            self.assert_unchanged(lambda: self.assert_rejected(lambda: self.resume_run(id, ok=ok)))
         else:
-            self.runs[id].frozen = None
+            self.runs[id].final_contents = None
             self.runs[id].was_stopped = True
-            resumed = self.go_on(id, ok=ok)
+            resumed = self.resume_run(id, ok=ok)
             assert (resumed.status, resumed.resumes) == (RunStatus.QUEUED, run.resumes + 1)
 
-    # What always holds.
+    # Invariants.
 
     @invariant()
     def branches_are_conserved(self) -> None:
-        """The counters say how many branches there are, and how many of them are on the way to each join."""
+        """Check the counters of open branches, and of those that may reach each join."""
         for id in self.runs:
             run = self.run_of(id)
-            standing = [
-                v.step for v in self.visits(id) if v.status in STANDING or v.failure is FailureState.OPEN
+            open_steps = [
+                v.step for v in self.visits(id) if v.status in OPEN_STATUSES or v.failure is FailureState.OPEN
             ]
-            standing = [step for step in standing if step != "last"]
-            standing += [row["step"] for row in self.rows("arrivals", id)]
-            assert run.live == len(standing)
-            on_the_way = Counter(join for step in standing for join in self.plan.steps[step].regions)
-            assert {r["step"]: r["live"] for r in self.rows("joins", id) if r["live"]} == dict(on_the_way)
+            open_steps = [step for step in open_steps if step != "last"]
+            open_steps += [row["step"] for row in self.rows("arrivals", id)]
+            assert run.live == len(open_steps)
+            branches_of_join = Counter(join for step in open_steps for join in self.plan.steps[step].regions)
+            assert {r["step"]: r["live"] for r in self.rows("joins", id) if r["live"]} == dict(
+                branches_of_join
+            )
 
     @invariant()
     def joins_fire_once(self) -> None:
-        """No step is entered twice but by a cycle, and never while another branch is still on the way to it."""
+        """Check that an acyclic step is visited once, and that no join fires before its branches arrive."""
         for id in self.runs:
             visits = self.visits(id)
             assert len({(visit.step, visit.number) for visit in visits}) == len(visits)
@@ -347,26 +365,26 @@ class Machine(RuleBasedStateMachine):
                 assert times == 1 or self.plan.steps[step].cyclic or step == "last" or self.script.races
             live = {row["step"]: row["live"] for row in self.rows("joins", id)}
             for row in self.rows("arrivals", id):
-                assert live[row["step"]] > 0, "a join that nobody is on the way to has not fired"
+                assert live[row["step"]] > 0, "a join without missing branches has not fired"
 
     @invariant()
-    def what_is_over_does_not_change(self) -> None:
+    def finished_runs_do_not_change(self) -> None:
         for id, known in self.runs.items():
             run = self.run_of(id)
             known.was_stopped |= run.stop is not None
             if run.status.is_final:
-                known.frozen = known.frozen or self.everything_of(id)
-                assert self.everything_of(id) == known.frozen
+                known.final_contents = known.final_contents or self.contents_of(id)
+                assert self.contents_of(id) == known.final_contents
 
     @invariant()
-    def nothing_is_stuck(self) -> None:
-        """Something is due, now or later, or waits for an answer."""
+    def no_run_is_stuck(self) -> None:
+        """Check that a run that has not ended has a due or a waiting visit."""
         for id in self.runs:
             if not self.run_of(id).status.is_final:
-                assert any(v.status in STANDING[:4] for v in self.store.visits(id))
+                assert any(v.status in OPEN_STATUSES[:4] for v in self.store.visits(id))
 
     @invariant()
-    def history_is_told_once(self) -> None:
+    def events_are_written_once(self) -> None:
         for id in self.runs:
             events = self.store.events(id, limit=10_000)
             types = Counter(event.type for event in events)
@@ -383,25 +401,25 @@ class Machine(RuleBasedStateMachine):
     def teardown(self) -> None:
         try:
             if self.runs:
-                self.take_to_the_end()
+                self.finish_all()
         finally:
             self.store.close()
-            self.place.cleanup()
+            self.directory.cleanup()
 
-    def take_to_the_end(self) -> None:
-        plain = self.create("plain", "plain", ok=True)
-        self.finish(plain.id, "plain")
+    def finish_all(self) -> None:
+        undisturbed = self.create("plain", "plain", ok=True)
+        self.finish(undisturbed.id, "plain")
         for id, known in self.runs.items():
             self.finish(id, QUEUE)
             while self.run_of(id).status in (RunStatus.CANCELLED, RunStatus.TIMED_OUT, RunStatus.FAILED):
                 known.was_stopped = True
-                self.go_on(id, ok=True)
+                self.resume_run(id, ok=True)
                 self.finish(id, QUEUE)
             if self.script.races:
                 continue
-            assert self.end_of(id) == self.end_of(plain.id)
+            assert self.end_of(id) == self.end_of(undisturbed.id)
             if not known.was_stopped:
-                assert self.history_of(id) == self.history_of(plain.id)
+                assert self.history_of(id) == self.history_of(undisturbed.id)
 
     def finish(self, id: str, queue: str) -> None:
         for _ in range(1000):
@@ -409,24 +427,24 @@ class Machine(RuleBasedStateMachine):
                 return
             claim = self.claim(queue)
             if claim is not None:
-                self.walk(claim)
+                self.execute(claim)
                 continue
             for token in self.tokens():
                 with suppress(RejectedError):
                     self.store.answer(hash_secret(token), "yes", self.clock())
             due = self.store.next_due(queue)
-            assert due is not None and due < NEVER, f"the run is stuck: {self.everything_of(id)}"
+            assert due is not None and due < NEVER, f"the run is stuck: {self.contents_of(id)}"
             self.clock.now = max(self.clock(), due)
         raise AssertionError("the run does not end")
 
-    # The means to that.
+    # Helpers.
 
     def create(self, key: str, queue: str, *, ok: bool) -> Run:
-        given = {"chances": self.script.chances, "ok": ok}
+        inputs = {"chances": self.script.chances, "ok": ok}
         run, first = new_run(
             self.plan.header,
             self.plan.hash,
-            given,
+            inputs,
             now=self.clock(),
             id=key.replace(" ", "-"),
             origin="local",
@@ -437,34 +455,36 @@ class Machine(RuleBasedStateMachine):
     def claim(self, queue: str = QUEUE) -> Claim | None:
         return self.store.claim(queue, Lease("worker", LEASE_SECONDS), self.clock())
 
-    def walk(self, claim: Claim, cancelled: threading.Event | None = None) -> None:
+    def execute(self, claim: Claim, cancelled: threading.Event | None = None) -> None:
         VisitExecutor(
             self.store, Lease("worker", LEASE_SECONDS), self.capabilities, self.clock, continues=lambda: False
         ).execute(claim, cancelled)
-        self.walked.append(claim)
+        self.executed_claims.append(claim)
 
-    def one_of(self, data: st.DataObject, claims: list[Claim]) -> Claim:
+    def pop_claim(self, data: st.DataObject, claims: list[Claim]) -> Claim:
         return claims.pop(data.draw(st.integers(0, len(claims) - 1)))
 
     def stop(self, id: str) -> None:
         self.store.stop(id, RunStatus.CANCELLED, self.clock())
 
-    def go_on(self, id: str, *, ok: bool) -> Run:
+    def resume_run(self, id: str, *, ok: bool) -> Run:
         header, now = self.plan.header, self.clock()
         deadline = None if header.timeout_seconds is None else now + header.timeout_seconds
         return self.store.resume(
             id, now, deadline_at=deadline, values=correct_input(header, self.run_of(id), {"ok": ok})
         )
 
-    def refused(self, call: Callable[[], object], unless: RunStatus | None = None, id: str = "") -> None:
-        if unless is not None and self.run_of(id).status is unless:
+    def assert_rejected(
+        self, call: Callable[[], object], allowed: RunStatus | None = None, id: str = ""
+    ) -> None:
+        if allowed is not None and self.run_of(id).status is allowed:
             call()
             return
         with pytest.raises(RejectedError):
             call()
 
-    def unchanged(self, call: Callable[[], object]) -> None:
-        """Do what must not change anything."""
+    def assert_unchanged(self, call: Callable[[], object]) -> None:
+        """Call a function that must not change the store."""
         before = [self.rows(table) for table in TABLES]
         call()
         assert [self.rows(table) for table in TABLES] == before
@@ -490,16 +510,16 @@ class Machine(RuleBasedStateMachine):
         where, values = ("", []) if run_id is None else (" where run_id = ?", [run_id])
         return [dict(row) for row in self.store.file.fetch_all(f"select * from {table}{where}", *values)]
 
-    def everything_of(self, id: str) -> str:
+    def contents_of(self, id: str) -> str:
         rows = [self.store.file.fetch_all("select * from runs where id = ?", id)]
         rows += [
             self.store.file.fetch_all(f"select * from {table} where run_id = ?", id) for table in TABLES[1:-1]
         ]
         return json.dumps([[dict(row) for row in found] for found in rows])
 
-    def end_of(self, id: str) -> End:
+    def end_of(self, id: str) -> MachineRunEnd:
         run = self.run_of(id)
-        return End(
+        return MachineRunEnd(
             run.status.value,
             run.result,
             Counter((v.step, v.number, v.status.value, v.attempt) for v in self.visits(id)),
@@ -507,78 +527,82 @@ class Machine(RuleBasedStateMachine):
         )
 
     def history_of(self, id: str) -> Counter[str]:
-        """What has happened, without when, in which order and by whom. In how many pieces is a matter of time."""
-        found: Counter[str] = Counter()
+        """Return the events without time, order and worker.
+
+        The number of suspensions is left out, because it depends on time.
+        """
+        history: Counter[str] = Counter()
         for event in self.store.events(id, limit=10_000):
             if event.type == "step.waiting":
                 continue
-            told = {
+            payload = {
                 n: v
                 for n, v in event.payload.items()
                 if n not in ("worker", "next_attempt_at", "wait_seconds")
             }
-            found[json.dumps([event.type, event.step, event.visit, event.attempt, told])] += 1
-        return found
+            history[json.dumps([event.type, event.step, event.visit, event.attempt, payload])] += 1
+        return history
 
 
-def moody(call: Call) -> None:
-    """Stands for a function that fails unless it is told not to, without the process that it would take."""
+def fragile_function(call: Call) -> None:
+    """Fail if the argument is false. This replaces a function that would need a process."""
     if not call.parameters["args"][0]:
-        raise ActionError("FunctionFailed", "not in the mood")
+        raise ActionError("FunctionFailed", "the argument is false")
 
 
 @pytest.fixture(autouse=True)
-def moods(monkeypatch: pytest.MonkeyPatch) -> None:
+def fragile_actions(monkeypatch: pytest.MonkeyPatch) -> None:
     handler = noetl.executor.engine.attempts.handler
     monkeypatch.setattr(
-        "noetl.executor.engine.attempts.handler", lambda name: moody if name == "python" else handler(name)
+        "noetl.executor.engine.attempts.handler",
+        lambda name: fragile_function if name == "python" else handler(name),
     )
 
 
 def run_machine(examples: int = settings.default.max_examples // 2, **options: Any) -> None:
-    unhurried = settings(
+    machine_settings = settings(
         max_examples=examples, stateful_step_count=40, suppress_health_check=list(HealthCheck), **options
     )
-    run_state_machine_as_test(Machine, settings=unhurried)  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(StoreMachine, settings=machine_settings)  # type: ignore[no-untyped-call]
 
 
 @pytest.mark.timeout(600)
-def test_whatever_happens() -> None:
+def test_invariants_hold_for_random_actions() -> None:
     run_machine()
 
 
-def counts_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    """BranchTransaction that have come together are counted as many."""
+def count_merged_branches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Count merged branches as several."""
 
-    def wrong(*args: Any) -> tuple[Branch, dict[str, int], int]:
+    def mutant(*args: Any) -> tuple[Branch, dict[str, int], int]:
         branch, _, _ = merge_arrivals(*args)
         return branch, {}, 0
 
-    monkeypatch.setattr("noetl.executor.stores.sql.branches.merge_arrivals", wrong)
+    monkeypatch.setattr("noetl.executor.stores.sql.branches.merge_arrivals", mutant)
 
 
-def lets_everyone_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever comes with what was done is believed, however late."""
+def accept_any_fence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Accept an outcome with any fence."""
     update = sql_store._update_visit
 
-    def wrong(db: Any, visit: Visit, *rest: Any, **options: Any) -> Any:
+    def mutant(db: Any, visit: Visit, *rest: Any, **options: Any) -> Any:
         query = "update visits set fence = ?, status = 'running' where run_id = ? and id = ?"
         db.execute(query, (visit.fence, visit.run_id, visit.id))
         return update(db, visit, *rest, **options)
 
-    monkeypatch.setattr(sql_store, "_update_visit", wrong)
+    monkeypatch.setattr(sql_store, "_update_visit", mutant)
 
 
-def forgets_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run that is cancelled while nothing is at work has nobody to end it."""
+def forget_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave a cancelled run open if no visit of it is executed."""
     monkeypatch.setattr(BranchTransaction, "stop_run", lambda _: None)
 
 
-@pytest.mark.parametrize("breaks", [counts_wrong, lets_everyone_in, forgets_to_end])
-def test_what_is_broken_is_noticed(
-    monkeypatch: pytest.MonkeyPatch, breaks: Callable[[pytest.MonkeyPatch], None]
+@pytest.mark.parametrize("mutate", [count_merged_branches, accept_any_fence, forget_to_end])
+def test_a_mutant_violates_an_invariant(
+    monkeypatch: pytest.MonkeyPatch, mutate: Callable[[pytest.MonkeyPatch], None]
 ) -> None:
-    """Controls of the machine."""
-    breaks(monkeypatch)
+    """The machine itself is tested by deliberate bugs."""
+    mutate(monkeypatch)
     with pytest.raises(AssertionError):
         run_machine(examples=1_000, derandomize=True, phases=[Phase.generate])

@@ -1,4 +1,4 @@
-"""A sample of the crash matrix on every store, and everything that the matrix must catch. `make matrix` plays all of it."""
+"""A sample of the crash matrix on every backend, and all mutants. `make matrix` plays the whole matrix."""
 
 from __future__ import annotations
 
@@ -11,111 +11,121 @@ from pathlib import Path
 import pytest
 
 from tests.aws import Client
-from tests.simulation.controls import CONTROLS, Control
-from tests.simulation.corpus import SCENES, Scene
-from tests.simulation.dynamodb import DynamoGround, hurry
-from tests.simulation.faults import APPLICABLE, Fault
-from tests.simulation.grounds import Ground, in_file, in_memory, in_postgres
+from tests.simulation.backends import StoreBackend, memory_backend, postgres_backend, sqlite_backend
+from tests.simulation.dynamo_backend import DynamoBackend, shorten_retry_pauses
+from tests.simulation.faults import FAULTS_OF_PORT, Fault
 from tests.simulation.invariants import end_of, history_of
-from tests.simulation.matrix import Cell, cells, play, scene_of, tally, undisturbed
-from tests.simulation.world import Played, World
+from tests.simulation.matrix import (
+    MatrixCell,
+    all_cells,
+    find_scenario,
+    play_cell,
+    play_scenario,
+    play_without_faults,
+)
+from tests.simulation.mutants import MUTANTS, Mutant
+from tests.simulation.scenarios import SCENARIOS, Scenario
+from tests.simulation.world import FinishedPlay, SimulatedWorld
 
-SAMPLES = {"memory": 24, "SQLite": 6, "Postgres": 6, "DynamoDB": 3}
-scenes = pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.name)
+SAMPLE_SIZES = {"memory": 24, "SQLite": 6, "Postgres": 6, "DynamoDB": 3}
+all_scenarios = pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
 
 
-@pytest.fixture(params=SAMPLES)
-def ground(
+@pytest.fixture(params=SAMPLE_SIZES, name="backend")
+def fixture_backend(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Ground]:
-    opened: Ground
+) -> Iterator[StoreBackend]:
+    backend: StoreBackend
     if request.param == "Postgres":
-        opened = in_postgres(request.getfixturevalue("postgres_dsn"))
+        backend = postgres_backend(request.getfixturevalue("postgres_dsn"))
     elif request.param == "DynamoDB":
         request.getfixturevalue("aws")
-        hurry(monkeypatch)
-        opened = DynamoGround()
+        shorten_retry_pauses(monkeypatch)
+        backend = DynamoBackend()
     else:
-        opened = in_file(tmp_path) if request.param == "SQLite" else in_memory()
-    with closing(opened):
-        yield opened
+        backend = sqlite_backend(tmp_path) if request.param == "SQLite" else memory_backend()
+    with closing(backend):
+        yield backend
 
 
 @cache
-def _expected(name: str) -> Played:
-    with closing(in_memory()) as ground:
-        return undisturbed(World(ground), scene_of(name))
+def _play_in_memory(name: str) -> FinishedPlay:
+    with closing(memory_backend()) as backend:
+        return play_without_faults(SimulatedWorld(backend), find_scenario(name))
 
 
-def expected(scene: Scene) -> Played:
-    """The scene without faults, in memory."""
-    return _expected(scene.name)
+def play_in_memory(scenario: Scenario) -> FinishedPlay:
+    """Play a scenario without faults in memory."""
+    return _play_in_memory(scenario.name)
 
 
-@scenes
-def test_whatever_goes_wrong(ground: Ground, scene: Scene) -> None:
-    found = tally(World(ground), scene, sample=SAMPLES[ground.name], pairs_of=SAMPLES[ground.name] // 3)
-    assert found.violations == []
-    assert found.played.total() == SAMPLES[ground.name]
-
-
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize("name", ["failed and gone on with", "cancelled and gone on with"])
-def test_whatever_goes_wrong_in_a_resume(ground: Ground, name: str) -> None:
-    """All of it: some stores need several writes for a resume, and whoever comes by goes on with one."""
-    scene, world = scene_of(name), World(ground)
-    found = undisturbed(world, scene)
-    begun = found.points.index(("store", "resume")) + 1
-    ended = next(
-        number for number, (port, _) in enumerate(found.points, 1) if number > begun and port == "clock"
-    )
-    inside = [cell for cell in cells(scene, found) if begun <= min(cell.faults) < ended]
-    assert inside
-    for cell in inside:
-        play(world, cell, found)
+@all_scenarios
+def test_invariants_hold_in_a_sample_of_the_matrix(backend: StoreBackend, scenario: Scenario) -> None:
+    size = SAMPLE_SIZES[backend.name]
+    tally = play_scenario(SimulatedWorld(backend), scenario, sample=size, pairs=size // 3)
+    assert tally.violations == []
+    assert tally.fault_counts.total() == size
 
 
 @pytest.mark.timeout(600)
-def test_what_was_written_in_time_may_be_told_of_late(aws: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After the write of a pause DynamoDB is asked once more; meanwhile others may have taken the visit several pieces further."""
-    hurry(monkeypatch)
-    with closing(DynamoGround()) as ground:
-        scene, world = scene_of("batches"), World(ground)
-        found = undisturbed(world, scene)
-        late = [
+@pytest.mark.parametrize("name", ["failed and resumed", "cancelled and resumed"])
+def test_invariants_hold_for_every_fault_in_a_resume(backend: StoreBackend, name: str) -> None:
+    """Some stores write a resume in several steps, and any worker completes it. So no sample is taken."""
+    scenario, world = find_scenario(name), SimulatedWorld(backend)
+    expected = play_without_faults(world, scenario)
+    first = expected.calls.index(("store", "resume")) + 1
+    numbered_calls = enumerate(expected.calls, 1)
+    end = next(number for number, (port, _) in numbered_calls if number > first and port == "clock")
+    cells = [cell for cell in all_cells(scenario, expected) if first <= min(cell.faults) < end]
+    assert cells
+    for cell in cells:
+        play_cell(world, cell, expected)
+
+
+@pytest.mark.timeout(600)
+def test_a_suspension_written_in_time_may_be_observed_late(
+    aws: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DynamoDB sends a request after the write of a suspension.
+
+    Other workers may execute several segments before it.
+    """
+    shorten_retry_pauses(monkeypatch)
+    with closing(DynamoBackend()) as backend:
+        scenario, world = find_scenario("batches"), SimulatedWorld(backend)
+        expected = play_without_faults(world, scenario)
+        requests_after_write = [
             number
-            for number, (before, after) in enumerate(pairwise(found.points), 2)
+            for number, (before, after) in enumerate(pairwise(expected.calls), 2)
             if before == ("request", "transact_write_items") and after == ("request", "get_item")
         ]
-        assert late
-        for number in late:
-            play(world, Cell(scene, {number: Fault.DELAY}), found)
+        assert requests_after_write
+        for number in requests_after_write:
+            play_cell(world, MatrixCell(scenario, {number: Fault.DELAY}), expected)
 
 
-@scenes
-def test_every_store_says_the_same(ground: Ground, scene: Scene) -> None:
-    played = undisturbed(World(ground), scene)
-    assert end_of(played) == end_of(expected(scene))
-    assert history_of(played) == history_of(expected(scene))
+@all_scenarios
+def test_every_backend_has_the_same_end_and_history(backend: StoreBackend, scenario: Scenario) -> None:
+    play = play_without_faults(SimulatedWorld(backend), scenario)
+    assert end_of(play) == end_of(play_in_memory(scenario))
+    assert history_of(play) == history_of(play_in_memory(scenario))
 
 
-@pytest.mark.parametrize("control", CONTROLS, ids=lambda control: control.name)
-def test_a_deliberate_bug_is_caught(control: Control) -> None:
-    found = control.caught(expected)
-    assert found is not None
-    violation, _ = found
-    assert violation.invariant in control.caught_by
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_a_mutant_is_detected(mutant: Mutant) -> None:
+    detection = mutant.find_violation(play_in_memory)
+    assert detection is not None
+    violation, _ = detection
+    assert violation.invariant in mutant.invariants
 
 
-def test_every_fault_is_met_at_every_port() -> None:
-    met = {
-        (scene_port, fault)
-        for scene in SCENES
-        for cell in cells(scene, expected(scene))
+def test_every_applicable_fault_is_injected_at_every_port() -> None:
+    injected = {
+        (play_in_memory(scenario).calls[number - 1][0], fault)
+        for scenario in SCENARIOS
+        for cell in all_cells(scenario, play_in_memory(scenario))
         for number, fault in cell.faults.items()
-        for scene_port in [expected(scene).points[number - 1][0]]
     }
-    assert met == {
-        (port, fault) for port, faults in APPLICABLE.items() if port != "request" for fault in faults
-    }
-    assert {fault for _, fault in met} == set(Fault)
+    applicable = {(port, fault) for port, faults in FAULTS_OF_PORT.items() for fault in faults}
+    assert injected == {(port, fault) for port, fault in applicable if port != "request"}
+    assert {fault for _, fault in injected} == set(Fault)

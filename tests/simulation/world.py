@@ -1,7 +1,9 @@
-"""One run in a world of one thread: a clock that stands still, workers that die or come too late, and operators.
+"""Deterministic simulation of one run: one thread, a simulated clock, workers that fail or are late, and
+operators.
 
-The driver does what workers and those who start runs do after a fault: after a crash a new process claims what is due when
-the lease is over; after an error the same one goes on; operators ask again until they have an answer.
+After a fault the simulation acts as workers and operators do. After a crash, a new process claims what is due
+once the lease has expired. After an error, the same process continues. Operators repeat a request until they
+get a response.
 """
 
 from __future__ import annotations
@@ -30,18 +32,18 @@ from noetl.executor.security.capabilities import local_run_capabilities
 from noetl.executor.security.redaction import CallbackTokens
 
 from tests.run_harness import LEASE_SECONDS, FakeClock, compile_text
-from tests.simulation.corpus import CHILD, NOTE, Act, Scene
-from tests.simulation.faults import Crash, Fault, WatchedStore
-from tests.simulation.grounds import Ground
+from tests.simulation.backends import StoreBackend
+from tests.simulation.faults import Fault, FaultInjectingStore, SimulatedCrash
+from tests.simulation.scenarios import CHILD, WORK, OperatorAct, Scenario
 
-MOST_ROUNDS = 400
-LONGEST_WAIT_SECONDS = 4 * 3600
-SUSPENDING = frozenset({"wait", "callback", "workflow"})
-_CHILD = compile_text(CHILD.replace("NOTE", NOTE))
+MAX_ROUNDS = 400
+MAX_WAIT_SECONDS = 4 * 3600
+SUSPENDING_ACTIONS = frozenset({"wait", "callback", "workflow"})
+_CHILD_PLAN = compile_text(CHILD.replace("WORK", WORK))
 
 
-class Violation(AssertionError):
-    """Something that must hold of every run does not. `invariant` is its number in `tests/simulation/invariants.py`."""
+class InvariantViolation(AssertionError):
+    """A violated invariant. `invariant` is its number in `tests/simulation/invariants.py`."""
 
     def __init__(self, invariant: str, message: str) -> None:
         super().__init__(invariant, message)
@@ -53,263 +55,285 @@ class Violation(AssertionError):
 
 
 @dataclass
-class Deeds:
-    """What was seen to happen: performances of actions, claims and commits, from outside of the store."""
+class Observations:
+    """Performances of actions, claims and commits, observed outside the store."""
 
-    performed: Counter[tuple[str, str, int, str, str]] = field(default_factory=Counter)
-    """How often each (playbook, step, visit, type, key) was performed, where it does not wait."""
+    performances: Counter[tuple[str, str, int, str, str]] = field(default_factory=Counter)
+    """Performances of actions that do not suspend, by (playbook, step, visit, type, key)."""
     attempts: Counter[tuple[str, str, str]] = field(default_factory=Counter)
-    """How often each (step, key, attempt) was, of work that says which attempt it is."""
+    """Performances of work that records its attempt, by (step, key, attempt)."""
     tokens: list[str] = field(default_factory=list)
-    answered: dict[str, str] = field(default_factory=dict)
+    answers: dict[str, str] = field(default_factory=dict)
     claims: list[Claim] = field(default_factory=list)
-    claimed: dict[tuple[str, str], list[Visit]] = field(default_factory=dict)
-    """The claims of each (run, visit), the newest last."""
-    committed: Counter[tuple[str, str, int]] = field(default_factory=Counter)
-    """How often each (run, visit) was finished, by how often its run had been resumed until then."""
+    claims_of_visit: dict[tuple[str, str], list[Visit]] = field(default_factory=dict)
+    """Claims of each (run, visit), the newest last."""
+    finishes: Counter[tuple[str, str, int]] = field(default_factory=Counter)
+    """Finishes of each (run, visit), by the number of resumes of its run."""
 
 
 @dataclass(frozen=True)
-class Played:
-    """A run that has ended, and how it came to that."""
+class FinishedPlay:
+    """A simulated run that has ended, with all that was observed."""
 
     run: Run
     visits: list[Visit]
     events: list[Event]
     children: list[Run]
-    deeds: Deeds
-    points: list[tuple[str, str]]
-    fired: list[tuple[str, Fault]]
+    observations: Observations
+    calls: list[tuple[str, str]]
+    injected: list[tuple[str, Fault]]
 
 
-class World:
-    """Plays scenes on one ground, one after another."""
+class SimulatedWorld:
+    """A simulation of scenarios on one backend. Each `play` starts with an empty store."""
 
-    def __init__(self, ground: Ground) -> None:
-        self.ground = ground
-        self.points = ground.points
+    def __init__(self, backend: StoreBackend) -> None:
+        self.backend = backend
+        self.points = backend.points
         self.capabilities = local_run_capabilities(Path("/"))
 
     def play(
         self,
-        scene: Scene,
+        scenario: Scenario,
         faults: Mapping[int, Fault] | None = None,
-        check: Callable[[World], object] | None = None,
-    ) -> Played:
-        """A run of the scene with these faults. `check` is called after every round.
+        check: Callable[[SimulatedWorld], object] | None = None,
+    ) -> FinishedPlay:
+        """Simulate a run of the scenario with these faults. `check` is called after every round.
 
         Raises:
-            Violation: the run does not end, or a claim that was lost has been believed.
+            InvariantViolation: the run does not end, or a write with a lost claim was accepted.
         """
-        self.scene = scene
+        self.scenario = scenario
         self.clock = FakeClock()
-        self.deeds = Deeds()
-        self.held: list[Claim] = []
-        self.at_work: list[tuple[Claim, EventBuffer]] = []
-        self.acts = list(scene.acts)
-        self.asked: Act | None = None
+        self.observations = Observations()
+        self.other_claims: list[Claim] = []
+        self.executing: list[tuple[Claim, EventBuffer]] = []
+        self.pending_acts = list(scenario.acts)
+        self.current_act: OperatorAct | None = None
         self.run_id = self.queue = ""
-        self.is_over = False
-        self.points.begin({}, self.overtaken)
-        with self.doubles(), self.points.quiet():
-            self.real = self.ground.empty()
-            self.real.save_plan(_CHILD)
-            self.real.register(RegisteredPlaybook("default", "child", None, _CHILD.hash, 0.0))
-            self.store: Any = WatchedStore(self.real, self.points, self._before, self._note)
-        self.points.begin(faults or {}, self.overtaken)
-        with self.doubles():
-            for _ in range(MOST_ROUNDS):
-                if self._is_over(check):
-                    return self._played()
-        raise Violation("I6", "the run does not end")
+        self.has_ended = False
+        self.points.restart({}, self.run_other_worker)
+        with self.test_doubles(), self.points.disabled():
+            self.raw_store = self.backend.clear()
+            self.raw_store.save_plan(_CHILD_PLAN)
+            self.raw_store.register(RegisteredPlaybook("default", "child", None, _CHILD_PLAN.hash, 0.0))
+            self.store: Any = self._wrap_store()
+        self.points.restart(faults or {}, self.run_other_worker)
+        with self.test_doubles():
+            for _ in range(MAX_ROUNDS):
+                if self._play_round(check):
+                    return self._finish()
+        raise InvariantViolation("I6", "the run does not end")
 
-    def _is_over(self, check: Callable[[World], object] | None) -> bool:
-        """One round; whether there is nothing left to do."""
+    def _wrap_store(self) -> FaultInjectingStore:
+        return FaultInjectingStore(self.raw_store, self.points, self._before_call, self._observe_call)
+
+    def _play_round(self, check: Callable[[SimulatedWorld], object] | None) -> bool:
+        """Perform one action, or advance the clock. Return whether nothing is left to do."""
         try:
-            if self._go_on():
+            if self._act():
                 return False
-        except Crash:
-            with self.points.quiet():
-                self.real = self.ground.again()
-            self.store = WatchedStore(self.real, self.points, self._before, self._note)
+        except SimulatedCrash:
+            with self.points.disabled():
+                self.raw_store = self.backend.reopen()
+            self.store = self._wrap_store()
             return False
         except StoreError:
             return False
         finally:
             if check is not None and self.run_id:
-                with self.points.quiet():
+                with self.points.disabled():
                     check(self)
-        with self.points.quiet():
-            if self.answer():
-                return False
-            due = self.real.next_due(self.queue)
-            runs = self.real.runs("default")[0]
-            if self.asked is not None or any(run.id == self.run_id and self._is_time(run) for run in runs):
-                return False
-            if all(run.status.is_final for run in runs):
-                return True
-            if due is None or due >= NEVER:
-                raise Violation("I6", "the run is stuck")
-            if due > self.clock() + LONGEST_WAIT_SECONDS:
-                raise Violation("I6", "the run is stuck for a long time")
-            self.clock.now = max(self.clock(), due)
-        return False
-
-    def _go_on(self) -> bool:
-        """Do one thing; False when there is nothing that can be done now."""
-        if not self.run_id:
-            self._start()
-            return True
-        if self.held:
-            claim = self.held.pop()
-            with self.points.quiet():
-                self._walk(claim, "other")
-            return True
-        return self._act() or self._work()
-
-    def _start(self) -> None:
-        plan = self.scene.plan
-        self.store.save_plan(plan)
-        run, first = new_run(
-            plan.header, plan.hash, self.scene.input, now=self.clock(), origin="local", queue="local"
-        )
-        found = self.store.create_run(run, first, ("key", "body"))
-        self.run_id, self.queue = found.id, found.queue
+        with self.points.disabled():
+            return self._advance()
 
     def _act(self) -> bool:
-        with self.points.quiet():
-            run = self.real.run("default", self.run_id)
-            if self.asked is None and self._is_time(run):
-                self.asked = self.acts.pop(0)
-        if self.asked is None:
+        """Perform one action. Return False if none is possible now."""
+        if not self.run_id:
+            self._start_run()
+            return True
+        if self.other_claims:
+            claim = self.other_claims.pop()
+            with self.points.disabled():
+                self._execute(claim, "other")
+            return True
+        return self._act_as_operator() or self._execute_next()
+
+    def _advance(self) -> bool:
+        """Answer callbacks, or advance the clock to the next due visit.
+
+        Return whether all runs have ended.
+        """
+        if self.answer_callbacks():
             return False
-        try:
-            if self.asked.do == "cancel":
+        due = self.raw_store.next_due(self.queue)
+        runs = self.raw_store.runs("default")[0]
+        is_act_due = any(run.id == self.run_id and self._is_act_due(run) for run in runs)
+        if self.current_act is not None or is_act_due:
+            return False
+        if all(run.status.is_final for run in runs):
+            return True
+        if due is None or due >= NEVER:
+            raise InvariantViolation("I6", "the run is stuck")
+        if due > self.clock() + MAX_WAIT_SECONDS:
+            raise InvariantViolation("I6", "the run is stuck for a long time")
+        self.clock.now = max(self.clock(), due)
+        return False
+
+    def _start_run(self) -> None:
+        plan = self.scenario.plan
+        self.store.save_plan(plan)
+        run, first_visit = new_run(
+            plan.header, plan.hash, self.scenario.input, now=self.clock(), origin="local", queue="local"
+        )
+        stored_run = self.store.create_run(run, first_visit, ("key", "body"))
+        self.run_id, self.queue = stored_run.id, stored_run.queue
+
+    def _act_as_operator(self) -> bool:
+        with self.points.disabled():
+            run = self.raw_store.run("default", self.run_id)
+            if self.current_act is None and self._is_act_due(run):
+                self.current_act = self.pending_acts.pop(0)
+        if self.current_act is None:
+            return False
+        # A request that is repeated after a fault may be rejected, because it had its effect before.
+        with suppress(RejectedError):
+            if self.current_act.command == "cancel":
                 self.store.stop(self.run_id, RunStatus.CANCELLED, self.clock())
             else:
-                header = self.scene.plan.header
+                header = self.scenario.plan.header
                 deadline = None if header.timeout_seconds is None else self.clock() + header.timeout_seconds
-                values = correct_input(header, run, self.asked.input)
+                values = correct_input(header, run, self.current_act.input)
                 self.store.resume(self.run_id, self.clock(), deadline_at=deadline, values=values)
-        except RejectedError:
-            pass
-        self.asked = None
+        self.current_act = None
         return True
 
-    def _is_time(self, run: Run) -> bool:
-        """Whether the next act is due: all that can be done without it comes first, so that it finds the same every time."""
-        due = self.real.next_due(self.queue)
-        return bool(self.acts) and run.status is self.acts[0].when and (due is None or due > self.clock())
+    def _is_act_due(self, run: Run) -> bool:
+        """Return whether the next act is due.
 
-    def _work(self) -> bool:
-        lease = Lease("worker", LEASE_SECONDS)
-        claim = self.store.claim(self.queue, lease, self._now())
+        All work that is due is done before, so that the act finds the same state in every simulation.
+        """
+        due = self.raw_store.next_due(self.queue)
+        is_idle = due is None or due > self.clock()
+        return bool(self.pending_acts) and run.status is self.pending_acts[0].status and is_idle
+
+    def _execute_next(self) -> bool:
+        claim = self.store.claim(self.queue, Lease("worker", LEASE_SECONDS), self._read_clock())
         if claim is None:
             return False
-        self._walk(claim, "worker")
+        self._execute(claim, "worker")
         return True
 
-    def _walk(self, first: Claim, worker: str) -> None:
-        walker = VisitExecutor(self.store, Lease(worker, LEASE_SECONDS), self.capabilities, self._now)
-        claim: Claim | None = first
-        while claim is not None:
-            held = claim
-            self.deeds.claims.append(held)
-            claim = self.points.through("queue", "delivery", lambda: self._hold(walker, held))  # noqa: B023
+    def _execute(self, first_claim: Claim, worker: str) -> None:
+        lease = Lease(worker, LEASE_SECONDS)
+        executor = VisitExecutor(self.store, lease, self.capabilities, self._read_clock)
+        next_claim: Claim | None = first_claim
+        while next_claim is not None:
+            claim = next_claim
+            self.observations.claims.append(claim)
+            next_claim = self.points.call(
+                "queue",
+                "delivery",
+                lambda: self._execute_renewable(executor, claim),  # noqa: B023
+            )
 
-    def _hold(self, walker: VisitExecutor, claim: Claim) -> Claim | None:
-        """Walk, and be known for whoever renews claims."""
-        at_work = (claim, EventBuffer())
-        self.at_work.append(at_work)
+    def _execute_renewable(self, executor: VisitExecutor, claim: Claim) -> Claim | None:
+        """Execute a visit, whose claim `_renew` can renew meanwhile."""
+        execution = (claim, EventBuffer())
+        self.executing.append(execution)
         try:
-            return walker.execute(claim, None, at_work[1])
+            return executor.execute(claim, None, execution[1])
         finally:
-            self.at_work.remove(at_work)
+            self.executing.remove(execution)
 
     def _renew(self) -> None:
-        """What another thread does when a third of a lease is over: where the store fails, the work goes on."""
-        claim, telling = self.at_work[-1]
+        """Renew the current claim as the lease keeper does. An error of the store does not stop the work."""
+        claim, events = self.executing[-1]
         with suppress(StoreError):
-            renew_claim(self.store, claim, self.clock() + LEASE_SECONDS, telling)
+            renew_claim(self.store, claim, self.clock() + LEASE_SECONDS, events)
 
-    def overtaken(self, *, finish: bool) -> None:
-        """The lease has run out, and another worker has come. Points are quiet."""
+    def run_other_worker(self, *, finish: bool) -> None:
+        """Let the lease expire, and let another worker claim what is due. Fault points are disabled."""
         self.clock.advance(LEASE_SECONDS + 1)
         if not self.queue:
             return
         lease = Lease("other", LEASE_SECONDS)
         while (claim := self.store.claim(self.queue, lease, self.clock())) is not None:
             if not finish:
-                self.held.append(claim)
+                self.other_claims.append(claim)
                 return
-            self._walk(claim, "other")
+            self._execute(claim, "other")
 
-    def answer(self) -> bool:
-        """Answer what the run has asked for, with every token that it gave; whether there was anything."""
-        tokens, self.deeds.tokens = self.deeds.tokens, []
+    def answer_callbacks(self) -> bool:
+        """Answer with every token that the run has sent. Return whether there was one."""
+        tokens, self.observations.tokens = self.observations.tokens, []
         for token in tokens:
             try:
-                self.real.answer(hash_secret(token), "yes", self.clock())
-                self.deeds.answered[token] = "yes"
-            except RejectedError as problem:
-                self.deeds.answered[token] = problem.reason
+                self.raw_store.answer(hash_secret(token), "yes", self.clock())
+                self.observations.answers[token] = "yes"
+            except RejectedError as error:
+                self.observations.answers[token] = error.reason
         return bool(tokens)
 
-    def _now(self) -> float:
-        return self.points.through("clock", "now", self.clock)
+    def _read_clock(self) -> float:
+        return self.points.call("clock", "now", self.clock)
 
-    def _before(self, name: str) -> None:
-        if self.scene.prompt and name == "commit":
-            with self.points.quiet():
-                self.answer()
+    def _before_call(self, name: str) -> None:
+        if self.scenario.answers_before_commit and name == "commit":
+            with self.points.disabled():
+                self.answer_callbacks()
 
-    def _note(self, name: str, args: tuple[Any, ...], answer: Any) -> None:
-        """Watch the fences: a claim must be newer than every one before, and only the newest may commit."""
-        if name == "claim" and answer is not None:
-            self._issued(answer.visit)
-        elif name == "renew" and answer:
+    def _observe_call(self, name: str, args: tuple[Any, ...], result: Any) -> None:
+        """Check the fences: every claim is newer than those before, and only the newest may commit."""
+        if name == "claim" and result is not None:
+            self._observe_claim(result.visit)
+        elif name == "renew" and result:
             run_id, visit_id, fence, *_ = args
-            if any(claim.fence > fence for claim in self.deeds.claimed.get((run_id, visit_id), [])):
-                raise Violation("I9", "a claim was renewed that another worker has")
+            claims = self.observations.claims_of_visit.get((run_id, visit_id), [])
+            if any(claim.fence > fence for claim in claims):
+                raise InvariantViolation("I9", "a claim was renewed that another worker holds")
         elif name in ("commit", "finish"):
-            visit: Visit = args[0].visit
-            place = (visit.run_id, visit.id)
-            newer = [claim for claim in self.deeds.claimed.get(place, []) if claim.fence > visit.fence]
-            if newer and not _follows(newer[0], visit):
-                raise Violation(
-                    "I9", f"a commit of `{visit.step}` was taken, though another worker has its claim"
-                )
-            if visit.finished_at is not None or name == "finish":
-                with self.points.quiet():
-                    finish = (*place, self.real.run("default", visit.run_id).resumes)
-                self.deeds.committed[finish] += 1
-                if self.deeds.committed[finish] > 1:
-                    raise Violation("I2", f"a visit of `{visit.step}` was finished twice")
-            if name == "commit" and answer is not None:
-                self._issued(answer)
+            self._observe_commit(name, args[0].visit)
+            if name == "commit" and result is not None:
+                self._observe_claim(result)
 
-    def _issued(self, visit: Visit) -> None:
-        place = (visit.run_id, visit.id)
-        claims = self.deeds.claimed.setdefault(place, [])
+    def _observe_claim(self, visit: Visit) -> None:
+        claims = self.observations.claims_of_visit.setdefault((visit.run_id, visit.id), [])
         if claims and visit.fence <= claims[-1].fence:
-            raise Violation("I9", f"`{visit.step}` was claimed again, with a fence that is not newer")
+            raise InvariantViolation(
+                "I9", f"`{visit.step}` was claimed again, with a fence that is not newer"
+            )
         claims.append(visit)
 
-    @contextmanager
-    def doubles(self) -> Iterator[None]:
-        """Actions are points; what goes together goes one after another, so that every run of a scene is the same."""
+    def _observe_commit(self, name: str, visit: Visit) -> None:
+        visit_key = (visit.run_id, visit.id)
+        claims = self.observations.claims_of_visit.get(visit_key, [])
+        newer_claims = [claim for claim in claims if claim.fence > visit.fence]
+        if newer_claims and not _is_claim_after(newer_claims[0], visit):
+            message = f"a commit of `{visit.step}` was accepted, though another worker holds its claim"
+            raise InvariantViolation("I9", message)
+        if visit.finished_at is not None or name == "finish":
+            with self.points.disabled():
+                finish_key = (*visit_key, self.raw_store.run("default", visit.run_id).resumes)
+            self.observations.finishes[finish_key] += 1
+            if self.observations.finishes[finish_key] > 1:
+                raise InvariantViolation("I2", f"a visit of `{visit.step}` was finished twice")
 
-        def watched(type: str) -> Callable[[Call], Any]:
-            return lambda call: self.points.through("action", type, lambda: self._perform(type, call))
+    @contextmanager
+    def test_doubles(self) -> Iterator[None]:
+        """Make actions fault points, and execute parallel work serially: a simulation is deterministic."""
+
+        def fault_injecting_handler(type: str) -> Callable[[Call], Any]:
+            return lambda call: self.points.call("action", type, lambda: self._perform(type, call))
 
         logging.disable(logging.WARNING)
         tokens = CallbackTokens()
         with (
             mock.patch("noetl.executor.security.redaction.CALLBACK_TOKENS", tokens),
             mock.patch("noetl.executor.engine.external.CALLBACK_TOKENS", tokens),
-            mock.patch("noetl.executor.engine.attempts.handler", watched),
-            mock.patch("noetl.executor.engine.perform.ThreadPoolExecutor", _Serial),
-            mock.patch("noetl.executor.engine.loop.ThreadPoolExecutor", _Serial),
+            mock.patch("noetl.executor.engine.attempts.handler", fault_injecting_handler),
+            mock.patch("noetl.executor.engine.perform.ThreadPoolExecutor", _SerialExecutor),
+            mock.patch("noetl.executor.engine.loop.ThreadPoolExecutor", _SerialExecutor),
         ):
             try:
                 yield
@@ -317,43 +341,46 @@ class World:
                 logging.disable(logging.NOTSET)
 
     def _perform(self, type: str, call: Call) -> Any:
-        if self.is_over and type == "workflow":
-            # What a worker does outside that has lost its claim, it does: starting a run is such a deed.
-            raise ActionError("Late", "nothing is started any more")
-        if self.scene.long and not self.is_over:
+        if self.has_ended and type == "workflow":
+            # A worker that has lost its claim may still start a run, which would change what is compared.
+            raise ActionError("Late", "no run is started after the end")
+        if self.scenario.renews_claims and not self.has_ended:
             self._renew()
         fields = call.parameters.get("fields") or {}
         if "token" in fields:
-            self.deeds.tokens.append(fields["token"])
-        elif type not in SUSPENDING:
+            self.observations.tokens.append(fields["token"])
+        elif type not in SUSPENDING_ACTIONS:
             labels = call.labels
-            place = (labels["run"], labels["step"], labels["visit"], type, call.idempotency_key)
-            self.deeds.performed[place] += 1
+            key = (labels["run"], labels["step"], labels["visit"], type, call.idempotency_key)
+            self.observations.performances[key] += 1
             if "attempt" in fields:
-                self.deeds.attempts[labels["step"], call.parameters["message"], fields["attempt"]] += 1
+                attempt_key = (labels["step"], call.parameters["message"], fields["attempt"])
+                self.observations.attempts[attempt_key] += 1
         return handler(type)(call)
 
-    def _played(self) -> Played:
-        with self.points.quiet():
-            run = self.real.run("default", self.run_id)
-            events = self.real.events(self.run_id, limit=10_000)
-            children = [found for found in self.real.runs("default")[0] if found.id != self.run_id]
-            visits = self.real.visits(self.run_id)
-        self.is_over = True
-        return Played(
-            run, visits, events, children, self.deeds, list(self.points.seen), list(self.points.fired)
-        )
+    def _finish(self) -> FinishedPlay:
+        with self.points.disabled():
+            run = self.raw_store.run("default", self.run_id)
+            events = self.raw_store.events(self.run_id, limit=10_000)
+            children = [child for child in self.raw_store.runs("default")[0] if child.id != self.run_id]
+            visits = self.raw_store.visits(self.run_id)
+        self.has_ended = True
+        calls, injected = list(self.points.calls), list(self.points.injected)
+        return FinishedPlay(run, visits, events, children, self.observations, calls, injected)
 
 
-def _follows(newer: Visit, commit: Visit) -> bool:
-    """Whether the next claim is of what a commit has left. A commit that goes on after its write may be told of later than that: it has
-    begun to count claims anew, and a claim that was taken from its holder is one more than those of the holder.
+def _is_claim_after(newer: Visit, committed: Visit) -> bool:
+    """Return whether `newer` claims what the commit has left.
+
+    A commit may be observed after the next claim, because it does more after its write. A commit resets the
+    count of claims. So claims are counted from its fence, which they are not if the claim was taken from its
+    holder.
     """
-    return newer.claims == newer.fence - commit.fence
+    return newer.claims == newer.fence - committed.fence
 
 
-class _Serial:
-    """A pool of threads without threads."""
+class _SerialExecutor:
+    """A thread pool that executes everything in the calling thread."""
 
     def __init__(self, *_: Any, **__: Any) -> None: ...
 
@@ -366,5 +393,5 @@ class _Serial:
         return [function(item) for item in items]
 
     def submit(self, function: Callable[[], Any]) -> Any:
-        answer = function()
-        return mock.Mock(result=lambda: answer)
+        result = function()
+        return mock.Mock(result=lambda: result)

@@ -1,4 +1,4 @@
-"""Random work that waits anywhere, done in one go, and done in pieces by workers of whom some die: it comes to the same."""
+"""Random suspending work in one segment and in many, with crashes: both have the same end."""
 
 from __future__ import annotations
 
@@ -16,25 +16,27 @@ from noetl.executor.stores.sqlite.store import SqliteStore
 from noetl.planner.plan import Plan
 
 from tests.run_harness import LEASE_SECONDS, RunHarness, compile_text
-from tests.simulation.faults import Crash
+from tests.simulation.faults import SimulatedCrash
 
 NAMES = [f"v{number}" for number in range(6)]
-MOST_CRASHES = 3
-"""How often one piece is lost; more would be given up as `WorkerLost`."""
+MAX_CRASHES = 3
+"""Crashes of one segment. After more the visit would fail as `WorkerLost`."""
 
-MOST_PIECES = 500
+MAX_SEGMENTS = 500
 
 Tree = dict[str, Any]
 
 
 @dataclass
-class Author:
-    """Writes a playbook of one step. With `fails_beside` work may fail for good while other work is at work beside it: what
-    that one has done by then is a matter of time.
+class RandomStepAuthor:
+    """A generator of a playbook with one random step.
+
+    With `fails_in_parallel`, work may fail for good while parallel work runs. What that work has done by then
+    depends on time.
     """
 
     chance: random.Random
-    fails_beside: bool
+    fails_in_parallel: bool
     tasks: Tree = field(default_factory=dict)
 
     def playbook(self) -> Tree:
@@ -56,20 +58,20 @@ class Author:
         variables = {name: index for index, name in enumerate(NAMES)}
         return {"name": "random", "variables": variables, "tasks": self.tasks, "steps": [step]}
 
-    def work(self, depth: int, names: list[str], beside: bool, *, parallel: bool = False) -> list[Tree]:
+    def work(self, depth: int, names: list[str], is_parallel: bool, *, parallel: bool = False) -> list[Tree]:
         count = self.chance.randint(2, 5)
-        own = [names[index::count] if parallel else names for index in range(count)]
-        return [self.item(depth, mine, beside or parallel) for mine in own]
+        names_of_items = [names[index::count] if parallel else names for index in range(count)]
+        return [self.item(depth, item_names, is_parallel or parallel) for item_names in names_of_items]
 
-    def item(self, depth: int, names: list[str], beside: bool) -> Tree:
+    def item(self, depth: int, names: list[str], is_parallel: bool) -> Tree:
         chance = self.chance
         kind = chance.choice(["set", "set", "note", "wait", "wait", "fail", *["task"] * 3 * (depth > 0)])
         looped = depth > 0 and chance.random() < 0.4
         forgiven = chance.random() < 0.5
         if kind == "task":
-            inside = (beside and not forgiven) or looped
+            inside = (is_parallel and not forgiven) or looped
             item = {"task": self.task(depth - 1, names, inside), "with": {"given": self.value()}}
-        elif kind == "fail" and (self.fails_beside or not (beside or looped) or forgiven):
+        elif kind == "fail" and (self.fails_in_parallel or not (is_parallel or looped) or forgiven):
             item = self.failure()
         elif kind == "set" and names:
             item = {"action": "set", "set": {name: self.value() for name in chance.sample(names, 1)}}
@@ -101,10 +103,10 @@ class Author:
         }
         return loop | ({"batch": chance.randint(1, 4)} if chance.random() < 0.5 else {})
 
-    def task(self, depth: int, names: list[str], beside: bool) -> str:
+    def task(self, depth: int, names: list[str], is_parallel: bool) -> str:
         parallel = self.chance.random() < 0.4
-        work = self.work(depth, names, beside, parallel=parallel)
-        if not parallel and (self.fails_beside or not beside) and self.chance.random() < 0.5:
+        work = self.work(depth, names, is_parallel, parallel=parallel)
+        if not parallel and (self.fails_in_parallel or not is_parallel) and self.chance.random() < 0.5:
             work.append(self.failure())
         name = f"t{len(self.tasks)}"
         self.tasks[name] = {"parallel": True, "run": work} if parallel else work
@@ -125,7 +127,7 @@ def without_batches(tree: Any) -> Any:
 
 
 @dataclass
-class End:
+class SegmentedRunEnd:
     status: str
     result: Any
     errors: list[str]
@@ -137,91 +139,91 @@ def lines(folder: Path) -> Counter[str]:
     return Counter(path.read_text().splitlines()) if path.exists() else Counter()
 
 
-def in_one_go(folder: Path, plan: Plan) -> End:
-    return performed(folder, plan, {"pace": 0}, random.Random(0), crashes=0)
+def run_in_one_segment(folder: Path, plan: Plan) -> SegmentedRunEnd:
+    return run_in_segments(folder, plan, {"pace": 0}, random.Random(0), crash_rate=0)
 
 
-def performed(folder: Path, plan: Plan, input: Tree, chance: random.Random, *, crashes: float) -> End:
-    """How the run ends. What was done in a piece that is committed is not done in another."""
+def run_in_segments(
+    folder: Path, plan: Plan, input: Tree, chance: random.Random, *, crash_rate: float
+) -> SegmentedRunEnd:
+    """Return the end of a run. Check that no segment repeats what a committed one has done."""
     folder.mkdir(parents=True)
     with closing(SqliteStore(str(folder / "noetl.db"))) as store:
-        return performed_in(store, folder, plan, input, chance, crashes=crashes)
+        play = RunHarness(store, plan, input, folder=folder, id="random")
+        execute_segments(play, folder, chance, crash_rate)
+        run = play.run
+        assert run.status.is_final
+        assert run.live == 0 or run.stop is not None
+        if run.stop is None:
+            assert store.file.connection().execute("select * from parts").fetchall() == []
+        return SegmentedRunEnd(play.status.value, play.result, play.error_types, set(lines(folder)))
 
 
-def performed_in(
-    store: SqliteStore, folder: Path, plan: Plan, input: Tree, chance: random.Random, *, crashes: float
-) -> End:
-    play = RunHarness(store, plan, input, folder=folder, id="random")
+def execute_segments(play: RunHarness, folder: Path, chance: random.Random, crash_rate: float) -> None:
+    """Execute segments, of which some crash, until the run has ended."""
     committed: set[str] = set()
     before: Counter[str] = Counter()
     lost = 0
-    for _ in range(MOST_PIECES):
+    for _ in range(MAX_SEGMENTS):
         if play.status.is_final:
-            break
+            return
         claim = play.claim()
         if claim is None:
-            due = store.next_due(play.queue)
+            due = play.store.next_due(play.queue)
             assert due is not None
             assert due < play.clock() + 1000, "the run is stuck"
             play.clock.now = max(play.clock(), due)
             continue
-        dies = lost < MOST_CRASHES and chance.random() < crashes
-        walk(play, claim, dies=dies)
+        crashes = lost < MAX_CRASHES and chance.random() < crash_rate
+        execute(play, claim, crashes=crashes)
         done = lines(folder)
         new = done - before
         assert not new.keys() & committed
-        if dies:
+        if crashes:
             lost += 1
             play.clock.advance(LEASE_SECONDS)
             continue
         assert max(new.values(), default=1) <= 1 + lost
         before, lost = done, 0
         committed = set(done)
-    end = End(play.status.value, play.result, play.error_types, set(lines(folder)))
-    run, db = play.run, store.file.connection()
-    assert run.status.is_final
-    assert run.live == 0 or run.stop is not None
-    if run.stop is None:
-        assert db.execute("select * from parts").fetchall() == []
-    return end
 
 
-def walk(play: RunHarness, claim: Claim, *, dies: bool) -> None:
-    walker = replace(play.executor(), continues=lambda: False)
-    if not dies:
-        walker.execute(claim)
+def execute(play: RunHarness, claim: Claim, *, crashes: bool) -> None:
+    executor = replace(play.executor(), continues=lambda: False)
+    if not crashes:
+        executor.execute(claim)
         return
-    with pytest.raises(Crash):
-        replace(walker, store=Dying(play.store)).execute(claim)
+    with pytest.raises(SimulatedCrash):
+        replace(executor, store=StoreThatCrashesAtCommit(play.store)).execute(claim)
 
 
-class Dying:
-    """A store whose caller dies at the commit."""
+class StoreThatCrashesAtCommit:
+    """A store that crashes its caller at a commit."""
 
     def __init__(self, store: Any) -> None:
         self._store = store
 
     def __getattr__(self, name: str) -> Any:
         if name in ("commit", "finish"):
-            raise Crash
+            raise SimulatedCrash
         return getattr(self._store, name)
 
 
 @pytest.mark.parametrize("seed", [*range(14), 18, 43])
-def test_pieces_come_to_the_same(tmp_path: Path, seed: int) -> None:
-    chance, fails_beside = random.Random(seed), seed % 2 == 1
-    tree = Author(chance, fails_beside).playbook()
-    expected = in_one_go(tmp_path / "one", compile_text(json.dumps(without_batches(tree))))
+def test_segments_have_the_same_end_as_one_segment(tmp_path: Path, seed: int) -> None:
+    chance, fails_in_parallel = random.Random(seed), seed % 2 == 1
+    tree = RandomStepAuthor(chance, fails_in_parallel).playbook()
+    expected = run_in_one_segment(tmp_path / "one", compile_text(json.dumps(without_batches(tree))))
     plan = compile_text(json.dumps(tree))
-    for crashes in (0.0, 0.3):
-        found = performed(tmp_path / f"{crashes}", plan, {"pace": 1}, chance, crashes=crashes)
-        if fails_beside:
-            found.lines = expected.lines
-        assert found == expected
+    for crash_rate in (0.0, 0.3):
+        end = run_in_segments(tmp_path / f"{crash_rate}", plan, {"pace": 1}, chance, crash_rate=crash_rate)
+        if fails_in_parallel:
+            end.lines = expected.lines
+        assert end == expected
 
 
-def test_what_is_left_behind_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A control of the harness: a task that failed behind a pause leaves what it had saved before."""
+def test_names_left_by_a_failed_task_are_detected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The harness itself is tested by a bug: a task that fails after a suspension keeps its names."""
     monkeypatch.setattr("noetl.executor.engine.perform.apply_inverse", lambda saved, _: dict(saved))
     with pytest.raises(AssertionError):
-        test_pieces_come_to_the_same(tmp_path, 43)
+        test_segments_have_the_same_end_as_one_segment(tmp_path, 43)

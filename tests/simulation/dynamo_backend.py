@@ -1,0 +1,98 @@
+"""DynamoDB as a backend of the crash matrix: every request is a fault point.
+
+The table is the queue, so that one thread executes everything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from noetl.executor.clients import aws_retry
+from noetl.executor.stores.dynamo.keys import ItemKey
+from noetl.executor.stores.dynamo.store import DynamoStore
+from noetl.executor.stores.dynamo.table import DynamoTable
+from noetl.executor.stores.finding import Finding
+from noetl.infra.dynamodb import upgrade
+
+from tests import aws
+from tests.simulation.faults import FaultPoints
+
+
+class FaultInjectingTable(DynamoTable):
+    """A table, each request to which is a fault point."""
+
+    def __init__(self, name: str, points: FaultPoints) -> None:
+        super().__init__(name)
+        self._points = points
+
+    def _call(self, call: str, **request: Any) -> dict[str, Any]:
+        send = super()._call
+        response: dict[str, Any] = self._points.call("request", call, lambda: send(call, **request))
+        return response
+
+
+class DynamoBackend:
+    """A table that is cleared for each run. A new process has empty caches."""
+
+    name = "DynamoDB"
+
+    def __init__(self, table: str = "noetl") -> None:
+        self.points = FaultPoints()
+        self._table = table
+        upgrade(table)
+        self.store = self.reopen()
+
+    def reopen(self) -> DynamoStore:
+        with self.points.disabled():
+            self.store = DynamoStore(self._table)
+        table = FaultInjectingTable(self._table, self.points)
+        self.store.table = table
+        self.store.plans._table = table
+        self.store.in_parallel = _run_serially  # type: ignore[method-assign]
+        return self.store
+
+    def clear(self) -> DynamoStore:
+        with self.points.disabled():
+            self.store.table.delete([ItemKey(item["pk"], item["sk"]) for item in self.store.table.scan()])
+            return self.reopen()
+
+    def check_consistency(self) -> list[Finding]:
+        with self.points.disabled():
+            return self.store.check_consistency()
+
+    def dump(self) -> list[str]:
+        """Return the items of all runs, without the pages of their history and without waits.
+
+        Readers write the pages, and a wait has no effect after the end of a run.
+        """
+        with self.points.disabled():
+            items = [
+                item for item in self.store.table.scan() if item["pk"][0] in "RTI" and item["sk"][0] != "E"
+            ]
+        return sorted(str(sorted(item.items())) for item in items if item["sk"][0] != "W")
+
+    def close(self) -> None: ...
+
+
+def _run_serially(work: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+    return [work(item) for item in items]
+
+
+@contextmanager
+def dynamo_backend() -> Iterator[DynamoBackend]:
+    """Create a backend in an emulator of its own, which ends with the block."""
+    with (
+        contextmanager(aws.aws_server.__wrapped__)() as server,  # type: ignore[attr-defined]
+        pytest.MonkeyPatch.context() as patch,
+        contextmanager(aws.aws.__wrapped__)(server, patch),  # type: ignore[attr-defined]
+    ):
+        shorten_retry_pauses(patch)
+        yield DynamoBackend()
+
+
+def shorten_retry_pauses(patch: pytest.MonkeyPatch) -> None:
+    """Shorten the pauses of the store before it repeats a request."""
+    patch.setattr(aws_retry, "FIRST_PAUSE_SECONDS", 0.001)

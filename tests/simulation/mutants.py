@@ -1,0 +1,392 @@
+"""Mutants: stores and functions with one deliberate bug each, which the crash matrix must detect.
+
+Each mutant names the scenarios that reveal it and the invariants that it may violate. Mutation testing:
+DeMillo, Lipton and Sayward 1978.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+from unittest import mock
+
+from noetl.executor.engine.event_buffer import EventBuffer
+from noetl.executor.model.events import Event
+from noetl.executor.model.ids import derived_id
+from noetl.executor.model.run import NEVER, Branch, Claim, Commit, Lease, Run, RunStatus, Visit
+from noetl.executor.model.transition import merge_arrivals
+from noetl.executor.stores.sql import branches as sql_branches
+from noetl.executor.stores.sql import store as sql_store
+from noetl.executor.stores.sql.branches import ACTIVE, BranchTransaction
+from noetl.executor.stores.sqlite.store import SqliteStore
+
+from tests.simulation.backends import memory_backend
+from tests.simulation.faults import Fault
+from tests.simulation.matrix import MatrixCell, all_cells, find_scenario, play_cell
+from tests.simulation.scenarios import Scenario
+from tests.simulation.world import FinishedPlay, InvariantViolation, SimulatedWorld
+
+Patches = Mapping[str, Any]
+
+
+LIKELY_FAULTS = (Fault.TAKEOVER, Fault.DELAY, Fault.CRASH_AFTER)
+"""Faults that reveal most bugs. They are played first."""
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A deliberate bug, the scenarios that reveal it, and the invariants that it may violate."""
+
+    name: str
+    scenarios: tuple[str, ...]
+    invariants: frozenset[str]
+    store: type[SqliteStore] = SqliteStore
+    patches: Patches | None = None
+
+    def find_violation(
+        self, play_correctly: Callable[[Scenario], FinishedPlay]
+    ) -> tuple[InvariantViolation, MatrixCell] | None:
+        """Return the first violation in the matrix with its cell, or None.
+
+        `play_correctly` plays a scenario without the bug and without faults.
+        """
+        for scenario in map(find_scenario, self.scenarios):
+            expected = play_correctly(scenario)
+            with closing(memory_backend(self.store)) as backend, _patched(self.patches or {}):
+                world = SimulatedWorld(backend)
+                cell = without_faults = MatrixCell(scenario, {})
+                try:
+                    cells = all_cells(scenario, world.play(scenario))
+                    for cell in (without_faults, *sorted(cells, key=_is_unlikely)):
+                        play_cell(world, cell, expected)
+                except InvariantViolation as violation:
+                    return violation, cell
+        return None
+
+
+def _is_unlikely(cell: MatrixCell) -> bool:
+    return {*LIKELY_FAULTS}.isdisjoint(cell.faults.values())
+
+
+@contextmanager
+def _patched(patches: Patches) -> Iterator[None]:
+    if not patches:
+        yield
+        return
+    (target, replacement), *rest = patches.items()
+    with mock.patch(target, replacement), _patched(dict(rest)):
+        yield
+
+
+class PublishesBeforeCommit(SqliteStore):
+    """A store that creates the next visits before it commits the outcome."""
+
+    def commit(self, commit: Commit, now: float, claim_for: Lease | None = None) -> Visit | None:
+        plain = [branch for branch in commit.branches if not branch.is_arrival and not branch.is_absorbed]
+        for branch in plain:
+            with self.database.transaction() as db:
+                sql_branches.enter(
+                    db, commit.visit.run_id, "local", replace(branch, is_counted=False), now, 1
+                )
+        return super().commit(commit, now, claim_for)
+
+
+class CommitsWithoutFence(SqliteStore):
+    """A store that accepts an outcome with any fence."""
+
+    def commit(self, commit: Commit, now: float, claim_for: Lease | None = None) -> Visit | None:
+        row = self.database.fetch_one(
+            "select fence from visits where run_id = ? and id = ?", commit.visit.run_id, commit.visit.id
+        )
+        return super().commit(
+            replace(commit, visit=replace(commit.visit, fence=row["fence"])), now, claim_for
+        )
+
+
+class AcknowledgesBeforeCommit(SqliteStore):
+    """A store whose leases never expire."""
+
+    def claim(self, queue: str, lease: Lease, now: float) -> Claim | None:
+        return super().claim(queue, replace(lease, seconds=NEVER - now), now)
+
+    def commit(self, commit: Commit, now: float, claim_for: Lease | None = None) -> Visit | None:
+        forever = None if claim_for is None else replace(claim_for, seconds=NEVER - now)
+        return super().commit(commit, now, forever)
+
+
+class LeasesWithoutFence(SqliteStore):
+    """A store that gives the second claim the fence of the first."""
+
+    def claim(self, queue: str, lease: Lease, now: float) -> Claim | None:
+        claim = super().claim(queue, lease, now)
+        if claim is None or claim.visit.fence < 2:
+            return claim
+        with self.database.transaction() as db:
+            query = "update visits set fence = 1 where run_id = ? and id = ?"
+            db.execute(query, (claim.run.id, claim.visit.id))
+        return replace(claim, visit=replace(claim.visit, fence=1))
+
+
+class ChecksThenMarks(BranchTransaction):
+    """Branches that test whether a join may fire before they count the arrivals."""
+
+    def move_branches(self, branches: Sequence[Any], live: Mapping[str, int]) -> None:
+        live_changes, count_live = dict(live), sql_branches.count_live
+        with mock.patch.object(sql_branches, "count_live", lambda *_: None):
+            super().move_branches(branches, live)
+        count_live(self.db, self.run["id"], live_changes)
+
+
+class MarksThenChecks(SqliteStore):
+    """A store that counts arrivals in one transaction, and fires joins in another under a new id."""
+
+    def commit(self, commit: Commit, now: float, claim_for: Lease | None = None) -> Visit | None:
+        run_id = commit.visit.run_id
+        with mock.patch.object(BranchTransaction, "_fire", lambda *_: None):
+            super().commit(commit, now)
+        joining = {branch.step for branch in commit.branches if branch.is_arrival}
+        for join in joining | commit.counter_changes.keys():
+            with self.database.transaction() as db:
+                counter = db.execute(
+                    "select live from joins where run_id = ? and step = ?", (run_id, join)
+                ).fetchone()
+                rows = db.execute(
+                    "select * from arrivals where run_id = ? and step = ?", (run_id, join)
+                ).fetchall()
+                if rows and (counter is None or counter["live"] == 0):
+                    run = db.execute("select * from runs where id = ?", (run_id,)).fetchone()
+                    arrivals = [
+                        Branch(row["id"], join, row["clock"], json.loads(row["names"])) for row in rows
+                    ]
+                    branch, live, merged = merge_arrivals(self.plan_step(run["plan_hash"], join), 1, arrivals)
+                    joined_branch = replace(branch, id=derived_id(join, commit.visit.id))
+                    sql_branches.enter(db, run_id, run["queue"], joined_branch, now, run["seq"] << 12)
+                    sql_branches.count_live(db, run_id, live)
+                    db.execute("update runs set live = live + ? where id = ?", (merged, run_id))
+        return None
+
+    def finish(self, claim: Claim, *rest: Any) -> None:
+        with self.database.transaction() as db:
+            db.execute("delete from arrivals where run_id = ?", (claim.run.id,))
+        super().finish(claim, *rest)
+
+
+class StopsFinishedRuns(SqliteStore):
+    """A store whose cancel overwrites an end."""
+
+    def stop(self, run_id: str, status: RunStatus, now: float) -> Run:
+        with self.database.transaction() as db:
+            db.execute(
+                "update runs set status = ? where id = ? and finished_at is not null", (status, run_id)
+            )
+        return super().stop(run_id, status, now)
+
+
+class LosesUpdates(SqliteStore):
+    """A store that reads the counter of branches and writes it back later."""
+
+    def commit(self, commit: Commit, now: float, claim_for: Lease | None = None) -> Visit | None:
+        before = self.database.fetch_one("select live from runs where id = ?", commit.visit.run_id)["live"]
+        with self.database.transaction() as db:
+            db.execute("update runs set live = ? where id = ?", (before, commit.visit.run_id))
+        return super().commit(commit, now, claim_for)
+
+
+class DropsParkedVisits(SqliteStore):
+    """A store whose resume deletes the visits that have not started."""
+
+    def resume(self, run_id: str, now: float, **options: Any) -> Run:
+        run = super().resume(run_id, now, **options)
+        with self.database.transaction() as db:
+            query = (
+                f"delete from visits where run_id = ? and {ACTIVE} and started_at is null"
+                " and substr(step, 1, 1) <> '@'"
+            )
+            db.execute(query, (run_id,))
+        return run
+
+
+class FiresTimersEarly(SqliteStore):
+    """A store that claims visits up to a minute before they are due."""
+
+    def claim(self, queue: str, lease: Lease, now: float) -> Claim | None:
+        with self.database.transaction() as db:
+            query = (
+                f"update visits set due_at = ? where queue = ? and {ACTIVE}"
+                " and status in ('waiting', 'retrying') and due_at between ? and ?"
+            )
+            db.execute(query, (now, queue, now, now + 60))
+        return super().claim(queue, lease, now)
+
+
+class IgnoresIdempotencyKeys(SqliteStore):
+    """A store that ignores idempotency keys."""
+
+    def create_run(
+        self, run: Run, first: Visit, idempotency: Any = None, history: Sequence[Visit] = ()
+    ) -> Run:
+        return super().create_run(run, first, None, history)
+
+
+class OverlooksEarlyAnswers(SqliteStore):
+    """A store that suspends a visit without testing for an earlier answer."""
+
+    def commit(self, commit: Commit, now: float, claim_for: Lease | None = None) -> Visit | None:
+        return super().commit(replace(commit, awaits=()), now, claim_for)
+
+
+class WritesHistorySeparately(SqliteStore):
+    """A store that writes the outcome and the history in two transactions."""
+
+    def commit(self, commit: Commit, now: float, claim_for: Lease | None = None) -> Visit | None:
+        visit = super().commit(replace(commit, events=()), now, claim_for)
+        with self.database.transaction() as db:
+            query = "update runs set seq = seq + 1 where id = ? returning seq"
+            row = db.execute(query, (commit.visit.run_id,)).fetchone()
+            sql_store._append(db, commit.visit.run_id, row["seq"], commit.events)
+        return visit
+
+
+class WritesEventsOfLostClaims(SqliteStore):
+    """A store that writes the events of a claim that is lost."""
+
+    def renew(
+        self,
+        run_id: str,
+        visit_id: str,
+        fence: int,
+        until: float,
+        events: Sequence[Event] = (),
+        events_already_written: int = 0,
+    ) -> bool:
+        is_held = super().renew(run_id, visit_id, fence, until)
+        with self.database.transaction() as db:
+            row = db.execute("update runs set seq = seq + 1 where id = ? returning seq", (run_id,)).fetchone()
+            sql_store._append(db, run_id, row["seq"], events)
+        return is_held
+
+
+class EndsInTwoTransactions(SqliteStore):
+    """A store that writes the end of a run and of its last visit in two transactions."""
+
+    def finish(self, claim: Claim, status: RunStatus, *rest: Any) -> None:
+        with self.database.transaction() as db:
+            query = "update runs set status = ?, finished_at = ? where id = ?"
+            db.execute(query, (status, rest[-1], claim.run.id))
+        super().finish(claim, status, *rest)
+
+
+_COUNT = itertools.count()
+
+
+def _derive_new_id(*parts: object) -> str:
+    return derived_id(*parts, next(_COUNT))
+
+
+def _choose_once_too_often(step: Any, visit: Any, *rest: Any) -> Any:
+    from noetl.executor.model.transition import choose_case
+
+    more = replace(step.retry, attempts=step.retry.attempts + 1)
+    return choose_case(replace(step, retry=more), visit, *rest)
+
+
+def _never_refuse(step: Any, visit: Any) -> Any:
+    from noetl.executor.model.transition import find_refusal
+
+    return find_refusal(step, replace(visit, claims=1))
+
+
+def _key_with(part_of: Callable[[Any], Any]) -> Callable[[Any, str], str]:
+    return lambda scope, position: derived_id(
+        scope.run.id, scope.visit.id, position, scope.local.get("loop"), part_of(scope)
+    )
+
+
+def _drop_before_writing(event_buffer: EventBuffer, write: Callable[[Sequence[Event], int], bool]) -> None:
+    events = event_buffer._next()
+    event_buffer._forget(len(events))
+    write(events, event_buffer._told)
+
+
+def _write_without_dropping(event_buffer: EventBuffer, write: Callable[[Sequence[Event], int], bool]) -> None:
+    write(event_buffer._next(), event_buffer._told)
+
+
+JOINS = ("fork and join", "joins in joins")
+_FLUSH_BATCH = "noetl.executor.engine.event_buffer.EventBuffer.flush_batch"
+MUTANTS = (
+    Mutant(
+        "publish before commit",
+        ("chain", "fork and join"),
+        frozenset({"I1", "I7", "I8", "I10", "I11"}),
+        PublishesBeforeCommit,
+    ),
+    Mutant("commit without fence", ("chain",), frozenset({"I9", "I2"}), CommitsWithoutFence),
+    Mutant("acknowledge before commit", ("chain",), frozenset({"I6"}), AcknowledgesBeforeCommit),
+    Mutant("lease without fence", ("chain",), frozenset({"I9"}), LeasesWithoutFence),
+    Mutant(
+        "join by check-then-mark",
+        JOINS,
+        frozenset({"I6"}),
+        patches={"noetl.executor.stores.sql.store.BranchTransaction": ChecksThenMarks},
+    ),
+    Mutant("join by mark-then-check", JOINS, frozenset({"I3", "I4", "I6", "I8"}), MarksThenChecks),
+    Mutant("cancel overwrites an end", ("chain",), frozenset({"I5"}), StopsFinishedRuns),
+    Mutant("lost update of a counter", JOINS, frozenset({"I3", "I6"}), LosesUpdates),
+    Mutant("resume drops parked visits", ("failed and resumed",), frozenset({"I6", "I8"}), DropsParkedVisits),
+    Mutant("timer fires early", ("retries",), frozenset({"I15"}), FiresTimersEarly),
+    Mutant("start ignores its key", ("chain",), frozenset({"I2"}), IgnoresIdempotencyKeys),
+    Mutant(
+        "early answer is overlooked",
+        ("callback answered before the commit",),
+        frozenset({"I6"}),
+        OverlooksEarlyAnswers,
+    ),
+    Mutant("history separate from state", ("chain",), frozenset({"I7", "I11"}), WritesHistorySeparately),
+    Mutant("events of a lost claim", ("long steps",), frozenset({"I5"}), WritesEventsOfLostClaims),
+    Mutant(
+        "events written twice",
+        ("long steps",),
+        frozenset({"I11"}),
+        patches={_FLUSH_BATCH: _write_without_dropping},
+    ),
+    Mutant(
+        "events dropped before they are written",
+        ("a long step that is resumed",),
+        frozenset({"I11"}),
+        patches={_FLUSH_BATCH: _drop_before_writing},
+    ),
+    Mutant("end in two transactions", ("chain",), frozenset({"I5", "I6", "I7"}), EndsInTwoTransactions),
+    Mutant(
+        "id not derived from its cause",
+        ("detached workflow",),
+        frozenset({"I8"}),
+        patches={"noetl.executor.engine.external.derived_id": _derive_new_id},
+    ),
+    Mutant(
+        "retry off by one",
+        ("retries that end",),
+        frozenset({"I10"}),
+        patches={"noetl.executor.engine.invocation.choose_case": _choose_once_too_often},
+    ),
+    Mutant(
+        "at most once is recorded afterwards",
+        ("at most once",),
+        frozenset({"I10"}),
+        patches={"noetl.executor.engine.invocation.find_refusal": _never_refuse},
+    ),
+    Mutant(
+        "attempt inside the key",
+        ("chain", "retries"),
+        frozenset({"I10"}),
+        patches={
+            "noetl.executor.engine.scope.Scope.idempotency_key": _key_with(
+                lambda scope: (scope.visit.claims, scope.visit.attempt)
+            )
+        },
+    ),
+)
