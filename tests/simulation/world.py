@@ -392,6 +392,6 @@ class _SerialExecutor:
     def map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
         return [function(item) for item in items]
 
-    def submit(self, function: Callable[[], Any]) -> Any:
-        result = function()
+    def submit(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        result = function(*arguments)
         return mock.Mock(result=lambda: result)
