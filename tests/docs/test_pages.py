@@ -1,7 +1,7 @@
 """Playbooks of the documentation compile and have the results shown below them. Links have targets.
 
-A comment before a block describes it: `<!-- bad: CODE -->` is its diagnostic, `<!-- in: run -->` marks the `run`
-of a step, and `<!-- input: {...} -->` is the input of the run.
+A comment before a block describes it: `<!-- bad: CODE -->` is its diagnostic, `<!-- in: run -->` marks the
+`run` of a step, and `<!-- input: {...} -->` is the input of the run.
 """
 
 from __future__ import annotations
