@@ -20,7 +20,7 @@ from noetl.executor.stores import open_store
 from noetl.executor.stores.dynamo import commits, keys, waits
 from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.expressions import Put, Update
-from noetl.executor.stores.dynamo.queries import merged
+from noetl.executor.stores.dynamo.queries import merge_shards
 from noetl.executor.stores.dynamo.store import DynamoStore
 from noetl.executor.stores.interface import MessageOutcome, Store, SweepResult
 from noetl.executor.stores.retention import DAY_SECONDS, read_retention_seconds
@@ -151,7 +151,7 @@ class TestRetention:
         after = 100 + 3 * DAY_SECONDS
         assert times == {"H": after - DAY_SECONDS, "V": after, "W": after, "T": after, "I": after, "B": None}
         assert store.check_consistency() == []
-        with pytest.raises(RejectedError, match="kept for as long"):
+        with pytest.raises(RejectedError, match="retention period"):
             store.resume(run.id, after, deadline_at=None, values={})
         store.resume(run.id, 200.0, deadline_at=None, values={})
         assert not any("expires" in item for item in store.table.scan())
@@ -245,7 +245,7 @@ def test_shards_are_merged_without_a_gap(drawn: list[tuple[list[int], bool]], wa
             if is_cut and seen and len(seen) < wanted
             else (all_of_it[:wanted], None)
         )
-    found, end = merged(looked, wanted)
+    found, end = merge_shards(looked, wanted)
     newest = sorted((one for part in held for one in part), reverse=True)
     assert found == newest[: len(found)]
     if end is None:

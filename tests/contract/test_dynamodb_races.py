@@ -192,7 +192,7 @@ def test_a_wide_fork_is_spread_over_partitions(store: DynamoStore) -> None:
     width = 4 * BRANCHES_PER_PARTITION
     wire = Wire()
     run_id = begun(behind_a_queue(wire), wide(width))
-    head = store.head(run_id)
+    head = store.read_head(run_id)
     assert head["spread"] == 4
     over = threading.Event()
 

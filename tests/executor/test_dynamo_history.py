@@ -7,7 +7,7 @@ import zlib
 
 import pytest
 from noetl.executor.model.events import Event
-from noetl.executor.stores.dynamo.history import HEAD, EventStream, ordered
+from noetl.executor.stores.dynamo.history import RUN_STREAM, EventStream, merge_streams
 
 
 def stream(
@@ -17,11 +17,11 @@ def stream(
 
 
 def head(*events: tuple[str, float]) -> EventStream:
-    return EventStream(HEAD, tuple(Event(f"workflow.{type}", at) for type, at in events))
+    return EventStream(RUN_STREAM, tuple(Event(f"workflow.{type}", at) for type, at in events))
 
 
 def order(*streams: EventStream, **told: int) -> str:
-    return "".join(name or "." for name in ordered({one.name: one for one in streams}, told))
+    return "".join(name or "." for name in merge_streams({one.name: one for one in streams}, told))
 
 
 def test_what_does_not_depend_on_each_other_comes_as_it_happened() -> None:
@@ -72,7 +72,7 @@ def test_a_reader_who_comes_between_changes_nothing_that_was_told(seed: int) -> 
             if grown[name]
         }
         seen = {name: told.count(name) for name in streams}
-        told += list(ordered(streams, seen))
+        told += list(merge_streams(streams, seen))
         assert all(told.count(name) <= grown[name] for name in names)
         able = [n for n in names if grown[n] < length[n] and all(grown[c] == length[c] for c in causes[n])]
         if not able:

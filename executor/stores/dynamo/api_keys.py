@@ -1,4 +1,4 @@
-"""API keys in the table: each under its id, with an item beside it that its tenant finds it by."""
+"""API keys in the table: an item for each key, and a link from its tenant."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from noetl.executor.stores.dynamo.expressions import ABSENT, PRESENT, Condition,
 
 
 class DynamoApiKeys(DynamoContext):
-    """The part of the store that keeps API keys."""
+    """The part of the DynamoDB store that stores API keys."""
 
     def add_key(self, key: ApiKey) -> None:
         item = {
@@ -32,16 +32,16 @@ class DynamoApiKeys(DynamoContext):
                 ]
             )
         except ConditionFailed:
-            raise RejectedError("key_exists", f"there is a key {key.id} already") from None
+            raise RejectedError("key_exists", f"API key {key.id} already exists") from None
 
     def key(self, id: str) -> ApiKey | None:
         item = self.table.get(keys.api_key(id))
-        return None if item is None else _key_of(item)
+        return None if item is None else _decode_key(item)
 
     def keys(self, tenant: str) -> list[ApiKey]:
         links = list(self.table.query(keys.api_key_link(tenant, 0.0, "").pk, "A#"))
-        found = self.table.get_many([keys.api_key(link["key"]) for link in links])
-        return sorted(map(_key_of, found.values()), key=lambda key: (key.created_at, key.id))
+        items = self.table.get_many([keys.api_key(link["key"]) for link in links])
+        return sorted(map(_decode_key, items.values()), key=lambda key: (key.created_at, key.id))
 
     def has_keys(self) -> bool:
         return self.table.get(keys.ANY_API_KEY) is not None
@@ -58,16 +58,18 @@ class DynamoApiKeys(DynamoContext):
     def touch_key(self, id: str, now: float) -> None:
         item = self.table.get(keys.api_key(id))
         while item is not None and item.get("used", 0.0) < now:
-            same: Condition = ("used", "=", item["used"]) if "used" in item else ("used", "absent", None)
+            is_unchanged: Condition = (
+                ("used", "=", item["used"]) if "used" in item else ("used", "absent", None)
+            )
             try:
-                self.table.update(Update(keys.api_key(id), {"used": now}, when=(PRESENT, same)))
-            except ConditionFailed as refused:
-                item = refused.items[0]
+                self.table.update(Update(keys.api_key(id), {"used": now}, when=(PRESENT, is_unchanged)))
+            except ConditionFailed as refusal:
+                item = refusal.items[0]
             else:
                 return
 
 
-def _key_of(item: Item) -> ApiKey:
+def _decode_key(item: Item) -> ApiKey:
     return ApiKey(
         item["pk"][2:],
         item["hash"],

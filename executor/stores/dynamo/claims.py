@@ -1,8 +1,19 @@
-"""DynamoClaims: of visits that messages or the table say are due.
+"""Claims: a worker gets the right to execute a visit that is due.
 
-A claim is one conditional write of the visit's item, which makes the item where there is none, and one read of what the
-step needs. Whether the run is stopping is seen by that read: who stops a run writes its head first and then looks at all
-visits, who claims writes the visit first and then looks at the head, so one of them sees the other.
+Problem: many workers try to claim a visit, messages arrive twice, early or late, and a run may be stopped at
+the same moment.
+
+Algorithm: optimistic concurrency. A claim is one conditional write of the visit's item, which creates the
+item if there is none. It requires status, due time and fence as they were read, and increases the fence. One
+batch read then loads the run and the outputs that the step reads. To exclude a claim in a stopping run, both
+sides write before they read (Dekker's principle): a stop writes the head and then reads the visits; a claim
+writes the visit and then reads the head. So at least one of them sees the other, and a claim that finds the
+run stopping is undone.
+
+Cost: one write and one batch read. A message with an early or late visit costs one more read.
+
+Limits: a process that dies between the write and the read of the head leaves a claim in a stopping run. Its
+lease expires, and the next claim of the visit parks it.
 """
 
 from __future__ import annotations
@@ -30,54 +41,78 @@ from noetl.executor.model.special_visits import finally_visit_id
 from noetl.executor.model.transition import MAX_CLAIMS
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
-from noetl.executor.stores.dynamo.commits import past_item
-from noetl.executor.stores.dynamo.context import MOST_RACES, DynamoContext
+from noetl.executor.stores.dynamo.commits import encode_events_item
+from noetl.executor.stores.dynamo.context import MAX_CONFLICTS, DynamoContext
 from noetl.executor.stores.dynamo.expressions import ABSENT, Condition, Delete, Put, Update, Write
-from noetl.executor.stores.dynamo.run_items import deadline_of, first_of, is_over, run_of, spread_of
+from noetl.executor.stores.dynamo.run_items import (
+    decode_run,
+    derive_deadline_visit,
+    derive_first_visit,
+    has_ended,
+    run_id_of,
+    spread_of,
+)
 from noetl.executor.stores.dynamo.run_snapshot import read_snapshot
-from noetl.executor.stores.dynamo.visit_items import VisitItem, decode_visit, followers
+from noetl.executor.stores.dynamo.visit_items import VisitItem, decode_visit, derive_followers
 from noetl.executor.stores.interface import MessageOutcome
 from noetl.executor.stores.sqs.due_message import DueMessage
 from noetl.executor.stores.sqs.receiver import MessageReceiver
+from noetl.planner.frozen import frozen
 
-_DONE = (VisitStatus.SUCCEEDED.value, VisitStatus.FAILED.value)
+_FINISHED = (VisitStatus.SUCCEEDED.value, VisitStatus.FAILED.value)
 
 logger = logging.getLogger("noetl.executor")
 
 
+@frozen
+class ClaimRequest:
+    """A request to claim the visit of a message.
+
+    `known` is the visit if the caller has just created it. With `give_up`, the claim exceeds the limit of
+    claims. With `repeats_followups`, what follows from a finished visit is done again.
+    """
+
+    message: DueMessage
+    lease: Lease
+    now: float
+    known: VisitItem | None = None
+    give_up: bool = False
+    repeats_followups: bool = True
+
+
 class DynamoClaims(DynamoContext):
-    """The part of the store that claims."""
+    """The part of the DynamoDB store that claims visits."""
 
     def claim(self, queue: str, lease: Lease, now: float) -> Claim | None:
         if queue == SERVICE_QUEUE and self.receiver is not None:
-            return self._claim_next(self.receiver, lease, now)
-        for _ in range(MOST_RACES):
-            note = self.memory.take(queue, now)
-            if note is None:
-                self.memory.replace(queue, self._active(queue, now))
-                note = self.memory.take(queue, now)
-            if note is None:
+            return self._claim_received(self.receiver, lease, now)
+        for _ in range(MAX_CONFLICTS):
+            message = self.memory_queue.take(queue, now)
+            if message is None:
+                self.memory_queue.replace(queue, self._find_due(queue, now))
+                message = self.memory_queue.take(queue, now)
+            if message is None:
                 return None
-            found = self._claim(note, lease, now, repeats=False)
-            if isinstance(found, Claim):
-                return found
+            claim = self._claim(ClaimRequest(message, lease, now, repeats_followups=False))
+            if isinstance(claim, Claim):
+                return claim
         return None
 
     def next_due(self, queue: str) -> float | None:
         if queue == SERVICE_QUEUE and self.message_queue is not None:
             return None
-        return min((note.due_at for note in self._active(queue)), default=None)
+        return min((message.due_at for message in self._find_due(queue)), default=None)
 
     def claim_message(
         self, body: str, lease: Lease, now: float, *, give_up: bool = False
     ) -> Claim | MessageOutcome:
-        return self._claim(DueMessage.decode(body), lease, now, give_up=give_up)
+        return self._claim(ClaimRequest(DueMessage.decode(body), lease, now, give_up=give_up))
 
-    def claim_record(self, record: VisitItem, head: Item, lease: Lease, now: float) -> Visit | None:
-        # What the step reads is asked for when it is begun.
-        note = replace(self.note_of(record, head), holders=())
-        found = self._claim(note, lease, now, known=record, repeats=False)
-        return found.visit if isinstance(found, Claim) else None
+    def claim_item(self, item: VisitItem, head: Item, lease: Lease, now: float) -> Visit | None:
+        # The outputs that the step reads are read when it starts.
+        message = replace(self.due_message(item, head), holders=())
+        claim = self._claim(ClaimRequest(message, lease, now, known=item, repeats_followups=False))
+        return claim.visit if isinstance(claim, Claim) else None
 
     def renew(
         self,
@@ -88,12 +123,10 @@ class DynamoClaims(DynamoContext):
         events: Sequence[Event] = (),
         events_already_written: int = 0,
     ) -> bool:
-        writes: list[Write] = [
-            Update(self.visit_key(run_id, visit_id), {"due": until}, when=_held_with(fence))
-        ]
+        writes: list[Write] = [Update(self.visit_key(run_id, visit_id), {"due": until}, when=_is_held(fence))]
         if events:
             key = keys.renewal_events(run_id, visit_id, fence, events_already_written, self.spread(run_id))
-            writes.append(Put(key, past_item(events, self, run_id), when=()))
+            writes.append(Put(key, encode_events_item(events, self.blobs, run_id), when=()))
         try:
             self.table.write(writes)
         except ConditionFailed:
@@ -108,114 +141,106 @@ class DynamoClaims(DynamoContext):
         added = {"fence": 1} if counts else {"fence": 1, "claims": -1}
         try:
             item = self.table.update(
-                Update(self.visit_key(run_id, visit_id), {"due": now}, added, when=_held_with(fence))
+                Update(self.visit_key(run_id, visit_id), {"due": now}, added, when=_is_held(fence))
             )
         except ConditionFailed:
             return
-        note = DueMessage(run_id, visit_id, item["step"], now, self.spread(run_id))
-        self.tell(self.head(run_id)["queue"], [note], now)
+        message = DueMessage(run_id, visit_id, item["step"], now, self.spread(run_id))
+        self.send_messages(self.read_head(run_id)["queue"], [message], now)
         if self.receiver is not None:
             self.receiver.finish(run_id, visit_id)
         self.changes.notify()
 
     def release_dead(self, queue: str, now: float) -> int:
-        """Who is dead can be told on the same machine only."""
+        """Return 0: only a store on the same machine can know that a worker is dead."""
         return 0
 
-    def _claim_next(self, receiver: MessageReceiver, lease: Lease, now: float) -> Claim | None:
-        """The claim of a visit that a message told of. One thread at a time waits for messages, and lets the others know."""
+    def _claim_received(self, receiver: MessageReceiver, lease: Lease, now: float) -> Claim | None:
+        """Claim a visit of a received message. If there is none, one thread waits for messages."""
         while (message := receiver.take()) is not None:
             try:
-                found = self.claim_message(message["Body"], lease, now)
+                claim = self.claim_message(message["Body"], lease, now)
             except MessageError as problem:
-                # It comes again, until the queue puts it aside.
+                # SQS delivers it again, and moves it to the dead-letter queue after some deliveries.
                 logger.warning("a message was left in the queue: %s", problem)
                 continue
-            if isinstance(found, Claim):
-                receiver.bind(found.visit, message["ReceiptHandle"])
-                return found
-            if found is MessageOutcome.DONE:
+            if isinstance(claim, Claim):
+                receiver.bind(claim.visit, message["ReceiptHandle"])
+                return claim
+            if claim is MessageOutcome.DONE:
                 receiver.delete(message["ReceiptHandle"])
-        # What comes is looked at in the next round, which knows how late it is by then.
+        # New messages are claimed by the next call, with the time of that call.
         self.work.notify(receiver.poll(math.ceil(lease.seconds)))
         return None
 
-    def _active(self, queue: str, now: float | None = None) -> list[DueMessage]:
-        """What is to be done in a queue, as the table says: the visits of its open runs. With `now`, what follows from a commit
-        whose worker died is done before.
+    def _find_due(self, queue: str, now: float | None = None) -> list[DueMessage]:
+        """Return messages about the active visits of a queue, read from the table, the longest due first.
+
+        With `now`, runs that a dead worker has left half done are repaired.
         """
-        ids = sorted(self.known_open(queue) | set(self.open_runs(queue)))
-        notes: list[tuple[tuple[object, ...], DueMessage]] = []
+        ids = sorted(self.known_open_runs(queue) | set(self.open_runs(queue)))
+        due: list[tuple[tuple[object, ...], DueMessage]] = []
         for snapshot in self.in_parallel(lambda run_id: read_snapshot(self, run_id), ids):
             if snapshot is None:
                 continue
-            self.note_head(snapshot.head)
-            head = snapshot.head
-            mended = [] if now is None else self.mend(snapshot, now)
-            notes += [
-                ((one.visit.due_at, *one.order), self.note_of(one, head))
-                for one in [*snapshot.active_items, *mended]
+            self.cache_head(snapshot.head)
+            repaired = [] if now is None else self.repair(snapshot, now)
+            due += [
+                ((item.visit.due_at, *item.sort_key), self.due_message(item, snapshot.head))
+                for item in [*snapshot.active_items, *repaired]
             ]
-        return [note for _, note in sorted(notes, key=lambda one: one[0])]
+        return [message for _, message in sorted(due, key=lambda entry: entry[0])]
 
     def open_runs(self, queue: str) -> list[str]:
-        """The ids of the runs of a queue that have not ended."""
-        return [id for ids in self.in_parallel(self._open_in, keys.open_shards(queue)) for id in ids]
+        """Return the ids of the runs of a queue that have not ended, as the index knows them."""
+        return [id for ids in self.in_parallel(self._open_runs_of, keys.open_shards(queue)) for id in ids]
 
-    def _open_in(self, shard: str) -> list[str]:
-        found: list[str] = []
-        asked = {"KeyConditionExpression": "#o = :q", "ExpressionAttributeNames": {"#o": "open"}}
+    def _open_runs_of(self, shard: str) -> list[str]:
+        run_ids: list[str] = []
+        request = {"KeyConditionExpression": "#o = :q", "ExpressionAttributeNames": {"#o": "open"}}
         values = {"ExpressionAttributeValues": {":q": {"S": shard}}}
         start: dict[str, object] = {}
         while True:
-            page = self.table.query_index("open", **asked, **values, **start)
-            found += [item["pk"]["S"][2:] for item in page["Items"]]
+            page = self.table.query_index("open", **request, **values, **start)
+            run_ids += [item["pk"]["S"][2:] for item in page["Items"]]
             if "LastEvaluatedKey" not in page:
-                return found
+                return run_ids
             start = {"ExclusiveStartKey": page["LastEvaluatedKey"]}
 
-    def _claim(
-        self,
-        note: DueMessage,
-        lease: Lease,
-        now: float,
-        *,
-        known: VisitItem | None = None,
-        give_up: bool = False,
-        repeats: bool = True,
-    ) -> Claim | MessageOutcome:
-        """Claim the visit that a note tells of. Where it is done, what follows from it is done again if `repeats`."""
-        key = keys.visit(note.run_id, note.visit_id, note.spread)
+    def _claim(self, request: ClaimRequest) -> Claim | MessageOutcome:
+        message = request.message
+        key = keys.visit(message.run_id, message.visit_id, message.spread)
         before: Item | None = None
-        if note.cause is None:
+        if message.cause is None:
             before = self.table.get(key)
             if before is None:
                 logger.warning(
-                    "a message about a visit that is not there: run %s, visit %s", note.run_id, note.visit_id
+                    "message about unknown visit: run %s, visit %s", message.run_id, message.visit_id
                 )
                 return MessageOutcome.DONE
-        for _ in range(MOST_RACES):
+        for _ in range(MAX_CONFLICTS):
             if before is not None:
-                verdict = self._judge(note, before, now, give_up=give_up, repeats=repeats)
-                if verdict is not None:
-                    return verdict
-            elif note.due_at > now:
-                return self._later(note, note.due_at, now)
+                outcome = self._outcome_without_claim(request, before)
+                if outcome is not None:
+                    return outcome
+            elif message.due_at > request.now:
+                return self._send_later(message, message.due_at, request.now)
             try:
-                item = self.table.update(_claiming(key, note, before, lease, now, give_up=give_up))
-            except ConditionFailed as refused:
-                before = refused.items[0] or self.table.get(key)
+                item = self.table.update(_claim_update(key, request, before))
+            except ConditionFailed as refusal:
+                before = refusal.items[0] or self.table.get(key)
                 continue
-            return self._claimed(note, key, before, item, known, now)
+            return self._complete_claim(request, key, before, item)
         return MessageOutcome.HELD
 
-    def _judge(
-        self, note: DueMessage, item: Item, now: float, *, give_up: bool, repeats: bool
-    ) -> MessageOutcome | None:
-        """Why a visit is not to be claimed, as its item stands; None when it is."""
-        if item["status"] in _DONE:
-            if repeats:
-                self._follow_again(note, item, now)
+    def _outcome_without_claim(self, request: ClaimRequest, item: Item) -> MessageOutcome | None:
+        """Return why a visit cannot be claimed, or None if it can."""
+        message, now = request.message, request.now
+        if item["status"] in _FINISHED:
+            if request.repeats_followups:
+                finished = decode_visit(message.run_id, item, self.blobs)
+                if finished is not None:
+                    self.apply_followups(finished, now, again=True)
             return MessageOutcome.DONE
         if item["status"] == VisitStatus.PARKED:
             return MessageOutcome.DONE
@@ -223,171 +248,160 @@ class DynamoClaims(DynamoContext):
             return None
         if item["status"] == VisitStatus.RUNNING:
             return MessageOutcome.HELD
-        if (
-            item["status"] == VisitStatus.WAITING
-            and repeats
-            and self.wake_if_answered(note.run_id, note.visit_id, now)
-        ):
-            return None
-        return self._later(replace(note, cause=None), item["due"], now)
+        if item["status"] == VisitStatus.WAITING and request.repeats_followups:
+            if self.wake_if_answered(message.run_id, message.visit_id, now):
+                return None
+        return self._send_later(replace(message, cause=None), item["due"], now)
 
-    def _later(self, note: DueMessage, due_at: float, now: float) -> MessageOutcome:
-        """Let a message come again when its visit is due: its delay has an upper bound."""
+    def _send_later(self, message: DueMessage, due_at: float, now: float) -> MessageOutcome:
+        """Send a message again for the time when its visit is due, since the delay of a message is limited."""
         if due_at < NEVER:
-            head = self.table.get(keys.head(note.run_id))
-            if head is not None and not is_over(head):
-                self.tell(head["queue"], [replace(note, due_at=due_at)], now)
+            head = self.table.get(keys.head(message.run_id))
+            if head is not None and not has_ended(head):
+                self.send_messages(head["queue"], [replace(message, due_at=due_at)], now)
         return MessageOutcome.DONE
 
-    def _follow_again(self, note: DueMessage, item: Item, now: float) -> None:
-        record = self._whole_record(note.run_id, item)
-        if record is not None:
-            self.follow(record, now, again=True)
-
-    def _whole_record(self, run_id: str, item: Item) -> VisitItem | None:
-        return decode_visit(run_id, item, self.blobs)
-
-    def _claimed(
-        self,
-        note: DueMessage,
-        key: keys.ItemKey,
-        before: Item | None,
-        item: Item,
-        known: VisitItem | None,
-        now: float,
+    def _complete_claim(
+        self, request: ClaimRequest, key: keys.ItemKey, before: Item | None, item: Item
     ) -> Claim | MessageOutcome:
-        """The claim whose item was written; or it is taken back, where the run says that it must not be."""
-        wanted = [keys.head(note.run_id)]
-        needs_cause = "clock" not in item and known is None
+        """Return the claim whose item was written, or undo it if the run does not allow it."""
+        message, now = request.message, request.now
+        needed = [keys.head(message.run_id)]
+        needs_cause = "clock" not in item and request.known is None
         cause = item.get("cause", "") if needs_cause else ""
         if cause:
-            wanted.append(keys.visit(note.run_id, cause, note.spread))
-        holders = {keys.visit(note.run_id, id, note.spread) for id in note.holders}
-        found = self.table.get_many([*wanted, *sorted(holders - set(wanted))])
-        head = found.get(wanted[0])
+            needed.append(keys.visit(message.run_id, cause, message.spread))
+        holders = {keys.visit(message.run_id, id, message.spread) for id in message.holders}
+        items = self.table.get_many([*needed, *sorted(holders - set(needed))])
+        head = items.get(needed[0])
         if head is None:
-            logger.warning("a message about a run that is not there: %s", note.run_id)
-            self._take_back(key, item)
+            logger.warning("message about unknown run: %s", message.run_id)
+            self._undo_creation(key, item)
             return MessageOutcome.DONE
-        self.note_head(head)
-        record = self._record(note, item, head, found.get(wanted[-1]) if cause else None, known)
-        if record is None or is_over(head) or not self._is_wanted(record, head):
-            self._take_back(key, item)
+        self.cache_head(head)
+        cause_item = items.get(needed[-1]) if cause else None
+        claimed = self._claimed_visit(message.visit_id, item, head, cause_item, request.known)
+        if claimed is None or has_ended(head) or not self._is_current(claimed, head):
+            self._undo_creation(key, item)
             return MessageOutcome.DONE
-        if "stop" in head and (before or {}).get("claims", 0) == 0 and not self.is_last(record, head):
-            if record.visit.step != DEADLINE:
-                self._park(key, before, item, now)
-                self.dispatch(head, self.settle_stop(note.run_id, now), now)
-                return MessageOutcome.DONE
+        is_first_claim = (before or {}).get("claims", 0) == 0
+        is_step = claimed.visit.step != DEADLINE and not self.is_final_step(claimed, head)
+        if "stop" in head and is_first_claim and is_step:
+            self._park(key, before, item, now)
+            self.announce(head, self.settle_stop(message.run_id, now), now)
+            return MessageOutcome.DONE
         if head["status"] == RunStatus.QUEUED:
             head = self._set_running(head, now)
-        if not self.hold(record, head):
+        if not self.cache_claim(claimed, head):
             return MessageOutcome.HELD
-        loaded = [decode_visit(note.run_id, found[one], self.blobs) for one in holders if one in found]
-        return Claim(
-            run_of(head, self.blobs), record.visit, tuple(one.visit for one in loaded if one is not None)
-        )
+        prefetched = [
+            decode_visit(message.run_id, items[holder], self.blobs) for holder in holders if holder in items
+        ]
+        visits = tuple(holder.visit for holder in prefetched if holder is not None)
+        return Claim(decode_run(head, self.blobs), claimed.visit, visits)
 
-    def _record(
-        self, note: DueMessage, item: Item, head: Item, cause: Item | None, known: VisitItem | None
+    def _claimed_visit(
+        self,
+        visit_id: str,
+        item: Item,
+        head: Item,
+        cause: Item | None,
+        known: VisitItem | None = None,
     ) -> VisitItem | None:
-        """The record of a claimed visit; None when nothing of the run says that there is such a visit."""
-        step_of = self.step_of(head["plan"])
+        """Return a claimed visit, or None if nothing in its run leads to such a visit."""
+        run_id, step_of = run_id_of(head), self.step_of(head["plan"])
         if "clock" in item or known is not None:
-            return decode_visit(note.run_id, item, self.blobs, known)
-        candidates: Sequence[VisitItem | None]
+            return decode_visit(run_id, item, self.blobs, known)
+        candidates: Sequence[VisitItem | None] = []
         if item.get("cause", "") == "":
-            candidates = [first_of(head, step_of), deadline_of(head)]
-        else:
-            before = None if cause is None else decode_visit(note.run_id, cause, self.blobs)
-            in_turns = self.plans.header(head["plan"]).sequential
-            candidates = (
-                [] if before is None else followers(before, step_of, spread_of(head), in_turns=in_turns)
-            )
-        derived = next((one for one in candidates if one is not None and one.visit.id == note.visit_id), None)
+            candidates = [derive_first_visit(head, step_of), derive_deadline_visit(head)]
+        elif cause is not None:
+            decoded = decode_visit(run_id, cause, self.blobs)
+            if decoded is not None:
+                is_sequential = self.is_sequential(head)
+                candidates = derive_followers(decoded, step_of, spread_of(head), is_sequential=is_sequential)
+        visits = (visit for visit in candidates if visit is not None)
+        derived = next((visit for visit in visits if visit.visit.id == visit_id), None)
         if derived is None or derived.visit.step != item["step"]:
-            logger.warning(
-                "a message about a visit that nothing leads to: run %s, visit %s", note.run_id, note.visit_id
-            )
+            logger.warning("message about a visit without a cause: run %s, visit %s", run_id, visit_id)
             return None
-        return decode_visit(note.run_id, item, self.blobs, derived)
+        return decode_visit(run_id, item, self.blobs, derived)
 
-    def _is_wanted(self, record: VisitItem, head: Item) -> bool:
-        """Whether the run, as it was resumed last, knows of the visit."""
+    def _is_current(self, item: VisitItem, head: Item) -> bool:
+        """Return whether a visit belongs to the run since its last resume."""
         resumes = head.get("resumes", 0)
-        visit = record.visit
+        visit = item.visit
         if visit.step == DEADLINE:
-            expected = deadline_of(head)
-            if expected is None or expected.visit.id != visit.id:
+            deadline = derive_deadline_visit(head)
+            if deadline is None or deadline.visit.id != visit.id:
                 return False
             if self.plans.header(head["plan"]).finally_step is None:
                 return True
             key = keys.visit(visit.run_id, finally_visit_id(resumes), spread_of(head))
             return self.table.get(key) is None
-        if visit.step == END or self.is_last(record, head):
-            return bool(record.item.get("resumes", 0) == resumes)
+        if visit.step == END or self.is_final_step(item, head):
+            return bool(item.item.get("resumes", 0) == resumes)
         return True
 
-    def _take_back(self, key: keys.ItemKey, item: Item) -> None:
-        """Undo a claim that made an item."""
+    def _undo_creation(self, key: keys.ItemKey, item: Item) -> None:
+        """Delete an item that its claim has created."""
         if item.get("fence", 0) == 1 and "clock" not in item:
             try:
-                self.table.write([Delete(key, when=_held_with(1))])
+                self.table.write([Delete(key, when=_is_held(1))])
             except ConditionFailed:
                 return
 
     def _park(self, key: keys.ItemKey, before: Item | None, item: Item, now: float) -> None:
-        """Take a claim back that came after its run began to stop."""
-        was = before or {}
-        due_at = now if was.get("status", VisitStatus.READY) == VisitStatus.READY else was["due"]
-        back = {name: was.get(name) for name in ("started", "piece", "begun", "worker")}
-        sets = {**back, "status": VisitStatus.PARKED.value, "due": due_at, "claims": 0}
+        """Undo a claim in a stopping run, and park its visit."""
+        earlier = before or {}
+        was_ready = earlier.get("status", VisitStatus.READY) == VisitStatus.READY
+        due_at = now if was_ready else earlier["due"]
+        restored = {name: earlier.get(name) for name in ("started", "piece", "begun", "worker")}
+        sets = {**restored, "status": VisitStatus.PARKED.value, "due": due_at, "claims": 0}
         try:
-            self.table.update(Update(key, sets, when=_held_with(item["fence"])))
+            self.table.update(Update(key, sets, when=_is_held(item["fence"])))
         except ConditionFailed:
             return
 
     def _set_running(self, head: Item, now: float) -> Item:
         key = keys.ItemKey(head["pk"], head["sk"])
         sets = {"status": RunStatus.RUNNING.value}
-        condition: Condition = ("status", "=", RunStatus.QUEUED.value)
+        is_queued: Condition = ("status", "=", RunStatus.QUEUED.value)
         try:
-            return self.table.update(Update(key, sets, keep={"started": now}, when=(condition,)))
-        except ConditionFailed as refused:
-            return refused.items[0] or head
+            return self.table.update(Update(key, sets, keep={"started": now}, when=(is_queued,)))
+        except ConditionFailed as refusal:
+            return refusal.items[0] or head
 
 
-def _held_with(fence: int) -> tuple[Condition, ...]:
+def _is_held(fence: int) -> tuple[Condition, ...]:
     return (("fence", "=", fence), ("status", "=", VisitStatus.RUNNING.value))
 
 
-def _claiming(
-    key: keys.ItemKey, note: DueMessage, before: Item | None, lease: Lease, now: float, *, give_up: bool
-) -> Update:
-    """The write that claims a visit as it was found, or that has no item yet."""
-    was = before or {}
-    claims = was.get("claims", 0)
-    fence = was.get("fence", 0) + 1
+def _claim_update(key: keys.ItemKey, request: ClaimRequest, before: Item | None) -> Update:
+    """Return the write that claims a visit as it was read, or that creates its item if `before` is None."""
+    message, lease, now = request.message, request.lease, request.now
+    earlier = before or {}
+    claims = earlier.get("claims", 0)
+    fence = earlier.get("fence", 0) + 1
     sets = {
         "status": VisitStatus.RUNNING.value,
         "fence": fence,
-        "claims": (max(claims, MAX_CLAIMS) if give_up else claims) + 1,
+        "claims": (max(claims, MAX_CLAIMS) if request.give_up else claims) + 1,
         "worker": lease.worker,
         "due": now + lease.seconds,
-        "started": was.get("started", now),
-        "piece": was.get("piece", now),
+        "started": earlier.get("started", now),
+        "piece": earlier.get("piece", now),
     }
-    begins = "started" not in was and not note.step.startswith("@")
-    begun = [[fence, now, lease.worker, was.get("attempt", 1)]] if begins else []
-    append = {"begun": begun} if begun else {}
+    is_start = "started" not in earlier and not message.step.startswith("@")
+    starts = [[fence, now, lease.worker, earlier.get("attempt", 1)]] if is_start else []
+    append = {"begun": starts} if starts else {}
     if before is None:
-        made = {"step": note.step, "cause": note.cause or None}
-        return Update(
-            key, sets | {name: value for name, value in made.items() if value}, append=append, when=(ABSENT,)
-        )
+        origin = {"step": message.step, "cause": message.cause or None}
+        sets |= {name: value for name, value in origin.items() if value}
+        return Update(key, sets, append=append, when=(ABSENT,))
     when: tuple[Condition, ...] = (
-        ("status", "=", was["status"]),
-        ("due", "=", was["due"]),
-        ("fence", "absent or =", was.get("fence", 0)),
+        ("status", "=", earlier["status"]),
+        ("due", "=", earlier["due"]),
+        ("fence", "absent or =", earlier.get("fence", 0)),
     )
     return Update(key, sets, append=append, when=when)

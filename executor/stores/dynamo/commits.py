@@ -1,8 +1,20 @@
-"""DynamoCommits: the outcome of a visit, and what follows from it.
+"""Commits: write the outcome of a visit, and do what follows from it.
 
-The outcome is one write: of the visit's item alone where the branch just goes on, else together with the counters of the
-run. What follows is derived from it, so that doing it again changes nothing: a worker that died in between is made good by
-whoever gets its message next.
+Problem: a DynamoDB transaction has at most 100 items, but an outcome may fork into thousands of branches,
+fire joins, stop child runs and end the run. A worker may die between any two requests.
+
+Algorithm: write-ahead of the outcome, then idempotent followups (redo logging). The outcome is one atomic
+write under the condition of the fence: the visit's item alone for a step of a chain, else a transaction with
+the counters of the run. Everything that follows is a function of the stored outcome: visits have derived
+ids, joins fire under the condition of their wave, messages are hints. So a second try changes nothing and
+completes the first.
+
+Cost: one write for a step of a chain. A fork, an end or an arrival writes a transaction, and then reads the
+counters.
+
+Limits: followups that a dead worker has left undone are made when the message of the visit is delivered
+again, or by the sweep. If other commits change the same counters, the transaction is tried up to
+MAX_CONFLICTS times.
 """
 
 from __future__ import annotations
@@ -28,147 +40,180 @@ from noetl.executor.model.run import (
 from noetl.executor.model.transition import branches_after
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
-from noetl.executor.stores.dynamo.context import MOST_RACES, CachedClaim, DynamoContext
+from noetl.executor.stores.dynamo.blobs import Blobs
+from noetl.executor.stores.dynamo.context import MAX_CONFLICTS, CachedClaim, DynamoContext
 from noetl.executor.stores.dynamo.expressions import PRESENT, Condition, Put, Update, Write
-from noetl.executor.stores.dynamo.run_items import CounterDeltas, joins_of, spread_of
+from noetl.executor.stores.dynamo.run_items import CounterDeltas, arrival_joins, spread_of
+from noetl.executor.stores.dynamo.table import DynamoTable
 from noetl.executor.stores.dynamo.visit_items import (
+    StepOf,
     VisitItem,
     VisitOrigin,
     decode_visit,
-    entered,
-    event_to_list,
-    followers,
+    derive_followers,
+    encode_event,
+    encode_origin,
+    encode_outcome,
+    encode_unclaimed,
     home_of_branch,
-    numbered,
-    outcome,
-    self_contained,
-    visit_of,
+    new_visit,
+    number_visit,
 )
 from noetl.executor.stores.sql.rows import encode_json
 
 MAX_PAYLOAD_BYTES = 64 * 1024 * 1024
 
 
+class BranchWrites:
+    """The writes by which the branches of a commit move.
+
+    `created` are the keys of visits that another branch may have created, by id. `numbers` are the numbers
+    of the following visits in a run that has forked.
+    """
+
+    def __init__(self) -> None:
+        self.writes: list[Write] = []
+        self.created: dict[str, keys.ItemKey] = {}
+        self.numbers: list[int] = []
+
+
+class VisitNumbers:
+    """Numbers for visits of steps on cycles in a run that has forked, each given once.
+
+    A number is taken by a write under the condition that no other commit has taken one since it was read.
+    """
+
+    def __init__(self, table: DynamoTable, run_id: str) -> None:
+        self._table = table
+        self._run_id = run_id
+        self._counts: dict[str, tuple[int, int]] = {}
+
+    def take(self, branch: Branch, origin: VisitOrigin) -> int:
+        """Return the next number for the step of a branch."""
+        if branch.step not in self._counts:
+            item = self._table.get(keys.visit_count(self._run_id, branch.step)) or {}
+            self._counts[branch.step] = (item.get("visits", 0), 0)
+        before, taken = self._counts[branch.step]
+        self._counts[branch.step] = (before, taken + 1)
+        return int(origin.counts.get(branch.step, 0) + before + taken + 1)
+
+    def writes(self) -> list[Write]:
+        """Return the writes that take the numbers."""
+        writes: list[Write] = []
+        for step, (before, taken) in self._counts.items():
+            is_unchanged: Condition = ("visits", "=", before) if before else ("visits", "absent", None)
+            key = keys.visit_count(self._run_id, step)
+            writes.append(Update(key, {"visits": before + taken}, when=(is_unchanged,)))
+        return writes
+
+
 class DynamoCommits(DynamoContext):
-    """The part of the store that commits."""
+    """The part of the DynamoDB store that commits outcomes."""
 
     def commit(self, commit: Commit, now: float, claim_for: Lease | None = None) -> Visit | None:
         visit = commit.visit
         check_payload(commit)
-        held = self.held(visit) or self._read_again(visit)
-        sets = outcome(visit, commit.events if visit.finished_at is not None else (), self.blobs)
-        if visit.finished_at is None and visit.due_at > now and "waits" not in held.head:
-            self._note_waiting(held.head)
-        record = self._write(commit, held, sets, now)
-        self.let_go(visit)
-        self._forget_parts(visit, held)
+        claim = self.cached_claim(visit) or self._read_claim(visit)
+        is_finished = visit.finished_at is not None
+        outcome = encode_outcome(visit, commit.events if is_finished else (), self.blobs)
+        if not is_finished and visit.due_at > now and "waits" not in claim.head:
+            self._mark_waiting(claim.head)
+        committed = self._write(commit, claim, outcome, now)
+        self.forget_claim(visit)
+        self._delete_loop_parts(visit, claim)
         self.changes.notify()
-        known = held.head if commit.stop is None else None
-        following = self.follow(record, now, claim_for=claim_for, known=known)
+        known_head = claim.head if commit.stop is None else None
+        following = self.apply_followups(committed, now, claim_for=claim_for, known_head=known_head)
         if self.receiver is not None:
             self.receiver.finish(visit.run_id, visit.id, following)
         return following
 
-    def _read_again(self, visit: Visit) -> CachedClaim:
-        """What is known of a claim that another process has made."""
-        head = self.head(visit.run_id)
+    def _read_claim(self, visit: Visit) -> CachedClaim:
+        """Read what is needed to commit a claim that another process has made."""
+        head = self.read_head(visit.run_id)
         item = self.table.get(keys.visit(visit.run_id, visit.id, spread_of(head)))
         if item is None or item.get("fence") != visit.fence:
-            raise _fenced(visit)
-        return CachedClaim(VisitItem(visit, self.decode_origin(head, item), item), head)
+            raise _claim_is_lost(visit)
+        return CachedClaim(VisitItem(visit, self.origin_of_claim(head, item), item), head)
 
-    def _note_waiting(self, head: Item) -> None:
-        """Let the run say that it may be waiting, before it is."""
+    def _mark_waiting(self, head: Item) -> None:
+        """Mark in the head that the run may be waiting, before a visit is suspended."""
         is_open: tuple[Condition, ...] = (PRESENT, ("finished", "absent", None))
         with suppress(ConditionFailed):
             self.table.update(Update(keys.ItemKey(head["pk"], head["sk"]), {"waits": True}, when=is_open))
 
-    def _write(self, commit: Commit, held: CachedClaim, sets: Item, now: float) -> VisitItem:
-        """Write an outcome, with everything that must be written with it; the record as it is then."""
-        visit, record, head = commit.visit, held.record, held.head
-        spread = spread_of(head)
+    def _write(self, commit: Commit, claim: CachedClaim, outcome: Item, now: float) -> VisitItem:
+        """Write an outcome with everything that must be atomic with it, and return the visit as it is then."""
+        visit, before = commit.visit, claim.item
+        spread = spread_of(claim.head)
         key = keys.visit(visit.run_id, visit.id, spread)
-        beside: list[Write] = [
-            *self._parts(commit, spread),
-            *self._past(commit, spread),
-            *_stop(commit, head, self),
+        when: tuple[Condition, ...] = (
+            ("fence", "=", visit.fence),
+            ("status", "=", VisitStatus.RUNNING.value),
+        )
+        fixed: list[Write] = [
+            *self._loop_part_writes(commit, spread),
+            *self._event_writes(commit, spread),
+            *_stop_writes(commit, claim.head, self.blobs),
         ]
         absorbed: set[str] = set()
-        for tries in range(MOST_RACES):
-            move = self._move(commit, held, absorbed, now)
-            own = _own(commit, record, sets, move, now)
-            when: tuple[Condition, ...] = (
-                ("fence", "=", visit.fence),
-                ("status", "=", VisitStatus.RUNNING.value),
-            )
-            writes: list[Write] = [Update(key, own, when=when), *beside, *move.writes]
+        for tries in range(MAX_CONFLICTS):
+            moves = self._branch_writes(commit, claim, absorbed, now)
+            sets = _visit_attributes(commit, before, outcome, moves, now)
+            writes: list[Write] = [Update(key, sets, when=when), *fixed, *moves.writes]
             try:
                 self.table.write(writes)
-            except ConditionFailed as refused:
-                if refused.failed[0]:
-                    raise _fenced(visit) from None
-                put = {one.key: one for one, failed in zip(writes, refused.failed, strict=True) if failed}
-                absorbed |= {id for id, where in move.made.items() if where in put}
+            except ConditionFailed as refusal:
+                if refusal.failed[0]:
+                    raise _claim_is_lost(visit) from None
+                # A visit that exists was created by another branch, so this branch ends there.
+                refused = {write.key for write, failed in zip(writes, refusal.failed, strict=True) if failed}
+                absorbed |= {id for id, created in moves.created.items() if created in refused}
                 if tries:
                     time.sleep(pause_seconds(min(tries, 4)))
                 continue
-            item = {name: value for name, value in {**record.item, **own}.items() if value is not None}
-            return VisitItem(visit, record.way, item | key._asdict())
-        raise StoreError(
-            f"A step of run {visit.run_id} could not be committed: too many others write beside it."
-        )
+            item = {name: value for name, value in {**before.item, **sets}.items() if value is not None}
+            return VisitItem(visit, before.origin, item | key._asdict())
+        raise StoreError(f"A step of run {visit.run_id} could not be committed: too many concurrent writers.")
 
-    def _move(self, commit: Commit, held: CachedClaim, absorbed: set[str], now: float) -> BranchWrites:
-        """How the branches of a commit move, where those in `absorbed` are known to find their visit made."""
-        record, head = held.record, held.head
-        way, visit = record.way, commit.visit
-        spread, step_of = spread_of(head), self.step_of(head["plan"])
-        move = BranchWrites()
-        deltas = CounterDeltas()
+    def _branch_writes(
+        self, commit: Commit, claim: CachedClaim, absorbed: set[str], now: float
+    ) -> BranchWrites:
+        """Return the writes that move the branches; the branches in `absorbed` find their visit created."""
+        origin, visit = claim.item.origin, commit.visit
+        spread, step_of = spread_of(claim.head), self.step_of(claim.head["plan"])
         width = len(commit.branches)
-        homes = [home_of_branch(way.home, index, width, spread) for index in range(width)]
-        if all(home == way.home for home in homes):
-            deltas.add(way.home, "live", commit.branches_change)
-            for join, delta in commit.counter_changes.items():
-                deltas.add(way.home, f"j#{join}", delta)
-        else:
-            deltas.branch(way.home, step_of(visit.step).regions, -1)
-            for branch, home in zip(commit.branches, homes, strict=True):
-                deltas.branch(home, step_of(branch.step).regions, 1)
-        if commit.failed_branches:
-            deltas.add(way.home, "failed", commit.failed_branches)
-        for join in joins_of(commit.branches):
-            deltas.arrive(homes[[b.step for b in commit.branches].index(join)], join, visit.id)
-        counters = _VisitNumbers(self, visit.run_id)
-        in_turns = self.plans.header(head["plan"]).sequential
+        homes = [home_of_branch(origin.home, index, width, spread) for index in range(width)]
+        deltas = _counter_deltas(commit, origin, homes, step_of)
+        numbers = VisitNumbers(self.table, visit.run_id)
+        due_at = NEVER if self.is_sequential(claim.head) else now
+        has_forked = origin.has_forked or width > 1
+        moves = BranchWrites()
         for index, (branch, home) in enumerate(zip(commit.branches, homes, strict=True)):
             is_new = not branch.is_arrival and branch.id not in absorbed
             if branch.is_absorbed and not is_new:
-                deltas.branch(home, step_of(branch.step).regions, -1)
-            number = 0
-            if branch.is_counted and is_new and (way.forked or width > 1):
-                number = counters.next(branch, way)
-            move.numbers.append(number)
+                deltas.count_branch(home, step_of(branch.step).regions, -1)
+            number = numbers.take(branch, origin) if branch.is_counted and is_new and has_forked else 0
+            moves.numbers.append(number)
             if branch.is_absorbed and is_new:
                 key = keys.visit(visit.run_id, branch.id, spread)
-                found, counts = numbered(branch, way, number)
-                follows = VisitOrigin(
-                    visit.id, (), now, index, home, counts, forked=way.forked or width > 1, line=visit.clock
+                visit_number, counts = number_visit(branch, origin, number)
+                created_origin = VisitOrigin(
+                    visit.id, (), now, index, home, counts, has_forked=has_forked, parent_clock=visit.clock
                 )
-                made = visit_of(branch, visit.run_id, NEVER if in_turns else now, found)
-                move.writes.append(Put(key, entered(made, follows)))
-                move.made[branch.id] = key
-        if not any(move.numbers):
-            move.numbers = []
-        move.writes += counters.writes()
+                created = new_visit(branch, visit.run_id, due_at, visit_number)
+                moves.writes.append(Put(key, encode_unclaimed(created, created_origin)))
+                moves.created[branch.id] = key
+        if not any(moves.numbers):
+            moves.numbers = []
+        moves.writes += numbers.writes()
         for home in deltas.homes():
             added, arrived = deltas.changes_of(home)
-            move.writes.append(
-                Update(keys.counter(visit.run_id, home), {}, {**added, "version": 1}, append=arrived)
-            )
-        return move
+            key = keys.counter(visit.run_id, home)
+            moves.writes.append(Update(key, {}, {**added, "version": 1}, append=arrived))
+        return moves
 
-    def _parts(self, commit: Commit, spread: int) -> Iterable[Put]:
+    def _loop_part_writes(self, commit: Commit, spread: int) -> Iterable[Put]:
         visit = commit.visit
         if visit.progress is None:
             return
@@ -176,213 +221,206 @@ class DynamoCommits(DynamoContext):
             key = keys.loop_part(visit.run_id, visit.id, part.loop, part.first, spread)
             yield Put(key, {"body": self.blobs.store(visit.run_id, list(part.outcomes)) or b"[]"}, when=())
 
-    def _forget_parts(self, visit: Visit, held: CachedClaim) -> None:
-        """Delete the results of batches when the visit is done, or begins anew in another round."""
-        may_go_on = visit.finished_at is None or visit.failure in (FailureState.OPEN, FailureState.ENDED)
-        if visit.progress is None or (visit.progress.journal and may_go_on):
+    def _delete_loop_parts(self, visit: Visit, claim: CachedClaim) -> None:
+        """Delete batch results of loops when the visit is done or starts another round."""
+        may_continue = visit.finished_at is None or visit.failure in (FailureState.OPEN, FailureState.ENDED)
+        if visit.progress is None or (visit.progress.journal and may_continue):
             return
-        spread = spread_of(held.head)
-        pk = keys.partition_key(visit.run_id, keys.partition_of_visit(visit.id, spread))
-        found = [keys.ItemKey(item["pk"], item["sk"]) for item in self.table.query(pk, f"P#{visit.id}#")]
-        self.table.delete(found)
+        pk = keys.visit(visit.run_id, visit.id, spread_of(claim.head)).pk
+        items = self.table.query(pk, f"P#{visit.id}#")
+        self.table.delete([keys.ItemKey(item["pk"], item["sk"]) for item in items])
 
-    def _past(self, commit: Commit, spread: int) -> Iterable[Put]:
-        """What has happened in a claim that ends without an outcome."""
+    def _event_writes(self, commit: Commit, spread: int) -> Iterable[Put]:
+        """Yield the write of the events of a claim that ends in a retry or a suspension."""
         visit = commit.visit
         if visit.finished_at is None and commit.events:
-            yield Put(
-                keys.claim_events(visit.run_id, visit.id, visit.fence, spread),
-                past_item(commit.events, self, visit.run_id),
-                when=(),
-            )
+            key = keys.claim_events(visit.run_id, visit.id, visit.fence, spread)
+            yield Put(key, encode_events_item(commit.events, self.blobs, visit.run_id), when=())
 
-    def follow(
+    def apply_followups(
         self,
-        record: VisitItem,
+        item: VisitItem,
         now: float,
         *,
         again: bool = False,
         claim_for: Lease | None = None,
-        known: Item | None = None,
+        known_head: Item | None = None,
     ) -> Visit | None:
-        visit, item = record.visit, record.item
-        head = self._head_for(record, None if again else known)
-        header = self.plans.header(head["plan"])
-        is_done = visit.finished_at is not None
+        visit = item.visit
+        head = self._head_for(item, None if again else known_head)
         if visit.step == END:
             self.answer_parent(head, now)
-            self.let_expire(head, now)
+            self.set_expiry(head, now)
             return None
-        if is_done and item.get("waited"):
-            self.give_up_runs(visit.run_id, visit.id, now)
+        due = self._due_after(item, head, now, again=again)
+        claimed = self._claim_or_announce(head, due, visit, now, claim_for)
+        if claimed is None and claim_for is not None and due and head is known_head:
+            # The claim may have failed because the run is stopping, which the known head does not show.
+            head = self.read_head(visit.run_id)
+            due = self.settle_stop(visit.run_id, now) if "stop" in head else []
+            claimed = self._claim_or_announce(head, due, visit, now, claim_for)
+        return claimed
+
+    def _due_after(self, item: VisitItem, head: Item, now: float, *, again: bool) -> list[VisitItem]:
+        """Do what follows from an outcome, and return the visits that are due or will be."""
+        visit = item.visit
+        is_finished = visit.finished_at is not None
+        if is_finished and item.item.get("waited"):
+            self.cancel_child_runs(visit.run_id, visit.id, now)
         due: list[VisitItem] = []
         is_empty = False
-        if item.get("counted"):
-            fired, is_empty = self.look(record, head, now, again=again)
+        if item.item.get("counted"):
+            fired, is_empty = self.fire_touched_joins(item, head, now, again=again)
             due += fired
-        if is_done:
-            step_of, spread = self.step_of(head["plan"]), spread_of(head)
-            if not header.sequential:
-                due += followers(record, step_of, spread, in_turns=False)
-            due += self._absorbed(record, head)
-        else:
-            due += self._paused(record, now)
-        if item.get("last"):
-            due += self.end(head, now) if is_done else []
-        elif "stop" in head or (visit.step == DEADLINE and is_done):
-            due = self.settle_stop(visit.run_id, now)
-        elif is_done:
-            if header.sequential:
-                due = [one for one in due if one.visit.due_at < NEVER] + self.take_turn(head, record, now)
-            if is_empty:
-                due += self.end(head, now)
-        claimed = self._hand_on(head, due, visit, now, claim_for)
-        if claimed is None and claim_for is not None and due and head is known:
-            # The claim may have found the run stopping, which the head did not say yet.
-            head = self.head(visit.run_id)
-            due = self.settle_stop(visit.run_id, now) if "stop" in head else []
-            claimed = self._hand_on(head, due, visit, now, claim_for)
-        return claimed
+        due += self._followers(item, head) if is_finished else self._suspended(item, now)
+        if item.item.get("last"):
+            return due + (self.end_run(head, now) if is_finished else [])
+        if "stop" in head or (visit.step == DEADLINE and is_finished):
+            return self.settle_stop(visit.run_id, now)
+        if is_finished and self.is_sequential(head):
+            due = [waiting for waiting in due if waiting.visit.due_at < NEVER]
+            due += self.activate_next_visit(head, item, now)
+        if is_finished and is_empty:
+            due += self.end_run(head, now)
+        return due
 
-    def _head_for(self, record: VisitItem, known: Item | None) -> Item:
-        """The head of the run: as it is now where it matters, else as it was when the visit was claimed."""
-        visit, item = record.visit, record.item
-        just_goes_on = visit.finished_at is not None and not any(
-            item.get(name) for name in ("counted", "waited", "last")
-        )
-        if just_goes_on and known is not None and not visit.step.startswith("@"):
-            return known
-        return self.head(visit.run_id)
+    def _head_for(self, item: VisitItem, known_head: Item | None) -> Item:
+        """Return the head as of the claim for a step of a chain, and the current head otherwise."""
+        visit = item.visit
+        has_effects = any(item.item.get(name) for name in ("counted", "waited", "last"))
+        is_chain_step = visit.finished_at is not None and not has_effects and not visit.step.startswith("@")
+        if is_chain_step and known_head is not None:
+            return known_head
+        return self.read_head(visit.run_id)
 
-    def _hand_on(
-        self, head: Item, due: Sequence[VisitItem], own: Visit, now: float, claim_for: Lease | None
+    def _claim_or_announce(
+        self, head: Item, due: Sequence[VisitItem], committed: Visit, now: float, claim_for: Lease | None
     ) -> Visit | None:
-        """Claim the first of what is due, when someone wants it, and let workers know of the rest."""
+        """Claim the first due visit if there is a lease, and announce the others."""
         claimed: Visit | None = None
         rest: list[VisitItem] = []
-        for record in due:
-            is_for_us = claim_for is not None and claimed is None and record.visit.id != own.id
-            if is_for_us and claim_for is not None and record.visit.due_at <= now:
-                claimed = self.claim_record(record, head, claim_for, now)
+        for item in due:
+            may_claim = claimed is None and item.visit.id != committed.id and item.visit.due_at <= now
+            if claim_for is not None and may_claim:
+                claimed = self.claim_item(item, head, claim_for, now)
                 if claimed is not None:
                     continue
-            rest.append(record)
-        self.dispatch(head, rest, now)
+            rest.append(item)
+        self.announce(head, rest, now)
         return claimed
 
-    def _paused(self, record: VisitItem, now: float) -> list[VisitItem]:
-        """A visit that goes on later, as it is due."""
-        visit = record.visit
-        is_woken = bool(record.item.get("awaits")) and self.wake_if_answered(visit.run_id, visit.id, now)
-        return [] if is_woken else [record]
+    def _suspended(self, item: VisitItem, now: float) -> list[VisitItem]:
+        """Return a suspended visit, unless an answer has made it due already."""
+        visit = item.visit
+        is_woken = bool(item.item.get("awaits")) and self.wake_if_answered(visit.run_id, visit.id, now)
+        return [] if is_woken else [item]
 
-    def _absorbed(self, record: VisitItem, head: Item) -> list[VisitItem]:
-        """The visits at a `join: any` that a visit has made and nobody has claimed yet."""
-        if not record.item.get("next"):
+    def _followers(self, item: VisitItem, head: Item) -> list[VisitItem]:
+        """Return the visits that follow a finished visit; in sequential mode only those at a `join: any`."""
+        followers: list[VisitItem] = []
+        if not self.is_sequential(head):
+            step_of, spread = self.step_of(head["plan"]), spread_of(head)
+            followers += derive_followers(item, step_of, spread, is_sequential=False)
+        return followers + self._created_at_joins(item, head)
+
+    def _created_at_joins(self, item: VisitItem, head: Item) -> list[VisitItem]:
+        """Return the visits at a `join: any` that a commit has created and that no worker has claimed."""
+        if not item.item.get("next"):
             return []
         step_of = self.step_of(head["plan"])
-        visit, spread = record.visit, spread_of(head)
-        branches = [b for b in branches_after(visit, step_of(visit.step), step_of) if b.is_absorbed]
-        if not branches:
+        visit, spread = item.visit, spread_of(head)
+        branches = branches_after(visit, step_of(visit.step), step_of)
+        visit_keys = [
+            keys.visit(visit.run_id, branch.id, spread) for branch in branches if branch.is_absorbed
+        ]
+        if not visit_keys:
             return []
-        found = self.table.get_many([keys.visit(visit.run_id, branch.id, spread) for branch in branches])
-        records = [decode_visit(visit.run_id, item, self.blobs) for item in found.values()]
-        return [one for one in records if one is not None and one.way.cause == visit.id and _is_ready(one)]
+        items = self.table.get_many(visit_keys).values()
+        created = (decode_visit(visit.run_id, created_item, self.blobs) for created_item in items)
+        return [
+            other
+            for other in created
+            if other is not None
+            and other.origin.cause == visit.id
+            and other.visit.status is VisitStatus.READY
+        ]
 
 
-def _own(commit: Commit, record: VisitItem, sets: Item, move: BranchWrites, now: float) -> Item:
-    """What a commit changes of the visit's own item."""
+def _counter_deltas(
+    commit: Commit, origin: VisitOrigin, homes: Sequence[int], step_of: StepOf
+) -> CounterDeltas:
+    """Return how a commit changes the counters, before branches that find their visit created."""
+    deltas = CounterDeltas()
+    if all(home == origin.home for home in homes):
+        deltas.add(origin.home, "live", commit.branches_change)
+        for join, delta in commit.counter_changes.items():
+            deltas.add(origin.home, f"j#{join}", delta)
+    else:
+        deltas.count_branch(origin.home, step_of(commit.visit.step).regions, -1)
+        for branch, home in zip(commit.branches, homes, strict=True):
+            deltas.count_branch(home, step_of(branch.step).regions, 1)
+    if commit.failed_branches:
+        deltas.add(origin.home, "failed", commit.failed_branches)
+    steps = [branch.step for branch in commit.branches]
+    for join in arrival_joins(commit.branches):
+        deltas.add_arrival(homes[steps.index(join)], join, commit.visit.id)
+    return deltas
+
+
+def _visit_attributes(
+    commit: Commit, before: VisitItem, outcome: Item, moves: BranchWrites, now: float
+) -> Item:
+    """Return the attributes of the visit's item that a commit changes."""
     visit = commit.visit
-    own: Item = {**sets, "awaits": list(commit.awaits) or None}
+    sets: Item = {**outcome, "awaits": list(commit.awaits) or None}
     if visit.finished_at is not None:
-        own |= self_contained(visit, record.way)
-        own |= {
+        sets |= encode_origin(visit, before.origin)
+        sets |= {
             "at": now,
             "next": len(commit.branches) or None,
-            "numbers": move.numbers or None,
+            "numbers": moves.numbers or None,
             "waited": commit.may_have_children or None,
-            "counted": bool(move.writes) or None,
+            "counted": bool(moves.writes) or None,
             "last": commit.is_finally or None,
         }
-    # What is not there need not be removed.
-    return {name: value for name, value in own.items() if value is not None or name in record.item}
+    # An attribute that the item does not have need not be removed.
+    return {name: value for name, value in sets.items() if value is not None or name in before.item}
 
 
-class BranchWrites:
-    """The writes by which branches move; the visits among them that may be there already; the numbers of those that follow."""
-
-    def __init__(self) -> None:
-        self.writes: list[Write] = []
-        self.made: dict[str, keys.ItemKey] = {}
-        self.numbers: list[int] = []
-
-
-class _VisitNumbers:
-    """The numbers that visits of steps get in a run that has forked: each once, whoever counts at the same time."""
-
-    def __init__(self, core: DynamoContext, run_id: str) -> None:
-        self._core = core
-        self._run_id = run_id
-        self._counted: dict[str, tuple[int, int]] = {}
-
-    def next(self, branch: Branch, way: VisitOrigin) -> int:
-        if branch.step not in self._counted:
-            item = self._core.table.get(keys.visit_count(self._run_id, branch.step)) or {}
-            self._counted[branch.step] = (item.get("visits", 0), 0)
-        before, more = self._counted[branch.step]
-        self._counted[branch.step] = (before, more + 1)
-        return int(way.counts.get(branch.step, 0) + before + more + 1)
-
-    def writes(self) -> list[Write]:
-        found: list[Write] = []
-        for step, (before, more) in self._counted.items():
-            condition: Condition = ("visits", "=", before) if before else ("visits", "absent", None)
-            key = keys.visit_count(self._run_id, step)
-            found.append(Update(key, {"visits": before + more}, when=(condition,)))
-        return found
-
-
-def past_item(events: Sequence[Event], core: DynamoContext, run_id: str) -> Item:
-    return {"told": core.blobs.store(run_id, [event_to_list(event) for event in events])}
+def encode_events_item(events: Sequence[Event], blobs: Blobs, run_id: str) -> Item:
+    """Return the item of events of a claim; `told` is its stored attribute name."""
+    return {"told": blobs.store(run_id, [encode_event(event) for event in events])}
 
 
 def check_payload(commit: Commit) -> None:
-    """Raises NotJsonError where what is to be kept is not data that JSON can say, and PayloadTooLargeError where it is longer
-    than a store takes.
+    """Check that the outputs of a commit can be written as JSON, and are not too large.
+
+    Raises:
+        NotJsonError: an output cannot be written as JSON.
+        PayloadTooLargeError: the outputs exceed MAX_PAYLOAD_BYTES.
     """
     visit = commit.visit
-    kept = [
+    outputs = [
         dict(visit.saved) or None,
         visit.result,
         None if visit.progress is None else [visit.progress.round, dict(visit.progress.journal)],
         *(list(part.outcomes) for part in commit.batch_results),
     ]
     try:
-        length = sum(len(encode_json(value)) for value in kept if value is not None)
+        length = sum(len(encode_json(output)) for output in outputs if output is not None)
     except (TypeError, ValueError, RecursionError) as error:
-        raise NotJsonError(f"what the step gives is not plain data: {error}") from None
+        raise NotJsonError(f"an output of the step cannot be written as JSON: {error}") from None
     if length > MAX_PAYLOAD_BYTES:
-        raise PayloadTooLargeError(f"the step saves more than {MAX_PAYLOAD_BYTES:,} bytes")
+        raise PayloadTooLargeError(f"the outputs of the step exceed {MAX_PAYLOAD_BYTES:,} bytes of JSON")
 
 
-def numbers_for(
-    core: DynamoContext, run_id: str, branch: Branch, way: VisitOrigin
-) -> tuple[int, list[Write]]:
-    """The number of a visit of a step in a run that has forked, and the write that takes it."""
-    numbers = _VisitNumbers(core, run_id)
-    return numbers.next(branch, way), numbers.writes()
-
-
-def _stop(commit: Commit, head: Item, core: DynamoContext) -> Iterable[Update]:
+def _stop_writes(commit: Commit, head: Item, blobs: Blobs) -> Iterable[Update]:
+    """Yield the write that lets the run end with the status of the commit."""
     if commit.stop is not None:
-        error = core.blobs.store(commit.visit.run_id, commit.error)
+        error = blobs.store(commit.visit.run_id, commit.error)
         keep = {"stop": commit.stop.value} | ({} if error is None else {"error": error})
         yield Update(keys.ItemKey(head["pk"], head["sk"]), keep=keep)
 
 
-def _fenced(visit: Visit) -> FencedError:
-    return FencedError(f"the claim of step `{visit.step}` has been lost")
-
-
-def _is_ready(record: VisitItem) -> bool:
-    return record.visit.status is VisitStatus.READY
+def _claim_is_lost(visit: Visit) -> FencedError:
+    return FencedError(f"the claim of step `{visit.step}` is lost")

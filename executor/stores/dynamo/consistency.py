@@ -2,12 +2,13 @@
 
 Problem: a scan does not read the table as of one moment, so an active run may look inconsistent.
 
-Algorithm: one scan finds items that belong to no run and no plan. Each run is then read by itself. A finding about a
-run is reported if it is found again in each of CHECKS_PER_RUN reads.
+Algorithm: one scan finds items that belong to no run and no plan. Each run is then read by itself. A finding
+about a run is reported if it is found again in each of CHECKS_PER_RUN reads.
 
 Cost: one scan of the table, and one read of each run, or CHECKS_PER_RUN reads of a run with findings.
 
-Limits: an inconsistency that lasts longer than the reads of an active run is reported although it would vanish.
+Limits: an inconsistency that lasts longer than the reads of an active run is reported although it would
+vanish.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from noetl.executor.model.run import DEADLINE, NEVER, RunStatus, VisitStatus
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.context import DynamoContext
-from noetl.executor.stores.dynamo.run_items import is_over
+from noetl.executor.stores.dynamo.run_items import has_ended
 from noetl.executor.stores.dynamo.run_snapshot import RunSnapshot, read_snapshot
 from noetl.executor.stores.dynamo.visit_items import ACTIVE, VisitItem
 from noetl.executor.stores.finding import UNKNOWN_PLAN_OF_VERSION, Finding, finding_of_run, limit_findings
@@ -84,13 +85,13 @@ class ConsistencyCheck:
         yield from _findings_of_counters(snapshot)
         head = snapshot.head
         run_id, status = head["pk"][2:], RunStatus(head["status"])
-        if is_over(head) != status.is_final:
+        if has_ended(head) != status.is_final:
             yield finding_of_run("endings of runs", run_id, status=status)
         if "parent" in head and self._context.table.get(keys.head(head["parent"][0])) is None:
             yield finding_of_run("unknown parents", run_id, parent_run=head["parent"][0])
 
     def _findings_of_visits(self, snapshot: RunSnapshot) -> Iterable[Finding]:
-        run_id, is_ended = snapshot.head["pk"][2:], is_over(snapshot.head)
+        run_id, is_ended = snapshot.head["pk"][2:], has_ended(snapshot.head)
         active = [
             item
             for item in snapshot.current_items
@@ -120,7 +121,7 @@ class ConsistencyCheck:
             return True
         links = self._context.table.query(keys.partition_key(visit.run_id), f"K#{visit.id}#")
         heads = self._context.table.get_many([keys.head(link["sk"].split("#", 2)[2]) for link in links])
-        return any(not is_over(head) for head in heads.values())
+        return any(not has_ended(head) for head in heads.values())
 
 
 def _findings_of_counters(snapshot: RunSnapshot) -> Iterable[Finding]:
@@ -131,7 +132,7 @@ def _findings_of_counters(snapshot: RunSnapshot) -> Iterable[Finding]:
             yield finding_of_run("counters of joins", run_id, step=join, live=live)
     if counts.live < 0 or (counts.live > 0 and is_complete):
         yield finding_of_run("counters of runs", run_id, live=counts.live)
-    for join in sorted(join for join, arrivals in counts.arrived.items() if arrivals and is_complete):
+    for join in sorted(join for join, arrivals in counts.arrivals.items() if arrivals and is_complete):
         yield finding_of_run("arrivals", run_id, step=join)
 
 

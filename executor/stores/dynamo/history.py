@@ -1,8 +1,18 @@
-"""The history of a run: what has happened to its visits, in an order that readers agree on.
+"""The history of a run: the events of its visits, in one order on which all readers agree.
 
-Events lie in the records of visits, in the order of each. The first reader that finds new ones puts them in an order in
-which no effect comes before its cause, and appends a page which says so, unless another reader was faster. Pages are never
-changed, so a place in them is a place in the history for good, and who goes on from there misses nothing.
+Problem: workers write events into the items of their visits, without any common order. A reader pages
+through the history while it grows, and must miss no event and see none twice. No effect may come before its
+cause.
+
+Algorithm: a topological merge by time (Kahn 1962, with a heap). The events of a visit are one stream, which
+becomes ready when the streams of its causes are complete; of the ready streams, the earliest event is next.
+The first reader that finds new events appends a page with their order, by a put that fails if another reader
+was faster. Pages never change, so a place in the pages is a place in the history for good.
+
+Cost: a reader reads the run, its pages and its event items; merging n events takes O(n log n).
+
+Limits: the history of a run that is never read has no pages. Clocks of workers affect only the order of
+events that do not depend on each other.
 """
 
 from __future__ import annotations
@@ -18,25 +28,27 @@ from noetl.executor.model.run import END, VisitStatus
 from noetl.executor.stores.cursors import read_event_id
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
-from noetl.executor.stores.dynamo.context import MOST_RACES, DynamoContext
+from noetl.executor.stores.dynamo.context import MAX_CONFLICTS, DynamoContext
 from noetl.executor.stores.dynamo.expressions import Put
 from noetl.executor.stores.dynamo.run_items import spread_of
 from noetl.executor.stores.dynamo.run_snapshot import read_snapshot
 from noetl.executor.stores.dynamo.visit_items import VisitItem
 from noetl.planner.frozen import frozen
 
-PAGE = 1000
-_BEGINNINGS = ("workflow.started", "workflow.resumed")
-_BEGAN, _TOLD, _ENDED = range(3)
-"""What comes first of a claim."""
-HEAD = ""
-"""The stream of what happens to the run as a whole; those of visits have their ids."""
+PAGE_SIZE = 1000
+_START_EVENTS = ("workflow.started", "workflow.resumed")
+_START, _RENEWAL, _OUTCOME = range(3)
+"""Order of the events of one claim."""
+
+RUN_STREAM = ""
+"""Name of the stream of events of the run; streams of visits are named by the ids of the visits."""
 
 
 @frozen
 class EventStream:
-    """What has happened to one visit, or to the run, in order; behind the streams of its causes. `rank` tells streams apart
-    whose events happened at the same time.
+    """The events of one visit or of the run, in order.
+
+    No event comes before the streams of the causes are complete. `rank` orders events of the same time.
     """
 
     name: str
@@ -45,140 +57,151 @@ class EventStream:
     is_done: bool = False
     rank: tuple[int, int] = (0, 0)
 
-    def key(self, index: int, latest: float) -> tuple[float, int, tuple[int, int]]:
-        """Where an event stands among those of other streams that could be next. The end of a run comes behind all that there
-        is, until the run goes on.
+    def sort_key(self, index: int, latest: float) -> tuple[float, int, tuple[int, int]]:
+        """Return the place of an event among the next events of other streams; `latest` is the time of the
+        last event.
+
+        The end of a run comes after all other events, until the run is resumed.
         """
         event = self.events[index]
-        if self.name != HEAD:
+        if self.name != RUN_STREAM:
             return (event.at, 0, self.rank)
-        if event.type in _BEGINNINGS:
+        if event.type in _START_EVENTS:
             return (event.at, -1, self.rank)
         return (latest if index + 1 == len(self.events) else event.at, 1, self.rank)
 
 
 class DynamoHistory(DynamoContext):
-    """The part of the store that tells what has happened."""
+    """The part of the DynamoDB store that returns the history of runs."""
 
     def events(self, run_id: str, after: str | None = None, limit: int = 1000) -> list[Event]:
         place = read_event_id(after)
-        for _ in range(MOST_RACES):
-            # The pages first: what they name is there when the visits are read after them.
+        for _ in range(MAX_CONFLICTS):
+            # Pages are read first, so the events that they name are in the visits that are read after them.
             pages = [list(item["streams"]) for item in self.table.query(keys.partition_key(run_id), "E#")]
             streams = self._streams(run_id)
-            told = dict.fromkeys(streams, 0)
+            ordered = dict.fromkeys(streams, 0)
             for name in (name for page in pages for name in page):
-                told[name] = told.get(name, 0) + 1
-            new = list(ordered(streams, told))
-            if not self._append(run_id, len(pages), new):
+                ordered[name] = ordered.get(name, 0) + 1
+            new = list(merge_streams(streams, ordered))
+            if not self._append_pages(run_id, len(pages), new):
                 continue
-            pages += [new[at : at + PAGE] for at in range(0, len(new), PAGE)]
-            return _page(pages, streams, place, limit)
-        return _page(pages, streams, place, limit)
+            pages += [new[start : start + PAGE_SIZE] for start in range(0, len(new), PAGE_SIZE)]
+            return _events_after(pages, streams, place, limit)
+        return _events_after(pages, streams, place, limit)
 
-    def _append(self, run_id: str, number: int, streams: list[str]) -> bool:
-        """Append pages to the history; False when another reader was faster."""
-        for at in range(0, len(streams), PAGE):
+    def _append_pages(self, run_id: str, number: int, names: list[str]) -> bool:
+        """Append pages to the history after page `number`; return False if another reader was faster."""
+        for start in range(0, len(names), PAGE_SIZE):
             number += 1
+            page = {"streams": names[start : start + PAGE_SIZE]}
             try:
-                self.table.write(
-                    [Put(keys.history_page(run_id, number), {"streams": streams[at : at + PAGE]})]
-                )
+                self.table.write([Put(keys.history_page(run_id, number), page)])
             except ConditionFailed:
                 return False
         return True
 
     def _streams(self, run_id: str) -> dict[str, EventStream]:
+        """Return the streams of a run by name, that of the run first."""
         snapshot = read_snapshot(self, run_id)
         if snapshot is None:
             return {}
-        past: dict[str, list[Item]] = {}
+        event_items: dict[str, list[Item]] = {}
         for number in range(spread_of(snapshot.head)):
             for item in self.table.query(keys.partition_key(run_id, number), "X#"):
-                past.setdefault(item["sk"].split("#")[1], []).append(item)
-        told = self.blobs.load(snapshot.head.get("told")) or []
-        run = EventStream(HEAD, tuple(_event(one) for one in told))
-        streams = [self._stream(record, past.get(record.visit.id, ())) for record in snapshot.items]
-        return {HEAD: run} | {stream.name: stream for stream in streams if stream is not None}
+                event_items.setdefault(item["sk"].split("#")[1], []).append(item)
+        run_events = self.blobs.load(snapshot.head.get("told")) or []
+        run_stream = EventStream(RUN_STREAM, tuple(_decode_event(event) for event in run_events))
+        streams = [self._stream(item, event_items.get(item.visit.id, ())) for item in snapshot.items]
+        return {RUN_STREAM: run_stream} | {stream.name: stream for stream in streams if stream is not None}
 
-    def _stream(self, record: VisitItem, past: Iterable[Item]) -> EventStream | None:
-        """What has happened to a visit: claims that began an attempt, what was told while they were at work, and their outcomes.
-        `past` was read after the record. It may know of later claims, of which the record does not say how they began.
+    def _stream(self, item: VisitItem, event_items: Iterable[Item]) -> EventStream | None:
+        """Return the events of a visit: starts of attempts, events of renewals, and outcomes of claims.
+
+        `event_items` were read after the visit. Items of later claims are left out, since the visit does not
+        hold the starts of those.
         """
-        item, visit, way = record.item, record.visit, record.way
-        if not item or item.get("history"):
+        visit, origin = item.visit, item.origin
+        if not item.item or item.item.get("history"):
             return None
         entries: dict[tuple[int, int, int], Sequence[Event]] = {}
-        for fence, at, worker, attempt in item.get("begun", ()):
-            begun = Event("step.started", at, visit.step, visit.number, attempt, payload={"worker": worker})
-            entries[fence, _BEGAN, 0] = [begun]
-        for one in past:
-            _, _, fence, *first = one["sk"].split("#")
-            place = (int(fence), _TOLD, int(first[0])) if first else (int(fence), _ENDED, 0)
+        for fence, at, worker, attempt in item.item.get("begun", ()):
+            start = Event("step.started", at, visit.step, visit.number, attempt, payload={"worker": worker})
+            entries[fence, _START, 0] = [start]
+        for event_item in event_items:
+            _, _, fence, *first = event_item["sk"].split("#")
+            place = (int(fence), _RENEWAL, int(first[0])) if first else (int(fence), _OUTCOME, 0)
             if place[0] <= visit.fence:
-                entries[place] = [_event(event) for event in self.blobs.load(one["told"]) or ()]
-        if told := (self.blobs.load(item.get("told")) or {}).get("h"):
-            entries[visit.fence, _ENDED, 0] = [_event(event) for event in told]
-        happened = tuple(event for place in sorted(entries) for event in entries[place])
-        causes = way.causes or ((way.cause,) if way.cause else ())
+                entries[place] = [_decode_event(event) for event in self.blobs.load(event_item["told"]) or ()]
+        if outcome_events := (self.blobs.load(item.item.get("told")) or {}).get("h"):
+            entries[visit.fence, _OUTCOME, 0] = [_decode_event(event) for event in outcome_events]
+        events = tuple(event for place in sorted(entries) for event in entries[place])
+        causes = origin.causes or ((origin.cause,) if origin.cause else ())
         is_done = visit.finished_at is not None or visit.status is VisitStatus.PARKED
-        return EventStream(visit.id, happened, causes, is_done, (int(visit.step == END), visit.clock))
+        return EventStream(visit.id, events, causes, is_done, (int(visit.step == END), visit.clock))
 
 
-def ordered(streams: Mapping[str, EventStream], told: Mapping[str, int]) -> Iterable[str]:
-    """The streams of the events that are not told yet, one name for each, in an order in which causes come first: of those
-    that may be next, the one that happened first. Nothing is told of a stream before all of its causes.
+def merge_streams(streams: Mapping[str, EventStream], ordered: Mapping[str, int]) -> Iterable[str]:
+    """Yield the stream name of each new event, in an order in which causes come before effects.
+
+    `ordered` is the number of events of each stream that already have a place. Of the events that may be
+    next, the earliest is first.
+
+    >>> first = EventStream("a", (Event("x", 5.0),), is_done=True)
+    >>> second = EventStream("b", (Event("y", 1.0),), causes=("a",))
+    >>> list(merge_streams({"b": second, "a": first}, {}))
+    ['a', 'b']
     """
-    left = {name: told.get(name, 0) for name in streams}
+    next_index = {name: ordered.get(name, 0) for name in streams}
     latest = max((event.at for stream in streams.values() for event in stream.events), default=0.0)
     ready: list[tuple[tuple[float, int, tuple[int, int]], int, str]] = []
     waiting: dict[str, list[str]] = {}
-    tick = count()
+    tie_breaker = count()
 
-    def is_told(name: str) -> bool:
+    def is_complete(name: str) -> bool:
         stream = streams.get(name)
-        return stream is None or (stream.is_done and left[name] >= len(stream.events))
+        return stream is None or (stream.is_done and next_index[name] >= len(stream.events))
 
     def offer(name: str) -> None:
         stream = streams[name]
-        if left[name] >= len(stream.events):
+        if next_index[name] >= len(stream.events):
             return
-        missing = next((cause for cause in stream.causes if not is_told(cause)), None)
-        if missing is not None and left[name] == 0:
-            waiting.setdefault(missing, []).append(name)
+        incomplete = next((cause for cause in stream.causes if not is_complete(cause)), None)
+        if incomplete is not None and next_index[name] == 0:
+            waiting.setdefault(incomplete, []).append(name)
             return
-        heapq.heappush(ready, (stream.key(left[name], latest), next(tick), name))
+        heapq.heappush(ready, (stream.sort_key(next_index[name], latest), next(tie_breaker), name))
 
     for name in streams:
         offer(name)
     while ready:
         *_, name = heapq.heappop(ready)
         yield name
-        left[name] += 1
+        next_index[name] += 1
         offer(name)
-        if is_told(name):
-            for other in waiting.pop(name, ()):
-                offer(other)
+        if is_complete(name):
+            for waiting_name in waiting.pop(name, ()):
+                offer(waiting_name)
 
 
-def _page(
+def _events_after(
     pages: list[list[str]], streams: Mapping[str, EventStream], place: tuple[int, int], limit: int
 ) -> list[Event]:
-    """The events behind a place, at most so many."""
-    told: dict[str, int] = {}
-    found: list[Event] = []
+    """Return up to `limit` events after a place (page, index)."""
+    next_index: dict[str, int] = {}
+    events: list[Event] = []
     for number, page in enumerate(pages, 1):
         for index, name in enumerate(page):
-            nth = told.get(name, 0)
-            told[name] = nth + 1
+            nth = next_index.get(name, 0)
+            next_index[name] = nth + 1
             stream = streams.get(name)
             if (number, index) > place and stream is not None and nth < len(stream.events):
-                found.append(replace(stream.events[nth], id=f"{number}-{index}"))
-                if len(found) == limit:
-                    return found
-    return found
+                events.append(replace(stream.events[nth], id=f"{number}-{index}"))
+                if len(events) == limit:
+                    return events
+    return events
 
 
-def _event(told: list[object]) -> Event:
-    type, at, step, visit, attempt, duration, payload = told
+def _decode_event(encoded: Sequence[object]) -> Event:
+    type, at, step, visit, attempt, duration, payload = encoded
     return Event(type, at, step, visit, attempt, duration, payload)  # type: ignore[arg-type]

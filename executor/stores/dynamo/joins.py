@@ -1,169 +1,237 @@
-"""DynamoJoins: who brings a counter to zero looks at all of them, and fires what has nothing left to wait for."""
+"""Joins: a join fires when it has arrivals and no branch can reach it any more.
+
+Problem: commits of many branches change counters in several partitions, and exactly one of them must fire
+the join.
+
+Algorithm: detection by a consistent read, then optimistic concurrency. A commit that counts a branch out
+reads all counters by one transactional read. If the sum for a join with arrivals is zero, it fires the join
+in a transaction that requires the versions of all counters, the wave of the join, and the state of the run.
+The last commit sees the sum zero, so a join is not missed. The version and the derived id of the visit let
+only one commit fire.
+
+Cost: one transactional read for each commit that empties the counter of its own partition. Firing reads the
+visits that have arrived, and writes one transaction.
+
+Limits: a run has at most MAX_PARTITIONS counters, because one transaction reads and checks all of them.
+
+The item of a join stores `wave` (number of firings), and of the last firing `clock`, `names` (pointers, a
+blob) and `visit` (its id).
+"""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 from noetl.executor.clients.aws_retry import ConditionFailed, pause_seconds
 from noetl.executor.errors import StoreError
-from noetl.executor.model.run import NEVER, Branch, VisitStatus
+from noetl.executor.model.run import NEVER, Branch, Visit, VisitStatus
 from noetl.executor.model.transition import branches_after, merge_arrivals
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.blobs import to_bytes
-from noetl.executor.stores.dynamo.commits import DynamoCommits, numbers_for
-from noetl.executor.stores.dynamo.context import MOST_RACES
-from noetl.executor.stores.dynamo.expressions import Condition, ConditionCheck, Put, Update
-from noetl.executor.stores.dynamo.run_items import BranchCounts, CounterDeltas, counts_of, is_over, spread_of
+from noetl.executor.stores.dynamo.commits import DynamoCommits, VisitNumbers
+from noetl.executor.stores.dynamo.context import MAX_CONFLICTS
+from noetl.executor.stores.dynamo.expressions import Condition, ConditionCheck, Put, Update, Write
+from noetl.executor.stores.dynamo.run_items import (
+    BranchCounts,
+    CounterDeltas,
+    has_ended,
+    run_id_of,
+    spread_of,
+    sum_counters,
+)
 from noetl.executor.stores.dynamo.visit_items import (
     VisitItem,
     VisitOrigin,
+    decode_pointers,
     decode_visit,
-    entered,
-    names_of,
-    numbered,
-    visit_of,
+    encode_unclaimed,
+    new_visit,
+    number_visit,
 )
 
 
 class DynamoJoins(DynamoCommits):
-    """The part of the store that fires joins."""
+    """The part of the DynamoDB store that fires joins."""
 
-    def look(
-        self, record: VisitItem, head: Item, now: float, *, again: bool = False
+    def fire_touched_joins(
+        self, item: VisitItem, head: Item, now: float, *, again: bool = False
     ) -> tuple[list[VisitItem], bool]:
-        visit = record.visit
-        touched = self._touched(record, head)
-        fired = self._fired_before(visit.run_id, touched, head) if again else []
-        if self._is_on_the_way(record, head, touched):
-            return fired, False
-        more, counts = self.fire_joins(head, touched, now, line=visit.clock)
-        known = {one.visit.id for one in more}
-        return [*(one for one in fired if one.visit.id not in known), *more], counts.live <= 0
+        visit = item.visit
+        touched = self._touched_joins(item, head)
+        earlier = self._fired_earlier(visit.run_id, touched, head) if again else []
+        if self._has_branches_at_home(item, head, touched):
+            return earlier, False
+        fired, counts = self.fire_joins(head, touched, now, parent_clock=visit.clock)
+        fired_ids = {fired_item.visit.id for fired_item in fired}
+        unclaimed = [earlier_item for earlier_item in earlier if earlier_item.visit.id not in fired_ids]
+        return [*unclaimed, *fired], counts.live <= 0
 
-    def _touched(self, record: VisitItem, head: Item) -> set[str]:
-        """The joins whose counters the commit of a visit may have changed."""
+    def _touched_joins(self, item: VisitItem, head: Item) -> set[str]:
+        """Return the joins whose counters the commit of a visit may have changed."""
         step_of = self.step_of(head["plan"])
-        if record.visit.step.startswith("@"):
+        if item.visit.step.startswith("@"):
             return set()
-        step = step_of(record.visit.step)
-        branches = branches_after(record.visit, step, step_of)
+        step = step_of(item.visit.step)
+        branches = branches_after(item.visit, step, step_of)
         arrived = {branch.step for branch in branches if branch.is_arrival}
         absorbed = {
             join for branch in branches if branch.is_absorbed for join in step_of(branch.step).regions
         }
         return {*step.regions, *arrived, *absorbed}
 
-    def _is_on_the_way(self, record: VisitItem, head: Item, touched: set[str]) -> bool:
-        """Whether the counter of the visit's own partition says already that nothing can fire or end. Where a run is spread
-        each branch is counted out where it was counted in, so no counter is ever below zero.
+    def _has_branches_at_home(self, item: VisitItem, head: Item, touched: set[str]) -> bool:
+        """Return whether the counter of the visit's own partition shows that no join can fire, and no run
+        end.
+
+        No counter is negative, so branches in one partition suffice. A run with one partition is read anyway.
         """
         if spread_of(head) == 1:
             return False
-        own = self.table.get(keys.counter(record.visit.run_id, record.way.home)) or {}
-        at_first = self.step_of(head["plan"])(head["first"][1]).regions if record.way.home == 0 else None
-        if own.get("live", 0) + (at_first is not None) <= 0:
+        counter = self.table.get(keys.counter(item.visit.run_id, item.origin.home)) or {}
+        is_first_home = item.origin.home == 0
+        first_regions = self.step_of(head["plan"])(head["first"][1]).regions if is_first_home else ()
+        if counter.get("live", 0) + is_first_home <= 0:
             return False
-        return all(own.get(f"j#{join}", 0) + (join in (at_first or ())) > 0 for join in touched)
+        return all(counter.get(f"j#{join}", 0) + (join in first_regions) > 0 for join in touched)
 
     def fire_joins(
-        self, head: Item, touched: set[str] | None, now: float, *, line: int = 0
+        self, head: Item, touched: set[str] | None, now: float, *, parent_clock: int = 0
     ) -> tuple[list[VisitItem], BranchCounts]:
-        """Fire those of the joins (or any) that have arrivals and nothing to wait for; what is due then, and the counters."""
-        run_id, step_of = head["pk"][2:], self.step_of(head["plan"])
-        at = [keys.counter(run_id, number) for number in range(spread_of(head))]
+        """Fire the joins that can fire, of those in `touched` or of all.
+
+        Return the visits that are due, and the sum of the counters after that.
+        """
+        run_id, step_of = run_id_of(head), self.step_of(head["plan"])
+        counter_keys = [keys.counter(run_id, number) for number in range(spread_of(head))]
         fired: list[VisitItem] = []
-        for tries in range(MOST_RACES):
-            counters = self.table.get_snapshot(at)
-            counts = counts_of(head, counters, step_of)
-            ready = sorted(
-                join
-                for join, arrived in counts.arrived.items()
-                if arrived and counts.joins.get(join, 0) <= 0 and (touched is None or join in touched)
-            )
+        for tries in range(MAX_CONFLICTS):
+            counters = self.table.get_snapshot(counter_keys)
+            counts = sum_counters(head, counters, step_of)
+            ready = [join for join in counts.joins_to_fire if touched is None or join in touched]
             if not ready:
                 return fired, counts
             try:
-                record = self._fire(head, ready[0], counters, now, line)
+                item = self._fire(head, ready[0], counters, now, parent_clock)
             except ConditionFailed:
                 time.sleep(pause_seconds(min(tries, 4)))
-                head = self.head(run_id)
+                head = self.read_head(run_id)
                 continue
-            if record.visit.status is VisitStatus.READY:
-                fired.append(record)
-        raise StoreError(f"The joins of run {run_id} could not be fired: too many others write beside it.")
+            if item.visit.status is VisitStatus.READY:
+                fired.append(item)
+        raise StoreError(f"The joins of run {run_id} could not be fired: too many concurrent writers.")
 
-    def _fire(self, head: Item, join: str, counters: list[Item], now: float, line: int) -> VisitItem:
-        """Let what has arrived at a join go on as one branch.
+    def _fire(
+        self, head: Item, join: str, counters: Sequence[Item], now: float, parent_clock: int
+    ) -> VisitItem:
+        """Continue the arrivals at a join as one branch, and return its visit.
 
         Raises:
             ConditionFailed: the counters, the join or the run have changed since they were read.
         """
-        run_id, spread, step_of = head["pk"][2:], spread_of(head), self.step_of(head["plan"])
-        step = step_of(join)
-        came = [(home, id) for home, counter in enumerate(counters) for id in counter.get(f"a#{join}", ())]
-        found = self.table.get_many([keys.visit(run_id, id, spread) for _, id in came])
-        arrivals: list[Branch] = []
-        ways: list[VisitOrigin] = []
-        for _, id in came:
-            record = decode_visit(run_id, found[keys.visit(run_id, id, spread)], self.blobs)
-            assert record is not None
-            branches = branches_after(record.visit, step_of(record.visit.step), step_of)
-            arrivals.append(next(branch for branch in branches if branch.is_arrival and branch.step == join))
-            ways.append(record.way)
+        run_id, spread, step = run_id_of(head), spread_of(head), self.step_of(head["plan"])(join)
+        arrived = [(home, id) for home, counter in enumerate(counters) for id in counter.get(f"a#{join}", ())]
+        arrivals, origins = self._read_arrivals(head, join, [id for _, id in arrived])
         before = self.table.get(keys.join(run_id, join)) or {}
         wave = before.get("wave", 0) + 1
-        earlier = None if wave == 1 else Branch("", join, before["clock"], names_of(before.get("names")))
-        branch, _, _ = merge_arrivals(step, wave, arrivals, earlier)
-        way = VisitOrigin(
-            causes=tuple(id for _, id in came),
-            entered=now,
-            home=came[0][0],
-            counts=ways[0].counts,
-            forked=True,
-            line=line,
+        earlier = (
+            None if wave == 1 else Branch("", join, before["clock"], decode_pointers(before.get("names")))
         )
-        number, writes = numbers_for(self, run_id, branch, way) if branch.is_counted else (0, [])
-        number, _ = numbered(branch, way, number)
-        stops = "stop" in head or is_over(head)
-        visit = visit_of(branch, run_id, NEVER if self.plans.header(head["plan"]).sequential else now, number)
-        visit = replace(visit, status=VisitStatus.PARKED if stops else VisitStatus.READY)
+        branch, _, _ = merge_arrivals(step, wave, arrivals, earlier)
+        origin = VisitOrigin(
+            causes=tuple(id for _, id in arrived),
+            entered_at=now,
+            home=arrived[0][0],
+            counts=origins[0].counts,
+            has_forked=True,
+            parent_clock=parent_clock,
+        )
+        visit, number_writes = self._new_visit_of_join(head, branch, origin, now)
         deltas = CounterDeltas()
-        for home, _ in came[1:]:
-            deltas.branch(home, step.regions, -1)
-        item = entered(visit, way)
-        fires: Condition = ("wave", "=", wave - 1) if wave > 1 else ("wave", "absent", None)
-        told = {
+        for home, _ in arrived[1:]:
+            deltas.count_branch(home, step.regions, -1)
+        item = encode_unclaimed(visit, origin)
+        key = keys.visit(run_id, visit.id, spread)
+        is_same_wave: Condition = ("wave", "=", wave - 1) if wave > 1 else ("wave", "absent", None)
+        state = {
             "wave": wave,
             "clock": branch.clock,
             "names": to_bytes(dict(branch.names)),
             "visit": branch.id,
         }
-        writes += [
-            Update(keys.join(run_id, join), told, when=(fires,)),
-            Put(keys.visit(run_id, visit.id, spread), item),
-        ]
-        for home, counter in enumerate(counters):
-            version = counter.get("version")
-            same: Condition = ("version", "absent", None) if version is None else ("version", "=", version)
-            added, _ = deltas.changes_of(home)
-            key = keys.counter(run_id, home)
-            if f"a#{join}" in counter or added:
-                writes.append(Update(key, {f"a#{join}": None}, {**added, "version": 1}, when=(same,)))
-            else:
-                writes.append(ConditionCheck(key, (same,)))
-        goes_on: list[Condition] = [("stop", "absent", None), ("finished", "absent", None)]
-        stopping: Condition = ("stop", "present", None) if "stop" in head else ("finished", "present", None)
-        writes.append(ConditionCheck(keys.head(run_id), (stopping,) if stops else tuple(goes_on)))
-        self.table.write(writes)
-        key = keys.visit(run_id, visit.id, spread)
-        return VisitItem(visit, way, {**item, "pk": key.pk, "sk": key.sk})
+        self.table.write(
+            [
+                *number_writes,
+                Update(keys.join(run_id, join), state, when=(is_same_wave,)),
+                Put(key, item),
+                *_counter_writes(run_id, join, counters, deltas),
+                ConditionCheck(keys.head(run_id), _is_same_state(head)),
+            ]
+        )
+        return VisitItem(visit, origin, {**item, "pk": key.pk, "sk": key.sk})
 
-    def _fired_before(self, run_id: str, touched: set[str], head: Item) -> list[VisitItem]:
-        """The visits at joins that were fired before and that nobody has claimed."""
+    def _read_arrivals(
+        self, head: Item, join: str, ids: Sequence[str]
+    ) -> tuple[list[Branch], list[VisitOrigin]]:
+        """Return the branches that visits have handed on to a join, and the origins of the visits."""
+        run_id, spread, step_of = run_id_of(head), spread_of(head), self.step_of(head["plan"])
+        items = self.table.get_many([keys.visit(run_id, id, spread) for id in ids])
+        arrivals: list[Branch] = []
+        origins: list[VisitOrigin] = []
+        for id in ids:
+            item = decode_visit(run_id, items[keys.visit(run_id, id, spread)], self.blobs)
+            assert item is not None
+            branches = branches_after(item.visit, step_of(item.visit.step), step_of)
+            arrivals.append(next(branch for branch in branches if branch.is_arrival and branch.step == join))
+            origins.append(item.origin)
+        return arrivals, origins
+
+    def _new_visit_of_join(
+        self, head: Item, branch: Branch, origin: VisitOrigin, now: float
+    ) -> tuple[Visit, list[Write]]:
+        """Return the visit at a join that fires, and the writes that take its number."""
+        numbers = VisitNumbers(self.table, run_id_of(head))
+        taken = numbers.take(branch, origin) if branch.is_counted else 0
+        number, _ = number_visit(branch, origin, taken)
+        visit = new_visit(branch, run_id_of(head), NEVER if self.is_sequential(head) else now, number)
+        is_stopping = "stop" in head or has_ended(head)
+        status = VisitStatus.PARKED if is_stopping else VisitStatus.READY
+        return replace(visit, status=status), numbers.writes()
+
+    def _fired_earlier(self, run_id: str, touched: set[str], head: Item) -> list[VisitItem]:
+        """Return the visits of joins that have fired before, and that no worker has claimed."""
         joins = self.table.get_many([keys.join(run_id, join) for join in sorted(touched)])
         ids = [join["visit"] for join in joins.values()]
         items = self.table.get_many([keys.visit(run_id, id, spread_of(head)) for id in ids])
-        records = [decode_visit(run_id, item, self.blobs) for item in items.values()]
-        return [one for one in records if one is not None and one.visit.status is VisitStatus.READY]
+        visits = [decode_visit(run_id, item, self.blobs) for item in items.values()]
+        return [item for item in visits if item is not None and item.visit.status is VisitStatus.READY]
+
+
+def _counter_writes(run_id: str, join: str, counters: Sequence[Item], deltas: CounterDeltas) -> list[Write]:
+    """Return the writes that take the arrivals from the counters, and that check the counters without
+    arrivals.
+    """
+    writes: list[Write] = []
+    for home, counter in enumerate(counters):
+        version = counter.get("version")
+        is_unchanged: Condition = (
+            ("version", "absent", None) if version is None else ("version", "=", version)
+        )
+        added, _ = deltas.changes_of(home)
+        key = keys.counter(run_id, home)
+        if f"a#{join}" in counter or added:
+            writes.append(Update(key, {f"a#{join}": None}, {**added, "version": 1}, when=(is_unchanged,)))
+        else:
+            writes.append(ConditionCheck(key, (is_unchanged,)))
+    return writes
+
+
+def _is_same_state(head: Item) -> tuple[Condition, ...]:
+    """Return the condition that a run is still stopping, has still ended, or is still neither."""
+    if "stop" in head:
+        return (("stop", "present", None),)
+    if has_ended(head):
+        return (("finished", "present", None),)
+    return (("stop", "absent", None), ("finished", "absent", None))

@@ -1,4 +1,18 @@
-"""How runs end, stop and go on."""
+"""The lifecycle of a run: its end, its stop, and its resume.
+
+Problem: ending, stopping and resuming a run change many items, more than one transaction may hold, while
+workers claim and commit.
+
+Algorithm: a durable intent in the head, then idempotent steps. A stop writes `stop` to the head, and then
+parks visits and fires joins until a snapshot shows nothing left to park. The run ends by one visit with a
+derived id, whose commit writes the final status. A resume writes the status and `reopening` to the head in
+one transaction with the counters, then opens the visits one by one, and at last removes `reopening`.
+
+Cost: a stop and a resume read the run and write each visit that they park or open.
+
+Limits: a stop gives up after MAX_CONFLICTS rounds. A worker that dies in a resume leaves `reopening` set;
+the next resume or the sweep completes it.
+"""
 
 from __future__ import annotations
 
@@ -24,93 +38,78 @@ from noetl.executor.model.run import (
 )
 from noetl.executor.model.special_visits import FINALLY_CLOCK, end_visit, finally_visit_id
 from noetl.executor.model.transition import names_after, start_next_sequential
-from noetl.executor.stores.dynamo import commits as limits
-from noetl.executor.stores.dynamo import keys
+from noetl.executor.stores.dynamo import commits, keys
 from noetl.executor.stores.dynamo.attributes import Item
-from noetl.executor.stores.dynamo.commits import past_item
-from noetl.executor.stores.dynamo.context import MOST_RACES
+from noetl.executor.stores.dynamo.commits import encode_events_item
+from noetl.executor.stores.dynamo.context import MAX_CONFLICTS
 from noetl.executor.stores.dynamo.expressions import ABSENT, PRESENT, Condition, Delete, Put, Update, Write
 from noetl.executor.stores.dynamo.joins import DynamoJoins
-from noetl.executor.stores.dynamo.run_items import CounterDeltas, deadline_of, is_over, run_of, spread_of
-from noetl.executor.stores.dynamo.run_snapshot import RunSnapshot, is_pseudo, read_snapshot
+from noetl.executor.stores.dynamo.run_items import (
+    CounterDeltas,
+    decode_run,
+    derive_deadline_visit,
+    has_ended,
+    run_id_of,
+    spread_of,
+)
+from noetl.executor.stores.dynamo.run_snapshot import RunSnapshot, is_pseudo_step, read_snapshot
 from noetl.executor.stores.dynamo.visit_items import (
     VisitItem,
     VisitOrigin,
-    as_ready,
     decode_visit,
-    entered,
-    event_to_list,
-    outcome,
-    visit_of,
+    encode_event,
+    encode_outcome,
+    encode_unclaimed,
+    new_visit,
+    reset_visit,
 )
 from noetl.executor.stores.sql.rows import encode_json
 
-_WAITS = (VisitStatus.READY, VisitStatus.RETRYING, VisitStatus.WAITING)
+_NOT_RUNNING = (VisitStatus.READY, VisitStatus.RETRYING, VisitStatus.WAITING)
 
 
 class DynamoLifecycle(DynamoJoins):
-    """The part of the store that ends runs, stops them and goes on with them."""
+    """The part of the DynamoDB store that ends, stops and resumes runs."""
 
-    def end(self, head: Item, now: float) -> list[VisitItem]:
-        """Let a run end: with the step that runs last if there is one, and when that is done for good."""
-        run_id, resumes = head["pk"][2:], head.get("resumes", 0)
-        last_step = self.plans.header(head["plan"]).finally_step
-        if last_step is not None:
-            branch = Branch(finally_visit_id(resumes), last_step, FINALLY_CLOCK, {})
-            record, is_new = self._make(head, visit_of(branch, run_id, now), now)
-            if is_new or record.visit.finished_at is None:
-                return [record] if record.visit.status is VisitStatus.READY else []
-        record, _ = self._make(head, end_visit(run_id, resumes, now), now)
-        return [record] if record.visit.status is VisitStatus.READY else []
+    # End
 
-    def _make(self, head: Item, visit: Visit, now: float) -> tuple[VisitItem, bool]:
-        """Add a visit unless it is there; the record as it is, and whether it is new."""
+    def end_run(self, head: Item, now: float) -> list[VisitItem]:
+        run_id, resumes = run_id_of(head), head.get("resumes", 0)
+        finally_step = self.plans.header(head["plan"]).finally_step
+        if finally_step is not None:
+            branch = Branch(finally_visit_id(resumes), finally_step, FINALLY_CLOCK, {})
+            item, is_new = self._create(head, new_visit(branch, run_id, now), now)
+            if is_new or item.visit.finished_at is None:
+                return [item] if item.visit.status is VisitStatus.READY else []
+        item, _ = self._create(head, end_visit(run_id, resumes, now), now)
+        return [item] if item.visit.status is VisitStatus.READY else []
+
+    def _create(self, head: Item, visit: Visit, now: float) -> tuple[VisitItem, bool]:
+        """Create a visit unless it exists, and return it and whether it is new."""
         key = keys.visit(visit.run_id, visit.id, spread_of(head))
-        way = VisitOrigin(entered=now, line=FINALLY_CLOCK)
-        item = entered(visit, way) | {"resumes": head.get("resumes", 0)}
+        origin = VisitOrigin(entered_at=now, parent_clock=FINALLY_CLOCK)
+        item = encode_unclaimed(visit, origin) | {"resumes": head.get("resumes", 0)}
         try:
             self.table.write([Put(key, item)])
-        except ConditionFailed as refused:
-            found = refused.items[0] or self.table.get(key)
-            record = None if found is None else decode_visit(visit.run_id, found, self.blobs)
-            assert record is not None
-            return record, False
-        return VisitItem(visit, way, {**item, "pk": key.pk, "sk": key.sk}), True
+        except ConditionFailed as refusal:
+            existing = refusal.items[0] or self.table.get(key)
+            decoded = None if existing is None else decode_visit(visit.run_id, existing, self.blobs)
+            assert decoded is not None
+            return decoded, False
+        return VisitItem(visit, origin, {**item, "pk": key.pk, "sk": key.sk}), True
 
     def finish(
         self, claim: Claim, status: RunStatus, result: Any, errors: Sequence[ErrorRecord], now: float
     ) -> None:
         run, visit = claim.run, claim.visit
-        if len(encode_json(result)) + len(encode_json(list(errors))) > limits.MAX_PAYLOAD_BYTES:
+        if len(encode_json(result)) + len(encode_json(list(errors))) > commits.MAX_PAYLOAD_BYTES:
             raise PayloadTooLargeError(
-                f"the result of the run has more than {limits.MAX_PAYLOAD_BYTES:,} bytes"
+                f"the result of the run exceeds {commits.MAX_PAYLOAD_BYTES:,} bytes of JSON"
             )
-        head = self.head(run.id)
-        name = status if status in ("failed", "cancelled", "timed_out") else "completed"
-        duration = max(now - head.get("started", now), 0.0)
-        event = Event(f"workflow.{name}", now, duration_seconds=duration, payload={"status": status.value})
-        done = replace(visit, status=VisitStatus.SUCCEEDED, finished_at=now)
-        held: tuple[Condition, ...] = (
-            ("fence", "=", visit.fence),
-            ("status", "=", VisitStatus.RUNNING.value),
-        )
-        ended = {**{k: v for k, v in outcome(done, (), self.blobs).items() if v is not None}, "at": now}
-        kept = self.blobs.store(run.id, next(iter(errors), None))
+        head = self.read_head(run.id)
         writes: list[Write] = [
-            Update(keys.visit(run.id, visit.id, spread_of(head)), ended, when=held),
-            Update(
-                keys.head(run.id),
-                {
-                    "status": status.value,
-                    "result": self.blobs.store(run.id, result) if result != {} else b"{}",
-                    "errors": self.blobs.store(run.id, list(errors)) if errors else None,
-                    "finished": now,
-                    "open": None,
-                    "told": self._told(head, event),
-                },
-                keep={} if kept is None else {"error": kept},
-                when=(("finished", "absent", None),),
-            ),
+            self._finish_visit(head, visit, now),
+            self._finish_head(head, status, result, errors, now),
         ]
         if run.parent is not None:
             parent = run.parent
@@ -119,194 +118,221 @@ class DynamoLifecycle(DynamoJoins):
         try:
             self.table.write(writes)
         except ConditionFailed:
-            raise FencedError(f"the claim of the end of run {run.id} has been lost") from None
-        self.let_go(visit)
-        self.note_head(head | {"finished": now})
+            raise FencedError(f"the claim of the end of run {run.id} is lost") from None
+        self.forget_claim(visit)
+        self.cache_head(head | {"finished": now})
         self.answer_parent(head, now)
-        self.let_expire(head, now)
+        self.set_expiry(head, now)
         if self.receiver is not None:
             self.receiver.finish(run.id, visit.id)
         self.changes.notify()
         self.work.notify()
 
-    def _told(self, head: Item, event: Event) -> bytes:
-        """What has happened to a run as a whole, with one thing more."""
-        told = self.blobs.load(head.get("told")) or []
-        return self.blobs.store(head["pk"][2:], [*told, event_to_list(event)]) or b"[]"
+    def _finish_visit(self, head: Item, visit: Visit, now: float) -> Update:
+        """Return the write that finishes the visit that ends a run, if its claim is held."""
+        is_held: tuple[Condition, ...] = (
+            ("fence", "=", visit.fence),
+            ("status", "=", VisitStatus.RUNNING.value),
+        )
+        finished = replace(visit, status=VisitStatus.SUCCEEDED, finished_at=now)
+        outcome = encode_outcome(finished, (), self.blobs)
+        sets = {name: value for name, value in outcome.items() if value is not None} | {"at": now}
+        return Update(keys.visit(visit.run_id, visit.id, spread_of(head)), sets, when=is_held)
+
+    def _finish_head(
+        self, head: Item, status: RunStatus, result: Any, errors: Sequence[ErrorRecord], now: float
+    ) -> Update:
+        """Return the write that gives a run its final status, unless it has ended."""
+        run_id = run_id_of(head)
+        name = status if status in ("failed", "cancelled", "timed_out") else "completed"
+        duration = max(now - head.get("started", now), 0.0)
+        event = Event(f"workflow.{name}", now, duration_seconds=duration, payload={"status": status.value})
+        error = self.blobs.store(run_id, next(iter(errors), None))
+        sets = {
+            "status": status.value,
+            "result": self.blobs.store(run_id, result) if result != {} else b"{}",
+            "errors": self.blobs.store(run_id, list(errors)) if errors else None,
+            "finished": now,
+            "open": None,
+            "told": self._append_event(head, event),
+        }
+        keep = {} if error is None else {"error": error}
+        return Update(keys.head(run_id), sets, keep=keep, when=(("finished", "absent", None),))
+
+    def _append_event(self, head: Item, event: Event) -> bytes:
+        """Return the events of a run with one more, as its head stores them."""
+        events = self.blobs.load(head.get("told")) or []
+        return self.blobs.store(run_id_of(head), [*events, encode_event(event)]) or b"[]"
 
     def answer_parent(self, head: Item, now: float) -> None:
         if "parent" in head:
             run_id, visit_id, _ = head["parent"]
             self.make_due(run_id, visit_id, now)
 
+    # Stop
+
     def stop(self, run_id: str, status: RunStatus, now: float) -> Run:
-        head = self.head(run_id)
-        if is_over(head):
-            found = run_of(head, self.blobs)
-            if found.status is status:
-                return found
-            raise RejectedError("finished", f"run {run_id} has ended already: {found.status}")
+        head = self.read_head(run_id)
+        if has_ended(head):
+            run = decode_run(head, self.blobs)
+            if run.status is status:
+                return run
+            raise RejectedError("finished", f"run {run_id} has already ended: {run.status}")
         if "stop" not in head:
+            is_open: tuple[Condition, ...] = (PRESENT, ("finished", "absent", None))
             try:
-                stops = Update(
-                    keys.head(run_id),
-                    keep={"stop": str(status)},
-                    when=(PRESENT, ("finished", "absent", None)),
-                )
-                head = self.table.update(stops)
+                head = self.table.update(Update(keys.head(run_id), keep={"stop": str(status)}, when=is_open))
             except ConditionFailed:
                 return self.stop(run_id, status, now)
-        self.dispatch(head, self.settle_stop(run_id, now), now)
+        self.announce(head, self.settle_stop(run_id, now), now)
         self.changes.notify()
-        return self.told_run(head)
+        return self.load_run(head)
 
     def settle_stop(self, run_id: str, now: float) -> list[VisitItem]:
-        for tries in range(MOST_RACES):
+        for tries in range(MAX_CONFLICTS):
             snapshot = read_snapshot(self, run_id)
-            if snapshot is None or "stop" not in snapshot.head or is_over(snapshot.head):
+            if snapshot is None or "stop" not in snapshot.head or has_ended(snapshot.head):
                 return []
             if not self._park_all(snapshot, now):
                 break
             time.sleep(pause_seconds(tries) if tries > 1 else 0.0)
         else:
-            raise StoreError(f"Run {run_id} could not be stopped: too many others write to it.")
-        self._stop_children(run_id, now, but=finally_visit_id(snapshot.head.get("resumes", 0)))
-        at_work = [
-            one
-            for one in snapshot.active_items
-            if one.visit.status is VisitStatus.RUNNING and not is_pseudo(one)
-        ]
-        return [] if at_work else self.end(snapshot.head, now)
+            raise StoreError(f"Run {run_id} could not be stopped: too many concurrent writers.")
+        self._cancel_children(run_id, now, except_visit=finally_visit_id(snapshot.head.get("resumes", 0)))
+        is_running = any(
+            item.visit.status is VisitStatus.RUNNING and not is_pseudo_step(item)
+            for item in snapshot.active_items
+        )
+        return [] if is_running else self.end_run(snapshot.head, now)
 
     def _park_all(self, snapshot: RunSnapshot, now: float) -> bool:
-        """Let all that has not started wait for a resume; whether there was anything."""
+        """Park all visits that have not started, and return whether there were any."""
         head = snapshot.head
         fired, _ = self.fire_joins(head, None, now)
-        waiting = self.parkable(snapshot)
-        self.in_parallel(lambda record: self._park_waiting(record, head, now), waiting)
-        return bool(waiting or fired)
+        parkable = self.parkable_items(snapshot)
+        self.in_parallel(lambda item: self._park_item(item, head, now), parkable)
+        return bool(parkable or fired)
 
-    def parkable(self, snapshot: RunSnapshot) -> list[VisitItem]:
-        """The visits that have not started, or that wait, of a run that is stopping."""
+    def parkable_items(self, snapshot: RunSnapshot) -> list[VisitItem]:
+        """Return the visits of a stopping run that have not started or that are suspended."""
         return [
-            one
-            for one in snapshot.active_items
-            if one.visit.status in _WAITS and self._may_park(one, snapshot.head)
+            item
+            for item in snapshot.active_items
+            if item.visit.status in _NOT_RUNNING and self._is_step(item, snapshot.head)
         ]
 
-    def _may_park(self, record: VisitItem, head: Item) -> bool:
-        return not is_pseudo(record) and not self.is_last(record, head)
+    def _is_step(self, item: VisitItem, head: Item) -> bool:
+        """Return whether a visit belongs to a branch: no end, no deadline, no finally step."""
+        return not is_pseudo_step(item) and not self.is_final_step(item, head)
 
-    def _park_waiting(self, record: VisitItem, head: Item, now: float) -> None:
-        """Let a visit that has not started, or that waits, wait for a resume. Somebody may have claimed it meanwhile."""
-        visit = record.visit
+    def _park_item(self, item: VisitItem, head: Item, now: float) -> None:
+        """Park a visit, unless a worker has claimed it since it was read."""
+        visit = item.visit
         key = keys.visit(visit.run_id, visit.id, spread_of(head))
         due_at = now if visit.status is VisitStatus.READY else visit.due_at
         parked = {"status": VisitStatus.PARKED.value, "due": due_at}
         try:
-            if not record.is_written:
-                item = {"step": visit.step, "cause": record.way.cause or None, **parked}
+            if not item.is_written:
+                sets = {"step": visit.step, "cause": item.origin.cause or None, **parked}
                 self.table.write(
-                    [Put(key, {name: value for name, value in item.items() if value is not None})]
+                    [Put(key, {name: value for name, value in sets.items() if value is not None})]
                 )
             else:
-                when: tuple[Condition, ...] = (
-                    ("status", "=", visit.status.value),
-                    ("fence", "absent or =", visit.fence),
-                )
-                self.table.update(Update(key, parked, when=when))
+                self.table.update(Update(key, parked, when=_is_unchanged(visit)))
         except ConditionFailed:
             return
 
-    def give_up_runs(self, run_id: str, visit_id: str, now: float) -> None:
-        self._stop_children(run_id, now, of=visit_id)
+    def cancel_child_runs(self, run_id: str, visit_id: str, now: float) -> None:
+        self._cancel_children(run_id, now, of_visit=visit_id)
 
-    def _stop_children(
-        self, run_id: str, now: float, *, of: str | None = None, but: str | None = None
+    def _cancel_children(
+        self, run_id: str, now: float, *, of_visit: str | None = None, except_visit: str | None = None
     ) -> None:
-        """Cancel the runs that a run waits for: those of one visit, or all but those of one."""
-        prefix = "K#" if of is None else f"K#{of}#"
+        """Cancel the child runs of one visit, or of all visits except one."""
+        prefix = "K#" if of_visit is None else f"K#{of_visit}#"
         for item in self.table.query(keys.partition_key(run_id), prefix):
             _, visit_id, child = item["sk"].split("#", 2)
-            if visit_id == but:
+            if visit_id == except_visit:
                 continue
             head = self.table.get(keys.head(child))
-            if head is not None and not is_over(head) and "stop" not in head:
-                with suppress(RejectedError):  # it has ended meanwhile
+            if head is not None and not has_ended(head) and "stop" not in head:
+                with suppress(RejectedError):  # it has ended since it was read
                     self.stop(child, RunStatus.CANCELLED, now)
 
-    def take_turn(self, head: Item, record: VisitItem | None, now: float) -> list[VisitItem]:
-        """Let the visit go whose turn it is: of those that the last step made the first, then of those before. It sees what
-        those before it have seen.
-        """
-        run_id = head["pk"][2:]
-        snapshot = read_snapshot(self, run_id, saved=True)
+    # Sequential mode
+
+    def activate_next_visit(self, head: Item, finished: VisitItem | None, now: float) -> list[VisitItem]:
+        run_id = run_id_of(head)
+        snapshot = read_snapshot(self, run_id, with_outputs=True)
         if snapshot is None:
             return []
-        active = [one for one in snapshot.active_items if self._may_park(one, head)]
-        if any(one.visit.status is not VisitStatus.READY or one.visit.due_at < NEVER for one in active):
-            return []  # somebody has a turn
-        in_line = sorted(active, key=lambda one: (-one.way.line, *one.place))
-        if not in_line:
-            return []
-        chosen = in_line[0]
-        visit = chosen.visit
-        seen = {} if record is None else names_after(record.visit)
-        visit = replace(
-            start_next_sequential(visit, 0 if record is None else record.visit.clock, seen), due_at=now
+        active = [item for item in snapshot.active_items if self._is_step(item, head)]
+        is_any_activated = any(
+            item.visit.status is not VisitStatus.READY or item.visit.due_at < NEVER for item in active
         )
+        if is_any_activated or not active:
+            return []
+        # Visits of the last commit come first, in the order written; then those of earlier commits.
+        chosen = min(active, key=lambda item: (-item.origin.parent_clock, *item.sibling_key))
+        clock = 0 if finished is None else finished.visit.clock
+        names = {} if finished is None else names_after(finished.visit)
+        visit = replace(start_next_sequential(chosen.visit, clock, names), due_at=now)
         key = keys.visit(run_id, visit.id, spread_of(head))
-        item = entered(visit, chosen.way)
+        item = encode_unclaimed(visit, chosen.origin)
         try:
             if not chosen.is_written:
                 self.table.write([Put(key, item, (ABSENT,))])
-                return [VisitItem(visit, chosen.way, {**item, "pk": key.pk, "sk": key.sk})]
+                return [VisitItem(visit, chosen.origin, {**item, "pk": key.pk, "sk": key.sk})]
             when: tuple[Condition, ...] = (("status", "=", VisitStatus.READY.value), ("due", "=", NEVER))
-            item = self.table.update(Update(key, {k: v for k, v in item.items() if v is not None}, when=when))
+            sets = {name: value for name, value in item.items() if value is not None}
+            item = self.table.update(Update(key, sets, when=when))
         except ConditionFailed:
             return []
-        return [VisitItem(visit, chosen.way, item)]
+        return [VisitItem(visit, chosen.origin, item)]
+
+    # Resume
 
     def resume(
         self, run_id: str, now: float, *, deadline_at: float | None, values: Mapping[str, Mapping[str, Any]]
     ) -> Run:
-        snapshot = read_snapshot(self, run_id, saved=True)
+        snapshot = read_snapshot(self, run_id, with_outputs=True)
         if snapshot is None:
-            raise StoreError(f"There is no run {run_id} in the store.")
+            raise StoreError(f"The store in DynamoDB has no run {run_id}.")
         head = snapshot.head
-        run = run_of(head, self.blobs, snapshot.counts)
+        run = decode_run(head, self.blobs, snapshot.counts)
         if not run.status.is_final and "reopening" not in head:
             return run
         if run.status is RunStatus.SUCCEEDED:
-            raise RejectedError(
-                "not_resumable", f"run {run_id} has succeeded; there is nothing to go on with"
-            )
+            raise RejectedError("not_resumable", f"run {run_id} has succeeded; there is nothing to resume")
         if run.status.is_final:
             if head.get("expires", now + 1) <= now:
-                raise RejectedError(
-                    "not_resumable", f"run {run_id} has been kept for as long as runs are kept"
-                )
+                raise RejectedError("not_resumable", f"the retention period of run {run_id} is over")
             try:
                 head = self._reopen(snapshot, run, now, deadline_at, values)
             except ConditionFailed:
                 return self.resume(run_id, now, deadline_at=deadline_at, values=values)
-        # A resume that was interrupted may have opened some before, or all.
-        before = [one for one in snapshot.active_items if self._may_park(one, head)]
-        opened = [*before, *self._open_visits(snapshot, head, now)]
-        self.keep(head)
-        head = self.table.update(Update(keys.head(run_id), {"reopening": None}))
-        due = [one for one in opened if one.visit.due_at < NEVER]
-        if self.plans.header(head["plan"]).sequential:
-            is_waiting = any(one.visit.status is VisitStatus.WAITING for one in opened)
-            due = [] if is_waiting else self.take_turn(head, None, now)
+        head = self._open_and_announce(snapshot, head, now)
+        self.changes.notify()
+        return self.load_run(head)
+
+    def _open_and_announce(self, snapshot: RunSnapshot, head: Item, now: float) -> Item:
+        """Open the visits of a resumed run, announce those that are due, and return the head."""
+        # An interrupted resume may have opened some visits, or all.
+        open_before = [item for item in snapshot.active_items if self._is_step(item, head)]
+        opened = [*open_before, *self._open_visits(snapshot, head, now)]
+        self.clear_expiry(head)
+        head = self.table.update(Update(keys.head(run_id_of(head)), {"reopening": None}))
+        due = [item for item in opened if item.visit.due_at < NEVER]
+        if self.is_sequential(head):
+            is_waiting = any(item.visit.status is VisitStatus.WAITING for item in opened)
+            due = [] if is_waiting else self.activate_next_visit(head, None, now)
         if not opened:
-            due = self.end(head, now)
-        deadline = deadline_of(head)
+            due = self.end_run(head, now)
+        deadline = derive_deadline_visit(head)
         if deadline is not None and opened:
             due.append(deadline)
-        self.dispatch(head, due, now)
-        self.changes.notify()
-        return self.told_run(head)
+        self.announce(head, due, now)
+        return head
 
     def _reopen(
         self,
@@ -316,15 +342,18 @@ class DynamoLifecycle(DynamoJoins):
         deadline_at: float | None,
         values: Mapping[str, Mapping[str, Any]],
     ) -> Item:
-        """Make the run go on, with the branches counted again that ended in a failure nothing handled. From then on a resume
-        that is interrupted is gone on with by the next.
+        """Make an ended run active, and return its head.
+
+        Branches that ended in an unhandled failure are counted again. If the resume is interrupted from here
+        on, the next one completes it.
         """
         head, step_of = snapshot.head, self.step_of(snapshot.head["plan"])
         deltas = CounterDeltas()
-        ended = [one for one in snapshot.items if one.visit.failure is FailureState.ENDED]
-        for record in ended:
-            deltas.branch(record.way.home, step_of(record.visit.step).regions, 1)
+        for item in snapshot.items:
+            if item.visit.failure is FailureState.ENDED:
+                deltas.count_branch(item.origin.home, step_of(item.visit.step).regions, 1)
         if snapshot.counts.failed:
+            # Only the sum over all partitions is read, so all failures may be taken from one.
             deltas.add(0, "failed", -snapshot.counts.failed)
         resumes = head.get("resumes", 0) + 1
         given = (self.blobs.load(head.get("given")) or {}) | {
@@ -342,67 +371,62 @@ class DynamoLifecycle(DynamoJoins):
             "deadline": deadline_at,
             "given": self.blobs.store(run.id, given),
             "open": keys.open_shard(head["queue"], run.id),
-            "told": self._told(head, event),
+            "told": self._append_event(head, event),
             "reopening": True,
         }
-        when: tuple[Condition, ...] = (("finished", "=", head["finished"]),)
-        writes: list[Write] = [Update(keys.head(run.id), sets, when=when)]
+        is_same_end: tuple[Condition, ...] = (("finished", "=", head["finished"]),)
+        writes: list[Write] = [Update(keys.head(run.id), sets, when=is_same_end)]
         if run.parent is not None:
             parent = run.parent
-            writes.append(
-                Delete(keys.wait(parent.run_id, parent.visit_id, parent.id, self.spread(parent.run_id)))
-            )
+            spread = self.spread(parent.run_id)
+            writes.append(Delete(keys.wait(parent.run_id, parent.visit_id, parent.id, spread)))
         for home in deltas.homes():
             added, _ = deltas.changes_of(home)
-            # The failures of all partitions are taken from one: only their sum is ever asked for.
             writes.append(Update(keys.counter(run.id, home), {}, {**added, "version": 1}))
         self.table.write(writes)
-        return self.head(run.id)
+        return self.read_head(run.id)
 
     def _open_visits(self, snapshot: RunSnapshot, head: Item, now: float) -> list[VisitItem]:
-        """Let what was parked, and what had failed and nothing handled, be due again."""
+        """Make parked visits and visits with an unhandled failure due again, and return them."""
         opened: list[VisitItem] = []
-        in_turns = self.plans.header(head["plan"]).sequential
-        for record in snapshot.items:
-            visit = record.visit
-            parked = visit.status is VisitStatus.PARKED
-            if not parked and visit.failure not in (FailureState.OPEN, FailureState.ENDED):
+        for item in snapshot.items:
+            visit = item.visit
+            is_parked = visit.status is VisitStatus.PARKED
+            if not is_parked and visit.failure not in (FailureState.OPEN, FailureState.ENDED):
                 continue
-            if self.is_last(record, snapshot.head) or is_pseudo(record):
-                continue
-            # One with an error was to be tried again: that is done at once.
-            waits = parked and visit.due_at > now and visit.progress is not None and visit.error is None
-            due_at = visit.due_at if waits else now
-            if in_turns and not waits:
-                due_at = NEVER
-            again = as_ready(
-                visit, attempt=1, claims=0, started_at=None, piece_at=None, finished_at=None, due_at=due_at, case=None,
-                error=None, failure=None,
-            )  # fmt: skip
-            again = replace(again, status=VisitStatus.WAITING) if waits else again
-            spread = spread_of(head)
-            key = keys.visit(run_id := visit.run_id, visit.id, spread)
-            sets = {
-                name: value
-                for name, value in outcome(again, (), self.blobs).items()
-                if value is not None or name in record.item
-            }
-            sets |= {
-                name: None for name in ("at", "next", "numbers", "waited", "counted") if name in record.item
-            }
-            when: tuple[Condition, ...] = (
-                ("status", "=", visit.status.value),
-                ("fence", "absent or =", visit.fence),
-            )
-            writes: list[Write] = [Update(key, sets, when=when)]
-            told = (self.blobs.load(record.item.get("told")) or {}).get("h")
-            if told:
-                past = keys.claim_events(run_id, visit.id, visit.fence, spread)
-                events = [Event(*event) for event in told]
-                writes.append(Put(past, past_item(events, self, run_id), when=()))
-            # Where it is refused, another resume of the same was faster: then it is open, too, and the run does not end here.
-            with suppress(ConditionFailed):
-                self.table.write(writes)
-            item = {**record.item, **{name: value for name, value in sets.items() if value is not None}}
-            opened.append(VisitItem(again, record.way, item))
+            if self._is_step(item, snapshot.head):
+                opened.append(self._open_visit(item, head, now))
         return opened
+
+    def _open_visit(self, item: VisitItem, head: Item, now: float) -> VisitItem:
+        """Make one visit due again, and return it."""
+        visit, spread = item.visit, spread_of(head)
+        is_parked = visit.status is VisitStatus.PARKED
+        # A parked visit with an error was to be retried, which happens at once.
+        is_suspended = is_parked and visit.due_at > now and visit.progress is not None and visit.error is None
+        due_at = visit.due_at if is_suspended else NEVER if self.is_sequential(head) else now
+        opened = reset_visit(visit, due_at)
+        opened = replace(opened, status=VisitStatus.WAITING) if is_suspended else opened
+        sets = {
+            name: value
+            for name, value in encode_outcome(opened, (), self.blobs).items()
+            if value is not None or name in item.item
+        }
+        sets |= {name: None for name in ("at", "next", "numbers", "waited", "counted") if name in item.item}
+        key = keys.visit(visit.run_id, visit.id, spread)
+        writes: list[Write] = [Update(key, sets, when=_is_unchanged(visit))]
+        events = (self.blobs.load(item.item.get("told")) or {}).get("h")
+        if events:
+            events_key = keys.claim_events(visit.run_id, visit.id, visit.fence, spread)
+            events_item = encode_events_item([Event(*event) for event in events], self.blobs, visit.run_id)
+            writes.append(Put(events_key, events_item, when=()))
+        # If it is refused, a concurrent resume has opened the visit, so it is open either way.
+        with suppress(ConditionFailed):
+            self.table.write(writes)
+        opened_item = {**item.item, **{name: value for name, value in sets.items() if value is not None}}
+        return VisitItem(opened, item.origin, opened_item)
+
+
+def _is_unchanged(visit: Visit) -> tuple[Condition, ...]:
+    """Return the condition that a visit has the status and the fence with which it was read."""
+    return (("status", "=", visit.status.value), ("fence", "absent or =", visit.fence))

@@ -1,6 +1,12 @@
-"""The registry of playbooks: an item for each version, and one for each name, which all who change it take turns with."""
+"""The playbook registry in DynamoDB: an item for each version, and one for each name.
+
+The item of a name stores the newest version and an `edition`. A change of the playbook requires the edition
+that was read, and increases it, so concurrent changes of one playbook are serial (optimistic concurrency).
+"""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 from noetl.executor.clients.aws_retry import ConditionFailed
 from noetl.executor.errors import RejectedError, StoreError
@@ -8,41 +14,48 @@ from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.executor.stores.cursors import read_key_cursor, write_key_cursor
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
-from noetl.executor.stores.dynamo.context import MOST_RACES, DynamoContext
+from noetl.executor.stores.dynamo.context import MAX_CONFLICTS, DynamoContext
 from noetl.executor.stores.dynamo.expressions import Condition, Put, Update, Write
+
+MAX_REMOVED = 90
+"""Number of versions that one transaction removes."""
 
 
 class DynamoPlaybooks(DynamoContext):
-    """The part of the store that keeps playbooks."""
+    """The part of the DynamoDB store that stores registered playbooks."""
 
     def register(self, playbook: RegisteredPlaybook) -> RegisteredPlaybook:
-        for _ in range(MOST_RACES):
+        for _ in range(MAX_CONFLICTS):
             try:
                 return self._register(playbook)
             except ConditionFailed:
                 continue
-        raise StoreError(f"Playbook `{playbook.name}` could not be registered: too many others register it.")
+        raise StoreError(f"Playbook `{playbook.name}` could not be registered: too many concurrent writers.")
 
     def _register(self, playbook: RegisteredPlaybook) -> RegisteredPlaybook:
+        """Register a playbook.
+
+        Raises:
+            ConditionFailed: another caller has changed the playbook since it was read.
+        """
         tenant, name = playbook.tenant, playbook.name
-        named = self.table.get(keys.playbook(tenant, name)) or {}
+        name_item = self.table.get(keys.playbook(tenant, name)) or {}
         versions = {item["version"]: item for item in self._versions(tenant, name)}
         newest = _newest(versions.values())
         if playbook.version is not None:
-            same = versions.get(playbook.version)
+            registered = versions.get(playbook.version)
         else:
-            same = newest if newest is not None and newest["plan"] == playbook.plan_hash else None
-        if same is not None:
-            if same["plan"] != playbook.plan_hash:
-                message = f"version {playbook.version} of `{name}` was registered with another text"
+            registered = newest if newest is not None and newest["plan"] == playbook.plan_hash else None
+        if registered is not None:
+            if registered["plan"] != playbook.plan_hash:
+                message = f"version {playbook.version} of `{name}` is registered with another text"
                 raise RejectedError("version_exists", message)
-            if "removed" in same:
-                del same["removed"]
-                key = keys.version(tenant, name, same["version"])
-                self.table.write(
-                    [Update(key, {"removed": None}), self._name(playbook, named, _newest(versions.values()))]
-                )
-            return _playbook(tenant, name, same)
+            if "removed" in registered:
+                del registered["removed"]
+                key = keys.version(tenant, name, registered["version"])
+                name_update = _name_update(playbook, name_item, _newest(versions.values()))
+                self.table.write([Update(key, {"removed": None}), name_update])
+            return _decode_playbook(tenant, name, registered)
         number = max((item["number"] for item in versions.values()), default=0) + 1
         version = playbook.version
         if version is None:
@@ -52,77 +65,83 @@ class DynamoPlaybooks(DynamoContext):
         item = {"version": version, "number": number, "plan": playbook.plan_hash, "at": playbook.created_at}
         writes: list[Write] = [
             Put(keys.version(tenant, name, version), item),
-            self._name(playbook, named, item),
+            _name_update(playbook, name_item, item),
         ]
         self.table.write(writes)
-        return _playbook(tenant, name, item)
-
-    def _name(self, playbook: RegisteredPlaybook, named: Item, newest: Item | None) -> Update:
-        """The write that says which version is the newest, unless somebody has changed anything meanwhile."""
-        edition = named.get("edition", 0)
-        same: Condition = ("edition", "=", edition) if edition else ("edition", "absent", None)
-        told = {
-            name: None if newest is None else newest[name] for name in ("version", "number", "plan", "at")
-        }
-        return Update(
-            keys.playbook(playbook.tenant, playbook.name), {**told, "edition": edition + 1}, when=(same,)
-        )
+        return _decode_playbook(tenant, name, item)
 
     def _versions(self, tenant: str, name: str) -> list[Item]:
         return list(self.table.query(keys.version(tenant, name, "").pk, "V#"))
 
     def playbook(self, tenant: str, name: str, version: str | None = None) -> RegisteredPlaybook | None:
-        at = keys.playbook(tenant, name) if version is None else keys.version(tenant, name, version)
-        item = self.table.get(at)
-        return (
-            None
-            if item is None or "removed" in item or "version" not in item
-            else _playbook(tenant, name, item)
-        )
+        key = keys.playbook(tenant, name) if version is None else keys.version(tenant, name, version)
+        item = self.table.get(key)
+        if item is None or "removed" in item or "version" not in item:
+            return None
+        return _decode_playbook(tenant, name, item)
 
     def playbooks(
         self, tenant: str, name: str | None = None, *, limit: int = 100, cursor: str | None = None
     ) -> tuple[list[RegisteredPlaybook], str | None]:
-        found: list[RegisteredPlaybook] = []
         if name is None:
-            behind = None if cursor is None else f"N#{read_key_cursor(cursor, str)}"
-            for item in self.table.query(keys.playbook(tenant, "").pk, "N#", after=behind):
-                if "version" in item:
-                    found.append(_playbook(tenant, item["sk"][2:], item))
-                if len(found) > limit:
-                    return found[:limit], write_key_cursor(found[limit - 1].name)
-            return found, None
+            return self._newest_playbooks(tenant, limit, cursor)
         below = None if cursor is None else read_key_cursor(cursor, int)
         items = sorted(self._versions(tenant, name), key=lambda item: -item["number"])
-        left = [item for item in items if "removed" not in item and (below is None or item["number"] < below)]
-        more = write_key_cursor(left[limit - 1]["number"]) if len(left) > limit else None
-        return [_playbook(tenant, name, item) for item in left[:limit]], more
+        remaining = [
+            item for item in items if "removed" not in item and (below is None or item["number"] < below)
+        ]
+        next_cursor = write_key_cursor(remaining[limit - 1]["number"]) if len(remaining) > limit else None
+        return [_decode_playbook(tenant, name, item) for item in remaining[:limit]], next_cursor
+
+    def _newest_playbooks(
+        self, tenant: str, limit: int, cursor: str | None
+    ) -> tuple[list[RegisteredPlaybook], str | None]:
+        """Return a page of the newest version of each playbook, by name."""
+        playbooks: list[RegisteredPlaybook] = []
+        after = None if cursor is None else f"N#{read_key_cursor(cursor, str)}"
+        for item in self.table.query(keys.playbook(tenant, "").pk, "N#", after=after):
+            if "version" in item:
+                playbooks.append(_decode_playbook(tenant, item["sk"][2:], item))
+            if len(playbooks) > limit:
+                return playbooks[:limit], write_key_cursor(playbooks[limit - 1].name)
+        return playbooks, None
 
     def unregister(self, tenant: str, name: str, version: str | None = None, *, now: float) -> int:
-        for _ in range(MOST_RACES):
-            named = self.table.get(keys.playbook(tenant, name)) or {}
+        for _ in range(MAX_CONFLICTS):
+            name_item = self.table.get(keys.playbook(tenant, name)) or {}
             versions = [item for item in self._versions(tenant, name) if "removed" not in item]
-            chosen = [item for item in versions if version in (None, item["version"])][:90]
+            chosen = [item for item in versions if version in (None, item["version"])][:MAX_REMOVED]
             if not chosen:
                 return 0
-            left = [item for item in versions if item not in chosen]
+            remaining = [item for item in versions if item not in chosen]
             playbook = RegisteredPlaybook(tenant, name, None, "", now)
             writes: list[Write] = [
                 Update(keys.version(tenant, name, item["version"]), {"removed": now}) for item in chosen
             ]
-            writes.append(self._name(playbook, named, _newest(left)))
+            writes.append(_name_update(playbook, name_item, _newest(remaining)))
             try:
                 self.table.write(writes)
             except ConditionFailed:
                 continue
-            return len(chosen) + (self.unregister(tenant, name, now=now) if version is None and left else 0)
-        raise StoreError(f"Playbook `{name}` could not be removed: too many others change it.")
+            has_more = version is None and bool(remaining)
+            return len(chosen) + (self.unregister(tenant, name, now=now) if has_more else 0)
+        raise StoreError(f"Playbook `{name}` could not be removed: too many concurrent writers.")
 
 
-def _newest(items: object) -> Item | None:
-    there = [item for item in items if "removed" not in item]  # type: ignore[attr-defined]
-    return max(there, key=lambda item: int(item["number"]), default=None)
+def _name_update(playbook: RegisteredPlaybook, name_item: Item, newest: Item | None) -> Update:
+    """Return the write of the newest version, if no other caller has changed the playbook since it was read."""
+    edition = name_item.get("edition", 0)
+    is_unchanged: Condition = ("edition", "=", edition) if edition else ("edition", "absent", None)
+    attributes = ("version", "number", "plan", "at")
+    sets = {name: None if newest is None else newest[name] for name in attributes}
+    key = keys.playbook(playbook.tenant, playbook.name)
+    return Update(key, {**sets, "edition": edition + 1}, when=(is_unchanged,))
 
 
-def _playbook(tenant: str, name: str, item: Item) -> RegisteredPlaybook:
+def _newest(versions: Iterable[Item]) -> Item | None:
+    registered = (item for item in versions if "removed" not in item)
+    return max(registered, key=lambda item: int(item["number"]), default=None)
+
+
+def _decode_playbook(tenant: str, name: str, item: Item) -> RegisteredPlaybook:
     return RegisteredPlaybook(tenant, name, item["version"], item["plan"], item["at"])

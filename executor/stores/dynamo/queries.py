@@ -1,4 +1,16 @@
-"""What is asked of runs: how they stand, which there are, what their visits saved."""
+"""Queries of a DynamoDB store: runs, their visits and their outputs; and the start of a run.
+
+Problem: a list of runs must be sorted by time of creation, but the index spreads the runs of a tenant over
+several partitions (shards) so that they can be written fast. A filter may match few of many runs.
+
+Algorithm: k-way merge. Each shard is read from the newest run on, up to MAX_PAGES pages, and the results are
+merged. If a shard was not read to its end, only runs that are newer than its last one are returned, and the
+cursor is there.
+
+Cost: one query of each shard, and one batch read of the heads and counters of the runs on the page.
+
+Limits: a page may have fewer runs than `limit`, or none, although the cursor says that there are more.
+"""
 
 from __future__ import annotations
 
@@ -15,26 +27,95 @@ from noetl.executor.stores.dynamo.attributes import Item, encode_item
 from noetl.executor.stores.dynamo.claims import DynamoClaims
 from noetl.executor.stores.dynamo.expressions import Put, Write
 from noetl.executor.stores.dynamo.run_items import (
-    counts_of,
-    deadline_of,
-    first_of,
-    head_item,
-    run_of,
+    decode_run,
+    derive_deadline_visit,
+    derive_first_visit,
+    encode_head,
+    run_id_of,
     spread_of,
+    sum_counters,
     tenant_of,
 )
 from noetl.executor.stores.dynamo.run_snapshot import read_snapshot
-from noetl.executor.stores.dynamo.visit_items import VisitOrigin, outcome, self_contained
-from noetl.executor.stores.sqs.due_message import DueMessage
+from noetl.executor.stores.dynamo.visit_items import (
+    VisitOrigin,
+    decode_visit,
+    encode_origin,
+    encode_outcome,
+)
+from noetl.planner.frozen import frozen
 
-MOST_PAGES = 4
-"""How many pages of each part of the index of runs are looked through for one page of answers."""
+MAX_PAGES = 4
+"""Number of pages of each index partition that are read for one page of runs."""
 
 _OPEN = (RunStatus.QUEUED, RunStatus.RUNNING)
 
 
+@frozen
+class RunFilter:
+    """A filter of runs. `before` is the sort key of the run where the page before has ended."""
+
+    tenant: str
+    status: RunStatus | None
+    playbook: str | None
+    tag: str | None
+    since: float | None
+    queue: str | None
+    before: str | None
+
+    def matches(self, run: Run, sort_key: str) -> bool:
+        """Return whether a run is in the list; the index may be out of date."""
+        return (
+            (self.status is None or run.status is self.status)
+            and (self.playbook is None or run.playbook == self.playbook)
+            and (self.tag is None or self.tag in run.tags)
+            and (self.since is None or run.created_at >= self.since)
+            and (self.queue is None or run.queue == self.queue)
+            and (self.before is None or sort_key < self.before)
+        )
+
+    def index_query(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the parameters of a query of the index, and its values without that of the partition."""
+        earliest = keys.creation_sort_key(max(self.since or 0.0, 0.0), "")
+        values: dict[str, Any] = {":from": earliest, ":to": self.before or "~"}
+        names: dict[str, str] = {}
+        conditions: list[str] = []
+        statuses = self._index_statuses()
+        if statuses:
+            names["#s"] = "status"
+            values |= {f":s{index}": status.value for index, status in enumerate(statuses)}
+            conditions.append(f"#s IN ({', '.join(f':s{index}' for index in range(len(statuses)))})")
+        if self.playbook is not None:
+            values[":p"] = self.playbook
+            conditions.append("playbook = :p")
+        if self.queue is not None:
+            names["#q"], values[":q"] = "queue", self.queue
+            conditions.append("#q = :q")
+        if self.tag is not None:
+            names["#g"], values[":g"] = "tags", self.tag
+            conditions.append("contains(#g, :g)")
+        query: dict[str, Any] = {
+            "KeyConditionExpression": "tenant = :t AND created BETWEEN :from AND :to",
+            "ScanIndexForward": False,
+        }
+        query |= {"FilterExpression": " AND ".join(conditions)} if conditions else {}
+        query |= {"ExpressionAttributeNames": names} if names else {}
+        return query, values
+
+    def _index_statuses(self) -> list[RunStatus]:
+        """Return the statuses in the index that a run of the list may have. `waiting` is never stored."""
+        if self.status is None:
+            return []
+        if self.status is RunStatus.WAITING:
+            return list(_OPEN)
+        # The index may not know yet that a queued run is running.
+        return [self.status, *([RunStatus.RUNNING] if self.status is RunStatus.QUEUED else [])]
+
+
 class DynamoQueries(DynamoClaims):
-    """The part of the store that starts runs and tells of them."""
+    """The part of the DynamoDB store that starts runs and answers queries."""
+
+    # Start of a run
 
     def create_run(
         self,
@@ -44,89 +125,95 @@ class DynamoQueries(DynamoClaims):
         history: Sequence[Visit] = (),
     ) -> Run:
         spread = self.plans.spread(run.plan_hash)
-        head = head_item(run, first, len(history), spread, self.blobs)
+        head = encode_head(run, first, len(history), spread, self.blobs)
         writes: list[Write] = [Put(keys.head(run.id), head)]
         if idempotency is not None:
             name, request_hash = idempotency
-            told = {"run": run.id, "tenant": run.tenant, "request": request_hash}
-            writes.append(Put(keys.idempotency(run.tenant, name), told))
+            request = {"run": run.id, "tenant": run.tenant, "request": request_hash}
+            writes.append(Put(keys.idempotency(run.tenant, name), request))
             head["key"] = keys.idempotency(run.tenant, name).pk
         if run.parent is not None:
             child = keys.child(run.parent.run_id, run.parent.visit_id, run.id)
             writes.append(Put(child, {"wait": run.parent.id}, when=()))
         if history:
-            self._keep_history(run, history, spread)
+            self._copy_history(run, history, spread)
         try:
             self.table.write(writes)
         except PayloadTooLargeError as problem:
-            raise RejectedError("too_large", f"the run cannot be kept: {problem}") from None
-        except ConditionFailed as refused:
-            if idempotency is not None and len(writes) > 1 and refused.failed[1]:
-                return self._earlier(run.tenant, *idempotency)
-            found = self.head(run.id)
-            self._begin(found, run.created_at)
-            return self.told_run(found)
-        key = keys.head(run.id)
-        head |= {"pk": key.pk, "sk": key.sk}
-        self.note_head(head)
-        self._begin(head, run.created_at)
+            raise RejectedError("too_large", f"the run cannot be stored: {problem}") from None
+        except ConditionFailed as refusal:
+            if idempotency is not None and len(writes) > 1 and refusal.failed[1]:
+                return self._earlier_run(run.tenant, *idempotency)
+            existing = self.read_head(run.id)
+            self._announce_first(existing, run.created_at)
+            return self.load_run(existing)
+        head |= keys.head(run.id)._asdict()
+        self.cache_head(head)
+        self._announce_first(head, run.created_at)
         self.changes.notify()
         return run
 
-    def _begin(self, head: Item, now: float) -> None:
-        """Let workers know of the first visit of a run, unless somebody has begun it, and of the end of its time."""
+    def _announce_first(self, head: Item, now: float) -> None:
+        """Announce the first visit and the deadline of a run, unless a worker has started the run."""
         if head["status"] != RunStatus.QUEUED:
             return
-        first, deadline = first_of(head, self.step_of(head["plan"])), deadline_of(head)
-        self.dispatch(head, [first, *([] if deadline is None else [deadline])], now)
+        first, deadline = derive_first_visit(head, self.step_of(head["plan"])), derive_deadline_visit(head)
+        self.announce(head, [first, *([] if deadline is None else [deadline])], now)
 
-    def _earlier(self, tenant: str, key: str, request_hash: str) -> Run:
-        found = self.table.get(keys.idempotency(tenant, key))
-        if found is None or found["request"] != request_hash:
+    def _earlier_run(self, tenant: str, key: str, request_hash: str) -> Run:
+        """Return the run that an idempotency key has started before."""
+        item = self.table.get(keys.idempotency(tenant, key))
+        if item is None or item["request"] != request_hash:
             message = "the idempotency key was used with another request before"
             raise RejectedError("idempotency_key_reused", message)
-        head = self.head(found["run"])
-        # Whoever started it may have died before anybody knew of it.
-        self._begin(head, head["at"])
-        return self.told_run(head)
+        head = self.read_head(item["run"])
+        # The process that started the run may have died before it announced the first visit.
+        self._announce_first(head, head["at"])
+        return self.load_run(head)
 
-    def _keep_history(self, run: Run, history: Sequence[Visit], spread: int) -> None:
-        """Keep visits that another run has finished, before there is a run that knows of them."""
+    def _copy_history(self, run: Run, history: Sequence[Visit], spread: int) -> None:
+        """Copy finished visits of another run, before the head of the new run exists."""
         for position, visit in enumerate(history):
-            way = VisitOrigin(entered=run.created_at, index=position)
-            done = {
-                name: value for name, value in outcome(visit, (), self.blobs).items() if value is not None
+            origin = VisitOrigin(entered_at=run.created_at, index=position)
+            outcome = encode_outcome(visit, (), self.blobs)
+            item = {
+                **encode_origin(replace(visit, run_id=run.id), origin),
+                **{name: value for name, value in outcome.items() if value is not None},
+                "history": True,
             }
-            item = {**self_contained(replace(visit, run_id=run.id), way), **done, "history": True}
             self.table.write([Put(keys.visit(run.id, visit.id, spread), item, when=())])
 
+    # Runs
+
     def run(self, tenant: str, run_id: str) -> Run | None:
-        first = [keys.head(run_id), keys.counter(run_id, 0)]
-        found = self.table.get_many(first)
-        head = found.get(first[0])
+        item_keys = [keys.head(run_id), keys.counter(run_id, 0)]
+        items = self.table.get_many(item_keys)
+        head = items.get(item_keys[0])
         if head is None or tenant_of(head) != tenant:
             return None
-        self.note_head(head)
-        return self._stands(head, found.get(first[1]))
+        self.cache_head(head)
+        return self._current_run(head, items.get(item_keys[1]))
 
-    def _stands(self, head: Item, counter: Item | None) -> Run:
-        """A run with its counts, and whether it is waiting."""
-        run_id = head["pk"][2:]
-        others = [keys.counter(run_id, number) for number in range(1, spread_of(head))]
-        counters = [*([] if counter is None else [counter]), *self.table.get_many(others).values()]
-        run = run_of(head, self.blobs, counts_of(head, counters, self.step_of(head["plan"])))
+    def _current_run(self, head: Item, first_counter: Item | None) -> Run:
+        """Return a run with its counts, and with the status `waiting` if all of its active visits wait."""
+        run_id = run_id_of(head)
+        other_keys = [keys.counter(run_id, number) for number in range(1, spread_of(head))]
+        counters = [*([] if first_counter is None else [first_counter])]
+        counters += self.table.get_many(other_keys).values()
+        run = decode_run(head, self.blobs, sum_counters(head, counters, self.step_of(head["plan"])))
         if run.status.is_final or "waits" not in head:
             return run
         snapshot = read_snapshot(self, run_id)
         if snapshot is None:
             return run
-        # It may have ended since its head was read.
-        return replace(run_of(snapshot.head, self.blobs, snapshot.counts), status=snapshot.status())
+        # The run may have ended since its head was read.
+        return replace(decode_run(snapshot.head, self.blobs, snapshot.counts), status=snapshot.status())
 
-    def told_run(self, head: Item) -> Run:
-        run_id = head["pk"][2:]
-        found = self.table.get_many([keys.counter(run_id, number) for number in range(spread_of(head))])
-        return run_of(head, self.blobs, counts_of(head, list(found.values()), self.step_of(head["plan"])))
+    def load_run(self, head: Item) -> Run:
+        run_id = run_id_of(head)
+        items = self.table.get_many([keys.counter(run_id, number) for number in range(spread_of(head))])
+        counts = sum_counters(head, list(items.values()), self.step_of(head["plan"]))
+        return decode_run(head, self.blobs, counts)
 
     def runs(
         self,
@@ -141,163 +228,135 @@ class DynamoQueries(DynamoClaims):
         limit: int = 100,
         cursor: str | None = None,
     ) -> tuple[list[Run], str | None]:
-        behind = None if cursor is None else keys.creation_sort_key(*read_cursor(cursor))
-        more: str | None = None
+        before = None if cursor is None else keys.creation_sort_key(*read_cursor(cursor))
+        run_filter = RunFilter(tenant, status, playbook, tag, since, queue, before)
         if parent is not None:
-            page = self._children(parent, behind)
-        else:
-            places, end = self._listed(tenant, status, playbook, tag, since, queue, limit + 1, behind)
-            page = [place.partition("#")[2] for place in places[:limit]]
-            more = places[limit - 1] if len(places) > limit else end
-        found: list[Run] = []
-        wanted_items = [key for run_id in page for key in (keys.head(run_id), keys.counter(run_id, 0))]
-        items = self.table.get_many(wanted_items)
-        heads = {key: item for key, item in items.items() if key.sk == "H"}
-        for head in sorted(heads.values(), key=lambda head: str(head["created"]), reverse=True):
-            if tenant_of(head) != tenant:
-                continue
-            run = self._stands(head, items.get(keys.counter(head["pk"][2:], 0)))
-            wanted = (
-                (status is None or run.status is status)
-                and (playbook is None or run.playbook == playbook)
-                and (tag is None or tag in run.tags)
-                and (since is None or run.created_at >= since)
-                and (queue is None or run.queue == queue)
-                and (behind is None or str(head["created"]) < behind)
-            )
-            if wanted:
-                found.append(run)
-        if parent is not None:
-            last = found[limit - 1] if len(found) > limit else None
-            return found[:limit], None if last is None else write_cursor(last.created_at, last.id)
-        if more is None:
-            return found, None
-        at, _, run_id = more.partition("#")
-        return found, write_cursor(float(at), run_id)
+            runs = self._load_matching(run_filter, self._child_ids(parent))
+            last = runs[limit - 1] if len(runs) > limit else None
+            return runs[:limit], None if last is None else write_cursor(last.created_at, last.id)
+        sort_keys, end = self._list_sort_keys(run_filter, limit + 1)
+        page = [sort_key.partition("#")[2] for sort_key in sort_keys[:limit]]
+        next_key = sort_keys[limit - 1] if len(sort_keys) > limit else end
+        runs = self._load_matching(run_filter, page)
+        if next_key is None:
+            return runs, None
+        created_at, _, run_id = next_key.partition("#")
+        return runs, write_cursor(float(created_at), run_id)
 
-    def _children(self, parent: str, behind: str | None) -> list[str]:
+    def _load_matching(self, run_filter: RunFilter, run_ids: Sequence[str]) -> list[Run]:
+        """Return the runs that match the filter, newest first."""
+        item_keys = [key for run_id in run_ids for key in (keys.head(run_id), keys.counter(run_id, 0))]
+        items = self.table.get_many(item_keys)
+        heads = [item for key, item in items.items() if key.sk == "H"]
+        runs: list[Run] = []
+        for head in sorted(heads, key=lambda head: str(head["created"]), reverse=True):
+            if tenant_of(head) != run_filter.tenant:
+                continue
+            run = self._current_run(head, items.get(keys.counter(run_id_of(head), 0)))
+            if run_filter.matches(run, str(head["created"])):
+                runs.append(run)
+        return runs
+
+    def _child_ids(self, parent: str) -> list[str]:
         items = self.table.query(keys.partition_key(parent), "K#")
         return [item["sk"].split("#", 2)[2] for item in items]
 
-    def _listed(
-        self,
-        tenant: str,
-        status: RunStatus | None,
-        playbook: str | None,
-        tag: str | None,
-        since: float | None,
-        queue: str | None,
-        wanted: int,
-        behind: str | None,
+    def _list_sort_keys(self, run_filter: RunFilter, count: int) -> tuple[list[str], str | None]:
+        """Return the index sort keys of the newest runs, and where the index was read to if there may be
+        more.
+        """
+        query, values = run_filter.index_query()
+        if "FilterExpression" not in query:
+            query["Limit"] = count + 1
+
+        def list_shard(shard: str) -> tuple[list[str], str | None]:
+            encoded = encode_item(values | {":t": shard})
+            return self._list_shard(query | {"ExpressionAttributeValues": encoded}, count, run_filter.before)
+
+        return merge_shards(self.in_parallel(list_shard, keys.shards(run_filter.tenant)), count)
+
+    def _list_shard(
+        self, query: dict[str, Any], count: int, before: str | None
     ) -> tuple[list[str], str | None]:
-        """The places of runs in the index, the newest first, and where it has been looked through for long enough."""
-        values: dict[str, Any] = {
-            ":from": keys.creation_sort_key(max(since or 0.0, 0.0), ""),
-            ":to": behind or "~",
-        }
-        filters: list[str] = []
-        names = {"#s": "status", "#q": "queue", "#g": "tags"}
-        used: dict[str, str] = {}
-        if status is not None:
-            states = _OPEN if status is RunStatus.WAITING else [status]
-            # A run that waits may be looked for under the status that it has in its head.
-            states = [*states, RunStatus.RUNNING] if status is RunStatus.QUEUED else states
-            values |= {f":s{index}": state.value for index, state in enumerate(states)}
-            filters.append(f"#s IN ({', '.join(f':s{index}' for index in range(len(states)))})")
-            used["#s"] = names["#s"]
-        for name, clause, value in (
-            (":p", "playbook = :p", playbook),
-            (":q", "#q = :q", queue),
-            (":g", "contains(#g, :g)", tag),
-        ):
-            if value is not None:
-                values[name] = value
-                filters.append(clause)
-                used |= {short: name for short, name in names.items() if short in clause}
-        asked: dict[str, Any] = {
-            "KeyConditionExpression": "tenant = :t AND created BETWEEN :from AND :to",
-            "ScanIndexForward": False,
-        }
-        asked |= {"FilterExpression": " AND ".join(filters)} if filters else {"Limit": wanted + 1}
-        asked |= {"ExpressionAttributeNames": used} if used else {}
-
-        def look(shard: str) -> tuple[list[str], str | None]:
-            given = encode_item(values | {":t": shard})
-            return self._listed_in(asked | {"ExpressionAttributeValues": given}, wanted, behind)
-
-        return merged(self.in_parallel(look, keys.shards(tenant)), wanted)
-
-    def _listed_in(
-        self, asked: dict[str, Any], wanted: int, behind: str | None
-    ) -> tuple[list[str], str | None]:
-        """The places of the newest runs of a shard, and where it has been looked through for long enough, if there are more."""
-        found: list[str] = []
-        for _ in range(MOST_PAGES):
-            page = self.table.query_index("runs", **asked)
-            found += [item["created"]["S"] for item in page["Items"] if item["created"]["S"] != behind]
-            if len(found) >= wanted or "LastEvaluatedKey" not in page:
-                return found[:wanted], None
-            asked = asked | {"ExclusiveStartKey": page["LastEvaluatedKey"]}
-        return found, str(page["LastEvaluatedKey"]["created"]["S"])
-
-    def visits(self, run_id: str) -> list[Visit]:
-        snapshot = read_snapshot(self, run_id)
-        return [] if snapshot is None else [_without_saved(record.visit) for record in snapshot.current_items]
-
-    def visits_with_outputs(self, run_id: str, visit_ids: Sequence[str] | None = None) -> list[Visit]:
-        if visit_ids is not None:
-            found = self._saved_of(run_id, visit_ids)
-            if found is not None:
-                return sorted(found, key=lambda visit: (visit.clock, visit.id))
-        snapshot = read_snapshot(self, run_id, saved=True)
-        visits = [] if snapshot is None else [record.visit for record in snapshot.current_items]
-        wanted = None if visit_ids is None else frozenset(visit_ids)
-        chosen = [v for v in visits if (not v.step.startswith("@") if wanted is None else v.id in wanted)]
-        return sorted(chosen, key=lambda visit: (visit.clock, visit.id))
-
-    def _saved_of(self, run_id: str, visit_ids: Sequence[str]) -> list[Visit] | None:
-        """The visits with these ids, as far as they are done; None when some are not."""
-        spread = self.spread(run_id)
-        at = [keys.visit(run_id, id, spread) for id in visit_ids]
-        found = self.table.get_many(at)
-        records = [self._whole_record(run_id, found[key]) if key in found else None for key in at]
-        done = [record.visit for record in records if record is not None]
-        return done if len(done) == len(records) else None
-
-    def loop_parts(self, run_id: str, visit_id: str, loop: str) -> list[Sequence[Any]]:
-        spread = self.spread(run_id)
-        pk = keys.partition_key(run_id, keys.partition_of_visit(visit_id, spread))
-        prefix = f"P#{visit_id}#{loop}#"
-        found = [item for item in self.table.query(pk, prefix) if "#" not in item["sk"][len(prefix) :]]
-        return [self.blobs.load(item["body"]) for item in found]
+        """Return sort keys of the newest runs of a shard, and where it was read to if there may be more."""
+        sort_keys: list[str] = []
+        for _ in range(MAX_PAGES):
+            page = self.table.query_index("runs", **query)
+            sort_keys += [item["created"]["S"] for item in page["Items"] if item["created"]["S"] != before]
+            if len(sort_keys) >= count or "LastEvaluatedKey" not in page:
+                return sort_keys[:count], None
+            query = query | {"ExclusiveStartKey": page["LastEvaluatedKey"]}
+        return sort_keys, str(page["LastEvaluatedKey"]["created"]["S"])
 
     def cancelled_runs(self, run_ids: Sequence[str]) -> set[str]:
         heads = self.table.get_many([keys.head(run_id) for run_id in run_ids])
-        return {head["pk"][2:] for head in heads.values() if head.get("stop") == RunStatus.CANCELLED}
+        return {run_id_of(head) for head in heads.values() if head.get("stop") == RunStatus.CANCELLED}
 
-    def decode_origin(self, head: Item, item: Item) -> VisitOrigin:
-        run_id, spread = head["pk"][2:], spread_of(head)
+    # Visits
+
+    def visits(self, run_id: str) -> list[Visit]:
+        snapshot = read_snapshot(self, run_id)
+        return [] if snapshot is None else [_without_outputs(item.visit) for item in snapshot.current_items]
+
+    def visits_with_outputs(self, run_id: str, visit_ids: Sequence[str] | None = None) -> list[Visit]:
+        if visit_ids is not None:
+            stored = self._stored_visits(run_id, visit_ids)
+            if stored is not None:
+                return sorted(stored, key=lambda visit: (visit.clock, visit.id))
+        snapshot = read_snapshot(self, run_id, with_outputs=True)
+        visits = [] if snapshot is None else [item.visit for item in snapshot.current_items]
+        if visit_ids is None:
+            chosen = [visit for visit in visits if not visit.step.startswith("@")]
+        else:
+            wanted_ids = frozenset(visit_ids)
+            chosen = [visit for visit in visits if visit.id in wanted_ids]
+        return sorted(chosen, key=lambda visit: (visit.clock, visit.id))
+
+    def _stored_visits(self, run_id: str, visit_ids: Sequence[str]) -> list[Visit] | None:
+        """Return the visits with these ids, or None if an item of them does not hold its origin."""
+        spread = self.spread(run_id)
+        visit_keys = [keys.visit(run_id, id, spread) for id in visit_ids]
+        items = self.table.get_many(visit_keys)
+        decoded = [
+            decode_visit(run_id, items[key], self.blobs) if key in items else None for key in visit_keys
+        ]
+        visits = [item.visit for item in decoded if item is not None]
+        return visits if len(visits) == len(decoded) else None
+
+    def loop_parts(self, run_id: str, visit_id: str, loop: str) -> list[Sequence[Any]]:
+        pk = self.visit_key(run_id, visit_id).pk
+        prefix = f"P#{visit_id}#{loop}#"
+        items = self.table.query(pk, prefix)
+        # Positions of inner loops begin with that of the outer loop.
+        return [self.blobs.load(item["body"]) for item in items if "#" not in item["sk"][len(prefix) :]]
+
+    def origin_of_claim(self, head: Item, item: Item) -> VisitOrigin:
+        run_id, spread = run_id_of(head), spread_of(head)
         cause = self.table.get(keys.visit(run_id, item["cause"], spread)) if "cause" in item else None
-        record = self._record(
-            DueMessage(run_id, item["sk"][2:], item["step"], 0.0, spread), item, head, cause, None
-        )
-        if record is None:
+        visit = self._claimed_visit(item["sk"][2:], item, head, cause)
+        if visit is None:
             raise StoreError(
-                f"The store in DynamoDB is damaged: nothing leads to visit {item['sk'][2:]} of run {run_id}."
+                f"The store in DynamoDB is damaged: visit {item['sk'][2:]} of run {run_id} has no cause."
             )
-        return record.way
+        return visit.origin
 
 
-def _without_saved(visit: Visit) -> Visit:
+def _without_outputs(visit: Visit) -> Visit:
     return replace(visit, saved={}, result=None)
 
 
-def merged(shards: Sequence[tuple[Sequence[str], str | None]], wanted: int) -> tuple[list[str], str | None]:
-    """The newest of what shards have found, each of them the newest first, and how far all of them were looked through, where
-    more may be behind that. What is older than where one of them has ended waits: that one may have something newer.
+def merge_shards(
+    shards: Sequence[tuple[Sequence[str], str | None]], count: int
+) -> tuple[list[str], str | None]:
+    """Return the newest sort keys of all shards, and up to where all shards were read if there may be more.
+
+    Each shard has its sort keys, newest first, and where it was read to, or None if it was read to its end.
+    An older key than that is left out, since the shard may have a newer one.
+
+    >>> merge_shards([(["9", "4"], None), (["7"], "7")], 10)
+    (['9', '7'], '7')
     """
     end = max((end for _, end in shards if end is not None), default=None)
-    found = sorted((one for part, _ in shards for one in part if end is None or one >= end), reverse=True)[
-        :wanted
-    ]
-    return found, None if len(found) == wanted else end
+    candidates = (key for sort_keys, _ in shards for key in sort_keys if end is None or key >= end)
+    merged = sorted(candidates, reverse=True)[:count]
+    return merged, None if len(merged) == count else end

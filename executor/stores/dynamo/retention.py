@@ -1,4 +1,15 @@
-"""Runs that have ended expire: DynamoDB deletes items whose time is over."""
+"""Retention in DynamoDB: items of ended runs get a time to live, and DynamoDB deletes them.
+
+Problem: a run must not be half deleted while it can still be read or resumed, and DynamoDB deletes items in
+any order.
+
+Algorithm: the attribute `expires` of the head is one day earlier than that of the other items. Without its
+head, a run does not exist, so no reader sees the rest.
+
+Cost: one write for each item of a run at its end, and again at a resume.
+
+Limits: DynamoDB deletes an expired item within a few days. Objects in the bucket need a lifecycle rule of S3.
+"""
 
 from __future__ import annotations
 
@@ -7,40 +18,38 @@ from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.context import DynamoContext
 from noetl.executor.stores.dynamo.expressions import PRESENT, Update
-from noetl.executor.stores.dynamo.run_items import spread_of
+from noetl.executor.stores.dynamo.run_items import run_id_of, spread_of
 from noetl.executor.stores.retention import DAY_SECONDS
 
 
 class DynamoRetention(DynamoContext):
-    """The part of the store that lets runs expire."""
+    """The part of the DynamoDB store that lets ended runs expire."""
 
-    def let_expire(self, head: Item, now: float) -> None:
-        """Say when the items of a run that has ended may be deleted: the head, without which there is no run, a day before the
-        rest. One write for each of them.
-        """
+    def set_expiry(self, head: Item, now: float) -> None:
         if self.retention_seconds is not None:
-            self._say(head, int(now + self.retention_seconds))
+            self._write_expiry(head, int(now + self.retention_seconds))
 
-    def keep(self, head: Item) -> None:
-        """Let a run not expire after all."""
+    def clear_expiry(self, head: Item) -> None:
         if "expires" in head:
-            self._say(head, None)
+            self._write_expiry(head, None)
 
-    def _say(self, head: Item, at: int | None) -> None:
-        run_id = head["pk"][2:]
-        found: list[keys.ItemKey] = []
+    def _write_expiry(self, head: Item, expires_at: int | None) -> None:
+        """Write the time at which the head of a run expires to all of its items, or remove it."""
+        run_id = run_id_of(head)
+        item_keys: list[keys.ItemKey] = []
         for number in range(spread_of(head)):
             for item in self.table.query(keys.partition_key(run_id, number), ""):
-                found.append(keys.ItemKey(item["pk"], item["sk"]))
-                found += [keys.token(token) for token in item.get("tokens", ())]
+                item_keys.append(keys.ItemKey(item["pk"], item["sk"]))
+                item_keys += [keys.token(token) for token in item.get("tokens", ())]
         if "key" in head:
-            found.append(keys.ItemKey(head["key"], "I"))
+            item_keys.append(keys.ItemKey(head["key"], "I"))
 
-        def say(key: keys.ItemKey) -> None:
-            later = None if at is None else at if key == keys.head(run_id) else at + DAY_SECONDS
+        def write(key: keys.ItemKey) -> None:
+            delay = 0 if key == keys.head(run_id) else DAY_SECONDS
+            expires = None if expires_at is None else expires_at + delay
             try:
-                self.table.update(Update(key, {"expires": later}, when=(PRESENT,)))
+                self.table.update(Update(key, {"expires": expires}, when=(PRESENT,)))
             except ConditionFailed:
-                return  # it is gone
+                return  # the item was deleted since it was read
 
-        self.in_parallel(say, found)
+        self.in_parallel(write, item_keys)

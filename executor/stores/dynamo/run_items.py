@@ -1,4 +1,26 @@
-"""Runs as items: the head of a run, and its branches, which are counted in one item or more."""
+"""Runs as items: the head of a run, and the counters of its branches.
+
+Problem: a fork, an end and an arrival change the number of branches, and many branches do so at the same
+time.
+
+Algorithm: a sharded counter. Each partition of a run has a counter item, and a branch is counted in its home
+partition. Only the sum over all partitions has a meaning. A branch leaves the counter that it entered, so
+none is negative.
+
+Cost: one counter item in the transaction of a fork, an end or an arrival. A step of a chain changes none.
+
+Limits: the first branch of a run is counted in no item; `sum_counters` adds it.
+
+Attributes of a head (their names are stored, and never change): `tenant` and `open` are index partitions,
+`created` is the sort key of the indexes, `owner` the tenant. `at`, `started`, `finished` and `deadline` are
+times. `given` is a blob of input, environment and variables. `first` is the first visit: id, step, clock,
+index; `handed` are its pointers. `told` is a blob of the events of the run. `waits` is set once the run may
+be waiting, `reopening` while a resume is not complete. `key` is the partition key of the idempotency key.
+Others are named as in `Run`.
+
+Attributes of a counter: `live`, `failed`, `version`, `j#JOIN` (branches that can reach a join), `a#JOIN`
+(list of the visits whose branches have arrived there).
+"""
 
 from __future__ import annotations
 
@@ -10,24 +32,38 @@ from noetl.executor.model.run import DEADLINE, Branch, Run, RunStatus, Visit, Vi
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.blobs import Blobs, to_bytes
-from noetl.executor.stores.dynamo.visit_items import StepOf, VisitItem, VisitOrigin, event_to_list, names_of
+from noetl.executor.stores.dynamo.visit_items import (
+    StepOf,
+    VisitItem,
+    VisitOrigin,
+    decode_pointers,
+    encode_event,
+)
 from noetl.planner.frozen import frozen
 
 
 @frozen
 class BranchCounts:
-    """The branches of a run: how many there are, how many have ended in a failure, how many are on the way to each join;
-    and the visits that have arrived at each join. A sum over the counters of the partitions.
+    """The branches of a run, summed over its counters.
+
+    `live` is their number, `failed` the number that ended in an unhandled failure. `joins` is the number
+    that can still reach each join, and `arrivals` are the ids of the visits whose branches wait at each
+    join.
     """
 
     live: int
     failed: int
     joins: Mapping[str, int]
-    arrived: Mapping[str, Sequence[str]]
+    arrivals: Mapping[str, Sequence[str]]
+
+    @property
+    def joins_to_fire(self) -> list[str]:
+        """Joins that have arrivals and that no branch can reach any more, sorted."""
+        return sorted(join for join, ids in self.arrivals.items() if ids and self.joins.get(join, 0) <= 0)
 
 
-def head_item(run: Run, first: Visit, index: int, spread: int, blobs: Blobs) -> Item:
-    """The head of a run that begins with a visit, which is the `index`-th that it knows of."""
+def encode_head(run: Run, first: Visit, index: int, spread: int, blobs: Blobs) -> Item:
+    """Return the head of a new run; `index` is the place of its first visit among the visits of the run."""
     parent = run.parent
     payload = {"playbook": run.playbook} | ({"resumed_from": run.resumed_from} if run.resumed_from else {})
     given = {"input": dict(run.input), "environment": dict(run.environment), "variables": dict(run.variables)}
@@ -56,17 +92,17 @@ def head_item(run: Run, first: Visit, index: int, spread: int, blobs: Blobs) -> 
         "spread": spread if spread != 1 else None,
         "first": [first.id, first.step, first.clock, index],
         "handed": to_bytes(dict(first.names)) if first.names else None,
-        "told": to_bytes([event_to_list(Event("workflow.started", run.created_at, payload=payload))]),
+        "told": to_bytes([encode_event(Event("workflow.started", run.created_at, payload=payload))]),
     }
     return {name: value for name, value in item.items() if value is not None}
 
 
-def run_of(head: Item, blobs: Blobs, counts: BranchCounts | None = None) -> Run:
-    """The run of a head; without `counts` it is told as if it had the branch it began with."""
+def decode_run(head: Item, blobs: Blobs, counts: BranchCounts | None = None) -> Run:
+    """Return the run of a head; without `counts`, it has one branch."""
     given = blobs.load(head.get("given")) or {}
     parent = head.get("parent")
     return Run(
-        id=head["pk"][2:],
+        id=run_id_of(head),
         tenant=tenant_of(head),
         playbook=head["playbook"],
         version=head.get("version"),
@@ -98,42 +134,48 @@ def run_of(head: Item, blobs: Blobs, counts: BranchCounts | None = None) -> Run:
     )
 
 
+def run_id_of(head: Item) -> str:
+    """Return the id of the run of a head."""
+    return str(head["pk"][2:])
+
+
 def tenant_of(head: Item) -> str:
-    """Whose run it is. Heads of before have it where the index looks for it."""
+    """Return the tenant of a run. Heads of versions without `owner` have it in `tenant`."""
     return str(head.get("owner", head["tenant"]))
 
 
 def spread_of(head: Item) -> int:
+    """Return the number of partitions of a run."""
     return int(head.get("spread", 1))
 
 
-def is_over(head: Item) -> bool:
+def has_ended(head: Item) -> bool:
+    """Return whether a run has ended."""
     return "finished" in head
 
 
-def first_of(head: Item, step_of: StepOf) -> VisitItem:
-    """The visit that a run begins with, as it stands before anybody claims it."""
+def derive_first_visit(head: Item, step_of: StepOf) -> VisitItem:
+    """Return the first visit of a run, as it is before a worker claims it."""
     id, name, clock, index = head["first"]
-    run_id = head["pk"][2:]
-    visit = Visit(id, run_id, name, VisitStatus.READY, clock, names_of(head.get("handed")), due_at=head["at"])
+    names = decode_pointers(head.get("handed"))
+    visit = Visit(id, run_id_of(head), name, VisitStatus.READY, clock, names, due_at=head["at"])
     counts = {name: 1} if step_of(name).cyclic else {}
-    return VisitItem(visit, VisitOrigin(entered=head["at"], index=index, counts=counts))
+    return VisitItem(visit, VisitOrigin(entered_at=head["at"], index=index, counts=counts))
 
 
-def deadline_of(head: Item) -> VisitItem | None:
-    """The visit that is due when a run is out of time."""
+def derive_deadline_visit(head: Item) -> VisitItem | None:
+    """Return the visit that is due when the time of a run is over, or None for a run without a deadline."""
     if "deadline" not in head:
         return None
     id = derived_id(DEADLINE, head.get("resumes", 0))
-    run_id = head["pk"][2:]
-    visit = Visit(id, run_id, DEADLINE, VisitStatus.READY, 0, {}, due_at=head["deadline"])
-    return VisitItem(visit, VisitOrigin(entered=head["at"], index=head["first"][3]))
+    visit = Visit(id, run_id_of(head), DEADLINE, VisitStatus.READY, 0, {}, due_at=head["deadline"])
+    return VisitItem(visit, VisitOrigin(entered_at=head["at"], index=head["first"][3]))
 
 
-def counts_of(head: Item, counters: Sequence[Item], step_of: StepOf) -> BranchCounts:
-    """What the counters say. The branch that a run begins with is counted nowhere before it first forks or ends."""
+def sum_counters(head: Item, counters: Sequence[Item], step_of: StepOf) -> BranchCounts:
+    """Return the sum of the counters of a run, and of its first branch, which no counter includes."""
     joins = dict.fromkeys(step_of(head["first"][1]).regions, 1)
-    arrived: dict[str, list[str]] = {}
+    arrivals: dict[str, list[str]] = {}
     live, failed = 1, 0
     for counter in counters:
         live += counter.get("live", 0)
@@ -143,41 +185,43 @@ def counts_of(head: Item, counters: Sequence[Item], step_of: StepOf) -> BranchCo
             if kind == "j":
                 joins[join] = joins.get(join, 0) + value
             elif kind == "a":
-                arrived.setdefault(join, []).extend(value)
-    return BranchCounts(live, failed, joins, arrived)
+                arrivals.setdefault(join, []).extend(value)
+    return BranchCounts(live, failed, joins, arrivals)
 
 
 class CounterDeltas:
-    """What a commit adds to the counters of a run, by partition."""
+    """Changes of the counters of a run, by partition."""
 
     def __init__(self) -> None:
         self.added: dict[int, dict[str, int]] = {}
         self.arrivals: dict[int, dict[str, list[str]]] = {}
 
     def add(self, home: int, name: str, delta: int) -> None:
-        found = self.added.setdefault(home, {})
-        found[name] = found.get(name, 0) + delta
+        """Add to a number of a counter."""
+        numbers = self.added.setdefault(home, {})
+        numbers[name] = numbers.get(name, 0) + delta
 
-    def branch(self, home: int, joins: Sequence[str], delta: int) -> None:
-        """Count a branch, or count it out: for the run, and for the joins it is on the way to."""
+    def count_branch(self, home: int, joins: Sequence[str], delta: int) -> None:
+        """Add `delta` to the number of branches of the run, and of those that can reach the joins."""
         self.add(home, "live", delta)
         for join in joins:
             self.add(home, f"j#{join}", delta)
 
-    def arrive(self, home: int, join: str, visit_id: str) -> None:
+    def add_arrival(self, home: int, join: str, visit_id: str) -> None:
+        """Add the arrival of a branch, which the visit before the join has handed on."""
         self.arrivals.setdefault(home, {}).setdefault(f"a#{join}", []).append(visit_id)
 
     def homes(self) -> list[int]:
-        """The partitions whose counters change."""
+        """Return the partitions whose counters change."""
         changed = {home for home, added in self.added.items() if any(added.values())}
         return sorted(changed | set(self.arrivals))
 
     def changes_of(self, home: int) -> tuple[dict[str, int], dict[str, list[str]]]:
-        """What is added to the numbers of a counter, and to its lists."""
+        """Return what is added to the numbers and to the lists of a counter."""
         added = {name: delta for name, delta in self.added.get(home, {}).items() if delta}
         return added, self.arrivals.get(home, {})
 
 
-def joins_of(branches: Sequence[Branch]) -> list[str]:
-    """The joins that branches arrive at."""
+def arrival_joins(branches: Sequence[Branch]) -> list[str]:
+    """Return the joins at which branches arrive."""
     return [branch.step for branch in branches if branch.is_arrival]

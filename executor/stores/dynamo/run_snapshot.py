@@ -1,35 +1,81 @@
-"""A run as it stands in the table, read at once."""
+"""A snapshot of a run: its head, its counters, and all of its visits, also those that have no item yet.
+
+Problem: a run is spread over several partitions, which are read one after the other, while workers write to
+them. Most visits that are due have no item, because they follow from the item of their cause.
+
+Algorithm: read the head, then all partitions in parallel, and derive the visits that follow from finished
+ones. The item of a cause is written before the item of its followers. So an item whose cause is missing
+shows that the cause was read too early (a torn read), and the run is read again.
+
+Cost: one query for each partition, and one read of the head and of each counter.
+
+Limits: after MAX_READS torn reads the last one is returned without the visits of unknown origin. Counters
+and visits are not read as of one moment, so a caller that must be certain checks the counters by
+`get_snapshot`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol, TypeVar
 
 from noetl.executor.model.run import DEADLINE, END, NEVER, RunStatus, VisitStatus
 from noetl.executor.model.special_visits import finally_visit_id
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
+from noetl.executor.stores.dynamo.blobs import Blobs
+from noetl.executor.stores.dynamo.plans import DynamoPlans
 from noetl.executor.stores.dynamo.run_items import (
     BranchCounts,
-    counts_of,
-    deadline_of,
-    first_of,
-    is_over,
+    derive_deadline_visit,
+    derive_first_visit,
+    has_ended,
+    run_id_of,
     spread_of,
+    sum_counters,
 )
-from noetl.executor.stores.dynamo.visit_items import ACTIVE, VisitItem, decode_visit, followers
+from noetl.executor.stores.dynamo.table import DynamoTable
+from noetl.executor.stores.dynamo.visit_items import (
+    ACTIVE,
+    StepOf,
+    VisitItem,
+    decode_visit,
+    derive_followers,
+)
 from noetl.planner.frozen import frozen
 
-if TYPE_CHECKING:
-    from noetl.executor.stores.dynamo.context import DynamoContext
+MAX_READS = 8
+"""Number of times that a run is read because of torn reads."""
 
-MOST_LOOKS = 8
+T = TypeVar("T")
+U = TypeVar("U")
+
+
+class SnapshotSource(Protocol):
+    """What `read_snapshot` needs of a store: its table, its blobs, its plans, and parallel reads."""
+
+    table: DynamoTable
+    blobs: Blobs
+    plans: DynamoPlans
+
+    def step_of(self, plan_hash: str) -> StepOf:
+        """Return a function from the name of a step to the step."""
+        ...
+
+    def in_parallel(self, function: Callable[[T], U], values: Sequence[T]) -> list[U]:
+        """Return function(value) for each value, computed in parallel."""
+        ...
+
+    def read_head(self, run_id: str) -> Item:
+        """Return the head of a run."""
+        ...
 
 
 @frozen
 class RunSnapshot:
-    """The head of a run and the records of all its visits, in the order they came to be: also of those that nobody has
-    claimed yet and that have no item.
+    """The head of a run, its branch counts, and all of its visits in the order of creation.
+
+    The visits include those that no worker has claimed yet and that have no item.
     """
 
     head: Item
@@ -38,123 +84,115 @@ class RunSnapshot:
 
     @property
     def current_items(self) -> list[VisitItem]:
-        """The visits that the run knows of: not those that ended it before it was resumed."""
+        """Visits since the last resume: without those that ended the run before it."""
         resumes = self.head.get("resumes", 0)
-        has_last = any(record.visit.id == finally_visit_id(resumes) for record in self.items)
-        return [record for record in self.items if self._is_shown(record, resumes, has_last=has_last)]
+        has_finally_visit = any(item.visit.id == finally_visit_id(resumes) for item in self.items)
+        return [
+            item
+            for item in self.items
+            if self._is_current(item, resumes, has_finally_visit=has_finally_visit)
+        ]
 
-    def _is_shown(self, record: VisitItem, resumes: int, *, has_last: bool) -> bool:
-        if record.is_written and record.item.get("resumes", resumes) != resumes:
+    def _is_current(self, item: VisitItem, resumes: int, *, has_finally_visit: bool) -> bool:
+        if item.is_written and item.item.get("resumes", resumes) != resumes:
             return False
-        if record.visit.step != DEADLINE:
+        if item.visit.step != DEADLINE:
             return True
-        current = deadline_of(self.head)
-        is_current = current is not None and current.visit.id == record.visit.id
-        return is_current and not (has_last or is_over(self.head))
+        deadline = derive_deadline_visit(self.head)
+        is_current = deadline is not None and deadline.visit.id == item.visit.id
+        return is_current and not (has_finally_visit or has_ended(self.head))
 
     @property
     def active_items(self) -> list[VisitItem]:
-        """The visits that are not over, the one that is due longest first."""
-        if is_over(self.head):
+        """Visits that are not finished, the one that has been due longest first."""
+        if has_ended(self.head):
             return []
-        found = [record for record in self.current_items if record.visit.status in ACTIVE]
-        return sorted(found, key=lambda record: (record.visit.due_at, *record.order))
+        active = [item for item in self.current_items if item.visit.status in ACTIVE]
+        return sorted(active, key=lambda item: (item.visit.due_at, *item.sort_key))
 
     @property
-    def joins_to_fire(self) -> set[str]:
-        """The joins at which branches have arrived, and for which none is on the way any more."""
-        return {
-            join for join, came in self.counts.arrived.items() if came and self.counts.joins.get(join, 0) <= 0
-        }
-
-    @property
-    def last_done(self) -> VisitItem | None:
-        """The visit of a step that was done last."""
-        done = [one for one in self.items if "at" in one.item and not is_pseudo(one)]
-        return max(done, key=lambda one: (one.item["at"], one.visit.clock), default=None)
+    def last_finished_item(self) -> VisitItem | None:
+        """Visit of a step that finished last."""
+        finished = [item for item in self.items if "at" in item.item and not is_pseudo_step(item)]
+        return max(finished, key=lambda item: (item.item["at"], item.visit.clock), default=None)
 
     def status(self) -> RunStatus:
-        """The run is `waiting` when there is nothing to do for it but to wait."""
+        """Return the status of the run, which is `waiting` if all of its active visits wait."""
         status = RunStatus(self.head["status"])
         if status.is_final:
             return status
-        active = [record.visit for record in self.active_items if not record.visit.step.startswith("@")]
+        active = [item.visit for item in self.active_items if not item.visit.step.startswith("@")]
         waiting = [
-            v for v in active if v.status in (VisitStatus.RETRYING, VisitStatus.WAITING) or v.due_at == NEVER
+            visit
+            for visit in active
+            if visit.status in (VisitStatus.RETRYING, VisitStatus.WAITING) or visit.due_at == NEVER
         ]
         return RunStatus.WAITING if 0 < len(active) == len(waiting) else status
 
-    def record(self, visit_id: str) -> VisitItem | None:
-        return next((record for record in self.items if record.visit.id == visit_id), None)
 
-
-def read_snapshot(core: DynamoContext, run_id: str, *, saved: bool = False) -> RunSnapshot | None:
-    """A run with all its visits, and with what they saved if `saved`. None when there is no such run."""
-    head = core.table.get(keys.head(run_id))
+def read_snapshot(source: SnapshotSource, run_id: str, *, with_outputs: bool = False) -> RunSnapshot | None:
+    """Return a snapshot of a run, or None if there is no such run."""
+    head = source.table.get(keys.head(run_id))
     if head is None:
         return None
-    for looks in range(MOST_LOOKS):
-        if looks:
-            head = core.head(run_id)
-        spread = spread_of(head)
-        parts = core.in_parallel(lambda number: _read_partition(core, run_id, number), range(spread))
-        items = [item for part in parts for item in part]
-        counters = [item for item in items if item["sk"] == "C"]
-        written = [item for item in items if item["sk"] != "C"]
-        records, is_torn = _records(core, head, written, saved=saved)
+    for reads in range(MAX_READS):
+        if reads:
+            head = source.read_head(run_id)
+        partitions = source.in_parallel(
+            lambda number: _read_partition(source.table, run_id, number), range(spread_of(head))
+        )
+        written = [item for partition in partitions for item in partition]
+        counters = [item for item in written if item["sk"] == "C"]
+        visits = [item for item in written if item["sk"] != "C"]
+        items, is_torn = _assemble_visits(source, head, visits, with_outputs=with_outputs)
         if not is_torn:
             break
-    step_of = core.step_of(head["plan"])
-    return RunSnapshot(
-        head, counts_of(head, counters, step_of), sorted(records, key=lambda record: record.order)
-    )
+    counts = sum_counters(head, counters, source.step_of(head["plan"]))
+    return RunSnapshot(head, counts, sorted(items, key=lambda item: item.sort_key))
 
 
-def _read_partition(core: DynamoContext, run_id: str, number: int) -> list[Item]:
-    counter = core.table.get(keys.counter(run_id, number))
-    visits = list(core.table.query(keys.partition_key(run_id, number), "V#"))
+def _read_partition(table: DynamoTable, run_id: str, number: int) -> list[Item]:
+    counter = table.get(keys.counter(run_id, number))
+    visits = list(table.query(keys.partition_key(run_id, number), "V#"))
     return visits if counter is None else [counter, *visits]
 
 
-def _records(
-    core: DynamoContext, head: Item, items: Iterable[Item], *, saved: bool
+def _assemble_visits(
+    source: SnapshotSource, head: Item, visits: Iterable[Item], *, with_outputs: bool
 ) -> tuple[list[VisitItem], bool]:
-    """The records of items and of what follows from them; and whether some were read that follow from nothing that was: the
-    table has changed while it was read.
-    """
-    step_of, spread = core.step_of(head["plan"]), spread_of(head)
-    run_id = head["pk"][2:]
-    in_turns = core.plans.header(head["plan"]).sequential
-    found: dict[str, VisitItem] = {}
-    by_id = {item["sk"][2:]: item for item in items}
-    derived = {
-        record.visit.id: record
-        for record in (first_of(head, step_of), deadline_of(head))
-        if record is not None
-    }
-    for id, item in by_id.items():
-        record = decode_visit(run_id, item, core.blobs, whole=saved or bool(item.get("next")))
-        if record is not None:
-            found[id] = record
-            derived.update(
-                (each.visit.id, each) for each in followers(record, step_of, spread, in_turns=in_turns)
-            )
+    """Return the visits of items and those that follow from them, and whether the read was torn."""
+    step_of, spread, run_id = source.step_of(head["plan"]), spread_of(head), run_id_of(head)
+    is_sequential = source.plans.header(head["plan"]).sequential
+    written = {visit["sk"][2:]: visit for visit in visits}
+    decoded: dict[str, VisitItem] = {}
+    initial = (derive_first_visit(head, step_of), derive_deadline_visit(head))
+    derived = {item.visit.id: item for item in initial if item is not None}
+    for id, visit in written.items():
+        # The followers of a finished visit depend on its outputs.
+        needs_outputs = with_outputs or bool(visit.get("next"))
+        item = decode_visit(run_id, visit, source.blobs, with_outputs=needs_outputs)
+        if item is not None:
+            decoded[id] = item
+            followers = derive_followers(item, step_of, spread, is_sequential=is_sequential)
+            derived.update((follower.visit.id, follower) for follower in followers)
     is_torn = False
-    for id, item in by_id.items():
-        if id in found:
+    for id, visit in written.items():
+        if id in decoded:
             continue
-        record = decode_visit(run_id, item, core.blobs, derived.get(id), whole=saved)
-        if record is None:
+        item = decode_visit(run_id, visit, source.blobs, derived.get(id), with_outputs=with_outputs)
+        if item is None:
             is_torn = True
         else:
-            found[id] = record
-    # What a visit follows from was written before it: where it is missing, its partition was read too early.
+            decoded[id] = item
     is_torn = is_torn or any(
-        id not in by_id for one in found.values() for id in (one.way.cause, *one.way.causes) if id
+        cause not in written
+        for item in decoded.values()
+        for cause in (item.origin.cause, *item.origin.causes)
+        if cause
     )
-    return [*found.values(), *(record for id, record in derived.items() if id not in found)], is_torn
+    return [*decoded.values(), *(item for id, item in derived.items() if id not in decoded)], is_torn
 
 
-def is_pseudo(record: VisitItem) -> bool:
-    """Whether a visit is of no step of the playbook."""
-    return record.visit.step in (END, DEADLINE)
+def is_pseudo_step(item: VisitItem) -> bool:
+    """Return whether a visit is the end or the deadline of its run."""
+    return item.visit.step in (END, DEADLINE)

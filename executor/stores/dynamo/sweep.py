@@ -1,4 +1,17 @@
-"""Runs that nobody would go on with: found among those that have not ended, and put right."""
+"""The sweep of a DynamoDB store: find open runs that no worker would continue, and repair them.
+
+Problem: a message may be lost, and a worker may die between an outcome and what follows from it.
+
+Algorithm: reconciliation. A sweep reads a page of the index of open runs, from the place where the last
+sweep stopped. For each run it takes a snapshot. It completes followups that are missing, and announces
+visits that have been overdue for GRACE_SECONDS. All repairs are idempotent, so concurrent sweeps are safe.
+
+Cost: a query of each index partition, and one read of each of the runs of a page.
+
+Limits: a run with a commit in the last GRACE_SECONDS is not repaired, because its worker may still be active.
+
+The item `S#sweep` of an index partition stores `behind`, the sort key of the last run that was examined.
+"""
 
 from __future__ import annotations
 
@@ -6,107 +19,130 @@ import logging
 
 from noetl.executor.model.run import NEVER, SERVICE_QUEUE, VisitStatus
 from noetl.executor.stores.dynamo import keys
-from noetl.executor.stores.dynamo.attributes import encode_item
+from noetl.executor.stores.dynamo.attributes import Item, encode_item
 from noetl.executor.stores.dynamo.expressions import Update
 from noetl.executor.stores.dynamo.lifecycle import DynamoLifecycle
-from noetl.executor.stores.dynamo.run_items import is_over
-from noetl.executor.stores.dynamo.run_snapshot import RunSnapshot, is_pseudo, read_snapshot
+from noetl.executor.stores.dynamo.run_items import has_ended, run_id_of
+from noetl.executor.stores.dynamo.run_snapshot import RunSnapshot, is_pseudo_step, read_snapshot
 from noetl.executor.stores.dynamo.visit_items import VisitItem
 from noetl.executor.stores.interface import SweepResult
 from noetl.executor.stores.sqs.due_message import GRACE_SECONDS
 
 MAX_RUNS_PER_SWEEP = 200
-"""How many runs one sweep looks at; the next one goes on behind them."""
+"""Number of runs that one sweep examines. The next sweep starts after them."""
 
 logger = logging.getLogger("noetl.executor")
 
 
 class DynamoSweep(DynamoLifecycle):
-    """The part of the store that looks for what was lost."""
+    """The part of the DynamoDB store that repairs runs that are left behind."""
 
     def sweep(
         self, now: float, *, queue: str = SERVICE_QUEUE, limit: int = MAX_RUNS_PER_SWEEP
     ) -> SweepResult:
-        """Look at so many of the runs of a queue that have not ended, and let workers know again of what is long overdue. Sweeps
-        follow each other through all of the runs; two at a time do no harm.
+        """Examine up to `limit` open runs of a queue, repair them, and announce overdue visits.
+
+        Successive sweeps go through all runs.
         """
         shards = keys.open_shards(queue)
-        most = max(limit // len(shards), 1)
-        pages = self.in_parallel(lambda shard: self._open_page(shard, most), shards)
-        found = [run_id for page in pages for run_id in page]
-        return SweepResult(
-            len(found), sum(self.in_parallel(lambda run_id: self._sweep_run(run_id, now), found))
-        )
+        page_size = max(limit // len(shards), 1)
+        pages = self.in_parallel(lambda shard: self._next_page(shard, page_size), shards)
+        run_ids = [run_id for page in pages for run_id in page]
+        repaired = self.in_parallel(lambda run_id: self._sweep_run(run_id, now), run_ids)
+        return SweepResult(len(run_ids), sum(repaired))
 
-    def _open_page(self, shard: str, limit: int) -> list[str]:
-        """So many of the open runs of a shard, behind those that were looked at before."""
-        at = keys.ItemKey("S#sweep", f"S#{shard}")
-        place = (self.table.get(at) or {}).get("behind")
-        asked = {
-            "KeyConditionExpression": "#o = :q" + (" AND created > :c" if place else ""),
+    def _next_page(self, shard: str, limit: int) -> list[str]:
+        """Return the ids of the next open runs of an index partition, and remember where they end."""
+        key = keys.ItemKey("S#sweep", f"S#{shard}")
+        after = (self.table.get(key) or {}).get("behind")
+        request = {
+            "KeyConditionExpression": "#o = :q" + (" AND created > :c" if after else ""),
             "ExpressionAttributeNames": {"#o": "open"},
-            "ExpressionAttributeValues": encode_item({":q": shard, ":c": place}),
+            "ExpressionAttributeValues": encode_item({":q": shard, ":c": after}),
             "Limit": limit,
         }
-        page = self.table.query_index("open", **asked)
-        found = [(item["pk"]["S"][2:], item["created"]["S"]) for item in page["Items"]]
-        behind = found[-1][1] if found and "LastEvaluatedKey" in page else None
-        if behind != place:
-            self.table.update(Update(at, {"behind": behind}))
-        return [run_id for run_id, _ in found]
+        page = self.table.query_index("open", **request)
+        entries = [(item["pk"]["S"][2:], item["created"]["S"]) for item in page["Items"]]
+        end = entries[-1][1] if entries and "LastEvaluatedKey" in page else None
+        if end != after:
+            self.table.update(Update(key, {"behind": end}))
+        return [run_id for run_id, _ in entries]
 
     def _sweep_run(self, run_id: str, now: float) -> int:
+        """Repair a run, announce its overdue visits, and return how many visits were announced."""
         snapshot = read_snapshot(self, run_id)
-        if snapshot is None or is_over(snapshot.head):
+        if snapshot is None or has_ended(snapshot.head):
             return 0
-        lost = self._lost(snapshot, now)
-        if lost:
-            names = ", ".join(sorted({record.visit.step for record in lost}))
-            logger.warning("run %s was found without a message for: %s", run_id, names)
-            self.dispatch(snapshot.head, lost, now)
-        return len(lost)
+        due = self._overdue_and_repaired(snapshot, now)
+        if due:
+            names = ", ".join(sorted({item.visit.step for item in due}))
+            logger.warning("run %s had no message for due steps: %s", run_id, names)
+            self.announce(snapshot.head, due, now)
+        return len(due)
 
-    def _lost(self, snapshot: RunSnapshot, now: float) -> list[VisitItem]:
-        """The visits that nobody would go on with, after what had been left half done is done."""
+    def _overdue_and_repaired(self, snapshot: RunSnapshot, now: float) -> list[VisitItem]:
+        """Return the overdue visits, and those that a repair has made due."""
         since = now - GRACE_SECONDS
-        overdue = [record for record in snapshot.active_items if record.visit.due_at < since]
-        if any(
-            record.item.get("at", record.way.entered) > since
-            for record in snapshot.items
-            if not is_pseudo(record)
-        ):
-            # Somebody is at it, and does what follows.
+        overdue = [item for item in snapshot.active_items if item.visit.due_at < since]
+        steps = (item for item in snapshot.items if not is_pseudo_step(item))
+        if any(item.item.get("at", item.origin.entered_at) > since for item in steps):
+            # A worker is active, and makes the followups itself.
             return overdue
-        known = {record.visit.id for record in overdue}
-        return [*overdue, *(one for one in self.mend(snapshot, now) if one.visit.id not in known)]
+        overdue_ids = {item.visit.id for item in overdue}
+        repaired = self.repair(snapshot, now)
+        return [*overdue, *(item for item in repaired if item.visit.id not in overdue_ids)]
 
-    def mend(self, snapshot: RunSnapshot, now: float) -> list[VisitItem]:
+    def repair(self, snapshot: RunSnapshot, now: float) -> list[VisitItem]:
         head = snapshot.head
-        run_id = head["pk"][2:]
-        if is_over(head):
+        run_id = run_id_of(head)
+        if has_ended(head):
             return []
         if "reopening" in head:
             self.resume(run_id, now, deadline_at=head.get("deadline"), values={})
             return []
-        active = [one for one in snapshot.active_items if not is_pseudo(one)]
-        for record in active:
-            if record.visit.status is VisitStatus.WAITING and record.visit.due_at > now:
-                self.wake_if_answered(run_id, record.visit.id, now)
-        mended: list[VisitItem] = []
+        active = [item for item in snapshot.active_items if not is_pseudo_step(item)]
+        for item in active:
+            if item.visit.status is VisitStatus.WAITING and item.visit.due_at > now:
+                self.wake_if_answered(run_id, item.visit.id, now)
+        due: list[VisitItem] = []
         is_empty = False
-        if snapshot.joins_to_fire or snapshot.counts.live <= 0:
-            # What the whole counts was not read at one moment.
-            mended, counts = self.fire_joins(head, None, now)
+        if snapshot.counts.joins_to_fire or snapshot.counts.live <= 0:
+            # The counters of a snapshot are not as of one moment, so they are read again.
+            due, counts = self.fire_joins(head, None, now)
             is_empty = counts.live <= 0
         if "stop" in head:
-            at_work = any(
-                one.visit.status is VisitStatus.RUNNING or self.is_last(one, head) for one in active
-            )
-            return mended if at_work and not self.parkable(snapshot) else self.settle_stop(run_id, now)
-        if self.plans.header(head["plan"]).sequential:
-            has_turn = any(one.visit.due_at < NEVER for one in active)
-            mended = [] if has_turn else self.take_turn(head, snapshot.last_done, now)
-        is_ending = any(self.is_last(one, head) for one in snapshot.active_items)
-        if not mended and is_empty and not is_ending:
-            mended = self.end(head, now)
-        return mended
+            return due if self._is_settled(snapshot, active) else self.settle_stop(run_id, now)
+        return self._repair_running(snapshot, active, due, now, is_empty=is_empty)
+
+    def _is_settled(self, snapshot: RunSnapshot, active: list[VisitItem]) -> bool:
+        """Return whether a stopping run waits for a running visit or its finally step, and has nothing to
+        park.
+        """
+        is_running = any(
+            item.visit.status is VisitStatus.RUNNING or self.is_final_step(item, snapshot.head)
+            for item in active
+        )
+        return is_running and not self.parkable_items(snapshot)
+
+    def _repair_running(
+        self,
+        snapshot: RunSnapshot,
+        active: list[VisitItem],
+        fired: list[VisitItem],
+        now: float,
+        *,
+        is_empty: bool,
+    ) -> list[VisitItem]:
+        """Return the visits that are due in a run that is not stopping; `fired` are those of joins that
+        fired.
+        """
+        head: Item = snapshot.head
+        due = fired
+        if self.is_sequential(head):
+            is_any_activated = any(item.visit.due_at < NEVER for item in active)
+            last = snapshot.last_finished_item
+            due = [] if is_any_activated else self.activate_next_visit(head, last, now)
+        is_ending = any(self.is_final_step(item, head) for item in snapshot.active_items)
+        if not due and is_empty and not is_ending:
+            due = self.end_run(head, now)
+        return due

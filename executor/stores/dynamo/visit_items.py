@@ -1,7 +1,36 @@
-"""Visits as items: what was written of them, and what follows from it.
+"""Visits as items: what is stored of a visit, and what follows from it.
 
-A visit that follows another one in a chain has no item before it is claimed: the record of its cause says everything
-about it. So a step of a chain writes one item, and whoever reads a run derives the rest.
+Problem: a step of a chain should cost one item. The commit of a visit determines the visits that follow it,
+so writing them as well would say the same twice, and would need a transaction.
+
+Algorithm: event sourcing for one step. A visit that follows in a chain has no item before it is claimed. Its
+id, clock and names are derived from the item of its cause by the same pure function that the commit used.
+The first claim creates its item. A finished visit stores its own derived values, so it can be read without
+its cause.
+
+Cost: one item for each visit. A reader of a run derives the visits that have no item.
+
+Limits: a `join: any` and a fired join write the item of their visit at once, since several causes lead to it.
+
+Attributes of a visit item (their names are stored, and never change):
+
+| name | content |
+| --- | --- |
+| `status`, `due`, `fence`, `claims`, `attempt`, `worker` | as in `Visit` |
+| `started`, `piece`, `finished` | times: start of the attempt, start of the invocation segment, end of the visit |
+| `told` | metadata of the outcome, a blob: `e` error, `h` events, `p` progress (round, journal) |
+| `gave` | outputs, a blob: `s` saved names, `r` result |
+| `case`, `failure` | index of the case that was taken; what the failure did to the branch |
+| `begun` | list of starts of attempts: fence, time, worker, attempt |
+| `awaits` | ids of the waits that the suspended visit waits for |
+| `step`, `clock`, `number`, `names` | what otherwise follows from the cause; `names` are the pointers, a blob |
+| `cause`, `causes`, `entered`, `index`, `home`, `counts`, `forked`, `line` | as in `VisitOrigin` |
+| `at` | time of the commit |
+| `next`, `numbers` | number of branches that follow; numbers of their visits in a run that has forked |
+| `waited`, `counted`, `last` | flags of the commit: may have child runs, changed counters, is the finally step |
+| `resumes` | the resume count of the run, for the visits that end it |
+| `history` | set if the visit was copied from the run that this run continues |
+| `expires` | time from which the item may be deleted |
 """
 
 from __future__ import annotations
@@ -11,7 +40,16 @@ from dataclasses import field, replace
 from typing import Any
 
 from noetl.executor.model.events import Event
-from noetl.executor.model.run import END, NEVER, Branch, FailureState, Pointers, Progress, Visit, VisitStatus
+from noetl.executor.model.run import (
+    END,
+    NEVER,
+    Branch,
+    FailureState,
+    Pointers,
+    Progress,
+    Visit,
+    VisitStatus,
+)
 from noetl.executor.model.transition import branches_after
 from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.blobs import Blobs, from_bytes, to_bytes
@@ -20,75 +58,76 @@ from noetl.planner.frozen import frozen
 from noetl.planner.plan import Step
 
 ACTIVE = (VisitStatus.READY, VisitStatus.RETRYING, VisitStatus.WAITING, VisitStatus.RUNNING)
+"""Statuses of visits that are not finished and not parked."""
 
 StepOf = Callable[[str], Step]
+"""Function from the name of a step to the step."""
 
 
 @frozen
 class VisitOrigin:
-    """How a visit came to be, and what its branch brings along.
+    """The cause of a visit, and what its branch carries.
 
-    `cause` is the visit before it ("" at the beginning of a run), or `causes` those that came together; `index` its place
-    among those that came to be with it at `entered`. `home` is the partition whose counter counts the branch. `counts` are
-    the visits of steps that can be visited again, as far as the run had not `forked`. `line` is the clock of the
-    visit whose commit made it.
+    `cause` is the id of the visit before it ("" at the start of a run); `causes` are the visits that a join
+    has merged. `entered_at` is when it was created, and `index` its place among the visits that were created
+    with it. `home` is the partition whose counter counts the branch. `counts` are the visits of steps on
+    cycles, which the branch counts until the run `has_forked`. `parent_clock` is the clock of the visit
+    whose commit created it.
     """
 
     cause: str = ""
     causes: tuple[str, ...] = ()
-    entered: float = 0.0
+    entered_at: float = 0.0
     index: int = 0
     home: int = 0
     counts: Mapping[str, int] = field(default_factory=dict)
-    forked: bool = False
-    line: int = 0
+    has_forked: bool = False
+    parent_clock: int = 0
 
 
 @frozen
 class VisitItem:
-    """A visit, its way, and the item it was read from, if it has one."""
+    """A visit, its origin, and the item that it was read from; a derived visit has no item."""
 
     visit: Visit
-    way: VisitOrigin
+    origin: VisitOrigin
     item: Item = field(default_factory=dict)
 
     @property
     def is_written(self) -> bool:
+        """Whether the visit has an item."""
         return bool(self.item)
 
     @property
-    def order(self) -> tuple[float, bool, int, bool, int, str]:
-        """Where it stands among the visits of its run, in the order they came to be."""
-        return (self.way.entered, self.visit.step == END, *self.place)
+    def sort_key(self) -> tuple[float, bool, int, bool, int, str]:
+        """Place among the visits of its run, in the order of creation."""
+        return (self.origin.entered_at, self.visit.step == END, *self.sibling_key)
 
     @property
-    def place(self) -> tuple[int, bool, int, str]:
-        """Where it stands among those that came to be at the same time."""
-        way = self.way
-        return (way.line, not way.causes, way.index, self.visit.id)
-
-    @property
-    def is_fresh(self) -> bool:
-        """Whether no attempt at it was ever begun since it became due."""
-        return self.visit.claims == 0 and self.visit.started_at is None
+    def sibling_key(self) -> tuple[int, bool, int, str]:
+        """Place among the visits that were created at the same time."""
+        origin = self.origin
+        return (origin.parent_clock, not origin.causes, origin.index, self.visit.id)
 
 
 def decode_visit(
-    run_id: str, item: Item, blobs: Blobs, derived: VisitItem | None = None, *, whole: bool = True
+    run_id: str, item: Item, blobs: Blobs, derived: VisitItem | None = None, *, with_outputs: bool = True
 ) -> VisitItem | None:
-    """The record of an item, with what was saved if it is to be `whole`; `derived` is what follows from its cause. None when
-    that is needed and not known.
+    """Return the visit of an item, or None if its origin is neither stored nor given by `derived`.
+
+    `derived` is the visit as it follows from its cause. Without `with_outputs`, saved names and result are
+    left out.
     """
     if "clock" not in item and derived is None:
         return None
-    told = blobs.load(item.get("told")) or {}
-    gave = (blobs.load(item.get("gave")) or {}) if whole else {}
-    clock, names, number, way = (
-        (item["clock"], names_of(item.get("names")), item.get("number", 1), decode_origin(item))
+    metadata = blobs.load(item.get("told")) or {}
+    outputs = (blobs.load(item.get("gave")) or {}) if with_outputs else {}
+    clock, names, number, origin = (
+        (item["clock"], decode_pointers(item.get("names")), item.get("number", 1), decode_origin(item))
         if "clock" in item or derived is None
-        else (derived.visit.clock, derived.visit.names, derived.visit.number, derived.way)
+        else (derived.visit.clock, derived.visit.names, derived.visit.number, derived.origin)
     )
-    progress = told.get("p")
+    progress = metadata.get("p")
     visit = Visit(
         id=item["sk"][2:],
         run_id=run_id,
@@ -105,65 +144,67 @@ def decode_visit(
         started_at=item.get("started"),
         segment_started_at=item.get("piece"),
         finished_at=item.get("finished"),
-        saved=gave.get("s", {}),
-        result=gave.get("r"),
+        saved=outputs.get("s", {}),
+        result=outputs.get("r"),
         case=item.get("case"),
-        error=told.get("e"),
+        error=metadata.get("e"),
         failure=FailureState(item["failure"]) if "failure" in item else None,
         progress=None if progress is None else Progress(*progress),
     )
-    return VisitItem(visit, way, item)
+    return VisitItem(visit, origin, item)
 
 
 def decode_origin(item: Item) -> VisitOrigin:
+    """Return the origin that an item stores."""
     counts = item.get("counts")
     return VisitOrigin(
         cause=item.get("cause", ""),
         causes=tuple(item.get("causes", ())),
-        entered=item["entered"],
+        entered_at=item["entered"],
         index=item.get("index", 0),
         home=item.get("home", 0),
         counts={} if counts is None else from_bytes(counts),
-        forked=item.get("forked", False),
-        line=item.get("line", 0),
+        has_forked=item.get("forked", False),
+        parent_clock=item.get("line", 0),
     )
 
 
-def names_of(packed: bytes | None) -> Pointers:
+def decode_pointers(packed: bytes | None) -> Pointers:
+    """Return the pointers that an item stores in `names`."""
     return {} if packed is None else {name: (clock, id) for name, (clock, id) in from_bytes(packed).items()}
 
 
-def self_contained(visit: Visit, way: VisitOrigin) -> dict[str, Any]:
-    """The attributes of an item that tell of a visit what otherwise follows from its cause."""
+def encode_origin(visit: Visit, origin: VisitOrigin) -> dict[str, Any]:
+    """Return the attributes of a visit that otherwise follow from its cause."""
     return {
         "step": visit.step,
         "clock": visit.clock,
         "number": visit.number if visit.number != 1 else None,
         "names": to_bytes(dict(visit.names)) if visit.names else None,
-        "cause": way.cause or None,
-        "causes": list(way.causes) or None,
-        "entered": way.entered,
-        "index": way.index or None,
-        "home": way.home or None,
-        "counts": to_bytes(dict(way.counts)) if way.counts else None,
-        "forked": way.forked or None,
-        "line": way.line or None,
+        "cause": origin.cause or None,
+        "causes": list(origin.causes) or None,
+        "entered": origin.entered_at,
+        "index": origin.index or None,
+        "home": origin.home or None,
+        "counts": to_bytes(dict(origin.counts)) if origin.counts else None,
+        "forked": origin.has_forked or None,
+        "line": origin.parent_clock or None,
     }
 
 
-def entered(visit: Visit, way: VisitOrigin) -> dict[str, Any]:
-    """The item of a visit that nobody has claimed yet."""
-    return self_contained(visit, way) | {"status": visit.status.value, "due": visit.due_at}
+def encode_unclaimed(visit: Visit, origin: VisitOrigin) -> dict[str, Any]:
+    """Return the item of a visit that no worker has claimed yet."""
+    return encode_origin(visit, origin) | {"status": visit.status.value, "due": visit.due_at}
 
 
-def outcome(visit: Visit, events: Sequence[Event], blobs: Blobs) -> dict[str, Any]:
-    """The attributes that tell what became of a claim of a visit. None stands for what is not there any more."""
-    told = {
+def encode_outcome(visit: Visit, events: Sequence[Event], blobs: Blobs) -> dict[str, Any]:
+    """Return the attributes of the outcome of a claim. A value None removes the attribute."""
+    metadata = {
         "e": visit.error,
-        "h": [event_to_list(event) for event in events] or None,
+        "h": [encode_event(event) for event in events] or None,
         "p": None if visit.progress is None else [visit.progress.round, dict(visit.progress.journal)],
     }
-    gave = {"s": dict(visit.saved) or None, "r": visit.result}
+    outputs = {"s": dict(visit.saved) or None, "r": visit.result}
     return {
         "status": visit.status.value,
         "attempt": visit.attempt if visit.attempt != 1 else None,
@@ -174,12 +215,13 @@ def outcome(visit: Visit, events: Sequence[Event], blobs: Blobs) -> dict[str, An
         "finished": visit.finished_at,
         "case": visit.case,
         "failure": None if visit.failure is None else visit.failure.value,
-        "told": blobs.store(visit.run_id, {name: value for name, value in told.items() if value is not None}),
-        "gave": blobs.store(visit.run_id, {name: value for name, value in gave.items() if value is not None}),
+        "told": blobs.store(visit.run_id, _without_none(metadata)),
+        "gave": blobs.store(visit.run_id, _without_none(outputs)),
     }
 
 
-def event_to_list(event: Event) -> list[Any]:
+def encode_event(event: Event) -> list[Any]:
+    """Return the stored form of an event."""
     return [
         event.type,
         event.at,
@@ -191,38 +233,40 @@ def event_to_list(event: Event) -> list[Any]:
     ]
 
 
-def followers(record: VisitItem, step_of: StepOf, spread: int, *, in_turns: bool) -> list[VisitItem]:
-    """The visits that follow one that is done, as they stand before anybody claims them: without those of a `join: any`,
-    which have items, and arrivals at joins, which are no visits.
+def derive_followers(
+    cause: VisitItem, step_of: StepOf, spread: int, *, is_sequential: bool
+) -> list[VisitItem]:
+    """Return the visits that follow a finished visit, as they are before a worker claims them.
 
-    Where branches go one after another (`in_turns`), they wait for their turn.
+    Visits at a `join: any` are left out, since they have items. Arrivals at joins are no visits. In
+    sequential mode, the visits are not due until they are activated.
     """
-    visit, way, item = record.visit, record.way, record.item
+    visit, origin, item = cause.visit, cause.origin, cause.item
     if not item.get("next"):
         return []
     branches = branches_after(visit, step_of(visit.step), step_of)
-    numbers = dict(zip((b.id for b in branches), item.get("numbers", ()), strict=False))
-    found = []
+    numbers = dict(zip((branch.id for branch in branches), item.get("numbers", ()), strict=False))
+    followers = []
     for index, branch in enumerate(branches):
         if branch.is_arrival or branch.is_absorbed:
             continue
-        number, counts = numbered(branch, way, numbers.get(branch.id, 0))
-        follows = VisitOrigin(
+        number, counts = number_visit(branch, origin, numbers.get(branch.id, 0))
+        follower_origin = VisitOrigin(
             cause=visit.id,
-            entered=item["at"],
+            entered_at=item["at"],
             index=index,
-            home=home_of_branch(way.home, index, len(branches), spread),
+            home=home_of_branch(origin.home, index, len(branches), spread),
             counts=counts,
-            forked=way.forked or len(branches) > 1,
-            line=visit.clock,
+            has_forked=origin.has_forked or len(branches) > 1,
+            parent_clock=visit.clock,
         )
-        due_at = NEVER if in_turns else item["at"]
-        found.append(VisitItem(visit_of(branch, visit.run_id, due_at, number), follows))
-    return found
+        due_at = NEVER if is_sequential else item["at"]
+        followers.append(VisitItem(new_visit(branch, visit.run_id, due_at, number), follower_origin))
+    return followers
 
 
-def visit_of(branch: Branch, run_id: str, due_at: float, number: int = 1) -> Visit:
-    """The visit that a branch makes at a step."""
+def new_visit(branch: Branch, run_id: str, due_at: float, number: int = 1) -> Visit:
+    """Return the visit that a branch creates at a step."""
     return Visit(
         branch.id,
         run_id,
@@ -235,25 +279,49 @@ def visit_of(branch: Branch, run_id: str, due_at: float, number: int = 1) -> Vis
     )
 
 
-def numbered(branch: Branch, way: VisitOrigin, number: int) -> tuple[int, Mapping[str, int]]:
-    """The number of the visit that a branch makes, and the counts it brings along: given where the run has forked, else
-    one more than the branch has counted.
+def number_visit(branch: Branch, origin: VisitOrigin, number: int) -> tuple[int, Mapping[str, int]]:
+    """Return the number of the visit that a branch creates, and the counts that the branch carries on.
+
+    `number` comes from the table if the run has forked, and is 0 otherwise. Then the branch counts itself.
     """
     if not branch.is_counted:
-        return 1, way.counts
+        return 1, origin.counts
     if number:
-        return number, way.counts
-    number = way.counts.get(branch.step, 0) + 1
-    return number, {**way.counts, branch.step: number}
+        return number, origin.counts
+    number = origin.counts.get(branch.step, 0) + 1
+    return number, {**origin.counts, branch.step: number}
 
 
 def home_of_branch(home: int, index: int, width: int, spread: int) -> int:
-    """In which partition a branch of a fork is counted: neighbours together, in that of their parent first."""
+    """Return the partition that counts a branch of a fork of `width` branches.
+
+    Neighbours share a partition, and the first ones that of their parent.
+
+    >>> [home_of_branch(1, index, 64, 4) for index in (0, 15, 16, 63)]
+    [1, 1, 2, 0]
+    """
     if spread == 1 or width == 1:
         return home
-    each = max(BRANCHES_PER_PARTITION, -(-width // spread))
-    return (home + index // each) % spread
+    branches_per_partition = max(BRANCHES_PER_PARTITION, -(-width // spread))
+    return (home + index // branches_per_partition) % spread
 
 
-def as_ready(visit: Visit, **changes: Any) -> Visit:
-    return replace(visit, status=VisitStatus.READY, **changes)
+def reset_visit(visit: Visit, due_at: float) -> Visit:
+    """Return a visit as a resume makes it ready: first attempt, no claims, no outcome."""
+    return replace(
+        visit,
+        status=VisitStatus.READY,
+        attempt=1,
+        claims=0,
+        started_at=None,
+        segment_started_at=None,
+        finished_at=None,
+        due_at=due_at,
+        case=None,
+        error=None,
+        failure=None,
+    )
+
+
+def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}

@@ -1,4 +1,18 @@
-"""What visits wait for: tokens that answer, and the answers."""
+"""Waits of visits in DynamoDB: the tokens that may answer them, and the answers.
+
+Problem: an answer may arrive while its visit is running, being suspended, suspended or parked.
+
+Algorithm: both sides write before they read (Dekker's principle). An answer writes the wait and then makes
+the visit due; a suspension writes the visit and then reads the waits. So one of them sees the other. The
+first answer is kept by a conditional write.
+
+Cost: an answer reads the token, the wait, the visit and the head, and writes the wait and the visit.
+
+Limits: an answer has at most MAX_ANSWER_BYTES of JSON, and without a bucket it must fit into an item.
+
+The item of a wait stores `tokens` (list of hashes), `answer` (a blob), and the times `answered`, `heard`
+(last heartbeat) and `closed`.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +25,7 @@ from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.context import DynamoContext
 from noetl.executor.stores.dynamo.expressions import ABSENT, Condition, ConditionCheck, Put, Update, Write
-from noetl.executor.stores.dynamo.run_items import is_over
+from noetl.executor.stores.dynamo.run_items import has_ended
 from noetl.executor.stores.sql.rows import encode_json
 from noetl.executor.stores.sqs.due_message import DueMessage
 from noetl.planner.plan import canonical_json
@@ -20,21 +34,21 @@ MAX_ANSWER_BYTES = 1024 * 1024
 
 
 class DynamoWaits(DynamoContext):
-    """The part of the store that keeps waits."""
+    """The part of the DynamoDB store that stores waits."""
 
     def open_wait(self, key: WaitKey, fence: int, token_hash: str) -> None:
         spread = self.spread(key.run_id)
-        held: tuple[Condition, ...] = (("fence", "=", fence), ("status", "=", VisitStatus.RUNNING.value))
+        is_held: tuple[Condition, ...] = (("fence", "=", fence), ("status", "=", VisitStatus.RUNNING.value))
         token = {"run": key.run_id, "visit": key.visit_id, "wait": key.id}
         writes: list[Write] = [
-            ConditionCheck(keys.visit(key.run_id, key.visit_id, spread), held),
+            ConditionCheck(keys.visit(key.run_id, key.visit_id, spread), is_held),
             Put(keys.token(token_hash), token, (ABSENT,)),
             Update(keys.wait(key.run_id, key.visit_id, key.id, spread), append={"tokens": [token_hash]}),
         ]
         try:
             self.table.write(writes)
         except ConditionFailed:
-            raise FencedError("the claim of the step that waits has been lost") from None
+            raise FencedError("the claim of the waiting step is lost") from None
 
     def wait(self, key: WaitKey) -> Wait:
         item = self.table.get(self._wait_key(key))
@@ -45,18 +59,18 @@ class DynamoWaits(DynamoContext):
 
     def answer(self, token_hash: str, body: Any, now: float) -> WaitKey:
         if len(encode_json(body)) > MAX_ANSWER_BYTES:
-            raise RejectedError("too_large", f"an answer has at most {MAX_ANSWER_BYTES:,} bytes")
-        key, item = self._found(token_hash)
+            raise RejectedError("too_large", f"the answer exceeds {MAX_ANSWER_BYTES:,} bytes of JSON")
+        key, item = self._find_wait(token_hash)
         while "answered" not in item:
             self._check_open(key, item)
-            kept = self.blobs.store(key.run_id, body) or encode_json(body).encode()
+            packed = self.blobs.store(key.run_id, body) or encode_json(body).encode()
             when: tuple[Condition, ...] = (("answered", "absent", None), ("closed", "absent", None))
             try:
-                self.table.update(Update(self._wait_key(key), {"answer": kept, "answered": now}, when=when))
+                self.table.update(Update(self._wait_key(key), {"answer": packed, "answered": now}, when=when))
             except PayloadTooLargeError as problem:
-                raise RejectedError("too_large", f"the answer cannot be kept: {problem}") from None
-            except ConditionFailed as refused:
-                item = refused.items[0] or {}
+                raise RejectedError("too_large", f"the answer cannot be stored: {problem}") from None
+            except ConditionFailed as refusal:
+                item = refusal.items[0] or {}
                 continue
             self.make_due(key.run_id, key.visit_id, now)
             self.changes.notify()
@@ -65,31 +79,29 @@ class DynamoWaits(DynamoContext):
             body
         ):  # to `==`, 1 and true are the same
             raise RejectedError("answered_otherwise", "another answer came before")
-        # Whoever brought it first may have died before the visit was due.
+        # The process that stored the answer may have died before it made the visit due.
         self.wake_if_answered(key.run_id, key.visit_id, now)
         return key
 
     def record_heartbeat(self, token_hash: str, now: float) -> None:
-        key, item = self._found(token_hash)
+        key, item = self._find_wait(token_hash)
         self._check_open(key, item)
         self.table.update(Update(self._wait_key(key), {"heard": now}))
 
     def make_due(self, run_id: str, visit_id: str, now: float) -> None:
-        """Make a visit due that waits, now or when its run goes on."""
         key = self.visit_key(run_id, visit_id)
         states = (VisitStatus.WAITING.value, VisitStatus.PARKED.value)
         try:
             item = self.table.update(Update(key, {"due": now}, when=(("status", "in", states),)))
         except ConditionFailed:
-            return  # it is at work, and looks when it pauses
-        head = self.head(run_id)
-        if item["status"] == VisitStatus.WAITING and not is_over(head):
-            self.tell(
+            return  # it is running, and reads its waits when it is suspended
+        head = self.read_head(run_id)
+        if item["status"] == VisitStatus.WAITING and not has_ended(head):
+            self.send_messages(
                 head["queue"], [DueMessage(run_id, visit_id, item["step"], now, self.spread(run_id))], now
             )
 
     def wake_if_answered(self, run_id: str, visit_id: str, now: float) -> bool:
-        """Make a visit due that waits for an answer which is there; whether it was."""
         key = self.visit_key(run_id, visit_id)
         item = self.table.get(key)
         if item is None or item["status"] != VisitStatus.WAITING or item["due"] <= now:
@@ -106,26 +118,26 @@ class DynamoWaits(DynamoContext):
             self.table.update(Update(key, {"due": now}, when=when))
         except ConditionFailed:
             return False
-        self.tell(
-            self.head(run_id)["queue"],
+        self.send_messages(
+            self.read_head(run_id)["queue"],
             [DueMessage(run_id, visit_id, item["step"], now, self.spread(run_id))],
             now,
         )
         return True
 
-    def _found(self, token_hash: str) -> tuple[WaitKey, Item]:
-        """The wait that a token answers."""
+    def _find_wait(self, token_hash: str) -> tuple[WaitKey, Item]:
+        """Return the wait that a token answers, and its item."""
         token = self.table.get(keys.token(token_hash))
         if token is None:
-            raise RejectedError("unknown_token", "no step waits or has waited for this answer")
+            raise RejectedError("unknown_token", "no step has ever waited for this answer")
         key = WaitKey(token["run"], token["visit"], token["wait"])
         return key, self.table.get(self._wait_key(key)) or {}
 
     def _check_open(self, key: WaitKey, item: Item) -> None:
-        at = [self.visit_key(key.run_id, key.visit_id), keys.head(key.run_id)]
-        found = self.table.get_many(at)
-        is_waited_for = all(one in found and "finished" not in found[one] for one in at)
-        if "closed" in item or "answered" in item or not is_waited_for:
+        item_keys = [self.visit_key(key.run_id, key.visit_id), keys.head(key.run_id)]
+        items = self.table.get_many(item_keys)
+        is_active = all(item_key in items and "finished" not in items[item_key] for item_key in item_keys)
+        if "closed" in item or "answered" in item or not is_active:
             raise RejectedError("closed", "the step does not wait for an answer any more")
 
     def _wait_key(self, key: WaitKey) -> keys.ItemKey:

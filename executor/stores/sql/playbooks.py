@@ -10,8 +10,15 @@ from typing import Any
 from noetl.executor.errors import RejectedError
 from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.executor.stores.cursors import read_key_cursor, write_key_cursor
-from noetl.executor.stores.sql.database import Database
-from noetl.executor.stores.sql.rows import playbook_from_row
+from noetl.executor.stores.sql.database import Database, Writer
+from noetl.executor.stores.sql.rows import Row, playbook_from_row
+
+_NAME = "tenant = ? and name = ?"
+_IS_NEWEST = (
+    "number = (select max(number) from playbooks p where p.tenant = playbooks.tenant"
+    " and p.name = playbooks.name and p.removed_at is null)"
+)
+"""Condition on the newest registered version of a playbook."""
 
 
 class SqlPlaybooks:
@@ -21,45 +28,37 @@ class SqlPlaybooks:
 
     def register(self, playbook: RegisteredPlaybook) -> RegisteredPlaybook:
         with self.database.transaction() as db:
-            whose = (playbook.tenant, playbook.name)
-            self.database.lock_name(db, "\n".join(whose))
-            where = "tenant = ? and name = ?"
-            if playbook.version is not None:
-                query = f"select * from playbooks where {where} and version = ?"
-                same = db.execute(query, (*whose, playbook.version)).fetchone()
-            else:
-                query = f"select * from playbooks where {where} and removed_at is null order by number desc limit 1"
-                same = db.execute(query, whose).fetchone()
-                same = same if same is not None and same["plan_hash"] == playbook.plan_hash else None
-            if same is not None:
-                if same["plan_hash"] != playbook.plan_hash:
+            name = (playbook.tenant, playbook.name)
+            self.database.lock_name(db, "\n".join(name))
+            registered = _registered_row(db, playbook)
+            if registered is not None:
+                if registered["plan_hash"] != playbook.plan_hash:
                     message = (
-                        f"version {playbook.version} of `{playbook.name}` was registered with another text"
+                        f"version {playbook.version} of `{playbook.name}` is registered with another text"
                     )
                     raise RejectedError("version_exists", message)
-                db.execute(
-                    f"update playbooks set removed_at = null where {where} and version = ?",
-                    (*whose, same["version"]),
-                )
-                return playbook_from_row(same)
-            query = f"select coalesce(max(number), 0) as number from playbooks where {where}"
-            number = db.execute(query, whose).fetchone()["number"] + 1
+                restore = f"update playbooks set removed_at = null where {_NAME} and version = ?"
+                db.execute(restore, (*name, registered["version"]))
+                return playbook_from_row(registered)
+            query = f"select coalesce(max(number), 0) as number from playbooks where {_NAME}"
+            number = db.execute(query, name).fetchone()["number"] + 1
             version = playbook.version
             while version is None:
-                taken = db.execute(
-                    f"select 1 from playbooks where {where} and version = ?", (*whose, str(number))
-                )
-                version, number = (str(number), number) if taken.fetchone() is None else (None, number + 1)
-            row = (*whose, version, number, playbook.plan_hash, playbook.created_at)
+                query = f"select 1 from playbooks where {_NAME} and version = ?"
+                if db.execute(query, (*name, str(number))).fetchone() is None:
+                    version = str(number)
+                else:
+                    number += 1
+            row = (*name, version, number, playbook.plan_hash, playbook.created_at)
             db.execute("insert into playbooks values (?, ?, ?, ?, ?, ?, null)", row)
             return RegisteredPlaybook(
                 playbook.tenant, playbook.name, version, playbook.plan_hash, playbook.created_at
             )
 
     def playbook(self, tenant: str, name: str, version: str | None = None) -> RegisteredPlaybook | None:
-        which, values = ("", []) if version is None else ("and version = ?", [version])
+        condition, values = ("", []) if version is None else ("and version = ?", [version])
         query = (
-            f"select * from playbooks where tenant = ? and name = ? {which} and removed_at is null"
+            f"select * from playbooks where {_NAME} {condition} and removed_at is null"
             " order by number desc limit 1"
         )
         rows = self.database.fetch_all(query, tenant, name, *values)
@@ -70,25 +69,36 @@ class SqlPlaybooks:
     ) -> tuple[list[RegisteredPlaybook], str | None]:
         values: list[Any] = [tenant]
         if name is None:
-            newest = "number = (select max(number) from playbooks p where p.tenant = playbooks.tenant and p.name = playbooks.name and p.removed_at is null)"
-            where, order, column = newest, "name", "name > ?"
+            where, order, after, key = _IS_NEWEST, "name", "name > ?", "name"
         else:
-            where, order, column = "name = ?", "number desc", "number < ?"
+            where, order, after, key = "name = ?", "number desc", "number < ?", "number"
             values.append(name)
         if cursor is not None:
-            where += f" and {column}"
+            where += f" and {after}"
             values.append(read_key_cursor(cursor, str if name is None else int))
-        query = f"select * from playbooks where tenant = ? and removed_at is null and {where} order by {order} limit ?"
-        rows = self.database.fetch_all(query, *values, limit + 1)
-        more = (
-            write_key_cursor(rows[limit - 1]["name" if name is None else "number"])
-            if len(rows) > limit
-            else None
+        query = (
+            f"select * from playbooks where tenant = ? and removed_at is null and {where}"
+            f" order by {order} limit ?"
         )
-        return [playbook_from_row(row) for row in rows[:limit]], more
+        rows = self.database.fetch_all(query, *values, limit + 1)
+        next_cursor = write_key_cursor(rows[limit - 1][key]) if len(rows) > limit else None
+        return [playbook_from_row(row) for row in rows[:limit]], next_cursor
 
     def unregister(self, tenant: str, name: str, version: str | None = None, *, now: float) -> int:
-        which, values = ("", []) if version is None else ("and version = ?", [version])
+        condition, values = ("", []) if version is None else ("and version = ?", [version])
         with self.database.transaction() as db:
-            query = f"update playbooks set removed_at = ? where tenant = ? and name = ? and removed_at is null {which}"
+            query = f"update playbooks set removed_at = ? where {_NAME} and removed_at is null {condition}"
             return db.execute(query, (now, tenant, name, *values)).rowcount
+
+
+def _registered_row(db: Writer, playbook: RegisteredPlaybook) -> Row | None:
+    """Return the row of the version of a playbook; without a version, the newest if it has the same text."""
+    name = (playbook.tenant, playbook.name)
+    row: Row | None
+    if playbook.version is not None:
+        query = f"select * from playbooks where {_NAME} and version = ?"
+        row = db.execute(query, (*name, playbook.version)).fetchone()
+        return row
+    query = f"select * from playbooks where {_NAME} and removed_at is null order by number desc limit 1"
+    row = db.execute(query, name).fetchone()
+    return row if row is not None and row["plan_hash"] == playbook.plan_hash else None
