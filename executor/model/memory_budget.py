@@ -3,9 +3,10 @@
 Problem: a store refuses data that is too large, but only when the work is done. By then, a loop may have
 built more than the machine has memory for.
 
-Algorithm: admission control with one shared counter. Work reserves the size of the names it saves, of the
-items of its loops, and of their results so far. It releases the size when it drops the data. Sizes are the
-lengths of compact JSON, estimated from below, so that nothing is refused which a store would accept.
+Algorithm: admission control with one shared counter (Source: admission control in operating systems). Work
+reserves the size of the names it saves, of the items of its loops, and of their results so far. It releases
+the size when it drops the data. Sizes are the lengths of compact JSON, estimated from below, so that nothing
+is refused which a store would accept.
 
 Cost: one traversal of each value that is reserved.
 

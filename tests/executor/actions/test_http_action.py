@@ -423,7 +423,7 @@ def test_more_pages_than_allowed_fail() -> None:
         ({"next": NEXT, "max_pages": 0}, "ParameterError", "at least 1"),
         ({"items": ITEMS}, "ParameterError", "needs `next`"),
         ({"next": NEXT, "item": "x"}, "ParameterError", "no parameter `item`"),
-        ("{{ response }}", "ParameterError", "written out"),
+        ("{{ response }}", "ParameterError", "literal mapping"),
     ],
 )
 def test_invalid_pagination_is_refused(paginate: Any, type_: str, message: str) -> None:

@@ -605,7 +605,7 @@ def test_a_copy_ends_at_its_deadline(table: str, tmp_path: Path) -> None:
             "template inside quotes",
         ),
         ({"copy_to": {"query": "{{ x }}", "file": "out.csv"}}, "ParameterError", "cannot come from data"),
-        ({"copy_to": "{{ copy }}"}, "ParameterError", "written out"),
+        ({"copy_to": "{{ copy }}"}, "ParameterError", "literal mapping"),
     ],
 )
 def test_invalid_copies_are_refused(
