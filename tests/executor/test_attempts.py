@@ -21,7 +21,7 @@ from tests.executor.fake_handler import (
 )
 
 
-def test_a_call_has_all_around_it(probe: FakeHandler) -> None:
+def test_a_call_has_parameters_key_labels_and_deadline(probe: FakeHandler) -> None:
     outcome_of(fake_action("x"), scope=Scope(RUN, VISIT))
     (call,) = probe.calls
     assert call.parameters == {"say": "x"}
@@ -30,19 +30,21 @@ def test_a_call_has_all_around_it(probe: FakeHandler) -> None:
     assert 0 < call.remaining_seconds() <= 60
 
 
-def test_a_bug_of_a_handler_is_a_failure(probe: FakeHandler, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unexpected_exception_of_a_handler_is_a_failure(
+    probe: FakeHandler, caplog: pytest.LogCaptureFixture
+) -> None:
     probe.answers = [KeyError("x")]
     assert failure_of(outcome_of(fake_action())) == ("KeyError", "the handler of `probe` raised: 'x'")
     assert "the handler of `probe` raised" in caplog.text
 
 
-def test_the_death_of_a_worker_is_none(probe: FakeHandler) -> None:
+def test_a_system_exit_is_not_caught(probe: FakeHandler) -> None:
     probe.answers = [SystemExit()]
     with pytest.raises(SystemExit):
         outcome_of(fake_action())
 
 
-def test_parameters_that_cannot_be_rendered(probe: FakeHandler) -> None:
+def test_a_parameter_that_cannot_be_rendered_fails_the_action(probe: FakeHandler) -> None:
     found = outcome_of(fake_action("{{ x }}"))
     assert failure_of(found) == ("UndefinedName", "`say`: `x` is undefined")
     assert found.error is not None
@@ -50,7 +52,7 @@ def test_parameters_that_cannot_be_rendered(probe: FakeHandler) -> None:
     assert probe.calls == []
 
 
-def test_the_shorter_time_counts(probe: FakeHandler) -> None:
+def test_the_earlier_deadline_applies(probe: FakeHandler) -> None:
     outcome_of(fake_action(timeout_seconds=5), fake_action(timeout_seconds=1000), fake_action())
     left = [call.remaining_seconds() for call in probe.calls]
     assert left[0] <= 5
@@ -58,27 +60,27 @@ def test_the_shorter_time_counts(probe: FakeHandler) -> None:
     assert 5 < left[2] <= 60
 
 
-class TestRetries:
-    def test_until_it_gets_better(self, probe: FakeHandler) -> None:
+class TestActionRetries:
+    def test_an_action_is_retried_until_it_succeeds(self, probe: FakeHandler) -> None:
         probe.answers = [ActionError("Custom", "no"), ActionError("Custom", "no"), "yes"]
         waits: list[float] = []
-        at_work = work_context(waits=waits)
+        context = work_context(waits=waits)
         found = perform(
-            at_work, [fake_action(retry=Retry(4, 1.0, 3.0, jitter=False))], Scope(RUN, VISIT), "run"
+            context, [fake_action(retry=Retry(4, 1.0, 3.0, jitter=False))], Scope(RUN, VISIT), "run"
         )
         assert (found.data, waits) == ("yes", [1.0, 3.0])
         assert len({call.idempotency_key for call in probe.calls}) == 1
-        events = at_work.events.flush_all(list)
+        events = context.events.flush_all(list)
         types = [event.type for event in events]
         assert types == ["action.started", "action.retrying"] * 2 + ["action.started", "action.completed"]
         assert events[1].payload["wait_seconds"] == 1.0
 
-    def test_in_another_piece_where_this_one_has_no_time_for_the_wait(self, probe: FakeHandler) -> None:
+    def test_a_retry_past_the_segment_deadline_suspends_the_work(self, probe: FakeHandler) -> None:
         probe.answers = [ActionError("Custom", "no")]
-        at_work = work_context(seconds=1)
-        at_work.attempt_deadline += 60
+        context = work_context(seconds=1)
+        context.attempt_deadline += 60
         with pytest.raises(WorkSuspended) as found:
-            perform(at_work, [fake_action(retry=Retry(2, 5.0, jitter=False))], Scope(RUN, VISIT), "run")
+            perform(context, [fake_action(retry=Retry(2, 5.0, jitter=False))], Scope(RUN, VISIT), "run")
         assert (found.value.due_at, found.value.retried) == (10.0, ("probe",))
 
     @pytest.mark.parametrize(
@@ -91,12 +93,12 @@ class TestRetries:
         ],
         ids=["used up", "cannot get better", "out of time", "unconditional"],
     )
-    def test_no_longer(self, probe: FakeHandler, error: ActionError, retry: Retry) -> None:
+    def test_an_action_is_not_retried(self, probe: FakeHandler, error: ActionError, retry: Retry) -> None:
         probe.answers = [error]
         assert failure_of(outcome_of(fake_action(retry=retry))) == ("Custom", "no")
         assert len(probe.calls) == 1
 
-    def test_a_condition_that_has_no_value(self, probe: FakeHandler) -> None:
+    def test_a_condition_without_a_value_counts_as_false(self, probe: FakeHandler) -> None:
         probe.answers = [ActionError("Custom", "no")]
         found = outcome_of(fake_action(retry=Retry(5, condition="{{ error.status >= 500 }}")))
         assert failure_of(found) == ("Custom", "no")

@@ -28,7 +28,7 @@ def _environment(aws: Client) -> None:
 
 
 @pytest.mark.parametrize("action", ACTIONS)
-def test_boto3_is_named_when_it_is_missing(action: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_names_missing_boto3(action: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "botocore.config", None)
     with pytest.raises(ActionError, match="the extra `aws`") as caught:
         perform_action(**action)
@@ -43,7 +43,9 @@ def test_boto3_is_named_when_it_is_missing(action: dict[str, str], monkeypatch: 
         (["AWS_SECRET_ACCESS_KEY"], "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"),
     ],
 )
-def test_a_missing_setting_is_named(unset: list[str], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_names_a_missing_setting(
+    unset: list[str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in unset:
         monkeypatch.delenv(name)
     with pytest.raises(ActionError, match=message) as caught:
@@ -52,14 +54,14 @@ def test_a_missing_setting_is_named(unset: list[str], message: str, monkeypatch:
 
 
 @pytest.mark.parametrize(("name", "value"), [("AWS_PROFILE", "none"), ("AWS_ENDPOINT_URL", "nonsense")])
-def test_a_wrong_setting_is_said_to_be(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_quotes_an_invalid_setting(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, value)
     with pytest.raises(ActionError, match=value) as caught:
         perform_action("lambda", function="echo")
     assert (caught.value.type, caught.value.retryable) == ("ActionDisabled", False)
 
 
-def test_out_of_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_call_without_a_response_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     def say_nothing(_: StubExchange) -> None:
         server.closing.wait()
 
@@ -69,7 +71,7 @@ def test_out_of_time(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (caught.value.type, caught.value.retryable) == ("Timeout", True)
 
 
-def test_nobody_listening_is_worth_a_retry(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refused_connection_is_retryable(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
@@ -78,7 +80,7 @@ def test_nobody_listening_is_worth_a_retry(monkeypatch: pytest.MonkeyPatch) -> N
     assert (caught.value.type, caught.value.retryable) == ("ConnectionFailed", True)
 
 
-def test_an_invocation_is_sent_once_and_other_requests_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invocation_is_sent_once_and_other_requests_are_retried(monkeypatch: pytest.MonkeyPatch) -> None:
     with serve(lambda exchange: exchange.reply(503)) as server:
         monkeypatch.setenv("AWS_ENDPOINT_URL", server.url())
         sent = []
@@ -93,10 +95,10 @@ def test_an_invocation_is_sent_once_and_other_requests_again(monkeypatch: pytest
 def test_threads_share_a_client(aws: Client) -> None:
     bucket = f"orders-{uuid4()}"
     aws("s3").create_bucket(Bucket=bucket)
-    together = threading.Barrier(8)
+    barrier = threading.Barrier(8)
 
     def work(n: int) -> None:
-        together.wait()
+        barrier.wait()
         perform_action("s3", put=f"s3://{bucket}/{n}", content=str(n))
 
     threads = [threading.Thread(target=work, args=(n,)) for n in range(8)]

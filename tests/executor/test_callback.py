@@ -13,7 +13,7 @@ from noetl.executor.stores.sqlite.store import SqliteStore
 
 from tests.run_harness import RunHarness
 
-ASK = """
+CALLBACK_PLAYBOOK = """
     steps:
     - name: ask
       run:
@@ -24,11 +24,11 @@ ASK = """
 """
 
 
-class Asked(RunHarness):
+class CallbackRun(RunHarness):
     """A run that has asked, and is waiting."""
 
     @classmethod
-    def begun(cls, store: SqliteStore, folder: Path, text: str, **input: Any) -> Asked:
+    def start(cls, store: SqliteStore, folder: Path, text: str, **input: Any) -> CallbackRun:
         play = cls(store, text, input, folder=folder)
         play.folder = folder
         while play.execute_next():
@@ -44,21 +44,23 @@ class Asked(RunHarness):
     def answer(self, body: Any, token: str | None = None) -> None:
         self.store.answer(hash_secret(token or self.tokens[-1]), body, self.clock())
 
-    def refused(self, body: Any = None, token: str | None = None) -> str:
+    def rejection(self, body: Any = None, token: str | None = None) -> str:
         with pytest.raises(RejectedError) as found:
             self.answer(body, token)
         return found.value.reason
 
 
-Begin = Callable[..., Asked]
+Begin = Callable[..., CallbackRun]
 
 
 @pytest.fixture
 def begin(store: SqliteStore, tmp_path: Path) -> Begin:
-    return lambda options="", **input: Asked.begun(store, tmp_path, ASK % options, **input)
+    return lambda options="", **input: CallbackRun.start(
+        store, tmp_path, CALLBACK_PLAYBOOK % options, **input
+    )
 
 
-def test_the_answer_is_the_result(begin: Begin) -> None:
+def test_the_answer_is_the_result_of_the_action(begin: Begin) -> None:
     play = begin()
     assert play.status is RunStatus.WAITING
     play.answer({"yes": True})
@@ -73,7 +75,7 @@ def test_an_answer_may_be_any_value(begin: Begin, body: Any) -> None:
     assert play.finish().result == {"answer": body}
 
 
-def test_nothing_is_held_meanwhile(begin: Begin) -> None:
+def test_a_waiting_visit_holds_no_claim(begin: Begin) -> None:
     play = begin()
     visit = play.visit("ask")
     assert (visit.status, visit.due_at, visit.claims) == ("waiting", NEVER, 0)
@@ -81,14 +83,14 @@ def test_nothing_is_held_meanwhile(begin: Begin) -> None:
     assert waiting.payload == {"until": None, "actions": ["callback"]}
 
 
-def test_a_token_answers_once(begin: Begin) -> None:
+def test_a_token_accepts_one_answer(begin: Begin) -> None:
     play = begin()
     play.answer({"yes": True})
     play.answer({"yes": True})
-    assert play.refused({"yes": False}) == "answered_otherwise"
+    assert play.rejection({"yes": False}) == "answered_otherwise"
     play.finish()
     play.answer({"yes": True})
-    assert play.refused({"yes": False}) == "answered_otherwise"
+    assert play.rejection({"yes": False}) == "answered_otherwise"
     assert play.result == {"answer": {"yes": True}}
 
 
@@ -104,32 +106,32 @@ def test_only_the_hash_of_a_token_is_stored(begin: Begin, store: SqliteStore) ->
     assert hash_secret(token) in everything
 
 
-def test_an_unknown_token(begin: Begin) -> None:
-    assert begin().refused(token="x" * 43) == "unknown_token"
+def test_an_unknown_token_is_rejected(begin: Begin) -> None:
+    assert begin().rejection(token="x" * 43) == "unknown_token"
 
 
-def test_an_answer_that_is_too_large(begin: Begin) -> None:
+def test_an_answer_that_is_too_large_is_rejected(begin: Begin) -> None:
     play = begin()
-    assert play.refused("x" * (1024 * 1024)) == "too_large"
+    assert play.rejection("x" * (1024 * 1024)) == "too_large"
     play.answer("x")
     assert play.finish().result == {"answer": "x"}
 
 
 class TestExpiry:
-    def test_nobody_answers_in_time(self, begin: Begin) -> None:
+    def test_a_callback_without_an_answer_expires(self, begin: Begin) -> None:
         play = begin(", timeout: 10s")
         before = play.clock()
         play.finish()
         assert (play.result, play.clock() - before) == ({"why": "no answer arrived in time"}, 10)
-        assert play.refused() == "closed"
+        assert play.rejection() == "closed"
 
-    def test_an_answer_that_comes_before_the_step_notices(self, begin: Begin) -> None:
+    def test_a_late_answer_is_accepted_until_the_expiry_is_committed(self, begin: Begin) -> None:
         play = begin(", timeout: 10s")
         play.clock.advance(11)
         play.answer("late, and not too late")
         assert play.finish().result == {"answer": "late, and not too late"}
 
-    def test_a_sign_of_life(self, begin: Begin) -> None:
+    def test_a_heartbeat_extends_the_callback(self, begin: Begin) -> None:
         play = begin(", timeout: 60s, heartbeat: 10s")
         for _ in range(3):
             play.clock.advance(8)
@@ -142,21 +144,21 @@ class TestExpiry:
         with pytest.raises(RejectedError, match="any more"):
             play.store.record_heartbeat(hash_secret(play.tokens[0]), play.clock())
 
-    def test_signs_of_life_do_not_prolong_the_whole(self, begin: Begin) -> None:
+    def test_heartbeats_do_not_extend_the_timeout(self, begin: Begin) -> None:
         play = begin(", timeout: 15s, heartbeat: 10s")
         play.clock.advance(8)
         play.store.record_heartbeat(hash_secret(play.tokens[0]), play.clock())
         assert play.finish().result == {"why": "no answer arrived in time"}
 
 
-class TestEndings:
-    def test_a_cancelled_run_takes_no_answer(self, begin: Begin) -> None:
+class TestCallbackAfterEnd:
+    def test_a_cancelled_run_accepts_no_answer(self, begin: Begin) -> None:
         play = begin()
         play.store.stop(play.id, RunStatus.CANCELLED, play.clock())
         play.finish()
-        assert play.refused() == "closed"
+        assert play.rejection() == "closed"
 
-    def test_a_run_that_goes_on_still_waits_for_the_same_answer(self, begin: Begin) -> None:
+    def test_a_resumed_run_waits_for_the_same_answer(self, begin: Begin) -> None:
         play = begin()
         play.store.stop(play.id, RunStatus.CANCELLED, play.clock())
         play.finish()
@@ -165,26 +167,26 @@ class TestEndings:
         assert play.finish().result == {"answer": 7}
         assert len(play.tokens) == 1
 
-    def test_after_a_failure_it_asks_again(self, store: SqliteStore, tmp_path: Path) -> None:
-        text = (ASK % ", timeout: 10s").partition("      rule:")[0]
-        play = Asked.begun(store, tmp_path, text).finish()
+    def test_a_resume_after_expiry_creates_a_new_token(self, store: SqliteStore, tmp_path: Path) -> None:
+        text = (CALLBACK_PLAYBOOK % ", timeout: 10s").partition("      rule:")[0]
+        play = CallbackRun.start(store, tmp_path, text).finish()
         assert play.error_types == ["CallbackExpired"]
         play.resume()
         while play.execute_next():
             pass
-        assert isinstance(play, Asked)
+        assert isinstance(play, CallbackRun)
         first, second = play.tokens
-        assert play.refused(token=first) == "closed"
+        assert play.rejection(token=first) == "closed"
         play.answer(7)
         assert play.finish().result == {"answer": 7}
         assert second != first
         assert tmp_path.joinpath("done.txt").read_text() == "before\n"
 
-    def test_a_step_that_is_tried_again_asks_again(self, store: SqliteStore, tmp_path: Path) -> None:
-        text = (ASK % ", timeout: 10s").replace(
+    def test_a_retried_step_creates_a_new_token(self, store: SqliteStore, tmp_path: Path) -> None:
+        text = (CALLBACK_PLAYBOOK % ", timeout: 10s").replace(
             "name: ask", "name: ask\n      retry: {attempts: 2, delay: 5s, jitter: false}"
         )
-        play = Asked.begun(store, tmp_path, text)
+        play = CallbackRun.start(store, tmp_path, text)
         before = play.clock()
         play.finish()
         assert (play.clock() - before, len(play.tokens)) == (25, 2)
@@ -192,29 +194,27 @@ class TestEndings:
 
 
 class TestNotify:
-    def test_it_fails(self, store: SqliteStore, tmp_path: Path) -> None:
-        text = ASK.replace("append: tokens.txt", "append: ../tokens.txt") % ""
-        play = Asked.begun(store, tmp_path, text)
+    def test_a_failed_notification_fails_the_action(self, store: SqliteStore, tmp_path: Path) -> None:
+        text = CALLBACK_PLAYBOOK.replace("append: tokens.txt", "append: ../tokens.txt") % ""
+        play = CallbackRun.start(store, tmp_path, text)
         assert play.error_types == ["FileError"]
 
-    def test_it_is_tried_again_with_a_token_that_works_as_well(
-        self, store: SqliteStore, tmp_path: Path
-    ) -> None:
+    def test_after_a_crash_both_tokens_are_valid(self, store: SqliteStore, tmp_path: Path) -> None:
         """The worker dies between asking and waiting: whoever was asked first may answer."""
-        play = Asked(store, ASK % "", {}, folder=tmp_path)
+        play = CallbackRun(store, CALLBACK_PLAYBOOK % "", {}, folder=tmp_path)
         play.folder = tmp_path
         claim = play.claim()
         assert claim is not None
         walker = play.executor()
 
-        class Dead(BaseException):
+        class WorkerDeath(BaseException):
             pass
 
-        def die(*_: Any) -> None:
-            raise Dead
+        def kill_worker(*_: Any) -> None:
+            raise WorkerDeath
 
-        broken = replace(walker, store=_Without(store, "commit", die))
-        with pytest.raises(Dead):
+        broken = replace(walker, store=_PatchedStore(store, "commit", kill_worker))
+        with pytest.raises(WorkerDeath):
             broken.execute(claim)
         play.clock.advance(60)
         while play.execute_next():
@@ -222,11 +222,13 @@ class TestNotify:
         first, second = play.tokens
         assert first != second
         play.answer(1, first)
-        assert play.refused(2, second) == "answered_otherwise"
+        assert play.rejection(2, second) == "answered_otherwise"
         assert play.finish().result == {"answer": 1}
 
-    def test_the_address(self, store: SqliteStore, tmp_path: Path) -> None:
-        play = Asked(store, ASK.replace("callback.token", "callback.url") % "", {}, folder=tmp_path)
+    def test_the_callback_url_contains_the_token(self, store: SqliteStore, tmp_path: Path) -> None:
+        play = CallbackRun(
+            store, CALLBACK_PLAYBOOK.replace("callback.token", "callback.url") % "", {}, folder=tmp_path
+        )
         play.folder = tmp_path
         claim = play.claim()
         assert claim is not None
@@ -236,14 +238,16 @@ class TestNotify:
         play.answer(1, url.rpartition("/")[2])
         assert play.finish().result == {"answer": 1}
 
-    def test_an_address_that_nobody_knows(self, store: SqliteStore, tmp_path: Path) -> None:
-        play = Asked.begun(store, tmp_path, ASK.replace("callback.token", "callback.url") % "")
+    def test_a_callback_url_needs_the_public_url_setting(self, store: SqliteStore, tmp_path: Path) -> None:
+        play = CallbackRun.start(
+            store, tmp_path, CALLBACK_PLAYBOOK.replace("callback.token", "callback.url") % ""
+        )
         (error,) = play.run.errors
         assert "NOETL_PUBLIC_URL" in error["message"]
 
 
-class TestMany:
-    def test_items_of_a_loop_wait_for_their_own_answers(self, store: SqliteStore, tmp_path: Path) -> None:
+class TestConcurrentCallbacks:
+    def test_each_item_of_a_loop_waits_for_its_own_answer(self, store: SqliteStore, tmp_path: Path) -> None:
         text = """
             steps:
             - name: ask
@@ -254,16 +258,18 @@ class TestMany:
                   as: answer
               rule: [{case: default, run: [{action: set, set: {all: "{{ result.data }}"}}]}]
         """
-        play = Asked.begun(store, tmp_path, text)
+        play = CallbackRun.start(store, tmp_path, text)
         for name in "bca":
             play.answer(name.upper(), tmp_path.joinpath(f"{name}.txt").read_text())
             play.execute_next()
         assert play.finish().result == {"all": ["A", "B", "C"]}
 
-    def test_an_answer_while_the_step_is_at_work(self, store: SqliteStore, tmp_path: Path) -> None:
+    def test_an_answer_before_the_suspension_is_committed_makes_the_visit_due(
+        self, store: SqliteStore, tmp_path: Path
+    ) -> None:
         """It answers before the step has paused: the pause is over at once."""
-        text = ASK.replace("append: tokens.txt", "write: tokens.txt") % ""
-        play = Asked(store, text, {}, folder=tmp_path)
+        text = CALLBACK_PLAYBOOK.replace("append: tokens.txt", "write: tokens.txt") % ""
+        play = CallbackRun(store, text, {}, folder=tmp_path)
         play.folder = tmp_path
 
         def commit(*args: Any) -> Any:
@@ -272,12 +278,12 @@ class TestMany:
 
         claim = play.claim()
         assert claim is not None
-        replace(play.executor(), store=_Without(store, "commit", commit)).execute(claim)
+        replace(play.executor(), store=_PatchedStore(store, "commit", commit)).execute(claim)
         assert play.visit("ask").due_at == play.clock()
         assert play.finish().result == {"answer": "quick"}
 
 
-class _Without:
+class _PatchedStore:
     """A store with another method in place of one of its own."""
 
     def __init__(self, store: SqliteStore, name: str, method: Callable[..., Any]) -> None:

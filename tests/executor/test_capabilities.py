@@ -7,7 +7,7 @@ from noetl.executor.errors import SettingError
 from noetl.executor.security.capabilities import Capabilities, local_run_capabilities, service_capabilities
 
 
-def test_a_local_run_may_what_its_author_may(tmp_path: Path) -> None:
+def test_a_local_run_has_the_capabilities_of_its_user(tmp_path: Path) -> None:
     assert local_run_capabilities(tmp_path) == Capabilities(
         files_root=tmp_path,
         folder=tmp_path,
@@ -22,11 +22,11 @@ def test_a_local_run_may_what_its_author_may(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "environ", [{}, {"NOETL_ALLOW_SHELL": "0", "NOETL_FILES_ROOT": "", "NOETL_PYTHON_MODULES": " , "}]
 )
-def test_a_service_allows_nothing_by_itself(environ: dict[str, str]) -> None:
+def test_a_service_allows_nothing_by_default(environ: dict[str, str]) -> None:
     assert service_capabilities(environ) == Capabilities()
 
 
-def test_a_service_allows_what_its_operator_says(tmp_path: Path) -> None:
+def test_settings_of_a_service_grant_capabilities(tmp_path: Path) -> None:
     allowed = service_capabilities(
         {
             "NOETL_FILES_ROOT": str(tmp_path),
@@ -56,6 +56,6 @@ def test_a_service_allows_what_its_operator_says(tmp_path: Path) -> None:
         ({"NOETL_ALLOW_NETWORKS": "localhost"}, "NOETL_ALLOW_NETWORKS"),
     ],
 )
-def test_settings_that_cannot_be_read_are_named(environ: dict[str, str], message: str) -> None:
+def test_the_error_names_an_invalid_setting(environ: dict[str, str], message: str) -> None:
     with pytest.raises(SettingError, match=message):
         service_capabilities(environ)

@@ -24,33 +24,33 @@ def order(*streams: EventStream, **told: int) -> str:
     return "".join(name or "." for name in merge_streams({one.name: one for one in streams}, told))
 
 
-def test_what_does_not_depend_on_each_other_comes_as_it_happened() -> None:
+def test_independent_events_are_ordered_by_time() -> None:
     assert order(stream("a", 1.0, 4.0), stream("b", 2.0, 3.0)) == "abba"
 
 
-def test_a_cause_comes_first_whatever_the_clocks_say() -> None:
+def test_a_cause_comes_before_its_effect_whatever_the_clocks_say() -> None:
     assert order(stream("a", 10.0, 11.0), stream("b", 1.0, 2.0, causes=("a",))) == "aabb"
     assert order(stream("j", 0.0, causes=("a", "b")), stream("a", 5.0), stream("b", 6.0)) == "abj"
 
 
-def test_nothing_is_told_of_what_follows_from_something_unseen() -> None:
+def test_effects_of_an_unread_cause_are_withheld() -> None:
     assert order(stream("a", 1.0, is_done=False), stream("b", 2.0, causes=("a",))) == "a"
     # The item of its cause is gone: nothing more will be known of it.
     assert order(stream("b", 2.0, causes=("gone",))) == "b"
 
 
-def test_the_beginning_and_the_end_of_a_run() -> None:
+def test_the_start_and_the_end_of_a_run_come_first_and_last() -> None:
     assert order(head(("started", 1.0), ("completed", 1.0)), stream("a", 1.0, 1.0)) == ".aa."
     assert order(head(("started", 1.0), ("completed", 2.0)), stream("a", 1.0, 3.0)) == ".aa."
 
 
-def test_a_run_that_goes_on() -> None:
+def test_events_of_a_resumed_run_follow_its_first_end() -> None:
     run = head(("started", 1.0), ("failed", 2.0), ("resumed", 3.0), ("completed", 4.0))
     assert order(run, stream("a", 1.0, 2.0, 3.0, 4.0)) == ".aa..aa."
 
 
 @pytest.mark.parametrize("seed", range(50))
-def test_a_reader_who_comes_between_changes_nothing_that_was_told(seed: int) -> None:
+def test_an_intermediate_read_does_not_change_the_order(seed: int) -> None:
     """However a run grows, what is told later comes behind, each event once, and causes come before their effects."""
     chance = random.Random(seed)
     names = [f"v{number}" for number in range(8)]

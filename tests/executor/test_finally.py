@@ -26,7 +26,7 @@ TEXT = """
 """
 
 
-def last(store: SqliteStore, play: RunHarness) -> dict[str, object]:
+def finally_outputs(store: SqliteStore, play: RunHarness) -> dict[str, object]:
     (visit,) = (visit for visit in store.visits_with_outputs(play.id) if visit.step == "tidy")
     return dict(visit.saved)
 
@@ -50,40 +50,40 @@ def last(store: SqliteStore, play: RunHarness) -> dict[str, object]:
         ),
     ],
 )
-def test_it_runs_whatever_happened(
+def test_the_finally_step_runs_after_every_ending(
     store: SqliteStore, policy: str, mode: str, status: str, saved: dict[str, object]
 ) -> None:
     play = RunHarness(store, TEXT % policy, {"mode": mode}).finish()
     assert play.status == status
-    assert last(store, play).items() >= saved.items()
+    assert finally_outputs(store, play).items() >= saved.items()
     assert [e.step for e in play.events if e.type == "step.started"].count("tidy") == 1
 
 
-def test_it_runs_after_a_cancellation(store: SqliteStore) -> None:
+def test_the_finally_step_runs_after_a_cancellation(store: SqliteStore) -> None:
     play = RunHarness(store, TEXT % "abort")
     store.stop(play.id, "cancelled", play.clock())  # type: ignore[arg-type]
     play.finish()
-    found = last(store, play)
+    found = finally_outputs(store, play)
     assert (play.status, found["seen"], found["was"]) == ("cancelled", "cancelled", "cancelled")
 
 
-def test_its_failure_fails_a_run_that_had_succeeded(store: SqliteStore) -> None:
+def test_a_failed_finally_step_fails_a_successful_run(store: SqliteStore) -> None:
     play = RunHarness(store, TEXT % "abort", {"mode": "untidy"}).finish()
     assert (play.status, [e["message"] for e in play.run.errors]) == ("failed", ["untidy"])
 
 
-def test_a_resumed_run_runs_it_again_at_its_new_end(store: SqliteStore) -> None:
+def test_a_resumed_run_runs_the_finally_step_again(store: SqliteStore) -> None:
     play = RunHarness(store, TEXT % "abort", {"mode": "bad"}).finish()
     play.resume(mode="ok").finish()
-    assert (play.status, last(store, play)["seen"]) == ("succeeded", "succeeded")
+    assert (play.status, finally_outputs(store, play)["seen"]) == ("succeeded", "succeeded")
 
 
-def test_its_result_is_part_of_the_runs(store: SqliteStore) -> None:
+def test_names_of_the_finally_step_are_in_the_result(store: SqliteStore) -> None:
     play = RunHarness(store, TEXT % "abort").finish()
     assert play.run.result == {"x": 1, "seen": "succeeded", "why": None, "known": 1, "was": "succeeded"}
 
 
-def test_it_may_be_retried_and_pause(store: SqliteStore) -> None:
+def test_the_finally_step_may_be_retried_and_suspended(store: SqliteStore) -> None:
     text = """
         finally: tidy
         steps:
@@ -96,11 +96,11 @@ def test_it_may_be_retried_and_pause(store: SqliteStore) -> None:
           - {action: set, set: {done: true}}
     """
     play = RunHarness(store, text).finish()
-    assert (play.status, last(store, play)) == ("failed", {"done": True})
+    assert (play.status, finally_outputs(store, play)) == ("failed", {"done": True})
 
 
 @pytest.mark.parametrize("waits", ["wait, seconds: 1h", "callback", "workflow, playbook: other"])
-def test_it_does_not_wait_beyond_its_time(store: SqliteStore, waits: str) -> None:
+def test_the_finally_step_waits_no_longer_than_its_timeout(store: SqliteStore, waits: str) -> None:
     text = f"""
         finally: tidy
         steps:
@@ -115,11 +115,11 @@ def test_it_does_not_wait_beyond_its_time(store: SqliteStore, waits: str) -> Non
     assert play.run.finished_at == pytest.approx(began + 90, abs=1)
 
 
-def test_it_does_not_see_what_a_failed_step_saved_before_a_pause(store: SqliteStore) -> None:
+def test_the_finally_step_does_not_see_names_of_a_failed_step(store: SqliteStore) -> None:
     text = """
         finally: tidy
         steps:
         - {name: a, run: [{action: set, set: {x: 1}}, {action: wait, seconds: 1}, {action: fail, message: no}]}
         - {name: tidy, run: [{action: set, set: {known: "{{ x is defined }}"}}]}
     """
-    assert last(store, RunHarness(store, text).finish()) == {"known": False}
+    assert finally_outputs(store, RunHarness(store, text).finish()) == {"known": False}

@@ -19,17 +19,19 @@ RACE = """
 """
 
 
-class TestAny:
+class TestJoinAny:
     @pytest.mark.parametrize(
         ("b", "c", "d", "winner"), [(1, 2, 3, "b"), (3, 1, 2, "other"), (9, 8, 100, "other")]
     )
-    def test_the_first_goes_on(self, store: SqliteStore, b: int, c: int, d: int, winner: str) -> None:
+    def test_the_first_branch_passes_the_join(
+        self, store: SqliteStore, b: int, c: int, d: int, winner: str
+    ) -> None:
         play = RunHarness(store, RACE, {"b": b, "c": c, "d": d}).finish()
         assert play.result["after"] == winner
         assert play.visit_counts == {"a": 1, "b": 1, "c": 1, "d": 1, "j": 1, "k": 1}
         assert play.run.live == 0
 
-    def test_it_does_not_wait_for_the_others(self, store: SqliteStore) -> None:
+    def test_the_join_does_not_wait_for_other_branches(self, store: SqliteStore) -> None:
         play = RunHarness(store, RACE, {"b": 5, "c": 50, "d": 90})
         before = play.clock()
         while "k" not in play.visit_counts or play.visit("k").status != "succeeded":
@@ -39,7 +41,7 @@ class TestAny:
         assert not play.status.is_final
         assert play.finish().clock() - before == 90
 
-    def test_a_branch_that_failed_is_not_the_first(self, store: SqliteStore) -> None:
+    def test_a_failed_branch_does_not_pass_the_join(self, store: SqliteStore) -> None:
         text = RACE.replace("steps:", "on_error: continue\n    steps:", 1).replace(
             "{action: set, set: {x: b}}", "{action: fail, message: no}"
         )
@@ -50,7 +52,7 @@ class TestAny:
             1,
         )
 
-    def test_nobody_comes(self, store: SqliteStore) -> None:
+    def test_a_join_without_arrivals_does_not_fire(self, store: SqliteStore) -> None:
         text = """
             steps:
             - {name: a, rule: [{case: default, run: [b, c]}]}
@@ -61,7 +63,7 @@ class TestAny:
         play = RunHarness(store, text, {"x": False}).finish()
         assert (play.status, play.visit_counts) == ("succeeded", {"a": 1, "b": 1, "c": 1})
 
-    def test_each_round_has_its_first(self, store: SqliteStore) -> None:
+    def test_each_round_of_a_cycle_has_its_own_first_branch(self, store: SqliteStore) -> None:
         """Those left over from a round are not taken for the first of the next."""
         text = """
             variables: {n: 0}
@@ -77,7 +79,7 @@ class TestAny:
         assert play.visit_counts == {"a": 4, "quick": 3, "slow": 3, "j": 3}
         assert (play.result, play.clock() - before, play.run.live) == ({"n": 3}, 52, 0)
 
-    def test_a_join_behind_it(self, store: SqliteStore) -> None:
+    def test_a_following_join_counts_the_absorbed_branches(self, store: SqliteStore) -> None:
         text = """
             steps:
             - {name: a, rule: [{case: default, run: [b, c, d]}]}
@@ -90,7 +92,7 @@ class TestAny:
         play = RunHarness(store, text).finish()
         assert (play.result, play.visit_counts["k"], play.run.live) == ({"x": 1, "y": 1}, 1, 0)
 
-    def test_a_cancelled_run_goes_on(self, store: SqliteStore) -> None:
+    def test_a_cancelled_run_resumes_after_the_join(self, store: SqliteStore) -> None:
         play = RunHarness(store, RACE, {"b": 5, "c": 50, "d": 90})
         while "j" not in play.visit_counts:
             if not play.execute_next():
@@ -100,8 +102,8 @@ class TestAny:
         assert (play.status, play.visit_counts["j"], play.run.live) == ("succeeded", 1, 0)
 
 
-class TestEach:
-    def test_once_for_each_branch(self, store: SqliteStore) -> None:
+class TestJoinEach:
+    def test_the_step_is_visited_once_for_each_branch(self, store: SqliteStore) -> None:
         text = """
             steps:
             - {name: a, rule: [{case: default, run: [b, c, d]}]}
@@ -116,7 +118,7 @@ class TestEach:
         assert play.visit_counts == {"a": 1, "b": 1, "c": 1, "d": 1, "e": 2, "f": 1}
         assert sorted(visit.number for visit in play.visits if visit.step == "e") == [1, 2]
 
-    def test_all_behind_it_are_each(self, store: SqliteStore) -> None:
+    def test_steps_after_join_each_are_visited_for_each_branch(self, store: SqliteStore) -> None:
         text = """
             steps:
             - {name: a, rule: [{case: default, run: [b, c]}]}

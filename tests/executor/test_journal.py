@@ -31,7 +31,7 @@ def result(store: SqliteStore, folder: Path, text: str) -> Any:
     return finished.result
 
 
-class TestTasks:
+class TestSuspendedTasks:
     TEXT = """
         tasks:
           inner: [{NOTE: "inner\\n"}, {action: wait, seconds: "{{ args.pause }}"}, {action: set, set: {b: "{{ args.pause }}"}}]
@@ -45,12 +45,12 @@ class TestTasks:
           run: [{action: set, set: {pause: 5}}, {task: outer, if: "{{ pause == 5 }}", with: {by: "{{ pause }}"}}, {NOTE: "after\\n"}]
     """
 
-    def test_a_task_goes_on_with_its_arguments(self, store: SqliteStore, tmp_path: Path) -> None:
+    def test_a_task_continues_with_its_arguments(self, store: SqliteStore, tmp_path: Path) -> None:
         """`if` and `with` are not read again: what they were read from has changed."""
         assert result(store, tmp_path, self.TEXT) == {"pause": 1, "b": 5, "c": 10}
         assert done(tmp_path) == {"outer": 1, "inner": 1, "after": 1}
 
-    def test_secrets_are_passed_on_by_reference(
+    def test_secrets_in_arguments_are_stored_as_references(
         self, store: SqliteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("NOETL_SECRET_KEY", "open sesame")
@@ -67,7 +67,7 @@ class TestTasks:
 
     @pytest.mark.parametrize("parallel", ["false", "true"])
     @pytest.mark.parametrize("pause", ["{action: wait, seconds: 1}", "{action: log, message: x}"])
-    def test_what_a_failed_task_has_saved_is_dropped(
+    def test_names_saved_by_a_failed_task_are_dropped(
         self, store: SqliteStore, tmp_path: Path, pause: str, parallel: str
     ) -> None:
         """Also what it saved before it paused, and what that replaced is back."""
@@ -82,7 +82,7 @@ class TestTasks:
         assert result(store, tmp_path, text) == {"y": 7, "z": [False, 7]}
 
 
-class TestParallel:
+class TestSuspendedParallelWork:
     TEXT = """
         steps:
         - name: a
@@ -97,17 +97,17 @@ class TestParallel:
           slow: [{NOTE: "begin\\n"}, {action: set, set: {a: 1}}, {action: wait, seconds: 9}, {action: set, set: {c: "{{ a + 2 }}"}}]
     """
 
-    def test_what_is_done_stays_done(self, store: SqliteStore, tmp_path: Path) -> None:
+    def test_finished_items_do_not_run_again(self, store: SqliteStore, tmp_path: Path) -> None:
         found = result(store, tmp_path, self.TEXT)
         assert (found["a"], found["b"], found["c"], found["all"]) == (1, 2, 3, 4)
         assert done(tmp_path) == {"begin": 1, "once": 1}
 
-    def test_all_wait_at_once(self, store: SqliteStore, tmp_path: Path) -> None:
+    def test_parallel_items_wait_concurrently(self, store: SqliteStore, tmp_path: Path) -> None:
         playing = play(store, tmp_path, self.TEXT)
         before = playing.clock()
         assert playing.finish().clock() - before == 9
 
-    def test_a_failure_does_not_wait_for_those_that_do(self, store: SqliteStore, tmp_path: Path) -> None:
+    def test_a_failure_does_not_wait_for_suspended_items(self, store: SqliteStore, tmp_path: Path) -> None:
         text = """
             steps:
             - {name: a, parallel: true, run: [{action: wait, seconds: 60}, {action: fail, message: no}]}
@@ -118,7 +118,7 @@ class TestParallel:
         assert playing.clock() == before
 
 
-class TestLoops:
+class TestSuspendedLoops:
     STEP = """
         steps:
         - name: a
@@ -135,7 +135,7 @@ class TestLoops:
         ("concurrency", "batch", "seconds"),
         [(1, "", 50), (2, "", 30), (5, "", 10), (40, "", 10), (2, ", batch: 2", 30), (5, ", batch: 3", 20)],
     )
-    def test_items_that_wait_are_at_work(
+    def test_suspended_items_count_as_running(
         self, store: SqliteStore, tmp_path: Path, concurrency: int, batch: str, seconds: float
     ) -> None:
         """No more than `concurrency` are begun and not done."""
@@ -148,7 +148,7 @@ class TestLoops:
 
     @pytest.mark.parametrize("batch", ["", ", batch: 1", ", batch: 3", ", batch: 9"])
     @pytest.mark.parametrize("seconds", [0, 5])
-    def test_loops_of_tasks_and_actions_in_batches(
+    def test_loops_of_tasks_and_actions_run_in_batches(
         self, store: SqliteStore, tmp_path: Path, batch: str, seconds: int
     ) -> None:
         text = f"""
@@ -166,7 +166,7 @@ class TestLoops:
         }
         assert done(tmp_path) == {f"i{n}": 1 for n in range(4)}
 
-    def test_batches_of_two_loops_at_once(self, store: SqliteStore, tmp_path: Path) -> None:
+    def test_two_loops_run_batches_concurrently(self, store: SqliteStore, tmp_path: Path) -> None:
         text = """
             steps:
             - name: a
@@ -180,7 +180,7 @@ class TestLoops:
             "b": [{"y": i} for i in (4, 5, 6, 7, 8)],
         }
 
-    def test_loops_in_loops(self, store: SqliteStore, tmp_path: Path) -> None:
+    def test_nested_loops_continue(self, store: SqliteStore, tmp_path: Path) -> None:
         text = """
             tasks:
               inner:
@@ -197,7 +197,7 @@ class TestLoops:
         assert playing.clock() - before == 4
         assert done(tmp_path) == {"i1": 1, "i3": 1}
 
-    def test_a_failed_item_gives_up_those_that_wait(self, store: SqliteStore, tmp_path: Path) -> None:
+    def test_a_failed_item_abandons_suspended_items(self, store: SqliteStore, tmp_path: Path) -> None:
         text = """
             steps:
             - name: a
@@ -209,7 +209,7 @@ class TestLoops:
         assert playing.finish().error_types == ["Failed"]
         assert playing.clock() == before
 
-    def test_what_fails_later_is_counted(self, store: SqliteStore, tmp_path: Path) -> None:
+    def test_items_that_fail_after_a_suspension_are_counted(self, store: SqliteStore, tmp_path: Path) -> None:
         text = """
             steps:
             - name: a
@@ -220,7 +220,7 @@ class TestLoops:
         assert result(store, tmp_path, text)["found"] == [{"x": 3}, None, {"x": 2}]
 
 
-class TestCases:
+class TestSuspendedCases:
     TEXT = """
         steps:
         - name: a
@@ -235,11 +235,11 @@ class TestCases:
             - {case: default, run: [{NOTE: "never\\n"}]}
     """
 
-    def test_in_place_work_goes_on(self, store: SqliteStore, tmp_path: Path) -> None:
+    def test_in_place_work_continues(self, store: SqliteStore, tmp_path: Path) -> None:
         assert result(store, tmp_path, self.TEXT) == {"x": 1, "y": 2, "z": 4}
         assert done(tmp_path) == {"run": 1, "case": 1}
 
-    def test_in_place_work_after_a_failure(self, store: SqliteStore, tmp_path: Path) -> None:
+    def test_in_place_work_after_a_failure_continues(self, store: SqliteStore, tmp_path: Path) -> None:
         text = """
             steps:
             - name: a
@@ -250,7 +250,7 @@ class TestCases:
         assert (playing.status, playing.result) == ("succeeded", {"why": "Odd"})
         assert playing.visit("a").status is VisitStatus.FAILED
 
-    def test_in_place_work_that_fails_later(self, store: SqliteStore, tmp_path: Path) -> None:
+    def test_in_place_work_may_fail_after_a_suspension(self, store: SqliteStore, tmp_path: Path) -> None:
         text = """
             steps:
             - name: a
@@ -262,7 +262,9 @@ class TestCases:
         assert playing.resume(bad=False).finish().status == "succeeded"
         assert done(tmp_path) == {"run": 1}
 
-    def test_what_failed_in_place_work_has_saved_is_dropped(self, store: SqliteStore, tmp_path: Path) -> None:
+    def test_names_saved_by_failed_in_place_work_are_dropped(
+        self, store: SqliteStore, tmp_path: Path
+    ) -> None:
         text = """
             tasks: {bad: [{action: set, set: {x: 1}}, {action: wait, seconds: 1}, {action: fail, message: no}]}
             steps:
@@ -270,7 +272,7 @@ class TestCases:
         """
         assert result(store, tmp_path, text) == {"y": 2}
 
-    def test_in_place_work_past_max_visits(self, store: SqliteStore, tmp_path: Path) -> None:
+    def test_in_place_work_past_max_visits_continues(self, store: SqliteStore, tmp_path: Path) -> None:
         text = """
             steps:
             - name: a
@@ -286,7 +288,7 @@ class TestCases:
         ("options", "deaths", "error"),
         [("delivery: at_most_once", 1, "StepInterrupted"), ("retry: 1", 5, "WorkerLost")],
     )
-    def test_in_place_work_whose_workers_die(
+    def test_in_place_work_whose_workers_die_is_given_up(
         self, store: SqliteStore, tmp_path: Path, options: str, deaths: int, error: str
     ) -> None:
         """It is given up like any other, and not begun once more for the error of being given up."""
@@ -306,8 +308,10 @@ class TestCases:
         assert done(tmp_path) == {}
 
 
-class TestRetries:
-    def test_a_step_is_tried_again_from_its_last_pause(self, store: SqliteStore, tmp_path: Path) -> None:
+class TestRetriesOfSuspendedWork:
+    def test_a_retried_step_continues_from_its_last_suspension(
+        self, store: SqliteStore, tmp_path: Path
+    ) -> None:
         text = """
             tasks:
               ask: [{NOTE: "before\\n"}, {action: wait, seconds: 5}, {NOTE: "behind\\n"}, {action: shell, command: exit 1, if: "{{ step.attempt < 3 }}"}]
@@ -317,7 +321,7 @@ class TestRetries:
         assert play(store, tmp_path, text).finish().status == "succeeded"
         assert done(tmp_path) == {"before": 1, "behind": 3}
 
-    def test_an_action_is_tried_again(self, store: SqliteStore, tmp_path: Path) -> None:
+    def test_a_retried_action_starts_again(self, store: SqliteStore, tmp_path: Path) -> None:
         """Its attempts go on where they were, and not from the first."""
         text = """
             steps:
@@ -329,7 +333,7 @@ class TestRetries:
         assert playing.clock() - before == 30
         assert done(tmp_path) == {"asked": 3}
 
-    def test_rounds_begin_anew(self, store: SqliteStore, tmp_path: Path) -> None:
+    def test_each_round_starts_without_a_journal(self, store: SqliteStore, tmp_path: Path) -> None:
         text = """
             variables: {n: 0}
             steps:
@@ -340,7 +344,7 @@ class TestRetries:
         assert result(store, tmp_path, text)["n"] == 3
         assert done(tmp_path) == {"begin": 3}
 
-    def test_a_batch_that_is_done_is_not_a_failure(self, store: SqliteStore, tmp_path: Path) -> None:
+    def test_a_finished_batch_is_not_a_failed_attempt(self, store: SqliteStore, tmp_path: Path) -> None:
         """Attempts start anew with the next batch. A callback that has expired meanwhile fails, and the retry asks again."""
         text = """
             tasks: {flaky: [{action: wait, seconds: 2}, {action: shell, command: exit 1, if: "{{ step.attempt == 1 }}"}]}
@@ -365,7 +369,7 @@ class TestRetries:
         playing.execute_next()
         assert done(tmp_path) == {"asked": 2}
 
-    def test_a_journal_that_is_too_large(
+    def test_a_journal_that_is_too_large_fails_the_step(
         self, store: SqliteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("noetl.executor.stores.sql.store.MAX_PAYLOAD_BYTES", 1000)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from noetl.executor import lambda_handler as ours
+from noetl.executor import lambda_handler as handlers
 from noetl.executor.errors import SettingError, StoreError
 from noetl.executor.model.run import Lease, Run, RunStatus
 from noetl.executor.stores import open_store
@@ -41,7 +41,7 @@ CHAIN = (
 
 
 @dataclass
-class Context:
+class FakeLambdaContext:
     seconds: float = 60.0
     aws_request_id: str = "request"
     function_name: str = "step"
@@ -51,7 +51,7 @@ class Context:
 
 
 @dataclass
-class Queue:
+class LambdaQueue:
     """A queue of SQS whose messages are handed to the function by the test."""
 
     aws: Client
@@ -62,8 +62,8 @@ class Queue:
         """The messages that are there, as Lambda hands them over. They are gone from the queue."""
         found: list[dict[str, Any]] = []
         while len(found) < most:
-            asked = {"MaxNumberOfMessages": min(most - len(found), 10), "WaitTimeSeconds": 0}
-            messages = self.aws("sqs").receive_message(QueueUrl=self.url, **asked).get("Messages", ())
+            reply = {"MaxNumberOfMessages": min(most - len(found), 10), "WaitTimeSeconds": 0}
+            messages = self.aws("sqs").receive_message(QueueUrl=self.url, **reply).get("Messages", ())
             if not messages:
                 return found
             for message in messages:
@@ -73,10 +73,12 @@ class Queue:
                 )
         return found
 
-    def drive(self, run: Run, context: Context | None = None) -> RunStatus:
+    def drive(self, run: Run, context: FakeLambdaContext | None = None) -> RunStatus:
         """Hand over what there is until there is nothing; how the run stands then."""
         while records := self.records():
-            assert ours.step({"Records": records}, context or Context()) == {"batchItemFailures": []}
+            assert handlers.step({"Records": records}, context or FakeLambdaContext()) == {
+                "batchItemFailures": []
+            }
         return self.status(run)
 
     def status(self, run: Run) -> RunStatus:
@@ -86,20 +88,20 @@ class Queue:
 
 
 @pytest.fixture
-def queue(aws: Client, monkeypatch: pytest.MonkeyPatch) -> Iterator[Queue]:
+def queue(aws: Client, monkeypatch: pytest.MonkeyPatch) -> Iterator[LambdaQueue]:
     upgrade("noetl")
     url = str(aws("sqs").create_queue(QueueName="noetl")["QueueUrl"])
     monkeypatch.setenv("NOETL_QUEUE", url)
     monkeypatch.setenv("NOETL_STORE", "dynamodb://noetl")
     monkeypatch.setenv("NOETL_ALLOW_NETWORKS", "127.0.0.0/8")
-    ours._warm_state.cache_clear()
+    handlers._warm_state.cache_clear()
     store = open_store()
     assert isinstance(store, DynamoStore)
-    yield Queue(aws, url, store)
-    ours._warm_state.cache_clear()
+    yield LambdaQueue(aws, url, store)
+    handlers._warm_state.cache_clear()
 
 
-def start(queue: Queue, text: str) -> Run:
+def start(queue: LambdaQueue, text: str) -> Run:
     return started(queue.store, text, now=time.time(), origin="service")
 
 
@@ -107,11 +109,11 @@ def failures(answer: dict[str, Any]) -> list[str]:
     return [item["itemIdentifier"] for item in answer["batchItemFailures"]]
 
 
-def test_a_run_is_walked_to_its_end_in_one_invocation(
-    queue: Queue, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+def test_one_invocation_executes_a_whole_run(
+    queue: LambdaQueue, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     run = start(queue, CHAIN)
-    answer = ours.step({"Records": queue.records()}, Context())
+    answer = handlers.step({"Records": queue.records()}, FakeLambdaContext())
     assert answer == {"batchItemFailures": []}
     assert queue.status(run) is RunStatus.SUCCEEDED
     [metrics] = [json.loads(line) for line in capsys.readouterr().out.splitlines() if "_aws" in line]
@@ -123,15 +125,15 @@ def test_a_run_is_walked_to_its_end_in_one_invocation(
     assert len(line["trace_id"]) == 32
 
 
-def test_runs_that_fail_are_counted(queue: Queue, capsys: pytest.CaptureFixture[str]) -> None:
+def test_failed_runs_are_counted(queue: LambdaQueue, capsys: pytest.CaptureFixture[str]) -> None:
     for action in ("{action: fail, type: No, message: not today}", "{action: set, set: {n: 1}}"):
         start(queue, f"name: one\nsteps: [{{name: a, run: [{action}]}}]\n")
-    ours.step({"Records": [*queue.records(), *queue.records()]}, Context())
+    handlers.step({"Records": [*queue.records(), *queue.records()]}, FakeLambdaContext())
     [metrics] = [json.loads(line) for line in capsys.readouterr().out.splitlines() if "_aws" in line]
     assert (metrics["RunsEnded"], metrics["RunsFailed"]) == (2, 1)
 
 
-def test_with_no_time_left_a_step_is_left_to_another_invocation(queue: Queue) -> None:
+def test_without_enough_time_a_step_is_left_to_another_invocation(queue: LambdaQueue) -> None:
     slow = "name: slow\nsteps: [{name: a, timeout: 30s, run: [{action: set, set: {n: 1}}]}]\n"
     run = start(queue, slow)
     [record] = queue.records()
@@ -139,8 +141,8 @@ def test_with_no_time_left_a_step_is_left_to_another_invocation(queue: Queue) ->
     assert not isinstance(claimed, MessageOutcome)
     queue.store.release(run.id, claimed.visit.id, claimed.visit.fence, time.time(), counts=False)
     [record] = queue.records()
-    invocation = ours._LambdaInvocation(
-        ours._warm_state(), Context(60.0), ours.InvocationMetrics("step"), give_up=False
+    invocation = handlers._LambdaInvocation(
+        handlers._warm_state(), FakeLambdaContext(60.0), handlers.InvocationMetrics("step"), give_up=False
     )
     invocation._started -= 40.0  # of the 58 seconds 18 are left
     assert invocation.process_all([record]) == []
@@ -149,7 +151,7 @@ def test_with_no_time_left_a_step_is_left_to_another_invocation(queue: Queue) ->
     assert queue.drive(run) is RunStatus.SUCCEEDED
 
 
-def test_a_step_is_given_up_before_the_invocation_is(queue: Queue) -> None:
+def test_a_step_times_out_before_its_invocation(queue: LambdaQueue) -> None:
     hanging = threading.Event()
 
     def hang(exchange: StubExchange) -> None:
@@ -161,23 +163,23 @@ def test_a_step_is_given_up_before_the_invocation_is(queue: Queue) -> None:
             f'name: x\nsteps: [{{name: a, timeout: 1h, run: [{{action: http, url: "{server.url()}"}}]}}]\n',
         )
         before = time.monotonic()
-        assert queue.drive(run, Context(ours.COMMIT_MARGIN_SECONDS + 1.5)) is RunStatus.FAILED
+        assert queue.drive(run, FakeLambdaContext(handlers.COMMIT_MARGIN_SECONDS + 1.5)) is RunStatus.FAILED
         assert time.monotonic() - before < 20.0
         hanging.set()
     found = queue.store.run("default", run.id)
     assert found is not None and [error["type"] for error in found.errors] == ["Timeout"]
 
 
-def test_messages_that_are_not_ours_do_not_hold_up_the_others(
-    queue: Queue, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_unknown_messages_do_not_block_others(queue: LambdaQueue, capsys: pytest.CaptureFixture[str]) -> None:
     runs = [start(queue, ONE) for _ in range(3)]
     good = queue.records()
     bad = [
         {"messageId": f"bad {n}", "body": body}
         for n, body in enumerate(("", "{}", "[1]", '{"v": 99}', "\ud800", "x" * 300_000))
     ] + [{"messageId": "bad 6"}, {"messageId": "bad 7", "body": None}]
-    answer = ours.step({"Records": [bad[0], good[0], *bad[1:4], good[1], *bad[4:], good[2]]}, Context())
+    answer = handlers.step(
+        {"Records": [bad[0], good[0], *bad[1:4], good[1], *bad[4:], good[2]]}, FakeLambdaContext()
+    )
     assert sorted(failures(answer)) == [f"bad {n}" for n in range(8)]
     assert [queue.status(run) for run in runs] == [RunStatus.SUCCEEDED] * 3
     [metrics] = [json.loads(line) for line in capsys.readouterr().out.splitlines() if "_aws" in line]
@@ -185,12 +187,12 @@ def test_messages_that_are_not_ours_do_not_hold_up_the_others(
 
 
 @pytest.mark.parametrize("position", range(4))
-def test_one_that_cannot_be_walked_comes_again(
-    queue: Queue, position: int, monkeypatch: pytest.MonkeyPatch
+def test_a_message_whose_visit_fails_to_execute_is_delivered_again(
+    queue: LambdaQueue, position: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs = [start(queue, ONE) for _ in range(4)]
     records = queue.records()
-    store = ours._warm_state().store
+    store = handlers._warm_state().store
     claim_message = store.claim_message
 
     def claim(body: str, *rest: Any, **more: Any) -> Any:
@@ -199,22 +201,24 @@ def test_one_that_cannot_be_walked_comes_again(
         return claim_message(body, *rest, **more)
 
     monkeypatch.setattr(store, "claim_message", claim)
-    assert failures(ours.step({"Records": records}, Context())) == [records[position]["messageId"]]
+    assert failures(handlers.step({"Records": records}, FakeLambdaContext())) == [
+        records[position]["messageId"]
+    ]
     assert [queue.status(run) for run in runs].count(RunStatus.SUCCEEDED) == 3
 
 
-def test_one_that_another_worker_has_is_left(queue: Queue) -> None:
+def test_a_message_whose_visit_is_claimed_elsewhere_is_delivered_again(queue: LambdaQueue) -> None:
     start(queue, ONE)
     [record] = queue.records()
     queue.store.claim_message(record["body"], Lease("other", 60.0), time.time())
-    assert failures(ours.step({"Records": [record]}, Context())) == [record["messageId"]]
+    assert failures(handlers.step({"Records": [record]}, FakeLambdaContext())) == [record["messageId"]]
 
 
-def test_a_message_that_comes_again_changes_nothing(queue: Queue) -> None:
+def test_a_repeated_message_changes_nothing(queue: LambdaQueue) -> None:
     run = start(queue, CHAIN)
     records = queue.records()
     for _ in range(3):
-        assert failures(ours.step({"Records": records * 3}, Context())) in (
+        assert failures(handlers.step({"Records": records * 3}, FakeLambdaContext())) in (
             [],
             [records[0]["messageId"]] * 2,
             [records[0]["messageId"]],
@@ -227,9 +231,11 @@ def test_a_message_that_comes_again_changes_nothing(queue: Queue) -> None:
     assert queue.status(run) is RunStatus.SUCCEEDED
 
 
-def test_what_is_given_up_fails_and_its_run_ends(queue: Queue, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dead_letter_fails_its_visit_and_ends_the_run(
+    queue: LambdaQueue, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = start(queue, ONE)
-    answer = ours.dead_letter({"Records": queue.records()}, Context(function_name="dead"))
+    answer = handlers.dead_letter({"Records": queue.records()}, FakeLambdaContext(function_name="dead"))
     assert failures(answer) == []
     found = queue.store.run("default", run.id)
     assert found is not None
@@ -238,18 +244,20 @@ def test_what_is_given_up_fails_and_its_run_ends(queue: Queue, capsys: pytest.Ca
     assert (metrics["GivenUp"], metrics["RunsFailed"], metrics["FunctionName"]) == (1, 1, "dead")
 
 
-def test_what_is_not_ours_stays_among_the_dead_letters(queue: Queue) -> None:
-    assert failures(ours.dead_letter({"Records": [{"messageId": "m", "body": "x"}]}, Context())) == ["m"]
+def test_unknown_messages_stay_in_the_dead_letter_queue(queue: LambdaQueue) -> None:
+    assert failures(
+        handlers.dead_letter({"Records": [{"messageId": "m", "body": "x"}]}, FakeLambdaContext())
+    ) == ["m"]
 
 
-def test_a_sweep_says_what_it_has_found(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sweep_reports_what_it_repaired(queue: LambdaQueue, monkeypatch: pytest.MonkeyPatch) -> None:
     run = start(queue, ONE)
     queue.records()  # and they are lost
-    assert ours.sweep({}, Context()) == {"runs": 1, "sent_again": 0}
+    assert handlers.sweep({}, FakeLambdaContext()) == {"runs": 1, "sent_again": 0}
     later = time.time() + 1000
     with monkeypatch.context() as changed:
-        changed.setattr(ours.time, "time", lambda: later)
-        assert ours.sweep({}, Context()) == {"runs": 1, "sent_again": 1}
+        changed.setattr(handlers.time, "time", lambda: later)
+        assert handlers.sweep({}, FakeLambdaContext()) == {"runs": 1, "sent_again": 1}
     assert queue.records() != []
     assert queue.status(run) is not RunStatus.SUCCEEDED
 
@@ -257,28 +265,28 @@ def test_a_sweep_says_what_it_has_found(queue: Queue, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     "event", [{}, {"Records": None}, {"Records": "x"}, {"Records": [1]}, [], "x", None, 7]
 )
-def test_events_that_are_no_batch(queue: Queue, event: Any) -> None:
+def test_an_event_that_is_no_batch_is_an_error(queue: LambdaQueue, event: Any) -> None:
     with pytest.raises(TypeError, match="not a batch of SQS messages"):
-        ours.step(event, Context())
+        handlers.step(event, FakeLambdaContext())
 
 
-def test_an_empty_batch(queue: Queue) -> None:
-    assert ours.step({"Records": []}, Context()) == {"batchItemFailures": []}
+def test_an_empty_batch_has_no_failures(queue: LambdaQueue) -> None:
+    assert handlers.step({"Records": []}, FakeLambdaContext()) == {"batchItemFailures": []}
 
 
 @pytest.mark.parametrize("url", ["", "sqlite:///x.db", "carrier://pigeon"])
-def test_a_store_that_sends_no_messages(monkeypatch: pytest.MonkeyPatch, url: str, tmp_path: Any) -> None:
+def test_a_store_without_a_queue_is_refused(monkeypatch: pytest.MonkeyPatch, url: str, tmp_path: Any) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("NOETL_STORE", url)
-    ours._warm_state.cache_clear()
+    handlers._warm_state.cache_clear()
     with pytest.raises(SettingError, match="NOETL_STORE") as refused:
-        ours.step({"Records": [{"messageId": "m", "body": "{}"}]}, Context())
+        handlers.step({"Records": [{"messageId": "m", "body": "{}"}]}, FakeLambdaContext())
     # What was left open would be reported, here and not in whichever test comes later.
     del refused
     gc.collect()
 
 
-class TestStart:
+class TestPreload:
     """What is there when the first message comes, in a process of its own."""
 
     CODE = """
@@ -290,7 +298,7 @@ print(aws.client.cache_info().currsize, gc.isenabled())
 """
 
     @pytest.mark.parametrize(
-        ("settings", "told"),
+        ("settings", "output"),
         [
             ({}, ["False False False", "0 True"]),
             ({"AWS_LAMBDA_FUNCTION_NAME": "f"}, ["True True False", "0 True"]),
@@ -314,7 +322,9 @@ print(aws.client.cache_info().currsize, gc.isenabled())
         ],
         ids=["elsewhere", "without a region", "without a store", "DynamoDB", "Postgres"],
     )
-    def test_what_is_loaded(self, settings: dict[str, str], told: list[str]) -> None:
+    def test_the_modules_of_the_store_are_preloaded(
+        self, settings: dict[str, str], output: list[str]
+    ) -> None:
         environ = {
             "PATH": os.environ["PATH"],
             "AWS_CONFIG_FILE": os.devnull,
@@ -328,4 +338,4 @@ print(aws.client.cache_info().currsize, gc.isenabled())
             capture_output=True,
             text=True,
         )
-        assert done.stdout.splitlines() == told
+        assert done.stdout.splitlines() == output

@@ -19,7 +19,7 @@ def result(store: SqliteStore, text: str, **input: Any) -> Any:
 FOUND = [f"{n * n} at {n}" for n in range(7)]
 
 
-class TestActions:
+class TestLoopsOfActions:
     @pytest.mark.parametrize("concurrency", [1, 4])
     def test_results_are_in_the_order_of_the_items(self, store: SqliteStore, concurrency: int) -> None:
         text = """
@@ -34,7 +34,7 @@ class TestActions:
         expected = [{"n": n, "at": f"{at}/3"} for at, n in enumerate("cab", 1)]
         assert result(store, text % concurrency) == {"all": expected}
 
-    def test_what_an_item_saves_leaves_only_through_the_result(self, store: SqliteStore) -> None:
+    def test_names_saved_by_an_item_are_visible_only_in_its_result(self, store: SqliteStore) -> None:
         text = """
             steps:
             - name: a
@@ -58,7 +58,7 @@ class TestActions:
         """
         assert result(store, text) == {"all": [{"n": "a"}, None]}
 
-    def test_no_items_no_work(self, store: SqliteStore) -> None:
+    def test_a_loop_without_items_does_no_work(self, store: SqliteStore) -> None:
         text = "steps: [{name: a, run: [{action: fail, message: no, loop: {items: []}, as: all}]}]"
         assert result(store, text) == {"all": []}
 
@@ -74,7 +74,7 @@ class TestActions:
         (progress,) = (e.payload for e in play.events if e.type == "loop.progress")
         assert (progress["done"], progress["failed"], progress["total"]) == (2, 1, 3)
 
-    def test_failures_may_be_let_go(self, store: SqliteStore) -> None:
+    def test_failures_of_items_may_be_forgiven(self, store: SqliteStore) -> None:
         text = """
             steps:
             - name: a
@@ -90,12 +90,12 @@ class TestActions:
         """
         assert result(store, text) == {"all": [None, None, None], "failed": 1}
 
-    def test_items_that_are_no_list(self, store: SqliteStore) -> None:
+    def test_items_that_are_no_list_fail_the_loop(self, store: SqliteStore) -> None:
         text = "steps: [{name: a, run: [{action: log, message: x, loop: {items: '{{ 3 }}'}}]}]"
         play = RunHarness(store, text).finish()
         assert [e["type"] for e in play.run.errors] == ["ParameterError"]
 
-    def test_a_task_sees_nothing_of_the_loop_around_its_call(self, store: SqliteStore) -> None:
+    def test_a_task_does_not_see_the_loop_around_its_call(self, store: SqliteStore) -> None:
         text = """
             variables: {x: of the run}
             tasks: {look: [{action: set, set: {seen: "{{ x }}"}}]}
@@ -103,7 +103,7 @@ class TestActions:
         """
         assert result(store, text) == {"all": [{"seen": "of the run"}]}
 
-    def test_loops_in_loops(self, store: SqliteStore) -> None:
+    def test_nested_loops_see_both_items(self, store: SqliteStore) -> None:
         text = """
             tasks:
               row:
@@ -116,7 +116,7 @@ class TestActions:
         assert result(store, text) == {"rows": [{"row": ["a1", "a2"]}, {"row": ["b1", "b2"]}]}
 
 
-class TestSteps:
+class TestLoopsOfSteps:
     TEXT = """
         steps:
         - name: a
@@ -133,11 +133,11 @@ class TestSteps:
     @pytest.mark.parametrize(
         "spread", ["", ", batch: 1", ", batch: 3", ", batch: 7", ", batch: 100, concurrency: 4"]
     )
-    def test_the_whole_run_is_done_for_each_item(self, store: SqliteStore, spread: str) -> None:
+    def test_the_whole_work_is_performed_for_each_item(self, store: SqliteStore, spread: str) -> None:
         assert result(store, self.TEXT % (spread, "true")) == {"found": FOUND}
 
     @pytest.mark.parametrize("spread", ["", ", batch: 2"])
-    def test_what_an_item_forgives_does_not_fail_it(self, store: SqliteStore, spread: str) -> None:
+    def test_a_forgiven_failure_does_not_fail_its_item(self, store: SqliteStore, spread: str) -> None:
         text = """
             steps:
             - name: a
@@ -147,7 +147,7 @@ class TestSteps:
         """
         assert result(store, text % spread) == {"all": True}
 
-    def test_a_batch_is_an_invocation(self, store: SqliteStore) -> None:
+    def test_each_batch_is_one_segment(self, store: SqliteStore) -> None:
         play = RunHarness(store, self.TEXT % (", batch: 3", "true"))
         done = []
         while not play.run.status.is_final:
@@ -165,7 +165,7 @@ class TestSteps:
     @pytest.mark.parametrize(
         ("policy", "ending"), [("abort", "failed"), ("continue", "completed_with_errors")]
     )
-    def test_a_resumed_loop_goes_on_with_the_batch_that_failed(
+    def test_a_resumed_loop_continues_with_the_failed_batch(
         self, store: SqliteStore, policy: str, ending: str
     ) -> None:
         text = f"\n        on_error: {policy}{self.TEXT}".replace(
@@ -178,7 +178,7 @@ class TestSteps:
         counts = [e.payload["done"] for e in play.events if e.type == "loop.progress"]
         assert counts == [2, 4, 5, 6, 7]
 
-    def test_a_batch_that_gives_what_is_not_plain_data(
+    def test_a_batch_whose_data_is_not_json_fails_the_step(
         self, store: SqliteStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("noetl.executor.engine.attempts.handler", lambda _: lambda _: {1, 2})

@@ -19,11 +19,11 @@ from tests.executor.fake_handler import (
 )
 
 
-def test_nothing_to_do() -> None:
+def test_empty_work_succeeds() -> None:
     assert outcome_of() == Outcome()
 
 
-def test_the_outcome_is_that_of_the_last_item(probe: FakeHandler) -> None:
+def test_the_outcome_of_work_is_that_of_its_last_item(probe: FakeHandler) -> None:
     found = outcome_of(fake_action("one", save_as="a"), fake_action("two", save_as="b"))
     assert found == Outcome(True, "two", None, "probe", saved={"a": "one", "b": "two"})
 
@@ -33,7 +33,7 @@ def test_later_items_see_earlier_ones(probe: FakeHandler) -> None:
     assert probe.calls[1].parameters == {"say": "one two"}
 
 
-def test_a_failure_ends_the_work(probe: FakeHandler) -> None:
+def test_a_failure_ends_sequential_work(probe: FakeHandler) -> None:
     probe.answers = [ActionError("Custom", "no", status=500, details={"a": 1})]
     found = outcome_of(fake_action(), fake_action())
     assert failure_of(found) == ("Custom", "no")
@@ -42,7 +42,7 @@ def test_a_failure_ends_the_work(probe: FakeHandler) -> None:
     assert (found.saved, len(probe.calls)) == ({}, 1)
 
 
-def test_a_forgiven_failure_does_not(probe: FakeHandler) -> None:
+def test_a_forgiven_failure_does_not_end_the_work(probe: FakeHandler) -> None:
     probe.answers = [ActionError("Custom", "no"), "two"]
     assert outcome_of(fake_action(forgiven=True, save_as="a"), fake_action(save_as="b")).saved == {"b": "two"}
     probe.answers = [ActionError("Custom", "no")]
@@ -50,7 +50,7 @@ def test_a_forgiven_failure_does_not(probe: FakeHandler) -> None:
     assert (last.success, last.failed, last.forgiven) == (False, False, True)
 
 
-def test_conditions(probe: FakeHandler) -> None:
+def test_an_item_whose_condition_is_false_is_skipped(probe: FakeHandler) -> None:
     found = outcome_of(fake_action("one", condition="{{ false }}", save_as="a"))
     assert found == Outcome(action="probe", skipped=True)
     assert outcome_of(fake_action("one", condition="{{ 'False' }}", save_as="a")).saved == {"a": "one"}
@@ -61,31 +61,31 @@ def test_conditions(probe: FakeHandler) -> None:
     assert len(probe.calls) == 1
 
 
-def test_no_time_is_left(probe: FakeHandler) -> None:
+def test_work_past_its_deadline_fails(probe: FakeHandler) -> None:
     found = perform(work_context(seconds=-1), [fake_action()], Scope(RUN, VISIT), "run")
     assert failure_of(found) == ("Timeout", "the action ran out of time")
     assert probe.calls == []
 
 
-class TestTasks:
-    def test_args_are_those_of_the_call(self, probe: FakeHandler) -> None:
+class TestTaskCalls:
+    def test_a_task_reads_the_args_of_its_call(self, probe: FakeHandler) -> None:
         tasks = {"t": Task((fake_action("{{ args.x }} {{ a }}", save_as="b"),))}
         work = [fake_action("one", save_as="a"), TaskCall("t", {"x": "{{ a }}!"}, save_as="c")]
         found = perform(work_context(tasks), work, Scope(RUN, VISIT), "run")
         assert found.saved == {"a": "one", "b": "one! one", "c": "one! one"}
         assert probe.calls[1].idempotency_key == Scope(RUN, VISIT).idempotency_key("run.1/t.0")
 
-    def test_args_of_an_outer_task_are_not_seen(self, probe: FakeHandler) -> None:
+    def test_a_task_does_not_see_args_of_an_outer_task(self, probe: FakeHandler) -> None:
         tasks = {"outer": Task((TaskCall("inner", {}),)), "inner": Task((fake_action("{{ args.x }}"),))}
         found = perform(work_context(tasks), [TaskCall("outer", {"x": 1})], Scope(RUN, VISIT), "run")
         assert failure_of(found) == ("UndefinedName", "`say`: `x` is undefined in an empty object")
 
-    def test_what_a_failed_task_saved_is_dropped(self, probe: FakeHandler) -> None:
+    def test_names_saved_by_a_failed_task_are_dropped(self, probe: FakeHandler) -> None:
         tasks = {"t": Task((fake_action("one", save_as="a"), fake_action("{{ x }}")))}
         work = [TaskCall("t", {}, forgiven=True), fake_action("two", save_as="b")]
         assert perform(work_context(tasks), work, Scope(RUN, VISIT), "run").saved == {"b": "two"}
 
-    def test_a_forgiven_failure_in_a_task_is_forgiven(self, probe: FakeHandler) -> None:
+    def test_a_forgiven_failure_does_not_fail_the_task(self, probe: FakeHandler) -> None:
         probe.answers = [ActionError("Custom", "no")]
         found = perform(
             work_context({"t": Task((fake_action(forgiven=True),))}),
@@ -96,14 +96,14 @@ class TestTasks:
         assert not found.failed
 
 
-class TestTogether:
-    def test_items_do_not_see_each_other(self, probe: FakeHandler) -> None:
+class TestParallelItems:
+    def test_parallel_items_do_not_see_each_other(self, probe: FakeHandler) -> None:
         work = [fake_action("{{ a }} one", save_as="a"), fake_action("{{ a }} two", save_as="b")]
         found = outcome_of(*work, scope=Scope(RUN, VISIT, saved={"a": "zero"}), parallel=True)
         assert found.saved == {"a": "zero one", "b": "zero two"}
         assert found.data == ["zero one", "zero two"]
 
-    def test_items_really_run_together(self, probe: FakeHandler, tmp_path: Path) -> None:
+    def test_parallel_items_run_concurrently(self, probe: FakeHandler, tmp_path: Path) -> None:
         """Each waits for the other, through two pipes."""
         one, two = tmp_path / "one", tmp_path / "two"
         work = [
@@ -119,11 +119,11 @@ class TestTogether:
         found = outcome_of(*work, parallel=True)
         assert [data["stdout"].strip() for data in found.data] == ["y", "x"]
 
-    def test_the_first_failure_in_the_order_written_counts(self, probe: FakeHandler) -> None:
+    def test_the_first_failure_in_source_order_is_reported(self, probe: FakeHandler) -> None:
         work = [fake_action("fine"), Action("fail", {"message": "one"}), Action("fail", {"message": "two"})]
         for _ in range(5):
             assert failure_of(outcome_of(*work, parallel=True)) == ("Failed", "one")
 
-    def test_all_end_before_the_work_does(self, probe: FakeHandler) -> None:
+    def test_parallel_work_ends_after_all_its_items(self, probe: FakeHandler) -> None:
         outcome_of(Action("fail", {"message": "one"}), fake_action("x"), fake_action("y"), parallel=True)
         assert len(probe.calls) == 2

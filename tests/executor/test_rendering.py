@@ -29,7 +29,7 @@ def refusal(value: Any, parameter: Parameter | None, **names: Any) -> ActionErro
     return caught.value
 
 
-def test_values_keep_their_type_and_text_is_text() -> None:
+def test_rendered_values_keep_their_types() -> None:
     names: dict[str, Any] = {"n": 1, "l": [1], "s": "x"}
     assert rendered(
         {"a": ["{{ n }}", " {{ l }} ", "n={{ n }}", "{{ s }}", 5, None], "{{ n }}": 1}, **names
@@ -39,7 +39,7 @@ def test_values_keep_their_type_and_text_is_text() -> None:
     }
 
 
-def test_what_a_parameter_refuses_is_a_wrong_parameter() -> None:
+def test_a_rejected_value_is_a_parameter_error() -> None:
     def refuses(value: Any) -> str | None:
         return "write `b`" if value == "a" else None
 
@@ -59,7 +59,7 @@ def test_what_a_parameter_refuses_is_a_wrong_parameter() -> None:
         assert caught.value.message == f"`{name}` cannot be {shown}: write `b`"
 
 
-def test_text_that_says_raw_is_plain_text() -> None:
+def test_text_of_a_raw_block_is_plain_text() -> None:
     assert type(rendered("{{ s | raw }}", s="x")) is str
 
 
@@ -71,11 +71,11 @@ def test_text_that_says_raw_is_plain_text() -> None:
         ("{{ 'x' * 10**9 }}", "LimitExceeded"),
     ],
 )
-def test_what_has_no_value(text: str, type_: str) -> None:
+def test_a_template_without_a_value_fails(text: str, type_: str) -> None:
     assert refusal(text, PLAIN).type == type_
 
 
-class TestSql:
+class TestSqlRendering:
     def test_values_are_bound_and_names_are_quoted(self) -> None:
         sql = rendered(
             "select * from {{ t | identifier }} where a = {{ a }} and b = {{ b | raw }}",
@@ -86,10 +86,10 @@ class TestSql:
         )
         assert sql == Sql(("select * from ", SqlIdentifier("t"), " where a = ", Bind([1]), " and b = ", "c"))
 
-    def test_each_statement_of_a_list(self) -> None:
+    def test_each_statement_of_a_list_is_rendered(self) -> None:
         assert rendered(["a", "b {{ x }}"], SQL, x=1) == [Sql(("a",)), Sql(("b ", Bind(1)))]
 
-    def test_only_what_the_author_says_is_raw(self) -> None:
+    def test_only_the_raw_filter_inserts_text(self) -> None:
         assert rendered("select {{ x if true else (x | raw) }}", SQL, x="1").parts[1] == Bind("1")
 
     @pytest.mark.parametrize("text", ["{{ q }}", " {{ q }} ", "{{ q }}{{ q }}"])
@@ -99,11 +99,11 @@ class TestSql:
     def test_blocks_are_refused(self) -> None:
         assert refusal("select {% if true %}1{% endif %}", SQL).type == "ParameterError"
 
-    def test_an_identifier_is_quoted_as_one(self) -> None:
+    def test_an_identifier_with_dots_is_one_name(self) -> None:
         assert SqlIdentifier('a"."b').quoted == '"a"".""b"'
 
 
-class TestShell:
+class TestShellRendering:
     @pytest.mark.parametrize(
         ("value", "word"),
         [("x", "x"), ("a b", "'a b'"), ("", "''"), (None, "''"), (5, "5"), (True, "true"), ([1, "a b"], "'[1,\"a b\"]'"), ("it's", "'it'\"'\"'s'")],
@@ -123,14 +123,14 @@ class TestShell:
             "",
         ]
 
-    def test_a_whole_list(self) -> None:
+    def test_a_list_value_is_a_list_of_arguments(self) -> None:
         assert rendered("{{ v }}", SHELL, v=["echo", 1]) == ["echo", "1"]
 
-    def test_a_command_that_is_one_value_is_one_word(self) -> None:
+    def test_a_command_from_one_value_is_one_word(self) -> None:
         assert rendered("{{ v }}", SHELL, v="rm -rf /") == "'rm -rf /'"
 
 
-class TestUrl:
+class TestUrlRendering:
     @pytest.mark.parametrize(
         ("text", "expected"),
         [
@@ -146,31 +146,31 @@ class TestUrl:
             ("https://x.test/?a={{ none }}&b={{ true }}&c={{ [1] }}", "https://x.test/?a=&b=true&c=%5B1%5D"),
         ],
     )
-    def test_values_are_encoded_where_they_are_parts(self, text: str, expected: str) -> None:
+    def test_values_inside_a_url_are_percent_encoded(self, text: str, expected: str) -> None:
         names = {"v": "a b/c?#%", "base": "http://h:1/p", "host": "h", "scheme": "https", "port": 8}
         assert rendered(text, URL, **names) == expected
 
     @pytest.mark.parametrize("value", ["..", "a/../b", "..\\a", "../..", None])
-    def test_a_path_cannot_be_climbed(self, value: Any) -> None:
+    def test_a_value_cannot_contain_a_parent_segment(self, value: Any) -> None:
         assert refusal("https://x.test/a/{{ v }}/b", URL, v=value).type == "ParameterError"
 
     @pytest.mark.parametrize(
         "text", ["/{{ d }}{{ d }}/b", "/.{{ d }}", "/{{ d }}", "/%2e{{ d }}?x=1", "/{{ d }}%2E/b"]
     )
-    def test_not_even_together(self, text: str) -> None:
+    def test_a_template_cannot_build_a_dot_segment(self, text: str) -> None:
         assert refusal(f"https://x.test{text}", URL, d=".").type == "ParameterError"
 
-    def test_dots_elsewhere_are_dots(self) -> None:
+    def test_dots_outside_of_the_path_are_kept(self) -> None:
         assert (
             rendered("https://x.test/{{ v }}?q={{ d }}", URL, v="a..b", d="..") == "https://x.test/a..b?q=.."
         )
 
     @pytest.mark.parametrize("value", [None, {"a": 1}, [1]])
-    def test_what_is_no_address(self, value: Any) -> None:
+    def test_a_url_from_a_non_text_value_is_refused(self, value: Any) -> None:
         assert refusal("{{ v }}", URL, v=value).type == "ParameterError"
 
 
-class TestSecrets:
+class TestSecretRendering:
     @pytest.fixture(autouse=True)
     def secret(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("NOETL_SECRET_TOKEN", "token-of-a-test")
@@ -184,15 +184,15 @@ class TestSecrets:
             ("{{ secrets.TOKEN | upper }}", "TOKEN-OF-A-TEST"),
         ],
     )
-    def test_they_are_revealed_where_they_may_stand(self, text: str, expected: str) -> None:
+    def test_secrets_are_revealed_in_parameters_that_accept_them(self, text: str, expected: str) -> None:
         assert rendered({"a": [text]}, TRUSTED) == {"a": [expected]}
 
     @pytest.mark.parametrize("parameter", [PLAIN, SQL, SHELL, URL])
-    def test_they_are_refused_elsewhere(self, parameter: Parameter) -> None:
+    def test_secrets_are_refused_in_other_parameters(self, parameter: Parameter) -> None:
         error = refusal("select {{ secrets.TOKEN }}", parameter)
         assert (error.type, error.message) == ("ParameterError", "`secrets` is not allowed here")
 
-    def test_they_are_passed_by_reference_and_revealed_late(self) -> None:
+    def test_secrets_in_args_are_references_until_they_are_used(self) -> None:
         args = rendered(
             {"token": "{{ secrets.TOKEN }}", "deep": {"list": ["{{ secrets.TOKEN }}"]}, "n": 1}, None
         )
@@ -204,10 +204,10 @@ class TestSecrets:
         assert rendered("{{ args }}", TRUSTED, args=args)["token"] == "token-of-a-test"
         assert isinstance(args["token"], SecretReference)
 
-    def test_text_around_a_reference_is_refused(self) -> None:
+    def test_text_around_a_secret_reference_is_refused(self) -> None:
         assert "must be passed alone" in refusal("Bearer {{ secrets.TOKEN }}", None).message
 
-    def test_one_that_is_missing_names_its_setting(self) -> None:
+    def test_the_error_of_an_unknown_secret_names_its_setting(self) -> None:
         error = refusal("{{ secrets.MISSING }}", TRUSTED)
         assert error.type == "ParameterError"
         assert "NOETL_SECRET_MISSING" in error.message
@@ -227,7 +227,7 @@ DECLARATION = ActionDeclaration(
 )
 
 
-def test_all_parameters_of_an_action() -> None:
+def test_all_parameters_of_an_action_are_rendered() -> None:
     given = {"text": "{{ x }}", "level": "INFO", "either": "{{ none }}", "anything": "{{ none }}"}
     assert render_parameters(DECLARATION, given, {"x": "y"}.__getitem__) == {
         "text": "y",
@@ -249,7 +249,7 @@ def test_all_parameters_of_an_action() -> None:
         ({"text": "", "other": 1}, "`try` has no parameter `other`"),
     ],
 )
-def test_parameters_of_the_wrong_kind_are_named(given: Mapping[str, Any], message: str) -> None:
+def test_the_error_names_a_parameter_of_the_wrong_kind(given: Mapping[str, Any], message: str) -> None:
     with pytest.raises(ActionError) as caught:
         check_kinds(DECLARATION, given)
     assert (caught.value.type, caught.value.retryable, caught.value.message) == (
@@ -259,13 +259,13 @@ def test_parameters_of_the_wrong_kind_are_named(given: Mapping[str, Any], messag
     )
 
 
-def test_the_parameter_without_a_value_is_named() -> None:
+def test_the_error_names_a_parameter_without_a_value() -> None:
     with pytest.raises(ActionError, match="`text`: ") as caught:
         render_parameters(DECLARATION, {"text": "{{ missing }}"}, NOTHING.__getitem__)
     assert (caught.value.type, caught.value.retryable) == ("UndefinedName", False)
 
 
-def test_exactly_one_of_the_alternatives() -> None:
+def test_exactly_one_alternative_must_be_given() -> None:
     parameters = {name: Parameter((Kind.ANY,), "") for name in ("a", "b")}
     declaration = ActionDeclaration("try", "", parameters, one_of=("a", "b"))
     assert check_kinds(declaration, {"a": 1}) == {"a": 1}
@@ -275,7 +275,7 @@ def test_exactly_one_of_the_alternatives() -> None:
 
 
 @pytest.mark.parametrize("text", ["{{ secrets.TOKEN | to_datetime }}", "{{ {}[secrets.TOKEN | upper] }}"])
-def test_what_goes_wrong_with_a_secret_does_not_tell_it(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_does_not_reveal_a_secret(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NOETL_SECRET_TOKEN", "correct-horse")
     with pytest.raises(ActionError) as caught:
         render(text, Parameter((Kind.ANY,), "", secrets=True), {}.__getitem__)

@@ -21,7 +21,7 @@ CHAIN = """
 """
 
 
-def started_from(play: RunHarness, step: str, **given: Any) -> RunHarness:
+def restart_from(play: RunHarness, step: str, **given: Any) -> RunHarness:
     """The run that begins at a step of this one."""
     store = play.store
     visits = store.visits_with_outputs(play.id)
@@ -35,9 +35,9 @@ def started_from(play: RunHarness, step: str, **given: Any) -> RunHarness:
     return again
 
 
-def test_it_knows_what_was_known_there(store: SqliteStore) -> None:
+def test_a_restarted_run_has_the_names_from_before_the_step(store: SqliteStore) -> None:
     play = RunHarness(store, CHAIN, {"start": 1, "bad": True}).finish()
-    again = started_from(play, "three", bad=False).finish()
+    again = restart_from(play, "three", bad=False).finish()
     assert (again.status, again.result) == ("succeeded", {"all": [1, 2, 4], "seen": 1})
     assert (again.run.resumed_from, again.id != play.id) == (play.id, True)
     assert again.events[0].payload == {"playbook": "play", "resumed_from": play.id}
@@ -45,36 +45,36 @@ def test_it_knows_what_was_known_there(store: SqliteStore) -> None:
     assert play.run.status == "failed"
 
 
-def test_what_came_behind_is_forgotten(store: SqliteStore) -> None:
+def test_names_saved_after_the_step_are_dropped(store: SqliteStore) -> None:
     play = RunHarness(store, CHAIN, {"start": 1, "bad": False}).finish()
-    again = started_from(play, "two", start=5).finish()
+    again = restart_from(play, "two", start=5).finish()
     assert again.result == {"all": [1, 2, 4], "seen": 1}
     assert [visit.step for visit in again.visits] == ["one", "two", "three"]
 
 
-def test_from_the_beginning(store: SqliteStore) -> None:
+def test_a_run_can_restart_from_its_first_step(store: SqliteStore) -> None:
     play = RunHarness(store, CHAIN, {"start": 1, "bad": False}).finish()
-    assert started_from(play, "one", start=5).finish().result == {"all": [5, 6, 12], "seen": 5}
+    assert restart_from(play, "one", start=5).finish().result == {"all": [5, 6, 12], "seen": 5}
 
 
-def test_from_a_step_that_was_not_reached(store: SqliteStore) -> None:
+def test_a_run_can_restart_from_an_unvisited_step(store: SqliteStore) -> None:
     text = """
         steps:
         - {name: one, run: [{action: set, set: {a: 1}}], rule: [{case: "{{ input.x }}", run: [two]}]}
         - {name: two, run: [{action: set, set: {b: "{{ a + 1 }}"}}]}
     """
     play = RunHarness(store, text, {"x": False}).finish()
-    assert started_from(play, "two").finish().result == {"a": 1, "b": 2}
+    assert restart_from(play, "two").finish().result == {"a": 1, "b": 2}
 
 
-def test_it_can_be_resumed_itself(store: SqliteStore, tmp_path: Path) -> None:
+def test_a_restarted_run_can_be_resumed(store: SqliteStore, tmp_path: Path) -> None:
     play = RunHarness(store, CHAIN, {"start": 1, "bad": True}).finish()
-    again = started_from(play, "three").finish()
+    again = restart_from(play, "three").finish()
     assert again.error_types == ["Failed"]
     assert again.resume(bad=False).finish().result["all"] == [1, 2, 4]
 
 
-def test_visits_are_counted_anew(store: SqliteStore) -> None:
+def test_a_restarted_run_counts_visits_from_one(store: SqliteStore) -> None:
     text = """
         variables: {n: 0}
         steps:
@@ -85,12 +85,12 @@ def test_visits_are_counted_anew(store: SqliteStore) -> None:
         - {name: meet, max_visits: 3, rule: [{case: default, run: [top]}, {case: error, run: []}]}
     """
     play = RunHarness(store, text).finish()
-    again = started_from(play, "top").finish()
+    again = restart_from(play, "top").finish()
     assert (play.result, again.result) == ({"n": 4}, {"n": 7})
 
 
 @pytest.mark.parametrize("step", ["left", "right"])
-def test_not_from_a_branch_beside_others(store: SqliteStore, step: str) -> None:
+def test_a_run_cannot_restart_inside_a_region(store: SqliteStore, step: str) -> None:
     text = """
         steps:
         - {name: fork, rule: [{case: default, run: [left, right]}]}
@@ -100,19 +100,19 @@ def test_not_from_a_branch_beside_others(store: SqliteStore, step: str) -> None:
     """
     play = RunHarness(store, text).finish()
     with pytest.raises(RejectedError, match="`meet`") as found:
-        started_from(play, step)
+        restart_from(play, step)
     assert found.value.reason == "inside_region"
-    assert started_from(play, "meet").finish().visit_counts == {"fork": 1, "left": 1, "right": 1, "meet": 1}
-    assert started_from(play, "fork").finish().status == "succeeded"
+    assert restart_from(play, "meet").finish().visit_counts == {"fork": 1, "left": 1, "right": 1, "meet": 1}
+    assert restart_from(play, "fork").finish().status == "succeeded"
 
 
-def test_not_from_a_run_that_has_not_ended(store: SqliteStore) -> None:
+def test_an_unfinished_run_cannot_restart(store: SqliteStore) -> None:
     with pytest.raises(RejectedError) as found:
-        started_from(RunHarness(store, CHAIN, {"start": 1, "bad": True}), "two")
+        restart_from(RunHarness(store, CHAIN, {"start": 1, "bad": True}), "two")
     assert found.value.reason == "not_ended"
 
 
-def test_failures_that_ended_branches_are_over(store: SqliteStore) -> None:
+def test_failures_of_ended_branches_are_not_repeated(store: SqliteStore) -> None:
     text = """
         on_error: continue
         steps:
@@ -123,32 +123,32 @@ def test_failures_that_ended_branches_are_over(store: SqliteStore) -> None:
     """
     play = RunHarness(store, text).finish()
     assert play.status == "completed_with_errors"
-    again = started_from(play, "end").finish()
+    again = restart_from(play, "end").finish()
     assert (again.status, again.result) == ("succeeded", {"a": 1, "b": 1})
 
 
-def test_not_from_the_step_that_runs_last(store: SqliteStore) -> None:
+def test_a_run_cannot_restart_from_the_finally_step(store: SqliteStore) -> None:
     text = """
         finally: last
         steps: [{name: a, run: [{action: set, set: {x: {}}}]}, {name: last, run: [{action: log, message: x}]}]
     """
     play = RunHarness(store, text).finish()
     with pytest.raises(RejectedError, match="is the finally step") as found:
-        started_from(play, "last")
+        restart_from(play, "last")
     assert found.value.reason == "unknown_step"
 
 
-def test_empty_results_are_remembered(store: SqliteStore) -> None:
+def test_empty_results_are_kept(store: SqliteStore) -> None:
     text = """
         steps:
         - {name: a, run: [{action: set, set: {}}], rule: [{case: default, run: [b]}]}
         - {name: b, run: [{action: set, set: {x: "{{ steps.a.result }}"}}]}
     """
     play = RunHarness(store, text).finish()
-    assert started_from(play, "b").finish().result == play.result == {"x": {}}
+    assert restart_from(play, "b").finish().result == play.result == {"x": {}}
 
 
-def test_what_a_failed_branch_had_saved_before_a_pause_is_not_known(store: SqliteStore) -> None:
+def test_names_of_a_failed_branch_are_unknown_after_a_restart(store: SqliteStore) -> None:
     text = """
         on_error: continue
         steps:
@@ -158,4 +158,4 @@ def test_what_a_failed_branch_had_saved_before_a_pause_is_not_known(store: Sqlit
         - {name: end, run: [{action: set, set: {b: "{{ x is defined }}"}}]}
     """
     play = RunHarness(store, text).finish()
-    assert started_from(play, "end").finish().result == play.result == {"b": False}
+    assert restart_from(play, "end").finish().result == play.result == {"b": False}

@@ -26,7 +26,7 @@ FORK = """
 """
 
 
-def test_a_branch_that_had_ended_in_a_failure_comes_to_the_join_again(store: SqliteStore) -> None:
+def test_a_resumed_failed_branch_arrives_at_the_join(store: SqliteStore) -> None:
     play = RunHarness(store, FORK).finish()
     assert (play.status, play.run.result) == ("completed_with_errors", {"y": 2, "sum": 2})
     play.resume(ok=True).finish()
@@ -40,13 +40,13 @@ def test_a_branch_that_had_ended_in_a_failure_comes_to_the_join_again(store: Sql
     ]
 
 
-def test_a_branch_that_fails_again_ends_again(store: SqliteStore) -> None:
+def test_a_resumed_branch_that_fails_again_ends(store: SqliteStore) -> None:
     play = RunHarness(store, FORK).finish()
     play.resume().finish()
     assert (play.status, play.run.live, play.run.failed_branches) == ("completed_with_errors", 0, 1)
 
 
-def test_a_run_whose_output_alone_had_no_value_is_ended_anew(store: SqliteStore) -> None:
+def test_resuming_a_run_with_only_an_output_error_evaluates_the_output_again(store: SqliteStore) -> None:
     text = """
         input: {key: {type: string, default: missing}}
         steps: [{name: a, run: [{action: set, set: {x: {found: 1}}}]}]
@@ -59,7 +59,7 @@ def test_a_run_whose_output_alone_had_no_value_is_ended_anew(store: SqliteStore)
 
 
 @pytest.mark.parametrize("policy", ["abort", "continue"])
-def test_a_failed_step_goes_on_behind_its_last_pause(store: SqliteStore, policy: str) -> None:
+def test_a_resumed_step_continues_after_its_last_suspension(store: SqliteStore, policy: str) -> None:
     text = """
         on_error: %s
         input: {ok: {type: boolean, default: false}}
@@ -79,7 +79,7 @@ def test_a_failed_step_goes_on_behind_its_last_pause(store: SqliteStore, policy:
 
 
 @pytest.mark.parametrize("policy", ["abort", "continue"])
-def test_a_step_whose_in_place_work_failed_begins_anew(store: SqliteStore, policy: str) -> None:
+def test_a_resumed_step_with_failed_in_place_work_starts_again(store: SqliteStore, policy: str) -> None:
     text = """
         on_error: %s
         input: {ok: {type: boolean, default: false}}
@@ -94,7 +94,7 @@ def test_a_step_whose_in_place_work_failed_begins_anew(store: SqliteStore, polic
     assert (play.status, play.run.result) == ("succeeded", {"n": 1})
 
 
-def test_a_step_that_runs_last_again_has_time_of_its_own(store: SqliteStore) -> None:
+def test_the_finally_step_of_a_resumed_run_has_its_own_timeout(store: SqliteStore) -> None:
     text = """
         timeout: 10s
         finally: tidy

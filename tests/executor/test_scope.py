@@ -38,26 +38,26 @@ def value(scope: Scope, expression: str, position: str = "run.0", **options: Any
     return parse_template("{{ " + expression + " }}").evaluate(scope.lookup(position, **options))
 
 
-def test_names_are_looked_up_in_order() -> None:
+def test_names_are_resolved_in_order() -> None:
     known = scope(loaded={"v": "loaded", "l": "loaded"}, saved={"l": "saved"})
     expected = {"l": "saved", "v": "loaded", "i": "variable", "a": "input", "e": "environment"}
     assert {name: value(known, name) for name in expected} == expected
     assert value(scope(), "input.i ~ environment.i") == "inputenvironment"
 
 
-def test_a_name_that_is_nowhere() -> None:
+def test_an_unknown_name_has_no_value() -> None:
     with pytest.raises(EvaluationError, match="`x` is undefined"):
         value(scope(), "x")
     assert value(scope(), "x | default(1)") == 1
 
 
 @pytest.mark.parametrize("name", ["result", "args"])
-def test_names_that_are_known_in_places_only(name: str) -> None:
+def test_some_built_in_names_are_known_only_in_some_places(name: str) -> None:
     with pytest.raises(EvaluationError, match=f"`{name}` is undefined"):
         value(scope(), name)
 
 
-def test_given_names_hide_saved_ones() -> None:
+def test_built_in_names_hide_saved_names() -> None:
     assert value(scope(saved={"input": 1, "run": 1, "step": 1}), "[input.i, run.id, step.name]") == [
         "input",
         "r1",
@@ -65,7 +65,7 @@ def test_given_names_hide_saved_ones() -> None:
     ]
 
 
-def test_run_and_step() -> None:
+def test_run_and_step_have_their_attributes() -> None:
     run = {"id": "r1", "started_at": "1970-01-01T00:00:10.000000Z", "playbook": "play", "version": "2"}
     assert value(scope(), "run") == run
     step = value(scope(), "step")
@@ -73,7 +73,7 @@ def test_run_and_step() -> None:
     assert step["idempotency_key"] == scope().idempotency_key("run.0")
 
 
-def test_the_outcome_is_known_afterwards() -> None:
+def test_the_outcome_is_known_after_the_work() -> None:
     before = scope(saved={"x": 1, "y": 1})
     after = before.with_outcome(Outcome(False, None, ERROR, "http", saved={"y": 2}))
     found = value(after, "[result.success, result.error.type, error.message, result.action, y, x is defined]")
@@ -81,31 +81,31 @@ def test_the_outcome_is_known_afterwards() -> None:
     assert value(before, "[error, x, y]") == [None, 1, 1]
 
 
-def test_a_forgiven_failure_is_no_error() -> None:
+def test_a_forgiven_failure_sets_no_error() -> None:
     after = scope().with_outcome(Outcome(False, None, ERROR, "http", forgiven=True))
     assert value(after, "[result.success, result.error.type, error]") == [False, "Failed", None]
 
 
-def test_the_error_of_an_attempt() -> None:
+def test_the_error_of_an_attempt_is_known_in_its_retry_condition() -> None:
     assert value(scope(), "error.type", error=ERROR) == "Failed"
 
 
-def test_args_of_a_task() -> None:
+def test_args_are_known_in_a_task() -> None:
     assert value(scope(), "args.x", args={"x": 1}) == 1
 
 
-def test_a_copy_saves_for_itself() -> None:
+def test_a_copy_has_its_own_saved_names() -> None:
     first = scope(saved={"x": 1})
     second = first.copy()
     second.saved["x"] = 2
     assert value(first, "x") == 1
 
 
-def test_now_is_when_the_attempt_began() -> None:
+def test_now_is_the_start_of_the_segment() -> None:
     assert value(scope(), "now()") == "1970-01-01T00:00:20+00:00"
 
 
-def test_uuids_are_derived_from_where_they_stand() -> None:
+def test_uuids_are_derived_from_their_position() -> None:
     one = value(scope(), "[uuid(), uuid()]")
     assert one == value(scope(), "[uuid(), uuid()]")
     others = [
@@ -118,12 +118,12 @@ def test_uuids_are_derived_from_where_they_stand() -> None:
     assert all(uuid[14] == "4" for uuid in one)
 
 
-def test_uuids_of_one_place_differ_from_template_to_template() -> None:
+def test_uuids_of_one_position_differ_between_calls() -> None:
     lookup = scope().lookup("run.0")
     assert parse_template("{{ uuid() }}").evaluate(lookup) != parse_template("{{ uuid() }}").evaluate(lookup)
 
 
-def test_idempotency_keys() -> None:
+def test_idempotency_keys_are_derived_from_their_position() -> None:
     key = scope().idempotency_key("run.0")
     assert key == Scope(RUN, replace(VISIT, attempt=9)).idempotency_key("run.0")
     others = [

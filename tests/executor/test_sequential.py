@@ -35,13 +35,13 @@ def order(play: RunHarness) -> list[str]:
     return [e.step or "" for e in play.events if e.type in ("step.completed", "step.failed")]
 
 
-def test_depth_first_in_the_order_written(store: SqliteStore) -> None:
+def test_branches_run_depth_first_in_source_order(store: SqliteStore) -> None:
     playing = play(store, TREE).finish()
     assert order(playing) == ["a", "b", "e", "f", "c", "g", "d"]
     assert playing.result == {"seen": ["a", "b", "e", "f", "c", "g", "d"]}
 
 
-def test_one_at_a_time(store: SqliteStore) -> None:
+def test_one_branch_runs_at_a_time(store: SqliteStore) -> None:
     playing = play(store, TREE)
     while not playing.status.is_final:
         claim = playing.claim()
@@ -51,7 +51,7 @@ def test_one_at_a_time(store: SqliteStore) -> None:
     assert playing.status is RunStatus.SUCCEEDED
 
 
-def test_a_waiting_branch_holds_the_next(store: SqliteStore) -> None:
+def test_a_waiting_branch_blocks_the_next(store: SqliteStore) -> None:
     playing = play(
         store, TREE.replace("{name: e, run: [NOTE]}", "{name: e, run: [{action: wait, seconds: 60}, NOTE]}")
     )
@@ -61,7 +61,7 @@ def test_a_waiting_branch_holds_the_next(store: SqliteStore) -> None:
     assert order(playing.finish()) == ["a", "b", "e", "f", "c", "g", "d"]
 
 
-def test_a_branch_that_is_tried_again_holds_the_next(store: SqliteStore) -> None:
+def test_a_retrying_branch_blocks_the_next(store: SqliteStore) -> None:
     flaky = """{name: e, retry: {attempts: 2, delay: 60s}, run: [{action: shell, command: exit 1, if: "{{ step.attempt == 1 }}"}, NOTE]}"""
     playing = play(store, TREE.replace("{name: e, run: [NOTE]}", flaky))
     while playing.execute_next():
@@ -82,14 +82,14 @@ JOIN = """
 """
 
 
-def test_a_fired_join_goes_first(store: SqliteStore) -> None:
+def test_a_fired_join_runs_before_waiting_branches(store: SqliteStore) -> None:
     """It fires when `c` arrives, and it and all behind it go before `d`, which was forked off earlier."""
     playing = play(store, JOIN).finish()
     assert order(playing) == ["a", "b", "c", "j", "k", "d"]
     assert playing.result == {"x": 1, "y": 2, "total": 4, "z": 4}
 
 
-def test_a_later_branch_sees_what_earlier_ones_saved(store: SqliteStore) -> None:
+def test_a_later_branch_sees_names_of_earlier_branches(store: SqliteStore) -> None:
     """Also what no step on the way reads, and how the steps went."""
     text = """
         mode: sequential
@@ -104,7 +104,7 @@ def test_a_later_branch_sees_what_earlier_ones_saved(store: SqliteStore) -> None
     assert play(store, text).finish().result == {"x": 1, "unseen": 2, "y": [1, 2, "succeeded", "no"]}
 
 
-def test_a_cycle(store: SqliteStore) -> None:
+def test_a_cycle_runs_in_sequential_mode(store: SqliteStore) -> None:
     text = """
         mode: sequential
         variables: {seen: []}
@@ -118,7 +118,7 @@ def test_a_cycle(store: SqliteStore) -> None:
     assert play(store, text).finish().result == {"seen": [*"abcdabcde"]}
 
 
-class TestEndings:
+class TestSequentialEndings:
     def test_a_failure_ends_the_run(self, store: SqliteStore) -> None:
         playing = play(
             store, TREE.replace("{name: f, run: [NOTE]}", "{name: f, run: [{action: fail, message: no}]}")
@@ -127,7 +127,7 @@ class TestEndings:
         assert order(playing) == ["a", "b", "e", "f"]
 
     @pytest.mark.parametrize("step", "abefcgd")
-    def test_a_failed_run_goes_on_where_it_failed(self, store: SqliteStore, step: str) -> None:
+    def test_a_resumed_run_continues_at_its_failure(self, store: SqliteStore, step: str) -> None:
         fail = '{action: fail, message: no, if: "{{ input.bad == step.name }}"}'
         playing = play(store, TREE.replace("NOTE", f"{fail}, NOTE"), {"bad": step}).finish()
         assert playing.error_types == ["Failed"]
@@ -135,7 +135,7 @@ class TestEndings:
         assert playing.result == {"seen": ["a", "b", "e", "f", "c", "g", "d"]}
 
     @pytest.mark.parametrize("walked", range(7))
-    def test_a_cancelled_run_goes_on_in_line(self, store: SqliteStore, walked: int) -> None:
+    def test_a_cancelled_run_resumes_in_order(self, store: SqliteStore, walked: int) -> None:
         playing = play(store, TREE)
         for _ in range(walked):
             playing.execute_next()
@@ -144,7 +144,7 @@ class TestEndings:
         assert playing.result == {"seen": ["a", "b", "e", "f", "c", "g", "d"]}
         assert order(playing) == ["a", "b", "e", "f", "c", "g", "d"]
 
-    def test_one_that_waited_still_holds_the_next(self, store: SqliteStore) -> None:
+    def test_a_resumed_waiting_branch_still_blocks_the_next(self, store: SqliteStore) -> None:
         text = TREE.replace("{name: e, run: [NOTE]}", "{name: e, run: [{action: wait, seconds: 60}, NOTE]}")
         playing = RunHarness(store, text.replace("NOTE", NOTE), clock=FakeClock(0.0))
         while playing.execute_next():
@@ -157,7 +157,7 @@ class TestEndings:
         playing.finish()
         assert (order(playing), playing.clock()) == (["a", "b", "e", "f", "c", "g", "d"], 60.0)
 
-    def test_branches_that_failed_go_again_in_line(self, store: SqliteStore) -> None:
+    def test_failed_branches_resume_in_order(self, store: SqliteStore) -> None:
         fail = '{action: fail, message: no, if: "{{ input.bad }}"}'
         text = TREE.replace("mode:", "on_error: continue\n    mode:").replace("NOTE", f"{fail}, NOTE", 99)
         text = text.replace("{name: a, run: [" + f"{fail}, NOTE]", "{name: a, run: [NOTE]")
@@ -176,11 +176,11 @@ class TestEndings:
         - {name: c, run: [{action: set, set: {v: 1}}, {action: wait, seconds: 1}, FAIL, {action: set, set: {w: "{{ v }}"}}]}
     """.replace("FAIL", '{action: fail, message: no, if: "{{ not input.ok }}"}')
 
-    def test_branches_that_failed_behind_a_pause_go_on_from_there(self, store: SqliteStore) -> None:
+    def test_failed_branches_resume_after_their_last_suspension(self, store: SqliteStore) -> None:
         playing = play(store, self.PAUSED, {"ok": False}).finish()
         assert playing.resume(ok=True).finish().result == {"x": 1, "y": 1, "v": 1, "w": 1}
 
-    def test_one_that_stood_in_line_when_the_run_was_cancelled(self, store: SqliteStore) -> None:
+    def test_a_visit_that_waited_when_the_run_was_cancelled_resumes(self, store: SqliteStore) -> None:
         playing = play(store, self.PAUSED, {"ok": False}).finish().resume()
         store.stop(playing.id, RunStatus.CANCELLED, playing.clock())
         before = playing.clock()

@@ -57,7 +57,7 @@ def test_a_run_without_a_timeout_has_no_deadline() -> None:
         ("any", [None, 1, "x", [], {}, True], []),
     ],
 )
-def test_types(type: str, good: list[Any], bad: list[Any]) -> None:
+def test_inputs_of_the_wrong_type_are_rejected(type: str, good: list[Any], bad: list[Any]) -> None:
     text = f"input: {{x: {type}}}"
     for value in good:
         assert begun(text, {"x": value}).input == {"x": value}
@@ -67,18 +67,18 @@ def test_types(type: str, good: list[Any], bad: list[Any]) -> None:
         assert f"input `x` must be {type}" in problem["message"]
 
 
-def test_defaults() -> None:
+def test_missing_inputs_have_their_defaults() -> None:
     text = "input: {a: {default: 1}, b: {default: null}, c: {type: string, default: x, enum: [x, y]}}"
     assert begun(text).input == {"a": 1, "b": None, "c": "x"}
     assert begun(text, {"a": 2, "c": "y"}).input == {"a": 2, "b": None, "c": "y"}
 
 
-def test_choices() -> None:
+def test_inputs_outside_of_their_enum_are_rejected() -> None:
     (problem,) = rejected("input: {c: {enum: [x, 1]}}", {"c": "z"})
     assert problem["message"] == "input `c` must be one of x, 1"
 
 
-def test_all_problems_are_told_at_once() -> None:
+def test_all_invalid_inputs_are_reported_together() -> None:
     problems = rejected("input:\n  a: string\n  b: integer", {"b": "x", "c": 1, "d": 2})
     assert [(problem["name"], problem["line"]) for problem in problems] == [
         ("a", 3),
@@ -90,7 +90,7 @@ def test_all_problems_are_told_at_once() -> None:
     assert rejected("input: {}", {"x": 1})[0]["message"] == "unknown input `x`: the playbook takes none"
 
 
-def test_inferred_inputs_are_told_with_the_line_that_reads_them() -> None:
+def test_a_missing_inferred_input_names_the_line_that_reads_it() -> None:
     text = "name: x\nsteps:\n- name: a\n  run:\n  - {action: log, message: '{{ who }}'}"
     with pytest.raises(RejectedError) as found:
         started(compile_text(text), {}, now=1.0)
@@ -98,12 +98,12 @@ def test_inferred_inputs_are_told_with_the_line_that_reads_them() -> None:
     assert started(compile_text(text), {"who": [1]}, now=1.0).input == {"who": [1]}
 
 
-def test_other_inputs_where_all_are_read() -> None:
+def test_any_input_is_accepted_if_the_playbook_reads_input_as_a_whole() -> None:
     text = "name: x\nsteps: [{name: a, run: [{action: log, message: '{{ input }}'}]}]"
     assert started(compile_text(text), {"any": 1}, now=1.0).input == {"any": 1}
 
 
-def test_configuration_is_filled_in() -> None:
+def test_environment_and_variables_are_rendered() -> None:
     text = """
 input: {host: string}
 environment: {url: "https://{{ host }}", deep: {list: ["{{ input.host }}", 1]}, at: "{{ run.started_at }}"}
@@ -115,18 +115,18 @@ variables: {first: "{{ url }}/{{ host }}", when: "{{ now() }}"}
     assert run.variables == {"first": "https://h/h", "when": "1970-01-01T00:01:40+00:00"}
 
 
-def test_configuration_without_a_value() -> None:
+def test_an_environment_entry_without_a_value_is_rejected() -> None:
     (problem,) = rejected("input: {n: integer}\nenvironment: {x: '{{ 1 / n }}'}", {"n": 0})
     assert problem["name"] == "environment.x"
     assert problem["message"] == "`environment.x` has no value for this input: division by zero"
 
 
-def test_variables_may_be_given() -> None:
+def test_given_variables_replace_initial_values() -> None:
     assert begun("variables: {a: 1, b: 2}", variables={"a": 5}).variables == {"a": 5, "b": 2}
     assert rejected("variables: {a: 1}", {}, variables={"c": 1})[0]["name"] == "c"
 
 
-def test_corrected_input() -> None:
+def test_corrected_input_renders_the_environment_again() -> None:
     plan: Plan = compile_text('input: {a: integer, b: {default: 1}}\nenvironment: {e: "{{ a }}"}' + STEPS)
     run, _ = new_run(plan.header, plan.hash, {"a": 1}, now=1.0)
     assert correct_input(plan.header, run, {}) == {"input": {"a": 1, "b": 1}, "environment": {"e": 1}}

@@ -43,15 +43,15 @@ def child(store: SqliteStore) -> None:
     register_playbook(store, CHILD)
 
 
-def walked(playing: RunHarness) -> RunHarness:
+def execute_all(playing: RunHarness) -> RunHarness:
     """The run, when nothing is due at this moment."""
     while playing.execute_next(chained=True):
         pass
     return playing
 
 
-class TestResults:
-    def test_the_result_of_the_other_run(self, store: SqliteStore) -> None:
+class TestChildRunResults:
+    def test_the_result_of_the_action_is_that_of_the_child_run(self, store: SqliteStore) -> None:
         playing = play(store, n=5).finish()
         assert playing.result == {"found": {"twice": 10}, "done": True}
         (child,) = children(playing)
@@ -64,12 +64,12 @@ class TestResults:
         assert child.parent is not None
         assert child.parent.run_id == playing.id
 
-    def test_both_wait(self, store: SqliteStore) -> None:
-        playing = walked(play(store, n=5))
+    def test_parent_and_child_wait_together(self, store: SqliteStore) -> None:
+        playing = execute_all(play(store, n=5))
         assert playing.status is RunStatus.WAITING
         assert [child.status for child in children(playing)] == ["waiting"]
 
-    def test_a_failure_is_passed_up(self, store: SqliteStore) -> None:
+    def test_a_failed_child_fails_the_action(self, store: SqliteStore) -> None:
         playing = play(store, n=7).finish()
         (error,) = playing.run.errors
         (child,) = children(playing)
@@ -79,22 +79,22 @@ class TestResults:
         assert (details["workflow_id"], details["status"], details["result"]) == (child.id, "failed", None)
         assert details["error"]["message"] == "seven"
 
-    def test_a_failure_is_handled(self, store: SqliteStore) -> None:
+    def test_a_failed_child_can_be_handled(self, store: SqliteStore) -> None:
         handled = ', {case: error, run: [{action: set, set: {why: "{{ error.details.error.message }}"}}]}'
         assert play(store, PARENT % ("", handled), n=7).finish().result == {"why": "seven"}
 
-    def test_tried_again_it_is_another_run(self, store: SqliteStore) -> None:
+    def test_a_retried_action_starts_another_run(self, store: SqliteStore) -> None:
         playing = play(store, PARENT % (", retry: {attempts: 3, delay: 0s}", ""), n=7).finish()
         assert playing.error_types == ["WorkflowFailed"]
         assert [child.resumes for child in children(playing)] == [0, 0, 0]
 
-    def test_a_step_that_is_tried_again_goes_on_with_the_run(self, store: SqliteStore) -> None:
+    def test_a_retried_step_resumes_its_child_run(self, store: SqliteStore) -> None:
         text = (PARENT % ("", "")).replace("name: call", "name: call\n      retry: {attempts: 3, delay: 1s}")
         playing = play(store, text, n=7).finish()
         assert playing.error_types == ["WorkflowFailed"]
         assert [child.resumes for child in children(playing)] == [2]
 
-    def test_many_at_once(self, store: SqliteStore) -> None:
+    def test_a_loop_starts_many_child_runs(self, store: SqliteStore) -> None:
         text = """
             steps:
             - name: call
@@ -108,17 +108,17 @@ class TestResults:
         assert playing.clock() - before == 6
 
 
-class TestStarts:
-    def test_an_unknown_playbook(self, store: SqliteStore) -> None:
+class TestChildRunStarts:
+    def test_an_unknown_playbook_fails_the_action(self, store: SqliteStore) -> None:
         (error,) = play(store, PARENT.replace("child", "other") % ("", ""), n=1).finish().run.errors
         assert (error["type"], error["message"]) == ("ParameterError", "unknown playbook `other`")
 
-    def test_input_that_does_not_fit(self, store: SqliteStore) -> None:
+    def test_invalid_input_fails_the_action(self, store: SqliteStore) -> None:
         (error,) = play(store, n="five").finish().run.errors
         assert error["type"] == "ParameterError"
         assert error["message"] == "`child` cannot be started: input `n` must be integer, and is text"
 
-    def test_a_version(self, store: SqliteStore) -> None:
+    def test_a_version_can_be_chosen(self, store: SqliteStore) -> None:
         register_playbook(store, CHILD.replace("n * 2", "n * 3"), "b")
         pinned = PARENT % (', version: "1"', "")
         assert play(store, pinned, n=1).finish().result["found"] == {"twice": 2}
@@ -126,13 +126,13 @@ class TestStarts:
         (error,) = play(store, PARENT % (", version: c", ""), n=1).finish().run.errors
         assert error["message"] == "unknown version c of playbook `child`"
 
-    def test_it_is_looked_up_once(self, store: SqliteStore) -> None:
+    def test_the_playbook_is_found_once(self, store: SqliteStore) -> None:
         """A run goes on with the version it began, whatever is registered meanwhile."""
-        playing = walked(play(store, n=5))
+        playing = execute_all(play(store, n=5))
         register_playbook(store, CHILD.replace("n * 2", "n * 3"), "b")
         assert playing.finish().result["found"] == {"twice": 10}
 
-    def test_runs_do_not_start_each_other_without_end(self, store: SqliteStore) -> None:
+    def test_the_depth_of_child_runs_is_bounded(self, store: SqliteStore) -> None:
         register_playbook(
             store, "name: again\nsteps: [{name: a, run: [{action: workflow, playbook: again}]}]"
         )
@@ -144,7 +144,7 @@ class TestStarts:
         deepest = next(child for child in children(playing) if child.depth == MAX_RUN_DEPTH)
         assert [error["type"] for error in deepest.errors] == ["LimitExceeded"]
 
-    def test_detached_it_goes_on_by_itself(self, store: SqliteStore) -> None:
+    def test_a_detached_run_continues_alone(self, store: SqliteStore) -> None:
         playing = play(store, PARENT % (", detach: true", ""), n=5)
         before = playing.clock()
         playing.finish()
@@ -156,7 +156,7 @@ class TestStarts:
             playing.execute_next()
         assert children(playing)[0].status is RunStatus.SUCCEEDED
 
-    def test_started_twice_it_is_one_run(self, store: SqliteStore) -> None:
+    def test_a_repeated_start_is_one_run(self, store: SqliteStore) -> None:
         """The worker dies between the start and its commit."""
         playing = play(store, n=5)
         claim = playing.claim()
@@ -169,31 +169,33 @@ class TestStarts:
         assert len(children(playing)) == 1
 
 
-class TestEndings:
-    def test_out_of_time_it_is_cancelled(self, store: SqliteStore) -> None:
+class TestChildRunEndings:
+    def test_a_child_past_the_timeout_is_cancelled(self, store: SqliteStore) -> None:
         playing = play(store, PARENT % (", timeout: 3s", ""), n=5)
         before = playing.clock()
         assert playing.finish().error_types == ["Timeout"]
         assert playing.clock() - before == 3
-        walked(playing)
+        execute_all(playing)
         assert [child.status for child in children(playing)] == ["cancelled"]
 
-    def test_cancelling_is_passed_down(self, store: SqliteStore) -> None:
+    def test_cancelling_a_parent_cancels_its_child(self, store: SqliteStore) -> None:
         register_playbook(store, (PARENT % ("", "")).replace("steps:", "name: middle\n    steps:", 1))
-        playing = walked(play(store, PARENT.replace("playbook: child", "playbook: middle") % ("", ""), n=5))
+        playing = execute_all(
+            play(store, PARENT.replace("playbook: child", "playbook: middle") % ("", ""), n=5)
+        )
         assert len(children(playing)) == 2
         store.stop(playing.id, RunStatus.CANCELLED, playing.clock())
-        walked(playing)
+        execute_all(playing)
         assert [run.status for run in store.runs("default")[0]] == ["cancelled"] * 3
 
-    def test_resuming_is_passed_down(self, store: SqliteStore) -> None:
-        playing = walked(play(store, n=5))
+    def test_resuming_a_parent_resumes_its_child(self, store: SqliteStore) -> None:
+        playing = execute_all(play(store, n=5))
         store.stop(playing.id, RunStatus.CANCELLED, playing.clock())
-        walked(playing).resume()
+        execute_all(playing).resume()
         assert playing.finish().result["found"] == {"twice": 10}
         assert [child.resumes for child in children(playing)] == [1]
 
-    def test_a_failed_run_is_gone_on_with(self, store: SqliteStore, tmp_path: Path) -> None:
+    def test_resuming_a_parent_resumes_a_failed_child(self, store: SqliteStore, tmp_path: Path) -> None:
         register_playbook(
             store,
             """
@@ -210,7 +212,7 @@ class TestEndings:
         assert playing.resume().finish().result == {"found": {"text": "now"}}
         assert (tmp_path / "done.txt").read_text() == "a"
 
-    def test_a_failing_sibling_cancels_it(self, store: SqliteStore) -> None:
+    def test_a_failed_sibling_cancels_the_child(self, store: SqliteStore) -> None:
         text = """
             steps:
             - {name: a, rule: [{case: default, run: [call, bad]}]}
@@ -219,34 +221,34 @@ class TestEndings:
         """
         playing = play(store, text).finish()
         assert playing.error_types == ["Failed"]
-        walked(playing)
+        execute_all(playing)
         assert [child.status for child in children(playing)] == ["cancelled"]
 
-    def test_the_step_that_runs_last_may_start_one(self, store: SqliteStore) -> None:
+    def test_the_finally_step_may_start_a_child_run(self, store: SqliteStore) -> None:
         text = """
             finally: last
             steps:
             - {name: a, run: [{action: wait, seconds: 60}]}
             - {name: last, run: [{action: workflow, playbook: child, input: {n: 3}, as: found}]}
         """
-        playing = walked(play(store, text))
+        playing = execute_all(play(store, text))
         store.stop(playing.id, RunStatus.CANCELLED, playing.clock())
-        walked(playing)
+        execute_all(playing)
         store.stop(playing.id, RunStatus.CANCELLED, playing.clock())
         assert playing.finish().status is RunStatus.CANCELLED
         assert [child.status for child in children(playing)] == ["succeeded"]
 
-    def test_a_run_that_is_out_of_time(self, store: SqliteStore) -> None:
+    def test_a_parent_past_its_deadline_cancels_its_child(self, store: SqliteStore) -> None:
         playing = play(store, "timeout: 2s\n" + dedent(PARENT % ("", "")), n=5).finish()
         assert playing.status is RunStatus.TIMED_OUT
-        walked(playing)
+        execute_all(playing)
         assert [child.status for child in children(playing)] == ["cancelled"]
 
 
-class TestNobodyWaits:
+class TestAbandonedChildRuns:
     """Runs that were started by work which was given up since."""
 
-    BESIDE = """
+    PARALLEL_CHILDREN = """
         on_error: %s
         steps:
         - name: a
@@ -254,15 +256,15 @@ class TestNobodyWaits:
           run: [{action: workflow, playbook: child, input: {n: 5}, as: found}, {action: fail, message: no, if: "{{ not input.ok }}"}]
     """
 
-    def test_a_failure_that_is_handled_cancels_them(self, store: SqliteStore) -> None:
+    def test_a_handled_failure_cancels_unfinished_children(self, store: SqliteStore) -> None:
         handled = (
             "  rule: [{case: error, run: [b]}]\n        - {name: b, run: [{action: wait, seconds: 1}]}\n    "
         )
-        playing = walked(play(store, self.BESIDE % "abort" + "    " + handled, ok=False))
+        playing = execute_all(play(store, self.PARALLEL_CHILDREN % "abort" + "    " + handled, ok=False))
         assert playing.status is RunStatus.WAITING
         assert [child.status for child in children(playing)] == ["cancelled"]
 
-    def test_an_item_that_failed_cancels_the_others(self, store: SqliteStore) -> None:
+    def test_a_failed_item_cancels_the_children_of_other_items(self, store: SqliteStore) -> None:
         text = """
             on_error: continue
             steps:
@@ -270,25 +272,25 @@ class TestNobodyWaits:
               loop: {items: [50, 3], concurrency: 2}
               run: [{action: workflow, playbook: child, input: {n: "{{ item }}"}}, {action: fail, message: no}]
         """
-        playing = walked(play(store, text).finish())
+        playing = execute_all(play(store, text).finish())
         assert sorted(child.status for child in children(playing)) == ["cancelled", "succeeded"]
 
-    def test_a_task_that_was_forgiven_leaves_none(self, store: SqliteStore) -> None:
+    def test_a_forgiven_task_leaves_no_children(self, store: SqliteStore) -> None:
         text = """
             tasks: {t: {parallel: true, run: [{action: workflow, playbook: child, input: {n: 50}}, {action: fail, message: no}]}}
             steps: [{name: a, run: [{task: t, on_error: continue}]}]
         """
-        playing = walked(play(store, text).finish())
+        playing = execute_all(play(store, text).finish())
         assert (playing.status, [child.status for child in children(playing)]) == ("succeeded", ["cancelled"])
 
     @pytest.mark.parametrize("policy", ["abort", "continue"])
-    def test_a_resume_goes_on_with_them(self, store: SqliteStore, policy: str) -> None:
-        playing = walked(play(store, self.BESIDE % policy, ok=False).finish())
+    def test_a_resume_continues_cancelled_children(self, store: SqliteStore, policy: str) -> None:
+        playing = execute_all(play(store, self.PARALLEL_CHILDREN % policy, ok=False).finish())
         assert [child.status for child in children(playing)] == ["cancelled"]
         assert playing.resume(ok=True).finish().result == {"found": {"twice": 10}}
         assert [child.resumes for child in children(playing)] == [1]
 
-    def test_a_retry_goes_on_with_one_that_failed_meanwhile(self, store: SqliteStore) -> None:
+    def test_a_retry_resumes_a_child_that_failed_meanwhile(self, store: SqliteStore) -> None:
         text = """
             steps:
             - name: a
@@ -298,7 +300,7 @@ class TestNobodyWaits:
         """
         assert [child.resumes for child in children(play(store, text).finish())] == [1]
 
-    def test_a_retry_waits_for_the_end_of_one_that_is_being_cancelled(self, store: SqliteStore) -> None:
+    def test_a_retry_waits_until_a_cancelled_child_has_ended(self, store: SqliteStore) -> None:
         text = (PARENT % (", timeout: 3s", "")).replace(
             "name: call", "name: call\n      retry: {attempts: 2, delay: 0s}"
         )
@@ -306,12 +308,12 @@ class TestNobodyWaits:
         assert playing.result["found"] == {"twice": 10}
         assert [child.resumes for child in children(playing)] == [1]
 
-    def test_one_that_was_gone_on_with_by_itself(self, store: SqliteStore) -> None:
+    def test_a_child_that_was_resumed_directly_answers_its_parent(self, store: SqliteStore) -> None:
         """Its parent has failed with it, and finds it done when it goes on."""
-        playing = walked(play(store, n=5))
+        playing = execute_all(play(store, n=5))
         (child,) = children(playing)
         store.stop(child.id, RunStatus.CANCELLED, playing.clock())
-        assert walked(playing).error_types == ["WorkflowFailed"]
+        assert execute_all(playing).error_types == ["WorkflowFailed"]
         store.resume(child.id, playing.clock(), deadline_at=None, values={})
         while (due := store.next_due(playing.queue)) is not None:
             playing.clock.now = max(due, playing.clock())

@@ -37,7 +37,7 @@ GIVEN = f"00-{TRACE}-{SPAN}-01"
         (None, None),
     ],
 )
-def test_headers_are_read(text: str | None, read: str | None) -> None:
+def test_traceparent_headers_are_parsed(text: str | None, read: str | None) -> None:
     assert parse_traceparent(text) == read
 
 
@@ -47,7 +47,7 @@ def run_of(play: RunHarness) -> Run:
     return found
 
 
-def test_runs_that_a_run_starts_belong_to_its_trace(store: SqliteStore) -> None:
+def test_child_runs_belong_to_the_trace_of_their_parent(store: SqliteStore) -> None:
     register_playbook(store, CHILD)
     play = RunHarness(store, PARENT % ("", ""), {"n": 0}).finish()
     [child] = children(play)
@@ -55,7 +55,7 @@ def test_runs_that_a_run_starts_belong_to_its_trace(store: SqliteStore) -> None:
     assert child.trace is not None and parse_traceparent(child.trace) == child.trace
 
 
-def test_requests_carry_it(store: SqliteStore) -> None:
+def test_requests_carry_the_traceparent(store: SqliteStore) -> None:
     def refuse_once(exchange: StubExchange) -> None:
         exchange.reply(503 if len(server.requests) == 1 else 200, connection="close")
 
@@ -72,14 +72,14 @@ def test_requests_carry_it(store: SqliteStore) -> None:
     assert own == "mine"
 
 
-def test_causes_are_told_apart(store: SqliteStore) -> None:
+def test_different_causes_have_different_span_ids(store: SqliteStore) -> None:
     run = run_of(RunHarness(store, "steps: [{name: a, run: [{action: set, set: {b: 1}}]}]", {}))
     spans = {make_traceparent(run, *cause) for cause in (("a", 1), ("a", 2), ("b", 1), ())}
     assert len(spans) == 4
     assert all(parse_traceparent(span) == span and span.split("-")[1] == trace_id(run) for span in spans)
 
 
-def test_lines_of_the_log_say_what_they_are_about(capsys: pytest.CaptureFixture[str]) -> None:
+def test_log_lines_name_run_step_and_trace(capsys: pytest.CaptureFixture[str]) -> None:
     root = logging.getLogger()
     before, level = root.handlers[:], root.level
     root.handlers.clear()

@@ -67,19 +67,19 @@ def settled(step: Step, choice: Choice, outcome: Outcome | None = None, **others
     return build_commit(step, steps.__getitem__, VISIT, choice, outcome or choice.outcome, NOW)
 
 
-class TestChoose:
-    def test_the_first_true_guard(self) -> None:
+class TestChooseCase:
+    def test_the_first_case_with_a_true_guard_is_chosen(self) -> None:
         rule = step(Case("no"), Case("yes"), Case("also"), Case(None))
         assert chosen(rule, Outcome(), no=False, yes=True, also=True).case == 1
 
-    def test_no_guard_behind_a_true_one_is_looked_at(self) -> None:
+    def test_guards_after_a_true_one_are_not_evaluated(self) -> None:
         assert chosen(step(Case("yes"), Case("broken")), Outcome(), yes=True, broken="no value").case == 0
 
     def test_default_is_always_true(self) -> None:
         assert chosen(step(Case("no"), Case(None)), Outcome(), no=False).case == 1
 
     @pytest.mark.parametrize("rule", [step(), step(Case("no"))])
-    def test_no_case(self, rule: Step) -> None:
+    def test_without_a_true_guard_no_case_is_chosen(self, rule: Step) -> None:
         choice = chosen(rule, Outcome(), no=False)
         assert (choice.case, choice.failed, choice.retry_at) == (None, False, None)
 
@@ -90,12 +90,12 @@ class TestChoose:
         choice = chosen(rule, failure(), plain=True, aware=False)
         assert (choice.case, choice.failed) == (None, True)
 
-    def test_error_aware_cases_are_cases_after_success_too(self) -> None:
+    def test_error_aware_cases_are_evaluated_after_success_too(self) -> None:
         assert chosen(step(Case("aware", error_aware=True)), Outcome(), aware=True) == Choice(
             Outcome(), False, 0
         )
 
-    def test_a_forgiven_failure_is_none(self) -> None:
+    def test_a_forgiven_failure_counts_as_success(self) -> None:
         outcome = replace(failure(), forgiven=True)
         rule = step(Case("plain"), retry=Retry(attempts=3))
         assert chosen(rule, outcome, plain=True) == Choice(outcome, False, 0)
@@ -119,19 +119,19 @@ class TestChoose:
         assert choice.failed
         assert choice.outcome.failed
 
-    def test_guards_are_looked_at_once_after_a_guard_error(self) -> None:
-        asked = []
+    def test_guards_are_evaluated_once_more_after_a_guard_error(self) -> None:
+        evaluated = []
 
         def test(case: Case, outcome: Outcome) -> bool:
-            asked.append(case.guard)
+            evaluated.append(case.guard)
             raise GuardError("no value")
 
         rule = step(Case("first"), Case("aware", error_aware=True), Case("other", error_aware=True))
         choice = choose_case(rule, VISIT, Outcome(), test, lambda _: True, NOW)
-        assert asked == ["first", "aware"]
+        assert evaluated == ["first", "aware"]
         assert (choice.case, choice.failed) == (None, True)
 
-    def test_a_guard_without_a_value_takes_the_place_of_the_failure(self) -> None:
+    def test_a_guard_error_replaces_the_failure(self) -> None:
         rule = step(Case("broken", error_aware=True), Case("aware", error_aware=True))
         choice = chosen(rule, failure("HTTPStatus"), broken="no value", aware=True)
         assert (choice.case, choice.failed) == (None, True)
@@ -148,10 +148,10 @@ class TestChoose:
         choice = chosen(step(retry=Retry(attempts=3)), failure(), replace(VISIT, attempt=attempt))
         assert (choice.retry_at is not None) is retried
 
-    def test_what_cannot_get_better_is_not_retried(self) -> None:
+    def test_a_failure_that_is_not_retryable_is_not_retried(self) -> None:
         assert chosen(step(retry=Retry(attempts=3)), failure(retryable=False)).retry_at is None
 
-    def test_the_condition_of_a_retry(self) -> None:
+    def test_a_false_retry_condition_prevents_the_retry(self) -> None:
         rule = step(retry=Retry(attempts=3))
         choice = choose_case(rule, VISIT, failure(), guards(), lambda outcome: outcome.error is None, NOW)
         assert choice.retry_at is None
@@ -159,7 +159,7 @@ class TestChoose:
     def test_a_success_is_not_retried(self) -> None:
         assert chosen(step(retry=Retry(attempts=3)), Outcome()).retry_at is None
 
-    def test_a_refused_visit_takes_no_case_that_leads_back(self) -> None:
+    def test_past_max_visits_no_case_that_leads_back_is_chosen(self) -> None:
         rule = step(
             Case("aware", error_aware=True, targets=("s",), leads_back=True),
             Case("other", error_aware=True, targets=("t",)),
@@ -172,7 +172,7 @@ class TestChoose:
 
 class TestRefusal:
     @pytest.mark.parametrize(("number", "refused"), [(1, False), (2, False), (3, True), (9, True)])
-    def test_max_visits(self, number: int, refused: bool) -> None:
+    def test_a_visit_past_max_visits_is_refused(self, number: int, refused: bool) -> None:
         found = find_refusal(step(max_visits=2), replace(VISIT, number=number))
         assert (found is not None) is refused
         if found is not None:
@@ -180,16 +180,16 @@ class TestRefusal:
             assert found["message"] == "step `s` must not be entered more than 2 times"
 
     @pytest.mark.parametrize(("claims", "refused"), [(1, False), (MAX_CLAIMS, False), (MAX_CLAIMS + 1, True)])
-    def test_claims_without_an_outcome(self, claims: int, refused: bool) -> None:
+    def test_a_visit_claimed_too_often_is_refused(self, claims: int, refused: bool) -> None:
         found = find_refusal(step(), replace(VISIT, claims=claims))
         assert (found and found["type"]) == ("WorkerLost" if refused else None)
 
-    def test_no_bound(self) -> None:
+    def test_a_step_without_max_visits_is_not_refused(self) -> None:
         assert find_refusal(step(), replace(VISIT, number=1000)) is None
 
 
 class TestRetryDelay:
-    def test_backoff(self) -> None:
+    def test_the_delay_grows_up_to_its_maximum(self) -> None:
         retry = Retry(9, 1.0, 3.0, 20.0, jitter=False)
         assert [retry_delay_seconds(retry, attempt) for attempt in (1, 2, 3, 4, 5, 400)] == [
             1,
@@ -215,14 +215,14 @@ class TestRetryDelay:
         assert exact / 2 <= found <= exact <= longest
         assert found == retry_delay_seconds(retry, attempt, "run", "visit")
 
-    def test_jitter_spreads(self) -> None:
+    def test_jitter_differs_between_visits(self) -> None:
         found = {retry_delay_seconds(Retry(5, 1.0), 1, "run", visit) for visit in range(100)}
         assert len(found) == 100
         assert max(found) - min(found) > 0.4
 
 
-class TestSettle:
-    def test_a_chain(self) -> None:
+class TestBuildCommit:
+    def test_a_chain_makes_one_branch(self) -> None:
         rule = step(Case(None, targets=("t",), counter_changes={"j": -1}))
         outcome = Outcome(data=[1], saved={"x": 1, "unread": 2})
         commit = settled(
@@ -245,7 +245,7 @@ class TestSettle:
         assert commit.events[0].payload == {"case": 0, "targets": ["t"]}
         assert commit.events[1].duration_seconds == 2.0
 
-    def test_a_fork(self) -> None:
+    def test_a_fork_makes_several_branches(self) -> None:
         rule = step(Case("no"), Case(None, targets=("t", "u", "w")))
         others = {"t": Step("t"), "u": Step("u", join=Join("s")), "w": Step("w", cyclic=True)}
         commit = settled(rule, Choice(Outcome(), False, 1), **others)
@@ -258,7 +258,7 @@ class TestSettle:
         assert commit.branches_change == 2
         assert commit == settled(rule, Choice(Outcome(), False, 1), **others)
 
-    def test_the_end_of_a_branch(self) -> None:
+    def test_a_branch_without_a_case_ends(self) -> None:
         for rule, case in ((step(Case(None, counter_changes={"j": -1})), 0), (step(regions=("j",)), None)):
             commit = settled(rule, Choice(Outcome(), False, case))
             assert (commit.branches, commit.counter_changes, commit.branches_change) == ((), {"j": -1}, -1)
@@ -268,14 +268,14 @@ class TestSettle:
             "step.completed"
         ]
 
-    def test_what_a_visit_saves_hides_what_it_was_handed(self) -> None:
+    def test_saved_names_replace_inherited_ones(self) -> None:
         rule = step(Case(None, targets=("t",)))
         commit = settled(
             rule, Choice(Outcome(saved={"old": 2}), False, 0), t=Step("t", live_names=frozenset({"old"}))
         )
         assert commit.branches[0].names == {"old": (4, "v1")}
 
-    def test_in_place_work(self) -> None:
+    def test_in_place_work_saves_its_names(self) -> None:
         rule = step(Case(None, work=WORK, counter_changes={"j": -1}))
         first = Outcome(data="first", saved={"x": 1})
         commit = settled(rule, Choice(first, False, 0), Outcome(data="second", saved={"x": 1, "y": 2}))
@@ -284,19 +284,19 @@ class TestSettle:
         assert (commit.counter_changes, commit.branches_change) == ({"j": -1}, -1)
 
     @pytest.mark.parametrize(("on_error", "stop"), [("abort", RunStatus.FAILED), ("continue", None)])
-    def test_in_place_work_that_fails_goes_to_the_policy(self, on_error: str, stop: RunStatus | None) -> None:
+    def test_failed_in_place_work_is_unhandled(self, on_error: str, stop: RunStatus | None) -> None:
         rule = step(Case(None, work=WORK), on_error=on_error, regions=("j",))
         commit = settled(rule, Choice(Outcome(data=1, saved={"x": 1}), False, 0), failure("Timeout"))
         assert (commit.visit.status, commit.visit.case, commit.visit.saved) == ("failed", 0, {})
         assert commit.visit.error == error("Timeout")
         assert (commit.stop, commit.error) == (stop, error("Timeout") if stop else None)
 
-    def test_in_place_work_that_may_fail(self) -> None:
+    def test_forgiven_in_place_work_does_not_fail_the_visit(self) -> None:
         rule = step(Case(None, work=WORK))
         commit = settled(rule, Choice(Outcome(), False, 0), replace(failure(), forgiven=True))
         assert (commit.visit.status, commit.visit.error, commit.stop) == ("succeeded", None, None)
 
-    def test_a_failure_that_a_case_handles(self) -> None:
+    def test_a_handled_failure_continues_the_branch(self) -> None:
         rule = step(Case("aware", error_aware=True, targets=("t",)))
         commit = settled(rule, Choice(failure(), True, 0), t=Step("t"))
         visit = commit.visit
@@ -310,7 +310,7 @@ class TestSettle:
         assert commit.events[-1].type == "step.failed"
         assert commit.events[-1].payload == {"error": error(), "handled": True}
 
-    def test_a_failure_that_ends_the_run(self) -> None:
+    def test_an_unhandled_failure_stops_the_run(self) -> None:
         commit = settled(step(Case(None, targets=("t",)), regions=("j",)), Choice(failure(), True))
         assert (commit.visit.status, commit.visit.failure) == ("failed", FailureState.OPEN)
         assert (commit.stop, commit.error) == (RunStatus.FAILED, error())
@@ -322,7 +322,7 @@ class TestSettle:
         )
         assert commit.events[-1].payload == {"error": error(), "handled": False}
 
-    def test_a_failure_that_ends_its_branch(self) -> None:
+    def test_an_unhandled_failure_may_end_only_its_branch(self) -> None:
         commit = settled(step(on_error="continue", regions=("j", "k")), Choice(failure(), True))
         assert (commit.visit.status, commit.visit.failure) == ("failed", FailureState.ENDED)
         assert (commit.stop, commit.error) == (None, None)
@@ -332,7 +332,7 @@ class TestSettle:
             1,
         )
 
-    def test_a_retry(self) -> None:
+    def test_a_retry_is_due_after_its_delay(self) -> None:
         commit = settled(step(regions=("j",)), Choice(failure(), True, retry_at=60.0))
         visit = commit.visit
         assert (visit.status, visit.attempt, visit.claims, visit.due_at) == ("retrying", 2, 0, 60.0)
@@ -344,48 +344,48 @@ class TestSettle:
         assert event.payload["next_attempt_at"] == "1970-01-01T00:01:00.000000Z"
 
 
-class TestInTime:
+class TestApplyDeadline:
     COMMIT = Commit(VISIT, stop=RunStatus.FAILED, error=error())
 
     @pytest.mark.parametrize("deadline_at", [None, 10.1])
-    def test_in_time(self, deadline_at: float | None) -> None:
+    def test_before_the_deadline_the_commit_is_unchanged(self, deadline_at: float | None) -> None:
         assert apply_deadline(self.COMMIT, deadline_at, NOW) is self.COMMIT
 
     @pytest.mark.parametrize("deadline_at", [10.0, 1.0])
-    def test_out_of_time(self, deadline_at: float) -> None:
+    def test_past_the_deadline_the_commit_stops_the_run(self, deadline_at: float) -> None:
         assert apply_deadline(self.COMMIT, deadline_at, NOW) == Commit(VISIT, stop=RunStatus.TIMED_OUT)
 
 
-class TestArrive:
+class TestMergeArrivals:
     def arrivals(self, *names: Mapping[str, tuple[int, str]]) -> list[Branch]:
         return [Branch(f"b{index}", "j", 3 + index, pointers) for index, pointers in enumerate(names)]
 
-    def test_one_arrival(self) -> None:
+    def test_one_arrival_is_one_branch(self) -> None:
         branch, live, merged = merge_arrivals(Step("j", regions=("k",)), 1, self.arrivals({"x": (1, "v")}))
         assert branch == Branch(derived_id("join", "j", 1), "j", 3, {"x": (1, "v")})
         assert (live, merged) == ({}, 0)
 
-    def test_many_arrivals_are_one_branch(self) -> None:
+    def test_many_arrivals_merge_into_one_branch(self) -> None:
         branch, live, merged = merge_arrivals(
             Step("j", regions=("k", "l"), cyclic=True), 2, self.arrivals({}, {}, {})
         )
         assert (branch.clock, branch.is_arrival, branch.is_counted) == (5, False, True)
         assert (live, merged) == ({"k": -2, "l": -2}, -2)
 
-    def test_each_wave_has_an_id_of_its_own(self) -> None:
+    def test_each_wave_has_its_own_id(self) -> None:
         assert len({merge_arrivals(Step("j"), wave, self.arrivals({}))[0].id for wave in (1, 2)}) == 2
 
-    def test_a_join_that_has_fired_before_goes_on_behind_what_it_knew(self) -> None:
+    def test_a_join_that_fires_again_keeps_earlier_names(self) -> None:
         earlier = Branch("", "j", 7, {"x": (6, "old"), "y": (1, "old")})
         branch = merge_arrivals(Step("j"), 2, self.arrivals({"y": (2, "new")}), earlier)[0]
         assert (branch.clock, branch.names) == (8, {"x": (6, "old"), "y": (2, "new")})
 
-    def test_what_was_written_in_a_branch_replaces_what_was_inherited(self) -> None:
+    def test_names_written_in_a_branch_replace_inherited_ones(self) -> None:
         inherited, written = {"x": (1, "z")}, {"x": (2, "a")}
         for arrivals in (self.arrivals(inherited, written), self.arrivals(written, inherited)):
             assert merge_arrivals(Step("j"), 1, arrivals)[0].names == {"x": (2, "a")}
 
-    def test_names_of_all_branches_come_together(self) -> None:
+    def test_names_of_all_branches_are_merged(self) -> None:
         names = merge_arrivals(Step("j"), 1, self.arrivals({"x": (2, "a")}, {"y": (2, "b")}))[0].names
         assert names == {"x": (2, "a"), "y": (2, "b")}
 
@@ -404,21 +404,21 @@ class TestArrive:
         (RunStatus.TIMED_OUT, 0, "timed_out"),
     ],
 )
-def test_endings(stop: RunStatus | None, failed_branches: int, status: str) -> None:
+def test_final_statuses(stop: RunStatus | None, failed_branches: int, status: str) -> None:
     assert final_status(stop, failed_branches) == status
 
 
-def test_the_latest_write_of_a_name_counts() -> None:
+def test_the_latest_write_of_a_name_wins() -> None:
     saved = [(1, "a", {"x": 1, "y": 1}), (3, "b", {"x": 3}), (2, "c", {"x": 2, "z": 2})]
     for order in (saved, saved[::-1]):
         assert merge_names(order) == {"x": 3, "y": 1, "z": 2}
 
 
-def test_holders_of_names() -> None:
+def test_holders_of_names_are_found() -> None:
     assert find_holders({"x": (1, "a"), "y": (2, "b")}, ["x", "z"]) == {"x": "a"}
 
 
-def test_derived_ids_do_not_run_into_each_other() -> None:
+def test_derived_ids_separate_their_parts() -> None:
     parts = [("a", "b"), ("ab",), ("ab", ""), ("", "ab"), ("a", "b", ""), ("a", 1), ("a", "11"), ("a1", 1)]
     assert len({derived_id(*p) for p in parts}) == len(parts)
     assert derived_id("a", 1) == derived_id("a", "1")

@@ -21,7 +21,7 @@ from noetl.executor.worker import Worker, lease_seconds, thread_count
 
 from tests.run_harness import RunHarness, compile_text
 
-HELD = """
+BLOCKING_PLAYBOOK = """
     steps:
     - {name: a, run: [{action: shell, command: "cat gate"}], rule: [{case: default, run: [b]}]}
     - {name: b, run: [{action: set, set: {x: 1}}]}
@@ -77,7 +77,10 @@ def test_many_runs_at_once(store: SqliteStore, tmp_path: Path) -> None:
 
 
 def test_two_workers_share_the_work(store: SqliteStore, tmp_path: Path) -> None:
-    plays = [start(store, HELD.replace("cat gate", "true"), tmp_path, origin="service") for _ in range(10)]
+    plays = [
+        start(store, BLOCKING_PLAYBOOK.replace("cat gate", "true"), tmp_path, origin="service")
+        for _ in range(10)
+    ]
     other = SqliteStore(str(store.path))
     with working(store, tmp_path) as one, working(other, tmp_path):
         assert all(finished(one, play).result == {"x": 1} for play in plays)
@@ -85,21 +88,21 @@ def test_two_workers_share_the_work(store: SqliteStore, tmp_path: Path) -> None:
     other.close()
 
 
-def test_a_worker_of_one_run_leaves_others_alone(store: SqliteStore, tmp_path: Path) -> None:
-    mine, other = (start(store, HELD.replace("cat gate", "true"), tmp_path) for _ in range(2))
-    served = start(store, HELD.replace("cat gate", "true"), tmp_path, origin="service")
+def test_a_worker_of_a_local_run_ignores_other_queues(store: SqliteStore, tmp_path: Path) -> None:
+    mine, other = (start(store, BLOCKING_PLAYBOOK.replace("cat gate", "true"), tmp_path) for _ in range(2))
+    served = start(store, BLOCKING_PLAYBOOK.replace("cat gate", "true"), tmp_path, origin="service")
     with working(store, tmp_path, queue=mine.queue) as worker:
         finished(worker, mine)
     assert (other.status, served.status) == (RunStatus.QUEUED, RunStatus.QUEUED)
 
 
-def test_a_run_that_comes_later_is_taken_up(store: SqliteStore, tmp_path: Path) -> None:
+def test_a_run_created_later_is_executed(store: SqliteStore, tmp_path: Path) -> None:
     with working(store, tmp_path) as worker:
-        play = start(store, HELD.replace("cat gate", "true"), tmp_path, origin="service")
+        play = start(store, BLOCKING_PLAYBOOK.replace("cat gate", "true"), tmp_path, origin="service")
         assert finished(worker, play).result == {"x": 1}
 
 
-def test_retries_are_done_in_time(store: SqliteStore, tmp_path: Path) -> None:
+def test_retries_are_executed_when_due(store: SqliteStore, tmp_path: Path) -> None:
     step = '{name: a, retry: {attempts: 3, delay: 5ms}, run: [{action: shell, command: "echo x >> f; test $(wc -l < f) -ge 3"}]}'
     play = start(store, f"steps: [{step}]", tmp_path, origin="service")
     with working(store, tmp_path) as worker:
@@ -108,7 +111,7 @@ def test_retries_are_done_in_time(store: SqliteStore, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_a_run_that_is_out_of_time(store: SqliteStore, tmp_path: Path, threads: int) -> None:
+def test_a_run_past_its_deadline_is_stopped(store: SqliteStore, tmp_path: Path, threads: int) -> None:
     """Whoever notices first, the worker or the step that has no time left."""
     text = 'timeout: 60ms\nsteps: [{name: a, run: [{action: shell, command: "sleep 60"}]}]'
     play = start(store, text, tmp_path, origin="service")
@@ -117,9 +120,9 @@ def test_a_run_that_is_out_of_time(store: SqliteStore, tmp_path: Path, threads: 
     assert (run.status, [error["type"] for error in run.errors]) == ("timed_out", ["Timeout"])
 
 
-def test_stopping_lets_the_step_at_work_end(store: SqliteStore, tmp_path: Path, gate: Path) -> None:
+def test_a_stopping_worker_finishes_its_active_step(store: SqliteStore, tmp_path: Path, gate: Path) -> None:
     """What follows is not begun; so it has not been interrupted either."""
-    text = HELD.replace("name: b,", "name: b, delivery: at_most_once,")
+    text = BLOCKING_PLAYBOOK.replace("name: b,", "name: b, delivery: at_most_once,")
     play = start(store, text, tmp_path, origin="service")
     with working(store, tmp_path) as worker:
         with gate.open("w") as writer:
@@ -134,8 +137,8 @@ def test_stopping_lets_the_step_at_work_end(store: SqliteStore, tmp_path: Path, 
     assert play.visit_counts == {"a": 1, "b": 1}
 
 
-def test_cancelling_lets_the_step_at_work_end(store: SqliteStore, tmp_path: Path, gate: Path) -> None:
-    play = start(store, HELD, tmp_path, origin="service")
+def test_a_cancelled_run_ends_after_its_active_step(store: SqliteStore, tmp_path: Path, gate: Path) -> None:
+    play = start(store, BLOCKING_PLAYBOOK, tmp_path, origin="service")
     with working(store, tmp_path) as worker:
         with gate.open("w") as writer:
             store.stop(play.id, RunStatus.CANCELLED, play.clock())
@@ -147,34 +150,34 @@ def test_cancelling_lets_the_step_at_work_end(store: SqliteStore, tmp_path: Path
     ]
 
 
-def test_waiting_gives_up(store: SqliteStore, tmp_path: Path) -> None:
-    play = start(store, HELD, tmp_path)
+def test_waiting_for_a_run_times_out(store: SqliteStore, tmp_path: Path) -> None:
+    play = start(store, BLOCKING_PLAYBOOK, tmp_path)
     worker = Worker(store, capabilities=local_run_capabilities(tmp_path), threads=1)
     assert worker.wait_until_finished("default", play.id, 0.001).status is RunStatus.QUEUED
     with pytest.raises(StoreError, match="There is no run"):
         worker.wait_until_finished("default", "nothing", 0.001)
 
 
-def test_what_a_dead_worker_held_is_taken_over_at_once(store: SqliteStore, tmp_path: Path) -> None:
-    play = start(store, HELD.replace("cat gate", "true"), tmp_path)
+def test_claims_of_a_dead_worker_are_taken_over_at_once(store: SqliteStore, tmp_path: Path) -> None:
+    play = start(store, BLOCKING_PLAYBOOK.replace("cat gate", "true"), tmp_path)
     host, boot, _, _ = process_name().split("/")
     assert store.claim(play.queue, Lease(f"{host}/{boot}/4194999/1/walk-0", 3600.0), play.clock()) is not None
     with working(store, tmp_path, queue=play.queue) as worker:
         assert finished(worker, play).status is RunStatus.SUCCEEDED
 
 
-def test_claims_are_prolonged_while_a_step_is_at_work(store: SqliteStore, tmp_path: Path, gate: Path) -> None:
-    play = start(store, HELD, tmp_path, origin="service")
+def test_claims_are_renewed_while_a_step_is_active(store: SqliteStore, tmp_path: Path, gate: Path) -> None:
+    play = start(store, BLOCKING_PLAYBOOK, tmp_path, origin="service")
     renewed = threading.Event()
 
-    class Watched(SqliteStore):
+    class RenewalCountingStore(SqliteStore):
         def renew(self, run_id: str, visit_id: str, fence: int, until: float, *telling: Any) -> bool:
             held = super().renew(run_id, visit_id, fence, until, *telling)
             if held:
                 renewed.set()
             return held
 
-    watched = Watched(str(store.path))
+    watched = RenewalCountingStore(str(store.path))
     with working(watched, tmp_path, lease=0.3) as worker:
         with gate.open("w") as writer:
             renewed.wait()
@@ -183,11 +186,9 @@ def test_claims_are_prolonged_while_a_step_is_at_work(store: SqliteStore, tmp_pa
     watched.close()
 
 
-def test_a_claim_that_a_bug_keeps_from_being_prolonged_keeps_no_other_from_it(
-    store: SqliteStore, tmp_path: Path
-) -> None:
+def test_a_claim_whose_renewal_raises_does_not_block_others(store: SqliteStore, tmp_path: Path) -> None:
     for _ in range(2):
-        start(store, HELD, tmp_path, origin="service")
+        start(store, BLOCKING_PLAYBOOK, tmp_path, origin="service")
     first, second = (store.claim("service", Lease(name, 30.0), time.time()) for name in ("one", "two"))
     assert first is not None and second is not None
     renewed, over = threading.Event(), threading.Event()
@@ -200,24 +201,24 @@ def test_a_claim_that_a_bug_keeps_from_being_prolonged_keeps_no_other_from_it(
             renewed.set()
             return held
 
-    class Busy:
+    class BlockingExecutor:
         def execute(self, *_: object) -> None:
             over.wait()
 
     broken = Broken(str(store.path))
-    keeper = LeaseKeeper(broken, 0.3, time.time)
-    busy: Any = Busy()
+    lease_keeper = LeaseKeeper(broken, 0.3, time.time)
+    busy: Any = BlockingExecutor()
     with ThreadPoolExecutor(3) as pool:
         for claim in (first, second):
-            pool.submit(keeper.execute, busy, claim)
-        pool.submit(keeper.renew_until, over)
+            pool.submit(lease_keeper.execute, busy, claim)
+        pool.submit(lease_keeper.renew_until, over)
         is_renewed = renewed.wait(SECONDS)
         over.set()
     assert is_renewed
     broken.close()
 
 
-def waited_for(play: RunHarness, type: str) -> Event:
+def wait_for_event(play: RunHarness, type: str) -> Event:
     """The first event of a type, once it is told."""
     while True:
         seen = play.store.changes.count
@@ -227,12 +228,12 @@ def waited_for(play: RunHarness, type: str) -> Event:
         play.store.changes.wait(seen, SECONDS)
 
 
-def test_what_a_step_does_is_told_while_it_is_at_work(store: SqliteStore, tmp_path: Path, gate: Path) -> None:
-    text = HELD.replace("run: [{action", "run: [{action: log, message: one}, {action", 1)
+def test_events_of_an_active_step_are_written(store: SqliteStore, tmp_path: Path, gate: Path) -> None:
+    text = BLOCKING_PLAYBOOK.replace("run: [{action", "run: [{action: log, message: one}, {action", 1)
     play = start(store, text, tmp_path, origin="service")
     with working(store, tmp_path, lease=0.3) as worker:
         with gate.open("w") as writer:
-            waited_for(play, "action.completed")
+            wait_for_event(play, "action.completed")
             seen = play.events
             assert [(e.type, e.payload.get("position")) for e in seen if e.step == "a"] == [
                 ("step.started", None),
@@ -247,9 +248,7 @@ def test_what_a_step_does_is_told_while_it_is_at_work(store: SqliteStore, tmp_pa
     assert play.event_types("a")[4:] == ["action.completed", "step.transition", "step.completed"]
 
 
-def test_how_far_a_loop_has_come_is_told_while_it_is_at_work(
-    store: SqliteStore, tmp_path: Path, gate: Path
-) -> None:
+def test_progress_of_an_active_loop_is_written(store: SqliteStore, tmp_path: Path, gate: Path) -> None:
     text = """
         steps:
         - name: a
@@ -259,7 +258,7 @@ def test_how_far_a_loop_has_come_is_told_while_it_is_at_work(
     play = start(store, text, tmp_path, origin="service")
     with working(store, tmp_path, lease=0.3) as worker:
         with gate.open("w") as writer:
-            while waited_for(play, "loop.progress") and play.events[-1].payload["done"] < 3:
+            while wait_for_event(play, "loop.progress") and play.events[-1].payload["done"] < 3:
                 play.store.changes.wait(play.store.changes.count, 0.05)
             assert play.events[-1].payload == {"position": "run", "done": 3, "failed": 0, "total": 4}
             writer.write("go")
@@ -283,10 +282,10 @@ class Broken(SqliteStore):
         return super().claim(queue, lease, now)
 
 
-def test_a_store_that_is_away_for_a_while(
+def test_a_worker_survives_a_short_outage_of_the_store(
     store: SqliteStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    play = start(store, HELD.replace("cat gate", "true"), tmp_path, origin="service")
+    play = start(store, BLOCKING_PLAYBOOK.replace("cat gate", "true"), tmp_path, origin="service")
     broken = Broken(str(store.path))
     with working(broken, tmp_path, threads=1) as worker:
         assert finished(worker, play).status is RunStatus.SUCCEEDED
@@ -296,10 +295,10 @@ def test_a_store_that_is_away_for_a_while(
 
 
 @pytest.mark.parametrize(("delivery", "claims"), [("at_least_once", 0), ("at_most_once", 1)])
-def test_what_is_abandoned_on_purpose_can_be_begun_anew_at_once(
+def test_released_claims_can_be_claimed_at_once(
     store: SqliteStore, tmp_path: Path, gate: Path, delivery: str, claims: int
 ) -> None:
-    text = HELD.replace("{name: a,", f"{{name: a, delivery: {delivery},")
+    text = BLOCKING_PLAYBOOK.replace("{name: a,", f"{{name: a, delivery: {delivery},")
     play = start(store, text, tmp_path, origin="service")
     with working(store, tmp_path, threads=1, lease=30.0) as worker, gate.open("w") as writer:
         worker.stop(drain=False)
@@ -310,34 +309,34 @@ def test_what_is_abandoned_on_purpose_can_be_begun_anew_at_once(
     assert visit.status == "running", "its commit was refused"
 
 
-class Away(SqliteStore):
+class UnavailableStore(SqliteStore):
     """A store from which nothing can be claimed."""
 
     def claim(self, queue: str, lease: Lease, now: float) -> Claim | None:
         raise StoreError("The store is away.")
 
 
-def test_a_store_that_stays_away_is_told_to_those_who_wait(
+def test_a_long_outage_of_the_store_is_raised_to_waiting_callers(
     store: SqliteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("noetl.executor.worker.MAX_OUTAGE_SECONDS", 0.0)
-    play = start(store, HELD, tmp_path, origin="service")
-    away = Away(str(store.path))
+    play = start(store, BLOCKING_PLAYBOOK, tmp_path, origin="service")
+    away = UnavailableStore(str(store.path))
     with working(away, tmp_path, threads=2) as worker, pytest.raises(StoreError, match="is away"):
         worker.wait_until_finished(play.tenant, play.id)
     away.close()
 
 
-def test_an_interrupted_step_is_done_again(store: SqliteStore, tmp_path: Path) -> None:
+def test_an_interrupted_step_runs_again(store: SqliteStore, tmp_path: Path) -> None:
     """The plan is all a new worker needs, in whatever process it is."""
-    play = start(store, HELD.replace("cat gate", "echo x >> f"), tmp_path)
+    play = start(store, BLOCKING_PLAYBOOK.replace("cat gate", "echo x >> f"), tmp_path)
     claim = play.claim("gone")
     assert claim is not None
     store.renew(play.id, claim.visit.id, claim.visit.fence, play.clock())
     with working(store, tmp_path, queue=play.queue) as worker:
         assert finished(worker, play).result == {"x": 1}
     assert (tmp_path / "f").read_text() == "x\n"
-    assert store.plan(play.plan.hash) == compile_text(HELD.replace("cat gate", "echo x >> f"))
+    assert store.plan(play.plan.hash) == compile_text(BLOCKING_PLAYBOOK.replace("cat gate", "echo x >> f"))
 
 
 @pytest.mark.parametrize(
@@ -357,7 +356,7 @@ def test_an_interrupted_step_is_done_again(store: SqliteStore, tmp_path: Path) -
         ),
     ],
 )
-def test_settings(setting: str, read: Any, good: dict[str, Any], bad: list[str]) -> None:
+def test_settings_are_validated(setting: str, read: Any, good: dict[str, Any], bad: list[str]) -> None:
     assert {text: read({setting: text}) for text in good} == good
     assert read({}) > 0
     for text in bad:
@@ -365,7 +364,7 @@ def test_settings(setting: str, read: Any, good: dict[str, Any], bad: list[str])
             read({setting: text})
 
 
-class TestCancelling:
+class TestCancelledWork:
     STUBBORN = """
         steps:
         - {name: a, run: [{action: shell, command: "trap 'echo asked >> said' TERM; echo $$ > pid; cat gate; while :; do sleep 0.1; done"}]%s}
@@ -381,7 +380,7 @@ class TestCancelling:
             finished(worker, play)
         return play
 
-    def test_a_command_is_asked_to_end_and_then_killed(
+    def test_a_command_is_terminated_and_then_killed(
         self, store: SqliteStore, tmp_path: Path, gate: Path
     ) -> None:
         play = self.cancelled(store, tmp_path, self.STUBBORN % "")
@@ -394,10 +393,10 @@ class TestCancelling:
             "workflow.cancelled",
         ]
 
-    def test_its_step_is_done_again_when_the_run_goes_on(
+    def test_a_cancelled_step_runs_again_after_a_resume(
         self, store: SqliteStore, tmp_path: Path, gate: Path
     ) -> None:
-        text = HELD.replace('"cat gate"', '"cat gate; test -e there || sleep 60"')
+        text = BLOCKING_PLAYBOOK.replace('"cat gate"', '"cat gate; test -e there || sleep 60"')
         play = self.cancelled(store, tmp_path, text)
         (tmp_path / "there").touch()
         store.resume(play.id, time.time(), deadline_at=None, values={})
@@ -405,7 +404,7 @@ class TestCancelling:
             gate.write_text("go on")
             assert finished(worker, play).result == {"x": 1}
 
-    def test_what_may_be_done_once_only_has_failed(
+    def test_a_cancelled_at_most_once_step_fails(
         self, store: SqliteStore, tmp_path: Path, gate: Path
     ) -> None:
         play = self.cancelled(store, tmp_path, self.STUBBORN % ", delivery: at_most_once")
@@ -416,7 +415,7 @@ class TestCancelling:
             "StepInterrupted",
         )
 
-    def test_the_wait_before_another_attempt_is_over(
+    def test_cancelling_ends_the_delay_before_a_retry(
         self, store: SqliteStore, tmp_path: Path, gate: Path
     ) -> None:
         text = """
@@ -425,7 +424,9 @@ class TestCancelling:
         """
         assert self.cancelled(store, tmp_path, text).status == "cancelled"
 
-    def test_other_items_are_not_begun(self, store: SqliteStore, tmp_path: Path, gate: Path) -> None:
+    def test_cancelling_prevents_other_items_of_a_loop(
+        self, store: SqliteStore, tmp_path: Path, gate: Path
+    ) -> None:
         text = """
             steps:
             - {name: a, loop: {items: [1, 2, 3]}, run: [{action: shell, command: "echo $$ >> pids; cat gate; sleep 60"}]}
@@ -434,7 +435,7 @@ class TestCancelling:
         assert play.status == "cancelled"
         assert len((tmp_path / "pids").read_text().splitlines()) == 1
 
-    def test_the_step_that_runs_last_is_let_finish(
+    def test_cancelling_does_not_interrupt_the_finally_step(
         self, store: SqliteStore, tmp_path: Path, gate: Path
     ) -> None:
         text = """
@@ -447,8 +448,10 @@ class TestCancelling:
         assert (play.status, (tmp_path / "done").read_text()) == ("cancelled", "done\n")
 
 
-def test_what_is_not_finished_in_time_is_given_back(store: SqliteStore, tmp_path: Path, gate: Path) -> None:
-    play = start(store, HELD, tmp_path)
+def test_claims_that_are_active_after_the_drain_timeout_are_released(
+    store: SqliteStore, tmp_path: Path, gate: Path
+) -> None:
+    play = start(store, BLOCKING_PLAYBOOK, tmp_path)
     worker = Worker(
         store, capabilities=local_run_capabilities(tmp_path), threads=1, lease=3000.0, queue=play.queue
     )
@@ -467,7 +470,7 @@ def test_what_is_not_finished_in_time_is_given_back(store: SqliteStore, tmp_path
         assert finished(other, play).result == {"x": 1}
 
 
-def test_a_worker_that_has_stopped_does_not_complain_about_its_store(
+def test_a_stopped_worker_logs_no_store_errors(
     store: SqliteStore,
     tmp_path: Path,
     gate: Path,
@@ -482,7 +485,7 @@ def test_a_worker_that_has_stopped_does_not_complain_about_its_store(
         raise StoreError("The store is closed.")
 
     monkeypatch.setattr(store, "cancelled_runs", ask)
-    play = start(store, HELD, tmp_path)
+    play = start(store, BLOCKING_PLAYBOOK, tmp_path)
     worker = Worker(store, capabilities=local_run_capabilities(tmp_path), threads=1, queue=play.queue)
     worker.start()
     with gate.open("w"):
@@ -493,7 +496,7 @@ def test_a_worker_that_has_stopped_does_not_complain_about_its_store(
     assert caplog.messages == []
 
 
-def test_a_worker_looks_for_what_was_left_behind(
+def test_a_worker_sweeps_the_store(
     store: SqliteStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     play = start(store, "steps: [{name: a, run: [{action: set, set: {x: 1}}]}]", tmp_path)
@@ -505,11 +508,11 @@ def test_a_worker_looks_for_what_was_left_behind(
     assert caplog.messages == [f"run {play.id} was left behind: its end is due"]
 
 
-def test_a_worker_that_has_stopped_has_no_thread_in_its_store(tmp_path: Path) -> None:
+def test_a_stopped_worker_has_no_thread_in_its_store(tmp_path: Path) -> None:
     """The process may end then, and SQLite does not survive that it is taken apart under somebody's feet."""
     inside, calls = threading.Event(), []
 
-    class Slow(SqliteStore):
+    class SlowStore(SqliteStore):
         def release_dead(self, queue: str, now: float) -> int:
             calls.append(now)
             if len(calls) > 1:  # the first is that of the start
@@ -517,7 +520,7 @@ def test_a_worker_that_has_stopped_has_no_thread_in_its_store(tmp_path: Path) ->
                 time.sleep(0.5)
             return super().release_dead(queue, now)
 
-    store = Slow(str(tmp_path / "slow.db"))
+    store = SlowStore(str(tmp_path / "slow.db"))
     worker = Worker(store, capabilities=local_run_capabilities(tmp_path), threads=2, lease=0.3)
     before = set(threading.enumerate())
     worker.start()

@@ -16,7 +16,7 @@ from noetl.executor.stores.sqlite.store import SqliteStore
 
 from tests.run_harness import RunHarness
 
-MOST = 3000
+LIMIT = 3000
 TEXT = "{{ 'x' * 1000 }}"
 
 plain_values = st.recursive(
@@ -32,7 +32,7 @@ def small_budget(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     class SmallBudget(MemoryBudget):
         def __init__(self) -> None:
-            super().__init__(MOST)
+            super().__init__(LIMIT)
 
         def reserve(self, size: int) -> None:
             super().reserve(size)
@@ -51,7 +51,7 @@ def small_budget(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return amounts
 
 
-def ended(store: SqliteStore, steps: str, folder: Path | None = None) -> RunHarness:
+def finish(store: SqliteStore, steps: str, folder: Path | None = None) -> RunHarness:
     return RunHarness(
         store,
         f"tasks: {{say: [{{action: set, set: {{y: '{{{{ args.x | default(0) }}}}'}}}}]}}\nsteps: {steps}",
@@ -60,12 +60,12 @@ def ended(store: SqliteStore, steps: str, folder: Path | None = None) -> RunHarn
 
 
 @given(plain_values)
-def test_nothing_is_taken_for_larger_than_it_is(value: Any) -> None:
+def test_the_estimated_size_never_exceeds_the_length_as_json(value: Any) -> None:
     length = len(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
     assert length / 9 <= json_size(value) <= length
 
 
-def test_what_is_full_takes_no_more() -> None:
+def test_an_exhausted_budget_refuses_a_reservation() -> None:
     budget = MemoryBudget(10)
     budget.reserve(6)
     with budget.reserved("ab"), pytest.raises(ActionError, match="more than 10 characters") as refused:
@@ -87,8 +87,8 @@ def test_what_is_full_takes_no_more() -> None:
         f'rule: [{{case: default, run: [{{action: set, set: {{a: "{TEXT}", b: "{TEXT}", c: "{TEXT}"}}}}]}}]',
     ],
 )
-def test_too_much(store: SqliteStore, small_budget: list[int], step: str) -> None:
-    play = ended(store, f"[{{name: a, {step}}}]")
+def test_work_that_exceeds_the_budget_fails(store: SqliteStore, small_budget: list[int], step: str) -> None:
+    play = finish(store, f"[{{name: a, {step}}}]")
     assert (play.status, play.error_types) == ("failed", ["PayloadTooLarge"])
 
 
@@ -109,17 +109,17 @@ def test_too_much(store: SqliteStore, small_budget: list[int], step: str) -> Non
         "together",
     ],
 )
-def test_what_is_held_no_more_does_not_count(store: SqliteStore, small_budget: list[int], step: str) -> None:
-    play = ended(store, f"[{{name: a, {step}}}]")
+def test_released_data_does_not_count(store: SqliteStore, small_budget: list[int], step: str) -> None:
+    play = finish(store, f"[{{name: a, {step}}}]")
     assert play.error_types == []
     assert min(small_budget) >= 0
     assert small_budget[-1] == sum(json_size(value) for value in (play.result or {}).values())
 
 
-def test_the_batches_of_a_loop_together(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("noetl.executor.engine.loop.MAX_LOOP_RESULT", MOST)
+def test_the_total_result_of_a_loop_is_bounded(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("noetl.executor.engine.loop.MAX_LOOP_RESULT", LIMIT)
     text = f'[{{name: a, loop: {{items: [1, 2, 3, 4, 5, 6], batch: 1}}, run: [{{action: set, set: {{a: "{TEXT}"}}}}]}}]'
-    play = ended(store, text)
+    play = finish(store, text)
     assert play.error_types == ["PayloadTooLarge"]
     assert [event.payload["done"] for event in play.events if event.type == "loop.progress"] == [1, 2]
 
@@ -133,7 +133,7 @@ def test_the_batches_of_a_loop_together(store: SqliteStore, monkeypatch: pytest.
         "task: nest_beside",
     ],
 )
-def test_what_waits_beside_a_failure_is_held_no_more(
+def test_suspended_items_next_to_a_failure_are_released(
     store: SqliteStore, small_budget: list[int], work: str
 ) -> None:
     text = f"""
@@ -161,7 +161,7 @@ def test_what_waits_beside_a_failure_is_held_no_more(
     assert small_budget[-1] == sum(json_size(value) for value in play.result.values())
 
 
-def test_what_is_overwritten_by_one_of_several_is_held_no_more(
+def test_a_name_overwritten_by_a_parallel_item_is_released(
     store: SqliteStore, small_budget: list[int]
 ) -> None:
     text = """

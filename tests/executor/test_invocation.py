@@ -31,7 +31,7 @@ def result(store: SqliteStore, text: str, **input: Any) -> Any:
     return play.result
 
 
-class TestRules:
+class TestRuleExecution:
     TEXT = """
         input: {n: any}
         steps:
@@ -79,7 +79,7 @@ class TestRules:
         text = "start: b\nsteps: [{name: a, run: [{action: log, message: ok}]}, {name: b, run: [], rule: [{case: default, run: [a]}]}]"
         assert list(played(store, text).visit_counts) == ["b", "a"]
 
-    def test_in_place_work_sees_the_step_and_saves(self, store: SqliteStore) -> None:
+    def test_in_place_work_reads_the_step_and_saves_names(self, store: SqliteStore) -> None:
         text = """
             tasks: {note: [{action: set, set: {noted: "{{ args.of }} {{ x }}"}}]}
             steps:
@@ -93,7 +93,7 @@ class TestRules:
         """
         assert result(store, text) == {"x": 2, "whole": {"x": 1}, "noted": "1 1"}
 
-    def test_the_result_of_a_step_is_that_of_its_own_run(self, store: SqliteStore) -> None:
+    def test_the_result_of_a_step_is_not_that_of_in_place_work(self, store: SqliteStore) -> None:
         text = """
             steps:
             - {name: a, run: [{action: set, set: {x: 1}}], rule: [{case: "{{ not error }}", run: [b]}]}
@@ -131,7 +131,7 @@ class TestRules:
         assert found["e"] is None
 
 
-class TestNames:
+class TestNameVisibility:
     def test_names_of_set_do_not_see_each_other(self, store: SqliteStore) -> None:
         text = """
             variables: {a: 1, b: 2}
@@ -151,7 +151,7 @@ class TestNames:
             found = result(store, text, v=value)
             assert found == {"same": value, "text": f"is {value}", "inner": {"deep": [value]}}
 
-    def test_where_names_come_from(self, store: SqliteStore) -> None:
+    def test_names_resolve_to_saved_names_variables_and_inputs(self, store: SqliteStore) -> None:
         text = """
             input: {i: {type: integer, default: 1}, w: {type: string, default: world}}
             environment: {e: "hello {{ input.w }}", f: "{{ w }}"}
@@ -163,7 +163,7 @@ class TestNames:
         assert result(store, text)["s"] == [1, "hello world", "world", "hello world!", [1, 1]]
         assert result(store, text, i=5, w="you")["s"] == [5, "hello you", "you", "hello you!", [1, 5]]
 
-    def test_what_a_branch_sees(self, store: SqliteStore) -> None:
+    def test_a_branch_sees_names_of_its_own_history(self, store: SqliteStore) -> None:
         text = """
             steps:
             - {name: a, run: [{action: set, set: {x: a}}], rule: [{case: default, run: [b, c]}]}
@@ -177,7 +177,7 @@ class TestNames:
         found = result(store, text)
         assert found == {"x": "b", "in_b": "b", "in_c": "a", "in_d": "b", "both": ["b", "a"]}
 
-    def test_steps_as_the_history_of_a_branch_knows_them(self, store: SqliteStore) -> None:
+    def test_steps_show_the_history_of_their_branch(self, store: SqliteStore) -> None:
         text = """
             steps:
             - {name: a, rule: [{case: default, run: [b, c]}]}
@@ -199,7 +199,7 @@ class TestNames:
         assert found["c"] == ["failed", "no", None]
         assert (found["e"], found["own"]) == ("pending 0", "pending")
 
-    def test_what_was_not_visited_has_no_result(self, store: SqliteStore) -> None:
+    def test_an_unvisited_step_has_no_result(self, store: SqliteStore) -> None:
         text = """
             steps:
             - {name: first, rule: [{case: "{{ run.id is none }}", run: [b]}, {case: default, run: [a]}]}
@@ -213,7 +213,7 @@ class TestNames:
         assert play.visit("a").error is not None
         assert play.visit("a").error["type"] == "GuardError"
 
-    def test_a_step_knows_itself(self, store: SqliteStore) -> None:
+    def test_a_step_reads_its_own_attributes(self, store: SqliteStore) -> None:
         text = """
             version: "7"
             steps:
@@ -232,7 +232,7 @@ class TestNames:
             "version": "7",
         }
 
-    def test_a_name_without_a_value(self, store: SqliteStore) -> None:
+    def test_a_name_without_a_value_fails_the_step(self, store: SqliteStore) -> None:
         text = """
             steps:
             - {name: a, rule: [{case: "{{ run.id is none }}", run: [b]}, {case: default, run: [c]}]}
@@ -244,15 +244,15 @@ class TestNames:
         assert play.run.error is not None
         assert play.run.error["message"] == "`set`: `x` is undefined"
 
-    def test_inferred_inputs(self, store: SqliteStore) -> None:
+    def test_inferred_inputs_are_required(self, store: SqliteStore) -> None:
         text = "steps: [{name: a, run: [{action: set, set: {y: '{{ x + input.z }}', d: '{{ w | default(3) }}'}}]}]"
         assert result(store, text, x=1, z=2) == {"y": 3, "d": 3}
         with pytest.raises(RejectedError, match="missing input `z`"):
             played(store, text, x=1)
 
 
-class TestTasks:
-    def test_args(self, store: SqliteStore) -> None:
+class TestTaskExecution:
+    def test_a_task_reads_its_args(self, store: SqliteStore) -> None:
         text = """
             tasks:
             - name: add
@@ -263,14 +263,14 @@ class TestTasks:
         """
         assert result(store, text) == {"sum": 11, "twice": 22, "inner": {"twice": 22}, "out": {"twice": 22}}
 
-    def test_a_task_that_is_skipped(self, store: SqliteStore) -> None:
+    def test_a_task_may_be_skipped(self, store: SqliteStore) -> None:
         text = """
             tasks: {t: [{action: set, set: {x: 1}}]}
             steps: [{name: s, run: [{task: t, if: "{{ 1 > 2 }}", as: y}, {task: t, if: true, as: z}]}]
         """
         assert result(store, text) == {"x": 1, "z": {"x": 1}}
 
-    def test_a_task_that_runs_together(self, store: SqliteStore) -> None:
+    def test_a_task_may_run_in_parallel(self, store: SqliteStore) -> None:
         text = """
             tasks: {t: {parallel: true, run: [{action: set, set: {x: 1}}, {action: set, set: {y: 2}}]}}
             steps: [{name: s, run: [{task: t, as: z}]}]
@@ -285,7 +285,7 @@ class TestTasks:
         assert result(store, text) == {"z": 1}
 
 
-class TestParallel:
+class TestParallelExecution:
     def test_items_do_not_see_each_other(self, store: SqliteStore) -> None:
         text = """
             variables: {x: 0, y: 0}
@@ -297,7 +297,7 @@ class TestParallel:
         """
         assert result(store, text) == {"x": 1, "y": 2, "data": [{"x": 1}, {"y": 2}]}
 
-    def test_one_item_gives_a_list_too(self, store: SqliteStore) -> None:
+    def test_one_parallel_item_gives_a_list(self, store: SqliteStore) -> None:
         text = """
             steps:
             - name: a
@@ -307,12 +307,12 @@ class TestParallel:
         """
         assert played(store, text).result == {"x": 1, "all": [{"x": 1}]}
 
-    def test_one_failure_fails_all(self, store: SqliteStore) -> None:
+    def test_one_failure_fails_parallel_work(self, store: SqliteStore) -> None:
         text = f"steps: [{{name: s, parallel: true, run: [{{action: set, set: {{x: 1}}}}, {FAIL}]}}]"
         play = played(store, text)
         assert (play.status, play.error_types, play.visit("s").saved) == ("failed", ["Failed"], {})
 
-    def test_a_forgiven_failure(self, store: SqliteStore) -> None:
+    def test_a_forgiven_failure_does_not_fail_parallel_work(self, store: SqliteStore) -> None:
         text = """
             steps:
             - name: s
@@ -323,8 +323,8 @@ class TestParallel:
         assert result(store, text) == {"x": 1, "r": [False, [None, {"x": 1}]]}
 
 
-class TestJoins:
-    def test_a_join_runs_once(self, store: SqliteStore) -> None:
+class TestJoinExecution:
+    def test_a_join_is_visited_once(self, store: SqliteStore) -> None:
         text = """
             steps:
             - {name: a, rule: [{case: default, run: [b, c, d]}]}
@@ -339,7 +339,7 @@ class TestJoins:
             {"a": 1, "b": 1, "c": 1, "d": 1, "e": 1},
         )
 
-    def test_a_cycle_around_a_join(self, store: SqliteStore) -> None:
+    def test_a_join_on_a_cycle_fires_each_round(self, store: SqliteStore) -> None:
         text = """
             variables: {rounds: []}
             steps:
@@ -356,7 +356,7 @@ class TestJoins:
         assert play.visit_counts == {"a": 3, "b": 3, "c": 3, "d": 3, "e": 1}
 
 
-class TestCycles:
+class TestCycleExecution:
     TEXT = """
         variables: {n: 0}
         steps:
@@ -367,7 +367,7 @@ class TestCycles:
         - {name: b, run: [{action: set, set: {end: "{{ steps.a.error.type }} {{ n }}"}}]}
     """
 
-    def test_past_the_bound_the_step_fails(self, store: SqliteStore) -> None:
+    def test_a_visit_past_max_visits_fails(self, store: SqliteStore) -> None:
         play = played(store, self.TEXT % '[{case: "{{ n > 0 }}", run: [a]}, {case: "{{ n < 0 }}", run: [b]}]')
         assert (play.status, play.error_types, play.visit_counts) == (
             "failed",
@@ -375,11 +375,11 @@ class TestCycles:
             {"a": 4},
         )
 
-    def test_the_failure_can_be_handled(self, store: SqliteStore) -> None:
+    def test_a_case_can_handle_max_visits_exceeded(self, store: SqliteStore) -> None:
         play = played(store, self.TEXT % '[{case: error, run: [b]}, {case: "{{ n > 0 }}", run: [a]}]')
         assert (play.status, play.result) == ("succeeded", {"n": 3, "end": "MaxVisitsExceeded 3"})
 
-    def test_but_not_by_going_round_again(self, store: SqliteStore) -> None:
+    def test_no_case_that_leads_back_handles_max_visits_exceeded(self, store: SqliteStore) -> None:
         rule = '[{case: "{{ error or n > 0 }}", run: [a]}, {case: error, run: [b]}]'
         play = played(store, self.TEXT % rule)
         assert (play.status, play.visit_counts) == ("succeeded", {"a": 4, "b": 1})
@@ -390,7 +390,7 @@ class TestCycles:
         assert play.event_types("a").count("action.started") == 3
 
 
-class TestFailures:
+class TestStepFailures:
     def test_abort_parks_what_was_ready(self, store: SqliteStore) -> None:
         text = f"""
             steps:
@@ -426,11 +426,11 @@ class TestFailures:
         assert play.run.error is not None
         assert play.event_types()[-1] == "workflow.completed"
 
-    def test_a_step_may_abort_where_the_playbook_goes_on(self, store: SqliteStore) -> None:
+    def test_a_step_may_abort_in_a_playbook_that_continues(self, store: SqliteStore) -> None:
         text = f"on_error: continue\nsteps: [{{name: a, on_error: abort, run: [{FAIL}]}}]"
         assert played(store, text).status is RunStatus.FAILED
 
-    def test_an_action_may_fail(self, store: SqliteStore) -> None:
+    def test_a_failure_of_an_action_may_be_forgiven(self, store: SqliteStore) -> None:
         text = """
             steps:
             - name: a
@@ -443,7 +443,9 @@ class TestFailures:
         assert "action.failed" in play.event_types("a")
 
     @pytest.mark.parametrize("forgiven", [False, True])
-    def test_an_action_that_may_fail_comes_last(self, store: SqliteStore, forgiven: bool) -> None:
+    def test_a_forgiven_failure_of_the_last_action_is_the_result(
+        self, store: SqliteStore, forgiven: bool
+    ) -> None:
         may = ", on_error: continue" if forgiven else ""
         text = f"""
             steps:
@@ -458,7 +460,7 @@ class TestFailures:
         assert play.visit_counts == ({"a": 1, "c": 1} if forgiven else {"a": 1, "b": 1})
         assert play.visit("a").attempt == (1 if forgiven else 2)
 
-    def test_in_place_work_that_fails_goes_to_the_policy(self, store: SqliteStore) -> None:
+    def test_failed_in_place_work_follows_on_error(self, store: SqliteStore) -> None:
         text = f"""
             steps:
             - name: a
@@ -471,11 +473,11 @@ class TestFailures:
         (saved,) = store.visits_with_outputs(play.id)
         assert saved.saved == {}
 
-    def test_in_place_work_that_may_fail(self, store: SqliteStore) -> None:
+    def test_a_failure_of_in_place_work_may_be_forgiven(self, store: SqliteStore) -> None:
         text = "steps: [{name: a, rule: [{case: default, run: [{action: fail, message: no, on_error: continue}]}]}]"
         assert played(store, text).status is RunStatus.SUCCEEDED
 
-    def test_what_is_too_large_fails_the_step(
+    def test_data_that_is_too_large_fails_the_step(
         self, store: SqliteStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(sql_store, "MAX_PAYLOAD_BYTES", 1000)
@@ -489,14 +491,16 @@ class TestFailures:
         play = played(store, text)
         assert (play.status, play.result) == ("succeeded", {"e": "PayloadTooLarge"})
 
-    def test_what_is_too_large_again(self, store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_failure_whose_handling_is_too_large_fails_the_step(
+        self, store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """A rule that answers to something too large with something too large does not keep the run for ever."""
         monkeypatch.setattr(sql_store, "MAX_PAYLOAD_BYTES", 1000)
         big = "{action: set, set: {x: \"{{ 'x' * 2000 }}\"}}"
         play = played(store, f"steps: [{{name: a, run: [{big}], rule: [{{case: error, run: [{big}]}}]}}]")
         assert (play.status, play.error_types, play.visit_counts) == ("failed", ["PayloadTooLarge"], {"a": 1})
 
-    def test_in_place_work_that_is_too_large(
+    def test_in_place_work_with_too_large_data_fails(
         self, store: SqliteStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(sql_store, "MAX_PAYLOAD_BYTES", 1000)
@@ -510,8 +514,8 @@ class TestFailures:
         ]
 
 
-class TestRetries:
-    def test_a_step_that_gets_better(self, store: SqliteStore, tmp_path: Path) -> None:
+class TestStepRetries:
+    def test_a_step_is_retried_until_it_succeeds(self, store: SqliteStore, tmp_path: Path) -> None:
         text = f"""
             steps:
             - name: a
@@ -531,20 +535,18 @@ class TestRetries:
             "step.completed",
         )
 
-    def test_an_action_that_gets_better(self, store: SqliteStore, tmp_path: Path) -> None:
+    def test_an_action_is_retried_until_it_succeeds(self, store: SqliteStore, tmp_path: Path) -> None:
         action = FLAKY.replace("{action", "{retry: {attempts: 3, delay: 0}, action")
         play = RunHarness(store, f"steps: [{{name: a, run: [{action}]}}]", folder=tmp_path).finish()
         assert (play.status, play.visit("a").attempt) == ("succeeded", 1)
         types = play.event_types("a")
         assert (types.count("action.started"), types.count("action.retrying")) == (3, 2)
 
-    def test_the_retry_of_the_playbook(self, store: SqliteStore, tmp_path: Path) -> None:
+    def test_the_playbook_sets_a_default_retry(self, store: SqliteStore, tmp_path: Path) -> None:
         play = RunHarness(store, f"retry: 3\nsteps: [{{name: a, run: [{FLAKY}]}}]", folder=tmp_path).finish()
         assert (play.status, play.visit("a").attempt) == ("succeeded", 3)
 
-    def test_the_condition_of_the_retry_of_the_playbook_reads_what_steps_have_saved(
-        self, store: SqliteStore, tmp_path: Path
-    ) -> None:
+    def test_the_default_retry_condition_reads_saved_names(self, store: SqliteStore, tmp_path: Path) -> None:
         text = f"""
             retry: {{attempts: 3, delay: 0, if: "{{{{ may and error.type == wanted }}}}"}}
             variables: {{wanted: Odd, may: true}}
@@ -555,14 +557,14 @@ class TestRetries:
         play = RunHarness(store, text, folder=tmp_path).finish()
         assert (play.status, play.visit("b").attempt) == ("succeeded", 3)
 
-    def test_retries_that_are_used_up(self, store: SqliteStore, tmp_path: Path) -> None:
+    def test_the_last_failed_attempt_fails_the_step(self, store: SqliteStore, tmp_path: Path) -> None:
         play = RunHarness(store, f"steps: [{{name: a, retry: 2, run: [{FLAKY}]}}]", folder=tmp_path).finish()
         assert (play.status, play.error_types, play.visit("a").attempt) == ("failed", ["CommandFailed"], 2)
 
     @pytest.mark.parametrize(
         ("condition", "attempts"), [("{{ false }}", 1), ("{{ error.type == 'CommandFailed' }}", 3)]
     )
-    def test_the_condition_of_a_retry(
+    def test_a_retry_condition_decides_about_the_retry(
         self, store: SqliteStore, tmp_path: Path, condition: str, attempts: int
     ) -> None:
         for owner in ("step", "action"):
@@ -578,11 +580,11 @@ class TestRetries:
             assert play.status is RunStatus.FAILED
             assert len((tmp_path / owner / "tries").read_text().split()) == attempts
 
-    def test_what_cannot_get_better_is_not_retried(self, store: SqliteStore) -> None:
+    def test_a_failure_that_is_not_retryable_is_not_retried(self, store: SqliteStore) -> None:
         play = played(store, "steps: [{name: a, retry: 5, run: [{action: fail, message: no}]}]")
         assert play.visit("a").attempt == 1
 
-    def test_what_a_failed_attempt_saved_is_dropped(self, store: SqliteStore, tmp_path: Path) -> None:
+    def test_names_saved_by_a_failed_attempt_are_dropped(self, store: SqliteStore, tmp_path: Path) -> None:
         text = f"""
             steps:
             - name: a
@@ -594,7 +596,7 @@ class TestRetries:
         """
         assert RunHarness(store, text, folder=tmp_path).finish().result == {"y": False}
 
-    def test_a_run_that_waits_for_a_retry(self, store: SqliteStore, tmp_path: Path) -> None:
+    def test_a_run_is_waiting_before_a_retry(self, store: SqliteStore, tmp_path: Path) -> None:
         play = RunHarness(
             store, f"steps: [{{name: a, retry: 3, run: [{FLAKY}]}}]", folder=tmp_path, clock=FakeClock(4e9)
         )
@@ -604,7 +606,7 @@ class TestRetries:
         assert play.finish().status is RunStatus.SUCCEEDED
 
 
-class TestKeys:
+class TestIdempotencyKeys:
     TEXT = """
         tasks: {t: [{action: set, set: {inner: "{{ step.idempotency_key }}"}}]}
         steps:
@@ -619,7 +621,7 @@ class TestKeys:
           rule: [{case: "{{ step.visit == 1 }}", run: [a]}]
     """
 
-    def test_keys_outlive_attempts(self, store: SqliteStore, tmp_path: Path) -> None:
+    def test_idempotency_keys_are_the_same_in_every_attempt(self, store: SqliteStore, tmp_path: Path) -> None:
         RunHarness(store, self.TEXT, folder=tmp_path).finish()
         RunHarness(store, self.TEXT, folder=tmp_path).finish()
         seen = [line.split(",") for line in (tmp_path / "seen").read_text().split()]
@@ -628,13 +630,13 @@ class TestKeys:
         different = {keys[2], keys[3], *keys[4:]}
         assert len({key for keys in different for key in keys}) == 3 * len(different) == 12
 
-    def test_uuid_and_now_are_those_of_the_attempt(self, store: SqliteStore, tmp_path: Path) -> None:
+    def test_uuid_and_now_are_repeatable_within_an_attempt(self, store: SqliteStore, tmp_path: Path) -> None:
         play = RunHarness(store, self.TEXT, folder=tmp_path)
         lost = play.claim("lost")
         assert lost is not None
         crashed = play.executor("lost")
-        crashed.store = _Deaf(store)  # type: ignore[assignment]
-        with pytest.raises(_Silence):
+        crashed.store = _CommittingDeadStore(store)  # type: ignore[assignment]
+        with pytest.raises(_WorkerDeath):
             crashed.execute(lost)
         play.clock.advance(LEASE_SECONDS)
         assert play.execute_next()
@@ -646,7 +648,7 @@ class TestKeys:
         assert seen[2][3] != seen[0][3]
         assert seen[2][4] > seen[0][4] == "1970-01-12T13:46:40+00:00"
 
-    def test_every_uuid_is_another(self, store: SqliteStore) -> None:
+    def test_every_uuid_is_different(self, store: SqliteStore) -> None:
         text = """
             steps:
             - name: a
@@ -660,29 +662,29 @@ class TestKeys:
         assert len(set(uuids)) == 6
 
 
-class _Silence(Exception):
+class _WorkerDeath(Exception):
     pass
 
 
-class _Deaf:
+class _CommittingDeadStore:
     """A store from which no answer to a commit comes back, and which has not heard it."""
 
     def __init__(self, store: SqliteStore) -> None:
         self._store = store
 
     def commit(self, *_: Any) -> None:
-        raise _Silence
+        raise _WorkerDeath
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
 
 
 class TestTimeouts:
-    def test_an_action(self, store: SqliteStore) -> None:
+    def test_an_action_times_out(self, store: SqliteStore) -> None:
         play = played(store, 'steps: [{name: a, run: [{action: shell, command: "sleep 60", timeout: 20ms}]}]')
         assert (play.status, play.error_types) == ("failed", ["Timeout"])
 
-    def test_a_step_and_in_place_work_that_answers(self, store: SqliteStore) -> None:
+    def test_in_place_work_may_handle_the_timeout_of_its_step(self, store: SqliteStore) -> None:
         """What handles a timeout has time of its own."""
         text = """
             steps:
@@ -693,13 +695,13 @@ class TestTimeouts:
         """
         assert result(store, text) == {"late": True}
 
-    def test_in_place_work_is_bounded_too(self, store: SqliteStore) -> None:
+    def test_in_place_work_times_out(self, store: SqliteStore) -> None:
         text = """
             steps: [{name: a, timeout: 20ms, rule: [{case: default, run: [{action: shell, command: "sleep 60"}]}]}]
         """
         assert played(store, text).error_types == ["Timeout"]
 
-    def test_a_step_whose_case_leads_on(self, store: SqliteStore) -> None:
+    def test_a_case_may_handle_a_timeout(self, store: SqliteStore) -> None:
         text = """
             steps:
             - name: a
@@ -711,7 +713,7 @@ class TestTimeouts:
         assert result(store, text) == {"late": True}
 
 
-class TestStopping:
+class TestCancelAndResume:
     TEXT = """
         input: {ok: {type: boolean, default: true}}
         steps:
@@ -720,7 +722,7 @@ class TestStopping:
         - {name: c, run: [{action: set, set: {y: "{{ x }}"}}]}
     """
 
-    def test_cancel(self, store: SqliteStore) -> None:
+    def test_a_cancelled_run_parks_ready_visits(self, store: SqliteStore) -> None:
         play = RunHarness(store, self.TEXT)
         play.execute_next()
         store.stop(play.id, RunStatus.CANCELLED, play.clock())
@@ -728,13 +730,13 @@ class TestStopping:
         assert (play.status, play.result, play.error_types) == ("cancelled", None, [])
         assert [(visit.step, visit.status.value) for visit in play.visits][-1] == ("b", "parked")
 
-    def test_cancel_before_the_start(self, store: SqliteStore) -> None:
+    def test_a_run_can_be_cancelled_before_it_starts(self, store: SqliteStore) -> None:
         play = RunHarness(store, self.TEXT)
         store.stop(play.id, RunStatus.CANCELLED, play.clock())
         assert play.finish().status is RunStatus.CANCELLED
         assert play.resume().finish().result == {"x": 1, "y": 1}
 
-    def test_cancel_while_a_step_runs(self, store: SqliteStore) -> None:
+    def test_a_running_step_of_a_cancelled_run_finishes(self, store: SqliteStore) -> None:
         play = RunHarness(store, self.TEXT)
         claim = play.claim()
         assert claim is not None
@@ -748,7 +750,7 @@ class TestStopping:
         assert play.resume().finish().result == {"x": 1, "y": 1}
         assert play.visit_counts == {"a": 1, "b": 1, "c": 1}
 
-    def test_a_failed_run_goes_on_with_corrected_input(self, store: SqliteStore) -> None:
+    def test_a_failed_run_resumes_with_corrected_input(self, store: SqliteStore) -> None:
         play = played(store, self.TEXT, ok=False)
         assert play.status is RunStatus.FAILED
         play.resume().finish()
@@ -759,7 +761,7 @@ class TestStopping:
         assert play.event_types("a").count("step.completed") == 1
         assert play.event_types().count("workflow.resumed") == 2
 
-    def test_environment_follows_corrected_input(self, store: SqliteStore) -> None:
+    def test_corrected_input_renders_the_environment_again(self, store: SqliteStore) -> None:
         text = """
             input: {host: string}
             environment: {url: "https://{{ input.host }}"}
@@ -770,14 +772,14 @@ class TestStopping:
         play = played(store, text, host="bad")
         assert play.resume(host="good").finish().result == {"x": "https://good"}
 
-    def test_input_that_is_wrong_changes_nothing(self, store: SqliteStore) -> None:
+    def test_invalid_corrected_input_changes_nothing(self, store: SqliteStore) -> None:
         play = played(store, self.TEXT, ok=False)
         before = play.run
         with pytest.raises(RejectedError):
             play.resume(ok="yes")
         assert play.run == before
 
-    def test_a_failure_beside_a_join_goes_on(self, store: SqliteStore) -> None:
+    def test_a_failed_branch_before_a_join_resumes(self, store: SqliteStore) -> None:
         text = """
             input: {ok: boolean}
             steps:
@@ -790,7 +792,7 @@ class TestStopping:
         assert play.resume(ok=True).finish().result == {"x": 1, "y": 1}
         assert play.visit_counts == {"a": 1, "b": 1, "c": 1, "d": 1}
 
-    def test_a_branch_that_ended_in_a_failure_goes_on(self, store: SqliteStore) -> None:
+    def test_a_branch_that_ended_in_a_failure_resumes(self, store: SqliteStore) -> None:
         """The join behind it fires again, and sees what it saw before beside what is new."""
         text = """
             on_error: continue
@@ -810,14 +812,14 @@ class TestStopping:
         assert play.visit_counts == {"a": 1, "b": 1, "c": 1, "d": 2}
 
 
-class TestCrashes:
+class TestWorkerCrashes:
     TEXT = """
         steps:
         - {name: a, run: [{action: set, set: {x: 1}}], rule: [{case: error, run: [b]}]}
         - {name: b, run: [{action: set, set: {e: "{{ steps.a.error.type }}"}}]}
     """
 
-    def test_a_visit_that_no_worker_lives_to_finish(self, store: SqliteStore) -> None:
+    def test_a_visit_whose_workers_die_fails(self, store: SqliteStore) -> None:
         play = RunHarness(store, self.TEXT)
         for _ in range(MAX_CLAIMS):
             assert play.claim() is not None
@@ -826,14 +828,14 @@ class TestCrashes:
         assert (play.status, play.result) == ("succeeded", {"e": "WorkerLost"})
         assert "action.started" not in play.event_types("a")
 
-    def test_the_last_claim_counts(self, store: SqliteStore) -> None:
+    def test_the_last_allowed_claim_may_succeed(self, store: SqliteStore) -> None:
         play = RunHarness(store, self.TEXT)
         for _ in range(MAX_CLAIMS - 1):
             assert play.claim() is not None
             play.clock.advance(LEASE_SECONDS)
         assert play.finish().result == {"x": 1}
 
-    def test_a_claim_that_was_taken_over(self, store: SqliteStore) -> None:
+    def test_a_commit_after_a_takeover_is_refused(self, store: SqliteStore) -> None:
         play = RunHarness(store, self.TEXT)
         lost = play.claim("lost")
         assert lost is not None
@@ -843,7 +845,7 @@ class TestCrashes:
         assert play.executor("lost").execute(lost) is None
         assert play.events == before
 
-    def test_a_store_that_holds_a_plan_only(self, store: SqliteStore, tmp_path: Path) -> None:
+    def test_a_run_needs_only_the_stored_plan(self, store: SqliteStore, tmp_path: Path) -> None:
         play = RunHarness(store, self.TEXT)
         store.close()
         again = SqliteStore(str(tmp_path / "noetl.db"))
@@ -852,7 +854,7 @@ class TestCrashes:
         again.close()
 
 
-def test_the_order_of_events(store: SqliteStore) -> None:
+def test_events_are_in_causal_order(store: SqliteStore) -> None:
     text = """
         tasks: {t: [{action: set, set: {y: 1}}]}
         steps:
@@ -886,7 +888,7 @@ def test_the_order_of_events(store: SqliteStore) -> None:
     json.dumps(shown)
 
 
-def test_secrets_are_in_nothing_that_is_stored(
+def test_stored_data_contains_no_secrets(
     store: SqliteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NOETL_SECRET_KEY", "canary-0123456789")
@@ -905,7 +907,7 @@ def test_secrets_are_in_nothing_that_is_stored(
         assert b"canary-0123456789" not in path.read_bytes()
 
 
-def test_a_long_chain_costs_the_same_at_its_end(store: SqliteStore) -> None:
+def test_the_last_step_of_a_long_chain_costs_no_more(store: SqliteStore) -> None:
     """What a visit is handed does not grow with the run."""
     steps = [
         {
@@ -925,7 +927,7 @@ def test_a_long_chain_costs_the_same_at_its_end(store: SqliteStore) -> None:
     assert {len(visit.names) for visit in play.visits[1:]} == {1}
 
 
-def test_a_result_that_is_not_plain_data_fails_the_step(
+def test_a_result_that_is_not_json_fails_the_step(
     store: SqliteStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("noetl.executor.engine.attempts.handler", lambda _: lambda _: {"when": object()})
@@ -939,7 +941,7 @@ def test_a_result_that_is_not_plain_data_fails_the_step(
     assert [e.payload["error"]["type"] for e in play.events if e.type == "step.failed"] == ["FunctionFailed"]
 
 
-def test_details_of_an_error_that_are_not_plain_data(
+def test_error_details_that_are_not_json_become_text(
     store: SqliteStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def handler(_: object) -> None:

@@ -8,8 +8,8 @@ from noetl.executor.stores.sqlite.store import SqliteStore
 from tests.run_harness import RunHarness
 
 
-class TestResults:
-    def test_output(self, store: SqliteStore) -> None:
+class TestRunResult:
+    def test_output_entries_are_the_result(self, store: SqliteStore) -> None:
         text = """
             input: {i: integer}
             steps:
@@ -26,7 +26,7 @@ class TestResults:
         play = RunHarness(store, text, {"i": 4}).finish()
         assert (play.status, play.result) == ("succeeded", expected)
 
-    def test_an_entry_that_has_no_value(self, store: SqliteStore) -> None:
+    def test_an_output_entry_without_a_value_is_an_error(self, store: SqliteStore) -> None:
         text = """
             variables: {n: 0}
             steps: [{name: a, run: [{action: log, message: ok}]}]
@@ -60,7 +60,7 @@ class TestResults:
         assert (play.result, play.error_types) == (None, ["Failed"])
 
 
-class TestTime:
+class TestRunDeadline:
     TEXT = """
         timeout: 10s
         steps:
@@ -68,14 +68,14 @@ class TestTime:
         - {name: b, run: [{action: set, set: {x: 1}}]}
     """
 
-    def test_a_run_that_is_in_time(self, store: SqliteStore) -> None:
+    def test_a_run_before_its_deadline_succeeds(self, store: SqliteStore) -> None:
         play = RunHarness(store, self.TEXT)
         play.execute_next()
         play.clock.advance(9)
         assert play.finish().status is RunStatus.SUCCEEDED
         assert store.next_due(play.queue) is None
 
-    def test_a_run_that_is_out_of_time(self, store: SqliteStore) -> None:
+    def test_a_run_past_its_deadline_times_out(self, store: SqliteStore) -> None:
         """Also when the step that ran out of time commits before the deadline is noticed."""
         play = RunHarness(store, self.TEXT)
         play.execute_next()
@@ -86,7 +86,7 @@ class TestTime:
         assert play.run.error["message"] == "the run did not end in time"
         assert play.event_types()[-1] == "workflow.timed_out"
 
-    def test_a_deadline_while_nothing_runs(self, store: SqliteStore) -> None:
+    def test_the_deadline_ends_a_run_that_waits(self, store: SqliteStore) -> None:
         retry = "retry: {attempts: 5, delay: 1h}"
         text = f'timeout: 10s\nsteps: [{{name: a, {retry}, run: [{{action: shell, command: "exit 1"}}]}}]'
         play = RunHarness(store, text)
@@ -94,7 +94,7 @@ class TestTime:
         play.finish()
         assert (play.status, play.clock() - start) == ("timed_out", 10.0)
 
-    def test_the_clock_starts_anew_when_a_run_is_resumed(self, store: SqliteStore) -> None:
+    def test_a_resumed_run_has_a_new_deadline(self, store: SqliteStore) -> None:
         play = RunHarness(store, self.TEXT)
         play.execute_next()
         play.clock.advance(1000)
@@ -104,7 +104,7 @@ class TestTime:
         assert play.finish().status is RunStatus.SUCCEEDED
         assert (play.result, play.visit_counts) == ({"x": 1}, {"a": 1, "b": 1})
 
-    def test_a_worker_from_before_the_resume_does_not_stop_the_run(self, store: SqliteStore) -> None:
+    def test_a_deadline_claimed_before_the_resume_does_not_stop_the_run(self, store: SqliteStore) -> None:
         play = RunHarness(store, self.TEXT)
         lost = play.claim("lost")
         assert lost is not None

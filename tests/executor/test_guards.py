@@ -11,7 +11,7 @@ FAIL = "{action: fail, message: no}"
 OK = "{action: log, message: ok}"
 
 
-def test_only_error_aware_cases_follow(store: SqliteStore) -> None:
+def test_only_error_aware_cases_follow_a_failure(store: SqliteStore) -> None:
     text = f"""
         steps:
         - name: a
@@ -30,7 +30,7 @@ def test_only_error_aware_cases_follow(store: SqliteStore) -> None:
 
 
 @pytest.mark.parametrize("guard", ["{{ result.success }}", "{{ not error }}", "{{ result.error is none }}"])
-def test_error_aware_cases_that_are_not_for_failures(store: SqliteStore, guard: str) -> None:
+def test_a_case_that_excludes_failures_does_not_handle_one(store: SqliteStore, guard: str) -> None:
     text = f"""
         steps: [{{name: a, run: [{FAIL}], rule: [{{case: "{guard}", run: [b]}}]}}, {{name: b, run: [{OK}]}}]
     """
@@ -40,7 +40,7 @@ def test_error_aware_cases_that_are_not_for_failures(store: SqliteStore, guard: 
     )
 
 
-def test_a_guard_that_divides_by_zero(store: SqliteStore) -> None:
+def test_a_guard_that_divides_by_zero_fails_the_step(store: SqliteStore) -> None:
     text = """
         variables: {n: 0}
         steps:
@@ -56,7 +56,7 @@ def test_a_guard_that_divides_by_zero(store: SqliteStore) -> None:
     assert "division by zero" in play.result["e"]["message"]
 
 
-def test_a_guard_error_that_nothing_handles(store: SqliteStore) -> None:
+def test_an_unhandled_guard_error_fails_the_run(store: SqliteStore) -> None:
     text = """
         variables: {n: 0}
         steps: [{name: a, retry: 5, rule: [{case: "{{ 1 / n }}", run: []}, {case: "{{ error.details.x }}", run: []}]}]

@@ -41,7 +41,7 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-class Hasty(threading.Event):
+class FastEvent(threading.Event):
     """An event that never comes, and that nobody waits for: it notes for how long they would have."""
 
     def __init__(self) -> None:
@@ -53,7 +53,7 @@ class Hasty(threading.Event):
         return False
 
 
-class TestWait:
+class TestWaitAction:
     @pytest.mark.parametrize(
         ("how", "seconds"),
         [
@@ -63,7 +63,7 @@ class TestWait:
             ("seconds: 0", 0),
         ],
     )
-    def test_the_step_goes_on_when_the_time_has_come(
+    def test_the_step_continues_when_the_time_has_passed(
         self, store: SqliteStore, how: str, seconds: float
     ) -> None:
         play = RunHarness(store, WAIT % how, clock=FakeClock(1_000_000.0))
@@ -74,7 +74,7 @@ class TestWait:
             1_000_000.0 + seconds,
         )
 
-    def test_one_that_is_longer_than_its_timeout_is_not_begun(self, store: SqliteStore) -> None:
+    def test_a_wait_longer_than_the_timeout_fails_at_once(self, store: SqliteStore) -> None:
         play = RunHarness(store, WAIT % "seconds: 90, timeout: 89s").finish()
         assert (play.status, play.error_types, play.event_types().count("step.waiting")) == (
             "failed",
@@ -83,7 +83,7 @@ class TestWait:
         )
         assert RunHarness(store, WAIT % "seconds: 90, timeout: 90s").finish().status == "succeeded"
 
-    def test_nothing_is_held_meanwhile(self, store: SqliteStore) -> None:
+    def test_a_suspended_visit_holds_no_claim(self, store: SqliteStore) -> None:
         play = RunHarness(store, WAIT % "seconds: 90", clock=FakeClock())
         assert play.execute_next()
         assert not play.execute_next()
@@ -92,7 +92,7 @@ class TestWait:
         waiting = next(e for e in play.events if e.type == "step.waiting")
         assert waiting.payload["until"].endswith("Z")
 
-    def test_what_was_done_before_is_not_done_again(self, store: SqliteStore) -> None:
+    def test_finished_items_do_not_run_again(self, store: SqliteStore) -> None:
         play = RunHarness(store, WAIT % "seconds: 90").finish()
         assert [e.payload["position"] for e in play.events if e.type == "action.started"] == [
             "run.0",
@@ -100,7 +100,7 @@ class TestWait:
             "run.2",
         ]
 
-    def test_a_retry_goes_on_behind_the_last_wait(self, store: SqliteStore) -> None:
+    def test_a_retry_continues_after_the_last_wait(self, store: SqliteStore) -> None:
         text = """
             steps:
             - name: a
@@ -113,7 +113,7 @@ class TestWait:
         play = RunHarness(store, text).finish()
         assert (play.status, play.run.result) == ("succeeded", {"x": 1})
 
-    def test_what_is_not_plain_data_fails_the_step(
+    def test_data_that_is_not_json_fails_the_step(
         self, store: SqliteStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("noetl.executor.engine.attempts.handler", lambda _: lambda _: {1, 2})
@@ -129,7 +129,7 @@ class TestWait:
             ("timeout: 5s, repeat: {until: '{{ step.visit == 1 }}', max: 2}", "failed"),
         ],
     )
-    def test_the_time_before_a_wait_counts(
+    def test_time_used_before_a_wait_counts(
         self, store: SqliteStore, slow: None, step: str, ending: str
     ) -> None:
         """And the wait does not. Another attempt, which begins behind it, has all the time again."""
@@ -137,21 +137,21 @@ class TestWait:
         play = RunHarness(store, f"steps: [{{name: a, {step}, run: {work}}}]").finish()
         assert (play.status, play.error_types) == (ending, ["Timeout"] if ending == "failed" else [])
 
-    def test_a_resume_has_all_the_time_again(self, store: SqliteStore, slow: None) -> None:
+    def test_a_resumed_step_has_its_whole_timeout_again(self, store: SqliteStore, slow: None) -> None:
         log = "{action: log, message: x}"
         work = f"[{log}, {log}, {{action: wait, seconds: 90}}, {log}, {log}, {{action: wait, seconds: 90}}, {log}]"
         play = RunHarness(store, f"steps: [{{name: a, timeout: 10s, run: {work}}}]").finish()
         assert play.error_types == ["Timeout"]
         assert play.resume().finish().status == "succeeded"
 
-    def test_the_time_in_place_counts_from_there(self, store: SqliteStore, slow: None) -> None:
+    def test_in_place_work_has_a_timeout_of_its_own(self, store: SqliteStore, slow: None) -> None:
         log = "{action: log, message: x}"
         in_place = f"[{log}, {{action: wait, seconds: 9}}, {log}, MORE{log}]"
         text = f"steps: [{{name: a, timeout: 7s, run: [{log}, {log}], rule: [{{case: default, run: {in_place}}}]}}]"
         assert RunHarness(store, text.replace("MORE", "")).finish().status == "succeeded"
         assert RunHarness(store, text.replace("MORE", f"{log}, ")).finish().error_types == ["Timeout"]
 
-    def test_a_resumed_wait_is_as_long_as_it_was(self, store: SqliteStore) -> None:
+    def test_a_resumed_wait_keeps_its_due_time(self, store: SqliteStore) -> None:
         play = RunHarness(store, WAIT % "seconds: 90", clock=FakeClock(0.0))
         play.execute_next()
         store.stop(play.id, RunStatus.CANCELLED, play.clock())
@@ -160,7 +160,7 @@ class TestWait:
         play.resume().finish()
         assert (play.status, play.clock()) == ("succeeded", 90.0)
 
-    def test_a_cancelled_wait_does_not_go_on(self, store: SqliteStore) -> None:
+    def test_a_cancelled_wait_does_not_continue(self, store: SqliteStore) -> None:
         play = RunHarness(store, WAIT % "seconds: 90")
         play.execute_next()
         store.stop(play.id, "cancelled", play.clock())  # type: ignore[arg-type]
@@ -170,11 +170,11 @@ class TestWait:
         assert (play.status, play.run.result) == ("succeeded", {"x": 1, "y": 2})
 
     @pytest.mark.parametrize("how", ['until: "{{ 1 }} soon"', "seconds: \"{{ 'x' }}\""])
-    def test_a_time_that_is_none(self, store: SqliteStore, how: str) -> None:
+    def test_an_invalid_time_fails_the_action(self, store: SqliteStore, how: str) -> None:
         play = RunHarness(store, WAIT % how).finish()
         assert [e["type"] for e in play.run.errors] == ["ParameterError"]
 
-    def test_many_runs_wait_at_once(self, store: SqliteStore) -> None:
+    def test_many_runs_wait_concurrently(self, store: SqliteStore) -> None:
         clock = FakeClock()
         plays = [RunHarness(store, WAIT % "seconds: 60", clock=clock, origin="service") for _ in range(30)]
         while plays[0].execute_next(chained=True):
@@ -186,7 +186,7 @@ class TestWait:
         assert {play.status for play in plays} == {"succeeded"}
 
 
-class TestRepeat:
+class TestRepeatRounds:
     TEXT = """
         steps:
         - name: a
@@ -197,22 +197,22 @@ class TestRepeat:
           - {case: "{{ error.type == 'RepeatExhausted' }}", run: [{action: set, set: {gave_up: true}}]}
     """
 
-    def test_until_the_condition_is_true(self, store: SqliteStore) -> None:
+    def test_rounds_repeat_until_the_condition_is_true(self, store: SqliteStore) -> None:
         play = RunHarness(store, self.TEXT % 3, clock=FakeClock(0.0)).finish()
         assert (play.status, play.run.result, play.clock()) == ("succeeded", {"count": 3}, 60.0)
         (visit,) = (visit for visit in store.visits(play.id) if visit.step == "a")
         assert (visit.number, visit.attempt) == (1, 1)
 
-    def test_not_for_ever(self, store: SqliteStore) -> None:
+    def test_the_number_of_rounds_is_bounded(self, store: SqliteStore) -> None:
         play = RunHarness(store, self.TEXT % 9).finish()
         assert (play.status, play.run.result) == ("succeeded", {"gave_up": True})
 
-    def test_a_condition_without_a_value(self, store: SqliteStore) -> None:
+    def test_a_condition_without_a_value_fails_the_step(self, store: SqliteStore) -> None:
         text = self.TEXT.replace("count >= %d", "1 / 0")
         play = RunHarness(store, text).finish()
         assert [e["type"] for e in play.run.errors] == ["TemplateError"]
 
-    def test_each_round_has_a_key_of_its_own(self, store: SqliteStore) -> None:
+    def test_each_round_has_its_own_idempotency_key(self, store: SqliteStore) -> None:
         text = """
             steps:
             - name: a
@@ -223,7 +223,7 @@ class TestRepeat:
         assert len(set(play.run.result["keys"])) == 2
 
     @pytest.mark.parametrize("spread", ["", ", batch: 2"])
-    def test_each_round_of_a_loop_has_keys_of_its_own(
+    def test_each_round_of_a_loop_has_its_own_idempotency_keys(
         self, store: SqliteStore, monkeypatch: pytest.MonkeyPatch, spread: str
     ) -> None:
         text = """
@@ -245,7 +245,7 @@ class TestRepeat:
         assert (len(keys), len(set(keys))) == (6, 6)
 
 
-class TestAtMostOnce:
+class TestAtMostOnceDelivery:
     TEXT = """
         steps:
         - name: a
@@ -261,7 +261,7 @@ class TestAtMostOnce:
         play.clock.advance(LEASE_SECONDS)
         return play.finish()
 
-    def test_an_interrupted_attempt_is_not_made_again(self, store: SqliteStore) -> None:
+    def test_an_interrupted_attempt_is_not_repeated(self, store: SqliteStore) -> None:
         assert self.interrupted(store, "").run.result == {"seen": True}
 
     def test_a_retry_is_another_attempt(self, store: SqliteStore) -> None:
@@ -287,7 +287,7 @@ class TestRetriesOfActions:
     def play(self, store: SqliteStore, folder: Path, tries: int, step: str = "on_error: abort") -> RunHarness:
         return RunHarness(store, self.TEXT.replace("TRIES", str(tries)).replace("STEP", step), folder=folder)
 
-    def test_nothing_is_held_meanwhile(self, store: SqliteStore, tmp_path: Path) -> None:
+    def test_a_suspended_visit_holds_no_claim(self, store: SqliteStore, tmp_path: Path) -> None:
         play = self.play(store, tmp_path, 3)
         before = play.clock()
         assert play.execute_next()
@@ -307,31 +307,35 @@ class TestRetriesOfActions:
             "action.completed",
         ]
 
-    def test_they_are_used_up(self, store: SqliteStore, tmp_path: Path) -> None:
+    def test_retries_after_a_long_delay_are_counted(self, store: SqliteStore, tmp_path: Path) -> None:
         play = self.play(store, tmp_path, 8).finish()
         assert (play.error_types, (tmp_path / "lines.txt").read_text().count("try")) == (["CommandFailed"], 4)
         play.resume().finish()
         assert (play.error_types, (tmp_path / "lines.txt").read_text().count("try")) == ([], 8)
 
-    def test_another_attempt_of_the_step_has_them_all_again(self, store: SqliteStore, tmp_path: Path) -> None:
+    def test_each_attempt_of_the_step_has_all_retries_of_the_action(
+        self, store: SqliteStore, tmp_path: Path
+    ) -> None:
         play = self.play(store, tmp_path, 6, "retry: {attempts: 2, delay: 1s}").finish()
         assert (play.status, play.result) == ("succeeded", {"x": 2})
         assert (tmp_path / "lines.txt").read_text().split() == ["before", *["try"] * 6]
 
-    def test_the_waits_take_time_of_the_step(self, store: SqliteStore, tmp_path: Path) -> None:
+    def test_delays_before_retries_count_as_time_of_the_step(
+        self, store: SqliteStore, tmp_path: Path
+    ) -> None:
         """One that would not fit is not begun."""
         play = self.play(store, tmp_path, 9, "timeout: 4m")
         before = play.clock()
         assert (play.finish().error_types, play.clock() - before) == (["CommandFailed"], 180)
 
-    def test_the_end_of_an_invocation_does_not_matter(self, store: SqliteStore, tmp_path: Path) -> None:
+    def test_a_retry_may_happen_in_another_invocation(self, store: SqliteStore, tmp_path: Path) -> None:
         play = self.play(store, tmp_path, 2)
         claim = play.claim()
         assert claim is not None
         replace(play.executor(), invocation_seconds=30, continues=lambda: False).execute(claim)
         assert play.finish().status == "succeeded"
 
-    def test_items_beside_each_other(self, store: SqliteStore, tmp_path: Path) -> None:
+    def test_parallel_items_wait_for_their_own_retries(self, store: SqliteStore, tmp_path: Path) -> None:
         text = """
             steps:
             - name: a
@@ -352,10 +356,10 @@ class TestRetriesOfActions:
         assert sorted((tmp_path / "lines.txt").read_text().split()) == ["1", "2", "2", "3", "3", "3"]
         assert play.clock() - before == 60 + 120
 
-    def test_the_notification_of_a_callback_is_done_at_once(self, store: SqliteStore) -> None:
+    def test_a_notification_is_retried_without_a_suspension(self, store: SqliteStore) -> None:
         notify = "{action: shell, command: exit 1, retry: {attempts: 2, delay: 1m, jitter: false}}"
         play = RunHarness(store, f"steps: [{{name: a, run: [{{action: callback, notify: {notify}}}]}}]")
-        claim, hasty = play.claim(), Hasty()
+        claim, hasty = play.claim(), FastEvent()
         assert claim is not None
         play.executor().execute(claim, hasty)
         assert (hasty.waits, play.finish().error_types) == ([60.0], ["CommandFailed"])

@@ -15,7 +15,7 @@ from tests.run_harness import RunHarness
 STEPS = NEWEST_VISITS + 10
 
 
-class Watched(SqliteStore):
+class ReadCountingStore(SqliteStore):
     """A store that knows how many visits were read with what they saved, each time."""
 
     reads: list[int]
@@ -27,8 +27,8 @@ class Watched(SqliteStore):
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Watched]:
-    opened = Watched(str(tmp_path / "noetl.db"))
+def store(tmp_path: Path) -> Iterator[ReadCountingStore]:
+    opened = ReadCountingStore(str(tmp_path / "noetl.db"))
     opened.reads = []
     yield opened
     opened.close()
@@ -39,8 +39,8 @@ def chain(output: str, steps: int = STEPS) -> str:
     lines = ["steps:"]
     for at in range(steps):
         saved = f"x: {at}" + (", early: 1" if at == 0 else "")
-        goes_on = f", rule: [{{case: default, run: [s{at + 1}]}}]" if at + 1 < steps else ""
-        lines.append(f"- {{name: s{at}, run: [{{action: set, set: {{{saved}}}}}]{goes_on}}}")
+        continues = f", rule: [{{case: default, run: [s{at + 1}]}}]" if at + 1 < steps else ""
+        lines.append(f"- {{name: s{at}, run: [{{action: set, set: {{{saved}}}}}]{continues}}}")
     return "\n".join([*lines, f"output: {output}", ""])
 
 
@@ -58,28 +58,28 @@ def chain(output: str, steps: int = STEPS) -> str:
         ("{n: 1}", {"n": 1}, []),
     ],
 )
-def test_the_end_of_a_long_run_reads_what_its_output_reads(
-    store: Watched, output: str, result: object, reads: list[int]
+def test_the_end_of_a_long_run_reads_only_what_its_output_reads(
+    store: ReadCountingStore, output: str, result: object, reads: list[int]
 ) -> None:
     play = RunHarness(store, chain(output)).finish()
     assert play.result == result
     assert store.reads == reads
 
 
-def test_the_end_of_a_short_run_is_read_once(store: Watched) -> None:
+def test_the_end_of_a_short_run_is_read_once(store: ReadCountingStore) -> None:
     play = RunHarness(store, chain('{x: "{{ x + early }}"}', steps=4)).finish()
     assert play.result == {"x": 4}
     assert store.reads == [4]
 
 
-def test_a_name_that_only_an_input_has(store: Watched) -> None:
+def test_a_name_that_only_an_input_has_is_read(store: ReadCountingStore) -> None:
     play = RunHarness(store, "input: {n: integer}\n" + chain('{n: "{{ n }}"}'), {"n": 7}).finish()
     assert play.result == {"n": 7}
     assert store.reads == []
 
 
 @pytest.mark.parametrize("reads", [["x"], ["early"], ["early", "x"], ["steps.s1"], ["steps.s1", "x"]])
-def test_what_is_read_of_some_is_what_is_read_of_all(store: Watched, reads: list[str]) -> None:
+def test_a_partial_read_equals_a_full_read(store: ReadCountingStore, reads: list[str]) -> None:
     play = RunHarness(store, chain('{x: "{{ x }}"}')).finish()
     some, some_steps = FinalState(store, play.id, STEPS).read(reads)
     every, every_steps = FinalState(store, play.id, STEPS).read()
@@ -103,7 +103,7 @@ output: {{n: "{{{{ n }}}}", rounds: "{{{{ steps.round.visits }}}}", begun: "{{{{
 """
 
 
-def test_how_often_a_step_was_visited(store: Watched) -> None:
+def test_visits_of_a_step_are_counted(store: ReadCountingStore) -> None:
     play = RunHarness(store, CYCLE).finish()
     assert play.result == {"n": STEPS, "rounds": STEPS, "begun": 0}
     assert store.reads[-1] == NEWEST_VISITS + 1
@@ -125,7 +125,7 @@ output: {x: "{{ x }}"}
 
 
 @pytest.mark.parametrize("most_visits", [1, STEPS])
-def test_what_a_branch_saved_that_ended_in_a_failure_is_not_seen(store: Watched, most_visits: int) -> None:
+def test_names_of_a_failed_branch_are_not_visible(store: ReadCountingStore, most_visits: int) -> None:
     play = RunHarness(store, FAILING).finish()
     assert (play.status, play.result) == (RunStatus.COMPLETED_WITH_ERRORS, {"x": 1})
     visited = FinalState(store, play.id, most_visits)

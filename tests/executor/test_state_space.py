@@ -99,7 +99,7 @@ EACH = """
 
 
 @pytest.mark.parametrize(
-    ("text", "failing", "shared"),
+    ("text", "failing", "concurrent"),
     [
         pytest.param(FIRST, "", "", id="first"),
         pytest.param(FIRST, "b", "", id="first with a failure"),
@@ -108,9 +108,11 @@ EACH = """
         pytest.param(EACH, "b", "e", id="each with a failure"),
     ],
 )
-def test_every_way_that_branches_can_race(text: str, failing: str, shared: str) -> None:
+def test_every_order_of_concurrent_branches_leaves_consistent_counters(
+    text: str, failing: str, concurrent: str
+) -> None:
     """Who is first is chance; how many branches are left over, and where, is not."""
-    explorer = StateSpaceExplorer(compile_text(text), frozenset(failing), concurrent=frozenset(shared))
+    explorer = StateSpaceExplorer(compile_text(text), frozenset(failing), concurrent=frozenset(concurrent))
     endings = explorer.final_states()
     assert len(endings) > 1
     for world in endings:
@@ -141,7 +143,9 @@ def test_every_way_that_branches_can_race(text: str, failing: str, shared: str) 
         pytest.param(SEQUENTIAL, "bc", "d", {"succeeded", "failed"}, id="one after another"),
     ],
 )
-def test_every_way_a_playbook_can_go(text: str, failing: str, waiting: str, endings: set[str]) -> None:
+def test_every_order_of_the_same_choices_gives_the_same_result(
+    text: str, failing: str, waiting: str, endings: set[str]
+) -> None:
     explorer = StateSpaceExplorer(compile_text(text), frozenset(failing), frozenset(waiting))
     found: dict[Any, set[Any]] = defaultdict(set)
     statuses = set()
@@ -164,5 +168,5 @@ def test_every_way_a_playbook_can_go(text: str, failing: str, waiting: str, endi
             arrived = sum(map(len, world.arrivals.values()))
             assert world.live == len(left) + arrived
     assert statuses == endings
-    assert all(len(ways) == 1 for ways in found.values())
+    assert all(len(results) == 1 for results in found.values())
     assert len(found) > 1

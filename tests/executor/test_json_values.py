@@ -13,7 +13,7 @@ from noetl.executor.model.run import VisitStatus
 @pytest.mark.parametrize(
     "text", ["NaN", "[Infinity]", "1e999", "-1e999", '"\\ud800"', "[" * 100_000, "1" * 5_000, "{", ""]
 )
-def test_what_no_plain_value_can_be(text: str) -> None:
+def test_text_that_is_not_json_is_refused(text: str) -> None:
     with pytest.raises(ValueError):
         read_json(text)
 
@@ -21,7 +21,7 @@ def test_what_no_plain_value_can_be(text: str) -> None:
 @pytest.mark.parametrize(
     ("value", "expected"), [({"a": [1.5, None]}, {"a": [1.5, None]}), ({1}, "{1}"), (1e999, "inf")]
 )
-def test_what_is_not_plain_is_shown(value: Any, expected: Any) -> None:
+def test_a_value_that_is_not_json_becomes_its_repr(value: Any, expected: Any) -> None:
     assert to_json_value(value) == expected
 
 
@@ -36,7 +36,7 @@ def test_what_is_not_plain_is_shown(value: Any, expected: Any) -> None:
         {"kind": VisitStatus.READY},
     ],
 )
-def test_as_read(value: object) -> None:
+def test_a_json_round_trip_matches_the_json_module(value: object) -> None:
     read = round_trip_json(value)
     expected = json.loads(json.dumps(value))
     assert (read, repr(read)) == (expected, repr(expected))

@@ -1,0 +1,314 @@
+"""What a visit has to tell: each event once and in order, whoever writes at one time."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import pytest
+from noetl.executor.engine.event_buffer import (
+    MAX_BATCH_CHARACTERS,
+    MAX_BATCH_EVENTS,
+    EventBuffer,
+    NullEventBuffer,
+)
+from noetl.executor.engine.invocation import VisitExecutor
+from noetl.executor.errors import PayloadTooLargeError, StoreError
+from noetl.executor.model.events import Event
+from noetl.executor.model.run import Claim, Run, RunStatus, Visit, VisitStatus
+from noetl.executor.runtime.lease_keeper import CANCEL_POLL_SECONDS, LeaseKeeper
+from noetl.executor.security.redaction import CallbackTokens
+from noetl.executor.stores.interface import Store
+
+
+class FakeHistory:
+    """Where events are written, all of them with how many were written before, as a store would be told."""
+
+    def __init__(self) -> None:
+        self.written: list[str] = []
+        self.writes: list[tuple[str, int | None]] = []
+
+    def write_batch(self, events: Sequence[Event], already_written: int) -> bool:
+        return self._write(events, already_written)
+
+    def write_all(self, events: Sequence[Event]) -> bool:
+        return self._write(events, None)
+
+    def _write(self, events: Sequence[Event], already_written: int | None) -> bool:
+        names = [event.type for event in events]
+        self.written += names
+        self.writes.append(("".join(names), already_written))
+        return True
+
+
+def buffer_with(*names: str) -> EventBuffer:
+    buffer = EventBuffer()
+    for name in names:
+        buffer.append(Event(name, 0.0))
+    return buffer
+
+
+@pytest.fixture
+def history() -> FakeHistory:
+    return FakeHistory()
+
+
+def test_written_events_are_not_written_again(history: FakeHistory) -> None:
+    buffer = buffer_with("a", "b")
+    buffer.flush_batch(history.write_batch)
+    buffer.append(Event("c", 0.0))
+    buffer.flush_batch(history.write_batch)
+    buffer.flush_batch(history.write_batch)
+    buffer.append(Event("d", 0.0))
+    assert buffer.flush_all(history.write_all)
+    buffer.flush_batch(history.write_batch)
+    assert history.writes == [("ab", 0), ("c", 2), ("", 3), ("d", None), ("", 4)]
+
+
+def test_events_of_a_failed_write_are_written_again(history: FakeHistory) -> None:
+    buffer = buffer_with("a")
+
+    def fails(*_: object) -> bool:
+        raise StoreError("The store is away.")
+
+    with pytest.raises(StoreError):
+        buffer.flush_batch(fails)
+    buffer.append(Event("b", 0.0))
+    buffer.flush_batch(lambda *_: False)  # the claim is lost
+    with pytest.raises(StoreError):
+        buffer.flush_all(fails)
+    buffer.flush_batch(history.write_batch)
+    assert history.writes == [("ab", 0)]
+
+
+def test_a_refused_commit_loses_and_repeats_no_event(history: FakeHistory) -> None:
+    buffer = buffer_with("a", "b")
+    buffer.flush_batch(history.write_batch)
+    buffer.append(Event("c", 0.0))
+
+    def refuses(events: Sequence[Event]) -> None:
+        buffer.flush_batch(history.write_batch)  # by whoever renews meanwhile
+        raise PayloadTooLargeError("it is too large")
+
+    with pytest.raises(PayloadTooLargeError):
+        buffer.flush_all(refuses)
+    buffer.append(Event("d", 0.0))
+    buffer.flush_all(history.write_all)
+    assert history.writes == [("ab", 0), ("", 2), ("cd", None)]
+
+
+def test_a_renewal_does_not_wait_for_a_commit(history: FakeHistory) -> None:
+    buffer = buffer_with("a")
+
+    def commits(events: Sequence[Event]) -> bool:
+        renewing = threading.Thread(target=buffer.flush_batch, args=(history.write_batch,))
+        renewing.start()
+        renewing.join()
+        return history.write_all(events)
+
+    buffer.flush_all(commits)
+    assert history.writes == [("", 0), ("a", None)]
+
+
+def test_a_commit_waits_for_a_renewal_that_writes_events(history: FakeHistory) -> None:
+    buffer = buffer_with("a", "b")
+    committing = threading.Thread(target=buffer.flush_all, args=(history.write_all,))
+
+    def renews(events: Sequence[Event], already_written: int) -> bool:
+        buffer.append(Event("c", 0.0))
+        committing.start()
+        assert history.writes == []
+        return history.write_batch(events, already_written)
+
+    buffer.flush_batch(renews)
+    committing.join()
+    assert history.writes == [("ab", 0), ("c", None)]
+
+
+def test_threads_append_while_others_write(history: FakeHistory) -> None:
+    buffer = EventBuffer()
+    names = [[f"{thread}.{number} " for number in range(400)] for thread in range(4)]
+    over = threading.Event()
+
+    def note(own: list[str]) -> None:
+        for name in own:
+            buffer.append(Event(name, 0.0))
+
+    def renew() -> None:
+        while not over.is_set():
+            buffer.flush_batch(history.write_batch)
+
+    noting = [threading.Thread(target=note, args=(own,)) for own in names]
+    renewing = threading.Thread(target=renew)
+    for thread in (renewing, *noting):
+        thread.start()
+    for thread in noting:
+        thread.join()
+    buffer.flush_all(history.write_all)
+    over.set()
+    renewing.join()
+    assert len(history.written) == 1600
+    assert [
+        [name for name in history.written if name.startswith(f"{thread}.")] for thread in range(4)
+    ] == names
+
+
+def test_one_renewal_writes_a_bounded_batch(history: FakeHistory) -> None:
+    buffer = buffer_with(*(f"{number} " for number in range(MAX_BATCH_EVENTS + 1)))
+    buffer.flush_batch(history.write_batch)
+    assert len(history.written) == MAX_BATCH_EVENTS
+    buffer.flush_batch(history.write_batch)
+    assert history.writes[1] == (f"{MAX_BATCH_EVENTS} ", MAX_BATCH_EVENTS)
+    half = {"text": "x" * (MAX_BATCH_CHARACTERS // 2)}
+    for name in ("a", "b"):
+        buffer.append(Event(name, 0.0, payload=half))
+    buffer.flush_batch(history.write_batch)
+    buffer.flush_batch(history.write_batch)
+    assert [names for names, _ in history.writes[2:]] == ["a", "b"]
+
+
+def test_an_event_that_is_too_long_and_all_later_ones_wait_for_the_commit(history: FakeHistory) -> None:
+    buffer = buffer_with("a")
+    buffer.append(Event("b", 0.0, payload={"text": "x" * MAX_BATCH_CHARACTERS}))
+    buffer.append(Event("c", 0.0))
+    buffer.flush_batch(history.write_batch)
+    buffer.flush_batch(history.write_batch)
+    buffer.flush_all(history.write_all)
+    assert history.writes == [("a", 0), ("", 1), ("bc", None)]
+
+
+def test_progress_of_a_loop_replaces_its_previous_progress(history: FakeHistory) -> None:
+    """What is not final is told when something is written by then, and is made then."""
+    buffer = EventBuffer()
+    made: list[str] = []
+
+    def count(name: str, *, is_final: bool = False) -> None:
+        def event() -> Event:
+            made.append(name)
+            return Event(name, 0.0)
+
+        buffer.report_progress("run", event, is_final=is_final)
+
+    count("1 ")
+    count("2 ")
+    buffer.flush_batch(history.write_batch)
+    buffer.flush_batch(history.write_batch)
+    count("3 ")
+    count("4 ", is_final=True)
+    buffer.flush_batch(history.write_batch)
+    count("5 ")
+    buffer.flush_all(history.write_all)
+    assert history.writes == [("2 ", 0), ("", 1), ("4 ", 1), ("", None)]
+    assert made == ["2 ", "4 "]
+
+
+def test_a_null_buffer_drops_its_events(history: FakeHistory) -> None:
+    null_buffer = NullEventBuffer()
+    null_buffer.append(Event("a", 0.0))
+    null_buffer.report_progress("run", lambda: Event("b", 0.0), is_final=True)
+    null_buffer.flush_all(history.write_all)
+    assert history.writes == [("", None)]
+
+
+def test_callback_tokens_are_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens = CallbackTokens()
+    monkeypatch.setattr("noetl.executor.security.redaction.CALLBACK_TOKENS", tokens)
+    buffer = EventBuffer()
+    token = tokens.create()
+    clean, dirty = (
+        Event("a", 0.0, payload={"x": 1}),
+        Event("b", 0.0, payload={"error": {"message": f"at /{token}"}}),
+    )
+    buffer.append(clean)
+    buffer.append(dirty)
+    found: list[Event] = []
+    buffer.flush_batch(lambda events, _: not found.extend(events))
+    assert found[0] is clean
+    assert token not in str(found)
+    assert found[1] == replace(dirty, payload={"error": {"message": "at /***"}})
+
+
+class Renewals(Store):
+    """A store that is only asked to renew."""
+
+    def __init__(self) -> None:
+        self.checked: list[tuple[str, list[str], int]] = []
+
+    def cancelled_runs(self, run_ids: Sequence[str]) -> set[str]:
+        return set()
+
+    def renew(
+        self,
+        run_id: str,
+        visit_id: str,
+        fence: int,
+        until: float,
+        events: Sequence[Event] = (),
+        events_already_written: int = 0,
+    ) -> bool:
+        self.checked.append((visit_id, [event.type for event in events], events_already_written))
+        return True
+
+
+class ScriptedClock(threading.Event):
+    """A wait that passes at once, and moves a clock by as much. What is to happen at a look is done before."""
+
+    def __init__(self, clock: list[float], *deeds: Callable[[], object]) -> None:
+        super().__init__()
+        self._clock = clock
+        self._deeds = list(deeds)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        assert timeout == CANCEL_POLL_SECONDS
+        self._clock[0] += timeout
+        if not self._deeds:
+            return True
+        self._deeds.pop(0)()
+        return False
+
+
+class Working(VisitExecutor):
+    """Works until it is told to stop, and has told by then that it has begun."""
+
+    def __init__(self) -> None:
+        self.buffer: EventBuffer
+        self.has_begun = threading.Event()
+        self.may_stop = threading.Event()
+
+    def execute(self, claim: Claim, cancelled: object = None, buffer: EventBuffer | None = None) -> None:
+        assert buffer is not None
+        self.buffer = buffer
+        buffer.append(Event(f"{claim.visit.id} begins", 0.0))
+        self.has_begun.set()
+        self.may_stop.wait()
+
+
+def test_only_events_of_work_older_than_a_third_of_a_lease_are_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr("noetl.executor.runtime.lease_keeper.time.monotonic", lambda: now[0])
+    store = Renewals()
+    lease_keeper = LeaseKeeper(store, 6 * CANCEL_POLL_SECONDS, lambda: 0.0)  # type: ignore[abstract]
+    run = Run("r", "default", "p", None, "h", RunStatus.RUNNING, "local", "q", {}, {}, {}, (), None, 0.0)
+    long, short = Working(), Working()
+    threads = []
+
+    def begin(working: Working, id: str) -> None:
+        claim = Claim(run, Visit(id, "r", "s", VisitStatus.RUNNING, 1, {}, fence=1))
+        threads.append(threading.Thread(target=lease_keeper.execute, args=(working, claim)))
+        threads[-1].start()
+        working.has_begun.wait()
+
+    def continues() -> None:
+        begin(short, "short")
+        long.buffer.append(Event("long goes on", 0.0))
+
+    begin(long, "long")
+    nothing: Callable[[], object] = lambda: None  # noqa: E731
+    lease_keeper.renew_until(ScriptedClock(now, nothing, nothing, continues, nothing, nothing))
+    for working, thread in zip((long, short), threads, strict=True):
+        working.may_stop.set()
+        thread.join()
+    assert store.checked == [("long", ["long begins"], 0), ("long", ["long goes on"], 1), ("short", [], 0)]

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from noetl.executor.model import worker_identity
+
+PRINT_NAME = "from noetl.executor.model.worker_identity import process_name; print(process_name(), flush=True); input()"
+
+
+@pytest.fixture
+def other_process() -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", PRINT_NAME], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+
+def test_an_ended_process_is_dead(other_process: subprocess.Popen[str]) -> None:
+    with other_process:
+        assert other_process.stdout is not None
+        worker = other_process.stdout.readline().strip() + "/walk-0"
+        assert worker.split("/")[2] == str(other_process.pid)
+        assert not worker_identity.is_dead(worker)
+        other_process.kill()
+    assert worker_identity.is_dead(worker)
+
+
+def test_a_zombie_process_is_dead(other_process: subprocess.Popen[str]) -> None:
+    with other_process:
+        assert other_process.stdout is not None
+        worker = other_process.stdout.readline().strip()
+        other_process.kill()
+        os.waitid(os.P_PID, other_process.pid, os.WEXITED | os.WNOWAIT)
+        assert worker_identity.is_dead(worker)
+
+
+def test_this_process_is_not_dead() -> None:
+    assert not worker_identity.is_dead(worker_identity.process_name())
+    assert not worker_identity.is_dead(f"{worker_identity.process_name()}/walk-0")
+
+
+def test_a_reused_process_id_is_recognized() -> None:
+    name, boot, pid, started = worker_identity.process_name().split("/")
+    assert worker_identity.is_dead(f"{name}/{boot}/{pid}/{int(started) - 1}")
+
+
+def test_a_process_before_a_reboot_is_dead() -> None:
+    name, _, pid, started = worker_identity.process_name().split("/")
+    assert worker_identity.is_dead(f"{name}/00000000/{pid}/{started}")
+
+
+@pytest.mark.parametrize("worker", [None, "", "one", "a/b/c/d/e", "elsewhere/1/2/3"])
+def test_an_unknown_identity_is_not_dead(worker: str | None) -> None:
+    assert not worker_identity.is_dead(worker)
+
+
+def test_a_worker_of_another_machine_is_not_dead() -> None:
+    _, *rest = worker_identity.process_name().split("/")
+    assert not worker_identity.is_dead("/".join(["elsewhere", *rest]))
+
+
+def test_without_a_start_time_only_the_process_id_is_checked(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    name, boot, pid, _ = worker_identity.process_name().split("/")
+    assert not worker_identity.is_dead(f"{name}/{boot}/{pid}/0")
+    assert worker_identity.is_dead(f"{name}/{boot}/4194999/0")
