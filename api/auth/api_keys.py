@@ -5,7 +5,6 @@ The text of a key is `noetl_ID_SECRET`. The store has the id, which may be shown
 
 from __future__ import annotations
 
-import hashlib
 import re
 import secrets
 from collections.abc import Iterable
@@ -21,7 +20,7 @@ SCOPES = ("read", "run", "admin")
 
 _TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@|-]{0,99}")
 _KEY = re.compile(r"noetl_([0-9a-f]{12})_[0-9a-f]{64}")
-_DUMMY_HASH = hashlib.sha256(secrets.token_bytes()).hexdigest()
+_DUMMY_HASH = hash_secret(secrets.token_hex(32))
 """Hash of no key. The text of an unknown key is compared with it, to take the same time."""
 
 

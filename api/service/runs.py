@@ -487,7 +487,8 @@ def _check_addressable(kind: str, text: str) -> None:
     if not is_valid_name(text) or not set(text.split("/")).isdisjoint(_RESERVED_SEGMENTS):
         message = (
             f"the {kind} of a registered playbook must be 1 to {MAX_NAME_LENGTH} printable characters"
-            " without blanks around them, and no segment between slashes may be empty, `.`, `..` or `versions`"
+            " without blanks around them, and no segment between slashes may be empty, `.`, `..` or"
+            " `versions`"
         )
         raise RejectedError("invalid_name", message)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 from noetl.api.cli.display.console import EXIT_FAILED, print_message, write_json
 from noetl.api.cli.display.run_board import format_duration, format_error
+from noetl.executor.model.run import RunStatus
 
 if TYPE_CHECKING:
     from noetl.api.service.runs import Service
@@ -31,7 +32,7 @@ def print_outcome(context: RunCommandContext, run: Run, plan: Plan) -> None:
     """Print the errors and the status of a run to stderr, and write its result to stdout."""
     for error in _errors_of(run):
         print_message(_error_line(error, plan, _shown_file(run)))
-    if run.status.value != "succeeded":
+    if run.status is not RunStatus.SUCCEEDED:
         print_message(f"run {run.id} {describe_end(run)}")
     elif not context.quiet:
         seconds = (run.finished_at or run.created_at) - (run.started_at or run.created_at)
@@ -39,7 +40,7 @@ def print_outcome(context: RunCommandContext, run: Run, plan: Plan) -> None:
     if context.as_json:
         steps = context.service.status(run.id)["steps"]
         write_json({**context.service.result(run.id), "steps": steps})
-    elif run.status.value in ("succeeded", "completed_with_errors"):
+    elif run.status in (RunStatus.SUCCEEDED, RunStatus.COMPLETED_WITH_ERRORS):
         write_json(run.result)
 
 
@@ -49,7 +50,7 @@ def exit_unless_succeeded(run: Run) -> None:
     Raises:
         typer.Exit: the run did not succeed.
     """
-    if run.status.value != "succeeded":
+    if run.status is not RunStatus.SUCCEEDED:
         raise typer.Exit(EXIT_FAILED)
 
 

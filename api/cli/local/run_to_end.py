@@ -19,6 +19,7 @@ from noetl.api.cli.display.outcome import (
 )
 from noetl.api.cli.display.progress import ProgressDisplay
 from noetl.api.cli.local.interruption import Interruption, exit_immediately
+from noetl.executor.model.run import RunStatus
 
 if TYPE_CHECKING:
     from noetl.executor.model.run import Run
@@ -123,7 +124,7 @@ class _LocalExecution:
 def _report_failed_detached_runs(store: Store, run: Run, started_at: float) -> None:
     for other in reversed(_runs_of_queue(store, run)):
         has_ended_now = other.finished_at is not None and other.finished_at >= started_at
-        if has_ended_now and other.parent is None and other.status.value != "succeeded":
+        if has_ended_now and other.parent is None and other.status is not RunStatus.SUCCEEDED:
             print_message(f"run {other.id} of {other.playbook} {describe_end(other)}")
 
 

@@ -41,7 +41,9 @@ def test_missing_aws_credentials_are_two_sentences(noetl: Command, monkeypatch: 
     outcome = noetl("runs", "list", "--store", "dynamodb://none")
     aws.reset_clients()
     assert (outcome.exit_code, outcome.out) == (2, "")
-    assert outcome.err.endswith("or give the machine a role. Set the store with NOETL_STORE or --store.\n")
+    assert outcome.err.endswith(
+        "or assign a role to the machine. Set the store with NOETL_STORE or --store.\n"
+    )
 
 
 @pytest.mark.parametrize("store", ["sqlite:///noetl.db", "noetl"])

@@ -60,7 +60,7 @@ def test_a_new_run_starts_at_a_step(noetl: Command, ended: str) -> None:
     ("step", "given", "sentence"),
     [
         ("secnd", "number=1", "unknown step `secnd`; did you mean `second`?"),
-        ("left", "number=1", "come together at `meet`"),
+        ("left", "number=1", "branches that join at `meet`"),
         ("second", "number=x", "input `number` must be integer"),
     ],
 )
