@@ -235,10 +235,10 @@ def describe_wrong_value(
             word for error in errors for word in _ERROR_KINDS.get(error["type"], ("another value",))
         )
     )
-    if key == "retry":
-        kinds.insert(0, "a number of attempts")
-    elif path[:-1] == ("input",):
+    if path[:-1] == ("input",):
         kinds.insert(0, "a type")
+    elif key == "retry":
+        kinds.insert(0, "a number of attempts")
     message = f"{_subject_of(path, key)} must be {join_words(kinds)}, not {describe_value(value)}"
     return SchemaViolation("NP012", message, _value_hint(path, kinds, value))
 

@@ -367,6 +367,12 @@ def test_paths_stay_right_after_removed_and_renamed_parts() -> None:
             None,
         ),
         (
+            MINIMAL_PLAYBOOK + "input: {retry: [x]}",
+            "NP012 5:16-5:19",
+            "input `retry` must be a type or a mapping, not a list",
+            None,
+        ),
+        (
             MINIMAL_PLAYBOOK + "input: {i: {enum: []}}",
             "NP012 5:13-5:17",
             "`enum` must have at least one entry",
