@@ -55,7 +55,7 @@ CODES = _codes(
     ("NP206", "duplicate `default`"),
     ("NP207", "`finally` step is also part of the flow"),
     ("NP208", "rule that is not exhaustive", Severity.NOTE),
-    ("NP301", "name that is never assigned"),
+    ("NP301", "name that no path assigns"),
     ("NP302", "name that some paths do not assign", Severity.WARNING),
     ("NP303", "parallel branches write one name"),
     ("NP304", "name that is saved and never read", Severity.NOTE),
