@@ -208,10 +208,10 @@ class Case:
 
     Attributes:
         guard: a template over the names of the branch, or None for `default`.
-        error_aware: whether the guard reads `error` or `result`, so that the case can be taken after a
-            failure.
-        targets: the steps that the case leads to. The branch ends if the case has neither targets nor work.
-        work: in-place work.
+        error_aware: whether the guard reads `error`, `result.success` or `result.error`, so that the case can
+            be taken after a failure.
+        targets: the steps that the case leads to. The branch ends if there are none.
+        work: in-place work, which the branch does before it ends. A case with targets has none.
         counter_changes: what the case adds to the live counter of each join (JSON key `live`).
         leads_back: whether the step can be reached again from a target. A visit that is refused for
             `max_visits` must not take such a case.

@@ -9,7 +9,8 @@ the message comes from `noetl.planner.dataflow.witness`.
 
 Cost: That of the analysis, plus one witness search per finding, at most `MAX_WITNESSES`.
 
-Limits: If the analysis exceeds its limit, nothing is reported.
+Limits: If the analysis exceeds its limit, nothing is reported. After `MAX_WITNESSES` findings of NP302, the
+others are only counted (NP902).
 """
 
 from __future__ import annotations

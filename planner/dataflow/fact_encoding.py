@@ -5,15 +5,15 @@ conditions. Two things need facts of their own. A *condition* is a test of a con
 work done under it is often read under the same test. A *clause* is a disjunction. A template that reads `x`
 only if `y` is unassigned requires the clause "`x` or `y` is assigned".
 
-Algorithm: `FactEncoder` gives one bit to each name that is both read and assigned, and to each `steps.NAME`.
-Both results of each tracked test get one, and each clause. `closures` maps a name or condition to its bit and
-those of all clauses that it makes true. Unit resolution (Robinson 1965) gives `x` from the
-clause "`x` or c" and either "not c" or the clause "`x` or not c".
+Algorithm: `FactEncoder` gives one bit to each name that is both read and assigned, and to each `steps.NAME`
+that is read. Both results of each tracked test get one, and each clause. `closures` maps a name or condition
+to its bit and those of all clauses that it makes true. Resolution (Robinson 1965) gives `x` from the clause
+"`x` or c" and either "not c" or the clause "`x` or not c".
 
 Cost: Linear in the number of accesses plus the number of clauses. `MAX_CLAUSES` and `MAX_CORRELATED_CLAUSES`
 bound the clauses, `MAX_CACHED_RESOLUTIONS` the memory of the cache of resolutions.
 
-Limits: Past `MAX_CLAUSES`, a conditional read counts as unconditional: a warning may be wrong, but no
+Limits: Past `MAX_CLAUSES`, a conditional read counts as unconditional: a finding may be wrong, but no
 undefined name is missed. Past `MAX_CORRELATED_CLAUSES`, clauses are created only where a template needs them.
 """
 

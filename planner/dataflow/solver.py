@@ -18,8 +18,9 @@ arrive.
 In sequential mode a branch also sees what earlier branches have assigned
 (`noetl.planner.dataflow.sequential`).
 
-Cost: Each step is evaluated once outside of cycles; on a cycle at most once per fact that changes, in
-practice a few times. Each join adds an evaluation of its region. `MAX_EVALUATIONS` bounds the sum.
+Cost: Outside of cycles each step is evaluated once. On a cycle it is evaluated again when the facts of a step
+that it depends on change. That is at most once per fact and such step, in practice a few times. Each
+evaluation of a join evaluates its region. `MAX_EVALUATIONS` bounds the sum.
 
 Limits: Past `MAX_EVALUATIONS` the solver raises `AnalysisLimitError`, and the checks that need it report
 nothing. Guards that do not test facts count as unknown: both values are possible.
@@ -49,9 +50,9 @@ class AnalysisLimitError(Exception):
 class JoinContribution(NamedTuple):
     """The contribution to a join of the branches that continue from a step.
 
-    `facts` hold at the join if one of them arrives, `facts_if_ended` if none arrives but another branch does.
-    With `keeps_own_facts` the branch that arrives still has the facts that held at the step. It has not if a
-    `join: any` on the way may have continued with another branch.
+    `facts` hold at the join if one of them arrives. `facts_if_ended` hold there even if none of them arrives,
+    but another branch does. With `keeps_own_facts` the branch that arrives still has the facts that held at
+    the step. It has not if a `join: any` on the way may have continued with another branch.
     """
 
     facts: FactSet = ALL_FACTS

@@ -191,7 +191,8 @@ class CaseStates:
     The boolean keys say whether the `run` has failed. `possible_results` are the results for which no case
     has been taken yet. `when_taken` holds the facts where the present case is taken, `when_passed` those
     where it is not: `None` if it always is taken. The guard of the present case is false given
-    `refuting_facts`. Given `shadowing_facts`, some earlier case is always taken after success.
+    `refuting_facts`. Given `shadowing_facts`, which the step itself requires or adds, some earlier case is
+    always taken after success.
     """
 
     def __init__(

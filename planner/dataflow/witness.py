@@ -1,4 +1,4 @@
-"""Witnesses: a shortest run that reaches a place without a fact.
+"""Witnesses: a short run that reaches a place without a fact.
 
 Problem: If a fact is not in the must set of a step, the message (NP302) shows a run on which it does not
 hold. It consists of the path of the branch that reaches the step, and of the moves of other branches.

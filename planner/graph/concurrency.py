@@ -10,7 +10,7 @@ its branches, what the other branches can reach. A fact moves along the edges wi
 to. It grows by what other branches can reach once a join no longer holds them. A position is a step, together
 with the discriminators (`join: any`) that another branch has passed before. A branch that arrives at one of
 these is a straggler and ends there. A branch that returns to a step which is visited only once ends there
-too. The step has been visited if it dominates the position of the other branch.
+too. The step has been visited if it dominates the step of a branch that is active.
 
 Cost: sets are ints with one bit for each position. Long parallel branches take a number of moves that is
 linear in the number of steps. At most `MAX_MOVES` moves are made.

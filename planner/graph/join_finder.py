@@ -10,9 +10,9 @@ the way. Its region is every step from which it can be reached without passing i
 Tarjan 1979). Branches of one fork have merged before if their targets have the same last post-dominator
 before the join. Post-dominators are computed as dominators of the reversed region. The strongly connected
 components (Tarjan 1972) are compiled one after another, each after those that lead to it. Loops in a
-component are nested as Havlak (1997) does: the inner loops are the components that remain without the header
-of the loop. Waiting by regions is the synchronising merge of the workflow patterns (van der Aalst et al.
-2003); docs/decisions/0002-joins.md gives the reasons.
+component are nested as by Bourdoncle (1993): the inner loops are the components that remain without the
+header of the loop. Waiting by regions is the synchronising merge of the workflow patterns (van der Aalst et
+al. 2003); docs/decisions/0002-joins.md gives the reasons.
 
 A step is late if branches can arrive that have not merged at the dominator after which they separated. This
 happens after a multi-merge (`join: each`), and after a loop that one branch may leave while another starts
@@ -201,9 +201,7 @@ class JoinFinder:
         return sorted(steps, key=self.preorder.__getitem__)
 
     def region_dominator(self, step: str) -> str:
-        """Return the nearest dominator from which only the branches of the current visit can still reach
-        `step`.
-        """
+        """Return the nearest dominator at which all branches that can still reach `step` are together."""
         dominator = self.idom[step]
         while dominator != ROOT and step in self.late and not self.synchronises(dominator, step):
             dominator = self.idom[dominator]

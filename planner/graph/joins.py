@@ -21,10 +21,10 @@ DEFAULT_MODES: Mapping[str, str] = MappingProxyType({})
 class OverlappingCycle:
     """A cycle that may start its next round while a branch of the last round is still active.
 
-    `case` is the index of the case of `step` that forks, or None if joins wait for each other. `cycle` is the
-    cycle as a list of steps whose first and last are the same. At the steps in `unfinished_steps`, branches
-    of the last round may still be active. `discriminator` is the `join: any` that starts the next round too
-    early, or None.
+    `case` is the index of the case of `step` that forks. It is None if joins wait for each other, or if a
+    discriminator starts the next round. `cycle` is the cycle as a list of steps whose first and last are the
+    same. At the steps in `unfinished_steps`, branches of the last round may still be active. `discriminator`
+    is the `join: any` that starts the next round too early, or None.
     """
 
     step: str

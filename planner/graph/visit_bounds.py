@@ -4,13 +4,13 @@ Problem: a user wants to know before a run how many steps it may take, for examp
 planner can answer because every cycle must have a step with `max_visits`.
 
 Algorithm: a longest-path computation over the strongly connected components of the graph (Tarjan 1972).
-Worst-case execution time analysis works in the same way (Li and Malik 1995), and `max_visits` is its loop
-bound. The bound of a step is one visit plus the largest bound of its cases. The bound of a case is the sum
-over its targets. A join is visited once for all branches that arrive, so it counts at its dominator and not
-at the steps before it. In a cyclic component, each bounded step is entered at most `max_visits` times, and
-each entry causes the visits up to the next bounded step. These visits are finite, because the component has
-no cycle without its bounded steps. A component is left once, so the visits after it count once, by the most
-expensive exit.
+`max_visits` has the role of a loop bound in worst-case execution time analysis (Li and Malik 1995). The bound
+of a step is one visit plus the largest bound of its cases. The bound of a case is the sum over its targets. A
+join is visited once for all branches that arrive, so it counts at its dominator and not at the steps before
+it. In a cyclic component, each bounded step is entered at most `max_visits` times, and each entry causes the
+visits up to the next bounded step. These visits are finite, because the component has no cycle without its
+bounded steps. If a component is left only once, the visits after it count once, by the most expensive exit.
+Otherwise they count each time that a case leaves it.
 
 Cost: linear in the number of targets, times the number of regions that a target lies in.
 

@@ -9,12 +9,13 @@ scenario a case is taken if its guard is true and the guards of all candidates b
 dead if that is unsatisfiable in every scenario (`noetl.planner.guards.solver`). This is Maranget's definition
 of a useless clause (2007), with a tableau search instead of pattern matrices.
 
-Cost: One search per case and scenario, each bounded by `noetl.planner.guards.solver.MAX_SEARCH_STEPS`. A rule
-in which no term is tested twice and no value is known is not analysed.
+Cost: A few searches per case and scenario, each bounded by `noetl.planner.guards.solver.MAX_SEARCH_STEPS` and
+all together by one `SearchBudget`. A rule in which no term is tested twice and no value is known is not
+analysed.
 
 Limits: A guard that raises an error fails the step, except that a guard which reads a part of a missing error
-is false. If a search exceeds its limit, the case counts as live and the rule as not exhaustive, without an
-example.
+is false. If a search exceeds its limit, the case counts as live, and it counts as possible that no case
+matches. NP208 is not reported then.
 """
 
 from __future__ import annotations
@@ -107,7 +108,8 @@ class RuleCoverage:
 
     `may_match_none` says whether it is possible that no case is taken after success; `choices` is the number
     of cases that can be. `uncovered_values` is `None` if a case is taken for all JSON values, which exclude
-    NaN. Else it describes an example, or is empty if there is none in words.
+    NaN, or if the search exceeds its limit. Else it describes an example, or is empty if there is none in
+    words.
 
     `after_success` and `after_failure` are the cases that can be taken then, `None` if unknown.
     `may_be_unhandled` says whether it is possible that no case is taken after a failure. The cases of
@@ -217,7 +219,7 @@ def analyse_coverage(
 
 
 def _is_worth_analysing(cases: Sequence[GuardedCase], context: GuardContext) -> bool:
-    """Return whether a case can be dead: only if a term is tested twice or its value is known."""
+    """Return whether an analysis can find anything: only if a term is tested twice or its value is known."""
     seen: set[Term] = set()
     for index, case in enumerate(cases):
         if case.formula is None or (case.formula is ALWAYS and index + 1 == len(cases)):

@@ -45,7 +45,9 @@ TruthClasses = tuple[ClassSet, ClassSet]
 ) = (1 << index for index in range(12))
 _FIRST_NUMBER = 12
 ABSENT = UNDEFINED | OMITTED
-"""Without a value. `OMITTED` is what `a if b` gives where `b` is false: undefined, but allowed as a guard."""
+"""Without a value. `OMITTED` is what `a if b` gives where `b` is false. It is undefined too, but tests for
+truth, equality and membership raise no error for it.
+"""
 BOOLEANS = FALSE | TRUE
 LISTS = EMPTY_LIST | LIST
 MAPPINGS = EMPTY_MAPPING | MAPPING

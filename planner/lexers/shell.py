@@ -10,7 +10,8 @@ template between.
 
 Cost: O(length of the text), one step per character.
 
-Limits: it errs on the side of a context. For example, every `(` inside `$( )` is counted as a parenthesis.
+Limits: it does not parse commands. Each `)` closes the last `(` or `$(`, so a pattern of `case` inside `$( )`
+ends the substitution too early.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ the later passes.
 
 Algorithm: error recovery by deletion and re-validation (Aho, Sethi and Ullman 1986, section 4.1). One round
 validates the data and reports each error. It renames misspelt keys to the keys that they resemble, and
-removes the other invalid parts. Rounds repeat until no error remains. Each round renames or removes at least
-one part, so the loop terminates.
+removes the other invalid parts. Rounds repeat until no error remains. Each round renames or removes a part,
+or adds the missing `name` of the playbook, so the loop terminates.
 
 Cost: one validation of the data per round. One or two rounds are usual, because a validation finds all errors
 that do not hide each other.

@@ -1,7 +1,7 @@
 """The costs of the filters of Jinja2. Each filter is charged before it runs, and its result is limited.
 
-Problem: the filters of Jinja2 know no budget. Some are quadratic: `trim`, `wordwrap` with long words, and
-`sort` of long texts that begin alike.
+Problem: the filters of Jinja2 know no budget. Some take more than linear time: `trim` with many characters,
+`wordwrap` with long words, and `sort` of long texts that begin alike.
 
 Algorithm: a wrapper around each filter charges before the call. Charges apply to the iteration of the value,
 to converted arguments, and to the width that options ask for. `_CHARGES` holds the charges for the work of

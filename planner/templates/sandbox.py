@@ -5,9 +5,9 @@ Problem: playbooks come from untrusted authors. An expression must not reach Pyt
 first two, not the third.
 
 Algorithm: fail-safe defaults (Saltzer and Schroeder 1975): allow-lists on top of
-`ImmutableSandboxedEnvironment`. `getattr` returns keys of mappings and the attributes in `_METHODS`, nothing
-else. `ALLOWED_NODES` excludes macros, imports and blocks. All operations that can create a large value or run
-long charge the budget first (see `budget`).
+`ImmutableSandboxedEnvironment`. `getattr` returns keys of mappings, the attributes in `_METHODS`, and
+replacements for `replace` and `join` of texts, nothing else. `ALLOWED_NODES` excludes macros, imports and
+inheritance. All operations that can create a large value or run long charge the budget first (see `budget`).
 
 Cost: one allow-list lookup per attribute, and the charges.
 
