@@ -53,11 +53,11 @@ def empty_database(server: str) -> Iterator[str]:
 
 
 @contextmanager
-def running_server(*, within: str = "/tmp", **options: str) -> Iterator[Server]:
+def running_server(*, within: str = "/tmp", **options: str) -> Iterator[PostgresServer]:
     """A server of one's own in a folder, with these options beside those that make tests fast, or in their place."""
     # Not where TMPDIR points: another user must get there, and the path of a socket must be short.
     with tempfile.TemporaryDirectory(prefix="noetl-pg-", dir=within) as folder:
-        server = Server(Path(folder), {**QUICK, **options})
+        server = PostgresServer(Path(folder), {**QUICK, **options})
         server.start()
         try:
             yield server
@@ -65,7 +65,7 @@ def running_server(*, within: str = "/tmp", **options: str) -> Iterator[Server]:
             server.stop()
 
 
-class Server:
+class PostgresServer:
     """A server in a folder, which may be stopped and started again. Its superuser is `postgres`, whom it trusts."""
 
     def __init__(self, folder: Path, options: Mapping[str, str]) -> None:

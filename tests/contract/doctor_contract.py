@@ -11,7 +11,7 @@ from noetl.executor.stores.finding import MAX_FINDINGS
 from noetl.executor.stores.interface import Store
 from noetl.executor.stores.sql.store import SqlStore
 
-from tests.contract.store_contract import CHAIN, DIAMOND, claimed, done, ended, failed, started
+from tests.contract.store_contract import CHAIN, DIAMOND, claim_visit, end_run, fail, start_run, succeed
 from tests.contract.waits_contract import child, waiting
 from tests.run_harness import RunHarness
 
@@ -118,23 +118,23 @@ class DoctorContract:
     def test_a_store_that_is_well(self, store: Store) -> None:
         assert store.check_consistency() == []
         assert finished(store).status is RunStatus.SUCCEEDED
-        stopped = started(store, DIAMOND)
-        store.commit(done(store, claimed(store, stopped)), 1.0)
-        store.commit(failed(store, claimed(store, stopped, 1.0)), 2.0)
+        stopped = start_run(store, DIAMOND)
+        store.commit(succeed(store, claim_visit(store, stopped)), 1.0)
+        store.commit(fail(store, claim_visit(store, stopped, 1.0)), 2.0)
         assert store.check_consistency() == []
-        assert ended(store, stopped, RunStatus.FAILED, 3.0).live > 0
+        assert end_run(store, stopped, RunStatus.FAILED, 3.0).live > 0
         run, key = waiting(store)
         assert store.check_consistency() == []
         inner = child(store, run, WaitKey(run.id, key.visit_id, "child"), "inner", queue="inner")
         store.close_wait(key, 2.0)
         assert store.check_consistency() == []
         store.stop(inner.id, RunStatus.CANCELLED, 3.0)
-        ended(store, inner, RunStatus.CANCELLED, 4.0)
+        end_run(store, inner, RunStatus.CANCELLED, 4.0)
         assert store.check_consistency() == []
 
     @pytest.mark.parametrize("status", ["parked", "failed"])
     def test_a_run_with_nothing_left(self, store: Store, status: str) -> None:
-        run = started(store, "timeout: 1h" + CHAIN.replace("\n    ", "\n"))
+        run = start_run(store, "timeout: 1h" + CHAIN.replace("\n    ", "\n"))
         self.damage.visits(store, run, "a", status=status)
         assert (
             "stuck",
@@ -158,7 +158,7 @@ class DoctorContract:
         assert dict(kinds(store)) == {"waits in vain": run.id, "goes on after its end": inner.id}
 
     def test_a_line_in_which_nobody_has_a_turn(self, store: Store) -> None:
-        run = started(store)
+        run = start_run(store)
         self.damage.visits(store, run, "a", due_at=NEVER)
         assert kinds(store) == [("waits in vain", run.id)]
 
@@ -184,8 +184,8 @@ class DoctorContract:
         assert found(store) == [expected]
 
     def test_a_negative_counter_of_a_run_at_work(self, store: Store) -> None:
-        run = started(store, DIAMOND)
-        store.commit(done(store, claimed(store, run)), 1.0)
+        run = start_run(store, DIAMOND)
+        store.commit(succeed(store, claim_visit(store, run)), 1.0)
         self.damage.live(store, run, "c", -1)
         assert kinds(store) == [("counters of joins", run.id)]
 
@@ -220,7 +220,7 @@ class DoctorContract:
         assert sorted(found(store)) == sorted(expected)
 
     def test_a_parent_that_is_not_there(self, store: Store) -> None:
-        run = started(store)
+        run = start_run(store)
         self.damage.parent(store, run.id, "no")
         assert found(store) == [("unknown parents", run.id, f"run {run.id} has unknown parent run no")]
 

@@ -9,7 +9,7 @@ from noetl.executor.errors import RejectedError
 from noetl.executor.model.registry import ApiKey
 from noetl.executor.stores.interface import Store
 
-from tests.contract.store_contract import together
+from tests.contract.store_contract import run_concurrently
 
 
 def key(id: str = "0123456789ab", *, tenant: str = "default", at: float = 1.5) -> ApiKey:
@@ -84,4 +84,4 @@ class KeysContract:
                 return False
             return True
 
-        assert sum(together(6, add)) == 1
+        assert sum(run_concurrently(6, add)) == 1

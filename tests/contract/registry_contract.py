@@ -9,7 +9,7 @@ from noetl.executor.errors import RejectedError
 from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.executor.stores.interface import Store
 
-from tests.contract.store_contract import together
+from tests.contract.store_contract import run_concurrently
 
 
 def playbook(
@@ -171,10 +171,12 @@ class RegistryContract:
         def register(index: int) -> str | None:
             return (second if index % 2 else store).register(playbook(text=str(index))).version
 
-        assert sorted(map(str, together(6, register))) == ["1", "2", "3", "4", "5", "6"]
+        assert sorted(map(str, run_concurrently(6, register))) == ["1", "2", "3", "4", "5", "6"]
 
     def test_one_text_at_the_same_moment(self, store: Store, second: Store) -> None:
-        kept = together(6, lambda index: (second if index % 2 else store).register(playbook(at=float(index))))
+        kept = run_concurrently(
+            6, lambda index: (second if index % 2 else store).register(playbook(at=float(index)))
+        )
         assert len(set(kept)) == 1
 
     def test_one_version_at_the_same_moment(self, store: Store, second: Store) -> None:
@@ -185,4 +187,4 @@ class RegistryContract:
                 return False
             return True
 
-        assert sum(together(6, register)) == 1
+        assert sum(run_concurrently(6, register)) == 1

@@ -57,7 +57,7 @@ CYCLE = """
 LEASE = Lease("one", 30.0)
 
 
-def started(
+def start_run(
     store: Store, text: str = CHAIN, *, now: float = 0.0, key: tuple[str, str] | None = None, **options: Any
 ) -> Run:
     """A run that has been created; local, so that it has a queue of its own, unless `options` say otherwise."""
@@ -69,13 +69,13 @@ def started(
     return store.create_run(run, first, key)
 
 
-def claimed(store: Store, run: Run, now: float = 0.0, lease: Lease = LEASE) -> Claim:
+def claim_visit(store: Store, run: Run, now: float = 0.0, lease: Lease = LEASE) -> Claim:
     claim = store.claim(run.id, lease, now)
     assert claim is not None
     return claim
 
 
-def done(
+def succeed(
     store: Store,
     claim: Claim,
     *,
@@ -94,7 +94,7 @@ def done(
     return apply_deadline(commit, None, 1.0)
 
 
-def failed(store: Store, claim: Claim, *, retry_at: float | None = None, now: float = 1.0) -> Commit:
+def fail(store: Store, claim: Claim, *, retry_at: float | None = None, now: float = 1.0) -> Commit:
     """The commit of a visit that failed, to be retried or to end the run."""
     plan_hash, visit = claim.run.plan_hash, claim.visit
     outcome = Outcome(False, None, error_record(visit, "Failed", "no"))
@@ -103,34 +103,39 @@ def failed(store: Store, claim: Claim, *, retry_at: float | None = None, now: fl
     return build_commit(step, lambda name: store.plan_step(plan_hash, name), visit, choice, outcome, now)
 
 
-def ended(store: Store, run: Run, status: RunStatus, now: float = 1.0) -> Run:
+def end_run(store: Store, run: Run, status: RunStatus, now: float = 1.0) -> Run:
     """The run, after its last visit was claimed and finished."""
-    claim = claimed(store, run, now)
+    claim = claim_visit(store, run, now)
     assert claim.visit.step == END
     store.finish(claim, status, None, [], now)
-    return current(store, run)
+    return current_run(store, run)
 
 
-def current(store: Store, run: Run) -> Run:
+def current_run(store: Store, run: Run) -> Run:
     found = store.run(run.tenant, run.id)
     assert found is not None
     return found
 
 
-def states(store: Store, run: Run) -> list[tuple[str, str]]:
+def visit_states(store: Store, run: Run) -> list[tuple[str, str]]:
     return [(visit.step, visit.status.value) for visit in store.visits(run.id)]
 
 
-def everything(store: Store, run: Run) -> tuple[Any, ...]:
-    return current(store, run), store.visits(run.id), store.events(run.id), store.visits_with_outputs(run.id)
+def run_contents(store: Store, run: Run) -> tuple[Any, ...]:
+    return (
+        current_run(store, run),
+        store.visits(run.id),
+        store.events(run.id),
+        store.visits_with_outputs(run.id),
+    )
 
 
-def held(claim: Claim) -> tuple[str, str, int]:
+def claim_key(claim: Claim) -> tuple[str, str, int]:
     """A claim, as a renewal names it."""
     return claim.run.id, claim.visit.id, claim.visit.fence
 
 
-def happened(claim: Claim, *numbers: int) -> list[Event]:
+def action_events(claim: Claim, *numbers: int) -> list[Event]:
     """What the work of a claim may have to tell."""
     visit = claim.visit
     return [
@@ -139,12 +144,12 @@ def happened(claim: Claim, *numbers: int) -> list[Event]:
     ]
 
 
-def told_of(event: Event) -> Event:
+def without_id(event: Event) -> Event:
     """An event as it was before the store gave it an id."""
     return replace(event, id="")
 
 
-def together(count: int, work: Callable[[int], Any]) -> list[Any]:
+def run_concurrently(count: int, work: Callable[[int], Any]) -> list[Any]:
     """What `work` gives in so many threads that begin at once."""
     gate = threading.Barrier(count)
 
@@ -210,13 +215,13 @@ class StoreContract:
 
     def test_a_run_comes_back_as_it_was(self, store: Store) -> None:
         options = {"tags": ["x", "é"], "folder": "/a b", "variables": {}}
-        run = started(
+        run = start_run(
             store,
             "variables: {v: {x: [1, null]}}\ninput: {i: any}" + dedent(CHAIN),
             input={"i": "\ud83d"},
             **options,
         )
-        assert current(store, run) == run
+        assert current_run(store, run) == run
         assert run.status is RunStatus.QUEUED
         (visit,) = store.visits(run.id)
         assert (visit.step, visit.status, visit.number, visit.attempt, visit.due_at) == (
@@ -229,24 +234,24 @@ class StoreContract:
         assert [event.type for event in store.events(run.id)] == ["workflow.started"]
 
     def test_one_idempotency_key_starts_one_run(self, store: Store) -> None:
-        first = started(store, key=("k", "body"))
-        assert started(store, now=5.0, key=("k", "body")) == first
-        assert started(store, key=("other", "body")).id != first.id
-        assert started(store, key=("k", "body"), tenant="another").id != first.id
+        first = start_run(store, key=("k", "body"))
+        assert start_run(store, now=5.0, key=("k", "body")) == first
+        assert start_run(store, key=("other", "body")).id != first.id
+        assert start_run(store, key=("k", "body"), tenant="another").id != first.id
         with pytest.raises(RejectedError) as rejected:
-            started(store, key=("k", "another body"))
+            start_run(store, key=("k", "another body"))
         assert rejected.value.reason == "idempotency_key_reused"
         assert len(store.runs("default")[0]) == 2
 
     def test_one_idempotency_key_at_the_same_moment(self, store: Store) -> None:
-        runs = together(6, lambda _: started(store, key=("k", "body")).id)
+        runs = run_concurrently(6, lambda _: start_run(store, key=("k", "body")).id)
         assert len(set(runs)) == 1
         assert [run.id for run in store.runs("default")[0]] == runs[:1]
 
     # Claiming
 
     def test_the_visit_that_is_due_longest_is_claimed_first(self, store: Store) -> None:
-        runs = [started(store, now=now, origin="service") for now in (3.0, 1.0, 2.0)]
+        runs = [start_run(store, now=now, origin="service") for now in (3.0, 1.0, 2.0)]
         assert store.claim("service", LEASE, 0.5) is None
         assert store.next_due("service") == 1.0
         order = [store.claim("service", LEASE, 9.0) for _ in runs]
@@ -254,13 +259,13 @@ class StoreContract:
         assert store.claim("service", LEASE, 9.0) is None
 
     def test_branches_are_claimed_in_the_order_written(self, store: Store) -> None:
-        run = started(store, DIAMOND)
-        store.commit(done(store, claimed(store, run)), 1.0)
-        assert [claimed(store, run, 2.0).visit.step for _ in range(4)] == ["b1", "b2", "b3", "b4"]
+        run = start_run(store, DIAMOND)
+        store.commit(succeed(store, claim_visit(store, run)), 1.0)
+        assert [claim_visit(store, run, 2.0).visit.step for _ in range(4)] == ["b1", "b2", "b3", "b4"]
 
     def test_what_a_claim_says(self, store: Store) -> None:
-        run = started(store, now=2.0)
-        claim = claimed(store, run, now=5.0)
+        run = start_run(store, now=2.0)
+        claim = claim_visit(store, run, now=5.0)
         assert claim.run.status is RunStatus.RUNNING
         assert (claim.run.created_at, claim.run.started_at) == (2.0, 5.0)
         visit = claim.visit
@@ -269,60 +274,60 @@ class StoreContract:
         assert [event.type for event in store.events(run.id)] == ["workflow.started", "step.started"]
 
     def test_local_runs_have_a_queue_of_their_own(self, store: Store) -> None:
-        local, served = started(store), started(store, origin="service")
+        local, served = start_run(store), start_run(store, origin="service")
         claim = store.claim("service", LEASE, 1.0)
         assert claim is not None
         assert claim.run.id == served.id
         assert store.claim("service", LEASE, 1.0) is None
-        assert claimed(store, local).run.id == local.id
+        assert claim_visit(store, local).run.id == local.id
 
     def test_a_visit_is_claimed_once(self, store: Store) -> None:
-        run = started(store)
-        claims = together(6, lambda index: store.claim(run.id, Lease(str(index), 30.0), 1.0))
+        run = start_run(store)
+        claims = run_concurrently(6, lambda index: store.claim(run.id, Lease(str(index), 30.0), 1.0))
         assert len([claim for claim in claims if claim is not None]) == 1
 
     def test_a_claim_holds_until_its_lease_is_over(self, store: Store) -> None:
-        run = started(store)
-        first = claimed(store, run, now=0.0)
+        run = start_run(store)
+        first = claim_visit(store, run, now=0.0)
         assert store.claim(run.id, Lease("two", 30.0), 29.9) is None
         assert store.next_due(run.id) == 30.0
-        second = claimed(store, run, now=30.0, lease=Lease("two", 30.0))
+        second = claim_visit(store, run, now=30.0, lease=Lease("two", 30.0))
         assert second.visit.id == first.visit.id
         assert (second.visit.claims, second.visit.fence, second.visit.worker) == (2, 2, "two")
         assert second.visit.started_at == first.visit.started_at
         assert [event.type for event in store.events(run.id)].count("step.started") == 1
 
     def test_a_claim_is_prolonged(self, store: Store) -> None:
-        run = started(store)
-        claim = claimed(store, run)
+        run = start_run(store)
+        claim = claim_visit(store, run)
         assert store.renew(run.id, claim.visit.id, claim.visit.fence, 60.0)
         assert store.claim(run.id, LEASE, 45.0) is None
-        assert claimed(store, run, 60.0).visit.fence == 2
+        assert claim_visit(store, run, 60.0).visit.fence == 2
 
     def test_a_claim_that_was_lost_is_not_prolonged(self, store: Store) -> None:
-        run = started(store)
-        lost = claimed(store, run)
-        held = claimed(store, run, now=30.0)
+        run = start_run(store)
+        lost = claim_visit(store, run)
+        held = claim_visit(store, run, now=30.0)
         assert not store.renew(run.id, lost.visit.id, lost.visit.fence, 1000.0)
-        store.commit(done(store, held), 31.0)
+        store.commit(succeed(store, held), 31.0)
         assert not store.renew(run.id, held.visit.id, held.visit.fence, 1000.0)
-        assert claimed(store, run, 31.0).visit.step == "b"
+        assert claim_visit(store, run, 31.0).visit.step == "b"
 
     # What is told of a visit at work
 
     def test_a_claim_is_prolonged_with_what_has_happened(self, store: Store, second: Store) -> None:
-        run = started(store)
-        claim = claimed(store, run)
+        run = start_run(store)
+        claim = claim_visit(store, run)
         before = store.events(run.id)
         for told, numbers in enumerate(([0], [1])):
-            assert store.renew(*held(claim), 60.0, happened(claim, *numbers), told)
-        assert store.renew(*held(claim), 60.0, (), 2)
+            assert store.renew(*claim_key(claim), 60.0, action_events(claim, *numbers), told)
+        assert store.renew(*claim_key(claim), 60.0, (), 2)
         whole = second.events(run.id)
         assert whole[: len(before)] == before
-        assert [told_of(event) for event in whole[len(before) :]] == happened(claim, 0, 1)
+        assert [without_id(event) for event in whole[len(before) :]] == action_events(claim, 0, 1)
         assert store.claim(run.id, LEASE, 45.0) is None
-        commit = done(store, claim)
-        store.commit(replace(commit, events=(*happened(claim, 2), *commit.events)), 46.0)
+        commit = succeed(store, claim)
+        store.commit(replace(commit, events=(*action_events(claim, 2), *commit.events)), 46.0)
         after = store.events(run.id)
         assert after[: len(whole)] == whole
         assert [event.type for event in after[len(whole) :]] == [
@@ -333,65 +338,67 @@ class StoreContract:
         assert len({event.id for event in after}) == len(after)
 
     def test_what_a_lost_claim_has_to_tell_is_not_written(self, store: Store) -> None:
-        run = started(store)
-        lost = claimed(store, run)
-        store.renew(*held(lost), 20.0, happened(lost, 0))
-        took_over = claimed(store, run, now=30.0)
-        before = everything(store, run)
-        assert not store.renew(*held(lost), 1000.0, happened(lost, 1), 1)
-        assert everything(store, run) == before
-        assert store.renew(*held(took_over), 60.0, happened(took_over, 0))
-        assert [told_of(event) for event in store.events(run.id)][-2:] == [
-            *happened(lost, 0),
-            *happened(took_over, 0),
+        run = start_run(store)
+        lost = claim_visit(store, run)
+        store.renew(*claim_key(lost), 20.0, action_events(lost, 0))
+        took_over = claim_visit(store, run, now=30.0)
+        before = run_contents(store, run)
+        assert not store.renew(*claim_key(lost), 1000.0, action_events(lost, 1), 1)
+        assert run_contents(store, run) == before
+        assert store.renew(*claim_key(took_over), 60.0, action_events(took_over, 0))
+        assert [without_id(event) for event in store.events(run.id)][-2:] == [
+            *action_events(lost, 0),
+            *action_events(took_over, 0),
         ]
-        store.commit(done(store, took_over), 31.0)
-        before = everything(store, run)
-        assert not store.renew(*held(took_over), 1000.0, happened(took_over, 1), 1)
-        assert everything(store, run) == before
+        store.commit(succeed(store, took_over), 31.0)
+        before = run_contents(store, run)
+        assert not store.renew(*claim_key(took_over), 1000.0, action_events(took_over, 1), 1)
+        assert run_contents(store, run) == before
 
     def test_what_was_told_before_a_pause_and_behind_it(self, store: Store, second: Store) -> None:
         """A reader who looks after every write is told the same as one who comes at the end."""
-        run = started(store)
+        run = start_run(store)
         seen: list[Event] = []
 
         def look() -> None:
             seen.extend(second.events(run.id, seen[-1].id if seen else None))
 
         for piece in range(3):
-            claim = claimed(store, run, 100.0 * piece)
+            claim = claim_visit(store, run, 100.0 * piece)
             look()
             for told in range(2):
-                store.renew(*held(claim), 100.0 * piece + 60, happened(claim, 10 * piece + told), told)
+                store.renew(
+                    *claim_key(claim), 100.0 * piece + 60, action_events(claim, 10 * piece + told), told
+                )
                 look()
             later = suspend(
                 claim.visit, Suspension(Progress(journal={"run": {"at": 0}}), 100.0 * piece + 90), 1.0
             )
-            later = replace(later, events=(*happened(claim, 10 * piece + 2), *later.events))
+            later = replace(later, events=(*action_events(claim, 10 * piece + 2), *later.events))
             store.commit(later, 100.0 * piece + 1)
             look()
-        claim = claimed(store, run, 900.0)
-        store.renew(*held(claim), 960.0, happened(claim, 30))
+        claim = claim_visit(store, run, 900.0)
+        store.renew(*claim_key(claim), 960.0, action_events(claim, 30))
         look()
-        store.commit(done(store, claim), 901.0)
+        store.commit(succeed(store, claim), 901.0)
         look()
         assert seen == store.events(run.id)
         numbers = [event.payload["number"] for event in seen if event.type == "action.x"]
         assert numbers == [0, 1, 2, 10, 11, 12, 20, 21, 22, 30]
 
     def test_what_was_told_before_a_retry_and_a_resume(self, store: Store) -> None:
-        run = started(store)
-        claim = claimed(store, run)
-        store.renew(*held(claim), 60.0, happened(claim, 0))
-        store.commit(failed(store, claim, retry_at=50.0), 1.0)
-        claim = claimed(store, run, 50.0)
-        store.renew(*held(claim), 110.0, happened(claim, 1))
-        store.commit(failed(store, claim), 51.0)
-        ended(store, run, RunStatus.FAILED, 52.0)
+        run = start_run(store)
+        claim = claim_visit(store, run)
+        store.renew(*claim_key(claim), 60.0, action_events(claim, 0))
+        store.commit(fail(store, claim, retry_at=50.0), 1.0)
+        claim = claim_visit(store, run, 50.0)
+        store.renew(*claim_key(claim), 110.0, action_events(claim, 1))
+        store.commit(fail(store, claim), 51.0)
+        end_run(store, run, RunStatus.FAILED, 52.0)
         seen = store.events(run.id)
         store.resume(run.id, 60.0, deadline_at=None, values={})
-        claim = claimed(store, run, 61.0)
-        store.renew(*held(claim), 130.0, happened(claim, 2))
+        claim = claim_visit(store, run, 61.0)
+        store.renew(*claim_key(claim), 130.0, action_events(claim, 2))
         whole = store.events(run.id)
         assert whole[: len(seen)] == seen
         told = [(event.type.partition(".")[2], event.payload.get("number")) for event in whole if event.step]
@@ -402,17 +409,17 @@ class StoreContract:
         ]  # fmt: skip
 
     def test_branches_tell_at_one_time(self, store: Store, second: Store) -> None:
-        run = started(store, DIAMOND)
-        store.commit(done(store, claimed(store, run)), 1.0)
-        claims = [claimed(store, run, 1.0) for _ in range(4)]
+        run = start_run(store, DIAMOND)
+        store.commit(succeed(store, claim_visit(store, run)), 1.0)
+        claims = [claim_visit(store, run, 1.0) for _ in range(4)]
 
         def tell(index: int) -> None:
             into = second if index % 2 else store
             for told in range(3):
-                assert into.renew(*held(claims[index]), 60.0, happened(claims[index], told), told)
-            into.commit(done(into, claims[index]), 2.0)
+                assert into.renew(*claim_key(claims[index]), 60.0, action_events(claims[index], told), told)
+            into.commit(succeed(into, claims[index]), 2.0)
 
-        together(4, tell)
+        run_concurrently(4, tell)
         for claim in claims:
             of = [
                 event.type.partition(".")[2]
@@ -423,37 +430,37 @@ class StoreContract:
 
     def test_as_much_as_is_told_at_once(self, store: Store) -> None:
         """Text that no compression shortens much, and that JSON in ASCII makes twelve times as long."""
-        run = started(store)
-        claim = claimed(store, run)
+        run = start_run(store)
+        claim = claim_visit(store, run)
         chance = random.Random(7)
         telling = EventBuffer()
         text = "".join(
             chr(chance.randrange(0x10000, 0x110000))
             for _ in range(MAX_BATCH_CHARACTERS - MAX_BATCH_EVENTS * 64)
         )
-        long, *short = happened(claim, *range(MAX_BATCH_EVENTS))
+        long, *short = action_events(claim, *range(MAX_BATCH_EVENTS))
         for event in (replace(long, payload={"number": 0, "text": text}), *short):
             telling.append(event)
-        telling.flush_batch(lambda events, told: store.renew(*held(claim), 60.0, events, told))
+        telling.flush_batch(lambda events, told: store.renew(*claim_key(claim), 60.0, events, told))
         numbers = [event.payload["number"] for event in store.events(run.id) if event.type == "action.x"]
         assert numbers == list(range(MAX_BATCH_EVENTS))
 
     def test_what_is_told_is_news(self, store: Store) -> None:
-        run = started(store)
-        claim = claimed(store, run)
+        run = start_run(store)
+        claim = claim_visit(store, run)
         seen = store.changes.count
         waiter = threading.Thread(target=store.changes.wait, args=(seen, 60.0))
         waiter.start()
-        store.renew(*held(claim), 60.0, happened(claim, 0))
+        store.renew(*claim_key(claim), 60.0, action_events(claim, 0))
         waiter.join()
         assert store.changes.count > seen
 
     # Committing
 
     def test_a_commit_and_what_follows_are_one(self, store: Store) -> None:
-        run = started(store)
-        claim = claimed(store, run)
-        assert store.commit(done(store, claim, saved={"n": 1}, data=[2]), 7.0) is None
+        run = start_run(store)
+        claim = claim_visit(store, run)
+        assert store.commit(succeed(store, claim, saved={"n": 1}, data=[2]), 7.0) is None
         first, second = store.visits(run.id)
         assert (first.status, first.case, first.finished_at) == ("succeeded", 0, 1.0)
         assert (second.step, second.status, second.due_at, second.clock) == ("b", "ready", 7.0, 2)
@@ -465,179 +472,179 @@ class StoreContract:
         assert [event.type for event in store.events(run.id)] == types
 
     def test_a_commit_may_claim_what_follows(self, store: Store) -> None:
-        run = started(store)
-        visit = store.commit(done(store, claimed(store, run)), 7.0, Lease("one", 30.0))
+        run = start_run(store)
+        visit = store.commit(succeed(store, claim_visit(store, run)), 7.0, Lease("one", 30.0))
         assert visit is not None
         assert (visit.step, visit.status, visit.claims, visit.fence) == ("b", "running", 1, 1)
         assert (visit.worker, visit.started_at, visit.due_at) == ("one", 7.0, 37.0)
         assert visit == store.visits(run.id)[1]
         assert store.claim(run.id, LEASE, 36.0) is None
         assert [event.type for event in store.events(run.id)][-1] == "step.started"
-        assert claimed(store, run, 37.0).visit.fence == 2
+        assert claim_visit(store, run, 37.0).visit.fence == 2
 
     def test_only_the_first_of_a_fork_is_claimed(self, store: Store) -> None:
-        run = started(store, DIAMOND)
-        visit = store.commit(done(store, claimed(store, run)), 1.0, LEASE)
+        run = start_run(store, DIAMOND)
+        visit = store.commit(succeed(store, claim_visit(store, run)), 1.0, LEASE)
         assert visit is not None
         assert visit.step == "b1"
-        assert [claimed(store, run, 1.0).visit.step for _ in range(3)] == ["b2", "b3", "b4"]
+        assert [claim_visit(store, run, 1.0).visit.step for _ in range(3)] == ["b2", "b3", "b4"]
         assert store.claim(run.id, LEASE, 1.0) is None
 
     def test_the_commit_of_a_lost_claim_writes_nothing(self, store: Store) -> None:
-        run = started(store)
-        lost = claimed(store, run)
-        held = claimed(store, run, now=30.0)
-        before = everything(store, run)
+        run = start_run(store)
+        lost = claim_visit(store, run)
+        held = claim_visit(store, run, now=30.0)
+        before = run_contents(store, run)
         with pytest.raises(FencedError):
-            store.commit(done(store, lost, saved={"n": "lost"}), 31.0)
-        assert everything(store, run) == before
-        store.commit(done(store, held, saved={"n": "held"}), 32.0)
+            store.commit(succeed(store, lost, saved={"n": "lost"}), 31.0)
+        assert run_contents(store, run) == before
+        store.commit(succeed(store, held, saved={"n": "held"}), 32.0)
         assert store.visits_with_outputs(run.id)[0].saved == {"n": "held"}
 
     def test_a_second_commit_writes_nothing(self, store: Store) -> None:
-        run = started(store)
-        claim = claimed(store, run)
-        store.commit(done(store, claim), 1.0)
-        before = everything(store, run)
+        run = start_run(store)
+        claim = claim_visit(store, run)
+        store.commit(succeed(store, claim), 1.0)
+        before = run_contents(store, run)
         with pytest.raises(FencedError):
-            store.commit(done(store, claim), 2.0)
+            store.commit(succeed(store, claim), 2.0)
         with pytest.raises(FencedError):
-            store.commit(failed(store, claim), 2.0)
-        assert everything(store, run) == before
+            store.commit(fail(store, claim), 2.0)
+        assert run_contents(store, run) == before
 
     def test_one_of_many_commits_counts(self, store: Store) -> None:
-        run = started(store)
-        claim = claimed(store, run)
+        run = start_run(store)
+        claim = claim_visit(store, run)
 
         def commit(index: int) -> bool:
             try:
-                store.commit(done(store, claim, saved={"n": index}), 1.0)
+                store.commit(succeed(store, claim, saved={"n": index}), 1.0)
             except FencedError:
                 return False
             return True
 
-        assert sum(together(6, commit)) == 1
+        assert sum(run_concurrently(6, commit)) == 1
         assert [visit.step for visit in store.visits(run.id)] == ["a", "b"]
 
     @pytest.mark.parametrize("more", [-1, 0])
     def test_what_fits_comes_back(self, store: Store, more: int) -> None:
-        run = started(store)
+        run = start_run(store)
         text = "x" * (self.payload_limit - len('{"n":""}') + more)
-        store.commit(done(store, claimed(store, run), saved={"n": text}), 1.0)
+        store.commit(succeed(store, claim_visit(store, run), saved={"n": text}), 1.0)
         assert store.visits_with_outputs(run.id)[0].saved == {"n": text}
 
     @pytest.mark.parametrize("part", ["saved", "data"])
     def test_what_is_too_large_writes_nothing(self, store: Store, part: str) -> None:
-        run = started(store)
-        claim = claimed(store, run)
-        before = everything(store, run)
+        run = start_run(store)
+        claim = claim_visit(store, run)
+        before = run_contents(store, run)
         value = {"n": "x" * (self.payload_limit - len('{"n":""}') + 1)}
         with pytest.raises(PayloadTooLargeError):
-            store.commit(done(store, claim, **{part: value}), 1.0)
-        assert everything(store, run) == before
-        store.commit(done(store, claim), 2.0)
+            store.commit(succeed(store, claim, **{part: value}), 1.0)
+        assert run_contents(store, run) == before
+        store.commit(succeed(store, claim), 2.0)
         assert store.visits(run.id)[0].status is VisitStatus.SUCCEEDED
 
     @pytest.mark.parametrize(
         "value", [None, False, 0, "", [], {}, {"a": None}, 1.5, 2**70, "\ud800", "é\x00", [[{}]]]
     )
     def test_values_come_back_as_they_were(self, store: Store, value: Any) -> None:
-        run = started(store)
-        store.commit(done(store, claimed(store, run), saved={"n": value}), 1.0)
+        run = start_run(store)
+        store.commit(succeed(store, claim_visit(store, run), saved={"n": value}), 1.0)
         assert store.visits_with_outputs(run.id)[0].saved == {"n": value}
 
     # DynamoJoins and counters
 
     def test_a_join_fires_once_and_last(self, store: Store) -> None:
-        run = started(store, DIAMOND)
-        store.commit(done(store, claimed(store, run)), 1.0)
+        run = start_run(store, DIAMOND)
+        store.commit(succeed(store, claim_visit(store, run)), 1.0)
         for index in range(4):
             assert [visit.step for visit in store.visits(run.id)].count("c") == 0
-            assert current(store, run).live == 4
-            store.commit(done(store, claimed(store, run, 1.0)), 2.0 + index)
+            assert current_run(store, run).live == 4
+            store.commit(succeed(store, claim_visit(store, run, 1.0)), 2.0 + index)
         visits = store.visits(run.id)
         assert [visit.step for visit in visits] == ["a", "b1", "b2", "b3", "b4", "c"]
         assert (visits[-1].clock, visits[-1].due_at) == (3, 5.0)
-        assert current(store, run).live == 1
+        assert current_run(store, run).live == 1
 
     def test_a_join_does_not_wait_for_a_branch_that_has_ended(self, store: Store) -> None:
-        run = started(store, DIAMOND)
-        store.commit(done(store, claimed(store, run)), 1.0)
-        claims = [claimed(store, run, 1.0) for _ in range(4)]
+        run = start_run(store, DIAMOND)
+        store.commit(succeed(store, claim_visit(store, run)), 1.0)
+        claims = [claim_visit(store, run, 1.0) for _ in range(4)]
         for claim in claims[:3]:
-            store.commit(done(store, claim), 2.0)
-        store.commit(done(store, claims[3], case=None), 3.0)
+            store.commit(succeed(store, claim), 2.0)
+        store.commit(succeed(store, claims[3], case=None), 3.0)
         assert [visit.step for visit in store.visits(run.id)].count("c") == 1
-        assert current(store, run).live == 1
+        assert current_run(store, run).live == 1
 
     def test_a_join_all_of_whose_branches_ended_elsewhere(self, store: Store) -> None:
-        run = started(store, DIAMOND)
-        store.commit(done(store, claimed(store, run)), 1.0)
+        run = start_run(store, DIAMOND)
+        store.commit(succeed(store, claim_visit(store, run)), 1.0)
         for _ in range(4):
-            store.commit(done(store, claimed(store, run, 1.0), case=None), 2.0)
+            store.commit(succeed(store, claim_visit(store, run, 1.0), case=None), 2.0)
         assert [visit.step for visit in store.visits(run.id)][-1] == END
-        assert current(store, run).live == 0
+        assert current_run(store, run).live == 0
 
     def test_a_join_under_real_concurrency(self, store: Store, second: Store) -> None:
         for _ in range(5):
-            run = started(store, DIAMOND)
-            store.commit(done(store, claimed(store, run)), 1.0)
-            claims = [claimed(store, run, 1.0) for _ in range(4)]
+            run = start_run(store, DIAMOND)
+            store.commit(succeed(store, claim_visit(store, run)), 1.0)
+            claims = [claim_visit(store, run, 1.0) for _ in range(4)]
 
             def commit(index: int, claims: list[Claim] = claims) -> Visit | None:
                 into = second if index % 2 else store
-                return into.commit(done(into, claims[index]), 2.0, LEASE)
+                return into.commit(succeed(into, claims[index]), 2.0, LEASE)
 
-            following = [visit for visit in together(4, commit) if visit is not None]
+            following = [visit for visit in run_concurrently(4, commit) if visit is not None]
             assert [visit.step for visit in following] == ["c"]
             assert [visit.step for visit in store.visits(run.id)].count("c") == 1
-            assert current(store, run).live == 1
+            assert current_run(store, run).live == 1
 
     def test_visits_of_a_cycle_are_numbered(self, store: Store) -> None:
-        run = started(store, CYCLE)
+        run = start_run(store, CYCLE)
         for _ in range(4):
-            store.commit(done(store, claimed(store, run, 1.0)), 1.0)
+            store.commit(succeed(store, claim_visit(store, run, 1.0)), 1.0)
         found = [(visit.step, visit.number) for visit in store.visits(run.id)]
         assert found == [("a", 1), ("b", 1), ("a", 2), ("b", 2), ("a", 3)]
 
     # Retrying, stopping, ending, resuming
 
     def test_a_retry_is_due_in_time(self, store: Store) -> None:
-        run = started(store)
-        store.commit(failed(store, claimed(store, run), retry_at=50.0), 1.0)
+        run = start_run(store)
+        store.commit(fail(store, claim_visit(store, run), retry_at=50.0), 1.0)
         (visit,) = store.visits(run.id)
         assert (visit.status, visit.attempt, visit.claims, visit.due_at) == ("retrying", 2, 0, 50.0)
         assert visit.error is not None
         assert store.next_due(run.id) == 50.0
         assert store.claim(run.id, LEASE, 49.9) is None
-        again = claimed(store, run, 50.0)
+        again = claim_visit(store, run, 50.0)
         assert (again.visit.attempt, again.visit.claims, again.visit.fence) == (2, 1, 2)
         assert again.visit.started_at == 50.0
         assert [event.type for event in store.events(run.id)][-2:] == ["step.retrying", "step.started"]
 
     def test_the_last_branch_brings_the_end(self, store: Store) -> None:
-        run = started(store)
+        run = start_run(store)
         for _ in range(3):
-            assert current(store, run).live == 1
-            store.commit(done(store, claimed(store, run)), 0.0)
-        assert current(store, run).live == 0
-        end = claimed(store, run)
+            assert current_run(store, run).live == 1
+            store.commit(succeed(store, claim_visit(store, run)), 0.0)
+        assert current_run(store, run).live == 0
+        end = claim_visit(store, run)
         assert end.visit.step == END
         store.finish(end, RunStatus.SUCCEEDED, {"x": [1]}, [], 9.0)
-        found = current(store, run)
+        found = current_run(store, run)
         assert (found.status, found.result, found.finished_at) == ("succeeded", {"x": [1]}, 9.0)
         assert store.events(run.id)[-1].type == "workflow.completed"
         assert store.next_due(run.id) is None
         with pytest.raises(FencedError):
             store.finish(end, RunStatus.FAILED, None, [], 10.0)
-        assert current(store, run) == found
+        assert current_run(store, run) == found
 
     def test_a_failure_parks_what_was_ready(self, store: Store) -> None:
-        run = started(store, DIAMOND)
-        store.commit(done(store, claimed(store, run)), 1.0)
-        first, second = claimed(store, run, 1.0), claimed(store, run, 1.0)
-        store.commit(failed(store, first), 2.0)
-        assert current(store, run).stop is RunStatus.FAILED
+        run = start_run(store, DIAMOND)
+        store.commit(succeed(store, claim_visit(store, run)), 1.0)
+        first, second = claim_visit(store, run, 1.0), claim_visit(store, run, 1.0)
+        store.commit(fail(store, first), 2.0)
+        assert current_run(store, run).stop is RunStatus.FAILED
         expected = [
             ("a", "succeeded"),
             ("b1", "failed"),
@@ -645,61 +652,61 @@ class StoreContract:
             ("b3", "parked"),
             ("b4", "parked"),
         ]
-        assert states(store, run) == expected
+        assert visit_states(store, run) == expected
         assert store.claim(run.id, LEASE, 3.0) is None
-        store.commit(done(store, second), 3.0)
-        assert states(store, run)[-1] == (END, "ready")
-        found = ended(store, run, RunStatus.FAILED, 3.0)
+        store.commit(succeed(store, second), 3.0)
+        assert visit_states(store, run)[-1] == (END, "ready")
+        found = end_run(store, run, RunStatus.FAILED, 3.0)
         assert (found.status, found.error and found.error["message"]) == ("failed", "no")
 
     def test_what_follows_in_a_run_that_stops_is_parked(self, store: Store) -> None:
-        run = started(store)
-        claim = claimed(store, run)
+        run = start_run(store)
+        claim = claim_visit(store, run)
         store.stop(run.id, RunStatus.CANCELLED, 1.0)
-        assert store.commit(done(store, claim), 2.0, LEASE) is not None
-        assert states(store, run) == [("a", "succeeded"), ("b", "parked"), (END, "running")]
+        assert store.commit(succeed(store, claim), 2.0, LEASE) is not None
+        assert visit_states(store, run) == [("a", "succeeded"), ("b", "parked"), (END, "running")]
 
     def test_a_retry_in_a_run_that_stops_is_parked(self, store: Store) -> None:
-        run = started(store)
-        claim = claimed(store, run)
+        run = start_run(store)
+        claim = claim_visit(store, run)
         store.stop(run.id, RunStatus.CANCELLED, 1.0)
-        store.commit(failed(store, claim, retry_at=9.0), 2.0)
-        assert states(store, run) == [("a", "parked"), (END, "ready")]
+        store.commit(fail(store, claim, retry_at=9.0), 2.0)
+        assert visit_states(store, run) == [("a", "parked"), (END, "ready")]
 
     def test_a_stop_parks_and_ends(self, store: Store) -> None:
-        run = started(store)
+        run = start_run(store)
         stopped = store.stop(run.id, RunStatus.CANCELLED, 1.0)
         assert stopped.stop is RunStatus.CANCELLED
-        assert states(store, run) == [("a", "parked"), (END, "ready")]
+        assert visit_states(store, run) == [("a", "parked"), (END, "ready")]
         assert store.stop(run.id, RunStatus.CANCELLED, 2.0).stop is RunStatus.CANCELLED
-        assert states(store, run) == [("a", "parked"), (END, "ready")]
-        assert ended(store, run, RunStatus.CANCELLED).status is RunStatus.CANCELLED
+        assert visit_states(store, run) == [("a", "parked"), (END, "ready")]
+        assert end_run(store, run, RunStatus.CANCELLED).status is RunStatus.CANCELLED
         assert store.stop(run.id, RunStatus.CANCELLED, 3.0).status is RunStatus.CANCELLED
         assert [event.type for event in store.events(run.id)][-1] == "workflow.cancelled"
 
     def test_the_first_reason_to_stop_counts(self, store: Store) -> None:
-        run = started(store)
-        claim = claimed(store, run)
+        run = start_run(store)
+        claim = claim_visit(store, run)
         store.stop(run.id, RunStatus.CANCELLED, 1.0)
-        store.commit(failed(store, claim), 2.0)
-        assert current(store, run).stop is RunStatus.CANCELLED
+        store.commit(fail(store, claim), 2.0)
+        assert current_run(store, run).stop is RunStatus.CANCELLED
 
     def test_a_stop_that_comes_too_late(self, store: Store) -> None:
-        run = started(store)
+        run = start_run(store)
         for _ in range(3):
-            store.commit(done(store, claimed(store, run)), 0.0)
-        finished = ended(store, run, RunStatus.SUCCEEDED)
+            store.commit(succeed(store, claim_visit(store, run)), 0.0)
+        finished = end_run(store, run, RunStatus.SUCCEEDED)
         with pytest.raises(RejectedError) as rejected:
             store.stop(run.id, RunStatus.CANCELLED, 9.0)
         assert rejected.value.reason == "finished"
-        assert current(store, run) == finished
+        assert current_run(store, run) == finished
 
     def test_a_run_goes_on_from_what_was_open_and_parked(self, store: Store) -> None:
-        run = started(store, DIAMOND)
-        store.commit(done(store, claimed(store, run)), 1.0)
-        store.commit(done(store, claimed(store, run, 1.0)), 2.0)
-        store.commit(failed(store, claimed(store, run, 2.0)), 3.0)
-        ended(store, run, RunStatus.FAILED, 4.0)
+        run = start_run(store, DIAMOND)
+        store.commit(succeed(store, claim_visit(store, run)), 1.0)
+        store.commit(succeed(store, claim_visit(store, run, 1.0)), 2.0)
+        store.commit(fail(store, claim_visit(store, run, 2.0)), 3.0)
+        end_run(store, run, RunStatus.FAILED, 4.0)
         resumed = store.resume(run.id, 10.0, deadline_at=None, values={"input": {"i": 2}})
         assert (resumed.status, resumed.stop, resumed.resumes, resumed.error) == ("queued", None, 1, None)
         assert (resumed.input, resumed.environment) == ({"i": 2}, {})
@@ -710,91 +717,91 @@ class StoreContract:
             ("b3", "ready"),
             ("b4", "ready"),
         ]
-        assert states(store, run) == expected
+        assert visit_states(store, run) == expected
         again = store.visits(run.id)[2]
         assert (again.attempt, again.claims, again.error, again.failure) == (1, 0, None, None)
         for _ in range(3):
-            store.commit(done(store, claimed(store, run, 10.0)), 10.0)
-        assert [step for step, _ in states(store, run)].count("c") == 1
+            store.commit(succeed(store, claim_visit(store, run, 10.0)), 10.0)
+        assert [step for step, _ in visit_states(store, run)].count("c") == 1
         for _ in range(2):
-            store.commit(done(store, claimed(store, run, 10.0)), 10.0)
-        assert ended(store, run, RunStatus.SUCCEEDED, 11.0).status is RunStatus.SUCCEEDED
+            store.commit(succeed(store, claim_visit(store, run, 10.0)), 10.0)
+        assert end_run(store, run, RunStatus.SUCCEEDED, 11.0).status is RunStatus.SUCCEEDED
         assert "workflow.resumed" in [event.type for event in store.events(run.id)]
 
     def test_a_run_that_was_stopped_when_nothing_was_left(self, store: Store) -> None:
-        run = started(store)
+        run = start_run(store)
         for _ in range(2):
-            store.commit(done(store, claimed(store, run)), 0.0)
-        last = claimed(store, run)
+            store.commit(succeed(store, claim_visit(store, run)), 0.0)
+        last = claim_visit(store, run)
         store.stop(run.id, RunStatus.CANCELLED, 1.0)
-        store.commit(done(store, last), 1.0)
-        ended(store, run, RunStatus.CANCELLED)
+        store.commit(succeed(store, last), 1.0)
+        end_run(store, run, RunStatus.CANCELLED)
         store.resume(run.id, 10.0, deadline_at=None, values={})
-        assert ended(store, run, RunStatus.SUCCEEDED, 10.0).status is RunStatus.SUCCEEDED
+        assert end_run(store, run, RunStatus.SUCCEEDED, 10.0).status is RunStatus.SUCCEEDED
 
     @pytest.mark.parametrize("paused_before", [False, True])
     def test_what_was_to_be_tried_again_is_when_its_run_goes_on(
         self, store: Store, *, paused_before: bool
     ) -> None:
-        run = started(store)
-        claim = claimed(store, run)
+        run = start_run(store)
+        claim = claim_visit(store, run)
         if paused_before:
             later = Suspension(Progress(journal={"run": {"at": 1}}), due_at=1.0)
             store.commit(suspend(claim.visit, later, 1.0), 1.0)
-            claim = claimed(store, run, 1.0)
-        store.commit(failed(store, claim, retry_at=900.0), 2.0)
+            claim = claim_visit(store, run, 1.0)
+        store.commit(fail(store, claim, retry_at=900.0), 2.0)
         store.stop(run.id, RunStatus.CANCELLED, 3.0)
-        ended(store, run, RunStatus.CANCELLED, 3.0)
+        end_run(store, run, RunStatus.CANCELLED, 3.0)
         store.resume(run.id, 10.0, deadline_at=None, values={})
-        again = claimed(store, run, 10.0).visit
+        again = claim_visit(store, run, 10.0).visit
         assert (again.step, again.attempt, again.progress) == ("a", 1, claim.visit.progress)
 
     def test_what_waits_goes_on_waiting_when_its_run_goes_on(self, store: Store) -> None:
-        run = started(store)
+        run = start_run(store)
         later = Suspension(Progress(journal={"run": {"at": 1}}), due_at=50.0)
-        store.commit(suspend(claimed(store, run).visit, later, 1.0), 1.0)
+        store.commit(suspend(claim_visit(store, run).visit, later, 1.0), 1.0)
         store.stop(run.id, RunStatus.CANCELLED, 3.0)
-        ended(store, run, RunStatus.CANCELLED, 3.0)
+        end_run(store, run, RunStatus.CANCELLED, 3.0)
         store.resume(run.id, 10.0, deadline_at=None, values={})
         assert store.claim(run.id, LEASE, 49.0) is None
-        assert claimed(store, run, 50.0).visit.progress == later.progress
+        assert claim_visit(store, run, 50.0).visit.progress == later.progress
 
     def test_a_run_that_has_not_ended_is_not_resumed(self, store: Store) -> None:
-        run = started(store)
-        before = everything(store, run)
+        run = start_run(store)
+        before = run_contents(store, run)
         assert store.resume(run.id, 1.0, deadline_at=None, values={}) == run
-        assert everything(store, run) == before
+        assert run_contents(store, run) == before
 
     def test_a_run_that_succeeded_is_not_resumed(self, store: Store) -> None:
-        run = started(store)
+        run = start_run(store)
         for _ in range(3):
-            store.commit(done(store, claimed(store, run)), 0.0)
-        ended(store, run, RunStatus.SUCCEEDED)
-        before = everything(store, run)
+            store.commit(succeed(store, claim_visit(store, run)), 0.0)
+        end_run(store, run, RunStatus.SUCCEEDED)
+        before = run_contents(store, run)
         with pytest.raises(RejectedError) as rejected:
             store.resume(run.id, 1.0, deadline_at=None, values={})
         assert rejected.value.reason == "not_resumable"
-        assert everything(store, run) == before
+        assert run_contents(store, run) == before
 
     def test_a_worker_from_before_the_resume_is_fenced(self, store: Store) -> None:
-        run = started(store)
-        lost = claimed(store, run)
-        held = claimed(store, run, 30.0)
-        store.commit(failed(store, held), 31.0)
-        ended(store, run, RunStatus.FAILED, 32.0)
+        run = start_run(store)
+        lost = claim_visit(store, run)
+        held = claim_visit(store, run, 30.0)
+        store.commit(fail(store, held), 31.0)
+        end_run(store, run, RunStatus.FAILED, 32.0)
         store.resume(run.id, 40.0, deadline_at=None, values={})
         for zombie in (lost, held):
             with pytest.raises(FencedError):
-                store.commit(done(store, zombie), 41.0)
-        again = claimed(store, run, 42.0)
+                store.commit(succeed(store, zombie), 41.0)
+        again = claim_visit(store, run, 42.0)
         with pytest.raises(FencedError):
-            store.commit(done(store, held), 43.0)
-        store.commit(done(store, again), 44.0)
+            store.commit(succeed(store, held), 43.0)
+        store.commit(succeed(store, again), 44.0)
 
     # DynamoQueries
 
     def test_runs_come_in_pages(self, store: Store) -> None:
-        runs = [started(store, now=float(index // 2)) for index in range(7)]
+        runs = [start_run(store, now=float(index // 2)) for index in range(7)]
         newest_first = [
             run.id for run in sorted(runs, key=lambda run: (run.created_at, run.id), reverse=True)
         ]
@@ -803,7 +810,7 @@ class StoreContract:
         while True:
             page, cursor = store.runs("default", limit=3, cursor=cursor)
             found += [run.id for run in page]
-            started(store, now=100.0)
+            start_run(store, now=100.0)
             if cursor is None:
                 break
         assert found == newest_first
@@ -813,10 +820,10 @@ class StoreContract:
             assert rejected.value.reason == "invalid_cursor"
 
     def test_runs_are_filtered(self, store: Store) -> None:
-        first = started(store, "name: x" + dedent(CHAIN), now=1.0, tags=["red", "blue"])
-        second = started(store, "name: y" + dedent(CHAIN), now=2.0, tags=["blue"])
+        first = start_run(store, "name: x" + dedent(CHAIN), now=1.0, tags=["red", "blue"])
+        second = start_run(store, "name: y" + dedent(CHAIN), now=2.0, tags=["blue"])
         store.stop(first.id, RunStatus.CANCELLED, 3.0)
-        ended(store, first, RunStatus.CANCELLED, 3.0)
+        end_run(store, first, RunStatus.CANCELLED, 3.0)
 
         def ids(**filters: Any) -> set[str]:
             return {run.id for run in store.runs("default", **filters)[0]}
@@ -830,14 +837,14 @@ class StoreContract:
         assert ids(status=RunStatus.CANCELLED) == {first.id}
         assert ids(status=RunStatus.QUEUED) == {second.id}
         assert ids(status=RunStatus.QUEUED, playbook="x") == set()
-        claimed(store, second, 3.0)
+        claim_visit(store, second, 3.0)
         assert ids(status=RunStatus.RUNNING) == {second.id}
 
     def test_runs_that_belong_together(self, store: Store) -> None:
-        root, other = started(store, now=1.0), started(store, now=2.0)
+        root, other = start_run(store, now=1.0), start_run(store, now=2.0)
         parent = WaitKey(root.id, "visit", "wait")
-        child = started(store, now=3.0, parent=parent, queue=root.queue, depth=1)
-        detached = started(store, now=4.0, queue=root.queue, depth=1)
+        child = start_run(store, now=3.0, parent=parent, queue=root.queue, depth=1)
+        detached = start_run(store, now=4.0, queue=root.queue, depth=1)
 
         def ids(**filters: Any) -> list[str]:
             return [run.id for run in store.runs("default", **filters)[0]]
@@ -848,7 +855,7 @@ class StoreContract:
         assert (ids(parent=other.id), ids(queue="")) == ([], [])
 
     def test_tenants_do_not_see_each_other(self, store: Store) -> None:
-        mine, theirs = started(store, tenant="mine"), started(store, tenant="theirs")
+        mine, theirs = start_run(store, tenant="mine"), start_run(store, tenant="theirs")
         assert store.run("theirs", mine.id) is None
         assert store.run("mine", mine.id) == mine
         assert [run.id for run in store.runs("mine")[0]] == [mine.id]
@@ -857,15 +864,15 @@ class StoreContract:
 
     def test_the_trace_of_whoever_started_a_run(self, store: Store, second: Store) -> None:
         trace = f"00-{'1' * 32}-{'2' * 16}-01"
-        run, other = started(store, trace=trace), started(store)
-        assert (current(second, run).trace, current(second, other).trace) == (trace, None)
-        claim = claimed(store, run)
+        run, other = start_run(store, trace=trace), start_run(store)
+        assert (current_run(second, run).trace, current_run(second, other).trace) == (trace, None)
+        claim = claim_visit(store, run)
         assert claim.run.trace == trace
 
     def test_events_come_in_pages(self, store: Store) -> None:
-        run = started(store)
+        run = start_run(store)
         for _ in range(3):
-            store.commit(done(store, claimed(store, run)), 0.0)
+            store.commit(succeed(store, claim_visit(store, run)), 0.0)
         whole = store.events(run.id)
         assert len({event.id for event in whole}) == len(whole) > 6
         for limit in (1, 2, 5, 100):
@@ -880,9 +887,9 @@ class StoreContract:
             assert rejected.value.reason == "invalid_cursor"
 
     def test_a_reader_misses_no_event(self, store: Store, second: Store) -> None:
-        run = started(store, DIAMOND)
-        store.commit(done(store, claimed(store, run)), 1.0)
-        claims = [claimed(store, run, 1.0) for _ in range(4)]
+        run = start_run(store, DIAMOND)
+        store.commit(succeed(store, claim_visit(store, run)), 1.0)
+        claims = [claim_visit(store, run, 1.0) for _ in range(4)]
         over = threading.Event()
         seen: list[Any] = []
 
@@ -896,13 +903,13 @@ class StoreContract:
 
         reader = threading.Thread(target=read)
         reader.start()
-        together(4, lambda index: store.commit(done(store, claims[index]), 2.0))
+        run_concurrently(4, lambda index: store.commit(succeed(store, claims[index]), 2.0))
         over.set()
         reader.join()
         assert seen == store.events(run.id)
 
     def test_a_write_wakes_who_waits(self, store: Store) -> None:
-        run = started(store)
+        run = start_run(store)
         seen = store.changes.count
         waiter = threading.Thread(target=store.changes.wait, args=(seen, 60.0))
         waiter.start()
@@ -912,13 +919,13 @@ class StoreContract:
 
     def test_work_that_is_due_wakes_a_worker(self, store: Store) -> None:
         seen = store.work.count
-        run = started(store)
+        run = start_run(store)
         store.work.wait(seen, 60.0)
-        claim = claimed(store, run)
+        claim = claim_visit(store, run)
         seen = store.work.count
         waiter = threading.Thread(target=store.work.wait, args=(seen, 60.0))
         waiter.start()
-        store.commit(done(store, claim), 1.0)
+        store.commit(succeed(store, claim), 1.0)
         waiter.join()
 
     def test_waiting_ends(self, store: Store) -> None:
@@ -926,14 +933,14 @@ class StoreContract:
         store.work.wait(store.work.count, 0.001)
 
     def test_two_ways_in_see_the_same(self, store: Store, second: Store) -> None:
-        run = started(store)
-        assert everything(second, run) == everything(store, run)
-        second.commit(done(second, claimed(second, run), saved={"n": 1}), 1.0)
-        assert everything(second, run) == everything(store, run)
+        run = start_run(store)
+        assert run_contents(second, run) == run_contents(store, run)
+        second.commit(succeed(second, claim_visit(second, run), saved={"n": 1}), 1.0)
+        assert run_contents(second, run) == run_contents(store, run)
 
     def test_a_commit_is_the_visit_as_it_stands(self, store: Store) -> None:
-        run = started(store)
-        commit = done(store, claimed(store, run), saved={"n": 1}, data="d")
+        run = start_run(store)
+        commit = succeed(store, claim_visit(store, run), saved={"n": 1}, data="d")
         store.commit(commit, 1.0)
         (found,) = (visit for visit in store.visits_with_outputs(run.id) if visit.saved)
         assert found == replace(commit.visit)

@@ -12,7 +12,7 @@ from noetl.infra.dynamodb import upgrade
 from benchmarks import cost
 from benchmarks.meter import Meter, Usage, lambda_dollars
 from tests.aws import Client
-from tests.contract.store_contract import claimed, happened, held, started
+from tests.contract.store_contract import action_events, claim_key, claim_visit, start_run
 
 STEPS = 1_005
 REQUESTS = 4
@@ -74,12 +74,12 @@ def test_steps_that_are_walked_in_one_invocation(queue: str) -> None:
 def test_what_a_renewal_asks(queue: str) -> None:
     store = open_store()
     assert isinstance(store, DynamoStore)
-    run = started(store)
-    claim = claimed(store, run)
+    run = start_run(store)
+    claim = claim_visit(store, run)
     with Meter().attached("dynamodb", "sqs") as meter:
-        assert store.renew(*held(claim), 60.0)
+        assert store.renew(*claim_key(claim), 60.0)
         plain = meter.read()
-        assert store.renew(*held(claim), 60.0, happened(claim, 0, 1))
+        assert store.renew(*claim_key(claim), 60.0, action_events(claim, 0, 1))
         telling = meter.read()
     assert (plain.requests, plain.write_units) == ({("dynamodb", "UpdateItem"): 1}, 1.0)
     assert (telling.requests, telling.write_units) == ({("dynamodb", "TransactWriteItems"): 1}, 4.0)

@@ -36,12 +36,12 @@ from tests.contract.store_contract import (
     DIAMOND,
     LEASE,
     StoreContract,
-    claimed,
-    done,
-    ended,
-    everything,
-    failed,
-    started,
+    claim_visit,
+    end_run,
+    fail,
+    run_contents,
+    start_run,
+    succeed,
 )
 from tests.contract.waits_contract import WaitsContract, opened
 
@@ -141,12 +141,12 @@ class TestRetention:
         return opened
 
     def test_what_is_left_of_a_run_expires(self, store: DynamoStore) -> None:
-        run = started(store, key=("k", "body"))
-        opened(store, claimed(store, run), "token")
+        run = start_run(store, key=("k", "body"))
+        opened(store, claim_visit(store, run), "token")
         store.stop(run.id, RunStatus.CANCELLED, 1.0)
-        store.commit(done(store, claimed(store, run, 30.0)), 31.0)
+        store.commit(succeed(store, claim_visit(store, run, 30.0)), 31.0)
         assert not any("expires" in item for item in store.table.scan())
-        ended(store, run, RunStatus.CANCELLED, 100.0)
+        end_run(store, run, RunStatus.CANCELLED, 100.0)
         times = {item["sk"][0]: item.get("expires") for item in store.table.scan()}
         after = 100 + 3 * DAY_SECONDS
         assert times == {"H": after - DAY_SECONDS, "V": after, "W": after, "T": after, "I": after, "B": None}
@@ -173,7 +173,7 @@ class TestLists:
     def test_pages_of_many_runs(self, store: DynamoStore) -> None:
         chance = random.Random(7)
         times = [float(chance.randrange(20)) for _ in range(60)]
-        ids = {started(store, now=at, origin="service").id: at for at in times}
+        ids = {start_run(store, now=at, origin="service").id: at for at in times}
         expected = sorted(ids, key=lambda one: (ids[one], one), reverse=True)
         shards = {str(item["tenant"]) for item in store.table.scan() if item["sk"] == "H"}
         assert shards == {f"default#{number}" for number in range(keys.SHARDS)}
@@ -193,14 +193,14 @@ class TestLists:
 
     def test_sweeps_go_through_all_of_them(self, store: DynamoStore) -> None:
         for _ in range(40):
-            started(store, now=1.0, origin="service")
+            start_run(store, now=1.0, origin="service")
         swept = [store.sweep(2.0, limit=9).runs for _ in range(40)]
         # Each looks at one of a partition, and begins again where that has no more.
         assert all(0 < runs <= keys.SHARDS for runs in swept)
         assert sum(swept) >= 40
 
     def test_runs_of_a_version_that_did_not_spread_them(self, store: DynamoStore) -> None:
-        old, new = (started(store, now=at, origin="service") for at in (1.0, 2.0))
+        old, new = (start_run(store, now=at, origin="service") for at in (1.0, 2.0))
         plain = {"tenant": "default", "open": "service", "owner": None}
         store.table.update(Update(keys.head(old.id), plain))
         found, _ = store.runs("default")
@@ -213,7 +213,7 @@ class TestLists:
         self, store: DynamoStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """It has just expired."""
-        runs = [started(store, now=float(at), origin="service") for at in range(3)]
+        runs = [start_run(store, now=float(at), origin="service") for at in range(3)]
         gone = keys.head(runs[1].id)
         get_many = store.table.get_many
 
@@ -270,7 +270,7 @@ class TestQueue:
     def test_workers_walk_runs_to_their_end(self, queue: str, aws: Client) -> None:
         first, second = (worker_of(open_store()) for _ in range(2))
         store = open_store()
-        runs = [started(store, DIAMOND, now=time.time(), origin="service") for _ in range(4)]
+        runs = [start_run(store, DIAMOND, now=time.time(), origin="service") for _ in range(4)]
         for worker in (first, second):
             worker.start()
         ended = [first.wait_until_finished(run.tenant, run.id, timeout_seconds=60.0) for run in runs]
@@ -287,13 +287,13 @@ class TestQueue:
     def test_a_message_of_a_chain_is_claimed_once(self, queue: str, aws: Client) -> None:
         store = open_store()
         assert isinstance(store, DynamoStore)
-        run = started(store, origin="service", now=time.time())
+        run = start_run(store, origin="service", now=time.time())
         body = received(aws, queue)
         claim = store.claim_message(body, LEASE, time.time())
         assert isinstance(claim, Claim)
         assert (claim.run.id, claim.visit.step, claim.visit.fence) == (run.id, "a", 1)
         assert store.claim_message(body, LEASE, time.time()) is MessageOutcome.HELD
-        store.commit(done(store, claim, saved={"n": 1}), time.time())
+        store.commit(succeed(store, claim, saved={"n": 1}), time.time())
         following = received(aws, queue)
         # The acknowledgement was lost, and the message comes again: what follows is sent once more.
         assert store.claim_message(body, LEASE, time.time()) is MessageOutcome.DONE
@@ -314,18 +314,18 @@ class TestQueue:
     def test_a_message_about_nothing(self, queue: str) -> None:
         store = open_store()
         assert isinstance(store, DynamoStore)
-        run = started(store, origin="service", now=1.0)
-        before = everything(store, run)
+        run = start_run(store, origin="service", now=1.0)
+        before = run_contents(store, run)
         for run_id, cause in (("no", ""), ("no", "x"), (run.id, "x"), (run.id, None), (run.id, "")):
             note = DueMessage(run_id, "v", "b", 1.0, cause=cause)
             assert store.claim_message(note.encode(), LEASE, 2.0) is MessageOutcome.DONE
-        assert everything(store, run) == before
+        assert run_contents(store, run) == before
         assert store.run("default", "no") is None
 
     def test_what_is_given_up_fails(self, queue: str, aws: Client) -> None:
         store = open_store()
         assert isinstance(store, DynamoStore)
-        run = started(store, origin="service", now=time.time())
+        run = start_run(store, origin="service", now=time.time())
         claim = store.claim_message(received(aws, queue), LEASE, time.time(), give_up=True)
         assert isinstance(claim, Claim)
         VisitExecutor(store, LEASE, local_run_capabilities(Path.cwd()), continues=lambda: False).execute(
@@ -338,10 +338,10 @@ class TestQueue:
         store = open_store()
         assert isinstance(store, DynamoStore)
         now = time.time()
-        run = started(store, origin="service", now=now)
+        run = start_run(store, origin="service", now=now)
         claim = store.claim_message(received(aws, queue), LEASE, now + 0.5)
         assert isinstance(claim, Claim)
-        store.commit(failed(store, claim, retry_at=now + 5000.0), now)
+        store.commit(fail(store, claim, retry_at=now + 5000.0), now)
         assert sent(aws, queue, delayed=True) == 1
         assert (
             store.claim_message(DueMessage(run.id, claim.visit.id, "a", now).encode(), LEASE, now + 1)
@@ -354,7 +354,7 @@ class TestQueue:
         store = open_store()
         assert isinstance(store, DynamoStore)
         now = time.time()
-        run = started(store, origin="service", now=now)
+        run = start_run(store, origin="service", now=now)
         received(aws, queue)  # and it is lost
         assert store.sweep(now + 1.0) == SweepResult(1, 0)
         assert store.sweep(now + 1000.0) == SweepResult(1, 1)

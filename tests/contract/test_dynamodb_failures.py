@@ -29,7 +29,7 @@ from noetl.executor.stores.sqs.messages import MessageQueue
 from noetl.infra.dynamodb import upgrade
 
 from tests.aws import Client, drop_permissions
-from tests.contract.store_contract import claimed, done, started
+from tests.contract.store_contract import claim_visit, start_run, succeed
 
 ONE, TWO = keys.ItemKey("p", "one"), keys.ItemKey("p", "two")
 CANCELLED = "TransactionCanceledException"
@@ -59,7 +59,7 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stubber]:
         stub.assert_no_pending_responses()
 
 
-def fail(
+def add_errors(
     stub: Stubber,
     call: str,
     code: str,
@@ -93,12 +93,12 @@ class TestPassingFailures:
     )
     @pytest.mark.parametrize("times", [1, MAX_TRIES - 1])
     def test_it_is_tried_again(self, stub: Stubber, code: str, times: int) -> None:
-        fail(stub, "update_item", code, times)
+        add_errors(stub, "update_item", code, times)
         stub.add_response("update_item", {"Attributes": encode_item({"a": 1})})
         assert DynamoTable("t").update(Update(ONE, {"a": 1})) == {"a": 1}
 
     def test_not_for_ever(self, stub: Stubber) -> None:
-        fail(stub, "update_item", "ThrottlingException", MAX_TRIES)
+        add_errors(stub, "update_item", "ThrottlingException", MAX_TRIES)
         with pytest.raises(StoreError, match=f"failed {MAX_TRIES} times: table t .NOETL_STORE.: no"):
             DynamoTable("t").update(Update(ONE, {"a": 1}))
 
@@ -106,8 +106,8 @@ class TestPassingFailures:
         "codes", [("TransactionConflict", None), (None, "ThrottlingError"), ("TransactionConflict",) * 2]
     )
     def test_transactions_in_each_others_way(self, stub: Stubber, codes: tuple[str | None, ...]) -> None:
-        fail(stub, "transact_write_items", CANCELLED, 3, **reasons(*codes))
-        fail(stub, "transact_write_items", "TransactionInProgressException")
+        add_errors(stub, "transact_write_items", CANCELLED, 3, **reasons(*codes))
+        add_errors(stub, "transact_write_items", "TransactionInProgressException")
         stub.add_response("transact_write_items", {})
         DynamoTable("t").write(TWO_WRITES)
 
@@ -122,7 +122,7 @@ class TestPassingFailures:
             "transact_write_items",
             lambda **given: (asked.append(given["ClientRequestToken"]), send(**given))[1],
         )
-        fail(stub, "transact_write_items", "InternalServerError", status=500)
+        add_errors(stub, "transact_write_items", "InternalServerError", status=500)
         stub.add_response("transact_write_items", {})
         stub.add_response("transact_write_items", {})
         table.write(TWO_WRITES)
@@ -130,20 +130,20 @@ class TestPassingFailures:
         assert asked[0] == asked[1] != asked[2]
 
     def test_a_token_that_was_used_for_something_else(self, stub: Stubber) -> None:
-        fail(stub, "transact_write_items", "IdempotentParameterMismatchException")
+        add_errors(stub, "transact_write_items", "IdempotentParameterMismatchException")
         with pytest.raises(StoreError, match="IdempotentParameterMismatch"):
             DynamoTable("t").write(TWO_WRITES)
 
 
 class TestRefusals:
     def test_a_condition_that_does_not_hold(self, stub: Stubber) -> None:
-        fail(stub, "update_item", "ConditionalCheckFailedException", Item=encode_item({"a": 7}))
+        add_errors(stub, "update_item", "ConditionalCheckFailedException", Item=encode_item({"a": 7}))
         with pytest.raises(ConditionFailed) as refused:
             DynamoTable("t").update(Update(ONE, {"a": 1}, when=(ABSENT,)))
         assert refused.value.items == [{"a": 7}]
 
     def test_one_of_a_transaction(self, stub: Stubber) -> None:
-        fail(
+        add_errors(
             stub,
             "transact_write_items",
             CANCELLED,
@@ -157,8 +157,8 @@ class TestRefusals:
         self, stub: Stubber, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(tables.secrets, "token_hex", lambda _: "mine")
-        fail(stub, "update_item", "InternalServerError", status=500)
-        fail(
+        add_errors(stub, "update_item", "InternalServerError", status=500)
+        add_errors(
             stub,
             "update_item",
             "ConditionalCheckFailedException",
@@ -171,8 +171,8 @@ class TestRefusals:
         self, stub: Stubber, monkeypatch: pytest.MonkeyPatch, first: str
     ) -> None:
         monkeypatch.setattr(tables.secrets, "token_hex", lambda _: "mine")
-        fail(stub, "update_item", first, status=500 if first == "InternalServerError" else 400)
-        fail(
+        add_errors(stub, "update_item", first, status=500 if first == "InternalServerError" else 400)
+        add_errors(
             stub,
             "update_item",
             "ConditionalCheckFailedException",
@@ -183,7 +183,7 @@ class TestRefusals:
 
     def test_an_item_that_is_too_large(self, stub: Stubber) -> None:
         message = "Item size to update has exceeded the maximum allowed size"
-        fail(stub, "update_item", "ValidationException", message=message)
+        add_errors(stub, "update_item", "ValidationException", message=message)
         with pytest.raises(PayloadTooLargeError):
             DynamoTable("t").update(Update(ONE, {"a": 1}))
 
@@ -284,11 +284,11 @@ class TestBlobs:
     def test_a_long_value_lies_in_the_bucket(
         self, store: DynamoStore, aws: Client, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        run = started(store)
+        run = start_run(store)
         # What compresses well stays in its item, however long it was.
         monkeypatch.setattr(buckets, "to_bytes", lambda value: buckets.encode_json(value).encode())
         text = "x" * (2 * buckets.INLINE_BYTES)
-        store.commit(done(store, claimed(store, run), saved={"n": text}, data=text), 1.0)
+        store.commit(succeed(store, claim_visit(store, run), saved={"n": text}, data=text), 1.0)
         (found,) = aws("s3").list_objects_v2(Bucket=store.blobs.bucket)["Contents"]
         assert found["Key"].startswith(f"runs/{run.id}/")
         another = DynamoStore("noetl", bucket=store.blobs.bucket)
@@ -307,12 +307,12 @@ class TestBlobs:
     def test_without_a_bucket_it_is_too_large(self, aws: Client) -> None:
         upgrade("noetl")
         store = DynamoStore("noetl")
-        run = started(store)
-        claim = claimed(store, run)
+        run = start_run(store)
+        claim = claim_visit(store, run)
         text = "".join(random.Random(1).choices(string.printable, k=1_000_000))
         with pytest.raises(PayloadTooLargeError):
-            store.commit(done(store, claim, saved={"n": text}), 1.0)
-        store.commit(done(store, claim), 1.0)
+            store.commit(succeed(store, claim, saved={"n": text}), 1.0)
+        store.commit(succeed(store, claim), 1.0)
 
     def test_a_bucket_that_is_not_there(self, aws: Client) -> None:
         blobs = Blobs("nothing-here")
@@ -398,8 +398,8 @@ def test_packed_values_come_back(value: Any) -> None:
 def test_a_lost_claim_is_known_for_lost(aws: Client) -> None:
     upgrade("noetl")
     store = DynamoStore("noetl")
-    run = started(store)
-    lost = claimed(store, run)
-    claimed(store, run, now=30.0)
+    run = start_run(store)
+    lost = claim_visit(store, run)
+    claim_visit(store, run, now=30.0)
     with pytest.raises(FencedError):
-        DynamoStore("noetl").commit(done(store, lost), 31.0)
+        DynamoStore("noetl").commit(succeed(store, lost), 31.0)

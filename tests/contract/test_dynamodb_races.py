@@ -29,14 +29,14 @@ from tests.contract.store_contract import (
     CHAIN,
     DIAMOND,
     LEASE,
-    claimed,
-    done,
-    ended,
-    failed,
-    happened,
-    held,
-    started,
-    together,
+    action_events,
+    claim_key,
+    claim_visit,
+    end_run,
+    fail,
+    run_concurrently,
+    start_run,
+    succeed,
 )
 from tests.run_harness import RunHarness, compile_text
 
@@ -183,7 +183,7 @@ def test_many_workers_at_once(store: DynamoStore, name: str) -> None:
             if ended and all(run is not None and run.status.is_final for run in ended):
                 over.set()
 
-    together(4, work)
+    run_concurrently(4, work)
     for run_id in run_ids:
         check(store, run_id, expected)
 
@@ -205,7 +205,7 @@ def test_a_wide_fork_is_spread_over_partitions(store: DynamoStore) -> None:
             elif (run := store.run("default", run_id)) is not None and run.status.is_final:
                 over.set()
 
-    together(4, work)
+    run_concurrently(4, work)
     check(store, run_id, dict.fromkeys(["a", "c", *(f"b{number}" for number in range(width))], 1))
     writers = Counter(
         item["pk"] for item in store.table.scan() if item["sk"].startswith("V#b") or item["sk"] == "C"
@@ -302,22 +302,22 @@ class TestLostAnswers:
     """An answer that is lost does not make a write that was made count as one that was not."""
 
     def test_of_a_claim(self, store: DynamoStore, monkeypatch: pytest.MonkeyPatch) -> None:
-        run = started(store)
+        run = start_run(store)
         with answers_lost(monkeypatch, "update_item"):
-            claim = claimed(store, run)
+            claim = claim_visit(store, run)
         assert (claim.visit.fence, claim.visit.claims) == (1, 1)
 
     @pytest.mark.parametrize("text", [CHAIN, DIAMOND])
     def test_of_a_commit(self, store: DynamoStore, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
-        run = started(store, text)
-        claim = claimed(store, run)
+        run = start_run(store, text)
+        claim = claim_visit(store, run)
         with answers_lost(monkeypatch, "update_item", "transact_write_items"):
-            store.commit(done(store, claim), 1.0)
+            store.commit(succeed(store, claim), 1.0)
         expected = 4 if text is DIAMOND else 1
         found = store.run("default", run.id)
         assert found is not None and found.live == expected
         with pytest.raises(FencedError):
-            store.commit(done(store, claim), 2.0)
+            store.commit(succeed(store, claim), 2.0)
 
     def test_of_everything(self, store: DynamoStore, monkeypatch: pytest.MonkeyPatch) -> None:
         with answers_lost(monkeypatch, "update_item", "transact_write_items", "put_item", "delete_item"):
@@ -358,8 +358,8 @@ class answers_lost:
 
 
 def test_a_store_that_stays_away(store: DynamoStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = started(store)
-    claim = claimed(store, run)
+    run = start_run(store)
+    claim = claim_visit(store, run)
     monkeypatch.setattr("noetl.executor.clients.aws_retry.FIRST_PAUSE_SECONDS", 0.0)
     with monkeypatch.context() as patch:
         patch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
@@ -367,15 +367,17 @@ def test_a_store_that_stays_away(store: DynamoStore, monkeypatch: pytest.MonkeyP
 
         clients.reset_clients()
         with pytest.raises(StoreError, match="failed 9 times: no response from table noetl"):
-            store.commit(done(store, claim), 1.0)
+            store.commit(succeed(store, claim), 1.0)
     clients.reset_clients()
-    store.commit(done(store, claim), 1.0)
+    store.commit(succeed(store, claim), 1.0)
     assert [visit.step for visit in store.visits(run.id)] == ["a", "b"]
 
 
 def test_one_first_visit_is_claimed_by_one(store: DynamoStore) -> None:
-    run = started(store, DIAMOND)
-    claims = together(4, lambda index: DynamoStore("noetl").claim(run.id, Lease(str(index), 30.0), 1.0))
+    run = start_run(store, DIAMOND)
+    claims = run_concurrently(
+        4, lambda index: DynamoStore("noetl").claim(run.id, Lease(str(index), 30.0), 1.0)
+    )
     assert sum(claim is not None for claim in claims) == 1
 
 
@@ -407,7 +409,7 @@ def test_a_reader_between_whose_reads_others_write(
     """The records of visits are read before what they have told. What is told by then of a claim that the record does not know, or
     what has moved from the one to the other, is told to the next reader.
     """
-    run = started(store)
+    run = start_run(store)
     query, seen = store.table.query, list[Event]()
     meanwhile: list[Callable[[], object]] = []
 
@@ -422,12 +424,12 @@ def test_a_reader_between_whose_reads_others_write(
             seen.extend(store.events(run.id, seen[-1].id if seen else None))
 
     def retry_and_tell() -> None:
-        store.commit(failed(store, claim, retry_at=50.0), 1.0)
-        again = claimed(store, run, 50.0)
-        store.renew(*held(again), 110.0, happened(again, 1))
+        store.commit(fail(store, claim, retry_at=50.0), 1.0)
+        again = claim_visit(store, run, 50.0)
+        store.renew(*claim_key(again), 110.0, action_events(again, 1))
 
-    claim = claimed(store, run)
-    store.renew(*held(claim), 60.0, happened(claim, 0))
+    claim = claim_visit(store, run)
+    store.renew(*claim_key(claim), 60.0, action_events(claim, 0))
     meanwhile.append(retry_and_tell)
     look()
     assert [event.type for event in seen][-2:] == ["action.x", "step.retrying"]
@@ -435,8 +437,8 @@ def test_a_reader_between_whose_reads_others_write(
     assert seen == store.events(run.id)
 
     claim = Claim(claim.run, next(visit for visit in store.visits(run.id) if visit.step == "a"))
-    store.commit(failed(store, claim), 51.0)
-    ended(store, run, RunStatus.FAILED, 52.0)
+    store.commit(fail(store, claim), 51.0)
+    end_run(store, run, RunStatus.FAILED, 52.0)
     meanwhile.append(lambda: store.resume(run.id, 60.0, deadline_at=None, values={}))
     look()
     look()

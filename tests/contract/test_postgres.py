@@ -22,7 +22,15 @@ from noetl.planner.plan import Plan
 from tests.contract.doctor_contract import DoctorContract
 from tests.contract.keys_contract import KeysContract
 from tests.contract.registry_contract import RegistryContract
-from tests.contract.store_contract import CHAIN, DIAMOND, LEASE, StoreContract, claimed, done, started
+from tests.contract.store_contract import (
+    CHAIN,
+    DIAMOND,
+    LEASE,
+    StoreContract,
+    claim_visit,
+    start_run,
+    succeed,
+)
 from tests.contract.sweep_contract import SweepContract
 from tests.contract.waits_contract import WaitsContract
 from tests.postgres import postgres_dsn, postgres_server
@@ -65,12 +73,12 @@ def test_what_is_more_than_a_connection_takes_at_once(postgres_dsn: str, size: i
         store.save_plan(plan)
         assert store.plan(plan.hash).source == plan.source
         run = store.create_run(*new_run(plan.header, plan.hash, {}, now=1.0, origin="local"))
-        claim = claimed(store, run, 1.0)
-        store.commit(done(store, claim, saved={"n": "x" * size}), 1.0)
+        claim = claim_visit(store, run, 1.0)
+        store.commit(succeed(store, claim, saved={"n": "x" * size}), 1.0)
         (kept,) = store.visits_with_outputs(run.id, [claim.visit.id])
         assert kept.saved == {"n": "x" * size}
         with pytest.raises(FencedError):
-            store.commit(done(store, claim, saved={"n": "y" * size}), 1.0)
+            store.commit(succeed(store, claim, saved={"n": "y" * size}), 1.0)
         (kept,) = store.visits_with_outputs(run.id, [claim.visit.id])
         assert kept.saved == {"n": "x" * size}
 
@@ -84,11 +92,11 @@ def test_what_a_step_asks(
     """
     upgrade(postgres_dsn)
     with closing(PostgresStore(postgres_dsn)) as store:
-        run = started(store, text)
-        claim = claimed(store, run)
-        following = store.commit(done(store, claim, saved={"n": 1}), 1.0, LEASE)
+        run = start_run(store, text)
+        claim = claim_visit(store, run)
+        following = store.commit(succeed(store, claim, saved={"n": 1}), 1.0, LEASE)
         assert following is not None
-        commit = done(store, Claim(claim.run, following))
+        commit = succeed(store, Claim(claim.run, following))
         store._queue_of(run.id)  # what is read once by each process
         asked: list[str] = []
         execute = PostgresWriter.execute

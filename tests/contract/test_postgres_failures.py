@@ -29,8 +29,8 @@ from noetl.executor.worker import Worker
 from noetl.infra.migrations import upgrade
 from psycopg_pool import PoolTimeout
 
-from tests.contract.store_contract import CHAIN, DIAMOND, LEASE, claimed, done, started
-from tests.postgres import Server, empty_database, postgres_dsn, postgres_server, running_server
+from tests.contract.store_contract import CHAIN, DIAMOND, LEASE, claim_visit, start_run, succeed
+from tests.postgres import PostgresServer, empty_database, postgres_dsn, postgres_server, running_server
 from tests.run_harness import RunHarness, compile_text
 
 __all__ = ["postgres_dsn", "postgres_server"]
@@ -51,7 +51,7 @@ def administrator(postgres_dsn: str) -> Iterator[psycopg.Connection[Any]]:
 
 
 @pytest.fixture(scope="module")
-def own_server() -> Iterator[Server]:
+def own_server() -> Iterator[PostgresServer]:
     """A server that tests may stop and start."""
     with running_server(
         max_connections="12", superuser_reserved_connections="0", synchronous_commit="on"
@@ -60,7 +60,7 @@ def own_server() -> Iterator[Server]:
 
 
 @pytest.fixture
-def own_dsn(own_server: Server) -> Iterator[str]:
+def own_dsn(own_server: PostgresServer) -> Iterator[str]:
     with empty_database(own_server.dsn) as dsn:
         upgrade(dsn)
         yield dsn
@@ -125,11 +125,11 @@ class TestRepetition:
 
 class TestLostConnections:
     def test_one_that_was_idle(self, store: PostgresStore, administrator: psycopg.Connection[Any]) -> None:
-        run = started(store)
+        run = start_run(store)
         assert end_sessions(administrator) > 0
-        claim = claimed(store, run)
+        claim = claim_visit(store, run)
         assert end_sessions(administrator) > 0
-        assert store.commit(done(store, claim), 1.0, LEASE) is not None
+        assert store.commit(succeed(store, claim), 1.0, LEASE) is not None
         assert end_sessions(administrator) > 0
         assert [visit.step for visit in store.visits(run.id)] == ["a", "b"]
 
@@ -137,7 +137,7 @@ class TestLostConnections:
         self, store: PostgresStore, administrator: psycopg.Connection[Any]
     ) -> None:
         """Nothing was written, so it is done again."""
-        run = started(store)
+        run = start_run(store)
         with ThreadPoolExecutor(1) as pool:
             with administrator.transaction():
                 administrator.execute("select 1 from runs for update")
@@ -148,7 +148,7 @@ class TestLostConnections:
     def test_one_in_the_middle_of_a_read(
         self, store: PostgresStore, administrator: psycopg.Connection[Any]
     ) -> None:
-        run = started(store)
+        run = start_run(store)
         with ThreadPoolExecutor(1) as pool:
             with administrator.transaction():
                 administrator.execute("lock table runs")
@@ -161,8 +161,8 @@ class TestLostConnections:
         self, store: PostgresStore, administrator: psycopg.Connection[Any], text: str
     ) -> None:
         """Whether it was written cannot be known: that is said, and whoever comes after the lease begins anew."""
-        run = started(store, text)
-        claim = claimed(store, run)
+        run = start_run(store, text)
+        claim = claim_visit(store, run)
         administrator.execute("""
             create function hold() returns trigger language plpgsql as
                 'begin perform pg_advisory_xact_lock(1); return null; end';
@@ -172,16 +172,16 @@ class TestLostConnections:
         with ThreadPoolExecutor(1) as pool:
             with administrator.transaction():
                 administrator.execute("select pg_advisory_xact_lock(1)")
-                doing = pool.submit(store.commit, done(store, claim), 1.0, LEASE)
+                doing = pool.submit(store.commit, succeed(store, claim), 1.0, LEASE)
                 administrator.execute("select pg_terminate_backend(%s)", [blocked(administrator)])
             error = doing.exception()
         assert isinstance(error, StoreError) and not isinstance(error, UnwrittenError)
         assert [visit.status for visit in store.visits(run.id)] == ["running"]
-        again = claimed(store, run, 30.0)
+        again = claim_visit(store, run, 30.0)
         assert again.visit.fence == claim.visit.fence + 1
-        store.commit(done(store, again), 31.0)
+        store.commit(succeed(store, again), 31.0)
         with pytest.raises(FencedError):
-            store.commit(done(store, claim), 31.0)
+            store.commit(succeed(store, claim), 31.0)
         assert check_consistency(store.database) == []
 
 
@@ -271,31 +271,33 @@ def test_a_commit_whose_answer_is_lost(proxy: Proxy, text: str, cut: bytes, lose
 
 class TestRestarts:
     @pytest.mark.parametrize("mode", ["fast", "immediate"])
-    def test_workers_survive(self, own_server: Server, own_dsn: str, tmp_path: Path, mode: str) -> None:
+    def test_workers_survive(
+        self, own_server: PostgresServer, own_dsn: str, tmp_path: Path, mode: str
+    ) -> None:
         with closing(PostgresStore(own_dsn)) as store:
             worker = Worker(
                 store, capabilities=local_run_capabilities(tmp_path), threads=2, queue="q", lease=1.0
             )
             worker.start()
-            before = worker.wait_until_finished("default", started(store, queue="q", now=1.0).id)
+            before = worker.wait_until_finished("default", start_run(store, queue="q", now=1.0).id)
             own_server.stop(mode)
             own_server.start()
-            after = worker.wait_until_finished("default", started(store, queue="q", now=2.0).id)
+            after = worker.wait_until_finished("default", start_run(store, queue="q", now=2.0).id)
             worker.stop()
             assert (before.status, after.status) == ("succeeded", "succeeded")
             assert check_consistency(store.database) == []
 
-    def test_who_listens_hears_again(self, own_server: Server, own_dsn: str) -> None:
+    def test_who_listens_hears_again(self, own_server: PostgresServer, own_dsn: str) -> None:
         with closing(PostgresStore(own_dsn)) as store, closing(PostgresStore(own_dsn)) as other:
             own_server.stop()
             own_server.start()
             heard = store.work.count
             while store.work.count == heard:
-                started(other)
+                start_run(other)
                 store.work.wait(heard, 0.05)
 
     def test_a_server_that_stays_away_is_said(
-        self, own_server: Server, own_dsn: str, monkeypatch: pytest.MonkeyPatch
+        self, own_server: PostgresServer, own_dsn: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         with closing(PostgresStore(own_dsn)) as store:
             store.postgres._pool.timeout = 0.2
@@ -304,11 +306,11 @@ class TestRestarts:
                 with pytest.raises(
                     StoreError, match=r"^The store in Postgres failed: connection .* failed: .*\.$"
                 ):
-                    started(store)
+                    start_run(store)
             finally:
                 own_server.start()
             store.postgres._pool.timeout = 10.0
-            assert started(store).status is RunStatus.QUEUED
+            assert start_run(store).status is RunStatus.QUEUED
 
 
 class TestTooManyConnections:
@@ -334,9 +336,9 @@ class TestTooManyConnections:
         with closing(PostgresStore(own_dsn)) as store, self.crowded(own_dsn):
             store.save_plan(compile_text(DIAMOND))
             with ThreadPoolExecutor(4) as pool:
-                runs = list(pool.map(lambda _: started(store, DIAMOND), range(4)))
-                claims = list(pool.map(lambda run: claimed(store, run), runs))
-                list(pool.map(lambda claim: store.commit(done(store, claim), 1.0), claims))
+                runs = list(pool.map(lambda _: start_run(store, DIAMOND), range(4)))
+                claims = list(pool.map(lambda run: claim_visit(store, run), runs))
+                list(pool.map(lambda claim: store.commit(succeed(store, claim), 1.0), claims))
             assert {len(store.visits(run.id)) for run in runs} == {5}
 
     def test_none_is_left_in_the_pool(self, own_dsn: str) -> None:
@@ -441,7 +443,7 @@ class TestPrepared:
         self, store: PostgresStore, administrator: psycopg.Connection[Any]
     ) -> None:
         """As behind a pool of transactions, where the next statement may come to another session."""
-        run = started(store)
+        run = start_run(store)
         self.runs(store, run.id)
         for _ in range(12):
             # Hidden from the client, which would else forget them too.
@@ -449,13 +451,13 @@ class TestPrepared:
                 connection.execute("do $$ begin execute 'deallocate all'; end $$", prepare=False)
             assert store.run("default", run.id) == run
         assert store.postgres._prepare_after is None
-        assert started(store).status is RunStatus.QUEUED
+        assert start_run(store).status is RunStatus.QUEUED
 
     def test_a_table_that_gets_another_column(
         self, store: PostgresStore, administrator: psycopg.Connection[Any]
     ) -> None:
         """A later release migrates the schema while this one is at work."""
-        run = started(store)
+        run = start_run(store)
         self.runs(store, run.id)
         administrator.execute("alter table runs add column later text")
         assert store.run("default", run.id) == run
@@ -464,7 +466,7 @@ class TestPrepared:
 class TestText:
     @pytest.mark.parametrize("text", ["a\0b", "\ud83d", "\0"])
     def test_what_no_column_holds_is_not_found(self, store: PostgresStore, text: str) -> None:
-        run = started(store)
+        run = start_run(store)
         assert store.run("default", text) is None
         assert store.run(text, run.id) is None
         assert store.runs("default", playbook=text) == ([], None)
@@ -474,7 +476,7 @@ class TestText:
 
     @pytest.mark.parametrize("tag", ["a\0b", "\ud83d", '"', "\\", ",", "é", "a'b", "%", "?"])
     def test_tags_are_any_text(self, store: PostgresStore, tag: str) -> None:
-        run = started(store, tags=[tag, "x"])
-        started(store, tags=["y", f"{tag}{tag}"])
+        run = start_run(store, tags=[tag, "x"])
+        start_run(store, tags=["y", f"{tag}{tag}"])
         assert [found.id for found in store.runs("default", tag=tag)[0]] == [run.id]
         assert [found.id for found in store.runs("default", tag="x")[0]] == [run.id]

@@ -24,7 +24,15 @@ from noetl.executor.stores.sqs.due_message import GRACE_SECONDS, DueMessage
 from noetl.infra.migrations import upgrade
 
 from tests.aws import Client, aws, aws_server, drop_permissions
-from tests.contract.store_contract import DIAMOND, LEASE, StoreContract, done, failed, started, together
+from tests.contract.store_contract import (
+    DIAMOND,
+    LEASE,
+    StoreContract,
+    fail,
+    run_concurrently,
+    start_run,
+    succeed,
+)
 from tests.contract.sweep_contract import SweepContract
 from tests.contract.waits_contract import WaitsContract
 from tests.postgres import empty_database, postgres_dsn, postgres_server
@@ -74,7 +82,7 @@ class TestContract(StoreContract, WaitsContract, SweepContract):
 
 
 def begun(store: PostgresStore, text: str, **options: object) -> Run:
-    return started(store, text, now=time.time(), origin="service", **options)
+    return start_run(store, text, now=time.time(), origin="service", **options)
 
 
 def received(aws: Client, queue: str, seconds: int = 5) -> list[str]:
@@ -161,16 +169,16 @@ def test_a_claim_that_is_given_back_is_told(store: PostgresStore, aws: Client, q
 def test_nothing_is_told_of_local_runs_and_of_what_a_worker_has_already(
     store: PostgresStore, aws: Client, queue: str
 ) -> None:
-    local = started(store, DIAMOND, now=time.time())
+    local = start_run(store, DIAMOND, now=time.time())
     claim = store.claim(local.id, LEASE, time.time())
     assert claim is not None
-    store.commit(done(store, claim), time.time())
+    store.commit(succeed(store, claim), time.time())
     run = begun(store, DIAMOND)
     (body,) = received(aws, queue)
     assert DueMessage.decode(body).run_id == run.id
     claim = store.claim_message(body, LEASE, time.time())
     assert isinstance(claim, Claim)
-    assert store.commit(done(store, claim), time.time(), LEASE) is not None
+    assert store.commit(succeed(store, claim), time.time(), LEASE) is not None
     assert len(received(aws, queue)) == 3  # of the four branches
 
 
@@ -184,14 +192,14 @@ def test_a_message_that_comes_again_early_or_late(store: PostgresStore, aws: Cli
     taken_over = store.claim_message(body, LEASE, now + 32)
     assert isinstance(taken_over, Claim)
     assert (taken_over.visit.fence, taken_over.visit.claims) == (2, 2)
-    store.commit(failed(store, taken_over, retry_at=now + 5000.0), now)
+    store.commit(fail(store, taken_over, retry_at=now + 5000.0), now)
     assert store.claim_message(body, LEASE, now + 40) is MessageOutcome.DONE
     names = ["ApproximateNumberOfMessagesDelayed"]
     found = aws("sqs").get_queue_attributes(QueueUrl=queue, AttributeNames=names)["Attributes"]
     assert found == {names[0]: "2"}
     again = store.claim_message(body, LEASE, now + 5001)
     assert isinstance(again, Claim)
-    store.commit(done(store, again), now)
+    store.commit(succeed(store, again), now)
     assert store.claim_message(body, LEASE, now + 9999) is MessageOutcome.DONE
     assert store.claim_message(DueMessage("no", "v", "a", 1.0).encode(), LEASE, now) is MessageOutcome.DONE
 
@@ -246,7 +254,7 @@ def test_a_queue_that_refuses_loses_nothing(
 def test_a_process_has_few_connections(store: PostgresStore, postgres_dsn: str) -> None:
     """There are as many processes as invocations at once: each has four at most, and none that only listens."""
     run = begun(store, DIAMOND)
-    together(20, lambda _: [store.visits(run.id) for _ in range(50)])
+    run_concurrently(20, lambda _: [store.visits(run.id) for _ in range(50)])
     with psycopg.connect(postgres_dsn) as connection:
         query = "select query from pg_stat_activity where application_name = 'noetl' and datname = current_database()"
         queries = [row[0] for row in connection.execute(query).fetchall()]
@@ -270,7 +278,7 @@ class TestSecret:
         """Here the new address is that of another database, so that it can be told."""
         arn = aws("secretsmanager").create_secret(Name="changing", SecretString=postgres_dsn)["ARN"]
         store = open_store(arn)
-        run = started(store, DIAMOND)
+        run = start_run(store, DIAMOND)
         with empty_database(postgres_server) as other:
             upgrade(other)
             aws("secretsmanager").put_secret_value(SecretId=arn, SecretString=other)

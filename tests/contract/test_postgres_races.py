@@ -26,13 +26,13 @@ from tests.contract.store_contract import (
     CHAIN,
     DIAMOND,
     LEASE,
-    claimed,
-    current,
-    done,
-    ended,
-    failed,
-    started,
-    together,
+    claim_visit,
+    current_run,
+    end_run,
+    fail,
+    run_concurrently,
+    start_run,
+    succeed,
 )
 from tests.contract.waits_contract import child, opened, paused, waiting
 from tests.postgres import postgres_dsn, postgres_server
@@ -120,7 +120,7 @@ def is_sound(store: PostgresStore, *runs: Run) -> bool:
     assert check_consistency(store.database) == []
     for run in runs:
         ends = [event.type for event in store.events(run.id, limit=10_000) if event.type in TERMINAL]
-        assert len(ends) == 1 + current(store, run).resumes, ends
+        assert len(ends) == 1 + current_run(store, run).resumes, ends
     return True
 
 
@@ -132,7 +132,7 @@ def is_complete(store: PostgresStore, run: Run, visits: int) -> bool:
     with store.database.transaction() as db:
         counted = db.execute("select sum(live) as live from joins where run_id = ?", (run.id,)).fetchone()
         left = db.execute("select count(*) as arrivals from arrivals where run_id = ?", (run.id,)).fetchone()
-    assert (counted["live"], left["arrivals"], current(store, run).live) == (0, 0, 0)
+    assert (counted["live"], left["arrivals"], current_run(store, run).live) == (0, 0, 0)
     return is_sound(store, run)
 
 
@@ -171,7 +171,7 @@ def forks_in_forks(depth: int) -> tuple[str, int]:
 
 
 def test_eight_workers_at_one_join(stores: list[PostgresStore]) -> None:
-    run = started(stores[0], fork(200))
+    run = start_run(stores[0], fork(200))
     found = walked(stores, run)
     assert (found.status, found.result) == ("succeeded", {"total": 199})
     assert is_complete(stores[0], run, 202)
@@ -179,19 +179,19 @@ def test_eight_workers_at_one_join(stores: list[PostgresStore]) -> None:
 
 def test_eight_workers_at_joins_within_joins(stores: list[PostgresStore]) -> None:
     text, steps = forks_in_forks(4)
-    run = started(stores[0], text)
+    run = start_run(stores[0], text)
     assert walked(stores, run).status is RunStatus.SUCCEEDED
     assert is_complete(stores[0], run, steps)
 
 
 def test_claims_that_are_taken_over_while_their_holders_commit(stores: list[PostgresStore]) -> None:
     """Every visit is claimed by several, since leases are over at once; one of each is believed."""
-    run = started(stores[0], fork(24))
+    run = start_run(stores[0], fork(24))
     believed: list[str] = []
 
     def work(index: int) -> None:
         store = stores[index % len(stores)]
-        while not current(store, run).status.is_final:
+        while not current_run(store, run).status.is_final:
             claim = store.claim(run.queue, Lease(str(index), 0.0), 2.0)
             if claim is None:
                 continue
@@ -199,10 +199,10 @@ def test_claims_that_are_taken_over_while_their_holders_commit(stores: list[Post
                 if claim.visit.step == END:
                     store.finish(claim, RunStatus.SUCCEEDED, None, [], 2.0)
                 else:
-                    store.commit(done(store, claim, case=0), 2.0)
+                    store.commit(succeed(store, claim, case=0), 2.0)
                 believed.append(claim.visit.id)
 
-    together(8, work)
+    run_concurrently(8, work)
     assert max(Counter(believed).values()) == 1
     assert max(visit.claims for visit in stores[0].visits(run.id)) > 1
     assert is_complete(stores[0], run, 26)
@@ -210,15 +210,15 @@ def test_claims_that_are_taken_over_while_their_holders_commit(stores: list[Post
 
 def test_an_answer_and_a_pause_at_once(stores: list[PostgresStore]) -> None:
     for index in range(ROUNDS):
-        run = started(stores[0])
-        claim = claimed(stores[0], run)
+        run = start_run(stores[0])
+        claim = claim_visit(stores[0], run)
         key = opened(stores[0], claim, f"token {index}")
         work = [
             lambda claim=claim, key=key: stores[0].commit(paused(claim, key.id), 5.0),
             lambda index=index: stores[1].answer(f"token {index}", index, 5.0),
         ]
-        together(2, lambda which, work=work: work[which]())
-        again = claimed(stores[0], run, 5.0)
+        run_concurrently(2, lambda which, work=work: work[which]())
+        again = claim_visit(stores[0], run, 5.0)
         assert (again.visit.id, stores[0].wait(key).answer) == (claim.visit.id, index)
     assert check_consistency(stores[0].database) == []
 
@@ -233,7 +233,7 @@ def test_one_of_many_answers_at_once(stores: list[PostgresStore]) -> None:
             return None
         return index
 
-    accepted = [index for index in together(8, answer) if index is not None]
+    accepted = [index for index in run_concurrently(8, answer) if index is not None]
     assert accepted == [stores[0].wait(key).answer]
 
 
@@ -246,15 +246,15 @@ def test_a_child_that_ends_while_its_parent_is_cancelled(stores: list[PostgresSt
         for _ in range(3):
             claim = stores[0].claim(f"q{index}", LEASE, 2.0)
             assert claim is not None
-            stores[0].commit(done(stores[0], claim), 2.0)
+            stores[0].commit(succeed(stores[0], claim), 2.0)
         last = stores[0].claim(f"q{index}", LEASE, 2.0)
         assert last is not None and last.visit.step == END
         work = [
             lambda last=last: stores[0].finish(last, RunStatus.SUCCEEDED, None, [], 3.0),
             lambda parent=parent: stores[1].stop(parent.id, RunStatus.CANCELLED, 3.0),
         ]
-        together(2, lambda which, work=work: work[which]())
-        ended(stores[0], parent, RunStatus.CANCELLED, 4.0)
+        run_concurrently(2, lambda which, work=work: work[which]())
+        end_run(stores[0], parent, RunStatus.CANCELLED, 4.0)
         assert is_sound(stores[0], parent, inner)
 
 
@@ -292,7 +292,7 @@ def test_a_claim_that_had_to_wait_looks_again(
     store: PostgresStore, onlooker: Onlooker, beside: Callable[..., Future[Any]], change: str | None
 ) -> None:
     """The visit is looked at as it is when the run can be locked, not as it was when it was found."""
-    run = started(store, now=1.0)
+    run = start_run(store, now=1.0)
     onlooker.hold(run)
     doing = beside(store.claim, run.queue, LEASE, 2.0)
     onlooker.wait_for_blocked()
@@ -302,7 +302,7 @@ def test_a_claim_that_had_to_wait_looks_again(
     claim = doing.result()
     if change in ("status = 'parked'", "due_at = 9e9"):
         assert claim is None
-        assert current(store, run).status is RunStatus.QUEUED
+        assert current_run(store, run).status is RunStatus.QUEUED
         assert len(store.events(run.id)) == 1
     else:
         expected = {None: (1, 1), "fence = fence + 1": (2, 1), "attempt = 2": (1, 2)}[change]
@@ -314,10 +314,10 @@ def test_a_claim_that_had_to_wait_looks_again(
 def test_a_step_that_had_to_wait_is_fenced(
     store: PostgresStore, onlooker: Onlooker, beside: Callable[..., Future[Any]], change: str
 ) -> None:
-    run = started(store)
-    claim = claimed(store, run)
+    run = start_run(store)
+    claim = claim_visit(store, run)
     onlooker.hold(run)
-    doing = beside(store.commit, done(store, claim), 2.0, LEASE)
+    doing = beside(store.commit, succeed(store, claim), 2.0, LEASE)
     onlooker.wait_for_blocked()
     onlooker.connection.execute(f"update visits set {change}".encode())
     onlooker.connection.execute("commit")
@@ -327,18 +327,18 @@ def test_a_step_that_had_to_wait_is_fenced(
 
 def test_a_stop_while_branches_commit(stores: list[PostgresStore]) -> None:
     for _ in range(ROUNDS):
-        run = started(stores[0], DIAMOND)
-        stores[0].commit(done(stores[0], claimed(stores[0], run)), 1.0)
-        claims = [claimed(stores[0], run, 1.0) for _ in range(4)]
+        run = start_run(stores[0], DIAMOND)
+        stores[0].commit(succeed(stores[0], claim_visit(stores[0], run)), 1.0)
+        claims = [claim_visit(stores[0], run, 1.0) for _ in range(4)]
 
         def work(index: int, run: Run = run, claims: list[Any] = claims) -> None:
             if index == 4:
                 stores[0].stop(run.id, RunStatus.CANCELLED, 2.0)
             else:
-                stores[index].commit(done(stores[index], claims[index]), 2.0)
+                stores[index].commit(succeed(stores[index], claims[index]), 2.0)
 
-        together(5, work)
-        ended(stores[0], run, RunStatus.CANCELLED, 3.0)
+        run_concurrently(5, work)
+        end_run(stores[0], run, RunStatus.CANCELLED, 3.0)
         assert is_sound(stores[0], run)
         stores[0].resume(run.id, 4.0, deadline_at=None, values={})
         assert walked(stores[:1], run).status is RunStatus.SUCCEEDED
@@ -348,25 +348,27 @@ def test_a_stop_while_branches_commit(stores: list[PostgresStore]) -> None:
 def test_a_stop_while_a_chain_goes_on(stores: list[PostgresStore]) -> None:
     """Whichever comes first: the step that follows is parked."""
     for _ in range(ROUNDS):
-        run = started(stores[0])
-        claim = claimed(stores[0], run)
+        run = start_run(stores[0])
+        claim = claim_visit(stores[0], run)
         work = [
-            lambda claim=claim: stores[0].commit(done(stores[0], claim), 2.0),
+            lambda claim=claim: stores[0].commit(succeed(stores[0], claim), 2.0),
             lambda run=run: stores[1].stop(run.id, RunStatus.CANCELLED, 2.0),
         ]
-        together(2, lambda which, work=work: work[which]())
+        run_concurrently(2, lambda which, work=work: work[which]())
         states = {(visit.step, visit.status.value) for visit in stores[0].visits(run.id)}
         assert states == {("a", "succeeded"), ("b", "parked"), (END, "ready")}
-        ended(stores[0], run, RunStatus.CANCELLED, 3.0)
+        end_run(stores[0], run, RunStatus.CANCELLED, 3.0)
         assert is_sound(stores[0], run)
 
 
 def test_many_resumes_at_once(stores: list[PostgresStore]) -> None:
-    run = started(stores[0], DIAMOND)
-    stores[0].commit(done(stores[0], claimed(stores[0], run)), 1.0)
-    stores[0].commit(failed(stores[0], claimed(stores[0], run, 1.0)), 2.0)
-    ended(stores[0], run, RunStatus.FAILED, 3.0)
-    resumed = together(8, lambda index: stores[index % 4].resume(run.id, 4.0, deadline_at=None, values={}))
+    run = start_run(stores[0], DIAMOND)
+    stores[0].commit(succeed(stores[0], claim_visit(stores[0], run)), 1.0)
+    stores[0].commit(fail(stores[0], claim_visit(stores[0], run, 1.0)), 2.0)
+    end_run(stores[0], run, RunStatus.FAILED, 3.0)
+    resumed = run_concurrently(
+        8, lambda index: stores[index % 4].resume(run.id, 4.0, deadline_at=None, values={})
+    )
     assert {run.resumes for run in resumed} == {1}
     assert walked(stores, run).status is RunStatus.SUCCEEDED
     assert is_complete(stores[0], run, 7)
@@ -394,7 +396,7 @@ def test_a_wait_is_closed_while_the_child_goes_on(
 
 
 def test_one_idempotency_key_in_several_processes(stores: list[PostgresStore]) -> None:
-    runs = together(8, lambda index: started(stores[index % 4], key=("k", "body")).id)
+    runs = run_concurrently(8, lambda index: start_run(stores[index % 4], key=("k", "body")).id)
     assert len(set(runs)) == 1
     assert [run.id for run in stores[0].runs("default")[0]] == runs[:1]
     assert check_consistency(stores[0].database) == []
@@ -412,7 +414,7 @@ def test_versions_that_are_registered_at_once(stores: list[PostgresStore]) -> No
             .version
         )
 
-    assert sorted(map(str, together(8, register))) == [str(number) for number in range(1, 9)]
+    assert sorted(map(str, run_concurrently(8, register))) == [str(number) for number in range(1, 9)]
     assert check_consistency(stores[0].database) == []
 
 
@@ -442,6 +444,6 @@ def test_sessions_that_wait_for_each_other(
     onlooker.let_go()
     assert doing.result().stop is RunStatus.CANCELLED
     assert seen == ["40P01"]
-    assert {current(store, run).stop for run in (parent, inner)} == {RunStatus.CANCELLED}
+    assert {current_run(store, run).stop for run in (parent, inner)} == {RunStatus.CANCELLED}
     assert check_consistency(store.database) == []
     impatient.close()

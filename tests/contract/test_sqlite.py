@@ -23,7 +23,7 @@ from noetl.executor.stores.sqlite.store import SqliteStore
 from tests.contract.doctor_contract import DoctorContract
 from tests.contract.keys_contract import KeysContract
 from tests.contract.registry_contract import RegistryContract
-from tests.contract.store_contract import StoreContract, claimed, done, started
+from tests.contract.store_contract import StoreContract, claim_visit, start_run, succeed
 from tests.contract.sweep_contract import SweepContract
 from tests.contract.waits_contract import WaitsContract
 
@@ -89,9 +89,9 @@ def test_what_is_not_over_is_found_without_a_look_at_what_is(tmp_path: Path) -> 
     db = store.file.connection()
     asked: list[str] = []
     db.set_trace_callback(asked.append)
-    run = started(store)
-    claim = claimed(store, run)
-    store.commit(done(store, claim), 1.0)
+    run = start_run(store)
+    claim = claim_visit(store, run)
+    store.commit(succeed(store, claim), 1.0)
     store.run("default", run.id)
     store.next_due("service")
     store.release_dead("service", 1.0)
@@ -132,7 +132,7 @@ def test_a_folder_that_is_read_only(tmp_path: Path) -> None:
     store = SqliteStore(str(path))
     store.file.connection().execute("pragma query_only = on")
     with pytest.raises(StoreError, match="attempt to write a readonly database"):
-        started(store)
+        start_run(store)
     store.close()
 
 
@@ -191,16 +191,16 @@ def test_commits_are_on_disk_before_they_count(tmp_path: Path) -> None:
 
 def test_a_disk_that_is_full(tmp_path: Path) -> None:
     store = SqliteStore(str(tmp_path / "noetl.db"))
-    run = started(store)
-    claim = claimed(store, run)
+    run = start_run(store)
+    claim = claim_visit(store, run)
     db = store.file.connection()
     pages = db.execute("pragma page_count").fetchone()[0]
     db.execute(f"pragma max_page_count = {pages}")
     for _ in range(2):
         with pytest.raises(StoreError, match="database or disk is full"):
-            store.commit(done(store, claim, saved={"n": "x" * 100_000}), 1.0)
+            store.commit(succeed(store, claim, saved={"n": "x" * 100_000}), 1.0)
     db.execute("pragma max_page_count = 1000000")
-    store.commit(done(store, claim), 1.0)
+    store.commit(succeed(store, claim), 1.0)
     assert [visit.step for visit in store.visits(run.id)] == ["a", "b"]
     store.close()
 
@@ -239,9 +239,9 @@ def test_what_is_result_and_saved_is_kept_once(
     tmp_path: Path, data: Any, saved: dict[str, Any], kept: str
 ) -> None:
     store = SqliteStore(str(tmp_path / "noetl.db"))
-    run = started(store)
-    claim = claimed(store, run)
-    store.commit(done(store, claim, saved=saved, data=data), 1.0)
+    run = start_run(store)
+    claim = claim_visit(store, run)
+    store.commit(succeed(store, claim, saved=saved, data=data), 1.0)
     row = store.database.fetch_one("select result from visits where id = ?", claim.visit.id)
     assert row["result"] == kept
     (visit,) = store.visits_with_outputs(run.id, [claim.visit.id])

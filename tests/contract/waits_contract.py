@@ -29,15 +29,15 @@ from tests.contract.store_contract import (
     CHAIN,
     DIAMOND,
     LEASE,
-    claimed,
-    current,
-    done,
-    ended,
-    everything,
-    failed,
-    started,
-    states,
-    together,
+    claim_visit,
+    current_run,
+    end_run,
+    fail,
+    run_concurrently,
+    run_contents,
+    start_run,
+    succeed,
+    visit_states,
 )
 from tests.run_harness import compile_text
 
@@ -59,8 +59,8 @@ def paused(claim: Claim, *awaits: str, due_at: float = NEVER) -> Commit:
 
 def waiting(store: Store, token: str = "t") -> tuple[Run, WaitKey]:
     """A run whose only visit waits for an answer to the token, and nothing else."""
-    run = started(store)
-    claim = claimed(store, run)
+    run = start_run(store)
+    claim = claim_visit(store, run)
     key = opened(store, claim, token)
     store.commit(paused(claim, key.id), 1.0)
     return run, key
@@ -111,7 +111,7 @@ class WaitsContract:
     # Answers
 
     def test_a_wait_that_nobody_opened(self, store: Store) -> None:
-        assert store.wait(key_of(claimed(store, started(store)))) == Wait("w")
+        assert store.wait(key_of(claim_visit(store, start_run(store)))) == Wait("w")
 
     def test_an_answer_makes_the_visit_due(self, store: Store, second: Store) -> None:
         run, key = waiting(store)
@@ -119,7 +119,7 @@ class WaitsContract:
         store.answer("t", {"yes": True}, 5.0)
         assert store.next_due(run.id) == 5.0
         assert second.wait(key) == store.wait(key) == Wait("w", {"yes": True}, answered_at=5.0)
-        visit = claimed(store, run, 5.0).visit
+        visit = claim_visit(store, run, 5.0).visit
         assert (visit.id, visit.progress) == (key.visit_id, Progress(journal={"run": {"at": 0}}))
 
     @pytest.mark.parametrize(
@@ -136,9 +136,9 @@ class WaitsContract:
     def test_the_same_answer_again_changes_nothing(self, store: Store) -> None:
         run, key = waiting(store)
         assert store.answer("t", {"a": 1, "b": [2]}, 5.0) == key
-        before = (store.wait(key), everything(store, run), store.next_due(run.id))
+        before = (store.wait(key), run_contents(store, run), store.next_due(run.id))
         assert store.answer("t", {"b": [2], "a": 1}, 6.0) == key
-        assert (store.wait(key), everything(store, run), store.next_due(run.id)) == before
+        assert (store.wait(key), run_contents(store, run), store.next_due(run.id)) == before
 
     @pytest.mark.parametrize(
         ("body", "other"), [(1, 2), (1, True), (0, False), (None, False), ("1", 1), ([], {})]
@@ -159,7 +159,7 @@ class WaitsContract:
                 return False
             return True
 
-        taken = together(6, answer)
+        taken = run_concurrently(6, answer)
         assert sum(taken) == 1
         assert store.wait(key).answer == taken.index(True)
 
@@ -175,13 +175,13 @@ class WaitsContract:
             store.answer("t", text, 5.0)
             assert store.wait(key).answer == text
             return
-        before = everything(store, run)
+        before = run_contents(store, run)
         assert refused(store, text) == "too_large"
-        assert (store.wait(key), everything(store, run)) == (Wait("w"), before)
+        assert (store.wait(key), run_contents(store, run)) == (Wait("w"), before)
         store.answer("t", "x", 5.0)
 
     def test_every_token_of_a_wait_answers_it(self, store: Store) -> None:
-        claim = claimed(store, started(store))
+        claim = claim_visit(store, start_run(store))
         key = opened(store, claim, "first")
         opened(store, claim, "second")
         store.commit(paused(claim, "w"), 1.0)
@@ -191,7 +191,7 @@ class WaitsContract:
         assert store.wait(key).answered_at == 5.0
 
     def test_waits_of_one_visit_have_answers_of_their_own(self, store: Store) -> None:
-        claim = claimed(store, started(store))
+        claim = claim_visit(store, start_run(store))
         one, two = opened(store, claim, "t1", "one"), opened(store, claim, "t2", "two")
         store.commit(paused(claim, "one", "two"), 1.0)
         store.answer("t2", 2, 5.0)
@@ -202,19 +202,19 @@ class WaitsContract:
     # Answers that come while the visit is at work
 
     def test_a_pause_is_over_when_the_answer_was_there_before(self, store: Store) -> None:
-        run = started(store)
-        claim = claimed(store, run)
+        run = start_run(store)
+        claim = claim_visit(store, run)
         opened(store, claim)
         store.answer("t", 1, 2.0)
         assert store.wait(key_of(claim)).answer == 1
         assert store.claim(run.id, LEASE, 3.0) is None
         store.commit(paused(claim, "w"), 4.0)
         assert store.next_due(run.id) == 4.0
-        assert claimed(store, run, 4.0).visit.id == claim.visit.id
+        assert claim_visit(store, run, 4.0).visit.id == claim.visit.id
 
     def test_a_pause_goes_on_when_another_wait_was_answered(self, store: Store) -> None:
-        run = started(store)
-        claim = claimed(store, run)
+        run = start_run(store)
+        claim = claim_visit(store, run)
         opened(store, claim)
         opened(store, claim, "other", "x")
         store.answer("other", 1, 2.0)
@@ -222,9 +222,9 @@ class WaitsContract:
         assert store.next_due(run.id) == 50.0
 
     def test_only_who_holds_the_visit_opens_a_wait(self, store: Store) -> None:
-        run = started(store)
-        lost = claimed(store, run)
-        held = claimed(store, run, now=30.0)
+        run = start_run(store)
+        lost = claim_visit(store, run)
+        held = claim_visit(store, run, now=30.0)
         with pytest.raises(FencedError):
             opened(store, lost)
         assert refused(store) == "unknown_token"
@@ -263,26 +263,26 @@ class WaitsContract:
         assert refused(store, 8) == "answered_otherwise"
 
     def test_a_wait_is_closed_before_it_is_opened(self, store: Store) -> None:
-        claim = claimed(store, started(store))
+        claim = claim_visit(store, start_run(store))
         assert store.close_wait(key_of(claim), 5.0) == Wait("w")
         opened(store, claim)
         assert refused(store) == "closed"
 
     def test_a_visit_that_is_finished(self, store: Store) -> None:
-        claim = claimed(store, started(store))
+        claim = claim_visit(store, start_run(store))
         opened(store, claim)
-        store.commit(done(store, claim), 2.0)
+        store.commit(succeed(store, claim), 2.0)
         assert refused(store) == unheard(store) == "closed"
 
     def test_a_run_that_has_ended_waits_again_when_it_goes_on(self, store: Store) -> None:
         run, key = waiting(store)
         store.stop(run.id, RunStatus.CANCELLED, 2.0)
-        ended(store, run, RunStatus.CANCELLED, 3.0)
+        end_run(store, run, RunStatus.CANCELLED, 3.0)
         assert refused(store) == unheard(store) == "closed"
         store.resume(run.id, 10.0, deadline_at=None, values={})
         assert store.next_due(run.id) == NEVER
         store.answer("t", 1, 11.0)
-        assert claimed(store, run, 11.0).visit.id == key.visit_id
+        assert claim_visit(store, run, 11.0).visit.id == key.visit_id
 
     def test_an_answer_does_not_jump_the_line(self, store: Store) -> None:
         """Where branches go one after another, one that waits for its turn still does."""
@@ -290,8 +290,8 @@ class WaitsContract:
         plan = replace(plan, header=replace(plan.header, sequential=True))
         store.save_plan(plan)
         run = store.create_run(*new_run(plan.header, plan.hash, {}, now=0.0, origin="local"))
-        store.commit(done(store, claimed(store, run)), 1.0)
-        at_work = claimed(store, run, 1.0)
+        store.commit(succeed(store, claim_visit(store, run)), 1.0)
+        at_work = claim_visit(store, run, 1.0)
         _, first, second, *_ = store.visits(run.id)
         assert (at_work.visit.id, second.due_at) == (first.id, NEVER)
         other = child(store, run, WaitKey(run.id, second.id, "w"), "c", queue="another")
@@ -300,17 +300,17 @@ class WaitsContract:
         assert end is not None
         store.finish(end, RunStatus.CANCELLED, None, [], 3.0)
         assert store.claim(run.id, LEASE, 4.0) is None
-        store.commit(done(store, at_work), 5.0)
-        assert claimed(store, run, 5.0).visit.id == second.id
+        store.commit(succeed(store, at_work), 5.0)
+        assert claim_visit(store, run, 5.0).visit.id == second.id
 
     def test_an_answer_to_a_run_that_stops_is_there_when_it_goes_on(self, store: Store) -> None:
         run, key = waiting(store)
         store.stop(run.id, RunStatus.CANCELLED, 2.0)
         store.answer("t", 1, 2.5)
-        assert states(store, run)[0] == ("a", "parked")
-        ended(store, run, RunStatus.CANCELLED, 3.0)
+        assert visit_states(store, run)[0] == ("a", "parked")
+        end_run(store, run, RunStatus.CANCELLED, 3.0)
         store.resume(run.id, 10.0, deadline_at=None, values={})
-        assert claimed(store, run, 10.0).visit.id == key.visit_id
+        assert claim_visit(store, run, 10.0).visit.id == key.visit_id
         assert store.wait(key).answer == 1
 
     # ChangeSignal
@@ -333,7 +333,7 @@ class WaitsContract:
         linked = store.create_run(replace(run, resumed_from=parent.id), first)
         answering = child(store, parent, key, "c", source="x.yaml")
         for run in (plain, linked, answering):
-            assert current(store, run) == run
+            assert current_run(store, run) == run
         assert (answering.parent, answering.depth, plain.parent, linked.resumed_from) == (
             key,
             1,
@@ -344,54 +344,54 @@ class WaitsContract:
     def test_a_run_that_is_there_is_not_started_again(self, store: Store) -> None:
         parent, key = waiting(store)
         first = child(store, parent, key, "c")
-        before = everything(store, first)
+        before = run_contents(store, first)
         assert child(store, parent, key, "c", now=5.0) == first
-        assert everything(store, first) == before
+        assert run_contents(store, first) == before
         assert len(store.runs("default")[0]) == 2
 
     @pytest.mark.parametrize("status", [RunStatus.FAILED, RunStatus.SUCCEEDED])
     def test_a_run_that_ends_answers_its_wait(self, store: Store, status: RunStatus) -> None:
-        run = started(store)
-        claim = claimed(store, run)
+        run = start_run(store)
+        claim = claim_visit(store, run)
         store.commit(paused(claim, "w"), 1.0)
         other = child(store, run, key_of(claim), "c")
         if status is RunStatus.FAILED:
-            store.commit(failed(store, claimed(store, run, 2.0)), 2.0)
+            store.commit(fail(store, claim_visit(store, run, 2.0)), 2.0)
         else:
             for _ in range(3):
-                store.commit(done(store, claimed(store, run, 2.0)), 2.0)
+                store.commit(succeed(store, claim_visit(store, run, 2.0)), 2.0)
         assert (store.wait(key_of(claim)), store.next_due(run.id)) == (Wait("w"), 2.0)
-        end = claimed(store, run, 2.0)
+        end = claim_visit(store, run, 2.0)
         assert end.run.id == other.id
         store.finish(end, status, None, [], 3.0)
         assert store.wait(key_of(claim)) == Wait("w", answered_at=3.0)
-        assert claimed(store, run, 3.0).visit.id == claim.visit.id
+        assert claim_visit(store, run, 3.0).visit.id == claim.visit.id
 
     def test_a_run_ends_before_the_other_waits(self, store: Store) -> None:
-        run = started(store)
-        claim = claimed(store, run)
+        run = start_run(store)
+        claim = claim_visit(store, run)
         other = child(store, run, key_of(claim), "c")
         store.stop(other.id, RunStatus.CANCELLED, 2.0)
-        store.finish(claimed(store, run, 2.0), RunStatus.CANCELLED, None, [], 3.0)
+        store.finish(claim_visit(store, run, 2.0), RunStatus.CANCELLED, None, [], 3.0)
         store.commit(paused(claim, "w"), 4.0)
-        assert claimed(store, run, 4.0).visit.id == claim.visit.id
+        assert claim_visit(store, run, 4.0).visit.id == claim.visit.id
 
     def test_a_run_that_goes_on_is_waited_for_again(self, store: Store) -> None:
-        run = started(store)
-        claim = claimed(store, run)
+        run = start_run(store)
+        claim = claim_visit(store, run)
         other = child(store, run, key_of(claim), "c")
         store.stop(other.id, RunStatus.CANCELLED, 2.0)
-        store.finish(claimed(store, run, 2.0), RunStatus.CANCELLED, None, [], 3.0)
+        store.finish(claim_visit(store, run, 2.0), RunStatus.CANCELLED, None, [], 3.0)
         store.resume(other.id, 4.0, deadline_at=None, values={})
         assert store.wait(key_of(claim)) == Wait("w")
         store.commit(paused(claim, "w"), 5.0)
-        assert claimed(store, run, 6.0).run.id == other.id
+        assert claim_visit(store, run, 6.0).run.id == other.id
         assert store.claim(run.id, LEASE, 6.0) is None
 
     @pytest.mark.parametrize("how", ["stop", "fail"])
     def test_the_runs_that_are_waited_for_are_cancelled(self, store: Store, how: str) -> None:
-        run = started(store)
-        claim = claimed(store, run)
+        run = start_run(store)
+        claim = claim_visit(store, run)
         awaited = child(store, run, key_of(claim), "c")
         detached = child(store, run, None, "d")
         below = child(store, awaited, WaitKey("c", store.visits("c")[0].id, "w"), "e")
@@ -400,10 +400,10 @@ class WaitsContract:
         if how == "stop":
             store.stop(run.id, RunStatus.CANCELLED, 2.0)
         else:
-            store.commit(failed(store, claim), 2.0)
-        stops = [current(store, each).stop for each in (awaited, below, detached, over)]
+            store.commit(fail(store, claim), 2.0)
+        stops = [current_run(store, each).stop for each in (awaited, below, detached, over)]
         assert stops == ["cancelled", "cancelled", None, "failed"]
-        assert states(store, awaited)[0] == ("a", VisitStatus.PARKED)
+        assert visit_states(store, awaited)[0] == ("a", VisitStatus.PARKED)
         assert store.cancelled_runs([run.id, awaited.id, below.id, detached.id, over.id]) == {
             *([run.id] if how == "stop" else []),
             awaited.id,
@@ -414,7 +414,7 @@ class WaitsContract:
     # What is known of work that goes on later
 
     def test_results_of_batches_are_kept_until_the_visit_is_done(self, store: Store) -> None:
-        run = started(store)
+        run = start_run(store)
         batches = [
             BatchResult("run", 0, [[1], {"a": None}]),
             BatchResult("run.0", 0, ["x"]),
@@ -422,35 +422,35 @@ class WaitsContract:
         ]
         for part in batches:
             later = Suspension(Progress(journal={"run": {"next": 2}}), 1.0, batch_results=(part,))
-            store.commit(suspend(claimed(store, run, 1.0).visit, later, 1.0), 1.0)
-        claim = claimed(store, run, 1.0)
+            store.commit(suspend(claim_visit(store, run, 1.0).visit, later, 1.0), 1.0)
+        claim = claim_visit(store, run, 1.0)
         found = {loop: store.loop_parts(run.id, claim.visit.id, loop) for loop in ("run", "run.0", "run.1")}
         assert found == {"run": [[[1], {"a": None}], [3]], "run.0": [["x"]], "run.1": []}
-        store.commit(failed(store, claim), 2.0)
+        store.commit(fail(store, claim), 2.0)
         assert store.loop_parts(run.id, claim.visit.id, "run") == [[[1], {"a": None}], [3]]
-        ended(store, run, RunStatus.FAILED, 3.0)
+        end_run(store, run, RunStatus.FAILED, 3.0)
         store.resume(run.id, 4.0, deadline_at=None, values={})
-        store.commit(done(store, claimed(store, run, 4.0)), 5.0)
+        store.commit(succeed(store, claim_visit(store, run, 4.0)), 5.0)
         assert [store.loop_parts(run.id, claim.visit.id, loop) for loop in ("run", "run.0")] == [[], []]
 
     @pytest.mark.parametrize(("counts", "claims"), [(True, 2), (False, 1)])
     def test_a_claim_that_is_given_up(self, store: Store, counts: bool, claims: int) -> None:
-        run = started(store)
-        claim = claimed(store, run)
+        run = start_run(store)
+        claim = claim_visit(store, run)
         for _ in range(2):
             store.release(run.id, claim.visit.id, claim.visit.fence, 2.0, counts=counts)
         with pytest.raises(FencedError):
-            store.commit(done(store, claim), 3.0)
-        again = claimed(store, run, 2.0).visit
+            store.commit(succeed(store, claim), 3.0)
+        again = claim_visit(store, run, 2.0).visit
         assert (again.id, again.claims) == (claim.visit.id, claims)
 
     # Runs that go on with the history of another one
 
     def test_history_comes_back_as_it_was(self, store: Store) -> None:
-        before = started(store)
-        store.commit(done(store, claimed(store, before), saved={"n": [1]}, data={"x": 1}), 1.0)
-        store.commit(failed(store, claimed(store, before, 1.0)), 2.0)
-        ended(store, before, RunStatus.FAILED, 3.0)
+        before = start_run(store)
+        store.commit(succeed(store, claim_visit(store, before), saved={"n": [1]}, data={"x": 1}), 1.0)
+        store.commit(fail(store, claim_visit(store, before, 1.0)), 2.0)
+        end_run(store, before, RunStatus.FAILED, 3.0)
         run, first = new_run(
             store.plan_header(before.plan_hash), before.plan_hash, {}, now=5.0, origin="local"
         )
@@ -464,7 +464,7 @@ class WaitsContract:
             map(facts, history)
         )
         assert (now.step, now.status, now.clock, now.names, now.due_at) == ("b", "ready", 3, first.names, 5.0)
-        assert current(store, run).live == 1
+        assert current_run(store, run).live == 1
         (event,) = store.events(run.id)
         assert (event.type, event.payload) == (
             "workflow.started",
@@ -472,8 +472,8 @@ class WaitsContract:
         )
 
     def test_history_is_not_walked_again(self, store: Store) -> None:
-        before = started(store)
-        store.commit(done(store, claimed(store, before)), 1.0)
+        before = start_run(store)
+        store.commit(succeed(store, claim_visit(store, before)), 1.0)
         run, first = new_run(
             store.plan_header(before.plan_hash), before.plan_hash, {}, now=5.0, origin="local"
         )
@@ -483,6 +483,6 @@ class WaitsContract:
             if visit.finished_at
         ]
         store.create_run(run, replace(first, step="c", id="first"), history=history)
-        visit = claimed(store, run, 5.0).visit
+        visit = claim_visit(store, run, 5.0).visit
         assert (visit.step, visit.id) == ("c", "first")
         assert store.claim(run.id, LEASE, 5.0) is None

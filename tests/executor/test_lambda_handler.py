@@ -23,7 +23,7 @@ from noetl.executor.stores.interface import MessageOutcome
 from noetl.infra.dynamodb import upgrade
 
 from tests.aws import Client, aws, aws_server
-from tests.contract.store_contract import started
+from tests.contract.store_contract import start_run
 from tests.http_server import StubExchange, serve
 from tests.tool_environments import ROOT
 
@@ -102,7 +102,7 @@ def queue(aws: Client, monkeypatch: pytest.MonkeyPatch) -> Iterator[LambdaQueue]
 
 
 def start(queue: LambdaQueue, text: str) -> Run:
-    return started(queue.store, text, now=time.time(), origin="service")
+    return start_run(queue.store, text, now=time.time(), origin="service")
 
 
 def failures(answer: dict[str, Any]) -> list[str]:

@@ -11,7 +11,7 @@ from noetl.executor.stores.sql.store import SqlStore
 from noetl.infra.migrations import upgrade
 
 from tests.api.cli.conftest import Command
-from tests.contract.store_contract import started
+from tests.contract.store_contract import start_run
 from tests.postgres import postgres_dsn, postgres_server
 
 __all__ = ["postgres_dsn", "postgres_server"]
@@ -33,7 +33,7 @@ def store_stuck_run(url: str) -> str:
     """Store a run that has not ended and has no due visit. Return its id."""
     store = open_store(url)
     assert isinstance(store, SqlStore)
-    run = started(store)
+    run = start_run(store)
     with store.database.transaction() as db:
         db.execute("update visits set status = 'parked'")
     store.close()
