@@ -1,4 +1,4 @@
-"""Calls of actions as the executor makes them: declared parameters, rendered, with a deadline."""
+"""Calls of actions as the executor makes them: with rendered parameters and a deadline."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ def perform_action(
     timeout_seconds: float | None = None,
     **parameters: Any,
 ) -> Any:
-    """The result of an action whose templates see `names`. `timeout_seconds` is what its author said of its time."""
+    """Perform an action whose templates read `names`, and return its result.
+
+    `timeout_seconds` is that of the action.
+    """
     known = names or {}
     rendered = render_parameters(catalogue()[action_type], parameters, known.__getitem__)
     call = Call(rendered, key, time.monotonic() + seconds, capabilities, timeout_seconds=timeout_seconds)

@@ -1,4 +1,6 @@
-"""Playbooks compiled and run by the test itself: one walker, a clock that stands still, and nothing that sleeps."""
+"""A harness that compiles playbooks and executes their runs in the test: one executor, a fake clock, no
+sleeping.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,7 @@ MOST_ROUNDS = 2000
 
 
 class FakeClock:
-    """Seconds since the epoch, as a test sets them."""
+    """A clock that a test sets, in seconds since the epoch."""
 
     def __init__(self, now: float = 1_000_000.0) -> None:
         self.now = now
@@ -40,7 +42,7 @@ class FakeClock:
 
 
 def compile_text(text: str) -> Plan:
-    """The plan of a playbook without errors. `steps:` alone will do."""
+    """Return the plan of a playbook, which must have no errors. `name:` may be missing."""
     text = dedent(text)
     if not text.startswith("{") and not re.search("^name:", text, re.MULTILINE):
         text = "name: play\n" + text
@@ -51,14 +53,14 @@ def compile_text(text: str) -> Plan:
 
 
 def register_playbook(store: Store, text: str, version: str | None = None) -> RegisteredPlaybook:
-    """The playbook, which other runs can start from now on."""
+    """Register a playbook, so that other runs can start it, and return it."""
     plan = compile_text(text)
     store.save_plan(plan)
     return store.register(RegisteredPlaybook("default", plan.header.name, version, plan.hash, 0.0))
 
 
 class RunHarness:
-    """One run of a playbook, walked visit by visit in the calling thread."""
+    """One run of a playbook, executed visit by visit in the calling thread."""
 
     def __init__(
         self,
@@ -89,7 +91,10 @@ class RunHarness:
         return self.store.claim(self.queue, Lease(name, LEASE_SECONDS), self.clock())
 
     def execute_next(self, *, chained: bool = False) -> bool:
-        """Walk the visit that is due first, and with `chained` those that follow it. False when none is due."""
+        """Execute the visit that is due first; with `chained`, also following ones.
+
+        Return whether one was due.
+        """
         claim = self.claim()
         if claim is None:
             return False
@@ -99,7 +104,7 @@ class RunHarness:
         return True
 
     def finish(self) -> RunHarness:
-        """Walk until the run has ended; the clock jumps to whatever is due next."""
+        """Execute visits until the run has ended. The clock jumps to the next due time."""
         for _ in range(MOST_ROUNDS):
             if self.run.status.is_final:
                 return self
@@ -141,11 +146,11 @@ class RunHarness:
 
     @property
     def visit_counts(self) -> dict[str, int]:
-        """How often each step was visited."""
+        """Number of visits by step."""
         return dict(Counter(visit.step for visit in self.visits))
 
     def visit(self, step: str) -> Visit:
-        """The last visit of a step."""
+        """Return the last visit of a step."""
         return [visit for visit in self.visits if visit.step == step][-1]
 
     @property

@@ -1,8 +1,15 @@
-"""Every way a small playbook can go, through the functions that production uses.
+"""Exhaustive exploration of the states of small runs, with the functions that production uses.
 
-A state is what a store would hold. From it, every visit that is ready may start, every visit that has started may end in
-every way its step allows, in any order. What a visit does is fixed by step, number and attempt once it has been chosen,
-so that all orders of the same deeds can be compared.
+Problem: check that all orders of concurrent events lead to the same result, and that no counter is lost.
+
+Algorithm: explicit-state model checking by depth-first search (Clarke, Emerson and Sistla 1986). A state is
+what a store would hold of a run. Each ready visit may start, and each running visit may end in every way that
+its step allows. The choice at a visit is fixed by step, number and attempt, so that all orders of the same
+choices can be compared.
+
+Cost: exponential in the number of concurrent visits.
+
+Limits: `MAX_STATES` states.
 """
 
 from __future__ import annotations
@@ -27,15 +34,18 @@ from noetl.planner.plan import Case, Plan
 
 MAX_STATES = 60_000
 VisitChoice = tuple[str, int]
-"""What happens at a visit: `case` and the index of the guard that is true (-1: none), `fail` and the same, `broken`
-when the first guard has no value, `retry` for a failure that is tried again.
+"""The event at a visit, and the index of the guard that is true (-1: none).
+
+The events: `case` is a success, `fail` a failure, `retry` a failure that is retried, `wait` a suspension, and
+`broken` a success after which the first guard has no value.
 """
 
 
 @dataclass(frozen=True)
 class RunState:
-    """All that a store holds of one run. `line` are the visits that wait for their turn, where branches go one after
-    another; the first is the one whose turn it is.
+    """The state of one run, as a store would hold it.
+
+    `sequence` are the unfinished visits of a run in sequential mode, in order; the first one may run.
     """
 
     visits: Mapping[str, Visit] = field(default_factory=dict)
@@ -71,8 +81,10 @@ class RunState:
 
 
 class StateSpaceExplorer:
-    """`failing` are the steps that may fail, `waiting` those that may pause, `concurrent` those at which several branches may
-    stand at once.
+    """An explorer of all states of a plan's run.
+
+    `failing` are the steps that may fail, `waiting` those that may be suspended, and `concurrent` those that
+    several branches may visit at once.
     """
 
     def __init__(
@@ -88,7 +100,7 @@ class StateSpaceExplorer:
         self.concurrent = concurrent
 
     def initial_state(self) -> RunState:
-        """The state of a run that has been started."""
+        """Return the state of a new run."""
         start = self.plan.steps[self.plan.header.start]
         joins = dict.fromkeys(start.regions, (1, 0))
         branch = Branch(derived_id("start"), start.name, 1, {}, is_counted=start.cyclic)
@@ -96,39 +108,39 @@ class StateSpaceExplorer:
         return replace(first, sequence=tuple(first.visits))
 
     def final_states(self) -> list[RunState]:
-        """The states in which nothing is left to do."""
+        """Return the states without unfinished visits."""
         first = self.initial_state()
         seen = {first.key()}
         stack = [first]
         found = []
         while stack:
-            world = stack.pop()
-            if world.is_final:
-                found.append(world)
-            for following in self.successors(world):
+            state = stack.pop()
+            if state.is_final:
+                found.append(state)
+            for following in self.successors(state):
                 if following.key() not in seen:
                     seen.add(following.key())
                     stack.append(following)
             assert len(seen) < MAX_STATES
         return found
 
-    def successors(self, world: RunState) -> Iterator[RunState]:
-        for visit in world.visits_with_status(VisitStatus.READY, VisitStatus.RETRYING, VisitStatus.WAITING):
-            if self.plan.header.sequential and visit.id != world.sequence[0]:
+    def successors(self, state: RunState) -> Iterator[RunState]:
+        for visit in state.visits_with_status(VisitStatus.READY, VisitStatus.RETRYING, VisitStatus.WAITING):
+            if self.plan.header.sequential and visit.id != state.sequence[0]:
                 continue
             running = replace(
                 visit, status=VisitStatus.RUNNING, claims=1, fence=visit.fence + 1, started_at=0.0
             )
-            yield replace(world, visits={**world.visits, visit.id: running})
-        for visit in world.visits_with_status(VisitStatus.RUNNING):
+            yield replace(state, visits={**state.visits, visit.id: running})
+        for visit in state.visits_with_status(VisitStatus.RUNNING):
             at = (visit.step, visit.number, visit.attempt * 2 + (visit.progress is not None))
-            for deed in [world.choices[at]] if at in world.choices else self.choices(world, visit):
+            for deed in [state.choices[at]] if at in state.choices else self.choices(state, visit):
                 commit = self.perform(visit, deed)
-                yield self.commit(replace(world, choices={**world.choices, at: deed}), commit)
-        if world.is_final and world.stop is not None and not world.resumed:
-            yield self.resume(world)
+                yield self.commit(replace(state, choices={**state.choices, at: deed}), commit)
+        if state.is_final and state.stop is not None and not state.resumed:
+            yield self.resume(state)
 
-    def choices(self, world: RunState, visit: Visit) -> Iterator[VisitChoice]:
+    def choices(self, state: RunState, visit: Visit) -> Iterator[VisitChoice]:
         step = self.plan.steps[visit.step]
         guarded = [index for index, case in enumerate(step.cases) if case.guard is not None]
         aware = [index for index in guarded if step.cases[index].error_aware]
@@ -140,7 +152,7 @@ class StateSpaceExplorer:
             yield "broken", -1
         if visit.step in self.waiting and visit.progress is None:
             yield "wait", -1
-        if visit.step in self.failing and not world.resumed:
+        if visit.step in self.failing and not state.resumed:
             yield from (("fail", index) for index in [*aware, -1])
             if visit.attempt < step.retry.attempts:
                 yield "retry", -1
@@ -164,100 +176,106 @@ class StateSpaceExplorer:
         choice = choose_case(step, visit, outcome, test, lambda _: True, 0.0)
         return build_commit(step, self.plan.steps.__getitem__, visit, choice, choice.outcome, 0.0)
 
-    def commit(self, world: RunState, commit: Commit, *, backwards: bool = False) -> RunState:
-        """What a store makes of a commit. Which of several joins fires first is up to it: `backwards` it is the last."""
-        stop = world.stop or commit.stop
+    def commit(self, state: RunState, commit: Commit, *, backwards: bool = False) -> RunState:
+        """Return the state after a commit, as a store would write it.
+
+        The order in which several joins fire is undefined: with `backwards`, the last one fires first.
+        """
+        stop = state.stop or commit.stop
         visit = commit.visit
         if stop is not None and visit.status in (VisitStatus.RETRYING, VisitStatus.WAITING):
             visit = replace(visit, status=VisitStatus.PARKED)
-        before = world.visits.keys()
-        world = replace(
-            world,
-            visits={**world.visits, visit.id: visit},
-            live=world.live + commit.branches_change,
-            failed_branches=world.failed_branches + commit.failed_branches,
+        before = state.visits.keys()
+        state = replace(
+            state,
+            visits={**state.visits, visit.id: visit},
+            live=state.live + commit.branches_change,
+            failed_branches=state.failed_branches + commit.failed_branches,
             stop=stop,
         )
         touched = dict.fromkeys(commit.counter_changes)
         for branch in commit.branches:
             if branch.is_arrival:
                 touched[branch.step] = None
-                arrivals = {**world.arrivals.get(branch.step, {}), branch.id: branch}
-                world = replace(world, arrivals={**world.arrivals, branch.step: arrivals})
-            elif branch.is_absorbed and branch.id in world.visits:
+                arrivals = {**state.arrivals.get(branch.step, {}), branch.id: branch}
+                state = replace(state, arrivals={**state.arrivals, branch.step: arrivals})
+            elif branch.is_absorbed and branch.id in state.visits:
                 regions = self.plan.steps[branch.step].regions
                 touched |= dict.fromkeys(regions)
-                world = replace(self.count(world, dict.fromkeys(regions, -1)), live=world.live - 1)
-        world = self.count(world, commit.counter_changes)
+                state = replace(self.count(state, dict.fromkeys(regions, -1)), live=state.live - 1)
+        state = self.count(state, commit.counter_changes)
         for join in reversed(touched) if backwards else touched:
-            waiting, wave = world.joins.get(join, (0, 0))
+            waiting, wave = state.joins.get(join, (0, 0))
             assert waiting >= 0
-            if waiting == 0 and world.arrivals.get(join):
-                arrived = list(world.arrivals[join].values())
+            if waiting == 0 and state.arrivals.get(join):
+                arrived = list(state.arrivals[join].values())
                 branch, live, merged = merge_arrivals(self.plan.steps[join], wave + 1, arrived)
-                world = replace(
-                    world,
-                    arrivals={**world.arrivals, join: {}},
-                    joins={**world.joins, join: (0, wave + 1)},
-                    live=world.live + merged,
+                state = replace(
+                    state,
+                    arrivals={**state.arrivals, join: {}},
+                    joins={**state.joins, join: (0, wave + 1)},
+                    live=state.live + merged,
                 )
-                world = self.enter(self.count(world, live), branch)
+                state = self.enter(self.count(state, live), branch)
         for branch in commit.branches:
-            if not branch.is_arrival and branch.id not in world.visits:
-                world = self.enter(world, branch)
+            if not branch.is_arrival and branch.id not in state.visits:
+                state = self.enter(state, branch)
         if self.plan.header.sequential:
-            world = self.start_next(world, commit, [id for id in world.visits if id not in before])
+            state = self.start_next(state, commit, [id for id in state.visits if id not in before])
         if stop is not None:
             parked = {
                 v.id: replace(v, status=VisitStatus.PARKED)
-                for v in world.visits_with_status(
+                for v in state.visits_with_status(
                     VisitStatus.READY, VisitStatus.RETRYING, VisitStatus.WAITING
                 )
             }
-            world = replace(world, visits={**world.visits, **parked})
-        return world
+            state = replace(state, visits={**state.visits, **parked})
+        return state
 
-    def start_next(self, world: RunState, commit: Commit, entered: list[str]) -> RunState:
-        """The new visits go before those that waited before; the first sees what the visit that has ended saw and saved."""
+    def start_next(self, state: RunState, commit: Commit, entered: list[str]) -> RunState:
+        """Return the state after the next visit of sequential mode has started.
+
+        New visits come before older ones. The first one gets the names that the finished visit left.
+        """
         if commit.visit.finished_at is None:
-            return world
+            return state
         if commit.visit.failure is FailureState.OPEN:
-            return replace(world, sequence=(commit.visit.id, *entered, *world.sequence[1:]))
-        line = (*entered, *world.sequence[1:])
-        if line and world.stop is None:
-            first = start_next_sequential(world.visits[line[0]], commit.visit.clock, commit.next_names or {})
-            world = replace(world, visits={**world.visits, first.id: first})
-        return replace(world, sequence=line)
+            return replace(state, sequence=(commit.visit.id, *entered, *state.sequence[1:]))
+        line = (*entered, *state.sequence[1:])
+        if line and state.stop is None:
+            first = start_next_sequential(state.visits[line[0]], commit.visit.clock, commit.next_names or {})
+            state = replace(state, visits={**state.visits, first.id: first})
+        return replace(state, sequence=line)
 
-    def count(self, world: RunState, live: Mapping[str, int]) -> RunState:
-        joins = dict(world.joins)
+    def count(self, state: RunState, live: Mapping[str, int]) -> RunState:
+        joins = dict(state.joins)
         for join, delta in live.items():
             waiting, wave = joins.get(join, (0, 0))
             joins[join] = (waiting + delta, wave)
-        return replace(world, joins=joins)
+        return replace(state, joins=joins)
 
-    def enter(self, world: RunState, branch: Branch) -> RunState:
-        assert branch.id not in world.visits
-        number = world.counts.get(branch.step, 0) + 1
+    def enter(self, state: RunState, branch: Branch) -> RunState:
+        assert branch.id not in state.visits
+        number = state.counts.get(branch.step, 0) + 1
         step = self.plan.steps[branch.step]
         assert step.cyclic or number == 1, f"{branch.step} is visited twice"
-        standing = world.visits_with_status(
+        active = state.visits_with_status(
             VisitStatus.READY, VisitStatus.RUNNING, VisitStatus.RETRYING, VisitStatus.PARKED
         )
-        assert branch.step in self.concurrent or branch.step not in {visit.step for visit in standing}
+        assert branch.step in self.concurrent or branch.step not in {visit.step for visit in active}
         visit = Visit(branch.id, "r", branch.step, VisitStatus.READY, branch.clock, branch.names, number)
         return replace(
-            world,
-            visits={**world.visits, visit.id: visit},
-            counts={**world.counts, branch.step: number},
+            state,
+            visits={**state.visits, visit.id: visit},
+            counts={**state.counts, branch.step: number},
         )
 
-    def resume(self, world: RunState) -> RunState:
+    def resume(self, state: RunState) -> RunState:
         again = {
             v.id: replace(
                 v, status=VisitStatus.READY, attempt=9, claims=0, error=None, failure=None, case=None
             )
-            for v in world.visits.values()
+            for v in state.visits.values()
             if v.status is VisitStatus.PARKED or v.failure is FailureState.OPEN
         }
-        return replace(world, visits={**world.visits, **again}, stop=None, resumed=True)
+        return replace(state, visits={**state.visits, **again}, stop=None, resumed=True)

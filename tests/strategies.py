@@ -1,4 +1,4 @@
-"""Random flows, and what happens at each visit of their steps."""
+"""Hypothesis strategies for control-flow graphs, and for the cases taken at each visit."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 from noetl.planner.graph.cfg import ControlFlowGraph
 
 Chances = Mapping[str, Sequence[int]]
-"""For each step a number for each of its visits, which says how its rule goes."""
+"""For each step, a number for each of its visits, which selects a case."""
 
 
 @st.composite
 def flows(draw: st.DrawFn, *, acyclic: bool, max_steps: int = 9) -> ControlFlowGraph:
-    """A flow of some steps with up to three cases each, which lead forward only when it is acyclic."""
+    """Draw a flow whose steps have up to three cases. With `acyclic`, cases lead forward only."""
     names = [f"s{index}" for index in range(draw(st.integers(3, max_steps)))]
     targets = {}
     for index, name in enumerate(names):
@@ -25,7 +25,7 @@ def flows(draw: st.DrawFn, *, acyclic: bool, max_steps: int = 9) -> ControlFlowG
 
 @st.composite
 def nested_flows(draw: st.DrawFn, *, max_steps: int = 9) -> ControlFlowGraph:
-    """A flow of chains, choices, forks that are joined and rounds, one in another, with a few edges that fit nowhere."""
+    """Draw a flow of nested chains, choices, joined forks and cycles, with a few unstructured edges."""
     cases: dict[str, list[list[str]]] = {}
 
     def step(*of_step: list[str]) -> str:
@@ -34,7 +34,7 @@ def nested_flows(draw: st.DrawFn, *, max_steps: int = 9) -> ControlFlowGraph:
         return name
 
     def block(size: int) -> tuple[str, str]:
-        """The first and the last step of a block of about so many steps."""
+        """Draw a block of about `size` steps, and return its first and its last step."""
         kind = (
             draw(st.sampled_from(["chain", "choice", "fork", "fork", "round", "round"]))
             if size > 2
@@ -86,7 +86,7 @@ def chances(cfg: ControlFlowGraph) -> st.SearchStrategy[Chances]:
 def case_taken(
     cfg: ControlFlowGraph, chances: Chances, step: str, visit: int, most_visits: int
 ) -> tuple[str, ...]:
-    """Where the branch goes that visits the step for the `visit`th time; past the bound it ends."""
+    """Return the targets of visit number `visit` of a step. Past the bound, the branch ends."""
     numbers = chances[step]
     number = numbers[(visit - 1) % len(numbers)]
     cases = cfg.targets[step]

@@ -1,4 +1,7 @@
-"""Programs that tests need in environments of their own, since they pin what we do not. Each is made once, from the package index."""
+"""Virtual environments for tools that tests need and that pin packages of other versions.
+
+Each environment is created once, from the package index.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def tool_environment(*requirements: str) -> Path:
-    """The folder of an environment with these packages in it, and what they need, which is made unless it is there."""
+    """Return the folder of an environment with these packages. Create it if it does not exist."""
     folder = environment_folder(*requirements)
     made = folder / ".made"
     folder.parent.mkdir(exist_ok=True)
@@ -35,6 +38,6 @@ def tool_environment(*requirements: str) -> Path:
 
 
 def environment_folder(*requirements: str) -> Path:
-    """Where the environment with these packages is, or would be; its name says what the first one is."""
+    """Return the path of the environment with these packages. Its name contains the first one."""
     digest = hashlib.sha256("\n".join(requirements).encode()).hexdigest()[:8]
     return ROOT / ".venv" / f"{requirements[0].replace('==', '-')}-{digest}"

@@ -1,4 +1,4 @@
-"""What tests of the executor share."""
+"""Fixtures of the executor's tests."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.executor.fake_handler import PROBE, FakeHandler
 
 @pytest.fixture
 def probe(monkeypatch: pytest.MonkeyPatch) -> FakeHandler:
-    """The handler of the action type `probe`, which there is during the test."""
+    """The handler of the action type `probe`, which exists during the test."""
     found, types, handler = FakeHandler(), catalogue(), attempts.handler
     monkeypatch.setattr(attempts, "catalogue", lambda: Catalogue([*types.values(), PROBE]))
     monkeypatch.setattr(attempts, "handler", lambda name: found if name == "probe" else handler(name))

@@ -1,4 +1,4 @@
-"""An action type that does what a test says, and work that it is used in."""
+"""A fake action type whose handler follows a script, and contexts to perform it in."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PROBE = ActionDeclaration("probe", "What a test says.", {"say": Parameter((Kind.
 
 
 class FakeHandler:
-    """An action type whose handler does what a test has queued for it."""
+    """A handler that returns or raises the queued replies of a test, and records its calls."""
 
     def __init__(self) -> None:
         self.calls: list[Call] = []
@@ -54,7 +54,7 @@ def work_context(
 
 
 class RecordingEvent(threading.Event):
-    """An event that never comes, and that nobody waits for: it notes for how long they would have."""
+    """An event that is never set. It records each timeout instead of waiting."""
 
     def __init__(self, waits: list[float]) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What becomes of one action: what it is called with, and when it is called again."""
+"""The attempts of one action: the call of its handler, and its retries."""
 
 from __future__ import annotations
 

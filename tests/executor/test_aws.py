@@ -1,4 +1,4 @@
-"""What all that speaks to AWS has in common: settings that are missing, answers that do not come, errors."""
+"""Common behavior of AWS clients: missing settings, timeouts and errors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ACTIONS = [
 
 @pytest.fixture(autouse=True)
 def _environment(aws: Client) -> None:
-    """Nothing here may find credentials of whoever runs the tests."""
+    """The environment of every test here: no credentials of the user who runs it."""
 
 
 @pytest.mark.parametrize("action", ACTIONS)

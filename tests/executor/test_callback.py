@@ -24,11 +24,11 @@ CALLBACK_PLAYBOOK = """
 """
 
 
-class CallbackRun(RunHarness):
-    """A run that has asked, and is waiting."""
+class WaitingCallbackRun(RunHarness):
+    """A run whose callback action waits for an answer."""
 
     @classmethod
-    def start(cls, store: SqliteStore, folder: Path, text: str, **input: Any) -> CallbackRun:
+    def start(cls, store: SqliteStore, folder: Path, text: str, **input: Any) -> WaitingCallbackRun:
         play = cls(store, text, input, folder=folder)
         play.folder = folder
         while play.execute_next():
@@ -50,12 +50,12 @@ class CallbackRun(RunHarness):
         return found.value.reason
 
 
-Begin = Callable[..., CallbackRun]
+Begin = Callable[..., WaitingCallbackRun]
 
 
 @pytest.fixture
 def begin(store: SqliteStore, tmp_path: Path) -> Begin:
-    return lambda options="", **input: CallbackRun.start(
+    return lambda options="", **input: WaitingCallbackRun.start(
         store, tmp_path, CALLBACK_PLAYBOOK % options, **input
     )
 
@@ -169,12 +169,12 @@ class TestCallbackAfterEnd:
 
     def test_a_resume_after_expiry_creates_a_new_token(self, store: SqliteStore, tmp_path: Path) -> None:
         text = (CALLBACK_PLAYBOOK % ", timeout: 10s").partition("      rule:")[0]
-        play = CallbackRun.start(store, tmp_path, text).finish()
+        play = WaitingCallbackRun.start(store, tmp_path, text).finish()
         assert play.error_types == ["CallbackExpired"]
         play.resume()
         while play.execute_next():
             pass
-        assert isinstance(play, CallbackRun)
+        assert isinstance(play, WaitingCallbackRun)
         first, second = play.tokens
         assert play.rejection(token=first) == "closed"
         play.answer(7)
@@ -186,7 +186,7 @@ class TestCallbackAfterEnd:
         text = (CALLBACK_PLAYBOOK % ", timeout: 10s").replace(
             "name: ask", "name: ask\n      retry: {attempts: 2, delay: 5s, jitter: false}"
         )
-        play = CallbackRun.start(store, tmp_path, text)
+        play = WaitingCallbackRun.start(store, tmp_path, text)
         before = play.clock()
         play.finish()
         assert (play.clock() - before, len(play.tokens)) == (25, 2)
@@ -196,12 +196,12 @@ class TestCallbackAfterEnd:
 class TestNotify:
     def test_a_failed_notification_fails_the_action(self, store: SqliteStore, tmp_path: Path) -> None:
         text = CALLBACK_PLAYBOOK.replace("append: tokens.txt", "append: ../tokens.txt") % ""
-        play = CallbackRun.start(store, tmp_path, text)
+        play = WaitingCallbackRun.start(store, tmp_path, text)
         assert play.error_types == ["FileError"]
 
     def test_after_a_crash_both_tokens_are_valid(self, store: SqliteStore, tmp_path: Path) -> None:
-        """The worker dies between asking and waiting: whoever was asked first may answer."""
-        play = CallbackRun(store, CALLBACK_PLAYBOOK % "", {}, folder=tmp_path)
+        """The worker dies between the notification and the suspension: the first token stays valid."""
+        play = WaitingCallbackRun(store, CALLBACK_PLAYBOOK % "", {}, folder=tmp_path)
         play.folder = tmp_path
         claim = play.claim()
         assert claim is not None
@@ -226,7 +226,7 @@ class TestNotify:
         assert play.finish().result == {"answer": 1}
 
     def test_the_callback_url_contains_the_token(self, store: SqliteStore, tmp_path: Path) -> None:
-        play = CallbackRun(
+        play = WaitingCallbackRun(
             store, CALLBACK_PLAYBOOK.replace("callback.token", "callback.url") % "", {}, folder=tmp_path
         )
         play.folder = tmp_path
@@ -239,7 +239,7 @@ class TestNotify:
         assert play.finish().result == {"answer": 1}
 
     def test_a_callback_url_needs_the_public_url_setting(self, store: SqliteStore, tmp_path: Path) -> None:
-        play = CallbackRun.start(
+        play = WaitingCallbackRun.start(
             store, tmp_path, CALLBACK_PLAYBOOK.replace("callback.token", "callback.url") % ""
         )
         (error,) = play.run.errors
@@ -258,7 +258,7 @@ class TestConcurrentCallbacks:
                   as: answer
               rule: [{case: default, run: [{action: set, set: {all: "{{ result.data }}"}}]}]
         """
-        play = CallbackRun.start(store, tmp_path, text)
+        play = WaitingCallbackRun.start(store, tmp_path, text)
         for name in "bca":
             play.answer(name.upper(), tmp_path.joinpath(f"{name}.txt").read_text())
             play.execute_next()
@@ -267,9 +267,9 @@ class TestConcurrentCallbacks:
     def test_an_answer_before_the_suspension_is_committed_makes_the_visit_due(
         self, store: SqliteStore, tmp_path: Path
     ) -> None:
-        """It answers before the step has paused: the pause is over at once."""
+        """An answer before the commit of the suspension makes the visit due at once."""
         text = CALLBACK_PLAYBOOK.replace("append: tokens.txt", "write: tokens.txt") % ""
-        play = CallbackRun(store, text, {}, folder=tmp_path)
+        play = WaitingCallbackRun(store, text, {}, folder=tmp_path)
         play.folder = tmp_path
 
         def commit(*args: Any) -> Any:
@@ -284,7 +284,7 @@ class TestConcurrentCallbacks:
 
 
 class _PatchedStore:
-    """A store with another method in place of one of its own."""
+    """A store with one method replaced."""
 
     def __init__(self, store: SqliteStore, name: str, method: Callable[..., Any]) -> None:
         self._store = store

@@ -1,4 +1,4 @@
-"""The order that the first reader gives to what has happened: causes first, and nothing twice."""
+"""The order of events that the first reader fixes: causes first, and no event twice."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_a_cause_comes_before_its_effect_whatever_the_clocks_say() -> None:
 
 def test_effects_of_an_unread_cause_are_withheld() -> None:
     assert order(stream("a", 1.0, is_done=False), stream("b", 2.0, causes=("a",))) == "a"
-    # The item of its cause is gone: nothing more will be known of it.
+    # The item of its cause has expired: no more of it will be known.
     assert order(stream("b", 2.0, causes=("gone",))) == "b"
 
 
@@ -51,7 +51,7 @@ def test_events_of_a_resumed_run_follow_its_first_end() -> None:
 
 @pytest.mark.parametrize("seed", range(50))
 def test_an_intermediate_read_does_not_change_the_order(seed: int) -> None:
-    """However a run grows, what is told later comes behind, each event once, and causes come before their effects."""
+    """Later reads append events, each event once, with causes before their effects."""
     chance = random.Random(seed)
     names = [f"v{number}" for number in range(8)]
     causes = {

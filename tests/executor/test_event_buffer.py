@@ -1,4 +1,4 @@
-"""What a visit has to tell: each event once and in order, whoever writes at one time."""
+"""The event buffer writes each event once and in order, also with concurrent writers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from noetl.executor.stores.interface import Store
 
 
 class FakeHistory:
-    """Where events are written, all of them with how many were written before, as a store would be told."""
+    """A history that records each write with the number of events already written."""
 
     def __init__(self) -> None:
         self.written: list[str] = []
@@ -88,7 +88,7 @@ def test_a_refused_commit_loses_and_repeats_no_event(history: FakeHistory) -> No
     buffer.append(Event("c", 0.0))
 
     def refuses(events: Sequence[Event]) -> None:
-        buffer.flush_batch(history.write_batch)  # by whoever renews meanwhile
+        buffer.flush_batch(history.write_batch)  # a renewal during the commit
         raise PayloadTooLargeError("it is too large")
 
     with pytest.raises(PayloadTooLargeError):
@@ -179,7 +179,7 @@ def test_an_event_that_is_too_long_and_all_later_ones_wait_for_the_commit(histor
 
 
 def test_progress_of_a_loop_replaces_its_previous_progress(history: FakeHistory) -> None:
-    """What is not final is told when something is written by then, and is made then."""
+    """Progress that is not final is created and written with the next batch."""
     buffer = EventBuffer()
     made: list[str] = []
 
@@ -230,7 +230,7 @@ def test_callback_tokens_are_not_written(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 class Renewals(Store):
-    """A store that is only asked to renew."""
+    """A store that only records renewals."""
 
     def __init__(self) -> None:
         self.checked: list[tuple[str, list[str], int]] = []
@@ -252,7 +252,10 @@ class Renewals(Store):
 
 
 class ScriptedClock(threading.Event):
-    """A wait that passes at once, and moves a clock by as much. What is to happen at a look is done before."""
+    """An event whose wait returns at once and advances a clock.
+
+    Each wait first runs the action for its round.
+    """
 
     def __init__(self, clock: list[float], *deeds: Callable[[], object]) -> None:
         super().__init__()
@@ -269,7 +272,7 @@ class ScriptedClock(threading.Event):
 
 
 class Working(VisitExecutor):
-    """Works until it is told to stop, and has told by then that it has begun."""
+    """An executor that signals its start and runs until it is stopped."""
 
     def __init__(self) -> None:
         self.buffer: EventBuffer

@@ -1,4 +1,4 @@
-"""What a run has come to when it ends, and how little is read to know."""
+"""The final state of a run, and the number of visits that are read for it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ STEPS = NEWEST_VISITS + 10
 
 
 class ReadCountingStore(SqliteStore):
-    """A store that knows how many visits were read with what they saved, each time."""
+    """A store that records how many visits each read with outputs returned."""
 
     reads: list[int]
 
@@ -35,7 +35,10 @@ def store(tmp_path: Path) -> Iterator[ReadCountingStore]:
 
 
 def chain(output: str, steps: int = STEPS) -> str:
-    """Each step saves its number under `x`, the first one also as `early`; each but the first reads neither."""
+    """Return a chain of steps.
+
+    Each saves its number as `x`, and the first also as `early`; no step reads them.
+    """
     lines = ["steps:"]
     for at in range(steps):
         saved = f"x: {at}" + (", early: 1" if at == 0 else "")

@@ -1,4 +1,4 @@
-"""`finally`: one step that runs last, in every ending."""
+"""`finally`: a step that runs after every ending of a run."""
 
 from __future__ import annotations
 

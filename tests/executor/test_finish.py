@@ -1,4 +1,4 @@
-"""How a run ends: with a result, or out of time."""
+"""The end of a run: its result, or its deadline."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class TestRunDeadline:
         assert store.next_due(play.queue) is None
 
     def test_a_run_past_its_deadline_times_out(self, store: SqliteStore) -> None:
-        """Also when the step that ran out of time commits before the deadline is noticed."""
+        """The run also times out if its active step commits after the deadline."""
         play = RunHarness(store, self.TEXT)
         play.execute_next()
         play.clock.advance(11)

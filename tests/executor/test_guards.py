@@ -1,4 +1,4 @@
-"""Guards: which are asked of a failure, and what becomes of one that has no value."""
+"""Guards: which of them are evaluated after a failure, and guards without a value."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Playbooks from their text to their result, one visit after another on a store that is a file."""
+"""Playbooks from their text to their result, executed visit by visit on a SQLite store."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.run_harness import LEASE_SECONDS, FakeClock, RunHarness
 FAIL = "{action: fail, message: no}"
 OK = "{action: log, message: ok}"
 FLAKY = """{action: shell, command: "echo x >> tries; test $(wc -l < tries) -ge 3"}"""
-"""Fails twice, then succeeds; leaves a line a try."""
+"""An action that fails twice and then succeeds. Each attempt appends a line."""
 
 
 def played(store: SqliteStore, text: str, **input: Any) -> RunHarness:
@@ -494,7 +494,7 @@ class TestStepFailures:
     def test_a_failure_whose_handling_is_too_large_fails_the_step(
         self, store: SqliteStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A rule that answers to something too large with something too large does not keep the run for ever."""
+        """A case that handles too large data with too large data does not repeat forever."""
         monkeypatch.setattr(sql_store, "MAX_PAYLOAD_BYTES", 1000)
         big = "{action: set, set: {x: \"{{ 'x' * 2000 }}\"}}"
         play = played(store, f"steps: [{{name: a, run: [{big}], rule: [{{case: error, run: [{big}]}}]}}]")
@@ -667,7 +667,7 @@ class _WorkerDeath(Exception):
 
 
 class _CommittingDeadStore:
-    """A store from which no answer to a commit comes back, and which has not heard it."""
+    """A store whose commit raises and writes nothing, as in a crash."""
 
     def __init__(self, store: SqliteStore) -> None:
         self._store = store
@@ -685,7 +685,7 @@ class TestTimeouts:
         assert (play.status, play.error_types) == ("failed", ["Timeout"])
 
     def test_in_place_work_may_handle_the_timeout_of_its_step(self, store: SqliteStore) -> None:
-        """What handles a timeout has time of its own."""
+        """In-place work that handles a timeout has its own time limit."""
         text = """
             steps:
             - name: a
@@ -793,7 +793,7 @@ class TestCancelAndResume:
         assert play.visit_counts == {"a": 1, "b": 1, "c": 1, "d": 1}
 
     def test_a_branch_that_ended_in_a_failure_resumes(self, store: SqliteStore) -> None:
-        """The join behind it fires again, and sees what it saw before beside what is new."""
+        """The following join fires again, with its earlier names and the new ones."""
         text = """
             on_error: continue
             input: {ok: boolean}
@@ -908,7 +908,7 @@ def test_stored_data_contains_no_secrets(
 
 
 def test_the_last_step_of_a_long_chain_costs_no_more(store: SqliteStore) -> None:
-    """What a visit is handed does not grow with the run."""
+    """The number of pointers of a visit does not grow with the run."""
     steps = [
         {
             "name": "s0",

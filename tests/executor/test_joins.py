@@ -64,7 +64,7 @@ class TestJoinAny:
         assert (play.status, play.visit_counts) == ("succeeded", {"a": 1, "b": 1, "c": 1})
 
     def test_each_round_of_a_cycle_has_its_own_first_branch(self, store: SqliteStore) -> None:
-        """Those left over from a round are not taken for the first of the next."""
+        """Late branches of one round do not count as the first of the next."""
         text = """
             variables: {n: 0}
             steps:

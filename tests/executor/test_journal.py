@@ -1,4 +1,4 @@
-"""Work that waits anywhere, and goes on from there without doing again what was done."""
+"""Suspended work continues at its position, and finished parts do not run again."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.run_harness import LEASE_SECONDS, RunHarness
 
 
 def done(folder: Path) -> Counter[str]:
-    """How often each line was written."""
+    """Return how often each line was written."""
     path = folder / "done.txt"
     return Counter(path.read_text().splitlines()) if path.exists() else Counter()
 
@@ -46,7 +46,7 @@ class TestSuspendedTasks:
     """
 
     def test_a_task_continues_with_its_arguments(self, store: SqliteStore, tmp_path: Path) -> None:
-        """`if` and `with` are not read again: what they were read from has changed."""
+        """`if` and `with` are not evaluated again, because the names they read have changed."""
         assert result(store, tmp_path, self.TEXT) == {"pause": 1, "b": 5, "c": 10}
         assert done(tmp_path) == {"outer": 1, "inner": 1, "after": 1}
 
@@ -70,7 +70,7 @@ class TestSuspendedTasks:
     def test_names_saved_by_a_failed_task_are_dropped(
         self, store: SqliteStore, tmp_path: Path, pause: str, parallel: str
     ) -> None:
-        """Also what it saved before it paused, and what that replaced is back."""
+        """Names saved before the suspension are dropped as well, and replaced values are restored."""
         text = f"""
             steps:
             - name: a
@@ -138,7 +138,7 @@ class TestSuspendedLoops:
     def test_suspended_items_count_as_running(
         self, store: SqliteStore, tmp_path: Path, concurrency: int, batch: str, seconds: float
     ) -> None:
-        """No more than `concurrency` are begun and not done."""
+        """At most `concurrency` items are started and unfinished."""
         playing = play(store, tmp_path, self.STEP.format(concurrency=concurrency, batch=batch))
         before = playing.clock()
         found = playing.finish().result["found"]
@@ -291,7 +291,7 @@ class TestSuspendedCases:
     def test_in_place_work_whose_workers_die_is_given_up(
         self, store: SqliteStore, tmp_path: Path, options: str, deaths: int, error: str
     ) -> None:
-        """It is given up like any other, and not begun once more for the error of being given up."""
+        """The visit fails, and its in-place work does not start again for this failure."""
         text = f"""
             steps:
             - name: a
@@ -322,7 +322,7 @@ class TestRetriesOfSuspendedWork:
         assert done(tmp_path) == {"before": 1, "behind": 3}
 
     def test_a_retried_action_starts_again(self, store: SqliteStore, tmp_path: Path) -> None:
-        """Its attempts go on where they were, and not from the first."""
+        """Its attempts continue to count; they do not start at the first."""
         text = """
             steps:
             - {name: a, run: [{action: callback, timeout: 10s, retry: {attempts: 3, delay: 0s}, notify: {NOTE: "asked\\n"}}]}
@@ -345,7 +345,10 @@ class TestRetriesOfSuspendedWork:
         assert done(tmp_path) == {"begin": 3}
 
     def test_a_finished_batch_is_not_a_failed_attempt(self, store: SqliteStore, tmp_path: Path) -> None:
-        """Attempts start anew with the next batch. A callback that has expired meanwhile fails, and the retry asks again."""
+        """Attempts start at 1 with the next batch.
+
+        An expired callback fails, and its retry creates a new token.
+        """
         text = """
             tasks: {flaky: [{action: wait, seconds: 2}, {action: shell, command: exit 1, if: "{{ step.attempt == 1 }}"}]}
             steps:

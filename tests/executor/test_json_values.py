@@ -1,4 +1,4 @@
-"""Plain values, as JSON says them."""
+"""JSON values: reading, writing and conversion."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The functions of Lambda, called as Lambda calls them, with messages of a real queue."""
+"""The Lambda functions, called as Lambda does, with the messages of an SQS queue."""
 
 from __future__ import annotations
 
@@ -52,14 +52,14 @@ class FakeLambdaContext:
 
 @dataclass
 class LambdaQueue:
-    """A queue of SQS whose messages are handed to the function by the test."""
+    """An SQS queue whose messages the test passes to the function."""
 
     aws: Client
     url: str
     store: DynamoStore
 
     def records(self, most: int = 10) -> list[dict[str, Any]]:
-        """The messages that are there, as Lambda hands them over. They are gone from the queue."""
+        """Return the available messages in Lambda's form, and delete them from the queue."""
         found: list[dict[str, Any]] = []
         while len(found) < most:
             reply = {"MaxNumberOfMessages": min(most - len(found), 10), "WaitTimeSeconds": 0}
@@ -74,7 +74,7 @@ class LambdaQueue:
         return found
 
     def drive(self, run: Run, context: FakeLambdaContext | None = None) -> RunStatus:
-        """Hand over what there is until there is nothing; how the run stands then."""
+        """Pass messages to the function until the queue is empty. Return the status of the run."""
         while records := self.records():
             assert handlers.step({"Records": records}, context or FakeLambdaContext()) == {
                 "batchItemFailures": []
@@ -144,7 +144,7 @@ def test_without_enough_time_a_step_is_left_to_another_invocation(queue: LambdaQ
     invocation = handlers._LambdaInvocation(
         handlers._warm_state(), FakeLambdaContext(60.0), handlers.InvocationMetrics("step"), give_up=False
     )
-    invocation._started -= 40.0  # of the 58 seconds 18 are left
+    invocation._started -= 40.0  # 18 of the 58 seconds remain
     assert invocation.process_all([record]) == []
     [visit] = queue.store.visits(run.id)
     assert (visit.claims, visit.finished_at) == (0, None)
@@ -281,13 +281,13 @@ def test_a_store_without_a_queue_is_refused(monkeypatch: pytest.MonkeyPatch, url
     handlers._warm_state.cache_clear()
     with pytest.raises(SettingError, match="NOETL_STORE") as refused:
         handlers.step({"Records": [{"messageId": "m", "body": "{}"}]}, FakeLambdaContext())
-    # What was left open would be reported, here and not in whichever test comes later.
+    # An open store would be reported here, not in a later test.
     del refused
     gc.collect()
 
 
 class TestPreload:
-    """What is there when the first message comes, in a process of its own."""
+    """Modules that are loaded before the first message, in a new process."""
 
     CODE = """
 import gc, sys

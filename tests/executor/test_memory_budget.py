@@ -1,4 +1,4 @@
-"""What the work of a step may hold at once."""
+"""The memory budget of the work of a step."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ plain_values = st.recursive(
 
 @pytest.fixture
 def small_budget(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The amounts that are reserved in a memory budget of `MOST`, after each change."""
+    """The reserved amount of a memory budget of `LIMIT`, after each change."""
     amounts: list[int] = []
 
     class SmallBudget(MemoryBudget):

@@ -104,7 +104,7 @@ class TestParallelItems:
         assert found.data == ["zero one", "zero two"]
 
     def test_parallel_items_run_concurrently(self, probe: FakeHandler, tmp_path: Path) -> None:
-        """Each waits for the other, through two pipes."""
+        """Two items wait for each other, through two pipes."""
         one, two = tmp_path / "one", tmp_path / "two"
         work = [
             Action(

@@ -1,4 +1,4 @@
-"""A new run that begins at a step of another run and knows what that one knew there."""
+"""A new run that starts at a step of a finished run, with the names that were known there."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CHAIN = """
 
 
 def restart_from(play: RunHarness, step: str, **given: Any) -> RunHarness:
-    """The run that begins at a step of this one."""
+    """Return a new run that starts at a step of this one."""
     store = play.store
     visits = store.visits_with_outputs(play.id)
     run, first, history = restart_from_step(

@@ -1,4 +1,4 @@
-"""Runs that ended with branches behind, and go on."""
+"""Resumed runs whose branches had failed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`mode: sequential`: branches one after another, depth first, in the order written."""
+"""`mode: sequential`: one branch at a time, depth first, in source order."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def play(store: SqliteStore, text: str, input: dict[str, Any] | None = None) -> 
 
 
 def order(play: RunHarness) -> list[str]:
-    """The steps in the order in which they ended."""
+    """Return the steps in the order in which they ended."""
     return [e.step or "" for e in play.events if e.type in ("step.completed", "step.failed")]
 
 
@@ -83,14 +83,14 @@ JOIN = """
 
 
 def test_a_fired_join_runs_before_waiting_branches(store: SqliteStore) -> None:
-    """It fires when `c` arrives, and it and all behind it go before `d`, which was forked off earlier."""
+    """The join fires when `c` arrives. It and its successors run before `d`, which was forked earlier."""
     playing = play(store, JOIN).finish()
     assert order(playing) == ["a", "b", "c", "j", "k", "d"]
     assert playing.result == {"x": 1, "y": 2, "total": 4, "z": 4}
 
 
 def test_a_later_branch_sees_names_of_earlier_branches(store: SqliteStore) -> None:
-    """Also what no step on the way reads, and how the steps went."""
+    """This includes names that no step in between reads, and the views of steps."""
     text = """
         mode: sequential
         on_error: continue

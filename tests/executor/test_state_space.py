@@ -1,4 +1,4 @@
-"""Small playbooks, gone through in every way they can go."""
+"""Exhaustive exploration of small playbooks."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ EACH = """
 def test_every_order_of_concurrent_branches_leaves_consistent_counters(
     text: str, failing: str, concurrent: str
 ) -> None:
-    """Who is first is chance; how many branches are left over, and where, is not."""
+    """The first branch at a join depends on timing; the numbers of remaining branches do not."""
     explorer = StateSpaceExplorer(compile_text(text), frozenset(failing), concurrent=frozenset(concurrent))
     endings = explorer.final_states()
     assert len(endings) > 1

@@ -1,4 +1,4 @@
-"""Runs that other runs start, with `workflow`."""
+"""Child runs, which the action `workflow` starts."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def child(store: SqliteStore) -> None:
 
 
 def execute_all(playing: RunHarness) -> RunHarness:
-    """The run, when nothing is due at this moment."""
+    """Execute all visits that are due now, and return the run."""
     while playing.execute_next(chained=True):
         pass
     return playing
@@ -127,7 +127,7 @@ class TestChildRunStarts:
         assert error["message"] == "unknown version c of playbook `child`"
 
     def test_the_playbook_is_found_once(self, store: SqliteStore) -> None:
-        """A run goes on with the version it began, whatever is registered meanwhile."""
+        """A run keeps the version it started with, also if a newer one is registered."""
         playing = execute_all(play(store, n=5))
         register_playbook(store, CHILD.replace("n * 2", "n * 3"), "b")
         assert playing.finish().result["found"] == {"twice": 10}
@@ -246,7 +246,7 @@ class TestChildRunEndings:
 
 
 class TestAbandonedChildRuns:
-    """Runs that were started by work which was given up since."""
+    """Child runs of work that was abandoned."""
 
     PARALLEL_CHILDREN = """
         on_error: %s
@@ -309,7 +309,7 @@ class TestAbandonedChildRuns:
         assert [child.resumes for child in children(playing)] == [1]
 
     def test_a_child_that_was_resumed_directly_answers_its_parent(self, store: SqliteStore) -> None:
-        """Its parent has failed with it, and finds it done when it goes on."""
+        """The parent failed with its child. When it is resumed, the child has already succeeded."""
         playing = execute_all(play(store, n=5))
         (child,) = children(playing)
         store.stop(child.id, RunStatus.CANCELLED, playing.clock())

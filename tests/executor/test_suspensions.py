@@ -1,4 +1,4 @@
-"""Work that pauses with nothing held: `wait`, `repeat`; and attempts that are made at most once."""
+"""Suspended work: `wait`, `repeat`, and retries after a long delay; `delivery: at_most_once`."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class FastEvent(threading.Event):
-    """An event that never comes, and that nobody waits for: it notes for how long they would have."""
+    """An event that is never set. It records each timeout instead of waiting."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -132,7 +132,7 @@ class TestWaitAction:
     def test_time_used_before_a_wait_counts(
         self, store: SqliteStore, slow: None, step: str, ending: str
     ) -> None:
-        """And the wait does not. Another attempt, which begins behind it, has all the time again."""
+        """The wait does not count. A later attempt has the whole timeout again."""
         work = "[{action: log, message: x}, {action: wait, seconds: 90}, {action: log, message: y}, {action: log, message: z}]"
         play = RunHarness(store, f"steps: [{{name: a, {step}, run: {work}}}]").finish()
         assert (play.status, play.error_types) == (ending, ["Timeout"] if ending == "failed" else [])
@@ -269,7 +269,7 @@ class TestAtMostOnceDelivery:
 
 
 class TestRetriesOfActions:
-    """A long wait before another attempt of an action is a pause."""
+    """Retries of an action whose delay is so long that the step is suspended."""
 
     TEXT = """
         steps:
@@ -323,7 +323,7 @@ class TestRetriesOfActions:
     def test_delays_before_retries_count_as_time_of_the_step(
         self, store: SqliteStore, tmp_path: Path
     ) -> None:
-        """One that would not fit is not begun."""
+        """A retry that would exceed the timeout does not start."""
         play = self.play(store, tmp_path, 9, "timeout: 4m")
         before = play.clock()
         assert (play.finish().error_types, play.clock() - before) == (["CommandFailed"], 180)

@@ -1,4 +1,4 @@
-"""One run is one trace, with what it asks of others and the runs that it starts."""
+"""One trace for a run, its requests and its child runs."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def failure(type: str = "Failed", *, retryable: bool = True) -> Outcome:
 
 
 def guards(**values: bool | str) -> GuardTest:
-    """Guards by their text: a text is the reason why the guard has no value."""
+    """Return a guard test from values by guard. A text value is the reason why the guard has no value."""
 
     def test(case: Case, outcome: Outcome) -> bool:
         assert case.guard is not None

@@ -26,7 +26,7 @@ BLOCKING_PLAYBOOK = """
     - {name: a, run: [{action: shell, command: "cat gate"}], rule: [{case: default, run: [b]}]}
     - {name: b, run: [{action: set, set: {x: 1}}]}
 """
-"""Its first step lasts until something is written to the pipe `gate`."""
+"""A playbook whose first step runs until the test writes to the pipe `gate`."""
 SECONDS = 30.0
 
 
@@ -37,7 +37,7 @@ def gate(tmp_path: Path) -> Path:
 
 
 def start(store: SqliteStore, text: str, folder: Path, **options: Any) -> RunHarness:
-    """A run by the clock on the wall, for real workers to walk."""
+    """Create a run with the system clock, for real workers."""
     return RunHarness(store, text, folder=folder, clock=time.time, **options)  # type: ignore[arg-type]
 
 
@@ -112,7 +112,7 @@ def test_retries_are_executed_when_due(store: SqliteStore, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_a_run_past_its_deadline_is_stopped(store: SqliteStore, tmp_path: Path, threads: int) -> None:
-    """Whoever notices first, the worker or the step that has no time left."""
+    """The worker and the step both notice the deadline; either may be first."""
     text = 'timeout: 60ms\nsteps: [{name: a, run: [{action: shell, command: "sleep 60"}]}]'
     play = start(store, text, tmp_path, origin="service")
     with working(store, tmp_path, threads=threads) as worker:
@@ -121,7 +121,7 @@ def test_a_run_past_its_deadline_is_stopped(store: SqliteStore, tmp_path: Path, 
 
 
 def test_a_stopping_worker_finishes_its_active_step(store: SqliteStore, tmp_path: Path, gate: Path) -> None:
-    """What follows is not begun; so it has not been interrupted either."""
+    """The following step does not start, so it is not interrupted."""
     text = BLOCKING_PLAYBOOK.replace("name: b,", "name: b, delivery: at_most_once,")
     play = start(store, text, tmp_path, origin="service")
     with working(store, tmp_path) as worker:
@@ -171,8 +171,8 @@ def test_claims_are_renewed_while_a_step_is_active(store: SqliteStore, tmp_path:
     renewed = threading.Event()
 
     class RenewalCountingStore(SqliteStore):
-        def renew(self, run_id: str, visit_id: str, fence: int, until: float, *telling: Any) -> bool:
-            held = super().renew(run_id, visit_id, fence, until, *telling)
+        def renew(self, run_id: str, visit_id: str, fence: int, until: float, *events: Any) -> bool:
+            held = super().renew(run_id, visit_id, fence, until, *events)
             if held:
                 renewed.set()
             return held
@@ -193,11 +193,11 @@ def test_a_claim_whose_renewal_raises_does_not_block_others(store: SqliteStore, 
     assert first is not None and second is not None
     renewed, over = threading.Event(), threading.Event()
 
-    class Broken(SqliteStore):
-        def renew(self, run_id: str, visit_id: str, fence: int, until: float, *telling: Any) -> bool:
+    class UnrenewableStore(SqliteStore):
+        def renew(self, run_id: str, visit_id: str, fence: int, until: float, *events: Any) -> bool:
             if run_id == first.run.id:
                 raise ZeroDivisionError
-            held = super().renew(run_id, visit_id, fence, until, *telling)
+            held = super().renew(run_id, visit_id, fence, until, *events)
             renewed.set()
             return held
 
@@ -205,7 +205,7 @@ def test_a_claim_whose_renewal_raises_does_not_block_others(store: SqliteStore, 
         def execute(self, *_: object) -> None:
             over.wait()
 
-    broken = Broken(str(store.path))
+    broken = UnrenewableStore(str(store.path))
     lease_keeper = LeaseKeeper(broken, 0.3, time.time)
     busy: Any = BlockingExecutor()
     with ThreadPoolExecutor(3) as pool:
@@ -219,7 +219,7 @@ def test_a_claim_whose_renewal_raises_does_not_block_others(store: SqliteStore, 
 
 
 def wait_for_event(play: RunHarness, type: str) -> Event:
-    """The first event of a type, once it is told."""
+    """Wait for the first event of a type and return it."""
     while True:
         seen = play.store.changes.count
         found = next((event for event in play.events if event.type == type), None)
@@ -268,8 +268,8 @@ def test_progress_of_an_active_loop_is_written(store: SqliteStore, tmp_path: Pat
     assert counts[-2:] == [3, 4]
 
 
-class Broken(SqliteStore):
-    """A store that fails now and then."""
+class FlakyStore(SqliteStore):
+    """A store whose first three claims fail."""
 
     calls = 0
 
@@ -286,7 +286,7 @@ def test_a_worker_survives_a_short_outage_of_the_store(
     store: SqliteStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     play = start(store, BLOCKING_PLAYBOOK.replace("cat gate", "true"), tmp_path, origin="service")
-    broken = Broken(str(store.path))
+    broken = FlakyStore(str(store.path))
     with working(broken, tmp_path, threads=1) as worker:
         assert finished(worker, play).status is RunStatus.SUCCEEDED
     broken.close()
@@ -310,7 +310,7 @@ def test_released_claims_can_be_claimed_at_once(
 
 
 class UnavailableStore(SqliteStore):
-    """A store from which nothing can be claimed."""
+    """A store whose claims fail."""
 
     def claim(self, queue: str, lease: Lease, now: float) -> Claim | None:
         raise StoreError("The store is away.")
@@ -328,7 +328,7 @@ def test_a_long_outage_of_the_store_is_raised_to_waiting_callers(
 
 
 def test_an_interrupted_step_runs_again(store: SqliteStore, tmp_path: Path) -> None:
-    """The plan is all a new worker needs, in whatever process it is."""
+    """A new worker, in any process, needs only the stored plan."""
     play = start(store, BLOCKING_PLAYBOOK.replace("cat gate", "echo x >> f"), tmp_path)
     claim = play.claim("gone")
     assert claim is not None
@@ -371,10 +371,10 @@ class TestCancelledWork:
     """
 
     def cancelled(self, store: SqliteStore, folder: Path, text: str) -> RunHarness:
-        """The run, cancelled while its command was running."""
+        """Return the run, cancelled while its command was running."""
         play = start(store, text, folder)
         with working(store, folder, queue=play.queue) as worker:
-            # Opening it waits for the command to open its end.
+            # open() blocks until the command opens its end of the pipe.
             (folder / "gate").write_text("go on")
             store.stop(play.id, RunStatus.CANCELLED, time.time())
             finished(worker, play)
@@ -477,19 +477,19 @@ def test_a_stopped_worker_logs_no_store_errors(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    asked, closed = threading.Event(), threading.Event()
+    polled, closed = threading.Event(), threading.Event()
 
-    def ask(run_ids: Any) -> set[str]:
-        asked.set()
+    def poll(run_ids: Any) -> set[str]:
+        polled.set()
         closed.wait(SECONDS)
         raise StoreError("The store is closed.")
 
-    monkeypatch.setattr(store, "cancelled_runs", ask)
+    monkeypatch.setattr(store, "cancelled_runs", poll)
     play = start(store, BLOCKING_PLAYBOOK, tmp_path)
     worker = Worker(store, capabilities=local_run_capabilities(tmp_path), threads=1, queue=play.queue)
     worker.start()
     with gate.open("w"):
-        assert asked.wait(SECONDS)
+        assert polled.wait(SECONDS)
         worker.stop(drain=False)
         closed.set()
         worker._renewal.join(SECONDS)
@@ -509,13 +509,13 @@ def test_a_worker_sweeps_the_store(
 
 
 def test_a_stopped_worker_has_no_thread_in_its_store(tmp_path: Path) -> None:
-    """The process may end then, and SQLite does not survive that it is taken apart under somebody's feet."""
+    """After the stop the process may exit, and SQLite crashes if it is used while modules are unloaded."""
     inside, calls = threading.Event(), []
 
     class SlowStore(SqliteStore):
         def release_dead(self, queue: str, now: float) -> int:
             calls.append(now)
-            if len(calls) > 1:  # the first is that of the start
+            if len(calls) > 1:  # the first call is that of start()
                 inside.set()
                 time.sleep(0.5)
             return super().release_dead(queue, now)
