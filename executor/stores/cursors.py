@@ -2,8 +2,9 @@
 
 Problem: pages must not skip or repeat an entry while entries are added.
 
-Algorithm: keyset pagination. A cursor holds the sort key of the last entry, and the next page starts after
-it. An event id is itself a cursor: `SEQ-INDEX`, its entry of the history and its place in that entry.
+Algorithm: keyset pagination (Winand 2012). A cursor holds the sort key of the last entry, and the next page
+starts after it. An event id is itself a cursor: `SEQ-INDEX`, its entry of the history and its place in that
+entry.
 
 Cost: one index range for each page.
 

@@ -16,7 +16,9 @@ MESSAGES = {
     "counters of runs": "run {run_id} counts {live} active branches",
     "arrivals": "run {run_id} has ended, but branches still wait at join `{step}`",
     "endings of runs": "run {run_id} has status `{status}`, which contradicts its end time",
-    "endings of visits": "step `{step}` of run {run_id} has a visit with status `{status}`, which contradicts its end time",
+    "endings of visits": (
+        "a visit of step `{step}` in run {run_id} has status `{status}`, which contradicts its end time"
+    ),
     "unknown runs": "`{table}` has rows of unknown run {run_id}",
     "unknown parents": "run {run_id} has unknown parent run {parent_run}",
     "unknown plans": "run {run_id} of `{playbook}` has an unknown plan",

@@ -5,8 +5,9 @@ no visit may be lost, committed twice, or executed by two workers that both beli
 
 Algorithm: a visit is claimed with a lease (Gray and Cheriton, "Leases", 1989). A visit whose lease has
 expired is due again. Every claim increases the fence of the visit, and a write with an older fence is
-refused: a fencing token (Kleppmann, "How to do distributed locking", 2016). A commit writes the outcome of a visit
-and everything that follows from it. It is atomic, or ordered so that a second try completes the first.
+refused. The fence is a fencing token (Kleppmann, "How to do distributed locking", 2016). A commit writes the
+outcome of a visit and everything that follows from it. It is atomic, or ordered so that a second try
+completes the first.
 
 Cost: one claim and one commit for each step. A commit may claim the next visit of the branch at once.
 

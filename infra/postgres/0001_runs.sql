@@ -1,5 +1,6 @@
--- Plans, runs and the queue: the table of visits. A visit is due when `due_at` has come, whatever waits for that: a first
--- claim, a retry, or a lease that ran out. Times are seconds since the epoch; what has a structure is JSON in ASCII.
+-- Plans, runs, and the queue, which is the table of visits. A visit is due from `due_at` on, for a first
+-- claim, for a retry, or because its lease has expired. Times are seconds since the epoch. Structured values
+-- are JSON in ASCII.
 
 create table plans (
     hash text primary key,
@@ -78,15 +79,17 @@ create table visits (
     progress text,
     primary key (run_id, id)
 ) with (
-    -- Who looks for what is due walks over what was due before, until that is vacuumed.
+    -- A search for due visits passes over index entries of earlier visits until they are vacuumed.
     autovacuum_vacuum_scale_factor = 0.02,
     autovacuum_vacuum_threshold = 1000,
     vacuum_index_cleanup = on
 );
-create index visits_due on visits (queue, due_at, position) where status in ('ready', 'retrying', 'waiting', 'running');
-create index visits_active on visits (run_id, status) where status in ('ready', 'retrying', 'waiting', 'running');
+create index visits_due on visits (queue, due_at, position)
+    where status in ('ready', 'retrying', 'waiting', 'running');
+create index visits_active on visits (run_id, status)
+    where status in ('ready', 'retrying', 'waiting', 'running');
 
--- Results of the batches of loops, until their visit is done.
+-- Results of loop batches, until their visit is finished.
 create table parts (
     run_id text not null,
     visit_id text not null,
@@ -96,7 +99,7 @@ create table parts (
     primary key (run_id, visit_id, loop, position)
 );
 
--- What visits wait for, as far as anything has been heard of it, and the hashes of the tokens that answer.
+-- Waits of visits, and the hashes of the tokens that answer them. `heard_at` is the last heartbeat.
 create table waits (
     run_id text not null,
     visit_id text not null,
@@ -115,7 +118,7 @@ create table tokens (
     wait_id text not null
 );
 
--- The registry. What was removed stays, so that its version never means anything else.
+-- Registered playbooks. A removed version keeps its row, so that it never means another text.
 create table playbooks (
     tenant text not null,
     name text not null,
@@ -128,8 +131,8 @@ create table playbooks (
 );
 create unique index playbooks_newest on playbooks (tenant, name, number desc);
 
--- Of a join: the branches on the way to it, and how often it has fired, last with which clock and names. Beside it the
--- visits of a step that can be visited again.
+-- State of a join: `live` branches can still reach it, `wave` is the number of firings, `clock` and `names`
+-- are those of the last firing. `visit_counts` numbers the visits of steps on cycles.
 create table joins (
     run_id text not null,
     step text not null,

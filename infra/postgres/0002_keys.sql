@@ -1,4 +1,4 @@
--- API keys. The key itself is kept nowhere: `hash` is the SHA-256 of it. A revoked one stays, so that it is known who had it.
+-- API keys. `hash` is the SHA-256 of a key; the key itself is not stored. The row of a revoked key stays.
 create table keys (
     id text primary key,
     hash text not null,

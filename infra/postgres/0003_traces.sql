@@ -1,2 +1,2 @@
--- The `traceparent` of whoever started a run.
+-- The W3C `traceparent` of the request that started a run.
 alter table runs add column trace text;

@@ -3,12 +3,12 @@
 Problem: many workers try to claim a visit, messages arrive twice, early or late, and a run may be stopped at
 the same moment.
 
-Algorithm: optimistic concurrency. A claim is one conditional write of the visit's item, which creates the
-item if there is none. It requires status, due time and fence as they were read, and increases the fence. One
-batch read then loads the run and the outputs that the step reads. To exclude a claim in a stopping run, both
-sides write before they read (Dekker's principle): a stop writes the head and then reads the visits; a claim
-writes the visit and then reads the head. So at least one of them sees the other, and a claim that finds the
-run stopping is undone.
+Algorithm: optimistic concurrency control (Kung and Robinson 1981). A claim is one conditional write of the
+visit's item, which creates the item if there is none. It requires status, due time and fence as they were
+read, and increases the fence. One batch read then loads the run and the outputs that the step reads. A claim
+in a stopping run is excluded as in Dekker's mutual exclusion (Dijkstra 1965): both sides write before they
+read. A stop writes the head and then reads the visits. A claim writes the visit and then reads the head. So
+at least one of them sees the other, and a claim that finds the run stopping is undone.
 
 Cost: one write and one batch read. A message with an early or late visit costs one more read.
 
@@ -254,7 +254,7 @@ class DynamoClaims(DynamoContext):
         return self._send_later(replace(message, cause=None), item["due"], now)
 
     def _send_later(self, message: DueMessage, due_at: float, now: float) -> MessageOutcome:
-        """Send a message again for the time when its visit is due, since the delay of a message is limited."""
+        """Send a message again for the time when its visit is due, because its delay is limited."""
         if due_at < NEVER:
             head = self.table.get(keys.head(message.run_id))
             if head is not None and not has_ended(head):

@@ -1,13 +1,13 @@
 """Commits: write the outcome of a visit, and do what follows from it.
 
-Problem: a DynamoDB transaction has at most 100 items, but an outcome may fork into thousands of branches,
-fire joins, stop child runs and end the run. A worker may die between any two requests.
+Problem: a DynamoDB transaction has at most 100 items. An outcome may fork into thousands of branches, fire
+joins, stop child runs and end the run. A worker may die between any two requests.
 
-Algorithm: write-ahead of the outcome, then idempotent followups (redo logging). The outcome is one atomic
-write under the condition of the fence: the visit's item alone for a step of a chain, else a transaction with
-the counters of the run. Everything that follows is a function of the stored outcome: visits have derived
-ids, joins fire under the condition of their wave, messages are hints. So a second try changes nothing and
-completes the first.
+Algorithm: write-ahead of the outcome, then idempotent followups: redo logging (Mohan et al. 1992). The
+outcome is one atomic write under the condition of the fence. For a step of a chain it is the item of the
+visit alone, else a transaction with the counters of the run. Everything that follows is a function of the
+stored outcome: visits have derived ids, joins fire under the condition of their wave, messages are hints. So
+a second try changes nothing and completes the first.
 
 Cost: one write for a step of a chain. A fork, an end or an arrival writes a transaction, and then reads the
 counters.
@@ -143,7 +143,7 @@ class DynamoCommits(DynamoContext):
             self.table.update(Update(keys.ItemKey(head["pk"], head["sk"]), {"waits": True}, when=is_open))
 
     def _write(self, commit: Commit, claim: CachedClaim, outcome: Item, now: float) -> VisitItem:
-        """Write an outcome with everything that must be atomic with it, and return the visit as it is then."""
+        """Write an outcome with everything that must be atomic with it, and return the visit."""
         visit, before = commit.visit, claim.item
         spread = spread_of(claim.head)
         key = keys.visit(visit.run_id, visit.id, spread)
@@ -262,7 +262,7 @@ class DynamoCommits(DynamoContext):
         return claimed
 
     def _due_after(self, item: VisitItem, head: Item, now: float, *, again: bool) -> list[VisitItem]:
-        """Do what follows from an outcome, and return the visits that are due or will be."""
+        """Make what follows from an outcome, and return the visits that are due or will be."""
         visit = item.visit
         is_finished = visit.finished_at is not None
         if is_finished and item.item.get("waited"):

@@ -2,8 +2,9 @@
 
 Problem: a scan does not read the table as of one moment, so an active run may look inconsistent.
 
-Algorithm: one scan finds items that belong to no run and no plan. Each run is then read by itself. A finding
-about a run is reported if it is found again in each of CHECKS_PER_RUN reads.
+Algorithm: reference checking, as in fsck (McKusick and Kowalski 1994). One scan finds items that belong to
+no run and no plan. Each run is then read by itself. A finding about a run is reported if it is found again
+in each of CHECKS_PER_RUN reads.
 
 Cost: one scan of the table, and one read of each run, or CHECKS_PER_RUN reads of a run with findings.
 

@@ -47,7 +47,7 @@ U = TypeVar("U")
 
 @frozen
 class CachedClaim:
-    """What was read for a claim of this process: the visit and the head of its run."""
+    """The data that was read for a claim of this process: the visit and the head of its run."""
 
     item: VisitItem
     head: Item
@@ -208,7 +208,7 @@ class DynamoContext(ABC):
         claim_for: Lease | None = None,
         known_head: Item | None = None,
     ) -> Visit | None:
-        """Do what follows from an outcome: fire joins, end the run, announce and claim visits.
+        """Make what follows from an outcome: fire joins, end the run, announce and claim visits.
 
         A repetition (`again`) changes nothing, but announces the visits again. `known_head` is the head of
         the run as of the claim.
@@ -256,7 +256,7 @@ class DynamoContext(ABC):
 
     @abstractmethod
     def wake_if_answered(self, run_id: str, visit_id: str, now: float) -> bool:
-        """Make a suspended visit due if one of its waits has an answer, and return whether it was made due."""
+        """Make a suspended visit due if one of its waits has an answer, and return whether it was."""
         ...
 
     @abstractmethod

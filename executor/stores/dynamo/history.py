@@ -4,8 +4,8 @@ Problem: workers write events into the items of their visits, without any common
 through the history while it grows, and must miss no event and see none twice. No effect may come before its
 cause.
 
-Algorithm: a topological merge by time (Kahn 1962, with a heap). The events of a visit are one stream, which
-becomes ready when the streams of its causes are complete; of the ready streams, the earliest event is next.
+Algorithm: a topological merge by time (Kahn 1962, with a heap). The events of a visit are one stream. It
+becomes ready when the streams of its causes are complete. Of the ready streams, the earliest event is next.
 The first reader that finds new events appends a page with their order, by a put that fails if another reader
 was faster. Pages never change, so a place in the pages is a place in the history for good.
 
@@ -125,8 +125,8 @@ class DynamoHistory(DynamoContext):
         if not item.item or item.item.get("history"):
             return None
         entries: dict[tuple[int, int, int], Sequence[Event]] = {}
-        for fence, at, worker, attempt in item.item.get("begun", ()):
-            start = Event("step.started", at, visit.step, visit.number, attempt, payload={"worker": worker})
+        for fence, time, worker, attempt in item.item.get("begun", ()):
+            start = Event("step.started", time, visit.step, visit.number, attempt, payload={"worker": worker})
             entries[fence, _START, 0] = [start]
         for event_item in event_items:
             _, _, fence, *first = event_item["sk"].split("#")
@@ -203,5 +203,5 @@ def _events_after(
 
 
 def _decode_event(encoded: Sequence[object]) -> Event:
-    type, at, step, visit, attempt, duration, payload = encoded
-    return Event(type, at, step, visit, attempt, duration, payload)  # type: ignore[arg-type]
+    type, time, step, visit, attempt, duration, payload = encoded
+    return Event(type, time, step, visit, attempt, duration, payload)  # type: ignore[arg-type]

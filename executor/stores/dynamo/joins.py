@@ -3,11 +3,11 @@
 Problem: commits of many branches change counters in several partitions, and exactly one of them must fire
 the join.
 
-Algorithm: detection by a consistent read, then optimistic concurrency. A commit that counts a branch out
-reads all counters by one transactional read. If the sum for a join with arrivals is zero, it fires the join
-in a transaction that requires the versions of all counters, the wave of the join, and the state of the run.
-The last commit sees the sum zero, so a join is not missed. The version and the derived id of the visit let
-only one commit fire.
+Algorithm: reference counting (Collins 1960) with optimistic concurrency control (Kung and Robinson 1981). A
+commit that counts a branch out reads all counters by one transactional read. If the sum for a join with
+arrivals is zero, it fires the join. That transaction requires the versions of all counters, the wave of the
+join, and the state of the run. The last commit sees the sum zero, so a join is not missed. The version and
+the derived id of the visit let only one commit fire.
 
 Cost: one transactional read for each commit that empties the counter of its own partition. Firing reads the
 visits that have arrived, and writes one transaction.

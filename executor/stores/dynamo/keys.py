@@ -3,9 +3,9 @@
 Problem: a run whose plan forks into a thousand branches must not write to one partition, which accepts 1,000
 write units a second.
 
-Algorithm: write sharding. All items of a run are in one partition, or are spread over up to MAX_PARTITIONS.
-A visit is in the partition that the hash of its id selects. The `spread` of a run is the number of its
-partitions.
+Algorithm: write sharding. Source: Amazon DynamoDB Developer Guide. All items of a run are in one partition,
+or are spread over up to MAX_PARTITIONS. A visit is in the partition that the hash of its id selects. The
+`spread` of a run is the number of its partitions.
 
 Cost: a read of the whole run takes one query for each partition.
 

@@ -3,10 +3,11 @@
 Problem: ending, stopping and resuming a run change many items, more than one transaction may hold, while
 workers claim and commit.
 
-Algorithm: a durable intent in the head, then idempotent steps. A stop writes `stop` to the head, and then
-parks visits and fires joins until a snapshot shows nothing left to park. The run ends by one visit with a
-derived id, whose commit writes the final status. A resume writes the status and `reopening` to the head in
-one transaction with the counters, then opens the visits one by one, and at last removes `reopening`.
+Algorithm: a durable intent in the head, then idempotent steps: the forward recovery of a saga (Garcia-Molina
+and Salem 1987). A stop writes `stop` to the head, and then parks visits and fires joins until a snapshot
+shows nothing left to park. The run ends by one visit with a derived id, whose commit writes the final
+status. A resume writes the status and `reopening` to the head in one transaction with the counters. Then it
+opens the visits one by one, and at last removes `reopening`.
 
 Cost: a stop and a resume read the run and write each visit that they park or open.
 

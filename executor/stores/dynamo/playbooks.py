@@ -85,10 +85,12 @@ class DynamoPlaybooks(DynamoContext):
     ) -> tuple[list[RegisteredPlaybook], str | None]:
         if name is None:
             return self._newest_playbooks(tenant, limit, cursor)
-        below = None if cursor is None else read_key_cursor(cursor, int)
+        number_limit = None if cursor is None else read_key_cursor(cursor, int)
         items = sorted(self._versions(tenant, name), key=lambda item: -item["number"])
         remaining = [
-            item for item in items if "removed" not in item and (below is None or item["number"] < below)
+            item
+            for item in items
+            if "removed" not in item and (number_limit is None or item["number"] < number_limit)
         ]
         next_cursor = write_key_cursor(remaining[limit - 1]["number"]) if len(remaining) > limit else None
         return [_decode_playbook(tenant, name, item) for item in remaining[:limit]], next_cursor
@@ -129,7 +131,7 @@ class DynamoPlaybooks(DynamoContext):
 
 
 def _name_update(playbook: RegisteredPlaybook, name_item: Item, newest: Item | None) -> Update:
-    """Return the write of the newest version, if no other caller has changed the playbook since it was read."""
+    """Return the write of the newest version, under the condition that the edition is unchanged."""
     edition = name_item.get("edition", 0)
     is_unchanged: Condition = ("edition", "=", edition) if edition else ("edition", "absent", None)
     attributes = ("version", "number", "plan", "at")

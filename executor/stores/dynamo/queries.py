@@ -1,11 +1,11 @@
 """Queries of a DynamoDB store: runs, their visits and their outputs; and the start of a run.
 
-Problem: a list of runs must be sorted by time of creation, but the index spreads the runs of a tenant over
-several partitions (shards) so that they can be written fast. A filter may match few of many runs.
+Problem: a list of runs must be sorted by time of creation. The index spreads the runs of a tenant over
+several partitions (shards), so that they can be written fast. A filter may match few of many runs.
 
-Algorithm: k-way merge. Each shard is read from the newest run on, up to MAX_PAGES pages, and the results are
-merged. If a shard was not read to its end, only runs that are newer than its last one are returned, and the
-cursor is there.
+Algorithm: k-way merge (Knuth 1973). Each shard is read from the newest run on, up to MAX_PAGES pages, and
+the results are merged. If a shard was not read to its end, only runs that are newer than its last one are
+returned, and the cursor is there.
 
 Cost: one query of each shard, and one batch read of the heads and counters of the runs on the page.
 

@@ -3,20 +3,20 @@
 Problem: a fork, an end and an arrival change the number of branches, and many branches do so at the same
 time.
 
-Algorithm: a sharded counter. Each partition of a run has a counter item, and a branch is counted in its home
-partition. Only the sum over all partitions has a meaning. A branch leaves the counter that it entered, so
-none is negative.
+Algorithm: a sharded counter. Source: Amazon DynamoDB Developer Guide, "write sharding". Each partition of a
+run has a counter item, and a branch is counted in its home partition. Only the sum over all partitions has a
+meaning. A branch leaves the counter that it entered, so none is negative.
 
 Cost: one counter item in the transaction of a fork, an end or an arrival. A step of a chain changes none.
 
 Limits: the first branch of a run is counted in no item; `sum_counters` adds it.
 
-Attributes of a head (their names are stored, and never change): `tenant` and `open` are index partitions,
-`created` is the sort key of the indexes, `owner` the tenant. `at`, `started`, `finished` and `deadline` are
-times. `given` is a blob of input, environment and variables. `first` is the first visit: id, step, clock,
-index; `handed` are its pointers. `told` is a blob of the events of the run. `waits` is set once the run may
-be waiting, `reopening` while a resume is not complete. `key` is the partition key of the idempotency key.
-Others are named as in `Run`.
+Attributes of a head (their names are stored, and never change): `tenant` and `open` are index partitions.
+`created` is the sort key of the indexes, and `owner` is the tenant. `at`, `started`, `finished` and
+`deadline` are times. `given` is a blob of input, environment and variables. `first` is the first visit: id,
+step, clock, index; `handed` are its pointers. `told` is a blob of the events of the run. `waits` is set once
+the run may be waiting, `reopening` while a resume is not complete. `key` is the partition key of the
+idempotency key. Others are named as in `Run`.
 
 Attributes of a counter: `live`, `failed`, `version`, `j#JOIN` (branches that can reach a join), `a#JOIN`
 (list of the visits whose branches have arrived there).

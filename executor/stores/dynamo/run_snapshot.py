@@ -52,7 +52,7 @@ U = TypeVar("U")
 
 
 class SnapshotSource(Protocol):
-    """What `read_snapshot` needs of a store: its table, its blobs, its plans, and parallel reads."""
+    """The part of a store that `read_snapshot` needs: table, blobs, plans, and parallel reads."""
 
     table: DynamoTable
     blobs: Blobs

@@ -2,9 +2,10 @@
 
 Problem: a message may be lost, and a worker may die between an outcome and what follows from it.
 
-Algorithm: reconciliation. A sweep reads a page of the index of open runs, from the place where the last
-sweep stopped. For each run it takes a snapshot. It completes followups that are missing, and announces
-visits that have been overdue for GRACE_SECONDS. All repairs are idempotent, so concurrent sweeps are safe.
+Algorithm: a reconciliation loop. Source: the controller pattern of Kubernetes. A sweep reads a page of the
+index of open runs, from the place where the last sweep stopped. For each run it takes a snapshot. It
+completes followups that are missing, and announces visits that have been overdue for GRACE_SECONDS. All
+repairs are idempotent, so concurrent sweeps are safe.
 
 Cost: a query of each index partition, and one read of each of the runs of a page.
 

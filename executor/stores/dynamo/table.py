@@ -3,9 +3,9 @@
 Problem: if the answer to a conditional write is lost, its retry fails on the effect of the first try. A
 claim or a commit would count as lost although it was made.
 
-Algorithm: a conditional write of one item also writes a random token. If a retry is refused and the item
-holds this token, the first try was made. A transaction carries a `ClientRequestToken`, which DynamoDB itself
-compares.
+Algorithm: idempotence tokens (Helland 2012). A conditional write of one item also writes a random token. If
+a retry is refused and the item holds this token, the first try was made. A transaction carries a
+`ClientRequestToken`, which DynamoDB itself compares.
 
 Cost: a single write costs half of what it costs in a transaction, so one write is never a transaction.
 

@@ -1,7 +1,7 @@
 """Visits as items: what is stored of a visit, and what follows from it.
 
-Problem: a step of a chain should cost one item. The commit of a visit determines the visits that follow it,
-so writing them as well would say the same twice, and would need a transaction.
+Problem: a step of a chain should cost one item. The commit of a visit determines the visits that follow it.
+Writing them as well would store the same twice, and would need a transaction.
 
 Algorithm: event sourcing for one step. A visit that follows in a chain has no item before it is claimed. Its
 id, clock and names are derived from the item of its cause by the same pure function that the commit used.
@@ -17,17 +17,18 @@ Attributes of a visit item (their names are stored, and never change):
 | name | content |
 | --- | --- |
 | `status`, `due`, `fence`, `claims`, `attempt`, `worker` | as in `Visit` |
-| `started`, `piece`, `finished` | times: start of the attempt, start of the invocation segment, end of the visit |
+| `started`, `piece`, `finished` | times: start of the attempt, start of the segment, end of the visit |
 | `told` | metadata of the outcome, a blob: `e` error, `h` events, `p` progress (round, journal) |
 | `gave` | outputs, a blob: `s` saved names, `r` result |
 | `case`, `failure` | index of the case that was taken; what the failure did to the branch |
 | `begun` | list of starts of attempts: fence, time, worker, attempt |
 | `awaits` | ids of the waits that the suspended visit waits for |
-| `step`, `clock`, `number`, `names` | what otherwise follows from the cause; `names` are the pointers, a blob |
-| `cause`, `causes`, `entered`, `index`, `home`, `counts`, `forked`, `line` | as in `VisitOrigin` |
+| `step`, `clock`, `number`, `names` | values that follow from the cause; `names` are the pointers, a blob |
+| `cause`, `causes`, `index`, `home`, `counts` | as in `VisitOrigin` |
+| `entered`, `forked`, `line` | `entered_at`, `has_forked`, `parent_clock` of `VisitOrigin` |
 | `at` | time of the commit |
 | `next`, `numbers` | number of branches that follow; numbers of their visits in a run that has forked |
-| `waited`, `counted`, `last` | flags of the commit: may have child runs, changed counters, is the finally step |
+| `waited`, `counted`, `last` | flags of the commit: may have children, changed counters, is finally step |
 | `resumes` | the resume count of the run, for the visits that end it |
 | `history` | set if the visit was copied from the run that this run continues |
 | `expires` | time from which the item may be deleted |
@@ -95,7 +96,7 @@ class VisitItem:
 
     @property
     def is_written(self) -> bool:
-        """Whether the visit has an item."""
+        """True if the visit has an item."""
         return bool(self.item)
 
     @property

@@ -2,9 +2,9 @@
 
 Problem: an answer may arrive while its visit is running, being suspended, suspended or parked.
 
-Algorithm: both sides write before they read (Dekker's principle). An answer writes the wait and then makes
-the visit due; a suspension writes the visit and then reads the waits. So one of them sees the other. The
-first answer is kept by a conditional write.
+Algorithm: both sides write before they read, as in Dekker's mutual exclusion (Dijkstra 1965). An answer
+writes the wait and then makes the visit due; a suspension writes the visit and then reads the waits. So one
+of them sees the other. The first answer is kept by a conditional write.
 
 Cost: an answer reads the token, the wait, the visit and the head, and writes the wait and the visit.
 

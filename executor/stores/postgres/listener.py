@@ -2,8 +2,8 @@
 
 Problem: a worker should learn at once that another process has made a visit due, without polling often.
 
-Algorithm: `LISTEN` and `NOTIFY` on one channel. A thread waits on the connection and on a socket pair that
-`close` writes to.
+Algorithm: `LISTEN` and `NOTIFY` on one channel. Source: PostgreSQL documentation, "Asynchronous
+Notification". A thread waits on the connection and on a socket pair that `close` writes to.
 
 Cost: one connection for each process.
 

@@ -3,10 +3,10 @@
 Problem: a transaction of the shared SQL store takes several round trips, during which it locks the run.
 Branches of one run then wait for each other.
 
-Algorithm: the three most frequent operations are single statements of data-modifying CTEs: a claim, a step
-of a chain, and an arrival at a join that other branches can still reach. Each checks in its conditions that
-the fast path applies; if it changes no row, the transaction of `sql/store.py` decides. Rows that change
-while a statement waits for the lock of the run are checked again (`read committed`).
+Algorithm: the three most frequent operations are single statements of data-modifying CTEs. They are a claim,
+a step of a chain, and an arrival at a join that other branches can still reach. Each checks in its
+conditions that the fast path applies; if it changes no row, the transaction of `sql/store.py` decides. Rows
+that change while a statement waits for the lock of the run are checked again (`read committed`).
 
 Cost: one round trip for each of these operations.
 
@@ -304,8 +304,8 @@ class PostgresStore(SqlStore):
         values = (
             visit.run_id, *_outcome(commit), visit.run_id, visit.id, visit.fence, visit.run_id,
             following.run_id, following.id, following.step, following.status, following.clock,
-            encode_json(following.names), following.claims, following.fence, following.worker, following.due_at,
-            following.started_at, following.segment_started_at,
+            encode_json(following.names), following.claims, following.fence, following.worker,
+            following.due_at, following.started_at, following.segment_started_at,
             visit.run_id, encode_events(events),
         )  # fmt: skip
         row = self.postgres.execute_returning(_STEP, *values)

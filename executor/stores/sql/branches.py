@@ -1,12 +1,12 @@
 """Branches of a run in a SQL store: they enter steps, arrive at joins, and end the run.
 
-Problem: a join must fire exactly once for each wave of arrivals, when no branch can reach it any more, while
-many workers commit at the same time.
+Problem: a join must fire exactly once for each wave of arrivals, when no branch can reach it any more. Many
+workers commit at the same time.
 
-Algorithm: reference counting. `joins.live` counts the branches that can still reach a join, and `arrivals`
-holds those that wait there. The transaction that brings a counter to zero fires the join: it deletes the
-arrivals, merges their pointers, and enters one visit. The id of a visit follows from its cause, so a
-repetition inserts nothing. All transactions of a run hold the lock of its row, so they are serial.
+Algorithm: reference counting (Collins 1960). `joins.live` counts the branches that can still reach a join,
+and `arrivals` holds those that wait there. The transaction that brings a counter to zero fires the join: it
+deletes the arrivals, merges their pointers, and enters one visit. The id of a visit follows from its cause,
+so a repetition inserts nothing. All transactions of a run hold the lock of its row, so they are serial.
 
 Cost: a few statements for each commit, whatever the number of branches.
 
@@ -39,8 +39,8 @@ _FIRE_JOIN = """
         set wave = joins.wave + 1, clock = excluded.clock, names = excluded.names
 """
 _INSERT_VISIT = f"""
-    insert into visits (run_id, id, step, queue, status, position, clock, names, number, claims, fence, worker,
-        due_at, started_at, piece_at)
+    insert into visits (run_id, id, step, queue, status, position, clock, names, number, claims, fence,
+        worker, due_at, started_at, piece_at)
     values ({", ".join("?" * 15)}) on conflict do nothing
 """
 
@@ -68,9 +68,9 @@ class BranchTransaction:
     claimed.
 
     `run` is the row of the run in the transaction, `header` that of its plan. `cancel` cancels another run.
-    `claimed` is the visit that was claimed, `count` the number of visits that were added, and `absorbed` the
-    number of branches that ended because their visit existed. In sequential mode, added visits wait until
-    they are activated.
+    `claimed` is the visit that was claimed, and `count` the number of visits that were added. `absorbed` is
+    the number of branches that ended because their visit existed. In sequential mode, added visits wait
+    until they are activated.
     """
 
     def __init__(
@@ -131,7 +131,8 @@ class BranchTransaction:
         finally_visit = finally_visit_id(self.run["resumes"])
         self.db.execute(
             "update visits set status = 'parked', due_at = case when status = 'ready' then ? else due_at end"
-            f" where run_id = ? and {ACTIVE} and status <> 'running' and substr(step, 1, 1) <> '@' and id <> ?",
+            f" where run_id = ? and {ACTIVE} and status <> 'running' and substr(step, 1, 1) <> '@'"
+            " and id <> ?",
             (self.now, self.run["id"], finally_visit),
         )
         self._cancel_runs("parent_visit <> ?", finally_visit)
@@ -147,7 +148,10 @@ class BranchTransaction:
         self._cancel_runs("parent_visit = ?", visit_id)
 
     def _cancel_runs(self, condition: str, visit_id: str) -> None:
-        query = f"select id from runs where parent_run = ? and {condition} and finished_at is null and stop is null"
+        query = (
+            f"select id from runs where parent_run = ? and {condition}"
+            " and finished_at is null and stop is null"
+        )
         for child in self.db.execute(query, (self.run["id"], visit_id)).fetchall():
             self.cancel(child["id"])
 
@@ -190,8 +194,8 @@ class BranchTransaction:
         It reads the names that the visits before it have `seen`, as of their `clock`.
         """
         query = (
-            f"select {HEAD}, saved from visits where run_id = ? and {ACTIVE} and status = 'ready' and due_at = ?"
-            " order by position >> 12 desc, position limit 1"
+            f"select {HEAD}, saved from visits where run_id = ? and {ACTIVE} and status = 'ready'"
+            " and due_at = ? order by position >> 12 desc, position limit 1"
         )
         row = self.db.execute(query, (self.run["id"], NEVER)).fetchone()
         if row is None:
@@ -205,8 +209,8 @@ class BranchTransaction:
             " started_at = ?, piece_at = ?, due_at = ? where run_id = ? and id = ?",
             (
                 visit.clock, encode_json(visit.names), visit.status, visit.claims, visit.fence, visit.worker,
-                visit.started_at, visit.segment_started_at, self.now + (lease.seconds if lease is not None else 0),
-                visit.run_id, visit.id,
+                visit.started_at, visit.segment_started_at,
+                self.now + (lease.seconds if lease is not None else 0), visit.run_id, visit.id,
             ),
         )  # fmt: skip
 
@@ -305,8 +309,9 @@ def enter(
         segment_started_at=None if lease is None else due_at,
     )
     row = (
-        run_id, visit.id, visit.step, queue, visit.status, position, visit.clock, encode_json(visit.names), number,
-        visit.claims, visit.fence, visit.worker, visit.due_at, visit.started_at, visit.segment_started_at,
+        run_id, visit.id, visit.step, queue, visit.status, position, visit.clock, encode_json(visit.names),
+        number, visit.claims, visit.fence, visit.worker, visit.due_at, visit.started_at,
+        visit.segment_started_at,
     )  # fmt: skip
     return visit, db.execute(_INSERT_VISIT, row)
 

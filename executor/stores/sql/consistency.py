@@ -1,6 +1,13 @@
 """Consistency checks of a SQL store: queries that find nothing in a sound store.
 
-Each query sees the store as of one moment, so runs may be active meanwhile. Nothing is written.
+Problem: find runs and rows that contradict each other, while runs are active.
+
+Algorithm: invariants as queries, as in fsck (McKusick and Kowalski 1994). Each check is one query, which
+sees the store as of one moment.
+
+Cost: each query reads a table and looks up rows of another.
+
+Limits: nothing is written, so nothing is repaired. Invariants across several queries are not checked.
 """
 
 from __future__ import annotations
@@ -28,7 +35,7 @@ class SqlConsistencyCheck:
     message: str | None = None
 
     def find(self, database: Database) -> list[Finding]:
-        """Return the findings of this check, at most MAX_FINDINGS and a last one that says if there are more."""
+        """Return the first MAX_FINDINGS findings of this check, and one that says if there are more."""
         rows = [dict(row) for row in database.fetch_all(f"{self.query} limit ?", MAX_FINDINGS + 1)]
         message = self.message or MESSAGES[self.name]
         findings = [Finding(self.name, message.format(**row), row.get("run_id")) for row in rows]

@@ -108,7 +108,8 @@ class SqlQueries:
         if run.status not in (RunStatus.QUEUED, RunStatus.RUNNING):
             return run
         query = (
-            "select count(*) as active, count(case when status in ('retrying', 'waiting') or due_at = ? then 1 end) as waiting"
+            "select count(*) as active,"
+            " count(case when status in ('retrying', 'waiting') or due_at = ? then 1 end) as waiting"
             f" from visits where run_id = ? and {ACTIVE} and substr(step, 1, 1) <> '@'"
         )
         found = self.database.fetch_one(query, NEVER, run.id)

@@ -159,6 +159,6 @@ def encode_events(events: Iterable[Event]) -> str:
 def decode_events(seq: int, text: str) -> list[Event]:
     """Return the events of one row of `history`. Their ids are in the order of the history."""
     return [
-        Event(type, at, step, visit, attempt, duration, payload, f"{seq}-{index}")
-        for index, (type, at, step, visit, attempt, duration, payload) in enumerate(json.loads(text))
+        Event(type, time, step, visit, attempt, duration, payload, f"{seq}-{index}")
+        for index, (type, time, step, visit, attempt, duration, payload) in enumerate(json.loads(text))
     ]

@@ -3,10 +3,10 @@
 Problem: many workers claim and commit visits of one run at the same time. A worker that lost its claim must
 not write, and a commit must be complete or not made at all.
 
-Algorithm: pessimistic locking. A transaction that writes to a run locks the row of the run first, so
-transactions of one run are serial. A parent run is locked before its child run, which excludes deadlocks. A
-claim is a conditional update of a due visit that increases its fence. A commit is one transaction: the
-outcome under the condition of the fence, then counters, joins, new visits and history.
+Algorithm: two-phase locking (Eswaran et al. 1976). A transaction that writes to a run locks the row of the
+run first, so transactions of one run are serial. A parent run is locked before its child run, which excludes
+deadlocks. A claim is a conditional update of a due visit that increases its fence. A commit is one
+transaction: the outcome under the condition of the fence, then counters, joins, new visits and history.
 
 Cost: one transaction for a claim and one for a commit, each of a few statements.
 
@@ -272,8 +272,8 @@ class SqlStore(SqlPlans, SqlQueries, SqlWaits, SqlPlaybooks, SqlApiKeys, SqlSwee
             written = _update_visit(db, finished, EncodedOutputs(), may_park=False)
             db.execute("delete from visits where run_id = ? and step = ?", (run.id, DEADLINE))
             row = db.execute(
-                "update runs set seq = seq + 1, status = ?, result = ?, errors = ?, error = coalesce(error, ?),"
-                " finished_at = ? where id = ? returning *",
+                "update runs set seq = seq + 1, status = ?, result = ?, errors = ?,"
+                " error = coalesce(error, ?), finished_at = ? where id = ? returning *",
                 (
                     status,
                     result_text,
@@ -479,14 +479,15 @@ def _insert_run(db: Writer, run: Run) -> bool:
         (None, None, None) if run.parent is None else (run.parent.run_id, run.parent.visit_id, run.parent.id)
     )
     inserted = db.execute(
-        "insert into runs (id, tenant, playbook, version, plan_hash, status, origin, queue, input, environment,"
-        " variables, tags, folder, source, parent_run, parent_visit, parent_wait, depth, resumed_from, trace,"
-        f" created_at, deadline_at, live, seq) values ({', '.join('?' * 23)}, 1) on conflict do nothing",
+        "insert into runs (id, tenant, playbook, version, plan_hash, status, origin, queue, input,"
+        " environment, variables, tags, folder, source, parent_run, parent_visit, parent_wait, depth,"
+        f" resumed_from, trace, created_at, deadline_at, live, seq) values ({', '.join('?' * 23)}, 1)"
+        " on conflict do nothing",
         (
             run.id, run.tenant, run.playbook, run.version, run.plan_hash, run.status, run.origin, run.queue,
-            encode_json(dict(run.input)), encode_json(dict(run.environment)), encode_json(dict(run.variables)),
-            encode_json(list(run.tags)), run.folder, run.source, *parent, run.depth, run.resumed_from, run.trace,
-            run.created_at, run.deadline_at, run.live,
+            encode_json(dict(run.input)), encode_json(dict(run.environment)),
+            encode_json(dict(run.variables)), encode_json(list(run.tags)), run.folder, run.source, *parent,
+            run.depth, run.resumed_from, run.trace, run.created_at, run.deadline_at, run.live,
         ),
     )  # fmt: skip
     return inserted.rowcount == 1
@@ -495,13 +496,14 @@ def _insert_run(db: Writer, run: Run) -> bool:
 def _insert_finished(db: Writer, run: Run, visit: Visit, position: int) -> None:
     """Add a visit that another run has finished."""
     db.execute(
-        "insert into visits (run_id, id, step, queue, status, position, clock, names, number, attempt, due_at,"
-        ' started_at, finished_at, saved, result, "case", error, failure)'
+        "insert into visits (run_id, id, step, queue, status, position, clock, names, number, attempt,"
+        ' due_at, started_at, finished_at, saved, result, "case", error, failure)'
         f" values ({', '.join('?' * 18)})",
         (
-            run.id, visit.id, visit.step, run.queue, visit.status, position, visit.clock, encode_json(visit.names),
-            visit.number, visit.attempt, visit.due_at, visit.started_at, visit.finished_at,
-            encode_json_or_null(dict(visit.saved)), encode_result(visit.result, visit.saved), visit.case,
+            run.id, visit.id, visit.step, run.queue, visit.status, position, visit.clock,
+            encode_json(visit.names), visit.number, visit.attempt, visit.due_at, visit.started_at,
+            visit.finished_at, encode_json_or_null(dict(visit.saved)),
+            encode_result(visit.result, visit.saved), visit.case,
             encode_json_or_null(visit.error), visit.failure,
         ),
     )  # fmt: skip
@@ -512,13 +514,14 @@ def _update_visit(db: Writer, visit: Visit, outputs: EncodedOutputs, *, may_park
     return db.execute(
         "update visits set status = case when ? and exists"
         " (select 1 from runs where id = visits.run_id and stop is not null) then 'parked' else ? end,"
-        " attempt = ?, claims = ?, due_at = ?, started_at = ?, piece_at = ?, finished_at = ?, saved = ?, result = ?,"
-        ' "case" = ?, error = ?, failure = ?, progress = ?'
+        " attempt = ?, claims = ?, due_at = ?, started_at = ?, piece_at = ?, finished_at = ?, saved = ?,"
+        ' result = ?, "case" = ?, error = ?, failure = ?, progress = ?'
         " where run_id = ? and id = ? and fence = ? and status = 'running'",
         (
             may_park and visit.finished_at is None, visit.status, visit.attempt, visit.claims, visit.due_at,
-            visit.started_at, visit.segment_started_at, visit.finished_at, outputs.saved, outputs.result, visit.case,
-            encode_json_or_null(visit.error), visit.failure, outputs.progress, visit.run_id, visit.id, visit.fence,
+            visit.started_at, visit.segment_started_at, visit.finished_at, outputs.saved, outputs.result,
+            visit.case, encode_json_or_null(visit.error), visit.failure, outputs.progress, visit.run_id,
+            visit.id, visit.fence,
         ),
     )  # fmt: skip
 

@@ -1,11 +1,12 @@
 """The sweep of a SQL store: find runs that no worker would continue, repair them, and delete old runs.
 
 Problem: a commit and everything that follows from it are one transaction here, and an expired lease makes
-its visit due again. So a run is left behind only by damage from outside: rows changed by hand, a backup that
-was restored in part, a clock that was far ahead when it wrote a lease, or a bug.
+its visit due again. So only damage from outside leaves a run behind. Examples are rows changed by hand, a
+backup that was restored in part, and a clock that was far ahead when it wrote a lease.
 
-Algorithm: reconciliation. A query for each kind of damage finds candidates without a lock. Each candidate is
-locked, checked again by the same query, and repaired in its own transaction.
+Algorithm: a reconciliation loop. Source: the controller pattern of Kubernetes. A query for each kind of
+damage finds candidates without a lock. Each candidate is locked, checked again by the same query, and
+repaired in its own transaction.
 
 Cost: four queries over the unfinished runs, and one transaction for each repaired run.
 
@@ -157,7 +158,10 @@ class SqlSweep:
 
     def _end_leases(self, db: Writer, run: Row, now: float) -> str:
         """Make visits due whose lease ends later than any lease may."""
-        query = f"update visits set due_at = ? where run_id = ? and {ACTIVE} and status = 'running' and due_at > ?"
+        query = (
+            f"update visits set due_at = ? where run_id = ? and {ACTIVE} and status = 'running'"
+            " and due_at > ?"
+        )
         db.execute(query, (now, run["id"], now + MAX_LEASE_SECONDS))
         return "a lease without an end is over"
 

@@ -34,7 +34,7 @@ class SqlWaits:
     database: Database
     changes: ChangeSignal
 
-    def announce_due(self, pieces: int | None = None) -> None: ...
+    def announce_due(self, count: int | None = None) -> None: ...
 
     def open_wait(self, key: WaitKey, fence: int, token_hash: str) -> None:
         with self.database.transaction() as db:
@@ -94,7 +94,8 @@ def give_answer(db: Writer, key: WaitKey, text: str, now: float) -> None:
     """Answer a wait with JSON. A suspended visit is due at once, a parked visit when its run resumes."""
     db.execute(
         "insert into waits (run_id, visit_id, id, answer, answered_at) values (?, ?, ?, ?, ?)"
-        " on conflict (run_id, visit_id, id) do update set answer = excluded.answer, answered_at = excluded.answered_at",
+        " on conflict (run_id, visit_id, id)"
+        " do update set answer = excluded.answer, answered_at = excluded.answered_at",
         (*_values(key), text, now),
     )
     db.execute(

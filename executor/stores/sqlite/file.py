@@ -3,8 +3,9 @@
 Problem: many threads of one machine read and write one file. A connection must not be used by two threads at
 once, and must not be closed in the middle of a query.
 
-Algorithm: write-ahead logging (SQLite "WAL mode"). Each thread has its own connection. A lock of the process
-and `begin immediate` let one write transaction run at a time, so write transactions are serializable.
+Algorithm: write-ahead logging. Source: SQLite documentation, "Write-Ahead Logging". Each thread has its own
+connection. A lock of the process and `begin immediate` let one write transaction run at a time, so write
+transactions are serializable.
 
 Cost: one synchronous write to the disk for each transaction (`synchronous = full`).
 

@@ -1,6 +1,6 @@
--- Visits lie in the order in which they come to be: the next one is written beside the last, however large what they save is.
--- Kept by their ids, each would tear up another page. The conditions of the partial indexes are spelt out, since SQLite
--- builds a table of the values of a longer `in` whenever it looks at one.
+-- Rows of visits are stored in the order of creation, so new rows go to the end of the table. Stored by id,
+-- each would change another page. The partial indexes spell out their conditions, because SQLite builds a
+-- temporary table for the values of a longer `in`.
 create table visits_in_order (
     run_id text not null,
     id text not null,

@@ -4,9 +4,10 @@ by AWS.
 Problem: a message must be delivered again if its worker dies, and deleted if its visit is done. One message
 may lead to a chain of visits that the same worker executes.
 
-Algorithm: a received message is bound to the visit that was claimed with it. When the worker continues with
-the next visit of the branch, the message is bound to that visit. It is deleted when the worker has nothing
-left to do for it. Renewing the claim also extends the visibility timeout of the message.
+Algorithm: visibility timeout and late acknowledgement. Source: Amazon SQS Developer Guide. A received
+message is bound to the visit that was claimed with it. When the worker continues with the next visit of the
+branch, the message is bound to that visit. It is deleted when the worker has nothing left to do for it.
+Renewing the claim also extends the visibility timeout of the message.
 
 Cost: one extension for each renewal, and one deletion for each chain of visits.
 
