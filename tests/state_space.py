@@ -133,10 +133,10 @@ class StateSpaceExplorer:
             )
             yield replace(state, visits={**state.visits, visit.id: running})
         for visit in state.visits_with_status(VisitStatus.RUNNING):
-            at = (visit.step, visit.number, visit.attempt * 2 + (visit.progress is not None))
-            for deed in [state.choices[at]] if at in state.choices else self.choices(state, visit):
-                commit = self.perform(visit, deed)
-                yield self.commit(replace(state, choices={**state.choices, at: deed}), commit)
+            key = (visit.step, visit.number, visit.attempt * 2 + (visit.progress is not None))
+            for choice in [state.choices[key]] if key in state.choices else self.choices(state, visit):
+                commit = self.perform(visit, choice)
+                yield self.commit(replace(state, choices={**state.choices, key: choice}), commit)
         if state.is_final and state.stop is not None and not state.resumed:
             yield self.resume(state)
 
@@ -157,24 +157,24 @@ class StateSpaceExplorer:
             if visit.attempt < step.retry.attempts:
                 yield "retry", -1
 
-    def perform(self, visit: Visit, deed: VisitChoice) -> Commit:
+    def perform(self, visit: Visit, choice: VisitChoice) -> Commit:
         step = self.plan.steps[visit.step]
-        what, index = deed
-        if what == "wait":
+        event, index = choice
+        if event == "wait":
             return suspend(visit, Suspension(Progress(journal={"run": {"at": 0}}), 1.0), 0.0)
         refused = find_refusal(step, visit)
-        error = refused or error_record(visit, "Failed", "no", retryable=what == "retry")
+        error = refused or error_record(visit, "Failed", "no", retryable=event == "retry")
         saved = dict.fromkeys(step.saves, f"{visit.step} {visit.number}")
-        failed = refused is not None or what in ("fail", "retry")
+        failed = refused is not None or event in ("fail", "retry")
         outcome = Outcome(False, None, error) if failed else Outcome(saved=saved)
 
         def test(case: Case, found: Outcome) -> bool:
-            if what == "broken" and found.error is None:
+            if event == "broken" and found.error is None:
                 raise GuardError("no value")
             return step.cases.index(case) == index
 
-        choice = choose_case(step, visit, outcome, test, lambda _: True, 0.0)
-        return build_commit(step, self.plan.steps.__getitem__, visit, choice, choice.outcome, 0.0)
+        decision = choose_case(step, visit, outcome, test, lambda _: True, 0.0)
+        return build_commit(step, self.plan.steps.__getitem__, visit, decision, decision.outcome, 0.0)
 
     def commit(self, state: RunState, commit: Commit, *, backwards: bool = False) -> RunState:
         """Return the state after a commit, as a store would write it.

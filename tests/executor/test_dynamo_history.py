@@ -13,15 +13,15 @@ from noetl.executor.stores.dynamo.history import RUN_STREAM, EventStream, merge_
 def stream(
     name: str, *times: float, causes: tuple[str, ...] = (), is_done: bool = True, clock: int = 1
 ) -> EventStream:
-    return EventStream(name, tuple(Event("step.x", at) for at in times), causes, is_done, (0, clock))
+    return EventStream(name, tuple(Event("step.x", time) for time in times), causes, is_done, (0, clock))
 
 
 def head(*events: tuple[str, float]) -> EventStream:
-    return EventStream(RUN_STREAM, tuple(Event(f"workflow.{type}", at) for type, at in events))
+    return EventStream(RUN_STREAM, tuple(Event(f"workflow.{type}", time) for type, time in events))
 
 
-def order(*streams: EventStream, **told: int) -> str:
-    return "".join(name or "." for name in merge_streams({one.name: one for one in streams}, told))
+def order(*streams: EventStream, **read_events: int) -> str:
+    return "".join(name or "." for name in merge_streams({item.name: item for item in streams}, read_events))
 
 
 def test_independent_events_are_ordered_by_time() -> None:
@@ -55,11 +55,12 @@ def test_an_intermediate_read_does_not_change_the_order(seed: int) -> None:
     chance = random.Random(seed)
     names = [f"v{number}" for number in range(8)]
     causes = {
-        name: tuple(chance.sample(names[:at], min(at, chance.randrange(3)))) for at, name in enumerate(names)
+        name: tuple(chance.sample(names[:position], min(position, chance.randrange(3))))
+        for position, name in enumerate(names)
     }
     length = {name: chance.randrange(1, 4) for name in names}
     grown = dict.fromkeys(names, 0)
-    told: list[str] = []
+    read_events: list[str] = []
     while True:
         streams = {
             name: stream(
@@ -71,14 +72,16 @@ def test_an_intermediate_read_does_not_change_the_order(seed: int) -> None:
             for name in names
             if grown[name]
         }
-        seen = {name: told.count(name) for name in streams}
-        told += list(merge_streams(streams, seen))
-        assert all(told.count(name) <= grown[name] for name in names)
+        seen = {name: read_events.count(name) for name in streams}
+        read_events += list(merge_streams(streams, seen))
+        assert all(read_events.count(name) <= grown[name] for name in names)
         able = [n for n in names if grown[n] < length[n] and all(grown[c] == length[c] for c in causes[n])]
         if not able:
             break
         grown[chance.choice(able)] += 1
-    assert {name: told.count(name) for name in names} == length
+    assert {name: read_events.count(name) for name in names} == length
     for name in names:
         for cause in causes[name]:
-            assert max(at for at, one in enumerate(told) if one == cause) < told.index(name)
+            assert max(
+                position for position, item in enumerate(read_events) if item == cause
+            ) < read_events.index(name)

@@ -102,9 +102,9 @@ def test_a_renewal_does_not_wait_for_a_commit(history: FakeHistory) -> None:
     buffer = buffer_with("a")
 
     def commits(events: Sequence[Event]) -> bool:
-        renewing = threading.Thread(target=buffer.flush_batch, args=(history.write_batch,))
-        renewing.start()
-        renewing.join()
+        renewal = threading.Thread(target=buffer.flush_batch, args=(history.write_batch,))
+        renewal.start()
+        renewal.join()
         return history.write_all(events)
 
     buffer.flush_all(commits)
@@ -113,16 +113,16 @@ def test_a_renewal_does_not_wait_for_a_commit(history: FakeHistory) -> None:
 
 def test_a_commit_waits_for_a_renewal_that_writes_events(history: FakeHistory) -> None:
     buffer = buffer_with("a", "b")
-    committing = threading.Thread(target=buffer.flush_all, args=(history.write_all,))
+    commit_thread = threading.Thread(target=buffer.flush_all, args=(history.write_all,))
 
     def renews(events: Sequence[Event], already_written: int) -> bool:
         buffer.append(Event("c", 0.0))
-        committing.start()
+        commit_thread.start()
         assert history.writes == []
         return history.write_batch(events, already_written)
 
     buffer.flush_batch(renews)
-    committing.join()
+    commit_thread.join()
     assert history.writes == [("ab", 0), ("c", None)]
 
 
@@ -131,23 +131,23 @@ def test_threads_append_while_others_write(history: FakeHistory) -> None:
     names = [[f"{thread}.{number} " for number in range(400)] for thread in range(4)]
     over = threading.Event()
 
-    def note(own: list[str]) -> None:
-        for name in own:
+    def append(names: list[str]) -> None:
+        for name in names:
             buffer.append(Event(name, 0.0))
 
     def renew() -> None:
         while not over.is_set():
             buffer.flush_batch(history.write_batch)
 
-    noting = [threading.Thread(target=note, args=(own,)) for own in names]
-    renewing = threading.Thread(target=renew)
-    for thread in (renewing, *noting):
+    appenders = [threading.Thread(target=append, args=(names,)) for names in names]
+    renewal = threading.Thread(target=renew)
+    for thread in (renewal, *appenders):
         thread.start()
-    for thread in noting:
+    for thread in appenders:
         thread.join()
     buffer.flush_all(history.write_all)
     over.set()
-    renewing.join()
+    renewal.join()
     assert len(history.written) == 1600
     assert [
         [name for name in history.written if name.startswith(f"{thread}.")] for thread in range(4)

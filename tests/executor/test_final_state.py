@@ -40,10 +40,10 @@ def chain(output: str, steps: int = STEPS) -> str:
     Each saves its number as `x`, and the first also as `early`; no step reads them.
     """
     lines = ["steps:"]
-    for at in range(steps):
-        saved = f"x: {at}" + (", early: 1" if at == 0 else "")
-        continues = f", rule: [{{case: default, run: [s{at + 1}]}}]" if at + 1 < steps else ""
-        lines.append(f"- {{name: s{at}, run: [{{action: set, set: {{{saved}}}}}]{continues}}}")
+    for number in range(steps):
+        saved = f"x: {number}" + (", early: 1" if number == 0 else "")
+        continues = f", rule: [{{case: default, run: [s{number + 1}]}}]" if number + 1 < steps else ""
+        lines.append(f"- {{name: s{number}, run: [{{action: set, set: {{{saved}}}}}]{continues}}}")
     return "\n".join([*lines, f"output: {output}", ""])
 
 
@@ -84,13 +84,13 @@ def test_a_name_that_only_an_input_has_is_read(store: ReadCountingStore) -> None
 @pytest.mark.parametrize("reads", [["x"], ["early"], ["early", "x"], ["steps.s1"], ["steps.s1", "x"]])
 def test_a_partial_read_equals_a_full_read(store: ReadCountingStore, reads: list[str]) -> None:
     play = RunHarness(store, chain('{x: "{{ x }}"}')).finish()
-    some, some_steps = FinalState(store, play.id, STEPS).read(reads)
-    every, every_steps = FinalState(store, play.id, STEPS).read()
+    partial, partial_steps = FinalState(store, play.id, STEPS).read(reads)
+    complete, complete_steps = FinalState(store, play.id, STEPS).read()
     for name in reads:
         if name.startswith("steps."):
-            assert some_steps[name[6:]] == every_steps[name[6:]]
+            assert partial_steps[name[6:]] == complete_steps[name[6:]]
         else:
-            assert some[name] == every[name]
+            assert partial[name] == complete[name]
 
 
 CYCLE = f"""

@@ -138,7 +138,7 @@ class TestSuspendedLoops:
     def test_suspended_items_count_as_running(
         self, store: SqliteStore, tmp_path: Path, concurrency: int, batch: str, seconds: float
     ) -> None:
-        """At most `concurrency` items are started and unfinished."""
+        """Items that are started and unfinished are at most `concurrency`."""
         playing = play(store, tmp_path, self.STEP.format(concurrency=concurrency, batch=batch))
         before = playing.clock()
         found = playing.finish().result["found"]
@@ -322,7 +322,7 @@ class TestRetriesOfSuspendedWork:
         assert done(tmp_path) == {"before": 1, "behind": 3}
 
     def test_a_retried_action_starts_again(self, store: SqliteStore, tmp_path: Path) -> None:
-        """Its attempts continue to count; they do not start at the first."""
+        """Attempts continue to count; they do not start at the first."""
         text = """
             steps:
             - {name: a, run: [{action: callback, timeout: 10s, retry: {attempts: 3, delay: 0s}, notify: {NOTE: "asked\\n"}}]}

@@ -31,7 +31,7 @@ class TestLoopsOfActions:
                 loop: {items: [c, a, b], concurrency: %d}
                 as: all
         """
-        expected = [{"n": n, "at": f"{at}/3"} for at, n in enumerate("cab", 1)]
+        expected = [{"n": n, "at": f"{position}/3"} for position, n in enumerate("cab", 1)]
         assert result(store, text % concurrency) == {"all": expected}
 
     def test_names_saved_by_an_item_are_visible_only_in_its_result(self, store: SqliteStore) -> None:

@@ -105,15 +105,19 @@ class TestParallelItems:
 
     def test_parallel_items_run_concurrently(self, probe: FakeHandler, tmp_path: Path) -> None:
         """Two items wait for each other, through two pipes."""
-        one, two = tmp_path / "one", tmp_path / "two"
+        first, second = tmp_path / "one", tmp_path / "two"
         work = [
             Action(
                 "shell",
-                {"command": f"mkfifo {one}; until [ -p {two} ]; do :; done; echo x > {one}; cat {two}"},
+                {
+                    "command": f"mkfifo {first}; until [ -p {second} ]; do :; done; echo x > {first}; cat {second}"
+                },
             ),
             Action(
                 "shell",
-                {"command": f"mkfifo {two}; until [ -p {one} ]; do :; done; cat {one}; echo y > {two}"},
+                {
+                    "command": f"mkfifo {second}; until [ -p {first} ]; do :; done; cat {first}; echo y > {second}"
+                },
             ),
         ]
         found = outcome_of(*work, parallel=True)

@@ -106,16 +106,16 @@ def test_now_is_the_start_of_the_segment() -> None:
 
 
 def test_uuids_are_derived_from_their_position() -> None:
-    one = value(scope(), "[uuid(), uuid()]")
-    assert one == value(scope(), "[uuid(), uuid()]")
-    others = [
+    first = value(scope(), "[uuid(), uuid()]")
+    assert first == value(scope(), "[uuid(), uuid()]")
+    later = [
         value(scope(), "[uuid(), uuid()]", "run.1"),
         value(Scope(RUN, replace(VISIT, attempt=3)), "[uuid(), uuid()]"),
         value(Scope(RUN, replace(VISIT, id="v2")), "[uuid(), uuid()]"),
         value(Scope(RUN, replace(VISIT, run_id="r2")), "[uuid(), uuid()]"),
     ]
-    assert len({uuid for pair in [one, *others] for uuid in pair}) == 10
-    assert all(uuid[14] == "4" for uuid in one)
+    assert len({uuid for pair in [first, *later] for uuid in pair}) == 10
+    assert all(uuid[14] == "4" for uuid in first)
 
 
 def test_uuids_of_one_position_differ_between_calls() -> None:
@@ -126,9 +126,9 @@ def test_uuids_of_one_position_differ_between_calls() -> None:
 def test_idempotency_keys_are_derived_from_their_position() -> None:
     key = scope().idempotency_key("run.0")
     assert key == Scope(RUN, replace(VISIT, attempt=9)).idempotency_key("run.0")
-    others = [
+    later = [
         scope().idempotency_key("run.1"),
         Scope(RUN, replace(VISIT, id="v2")).idempotency_key("run.0"),
         Scope(replace(RUN, id="r2"), VISIT).idempotency_key("run.0"),
     ]
-    assert len({key, *others}) == 4
+    assert len({key, *later}) == 4

@@ -90,7 +90,7 @@ def test_a_fired_join_runs_before_waiting_branches(store: SqliteStore) -> None:
 
 
 def test_a_later_branch_sees_names_of_earlier_branches(store: SqliteStore) -> None:
-    """This includes names that no step in between reads, and the views of steps."""
+    """Names that no step in between reads, and the views of steps, are visible as well."""
     text = """
         mode: sequential
         on_error: continue

@@ -110,8 +110,8 @@ environment: {url: "https://{{ host }}", deep: {list: ["{{ input.host }}", 1]}, 
 variables: {first: "{{ url }}/{{ host }}", when: "{{ now() }}"}
 """
     run = begun(text, {"host": "h"})
-    at = "1970-01-01T00:01:40.000000Z"
-    assert run.environment == {"url": "https://h", "deep": {"list": ["h", 1]}, "at": at}
+    started_at = "1970-01-01T00:01:40.000000Z"
+    assert run.environment == {"url": "https://h", "deep": {"list": ["h", 1]}, "at": started_at}
     assert run.variables == {"first": "https://h/h", "when": "1970-01-01T00:01:40+00:00"}
 
 

@@ -66,10 +66,10 @@ def test_requests_carry_the_traceparent(store: SqliteStore) -> None:
             - {{name: b, run: [{{action: http, url: "{server.url()}", headers: {{Traceparent: mine}}}}]}}
             """
         play = RunHarness(store, text, {}).finish()
-        first, again, own = [request.headers["traceparent"] for request in server.requests]
+        first, again, custom = [request.headers["traceparent"] for request in server.requests]
     assert first == again
     assert trace_id(run_of(play)) == first.split("-")[1]
-    assert own == "mine"
+    assert custom == "mine"
 
 
 def test_different_causes_have_different_span_ids(store: SqliteStore) -> None:
@@ -105,7 +105,7 @@ def test_log_lines_name_run_step_and_trace(capsys: pytest.CaptureFixture[str]) -
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_whoever_starts_a_run_says_which_trace_it_is(tmp_path: object) -> None:
+async def test_the_client_chooses_the_trace_of_a_run(tmp_path: object) -> None:
     from noetl.api.app import create_app
 
     app = create_app({"NOETL_STORE": f"sqlite:///{tmp_path}/noetl.db", "NOETL_WORKERS": "1"})

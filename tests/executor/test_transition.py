@@ -62,8 +62,8 @@ def step(*cases: Case, **fields: Any) -> Step:
     return Step("s", cases=cases, **fields)
 
 
-def settled(step: Step, choice: Choice, outcome: Outcome | None = None, **others: Step) -> Commit:
-    steps = {"s": step, **others}
+def commit_after(step: Step, choice: Choice, outcome: Outcome | None = None, **targets: Step) -> Commit:
+    steps = {"s": step, **targets}
     return build_commit(step, steps.__getitem__, VISIT, choice, outcome or choice.outcome, NOW)
 
 
@@ -225,7 +225,7 @@ class TestBuildCommit:
     def test_a_chain_makes_one_branch(self) -> None:
         rule = step(Case(None, targets=("t",), counter_changes={"j": -1}))
         outcome = Outcome(data=[1], saved={"x": 1, "unread": 2})
-        commit = settled(
+        commit = commit_after(
             rule, Choice(outcome, False, 0), t=Step("t", live_names=frozenset({"old", "x", "steps.s"}))
         )
         assert commit.visit == replace(
@@ -247,8 +247,8 @@ class TestBuildCommit:
 
     def test_a_fork_makes_several_branches(self) -> None:
         rule = step(Case("no"), Case(None, targets=("t", "u", "w")))
-        others = {"t": Step("t"), "u": Step("u", join=Join("s")), "w": Step("w", cyclic=True)}
-        commit = settled(rule, Choice(Outcome(), False, 1), **others)
+        targets = {"t": Step("t"), "u": Step("u", join=Join("s")), "w": Step("w", cyclic=True)}
+        commit = commit_after(rule, Choice(Outcome(), False, 1), **targets)
         assert [(b.step, b.is_arrival, b.is_counted) for b in commit.branches] == [
             ("t", False, False),
             ("u", True, False),
@@ -256,21 +256,21 @@ class TestBuildCommit:
         ]
         assert len({branch.id for branch in commit.branches}) == 3
         assert commit.branches_change == 2
-        assert commit == settled(rule, Choice(Outcome(), False, 1), **others)
+        assert commit == commit_after(rule, Choice(Outcome(), False, 1), **targets)
 
     def test_a_branch_without_a_case_ends(self) -> None:
         for rule, case in ((step(Case(None, counter_changes={"j": -1})), 0), (step(regions=("j",)), None)):
-            commit = settled(rule, Choice(Outcome(), False, case))
+            commit = commit_after(rule, Choice(Outcome(), False, case))
             assert (commit.branches, commit.counter_changes, commit.branches_change) == ((), {"j": -1}, -1)
 
     def test_a_step_without_a_rule_has_no_transition(self) -> None:
-        assert [event.type for event in settled(step(), Choice(Outcome(), False)).events] == [
+        assert [event.type for event in commit_after(step(), Choice(Outcome(), False)).events] == [
             "step.completed"
         ]
 
     def test_saved_names_replace_inherited_ones(self) -> None:
         rule = step(Case(None, targets=("t",)))
-        commit = settled(
+        commit = commit_after(
             rule, Choice(Outcome(saved={"old": 2}), False, 0), t=Step("t", live_names=frozenset({"old"}))
         )
         assert commit.branches[0].names == {"old": (4, "v1")}
@@ -278,7 +278,7 @@ class TestBuildCommit:
     def test_in_place_work_saves_its_names(self) -> None:
         rule = step(Case(None, work=WORK, counter_changes={"j": -1}))
         first = Outcome(data="first", saved={"x": 1})
-        commit = settled(rule, Choice(first, False, 0), Outcome(data="second", saved={"x": 1, "y": 2}))
+        commit = commit_after(rule, Choice(first, False, 0), Outcome(data="second", saved={"x": 1, "y": 2}))
         assert (commit.visit.status, commit.visit.result) == ("succeeded", "first")
         assert commit.visit.saved == {"x": 1, "y": 2}
         assert (commit.counter_changes, commit.branches_change) == ({"j": -1}, -1)
@@ -286,19 +286,19 @@ class TestBuildCommit:
     @pytest.mark.parametrize(("on_error", "stop"), [("abort", RunStatus.FAILED), ("continue", None)])
     def test_failed_in_place_work_is_unhandled(self, on_error: str, stop: RunStatus | None) -> None:
         rule = step(Case(None, work=WORK), on_error=on_error, regions=("j",))
-        commit = settled(rule, Choice(Outcome(data=1, saved={"x": 1}), False, 0), failure("Timeout"))
+        commit = commit_after(rule, Choice(Outcome(data=1, saved={"x": 1}), False, 0), failure("Timeout"))
         assert (commit.visit.status, commit.visit.case, commit.visit.saved) == ("failed", 0, {})
         assert commit.visit.error == error("Timeout")
         assert (commit.stop, commit.error) == (stop, error("Timeout") if stop else None)
 
     def test_forgiven_in_place_work_does_not_fail_the_visit(self) -> None:
         rule = step(Case(None, work=WORK))
-        commit = settled(rule, Choice(Outcome(), False, 0), replace(failure(), forgiven=True))
+        commit = commit_after(rule, Choice(Outcome(), False, 0), replace(failure(), forgiven=True))
         assert (commit.visit.status, commit.visit.error, commit.stop) == ("succeeded", None, None)
 
     def test_a_handled_failure_continues_the_branch(self) -> None:
         rule = step(Case("aware", error_aware=True, targets=("t",)))
-        commit = settled(rule, Choice(failure(), True, 0), t=Step("t"))
+        commit = commit_after(rule, Choice(failure(), True, 0), t=Step("t"))
         visit = commit.visit
         assert (visit.status, visit.failure, visit.error, visit.case) == (
             "failed",
@@ -311,7 +311,7 @@ class TestBuildCommit:
         assert commit.events[-1].payload == {"error": error(), "handled": True}
 
     def test_an_unhandled_failure_stops_the_run(self) -> None:
-        commit = settled(step(Case(None, targets=("t",)), regions=("j",)), Choice(failure(), True))
+        commit = commit_after(step(Case(None, targets=("t",)), regions=("j",)), Choice(failure(), True))
         assert (commit.visit.status, commit.visit.failure) == ("failed", FailureState.OPEN)
         assert (commit.stop, commit.error) == (RunStatus.FAILED, error())
         assert (commit.branches, commit.counter_changes, commit.branches_change, commit.failed_branches) == (
@@ -323,7 +323,7 @@ class TestBuildCommit:
         assert commit.events[-1].payload == {"error": error(), "handled": False}
 
     def test_an_unhandled_failure_may_end_only_its_branch(self) -> None:
-        commit = settled(step(on_error="continue", regions=("j", "k")), Choice(failure(), True))
+        commit = commit_after(step(on_error="continue", regions=("j", "k")), Choice(failure(), True))
         assert (commit.visit.status, commit.visit.failure) == ("failed", FailureState.ENDED)
         assert (commit.stop, commit.error) == (None, None)
         assert (commit.counter_changes, commit.branches_change, commit.failed_branches) == (
@@ -333,7 +333,7 @@ class TestBuildCommit:
         )
 
     def test_a_retry_is_due_after_its_delay(self) -> None:
-        commit = settled(step(regions=("j",)), Choice(failure(), True, retry_at=60.0))
+        commit = commit_after(step(regions=("j",)), Choice(failure(), True, retry_at=60.0))
         visit = commit.visit
         assert (visit.status, visit.attempt, visit.claims, visit.due_at) == ("retrying", 2, 0, 60.0)
         assert (visit.started_at, visit.finished_at, visit.saved, visit.fence) == (None, None, {}, 1)

@@ -82,8 +82,8 @@ def test_two_workers_share_the_work(store: SqliteStore, tmp_path: Path) -> None:
         for _ in range(10)
     ]
     other = SqliteStore(str(store.path))
-    with working(store, tmp_path) as one, working(other, tmp_path):
-        assert all(finished(one, play).result == {"x": 1} for play in plays)
+    with working(store, tmp_path) as worker, working(other, tmp_path):
+        assert all(finished(worker, play).result == {"x": 1} for play in plays)
     assert all(play.event_types().count("step.started") == 2 for play in plays)
     other.close()
 
@@ -321,10 +321,10 @@ def test_a_long_outage_of_the_store_is_raised_to_waiting_callers(
 ) -> None:
     monkeypatch.setattr("noetl.executor.worker.MAX_OUTAGE_SECONDS", 0.0)
     play = start(store, BLOCKING_PLAYBOOK, tmp_path, origin="service")
-    away = UnavailableStore(str(store.path))
-    with working(away, tmp_path, threads=2) as worker, pytest.raises(StoreError, match="is away"):
+    unavailable = UnavailableStore(str(store.path))
+    with working(unavailable, tmp_path, threads=2) as worker, pytest.raises(StoreError, match="is away"):
         worker.wait_until_finished(play.tenant, play.id)
-    away.close()
+    unavailable.close()
 
 
 def test_an_interrupted_step_runs_again(store: SqliteStore, tmp_path: Path) -> None:
