@@ -51,7 +51,7 @@ def _documents() -> Iterator[Sound]:
 
 
 def _explanations() -> Iterator[Sound]:
-    for path in sorted((ROOT / "planner" / "explanations").glob("*.md")):
+    for path in sorted((ROOT / "planner" / "diagnostics" / "explanations").glob("*.md")):
         for block in _PASSES.findall(path.read_text("utf-8")):
             yield Sound("explanations", path.stem, block)
 

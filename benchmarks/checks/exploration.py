@@ -190,8 +190,8 @@ class _Inline:
     def map(self, function: Callable[[Any], Any], items: Any) -> list[Any]:
         return [function(item) for item in items]
 
-    def submit(self, function: Callable[[], Any]) -> _Inline:
-        function()
+    def submit(self, function: Callable[..., Any], *arguments: Any) -> _Inline:
+        function(*arguments)
         return self
 
     def result(self) -> None: ...
