@@ -115,7 +115,7 @@ class DoctorContract:
 
     damage: Damage = SqlDamage()
 
-    def test_a_store_that_is_well(self, store: Store) -> None:
+    def test_a_sound_store_has_no_findings(self, store: Store) -> None:
         assert store.check_consistency() == []
         assert finished(store).status is RunStatus.SUCCEEDED
         stopped = start_run(store, DIAMOND)
@@ -133,7 +133,7 @@ class DoctorContract:
         assert store.check_consistency() == []
 
     @pytest.mark.parametrize("status", ["parked", "failed"])
-    def test_a_run_with_nothing_left(self, store: Store, status: str) -> None:
+    def test_finds_a_run_without_active_visits(self, store: Store, status: str) -> None:
         run = start_run(store, "timeout: 1h" + CHAIN.replace("\n    ", "\n"))
         self.damage.visits(store, run, "a", status=status)
         assert (
@@ -142,14 +142,14 @@ class DoctorContract:
             f"run {run.id} has not ended, but no active visit is left",
         ) in found(store)
 
-    def test_a_wait_that_is_not_open(self, store: Store) -> None:
+    def test_finds_a_wait_that_is_closed(self, store: Store) -> None:
         run, key = waiting(store)
         store.close_wait(key, 2.0)
         assert found(store) == [
             ("waits in vain", run.id, f"run {run.id} waits, but no answer can arrive any more")
         ]
 
-    def test_a_child_that_has_ended_without_a_word(self, store: Store) -> None:
+    def test_finds_a_child_that_ended_without_answering(self, store: Store) -> None:
         run, key = waiting(store)
         inner = child(store, run, WaitKey(run.id, key.visit_id, "child"), "inner")
         store.close_wait(key, 2.0)
@@ -157,12 +157,12 @@ class DoctorContract:
         self.damage.run(store, inner.id, status="failed", finished_at=1)
         assert dict(kinds(store)) == {"waits in vain": run.id, "goes on after its end": inner.id}
 
-    def test_a_line_in_which_nobody_has_a_turn(self, store: Store) -> None:
+    def test_finds_a_sequential_run_without_an_activated_visit(self, store: Store) -> None:
         run = start_run(store)
         self.damage.visits(store, run, "a", due_at=NEVER)
         assert kinds(store) == [("waits in vain", run.id)]
 
-    def test_a_step_to_be_done_in_a_run_that_has_ended(self, store: Store) -> None:
+    def test_finds_an_active_step_of_an_ended_run(self, store: Store) -> None:
         run = finished(store)
         self.damage.visits(store, run, "d", status="ready", finished_at=None)
         expected = (
@@ -173,7 +173,7 @@ class DoctorContract:
         assert found(store) == [expected]
 
     @pytest.mark.parametrize("live", [-1, 2])
-    def test_counters_of_joins(self, store: Store, live: int) -> None:
+    def test_finds_wrong_counters_of_joins(self, store: Store, live: int) -> None:
         run = finished(store)
         self.damage.live(store, run, "c", live)
         expected = (
@@ -183,35 +183,35 @@ class DoctorContract:
         )
         assert found(store) == [expected]
 
-    def test_a_negative_counter_of_a_run_at_work(self, store: Store) -> None:
+    def test_finds_a_negative_counter_of_an_active_run(self, store: Store) -> None:
         run = start_run(store, DIAMOND)
         store.commit(succeed(store, claim_visit(store, run)), 1.0)
         self.damage.live(store, run, "c", -1)
         assert kinds(store) == [("counters of joins", run.id)]
 
     @pytest.mark.parametrize("live", [-1, 2])
-    def test_counters_of_runs(self, store: Store, live: int) -> None:
+    def test_finds_wrong_counters_of_runs(self, store: Store, live: int) -> None:
         run = finished(store)
         self.damage.run(store, run.id, live=live)
         assert found(store) == [("counters of runs", run.id, f"run {run.id} counts {live} active branches")]
 
-    def test_an_arrival_that_is_left(self, store: Store) -> None:
+    def test_finds_an_arrival_in_an_ended_run(self, store: Store) -> None:
         run = finished(store)
         self.damage.arrival(store, run, "c")
         message = f"run {run.id} has ended, but branches still wait at join `c`"
         assert found(store) == [("arrivals", run.id, message)]
 
-    def test_endings_that_do_not_fit(self, store: Store) -> None:
+    def test_finds_a_run_whose_status_contradicts_its_end(self, store: Store) -> None:
         run = finished(store)
         self.damage.run(store, run.id, status="running")
         assert ("endings of runs", run.id) in kinds(store)
 
-    def test_visits_that_do_not_fit(self, store: Store) -> None:
+    def test_finds_a_visit_whose_status_contradicts_its_end(self, store: Store) -> None:
         run = finished(store)
         self.damage.visits(store, run, "d", finished_at=None)
         assert kinds(store) == [("endings of visits", run.id)]
 
-    def test_what_is_left_of_a_run_that_is_not_there(self, store: Store) -> None:
+    def test_finds_rows_of_an_unknown_run(self, store: Store) -> None:
         for kind in self.damage.kinds:
             self.damage.leftover(store, kind, "no")
         expected = [
@@ -219,23 +219,23 @@ class DoctorContract:
         ]
         assert sorted(found(store)) == sorted(expected)
 
-    def test_a_parent_that_is_not_there(self, store: Store) -> None:
+    def test_finds_an_unknown_parent(self, store: Store) -> None:
         run = start_run(store)
         self.damage.parent(store, run.id, "no")
         assert found(store) == [("unknown parents", run.id, f"run {run.id} has unknown parent run no")]
 
-    def test_plans_that_are_not_there(self, store: Store) -> None:
+    def test_finds_an_unknown_plan_of_a_playbook(self, store: Store) -> None:
         self.damage.version(store, "p", "3", "no")
         assert found(store) == [("unknown plans", None, "version 3 of playbook `p` has an unknown plan")]
 
-    def test_a_plan_of_a_run_that_is_not_there(self, store: Store) -> None:
+    def test_finds_an_unknown_plan_of_a_run(self, store: Store) -> None:
         run = finished(store, CHAIN)
         self.damage.run(store, run.id, plan_hash="no")
         assert found(store) == [
             ("unknown plans", run.id, f"run {run.id} of `{run.playbook}` has an unknown plan")
         ]
 
-    def test_so_many_that_not_all_are_told(self, store: Store) -> None:
+    def test_the_number_of_findings_is_limited(self, store: Store) -> None:
         for number in range(MAX_FINDINGS + 1):
             self.damage.leftover(store, self.damage.kinds[0], f"r{number}")
         findings = store.check_consistency()

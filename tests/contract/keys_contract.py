@@ -27,7 +27,7 @@ class KeysContract:
             assert way.key("0123456789ac") is None
             assert way.key("") is None
 
-    def test_an_id_is_given_once_over_all_tenants(self, store: Store) -> None:
+    def test_an_id_is_unique_over_all_tenants(self, store: Store) -> None:
         store.add_key(key())
         for tenant in ("default", "another"):
             with pytest.raises(RejectedError) as rejected:
@@ -36,14 +36,14 @@ class KeysContract:
         assert store.key("0123456789ab") == key()
         assert store.keys("another") == []
 
-    def test_whether_there_was_ever_one(self, store: Store, second: Store) -> None:
+    def test_has_keys_is_true_after_the_first_key(self, store: Store, second: Store) -> None:
         assert not store.has_keys()
         store.add_key(key(tenant="another"))
         assert store.has_keys() and second.has_keys()
         store.revoke_key("another", "0123456789ab", 2.0)
         assert store.has_keys()
 
-    def test_the_keys_of_a_tenant_come_in_the_order_of_their_age(self, store: Store) -> None:
+    def test_keys_of_a_tenant_are_sorted_by_age(self, store: Store) -> None:
         ids = [("c", 1.0), ("a", 3.0), ("d", 2.0), ("b", 2.0)]
         for id, at in ids:
             store.add_key(key(id, at=at))
@@ -52,7 +52,7 @@ class KeysContract:
         assert store.keys("another") == [key("e", tenant="another")]
         assert store.keys("nobody") == []
 
-    def test_a_revoked_key_is_still_known(self, store: Store, second: Store) -> None:
+    def test_a_revoked_key_is_still_listed(self, store: Store, second: Store) -> None:
         store.add_key(key())
         assert store.revoke_key("default", "0123456789ab", 5.0)
         assert store.revoke_key("default", "0123456789ab", 9.0)
@@ -60,14 +60,14 @@ class KeysContract:
         assert second.key("0123456789ab") == revoked
         assert second.keys("default") == [revoked]
 
-    def test_nobody_revokes_the_key_of_another_tenant(self, store: Store) -> None:
+    def test_a_tenant_cannot_revoke_the_key_of_another(self, store: Store) -> None:
         store.add_key(key())
         assert not store.revoke_key("another", "0123456789ab", 5.0)
         assert not store.revoke_key("default", "0123456789ac", 5.0)
         assert store.key("0123456789ab") == key()
         assert store.key("0123456789ac") is None
 
-    def test_the_latest_use_holds(self, store: Store) -> None:
+    def test_the_latest_time_of_use_is_kept(self, store: Store) -> None:
         store.add_key(key())
         for at in (7.5, 9.25, 8.0):
             store.touch_key("0123456789ab", at)
@@ -76,7 +76,7 @@ class KeysContract:
         assert store.key("0123456789ac") is None
         assert [found.id for found in store.keys("default")] == ["0123456789ab"]
 
-    def test_one_id_at_the_same_moment(self, store: Store, second: Store) -> None:
+    def test_concurrent_additions_of_one_id_add_one_key(self, store: Store, second: Store) -> None:
         def add(index: int) -> bool:
             try:
                 (second if index % 2 else store).add_key(replace(key(), hash=str(index)))

@@ -43,7 +43,7 @@ class RegistryContract:
         assert store.playbook("default", "a b/ü\U0001f600", "3") is None
         assert store.playbook("default", "a b") is None
 
-    def test_without_a_version_it_is_given_the_next_number(self, store: Store) -> None:
+    def test_a_playbook_without_version_gets_the_next_number(self, store: Store) -> None:
         assert [store.register(playbook(text=text)).version for text in ("one", "two", "three")] == [
             "1",
             "2",
@@ -51,7 +51,7 @@ class RegistryContract:
         ]
         assert store.register(playbook("b")).version == "1"
 
-    def test_a_number_that_is_taken_is_passed_over(self, store: Store) -> None:
+    def test_a_number_used_as_a_version_is_skipped(self, store: Store) -> None:
         registered(store, "2", "x", "4")
         assert [store.register(playbook(text=text)).version for text in ("one", "two")] == ["5", "6"]
         registered(store, "2", name="b")
@@ -64,12 +64,12 @@ class RegistryContract:
             assert store.register(playbook("a", version, f"text {version}", at=9.0)) == kept
         assert names(store, "a") == [("a", "x"), ("a", "1")]
 
-    def test_a_text_of_earlier_is_another_number(self, store: Store) -> None:
+    def test_an_earlier_text_gets_another_number(self, store: Store) -> None:
         for text in ("one", "two", "one"):
             store.register(playbook(text=text))
         assert [found.plan_hash for found in store.playbooks("default", "a")[0]] == ["one", "two", "one"]
 
-    def test_a_version_never_means_anything_else(self, store: Store) -> None:
+    def test_a_version_keeps_its_text_for_ever(self, store: Store) -> None:
         kept = store.register(playbook("a", "x", "one"))
         store.register(playbook("b", "x", "two"))
         for _ in range(2):
@@ -80,7 +80,7 @@ class RegistryContract:
         assert store.register(playbook("a", "x", "one", at=9.0)) == kept
         assert store.playbook("default", "a", "x") == kept
 
-    def test_a_number_is_not_given_again(self, store: Store) -> None:
+    def test_a_removed_number_is_not_reused(self, store: Store) -> None:
         registered(store, None)
         store.unregister("default", "a", now=5.0)
         assert store.playbook("default", "a") is None
@@ -93,7 +93,7 @@ class RegistryContract:
         assert found is not None
         assert found.version == "5"
 
-    def test_what_is_removed_is_not_found(self, store: Store) -> None:
+    def test_removed_versions_are_not_found(self, store: Store) -> None:
         registered(store, "1", "2", "3")
         registered(store, "1", name="b")
         assert store.unregister("default", "a", "3", now=5.0) == 1
@@ -109,13 +109,13 @@ class RegistryContract:
         assert store.unregister("default", "c", now=8.0) == 0
         assert (names(store, "a"), names(store)) == ([], [("b", "1")])
 
-    def test_the_newest_of_each_by_name(self, store: Store) -> None:
+    def test_the_list_has_the_newest_version_of_each_playbook(self, store: Store) -> None:
         registered(store, "1", "2", name="b")
         registered(store, "7", name="a")
         registered(store, "1", name="B")
         assert names(store) == [("B", "1"), ("a", "7"), ("b", "2")]
 
-    def test_the_registry_comes_in_pages(self, store: Store) -> None:
+    def test_playbooks_are_returned_in_pages(self, store: Store) -> None:
         for index in range(7):
             registered(store, "1", "2", name=f"p{index}")
         registered(store, *map(str, range(7)), name="p")
@@ -131,7 +131,7 @@ class RegistryContract:
             assert found == whole
 
     @pytest.mark.parametrize("name", [None, "p"])
-    def test_a_cursor_that_is_none(self, store: Store, name: str | None) -> None:
+    def test_invalid_cursors_are_refused(self, store: Store, name: str | None) -> None:
         registered(store, "1", "2", "3", name="p")
         registered(store, "1", name="q")
         _, by_name = store.playbooks("default", limit=1)
@@ -157,7 +157,7 @@ class RegistryContract:
                 store.playbooks("default", name, cursor=cursor)
             assert rejected.value.reason == "invalid_cursor"
 
-    def test_tenants_have_registries_of_their_own(self, store: Store) -> None:
+    def test_each_tenant_has_its_own_registry(self, store: Store) -> None:
         mine, theirs = (replace(playbook("a", "1", tenant), tenant=tenant) for tenant in ("mine", "theirs"))
         assert store.register(mine) == mine
         assert store.register(theirs) == theirs
@@ -167,19 +167,19 @@ class RegistryContract:
         assert store.unregister("mine", "a", now=5.0) == 1
         assert store.playbook("theirs", "a", "1") == theirs
 
-    def test_many_texts_at_the_same_moment(self, store: Store, second: Store) -> None:
+    def test_concurrent_registrations_of_several_texts(self, store: Store, second: Store) -> None:
         def register(index: int) -> str | None:
             return (second if index % 2 else store).register(playbook(text=str(index))).version
 
         assert sorted(map(str, run_concurrently(6, register))) == ["1", "2", "3", "4", "5", "6"]
 
-    def test_one_text_at_the_same_moment(self, store: Store, second: Store) -> None:
+    def test_concurrent_registrations_of_one_text(self, store: Store, second: Store) -> None:
         kept = run_concurrently(
             6, lambda index: (second if index % 2 else store).register(playbook(at=float(index)))
         )
         assert len(set(kept)) == 1
 
-    def test_one_version_at_the_same_moment(self, store: Store, second: Store) -> None:
+    def test_concurrent_registrations_of_one_version(self, store: Store, second: Store) -> None:
         def register(index: int) -> bool:
             try:
                 (second if index % 2 else store).register(playbook("a", "x", str(index)))

@@ -171,7 +171,7 @@ class StoreContract:
     # Plans
 
     @pytest.mark.parametrize("text", [CHAIN, DIAMOND, CYCLE])
-    def test_a_plan_comes_back_as_it_was(self, store: Store, text: str) -> None:
+    def test_a_plan_is_read_as_it_was_saved(self, store: Store, text: str) -> None:
         plan = compile_text(text)
         store.save_plan(plan)
         store.save_plan(plan)
@@ -183,7 +183,7 @@ class StoreContract:
         assert store.plan_header(plan.hash) == plan.header
         assert all(store.plan_step(plan.hash, name) == step for name, step in plan.steps.items())
 
-    def test_all_that_a_plan_can_hold_comes_back(self, store: Store) -> None:
+    def test_every_part_of_a_plan_is_stored(self, store: Store) -> None:
         plan = compile_text("""
             name: "Ünïcode \U0001f600"
             version: "3"
@@ -207,13 +207,13 @@ class StoreContract:
         assert store.plan(plan.hash).hash == plan.hash
         assert store.plan_task(plan.hash, "t") == plan.tasks["t"]
 
-    def test_a_plan_that_is_not_there(self, store: Store) -> None:
+    def test_an_unknown_plan_is_reported(self, store: Store) -> None:
         with pytest.raises(StoreError):
             store.plan_header("0" * 64)
 
     # Starting
 
-    def test_a_run_comes_back_as_it_was(self, store: Store) -> None:
+    def test_a_run_is_read_as_it_was_created(self, store: Store) -> None:
         options = {"tags": ["x", "é"], "folder": "/a b", "variables": {}}
         run = start_run(
             store,
@@ -243,7 +243,7 @@ class StoreContract:
         assert rejected.value.reason == "idempotency_key_reused"
         assert len(store.runs("default")[0]) == 2
 
-    def test_one_idempotency_key_at_the_same_moment(self, store: Store) -> None:
+    def test_concurrent_starts_with_one_idempotency_key_start_one_run(self, store: Store) -> None:
         runs = run_concurrently(6, lambda _: start_run(store, key=("k", "body")).id)
         assert len(set(runs)) == 1
         assert [run.id for run in store.runs("default")[0]] == runs[:1]
@@ -263,7 +263,7 @@ class StoreContract:
         store.commit(succeed(store, claim_visit(store, run)), 1.0)
         assert [claim_visit(store, run, 2.0).visit.step for _ in range(4)] == ["b1", "b2", "b3", "b4"]
 
-    def test_what_a_claim_says(self, store: Store) -> None:
+    def test_a_claim_returns_the_running_visit(self, store: Store) -> None:
         run = start_run(store, now=2.0)
         claim = claim_visit(store, run, now=5.0)
         assert claim.run.status is RunStatus.RUNNING
@@ -273,7 +273,7 @@ class StoreContract:
         assert (visit.due_at, visit.started_at) == (35.0, 5.0)
         assert [event.type for event in store.events(run.id)] == ["workflow.started", "step.started"]
 
-    def test_local_runs_have_a_queue_of_their_own(self, store: Store) -> None:
+    def test_each_local_run_has_its_own_queue(self, store: Store) -> None:
         local, served = start_run(store), start_run(store, origin="service")
         claim = store.claim("service", LEASE, 1.0)
         assert claim is not None
@@ -281,12 +281,12 @@ class StoreContract:
         assert store.claim("service", LEASE, 1.0) is None
         assert claim_visit(store, local).run.id == local.id
 
-    def test_a_visit_is_claimed_once(self, store: Store) -> None:
+    def test_concurrent_claims_claim_a_visit_once(self, store: Store) -> None:
         run = start_run(store)
         claims = run_concurrently(6, lambda index: store.claim(run.id, Lease(str(index), 30.0), 1.0))
         assert len([claim for claim in claims if claim is not None]) == 1
 
-    def test_a_claim_holds_until_its_lease_is_over(self, store: Store) -> None:
+    def test_a_claim_holds_until_its_lease_expires(self, store: Store) -> None:
         run = start_run(store)
         first = claim_visit(store, run, now=0.0)
         assert store.claim(run.id, Lease("two", 30.0), 29.9) is None
@@ -297,14 +297,14 @@ class StoreContract:
         assert second.visit.started_at == first.visit.started_at
         assert [event.type for event in store.events(run.id)].count("step.started") == 1
 
-    def test_a_claim_is_prolonged(self, store: Store) -> None:
+    def test_a_claim_is_renewed(self, store: Store) -> None:
         run = start_run(store)
         claim = claim_visit(store, run)
         assert store.renew(run.id, claim.visit.id, claim.visit.fence, 60.0)
         assert store.claim(run.id, LEASE, 45.0) is None
         assert claim_visit(store, run, 60.0).visit.fence == 2
 
-    def test_a_claim_that_was_lost_is_not_prolonged(self, store: Store) -> None:
+    def test_a_lost_claim_is_not_renewed(self, store: Store) -> None:
         run = start_run(store)
         lost = claim_visit(store, run)
         held = claim_visit(store, run, now=30.0)
@@ -315,7 +315,7 @@ class StoreContract:
 
     # What is told of a visit at work
 
-    def test_a_claim_is_prolonged_with_what_has_happened(self, store: Store, second: Store) -> None:
+    def test_a_renewal_writes_events(self, store: Store, second: Store) -> None:
         run = start_run(store)
         claim = claim_visit(store, run)
         before = store.events(run.id)
@@ -337,7 +337,7 @@ class StoreContract:
         ]
         assert len({event.id for event in after}) == len(after)
 
-    def test_what_a_lost_claim_has_to_tell_is_not_written(self, store: Store) -> None:
+    def test_events_of_a_lost_claim_are_not_written(self, store: Store) -> None:
         run = start_run(store)
         lost = claim_visit(store, run)
         store.renew(*claim_key(lost), 20.0, action_events(lost, 0))
@@ -355,7 +355,7 @@ class StoreContract:
         assert not store.renew(*claim_key(took_over), 1000.0, action_events(took_over, 1), 1)
         assert run_contents(store, run) == before
 
-    def test_what_was_told_before_a_pause_and_behind_it(self, store: Store, second: Store) -> None:
+    def test_events_of_renewals_and_suspensions_are_in_order(self, store: Store, second: Store) -> None:
         """A reader who looks after every write is told the same as one who comes at the end."""
         run = start_run(store)
         seen: list[Event] = []
@@ -386,7 +386,7 @@ class StoreContract:
         numbers = [event.payload["number"] for event in seen if event.type == "action.x"]
         assert numbers == [0, 1, 2, 10, 11, 12, 20, 21, 22, 30]
 
-    def test_what_was_told_before_a_retry_and_a_resume(self, store: Store) -> None:
+    def test_events_of_renewals_before_a_retry_and_a_resume(self, store: Store) -> None:
         run = start_run(store)
         claim = claim_visit(store, run)
         store.renew(*claim_key(claim), 60.0, action_events(claim, 0))
@@ -408,7 +408,7 @@ class StoreContract:
             ("started", None), ("x", 2),
         ]  # fmt: skip
 
-    def test_branches_tell_at_one_time(self, store: Store, second: Store) -> None:
+    def test_branches_write_events_concurrently(self, store: Store, second: Store) -> None:
         run = start_run(store, DIAMOND)
         store.commit(succeed(store, claim_visit(store, run)), 1.0)
         claims = [claim_visit(store, run, 1.0) for _ in range(4)]
@@ -428,7 +428,7 @@ class StoreContract:
             ]
             assert of == ["started", "x", "x", "x", "transition", "completed"]
 
-    def test_as_much_as_is_told_at_once(self, store: Store) -> None:
+    def test_the_largest_batch_of_events_is_written(self, store: Store) -> None:
         """Text that no compression shortens much, and that JSON in ASCII makes twelve times as long."""
         run = start_run(store)
         claim = claim_visit(store, run)
@@ -445,7 +445,7 @@ class StoreContract:
         numbers = [event.payload["number"] for event in store.events(run.id) if event.type == "action.x"]
         assert numbers == list(range(MAX_BATCH_EVENTS))
 
-    def test_what_is_told_is_news(self, store: Store) -> None:
+    def test_events_of_a_renewal_signal_a_change(self, store: Store) -> None:
         run = start_run(store)
         claim = claim_visit(store, run)
         seen = store.changes.count
@@ -457,7 +457,7 @@ class StoreContract:
 
     # Committing
 
-    def test_a_commit_and_what_follows_are_one(self, store: Store) -> None:
+    def test_a_commit_creates_the_next_visit(self, store: Store) -> None:
         run = start_run(store)
         claim = claim_visit(store, run)
         assert store.commit(succeed(store, claim, saved={"n": 1}, data=[2]), 7.0) is None
@@ -471,7 +471,7 @@ class StoreContract:
         types = ["workflow.started", "step.started", "step.transition", "step.completed"]
         assert [event.type for event in store.events(run.id)] == types
 
-    def test_a_commit_may_claim_what_follows(self, store: Store) -> None:
+    def test_a_commit_may_claim_the_next_visit(self, store: Store) -> None:
         run = start_run(store)
         visit = store.commit(succeed(store, claim_visit(store, run)), 7.0, Lease("one", 30.0))
         assert visit is not None
@@ -482,7 +482,7 @@ class StoreContract:
         assert [event.type for event in store.events(run.id)][-1] == "step.started"
         assert claim_visit(store, run, 37.0).visit.fence == 2
 
-    def test_only_the_first_of_a_fork_is_claimed(self, store: Store) -> None:
+    def test_a_commit_claims_only_the_first_branch_of_a_fork(self, store: Store) -> None:
         run = start_run(store, DIAMOND)
         visit = store.commit(succeed(store, claim_visit(store, run)), 1.0, LEASE)
         assert visit is not None
@@ -512,7 +512,7 @@ class StoreContract:
             store.commit(fail(store, claim), 2.0)
         assert run_contents(store, run) == before
 
-    def test_one_of_many_commits_counts(self, store: Store) -> None:
+    def test_one_of_concurrent_commits_is_accepted(self, store: Store) -> None:
         run = start_run(store)
         claim = claim_visit(store, run)
 
@@ -527,14 +527,14 @@ class StoreContract:
         assert [visit.step for visit in store.visits(run.id)] == ["a", "b"]
 
     @pytest.mark.parametrize("more", [-1, 0])
-    def test_what_fits_comes_back(self, store: Store, more: int) -> None:
+    def test_outputs_up_to_the_limit_are_stored(self, store: Store, more: int) -> None:
         run = start_run(store)
         text = "x" * (self.payload_limit - len('{"n":""}') + more)
         store.commit(succeed(store, claim_visit(store, run), saved={"n": text}), 1.0)
         assert store.visits_with_outputs(run.id)[0].saved == {"n": text}
 
     @pytest.mark.parametrize("part", ["saved", "data"])
-    def test_what_is_too_large_writes_nothing(self, store: Store, part: str) -> None:
+    def test_outputs_beyond_the_limit_write_nothing(self, store: Store, part: str) -> None:
         run = start_run(store)
         claim = claim_visit(store, run)
         before = run_contents(store, run)
@@ -548,14 +548,14 @@ class StoreContract:
     @pytest.mark.parametrize(
         "value", [None, False, 0, "", [], {}, {"a": None}, 1.5, 2**70, "\ud800", "é\x00", [[{}]]]
     )
-    def test_values_come_back_as_they_were(self, store: Store, value: Any) -> None:
+    def test_outputs_are_read_as_they_were(self, store: Store, value: Any) -> None:
         run = start_run(store)
         store.commit(succeed(store, claim_visit(store, run), saved={"n": value}), 1.0)
         assert store.visits_with_outputs(run.id)[0].saved == {"n": value}
 
     # DynamoJoins and counters
 
-    def test_a_join_fires_once_and_last(self, store: Store) -> None:
+    def test_a_join_fires_once_after_all_branches(self, store: Store) -> None:
         run = start_run(store, DIAMOND)
         store.commit(succeed(store, claim_visit(store, run)), 1.0)
         for index in range(4):
@@ -577,7 +577,7 @@ class StoreContract:
         assert [visit.step for visit in store.visits(run.id)].count("c") == 1
         assert current_run(store, run).live == 1
 
-    def test_a_join_all_of_whose_branches_ended_elsewhere(self, store: Store) -> None:
+    def test_a_join_without_arrivals_does_not_fire(self, store: Store) -> None:
         run = start_run(store, DIAMOND)
         store.commit(succeed(store, claim_visit(store, run)), 1.0)
         for _ in range(4):
@@ -585,7 +585,7 @@ class StoreContract:
         assert [visit.step for visit in store.visits(run.id)][-1] == END
         assert current_run(store, run).live == 0
 
-    def test_a_join_under_real_concurrency(self, store: Store, second: Store) -> None:
+    def test_concurrent_arrivals_fire_a_join_once(self, store: Store, second: Store) -> None:
         for _ in range(5):
             run = start_run(store, DIAMOND)
             store.commit(succeed(store, claim_visit(store, run)), 1.0)
@@ -609,7 +609,7 @@ class StoreContract:
 
     # Retrying, stopping, ending, resuming
 
-    def test_a_retry_is_due_in_time(self, store: Store) -> None:
+    def test_a_retry_is_due_at_its_time(self, store: Store) -> None:
         run = start_run(store)
         store.commit(fail(store, claim_visit(store, run), retry_at=50.0), 1.0)
         (visit,) = store.visits(run.id)
@@ -622,7 +622,7 @@ class StoreContract:
         assert again.visit.started_at == 50.0
         assert [event.type for event in store.events(run.id)][-2:] == ["step.retrying", "step.started"]
 
-    def test_the_last_branch_brings_the_end(self, store: Store) -> None:
+    def test_the_end_of_the_last_branch_ends_the_run(self, store: Store) -> None:
         run = start_run(store)
         for _ in range(3):
             assert current_run(store, run).live == 1
@@ -639,7 +639,7 @@ class StoreContract:
             store.finish(end, RunStatus.FAILED, None, [], 10.0)
         assert current_run(store, run) == found
 
-    def test_a_failure_parks_what_was_ready(self, store: Store) -> None:
+    def test_a_failure_parks_ready_visits(self, store: Store) -> None:
         run = start_run(store, DIAMOND)
         store.commit(succeed(store, claim_visit(store, run)), 1.0)
         first, second = claim_visit(store, run, 1.0), claim_visit(store, run, 1.0)
@@ -659,21 +659,21 @@ class StoreContract:
         found = end_run(store, run, RunStatus.FAILED, 3.0)
         assert (found.status, found.error and found.error["message"]) == ("failed", "no")
 
-    def test_what_follows_in_a_run_that_stops_is_parked(self, store: Store) -> None:
+    def test_the_next_visit_of_a_stopping_run_is_parked(self, store: Store) -> None:
         run = start_run(store)
         claim = claim_visit(store, run)
         store.stop(run.id, RunStatus.CANCELLED, 1.0)
         assert store.commit(succeed(store, claim), 2.0, LEASE) is not None
         assert visit_states(store, run) == [("a", "succeeded"), ("b", "parked"), (END, "running")]
 
-    def test_a_retry_in_a_run_that_stops_is_parked(self, store: Store) -> None:
+    def test_a_retry_in_a_stopping_run_is_parked(self, store: Store) -> None:
         run = start_run(store)
         claim = claim_visit(store, run)
         store.stop(run.id, RunStatus.CANCELLED, 1.0)
         store.commit(fail(store, claim, retry_at=9.0), 2.0)
         assert visit_states(store, run) == [("a", "parked"), (END, "ready")]
 
-    def test_a_stop_parks_and_ends(self, store: Store) -> None:
+    def test_a_stop_parks_visits_and_ends_the_run(self, store: Store) -> None:
         run = start_run(store)
         stopped = store.stop(run.id, RunStatus.CANCELLED, 1.0)
         assert stopped.stop is RunStatus.CANCELLED
@@ -684,14 +684,14 @@ class StoreContract:
         assert store.stop(run.id, RunStatus.CANCELLED, 3.0).status is RunStatus.CANCELLED
         assert [event.type for event in store.events(run.id)][-1] == "workflow.cancelled"
 
-    def test_the_first_reason_to_stop_counts(self, store: Store) -> None:
+    def test_the_first_reason_to_stop_is_kept(self, store: Store) -> None:
         run = start_run(store)
         claim = claim_visit(store, run)
         store.stop(run.id, RunStatus.CANCELLED, 1.0)
         store.commit(fail(store, claim), 2.0)
         assert current_run(store, run).stop is RunStatus.CANCELLED
 
-    def test_a_stop_that_comes_too_late(self, store: Store) -> None:
+    def test_a_stop_after_the_end_is_refused(self, store: Store) -> None:
         run = start_run(store)
         for _ in range(3):
             store.commit(succeed(store, claim_visit(store, run)), 0.0)
@@ -701,7 +701,7 @@ class StoreContract:
         assert rejected.value.reason == "finished"
         assert current_run(store, run) == finished
 
-    def test_a_run_goes_on_from_what_was_open_and_parked(self, store: Store) -> None:
+    def test_a_resume_opens_failed_and_parked_visits(self, store: Store) -> None:
         run = start_run(store, DIAMOND)
         store.commit(succeed(store, claim_visit(store, run)), 1.0)
         store.commit(succeed(store, claim_visit(store, run, 1.0)), 2.0)
@@ -728,7 +728,7 @@ class StoreContract:
         assert end_run(store, run, RunStatus.SUCCEEDED, 11.0).status is RunStatus.SUCCEEDED
         assert "workflow.resumed" in [event.type for event in store.events(run.id)]
 
-    def test_a_run_that_was_stopped_when_nothing_was_left(self, store: Store) -> None:
+    def test_a_resume_of_a_run_without_open_visits_ends_it(self, store: Store) -> None:
         run = start_run(store)
         for _ in range(2):
             store.commit(succeed(store, claim_visit(store, run)), 0.0)
@@ -740,9 +740,7 @@ class StoreContract:
         assert end_run(store, run, RunStatus.SUCCEEDED, 10.0).status is RunStatus.SUCCEEDED
 
     @pytest.mark.parametrize("paused_before", [False, True])
-    def test_what_was_to_be_tried_again_is_when_its_run_goes_on(
-        self, store: Store, *, paused_before: bool
-    ) -> None:
+    def test_a_resume_makes_a_pending_retry_due_at_once(self, store: Store, *, paused_before: bool) -> None:
         run = start_run(store)
         claim = claim_visit(store, run)
         if paused_before:
@@ -756,7 +754,7 @@ class StoreContract:
         again = claim_visit(store, run, 10.0).visit
         assert (again.step, again.attempt, again.progress) == ("a", 1, claim.visit.progress)
 
-    def test_what_waits_goes_on_waiting_when_its_run_goes_on(self, store: Store) -> None:
+    def test_a_suspended_visit_stays_suspended_after_a_resume(self, store: Store) -> None:
         run = start_run(store)
         later = Suspension(Progress(journal={"run": {"at": 1}}), due_at=50.0)
         store.commit(suspend(claim_visit(store, run).visit, later, 1.0), 1.0)
@@ -800,7 +798,7 @@ class StoreContract:
 
     # DynamoQueries
 
-    def test_runs_come_in_pages(self, store: Store) -> None:
+    def test_runs_are_returned_in_pages(self, store: Store) -> None:
         runs = [start_run(store, now=float(index // 2)) for index in range(7)]
         newest_first = [
             run.id for run in sorted(runs, key=lambda run: (run.created_at, run.id), reverse=True)
@@ -840,7 +838,7 @@ class StoreContract:
         claim_visit(store, second, 3.0)
         assert ids(status=RunStatus.RUNNING) == {second.id}
 
-    def test_runs_that_belong_together(self, store: Store) -> None:
+    def test_runs_are_filtered_by_queue_and_parent(self, store: Store) -> None:
         root, other = start_run(store, now=1.0), start_run(store, now=2.0)
         parent = WaitKey(root.id, "visit", "wait")
         child = start_run(store, now=3.0, parent=parent, queue=root.queue, depth=1)
@@ -862,14 +860,14 @@ class StoreContract:
         assert [run.id for run in store.runs("theirs")[0]] == [theirs.id]
         assert store.runs("nobody") == ([], None)
 
-    def test_the_trace_of_whoever_started_a_run(self, store: Store, second: Store) -> None:
+    def test_the_trace_of_a_run_is_stored(self, store: Store, second: Store) -> None:
         trace = f"00-{'1' * 32}-{'2' * 16}-01"
         run, other = start_run(store, trace=trace), start_run(store)
         assert (current_run(second, run).trace, current_run(second, other).trace) == (trace, None)
         claim = claim_visit(store, run)
         assert claim.run.trace == trace
 
-    def test_events_come_in_pages(self, store: Store) -> None:
+    def test_events_are_returned_in_pages(self, store: Store) -> None:
         run = start_run(store)
         for _ in range(3):
             store.commit(succeed(store, claim_visit(store, run)), 0.0)
@@ -908,7 +906,7 @@ class StoreContract:
         reader.join()
         assert seen == store.events(run.id)
 
-    def test_a_write_wakes_who_waits(self, store: Store) -> None:
+    def test_a_write_signals_a_change(self, store: Store) -> None:
         run = start_run(store)
         seen = store.changes.count
         waiter = threading.Thread(target=store.changes.wait, args=(seen, 60.0))
@@ -917,7 +915,7 @@ class StoreContract:
         waiter.join()
         store.changes.wait(seen, 60.0)
 
-    def test_work_that_is_due_wakes_a_worker(self, store: Store) -> None:
+    def test_due_visits_signal_work(self, store: Store) -> None:
         seen = store.work.count
         run = start_run(store)
         store.work.wait(seen, 60.0)
@@ -928,17 +926,17 @@ class StoreContract:
         store.commit(succeed(store, claim), 1.0)
         waiter.join()
 
-    def test_waiting_ends(self, store: Store) -> None:
+    def test_waiting_for_a_signal_times_out(self, store: Store) -> None:
         store.changes.wait(store.changes.count, 0.001)
         store.work.wait(store.work.count, 0.001)
 
-    def test_two_ways_in_see_the_same(self, store: Store, second: Store) -> None:
+    def test_two_connections_see_the_same(self, store: Store, second: Store) -> None:
         run = start_run(store)
         assert run_contents(second, run) == run_contents(store, run)
         second.commit(succeed(second, claim_visit(second, run), saved={"n": 1}), 1.0)
         assert run_contents(second, run) == run_contents(store, run)
 
-    def test_a_commit_is_the_visit_as_it_stands(self, store: Store) -> None:
+    def test_a_committed_visit_is_read_as_it_was(self, store: Store) -> None:
         run = start_run(store)
         commit = succeed(store, claim_visit(store, run), saved={"n": 1}, data="d")
         store.commit(commit, 1.0)

@@ -48,7 +48,9 @@ def broken(store: SqlStore, query: str, *values: Any) -> None:
 class SweepContract:
     """`store` is an empty store."""
 
-    def test_nothing_is_wrong(self, store: SqlStore, caplog: pytest.LogCaptureFixture) -> None:
+    def test_a_sweep_of_a_sound_store_repairs_nothing(
+        self, store: SqlStore, caplog: pytest.LogCaptureFixture
+    ) -> None:
         play = begun(store, FORK, 1)
         begun(store, WAIT, 1)
         begun(store, SEQUENTIAL, 1)
@@ -57,7 +59,9 @@ class SweepContract:
         assert store.visits(play.id) == before
         assert caplog.records == []
 
-    def test_a_run_whose_end_was_lost(self, store: SqlStore, caplog: pytest.LogCaptureFixture) -> None:
+    def test_repairs_a_run_whose_end_was_lost(
+        self, store: SqlStore, caplog: pytest.LogCaptureFixture
+    ) -> None:
         play = begun(store, FORK, 4)
         broken(store, "delete from visits where step = '@end'")
         assert [found.check for found in check_consistency(store.database)] == ["stuck"]
@@ -69,7 +73,7 @@ class SweepContract:
         assert check_consistency(store.database) == []
         assert store.sweep(play.clock()) == SweepResult(0, 0)
 
-    def test_a_join_that_has_not_fired(self, store: SqlStore) -> None:
+    def test_repairs_a_join_that_has_not_fired(self, store: SqlStore) -> None:
         play = begun(store, FORK, 2)
         (rest,) = (visit for visit in play.visits if visit.finished_at is None)
         broken(store, "update visits set status = 'succeeded', finished_at = 1 where id = ?", rest.id)
@@ -78,14 +82,14 @@ class SweepContract:
         assert store.sweep(play.clock()).repaired == 1
         assert play.finish().status is RunStatus.SUCCEEDED
 
-    def test_steps_that_are_parked_for_nothing(self, store: SqlStore) -> None:
+    def test_repairs_parked_steps_of_a_running_run(self, store: SqlStore) -> None:
         play = begun(store, FORK, 1)
         broken(store, "update visits set status = 'parked' where status = 'ready'")
         assert store.sweep(play.clock()).repaired == 1
         assert play.finish().status is RunStatus.SUCCEEDED
         assert check_consistency(store.database) == []
 
-    def test_a_branch_that_is_gone(self, store: SqlStore) -> None:
+    def test_a_run_with_a_lost_branch_fails(self, store: SqlStore) -> None:
         """Nobody knows where it stood: the run fails, and says why."""
         play = begun(store, FORK, 1)
         broken(store, "delete from visits where status = 'ready'")
@@ -97,14 +101,14 @@ class SweepContract:
             "a branch of the run was lost",
         )
 
-    def test_a_stop_that_was_not_finished(self, store: SqlStore) -> None:
+    def test_repairs_an_incomplete_stop(self, store: SqlStore) -> None:
         play = begun(store, FORK, 1)
         store.stop(play.id, RunStatus.CANCELLED, play.clock())
         broken(store, "delete from visits where step = '@end'")
         assert store.sweep(play.clock()).repaired == 1
         assert play.finish().status is RunStatus.CANCELLED
 
-    def test_an_answer_that_nobody_was_told_of(self, store: SqlStore) -> None:
+    def test_repairs_a_visit_that_missed_its_answer(self, store: SqlStore) -> None:
         play = begun(store, WAIT, 1)
         broken(store, "update waits set answer = '7', answered_at = 1")
         broken(store, "update visits set due_at = ? where status = 'waiting'", NEVER)
@@ -112,13 +116,13 @@ class SweepContract:
         assert store.sweep(play.clock()).repaired == 1
         assert play.finish().result == {"x": 7}
 
-    def test_a_line_in_which_nobody_has_a_turn(self, store: SqlStore) -> None:
+    def test_repairs_a_sequential_run_without_an_activated_visit(self, store: SqlStore) -> None:
         play = begun(store, SEQUENTIAL, 1)
         broken(store, "update visits set due_at = ? where status = 'ready'", NEVER)
         assert store.sweep(play.clock()).repaired == 1
         assert play.finish().result == {"x": 1, "y": 2}
 
-    def test_a_lease_of_a_clock_that_was_ahead(self, store: SqlStore) -> None:
+    def test_repairs_a_lease_of_a_clock_that_was_ahead(self, store: SqlStore) -> None:
         play = begun(store, FORK, 0)
         assert play.claim() is not None
         assert store.sweep(play.clock()) == SweepResult(1, 0)
@@ -127,19 +131,19 @@ class SweepContract:
         play.clock.advance(LEASE_SECONDS)
         assert play.finish().status is RunStatus.SUCCEEDED
 
-    def test_a_run_without_its_deadline(self, store: SqlStore) -> None:
+    def test_repairs_a_run_without_its_deadline(self, store: SqlStore) -> None:
         play = begun(store, "timeout: 1h\nsteps: [{name: a, run: [{action: wait, seconds: 2h}]}]", 1)
         broken(store, "delete from visits where step = '@deadline'")
         assert store.sweep(play.clock()).repaired == 1
         assert play.finish().status is RunStatus.TIMED_OUT
 
-    def test_a_last_step_has_a_time_of_its_own(self, store: SqlStore) -> None:
+    def test_a_finally_step_needs_no_deadline_of_the_run(self, store: SqlStore) -> None:
         text = "timeout: 1h\nfinally: z\nsteps:\n- {name: a, run: [{action: set, set: {x: 1}}]}\n- {name: z, run: [{action: wait, seconds: 9}]}"
         play = begun(store, text, 2)
         assert [visit.step for visit in play.visits] == ["a", "z"]
         assert store.sweep(play.clock()) == SweepResult(1, 0)
 
-    def test_a_dead_worker_of_this_machine_is_taken_over_at_once(self, store: SqlStore) -> None:
+    def test_visits_of_a_dead_worker_of_this_machine_are_due_at_once(self, store: SqlStore) -> None:
         play = begun(store, FORK, 0)
         place, boot, _, _ = process_name().split("/")
         dead, alive = f"{place}/{boot}/4194999/1/walk", f"{process_name()}/walk"
@@ -151,7 +155,7 @@ class SweepContract:
         assert store.release_dead(play.queue, now) == 0
         assert store.claim(play.queue, Lease(alive, 1000.0), now) is None
 
-    def test_runs_are_deleted_when_they_were_kept_for_long_enough(self, store: SqlStore) -> None:
+    def test_runs_are_deleted_after_the_retention_period(self, store: SqlStore) -> None:
         store.retention_seconds = 100.0
         play = begun(store, FORK, 0)
         play.finish()
@@ -167,13 +171,13 @@ class SweepContract:
         assert store.events(play.id) == []
         assert check_consistency(store.database) == []
 
-    def test_without_a_time_runs_are_kept(self, store: SqlStore) -> None:
+    def test_without_retention_runs_are_kept(self, store: SqlStore) -> None:
         play = begun(store, FORK, 0)
         play.finish()
         store.sweep(play.clock() + 1e9)
         assert store.run("default", play.id) is not None
 
-    def test_a_run_that_was_resumed_is_kept(self, store: SqlStore) -> None:
+    def test_a_resumed_run_is_kept(self, store: SqlStore) -> None:
         store.retention_seconds = 100.0
         play = begun(store, "steps: [{name: a, run: [{action: fail, message: no}]}]", 0)
         play.finish()
@@ -182,7 +186,7 @@ class SweepContract:
         store.sweep(play.clock())
         assert store.run("default", play.id) is not None
 
-    def test_a_run_is_kept_as_long_as_the_one_that_has_started_it(self, store: SqlStore) -> None:
+    def test_a_child_run_is_kept_as_long_as_its_parent(self, store: SqlStore) -> None:
         store.retention_seconds = 100.0
         child = compile_text("name: child\nsteps: [{name: a, run: [{action: set, set: {n: 1}}]}]")
         store.save_plan(child)

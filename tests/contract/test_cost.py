@@ -31,7 +31,7 @@ def queue(aws: Client, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @pytest.mark.timeout(600)
-def test_a_step_of_a_chain(queue: str) -> None:
+def test_each_step_of_a_chain_costs_the_same(queue: str) -> None:
     store = open_store()
     assert isinstance(store, DynamoStore)
     with Meter().attached("dynamodb", "sqs") as meter:
@@ -47,7 +47,7 @@ def test_a_step_of_a_chain(queue: str) -> None:
     assert sent[1] - sent[0] < 64
 
 
-def test_what_is_asked_in_a_step(queue: str) -> None:
+def test_a_step_makes_these_requests(queue: str) -> None:
     store = open_store()
     assert isinstance(store, DynamoStore)
     with Meter().attached("dynamodb", "sqs") as meter:
@@ -61,7 +61,7 @@ def test_what_is_asked_in_a_step(queue: str) -> None:
     }
 
 
-def test_steps_that_are_walked_in_one_invocation(queue: str) -> None:
+def test_steps_in_one_invocation_cost_less(queue: str) -> None:
     store = open_store()
     assert isinstance(store, DynamoStore)
     with Meter().attached("dynamodb", "sqs") as meter:
@@ -71,7 +71,7 @@ def test_steps_that_are_walked_in_one_invocation(queue: str) -> None:
     assert max(row["dollars_a_million"] for row in rows) <= 2.1
 
 
-def test_what_a_renewal_asks(queue: str) -> None:
+def test_a_renewal_makes_one_request(queue: str) -> None:
     store = open_store()
     assert isinstance(store, DynamoStore)
     run = start_run(store)
@@ -85,7 +85,7 @@ def test_what_a_renewal_asks(queue: str) -> None:
     assert (telling.requests, telling.write_units) == ({("dynamodb", "TransactWriteItems"): 1}, 4.0)
 
 
-def test_prices() -> None:
+def test_prices_of_requests() -> None:
     usage = Usage(read_units=8.0, write_units=2.0)
     usage.requests.update({("sqs", "SendMessage"): 3, ("s3", "PutObject"): 1, ("s3", "GetObject"): 1})
     assert usage.dollars * 1e6 == pytest.approx(8 * 0.125 + 2 * 0.625 + 3 * 0.4 + 5.0 + 0.4)
@@ -93,7 +93,7 @@ def test_prices() -> None:
 
 
 @pytest.mark.timeout(600)
-def test_a_branch_of_a_thousand_asks_no_more_than_one_of_a_hundred(queue: str) -> None:
+def test_the_cost_of_a_branch_does_not_grow_with_the_fork(queue: str) -> None:
     """Several threads walk them: each branch once, and the step at which they come together once."""
     store = open_store()
     assert isinstance(store, DynamoStore)

@@ -140,7 +140,7 @@ class TestRetention:
         assert isinstance(opened, DynamoStore)
         return opened
 
-    def test_what_is_left_of_a_run_expires(self, store: DynamoStore) -> None:
+    def test_items_of_an_ended_run_expire(self, store: DynamoStore) -> None:
         run = start_run(store, key=("k", "body"))
         opened(store, claim_visit(store, run), "token")
         store.stop(run.id, RunStatus.CANCELLED, 1.0)
@@ -157,7 +157,7 @@ class TestRetention:
         assert not any("expires" in item for item in store.table.scan())
 
     @pytest.mark.parametrize("days", ["x", "0", "-1", "nan", "1e9"])
-    def test_a_time_that_is_none(self, days: str) -> None:
+    def test_an_invalid_retention_is_refused(self, days: str) -> None:
         with pytest.raises(SettingError, match="NOETL_RETENTION_DAYS"):
             read_retention_seconds({"NOETL_RETENTION_DAYS": days})
 
@@ -170,7 +170,7 @@ class TestLists:
         upgrade("noetl")
         return DynamoStore("noetl")
 
-    def test_pages_of_many_runs(self, store: DynamoStore) -> None:
+    def test_pages_of_runs_of_several_shards(self, store: DynamoStore) -> None:
         chance = random.Random(7)
         times = [float(chance.randrange(20)) for _ in range(60)]
         ids = {start_run(store, now=at, origin="service").id: at for at in times}
@@ -191,7 +191,7 @@ class TestLists:
         newest, _ = store.runs("default", since=12.0)
         assert [run.id for run in newest] == [id for id in expected if ids[id] >= 12.0]
 
-    def test_sweeps_go_through_all_of_them(self, store: DynamoStore) -> None:
+    def test_successive_sweeps_examine_all_runs(self, store: DynamoStore) -> None:
         for _ in range(40):
             start_run(store, now=1.0, origin="service")
         swept = [store.sweep(2.0, limit=9).runs for _ in range(40)]
@@ -199,7 +199,7 @@ class TestLists:
         assert all(0 < runs <= keys.SHARDS for runs in swept)
         assert sum(swept) >= 40
 
-    def test_runs_of_a_version_that_did_not_spread_them(self, store: DynamoStore) -> None:
+    def test_runs_of_versions_without_shards_are_listed(self, store: DynamoStore) -> None:
         old, new = (start_run(store, now=at, origin="service") for at in (1.0, 2.0))
         plain = {"tenant": "default", "open": "service", "owner": None}
         store.table.update(Update(keys.head(old.id), plain))
@@ -209,7 +209,7 @@ class TestLists:
         assert sorted(store.open_runs("service")) == sorted((old.id, new.id))
         assert store.sweep(3.0).runs == 2
 
-    def test_a_run_that_the_index_knows_and_the_table_does_not(
+    def test_a_run_that_is_only_in_the_index_is_skipped(
         self, store: DynamoStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """It has just expired."""
@@ -267,7 +267,7 @@ class TestQueue:
         monkeypatch.setenv("NOETL_STORE", "dynamodb://noetl")
         return url
 
-    def test_workers_walk_runs_to_their_end(self, queue: str, aws: Client) -> None:
+    def test_workers_execute_runs_from_messages(self, queue: str, aws: Client) -> None:
         first, second = (worker_of(open_store()) for _ in range(2))
         store = open_store()
         runs = [start_run(store, DIAMOND, now=time.time(), origin="service") for _ in range(4)]
@@ -305,13 +305,13 @@ class TestQueue:
     @pytest.mark.parametrize(
         "body", ["", "x", "null", "[]", '{"v": 1}', '{"v": 2, "run": "r"}', '{"v":1,"run":1,"visit":2}']
     )
-    def test_a_message_of_somebody_else(self, queue: str, body: str) -> None:
+    def test_a_message_of_another_sender_is_refused(self, queue: str, body: str) -> None:
         store = open_store()
         assert isinstance(store, DynamoStore)
         with pytest.raises(MessageError):
             store.claim_message(body, LEASE, 1.0)
 
-    def test_a_message_about_nothing(self, queue: str) -> None:
+    def test_a_message_about_an_unknown_visit_is_done(self, queue: str) -> None:
         store = open_store()
         assert isinstance(store, DynamoStore)
         run = start_run(store, origin="service", now=1.0)
@@ -322,7 +322,7 @@ class TestQueue:
         assert run_contents(store, run) == before
         assert store.run("default", "no") is None
 
-    def test_what_is_given_up_fails(self, queue: str, aws: Client) -> None:
+    def test_a_claim_that_gives_up_fails_the_visit(self, queue: str, aws: Client) -> None:
         store = open_store()
         assert isinstance(store, DynamoStore)
         run = start_run(store, origin="service", now=time.time())
@@ -334,7 +334,7 @@ class TestQueue:
         (visit, *_) = store.visits(run.id)
         assert (visit.status, visit.error and visit.error["type"]) == ("failed", "WorkerLost")
 
-    def test_a_message_that_comes_too_early(self, queue: str, aws: Client) -> None:
+    def test_an_early_message_is_sent_again(self, queue: str, aws: Client) -> None:
         store = open_store()
         assert isinstance(store, DynamoStore)
         now = time.time()
@@ -350,7 +350,7 @@ class TestQueue:
         assert store.visits(run.id)[0].status is VisitStatus.RETRYING
         assert sent(aws, queue, delayed=True) == 2
 
-    def test_a_sweep_finds_what_has_no_message(self, queue: str, aws: Client) -> None:
+    def test_a_sweep_sends_lost_messages_again(self, queue: str, aws: Client) -> None:
         store = open_store()
         assert isinstance(store, DynamoStore)
         now = time.time()
@@ -382,7 +382,7 @@ def sent(aws: Client, queue: str, *, delayed: bool) -> int:
     return int(found[name])
 
 
-def test_the_doctor_looks_for_what_stands_beside_the_table(aws: Client) -> None:
+def test_the_check_includes_the_bucket_and_the_queue(aws: Client) -> None:
     upgrade("noetl")
     queue = aws("sqs").create_queue(QueueName="steps")["QueueUrl"]
     aws("s3").create_bucket(Bucket="values")

@@ -92,12 +92,12 @@ class TestPassingFailures:
         ],
     )
     @pytest.mark.parametrize("times", [1, MAX_TRIES - 1])
-    def test_it_is_tried_again(self, stub: Stubber, code: str, times: int) -> None:
+    def test_a_passing_failure_is_retried(self, stub: Stubber, code: str, times: int) -> None:
         add_errors(stub, "update_item", code, times)
         stub.add_response("update_item", {"Attributes": encode_item({"a": 1})})
         assert DynamoTable("t").update(Update(ONE, {"a": 1})) == {"a": 1}
 
-    def test_not_for_ever(self, stub: Stubber) -> None:
+    def test_retries_are_limited(self, stub: Stubber) -> None:
         add_errors(stub, "update_item", "ThrottlingException", MAX_TRIES)
         with pytest.raises(StoreError, match=f"failed {MAX_TRIES} times: table t .NOETL_STORE.: no"):
             DynamoTable("t").update(Update(ONE, {"a": 1}))
@@ -105,13 +105,13 @@ class TestPassingFailures:
     @pytest.mark.parametrize(
         "codes", [("TransactionConflict", None), (None, "ThrottlingError"), ("TransactionConflict",) * 2]
     )
-    def test_transactions_in_each_others_way(self, stub: Stubber, codes: tuple[str | None, ...]) -> None:
+    def test_conflicting_transactions_are_retried(self, stub: Stubber, codes: tuple[str | None, ...]) -> None:
         add_errors(stub, "transact_write_items", CANCELLED, 3, **reasons(*codes))
         add_errors(stub, "transact_write_items", "TransactionInProgressException")
         stub.add_response("transact_write_items", {})
         DynamoTable("t").write(TWO_WRITES)
 
-    def test_a_transaction_is_repeated_under_one_token(
+    def test_retries_of_a_transaction_use_one_token(
         self, stub: Stubber, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         asked: list[str] = []
@@ -129,20 +129,20 @@ class TestPassingFailures:
         table.write(TWO_WRITES)
         assert asked[0] == asked[1] != asked[2]
 
-    def test_a_token_that_was_used_for_something_else(self, stub: Stubber) -> None:
+    def test_a_token_of_another_transaction_is_reported(self, stub: Stubber) -> None:
         add_errors(stub, "transact_write_items", "IdempotentParameterMismatchException")
         with pytest.raises(StoreError, match="IdempotentParameterMismatch"):
             DynamoTable("t").write(TWO_WRITES)
 
 
 class TestRefusals:
-    def test_a_condition_that_does_not_hold(self, stub: Stubber) -> None:
+    def test_a_failed_condition_returns_the_current_item(self, stub: Stubber) -> None:
         add_errors(stub, "update_item", "ConditionalCheckFailedException", Item=encode_item({"a": 7}))
         with pytest.raises(ConditionFailed) as refused:
             DynamoTable("t").update(Update(ONE, {"a": 1}, when=(ABSENT,)))
         assert refused.value.items == [{"a": 7}]
 
-    def test_one_of_a_transaction(self, stub: Stubber) -> None:
+    def test_the_failed_write_of_a_transaction_is_named(self, stub: Stubber) -> None:
         add_errors(
             stub,
             "transact_write_items",
@@ -153,7 +153,7 @@ class TestRefusals:
             DynamoTable("t").write(TWO_WRITES)
         assert refused.value.failed == [False, True]
 
-    def test_it_is_our_own_write_that_is_in_the_way(
+    def test_a_retry_refused_by_its_own_write_counts_as_made(
         self, stub: Stubber, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(tables.secrets, "token_hex", lambda _: "mine")
@@ -167,7 +167,7 @@ class TestRefusals:
         assert DynamoTable("t").update(Update(ONE, {"a": 1}, when=(ABSENT,)))["a"] == 1
 
     @pytest.mark.parametrize("first", ["InternalServerError", "ThrottlingException"])
-    def test_it_is_that_of_somebody_else(
+    def test_a_retry_refused_by_another_write_is_refused(
         self, stub: Stubber, monkeypatch: pytest.MonkeyPatch, first: str
     ) -> None:
         monkeypatch.setattr(tables.secrets, "token_hex", lambda _: "mine")
@@ -181,7 +181,7 @@ class TestRefusals:
         with pytest.raises(ConditionFailed):
             DynamoTable("t").update(Update(ONE, {"a": 1}, when=(ABSENT,)))
 
-    def test_an_item_that_is_too_large(self, stub: Stubber) -> None:
+    def test_an_item_that_dynamodb_refuses_as_too_large(self, stub: Stubber) -> None:
         message = "Item size to update has exceeded the maximum allowed size"
         add_errors(stub, "update_item", "ValidationException", message=message)
         with pytest.raises(PayloadTooLargeError):
@@ -191,14 +191,14 @@ class TestRefusals:
 class TestLimits:
     """What DynamoDB would refuse is not even asked for."""
 
-    def test_an_item(self, stub: Stubber) -> None:
+    def test_the_size_of_an_item_is_limited(self, stub: Stubber) -> None:
         largest = tables.MAX_ITEM_BYTES - tables._MARGIN_BYTES
         stub.add_response("put_item", {})
         DynamoTable("t").write([Put(ONE, {"a": b"x" * (largest - 1)})])
         with pytest.raises(PayloadTooLargeError, match="409,600 bytes"):
             DynamoTable("t").write([Put(ONE, {"a": b"x" * largest})])
 
-    def test_a_transaction(self, stub: Stubber) -> None:
+    def test_the_size_of_a_transaction_is_limited(self, stub: Stubber) -> None:
         def writes(count: int) -> list[Any]:
             return [Update(keys.ItemKey("p", str(number)), {"a": 1}) for number in range(count)]
 
@@ -211,7 +211,7 @@ class TestLimits:
 
 
 class TestWhatIsLeft:
-    def test_keys(self, stub: Stubber) -> None:
+    def test_unprocessed_keys_are_requested_again(self, stub: Stubber) -> None:
         one, two = ({"pk": {"S": "p"}, "sk": {"S": name}} for name in ("one", "two"))
         left = {"t": {"Keys": [two], "ConsistentRead": True}}
         stub.add_response("batch_get_item", {"Responses": {"t": [one]}, "UnprocessedKeys": left})
@@ -219,26 +219,26 @@ class TestWhatIsLeft:
         stub.add_response("batch_get_item", {"Responses": {"t": [two]}}, {"RequestItems": left})
         assert set(DynamoTable("t").get_many([ONE, TWO])) == {ONE, TWO}
 
-    def test_keys_for_ever(self, stub: Stubber) -> None:
+    def test_keys_that_stay_unprocessed_are_reported(self, stub: Stubber) -> None:
         left = {"t": {"Keys": [encode_item(ONE._asdict())], "ConsistentRead": True}}
         for _ in range(MAX_TRIES):
             stub.add_response("batch_get_item", {"Responses": {}, "UnprocessedKeys": left})
         with pytest.raises(StoreError, match="overloaded"):
             DynamoTable("t").get_many([ONE])
 
-    def test_more_keys_than_one_call_takes(self, stub: Stubber) -> None:
+    def test_a_long_list_of_keys_takes_several_calls(self, stub: Stubber) -> None:
         for count in (100, 100, 50):
             stub.add_response("batch_get_item", {"Responses": {}}, {"RequestItems": {"t": ANY}})
             assert count
         assert DynamoTable("t").get_many([keys.ItemKey("p", str(number)) for number in range(250)]) == {}
 
-    def test_deletions(self, stub: Stubber) -> None:
+    def test_unprocessed_deletions_are_requested_again(self, stub: Stubber) -> None:
         request = {"DeleteRequest": {"Key": encode_item(TWO._asdict())}}
         stub.add_response("batch_write_item", {"UnprocessedItems": {"t": [request]}})
         stub.add_response("batch_write_item", {}, {"RequestItems": {"t": [request]}})
         DynamoTable("t").delete([ONE, TWO])
 
-    def test_messages(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_failed_messages_are_sent_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
         with stubbed("sqs", messages, monkeypatch) as stub:
             failed = {"Id": "1", "SenderFault": False, "Code": "InternalError"}
             sent = {"Id": "0", "MessageId": "m", "MD5OfMessageBody": "x"}
@@ -249,7 +249,7 @@ class TestWhatIsLeft:
             )
             stub.assert_no_pending_responses()
 
-    def test_messages_for_ever(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_messages_that_keep_failing_are_reported(self, monkeypatch: pytest.MonkeyPatch) -> None:
         failed = [{"Id": str(n), "SenderFault": False, "Code": "InternalError"} for n in range(2)]
         with stubbed("sqs", messages, monkeypatch) as stub:
             for _ in range(MAX_TRIES):
@@ -259,7 +259,7 @@ class TestWhatIsLeft:
                     [DueMessage("r", str(number), "s", 0.0) for number in range(2)], 1.0
                 )
 
-    def test_messages_come_when_they_are_due(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_messages_are_delayed_until_they_are_due(self, monkeypatch: pytest.MonkeyPatch) -> None:
         with stubbed("sqs", messages, monkeypatch) as stub:
             for due, delay in ((1.0, None), (2.2, 2), (900.0, 899), (5000.0, 900)):
                 asked = {"QueueUrl": "http://q", "MessageBody": ANY} | (
@@ -281,7 +281,7 @@ class TestBlobs:
         assert isinstance(store, DynamoStore)
         return store
 
-    def test_a_long_value_lies_in_the_bucket(
+    def test_a_long_value_is_stored_in_the_bucket(
         self, store: DynamoStore, aws: Client, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         run = start_run(store)
@@ -296,7 +296,7 @@ class TestBlobs:
         assert (visit.saved, visit.result) == ({"n": text}, text)
         assert max(len(str(item)) for item in store.table.scan() if item["sk"].startswith("V#")) < 2_000
 
-    def test_one_that_was_changed_there(self, store: DynamoStore, aws: Client) -> None:
+    def test_a_changed_object_is_reported_as_damage(self, store: DynamoStore, aws: Client) -> None:
         kept = store.blobs.store("r", ["x" * 10] * 3)
         assert kept is not None
         key = "runs/r/" + "0" * 64
@@ -304,7 +304,7 @@ class TestBlobs:
         with pytest.raises(StoreError, match="damaged"):
             store.blobs.load(b"@" + key.encode())
 
-    def test_without_a_bucket_it_is_too_large(self, aws: Client) -> None:
+    def test_a_long_value_without_a_bucket_is_refused(self, aws: Client) -> None:
         upgrade("noetl")
         store = DynamoStore("noetl")
         run = start_run(store)
@@ -314,7 +314,7 @@ class TestBlobs:
             store.commit(succeed(store, claim, saved={"n": text}), 1.0)
         store.commit(succeed(store, claim), 1.0)
 
-    def test_a_bucket_that_is_not_there(self, aws: Client) -> None:
+    def test_a_missing_bucket_is_reported(self, aws: Client) -> None:
         blobs = Blobs("nothing-here")
         with pytest.raises(StoreError, match=r"there is no bucket nothing-here .NOETL_BUCKET."):
             blobs.store("r", random.Random(1).choices(range(10**9), k=10_000))
@@ -334,7 +334,7 @@ class TestSettings:
             ("dynamodb://noetl", None, "A_B", "NOETL_BUCKET"),
         ],
     )
-    def test_that_cannot_be(
+    def test_invalid_settings_are_refused(
         self, url: str, queue: str | None, bucket: str | None, named: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         for name, value in (("NOETL_QUEUE", queue), ("NOETL_BUCKET", bucket)):
@@ -342,23 +342,23 @@ class TestSettings:
         with pytest.raises(SettingError, match=named):
             open_store(url)
 
-    def test_a_table_that_is_not_there(self, aws: Client) -> None:
+    def test_a_missing_table_is_reported(self, aws: Client) -> None:
         with pytest.raises(StoreError, match=r"there is no table nothing .NOETL_STORE.* `noetl db upgrade`"):
             open_store("dynamodb://nothing")
 
-    def test_credentials_that_are_refused(self, aws: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_denied_access_is_reported(self, aws: Client, monkeypatch: pytest.MonkeyPatch) -> None:
         upgrade("noetl")
         drop_permissions(aws, monkeypatch)
         with pytest.raises(StoreError, match=r"refused the call: .* The credentials"):
             open_store("dynamodb://noetl")
 
-    def test_a_table_of_a_later_version(self, aws: Client) -> None:
+    def test_open_refuses_a_table_of_a_later_version(self, aws: Client) -> None:
         upgrade("noetl")
         DynamoTable("noetl").write([Update(keys.SCHEMA, {"schema": 99})])
         with pytest.raises(SchemaError, match="has schema 99, but this version of noetl knows only 1"):
             open_store("dynamodb://noetl")
 
-    def test_a_table_of_somebody_else(self, aws: Client) -> None:
+    def test_upgrade_refuses_a_table_with_other_keys(self, aws: Client) -> None:
         key = [{"AttributeName": "id", "KeyType": "HASH"}]
         attribute = [{"AttributeName": "id", "AttributeType": "S"}]
         aws("dynamodb").create_table(
@@ -367,7 +367,7 @@ class TestSettings:
         with pytest.raises(StoreError, match="does not have the keys of a noetl store"):
             upgrade("theirs")
 
-    def test_a_table_is_made_once(self, aws: Client) -> None:
+    def test_upgrade_creates_the_table_once(self, aws: Client) -> None:
         assert upgrade("noetl") == ["table noetl", "time to live"]
         assert upgrade("noetl") == []
 
@@ -375,13 +375,13 @@ class TestSettings:
 @pytest.mark.parametrize(
     "value", ["", "é\x00\U0001f600", 0, -5, 2**60, 1.5, 1e-7, True, False, b"", b"\x00z", [1, ["a", b"b"]]]
 )
-def test_values_come_back(value: Any) -> None:
+def test_attributes_are_decoded_as_they_were(value: Any) -> None:
     found = decode_item({"x": encode_value(value)})["x"]
     assert found == value
     assert type(found) is type(value) or isinstance(value, float)
 
 
-def test_what_is_no_attribute() -> None:
+def test_unsupported_attributes_are_refused() -> None:
     with pytest.raises(TypeError):
         encode_value({"a": 1})
     with pytest.raises(TypeError):
@@ -391,11 +391,11 @@ def test_what_is_no_attribute() -> None:
 @pytest.mark.parametrize(
     "value", [None, {}, [], "", 0, "\ud800", {"a": [1, None]}, "x" * 10_000, list(range(500))]
 )
-def test_packed_values_come_back(value: Any) -> None:
+def test_packed_values_are_unpacked_as_they_were(value: Any) -> None:
     assert from_bytes(to_bytes(value)) == value
 
 
-def test_a_lost_claim_is_known_for_lost(aws: Client) -> None:
+def test_another_process_cannot_commit_a_lost_claim(aws: Client) -> None:
     upgrade("noetl")
     store = DynamoStore("noetl")
     run = start_run(store)

@@ -155,7 +155,7 @@ PLAYBOOKS: dict[str, tuple[str, dict[str, int]]] = {
 
 
 @pytest.mark.parametrize("name", PLAYBOOKS)
-def test_messages_that_come_twice_and_in_any_order(store: DynamoStore, name: str) -> None:
+def test_duplicate_messages_in_any_order_change_nothing(store: DynamoStore, name: str) -> None:
     text, expected = PLAYBOOKS[name]
     chance = random.Random(name)
     wire = Wire()
@@ -167,7 +167,7 @@ def test_messages_that_come_twice_and_in_any_order(store: DynamoStore, name: str
 
 
 @pytest.mark.parametrize("name", ["diamond", "nested", "turning", "first"])
-def test_many_workers_at_once(store: DynamoStore, name: str) -> None:
+def test_concurrent_workers_visit_each_step_once(store: DynamoStore, name: str) -> None:
     text, expected = PLAYBOOKS[name]
     wire = Wire()
     run_ids = [begun(behind_a_queue(wire), text) for _ in range(2)]
@@ -235,7 +235,7 @@ class Dying(Wire):
 
 
 @pytest.mark.timeout(300)
-def test_a_fork_of_more_branches_than_a_transaction_has_items(store: DynamoStore) -> None:
+def test_a_fork_may_be_wider_than_a_transaction(store: DynamoStore) -> None:
     """Its messages are sent in part when the worker dies, and all of them when the message of the fork comes again."""
     width = MAX_TRANSACTION_ITEMS + 30
     wire = Dying()
@@ -256,7 +256,7 @@ def test_a_fork_of_more_branches_than_a_transaction_has_items(store: DynamoStore
 
 @pytest.mark.parametrize("name", PLAYBOOKS)
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_a_worker_that_dies_at_any_write(
+def test_a_worker_may_die_at_any_write(
     store: DynamoStore, name: str, when: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every write of a run is where a worker dies once, before it or after it; its message comes again."""
@@ -301,14 +301,16 @@ def test_a_worker_that_dies_at_any_write(
 class TestLostAnswers:
     """An answer that is lost does not make a write that was made count as one that was not."""
 
-    def test_of_a_claim(self, store: DynamoStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_lost_answer_to_a_claim(self, store: DynamoStore, monkeypatch: pytest.MonkeyPatch) -> None:
         run = start_run(store)
         with answers_lost(monkeypatch, "update_item"):
             claim = claim_visit(store, run)
         assert (claim.visit.fence, claim.visit.claims) == (1, 1)
 
     @pytest.mark.parametrize("text", [CHAIN, DIAMOND])
-    def test_of_a_commit(self, store: DynamoStore, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    def test_lost_answer_to_a_commit(
+        self, store: DynamoStore, monkeypatch: pytest.MonkeyPatch, text: str
+    ) -> None:
         run = start_run(store, text)
         claim = claim_visit(store, run)
         with answers_lost(monkeypatch, "update_item", "transact_write_items"):
@@ -319,7 +321,9 @@ class TestLostAnswers:
         with pytest.raises(FencedError):
             store.commit(succeed(store, claim), 2.0)
 
-    def test_of_everything(self, store: DynamoStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_lost_answers_to_all_writes_of_a_run(
+        self, store: DynamoStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         with answers_lost(monkeypatch, "update_item", "transact_write_items", "put_item", "delete_item"):
             run = RunHarness(store, NESTED).finish().run
         check(store, run.id, PLAYBOOKS["nested"][1])
@@ -357,7 +361,9 @@ class answers_lost:
         self._patch.__exit__(*args)
 
 
-def test_a_store_that_stays_away(store: DynamoStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_store_is_reported_after_retries(
+    store: DynamoStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = start_run(store)
     claim = claim_visit(store, run)
     monkeypatch.setattr("noetl.executor.clients.aws_retry.FIRST_PAUSE_SECONDS", 0.0)
@@ -373,7 +379,7 @@ def test_a_store_that_stays_away(store: DynamoStore, monkeypatch: pytest.MonkeyP
     assert [visit.step for visit in store.visits(run.id)] == ["a", "b"]
 
 
-def test_one_first_visit_is_claimed_by_one(store: DynamoStore) -> None:
+def test_only_one_process_claims_the_first_visit(store: DynamoStore) -> None:
     run = start_run(store, DIAMOND)
     claims = run_concurrently(
         4, lambda index: DynamoStore("noetl").claim(run.id, Lease(str(index), 30.0), 1.0)
@@ -381,7 +387,7 @@ def test_one_first_visit_is_claimed_by_one(store: DynamoStore) -> None:
     assert sum(claim is not None for claim in claims) == 1
 
 
-def test_a_run_that_ends_while_it_is_read_has_its_result(
+def test_a_run_that_ends_during_a_read_has_its_result(
     store: DynamoStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     play = RunHarness(
@@ -403,7 +409,7 @@ def test_a_run_that_ends_while_it_is_read_has_its_result(
     assert (found.status, found.result) == (RunStatus.SUCCEEDED, {"n": 1})
 
 
-def test_a_reader_between_whose_reads_others_write(
+def test_history_of_a_run_that_changes_between_reads(
     store: DynamoStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The records of visits are read before what they have told. What is told by then of a claim that the record does not know, or

@@ -64,7 +64,7 @@ class TestPostgres(
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("size", [100_000, 5_000_000])
-def test_what_is_more_than_a_connection_takes_at_once(postgres_dsn: str, size: int) -> None:
+def test_values_larger_than_a_socket_buffer_are_stored(postgres_dsn: str, size: int) -> None:
     """In a transaction it is sent together with what comes before and after it, and neither side waits for the other."""
     upgrade(postgres_dsn)
     with closing(PostgresStore(postgres_dsn)) as store:
@@ -84,7 +84,7 @@ def test_what_is_more_than_a_connection_takes_at_once(postgres_dsn: str, size: i
 
 
 @pytest.mark.parametrize(("text", "statements"), [(CHAIN, 1), (DIAMOND, 2)], ids=["chain", "branch"])
-def test_what_a_step_asks(
+def test_a_commit_of_a_step_takes_few_statements(
     postgres_dsn: str, text: str, statements: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One statement in a chain; where a branch ends at a join one more, which locks the run and is sent with it. The visit that is
@@ -122,15 +122,15 @@ class TestSchema:
     def test_the_store_knows_all_migrations(self) -> None:
         assert len(migrations()) == SCHEMA_VERSION
 
-    def test_it_is_brought_up_to_date_once(self, postgres_dsn: str) -> None:
+    def test_upgrade_applies_each_migration_once(self, postgres_dsn: str) -> None:
         assert upgrade(postgres_dsn) == list(range(1, SCHEMA_VERSION + 1))
         assert upgrade(postgres_dsn) == []
 
-    def test_a_database_without_it(self, postgres_dsn: str) -> None:
+    def test_open_refuses_a_database_without_schema(self, postgres_dsn: str) -> None:
         with pytest.raises(StoreError, match="noetl db upgrade"):
             PostgresStore(postgres_dsn)
 
-    def test_one_of_a_later_version(self, postgres_dsn: str) -> None:
+    def test_open_refuses_a_later_schema(self, postgres_dsn: str) -> None:
         upgrade(postgres_dsn)
         with psycopg.connect(postgres_dsn) as connection:
             connection.execute("insert into noetl_migrations (number) values (99)")
@@ -141,7 +141,7 @@ class TestSchema:
         with pytest.raises(StoreError, match="has schema 99"):
             upgrade(postgres_dsn)
 
-    def test_nothing_is_left_of_one_that_fails(
+    def test_a_failed_upgrade_leaves_nothing(
         self, postgres_dsn: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(
@@ -153,14 +153,14 @@ class TestSchema:
             assert connection.execute("select to_regclass('runs')").fetchone() == (None,)
 
 
-def test_its_url(postgres_dsn: str) -> None:
+def test_open_store_accepts_a_postgres_url(postgres_dsn: str) -> None:
     upgrade(postgres_dsn)
     store = open_store(postgres_dsn)
     assert isinstance(store, PostgresStore)
     store.close()
 
 
-def test_a_server_that_is_not_there() -> None:
+def test_an_unreachable_server_is_reported() -> None:
     with pytest.raises(StoreError, match="The store in Postgres failed"):
         PostgresStore("postgresql://nobody@127.0.0.1:1/none?connect_timeout=1")
 
@@ -214,7 +214,9 @@ class TestQueries:
         assert found
         return found
 
-    def test_what_is_due(self, store: PostgresStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_search_for_due_visits_uses_an_index(
+        self, store: PostgresStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         def ask() -> None:
             claim = store.claim("service", LEASE, 1e9)
             assert claim is not None and claim.visit.id == "v40001"
@@ -224,7 +226,7 @@ class TestQueries:
             assert plan.count("using visits_due") == 2, plan
             assert "Seq Scan" not in plan and "Sort" not in plan
 
-    def test_pages_of_runs(self, store: PostgresStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_pages_of_runs_use_an_index(self, store: PostgresStore, monkeypatch: pytest.MonkeyPatch) -> None:
         def ask() -> None:
             page, cursor = store.runs("t1", limit=50)
             more, _ = store.runs("t1", limit=50, cursor=cursor)
@@ -234,6 +236,8 @@ class TestQueries:
             assert plan.count("using runs_newest") == 2, plan
             assert "Seq Scan" not in plan and "Sort" not in plan
 
-    def test_how_a_run_stands(self, store: PostgresStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_status_of_a_run_uses_an_index(
+        self, store: PostgresStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         for plan in self.plans(store, lambda: store.runs("t1", limit=5), monkeypatch, "visits"):
             assert "Index" in plan and "Seq Scan" not in plan, plan

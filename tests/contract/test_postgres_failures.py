@@ -93,7 +93,7 @@ class TestRepetition:
         return found
 
     @pytest.mark.parametrize("failures", range(MAX_RETRIES + 2))
-    def test_it_has_an_end(self, pauses: list[float], failures: int) -> None:
+    def test_retries_are_limited(self, pauses: list[float], failures: int) -> None:
         left = [UnwrittenError("no")] * failures
 
         @retry_unwritten
@@ -113,7 +113,7 @@ class TestRepetition:
             assert longest / 2 <= pause <= longest
 
     @pytest.mark.parametrize("error", [StoreError("no"), FencedError("no"), ValueError("no")])
-    def test_only_what_has_written_nothing_is_done_again(self, pauses: list[float], error: Exception) -> None:
+    def test_only_unwritten_operations_are_retried(self, pauses: list[float], error: Exception) -> None:
         @retry_unwritten
         def operation() -> None:
             raise error
@@ -124,7 +124,9 @@ class TestRepetition:
 
 
 class TestLostConnections:
-    def test_one_that_was_idle(self, store: PostgresStore, administrator: psycopg.Connection[Any]) -> None:
+    def test_an_idle_connection_that_is_lost_is_replaced(
+        self, store: PostgresStore, administrator: psycopg.Connection[Any]
+    ) -> None:
         run = start_run(store)
         assert end_sessions(administrator) > 0
         claim = claim_visit(store, run)
@@ -133,7 +135,7 @@ class TestLostConnections:
         assert end_sessions(administrator) > 0
         assert [visit.step for visit in store.visits(run.id)] == ["a", "b"]
 
-    def test_one_in_the_middle_of_a_transaction(
+    def test_a_connection_lost_in_a_transaction_is_retried(
         self, store: PostgresStore, administrator: psycopg.Connection[Any]
     ) -> None:
         """Nothing was written, so it is done again."""
@@ -145,7 +147,7 @@ class TestLostConnections:
                 administrator.execute("select pg_terminate_backend(%s)", [blocked(administrator)])
             assert doing.result().stop is RunStatus.CANCELLED
 
-    def test_one_in_the_middle_of_a_read(
+    def test_a_connection_lost_in_a_read_is_retried(
         self, store: PostgresStore, administrator: psycopg.Connection[Any]
     ) -> None:
         run = start_run(store)
@@ -157,7 +159,7 @@ class TestLostConnections:
             assert doing.result() == run
 
     @pytest.mark.parametrize("text", [CHAIN, DIAMOND], ids=["one statement", "a transaction"])
-    def test_one_at_the_commit(
+    def test_a_connection_lost_at_the_commit_is_reported(
         self, store: PostgresStore, administrator: psycopg.Connection[Any], text: str
     ) -> None:
         """Whether it was written cannot be known: that is said, and whoever comes after the lease begins anew."""
@@ -250,7 +252,9 @@ def proxy(own_dsn: str) -> Iterator[Proxy]:
 @pytest.mark.parametrize(
     ("text", "cut"), [(CHAIN, b"), entered as"), (DIAMOND, b"COMMIT")], ids=["chain", "fork"]
 )
-def test_a_commit_whose_answer_is_lost(proxy: Proxy, text: str, cut: bytes, loses: str) -> None:
+def test_a_commit_with_a_lost_answer_is_made_at_most_once(
+    proxy: Proxy, text: str, cut: bytes, loses: str
+) -> None:
     """Done or not: it is a StoreError, once; after the lease the run goes on, and nothing happens twice."""
     with closing(PostgresStore(proxy.dsn)) as store:
         play = RunHarness(store, text, folder=Path.cwd())
@@ -271,7 +275,7 @@ def test_a_commit_whose_answer_is_lost(proxy: Proxy, text: str, cut: bytes, lose
 
 class TestRestarts:
     @pytest.mark.parametrize("mode", ["fast", "immediate"])
-    def test_workers_survive(
+    def test_workers_survive_a_restart(
         self, own_server: PostgresServer, own_dsn: str, tmp_path: Path, mode: str
     ) -> None:
         with closing(PostgresStore(own_dsn)) as store:
@@ -287,7 +291,7 @@ class TestRestarts:
             assert (before.status, after.status) == ("succeeded", "succeeded")
             assert check_consistency(store.database) == []
 
-    def test_who_listens_hears_again(self, own_server: PostgresServer, own_dsn: str) -> None:
+    def test_notifications_resume_after_a_restart(self, own_server: PostgresServer, own_dsn: str) -> None:
         with closing(PostgresStore(own_dsn)) as store, closing(PostgresStore(own_dsn)) as other:
             own_server.stop()
             own_server.start()
@@ -296,7 +300,7 @@ class TestRestarts:
                 start_run(other)
                 store.work.wait(heard, 0.05)
 
-    def test_a_server_that_stays_away_is_said(
+    def test_a_server_that_stays_down_is_reported(
         self, own_server: PostgresServer, own_dsn: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         with closing(PostgresStore(own_dsn)) as store:
@@ -326,12 +330,12 @@ class TestTooManyConnections:
                 connection.close()
             yield
 
-    def test_it_is_said(self, own_dsn: str) -> None:
+    def test_too_many_connections_are_reported(self, own_dsn: str) -> None:
         reason = r"^The store in Postgres failed: .*too many clients already\.$"
         with self.crowded(own_dsn), pytest.raises(StoreError, match=reason):
             PostgresStore(own_dsn)
 
-    def test_one_is_enough(self, own_dsn: str) -> None:
+    def test_one_connection_is_enough(self, own_dsn: str) -> None:
         """For as many threads as there are, and plans that nobody has read before."""
         with closing(PostgresStore(own_dsn)) as store, self.crowded(own_dsn):
             store.save_plan(compile_text(DIAMOND))
@@ -341,7 +345,7 @@ class TestTooManyConnections:
                 list(pool.map(lambda claim: store.commit(succeed(store, claim), 1.0), claims))
             assert {len(store.visits(run.id)) for run in runs} == {5}
 
-    def test_none_is_left_in_the_pool(self, own_dsn: str) -> None:
+    def test_an_exhausted_pool_reports_the_reason(self, own_dsn: str) -> None:
         with closing(PostgresStore(own_dsn)) as store, self.crowded(own_dsn), ExitStack() as held:
             store.postgres._pool.timeout = 0.2
             with suppress(PoolTimeout):
@@ -375,7 +379,7 @@ class TestAddress:
             f"mysql://u:{SECRET}@127.0.0.1/db",
         ],
     )
-    def test_passwords_stay_secret(self, uri: str, caplog: pytest.LogCaptureFixture) -> None:
+    def test_messages_and_logs_hide_passwords(self, uri: str, caplog: pytest.LogCaptureFixture) -> None:
         caplog.set_level(logging.DEBUG)
         for use in (
             (open_store, upgrade) if uri.startswith(("postgres://", "postgresql://")) else (open_store,)
@@ -396,13 +400,13 @@ class TestAddress:
             ("postgresql://u:1/a@h/db", "must be encoded as in %40"),
         ],
     )
-    def test_what_is_wrong_with_it(self, uri: str, reason: str) -> None:
+    def test_the_reason_why_a_uri_is_invalid(self, uri: str, reason: str) -> None:
         with pytest.raises(StoreError) as raised:
             PostgresStore(uri)
         assert reason in str(raised.value)
         assert str(raised.value).startswith("The URI of the store in Postgres is invalid: ")
 
-    def test_what_libpq_takes(self, postgres_dsn: str) -> None:
+    def test_parameters_of_libpq_are_accepted(self, postgres_dsn: str) -> None:
         uri = postgres_dsn.replace("postgresql://", "postgres://")
         upgrade(uri)
         more = "&sslmode=disable&connect_timeout=7&options=-c%20statement_timeout%3D5s&application_name=mine"
@@ -411,11 +415,11 @@ class TestAddress:
             shown = {name: self.setting(store, name) for name in ("statement_timeout", "application_name")}
             assert shown == {"statement_timeout": "5s", "application_name": "mine"}
 
-    def test_what_sessions_are_bound_by(self, store: PostgresStore) -> None:
+    def test_default_settings_of_sessions(self, store: PostgresStore) -> None:
         names = ("statement_timeout", "idle_in_transaction_session_timeout", "application_name")
         assert [self.setting(store, name) for name in names] == ["30s", "20s", "noetl"]
 
-    def test_the_database_may_bind_them_otherwise(self, postgres_dsn: str) -> None:
+    def test_settings_of_the_database_are_kept(self, postgres_dsn: str) -> None:
         """But for what transactions are built on."""
         upgrade(postgres_dsn)
         name = urlsplit(postgres_dsn).path[1:]
@@ -439,7 +443,7 @@ class TestPrepared:
         for _ in range(12):
             assert store.run("default", run_id) is not None
 
-    def test_a_session_that_forgets_statements(
+    def test_sessions_may_lose_prepared_statements(
         self, store: PostgresStore, administrator: psycopg.Connection[Any]
     ) -> None:
         """As behind a pool of transactions, where the next statement may come to another session."""
@@ -453,7 +457,7 @@ class TestPrepared:
         assert store.postgres._prepare_after is None
         assert start_run(store).status is RunStatus.QUEUED
 
-    def test_a_table_that_gets_another_column(
+    def test_a_table_may_get_another_column(
         self, store: PostgresStore, administrator: psycopg.Connection[Any]
     ) -> None:
         """A later release migrates the schema while this one is at work."""
@@ -465,7 +469,7 @@ class TestPrepared:
 
 class TestText:
     @pytest.mark.parametrize("text", ["a\0b", "\ud83d", "\0"])
-    def test_what_no_column_holds_is_not_found(self, store: PostgresStore, text: str) -> None:
+    def test_text_that_no_column_can_hold_is_not_found(self, store: PostgresStore, text: str) -> None:
         run = start_run(store)
         assert store.run("default", text) is None
         assert store.run(text, run.id) is None
@@ -475,7 +479,7 @@ class TestText:
         assert store.playbooks("default", text) == ([], None)
 
     @pytest.mark.parametrize("tag", ["a\0b", "\ud83d", '"', "\\", ",", "é", "a'b", "%", "?"])
-    def test_tags_are_any_text(self, store: PostgresStore, tag: str) -> None:
+    def test_tags_may_be_any_text(self, store: PostgresStore, tag: str) -> None:
         run = start_run(store, tags=[tag, "x"])
         start_run(store, tags=["y", f"{tag}{tag}"])
         assert [found.id for found in store.runs("default", tag=tag)[0]] == [run.id]

@@ -128,7 +128,7 @@ def driven(store: PostgresStore, aws: Client, queue: str, run: Run, *, chained: 
     ],
     ids=["diamond", "sequential", "wait", "retry", "repeat", "batches", "timeout", "finally", "another run"],
 )  # fmt: skip
-def test_messages_tell_of_all_that_is_due(
+def test_messages_announce_all_due_visits(
     store: PostgresStore, aws: Client, queue: str, text: str, status: str, *, chained: bool
 ) -> None:
     child = compile_text(CHILD)
@@ -138,7 +138,7 @@ def test_messages_tell_of_all_that_is_due(
     assert store.check_consistency() == []
 
 
-def test_an_answer_a_stop_and_a_resume_are_told(store: PostgresStore, aws: Client, queue: str) -> None:
+def test_an_answer_a_stop_and_a_resume_send_messages(store: PostgresStore, aws: Client, queue: str) -> None:
     run = begun(store, "steps: [{name: a, run: [{action: wait, seconds: 600}]}]")
     (body,) = received(aws, queue)
     claim = store.claim_message(body, LEASE, time.time())
@@ -156,7 +156,7 @@ def test_an_answer_a_stop_and_a_resume_are_told(store: PostgresStore, aws: Clien
     assert DueMessage.decode(resumed).visit_id == claim.visit.id
 
 
-def test_a_claim_that_is_given_back_is_told(store: PostgresStore, aws: Client, queue: str) -> None:
+def test_a_released_claim_sends_a_message(store: PostgresStore, aws: Client, queue: str) -> None:
     run = begun(store, DIAMOND)
     (body,) = received(aws, queue)
     claim = store.claim_message(body, LEASE, time.time())
@@ -166,7 +166,7 @@ def test_a_claim_that_is_given_back_is_told(store: PostgresStore, aws: Client, q
     assert isinstance(store.claim_message(again, LEASE, time.time()), Claim)
 
 
-def test_nothing_is_told_of_local_runs_and_of_what_a_worker_has_already(
+def test_no_messages_about_local_runs_and_claimed_visits(
     store: PostgresStore, aws: Client, queue: str
 ) -> None:
     local = start_run(store, DIAMOND, now=time.time())
@@ -182,7 +182,7 @@ def test_nothing_is_told_of_local_runs_and_of_what_a_worker_has_already(
     assert len(received(aws, queue)) == 3  # of the four branches
 
 
-def test_a_message_that_comes_again_early_or_late(store: PostgresStore, aws: Client, queue: str) -> None:
+def test_a_message_may_arrive_again_early_or_late(store: PostgresStore, aws: Client, queue: str) -> None:
     now = time.time()
     begun(store, DIAMOND)
     (body,) = received(aws, queue)
@@ -205,12 +205,12 @@ def test_a_message_that_comes_again_early_or_late(store: PostgresStore, aws: Cli
 
 
 @pytest.mark.parametrize("body", ["", "null", '{"v": 2, "run": "r"}', '{"v":1,"run":1,"visit":2}'])
-def test_a_message_of_somebody_else(store: PostgresStore, body: str) -> None:
+def test_a_message_of_another_sender_is_refused(store: PostgresStore, body: str) -> None:
     with pytest.raises(MessageError):
         store.claim_message(body, LEASE, 1.0)
 
 
-def test_what_is_given_up_fails(store: PostgresStore, aws: Client, queue: str) -> None:
+def test_a_claim_that_gives_up_fails_the_visit(store: PostgresStore, aws: Client, queue: str) -> None:
     run = begun(store, DIAMOND)
     (body,) = received(aws, queue)
     claim = store.claim_message(body, LEASE, time.time(), give_up=True)
@@ -220,7 +220,7 @@ def test_what_is_given_up_fails(store: PostgresStore, aws: Client, queue: str) -
     assert (visit.status, visit.error and visit.error["type"]) == ("failed", "WorkerLost")
 
 
-def test_a_sweep_finds_what_has_no_message(store: PostgresStore, aws: Client, queue: str) -> None:
+def test_a_sweep_sends_lost_messages_again(store: PostgresStore, aws: Client, queue: str) -> None:
     now = time.time()
     run = begun(store, DIAMOND)
     received(aws, queue)  # and it is lost
@@ -233,7 +233,7 @@ def test_a_sweep_finds_what_has_no_message(store: PostgresStore, aws: Client, qu
     assert store.sweep(now + 1000.0) == SweepResult(1, 1)
 
 
-def test_a_queue_that_refuses_loses_nothing(
+def test_a_queue_that_refuses_messages_loses_nothing(
     store: PostgresStore,
     aws: Client,
     queue: str,
@@ -265,14 +265,14 @@ def test_a_process_has_few_connections(store: PostgresStore, postgres_dsn: str) 
 class TestSecret:
     """The address of the database is in Secrets Manager."""
 
-    def test_a_uri(self, queue: str, aws: Client, postgres_dsn: str) -> None:
+    def test_a_secret_with_a_uri(self, queue: str, aws: Client, postgres_dsn: str) -> None:
         arn = aws("secretsmanager").create_secret(Name="noetl", SecretString=f"{postgres_dsn}\n")["ARN"]
         assert resolve_url(arn) == postgres_dsn
         store = open_store(arn)
         assert isinstance(store, PostgresStore)
         store.close()
 
-    def test_it_is_read_for_every_new_connection(
+    def test_the_secret_is_read_for_each_new_connection(
         self, queue: str, aws: Client, postgres_server: str, postgres_dsn: str
     ) -> None:
         """Here the new address is that of another database, so that it can be told."""
@@ -292,7 +292,7 @@ class TestSecret:
                 time.sleep(0.1)
             store.close()
 
-    def test_what_amazon_rds_keeps(self, aws: Client) -> None:
+    def test_a_secret_of_amazon_rds(self, aws: Client) -> None:
         told = {
             "engine": "postgres",
             "host": "db.test",
@@ -307,11 +307,11 @@ class TestSecret:
     @pytest.mark.parametrize(
         "text", ["", "x", "{}", "[1]", "mysql://host/db", '{"username": "a", "password": "b"}']
     )
-    def test_a_secret_that_holds_something_else(self, aws: Client, text: str) -> None:
+    def test_a_secret_without_an_address_is_refused(self, aws: Client, text: str) -> None:
         arn = aws("secretsmanager").create_secret(Name="other", SecretString=text or " ")["ARN"]
         with pytest.raises(SettingError, match=r"\(NOETL_STORE\) must be a Postgres URI"):
             open_store(arn)
 
-    def test_a_secret_that_cannot_be_read(self, aws: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_an_unreadable_secret_is_reported(self, aws: Client, monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(StoreError, match=r"The secret of the store \(NOETL_STORE\) cannot be read"):
             open_store("arn:aws:secretsmanager:us-east-1:000000000000:secret:no")

@@ -170,21 +170,21 @@ def forks_in_forks(depth: int) -> tuple[str, int]:
     return "\n".join(["name: nested", "steps:", *steps]), len(steps)
 
 
-def test_eight_workers_at_one_join(stores: list[PostgresStore]) -> None:
+def test_eight_workers_reach_one_join(stores: list[PostgresStore]) -> None:
     run = start_run(stores[0], fork(200))
     found = walked(stores, run)
     assert (found.status, found.result) == ("succeeded", {"total": 199})
     assert is_complete(stores[0], run, 202)
 
 
-def test_eight_workers_at_joins_within_joins(stores: list[PostgresStore]) -> None:
+def test_eight_workers_reach_nested_joins(stores: list[PostgresStore]) -> None:
     text, steps = forks_in_forks(4)
     run = start_run(stores[0], text)
     assert walked(stores, run).status is RunStatus.SUCCEEDED
     assert is_complete(stores[0], run, steps)
 
 
-def test_claims_that_are_taken_over_while_their_holders_commit(stores: list[PostgresStore]) -> None:
+def test_only_one_commit_of_each_visit_is_accepted(stores: list[PostgresStore]) -> None:
     """Every visit is claimed by several, since leases are over at once; one of each is believed."""
     run = start_run(stores[0], fork(24))
     believed: list[str] = []
@@ -208,7 +208,7 @@ def test_claims_that_are_taken_over_while_their_holders_commit(stores: list[Post
     assert is_complete(stores[0], run, 26)
 
 
-def test_an_answer_and_a_pause_at_once(stores: list[PostgresStore]) -> None:
+def test_an_answer_and_a_suspension_at_the_same_time(stores: list[PostgresStore]) -> None:
     for index in range(ROUNDS):
         run = start_run(stores[0])
         claim = claim_visit(stores[0], run)
@@ -223,7 +223,7 @@ def test_an_answer_and_a_pause_at_once(stores: list[PostgresStore]) -> None:
     assert check_consistency(stores[0].database) == []
 
 
-def test_one_of_many_answers_at_once(stores: list[PostgresStore]) -> None:
+def test_one_of_concurrent_answers_is_accepted(stores: list[PostgresStore]) -> None:
     _, key = waiting(stores[0])
 
     def answer(index: int) -> int | None:
@@ -237,7 +237,7 @@ def test_one_of_many_answers_at_once(stores: list[PostgresStore]) -> None:
     assert accepted == [stores[0].wait(key).answer]
 
 
-def test_a_child_that_ends_while_its_parent_is_cancelled(stores: list[PostgresStore]) -> None:
+def test_a_child_ends_while_its_parent_is_cancelled(stores: list[PostgresStore]) -> None:
     for index in range(ROUNDS):
         parent, key = waiting(stores[0], f"token {index}")
         inner = child(
@@ -288,7 +288,7 @@ def test_a_parent_is_locked_before_its_child(
 @pytest.mark.parametrize(
     "change", ["fence = fence + 1", "status = 'parked'", "due_at = 9e9", "attempt = 2", None]
 )
-def test_a_claim_that_had_to_wait_looks_again(
+def test_a_claim_that_waited_for_a_lock_checks_the_visit_again(
     store: PostgresStore, onlooker: Onlooker, beside: Callable[..., Future[Any]], change: str | None
 ) -> None:
     """The visit is looked at as it is when the run can be locked, not as it was when it was found."""
@@ -311,7 +311,7 @@ def test_a_claim_that_had_to_wait_looks_again(
 
 
 @pytest.mark.parametrize("change", ["fence = fence + 1", "status = 'ready'"])
-def test_a_step_that_had_to_wait_is_fenced(
+def test_a_commit_that_waited_for_a_lock_is_fenced(
     store: PostgresStore, onlooker: Onlooker, beside: Callable[..., Future[Any]], change: str
 ) -> None:
     run = start_run(store)
@@ -345,7 +345,7 @@ def test_a_stop_while_branches_commit(stores: list[PostgresStore]) -> None:
         assert is_complete(stores[0], run, 7)
 
 
-def test_a_stop_while_a_chain_goes_on(stores: list[PostgresStore]) -> None:
+def test_a_stop_while_a_chain_commits(stores: list[PostgresStore]) -> None:
     """Whichever comes first: the step that follows is parked."""
     for _ in range(ROUNDS):
         run = start_run(stores[0])
@@ -361,7 +361,7 @@ def test_a_stop_while_a_chain_goes_on(stores: list[PostgresStore]) -> None:
         assert is_sound(stores[0], run)
 
 
-def test_many_resumes_at_once(stores: list[PostgresStore]) -> None:
+def test_concurrent_resumes_resume_once(stores: list[PostgresStore]) -> None:
     run = start_run(stores[0], DIAMOND)
     stores[0].commit(succeed(stores[0], claim_visit(stores[0], run)), 1.0)
     stores[0].commit(fail(stores[0], claim_visit(stores[0], run, 1.0)), 2.0)
@@ -374,7 +374,7 @@ def test_many_resumes_at_once(stores: list[PostgresStore]) -> None:
     assert is_complete(stores[0], run, 7)
 
 
-def test_a_wait_is_closed_while_the_child_goes_on(
+def test_a_wait_is_closed_while_the_child_resumes(
     store: PostgresStore, onlooker: Onlooker, beside: Callable[..., Future[Any]]
 ) -> None:
     """The answer that the child gave is forgotten in the meantime."""
@@ -402,7 +402,7 @@ def test_one_idempotency_key_in_several_processes(stores: list[PostgresStore]) -
     assert check_consistency(stores[0].database) == []
 
 
-def test_versions_that_are_registered_at_once(stores: list[PostgresStore]) -> None:
+def test_concurrent_registrations_get_different_versions(stores: list[PostgresStore]) -> None:
     plans = [compile_text(dedent(CHAIN.replace("n: 1", f"n: {index}"))) for index in range(8)]
     for plan in plans:
         stores[0].save_plan(plan)
@@ -418,7 +418,7 @@ def test_versions_that_are_registered_at_once(stores: list[PostgresStore]) -> No
     assert check_consistency(stores[0].database) == []
 
 
-def test_sessions_that_wait_for_each_other(
+def test_a_deadlock_is_retried(
     postgres_dsn: str,
     store: PostgresStore,
     onlooker: Onlooker,

@@ -52,7 +52,7 @@ class TestSqlite(StoreContract, WaitsContract, RegistryContract, KeysContract, D
 WORD = "a long text"
 
 
-def test_a_file_that_is_not_a_database(tmp_path: Path) -> None:
+def test_open_refuses_a_file_that_is_not_a_database(tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     path.write_text("not a database, and long enough to be looked at as one" * 10)
     before = path.read_bytes()
@@ -62,7 +62,7 @@ def test_a_file_that_is_not_a_database(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_store_of_an_earlier_version_is_brought_up_to_date(tmp_path: Path) -> None:
+def test_open_upgrades_a_store_of_an_earlier_version(tmp_path: Path) -> None:
     path = tmp_path / "noetl.db"
     db = sqlite3.connect(path)
     db.executescript(files("noetl.executor.stores.sqlite").joinpath("schema.sql").read_text("utf-8"))
@@ -84,7 +84,7 @@ def test_a_store_of_an_earlier_version_is_brought_up_to_date(tmp_path: Path) -> 
     again.close()
 
 
-def test_what_is_not_over_is_found_without_a_look_at_what_is(tmp_path: Path) -> None:
+def test_queries_for_active_visits_use_an_index(tmp_path: Path) -> None:
     store = SqliteStore(str(tmp_path / "noetl.db"))
     db = store.file.connection()
     asked: list[str] = []
@@ -107,7 +107,7 @@ def test_what_is_not_over_is_found_without_a_look_at_what_is(tmp_path: Path) -> 
     store.close()
 
 
-def test_a_database_of_a_later_version(tmp_path: Path) -> None:
+def test_open_refuses_a_database_of_a_later_version(tmp_path: Path) -> None:
     path = tmp_path / "noetl.db"
     db = sqlite3.connect(path)
     db.execute("pragma user_version = 99")
@@ -118,14 +118,14 @@ def test_a_database_of_a_later_version(tmp_path: Path) -> None:
         SqliteStore(str(path))
 
 
-def test_a_folder_that_cannot_be_written() -> None:
+def test_open_reports_a_folder_that_cannot_be_written() -> None:
     with pytest.raises(StoreError, match=r"/proc/noetl\.db cannot be opened"):
         SqliteStore("/proc/noetl.db")
     with pytest.raises(StoreError, match="cannot be opened"):
         SqliteStore("/dev/null/folder/noetl.db")
 
 
-def test_a_folder_that_is_read_only(tmp_path: Path) -> None:
+def test_a_write_to_a_read_only_file_is_reported(tmp_path: Path) -> None:
     """Who runs as root writes everywhere; SQLite still says whose fault it is when the file itself is read only."""
     path = tmp_path / "noetl.db"
     SqliteStore(str(path)).close()
@@ -136,18 +136,18 @@ def test_a_folder_that_is_read_only(tmp_path: Path) -> None:
     store.close()
 
 
-def test_a_folder_in_place_of_a_file(tmp_path: Path) -> None:
+def test_open_refuses_a_folder(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="unable to open database file"):
         SqliteStore(str(tmp_path))
 
 
-def test_a_store_that_must_be_there(tmp_path: Path) -> None:
+def test_open_without_create_refuses_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="There is no store at"):
         SqliteStore(str(tmp_path / "folder" / "noetl.db"), create=False)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_git_passes_over_a_folder_made_for_a_store(tmp_path: Path) -> None:
+def test_git_ignores_a_folder_created_for_a_store(tmp_path: Path) -> None:
     SqliteStore(str(tmp_path / ".noetl" / "noetl.db")).close()
     assert (tmp_path / ".noetl" / ".gitignore").read_text() == "*\n"
     SqliteStore(str(tmp_path / "noetl.db")).close()
@@ -157,19 +157,19 @@ def test_git_passes_over_a_folder_made_for_a_store(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "url", ["", "sqlite:", "sqlite://", "sqlite:///", "noetl.db", "mysql://x", "sqlite://x.db"]
 )
-def test_urls_that_are_not_of_a_store(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_urls_are_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NOETL_STORE", url or "nothing")
     with pytest.raises(SettingError, match="NOETL_STORE, or --store"):
         open_store()
 
 
-def test_a_password_is_not_shown() -> None:
+def test_the_message_about_an_invalid_url_hides_the_password() -> None:
     with pytest.raises(SettingError) as found:
         open_store("postgress://user:hunter2@localhost/noetl")
     assert "hunter2" not in str(found.value)
 
 
-def test_urls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_valid_urls_open_their_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("NOETL_STORE", raising=False)
     for url, path in (
@@ -181,7 +181,7 @@ def test_urls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert (tmp_path / path).is_file()
 
 
-def test_commits_are_on_disk_before_they_count(tmp_path: Path) -> None:
+def test_commits_are_synchronous(tmp_path: Path) -> None:
     store = SqliteStore(str(tmp_path / "noetl.db"))
     db = store.file.connection()
     assert db.execute("pragma journal_mode").fetchone()[0] == "wal"
@@ -189,7 +189,7 @@ def test_commits_are_on_disk_before_they_count(tmp_path: Path) -> None:
     store.close()
 
 
-def test_a_disk_that_is_full(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_and_loses_nothing(tmp_path: Path) -> None:
     store = SqliteStore(str(tmp_path / "noetl.db"))
     run = start_run(store)
     claim = claim_visit(store, run)
@@ -205,7 +205,7 @@ def test_a_disk_that_is_full(tmp_path: Path) -> None:
     store.close()
 
 
-def test_a_store_is_closed_under_a_thread_that_reads_it(tmp_path: Path) -> None:
+def test_close_while_a_thread_reads_the_store(tmp_path: Path) -> None:
     store = SqliteStore(str(tmp_path / "noetl.db"))
     reading, closed = threading.Event(), threading.Event()
 
@@ -235,7 +235,7 @@ def test_a_store_is_closed_under_a_thread_that_reads_it(tmp_path: Path) -> None:
         ({}, {}, "="),
     ],
 )
-def test_what_is_result_and_saved_is_kept_once(
+def test_a_result_that_is_also_saved_is_stored_once(
     tmp_path: Path, data: Any, saved: dict[str, Any], kept: str
 ) -> None:
     store = SqliteStore(str(tmp_path / "noetl.db"))

@@ -110,7 +110,7 @@ class WaitsContract:
 
     # Answers
 
-    def test_a_wait_that_nobody_opened(self, store: Store) -> None:
+    def test_an_unopened_wait_has_no_answer(self, store: Store) -> None:
         assert store.wait(key_of(claim_visit(store, start_run(store)))) == Wait("w")
 
     def test_an_answer_makes_the_visit_due(self, store: Store, second: Store) -> None:
@@ -125,7 +125,7 @@ class WaitsContract:
     @pytest.mark.parametrize(
         "body", [None, False, 0, "", [], {}, {"a": None}, 1.5, 2**70, "\ud800", "é\x00", [[{}]]]
     )
-    def test_answers_come_back_as_they_were(self, store: Store, body: Any) -> None:
+    def test_answers_are_read_as_they_were(self, store: Store, body: Any) -> None:
         _, key = waiting(store)
         store.answer("t", body, 5.0)
         found = store.wait(key)
@@ -149,7 +149,7 @@ class WaitsContract:
         assert refused(store, other) == "answered_otherwise"
         assert repr(store.wait(key).answer) == repr(body)
 
-    def test_one_of_many_answers_counts(self, store: Store, second: Store) -> None:
+    def test_one_of_concurrent_answers_is_kept(self, store: Store, second: Store) -> None:
         _, key = waiting(store)
 
         def answer(index: int) -> bool:
@@ -163,12 +163,12 @@ class WaitsContract:
         assert sum(taken) == 1
         assert store.wait(key).answer == taken.index(True)
 
-    def test_an_unknown_token(self, store: Store) -> None:
+    def test_an_unknown_token_is_refused(self, store: Store) -> None:
         waiting(store)
         assert refused(store, token="other") == unheard(store, token="other") == "unknown_token"
 
     @pytest.mark.parametrize("more", [0, 1])
-    def test_the_size_of_an_answer(self, store: Store, more: int) -> None:
+    def test_the_size_of_an_answer_is_limited(self, store: Store, more: int) -> None:
         run, key = waiting(store)
         text = "x" * (self.answer_limit - 2 + more)
         if not more:
@@ -190,7 +190,7 @@ class WaitsContract:
         assert refused(store, 2, "second") == "answered_otherwise"
         assert store.wait(key).answered_at == 5.0
 
-    def test_waits_of_one_visit_have_answers_of_their_own(self, store: Store) -> None:
+    def test_waits_of_one_visit_are_answered_separately(self, store: Store) -> None:
         claim = claim_visit(store, start_run(store))
         one, two = opened(store, claim, "t1", "one"), opened(store, claim, "t2", "two")
         store.commit(paused(claim, "one", "two"), 1.0)
@@ -201,7 +201,7 @@ class WaitsContract:
 
     # Answers that come while the visit is at work
 
-    def test_a_pause_is_over_when_the_answer_was_there_before(self, store: Store) -> None:
+    def test_a_suspension_after_the_answer_is_due_at_once(self, store: Store) -> None:
         run = start_run(store)
         claim = claim_visit(store, run)
         opened(store, claim)
@@ -212,7 +212,7 @@ class WaitsContract:
         assert store.next_due(run.id) == 4.0
         assert claim_visit(store, run, 4.0).visit.id == claim.visit.id
 
-    def test_a_pause_goes_on_when_another_wait_was_answered(self, store: Store) -> None:
+    def test_an_answer_to_another_wait_does_not_end_a_suspension(self, store: Store) -> None:
         run = start_run(store)
         claim = claim_visit(store, run)
         opened(store, claim)
@@ -221,7 +221,7 @@ class WaitsContract:
         store.commit(paused(claim, "w", due_at=50.0), 4.0)
         assert store.next_due(run.id) == 50.0
 
-    def test_only_who_holds_the_visit_opens_a_wait(self, store: Store) -> None:
+    def test_only_the_holder_of_the_claim_opens_a_wait(self, store: Store) -> None:
         run = start_run(store)
         lost = claim_visit(store, run)
         held = claim_visit(store, run, now=30.0)
@@ -236,7 +236,7 @@ class WaitsContract:
 
     # Signs of life
 
-    def test_a_sign_of_life(self, store: Store) -> None:
+    def test_the_last_heartbeat_is_kept(self, store: Store) -> None:
         run, key = waiting(store)
         store.record_heartbeat("t", 5.0)
         store.record_heartbeat("t", 6.0)
@@ -248,33 +248,33 @@ class WaitsContract:
 
     # Waits that are over
 
-    def test_a_wait_that_is_closed(self, store: Store) -> None:
+    def test_a_closed_wait_refuses_answers(self, store: Store) -> None:
         run, key = waiting(store)
         for now in (5.0, 6.0):
             assert store.close_wait(key, now) == Wait("w")
         assert refused(store) == unheard(store) == "closed"
         assert (store.wait(key), store.next_due(run.id)) == (Wait("w"), NEVER)
 
-    def test_a_wait_is_closed_after_its_answer(self, store: Store) -> None:
+    def test_a_wait_may_be_closed_after_its_answer(self, store: Store) -> None:
         _, key = waiting(store)
         store.answer("t", 7, 5.0)
         assert store.close_wait(key, 6.0) == Wait("w", 7, 5.0)
         store.answer("t", 7, 8.0)
         assert refused(store, 8) == "answered_otherwise"
 
-    def test_a_wait_is_closed_before_it_is_opened(self, store: Store) -> None:
+    def test_a_wait_may_be_closed_before_it_is_opened(self, store: Store) -> None:
         claim = claim_visit(store, start_run(store))
         assert store.close_wait(key_of(claim), 5.0) == Wait("w")
         opened(store, claim)
         assert refused(store) == "closed"
 
-    def test_a_visit_that_is_finished(self, store: Store) -> None:
+    def test_a_finished_visit_refuses_answers(self, store: Store) -> None:
         claim = claim_visit(store, start_run(store))
         opened(store, claim)
         store.commit(succeed(store, claim), 2.0)
         assert refused(store) == unheard(store) == "closed"
 
-    def test_a_run_that_has_ended_waits_again_when_it_goes_on(self, store: Store) -> None:
+    def test_a_resumed_run_accepts_answers_again(self, store: Store) -> None:
         run, key = waiting(store)
         store.stop(run.id, RunStatus.CANCELLED, 2.0)
         end_run(store, run, RunStatus.CANCELLED, 3.0)
@@ -284,7 +284,7 @@ class WaitsContract:
         store.answer("t", 1, 11.0)
         assert claim_visit(store, run, 11.0).visit.id == key.visit_id
 
-    def test_an_answer_does_not_jump_the_line(self, store: Store) -> None:
+    def test_an_answer_does_not_activate_a_visit_in_sequential_mode(self, store: Store) -> None:
         """Where branches go one after another, one that waits for its turn still does."""
         plan = compile_text(DIAMOND)
         plan = replace(plan, header=replace(plan.header, sequential=True))
@@ -303,7 +303,7 @@ class WaitsContract:
         store.commit(succeed(store, at_work), 5.0)
         assert claim_visit(store, run, 5.0).visit.id == second.id
 
-    def test_an_answer_to_a_run_that_stops_is_there_when_it_goes_on(self, store: Store) -> None:
+    def test_an_answer_to_a_stopping_run_is_kept_for_its_resume(self, store: Store) -> None:
         run, key = waiting(store)
         store.stop(run.id, RunStatus.CANCELLED, 2.0)
         store.answer("t", 1, 2.5)
@@ -315,7 +315,7 @@ class WaitsContract:
 
     # ChangeSignal
 
-    def test_an_answer_wakes_who_waits(self, store: Store) -> None:
+    def test_an_answer_signals_work_and_changes(self, store: Store) -> None:
         waiting(store)
         work, changes = store.work.count, store.changes.count
         store.answer("t", 1, 5.0)
@@ -324,7 +324,7 @@ class WaitsContract:
 
     # Runs that other runs wait for
 
-    def test_where_a_run_comes_from_comes_back(self, store: Store) -> None:
+    def test_the_source_and_the_parent_of_a_run_are_stored(self, store: Store) -> None:
         parent, key = waiting(store)
         plain = child(store, parent, None, "b")
         run, first = new_run(
@@ -341,7 +341,7 @@ class WaitsContract:
             parent.id,
         )
 
-    def test_a_run_that_is_there_is_not_started_again(self, store: Store) -> None:
+    def test_a_child_run_is_started_once(self, store: Store) -> None:
         parent, key = waiting(store)
         first = child(store, parent, key, "c")
         before = run_contents(store, first)
@@ -350,7 +350,7 @@ class WaitsContract:
         assert len(store.runs("default")[0]) == 2
 
     @pytest.mark.parametrize("status", [RunStatus.FAILED, RunStatus.SUCCEEDED])
-    def test_a_run_that_ends_answers_its_wait(self, store: Store, status: RunStatus) -> None:
+    def test_the_end_of_a_child_run_answers_its_wait(self, store: Store, status: RunStatus) -> None:
         run = start_run(store)
         claim = claim_visit(store, run)
         store.commit(paused(claim, "w"), 1.0)
@@ -367,7 +367,7 @@ class WaitsContract:
         assert store.wait(key_of(claim)) == Wait("w", answered_at=3.0)
         assert claim_visit(store, run, 3.0).visit.id == claim.visit.id
 
-    def test_a_run_ends_before_the_other_waits(self, store: Store) -> None:
+    def test_a_child_run_may_end_before_its_parent_waits(self, store: Store) -> None:
         run = start_run(store)
         claim = claim_visit(store, run)
         other = child(store, run, key_of(claim), "c")
@@ -376,7 +376,7 @@ class WaitsContract:
         store.commit(paused(claim, "w"), 4.0)
         assert claim_visit(store, run, 4.0).visit.id == claim.visit.id
 
-    def test_a_run_that_goes_on_is_waited_for_again(self, store: Store) -> None:
+    def test_the_parent_waits_again_for_a_resumed_child(self, store: Store) -> None:
         run = start_run(store)
         claim = claim_visit(store, run)
         other = child(store, run, key_of(claim), "c")
@@ -389,7 +389,7 @@ class WaitsContract:
         assert store.claim(run.id, LEASE, 6.0) is None
 
     @pytest.mark.parametrize("how", ["stop", "fail"])
-    def test_the_runs_that_are_waited_for_are_cancelled(self, store: Store, how: str) -> None:
+    def test_a_stop_cancels_child_runs(self, store: Store, how: str) -> None:
         run = start_run(store)
         claim = claim_visit(store, run)
         awaited = child(store, run, key_of(claim), "c")
@@ -413,7 +413,7 @@ class WaitsContract:
 
     # What is known of work that goes on later
 
-    def test_results_of_batches_are_kept_until_the_visit_is_done(self, store: Store) -> None:
+    def test_loop_parts_are_kept_until_the_visit_is_finished(self, store: Store) -> None:
         run = start_run(store)
         batches = [
             BatchResult("run", 0, [[1], {"a": None}]),
@@ -434,7 +434,7 @@ class WaitsContract:
         assert [store.loop_parts(run.id, claim.visit.id, loop) for loop in ("run", "run.0")] == [[], []]
 
     @pytest.mark.parametrize(("counts", "claims"), [(True, 2), (False, 1)])
-    def test_a_claim_that_is_given_up(self, store: Store, counts: bool, claims: int) -> None:
+    def test_a_released_claim_is_due_at_once(self, store: Store, counts: bool, claims: int) -> None:
         run = start_run(store)
         claim = claim_visit(store, run)
         for _ in range(2):
@@ -446,7 +446,7 @@ class WaitsContract:
 
     # Runs that go on with the history of another one
 
-    def test_history_comes_back_as_it_was(self, store: Store) -> None:
+    def test_copied_history_is_read_as_it_was(self, store: Store) -> None:
         before = start_run(store)
         store.commit(succeed(store, claim_visit(store, before), saved={"n": [1]}, data={"x": 1}), 1.0)
         store.commit(fail(store, claim_visit(store, before, 1.0)), 2.0)
@@ -471,7 +471,7 @@ class WaitsContract:
             {"playbook": "play", "resumed_from": before.id},
         )
 
-    def test_history_is_not_walked_again(self, store: Store) -> None:
+    def test_copied_history_is_not_executed_again(self, store: Store) -> None:
         before = start_run(store)
         store.commit(succeed(store, claim_visit(store, before)), 1.0)
         run, first = new_run(

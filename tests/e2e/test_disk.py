@@ -36,7 +36,7 @@ def chain() -> str:
     return "\n".join([*lines, 'output: {last: "{{ x | length }}"}'])
 
 
-def test_a_run_goes_on_when_there_is_room_again(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_a_run_resumes_when_the_disk_has_space_again(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     (tmp_path / "large.yaml").write_text(chain())
     request.getfixturevalue("small_disk")
     running = start_noetl(tmp_path, "run", "large.yaml", "-q", NOETL_LEASE_SECONDS="5")
