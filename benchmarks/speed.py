@@ -27,7 +27,7 @@ from noetl.executor.model.run import RunStatus
 from noetl.executor.security.capabilities import local_run_capabilities
 from noetl.executor.stores import open_store
 from noetl.executor.stores.interface import Store
-from noetl.executor.worker import LOOK_SECONDS, Worker
+from noetl.executor.worker import POLL_PAUSE_SECONDS, Worker
 from noetl.infra.migrations import upgrade
 from noetl.planner.compile import compile_playbook
 from noetl.planner.plan import Plan
@@ -164,7 +164,7 @@ def until_ended(store: Store, run_ids: Sequence[str]) -> None:
             left.pop()
         else:
             store.changes.wait(seen, 0.5)
-            time.sleep(LOOK_SECONDS)
+            time.sleep(POLL_PAUSE_SECONDS)
 
 
 @contextmanager
