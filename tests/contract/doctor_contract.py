@@ -12,37 +12,37 @@ from noetl.executor.stores.interface import Store
 from noetl.executor.stores.sql.store import SqlStore
 
 from tests.contract.store_contract import CHAIN, DIAMOND, claim_visit, end_run, fail, start_run, succeed
-from tests.contract.waits_contract import start_child, start_waiting_run
+from tests.contract.waits_contract import child, waiting
 from tests.run_harness import RunHarness
 
 
-class StoreDamage(Protocol):
+class Damage(Protocol):
     """Changes of a store that none of its operations makes. Values by the names that records have; None takes one away."""
 
-    leftover_kinds: tuple[str, ...]
+    kinds: tuple[str, ...]
     """What can be left of a run that is not there."""
 
-    def update_visit(self, store: Any, run: Run, step: str, **values: Any) -> None:
+    def visits(self, store: Any, run: Run, step: str, **values: Any) -> None:
         """Update the visit of a step."""
         ...
 
-    def update_run(self, store: Any, run_id: str, **values: Any) -> None: ...
+    def run(self, store: Any, run_id: str, **values: Any) -> None: ...
 
-    def set_live(self, store: Any, run: Run, join: str, live: int) -> None:
+    def live(self, store: Any, run: Run, join: str, live: int) -> None:
         """Say that so many branches are on the way to a join."""
         ...
 
-    def add_arrival(self, store: Any, run: Run, join: str) -> None:
+    def arrival(self, store: Any, run: Run, join: str) -> None:
         """Let something have arrived at a join."""
         ...
 
-    def set_parent(self, store: Any, run_id: str, parent: str) -> None: ...
+    def parent(self, store: Any, run_id: str, parent: str) -> None: ...
 
-    def add_version(self, store: Any, name: str, version: str, plan_hash: str) -> None:
+    def version(self, store: Any, name: str, version: str, plan_hash: str) -> None:
         """Register a playbook whose plan was not saved."""
         ...
 
-    def add_leftover(self, store: Any, kind: str, run_id: str) -> None:
+    def leftover(self, store: Any, kind: str, run_id: str) -> None:
         """Leave something of a run behind that is not there."""
         ...
 
@@ -61,33 +61,33 @@ class SqlDamage:
         "history": ("history", "?, 1, '[]'"),
         "idempotency_keys": ("idempotency_keys (run_id, tenant, key, request_hash)", "?, 't', 'k', 'h'"),
     }  # fmt: skip
-    leftover_kinds = tuple(_rows)
+    kinds = tuple(_rows)
 
-    def update_visit(self, store: SqlStore, run: Run, step: str, **values: Any) -> None:
+    def visits(self, store: SqlStore, run: Run, step: str, **values: Any) -> None:
         sets = ", ".join(f"{name} = ?" for name in values)
         _change(
             store, f"update visits set {sets} where run_id = ? and step = ?", *values.values(), run.id, step
         )
 
-    def update_run(self, store: SqlStore, run_id: str, **values: Any) -> None:
+    def run(self, store: SqlStore, run_id: str, **values: Any) -> None:
         sets = ", ".join(f"{name} = ?" for name in values)
         _change(store, f"update runs set {sets} where id = ?", *values.values(), run_id)
 
-    def set_live(self, store: SqlStore, run: Run, join: str, live: int) -> None:
+    def live(self, store: SqlStore, run: Run, join: str, live: int) -> None:
         _change(store, "update joins set live = ? where run_id = ? and step = ?", live, run.id, join)
 
-    def add_arrival(self, store: SqlStore, run: Run, join: str) -> None:
+    def arrival(self, store: SqlStore, run: Run, join: str) -> None:
         _change(store, "insert into arrivals values (?, ?, 'x', 1, '{}')", run.id, join)
 
-    def set_parent(self, store: SqlStore, run_id: str, parent: str) -> None:
-        self.update_run(store, run_id, parent_run=parent, parent_visit="v", parent_wait="w")
+    def parent(self, store: SqlStore, run_id: str, parent: str) -> None:
+        self.run(store, run_id, parent_run=parent, parent_visit="v", parent_wait="w")
 
-    def add_version(self, store: SqlStore, name: str, version: str, plan_hash: str) -> None:
+    def version(self, store: SqlStore, name: str, version: str, plan_hash: str) -> None:
         _change(
             store, "insert into playbooks values ('default', ?, ?, 1, ?, 0, null)", name, version, plan_hash
         )
 
-    def add_leftover(self, store: SqlStore, kind: str, run_id: str) -> None:
+    def leftover(self, store: SqlStore, kind: str, run_id: str) -> None:
         columns, values = self._rows[kind]
         _change(store, f"insert into {columns} values ({values})", run_id)
 
@@ -97,35 +97,35 @@ def _change(store: SqlStore, query: str, *values: Any) -> None:
         assert db.execute(query, values).rowcount > 0
 
 
-def finish_run(store: Store, text: str = DIAMOND) -> Run:
+def finished(store: Store, text: str = DIAMOND) -> Run:
     """A run that was walked to its end."""
     return RunHarness(store, text, folder=Path.cwd()).finish().run
 
 
-def list_findings(store: Store) -> list[tuple[str, str | None, str]]:
+def found(store: Store) -> list[tuple[str, str | None, str]]:
     return [(one.check, one.run_id, one.message) for one in store.check_consistency()]
 
 
-def list_checks(store: Store) -> list[tuple[str, str | None]]:
+def kinds(store: Store) -> list[tuple[str, str | None]]:
     return [(one.check, one.run_id) for one in store.check_consistency()]
 
 
 class DoctorContract:
     """`store` is an empty store, and `damage` what breaks it."""
 
-    damage: StoreDamage = SqlDamage()
+    damage: Damage = SqlDamage()
 
     def test_a_sound_store_has_no_findings(self, store: Store) -> None:
         assert store.check_consistency() == []
-        assert finish_run(store).status is RunStatus.SUCCEEDED
+        assert finished(store).status is RunStatus.SUCCEEDED
         stopped = start_run(store, DIAMOND)
         store.commit(succeed(store, claim_visit(store, stopped)), 1.0)
         store.commit(fail(store, claim_visit(store, stopped, 1.0)), 2.0)
         assert store.check_consistency() == []
         assert end_run(store, stopped, RunStatus.FAILED, 3.0).live > 0
-        run, key = start_waiting_run(store)
+        run, key = waiting(store)
         assert store.check_consistency() == []
-        inner = start_child(store, run, WaitKey(run.id, key.visit_id, "child"), "inner", queue="inner")
+        inner = child(store, run, WaitKey(run.id, key.visit_id, "child"), "inner", queue="inner")
         store.close_wait(key, 2.0)
         assert store.check_consistency() == []
         store.stop(inner.id, RunStatus.CANCELLED, 3.0)
@@ -135,116 +135,109 @@ class DoctorContract:
     @pytest.mark.parametrize("status", ["parked", "failed"])
     def test_finds_a_run_without_active_visits(self, store: Store, status: str) -> None:
         run = start_run(store, "timeout: 1h" + CHAIN.replace("\n    ", "\n"))
-        self.damage.update_visit(store, run, "a", status=status)
+        self.damage.visits(store, run, "a", status=status)
         assert (
             "stuck",
             run.id,
             f"run {run.id} has not ended, but no active visit is left",
-        ) in list_findings(store)
+        ) in found(store)
 
     def test_finds_a_wait_that_is_closed(self, store: Store) -> None:
-        run, key = start_waiting_run(store)
+        run, key = waiting(store)
         store.close_wait(key, 2.0)
-        assert list_findings(store) == [
+        assert found(store) == [
             ("waits in vain", run.id, f"run {run.id} waits, but no answer can arrive any more")
         ]
 
     def test_finds_a_child_that_ended_without_answering(self, store: Store) -> None:
-        run, key = start_waiting_run(store)
-        inner = start_child(store, run, WaitKey(run.id, key.visit_id, "child"), "inner")
+        run, key = waiting(store)
+        inner = child(store, run, WaitKey(run.id, key.visit_id, "child"), "inner")
         store.close_wait(key, 2.0)
         assert store.check_consistency() == []
-        self.damage.update_run(store, inner.id, status="failed", finished_at=1)
-        assert dict(list_checks(store)) == {"waits in vain": run.id, "goes on after its end": inner.id}
+        self.damage.run(store, inner.id, status="failed", finished_at=1)
+        assert dict(kinds(store)) == {"waits in vain": run.id, "goes on after its end": inner.id}
 
     def test_finds_a_sequential_run_without_an_activated_visit(self, store: Store) -> None:
         run = start_run(store)
-        self.damage.update_visit(store, run, "a", due_at=NEVER)
-        assert list_checks(store) == [("waits in vain", run.id)]
+        self.damage.visits(store, run, "a", due_at=NEVER)
+        assert kinds(store) == [("waits in vain", run.id)]
 
     def test_finds_an_active_step_of_an_ended_run(self, store: Store) -> None:
-        run = finish_run(store)
-        self.damage.update_visit(store, run, "d", status="ready", finished_at=None)
+        run = finished(store)
+        self.damage.visits(store, run, "d", status="ready", finished_at=None)
         expected = (
             "goes on after its end",
             run.id,
             f"run {run.id} has ended, but step `d` is still active",
         )
-        assert list_findings(store) == [expected]
+        assert found(store) == [expected]
 
     @pytest.mark.parametrize("live", [-1, 2])
     def test_finds_wrong_counters_of_joins(self, store: Store, live: int) -> None:
-        run = finish_run(store)
-        self.damage.set_live(store, run, "c", live)
+        run = finished(store)
+        self.damage.live(store, run, "c", live)
         expected = (
             "counters of joins",
             run.id,
             f"run {run.id} counts {live} branches on the way to join `c`",
         )
-        assert list_findings(store) == [expected]
+        assert found(store) == [expected]
 
     def test_finds_a_negative_counter_of_an_active_run(self, store: Store) -> None:
         run = start_run(store, DIAMOND)
         store.commit(succeed(store, claim_visit(store, run)), 1.0)
-        self.damage.set_live(store, run, "c", -1)
-        assert list_checks(store) == [("counters of joins", run.id)]
+        self.damage.live(store, run, "c", -1)
+        assert kinds(store) == [("counters of joins", run.id)]
 
     @pytest.mark.parametrize("live", [-1, 2])
     def test_finds_wrong_counters_of_runs(self, store: Store, live: int) -> None:
-        run = finish_run(store)
-        self.damage.update_run(store, run.id, live=live)
-        assert list_findings(store) == [
-            ("counters of runs", run.id, f"run {run.id} counts {live} active branches")
-        ]
+        run = finished(store)
+        self.damage.run(store, run.id, live=live)
+        assert found(store) == [("counters of runs", run.id, f"run {run.id} counts {live} active branches")]
 
     def test_finds_an_arrival_in_an_ended_run(self, store: Store) -> None:
-        run = finish_run(store)
-        self.damage.add_arrival(store, run, "c")
+        run = finished(store)
+        self.damage.arrival(store, run, "c")
         message = f"run {run.id} has ended, but branches still wait at join `c`"
-        assert list_findings(store) == [("arrivals", run.id, message)]
+        assert found(store) == [("arrivals", run.id, message)]
 
     def test_finds_a_run_whose_status_contradicts_its_end(self, store: Store) -> None:
-        run = finish_run(store)
-        self.damage.update_run(store, run.id, status="running")
-        assert ("endings of runs", run.id) in list_checks(store)
+        run = finished(store)
+        self.damage.run(store, run.id, status="running")
+        assert ("endings of runs", run.id) in kinds(store)
 
     def test_finds_a_visit_whose_status_contradicts_its_end(self, store: Store) -> None:
-        run = finish_run(store)
-        self.damage.update_visit(store, run, "d", finished_at=None)
-        assert list_checks(store) == [("endings of visits", run.id)]
+        run = finished(store)
+        self.damage.visits(store, run, "d", finished_at=None)
+        assert kinds(store) == [("endings of visits", run.id)]
 
     def test_finds_rows_of_an_unknown_run(self, store: Store) -> None:
-        for kind in self.damage.leftover_kinds:
-            self.damage.add_leftover(store, kind, "no")
+        for kind in self.damage.kinds:
+            self.damage.leftover(store, kind, "no")
         expected = [
-            ("unknown runs", "no", f"`{kind}` has rows of unknown run no")
-            for kind in self.damage.leftover_kinds
+            ("unknown runs", "no", f"`{kind}` has rows of unknown run no") for kind in self.damage.kinds
         ]
-        assert sorted(list_findings(store)) == sorted(expected)
+        assert sorted(found(store)) == sorted(expected)
 
     def test_finds_an_unknown_parent(self, store: Store) -> None:
         run = start_run(store)
-        self.damage.set_parent(store, run.id, "no")
-        assert list_findings(store) == [
-            ("unknown parents", run.id, f"run {run.id} has unknown parent run no")
-        ]
+        self.damage.parent(store, run.id, "no")
+        assert found(store) == [("unknown parents", run.id, f"run {run.id} has unknown parent run no")]
 
     def test_finds_an_unknown_plan_of_a_playbook(self, store: Store) -> None:
-        self.damage.add_version(store, "p", "3", "no")
-        assert list_findings(store) == [
-            ("unknown plans", None, "version 3 of playbook `p` has an unknown plan")
-        ]
+        self.damage.version(store, "p", "3", "no")
+        assert found(store) == [("unknown plans", None, "version 3 of playbook `p` has an unknown plan")]
 
     def test_finds_an_unknown_plan_of_a_run(self, store: Store) -> None:
-        run = finish_run(store, CHAIN)
-        self.damage.update_run(store, run.id, plan_hash="no")
-        assert list_findings(store) == [
+        run = finished(store, CHAIN)
+        self.damage.run(store, run.id, plan_hash="no")
+        assert found(store) == [
             ("unknown plans", run.id, f"run {run.id} of `{run.playbook}` has an unknown plan")
         ]
 
     def test_the_number_of_findings_is_limited(self, store: Store) -> None:
         for number in range(MAX_FINDINGS + 1):
-            self.damage.add_leftover(store, self.damage.leftover_kinds[0], f"r{number}")
+            self.damage.leftover(store, self.damage.kinds[0], f"r{number}")
         findings = store.check_consistency()
         assert len(findings) == MAX_FINDINGS + 1
         assert findings[-1].message == f"more than {MAX_FINDINGS} such findings"

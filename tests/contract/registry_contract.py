@@ -12,20 +12,20 @@ from noetl.executor.stores.interface import Store
 from tests.contract.store_contract import run_concurrently
 
 
-def build_playbook(
+def playbook(
     name: str = "a", version: str | None = None, text: str = "one", *, at: float = 1.0
 ) -> RegisteredPlaybook:
     """A playbook that is not registered yet. What stands behind its hash is nothing to the registry."""
     return RegisteredPlaybook("default", name, version, text, at)
 
 
-def register_versions(store: Store, *versions: str | None, name: str = "a") -> None:
+def registered(store: Store, *versions: str | None, name: str = "a") -> None:
     """The versions are registered in this order, each with a text of its own."""
     for version in versions:
-        store.register(build_playbook(name, version, f"{name} {version}"))
+        store.register(playbook(name, version, f"{name} {version}"))
 
 
-def list_versions(store: Store, name: str | None = None) -> list[tuple[str, str | None]]:
+def names(store: Store, name: str | None = None) -> list[tuple[str, str | None]]:
     found, cursor = store.playbooks("default", name)
     assert cursor is None
     return [(playbook.name, playbook.version) for playbook in found]
@@ -35,8 +35,8 @@ class RegistryContract:
     """As `StoreContract`."""
 
     def test_a_playbook_is_found_under_its_name(self, store: Store, second: Store) -> None:
-        kept = store.register(build_playbook("a b/ü\U0001f600", "3 β", at=7.5))
-        assert kept == build_playbook("a b/ü\U0001f600", "3 β", at=7.5)
+        kept = store.register(playbook("a b/ü\U0001f600", "3 β", at=7.5))
+        assert kept == playbook("a b/ü\U0001f600", "3 β", at=7.5)
         for way in (store, second):
             assert way.playbook("default", "a b/ü\U0001f600") == kept
             assert way.playbook("default", "a b/ü\U0001f600", "3 β") == kept
@@ -44,96 +44,96 @@ class RegistryContract:
         assert store.playbook("default", "a b") is None
 
     def test_a_playbook_without_version_gets_the_next_number(self, store: Store) -> None:
-        assert [store.register(build_playbook(text=text)).version for text in ("one", "two", "three")] == [
+        assert [store.register(playbook(text=text)).version for text in ("one", "two", "three")] == [
             "1",
             "2",
             "3",
         ]
-        assert store.register(build_playbook("b")).version == "1"
+        assert store.register(playbook("b")).version == "1"
 
     def test_a_number_used_as_a_version_is_skipped(self, store: Store) -> None:
-        register_versions(store, "2", "x", "4")
-        assert [store.register(build_playbook(text=text)).version for text in ("one", "two")] == ["5", "6"]
-        register_versions(store, "2", name="b")
-        register_versions(store, None, name="b")
-        assert list_versions(store, "b") == [("b", "3"), ("b", "2")]
+        registered(store, "2", "x", "4")
+        assert [store.register(playbook(text=text)).version for text in ("one", "two")] == ["5", "6"]
+        registered(store, "2", name="b")
+        registered(store, None, name="b")
+        assert names(store, "b") == [("b", "3"), ("b", "2")]
 
     def test_the_same_text_again_changes_nothing(self, store: Store) -> None:
         for version in (None, "x"):
-            kept = store.register(build_playbook("a", version, f"text {version}", at=1.0))
-            assert store.register(build_playbook("a", version, f"text {version}", at=9.0)) == kept
-        assert list_versions(store, "a") == [("a", "x"), ("a", "1")]
+            kept = store.register(playbook("a", version, f"text {version}", at=1.0))
+            assert store.register(playbook("a", version, f"text {version}", at=9.0)) == kept
+        assert names(store, "a") == [("a", "x"), ("a", "1")]
 
     def test_an_earlier_text_gets_another_number(self, store: Store) -> None:
         for text in ("one", "two", "one"):
-            store.register(build_playbook(text=text))
+            store.register(playbook(text=text))
         assert [found.plan_hash for found in store.playbooks("default", "a")[0]] == ["one", "two", "one"]
 
     def test_a_version_keeps_its_text_for_ever(self, store: Store) -> None:
-        kept = store.register(build_playbook("a", "x", "one"))
-        store.register(build_playbook("b", "x", "two"))
+        kept = store.register(playbook("a", "x", "one"))
+        store.register(playbook("b", "x", "two"))
         for _ in range(2):
             with pytest.raises(RejectedError) as rejected:
-                store.register(build_playbook("a", "x", "two"))
+                store.register(playbook("a", "x", "two"))
             assert rejected.value.reason == "version_exists"
             store.unregister("default", "a", "x", now=5.0)
-        assert store.register(build_playbook("a", "x", "one", at=9.0)) == kept
+        assert store.register(playbook("a", "x", "one", at=9.0)) == kept
         assert store.playbook("default", "a", "x") == kept
 
     def test_a_removed_number_is_not_reused(self, store: Store) -> None:
-        register_versions(store, None)
+        registered(store, None)
         store.unregister("default", "a", now=5.0)
         assert store.playbook("default", "a") is None
-        assert store.register(build_playbook(text="a None")).version == "2"
+        assert store.register(playbook(text="a None")).version == "2"
 
     def test_the_newest_is_the_one_registered_last(self, store: Store) -> None:
-        register_versions(store, "9", "1", "5")
-        register_versions(store, "9")
+        registered(store, "9", "1", "5")
+        registered(store, "9")
         found = store.playbook("default", "a")
         assert found is not None
         assert found.version == "5"
 
     def test_removed_versions_are_not_found(self, store: Store) -> None:
-        register_versions(store, "1", "2", "3")
-        register_versions(store, "1", name="b")
+        registered(store, "1", "2", "3")
+        registered(store, "1", name="b")
         assert store.unregister("default", "a", "3", now=5.0) == 1
         assert store.unregister("default", "a", "3", now=6.0) == 0
         assert store.playbook("default", "a", "3") is None
         newest = store.playbook("default", "a")
         assert newest is not None
         assert newest.version == "2"
-        assert list_versions(store) == [("a", "2"), ("b", "1")]
-        assert list_versions(store, "a") == [("a", "2"), ("a", "1")]
+        assert names(store) == [("a", "2"), ("b", "1")]
+        assert names(store, "a") == [("a", "2"), ("a", "1")]
         assert store.unregister("default", "a", now=7.0) == 2
         assert store.unregister("default", "a", now=8.0) == 0
         assert store.unregister("default", "c", now=8.0) == 0
-        assert (list_versions(store, "a"), list_versions(store)) == ([], [("b", "1")])
+        assert (names(store, "a"), names(store)) == ([], [("b", "1")])
 
     def test_the_list_has_the_newest_version_of_each_playbook(self, store: Store) -> None:
-        register_versions(store, "1", "2", name="b")
-        register_versions(store, "7", name="a")
-        register_versions(store, "1", name="B")
-        assert list_versions(store) == [("B", "1"), ("a", "7"), ("b", "2")]
+        registered(store, "1", "2", name="b")
+        registered(store, "7", name="a")
+        registered(store, "1", name="B")
+        assert names(store) == [("B", "1"), ("a", "7"), ("b", "2")]
 
     def test_playbooks_are_returned_in_pages(self, store: Store) -> None:
         for index in range(7):
-            register_versions(store, "1", "2", name=f"p{index}")
-        register_versions(store, *map(str, range(7)), name="p")
-        for name, whole in ((None, list_versions(store)), ("p", list_versions(store, "p"))):
+            registered(store, "1", "2", name=f"p{index}")
+        registered(store, *map(str, range(7)), name="p")
+        for name, whole in ((None, names(store)), ("p", names(store, "p"))):
             found: list[tuple[str, str | None]] = []
             cursor = None
             while True:
                 page, cursor = store.playbooks("default", name, limit=3, cursor=cursor)
                 found += [(entry.name, entry.version) for entry in page]
-                register_versions(store, f"new {len(found)}", name=name or "a new one")
+                registered(store, f"new {len(found)}", name=name or "a new one")
                 if cursor is None:
                     break
             assert found == whole
 
     @pytest.mark.parametrize("name", [None, "p"])
     def test_invalid_cursors_are_refused(self, store: Store, name: str | None) -> None:
-        register_versions(store, "1", "2", "3", name="p")
-        register_versions(store, "1", name="q")
+        registered(store, "1", "2", "3", name="p")
+        registered(store, "1", name="q")
         _, by_name = store.playbooks("default", limit=1)
         _, by_number = store.playbooks("default", "p", limit=1)
         assert by_name is not None
@@ -158,9 +158,7 @@ class RegistryContract:
             assert rejected.value.reason == "invalid_cursor"
 
     def test_each_tenant_has_its_own_registry(self, store: Store) -> None:
-        mine, theirs = (
-            replace(build_playbook("a", "1", tenant), tenant=tenant) for tenant in ("mine", "theirs")
-        )
+        mine, theirs = (replace(playbook("a", "1", tenant), tenant=tenant) for tenant in ("mine", "theirs"))
         assert store.register(mine) == mine
         assert store.register(theirs) == theirs
         assert store.playbook("mine", "a") == mine
@@ -171,20 +169,20 @@ class RegistryContract:
 
     def test_concurrent_registrations_of_several_texts(self, store: Store, second: Store) -> None:
         def register(index: int) -> str | None:
-            return (second if index % 2 else store).register(build_playbook(text=str(index))).version
+            return (second if index % 2 else store).register(playbook(text=str(index))).version
 
         assert sorted(map(str, run_concurrently(6, register))) == ["1", "2", "3", "4", "5", "6"]
 
     def test_concurrent_registrations_of_one_text(self, store: Store, second: Store) -> None:
         kept = run_concurrently(
-            6, lambda index: (second if index % 2 else store).register(build_playbook(at=float(index)))
+            6, lambda index: (second if index % 2 else store).register(playbook(at=float(index)))
         )
         assert len(set(kept)) == 1
 
     def test_concurrent_registrations_of_one_version(self, store: Store, second: Store) -> None:
         def register(index: int) -> bool:
             try:
-                (second if index % 2 else store).register(build_playbook("a", "x", str(index)))
+                (second if index % 2 else store).register(playbook("a", "x", str(index)))
             except RejectedError:
                 return False
             return True

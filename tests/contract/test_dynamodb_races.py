@@ -52,7 +52,7 @@ NESTED = """
     - {name: d, rule: [{case: default, run: [e]}]}
     - {name: e, run: [{action: log, message: done}]}
 """
-REPEATED_FORK = """
+TURNING = """
     steps:
     - {name: a, max_visits: 4, rule: [{case: "{{ steps.a.visits < 3 }}", run: [b1, b2]}, {case: default, run: [z]}]}
     - {name: b1, rule: [{case: default, run: [c]}]}
@@ -60,7 +60,7 @@ REPEATED_FORK = """
     - {name: c, rule: [{case: default, run: [a]}]}
     - {name: z, run: [{action: log, message: done}]}
 """
-JOIN_ANY = """
+FIRST = """
     steps:
     - {name: a, rule: [{case: default, run: [b1, b2, b3]}]}
     - {name: b1, rule: [{case: default, run: [c]}]}
@@ -71,7 +71,7 @@ JOIN_ANY = """
 """
 
 
-def build_wide_fork(width: int) -> str:
+def wide(width: int) -> str:
     """A fork of so many branches, which come together."""
     names = [f"b{number}" for number in range(width)]
     lines = ["steps:", f"- {{name: a, rule: [{{case: default, run: [{', '.join(names)}]}}]}}"]
@@ -85,7 +85,7 @@ def store(aws: Client) -> Iterator[DynamoStore]:
     yield DynamoStore("noetl")
 
 
-class ManualQueue:
+class Wire:
     """A queue whose messages a test delivers as it likes."""
 
     def __init__(self) -> None:
@@ -104,20 +104,20 @@ class ManualQueue:
             return self.bodies[at] if chance.random() < twice else self.bodies.pop(at)
 
 
-def connect_store(wire: ManualQueue) -> DynamoStore:
+def behind_a_queue(wire: Wire) -> DynamoStore:
     """A store whose messages go over the wire."""
     store = DynamoStore("noetl", queue_url="http://queue.invalid")
     store.message_queue = wire  # type: ignore[assignment]
     return store
 
 
-def start_service_run(store: DynamoStore, text: str) -> str:
+def begun(store: DynamoStore, text: str) -> str:
     plan = compile_text(text)
     store.save_plan(plan)
     return store.create_run(*new_run(plan.header, plan.hash, {}, now=1.0)).id
 
 
-def deliver(store: DynamoStore, body: str, wire: ManualQueue, *, now: float = 2.0) -> None:
+def deliver(store: DynamoStore, body: str, wire: Wire, *, now: float = 2.0) -> None:
     """What a handler does with a message: one that is held comes again."""
     found = store.claim_message(body, LEASE, now)
     if found is MessageOutcome.HELD:
@@ -129,16 +129,16 @@ def deliver(store: DynamoStore, body: str, wire: ManualQueue, *, now: float = 2.
         ).execute(found)
 
 
-def count_visits(store: DynamoStore, run_id: str) -> Counter[str]:
+def visited(store: DynamoStore, run_id: str) -> Counter[str]:
     return Counter(visit.step for visit in store.visits(run_id) if visit.finished_at is not None)
 
 
-def check_run(store: DynamoStore, run_id: str, expected: dict[str, int]) -> None:
+def check(store: DynamoStore, run_id: str, expected: dict[str, int]) -> None:
     """A run that has ended well: each step visited as often as it must be, each transition once, nothing left in counters."""
     run = store.run("default", run_id)
     assert run is not None
     assert (run.status, run.live) == (RunStatus.SUCCEEDED, 0)
-    assert count_visits(store, run_id) == expected | {END: 1}
+    assert visited(store, run_id) == expected | {END: 1}
     events = store.events(run_id, limit=10_000)
     finished = Counter((event.step, event.visit) for event in events if event.type == "step.completed")
     assert set(finished.values()) == {1}
@@ -149,8 +149,8 @@ PLAYBOOKS: dict[str, tuple[str, dict[str, int]]] = {
     "chain": (CHAIN, dict.fromkeys("abc", 1)),
     "diamond": (DIAMOND, dict.fromkeys(["a", "b1", "b2", "b3", "b4", "c", "d"], 1)),
     "nested": (NESTED, dict.fromkeys(["a", "b1", "b2", "b3", "c1", "c2", "c", "d", "e"], 1)),
-    "turning": (REPEATED_FORK, {"a": 4, "b1": 3, "b2": 3, "c": 3, "z": 1}),
-    "first": (JOIN_ANY, dict.fromkeys(["a", "b1", "b2", "b3", "c", "d"], 1)),
+    "turning": (TURNING, {"a": 4, "b1": 3, "b2": 3, "c": 3, "z": 1}),
+    "first": (FIRST, dict.fromkeys(["a", "b1", "b2", "b3", "c", "d"], 1)),
 }
 
 
@@ -158,23 +158,23 @@ PLAYBOOKS: dict[str, tuple[str, dict[str, int]]] = {
 def test_duplicate_messages_in_any_order_change_nothing(store: DynamoStore, name: str) -> None:
     text, expected = PLAYBOOKS[name]
     chance = random.Random(name)
-    wire = ManualQueue()
-    queued = connect_store(wire)
-    run_id = start_service_run(queued, text)
+    wire = Wire()
+    queued = behind_a_queue(wire)
+    run_id = begun(queued, text)
     while (body := wire.take(chance, twice=0.3)) is not None:
         deliver(queued, body, wire)
-    check_run(queued, run_id, expected)
+    check(queued, run_id, expected)
 
 
 @pytest.mark.parametrize("name", ["diamond", "nested", "turning", "first"])
 def test_concurrent_workers_visit_each_step_once(store: DynamoStore, name: str) -> None:
     text, expected = PLAYBOOKS[name]
-    wire = ManualQueue()
-    run_ids = [start_service_run(connect_store(wire), text) for _ in range(2)]
+    wire = Wire()
+    run_ids = [begun(behind_a_queue(wire), text) for _ in range(2)]
     over = threading.Event()
 
     def work(index: int) -> None:
-        queued, chance = connect_store(wire), random.Random(index)
+        queued, chance = behind_a_queue(wire), random.Random(index)
         while not over.is_set():
             body = wire.take(chance, twice=0.2)
             if body is not None:
@@ -185,19 +185,19 @@ def test_concurrent_workers_visit_each_step_once(store: DynamoStore, name: str) 
 
     run_concurrently(4, work)
     for run_id in run_ids:
-        check_run(store, run_id, expected)
+        check(store, run_id, expected)
 
 
 def test_a_wide_fork_is_spread_over_partitions(store: DynamoStore) -> None:
     width = 4 * BRANCHES_PER_PARTITION
-    wire = ManualQueue()
-    run_id = start_service_run(connect_store(wire), build_wide_fork(width))
+    wire = Wire()
+    run_id = begun(behind_a_queue(wire), wide(width))
     head = store.read_head(run_id)
     assert head["spread"] == 4
     over = threading.Event()
 
     def work(index: int) -> None:
-        queued, chance = connect_store(wire), random.Random(index)
+        queued, chance = behind_a_queue(wire), random.Random(index)
         while not over.is_set():
             body = wire.take(chance, twice=0.05)
             if body is not None:
@@ -206,7 +206,7 @@ def test_a_wide_fork_is_spread_over_partitions(store: DynamoStore) -> None:
                 over.set()
 
     run_concurrently(4, work)
-    check_run(store, run_id, dict.fromkeys(["a", "c", *(f"b{number}" for number in range(width))], 1))
+    check(store, run_id, dict.fromkeys(["a", "c", *(f"b{number}" for number in range(width))], 1))
     writers = Counter(
         item["pk"] for item in store.table.scan() if item["sk"].startswith("V#b") or item["sk"] == "C"
     )
@@ -217,11 +217,11 @@ def test_a_wide_fork_is_spread_over_partitions(store: DynamoStore) -> None:
     )
 
 
-class WorkerDied(Exception):
+class Lost(Exception):
     """The process has died, or the answer was lost."""
 
 
-class DyingQueue(ManualQueue):
+class Dying(Wire):
     """A queue whose first sender of more than a transaction holds dies after some of the messages."""
 
     has_died = False
@@ -231,23 +231,23 @@ class DyingQueue(ManualQueue):
         super().send(notes[: len(notes) // 3] if dies else notes, now)
         if dies:
             self.has_died = True
-            raise WorkerDied
+            raise Lost
 
 
 @pytest.mark.timeout(300)
 def test_a_fork_may_be_wider_than_a_transaction(store: DynamoStore) -> None:
     """Its messages are sent in part when the worker dies, and all of them when the message of the fork comes again."""
     width = MAX_TRANSACTION_ITEMS + 30
-    wire = DyingQueue()
-    queued, chance = connect_store(wire), random.Random(1)
-    run_id = start_service_run(queued, build_wide_fork(width))
+    wire = Dying()
+    queued, chance = behind_a_queue(wire), random.Random(1)
+    run_id = begun(queued, wide(width))
     while (body := wire.take(chance, twice=0.02)) is not None:
         try:
             deliver(queued, body, wire)
-        except WorkerDied:
+        except Lost:
             wire.bodies.append(body)
     assert wire.has_died
-    check_run(store, run_id, dict.fromkeys(["a", "c", *(f"b{number}" for number in range(width))], 1))
+    check(store, run_id, dict.fromkeys(["a", "c", *(f"b{number}" for number in range(width))], 1))
     counters = [item for item in store.table.scan() if item["sk"] == "C"]
     assert len(counters) == -(-width // BRANCHES_PER_PARTITION)
     # An end changes one counter; whoever fires the join changes all of them.
@@ -268,31 +268,31 @@ def test_a_worker_may_die_at_any_write(
     def counted(self: Any, *args: Any, **asked: Any) -> dict[str, Any]:
         writes[0] += 1
         if writes[0] == dies_at[0] and when == "before":
-            raise WorkerDied
+            raise Lost
         found = write(self, *args, **asked)
         if writes[0] == dies_at[0]:
-            raise WorkerDied
+            raise Lost
         return found
 
     monkeypatch.setattr(tables.DynamoTable, "_write", counted)
-    wire = ManualQueue()
-    queued = connect_store(wire)
+    wire = Wire()
+    queued = behind_a_queue(wire)
     chance = random.Random(f"{name} {when}")
     point = 1
     while True:
-        run_id = start_service_run(queued, text)
+        run_id = begun(queued, text)
         writes[0], dies_at[0] = 0, point
         now = 2.0
         while (body := wire.take(chance)) is not None:
             try:
                 deliver(queued, body, wire, now=now)
-            except WorkerDied:
+            except Lost:
                 wire.bodies.append(body)
                 now += LEASE.seconds + 1
         if writes[0] < point:
             break
         dies_at[0] = 10**9
-        check_run(queued, run_id, expected)
+        check(queued, run_id, expected)
         # Playbooks with many writes are tried at some of them.
         point += 1 if name in ("chain", "diamond") else chance.randrange(2, 6)
     assert point > 8
@@ -303,7 +303,7 @@ class TestLostAnswers:
 
     def test_lost_answer_to_a_claim(self, store: DynamoStore, monkeypatch: pytest.MonkeyPatch) -> None:
         run = start_run(store)
-        with LostAnswers(monkeypatch, "update_item"):
+        with answers_lost(monkeypatch, "update_item"):
             claim = claim_visit(store, run)
         assert (claim.visit.fence, claim.visit.claims) == (1, 1)
 
@@ -313,7 +313,7 @@ class TestLostAnswers:
     ) -> None:
         run = start_run(store, text)
         claim = claim_visit(store, run)
-        with LostAnswers(monkeypatch, "update_item", "transact_write_items"):
+        with answers_lost(monkeypatch, "update_item", "transact_write_items"):
             store.commit(succeed(store, claim), 1.0)
         expected = 4 if text is DIAMOND else 1
         found = store.run("default", run.id)
@@ -324,12 +324,12 @@ class TestLostAnswers:
     def test_lost_answers_to_all_writes_of_a_run(
         self, store: DynamoStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        with LostAnswers(monkeypatch, "update_item", "transact_write_items", "put_item", "delete_item"):
+        with answers_lost(monkeypatch, "update_item", "transact_write_items", "put_item", "delete_item"):
             run = RunHarness(store, NESTED).finish().run
-        check_run(store, run.id, PLAYBOOKS["nested"][1])
+        check(store, run.id, PLAYBOOKS["nested"][1])
 
 
-class LostAnswers:
+class answers_lost:
     """Every first answer to these calls is lost on its way."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *calls: str) -> None:

@@ -51,7 +51,7 @@ def administrator(postgres_dsn: str) -> Iterator[psycopg.Connection[Any]]:
 
 
 @pytest.fixture(scope="module")
-def restartable_server() -> Iterator[PostgresServer]:
+def own_server() -> Iterator[PostgresServer]:
     """A server that tests may stop and start."""
     with running_server(
         max_connections="12", superuser_reserved_connections="0", synchronous_commit="on"
@@ -60,8 +60,8 @@ def restartable_server() -> Iterator[PostgresServer]:
 
 
 @pytest.fixture
-def restartable_dsn(restartable_server: PostgresServer) -> Iterator[str]:
-    with empty_database(restartable_server.dsn) as dsn:
+def own_dsn(own_server: PostgresServer) -> Iterator[str]:
+    with empty_database(own_server.dsn) as dsn:
         upgrade(dsn)
         yield dsn
 
@@ -77,7 +77,7 @@ def end_sessions(administrator: psycopg.Connection[Any], state: str = "idle") ->
     return int(found[0])
 
 
-def wait_for_blocked_session(administrator: psycopg.Connection[Any]) -> int:
+def blocked(administrator: psycopg.Connection[Any]) -> int:
     """The session that waits for a lock, once there is one."""
     query = "select pid from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
     while (found := administrator.execute(query).fetchone()) is None:
@@ -144,9 +144,7 @@ class TestLostConnections:
             with administrator.transaction():
                 administrator.execute("select 1 from runs for update")
                 doing = pool.submit(store.stop, run.id, RunStatus.CANCELLED, 1.0)
-                administrator.execute(
-                    "select pg_terminate_backend(%s)", [wait_for_blocked_session(administrator)]
-                )
+                administrator.execute("select pg_terminate_backend(%s)", [blocked(administrator)])
             assert doing.result().stop is RunStatus.CANCELLED
 
     def test_a_connection_lost_in_a_read_is_retried(
@@ -157,9 +155,7 @@ class TestLostConnections:
             with administrator.transaction():
                 administrator.execute("lock table runs")
                 doing = pool.submit(store.run, "default", run.id)
-                administrator.execute(
-                    "select pg_terminate_backend(%s)", [wait_for_blocked_session(administrator)]
-                )
+                administrator.execute("select pg_terminate_backend(%s)", [blocked(administrator)])
             assert doing.result() == run
 
     @pytest.mark.parametrize("text", [CHAIN, DIAMOND], ids=["one statement", "a transaction"])
@@ -179,9 +175,7 @@ class TestLostConnections:
             with administrator.transaction():
                 administrator.execute("select pg_advisory_xact_lock(1)")
                 doing = pool.submit(store.commit, succeed(store, claim), 1.0, LEASE)
-                administrator.execute(
-                    "select pg_terminate_backend(%s)", [wait_for_blocked_session(administrator)]
-                )
+                administrator.execute("select pg_terminate_backend(%s)", [blocked(administrator)])
             error = doing.exception()
         assert isinstance(error, StoreError) and not isinstance(error, UnwrittenError)
         assert [visit.status for visit in store.visits(run.id)] == ["running"]
@@ -193,7 +187,7 @@ class TestLostConnections:
         assert check_consistency(store.database) == []
 
 
-class CuttingProxy:
+class Proxy:
     """Stands before a server. When `cut` is part of what a client sends, the connection is lost: before the server has it when
     `loses` is "question", before the client has the answer when it is "answer".
     """
@@ -249,8 +243,8 @@ class CuttingProxy:
 
 
 @pytest.fixture
-def proxy(restartable_dsn: str) -> Iterator[CuttingProxy]:
-    with closing(CuttingProxy(restartable_dsn)) as found:
+def proxy(own_dsn: str) -> Iterator[Proxy]:
+    with closing(Proxy(own_dsn)) as found:
         yield found
 
 
@@ -259,7 +253,7 @@ def proxy(restartable_dsn: str) -> Iterator[CuttingProxy]:
     ("text", "cut"), [(CHAIN, b"), entered as"), (DIAMOND, b"COMMIT")], ids=["chain", "fork"]
 )
 def test_a_commit_with_a_lost_answer_is_made_at_most_once(
-    proxy: CuttingProxy, text: str, cut: bytes, loses: str
+    proxy: Proxy, text: str, cut: bytes, loses: str
 ) -> None:
     """Done or not: it is a StoreError, once; after the lease the run goes on, and nothing happens twice."""
     with closing(PostgresStore(proxy.dsn)) as store:
@@ -282,55 +276,50 @@ def test_a_commit_with_a_lost_answer_is_made_at_most_once(
 class TestRestarts:
     @pytest.mark.parametrize("mode", ["fast", "immediate"])
     def test_workers_survive_a_restart(
-        self, restartable_server: PostgresServer, restartable_dsn: str, tmp_path: Path, mode: str
+        self, own_server: PostgresServer, own_dsn: str, tmp_path: Path, mode: str
     ) -> None:
-        with closing(PostgresStore(restartable_dsn)) as store:
+        with closing(PostgresStore(own_dsn)) as store:
             worker = Worker(
                 store, capabilities=local_run_capabilities(tmp_path), threads=2, queue="q", lease=1.0
             )
             worker.start()
             before = worker.wait_until_finished("default", start_run(store, queue="q", now=1.0).id)
-            restartable_server.stop(mode)
-            restartable_server.start()
+            own_server.stop(mode)
+            own_server.start()
             after = worker.wait_until_finished("default", start_run(store, queue="q", now=2.0).id)
             worker.stop()
             assert (before.status, after.status) == ("succeeded", "succeeded")
             assert check_consistency(store.database) == []
 
-    def test_notifications_resume_after_a_restart(
-        self, restartable_server: PostgresServer, restartable_dsn: str
-    ) -> None:
-        with (
-            closing(PostgresStore(restartable_dsn)) as store,
-            closing(PostgresStore(restartable_dsn)) as other,
-        ):
-            restartable_server.stop()
-            restartable_server.start()
+    def test_notifications_resume_after_a_restart(self, own_server: PostgresServer, own_dsn: str) -> None:
+        with closing(PostgresStore(own_dsn)) as store, closing(PostgresStore(own_dsn)) as other:
+            own_server.stop()
+            own_server.start()
             heard = store.work.count
             while store.work.count == heard:
                 start_run(other)
                 store.work.wait(heard, 0.05)
 
     def test_a_server_that_stays_down_is_reported(
-        self, restartable_server: PostgresServer, restartable_dsn: str, monkeypatch: pytest.MonkeyPatch
+        self, own_server: PostgresServer, own_dsn: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        with closing(PostgresStore(restartable_dsn)) as store:
+        with closing(PostgresStore(own_dsn)) as store:
             store.postgres._pool.timeout = 0.2
-            restartable_server.stop()
+            own_server.stop()
             try:
                 with pytest.raises(
                     StoreError, match=r"^The store in Postgres failed: connection .* failed: .*\.$"
                 ):
                     start_run(store)
             finally:
-                restartable_server.start()
+                own_server.start()
             store.postgres._pool.timeout = 10.0
             assert start_run(store).status is RunStatus.QUEUED
 
 
 class TestTooManyConnections:
     @contextmanager
-    def take_connections(self, dsn: str, left: int = 0) -> Iterator[None]:
+    def crowded(self, dsn: str, left: int = 0) -> Iterator[None]:
         """So many connections are left."""
         with ExitStack() as held:
             taken: list[psycopg.Connection[Any]] = []
@@ -341,14 +330,14 @@ class TestTooManyConnections:
                 connection.close()
             yield
 
-    def test_too_many_connections_are_reported(self, restartable_dsn: str) -> None:
+    def test_too_many_connections_are_reported(self, own_dsn: str) -> None:
         reason = r"^The store in Postgres failed: .*too many clients already\.$"
-        with self.take_connections(restartable_dsn), pytest.raises(StoreError, match=reason):
-            PostgresStore(restartable_dsn)
+        with self.crowded(own_dsn), pytest.raises(StoreError, match=reason):
+            PostgresStore(own_dsn)
 
-    def test_one_connection_is_enough(self, restartable_dsn: str) -> None:
+    def test_one_connection_is_enough(self, own_dsn: str) -> None:
         """For as many threads as there are, and plans that nobody has read before."""
-        with closing(PostgresStore(restartable_dsn)) as store, self.take_connections(restartable_dsn):
+        with closing(PostgresStore(own_dsn)) as store, self.crowded(own_dsn):
             store.save_plan(compile_text(DIAMOND))
             with ThreadPoolExecutor(4) as pool:
                 runs = list(pool.map(lambda _: start_run(store, DIAMOND), range(4)))
@@ -356,12 +345,8 @@ class TestTooManyConnections:
                 list(pool.map(lambda claim: store.commit(succeed(store, claim), 1.0), claims))
             assert {len(store.visits(run.id)) for run in runs} == {5}
 
-    def test_an_exhausted_pool_reports_the_reason(self, restartable_dsn: str) -> None:
-        with (
-            closing(PostgresStore(restartable_dsn)) as store,
-            self.take_connections(restartable_dsn),
-            ExitStack() as held,
-        ):
+    def test_an_exhausted_pool_reports_the_reason(self, own_dsn: str) -> None:
+        with closing(PostgresStore(own_dsn)) as store, self.crowded(own_dsn), ExitStack() as held:
             store.postgres._pool.timeout = 0.2
             with suppress(PoolTimeout):
                 while True:

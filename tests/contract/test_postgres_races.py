@@ -34,7 +34,7 @@ from tests.contract.store_contract import (
     start_run,
     succeed,
 )
-from tests.contract.waits_contract import open_wait, start_child, start_waiting_run, suspend_claim
+from tests.contract.waits_contract import child, opened, paused, waiting
 from tests.postgres import postgres_dsn, postgres_server
 from tests.run_harness import compile_text
 
@@ -58,20 +58,20 @@ def store(stores: list[PostgresStore]) -> PostgresStore:
     return stores[0]
 
 
-class LockObserver:
+class Onlooker:
     """A session beside the store's, which holds locks and sees who waits for them."""
 
     def __init__(self, dsn: str) -> None:
         self.connection = psycopg.connect(dsn, autocommit=True)
         self.connection.execute("set deadlock_timeout = '60s'")
 
-    def lock_run(self, run: Run) -> None:
-        """Lock a run until `release_locks`."""
+    def hold(self, run: Run) -> None:
+        """Lock a run until `let_go`."""
         if self.connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE:
             self.connection.execute("begin")
         self.connection.execute("select 1 from runs where id = %s for update", [run.id])
 
-    def release_locks(self) -> None:
+    def let_go(self) -> None:
         self.connection.execute("rollback")
 
     def wait_for_blocked(self, count: int = 1) -> list[int]:
@@ -88,20 +88,20 @@ class LockObserver:
 
 
 @pytest.fixture
-def observer(stores: list[PostgresStore], postgres_dsn: str) -> Iterator[LockObserver]:
-    found = LockObserver(postgres_dsn)
+def onlooker(stores: list[PostgresStore], postgres_dsn: str) -> Iterator[Onlooker]:
+    found = Onlooker(postgres_dsn)
     yield found
     found.connection.close()
 
 
 @pytest.fixture
-def submit() -> Iterator[Callable[..., Future[Any]]]:
+def beside() -> Iterator[Callable[..., Future[Any]]]:
     """Starts work in a thread."""
     with ThreadPoolExecutor(8) as pool:
         yield pool.submit
 
 
-def run_workers(stores: list[PostgresStore], run: Run, *, threads: int = 2) -> Run:
+def walked(stores: list[PostgresStore], run: Run, *, threads: int = 2) -> Run:
     """The run, when the workers of all stores have walked it to its end."""
     workers = [
         Worker(store, capabilities=local_run_capabilities(Path.cwd()), threads=threads, queue=run.queue)
@@ -136,7 +136,7 @@ def is_complete(store: PostgresStore, run: Run, visits: int) -> bool:
     return is_sound(store, run)
 
 
-def build_fork(branches: int) -> str:
+def fork(branches: int) -> str:
     """A fork into so many steps, and their join."""
     names = ", ".join(f"b{index}" for index in range(branches))
     steps = [
@@ -150,19 +150,19 @@ def build_fork(branches: int) -> str:
     ])  # fmt: skip
 
 
-def build_nested_forks(depth: int) -> tuple[str, int]:
+def forks_in_forks(depth: int) -> tuple[str, int]:
     """Forks of three within each other, joined from the inside out; and how many steps there are."""
     steps: list[str] = []
 
     def block(name: str, left: int, after: str | None) -> str:
-        next_rule = f", rule: [{{case: default, run: [{after}]}}]" if after else ""
+        going_on = f", rule: [{{case: default, run: [{after}]}}]" if after else ""
         if left == 0:
-            steps.append(f"- {{name: {name}, run: [{{action: set, set: {{{name}_seen: 1}}}}]{next_rule}}}")
+            steps.append(f"- {{name: {name}, run: [{{action: set, set: {{{name}_seen: 1}}}}]{going_on}}}")
             return name
         join = f"{name}_join"
         inner = [block(f"{name}_{index}", left - 1, join) for index in range(3)]
         steps.append(f"- {{name: {name}, rule: [{{case: default, run: [{', '.join(inner)}]}}]}}")
-        steps.append(f"- {{name: {join}, run: [{{action: set, set: {{{join}_seen: 1}}}}]{next_rule}}}")
+        steps.append(f"- {{name: {join}, run: [{{action: set, set: {{{join}_seen: 1}}}}]{going_on}}}")
         return name
 
     block("f", depth, None)
@@ -171,23 +171,23 @@ def build_nested_forks(depth: int) -> tuple[str, int]:
 
 
 def test_eight_workers_reach_one_join(stores: list[PostgresStore]) -> None:
-    run = start_run(stores[0], build_fork(200))
-    found = run_workers(stores, run)
+    run = start_run(stores[0], fork(200))
+    found = walked(stores, run)
     assert (found.status, found.result) == ("succeeded", {"total": 199})
     assert is_complete(stores[0], run, 202)
 
 
 def test_eight_workers_reach_nested_joins(stores: list[PostgresStore]) -> None:
-    text, steps = build_nested_forks(4)
+    text, steps = forks_in_forks(4)
     run = start_run(stores[0], text)
-    assert run_workers(stores, run).status is RunStatus.SUCCEEDED
+    assert walked(stores, run).status is RunStatus.SUCCEEDED
     assert is_complete(stores[0], run, steps)
 
 
 def test_only_one_commit_of_each_visit_is_accepted(stores: list[PostgresStore]) -> None:
-    """Every visit is claimed by several, since leases are over at once; one of each is accepted."""
-    run = start_run(stores[0], build_fork(24))
-    accepted: list[str] = []
+    """Every visit is claimed by several, since leases are over at once; one of each is believed."""
+    run = start_run(stores[0], fork(24))
+    believed: list[str] = []
 
     def work(index: int) -> None:
         store = stores[index % len(stores)]
@@ -200,10 +200,10 @@ def test_only_one_commit_of_each_visit_is_accepted(stores: list[PostgresStore]) 
                     store.finish(claim, RunStatus.SUCCEEDED, None, [], 2.0)
                 else:
                     store.commit(succeed(store, claim, case=0), 2.0)
-                accepted.append(claim.visit.id)
+                believed.append(claim.visit.id)
 
     run_concurrently(8, work)
-    assert max(Counter(accepted).values()) == 1
+    assert max(Counter(believed).values()) == 1
     assert max(visit.claims for visit in stores[0].visits(run.id)) > 1
     assert is_complete(stores[0], run, 26)
 
@@ -212,9 +212,9 @@ def test_an_answer_and_a_suspension_at_the_same_time(stores: list[PostgresStore]
     for index in range(ROUNDS):
         run = start_run(stores[0])
         claim = claim_visit(stores[0], run)
-        key = open_wait(stores[0], claim, f"token {index}")
+        key = opened(stores[0], claim, f"token {index}")
         work = [
-            lambda claim=claim, key=key: stores[0].commit(suspend_claim(claim, key.id), 5.0),
+            lambda claim=claim, key=key: stores[0].commit(paused(claim, key.id), 5.0),
             lambda index=index: stores[1].answer(f"token {index}", index, 5.0),
         ]
         run_concurrently(2, lambda which, work=work: work[which]())
@@ -224,7 +224,7 @@ def test_an_answer_and_a_suspension_at_the_same_time(stores: list[PostgresStore]
 
 
 def test_one_of_concurrent_answers_is_accepted(stores: list[PostgresStore]) -> None:
-    _, key = start_waiting_run(stores[0])
+    _, key = waiting(stores[0])
 
     def answer(index: int) -> int | None:
         try:
@@ -239,8 +239,8 @@ def test_one_of_concurrent_answers_is_accepted(stores: list[PostgresStore]) -> N
 
 def test_a_child_ends_while_its_parent_is_cancelled(stores: list[PostgresStore]) -> None:
     for index in range(ROUNDS):
-        parent, key = start_waiting_run(stores[0], f"token {index}")
-        inner = start_child(
+        parent, key = waiting(stores[0], f"token {index}")
+        inner = child(
             stores[0], parent, WaitKey(parent.id, key.visit_id, "child"), f"child {index}", queue=f"q{index}"
         )
         for _ in range(3):
@@ -260,11 +260,11 @@ def test_a_child_ends_while_its_parent_is_cancelled(stores: list[PostgresStore])
 
 @pytest.mark.parametrize("how", ["finish", "resume"])
 def test_a_parent_is_locked_before_its_child(
-    store: PostgresStore, observer: LockObserver, submit: Callable[..., Future[Any]], how: str
+    store: PostgresStore, onlooker: Onlooker, beside: Callable[..., Future[Any]], how: str
 ) -> None:
     """As it is when the parent is cancelled: else the two would wait for each other."""
-    parent, key = start_waiting_run(store)
-    inner = start_child(store, parent, WaitKey(parent.id, key.visit_id, "child"), "child", queue="inner")
+    parent, key = waiting(store)
+    inner = child(store, parent, WaitKey(parent.id, key.visit_id, "child"), "child", queue="inner")
     store.stop(inner.id, RunStatus.CANCELLED, 2.0)
     last = store.claim("inner", LEASE, 2.0)
     assert last is not None
@@ -274,14 +274,14 @@ def test_a_parent_is_locked_before_its_child(
 
     if how == "resume":
         finish()
-    observer.lock_run(parent)
-    future = (
-        submit(finish) if how == "finish" else submit(store.resume, "child", 4.0, deadline_at=None, values={})
+    onlooker.hold(parent)
+    doing = (
+        beside(finish) if how == "finish" else beside(store.resume, "child", 4.0, deadline_at=None, values={})
     )
-    observer.wait_for_blocked()
-    observer.connection.execute("select 1 from runs where id = 'child' for update nowait")
-    observer.release_locks()
-    future.result()
+    onlooker.wait_for_blocked()
+    onlooker.connection.execute("select 1 from runs where id = 'child' for update nowait")
+    onlooker.let_go()
+    doing.result()
     assert check_consistency(store.database) == []
 
 
@@ -289,17 +289,17 @@ def test_a_parent_is_locked_before_its_child(
     "change", ["fence = fence + 1", "status = 'parked'", "due_at = 9e9", "attempt = 2", None]
 )
 def test_a_claim_that_waited_for_a_lock_checks_the_visit_again(
-    store: PostgresStore, observer: LockObserver, submit: Callable[..., Future[Any]], change: str | None
+    store: PostgresStore, onlooker: Onlooker, beside: Callable[..., Future[Any]], change: str | None
 ) -> None:
     """The visit is looked at as it is when the run can be locked, not as it was when it was found."""
     run = start_run(store, now=1.0)
-    observer.lock_run(run)
-    future = submit(store.claim, run.queue, LEASE, 2.0)
-    observer.wait_for_blocked()
+    onlooker.hold(run)
+    doing = beside(store.claim, run.queue, LEASE, 2.0)
+    onlooker.wait_for_blocked()
     if change is not None:
-        observer.connection.execute(f"update visits set {change}".encode())
-    observer.connection.execute("commit")
-    claim = future.result()
+        onlooker.connection.execute(f"update visits set {change}".encode())
+    onlooker.connection.execute("commit")
+    claim = doing.result()
     if change in ("status = 'parked'", "due_at = 9e9"):
         assert claim is None
         assert current_run(store, run).status is RunStatus.QUEUED
@@ -312,16 +312,16 @@ def test_a_claim_that_waited_for_a_lock_checks_the_visit_again(
 
 @pytest.mark.parametrize("change", ["fence = fence + 1", "status = 'ready'"])
 def test_a_commit_that_waited_for_a_lock_is_fenced(
-    store: PostgresStore, observer: LockObserver, submit: Callable[..., Future[Any]], change: str
+    store: PostgresStore, onlooker: Onlooker, beside: Callable[..., Future[Any]], change: str
 ) -> None:
     run = start_run(store)
     claim = claim_visit(store, run)
-    observer.lock_run(run)
-    future = submit(store.commit, succeed(store, claim), 2.0, LEASE)
-    observer.wait_for_blocked()
-    observer.connection.execute(f"update visits set {change}".encode())
-    observer.connection.execute("commit")
-    assert isinstance(future.exception(), FencedError)
+    onlooker.hold(run)
+    doing = beside(store.commit, succeed(store, claim), 2.0, LEASE)
+    onlooker.wait_for_blocked()
+    onlooker.connection.execute(f"update visits set {change}".encode())
+    onlooker.connection.execute("commit")
+    assert isinstance(doing.exception(), FencedError)
     assert [visit.step for visit in store.visits(run.id)] == ["a"]
 
 
@@ -341,7 +341,7 @@ def test_a_stop_while_branches_commit(stores: list[PostgresStore]) -> None:
         end_run(stores[0], run, RunStatus.CANCELLED, 3.0)
         assert is_sound(stores[0], run)
         stores[0].resume(run.id, 4.0, deadline_at=None, values={})
-        assert run_workers(stores[:1], run).status is RunStatus.SUCCEEDED
+        assert walked(stores[:1], run).status is RunStatus.SUCCEEDED
         assert is_complete(stores[0], run, 7)
 
 
@@ -370,29 +370,29 @@ def test_concurrent_resumes_resume_once(stores: list[PostgresStore]) -> None:
         8, lambda index: stores[index % 4].resume(run.id, 4.0, deadline_at=None, values={})
     )
     assert {run.resumes for run in resumed} == {1}
-    assert run_workers(stores, run).status is RunStatus.SUCCEEDED
+    assert walked(stores, run).status is RunStatus.SUCCEEDED
     assert is_complete(stores[0], run, 7)
 
 
 def test_a_wait_is_closed_while_the_child_resumes(
-    store: PostgresStore, observer: LockObserver, submit: Callable[..., Future[Any]]
+    store: PostgresStore, onlooker: Onlooker, beside: Callable[..., Future[Any]]
 ) -> None:
     """The answer that the child gave is forgotten in the meantime."""
-    parent, key = start_waiting_run(store)
+    parent, key = waiting(store)
     wait = WaitKey(parent.id, key.visit_id, "child")
-    inner = start_child(store, parent, wait, "child", queue="inner")
+    inner = child(store, parent, wait, "child", queue="inner")
     store.stop(inner.id, RunStatus.CANCELLED, 2.0)
     last = store.claim("inner", LEASE, 2.0)
     assert last is not None
     store.finish(last, RunStatus.CANCELLED, None, [], 3.0)
-    observer.lock_run(parent)
-    futures = [
-        submit(store.resume, "child", 4.0, deadline_at=None, values={}),
-        submit(store.close_wait, wait, 5.0),
+    onlooker.hold(parent)
+    doing = [
+        beside(store.resume, "child", 4.0, deadline_at=None, values={}),
+        beside(store.close_wait, wait, 5.0),
     ]
-    observer.wait_for_blocked(2)
-    observer.release_locks()
-    assert [future.exception() for future in futures] == [None, None]
+    onlooker.wait_for_blocked(2)
+    onlooker.let_go()
+    assert [future.exception() for future in doing] == [None, None]
 
 
 def test_one_idempotency_key_in_several_processes(stores: list[PostgresStore]) -> None:
@@ -421,28 +421,28 @@ def test_concurrent_registrations_get_different_versions(stores: list[PostgresSt
 def test_a_deadlock_is_retried(
     postgres_dsn: str,
     store: PostgresStore,
-    observer: LockObserver,
-    submit: Callable[..., Future[Any]],
+    onlooker: Onlooker,
+    beside: Callable[..., Future[Any]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Postgres ends one of them: what it did is done again, and nobody learns of it."""
     seen: list[str | None] = []
-    may_retry = PostgresDatabase._may_retry
+    passes = PostgresDatabase._may_retry
 
-    def record_error(self: PostgresDatabase, error: psycopg.Error, *more: Any) -> bool:
+    def noted(self: PostgresDatabase, error: psycopg.Error, *more: Any) -> bool:
         seen.append(error.sqlstate)
-        return may_retry(self, error, *more)
+        return passes(self, error, *more)
 
-    monkeypatch.setattr(PostgresDatabase, "_may_retry", record_error)
+    monkeypatch.setattr(PostgresDatabase, "_may_retry", noted)
     impatient = PostgresStore(postgres_dsn + "&options=-c%20deadlock_timeout%3D1s")
-    parent, key = start_waiting_run(store)
-    inner = start_child(store, parent, WaitKey(parent.id, key.visit_id, "child"), "child", queue="inner")
-    observer.lock_run(inner)
-    future = submit(impatient.stop, parent.id, RunStatus.CANCELLED, 2.0)
-    observer.wait_for_blocked()
-    observer.lock_run(parent)
-    observer.release_locks()
-    assert future.result().stop is RunStatus.CANCELLED
+    parent, key = waiting(store)
+    inner = child(store, parent, WaitKey(parent.id, key.visit_id, "child"), "child", queue="inner")
+    onlooker.hold(inner)
+    doing = beside(impatient.stop, parent.id, RunStatus.CANCELLED, 2.0)
+    onlooker.wait_for_blocked()
+    onlooker.hold(parent)
+    onlooker.let_go()
+    assert doing.result().stop is RunStatus.CANCELLED
     assert seen == ["40P01"]
     assert {current_run(store, run).stop for run in (parent, inner)} == {RunStatus.CANCELLED}
     assert check_consistency(store.database) == []

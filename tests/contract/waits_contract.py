@@ -42,33 +42,31 @@ from tests.contract.store_contract import (
 from tests.run_harness import compile_text
 
 
-def wait_key(claim: Claim, wait: str = "w") -> WaitKey:
+def key_of(claim: Claim, wait: str = "w") -> WaitKey:
     return WaitKey(claim.run.id, claim.visit.id, wait)
 
 
-def open_wait(store: Store, claim: Claim, token: str = "t", wait: str = "w") -> WaitKey:
-    key = wait_key(claim, wait)
+def opened(store: Store, claim: Claim, token: str = "t", wait: str = "w") -> WaitKey:
+    key = key_of(claim, wait)
     store.open_wait(key, claim.visit.fence, token)
     return key
 
 
-def suspend_claim(claim: Claim, *awaits: str, due_at: float = NEVER) -> Commit:
+def paused(claim: Claim, *awaits: str, due_at: float = NEVER) -> Commit:
     """The commit of a visit that waits for these."""
     return suspend(claim.visit, Suspension(Progress(journal={"run": {"at": 0}}), due_at, awaits=awaits), 1.0)
 
 
-def start_waiting_run(store: Store, token: str = "t") -> tuple[Run, WaitKey]:
+def waiting(store: Store, token: str = "t") -> tuple[Run, WaitKey]:
     """A run whose only visit waits for an answer to the token, and nothing else."""
     run = start_run(store)
     claim = claim_visit(store, run)
-    key = open_wait(store, claim, token)
-    store.commit(suspend_claim(claim, key.id), 1.0)
+    key = opened(store, claim, token)
+    store.commit(paused(claim, key.id), 1.0)
     return run, key
 
 
-def start_child(
-    store: Store, parent: Run, key: WaitKey | None, id: str, now: float = 1.0, **options: Any
-) -> Run:
+def child(store: Store, parent: Run, key: WaitKey | None, id: str, now: float = 1.0, **options: Any) -> Run:
     """A run that answers a wait of another one when it ends; without a wait, one that does not."""
     plan = compile_text(CHAIN)
     store.save_plan(plan)
@@ -86,20 +84,20 @@ def start_child(
     return store.create_run(run, first)
 
 
-def recorded_facts(visit: Visit) -> tuple[Any, ...]:
+def facts(visit: Visit) -> tuple[Any, ...]:
     """What is known of a finished visit, but for who had claimed it when."""
     when = (visit.clock, visit.number, visit.attempt, visit.started_at, visit.finished_at)
     gave = (visit.saved, visit.result, visit.case, visit.error, visit.failure)
     return visit.id, visit.run_id, visit.step, visit.status, visit.names, when, gave
 
 
-def expect_answer_rejected(store: Store, body: Any = None, token: str = "t", now: float = 9.0) -> str:
+def refused(store: Store, body: Any = None, token: str = "t", now: float = 9.0) -> str:
     with pytest.raises(RejectedError) as rejected:
         store.answer(token, body, now)
     return rejected.value.reason
 
 
-def expect_heartbeat_rejected(store: Store, token: str = "t") -> str:
+def unheard(store: Store, token: str = "t") -> str:
     with pytest.raises(RejectedError) as rejected:
         store.record_heartbeat(token, 9.0)
     return rejected.value.reason
@@ -113,10 +111,10 @@ class WaitsContract:
     # Answers
 
     def test_an_unopened_wait_has_no_answer(self, store: Store) -> None:
-        assert store.wait(wait_key(claim_visit(store, start_run(store)))) == Wait("w")
+        assert store.wait(key_of(claim_visit(store, start_run(store)))) == Wait("w")
 
     def test_an_answer_makes_the_visit_due(self, store: Store, second: Store) -> None:
-        run, key = start_waiting_run(store)
+        run, key = waiting(store)
         assert (store.next_due(run.id), store.wait(key)) == (NEVER, Wait("w"))
         store.answer("t", {"yes": True}, 5.0)
         assert store.next_due(run.id) == 5.0
@@ -128,7 +126,7 @@ class WaitsContract:
         "body", [None, False, 0, "", [], {}, {"a": None}, 1.5, 2**70, "\ud800", "é\x00", [[{}]]]
     )
     def test_answers_are_read_as_they_were(self, store: Store, body: Any) -> None:
-        _, key = start_waiting_run(store)
+        _, key = waiting(store)
         store.answer("t", body, 5.0)
         found = store.wait(key)
         assert (found.answer, found.answered_at) == (body, 5.0)
@@ -136,7 +134,7 @@ class WaitsContract:
         store.answer("t", body, 6.0)
 
     def test_the_same_answer_again_changes_nothing(self, store: Store) -> None:
-        run, key = start_waiting_run(store)
+        run, key = waiting(store)
         assert store.answer("t", {"a": 1, "b": [2]}, 5.0) == key
         before = (store.wait(key), run_contents(store, run), store.next_due(run.id))
         assert store.answer("t", {"b": [2], "a": 1}, 6.0) == key
@@ -146,13 +144,13 @@ class WaitsContract:
         ("body", "other"), [(1, 2), (1, True), (0, False), (None, False), ("1", 1), ([], {})]
     )
     def test_another_answer_is_refused(self, store: Store, body: Any, other: Any) -> None:
-        _, key = start_waiting_run(store)
+        _, key = waiting(store)
         store.answer("t", body, 5.0)
-        assert expect_answer_rejected(store, other) == "answered_otherwise"
+        assert refused(store, other) == "answered_otherwise"
         assert repr(store.wait(key).answer) == repr(body)
 
     def test_one_of_concurrent_answers_is_kept(self, store: Store, second: Store) -> None:
-        _, key = start_waiting_run(store)
+        _, key = waiting(store)
 
         def answer(index: int) -> bool:
             try:
@@ -166,40 +164,36 @@ class WaitsContract:
         assert store.wait(key).answer == taken.index(True)
 
     def test_an_unknown_token_is_refused(self, store: Store) -> None:
-        start_waiting_run(store)
-        assert (
-            expect_answer_rejected(store, token="other")
-            == expect_heartbeat_rejected(store, token="other")
-            == "unknown_token"
-        )
+        waiting(store)
+        assert refused(store, token="other") == unheard(store, token="other") == "unknown_token"
 
     @pytest.mark.parametrize("more", [0, 1])
     def test_the_size_of_an_answer_is_limited(self, store: Store, more: int) -> None:
-        run, key = start_waiting_run(store)
+        run, key = waiting(store)
         text = "x" * (self.answer_limit - 2 + more)
         if not more:
             store.answer("t", text, 5.0)
             assert store.wait(key).answer == text
             return
         before = run_contents(store, run)
-        assert expect_answer_rejected(store, text) == "too_large"
+        assert refused(store, text) == "too_large"
         assert (store.wait(key), run_contents(store, run)) == (Wait("w"), before)
         store.answer("t", "x", 5.0)
 
     def test_every_token_of_a_wait_answers_it(self, store: Store) -> None:
         claim = claim_visit(store, start_run(store))
-        key = open_wait(store, claim, "first")
-        open_wait(store, claim, "second")
-        store.commit(suspend_claim(claim, "w"), 1.0)
+        key = opened(store, claim, "first")
+        opened(store, claim, "second")
+        store.commit(paused(claim, "w"), 1.0)
         store.answer("first", 1, 5.0)
         store.answer("second", 1, 6.0)
-        assert expect_answer_rejected(store, 2, "second") == "answered_otherwise"
+        assert refused(store, 2, "second") == "answered_otherwise"
         assert store.wait(key).answered_at == 5.0
 
     def test_waits_of_one_visit_are_answered_separately(self, store: Store) -> None:
         claim = claim_visit(store, start_run(store))
-        one, two = open_wait(store, claim, "t1", "one"), open_wait(store, claim, "t2", "two")
-        store.commit(suspend_claim(claim, "one", "two"), 1.0)
+        one, two = opened(store, claim, "t1", "one"), opened(store, claim, "t2", "two")
+        store.commit(paused(claim, "one", "two"), 1.0)
         store.answer("t2", 2, 5.0)
         assert (store.wait(one), store.wait(two).answer) == (Wait("one"), 2)
         store.answer("t1", 1, 6.0)
@@ -210,21 +204,21 @@ class WaitsContract:
     def test_a_suspension_after_the_answer_is_due_at_once(self, store: Store) -> None:
         run = start_run(store)
         claim = claim_visit(store, run)
-        open_wait(store, claim)
+        opened(store, claim)
         store.answer("t", 1, 2.0)
-        assert store.wait(wait_key(claim)).answer == 1
+        assert store.wait(key_of(claim)).answer == 1
         assert store.claim(run.id, LEASE, 3.0) is None
-        store.commit(suspend_claim(claim, "w"), 4.0)
+        store.commit(paused(claim, "w"), 4.0)
         assert store.next_due(run.id) == 4.0
         assert claim_visit(store, run, 4.0).visit.id == claim.visit.id
 
     def test_an_answer_to_another_wait_does_not_end_a_suspension(self, store: Store) -> None:
         run = start_run(store)
         claim = claim_visit(store, run)
-        open_wait(store, claim)
-        open_wait(store, claim, "other", "x")
+        opened(store, claim)
+        opened(store, claim, "other", "x")
         store.answer("other", 1, 2.0)
-        store.commit(suspend_claim(claim, "w", due_at=50.0), 4.0)
+        store.commit(paused(claim, "w", due_at=50.0), 4.0)
         assert store.next_due(run.id) == 50.0
 
     def test_only_the_holder_of_the_claim_opens_a_wait(self, store: Store) -> None:
@@ -232,59 +226,59 @@ class WaitsContract:
         lost = claim_visit(store, run)
         held = claim_visit(store, run, now=30.0)
         with pytest.raises(FencedError):
-            open_wait(store, lost)
-        assert expect_answer_rejected(store) == "unknown_token"
-        open_wait(store, held, "mine")
-        store.commit(suspend_claim(held, "w"), 31.0)
+            opened(store, lost)
+        assert refused(store) == "unknown_token"
+        opened(store, held, "mine")
+        store.commit(paused(held, "w"), 31.0)
         with pytest.raises(FencedError):
-            open_wait(store, held)
-        assert expect_answer_rejected(store) == "unknown_token"
+            opened(store, held)
+        assert refused(store) == "unknown_token"
 
     # Signs of life
 
     def test_the_last_heartbeat_is_kept(self, store: Store) -> None:
-        run, key = start_waiting_run(store)
+        run, key = waiting(store)
         store.record_heartbeat("t", 5.0)
         store.record_heartbeat("t", 6.0)
         assert store.wait(key) == Wait("w", last_heartbeat_at=6.0)
         assert store.next_due(run.id) == NEVER
         store.answer("t", 1, 7.0)
-        assert expect_heartbeat_rejected(store) == "closed"
+        assert unheard(store) == "closed"
         assert store.wait(key) == Wait("w", 1, 7.0, 6.0)
 
     # Waits that are over
 
     def test_a_closed_wait_refuses_answers(self, store: Store) -> None:
-        run, key = start_waiting_run(store)
+        run, key = waiting(store)
         for now in (5.0, 6.0):
             assert store.close_wait(key, now) == Wait("w")
-        assert expect_answer_rejected(store) == expect_heartbeat_rejected(store) == "closed"
+        assert refused(store) == unheard(store) == "closed"
         assert (store.wait(key), store.next_due(run.id)) == (Wait("w"), NEVER)
 
     def test_a_wait_may_be_closed_after_its_answer(self, store: Store) -> None:
-        _, key = start_waiting_run(store)
+        _, key = waiting(store)
         store.answer("t", 7, 5.0)
         assert store.close_wait(key, 6.0) == Wait("w", 7, 5.0)
         store.answer("t", 7, 8.0)
-        assert expect_answer_rejected(store, 8) == "answered_otherwise"
+        assert refused(store, 8) == "answered_otherwise"
 
     def test_a_wait_may_be_closed_before_it_is_opened(self, store: Store) -> None:
         claim = claim_visit(store, start_run(store))
-        assert store.close_wait(wait_key(claim), 5.0) == Wait("w")
-        open_wait(store, claim)
-        assert expect_answer_rejected(store) == "closed"
+        assert store.close_wait(key_of(claim), 5.0) == Wait("w")
+        opened(store, claim)
+        assert refused(store) == "closed"
 
     def test_a_finished_visit_refuses_answers(self, store: Store) -> None:
         claim = claim_visit(store, start_run(store))
-        open_wait(store, claim)
+        opened(store, claim)
         store.commit(succeed(store, claim), 2.0)
-        assert expect_answer_rejected(store) == expect_heartbeat_rejected(store) == "closed"
+        assert refused(store) == unheard(store) == "closed"
 
     def test_a_resumed_run_accepts_answers_again(self, store: Store) -> None:
-        run, key = start_waiting_run(store)
+        run, key = waiting(store)
         store.stop(run.id, RunStatus.CANCELLED, 2.0)
         end_run(store, run, RunStatus.CANCELLED, 3.0)
-        assert expect_answer_rejected(store) == expect_heartbeat_rejected(store) == "closed"
+        assert refused(store) == unheard(store) == "closed"
         store.resume(run.id, 10.0, deadline_at=None, values={})
         assert store.next_due(run.id) == NEVER
         store.answer("t", 1, 11.0)
@@ -300,7 +294,7 @@ class WaitsContract:
         at_work = claim_visit(store, run, 1.0)
         _, first, second, *_ = store.visits(run.id)
         assert (at_work.visit.id, second.due_at) == (first.id, NEVER)
-        other = start_child(store, run, WaitKey(run.id, second.id, "w"), "c", queue="another")
+        other = child(store, run, WaitKey(run.id, second.id, "w"), "c", queue="another")
         store.stop(other.id, RunStatus.CANCELLED, 2.0)
         end = store.claim("another", LEASE, 2.0)
         assert end is not None
@@ -310,7 +304,7 @@ class WaitsContract:
         assert claim_visit(store, run, 5.0).visit.id == second.id
 
     def test_an_answer_to_a_stopping_run_is_kept_for_its_resume(self, store: Store) -> None:
-        run, key = start_waiting_run(store)
+        run, key = waiting(store)
         store.stop(run.id, RunStatus.CANCELLED, 2.0)
         store.answer("t", 1, 2.5)
         assert visit_states(store, run)[0] == ("a", "parked")
@@ -322,7 +316,7 @@ class WaitsContract:
     # ChangeSignal
 
     def test_an_answer_signals_work_and_changes(self, store: Store) -> None:
-        start_waiting_run(store)
+        waiting(store)
         work, changes = store.work.count, store.changes.count
         store.answer("t", 1, 5.0)
         store.work.wait(work, 60.0)
@@ -331,13 +325,13 @@ class WaitsContract:
     # Runs that other runs wait for
 
     def test_the_source_and_the_parent_of_a_run_are_stored(self, store: Store) -> None:
-        parent, key = start_waiting_run(store)
-        plain = start_child(store, parent, None, "b")
+        parent, key = waiting(store)
+        plain = child(store, parent, None, "b")
         run, first = new_run(
             store.plan_header(plain.plan_hash), plain.plan_hash, {}, now=1.0, source="/a b.yaml"
         )
         linked = store.create_run(replace(run, resumed_from=parent.id), first)
-        answering = start_child(store, parent, key, "c", source="x.yaml")
+        answering = child(store, parent, key, "c", source="x.yaml")
         for run in (plain, linked, answering):
             assert current_run(store, run) == run
         assert (answering.parent, answering.depth, plain.parent, linked.resumed_from) == (
@@ -348,10 +342,10 @@ class WaitsContract:
         )
 
     def test_a_child_run_is_started_once(self, store: Store) -> None:
-        parent, key = start_waiting_run(store)
-        first = start_child(store, parent, key, "c")
+        parent, key = waiting(store)
+        first = child(store, parent, key, "c")
         before = run_contents(store, first)
-        assert start_child(store, parent, key, "c", now=5.0) == first
+        assert child(store, parent, key, "c", now=5.0) == first
         assert run_contents(store, first) == before
         assert len(store.runs("default")[0]) == 2
 
@@ -359,38 +353,38 @@ class WaitsContract:
     def test_the_end_of_a_child_run_answers_its_wait(self, store: Store, status: RunStatus) -> None:
         run = start_run(store)
         claim = claim_visit(store, run)
-        store.commit(suspend_claim(claim, "w"), 1.0)
-        other = start_child(store, run, wait_key(claim), "c")
+        store.commit(paused(claim, "w"), 1.0)
+        other = child(store, run, key_of(claim), "c")
         if status is RunStatus.FAILED:
             store.commit(fail(store, claim_visit(store, run, 2.0)), 2.0)
         else:
             for _ in range(3):
                 store.commit(succeed(store, claim_visit(store, run, 2.0)), 2.0)
-        assert (store.wait(wait_key(claim)), store.next_due(run.id)) == (Wait("w"), 2.0)
+        assert (store.wait(key_of(claim)), store.next_due(run.id)) == (Wait("w"), 2.0)
         end = claim_visit(store, run, 2.0)
         assert end.run.id == other.id
         store.finish(end, status, None, [], 3.0)
-        assert store.wait(wait_key(claim)) == Wait("w", answered_at=3.0)
+        assert store.wait(key_of(claim)) == Wait("w", answered_at=3.0)
         assert claim_visit(store, run, 3.0).visit.id == claim.visit.id
 
     def test_a_child_run_may_end_before_its_parent_waits(self, store: Store) -> None:
         run = start_run(store)
         claim = claim_visit(store, run)
-        other = start_child(store, run, wait_key(claim), "c")
+        other = child(store, run, key_of(claim), "c")
         store.stop(other.id, RunStatus.CANCELLED, 2.0)
         store.finish(claim_visit(store, run, 2.0), RunStatus.CANCELLED, None, [], 3.0)
-        store.commit(suspend_claim(claim, "w"), 4.0)
+        store.commit(paused(claim, "w"), 4.0)
         assert claim_visit(store, run, 4.0).visit.id == claim.visit.id
 
     def test_the_parent_waits_again_for_a_resumed_child(self, store: Store) -> None:
         run = start_run(store)
         claim = claim_visit(store, run)
-        other = start_child(store, run, wait_key(claim), "c")
+        other = child(store, run, key_of(claim), "c")
         store.stop(other.id, RunStatus.CANCELLED, 2.0)
         store.finish(claim_visit(store, run, 2.0), RunStatus.CANCELLED, None, [], 3.0)
         store.resume(other.id, 4.0, deadline_at=None, values={})
-        assert store.wait(wait_key(claim)) == Wait("w")
-        store.commit(suspend_claim(claim, "w"), 5.0)
+        assert store.wait(key_of(claim)) == Wait("w")
+        store.commit(paused(claim, "w"), 5.0)
         assert claim_visit(store, run, 6.0).run.id == other.id
         assert store.claim(run.id, LEASE, 6.0) is None
 
@@ -398,10 +392,10 @@ class WaitsContract:
     def test_a_stop_cancels_child_runs(self, store: Store, how: str) -> None:
         run = start_run(store)
         claim = claim_visit(store, run)
-        awaited = start_child(store, run, wait_key(claim), "c")
-        detached = start_child(store, run, None, "d")
-        below = start_child(store, awaited, WaitKey("c", store.visits("c")[0].id, "w"), "e")
-        over = start_child(store, run, wait_key(claim, "x"), "f")
+        awaited = child(store, run, key_of(claim), "c")
+        detached = child(store, run, None, "d")
+        below = child(store, awaited, WaitKey("c", store.visits("c")[0].id, "w"), "e")
+        over = child(store, run, key_of(claim, "x"), "f")
         store.stop(over.id, RunStatus.FAILED, 1.0)
         if how == "stop":
             store.stop(run.id, RunStatus.CANCELLED, 2.0)
@@ -466,8 +460,8 @@ class WaitsContract:
         store.create_run(run, first, history=history)
         *past, now = store.visits(run.id)
         assert [visit.step for visit in past] == ["a", "b"]
-        assert list(map(recorded_facts, store.visits_with_outputs(run.id, [v.id for v in history]))) == list(
-            map(recorded_facts, history)
+        assert list(map(facts, store.visits_with_outputs(run.id, [v.id for v in history]))) == list(
+            map(facts, history)
         )
         assert (now.step, now.status, now.clock, now.names, now.due_at) == ("b", "ready", 3, first.names, 5.0)
         assert current_run(store, run).live == 1
