@@ -1,4 +1,7 @@
-"""`python -m benchmarks`: measures the planner and the executor, prints tables and writes `benchmarks/results.json`."""
+"""All benchmarks of `results.json`: `python -m benchmarks`.
+
+Measures the planner and the executor, prints tables and writes `benchmarks/results.json`.
+"""
 
 from __future__ import annotations
 

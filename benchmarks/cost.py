@@ -1,9 +1,8 @@
-"""`python -m benchmarks.cost`: what a step costs on DynamoDB and SQS, from the requests that are really made; and what a branch
-of ten and one of a thousand do.
+"""Cost of a step on DynamoDB and SQS, from the requests that botocore sends: `python -m benchmarks.cost`.
 
-Every step of the chain reads the 1 KB result of the one before and saves one of its own, in an invocation of its own, as
-behind a queue. The text is random letters, so that compressing it gains as little as it can. The branches of a fork save a
-number each, and are walked by several threads.
+Every step of the chain reads the 1 KB result of the step before and saves a result of 1 KB, in its own
+invocation, as behind a queue. The text is random, so that compression gains little. The second measurement
+is a fork: each of its branches saves a number, and several threads execute them.
 """
 
 from __future__ import annotations
@@ -35,12 +34,12 @@ from noetl.infra.dynamodb import upgrade
 from noetl.planner.compile import compile_playbook
 
 from benchmarks import report
-from benchmarks.meter import PRICES, Meter, Usage, lambda_dollars
+from benchmarks.meter import PRICES, AwsMeter, AwsUsage, lambda_dollars
 from benchmarks.playbooks import fan_out
 
 RESULT_BYTES = 1024
-BEFORE = frozenset({"ReceiveMessage", "DeleteMessage"})
-"""What is asked of the queue before and after a step, whatever the step does."""
+QUEUE_OPERATIONS = frozenset({"ReceiveMessage", "DeleteMessage"})
+"""Requests to the queue before and after every step."""
 
 COLUMNS: Sequence[report.Column] = (
     ("step", lambda row: f"{row['step']:,}"),
@@ -56,41 +55,44 @@ COLUMNS: Sequence[report.Column] = (
 )
 BRANCHES = (10, 100, 1_000)
 THREADS = 8
-FANS: Sequence[report.Column] = (
+FORK_COLUMNS: Sequence[report.Column] = (
     ("branches", lambda row: f"{row['branches']:,}"),
     ("requests", lambda row: f"{row['requests']:.2f}"),
     ("write units", lambda row: f"{row['write_units']:.2f}"),
     ("read units", lambda row: f"{row['read_units']:.2f}"),
-    ("looks at all counters", lambda row: f"{row['looks']:,}"),
+    ("scans of all counters", lambda row: f"{row['looks']:,}"),
     ("dollars a million", lambda row: f"{row['dollars_a_million']:.2f}"),
 )
-OTHERS: Sequence[report.Column] = (
+COMPARISON_COLUMNS: Sequence[report.Column] = (
     ("", lambda row: row["name"]),
     ("dollars a million steps", lambda row: f"{row['dollars']:.2f}"),
 )
 
 
 def chain(steps: int) -> str:
-    """A playbook of so many steps, each of which reads what the one before it has saved."""
+    """Return a playbook whose steps each read the result of the step before."""
     lines = ["name: cost", "input: {text: string}", "steps:"]
     for number in range(steps):
-        before = "input.text" if number == 0 else f"r{number - 1}"
-        value = f"{{{{ {before}[7:] ~ {before}[:7] }}}}"
-        goes_on = f", rule: [{{case: default, run: [s{number + 1}]}}]" if number + 1 < steps else ""
-        lines.append(f'- {{name: s{number}, run: [{{action: set, set: {{r{number}: "{value}"}}}}]{goes_on}}}')
+        previous = "input.text" if number == 0 else f"r{number - 1}"
+        value = f"{{{{ {previous}[7:] ~ {previous}[:7] }}}}"
+        rule = f", rule: [{{case: default, run: [s{number + 1}]}}]" if number + 1 < steps else ""
+        lines.append(f'- {{name: s{number}, run: [{{action: set, set: {{r{number}: "{value}"}}}}]{rule}}}')
     return "\n".join(lines)
 
 
-def walked(
+def measure_chain(
     store: DynamoStore,
     queue: str,
     steps: int,
-    meter: Meter,
+    meter: AwsMeter,
     clock: Callable[[], float],
     *,
-    walks_on: bool = False,
-) -> list[tuple[Usage, float]]:
-    """What each step of a chain asks of AWS, and how many seconds it takes. With `walks_on` one invocation walks them all."""
+    same_invocation: bool = False,
+) -> list[tuple[AwsUsage, float]]:
+    """Execute a chain. Return the requests to AWS and the seconds of each step.
+
+    With `same_invocation`, one invocation executes all steps.
+    """
     found = compile_playbook(chain(steps), catalogue())
     assert found.plan is not None, found.diagnostics
     store.save_plan(found.plan)
@@ -98,32 +100,32 @@ def walked(
     store.create_run(*new_run(found.plan.header, found.plan.hash, {"text": text}, now=clock()))
     lease = Lease("cost", 30.0)
     walker = VisitExecutor(
-        store, lease, local_run_capabilities(Path.cwd()), clock, continues=lambda: walks_on
+        store, lease, local_run_capabilities(Path.cwd()), clock, continues=lambda: same_invocation
     )
-    sqs = client("sqs", once=True)
-    spent: list[tuple[Usage, float]] = []
+    sqs = client("sqs", without_retries=True)
+    measurements: list[tuple[AwsUsage, float]] = []
     meter.read()
-    while len(spent) < steps:
+    while len(measurements) < steps:
         (message,) = sqs.receive_message(QueueUrl=queue, WaitTimeSeconds=20)["Messages"]
         began = time.perf_counter()
         claim = store.claim_message(message["Body"], lease, clock())
         while isinstance(claim, Claim):
             claim = walker.execute(claim)
-            if walks_on:
-                spent.append((meter.read(), time.perf_counter() - began))
+            if same_invocation:
+                measurements.append((meter.read(), time.perf_counter() - began))
                 began = time.perf_counter()
         seconds = time.perf_counter() - began
         sqs.delete_message(QueueUrl=queue, ReceiptHandle=message["ReceiptHandle"])
-        if not walks_on:
-            spent.append((meter.read(), seconds))
-    return spent
+        if not same_invocation:
+            measurements.append((meter.read(), seconds))
+    return measurements
 
 
-def row_of(step: int, usage: Usage, seconds: float) -> report.Row:
-    asked = sum(n for (_, operation), n in usage.requests.items() if operation not in BEFORE)
+def make_row(step: int, usage: AwsUsage, seconds: float) -> report.Row:
+    requests = sum(n for (_, operation), n in usage.requests.items() if operation not in QUEUE_OPERATIONS)
     return {
         "step": step,
-        "requests": asked,
+        "requests": requests,
         "all_requests": usage.requests.total(),
         "write_units": usage.write_units,
         "read_units": usage.read_units,
@@ -135,29 +137,30 @@ def row_of(step: int, usage: Usage, seconds: float) -> report.Row:
     }
 
 
-def measure(steps: int, *, walks_on: bool = False) -> list[report.Row]:
-    """A row for each decade of the steps of a chain, on an emulator of this process."""
+def measure(steps: int, *, same_invocation: bool = False) -> list[report.Row]:
+    """Return a row for each decade of the steps of a chain, with an emulator in this process."""
     with ExitStack() as stack:
-        queue = stack.enter_context(emulated())
+        queue = stack.enter_context(emulated_account())
         store = open_store()
         assert isinstance(store, DynamoStore)
-        meter = stack.enter_context(Meter().attached("dynamodb", "sqs"))
-        spent = walked(store, queue, steps, meter, time.time, walks_on=walks_on)
-        seconds = statistics.median(taken for _, taken in spent)
+        meter = stack.enter_context(AwsMeter().attached("dynamodb", "sqs"))
+        measurements = measure_chain(store, queue, steps, meter, time.time, same_invocation=same_invocation)
+        seconds = statistics.median(taken for _, taken in measurements)
         chosen = [number for number in (2, 10, 100, 1_000, 10_000) if number < steps]
-        return [row_of(number, spent[number - 1][0], seconds) for number in chosen]
+        return [make_row(number, measurements[number - 1][0], seconds) for number in chosen]
 
 
-def fan(store: DynamoStore, queue: str, branches: int, meter: Meter) -> report.Row:
-    """What a run that forks into so many branches, which come together, asks of AWS for each of them: with fork, join and end.
-    Threads take its messages as functions do, ten at once, and walk each step in an invocation of its own.
+def measure_fork(store: DynamoStore, queue: str, branches: int, meter: AwsMeter) -> report.Row:
+    """Return the requests to AWS of a run with a fork and a join, divided by the number of branches.
+
+    Threads receive messages as functions do, ten at a time, and execute each step in its own invocation.
     """
     plan = compile_playbook(fan_out(branches), catalogue()).plan
     assert plan is not None
     store.save_plan(plan)
     meter.read()
     run = store.create_run(*new_run(plan.header, plan.hash, {}, now=time.time()))
-    lease, sqs, is_over = Lease("fan", 60.0), client("sqs", once=True), threading.Event()
+    lease, sqs, is_over = Lease("fan", 60.0), client("sqs", without_retries=True), threading.Event()
     walker = VisitExecutor(store, lease, local_run_capabilities(Path.cwd()), continues=lambda: False)
 
     def walk(_: int) -> None:
@@ -188,18 +191,18 @@ def fan(store: DynamoStore, queue: str, branches: int, meter: Meter) -> report.R
     }
 
 
-def fans(widths: Sequence[int] = BRANCHES) -> list[report.Row]:
-    """A row for every width of a fork, on an emulator of this process."""
+def measure_forks(widths: Sequence[int] = BRANCHES) -> list[report.Row]:
+    """Return a row for every width of a fork, with an emulator in this process."""
     with ExitStack() as stack:
-        queue = stack.enter_context(emulated())
+        queue = stack.enter_context(emulated_account())
         store = open_store()
         assert isinstance(store, DynamoStore)
-        meter = stack.enter_context(Meter().attached("dynamodb", "sqs"))
-        return [fan(store, queue, width, meter) for width in widths]
+        meter = stack.enter_context(AwsMeter().attached("dynamodb", "sqs"))
+        return [measure_fork(store, queue, width, meter) for width in widths]
 
 
-def emulated() -> Any:
-    """An account with a table and a queue, in an emulator that ends with the block; the URL of the queue."""
+def emulated_account() -> Any:
+    """Run an emulator with a table and a queue for a block. Its value is the URL of the queue."""
     from contextlib import contextmanager
 
     from tests import aws
@@ -210,9 +213,9 @@ def emulated() -> Any:
             server = aws.aws_server.__wrapped__()  # type: ignore[attr-defined]
             url = next(server)
             account = aws.aws.__wrapped__(url, patch)  # type: ignore[attr-defined]
-            of = next(account)
+            make_client = next(account)
             upgrade("noetl")
-            queue = of("sqs").create_queue(QueueName="noetl")["QueueUrl"]
+            queue = make_client("sqs").create_queue(QueueName="noetl")["QueueUrl"]
             patch.setenv("NOETL_STORE", "dynamodb://noetl")
             patch.setenv("NOETL_QUEUE", queue)
             yield queue
@@ -224,21 +227,21 @@ def emulated() -> Any:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=1_010, help="how long the chain is")
+    parser.add_argument("--steps", type=int, default=1_010, help="number of steps of the chain")
     steps = parser.parse_args().steps
     print(f"{PRICES['region']}, prices of {PRICES['as_of']}: {PRICES['source']}\n")
     rows = measure(steps)
     print(report.table("A step that reads 1 KB and saves 1 KB, in an invocation of its own", COLUMNS, rows))
-    on = measure(min(steps, 110), walks_on=True)
-    print(report.table("The same, in the invocation of the step before", COLUMNS, on))
+    same_invocation_rows = measure(min(steps, 110), same_invocation=True)
+    print(report.table("The same, in the invocation of the step before", COLUMNS, same_invocation_rows))
     title = f"A branch of a fork with one join, {THREADS} threads, each step in an invocation of its own"
-    print(report.table(title, FANS, fans()))
+    print(report.table(title, FORK_COLUMNS, measure_forks()))
     ours = [
         {"name": "noetl, an invocation a step", "dollars": rows[-1]["with_lambda"]},
-        {"name": "noetl, many steps an invocation", "dollars": on[-1]["with_lambda"]},
+        {"name": "noetl, many steps an invocation", "dollars": same_invocation_rows[-1]["with_lambda"]},
     ]
-    others = [{"name": name, **told} for name, told in PRICES["others_per_million_steps"].items()]
-    print(report.table("Beside", OTHERS, [*ours, *others]))
+    competitors = [{"name": name, **price} for name, price in PRICES["others_per_million_steps"].items()]
+    print(report.table("Compared with", COMPARISON_COLUMNS, [*ours, *competitors]))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""DBOS beside us, in an environment of its own. `python -m benchmarks.dbos` makes that, from the package index."""
+"""DBOS for comparison, in its own environment.
+
+`python -m benchmarks.dbos` installs it from the package index.
+"""
 
 from __future__ import annotations
 
@@ -18,32 +21,34 @@ def is_installed() -> bool:
     return (environment_folder(*PACKAGES) / ".made").exists()
 
 
-class Dbos:
-    """A process in which DBOS runs workflows of steps that do what those of our playbooks do."""
+class DbosProcess:
+    """A process in which DBOS runs workflows whose steps do the same as those of the measured playbooks."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
         self.id = process.pid
-        self._answer()
+        self._read_answer()
 
-    def seconds(self, shape: str, steps: int, result_bytes: int) -> float:
-        """How long a workflow takes: a `chain`, or a `fan-out` of steps that go together."""
+    def run_seconds(self, shape: str, steps: int, result_bytes: int) -> float:
+        """Run a workflow and return its seconds: a `chain`, or a `fan-out` of parallel steps."""
         assert self._process.stdin is not None
         self._process.stdin.write(f"{shape} {steps} {result_bytes}\n")
         self._process.stdin.flush()
-        return float(self._answer())
+        return float(self._read_answer())
 
-    def _answer(self) -> str:
+    def _read_answer(self) -> str:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
-        assert line, "DBOS has ended"
+        assert line, "the DBOS process ended"
         return line
 
 
 @contextmanager
-def running(url: str, *, write_ahead_log: bool = False) -> Iterator[Dbos]:
-    """DBOS on the database of the URL. On SQLite it leaves the rollback journal on by itself, with which a commit takes longer
-    than with a write-ahead log.
+def running(url: str, *, write_ahead_log: bool = False) -> Iterator[DbosProcess]:
+    """Run DBOS on the database of the URL.
+
+    By default DBOS uses the rollback journal of SQLite, in which a commit takes longer than in a
+    write-ahead log.
     """
     python = environment_folder(*PACKAGES) / "bin" / "python"
     if write_ahead_log:
@@ -51,7 +56,7 @@ def running(url: str, *, write_ahead_log: bool = False) -> Iterator[Dbos]:
             "pragma journal_mode = wal"
         ).connection.close()
     with subprocess.Popen(
-        # Isolated, so that this folder is not where it looks for packages.
+        # Isolated mode: this folder is not in the search path of modules.
         [python, "-I", CHILD, url],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -59,7 +64,7 @@ def running(url: str, *, write_ahead_log: bool = False) -> Iterator[Dbos]:
         text=True,
     ) as process:
         try:
-            yield Dbos(process)
+            yield DbosProcess(process)
         finally:
             process.kill()
 

@@ -1,5 +1,7 @@
-"""Workflows of DBOS on the database that the URL in the arguments leads to. A line of the input names one, and is answered by
-the seconds that it took. Runs where DBOS is installed and nothing of ours is.
+"""Workflows of DBOS on the database of the URL in the arguments.
+
+A line of the input names a workflow. The answer is its seconds. The script runs in the environment of DBOS,
+without noetl.
 """
 
 import asyncio
@@ -24,11 +26,11 @@ def main() -> None:
         return value + 1
 
     @DBOS.step()
-    def turn(value: str) -> str:
+    def rotate(value: str) -> str:
         return value[1:] + value[0]
 
     @DBOS.step()
-    async def give(value: int, size: int) -> object:
+    async def produce(value: int, size: int) -> object:
         return value if not size else "x" * size
 
     @DBOS.workflow()
@@ -36,13 +38,13 @@ def main() -> None:
         value, text = 0, "x" * size
         for _ in range(steps):
             if size:
-                text = turn(text)
+                text = rotate(text)
             else:
                 value = add(value)
 
     @DBOS.workflow()
     async def fan_out(steps: int, size: int) -> None:
-        await asyncio.gather(*(give(value, size) for value in range(steps)))
+        await asyncio.gather(*(produce(value, size) for value in range(steps)))
 
     DBOS.launch()
     print("ready", flush=True)

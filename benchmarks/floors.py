@@ -1,4 +1,4 @@
-"""What a database takes for one committed row, as durable as a step: nothing that keeps steps in it can take less for one."""
+"""Time of a database for one committed row, as durable as a step: the lower bound of a step."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ BODY = "x" * 100
 
 
 def sqlite_row(folder: Path) -> float:
-    """Seconds of a transaction that inserts a row into a table of its own: write-ahead log, `synchronous=FULL`."""
+    """Measure a transaction that inserts one row: write-ahead log, `synchronous=FULL`. Return seconds."""
     db = sqlite3.connect(folder / "plain.db", isolation_level=None)
     db.execute("pragma journal_mode = wal")
     db.execute("pragma synchronous = full")
@@ -24,13 +24,13 @@ def sqlite_row(folder: Path) -> float:
         db.execute("insert into rows (body) values (?)", (BODY,))
         db.execute("commit")
 
-    found = _median(write)
+    seconds = _median_seconds(write)
     db.close()
-    return found
+    return seconds
 
 
 def postgres_row(dsn: str) -> float:
-    """Seconds of a transaction that reads a row, which it locks, and inserts another."""
+    """Measure a transaction that reads and locks a row, and inserts another one. Return seconds."""
     import psycopg
 
     with psycopg.connect(dsn, autocommit=True) as connection:
@@ -43,10 +43,10 @@ def postgres_row(dsn: str) -> float:
                 connection.execute("select id from locked where id = 1 for update").fetchone()
                 connection.execute("insert into plain (body) values (%s)", [BODY])
 
-        return _median(write)
+        return _median_seconds(write)
 
 
-def _median(write: Callable[[], object]) -> float:
+def _median_seconds(write: Callable[[], object]) -> float:
     times = []
     for _ in range(ROWS):
         started = time.perf_counter()

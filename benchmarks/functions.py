@@ -1,8 +1,8 @@
-"""`python -m benchmarks.functions`: the functions of Lambda. How large their packages are, how long they take until they can
-work, and how long a step takes in one that is warm.
+"""The functions of Lambda: `python -m benchmarks.functions`.
 
-They run in an environment in which there is nothing but the runtime client and boto3, as in Lambda, from packages built for
-this machine.
+Measures the size of their packages, their time until they can work, and the time of a step in a warm
+function. They run in an environment with only the runtime client and boto3, as in Lambda. Their packages
+are built for this machine.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from noetl.infra.build import MEGABYTE, build
 from noetl.planner.compile import compile_playbook
 
 from benchmarks import report
-from benchmarks.cost import chain, emulated
-from benchmarks.runtime import Runtime, running
+from benchmarks.cost import chain, emulated_account
+from benchmarks.runtime import LambdaRuntime, running
 from tests.tool_environments import tool_environment
 
 RUNTIME = ("awslambdaric==4.2.2", "boto3")
@@ -56,8 +56,9 @@ STARTS: Sequence[tuple[str, str, str, str]] = (
         f"import fastapi, mangum; {CLIENTS}",
     ),
 )
-"""Each function with what its first message or request makes it import, and with its clients made, too; beside what it cannot
-do without.
+"""Function, state, code that reaches the state, and the code to compare with.
+
+The code imports what the first message or request imports. In the state `ready` it also creates the clients.
 """
 
 SETTINGS = {"NOETL_STORE": "dynamodb://noetl", "AWS_REGION": "us-east-1", "AWS_DEFAULT_REGION": "us-east-1"}
@@ -78,7 +79,7 @@ def handle(event, context):
             sqs.send_message(QueueUrl=QUEUE, MessageBody="{}")
     return {}
 """
-"""A function that makes the requests of a chain, and nothing else."""
+"""A function that sends the requests of a chain, and does nothing else."""
 
 WARM: Sequence[report.Column] = (
     ("an invocation of", lambda row: row["what"]),
@@ -98,8 +99,8 @@ COLD: Sequence[report.Column] = (
 )
 
 
-def packages(folder: Path) -> dict[str, float]:
-    """The packages of the functions, built into a folder, and how many megabytes each has zipped."""
+def build_packages(folder: Path) -> dict[str, float]:
+    """Build the packages of the functions. Return the zipped size of each in megabytes."""
     version = ".".join(platform.python_version_tuple()[:2])
     architecture = "arm64" if platform.machine() == "aarch64" else "x86_64"
     built = {
@@ -109,19 +110,21 @@ def packages(folder: Path) -> dict[str, float]:
     return {name: zipped / MEGABYTE for name, (zipped, _) in built.items()}
 
 
-def cold(folder: Path, megabytes: dict[str, float]) -> list[report.Row]:
-    """How much time of a processor each function takes, less what Python takes without it, beside what it cannot do without."""
+def measure_cold_starts(folder: Path, megabytes: dict[str, float]) -> list[report.Row]:
+    """Return the processor time of each state and its baseline, without the start of Python."""
     rows = []
-    for name, what, code, baseline in STARTS:
-        empties, takens, leasts = _processor_seconds(folder / name, "pass", code, baseline)
+    for name, state, code, baseline in STARTS:
+        empty_times, function_times, baseline_times = _processor_seconds(
+            folder / name, "pass", code, baseline
+        )
         rounds = [
             (taken - empty, least - empty)
-            for empty, taken, least in zip(empties, takens, leasts, strict=True)
+            for empty, taken, least in zip(empty_times, function_times, baseline_times, strict=True)
         ]
         rows.append(
             {
                 "function": name,
-                "what": what,
+                "what": state,
                 "megabytes": megabytes[name],
                 "seconds": statistics.median(taken for taken, _ in rounds),
                 "baseline": baseline,
@@ -132,32 +135,40 @@ def cold(folder: Path, megabytes: dict[str, float]) -> list[report.Row]:
     return rows
 
 
-def warm(folder: Path) -> list[report.Row]:
-    """How long an invocation takes that walks one step, and for each step of one that walks many, beside the same requests
-    made by a function that does nothing else. Both are in the runtime client, and their requests go to an emulator.
+def measure_warm_invocations(folder: Path) -> list[report.Row]:
+    """Return rows of an invocation with one step, and of each step of a longer one.
+
+    The baseline is a function that only sends the same requests. Both run in the runtime client, and their
+    requests go to an emulator.
     """
     (folder / "bare").mkdir()
     (folder / "bare" / "bare.py").write_text(BARE)
     python = tool_environment(*RUNTIME) / "bin" / "python"
-    with emulated() as queue:
+    with emulated_account() as queue:
         store = open_store()
         assert isinstance(store, DynamoStore)
         with running(python, folder / "step", "noetl.executor.lambda_handler.step") as ours:
-            one, many = (_walk_seconds(ours, store, queue, steps) for steps in (1, CHAIN_STEPS))
+            short_run, long_run = (_run_seconds(ours, store, queue, steps) for steps in (1, CHAIN_STEPS))
         with running(python, folder / "bare", "bare.handle", AWS_DEFAULT_REGION="us-east-1") as bare:
-            # The end of a run is a visit, too.
-            least, most = (_median(bare, [{"steps": steps + 1}] * REPETITIONS) for steps in (1, CHAIN_STEPS))
-    each, least_each = ((b - a) / (CHAIN_STEPS - 1) for a, b in ((one, many), (least, most)))
-    found = (("a run of one step", one, least), ("a run of many, each step more", each, least_each))
+            # The end of a run is a visit as well.
+            short_baseline, long_baseline = (
+                _median(bare, [{"steps": steps + 1}] * REPETITIONS) for steps in (1, CHAIN_STEPS)
+            )
+    step = (long_run - short_run) / (CHAIN_STEPS - 1)
+    baseline_step = (long_baseline - short_baseline) / (CHAIN_STEPS - 1)
+    measurements = (
+        ("a run of one step", short_run, short_baseline),
+        ("each further step of a longer run", step, baseline_step),
+    )
     return [
-        {"what": what, "seconds": taken, "baseline_seconds": base, "ratio": taken / base}
-        for what, taken, base in found
+        {"what": name, "seconds": seconds, "baseline_seconds": baseline, "ratio": seconds / baseline}
+        for name, seconds, baseline in measurements
     ]
 
 
-def _walk_seconds(runtime: Runtime, store: DynamoStore, queue: str, steps: int) -> float:
-    """The time of an invocation that walks a whole run of so many steps."""
-    sqs = client("sqs", once=True)
+def _run_seconds(runtime: LambdaRuntime, store: DynamoStore, queue: str, steps: int) -> float:
+    """Return the median time of an invocation that executes a run with this number of steps."""
+    sqs = client("sqs", without_retries=True)
     plan = compile_playbook(chain(steps), catalogue()).plan
     assert plan is not None
     store.save_plan(plan)
@@ -170,29 +181,31 @@ def _walk_seconds(runtime: Runtime, store: DynamoStore, queue: str, steps: int) 
     return _median(runtime, events)
 
 
-def _median(runtime: Runtime, events: Sequence[Mapping[str, Any]]) -> float:
-    runtime.invoke(events[0])  # and it is warm
+def _median(runtime: LambdaRuntime, events: Sequence[Mapping[str, Any]]) -> float:
+    runtime.invoke(events[0])  # warms the function up
     return statistics.median(runtime.invoke(event)[1] for event in events[1:])
 
 
 def _processor_seconds(folder: Path, *codes: str) -> list[list[float]]:
-    """The times of a processor that a process takes to run each of these, which take turns: another load on this machine makes
-    none of them longer, or all. How it ends does not count.
+    """Return the processor times of each code, run in a new process.
+
+    The codes alternate, so that another load on this machine affects all of them. The end of the process is
+    not measured.
     """
     python = tool_environment(*RUNTIME) / "bin" / "python"
     environ = {**os.environ, **SETTINGS}
     times: list[list[float]] = [[] for _ in codes]
     for _ in range(REPETITIONS):
         for code, taken in zip(codes, times, strict=True):
-            before = _taken_by_children()
+            before = _children_seconds()
             subprocess.run(
                 [python, "-c", f"{code}; import os; os._exit(0)"], cwd=folder, env=environ, check=True
             )
-            taken.append(_taken_by_children() - before)
+            taken.append(_children_seconds() - before)
     return times
 
 
-def _taken_by_children() -> float:
+def _children_seconds() -> float:
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
@@ -200,15 +213,11 @@ def _taken_by_children() -> float:
 def main() -> None:
     with tempfile.TemporaryDirectory(prefix="noetl-functions-") as name:
         folder = Path(name)
-        megabytes = packages(folder)
-        print(
-            report.table(
-                "Functions, in an environment with boto3 and nothing else", COLD, cold(folder, megabytes)
-            )
-        )
-        print(
-            report.table("A warm function in the runtime client, requests to an emulator", WARM, warm(folder))
-        )
+        megabytes = build_packages(folder)
+        cold_rows = measure_cold_starts(folder, megabytes)
+        print(report.table("Functions, in an environment with only boto3", COLD, cold_rows))
+        warm_rows = measure_warm_invocations(folder)
+        print(report.table("A warm function in the runtime client, requests to an emulator", WARM, warm_rows))
 
 
 if __name__ == "__main__":

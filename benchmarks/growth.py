@@ -1,8 +1,9 @@
-"""`python -m benchmarks.growth`: what the tenth and the ten thousandth step of a chain ask of SQLite and of Postgres; and what a
-branch of ten and one of a thousand take, with one join and four workers on Postgres.
+"""Growth of the cost of a step with the length of a run: `python -m benchmarks.growth`.
 
-Statements and bytes are counted where the store hands them to its database; bytes are those of the statements' values and of
-the rows that come back. On DynamoDB `python -m benchmarks.cost` counts the same.
+Measures the tenth and the ten thousandth step of a chain on SQLite and Postgres, and a branch of a fork of
+ten and of a thousand branches with one join, with four workers on Postgres. Statements and bytes are
+counted where the store passes them to its database. Bytes are those of the values of statements and of the
+returned rows. For DynamoDB, `python -m benchmarks.cost` counts the same.
 """
 
 from __future__ import annotations
@@ -32,12 +33,12 @@ from noetl.planner.gc_control import gc_paused
 from benchmarks import report
 from benchmarks.floors import postgres_row
 from benchmarks.playbooks import fan_out, set_chain
-from benchmarks.speed import DURABLE, FOLDER, until_ended, working
+from benchmarks.speed import DURABLE, FOLDER, running_workers, wait_until_ended
 from tests.postgres import empty_database, running_server
 
 STEPS = 10_000
-AROUND = 50
-"""Of how many steps that follow each other a row is the median."""
+MEDIAN_STEPS = 50
+"""Number of consecutive steps whose median is a row."""
 
 COLUMNS: Sequence[report.Column] = (
     ("store", lambda row: row["store"]),
@@ -47,9 +48,9 @@ COLUMNS: Sequence[report.Column] = (
     ("time", lambda row: f"{row['seconds'] * 1e6:,.0f} µs"),
 )
 BRANCHES = {10: 25, 100: 9, 1_000: 5}
-"""How many branches a fork has, and how often each is measured."""
+"""Numbers of branches, with the number of repetitions."""
 WORKERS = 4
-FANS: Sequence[report.Column] = (
+FORK_COLUMNS: Sequence[report.Column] = (
     ("branches", lambda row: f"{row['branches']:,}"),
     ("row", lambda row: f"{row['row'] * 1e6:,.0f} µs"),
     ("a branch", lambda row: f"{row['branch'] * 1e6:,.0f} µs"),
@@ -58,13 +59,13 @@ FANS: Sequence[report.Column] = (
 
 
 @dataclass
-class Asked:
-    """What was asked of a database: how many statements, and how many bytes went there and came back."""
+class DatabaseUsage:
+    """Statements sent to a database, and bytes sent and returned."""
 
     statements: int = 0
     bytes: int = 0
 
-    def note(self, values: Any, rows: Any = ()) -> None:
+    def add(self, values: Any, rows: Any = ()) -> None:
         self.statements += 1
         self.bytes += sum(len(str(value)) for value in values if value is not None)
         self.bytes += sum(
@@ -72,52 +73,52 @@ class Asked:
         )
 
 
-class Counted:
-    """A database or one of its writers, which counts what it is asked."""
+class CountingDatabase:
+    """A database, or a transaction of it, that counts its use."""
 
-    def __init__(self, one: Any, asked: Asked) -> None:
-        self._one = one
-        self._asked = asked
+    def __init__(self, database: Any, usage: DatabaseUsage) -> None:
+        self._database = database
+        self._usage = usage
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._one, name)
+        return getattr(self._database, name)
 
     @contextmanager
     def transaction(self) -> Iterator[Any]:
-        with self._one.transaction() as db:
-            yield Counted(db, self._asked)
+        with self._database.transaction() as db:
+            yield CountingDatabase(db, self._usage)
 
     def execute(self, query: str, values: Sequence[Any] = (), /) -> Any:
-        self._asked.note(values)
-        return self._one.execute(query, values)
+        self._usage.add(values)
+        return self._database.execute(query, values)
 
     def executemany(self, query: str, rows: Any, /) -> Any:
         for row in (listed := list(rows)):
-            self._asked.note(row)
-        return self._one.executemany(query, listed)
+            self._usage.add(row)
+        return self._database.executemany(query, listed)
 
     def fetch_all(self, query: str, *values: Any) -> Any:
-        rows = self._one.all(query, *values)
-        self._asked.note(values, rows)
+        rows = self._database.fetch_all(query, *values)
+        self._usage.add(values, rows)
         return rows
 
     def fetch_one(self, query: str, *values: Any) -> Any:
-        row = self._one.one(query, *values)
-        self._asked.note(values, [row])
+        row = self._database.fetch_one(query, *values)
+        self._usage.add(values, [row])
         return row
 
     def execute_returning(self, query: str, *values: Any) -> Any:
-        row = self._one.change(query, *values)
-        self._asked.note(values, [] if row is None else [row])
+        row = self._database.execute_returning(query, *values)
+        self._usage.add(values, [] if row is None else [row])
         return row
 
 
 def measure(url: str, name: str, steps: int = STEPS) -> list[report.Row]:
-    """A row for each decade of the steps of a chain."""
+    """Return a row for each decade of the steps of a chain."""
     store = open_store(url)
     assert isinstance(store, SqlStore)
-    asked = Asked()
-    counted: Any = Counted(store.database, asked)
+    usage = DatabaseUsage()
+    counted: Any = CountingDatabase(store.database, usage)
     for attribute in {"database", "file", "postgres"} & vars(store).keys():
         setattr(store, attribute, counted)
     plan = compile_playbook(set_chain(steps), catalogue()).plan
@@ -125,37 +126,42 @@ def measure(url: str, name: str, steps: int = STEPS) -> list[report.Row]:
     store.save_plan(plan)
     run = store.create_run(*new_run(plan.header, plan.hash, {}, now=time.time()))
     lease = Lease("growth", 600.0)
-    walker = VisitExecutor(store, lease, local_run_capabilities(FOLDER))
+    executor = VisitExecutor(store, lease, local_run_capabilities(FOLDER))
     claim = store.claim(run.queue, lease, time.time())
-    spent: list[tuple[int, int, float]] = []
+    measurements: list[tuple[int, int, float]] = []
     with gc_paused():
         while claim is not None:
-            asked.statements = asked.bytes = 0
+            usage.statements = usage.bytes = 0
             began = time.perf_counter()
-            claim = walker.execute(claim)
-            spent.append((asked.statements, asked.bytes, time.perf_counter() - began))
+            claim = executor.execute(claim)
+            measurements.append((usage.statements, usage.bytes, time.perf_counter() - began))
     ended = store.run(run.tenant, run.id)
     assert ended is not None
     assert ended.status is RunStatus.SUCCEEDED
     store.close()
     decades = [number for number in (10, 100, 1_000, 10_000) if number <= steps]
-    return [_row(name, number, spent[:steps], steps) for number in decades]
+    return [_row(name, number, measurements[:steps], steps) for number in decades]
 
 
-def _row(name: str, number: int, spent: list[tuple[int, int, float]], steps: int) -> report.Row:
-    # The first step lets the run begin and the last lets it end.
-    first = max(1, min(number - 1, steps - 1 - AROUND))
-    part = spent[first : min(first + AROUND, steps - 1)]
+def _row(name: str, number: int, measurements: list[tuple[int, int, float]], steps: int) -> report.Row:
+    # The first and the last step also start and end the run.
+    first = max(1, min(number - 1, steps - 1 - MEDIAN_STEPS))
+    part = measurements[first : min(first + MEDIAN_STEPS, steps - 1)]
     statements, amount, seconds = (median(column) for column in zip(*part, strict=True))
     return {"store": name, "step": number, "statements": statements, "bytes": amount, "seconds": seconds}
 
 
-def fans(dsn: str, branches: Mapping[int, int] = BRANCHES, workers: int = WORKERS) -> list[report.Row]:
-    """A row for every width of a fork: from the first to the last end of a branch, for each. The widths take turns."""
+def measure_forks(
+    dsn: str, branches: Mapping[int, int] = BRANCHES, workers: int = WORKERS
+) -> list[report.Row]:
+    """Return a row for every width of a fork: the time between the ends of two branches.
+
+    The widths alternate.
+    """
     store = open_store(dsn)
     plans = {width: compile_playbook(fan_out(width), catalogue()).plan for width in branches}
-    found: dict[int, list[tuple[float, float]]] = {width: [] for width in branches}
-    with working(dsn, workers):
+    times_by_width: dict[int, list[tuple[float, float]]] = {width: [] for width in branches}
+    with running_workers(dsn, workers):
         for repetition in range(max(branches.values()) + 1):
             for width, plan in plans.items():
                 assert plan is not None
@@ -164,12 +170,12 @@ def fans(dsn: str, branches: Mapping[int, int] = BRANCHES, workers: int = WORKER
                 elif repetition > branches[width]:
                     continue
                 run = store.create_run(*new_run(plan.header, plan.hash, {}, now=time.time()))
-                until_ended(store, [run.id])
-                ends = [at for step, at in _completed(store, run.id) if step.startswith("b")]
+                wait_until_ended(store, [run.id])
+                ends = [time_ for step, time_ in _completed(store, run.id) if step.startswith("b")]
                 assert len(ends) == width
                 # The first run of a plan reads its steps and compiles its expressions.
                 if repetition:
-                    found[width].append((postgres_row(dsn), (max(ends) - min(ends)) / (width - 1)))
+                    times_by_width[width].append((postgres_row(dsn), (max(ends) - min(ends)) / (width - 1)))
     store.close()
     return [
         {
@@ -178,7 +184,7 @@ def fans(dsn: str, branches: Mapping[int, int] = BRANCHES, workers: int = WORKER
             "branch": median(branch for _, branch in times),
             "rows_per_branch": median(branch / row for row, branch in times),
         }
-        for width, times in found.items()
+        for width, times in times_by_width.items()
     ]
 
 
@@ -191,16 +197,17 @@ def _completed(store: Store, run_id: str) -> Iterator[tuple[str, float]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.growth", description=__doc__)
-    parser.add_argument("--steps", type=int, default=STEPS, help="how long the chain is")
+    parser.add_argument("--steps", type=int, default=STEPS, help="number of steps of the chain")
     steps = parser.parse_args().steps
     with tempfile.TemporaryDirectory(dir=FOLDER) as folder:
         rows = measure(f"sqlite:///{Path(folder) / 'noetl.db'}", "SQLite", steps)
     with running_server(**DURABLE) as server, empty_database(server.dsn) as dsn:
         upgrade(dsn)
         rows += measure(dsn, "Postgres", steps)
-        print(report.table(f"What a step of a chain of {steps:,} asks", COLUMNS, rows))
-        title = f"A branch of a fork with one join, {WORKERS} workers on Postgres, beside one committed row"
-        print(report.table(title, FANS, fans(dsn)))
+        print(report.table(f"A step of a chain of {steps:,}", COLUMNS, rows))
+        comparison = f"{WORKERS} workers on Postgres, compared with one committed row"
+        title = f"A branch of a fork with one join, {comparison}"
+        print(report.table(title, FORK_COLUMNS, measure_forks(dsn)))
 
 
 if __name__ == "__main__":

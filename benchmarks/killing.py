@@ -1,9 +1,10 @@
 """Workers that are killed: `python -m benchmarks.killing`.
 
-Every second one of the processes that share a Postgres gets SIGKILL, and another one takes its place. Afterwards every run must
-have succeeded, with every step committed once, and `noetl doctor` must find nothing. Then a process is killed in the middle
-of a chain, alone, and it is measured how long after its start the next one commits a step; beside it stands what a command takes
-that does nothing.
+Every second, one of the processes that share a Postgres database gets SIGKILL, and another one replaces it.
+Then every run must have succeeded, with every step committed once, and `noetl doctor` must find nothing.
+
+The second measurement kills a single process in a chain. It is the time from the start of the next process
+until it commits a step, compared with the time of a command that does nothing.
 """
 
 from __future__ import annotations
@@ -33,13 +34,13 @@ from noetl.planner.plan import Plan
 
 from benchmarks import report
 from benchmarks.playbooks import set_chain
-from benchmarks.speed import DURABLE, FOLDER, worker
+from benchmarks.speed import DURABLE, FOLDER, start_worker
 from tests.postgres import empty_database, running_server
 
 LEASE_SECONDS = 5
-MOST_SECONDS = 600.0
-LONG = 3_000
-"""Steps of a chain that is not at its end when its worker is killed."""
+MAX_SECONDS = 600.0
+LONG_CHAIN = 3_000
+"""Steps of a chain that has not ended when its worker is killed."""
 KILLS = 7
 
 RESUMED: Sequence[report.Column] = (
@@ -60,31 +61,33 @@ def measure(
     every_seconds: float = 1.0,
     kills: int | None = None,
 ) -> dict[str, Any]:
-    """What became of the runs in a database. Until they have ended a worker is killed now and then, `kills` times if given.
+    """Execute runs while workers are killed. Return the counts.
+
+    One worker is killed every `every_seconds`, at most `kills` times if given.
 
     Raises:
-        AssertionError: a run has not ended well, or a step was committed more or less than once.
+        AssertionError: a run did not succeed, or a step was not committed exactly once.
     """
     upgrade(dsn)
     store = PostgresStore(dsn)
     plan = _plan(store, steps)
     ids = [_started(store, plan).id for _ in range(runs)]
-    at_work = [_worker(dsn) for _ in range(workers)]
+    processes = [_worker(dsn) for _ in range(workers)]
     started, killed = time.monotonic(), 0
     open_runs = 'select count(*) as "left" from runs where finished_at is null'
     try:
         while store.database.fetch_one(open_runs)["left"]:
-            assert time.monotonic() - started < MOST_SECONDS, "the runs do not end"
+            assert time.monotonic() - started < MAX_SECONDS, "the runs do not end"
             time.sleep(every_seconds)
             if kills is None or killed < kills:
-                _kill(at_work.pop(random.randrange(len(at_work))))
-                at_work.append(_worker(dsn))
+                _kill(processes.pop(random.randrange(len(processes))))
+                processes.append(_worker(dsn))
                 killed += 1
         seconds = time.monotonic() - started
         _check(store, ids, steps)
     finally:
-        for one in at_work:
-            _kill(one)
+        for process in processes:
+            _kill(process)
         findings = [finding.message for finding in check_consistency(store.database)]
         taken = store.database.fetch_one("select count(*) as over from visits where fence > 1")["over"]
         store.close()
@@ -92,28 +95,28 @@ def measure(
     return {"runs": runs, "steps": runs * steps, "killed": killed, "taken_over": taken, "seconds": seconds}
 
 
-def resumed_by_workers(dsn: str, kills: int = KILLS, steps: int = LONG) -> report.Row:
-    """How long a worker takes from its start to its first commit in a run whose worker was killed on this machine."""
+def measure_worker_restart(dsn: str, kills: int = KILLS, steps: int = LONG_CHAIN) -> report.Row:
+    """Measure the time of a worker from its start to its first commit in a run of a killed worker."""
     store = PostgresStore(dsn)
     run = _started(store, _plan(store, steps))
     killed = _worker(dsn)
 
-    def killing() -> None:
+    def kill() -> None:
         _kill(killed)
 
-    def restarting() -> None:
+    def restart() -> None:
         nonlocal killed
         killed = _worker(dsn)
 
     try:
-        return _resumed("Postgres, noetl worker", store, run, killing, restarting, kills)
+        return _resumed("Postgres, noetl worker", store, run, kill, restart, kills)
     finally:
         _kill(killed)
         store.close()
 
 
-def resumed_by_command(folder: Path, kills: int = KILLS, steps: int = LONG) -> report.Row:
-    """The same of `noetl run` on SQLite and `noetl runs resume`."""
+def measure_resume_command(folder: Path, kills: int = KILLS, steps: int = LONG_CHAIN) -> report.Row:
+    """Measure the same for `noetl run` on SQLite and `noetl runs resume`."""
     playbook = folder / "chain.yaml"
     playbook.write_text(set_chain(steps))
     url = f"sqlite:///{folder / 'noetl.db'}"
@@ -122,31 +125,29 @@ def resumed_by_command(folder: Path, kills: int = KILLS, steps: int = LONG) -> r
         time.sleep(0.05)
     store = open_store(url)
 
-    def restarting() -> None:
+    def restart() -> None:
         nonlocal killed
         killed = _command("runs", "resume", begun[0].id, "--store", url, "-q")
 
     try:
-        return _resumed(
-            "SQLite, noetl runs resume", store, begun[0], lambda: _kill(killed), restarting, kills
-        )
+        return _resumed("SQLite, noetl runs resume", store, begun[0], lambda: _kill(killed), restart, kills)
     finally:
         _kill(killed)
         store.close()
 
 
 def _resumed(
-    name: str, store: Store, run: Run, killing: Callable[[], None], restarting: Callable[[], None], kills: int
+    name: str, store: Store, run: Run, kill: Callable[[], None], restart: Callable[[], None], kills: int
 ) -> report.Row:
     imports, resumed = [], []
     for _ in range(kills):
         _next_commit(store, run, since=time.time())
-        killing()
+        kill()
         began = time.time()
         _command("--version").communicate()
         imports.append(time.time() - began)
         began = time.time()
-        restarting()
+        restart()
         resumed.append(_next_commit(store, run, since=began) - began)
     return {
         "store": name,
@@ -158,9 +159,9 @@ def _resumed(
 
 
 def _next_commit(store: Store, run: Run, since: float) -> float:
-    """When the run has next committed a step."""
+    """Wait for the next commit of a step, and return its time."""
     after = None
-    deadline = time.monotonic() + MOST_SECONDS
+    deadline = time.monotonic() + MAX_SECONDS
     while time.monotonic() < deadline:
         while events := store.events(run.id, after, 10_000):
             after = events[-1].id
@@ -168,7 +169,7 @@ def _next_commit(store: Store, run: Run, since: float) -> float:
                 if event.type == "step.completed" and event.at > since:
                     return event.at
         time.sleep(0.01)
-    raise AssertionError("the run does not go on")
+    raise AssertionError("the run does not continue")
 
 
 def _plan(store: Store, steps: int) -> Plan:
@@ -190,7 +191,7 @@ def _runs(url: str) -> list[Run]:
 
 
 def _worker(dsn: str) -> subprocess.Popen[str]:
-    return worker(dsn, threads=2, lease_seconds=LEASE_SECONDS)
+    return start_worker(dsn, threads=2, lease_seconds=LEASE_SECONDS)
 
 
 def _command(*arguments: str) -> subprocess.Popen[str]:
@@ -224,16 +225,17 @@ def _check(store: PostgresStore, ids: list[str], steps: int) -> None:
 def main() -> None:
     with running_server(**DURABLE) as server:
         with empty_database(server.dsn) as database:
-            found = measure(database)
+            counts = measure(database)
+        steps = counts["steps"] // counts["runs"]
         print(
-            f"{found['runs']:,} runs of {found['steps'] // found['runs']} steps on four workers, of which {found['killed']} were killed:"
-            f" all succeeded, {found['steps']:,} steps were committed once each, {found['taken_over']:,} were taken over,"
-            f" in {found['seconds']:.0f} s; noetl doctor finds nothing.\n"
+            f"{counts['runs']:,} runs of {steps} steps with four workers, {counts['killed']} of them killed:"
+            f" all succeeded in {counts['seconds']:.0f} s. {counts['steps']:,} steps were committed once each, and"
+            f" {counts['taken_over']:,} were taken over. noetl doctor finds nothing.\n"
         )
         with empty_database(server.dsn) as database, tempfile.TemporaryDirectory(dir=FOLDER) as folder:
             upgrade(database)
-            rows = [resumed_by_workers(database), resumed_by_command(Path(folder))]
-    print(report.table("From the start of the process that follows one that was killed", RESUMED, rows))
+            rows = [measure_worker_restart(database), measure_resume_command(Path(folder))]
+    print(report.table("Time from the start of the process that replaces a killed one", RESUMED, rows))
 
 
 if __name__ == "__main__":

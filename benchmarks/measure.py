@@ -1,4 +1,4 @@
-"""Taking times: always several, always the median, always next to what they are compared with."""
+"""Measurement of times: the median of several repetitions."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from statistics import median
 from noetl.planner.gc_control import gc_paused
 
 
-def seconds(
-    act: Callable[[], object], repetitions: int, *, prepare: Callable[[], object] = lambda: None
+def median_seconds(
+    work: Callable[[], object], repetitions: int, *, prepare: Callable[[], object] = lambda: None
 ) -> float:
-    """The median time of `act`, each time after `prepare` and after a collection of garbage, which do not count."""
+    """Return the median time of `work`. `prepare` and a garbage collection run before each repetition."""
     times = []
     for _ in range(repetitions):
         prepare()
         gc.collect()
         started = time.perf_counter()
-        act()
+        work()
         times.append(time.perf_counter() - started)
     return median(times)
 
 
 def work_seconds(processes: Iterable[int]) -> float:
-    """How long processes have worked so far, however long they had to wait for a core; 0 where the system does not tell."""
+    """Return the processor time of processes so far, or 0 on systems without `/proc`."""
     ticks = 0
     for process in processes:
         stat = Path(f"/proc/{process}/stat")
@@ -36,7 +36,7 @@ def work_seconds(processes: Iterable[int]) -> float:
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
-def seconds_without_collection(act: Callable[[], object], repetitions: int) -> float:
-    """As `seconds`, with the cyclic garbage collector paused."""
+def median_seconds_without_gc(work: Callable[[], object], repetitions: int) -> float:
+    """Return the median time of `work` while the cyclic garbage collector is paused."""
     with gc_paused():
-        return seconds(act, repetitions)
+        return median_seconds(work, repetitions)

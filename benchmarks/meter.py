@@ -1,4 +1,4 @@
-"""What is asked of AWS, counted where botocore sends it, and what it costs at list price."""
+"""Requests to AWS, counted where botocore sends them, and their cost at list price."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _READ_UNIT_BYTES = 4096
 
 
 @dataclass(slots=True)
-class Usage:
-    """What was asked: HTTP requests by service and operation, units of DynamoDB, bytes of bodies sent and received."""
+class AwsUsage:
+    """Requests by service and operation, units of DynamoDB, and bytes of bodies sent and received."""
 
     requests: Counter[tuple[str, str]] = field(default_factory=Counter)
     read_units: float = 0.0
@@ -32,7 +32,7 @@ class Usage:
     received_bytes: int = 0
 
     def count(self, service: str, *operations: str) -> int:
-        """How many requests a service had: those of some operations, or all."""
+        """Return the number of requests to a service, of some operations or of all."""
         return sum(
             n
             for (s, operation), n in self.requests.items()
@@ -41,7 +41,7 @@ class Usage:
 
     @property
     def dollars(self) -> float:
-        """What it costs, without the functions that ask."""
+        """Cost of the requests, without the functions that send them."""
         prices = PRICES["per_million"]
         millionths = (
             self.write_units * prices["dynamodb_write_units"]
@@ -54,50 +54,50 @@ class Usage:
 
 
 def lambda_dollars(seconds: float) -> float:
-    """What one invocation costs that takes so long."""
+    """Return the cost of one invocation with this duration."""
     gigabytes = PRICES["lambda_memory_megabytes"] / 1024
     per_invocation = PRICES["per_million"]["lambda_requests"] / 1e6
     return float(per_invocation + seconds * gigabytes * PRICES["lambda_arm_gigabyte_second"])
 
 
-class Meter:
-    """Counts what the clients of the store ask while it is attached."""
+class AwsMeter:
+    """A counter of the requests that the clients of the store send."""
 
     def __init__(self) -> None:
-        self.usage = Usage()
+        self.usage = AwsUsage()
         self._lock = threading.Lock()
 
-    def read(self) -> Usage:
-        """What was asked since the last time."""
+    def read(self) -> AwsUsage:
+        """Return the usage since the last call, and reset the counter."""
         with self._lock:
-            found, self.usage = self.usage, Usage()
-        return found
+            usage, self.usage = self.usage, AwsUsage()
+        return usage
 
     @contextmanager
-    def attached(self, *services: str) -> Iterator[Meter]:
+    def attached(self, *services: str) -> Iterator[AwsMeter]:
         """Count until the block ends."""
-        clients = [client(service, once=True) for service in services or ("dynamodb", "sqs", "s3")]
+        clients = [client(service, without_retries=True) for service in services or ("dynamodb", "sqs", "s3")]
         hooks = (
-            ("provide-client-params.dynamodb", self._ask_for_units),
-            ("before-send", self._sent),
-            ("after-call", self._answered),
+            ("provide-client-params.dynamodb", self._request_units),
+            ("before-send", self._count_request),
+            ("after-call", self._count_response),
         )
-        for one in clients:
+        for aws_client in clients:
             for event, hook in hooks:
-                one.meta.events.register(event, hook)
+                aws_client.meta.events.register(event, hook)
         try:
             yield self
         finally:
-            for one in clients:
+            for aws_client in clients:
                 for event, hook in hooks:
-                    one.meta.events.unregister(event, hook)
+                    aws_client.meta.events.unregister(event, hook)
 
-    def _ask_for_units(self, params: dict[str, Any], model: Any, **_: Any) -> dict[str, Any] | None:
+    def _request_units(self, params: dict[str, Any], model: Any, **_: Any) -> dict[str, Any] | None:
         if model.name in _READS | _WRITES:
             return params | {"ReturnConsumedCapacity": "TOTAL"}
         return None
 
-    def _sent(self, request: Any, event_name: str, **_: Any) -> None:
+    def _count_request(self, request: Any, event_name: str, **_: Any) -> None:
         _, service, operation = event_name.split(".")
         with self._lock:
             self.usage.requests[service, operation] += 1
@@ -105,9 +105,10 @@ class Meter:
                 len(request.body or b"") if isinstance(request.body, (bytes, str, type(None))) else 0
             )
 
-    def _answered(self, http_response: Any, parsed: dict[str, Any], model: Any, **_: Any) -> None:
-        told = parsed.get("ConsumedCapacity")
-        units = sum(one["CapacityUnits"] for one in ([told] if isinstance(told, dict) else told or ()))
+    def _count_response(self, http_response: Any, parsed: dict[str, Any], model: Any, **_: Any) -> None:
+        capacity = parsed.get("ConsumedCapacity")
+        capacities = [capacity] if isinstance(capacity, dict) else capacity or ()
+        units = sum(part["CapacityUnits"] for part in capacities)
         with self._lock:
             self.usage.received_bytes += len(http_response.content)
             if model.name in _WRITES:
@@ -117,8 +118,9 @@ class Meter:
 
 
 def _units_read(answer: Mapping[str, Any]) -> float:
-    """The units of a strongly consistent read of items, by the rule that AWS publishes, for an emulator that does not tell: one
-    for each 4 KB of each.
+    """Return the units of a strongly consistent read, for an emulator that does not report them.
+
+    AWS counts one unit for each 4 KB of each item.
     """
-    items = [item for found in answer.get("Responses", {}).values() for item in found]
+    items = [item for items in answer.get("Responses", {}).values() for item in items]
     return float(sum(max(1, -(-size_of(decode_item(item)) // _READ_UNIT_BYTES)) for item in items))

@@ -1,4 +1,4 @@
-"""How long a playbook takes to compile, as a multiple of the time in which libyaml loads the same text."""
+"""Time to compile a playbook, as a multiple of the time in which libyaml loads the same text."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from noetl.planner.program import template_uses
 from noetl.planner.syntax import reader
 from noetl.planner.templates import template as template_module
 
-from benchmarks.measure import seconds, seconds_without_collection
+from benchmarks.measure import median_seconds, median_seconds_without_gc
 from benchmarks.playbooks import SHAPES
 
 SIZES = {100: 15, 1_000: 7, 10_000: 3}
-"""Numbers of steps, and how often each is measured."""
+"""Numbers of steps, with the number of repetitions."""
 
 
 def measure() -> list[dict[str, Any]]:
-    """One row for every shape and size."""
-    # Ten thousand steps of this length are more text than a playbook may have; growth is to be seen beyond the limits.
+    """Return a row for each shape and size."""
+    # The limits are raised, because ten thousand steps of this length exceed them.
     reader.MAX_BYTES = template_uses.MAX_CODE = 8 * 1024 * 1024
     catalogue()
     return [_row(shape, steps, repetitions) for shape in SHAPES for steps, repetitions in SIZES.items()]
@@ -33,11 +33,11 @@ def _row(shape: str, steps: int, repetitions: int) -> dict[str, Any]:
     def load() -> object:
         return yaml.load(text, Loader=yaml.CSafeLoader)
 
-    compiled = seconds(
+    compiled = median_seconds(
         lambda: _compile(text).hash, repetitions, prepare=template_module.cached_parse.cache_clear
     )
-    loaded = seconds(load, repetitions)
-    loaded_without_collection = seconds_without_collection(load, repetitions)
+    loaded = median_seconds(load, repetitions)
+    loaded_without_collection = median_seconds_without_gc(load, repetitions)
     return {
         "shape": shape,
         "steps": steps,

@@ -1,4 +1,4 @@
-"""The results as tables for a terminal and as JSON."""
+"""Results as tables for a terminal, and as JSON."""
 
 from __future__ import annotations
 
@@ -57,12 +57,12 @@ AGREEMENT: Sequence[Column] = (
 )
 
 
-def _share(part: int, whole: int) -> str:
-    return f"{part:,} ({100 * part / whole:.1f} %)" if whole else "-"
+def _share(part: int, total: int) -> str:
+    return f"{part:,} ({100 * part / total:.1f} %)" if total else "-"
 
 
 def table(title: str, columns: Sequence[Column], rows: Sequence[Row]) -> str:
-    """The rows under a title, each column as wide as it needs; numbers stand to the right."""
+    """Return the rows as text under a title. All columns except the first are aligned right."""
     cells = [[name for name, _ in columns], *([show(row) for _, show in columns] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = [
@@ -76,7 +76,7 @@ def table(title: str, columns: Sequence[Column], rows: Sequence[Row]) -> str:
 
 
 def write(path: Path, results: dict[str, Sequence[Row]]) -> None:
-    """Keep the results with the machine they were measured on."""
+    """Write the results as JSON, with a description of the machine."""
     machine = {
         "python": platform.python_version(),
         "sqlite": sqlite3.sqlite_version,

@@ -1,4 +1,4 @@
-"""The runtime client of AWS with a function in it, driven as Lambda drives it: what it asks for, it is given here."""
+"""The runtime client of AWS with a function, and a server of the Lambda runtime API that drives it."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ INVOCATION_SECONDS = 120.0
 _NEXT = "/2018-06-01/runtime/invocation/next"
 
 
-class _Server(ThreadingHTTPServer):
+class _RuntimeApiServer(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Whoever asked has been ended."""
+        """Ignore errors of clients that were killed."""
 
 
-class Runtime:
-    """A process that runs a handler, and what it is asked and answers."""
+class LambdaRuntime:
+    """A process that runs a handler: the queue of its events, and the queue of its answers."""
 
     def __init__(self) -> None:
         self.events: queue.Queue[bytes] = queue.Queue()
         self.answers: queue.Queue[tuple[str, bytes]] = queue.Queue()
 
     def invoke(self, event: Mapping[str, Any]) -> tuple[Any, float]:
-        """What the handler answers, and how many seconds that took.
+        """Send an event. Return the answer of the handler, and the seconds until it arrived.
 
         Raises:
-            RuntimeError: it raised; the message is what Lambda would be told.
+            RuntimeError: the handler raised an exception. The message is the report to Lambda.
         """
         began = time.perf_counter()
         self.events.put(json.dumps(event).encode())
@@ -48,13 +48,13 @@ class Runtime:
 
 
 @contextmanager
-def running(python: Path, folder: Path, handler: str, **environ: str) -> Iterator[Runtime]:
-    """The runtime of a handler of the package in a folder, until the block ends."""
-    runtime = Runtime()
+def running(python: Path, folder: Path, handler: str, **environ: str) -> Iterator[LambdaRuntime]:
+    """Run a handler of the package in a folder, until the block ends."""
+    runtime = LambdaRuntime()
 
-    class Api(BaseHTTPRequestHandler):
+    class _RuntimeApiHandler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
-        wbufsize = -1  # headers and body go in one packet, or the client waits for an acknowledgement
+        wbufsize = -1  # one packet for headers and body; otherwise the client waits for an acknowledgement
 
         def log_message(self, format: str, *args: Any) -> None:
             pass
@@ -65,7 +65,7 @@ def running(python: Path, folder: Path, handler: str, **environ: str) -> Iterato
             deadline = int((time.time() + INVOCATION_SECONDS) * 1000)
             arn = "arn:aws:lambda:us-east-1:123456789012:function:benchmark"
             named = {"Aws-Request-Id": "1", "Deadline-Ms": str(deadline), "Invoked-Function-Arn": arn}
-            self._answer(200, body, {f"Lambda-Runtime-{name}": value for name, value in named.items()})
+            self._answer(200, body, {f"Lambda-LambdaRuntime-{name}": value for name, value in named.items()})
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -81,7 +81,7 @@ def running(python: Path, folder: Path, handler: str, **environ: str) -> Iterato
             self.wfile.write(body)
             self.wfile.flush()
 
-    server = _Server(("127.0.0.1", 0), Api)
+    server = _RuntimeApiServer(("127.0.0.1", 0), _RuntimeApiHandler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     given = {
         "AWS_LAMBDA_RUNTIME_API": f"127.0.0.1:{server.server_port}",

@@ -1,10 +1,10 @@
-"""`python -m benchmarks.speed`: how long steps take on SQLite and Postgres, beside one committed row of the same database and
-beside DBOS on it, one after another in each round.
+"""Time of a step on SQLite and Postgres, compared with DBOS: `python -m benchmarks.speed`.
 
-On SQLite the workers are threads of this process, on Postgres processes of `noetl worker` with one thread. The server is the
-one that tests use, on this machine, with all that makes a commit durable. Each worker has a chain of its own; a fan-out has
-all of them. The time is that from before the run is started until its result is there. `work` is how long the processes that walk
-were at work, which says more where other programs want the same cores.
+Each round also measures one committed row of the same database. On SQLite the workers are threads of this
+process, on Postgres processes of `noetl worker` with one thread. The server is that of the tests, with all
+settings that make a commit durable. In a chain, each worker has its own run; a fan-out is one run for all
+workers. The time is that from the start of a run until its result exists. `work` is the processor time of
+the workers, which other programs on the machine do not affect.
 """
 
 from __future__ import annotations
@@ -44,18 +44,18 @@ WORKERS = (1, 2, 4)
 SIZES = (0, 10 * 1024)
 SHAPES: dict[str, Callable[[int, int], str]] = {"chain": set_chain, "fan-out": fan_out}
 FOLDER = Path(__file__).parent
-"""Where the databases of a measurement are made: a file system in memory would hide what a commit costs."""
+"""Folder of the databases. A file system in memory would hide the cost of a commit."""
 DURABLE = {"fsync": "on", "full_page_writes": "on", "synchronous_commit": "on"}
 
-AS_IT_COMES = "DBOS"
-WITH_LOG = "DBOS with a write-ahead log"
+DBOS_DEFAULT = "DBOS"
+DBOS_WITH_WAL = "DBOS with a write-ahead log"
 
 
 def _seconds_of(row: report.Row, name: str) -> str:
     return f"{row[name] * 1e6:,.0f} µs" if name in row else ""
 
 
-def _times(row: report.Row, name: str) -> str:
+def _ratio_of(row: report.Row, name: str) -> str:
     return f"{row[f'{name} by step']:.1f}" if name in row else ""
 
 
@@ -68,22 +68,22 @@ COLUMNS: Sequence[report.Column] = (
     ("steps/s", lambda row: f"{1 / row['step']:,.0f}"),
     ("step/row", lambda row: f"{row['rows_per_step']:.1f}"),
     ("work", lambda row: f"{row['work'] * 1e6:,.0f} µs"),
-    ("DBOS", lambda row: _seconds_of(row, AS_IT_COMES)),
-    ("DBOS/step", lambda row: _times(row, AS_IT_COMES)),
-    ("its work", lambda row: _seconds_of(row, f"{AS_IT_COMES} work")),
-    ("with a log", lambda row: _seconds_of(row, WITH_LOG)),
-    ("that/step", lambda row: _times(row, WITH_LOG)),
+    ("DBOS", lambda row: _seconds_of(row, DBOS_DEFAULT)),
+    ("DBOS/step", lambda row: _ratio_of(row, DBOS_DEFAULT)),
+    ("its work", lambda row: _seconds_of(row, f"{DBOS_DEFAULT} work")),
+    ("with a log", lambda row: _seconds_of(row, DBOS_WITH_WAL)),
+    ("that/step", lambda row: _ratio_of(row, DBOS_WITH_WAL)),
 )
 
 
 @dataclass
-class Place:
-    """A database: the store in it, what one committed row takes, how workers come to it, and where DBOS is installed, what runs it."""
+class BenchmarkDatabase:
+    """A database to measure: its store, the time of one committed row, its workers, and DBOS if installed."""
 
     store: Store
     row: Callable[[], float]
-    working: Callable[[int], AbstractContextManager[list[int]]]
-    rivals: Mapping[str, dbos.Dbos]
+    run_workers: Callable[[int], AbstractContextManager[list[int]]]
+    competitors: Mapping[str, dbos.DbosProcess]
     plans: dict[tuple[str, int], Plan] = field(default_factory=dict)
 
 
@@ -96,64 +96,70 @@ def measure(
     workers: Sequence[int] = WORKERS,
     folder: Path = FOLDER,
 ) -> list[report.Row]:
-    """A row for every shape, size of results and number of workers. DBOS stands beside one worker. The database is made in a
-    folder, on whose file system it depends what a commit costs.
+    """Return a row for every shape, size of results and number of workers.
+
+    DBOS is measured next to one worker. The database is created in `folder`, whose file system determines
+    the cost of a commit.
     """
     opened = {"SQLite": on_sqlite, "Postgres": on_postgres}[database]
-    with opened(folder) as place:
+    with opened(folder) as bench:
         return [
-            _measured(place, shape, steps, size, count, repetitions)
+            _measured(bench, shape, steps, size, count, repetitions)
             for shape in SHAPES
             for size in sizes
             for count in workers
         ]
 
 
-def _measured(place: Place, shape: str, steps: int, size: int, workers: int, repetitions: int) -> report.Row:
-    plan = _plan(place, shape, steps, size)
-    rivals = place.rivals if workers == 1 else {}
+def _measured(
+    bench: BenchmarkDatabase, shape: str, steps: int, size: int, workers: int, repetitions: int
+) -> report.Row:
+    plan = _plan(bench, shape, steps, size)
+    competitors = bench.competitors if workers == 1 else {}
     runs = workers if shape == "chain" else 1
     rounds: list[dict[str, float]] = []
-    with place.working(workers) as processes:
-        # The first run of a plan reads its steps and compiles its expressions.
+    with bench.run_workers(workers) as processes:
+        # The first round is not counted: it loads the plan and compiles its expressions.
         for repetition in range(repetitions + 1):
-            found = {"row": place.row()}
+            found = {"row": bench.row()}
             before = work_seconds(processes)
-            found["step"] = walked(place.store, plan, runs) / (runs * steps)
+            found["step"] = measure_runs(bench.store, plan, runs) / (runs * steps)
             found["work"] = (work_seconds(processes) - before) / (runs * steps)
-            for name, rival in rivals.items():
-                before = work_seconds([rival.id])
-                found[name] = rival.seconds(shape, steps, size) / steps
-                found[f"{name} work"] = (work_seconds([rival.id]) - before) / steps
+            for name, competitor in competitors.items():
+                before = work_seconds([competitor.id])
+                found[name] = competitor.run_seconds(shape, steps, size) / steps
+                found[f"{name} work"] = (work_seconds([competitor.id]) - before) / steps
             rounds += [found] if repetition else []
-    row: report.Row = {name: median(one[name] for one in rounds) for name in rounds[0]}
+    row: report.Row = {name: median(times[name] for times in rounds) for name in rounds[0]}
     row |= {"playbook": f"{shape} of {steps:,}", "result_bytes": size, "workers": workers}
-    row["rows_per_step"] = median(one["step"] / one["row"] for one in rounds)
-    row |= {f"{name} by step": median(one[name] / one["step"] for one in rounds) for name in rivals}
+    row["rows_per_step"] = median(times["step"] / times["row"] for times in rounds)
+    row |= {
+        f"{name} by step": median(times[name] / times["step"] for times in rounds) for name in competitors
+    }
     return row
 
 
-def _plan(place: Place, shape: str, steps: int, size: int) -> Plan:
-    if (shape, size) not in place.plans:
+def _plan(bench: BenchmarkDatabase, shape: str, steps: int, size: int) -> Plan:
+    if (shape, size) not in bench.plans:
         plan = compile_playbook(SHAPES[shape](steps, size), catalogue()).plan
         assert plan is not None
-        place.store.save_plan(plan)
-        place.plans[shape, size] = plan
-    return place.plans[shape, size]
+        bench.store.save_plan(plan)
+        bench.plans[shape, size] = plan
+    return bench.plans[shape, size]
 
 
-def walked(store: Store, plan: Plan, runs: int = 1) -> float:
-    """Seconds until so many runs of a plan, started together, have their results."""
+def measure_runs(store: Store, plan: Plan, runs: int = 1) -> float:
+    """Start a number of runs of a plan at the same time. Return the seconds until all have their results."""
     started = time.perf_counter()
     created = [
         store.create_run(*new_run(plan.header, plan.hash, {}, now=time.time())).id for _ in range(runs)
     ]
-    until_ended(store, created)
+    wait_until_ended(store, created)
     return time.perf_counter() - started
 
 
-def until_ended(store: Store, run_ids: Sequence[str]) -> None:
-    """Wait until runs have ended, and well."""
+def wait_until_ended(store: Store, run_ids: Sequence[str]) -> None:
+    """Wait until all runs have succeeded."""
     left = list(run_ids)
     while left:
         seen = store.changes.count
@@ -168,16 +174,16 @@ def until_ended(store: Store, run_ids: Sequence[str]) -> None:
 
 
 @contextmanager
-def on_sqlite(within: Path) -> Iterator[Place]:
+def on_sqlite(parent: Path) -> Iterator[BenchmarkDatabase]:
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=within)))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=parent)))
         store = open_store(f"sqlite:///{folder}/noetl.db")
         stack.callback(store.close)
-        rivals = {}
+        competitors = {}
         if dbos.is_installed():
-            for name, has_log in ((AS_IT_COMES, False), (WITH_LOG, True)):
-                url = f"sqlite:///{folder}/dbos{len(rivals)}.db"
-                rivals[name] = stack.enter_context(dbos.running(url, write_ahead_log=has_log))
+            for name, has_log in ((DBOS_DEFAULT, False), (DBOS_WITH_WAL, True)):
+                url = f"sqlite:///{folder}/dbos{len(competitors)}.db"
+                competitors[name] = stack.enter_context(dbos.running(url, write_ahead_log=has_log))
 
         @contextmanager
         def threads(count: int) -> Iterator[list[int]]:
@@ -186,40 +192,44 @@ def on_sqlite(within: Path) -> Iterator[Place]:
             yield [os.getpid()]
             worker.stop()
 
-        yield Place(store, lambda: sqlite_row(folder), threads, rivals)
+        yield BenchmarkDatabase(store, lambda: sqlite_row(folder), threads, competitors)
 
 
 @contextmanager
-def on_postgres(within: Path) -> Iterator[Place]:
+def on_postgres(parent: Path) -> Iterator[BenchmarkDatabase]:
     with ExitStack() as stack:
-        # The path of a socket must be short, and others than root must get there.
+        # The path of a socket must be short, and readable by other users than root.
         server = stack.enter_context(
-            running_server(within="/tmp" if within == FOLDER else str(within), **DURABLE)
+            running_server(within="/tmp" if parent == FOLDER else str(parent), **DURABLE)
         )
-        dsn, plain, its_own = (stack.enter_context(empty_database(server.dsn)) for _ in range(3))
+        dsn, plain, dbos_dsn = (stack.enter_context(empty_database(server.dsn)) for _ in range(3))
         upgrade(dsn)
         store = open_store(dsn)
         stack.callback(store.close)
-        rivals = {AS_IT_COMES: stack.enter_context(dbos.running(its_own))} if dbos.is_installed() else {}
-        yield Place(store, lambda: postgres_row(plain), lambda count: working(dsn, count), rivals)
+        competitors = (
+            {DBOS_DEFAULT: stack.enter_context(dbos.running(dbos_dsn))} if dbos.is_installed() else {}
+        )
+        yield BenchmarkDatabase(
+            store, lambda: postgres_row(plain), lambda count: running_workers(dsn, count), competitors
+        )
 
 
 @contextmanager
-def working(dsn: str, count: int, *, lease_seconds: float = 30.0) -> Iterator[list[int]]:
-    """Workers of the store at the DSN, each a process with one thread, which are ready; their ids."""
-    started = [worker(dsn, lease_seconds=lease_seconds) for _ in range(count)]
+def running_workers(dsn: str, count: int, *, lease_seconds: float = 30.0) -> Iterator[list[int]]:
+    """Run worker processes with one thread each. Yield their process ids when they are ready."""
+    started = [start_worker(dsn, lease_seconds=lease_seconds) for _ in range(count)]
     try:
-        for one in started:
-            is_ready(one)
-        yield [one.pid for one in started]
+        for process in started:
+            wait_until_ready(process)
+        yield [process.pid for process in started]
     finally:
-        for one in started:
-            one.terminate()
-            one.communicate()
+        for process in started:
+            process.terminate()
+            process.communicate()
 
 
-def worker(dsn: str, *, threads: int = 1, lease_seconds: float = 30.0) -> subprocess.Popen[str]:
-    """A process that works on the store at the DSN, and begins to."""
+def start_worker(dsn: str, *, threads: int = 1, lease_seconds: float = 30.0) -> subprocess.Popen[str]:
+    """Start a worker process for the store at the DSN."""
     command = [
         sys.executable,
         "-c",
@@ -233,8 +243,8 @@ def worker(dsn: str, *, threads: int = 1, lease_seconds: float = 30.0) -> subpro
     return subprocess.Popen([*command, "--store", dsn], env=environ, stderr=subprocess.PIPE, text=True)
 
 
-def is_ready(worker: subprocess.Popen[str]) -> None:
-    """Wait until a worker says that it is at work."""
+def wait_until_ready(worker: subprocess.Popen[str]) -> None:
+    """Wait until a worker prints that it is working."""
     assert worker.stderr is not None
     assert worker.stderr.readline() == "working\n"
 
@@ -247,7 +257,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--repetitions", type=int, default=REPETITIONS)
     parser.add_argument(
-        "--folder", type=Path, default=FOLDER, help="in /dev/shm a commit costs nothing but work"
+        "--folder", type=Path, default=FOLDER, help="in /dev/shm a commit costs only processor time"
     )
     options = parser.parse_args()
     for database in options.databases:
@@ -259,7 +269,7 @@ def title(database: str) -> str:
     missing = (
         "" if dbos.is_installed() else f"; {dbos.PACKAGES[0]} is not installed: `python -m benchmarks.dbos`"
     )
-    return f"Steps on {database}, beside one committed row{missing}"
+    return f"Steps on {database}, compared with one committed row{missing}"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How long a process takes until it can work, less what Python takes without it."""
+"""Time of a process until it can work, compared with an empty Python process."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import seconds
+from benchmarks.measure import median_seconds
 
 REPETITIONS = 9
 EXECUTOR = "import noetl.executor.engine.invocation, noetl.executor.stores.sqlite.store"
@@ -21,4 +21,4 @@ def measure() -> list[dict[str, Any]]:
 
 
 def _run_seconds(command: list[str]) -> float:
-    return seconds(lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL), REPETITIONS)
+    return median_seconds(lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL), REPETITIONS)

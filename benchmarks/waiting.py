@@ -1,7 +1,7 @@
-"""Runs that wait in SQLite, and a long loop: what they hold, and how late they are. `python -m benchmarks.waiting`.
+"""Waiting runs in SQLite and a long loop, their memory and delay: `python -m benchmarks.waiting`.
 
-Every run waits for a time of its own; they come one after another within `SPREAD_SECONDS`. It is measured in this process,
-so the memory is that of the worker, the store and what was needed to start the runs.
+Every run waits for its own time; the times are spread over `SPREAD_SECONDS`. The measurement is in this
+process, so its memory includes the worker, the store and the start of the runs.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ output: {sum: "{{ sum }}"}
 
 
 def measure(runs: int = RUNS, items: int = ITEMS, spread_seconds: float = SPREAD_SECONDS) -> dict[str, Any]:
-    """What the runs and the loop took. Times are in seconds, memory in MiB."""
+    """Measure waiting runs and a loop. Times are in seconds, memory in MiB."""
     with tempfile.TemporaryDirectory(dir=FOLDER) as folder:
         store = open_store(f"sqlite:///{folder}/noetl.db")
         worker = Worker(store, capabilities=local_run_capabilities(FOLDER), threads=THREADS)
@@ -82,19 +82,19 @@ def _loop(store: Store, worker: Worker, items: int) -> dict[str, Any]:
 def _wait(store: Store, worker: Worker, runs: int, spread_seconds: float) -> dict[str, Any]:
     plan = _plan(store, WAIT)
     begun = time.time()
-    # Long enough for all of them to be waiting before the first is due.
+    # All runs wait before the first is due.
     first_due = begun + runs / 40 + 2
     due = {}
     for index in range(runs):
-        at = first_due + spread_seconds * index / runs
-        given = {"until": datetime.fromtimestamp(at, UTC).isoformat()}
-        due[store.create_run(*new_run(plan.header, plan.hash, given, now=time.time())).id] = at
+        due_at = first_due + spread_seconds * index / runs
+        given = {"until": datetime.fromtimestamp(due_at, UTC).isoformat()}
+        due[store.create_run(*new_run(plan.header, plan.hash, given, now=time.time())).id] = due_at
     while (next_due := store.next_due("service")) is not None and next_due < first_due:
         time.sleep(0.1)
     threads, memory, waiting_at = threading.active_count(), _memory(), time.time()
     while store.next_due("service") is not None:
         time.sleep(0.5)
-    late = sorted(_went_on(store, id) - at for id, at in due.items())
+    late = sorted(_resumed_at(store, id) - due_at for id, due_at in due.items())
     return {
         "runs": runs,
         "threads": threads,
@@ -106,7 +106,7 @@ def _wait(store: Store, worker: Worker, runs: int, spread_seconds: float) -> dic
     }
 
 
-def _went_on(store: Store, run_id: str) -> float:
+def _resumed_at(store: Store, run_id: str) -> float:
     return next(event.at for event in store.events(run_id) if event.type == "step.completed")
 
 
@@ -118,9 +118,9 @@ def _plan(store: Store, text: str) -> Plan:
 
 
 def _memory() -> float:
-    """The most memory that this process has held so far, in MiB."""
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most / 1024**2 if sys.platform == "darwin" else most / 1024
+    """Return the maximum memory of this process so far, in MiB."""
+    maximum = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return maximum / 1024**2 if sys.platform == "darwin" else maximum / 1024
 
 
 if __name__ == "__main__":

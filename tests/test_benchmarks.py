@@ -58,14 +58,14 @@ def test_what_steps_ask(tmp_path: Path) -> None:
 
 def test_branches_of_forks(postgres_dsn: str) -> None:
     upgrade(postgres_dsn)
-    rows = growth.fans(postgres_dsn, {3: 2, 5: 1}, workers=2)
+    rows = growth.measure_forks(postgres_dsn, {3: 2, 5: 1}, workers=2)
     assert [row["branches"] for row in rows] == [3, 5]
     assert all(row["branch"] > 0 for row in rows)
-    assert "branches" in report.table("Forks", growth.FANS, rows)
+    assert "branches" in report.table("Forks", growth.FORK_COLUMNS, rows)
 
 
 def test_who_follows_one_that_was_killed(tmp_path: Path) -> None:
-    row = killing.resumed_by_command(tmp_path, kills=1, steps=2_000)
+    row = killing.measure_resume_command(tmp_path, kills=1, steps=2_000)
     assert row["latest"] == row["resumed"] > 0 < row["imports"]
 
 

@@ -10,7 +10,7 @@ from noetl.executor.stores.dynamo.store import DynamoStore
 from noetl.infra.dynamodb import upgrade
 
 from benchmarks import cost
-from benchmarks.meter import Meter, Usage, lambda_dollars
+from benchmarks.meter import AwsMeter, AwsUsage, lambda_dollars
 from tests.aws import Client
 from tests.contract.store_contract import action_events, claim_key, claim_visit, start_run
 
@@ -34,10 +34,10 @@ def queue(aws: Client, monkeypatch: pytest.MonkeyPatch) -> str:
 def test_each_step_of_a_chain_costs_the_same(queue: str) -> None:
     store = open_store()
     assert isinstance(store, DynamoStore)
-    with Meter().attached("dynamodb", "sqs") as meter:
-        spent = [usage for usage, _ in cost.walked(store, queue, STEPS, meter, lambda: 1.0)]
+    with AwsMeter().attached("dynamodb", "sqs") as meter:
+        spent = [usage for usage, _ in cost.measure_chain(store, queue, STEPS, meter, lambda: 1.0)]
     middle = spent[1:-1]  # the first lets the run begin, the last lets it end
-    rows = [cost.row_of(number, usage, 0.0) for number, usage in enumerate(middle, 2)]
+    rows = [cost.make_row(number, usage, 0.0) for number, usage in enumerate(middle, 2)]
     assert {row["requests"] for row in rows} == {REQUESTS}
     assert {row["all_requests"] for row in rows} == {REQUESTS + 2}
     assert {(row["write_units"], row["read_units"]) for row in rows} == {(3.0, 2.0)}
@@ -50,8 +50,8 @@ def test_each_step_of_a_chain_costs_the_same(queue: str) -> None:
 def test_a_step_makes_these_requests(queue: str) -> None:
     store = open_store()
     assert isinstance(store, DynamoStore)
-    with Meter().attached("dynamodb", "sqs") as meter:
-        _, (usage, _), _ = cost.walked(store, queue, 3, meter, lambda: 1.0)
+    with AwsMeter().attached("dynamodb", "sqs") as meter:
+        _, (usage, _), _ = cost.measure_chain(store, queue, 3, meter, lambda: 1.0)
     assert usage.requests == {
         ("sqs", "ReceiveMessage"): 1,
         ("dynamodb", "UpdateItem"): 2,
@@ -64,9 +64,9 @@ def test_a_step_makes_these_requests(queue: str) -> None:
 def test_steps_in_one_invocation_cost_less(queue: str) -> None:
     store = open_store()
     assert isinstance(store, DynamoStore)
-    with Meter().attached("dynamodb", "sqs") as meter:
-        spent = cost.walked(store, queue, 12, meter, lambda: 1.0, walks_on=True)
-    rows = [cost.row_of(number, usage, 0.0) for number, (usage, _) in enumerate(spent, 1)][1:10]
+    with AwsMeter().attached("dynamodb", "sqs") as meter:
+        spent = cost.measure_chain(store, queue, 12, meter, lambda: 1.0, same_invocation=True)
+    rows = [cost.make_row(number, usage, 0.0) for number, (usage, _) in enumerate(spent, 1)][1:10]
     assert {row["all_requests"] for row in rows} == {3}
     assert max(row["dollars_a_million"] for row in rows) <= 2.1
 
@@ -76,17 +76,17 @@ def test_a_renewal_makes_one_request(queue: str) -> None:
     assert isinstance(store, DynamoStore)
     run = start_run(store)
     claim = claim_visit(store, run)
-    with Meter().attached("dynamodb", "sqs") as meter:
+    with AwsMeter().attached("dynamodb", "sqs") as meter:
         assert store.renew(*claim_key(claim), 60.0)
         plain = meter.read()
         assert store.renew(*claim_key(claim), 60.0, action_events(claim, 0, 1))
-        telling = meter.read()
+        with_events = meter.read()
     assert (plain.requests, plain.write_units) == ({("dynamodb", "UpdateItem"): 1}, 1.0)
-    assert (telling.requests, telling.write_units) == ({("dynamodb", "TransactWriteItems"): 1}, 4.0)
+    assert (with_events.requests, with_events.write_units) == ({("dynamodb", "TransactWriteItems"): 1}, 4.0)
 
 
 def test_prices_of_requests() -> None:
-    usage = Usage(read_units=8.0, write_units=2.0)
+    usage = AwsUsage(read_units=8.0, write_units=2.0)
     usage.requests.update({("sqs", "SendMessage"): 3, ("s3", "PutObject"): 1, ("s3", "GetObject"): 1})
     assert usage.dollars * 1e6 == pytest.approx(8 * 0.125 + 2 * 0.625 + 3 * 0.4 + 5.0 + 0.4)
     assert lambda_dollars(0.1) * 1e6 == pytest.approx(0.2 + 0.1 * 0.25 * 13.3334)
@@ -97,8 +97,8 @@ def test_the_cost_of_a_branch_does_not_grow_with_the_fork(queue: str) -> None:
     """Several threads walk them: each branch once, and the step at which they come together once."""
     store = open_store()
     assert isinstance(store, DynamoStore)
-    with Meter().attached("dynamodb", "sqs") as meter:
-        some, many = (cost.fan(store, queue, branches, meter) for branches in (100, 1_000))
+    with AwsMeter().attached("dynamodb", "sqs") as meter:
+        some, many = (cost.measure_fork(store, queue, branches, meter) for branches in (100, 1_000))
     assert many["requests"] <= min(some["requests"] + 0.5, 8)
     assert many["write_units"] <= some["write_units"] <= 6
     # Who empties the counter of a partition looks at all of them; with several threads at work two may have empty_database it.
@@ -109,5 +109,5 @@ def test_the_end_of_a_run_reads_its_visits_once(queue: str) -> None:
     """They are many where it has forked widely, and lie in several partitions."""
     store = open_store()
     assert isinstance(store, DynamoStore)
-    with Meter().attached("dynamodb", "sqs") as meter:
-        assert cost.fan(store, queue, 40, meter)["queries"] == 3
+    with AwsMeter().attached("dynamodb", "sqs") as meter:
+        assert cost.measure_fork(store, queue, 40, meter)["queries"] == 3

@@ -341,7 +341,7 @@ class answers_lost:
 
         patch = self._patch.__enter__()
         patch.setattr("noetl.executor.clients.aws_retry.FIRST_PAUSE_SECONDS", 0.0)
-        client = tables.client("dynamodb", once=True)
+        client = tables.client("dynamodb", without_retries=True)
         for call in self._calls:
             method = getattr(client, call)
             count = [0]

@@ -15,7 +15,7 @@ from noetl.planner.compile import Compilation, compile_playbook
 from noetl.planner.program import template_uses
 from noetl.planner.templates.template import cached_parse
 
-from benchmarks.hostile import TEXTS, logging, text_of
+from benchmarks.hostile import TEXTS, logging_steps, text_of
 
 MAX_CALLS = 2_000_000
 MAX_CALLS_PER_BYTE = 14
@@ -62,7 +62,7 @@ def test_the_cost_of_a_hostile_playbook_is_bounded(name: str) -> None:
 
 
 def find_errors(number: int, text: str) -> list[tuple[str, int]]:
-    compilation = compile_playbook(f"name: x\n{logging(number, lambda _: text)}", catalogue())
+    compilation = compile_playbook(f"name: x\n{logging_steps(number, lambda _: text)}", catalogue())
     return [(d.code, d.span.line) for d in compilation.diagnostics if d.severity == "error"]
 
 

@@ -160,7 +160,7 @@ def test_a_foreign_message_ends_in_the_dead_letter_queue(
     while not stack.count_messages("DeadLetterQueueUrl"):
         assert time.monotonic() < deadline
         time.sleep(0.5)
-    assert "is not one of ours" in stack.read_log("step")
+    assert "message was not sent by noetl" in stack.read_log("step")
     sqs.purge_queue(QueueUrl=stack.outputs["DeadLetterQueueUrl"])
 
 
@@ -225,7 +225,7 @@ def test_an_exception_of_a_handler_is_reported_by_lambda(stack: DeployedStack) -
     assert answer["FunctionError"]
     error = json.loads(answer["Payload"].read())
     assert error["errorType"] == "TypeError"
-    assert "not a batch of messages of SQS" in error["errorMessage"]
+    assert "not a batch of SQS messages" in error["errorMessage"]
 
 
 def test_the_sweep_examines_open_runs(service: DeployedService, stack: DeployedStack) -> None:

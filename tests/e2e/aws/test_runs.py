@@ -15,8 +15,8 @@ import pytest
 import yaml
 from noetl.executor.stores.dynamo.store import DynamoStore
 
-from benchmarks.cost import row_of, walked
-from benchmarks.meter import Meter
+from benchmarks.cost import make_row, measure_chain
+from benchmarks.meter import AwsMeter
 from tests.e2e.aws.service import DeployedService
 from tests.e2e.aws.stack import CONTENT, DeployedStack
 from tests.http_server import StubExchange, serve
@@ -231,9 +231,9 @@ def test_the_cost_of_a_step_is_reported(stack: DeployedStack, report_line: Calla
     """The deployed table is used with a separate queue."""
     queue = stack.client("sqs").create_queue(QueueName=f"cost-{secrets.token_hex(4)}")["QueueUrl"]
     store = DynamoStore(stack.outputs["TableName"], queue_url=queue, bucket=stack.outputs["BucketName"])
-    with Meter().attached("dynamodb", "sqs") as meter:
-        usage, seconds = walked(store, queue, 12, meter, time.time)[9]
-    found = row_of(10, usage, seconds)
+    with AwsMeter().attached("dynamodb", "sqs") as meter:
+        usage, seconds = measure_chain(store, queue, 12, meter, time.time)[9]
+    found = make_row(10, usage, seconds)
     assert found["requests"] <= 4
     requests = f"{found['requests']} requests ({found['all_requests']} with receive and delete)"
     dollars = f"{found['dollars_a_million']:.2f} dollars a million at list price"
