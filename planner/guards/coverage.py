@@ -15,7 +15,7 @@ analysed.
 
 Limits: A guard that raises an error fails the step, except that a guard which reads a part of a missing error
 is false. If a search exceeds its limit, the case counts as live, and it counts as possible that no case
-matches. NP208 is not reported then.
+matches. NP208 is not reported then, and the step effects have no exit without a case.
 """
 
 from __future__ import annotations
