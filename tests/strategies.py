@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from hypothesis import strategies as st
 from noetl.planner.graph.cfg import ControlFlowGraph
+from noetl.planner.graph.join_finder import find_joins
 
 Chances = Mapping[str, Sequence[int]]
 """For each step, a number for each of its visits, which selects a case."""
@@ -75,6 +76,36 @@ def any_flows() -> st.SearchStrategy[ControlFlowGraph]:
 
 def mixed_modes(cfg: ControlFlowGraph) -> st.SearchStrategy[Mapping[str, str]]:
     return st.dictionaries(st.sampled_from(list(cfg.targets)), st.sampled_from(["any", "each"]), max_size=4)
+
+
+@st.composite
+def flows_of_mixed_modes(draw: st.DrawFn) -> tuple[ControlFlowGraph, Mapping[str, str]]:
+    """Draw a valid flow with a mode for at least one of its joins.
+
+    A flow without a join gets a fork at its start. Edges of overlapping cycles are removed. The strategy
+    filters nothing, because most random flows have no join or overlapping cycles.
+    """
+    cfg = draw(any_flows())
+    joins = sorted(find_joins(cfg).dominators)
+    if not joins:
+        joins = [cfg.start]
+        cfg = _with_fork_at_start(cfg)
+    modes = {**draw(mixed_modes(cfg)), draw(st.sampled_from(joins)): draw(st.sampled_from(["any", "each"]))}
+    return _without_overlapping_cycles(cfg, modes), modes
+
+
+def _with_fork_at_start(cfg: ControlFlowGraph) -> ControlFlowGraph:
+    fork = {"fork": (("left", "right"),), "left": ((cfg.start,),), "right": ((cfg.start,),)}
+    return ControlFlowGraph("fork", {**fork, **cfg.targets})
+
+
+def _without_overlapping_cycles(cfg: ControlFlowGraph, modes: Mapping[str, str]) -> ControlFlowGraph:
+    """Remove the last edge of each overlapping cycle."""
+    while cycles := find_joins(cfg, modes).overlapping_cycles:
+        source, target = cycles[0].cycle[-2:]
+        cases = tuple(tuple(step for step in case if step != target) for case in cfg.targets[source])
+        cfg = ControlFlowGraph(cfg.start, {**cfg.targets, source: cases})
+    return cfg
 
 
 def chances(cfg: ControlFlowGraph) -> st.SearchStrategy[Chances]:

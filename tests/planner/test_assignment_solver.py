@@ -21,8 +21,8 @@ from noetl.planner.graph.join_finder import find_joins
 from noetl.planner.plan import Case, Plan, Step
 
 from tests.planner.programs import build_program
-from tests.planner.test_joins import any_flows, mixed_modes
 from tests.state_space import MAX_STATES, RunState, StateSpaceExplorer, VisitChoice
+from tests.strategies import any_flows, mixed_modes
 
 OPAQUE = "{{ run.id["
 RESULT_GUARDS = ("error", "{{ result.success }}")

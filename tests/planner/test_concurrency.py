@@ -14,7 +14,8 @@ from noetl.planner.graph.join_finder import find_joins
 from noetl.planner.graph.joins import DEFAULT_MODES
 
 from tests.planner.branch_model import BranchModel, BranchState, Step, TooManyStates
-from tests.planner.test_joins import DIAMOND, Cases, any_flows, make_cfg, mixed_modes
+from tests.planner.test_joins import DIAMOND, Cases, make_cfg
+from tests.strategies import any_flows, mixed_modes
 
 Pair = tuple[Step, Step]
 MAX_VISITS = 2
