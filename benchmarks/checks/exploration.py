@@ -228,7 +228,7 @@ class _WorldStore:
         found = self.world.visits
         return list(found.values()) if visit_ids is None else [found[id] for id in visit_ids if id in found]
 
-    def loop_parts(self, run_id: str, visit_id: str, loop: str) -> list[Sequence[Any]]:
+    def batch_results(self, run_id: str, visit_id: str, loop: str) -> list[Sequence[Any]]:
         return []
 
     def commit(self, commit: Commit, now: float, claim_for: Lease | None = None) -> None:

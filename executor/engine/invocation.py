@@ -139,7 +139,7 @@ class VisitExecutor:
 
     def _make_batch_reader(self, claim: Claim) -> Callable[[str], list[Outcome]]:
         def read_outcomes(loop: str) -> list[Outcome]:
-            batches = self.store.loop_parts(claim.run.id, claim.visit.id, loop)
+            batches = self.store.batch_results(claim.run.id, claim.visit.id, loop)
             return [Outcome.from_list(item) for batch in batches for item in batch]
 
         return read_outcomes

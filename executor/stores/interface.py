@@ -154,7 +154,7 @@ class Store(Protocol):
         """Return the named visits, or all, with the names that they saved and their results."""
         ...
 
-    def loop_parts(self, run_id: str, visit_id: str, loop: str) -> list[Sequence[Any]]:
+    def batch_results(self, run_id: str, visit_id: str, loop: str) -> list[Sequence[Any]]:
         """Return the committed batch results of one loop of a visit, in order; `loop` is its position in the
         work.
         """

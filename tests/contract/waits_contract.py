@@ -424,14 +424,16 @@ class WaitsContract:
             later = Suspension(Progress(journal={"run": {"next": 2}}), 1.0, batch_results=(part,))
             store.commit(suspend(claim_visit(store, run, 1.0).visit, later, 1.0), 1.0)
         claim = claim_visit(store, run, 1.0)
-        found = {loop: store.loop_parts(run.id, claim.visit.id, loop) for loop in ("run", "run.0", "run.1")}
+        found = {
+            loop: store.batch_results(run.id, claim.visit.id, loop) for loop in ("run", "run.0", "run.1")
+        }
         assert found == {"run": [[[1], {"a": None}], [3]], "run.0": [["x"]], "run.1": []}
         store.commit(fail(store, claim), 2.0)
-        assert store.loop_parts(run.id, claim.visit.id, "run") == [[[1], {"a": None}], [3]]
+        assert store.batch_results(run.id, claim.visit.id, "run") == [[[1], {"a": None}], [3]]
         end_run(store, run, RunStatus.FAILED, 3.0)
         store.resume(run.id, 4.0, deadline_at=None, values={})
         store.commit(succeed(store, claim_visit(store, run, 4.0)), 5.0)
-        assert [store.loop_parts(run.id, claim.visit.id, loop) for loop in ("run", "run.0")] == [[], []]
+        assert [store.batch_results(run.id, claim.visit.id, loop) for loop in ("run", "run.0")] == [[], []]
 
     @pytest.mark.parametrize(("counts", "claims"), [(True, 2), (False, 1)])
     def test_a_released_claim_is_due_at_once(self, store: Store, counts: bool, claims: int) -> None:

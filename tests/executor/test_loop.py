@@ -152,7 +152,7 @@ class TestLoopsOfSteps:
         done = []
         while not play.run.status.is_final:
             play.execute_next()
-            done.append(len(store.loop_parts(play.id, store.visits(play.id)[0].id, "run")))
+            done.append(len(store.batch_results(play.id, store.visits(play.id)[0].id, "run")))
         assert done[:3] == [1, 2, 0]
         counts = [e.payload["done"] for e in play.events if e.type == "loop.progress"]
         assert counts == [3, 6, 7]

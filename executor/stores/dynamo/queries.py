@@ -323,7 +323,7 @@ class DynamoQueries(DynamoClaims):
         visits = [item.visit for item in decoded if item is not None]
         return visits if len(visits) == len(decoded) else None
 
-    def loop_parts(self, run_id: str, visit_id: str, loop: str) -> list[Sequence[Any]]:
+    def batch_results(self, run_id: str, visit_id: str, loop: str) -> list[Sequence[Any]]:
         pk = self.visit_key(run_id, visit_id).pk
         prefix = f"P#{visit_id}#{loop}#"
         items = self.table.query(pk, prefix)

@@ -88,7 +88,7 @@ class SqlQueries:
         query = f"select {HEAD}, saved, result from visits where run_id = ? and {where} order by clock, id"
         return [visit_from_row(row) for row in self.database.fetch_all(query, run_id, *values)]
 
-    def loop_parts(self, run_id: str, visit_id: str, loop: str) -> list[Sequence[Any]]:
+    def batch_results(self, run_id: str, visit_id: str, loop: str) -> list[Sequence[Any]]:
         query = "select body from parts where run_id = ? and visit_id = ? and loop = ? order by position"
         return [json.loads(row["body"]) for row in self.database.fetch_all(query, run_id, visit_id, loop)]
 

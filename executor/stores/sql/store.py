@@ -244,7 +244,7 @@ class SqlStore(SqlPlans, SqlQueries, SqlWaits, SqlPlaybooks, SqlApiKeys, SqlSwee
             if commit.awaits and is_any_answered(db, visit.run_id, visit.id, commit.awaits):
                 visit = replace(visit, due_at=now)
             written = _update_visit(db, visit, outputs, may_park=not commit.is_finally)
-            _store_loop_parts(db, visit, outputs.parts)
+            _store_batch_results(db, visit, outputs.parts)
             read = "select id, plan_hash, queue, seq, live, stop, resumes from runs where id = ?"
             run = db.execute(read, (visit.run_id,)).fetchone()
             _require_claim(visit, written)
@@ -532,7 +532,7 @@ def _require_claim(visit: Visit, written: Result) -> None:
         raise FencedError(f"the claim of step `{visit.step}` is lost")
 
 
-def _store_loop_parts(db: Writer, visit: Visit, parts: Sequence[tuple[str, int, str]]) -> None:
+def _store_batch_results(db: Writer, visit: Visit, parts: Sequence[tuple[str, int, str]]) -> None:
     """Add batch results of loops, and delete them when the visit is done or starts another round."""
     if visit.progress is None:
         return
