@@ -18,8 +18,8 @@ A step is late if branches can arrive that have not merged at the dominator afte
 happens after a multi-merge (`join: each`), and after a loop that one branch may leave while another starts
 its next round. The dominator of a join at a late step is the nearest one at which all branches merge.
 
-Cost: nearly linear in the number of edges for each join, so quadratic at most. At most `MAX_EDGE_VISITS`
-edges are visited.
+Cost: nearly linear in the number of edges for each step that several edges lead to. A cyclic component
+repeats this until its late steps do not change. At most `MAX_EDGE_VISITS` edges are visited.
 
 Limits: guards are ignored. Cycles whose rounds may overlap are reported and not compiled (NP205). If the
 search or the result exceeds a limit, `Joins.is_too_large` is set and nothing is known (NP701).
