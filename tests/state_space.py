@@ -23,6 +23,7 @@ from noetl.executor.model.outcome import Outcome, Suspension, error_record
 from noetl.executor.model.run import Branch, Commit, FailureState, Progress, RunStatus, Visit, VisitStatus
 from noetl.executor.model.transition import (
     GuardError,
+    RuleTests,
     build_commit,
     choose_case,
     find_refusal,
@@ -173,8 +174,8 @@ class StateSpaceExplorer:
                 raise GuardError("no value")
             return step.cases.index(case) == index
 
-        decision = choose_case(step, visit, outcome, test, lambda _: True, 0.0)
-        return build_commit(step, self.plan.steps.__getitem__, visit, decision, decision.outcome, 0.0)
+        decision = choose_case(step, visit, outcome, RuleTests(test, lambda _: True), 0.0)
+        return build_commit(self.plan.steps.__getitem__, visit, decision, decision.outcome, 0.0)
 
     def commit(self, state: RunState, commit: Commit, *, backwards: bool = False) -> RunState:
         """Return the state after a commit, as a store would write it.

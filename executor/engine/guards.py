@@ -6,9 +6,14 @@ from collections.abc import Callable
 
 from noetl.executor.engine.scope import Scope
 from noetl.executor.model.outcome import Outcome
-from noetl.executor.model.transition import GuardError
+from noetl.executor.model.transition import GuardError, RuleTests
 from noetl.planner.plan import Case, Step
 from noetl.planner.templates.template import EvaluationError, Template, is_true, parse_template
+
+
+def make_rule_tests(step: Step, scope: Scope) -> RuleTests:
+    """Return the conditions of a step, which read the names of a scope."""
+    return RuleTests(make_guard_test(scope), _make_retry_test(step, scope))
 
 
 def make_guard_test(scope: Scope) -> Callable[[Case, Outcome], bool]:
@@ -39,7 +44,7 @@ def _needs_error(template: Template, problem: EvaluationError) -> bool:
     return problem.message in {f"`{part}` is undefined in none" for part in parts}
 
 
-def make_retry_test(step: Step, scope: Scope) -> Callable[[Outcome], bool]:
+def _make_retry_test(step: Step, scope: Scope) -> Callable[[Outcome], bool]:
     """Return a predicate that decides whether to retry after a failure.
 
     A condition that raises counts as false.

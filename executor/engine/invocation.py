@@ -30,7 +30,7 @@ from noetl.executor.engine.event_buffer import EventBuffer
 from noetl.executor.engine.external import FindPlaybook, VisitWaits, registry_finder
 from noetl.executor.engine.final_state import view_step
 from noetl.executor.engine.finish import finish_run, load_finally_scope, stop_at_deadline
-from noetl.executor.engine.guards import make_guard_test, make_retry_test
+from noetl.executor.engine.guards import make_rule_tests
 from noetl.executor.engine.journal import IN_PLACE, WorkSuspended, read_used_time, with_used_time
 from noetl.executor.engine.loop import LoopRun
 from noetl.executor.engine.perform import perform
@@ -362,7 +362,7 @@ class _Segment:
     def _settle(self, choice: Choice, outcome: Outcome) -> Claim | None:
         """Commit an outcome whose case is already chosen."""
         now = self.executor.clock()
-        commit = build_commit(self.step, self._step_of, self.claim.visit, choice, outcome, now)
+        commit = build_commit(self._step_of, self.claim.visit, choice, outcome, now)
         return self._write(commit, now)
 
     def _write(self, commit: Commit, now: float) -> Claim | None:
@@ -421,13 +421,12 @@ class _Segment:
             choice = Choice(outcome, begun["failed"], begun["case"])
         else:
             now = self.executor.clock()
-            tests = make_guard_test(scope), make_retry_test(step, scope)
-            choice = choose_case(step, visit, outcome, *tests, now)
+            choice = choose_case(step, visit, outcome, make_rule_tests(step, scope), now)
         work = step.cases[choice.case].work if choice.case is not None else ()
         final = choice.outcome
         if work:
             final = self._perform_in_place(choice, work, has_begun=begun is not None)
-        return build_commit(step, self._step_of, visit, choice, final, self.executor.clock())
+        return build_commit(self._step_of, visit, choice, final, self.executor.clock())
 
     def _perform_in_place(self, choice: Choice, work: Sequence[Work], *, has_begun: bool) -> Outcome:
         """Perform the in-place work of the chosen case, and return its outcome.

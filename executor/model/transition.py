@@ -47,6 +47,7 @@ from noetl.executor.model.run import (
     Visit,
     VisitStatus,
 )
+from noetl.planner.frozen import frozen
 from noetl.planner.plan import Case, Retry, Step
 
 MAX_CLAIMS = 5
@@ -66,6 +67,14 @@ class GuardError(Exception):
 
 GuardTest = Callable[[Case, Outcome], bool]
 """A function that returns whether the guard of a case is true after an outcome. It raises GuardError."""
+
+
+@frozen
+class RuleTests:
+    """The conditions of a step: `guard` tests its cases, `retry` decides whether a failure is retried."""
+
+    guard: GuardTest
+    retry: Callable[[Outcome], bool]
 
 
 def find_refusal(step: Step, visit: Visit) -> ErrorRecord | None:
@@ -96,14 +105,7 @@ def retry_delay_seconds(retry: Retry, attempt: int, *seed: object) -> float:
     return delay
 
 
-def choose_case(
-    step: Step,
-    visit: Visit,
-    outcome: Outcome,
-    test: GuardTest,
-    retry_test: Callable[[Outcome], bool],
-    now: float,
-) -> Choice:
+def choose_case(step: Step, visit: Visit, outcome: Outcome, tests: RuleTests, now: float) -> Choice:
     """Return the retry or the case that follows from an outcome.
 
     After a failure only error-aware cases are evaluated; past `max_visits`, only those that do not lead back.
@@ -113,13 +115,15 @@ def choose_case(
     is_past_bound = step.max_visits is not None and visit.number > step.max_visits
     error = outcome.error
     if outcome.failed and error is not None and error["retryable"] and visit.attempt < step.retry.attempts:
-        if retry_test(outcome):
+        if tests.retry(outcome):
             delay = retry_delay_seconds(step.retry, visit.attempt, visit.run_id, visit.id)
             return Choice(outcome, failed=True, retry_at=now + delay)
     failed = outcome.failed
     for _ in range(2):
         try:
-            return Choice(outcome, failed, _find_first_true(step, outcome, failed, is_past_bound, test))
+            return Choice(
+                outcome, failed, _find_first_true(step, outcome, failed, is_past_bound, tests.guard)
+            )
         except GuardError as problem:
             was_guard_error = outcome.error is not None and outcome.error["type"] == "GuardError"
             earlier = None if outcome.error is None else {"error": outcome.error}
@@ -142,14 +146,7 @@ def _find_first_true(
     return None
 
 
-def build_commit(
-    step: Step,
-    step_of: StepOf,
-    visit: Visit,
-    choice: Choice,
-    outcome: Outcome,
-    now: float,
-) -> Commit:
+def build_commit(step_of: StepOf, visit: Visit, choice: Choice, outcome: Outcome, now: float) -> Commit:
     """Return the commit that ends an attempt.
 
     `outcome` is that of the choice, or that of the in-place work of the chosen case. A failure is unhandled
@@ -157,6 +154,7 @@ def build_commit(
     """
     if choice.retry_at is not None:
         return _commit_retry(visit, choice, choice.retry_at, now)
+    step = step_of(visit.step)
     case = None if choice.case is None else step.cases[choice.case]
     has_in_place_work = case is not None and bool(case.work)
     if (choice.failed and case is None) or (has_in_place_work and outcome.failed):

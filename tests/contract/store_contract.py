@@ -88,9 +88,7 @@ def succeed(
     step = store.plan_step(plan_hash, visit.step)
     outcome = Outcome(data=data, saved=saved or {})
     choice = Choice(outcome, failed=False, case=case if step.cases else None)
-    commit = build_commit(
-        step, lambda name: store.plan_step(plan_hash, name), visit, choice, outcome, now=1.0
-    )
+    commit = build_commit(lambda name: store.plan_step(plan_hash, name), visit, choice, outcome, now=1.0)
     return apply_deadline(commit, None, 1.0)
 
 
@@ -98,9 +96,8 @@ def fail(store: Store, claim: Claim, *, retry_at: float | None = None, now: floa
     """The commit of a visit that failed, to be retried or to end the run."""
     plan_hash, visit = claim.run.plan_hash, claim.visit
     outcome = Outcome(False, None, error_record(visit, "Failed", "no"))
-    step = store.plan_step(plan_hash, visit.step)
     choice = Choice(outcome, failed=True, retry_at=retry_at)
-    return build_commit(step, lambda name: store.plan_step(plan_hash, name), visit, choice, outcome, now)
+    return build_commit(lambda name: store.plan_step(plan_hash, name), visit, choice, outcome, now)
 
 
 def end_run(store: Store, run: Run, status: RunStatus, now: float = 1.0) -> Run:

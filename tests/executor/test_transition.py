@@ -14,6 +14,7 @@ from noetl.executor.model.transition import (
     MAX_CLAIMS,
     GuardError,
     GuardTest,
+    RuleTests,
     apply_deadline,
     build_commit,
     choose_case,
@@ -55,7 +56,7 @@ def guards(**values: bool | str) -> GuardTest:
 
 
 def chosen(step: Step, outcome: Outcome, visit: Visit = VISIT, **values: bool | str) -> Choice:
-    return choose_case(step, visit, outcome, guards(**values), lambda _: True, NOW)
+    return choose_case(step, visit, outcome, RuleTests(guards(**values), lambda _: True), NOW)
 
 
 def step(*cases: Case, **fields: Any) -> Step:
@@ -64,7 +65,7 @@ def step(*cases: Case, **fields: Any) -> Step:
 
 def commit_after(step: Step, choice: Choice, outcome: Outcome | None = None, **targets: Step) -> Commit:
     steps = {"s": step, **targets}
-    return build_commit(step, steps.__getitem__, VISIT, choice, outcome or choice.outcome, NOW)
+    return build_commit(steps.__getitem__, VISIT, choice, outcome or choice.outcome, NOW)
 
 
 class TestChooseCase:
@@ -127,7 +128,7 @@ class TestChooseCase:
             raise GuardError("no value")
 
         rule = step(Case("first"), Case("aware", error_aware=True), Case("other", error_aware=True))
-        choice = choose_case(rule, VISIT, Outcome(), test, lambda _: True, NOW)
+        choice = choose_case(rule, VISIT, Outcome(), RuleTests(test, lambda _: True), NOW)
         assert evaluated == ["first", "aware"]
         assert (choice.case, choice.failed) == (None, True)
 
@@ -153,7 +154,8 @@ class TestChooseCase:
 
     def test_a_false_retry_condition_prevents_the_retry(self) -> None:
         rule = step(retry=Retry(attempts=3))
-        choice = choose_case(rule, VISIT, failure(), guards(), lambda outcome: outcome.error is None, NOW)
+        tests = RuleTests(guards(), lambda outcome: outcome.error is None)
+        choice = choose_case(rule, VISIT, failure(), tests, NOW)
         assert choice.retry_at is None
 
     def test_a_success_is_not_retried(self) -> None:

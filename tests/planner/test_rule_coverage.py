@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from noetl.executor.engine.guards import make_guard_test
 from noetl.executor.engine.scope import Scope
 from noetl.executor.model.outcome import Choice, Outcome, error_record
-from noetl.executor.model.transition import choose_case
+from noetl.executor.model.transition import RuleTests, choose_case
 from noetl.planner.guards.coverage import (
     DeadCase,
     GuardContext,
@@ -142,7 +142,8 @@ def choices(step: Step, *, tolerates: bool) -> Iterator[tuple[Choice, bool]]:
                 continue
             current = replace(VISIT, step=step.name, number=visit, attempt=1)
             test = make_guard_test(Scope(run, current, loaded))
-            yield choose_case(step, current, outcome, test, lambda _: False, 0.0), not outcome.failed
+            tests = RuleTests(test, lambda _: False)
+            yield choose_case(step, current, outcome, tests, 0.0), not outcome.failed
 
 
 @settings(deadline=None)
