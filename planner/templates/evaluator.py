@@ -21,7 +21,7 @@ from datetime import date, datetime
 from typing import Any
 
 from jinja2 import nodes
-from jinja2.exceptions import UndefinedError
+from jinja2.exceptions import TemplateRuntimeError, UndefinedError
 from jinja2.runtime import Undefined
 from noetl.planner.templates.budget import (
     LIST_ITEM_UNITS,
@@ -142,7 +142,8 @@ def to_json_value(value: Any) -> Any:
         raise EvaluationError("UndefinedName", describe_error(error)) from None
     except (LimitExceeded, RecursionError) as error:
         raise EvaluationError("LimitExceeded", describe_error(error)) from None
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, TemplateRuntimeError) as error:
+        # Lazy filters such as `map` check their arguments only when their items are read.
         raise EvaluationError("TemplateError", describe_error(error)) from None
 
 

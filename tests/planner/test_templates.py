@@ -33,6 +33,13 @@ def evaluate(text: str, **names: Any) -> Any:
     return parse_template(text).evaluate(names.__getitem__)
 
 
+@pytest.mark.parametrize("filter_", ["map", "selectattr", "rejectattr"])
+def test_a_lazy_filter_without_arguments_is_an_error_of_the_template(filter_: str) -> None:
+    with pytest.raises(EvaluationError) as raised:
+        evaluate(f"{{{{ [1] | {filter_} }}}}")
+    assert raised.value.type == "TemplateError"
+
+
 def test_valid_and_invalid_texts_are_parsed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     parsed_texts = []
 
