@@ -116,7 +116,8 @@ def _explain(
     last = finder.last_post_dominators(step, inside)
     shown_dominator = None if dominator == ROOT else dominator
     merged_at: dict[str, None] = {}
-    for fork, group in finder.forks_in_region(step, dominator, region):
+    forks = sorted(finder.forks_in_region(step, dominator, region), key=lambda fork: finder.preorder[fork[0]])
+    for fork, group in forks:
         for left, right in combinations(group, 2):
             if last[left] == last[right]:
                 merged_at[last[left]] = None

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from itertools import pairwise
+from pathlib import Path
 
 import networkx as nx
 from hypothesis import given
@@ -12,6 +16,7 @@ from noetl.planner.plan import Case, Header, Join, Plan, Step
 from tests.run_harness import compile_text
 from tests.strategies import flows
 
+ROOT = Path(__file__).resolve().parents[2]
 PLAYBOOK = """
 steps:
 - {name: a, rule: [{case: "{{ step.visit }}", run: [b, c]}, {case: default, run: [e]}]}
@@ -35,6 +40,40 @@ def test_joins_and_merges_without_a_join() -> None:
         "e: no join: the branches of all forks before it have merged at `d`",
         "f: no join: the branches of all forks before it have merged at `d`",
     ]
+
+
+FORKS = """
+name: p
+steps:
+- {name: a, rule: [{case: "{{ step.visit == 1 }}", run: [b]}, {case: default, run: [c]}]}
+- {name: b, rule: [{case: default, run: [d, e]}]}
+- {name: c, rule: [{case: default, run: [d, e]}]}
+- {name: d, rule: [{case: default, run: [f]}]}
+- {name: e, rule: [{case: default, run: [f]}]}
+- {name: f, run: [{action: log, message: x}]}
+"""
+
+
+def test_of_several_forks_the_same_one_is_named_in_every_process() -> None:
+    code = (
+        "import sys; from noetl.executor.actions import catalogue;"
+        "from noetl.planner.compile import compile_playbook; from noetl.planner.draw import join_report;"
+        "plan = compile_playbook(sys.stdin.read(), catalogue()).plan;"
+        "print(join_report.render_explanations(join_report.explain_joins(plan)))"
+    )
+    reports = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            input=FORKS,
+            env=os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)},
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+        for seed in ("0", "1", "2", "3")
+    }
+    assert len(reports) == 1
+    assert "the fork at `b`" in reports.pop()
 
 
 def test_a_step_that_continues_with_the_first_branch() -> None:
