@@ -200,7 +200,7 @@ def on_postgres(parent: Path) -> Iterator[BenchmarkDatabase]:
     with ExitStack() as stack:
         # The path of a socket must be short, and readable by other users than root.
         server = stack.enter_context(
-            running_server(within="/tmp" if parent == FOLDER else str(parent), **DURABLE)
+            running_server(parent="/tmp" if parent == FOLDER else str(parent), **DURABLE)
         )
         dsn, plain, dbos_dsn = (stack.enter_context(empty_database(server.dsn)) for _ in range(3))
         upgrade(dsn)

@@ -1,7 +1,7 @@
-"""A real emulator of AWS for tests: `ministack`, in an environment of its own, since it pins what we do not.
+"""An emulator of AWS for tests: `ministack`, in its own environment, because it pins other versions.
 
-The environment is made once, from the package index. The server is private to the test process, enforces permissions, and
-forgets everything when it ends; each test has an account of its own.
+The environment is created once from the package index. The server is private to the test process, enforces
+permissions, and keeps its data in memory. Each test has its own account.
 """
 
 from __future__ import annotations
@@ -71,14 +71,14 @@ def aws(aws_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
 
 
 def use_credentials(monkeypatch: pytest.MonkeyPatch, key_id: str, key: str) -> None:
-    """From now on the code under test is somebody else."""
+    """Let the code under test use these credentials."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", key_id)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", key)
     ours.reset_clients()
 
 
 def drop_permissions(aws: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From now on the code under test is a user of the account who may do nothing."""
+    """Let the code under test be a user of the account without any permissions."""
     iam = aws("iam")
     iam.create_user(UserName="nobody")
     key = iam.create_access_key(UserName="nobody")["AccessKey"]
@@ -95,7 +95,7 @@ def _start(program: Path, url: str, folder: Path) -> subprocess.Popen[bytes]:
         "MINISTACK_REGION": REGION,
         "TMPDIR": str(folder),
     }
-    # Functions of Lambda run in processes of its own, which end with its group.
+    # Lambda functions run in child processes of the server, which end with its process group.
     with (folder / "output").open("wb") as output:
         return subprocess.Popen(
             [program],
@@ -109,7 +109,7 @@ def _start(program: Path, url: str, folder: Path) -> subprocess.Popen[bytes]:
 
 
 def _answers(process: subprocess.Popen[bytes], url: str) -> bool:
-    """Whether the server has come up; false when it has ended instead."""
+    """Wait until the server answers, and return False if it has ended instead."""
     for _ in range(600):
         try:
             with urllib.request.urlopen(f"{url}/_ministack/health"):

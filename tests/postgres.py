@@ -1,6 +1,6 @@
-"""A real Postgres for tests: that of `NOETL_TEST_PG_DSN`, or one of our own, started from a package of binaries.
+"""A real Postgres for tests: that of `NOETL_TEST_PG_DSN`, or a server from a package of binaries.
 
-Its own server is private to the test process, listens on a Unix socket only, and does not care about durability.
+The server is private to the test process, listens only on a Unix socket, and is not durable.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ def postgres_server() -> Iterator[str]:
 
 @pytest.fixture
 def postgres_dsn(postgres_server: str) -> Iterator[str]:
-    """The DSN of an empty database, which is gone after the test."""
+    """The DSN of an empty database, which is dropped after the test."""
     with empty_database(postgres_server) as dsn:
         yield dsn
 
 
 @contextmanager
 def empty_database(server: str) -> Iterator[str]:
-    """The DSN of a new database on a server, which is gone afterwards."""
+    """Yield the DSN of a new database on a server, and drop the database at the end."""
     name = f"test_{uuid4().hex}"
     with psycopg.connect(server, autocommit=True) as connection:
         connection.execute(f"create database {name}".encode())
@@ -53,10 +53,10 @@ def empty_database(server: str) -> Iterator[str]:
 
 
 @contextmanager
-def running_server(*, within: str = "/tmp", **options: str) -> Iterator[PostgresServer]:
-    """A server of one's own in a folder, with these options beside those that make tests fast, or in their place."""
-    # Not where TMPDIR points: another user must get there, and the path of a socket must be short.
-    with tempfile.TemporaryDirectory(prefix="noetl-pg-", dir=within) as folder:
+def running_server(*, parent: str = "/tmp", **options: str) -> Iterator[PostgresServer]:
+    """Yield a new server in a folder; `options` replace or add to those that make tests fast."""
+    # TMPDIR is not used: another user must have access, and the path of a socket must be short.
+    with tempfile.TemporaryDirectory(prefix="noetl-pg-", dir=parent) as folder:
         server = PostgresServer(Path(folder), {**QUICK, **options})
         server.start()
         try:
@@ -66,10 +66,10 @@ def running_server(*, within: str = "/tmp", **options: str) -> Iterator[Postgres
 
 
 class PostgresServer:
-    """A server in a folder, which may be stopped and started again. Its superuser is `postgres`, whom it trusts."""
+    """A server in a folder, which may be stopped and restarted. Its superuser is `postgres`."""
 
     def __init__(self, folder: Path, options: Mapping[str, str]) -> None:
-        # Postgres refuses to run as root; nobody must then own its folder and reach the binaries.
+        # Postgres refuses to run as root. Then the user `nobody` owns its folder and needs the binaries.
         self._user = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
         folder.chmod(0o755)
         self.home = folder / "home"
@@ -84,17 +84,17 @@ class PostgresServer:
         self._run("initdb", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale", "-N")
 
     def start(self) -> None:
-        """Afterwards it takes connections."""
+        """Start the server, and return when it accepts connections."""
         options = " ".join(f"-c {name}={value}" for name, value in self._options.items())
         self._run("pg_ctl", "start", "-w", "-o", options)
 
     def stop(self, mode: str = "fast") -> None:
-        """Afterwards it is gone, and with it every connection: at once, and as after a crash, when the mode is `immediate`."""
+        """Stop the server and all connections. The mode `immediate` is like a crash."""
         self._run("pg_ctl", "stop", "-w", "-m", mode)
 
     def _run(self, program: str, *arguments: str) -> None:
         environ = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
-        # The server inherits the output of what starts it: a pipe would stay open, or fill up.
+        # The server inherits the output of pg_ctl, and would keep a pipe open or fill it.
         with self._output.open("ab") as log:
             done = subprocess.run(
                 [str(self._binaries / "bin" / program), "-D", str(self.home / "data"), *arguments],
@@ -120,7 +120,7 @@ def _binaries() -> Path:
 
 
 def _reachable(binaries: Path, folder: Path) -> Path:
-    """The binaries, or a copy of them where others than root may not look. Libraries lie beside the package."""
+    """Return the binaries, or a copy if only root may read them. Libraries are next to the package."""
     if all(parent.stat().st_mode & 0o005 == 0o005 for parent in (binaries, *binaries.parents)):
         return binaries
     site = binaries.parent.parent

@@ -1,4 +1,4 @@
-"""What is wrong with a store is found, whatever it is: stores of SQL are broken here by hand, in each way."""
+"""The contract of consistency checks: each kind of damage is found. SQL stores are damaged by SQL."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from noetl.executor.stores.interface import Store
 from noetl.executor.stores.sql.store import SqlStore
 
 from tests.contract.store_contract import CHAIN, DIAMOND, claim_visit, end_run, fail, start_run, succeed
-from tests.contract.waits_contract import child, waiting
+from tests.contract.waits_contract import start_child, start_waiting_run
 from tests.run_harness import RunHarness
 
 
 class Damage(Protocol):
-    """Changes of a store that none of its operations makes. Values by the names that records have; None takes one away."""
+    """Damage to a store that no operation makes. Values are named as in the records; None removes one."""
 
     kinds: tuple[str, ...]
-    """What can be left of a run that is not there."""
+    """Kinds of rows that may belong to an unknown run."""
 
     def visits(self, store: Any, run: Run, step: str, **values: Any) -> None:
         """Update the visit of a step."""
@@ -29,11 +29,11 @@ class Damage(Protocol):
     def run(self, store: Any, run_id: str, **values: Any) -> None: ...
 
     def live(self, store: Any, run: Run, join: str, live: int) -> None:
-        """Say that so many branches are on the way to a join."""
+        """Set the number of branches that can reach a join."""
         ...
 
     def arrival(self, store: Any, run: Run, join: str) -> None:
-        """Let something have arrived at a join."""
+        """Add an arrival at a join."""
         ...
 
     def parent(self, store: Any, run_id: str, parent: str) -> None: ...
@@ -43,12 +43,12 @@ class Damage(Protocol):
         ...
 
     def leftover(self, store: Any, kind: str, run_id: str) -> None:
-        """Leave something of a run behind that is not there."""
+        """Add a row of an unknown run."""
         ...
 
 
 class SqlDamage:
-    """Damage that SQL does."""
+    """Damage by SQL statements."""
 
     _rows: ClassVar = {
         "visits": ("visits (run_id, id, step, queue, status, position, clock, names, number, due_at)", "?, '1', 'a', 'q', 'parked', 1, 1, '{}', 1, 1"),
@@ -97,35 +97,35 @@ def _change(store: SqlStore, query: str, *values: Any) -> None:
         assert db.execute(query, values).rowcount > 0
 
 
-def finished(store: Store, text: str = DIAMOND) -> Run:
-    """A run that was walked to its end."""
+def finished_run(store: Store, text: str = DIAMOND) -> Run:
+    """Return a run that was executed to its end."""
     return RunHarness(store, text, folder=Path.cwd()).finish().run
 
 
-def found(store: Store) -> list[tuple[str, str | None, str]]:
-    return [(one.check, one.run_id, one.message) for one in store.check_consistency()]
+def findings(store: Store) -> list[tuple[str, str | None, str]]:
+    return [(finding.check, finding.run_id, finding.message) for finding in store.check_consistency()]
 
 
-def kinds(store: Store) -> list[tuple[str, str | None]]:
-    return [(one.check, one.run_id) for one in store.check_consistency()]
+def kinds_and_runs(store: Store) -> list[tuple[str, str | None]]:
+    return [(finding.check, finding.run_id) for finding in store.check_consistency()]
 
 
 class DoctorContract:
-    """`store` is an empty store, and `damage` what breaks it."""
+    """Tests of consistency checks. `store` is an empty store, and `damage` damages it."""
 
     damage: Damage = SqlDamage()
 
     def test_a_sound_store_has_no_findings(self, store: Store) -> None:
         assert store.check_consistency() == []
-        assert finished(store).status is RunStatus.SUCCEEDED
+        assert finished_run(store).status is RunStatus.SUCCEEDED
         stopped = start_run(store, DIAMOND)
         store.commit(succeed(store, claim_visit(store, stopped)), 1.0)
         store.commit(fail(store, claim_visit(store, stopped, 1.0)), 2.0)
         assert store.check_consistency() == []
         assert end_run(store, stopped, RunStatus.FAILED, 3.0).live > 0
-        run, key = waiting(store)
+        run, key = start_waiting_run(store)
         assert store.check_consistency() == []
-        inner = child(store, run, WaitKey(run.id, key.visit_id, "child"), "inner", queue="inner")
+        inner = start_child(store, run, WaitKey(run.id, key.visit_id, "child"), "inner", queue="inner")
         store.close_wait(key, 2.0)
         assert store.check_consistency() == []
         store.stop(inner.id, RunStatus.CANCELLED, 3.0)
@@ -140,76 +140,78 @@ class DoctorContract:
             "stuck",
             run.id,
             f"run {run.id} has not ended, but no active visit is left",
-        ) in found(store)
+        ) in findings(store)
 
     def test_finds_a_wait_that_is_closed(self, store: Store) -> None:
-        run, key = waiting(store)
+        run, key = start_waiting_run(store)
         store.close_wait(key, 2.0)
-        assert found(store) == [
+        assert findings(store) == [
             ("waits in vain", run.id, f"run {run.id} waits, but no answer can arrive any more")
         ]
 
     def test_finds_a_child_that_ended_without_answering(self, store: Store) -> None:
-        run, key = waiting(store)
-        inner = child(store, run, WaitKey(run.id, key.visit_id, "child"), "inner")
+        run, key = start_waiting_run(store)
+        inner = start_child(store, run, WaitKey(run.id, key.visit_id, "child"), "inner")
         store.close_wait(key, 2.0)
         assert store.check_consistency() == []
         self.damage.run(store, inner.id, status="failed", finished_at=1)
-        assert dict(kinds(store)) == {"waits in vain": run.id, "goes on after its end": inner.id}
+        assert dict(kinds_and_runs(store)) == {"waits in vain": run.id, "goes on after its end": inner.id}
 
     def test_finds_a_sequential_run_without_an_activated_visit(self, store: Store) -> None:
         run = start_run(store)
         self.damage.visits(store, run, "a", due_at=NEVER)
-        assert kinds(store) == [("waits in vain", run.id)]
+        assert kinds_and_runs(store) == [("waits in vain", run.id)]
 
     def test_finds_an_active_step_of_an_ended_run(self, store: Store) -> None:
-        run = finished(store)
+        run = finished_run(store)
         self.damage.visits(store, run, "d", status="ready", finished_at=None)
         expected = (
             "goes on after its end",
             run.id,
             f"run {run.id} has ended, but step `d` is still active",
         )
-        assert found(store) == [expected]
+        assert findings(store) == [expected]
 
     @pytest.mark.parametrize("live", [-1, 2])
     def test_finds_wrong_counters_of_joins(self, store: Store, live: int) -> None:
-        run = finished(store)
+        run = finished_run(store)
         self.damage.live(store, run, "c", live)
         expected = (
             "counters of joins",
             run.id,
             f"run {run.id} counts {live} branches on the way to join `c`",
         )
-        assert found(store) == [expected]
+        assert findings(store) == [expected]
 
     def test_finds_a_negative_counter_of_an_active_run(self, store: Store) -> None:
         run = start_run(store, DIAMOND)
         store.commit(succeed(store, claim_visit(store, run)), 1.0)
         self.damage.live(store, run, "c", -1)
-        assert kinds(store) == [("counters of joins", run.id)]
+        assert kinds_and_runs(store) == [("counters of joins", run.id)]
 
     @pytest.mark.parametrize("live", [-1, 2])
     def test_finds_wrong_counters_of_runs(self, store: Store, live: int) -> None:
-        run = finished(store)
+        run = finished_run(store)
         self.damage.run(store, run.id, live=live)
-        assert found(store) == [("counters of runs", run.id, f"run {run.id} counts {live} active branches")]
+        assert findings(store) == [
+            ("counters of runs", run.id, f"run {run.id} counts {live} active branches")
+        ]
 
     def test_finds_an_arrival_in_an_ended_run(self, store: Store) -> None:
-        run = finished(store)
+        run = finished_run(store)
         self.damage.arrival(store, run, "c")
         message = f"run {run.id} has ended, but branches still wait at join `c`"
-        assert found(store) == [("arrivals", run.id, message)]
+        assert findings(store) == [("arrivals", run.id, message)]
 
     def test_finds_a_run_whose_status_contradicts_its_end(self, store: Store) -> None:
-        run = finished(store)
+        run = finished_run(store)
         self.damage.run(store, run.id, status="running")
-        assert ("endings of runs", run.id) in kinds(store)
+        assert ("endings of runs", run.id) in kinds_and_runs(store)
 
     def test_finds_a_visit_whose_status_contradicts_its_end(self, store: Store) -> None:
-        run = finished(store)
+        run = finished_run(store)
         self.damage.visits(store, run, "d", finished_at=None)
-        assert kinds(store) == [("endings of visits", run.id)]
+        assert kinds_and_runs(store) == [("endings of visits", run.id)]
 
     def test_finds_rows_of_an_unknown_run(self, store: Store) -> None:
         for kind in self.damage.kinds:
@@ -217,21 +219,21 @@ class DoctorContract:
         expected = [
             ("unknown runs", "no", f"`{kind}` has rows of unknown run no") for kind in self.damage.kinds
         ]
-        assert sorted(found(store)) == sorted(expected)
+        assert sorted(findings(store)) == sorted(expected)
 
     def test_finds_an_unknown_parent(self, store: Store) -> None:
         run = start_run(store)
         self.damage.parent(store, run.id, "no")
-        assert found(store) == [("unknown parents", run.id, f"run {run.id} has unknown parent run no")]
+        assert findings(store) == [("unknown parents", run.id, f"run {run.id} has unknown parent run no")]
 
     def test_finds_an_unknown_plan_of_a_playbook(self, store: Store) -> None:
         self.damage.version(store, "p", "3", "no")
-        assert found(store) == [("unknown plans", None, "version 3 of playbook `p` has an unknown plan")]
+        assert findings(store) == [("unknown plans", None, "version 3 of playbook `p` has an unknown plan")]
 
     def test_finds_an_unknown_plan_of_a_run(self, store: Store) -> None:
-        run = finished(store, CHAIN)
+        run = finished_run(store, CHAIN)
         self.damage.run(store, run.id, plan_hash="no")
-        assert found(store) == [
+        assert findings(store) == [
             ("unknown plans", run.id, f"run {run.id} of `{run.playbook}` has an unknown plan")
         ]
 

@@ -1,4 +1,4 @@
-"""What every store has to keep of API keys."""
+"""The contract of stores for API keys."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from noetl.executor.stores.interface import Store
 from tests.contract.store_contract import run_concurrently
 
 
-def key(id: str = "0123456789ab", *, tenant: str = "default", at: float = 1.5) -> ApiKey:
-    """A key that was never used. What stands behind its hash is nothing to the store."""
-    return ApiKey(id, f"hash of {id}", tenant, "naïve \U0001f600, 'quoted'", ("read", "run"), at)
+def key(id: str = "0123456789ab", *, tenant: str = "default", created_at: float = 1.5) -> ApiKey:
+    """Return an API key that was never used. The store does not interpret its hash."""
+    return ApiKey(id, f"hash of {id}", tenant, "naïve \U0001f600, 'quoted'", ("read", "run"), created_at)
 
 
 class KeysContract:
-    """As `StoreContract`."""
+    """Tests of API keys, with the fixtures of `StoreContract`."""
 
     def test_a_key_is_found_under_its_id(self, store: Store, second: Store) -> None:
         store.add_key(key())
-        for way in (store, second):
-            assert way.key("0123456789ab") == key()
-            assert way.key("0123456789ac") is None
-            assert way.key("") is None
+        for used in (store, second):
+            assert used.key("0123456789ab") == key()
+            assert used.key("0123456789ac") is None
+            assert used.key("") is None
 
     def test_an_id_is_unique_over_all_tenants(self, store: Store) -> None:
         store.add_key(key())
@@ -45,12 +45,12 @@ class KeysContract:
 
     def test_keys_of_a_tenant_are_sorted_by_age(self, store: Store) -> None:
         ids = [("c", 1.0), ("a", 3.0), ("d", 2.0), ("b", 2.0)]
-        for id, at in ids:
-            store.add_key(key(id, at=at))
+        for id, created_at in ids:
+            store.add_key(key(id, created_at=created_at))
         store.add_key(key("e", tenant="another"))
         assert [found.id for found in store.keys("default")] == ["c", "b", "d", "a"]
         assert store.keys("another") == [key("e", tenant="another")]
-        assert store.keys("nobody") == []
+        assert store.keys("unknown") == []
 
     def test_a_revoked_key_is_still_listed(self, store: Store, second: Store) -> None:
         store.add_key(key())
@@ -69,8 +69,8 @@ class KeysContract:
 
     def test_the_latest_time_of_use_is_kept(self, store: Store) -> None:
         store.add_key(key())
-        for at in (7.5, 9.25, 8.0):
-            store.touch_key("0123456789ab", at)
+        for now in (7.5, 9.25, 8.0):
+            store.touch_key("0123456789ab", now)
         store.touch_key("0123456789ac", 9.0)
         assert store.key("0123456789ab") == replace(key(), last_used_at=9.25)
         assert store.key("0123456789ac") is None

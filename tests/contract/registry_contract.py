@@ -1,4 +1,4 @@
-"""What every store has to keep of the registry of playbooks."""
+"""The contract of stores for registered playbooks."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from tests.contract.store_contract import run_concurrently
 
 
 def playbook(
-    name: str = "a", version: str | None = None, text: str = "one", *, at: float = 1.0
+    name: str = "a", version: str | None = None, text: str = "one", *, created_at: float = 1.0
 ) -> RegisteredPlaybook:
-    """A playbook that is not registered yet. What stands behind its hash is nothing to the registry."""
-    return RegisteredPlaybook("default", name, version, text, at)
+    """Return a playbook that is not registered yet. The registry does not interpret its hash."""
+    return RegisteredPlaybook("default", name, version, text, created_at)
 
 
-def registered(store: Store, *versions: str | None, name: str = "a") -> None:
-    """The versions are registered in this order, each with a text of its own."""
+def register_versions(store: Store, *versions: str | None, name: str = "a") -> None:
+    """Register versions in this order, each with its own text."""
     for version in versions:
         store.register(playbook(name, version, f"{name} {version}"))
 
@@ -32,14 +32,14 @@ def names(store: Store, name: str | None = None) -> list[tuple[str, str | None]]
 
 
 class RegistryContract:
-    """As `StoreContract`."""
+    """Tests of registered playbooks, with the fixtures of `StoreContract`."""
 
     def test_a_playbook_is_found_under_its_name(self, store: Store, second: Store) -> None:
-        kept = store.register(playbook("a b/ü\U0001f600", "3 β", at=7.5))
-        assert kept == playbook("a b/ü\U0001f600", "3 β", at=7.5)
-        for way in (store, second):
-            assert way.playbook("default", "a b/ü\U0001f600") == kept
-            assert way.playbook("default", "a b/ü\U0001f600", "3 β") == kept
+        kept = store.register(playbook("a b/ü\U0001f600", "3 β", created_at=7.5))
+        assert kept == playbook("a b/ü\U0001f600", "3 β", created_at=7.5)
+        for used in (store, second):
+            assert used.playbook("default", "a b/ü\U0001f600") == kept
+            assert used.playbook("default", "a b/ü\U0001f600", "3 β") == kept
         assert store.playbook("default", "a b/ü\U0001f600", "3") is None
         assert store.playbook("default", "a b") is None
 
@@ -52,16 +52,16 @@ class RegistryContract:
         assert store.register(playbook("b")).version == "1"
 
     def test_a_number_used_as_a_version_is_skipped(self, store: Store) -> None:
-        registered(store, "2", "x", "4")
+        register_versions(store, "2", "x", "4")
         assert [store.register(playbook(text=text)).version for text in ("one", "two")] == ["5", "6"]
-        registered(store, "2", name="b")
-        registered(store, None, name="b")
+        register_versions(store, "2", name="b")
+        register_versions(store, None, name="b")
         assert names(store, "b") == [("b", "3"), ("b", "2")]
 
     def test_the_same_text_again_changes_nothing(self, store: Store) -> None:
         for version in (None, "x"):
-            kept = store.register(playbook("a", version, f"text {version}", at=1.0))
-            assert store.register(playbook("a", version, f"text {version}", at=9.0)) == kept
+            kept = store.register(playbook("a", version, f"text {version}", created_at=1.0))
+            assert store.register(playbook("a", version, f"text {version}", created_at=9.0)) == kept
         assert names(store, "a") == [("a", "x"), ("a", "1")]
 
     def test_an_earlier_text_gets_another_number(self, store: Store) -> None:
@@ -77,25 +77,25 @@ class RegistryContract:
                 store.register(playbook("a", "x", "two"))
             assert rejected.value.reason == "version_exists"
             store.unregister("default", "a", "x", now=5.0)
-        assert store.register(playbook("a", "x", "one", at=9.0)) == kept
+        assert store.register(playbook("a", "x", "one", created_at=9.0)) == kept
         assert store.playbook("default", "a", "x") == kept
 
     def test_a_removed_number_is_not_reused(self, store: Store) -> None:
-        registered(store, None)
+        register_versions(store, None)
         store.unregister("default", "a", now=5.0)
         assert store.playbook("default", "a") is None
         assert store.register(playbook(text="a None")).version == "2"
 
     def test_the_newest_is_the_one_registered_last(self, store: Store) -> None:
-        registered(store, "9", "1", "5")
-        registered(store, "9")
+        register_versions(store, "9", "1", "5")
+        register_versions(store, "9")
         found = store.playbook("default", "a")
         assert found is not None
         assert found.version == "5"
 
     def test_removed_versions_are_not_found(self, store: Store) -> None:
-        registered(store, "1", "2", "3")
-        registered(store, "1", name="b")
+        register_versions(store, "1", "2", "3")
+        register_versions(store, "1", name="b")
         assert store.unregister("default", "a", "3", now=5.0) == 1
         assert store.unregister("default", "a", "3", now=6.0) == 0
         assert store.playbook("default", "a", "3") is None
@@ -110,36 +110,36 @@ class RegistryContract:
         assert (names(store, "a"), names(store)) == ([], [("b", "1")])
 
     def test_the_list_has_the_newest_version_of_each_playbook(self, store: Store) -> None:
-        registered(store, "1", "2", name="b")
-        registered(store, "7", name="a")
-        registered(store, "1", name="B")
+        register_versions(store, "1", "2", name="b")
+        register_versions(store, "7", name="a")
+        register_versions(store, "1", name="B")
         assert names(store) == [("B", "1"), ("a", "7"), ("b", "2")]
 
     def test_playbooks_are_returned_in_pages(self, store: Store) -> None:
         for index in range(7):
-            registered(store, "1", "2", name=f"p{index}")
-        registered(store, *map(str, range(7)), name="p")
-        for name, whole in ((None, names(store)), ("p", names(store, "p"))):
+            register_versions(store, "1", "2", name=f"p{index}")
+        register_versions(store, *map(str, range(7)), name="p")
+        for name, expected in ((None, names(store)), ("p", names(store, "p"))):
             found: list[tuple[str, str | None]] = []
             cursor = None
             while True:
                 page, cursor = store.playbooks("default", name, limit=3, cursor=cursor)
                 found += [(entry.name, entry.version) for entry in page]
-                registered(store, f"new {len(found)}", name=name or "a new one")
+                register_versions(store, f"new {len(found)}", name=name or "a new one")
                 if cursor is None:
                     break
-            assert found == whole
+            assert found == expected
 
     @pytest.mark.parametrize("name", [None, "p"])
     def test_invalid_cursors_are_refused(self, store: Store, name: str | None) -> None:
-        registered(store, "1", "2", "3", name="p")
-        registered(store, "1", name="q")
+        register_versions(store, "1", "2", "3", name="p")
+        register_versions(store, "1", name="q")
         _, by_name = store.playbooks("default", limit=1)
         _, by_number = store.playbooks("default", "p", limit=1)
         assert by_name is not None
         assert by_number is not None
         ours = by_name if name is None else by_number
-        others = {by_name, by_number} - {ours}
+        foreign = {by_name, by_number} - {ours}
         # true, null, [], {}, a lone surrogate, 10**30, text that is not base64
         broken = (
             "dHJ1ZQ==",
@@ -152,7 +152,7 @@ class RegistryContract:
             "!",
             "é",
         )
-        for cursor in (*others, *broken):
+        for cursor in (*foreign, *broken):
             with pytest.raises(RejectedError) as rejected:
                 store.playbooks("default", name, cursor=cursor)
             assert rejected.value.reason == "invalid_cursor"
@@ -175,7 +175,7 @@ class RegistryContract:
 
     def test_concurrent_registrations_of_one_text(self, store: Store, second: Store) -> None:
         kept = run_concurrently(
-            6, lambda index: (second if index % 2 else store).register(playbook(at=float(index)))
+            6, lambda index: (second if index % 2 else store).register(playbook(created_at=float(index)))
         )
         assert len(set(kept)) == 1
 

@@ -1,4 +1,7 @@
-"""What every store has to keep. A store is held to it by a subclass with two fixtures."""
+"""The contract of stores for plans, runs, claims and commits.
+
+A store is tested by a subclass with two fixtures.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +63,7 @@ LEASE = Lease("one", 30.0)
 def start_run(
     store: Store, text: str = CHAIN, *, now: float = 0.0, key: tuple[str, str] | None = None, **options: Any
 ) -> Run:
-    """A run that has been created; local, so that it has a queue of its own, unless `options` say otherwise."""
+    """Create a run and return it. It is local and has its own queue, unless `options` differ."""
     plan = compile_text(text)
     store.save_plan(plan)
     run, first = new_run(
@@ -83,7 +86,7 @@ def succeed(
     saved: Mapping[str, Any] | None = None,
     data: Any = None,
 ) -> Commit:
-    """The commit of a visit that succeeded."""
+    """Return the commit of a visit that succeeded."""
     plan_hash, visit = claim.run.plan_hash, claim.visit
     step = store.plan_step(plan_hash, visit.step)
     outcome = Outcome(data=data, saved=saved or {})
@@ -93,7 +96,7 @@ def succeed(
 
 
 def fail(store: Store, claim: Claim, *, retry_at: float | None = None, now: float = 1.0) -> Commit:
-    """The commit of a visit that failed, to be retried or to end the run."""
+    """Return the commit of a visit that failed, to be retried or to end the run."""
     plan_hash, visit = claim.run.plan_hash, claim.visit
     outcome = Outcome(False, None, error_record(visit, "Failed", "no"))
     choice = Choice(outcome, failed=True, retry_at=retry_at)
@@ -101,7 +104,7 @@ def fail(store: Store, claim: Claim, *, retry_at: float | None = None, now: floa
 
 
 def end_run(store: Store, run: Run, status: RunStatus, now: float = 1.0) -> Run:
-    """The run, after its last visit was claimed and finished."""
+    """Claim and finish the visit that ends a run, and return the run."""
     claim = claim_visit(store, run, now)
     assert claim.visit.step == END
     store.finish(claim, status, None, [], now)
@@ -128,12 +131,12 @@ def run_contents(store: Store, run: Run) -> tuple[Any, ...]:
 
 
 def claim_key(claim: Claim) -> tuple[str, str, int]:
-    """A claim, as a renewal names it."""
+    """Return the run id, visit id and fence of a claim."""
     return claim.run.id, claim.visit.id, claim.visit.fence
 
 
 def action_events(claim: Claim, *numbers: int) -> list[Event]:
-    """What the work of a claim may have to tell."""
+    """Return events that the work of a claim may have."""
     visit = claim.visit
     return [
         Event("action.x", n + 0.5, visit.step, visit.number, 1, n / 4, {"number": n, "é": [None]})
@@ -142,12 +145,12 @@ def action_events(claim: Claim, *numbers: int) -> list[Event]:
 
 
 def without_id(event: Event) -> Event:
-    """An event as it was before the store gave it an id."""
+    """Return an event without the id that the store has given it."""
     return replace(event, id="")
 
 
 def run_concurrently(count: int, work: Callable[[int], Any]) -> list[Any]:
-    """What `work` gives in so many threads that begin at once."""
+    """Return work(index) for each of `count` threads that start together."""
     gate = threading.Barrier(count)
 
     def begin(index: int) -> Any:
@@ -159,8 +162,9 @@ def run_concurrently(count: int, work: Callable[[int], Any]) -> list[Any]:
 
 
 class StoreContract:
-    """`store` is an empty store, `second` another way into the same one; what a visit saves is at most `payload_limit`
-    bytes of JSON there.
+    """Tests of a store. `store` is empty, and `second` is another connection to the same store.
+
+    `payload_limit` is the size of the outputs of a visit, in bytes of JSON.
     """
 
     payload_limit: int
@@ -208,7 +212,7 @@ class StoreContract:
         with pytest.raises(StoreError):
             store.plan_header("0" * 64)
 
-    # Starting
+    # Start of a run
 
     def test_a_run_is_read_as_it_was_created(self, store: Store) -> None:
         options = {"tags": ["x", "é"], "folder": "/a b", "variables": {}}
@@ -245,7 +249,7 @@ class StoreContract:
         assert len(set(runs)) == 1
         assert [run.id for run in store.runs("default")[0]] == runs[:1]
 
-    # Claiming
+    # Claims
 
     def test_the_visit_that_is_due_longest_is_claimed_first(self, store: Store) -> None:
         runs = [start_run(store, now=now, origin="service") for now in (3.0, 1.0, 2.0)]
@@ -310,24 +314,24 @@ class StoreContract:
         assert not store.renew(run.id, held.visit.id, held.visit.fence, 1000.0)
         assert claim_visit(store, run, 31.0).visit.step == "b"
 
-    # What is told of a visit at work
+    # Events of renewals
 
     def test_a_renewal_writes_events(self, store: Store, second: Store) -> None:
         run = start_run(store)
         claim = claim_visit(store, run)
         before = store.events(run.id)
-        for told, numbers in enumerate(([0], [1])):
-            assert store.renew(*claim_key(claim), 60.0, action_events(claim, *numbers), told)
+        for written, numbers in enumerate(([0], [1])):
+            assert store.renew(*claim_key(claim), 60.0, action_events(claim, *numbers), written)
         assert store.renew(*claim_key(claim), 60.0, (), 2)
-        whole = second.events(run.id)
-        assert whole[: len(before)] == before
-        assert [without_id(event) for event in whole[len(before) :]] == action_events(claim, 0, 1)
+        complete = second.events(run.id)
+        assert complete[: len(before)] == before
+        assert [without_id(event) for event in complete[len(before) :]] == action_events(claim, 0, 1)
         assert store.claim(run.id, LEASE, 45.0) is None
         commit = succeed(store, claim)
         store.commit(replace(commit, events=(*action_events(claim, 2), *commit.events)), 46.0)
         after = store.events(run.id)
-        assert after[: len(whole)] == whole
-        assert [event.type for event in after[len(whole) :]] == [
+        assert after[: len(complete)] == complete
+        assert [event.type for event in after[len(complete) :]] == [
             "action.x",
             "step.transition",
             "step.completed",
@@ -353,32 +357,35 @@ class StoreContract:
         assert run_contents(store, run) == before
 
     def test_events_of_renewals_and_suspensions_are_in_order(self, store: Store, second: Store) -> None:
-        """A reader who looks after every write is told the same as one who comes at the end."""
+        """A reader that reads after each write gets the same events as a reader at the end."""
         run = start_run(store)
         seen: list[Event] = []
 
-        def look() -> None:
+        def read_events() -> None:
             seen.extend(second.events(run.id, seen[-1].id if seen else None))
 
-        for piece in range(3):
-            claim = claim_visit(store, run, 100.0 * piece)
-            look()
-            for told in range(2):
+        for segment in range(3):
+            claim = claim_visit(store, run, 100.0 * segment)
+            read_events()
+            for written in range(2):
                 store.renew(
-                    *claim_key(claim), 100.0 * piece + 60, action_events(claim, 10 * piece + told), told
+                    *claim_key(claim),
+                    100.0 * segment + 60,
+                    action_events(claim, 10 * segment + written),
+                    written,
                 )
-                look()
+                read_events()
             later = suspend(
-                claim.visit, Suspension(Progress(journal={"run": {"at": 0}}), 100.0 * piece + 90), 1.0
+                claim.visit, Suspension(Progress(journal={"run": {"at": 0}}), 100.0 * segment + 90), 1.0
             )
-            later = replace(later, events=(*action_events(claim, 10 * piece + 2), *later.events))
-            store.commit(later, 100.0 * piece + 1)
-            look()
+            later = replace(later, events=(*action_events(claim, 10 * segment + 2), *later.events))
+            store.commit(later, 100.0 * segment + 1)
+            read_events()
         claim = claim_visit(store, run, 900.0)
         store.renew(*claim_key(claim), 960.0, action_events(claim, 30))
-        look()
+        read_events()
         store.commit(succeed(store, claim), 901.0)
-        look()
+        read_events()
         assert seen == store.events(run.id)
         numbers = [event.payload["number"] for event in seen if event.type == "action.x"]
         assert numbers == [0, 1, 2, 10, 11, 12, 20, 21, 22, 30]
@@ -396,10 +403,12 @@ class StoreContract:
         store.resume(run.id, 60.0, deadline_at=None, values={})
         claim = claim_visit(store, run, 61.0)
         store.renew(*claim_key(claim), 130.0, action_events(claim, 2))
-        whole = store.events(run.id)
-        assert whole[: len(seen)] == seen
-        told = [(event.type.partition(".")[2], event.payload.get("number")) for event in whole if event.step]
-        assert told == [
+        complete = store.events(run.id)
+        assert complete[: len(seen)] == seen
+        written = [
+            (event.type.partition(".")[2], event.payload.get("number")) for event in complete if event.step
+        ]
+        assert written == [
             ("started", None), ("x", 0), ("retrying", None),
             ("started", None), ("x", 1), ("failed", None),
             ("started", None), ("x", 2),
@@ -410,35 +419,36 @@ class StoreContract:
         store.commit(succeed(store, claim_visit(store, run)), 1.0)
         claims = [claim_visit(store, run, 1.0) for _ in range(4)]
 
-        def tell(index: int) -> None:
-            into = second if index % 2 else store
-            for told in range(3):
-                assert into.renew(*claim_key(claims[index]), 60.0, action_events(claims[index], told), told)
-            into.commit(succeed(into, claims[index]), 2.0)
+        def renew_and_commit(index: int) -> None:
+            used = second if index % 2 else store
+            for written in range(3):
+                events = action_events(claims[index], written)
+                assert used.renew(*claim_key(claims[index]), 60.0, events, written)
+            used.commit(succeed(used, claims[index]), 2.0)
 
-        run_concurrently(4, tell)
+        run_concurrently(4, renew_and_commit)
         for claim in claims:
-            of = [
+            types = [
                 event.type.partition(".")[2]
                 for event in store.events(run.id)
                 if event.step == claim.visit.step
             ]
-            assert of == ["started", "x", "x", "x", "transition", "completed"]
+            assert types == ["started", "x", "x", "x", "transition", "completed"]
 
     def test_the_largest_batch_of_events_is_written(self, store: Store) -> None:
-        """Text that no compression shortens much, and that JSON in ASCII makes twelve times as long."""
+        """The text compresses badly, and JSON in ASCII is twelve times as long."""
         run = start_run(store)
         claim = claim_visit(store, run)
         chance = random.Random(7)
-        telling = EventBuffer()
+        buffer = EventBuffer()
         text = "".join(
             chr(chance.randrange(0x10000, 0x110000))
             for _ in range(MAX_BATCH_CHARACTERS - MAX_BATCH_EVENTS * 64)
         )
         long, *short = action_events(claim, *range(MAX_BATCH_EVENTS))
         for event in (replace(long, payload={"number": 0, "text": text}), *short):
-            telling.append(event)
-        telling.flush_batch(lambda events, told: store.renew(*claim_key(claim), 60.0, events, told))
+            buffer.append(event)
+        buffer.flush_batch(lambda events, written: store.renew(*claim_key(claim), 60.0, events, written))
         numbers = [event.payload["number"] for event in store.events(run.id) if event.type == "action.x"]
         assert numbers == list(range(MAX_BATCH_EVENTS))
 
@@ -452,7 +462,7 @@ class StoreContract:
         waiter.join()
         assert store.changes.count > seen
 
-    # Committing
+    # Commits
 
     def test_a_commit_creates_the_next_visit(self, store: Store) -> None:
         run = start_run(store)
@@ -550,7 +560,7 @@ class StoreContract:
         store.commit(succeed(store, claim_visit(store, run), saved={"n": value}), 1.0)
         assert store.visits_with_outputs(run.id)[0].saved == {"n": value}
 
-    # DynamoJoins and counters
+    # Joins and counters
 
     def test_a_join_fires_once_after_all_branches(self, store: Store) -> None:
         run = start_run(store, DIAMOND)
@@ -589,8 +599,8 @@ class StoreContract:
             claims = [claim_visit(store, run, 1.0) for _ in range(4)]
 
             def commit(index: int, claims: list[Claim] = claims) -> Visit | None:
-                into = second if index % 2 else store
-                return into.commit(succeed(into, claims[index]), 2.0, LEASE)
+                used = second if index % 2 else store
+                return used.commit(succeed(used, claims[index]), 2.0, LEASE)
 
             following = [visit for visit in run_concurrently(4, commit) if visit is not None]
             assert [visit.step for visit in following] == ["c"]
@@ -604,7 +614,7 @@ class StoreContract:
         found = [(visit.step, visit.number) for visit in store.visits(run.id)]
         assert found == [("a", 1), ("b", 1), ("a", 2), ("b", 2), ("a", 3)]
 
-    # Retrying, stopping, ending, resuming
+    # Retry, stop, end and resume
 
     def test_a_retry_is_due_at_its_time(self, store: Store) -> None:
         run = start_run(store)
@@ -793,7 +803,7 @@ class StoreContract:
             store.commit(succeed(store, held), 43.0)
         store.commit(succeed(store, again), 44.0)
 
-    # DynamoQueries
+    # Queries
 
     def test_runs_are_returned_in_pages(self, store: Store) -> None:
         runs = [start_run(store, now=float(index // 2)) for index in range(7)]
@@ -868,14 +878,14 @@ class StoreContract:
         run = start_run(store)
         for _ in range(3):
             store.commit(succeed(store, claim_visit(store, run)), 0.0)
-        whole = store.events(run.id)
-        assert len({event.id for event in whole}) == len(whole) > 6
+        complete = store.events(run.id)
+        assert len({event.id for event in complete}) == len(complete) > 6
         for limit in (1, 2, 5, 100):
             found: list[Any] = []
             while page := store.events(run.id, found[-1].id if found else None, limit):
                 assert len(page) <= limit
                 found += page
-            assert found == whole
+            assert found == complete
         for broken in ("", "x", "1", "1-", "-1", "1-x", "²-1", "9" * 50 + "-1"):
             with pytest.raises(RejectedError) as rejected:
                 store.events(run.id, broken)

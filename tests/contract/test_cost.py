@@ -1,4 +1,4 @@
-"""What a step costs on DynamoDB and SQS stays within its budget, wherever in a run it is."""
+"""Budget of the cost of a step on DynamoDB and SQS, which is the same at each place of a run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.contract.store_contract import action_events, claim_key, claim_visit,
 
 STEPS = 1_005
 REQUESTS = 4
-"""The most requests to DynamoDB and SQS before the receive and the delete of a step's message."""
+"""Number of requests to DynamoDB and SQS for a step, without receiving and deleting its message."""
 
 DOLLARS_A_MILLION = 3.6
 
@@ -36,13 +36,13 @@ def test_each_step_of_a_chain_costs_the_same(queue: str) -> None:
     assert isinstance(store, DynamoStore)
     with AwsMeter().attached("dynamodb", "sqs") as meter:
         spent = [usage for usage, _ in cost.measure_chain(store, queue, STEPS, meter, lambda: 1.0)]
-    middle = spent[1:-1]  # the first lets the run begin, the last lets it end
+    middle = spent[1:-1]  # the first starts the run, the last ends it
     rows = [cost.make_row(number, usage, 0.0) for number, usage in enumerate(middle, 2)]
     assert {row["requests"] for row in rows} == {REQUESTS}
     assert {row["all_requests"] for row in rows} == {REQUESTS + 2}
     assert {(row["write_units"], row["read_units"]) for row in rows} == {(3.0, 2.0)}
     assert max(row["dollars_a_million"] for row in rows) <= DOLLARS_A_MILLION
-    # Names and numbers of steps grow by a digit or two; nothing else does.
+    # Only names and numbers of steps grow, by a digit or two.
     sent = [statistics.mean(row["sent_bytes"] for row in part) for part in (rows[8:18], rows[-10:])]
     assert sent[1] - sent[0] < 64
 
@@ -94,19 +94,19 @@ def test_prices_of_requests() -> None:
 
 @pytest.mark.timeout(600)
 def test_the_cost_of_a_branch_does_not_grow_with_the_fork(queue: str) -> None:
-    """Several threads walk them: each branch once, and the step at which they come together once."""
+    """Several threads execute each branch once, and the join once."""
     store = open_store()
     assert isinstance(store, DynamoStore)
     with AwsMeter().attached("dynamodb", "sqs") as meter:
-        some, many = (cost.measure_fork(store, queue, branches, meter) for branches in (100, 1_000))
-    assert many["requests"] <= min(some["requests"] + 0.5, 8)
-    assert many["write_units"] <= some["write_units"] <= 6
-    # Who empties the counter of a partition looks at all of them; with several threads at work two may have empty_database it.
-    assert many["looks"] <= 4 * 63
+        narrow, wide = (cost.measure_fork(store, queue, branches, meter) for branches in (100, 1_000))
+    assert wide["requests"] <= min(narrow["requests"] + 0.5, 8)
+    assert wide["write_units"] <= narrow["write_units"] <= 6
+    # A commit that empties the counter of a partition reads all counters. Several threads may do so.
+    assert wide["looks"] <= 4 * 63
 
 
 def test_the_end_of_a_run_reads_its_visits_once(queue: str) -> None:
-    """They are many where it has forked widely, and lie in several partitions."""
+    """A wide fork has many visits, in several partitions."""
     store = open_store()
     assert isinstance(store, DynamoStore)
     with AwsMeter().attached("dynamodb", "sqs") as meter:

@@ -1,4 +1,4 @@
-"""DynamoDB keeps the contract of stores, in an emulator that many threads use at once."""
+"""The contract of stores on DynamoDB, in an emulator."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ from tests.contract.store_contract import (
     start_run,
     succeed,
 )
-from tests.contract.waits_contract import WaitsContract, opened
+from tests.contract.waits_contract import WaitsContract, open_wait
 
 __all__ = ["aws", "aws_server"]
 LIMIT = 4096
 
 
 class ItemDamage:
-    """Damage that is done to items."""
+    """Damage to items."""
 
     _names: ClassVar = {"finished_at": "finished", "due_at": "due", "plan_hash": "plan"}
     kinds = (
@@ -77,7 +77,7 @@ class ItemDamage:
     def run(self, store: DynamoStore, run_id: str, **values: Any) -> None:
         live = values.pop("live", None)
         if live is not None:
-            # The branch that a run begins with is counted nowhere.
+            # No counter includes the first branch of a run.
             store.table.write([Update(keys.counter(run_id, 0), {"live": live - 1})])
             return
         sets = {self._names.get(name, name): value for name, value in values.items()}
@@ -142,7 +142,7 @@ class TestRetention:
 
     def test_items_of_an_ended_run_expire(self, store: DynamoStore) -> None:
         run = start_run(store, key=("k", "body"))
-        opened(store, claim_visit(store, run), "token")
+        open_wait(store, claim_visit(store, run), "token")
         store.stop(run.id, RunStatus.CANCELLED, 1.0)
         store.commit(succeed(store, claim_visit(store, run, 30.0)), 31.0)
         assert not any("expires" in item for item in store.table.scan())
@@ -163,7 +163,7 @@ class TestRetention:
 
 
 class TestLists:
-    """Lists of runs are put together of what several partitions of an index hold."""
+    """Lists of runs, which are merged from several shards of an index."""
 
     @pytest.fixture
     def store(self, aws: Client) -> DynamoStore:
@@ -173,8 +173,8 @@ class TestLists:
     def test_pages_of_runs_of_several_shards(self, store: DynamoStore) -> None:
         chance = random.Random(7)
         times = [float(chance.randrange(20)) for _ in range(60)]
-        ids = {start_run(store, now=at, origin="service").id: at for at in times}
-        expected = sorted(ids, key=lambda one: (ids[one], one), reverse=True)
+        ids = {start_run(store, now=time, origin="service").id: time for time in times}
+        expected = sorted(ids, key=lambda run_id: (ids[run_id], run_id), reverse=True)
         shards = {str(item["tenant"]) for item in store.table.scan() if item["sk"] == "H"}
         assert shards == {f"default#{number}" for number in range(keys.SHARDS)}
         assert sorted(store.open_runs("service")) == sorted(ids)
@@ -195,12 +195,12 @@ class TestLists:
         for _ in range(40):
             start_run(store, now=1.0, origin="service")
         swept = [store.sweep(2.0, limit=9).runs for _ in range(40)]
-        # Each looks at one of a partition, and begins again where that has no more.
+        # Each examines one run of a shard, and starts again at the end of the shard.
         assert all(0 < runs <= keys.SHARDS for runs in swept)
         assert sum(swept) >= 40
 
     def test_runs_of_versions_without_shards_are_listed(self, store: DynamoStore) -> None:
-        old, new = (start_run(store, now=at, origin="service") for at in (1.0, 2.0))
+        old, new = (start_run(store, now=now, origin="service") for now in (1.0, 2.0))
         plain = {"tenant": "default", "open": "service", "owner": None}
         store.table.update(Update(keys.head(old.id), plain))
         found, _ = store.runs("default")
@@ -212,15 +212,14 @@ class TestLists:
     def test_a_run_that_is_only_in_the_index_is_skipped(
         self, store: DynamoStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """It has just expired."""
-        runs = [start_run(store, now=float(at), origin="service") for at in range(3)]
-        gone = keys.head(runs[1].id)
+        runs = [start_run(store, now=float(index), origin="service") for index in range(3)]
+        expired = keys.head(runs[1].id)
         get_many = store.table.get_many
 
-        def without(wanted: Sequence[keys.ItemKey]) -> dict[keys.ItemKey, Item]:
-            return {key: item for key, item in get_many(wanted).items() if key != gone}
+        def get_unexpired(wanted: Sequence[keys.ItemKey]) -> dict[keys.ItemKey, Item]:
+            return {key: item for key, item in get_many(wanted).items() if key != expired}
 
-        monkeypatch.setattr(store.table, "get_many", without)
+        monkeypatch.setattr(store.table, "get_many", get_unexpired)
         first, cursor = store.runs("default", limit=2)
         rest, end = store.runs("default", limit=2, cursor=cursor)
         assert [[run.id for run in page] for page in (first, rest)] == [[runs[2].id], [runs[0].id]]
@@ -232,30 +231,30 @@ class TestLists:
     st.integers(1, 12),
 )
 def test_shards_are_merged_without_a_gap(drawn: list[tuple[list[int], bool]], wanted: int) -> None:
-    """Of each shard there is what it holds; of one that was not looked through to its end, the newest of that."""
+    """Each shard is read to its end, or it is cut after its newest runs."""
     held = [
         [f"{number:02}.{index}" for number in sorted(numbers, reverse=True)]
         for index, (numbers, _) in enumerate(drawn)
     ]
-    looked = []
+    shards = []
     for all_of_it, (_, is_cut) in zip(held, drawn, strict=True):
         seen = all_of_it[: len(all_of_it) // 2]
-        looked.append(
+        shards.append(
             (seen[:wanted], seen[-1])
             if is_cut and seen and len(seen) < wanted
             else (all_of_it[:wanted], None)
         )
-    found, end = merge_shards(looked, wanted)
-    newest = sorted((one for part in held for one in part), reverse=True)
+    found, end = merge_shards(shards, wanted)
+    newest = sorted((key for shard in held for key in shard), reverse=True)
     assert found == newest[: len(found)]
     if end is None:
         assert len(found) == min(wanted, len(newest))
     else:
-        assert found == [one for one in newest if one >= end]
+        assert found == [key for key in newest if key >= end]
 
 
 class TestQueue:
-    """Runs of a service are walked as messages say."""
+    """Runs of a service, which are executed from messages."""
 
     @pytest.fixture
     def queue(self, aws: Client, monkeypatch: pytest.MonkeyPatch) -> str:
@@ -295,7 +294,7 @@ class TestQueue:
         assert store.claim_message(body, LEASE, time.time()) is MessageOutcome.HELD
         store.commit(succeed(store, claim, saved={"n": 1}), time.time())
         following = received(aws, queue)
-        # The acknowledgement was lost, and the message comes again: what follows is sent once more.
+        # The acknowledgement was lost, so the message arrives again, and the next message is sent again.
         assert store.claim_message(body, LEASE, time.time()) is MessageOutcome.DONE
         assert received(aws, queue) == following
         again = store.claim_message(following, LEASE, time.time())
@@ -355,7 +354,7 @@ class TestQueue:
         assert isinstance(store, DynamoStore)
         now = time.time()
         run = start_run(store, origin="service", now=now)
-        received(aws, queue)  # and it is lost
+        received(aws, queue)  # the message is lost
         assert store.sweep(now + 1.0) == SweepResult(1, 0)
         assert store.sweep(now + 1000.0) == SweepResult(1, 1)
         claim = store.claim_message(received(aws, queue), LEASE, time.time())
@@ -368,7 +367,7 @@ def worker_of(store: Store) -> Worker:
 
 
 def received(aws: Client, queue: str) -> str:
-    """The body of the next message, which is deleted."""
+    """Receive and delete the next message, and return its body."""
     sqs = aws("sqs")
     (message,) = sqs.receive_message(QueueUrl=queue, WaitTimeSeconds=5)["Messages"]
     sqs.delete_message(QueueUrl=queue, ReceiptHandle=message["ReceiptHandle"])
@@ -376,7 +375,7 @@ def received(aws: Client, queue: str) -> str:
 
 
 def sent(aws: Client, queue: str, *, delayed: bool) -> int:
-    """How many messages there are."""
+    """Return the number of messages in the queue."""
     name = "ApproximateNumberOfMessagesDelayed" if delayed else "ApproximateNumberOfMessages"
     found = aws("sqs").get_queue_attributes(QueueUrl=queue, AttributeNames=[name])["Attributes"]
     return int(found[name])
@@ -389,7 +388,7 @@ def test_the_check_includes_the_bucket_and_the_queue(aws: Client) -> None:
     assert DynamoStore("noetl", queue_url=queue, bucket="values").check_consistency() == []
     found = DynamoStore("noetl", queue_url=f"{queue}-", bucket="no-values").check_consistency()
     missing = "there is no {} in this account and region; create it."
-    assert [(one.check, one.message.partition(" failed: ")[2]) for one in found] == [
+    assert [(finding.check, finding.message.partition(" failed: ")[2]) for finding in found] == [
         ("bucket", missing.format("bucket no-values (NOETL_BUCKET)")),
         ("queue", missing.format(f"queue {queue}- (NOETL_QUEUE)")),
     ]

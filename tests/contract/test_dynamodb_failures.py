@@ -1,4 +1,6 @@
-"""Answers of AWS that no emulator gives: conflicts, throttling, keys left unanswered. The Stubber of botocore says them."""
+"""Responses of AWS that no emulator gives, from the Stubber of botocore: conflicts, throttling, unprocessed
+keys.
+"""
 
 from __future__ import annotations
 
@@ -114,20 +116,20 @@ class TestPassingFailures:
     def test_retries_of_a_transaction_use_one_token(
         self, stub: Stubber, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        asked: list[str] = []
+        requests: list[str] = []
         table = DynamoTable("t")
         send = table.client.transact_write_items
         monkeypatch.setattr(
             table.client,
             "transact_write_items",
-            lambda **given: (asked.append(given["ClientRequestToken"]), send(**given))[1],
+            lambda **given: (requests.append(given["ClientRequestToken"]), send(**given))[1],
         )
         add_errors(stub, "transact_write_items", "InternalServerError", status=500)
         stub.add_response("transact_write_items", {})
         stub.add_response("transact_write_items", {})
         table.write(TWO_WRITES)
         table.write(TWO_WRITES)
-        assert asked[0] == asked[1] != asked[2]
+        assert requests[0] == requests[1] != requests[2]
 
     def test_a_token_of_another_transaction_is_reported(self, stub: Stubber) -> None:
         add_errors(stub, "transact_write_items", "IdempotentParameterMismatchException")
@@ -189,7 +191,7 @@ class TestRefusals:
 
 
 class TestLimits:
-    """What DynamoDB would refuse is not even asked for."""
+    """Limits of DynamoDB, which are checked before a request is sent."""
 
     def test_the_size_of_an_item_is_limited(self, stub: Stubber) -> None:
         largest = tables.MAX_ITEM_BYTES - tables._MARGIN_BYTES
@@ -212,11 +214,11 @@ class TestLimits:
 
 class TestWhatIsLeft:
     def test_unprocessed_keys_are_requested_again(self, stub: Stubber) -> None:
-        one, two = ({"pk": {"S": "p"}, "sk": {"S": name}} for name in ("one", "two"))
-        left = {"t": {"Keys": [two], "ConsistentRead": True}}
-        stub.add_response("batch_get_item", {"Responses": {"t": [one]}, "UnprocessedKeys": left})
+        first, second = ({"pk": {"S": "p"}, "sk": {"S": name}} for name in ("one", "two"))
+        left = {"t": {"Keys": [second], "ConsistentRead": True}}
+        stub.add_response("batch_get_item", {"Responses": {"t": [first]}, "UnprocessedKeys": left})
         stub.add_response("batch_get_item", {"Responses": {}, "UnprocessedKeys": left})
-        stub.add_response("batch_get_item", {"Responses": {"t": [two]}}, {"RequestItems": left})
+        stub.add_response("batch_get_item", {"Responses": {"t": [second]}}, {"RequestItems": left})
         assert set(DynamoTable("t").get_many([ONE, TWO])) == {ONE, TWO}
 
     def test_keys_that_stay_unprocessed_are_reported(self, stub: Stubber) -> None:
@@ -262,10 +264,10 @@ class TestWhatIsLeft:
     def test_messages_are_delayed_until_they_are_due(self, monkeypatch: pytest.MonkeyPatch) -> None:
         with stubbed("sqs", messages, monkeypatch) as stub:
             for due, delay in ((1.0, None), (2.2, 2), (900.0, 899), (5000.0, 900)):
-                asked = {"QueueUrl": "http://q", "MessageBody": ANY} | (
+                requests = {"QueueUrl": "http://q", "MessageBody": ANY} | (
                     {} if delay is None else {"DelaySeconds": delay}
                 )
-                stub.add_response("send_message", {"MessageId": "m"}, asked)
+                stub.add_response("send_message", {"MessageId": "m"}, requests)
                 MessageQueue("http://q").send([DueMessage("r", "v", "s", due)], 1.0)
             stub.assert_no_pending_responses()
 
@@ -285,14 +287,14 @@ class TestBlobs:
         self, store: DynamoStore, aws: Client, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         run = start_run(store)
-        # What compresses well stays in its item, however long it was.
+        # A value that compresses well would stay in its item.
         monkeypatch.setattr(buckets, "to_bytes", lambda value: buckets.encode_json(value).encode())
         text = "x" * (2 * buckets.INLINE_BYTES)
         store.commit(succeed(store, claim_visit(store, run), saved={"n": text}, data=text), 1.0)
         (found,) = aws("s3").list_objects_v2(Bucket=store.blobs.bucket)["Contents"]
         assert found["Key"].startswith(f"runs/{run.id}/")
-        another = DynamoStore("noetl", bucket=store.blobs.bucket)
-        (visit,) = another.visits_with_outputs(run.id, [claimed_id(another, run.id)])
+        other_store = DynamoStore("noetl", bucket=store.blobs.bucket)
+        (visit,) = other_store.visits_with_outputs(run.id, [claimed_id(other_store, run.id)])
         assert (visit.saved, visit.result) == ({"n": text}, text)
         assert max(len(str(item)) for item in store.table.scan() if item["sk"].startswith("V#")) < 2_000
 

@@ -1,4 +1,4 @@
-"""What only many workers at once, lost answers and messages that come twice can get wrong in DynamoDB."""
+"""Concurrent workers, lost answers and duplicate messages on DynamoDB."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ FIRST = """
 
 
 def wide(width: int) -> str:
-    """A fork of so many branches, which come together."""
+    """Return a playbook with a fork of `width` branches and their join."""
     names = [f"b{number}" for number in range(width)]
     lines = ["steps:", f"- {{name: a, rule: [{{case: default, run: [{', '.join(names)}]}}]}}"]
     lines += [f"- {{name: {name}, rule: [{{case: default, run: [c]}}]}}" for name in names]
@@ -86,7 +86,7 @@ def store(aws: Client) -> Iterator[DynamoStore]:
 
 
 class Wire:
-    """A queue whose messages a test delivers as it likes."""
+    """A queue whose messages a test delivers in any order."""
 
     def __init__(self) -> None:
         self.bodies: list[str] = []
@@ -100,12 +100,12 @@ class Wire:
         with self.lock:
             if not self.bodies:
                 return None
-            at = chance.randrange(len(self.bodies))
-            return self.bodies[at] if chance.random() < twice else self.bodies.pop(at)
+            index = chance.randrange(len(self.bodies))
+            return self.bodies[index] if chance.random() < twice else self.bodies.pop(index)
 
 
-def behind_a_queue(wire: Wire) -> DynamoStore:
-    """A store whose messages go over the wire."""
+def store_with_queue(wire: Wire) -> DynamoStore:
+    """Return a store that sends its messages to a wire."""
     store = DynamoStore("noetl", queue_url="http://queue.invalid")
     store.message_queue = wire  # type: ignore[assignment]
     return store
@@ -118,7 +118,7 @@ def begun(store: DynamoStore, text: str) -> str:
 
 
 def deliver(store: DynamoStore, body: str, wire: Wire, *, now: float = 2.0) -> None:
-    """What a handler does with a message: one that is held comes again."""
+    """Handle a message as a function does: a message that is held is delivered again."""
     found = store.claim_message(body, LEASE, now)
     if found is MessageOutcome.HELD:
         with wire.lock:
@@ -134,7 +134,7 @@ def visited(store: DynamoStore, run_id: str) -> Counter[str]:
 
 
 def check(store: DynamoStore, run_id: str, expected: dict[str, int]) -> None:
-    """A run that has ended well: each step visited as often as it must be, each transition once, nothing left in counters."""
+    """Check a finished run: visits of each step, one completion of each visit, and empty counters."""
     run = store.run("default", run_id)
     assert run is not None
     assert (run.status, run.live) == (RunStatus.SUCCEEDED, 0)
@@ -159,7 +159,7 @@ def test_duplicate_messages_in_any_order_change_nothing(store: DynamoStore, name
     text, expected = PLAYBOOKS[name]
     chance = random.Random(name)
     wire = Wire()
-    queued = behind_a_queue(wire)
+    queued = store_with_queue(wire)
     run_id = begun(queued, text)
     while (body := wire.take(chance, twice=0.3)) is not None:
         deliver(queued, body, wire)
@@ -170,11 +170,11 @@ def test_duplicate_messages_in_any_order_change_nothing(store: DynamoStore, name
 def test_concurrent_workers_visit_each_step_once(store: DynamoStore, name: str) -> None:
     text, expected = PLAYBOOKS[name]
     wire = Wire()
-    run_ids = [begun(behind_a_queue(wire), text) for _ in range(2)]
+    run_ids = [begun(store_with_queue(wire), text) for _ in range(2)]
     over = threading.Event()
 
     def work(index: int) -> None:
-        queued, chance = behind_a_queue(wire), random.Random(index)
+        queued, chance = store_with_queue(wire), random.Random(index)
         while not over.is_set():
             body = wire.take(chance, twice=0.2)
             if body is not None:
@@ -191,13 +191,13 @@ def test_concurrent_workers_visit_each_step_once(store: DynamoStore, name: str) 
 def test_a_wide_fork_is_spread_over_partitions(store: DynamoStore) -> None:
     width = 4 * BRANCHES_PER_PARTITION
     wire = Wire()
-    run_id = begun(behind_a_queue(wire), wide(width))
+    run_id = begun(store_with_queue(wire), wide(width))
     head = store.read_head(run_id)
     assert head["spread"] == 4
     over = threading.Event()
 
     def work(index: int) -> None:
-        queued, chance = behind_a_queue(wire), random.Random(index)
+        queued, chance = store_with_queue(wire), random.Random(index)
         while not over.is_set():
             body = wire.take(chance, twice=0.05)
             if body is not None:
@@ -211,18 +211,18 @@ def test_a_wide_fork_is_spread_over_partitions(store: DynamoStore) -> None:
         item["pk"] for item in store.table.scan() if item["sk"].startswith("V#b") or item["sk"] == "C"
     )
     assert len(writers) == 4
-    # Each branch wrote its end to the counter of its neighbours, and to no other.
+    # Each branch wrote its end only to the counter of its own partition.
     assert {item["version"] for item in store.table.scan() if item["sk"] == "C"} <= set(
         range(1, BRANCHES_PER_PARTITION + 6)
     )
 
 
 class Lost(Exception):
-    """The process has died, or the answer was lost."""
+    """A simulated death of the process."""
 
 
 class Dying(Wire):
-    """A queue whose first sender of more than a transaction holds dies after some of the messages."""
+    """A queue whose sender dies once, in the middle of the messages of a wide fork."""
 
     has_died = False
 
@@ -236,10 +236,10 @@ class Dying(Wire):
 
 @pytest.mark.timeout(300)
 def test_a_fork_may_be_wider_than_a_transaction(store: DynamoStore) -> None:
-    """Its messages are sent in part when the worker dies, and all of them when the message of the fork comes again."""
+    """The worker dies after some messages. The rest is sent when the message of the fork arrives again."""
     width = MAX_TRANSACTION_ITEMS + 30
     wire = Dying()
-    queued, chance = behind_a_queue(wire), random.Random(1)
+    queued, chance = store_with_queue(wire), random.Random(1)
     run_id = begun(queued, wide(width))
     while (body := wire.take(chance, twice=0.02)) is not None:
         try:
@@ -250,7 +250,7 @@ def test_a_fork_may_be_wider_than_a_transaction(store: DynamoStore) -> None:
     check(store, run_id, dict.fromkeys(["a", "c", *(f"b{number}" for number in range(width))], 1))
     counters = [item for item in store.table.scan() if item["sk"] == "C"]
     assert len(counters) == -(-width // BRANCHES_PER_PARTITION)
-    # An end changes one counter; whoever fires the join changes all of them.
+    # The end of a branch changes one counter. The commit that fires the join changes all of them.
     assert sum(item["version"] for item in counters) <= width + 4 * len(counters)
 
 
@@ -259,24 +259,24 @@ def test_a_fork_may_be_wider_than_a_transaction(store: DynamoStore) -> None:
 def test_a_worker_may_die_at_any_write(
     store: DynamoStore, name: str, when: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every write of a run is where a worker dies once, before it or after it; its message comes again."""
+    """A worker dies once before or after each write of a run, and its message arrives again."""
     text, expected = PLAYBOOKS[name]
     write = tables.DynamoTable._write
     writes = [0]
     dies_at = [10**9]
 
-    def counted(self: Any, *args: Any, **asked: Any) -> dict[str, Any]:
+    def counted(self: Any, *args: Any, **request: Any) -> dict[str, Any]:
         writes[0] += 1
         if writes[0] == dies_at[0] and when == "before":
             raise Lost
-        found = write(self, *args, **asked)
+        found = write(self, *args, **request)
         if writes[0] == dies_at[0]:
             raise Lost
         return found
 
     monkeypatch.setattr(tables.DynamoTable, "_write", counted)
     wire = Wire()
-    queued = behind_a_queue(wire)
+    queued = store_with_queue(wire)
     chance = random.Random(f"{name} {when}")
     point = 1
     while True:
@@ -293,13 +293,13 @@ def test_a_worker_may_die_at_any_write(
             break
         dies_at[0] = 10**9
         check(queued, run_id, expected)
-        # Playbooks with many writes are tried at some of them.
+        # Playbooks with many writes are tested at some of them.
         point += 1 if name in ("chain", "diamond") else chance.randrange(2, 6)
     assert point > 8
 
 
 class TestLostAnswers:
-    """An answer that is lost does not make a write that was made count as one that was not."""
+    """A write whose answer is lost still counts as made."""
 
     def test_lost_answer_to_a_claim(self, store: DynamoStore, monkeypatch: pytest.MonkeyPatch) -> None:
         run = start_run(store)
@@ -330,7 +330,7 @@ class TestLostAnswers:
 
 
 class answers_lost:
-    """Every first answer to these calls is lost on its way."""
+    """A context in which each first answer to the named calls is lost."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *calls: str) -> None:
         self._calls = calls
@@ -346,11 +346,11 @@ class answers_lost:
             method = getattr(client, call)
             count = [0]
 
-            def lossy(method: Callable[..., Any] = method, count: list[int] = count, **asked: Any) -> Any:
+            def lossy(method: Callable[..., Any] = method, count: list[int] = count, **request: Any) -> Any:
                 count[0] += 1
                 is_lost = count[0] % 2 == 1
                 try:
-                    return method(**asked)
+                    return method(**request)
                 finally:
                     if is_lost:
                         raise ReadTimeoutError(endpoint_url="http://lost.invalid")
@@ -397,8 +397,8 @@ def test_a_run_that_ends_during_a_read_has_its_result(
     assert play.status is RunStatus.WAITING
     get_many = store.table.get_many
 
-    def read_early(*asked: Any) -> Any:
-        found = get_many(*asked)
+    def read_early(*args: Any) -> Any:
+        found = get_many(*args)
         monkeypatch.setattr(store.table, "get_many", get_many)
         play.finish()
         return found
@@ -412,9 +412,7 @@ def test_a_run_that_ends_during_a_read_has_its_result(
 def test_history_of_a_run_that_changes_between_reads(
     store: DynamoStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The records of visits are read before what they have told. What is told by then of a claim that the record does not know, or
-    what has moved from the one to the other, is told to the next reader.
-    """
+    """Visits are read before items of events. Events that move in between appear in the next read."""
     run = start_run(store)
     query, seen = store.table.query, list[Event]()
     meanwhile: list[Callable[[], object]] = []
@@ -424,29 +422,29 @@ def test_history_of_a_run_that_changes_between_reads(
             meanwhile.pop()()
         return query(pk, prefix, **options)
 
-    def look() -> None:
+    def read_events() -> None:
         with monkeypatch.context() as patch:
             patch.setattr(store.table, "query", interrupted)
             seen.extend(store.events(run.id, seen[-1].id if seen else None))
 
-    def retry_and_tell() -> None:
+    def retry_and_renew() -> None:
         store.commit(fail(store, claim, retry_at=50.0), 1.0)
         again = claim_visit(store, run, 50.0)
         store.renew(*claim_key(again), 110.0, action_events(again, 1))
 
     claim = claim_visit(store, run)
     store.renew(*claim_key(claim), 60.0, action_events(claim, 0))
-    meanwhile.append(retry_and_tell)
-    look()
+    meanwhile.append(retry_and_renew)
+    read_events()
     assert [event.type for event in seen][-2:] == ["action.x", "step.retrying"]
-    look()
+    read_events()
     assert seen == store.events(run.id)
 
     claim = Claim(claim.run, next(visit for visit in store.visits(run.id) if visit.step == "a"))
     store.commit(fail(store, claim), 51.0)
     end_run(store, run, RunStatus.FAILED, 52.0)
     meanwhile.append(lambda: store.resume(run.id, 60.0, deadline_at=None, values={}))
-    look()
-    look()
+    read_events()
+    read_events()
     assert seen == store.events(run.id)
     assert [event.payload["number"] for event in seen if event.type == "action.x"] == [0, 1]

@@ -1,4 +1,4 @@
-"""Postgres keeps the contract of stores; and what only a server can get wrong."""
+"""The contract of stores on Postgres, its schema and its queries."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class TestPostgres(
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("size", [100_000, 5_000_000])
 def test_values_larger_than_a_socket_buffer_are_stored(postgres_dsn: str, size: int) -> None:
-    """In a transaction it is sent together with what comes before and after it, and neither side waits for the other."""
+    """A pipeline sends a large value with other statements, and neither side blocks."""
     upgrade(postgres_dsn)
     with closing(PostgresStore(postgres_dsn)) as store:
         source = compile_text(DIAMOND)
@@ -87,9 +87,7 @@ def test_values_larger_than_a_socket_buffer_are_stored(postgres_dsn: str, size: 
 def test_a_commit_of_a_step_takes_few_statements(
     postgres_dsn: str, text: str, statements: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One statement in a chain; where a branch ends at a join one more, which locks the run and is sent with it. The visit that is
-    next comes with them.
-    """
+    """A chain takes one statement, and an arrival one more that locks the run. Both claim the next visit."""
     upgrade(postgres_dsn)
     with closing(PostgresStore(postgres_dsn)) as store:
         run = start_run(store, text)
@@ -97,17 +95,17 @@ def test_a_commit_of_a_step_takes_few_statements(
         following = store.commit(succeed(store, claim, saved={"n": 1}), 1.0, LEASE)
         assert following is not None
         commit = succeed(store, Claim(claim.run, following))
-        store._queue_of(run.id)  # what is read once by each process
-        asked: list[str] = []
+        store._queue_of(run.id)  # each process reads it once
+        statements_sent: list[str] = []
         execute = PostgresWriter.execute
 
         def counted(self: PostgresWriter, query: str, values: Sequence[Any] = (), /) -> PostgresResult:
-            asked.append(query)
+            statements_sent.append(query)
             return execute(self, query, values)
 
         monkeypatch.setattr(PostgresWriter, "execute", counted)
         after = store.commit(commit, 2.0, LEASE)
-        assert len(asked) == statements, asked
+        assert len(statements_sent) == statements, statements_sent
         assert after is not None
         assert (after.status, after.fence, after.worker, after.due_at) == ("running", 1, LEASE.worker, 32.0)
         (began,) = [
@@ -166,7 +164,7 @@ def test_an_unreachable_server_is_reported() -> None:
 
 
 class TestQueries:
-    """What is asked often is found by an index, however much is there that is over."""
+    """Frequent queries, which use an index even if most visits are finished."""
 
     @pytest.fixture
     def store(self, postgres_dsn: str) -> Iterator[PostgresStore]:
@@ -174,37 +172,41 @@ class TestQueries:
         store = PostgresStore(postgres_dsn)
         with store.database.transaction() as db:
             visits = (
-                "insert into visits (run_id, id, step, queue, status, position, clock, names, number, due_at, finished_at)"
-                " select 'run' || n / 100, 'v' || n, 's', 'service', ?, n, 1, '{}', 1, n,"
+                "insert into visits (run_id, id, step, queue, status, position, clock, names, number, due_at,"
+                " finished_at) select 'run' || n / 100, 'v' || n, 's', 'service', ?, n, 1, '{}', 1, n,"
                 " case when ? = 'succeeded' then 1.0 end from generate_series(?::int, ?) n"
             )
             db.execute(visits, ("succeeded", "succeeded", 1, 40_000))
             db.execute(visits, ("ready", "ready", 40_001, 42_000))
             db.execute(
-                "insert into runs (id, tenant, playbook, plan_hash, status, origin, queue, input, environment, variables,"
-                " tags, created_at, live) select 'run' || n, 't' || n % 3, 'p', 'h', 'running', 'service', 'service', '{}',"
-                " '{}', '{}', '[]', n, 1 from generate_series(0, 6000) n"
+                "insert into runs (id, tenant, playbook, plan_hash, status, origin, queue, input, environment,"
+                " variables, tags, created_at, live) select 'run' || n, 't' || n % 3, 'p', 'h', 'running',"
+                " 'service', 'service', '{}', '{}', '{}', '[]', n, 1 from generate_series(0, 6000) n"
             )
             db.execute("analyze visits, runs")
         yield store
         store.close()
 
     def plans(
-        self, store: PostgresStore, ask: Callable[[], object], monkeypatch: pytest.MonkeyPatch, about: str
+        self,
+        store: PostgresStore,
+        operation: Callable[[], object],
+        monkeypatch: pytest.MonkeyPatch,
+        about: str,
     ) -> list[str]:
-        """How the queries about a table are planned, once with their values and once without."""
-        asked: list[tuple[str, tuple[Any, ...]]] = []
+        """Return the plans of the queries of a table, with their values and without."""
+        statements_sent: list[tuple[str, tuple[Any, ...]]] = []
         execute = PostgresWriter.execute
 
         def noted(writer: PostgresWriter, query: str, values: Any = (), /) -> Any:
-            asked.append((query, tuple(values)))
+            statements_sent.append((query, tuple(values)))
             return execute(writer, query, values)
 
         with monkeypatch.context() as patch:
             patch.setattr(PostgresWriter, "execute", noted)
-            ask()
+            operation()
         found = []
-        for query, values in dict(asked).items():
+        for query, values in dict(statements_sent).items():
             if f" from {about} " in query and " for update" not in query:
                 rows = store.database.fetch_all(f"explain {query}", *values)
                 first, *rest = query.split("?")

@@ -1,4 +1,4 @@
-"""What becomes of a store when its Postgres goes away, in the middle of whatever it is; and what is said then."""
+"""Failures of Postgres: lost connections, restarts, too many connections, and their messages."""
 
 from __future__ import annotations
 
@@ -67,10 +67,11 @@ def own_dsn(own_server: PostgresServer) -> Iterator[str]:
 
 
 def end_sessions(administrator: psycopg.Connection[Any], state: str = "idle") -> int:
-    """End the sessions of others in this database that are in this state; how many there were."""
+    """End the other sessions of this database with this state, and return how many there were."""
     query = (
-        "select count(pg_terminate_backend(pid, 10000)) from pg_stat_activity where datname = current_database()"
-        " and pid <> pg_backend_pid() and application_name = 'noetl' and state = %s and query not like 'listen%%'"
+        "select count(pg_terminate_backend(pid, 10000)) from pg_stat_activity"
+        " where datname = current_database() and pid <> pg_backend_pid() and application_name = 'noetl'"
+        " and state = %s and query not like 'listen%%'"
     )
     found = administrator.execute(query, [state]).fetchone()
     assert found is not None
@@ -78,7 +79,7 @@ def end_sessions(administrator: psycopg.Connection[Any], state: str = "idle") ->
 
 
 def blocked(administrator: psycopg.Connection[Any]) -> int:
-    """The session that waits for a lock, once there is one."""
+    """Wait until a session waits for a lock, and return its process id."""
     query = "select pid from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
     while (found := administrator.execute(query).fetchone()) is None:
         administrator.execute("select pg_sleep(0.01)")
@@ -138,7 +139,7 @@ class TestLostConnections:
     def test_a_connection_lost_in_a_transaction_is_retried(
         self, store: PostgresStore, administrator: psycopg.Connection[Any]
     ) -> None:
-        """Nothing was written, so it is done again."""
+        """The transaction wrote nothing, so it is retried."""
         run = start_run(store)
         with ThreadPoolExecutor(1) as pool:
             with administrator.transaction():
@@ -162,7 +163,7 @@ class TestLostConnections:
     def test_a_connection_lost_at_the_commit_is_reported(
         self, store: PostgresStore, administrator: psycopg.Connection[Any], text: str
     ) -> None:
-        """Whether it was written cannot be known: that is said, and whoever comes after the lease begins anew."""
+        """The result is unknown: a plain StoreError. The next claim after the lease starts again."""
         run = start_run(store, text)
         claim = claim_visit(store, run)
         administrator.execute("""
@@ -188,8 +189,9 @@ class TestLostConnections:
 
 
 class Proxy:
-    """Stands before a server. When `cut` is part of what a client sends, the connection is lost: before the server has it when
-    `loses` is "question", before the client has the answer when it is "answer".
+    """A proxy in front of a server, which cuts a connection when a client sends `cut`.
+
+    `loses` is "question" to lose the data of the client, or "answer" to lose the response of the server.
     """
 
     def __init__(self, dsn: str) -> None:
@@ -236,7 +238,9 @@ class Proxy:
                         if self.loses == "answer":
                             server.sendall(sent)
                             server.shutdown(socket.SHUT_WR)
-                            while server.recv(65536):  # until the server has done it, and gone
+                            while server.recv(
+                                65536
+                            ):  # until the server has executed it and closed the connection
                                 pass
                         return
                     key.data.sendall(sent)
@@ -255,7 +259,7 @@ def proxy(own_dsn: str) -> Iterator[Proxy]:
 def test_a_commit_with_a_lost_answer_is_made_at_most_once(
     proxy: Proxy, text: str, cut: bytes, loses: str
 ) -> None:
-    """Done or not: it is a StoreError, once; after the lease the run goes on, and nothing happens twice."""
+    """The commit fails with a StoreError. After the lease the run continues, and nothing happens twice."""
     with closing(PostgresStore(proxy.dsn)) as store:
         play = RunHarness(store, text, folder=Path.cwd())
         claim = play.claim()
@@ -295,10 +299,10 @@ class TestRestarts:
         with closing(PostgresStore(own_dsn)) as store, closing(PostgresStore(own_dsn)) as other:
             own_server.stop()
             own_server.start()
-            heard = store.work.count
-            while store.work.count == heard:
+            notifications = store.work.count
+            while store.work.count == notifications:
                 start_run(other)
-                store.work.wait(heard, 0.05)
+                store.work.wait(notifications, 0.05)
 
     def test_a_server_that_stays_down_is_reported(
         self, own_server: PostgresServer, own_dsn: str, monkeypatch: pytest.MonkeyPatch
@@ -320,7 +324,7 @@ class TestRestarts:
 class TestTooManyConnections:
     @contextmanager
     def crowded(self, dsn: str, left: int = 0) -> Iterator[None]:
-        """So many connections are left."""
+        """Use up all connections of the server except `left`."""
         with ExitStack() as held:
             taken: list[psycopg.Connection[Any]] = []
             with suppress(psycopg.OperationalError):
@@ -336,7 +340,7 @@ class TestTooManyConnections:
             PostgresStore(own_dsn)
 
     def test_one_connection_is_enough(self, own_dsn: str) -> None:
-        """For as many threads as there are, and plans that nobody has read before."""
+        """Several threads share one connection, also for plans that are not cached yet."""
         with closing(PostgresStore(own_dsn)) as store, self.crowded(own_dsn):
             store.save_plan(compile_text(DIAMOND))
             with ThreadPoolExecutor(4) as pool:
@@ -420,7 +424,7 @@ class TestAddress:
         assert [self.setting(store, name) for name in names] == ["30s", "20s", "noetl"]
 
     def test_settings_of_the_database_are_kept(self, postgres_dsn: str) -> None:
-        """But for what transactions are built on."""
+        """The isolation level is an exception, because transactions depend on it."""
         upgrade(postgres_dsn)
         name = urlsplit(postgres_dsn).path[1:]
         with psycopg.connect(postgres_dsn, autocommit=True) as connection:
@@ -446,11 +450,11 @@ class TestPrepared:
     def test_sessions_may_lose_prepared_statements(
         self, store: PostgresStore, administrator: psycopg.Connection[Any]
     ) -> None:
-        """As behind a pool of transactions, where the next statement may come to another session."""
+        """A connection pooler may give each transaction another session."""
         run = start_run(store)
         self.runs(store, run.id)
         for _ in range(12):
-            # Hidden from the client, which would else forget them too.
+            # Hidden from the client, which would otherwise forget the statements too.
             with store.postgres._pool.connection() as connection:
                 connection.execute("do $$ begin execute 'deallocate all'; end $$", prepare=False)
             assert store.run("default", run.id) == run
@@ -460,7 +464,7 @@ class TestPrepared:
     def test_a_table_may_get_another_column(
         self, store: PostgresStore, administrator: psycopg.Connection[Any]
     ) -> None:
-        """A later release migrates the schema while this one is at work."""
+        """A later release migrates the schema while this one is running."""
         run = start_run(store)
         self.runs(store, run.id)
         administrator.execute("alter table runs add column later text")

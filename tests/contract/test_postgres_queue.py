@@ -1,4 +1,4 @@
-"""Runs in Postgres that are walked as messages say: the store beside a queue keeps the contract, and tells of all that is due."""
+"""The contract of stores on Postgres with an SQS queue, and the messages about due visits."""
 
 from __future__ import annotations
 
@@ -86,17 +86,17 @@ def begun(store: PostgresStore, text: str, **options: object) -> Run:
 
 
 def received(aws: Client, queue: str, seconds: int = 5) -> list[str]:
-    """The bodies of the messages that come next, which are deleted."""
+    """Receive and delete the next messages, and return their bodies."""
     sqs = aws("sqs")
-    asked = {"WaitTimeSeconds": seconds, "MaxNumberOfMessages": 10}
-    found = sqs.receive_message(QueueUrl=queue, **asked).get("Messages", ())
+    options = {"WaitTimeSeconds": seconds, "MaxNumberOfMessages": 10}
+    found = sqs.receive_message(QueueUrl=queue, **options).get("Messages", ())
     for message in found:
         sqs.delete_message(QueueUrl=queue, ReceiptHandle=message["ReceiptHandle"])
     return [message["Body"] for message in found]
 
 
 def driven(store: PostgresStore, aws: Client, queue: str, run: Run, *, chained: bool) -> Run:
-    """The run once it has ended, of which nobody walks anything but what messages tell of."""
+    """Execute only the visits that messages announce, until the run has ended, and return the run."""
     walker = VisitExecutor(store, LEASE, service_capabilities({}), continues=lambda: chained)
     until = time.monotonic() + 60.0
     while time.monotonic() < until:
@@ -179,7 +179,7 @@ def test_no_messages_about_local_runs_and_claimed_visits(
     claim = store.claim_message(body, LEASE, time.time())
     assert isinstance(claim, Claim)
     assert store.commit(succeed(store, claim), time.time(), LEASE) is not None
-    assert len(received(aws, queue)) == 3  # of the four branches
+    assert len(received(aws, queue)) == 3  # three of the four branches
 
 
 def test_a_message_may_arrive_again_early_or_late(store: PostgresStore, aws: Client, queue: str) -> None:
@@ -223,7 +223,7 @@ def test_a_claim_that_gives_up_fails_the_visit(store: PostgresStore, aws: Client
 def test_a_sweep_sends_lost_messages_again(store: PostgresStore, aws: Client, queue: str) -> None:
     now = time.time()
     run = begun(store, DIAMOND)
-    received(aws, queue)  # and it is lost
+    received(aws, queue)  # the message is lost
     assert store.sweep(now + 1.0) == SweepResult(1, 0)
     assert store.sweep(now + 1000.0) == SweepResult(1, 1)
     assert [DueMessage.decode(body).run_id for body in received(aws, queue)] == [run.id]
@@ -252,18 +252,21 @@ def test_a_queue_that_refuses_messages_loses_nothing(
 
 
 def test_a_process_has_few_connections(store: PostgresStore, postgres_dsn: str) -> None:
-    """There are as many processes as invocations at once: each has four at most, and none that only listens."""
+    """Each concurrent invocation is a process, with at most four connections and none for notifications."""
     run = begun(store, DIAMOND)
     run_concurrently(20, lambda _: [store.visits(run.id) for _ in range(50)])
     with psycopg.connect(postgres_dsn) as connection:
-        query = "select query from pg_stat_activity where application_name = 'noetl' and datname = current_database()"
+        query = (
+            "select query from pg_stat_activity"
+            " where application_name = 'noetl' and datname = current_database()"
+        )
         queries = [row[0] for row in connection.execute(query).fetchall()]
     assert 1 <= len(queries) <= 4
     assert not any("listen" in query for query in queries)
 
 
 class TestSecret:
-    """The address of the database is in Secrets Manager."""
+    """A database whose address is in Secrets Manager."""
 
     def test_a_secret_with_a_uri(self, queue: str, aws: Client, postgres_dsn: str) -> None:
         arn = aws("secretsmanager").create_secret(Name="noetl", SecretString=f"{postgres_dsn}\n")["ARN"]
@@ -275,7 +278,7 @@ class TestSecret:
     def test_the_secret_is_read_for_each_new_connection(
         self, queue: str, aws: Client, postgres_server: str, postgres_dsn: str
     ) -> None:
-        """Here the new address is that of another database, so that it can be told."""
+        """The new address is that of another database, which makes the change visible."""
         arn = aws("secretsmanager").create_secret(Name="changing", SecretString=postgres_dsn)["ARN"]
         store = open_store(arn)
         run = start_run(store, DIAMOND)
@@ -293,7 +296,7 @@ class TestSecret:
             store.close()
 
     def test_a_secret_of_amazon_rds(self, aws: Client) -> None:
-        told = {
+        secret = {
             "engine": "postgres",
             "host": "db.test",
             "port": 5433,
@@ -301,7 +304,7 @@ class TestSecret:
             "password": "p/w:d?",
             "dbname": "n",
         }
-        arn = aws("secretsmanager").create_secret(Name="rds", SecretString=json.dumps(told))["ARN"]
+        arn = aws("secretsmanager").create_secret(Name="rds", SecretString=json.dumps(secret))["ARN"]
         assert resolve_url(arn) == "postgresql://a%40b:p%2Fw%3Ad%3F@db.test:5433/n"
 
     @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Many workers at one Postgres: whatever they do at once, and whoever comes too late, the runs end as one worker's would."""
+"""Concurrent workers on Postgres: their runs end as with one worker."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from tests.contract.store_contract import (
     start_run,
     succeed,
 )
-from tests.contract.waits_contract import child, opened, paused, waiting
+from tests.contract.waits_contract import open_wait, start_child, start_waiting_run, suspended
 from tests.postgres import postgres_dsn, postgres_server
 from tests.run_harness import compile_text
 
@@ -45,7 +45,7 @@ TERMINAL = {"workflow.completed", "workflow.failed", "workflow.cancelled", "work
 
 @pytest.fixture
 def stores(postgres_dsn: str) -> Iterator[list[PostgresStore]]:
-    """Ways into one store, each with its own connections, as processes have them."""
+    """Stores with their own connections to one database, as in several processes."""
     upgrade(postgres_dsn)
     found = [PostgresStore(postgres_dsn) for _ in range(4)]
     yield found
@@ -59,23 +59,23 @@ def store(stores: list[PostgresStore]) -> PostgresStore:
 
 
 class Onlooker:
-    """A session beside the store's, which holds locks and sees who waits for them."""
+    """A separate session, which holds locks and observes the sessions that wait for them."""
 
     def __init__(self, dsn: str) -> None:
         self.connection = psycopg.connect(dsn, autocommit=True)
         self.connection.execute("set deadlock_timeout = '60s'")
 
     def hold(self, run: Run) -> None:
-        """Lock a run until `let_go`."""
+        """Lock a run until `release`."""
         if self.connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE:
             self.connection.execute("begin")
         self.connection.execute("select 1 from runs where id = %s for update", [run.id])
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         self.connection.execute("rollback")
 
     def wait_for_blocked(self, count: int = 1) -> list[int]:
-        """The sessions that wait for a lock, once there are so many."""
+        """Wait until `count` sessions wait for a lock, and return their process ids."""
         query = (
             "select pid from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
         )
@@ -95,14 +95,14 @@ def onlooker(stores: list[PostgresStore], postgres_dsn: str) -> Iterator[Onlooke
 
 
 @pytest.fixture
-def beside() -> Iterator[Callable[..., Future[Any]]]:
-    """Starts work in a thread."""
+def run_in_thread() -> Iterator[Callable[..., Future[Any]]]:
+    """Function that starts a call in a thread."""
     with ThreadPoolExecutor(8) as pool:
         yield pool.submit
 
 
 def walked(stores: list[PostgresStore], run: Run, *, threads: int = 2) -> Run:
-    """The run, when the workers of all stores have walked it to its end."""
+    """Execute a run with workers of all stores until it has ended, and return it."""
     workers = [
         Worker(store, capabilities=local_run_capabilities(Path.cwd()), threads=threads, queue=run.queue)
         for store in stores
@@ -116,7 +116,7 @@ def walked(stores: list[PostgresStore], run: Run, *, threads: int = 2) -> Run:
 
 
 def is_sound(store: PostgresStore, *runs: Run) -> bool:
-    """Whether nothing is left over, and each run has ended once."""
+    """Check that the store is consistent and that each run has ended once."""
     assert check_consistency(store.database) == []
     for run in runs:
         ends = [event.type for event in store.events(run.id, limit=10_000) if event.type in TERMINAL]
@@ -125,7 +125,7 @@ def is_sound(store: PostgresStore, *runs: Run) -> bool:
 
 
 def is_complete(store: PostgresStore, run: Run, visits: int) -> bool:
-    """Whether every one of so many visits has succeeded, once."""
+    """Check that a run has `visits` visits, and that each succeeded once."""
     found = [visit for visit in store.visits(run.id) if not visit.step.startswith("@")]
     assert Counter(visit.status for visit in found) == {VisitStatus.SUCCEEDED: visits}
     assert max(Counter((visit.step, visit.number) for visit in found).values()) == 1
@@ -137,7 +137,7 @@ def is_complete(store: PostgresStore, run: Run, visits: int) -> bool:
 
 
 def fork(branches: int) -> str:
-    """A fork into so many steps, and their join."""
+    """Return a playbook with a fork of `branches` branches and their join."""
     names = ", ".join(f"b{index}" for index in range(branches))
     steps = [
         f"- {{name: b{index}, run: [{{action: set, set: {{v{index}: {index}}}}}], rule: [{{case: default, run: [c]}}]}}"
@@ -151,18 +151,18 @@ def fork(branches: int) -> str:
 
 
 def forks_in_forks(depth: int) -> tuple[str, int]:
-    """Forks of three within each other, joined from the inside out; and how many steps there are."""
+    """Return a playbook with nested forks of three branches and their joins, and its number of steps."""
     steps: list[str] = []
 
     def block(name: str, left: int, after: str | None) -> str:
-        going_on = f", rule: [{{case: default, run: [{after}]}}]" if after else ""
+        rule = f", rule: [{{case: default, run: [{after}]}}]" if after else ""
         if left == 0:
-            steps.append(f"- {{name: {name}, run: [{{action: set, set: {{{name}_seen: 1}}}}]{going_on}}}")
+            steps.append(f"- {{name: {name}, run: [{{action: set, set: {{{name}_seen: 1}}}}]{rule}}}")
             return name
         join = f"{name}_join"
         inner = [block(f"{name}_{index}", left - 1, join) for index in range(3)]
         steps.append(f"- {{name: {name}, rule: [{{case: default, run: [{', '.join(inner)}]}}]}}")
-        steps.append(f"- {{name: {join}, run: [{{action: set, set: {{{join}_seen: 1}}}}]{going_on}}}")
+        steps.append(f"- {{name: {join}, run: [{{action: set, set: {{{join}_seen: 1}}}}]{rule}}}")
         return name
 
     block("f", depth, None)
@@ -185,7 +185,7 @@ def test_eight_workers_reach_nested_joins(stores: list[PostgresStore]) -> None:
 
 
 def test_only_one_commit_of_each_visit_is_accepted(stores: list[PostgresStore]) -> None:
-    """Every visit is claimed by several, since leases are over at once; one of each is believed."""
+    """Leases expire at once, so several workers claim each visit. One commit of each is accepted."""
     run = start_run(stores[0], fork(24))
     believed: list[str] = []
 
@@ -212,9 +212,9 @@ def test_an_answer_and_a_suspension_at_the_same_time(stores: list[PostgresStore]
     for index in range(ROUNDS):
         run = start_run(stores[0])
         claim = claim_visit(stores[0], run)
-        key = opened(stores[0], claim, f"token {index}")
+        key = open_wait(stores[0], claim, f"token {index}")
         work = [
-            lambda claim=claim, key=key: stores[0].commit(paused(claim, key.id), 5.0),
+            lambda claim=claim, key=key: stores[0].commit(suspended(claim, key.id), 5.0),
             lambda index=index: stores[1].answer(f"token {index}", index, 5.0),
         ]
         run_concurrently(2, lambda which, work=work: work[which]())
@@ -224,7 +224,7 @@ def test_an_answer_and_a_suspension_at_the_same_time(stores: list[PostgresStore]
 
 
 def test_one_of_concurrent_answers_is_accepted(stores: list[PostgresStore]) -> None:
-    _, key = waiting(stores[0])
+    _, key = start_waiting_run(stores[0])
 
     def answer(index: int) -> int | None:
         try:
@@ -239,8 +239,8 @@ def test_one_of_concurrent_answers_is_accepted(stores: list[PostgresStore]) -> N
 
 def test_a_child_ends_while_its_parent_is_cancelled(stores: list[PostgresStore]) -> None:
     for index in range(ROUNDS):
-        parent, key = waiting(stores[0], f"token {index}")
-        inner = child(
+        parent, key = start_waiting_run(stores[0], f"token {index}")
+        inner = start_child(
             stores[0], parent, WaitKey(parent.id, key.visit_id, "child"), f"child {index}", queue=f"q{index}"
         )
         for _ in range(3):
@@ -260,11 +260,11 @@ def test_a_child_ends_while_its_parent_is_cancelled(stores: list[PostgresStore])
 
 @pytest.mark.parametrize("how", ["finish", "resume"])
 def test_a_parent_is_locked_before_its_child(
-    store: PostgresStore, onlooker: Onlooker, beside: Callable[..., Future[Any]], how: str
+    store: PostgresStore, onlooker: Onlooker, run_in_thread: Callable[..., Future[Any]], how: str
 ) -> None:
-    """As it is when the parent is cancelled: else the two would wait for each other."""
-    parent, key = waiting(store)
-    inner = child(store, parent, WaitKey(parent.id, key.visit_id, "child"), "child", queue="inner")
+    """A cancellation locks the parent first too. Another order would cause a deadlock."""
+    parent, key = start_waiting_run(store)
+    inner = start_child(store, parent, WaitKey(parent.id, key.visit_id, "child"), "child", queue="inner")
     store.stop(inner.id, RunStatus.CANCELLED, 2.0)
     last = store.claim("inner", LEASE, 2.0)
     assert last is not None
@@ -276,11 +276,13 @@ def test_a_parent_is_locked_before_its_child(
         finish()
     onlooker.hold(parent)
     doing = (
-        beside(finish) if how == "finish" else beside(store.resume, "child", 4.0, deadline_at=None, values={})
+        run_in_thread(finish)
+        if how == "finish"
+        else run_in_thread(store.resume, "child", 4.0, deadline_at=None, values={})
     )
     onlooker.wait_for_blocked()
     onlooker.connection.execute("select 1 from runs where id = 'child' for update nowait")
-    onlooker.let_go()
+    onlooker.release()
     doing.result()
     assert check_consistency(store.database) == []
 
@@ -289,12 +291,12 @@ def test_a_parent_is_locked_before_its_child(
     "change", ["fence = fence + 1", "status = 'parked'", "due_at = 9e9", "attempt = 2", None]
 )
 def test_a_claim_that_waited_for_a_lock_checks_the_visit_again(
-    store: PostgresStore, onlooker: Onlooker, beside: Callable[..., Future[Any]], change: str | None
+    store: PostgresStore, onlooker: Onlooker, run_in_thread: Callable[..., Future[Any]], change: str | None
 ) -> None:
-    """The visit is looked at as it is when the run can be locked, not as it was when it was found."""
+    """The claim checks the visit as it is after the lock was acquired."""
     run = start_run(store, now=1.0)
     onlooker.hold(run)
-    doing = beside(store.claim, run.queue, LEASE, 2.0)
+    doing = run_in_thread(store.claim, run.queue, LEASE, 2.0)
     onlooker.wait_for_blocked()
     if change is not None:
         onlooker.connection.execute(f"update visits set {change}".encode())
@@ -312,12 +314,12 @@ def test_a_claim_that_waited_for_a_lock_checks_the_visit_again(
 
 @pytest.mark.parametrize("change", ["fence = fence + 1", "status = 'ready'"])
 def test_a_commit_that_waited_for_a_lock_is_fenced(
-    store: PostgresStore, onlooker: Onlooker, beside: Callable[..., Future[Any]], change: str
+    store: PostgresStore, onlooker: Onlooker, run_in_thread: Callable[..., Future[Any]], change: str
 ) -> None:
     run = start_run(store)
     claim = claim_visit(store, run)
     onlooker.hold(run)
-    doing = beside(store.commit, succeed(store, claim), 2.0, LEASE)
+    doing = run_in_thread(store.commit, succeed(store, claim), 2.0, LEASE)
     onlooker.wait_for_blocked()
     onlooker.connection.execute(f"update visits set {change}".encode())
     onlooker.connection.execute("commit")
@@ -346,7 +348,7 @@ def test_a_stop_while_branches_commit(stores: list[PostgresStore]) -> None:
 
 
 def test_a_stop_while_a_chain_commits(stores: list[PostgresStore]) -> None:
-    """Whichever comes first: the step that follows is parked."""
+    """The next step is parked, whichever transaction is first."""
     for _ in range(ROUNDS):
         run = start_run(stores[0])
         claim = claim_visit(stores[0], run)
@@ -375,23 +377,23 @@ def test_concurrent_resumes_resume_once(stores: list[PostgresStore]) -> None:
 
 
 def test_a_wait_is_closed_while_the_child_resumes(
-    store: PostgresStore, onlooker: Onlooker, beside: Callable[..., Future[Any]]
+    store: PostgresStore, onlooker: Onlooker, run_in_thread: Callable[..., Future[Any]]
 ) -> None:
-    """The answer that the child gave is forgotten in the meantime."""
-    parent, key = waiting(store)
+    """The resume deletes the answer of the child."""
+    parent, key = start_waiting_run(store)
     wait = WaitKey(parent.id, key.visit_id, "child")
-    inner = child(store, parent, wait, "child", queue="inner")
+    inner = start_child(store, parent, wait, "child", queue="inner")
     store.stop(inner.id, RunStatus.CANCELLED, 2.0)
     last = store.claim("inner", LEASE, 2.0)
     assert last is not None
     store.finish(last, RunStatus.CANCELLED, None, [], 3.0)
     onlooker.hold(parent)
     doing = [
-        beside(store.resume, "child", 4.0, deadline_at=None, values={}),
-        beside(store.close_wait, wait, 5.0),
+        run_in_thread(store.resume, "child", 4.0, deadline_at=None, values={}),
+        run_in_thread(store.close_wait, wait, 5.0),
     ]
     onlooker.wait_for_blocked(2)
-    onlooker.let_go()
+    onlooker.release()
     assert [future.exception() for future in doing] == [None, None]
 
 
@@ -422,10 +424,10 @@ def test_a_deadlock_is_retried(
     postgres_dsn: str,
     store: PostgresStore,
     onlooker: Onlooker,
-    beside: Callable[..., Future[Any]],
+    run_in_thread: Callable[..., Future[Any]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Postgres ends one of them: what it did is done again, and nobody learns of it."""
+    """Postgres rolls back one of them, which is retried without an error."""
     seen: list[str | None] = []
     passes = PostgresDatabase._may_retry
 
@@ -435,13 +437,13 @@ def test_a_deadlock_is_retried(
 
     monkeypatch.setattr(PostgresDatabase, "_may_retry", noted)
     impatient = PostgresStore(postgres_dsn + "&options=-c%20deadlock_timeout%3D1s")
-    parent, key = waiting(store)
-    inner = child(store, parent, WaitKey(parent.id, key.visit_id, "child"), "child", queue="inner")
+    parent, key = start_waiting_run(store)
+    inner = start_child(store, parent, WaitKey(parent.id, key.visit_id, "child"), "child", queue="inner")
     onlooker.hold(inner)
-    doing = beside(impatient.stop, parent.id, RunStatus.CANCELLED, 2.0)
+    doing = run_in_thread(impatient.stop, parent.id, RunStatus.CANCELLED, 2.0)
     onlooker.wait_for_blocked()
     onlooker.hold(parent)
-    onlooker.let_go()
+    onlooker.release()
     assert doing.result().stop is RunStatus.CANCELLED
     assert seen == ["40P01"]
     assert {current_run(store, run).stop for run in (parent, inner)} == {RunStatus.CANCELLED}

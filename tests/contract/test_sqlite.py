@@ -1,4 +1,4 @@
-"""SQLite keeps the contract of stores; and what only a file can get wrong."""
+"""The contract of stores on SQLite, and failures of its file."""
 
 from __future__ import annotations
 
@@ -87,8 +87,8 @@ def test_open_upgrades_a_store_of_an_earlier_version(tmp_path: Path) -> None:
 def test_queries_for_active_visits_use_an_index(tmp_path: Path) -> None:
     store = SqliteStore(str(tmp_path / "noetl.db"))
     db = store.file.connection()
-    asked: list[str] = []
-    db.set_trace_callback(asked.append)
+    statements: list[str] = []
+    db.set_trace_callback(statements.append)
     run = start_run(store)
     claim = claim_visit(store, run)
     store.commit(succeed(store, claim), 1.0)
@@ -97,9 +97,9 @@ def test_queries_for_active_visits_use_an_index(tmp_path: Path) -> None:
     store.release_dead("service", 1.0)
     store.stop(run.id, RunStatus.CANCELLED, 2.0)
     db.set_trace_callback(None)
-    looks = [text for text in asked if ACTIVE in text]
-    assert len(looks) >= 6
-    for text in looks:
+    searches = [text for text in statements if ACTIVE in text]
+    assert len(searches) >= 6
+    for text in searches:
         plan = [row["detail"] for row in db.execute(f"explain query plan {text}")]
         assert not [line for line in plan if "SCAN visits" in line or line.endswith("visits_1 (run_id=?)")], (
             text
@@ -126,7 +126,7 @@ def test_open_reports_a_folder_that_cannot_be_written() -> None:
 
 
 def test_a_write_to_a_read_only_file_is_reported(tmp_path: Path) -> None:
-    """Who runs as root writes everywhere; SQLite still says whose fault it is when the file itself is read only."""
+    """A user with all rights could write anyway, so the connection is made read-only."""
     path = tmp_path / "noetl.db"
     SqliteStore(str(path)).close()
     store = SqliteStore(str(path))

@@ -1,4 +1,4 @@
-"""What every store has to keep of what visits wait for: answers to tokens, and other runs."""
+"""The contract of stores for waits: answers to tokens, and child runs."""
 
 from __future__ import annotations
 
@@ -46,28 +46,30 @@ def key_of(claim: Claim, wait: str = "w") -> WaitKey:
     return WaitKey(claim.run.id, claim.visit.id, wait)
 
 
-def opened(store: Store, claim: Claim, token: str = "t", wait: str = "w") -> WaitKey:
+def open_wait(store: Store, claim: Claim, token: str = "t", wait: str = "w") -> WaitKey:
     key = key_of(claim, wait)
     store.open_wait(key, claim.visit.fence, token)
     return key
 
 
-def paused(claim: Claim, *awaits: str, due_at: float = NEVER) -> Commit:
-    """The commit of a visit that waits for these."""
+def suspended(claim: Claim, *awaits: str, due_at: float = NEVER) -> Commit:
+    """Return the commit of a visit that is suspended until one of these waits is answered."""
     return suspend(claim.visit, Suspension(Progress(journal={"run": {"at": 0}}), due_at, awaits=awaits), 1.0)
 
 
-def waiting(store: Store, token: str = "t") -> tuple[Run, WaitKey]:
-    """A run whose only visit waits for an answer to the token, and nothing else."""
+def start_waiting_run(store: Store, token: str = "t") -> tuple[Run, WaitKey]:
+    """Start a run whose only visit waits for an answer to the token, and return it and the wait."""
     run = start_run(store)
     claim = claim_visit(store, run)
-    key = opened(store, claim, token)
-    store.commit(paused(claim, key.id), 1.0)
+    key = open_wait(store, claim, token)
+    store.commit(suspended(claim, key.id), 1.0)
     return run, key
 
 
-def child(store: Store, parent: Run, key: WaitKey | None, id: str, now: float = 1.0, **options: Any) -> Run:
-    """A run that answers a wait of another one when it ends; without a wait, one that does not."""
+def start_child(
+    store: Store, parent: Run, key: WaitKey | None, id: str, now: float = 1.0, **options: Any
+) -> Run:
+    """Start a child run, which answers a wait of its parent when it ends, if `key` is not None."""
     plan = compile_text(CHAIN)
     store.save_plan(plan)
     run, first = new_run(
@@ -85,26 +87,26 @@ def child(store: Store, parent: Run, key: WaitKey | None, id: str, now: float = 
 
 
 def facts(visit: Visit) -> tuple[Any, ...]:
-    """What is known of a finished visit, but for who had claimed it when."""
+    """Return the values of a finished visit, without its claim."""
     when = (visit.clock, visit.number, visit.attempt, visit.started_at, visit.finished_at)
     gave = (visit.saved, visit.result, visit.case, visit.error, visit.failure)
     return visit.id, visit.run_id, visit.step, visit.status, visit.names, when, gave
 
 
-def refused(store: Store, body: Any = None, token: str = "t", now: float = 9.0) -> str:
+def refusal_of_answer(store: Store, body: Any = None, token: str = "t", now: float = 9.0) -> str:
     with pytest.raises(RejectedError) as rejected:
         store.answer(token, body, now)
     return rejected.value.reason
 
 
-def unheard(store: Store, token: str = "t") -> str:
+def refusal_of_heartbeat(store: Store, token: str = "t") -> str:
     with pytest.raises(RejectedError) as rejected:
         store.record_heartbeat(token, 9.0)
     return rejected.value.reason
 
 
 class WaitsContract:
-    """As `StoreContract`; an answer has at most `answer_limit` bytes of JSON there."""
+    """Tests of waits, with the fixtures of `StoreContract`. `answer_limit` is in bytes of JSON."""
 
     answer_limit: int
 
@@ -114,7 +116,7 @@ class WaitsContract:
         assert store.wait(key_of(claim_visit(store, start_run(store)))) == Wait("w")
 
     def test_an_answer_makes_the_visit_due(self, store: Store, second: Store) -> None:
-        run, key = waiting(store)
+        run, key = start_waiting_run(store)
         assert (store.next_due(run.id), store.wait(key)) == (NEVER, Wait("w"))
         store.answer("t", {"yes": True}, 5.0)
         assert store.next_due(run.id) == 5.0
@@ -126,7 +128,7 @@ class WaitsContract:
         "body", [None, False, 0, "", [], {}, {"a": None}, 1.5, 2**70, "\ud800", "é\x00", [[{}]]]
     )
     def test_answers_are_read_as_they_were(self, store: Store, body: Any) -> None:
-        _, key = waiting(store)
+        _, key = start_waiting_run(store)
         store.answer("t", body, 5.0)
         found = store.wait(key)
         assert (found.answer, found.answered_at) == (body, 5.0)
@@ -134,7 +136,7 @@ class WaitsContract:
         store.answer("t", body, 6.0)
 
     def test_the_same_answer_again_changes_nothing(self, store: Store) -> None:
-        run, key = waiting(store)
+        run, key = start_waiting_run(store)
         assert store.answer("t", {"a": 1, "b": [2]}, 5.0) == key
         before = (store.wait(key), run_contents(store, run), store.next_due(run.id))
         assert store.answer("t", {"b": [2], "a": 1}, 6.0) == key
@@ -144,13 +146,13 @@ class WaitsContract:
         ("body", "other"), [(1, 2), (1, True), (0, False), (None, False), ("1", 1), ([], {})]
     )
     def test_another_answer_is_refused(self, store: Store, body: Any, other: Any) -> None:
-        _, key = waiting(store)
+        _, key = start_waiting_run(store)
         store.answer("t", body, 5.0)
-        assert refused(store, other) == "answered_otherwise"
+        assert refusal_of_answer(store, other) == "answered_otherwise"
         assert repr(store.wait(key).answer) == repr(body)
 
     def test_one_of_concurrent_answers_is_kept(self, store: Store, second: Store) -> None:
-        _, key = waiting(store)
+        _, key = start_waiting_run(store)
 
         def answer(index: int) -> bool:
             try:
@@ -164,61 +166,65 @@ class WaitsContract:
         assert store.wait(key).answer == taken.index(True)
 
     def test_an_unknown_token_is_refused(self, store: Store) -> None:
-        waiting(store)
-        assert refused(store, token="other") == unheard(store, token="other") == "unknown_token"
+        start_waiting_run(store)
+        assert (
+            refusal_of_answer(store, token="other")
+            == refusal_of_heartbeat(store, token="other")
+            == "unknown_token"
+        )
 
     @pytest.mark.parametrize("more", [0, 1])
     def test_the_size_of_an_answer_is_limited(self, store: Store, more: int) -> None:
-        run, key = waiting(store)
+        run, key = start_waiting_run(store)
         text = "x" * (self.answer_limit - 2 + more)
         if not more:
             store.answer("t", text, 5.0)
             assert store.wait(key).answer == text
             return
         before = run_contents(store, run)
-        assert refused(store, text) == "too_large"
+        assert refusal_of_answer(store, text) == "too_large"
         assert (store.wait(key), run_contents(store, run)) == (Wait("w"), before)
         store.answer("t", "x", 5.0)
 
     def test_every_token_of_a_wait_answers_it(self, store: Store) -> None:
         claim = claim_visit(store, start_run(store))
-        key = opened(store, claim, "first")
-        opened(store, claim, "second")
-        store.commit(paused(claim, "w"), 1.0)
+        key = open_wait(store, claim, "first")
+        open_wait(store, claim, "second")
+        store.commit(suspended(claim, "w"), 1.0)
         store.answer("first", 1, 5.0)
         store.answer("second", 1, 6.0)
-        assert refused(store, 2, "second") == "answered_otherwise"
+        assert refusal_of_answer(store, 2, "second") == "answered_otherwise"
         assert store.wait(key).answered_at == 5.0
 
     def test_waits_of_one_visit_are_answered_separately(self, store: Store) -> None:
         claim = claim_visit(store, start_run(store))
-        one, two = opened(store, claim, "t1", "one"), opened(store, claim, "t2", "two")
-        store.commit(paused(claim, "one", "two"), 1.0)
+        first, second = open_wait(store, claim, "t1", "one"), open_wait(store, claim, "t2", "two")
+        store.commit(suspended(claim, "one", "two"), 1.0)
         store.answer("t2", 2, 5.0)
-        assert (store.wait(one), store.wait(two).answer) == (Wait("one"), 2)
+        assert (store.wait(first), store.wait(second).answer) == (Wait("one"), 2)
         store.answer("t1", 1, 6.0)
-        assert store.wait(one).answer == 1
+        assert store.wait(first).answer == 1
 
-    # Answers that come while the visit is at work
+    # Answers that arrive while the visit is running
 
     def test_a_suspension_after_the_answer_is_due_at_once(self, store: Store) -> None:
         run = start_run(store)
         claim = claim_visit(store, run)
-        opened(store, claim)
+        open_wait(store, claim)
         store.answer("t", 1, 2.0)
         assert store.wait(key_of(claim)).answer == 1
         assert store.claim(run.id, LEASE, 3.0) is None
-        store.commit(paused(claim, "w"), 4.0)
+        store.commit(suspended(claim, "w"), 4.0)
         assert store.next_due(run.id) == 4.0
         assert claim_visit(store, run, 4.0).visit.id == claim.visit.id
 
     def test_an_answer_to_another_wait_does_not_end_a_suspension(self, store: Store) -> None:
         run = start_run(store)
         claim = claim_visit(store, run)
-        opened(store, claim)
-        opened(store, claim, "other", "x")
+        open_wait(store, claim)
+        open_wait(store, claim, "other", "x")
         store.answer("other", 1, 2.0)
-        store.commit(paused(claim, "w", due_at=50.0), 4.0)
+        store.commit(suspended(claim, "w", due_at=50.0), 4.0)
         assert store.next_due(run.id) == 50.0
 
     def test_only_the_holder_of_the_claim_opens_a_wait(self, store: Store) -> None:
@@ -226,85 +232,85 @@ class WaitsContract:
         lost = claim_visit(store, run)
         held = claim_visit(store, run, now=30.0)
         with pytest.raises(FencedError):
-            opened(store, lost)
-        assert refused(store) == "unknown_token"
-        opened(store, held, "mine")
-        store.commit(paused(held, "w"), 31.0)
+            open_wait(store, lost)
+        assert refusal_of_answer(store) == "unknown_token"
+        open_wait(store, held, "mine")
+        store.commit(suspended(held, "w"), 31.0)
         with pytest.raises(FencedError):
-            opened(store, held)
-        assert refused(store) == "unknown_token"
+            open_wait(store, held)
+        assert refusal_of_answer(store) == "unknown_token"
 
-    # Signs of life
+    # Heartbeats
 
     def test_the_last_heartbeat_is_kept(self, store: Store) -> None:
-        run, key = waiting(store)
+        run, key = start_waiting_run(store)
         store.record_heartbeat("t", 5.0)
         store.record_heartbeat("t", 6.0)
         assert store.wait(key) == Wait("w", last_heartbeat_at=6.0)
         assert store.next_due(run.id) == NEVER
         store.answer("t", 1, 7.0)
-        assert unheard(store) == "closed"
+        assert refusal_of_heartbeat(store) == "closed"
         assert store.wait(key) == Wait("w", 1, 7.0, 6.0)
 
-    # Waits that are over
+    # Closed waits
 
     def test_a_closed_wait_refuses_answers(self, store: Store) -> None:
-        run, key = waiting(store)
+        run, key = start_waiting_run(store)
         for now in (5.0, 6.0):
             assert store.close_wait(key, now) == Wait("w")
-        assert refused(store) == unheard(store) == "closed"
+        assert refusal_of_answer(store) == refusal_of_heartbeat(store) == "closed"
         assert (store.wait(key), store.next_due(run.id)) == (Wait("w"), NEVER)
 
     def test_a_wait_may_be_closed_after_its_answer(self, store: Store) -> None:
-        _, key = waiting(store)
+        _, key = start_waiting_run(store)
         store.answer("t", 7, 5.0)
         assert store.close_wait(key, 6.0) == Wait("w", 7, 5.0)
         store.answer("t", 7, 8.0)
-        assert refused(store, 8) == "answered_otherwise"
+        assert refusal_of_answer(store, 8) == "answered_otherwise"
 
     def test_a_wait_may_be_closed_before_it_is_opened(self, store: Store) -> None:
         claim = claim_visit(store, start_run(store))
         assert store.close_wait(key_of(claim), 5.0) == Wait("w")
-        opened(store, claim)
-        assert refused(store) == "closed"
+        open_wait(store, claim)
+        assert refusal_of_answer(store) == "closed"
 
     def test_a_finished_visit_refuses_answers(self, store: Store) -> None:
         claim = claim_visit(store, start_run(store))
-        opened(store, claim)
+        open_wait(store, claim)
         store.commit(succeed(store, claim), 2.0)
-        assert refused(store) == unheard(store) == "closed"
+        assert refusal_of_answer(store) == refusal_of_heartbeat(store) == "closed"
 
     def test_a_resumed_run_accepts_answers_again(self, store: Store) -> None:
-        run, key = waiting(store)
+        run, key = start_waiting_run(store)
         store.stop(run.id, RunStatus.CANCELLED, 2.0)
         end_run(store, run, RunStatus.CANCELLED, 3.0)
-        assert refused(store) == unheard(store) == "closed"
+        assert refusal_of_answer(store) == refusal_of_heartbeat(store) == "closed"
         store.resume(run.id, 10.0, deadline_at=None, values={})
         assert store.next_due(run.id) == NEVER
         store.answer("t", 1, 11.0)
         assert claim_visit(store, run, 11.0).visit.id == key.visit_id
 
     def test_an_answer_does_not_activate_a_visit_in_sequential_mode(self, store: Store) -> None:
-        """Where branches go one after another, one that waits for its turn still does."""
+        """A visit that is not activated yet is not due after an answer."""
         plan = compile_text(DIAMOND)
         plan = replace(plan, header=replace(plan.header, sequential=True))
         store.save_plan(plan)
         run = store.create_run(*new_run(plan.header, plan.hash, {}, now=0.0, origin="local"))
         store.commit(succeed(store, claim_visit(store, run)), 1.0)
-        at_work = claim_visit(store, run, 1.0)
+        running = claim_visit(store, run, 1.0)
         _, first, second, *_ = store.visits(run.id)
-        assert (at_work.visit.id, second.due_at) == (first.id, NEVER)
-        other = child(store, run, WaitKey(run.id, second.id, "w"), "c", queue="another")
+        assert (running.visit.id, second.due_at) == (first.id, NEVER)
+        other = start_child(store, run, WaitKey(run.id, second.id, "w"), "c", queue="another")
         store.stop(other.id, RunStatus.CANCELLED, 2.0)
         end = store.claim("another", LEASE, 2.0)
         assert end is not None
         store.finish(end, RunStatus.CANCELLED, None, [], 3.0)
         assert store.claim(run.id, LEASE, 4.0) is None
-        store.commit(succeed(store, at_work), 5.0)
+        store.commit(succeed(store, running), 5.0)
         assert claim_visit(store, run, 5.0).visit.id == second.id
 
     def test_an_answer_to_a_stopping_run_is_kept_for_its_resume(self, store: Store) -> None:
-        run, key = waiting(store)
+        run, key = start_waiting_run(store)
         store.stop(run.id, RunStatus.CANCELLED, 2.0)
         store.answer("t", 1, 2.5)
         assert visit_states(store, run)[0] == ("a", "parked")
@@ -313,25 +319,25 @@ class WaitsContract:
         assert claim_visit(store, run, 10.0).visit.id == key.visit_id
         assert store.wait(key).answer == 1
 
-    # ChangeSignal
+    # Change signals
 
     def test_an_answer_signals_work_and_changes(self, store: Store) -> None:
-        waiting(store)
+        start_waiting_run(store)
         work, changes = store.work.count, store.changes.count
         store.answer("t", 1, 5.0)
         store.work.wait(work, 60.0)
         store.changes.wait(changes, 60.0)
 
-    # Runs that other runs wait for
+    # Child runs
 
     def test_the_source_and_the_parent_of_a_run_are_stored(self, store: Store) -> None:
-        parent, key = waiting(store)
-        plain = child(store, parent, None, "b")
+        parent, key = start_waiting_run(store)
+        plain = start_child(store, parent, None, "b")
         run, first = new_run(
             store.plan_header(plain.plan_hash), plain.plan_hash, {}, now=1.0, source="/a b.yaml"
         )
         linked = store.create_run(replace(run, resumed_from=parent.id), first)
-        answering = child(store, parent, key, "c", source="x.yaml")
+        answering = start_child(store, parent, key, "c", source="x.yaml")
         for run in (plain, linked, answering):
             assert current_run(store, run) == run
         assert (answering.parent, answering.depth, plain.parent, linked.resumed_from) == (
@@ -342,10 +348,10 @@ class WaitsContract:
         )
 
     def test_a_child_run_is_started_once(self, store: Store) -> None:
-        parent, key = waiting(store)
-        first = child(store, parent, key, "c")
+        parent, key = start_waiting_run(store)
+        first = start_child(store, parent, key, "c")
         before = run_contents(store, first)
-        assert child(store, parent, key, "c", now=5.0) == first
+        assert start_child(store, parent, key, "c", now=5.0) == first
         assert run_contents(store, first) == before
         assert len(store.runs("default")[0]) == 2
 
@@ -353,8 +359,8 @@ class WaitsContract:
     def test_the_end_of_a_child_run_answers_its_wait(self, store: Store, status: RunStatus) -> None:
         run = start_run(store)
         claim = claim_visit(store, run)
-        store.commit(paused(claim, "w"), 1.0)
-        other = child(store, run, key_of(claim), "c")
+        store.commit(suspended(claim, "w"), 1.0)
+        other = start_child(store, run, key_of(claim), "c")
         if status is RunStatus.FAILED:
             store.commit(fail(store, claim_visit(store, run, 2.0)), 2.0)
         else:
@@ -370,21 +376,21 @@ class WaitsContract:
     def test_a_child_run_may_end_before_its_parent_waits(self, store: Store) -> None:
         run = start_run(store)
         claim = claim_visit(store, run)
-        other = child(store, run, key_of(claim), "c")
+        other = start_child(store, run, key_of(claim), "c")
         store.stop(other.id, RunStatus.CANCELLED, 2.0)
         store.finish(claim_visit(store, run, 2.0), RunStatus.CANCELLED, None, [], 3.0)
-        store.commit(paused(claim, "w"), 4.0)
+        store.commit(suspended(claim, "w"), 4.0)
         assert claim_visit(store, run, 4.0).visit.id == claim.visit.id
 
     def test_the_parent_waits_again_for_a_resumed_child(self, store: Store) -> None:
         run = start_run(store)
         claim = claim_visit(store, run)
-        other = child(store, run, key_of(claim), "c")
+        other = start_child(store, run, key_of(claim), "c")
         store.stop(other.id, RunStatus.CANCELLED, 2.0)
         store.finish(claim_visit(store, run, 2.0), RunStatus.CANCELLED, None, [], 3.0)
         store.resume(other.id, 4.0, deadline_at=None, values={})
         assert store.wait(key_of(claim)) == Wait("w")
-        store.commit(paused(claim, "w"), 5.0)
+        store.commit(suspended(claim, "w"), 5.0)
         assert claim_visit(store, run, 6.0).run.id == other.id
         assert store.claim(run.id, LEASE, 6.0) is None
 
@@ -392,26 +398,26 @@ class WaitsContract:
     def test_a_stop_cancels_child_runs(self, store: Store, how: str) -> None:
         run = start_run(store)
         claim = claim_visit(store, run)
-        awaited = child(store, run, key_of(claim), "c")
-        detached = child(store, run, None, "d")
-        below = child(store, awaited, WaitKey("c", store.visits("c")[0].id, "w"), "e")
-        over = child(store, run, key_of(claim, "x"), "f")
+        awaited = start_child(store, run, key_of(claim), "c")
+        detached = start_child(store, run, None, "d")
+        grandchild = start_child(store, awaited, WaitKey("c", store.visits("c")[0].id, "w"), "e")
+        over = start_child(store, run, key_of(claim, "x"), "f")
         store.stop(over.id, RunStatus.FAILED, 1.0)
         if how == "stop":
             store.stop(run.id, RunStatus.CANCELLED, 2.0)
         else:
             store.commit(fail(store, claim), 2.0)
-        stops = [current_run(store, each).stop for each in (awaited, below, detached, over)]
+        stops = [current_run(store, child_run).stop for child_run in (awaited, grandchild, detached, over)]
         assert stops == ["cancelled", "cancelled", None, "failed"]
         assert visit_states(store, awaited)[0] == ("a", VisitStatus.PARKED)
-        assert store.cancelled_runs([run.id, awaited.id, below.id, detached.id, over.id]) == {
+        assert store.cancelled_runs([run.id, awaited.id, grandchild.id, detached.id, over.id]) == {
             *([run.id] if how == "stop" else []),
             awaited.id,
-            below.id,
+            grandchild.id,
         }
         assert store.cancelled_runs([]) == set()
 
-    # What is known of work that goes on later
+    # Progress of suspended work
 
     def test_loop_parts_are_kept_until_the_visit_is_finished(self, store: Store) -> None:
         run = start_run(store)
@@ -446,7 +452,7 @@ class WaitsContract:
         again = claim_visit(store, run, 2.0).visit
         assert (again.id, again.claims) == (claim.visit.id, claims)
 
-    # Runs that go on with the history of another one
+    # Copied history
 
     def test_copied_history_is_read_as_it_was(self, store: Store) -> None:
         before = start_run(store)
@@ -460,12 +466,18 @@ class WaitsContract:
         history = [replace(v, run_id=run.id) for v in store.visits_with_outputs(before.id)]
         first = replace(first, step="b", id="first", clock=3, names={"n": (1, history[0].id)})
         store.create_run(run, first, history=history)
-        *past, now = store.visits(run.id)
-        assert [visit.step for visit in past] == ["a", "b"]
+        *copied, following = store.visits(run.id)
+        assert [visit.step for visit in copied] == ["a", "b"]
         assert list(map(facts, store.visits_with_outputs(run.id, [v.id for v in history]))) == list(
             map(facts, history)
         )
-        assert (now.step, now.status, now.clock, now.names, now.due_at) == ("b", "ready", 3, first.names, 5.0)
+        assert (following.step, following.status, following.clock, following.names, following.due_at) == (
+            "b",
+            "ready",
+            3,
+            first.names,
+            5.0,
+        )
         assert current_run(store, run).live == 1
         (event,) = store.events(run.id)
         assert (event.type, event.payload) == (

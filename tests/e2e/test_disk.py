@@ -1,4 +1,4 @@
-"""A disk that is full while a run is at work: it is said, and nothing that was committed is lost."""
+"""A disk that is full while a run is active: it is reported, and no commit is lost."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from tests.e2e.processes import start_noetl
 SECONDS = 60.0
 STEPS = 12
 FITS = 4
-"""How many of the steps' results the disk has room for, at most."""
+"""Number of steps whose results fit on the disk, at most."""
 
 
 @pytest.fixture
 def small_disk() -> Iterator[None]:
-    """Files that this process and its children write have an end."""
+    """A limit for the size of files that this process and its children write."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (FITS * 200_000, before[1]))
     yield
@@ -28,10 +28,10 @@ def small_disk() -> Iterator[None]:
 
 def chain() -> str:
     lines = ["name: large", "steps:"]
-    for at in range(STEPS):
-        goes_on = f", rule: [{{case: default, run: [s{at + 1}]}}]" if at + 1 < STEPS else ""
+    for step in range(STEPS):
+        rule = f", rule: [{{case: default, run: [s{step + 1}]}}]" if step + 1 < STEPS else ""
         lines.append(
-            f"- {{name: s{at}, run: [{{action: set, set: {{x: \"{{{{ '{at}' * 100000 }}}}\"}}}}]{goes_on}}}"
+            f"- {{name: s{step}, run: [{{action: set, set: {{x: \"{{{{ '{step}' * 100000 }}}}\"}}}}]{rule}}}"
         )
     return "\n".join([*lines, 'output: {last: "{{ x | length }}"}'])
 
@@ -41,10 +41,10 @@ def test_a_run_resumes_when_the_disk_has_space_again(tmp_path: Path, request: py
     request.getfixturevalue("small_disk")
     running = start_noetl(tmp_path, "run", "large.yaml", "-q", NOETL_LEASE_SECONDS="5")
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    said = running.communicate(timeout=SECONDS)[1]
-    assert running.returncode == 2, said
-    assert said.rstrip().endswith("Set the store with NOETL_STORE or --store.")
-    assert "Traceback" not in said
+    message = running.communicate(timeout=SECONDS)[1]
+    assert running.returncode == 2, message
+    assert message.rstrip().endswith("Set the store with NOETL_STORE or --store.")
+    assert "Traceback" not in message
     store = open_store(f"sqlite:///{tmp_path}/.noetl/noetl.db")
     ((run,), _) = store.runs("default")
     before = [event.step for event in store.events(run.id) if event.type == "step.completed"]
@@ -54,5 +54,5 @@ def test_a_run_resumes_when_the_disk_has_space_again(tmp_path: Path, request: py
     assert resumed.communicate(timeout=SECONDS)[0] == '{\n  "last": 200000\n}\n'
     store = open_store(f"sqlite:///{tmp_path}/.noetl/noetl.db")
     completed = [event.step for event in store.events(run.id) if event.type == "step.completed"]
-    assert completed == [f"s{at}" for at in range(STEPS)]
+    assert completed == [f"s{step}" for step in range(STEPS)]
     store.close()
