@@ -29,11 +29,11 @@ class WaitingCallbackRun(RunHarness):
 
     @classmethod
     def start(cls, store: SqliteStore, folder: Path, text: str, **input: Any) -> WaitingCallbackRun:
-        play = cls(store, text, input, folder=folder)
-        play.folder = folder
-        while play.execute_next():
+        harness = cls(store, text, input, folder=folder)
+        harness.folder = folder
+        while harness.execute_next():
             pass
-        return play
+        return harness
 
     folder: Path
 
@@ -61,46 +61,46 @@ def begin(store: SqliteStore, tmp_path: Path) -> Begin:
 
 
 def test_the_answer_is_the_result_of_the_action(begin: Begin) -> None:
-    play = begin()
-    assert play.status is RunStatus.WAITING
-    play.answer({"yes": True})
-    assert play.finish().result == {"answer": {"yes": True}}
-    assert play.folder.joinpath("done.txt").read_text() == "before\n"
+    harness = begin()
+    assert harness.status is RunStatus.WAITING
+    harness.answer({"yes": True})
+    assert harness.finish().result == {"answer": {"yes": True}}
+    assert harness.folder.joinpath("done.txt").read_text() == "before\n"
 
 
 @pytest.mark.parametrize("body", [None, False, "text", [1, 2], {"a": {"b": 1}}, 1.5])
 def test_an_answer_may_be_any_value(begin: Begin, body: Any) -> None:
-    play = begin()
-    play.answer(body)
-    assert play.finish().result == {"answer": body}
+    harness = begin()
+    harness.answer(body)
+    assert harness.finish().result == {"answer": body}
 
 
 def test_a_waiting_visit_holds_no_claim(begin: Begin) -> None:
-    play = begin()
-    visit = play.visit("ask")
+    harness = begin()
+    visit = harness.visit("ask")
     assert (visit.status, visit.due_at, visit.claims) == ("waiting", NEVER, 0)
-    waiting = next(event for event in play.events if event.type == "step.waiting")
+    waiting = next(event for event in harness.events if event.type == "step.waiting")
     assert waiting.payload == {"until": None, "actions": ["callback"]}
 
 
 def test_a_token_accepts_one_answer(begin: Begin) -> None:
-    play = begin()
-    play.answer({"yes": True})
-    play.answer({"yes": True})
-    assert play.rejection({"yes": False}) == "answered_otherwise"
-    play.finish()
-    play.answer({"yes": True})
-    assert play.rejection({"yes": False}) == "answered_otherwise"
-    assert play.result == {"answer": {"yes": True}}
+    harness = begin()
+    harness.answer({"yes": True})
+    harness.answer({"yes": True})
+    assert harness.rejection({"yes": False}) == "answered_otherwise"
+    harness.finish()
+    harness.answer({"yes": True})
+    assert harness.rejection({"yes": False}) == "answered_otherwise"
+    assert harness.result == {"answer": {"yes": True}}
 
 
 def test_only_the_hash_of_a_token_is_stored(begin: Begin, store: SqliteStore) -> None:
-    play = begin()
-    (token,) = play.tokens
+    harness = begin()
+    (token,) = harness.tokens
     assert len(token) >= 43
     assert token.isalnum()
-    play.answer(1)
-    play.finish()
+    harness.answer(1)
+    harness.finish()
     everything = "\n".join(store.file.connection().iterdump())
     assert token not in everything
     assert hash_secret(token) in everything
@@ -111,74 +111,74 @@ def test_an_unknown_token_is_rejected(begin: Begin) -> None:
 
 
 def test_an_answer_that_is_too_large_is_rejected(begin: Begin) -> None:
-    play = begin()
-    assert play.rejection("x" * (1024 * 1024)) == "too_large"
-    play.answer("x")
-    assert play.finish().result == {"answer": "x"}
+    harness = begin()
+    assert harness.rejection("x" * (1024 * 1024)) == "too_large"
+    harness.answer("x")
+    assert harness.finish().result == {"answer": "x"}
 
 
 class TestExpiry:
     def test_a_callback_without_an_answer_expires(self, begin: Begin) -> None:
-        play = begin(", timeout: 10s")
-        before = play.clock()
-        play.finish()
-        assert (play.result, play.clock() - before) == ({"why": "no answer arrived in time"}, 10)
-        assert play.rejection() == "closed"
+        harness = begin(", timeout: 10s")
+        before = harness.clock()
+        harness.finish()
+        assert (harness.result, harness.clock() - before) == ({"why": "no answer arrived in time"}, 10)
+        assert harness.rejection() == "closed"
 
     def test_a_late_answer_is_accepted_until_the_expiry_is_committed(self, begin: Begin) -> None:
-        play = begin(", timeout: 10s")
-        play.clock.advance(11)
-        play.answer("late, and not too late")
-        assert play.finish().result == {"answer": "late, and not too late"}
+        harness = begin(", timeout: 10s")
+        harness.clock.advance(11)
+        harness.answer("late, and not too late")
+        assert harness.finish().result == {"answer": "late, and not too late"}
 
     def test_a_heartbeat_extends_the_callback(self, begin: Begin) -> None:
-        play = begin(", timeout: 60s, heartbeat: 10s")
+        harness = begin(", timeout: 60s, heartbeat: 10s")
         for _ in range(3):
-            play.clock.advance(8)
-            play.store.record_heartbeat(hash_secret(play.tokens[0]), play.clock())
-            play.execute_next()
-        before = play.clock()
-        play.finish()
-        assert play.result == {"why": "no heartbeat arrived for 10 seconds"}
-        assert play.clock() - before == 10
+            harness.clock.advance(8)
+            harness.store.record_heartbeat(hash_secret(harness.tokens[0]), harness.clock())
+            harness.execute_next()
+        before = harness.clock()
+        harness.finish()
+        assert harness.result == {"why": "no heartbeat arrived for 10 seconds"}
+        assert harness.clock() - before == 10
         with pytest.raises(RejectedError, match="any more"):
-            play.store.record_heartbeat(hash_secret(play.tokens[0]), play.clock())
+            harness.store.record_heartbeat(hash_secret(harness.tokens[0]), harness.clock())
 
     def test_heartbeats_do_not_extend_the_timeout(self, begin: Begin) -> None:
-        play = begin(", timeout: 15s, heartbeat: 10s")
-        play.clock.advance(8)
-        play.store.record_heartbeat(hash_secret(play.tokens[0]), play.clock())
-        assert play.finish().result == {"why": "no answer arrived in time"}
+        harness = begin(", timeout: 15s, heartbeat: 10s")
+        harness.clock.advance(8)
+        harness.store.record_heartbeat(hash_secret(harness.tokens[0]), harness.clock())
+        assert harness.finish().result == {"why": "no answer arrived in time"}
 
 
 class TestCallbackAfterEnd:
     def test_a_cancelled_run_accepts_no_answer(self, begin: Begin) -> None:
-        play = begin()
-        play.store.stop(play.id, RunStatus.CANCELLED, play.clock())
-        play.finish()
-        assert play.rejection() == "closed"
+        harness = begin()
+        harness.store.stop(harness.id, RunStatus.CANCELLED, harness.clock())
+        harness.finish()
+        assert harness.rejection() == "closed"
 
     def test_a_resumed_run_waits_for_the_same_answer(self, begin: Begin) -> None:
-        play = begin()
-        play.store.stop(play.id, RunStatus.CANCELLED, play.clock())
-        play.finish()
-        play.resume()
-        play.answer(7)
-        assert play.finish().result == {"answer": 7}
-        assert len(play.tokens) == 1
+        harness = begin()
+        harness.store.stop(harness.id, RunStatus.CANCELLED, harness.clock())
+        harness.finish()
+        harness.resume()
+        harness.answer(7)
+        assert harness.finish().result == {"answer": 7}
+        assert len(harness.tokens) == 1
 
     def test_a_resume_after_expiry_creates_a_new_token(self, store: SqliteStore, tmp_path: Path) -> None:
         text = (CALLBACK_PLAYBOOK % ", timeout: 10s").partition("      rule:")[0]
-        play = WaitingCallbackRun.start(store, tmp_path, text).finish()
-        assert play.error_types == ["CallbackExpired"]
-        play.resume()
-        while play.execute_next():
+        harness = WaitingCallbackRun.start(store, tmp_path, text).finish()
+        assert harness.error_types == ["CallbackExpired"]
+        harness.resume()
+        while harness.execute_next():
             pass
-        assert isinstance(play, WaitingCallbackRun)
-        first, second = play.tokens
-        assert play.rejection(token=first) == "closed"
-        play.answer(7)
-        assert play.finish().result == {"answer": 7}
+        assert isinstance(harness, WaitingCallbackRun)
+        first, second = harness.tokens
+        assert harness.rejection(token=first) == "closed"
+        harness.answer(7)
+        assert harness.finish().result == {"answer": 7}
         assert second != first
         assert tmp_path.joinpath("done.txt").read_text() == "before\n"
 
@@ -186,26 +186,26 @@ class TestCallbackAfterEnd:
         text = (CALLBACK_PLAYBOOK % ", timeout: 10s").replace(
             "name: ask", "name: ask\n      retry: {attempts: 2, delay: 5s, jitter: false}"
         )
-        play = WaitingCallbackRun.start(store, tmp_path, text)
-        before = play.clock()
-        play.finish()
-        assert (play.clock() - before, len(play.tokens)) == (25, 2)
+        harness = WaitingCallbackRun.start(store, tmp_path, text)
+        before = harness.clock()
+        harness.finish()
+        assert (harness.clock() - before, len(harness.tokens)) == (25, 2)
         assert tmp_path.joinpath("done.txt").read_text() == "before\n"
 
 
 class TestNotify:
     def test_a_failed_notification_fails_the_action(self, store: SqliteStore, tmp_path: Path) -> None:
         text = CALLBACK_PLAYBOOK.replace("append: tokens.txt", "append: ../tokens.txt") % ""
-        play = WaitingCallbackRun.start(store, tmp_path, text)
-        assert play.error_types == ["FileError"]
+        harness = WaitingCallbackRun.start(store, tmp_path, text)
+        assert harness.error_types == ["FileError"]
 
     def test_after_a_crash_both_tokens_are_valid(self, store: SqliteStore, tmp_path: Path) -> None:
         """The worker dies between the notification and the suspension: the first token stays valid."""
-        play = WaitingCallbackRun(store, CALLBACK_PLAYBOOK % "", {}, folder=tmp_path)
-        play.folder = tmp_path
-        claim = play.claim()
+        harness = WaitingCallbackRun(store, CALLBACK_PLAYBOOK % "", {}, folder=tmp_path)
+        harness.folder = tmp_path
+        claim = harness.claim()
         assert claim is not None
-        walker = play.executor()
+        walker = harness.executor()
 
         class WorkerDeath(BaseException):
             pass
@@ -216,33 +216,33 @@ class TestNotify:
         broken = replace(walker, store=_PatchedStore(store, "commit", kill_worker))
         with pytest.raises(WorkerDeath):
             broken.execute(claim)
-        play.clock.advance(60)
-        while play.execute_next():
+        harness.clock.advance(60)
+        while harness.execute_next():
             pass
-        first, second = play.tokens
+        first, second = harness.tokens
         assert first != second
-        play.answer(1, first)
-        assert play.rejection(2, second) == "answered_otherwise"
-        assert play.finish().result == {"answer": 1}
+        harness.answer(1, first)
+        assert harness.rejection(2, second) == "answered_otherwise"
+        assert harness.finish().result == {"answer": 1}
 
     def test_the_callback_url_contains_the_token(self, store: SqliteStore, tmp_path: Path) -> None:
-        play = WaitingCallbackRun(
+        harness = WaitingCallbackRun(
             store, CALLBACK_PLAYBOOK.replace("callback.token", "callback.url") % "", {}, folder=tmp_path
         )
-        play.folder = tmp_path
-        claim = play.claim()
+        harness.folder = tmp_path
+        claim = harness.claim()
         assert claim is not None
-        replace(play.executor(), public_url="https://x.test/").execute(claim)
-        (url,) = play.tokens
+        replace(harness.executor(), public_url="https://x.test/").execute(claim)
+        (url,) = harness.tokens
         assert url.startswith("https://x.test/workflows/callbacks/")
-        play.answer(1, url.rpartition("/")[2])
-        assert play.finish().result == {"answer": 1}
+        harness.answer(1, url.rpartition("/")[2])
+        assert harness.finish().result == {"answer": 1}
 
     def test_a_callback_url_needs_the_public_url_setting(self, store: SqliteStore, tmp_path: Path) -> None:
-        play = WaitingCallbackRun.start(
+        harness = WaitingCallbackRun.start(
             store, tmp_path, CALLBACK_PLAYBOOK.replace("callback.token", "callback.url") % ""
         )
-        (error,) = play.run.errors
+        (error,) = harness.run.errors
         assert "NOETL_PUBLIC_URL" in error["message"]
 
 
@@ -258,29 +258,29 @@ class TestConcurrentCallbacks:
                   as: answer
               rule: [{case: default, run: [{action: set, set: {all: "{{ result.data }}"}}]}]
         """
-        play = WaitingCallbackRun.start(store, tmp_path, text)
+        harness = WaitingCallbackRun.start(store, tmp_path, text)
         for name in "bca":
-            play.answer(name.upper(), tmp_path.joinpath(f"{name}.txt").read_text())
-            play.execute_next()
-        assert play.finish().result == {"all": ["A", "B", "C"]}
+            harness.answer(name.upper(), tmp_path.joinpath(f"{name}.txt").read_text())
+            harness.execute_next()
+        assert harness.finish().result == {"all": ["A", "B", "C"]}
 
     def test_an_answer_before_the_suspension_is_committed_makes_the_visit_due(
         self, store: SqliteStore, tmp_path: Path
     ) -> None:
         """An answer before the commit of the suspension makes the visit due at once."""
         text = CALLBACK_PLAYBOOK.replace("append: tokens.txt", "write: tokens.txt") % ""
-        play = WaitingCallbackRun(store, text, {}, folder=tmp_path)
-        play.folder = tmp_path
+        harness = WaitingCallbackRun(store, text, {}, folder=tmp_path)
+        harness.folder = tmp_path
 
         def commit(*args: Any) -> Any:
-            play.answer("quick")
+            harness.answer("quick")
             return store.commit(*args)
 
-        claim = play.claim()
+        claim = harness.claim()
         assert claim is not None
-        replace(play.executor(), store=_PatchedStore(store, "commit", commit)).execute(claim)
-        assert play.visit("ask").due_at == play.clock()
-        assert play.finish().result == {"answer": "quick"}
+        replace(harness.executor(), store=_PatchedStore(store, "commit", commit)).execute(claim)
+        assert harness.visit("ask").due_at == harness.clock()
+        assert harness.finish().result == {"answer": "quick"}
 
 
 class _PatchedStore:

@@ -64,28 +64,28 @@ def chain(output: str, steps: int = STEPS) -> str:
 def test_the_end_of_a_long_run_reads_only_what_its_output_reads(
     store: ReadCountingStore, output: str, result: object, reads: list[int]
 ) -> None:
-    play = RunHarness(store, chain(output)).finish()
-    assert play.result == result
+    harness = RunHarness(store, chain(output)).finish()
+    assert harness.result == result
     assert store.reads == reads
 
 
 def test_the_end_of_a_short_run_is_read_once(store: ReadCountingStore) -> None:
-    play = RunHarness(store, chain('{x: "{{ x + early }}"}', steps=4)).finish()
-    assert play.result == {"x": 4}
+    harness = RunHarness(store, chain('{x: "{{ x + early }}"}', steps=4)).finish()
+    assert harness.result == {"x": 4}
     assert store.reads == [4]
 
 
 def test_a_name_that_only_an_input_has_is_read(store: ReadCountingStore) -> None:
-    play = RunHarness(store, "input: {n: integer}\n" + chain('{n: "{{ n }}"}'), {"n": 7}).finish()
-    assert play.result == {"n": 7}
+    harness = RunHarness(store, "input: {n: integer}\n" + chain('{n: "{{ n }}"}'), {"n": 7}).finish()
+    assert harness.result == {"n": 7}
     assert store.reads == []
 
 
 @pytest.mark.parametrize("reads", [["x"], ["early"], ["early", "x"], ["steps.s1"], ["steps.s1", "x"]])
 def test_a_partial_read_equals_a_full_read(store: ReadCountingStore, reads: list[str]) -> None:
-    play = RunHarness(store, chain('{x: "{{ x }}"}')).finish()
-    partial, partial_steps = FinalState(store, play.id, STEPS).read(reads)
-    complete, complete_steps = FinalState(store, play.id, STEPS).read()
+    harness = RunHarness(store, chain('{x: "{{ x }}"}')).finish()
+    partial, partial_steps = FinalState(store, harness.id, STEPS).read(reads)
+    complete, complete_steps = FinalState(store, harness.id, STEPS).read()
     for name in reads:
         if name.startswith("steps."):
             assert partial_steps[name[6:]] == complete_steps[name[6:]]
@@ -107,8 +107,8 @@ output: {{n: "{{{{ n }}}}", rounds: "{{{{ steps.round.visits }}}}", begun: "{{{{
 
 
 def test_visits_of_a_step_are_counted(store: ReadCountingStore) -> None:
-    play = RunHarness(store, CYCLE).finish()
-    assert play.result == {"n": STEPS, "rounds": STEPS, "begun": 0}
+    harness = RunHarness(store, CYCLE).finish()
+    assert harness.result == {"n": STEPS, "rounds": STEPS, "begun": 0}
     assert store.reads[-1] == NEWEST_VISITS + 1
 
 
@@ -129,8 +129,8 @@ output: {x: "{{ x }}"}
 
 @pytest.mark.parametrize("most_visits", [1, STEPS])
 def test_names_of_a_failed_branch_are_not_visible(store: ReadCountingStore, most_visits: int) -> None:
-    play = RunHarness(store, FAILING).finish()
-    assert (play.status, play.result) == (RunStatus.COMPLETED_WITH_ERRORS, {"x": 1})
-    visited = FinalState(store, play.id, most_visits)
+    harness = RunHarness(store, FAILING).finish()
+    assert (harness.status, harness.result) == (RunStatus.COMPLETED_WITH_ERRORS, {"x": 1})
+    visited = FinalState(store, harness.id, most_visits)
     assert [visit.step for visit in visited.unhandled_failures()] == ["bad"]
     assert visited.read(["x"])[0]["x"] == 1

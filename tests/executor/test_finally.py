@@ -26,8 +26,8 @@ TEXT = """
 """
 
 
-def finally_outputs(store: SqliteStore, play: RunHarness) -> dict[str, object]:
-    (visit,) = (visit for visit in store.visits_with_outputs(play.id) if visit.step == "tidy")
+def finally_outputs(store: SqliteStore, harness: RunHarness) -> dict[str, object]:
+    (visit,) = (visit for visit in store.visits_with_outputs(harness.id) if visit.step == "tidy")
     return dict(visit.saved)
 
 
@@ -53,34 +53,34 @@ def finally_outputs(store: SqliteStore, play: RunHarness) -> dict[str, object]:
 def test_the_finally_step_runs_after_every_ending(
     store: SqliteStore, policy: str, mode: str, status: str, saved: dict[str, object]
 ) -> None:
-    play = RunHarness(store, TEXT % policy, {"mode": mode}).finish()
-    assert play.status == status
-    assert finally_outputs(store, play).items() >= saved.items()
-    assert [e.step for e in play.events if e.type == "step.started"].count("tidy") == 1
+    harness = RunHarness(store, TEXT % policy, {"mode": mode}).finish()
+    assert harness.status == status
+    assert finally_outputs(store, harness).items() >= saved.items()
+    assert [e.step for e in harness.events if e.type == "step.started"].count("tidy") == 1
 
 
 def test_the_finally_step_runs_after_a_cancellation(store: SqliteStore) -> None:
-    play = RunHarness(store, TEXT % "abort")
-    store.stop(play.id, "cancelled", play.clock())  # type: ignore[arg-type]
-    play.finish()
-    found = finally_outputs(store, play)
-    assert (play.status, found["seen"], found["was"]) == ("cancelled", "cancelled", "cancelled")
+    harness = RunHarness(store, TEXT % "abort")
+    store.stop(harness.id, "cancelled", harness.clock())  # type: ignore[arg-type]
+    harness.finish()
+    found = finally_outputs(store, harness)
+    assert (harness.status, found["seen"], found["was"]) == ("cancelled", "cancelled", "cancelled")
 
 
 def test_a_failed_finally_step_fails_a_successful_run(store: SqliteStore) -> None:
-    play = RunHarness(store, TEXT % "abort", {"mode": "untidy"}).finish()
-    assert (play.status, [e["message"] for e in play.run.errors]) == ("failed", ["untidy"])
+    harness = RunHarness(store, TEXT % "abort", {"mode": "untidy"}).finish()
+    assert (harness.status, [e["message"] for e in harness.run.errors]) == ("failed", ["untidy"])
 
 
 def test_a_resumed_run_runs_the_finally_step_again(store: SqliteStore) -> None:
-    play = RunHarness(store, TEXT % "abort", {"mode": "bad"}).finish()
-    play.resume(mode="ok").finish()
-    assert (play.status, finally_outputs(store, play)["seen"]) == ("succeeded", "succeeded")
+    harness = RunHarness(store, TEXT % "abort", {"mode": "bad"}).finish()
+    harness.resume(mode="ok").finish()
+    assert (harness.status, finally_outputs(store, harness)["seen"]) == ("succeeded", "succeeded")
 
 
 def test_names_of_the_finally_step_are_in_the_result(store: SqliteStore) -> None:
-    play = RunHarness(store, TEXT % "abort").finish()
-    assert play.run.result == {"x": 1, "seen": "succeeded", "why": None, "known": 1, "was": "succeeded"}
+    harness = RunHarness(store, TEXT % "abort").finish()
+    assert harness.run.result == {"x": 1, "seen": "succeeded", "why": None, "known": 1, "was": "succeeded"}
 
 
 def test_the_finally_step_may_be_retried_and_suspended(store: SqliteStore) -> None:
@@ -95,8 +95,8 @@ def test_the_finally_step_may_be_retried_and_suspended(store: SqliteStore) -> No
           - {action: shell, command: "test {{ step.attempt }} = 2"}
           - {action: set, set: {done: true}}
     """
-    play = RunHarness(store, text).finish()
-    assert (play.status, finally_outputs(store, play)) == ("failed", {"done": True})
+    harness = RunHarness(store, text).finish()
+    assert (harness.status, finally_outputs(store, harness)) == ("failed", {"done": True})
 
 
 @pytest.mark.parametrize("waits", ["wait, seconds: 1h", "callback", "workflow, playbook: other"])
@@ -108,11 +108,11 @@ def test_the_finally_step_waits_no_longer_than_its_timeout(store: SqliteStore, w
         - {{name: tidy, timeout: 90s, run: [{{action: wait, seconds: 60}}, {{action: {waits}}}]}}
     """
     register_playbook(store, "{name: other, steps: [{name: a, run: [{action: wait, seconds: 1h}]}]}")
-    play = RunHarness(store, text)
-    began = play.clock.now
-    play.finish()
-    assert [error["type"] for error in play.run.errors] == ["Timeout"]
-    assert play.run.finished_at == pytest.approx(began + 90, abs=1)
+    harness = RunHarness(store, text)
+    began = harness.clock.now
+    harness.finish()
+    assert [error["type"] for error in harness.run.errors] == ["Timeout"]
+    assert harness.run.finished_at == pytest.approx(began + 90, abs=1)
 
 
 def test_the_finally_step_does_not_see_names_of_a_failed_step(store: SqliteStore) -> None:

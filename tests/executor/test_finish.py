@@ -23,8 +23,8 @@ class TestRunResult:
               plain: [1, {deep: "{{ y }}"}]
         """
         expected = {"x": 1, "sum": 8, "text": "play succeeded pending", "plain": [1, {"deep": 3}]}
-        play = RunHarness(store, text, {"i": 4}).finish()
-        assert (play.status, play.result) == ("succeeded", expected)
+        harness = RunHarness(store, text, {"i": 4}).finish()
+        assert (harness.status, harness.result) == ("succeeded", expected)
 
     def test_an_output_entry_without_a_value_is_an_error(self, store: SqliteStore) -> None:
         text = """
@@ -32,9 +32,9 @@ class TestRunResult:
             steps: [{name: a, run: [{action: log, message: ok}]}]
             output: {good: "{{ n }}", bad: "{{ 1 / n }}"}
         """
-        play = RunHarness(store, text).finish()
-        assert (play.status, play.result) == ("completed_with_errors", {"good": 0, "bad": None})
-        (error,) = play.run.errors
+        harness = RunHarness(store, text).finish()
+        assert (harness.status, harness.result) == ("completed_with_errors", {"good": 0, "bad": None})
+        (error,) = harness.run.errors
         assert (error["type"], error["message"], error["step"]) == (
             "TemplateError",
             "`output.bad`: division by zero",
@@ -49,15 +49,15 @@ class TestRunResult:
             - {name: b, run: [{action: set, set: {x: 2}}]}
             - {name: c, run: [{action: set, set: {y: null}}]}
         """
-        play = RunHarness(store, text).finish()
+        harness = RunHarness(store, text).finish()
         expected = {"x": 2, "v": 1, "whole": {"x": 1, "v": 1}, "y": None}
-        assert (play.status, play.result) == ("succeeded", expected)
+        assert (harness.status, harness.result) == ("succeeded", expected)
 
     def test_a_run_that_failed_has_no_result(self, store: SqliteStore) -> None:
-        play = RunHarness(
+        harness = RunHarness(
             store, 'steps: [{name: a, run: [{action: fail, message: no}]}]\noutput: {x: "{{ 1 }}"}'
         ).finish()
-        assert (play.result, play.error_types) == (None, ["Failed"])
+        assert (harness.result, harness.error_types) == (None, ["Failed"])
 
 
 class TestRunDeadline:
@@ -69,46 +69,46 @@ class TestRunDeadline:
     """
 
     def test_a_run_before_its_deadline_succeeds(self, store: SqliteStore) -> None:
-        play = RunHarness(store, self.TEXT)
-        play.execute_next()
-        play.clock.advance(9)
-        assert play.finish().status is RunStatus.SUCCEEDED
-        assert store.next_due(play.queue) is None
+        harness = RunHarness(store, self.TEXT)
+        harness.execute_next()
+        harness.clock.advance(9)
+        assert harness.finish().status is RunStatus.SUCCEEDED
+        assert store.next_due(harness.queue) is None
 
     def test_a_run_past_its_deadline_times_out(self, store: SqliteStore) -> None:
         """The run also times out if its active step commits after the deadline."""
-        play = RunHarness(store, self.TEXT)
-        play.execute_next()
-        play.clock.advance(11)
-        play.finish()
-        assert (play.status, play.error_types, play.result) == ("timed_out", ["Timeout"], None)
-        assert play.run.error is not None
-        assert play.run.error["message"] == "the run did not end in time"
-        assert play.event_types()[-1] == "workflow.timed_out"
+        harness = RunHarness(store, self.TEXT)
+        harness.execute_next()
+        harness.clock.advance(11)
+        harness.finish()
+        assert (harness.status, harness.error_types, harness.result) == ("timed_out", ["Timeout"], None)
+        assert harness.run.error is not None
+        assert harness.run.error["message"] == "the run did not end in time"
+        assert harness.event_types()[-1] == "workflow.timed_out"
 
     def test_the_deadline_ends_a_run_that_waits(self, store: SqliteStore) -> None:
         retry = "retry: {attempts: 5, delay: 1h}"
         text = f'timeout: 10s\nsteps: [{{name: a, {retry}, run: [{{action: shell, command: "exit 1"}}]}}]'
-        play = RunHarness(store, text)
-        start = play.clock()
-        play.finish()
-        assert (play.status, play.clock() - start) == ("timed_out", 10.0)
+        harness = RunHarness(store, text)
+        start = harness.clock()
+        harness.finish()
+        assert (harness.status, harness.clock() - start) == ("timed_out", 10.0)
 
     def test_a_resumed_run_has_a_new_deadline(self, store: SqliteStore) -> None:
-        play = RunHarness(store, self.TEXT)
-        play.execute_next()
-        play.clock.advance(1000)
-        assert play.finish().status is RunStatus.TIMED_OUT
-        play.resume()
-        play.clock.advance(9)
-        assert play.finish().status is RunStatus.SUCCEEDED
-        assert (play.result, play.visit_counts) == ({"x": 1}, {"a": 1, "b": 1})
+        harness = RunHarness(store, self.TEXT)
+        harness.execute_next()
+        harness.clock.advance(1000)
+        assert harness.finish().status is RunStatus.TIMED_OUT
+        harness.resume()
+        harness.clock.advance(9)
+        assert harness.finish().status is RunStatus.SUCCEEDED
+        assert (harness.result, harness.visit_counts) == ({"x": 1}, {"a": 1, "b": 1})
 
     def test_a_deadline_claimed_before_the_resume_does_not_stop_the_run(self, store: SqliteStore) -> None:
-        play = RunHarness(store, self.TEXT)
-        lost = play.claim("lost")
+        harness = RunHarness(store, self.TEXT)
+        lost = harness.claim("lost")
         assert lost is not None
-        play.clock.advance(1000)
-        play.finish().resume()
-        assert play.executor("lost").execute(lost) is None
-        assert play.finish().status is RunStatus.SUCCEEDED
+        harness.clock.advance(1000)
+        harness.finish().resume()
+        assert harness.executor("lost").execute(lost) is None
+        assert harness.finish().status is RunStatus.SUCCEEDED

@@ -24,9 +24,9 @@ def test_only_error_aware_cases_follow_a_failure(store: SqliteStore) -> None:
         - name: c
           run: [{{action: set, set: {{why: "{{{{ steps.a.error.message }}}}", x: "{{{{ x is defined }}}}"}}}}]
     """
-    play = RunHarness(store, text).finish()
-    assert (play.status, play.error_types, play.visit_counts) == ("succeeded", [], {"a": 1, "c": 1})
-    assert play.result == {"why": "no", "x": False}
+    harness = RunHarness(store, text).finish()
+    assert (harness.status, harness.error_types, harness.visit_counts) == ("succeeded", [], {"a": 1, "c": 1})
+    assert harness.result == {"why": "no", "x": False}
 
 
 @pytest.mark.parametrize("guard", ["{{ result.success }}", "{{ not error }}", "{{ result.error is none }}"])
@@ -50,10 +50,10 @@ def test_a_guard_that_divides_by_zero_fails_the_step(store: SqliteStore) -> None
         - {name: b, run: [{action: log, message: ok}]}
         - {name: c, run: [{action: set, set: {e: "{{ steps.a.error }}"}}]}
     """
-    play = RunHarness(store, text).finish()
-    assert (play.status, play.visit_counts) == ("succeeded", {"a": 1, "c": 1})
-    assert play.result["e"]["type"] == "GuardError"
-    assert "division by zero" in play.result["e"]["message"]
+    harness = RunHarness(store, text).finish()
+    assert (harness.status, harness.visit_counts) == ("succeeded", {"a": 1, "c": 1})
+    assert harness.result["e"]["type"] == "GuardError"
+    assert "division by zero" in harness.result["e"]["message"]
 
 
 def test_an_unhandled_guard_error_fails_the_run(store: SqliteStore) -> None:
@@ -61,5 +61,5 @@ def test_an_unhandled_guard_error_fails_the_run(store: SqliteStore) -> None:
         variables: {n: 0}
         steps: [{name: a, retry: 5, rule: [{case: "{{ 1 / n }}", run: []}, {case: "{{ error.details.x }}", run: []}]}]
     """
-    play = RunHarness(store, text).finish()
-    assert (play.status, play.error_types, play.visit("a").attempt) == ("failed", ["GuardError"], 1)
+    harness = RunHarness(store, text).finish()
+    assert (harness.status, harness.error_types, harness.visit("a").attempt) == ("failed", ["GuardError"], 1)

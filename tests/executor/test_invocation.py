@@ -21,14 +21,14 @@ FLAKY = """{action: shell, command: "echo x >> tries; test $(wc -l < tries) -ge 
 """An action that fails twice and then succeeds. Each attempt appends a line."""
 
 
-def played(store: SqliteStore, text: str, **input: Any) -> RunHarness:
+def run_to_end(store: SqliteStore, text: str, **input: Any) -> RunHarness:
     return RunHarness(store, text, input).finish()
 
 
 def result(store: SqliteStore, text: str, **input: Any) -> Any:
-    play = played(store, text, **input)
-    assert play.status is RunStatus.SUCCEEDED, play.run.errors
-    return play.result
+    harness = run_to_end(store, text, **input)
+    assert harness.status is RunStatus.SUCCEEDED, harness.run.errors
+    return harness.result
 
 
 class TestRuleExecution:
@@ -61,23 +61,23 @@ class TestRuleExecution:
     def test_the_first_true_guard_is_taken(
         self, store: SqliteStore, n: Any, names: Any, steps: list[str]
     ) -> None:
-        play = played(store, self.TEXT, n=n)
-        assert (play.result, list(play.visit_counts)) == (names, steps)
+        harness = run_to_end(store, self.TEXT, n=n)
+        assert (harness.result, list(harness.visit_counts)) == (names, steps)
 
     def test_no_case_ends_the_branch(self, store: SqliteStore) -> None:
-        play = played(
+        harness = run_to_end(
             store,
             'steps: [{name: a, rule: [{case: "{{ false or none }}", run: [b]}]}, {name: b, run: [{action: log, message: ok}]}]',
         )
-        assert (play.status, play.visit_counts) == ("succeeded", {"a": 1})
+        assert (harness.status, harness.visit_counts) == ("succeeded", {"a": 1})
 
     def test_there_is_no_implicit_next_step(self, store: SqliteStore) -> None:
         text = "steps: [{name: a, run: [{action: log, message: ok}]}, {name: b, run: [{action: log, message: ok}]}]"
-        assert played(store, text).visit_counts == {"a": 1}
+        assert run_to_end(store, text).visit_counts == {"a": 1}
 
     def test_start_names_the_first_step(self, store: SqliteStore) -> None:
         text = "start: b\nsteps: [{name: a, run: [{action: log, message: ok}]}, {name: b, run: [], rule: [{case: default, run: [a]}]}]"
-        assert list(played(store, text).visit_counts) == ["b", "a"]
+        assert list(run_to_end(store, text).visit_counts) == ["b", "a"]
 
     def test_in_place_work_reads_the_step_and_saves_names(self, store: SqliteStore) -> None:
         text = """
@@ -208,10 +208,10 @@ class TestNameVisibility:
               rule: [{case: "{{ steps.b.result }}", run: []}, {case: error, run: []}]
             - {name: b, run: [{action: log, message: ok}], rule: [{case: default, run: [a]}]}
         """
-        play = played(store, text)
-        assert play.visit("a").saved == {}
-        assert play.visit("a").error is not None
-        assert play.visit("a").error["type"] == "GuardError"
+        harness = run_to_end(store, text)
+        assert harness.visit("a").saved == {}
+        assert harness.visit("a").error is not None
+        assert harness.visit("a").error["type"] == "GuardError"
 
     def test_a_step_reads_its_own_attributes(self, store: SqliteStore) -> None:
         text = """
@@ -222,11 +222,11 @@ class TestNameVisibility:
               run: [{action: set, set: {k: "{{ step }}", r: "{{ run }}"}}]
               rule: [{case: "{{ step.visit == 1 }}", run: [a]}]
         """
-        play = played(store, text)
-        step, run = play.result["k"], play.result["r"]
+        harness = run_to_end(store, text)
+        step, run = harness.result["k"], harness.result["r"]
         assert (step["name"], step["visit"], step["attempt"]) == ("a", 2, 1)
         assert run == {
-            "id": play.id,
+            "id": harness.id,
             "started_at": "1970-01-12T13:46:40.000000Z",
             "playbook": "play",
             "version": "7",
@@ -239,16 +239,16 @@ class TestNameVisibility:
             - {name: b, run: [{action: set, set: {x: 1}}], rule: [{case: default, run: [c]}]}
             - {name: c, run: [{action: set, set: {y: "{{ x }}"}}]}
         """
-        play = played(store, text)
-        assert (play.status, play.error_types) == ("failed", ["UndefinedName"])
-        assert play.run.error is not None
-        assert play.run.error["message"] == "`set`: `x` is undefined"
+        harness = run_to_end(store, text)
+        assert (harness.status, harness.error_types) == ("failed", ["UndefinedName"])
+        assert harness.run.error is not None
+        assert harness.run.error["message"] == "`set`: `x` is undefined"
 
     def test_inferred_inputs_are_required(self, store: SqliteStore) -> None:
         text = "steps: [{name: a, run: [{action: set, set: {y: '{{ x + input.z }}', d: '{{ w | default(3) }}'}}]}]"
         assert result(store, text, x=1, z=2) == {"y": 3, "d": 3}
         with pytest.raises(RejectedError, match="missing input `z`"):
-            played(store, text, x=1)
+            run_to_end(store, text, x=1)
 
 
 class TestTaskExecution:
@@ -305,12 +305,12 @@ class TestParallelExecution:
               run: [{action: set, set: {x: 1}}]
               rule: [{case: default, run: [{action: set, set: {all: "{{ result.data }}"}}]}]
         """
-        assert played(store, text).result == {"x": 1, "all": [{"x": 1}]}
+        assert run_to_end(store, text).result == {"x": 1, "all": [{"x": 1}]}
 
     def test_one_failure_fails_parallel_work(self, store: SqliteStore) -> None:
         text = f"steps: [{{name: s, parallel: true, run: [{{action: set, set: {{x: 1}}}}, {FAIL}]}}]"
-        play = played(store, text)
-        assert (play.status, play.error_types, play.visit("s").saved) == ("failed", ["Failed"], {})
+        harness = run_to_end(store, text)
+        assert (harness.status, harness.error_types, harness.visit("s").saved) == ("failed", ["Failed"], {})
 
     def test_a_forgiven_failure_does_not_fail_parallel_work(self, store: SqliteStore) -> None:
         text = """
@@ -333,8 +333,8 @@ class TestJoinExecution:
             - {name: d, run: [{action: set, set: {z: 3}}], rule: [{case: "{{ z == 4 }}", run: [e]}]}
             - {name: e, run: [{action: set, set: {sum: "{{ x + y }}"}}]}
         """
-        play = played(store, text)
-        assert (play.result, play.visit_counts) == (
+        harness = run_to_end(store, text)
+        assert (harness.result, harness.visit_counts) == (
             {"x": 1, "y": 2, "z": 3, "sum": 3},
             {"a": 1, "b": 1, "c": 1, "d": 1, "e": 1},
         )
@@ -351,9 +351,9 @@ class TestJoinExecution:
               rule: [{case: "{{ step.visit < 3 }}", run: [a]}, {case: default, run: [e]}]
             - {name: e, run: [{action: set, set: {seen: "{{ steps.a.visits }}"}}]}
         """
-        play = played(store, text)
-        assert play.result == {"rounds": [1, 2, 3], "seen": 3}
-        assert play.visit_counts == {"a": 3, "b": 3, "c": 3, "d": 3, "e": 1}
+        harness = run_to_end(store, text)
+        assert harness.result == {"rounds": [1, 2, 3], "seen": 3}
+        assert harness.visit_counts == {"a": 3, "b": 3, "c": 3, "d": 3, "e": 1}
 
 
 class TestCycleExecution:
@@ -368,26 +368,28 @@ class TestCycleExecution:
     """
 
     def test_a_visit_past_max_visits_fails(self, store: SqliteStore) -> None:
-        play = played(store, self.TEXT % '[{case: "{{ n > 0 }}", run: [a]}, {case: "{{ n < 0 }}", run: [b]}]')
-        assert (play.status, play.error_types, play.visit_counts) == (
+        harness = run_to_end(
+            store, self.TEXT % '[{case: "{{ n > 0 }}", run: [a]}, {case: "{{ n < 0 }}", run: [b]}]'
+        )
+        assert (harness.status, harness.error_types, harness.visit_counts) == (
             "failed",
             ["MaxVisitsExceeded"],
             {"a": 4},
         )
 
     def test_a_case_can_handle_max_visits_exceeded(self, store: SqliteStore) -> None:
-        play = played(store, self.TEXT % '[{case: error, run: [b]}, {case: "{{ n > 0 }}", run: [a]}]')
-        assert (play.status, play.result) == ("succeeded", {"n": 3, "end": "MaxVisitsExceeded 3"})
+        harness = run_to_end(store, self.TEXT % '[{case: error, run: [b]}, {case: "{{ n > 0 }}", run: [a]}]')
+        assert (harness.status, harness.result) == ("succeeded", {"n": 3, "end": "MaxVisitsExceeded 3"})
 
     def test_no_case_that_leads_back_handles_max_visits_exceeded(self, store: SqliteStore) -> None:
         rule = '[{case: "{{ error or n > 0 }}", run: [a]}, {case: error, run: [b]}]'
-        play = played(store, self.TEXT % rule)
-        assert (play.status, play.visit_counts) == ("succeeded", {"a": 4, "b": 1})
+        harness = run_to_end(store, self.TEXT % rule)
+        assert (harness.status, harness.visit_counts) == ("succeeded", {"a": 4, "b": 1})
 
     def test_a_refused_visit_does_no_work(self, store: SqliteStore) -> None:
-        play = played(store, self.TEXT % '[{case: error, run: []}, {case: "{{ n > 0 }}", run: [a]}]')
-        assert play.result == {"n": 3}
-        assert play.event_types("a").count("action.started") == 3
+        harness = run_to_end(store, self.TEXT % '[{case: error, run: []}, {case: "{{ n > 0 }}", run: [a]}]')
+        assert harness.result == {"n": 3}
+        assert harness.event_types("a").count("action.started") == 3
 
 
 class TestStepFailures:
@@ -398,14 +400,14 @@ class TestStepFailures:
             - {{name: b, run: [{FAIL}]}}
             - {{name: c, run: [{OK}]}}
         """
-        play = played(store, text)
-        assert (play.status, play.result, play.error_types) == ("failed", None, ["Failed"])
-        assert [(v.step, v.status.value) for v in play.visits] == [
+        harness = run_to_end(store, text)
+        assert (harness.status, harness.result, harness.error_types) == ("failed", None, ["Failed"])
+        assert [(v.step, v.status.value) for v in harness.visits] == [
             ("a", "succeeded"),
             ("b", "failed"),
             ("c", "parked"),
         ]
-        assert play.event_types()[-1] == "workflow.failed"
+        assert harness.event_types()[-1] == "workflow.failed"
 
     @pytest.mark.parametrize("where", ["playbook", "step"])
     def test_continue_ends_the_branch_only(self, store: SqliteStore, where: str) -> None:
@@ -417,18 +419,18 @@ class TestStepFailures:
             - {{name: c, run: [{{action: set, set: {{x: 1}}}}], rule: [{{case: default, run: [d]}}]}}
             - {{name: d, run: [{{action: set, set: {{y: "{{{{ x }}}}"}}}}]}}
         """
-        play = played(store, text)
-        assert (play.status, play.error_types, play.result) == (
+        harness = run_to_end(store, text)
+        assert (harness.status, harness.error_types, harness.result) == (
             "completed_with_errors",
             ["Failed"],
             {"x": 1, "y": 1},
         )
-        assert play.run.error is not None
-        assert play.event_types()[-1] == "workflow.completed"
+        assert harness.run.error is not None
+        assert harness.event_types()[-1] == "workflow.completed"
 
     def test_a_step_may_abort_in_a_playbook_that_continues(self, store: SqliteStore) -> None:
         text = f"on_error: continue\nsteps: [{{name: a, on_error: abort, run: [{FAIL}]}}]"
-        assert played(store, text).status is RunStatus.FAILED
+        assert run_to_end(store, text).status is RunStatus.FAILED
 
     def test_a_failure_of_an_action_may_be_forgiven(self, store: SqliteStore) -> None:
         text = """
@@ -438,9 +440,13 @@ class TestStepFailures:
               rule: [{case: error, run: []}, {case: default, run: [b]}]
             - {name: b, run: [{action: log, message: ok}]}
         """
-        play = played(store, text)
-        assert (play.status, play.result, play.visit_counts) == ("succeeded", {"y": False}, {"a": 1, "b": 1})
-        assert "action.failed" in play.event_types("a")
+        harness = run_to_end(store, text)
+        assert (harness.status, harness.result, harness.visit_counts) == (
+            "succeeded",
+            {"y": False},
+            {"a": 1, "b": 1},
+        )
+        assert "action.failed" in harness.event_types("a")
 
     @pytest.mark.parametrize("forgiven", [False, True])
     def test_a_forgiven_failure_of_the_last_action_is_the_result(
@@ -456,9 +462,9 @@ class TestStepFailures:
             - {{name: b, run: [{OK}]}}
             - {{name: c, run: [{OK}]}}
         """
-        play = played(store, text)
-        assert play.visit_counts == ({"a": 1, "c": 1} if forgiven else {"a": 1, "b": 1})
-        assert play.visit("a").attempt == (1 if forgiven else 2)
+        harness = run_to_end(store, text)
+        assert harness.visit_counts == ({"a": 1, "c": 1} if forgiven else {"a": 1, "b": 1})
+        assert harness.visit("a").attempt == (1 if forgiven else 2)
 
     def test_failed_in_place_work_follows_on_error(self, store: SqliteStore) -> None:
         text = f"""
@@ -468,14 +474,14 @@ class TestStepFailures:
               rule: [{{case: "{{{{ x }}}}", run: [{{action: set, set: {{y: 1}}}}, {FAIL}]}}, {{case: error, run: [b]}}]
             - {{name: b, run: [{OK}]}}
         """
-        play = played(store, text)
-        assert (play.status, play.error_types, play.visit_counts) == ("failed", ["Failed"], {"a": 1})
-        (saved,) = store.visits_with_outputs(play.id)
+        harness = run_to_end(store, text)
+        assert (harness.status, harness.error_types, harness.visit_counts) == ("failed", ["Failed"], {"a": 1})
+        (saved,) = store.visits_with_outputs(harness.id)
         assert saved.saved == {}
 
     def test_a_failure_of_in_place_work_may_be_forgiven(self, store: SqliteStore) -> None:
         text = "steps: [{name: a, rule: [{case: default, run: [{action: fail, message: no, on_error: continue}]}]}]"
-        assert played(store, text).status is RunStatus.SUCCEEDED
+        assert run_to_end(store, text).status is RunStatus.SUCCEEDED
 
     def test_data_that_is_too_large_fails_the_step(
         self, store: SqliteStore, monkeypatch: pytest.MonkeyPatch
@@ -488,8 +494,8 @@ class TestStepFailures:
               rule: [{case: error, run: [b]}, {case: default, run: []}]
             - {name: b, run: [{action: set, set: {e: "{{ steps.a.error.type }}"}}]}
         """
-        play = played(store, text)
-        assert (play.status, play.result) == ("succeeded", {"e": "PayloadTooLarge"})
+        harness = run_to_end(store, text)
+        assert (harness.status, harness.result) == ("succeeded", {"e": "PayloadTooLarge"})
 
     def test_a_failure_whose_handling_is_too_large_fails_the_step(
         self, store: SqliteStore, monkeypatch: pytest.MonkeyPatch
@@ -497,8 +503,14 @@ class TestStepFailures:
         """A case that handles too large data with too large data does not repeat forever."""
         monkeypatch.setattr(sql_store, "MAX_PAYLOAD_BYTES", 1000)
         big = "{action: set, set: {x: \"{{ 'x' * 2000 }}\"}}"
-        play = played(store, f"steps: [{{name: a, run: [{big}], rule: [{{case: error, run: [{big}]}}]}}]")
-        assert (play.status, play.error_types, play.visit_counts) == ("failed", ["PayloadTooLarge"], {"a": 1})
+        harness = run_to_end(
+            store, f"steps: [{{name: a, run: [{big}], rule: [{{case: error, run: [{big}]}}]}}]"
+        )
+        assert (harness.status, harness.error_types, harness.visit_counts) == (
+            "failed",
+            ["PayloadTooLarge"],
+            {"a": 1},
+        )
 
     def test_in_place_work_with_too_large_data_fails(
         self, store: SqliteStore, monkeypatch: pytest.MonkeyPatch
@@ -506,9 +518,9 @@ class TestStepFailures:
         monkeypatch.setattr(sql_store, "MAX_PAYLOAD_BYTES", 1000)
         big = "{action: set, set: {x: \"{{ 'x' * 2000 }}\"}}"
         rule = f"[{{case: '{{{{ not error }}}}', run: [{big}]}}, {{case: error, run: []}}]"
-        play = played(store, f"steps: [{{name: a, rule: {rule}}}]")
-        assert (play.status, play.error_types) == ("failed", ["PayloadTooLarge"])
-        assert [type for type in play.event_types("a") if type[:4] == "step"] == [
+        harness = run_to_end(store, f"steps: [{{name: a, rule: {rule}}}]")
+        assert (harness.status, harness.error_types) == ("failed", ["PayloadTooLarge"])
+        assert [type for type in harness.event_types("a") if type[:4] == "step"] == [
             "step.started",
             "step.failed",
         ]
@@ -522,13 +534,13 @@ class TestStepRetries:
               retry: {{attempts: 3, delay: 10s, jitter: false}}
               run: [{{action: set, set: {{tried: "{{{{ step.attempt }}}}"}}}}, {FLAKY}]
         """
-        play = RunHarness(store, text, folder=tmp_path)
-        start = play.clock()
-        play.finish()
-        assert (play.status, play.result, play.visit_counts) == ("succeeded", {"tried": 3}, {"a": 1})
-        assert play.clock() - start == 10 + 20
+        harness = RunHarness(store, text, folder=tmp_path)
+        start = harness.clock()
+        harness.finish()
+        assert (harness.status, harness.result, harness.visit_counts) == ("succeeded", {"tried": 3}, {"a": 1})
+        assert harness.clock() - start == 10 + 20
         assert (tmp_path / "tries").read_text() == "x\n" * 3
-        types = play.event_types("a")
+        types = harness.event_types("a")
         assert (types.count("step.started"), types.count("step.retrying"), types[-1]) == (
             3,
             2,
@@ -537,14 +549,16 @@ class TestStepRetries:
 
     def test_an_action_is_retried_until_it_succeeds(self, store: SqliteStore, tmp_path: Path) -> None:
         action = FLAKY.replace("{action", "{retry: {attempts: 3, delay: 0}, action")
-        play = RunHarness(store, f"steps: [{{name: a, run: [{action}]}}]", folder=tmp_path).finish()
-        assert (play.status, play.visit("a").attempt) == ("succeeded", 1)
-        types = play.event_types("a")
+        harness = RunHarness(store, f"steps: [{{name: a, run: [{action}]}}]", folder=tmp_path).finish()
+        assert (harness.status, harness.visit("a").attempt) == ("succeeded", 1)
+        types = harness.event_types("a")
         assert (types.count("action.started"), types.count("action.retrying")) == (3, 2)
 
     def test_the_playbook_sets_a_default_retry(self, store: SqliteStore, tmp_path: Path) -> None:
-        play = RunHarness(store, f"retry: 3\nsteps: [{{name: a, run: [{FLAKY}]}}]", folder=tmp_path).finish()
-        assert (play.status, play.visit("a").attempt) == ("succeeded", 3)
+        harness = RunHarness(
+            store, f"retry: 3\nsteps: [{{name: a, run: [{FLAKY}]}}]", folder=tmp_path
+        ).finish()
+        assert (harness.status, harness.visit("a").attempt) == ("succeeded", 3)
 
     def test_the_default_retry_condition_reads_saved_names(self, store: SqliteStore, tmp_path: Path) -> None:
         text = f"""
@@ -554,12 +568,18 @@ class TestStepRetries:
             - {{name: a, run: [{{action: set, set: {{wanted: CommandFailed}}}}], rule: [{{case: default, run: [b]}}]}}
             - {{name: b, run: [{FLAKY}]}}
         """
-        play = RunHarness(store, text, folder=tmp_path).finish()
-        assert (play.status, play.visit("b").attempt) == ("succeeded", 3)
+        harness = RunHarness(store, text, folder=tmp_path).finish()
+        assert (harness.status, harness.visit("b").attempt) == ("succeeded", 3)
 
     def test_the_last_failed_attempt_fails_the_step(self, store: SqliteStore, tmp_path: Path) -> None:
-        play = RunHarness(store, f"steps: [{{name: a, retry: 2, run: [{FLAKY}]}}]", folder=tmp_path).finish()
-        assert (play.status, play.error_types, play.visit("a").attempt) == ("failed", ["CommandFailed"], 2)
+        harness = RunHarness(
+            store, f"steps: [{{name: a, retry: 2, run: [{FLAKY}]}}]", folder=tmp_path
+        ).finish()
+        assert (harness.status, harness.error_types, harness.visit("a").attempt) == (
+            "failed",
+            ["CommandFailed"],
+            2,
+        )
 
     @pytest.mark.parametrize(
         ("condition", "attempts"), [("{{ false }}", 1), ("{{ error.type == 'CommandFailed' }}", 3)]
@@ -574,15 +594,15 @@ class TestStepRetries:
             )
             step = f"{retry}, " if owner == "step" else ""
             (tmp_path / owner).mkdir()
-            play = RunHarness(
+            harness = RunHarness(
                 store, f"steps: [{{name: a, {step}run: [{action}]}}]", folder=tmp_path / owner
             ).finish()
-            assert play.status is RunStatus.FAILED
+            assert harness.status is RunStatus.FAILED
             assert len((tmp_path / owner / "tries").read_text().split()) == attempts
 
     def test_a_failure_that_is_not_retryable_is_not_retried(self, store: SqliteStore) -> None:
-        play = played(store, "steps: [{name: a, retry: 5, run: [{action: fail, message: no}]}]")
-        assert play.visit("a").attempt == 1
+        harness = run_to_end(store, "steps: [{name: a, retry: 5, run: [{action: fail, message: no}]}]")
+        assert harness.visit("a").attempt == 1
 
     def test_names_saved_by_a_failed_attempt_are_dropped(self, store: SqliteStore, tmp_path: Path) -> None:
         text = f"""
@@ -597,13 +617,13 @@ class TestStepRetries:
         assert RunHarness(store, text, folder=tmp_path).finish().result == {"y": False}
 
     def test_a_run_is_waiting_before_a_retry(self, store: SqliteStore, tmp_path: Path) -> None:
-        play = RunHarness(
+        harness = RunHarness(
             store, f"steps: [{{name: a, retry: 3, run: [{FLAKY}]}}]", folder=tmp_path, clock=FakeClock(4e9)
         )
-        play.execute_next()
-        assert play.status is RunStatus.WAITING
-        assert play.store.runs("default", status=RunStatus.WAITING)[0] == [play.run]
-        assert play.finish().status is RunStatus.SUCCEEDED
+        harness.execute_next()
+        assert harness.status is RunStatus.WAITING
+        assert harness.store.runs("default", status=RunStatus.WAITING)[0] == [harness.run]
+        assert harness.finish().status is RunStatus.SUCCEEDED
 
 
 class TestIdempotencyKeys:
@@ -631,17 +651,17 @@ class TestIdempotencyKeys:
         assert len({key for keys in different for key in keys}) == 3 * len(different) == 12
 
     def test_uuid_and_now_are_repeatable_within_an_attempt(self, store: SqliteStore, tmp_path: Path) -> None:
-        play = RunHarness(store, self.TEXT, folder=tmp_path)
-        lost = play.claim("lost")
+        harness = RunHarness(store, self.TEXT, folder=tmp_path)
+        lost = harness.claim("lost")
         assert lost is not None
-        crashed = play.executor("lost")
+        crashed = harness.executor("lost")
         crashed.store = _CommittingDeadStore(store)  # type: ignore[assignment]
         with pytest.raises(_WorkerDeath):
             crashed.execute(lost)
-        play.clock.advance(LEASE_SECONDS)
-        assert play.execute_next()
-        play.clock.advance(100)
-        play.execute_next()
+        harness.clock.advance(LEASE_SECONDS)
+        assert harness.execute_next()
+        harness.clock.advance(100)
+        harness.execute_next()
         seen = [line.split(",") for line in (tmp_path / "seen").read_text().split()]
         assert seen[0] == seen[1]
         assert seen[2][:3] == seen[0][:3]
@@ -681,8 +701,10 @@ class _CommittingDeadStore:
 
 class TestTimeouts:
     def test_an_action_times_out(self, store: SqliteStore) -> None:
-        play = played(store, 'steps: [{name: a, run: [{action: shell, command: "sleep 60", timeout: 20ms}]}]')
-        assert (play.status, play.error_types) == ("failed", ["Timeout"])
+        harness = run_to_end(
+            store, 'steps: [{name: a, run: [{action: shell, command: "sleep 60", timeout: 20ms}]}]'
+        )
+        assert (harness.status, harness.error_types) == ("failed", ["Timeout"])
 
     def test_in_place_work_may_handle_the_timeout_of_its_step(self, store: SqliteStore) -> None:
         """In-place work that handles a timeout has its own time limit."""
@@ -699,7 +721,7 @@ class TestTimeouts:
         text = """
             steps: [{name: a, timeout: 20ms, rule: [{case: default, run: [{action: shell, command: "sleep 60"}]}]}]
         """
-        assert played(store, text).error_types == ["Timeout"]
+        assert run_to_end(store, text).error_types == ["Timeout"]
 
     def test_a_case_may_handle_a_timeout(self, store: SqliteStore) -> None:
         text = """
@@ -723,43 +745,43 @@ class TestCancelAndResume:
     """
 
     def test_a_cancelled_run_parks_ready_visits(self, store: SqliteStore) -> None:
-        play = RunHarness(store, self.TEXT)
-        play.execute_next()
-        store.stop(play.id, RunStatus.CANCELLED, play.clock())
-        play.finish()
-        assert (play.status, play.result, play.error_types) == ("cancelled", None, [])
-        assert [(visit.step, visit.status.value) for visit in play.visits][-1] == ("b", "parked")
+        harness = RunHarness(store, self.TEXT)
+        harness.execute_next()
+        store.stop(harness.id, RunStatus.CANCELLED, harness.clock())
+        harness.finish()
+        assert (harness.status, harness.result, harness.error_types) == ("cancelled", None, [])
+        assert [(visit.step, visit.status.value) for visit in harness.visits][-1] == ("b", "parked")
 
     def test_a_run_can_be_cancelled_before_it_starts(self, store: SqliteStore) -> None:
-        play = RunHarness(store, self.TEXT)
-        store.stop(play.id, RunStatus.CANCELLED, play.clock())
-        assert play.finish().status is RunStatus.CANCELLED
-        assert play.resume().finish().result == {"x": 1, "y": 1}
+        harness = RunHarness(store, self.TEXT)
+        store.stop(harness.id, RunStatus.CANCELLED, harness.clock())
+        assert harness.finish().status is RunStatus.CANCELLED
+        assert harness.resume().finish().result == {"x": 1, "y": 1}
 
     def test_a_running_step_of_a_cancelled_run_finishes(self, store: SqliteStore) -> None:
-        play = RunHarness(store, self.TEXT)
-        claim = play.claim()
+        harness = RunHarness(store, self.TEXT)
+        claim = harness.claim()
         assert claim is not None
-        store.stop(play.id, RunStatus.CANCELLED, play.clock())
-        assert play.status is RunStatus.RUNNING
-        following = play.executor().execute(claim)
+        store.stop(harness.id, RunStatus.CANCELLED, harness.clock())
+        assert harness.status is RunStatus.RUNNING
+        following = harness.executor().execute(claim)
         assert following is not None
         assert following.visit.step == "@end"
-        play.executor().execute(following)
-        assert play.status is RunStatus.CANCELLED
-        assert play.resume().finish().result == {"x": 1, "y": 1}
-        assert play.visit_counts == {"a": 1, "b": 1, "c": 1}
+        harness.executor().execute(following)
+        assert harness.status is RunStatus.CANCELLED
+        assert harness.resume().finish().result == {"x": 1, "y": 1}
+        assert harness.visit_counts == {"a": 1, "b": 1, "c": 1}
 
     def test_a_failed_run_resumes_with_corrected_input(self, store: SqliteStore) -> None:
-        play = played(store, self.TEXT, ok=False)
-        assert play.status is RunStatus.FAILED
-        play.resume().finish()
-        assert play.status is RunStatus.FAILED
-        play.resume(ok=True).finish()
-        assert (play.status, play.result, play.run.error) == ("succeeded", {"x": 1, "y": 1}, None)
-        assert (play.visit_counts, play.run.resumes) == ({"a": 1, "b": 1, "c": 1}, 2)
-        assert play.event_types("a").count("step.completed") == 1
-        assert play.event_types().count("workflow.resumed") == 2
+        harness = run_to_end(store, self.TEXT, ok=False)
+        assert harness.status is RunStatus.FAILED
+        harness.resume().finish()
+        assert harness.status is RunStatus.FAILED
+        harness.resume(ok=True).finish()
+        assert (harness.status, harness.result, harness.run.error) == ("succeeded", {"x": 1, "y": 1}, None)
+        assert (harness.visit_counts, harness.run.resumes) == ({"a": 1, "b": 1, "c": 1}, 2)
+        assert harness.event_types("a").count("step.completed") == 1
+        assert harness.event_types().count("workflow.resumed") == 2
 
     def test_corrected_input_renders_the_environment_again(self, store: SqliteStore) -> None:
         text = """
@@ -769,15 +791,15 @@ class TestCancelAndResume:
             - {name: a, run: [{action: fail, message: no, if: "{{ input.host == 'bad' }}"}], rule: [{case: default, run: [b]}]}
             - {name: b, run: [{action: set, set: {x: "{{ environment.url }}"}}]}
         """
-        play = played(store, text, host="bad")
-        assert play.resume(host="good").finish().result == {"x": "https://good"}
+        harness = run_to_end(store, text, host="bad")
+        assert harness.resume(host="good").finish().result == {"x": "https://good"}
 
     def test_invalid_corrected_input_changes_nothing(self, store: SqliteStore) -> None:
-        play = played(store, self.TEXT, ok=False)
-        before = play.run
+        harness = run_to_end(store, self.TEXT, ok=False)
+        before = harness.run
         with pytest.raises(RejectedError):
-            play.resume(ok="yes")
-        assert play.run == before
+            harness.resume(ok="yes")
+        assert harness.run == before
 
     def test_a_failed_branch_before_a_join_resumes(self, store: SqliteStore) -> None:
         text = """
@@ -788,9 +810,9 @@ class TestCancelAndResume:
             - {name: c, run: [{action: set, set: {x: 1}}], rule: [{case: default, run: [d]}]}
             - {name: d, run: [{action: set, set: {y: "{{ x }}"}}]}
         """
-        play = played(store, text, ok=False)
-        assert play.resume(ok=True).finish().result == {"x": 1, "y": 1}
-        assert play.visit_counts == {"a": 1, "b": 1, "c": 1, "d": 1}
+        harness = run_to_end(store, text, ok=False)
+        assert harness.resume(ok=True).finish().result == {"x": 1, "y": 1}
+        assert harness.visit_counts == {"a": 1, "b": 1, "c": 1, "d": 1}
 
     def test_a_branch_that_ended_in_a_failure_resumes(self, store: SqliteStore) -> None:
         """The following join fires again, with its earlier names and the new ones."""
@@ -805,11 +827,15 @@ class TestCancelAndResume:
             - {name: c, run: [{action: set, set: {y: 1}}], rule: [{case: default, run: [d]}]}
             - {name: d, run: [{action: set, set: {z: "{{ x | default(0) + y }}"}}]}
         """
-        play = played(store, text, ok=False)
-        assert (play.status, play.result) == ("completed_with_errors", {"y": 1, "z": 1})
-        play.resume(ok=True).finish()
-        assert (play.status, play.result, play.run.live) == ("succeeded", {"x": 1, "y": 1, "z": 2}, 0)
-        assert play.visit_counts == {"a": 1, "b": 1, "c": 1, "d": 2}
+        harness = run_to_end(store, text, ok=False)
+        assert (harness.status, harness.result) == ("completed_with_errors", {"y": 1, "z": 1})
+        harness.resume(ok=True).finish()
+        assert (harness.status, harness.result, harness.run.live) == (
+            "succeeded",
+            {"x": 1, "y": 1, "z": 2},
+            0,
+        )
+        assert harness.visit_counts == {"a": 1, "b": 1, "c": 1, "d": 2}
 
 
 class TestWorkerCrashes:
@@ -820,37 +846,37 @@ class TestWorkerCrashes:
     """
 
     def test_a_visit_whose_workers_die_fails(self, store: SqliteStore) -> None:
-        play = RunHarness(store, self.TEXT)
+        harness = RunHarness(store, self.TEXT)
         for _ in range(MAX_CLAIMS):
-            assert play.claim() is not None
-            play.clock.advance(LEASE_SECONDS)
-        play.finish()
-        assert (play.status, play.result) == ("succeeded", {"e": "WorkerLost"})
-        assert "action.started" not in play.event_types("a")
+            assert harness.claim() is not None
+            harness.clock.advance(LEASE_SECONDS)
+        harness.finish()
+        assert (harness.status, harness.result) == ("succeeded", {"e": "WorkerLost"})
+        assert "action.started" not in harness.event_types("a")
 
     def test_the_last_allowed_claim_may_succeed(self, store: SqliteStore) -> None:
-        play = RunHarness(store, self.TEXT)
+        harness = RunHarness(store, self.TEXT)
         for _ in range(MAX_CLAIMS - 1):
-            assert play.claim() is not None
-            play.clock.advance(LEASE_SECONDS)
-        assert play.finish().result == {"x": 1}
+            assert harness.claim() is not None
+            harness.clock.advance(LEASE_SECONDS)
+        assert harness.finish().result == {"x": 1}
 
     def test_a_commit_after_a_takeover_is_refused(self, store: SqliteStore) -> None:
-        play = RunHarness(store, self.TEXT)
-        lost = play.claim("lost")
+        harness = RunHarness(store, self.TEXT)
+        lost = harness.claim("lost")
         assert lost is not None
-        play.clock.advance(LEASE_SECONDS)
-        play.execute_next()
-        before = play.events
-        assert play.executor("lost").execute(lost) is None
-        assert play.events == before
+        harness.clock.advance(LEASE_SECONDS)
+        harness.execute_next()
+        before = harness.events
+        assert harness.executor("lost").execute(lost) is None
+        assert harness.events == before
 
     def test_a_run_needs_only_the_stored_plan(self, store: SqliteStore, tmp_path: Path) -> None:
-        play = RunHarness(store, self.TEXT)
+        harness = RunHarness(store, self.TEXT)
         store.close()
         again = SqliteStore(str(tmp_path / "noetl.db"))
-        play.store = again
-        assert play.finish().result == {"x": 1}
+        harness.store = again
+        assert harness.finish().result == {"x": 1}
         again.close()
 
 
@@ -861,8 +887,8 @@ def test_events_are_in_causal_order(store: SqliteStore) -> None:
         - {name: a, run: [{action: log, message: m}, t], rule: [{case: default, run: [b]}]}
         - {name: b, rule: [{case: default, run: [{action: log, message: in place}]}]}
     """
-    play = played(store, text)
-    assert [(event.step, event.type) for event in play.events] == [
+    harness = run_to_end(store, text)
+    assert [(event.step, event.type) for event in harness.events] == [
         (None, "workflow.started"),
         ("a", "step.started"),
         ("a", "action.started"),
@@ -878,12 +904,12 @@ def test_events_are_in_causal_order(store: SqliteStore) -> None:
         ("b", "step.completed"),
         (None, "workflow.completed"),
     ]
-    positions = [event.payload["position"] for event in play.events if event.type == "action.started"]
+    positions = [event.payload["position"] for event in harness.events if event.type == "action.started"]
     assert positions == ["run.0", "run.1/t.0", "rule.0.0"]
     assert all(
-        event.duration_seconds is not None for event in play.events if event.type.endswith("completed")
+        event.duration_seconds is not None for event in harness.events if event.type.endswith("completed")
     )
-    shown = [event.to_json() for event in play.events]
+    shown = [event.to_json() for event in harness.events]
     assert shown[2]["at"] == "1970-01-12T13:46:40.000000Z"
     json.dumps(shown)
 
@@ -901,7 +927,7 @@ def test_stored_data_contains_no_secrets(
           rule: [{case: "{{ 'got' in out.stdout }}", run: [b]}]
         - {name: b, run: [{action: fail, message: "{{ out.stdout }}"}]}
     """
-    played(store, text)
+    run_to_end(store, text)
     store.close()
     for path in tmp_path.iterdir():
         assert b"canary-0123456789" not in path.read_bytes()
@@ -922,9 +948,9 @@ def test_the_last_step_of_a_long_chain_costs_no_more(store: SqliteStore) -> None
             {"name": f"s{index}", "run": [{"action": "set", "set": {f"y{index}": "{{ x }}"}}], "rule": rule}
         )
     steps.append({"name": "s40", "run": [{"action": "log", "message": "{{ x }}"}]})
-    play = played(store, json.dumps({"name": "chain", "steps": steps}))
-    assert play.status is RunStatus.SUCCEEDED
-    assert {len(visit.names) for visit in play.visits[1:]} == {1}
+    harness = run_to_end(store, json.dumps({"name": "chain", "steps": steps}))
+    assert harness.status is RunStatus.SUCCEEDED
+    assert {len(visit.names) for visit in harness.visits[1:]} == {1}
 
 
 def test_a_result_that_is_not_json_fails_the_step(
@@ -937,8 +963,10 @@ def test_a_result_that_is_not_json_fails_the_step(
           run: [{action: log, message: x, as: y}]
           rule: [{case: error, run: [{action: log, message: "{{ error.type }}"}]}]
     """
-    play = RunHarness(store, text, folder=Path.cwd()).finish()
-    assert [e.payload["error"]["type"] for e in play.events if e.type == "step.failed"] == ["FunctionFailed"]
+    harness = RunHarness(store, text, folder=Path.cwd()).finish()
+    assert [e.payload["error"]["type"] for e in harness.events if e.type == "step.failed"] == [
+        "FunctionFailed"
+    ]
 
 
 def test_error_details_that_are_not_json_become_text(
@@ -948,8 +976,8 @@ def test_error_details_that_are_not_json_become_text(
         raise ActionError("Odd", "no", retryable=False, details={"found": {1}})
 
     monkeypatch.setattr("noetl.executor.engine.attempts.handler", lambda _: handler)
-    play = RunHarness(store, "steps: [{name: a, run: [{action: log, message: x}]}]").finish()
-    assert (play.error_types, play.run.errors[0]["details"]) == (["Odd"], "{'found': {1}}")
+    harness = RunHarness(store, "steps: [{name: a, run: [{action: log, message: x}]}]").finish()
+    assert (harness.error_types, harness.run.errors[0]["details"]) == (["Odd"], "{'found': {1}}")
 
 
 def test_an_empty_object_is_a_result(store: SqliteStore) -> None:
@@ -958,4 +986,4 @@ def test_an_empty_object_is_a_result(store: SqliteStore) -> None:
         - {name: a, run: [{action: python, function: "builtins:dict", args: {}}], rule: [{case: default, run: [b]}]}
         - {name: b, run: [{action: set, set: {found: "{{ steps.a.result }}"}}]}
     """
-    assert played(store, text).result == {"found": {}}
+    assert run_to_end(store, text).result == {"found": {}}

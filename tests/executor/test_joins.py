@@ -26,27 +26,27 @@ class TestJoinAny:
     def test_the_first_branch_passes_the_join(
         self, store: SqliteStore, b: int, c: int, d: int, winner: str
     ) -> None:
-        play = RunHarness(store, RACE, {"b": b, "c": c, "d": d}).finish()
-        assert play.result["after"] == winner
-        assert play.visit_counts == {"a": 1, "b": 1, "c": 1, "d": 1, "j": 1, "k": 1}
-        assert play.run.live == 0
+        harness = RunHarness(store, RACE, {"b": b, "c": c, "d": d}).finish()
+        assert harness.result["after"] == winner
+        assert harness.visit_counts == {"a": 1, "b": 1, "c": 1, "d": 1, "j": 1, "k": 1}
+        assert harness.run.live == 0
 
     def test_the_join_does_not_wait_for_other_branches(self, store: SqliteStore) -> None:
-        play = RunHarness(store, RACE, {"b": 5, "c": 50, "d": 90})
-        before = play.clock()
-        while "k" not in play.visit_counts or play.visit("k").status != "succeeded":
-            if not play.execute_next():
-                play.clock.now = store.next_due(play.queue) or 0.0
-        assert play.clock() - before == 5
-        assert not play.status.is_final
-        assert play.finish().clock() - before == 90
+        harness = RunHarness(store, RACE, {"b": 5, "c": 50, "d": 90})
+        before = harness.clock()
+        while "k" not in harness.visit_counts or harness.visit("k").status != "succeeded":
+            if not harness.execute_next():
+                harness.clock.now = store.next_due(harness.queue) or 0.0
+        assert harness.clock() - before == 5
+        assert not harness.status.is_final
+        assert harness.finish().clock() - before == 90
 
     def test_a_failed_branch_does_not_pass_the_join(self, store: SqliteStore) -> None:
         text = RACE.replace("steps:", "on_error: continue\n    steps:", 1).replace(
             "{action: set, set: {x: b}}", "{action: fail, message: no}"
         )
-        play = RunHarness(store, text, {"b": 1, "c": 2, "d": 3}).finish()
-        assert (play.status, play.result["after"], play.visit_counts["j"]) == (
+        harness = RunHarness(store, text, {"b": 1, "c": 2, "d": 3}).finish()
+        assert (harness.status, harness.result["after"], harness.visit_counts["j"]) == (
             "completed_with_errors",
             "other",
             1,
@@ -60,8 +60,8 @@ class TestJoinAny:
             - {name: c, rule: [{case: "{{ input.x }}", run: [j]}]}
             - {name: j, join: any, run: [{action: log, message: x}]}
         """
-        play = RunHarness(store, text, {"x": False}).finish()
-        assert (play.status, play.visit_counts) == ("succeeded", {"a": 1, "b": 1, "c": 1})
+        harness = RunHarness(store, text, {"x": False}).finish()
+        assert (harness.status, harness.visit_counts) == ("succeeded", {"a": 1, "b": 1, "c": 1})
 
     def test_each_round_of_a_cycle_has_its_own_first_branch(self, store: SqliteStore) -> None:
         """Late branches of one round do not count as the first of the next."""
@@ -73,11 +73,11 @@ class TestJoinAny:
             - {name: slow, run: [{action: wait, seconds: 50}], rule: [{case: default, run: [j]}]}
             - {name: j, join: any, run: [{action: wait, seconds: 1}], rule: [{case: default, run: [a]}]}
         """
-        play = RunHarness(store, text)
-        before = play.clock()
-        play.finish()
-        assert play.visit_counts == {"a": 4, "quick": 3, "slow": 3, "j": 3}
-        assert (play.result, play.clock() - before, play.run.live) == ({"n": 3}, 52, 0)
+        harness = RunHarness(store, text)
+        before = harness.clock()
+        harness.finish()
+        assert harness.visit_counts == {"a": 4, "quick": 3, "slow": 3, "j": 3}
+        assert (harness.result, harness.clock() - before, harness.run.live) == ({"n": 3}, 52, 0)
 
     def test_a_following_join_counts_the_absorbed_branches(self, store: SqliteStore) -> None:
         text = """
@@ -89,17 +89,17 @@ class TestJoinAny:
             - {name: j, join: any, run: [{action: set, set: {x: 1}}], rule: [{case: default, run: [k]}]}
             - {name: k, run: [{action: set, set: {y: "{{ x }}"}}]}
         """
-        play = RunHarness(store, text).finish()
-        assert (play.result, play.visit_counts["k"], play.run.live) == ({"x": 1, "y": 1}, 1, 0)
+        harness = RunHarness(store, text).finish()
+        assert (harness.result, harness.visit_counts["k"], harness.run.live) == ({"x": 1, "y": 1}, 1, 0)
 
     def test_a_cancelled_run_resumes_after_the_join(self, store: SqliteStore) -> None:
-        play = RunHarness(store, RACE, {"b": 5, "c": 50, "d": 90})
-        while "j" not in play.visit_counts:
-            if not play.execute_next():
-                play.clock.now = store.next_due(play.queue) or 0.0
-        store.stop(play.id, RunStatus.CANCELLED, play.clock())
-        play.finish().resume().finish()
-        assert (play.status, play.visit_counts["j"], play.run.live) == ("succeeded", 1, 0)
+        harness = RunHarness(store, RACE, {"b": 5, "c": 50, "d": 90})
+        while "j" not in harness.visit_counts:
+            if not harness.execute_next():
+                harness.clock.now = store.next_due(harness.queue) or 0.0
+        store.stop(harness.id, RunStatus.CANCELLED, harness.clock())
+        harness.finish().resume().finish()
+        assert (harness.status, harness.visit_counts["j"], harness.run.live) == ("succeeded", 1, 0)
 
 
 class TestJoinEach:
@@ -113,10 +113,10 @@ class TestJoinEach:
             - {name: e, join: each, run: [{action: log, message: "{{ step.visit }}"}], rule: [{case: default, run: [f]}]}
             - {name: f, run: [{action: set, set: {z: "{{ x + y }}"}}]}
         """
-        play = RunHarness(store, text).finish()
-        assert (play.result, play.run.live) == ({"x": 1, "y": 2, "z": 3}, 0)
-        assert play.visit_counts == {"a": 1, "b": 1, "c": 1, "d": 1, "e": 2, "f": 1}
-        assert sorted(visit.number for visit in play.visits if visit.step == "e") == [1, 2]
+        harness = RunHarness(store, text).finish()
+        assert (harness.result, harness.run.live) == ({"x": 1, "y": 2, "z": 3}, 0)
+        assert harness.visit_counts == {"a": 1, "b": 1, "c": 1, "d": 1, "e": 2, "f": 1}
+        assert sorted(visit.number for visit in harness.visits if visit.step == "e") == [1, 2]
 
     def test_steps_after_join_each_are_visited_for_each_branch(self, store: SqliteStore) -> None:
         text = """
@@ -130,5 +130,5 @@ class TestJoinEach:
             - {name: h, rule: [{case: default, run: [i]}]}
             - {name: i, run: [{action: log, message: x}]}
         """
-        play = RunHarness(store, text).finish()
-        assert play.visit_counts == {"a": 1, "b": 1, "c": 1, "e": 2, "f": 2, "g": 1, "h": 1, "i": 1}
+        harness = RunHarness(store, text).finish()
+        assert harness.visit_counts == {"a": 1, "b": 1, "c": 1, "e": 2, "f": 2, "g": 1, "h": 1, "i": 1}

@@ -19,14 +19,14 @@ def done(folder: Path) -> Counter[str]:
     return Counter(path.read_text().splitlines()) if path.exists() else Counter()
 
 
-def play(store: SqliteStore, folder: Path, text: str, **input: Any) -> RunHarness:
+def make_harness(store: SqliteStore, folder: Path, text: str, **input: Any) -> RunHarness:
     return RunHarness(
         store, text.replace("NOTE", "action: file, append: done.txt, content"), input, folder=folder
     )
 
 
 def result(store: SqliteStore, folder: Path, text: str) -> Any:
-    finished = play(store, folder, text).finish()
+    finished = make_harness(store, folder, text).finish()
     assert finished.status == "succeeded", finished.run.errors
     return finished.result
 
@@ -60,7 +60,7 @@ class TestSuspendedTasks:
             steps:
             - {name: a, run: [{task: ask, with: {keys: [{key: "{{ secrets.KEY }}"}]}}]}
         """
-        playing = play(store, tmp_path, text)
+        playing = make_harness(store, tmp_path, text)
         playing.execute_next()
         assert "sesame" not in str(store.visits(playing.id))
         assert playing.finish().result["count"]["stdout"].strip() == "11"
@@ -103,7 +103,7 @@ class TestSuspendedParallelWork:
         assert done(tmp_path) == {"begin": 1, "once": 1}
 
     def test_parallel_items_wait_concurrently(self, store: SqliteStore, tmp_path: Path) -> None:
-        playing = play(store, tmp_path, self.TEXT)
+        playing = make_harness(store, tmp_path, self.TEXT)
         before = playing.clock()
         assert playing.finish().clock() - before == 9
 
@@ -112,7 +112,7 @@ class TestSuspendedParallelWork:
             steps:
             - {name: a, parallel: true, run: [{action: wait, seconds: 60}, {action: fail, message: no}]}
         """
-        playing = play(store, tmp_path, text)
+        playing = make_harness(store, tmp_path, text)
         before = playing.clock()
         assert playing.finish().error_types == ["Failed"]
         assert playing.clock() == before
@@ -139,7 +139,7 @@ class TestSuspendedLoops:
         self, store: SqliteStore, tmp_path: Path, concurrency: int, batch: str, seconds: float
     ) -> None:
         """Items that are started and unfinished are at most `concurrency`."""
-        playing = play(store, tmp_path, self.STEP.format(concurrency=concurrency, batch=batch))
+        playing = make_harness(store, tmp_path, self.STEP.format(concurrency=concurrency, batch=batch))
         before = playing.clock()
         found = playing.finish().result["found"]
         assert found == [{"all": 3 * item} for item in (1, 2, 3, 4, 5)]
@@ -191,7 +191,7 @@ class TestSuspendedLoops:
             - name: a
               run: [{task: inner, with: {items: "{{ list }}"}, loop: {items: [[1, 2], [3, 4]], as: list, concurrency: 2}, as: all}]
         """
-        playing = play(store, tmp_path, text)
+        playing = make_harness(store, tmp_path, text)
         before = playing.clock()
         assert playing.finish().result == {"all": [{"last": 1}, {"last": 3}]}
         assert playing.clock() - before == 4
@@ -204,7 +204,7 @@ class TestSuspendedLoops:
               loop: {items: [50, 0, 70], concurrency: 2}
               run: [{action: wait, seconds: "{{ item }}"}, {action: fail, message: no}]
         """
-        playing = play(store, tmp_path, text)
+        playing = make_harness(store, tmp_path, text)
         before = playing.clock()
         assert playing.finish().error_types == ["Failed"]
         assert playing.clock() == before
@@ -246,7 +246,7 @@ class TestSuspendedCases:
               run: [{action: fail, message: no, type: Odd}]
               rule: [{case: error, run: [{action: wait, seconds: 5}, {action: set, set: {why: "{{ error.type }}"}}]}]
         """
-        playing = play(store, tmp_path, text).finish()
+        playing = make_harness(store, tmp_path, text).finish()
         assert (playing.status, playing.result) == ("succeeded", {"why": "Odd"})
         assert playing.visit("a").status is VisitStatus.FAILED
 
@@ -257,7 +257,7 @@ class TestSuspendedCases:
               run: [{NOTE: "run\\n"}]
               rule: [{case: default, run: [{action: wait, seconds: 5}, {action: fail, message: no, if: "{{ input.bad }}"}]}]
         """
-        playing = play(store, tmp_path, text, bad=True).finish()
+        playing = make_harness(store, tmp_path, text, bad=True).finish()
         assert playing.error_types == ["Failed"]
         assert playing.resume(bad=False).finish().status == "succeeded"
         assert done(tmp_path) == {"run": 1}
@@ -298,7 +298,7 @@ class TestSuspendedCases:
               {options}
               rule: [{{case: default, run: [{{action: wait, seconds: 1}}, {{NOTE: "once\\n"}}]}}]
         """
-        playing = play(store, tmp_path, text)
+        playing = make_harness(store, tmp_path, text)
         playing.execute_next()
         playing.clock.advance(1)
         for _ in range(deaths):
@@ -318,7 +318,7 @@ class TestRetriesOfSuspendedWork:
             steps:
             - {name: a, retry: {attempts: 3, delay: 1s, jitter: false}, run: [{task: ask}]}
         """
-        assert play(store, tmp_path, text).finish().status == "succeeded"
+        assert make_harness(store, tmp_path, text).finish().status == "succeeded"
         assert done(tmp_path) == {"before": 1, "behind": 3}
 
     def test_a_retried_action_starts_again(self, store: SqliteStore, tmp_path: Path) -> None:
@@ -327,7 +327,7 @@ class TestRetriesOfSuspendedWork:
             steps:
             - {name: a, run: [{action: callback, timeout: 10s, retry: {attempts: 3, delay: 0s}, notify: {NOTE: "asked\\n"}}]}
         """
-        playing = play(store, tmp_path, text)
+        playing = make_harness(store, tmp_path, text)
         before = playing.clock()
         assert playing.finish().error_types == ["CallbackExpired"]
         assert playing.clock() - before == 30
@@ -360,7 +360,7 @@ class TestRetriesOfSuspendedWork:
                 - {action: wait, seconds: "{{ item }}", loop: {items: [1, 2, 40], batch: 1}}
                 - {task: flaky}
         """
-        playing = play(store, tmp_path, text)
+        playing = make_harness(store, tmp_path, text)
         while not any(event.attempt == 2 and event.type == "loop.progress" for event in playing.events):
             if not playing.execute_next():
                 playing.clock.now = store.next_due(playing.queue) or 0.0

@@ -11,9 +11,9 @@ from tests.run_harness import RunHarness
 
 
 def result(store: SqliteStore, text: str, **input: Any) -> Any:
-    play = RunHarness(store, text, input).finish()
-    assert play.status == "succeeded", play.run.errors
-    return play.run.result
+    harness = RunHarness(store, text, input).finish()
+    assert harness.status == "succeeded", harness.run.errors
+    return harness.run.result
 
 
 FOUND = [f"{n * n} at {n}" for n in range(7)]
@@ -69,9 +69,12 @@ class TestLoopsOfActions:
               run:
               - {action: fail, if: "{{ item == 2 }}", message: "no {{ item }}", loop: {items: [1, 2, 3]}}
         """
-        play = RunHarness(store, text).finish()
-        assert (play.status, [e["message"] for e in play.run.errors]) == ("failed", ["item 2 of 3: no 2"])
-        (progress,) = (e.payload for e in play.events if e.type == "loop.progress")
+        harness = RunHarness(store, text).finish()
+        assert (harness.status, [e["message"] for e in harness.run.errors]) == (
+            "failed",
+            ["item 2 of 3: no 2"],
+        )
+        (progress,) = (e.payload for e in harness.events if e.type == "loop.progress")
         assert (progress["done"], progress["failed"], progress["total"]) == (2, 1, 3)
 
     def test_failures_of_items_may_be_forgiven(self, store: SqliteStore) -> None:
@@ -92,8 +95,8 @@ class TestLoopsOfActions:
 
     def test_items_that_are_no_list_fail_the_loop(self, store: SqliteStore) -> None:
         text = "steps: [{name: a, run: [{action: log, message: x, loop: {items: '{{ 3 }}'}}]}]"
-        play = RunHarness(store, text).finish()
-        assert [e["type"] for e in play.run.errors] == ["ParameterError"]
+        harness = RunHarness(store, text).finish()
+        assert [e["type"] for e in harness.run.errors] == ["ParameterError"]
 
     def test_a_task_does_not_see_the_loop_around_its_call(self, store: SqliteStore) -> None:
         text = """
@@ -148,19 +151,22 @@ class TestLoopsOfSteps:
         assert result(store, text % spread) == {"all": True}
 
     def test_each_batch_is_one_segment(self, store: SqliteStore) -> None:
-        play = RunHarness(store, self.TEXT % (", batch: 3", "true"))
+        harness = RunHarness(store, self.TEXT % (", batch: 3", "true"))
         done = []
-        while not play.run.status.is_final:
-            play.execute_next()
-            done.append(len(store.batch_results(play.id, store.visits(play.id)[0].id, "run")))
+        while not harness.run.status.is_final:
+            harness.execute_next()
+            done.append(len(store.batch_results(harness.id, store.visits(harness.id)[0].id, "run")))
         assert done[:3] == [1, 2, 0]
-        counts = [e.payload["done"] for e in play.events if e.type == "loop.progress"]
+        counts = [e.payload["done"] for e in harness.events if e.type == "loop.progress"]
         assert counts == [3, 6, 7]
 
     @pytest.mark.parametrize("spread", ["", ", batch: 2"])
     def test_a_failed_item_fails_the_step(self, store: SqliteStore, spread: str) -> None:
-        play = RunHarness(store, self.TEXT % (spread, "false")).finish()
-        assert (play.status, [e["message"] for e in play.run.errors]) == ("failed", ["item 5 of 7: four"])
+        harness = RunHarness(store, self.TEXT % (spread, "false")).finish()
+        assert (harness.status, [e["message"] for e in harness.run.errors]) == (
+            "failed",
+            ["item 5 of 7: four"],
+        )
 
     @pytest.mark.parametrize(
         ("policy", "ending"), [("abort", "failed"), ("continue", "completed_with_errors")]
@@ -171,11 +177,11 @@ class TestLoopsOfSteps:
         text = f"\n        on_error: {policy}{self.TEXT}".replace(
             "steps:", "input: {ok: {type: boolean, default: false}}\n        steps:", 1
         )
-        play = RunHarness(store, text % (", batch: 2", "input.ok")).finish()
-        assert play.status == ending
-        play.resume(ok=True).finish()
-        assert (play.status, play.run.result) == ("succeeded", {"found": FOUND})
-        counts = [e.payload["done"] for e in play.events if e.type == "loop.progress"]
+        harness = RunHarness(store, text % (", batch: 2", "input.ok")).finish()
+        assert harness.status == ending
+        harness.resume(ok=True).finish()
+        assert (harness.status, harness.run.result) == ("succeeded", {"found": FOUND})
+        counts = [e.payload["done"] for e in harness.events if e.type == "loop.progress"]
         assert counts == [2, 4, 5, 6, 7]
 
     def test_a_batch_whose_data_is_not_json_fails_the_step(
@@ -186,9 +192,9 @@ class TestLoopsOfSteps:
         assert RunHarness(store, text).finish().error_types == ["FunctionFailed"]
 
     def test_a_cancelled_loop_stops_between_batches(self, store: SqliteStore) -> None:
-        play = RunHarness(store, self.TEXT % (", batch: 2", "true"))
-        play.execute_next()
-        play.store.stop(play.id, "cancelled", play.clock())  # type: ignore[arg-type]
-        play.finish()
-        assert play.status == "cancelled"
-        assert [e.payload["done"] for e in play.events if e.type == "loop.progress"] == [2]
+        harness = RunHarness(store, self.TEXT % (", batch: 2", "true"))
+        harness.execute_next()
+        harness.store.stop(harness.id, "cancelled", harness.clock())  # type: ignore[arg-type]
+        harness.finish()
+        assert harness.status == "cancelled"
+        assert [e.payload["done"] for e in harness.events if e.type == "loop.progress"] == [2]

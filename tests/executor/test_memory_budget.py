@@ -88,8 +88,8 @@ def test_an_exhausted_budget_refuses_a_reservation() -> None:
     ],
 )
 def test_work_that_exceeds_the_budget_fails(store: SqliteStore, small_budget: list[int], step: str) -> None:
-    play = finish(store, f"[{{name: a, {step}}}]")
-    assert (play.status, play.error_types) == ("failed", ["PayloadTooLarge"])
+    harness = finish(store, f"[{{name: a, {step}}}]")
+    assert (harness.status, harness.error_types) == ("failed", ["PayloadTooLarge"])
 
 
 @pytest.mark.parametrize(
@@ -110,18 +110,18 @@ def test_work_that_exceeds_the_budget_fails(store: SqliteStore, small_budget: li
     ],
 )
 def test_released_data_does_not_count(store: SqliteStore, small_budget: list[int], step: str) -> None:
-    play = finish(store, f"[{{name: a, {step}}}]")
-    assert play.error_types == []
+    harness = finish(store, f"[{{name: a, {step}}}]")
+    assert harness.error_types == []
     assert min(small_budget) >= 0
-    assert small_budget[-1] == sum(json_size(value) for value in (play.result or {}).values())
+    assert small_budget[-1] == sum(json_size(value) for value in (harness.result or {}).values())
 
 
 def test_the_total_result_of_a_loop_is_bounded(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("noetl.executor.engine.loop.MAX_LOOP_RESULT", LIMIT)
     text = f'[{{name: a, loop: {{items: [1, 2, 3, 4, 5, 6], batch: 1}}, run: [{{action: set, set: {{a: "{TEXT}"}}}}]}}]'
-    play = finish(store, text)
-    assert play.error_types == ["PayloadTooLarge"]
-    assert [event.payload["done"] for event in play.events if event.type == "loop.progress"] == [1, 2]
+    harness = finish(store, text)
+    assert harness.error_types == ["PayloadTooLarge"]
+    assert [event.payload["done"] for event in harness.events if event.type == "loop.progress"] == [1, 2]
 
 
 @pytest.mark.parametrize(
@@ -156,9 +156,9 @@ def test_suspended_items_next_to_a_failure_are_released(
           - {{{work}, on_error: continue}}
           - {{action: set, set: {{a: "{TEXT}", b: "{TEXT}"}}}}
     """
-    play = RunHarness(store, text).finish()
-    assert play.error_types == []
-    assert small_budget[-1] == sum(json_size(value) for value in play.result.values())
+    harness = RunHarness(store, text).finish()
+    assert harness.error_types == []
+    assert small_budget[-1] == sum(json_size(value) for value in harness.result.values())
 
 
 def test_a_name_overwritten_by_a_parallel_item_is_released(
@@ -168,6 +168,6 @@ def test_a_name_overwritten_by_a_parallel_item_is_released(
         tasks: {beside: {parallel: true, run: [{action: set, set: {a: "{{ 'x' * 600 }}"}}, {action: log, message: x}]}}
         steps: [{name: a, run: [{action: set, set: {a: "{{ 'x' * 600 }}"}}, {task: beside}, {action: set, set: {b: "{{ 'x' * 2000 }}"}}]}]
     """
-    play = RunHarness(store, text).finish()
-    assert play.error_types == []
-    assert small_budget[-1] == sum(json_size(value) for value in play.result.values())
+    harness = RunHarness(store, text).finish()
+    assert harness.error_types == []
+    assert small_budget[-1] == sum(json_size(value) for value in harness.result.values())

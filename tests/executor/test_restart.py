@@ -21,40 +21,45 @@ CHAIN = """
 """
 
 
-def restart_from(play: RunHarness, step: str, **given: Any) -> RunHarness:
+def restart_from(harness: RunHarness, step: str, **given: Any) -> RunHarness:
     """Return a new run that starts at a step of this one."""
-    store = play.store
-    visits = store.visits_with_outputs(play.id)
+    store = harness.store
+    visits = store.visits_with_outputs(harness.id)
     run, first, history = restart_from_step(
-        play.plan.header, play.plan.steps[step], play.run, visits, given, now=play.clock()
+        harness.plan.header, harness.plan.steps[step], harness.run, visits, given, now=harness.clock()
     )
     store.create_run(run, first, history=history)
     again = object.__new__(RunHarness)
-    again.store, again.plan, again.clock, again.capabilities = store, play.plan, play.clock, play.capabilities
+    again.store, again.plan, again.clock, again.capabilities = (
+        store,
+        harness.plan,
+        harness.clock,
+        harness.capabilities,
+    )
     again.id, again.tenant, again.queue = run.id, run.tenant, run.queue
     return again
 
 
 def test_a_restarted_run_has_the_names_from_before_the_step(store: SqliteStore) -> None:
-    play = RunHarness(store, CHAIN, {"start": 1, "bad": True}).finish()
-    again = restart_from(play, "three", bad=False).finish()
+    harness = RunHarness(store, CHAIN, {"start": 1, "bad": True}).finish()
+    again = restart_from(harness, "three", bad=False).finish()
     assert (again.status, again.result) == ("succeeded", {"all": [1, 2, 4], "seen": 1})
-    assert (again.run.resumed_from, again.id != play.id) == (play.id, True)
-    assert again.events[0].payload == {"playbook": "play", "resumed_from": play.id}
+    assert (again.run.resumed_from, again.id != harness.id) == (harness.id, True)
+    assert again.events[0].payload == {"playbook": "play", "resumed_from": harness.id}
     assert [e.step for e in again.events if e.type == "step.started"] == ["three"]
-    assert play.run.status == "failed"
+    assert harness.run.status == "failed"
 
 
 def test_names_saved_after_the_step_are_dropped(store: SqliteStore) -> None:
-    play = RunHarness(store, CHAIN, {"start": 1, "bad": False}).finish()
-    again = restart_from(play, "two", start=5).finish()
+    harness = RunHarness(store, CHAIN, {"start": 1, "bad": False}).finish()
+    again = restart_from(harness, "two", start=5).finish()
     assert again.result == {"all": [1, 2, 4], "seen": 1}
     assert [visit.step for visit in again.visits] == ["one", "two", "three"]
 
 
 def test_a_run_can_restart_from_its_first_step(store: SqliteStore) -> None:
-    play = RunHarness(store, CHAIN, {"start": 1, "bad": False}).finish()
-    assert restart_from(play, "one", start=5).finish().result == {"all": [5, 6, 12], "seen": 5}
+    harness = RunHarness(store, CHAIN, {"start": 1, "bad": False}).finish()
+    assert restart_from(harness, "one", start=5).finish().result == {"all": [5, 6, 12], "seen": 5}
 
 
 def test_a_run_can_restart_from_an_unvisited_step(store: SqliteStore) -> None:
@@ -63,13 +68,13 @@ def test_a_run_can_restart_from_an_unvisited_step(store: SqliteStore) -> None:
         - {name: one, run: [{action: set, set: {a: 1}}], rule: [{case: "{{ input.x }}", run: [two]}]}
         - {name: two, run: [{action: set, set: {b: "{{ a + 1 }}"}}]}
     """
-    play = RunHarness(store, text, {"x": False}).finish()
-    assert restart_from(play, "two").finish().result == {"a": 1, "b": 2}
+    harness = RunHarness(store, text, {"x": False}).finish()
+    assert restart_from(harness, "two").finish().result == {"a": 1, "b": 2}
 
 
 def test_a_restarted_run_can_be_resumed(store: SqliteStore, tmp_path: Path) -> None:
-    play = RunHarness(store, CHAIN, {"start": 1, "bad": True}).finish()
-    again = restart_from(play, "three").finish()
+    harness = RunHarness(store, CHAIN, {"start": 1, "bad": True}).finish()
+    again = restart_from(harness, "three").finish()
     assert again.error_types == ["Failed"]
     assert again.resume(bad=False).finish().result["all"] == [1, 2, 4]
 
@@ -84,9 +89,9 @@ def test_a_restarted_run_counts_visits_from_one(store: SqliteStore) -> None:
         - {name: right, rule: [{case: default, run: [meet]}]}
         - {name: meet, max_visits: 3, rule: [{case: default, run: [top]}, {case: error, run: []}]}
     """
-    play = RunHarness(store, text).finish()
-    again = restart_from(play, "top").finish()
-    assert (play.result, again.result) == ({"n": 4}, {"n": 7})
+    harness = RunHarness(store, text).finish()
+    again = restart_from(harness, "top").finish()
+    assert (harness.result, again.result) == ({"n": 4}, {"n": 7})
 
 
 @pytest.mark.parametrize("step", ["left", "right"])
@@ -98,12 +103,17 @@ def test_a_run_cannot_restart_inside_a_region(store: SqliteStore, step: str) -> 
         - {name: right, rule: [{case: default, run: [meet]}]}
         - {name: meet, run: [{action: log, message: met}]}
     """
-    play = RunHarness(store, text).finish()
+    harness = RunHarness(store, text).finish()
     with pytest.raises(RejectedError, match="`meet`") as found:
-        restart_from(play, step)
+        restart_from(harness, step)
     assert found.value.reason == "inside_region"
-    assert restart_from(play, "meet").finish().visit_counts == {"fork": 1, "left": 1, "right": 1, "meet": 1}
-    assert restart_from(play, "fork").finish().status == "succeeded"
+    assert restart_from(harness, "meet").finish().visit_counts == {
+        "fork": 1,
+        "left": 1,
+        "right": 1,
+        "meet": 1,
+    }
+    assert restart_from(harness, "fork").finish().status == "succeeded"
 
 
 def test_an_unfinished_run_cannot_restart(store: SqliteStore) -> None:
@@ -121,9 +131,9 @@ def test_failures_of_ended_branches_are_not_repeated(store: SqliteStore) -> None
         - {name: good, run: [{action: set, set: {a: 1}}], rule: [{case: default, run: [end]}]}
         - {name: end, run: [{action: set, set: {b: "{{ a }}"}}]}
     """
-    play = RunHarness(store, text).finish()
-    assert play.status == "completed_with_errors"
-    again = restart_from(play, "end").finish()
+    harness = RunHarness(store, text).finish()
+    assert harness.status == "completed_with_errors"
+    again = restart_from(harness, "end").finish()
     assert (again.status, again.result) == ("succeeded", {"a": 1, "b": 1})
 
 
@@ -132,9 +142,9 @@ def test_a_run_cannot_restart_from_the_finally_step(store: SqliteStore) -> None:
         finally: last
         steps: [{name: a, run: [{action: set, set: {x: {}}}]}, {name: last, run: [{action: log, message: x}]}]
     """
-    play = RunHarness(store, text).finish()
+    harness = RunHarness(store, text).finish()
     with pytest.raises(RejectedError, match="is the finally step") as found:
-        restart_from(play, "last")
+        restart_from(harness, "last")
     assert found.value.reason == "unknown_step"
 
 
@@ -144,8 +154,8 @@ def test_empty_results_are_kept(store: SqliteStore) -> None:
         - {name: a, run: [{action: set, set: {}}], rule: [{case: default, run: [b]}]}
         - {name: b, run: [{action: set, set: {x: "{{ steps.a.result }}"}}]}
     """
-    play = RunHarness(store, text).finish()
-    assert restart_from(play, "b").finish().result == play.result == {"x": {}}
+    harness = RunHarness(store, text).finish()
+    assert restart_from(harness, "b").finish().result == harness.result == {"x": {}}
 
 
 def test_names_of_a_failed_branch_are_unknown_after_a_restart(store: SqliteStore) -> None:
@@ -157,5 +167,5 @@ def test_names_of_a_failed_branch_are_unknown_after_a_restart(store: SqliteStore
         - {name: good, run: [{action: wait, seconds: 5}], rule: [{case: default, run: [end]}]}
         - {name: end, run: [{action: set, set: {b: "{{ x is defined }}"}}]}
     """
-    play = RunHarness(store, text).finish()
-    assert restart_from(play, "end").finish().result == play.result == {"b": False}
+    harness = RunHarness(store, text).finish()
+    assert restart_from(harness, "end").finish().result == harness.result == {"b": False}

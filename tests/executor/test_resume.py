@@ -27,11 +27,11 @@ FORK = """
 
 
 def test_a_resumed_failed_branch_arrives_at_the_join(store: SqliteStore) -> None:
-    play = RunHarness(store, FORK).finish()
-    assert (play.status, play.run.result) == ("completed_with_errors", {"y": 2, "sum": 2})
-    play.resume(ok=True).finish()
-    assert (play.status, play.run.result) == ("succeeded", {"x": 1, "y": 2, "sum": 3})
-    assert [v.step for v in store.visits(play.id) if not v.step.startswith("@")] == [
+    harness = RunHarness(store, FORK).finish()
+    assert (harness.status, harness.run.result) == ("completed_with_errors", {"y": 2, "sum": 2})
+    harness.resume(ok=True).finish()
+    assert (harness.status, harness.run.result) == ("succeeded", {"x": 1, "y": 2, "sum": 3})
+    assert [v.step for v in store.visits(harness.id) if not v.step.startswith("@")] == [
         "fork",
         "a",
         "b",
@@ -41,9 +41,9 @@ def test_a_resumed_failed_branch_arrives_at_the_join(store: SqliteStore) -> None
 
 
 def test_a_resumed_branch_that_fails_again_ends(store: SqliteStore) -> None:
-    play = RunHarness(store, FORK).finish()
-    play.resume().finish()
-    assert (play.status, play.run.live, play.run.failed_branches) == ("completed_with_errors", 0, 1)
+    harness = RunHarness(store, FORK).finish()
+    harness.resume().finish()
+    assert (harness.status, harness.run.live, harness.run.failed_branches) == ("completed_with_errors", 0, 1)
 
 
 def test_resuming_a_run_with_only_an_output_error_evaluates_the_output_again(store: SqliteStore) -> None:
@@ -52,10 +52,10 @@ def test_resuming_a_run_with_only_an_output_error_evaluates_the_output_again(sto
         steps: [{name: a, run: [{action: set, set: {x: {found: 1}}}]}]
         output: {value: "{{ x[input.key] }}"}
     """
-    play = RunHarness(store, text).finish()
-    assert (play.status, play.run.result) == ("completed_with_errors", {"value": None})
-    play.resume(key="found").finish()
-    assert (play.status, play.run.result) == ("succeeded", {"value": 1})
+    harness = RunHarness(store, text).finish()
+    assert (harness.status, harness.run.result) == ("completed_with_errors", {"value": None})
+    harness.resume(key="found").finish()
+    assert (harness.status, harness.run.result) == ("succeeded", {"value": 1})
 
 
 @pytest.mark.parametrize("policy", ["abort", "continue"])
@@ -71,11 +71,11 @@ def test_a_resumed_step_continues_after_its_last_suspension(store: SqliteStore, 
           - {action: fail, if: "{{ not input.ok }}", message: not yet}
           - {action: set, set: {y: "{{ x + 1 }}"}}
     """
-    play = RunHarness(store, text % policy).finish()
-    assert not play.run.result
-    play.resume(ok=True).finish()
-    assert (play.status, play.run.result) == ("succeeded", {"x": 1, "y": 2})
-    assert [e.payload["position"] for e in play.events if e.type == "action.started"].count("run.0") == 1
+    harness = RunHarness(store, text % policy).finish()
+    assert not harness.run.result
+    harness.resume(ok=True).finish()
+    assert (harness.status, harness.run.result) == ("succeeded", {"x": 1, "y": 2})
+    assert [e.payload["position"] for e in harness.events if e.type == "action.started"].count("run.0") == 1
 
 
 @pytest.mark.parametrize("policy", ["abort", "continue"])
@@ -89,9 +89,9 @@ def test_a_resumed_step_with_failed_in_place_work_starts_again(store: SqliteStor
           run: [{action: set, set: {n: "{{ n + 1 }}"}}]
           rule: [{case: default, run: [{action: fail, if: "{{ not input.ok }}", message: not yet}]}]
     """
-    play = RunHarness(store, text % policy).finish()
-    play.resume(ok=True).finish()
-    assert (play.status, play.run.result) == ("succeeded", {"n": 1})
+    harness = RunHarness(store, text % policy).finish()
+    harness.resume(ok=True).finish()
+    assert (harness.status, harness.run.result) == ("succeeded", {"n": 1})
 
 
 def test_the_finally_step_of_a_resumed_run_has_its_own_timeout(store: SqliteStore) -> None:
@@ -104,6 +104,6 @@ def test_the_finally_step_of_a_resumed_run_has_its_own_timeout(store: SqliteStor
         - name: tidy
           run: [{action: wait, seconds: 20}, {action: fail, if: "{{ not input.ok }}", message: not yet}]
     """
-    play = RunHarness(store, text).finish()
-    assert play.status == "failed"
-    assert play.resume(ok=True).finish().status == "succeeded"
+    harness = RunHarness(store, text).finish()
+    assert harness.status == "failed"
+    assert harness.resume(ok=True).finish().status == "succeeded"

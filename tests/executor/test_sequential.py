@@ -26,23 +26,23 @@ TREE = """
 NOTE = """{action: set, set: {seen: "{{ seen + [step.name] }}"}}"""
 
 
-def play(store: SqliteStore, text: str, input: dict[str, Any] | None = None) -> RunHarness:
+def make_harness(store: SqliteStore, text: str, input: dict[str, Any] | None = None) -> RunHarness:
     return RunHarness(store, text.replace("NOTE", NOTE), input)
 
 
-def order(play: RunHarness) -> list[str]:
+def order(harness: RunHarness) -> list[str]:
     """Return the steps in the order in which they ended."""
-    return [e.step or "" for e in play.events if e.type in ("step.completed", "step.failed")]
+    return [e.step or "" for e in harness.events if e.type in ("step.completed", "step.failed")]
 
 
 def test_branches_run_depth_first_in_source_order(store: SqliteStore) -> None:
-    playing = play(store, TREE).finish()
+    playing = make_harness(store, TREE).finish()
     assert order(playing) == ["a", "b", "e", "f", "c", "g", "d"]
     assert playing.result == {"seen": ["a", "b", "e", "f", "c", "g", "d"]}
 
 
 def test_one_branch_runs_at_a_time(store: SqliteStore) -> None:
-    playing = play(store, TREE)
+    playing = make_harness(store, TREE)
     while not playing.status.is_final:
         claim = playing.claim()
         assert claim is not None
@@ -52,7 +52,7 @@ def test_one_branch_runs_at_a_time(store: SqliteStore) -> None:
 
 
 def test_a_waiting_branch_blocks_the_next(store: SqliteStore) -> None:
-    playing = play(
+    playing = make_harness(
         store, TREE.replace("{name: e, run: [NOTE]}", "{name: e, run: [{action: wait, seconds: 60}, NOTE]}")
     )
     while playing.execute_next():
@@ -63,7 +63,7 @@ def test_a_waiting_branch_blocks_the_next(store: SqliteStore) -> None:
 
 def test_a_retrying_branch_blocks_the_next(store: SqliteStore) -> None:
     flaky = """{name: e, retry: {attempts: 2, delay: 60s}, run: [{action: shell, command: exit 1, if: "{{ step.attempt == 1 }}"}, NOTE]}"""
-    playing = play(store, TREE.replace("{name: e, run: [NOTE]}", flaky))
+    playing = make_harness(store, TREE.replace("{name: e, run: [NOTE]}", flaky))
     while playing.execute_next():
         pass
     assert order(playing) == ["a", "b"]
@@ -84,7 +84,7 @@ JOIN = """
 
 def test_a_fired_join_runs_before_waiting_branches(store: SqliteStore) -> None:
     """The join fires when `c` arrives. It and its successors run before `d`, which was forked earlier."""
-    playing = play(store, JOIN).finish()
+    playing = make_harness(store, JOIN).finish()
     assert order(playing) == ["a", "b", "c", "j", "k", "d"]
     assert playing.result == {"x": 1, "y": 2, "total": 4, "z": 4}
 
@@ -101,7 +101,7 @@ def test_a_later_branch_sees_names_of_earlier_branches(store: SqliteStore) -> No
         - {name: c, run: [{action: set, set: {x: 5}}, {action: fail, message: no}]}
         - {name: d, run: [{action: set, set: {y: "{{ [x, unseen, steps.b2.status, steps.c.error.message] }}"}}]}
     """
-    assert play(store, text).finish().result == {"x": 1, "unseen": 2, "y": [1, 2, "succeeded", "no"]}
+    assert make_harness(store, text).finish().result == {"x": 1, "unseen": 2, "y": [1, 2, "succeeded", "no"]}
 
 
 def test_a_cycle_runs_in_sequential_mode(store: SqliteStore) -> None:
@@ -115,12 +115,12 @@ def test_a_cycle_runs_in_sequential_mode(store: SqliteStore) -> None:
         - {name: d, run: [NOTE], rule: [{case: default, run: [a]}]}
         - {name: e, run: [NOTE]}
     """
-    assert play(store, text).finish().result == {"seen": [*"abcdabcde"]}
+    assert make_harness(store, text).finish().result == {"seen": [*"abcdabcde"]}
 
 
 class TestSequentialEndings:
     def test_a_failure_ends_the_run(self, store: SqliteStore) -> None:
-        playing = play(
+        playing = make_harness(
             store, TREE.replace("{name: f, run: [NOTE]}", "{name: f, run: [{action: fail, message: no}]}")
         )
         assert playing.finish().error_types == ["Failed"]
@@ -129,14 +129,14 @@ class TestSequentialEndings:
     @pytest.mark.parametrize("step", "abefcgd")
     def test_a_resumed_run_continues_at_its_failure(self, store: SqliteStore, step: str) -> None:
         fail = '{action: fail, message: no, if: "{{ input.bad == step.name }}"}'
-        playing = play(store, TREE.replace("NOTE", f"{fail}, NOTE"), {"bad": step}).finish()
+        playing = make_harness(store, TREE.replace("NOTE", f"{fail}, NOTE"), {"bad": step}).finish()
         assert playing.error_types == ["Failed"]
         playing.resume(bad="").finish()
         assert playing.result == {"seen": ["a", "b", "e", "f", "c", "g", "d"]}
 
     @pytest.mark.parametrize("walked", range(7))
     def test_a_cancelled_run_resumes_in_order(self, store: SqliteStore, walked: int) -> None:
-        playing = play(store, TREE)
+        playing = make_harness(store, TREE)
         for _ in range(walked):
             playing.execute_next()
         store.stop(playing.id, RunStatus.CANCELLED, playing.clock())
@@ -161,7 +161,7 @@ class TestSequentialEndings:
         fail = '{action: fail, message: no, if: "{{ input.bad }}"}'
         text = TREE.replace("mode:", "on_error: continue\n    mode:").replace("NOTE", f"{fail}, NOTE", 99)
         text = text.replace("{name: a, run: [" + f"{fail}, NOTE]", "{name: a, run: [NOTE]")
-        playing = play(store, text, {"bad": True}).finish()
+        playing = make_harness(store, text, {"bad": True}).finish()
         assert order(playing) == ["a", "b", "c", "d"]
         playing.resume(bad=False).finish()
         assert sorted(playing.result["seen"]) == ["a", "b", "c", "d", "e", "f", "g"]
@@ -177,11 +177,11 @@ class TestSequentialEndings:
     """.replace("FAIL", '{action: fail, message: no, if: "{{ not input.ok }}"}')
 
     def test_failed_branches_resume_after_their_last_suspension(self, store: SqliteStore) -> None:
-        playing = play(store, self.PAUSED, {"ok": False}).finish()
+        playing = make_harness(store, self.PAUSED, {"ok": False}).finish()
         assert playing.resume(ok=True).finish().result == {"x": 1, "y": 1, "v": 1, "w": 1}
 
     def test_a_visit_that_waited_when_the_run_was_cancelled_resumes(self, store: SqliteStore) -> None:
-        playing = play(store, self.PAUSED, {"ok": False}).finish().resume()
+        playing = make_harness(store, self.PAUSED, {"ok": False}).finish().resume()
         store.stop(playing.id, RunStatus.CANCELLED, playing.clock())
         before = playing.clock()
         playing.finish().resume(ok=True).finish()

@@ -30,7 +30,7 @@ PARENT = """
 """
 
 
-def play(store: SqliteStore, text: str = PARENT % ("", ""), **input: Any) -> RunHarness:
+def make_harness(store: SqliteStore, text: str = PARENT % ("", ""), **input: Any) -> RunHarness:
     return RunHarness(store, text, input)
 
 
@@ -52,7 +52,7 @@ def execute_all(playing: RunHarness) -> RunHarness:
 
 class TestChildRunResults:
     def test_the_result_of_the_action_is_that_of_the_child_run(self, store: SqliteStore) -> None:
-        playing = play(store, n=5).finish()
+        playing = make_harness(store, n=5).finish()
         assert playing.result == {"found": {"twice": 10}, "done": True}
         (child,) = children(playing)
         assert (child.playbook, child.depth, child.queue, child.status) == (
@@ -65,12 +65,12 @@ class TestChildRunResults:
         assert child.parent.run_id == playing.id
 
     def test_parent_and_child_wait_together(self, store: SqliteStore) -> None:
-        playing = execute_all(play(store, n=5))
+        playing = execute_all(make_harness(store, n=5))
         assert playing.status is RunStatus.WAITING
         assert [child.status for child in children(playing)] == ["waiting"]
 
     def test_a_failed_child_fails_the_action(self, store: SqliteStore) -> None:
-        playing = play(store, n=7).finish()
+        playing = make_harness(store, n=7).finish()
         (error,) = playing.run.errors
         (child,) = children(playing)
         assert error["type"] == "WorkflowFailed"
@@ -81,16 +81,16 @@ class TestChildRunResults:
 
     def test_a_failed_child_can_be_handled(self, store: SqliteStore) -> None:
         handled = ', {case: error, run: [{action: set, set: {why: "{{ error.details.error.message }}"}}]}'
-        assert play(store, PARENT % ("", handled), n=7).finish().result == {"why": "seven"}
+        assert make_harness(store, PARENT % ("", handled), n=7).finish().result == {"why": "seven"}
 
     def test_a_retried_action_starts_another_run(self, store: SqliteStore) -> None:
-        playing = play(store, PARENT % (", retry: {attempts: 3, delay: 0s}", ""), n=7).finish()
+        playing = make_harness(store, PARENT % (", retry: {attempts: 3, delay: 0s}", ""), n=7).finish()
         assert playing.error_types == ["WorkflowFailed"]
         assert [child.resumes for child in children(playing)] == [0, 0, 0]
 
     def test_a_retried_step_resumes_its_child_run(self, store: SqliteStore) -> None:
         text = (PARENT % ("", "")).replace("name: call", "name: call\n      retry: {attempts: 3, delay: 1s}")
-        playing = play(store, text, n=7).finish()
+        playing = make_harness(store, text, n=7).finish()
         assert playing.error_types == ["WorkflowFailed"]
         assert [child.resumes for child in children(playing)] == [2]
 
@@ -102,7 +102,7 @@ class TestChildRunResults:
               run: [{action: workflow, playbook: child, input: {n: "{{ item }}"}, as: found}]
               rule: [{case: default, run: [{action: set, set: {all: "{{ result.data | map(attribute='twice') | list }}"}}]}]
         """
-        playing = play(store, text)
+        playing = make_harness(store, text)
         before = playing.clock()
         assert playing.finish().result == {"all": [2, 4, 6, 8]}
         assert playing.clock() - before == 6
@@ -110,25 +110,25 @@ class TestChildRunResults:
 
 class TestChildRunStarts:
     def test_an_unknown_playbook_fails_the_action(self, store: SqliteStore) -> None:
-        (error,) = play(store, PARENT.replace("child", "other") % ("", ""), n=1).finish().run.errors
+        (error,) = make_harness(store, PARENT.replace("child", "other") % ("", ""), n=1).finish().run.errors
         assert (error["type"], error["message"]) == ("ParameterError", "unknown playbook `other`")
 
     def test_invalid_input_fails_the_action(self, store: SqliteStore) -> None:
-        (error,) = play(store, n="five").finish().run.errors
+        (error,) = make_harness(store, n="five").finish().run.errors
         assert error["type"] == "ParameterError"
         assert error["message"] == "`child` cannot be started: input `n` must be integer, and is text"
 
     def test_a_version_can_be_chosen(self, store: SqliteStore) -> None:
         register_playbook(store, CHILD.replace("n * 2", "n * 3"), "b")
         pinned = PARENT % (', version: "1"', "")
-        assert play(store, pinned, n=1).finish().result["found"] == {"twice": 2}
-        assert play(store, n=1).finish().result["found"] == {"twice": 3}
-        (error,) = play(store, PARENT % (", version: c", ""), n=1).finish().run.errors
+        assert make_harness(store, pinned, n=1).finish().result["found"] == {"twice": 2}
+        assert make_harness(store, n=1).finish().result["found"] == {"twice": 3}
+        (error,) = make_harness(store, PARENT % (", version: c", ""), n=1).finish().run.errors
         assert error["message"] == "unknown version c of playbook `child`"
 
     def test_the_playbook_is_found_once(self, store: SqliteStore) -> None:
         """A run keeps the version it started with, also if a newer one is registered."""
-        playing = execute_all(play(store, n=5))
+        playing = execute_all(make_harness(store, n=5))
         register_playbook(store, CHILD.replace("n * 2", "n * 3"), "b")
         assert playing.finish().result["found"] == {"twice": 10}
 
@@ -136,7 +136,7 @@ class TestChildRunStarts:
         register_playbook(
             store, "name: again\nsteps: [{name: a, run: [{action: workflow, playbook: again}]}]"
         )
-        playing = play(
+        playing = make_harness(
             store, "name: first\nsteps: [{name: a, run: [{action: workflow, playbook: again}]}]"
         ).finish()
         assert playing.error_types == ["WorkflowFailed"]
@@ -145,7 +145,7 @@ class TestChildRunStarts:
         assert [error["type"] for error in deepest.errors] == ["LimitExceeded"]
 
     def test_a_detached_run_continues_alone(self, store: SqliteStore) -> None:
-        playing = play(store, PARENT % (", detach: true", ""), n=5)
+        playing = make_harness(store, PARENT % (", detach: true", ""), n=5)
         before = playing.clock()
         playing.finish()
         (child,) = children(playing)
@@ -158,7 +158,7 @@ class TestChildRunStarts:
 
     def test_a_repeated_start_is_one_run(self, store: SqliteStore) -> None:
         """The worker dies between the start and its commit."""
-        playing = play(store, n=5)
+        playing = make_harness(store, n=5)
         claim = playing.claim()
         assert claim is not None
         walker = playing.executor()
@@ -171,7 +171,7 @@ class TestChildRunStarts:
 
 class TestChildRunEndings:
     def test_a_child_past_the_timeout_is_cancelled(self, store: SqliteStore) -> None:
-        playing = play(store, PARENT % (", timeout: 3s", ""), n=5)
+        playing = make_harness(store, PARENT % (", timeout: 3s", ""), n=5)
         before = playing.clock()
         assert playing.finish().error_types == ["Timeout"]
         assert playing.clock() - before == 3
@@ -181,7 +181,7 @@ class TestChildRunEndings:
     def test_cancelling_a_parent_cancels_its_child(self, store: SqliteStore) -> None:
         register_playbook(store, (PARENT % ("", "")).replace("steps:", "name: middle\n    steps:", 1))
         playing = execute_all(
-            play(store, PARENT.replace("playbook: child", "playbook: middle") % ("", ""), n=5)
+            make_harness(store, PARENT.replace("playbook: child", "playbook: middle") % ("", ""), n=5)
         )
         assert len(children(playing)) == 2
         store.stop(playing.id, RunStatus.CANCELLED, playing.clock())
@@ -189,7 +189,7 @@ class TestChildRunEndings:
         assert [run.status for run in store.runs("default")[0]] == ["cancelled"] * 3
 
     def test_resuming_a_parent_resumes_its_child(self, store: SqliteStore) -> None:
-        playing = execute_all(play(store, n=5))
+        playing = execute_all(make_harness(store, n=5))
         store.stop(playing.id, RunStatus.CANCELLED, playing.clock())
         execute_all(playing).resume()
         assert playing.finish().result["found"] == {"twice": 10}
@@ -219,7 +219,7 @@ class TestChildRunEndings:
             - {name: call, run: [{action: workflow, playbook: child, input: {n: 50}}]}
             - {name: bad, run: [{action: wait, seconds: 1}, {action: fail, message: no}]}
         """
-        playing = play(store, text).finish()
+        playing = make_harness(store, text).finish()
         assert playing.error_types == ["Failed"]
         execute_all(playing)
         assert [child.status for child in children(playing)] == ["cancelled"]
@@ -231,7 +231,7 @@ class TestChildRunEndings:
             - {name: a, run: [{action: wait, seconds: 60}]}
             - {name: last, run: [{action: workflow, playbook: child, input: {n: 3}, as: found}]}
         """
-        playing = execute_all(play(store, text))
+        playing = execute_all(make_harness(store, text))
         store.stop(playing.id, RunStatus.CANCELLED, playing.clock())
         execute_all(playing)
         store.stop(playing.id, RunStatus.CANCELLED, playing.clock())
@@ -239,7 +239,7 @@ class TestChildRunEndings:
         assert [child.status for child in children(playing)] == ["succeeded"]
 
     def test_a_parent_past_its_deadline_cancels_its_child(self, store: SqliteStore) -> None:
-        playing = play(store, "timeout: 2s\n" + dedent(PARENT % ("", "")), n=5).finish()
+        playing = make_harness(store, "timeout: 2s\n" + dedent(PARENT % ("", "")), n=5).finish()
         assert playing.status is RunStatus.TIMED_OUT
         execute_all(playing)
         assert [child.status for child in children(playing)] == ["cancelled"]
@@ -260,7 +260,9 @@ class TestAbandonedChildRuns:
         handled = (
             "  rule: [{case: error, run: [b]}]\n        - {name: b, run: [{action: wait, seconds: 1}]}\n    "
         )
-        playing = execute_all(play(store, self.PARALLEL_CHILDREN % "abort" + "    " + handled, ok=False))
+        playing = execute_all(
+            make_harness(store, self.PARALLEL_CHILDREN % "abort" + "    " + handled, ok=False)
+        )
         assert playing.status is RunStatus.WAITING
         assert [child.status for child in children(playing)] == ["cancelled"]
 
@@ -272,7 +274,7 @@ class TestAbandonedChildRuns:
               loop: {items: [50, 3], concurrency: 2}
               run: [{action: workflow, playbook: child, input: {n: "{{ item }}"}}, {action: fail, message: no}]
         """
-        playing = execute_all(play(store, text).finish())
+        playing = execute_all(make_harness(store, text).finish())
         assert sorted(child.status for child in children(playing)) == ["cancelled", "succeeded"]
 
     def test_a_forgiven_task_leaves_no_children(self, store: SqliteStore) -> None:
@@ -280,12 +282,12 @@ class TestAbandonedChildRuns:
             tasks: {t: {parallel: true, run: [{action: workflow, playbook: child, input: {n: 50}}, {action: fail, message: no}]}}
             steps: [{name: a, run: [{task: t, on_error: continue}]}]
         """
-        playing = execute_all(play(store, text).finish())
+        playing = execute_all(make_harness(store, text).finish())
         assert (playing.status, [child.status for child in children(playing)]) == ("succeeded", ["cancelled"])
 
     @pytest.mark.parametrize("policy", ["abort", "continue"])
     def test_a_resume_continues_cancelled_children(self, store: SqliteStore, policy: str) -> None:
-        playing = execute_all(play(store, self.PARALLEL_CHILDREN % policy, ok=False).finish())
+        playing = execute_all(make_harness(store, self.PARALLEL_CHILDREN % policy, ok=False).finish())
         assert [child.status for child in children(playing)] == ["cancelled"]
         assert playing.resume(ok=True).finish().result == {"found": {"twice": 10}}
         assert [child.resumes for child in children(playing)] == [1]
@@ -298,19 +300,19 @@ class TestAbandonedChildRuns:
               parallel: true
               run: [{action: workflow, playbook: child, input: {n: 7}}, {action: shell, command: exit 1, if: "{{ step.attempt == 1 }}"}]
         """
-        assert [child.resumes for child in children(play(store, text).finish())] == [1]
+        assert [child.resumes for child in children(make_harness(store, text).finish())] == [1]
 
     def test_a_retry_waits_until_a_cancelled_child_has_ended(self, store: SqliteStore) -> None:
         text = (PARENT % (", timeout: 3s", "")).replace(
             "name: call", "name: call\n      retry: {attempts: 2, delay: 0s}"
         )
-        playing = play(store, text, n=5).finish()
+        playing = make_harness(store, text, n=5).finish()
         assert playing.result["found"] == {"twice": 10}
         assert [child.resumes for child in children(playing)] == [1]
 
     def test_a_child_that_was_resumed_directly_answers_its_parent(self, store: SqliteStore) -> None:
         """The parent failed with its child. When it is resumed, the child has already succeeded."""
-        playing = execute_all(play(store, n=5))
+        playing = execute_all(make_harness(store, n=5))
         (child,) = children(playing)
         store.stop(child.id, RunStatus.CANCELLED, playing.clock())
         assert execute_all(playing).error_types == ["WorkflowFailed"]

@@ -41,17 +41,17 @@ def test_traceparent_headers_are_parsed(text: str | None, read: str | None) -> N
     assert parse_traceparent(text) == read
 
 
-def run_of(play: RunHarness) -> Run:
-    found = play.store.run("default", play.id)
+def run_of(harness: RunHarness) -> Run:
+    found = harness.store.run("default", harness.id)
     assert found is not None
     return found
 
 
 def test_child_runs_belong_to_the_trace_of_their_parent(store: SqliteStore) -> None:
     register_playbook(store, CHILD)
-    play = RunHarness(store, PARENT % ("", ""), {"n": 0}).finish()
-    [child] = children(play)
-    assert trace_id(child) == trace_id(run_of(play))
+    harness = RunHarness(store, PARENT % ("", ""), {"n": 0}).finish()
+    [child] = children(harness)
+    assert trace_id(child) == trace_id(run_of(harness))
     assert child.trace is not None and parse_traceparent(child.trace) == child.trace
 
 
@@ -65,10 +65,10 @@ def test_requests_carry_the_traceparent(store: SqliteStore) -> None:
             - {{name: a, run: [{{action: http, url: "{server.url()}", retry: {{attempts: 2, delay: 1ms}}}}], rule: [{{case: default, run: [b]}}]}}
             - {{name: b, run: [{{action: http, url: "{server.url()}", headers: {{Traceparent: mine}}}}]}}
             """
-        play = RunHarness(store, text, {}).finish()
+        harness = RunHarness(store, text, {}).finish()
         first, again, custom = [request.headers["traceparent"] for request in server.requests]
     assert first == again
-    assert trace_id(run_of(play)) == first.split("-")[1]
+    assert trace_id(run_of(harness)) == first.split("-")[1]
     assert custom == "mine"
 
 

@@ -53,8 +53,8 @@ def working(store: SqliteStore, folder: Path, **options: Any) -> Iterator[Worker
         worker.stop(timeout_seconds=SECONDS)
 
 
-def finished(worker: Worker, play: RunHarness) -> Run:
-    run = worker.wait_until_finished("default", play.id, SECONDS)
+def finished(worker: Worker, harness: RunHarness) -> Run:
+    run = worker.wait_until_finished("default", harness.id, SECONDS)
     assert run.status.is_final
     return run
 
@@ -69,22 +69,22 @@ def test_many_runs_at_once(store: SqliteStore, tmp_path: Path) -> None:
         - {name: d, run: [{action: log, message: ok}], rule: [{case: default, run: [e]}]}
         - {name: e, run: [{action: set, set: {sum: "{{ x + y }}"}}]}
     """
-    plays = [start(store, text, tmp_path, input={"n": n}, origin="service") for n in range(12)]
+    harnesses = [start(store, text, tmp_path, input={"n": n}, origin="service") for n in range(12)]
     with working(store, tmp_path, threads=4) as worker:
-        runs = [finished(worker, play) for play in plays]
+        runs = [finished(worker, harness) for harness in harnesses]
     assert [run.result["sum"] for run in runs] == [2 * n for n in range(12)]
-    assert all(play.visit_counts == dict.fromkeys("abcde", 1) for play in plays)
+    assert all(harness.visit_counts == dict.fromkeys("abcde", 1) for harness in harnesses)
 
 
 def test_two_workers_share_the_work(store: SqliteStore, tmp_path: Path) -> None:
-    plays = [
+    harnesses = [
         start(store, BLOCKING_PLAYBOOK.replace("cat gate", "true"), tmp_path, origin="service")
         for _ in range(10)
     ]
     other = SqliteStore(str(store.path))
     with working(store, tmp_path) as worker, working(other, tmp_path):
-        assert all(finished(worker, play).result == {"x": 1} for play in plays)
-    assert all(play.event_types().count("step.started") == 2 for play in plays)
+        assert all(finished(worker, harness).result == {"x": 1} for harness in harnesses)
+    assert all(harness.event_types().count("step.started") == 2 for harness in harnesses)
     other.close()
 
 
@@ -98,76 +98,79 @@ def test_a_worker_of_a_local_run_ignores_other_queues(store: SqliteStore, tmp_pa
 
 def test_a_run_created_later_is_executed(store: SqliteStore, tmp_path: Path) -> None:
     with working(store, tmp_path) as worker:
-        play = start(store, BLOCKING_PLAYBOOK.replace("cat gate", "true"), tmp_path, origin="service")
-        assert finished(worker, play).result == {"x": 1}
+        harness = start(store, BLOCKING_PLAYBOOK.replace("cat gate", "true"), tmp_path, origin="service")
+        assert finished(worker, harness).result == {"x": 1}
 
 
 def test_retries_are_executed_when_due(store: SqliteStore, tmp_path: Path) -> None:
     step = '{name: a, retry: {attempts: 3, delay: 5ms}, run: [{action: shell, command: "echo x >> f; test $(wc -l < f) -ge 3"}]}'
-    play = start(store, f"steps: [{step}]", tmp_path, origin="service")
+    harness = start(store, f"steps: [{step}]", tmp_path, origin="service")
     with working(store, tmp_path) as worker:
-        assert finished(worker, play).status is RunStatus.SUCCEEDED
-    assert play.visit("a").attempt == 3
+        assert finished(worker, harness).status is RunStatus.SUCCEEDED
+    assert harness.visit("a").attempt == 3
 
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_a_run_past_its_deadline_is_stopped(store: SqliteStore, tmp_path: Path, threads: int) -> None:
     """The worker and the step both notice the deadline; either may be first."""
     text = 'timeout: 60ms\nsteps: [{name: a, run: [{action: shell, command: "sleep 60"}]}]'
-    play = start(store, text, tmp_path, origin="service")
+    harness = start(store, text, tmp_path, origin="service")
     with working(store, tmp_path, threads=threads) as worker:
-        run = finished(worker, play)
+        run = finished(worker, harness)
     assert (run.status, [error["type"] for error in run.errors]) == ("timed_out", ["Timeout"])
 
 
 def test_a_stopping_worker_finishes_its_active_step(store: SqliteStore, tmp_path: Path, gate: Path) -> None:
     """The following step does not start, so it is not interrupted."""
     text = BLOCKING_PLAYBOOK.replace("name: b,", "name: b, delivery: at_most_once,")
-    play = start(store, text, tmp_path, origin="service")
+    harness = start(store, text, tmp_path, origin="service")
     with working(store, tmp_path) as worker:
         with gate.open("w") as writer:
             stopping = threading.Thread(target=worker.stop)
             stopping.start()
             writer.write("go")
         stopping.join()
-        assert play.visit("a").status == "succeeded"
-        assert play.status is RunStatus.RUNNING
+        assert harness.visit("a").status == "succeeded"
+        assert harness.status is RunStatus.RUNNING
     with working(store, tmp_path) as worker:
-        assert finished(worker, play).result == {"x": 1}
-    assert play.visit_counts == {"a": 1, "b": 1}
+        assert finished(worker, harness).result == {"x": 1}
+    assert harness.visit_counts == {"a": 1, "b": 1}
 
 
 def test_a_cancelled_run_ends_after_its_active_step(store: SqliteStore, tmp_path: Path, gate: Path) -> None:
-    play = start(store, BLOCKING_PLAYBOOK, tmp_path, origin="service")
+    harness = start(store, BLOCKING_PLAYBOOK, tmp_path, origin="service")
     with working(store, tmp_path) as worker:
         with gate.open("w") as writer:
-            store.stop(play.id, RunStatus.CANCELLED, play.clock())
+            store.stop(harness.id, RunStatus.CANCELLED, harness.clock())
             writer.write("go")
-        assert finished(worker, play).status is RunStatus.CANCELLED
-    assert [(visit.step, visit.status.value) for visit in play.visits] == [
+        assert finished(worker, harness).status is RunStatus.CANCELLED
+    assert [(visit.step, visit.status.value) for visit in harness.visits] == [
         ("a", "succeeded"),
         ("b", "parked"),
     ]
 
 
 def test_waiting_for_a_run_times_out(store: SqliteStore, tmp_path: Path) -> None:
-    play = start(store, BLOCKING_PLAYBOOK, tmp_path)
+    harness = start(store, BLOCKING_PLAYBOOK, tmp_path)
     worker = Worker(store, capabilities=local_run_capabilities(tmp_path), threads=1)
-    assert worker.wait_until_finished("default", play.id, 0.001).status is RunStatus.QUEUED
+    assert worker.wait_until_finished("default", harness.id, 0.001).status is RunStatus.QUEUED
     with pytest.raises(StoreError, match="There is no run"):
         worker.wait_until_finished("default", "nothing", 0.001)
 
 
 def test_claims_of_a_dead_worker_are_taken_over_at_once(store: SqliteStore, tmp_path: Path) -> None:
-    play = start(store, BLOCKING_PLAYBOOK.replace("cat gate", "true"), tmp_path)
+    harness = start(store, BLOCKING_PLAYBOOK.replace("cat gate", "true"), tmp_path)
     host, boot, _, _ = process_name().split("/")
-    assert store.claim(play.queue, Lease(f"{host}/{boot}/4194999/1/walk-0", 3600.0), play.clock()) is not None
-    with working(store, tmp_path, queue=play.queue) as worker:
-        assert finished(worker, play).status is RunStatus.SUCCEEDED
+    assert (
+        store.claim(harness.queue, Lease(f"{host}/{boot}/4194999/1/walk-0", 3600.0), harness.clock())
+        is not None
+    )
+    with working(store, tmp_path, queue=harness.queue) as worker:
+        assert finished(worker, harness).status is RunStatus.SUCCEEDED
 
 
 def test_claims_are_renewed_while_a_step_is_active(store: SqliteStore, tmp_path: Path, gate: Path) -> None:
-    play = start(store, BLOCKING_PLAYBOOK, tmp_path, origin="service")
+    harness = start(store, BLOCKING_PLAYBOOK, tmp_path, origin="service")
     renewed = threading.Event()
 
     class RenewalCountingStore(SqliteStore):
@@ -182,7 +185,7 @@ def test_claims_are_renewed_while_a_step_is_active(store: SqliteStore, tmp_path:
         with gate.open("w") as writer:
             renewed.wait()
             writer.write("go")
-        finished(worker, play)
+        finished(worker, harness)
     watched.close()
 
 
@@ -218,34 +221,34 @@ def test_a_claim_whose_renewal_raises_does_not_block_others(store: SqliteStore, 
     broken.close()
 
 
-def wait_for_event(play: RunHarness, type: str) -> Event:
+def wait_for_event(harness: RunHarness, type: str) -> Event:
     """Wait for the first event of a type and return it."""
     while True:
-        seen = play.store.changes.count
-        found = next((event for event in play.events if event.type == type), None)
+        seen = harness.store.changes.count
+        found = next((event for event in harness.events if event.type == type), None)
         if found is not None:
             return found
-        play.store.changes.wait(seen, SECONDS)
+        harness.store.changes.wait(seen, SECONDS)
 
 
 def test_events_of_an_active_step_are_written(store: SqliteStore, tmp_path: Path, gate: Path) -> None:
     text = BLOCKING_PLAYBOOK.replace("run: [{action", "run: [{action: log, message: one}, {action", 1)
-    play = start(store, text, tmp_path, origin="service")
+    harness = start(store, text, tmp_path, origin="service")
     with working(store, tmp_path, lease=0.3) as worker:
         with gate.open("w") as writer:
-            wait_for_event(play, "action.completed")
-            seen = play.events
+            wait_for_event(harness, "action.completed")
+            seen = harness.events
             assert [(e.type, e.payload.get("position")) for e in seen if e.step == "a"] == [
                 ("step.started", None),
                 ("action.started", "run.0"),
                 ("action.completed", "run.0"),
                 ("action.started", "run.1"),
             ]
-            assert play.visit("a").status == "running"
+            assert harness.visit("a").status == "running"
             writer.write("go")
-        finished(worker, play)
-    assert play.events[: len(seen)] == seen
-    assert play.event_types("a")[4:] == ["action.completed", "step.transition", "step.completed"]
+        finished(worker, harness)
+    assert harness.events[: len(seen)] == seen
+    assert harness.event_types("a")[4:] == ["action.completed", "step.transition", "step.completed"]
 
 
 def test_progress_of_an_active_loop_is_written(store: SqliteStore, tmp_path: Path, gate: Path) -> None:
@@ -255,15 +258,15 @@ def test_progress_of_an_active_loop_is_written(store: SqliteStore, tmp_path: Pat
           loop: {items: [1, 2, 3, 4]}
           run: [{action: shell, command: "test {{ item }} != 4 || cat gate; test {{ item }} != 2", on_error: continue}]
     """
-    play = start(store, text, tmp_path, origin="service")
+    harness = start(store, text, tmp_path, origin="service")
     with working(store, tmp_path, lease=0.3) as worker:
         with gate.open("w") as writer:
-            while wait_for_event(play, "loop.progress") and play.events[-1].payload["done"] < 3:
-                play.store.changes.wait(play.store.changes.count, 0.05)
-            assert play.events[-1].payload == {"position": "run", "done": 3, "failed": 0, "total": 4}
+            while wait_for_event(harness, "loop.progress") and harness.events[-1].payload["done"] < 3:
+                harness.store.changes.wait(harness.store.changes.count, 0.05)
+            assert harness.events[-1].payload == {"position": "run", "done": 3, "failed": 0, "total": 4}
             writer.write("go")
-        finished(worker, play)
-    counts = [event.payload["done"] for event in play.events if event.type == "loop.progress"]
+        finished(worker, harness)
+    counts = [event.payload["done"] for event in harness.events if event.type == "loop.progress"]
     assert counts == sorted(set(counts))
     assert counts[-2:] == [3, 4]
 
@@ -285,10 +288,10 @@ class FlakyStore(SqliteStore):
 def test_a_worker_survives_a_short_outage_of_the_store(
     store: SqliteStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    play = start(store, BLOCKING_PLAYBOOK.replace("cat gate", "true"), tmp_path, origin="service")
+    harness = start(store, BLOCKING_PLAYBOOK.replace("cat gate", "true"), tmp_path, origin="service")
     broken = FlakyStore(str(store.path))
     with working(broken, tmp_path, threads=1) as worker:
-        assert finished(worker, play).status is RunStatus.SUCCEEDED
+        assert finished(worker, harness).status is RunStatus.SUCCEEDED
     broken.close()
     assert "the store failed; trying again" in caplog.text
     assert "a step could not be executed" in caplog.text
@@ -299,13 +302,13 @@ def test_released_claims_can_be_claimed_at_once(
     store: SqliteStore, tmp_path: Path, gate: Path, delivery: str, claims: int
 ) -> None:
     text = BLOCKING_PLAYBOOK.replace("{name: a,", f"{{name: a, delivery: {delivery},")
-    play = start(store, text, tmp_path, origin="service")
+    harness = start(store, text, tmp_path, origin="service")
     with working(store, tmp_path, threads=1, lease=30.0) as worker, gate.open("w") as writer:
         worker.stop(drain=False)
-        (visit,) = store.visits(play.id)
+        (visit,) = store.visits(harness.id)
         assert (visit.claims, visit.due_at <= time.time()) == (claims, True)
         writer.write("go")
-    (visit,) = store.visits(play.id)
+    (visit,) = store.visits(harness.id)
     assert visit.status == "running", "its commit was refused"
 
 
@@ -320,23 +323,23 @@ def test_a_long_outage_of_the_store_is_raised_to_waiting_callers(
     store: SqliteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("noetl.executor.worker.MAX_OUTAGE_SECONDS", 0.0)
-    play = start(store, BLOCKING_PLAYBOOK, tmp_path, origin="service")
+    harness = start(store, BLOCKING_PLAYBOOK, tmp_path, origin="service")
     unavailable = UnavailableStore(str(store.path))
     with working(unavailable, tmp_path, threads=2) as worker, pytest.raises(StoreError, match="is away"):
-        worker.wait_until_finished(play.tenant, play.id)
+        worker.wait_until_finished(harness.tenant, harness.id)
     unavailable.close()
 
 
 def test_an_interrupted_step_runs_again(store: SqliteStore, tmp_path: Path) -> None:
     """A new worker, in any process, needs only the stored plan."""
-    play = start(store, BLOCKING_PLAYBOOK.replace("cat gate", "echo x >> f"), tmp_path)
-    claim = play.claim("gone")
+    harness = start(store, BLOCKING_PLAYBOOK.replace("cat gate", "echo x >> f"), tmp_path)
+    claim = harness.claim("gone")
     assert claim is not None
-    store.renew(play.id, claim.visit.id, claim.visit.fence, play.clock())
-    with working(store, tmp_path, queue=play.queue) as worker:
-        assert finished(worker, play).result == {"x": 1}
+    store.renew(harness.id, claim.visit.id, claim.visit.fence, harness.clock())
+    with working(store, tmp_path, queue=harness.queue) as worker:
+        assert finished(worker, harness).result == {"x": 1}
     assert (tmp_path / "f").read_text() == "x\n"
-    assert store.plan(play.plan.hash) == compile_text(BLOCKING_PLAYBOOK.replace("cat gate", "echo x >> f"))
+    assert store.plan(harness.plan.hash) == compile_text(BLOCKING_PLAYBOOK.replace("cat gate", "echo x >> f"))
 
 
 @pytest.mark.parametrize(
@@ -372,23 +375,23 @@ class TestCancelledWork:
 
     def cancelled(self, store: SqliteStore, folder: Path, text: str) -> RunHarness:
         """Return the run, cancelled while its command was running."""
-        play = start(store, text, folder)
-        with working(store, folder, queue=play.queue) as worker:
+        harness = start(store, text, folder)
+        with working(store, folder, queue=harness.queue) as worker:
             # open() blocks until the command opens its end of the pipe.
             (folder / "gate").write_text("go on")
-            store.stop(play.id, RunStatus.CANCELLED, time.time())
-            finished(worker, play)
-        return play
+            store.stop(harness.id, RunStatus.CANCELLED, time.time())
+            finished(worker, harness)
+        return harness
 
     def test_a_command_is_terminated_and_then_killed(
         self, store: SqliteStore, tmp_path: Path, gate: Path
     ) -> None:
-        play = self.cancelled(store, tmp_path, self.STUBBORN % "")
-        assert (play.status, (tmp_path / "said").read_text()) == ("cancelled", "asked\n")
+        harness = self.cancelled(store, tmp_path, self.STUBBORN % "")
+        assert (harness.status, (tmp_path / "said").read_text()) == ("cancelled", "asked\n")
         with pytest.raises(ProcessLookupError):
             os.kill(int((tmp_path / "pid").read_text()), 0)
-        assert play.visit("a").status == "parked"
-        assert [e.type for e in play.events if e.type.startswith("workflow.")] == [
+        assert harness.visit("a").status == "parked"
+        assert [e.type for e in harness.events if e.type.startswith("workflow.")] == [
             "workflow.started",
             "workflow.cancelled",
         ]
@@ -397,19 +400,19 @@ class TestCancelledWork:
         self, store: SqliteStore, tmp_path: Path, gate: Path
     ) -> None:
         text = BLOCKING_PLAYBOOK.replace('"cat gate"', '"cat gate; test -e there || sleep 60"')
-        play = self.cancelled(store, tmp_path, text)
+        harness = self.cancelled(store, tmp_path, text)
         (tmp_path / "there").touch()
-        store.resume(play.id, time.time(), deadline_at=None, values={})
-        with working(store, tmp_path, queue=play.queue) as worker:
+        store.resume(harness.id, time.time(), deadline_at=None, values={})
+        with working(store, tmp_path, queue=harness.queue) as worker:
             gate.write_text("go on")
-            assert finished(worker, play).result == {"x": 1}
+            assert finished(worker, harness).result == {"x": 1}
 
     def test_a_cancelled_at_most_once_step_fails(
         self, store: SqliteStore, tmp_path: Path, gate: Path
     ) -> None:
-        play = self.cancelled(store, tmp_path, self.STUBBORN % ", delivery: at_most_once")
-        visit = play.visit("a")
-        assert (play.status, visit.status, visit.error and visit.error["type"]) == (
+        harness = self.cancelled(store, tmp_path, self.STUBBORN % ", delivery: at_most_once")
+        visit = harness.visit("a")
+        assert (harness.status, visit.status, visit.error and visit.error["type"]) == (
             "cancelled",
             "failed",
             "StepInterrupted",
@@ -431,8 +434,8 @@ class TestCancelledWork:
             steps:
             - {name: a, loop: {items: [1, 2, 3]}, run: [{action: shell, command: "echo $$ >> pids; cat gate; sleep 60"}]}
         """
-        play = self.cancelled(store, tmp_path, text)
-        assert play.status == "cancelled"
+        harness = self.cancelled(store, tmp_path, text)
+        assert harness.status == "cancelled"
         assert len((tmp_path / "pids").read_text().splitlines()) == 1
 
     def test_cancelling_does_not_interrupt_the_finally_step(
@@ -444,30 +447,30 @@ class TestCancelledWork:
             - {name: a, run: [{action: set, set: {x: 1}}]}
             - {name: last, run: [{action: shell, command: "cat gate; sleep 1; echo done > done"}]}
         """
-        play = self.cancelled(store, tmp_path, text)
-        assert (play.status, (tmp_path / "done").read_text()) == ("cancelled", "done\n")
+        harness = self.cancelled(store, tmp_path, text)
+        assert (harness.status, (tmp_path / "done").read_text()) == ("cancelled", "done\n")
 
 
 def test_claims_that_are_active_after_the_drain_timeout_are_released(
     store: SqliteStore, tmp_path: Path, gate: Path
 ) -> None:
-    play = start(store, BLOCKING_PLAYBOOK, tmp_path)
+    harness = start(store, BLOCKING_PLAYBOOK, tmp_path)
     worker = Worker(
-        store, capabilities=local_run_capabilities(tmp_path), threads=1, lease=3000.0, queue=play.queue
+        store, capabilities=local_run_capabilities(tmp_path), threads=1, lease=3000.0, queue=harness.queue
     )
     worker.start()
     writing = os.open(gate, os.O_WRONLY)
     worker.stop(timeout_seconds=0.1)
-    visit = play.visit("a")
+    visit = harness.visit("a")
     assert (visit.status, visit.claims) == ("running", 0)
     assert visit.due_at <= time.time()
     os.close(writing)
     for thread in threading.enumerate():
         if thread.name.startswith("noetl-walk"):
             thread.join(SECONDS)
-    with working(store, tmp_path, queue=play.queue) as other:
+    with working(store, tmp_path, queue=harness.queue) as other:
         gate.write_text("go on")
-        assert finished(other, play).result == {"x": 1}
+        assert finished(other, harness).result == {"x": 1}
 
 
 def test_a_stopped_worker_logs_no_store_errors(
@@ -485,8 +488,8 @@ def test_a_stopped_worker_logs_no_store_errors(
         raise StoreError("The store is closed.")
 
     monkeypatch.setattr(store, "cancelled_runs", poll)
-    play = start(store, BLOCKING_PLAYBOOK, tmp_path)
-    worker = Worker(store, capabilities=local_run_capabilities(tmp_path), threads=1, queue=play.queue)
+    harness = start(store, BLOCKING_PLAYBOOK, tmp_path)
+    worker = Worker(store, capabilities=local_run_capabilities(tmp_path), threads=1, queue=harness.queue)
     worker.start()
     with gate.open("w"):
         assert polled.wait(SECONDS)
@@ -499,13 +502,13 @@ def test_a_stopped_worker_logs_no_store_errors(
 def test_a_worker_sweeps_the_store(
     store: SqliteStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    play = start(store, "steps: [{name: a, run: [{action: set, set: {x: 1}}]}]", tmp_path)
-    assert play.execute_next()
+    harness = start(store, "steps: [{name: a, run: [{action: set, set: {x: 1}}]}]", tmp_path)
+    assert harness.execute_next()
     store.file.connection().execute("delete from visits where step = '@end'")
-    with working(store, tmp_path, queue=play.queue, lease=1) as worker:
-        assert finished(worker, play).result == {"x": 1}
+    with working(store, tmp_path, queue=harness.queue, lease=1) as worker:
+        assert finished(worker, harness).result == {"x": 1}
         assert worker.repaired == 1
-    assert caplog.messages == [f"run {play.id} was left behind: its end is due"]
+    assert caplog.messages == [f"run {harness.id} was left behind: its end is due"]
 
 
 def test_a_stopped_worker_has_no_thread_in_its_store(tmp_path: Path) -> None:
