@@ -16,33 +16,33 @@ from tests.contract.waits_contract import start_child, start_waiting_run
 from tests.run_harness import RunHarness
 
 
-class Damage(Protocol):
+class StoreDamage(Protocol):
     """Damage to a store that no operation makes. Values are named as in the records; None removes one."""
 
-    kinds: tuple[str, ...]
+    leftover_kinds: tuple[str, ...]
     """Kinds of rows that may belong to an unknown run."""
 
-    def visits(self, store: Any, run: Run, step: str, **values: Any) -> None:
+    def update_visit(self, store: Any, run: Run, step: str, **values: Any) -> None:
         """Update the visit of a step."""
         ...
 
-    def run(self, store: Any, run_id: str, **values: Any) -> None: ...
+    def update_run(self, store: Any, run_id: str, **values: Any) -> None: ...
 
-    def live(self, store: Any, run: Run, join: str, live: int) -> None:
+    def set_live(self, store: Any, run: Run, join: str, live: int) -> None:
         """Set the number of branches that can reach a join."""
         ...
 
-    def arrival(self, store: Any, run: Run, join: str) -> None:
+    def add_arrival(self, store: Any, run: Run, join: str) -> None:
         """Add an arrival at a join."""
         ...
 
-    def parent(self, store: Any, run_id: str, parent: str) -> None: ...
+    def set_parent(self, store: Any, run_id: str, parent: str) -> None: ...
 
-    def version(self, store: Any, name: str, version: str, plan_hash: str) -> None:
+    def add_version(self, store: Any, name: str, version: str, plan_hash: str) -> None:
         """Register a playbook whose plan was not saved."""
         ...
 
-    def leftover(self, store: Any, kind: str, run_id: str) -> None:
+    def add_leftover(self, store: Any, kind: str, run_id: str) -> None:
         """Add a row of an unknown run."""
         ...
 
@@ -61,33 +61,33 @@ class SqlDamage:
         "history": ("history", "?, 1, '[]'"),
         "idempotency_keys": ("idempotency_keys (run_id, tenant, key, request_hash)", "?, 't', 'k', 'h'"),
     }  # fmt: skip
-    kinds = tuple(_rows)
+    leftover_kinds = tuple(_rows)
 
-    def visits(self, store: SqlStore, run: Run, step: str, **values: Any) -> None:
+    def update_visit(self, store: SqlStore, run: Run, step: str, **values: Any) -> None:
         sets = ", ".join(f"{name} = ?" for name in values)
         _change(
             store, f"update visits set {sets} where run_id = ? and step = ?", *values.values(), run.id, step
         )
 
-    def run(self, store: SqlStore, run_id: str, **values: Any) -> None:
+    def update_run(self, store: SqlStore, run_id: str, **values: Any) -> None:
         sets = ", ".join(f"{name} = ?" for name in values)
         _change(store, f"update runs set {sets} where id = ?", *values.values(), run_id)
 
-    def live(self, store: SqlStore, run: Run, join: str, live: int) -> None:
+    def set_live(self, store: SqlStore, run: Run, join: str, live: int) -> None:
         _change(store, "update joins set live = ? where run_id = ? and step = ?", live, run.id, join)
 
-    def arrival(self, store: SqlStore, run: Run, join: str) -> None:
+    def add_arrival(self, store: SqlStore, run: Run, join: str) -> None:
         _change(store, "insert into arrivals values (?, ?, 'x', 1, '{}')", run.id, join)
 
-    def parent(self, store: SqlStore, run_id: str, parent: str) -> None:
-        self.run(store, run_id, parent_run=parent, parent_visit="v", parent_wait="w")
+    def set_parent(self, store: SqlStore, run_id: str, parent: str) -> None:
+        self.update_run(store, run_id, parent_run=parent, parent_visit="v", parent_wait="w")
 
-    def version(self, store: SqlStore, name: str, version: str, plan_hash: str) -> None:
+    def add_version(self, store: SqlStore, name: str, version: str, plan_hash: str) -> None:
         _change(
             store, "insert into playbooks values ('default', ?, ?, 1, ?, 0, null)", name, version, plan_hash
         )
 
-    def leftover(self, store: SqlStore, kind: str, run_id: str) -> None:
+    def add_leftover(self, store: SqlStore, kind: str, run_id: str) -> None:
         columns, values = self._rows[kind]
         _change(store, f"insert into {columns} values ({values})", run_id)
 
@@ -97,27 +97,27 @@ def _change(store: SqlStore, query: str, *values: Any) -> None:
         assert db.execute(query, values).rowcount > 0
 
 
-def finished_run(store: Store, text: str = DIAMOND) -> Run:
+def finish_run(store: Store, text: str = DIAMOND) -> Run:
     """Return a run that was executed to its end."""
     return RunHarness(store, text, folder=Path.cwd()).finish().run
 
 
-def findings(store: Store) -> list[tuple[str, str | None, str]]:
+def list_findings(store: Store) -> list[tuple[str, str | None, str]]:
     return [(finding.check, finding.run_id, finding.message) for finding in store.check_consistency()]
 
 
-def kinds_and_runs(store: Store) -> list[tuple[str, str | None]]:
+def list_checks(store: Store) -> list[tuple[str, str | None]]:
     return [(finding.check, finding.run_id) for finding in store.check_consistency()]
 
 
 class DoctorContract:
     """Tests of consistency checks. `store` is an empty store, and `damage` damages it."""
 
-    damage: Damage = SqlDamage()
+    damage: StoreDamage = SqlDamage()
 
     def test_a_sound_store_has_no_findings(self, store: Store) -> None:
         assert store.check_consistency() == []
-        assert finished_run(store).status is RunStatus.SUCCEEDED
+        assert finish_run(store).status is RunStatus.SUCCEEDED
         stopped = start_run(store, DIAMOND)
         store.commit(succeed(store, claim_visit(store, stopped)), 1.0)
         store.commit(fail(store, claim_visit(store, stopped, 1.0)), 2.0)
@@ -135,17 +135,17 @@ class DoctorContract:
     @pytest.mark.parametrize("status", ["parked", "failed"])
     def test_finds_a_run_without_active_visits(self, store: Store, status: str) -> None:
         run = start_run(store, "timeout: 1h" + CHAIN.replace("\n    ", "\n"))
-        self.damage.visits(store, run, "a", status=status)
+        self.damage.update_visit(store, run, "a", status=status)
         assert (
             "stuck",
             run.id,
             f"run {run.id} has not ended, but no active visit is left",
-        ) in findings(store)
+        ) in list_findings(store)
 
     def test_finds_a_wait_that_is_closed(self, store: Store) -> None:
         run, key = start_waiting_run(store)
         store.close_wait(key, 2.0)
-        assert findings(store) == [
+        assert list_findings(store) == [
             ("waits in vain", run.id, f"run {run.id} waits, but no answer can arrive any more")
         ]
 
@@ -154,92 +154,97 @@ class DoctorContract:
         inner = start_child(store, run, WaitKey(run.id, key.visit_id, "child"), "inner")
         store.close_wait(key, 2.0)
         assert store.check_consistency() == []
-        self.damage.run(store, inner.id, status="failed", finished_at=1)
-        assert dict(kinds_and_runs(store)) == {"waits in vain": run.id, "goes on after its end": inner.id}
+        self.damage.update_run(store, inner.id, status="failed", finished_at=1)
+        assert dict(list_checks(store)) == {"waits in vain": run.id, "goes on after its end": inner.id}
 
     def test_finds_a_sequential_run_without_an_activated_visit(self, store: Store) -> None:
         run = start_run(store)
-        self.damage.visits(store, run, "a", due_at=NEVER)
-        assert kinds_and_runs(store) == [("waits in vain", run.id)]
+        self.damage.update_visit(store, run, "a", due_at=NEVER)
+        assert list_checks(store) == [("waits in vain", run.id)]
 
     def test_finds_an_active_step_of_an_ended_run(self, store: Store) -> None:
-        run = finished_run(store)
-        self.damage.visits(store, run, "d", status="ready", finished_at=None)
+        run = finish_run(store)
+        self.damage.update_visit(store, run, "d", status="ready", finished_at=None)
         expected = (
             "goes on after its end",
             run.id,
             f"run {run.id} has ended, but step `d` is still active",
         )
-        assert findings(store) == [expected]
+        assert list_findings(store) == [expected]
 
     @pytest.mark.parametrize("live", [-1, 2])
     def test_finds_wrong_counters_of_joins(self, store: Store, live: int) -> None:
-        run = finished_run(store)
-        self.damage.live(store, run, "c", live)
+        run = finish_run(store)
+        self.damage.set_live(store, run, "c", live)
         expected = (
             "counters of joins",
             run.id,
             f"run {run.id} counts {live} branches on the way to join `c`",
         )
-        assert findings(store) == [expected]
+        assert list_findings(store) == [expected]
 
     def test_finds_a_negative_counter_of_an_active_run(self, store: Store) -> None:
         run = start_run(store, DIAMOND)
         store.commit(succeed(store, claim_visit(store, run)), 1.0)
-        self.damage.live(store, run, "c", -1)
-        assert kinds_and_runs(store) == [("counters of joins", run.id)]
+        self.damage.set_live(store, run, "c", -1)
+        assert list_checks(store) == [("counters of joins", run.id)]
 
     @pytest.mark.parametrize("live", [-1, 2])
     def test_finds_wrong_counters_of_runs(self, store: Store, live: int) -> None:
-        run = finished_run(store)
-        self.damage.run(store, run.id, live=live)
-        assert findings(store) == [
+        run = finish_run(store)
+        self.damage.update_run(store, run.id, live=live)
+        assert list_findings(store) == [
             ("counters of runs", run.id, f"run {run.id} counts {live} active branches")
         ]
 
     def test_finds_an_arrival_in_an_ended_run(self, store: Store) -> None:
-        run = finished_run(store)
-        self.damage.arrival(store, run, "c")
+        run = finish_run(store)
+        self.damage.add_arrival(store, run, "c")
         message = f"run {run.id} has ended, but branches still wait at join `c`"
-        assert findings(store) == [("arrivals", run.id, message)]
+        assert list_findings(store) == [("arrivals", run.id, message)]
 
     def test_finds_a_run_whose_status_contradicts_its_end(self, store: Store) -> None:
-        run = finished_run(store)
-        self.damage.run(store, run.id, status="running")
-        assert ("endings of runs", run.id) in kinds_and_runs(store)
+        run = finish_run(store)
+        self.damage.update_run(store, run.id, status="running")
+        assert ("endings of runs", run.id) in list_checks(store)
 
     def test_finds_a_visit_whose_status_contradicts_its_end(self, store: Store) -> None:
-        run = finished_run(store)
-        self.damage.visits(store, run, "d", finished_at=None)
-        assert kinds_and_runs(store) == [("endings of visits", run.id)]
+        run = finish_run(store)
+        self.damage.update_visit(store, run, "d", finished_at=None)
+        assert list_checks(store) == [("endings of visits", run.id)]
 
     def test_finds_rows_of_an_unknown_run(self, store: Store) -> None:
-        for kind in self.damage.kinds:
-            self.damage.leftover(store, kind, "no")
+        for kind in self.damage.leftover_kinds:
+            self.damage.add_leftover(store, kind, "no")
         expected = [
-            ("unknown runs", "no", f"`{kind}` has rows of unknown run no") for kind in self.damage.kinds
+            ("unknown runs", "no", f"`{kind}` has rows of unknown run no")
+            for kind in self.damage.leftover_kinds
         ]
-        assert sorted(findings(store)) == sorted(expected)
+        assert sorted(list_findings(store)) == sorted(expected)
 
     def test_finds_an_unknown_parent(self, store: Store) -> None:
         run = start_run(store)
-        self.damage.parent(store, run.id, "no")
-        assert findings(store) == [("unknown parents", run.id, f"run {run.id} has unknown parent run no")]
+        self.damage.set_parent(store, run.id, "no")
+        assert list_findings(store) == [
+            ("unknown parents", run.id, f"run {run.id} has unknown parent run no")
+        ]
 
     def test_finds_an_unknown_plan_of_a_playbook(self, store: Store) -> None:
-        self.damage.version(store, "p", "3", "no")
-        assert findings(store) == [("unknown plans", None, "version 3 of playbook `p` has an unknown plan")]
+        self.damage.add_version(store, "p", "3", "no")
+        assert list_findings(store) == [
+            ("unknown plans", None, "version 3 of playbook `p` has an unknown plan")
+        ]
 
     def test_finds_an_unknown_plan_of_a_run(self, store: Store) -> None:
-        run = finished_run(store, CHAIN)
-        self.damage.run(store, run.id, plan_hash="no")
-        assert findings(store) == [
+        run = finish_run(store, CHAIN)
+        self.damage.update_run(store, run.id, plan_hash="no")
+        assert list_findings(store) == [
             ("unknown plans", run.id, f"run {run.id} of `{run.playbook}` has an unknown plan")
         ]
 
     def test_the_number_of_findings_is_limited(self, store: Store) -> None:
         for number in range(MAX_FINDINGS + 1):
-            self.damage.leftover(store, self.damage.kinds[0], f"r{number}")
+            self.damage.add_leftover(store, self.damage.leftover_kinds[0], f"r{number}")
         findings = store.check_consistency()
         assert len(findings) == MAX_FINDINGS + 1
         assert findings[-1].message == f"more than {MAX_FINDINGS} such findings"

@@ -12,7 +12,7 @@ from noetl.executor.stores.interface import Store
 from tests.contract.store_contract import run_concurrently
 
 
-def playbook(
+def build_playbook(
     name: str = "a", version: str | None = None, text: str = "one", *, created_at: float = 1.0
 ) -> RegisteredPlaybook:
     """Return a playbook that is not registered yet. The registry does not interpret its hash."""
@@ -22,10 +22,10 @@ def playbook(
 def register_versions(store: Store, *versions: str | None, name: str = "a") -> None:
     """Register versions in this order, each with its own text."""
     for version in versions:
-        store.register(playbook(name, version, f"{name} {version}"))
+        store.register(build_playbook(name, version, f"{name} {version}"))
 
 
-def names(store: Store, name: str | None = None) -> list[tuple[str, str | None]]:
+def list_versions(store: Store, name: str | None = None) -> list[tuple[str, str | None]]:
     found, cursor = store.playbooks("default", name)
     assert cursor is None
     return [(playbook.name, playbook.version) for playbook in found]
@@ -35,8 +35,8 @@ class RegistryContract:
     """Tests of registered playbooks, with the fixtures of `StoreContract`."""
 
     def test_a_playbook_is_found_under_its_name(self, store: Store, second: Store) -> None:
-        kept = store.register(playbook("a b/ü\U0001f600", "3 β", created_at=7.5))
-        assert kept == playbook("a b/ü\U0001f600", "3 β", created_at=7.5)
+        kept = store.register(build_playbook("a b/ü\U0001f600", "3 β", created_at=7.5))
+        assert kept == build_playbook("a b/ü\U0001f600", "3 β", created_at=7.5)
         for used in (store, second):
             assert used.playbook("default", "a b/ü\U0001f600") == kept
             assert used.playbook("default", "a b/ü\U0001f600", "3 β") == kept
@@ -44,47 +44,47 @@ class RegistryContract:
         assert store.playbook("default", "a b") is None
 
     def test_a_playbook_without_version_gets_the_next_number(self, store: Store) -> None:
-        assert [store.register(playbook(text=text)).version for text in ("one", "two", "three")] == [
+        assert [store.register(build_playbook(text=text)).version for text in ("one", "two", "three")] == [
             "1",
             "2",
             "3",
         ]
-        assert store.register(playbook("b")).version == "1"
+        assert store.register(build_playbook("b")).version == "1"
 
     def test_a_number_used_as_a_version_is_skipped(self, store: Store) -> None:
         register_versions(store, "2", "x", "4")
-        assert [store.register(playbook(text=text)).version for text in ("one", "two")] == ["5", "6"]
+        assert [store.register(build_playbook(text=text)).version for text in ("one", "two")] == ["5", "6"]
         register_versions(store, "2", name="b")
         register_versions(store, None, name="b")
-        assert names(store, "b") == [("b", "3"), ("b", "2")]
+        assert list_versions(store, "b") == [("b", "3"), ("b", "2")]
 
     def test_the_same_text_again_changes_nothing(self, store: Store) -> None:
         for version in (None, "x"):
-            kept = store.register(playbook("a", version, f"text {version}", created_at=1.0))
-            assert store.register(playbook("a", version, f"text {version}", created_at=9.0)) == kept
-        assert names(store, "a") == [("a", "x"), ("a", "1")]
+            kept = store.register(build_playbook("a", version, f"text {version}", created_at=1.0))
+            assert store.register(build_playbook("a", version, f"text {version}", created_at=9.0)) == kept
+        assert list_versions(store, "a") == [("a", "x"), ("a", "1")]
 
     def test_an_earlier_text_gets_another_number(self, store: Store) -> None:
         for text in ("one", "two", "one"):
-            store.register(playbook(text=text))
+            store.register(build_playbook(text=text))
         assert [found.plan_hash for found in store.playbooks("default", "a")[0]] == ["one", "two", "one"]
 
     def test_a_version_keeps_its_text_for_ever(self, store: Store) -> None:
-        kept = store.register(playbook("a", "x", "one"))
-        store.register(playbook("b", "x", "two"))
+        kept = store.register(build_playbook("a", "x", "one"))
+        store.register(build_playbook("b", "x", "two"))
         for _ in range(2):
             with pytest.raises(RejectedError) as rejected:
-                store.register(playbook("a", "x", "two"))
+                store.register(build_playbook("a", "x", "two"))
             assert rejected.value.reason == "version_exists"
             store.unregister("default", "a", "x", now=5.0)
-        assert store.register(playbook("a", "x", "one", created_at=9.0)) == kept
+        assert store.register(build_playbook("a", "x", "one", created_at=9.0)) == kept
         assert store.playbook("default", "a", "x") == kept
 
     def test_a_removed_number_is_not_reused(self, store: Store) -> None:
         register_versions(store, None)
         store.unregister("default", "a", now=5.0)
         assert store.playbook("default", "a") is None
-        assert store.register(playbook(text="a None")).version == "2"
+        assert store.register(build_playbook(text="a None")).version == "2"
 
     def test_the_newest_is_the_one_registered_last(self, store: Store) -> None:
         register_versions(store, "9", "1", "5")
@@ -102,24 +102,24 @@ class RegistryContract:
         newest = store.playbook("default", "a")
         assert newest is not None
         assert newest.version == "2"
-        assert names(store) == [("a", "2"), ("b", "1")]
-        assert names(store, "a") == [("a", "2"), ("a", "1")]
+        assert list_versions(store) == [("a", "2"), ("b", "1")]
+        assert list_versions(store, "a") == [("a", "2"), ("a", "1")]
         assert store.unregister("default", "a", now=7.0) == 2
         assert store.unregister("default", "a", now=8.0) == 0
         assert store.unregister("default", "c", now=8.0) == 0
-        assert (names(store, "a"), names(store)) == ([], [("b", "1")])
+        assert (list_versions(store, "a"), list_versions(store)) == ([], [("b", "1")])
 
     def test_the_list_has_the_newest_version_of_each_playbook(self, store: Store) -> None:
         register_versions(store, "1", "2", name="b")
         register_versions(store, "7", name="a")
         register_versions(store, "1", name="B")
-        assert names(store) == [("B", "1"), ("a", "7"), ("b", "2")]
+        assert list_versions(store) == [("B", "1"), ("a", "7"), ("b", "2")]
 
     def test_playbooks_are_returned_in_pages(self, store: Store) -> None:
         for index in range(7):
             register_versions(store, "1", "2", name=f"p{index}")
         register_versions(store, *map(str, range(7)), name="p")
-        for name, expected in ((None, names(store)), ("p", names(store, "p"))):
+        for name, expected in ((None, list_versions(store)), ("p", list_versions(store, "p"))):
             found: list[tuple[str, str | None]] = []
             cursor = None
             while True:
@@ -158,7 +158,9 @@ class RegistryContract:
             assert rejected.value.reason == "invalid_cursor"
 
     def test_each_tenant_has_its_own_registry(self, store: Store) -> None:
-        mine, theirs = (replace(playbook("a", "1", tenant), tenant=tenant) for tenant in ("mine", "theirs"))
+        mine, theirs = (
+            replace(build_playbook("a", "1", tenant), tenant=tenant) for tenant in ("mine", "theirs")
+        )
         assert store.register(mine) == mine
         assert store.register(theirs) == theirs
         assert store.playbook("mine", "a") == mine
@@ -169,20 +171,21 @@ class RegistryContract:
 
     def test_concurrent_registrations_of_several_texts(self, store: Store, second: Store) -> None:
         def register(index: int) -> str | None:
-            return (second if index % 2 else store).register(playbook(text=str(index))).version
+            return (second if index % 2 else store).register(build_playbook(text=str(index))).version
 
         assert sorted(map(str, run_concurrently(6, register))) == ["1", "2", "3", "4", "5", "6"]
 
     def test_concurrent_registrations_of_one_text(self, store: Store, second: Store) -> None:
         kept = run_concurrently(
-            6, lambda index: (second if index % 2 else store).register(playbook(created_at=float(index)))
+            6,
+            lambda index: (second if index % 2 else store).register(build_playbook(created_at=float(index))),
         )
         assert len(set(kept)) == 1
 
     def test_concurrent_registrations_of_one_version(self, store: Store, second: Store) -> None:
         def register(index: int) -> bool:
             try:
-                (second if index % 2 else store).register(playbook("a", "x", str(index)))
+                (second if index % 2 else store).register(build_playbook("a", "x", str(index)))
             except RejectedError:
                 return False
             return True

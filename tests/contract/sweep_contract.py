@@ -32,7 +32,7 @@ SEQUENTIAL = """
 WAIT = "steps: [{name: a, run: [{action: callback, timeout: 1h, as: x, on_error: continue}]}]"
 
 
-def started_run(store: SqlStore, text: str, steps: int) -> RunHarness:
+def begin_run(store: SqlStore, text: str, steps: int) -> RunHarness:
     """Start a run, and execute `steps` visits of it."""
     play = RunHarness(store, text, folder=Path.cwd())
     for _ in range(steps):
@@ -51,9 +51,9 @@ class SweepContract:
     def test_a_sweep_of_a_sound_store_repairs_nothing(
         self, store: SqlStore, caplog: pytest.LogCaptureFixture
     ) -> None:
-        play = started_run(store, FORK, 1)
-        started_run(store, WAIT, 1)
-        started_run(store, SEQUENTIAL, 1)
+        play = begin_run(store, FORK, 1)
+        begin_run(store, WAIT, 1)
+        begin_run(store, SEQUENTIAL, 1)
         before = store.visits(play.id)
         assert store.sweep(play.clock()) == SweepResult(3, 0)
         assert store.visits(play.id) == before
@@ -62,7 +62,7 @@ class SweepContract:
     def test_repairs_a_run_whose_end_was_lost(
         self, store: SqlStore, caplog: pytest.LogCaptureFixture
     ) -> None:
-        play = started_run(store, FORK, 4)
+        play = begin_run(store, FORK, 4)
         damage(store, "delete from visits where step = '@end'")
         assert [finding.check for finding in check_consistency(store.database)] == ["stuck"]
         assert store.sweep(play.clock()) == SweepResult(1, 1)
@@ -74,7 +74,7 @@ class SweepContract:
         assert store.sweep(play.clock()) == SweepResult(0, 0)
 
     def test_repairs_a_join_that_has_not_fired(self, store: SqlStore) -> None:
-        play = started_run(store, FORK, 2)
+        play = begin_run(store, FORK, 2)
         (rest,) = (visit for visit in play.visits if visit.finished_at is None)
         damage(store, "update visits set status = 'succeeded', finished_at = 1 where id = ?", rest.id)
         damage(store, "update joins set live = 0")
@@ -83,7 +83,7 @@ class SweepContract:
         assert play.finish().status is RunStatus.SUCCEEDED
 
     def test_repairs_parked_steps_of_a_running_run(self, store: SqlStore) -> None:
-        play = started_run(store, FORK, 1)
+        play = begin_run(store, FORK, 1)
         damage(store, "update visits set status = 'parked' where status = 'ready'")
         assert store.sweep(play.clock()).repaired == 1
         assert play.finish().status is RunStatus.SUCCEEDED
@@ -91,7 +91,7 @@ class SweepContract:
 
     def test_a_run_with_a_lost_branch_fails(self, store: SqlStore) -> None:
         """The position of the branch is unknown, so the run fails with an error."""
-        play = started_run(store, FORK, 1)
+        play = begin_run(store, FORK, 1)
         damage(store, "delete from visits where status = 'ready'")
         assert store.sweep(play.clock()).repaired == 1
         assert play.finish().status is RunStatus.FAILED
@@ -102,14 +102,14 @@ class SweepContract:
         )
 
     def test_repairs_an_incomplete_stop(self, store: SqlStore) -> None:
-        play = started_run(store, FORK, 1)
+        play = begin_run(store, FORK, 1)
         store.stop(play.id, RunStatus.CANCELLED, play.clock())
         damage(store, "delete from visits where step = '@end'")
         assert store.sweep(play.clock()).repaired == 1
         assert play.finish().status is RunStatus.CANCELLED
 
     def test_repairs_a_visit_that_missed_its_answer(self, store: SqlStore) -> None:
-        play = started_run(store, WAIT, 1)
+        play = begin_run(store, WAIT, 1)
         damage(store, "update waits set answer = '7', answered_at = 1")
         damage(store, "update visits set due_at = ? where status = 'waiting'", NEVER)
         assert [finding.check for finding in check_consistency(store.database)] == ["waits in vain"]
@@ -117,13 +117,13 @@ class SweepContract:
         assert play.finish().result == {"x": 7}
 
     def test_repairs_a_sequential_run_without_an_activated_visit(self, store: SqlStore) -> None:
-        play = started_run(store, SEQUENTIAL, 1)
+        play = begin_run(store, SEQUENTIAL, 1)
         damage(store, "update visits set due_at = ? where status = 'ready'", NEVER)
         assert store.sweep(play.clock()).repaired == 1
         assert play.finish().result == {"x": 1, "y": 2}
 
     def test_repairs_a_lease_of_a_clock_that_was_ahead(self, store: SqlStore) -> None:
-        play = started_run(store, FORK, 0)
+        play = begin_run(store, FORK, 0)
         assert play.claim() is not None
         assert store.sweep(play.clock()) == SweepResult(1, 0)
         damage(store, "update visits set due_at = ?", play.clock() + 1e6)
@@ -132,19 +132,19 @@ class SweepContract:
         assert play.finish().status is RunStatus.SUCCEEDED
 
     def test_repairs_a_run_without_its_deadline(self, store: SqlStore) -> None:
-        play = started_run(store, "timeout: 1h\nsteps: [{name: a, run: [{action: wait, seconds: 2h}]}]", 1)
+        play = begin_run(store, "timeout: 1h\nsteps: [{name: a, run: [{action: wait, seconds: 2h}]}]", 1)
         damage(store, "delete from visits where step = '@deadline'")
         assert store.sweep(play.clock()).repaired == 1
         assert play.finish().status is RunStatus.TIMED_OUT
 
     def test_a_finally_step_needs_no_deadline_of_the_run(self, store: SqlStore) -> None:
         text = "timeout: 1h\nfinally: z\nsteps:\n- {name: a, run: [{action: set, set: {x: 1}}]}\n- {name: z, run: [{action: wait, seconds: 9}]}"
-        play = started_run(store, text, 2)
+        play = begin_run(store, text, 2)
         assert [visit.step for visit in play.visits] == ["a", "z"]
         assert store.sweep(play.clock()) == SweepResult(1, 0)
 
     def test_visits_of_a_dead_worker_of_this_machine_are_due_at_once(self, store: SqlStore) -> None:
-        play = started_run(store, FORK, 0)
+        play = begin_run(store, FORK, 0)
         place, boot, _, _ = process_name().split("/")
         dead, alive = f"{place}/{boot}/4194999/1/walk", f"{process_name()}/walk"
         now = play.clock()
@@ -157,9 +157,9 @@ class SweepContract:
 
     def test_runs_are_deleted_after_the_retention_period(self, store: SqlStore) -> None:
         store.retention_seconds = 100.0
-        play = started_run(store, FORK, 0)
+        play = begin_run(store, FORK, 0)
         play.finish()
-        started_run(store, WAIT, 1)
+        begin_run(store, WAIT, 1)
         play.clock.advance(99.0)
         store.sweep(play.clock())
         assert store.run("default", play.id) is not None
@@ -172,14 +172,14 @@ class SweepContract:
         assert check_consistency(store.database) == []
 
     def test_without_retention_runs_are_kept(self, store: SqlStore) -> None:
-        play = started_run(store, FORK, 0)
+        play = begin_run(store, FORK, 0)
         play.finish()
         store.sweep(play.clock() + 1e9)
         assert store.run("default", play.id) is not None
 
     def test_a_resumed_run_is_kept(self, store: SqlStore) -> None:
         store.retention_seconds = 100.0
-        play = started_run(store, "steps: [{name: a, run: [{action: fail, message: no}]}]", 0)
+        play = begin_run(store, "steps: [{name: a, run: [{action: fail, message: no}]}]", 0)
         play.finish()
         play.clock.advance(101.0)
         store.resume(play.id, play.clock(), deadline_at=None, values={})

@@ -53,7 +53,7 @@ class ItemDamage:
     """Damage to items."""
 
     _names: ClassVar = {"finished_at": "finished", "due_at": "due", "plan_hash": "plan"}
-    kinds = (
+    leftover_kinds = (
         "visits",
         "joins",
         "counters",
@@ -65,7 +65,7 @@ class ItemDamage:
         "idempotency keys",
     )
 
-    def visits(self, store: DynamoStore, run: Run, step: str, **values: Any) -> None:
+    def update_visit(self, store: DynamoStore, run: Run, step: str, **values: Any) -> None:
         (visit,) = (visit for visit in store.visits(run.id) if visit.step == step)
         key = keys.visit(run.id, visit.id, 1)
         first = {"step": step, "due": visit.due_at, "status": visit.status.value}
@@ -74,7 +74,7 @@ class ItemDamage:
             [Update(key, sets, keep={name: value for name, value in first.items() if name not in sets})]
         )
 
-    def run(self, store: DynamoStore, run_id: str, **values: Any) -> None:
+    def update_run(self, store: DynamoStore, run_id: str, **values: Any) -> None:
         live = values.pop("live", None)
         if live is not None:
             # No counter includes the first branch of a run.
@@ -83,19 +83,19 @@ class ItemDamage:
         sets = {self._names.get(name, name): value for name, value in values.items()}
         store.table.write([Update(keys.head(run_id), sets)])
 
-    def live(self, store: DynamoStore, run: Run, join: str, live: int) -> None:
+    def set_live(self, store: DynamoStore, run: Run, join: str, live: int) -> None:
         store.table.write([Update(keys.counter(run.id, 0), {f"j#{join}": live})])
 
-    def arrival(self, store: DynamoStore, run: Run, join: str) -> None:
+    def add_arrival(self, store: DynamoStore, run: Run, join: str) -> None:
         store.table.write([Update(keys.counter(run.id, 0), {f"a#{join}": ["x"]})])
 
-    def parent(self, store: DynamoStore, run_id: str, parent: str) -> None:
+    def set_parent(self, store: DynamoStore, run_id: str, parent: str) -> None:
         store.table.write([Update(keys.head(run_id), {"parent": [parent, "v", "w"]})])
 
-    def version(self, store: DynamoStore, name: str, version: str, plan_hash: str) -> None:
+    def add_version(self, store: DynamoStore, name: str, version: str, plan_hash: str) -> None:
         store.register(RegisteredPlaybook("default", name, version, plan_hash, 0.0))
 
-    def leftover(self, store: DynamoStore, kind: str, run_id: str) -> None:
+    def add_leftover(self, store: DynamoStore, kind: str, run_id: str) -> None:
         key = {
             "visits": keys.visit(run_id, "v", 1),
             "joins": keys.join(run_id, "a"),
@@ -267,7 +267,7 @@ class TestQueue:
         return url
 
     def test_workers_execute_runs_from_messages(self, queue: str, aws: Client) -> None:
-        first, second = (worker_of(open_store()) for _ in range(2))
+        first, second = (create_worker(open_store()) for _ in range(2))
         store = open_store()
         runs = [start_run(store, DIAMOND, now=time.time(), origin="service") for _ in range(4)]
         for worker in (first, second):
@@ -287,16 +287,16 @@ class TestQueue:
         store = open_store()
         assert isinstance(store, DynamoStore)
         run = start_run(store, origin="service", now=time.time())
-        body = received(aws, queue)
+        body = receive_message(aws, queue)
         claim = store.claim_message(body, LEASE, time.time())
         assert isinstance(claim, Claim)
         assert (claim.run.id, claim.visit.step, claim.visit.fence) == (run.id, "a", 1)
         assert store.claim_message(body, LEASE, time.time()) is MessageOutcome.HELD
         store.commit(succeed(store, claim, saved={"n": 1}), time.time())
-        following = received(aws, queue)
+        following = receive_message(aws, queue)
         # The acknowledgement was lost, so the message arrives again, and the next message is sent again.
         assert store.claim_message(body, LEASE, time.time()) is MessageOutcome.DONE
-        assert received(aws, queue) == following
+        assert receive_message(aws, queue) == following
         again = store.claim_message(following, LEASE, time.time())
         assert isinstance(again, Claim)
         assert [(visit.step, dict(visit.saved)) for visit in again.prefetched] == [("a", {"n": 1})]
@@ -325,7 +325,7 @@ class TestQueue:
         store = open_store()
         assert isinstance(store, DynamoStore)
         run = start_run(store, origin="service", now=time.time())
-        claim = store.claim_message(received(aws, queue), LEASE, time.time(), give_up=True)
+        claim = store.claim_message(receive_message(aws, queue), LEASE, time.time(), give_up=True)
         assert isinstance(claim, Claim)
         VisitExecutor(store, LEASE, local_run_capabilities(Path.cwd()), continues=lambda: False).execute(
             claim
@@ -338,35 +338,35 @@ class TestQueue:
         assert isinstance(store, DynamoStore)
         now = time.time()
         run = start_run(store, origin="service", now=now)
-        claim = store.claim_message(received(aws, queue), LEASE, now + 0.5)
+        claim = store.claim_message(receive_message(aws, queue), LEASE, now + 0.5)
         assert isinstance(claim, Claim)
         store.commit(fail(store, claim, retry_at=now + 5000.0), now)
-        assert sent(aws, queue, delayed=True) == 1
+        assert count_messages(aws, queue, delayed=True) == 1
         assert (
             store.claim_message(DueMessage(run.id, claim.visit.id, "a", now).encode(), LEASE, now + 1)
             is MessageOutcome.DONE
         )
         assert store.visits(run.id)[0].status is VisitStatus.RETRYING
-        assert sent(aws, queue, delayed=True) == 2
+        assert count_messages(aws, queue, delayed=True) == 2
 
     def test_a_sweep_sends_lost_messages_again(self, queue: str, aws: Client) -> None:
         store = open_store()
         assert isinstance(store, DynamoStore)
         now = time.time()
         run = start_run(store, origin="service", now=now)
-        received(aws, queue)  # the message is lost
+        receive_message(aws, queue)  # the message is lost
         assert store.sweep(now + 1.0) == SweepResult(1, 0)
         assert store.sweep(now + 1000.0) == SweepResult(1, 1)
-        claim = store.claim_message(received(aws, queue), LEASE, time.time())
+        claim = store.claim_message(receive_message(aws, queue), LEASE, time.time())
         assert isinstance(claim, Claim)
         assert claim.run.id == run.id
 
 
-def worker_of(store: Store) -> Worker:
+def create_worker(store: Store) -> Worker:
     return Worker(store, capabilities=local_run_capabilities(Path.cwd()), threads=2, lease=5.0)
 
 
-def received(aws: Client, queue: str) -> str:
+def receive_message(aws: Client, queue: str) -> str:
     """Receive and delete the next message, and return its body."""
     sqs = aws("sqs")
     (message,) = sqs.receive_message(QueueUrl=queue, WaitTimeSeconds=5)["Messages"]
@@ -374,7 +374,7 @@ def received(aws: Client, queue: str) -> str:
     return str(message["Body"])
 
 
-def sent(aws: Client, queue: str, *, delayed: bool) -> int:
+def count_messages(aws: Client, queue: str, *, delayed: bool) -> int:
     """Return the number of messages in the queue."""
     name = "ApproximateNumberOfMessagesDelayed" if delayed else "ApproximateNumberOfMessages"
     found = aws("sqs").get_queue_attributes(QueueUrl=queue, AttributeNames=[name])["Attributes"]

@@ -33,7 +33,7 @@ from noetl.infra.dynamodb import upgrade
 from tests.aws import Client, drop_permissions
 from tests.contract.store_contract import claim_visit, start_run, succeed
 
-ONE, TWO = keys.ItemKey("p", "one"), keys.ItemKey("p", "two")
+FIRST_KEY, SECOND_KEY = keys.ItemKey("p", "one"), keys.ItemKey("p", "two")
 CANCELLED = "TransactionCanceledException"
 
 
@@ -42,7 +42,7 @@ def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(aws_retry, "FIRST_PAUSE_SECONDS", 0.0)
 
 
-def stubbed(service: str, module: Any, monkeypatch: pytest.MonkeyPatch) -> Stubber:
+def stub_client(service: str, module: Any, monkeypatch: pytest.MonkeyPatch) -> Stubber:
     client = boto3.client(
         service,
         region_name="us-east-1",
@@ -56,7 +56,7 @@ def stubbed(service: str, module: Any, monkeypatch: pytest.MonkeyPatch) -> Stubb
 
 @pytest.fixture
 def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stubber]:
-    with stubbed("dynamodb", tables, monkeypatch) as stub:
+    with stub_client("dynamodb", tables, monkeypatch) as stub:
         yield stub
         stub.assert_no_pending_responses()
 
@@ -75,11 +75,11 @@ def add_errors(
         stub.add_client_error(call, code, message, status, modeled_fields=more or None)
 
 
-def reasons(*codes: str | None) -> dict[str, Any]:
+def build_reasons(*codes: str | None) -> dict[str, Any]:
     return {"CancellationReasons": [{"Code": code or "None", "Message": code or ""} for code in codes]}
 
 
-TWO_WRITES = [Update(ONE, {"a": 1}), Put(TWO, {"b": 2})]
+TWO_WRITES = [Update(FIRST_KEY, {"a": 1}), Put(SECOND_KEY, {"b": 2})]
 
 
 class TestPassingFailures:
@@ -97,18 +97,18 @@ class TestPassingFailures:
     def test_a_passing_failure_is_retried(self, stub: Stubber, code: str, times: int) -> None:
         add_errors(stub, "update_item", code, times)
         stub.add_response("update_item", {"Attributes": encode_item({"a": 1})})
-        assert DynamoTable("t").update(Update(ONE, {"a": 1})) == {"a": 1}
+        assert DynamoTable("t").update(Update(FIRST_KEY, {"a": 1})) == {"a": 1}
 
     def test_retries_are_limited(self, stub: Stubber) -> None:
         add_errors(stub, "update_item", "ThrottlingException", MAX_TRIES)
         with pytest.raises(StoreError, match=f"failed {MAX_TRIES} times: table t .NOETL_STORE.: no"):
-            DynamoTable("t").update(Update(ONE, {"a": 1}))
+            DynamoTable("t").update(Update(FIRST_KEY, {"a": 1}))
 
     @pytest.mark.parametrize(
         "codes", [("TransactionConflict", None), (None, "ThrottlingError"), ("TransactionConflict",) * 2]
     )
     def test_conflicting_transactions_are_retried(self, stub: Stubber, codes: tuple[str | None, ...]) -> None:
-        add_errors(stub, "transact_write_items", CANCELLED, 3, **reasons(*codes))
+        add_errors(stub, "transact_write_items", CANCELLED, 3, **build_reasons(*codes))
         add_errors(stub, "transact_write_items", "TransactionInProgressException")
         stub.add_response("transact_write_items", {})
         DynamoTable("t").write(TWO_WRITES)
@@ -141,7 +141,7 @@ class TestRefusals:
     def test_a_failed_condition_returns_the_current_item(self, stub: Stubber) -> None:
         add_errors(stub, "update_item", "ConditionalCheckFailedException", Item=encode_item({"a": 7}))
         with pytest.raises(ConditionFailed) as refused:
-            DynamoTable("t").update(Update(ONE, {"a": 1}, when=(ABSENT,)))
+            DynamoTable("t").update(Update(FIRST_KEY, {"a": 1}, when=(ABSENT,)))
         assert refused.value.items == [{"a": 7}]
 
     def test_the_failed_write_of_a_transaction_is_named(self, stub: Stubber) -> None:
@@ -149,7 +149,7 @@ class TestRefusals:
             stub,
             "transact_write_items",
             CANCELLED,
-            **reasons("TransactionConflict", "ConditionalCheckFailed"),
+            **build_reasons("TransactionConflict", "ConditionalCheckFailed"),
         )
         with pytest.raises(ConditionFailed) as refused:
             DynamoTable("t").write(TWO_WRITES)
@@ -166,7 +166,7 @@ class TestRefusals:
             "ConditionalCheckFailedException",
             Item=encode_item({"a": 1, "wrote": "mine"}),
         )
-        assert DynamoTable("t").update(Update(ONE, {"a": 1}, when=(ABSENT,)))["a"] == 1
+        assert DynamoTable("t").update(Update(FIRST_KEY, {"a": 1}, when=(ABSENT,)))["a"] == 1
 
     @pytest.mark.parametrize("first", ["InternalServerError", "ThrottlingException"])
     def test_a_retry_refused_by_another_write_is_refused(
@@ -181,13 +181,13 @@ class TestRefusals:
             Item=encode_item({"a": 1, "wrote": "theirs"}),
         )
         with pytest.raises(ConditionFailed):
-            DynamoTable("t").update(Update(ONE, {"a": 1}, when=(ABSENT,)))
+            DynamoTable("t").update(Update(FIRST_KEY, {"a": 1}, when=(ABSENT,)))
 
     def test_an_item_that_dynamodb_refuses_as_too_large(self, stub: Stubber) -> None:
         message = "Item size to update has exceeded the maximum allowed size"
         add_errors(stub, "update_item", "ValidationException", message=message)
         with pytest.raises(PayloadTooLargeError):
-            DynamoTable("t").update(Update(ONE, {"a": 1}))
+            DynamoTable("t").update(Update(FIRST_KEY, {"a": 1}))
 
 
 class TestLimits:
@@ -196,9 +196,9 @@ class TestLimits:
     def test_the_size_of_an_item_is_limited(self, stub: Stubber) -> None:
         largest = tables.MAX_ITEM_BYTES - tables._MARGIN_BYTES
         stub.add_response("put_item", {})
-        DynamoTable("t").write([Put(ONE, {"a": b"x" * (largest - 1)})])
+        DynamoTable("t").write([Put(FIRST_KEY, {"a": b"x" * (largest - 1)})])
         with pytest.raises(PayloadTooLargeError, match="409,600 bytes"):
-            DynamoTable("t").write([Put(ONE, {"a": b"x" * largest})])
+            DynamoTable("t").write([Put(FIRST_KEY, {"a": b"x" * largest})])
 
     def test_the_size_of_a_transaction_is_limited(self, stub: Stubber) -> None:
         def writes(count: int) -> list[Any]:
@@ -219,14 +219,14 @@ class TestWhatIsLeft:
         stub.add_response("batch_get_item", {"Responses": {"t": [first]}, "UnprocessedKeys": left})
         stub.add_response("batch_get_item", {"Responses": {}, "UnprocessedKeys": left})
         stub.add_response("batch_get_item", {"Responses": {"t": [second]}}, {"RequestItems": left})
-        assert set(DynamoTable("t").get_many([ONE, TWO])) == {ONE, TWO}
+        assert set(DynamoTable("t").get_many([FIRST_KEY, SECOND_KEY])) == {FIRST_KEY, SECOND_KEY}
 
     def test_keys_that_stay_unprocessed_are_reported(self, stub: Stubber) -> None:
-        left = {"t": {"Keys": [encode_item(ONE._asdict())], "ConsistentRead": True}}
+        left = {"t": {"Keys": [encode_item(FIRST_KEY._asdict())], "ConsistentRead": True}}
         for _ in range(MAX_TRIES):
             stub.add_response("batch_get_item", {"Responses": {}, "UnprocessedKeys": left})
         with pytest.raises(StoreError, match="overloaded"):
-            DynamoTable("t").get_many([ONE])
+            DynamoTable("t").get_many([FIRST_KEY])
 
     def test_a_long_list_of_keys_takes_several_calls(self, stub: Stubber) -> None:
         for count in (100, 100, 50):
@@ -235,13 +235,13 @@ class TestWhatIsLeft:
         assert DynamoTable("t").get_many([keys.ItemKey("p", str(number)) for number in range(250)]) == {}
 
     def test_unprocessed_deletions_are_requested_again(self, stub: Stubber) -> None:
-        request = {"DeleteRequest": {"Key": encode_item(TWO._asdict())}}
+        request = {"DeleteRequest": {"Key": encode_item(SECOND_KEY._asdict())}}
         stub.add_response("batch_write_item", {"UnprocessedItems": {"t": [request]}})
         stub.add_response("batch_write_item", {}, {"RequestItems": {"t": [request]}})
-        DynamoTable("t").delete([ONE, TWO])
+        DynamoTable("t").delete([FIRST_KEY, SECOND_KEY])
 
     def test_failed_messages_are_sent_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        with stubbed("sqs", messages, monkeypatch) as stub:
+        with stub_client("sqs", messages, monkeypatch) as stub:
             failed = {"Id": "1", "SenderFault": False, "Code": "InternalError"}
             sent = {"Id": "0", "MessageId": "m", "MD5OfMessageBody": "x"}
             stub.add_response("send_message_batch", {"Successful": [sent], "Failed": [failed]})
@@ -253,7 +253,7 @@ class TestWhatIsLeft:
 
     def test_messages_that_keep_failing_are_reported(self, monkeypatch: pytest.MonkeyPatch) -> None:
         failed = [{"Id": str(n), "SenderFault": False, "Code": "InternalError"} for n in range(2)]
-        with stubbed("sqs", messages, monkeypatch) as stub:
+        with stub_client("sqs", messages, monkeypatch) as stub:
             for _ in range(MAX_TRIES):
                 stub.add_response("send_message_batch", {"Successful": [], "Failed": failed})
             with pytest.raises(StoreError, match="NOETL_QUEUE"):
@@ -262,7 +262,7 @@ class TestWhatIsLeft:
                 )
 
     def test_messages_are_delayed_until_they_are_due(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        with stubbed("sqs", messages, monkeypatch) as stub:
+        with stub_client("sqs", messages, monkeypatch) as stub:
             for due, delay in ((1.0, None), (2.2, 2), (900.0, 899), (5000.0, 900)):
                 requests = {"QueueUrl": "http://q", "MessageBody": ANY} | (
                     {} if delay is None else {"DelaySeconds": delay}
@@ -294,7 +294,7 @@ class TestBlobs:
         (found,) = aws("s3").list_objects_v2(Bucket=store.blobs.bucket)["Contents"]
         assert found["Key"].startswith(f"runs/{run.id}/")
         other_store = DynamoStore("noetl", bucket=store.blobs.bucket)
-        (visit,) = other_store.visits_with_outputs(run.id, [claimed_id(other_store, run.id)])
+        (visit,) = other_store.visits_with_outputs(run.id, [first_visit_id(other_store, run.id)])
         assert (visit.saved, visit.result) == ({"n": text}, text)
         assert max(len(str(item)) for item in store.table.scan() if item["sk"].startswith("V#")) < 2_000
 
@@ -322,7 +322,7 @@ class TestBlobs:
             blobs.store("r", random.Random(1).choices(range(10**9), k=10_000))
 
 
-def claimed_id(store: DynamoStore, run_id: str) -> str:
+def first_visit_id(store: DynamoStore, run_id: str) -> str:
     return store.visits(run_id)[0].id
 
 
@@ -387,7 +387,7 @@ def test_unsupported_attributes_are_refused() -> None:
     with pytest.raises(TypeError):
         encode_value({"a": 1})
     with pytest.raises(TypeError):
-        DynamoTable("t").write([ConditionCheck(ONE, (ABSENT,))])
+        DynamoTable("t").write([ConditionCheck(FIRST_KEY, (ABSENT,))])
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ NESTED = """
     - {name: d, rule: [{case: default, run: [e]}]}
     - {name: e, run: [{action: log, message: done}]}
 """
-TURNING = """
+REPEATED_FORK = """
     steps:
     - {name: a, max_visits: 4, rule: [{case: "{{ steps.a.visits < 3 }}", run: [b1, b2]}, {case: default, run: [z]}]}
     - {name: b1, rule: [{case: default, run: [c]}]}
@@ -60,7 +60,7 @@ TURNING = """
     - {name: c, rule: [{case: default, run: [a]}]}
     - {name: z, run: [{action: log, message: done}]}
 """
-FIRST = """
+JOIN_ANY = """
     steps:
     - {name: a, rule: [{case: default, run: [b1, b2, b3]}]}
     - {name: b1, rule: [{case: default, run: [c]}]}
@@ -71,7 +71,7 @@ FIRST = """
 """
 
 
-def wide(width: int) -> str:
+def build_wide_fork(width: int) -> str:
     """Return a playbook with a fork of `width` branches and their join."""
     names = [f"b{number}" for number in range(width)]
     lines = ["steps:", f"- {{name: a, rule: [{{case: default, run: [{', '.join(names)}]}}]}}"]
@@ -85,16 +85,16 @@ def store(aws: Client) -> Iterator[DynamoStore]:
     yield DynamoStore("noetl")
 
 
-class Wire:
+class ManualQueue:
     """A queue whose messages a test delivers in any order."""
 
     def __init__(self) -> None:
         self.bodies: list[str] = []
         self.lock = threading.Lock()
 
-    def send(self, notes: list[DueMessage], now: float) -> None:
+    def send(self, messages: list[DueMessage], now: float) -> None:
         with self.lock:
-            self.bodies += [note.encode() for note in notes if note.due_at <= now]
+            self.bodies += [message.encode() for message in messages if message.due_at <= now]
 
     def take(self, chance: random.Random, *, twice: float = 0.0) -> str | None:
         with self.lock:
@@ -104,41 +104,41 @@ class Wire:
             return self.bodies[index] if chance.random() < twice else self.bodies.pop(index)
 
 
-def store_with_queue(wire: Wire) -> DynamoStore:
-    """Return a store that sends its messages to a wire."""
+def store_with_queue(queue: ManualQueue) -> DynamoStore:
+    """Return a store that sends its messages to a queue."""
     store = DynamoStore("noetl", queue_url="http://queue.invalid")
-    store.message_queue = wire  # type: ignore[assignment]
+    store.message_queue = queue  # type: ignore[assignment]
     return store
 
 
-def begun(store: DynamoStore, text: str) -> str:
+def start_service_run(store: DynamoStore, text: str) -> str:
     plan = compile_text(text)
     store.save_plan(plan)
     return store.create_run(*new_run(plan.header, plan.hash, {}, now=1.0)).id
 
 
-def deliver(store: DynamoStore, body: str, wire: Wire, *, now: float = 2.0) -> None:
+def deliver(store: DynamoStore, body: str, queue: ManualQueue, *, now: float = 2.0) -> None:
     """Handle a message as a function does: a message that is held is delivered again."""
     found = store.claim_message(body, LEASE, now)
     if found is MessageOutcome.HELD:
-        with wire.lock:
-            wire.bodies.append(body)
+        with queue.lock:
+            queue.bodies.append(body)
     elif isinstance(found, Claim):
         VisitExecutor(
             store, LEASE, local_run_capabilities(Path.cwd()), lambda: now, continues=lambda: False
         ).execute(found)
 
 
-def visited(store: DynamoStore, run_id: str) -> Counter[str]:
+def count_visits(store: DynamoStore, run_id: str) -> Counter[str]:
     return Counter(visit.step for visit in store.visits(run_id) if visit.finished_at is not None)
 
 
-def check(store: DynamoStore, run_id: str, expected: dict[str, int]) -> None:
+def check_run(store: DynamoStore, run_id: str, expected: dict[str, int]) -> None:
     """Check a finished run: visits of each step, one completion of each visit, and empty counters."""
     run = store.run("default", run_id)
     assert run is not None
     assert (run.status, run.live) == (RunStatus.SUCCEEDED, 0)
-    assert visited(store, run_id) == expected | {END: 1}
+    assert count_visits(store, run_id) == expected | {END: 1}
     events = store.events(run_id, limit=10_000)
     finished = Counter((event.step, event.visit) for event in events if event.type == "step.completed")
     assert set(finished.values()) == {1}
@@ -149,8 +149,8 @@ PLAYBOOKS: dict[str, tuple[str, dict[str, int]]] = {
     "chain": (CHAIN, dict.fromkeys("abc", 1)),
     "diamond": (DIAMOND, dict.fromkeys(["a", "b1", "b2", "b3", "b4", "c", "d"], 1)),
     "nested": (NESTED, dict.fromkeys(["a", "b1", "b2", "b3", "c1", "c2", "c", "d", "e"], 1)),
-    "turning": (TURNING, {"a": 4, "b1": 3, "b2": 3, "c": 3, "z": 1}),
-    "first": (FIRST, dict.fromkeys(["a", "b1", "b2", "b3", "c", "d"], 1)),
+    "repeated fork": (REPEATED_FORK, {"a": 4, "b1": 3, "b2": 3, "c": 3, "z": 1}),
+    "join any": (JOIN_ANY, dict.fromkeys(["a", "b1", "b2", "b3", "c", "d"], 1)),
 }
 
 
@@ -158,55 +158,55 @@ PLAYBOOKS: dict[str, tuple[str, dict[str, int]]] = {
 def test_duplicate_messages_in_any_order_change_nothing(store: DynamoStore, name: str) -> None:
     text, expected = PLAYBOOKS[name]
     chance = random.Random(name)
-    wire = Wire()
-    queued = store_with_queue(wire)
-    run_id = begun(queued, text)
-    while (body := wire.take(chance, twice=0.3)) is not None:
-        deliver(queued, body, wire)
-    check(queued, run_id, expected)
+    queue = ManualQueue()
+    queued = store_with_queue(queue)
+    run_id = start_service_run(queued, text)
+    while (body := queue.take(chance, twice=0.3)) is not None:
+        deliver(queued, body, queue)
+    check_run(queued, run_id, expected)
 
 
-@pytest.mark.parametrize("name", ["diamond", "nested", "turning", "first"])
+@pytest.mark.parametrize("name", ["diamond", "nested", "repeated fork", "join any"])
 def test_concurrent_workers_visit_each_step_once(store: DynamoStore, name: str) -> None:
     text, expected = PLAYBOOKS[name]
-    wire = Wire()
-    run_ids = [begun(store_with_queue(wire), text) for _ in range(2)]
+    queue = ManualQueue()
+    run_ids = [start_service_run(store_with_queue(queue), text) for _ in range(2)]
     over = threading.Event()
 
     def work(index: int) -> None:
-        queued, chance = store_with_queue(wire), random.Random(index)
+        queued, chance = store_with_queue(queue), random.Random(index)
         while not over.is_set():
-            body = wire.take(chance, twice=0.2)
+            body = queue.take(chance, twice=0.2)
             if body is not None:
-                deliver(queued, body, wire)
+                deliver(queued, body, queue)
             ended = [store.run("default", run_id) for run_id in run_ids] if body is None else []
             if ended and all(run is not None and run.status.is_final for run in ended):
                 over.set()
 
     run_concurrently(4, work)
     for run_id in run_ids:
-        check(store, run_id, expected)
+        check_run(store, run_id, expected)
 
 
 def test_a_wide_fork_is_spread_over_partitions(store: DynamoStore) -> None:
     width = 4 * BRANCHES_PER_PARTITION
-    wire = Wire()
-    run_id = begun(store_with_queue(wire), wide(width))
+    queue = ManualQueue()
+    run_id = start_service_run(store_with_queue(queue), build_wide_fork(width))
     head = store.read_head(run_id)
     assert head["spread"] == 4
     over = threading.Event()
 
     def work(index: int) -> None:
-        queued, chance = store_with_queue(wire), random.Random(index)
+        queued, chance = store_with_queue(queue), random.Random(index)
         while not over.is_set():
-            body = wire.take(chance, twice=0.05)
+            body = queue.take(chance, twice=0.05)
             if body is not None:
-                deliver(queued, body, wire)
+                deliver(queued, body, queue)
             elif (run := store.run("default", run_id)) is not None and run.status.is_final:
                 over.set()
 
     run_concurrently(4, work)
-    check(store, run_id, dict.fromkeys(["a", "c", *(f"b{number}" for number in range(width))], 1))
+    check_run(store, run_id, dict.fromkeys(["a", "c", *(f"b{number}" for number in range(width))], 1))
     writers = Counter(
         item["pk"] for item in store.table.scan() if item["sk"].startswith("V#b") or item["sk"] == "C"
     )
@@ -217,37 +217,37 @@ def test_a_wide_fork_is_spread_over_partitions(store: DynamoStore) -> None:
     )
 
 
-class Lost(Exception):
+class WorkerDied(Exception):
     """A simulated death of the process."""
 
 
-class Dying(Wire):
+class DyingQueue(ManualQueue):
     """A queue whose sender dies once, in the middle of the messages of a wide fork."""
 
     has_died = False
 
-    def send(self, notes: list[DueMessage], now: float) -> None:
-        dies = not self.has_died and len(notes) > MAX_TRANSACTION_ITEMS
-        super().send(notes[: len(notes) // 3] if dies else notes, now)
+    def send(self, messages: list[DueMessage], now: float) -> None:
+        dies = not self.has_died and len(messages) > MAX_TRANSACTION_ITEMS
+        super().send(messages[: len(messages) // 3] if dies else messages, now)
         if dies:
             self.has_died = True
-            raise Lost
+            raise WorkerDied
 
 
 @pytest.mark.timeout(300)
 def test_a_fork_may_be_wider_than_a_transaction(store: DynamoStore) -> None:
     """The worker dies after some messages. The rest is sent when the message of the fork arrives again."""
     width = MAX_TRANSACTION_ITEMS + 30
-    wire = Dying()
-    queued, chance = store_with_queue(wire), random.Random(1)
-    run_id = begun(queued, wide(width))
-    while (body := wire.take(chance, twice=0.02)) is not None:
+    queue = DyingQueue()
+    queued, chance = store_with_queue(queue), random.Random(1)
+    run_id = start_service_run(queued, build_wide_fork(width))
+    while (body := queue.take(chance, twice=0.02)) is not None:
         try:
-            deliver(queued, body, wire)
-        except Lost:
-            wire.bodies.append(body)
-    assert wire.has_died
-    check(store, run_id, dict.fromkeys(["a", "c", *(f"b{number}" for number in range(width))], 1))
+            deliver(queued, body, queue)
+        except WorkerDied:
+            queue.bodies.append(body)
+    assert queue.has_died
+    check_run(store, run_id, dict.fromkeys(["a", "c", *(f"b{number}" for number in range(width))], 1))
     counters = [item for item in store.table.scan() if item["sk"] == "C"]
     assert len(counters) == -(-width // BRANCHES_PER_PARTITION)
     # The end of a branch changes one counter. The commit that fires the join changes all of them.
@@ -268,31 +268,31 @@ def test_a_worker_may_die_at_any_write(
     def counted(self: Any, *args: Any, **request: Any) -> dict[str, Any]:
         writes[0] += 1
         if writes[0] == dies_at[0] and when == "before":
-            raise Lost
+            raise WorkerDied
         found = write(self, *args, **request)
         if writes[0] == dies_at[0]:
-            raise Lost
+            raise WorkerDied
         return found
 
     monkeypatch.setattr(tables.DynamoTable, "_write", counted)
-    wire = Wire()
-    queued = store_with_queue(wire)
+    queue = ManualQueue()
+    queued = store_with_queue(queue)
     chance = random.Random(f"{name} {when}")
     point = 1
     while True:
-        run_id = begun(queued, text)
+        run_id = start_service_run(queued, text)
         writes[0], dies_at[0] = 0, point
         now = 2.0
-        while (body := wire.take(chance)) is not None:
+        while (body := queue.take(chance)) is not None:
             try:
-                deliver(queued, body, wire, now=now)
-            except Lost:
-                wire.bodies.append(body)
+                deliver(queued, body, queue, now=now)
+            except WorkerDied:
+                queue.bodies.append(body)
                 now += LEASE.seconds + 1
         if writes[0] < point:
             break
         dies_at[0] = 10**9
-        check(queued, run_id, expected)
+        check_run(queued, run_id, expected)
         # Playbooks with many writes are tested at some of them.
         point += 1 if name in ("chain", "diamond") else chance.randrange(2, 6)
     assert point > 8
@@ -303,7 +303,7 @@ class TestLostAnswers:
 
     def test_lost_answer_to_a_claim(self, store: DynamoStore, monkeypatch: pytest.MonkeyPatch) -> None:
         run = start_run(store)
-        with answers_lost(monkeypatch, "update_item"):
+        with LostAnswers(monkeypatch, "update_item"):
             claim = claim_visit(store, run)
         assert (claim.visit.fence, claim.visit.claims) == (1, 1)
 
@@ -313,7 +313,7 @@ class TestLostAnswers:
     ) -> None:
         run = start_run(store, text)
         claim = claim_visit(store, run)
-        with answers_lost(monkeypatch, "update_item", "transact_write_items"):
+        with LostAnswers(monkeypatch, "update_item", "transact_write_items"):
             store.commit(succeed(store, claim), 1.0)
         expected = 4 if text is DIAMOND else 1
         found = store.run("default", run.id)
@@ -324,12 +324,12 @@ class TestLostAnswers:
     def test_lost_answers_to_all_writes_of_a_run(
         self, store: DynamoStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        with answers_lost(monkeypatch, "update_item", "transact_write_items", "put_item", "delete_item"):
+        with LostAnswers(monkeypatch, "update_item", "transact_write_items", "put_item", "delete_item"):
             run = RunHarness(store, NESTED).finish().run
-        check(store, run.id, PLAYBOOKS["nested"][1])
+        check_run(store, run.id, PLAYBOOKS["nested"][1])
 
 
-class answers_lost:
+class LostAnswers:
     """A context in which each first answer to the named calls is lost."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *calls: str) -> None:

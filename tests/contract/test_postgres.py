@@ -187,7 +187,7 @@ class TestQueries:
         yield store
         store.close()
 
-    def plans(
+    def explain_queries(
         self,
         store: PostgresStore,
         operation: Callable[[], object],
@@ -198,12 +198,12 @@ class TestQueries:
         statements_sent: list[tuple[str, tuple[Any, ...]]] = []
         execute = PostgresWriter.execute
 
-        def noted(writer: PostgresWriter, query: str, values: Any = (), /) -> Any:
+        def record_query(writer: PostgresWriter, query: str, values: Any = (), /) -> Any:
             statements_sent.append((query, tuple(values)))
             return execute(writer, query, values)
 
         with monkeypatch.context() as patch:
-            patch.setattr(PostgresWriter, "execute", noted)
+            patch.setattr(PostgresWriter, "execute", record_query)
             operation()
         found = []
         for query, values in dict(statements_sent).items():
@@ -224,7 +224,7 @@ class TestQueries:
             assert claim is not None and claim.visit.id == "v40001"
             assert store.next_due("service") is not None
 
-        for plan in self.plans(store, ask, monkeypatch, "visits"):
+        for plan in self.explain_queries(store, ask, monkeypatch, "visits"):
             assert plan.count("using visits_due") == 2, plan
             assert "Seq Scan" not in plan and "Sort" not in plan
 
@@ -234,12 +234,12 @@ class TestQueries:
             more, _ = store.runs("t1", limit=50, cursor=cursor)
             assert len({run.id for run in (*page, *more)}) == 100
 
-        for plan in self.plans(store, ask, monkeypatch, "runs"):
+        for plan in self.explain_queries(store, ask, monkeypatch, "runs"):
             assert plan.count("using runs_newest") == 2, plan
             assert "Seq Scan" not in plan and "Sort" not in plan
 
     def test_the_status_of_a_run_uses_an_index(
         self, store: PostgresStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        for plan in self.plans(store, lambda: store.runs("t1", limit=5), monkeypatch, "visits"):
+        for plan in self.explain_queries(store, lambda: store.runs("t1", limit=5), monkeypatch, "visits"):
             assert "Index" in plan and "Seq Scan" not in plan, plan

@@ -51,7 +51,7 @@ def administrator(postgres_dsn: str) -> Iterator[psycopg.Connection[Any]]:
 
 
 @pytest.fixture(scope="module")
-def own_server() -> Iterator[PostgresServer]:
+def restartable_server() -> Iterator[PostgresServer]:
     """A server that tests may stop and start."""
     with running_server(
         max_connections="12", superuser_reserved_connections="0", synchronous_commit="on"
@@ -60,8 +60,8 @@ def own_server() -> Iterator[PostgresServer]:
 
 
 @pytest.fixture
-def own_dsn(own_server: PostgresServer) -> Iterator[str]:
-    with empty_database(own_server.dsn) as dsn:
+def restartable_dsn(restartable_server: PostgresServer) -> Iterator[str]:
+    with empty_database(restartable_server.dsn) as dsn:
         upgrade(dsn)
         yield dsn
 
@@ -78,7 +78,7 @@ def end_sessions(administrator: psycopg.Connection[Any], state: str = "idle") ->
     return int(found[0])
 
 
-def blocked(administrator: psycopg.Connection[Any]) -> int:
+def wait_for_blocked_session(administrator: psycopg.Connection[Any]) -> int:
     """Wait until a session waits for a lock, and return its process id."""
     query = "select pid from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
     while (found := administrator.execute(query).fetchone()) is None:
@@ -144,9 +144,11 @@ class TestLostConnections:
         with ThreadPoolExecutor(1) as pool:
             with administrator.transaction():
                 administrator.execute("select 1 from runs for update")
-                doing = pool.submit(store.stop, run.id, RunStatus.CANCELLED, 1.0)
-                administrator.execute("select pg_terminate_backend(%s)", [blocked(administrator)])
-            assert doing.result().stop is RunStatus.CANCELLED
+                future = pool.submit(store.stop, run.id, RunStatus.CANCELLED, 1.0)
+                administrator.execute(
+                    "select pg_terminate_backend(%s)", [wait_for_blocked_session(administrator)]
+                )
+            assert future.result().stop is RunStatus.CANCELLED
 
     def test_a_connection_lost_in_a_read_is_retried(
         self, store: PostgresStore, administrator: psycopg.Connection[Any]
@@ -155,9 +157,11 @@ class TestLostConnections:
         with ThreadPoolExecutor(1) as pool:
             with administrator.transaction():
                 administrator.execute("lock table runs")
-                doing = pool.submit(store.run, "default", run.id)
-                administrator.execute("select pg_terminate_backend(%s)", [blocked(administrator)])
-            assert doing.result() == run
+                future = pool.submit(store.run, "default", run.id)
+                administrator.execute(
+                    "select pg_terminate_backend(%s)", [wait_for_blocked_session(administrator)]
+                )
+            assert future.result() == run
 
     @pytest.mark.parametrize("text", [CHAIN, DIAMOND], ids=["one statement", "a transaction"])
     def test_a_connection_lost_at_the_commit_is_reported(
@@ -175,9 +179,11 @@ class TestLostConnections:
         with ThreadPoolExecutor(1) as pool:
             with administrator.transaction():
                 administrator.execute("select pg_advisory_xact_lock(1)")
-                doing = pool.submit(store.commit, succeed(store, claim), 1.0, LEASE)
-                administrator.execute("select pg_terminate_backend(%s)", [blocked(administrator)])
-            error = doing.exception()
+                future = pool.submit(store.commit, succeed(store, claim), 1.0, LEASE)
+                administrator.execute(
+                    "select pg_terminate_backend(%s)", [wait_for_blocked_session(administrator)]
+                )
+            error = future.exception()
         assert isinstance(error, StoreError) and not isinstance(error, UnwrittenError)
         assert [visit.status for visit in store.visits(run.id)] == ["running"]
         again = claim_visit(store, run, 30.0)
@@ -188,7 +194,7 @@ class TestLostConnections:
         assert check_consistency(store.database) == []
 
 
-class Proxy:
+class CuttingProxy:
     """A proxy in front of a server, which cuts a connection when a client sends `cut`.
 
     `loses` is "question" to lose the data of the client, or "answer" to lose the response of the server.
@@ -247,8 +253,8 @@ class Proxy:
 
 
 @pytest.fixture
-def proxy(own_dsn: str) -> Iterator[Proxy]:
-    with closing(Proxy(own_dsn)) as found:
+def proxy(restartable_dsn: str) -> Iterator[CuttingProxy]:
+    with closing(CuttingProxy(restartable_dsn)) as found:
         yield found
 
 
@@ -257,7 +263,7 @@ def proxy(own_dsn: str) -> Iterator[Proxy]:
     ("text", "cut"), [(CHAIN, b"), entered as"), (DIAMOND, b"COMMIT")], ids=["chain", "fork"]
 )
 def test_a_commit_with_a_lost_answer_is_made_at_most_once(
-    proxy: Proxy, text: str, cut: bytes, loses: str
+    proxy: CuttingProxy, text: str, cut: bytes, loses: str
 ) -> None:
     """The commit fails with a StoreError. After the lease the run continues, and nothing happens twice."""
     with closing(PostgresStore(proxy.dsn)) as store:
@@ -280,50 +286,55 @@ def test_a_commit_with_a_lost_answer_is_made_at_most_once(
 class TestRestarts:
     @pytest.mark.parametrize("mode", ["fast", "immediate"])
     def test_workers_survive_a_restart(
-        self, own_server: PostgresServer, own_dsn: str, tmp_path: Path, mode: str
+        self, restartable_server: PostgresServer, restartable_dsn: str, tmp_path: Path, mode: str
     ) -> None:
-        with closing(PostgresStore(own_dsn)) as store:
+        with closing(PostgresStore(restartable_dsn)) as store:
             worker = Worker(
                 store, capabilities=local_run_capabilities(tmp_path), threads=2, queue="q", lease=1.0
             )
             worker.start()
             before = worker.wait_until_finished("default", start_run(store, queue="q", now=1.0).id)
-            own_server.stop(mode)
-            own_server.start()
+            restartable_server.stop(mode)
+            restartable_server.start()
             after = worker.wait_until_finished("default", start_run(store, queue="q", now=2.0).id)
             worker.stop()
             assert (before.status, after.status) == ("succeeded", "succeeded")
             assert check_consistency(store.database) == []
 
-    def test_notifications_resume_after_a_restart(self, own_server: PostgresServer, own_dsn: str) -> None:
-        with closing(PostgresStore(own_dsn)) as store, closing(PostgresStore(own_dsn)) as other:
-            own_server.stop()
-            own_server.start()
+    def test_notifications_resume_after_a_restart(
+        self, restartable_server: PostgresServer, restartable_dsn: str
+    ) -> None:
+        with (
+            closing(PostgresStore(restartable_dsn)) as store,
+            closing(PostgresStore(restartable_dsn)) as other,
+        ):
+            restartable_server.stop()
+            restartable_server.start()
             notifications = store.work.count
             while store.work.count == notifications:
                 start_run(other)
                 store.work.wait(notifications, 0.05)
 
     def test_a_server_that_stays_down_is_reported(
-        self, own_server: PostgresServer, own_dsn: str, monkeypatch: pytest.MonkeyPatch
+        self, restartable_server: PostgresServer, restartable_dsn: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        with closing(PostgresStore(own_dsn)) as store:
+        with closing(PostgresStore(restartable_dsn)) as store:
             store.postgres._pool.timeout = 0.2
-            own_server.stop()
+            restartable_server.stop()
             try:
                 with pytest.raises(
                     StoreError, match=r"^The store in Postgres failed: connection .* failed: .*\.$"
                 ):
                     start_run(store)
             finally:
-                own_server.start()
+                restartable_server.start()
             store.postgres._pool.timeout = 10.0
             assert start_run(store).status is RunStatus.QUEUED
 
 
 class TestTooManyConnections:
     @contextmanager
-    def crowded(self, dsn: str, left: int = 0) -> Iterator[None]:
+    def take_connections(self, dsn: str, left: int = 0) -> Iterator[None]:
         """Use up all connections of the server except `left`."""
         with ExitStack() as held:
             taken: list[psycopg.Connection[Any]] = []
@@ -334,14 +345,14 @@ class TestTooManyConnections:
                 connection.close()
             yield
 
-    def test_too_many_connections_are_reported(self, own_dsn: str) -> None:
+    def test_too_many_connections_are_reported(self, restartable_dsn: str) -> None:
         reason = r"^The store in Postgres failed: .*too many clients already\.$"
-        with self.crowded(own_dsn), pytest.raises(StoreError, match=reason):
-            PostgresStore(own_dsn)
+        with self.take_connections(restartable_dsn), pytest.raises(StoreError, match=reason):
+            PostgresStore(restartable_dsn)
 
-    def test_one_connection_is_enough(self, own_dsn: str) -> None:
+    def test_one_connection_is_enough(self, restartable_dsn: str) -> None:
         """Several threads share one connection, also for plans that are not cached yet."""
-        with closing(PostgresStore(own_dsn)) as store, self.crowded(own_dsn):
+        with closing(PostgresStore(restartable_dsn)) as store, self.take_connections(restartable_dsn):
             store.save_plan(compile_text(DIAMOND))
             with ThreadPoolExecutor(4) as pool:
                 runs = list(pool.map(lambda _: start_run(store, DIAMOND), range(4)))
@@ -349,8 +360,12 @@ class TestTooManyConnections:
                 list(pool.map(lambda claim: store.commit(succeed(store, claim), 1.0), claims))
             assert {len(store.visits(run.id)) for run in runs} == {5}
 
-    def test_an_exhausted_pool_reports_the_reason(self, own_dsn: str) -> None:
-        with closing(PostgresStore(own_dsn)) as store, self.crowded(own_dsn), ExitStack() as held:
+    def test_an_exhausted_pool_reports_the_reason(self, restartable_dsn: str) -> None:
+        with (
+            closing(PostgresStore(restartable_dsn)) as store,
+            self.take_connections(restartable_dsn),
+            ExitStack() as held,
+        ):
             store.postgres._pool.timeout = 0.2
             with suppress(PoolTimeout):
                 while True:
@@ -416,12 +431,14 @@ class TestAddress:
         more = "&sslmode=disable&connect_timeout=7&options=-c%20statement_timeout%3D5s&application_name=mine"
         with closing(open_store(uri + more)) as store:
             assert isinstance(store, PostgresStore)
-            shown = {name: self.setting(store, name) for name in ("statement_timeout", "application_name")}
+            shown = {
+                name: self.read_setting(store, name) for name in ("statement_timeout", "application_name")
+            }
             assert shown == {"statement_timeout": "5s", "application_name": "mine"}
 
     def test_default_settings_of_sessions(self, store: PostgresStore) -> None:
         names = ("statement_timeout", "idle_in_transaction_session_timeout", "application_name")
-        assert [self.setting(store, name) for name in names] == ["30s", "20s", "noetl"]
+        assert [self.read_setting(store, name) for name in names] == ["30s", "20s", "noetl"]
 
     def test_settings_of_the_database_are_kept(self, postgres_dsn: str) -> None:
         """The isolation level is an exception, because transactions depend on it."""
@@ -434,16 +451,17 @@ class TestAddress:
             )
         with closing(PostgresStore(postgres_dsn)) as store:
             shown = [
-                self.setting(store, name) for name in ("statement_timeout", "default_transaction_isolation")
+                self.read_setting(store, name)
+                for name in ("statement_timeout", "default_transaction_isolation")
             ]
             assert shown == ["7s", "read committed"]
 
-    def setting(self, store: PostgresStore, name: str) -> str:
+    def read_setting(self, store: PostgresStore, name: str) -> str:
         return str(store.postgres.fetch_one("select current_setting(?) as value", name)["value"])
 
 
 class TestPrepared:
-    def runs(self, store: PostgresStore, run_id: str) -> None:
+    def read_run_often(self, store: PostgresStore, run_id: str) -> None:
         for _ in range(12):
             assert store.run("default", run_id) is not None
 
@@ -452,7 +470,7 @@ class TestPrepared:
     ) -> None:
         """A connection pooler may give each transaction another session."""
         run = start_run(store)
-        self.runs(store, run.id)
+        self.read_run_often(store, run.id)
         for _ in range(12):
             # Hidden from the client, which would otherwise forget the statements too.
             with store.postgres._pool.connection() as connection:
@@ -466,7 +484,7 @@ class TestPrepared:
     ) -> None:
         """A later release migrates the schema while this one is running."""
         run = start_run(store)
-        self.runs(store, run.id)
+        self.read_run_often(store, run.id)
         administrator.execute("alter table runs add column later text")
         assert store.run("default", run.id) == run
 

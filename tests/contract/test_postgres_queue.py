@@ -40,7 +40,7 @@ from tests.run_harness import compile_text
 
 __all__ = ["aws", "aws_server", "postgres_dsn", "postgres_server"]
 LIMIT = 4096
-CHILD = "name: child\nsteps: [{name: a, run: [{action: wait, seconds: 1}, {action: set, set: {n: 7}}]}]\noutput: {n: '{{ n }}'}"
+CHILD_PLAYBOOK = "name: child\nsteps: [{name: a, run: [{action: wait, seconds: 1}, {action: set, set: {n: 7}}]}]\noutput: {n: '{{ n }}'}"
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def store(queue: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[PostgresStore
     opened.close()
 
 
-class TestContract(StoreContract, WaitsContract, SweepContract):
+class TestPostgresWithQueue(StoreContract, WaitsContract, SweepContract):
     payload_limit = LIMIT
     answer_limit = LIMIT
 
@@ -81,11 +81,11 @@ class TestContract(StoreContract, WaitsContract, SweepContract):
         opened.close()
 
 
-def begun(store: PostgresStore, text: str, **options: object) -> Run:
+def start_service_run(store: PostgresStore, text: str, **options: object) -> Run:
     return start_run(store, text, now=time.time(), origin="service", **options)
 
 
-def received(aws: Client, queue: str, seconds: int = 5) -> list[str]:
+def receive_messages(aws: Client, queue: str, seconds: int = 5) -> list[str]:
     """Receive and delete the next messages, and return their bodies."""
     sqs = aws("sqs")
     options = {"WaitTimeSeconds": seconds, "MaxNumberOfMessages": 10}
@@ -95,12 +95,12 @@ def received(aws: Client, queue: str, seconds: int = 5) -> list[str]:
     return [message["Body"] for message in found]
 
 
-def driven(store: PostgresStore, aws: Client, queue: str, run: Run, *, chained: bool) -> Run:
+def process_messages(store: PostgresStore, aws: Client, queue: str, run: Run, *, chained: bool) -> Run:
     """Execute only the visits that messages announce, until the run has ended, and return the run."""
     walker = VisitExecutor(store, LEASE, service_capabilities({}), continues=lambda: chained)
     until = time.monotonic() + 60.0
     while time.monotonic() < until:
-        for body in received(aws, queue, 1):
+        for body in receive_messages(aws, queue, 1):
             claim = store.claim_message(body, LEASE, time.time())
             assert claim is not MessageOutcome.HELD
             while isinstance(claim, Claim):
@@ -131,38 +131,40 @@ def driven(store: PostgresStore, aws: Client, queue: str, run: Run, *, chained: 
 def test_messages_announce_all_due_visits(
     store: PostgresStore, aws: Client, queue: str, text: str, status: str, *, chained: bool
 ) -> None:
-    child = compile_text(CHILD)
+    child = compile_text(CHILD_PLAYBOOK)
     store.save_plan(child)
     store.register(RegisteredPlaybook("default", "child", None, child.hash, 0.0))
-    assert driven(store, aws, queue, begun(store, text), chained=chained).status == status
+    assert (
+        process_messages(store, aws, queue, start_service_run(store, text), chained=chained).status == status
+    )
     assert store.check_consistency() == []
 
 
 def test_an_answer_a_stop_and_a_resume_send_messages(store: PostgresStore, aws: Client, queue: str) -> None:
-    run = begun(store, "steps: [{name: a, run: [{action: wait, seconds: 600}]}]")
-    (body,) = received(aws, queue)
+    run = start_service_run(store, "steps: [{name: a, run: [{action: wait, seconds: 600}]}]")
+    (body,) = receive_messages(aws, queue)
     claim = store.claim_message(body, LEASE, time.time())
     assert isinstance(claim, Claim)
     store.open_wait(WaitKey(run.id, claim.visit.id, "w"), claim.visit.fence, "token")
     VisitExecutor(store, LEASE, service_capabilities({})).execute(claim)
-    assert received(aws, queue, 0) == []
+    assert receive_messages(aws, queue, 0) == []
     store.answer("token", 1, time.time())
-    (answered,) = received(aws, queue)
+    (answered,) = receive_messages(aws, queue)
     assert DueMessage.decode(answered).visit_id == claim.visit.id
     store.stop(run.id, RunStatus.CANCELLED, time.time())
-    assert driven(store, aws, queue, run, chained=False).status is RunStatus.CANCELLED
+    assert process_messages(store, aws, queue, run, chained=False).status is RunStatus.CANCELLED
     store.resume(run.id, time.time(), deadline_at=None, values={})
-    (resumed,) = received(aws, queue)
+    (resumed,) = receive_messages(aws, queue)
     assert DueMessage.decode(resumed).visit_id == claim.visit.id
 
 
 def test_a_released_claim_sends_a_message(store: PostgresStore, aws: Client, queue: str) -> None:
-    run = begun(store, DIAMOND)
-    (body,) = received(aws, queue)
+    run = start_service_run(store, DIAMOND)
+    (body,) = receive_messages(aws, queue)
     claim = store.claim_message(body, LEASE, time.time())
     assert isinstance(claim, Claim)
     store.release(run.id, claim.visit.id, claim.visit.fence, time.time(), counts=False)
-    (again,) = received(aws, queue)
+    (again,) = receive_messages(aws, queue)
     assert isinstance(store.claim_message(again, LEASE, time.time()), Claim)
 
 
@@ -173,19 +175,19 @@ def test_no_messages_about_local_runs_and_claimed_visits(
     claim = store.claim(local.id, LEASE, time.time())
     assert claim is not None
     store.commit(succeed(store, claim), time.time())
-    run = begun(store, DIAMOND)
-    (body,) = received(aws, queue)
+    run = start_service_run(store, DIAMOND)
+    (body,) = receive_messages(aws, queue)
     assert DueMessage.decode(body).run_id == run.id
     claim = store.claim_message(body, LEASE, time.time())
     assert isinstance(claim, Claim)
     assert store.commit(succeed(store, claim), time.time(), LEASE) is not None
-    assert len(received(aws, queue)) == 3  # three of the four branches
+    assert len(receive_messages(aws, queue)) == 3  # three of the four branches
 
 
 def test_a_message_may_arrive_again_early_or_late(store: PostgresStore, aws: Client, queue: str) -> None:
     now = time.time()
-    begun(store, DIAMOND)
-    (body,) = received(aws, queue)
+    start_service_run(store, DIAMOND)
+    (body,) = receive_messages(aws, queue)
     claim = store.claim_message(body, Lease("one", 30.0), now + 1)
     assert isinstance(claim, Claim)
     assert store.claim_message(body, LEASE, now + 2) is MessageOutcome.HELD
@@ -211,8 +213,8 @@ def test_a_message_of_another_sender_is_refused(store: PostgresStore, body: str)
 
 
 def test_a_claim_that_gives_up_fails_the_visit(store: PostgresStore, aws: Client, queue: str) -> None:
-    run = begun(store, DIAMOND)
-    (body,) = received(aws, queue)
+    run = start_service_run(store, DIAMOND)
+    (body,) = receive_messages(aws, queue)
     claim = store.claim_message(body, LEASE, time.time(), give_up=True)
     assert isinstance(claim, Claim)
     VisitExecutor(store, LEASE, service_capabilities({}), continues=lambda: False).execute(claim)
@@ -222,11 +224,11 @@ def test_a_claim_that_gives_up_fails_the_visit(store: PostgresStore, aws: Client
 
 def test_a_sweep_sends_lost_messages_again(store: PostgresStore, aws: Client, queue: str) -> None:
     now = time.time()
-    run = begun(store, DIAMOND)
-    received(aws, queue)  # the message is lost
+    run = start_service_run(store, DIAMOND)
+    receive_messages(aws, queue)  # the message is lost
     assert store.sweep(now + 1.0) == SweepResult(1, 0)
     assert store.sweep(now + 1000.0) == SweepResult(1, 1)
-    assert [DueMessage.decode(body).run_id for body in received(aws, queue)] == [run.id]
+    assert [DueMessage.decode(body).run_id for body in receive_messages(aws, queue)] == [run.id]
     claim = store.claim("service", Lease("dies", 30.0), now + 1.0)
     assert claim is not None
     assert store.sweep(now + 31.0 + GRACE_SECONDS) == SweepResult(1, 0)
@@ -242,18 +244,18 @@ def test_a_queue_that_refuses_messages_loses_nothing(
 ) -> None:
     with monkeypatch.context() as patch, caplog.at_level(logging.WARNING):
         drop_permissions(aws, patch)
-        run = begun(store, DIAMOND)
+        run = start_service_run(store, DIAMOND)
     reset_clients()
     assert "no message was sent about 1 due visits" in caplog.text
     assert "The queue of the store refused" in caplog.text
     assert store.visits(run.id)[0].status is VisitStatus.READY
     assert store.sweep(time.time() + 1000.0).repaired == 1
-    assert driven(store, aws, queue, run, chained=True).status is RunStatus.SUCCEEDED
+    assert process_messages(store, aws, queue, run, chained=True).status is RunStatus.SUCCEEDED
 
 
 def test_a_process_has_few_connections(store: PostgresStore, postgres_dsn: str) -> None:
     """Each concurrent invocation is a process, with at most four connections and none for notifications."""
-    run = begun(store, DIAMOND)
+    run = start_service_run(store, DIAMOND)
     run_concurrently(20, lambda _: [store.visits(run.id) for _ in range(50)])
     with psycopg.connect(postgres_dsn) as connection:
         query = (

@@ -34,7 +34,7 @@ from tests.contract.store_contract import (
     start_run,
     succeed,
 )
-from tests.contract.waits_contract import open_wait, start_child, start_waiting_run, suspended
+from tests.contract.waits_contract import open_wait, start_child, start_waiting_run, suspend_claim
 from tests.postgres import postgres_dsn, postgres_server
 from tests.run_harness import compile_text
 
@@ -58,20 +58,20 @@ def store(stores: list[PostgresStore]) -> PostgresStore:
     return stores[0]
 
 
-class Onlooker:
+class LockObserver:
     """A separate session, which holds locks and observes the sessions that wait for them."""
 
     def __init__(self, dsn: str) -> None:
         self.connection = psycopg.connect(dsn, autocommit=True)
         self.connection.execute("set deadlock_timeout = '60s'")
 
-    def hold(self, run: Run) -> None:
-        """Lock a run until `release`."""
+    def lock_run(self, run: Run) -> None:
+        """Lock a run until `release_locks`."""
         if self.connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE:
             self.connection.execute("begin")
         self.connection.execute("select 1 from runs where id = %s for update", [run.id])
 
-    def release(self) -> None:
+    def release_locks(self) -> None:
         self.connection.execute("rollback")
 
     def wait_for_blocked(self, count: int = 1) -> list[int]:
@@ -88,8 +88,8 @@ class Onlooker:
 
 
 @pytest.fixture
-def onlooker(stores: list[PostgresStore], postgres_dsn: str) -> Iterator[Onlooker]:
-    found = Onlooker(postgres_dsn)
+def observer(stores: list[PostgresStore], postgres_dsn: str) -> Iterator[LockObserver]:
+    found = LockObserver(postgres_dsn)
     yield found
     found.connection.close()
 
@@ -101,7 +101,7 @@ def run_in_thread() -> Iterator[Callable[..., Future[Any]]]:
         yield pool.submit
 
 
-def walked(stores: list[PostgresStore], run: Run, *, threads: int = 2) -> Run:
+def run_workers(stores: list[PostgresStore], run: Run, *, threads: int = 2) -> Run:
     """Execute a run with workers of all stores until it has ended, and return it."""
     workers = [
         Worker(store, capabilities=local_run_capabilities(Path.cwd()), threads=threads, queue=run.queue)
@@ -136,7 +136,7 @@ def is_complete(store: PostgresStore, run: Run, visits: int) -> bool:
     return is_sound(store, run)
 
 
-def fork(branches: int) -> str:
+def build_fork(branches: int) -> str:
     """Return a playbook with a fork of `branches` branches and their join."""
     names = ", ".join(f"b{index}" for index in range(branches))
     steps = [
@@ -150,7 +150,7 @@ def fork(branches: int) -> str:
     ])  # fmt: skip
 
 
-def forks_in_forks(depth: int) -> tuple[str, int]:
+def build_nested_forks(depth: int) -> tuple[str, int]:
     """Return a playbook with nested forks of three branches and their joins, and its number of steps."""
     steps: list[str] = []
 
@@ -171,23 +171,23 @@ def forks_in_forks(depth: int) -> tuple[str, int]:
 
 
 def test_eight_workers_reach_one_join(stores: list[PostgresStore]) -> None:
-    run = start_run(stores[0], fork(200))
-    found = walked(stores, run)
+    run = start_run(stores[0], build_fork(200))
+    found = run_workers(stores, run)
     assert (found.status, found.result) == ("succeeded", {"total": 199})
     assert is_complete(stores[0], run, 202)
 
 
 def test_eight_workers_reach_nested_joins(stores: list[PostgresStore]) -> None:
-    text, steps = forks_in_forks(4)
+    text, steps = build_nested_forks(4)
     run = start_run(stores[0], text)
-    assert walked(stores, run).status is RunStatus.SUCCEEDED
+    assert run_workers(stores, run).status is RunStatus.SUCCEEDED
     assert is_complete(stores[0], run, steps)
 
 
 def test_only_one_commit_of_each_visit_is_accepted(stores: list[PostgresStore]) -> None:
     """Leases expire at once, so several workers claim each visit. One commit of each is accepted."""
-    run = start_run(stores[0], fork(24))
-    believed: list[str] = []
+    run = start_run(stores[0], build_fork(24))
+    accepted: list[str] = []
 
     def work(index: int) -> None:
         store = stores[index % len(stores)]
@@ -200,10 +200,10 @@ def test_only_one_commit_of_each_visit_is_accepted(stores: list[PostgresStore]) 
                     store.finish(claim, RunStatus.SUCCEEDED, None, [], 2.0)
                 else:
                     store.commit(succeed(store, claim, case=0), 2.0)
-                believed.append(claim.visit.id)
+                accepted.append(claim.visit.id)
 
     run_concurrently(8, work)
-    assert max(Counter(believed).values()) == 1
+    assert max(Counter(accepted).values()) == 1
     assert max(visit.claims for visit in stores[0].visits(run.id)) > 1
     assert is_complete(stores[0], run, 26)
 
@@ -214,7 +214,7 @@ def test_an_answer_and_a_suspension_at_the_same_time(stores: list[PostgresStore]
         claim = claim_visit(stores[0], run)
         key = open_wait(stores[0], claim, f"token {index}")
         work = [
-            lambda claim=claim, key=key: stores[0].commit(suspended(claim, key.id), 5.0),
+            lambda claim=claim, key=key: stores[0].commit(suspend_claim(claim, key.id), 5.0),
             lambda index=index: stores[1].answer(f"token {index}", index, 5.0),
         ]
         run_concurrently(2, lambda which, work=work: work[which]())
@@ -260,7 +260,7 @@ def test_a_child_ends_while_its_parent_is_cancelled(stores: list[PostgresStore])
 
 @pytest.mark.parametrize("how", ["finish", "resume"])
 def test_a_parent_is_locked_before_its_child(
-    store: PostgresStore, onlooker: Onlooker, run_in_thread: Callable[..., Future[Any]], how: str
+    store: PostgresStore, observer: LockObserver, run_in_thread: Callable[..., Future[Any]], how: str
 ) -> None:
     """A cancellation locks the parent first too. Another order would cause a deadlock."""
     parent, key = start_waiting_run(store)
@@ -274,16 +274,16 @@ def test_a_parent_is_locked_before_its_child(
 
     if how == "resume":
         finish()
-    onlooker.hold(parent)
-    doing = (
+    observer.lock_run(parent)
+    future = (
         run_in_thread(finish)
         if how == "finish"
         else run_in_thread(store.resume, "child", 4.0, deadline_at=None, values={})
     )
-    onlooker.wait_for_blocked()
-    onlooker.connection.execute("select 1 from runs where id = 'child' for update nowait")
-    onlooker.release()
-    doing.result()
+    observer.wait_for_blocked()
+    observer.connection.execute("select 1 from runs where id = 'child' for update nowait")
+    observer.release_locks()
+    future.result()
     assert check_consistency(store.database) == []
 
 
@@ -291,17 +291,20 @@ def test_a_parent_is_locked_before_its_child(
     "change", ["fence = fence + 1", "status = 'parked'", "due_at = 9e9", "attempt = 2", None]
 )
 def test_a_claim_that_waited_for_a_lock_checks_the_visit_again(
-    store: PostgresStore, onlooker: Onlooker, run_in_thread: Callable[..., Future[Any]], change: str | None
+    store: PostgresStore,
+    observer: LockObserver,
+    run_in_thread: Callable[..., Future[Any]],
+    change: str | None,
 ) -> None:
     """The claim checks the visit as it is after the lock was acquired."""
     run = start_run(store, now=1.0)
-    onlooker.hold(run)
-    doing = run_in_thread(store.claim, run.queue, LEASE, 2.0)
-    onlooker.wait_for_blocked()
+    observer.lock_run(run)
+    future = run_in_thread(store.claim, run.queue, LEASE, 2.0)
+    observer.wait_for_blocked()
     if change is not None:
-        onlooker.connection.execute(f"update visits set {change}".encode())
-    onlooker.connection.execute("commit")
-    claim = doing.result()
+        observer.connection.execute(f"update visits set {change}".encode())
+    observer.connection.execute("commit")
+    claim = future.result()
     if change in ("status = 'parked'", "due_at = 9e9"):
         assert claim is None
         assert current_run(store, run).status is RunStatus.QUEUED
@@ -314,16 +317,16 @@ def test_a_claim_that_waited_for_a_lock_checks_the_visit_again(
 
 @pytest.mark.parametrize("change", ["fence = fence + 1", "status = 'ready'"])
 def test_a_commit_that_waited_for_a_lock_is_fenced(
-    store: PostgresStore, onlooker: Onlooker, run_in_thread: Callable[..., Future[Any]], change: str
+    store: PostgresStore, observer: LockObserver, run_in_thread: Callable[..., Future[Any]], change: str
 ) -> None:
     run = start_run(store)
     claim = claim_visit(store, run)
-    onlooker.hold(run)
-    doing = run_in_thread(store.commit, succeed(store, claim), 2.0, LEASE)
-    onlooker.wait_for_blocked()
-    onlooker.connection.execute(f"update visits set {change}".encode())
-    onlooker.connection.execute("commit")
-    assert isinstance(doing.exception(), FencedError)
+    observer.lock_run(run)
+    future = run_in_thread(store.commit, succeed(store, claim), 2.0, LEASE)
+    observer.wait_for_blocked()
+    observer.connection.execute(f"update visits set {change}".encode())
+    observer.connection.execute("commit")
+    assert isinstance(future.exception(), FencedError)
     assert [visit.step for visit in store.visits(run.id)] == ["a"]
 
 
@@ -343,7 +346,7 @@ def test_a_stop_while_branches_commit(stores: list[PostgresStore]) -> None:
         end_run(stores[0], run, RunStatus.CANCELLED, 3.0)
         assert is_sound(stores[0], run)
         stores[0].resume(run.id, 4.0, deadline_at=None, values={})
-        assert walked(stores[:1], run).status is RunStatus.SUCCEEDED
+        assert run_workers(stores[:1], run).status is RunStatus.SUCCEEDED
         assert is_complete(stores[0], run, 7)
 
 
@@ -372,12 +375,12 @@ def test_concurrent_resumes_resume_once(stores: list[PostgresStore]) -> None:
         8, lambda index: stores[index % 4].resume(run.id, 4.0, deadline_at=None, values={})
     )
     assert {run.resumes for run in resumed} == {1}
-    assert walked(stores, run).status is RunStatus.SUCCEEDED
+    assert run_workers(stores, run).status is RunStatus.SUCCEEDED
     assert is_complete(stores[0], run, 7)
 
 
 def test_a_wait_is_closed_while_the_child_resumes(
-    store: PostgresStore, onlooker: Onlooker, run_in_thread: Callable[..., Future[Any]]
+    store: PostgresStore, observer: LockObserver, run_in_thread: Callable[..., Future[Any]]
 ) -> None:
     """The resume deletes the answer of the child."""
     parent, key = start_waiting_run(store)
@@ -387,14 +390,14 @@ def test_a_wait_is_closed_while_the_child_resumes(
     last = store.claim("inner", LEASE, 2.0)
     assert last is not None
     store.finish(last, RunStatus.CANCELLED, None, [], 3.0)
-    onlooker.hold(parent)
-    doing = [
+    observer.lock_run(parent)
+    futures = [
         run_in_thread(store.resume, "child", 4.0, deadline_at=None, values={}),
         run_in_thread(store.close_wait, wait, 5.0),
     ]
-    onlooker.wait_for_blocked(2)
-    onlooker.release()
-    assert [future.exception() for future in doing] == [None, None]
+    observer.wait_for_blocked(2)
+    observer.release_locks()
+    assert [future.exception() for future in futures] == [None, None]
 
 
 def test_one_idempotency_key_in_several_processes(stores: list[PostgresStore]) -> None:
@@ -423,28 +426,28 @@ def test_concurrent_registrations_get_different_versions(stores: list[PostgresSt
 def test_a_deadlock_is_retried(
     postgres_dsn: str,
     store: PostgresStore,
-    onlooker: Onlooker,
+    observer: LockObserver,
     run_in_thread: Callable[..., Future[Any]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Postgres rolls back one of them, which is retried without an error."""
     seen: list[str | None] = []
-    passes = PostgresDatabase._may_retry
+    may_retry = PostgresDatabase._may_retry
 
-    def noted(self: PostgresDatabase, error: psycopg.Error, *more: Any) -> bool:
+    def record_error(self: PostgresDatabase, error: psycopg.Error, *more: Any) -> bool:
         seen.append(error.sqlstate)
-        return passes(self, error, *more)
+        return may_retry(self, error, *more)
 
-    monkeypatch.setattr(PostgresDatabase, "_may_retry", noted)
+    monkeypatch.setattr(PostgresDatabase, "_may_retry", record_error)
     impatient = PostgresStore(postgres_dsn + "&options=-c%20deadlock_timeout%3D1s")
     parent, key = start_waiting_run(store)
     inner = start_child(store, parent, WaitKey(parent.id, key.visit_id, "child"), "child", queue="inner")
-    onlooker.hold(inner)
-    doing = run_in_thread(impatient.stop, parent.id, RunStatus.CANCELLED, 2.0)
-    onlooker.wait_for_blocked()
-    onlooker.hold(parent)
-    onlooker.release()
-    assert doing.result().stop is RunStatus.CANCELLED
+    observer.lock_run(inner)
+    future = run_in_thread(impatient.stop, parent.id, RunStatus.CANCELLED, 2.0)
+    observer.wait_for_blocked()
+    observer.lock_run(parent)
+    observer.release_locks()
+    assert future.result().stop is RunStatus.CANCELLED
     assert seen == ["40P01"]
     assert {current_run(store, run).stop for run in (parent, inner)} == {RunStatus.CANCELLED}
     assert check_consistency(store.database) == []

@@ -42,17 +42,17 @@ from tests.contract.store_contract import (
 from tests.run_harness import compile_text
 
 
-def key_of(claim: Claim, wait: str = "w") -> WaitKey:
+def wait_key(claim: Claim, wait: str = "w") -> WaitKey:
     return WaitKey(claim.run.id, claim.visit.id, wait)
 
 
 def open_wait(store: Store, claim: Claim, token: str = "t", wait: str = "w") -> WaitKey:
-    key = key_of(claim, wait)
+    key = wait_key(claim, wait)
     store.open_wait(key, claim.visit.fence, token)
     return key
 
 
-def suspended(claim: Claim, *awaits: str, due_at: float = NEVER) -> Commit:
+def suspend_claim(claim: Claim, *awaits: str, due_at: float = NEVER) -> Commit:
     """Return the commit of a visit that is suspended until one of these waits is answered."""
     return suspend(claim.visit, Suspension(Progress(journal={"run": {"at": 0}}), due_at, awaits=awaits), 1.0)
 
@@ -62,7 +62,7 @@ def start_waiting_run(store: Store, token: str = "t") -> tuple[Run, WaitKey]:
     run = start_run(store)
     claim = claim_visit(store, run)
     key = open_wait(store, claim, token)
-    store.commit(suspended(claim, key.id), 1.0)
+    store.commit(suspend_claim(claim, key.id), 1.0)
     return run, key
 
 
@@ -86,7 +86,7 @@ def start_child(
     return store.create_run(run, first)
 
 
-def facts(visit: Visit) -> tuple[Any, ...]:
+def comparable_values(visit: Visit) -> tuple[Any, ...]:
     """Return the values of a finished visit, without its claim."""
     when = (visit.clock, visit.number, visit.attempt, visit.started_at, visit.finished_at)
     gave = (visit.saved, visit.result, visit.case, visit.error, visit.failure)
@@ -113,7 +113,7 @@ class WaitsContract:
     # Answers
 
     def test_an_unopened_wait_has_no_answer(self, store: Store) -> None:
-        assert store.wait(key_of(claim_visit(store, start_run(store)))) == Wait("w")
+        assert store.wait(wait_key(claim_visit(store, start_run(store)))) == Wait("w")
 
     def test_an_answer_makes_the_visit_due(self, store: Store, second: Store) -> None:
         run, key = start_waiting_run(store)
@@ -190,7 +190,7 @@ class WaitsContract:
         claim = claim_visit(store, start_run(store))
         key = open_wait(store, claim, "first")
         open_wait(store, claim, "second")
-        store.commit(suspended(claim, "w"), 1.0)
+        store.commit(suspend_claim(claim, "w"), 1.0)
         store.answer("first", 1, 5.0)
         store.answer("second", 1, 6.0)
         assert refusal_of_answer(store, 2, "second") == "answered_otherwise"
@@ -199,7 +199,7 @@ class WaitsContract:
     def test_waits_of_one_visit_are_answered_separately(self, store: Store) -> None:
         claim = claim_visit(store, start_run(store))
         first, second = open_wait(store, claim, "t1", "one"), open_wait(store, claim, "t2", "two")
-        store.commit(suspended(claim, "one", "two"), 1.0)
+        store.commit(suspend_claim(claim, "one", "two"), 1.0)
         store.answer("t2", 2, 5.0)
         assert (store.wait(first), store.wait(second).answer) == (Wait("one"), 2)
         store.answer("t1", 1, 6.0)
@@ -212,9 +212,9 @@ class WaitsContract:
         claim = claim_visit(store, run)
         open_wait(store, claim)
         store.answer("t", 1, 2.0)
-        assert store.wait(key_of(claim)).answer == 1
+        assert store.wait(wait_key(claim)).answer == 1
         assert store.claim(run.id, LEASE, 3.0) is None
-        store.commit(suspended(claim, "w"), 4.0)
+        store.commit(suspend_claim(claim, "w"), 4.0)
         assert store.next_due(run.id) == 4.0
         assert claim_visit(store, run, 4.0).visit.id == claim.visit.id
 
@@ -224,7 +224,7 @@ class WaitsContract:
         open_wait(store, claim)
         open_wait(store, claim, "other", "x")
         store.answer("other", 1, 2.0)
-        store.commit(suspended(claim, "w", due_at=50.0), 4.0)
+        store.commit(suspend_claim(claim, "w", due_at=50.0), 4.0)
         assert store.next_due(run.id) == 50.0
 
     def test_only_the_holder_of_the_claim_opens_a_wait(self, store: Store) -> None:
@@ -235,7 +235,7 @@ class WaitsContract:
             open_wait(store, lost)
         assert refusal_of_answer(store) == "unknown_token"
         open_wait(store, held, "mine")
-        store.commit(suspended(held, "w"), 31.0)
+        store.commit(suspend_claim(held, "w"), 31.0)
         with pytest.raises(FencedError):
             open_wait(store, held)
         assert refusal_of_answer(store) == "unknown_token"
@@ -270,7 +270,7 @@ class WaitsContract:
 
     def test_a_wait_may_be_closed_before_it_is_opened(self, store: Store) -> None:
         claim = claim_visit(store, start_run(store))
-        assert store.close_wait(key_of(claim), 5.0) == Wait("w")
+        assert store.close_wait(wait_key(claim), 5.0) == Wait("w")
         open_wait(store, claim)
         assert refusal_of_answer(store) == "closed"
 
@@ -359,38 +359,38 @@ class WaitsContract:
     def test_the_end_of_a_child_run_answers_its_wait(self, store: Store, status: RunStatus) -> None:
         run = start_run(store)
         claim = claim_visit(store, run)
-        store.commit(suspended(claim, "w"), 1.0)
-        other = start_child(store, run, key_of(claim), "c")
+        store.commit(suspend_claim(claim, "w"), 1.0)
+        other = start_child(store, run, wait_key(claim), "c")
         if status is RunStatus.FAILED:
             store.commit(fail(store, claim_visit(store, run, 2.0)), 2.0)
         else:
             for _ in range(3):
                 store.commit(succeed(store, claim_visit(store, run, 2.0)), 2.0)
-        assert (store.wait(key_of(claim)), store.next_due(run.id)) == (Wait("w"), 2.0)
+        assert (store.wait(wait_key(claim)), store.next_due(run.id)) == (Wait("w"), 2.0)
         end = claim_visit(store, run, 2.0)
         assert end.run.id == other.id
         store.finish(end, status, None, [], 3.0)
-        assert store.wait(key_of(claim)) == Wait("w", answered_at=3.0)
+        assert store.wait(wait_key(claim)) == Wait("w", answered_at=3.0)
         assert claim_visit(store, run, 3.0).visit.id == claim.visit.id
 
     def test_a_child_run_may_end_before_its_parent_waits(self, store: Store) -> None:
         run = start_run(store)
         claim = claim_visit(store, run)
-        other = start_child(store, run, key_of(claim), "c")
+        other = start_child(store, run, wait_key(claim), "c")
         store.stop(other.id, RunStatus.CANCELLED, 2.0)
         store.finish(claim_visit(store, run, 2.0), RunStatus.CANCELLED, None, [], 3.0)
-        store.commit(suspended(claim, "w"), 4.0)
+        store.commit(suspend_claim(claim, "w"), 4.0)
         assert claim_visit(store, run, 4.0).visit.id == claim.visit.id
 
     def test_the_parent_waits_again_for_a_resumed_child(self, store: Store) -> None:
         run = start_run(store)
         claim = claim_visit(store, run)
-        other = start_child(store, run, key_of(claim), "c")
+        other = start_child(store, run, wait_key(claim), "c")
         store.stop(other.id, RunStatus.CANCELLED, 2.0)
         store.finish(claim_visit(store, run, 2.0), RunStatus.CANCELLED, None, [], 3.0)
         store.resume(other.id, 4.0, deadline_at=None, values={})
-        assert store.wait(key_of(claim)) == Wait("w")
-        store.commit(suspended(claim, "w"), 5.0)
+        assert store.wait(wait_key(claim)) == Wait("w")
+        store.commit(suspend_claim(claim, "w"), 5.0)
         assert claim_visit(store, run, 6.0).run.id == other.id
         assert store.claim(run.id, LEASE, 6.0) is None
 
@@ -398,10 +398,10 @@ class WaitsContract:
     def test_a_stop_cancels_child_runs(self, store: Store, how: str) -> None:
         run = start_run(store)
         claim = claim_visit(store, run)
-        awaited = start_child(store, run, key_of(claim), "c")
+        awaited = start_child(store, run, wait_key(claim), "c")
         detached = start_child(store, run, None, "d")
         grandchild = start_child(store, awaited, WaitKey("c", store.visits("c")[0].id, "w"), "e")
-        over = start_child(store, run, key_of(claim, "x"), "f")
+        over = start_child(store, run, wait_key(claim, "x"), "f")
         store.stop(over.id, RunStatus.FAILED, 1.0)
         if how == "stop":
             store.stop(run.id, RunStatus.CANCELLED, 2.0)
@@ -468,9 +468,9 @@ class WaitsContract:
         store.create_run(run, first, history=history)
         *copied, following = store.visits(run.id)
         assert [visit.step for visit in copied] == ["a", "b"]
-        assert list(map(facts, store.visits_with_outputs(run.id, [v.id for v in history]))) == list(
-            map(facts, history)
-        )
+        assert list(
+            map(comparable_values, store.visits_with_outputs(run.id, [v.id for v in history]))
+        ) == list(map(comparable_values, history))
         assert (following.step, following.status, following.clock, following.names, following.due_at) == (
             "b",
             "ready",
