@@ -229,8 +229,9 @@ def main() -> None:
         steps = counts["steps"] // counts["runs"]
         print(
             f"{counts['runs']:,} runs of {steps} steps with four workers, {counts['killed']} of them killed:"
-            f" all succeeded in {counts['seconds']:.0f} s. {counts['steps']:,} steps were committed once each, and"
-            f" {counts['taken_over']:,} were taken over. noetl doctor finds nothing.\n"
+            f" all succeeded in {counts['seconds']:.0f} s."
+            f" {counts['steps']:,} steps were committed once each,"
+            f" and {counts['taken_over']:,} were taken over. noetl doctor finds nothing.\n"
         )
         with empty_database(server.dsn) as database, tempfile.TemporaryDirectory(dir=FOLDER) as folder:
             upgrade(database)

@@ -87,7 +87,7 @@ steps:
 
 def judged(*operators: str) -> list[tuple[str, bool, bool, bool]]:
     """What becomes of all mutants of the diamond: whether it is worse, detected, and at the right place."""
-    original = Original.of(Sound("test", "diamond", DIAMOND))
+    original = Original.from_sound(Sound("test", "diamond", DIAMOND))
     assert original is not None
     found = original.mutants(100, operators)
     return [(m.operator, bool(m.worse), m.is_detected, m.is_at_the_right_place) for m in found]
@@ -104,7 +104,9 @@ def test_mutants() -> None:
 
 def test_what_changes_nothing_is_no_mistake() -> None:
     """Both branches lead to a step that reads nothing, so that it does not matter which of them comes."""
-    original = Original.of(Sound("test", "diamond", DIAMOND.replace("{{ n.stdout }} {{ m }}", "done")))
+    original = Original.from_sound(
+        Sound("test", "diamond", DIAMOND.replace("{{ n.stdout }} {{ m }}", "done"))
+    )
     assert original is not None
     found = list(original.mutants(100, ["remove_as"]))
     assert [(mutant.is_wrong, mutant.is_detected) for mutant in found] == [(False, False)]

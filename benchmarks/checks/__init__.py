@@ -1,1 +1,1 @@
-"""How good the compiler's judgement is, measured against exhaustive execution."""
+"""The accuracy of the compiler, measured against exhaustive execution."""

@@ -1,4 +1,7 @@
-"""`python -m benchmarks.checks`: measures the compiler's judgement, prints tables and writes `benchmarks/checks.json`."""
+"""Accuracy of the checks: `python -m benchmarks.checks`.
+
+Measures, prints tables and writes `benchmarks/checks.json`.
+"""
 
 from __future__ import annotations
 
@@ -37,19 +40,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     agreed = [{"of": name, **found.to_json()} for name, found in agreements.items()]
     print(
         report.table(
-            "Findings and runs: does what is found happen, and is what happens found",
+            "Diagnostics and runs: which are confirmed, and which failures are not diagnosed",
             report.AGREEMENT,
             agreed,
         )
     )
     for found in agreed:
         for verdict in ("confirmed", "refuted", "undecided", "untold"):
-            print(
-                f"{found['of']}, {verdict}: {', '.join(f'{code} {number:,}' for code, number in found[verdict].items()) or 'none'}"
-            )
-    print(
-        f"\nSeeds {options.seed} to {seeds[-1] if seeds else options.seed}; {options.sites} places an operator and playbook."
-    )
+            by_code = ", ".join(f"{code} {number:,}" for code, number in found[verdict].items())
+            print(f"{found['of']}, {verdict}: {by_code or 'none'}")
+    last_seed = seeds[-1] if seeds else options.seed
+    print(f"\nSeeds {options.seed} to {last_seed}; {options.sites} places for each operator and playbook.")
     _show(odd, agreements, options.show)
     settings = {"seed": options.seed, "sites": options.sites, "generated": len(sound), "chance": len(chance)}
     report.write(
@@ -80,7 +81,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _valid(playbooks: Sequence[Sound]) -> list[dict[str, Any]]:
-    """How many valid playbooks of each source there are, and how many findings of each severity they get."""
+    """Return the number of valid playbooks from each source, and of their diagnostics by severity."""
     found: dict[str, Counter[str]] = {}
     for playbook in playbooks:
         counts = found.setdefault(playbook.source, Counter())
@@ -102,11 +103,11 @@ def _show(odd: Sequence[mutants.Judged], agreements: dict[str, agreement.Agreeme
                 f"{d.span.line}:{d.span.column} {d.severity} {d.code} {d.message}" for d in mutant.said
             ] or ["nothing"]
             wrong = "; ".join(mutant.worse) or ("outside the language" if mutant.is_outside else "nothing")
-            print(f"\n--- {mutant.operator} of {mutant.of.source} {mutant.of.name}\n{mutant.text}")
+            print(f"\n--- {mutant.operator} of {mutant.sound.source} {mutant.sound.name}\n{mutant.text}")
             print(f"execution: {wrong}\ncompiler: {'; '.join(said)}\nright places: {sorted(mutant.places)}")
     for found in agreements.values():
         for disagreement in found.disagreements[:most]:
-            print(f"\n--- {disagreement.playbook}: {disagreement.what}\n{disagreement.text}")
+            print(f"\n--- {disagreement.playbook}: {disagreement.description}\n{disagreement.text}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""Whether what the compiler says is what happens: its findings are looked for in every run, and every run in its findings."""
+"""Agreement of diagnostics and execution: each diagnostic must be confirmed by a run, and each failure must
+be diagnosed.
+"""
 
 from __future__ import annotations
 
@@ -66,7 +68,7 @@ NOT_ABOUT_RUNS = frozenset(
 
 
 _NEVER = frozenset({"NP201", "NP203", "NP204", "NP206", "NP404"})
-"""Findings that say what no run does."""
+"""Diagnostics about what no run does."""
 
 MANY_BEGINNINGS = 4_096
 
@@ -76,17 +78,19 @@ _OF_STEPS = frozenset({"result", "error"})
 
 @dataclass(frozen=True)
 class Disagreement:
-    """A finding that does not happen, or something that happens and was not found."""
+    """A diagnostic that no run confirms, or a failure that no diagnostic predicts."""
 
     playbook: str
     text: str
-    what: str
+    description: str
 
 
 @dataclass
 class Agreement:
-    """Counts over playbooks, and what did not agree. `confirmed`, `refuted` and `undecided` count findings by their codes: the last
-    are those that were not seen where not everything was looked at.
+    """Counts over playbooks, and the disagreements.
+
+    `confirmed`, `refuted` and `undecided` count diagnostics by code. A diagnostic is undecided if no run
+    confirms it and the exploration is incomplete.
     """
 
     playbooks: int = 0
@@ -97,11 +101,11 @@ class Agreement:
     confirmed: Counter[str] = field(default_factory=Counter)
     refuted: Counter[str] = field(default_factory=Counter)
     undecided: Counter[str] = field(default_factory=Counter)
-    untold: Counter[str] = field(default_factory=Counter)
+    undiagnosed: Counter[str] = field(default_factory=Counter)
     disagreements: list[Disagreement] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
-        """The counts, as reports and results show them."""
+        """Return the counts for reports and results."""
         return {
             "playbooks": self.playbooks,
             "without_errors": self.clean,
@@ -111,12 +115,12 @@ class Agreement:
             "confirmed": dict(sorted(self.confirmed.items())),
             "refuted": dict(sorted(self.refuted.items())),
             "undecided": dict(sorted(self.undecided.items())),
-            "untold": dict(sorted(self.untold.items())),
+            "untold": dict(sorted(self.undiagnosed.items())),
         }
 
 
 def measure(playbooks: Iterable[Sound]) -> Agreement:
-    """What the compiler says of playbooks, compared with everything they can do."""
+    """Compare the diagnostics of playbooks with all of their runs."""
     logging.disable(logging.CRITICAL)
     found = Agreement()
     for playbook in playbooks:
@@ -151,16 +155,18 @@ def _compare(playbook: Sound, found: Agreement) -> None:
             found.disagreements.append(Disagreement(playbook.name, playbook.text, f"does not happen: {said}"))
     if compilation.plan is not None:
         found.clean += 1
-        for kind, what in judge.untold(compilation.diagnostics, explored(plan, loses=True)):
-            found.untold[kind] += 1
-            found.disagreements.append(Disagreement(playbook.name, playbook.text, f"was not told: {what}"))
+        for kind, description in judge.undiagnosed(compilation.diagnostics, explored(plan, loses=True)):
+            found.undiagnosed[kind] += 1
+            found.disagreements.append(
+                Disagreement(playbook.name, playbook.text, f"was not diagnosed: {description}")
+            )
 
 
 def _judged(text: str, plan: Plan, diagnostics: Sequence[Diagnostic]) -> tuple[Judge, list[bool | None]]:
-    """A judge, and what it says to findings: one who has seen more, where some of them were not seen to happen."""
+    """Return a judge and its verdicts. If some diagnostics are not confirmed, explore more runs."""
     for most in (MOST_BEGINNINGS, MANY_BEGINNINGS):
         behaviour = explored(plan, most_beginnings=most)
-        judge = Judge(text, plan, behaviour, explored(plan, loses=True, mends=True, most_beginnings=most))
+        judge = Judge(text, plan, behaviour, explored(plan, loses=True, repairs=True, most_beginnings=most))
         verdicts = [judge.happens(diagnostic) for diagnostic in diagnostics]
         if behaviour.all_beginnings or False not in verdicts:
             break
@@ -168,32 +174,32 @@ def _judged(text: str, plan: Plan, diagnostics: Sequence[Diagnostic]) -> tuple[J
 
 
 class Judge:
-    """Compares findings of one playbook with its runs."""
+    """A comparison of the diagnostics of one playbook with its runs."""
 
-    def __init__(self, text: str, plan: Plan, behaviour: Explored, mended: Explored) -> None:
+    def __init__(self, text: str, plan: Plan, behaviour: Explored, repaired: Explored) -> None:
         self.places = Places(text)
         self.text = text
         self.plan = plan
-        self.has_seen_all = behaviour.all_beginnings and behaviour.is_whole and mended.is_whole
+        self.has_seen_all = behaviour.all_beginnings and behaviour.is_complete and repaired.is_complete
         self.behaviour = behaviour
-        self.mended = mended
+        self.repaired = repaired
         """The same runs, and those in which workers die or that go on where a name has no value."""
 
     def happens(self, diagnostic: Diagnostic) -> bool | None:
-        """Whether a finding is what happens in some run, or in none where it says so; None where no run can tell."""
+        """Return whether a run confirms the diagnostic; None if no run can decide it."""
         if diagnostic.code in NOT_ABOUT_RUNS or diagnostic.severity is Severity.NOTE:
             return None
         place = (diagnostic.span.line, diagnostic.span.column)
-        path, _ = self.places.at(place)
+        path, _ = self.places.find_path(place)
         step, case = self._stands_in(path)
         match diagnostic.code:
             case "NP201":
-                return step not in self.mended.visited
+                return step not in self.repaired.visited
             case "NP203" | "NP206" | "NP404":
                 return (
                     None
-                    if step not in self.mended.visited or case is None
-                    else (step, case) not in self.mended.taken
+                    if step not in self.repaired.visited or case is None
+                    else (step, case) not in self.repaired.taken
                 )
             case "NP202":
                 return self._is_unbounded(re.findall(r"[\w ]+(?= →)", diagnostic.message))
@@ -208,26 +214,26 @@ class Judge:
                 words = _OF_STEPS if is_of_step else frozenset([self.places.word(place)])
                 found = self._is_met(words, step, path)
                 return found and (
-                    diagnostic.code == "NP301" or self._is_met_behind(words, step, diagnostic.message)
+                    diagnostic.code == "NP301" or self._is_met_on_path(words, step, diagnostic.message)
                 )
             case "NP303":
                 return self._is_raced(self.places.word(place), path, step)
         return None
 
     def _is_unbounded(self, circle: Sequence[str]) -> bool:
-        """Whether a cycle is there and none of its steps has a bound: then it has none by the rules, driven or not."""
+        """Return whether the cycle exists and none of its steps has a bound."""
         steps = [self.plan.steps.get(name.strip()) for name in circle]
         following = [*steps[1:], *steps[:1]]
         return all(
-            one is None
-            or other is None
-            or (one.max_visits is None and any(other.name in c.targets for c in one.cases))
-            for one, other in zip(steps, following, strict=True)
+            step is None
+            or next_step is None
+            or (step.max_visits is None and any(next_step.name in case.targets for case in step.cases))
+            for step, next_step in zip(steps, following, strict=True)
         )
 
     def _is_met(self, words: frozenset[str], step: str | None, path: Sequence[str | int]) -> bool | None:
-        """Whether something has no value where it is read; None where no run comes by."""
-        steps = {m.step for m in self.mended.mistakes if m.word in words}
+        """Return whether the name is undefined where it is read; None if no run reads it."""
+        steps = {m.step for m in self.repaired.mistakes if m.word in words}
         if path[:1] == ("tasks",):
             return bool(steps) or None
         if step == self.plan.header.finally_step:
@@ -235,27 +241,27 @@ class Judge:
             return step in steps or None
         if step is None and not any(e.status != "failed" for e in self.behaviour.endings):
             return None
-        return (step in steps) or (None if step is not None and step not in self.mended.visited else False)
+        return (step in steps) or (None if step is not None and step not in self.repaired.visited else False)
 
-    def _is_met_behind(self, words: frozenset[str], step: str | None, message: str) -> bool:
-        """Whether a name has no value on the very path that a message shows."""
-        _, _, told = message.partition(" on the path ")
-        if not told or "…" in told:
+    def _is_met_on_path(self, words: frozenset[str], step: str | None, message: str) -> bool:
+        """Return whether the name is undefined on the path that the message shows."""
+        _, _, reported = message.partition(" on the path ")
+        if not reported or "…" in reported:
             return True
-        path, *beside = told.split(", where ")
+        path, *conditions = reported.split(", where ")
         names = path.split(" → ")
         needed = {
             (name.removesuffix(" (failed)"), name.endswith(" (failed)"))
             for name in (names[:-1] if step is not None else names)
         }
-        for part in beside:
+        for part in conditions:
             needed |= {(name, part.endswith(("fail", "fails"))) for name in re.findall(r"`([^`]+)`", part)}
-        return any(needed <= behind for word in words for behind in self.mended.met.get((step, word), ()))
+        return any(needed <= facts for word in words for facts in self.repaired.met.get((step, word), ()))
 
     def _is_raced(self, name: str, path: Sequence[str | int], step: str | None) -> bool | None:
-        if any(name == saved and step in steps for saved, *steps in self.mended.writers):
+        if any(name == saved and step in steps for saved, *steps in self.repaired.writers):
             return True
-        return None if step is None or step not in self.mended.visited else False
+        return None if step is None or step not in self.repaired.visited else False
 
     def _stands_in(self, path: Sequence[str | int]) -> tuple[str | None, int | None]:
         if path[:1] != ("steps",) or len(path) < 2:
@@ -264,9 +270,9 @@ class Judge:
         case = int(path[3]) if len(path) > 3 and path[2] == "rule" else None
         return step, case
 
-    def untold(self, diagnostics: Sequence[Diagnostic], lossy: Explored) -> list[tuple[str, str]]:
-        """What happens in some run of a playbook without errors and was not found; `lossy` are runs whose workers may die."""
-        told = {
+    def undiagnosed(self, diagnostics: Sequence[Diagnostic], lossy: Explored) -> list[tuple[str, str]]:
+        """Yield failures of runs that no diagnostic predicts. `lossy` are runs whose workers may die."""
+        reported = {
             self.places.word((d.span.line, d.span.column))
             for d in diagnostics
             if d.code in ("NP302", "NP306")
@@ -278,27 +284,31 @@ class Judge:
                 ("undefined name after a loss", lossy.first - self.behaviour.first),
             )
             for mistake in sorted(mistakes, key=str)
-            if mistake.name is not None and mistake.name not in told
+            if mistake.name is not None and mistake.name not in reported
         ]
         found += [("stuck", broken) for broken in sorted(self.behaviour.broken)]
         found += [
-            ("race", f"{one} and {other} save {name}") for name, one, other in sorted(self.behaviour.writers)
+            ("race", f"{first} and {second} save {name}")
+            for name, first, second in sorted(self.behaviour.writers)
         ]
         bound = self.plan.header.statistics["most_visits"]
         if self.behaviour.is_endless or (bound < MAX_COUNTED_VISITS and self.behaviour.most_visits > bound):
             found.append(
-                ("more visits", f"{self.behaviour.most_visits} visits, and {bound} were said to be the most")
+                (
+                    "more visits",
+                    f"{self.behaviour.most_visits} visits, but the compiler promised at most {bound}",
+                )
             )
         found += [("no such step", str(name)) for name in sorted(dangling(self.text))]
         seen = {(d.span.line, d.span.column) for d in diagnostics if d.code == "NP201"}
         found += self._unseen(seen)
         return found
 
-    def _unseen(self, told: set[tuple[int, int]]) -> list[tuple[str, str]]:
-        """Steps that no run has visited, where that is for want of a path."""
+    def _unseen(self, reported: set[tuple[int, int]]) -> list[tuple[str, str]]:
+        """Return the steps that no run visits because no path leads to them."""
         walked = self.plan.steps.keys()
         return [
             ("unreachable", f"{value} is never visited")
             for path, value in self.places.texts(("steps",))
-            if path[2:] == ("name",) and value not in walked and not told
+            if path[2:] == ("name",) and value not in walked and not reported
         ]

@@ -1,5 +1,6 @@
-"""Small playbooks made by chance: any case may lead anywhere, any step may save and read any name. Most have something wrong
-with them; what that is, exhaustive execution tells.
+"""Small random playbooks: any case may lead to any step, and any step may save and read any name.
+
+Most of them have errors. Exhaustive execution shows which.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ NAMES = ("alpha", "beta", "gamma")
 
 
 def by_chance(seed: int) -> str:
-    """The playbook of a seed: three to six steps, each guard with an input of its own."""
+    """Return the playbook of a seed: three to six steps, each guard with its own input."""
     random = Random(seed)
     steps = [f"s{index}" for index in range(random.choice([3, 4, 4, 5, 5, 6]))]
     inputs: Data = {}

@@ -1,4 +1,6 @@
-"""The playbooks that are known to be valid: examples, patterns, documentation, and what the tests compile without an error."""
+"""Playbooks that are known to be valid: examples, patterns, documentation, and those that the tests compile
+without errors.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,7 @@ _PASSES = re.compile(r"^## Passes\n+```yaml\n(.*?)^```$", re.DOTALL | re.MULTILI
 
 @dataclass(frozen=True)
 class Sound:
-    """A valid playbook: where it is from, what it is called there, and its text."""
+    """A valid playbook: its source, its name there, and its text."""
 
     source: str
     name: str
@@ -31,7 +33,7 @@ class Sound:
 
 
 def written() -> list[Sound]:
-    """All that people have written, each text once."""
+    """Return all hand-written playbooks, each text once."""
     found: dict[str, Sound] = {}
     for playbook in (*_examples(), *_documents(), *_explanations(), *_tests()):
         found.setdefault(playbook.text.strip(), playbook)

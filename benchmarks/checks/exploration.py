@@ -1,8 +1,16 @@
-"""Every way a playbook can go, walked by the executor itself.
+"""Exhaustive exploration of the runs of a playbook, executed by the executor itself.
 
-The walker of production performs every visit, on a store that is a value: templates are evaluated, guards decided, names
-handed on and joins fired as in a run. Only what actions do outside is replaced by what they may give (`samples.py`) and by
-failures; every alternative is explored, and so is every order in which visits can end.
+Problem: find every outcome of a playbook, to compare it with the diagnostics of the compiler.
+
+Algorithm: explicit-state model checking (Clarke, Emerson and Sistla 1986). A state is an immutable run with
+its visits. The production executor performs every visit against a store that is a value: it evaluates
+templates, decides guards and fires joins. Only the effects of actions are replaced, by samples of their
+results (`samples.py`) and by failures. Every alternative and every order of the visits is explored. States
+that are equal are visited once.
+
+Cost: exponential in the number of branches and alternatives.
+
+Limits: the number of states and of inputs is limited. `Explored` says whether a limit was reached.
 """
 
 from __future__ import annotations
@@ -58,7 +66,7 @@ _PLACEHOLDER = "\x00"
 
 @dataclass(frozen=True, order=True)
 class Mistake:
-    """A failure that is the playbook's own fault: where it was met, of which type, and what it says."""
+    """A failure that the playbook itself causes: its place, its type and its message."""
 
     step: str | None
     type: str
@@ -66,24 +74,26 @@ class Mistake:
 
     @property
     def name(self) -> str | None:
-        """The undefined name."""
+        """Name that is undefined."""
         found = re.search(r"`([^`]+)` is undefined(?! in )", self.message)
         return found and found[1]
 
     @property
     def word(self) -> str | None:
-        """The undefined name or attribute."""
+        """Undefined name or attribute."""
         found = re.search(r"`([^`]+)` is undefined in ", self.message)
         return self.name or (found and found[1])
 
 
-Behind = frozenset[tuple[str, bool]]
+PriorVisits = frozenset[tuple[str, bool]]
 """Steps that were visited before something, each with whether it failed."""
 
 
 @dataclass(frozen=True)
 class Ending:
-    """How one run went: its visits with the cases they took, what it gave, what it did outside, in no order."""
+    """The outcome of one run: its visits with their cases, its result, and its external effects, in no
+    particular order.
+    """
 
     beginning: str
     deeds: frozenset[tuple[Any, Any]]
@@ -95,17 +105,19 @@ class Ending:
 
 @dataclass
 class Explored:
-    """What all runs of a plan have shown. `is_whole` is false where there were too many states to look at, `all_beginnings` where
-    there were too many inputs to begin with.
+    """Observations over all runs of a plan.
 
-    `first` are the mistakes that were met where none had been before: others may follow from those. `met` tells, of names without
-    a value at a step, which visits had ended before, and whether they had failed. `writers` are two steps that saved one name at
-    one time, `races` those that saved different values.
+    `is_complete` is false if there were too many states, and `all_beginnings` is false if there were too many
+    inputs.
+
+    `first` are the mistakes with no earlier mistake, because others may be consequences. `met` maps an
+    undefined name at a step to the visits that had ended before, and whether they had failed. `writers` are
+    pairs of steps that saved one name concurrently. `races` are those that saved different values.
     """
 
     mistakes: set[Mistake] = field(default_factory=set)
     first: set[Mistake] = field(default_factory=set)
-    met: dict[tuple[str | None, str | None], set[Behind]] = field(default_factory=dict)
+    met: dict[tuple[str | None, str | None], set[PriorVisits]] = field(default_factory=dict)
     visited: set[str] = field(default_factory=set)
     taken: set[tuple[str, int]] = field(default_factory=set)
     missing: set[tuple[str, str]] = field(default_factory=set)
@@ -115,7 +127,7 @@ class Explored:
     endings: set[Ending] = field(default_factory=set)
     most_visits: int = 0
     is_endless: bool = False
-    is_whole: bool = True
+    is_complete: bool = True
     all_orders: bool = True
     all_beginnings: bool = True
     rejected: set[str] = field(default_factory=set)
@@ -123,15 +135,16 @@ class Explored:
 
     @property
     def depends_on_order(self) -> bool:
-        """Whether runs differ that begin alike, do not fail and in which every visit that both have goes the same way."""
+        """True if runs with the same input and the same outcomes of their common visits differ."""
         alike: dict[str, list[Ending]] = {}
         for run in self.endings:
             if run.status != "failed":
                 alike.setdefault(run.beginning, []).append(run)
         return any(
-            (one.visits, one.result) != (other.visits, other.result) and _agree(one.deeds, other.deeds)
+            (first.visits, first.result) != (second.visits, second.result)
+            and _agree(first.deeds, second.deeds)
             for endings in alike.values()
-            for one, other in combinations(endings[:MOST_COMPARED], 2)
+            for first, second in combinations(endings[:MOST_COMPARED], 2)
         )
 
     @property
@@ -139,37 +152,37 @@ class Explored:
         return {(ending.status, ending.result, ending.effects) for ending in self.endings}
 
 
-def _agree(one: frozenset[tuple[Any, Any]], other: frozenset[tuple[Any, Any]]) -> bool:
-    differ = one ^ other
-    return len({at for at, _ in differ}) == len(differ)
+def _agree(first: frozenset[tuple[Any, Any]], second: frozenset[tuple[Any, Any]]) -> bool:
+    differ = first ^ second
+    return len({position for position, _ in differ}) == len(differ)
 
 
 @dataclass
 class Choices:
-    """The alternatives taken so far while something is performed: those of a script, then the first of each."""
+    """The alternatives chosen during an execution: first those of a script, then always the first one."""
 
     script: tuple[int, ...]
     sizes: list[int] = field(default_factory=list)
 
     def choose(self, size: int) -> int:
-        at = len(self.sizes)
+        position = len(self.sizes)
         self.sizes.append(size)
-        return self.script[at] if at < len(self.script) else 0
+        return self.script[position] if position < len(self.script) else 0
 
     @property
     def taken(self) -> tuple[int, ...]:
         return (*self.script, *(0 for _ in self.sizes[len(self.script) :]))
 
     def alternatives(self) -> Iterator[tuple[int, ...]]:
-        """The scripts that differ from this one behind its end."""
+        """Return the scripts that differ from this one after its end."""
         taken = self.taken
-        for at in range(len(self.script), len(self.sizes)):
-            yield from ((*taken[:at], other) for other in range(1, self.sizes[at]))
+        for position in range(len(self.script), len(self.sizes)):
+            yield from ((*taken[:position], other) for other in range(1, self.sizes[position]))
 
 
 @dataclass(frozen=True)
 class Performed:
-    """One way in which a visit can go: the choices made, what it commits, what it did outside, what was wrong with it."""
+    """One outcome of a visit: the choices, the commit, the external effects and the mistakes."""
 
     script: tuple[int, ...]
     commit: Commit
@@ -178,7 +191,7 @@ class Performed:
 
 
 class _Inline:
-    """A pool of threads that does at once what it is given, so that choices are made in one order."""
+    """A thread pool that runs each task immediately, so that choices have a fixed order."""
 
     def __init__(self, *_: Any, **__: Any) -> None: ...
 
@@ -198,7 +211,7 @@ class _Inline:
 
 
 class _WorldStore:
-    """What a walker asks its store for, answered from one world."""
+    """The methods of a store that the executor calls, answered from one state."""
 
     def __init__(self, plan: Plan, run: Run) -> None:
         self.plan_ = plan
@@ -238,11 +251,11 @@ class _WorldStore:
         self.results.append((status, result, errors))
 
 
-class Walks(StateSpaceExplorer):
-    """The worlds of one plan that begin with one input.
+class StateExplorer(StateSpaceExplorer):
+    """The states of one plan for one input.
 
-    With `loses`, every visit may also fail because its workers die. With `mends`, an action whose parameters read what has no
-    value may also go on as if it had one, so that what lies behind is seen too.
+    With `loses`, every visit may also fail because its workers die. With `repairs`, an action that reads an
+    undefined name may also continue with a made-up value, so that later steps are explored as well.
     """
 
     def __init__(
@@ -253,13 +266,13 @@ class Walks(StateSpaceExplorer):
         found: Explored,
         *,
         loses: bool = False,
-        mends: bool = False,
+        repairs: bool = False,
     ) -> None:
         super().__init__(plan, concurrent=frozenset(plan.steps))
         self.samples = samples
         self.found = found
         self.loses = loses
-        self.mends = mends
+        self.repairs = repairs
         self.sites = _sites(plan)
         self.beginning = beginning
         self.run, _ = new_run(plan.header, "plan", beginning, now=1_000.0, id="run")
@@ -267,7 +280,7 @@ class Walks(StateSpaceExplorer):
         self.walker = VisitExecutor(
             cast("Store", self.store), Lease("explorer", 30.0), service_capabilities({}), lambda: 2_000.0
         )
-        self.choices = Choices(())
+        self.chosen = Choices(())
         self.at: tuple[str, Work | None] = ("", None)
         self.effects: list[str] = []
         self.effects_of: dict[tuple[str, int], tuple[str, ...]] = {}
@@ -283,12 +296,12 @@ class Walks(StateSpaceExplorer):
     # What is done with each world.
 
     def walk(self, *, all_orders: bool) -> bool:
-        """Look at every world; false when there are too many."""
-        is_whole = self.look(all_orders=all_orders)
+        """Explore every state. Return false if there are too many."""
+        is_complete = self.explore_states(all_orders=all_orders)
         self.note_races()
-        return is_whole
+        return is_complete
 
-    def look(self, *, all_orders: bool) -> bool:
+    def explore_states(self, *, all_orders: bool) -> bool:
         first = self.initial_state()
         seen = {first.key()}
         stack = [first]
@@ -313,15 +326,15 @@ class Walks(StateSpaceExplorer):
 
     def following(self, world: RunState, *, all_orders: bool) -> Iterator[RunState]:
         ready = world.visits_with_status(VisitStatus.READY, VisitStatus.RETRYING, VisitStatus.WAITING)
-        self.together.update(frozenset((one.id, other.id)) for one, other in combinations(ready, 2))
+        self.together.update(frozenset((first.id, second.id)) for first, second in combinations(ready, 2))
         if self.plan.header.sequential:
             ready = [visit for visit in ready if visit.id == world.sequence[0]]
         for visit in ready if all_orders else ready[:1]:
-            at = (visit.step, visit.number, visit.attempt * 2 + (visit.progress is not None))
+            position = (visit.step, visit.number, visit.attempt * 2 + (visit.progress is not None))
             for done in self.performances(world, visit):
                 self.effects_of[visit.id, hash(done.script)] = done.effects
                 self.note_met(done.mistakes, world)
-                deeds = {**world.choices, at: ("walk", hash(done.script))}
+                deeds = {**world.choices, position: ("walk", hash(done.script))}
                 try:
                     yield self.commit(replace(world, choices=deeds), done.commit)
                     if self.plan.header.sequential and len(world.joins) > 1:
@@ -330,14 +343,14 @@ class Walks(StateSpaceExplorer):
                     self.found.broken.add(str(broken) or "a join has fewer branches than none")
 
     def performances(self, world: RunState, visit: Visit) -> list[Performed]:
-        """Every way in which a visit can go. What it can see is in the visits that it points at."""
+        """Return every outcome of a visit. It depends only on the visits that its pointers name."""
         seen = [world.visits.get(pointer[1]) for pointer in visit.names.values()]
         held = tuple(
             sorted((name, id(world.visits.get(pointer[1]))) for name, pointer in visit.names.items())
         )
         key = (visit.id, visit.step, visit.number, visit.clock, visit.progress and visit.progress.round, held)
         if key not in self.known:
-            # Whoever is pointed at stays, so that nobody else gets its place in memory.
+            # The key contains memory addresses, so the visits must stay alive.
             self.known[key] = (list(self.performed(world, visit)), seen)
         return self.known[key][0]
 
@@ -347,15 +360,15 @@ class Walks(StateSpaceExplorer):
         )
         scripts: list[tuple[int, ...]] = [()]
         while scripts:
-            self.choices = Choices(scripts.pop())
+            self.chosen = Choices(scripts.pop())
             yield self.walked(world, running)
-            scripts += self.choices.alternatives()
+            scripts += self.chosen.alternatives()
         if self.loses:
-            self.choices = Choices(LOST)
+            self.chosen = Choices(LOST)
             yield self.walked(world, replace(running, claims=MAX_CLAIMS + 1))
 
     def walked(self, world: RunState, visit: Visit) -> Performed:
-        """What the walker makes of a visit that is claimed."""
+        """Execute a claimed visit, and return its outcome."""
         self.effects, self.mistakes = [], set()
         self.at = (visit.step, None)
         self.store.world = replace(world, visits={**world.visits, visit.id: visit})
@@ -363,11 +376,11 @@ class Walks(StateSpaceExplorer):
         commit = self.store.commits.pop()
         self.note(visit.step, commit)
         return Performed(
-            self.choices.taken, replace(commit, events=()), tuple(self.effects), frozenset(self.mistakes)
+            self.chosen.taken, replace(commit, events=()), tuple(self.effects), frozenset(self.mistakes)
         )
 
     def note(self, step: str, commit: Commit) -> None:
-        """Remember what was wrong, and which way the visit went."""
+        """Record the mistakes and the case of a visit."""
         error = commit.visit.error
         while error is not None:
             self.mistake(step, error["type"], error["message"])
@@ -378,15 +391,15 @@ class Walks(StateSpaceExplorer):
             self.found.taken.add((step, commit.visit.case))
 
     def note_met(self, mistakes: Iterable[Mistake], world: RunState) -> None:
-        """Remember behind which visits mistakes were met."""
+        """Record after which visits mistakes occurred."""
         if not any(v.error is not None and _is_wrong(v.error["type"]) for v in world.visits.values()):
             self.found.first.update(mistakes)
-        if self.mends and mistakes:
-            behind = frozenset(
+        if self.repairs and mistakes:
+            prior_visits = frozenset(
                 (v.step, v.failure is not None) for v in world.visits.values() if v.finished_at is not None
             )
             for mistake in mistakes:
-                self.found.met.setdefault((mistake.step, mistake.word), set()).add(behind)
+                self.found.met.setdefault((mistake.step, mistake.word), set()).add(prior_visits)
 
     def mistake(self, step: str | None, type: str, message: str) -> None:
         if CHOSEN in message:
@@ -397,7 +410,7 @@ class Walks(StateSpaceExplorer):
             self.mistakes.add(found)
 
     def end(self, world: RunState) -> None:
-        """Perform the last step and work out the result."""
+        """Execute the last step, and compute the result."""
         if world.stop is None and (
             world.live or any(live for live, _ in world.joins.values()) or any(world.arrivals.values())
         ):
@@ -419,19 +432,20 @@ class Walks(StateSpaceExplorer):
             self.finish(replace(world, visits={**world.visits, visit.id: done.commit.visit}, choices=deeds))
 
     def note_savers(self, world: RunState) -> None:
-        """Remember which visits of one run saved one name, and whether they saved different values."""
+        """Record which visits of one run saved the same name, and whether their values differ."""
         savers: dict[str, list[Visit]] = {}
         for visit in world.visits.values():
             for name in () if visit.has_ended_branch else visit.saved:
                 savers.setdefault(name, []).append(visit)
         for name, visits in savers.items():
-            for one, other in combinations(visits, 2):
-                first, second = sorted((one.step, other.step))
-                differ = one.saved[name] != other.saved[name]
-                self.savers.add((frozenset((one.id, other.id)), (name, first, second), differ))
+            for visit, second_visit in combinations(visits, 2):
+                steps = sorted((visit.step, second_visit.step))
+                differ = visit.saved[name] != second_visit.saved[name]
+                visit_ids = frozenset((visit.id, second_visit.id))
+                self.savers.add((visit_ids, (name, steps[0], steps[1]), differ))
 
     def note_races(self) -> None:
-        """Remember which names were saved by visits neither of which came before the other."""
+        """Record the names that concurrent visits saved."""
         for visits, writers, differ in self.savers:
             if visits in self.together:
                 self.found.writers.add(writers)
@@ -468,8 +482,8 @@ class Walks(StateSpaceExplorer):
         )
 
     def effects_at(self, world: RunState, visit: Visit) -> Iterator[str]:
-        for piece in (2, 3):
-            deed = world.choices.get((visit.step, visit.number, piece))
+        for segment in (2, 3):
+            deed = world.choices.get((visit.step, visit.number, segment))
             if deed is not None:
                 yield from self.effects_of.get((visit.id, deed[1]), ())
 
@@ -478,7 +492,7 @@ class Walks(StateSpaceExplorer):
     def render(
         self, declaration: ActionDeclaration, parameters: Mapping[str, Any], lookup: Lookup
     ) -> dict[str, Any]:
-        """The parameters as production renders them; those that only a made-up value spoils are left out."""
+        """Render parameters as the executor does. Omit those that fail only because of a made-up value."""
         self.at = (self.at[0], self.sites.get(id(parameters)))
         self.is_later_item = _is_later_item(lookup)
         try:
@@ -486,9 +500,9 @@ class Walks(StateSpaceExplorer):
         except ActionError as problem:
             if problem.type in WRONG:
                 self.mistake(self.at[0], problem.type, problem.message)
-            if self.mends and problem.type == "UndefinedName":
+            if self.repairs and problem.type == "UndefinedName":
                 self.note_names(parameters, lookup)
-                if self.choices.choose(2):
+                if self.chosen.choose(2):
                     return dict(parameters)
             raise
         if declaration.type == "shell" and isinstance(rendered.get("command"), str):
@@ -496,7 +510,7 @@ class Walks(StateSpaceExplorer):
         return rendered
 
     def note_names(self, value: Any, lookup: Lookup) -> None:
-        """Remember every name without a value, of which production only tells the first."""
+        """Record every undefined name. The executor reports only the first one."""
         if isinstance(value, Mapping | list):
             for item in value.values() if isinstance(value, Mapping) else value:
                 self.note_names(item, lookup)
@@ -533,7 +547,7 @@ class Walks(StateSpaceExplorer):
         failures = self.samples.failures(catalogue()[type])
         if self.is_later_item:
             return results[-1]
-        chosen = self.choices.choose(len(results) + len(failures))
+        chosen = self.chosen.choose(len(results) + len(failures))
         if chosen < len(results):
             return results[chosen]
         failure = failures[chosen - len(results)]
@@ -549,7 +563,7 @@ def _is_wrong(type: str) -> bool:
 
 
 def _missing(text: str, lookup: Lookup) -> str | None:
-    """The first name of a text that has no value."""
+    """Return the first undefined name of a text."""
     try:
         parse_template(text).evaluate(lookup)
     except EvaluationError as problem:
@@ -571,7 +585,7 @@ def _sites(plan: Plan) -> dict[int, Work]:
 
 
 def _check_statement(statement: Sql) -> None:
-    """Raises ActionError where a placeholder stands in quotes or in a comment: a server finds fewer than are bound."""
+    """Raise ActionError if a placeholder is inside quotes or a comment, where a server ignores it."""
     text = "".join(
         part if isinstance(part, str) else _PLACEHOLDER if isinstance(part, Bind) else "x"
         for part in statement.parts
@@ -581,7 +595,7 @@ def _check_statement(statement: Sql) -> None:
 
 
 def _check_words(template: str, command: str, lookup: Lookup) -> None:
-    """Raises ActionError where a value of a command does not arrive as a part of one of its words."""
+    """Raise ActionError if a value of a command is not a part of one of its words."""
     if not has_template(template) or parse_template(template).is_expression or "raw" in template:
         return
     try:
@@ -606,7 +620,9 @@ def _sorted(value: Any) -> Any:
 
 
 def shortened(plan: Plan) -> Plan:
-    """The plan with all that repeats cut short: rounds, long cycles, batches and retries, which change no name."""
+    """Return the plan with fewer repetitions: rounds, long cycles, batches and retries, which change no
+    names.
+    """
     steps = {}
     for name, step in plan.steps.items():
         repeat = (
@@ -633,10 +649,12 @@ def _in_one(loop: Loop | None) -> Loop | None:
 
 
 def explored(
-    plan: Plan, *, loses: bool = False, mends: bool = False, most_beginnings: int = MOST_BEGINNINGS
+    plan: Plan, *, loses: bool = False, repairs: bool = False, most_beginnings: int = MOST_BEGINNINGS
 ) -> Explored:
-    """All runs of a plan: every beginning, every outcome, every order; `loses` and `mends` as `Walks` says. Where there are more
-    beginnings than `most_beginnings`, those that differ from the first in one input.
+    """Explore all runs of a plan: every input, every outcome, every order.
+
+    `loses` and `repairs` are those of `StateExplorer`. If there are more inputs than `most_beginnings`, only
+    those that differ from the first one in one value are used.
     """
     plan = shortened(plan)
     samples = Samples(plan)
@@ -645,7 +663,7 @@ def explored(
     with _secrets(plan):
         for beginning in beginnings:
             try:
-                walks = Walks(plan, samples, beginning, found, loses=loses, mends=mends)
+                walks = StateExplorer(plan, samples, beginning, found, loses=loses, repairs=repairs)
             except RejectedError as problem:
                 found.rejected.add(str(problem))
                 continue
@@ -653,20 +671,20 @@ def explored(
                 if not walks.walk(all_orders=found.all_orders):
                     found.all_orders = False
                     walks.most = 3 * MOST_WORLDS
-                    # Of runs without an end there are as many more as anyone cares to look at.
-                    found.is_whole = not found.is_endless and walks.walk(all_orders=False)
-            if not found.is_whole:
+                    # Of runs without an end there are as many more as anyone cares to explore_states at.
+                    found.is_complete = not found.is_endless and walks.walk(all_orders=False)
+            if not found.is_complete:
                 break
-    for step, at in found.taken:
-        for target in plan.steps[step].cases[at].targets if step in plan.steps else ():
+    for step, position in found.taken:
+        for target in plan.steps[step].cases[position].targets if step in plan.steps else ():
             if target not in plan.steps:
                 found.missing.add((step, target))
     return found
 
 
 @contextmanager
-def replaced(walks: Walks) -> Iterator[None]:
-    """The outside world, replaced by choices."""
+def replaced(walks: StateExplorer) -> Iterator[None]:
+    """Replace the external effects of actions by choices, for the duration of the block."""
     with ExitStack() as stack:
         stack.enter_context(patch.object(attempts, "handler", walks.handler))
         stack.enter_context(patch.object(attempts, "render_parameters", walks.render))

@@ -1,5 +1,7 @@
-"""Sound playbooks, made from a seed: sequences, forks and joins, choices, bounded cycles, loops, error edges and tasks, nested,
-with names that are read only where they have a value.
+"""Random valid playbooks: sequences, forks and joins, choices, bounded cycles, loops, error cases and
+tasks, nested.
+
+Names are read only where they are assigned.
 """
 
 from __future__ import annotations
@@ -17,8 +19,9 @@ Data = dict[str, Any]
 
 @dataclass
 class Known:
-    """The names that have a value wherever a branch comes by, and those that may have one. `may_end` is true where the branch
-    may have ended on the way.
+    """The names that are assigned on every path, and those that may be assigned.
+
+    `may_end` is true if the branch may have ended before.
     """
 
     surely: list[str]
@@ -33,7 +36,7 @@ MOST_STEPS = 13
 
 
 def generated(seed: int) -> str:
-    """The sound playbook of a seed, of at most `MOST_STEPS` steps."""
+    """Return the valid playbook of a seed, with at most `MOST_STEPS` steps."""
     for attempt in count():
         maker = Generator(seed * 1_000 + attempt, 1 + seed % 4)
         text = maker.playbook()
@@ -43,7 +46,7 @@ def generated(seed: int) -> str:
 
 
 class Generator:
-    """Makes the playbook of a seed; `size` is about how many blocks it has."""
+    """A generator of the playbook of a seed. `size` is the approximate number of blocks."""
 
     def __init__(self, seed: int, size: int = 4) -> None:
         self.random = Random(seed)
@@ -55,7 +58,7 @@ class Generator:
         self.data: Data = {"name": f"generated_{seed}"}
 
     def playbook(self) -> str:
-        """The text."""
+        """Return the text of the playbook."""
         self.data["input"] = {
             "user": "integer",
             "limit": {"type": "integer", "default": 10},
@@ -92,7 +95,7 @@ class Generator:
         )
 
     def sequence(self, size: int, known: Known, after: str | None, *, depth: int, in_fork: bool) -> str:
-        """Blocks one after another, which lead to `after`; the name of the first step."""
+        """Add blocks in sequence that lead to `after`. Return the name of the first step."""
         kinds: list[Callable[..., None]] = [
             self.work,
             self.choice,
@@ -106,18 +109,18 @@ class Generator:
             kinds += [self.fork, self.fork, self.choice]
         names = [self.fresh("s") for _ in range(size)]
         for index, name in enumerate(names):
-            then = names[index + 1] if index + 1 < size else after
-            self.random.choice(kinds)(name, known, then, depth=depth, in_fork=in_fork)
+            next_step = names[index + 1] if index + 1 < size else after
+            self.random.choice(kinds)(name, known, next_step, depth=depth, in_fork=in_fork)
         return names[0]
 
-    # Blocks: each adds steps that begin with the one named and lead to `then`.
+    # Blocks: each adds steps that begin with the one named and lead to `next_step`.
 
-    def work(self, name: str, known: Known, then: str | None, **_: Any) -> None:
+    def work(self, name: str, known: Known, next_step: str | None, **_: Any) -> None:
         run, saved = self.actions(known)
-        self.step(name, run, _go(then))
+        self.step(name, run, _go(next_step))
         known.surely += saved
 
-    def fork(self, name: str, known: Known, then: str | None, *, depth: int, in_fork: bool) -> None:
+    def fork(self, name: str, known: Known, next_step: str | None, *, depth: int, in_fork: bool) -> None:
         join = self.fresh("join")
         branches = []
         ends = []
@@ -140,13 +143,13 @@ class Generator:
         if not is_sure and in_fork:
             known.may_end = True
         run, saved = self.actions(known)
-        self.step(join, run, _go(then))
+        self.step(join, run, _go(next_step))
         known.surely += saved
 
-    def choice(self, name: str, known: Known, then: str | None, *, depth: int, in_fork: bool) -> None:
+    def choice(self, name: str, known: Known, next_step: str | None, *, depth: int, in_fork: bool) -> None:
         request, guards = self.question(known)
         common = self.fresh("v")
-        end = then
+        end = next_step
         if end is None:
             end = self.fresh("end")
             self.step(end, [_log(f"{{{{ {common} }}}}")])
@@ -168,10 +171,10 @@ class Generator:
         known.surely.append(common)
         self.step(name, [request], rule)
 
-    def cycle(self, name: str, known: Known, then: str | None, **_: Any) -> None:
+    def cycle(self, name: str, known: Known, next_step: str | None, **_: Any) -> None:
         counter = self.fresh("n")
-        out = then or self.fresh("end")
-        if then is None:
+        out = next_step or self.fresh("end")
+        if next_step is None:
             self.step(out, [_log("enough")])
         bound = self.random.choice([1, 2, 3])
         saved = self.fresh("v")
@@ -188,15 +191,15 @@ class Generator:
         self.step(name, run, rule, max_visits=bound)
         known.perhaps += [saved, counter]
 
-    def loop(self, name: str, known: Known, then: str | None, **_: Any) -> None:
+    def loop(self, name: str, known: Known, next_step: str | None, **_: Any) -> None:
         local = self.fresh("each")
         run = [
             {"action": "http", "url": f"{{{{ environment.base }}}}/{{{{ {local} }}}}", "as": "reply"},
             _set("seen", "{{ reply.status }}"),
         ]
-        self.step(name, run, _go(then), loop={"items": "{{ input.items }}", "as": local})
+        self.step(name, run, _go(next_step), loop={"items": "{{ input.items }}", "as": local})
 
-    def error(self, name: str, known: Known, then: str | None, **_: Any) -> None:
+    def error(self, name: str, known: Known, next_step: str | None, **_: Any) -> None:
         saved, common = self.fresh("v"), self.fresh("v")
         good, bad = self.fresh("good"), self.fresh("bad")
         guard = self.random.choice(["error", "{{ error }}", "{{ error is not none }}"])
@@ -205,14 +208,16 @@ class Generator:
             [self.request(known, saved)],
             [{"case": guard, "run": [bad]}, {"case": "default", "run": [good]}],
         )
-        self.step(good, [_set(common, f"{{{{ {saved}.body.id }}}}")], _go(then))
+        self.step(good, [_set(common, f"{{{{ {saved}.body.id }}}}")], _go(next_step))
         self.step(
-            bad, [_log(f"{{{{ steps['{name}'].error.message }}}}"), _set(common, "none at all")], _go(then)
+            bad,
+            [_log(f"{{{{ steps['{name}'].error.message }}}}"), _set(common, "none at all")],
+            _go(next_step),
         )
         known.perhaps.append(saved)
         known.surely.append(common)
 
-    def call(self, name: str, known: Known, then: str | None, **_: Any) -> None:
+    def call(self, name: str, known: Known, next_step: str | None, **_: Any) -> None:
         task, saved = self.fresh("task"), self.fresh("v")
         run = [
             {"action": "shell", "command": "echo {{ args.what }}", "as": saved},
@@ -224,21 +229,21 @@ class Generator:
             },
         ]
         self.tasks.append({"name": task, "run": run[: self.random.choice([1, 2])]})
-        self.step(name, [{"task": task, "with": {"what": self.value(known)}}], _go(then))
+        self.step(name, [{"task": task, "with": {"what": self.value(known)}}], _go(next_step))
         known.surely.append(saved)
 
-    def ending(self, name: str, known: Known, then: str | None, *, in_fork: bool, **_: Any) -> None:
-        """A choice of which one case ends the branch, with work of its own or with none."""
+    def ending(self, name: str, known: Known, next_step: str | None, *, in_fork: bool, **_: Any) -> None:
+        """Add a choice with one case that ends the branch, with or without work."""
         request, guards = self.question(known)
         last = self.random.choice([[], [_log(self.value(known))]])
-        rule: list[Data] = [{"case": guards[0], "run": last}, {"case": "default", "run": [then]}]
-        self.step(name, [request], rule if then else [])
-        known.may_end |= in_fork and then is not None
+        rule: list[Data] = [{"case": guards[0], "run": last}, {"case": "default", "run": [next_step]}]
+        self.step(name, [request], rule if next_step else [])
+        known.may_end |= in_fork and next_step is not None
 
     # What stands in a step.
 
     def actions(self, known: Known) -> tuple[list[Data], list[str]]:
-        """Work that saves one name or two."""
+        """Return work that saves one or two names."""
         run: list[Data] = []
         saved: list[str] = []
         inside = Known(list(known.surely), list(known.perhaps))
@@ -267,13 +272,13 @@ class Generator:
         return {"action": "http", "url": f"{{{{ environment.base }}}}/users/{self.value(known)}", "as": saved}
 
     def value(self, known: Known) -> str:
-        """A template over names that have a value, or a constant."""
+        """Return a template over assigned names, or a constant."""
         if known.surely and self.random.random() < 0.8:
             return f"{{{{ {self.random.choice(known.surely)} }}}}"
         return self.random.choice(["{{ input.user }}", "{{ input.limit }}", "{{ step.name }}"])
 
     def question(self, known: Known) -> tuple[Data, list[str]]:
-        """A request, and one guard or two over its answer, each of which may be true."""
+        """Return a request, and one or two guards over its answer that may be true."""
         name = self.fresh("v")
         request = self.request(known, name)
         known.surely.append(name)
@@ -287,8 +292,8 @@ class Generator:
         return request, [f"{{{{ not {name}.body.ready }}}}"]
 
 
-def _go(then: str | None) -> list[Data]:
-    return [] if then is None else [{"case": "default", "run": [then]}]
+def _go(next_step: str | None) -> list[Data]:
+    return [] if next_step is None else [{"case": "default", "run": [next_step]}]
 
 
 def _set(name: str, value: str) -> Data:

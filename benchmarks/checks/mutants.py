@@ -1,4 +1,6 @@
-"""Mutants: what becomes of valid playbooks when they are changed, decided by execution, and what the compiler says to it."""
+"""Mutants of valid playbooks: the effect of a change, decided by execution, compared with the diagnostics
+of the compiler.
+"""
 
 from __future__ import annotations
 
@@ -28,14 +30,14 @@ Data = dict[str, Any]
 
 @dataclass(frozen=True)
 class Judged:
-    """A mutant: what execution shows to be worse than before, and what the compiler newly says.
+    """A mutant: how its execution is worse than that of the original, and its new diagnostics.
 
-    `worse` are sentences; `is_outside` is true of what the language does not allow, whatever execution shows. `differs` is
-    true where some run has another result or does something else.
+    `worse` are sentences. `is_outside` is true if the language forbids the text. `differs` is true if some
+    run has another result or other effects.
     """
 
     operator: str
-    of: Sound
+    sound: Sound
     text: str
     worse: tuple[str, ...]
     is_outside: bool
@@ -61,13 +63,13 @@ class Judged:
 
 
 def _weighs(diagnostic: Diagnostic) -> bool:
-    """Whether a finding tells of something wrong; an input that nobody declared is told of by a note."""
+    """Return whether a diagnostic reports an error. An undeclared input is reported by a note."""
     return diagnostic.severity is not Severity.NOTE or diagnostic.code == "NP306"
 
 
 @dataclass
 class Original:
-    """A valid playbook in the form in which it is changed, and how it behaves."""
+    """A valid playbook in the form to be changed, and its behaviour."""
 
     sound: Sound
     data: Data
@@ -77,8 +79,8 @@ class Original:
     behaviour: Explored
 
     @classmethod
-    def of(cls, sound: Sound) -> Original | None:
-        """None where it does not compile, or is not the same when it is written anew."""
+    def from_sound(cls, sound: Sound) -> Original | None:
+        """Return the original, or None if it does not compile or changes when it is written as YAML again."""
         document = read_document(sound.text, Diagnostics())
         if document is None:
             return None
@@ -87,15 +89,15 @@ class Original:
         if found.plan is None:
             return None
         behaviour = explored(found.plan)
-        # What must not be told apart is not compared: a playbook with more states than are looked at.
+        # A playbook with too many states is not used, because its behaviour is incomplete.
         return (
             cls(sound, yaml.safe_load(text), text, found.plan, found.diagnostics, behaviour)
-            if behaviour.is_whole
+            if behaviour.is_complete
             else None
         )
 
     def mutants(self, sites: int, operators: Iterable[str] = OPERATORS) -> Iterator[Judged]:
-        """What each operator makes of it, at no more than so many of the places where it applies."""
+        """Yield the mutants of each operator, for a limited number of its places."""
         for name in operators:
             changes = list(OPERATORS[name](self.data, self.plan))
             chosen = Random(f"{name} {self.sound.source} {self.sound.name}").sample(
@@ -148,7 +150,7 @@ class Original:
 
 
 def written_anew(data: Data) -> str:
-    """The data as YAML, every text on a line of its own."""
+    """Return the data as YAML with every text on one line."""
     return yaml.safe_dump(data, sort_keys=False, width=1_000_000, allow_unicode=True)
 
 
@@ -160,7 +162,7 @@ def _is_among(diagnostic: Diagnostic, known: Counter[tuple[str, str]]) -> bool:
 
 @dataclass
 class Shown:
-    """What execution shows of a mutant, and where in its text that comes from."""
+    """The behaviour of a mutant, and the places in its text that cause it."""
 
     data: Data
     text: str
@@ -170,7 +172,7 @@ class Shown:
     evidence: set[Place] = field(default_factory=set)
 
     def worse_than(self, original: Original) -> Iterator[str]:
-        """Sentences about what is wrong here and was not wrong there."""
+        """Return sentences about errors here that the other does not have."""
         yield from self._mistakes(original.behaviour)
         yield from self._dead(original)
         yield from self._graph(original)
@@ -191,9 +193,9 @@ class Shown:
         if step is None:
             yield from self.places.texts(("output",)) if "output" in self.data else ()
             return
-        for at, one in enumerate(self.data["steps"]):
-            if one["name"] == step:
-                yield from self.places.texts(("steps", at))
+        for position, step_data in enumerate(self.data["steps"]):
+            if step_data["name"] == step:
+                yield from self.places.texts(("steps", position))
         if "tasks" in self.data:
             yield from self.places.texts(("tasks",))
 
@@ -203,17 +205,19 @@ class Shown:
             known = before.get(step, {})
             if step not in self.behaviour.visited or len(cases) <= len(known):
                 continue
-            new = [index for index, looks in cases.items() if looks not in known.values()] or list(cases)[-1:]
-            for at, one in enumerate(self.data["steps"]):
-                for index in new if one["name"] == step else ():
-                    path = ("steps", at, "rule", index, "case")
+            new = [index for index, appearance in cases.items() if appearance not in known.values()] or list(
+                cases
+            )[-1:]
+            for position, step_data in enumerate(self.data["steps"]):
+                for index in new if step_data["name"] == step else ():
+                    path = ("steps", position, "rule", index, "case")
                     self.evidence |= {self.places.key(path), self.places.value(path)}
             yield f"case {', '.join(str(index + 1) for index in new)} of {step} is never taken"
         unseen = {step["name"] for step in original.data["steps"]} - original.behaviour.visited
-        for at, one in enumerate(self.data["steps"]):
-            if one["name"] not in self.behaviour.visited | unseen:
-                self.evidence.add(self.places.value(("steps", at, "name")))
-                yield f"step {one['name']} is never visited"
+        for position, step_data in enumerate(self.data["steps"]):
+            if step_data["name"] not in self.behaviour.visited | unseen:
+                self.evidence.add(self.places.value(("steps", position, "name")))
+                yield f"step {step_data['name']} is never visited"
 
     def _graph(self, original: Original) -> Iterator[str]:
         before, now = original.behaviour, self.behaviour
@@ -244,16 +248,18 @@ class Shown:
 
 
 def _dead_cases(plan: Plan, behaviour: Explored) -> Mapping[str, dict[int, Any]]:
-    """The cases of each step that no run has taken, and what they look like."""
+    """Return the cases of each step that no run takes, and their texts."""
     return {
         step.name: {
-            i: _looks(case) for i, case in enumerate(step.cases) if (step.name, i) not in behaviour.taken
+            i: _describe_case(case)
+            for i, case in enumerate(step.cases)
+            if (step.name, i) not in behaviour.taken
         }
         for step in plan.steps.values()
     }
 
 
-def _looks(case: Case) -> Any:
+def _describe_case(case: Case) -> Any:
     return case.guard, case.targets, len(case.work)
 
 
@@ -292,7 +298,7 @@ class Row:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
     def to_json(self) -> dict[str, Any]:
-        """The counts, as reports and results show them."""
+        """Return the counts for reports and results."""
         return {
             "operator": self.operator,
             "mutants": self.mutants,
@@ -308,7 +314,7 @@ class Row:
 
 
 def total(rows: Iterable[Row]) -> Row:
-    """The sums of rows."""
+    """Return the sums of rows."""
     found = Row("all")
     for row in rows:
         found.add(row)
@@ -316,12 +322,14 @@ def total(rows: Iterable[Row]) -> Row:
 
 
 def measure(playbooks: Sequence[Sound], sites: int) -> tuple[list[Row], list[Judged]]:
-    """The counts of every operator over valid playbooks, and the mutants that were missed, misplaced or refused for nothing."""
+    """Return the counts of every operator over valid playbooks, and the mutants that were missed, misplaced
+    or refused without reason.
+    """
     logging.disable(logging.CRITICAL)
     rows = {name: Row(name) for name in OPERATORS}
     odd = []
     for sound in playbooks:
-        original = Original.of(sound)
+        original = Original.from_sound(sound)
         for mutant in original.mutants(sites) if original is not None else ():
             rows[mutant.operator].count(mutant)
             if mutant.is_wrong != mutant.is_detected or (

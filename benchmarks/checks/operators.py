@@ -1,7 +1,7 @@
-"""Mutations: ways in which a valid playbook goes wrong in the hands of those who change it.
+"""Mutation operators: typical errors in changes of a playbook.
 
-An operator takes the data of a playbook and yields every way it can break it, each with the places it broke. `is_outside`
-says that what comes out is no playbook by the language's own rules, whatever an execution of it might show.
+An operator takes the data of a playbook. It yields every way to break it, each with the broken places.
+`is_outside` means that the language forbids the result, whatever its execution does.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ _STRING = re.compile(r"'[^']*'|\"[^\"]*\"")
 
 @dataclass(frozen=True)
 class Change:
-    """A playbook that was changed, and where what is wrong with it stands."""
+    """A changed playbook, and the places of its error."""
 
     data: Data
     where: Where
@@ -81,13 +81,15 @@ def _keys(*paths: Path) -> Where:
 
 
 def _case(path: Path) -> Where:
-    """A case: its guard or the key of it."""
+    """Return the guard of a case, or its key."""
     return lambda places: iter((places.key((*path, "case")), places.value((*path, "case"))))
 
 
 def _names(data: Data, *names: str) -> Where:
-    """Where steps have their names."""
-    return _values(*(("steps", at, "name") for at, step in enumerate(data["steps"]) if step["name"] in names))
+    """Yield the paths of the names of steps."""
+    return _values(
+        *(("steps", position, "name") for position, step in enumerate(data["steps"]) if step["name"] in names)
+    )
 
 
 def _is_name(entry: object) -> bool:
@@ -103,13 +105,13 @@ def _all(*wheres: Where) -> Where:
 
 
 def _cases(data: Data) -> Iterator[tuple[Path, Data]]:
-    for at, step in enumerate(data["steps"]):
+    for position, step in enumerate(data["steps"]):
         for index, case in enumerate(step.get("rule") or []):
-            yield ("steps", at, "rule", index), case
+            yield ("steps", position, "rule", index), case
 
 
 def _targets(data: Data) -> Iterator[tuple[Path, str]]:
-    """The names of steps in cases, with their places."""
+    """Yield the names of steps in cases, with their paths."""
     steps = {step["name"] for step in data["steps"]}
     for path, case in _cases(data):
         for index, entry in enumerate(case.get("run") or []):
@@ -119,14 +121,14 @@ def _targets(data: Data) -> Iterator[tuple[Path, str]]:
 
 def _runs(data: Data) -> Iterator[tuple[Path, list[Any]]]:
     tasks = data.get("tasks") or []
-    for at, task in enumerate(tasks) if isinstance(tasks, list) else ():
-        yield ("tasks", at, "run"), task["run"]
-    for at, step in enumerate(data["steps"]):
+    for position, task in enumerate(tasks) if isinstance(tasks, list) else ():
+        yield ("tasks", position, "run"), task["run"]
+    for position, step in enumerate(data["steps"]):
         if step.get("run"):
-            yield ("steps", at, "run"), step["run"]
+            yield ("steps", position, "run"), step["run"]
         for index, case in enumerate(step.get("rule") or []):
             if case.get("run"):
-                yield ("steps", at, "rule", index, "run"), case["run"]
+                yield ("steps", position, "rule", index, "run"), case["run"]
 
 
 def _actions(data: Data) -> Iterator[tuple[Path, Data]]:
@@ -137,7 +139,7 @@ def _actions(data: Data) -> Iterator[tuple[Path, Data]]:
 
 
 def _saves(data: Data) -> Iterator[tuple[Path, str, bool]]:
-    """Where names are saved: the value of an `as`, or with `is_key` a key of `set`."""
+    """Yield the paths of saved names: the value of an `as`, or with `is_key` a key of `set`."""
     for path, run in _runs(data):
         for index, entry in enumerate(run):
             if isinstance(entry, dict) and "as" in entry:
@@ -148,7 +150,7 @@ def _saves(data: Data) -> Iterator[tuple[Path, str, bool]]:
 
 
 def _templates(data: Data) -> Iterator[tuple[Path, str]]:
-    """Every text with an expression in it."""
+    """Yield every text with an expression."""
     stack: list[tuple[Path, Any]] = [((), data)]
     while stack:
         path, value = stack.pop()
@@ -160,29 +162,29 @@ def _templates(data: Data) -> Iterator[tuple[Path, str]]:
             yield path, value
 
 
-def _at(data: Any, path: Path) -> Any:
+def _value_at(data: Any, path: Path) -> Any:
     for part in path:
         data = data[part]
     return data
 
 
 def _changed(data: Data, path: Path, value: Any) -> Data:
-    """The data with another value at a path."""
+    """Return the data with another value at a path."""
     copy = deepcopy(data)
-    _at(copy, path[:-1])[path[-1]] = value
+    _value_at(copy, path[:-1])[path[-1]] = value
     return copy
 
 
-def _without(data: Data, path: Path) -> Data:
+def _data_without(data: Data, path: Path) -> Data:
     copy = deepcopy(data)
-    del _at(copy, path[:-1])[path[-1]]
+    del _value_at(copy, path[:-1])[path[-1]]
     return copy
 
 
 def _renamed(data: Data, path: Path, name: str) -> Data:
-    """The data in which the key at a path has another name, in its old place."""
+    """Return the data with another name for the key at a path, in the same position."""
     copy = deepcopy(data)
-    owner = _at(copy, path[:-1])
+    owner = _value_at(copy, path[:-1])
     items = [(name if key == path[-1] else key, value) for key, value in owner.items()]
     owner.clear()
     owner.update(items)
@@ -190,15 +192,19 @@ def _renamed(data: Data, path: Path, name: str) -> Data:
 
 
 def _spelt(word: str) -> str:
-    """A slip of the pen: two letters changed over, or one too many."""
-    for at in range(len(word) - 1, 1, -1):
-        if word[at] != word[at - 1] and not word[at].isdigit() and not word[at - 1].isdigit():
-            return word[: at - 1] + word[at] + word[at - 1] + word[at + 1 :]
+    """Return a misspelt word: two letters are swapped, or one is added."""
+    for position in range(len(word) - 1, 1, -1):
+        if (
+            word[position] != word[position - 1]
+            and not word[position].isdigit()
+            and not word[position - 1].isdigit()
+        ):
+            return word[: position - 1] + word[position] + word[position - 1] + word[position + 1 :]
     return word + "x"
 
 
 def _reads(text: str) -> Iterator[tuple[int, str]]:
-    """The names that the expressions of a text read, with their offsets."""
+    """Return the names that the expressions of a text read, with their offsets."""
     for expression in _EXPRESSION.finditer(text):
         source = _STRING.sub(lambda found: " " * len(found[0]), expression[1])
         for found in re.finditer(r"(?<![\w.|])(?<!\| )([A-Za-z_]\w*)(?!\w|\s*\()", source):
@@ -212,18 +218,18 @@ def _reads(text: str) -> Iterator[tuple[int, str]]:
 
 
 def _attribute_reads(text: str, root: str) -> Iterator[tuple[int, str]]:
-    """The attributes that are read right from a name."""
+    """Return the attributes that are read directly from a name."""
     for expression in _EXPRESSION.finditer(text):
         for found in re.finditer(rf"(?<![\w.]){re.escape(root)}\.([A-Za-z_]\w*)", expression[1]):
             yield expression.start(1) + found.start(1), found[1]
 
 
-def _replaced(text: str, at: int, old: str, new: str) -> str:
-    return text[:at] + new + text[at + len(old) :]
+def _replaced(text: str, position: int, old: str, new: str) -> str:
+    return text[:position] + new + text[position + len(old) :]
 
 
 def _reading(data: Data) -> Iterator[tuple[Path, str]]:
-    """Templates of work, rules and results, which have all names."""
+    """Yield templates of work, rules and results, in which all names are defined."""
     return ((path, text) for path, text in _templates(data) if path[0] in ("steps", "tasks", "output"))
 
 
@@ -231,67 +237,67 @@ def _reading(data: Data) -> Iterator[tuple[Path, str]]:
 
 
 def rename_target(data: Data, plan: Plan) -> Iterator[Change]:
-    """A case names a step that is not there."""
+    """Let a case name an unknown step."""
     for path, name in _targets(data):
         yield Change(_changed(data, path, _spelt(name)), _values(path), is_outside=True)
 
 
 def drop_target(data: Data, plan: Plan) -> Iterator[Change]:
-    """A case does not lead to one of its steps any more."""
+    """Remove one of the steps that a case leads to."""
     for path, name in _targets(data):
-        yield Change(_without(data, path), _all(_case(path[:-2]), _names(data, name)))
+        yield Change(_data_without(data, path), _all(_case(path[:-2]), _names(data, name)))
 
 
 def drop_case(data: Data, plan: Plan) -> Iterator[Change]:
-    """A case is gone."""
+    """Remove a case."""
     for path, case in _cases(data):
-        yield Change(_without(data, path), _names(data, *filter(_is_name, case.get("run") or [])))
+        yield Change(_data_without(data, path), _names(data, *filter(_is_name, case.get("run") or [])))
 
 
 def swap_cases(data: Data, plan: Plan) -> Iterator[Change]:
-    """Two cases stand in the wrong order."""
+    """Swap two cases."""
     for path, _ in _cases(data):
-        rule, at = _at(data, path[:-1]), int(path[-1])
-        if at + 1 < len(rule):
-            rest = [*rule[:at], rule[at + 1], rule[at], *rule[at + 2 :]]
-            after = (*path[:-1], at + 1)
+        rule, position = _value_at(data, path[:-1]), int(path[-1])
+        if position + 1 < len(rule):
+            rest = [*rule[:position], rule[position + 1], rule[position], *rule[position + 2 :]]
+            after = (*path[:-1], position + 1)
             yield Change(_changed(data, path[:-1], rest), _all(_case(path), _case(after)))
 
 
 def redirect(data: Data, plan: Plan) -> Iterator[Change]:
-    """A case leads to another step."""
+    """Let a case lead to another step."""
     names = [step["name"] for step in data["steps"]]
     for path, name in _targets(data):
         other = names[(names.index(name) + 1) % len(names)]
-        if other not in _at(data, path[:-1]):
+        if other not in _value_at(data, path[:-1]):
             yield Change(_changed(data, path, other), _all(_values(path), _names(data, name)))
 
 
 def remove_bound(data: Data, plan: Plan) -> Iterator[Change]:
-    """A cycle has no `max_visits` any more."""
-    for at, step in enumerate(data["steps"]):
+    """Remove `max_visits` from a cycle."""
+    for position, step in enumerate(data["steps"]):
         if (
             "max_visits" in step
             and plan.steps.get(step["name"]) is not None
             and plan.steps[step["name"]].cyclic
         ):
-            circle = _circle(plan, step["name"])
+            circle = _cycle_steps(plan, step["name"])
             targets = [
                 path
                 for path, target in _targets(data)
                 if target in circle and data["steps"][path[1]]["name"] in circle
             ]
-            where = _all(_values(("steps", at, "name"), *targets))
-            yield Change(_without(data, ("steps", at, "max_visits")), where, is_outside=True)
+            where = _all(_values(("steps", position, "name"), *targets))
+            yield Change(_data_without(data, ("steps", position, "max_visits")), where, is_outside=True)
 
 
-def _circle(plan: Plan, step: str) -> set[str]:
-    """The steps on a cycle with a step."""
-    return {other for other in _behind(plan, step) if step in _behind(plan, other)} | {step}
+def _cycle_steps(plan: Plan, step: str) -> set[str]:
+    """Return the steps on a cycle with a step."""
+    return {other for other in _reachable_steps(plan, step) if step in _reachable_steps(plan, other)} | {step}
 
 
-def _behind(plan: Plan, start: str) -> set[str]:
-    """The steps that a branch can go to from a step."""
+def _reachable_steps(plan: Plan, start: str) -> set[str]:
+    """Return the steps that a branch can reach from a step."""
     found: set[str] = set()
     stack = [start]
     while stack:
@@ -303,56 +309,56 @@ def _behind(plan: Plan, start: str) -> set[str]:
 
 
 def leave_region(data: Data, plan: Plan) -> Iterator[Change]:
-    """A branch goes back before its fork instead of to the join."""
+    """Let a branch return to a step before its fork instead of going to the join."""
     names = [step["name"] for step in data["steps"]]
     for path, case in _cases(data):
         fork = data["steps"][path[1]]["name"]
         targets = [entry for entry in case.get("run") or [] if entry in names]
         for target in targets[:1] if len(targets) > 1 else ():
-            at = names.index(target)
+            position = names.index(target)
             joins = plan.steps[target].regions if target in plan.steps else ()
             if not joins or plan.steps[fork].regions == joins:
                 continue
             copy = deepcopy(data)
-            back = {"case": "{{ step.visit < 2 }}", "run": [fork]}
-            copy["steps"][at]["rule"] = [back, *(copy["steps"][at].get("rule") or [])]
+            earlier_step = {"case": "{{ step.visit < 2 }}", "run": [fork]}
+            copy["steps"][position]["rule"] = [earlier_step, *(copy["steps"][position].get("rule") or [])]
             copy["steps"][path[1]].setdefault("max_visits", 3)
-            new: Path = ("steps", at, "rule", 0)
+            new: Path = ("steps", position, "rule", 0)
             # Where the others come by the fork as well, they wait for each other there.
-            is_outside = not any(fork in _behind(plan, other) for other in targets[1:])
+            is_outside = not any(fork in _reachable_steps(plan, other) for other in targets[1:])
             yield Change(copy, _all(_case(new), _values((*new, "run", 0))), is_outside=is_outside)
 
 
 def duplicate_step(data: Data, plan: Plan) -> Iterator[Change]:
-    """Two steps have one name."""
-    for at in range(1, len(data["steps"])):
+    """Give two steps one name."""
+    for position in range(1, len(data["steps"])):
         yield Change(
-            _changed(data, ("steps", at, "name"), data["steps"][at - 1]["name"]),
-            _values(("steps", at, "name")),
+            _changed(data, ("steps", position, "name"), data["steps"][position - 1]["name"]),
+            _values(("steps", position, "name")),
             is_outside=True,
         )
 
 
 def remove_step(data: Data, plan: Plan) -> Iterator[Change]:
-    """A step that a case names is gone."""
-    for at, step in enumerate(data["steps"]):
+    """Remove a step that a case names."""
+    for position, step in enumerate(data["steps"]):
         if len(data["steps"]) < 2 or not any(name == step["name"] for _, name in _targets(data)):
             continue
-        copy = _without(data, ("steps", at))
+        copy = _data_without(data, ("steps", position))
         left = [
-            (path[0], int(path[1]) - (int(path[1]) > at), *path[2:])
+            (path[0], int(path[1]) - (int(path[1]) > position), *path[2:])
             for path, name in _targets(data)
-            if name == step["name"] and path[1] != at
+            if name == step["name"] and path[1] != position
         ]
         if left:
             yield Change(copy, _values(*left), is_outside=True)
 
 
 def mix_work(data: Data, plan: Plan) -> Iterator[Change]:
-    """A case that leads to steps has work as well."""
+    """Add work to a case that leads to steps."""
     for path, _ in _targets(data):
         copy = deepcopy(data)
-        _at(copy, path[:-1]).append({"action": "log", "message": "on the way"})
+        _value_at(copy, path[:-1]).append({"action": "log", "message": "on the way"})
         yield Change(copy, _case(path[:-2]), is_outside=True)
 
 
@@ -360,17 +366,17 @@ def mix_work(data: Data, plan: Plan) -> Iterator[Change]:
 
 
 def second_default(data: Data, plan: Plan) -> Iterator[Change]:
-    """`default` stands twice."""
+    """Add a second `default`."""
     for path, case in _cases(data):
         if case["case"] == "default":
             copy = deepcopy(data)
-            rule = _at(copy, path[:-1])
+            rule = _value_at(copy, path[:-1])
             rule.append({"case": "default", "run": []})
             yield Change(copy, _case((*path[:-1], len(rule) - 1)), is_outside=True)
 
 
 def contradict_guard(data: Data, plan: Plan) -> Iterator[Change]:
-    """A guard can never be true."""
+    """Let a guard be always false."""
     for path, case in _cases(data):
         inside = re.fullmatch(r"\s*\{\{(.*)\}\}\s*", str(case["case"]), re.DOTALL)
         if inside:
@@ -380,7 +386,7 @@ def contradict_guard(data: Data, plan: Plan) -> Iterator[Change]:
 
 
 def contradict_numbers(data: Data, plan: Plan) -> Iterator[Change]:
-    """A guard asks for more than a number and for less than it."""
+    """Let a guard require more than a number and less than it."""
     for path, case in _cases(data):
         found = re.fullmatch(r"\s*\{\{\s*([\w.]+) (<|>|<=|>=) (\d+)\s*\}\}\s*", str(case["case"]))
         if found:
@@ -390,29 +396,29 @@ def contradict_numbers(data: Data, plan: Plan) -> Iterator[Change]:
 
 
 def duplicate_guard(data: Data, plan: Plan) -> Iterator[Change]:
-    """A guard stands twice; the second case is never taken."""
+    """Repeat a guard. The second case is never taken."""
     for path, case in _cases(data):
         if "{{" in str(case["case"]) or case["case"] == "error":
             copy = deepcopy(data)
-            at = int(path[-1]) + 1
-            _at(copy, path[:-1]).insert(
-                at, {"case": case["case"], "run": [{"action": "log", "message": "again"}]}
+            position = int(path[-1]) + 1
+            _value_at(copy, path[:-1]).insert(
+                position, {"case": case["case"], "run": [{"action": "log", "message": "again"}]}
             )
-            yield Change(copy, _case((*path[:-1], at)))
+            yield Change(copy, _case((*path[:-1], position)))
 
 
 def behind_default(data: Data, plan: Plan) -> Iterator[Change]:
-    """A case stands behind `default`."""
+    """Add a case after `default`."""
     for path, case in _cases(data):
         if case["case"] == "default":
             copy = deepcopy(data)
-            rule = _at(copy, path[:-1])
+            rule = _value_at(copy, path[:-1])
             rule.append({"case": "{{ step.visit == 1 }}", "run": []})
             yield Change(copy, _case((*path[:-1], len(rule) - 1)))
 
 
 def plain_guard(data: Data, plan: Plan) -> Iterator[Change]:
-    """A guard has lost its braces."""
+    """Remove the braces of a guard."""
     for path, case in _cases(data):
         inside = re.fullmatch(r"\s*\{\{(.*)\}\}\s*", str(case["case"]), re.DOTALL)
         if inside and inside[1].strip() not in ("error", "default"):
@@ -425,14 +431,14 @@ def plain_guard(data: Data, plan: Plan) -> Iterator[Change]:
 
 
 def remove_as(data: Data, plan: Plan) -> Iterator[Change]:
-    """A result is not kept any more."""
+    """Remove the name under which a result is saved."""
     for path, _, is_key in _saves(data):
         if not is_key:
-            yield Change(_without(data, path), _keys(path[:-1]))
+            yield Change(_data_without(data, path), _keys(path[:-1]))
 
 
 def rename_saved(data: Data, plan: Plan) -> Iterator[Change]:
-    """A result is kept under a misspelt name."""
+    """Save a result under a misspelt name."""
     for path, name, is_key in _saves(data):
         other = _spelt(name)
         if is_key:
@@ -442,29 +448,29 @@ def rename_saved(data: Data, plan: Plan) -> Iterator[Change]:
 
 
 def rename_read(data: Data, plan: Plan) -> Iterator[Change]:
-    """A name is misspelt where it is read."""
+    """Misspell a name where it is read."""
     for path, text in _reading(data):
-        for at, name in _reads(text):
+        for position, name in _reads(text):
             other = _spelt(name)
-            yield Change(_changed(data, path, _replaced(text, at, name, other)), _word(path, other))
+            yield Change(_changed(data, path, _replaced(text, position, name, other)), _word(path, other))
 
 
 def misspell_known(data: Data, plan: Plan) -> Iterator[Change]:
-    """An attribute of what everybody knows the shape of is misspelt: an input, an error, a step, a run."""
+    """Misspell an attribute of an input, an error, a step or a run, whose attributes are known."""
     for path, text in _templates(data):
         for root in ("input", "environment", "error", "steps", "run", "step", "loop", "args"):
             if root == "input" and "input" not in data:
                 continue
-            for at, name in _attribute_reads(text, root):
+            for position, name in _attribute_reads(text, root):
                 other = _spelt(name)
                 yield Change(
-                    _changed(data, path, _replaced(text, at, name, other)),
+                    _changed(data, path, _replaced(text, position, name, other)),
                     _all(_word(path, other), _word(path, root)),
                 )
 
 
 def misspell_attribute(data: Data, plan: Plan) -> Iterator[Change]:
-    """An attribute of a result whose shape its action declares is misspelt."""
+    """Misspell an attribute of a result whose keys the action declares."""
     shaped = {
         entry["as"]: entry["action"]
         for _, entry in _actions(data)
@@ -475,14 +481,14 @@ def misspell_attribute(data: Data, plan: Plan) -> Iterator[Change]:
     }
     for path, text in _reading(data):
         for name in shaped:
-            for at, attribute in _attribute_reads(text, name):
+            for position, attribute in _attribute_reads(text, name):
                 other = _spelt(attribute)
                 where = _all(_word(path, other), _word(path, name))
-                yield Change(_changed(data, path, _replaced(text, at, attribute, other)), where)
+                yield Change(_changed(data, path, _replaced(text, position, attribute, other)), where)
 
 
 def remove_default(data: Data, plan: Plan) -> Iterator[Change]:
-    """A name that may have no value is read without `default`."""
+    """Read a name that may be undefined without `default`."""
     for path, text in _reading(data):
         for found in re.finditer(r"(\w+)\s*\|\s*default\([^()]*\)", text):
             yield Change(
@@ -492,67 +498,68 @@ def remove_default(data: Data, plan: Plan) -> Iterator[Change]:
 
 
 def read_elsewhere(data: Data, plan: Plan) -> Iterator[Change]:
-    """A step reads a name that another one saves, which may come later, on another branch or not at all."""
+    """Read a name that a later or concurrent step saves, or a step that may not run."""
     saved = list(dict.fromkeys((name, path[1]) for path, name, _ in _saves(data) if path[0] == "steps"))
     for name, owner in saved:
         if data["steps"][owner].get("loop"):
             continue
-        for at, step in enumerate(data["steps"]):
-            if at != owner and not step.get("loop"):
+        for position, step in enumerate(data["steps"]):
+            if position != owner and not step.get("loop"):
                 copy = deepcopy(data)
-                copy["steps"][at]["run"] = [
+                copy["steps"][position]["run"] = [
                     {"action": "log", "message": f"see {{{{ {name} }}}}"},
                     *(step.get("run") or []),
                 ]
-                yield Change(copy, _word(("steps", at, "run", 0, "message"), name))
+                yield Change(copy, _word(("steps", position, "run", 0, "message"), name))
 
 
 def read_after_error(data: Data, plan: Plan) -> Iterator[Change]:
-    """A step that follows a failure reads what the failed step would have saved."""
+    """Read the outputs of a failed step in the step that follows."""
     names = [step["name"] for step in data["steps"]]
     for path, case in _cases(data):
         aware = case["case"] == "error" or re.search(r"\berror\b", str(case["case"]))
         saved = [name for place, name, _ in _saves(data) if place[:3] == (*path[:2], "run")]
         for target in [entry for entry in case.get("run") or [] if entry in names] if aware and saved else ():
-            at = names.index(target)
+            position = names.index(target)
             copy = deepcopy(data)
             text = f"see {{{{ {saved[-1]} }}}}"
-            copy["steps"][at]["run"] = [
+            copy["steps"][position]["run"] = [
                 {"action": "log", "message": text},
-                *(copy["steps"][at].get("run") or []),
+                *(copy["steps"][position].get("run") or []),
             ]
-            yield Change(copy, _word(("steps", at, "run", 0, "message"), saved[-1]))
+            yield Change(copy, _word(("steps", position, "run", 0, "message"), saved[-1]))
 
 
 def add_race(data: Data, plan: Plan) -> Iterator[Change]:
-    """Two branches of a fork save one name."""
+    """Save one name in two branches of a fork."""
     names = [step["name"] for step in data["steps"]]
     for _, case in _cases(data):
         targets = [names.index(entry) for entry in case.get("run") or [] if entry in names]
         if len(targets) < 2 or data.get("mode") == "sequential":
             continue
         copy = deepcopy(data)
-        for at in targets[:2]:
-            step = copy["steps"][at]
+        for position in targets[:2]:
+            step = copy["steps"][position]
             step["run"] = [
                 *(step.get("run") or []),
                 {"action": "set", "set": {"raced": f"by {step['name']}"}},
             ]
-        if any(copy["steps"][at].get("loop") for at in targets[:2]):
+        if any(copy["steps"][position].get("loop") for position in targets[:2]):
             continue
         places = [
-            ("steps", at, "run", len(copy["steps"][at]["run"]) - 1, "set", "raced") for at in targets[:2]
+            ("steps", position, "run", len(copy["steps"][position]["run"]) - 1, "set", "raced")
+            for position in targets[:2]
         ]
         yield Change(copy, _keys(*places))
 
 
 def shadow_input(data: Data, plan: Plan) -> Iterator[Change]:
-    """A result is kept under the name of an input."""
+    """Save a result under the name of an input."""
     inputs = list(data.get("input") or {})
     for path, _, is_key in _saves(data):
         for name in inputs[:1]:
             if is_key:
-                if name not in _at(data, path[:-1]):
+                if name not in _value_at(data, path[:-1]):
                     yield Change(_renamed(data, path, name), _keys((*path[:-1], name)), is_outside=True)
             else:
                 yield Change(_changed(data, path, name), _values(path), is_outside=True)
@@ -562,7 +569,7 @@ def shadow_input(data: Data, plan: Plan) -> Iterator[Change]:
 
 
 def unknown_parameter(data: Data, plan: Plan) -> Iterator[Change]:
-    """A parameter is misspelt."""
+    """Misspell a parameter."""
     for path, entry in _actions(data):
         declared = catalogue()[entry["action"]].parameters
         for name in entry:
@@ -573,18 +580,18 @@ def unknown_parameter(data: Data, plan: Plan) -> Iterator[Change]:
 
 
 def missing_parameter(data: Data, plan: Plan) -> Iterator[Change]:
-    """A parameter that an action needs is gone."""
+    """Remove a required parameter."""
     for path, entry in _actions(data):
         declared = catalogue()[entry["action"]]
         for name in entry:
             if (
                 name in declared.parameters and declared.parameters[name].required
             ) or name in declared.one_of:
-                yield Change(_without(data, (*path, name)), _values((*path, "action")), is_outside=True)
+                yield Change(_data_without(data, (*path, name)), _values((*path, "action")), is_outside=True)
 
 
 def wrong_type(data: Data, plan: Plan) -> Iterator[Change]:
-    """A parameter is of a type that it cannot have."""
+    """Give a parameter a value of a wrong type."""
     for path, entry in _actions(data):
         declared = catalogue()[entry["action"]].parameters
         for name in entry:
@@ -615,7 +622,7 @@ def _is_taken(kind: Kind, kinds: tuple[Kind, ...]) -> bool:
 
 
 def unknown_action(data: Data, plan: Plan) -> Iterator[Change]:
-    """The type of an action is misspelt."""
+    """Misspell the type of an action."""
     for path, entry in _actions(data):
         yield Change(
             _changed(data, (*path, "action"), _spelt(entry["action"])),
@@ -625,7 +632,7 @@ def unknown_action(data: Data, plan: Plan) -> Iterator[Change]:
 
 
 def quote_template(data: Data, plan: Plan) -> Iterator[Change]:
-    """A template of a statement or a command stands in quotes."""
+    """Put a template of a statement or a command into quotes."""
     for path, entry in _actions(data):
         declared = catalogue()[entry["action"]].parameters
         for name, value in entry.items():
@@ -658,11 +665,11 @@ def _braces(path: Path, number: int) -> Where:
 
 
 def secret_in_log(data: Data, plan: Plan) -> Iterator[Change]:
-    """A secret is written to the log."""
+    """Write a secret to the log."""
     for path, _ in _runs(data):
         if path[-2] != "rule" and not _leads_on(path, data):
             copy = deepcopy(data)
-            _at(copy, path).insert(0, {"action": "log", "message": "it is {{ secrets.TOKEN }}"})
+            _value_at(copy, path).insert(0, {"action": "log", "message": "it is {{ secrets.TOKEN }}"})
             yield Change(copy, _word((*path, 0, "message"), "secrets"), is_outside=True)
 
 
@@ -671,16 +678,16 @@ def _leads_on(path: Path, data: Data) -> bool:
 
 
 def task_circle(data: Data, plan: Plan) -> Iterator[Change]:
-    """A task calls itself."""
+    """Let a task call itself."""
     tasks = data.get("tasks")
-    for at, task in enumerate(tasks) if isinstance(tasks, list) else ():
+    for position, task in enumerate(tasks) if isinstance(tasks, list) else ():
         copy = deepcopy(data)
-        copy["tasks"][at]["run"].append({"task": task["name"]})
-        yield Change(copy, _values(("tasks", at, "name")), is_outside=True)
+        copy["tasks"][position]["run"].append({"task": task["name"]})
+        yield Change(copy, _values(("tasks", position, "name")), is_outside=True)
 
 
 def unknown_task(data: Data, plan: Plan) -> Iterator[Change]:
-    """A call names a task that is not there."""
+    """Call an unknown task."""
     for path, run in _runs(data):
         for index, entry in enumerate(run):
             if isinstance(entry, dict) and "task" in entry:
@@ -689,7 +696,7 @@ def unknown_task(data: Data, plan: Plan) -> Iterator[Change]:
 
 
 def unknown_filter(data: Data, plan: Plan) -> Iterator[Change]:
-    """A filter is misspelt."""
+    """Misspell a filter."""
     for path, text in _templates(data):
         for found in re.finditer(r"\|\s*([a-z_]+)", text):
             other = _spelt(found[1])
@@ -698,36 +705,38 @@ def unknown_filter(data: Data, plan: Plan) -> Iterator[Change]:
 
 
 def broken_expression(data: Data, plan: Plan) -> Iterator[Change]:
-    """A bracket too many in an expression."""
+    """Add a bracket to an expression."""
     for path, text in _templates(data):
-        at = text.find("}}")
-        line = _changed(data, path, f"{text[:at]}) {text[at:]}")
-        yield Change(line, _within(path), is_outside=True)
+        position = text.find("}}")
+        line = _changed(data, path, f"{text[:position]}) {text[position:]}")
+        yield Change(line, _any_position(path), is_outside=True)
 
 
-def _within(path: Path) -> Where:
-    """Anywhere in a text."""
+def _any_position(path: Path) -> Where:
+    """Return any position in a text."""
 
     def where(places: Places) -> Iterator[Place]:
         line, column = places.value(path)
-        yield from ((line, at) for at in range(column, len(places.lines[line - 1]) + 2))
+        yield from ((line, position) for position in range(column, len(places.lines[line - 1]) + 2))
 
     return where
 
 
 def misspell_key(data: Data, plan: Plan) -> Iterator[Change]:
-    """A key of a step is misspelt."""
-    for at, step in enumerate(data["steps"]):
+    """Misspell a key of a step."""
+    for position, step in enumerate(data["steps"]):
         for key in step:
             if key != "name":
                 other = _spelt(key)
                 yield Change(
-                    _renamed(data, ("steps", at, key), other), _keys(("steps", at, other)), is_outside=True
+                    _renamed(data, ("steps", position, key), other),
+                    _keys(("steps", position, other)),
+                    is_outside=True,
                 )
 
 
 def loop_over_number(data: Data, plan: Plan) -> Iterator[Change]:
-    """A loop goes over what is no list."""
+    """Let a loop iterate over a value that is not a list."""
     shaped = [
         entry["as"]
         for _, entry in _actions(data)
@@ -735,10 +744,11 @@ def loop_over_number(data: Data, plan: Plan) -> Iterator[Change]:
     ]
     for path, text in _reading(data):
         if path[-2:] == ("loop", "items"):
-            whole = re.fullmatch(r"\{\{ (\w+)\.body[\w.]* \}\}", text)
-            if whole and whole[1] in shaped:
+            all_text = re.fullmatch(r"\{\{ (\w+)\.body[\w.]* \}\}", text)
+            if all_text and all_text[1] in shaped:
                 yield Change(
-                    _changed(data, path, f"{{{{ {whole[1]}.status }}}}"), _all(_values(path), _within(path))
+                    _changed(data, path, f"{{{{ {all_text[1]}.status }}}}"),
+                    _all(_values(path), _any_position(path)),
                 )
             if text.startswith("{{ input.") and (
                 numbers := [
@@ -748,12 +758,13 @@ def loop_over_number(data: Data, plan: Plan) -> Iterator[Change]:
                 ]
             ):
                 yield Change(
-                    _changed(data, path, f"{{{{ input.{numbers[0]} }}}}"), _all(_values(path), _within(path))
+                    _changed(data, path, f"{{{{ input.{numbers[0]} }}}}"),
+                    _all(_values(path), _any_position(path)),
                 )
 
 
 def compare_kinds(data: Data, plan: Plan) -> Iterator[Change]:
-    """A number is compared with a text for order."""
+    """Compare the order of a number and a text."""
     for path, case in _cases(data):
         found = re.fullmatch(
             r"(\s*\{\{\s*)([\w.]+\.(?:status|exit_code)|input\.\w+) (<|>|<=|>=) (\d+)(\s*\}\}\s*)",
@@ -761,7 +772,7 @@ def compare_kinds(data: Data, plan: Plan) -> Iterator[Change]:
         )
         if found:
             text = f"{found[1]}{found[2]} {found[3]} '{found[4]}'{found[5]}"
-            yield Change(_changed(data, (*path, "case"), text), _within((*path, "case")))
+            yield Change(_changed(data, (*path, "case"), text), _any_position((*path, "case")))
 
 
 OPERATORS: Mapping[str, Operator] = {

@@ -1,4 +1,4 @@
-"""Where things stand in a text, found by PyYAML and by looking, and not by the compiler that is judged."""
+"""Positions in a YAML text, found by PyYAML and by search, independently of the compiler."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ Path = tuple[str | int, ...]
 
 
 class Places:
-    """The places of a text that `yaml.safe_dump` wrote, without lines that are folded."""
+    """The positions in a text that `yaml.safe_dump` wrote without folded lines."""
 
     def __init__(self, text: str) -> None:
         self.lines = text.splitlines()
         self.root: Any = yaml.compose(text, Loader=yaml.CSafeLoader)
 
     def value(self, path: Path) -> Place:
-        """Where a value begins."""
+        """Return the start of a value."""
         return _place(self._find(path)[1])
 
     def key(self, path: Path) -> Place:
-        """Where the key of a value begins; the value's place where no key leads to it."""
+        """Return the start of the key of a value, or of the value if it has no key."""
         key, node = self._find(path)
         return _place(key or node)
 
     def words(self, path: Path, word: str) -> Iterator[Place]:
-        """Where a word stands in a value of one line."""
+        """Return the positions of a word in a value of one line."""
         _, node = self._find(path)
         mark, end = node.start_mark, node.end_mark
         for number in range(mark.line, end.line + 1):
@@ -41,25 +41,25 @@ class Places:
                 yield number + 1, first + found.start() + 1
 
     def texts(self, path: Path = ()) -> Iterator[tuple[Path, str]]:
-        """Every text below a path, with its own."""
+        """Yield every text below a path, with its path."""
         yield from _texts(self._find(path)[1], path)
 
-    def at(self, place: Place) -> tuple[Path, bool]:
-        """The path of the value at a place, or of the one whose key stands there, and which of both."""
+    def find_path(self, place: Place) -> tuple[Path, bool]:
+        """Return the path of the value or key at a position, and whether it is a key."""
         path: Path = ()
         node = self.root
         while True:
             for part, key, value in _parts(node):
-                if key is not None and _begins(key, place) and not _is_behind(key, place):
+                if key is not None and _begins(key, place) and not _is_after(key, place):
                     return (*path, part), True
-                if _begins(value, place) and not _is_behind(value, place):
+                if _begins(value, place) and not _is_after(value, place):
                     path, node = (*path, part), value
                     break
             else:
                 return path, False
 
     def word(self, place: Place) -> str:
-        """The word that begins at a place."""
+        """Return the word that starts at a position."""
         found = re.compile(r"\w*").match(self.lines[place[0] - 1], place[1] - 1)
         return found[0] if found else ""
 
@@ -85,7 +85,7 @@ def _begins(node: Any, place: Place) -> bool:
     return (node.start_mark.line + 1, node.start_mark.column + 1) <= place
 
 
-def _is_behind(node: Any, place: Place) -> bool:
+def _is_after(node: Any, place: Place) -> bool:
     return (node.end_mark.line + 1, node.end_mark.column + 1) <= place
 
 

@@ -1,8 +1,8 @@
-"""Values for what a plan does not know: inputs, results of actions, failures.
+"""Sample values for what a plan does not determine: inputs, results of actions, failures.
 
-They are made from how the templates use them: a name compared with 100 is 99, 100 and 101 in turn, one that a guard asks
-about is true and false, one that a loop goes over is a list with some items and an empty one. Every value has the shape
-that the templates ask for, as far as nothing declares another one.
+The templates that use a value determine its samples. A number that is compared with 100 is 99, 100 and 101.
+A value that a guard tests is true and false. A list of a loop has some items, or none. Every value has the
+type that the templates need, unless it is declared otherwise.
 """
 
 from __future__ import annotations
@@ -73,13 +73,13 @@ FAILURES_OF: Mapping[str, frozenset[str]] = {
 
 @dataclass(slots=True)
 class Usage:
-    """How a value is used: the constants it is compared with, the kinds it must be, its parts and its items."""
+    """The uses of a value: constants it is compared with, its kinds, its attributes and its items."""
 
     constants: list[Any] = field(default_factory=list)
     wanted: set[str] = field(default_factory=set)
     parts: dict[str, Usage] = field(default_factory=dict)
 
-    def at(self, path: Iterable[str]) -> Usage:
+    def usage_at(self, path: Iterable[str]) -> Usage:
         usage = self
         for part in path:
             usage = usage.parts.setdefault(part, Usage())
@@ -93,7 +93,7 @@ class Usage:
         ]
 
     def take_over(self, other: Usage) -> bool:
-        """Whether anything of the other was new here."""
+        """Add the uses of another value. Return whether any of them is new."""
         before = (len(self.constants), len(self.wanted), len(self.parts))
         self.compare(*other.constants)
         self.wanted |= other.wanted
@@ -105,7 +105,9 @@ class Usage:
     def variants(
         self, label: str, kind: Kind | None = None, known: Mapping[str, Kind] | None = None
     ) -> list[Any]:
-        """Values that tell apart what the templates tell apart, the plainest first; of one kind, when it is given."""
+        """Return the values that the templates distinguish, the simplest first; only of one kind if it is
+        given.
+        """
         found = _distinct(self._variants(label, known))
         if kind is None or kind is Kind.ANY:
             return found[:MOST_VARIANTS]
@@ -166,7 +168,9 @@ class Usage:
 
 
 def combinations(choices: Mapping[str, Sequence[Any]], most: int) -> list[dict[str, Any]]:
-    """Objects with a choice for each key: all of them, or the first choices and what differs from them in one, at most `most`."""
+    """Return objects with a choice for each key: all of them, or those that differ from the first in one
+    key, at most `most`.
+    """
     if _product(choices) <= most:
         return [dict(zip(choices, values, strict=True)) for values in product(*choices.values())]
     first = {name: values[0] for name, values in choices.items()}
@@ -200,7 +204,7 @@ def _of_kind(kind: Kind, label: str) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """How an action may fail."""
+    """A way in which an action fails."""
 
     type: str
     status: int | None
@@ -208,7 +212,7 @@ class Failed:
 
 
 class Samples:
-    """The values that a plan's inputs, actions and failures can have."""
+    """The sample values of a plan's inputs, results and failures."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
@@ -223,15 +227,15 @@ class Samples:
                 break
 
     def _propagate(self) -> bool:
-        """Let values know of the uses of the names they are given; whether that was any news."""
-        is_news = False
+        """Pass uses of a name to the values that it is given. Return whether anything changed."""
+        is_new = False
         for source, use in self._same:
             if source != use[: len(source)]:
-                is_news |= self.root.at(source).take_over(self.root.at(use))
-        return is_news
+                is_new |= self.root.usage_at(source).take_over(self.root.usage_at(use))
+        return is_new
 
     def beginnings(self, most: int) -> tuple[list[dict[str, Any]], bool]:
-        """Inputs with which a run can begin, and whether these are all that are told apart."""
+        """Return inputs for a run, and whether they are all that the templates distinguish."""
         inputs = self.plan.header.inputs
         choices = {name: self._input(name, declared) for name, declared in inputs.items()}
         return combinations(choices, most), _product(choices) <= most
@@ -239,7 +243,7 @@ class Samples:
     def _input(self, name: str, declared: Input) -> list[Any]:
         if declared.enum is not None:
             return list(declared.enum)
-        found = self.root.at(("input", name)).variants(f"input {name}", Kind(declared.type))
+        found = self.root.usage_at(("input", name)).variants(f"input {name}", Kind(declared.type))
         return (
             found
             if declared.required or declared.inferred
@@ -247,8 +251,8 @@ class Samples:
         )
 
     def results(self, action: Action, path: Path | None) -> list[Any]:
-        """What an action may give, the plainest first."""
-        usage = Usage() if path is None else self.root.at(path)
+        """Return possible results of an action, the simplest first."""
+        usage = Usage() if path is None else self.root.usage_at(path)
         declaration = catalogue()[action.type]
         label = f"{action.type} {'.'.join(path or ())}"
         if (shape := declaration.result_keys(action.parameters)) is not None:
@@ -258,24 +262,28 @@ class Samples:
         return usage.variants(label, Kind.ARRAY if "list" in action.parameters else None)
 
     def failures(self, declaration: ActionDeclaration) -> list[Failed]:
-        """The failures that an action may end in and that templates tell apart."""
+        """Return the failures of an action that templates distinguish."""
         if declaration.type in ("set", "log", "wait"):
             return []
-        usage = self.root.at(("error",))
-        own = set().union(*FAILURES_OF.values())
-        types = [c for c in usage.at(("type",)).constants if isinstance(c, str) and c not in ENGINE_ERRORS]
-        types = [c for c in types if c not in own or c in FAILURES_OF.get(declaration.type, ())]
-        details = usage.at(("details",)).variants("details") if usage.at(("details",)).parts else [None]
+        usage = self.root.usage_at(("error",))
+        declared = set().union(*FAILURES_OF.values())
+        types = [
+            c for c in usage.usage_at(("type",)).constants if isinstance(c, str) and c not in ENGINE_ERRORS
+        ]
+        types = [c for c in types if c not in declared or c in FAILURES_OF.get(declaration.type, ())]
+        details = (
+            usage.usage_at(("details",)).variants("details") if usage.usage_at(("details",)).parts else [None]
+        )
         found = [Failed(type, None, detail) for type in ("CommandFailed", *types) for detail in details]
-        if declaration.type == "http" and usage.at(("status",)).constants:
-            statuses = usage.at(("status",)).variants("status")
+        if declaration.type == "http" and usage.usage_at(("status",)).constants:
+            statuses = usage.usage_at(("status",)).variants("status")
             found += [
                 Failed("HTTPStatus", status, details[0]) for status in statuses if isinstance(status, int)
             ]
         return found[: 2 * MOST_VARIANTS]
 
     def path_of(self, step: str, work: Work) -> Path | None:
-        """Where the result of a piece of work is known under a name, or as a step's result."""
+        """Return the path of the result of a piece of work: a name, or the result of a step."""
         if isinstance(work, Action | TaskCall) and work.save_as is not None:
             return ("name", work.save_as) if work.loop is None else ("name", work.save_as, ELEMENT)
         found = self.plan.steps.get(step)
@@ -327,7 +335,7 @@ class Samples:
         for work in step.run:
             self._work(work, inside)
         if step.loop is not None:
-            self.root.at(("result", step.name)).wanted.add("list")
+            self.root.usage_at(("result", step.name)).wanted.add("list")
         if step.retry.condition:
             self._guard(step.retry.condition, place)
         if step.repeat is not None:
@@ -344,8 +352,8 @@ class Samples:
         self._text(loop.items, place, "list") if isinstance(loop.items, str) else self._values(
             loop.items, place
         )
-        source = self._whole(loop.items, place) if isinstance(loop.items, str) else None
-        return place.within(loop.name, None if source is None else (*source, ELEMENT))
+        source = self._single_path(loop.items, place) if isinstance(loop.items, str) else None
+        return place.with_loop_variable(loop.name, None if source is None else (*source, ELEMENT))
 
     def _work(self, work: Work, place: _Place) -> None:
         inside = self._looped(work.loop, place)
@@ -379,7 +387,7 @@ class Samples:
                 self._values(value, inside)
 
     def _assigned(self, path: Path, value: Any, place: _Place) -> None:
-        source = self._whole(value, place)
+        source = self._single_path(value, place)
         if source is not None:
             self._same.append((source, path))
         self._values(value, place)
@@ -397,8 +405,8 @@ class Samples:
     def _guard(self, text: str, place: _Place) -> None:
         self._text(text, place, "truth")
 
-    def _whole(self, value: Any, place: _Place) -> Path | None:
-        """The path that a text is, when it is nothing else."""
+    def _single_path(self, value: Any, place: _Place) -> Path | None:
+        """Return the path that a text consists of, or None."""
         if not isinstance(value, str) or not has_template(value):
             return None
         try:
@@ -430,7 +438,7 @@ class Samples:
         if access is not None:
             path = self._resolved(access, place)
             if path is not None:
-                usage = self.root.at(path)
+                usage = self.root.usage_at(path)
                 if wanted is not None:
                     usage.wanted.add(wanted)
             return
@@ -468,13 +476,17 @@ class Samples:
                 source = find_access_path(node.iter)
                 path = None if source is None else self._resolved(source, place)
                 name = node.target.name if isinstance(node.target, nodes.Name) else None
-                inner = place.within(name, None if path is None else (*path, ELEMENT)) if name else place
-                for below in (*node.body, *node.else_):
-                    self._node(below, inner, None)
+                inner = (
+                    place.with_loop_variable(name, None if path is None else (*path, ELEMENT))
+                    if name
+                    else place
+                )
+                for child in (*node.body, *node.else_):
+                    self._node(child, inner, None)
             case nodes.If():
                 self._node(node.test, place, "truth")
-                for below in (*node.body, *node.elif_, *node.else_):
-                    self._node(below, place, None)
+                for child in (*node.body, *node.elif_, *node.else_):
+                    self._node(child, place, None)
             case nodes.Call() if isinstance(node.node, nodes.Getattr):
                 self._node(node.node.node, place, None)
                 for child in node.args:
@@ -482,8 +494,8 @@ class Samples:
             case nodes.Getitem() if isinstance(node.arg, nodes.Const) and isinstance(node.arg.value, int):
                 self._node(node.node, place, "list")
             case _:
-                for below in child_nodes(node):
-                    self._node(below, place, None)
+                for child in child_nodes(node):
+                    self._node(child, place, None)
 
     def _comparison(self, node: nodes.Compare, place: _Place) -> None:
         left, first = node.expr, node.ops[0]
@@ -513,7 +525,7 @@ class Samples:
     ) -> None:
         path = self._path(node, place)
         if path is not None and constants:
-            self.root.at(path).compare(*constants)
+            self.root.usage_at(path).compare(*constants)
         else:
             self._node(node, place, kind)
 
@@ -538,7 +550,9 @@ class Samples:
             self._node(child, place, None)
 
     def _attributes(self, node: nodes.Filter, place: _Place) -> None:
-        """What a filter asks of the items of the list behind it, through the filters that keep them."""
+        """Return the attributes that a filter reads from the items of its list, through filters that keep
+        them.
+        """
         path = None if node.node is None else self._path(_kept_by_filters(node.node), place)
         if path is None:
             return
@@ -548,7 +562,7 @@ class Samples:
         if node.name in ATTRIBUTE_FIRST and node.args and isinstance(node.args[0], nodes.Const):
             names.append(node.args[0].value)
         for name in names:
-            usage = self.root.at((*path, ELEMENT, *str(name).split(".")))
+            usage = self.root.usage_at((*path, ELEMENT, *str(name).split(".")))
             if node.name == "sum":
                 usage.wanted.add("number")
             elif node.name in ATTRIBUTE_FIRST and len(node.args) == 3:
@@ -556,23 +570,26 @@ class Samples:
             elif node.name in ("selectattr", "rejectattr") and len(node.args) == 1:
                 usage.wanted.add("truth")
         if not names and node.name == "sum":
-            self.root.at((*path, ELEMENT)).wanted.add("number")
+            self.root.usage_at((*path, ELEMENT)).wanted.add("number")
 
     def _test(self, node: nodes.Test, place: _Place) -> None:
         path = self._path(node.node, place)
         if path is None:
             self._node(node.node, place, None)
         elif node.name == "none":
-            self.root.at(path).compare(None)
+            self.root.usage_at(path).compare(None)
         elif node.name in ("true", "false"):
-            self.root.at(path).compare(True)
+            self.root.usage_at(path).compare(True)
         elif node.name in ("eq", "equalto", "==", "gt", "ge", "lt", "le"):
-            self.root.at(path).compare(*_constants(node.args[0]))
+            self.root.usage_at(path).compare(*_constants(node.args[0]))
         else:
-            self.root.at(path)
+            self.root.usage_at(path)
 
     def _resolved(self, access: Path, place: _Place) -> Path | None:
-        """The path of a value: an input, a name, a step's result, the error, an argument; None for all else."""
+        """Return the path of a value: an input, a name, the result of a step, the error or an argument.
+
+        Otherwise None.
+        """
         if not access:
             return None
         name, rest = access[0], access[1:]
@@ -592,10 +609,10 @@ class Samples:
         if name == "result" and rest[:1] == ("error",):
             return ("error", *rest[1:])
         if name == "steps" and len(rest) > 1:
-            step, what, *more = rest
-            if what == "result":
+            step, attribute, *more = rest
+            if attribute == "result":
                 return ("result", step, *(more[1:] if more[:1] == ["data"] else more))
-            return ("error", *more) if what == "error" else None
+            return ("error", *more) if attribute == "error" else None
         if name in self._saved or name in self.plan.header.variables:
             return ("name", *access)
         if name in self.plan.header.inputs:
@@ -607,24 +624,24 @@ class Samples:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where a template stands, and what the names of loops around it stand for."""
+    """The place of a template, and the values of the loop variables around it."""
 
     step: str | None = None
     task: str | None = None
     bound: Mapping[str, Path | None] = field(default_factory=dict)
 
-    def within(self, name: str, source: Path | None) -> _Place:
+    def with_loop_variable(self, name: str, source: Path | None) -> _Place:
         return _Place(self.step, self.task, {**self.bound, name: source, "loop": None})
 
 
-KEEPING = frozenset(
+ITEM_PRESERVING_FILTERS = frozenset(
     {"selectattr", "rejectattr", "select", "reject", "list", "sort", "unique", "reverse", "default"}
 )
 
 
 def _kept_by_filters(node: nodes.Node) -> nodes.Node:
-    """What a filter is applied to that keeps items as they are, through all such filters."""
-    while isinstance(node, nodes.Filter) and node.name in KEEPING and node.node is not None:
+    """Return the operand of a filter that does not change items, through all such filters."""
+    while isinstance(node, nodes.Filter) and node.name in ITEM_PRESERVING_FILTERS and node.node is not None:
         node = node.node
     return node
 

@@ -1,4 +1,4 @@
-"""Plans of playbooks that nobody has checked: what would be executed if the compiler let everything pass."""
+"""Plans of playbooks that were not checked: what would run if the compiler accepted everything."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from noetl.planner.syntax.reader import read_document
 
 
 class NoPlan(Exception):
-    """The text has no meaning that could be executed."""
+    """Error of a text from which no plan can be made."""
 
 
 class _Unchecked(Lowering):
-    """Lowers whatever there is. Steps that are named and missing stay among the targets."""
+    """A lowering without checks. Unknown steps stay among the targets."""
 
     def compute_visit_bound(self) -> int:
         try:
@@ -28,10 +28,10 @@ class _Unchecked(Lowering):
 
 
 def unchecked_plan(text: str) -> Plan:
-    """The plan of a playbook, whatever is wrong with it.
+    """Return the plan of a playbook with all its errors.
 
     Raises:
-        NoPlan: so much is wrong that there is none.
+        NoPlan: the errors prevent a plan.
     """
     diagnostics = Diagnostics()
     document = read_document(text, diagnostics)
@@ -49,7 +49,7 @@ def unchecked_plan(text: str) -> Plan:
 
 
 def dangling(text: str) -> set[tuple[str, int, str]]:
-    """Names in cases that are neither a step's nor a task's: the step, the index of the case, the name."""
+    """Yield the unknown names in cases: the step, the index of the case, the name."""
     diagnostics = Diagnostics()
     document = read_document(text, diagnostics)
     parsed = parse_playbook(document, diagnostics) if document is not None else None

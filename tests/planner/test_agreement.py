@@ -30,7 +30,7 @@ def test_findings_agree_with_all_runs(first: int) -> None:
     assert not found.refuted, found.disagreements
     assert found.confirmed
     # The compiler does not report failures by the loss of a worker in infallible work.
-    assert found.untold.keys() <= {"undefined name after a loss"}, found.disagreements
+    assert found.undiagnosed.keys() <= {"undefined name after a loss"}, found.disagreements
 
 
 @pytest.mark.parametrize("seed", [425051, 425927, 426808])
