@@ -340,7 +340,7 @@ class DynamoClaims(DynamoContext):
             key = keys.visit(visit.run_id, finally_visit_id(resumes), spread_of(head))
             return self.table.get(key) is None
         if visit.step == END or self.is_final_step(item, head):
-            return bool(item.item.get("resumes", 0) == resumes)
+            return bool(item.attributes.get("resumes", 0) == resumes)
         return True
 
     def _undo_creation(self, key: keys.ItemKey, item: Item) -> None:

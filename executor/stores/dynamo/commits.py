@@ -172,7 +172,7 @@ class DynamoCommits(DynamoContext):
                 if tries:
                     time.sleep(pause_seconds(min(tries, 4)))
                 continue
-            item = {name: value for name, value in {**before.item, **sets}.items() if value is not None}
+            item = {name: value for name, value in {**before.attributes, **sets}.items() if value is not None}
             return VisitItem(visit, before.origin, item | key._asdict())
         raise StoreError(f"A step of run {visit.run_id} could not be committed: too many concurrent writers.")
 
@@ -265,15 +265,15 @@ class DynamoCommits(DynamoContext):
         """Make what follows from an outcome, and return the visits that are due or will be."""
         visit = item.visit
         is_finished = visit.finished_at is not None
-        if is_finished and item.item.get("waited"):
+        if is_finished and item.attributes.get("waited"):
             self.cancel_child_runs(visit.run_id, visit.id, now)
         due: list[VisitItem] = []
         is_empty = False
-        if item.item.get("counted"):
+        if item.attributes.get("counted"):
             fired, is_empty = self.fire_touched_joins(item, head, now, again=again)
             due += fired
         due += self._followers(item, head) if is_finished else self._suspended(item, now)
-        if item.item.get("last"):
+        if item.attributes.get("last"):
             return due + (self.end_run(head, now) if is_finished else [])
         if "stop" in head or (visit.step == DEADLINE and is_finished):
             return self.settle_stop(visit.run_id, now)
@@ -287,7 +287,7 @@ class DynamoCommits(DynamoContext):
     def _head_for(self, item: VisitItem, known_head: Item | None) -> Item:
         """Return the head as of the claim for a step of a chain, and the current head otherwise."""
         visit = item.visit
-        has_effects = any(item.item.get(name) for name in ("counted", "waited", "last"))
+        has_effects = any(item.attributes.get(name) for name in ("counted", "waited", "last"))
         is_chain_step = visit.finished_at is not None and not has_effects and not visit.step.startswith("@")
         if is_chain_step and known_head is not None:
             return known_head
@@ -312,7 +312,7 @@ class DynamoCommits(DynamoContext):
     def _suspended(self, item: VisitItem, now: float) -> list[VisitItem]:
         """Return a suspended visit, unless an answer has made it due already."""
         visit = item.visit
-        is_woken = bool(item.item.get("awaits")) and self.wake_if_answered(visit.run_id, visit.id, now)
+        is_woken = bool(item.attributes.get("awaits")) and self.wake_if_answered(visit.run_id, visit.id, now)
         return [] if is_woken else [item]
 
     def _followers(self, item: VisitItem, head: Item) -> list[VisitItem]:
@@ -325,7 +325,7 @@ class DynamoCommits(DynamoContext):
 
     def _created_at_joins(self, item: VisitItem, head: Item) -> list[VisitItem]:
         """Return the visits at a `join: any` that a commit has created and that no worker has claimed."""
-        if not item.item.get("next"):
+        if not item.attributes.get("next"):
             return []
         step_of = self.step_of(head["plan"])
         visit, spread = item.visit, spread_of(head)
@@ -384,7 +384,7 @@ def _visit_attributes(
             "last": commit.is_finally or None,
         }
     # An attribute that the item does not have need not be removed.
-    return {name: value for name, value in sets.items() if value is not None or name in before.item}
+    return {name: value for name, value in sets.items() if value is not None or name in before.attributes}
 
 
 def encode_events_item(events: Sequence[Event], blobs: Blobs, run_id: str) -> Item:

@@ -122,10 +122,10 @@ class DynamoHistory(DynamoContext):
         hold the starts of those.
         """
         visit, origin = item.visit, item.origin
-        if not item.item or item.item.get("history"):
+        if not item.attributes or item.attributes.get("history"):
             return None
         entries: dict[tuple[int, int, int], Sequence[Event]] = {}
-        for fence, time, worker, attempt in item.item.get("begun", ()):
+        for fence, time, worker, attempt in item.attributes.get("begun", ()):
             start = Event("step.started", time, visit.step, visit.number, attempt, payload={"worker": worker})
             entries[fence, _START, 0] = [start]
         for event_item in event_items:
@@ -133,7 +133,7 @@ class DynamoHistory(DynamoContext):
             place = (int(fence), _RENEWAL, int(first[0])) if first else (int(fence), _OUTCOME, 0)
             if place[0] <= visit.fence:
                 entries[place] = [_decode_event(event) for event in self.blobs.load(event_item["told"]) or ()]
-        if outcome_events := (self.blobs.load(item.item.get("told")) or {}).get("h"):
+        if outcome_events := (self.blobs.load(item.attributes.get("told")) or {}).get("h"):
             entries[visit.fence, _OUTCOME, 0] = [_decode_event(event) for event in outcome_events]
         events = tuple(event for place in sorted(entries) for event in entries[place])
         causes = origin.causes or ((origin.cause,) if origin.cause else ())

@@ -411,12 +411,14 @@ class DynamoLifecycle(DynamoJoins):
         sets = {
             name: value
             for name, value in encode_outcome(opened, (), self.blobs).items()
-            if value is not None or name in item.item
+            if value is not None or name in item.attributes
         }
-        sets |= {name: None for name in ("at", "next", "numbers", "waited", "counted") if name in item.item}
+        sets |= {
+            name: None for name in ("at", "next", "numbers", "waited", "counted") if name in item.attributes
+        }
         key = keys.visit(visit.run_id, visit.id, spread)
         writes: list[Write] = [Update(key, sets, when=_is_unchanged(visit))]
-        events = (self.blobs.load(item.item.get("told")) or {}).get("h")
+        events = (self.blobs.load(item.attributes.get("told")) or {}).get("h")
         if events:
             events_key = keys.claim_events(visit.run_id, visit.id, visit.fence, spread)
             events_item = encode_events_item([Event(*event) for event in events], self.blobs, visit.run_id)
@@ -424,8 +426,8 @@ class DynamoLifecycle(DynamoJoins):
         # If it is refused, a concurrent resume has opened the visit, so it is open either way.
         with suppress(ConditionFailed):
             self.table.write(writes)
-        opened_item = {**item.item, **{name: value for name, value in sets.items() if value is not None}}
-        return VisitItem(opened, item.origin, opened_item)
+        attributes = {**item.attributes, **{name: value for name, value in sets.items() if value is not None}}
+        return VisitItem(opened, item.origin, attributes)
 
 
 def _is_unchanged(visit: Visit) -> tuple[Condition, ...]:

@@ -94,7 +94,7 @@ class RunSnapshot:
         ]
 
     def _is_current(self, item: VisitItem, resumes: int, *, has_finally_visit: bool) -> bool:
-        if item.is_written and item.item.get("resumes", resumes) != resumes:
+        if item.is_written and item.attributes.get("resumes", resumes) != resumes:
             return False
         if item.visit.step != DEADLINE:
             return True
@@ -113,8 +113,8 @@ class RunSnapshot:
     @property
     def last_finished_item(self) -> VisitItem | None:
         """Visit of a step that finished last."""
-        finished = [item for item in self.items if "at" in item.item and not is_pseudo_step(item)]
-        return max(finished, key=lambda item: (item.item["at"], item.visit.clock), default=None)
+        finished = [item for item in self.items if "at" in item.attributes and not is_pseudo_step(item)]
+        return max(finished, key=lambda item: (item.attributes["at"], item.visit.clock), default=None)
 
     def status(self) -> RunStatus:
         """Return the status of the run, which is `waiting` if all of its active visits wait."""

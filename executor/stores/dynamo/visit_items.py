@@ -88,16 +88,16 @@ class VisitOrigin:
 
 @frozen
 class VisitItem:
-    """A visit, its origin, and the item that it was read from; a derived visit has no item."""
+    """A visit, its origin, and the attributes of its item, which are empty for a derived visit."""
 
     visit: Visit
     origin: VisitOrigin
-    item: Item = field(default_factory=dict)
+    attributes: Item = field(default_factory=dict)
 
     @property
     def is_written(self) -> bool:
         """True if the visit has an item."""
-        return bool(self.item)
+        return bool(self.attributes)
 
     @property
     def sort_key(self) -> tuple[float, bool, int, bool, int, str]:
@@ -242,11 +242,11 @@ def derive_followers(
     Visits at a `join: any` are left out, since they have items. Arrivals at joins are no visits. In
     sequential mode, the visits are not due until they are activated.
     """
-    visit, origin, item = cause.visit, cause.origin, cause.item
-    if not item.get("next"):
+    visit, origin, attributes = cause.visit, cause.origin, cause.attributes
+    if not attributes.get("next"):
         return []
     branches = branches_after(visit, step_of(visit.step), step_of)
-    numbers = dict(zip((branch.id for branch in branches), item.get("numbers", ()), strict=False))
+    numbers = dict(zip((branch.id for branch in branches), attributes.get("numbers", ()), strict=False))
     followers = []
     for index, branch in enumerate(branches):
         if branch.is_arrival or branch.is_absorbed:
@@ -254,14 +254,14 @@ def derive_followers(
         number, counts = number_visit(branch, origin, numbers.get(branch.id, 0))
         follower_origin = VisitOrigin(
             cause=visit.id,
-            entered_at=item["at"],
+            entered_at=attributes["at"],
             index=index,
             home=home_of_branch(origin.home, index, len(branches), spread),
             counts=counts,
             has_forked=origin.has_forked or len(branches) > 1,
             parent_clock=visit.clock,
         )
-        due_at = NEVER if is_sequential else item["at"]
+        due_at = NEVER if is_sequential else attributes["at"]
         followers.append(VisitItem(new_visit(branch, visit.run_id, due_at, number), follower_origin))
     return followers
 

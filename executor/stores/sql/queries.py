@@ -61,24 +61,18 @@ class SqlQueries:
         if cursor is not None:
             where.append("(created_at, id) < (?, ?)")
             values.extend(read_cursor(cursor))
-        found: list[Run] = []
         query = f"select * from runs where {' and '.join(where)} order by created_at desc, id desc limit ?"
         rows = self.database.fetch_all(query, *values, limit + 1)
-        for row in rows[:limit]:
-            run = self._with_waiting(run_from_row(row))
-            if status in (None, run.status):
-                found.append(run)
-        return found, write_cursor(rows[limit - 1]["created_at"], rows[limit - 1]["id"]) if len(
-            rows
-        ) > limit else None
+        runs = [self._with_waiting(run_from_row(row)) for row in rows[:limit]]
+        # A run that waits has no status `waiting` in its row, so the status is compared again.
+        matching = [run for run in runs if status in (None, run.status)]
+        if len(rows) <= limit:
+            return matching, None
+        return matching, write_cursor(rows[limit - 1]["created_at"], rows[limit - 1]["id"])
 
     def visits(self, run_id: str) -> list[Visit]:
-        return [
-            visit_from_row(row)
-            for row in self.database.fetch_all(
-                f"select {HEAD} from visits where run_id = ? order by position", run_id
-            )
-        ]
+        query = f"select {HEAD} from visits where run_id = ? order by position"
+        return [visit_from_row(row) for row in self.database.fetch_all(query, run_id)]
 
     def visits_with_outputs(self, run_id: str, visit_ids: Sequence[str] | None = None) -> list[Visit]:
         if visit_ids is None:
@@ -96,8 +90,8 @@ class SqlQueries:
         seq, index = read_event_id(after)
         query = "select seq, events from history where run_id = ? and seq >= ? order by seq limit ?"
         rows = self.database.fetch_all(query, run_id, seq, limit + 1)
-        found = [e for row in rows for e in decode_events(row["seq"], row["events"])]
-        return [e for e in found if read_event_id(e.id) > (seq, index)][:limit]
+        events = [event for row in rows for event in decode_events(row["seq"], row["events"])]
+        return [event for event in events if read_event_id(event.id) > (seq, index)][:limit]
 
     def cancelled_runs(self, run_ids: Sequence[str]) -> set[str]:
         query = f"select id from runs where stop = 'cancelled' and id in ({', '.join('?' * len(run_ids))})"
@@ -112,5 +106,6 @@ class SqlQueries:
             " count(case when status in ('retrying', 'waiting') or due_at = ? then 1 end) as waiting"
             f" from visits where run_id = ? and {ACTIVE} and substr(step, 1, 1) <> '@'"
         )
-        found = self.database.fetch_one(query, NEVER, run.id)
-        return replace(run, status=RunStatus.WAITING) if 0 < found["active"] == found["waiting"] else run
+        counts = self.database.fetch_one(query, NEVER, run.id)
+        is_waiting = 0 < counts["active"] == counts["waiting"]
+        return replace(run, status=RunStatus.WAITING) if is_waiting else run

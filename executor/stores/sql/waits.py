@@ -47,14 +47,14 @@ class SqlWaits:
 
     def wait(self, key: WaitKey) -> Wait:
         rows = self.database.fetch_all(f"select * from waits where {_WAIT}", *_values(key))
-        return _wait_of(rows[0]) if rows else Wait(key.id)
+        return _wait_from_row(rows[0]) if rows else Wait(key.id)
 
     def close_wait(self, key: WaitKey, now: float) -> Wait:
         with self.database.transaction() as db:
             self.database.lock_run(db, key.run_id)
             db.execute(_OPEN, _values(key))
             query = f"update waits set closed_at = coalesce(closed_at, ?) where {_WAIT} returning *"
-            return _wait_of(db.execute(query, (now, *_values(key))).fetchone())
+            return _wait_from_row(db.execute(query, (now, *_values(key))).fetchone())
 
     def answer(self, token_hash: str, body: Any, now: float) -> WaitKey:
         text = encode_json(body)
@@ -130,5 +130,5 @@ def _values(key: WaitKey) -> tuple[str, str, str]:
     return key.run_id, key.visit_id, key.id
 
 
-def _wait_of(row: Row) -> Wait:
+def _wait_from_row(row: Row) -> Wait:
     return Wait(row["id"], decode_json(row["answer"]), row["answered_at"], row["heard_at"])
