@@ -10,7 +10,8 @@ performs it again. Work that waits is suspended with a journal and continues in 
 at-least-once execution with fencing tokens (Kleppmann 2016); compare workflow tasks of Temporal.
 
 Cost: one read of the visits whose names the step reads, and one write. The commit also claims a following
-visit and returns it with the data it reads, so a chain of steps needs no other read.
+visit. The data of the visit just committed stays in memory, so a step that reads only this data needs no
+read.
 
 Limits: actions run at least once. A step with `delivery: at_most_once` fails after a crash instead. Data that
 the store cannot keep fails the step.

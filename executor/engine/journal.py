@@ -5,11 +5,13 @@ When it continues, finished parts must not run again.
 
 Algorithm: checkpoint and replay. When an action suspends, `WorkSuspended` passes up through the frames of the
 work, and each frame adds an entry under its position. The next segment performs the same work again: a frame
-that finds its entry skips what is finished and restores its state. The journal is rebuilt at each suspension,
-so it holds only the path to the waiting actions. Source: checkpointing of coroutines; compare the replay of
-Temporal workflows. The format is in docs/decisions/0005-invocation-segments.md.
+that finds its entry skips what is finished and restores its state. The journal is rebuilt at each suspension.
+It holds the path to the waiting actions, and the outcomes of finished items of the same parallel work.
+Source: checkpointing of coroutines; compare the replay of Temporal workflows. The format is in
+docs/decisions/0005-invocation-segments.md.
 
-Cost: proportional to the number of positions that wait, with the names that each has saved.
+Cost: proportional to the positions on these paths, with the names that each has saved, and to the outcomes
+of the finished parallel items.
 
 Limits: the journal is stored with the visit, so the payload limit of the store bounds it. A loop with many
 waiting items needs `batch`.
@@ -18,7 +20,8 @@ For the work below, the action `wait` in the second item suspends:
 
     run: [{action: log, message: a}, {action: wait, seconds: 60}]
 
-Its journal is `{"run.1": {"action": "wait", ...}, "run": {"at": 1}}`: the next segment starts at item 1.
+Its journal is `{"run.1": {"action": "wait", ...}, "run": {"at": 1}, "time": [...]}`: the next segment starts
+at item 1, and `time` is what the attempt has used.
 """
 
 from __future__ import annotations

@@ -19,8 +19,12 @@ last-writer-wins registers with Lamport clocks. Source: Lamport 1978; Shapiro et
 | running | work suspended, due at once | ready | `suspend` |
 | running | run cancelled, work abandoned | ready | `abandon` |
 | running | claim released, or lease ended | claimed again | store |
+| waiting | an awaited answer arrives | waiting, due at once | store |
 | ready, retrying, waiting | run stops | parked | store |
 | parked, failed (open), failed (ended) | run resumed | ready or waiting | store |
+
+In a run that stops, the store writes parked instead of ready, retrying or waiting, except for its finally
+step.
 
 Cost: linear in the cases of the step and in the names that the branch carries.
 

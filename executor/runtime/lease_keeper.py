@@ -8,8 +8,8 @@ an older fence, so two workers can never both commit a visit. One thread renews 
 the lease. The same thread polls for cancelled runs. Source: Gray and Cheriton 1989 (leases); Kleppmann 2016,
 "How to do distributed locking" (fencing tokens).
 
-Cost: one write for each claim and third of a lease, and one read for each `CANCEL_POLL_SECONDS`. Steps that
-finish within a third of the lease are never renewed.
+Cost: one write for each active claim every third of the lease, and one read every `CANCEL_POLL_SECONDS`. A
+claim that ends before the next renewal costs no write.
 
 Limits: if the store fails for a whole lease, other workers take the claims; their commits win, and this
 worker receives FencedError. Work with effects outside of the store may then run twice.
@@ -101,7 +101,10 @@ class LeaseKeeper:
                 if not finished.is_set():
                     logger.exception("the store failed; claims are renewed when it is available again")
             except Exception:
-                logger.exception("lease renewal failed; retrying in %s s", min(CANCEL_POLL_SECONDS, third))
+                logger.exception(
+                    "the active claims could not be checked; the next check is in %s s",
+                    min(CANCEL_POLL_SECONDS, third),
+                )
 
     def _renew(self, held: HeldClaim, events: EventBuffer | None) -> None:
         """Renew a claim. An unexpected error does not keep the other claims from being renewed."""
