@@ -266,8 +266,7 @@ class Store(Protocol):
 
         Raises:
             RejectedError: `unknown_token`; `answered_otherwise`, if another answer came before; `closed`, if
-            the
-                wait accepts no answer any more; `too_large`.
+                the wait accepts no answer any more; `too_large`.
         """
         ...
 

@@ -10,10 +10,11 @@ in a stopping run is excluded as in Dekker's mutual exclusion (Dijkstra 1965): b
 read. A stop writes the head and then reads the visits. A claim writes the visit and then reads the head. So
 at least one of them sees the other, and a claim that finds the run stopping is undone.
 
-Cost: one write and one batch read. A message with an early or late visit costs one more read.
+Cost: one write and one batch read. A message without a cause is about a visit that has an item, and costs
+one more read.
 
 Limits: a process that dies between the write and the read of the head leaves a claim in a stopping run. Its
-lease expires, and the next claim of the visit parks it.
+lease expires, and the next claim executes the visit, as if it had started before the stop.
 """
 
 from __future__ import annotations

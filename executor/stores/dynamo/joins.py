@@ -9,8 +9,9 @@ arrivals is zero, it fires the join. That transaction requires the versions of a
 join, and the state of the run. The last commit sees the sum zero, so a join is not missed. The version and
 the derived id of the visit let only one commit fire.
 
-Cost: one transactional read for each commit that empties the counter of its own partition. Firing reads the
-visits that have arrived, and writes one transaction.
+Cost: one transactional read for each commit that changes counters. In a run with several partitions, only a
+commit that empties the counter of its own partition needs it. Firing reads the visits that have arrived, and
+writes one transaction.
 
 Limits: a run has at most MAX_PARTITIONS counters, because one transaction reads and checks all of them.
 

@@ -207,7 +207,7 @@ class DynamoLifecycle(DynamoJoins):
         return [] if is_running else self.end_run(snapshot.head, now)
 
     def _park_all(self, snapshot: RunSnapshot, now: float) -> bool:
-        """Park all visits that have not started, and return whether there were any."""
+        """Park all visits that are not running, and return whether there were any."""
         head = snapshot.head
         fired, _ = self.fire_joins(head, None, now)
         parkable = self.parkable_items(snapshot)

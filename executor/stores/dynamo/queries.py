@@ -108,7 +108,7 @@ class RunFilter:
             return []
         if self.status is RunStatus.WAITING:
             return list(_OPEN)
-        # The index may not know yet that a queued run is running.
+        # A resumed run is queued again, and the index may still show it as running.
         return [self.status, *([RunStatus.RUNNING] if self.status is RunStatus.QUEUED else [])]
 
 

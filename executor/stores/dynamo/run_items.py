@@ -16,7 +16,8 @@ Attributes of a head (their names are stored, and never change): `tenant` and `o
 `deadline` are times. `given` is a blob of input, environment and variables. `first` is the first visit: id,
 step, clock, index; `handed` are its pointers. `told` is a blob of the events of the run. `waits` is set once
 the run may be waiting, `reopening` while a resume is not complete. `key` is the partition key of the
-idempotency key. Others are named as in `Run`.
+idempotency key. `plan` is the hash of the plan, and `resumed` is `Run.resumed_from`. `spread` is the number
+of partitions if it is not 1. `expires` is the time to live. Others are named as in `Run`.
 
 Attributes of a counter: `live`, `failed`, `version`, `j#JOIN` (branches that can reach a join), `a#JOIN`
 (list of the visits whose branches have arrived there).

@@ -75,9 +75,8 @@ class DynamoWaits(DynamoContext):
             self.make_due(key.run_id, key.visit_id, now)
             self.changes.notify()
             return key
-        if canonical_json(self.blobs.load(item["answer"])) != canonical_json(
-            body
-        ):  # to `==`, 1 and true are the same
+        # Compared as text, because 1 and true are equal to `==`.
+        if canonical_json(self.blobs.load(item["answer"])) != canonical_json(body):
             raise RejectedError("answered_otherwise", "another answer came before")
         # The process that stored the answer may have died before it made the visit due.
         self.wake_if_answered(key.run_id, key.visit_id, now)

@@ -93,11 +93,9 @@ class PostgresDatabase:
 
     Raises:
         StoreError: any method, if the database cannot be reached or fails; the constructor also if its
-        schema is
-            not up to date.
+            schema is not up to date.
         UnwrittenError: `transaction` and `execute_returning...`, if they failed for a reason that passes and
-        wrote
-            nothing.
+            wrote nothing.
     """
 
     def __init__(self, uri: str | Callable[[], str], message_queue: MessageQueue | None = None) -> None:

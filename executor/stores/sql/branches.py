@@ -8,7 +8,8 @@ and `arrivals` holds those that wait there. The transaction that brings a counte
 deletes the arrivals, merges their pointers, and enters one visit. The id of a visit follows from its cause,
 so a repetition inserts nothing. All transactions of a run hold the lock of its row, so they are serial.
 
-Cost: a few statements for each commit, whatever the number of branches.
+Cost: a constant number of statements for each branch that a commit starts, ends or lets arrive, and for each
+join that it changes. The other branches of the run cost nothing.
 
 Limits: commits of one run are serial. Runs do not block each other.
 """
@@ -127,7 +128,7 @@ class BranchTransaction:
         self._add(branch, parked=self.run["stop"] is not None)
 
     def stop_run(self) -> None:
-        """Park visits that have not started, cancel child runs, and end the run if no visit is running."""
+        """Park visits that are not running, cancel child runs, and end the run if no visit is running."""
         finally_visit = finally_visit_id(self.run["resumes"])
         self.db.execute(
             "update visits set status = 'parked', due_at = case when status = 'ready' then ? else due_at end"

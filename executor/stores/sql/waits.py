@@ -63,9 +63,8 @@ class SqlWaits:
         with self.database.transaction() as db:
             key, row = self._locked_wait(db, token_hash)
             if row["answered_at"] is not None:
-                if canonical_json(json.loads(row["answer"])) == canonical_json(
-                    body
-                ):  # to `==`, 1 and true are the same
+                # Compared as text, because 1 and true are equal to `==`.
+                if canonical_json(json.loads(row["answer"])) == canonical_json(body):
                     return key
                 raise RejectedError("answered_otherwise", "another answer came before")
             _check_open(db, key, row)
