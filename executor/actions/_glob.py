@@ -29,7 +29,7 @@ def find_files(root: Path, parts: tuple[str, ...], check: Callable[[], object]) 
     """Yield the files below `root` that match the parts of a pattern, in no particular order.
 
     `check` is called for every entry. `**` stands for any number of folders; as the last part it also matches
-    the files below them. It does not follow symbolic links to folders.
+    the files below them. `**` does not follow symbolic links to folders.
     """
     pending = [(root, _skip_empty_matches(parts, {0}))]
     while pending:

@@ -33,7 +33,7 @@ LARGEST_BYTES = 256 * 1024 * 1024
 MAX_REDIRECTS = 3
 MAX_PAGES = 100
 MAX_TRIES = 3
-"""Limit of the attempts to send a request that has no effect if repeated, when the connection fails."""
+"""Limit of the attempts if the connection fails before the request is sent, or the method is idempotent."""
 MAX_ERROR_BYTES = 64 * 1024
 """Limit of the body of a failed response that its error keeps."""
 
@@ -316,7 +316,7 @@ def _request_pages(
         items = _page_value(paginate, "items", response) if "items" in paginate else [response["body"]]
         remaining_bytes -= len(write_json(items))
         if remaining_bytes < 0:
-            message = f"all pages together are longer than {LARGEST_BYTES:,} bytes"
+            message = f"all pages together are longer than {LARGEST_BYTES:,} characters of JSON"
             raise ActionError("LimitExceeded", message, retryable=False)
         all_items += items
         next_url = _page_value(paginate, "next", response)
