@@ -51,7 +51,10 @@ class SqlDamage:
     """Damage by SQL statements."""
 
     _rows: ClassVar = {
-        "visits": ("visits (run_id, id, step, queue, status, position, clock, names, number, due_at)", "?, '1', 'a', 'q', 'parked', 1, 1, '{}', 1, 1"),
+        "visits": (
+            "visits (run_id, id, step, queue, status, position, clock, names, number, due_at)",
+            "?, '1', 'a', 'q', 'parked', 1, 1, '{}', 1, 1",
+        ),
         "joins": ("joins (run_id, step)", "?, 'a'"),
         "arrivals": ("arrivals", "?, 'a', 'x', 1, '{}'"),
         "visit_counts": ("visit_counts", "?, 'a', 1"),

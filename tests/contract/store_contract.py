@@ -112,16 +112,19 @@ def end_run(store: Store, run: Run, status: RunStatus, now: float = 1.0) -> Run:
 
 
 def current_run(store: Store, run: Run) -> Run:
-    found = store.run(run.tenant, run.id)
-    assert found is not None
-    return found
+    """Return a run as it is stored now."""
+    stored = store.run(run.tenant, run.id)
+    assert stored is not None
+    return stored
 
 
 def visit_states(store: Store, run: Run) -> list[tuple[str, str]]:
+    """Return the step and the status of each visit."""
     return [(visit.step, visit.status.value) for visit in store.visits(run.id)]
 
 
 def run_contents(store: Store, run: Run) -> tuple[Any, ...]:
+    """Return all that a store holds of a run."""
     return (
         current_run(store, run),
         store.visits(run.id),
@@ -194,11 +197,17 @@ class StoreContract:
             timeout: 1h
             retry: {attempts: 3, delay: 1s, if: "{{ error.status == 500 }}"}
             tasks:
-            - {name: t, parallel: true, run: [{action: log, message: "{{ args.x }}"}, {action: set, set: {y: 1}}]}
+            - name: t
+              parallel: true
+              run: [{action: log, message: "{{ args.x }}"}, {action: set, set: {y: 1}}]
             steps:
             - name: Run Import
-              run: [{task: t, with: {x: 1}, if: "{{ v }}", as: z, on_error: continue}, {action: fail, message: no, timeout: 2s}]
-              rule: [{case: error, run: [{action: log, message: "{{ steps['Run Import'].visits }}"}]}, {case: "{{ y }}", run: []}]
+              run:
+              - {task: t, with: {x: 1}, if: "{{ v }}", as: z, on_error: continue}
+              - {action: fail, message: no, timeout: 2s}
+              rule:
+              - {case: error, run: [{action: log, message: "{{ steps['Run Import'].visits }}"}]}
+              - {case: "{{ y }}", run: []}
               timeout: 3s
               on_error: continue
             output: {y: "{{ y | default(0) }}"}

@@ -138,7 +138,10 @@ class SweepContract:
         assert play.finish().status is RunStatus.TIMED_OUT
 
     def test_a_finally_step_needs_no_deadline_of_the_run(self, store: SqlStore) -> None:
-        text = "timeout: 1h\nfinally: z\nsteps:\n- {name: a, run: [{action: set, set: {x: 1}}]}\n- {name: z, run: [{action: wait, seconds: 9}]}"
+        text = (
+            "timeout: 1h\nfinally: z\nsteps:\n- {name: a, run: [{action: set, set: {x: 1}}]}\n"
+            "- {name: z, run: [{action: wait, seconds: 9}]}"
+        )
         play = begin_run(store, text, 2)
         assert [visit.step for visit in play.visits] == ["a", "z"]
         assert store.sweep(play.clock()) == SweepResult(1, 0)

@@ -62,17 +62,11 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stubber]:
 
 
 def add_errors(
-    stub: Stubber,
-    call: str,
-    code: str,
-    times: int = 1,
-    *,
-    status: int = 400,
-    message: str = "no",
-    **more: Any,
+    stub: Stubber, call: str, code: str, times: int = 1, *, status: int = 400, **fields: Any
 ) -> None:
+    """Let the next calls fail with this error code."""
     for _ in range(times):
-        stub.add_client_error(call, code, message, status, modeled_fields=more or None)
+        stub.add_client_error(call, code, "no", status, modeled_fields=fields or None)
 
 
 def build_reasons(*codes: str | None) -> dict[str, Any]:
@@ -185,7 +179,7 @@ class TestRefusals:
 
     def test_an_item_that_dynamodb_refuses_as_too_large(self, stub: Stubber) -> None:
         message = "Item size to update has exceeded the maximum allowed size"
-        add_errors(stub, "update_item", "ValidationException", message=message)
+        stub.add_client_error("update_item", "ValidationException", message, 400)
         with pytest.raises(PayloadTooLargeError):
             DynamoTable("t").update(Update(FIRST_KEY, {"a": 1}))
 

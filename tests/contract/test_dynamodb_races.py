@@ -54,7 +54,9 @@ NESTED = """
 """
 REPEATED_FORK = """
     steps:
-    - {name: a, max_visits: 4, rule: [{case: "{{ steps.a.visits < 3 }}", run: [b1, b2]}, {case: default, run: [z]}]}
+    - name: a
+      max_visits: 4
+      rule: [{case: "{{ steps.a.visits < 3 }}", run: [b1, b2]}, {case: default, run: [z]}]
     - {name: b1, rule: [{case: default, run: [c]}]}
     - {name: b2, rule: [{case: default, run: [c]}]}
     - {name: c, rule: [{case: default, run: [a]}]}

@@ -179,9 +179,10 @@ class TestQueries:
             db.execute(visits, ("succeeded", "succeeded", 1, 40_000))
             db.execute(visits, ("ready", "ready", 40_001, 42_000))
             db.execute(
-                "insert into runs (id, tenant, playbook, plan_hash, status, origin, queue, input, environment,"
-                " variables, tags, created_at, live) select 'run' || n, 't' || n % 3, 'p', 'h', 'running',"
-                " 'service', 'service', '{}', '{}', '{}', '[]', n, 1 from generate_series(0, 6000) n"
+                "insert into runs (id, tenant, playbook, plan_hash, status, origin, queue, input,"
+                " environment, variables, tags, created_at, live)"
+                " select 'run' || n, 't' || n % 3, 'p', 'h', 'running', 'service', 'service',"
+                " '{}', '{}', '{}', '[]', n, 1 from generate_series(0, 6000) n"
             )
             db.execute("analyze visits, runs")
         yield store
@@ -192,7 +193,7 @@ class TestQueries:
         store: PostgresStore,
         operation: Callable[[], object],
         monkeypatch: pytest.MonkeyPatch,
-        about: str,
+        table: str,
     ) -> list[str]:
         """Return the plans of the queries of a table, with their values and without."""
         statements_sent: list[tuple[str, tuple[Any, ...]]] = []
@@ -205,36 +206,36 @@ class TestQueries:
         with monkeypatch.context() as patch:
             patch.setattr(PostgresWriter, "execute", record_query)
             operation()
-        found = []
+        plans = []
         for query, values in dict(statements_sent).items():
-            if f" from {about} " in query and " for update" not in query:
+            if f" from {table} " in query and " for update" not in query:
                 rows = store.database.fetch_all(f"explain {query}", *values)
                 first, *rest = query.split("?")
                 blank = first + "".join(f"${number}{part}" for number, part in enumerate(rest, 1))
                 rows += store.database.fetch_all(f"explain (generic_plan) {blank}")
-                found.append("\n".join(row["QUERY PLAN"] for row in rows))
-        assert found
-        return found
+                plans.append("\n".join(row["QUERY PLAN"] for row in rows))
+        assert plans
+        return plans
 
     def test_the_search_for_due_visits_uses_an_index(
         self, store: PostgresStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def ask() -> None:
+        def run_queries() -> None:
             claim = store.claim("service", LEASE, 1e9)
             assert claim is not None and claim.visit.id == "v40001"
             assert store.next_due("service") is not None
 
-        for plan in self.explain_queries(store, ask, monkeypatch, "visits"):
+        for plan in self.explain_queries(store, run_queries, monkeypatch, "visits"):
             assert plan.count("using visits_due") == 2, plan
             assert "Seq Scan" not in plan and "Sort" not in plan
 
     def test_pages_of_runs_use_an_index(self, store: PostgresStore, monkeypatch: pytest.MonkeyPatch) -> None:
-        def ask() -> None:
+        def run_queries() -> None:
             page, cursor = store.runs("t1", limit=50)
             more, _ = store.runs("t1", limit=50, cursor=cursor)
             assert len({run.id for run in (*page, *more)}) == 100
 
-        for plan in self.explain_queries(store, ask, monkeypatch, "runs"):
+        for plan in self.explain_queries(store, run_queries, monkeypatch, "runs"):
             assert plan.count("using runs_newest") == 2, plan
             assert "Seq Scan" not in plan and "Sort" not in plan
 

@@ -40,7 +40,50 @@ from tests.run_harness import compile_text
 
 __all__ = ["aws", "aws_server", "postgres_dsn", "postgres_server"]
 LIMIT = 4096
-CHILD_PLAYBOOK = "name: child\nsteps: [{name: a, run: [{action: wait, seconds: 1}, {action: set, set: {n: 7}}]}]\noutput: {n: '{{ n }}'}"
+CHILD_PLAYBOOK = """
+name: child
+steps: [{name: a, run: [{action: wait, seconds: 1}, {action: set, set: {n: 7}}]}]
+output: {n: '{{ n }}'}
+"""
+EXAMPLES = {
+    "diamond": (DIAMOND, "succeeded"),
+    "sequential": ("    mode: sequential" + DIAMOND, "succeeded"),
+    "wait": (
+        "steps: [{name: a, run: [{action: wait, seconds: 1}, {action: set, set: {n: 1}}]}]",
+        "succeeded",
+    ),
+    "retry": (
+        "steps: [{name: a, retry: {attempts: 2, delay: 1s}, run: [{action: fail, message: no}]}]",
+        "failed",
+    ),
+    "repeat": (
+        (
+            "steps: [{name: a, repeat: {until: '{{ n > 4 }}', every: 1s, max: 3},"
+            " run: [{action: set, set: {n: '{{ (n | default(3)) + 1 }}'}}]}]"
+        ),
+        "succeeded",
+    ),
+    "batches": (
+        "steps: [{name: a, loop: {items: '{{ range(9) }}', batch: 4}, run: [{action: log, message: x}]}]",
+        "succeeded",
+    ),
+    "timeout": ("timeout: 2s\nsteps: [{name: a, run: [{action: wait, seconds: 600}]}]", "timed_out"),
+    "finally": (
+        (
+            "finally: z\nsteps:\n- {name: a, run: [{action: fail, message: no}]}\n"
+            "- {name: z, run: [{action: log, message: x}]}"
+        ),
+        "failed",
+    ),
+    "another run": (
+        (
+            "steps: [{name: a, run: [{action: workflow, playbook: child, as: found}]}]\n"
+            "output: {n: '{{ found.n }}'}"
+        ),
+        "succeeded",
+    ),
+}
+"""Playbooks, and the status in which their runs end."""
 
 
 @pytest.fixture
@@ -89,54 +132,40 @@ def receive_messages(aws: Client, queue: str, seconds: int = 5) -> list[str]:
     """Receive and delete the next messages, and return their bodies."""
     sqs = aws("sqs")
     options = {"WaitTimeSeconds": seconds, "MaxNumberOfMessages": 10}
-    found = sqs.receive_message(QueueUrl=queue, **options).get("Messages", ())
-    for message in found:
+    messages = sqs.receive_message(QueueUrl=queue, **options).get("Messages", ())
+    for message in messages:
         sqs.delete_message(QueueUrl=queue, ReceiptHandle=message["ReceiptHandle"])
-    return [message["Body"] for message in found]
+    return [message["Body"] for message in messages]
 
 
 def process_messages(store: PostgresStore, aws: Client, queue: str, run: Run, *, chained: bool) -> Run:
     """Execute only the visits that messages announce, until the run has ended, and return the run."""
-    walker = VisitExecutor(store, LEASE, service_capabilities({}), continues=lambda: chained)
-    until = time.monotonic() + 60.0
-    while time.monotonic() < until:
+    executor = VisitExecutor(store, LEASE, service_capabilities({}), continues=lambda: chained)
+    deadline = time.monotonic() + 60.0
+    while time.monotonic() < deadline:
         for body in receive_messages(aws, queue, 1):
             claim = store.claim_message(body, LEASE, time.time())
             assert claim is not MessageOutcome.HELD
             while isinstance(claim, Claim):
-                claim = walker.execute(claim)
-        found = store.run(run.tenant, run.id)
-        assert found is not None
-        if found.status.is_final:
-            return found
+                claim = executor.execute(claim)
+        current = store.run(run.tenant, run.id)
+        assert current is not None
+        if current.status.is_final:
+            return current
     raise AssertionError(f"no message was sent for {[(v.step, v.status) for v in store.visits(run.id)]}")
 
 
 @pytest.mark.parametrize("chained", [False, True], ids=["a message a step", "chained"])
-@pytest.mark.parametrize(
-    ("text", "status"),
-    [
-        (DIAMOND, "succeeded"),
-        ("    mode: sequential" + DIAMOND, "succeeded"),
-        ("steps: [{name: a, run: [{action: wait, seconds: 1}, {action: set, set: {n: 1}}]}]", "succeeded"),
-        ("steps: [{name: a, retry: {attempts: 2, delay: 1s}, run: [{action: fail, message: no}]}]", "failed"),
-        ("steps: [{name: a, repeat: {until: '{{ n > 4 }}', every: 1s, max: 3}, run: [{action: set, set: {n: '{{ (n | default(3)) + 1 }}'}}]}]", "succeeded"),
-        ("steps: [{name: a, loop: {items: '{{ range(9) }}', batch: 4}, run: [{action: log, message: x}]}]", "succeeded"),
-        ("timeout: 2s\nsteps: [{name: a, run: [{action: wait, seconds: 600}]}]", "timed_out"),
-        ("finally: z\nsteps:\n- {name: a, run: [{action: fail, message: no}]}\n- {name: z, run: [{action: log, message: x}]}", "failed"),
-        ("steps: [{name: a, run: [{action: workflow, playbook: child, as: found}]}]\noutput: {n: '{{ found.n }}'}", "succeeded"),
-    ],
-    ids=["diamond", "sequential", "wait", "retry", "repeat", "batches", "timeout", "finally", "another run"],
-)  # fmt: skip
+@pytest.mark.parametrize("name", EXAMPLES)
 def test_messages_announce_all_due_visits(
-    store: PostgresStore, aws: Client, queue: str, text: str, status: str, *, chained: bool
+    store: PostgresStore, aws: Client, queue: str, name: str, *, chained: bool
 ) -> None:
+    text, status = EXAMPLES[name]
     child = compile_text(CHILD_PLAYBOOK)
     store.save_plan(child)
     store.register(RegisteredPlaybook("default", "child", None, child.hash, 0.0))
-    assert (
-        process_messages(store, aws, queue, start_service_run(store, text), chained=chained).status == status
-    )
+    run = start_service_run(store, text)
+    assert process_messages(store, aws, queue, run, chained=chained).status == status
     assert store.check_consistency() == []
 
 
@@ -289,11 +318,13 @@ class TestSecret:
             aws("secretsmanager").put_secret_value(SecretId=arn, SecretString=other)
             assert store.run(run.tenant, run.id) is not None
             with psycopg.connect(postgres_dsn, autocommit=True) as connection:
-                ends = "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
-                connection.execute(ends)
-            until = time.monotonic() + 30.0
+                connection.execute(
+                    "select pg_terminate_backend(pid) from pg_stat_activity"
+                    " where datname = current_database() and pid <> pg_backend_pid()"
+                )
+            deadline = time.monotonic() + 30.0
             while store.run(run.tenant, run.id) is not None:
-                assert time.monotonic() < until
+                assert time.monotonic() < deadline
                 time.sleep(0.1)
             store.close()
 

@@ -109,10 +109,10 @@ def run_workers(stores: list[PostgresStore], run: Run, *, threads: int = 2) -> R
     ]
     for worker in workers:
         worker.start()
-    found = workers[0].wait_until_finished(run.tenant, run.id)
+    finished = workers[0].wait_until_finished(run.tenant, run.id)
     for worker in workers:
         worker.stop()
-    return found
+    return finished
 
 
 def is_sound(store: PostgresStore, *runs: Run) -> bool:
@@ -140,13 +140,15 @@ def build_fork(branches: int) -> str:
     """Return a playbook with a fork of `branches` branches and their join."""
     names = ", ".join(f"b{index}" for index in range(branches))
     steps = [
-        f"- {{name: b{index}, run: [{{action: set, set: {{v{index}: {index}}}}}], rule: [{{case: default, run: [c]}}]}}"
+        f"- {{name: b{index}, run: [{{action: set, set: {{v{index}: {index}}}}}],"
+        " rule: [{case: default, run: [c]}]}"
         for index in range(branches)
     ]
     total = f"v0 + v{branches - 1}"
     return "\n".join([
         "name: fork", "steps:", f"- {{name: a, rule: [{{case: default, run: [{names}]}}]}}", *steps,
-        f'- {{name: c, run: [{{action: set, set: {{total: "{{{{ {total} }}}}"}}}}]}}', 'output: {total: "{{ total }}"}',
+        f'- {{name: c, run: [{{action: set, set: {{total: "{{{{ {total} }}}}"}}}}]}}',
+        'output: {total: "{{ total }}"}',
     ])  # fmt: skip
 
 
@@ -154,18 +156,18 @@ def build_nested_forks(depth: int) -> tuple[str, int]:
     """Return a playbook with nested forks of three branches and their joins, and its number of steps."""
     steps: list[str] = []
 
-    def block(name: str, left: int, after: str | None) -> str:
+    def add_fork(name: str, left: int, after: str | None) -> str:
         rule = f", rule: [{{case: default, run: [{after}]}}]" if after else ""
         if left == 0:
             steps.append(f"- {{name: {name}, run: [{{action: set, set: {{{name}_seen: 1}}}}]{rule}}}")
             return name
         join = f"{name}_join"
-        inner = [block(f"{name}_{index}", left - 1, join) for index in range(3)]
+        inner = [add_fork(f"{name}_{index}", left - 1, join) for index in range(3)]
         steps.append(f"- {{name: {name}, rule: [{{case: default, run: [{', '.join(inner)}]}}]}}")
         steps.append(f"- {{name: {join}, run: [{{action: set, set: {{{join}_seen: 1}}}}]{rule}}}")
         return name
 
-    block("f", depth, None)
+    add_fork("f", depth, None)
     steps.sort(key=lambda step: not step.startswith("- {name: f,"))
     return "\n".join(["name: nested", "steps:", *steps]), len(steps)
 
