@@ -25,7 +25,8 @@ CHAIN = RunShape(10, 0, 0)
 
 
 def test_the_units_of_a_chain_are_those_measured() -> None:
-    # In the emulator, runs of 1, 11 and 31 steps needed 18, 38 and 78 write units, and 11, 31 and 71 read units.
+    # Measured in the emulator: runs of 1, 11 and 31 steps needed 18, 38 and 78 write units.
+    # They needed 11, 31 and 71 read units.
     for steps, writes, reads in ((1, 18, 11), (11, 38, 31), (31, 78, 71)):
         demand = compute_demand(Workload(RunShape(steps, 0, 0), 1.0))
         assert (demand.write_units, demand.read_units, demand.messages) == (writes, reads, steps + 1)

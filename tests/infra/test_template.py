@@ -24,7 +24,10 @@ Change = Callable[[dict[str, Any]], object]
 def template() -> dict[str, Any]:
     """The template of CloudFormation after the SAM transform."""
     python = tool_environment(TRANSLATOR, "pyyaml") / "bin" / "python"
-    code = "import json; from noetl.infra.checks import transform_template; print(json.dumps(transform_template()))"
+    code = (
+        "import json; from noetl.infra.checks import transform_template;"
+        " print(json.dumps(transform_template()))"
+    )
     done = subprocess.run([python, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     found: dict[str, Any] = json.loads(done.stdout)
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -96,7 +97,8 @@ def test_a_missing_permission_is_not_a_missing_secret(aws: Client, monkeypatch: 
 
 def test_permission_for_one_service_is_enough(aws: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     store_parameter(aws, "A", "value")
-    allow = '{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "ssm:GetParameter", "Resource": "*"}]}'
+    statement = {"Effect": "Allow", "Action": "ssm:GetParameter", "Resource": "*"}
+    allow = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
     drop_permissions(aws, monkeypatch)
     aws("iam").put_user_policy(UserName="nobody", PolicyName="read", PolicyDocument=allow)
     assert resolve_secret("A") == "value"
