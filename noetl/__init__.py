@@ -1,7 +1,8 @@
 """NoETL: a compiler and a serverless executor for YAML playbooks.
 
-An installed wheel holds the packages `planner`, `executor`, `api` and `infra` in this folder. In a checkout they are folders
-next to this one, and `__path__` names their parent: docs/decisions/0008-import-names.md says why.
+An installed wheel holds the packages `planner`, `executor`, `api` and `infra` in this folder. In a checkout
+they are folders next to this one, and `__path__` also names their parent. The reasons are in
+docs/decisions/0008-import-names.md.
 """
 
 import os

@@ -1,8 +1,9 @@
 """Import names of a checkout: `api` and `noetl.api` are the same module.
 
-In a checkout the folders `planner`, `executor`, `api` and `infra` lie on the import path, so that `uvicorn api.app:app` finds
-them. Imported under their short names they would be loaded a second time, with classes that `isinstance` and `except` do not
-match. Their `__init__` modules call `alias_package` to prevent that.
+In a checkout the folders `planner`, `executor`, `api` and `infra` are on the import path, so
+`uvicorn api.app:app` finds them. Python would load them a second time under their short names, and the classes
+of the two copies differ: `isinstance` and `except` would not match. The `__init__` modules of the folders call
+`alias_package` to prevent that.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ def alias_package(name: str) -> None:
 
 
 class _AliasFinder(MetaPathFinder, Loader):
-    """Finds the modules of one top-level package as those of the package in `noetl`."""
+    """Finder of the modules of one top-level package: it gives those of the package in `noetl`."""
 
     def __init__(self, package: str) -> None:
         self.prefix = f"{package}."

@@ -82,7 +82,8 @@ class TestWheel:
     def test_a_python_action_calls_the_users_package(self, installed: Path, tmp_path: Path) -> None:
         (tmp_path / "planner.py").write_text("def double(x): return 2 * x\n")
         (tmp_path / "p.yaml").write_text(
-            "name: p\nsteps:\n- name: a\n  run: [{action: python, function: 'planner:double', args: {x: 21}}]\n"
+            "name: p\nsteps:\n- name: a\n  run:\n"
+            "  - {action: python, function: 'planner:double', args: {x: 21}}\n"
             "output: {answer: '{{ steps.a.result }}'}\n"
         )
         code = "import sys; sys.argv = ['noetl', 'run', 'p.yaml']; from noetl.api.cli import main; main()"
@@ -90,7 +91,8 @@ class TestWheel:
 
     def test_every_data_file_is_installed(self, installed: Path, tmp_path: Path) -> None:
         code = (
-            "from noetl.planner.diagnostics.explanations import explanation; from noetl.infra.migrations import migrations;"
+            "from noetl.planner.diagnostics.explanations import explanation;"
+            "from noetl.infra.migrations import migrations;"
             "from noetl.infra.dynamodb import DEFINITION;"
             "print('NP101' in explanation('NP101'), len(migrations()) > 0, DEFINITION.exists())"
         )
