@@ -53,7 +53,7 @@ AGREEMENT: Sequence[Column] = (
     ("states", lambda row: f"{row['states']:,}"),
     ("confirmed", lambda row: f"{sum(row['confirmed'].values()):,}"),
     ("refuted", lambda row: f"{sum(row['refuted'].values()):,}"),
-    ("untold", lambda row: f"{sum(row['untold'].values()):,}"),
+    ("unreported", lambda row: f"{sum(row['untold'].values()):,}"),
 )
 
 

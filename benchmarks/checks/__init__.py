@@ -1,1 +1,1 @@
-"""The accuracy of the compiler, measured against exhaustive execution."""
+"""Measurement of the compiler's diagnostics against exhaustive execution."""

@@ -1,6 +1,7 @@
-"""Accuracy of the checks: `python -m benchmarks.checks`.
+"""Command `python -m benchmarks.checks`.
 
-Measures, prints tables and writes `benchmarks/checks.json`.
+It compares the compiler's diagnostics with exhaustive execution, prints tables and writes
+`benchmarks/checks.json`.
 """
 
 from __future__ import annotations
@@ -17,41 +18,45 @@ from noetl.planner.diagnostics.codes import Severity
 
 from benchmarks import report
 from benchmarks.checks import agreement, mutants
-from benchmarks.checks.chance import by_chance
-from benchmarks.checks.corpus import Sound, written
-from benchmarks.checks.generator import generated
+from benchmarks.checks.chance import random_playbook
+from benchmarks.checks.corpus import CorpusPlaybook, written_playbooks
+from benchmarks.checks.generator import generate_playbook
 
 RESULTS = Path(__file__).parents[1] / "checks.json"
+_VERDICTS = {"confirmed": "confirmed", "refuted": "refuted", "undecided": "undecided", "untold": "unreported"}
+"""The keys of verdicts in the results, and their labels."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = _options(arguments)
     seeds = range(options.seed, options.seed + max(options.generated, options.chance))
-    sound = [Sound("generated", str(seed), generated(seed)) for seed in seeds[: options.generated]]
-    chance = [Sound("chance", str(seed), by_chance(seed)) for seed in seeds[: options.chance]]
-    valid = [*written(), *sound][: options.valid]
+    sound = [
+        CorpusPlaybook("generated", str(seed), generate_playbook(seed)) for seed in seeds[: options.generated]
+    ]
+    chance = [CorpusPlaybook("chance", str(seed), random_playbook(seed)) for seed in seeds[: options.chance]]
+    valid = [*written_playbooks(), *sound][: options.valid]
 
-    rows, odd = mutants.measure(valid, options.sites)
+    rows, misjudged = mutants.measure(valid, options.sites)
     counts = [row.to_json() for row in (*rows, mutants.total(rows))]
     print(report.table("Mutants of valid playbooks, by operator", report.MUTANTS, counts))
     on_valid = _valid(valid)
-    print(report.table("Valid playbooks, and what the compiler says to them", report.VALID, on_valid))
+    print(report.table("Diagnostics of valid playbooks", report.VALID, on_valid))
     agreements = {"valid": agreement.measure(valid), "by chance": agreement.measure(chance)}
     agreed = [{"of": name, **found.to_json()} for name, found in agreements.items()]
     print(
         report.table(
-            "Diagnostics and runs: which are confirmed, and which failures are not diagnosed",
+            "Agreement of diagnostics and runs",
             report.AGREEMENT,
             agreed,
         )
     )
     for found in agreed:
-        for verdict in ("confirmed", "refuted", "undecided", "untold"):
-            by_code = ", ".join(f"{code} {number:,}" for code, number in found[verdict].items())
-            print(f"{found['of']}, {verdict}: {by_code or 'none'}")
+        for key, label in _VERDICTS.items():
+            numbers = ", ".join(f"{code} {number:,}" for code, number in found[key].items())
+            print(f"{found['of']}, {label}: {numbers or 'none'}")
     last_seed = seeds[-1] if seeds else options.seed
-    print(f"\nSeeds {options.seed} to {last_seed}; {options.sites} places for each operator and playbook.")
-    _show(odd, agreements, options.show)
+    print(f"\nSeeds {options.seed} to {last_seed}; {options.sites} places per operator and playbook.")
+    _show(misjudged, agreements, options.show)
     settings = {"seed": options.seed, "sites": options.sites, "generated": len(sound), "chance": len(chance)}
     report.write(
         options.results, {"settings": [settings], "mutants": counts, "valid": on_valid, "agreement": agreed}
@@ -61,27 +66,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.checks", description=__doc__)
-    parser.add_argument("--seed", type=int, default=0, help="where the seeds begin")
+    parser.add_argument("--seed", type=int, default=0, help="first seed")
     parser.add_argument(
-        "--sites", type=int, default=3, help="at how many places of a playbook an operator is tried"
+        "--sites",
+        type=int,
+        default=3,
+        help="maximum number of places of a playbook at which an operator is tried",
     )
-    parser.add_argument("--generated", type=int, default=300, help="how many sound playbooks are made")
-    parser.add_argument("--chance", type=int, default=5_000, help="how many playbooks are made by chance")
-    parser.add_argument(
-        "--valid", type=int, default=None, help="at most how many valid playbooks are looked at"
-    )
+    parser.add_argument("--generated", type=int, default=300, help="number of generated valid playbooks")
+    parser.add_argument("--chance", type=int, default=5_000, help="number of random playbooks")
+    parser.add_argument("--valid", type=int, default=None, help="maximum number of valid playbooks")
     parser.add_argument(
         "--show",
         type=int,
         default=0,
-        help="how many mutants that were judged wrongly are shown, of each operator",
+        help="maximum number of wrongly judged mutants to show for each operator",
     )
-    parser.add_argument("--results", type=Path, default=RESULTS, help="where the results are written")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="file for the results")
     return parser.parse_args(arguments)
 
 
-def _valid(playbooks: Sequence[Sound]) -> list[dict[str, Any]]:
-    """Return the number of valid playbooks from each source, and of their diagnostics by severity."""
+def _valid(playbooks: Sequence[CorpusPlaybook]) -> list[dict[str, Any]]:
+    """Return the numbers of valid playbooks and of their diagnostics by severity, for each source."""
     found: dict[str, Counter[str]] = {}
     for playbook in playbooks:
         counts = found.setdefault(playbook.source, Counter())
@@ -94,19 +100,24 @@ def _valid(playbooks: Sequence[Sound]) -> list[dict[str, Any]]:
     ]
 
 
-def _show(odd: Sequence[mutants.Judged], agreements: dict[str, agreement.Agreement], most: int) -> None:
+def _show(
+    misjudged: Sequence[mutants.JudgedMutant], agreements: dict[str, agreement.Agreement], limit: int
+) -> None:
     shown: Counter[str] = Counter()
-    for mutant in odd:
+    for mutant in misjudged:
         shown[mutant.operator] += 1
-        if shown[mutant.operator] <= most:
-            said = [
-                f"{d.span.line}:{d.span.column} {d.severity} {d.code} {d.message}" for d in mutant.said
-            ] or ["nothing"]
+        if shown[mutant.operator] <= limit:
+            messages = [
+                f"{d.span.line}:{d.span.column} {d.severity} {d.code} {d.message}" for d in mutant.diagnostics
+            ]
             wrong = "; ".join(mutant.worse) or ("outside the language" if mutant.is_outside else "nothing")
-            print(f"\n--- {mutant.operator} of {mutant.sound.source} {mutant.sound.name}\n{mutant.text}")
-            print(f"execution: {wrong}\ncompiler: {'; '.join(said)}\nright places: {sorted(mutant.places)}")
+            print(
+                f"\n--- {mutant.operator} of {mutant.playbook.source} {mutant.playbook.name}\n{mutant.text}"
+            )
+            print(f"execution: {wrong}\ncompiler: {'; '.join(messages) or 'nothing'}")
+            print(f"right places: {sorted(mutant.places)}")
     for found in agreements.values():
-        for disagreement in found.disagreements[:most]:
+        for disagreement in found.disagreements[:limit]:
             print(f"\n--- {disagreement.playbook}: {disagreement.description}\n{disagreement.text}")
 
 

@@ -1,6 +1,4 @@
-"""Agreement of diagnostics and execution: each diagnostic must be confirmed by a run, and each failure must
-be diagnosed.
-"""
+"""Comparison of the compiler's diagnostics with all runs of a playbook, in both directions."""
 
 from __future__ import annotations
 
@@ -17,11 +15,11 @@ from noetl.planner.diagnostics.codes import Severity
 from noetl.planner.diagnostics.diagnostic import Diagnostic
 from noetl.planner.plan import MAX_COUNTED_VISITS, Plan
 
-from benchmarks.checks.corpus import Sound
-from benchmarks.checks.exploration import Explored, explored
+from benchmarks.checks.corpus import CorpusPlaybook
+from benchmarks.checks.exploration import Exploration, FaultModel, explore_plan
 from benchmarks.checks.places import Places
-from benchmarks.checks.samples import MOST_BEGINNINGS
-from benchmarks.checks.unchecked import NoPlan, dangling, unchecked_plan
+from benchmarks.checks.samples import MAX_INPUTS
+from benchmarks.checks.unchecked import NoPlanError, build_unchecked_plan, find_dangling_targets
 
 NOT_ABOUT_RUNS = frozenset(
     [
@@ -64,21 +62,24 @@ NOT_ABOUT_RUNS = frozenset(
         "NP701",
     ]
 )
-"""Findings about the text, which no run confirms or refutes."""
+"""Codes of diagnostics about the text. No run confirms or refutes them."""
 
 
-_NEVER = frozenset({"NP201", "NP203", "NP204", "NP206", "NP404"})
-"""Diagnostics about what no run does."""
+_CLAIMS_OF_ABSENCE = frozenset({"NP201", "NP203", "NP204", "NP206", "NP404"})
+"""Codes of diagnostics that claim that no run does something."""
 
-MANY_BEGINNINGS = 4_096
+MAX_INPUTS_TO_REFUTE = 4_096
+"""The maximum number of inputs that are explored before a diagnostic counts as refuted."""
 
-_OF_STEPS = frozenset({"result", "error"})
-"""What a step has once it was visited."""
+_STEP_ATTRIBUTES = frozenset({"result", "error"})
+"""The attributes that a step has after a visit."""
+
+LENIENT = FaultModel(loses_workers=True, ignores_undefined=True)
 
 
 @dataclass(frozen=True)
 class Disagreement:
-    """A diagnostic that no run confirms, or a failure that no diagnostic predicts."""
+    """A diagnostic that no run confirms, or a fault of a run that no diagnostic reports."""
 
     playbook: str
     text: str
@@ -87,40 +88,41 @@ class Disagreement:
 
 @dataclass
 class Agreement:
-    """Counts over playbooks, and the disagreements.
+    """The counts over playbooks, and the disagreements.
 
     `confirmed`, `refuted` and `undecided` count diagnostics by code. A diagnostic is undecided if no run
-    confirms it and the exploration is incomplete.
+    decided it and the exploration was not exhaustive. `unreported` counts faults without a diagnostic, by
+    kind.
     """
 
     playbooks: int = 0
     clean: int = 0
     runs: int = 0
-    worlds: int = 0
+    states: int = 0
     left_out: int = 0
     confirmed: Counter[str] = field(default_factory=Counter)
     refuted: Counter[str] = field(default_factory=Counter)
     undecided: Counter[str] = field(default_factory=Counter)
-    undiagnosed: Counter[str] = field(default_factory=Counter)
+    unreported: Counter[str] = field(default_factory=Counter)
     disagreements: list[Disagreement] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the counts for reports and results."""
+        """Return the counts as a row of the report."""
         return {
             "playbooks": self.playbooks,
             "without_errors": self.clean,
             "runs": self.runs,
-            "states": self.worlds,
+            "states": self.states,
             "left_out": self.left_out,
             "confirmed": dict(sorted(self.confirmed.items())),
             "refuted": dict(sorted(self.refuted.items())),
             "undecided": dict(sorted(self.undecided.items())),
-            "untold": dict(sorted(self.undiagnosed.items())),
+            "untold": dict(sorted(self.unreported.items())),
         }
 
 
-def measure(playbooks: Iterable[Sound]) -> Agreement:
-    """Compare the diagnostics of playbooks with all of their runs."""
+def measure(playbooks: Iterable[CorpusPlaybook]) -> Agreement:
+    """Compare the diagnostics of playbooks with their runs."""
     logging.disable(logging.CRITICAL)
     found = Agreement()
     for playbook in playbooks:
@@ -129,77 +131,77 @@ def measure(playbooks: Iterable[Sound]) -> Agreement:
     return found
 
 
-def _compare(playbook: Sound, found: Agreement) -> None:
+def _compare(playbook: CorpusPlaybook, found: Agreement) -> None:
     compilation = compile_playbook(playbook.text, catalogue())
     try:
-        plan = compilation.plan or unchecked_plan(playbook.text)
-    except NoPlan:
+        plan = compilation.plan or build_unchecked_plan(playbook.text)
+    except NoPlanError:
         found.left_out += 1
         return
-    judge, verdicts = _judged(playbook.text, plan, compilation.diagnostics)
+    judge, verdicts = _judge(playbook.text, plan, compilation.diagnostics)
     found.playbooks += 1
     found.runs += len(judge.behaviour.endings)
-    found.worlds += judge.behaviour.worlds
+    found.states += judge.behaviour.states
     for diagnostic, verdict in zip(compilation.diagnostics, verdicts, strict=True):
         if verdict is None:
             continue
-        # What never happens is seen where everything was.
-        if verdict is (diagnostic.code in _NEVER) and not judge.has_seen_all:
+        # Only an exhaustive exploration can show that something never happens.
+        if verdict is (diagnostic.code in _CLAIMS_OF_ABSENCE) and not judge.is_exhaustive:
             found.undecided[diagnostic.code] += 1
             continue
         (found.confirmed if verdict else found.refuted)[diagnostic.code] += 1
         if not verdict:
-            said = (
-                f"{diagnostic.code} at {diagnostic.span.line}:{diagnostic.span.column}: {diagnostic.message}"
-            )
-            found.disagreements.append(Disagreement(playbook.name, playbook.text, f"does not happen: {said}"))
+            place = f"{diagnostic.span.line}:{diagnostic.span.column}"
+            description = f"does not happen: {diagnostic.code} at {place}: {diagnostic.message}"
+            found.disagreements.append(Disagreement(playbook.name, playbook.text, description))
     if compilation.plan is not None:
         found.clean += 1
-        for kind, description in judge.undiagnosed(compilation.diagnostics, explored(plan, loses=True)):
-            found.undiagnosed[kind] += 1
+        lossy = explore_plan(plan, FaultModel(loses_workers=True))
+        for kind, description in judge.find_unreported(compilation.diagnostics, lossy):
+            found.unreported[kind] += 1
             found.disagreements.append(
-                Disagreement(playbook.name, playbook.text, f"was not diagnosed: {description}")
+                Disagreement(playbook.name, playbook.text, f"is not reported: {description}")
             )
 
 
-def _judged(text: str, plan: Plan, diagnostics: Sequence[Diagnostic]) -> tuple[Judge, list[bool | None]]:
-    """Return a judge and its verdicts. If some diagnostics are not confirmed, explore more runs."""
-    for most in (MOST_BEGINNINGS, MANY_BEGINNINGS):
-        behaviour = explored(plan, most_beginnings=most)
-        judge = Judge(text, plan, behaviour, explored(plan, loses=True, repairs=True, most_beginnings=most))
-        verdicts = [judge.happens(diagnostic) for diagnostic in diagnostics]
-        if behaviour.all_beginnings or False not in verdicts:
+def _judge(text: str, plan: Plan, diagnostics: Sequence[Diagnostic]) -> tuple[Judge, list[bool | None]]:
+    """Return a judge and its verdicts. Before it refutes a diagnostic, it explores more inputs."""
+    for max_inputs in (MAX_INPUTS, MAX_INPUTS_TO_REFUTE):
+        behaviour = explore_plan(plan, max_inputs=max_inputs)
+        judge = Judge(text, plan, behaviour, explore_plan(plan, LENIENT, max_inputs=max_inputs))
+        verdicts = [judge.confirms(diagnostic) for diagnostic in diagnostics]
+        if behaviour.all_inputs or False not in verdicts:
             break
     return judge, verdicts
 
 
 class Judge:
-    """A comparison of the diagnostics of one playbook with its runs."""
+    """The comparison of the diagnostics of one playbook with its runs."""
 
-    def __init__(self, text: str, plan: Plan, behaviour: Explored, repaired: Explored) -> None:
+    def __init__(self, text: str, plan: Plan, behaviour: Exploration, lenient: Exploration) -> None:
         self.places = Places(text)
         self.text = text
         self.plan = plan
-        self.has_seen_all = behaviour.all_beginnings and behaviour.is_complete and repaired.is_complete
+        self.is_exhaustive = behaviour.all_inputs and behaviour.is_complete and lenient.is_complete
         self.behaviour = behaviour
-        self.repaired = repaired
-        """The same runs, and those in which workers die or that go on where a name has no value."""
+        self.lenient = lenient
+        """The runs of `LENIENT`: also those that lose workers or continue after an undefined name."""
 
-    def happens(self, diagnostic: Diagnostic) -> bool | None:
-        """Return whether a run confirms the diagnostic; None if no run can decide it."""
+    def confirms(self, diagnostic: Diagnostic) -> bool | None:
+        """Return whether the runs confirm a diagnostic, or None if they cannot decide it."""
         if diagnostic.code in NOT_ABOUT_RUNS or diagnostic.severity is Severity.NOTE:
             return None
         place = (diagnostic.span.line, diagnostic.span.column)
-        path, _ = self.places.find_path(place)
-        step, case = self._stands_in(path)
+        path, _ = self.places.path_at(place)
+        step, case = self._locate(path)
         match diagnostic.code:
             case "NP201":
-                return step not in self.repaired.visited
+                return step not in self.lenient.visited
             case "NP203" | "NP206" | "NP404":
                 return (
                     None
-                    if step not in self.repaired.visited or case is None
-                    else (step, case) not in self.repaired.taken
+                    if step not in self.lenient.visited or case is None
+                    else (step, case) not in self.lenient.taken
                 )
             case "NP202":
                 return self._is_unbounded(re.findall(r"[\w ]+(?= →)", diagnostic.message))
@@ -211,40 +213,42 @@ class Judge:
                 )
             case "NP301" | "NP302":
                 is_of_step = re.search(r"visits step|unvisited", diagnostic.message) is not None
-                words = _OF_STEPS if is_of_step else frozenset([self.places.word(place)])
-                found = self._is_met(words, step, path)
+                words = _STEP_ATTRIBUTES if is_of_step else frozenset([self.places.word(place)])
+                found = self._is_undefined(words, step, path)
                 return found and (
-                    diagnostic.code == "NP301" or self._is_met_on_path(words, step, diagnostic.message)
+                    diagnostic.code == "NP301" or self._is_undefined_on_path(words, step, diagnostic.message)
                 )
             case "NP303":
-                return self._is_raced(self.places.word(place), path, step)
+                return self._has_race(self.places.word(place), path, step)
         return None
 
-    def _is_unbounded(self, circle: Sequence[str]) -> bool:
-        """Return whether the cycle exists and none of its steps has a bound."""
-        steps = [self.plan.steps.get(name.strip()) for name in circle]
-        following = [*steps[1:], *steps[:1]]
+    def _is_unbounded(self, cycle: Sequence[str]) -> bool:
+        """Return whether the cycle exists and none of its steps has a bound, whether runs take it or not."""
+        steps = [self.plan.steps.get(name.strip()) for name in cycle]
+        successors = [*steps[1:], *steps[:1]]
         return all(
             step is None
-            or next_step is None
-            or (step.max_visits is None and any(next_step.name in case.targets for case in step.cases))
-            for step, next_step in zip(steps, following, strict=True)
+            or successor is None
+            or (step.max_visits is None and any(successor.name in case.targets for case in step.cases))
+            for step, successor in zip(steps, successors, strict=True)
         )
 
-    def _is_met(self, words: frozenset[str], step: str | None, path: Sequence[str | int]) -> bool | None:
-        """Return whether the name is undefined where it is read; None if no run reads it."""
-        steps = {m.step for m in self.repaired.mistakes if m.word in words}
+    def _is_undefined(
+        self, words: frozenset[str], step: str | None, path: Sequence[str | int]
+    ) -> bool | None:
+        """Return whether a run reads one of the words without a value, or None if no run reaches the read."""
+        steps = {m.step for m in self.lenient.mistakes if m.word in words}
         if path[:1] == ("tasks",):
             return bool(steps) or None
         if step == self.plan.header.finally_step:
-            # It runs when a run is cancelled, too, which may be at any time and is not explored.
+            # The `finally` step also runs after a cancellation. Cancellations are not explored.
             return step in steps or None
         if step is None and not any(e.status != "failed" for e in self.behaviour.endings):
             return None
-        return (step in steps) or (None if step is not None and step not in self.repaired.visited else False)
+        return (step in steps) or (None if step is not None and step not in self.lenient.visited else False)
 
-    def _is_met_on_path(self, words: frozenset[str], step: str | None, message: str) -> bool:
-        """Return whether the name is undefined on the path that the message shows."""
+    def _is_undefined_on_path(self, words: frozenset[str], step: str | None, message: str) -> bool:
+        """Return whether one of the words is undefined on the path that a message shows."""
         _, _, reported = message.partition(" on the path ")
         if not reported or "…" in reported:
             return True
@@ -256,22 +260,26 @@ class Judge:
         }
         for part in conditions:
             needed |= {(name, part.endswith(("fail", "fails"))) for name in re.findall(r"`([^`]+)`", part)}
-        return any(needed <= facts for word in words for facts in self.repaired.met.get((step, word), ()))
+        contexts = self.lenient.ended_before
+        return any(needed <= ended for word in words for ended in contexts.get((step, word), ()))
 
-    def _is_raced(self, name: str, path: Sequence[str | int], step: str | None) -> bool | None:
-        if any(name == saved and step in steps for saved, *steps in self.repaired.writers):
+    def _has_race(self, name: str, path: Sequence[str | int], step: str | None) -> bool | None:
+        if any(name == saved and step in steps for saved, *steps in self.lenient.writers):
             return True
-        return None if step is None or step not in self.repaired.visited else False
+        return None if step is None or step not in self.lenient.visited else False
 
-    def _stands_in(self, path: Sequence[str | int]) -> tuple[str | None, int | None]:
+    def _locate(self, path: Sequence[str | int]) -> tuple[str | None, int | None]:
         if path[:1] != ("steps",) or len(path) < 2:
             return None, None
         step = dict(self.places.texts(("steps", path[1], "name")))[("steps", path[1], "name")]
         case = int(path[3]) if len(path) > 3 and path[2] == "rule" else None
         return step, case
 
-    def undiagnosed(self, diagnostics: Sequence[Diagnostic], lossy: Explored) -> list[tuple[str, str]]:
-        """Yield failures of runs that no diagnostic predicts. `lossy` are runs whose workers may die."""
+    def find_unreported(self, diagnostics: Sequence[Diagnostic], lossy: Exploration) -> list[tuple[str, str]]:
+        """Return the kinds and descriptions of faults of runs that no diagnostic reports.
+
+        `lossy` are the runs that may lose workers.
+        """
         reported = {
             self.places.word((d.span.line, d.span.column))
             for d in diagnostics
@@ -293,22 +301,17 @@ class Judge:
         ]
         bound = self.plan.header.statistics["most_visits"]
         if self.behaviour.is_endless or (bound < MAX_COUNTED_VISITS and self.behaviour.most_visits > bound):
-            found.append(
-                (
-                    "more visits",
-                    f"{self.behaviour.most_visits} visits, but the compiler promised at most {bound}",
-                )
-            )
-        found += [("no such step", str(name)) for name in sorted(dangling(self.text))]
+            found.append(("more visits", f"{self.behaviour.most_visits} visits, but the plan allows {bound}"))
+        found += [("no such step", str(name)) for name in sorted(find_dangling_targets(self.text))]
         seen = {(d.span.line, d.span.column) for d in diagnostics if d.code == "NP201"}
-        found += self._unseen(seen)
+        found += self._find_unreachable(seen)
         return found
 
-    def _unseen(self, reported: set[tuple[int, int]]) -> list[tuple[str, str]]:
-        """Return the steps that no run visits because no path leads to them."""
-        walked = self.plan.steps.keys()
+    def _find_unreachable(self, reported: set[tuple[int, int]]) -> list[tuple[str, str]]:
+        """Return the steps that the plan omits, if no diagnostic reports unreachable steps."""
+        planned = self.plan.steps.keys()
         return [
             ("unreachable", f"{value} is never visited")
             for path, value in self.places.texts(("steps",))
-            if path[2:] == ("name",) and value not in walked and not reported
+            if path[2:] == ("name",) and value not in planned and not reported
         ]

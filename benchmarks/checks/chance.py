@@ -1,6 +1,6 @@
-"""Small random playbooks: any case may lead to any step, and any step may save and read any name.
+"""Small random playbooks. Any case may lead anywhere, and any step may save and read any name.
 
-Most of them have errors. Exhaustive execution shows which.
+Most of them are faulty. Exhaustive execution shows the faults.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ Data = dict[str, Any]
 NAMES = ("alpha", "beta", "gamma")
 
 
-def by_chance(seed: int) -> str:
+def random_playbook(seed: int) -> str:
     """Return the playbook of a seed: three to six steps, each guard with its own input."""
     random = Random(seed)
     steps = [f"s{index}" for index in range(random.choice([3, 4, 4, 5, 5, 6]))]
     inputs: Data = {}
-    is_calm = random.random() < 0.6
+    is_mostly_acyclic = random.random() < 0.6
     data: Data = {"name": f"by_chance_{seed}", "input": inputs}
     if random.random() < 0.2:
         data["mode"] = "sequential"
@@ -28,27 +28,30 @@ def by_chance(seed: int) -> str:
         data["on_error"] = "continue"
     if random.random() < 0.2:
         data["variables"] = {"gamma": 1}
-    data["steps"] = [_step(random, steps, index, inputs, is_calm=is_calm) for index in range(len(steps))]
+    data["steps"] = [
+        _step(random, steps, index, inputs, is_mostly_acyclic=is_mostly_acyclic)
+        for index in range(len(steps))
+    ]
     if random.random() < 0.15:
-        data["steps"].append({"name": "tidy", "run": [_log(_reading(random))]})
+        data["steps"].append({"name": "tidy", "run": [_log(_random_text(random))]})
         data["finally"] = "tidy"
     if random.random() < 0.3:
-        data["output"] = {"told": _reading(random)}
+        data["output"] = {"told": _random_text(random)}
     return yaml.safe_dump(data, sort_keys=False, width=10_000)
 
 
-def _step(random: Random, steps: list[str], index: int, inputs: Data, *, is_calm: bool) -> Data:
+def _step(random: Random, steps: list[str], index: int, inputs: Data, *, is_mostly_acyclic: bool) -> Data:
     step: Data = {"name": steps[index]}
     run = [_work(random, inputs, index) for _ in range(random.choice([0, 1, 1, 2]))]
-    later = steps[index + 1 :] if is_calm or random.random() < 0.7 else steps
-    rule = _rule(random, later, index, inputs)
+    successors = steps[index + 1 :] if is_mostly_acyclic or random.random() < 0.7 else steps
+    rule = _rule(random, successors, index, inputs)
     if not run and not rule:
         run = [_log("nothing to do")]
     if run:
         step["run"] = run
     if rule:
         step["rule"] = rule
-    if later is steps and random.random() < 0.85:
+    if successors is steps and random.random() < 0.85:
         step["max_visits"] = random.choice([1, 2])
     if random.random() < 0.06:
         step["join"] = random.choice(["any", "each"])
@@ -57,13 +60,13 @@ def _step(random: Random, steps: list[str], index: int, inputs: Data, *, is_calm
     return step
 
 
-def _rule(random: Random, later: list[str], index: int, inputs: Data) -> list[Data]:
+def _rule(random: Random, successors: list[str], index: int, inputs: Data) -> list[Data]:
     rule: list[Data] = []
     if random.random() < 0.25:
         rule.append(
             {
                 "case": random.choice(["error", "{{ error }}", "{{ not result.success }}"]),
-                "run": _targets(random, later),
+                "run": _targets(random, successors),
             }
         )
     if random.random() < 0.5:
@@ -71,15 +74,15 @@ def _rule(random: Random, later: list[str], index: int, inputs: Data) -> list[Da
         inputs[guard] = "boolean"
         kind = random.randrange(6)
         text = f"{{{{ input.{guard} }}}}" if kind else f"{{{{ {random.choice(NAMES)} is defined }}}}"
-        rule.append({"case": text, "run": _targets(random, later)})
-    if later and random.random() < 0.8:
-        rule.append({"case": "default", "run": _targets(random, later)})
+        rule.append({"case": text, "run": _targets(random, successors)})
+    if successors and random.random() < 0.8:
+        rule.append({"case": "default", "run": _targets(random, successors)})
     return rule
 
 
-def _targets(random: Random, later: list[str]) -> list[str]:
-    size = min(random.choice([0, 1, 1, 1, 2, 2, 3]), len(later))
-    return random.sample(later, size)
+def _targets(random: Random, successors: list[str]) -> list[str]:
+    size = min(random.choice([0, 1, 1, 1, 2, 2, 3]), len(successors))
+    return random.sample(successors, size)
 
 
 def _work(random: Random, inputs: Data, index: int) -> Data:
@@ -88,7 +91,7 @@ def _work(random: Random, inputs: Data, index: int) -> Data:
     if kind < 3:
         return {"action": "set", "set": {name: f"from s{index}"}}
     if kind == 3:
-        return {"action": "set", "set": {name: _reading(random)}}
+        return {"action": "set", "set": {name: _random_text(random)}}
     if kind == 4:
         return {"action": "shell", "command": "date", "as": name}
     if kind == 5:
@@ -97,10 +100,10 @@ def _work(random: Random, inputs: Data, index: int) -> Data:
         return {"action": "set", "if": f"{{{{ input.{flag} }}}}", "set": {name: "perhaps"}}
     if kind == 6:
         return {"action": "shell", "command": "date", "as": name, "on_error": "continue"}
-    return _log(_reading(random))
+    return _log(_random_text(random))
 
 
-def _reading(random: Random) -> str:
+def _random_text(random: Random) -> str:
     name = random.choice(NAMES)
     kind = random.randrange(8)
     if kind == 0:

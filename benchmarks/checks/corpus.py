@@ -1,6 +1,4 @@
-"""Playbooks that are known to be valid: examples, patterns, documentation, and those that the tests compile
-without errors.
-"""
+"""The playbooks that are known to be valid: those of examples, documentation, explanations and tests."""
 
 from __future__ import annotations
 
@@ -16,49 +14,49 @@ from noetl.planner.compile import compile_playbook
 
 ROOT = Path(__file__).resolve().parents[2]
 LONGEST = 8_000
-"""Longer texts of tests are made to be large, and are left out."""
+"""The maximum length of a playbook of the tests, in characters. Longer ones are left out."""
 CHANCE = "{{ run.id }}"
-"""A guard that stands for chance where tests go both ways; in a real run it is always true."""
+"""A guard that is opaque to the compiler. In a run it is always true, so one side is dead."""
 _BLOCK = re.compile(r"^(?<!-->\n)```yaml\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _PASSES = re.compile(r"^## Passes\n+```yaml\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
 @dataclass(frozen=True)
-class Sound:
-    """A valid playbook: its source, its name there, and its text."""
+class CorpusPlaybook:
+    """A playbook with its source and its name there."""
 
     source: str
     name: str
     text: str
 
 
-def written() -> list[Sound]:
-    """Return all hand-written playbooks, each text once."""
-    found: dict[str, Sound] = {}
+def written_playbooks() -> list[CorpusPlaybook]:
+    """Return the valid playbooks of this repository, each text once."""
+    found: dict[str, CorpusPlaybook] = {}
     for playbook in (*_examples(), *_documents(), *_explanations(), *_tests()):
         found.setdefault(playbook.text.strip(), playbook)
     return list(found.values())
 
 
-def _examples() -> Iterator[Sound]:
+def _examples() -> Iterator[CorpusPlaybook]:
     for path in sorted((ROOT / "examples").glob("*.yaml")):
-        yield Sound("examples", path.stem, path.read_text("utf-8"))
+        yield CorpusPlaybook("examples", path.stem, path.read_text("utf-8"))
 
 
-def _documents() -> Iterator[Sound]:
+def _documents() -> Iterator[CorpusPlaybook]:
     for path in sorted((ROOT / "docs").glob("*.md")):
         for number, block in enumerate(_BLOCK.findall(path.read_text("utf-8"))):
             if re.search(r"^name:", block, re.MULTILINE) and re.search(r"^steps:", block, re.MULTILINE):
-                yield Sound(path.name, f"{path.stem} {number}", block)
+                yield CorpusPlaybook(path.name, f"{path.stem} {number}", block)
 
 
-def _explanations() -> Iterator[Sound]:
+def _explanations() -> Iterator[CorpusPlaybook]:
     for path in sorted((ROOT / "planner" / "diagnostics" / "explanations").glob("*.md")):
         for block in _PASSES.findall(path.read_text("utf-8")):
-            yield Sound("explanations", path.stem, block)
+            yield CorpusPlaybook("explanations", path.stem, block)
 
 
-def _tests() -> Iterator[Sound]:
+def _tests() -> Iterator[CorpusPlaybook]:
     for path in sorted((ROOT / "tests").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and "steps:" in node.value:
@@ -66,7 +64,7 @@ def _tests() -> Iterator[Sound]:
                 if not re.search("^name:", text, re.MULTILINE):
                     text = f"name: play\n{text}"
                 if len(text) <= LONGEST and CHANCE not in text and _compiles(text):
-                    yield Sound("tests", f"{path.stem} {node.lineno}", text)
+                    yield CorpusPlaybook("tests", f"{path.stem} {node.lineno}", text)
 
 
 def _compiles(text: str) -> bool:

@@ -1,16 +1,17 @@
-"""Exhaustive exploration of the runs of a playbook, executed by the executor itself.
+"""Exhaustive exploration of the runs of a plan by the executor itself.
 
-Problem: find every outcome of a playbook, to compare it with the diagnostics of the compiler.
+Problem: find everything that runs of a plan can do, without the analyses of the compiler under test.
 
-Algorithm: explicit-state model checking (Clarke, Emerson and Sistla 1986). A state is an immutable run with
-its visits. The production executor performs every visit against a store that is a value: it evaluates
-templates, decides guards and fires joins. Only the effects of actions are replaced, by samples of their
-results (`samples.py`) and by failures. Every alternative and every order of the visits is explored. States
-that are equal are visited once.
+Algorithm: explicit-state model checking by depth-first search over run states (Holzmann, "The SPIN Model
+Checker", 2003). `VisitExecutor` of production executes each visit on a store that is an immutable value.
+Results of actions are replaced by samples (`samples.py`) and by failures. Every sample, every failure and
+every order in which visits end is explored.
 
-Cost: exponential in the number of branches and alternatives.
+Cost: exponential in the number of branches and choices. At most `MAX_STATES_IN_ALL_ORDERS` states are
+explored in all orders, and then up to three times as many states in one order.
 
-Limits: the number of states and of inputs is limited. `Explored` says whether a limit was reached.
+Limits: a plan with more states is reported by `is_complete=False`, a plan with more inputs by
+`all_inputs=False`. Rounds, batches and long cycles are shortened (`shorten_plan`).
 """
 
 from __future__ import annotations
@@ -43,30 +44,30 @@ from noetl.planner.catalogue import ActionDeclaration
 from noetl.planner.plan import MAX_COUNTED_VISITS, Action, Header, Loop, Plan, Step, Task, Work
 from noetl.planner.templates.template import EvaluationError, Lookup, has_template, parse_template
 
-from benchmarks.checks.samples import MOST_BEGINNINGS, Samples
+from benchmarks.checks.samples import MAX_INPUTS, Samples
 from tests.state_space import RunState, StateSpaceExplorer
 
-MOST_WORLDS = 2_000
-"""How many states are looked at in all orders, and how many more in one order when that is not enough."""
-MOST_VISITS = 40
-"""A run with more visits has no bound, where its plan names none."""
-MOST_ROUNDS = 2
-MOST_COMPARED = 200
-LONGEST_CYCLE = 12
-LOST = (-1,)
-"""What is done by a visit whose workers die, among the scripts of choices."""
-CHOSEN = "it was chosen to fail"
-WRONG = frozenset(
+MAX_STATES_IN_ALL_ORDERS = 2_000
+"""The maximum number of states explored in all orders. If a plan has more, one order is explored."""
+MIN_VISIT_LIMIT = 40
+"""A run with more visits counts as endless if its plan has no bound of visits."""
+MAX_ROUNDS = 2
+MAX_COMPARED_ENDINGS = 200
+MAX_VISITS_OF_STEP = 12
+LOST_WORKERS = (-1,)
+"""The script of choices of a visit whose workers are lost."""
+CHOSEN_FAILURE = "it was chosen to fail"
+PLAYBOOK_FAULTS = frozenset(
     {"UndefinedName", "TemplateError", "ParameterError", "LimitExceeded", "Misquoted", "UnknownTask"}
 )
-"""Failures that are the playbook's own fault."""
+"""The types of failures that the playbook itself causes."""
 _QUOTED = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|--[^\n]*|/\*.*?\*/|\$(\w*)\$.*?\$\1\$", re.DOTALL)
 _PLACEHOLDER = "\x00"
 
 
 @dataclass(frozen=True, order=True)
 class Mistake:
-    """A failure that the playbook itself causes: its place, its type and its message."""
+    """A failure that the playbook itself causes at a step. A `step` of None is the result of the run."""
 
     step: str | None
     type: str
@@ -74,29 +75,27 @@ class Mistake:
 
     @property
     def name(self) -> str | None:
-        """Name that is undefined."""
-        found = re.search(r"`([^`]+)` is undefined(?! in )", self.message)
-        return found and found[1]
+        """The undefined name."""
+        match = re.search(r"`([^`]+)` is undefined(?! in )", self.message)
+        return match and match[1]
 
     @property
     def word(self) -> str | None:
-        """Undefined name or attribute."""
-        found = re.search(r"`([^`]+)` is undefined in ", self.message)
-        return self.name or (found and found[1])
+        """The undefined name or attribute."""
+        match = re.search(r"`([^`]+)` is undefined in ", self.message)
+        return self.name or (match and match[1])
 
 
-PriorVisits = frozenset[tuple[str, bool]]
-"""Steps that were visited before something, each with whether it failed."""
+EndedVisits = frozenset[tuple[str, bool]]
+"""The steps whose visits have ended, each with whether it failed."""
 
 
 @dataclass(frozen=True)
 class Ending:
-    """The outcome of one run: its visits with their cases, its result, and its external effects, in no
-    particular order.
-    """
+    """A finished run: its visits with the cases they took, its result and its actions, in no order."""
 
-    beginning: str
-    deeds: frozenset[tuple[Any, Any]]
+    run_input: str
+    choices: frozenset[tuple[Any, Any]]
     status: str
     result: str
     visits: tuple[tuple[str, int], ...]
@@ -104,20 +103,19 @@ class Ending:
 
 
 @dataclass
-class Explored:
-    """Observations over all runs of a plan.
+class Exploration:
+    """The observations of all runs of a plan.
 
-    `is_complete` is false if there were too many states, and `all_beginnings` is false if there were too many
-    inputs.
+    `is_complete` is false if there are too many states, `all_inputs` if there are too many inputs.
 
-    `first` are the mistakes with no earlier mistake, because others may be consequences. `met` maps an
-    undefined name at a step to the visits that had ended before, and whether they had failed. `writers` are
-    pairs of steps that saved one name concurrently. `races` are those that saved different values.
+    `first` contains the mistakes before which a run had none, because others may follow from them.
+    `ended_before` maps a step and an undefined name to the sets of visits that had ended by then. `writers`
+    contains pairs of steps that saved one name in parallel, `races` those that saved different values.
     """
 
     mistakes: set[Mistake] = field(default_factory=set)
     first: set[Mistake] = field(default_factory=set)
-    met: dict[tuple[str | None, str | None], set[PriorVisits]] = field(default_factory=dict)
+    ended_before: dict[tuple[str | None, str | None], set[EndedVisits]] = field(default_factory=dict)
     visited: set[str] = field(default_factory=set)
     taken: set[tuple[str, int]] = field(default_factory=set)
     missing: set[tuple[str, str]] = field(default_factory=set)
@@ -129,22 +127,22 @@ class Explored:
     is_endless: bool = False
     is_complete: bool = True
     all_orders: bool = True
-    all_beginnings: bool = True
+    all_inputs: bool = True
     rejected: set[str] = field(default_factory=set)
-    worlds: int = 0
+    states: int = 0
 
     @property
     def depends_on_order(self) -> bool:
-        """True if runs with the same input and the same outcomes of their common visits differ."""
-        alike: dict[str, list[Ending]] = {}
+        """The claim that two runs with the same input and the same choices end differently."""
+        endings_by_input: dict[str, list[Ending]] = {}
         for run in self.endings:
             if run.status != "failed":
-                alike.setdefault(run.beginning, []).append(run)
+                endings_by_input.setdefault(run.run_input, []).append(run)
         return any(
             (first.visits, first.result) != (second.visits, second.result)
-            and _agree(first.deeds, second.deeds)
-            for endings in alike.values()
-            for first, second in combinations(endings[:MOST_COMPARED], 2)
+            and _choices_agree(first.choices, second.choices)
+            for endings in endings_by_input.values()
+            for first, second in combinations(endings[:MAX_COMPARED_ENDINGS], 2)
         )
 
     @property
@@ -152,37 +150,37 @@ class Explored:
         return {(ending.status, ending.result, ending.effects) for ending in self.endings}
 
 
-def _agree(first: frozenset[tuple[Any, Any]], second: frozenset[tuple[Any, Any]]) -> bool:
-    differ = first ^ second
-    return len({position for position, _ in differ}) == len(differ)
+def _choices_agree(first: frozenset[tuple[Any, Any]], second: frozenset[tuple[Any, Any]]) -> bool:
+    different = first ^ second
+    return len({visit for visit, _ in different}) == len(different)
 
 
 @dataclass
 class Choices:
-    """The alternatives chosen during an execution: first those of a script, then always the first one."""
+    """The alternatives chosen during a visit: those of a script, then the first one of each choice."""
 
     script: tuple[int, ...]
     sizes: list[int] = field(default_factory=list)
 
     def choose(self, size: int) -> int:
-        position = len(self.sizes)
+        index = len(self.sizes)
         self.sizes.append(size)
-        return self.script[position] if position < len(self.script) else 0
+        return self.script[index] if index < len(self.script) else 0
 
     @property
     def taken(self) -> tuple[int, ...]:
         return (*self.script, *(0 for _ in self.sizes[len(self.script) :]))
 
     def alternatives(self) -> Iterator[tuple[int, ...]]:
-        """Return the scripts that differ from this one after its end."""
+        """Yield the scripts that continue this one with another choice."""
         taken = self.taken
-        for position in range(len(self.script), len(self.sizes)):
-            yield from ((*taken[:position], other) for other in range(1, self.sizes[position]))
+        for index in range(len(self.script), len(self.sizes)):
+            yield from ((*taken[:index], choice) for choice in range(1, self.sizes[index]))
 
 
 @dataclass(frozen=True)
-class Performed:
-    """One outcome of a visit: the choices, the commit, the external effects and the mistakes."""
+class VisitOutcome:
+    """A possible outcome of a visit: the choices, the commit, the executed actions and the mistakes."""
 
     script: tuple[int, ...]
     commit: Commit
@@ -190,8 +188,8 @@ class Performed:
     mistakes: frozenset[Mistake]
 
 
-class _Inline:
-    """A thread pool that runs each task immediately, so that choices have a fixed order."""
+class InlineThreadPool:
+    """A stand-in for a thread pool that calls functions at once, so that the order of choices is fixed."""
 
     def __init__(self, *_: Any, **__: Any) -> None: ...
 
@@ -203,20 +201,20 @@ class _Inline:
     def map(self, function: Callable[[Any], Any], items: Any) -> list[Any]:
         return [function(item) for item in items]
 
-    def submit(self, function: Callable[..., Any], *arguments: Any) -> _Inline:
+    def submit(self, function: Callable[..., Any], *arguments: Any) -> InlineThreadPool:
         function(*arguments)
         return self
 
     def result(self) -> None: ...
 
 
-class _WorldStore:
-    """The methods of a store that the executor calls, answered from one state."""
+class RunStateStore:
+    """A stand-in for a store that answers the executor from one run state."""
 
     def __init__(self, plan: Plan, run: Run) -> None:
         self.plan_ = plan
         self.run_ = run
-        self.world = RunState()
+        self.state = RunState()
         self.commits: list[Commit] = []
         self.results: list[tuple[RunStatus, Any, Sequence[Any]]] = []
 
@@ -232,14 +230,16 @@ class _WorldStore:
         return self.plan_.tasks[name]
 
     def run(self, tenant: str, run_id: str) -> Run:
-        return replace(self.run_, stop=self.world.stop, failed_branches=self.world.failed_branches)
+        return replace(self.run_, stop=self.state.stop, failed_branches=self.state.failed_branches)
 
     def visits(self, run_id: str) -> list[Visit]:
-        return list(self.world.visits.values())
+        return list(self.state.visits.values())
 
     def visits_with_outputs(self, run_id: str, visit_ids: Sequence[str] | None = None) -> list[Visit]:
-        found = self.world.visits
-        return list(found.values()) if visit_ids is None else [found[id] for id in visit_ids if id in found]
+        visits = self.state.visits
+        return (
+            list(visits.values()) if visit_ids is None else [visits[id] for id in visit_ids if id in visits]
+        )
 
     def batch_results(self, run_id: str, visit_id: str, loop: str) -> list[Sequence[Any]]:
         return []
@@ -251,54 +251,58 @@ class _WorldStore:
         self.results.append((status, result, errors))
 
 
-class StateExplorer(StateSpaceExplorer):
-    """The states of one plan for one input.
+@dataclass(frozen=True)
+class FaultModel:
+    """The faults that are explored in addition to failures of actions.
 
-    With `loses`, every visit may also fail because its workers die. With `repairs`, an action that reads an
-    undefined name may also continue with a made-up value, so that later steps are explored as well.
+    With `loses_workers`, every visit may also fail because its workers are lost. With `ignores_undefined`, an
+    action whose parameters read an undefined name may also succeed, so that later steps are explored too.
     """
 
+    loses_workers: bool = False
+    ignores_undefined: bool = False
+
+
+FAULTLESS = FaultModel()
+
+
+class PlanExplorer(StateSpaceExplorer):
+    """An explorer of the states of one plan that start with one input."""
+
     def __init__(
-        self,
-        plan: Plan,
-        samples: Samples,
-        beginning: Mapping[str, Any],
-        found: Explored,
-        *,
-        loses: bool = False,
-        repairs: bool = False,
+        self, samples: Samples, run_input: Mapping[str, Any], exploration: Exploration, faults: FaultModel
     ) -> None:
+        plan = samples.plan
         super().__init__(plan, concurrent=frozenset(plan.steps))
         self.samples = samples
-        self.found = found
-        self.loses = loses
-        self.repairs = repairs
-        self.sites = _sites(plan)
-        self.beginning = beginning
-        self.run, _ = new_run(plan.header, "plan", beginning, now=1_000.0, id="run")
-        self.store = _WorldStore(plan, self.run)
-        self.walker = VisitExecutor(
+        self.exploration = exploration
+        self.faults = faults
+        self.sites = _actions_by_parameters(plan)
+        self.run_input = run_input
+        self.run, _ = new_run(plan.header, "plan", run_input, now=1_000.0, id="run")
+        self.store = RunStateStore(plan, self.run)
+        self.executor = VisitExecutor(
             cast("Store", self.store), Lease("explorer", 30.0), service_capabilities({}), lambda: 2_000.0
         )
-        self.chosen = Choices(())
-        self.at: tuple[str, Work | None] = ("", None)
+        self.decisions = Choices(())
+        self.position: tuple[str, Work | None] = ("", None)
         self.effects: list[str] = []
-        self.effects_of: dict[tuple[str, int], tuple[str, ...]] = {}
+        self.effects_by_outcome: dict[tuple[str, int], tuple[str, ...]] = {}
         counted = plan.header.statistics["most_visits"]
-        self.longest = MOST_VISITS if counted == MAX_COUNTED_VISITS else max(MOST_VISITS, counted)
-        self.most = MOST_WORLDS if found.all_orders else 3 * MOST_WORLDS
+        self.max_visits = MIN_VISIT_LIMIT if counted == MAX_COUNTED_VISITS else max(MIN_VISIT_LIMIT, counted)
+        self.max_states = MAX_STATES_IN_ALL_ORDERS if exploration.all_orders else 3 * MAX_STATES_IN_ALL_ORDERS
         self.together: set[frozenset[str]] = set()
-        """Visits that were ready at one time: neither of two came before the other."""
+        """Pairs of visits that were ready at the same time, so that their order is not fixed."""
         self.savers: set[tuple[frozenset[str], tuple[str, str, str], bool]] = set()
-        self.known: dict[Any, tuple[list[Performed], list[Visit | None]]] = {}
+        self.known: dict[Any, tuple[list[VisitOutcome], list[Visit | None]]] = {}
         self.mistakes: set[Mistake] = set()
 
-    # What is done with each world.
+    # Exploration of states.
 
-    def walk(self, *, all_orders: bool) -> bool:
+    def explore(self, *, all_orders: bool) -> bool:
         """Explore every state. Return false if there are too many."""
         is_complete = self.explore_states(all_orders=all_orders)
-        self.note_races()
+        self.record_races()
         return is_complete
 
     def explore_states(self, *, all_orders: bool) -> bool:
@@ -306,230 +310,236 @@ class StateExplorer(StateSpaceExplorer):
         seen = {first.key()}
         stack = [first]
         while stack:
-            world = stack.pop()
-            self.found.worlds += 1
-            if world.is_final:
-                self.end(world)
+            state = stack.pop()
+            self.exploration.states += 1
+            if state.is_final:
+                self.end_run(state)
                 continue
-            if len(world.visits) > self.longest:
-                self.found.is_endless = True
-                self.found.most_visits = max(self.found.most_visits, len(world.visits))
+            if len(state.visits) > self.max_visits:
+                self.exploration.is_endless = True
+                self.exploration.most_visits = max(self.exploration.most_visits, len(state.visits))
                 continue
-            for following in self.following(world, all_orders=all_orders):
-                key = following.key()
+            for successor_states in self.successor_states(state, all_orders=all_orders):
+                key = successor_states.key()
                 if key not in seen:
                     seen.add(key)
-                    stack.append(following)
-            if self.found.worlds > self.most:
+                    stack.append(successor_states)
+            if self.exploration.states > self.max_states:
                 return False
         return True
 
-    def following(self, world: RunState, *, all_orders: bool) -> Iterator[RunState]:
-        ready = world.visits_with_status(VisitStatus.READY, VisitStatus.RETRYING, VisitStatus.WAITING)
+    def successor_states(self, state: RunState, *, all_orders: bool) -> Iterator[RunState]:
+        ready = state.visits_with_status(VisitStatus.READY, VisitStatus.RETRYING, VisitStatus.WAITING)
         self.together.update(frozenset((first.id, second.id)) for first, second in combinations(ready, 2))
         if self.plan.header.sequential:
-            ready = [visit for visit in ready if visit.id == world.sequence[0]]
+            ready = [visit for visit in ready if visit.id == state.sequence[0]]
         for visit in ready if all_orders else ready[:1]:
-            position = (visit.step, visit.number, visit.attempt * 2 + (visit.progress is not None))
-            for done in self.performances(world, visit):
-                self.effects_of[visit.id, hash(done.script)] = done.effects
-                self.note_met(done.mistakes, world)
-                deeds = {**world.choices, position: ("walk", hash(done.script))}
+            choice_key = (visit.step, visit.number, visit.attempt * 2 + (visit.progress is not None))
+            for done in self.visit_outcomes(state, visit):
+                self.effects_by_outcome[visit.id, hash(done.script)] = done.effects
+                self.record_context(done.mistakes, state)
+                choices = {**state.choices, choice_key: ("walk", hash(done.script))}
                 try:
-                    yield self.commit(replace(world, choices=deeds), done.commit)
-                    if self.plan.header.sequential and len(world.joins) > 1:
-                        yield self.commit(replace(world, choices=deeds), done.commit, backwards=True)
+                    yield self.commit(replace(state, choices=choices), done.commit)
+                    if self.plan.header.sequential and len(state.joins) > 1:
+                        yield self.commit(replace(state, choices=choices), done.commit, backwards=True)
                 except AssertionError as broken:
-                    self.found.broken.add(str(broken) or "a join has fewer branches than none")
+                    self.exploration.broken.add(str(broken) or "a join has fewer branches than none")
 
-    def performances(self, world: RunState, visit: Visit) -> list[Performed]:
-        """Return every outcome of a visit. It depends only on the visits that its pointers name."""
-        seen = [world.visits.get(pointer[1]) for pointer in visit.names.values()]
+    def visit_outcomes(self, state: RunState, visit: Visit) -> list[VisitOutcome]:
+        """Return all outcomes of a visit. They depend only on the visit and on the visits it points to."""
+        seen = [state.visits.get(pointer[1]) for pointer in visit.names.values()]
         held = tuple(
-            sorted((name, id(world.visits.get(pointer[1]))) for name, pointer in visit.names.items())
+            sorted((name, id(state.visits.get(pointer[1]))) for name, pointer in visit.names.items())
         )
         key = (visit.id, visit.step, visit.number, visit.clock, visit.progress and visit.progress.round, held)
         if key not in self.known:
-            # The key contains memory addresses, so the visits must stay alive.
-            self.known[key] = (list(self.performed(world, visit)), seen)
+            # The visits that it points to stay alive, so that no other object gets their `id`.
+            self.known[key] = (list(self.explore_visit(state, visit)), seen)
         return self.known[key][0]
 
-    def performed(self, world: RunState, visit: Visit) -> Iterator[Performed]:
+    def explore_visit(self, state: RunState, visit: Visit) -> Iterator[VisitOutcome]:
         running = replace(
             visit, status=VisitStatus.RUNNING, claims=1, fence=1, started_at=0.0, segment_started_at=0.0
         )
         scripts: list[tuple[int, ...]] = [()]
         while scripts:
-            self.chosen = Choices(scripts.pop())
-            yield self.walked(world, running)
-            scripts += self.chosen.alternatives()
-        if self.loses:
-            self.chosen = Choices(LOST)
-            yield self.walked(world, replace(running, claims=MAX_CLAIMS + 1))
+            self.decisions = Choices(scripts.pop())
+            yield self.execute_visit(state, running)
+            scripts += self.decisions.alternatives()
+        if self.faults.loses_workers:
+            self.decisions = Choices(LOST_WORKERS)
+            yield self.execute_visit(state, replace(running, claims=MAX_CLAIMS + 1))
 
-    def walked(self, world: RunState, visit: Visit) -> Performed:
-        """Execute a claimed visit, and return its outcome."""
+    def execute_visit(self, state: RunState, visit: Visit) -> VisitOutcome:
+        """Execute a claimed visit with the present decisions."""
         self.effects, self.mistakes = [], set()
-        self.at = (visit.step, None)
-        self.store.world = replace(world, visits={**world.visits, visit.id: visit})
-        self.walker.execute(Claim(self.run, visit))
+        self.position = (visit.step, None)
+        self.store.state = replace(state, visits={**state.visits, visit.id: visit})
+        self.executor.execute(Claim(self.run, visit))
         commit = self.store.commits.pop()
-        self.note(visit.step, commit)
-        return Performed(
-            self.chosen.taken, replace(commit, events=()), tuple(self.effects), frozenset(self.mistakes)
+        self.record_commit(visit.step, commit)
+        return VisitOutcome(
+            self.decisions.taken, replace(commit, events=()), tuple(self.effects), frozenset(self.mistakes)
         )
 
-    def note(self, step: str, commit: Commit) -> None:
-        """Record the mistakes and the case of a visit."""
+    def record_commit(self, step: str, commit: Commit) -> None:
+        """Record the mistakes of a visit, its step and its case."""
         error = commit.visit.error
         while error is not None:
-            self.mistake(step, error["type"], error["message"])
+            self.record_mistake(step, error["type"], error["message"])
             details = error["details"]
             error = details.get("error") if isinstance(details, dict) else None
-        self.found.visited.add(step)
+        self.exploration.visited.add(step)
         if commit.visit.case is not None:
-            self.found.taken.add((step, commit.visit.case))
+            self.exploration.taken.add((step, commit.visit.case))
 
-    def note_met(self, mistakes: Iterable[Mistake], world: RunState) -> None:
-        """Record after which visits mistakes occurred."""
-        if not any(v.error is not None and _is_wrong(v.error["type"]) for v in world.visits.values()):
-            self.found.first.update(mistakes)
-        if self.repairs and mistakes:
-            prior_visits = frozenset(
-                (v.step, v.failure is not None) for v in world.visits.values() if v.finished_at is not None
+    def record_context(self, mistakes: Iterable[Mistake], state: RunState) -> None:
+        """Record which visits had ended before the mistakes."""
+        if not any(
+            v.error is not None and _is_playbook_fault(v.error["type"]) for v in state.visits.values()
+        ):
+            self.exploration.first.update(mistakes)
+        if self.faults.ignores_undefined and mistakes:
+            ended_visits = frozenset(
+                (v.step, v.failure is not None) for v in state.visits.values() if v.finished_at is not None
             )
             for mistake in mistakes:
-                self.found.met.setdefault((mistake.step, mistake.word), set()).add(prior_visits)
+                contexts = self.exploration.ended_before.setdefault((mistake.step, mistake.word), set())
+                contexts.add(ended_visits)
 
-    def mistake(self, step: str | None, type: str, message: str) -> None:
-        if CHOSEN in message:
+    def record_mistake(self, step: str | None, type: str, message: str) -> None:
+        if CHOSEN_FAILURE in message:
             return
-        if _is_wrong(type):
-            found = Mistake(step, type, message)
-            self.found.mistakes.add(found)
-            self.mistakes.add(found)
+        if _is_playbook_fault(type):
+            mistake = Mistake(step, type, message)
+            self.exploration.mistakes.add(mistake)
+            self.mistakes.add(mistake)
 
-    def end(self, world: RunState) -> None:
-        """Execute the last step, and compute the result."""
-        if world.stop is None and (
-            world.live or any(live for live, _ in world.joins.values()) or any(world.arrivals.values())
+    def end_run(self, state: RunState) -> None:
+        """Execute the `finally` step and evaluate the result."""
+        if state.stop is None and (
+            state.live or any(live for live, _ in state.joins.values()) or any(state.arrivals.values())
         ):
-            self.found.broken.add("a branch is left over when the run has ended")
-        self.found.most_visits = max(
-            self.found.most_visits, len(world.visits) + (self.plan.header.finally_step is not None)
+            self.exploration.broken.add("a branch is left over when the run has ended")
+        self.exploration.most_visits = max(
+            self.exploration.most_visits, len(state.visits) + (self.plan.header.finally_step is not None)
         )
         if not self.plan.header.sequential:
-            self.note_savers(world)
+            self.record_savers(state)
         last = self.plan.header.finally_step
         if last is None or last not in self.plan.steps:
-            self.finish(world)
+            self.finish_run(state)
             return
         visit = Visit(finally_visit_id(0), "run", last, VisitStatus.READY, FINALLY_CLOCK, {})
-        for done in self.performed(world, visit):
-            self.note_met(done.mistakes, world)
-            self.effects_of[visit.id, hash(done.script)] = done.effects
-            deeds = {**world.choices, (last, 1, 2): ("walk", hash(done.script))}
-            self.finish(replace(world, visits={**world.visits, visit.id: done.commit.visit}, choices=deeds))
+        for done in self.explore_visit(state, visit):
+            self.record_context(done.mistakes, state)
+            self.effects_by_outcome[visit.id, hash(done.script)] = done.effects
+            choices = {**state.choices, (last, 1, 2): ("walk", hash(done.script))}
+            self.finish_run(
+                replace(state, visits={**state.visits, visit.id: done.commit.visit}, choices=choices)
+            )
 
-    def note_savers(self, world: RunState) -> None:
-        """Record which visits of one run saved the same name, and whether their values differ."""
+    def record_savers(self, state: RunState) -> None:
+        """Record the pairs of visits of a run that saved one name, and whether the values differ."""
         savers: dict[str, list[Visit]] = {}
-        for visit in world.visits.values():
+        for visit in state.visits.values():
             for name in () if visit.has_ended_branch else visit.saved:
                 savers.setdefault(name, []).append(visit)
         for name, visits in savers.items():
-            for visit, second_visit in combinations(visits, 2):
-                steps = sorted((visit.step, second_visit.step))
-                differ = visit.saved[name] != second_visit.saved[name]
-                visit_ids = frozenset((visit.id, second_visit.id))
-                self.savers.add((visit_ids, (name, steps[0], steps[1]), differ))
+            for first, second in combinations(visits, 2):
+                steps = sorted((first.step, second.step))
+                differ = first.saved[name] != second.saved[name]
+                self.savers.add((frozenset((first.id, second.id)), (name, steps[0], steps[1]), differ))
 
-    def note_races(self) -> None:
-        """Record the names that concurrent visits saved."""
+    def record_races(self) -> None:
+        """Record the names that visits without a fixed order saved."""
         for visits, writers, differ in self.savers:
             if visits in self.together:
-                self.found.writers.add(writers)
+                self.exploration.writers.add(writers)
                 if differ:
-                    self.found.races.add(writers)
+                    self.exploration.races.add(writers)
 
-    def finish(self, world: RunState) -> None:
-        self.store.world = world
-        self.walker.execute(Claim(self.run, end_visit("run", 0, 0.0)))
+    def finish_run(self, state: RunState) -> None:
+        self.store.state = state
+        self.executor.execute(Claim(self.run, end_visit("run", 0, 0.0)))
         _, result, errors = self.store.results.pop()
         self.mistakes = set()
         for error in errors:
             if error["step"] is None:
-                self.mistake(None, error["type"], error["message"])
-        self.note_met(self.mistakes, world)
-        shown = write_json(_sorted(result))
+                self.record_mistake(None, error["type"], error["message"])
+        self.record_context(self.mistakes, state)
+        shown = write_json(_sort_keys(result))
         visits = tuple(
             sorted(
                 (v.step, -1 if v.case is None else v.case)
-                for v in world.visits.values()
+                for v in state.visits.values()
                 if v.finished_at is not None
             )
         )
-        effects = tuple(sorted(e for v in world.visits.values() for e in self.effects_at(world, v)))
-        self.found.endings.add(
+        effects = tuple(sorted(e for v in state.visits.values() for e in self.visit_effects(state, v)))
+        self.exploration.endings.add(
             Ending(
-                write_json(self.beginning),
-                frozenset(world.choices.items()),
-                final_status(world.stop, world.failed_branches).value,
+                write_json(self.run_input),
+                frozenset(state.choices.items()),
+                final_status(state.stop, state.failed_branches).value,
                 shown,
                 visits,
                 effects,
             )
         )
 
-    def effects_at(self, world: RunState, visit: Visit) -> Iterator[str]:
+    def visit_effects(self, state: RunState, visit: Visit) -> Iterator[str]:
         for segment in (2, 3):
-            deed = world.choices.get((visit.step, visit.number, segment))
-            if deed is not None:
-                yield from self.effects_of.get((visit.id, deed[1]), ())
+            choice = state.choices.get((visit.step, visit.number, segment))
+            if choice is not None:
+                yield from self.effects_by_outcome.get((visit.id, choice[1]), ())
 
-    # What takes the place of the outside world.
+    # Stand-ins for actions.
 
-    def render(
+    def render_or_skip(
         self, declaration: ActionDeclaration, parameters: Mapping[str, Any], lookup: Lookup
     ) -> dict[str, Any]:
-        """Render parameters as the executor does. Omit those that fail only because of a made-up value."""
-        self.at = (self.at[0], self.sites.get(id(parameters)))
+        """Render parameters. If faults ignore undefined names, parameters may stay as they are."""
+        self.position = (self.position[0], self.sites.get(id(parameters)))
         self.is_later_item = _is_later_item(lookup)
         try:
             rendered = render_parameters(declaration, parameters, lookup)
         except ActionError as problem:
-            if problem.type in WRONG:
-                self.mistake(self.at[0], problem.type, problem.message)
-            if self.repairs and problem.type == "UndefinedName":
-                self.note_names(parameters, lookup)
-                if self.chosen.choose(2):
+            if problem.type in PLAYBOOK_FAULTS:
+                self.record_mistake(self.position[0], problem.type, problem.message)
+            if self.faults.ignores_undefined and problem.type == "UndefinedName":
+                self.record_undefined_names(parameters, lookup)
+                if self.decisions.choose(2):
                     return dict(parameters)
             raise
         if declaration.type == "shell" and isinstance(rendered.get("command"), str):
             _check_words(str(parameters["command"]), rendered["command"], lookup)
         return rendered
 
-    def note_names(self, value: Any, lookup: Lookup) -> None:
-        """Record every undefined name. The executor reports only the first one."""
+    def record_undefined_names(self, value: Any, lookup: Lookup) -> None:
+        """Record every undefined name. Production reports only the first."""
         if isinstance(value, Mapping | list):
             for item in value.values() if isinstance(value, Mapping) else value:
-                self.note_names(item, lookup)
+                self.record_undefined_names(item, lookup)
         elif isinstance(value, str) and has_template(value):
             made_up: dict[str, Any] = {}
             while (
-                name := _missing(value, lambda name: made_up[name] if name in made_up else lookup(name))
+                name := _first_undefined(
+                    value, lambda name: made_up[name] if name in made_up else lookup(name)
+                )
             ) not in (
                 None,
                 *made_up,
             ):
-                self.mistake(self.at[0], "UndefinedName", f"`{name}` is undefined")
+                self.record_mistake(self.position[0], "UndefinedName", f"`{name}` is undefined")
                 made_up[str(name)] = "made up"
 
     def handler(self, type: str) -> Callable[[Call], Any]:
-        return lambda call: self.act(type, call)
+        return lambda call: self.perform_action(type, call)
 
-    def act(self, type: str, call: Call) -> Any:
-        step, site = self.at
+    def perform_action(self, type: str, call: Call) -> Any:
+        step, site = self.position
         if type in ("set", "fail"):
             return handler(type)(call)
         if type == "callback" and "notify" in call.parameters and call.perform_action is not None:
@@ -540,30 +550,30 @@ class StateExplorer(StateSpaceExplorer):
             for statement in value if isinstance(value, list) else [value]:
                 if isinstance(statement, Sql):
                     _check_statement(statement)
-        self.effects.append(f"{type} {_shown(call.parameters)}")
+        self.effects.append(f"{type} {_describe(call.parameters)}")
         if type in ("log", "wait") or site is None or not isinstance(site, Action):
             return None
-        results = self.samples.results(site, self.samples.path_of(step, site))
+        results = self.samples.results(site, self.samples.result_path(step, site))
         failures = self.samples.failures(catalogue()[type])
         if self.is_later_item:
             return results[-1]
-        chosen = self.chosen.choose(len(results) + len(failures))
+        chosen = self.decisions.choose(len(results) + len(failures))
         if chosen < len(results):
             return results[chosen]
         failure = failures[chosen - len(results)]
         raise ActionError(
-            failure.type, CHOSEN, retryable=False, status=failure.status, details=failure.details
+            failure.type, CHOSEN_FAILURE, retryable=False, status=failure.status, details=failure.details
         )
 
     is_later_item = False
 
 
-def _is_wrong(type: str) -> bool:
-    return type == "GuardError" or type in WRONG
+def _is_playbook_fault(type: str) -> bool:
+    return type == "GuardError" or type in PLAYBOOK_FAULTS
 
 
-def _missing(text: str, lookup: Lookup) -> str | None:
-    """Return the first undefined name of a text."""
+def _first_undefined(text: str, lookup: Lookup) -> str | None:
+    """Return the first undefined name of a template."""
     try:
         parse_template(text).evaluate(lookup)
     except EvaluationError as problem:
@@ -578,14 +588,14 @@ def _is_later_item(lookup: Lookup) -> bool:
         return False
 
 
-def _sites(plan: Plan) -> dict[int, Work]:
+def _actions_by_parameters(plan: Plan) -> dict[int, Work]:
     runs = [step.run for step in plan.steps.values()] + [c.work for s in plan.steps.values() for c in s.cases]
     runs += [task.run for task in plan.tasks.values()]
     return {id(work.parameters): work for run in runs for work in run if isinstance(work, Action)}
 
 
 def _check_statement(statement: Sql) -> None:
-    """Raise ActionError if a placeholder is inside quotes or a comment, where a server ignores it."""
+    """Raise ActionError if a placeholder is in quotes or in a comment: the server would find too few."""
     text = "".join(
         part if isinstance(part, str) else _PLACEHOLDER if isinstance(part, Bind) else "x"
         for part in statement.parts
@@ -607,89 +617,89 @@ def _check_words(template: str, command: str, lookup: Lookup) -> None:
         raise ActionError("Misquoted", "`command`: a value is quoted twice", retryable=False)
 
 
-def _shown(value: Any) -> str:
+def _describe(value: Any) -> str:
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key}: {_shown(item)}" for key, item in sorted(value.items())) + "}"
+        return "{" + ", ".join(f"{key}: {_describe(item)}" for key, item in sorted(value.items())) + "}"
     if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(_shown, value)) + "]"
+        return "[" + ", ".join(map(_describe, value)) + "]"
     return "late" if callable(value) else repr(value)
 
 
-def _sorted(value: Any) -> Any:
+def _sort_keys(value: Any) -> Any:
     return dict(sorted(value.items())) if isinstance(value, dict) else value
 
 
-def shortened(plan: Plan) -> Plan:
-    """Return the plan with fewer repetitions: rounds, long cycles, batches and retries, which change no
-    names.
-    """
+def shorten_plan(plan: Plan) -> Plan:
+    """Return the plan with fewer rounds, shorter cycles and no batches. This changes no name."""
     steps = {}
     for name, step in plan.steps.items():
         repeat = (
             None
             if step.repeat is None
-            else replace(step.repeat, max_rounds=min(step.repeat.max_rounds, MOST_ROUNDS))
+            else replace(step.repeat, max_rounds=min(step.repeat.max_rounds, MAX_ROUNDS))
         )
-        bound = None if step.max_visits is None else min(step.max_visits, LONGEST_CYCLE)
-        cases = tuple(replace(case, work=tuple(map(_unbatched, case.work))) for case in step.cases)
-        run = tuple(map(_unbatched, step.run))
+        bound = None if step.max_visits is None else min(step.max_visits, MAX_VISITS_OF_STEP)
+        cases = tuple(replace(case, work=tuple(map(_work_without_batches, case.work))) for case in step.cases)
+        run = tuple(map(_work_without_batches, step.run))
         steps[name] = replace(
-            step, repeat=repeat, max_visits=bound, cases=cases, run=run, loop=_in_one(step.loop)
+            step, repeat=repeat, max_visits=bound, cases=cases, run=run, loop=_without_batches(step.loop)
         )
-    tasks = {name: replace(task, run=tuple(map(_unbatched, task.run))) for name, task in plan.tasks.items()}
+    tasks = {
+        name: replace(task, run=tuple(map(_work_without_batches, task.run)))
+        for name, task in plan.tasks.items()
+    }
     return replace(plan, steps=steps, tasks=tasks)
 
 
-def _unbatched(work: Work) -> Work:
-    return replace(work, loop=_in_one(work.loop))
+def _work_without_batches(work: Work) -> Work:
+    return replace(work, loop=_without_batches(work.loop))
 
 
-def _in_one(loop: Loop | None) -> Loop | None:
+def _without_batches(loop: Loop | None) -> Loop | None:
     return None if loop is None else replace(loop, batch=None)
 
 
-def explored(
-    plan: Plan, *, loses: bool = False, repairs: bool = False, most_beginnings: int = MOST_BEGINNINGS
-) -> Explored:
-    """Explore all runs of a plan: every input, every outcome, every order.
+def explore_plan(plan: Plan, faults: FaultModel = FAULTLESS, *, max_inputs: int = MAX_INPUTS) -> Exploration:
+    """Explore all runs of a plan: every input, every outcome of visits and every order.
 
-    `loses` and `repairs` are those of `StateExplorer`. If there are more inputs than `most_beginnings`, only
-    those that differ from the first one in one value are used.
+    If a plan has more than `max_inputs` inputs, only those are tried that differ from the first in one name.
     """
-    plan = shortened(plan)
+    plan = shorten_plan(plan)
     samples = Samples(plan)
-    beginnings, all_beginnings = samples.beginnings(most_beginnings)
-    found = Explored(all_beginnings=all_beginnings)
+    inputs, all_inputs = samples.inputs(max_inputs)
+    exploration = Exploration(all_inputs=all_inputs)
     with _secrets(plan):
-        for beginning in beginnings:
+        for run_input in inputs:
             try:
-                walks = StateExplorer(plan, samples, beginning, found, loses=loses, repairs=repairs)
+                explorer = PlanExplorer(samples, run_input, exploration, faults)
             except RejectedError as problem:
-                found.rejected.add(str(problem))
+                exploration.rejected.add(str(problem))
                 continue
-            with replaced(walks):
-                if not walks.walk(all_orders=found.all_orders):
-                    found.all_orders = False
-                    walks.most = 3 * MOST_WORLDS
-                    # Of runs without an end there are as many more as anyone cares to explore_states at.
-                    found.is_complete = not found.is_endless and walks.walk(all_orders=False)
-            if not found.is_complete:
+            with replaced_actions(explorer):
+                if not explorer.explore(all_orders=exploration.all_orders):
+                    exploration.all_orders = False
+                    explorer.max_states = 3 * MAX_STATES_IN_ALL_ORDERS
+                    # An endless run has more states than can be explored in one order.
+                    exploration.is_complete = not exploration.is_endless and explorer.explore(
+                        all_orders=False
+                    )
+            if not exploration.is_complete:
                 break
-    for step, position in found.taken:
-        for target in plan.steps[step].cases[position].targets if step in plan.steps else ():
+    for step, index in exploration.taken:
+        for target in plan.steps[step].cases[index].targets if step in plan.steps else ():
             if target not in plan.steps:
-                found.missing.add((step, target))
-    return found
+                exploration.missing.add((step, target))
+    return exploration
 
 
 @contextmanager
-def replaced(walks: StateExplorer) -> Iterator[None]:
-    """Replace the external effects of actions by choices, for the duration of the block."""
+def replaced_actions(explorer: PlanExplorer) -> Iterator[None]:
+    """Replace actions and thread pools of the executor by those of the explorer."""
     with ExitStack() as stack:
-        stack.enter_context(patch.object(attempts, "handler", walks.handler))
-        stack.enter_context(patch.object(attempts, "render_parameters", walks.render))
-        stack.enter_context(patch.object(perform, "ThreadPoolExecutor", _Inline))
-        stack.enter_context(patch.object(loop, "ThreadPoolExecutor", _Inline))
+        stack.enter_context(patch.object(attempts, "handler", explorer.handler))
+        stack.enter_context(patch.object(attempts, "render_parameters", explorer.render_or_skip))
+        stack.enter_context(patch.object(perform, "ThreadPoolExecutor", InlineThreadPool))
+        stack.enter_context(patch.object(loop, "ThreadPoolExecutor", InlineThreadPool))
         yield
 
 

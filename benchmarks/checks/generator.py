@@ -1,7 +1,6 @@
-"""Random valid playbooks: sequences, forks and joins, choices, bounded cycles, loops, error cases and
-tasks, nested.
+"""Random valid playbooks that read names only where they are assigned.
 
-Names are read only where they are assigned.
+They nest sequences, forks with joins, choices, bounded cycles, loops, error cases and tasks.
 """
 
 from __future__ import annotations
@@ -18,35 +17,35 @@ Data = dict[str, Any]
 
 
 @dataclass
-class Known:
-    """The names that are assigned on every path, and those that may be assigned.
+class KnownNames:
+    """The names that are assigned or may be assigned at a position of a branch.
 
-    `may_end` is true if the branch may have ended before.
+    `may_end` is true if the branch may have ended before the position.
     """
 
-    surely: list[str]
-    perhaps: list[str] = field(default_factory=list)
+    assigned: list[str]
+    maybe_assigned: list[str] = field(default_factory=list)
     may_end: bool = False
 
-    def copy(self) -> Known:
-        return Known(list(self.surely), list(self.perhaps), may_end=False)
+    def copy(self) -> KnownNames:
+        return KnownNames(list(self.assigned), list(self.maybe_assigned), may_end=False)
 
 
-MOST_STEPS = 13
+MAX_STEPS = 13
 
 
-def generated(seed: int) -> str:
-    """Return the valid playbook of a seed, with at most `MOST_STEPS` steps."""
+def generate_playbook(seed: int) -> str:
+    """Return the valid playbook of a seed, with at most `MAX_STEPS` steps."""
     for attempt in count():
-        maker = Generator(seed * 1_000 + attempt, 1 + seed % 4)
-        text = maker.playbook()
-        if len(maker.steps) <= MOST_STEPS:
+        generator = PlaybookGenerator(seed * 1_000 + attempt, 1 + seed % 4)
+        text = generator.playbook()
+        if len(generator.steps) <= MAX_STEPS:
             return text
     raise AssertionError
 
 
-class Generator:
-    """A generator of the playbook of a seed. `size` is the approximate number of blocks."""
+class PlaybookGenerator:
+    """A generator of one playbook with about `size` blocks."""
 
     def __init__(self, seed: int, size: int = 4) -> None:
         self.random = Random(seed)
@@ -68,7 +67,7 @@ class Generator:
         self.data["variables"] = {"round": 0}
         if self.is_forgiving:
             self.data["on_error"] = "continue"
-        known = Known([])
+        known = KnownNames([])
         first = self.sequence(self.size, known, None, depth=0, in_fork=False)
         self.data["start"] = first
         if self.random.random() < 0.3:
@@ -81,7 +80,7 @@ class Generator:
         self.data["steps"] = self.steps
         self.data["output"] = {
             name: f"{{{{ {name} | default(none) }}}}"
-            for name in dict.fromkeys((*known.surely[-2:], *known.perhaps[-1:]))
+            for name in dict.fromkeys((*known.assigned[-2:], *known.maybe_assigned[-1:]))
         } or {"user": "{{ input.user }}"}
         return yaml.safe_dump(self.data, sort_keys=False, width=10_000, allow_unicode=True)
 
@@ -94,8 +93,10 @@ class Generator:
             {"name": name, **({"run": run} if run else {}), **({"rule": list(rule)} if rule else {}), **more}
         )
 
-    def sequence(self, size: int, known: Known, after: str | None, *, depth: int, in_fork: bool) -> str:
-        """Add blocks in sequence that lead to `after`. Return the name of the first step."""
+    def sequence(
+        self, size: int, known: KnownNames, next_step: str | None, *, depth: int, in_fork: bool
+    ) -> str:
+        """Add a sequence of blocks that leads to `next_step`. Return its first step."""
         kinds: list[Callable[..., None]] = [
             self.work,
             self.choice,
@@ -109,18 +110,18 @@ class Generator:
             kinds += [self.fork, self.fork, self.choice]
         names = [self.fresh("s") for _ in range(size)]
         for index, name in enumerate(names):
-            next_step = names[index + 1] if index + 1 < size else after
-            self.random.choice(kinds)(name, known, next_step, depth=depth, in_fork=in_fork)
+            following = names[index + 1] if index + 1 < size else next_step
+            self.random.choice(kinds)(name, known, following, depth=depth, in_fork=in_fork)
         return names[0]
 
-    # Blocks: each adds steps that begin with the one named and lead to `next_step`.
+    # Blocks. Each adds steps that start with the named one and lead to `next_step`.
 
-    def work(self, name: str, known: Known, next_step: str | None, **_: Any) -> None:
+    def work(self, name: str, known: KnownNames, next_step: str | None, **_: Any) -> None:
         run, saved = self.actions(known)
-        self.step(name, run, _go(next_step))
-        known.surely += saved
+        self.step(name, run, _go_to(next_step))
+        known.assigned += saved
 
-    def fork(self, name: str, known: Known, next_step: str | None, *, depth: int, in_fork: bool) -> None:
+    def fork(self, name: str, known: KnownNames, next_step: str | None, *, depth: int, in_fork: bool) -> None:
         join = self.fresh("join")
         branches = []
         ends = []
@@ -131,22 +132,24 @@ class Generator:
             )
             ends.append(inside)
         self.step(name, None, [{"case": "default", "run": branches}])
-        before = set(known.surely)
+        before = set(known.assigned)
         is_sure = not self.is_forgiving and not any(end.may_end for end in ends)
         for end in ends:
-            new = [n for n in end.surely if n not in before]
-            known.perhaps += [n for n in end.perhaps if n not in known.perhaps]
+            new = [n for n in end.assigned if n not in before]
+            known.maybe_assigned += [n for n in end.maybe_assigned if n not in known.maybe_assigned]
             if is_sure:
-                known.surely += new
+                known.assigned += new
             else:
-                known.perhaps += new
+                known.maybe_assigned += new
         if not is_sure and in_fork:
             known.may_end = True
         run, saved = self.actions(known)
-        self.step(join, run, _go(next_step))
-        known.surely += saved
+        self.step(join, run, _go_to(next_step))
+        known.assigned += saved
 
-    def choice(self, name: str, known: Known, next_step: str | None, *, depth: int, in_fork: bool) -> None:
+    def choice(
+        self, name: str, known: KnownNames, next_step: str | None, *, depth: int, in_fork: bool
+    ) -> None:
         request, guards = self.question(known)
         common = self.fresh("v")
         end = next_step
@@ -154,7 +157,7 @@ class Generator:
             end = self.fresh("end")
             self.step(end, [_log(f"{{{{ {common} }}}}")])
         rule = []
-        before = set(known.surely)
+        before = set(known.assigned)
         for guard in [*guards, "default"]:
             inside = known.copy()
             if self.random.random() < 0.6 and depth < 2:
@@ -162,16 +165,18 @@ class Generator:
                 first = self.sequence(1, inside, leg, depth=depth + 1, in_fork=in_fork)
             else:
                 first = leg = self.fresh("leg")
-            self.step(leg, [_set(common, self.value(inside))], _go(end))
-            known.perhaps += [
-                n for n in (*inside.surely, *inside.perhaps) if n not in before and n not in known.perhaps
+            self.step(leg, [_set(common, self.value(inside))], _go_to(end))
+            known.maybe_assigned += [
+                n
+                for n in (*inside.assigned, *inside.maybe_assigned)
+                if n not in before and n not in known.maybe_assigned
             ]
             known.may_end |= inside.may_end
             rule.append({"case": guard, "run": [first]})
-        known.surely.append(common)
+        known.assigned.append(common)
         self.step(name, [request], rule)
 
-    def cycle(self, name: str, known: Known, next_step: str | None, **_: Any) -> None:
+    def cycle(self, name: str, known: KnownNames, next_step: str | None, **_: Any) -> None:
         counter = self.fresh("n")
         out = next_step or self.fresh("end")
         if next_step is None:
@@ -189,17 +194,17 @@ class Generator:
             rule.append({"case": guard, "run": [name]})
         rule.append({"case": "default", "run": [out]})
         self.step(name, run, rule, max_visits=bound)
-        known.perhaps += [saved, counter]
+        known.maybe_assigned += [saved, counter]
 
-    def loop(self, name: str, known: Known, next_step: str | None, **_: Any) -> None:
+    def loop(self, name: str, known: KnownNames, next_step: str | None, **_: Any) -> None:
         local = self.fresh("each")
         run = [
             {"action": "http", "url": f"{{{{ environment.base }}}}/{{{{ {local} }}}}", "as": "reply"},
             _set("seen", "{{ reply.status }}"),
         ]
-        self.step(name, run, _go(next_step), loop={"items": "{{ input.items }}", "as": local})
+        self.step(name, run, _go_to(next_step), loop={"items": "{{ input.items }}", "as": local})
 
-    def error(self, name: str, known: Known, next_step: str | None, **_: Any) -> None:
+    def error(self, name: str, known: KnownNames, next_step: str | None, **_: Any) -> None:
         saved, common = self.fresh("v"), self.fresh("v")
         good, bad = self.fresh("good"), self.fresh("bad")
         guard = self.random.choice(["error", "{{ error }}", "{{ error is not none }}"])
@@ -208,16 +213,16 @@ class Generator:
             [self.request(known, saved)],
             [{"case": guard, "run": [bad]}, {"case": "default", "run": [good]}],
         )
-        self.step(good, [_set(common, f"{{{{ {saved}.body.id }}}}")], _go(next_step))
+        self.step(good, [_set(common, f"{{{{ {saved}.body.id }}}}")], _go_to(next_step))
         self.step(
             bad,
             [_log(f"{{{{ steps['{name}'].error.message }}}}"), _set(common, "none at all")],
-            _go(next_step),
+            _go_to(next_step),
         )
-        known.perhaps.append(saved)
-        known.surely.append(common)
+        known.maybe_assigned.append(saved)
+        known.assigned.append(common)
 
-    def call(self, name: str, known: Known, next_step: str | None, **_: Any) -> None:
+    def call(self, name: str, known: KnownNames, next_step: str | None, **_: Any) -> None:
         task, saved = self.fresh("task"), self.fresh("v")
         run = [
             {"action": "shell", "command": "echo {{ args.what }}", "as": saved},
@@ -229,24 +234,24 @@ class Generator:
             },
         ]
         self.tasks.append({"name": task, "run": run[: self.random.choice([1, 2])]})
-        self.step(name, [{"task": task, "with": {"what": self.value(known)}}], _go(next_step))
-        known.surely.append(saved)
+        self.step(name, [{"task": task, "with": {"what": self.value(known)}}], _go_to(next_step))
+        known.assigned.append(saved)
 
-    def ending(self, name: str, known: Known, next_step: str | None, *, in_fork: bool, **_: Any) -> None:
-        """Add a choice with one case that ends the branch, with or without work."""
+    def ending(self, name: str, known: KnownNames, next_step: str | None, *, in_fork: bool, **_: Any) -> None:
+        """Add a choice of which one case ends the branch, with or without work."""
         request, guards = self.question(known)
         last = self.random.choice([[], [_log(self.value(known))]])
         rule: list[Data] = [{"case": guards[0], "run": last}, {"case": "default", "run": [next_step]}]
         self.step(name, [request], rule if next_step else [])
         known.may_end |= in_fork and next_step is not None
 
-    # What stands in a step.
+    # Contents of steps.
 
-    def actions(self, known: Known) -> tuple[list[Data], list[str]]:
-        """Return work that saves one or two names."""
+    def actions(self, known: KnownNames) -> tuple[list[Data], list[str]]:
+        """Return work that saves one name or two, and the names."""
         run: list[Data] = []
         saved: list[str] = []
-        inside = Known(list(known.surely), list(known.perhaps))
+        inside = KnownNames(list(known.assigned), list(known.maybe_assigned))
         for _ in range(self.random.choice([1, 1, 2])):
             name = self.fresh("v")
             kind = self.random.randrange(5)
@@ -262,37 +267,39 @@ class Generator:
             else:
                 run.append(_set(name, self.value(inside)))
             saved.append(name)
-            inside.surely.append(name)
-        if self.random.random() < 0.3 and inside.perhaps:
-            name = self.random.choice(inside.perhaps)
+            inside.assigned.append(name)
+        if self.random.random() < 0.3 and inside.maybe_assigned:
+            name = self.random.choice(inside.maybe_assigned)
             run.append(_log(f"{{{{ {name} | default('nothing') }}}}"))
         return run, saved
 
-    def request(self, known: Known, saved: str) -> Data:
+    def request(self, known: KnownNames, saved: str) -> Data:
         return {"action": "http", "url": f"{{{{ environment.base }}}}/users/{self.value(known)}", "as": saved}
 
-    def value(self, known: Known) -> str:
-        """Return a template over assigned names, or a constant."""
-        if known.surely and self.random.random() < 0.8:
-            return f"{{{{ {self.random.choice(known.surely)} }}}}"
+    def value(self, known: KnownNames) -> str:
+        """Return a template that reads an assigned name, an input or the name of the step."""
+        if known.assigned and self.random.random() < 0.8:
+            return f"{{{{ {self.random.choice(known.assigned)} }}}}"
         return self.random.choice(["{{ input.user }}", "{{ input.limit }}", "{{ step.name }}"])
 
-    def question(self, known: Known) -> tuple[Data, list[str]]:
+    def question(self, known: KnownNames) -> tuple[Data, list[str]]:
         """Return a request, and one or two guards over its answer that may be true."""
         name = self.fresh("v")
         request = self.request(known, name)
-        known.surely.append(name)
+        known.assigned.append(name)
         kind = self.random.randrange(4)
         if kind == 0:
             return request, [f"{{{{ {name}.body.kind == 'a' }}}}", f"{{{{ {name}.body.kind == 'b' }}}}"]
         if kind == 1:
             return request, [f"{{{{ {name}.body.number > 20 }}}}", f"{{{{ {name}.body.number > 10 }}}}"]
         if kind == 2:
-            return request, [f"{{{{ {name}.body.ready and {self.random.choice(known.surely)} is defined }}}}"]
+            return request, [
+                f"{{{{ {name}.body.ready and {self.random.choice(known.assigned)} is defined }}}}"
+            ]
         return request, [f"{{{{ not {name}.body.ready }}}}"]
 
 
-def _go(next_step: str | None) -> list[Data]:
+def _go_to(next_step: str | None) -> list[Data]:
     return [] if next_step is None else [{"case": "default", "run": [next_step]}]
 
 

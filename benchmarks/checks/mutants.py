@@ -1,5 +1,13 @@
-"""Mutants of valid playbooks: the effect of a change, decided by execution, compared with the diagnostics
-of the compiler.
+"""Mutation analysis of the compiler.
+
+Problem: measure how many faults of playbooks the compiler detects, and whether it reports their places.
+
+Algorithm: mutation testing (DeMillo, Lipton and Sayward 1978). Operators change one place of a valid
+playbook. Exhaustive execution of the original and of the mutant decides whether the mutant is worse.
+
+Cost: one exploration (`exploration.py`) for each original and each mutant.
+
+Limits: originals with too many states are left out.
 """
 
 from __future__ import annotations
@@ -19,30 +27,31 @@ from noetl.planner.diagnostics.diagnostic import Diagnostic, Diagnostics
 from noetl.planner.plan import Case, Plan
 from noetl.planner.syntax.reader import read_document
 
-from benchmarks.checks.corpus import Sound
-from benchmarks.checks.exploration import Explored, explored
+from benchmarks.checks.corpus import CorpusPlaybook
+from benchmarks.checks.exploration import Exploration, explore_plan
 from benchmarks.checks.operators import OPERATORS, Change
 from benchmarks.checks.places import Place, Places
-from benchmarks.checks.unchecked import NoPlan, dangling, unchecked_plan
+from benchmarks.checks.unchecked import NoPlanError, build_unchecked_plan, find_dangling_targets
 
 Data = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Judged:
-    """A mutant: how its execution is worse than that of the original, and its new diagnostics.
+class JudgedMutant:
+    """A mutant, its regressions by execution, and the new diagnostics of the compiler.
 
-    `worse` are sentences. `is_outside` is true if the language forbids the text. `differs` is true if some
-    run has another result or other effects.
+    `worse` contains sentences about regressions. `is_outside` is true if the language does not allow the
+    mutant, whatever execution shows. `differs` is true if the outcomes of runs differ from the original.
+    `places` are the right places of a diagnostic.
     """
 
     operator: str
-    sound: Sound
+    playbook: CorpusPlaybook
     text: str
     worse: tuple[str, ...]
     is_outside: bool
     differs: bool
-    said: tuple[Diagnostic, ...]
+    diagnostics: tuple[Diagnostic, ...]
     places: frozenset[Place]
 
     @property
@@ -51,106 +60,113 @@ class Judged:
 
     @property
     def is_detected(self) -> bool:
-        return any(_weighs(d) for d in self.said)
+        return any(_is_problem(d) for d in self.diagnostics)
 
     @property
     def is_at_the_right_place(self) -> bool:
-        return any(_weighs(d) and (d.span.line, d.span.column) in self.places for d in self.said)
+        return any(_is_problem(d) and (d.span.line, d.span.column) in self.places for d in self.diagnostics)
 
     @property
     def is_refused(self) -> bool:
-        return any(d.severity is Severity.ERROR for d in self.said)
+        return any(d.severity is Severity.ERROR for d in self.diagnostics)
 
 
-def _weighs(diagnostic: Diagnostic) -> bool:
-    """Return whether a diagnostic reports an error. An undeclared input is reported by a note."""
+def _is_problem(diagnostic: Diagnostic) -> bool:
+    """Return whether a diagnostic reports a fault. The note NP306 reports an undeclared input."""
     return diagnostic.severity is not Severity.NOTE or diagnostic.code == "NP306"
 
 
 @dataclass
 class Original:
-    """A valid playbook in the form to be changed, and its behaviour."""
+    """A valid playbook as data that operators change, and its behaviour."""
 
-    sound: Sound
+    playbook: CorpusPlaybook
     data: Data
     text: str
     plan: Plan
-    said: tuple[Diagnostic, ...]
-    behaviour: Explored
+    diagnostics: tuple[Diagnostic, ...]
+    behaviour: Exploration
 
     @classmethod
-    def from_sound(cls, sound: Sound) -> Original | None:
-        """Return the original, or None if it does not compile or changes when it is written as YAML again."""
-        document = read_document(sound.text, Diagnostics())
+    def compile(cls, playbook: CorpusPlaybook) -> Original | None:
+        """Compile and explore a playbook. Return None if it does not compile or has too many states."""
+        document = read_document(playbook.text, Diagnostics())
         if document is None:
             return None
-        text = written_anew(document.data)
+        text = dump_yaml(document.data)
         found = compile_playbook(text, catalogue())
         if found.plan is None:
             return None
-        behaviour = explored(found.plan)
-        # A playbook with too many states is not used, because its behaviour is incomplete.
+        behaviour = explore_plan(found.plan)
+        # An incomplete exploration cannot be compared with that of a mutant.
         return (
-            cls(sound, yaml.safe_load(text), text, found.plan, found.diagnostics, behaviour)
+            cls(playbook, yaml.safe_load(text), text, found.plan, found.diagnostics, behaviour)
             if behaviour.is_complete
             else None
         )
 
-    def mutants(self, sites: int, operators: Iterable[str] = OPERATORS) -> Iterator[Judged]:
-        """Yield the mutants of each operator, for a limited number of its places."""
+    def mutants(self, sites: int, operators: Iterable[str] = OPERATORS) -> Iterator[JudgedMutant]:
+        """Yield the mutants of each operator, at `sites` random places at most."""
         for name in operators:
             changes = list(OPERATORS[name](self.data, self.plan))
-            chosen = Random(f"{name} {self.sound.source} {self.sound.name}").sample(
+            chosen = Random(f"{name} {self.playbook.source} {self.playbook.name}").sample(
                 changes, min(sites, len(changes))
             )
             for change in chosen:
-                text = written_anew(change.data)
+                text = dump_yaml(change.data)
                 if text != self.text:
-                    yield self.judged(name, change, text)
+                    yield self.judge(name, change, text)
 
-    def judged(self, operator: str, change: Change, text: str) -> Judged:
+    def judge(self, operator: str, change: Change, text: str) -> JudgedMutant:
         found = compile_playbook(text, catalogue())
-        known = Counter((d.code, d.message) for d in self.said)
-        said = tuple(d for d in found.diagnostics if not _is_among(d, known))
+        known = Counter((d.code, d.message) for d in self.diagnostics)
+        diagnostics = tuple(d for d in found.diagnostics if not _is_among(d, known))
         places = Places(text)
-        evidence: set[Place] = set(change.where(places))
+        evidence: set[Place] = set(change.locate(places))
         try:
-            plan = unchecked_plan(text)
-        except NoPlan as problem:
-            return Judged(
+            plan = build_unchecked_plan(text)
+        except NoPlanError as problem:
+            return JudgedMutant(
                 operator,
-                self.sound,
+                self.playbook,
                 text,
                 (str(problem),),
                 change.is_outside,
                 True,
-                said,
+                diagnostics,
                 frozenset(evidence),
             )
         try:
-            behaviour = explored(plan)
-        except Exception as problem:  # noqa: BLE001 - what the executor never meets when plans are checked
+            behaviour = explore_plan(plan)
+        except Exception as problem:  # noqa: BLE001 - a checked plan never raises it
             worse = [f"it cannot be executed: {type(problem).__name__} {problem}"]
-            return Judged(
-                operator, self.sound, text, tuple(worse), change.is_outside, True, said, frozenset(evidence)
+            return JudgedMutant(
+                operator,
+                self.playbook,
+                text,
+                tuple(worse),
+                change.is_outside,
+                True,
+                diagnostics,
+                frozenset(evidence),
             )
-        shown = Shown(change.data, text, plan, behaviour, places)
-        worse = list(shown.worse_than(self))
+        shown = MutantEvidence(change.data, text, plan, behaviour, places)
+        worse = list(shown.regressions(self))
         differs = self.behaviour.outcomes != behaviour.outcomes
-        return Judged(
+        return JudgedMutant(
             operator,
-            self.sound,
+            self.playbook,
             text,
             tuple(worse),
             change.is_outside,
             differs,
-            said,
+            diagnostics,
             frozenset(evidence | shown.evidence),
         )
 
 
-def written_anew(data: Data) -> str:
-    """Return the data as YAML with every text on one line."""
+def dump_yaml(data: Data) -> str:
+    """Return the data as YAML, with every text on one line."""
     return yaml.safe_dump(data, sort_keys=False, width=1_000_000, allow_unicode=True)
 
 
@@ -161,23 +177,23 @@ def _is_among(diagnostic: Diagnostic, known: Counter[tuple[str, str]]) -> bool:
 
 
 @dataclass
-class Shown:
-    """The behaviour of a mutant, and the places in its text that cause it."""
+class MutantEvidence:
+    """The regressions of a mutant by execution, and their places in its text."""
 
     data: Data
     text: str
     plan: Plan
-    behaviour: Explored
+    behaviour: Exploration
     places: Places
     evidence: set[Place] = field(default_factory=set)
 
-    def worse_than(self, original: Original) -> Iterator[str]:
-        """Return sentences about errors here that the other does not have."""
-        yield from self._mistakes(original.behaviour)
-        yield from self._dead(original)
+    def regressions(self, original: Original) -> Iterator[str]:
+        """Yield a sentence for each fault that the original does not have."""
+        yield from self._new_mistakes(original.behaviour)
+        yield from self._new_dead_code(original)
         yield from self._graph(original)
 
-    def _mistakes(self, before: Explored) -> Iterator[str]:
+    def _new_mistakes(self, before: Exploration) -> Iterator[str]:
         known = {(m.step, m.type, m.word) for m in before.mistakes}
         for mistake in sorted(self.behaviour.mistakes, key=str):
             if (mistake.step, mistake.type, mistake.word) in known:
@@ -193,65 +209,71 @@ class Shown:
         if step is None:
             yield from self.places.texts(("output",)) if "output" in self.data else ()
             return
-        for position, step_data in enumerate(self.data["steps"]):
-            if step_data["name"] == step:
-                yield from self.places.texts(("steps", position))
+        for index, data in enumerate(self.data["steps"]):
+            if data["name"] == step:
+                yield from self.places.texts(("steps", index))
         if "tasks" in self.data:
             yield from self.places.texts(("tasks",))
 
-    def _dead(self, original: Original) -> Iterator[str]:
+    def _new_dead_code(self, original: Original) -> Iterator[str]:
         before = _dead_cases(original.plan, original.behaviour)
         for step, cases in _dead_cases(self.plan, self.behaviour).items():
             known = before.get(step, {})
             if step not in self.behaviour.visited or len(cases) <= len(known):
                 continue
-            new = [index for index, appearance in cases.items() if appearance not in known.values()] or list(
+            new = [index for index, signature in cases.items() if signature not in known.values()] or list(
                 cases
             )[-1:]
-            for position, step_data in enumerate(self.data["steps"]):
-                for index in new if step_data["name"] == step else ():
-                    path = ("steps", position, "rule", index, "case")
+            for step_index, data in enumerate(self.data["steps"]):
+                for index in new if data["name"] == step else ():
+                    path = ("steps", step_index, "rule", index, "case")
                     self.evidence |= {self.places.key(path), self.places.value(path)}
             yield f"case {', '.join(str(index + 1) for index in new)} of {step} is never taken"
         unseen = {step["name"] for step in original.data["steps"]} - original.behaviour.visited
-        for position, step_data in enumerate(self.data["steps"]):
-            if step_data["name"] not in self.behaviour.visited | unseen:
-                self.evidence.add(self.places.value(("steps", position, "name")))
-                yield f"step {step_data['name']} is never visited"
+        for index, data in enumerate(self.data["steps"]):
+            if data["name"] not in self.behaviour.visited | unseen:
+                self.evidence.add(self.places.value(("steps", index, "name")))
+                yield f"step {data['name']} is never visited"
 
     def _graph(self, original: Original) -> Iterator[str]:
         before, now = original.behaviour, self.behaviour
         if now.is_endless and not before.is_endless:
             yield "a run does not end"
         if now.depends_on_order and not before.depends_on_order:
-            yield "what a run does depends on which branch is faster"
+            yield "the result of a run depends on the order of branches"
         if now.broken - before.broken:
             yield "; ".join(sorted(now.broken))
-        for name, *steps in sorted(now.races - before.races):
-            yield f"{' and '.join(steps)} save {name} at one time"
+        yield from self._new_races(before)
+        for step, index, name in sorted(find_dangling_targets(self.text)):
+            if (step, index) in now.taken:
+                yield f"{step} leads to the missing step {name}"
+        yield from self._new_inputs(original)
+        if now.rejected and not before.rejected:
+            yield f"a run cannot start: {min(now.rejected)}"
+
+    def _new_races(self, before: Exploration) -> Iterator[str]:
+        for name, *steps in sorted(self.behaviour.races - before.races):
+            yield f"{' and '.join(steps)} save {name} in parallel"
             for path, text in self.places.texts(("steps",)):
                 if text == name and path[-1] == "as":
                     self.evidence.add(self.places.value(path))
                 if path[-2:] == ("set", name):
                     self.evidence.add(self.places.key(path))
-        for step, index, name in sorted(dangling(self.text)):
-            if (step, index) in now.taken:
-                yield f"{step} leads to {name}, which is not there"
+
+    def _new_inputs(self, original: Original) -> Iterator[str]:
         needed = {name for name, declared in self.plan.header.inputs.items() if declared.required}
         for name in sorted(needed - original.plan.header.inputs.keys()):
             yield f"a run needs an input {name}"
             for path, text in self.places.texts():
                 if "{{" in text:
                     self.evidence |= set(self.places.words(path, name))
-        if now.rejected and not before.rejected:
-            yield f"a run cannot begin: {min(now.rejected)}"
 
 
-def _dead_cases(plan: Plan, behaviour: Explored) -> Mapping[str, dict[int, Any]]:
-    """Return the cases of each step that no run takes, and their texts."""
+def _dead_cases(plan: Plan, behaviour: Exploration) -> Mapping[str, dict[int, Any]]:
+    """Return the cases of each step that no run takes, by index."""
     return {
         step.name: {
-            i: _describe_case(case)
+            i: _case_signature(case)
             for i, case in enumerate(step.cases)
             if (step.name, i) not in behaviour.taken
         }
@@ -259,17 +281,20 @@ def _dead_cases(plan: Plan, behaviour: Explored) -> Mapping[str, dict[int, Any]]
     }
 
 
-def _describe_case(case: Case) -> Any:
+def _case_signature(case: Case) -> Any:
     return case.guard, case.targets, len(case.work)
 
 
+_COUNTS = ("mutants", "unchanged", "other", "outside", "worse", "detected", "placed", "refused_anyway")
+
+
 @dataclass
-class Row:
+class OperatorCounts:
     """The counts of one operator."""
 
     operator: str
     mutants: int = 0
-    same: int = 0
+    unchanged: int = 0
     other: int = 0
     outside: int = 0
     worse: int = 0
@@ -281,11 +306,11 @@ class Row:
     def wrong(self) -> int:
         return self.outside + self.worse
 
-    def count(self, mutant: Judged) -> None:
+    def count(self, mutant: JudgedMutant) -> None:
         self.mutants += 1
         if not mutant.is_wrong:
             self.other += mutant.differs
-            self.same += not mutant.differs
+            self.unchanged += not mutant.differs
             self.refused_anyway += mutant.is_refused
             return
         self.worse += bool(mutant.worse)
@@ -293,16 +318,16 @@ class Row:
         self.detected += mutant.is_detected
         self.placed += mutant.is_at_the_right_place
 
-    def add(self, other: Row) -> None:
-        for name in ("mutants", "same", "other", "outside", "worse", "detected", "placed", "refused_anyway"):
+    def add(self, other: OperatorCounts) -> None:
+        for name in _COUNTS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
     def to_json(self) -> dict[str, Any]:
-        """Return the counts for reports and results."""
+        """Return the counts as a row of the report."""
         return {
             "operator": self.operator,
             "mutants": self.mutants,
-            "same": self.same,
+            "same": self.unchanged,
             "other": self.other,
             "outside": self.outside,
             "worse": self.worse,
@@ -313,28 +338,31 @@ class Row:
         }
 
 
-def total(rows: Iterable[Row]) -> Row:
-    """Return the sums of rows."""
-    found = Row("all")
+def total(rows: Iterable[OperatorCounts]) -> OperatorCounts:
+    """Return the sums of the rows."""
+    sums = OperatorCounts("all")
     for row in rows:
-        found.add(row)
-    return found
+        sums.add(row)
+    return sums
 
 
-def measure(playbooks: Sequence[Sound], sites: int) -> tuple[list[Row], list[Judged]]:
-    """Return the counts of every operator over valid playbooks, and the mutants that were missed, misplaced
-    or refused without reason.
+def measure(
+    playbooks: Sequence[CorpusPlaybook], sites: int
+) -> tuple[list[OperatorCounts], list[JudgedMutant]]:
+    """Count the mutants of valid playbooks for every operator.
+
+    Return also the mutants that the compiler misses, reports at a wrong place, or reports without a fault.
     """
     logging.disable(logging.CRITICAL)
-    rows = {name: Row(name) for name in OPERATORS}
-    odd = []
-    for sound in playbooks:
-        original = Original.from_sound(sound)
+    rows = {name: OperatorCounts(name) for name in OPERATORS}
+    misjudged = []
+    for playbook in playbooks:
+        original = Original.compile(playbook)
         for mutant in original.mutants(sites) if original is not None else ():
             rows[mutant.operator].count(mutant)
             if mutant.is_wrong != mutant.is_detected or (
                 mutant.is_wrong and not mutant.is_at_the_right_place
             ):
-                odd.append(mutant)
+                misjudged.append(mutant)
     logging.disable(logging.NOTSET)
-    return list(rows.values()), odd
+    return list(rows.values()), misjudged

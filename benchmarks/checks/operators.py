@@ -1,7 +1,7 @@
-"""Mutation operators: typical errors in changes of a playbook.
+"""Mutation operators: the mistakes that authors make when they change a valid playbook.
 
-An operator takes the data of a playbook. It yields every way to break it, each with the broken places.
-`is_outside` means that the language forbids the result, whatever its execution does.
+An operator takes the data of a playbook and yields every mutant, each with the places of its fault.
+`is_outside` is true if the language does not allow the mutant, whatever an execution shows.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from noetl.planner.plan import Plan
 from benchmarks.checks.places import Path, Place, Places
 
 Data = dict[str, Any]
-Where = Callable[[Places], Iterator[Place]]
+Locator = Callable[[Places], Iterator[Place]]
 
 _WORDS = frozenset(
     [
@@ -62,33 +62,33 @@ _STRING = re.compile(r"'[^']*'|\"[^\"]*\"")
 
 @dataclass(frozen=True)
 class Change:
-    """A changed playbook, and the places of its error."""
+    """A changed playbook, and a function that locates its fault."""
 
     data: Data
-    where: Where
+    locate: Locator
     is_outside: bool = False
 
 
 Operator = Callable[[Data, Plan], Iterator[Change]]
 
 
-def _values(*paths: Path) -> Where:
+def _values(*paths: Path) -> Locator:
     return lambda places: (places.value(path) for path in paths)
 
 
-def _keys(*paths: Path) -> Where:
+def _keys(*paths: Path) -> Locator:
     return lambda places: (places.key(path) for path in paths)
 
 
-def _case(path: Path) -> Where:
-    """Return the guard of a case, or its key."""
+def _case_places(path: Path) -> Locator:
+    """Return a locator of the guard of a case, or of its key."""
     return lambda places: iter((places.key((*path, "case")), places.value((*path, "case"))))
 
 
-def _names(data: Data, *names: str) -> Where:
-    """Yield the paths of the names of steps."""
+def _step_names(data: Data, *names: str) -> Locator:
+    """Return a locator of the names of steps."""
     return _values(
-        *(("steps", position, "name") for position, step in enumerate(data["steps"]) if step["name"] in names)
+        *(("steps", index, "name") for index, step in enumerate(data["steps"]) if step["name"] in names)
     )
 
 
@@ -96,22 +96,22 @@ def _is_name(entry: object) -> bool:
     return isinstance(entry, str)
 
 
-def _word(path: Path, word: str) -> Where:
+def _words(path: Path, word: str) -> Locator:
     return lambda places: places.words(path, word)
 
 
-def _all(*wheres: Where) -> Where:
-    return lambda places: (place for where in wheres for place in where(places))
+def _any_of(*locators: Locator) -> Locator:
+    return lambda places: (place for locate in locators for place in locate(places))
 
 
 def _cases(data: Data) -> Iterator[tuple[Path, Data]]:
-    for position, step in enumerate(data["steps"]):
-        for index, case in enumerate(step.get("rule") or []):
-            yield ("steps", position, "rule", index), case
+    for index, step in enumerate(data["steps"]):
+        for case_index, case in enumerate(step.get("rule") or []):
+            yield ("steps", index, "rule", case_index), case
 
 
 def _targets(data: Data) -> Iterator[tuple[Path, str]]:
-    """Yield the names of steps in cases, with their paths."""
+    """Yield the targets of cases, with their paths."""
     steps = {step["name"] for step in data["steps"]}
     for path, case in _cases(data):
         for index, entry in enumerate(case.get("run") or []):
@@ -121,14 +121,14 @@ def _targets(data: Data) -> Iterator[tuple[Path, str]]:
 
 def _runs(data: Data) -> Iterator[tuple[Path, list[Any]]]:
     tasks = data.get("tasks") or []
-    for position, task in enumerate(tasks) if isinstance(tasks, list) else ():
-        yield ("tasks", position, "run"), task["run"]
-    for position, step in enumerate(data["steps"]):
+    for index, task in enumerate(tasks) if isinstance(tasks, list) else ():
+        yield ("tasks", index, "run"), task["run"]
+    for index, step in enumerate(data["steps"]):
         if step.get("run"):
-            yield ("steps", position, "run"), step["run"]
-        for index, case in enumerate(step.get("rule") or []):
+            yield ("steps", index, "run"), step["run"]
+        for case_index, case in enumerate(step.get("rule") or []):
             if case.get("run"):
-                yield ("steps", position, "rule", index, "run"), case["run"]
+                yield ("steps", index, "rule", case_index, "run"), case["run"]
 
 
 def _actions(data: Data) -> Iterator[tuple[Path, Data]]:
@@ -138,8 +138,11 @@ def _actions(data: Data) -> Iterator[tuple[Path, Data]]:
                 yield (*path, index), entry
 
 
-def _saves(data: Data) -> Iterator[tuple[Path, str, bool]]:
-    """Yield the paths of saved names: the value of an `as`, or with `is_key` a key of `set`."""
+def _definitions(data: Data) -> Iterator[tuple[Path, str, bool]]:
+    """Yield the saved names: the value of an `as`, or a key of `set`.
+
+    The result is the path, the name, and whether it is a key.
+    """
     for path, run in _runs(data):
         for index, entry in enumerate(run):
             if isinstance(entry, dict) and "as" in entry:
@@ -150,7 +153,7 @@ def _saves(data: Data) -> Iterator[tuple[Path, str, bool]]:
 
 
 def _templates(data: Data) -> Iterator[tuple[Path, str]]:
-    """Yield every text with an expression."""
+    """Yield every text with an expression, with its path."""
     stack: list[tuple[Path, Any]] = [((), data)]
     while stack:
         path, value = stack.pop()
@@ -168,21 +171,21 @@ def _value_at(data: Any, path: Path) -> Any:
     return data
 
 
-def _changed(data: Data, path: Path, value: Any) -> Data:
+def _with_value(data: Data, path: Path, value: Any) -> Data:
     """Return the data with another value at a path."""
     copy = deepcopy(data)
     _value_at(copy, path[:-1])[path[-1]] = value
     return copy
 
 
-def _data_without(data: Data, path: Path) -> Data:
+def _with_removed(data: Data, path: Path) -> Data:
     copy = deepcopy(data)
     del _value_at(copy, path[:-1])[path[-1]]
     return copy
 
 
-def _renamed(data: Data, path: Path, name: str) -> Data:
-    """Return the data with another name for the key at a path, in the same position."""
+def _with_key_renamed(data: Data, path: Path, name: str) -> Data:
+    """Return the data in which the key at a path has another name. The order of keys is the same."""
     copy = deepcopy(data)
     owner = _value_at(copy, path[:-1])
     items = [(name if key == path[-1] else key, value) for key, value in owner.items()]
@@ -191,20 +194,16 @@ def _renamed(data: Data, path: Path, name: str) -> Data:
     return copy
 
 
-def _spelt(word: str) -> str:
-    """Return a misspelt word: two letters are swapped, or one is added."""
-    for position in range(len(word) - 1, 1, -1):
-        if (
-            word[position] != word[position - 1]
-            and not word[position].isdigit()
-            and not word[position - 1].isdigit()
-        ):
-            return word[: position - 1] + word[position] + word[position - 1] + word[position + 1 :]
+def _misspell(word: str) -> str:
+    """Swap two letters of a word, or add one."""
+    for index in range(len(word) - 1, 1, -1):
+        if word[index] != word[index - 1] and not word[index].isdigit() and not word[index - 1].isdigit():
+            return word[: index - 1] + word[index] + word[index - 1] + word[index + 1 :]
     return word + "x"
 
 
 def _reads(text: str) -> Iterator[tuple[int, str]]:
-    """Return the names that the expressions of a text read, with their offsets."""
+    """Yield the names that the expressions of a text read, with their offsets."""
     for expression in _EXPRESSION.finditer(text):
         source = _STRING.sub(lambda found: " " * len(found[0]), expression[1])
         for found in re.finditer(r"(?<![\w.|])(?<!\| )([A-Za-z_]\w*)(?!\w|\s*\()", source):
@@ -218,18 +217,18 @@ def _reads(text: str) -> Iterator[tuple[int, str]]:
 
 
 def _attribute_reads(text: str, root: str) -> Iterator[tuple[int, str]]:
-    """Return the attributes that are read directly from a name."""
+    """Yield the attributes of `root` that a text reads, with their offsets."""
     for expression in _EXPRESSION.finditer(text):
         for found in re.finditer(rf"(?<![\w.]){re.escape(root)}\.([A-Za-z_]\w*)", expression[1]):
             yield expression.start(1) + found.start(1), found[1]
 
 
-def _replaced(text: str, position: int, old: str, new: str) -> str:
-    return text[:position] + new + text[position + len(old) :]
+def _replace_at(text: str, offset: int, old: str, new: str) -> str:
+    return text[:offset] + new + text[offset + len(old) :]
 
 
-def _reading(data: Data) -> Iterator[tuple[Path, str]]:
-    """Yield templates of work, rules and results, in which all names are defined."""
+def _templates_with_names(data: Data) -> Iterator[tuple[Path, str]]:
+    """Yield the templates of work, rules and results. They may read saved names."""
     return ((path, text) for path, text in _templates(data) if path[0] in ("steps", "tasks", "output"))
 
 
@@ -237,62 +236,62 @@ def _reading(data: Data) -> Iterator[tuple[Path, str]]:
 
 
 def rename_target(data: Data, plan: Plan) -> Iterator[Change]:
-    """Let a case name an unknown step."""
+    """Name a missing step in a case."""
     for path, name in _targets(data):
-        yield Change(_changed(data, path, _spelt(name)), _values(path), is_outside=True)
+        yield Change(_with_value(data, path, _misspell(name)), _values(path), is_outside=True)
 
 
 def drop_target(data: Data, plan: Plan) -> Iterator[Change]:
-    """Remove one of the steps that a case leads to."""
+    """Drop a target of a case."""
     for path, name in _targets(data):
-        yield Change(_data_without(data, path), _all(_case(path[:-2]), _names(data, name)))
+        yield Change(_with_removed(data, path), _any_of(_case_places(path[:-2]), _step_names(data, name)))
 
 
 def drop_case(data: Data, plan: Plan) -> Iterator[Change]:
-    """Remove a case."""
+    """Drop a case."""
     for path, case in _cases(data):
-        yield Change(_data_without(data, path), _names(data, *filter(_is_name, case.get("run") or [])))
+        yield Change(_with_removed(data, path), _step_names(data, *filter(_is_name, case.get("run") or [])))
 
 
 def swap_cases(data: Data, plan: Plan) -> Iterator[Change]:
-    """Swap two cases."""
+    """Swap two consecutive cases."""
     for path, _ in _cases(data):
-        rule, position = _value_at(data, path[:-1]), int(path[-1])
-        if position + 1 < len(rule):
-            rest = [*rule[:position], rule[position + 1], rule[position], *rule[position + 2 :]]
-            after = (*path[:-1], position + 1)
-            yield Change(_changed(data, path[:-1], rest), _all(_case(path), _case(after)))
+        rule, index = _value_at(data, path[:-1]), int(path[-1])
+        if index + 1 < len(rule):
+            rest = [*rule[:index], rule[index + 1], rule[index], *rule[index + 2 :]]
+            after = (*path[:-1], index + 1)
+            yield Change(_with_value(data, path[:-1], rest), _any_of(_case_places(path), _case_places(after)))
 
 
 def redirect(data: Data, plan: Plan) -> Iterator[Change]:
-    """Let a case lead to another step."""
+    """Replace a target of a case by another step."""
     names = [step["name"] for step in data["steps"]]
     for path, name in _targets(data):
         other = names[(names.index(name) + 1) % len(names)]
         if other not in _value_at(data, path[:-1]):
-            yield Change(_changed(data, path, other), _all(_values(path), _names(data, name)))
+            yield Change(_with_value(data, path, other), _any_of(_values(path), _step_names(data, name)))
 
 
 def remove_bound(data: Data, plan: Plan) -> Iterator[Change]:
-    """Remove `max_visits` from a cycle."""
-    for position, step in enumerate(data["steps"]):
+    """Remove `max_visits` of a step on a cycle."""
+    for index, step in enumerate(data["steps"]):
         if (
             "max_visits" in step
             and plan.steps.get(step["name"]) is not None
             and plan.steps[step["name"]].cyclic
         ):
-            circle = _cycle_steps(plan, step["name"])
+            circle = _steps_on_cycle(plan, step["name"])
             targets = [
                 path
                 for path, target in _targets(data)
                 if target in circle and data["steps"][path[1]]["name"] in circle
             ]
-            where = _all(_values(("steps", position, "name"), *targets))
-            yield Change(_data_without(data, ("steps", position, "max_visits")), where, is_outside=True)
+            locate = _any_of(_values(("steps", index, "name"), *targets))
+            yield Change(_with_removed(data, ("steps", index, "max_visits")), locate, is_outside=True)
 
 
-def _cycle_steps(plan: Plan, step: str) -> set[str]:
-    """Return the steps on a cycle with a step."""
+def _steps_on_cycle(plan: Plan, step: str) -> set[str]:
+    """Return the steps that are on a cycle with a step."""
     return {other for other in _reachable_steps(plan, step) if step in _reachable_steps(plan, other)} | {step}
 
 
@@ -309,46 +308,46 @@ def _reachable_steps(plan: Plan, start: str) -> set[str]:
 
 
 def leave_region(data: Data, plan: Plan) -> Iterator[Change]:
-    """Let a branch return to a step before its fork instead of going to the join."""
+    """Add an edge from a branch back to its fork."""
     names = [step["name"] for step in data["steps"]]
     for path, case in _cases(data):
         fork = data["steps"][path[1]]["name"]
         targets = [entry for entry in case.get("run") or [] if entry in names]
         for target in targets[:1] if len(targets) > 1 else ():
-            position = names.index(target)
+            index = names.index(target)
             joins = plan.steps[target].regions if target in plan.steps else ()
             if not joins or plan.steps[fork].regions == joins:
                 continue
             copy = deepcopy(data)
-            earlier_step = {"case": "{{ step.visit < 2 }}", "run": [fork]}
-            copy["steps"][position]["rule"] = [earlier_step, *(copy["steps"][position].get("rule") or [])]
+            back_edge = {"case": "{{ step.visit < 2 }}", "run": [fork]}
+            copy["steps"][index]["rule"] = [back_edge, *(copy["steps"][index].get("rule") or [])]
             copy["steps"][path[1]].setdefault("max_visits", 3)
-            new: Path = ("steps", position, "rule", 0)
-            # Where the others come by the fork as well, they wait for each other there.
+            new: Path = ("steps", index, "rule", 0)
+            # If the other branches also reach the fork, it joins them.
             is_outside = not any(fork in _reachable_steps(plan, other) for other in targets[1:])
-            yield Change(copy, _all(_case(new), _values((*new, "run", 0))), is_outside=is_outside)
+            yield Change(copy, _any_of(_case_places(new), _values((*new, "run", 0))), is_outside=is_outside)
 
 
 def duplicate_step(data: Data, plan: Plan) -> Iterator[Change]:
     """Give two steps one name."""
-    for position in range(1, len(data["steps"])):
+    for index in range(1, len(data["steps"])):
         yield Change(
-            _changed(data, ("steps", position, "name"), data["steps"][position - 1]["name"]),
-            _values(("steps", position, "name")),
+            _with_value(data, ("steps", index, "name"), data["steps"][index - 1]["name"]),
+            _values(("steps", index, "name")),
             is_outside=True,
         )
 
 
 def remove_step(data: Data, plan: Plan) -> Iterator[Change]:
     """Remove a step that a case names."""
-    for position, step in enumerate(data["steps"]):
+    for index, step in enumerate(data["steps"]):
         if len(data["steps"]) < 2 or not any(name == step["name"] for _, name in _targets(data)):
             continue
-        copy = _data_without(data, ("steps", position))
+        copy = _with_removed(data, ("steps", index))
         left = [
-            (path[0], int(path[1]) - (int(path[1]) > position), *path[2:])
+            (path[0], int(path[1]) - (int(path[1]) > index), *path[2:])
             for path, name in _targets(data)
-            if name == step["name"] and path[1] != position
+            if name == step["name"] and path[1] != index
         ]
         if left:
             yield Change(copy, _values(*left), is_outside=True)
@@ -359,62 +358,62 @@ def mix_work(data: Data, plan: Plan) -> Iterator[Change]:
     for path, _ in _targets(data):
         copy = deepcopy(data)
         _value_at(copy, path[:-1]).append({"action": "log", "message": "on the way"})
-        yield Change(copy, _case(path[:-2]), is_outside=True)
+        yield Change(copy, _case_places(path[:-2]), is_outside=True)
 
 
 # Guards.
 
 
 def second_default(data: Data, plan: Plan) -> Iterator[Change]:
-    """Add a second `default`."""
+    """Add a second `default` case."""
     for path, case in _cases(data):
         if case["case"] == "default":
             copy = deepcopy(data)
             rule = _value_at(copy, path[:-1])
             rule.append({"case": "default", "run": []})
-            yield Change(copy, _case((*path[:-1], len(rule) - 1)), is_outside=True)
+            yield Change(copy, _case_places((*path[:-1], len(rule) - 1)), is_outside=True)
 
 
 def contradict_guard(data: Data, plan: Plan) -> Iterator[Change]:
-    """Let a guard be always false."""
+    """Make a guard contradict itself."""
     for path, case in _cases(data):
         inside = re.fullmatch(r"\s*\{\{(.*)\}\}\s*", str(case["case"]), re.DOTALL)
         if inside:
             guard = inside[1].strip()
             text = f"{{{{ ({guard}) and not ({guard}) }}}}"
-            yield Change(_changed(data, (*path, "case"), text), _case(path))
+            yield Change(_with_value(data, (*path, "case"), text), _case_places(path))
 
 
 def contradict_numbers(data: Data, plan: Plan) -> Iterator[Change]:
-    """Let a guard require more than a number and less than it."""
+    """Make a guard compare with a number in both directions."""
     for path, case in _cases(data):
         found = re.fullmatch(r"\s*\{\{\s*([\w.]+) (<|>|<=|>=) (\d+)\s*\}\}\s*", str(case["case"]))
         if found:
             opposite = "<" if ">" in found[2] else ">"
             text = f"{{{{ {found[1]} {found[2]} {found[3]} and {found[1]} {opposite} {found[3]} }}}}"
-            yield Change(_changed(data, (*path, "case"), text), _case(path))
+            yield Change(_with_value(data, (*path, "case"), text), _case_places(path))
 
 
 def duplicate_guard(data: Data, plan: Plan) -> Iterator[Change]:
-    """Repeat a guard. The second case is never taken."""
+    """Duplicate a guard, so that its second case is dead."""
     for path, case in _cases(data):
         if "{{" in str(case["case"]) or case["case"] == "error":
             copy = deepcopy(data)
-            position = int(path[-1]) + 1
+            index = int(path[-1]) + 1
             _value_at(copy, path[:-1]).insert(
-                position, {"case": case["case"], "run": [{"action": "log", "message": "again"}]}
+                index, {"case": case["case"], "run": [{"action": "log", "message": "again"}]}
             )
-            yield Change(copy, _case((*path[:-1], position)))
+            yield Change(copy, _case_places((*path[:-1], index)))
 
 
-def behind_default(data: Data, plan: Plan) -> Iterator[Change]:
+def add_case_after_default(data: Data, plan: Plan) -> Iterator[Change]:
     """Add a case after `default`."""
     for path, case in _cases(data):
         if case["case"] == "default":
             copy = deepcopy(data)
             rule = _value_at(copy, path[:-1])
             rule.append({"case": "{{ step.visit == 1 }}", "run": []})
-            yield Change(copy, _case((*path[:-1], len(rule) - 1)))
+            yield Change(copy, _case_places((*path[:-1], len(rule) - 1)))
 
 
 def plain_guard(data: Data, plan: Plan) -> Iterator[Change]:
@@ -423,7 +422,9 @@ def plain_guard(data: Data, plan: Plan) -> Iterator[Change]:
         inside = re.fullmatch(r"\s*\{\{(.*)\}\}\s*", str(case["case"]), re.DOTALL)
         if inside and inside[1].strip() not in ("error", "default"):
             yield Change(
-                _changed(data, (*path, "case"), inside[1].strip()), _values((*path, "case")), is_outside=True
+                _with_value(data, (*path, "case"), inside[1].strip()),
+                _values((*path, "case")),
+                is_outside=True,
             )
 
 
@@ -431,46 +432,46 @@ def plain_guard(data: Data, plan: Plan) -> Iterator[Change]:
 
 
 def remove_as(data: Data, plan: Plan) -> Iterator[Change]:
-    """Remove the name under which a result is saved."""
-    for path, _, is_key in _saves(data):
+    """Remove the `as` of an action."""
+    for path, _, is_key in _definitions(data):
         if not is_key:
-            yield Change(_data_without(data, path), _keys(path[:-1]))
+            yield Change(_with_removed(data, path), _keys(path[:-1]))
 
 
 def rename_saved(data: Data, plan: Plan) -> Iterator[Change]:
-    """Save a result under a misspelt name."""
-    for path, name, is_key in _saves(data):
-        other = _spelt(name)
+    """Misspell a saved name."""
+    for path, name, is_key in _definitions(data):
+        other = _misspell(name)
         if is_key:
-            yield Change(_renamed(data, path, other), _keys((*path[:-1], other)))
+            yield Change(_with_key_renamed(data, path, other), _keys((*path[:-1], other)))
         else:
-            yield Change(_changed(data, path, other), _values(path))
+            yield Change(_with_value(data, path, other), _values(path))
 
 
 def rename_read(data: Data, plan: Plan) -> Iterator[Change]:
-    """Misspell a name where it is read."""
-    for path, text in _reading(data):
-        for position, name in _reads(text):
-            other = _spelt(name)
-            yield Change(_changed(data, path, _replaced(text, position, name, other)), _word(path, other))
+    """Misspell a name that a template reads."""
+    for path, text in _templates_with_names(data):
+        for offset, name in _reads(text):
+            other = _misspell(name)
+            yield Change(_with_value(data, path, _replace_at(text, offset, name, other)), _words(path, other))
 
 
 def misspell_known(data: Data, plan: Plan) -> Iterator[Change]:
-    """Misspell an attribute of an input, an error, a step or a run, whose attributes are known."""
+    """Misspell an attribute of a built-in name such as `input`, `error`, `steps` or `run`."""
     for path, text in _templates(data):
         for root in ("input", "environment", "error", "steps", "run", "step", "loop", "args"):
             if root == "input" and "input" not in data:
                 continue
-            for position, name in _attribute_reads(text, root):
-                other = _spelt(name)
+            for offset, name in _attribute_reads(text, root):
+                other = _misspell(name)
                 yield Change(
-                    _changed(data, path, _replaced(text, position, name, other)),
-                    _all(_word(path, other), _word(path, root)),
+                    _with_value(data, path, _replace_at(text, offset, name, other)),
+                    _any_of(_words(path, other), _words(path, root)),
                 )
 
 
 def misspell_attribute(data: Data, plan: Plan) -> Iterator[Change]:
-    """Misspell an attribute of a result whose keys the action declares."""
+    """Misspell an attribute of a result whose shape the action declares."""
     shaped = {
         entry["as"]: entry["action"]
         for _, entry in _actions(data)
@@ -479,55 +480,55 @@ def misspell_attribute(data: Data, plan: Plan) -> Iterator[Change]:
         and (declared := catalogue().get(entry["action"]))
         and declared.result
     }
-    for path, text in _reading(data):
+    for path, text in _templates_with_names(data):
         for name in shaped:
-            for position, attribute in _attribute_reads(text, name):
-                other = _spelt(attribute)
-                where = _all(_word(path, other), _word(path, name))
-                yield Change(_changed(data, path, _replaced(text, position, attribute, other)), where)
+            for offset, attribute in _attribute_reads(text, name):
+                other = _misspell(attribute)
+                locate = _any_of(_words(path, other), _words(path, name))
+                yield Change(_with_value(data, path, _replace_at(text, offset, attribute, other)), locate)
 
 
 def remove_default(data: Data, plan: Plan) -> Iterator[Change]:
-    """Read a name that may be undefined without `default`."""
-    for path, text in _reading(data):
+    """Remove the `default` filter of a name that may be unassigned."""
+    for path, text in _templates_with_names(data):
         for found in re.finditer(r"(\w+)\s*\|\s*default\([^()]*\)", text):
             yield Change(
-                _changed(data, path, _replaced(text, found.start(), found[0], found[1])),
-                _word(path, found[1]),
+                _with_value(data, path, _replace_at(text, found.start(), found[0], found[1])),
+                _words(path, found[1]),
             )
 
 
 def read_elsewhere(data: Data, plan: Plan) -> Iterator[Change]:
-    """Read a name that a later or concurrent step saves, or a step that may not run."""
-    saved = list(dict.fromkeys((name, path[1]) for path, name, _ in _saves(data) if path[0] == "steps"))
+    """Read a name that another step saves, whether it is visited before or not."""
+    saved = list(dict.fromkeys((name, path[1]) for path, name, _ in _definitions(data) if path[0] == "steps"))
     for name, owner in saved:
         if data["steps"][owner].get("loop"):
             continue
-        for position, step in enumerate(data["steps"]):
-            if position != owner and not step.get("loop"):
+        for index, step in enumerate(data["steps"]):
+            if index != owner and not step.get("loop"):
                 copy = deepcopy(data)
-                copy["steps"][position]["run"] = [
+                copy["steps"][index]["run"] = [
                     {"action": "log", "message": f"see {{{{ {name} }}}}"},
                     *(step.get("run") or []),
                 ]
-                yield Change(copy, _word(("steps", position, "run", 0, "message"), name))
+                yield Change(copy, _words(("steps", index, "run", 0, "message"), name))
 
 
 def read_after_error(data: Data, plan: Plan) -> Iterator[Change]:
-    """Read the outputs of a failed step in the step that follows."""
+    """Read a name of a failed step in the step that handles the failure."""
     names = [step["name"] for step in data["steps"]]
     for path, case in _cases(data):
         aware = case["case"] == "error" or re.search(r"\berror\b", str(case["case"]))
-        saved = [name for place, name, _ in _saves(data) if place[:3] == (*path[:2], "run")]
+        saved = [name for place, name, _ in _definitions(data) if place[:3] == (*path[:2], "run")]
         for target in [entry for entry in case.get("run") or [] if entry in names] if aware and saved else ():
-            position = names.index(target)
+            index = names.index(target)
             copy = deepcopy(data)
             text = f"see {{{{ {saved[-1]} }}}}"
-            copy["steps"][position]["run"] = [
+            copy["steps"][index]["run"] = [
                 {"action": "log", "message": text},
-                *(copy["steps"][position].get("run") or []),
+                *(copy["steps"][index].get("run") or []),
             ]
-            yield Change(copy, _word(("steps", position, "run", 0, "message"), saved[-1]))
+            yield Change(copy, _words(("steps", index, "run", 0, "message"), saved[-1]))
 
 
 def add_race(data: Data, plan: Plan) -> Iterator[Change]:
@@ -538,17 +539,17 @@ def add_race(data: Data, plan: Plan) -> Iterator[Change]:
         if len(targets) < 2 or data.get("mode") == "sequential":
             continue
         copy = deepcopy(data)
-        for position in targets[:2]:
-            step = copy["steps"][position]
+        for index in targets[:2]:
+            step = copy["steps"][index]
             step["run"] = [
                 *(step.get("run") or []),
                 {"action": "set", "set": {"raced": f"by {step['name']}"}},
             ]
-        if any(copy["steps"][position].get("loop") for position in targets[:2]):
+        if any(copy["steps"][index].get("loop") for index in targets[:2]):
             continue
         places = [
-            ("steps", position, "run", len(copy["steps"][position]["run"]) - 1, "set", "raced")
-            for position in targets[:2]
+            ("steps", index, "run", len(copy["steps"][index]["run"]) - 1, "set", "raced")
+            for index in targets[:2]
         ]
         yield Change(copy, _keys(*places))
 
@@ -556,13 +557,15 @@ def add_race(data: Data, plan: Plan) -> Iterator[Change]:
 def shadow_input(data: Data, plan: Plan) -> Iterator[Change]:
     """Save a result under the name of an input."""
     inputs = list(data.get("input") or {})
-    for path, _, is_key in _saves(data):
+    for path, _, is_key in _definitions(data):
         for name in inputs[:1]:
             if is_key:
                 if name not in _value_at(data, path[:-1]):
-                    yield Change(_renamed(data, path, name), _keys((*path[:-1], name)), is_outside=True)
+                    yield Change(
+                        _with_key_renamed(data, path, name), _keys((*path[:-1], name)), is_outside=True
+                    )
             else:
-                yield Change(_changed(data, path, name), _values(path), is_outside=True)
+                yield Change(_with_value(data, path, name), _values(path), is_outside=True)
 
 
 # Actions and expressions.
@@ -574,9 +577,11 @@ def unknown_parameter(data: Data, plan: Plan) -> Iterator[Change]:
         declared = catalogue()[entry["action"]].parameters
         for name in entry:
             if name in declared:
-                other = _spelt(name)
+                other = _misspell(name)
                 if other not in declared and other not in entry:
-                    yield Change(_renamed(data, (*path, name), other), _keys((*path, other)), is_outside=True)
+                    yield Change(
+                        _with_key_renamed(data, (*path, name), other), _keys((*path, other)), is_outside=True
+                    )
 
 
 def missing_parameter(data: Data, plan: Plan) -> Iterator[Change]:
@@ -587,7 +592,7 @@ def missing_parameter(data: Data, plan: Plan) -> Iterator[Change]:
             if (
                 name in declared.parameters and declared.parameters[name].required
             ) or name in declared.one_of:
-                yield Change(_data_without(data, (*path, name)), _values((*path, "action")), is_outside=True)
+                yield Change(_with_removed(data, (*path, name)), _values((*path, "action")), is_outside=True)
 
 
 def wrong_type(data: Data, plan: Plan) -> Iterator[Change]:
@@ -600,15 +605,15 @@ def wrong_type(data: Data, plan: Plan) -> Iterator[Change]:
                 continue
             wrong = {Kind.OBJECT: {"wrong": 1}, Kind.STRING: "wrong", Kind.INTEGER: 4, Kind.BOOLEAN: True}
             value = next(
-                (value for kind, value in reversed(wrong.items()) if not _is_taken(kind, kinds)), None
+                (value for kind, value in reversed(wrong.items()) if not _accepts_kind(kind, kinds)), None
             )
             if value is not None:
                 place = (*path, name, "wrong") if isinstance(value, dict) else (*path, name)
-                where = _keys(place) if isinstance(value, dict) else _values(place)
-                yield Change(_changed(data, (*path, name), value), where, is_outside=True)
+                locate = _keys(place) if isinstance(value, dict) else _values(place)
+                yield Change(_with_value(data, (*path, name), value), locate, is_outside=True)
 
 
-def _is_taken(kind: Kind, kinds: tuple[Kind, ...]) -> bool:
+def _accepts_kind(kind: Kind, kinds: tuple[Kind, ...]) -> bool:
     alike = {
         Kind.INTEGER: {Kind.NUMBER, Kind.DURATION, Kind.STRING},
         Kind.STRING: {Kind.DURATION},
@@ -625,14 +630,14 @@ def unknown_action(data: Data, plan: Plan) -> Iterator[Change]:
     """Misspell the type of an action."""
     for path, entry in _actions(data):
         yield Change(
-            _changed(data, (*path, "action"), _spelt(entry["action"])),
+            _with_value(data, (*path, "action"), _misspell(entry["action"])),
             _values((*path, "action")),
             is_outside=True,
         )
 
 
 def quote_template(data: Data, plan: Plan) -> Iterator[Change]:
-    """Put a template of a statement or a command into quotes."""
+    """Put quotes around a template of a statement or a command."""
     for path, entry in _actions(data):
         declared = catalogue()[entry["action"]].parameters
         for name, value in entry.items():
@@ -644,15 +649,15 @@ def quote_template(data: Data, plan: Plan) -> Iterator[Change]:
                         or value[: found.start()].count('"') % 2
                     ):
                         continue
-                    quoted = _replaced(value, found.start(), found[0], f"'{found[0]}'")
-                    where = _braces((*path, name), value[: found.start()].count("{{"))
-                    yield Change(_changed(data, (*path, name), quoted), where, is_outside=True)
+                    quoted = _replace_at(value, found.start(), found[0], f"'{found[0]}'")
+                    locate = _braces((*path, name), value[: found.start()].count("{{"))
+                    yield Change(_with_value(data, (*path, name), quoted), locate, is_outside=True)
 
 
-def _braces(path: Path, number: int) -> Where:
-    def where(places: Places) -> Iterator[Place]:
+def _braces(path: Path, number: int) -> Locator:
+    def locate(places: Places) -> Iterator[Place]:
         first, column = places.value(path)
-        # A long text goes on in the next lines.
+        # A long text continues on the next lines.
         starts = [
             (line, found.start() + 1)
             for line, text in enumerate(places.lines[first - 1 :], first)
@@ -661,94 +666,96 @@ def _braces(path: Path, number: int) -> Where:
         ]
         yield starts[number]
 
-    return where
+    return locate
 
 
 def secret_in_log(data: Data, plan: Plan) -> Iterator[Change]:
     """Write a secret to the log."""
     for path, _ in _runs(data):
-        if path[-2] != "rule" and not _leads_on(path, data):
+        if path[-2] != "rule" and not _has_target(path, data):
             copy = deepcopy(data)
             _value_at(copy, path).insert(0, {"action": "log", "message": "it is {{ secrets.TOKEN }}"})
-            yield Change(copy, _word((*path, 0, "message"), "secrets"), is_outside=True)
+            yield Change(copy, _words((*path, 0, "message"), "secrets"), is_outside=True)
 
 
-def _leads_on(path: Path, data: Data) -> bool:
+def _has_target(path: Path, data: Data) -> bool:
     return any(place[: len(path)] == path for place, _ in _targets(data))
 
 
 def task_circle(data: Data, plan: Plan) -> Iterator[Change]:
-    """Let a task call itself."""
+    """Make a task call itself."""
     tasks = data.get("tasks")
-    for position, task in enumerate(tasks) if isinstance(tasks, list) else ():
+    for index, task in enumerate(tasks) if isinstance(tasks, list) else ():
         copy = deepcopy(data)
-        copy["tasks"][position]["run"].append({"task": task["name"]})
-        yield Change(copy, _values(("tasks", position, "name")), is_outside=True)
+        copy["tasks"][index]["run"].append({"task": task["name"]})
+        yield Change(copy, _values(("tasks", index, "name")), is_outside=True)
 
 
 def unknown_task(data: Data, plan: Plan) -> Iterator[Change]:
-    """Call an unknown task."""
+    """Name a missing task in a call."""
     for path, run in _runs(data):
         for index, entry in enumerate(run):
             if isinstance(entry, dict) and "task" in entry:
                 place = (*path, index, "task")
-                yield Change(_changed(data, place, _spelt(entry["task"])), _values(place), is_outside=True)
+                yield Change(
+                    _with_value(data, place, _misspell(entry["task"])), _values(place), is_outside=True
+                )
 
 
 def unknown_filter(data: Data, plan: Plan) -> Iterator[Change]:
     """Misspell a filter."""
     for path, text in _templates(data):
         for found in re.finditer(r"\|\s*([a-z_]+)", text):
-            other = _spelt(found[1])
-            changed = _replaced(text, found.start(1), found[1], other)
-            yield Change(_changed(data, path, changed), _word(path, other), is_outside=True)
+            other = _misspell(found[1])
+            changed = _replace_at(text, found.start(1), found[1], other)
+            yield Change(_with_value(data, path, changed), _words(path, other), is_outside=True)
 
 
 def broken_expression(data: Data, plan: Plan) -> Iterator[Change]:
     """Add a bracket to an expression."""
     for path, text in _templates(data):
-        position = text.find("}}")
-        line = _changed(data, path, f"{text[:position]}) {text[position:]}")
-        yield Change(line, _any_position(path), is_outside=True)
+        offset = text.find("}}")
+        changed = _with_value(data, path, f"{text[:offset]}) {text[offset:]}")
+        yield Change(changed, _anywhere_in(path), is_outside=True)
 
 
-def _any_position(path: Path) -> Where:
-    """Return any position in a text."""
+def _anywhere_in(path: Path) -> Locator:
+    """Return a locator of all columns of a text."""
 
-    def where(places: Places) -> Iterator[Place]:
+    def locate(places: Places) -> Iterator[Place]:
         line, column = places.value(path)
-        yield from ((line, position) for position in range(column, len(places.lines[line - 1]) + 2))
+        yield from ((line, number) for number in range(column, len(places.lines[line - 1]) + 2))
 
-    return where
+    return locate
 
 
 def misspell_key(data: Data, plan: Plan) -> Iterator[Change]:
     """Misspell a key of a step."""
-    for position, step in enumerate(data["steps"]):
+    for index, step in enumerate(data["steps"]):
         for key in step:
             if key != "name":
-                other = _spelt(key)
+                other = _misspell(key)
                 yield Change(
-                    _renamed(data, ("steps", position, key), other),
-                    _keys(("steps", position, other)),
+                    _with_key_renamed(data, ("steps", index, key), other),
+                    _keys(("steps", index, other)),
                     is_outside=True,
                 )
 
 
 def loop_over_number(data: Data, plan: Plan) -> Iterator[Change]:
-    """Let a loop iterate over a value that is not a list."""
+    """Make a loop iterate over a number."""
     shaped = [
         entry["as"]
         for _, entry in _actions(data)
         if entry["action"] == "http" and "as" in entry and "loop" not in entry
     ]
-    for path, text in _reading(data):
+    for path, text in _templates_with_names(data):
         if path[-2:] == ("loop", "items"):
-            all_text = re.fullmatch(r"\{\{ (\w+)\.body[\w.]* \}\}", text)
-            if all_text and all_text[1] in shaped:
+            match = re.fullmatch(r"\{\{ (\w+)\.body[\w.]* \}\}", text)
+            if match and match[1] in shaped:
                 yield Change(
-                    _changed(data, path, f"{{{{ {all_text[1]}.status }}}}"),
-                    _all(_values(path), _any_position(path)),
+                    _with_value(data, path, f"{{{{ {match[1]}.status }}}}"),
+                    _any_of(_values(path), _anywhere_in(path)),
                 )
             if text.startswith("{{ input.") and (
                 numbers := [
@@ -758,13 +765,13 @@ def loop_over_number(data: Data, plan: Plan) -> Iterator[Change]:
                 ]
             ):
                 yield Change(
-                    _changed(data, path, f"{{{{ input.{numbers[0]} }}}}"),
-                    _all(_values(path), _any_position(path)),
+                    _with_value(data, path, f"{{{{ input.{numbers[0]} }}}}"),
+                    _any_of(_values(path), _anywhere_in(path)),
                 )
 
 
 def compare_kinds(data: Data, plan: Plan) -> Iterator[Change]:
-    """Compare the order of a number and a text."""
+    """Compare a number with a text by order."""
     for path, case in _cases(data):
         found = re.fullmatch(
             r"(\s*\{\{\s*)([\w.]+\.(?:status|exit_code)|input\.\w+) (<|>|<=|>=) (\d+)(\s*\}\}\s*)",
@@ -772,50 +779,48 @@ def compare_kinds(data: Data, plan: Plan) -> Iterator[Change]:
         )
         if found:
             text = f"{found[1]}{found[2]} {found[3]} '{found[4]}'{found[5]}"
-            yield Change(_changed(data, (*path, "case"), text), _any_position((*path, "case")))
+            yield Change(_with_value(data, (*path, "case"), text), _anywhere_in((*path, "case")))
 
 
 OPERATORS: Mapping[str, Operator] = {
-    operator.__name__: operator
-    for operator in (
-        rename_target,
-        drop_target,
-        drop_case,
-        swap_cases,
-        redirect,
-        remove_bound,
-        leave_region,
-        duplicate_step,
-        remove_step,
-        mix_work,
-        second_default,
-        contradict_guard,
-        contradict_numbers,
-        duplicate_guard,
-        behind_default,
-        plain_guard,
-        remove_as,
-        rename_saved,
-        rename_read,
-        misspell_known,
-        misspell_attribute,
-        remove_default,
-        read_elsewhere,
-        read_after_error,
-        add_race,
-        shadow_input,
-        unknown_parameter,
-        missing_parameter,
-        wrong_type,
-        unknown_action,
-        quote_template,
-        secret_in_log,
-        task_circle,
-        unknown_task,
-        unknown_filter,
-        broken_expression,
-        misspell_key,
-        loop_over_number,
-        compare_kinds,
-    )
+    "rename_target": rename_target,
+    "drop_target": drop_target,
+    "drop_case": drop_case,
+    "swap_cases": swap_cases,
+    "redirect": redirect,
+    "remove_bound": remove_bound,
+    "leave_region": leave_region,
+    "duplicate_step": duplicate_step,
+    "remove_step": remove_step,
+    "mix_work": mix_work,
+    "second_default": second_default,
+    "contradict_guard": contradict_guard,
+    "contradict_numbers": contradict_numbers,
+    "duplicate_guard": duplicate_guard,
+    "behind_default": add_case_after_default,
+    "plain_guard": plain_guard,
+    "remove_as": remove_as,
+    "rename_saved": rename_saved,
+    "rename_read": rename_read,
+    "misspell_known": misspell_known,
+    "misspell_attribute": misspell_attribute,
+    "remove_default": remove_default,
+    "read_elsewhere": read_elsewhere,
+    "read_after_error": read_after_error,
+    "add_race": add_race,
+    "shadow_input": shadow_input,
+    "unknown_parameter": unknown_parameter,
+    "missing_parameter": missing_parameter,
+    "wrong_type": wrong_type,
+    "unknown_action": unknown_action,
+    "quote_template": quote_template,
+    "secret_in_log": secret_in_log,
+    "task_circle": task_circle,
+    "unknown_task": unknown_task,
+    "unknown_filter": unknown_filter,
+    "broken_expression": broken_expression,
+    "misspell_key": misspell_key,
+    "loop_over_number": loop_over_number,
+    "compare_kinds": compare_kinds,
 }
+"""The operators by the names that the results contain. Mutants are drawn with these names as seeds."""

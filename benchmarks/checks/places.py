@@ -1,4 +1,4 @@
-"""Positions in a YAML text, found by PyYAML and by search, independently of the compiler."""
+"""Places in the text of a playbook, found with PyYAML and not with the compiler under test."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Path = tuple[str | int, ...]
 
 
 class Places:
-    """The positions in a text that `yaml.safe_dump` wrote without folded lines."""
+    """The places of a text that `yaml.safe_dump` wrote, without lines that are folded."""
 
     def __init__(self, text: str) -> None:
         self.lines = text.splitlines()
@@ -25,12 +25,12 @@ class Places:
         return _place(self._find(path)[1])
 
     def key(self, path: Path) -> Place:
-        """Return the start of the key of a value, or of the value if it has no key."""
+        """Return the start of the key of a value, or of an item of a list."""
         key, node = self._find(path)
         return _place(key or node)
 
     def words(self, path: Path, word: str) -> Iterator[Place]:
-        """Return the positions of a word in a value of one line."""
+        """Yield the places of a word in a value."""
         _, node = self._find(path)
         mark, end = node.start_mark, node.end_mark
         for number in range(mark.line, end.line + 1):
@@ -44,22 +44,22 @@ class Places:
         """Yield every text below a path, with its path."""
         yield from _texts(self._find(path)[1], path)
 
-    def find_path(self, place: Place) -> tuple[Path, bool]:
-        """Return the path of the value or key at a position, and whether it is a key."""
+    def path_at(self, place: Place) -> tuple[Path, bool]:
+        """Return the path of the value at a place, and whether the place is in its key."""
         path: Path = ()
         node = self.root
         while True:
             for part, key, value in _parts(node):
-                if key is not None and _begins(key, place) and not _is_after(key, place):
+                if key is not None and _starts_by(key, place) and not _ends_before(key, place):
                     return (*path, part), True
-                if _begins(value, place) and not _is_after(value, place):
+                if _starts_by(value, place) and not _ends_before(value, place):
                     path, node = (*path, part), value
                     break
             else:
                 return path, False
 
     def word(self, place: Place) -> str:
-        """Return the word that starts at a position."""
+        """Return the word that starts at a place."""
         found = re.compile(r"\w*").match(self.lines[place[0] - 1], place[1] - 1)
         return found[0] if found else ""
 
@@ -81,11 +81,11 @@ def _parts(node: Any) -> list[tuple[str | int, Any, Any]]:
     return []
 
 
-def _begins(node: Any, place: Place) -> bool:
+def _starts_by(node: Any, place: Place) -> bool:
     return (node.start_mark.line + 1, node.start_mark.column + 1) <= place
 
 
-def _is_after(node: Any, place: Place) -> bool:
+def _ends_before(node: Any, place: Place) -> bool:
     return (node.end_mark.line + 1, node.end_mark.column + 1) <= place
 
 

@@ -1,8 +1,15 @@
-"""Sample values for what a plan does not determine: inputs, results of actions, failures.
+"""Sample values of inputs, results of actions and failures, derived from the templates of a plan.
 
-The templates that use a value determine its samples. A number that is compared with 100 is 99, 100 and 101.
-A value that a guard tests is true and false. A list of a loop has some items, or none. Every value has the
-type that the templates need, unless it is declared otherwise.
+Problem: choose few values that make every guard true and false.
+
+Algorithm: boundary value analysis (Myers 1979). A name that is compared with 100 is 99, 100 and 101. The
+operand of a truth test is true and false. A list that a loop iterates over has items or is empty. Usages are
+propagated backwards over assignments, because a value is used like the names it is assigned to.
+
+Cost: one pass over the templates, and up to eight passes over the assignments.
+
+Limits: at most `MAX_VARIANTS` values for a name and `MAX_INPUTS` inputs for a run. A value has the shape
+that templates read, unless its declaration has another shape.
 """
 
 from __future__ import annotations
@@ -21,10 +28,10 @@ from noetl.planner.templates.access_paths import child_nodes, find_access_path
 from noetl.planner.templates.parser import parse_nodes
 from noetl.planner.templates.template import TemplateProblem, has_template, parse_template
 
-MOST_VARIANTS = 6
-MOST_BEGINNINGS = 64
+MAX_VARIANTS = 6
+MAX_INPUTS = 64
 ELEMENT = "[]"
-"""The part of a path that stands for any item of a list."""
+"""The part of a path that is any item of a list."""
 
 Path = tuple[str, ...]
 
@@ -55,7 +62,7 @@ LISTS = frozenset(
     ]
 )
 ATTRIBUTE_FIRST = frozenset({"selectattr", "rejectattr", "groupby"})
-READY_MADE: Mapping[str, Any] = {
+VALID_TEXTS: Mapping[str, Any] = {
     "to_datetime": "2026-01-02T03:04:05Z",
     "strftime": "2026-01-02T03:04:05Z",
     "fromjson": '{"a": 1}',
@@ -64,25 +71,25 @@ READY_MADE: Mapping[str, Any] = {
 ENGINE_ERRORS = frozenset(
     {"MaxVisitsExceeded", "GuardError", "RepeatExhausted", "StepInterrupted", "WorkerLost", "Timeout"}
 )
-"""Failures that actions do not choose."""
-FAILURES_OF: Mapping[str, frozenset[str]] = {
+"""Types of failures that the engine causes, not an action."""
+FAILURE_TYPES_OF_ACTIONS: Mapping[str, frozenset[str]] = {
     "callback": frozenset({"CallbackExpired"}),
     "http": frozenset({"HTTPStatus"}),
 }
 
 
 @dataclass(slots=True)
-class Usage:
-    """The uses of a value: constants it is compared with, its kinds, its attributes and its items."""
+class ValueUsage:
+    """The usage of a value: the constants it is compared with, the kinds it must have, and its parts."""
 
     constants: list[Any] = field(default_factory=list)
-    wanted: set[str] = field(default_factory=set)
-    parts: dict[str, Usage] = field(default_factory=dict)
+    kinds: set[str] = field(default_factory=set)
+    parts: dict[str, ValueUsage] = field(default_factory=dict)
 
-    def usage_at(self, path: Iterable[str]) -> Usage:
+    def descend(self, path: Iterable[str]) -> ValueUsage:
         usage = self
         for part in path:
-            usage = usage.parts.setdefault(part, Usage())
+            usage = usage.parts.setdefault(part, ValueUsage())
         return usage
 
     def compare(self, *constants: Any) -> None:
@@ -92,27 +99,25 @@ class Usage:
             if not any(c is known or (c == known and type(c) is type(known)) for known in self.constants)
         ]
 
-    def take_over(self, other: Usage) -> bool:
-        """Add the uses of another value. Return whether any of them is new."""
-        before = (len(self.constants), len(self.wanted), len(self.parts))
+    def merge(self, other: ValueUsage) -> bool:
+        """Add another usage. Return whether this usage has changed."""
+        before = (len(self.constants), len(self.kinds), len(self.parts))
         self.compare(*other.constants)
-        self.wanted |= other.wanted
+        self.kinds |= other.kinds
         changed = False
         for name, part in list(other.parts.items()):
-            changed |= self.parts.setdefault(name, Usage()).take_over(part)
-        return changed or before != (len(self.constants), len(self.wanted), len(self.parts))
+            changed |= self.parts.setdefault(name, ValueUsage()).merge(part)
+        return changed or before != (len(self.constants), len(self.kinds), len(self.parts))
 
     def variants(
         self, label: str, kind: Kind | None = None, known: Mapping[str, Kind] | None = None
     ) -> list[Any]:
-        """Return the values that the templates distinguish, the simplest first; only of one kind if it is
-        given.
-        """
+        """Return values that the templates distinguish, the simplest first. A given `kind` restricts them."""
         found = _distinct(self._variants(label, known))
         if kind is None or kind is Kind.ANY:
-            return found[:MOST_VARIANTS]
+            return found[:MAX_VARIANTS]
         fit = [value for value in found if is_of_kind(value, kind)]
-        return (fit or [_of_kind(kind, label)])[:MOST_VARIANTS]
+        return (fit or [_of_kind(kind, label)])[:MAX_VARIANTS]
 
     def _variants(self, label: str, known: Mapping[str, Kind] | None) -> Iterator[Any]:
         parts = {
@@ -122,36 +127,36 @@ class Usage:
         }
         if known or parts:
             yield from self._objects(label, parts, known or {})
-            if "truth" in self.wanted or None in self.constants:
+            if "truth" in self.kinds or None in self.constants:
                 yield None
-        elif "list" in self.wanted or ELEMENT in self.parts:
-            items = self.parts.get(ELEMENT, Usage()).variants(f"{label} item")
+        elif "list" in self.kinds or ELEMENT in self.parts:
+            items = self.parts.get(ELEMENT, ValueUsage()).variants(f"{label} item")
             items = (
                 items
                 if len(items) > 1
-                else [*items, *self.parts.get(ELEMENT, Usage()).variants(f"{label} other item")]
+                else [*items, *self.parts.get(ELEMENT, ValueUsage()).variants(f"{label} other item")]
             )
             yield from (items, [], items[:1])
         elif self.constants:
             yield from self._around_constants(label)
-        elif "ordered" in self.wanted:
+        elif "ordered" in self.kinds:
             yield from (7, 0, 99)
-        elif "number" in self.wanted:
+        elif "number" in self.kinds:
             yield 7
-        elif "ready" in self.wanted:
-            yield next(iter(self.wanted & set(READY_MADE.values())))
-        elif "truth" in self.wanted:
+        elif "ready" in self.kinds:
+            yield next(iter(self.kinds & set(VALID_TEXTS.values())))
+        elif "truth" in self.kinds:
             yield from (True, False)
         else:
             yield f"{label}'s text"
 
     def _objects(
-        self, label: str, parts: Mapping[str, Usage], known: Mapping[str, Kind]
+        self, label: str, parts: Mapping[str, ValueUsage], known: Mapping[str, Kind]
     ) -> Iterator[dict[str, Any]]:
         choices: dict[str, list[Any]] = {}
         for name in dict.fromkeys((*known, *parts)):
-            choices[name] = parts.get(name, Usage()).variants(f"{label}.{name}", known.get(name))
-        yield from combinations(choices, MOST_VARIANTS)
+            choices[name] = parts.get(name, ValueUsage()).variants(f"{label}.{name}", known.get(name))
+        yield from combinations(choices, MAX_VARIANTS)
 
     def _around_constants(self, label: str) -> Iterator[Any]:
         for constant in self.constants:
@@ -167,14 +172,18 @@ class Usage:
             yield f"{label}'s text"
 
 
-def combinations(choices: Mapping[str, Sequence[Any]], most: int) -> list[dict[str, Any]]:
-    """Return objects with a choice for each key: all of them, or those that differ from the first in one
-    key, at most `most`.
+def combinations(choices: Mapping[str, Sequence[Any]], limit: int) -> list[dict[str, Any]]:
+    """Return objects with one of the choices for each key.
+
+    If there are more than `limit` of them, return only those that differ from the first in one key.
+
+    >>> combinations({"a": [1, 2], "b": [3, 4]}, 3)
+    [{'a': 1, 'b': 3}, {'a': 2, 'b': 3}, {'a': 1, 'b': 4}]
     """
-    if _product(choices) <= most:
+    if _product(choices) <= limit:
         return [dict(zip(choices, values, strict=True)) for values in product(*choices.values())]
     first = {name: values[0] for name, values in choices.items()}
-    return [first, *islice(({**first, n: v} for n, values in choices.items() for v in values[1:]), most - 1)]
+    return [first, *islice(({**first, n: v} for n, values in choices.items() for v in values[1:]), limit - 1)]
 
 
 def _product(choices: Mapping[str, Sequence[Any]]) -> int:
@@ -203,8 +212,8 @@ def _of_kind(kind: Kind, label: str) -> Any:
 
 
 @dataclass(frozen=True, slots=True)
-class Failed:
-    """A way in which an action fails."""
+class FailureSample:
+    """A failure of an action."""
 
     type: str
     status: int | None
@@ -212,14 +221,14 @@ class Failed:
 
 
 class Samples:
-    """The sample values of a plan's inputs, results and failures."""
+    """The values that a plan's inputs, actions and failures can have."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self.root = Usage()
-        self._same: list[tuple[Path, Path]] = []
+        self.root = ValueUsage()
+        self._assignments: list[tuple[Path, Path]] = []
         self._saved: set[str] = set()
-        self._calls: dict[str, list[tuple[TaskCall, _Place]]] = {}
+        self._calls: dict[str, list[tuple[TaskCall, _UsageScope]]] = {}
         self._results: dict[str, Path] = {}
         self._collect()
         for _ in range(8):
@@ -227,32 +236,32 @@ class Samples:
                 break
 
     def _propagate(self) -> bool:
-        """Pass uses of a name to the values that it is given. Return whether anything changed."""
-        is_new = False
-        for source, use in self._same:
-            if source != use[: len(source)]:
-                is_new |= self.root.usage_at(source).take_over(self.root.usage_at(use))
-        return is_new
+        """Propagate usages of names to the values assigned to them. Return whether a usage has changed."""
+        has_changed = False
+        for source, target in self._assignments:
+            if source != target[: len(source)]:
+                has_changed |= self.root.descend(source).merge(self.root.descend(target))
+        return has_changed
 
-    def beginnings(self, most: int) -> tuple[list[dict[str, Any]], bool]:
-        """Return inputs for a run, and whether they are all that the templates distinguish."""
+    def inputs(self, limit: int) -> tuple[list[dict[str, Any]], bool]:
+        """Return inputs of runs, and whether these are all that the templates distinguish."""
         inputs = self.plan.header.inputs
         choices = {name: self._input(name, declared) for name, declared in inputs.items()}
-        return combinations(choices, most), _product(choices) <= most
+        return combinations(choices, limit), _product(choices) <= limit
 
     def _input(self, name: str, declared: Input) -> list[Any]:
         if declared.enum is not None:
             return list(declared.enum)
-        found = self.root.usage_at(("input", name)).variants(f"input {name}", Kind(declared.type))
+        found = self.root.descend(("input", name)).variants(f"input {name}", Kind(declared.type))
         return (
             found
             if declared.required or declared.inferred
-            else _distinct((declared.default, *found))[:MOST_VARIANTS]
+            else _distinct((declared.default, *found))[:MAX_VARIANTS]
         )
 
     def results(self, action: Action, path: Path | None) -> list[Any]:
-        """Return possible results of an action, the simplest first."""
-        usage = Usage() if path is None else self.root.usage_at(path)
+        """Return the possible results of an action, the simplest first."""
+        usage = ValueUsage() if path is None else self.root.descend(path)
         declaration = catalogue()[action.type]
         label = f"{action.type} {'.'.join(path or ())}"
         if (shape := declaration.result_keys(action.parameters)) is not None:
@@ -261,29 +270,35 @@ class Samples:
             return [None]
         return usage.variants(label, Kind.ARRAY if "list" in action.parameters else None)
 
-    def failures(self, declaration: ActionDeclaration) -> list[Failed]:
-        """Return the failures of an action that templates distinguish."""
+    def failures(self, declaration: ActionDeclaration) -> list[FailureSample]:
+        """Return the failures of an action that the templates distinguish."""
         if declaration.type in ("set", "log", "wait"):
             return []
-        usage = self.root.usage_at(("error",))
-        declared = set().union(*FAILURES_OF.values())
+        usage = self.root.descend(("error",))
+        reserved = set().union(*FAILURE_TYPES_OF_ACTIONS.values())
         types = [
-            c for c in usage.usage_at(("type",)).constants if isinstance(c, str) and c not in ENGINE_ERRORS
+            c for c in usage.descend(("type",)).constants if isinstance(c, str) and c not in ENGINE_ERRORS
         ]
-        types = [c for c in types if c not in declared or c in FAILURES_OF.get(declaration.type, ())]
+        types = [
+            c for c in types if c not in reserved or c in FAILURE_TYPES_OF_ACTIONS.get(declaration.type, ())
+        ]
         details = (
-            usage.usage_at(("details",)).variants("details") if usage.usage_at(("details",)).parts else [None]
+            usage.descend(("details",)).variants("details") if usage.descend(("details",)).parts else [None]
         )
-        found = [Failed(type, None, detail) for type in ("CommandFailed", *types) for detail in details]
-        if declaration.type == "http" and usage.usage_at(("status",)).constants:
-            statuses = usage.usage_at(("status",)).variants("status")
+        found = [
+            FailureSample(type, None, detail) for type in ("CommandFailed", *types) for detail in details
+        ]
+        if declaration.type == "http" and usage.descend(("status",)).constants:
+            statuses = usage.descend(("status",)).variants("status")
             found += [
-                Failed("HTTPStatus", status, details[0]) for status in statuses if isinstance(status, int)
+                FailureSample("HTTPStatus", status, details[0])
+                for status in statuses
+                if isinstance(status, int)
             ]
-        return found[: 2 * MOST_VARIANTS]
+        return found[: 2 * MAX_VARIANTS]
 
-    def path_of(self, step: str, work: Work) -> Path | None:
-        """Return the path of the result of a piece of work: a name, or the result of a step."""
+    def result_path(self, step: str, work: Work) -> Path | None:
+        """Return the path of the result of work: a saved name or the result of the step."""
         if isinstance(work, Action | TaskCall) and work.save_as is not None:
             return ("name", work.save_as) if work.loop is None else ("name", work.save_as, ELEMENT)
         found = self.plan.steps.get(step)
@@ -295,118 +310,121 @@ class Samples:
             )
         return None
 
-    # What follows goes through the templates of the plan, each with where it stands.
+    # Collection of usages from the templates of the plan.
 
     def _collect(self) -> None:
+        self._collect_all_saved_names()
         header = self.plan.header
+        for name, value in header.variables.items():
+            self._collect_assignment(("name", name), value, _UsageScope())
+        for name, value in header.environment.items():
+            self._collect_assignment(("environment", name), value, _UsageScope())
+        for step in self.plan.steps.values():
+            self._collect_step(step)
+        for name, task in self.plan.tasks.items():
+            for work in task.run:
+                self._collect_work(work, _UsageScope(task=name))
+        self._collect_values(header.output, _UsageScope())
+        for name, calls in self._calls.items():
+            for call, scope in calls:
+                for argument, value in call.args.items():
+                    self._collect_assignment(("args", name, argument), value, scope)
+
+    def _collect_all_saved_names(self) -> None:
         for name, task in self.plan.tasks.items():
             self._calls.setdefault(name, [])
             for work in task.run:
-                self._note_saves(work)
+                self._collect_saved_names(work)
         for step in self.plan.steps.values():
             for work in (*step.run, *(w for case in step.cases for w in case.work)):
-                self._note_saves(work)
+                self._collect_saved_names(work)
             if step.run and step.loop is None and step.run[-1].save_as is not None:
-                self._same.append((("name", step.run[-1].save_as), ("result", step.name)))
-        for name, value in header.variables.items():
-            self._assigned(("name", name), value, _Place())
-        for name, value in header.environment.items():
-            self._assigned(("environment", name), value, _Place())
-        for step in self.plan.steps.values():
-            self._step(step)
-        for name, task in self.plan.tasks.items():
-            for work in task.run:
-                self._work(work, _Place(task=name))
-        self._values(header.output, _Place())
-        for name, calls in self._calls.items():
-            for call, place in calls:
-                for argument, value in call.args.items():
-                    self._assigned(("args", name, argument), value, place)
+                self._assignments.append((("name", step.run[-1].save_as), ("result", step.name)))
 
-    def _note_saves(self, work: Work) -> None:
+    def _collect_saved_names(self, work: Work) -> None:
         if work.save_as is not None:
             self._saved.add(work.save_as)
         if isinstance(work, Action) and work.type == "set" and isinstance(work.parameters.get("set"), dict):
             self._saved.update(work.parameters["set"])
 
-    def _step(self, step: Step) -> None:
-        place = _Place(step=step.name)
-        inside = self._looped(step.loop, place)
+    def _collect_step(self, step: Step) -> None:
+        scope = _UsageScope(step=step.name)
+        inside = self._enter_loop(step.loop, scope)
         for work in step.run:
-            self._work(work, inside)
+            self._collect_work(work, inside)
         if step.loop is not None:
-            self.root.usage_at(("result", step.name)).wanted.add("list")
+            self.root.descend(("result", step.name)).kinds.add("list")
         if step.retry.condition:
-            self._guard(step.retry.condition, place)
+            self._collect_guard(step.retry.condition, scope)
         if step.repeat is not None:
-            self._guard(step.repeat.until, place)
+            self._collect_guard(step.repeat.until, scope)
         for case in step.cases:
             if case.guard is not None:
-                self._guard(case.guard, place)
+                self._collect_guard(case.guard, scope)
             for work in case.work:
-                self._work(work, place)
+                self._collect_work(work, scope)
 
-    def _looped(self, loop: Loop | None, place: _Place) -> _Place:
+    def _enter_loop(self, loop: Loop | None, scope: _UsageScope) -> _UsageScope:
         if loop is None:
-            return place
-        self._text(loop.items, place, "list") if isinstance(loop.items, str) else self._values(
-            loop.items, place
-        )
-        source = self._single_path(loop.items, place) if isinstance(loop.items, str) else None
-        return place.with_loop_variable(loop.name, None if source is None else (*source, ELEMENT))
+            return scope
+        self._collect_text(loop.items, scope, "list") if isinstance(
+            loop.items, str
+        ) else self._collect_values(loop.items, scope)
+        source = self._plain_path(loop.items, scope) if isinstance(loop.items, str) else None
+        return scope.with_local(loop.name, None if source is None else (*source, ELEMENT))
 
-    def _work(self, work: Work, place: _Place) -> None:
-        inside = self._looped(work.loop, place)
+    def _collect_work(self, work: Work, scope: _UsageScope) -> None:
+        inside = self._enter_loop(work.loop, scope)
         if work.condition is not None:
-            self._guard(work.condition, inside)
+            self._collect_guard(work.condition, inside)
         if isinstance(work, TaskCall):
             self._calls.setdefault(work.task, []).append((work, inside))
-            self._values(work.args, inside)
+            self._collect_values(work.args, inside)
             return
         if work.retry.condition:
-            self._guard(work.retry.condition, inside)
+            self._collect_guard(work.retry.condition, inside)
         if work.type == "set" and isinstance(work.parameters.get("set"), dict):
             for name, value in work.parameters["set"].items():
-                self._assigned(("name", name), value, inside)
+                self._collect_assignment(("name", name), value, inside)
             return
         declaration = catalogue().get(work.type)
         for name, value in work.parameters.items():
             parameter = declaration.parameters.get(name) if declaration else None
             if isinstance(value, dict) and "action" in value and "parameters" in value:
-                self._work(action_from_json(value), inside)
+                self._collect_work(action_from_json(value), inside)
             elif isinstance(value, str) and parameter is not None:
-                wanted = {
+                kind = {
                     Kind.INTEGER: "number",
                     Kind.NUMBER: "number",
                     Kind.DURATION: "number",
                     Kind.ARRAY: "list",
                     Kind.BOOLEAN: "truth",
                 }.get(parameter.kinds[0])
-                self._text(value, inside, wanted)
+                self._collect_text(value, inside, kind)
             else:
-                self._values(value, inside)
+                self._collect_values(value, inside)
 
-    def _assigned(self, path: Path, value: Any, place: _Place) -> None:
-        source = self._single_path(value, place)
+    def _collect_assignment(self, path: Path, value: Any, scope: _UsageScope) -> None:
+        source = self._plain_path(value, scope)
         if source is not None:
-            self._same.append((source, path))
-        self._values(value, place)
+            self._assignments.append((source, path))
+        self._collect_values(value, scope)
 
-    def _values(self, value: Any, place: _Place) -> None:
+    def _collect_values(self, value: Any, scope: _UsageScope) -> None:
         if isinstance(value, str):
-            self._text(value, place, None)
+            self._collect_text(value, scope, None)
         elif isinstance(value, Mapping):
             for item in value.values():
-                self._values(item, place)
+                self._collect_values(item, scope)
         elif isinstance(value, list):
             for item in value:
-                self._values(item, place)
+                self._collect_values(item, scope)
 
-    def _guard(self, text: str, place: _Place) -> None:
-        self._text(text, place, "truth")
+    def _collect_guard(self, text: str, scope: _UsageScope) -> None:
+        self._collect_text(text, scope, "truth")
 
-    def _single_path(self, value: Any, place: _Place) -> Path | None:
-        """Return the path that a text consists of, or None."""
+    def _plain_path(self, value: Any, scope: _UsageScope) -> Path | None:
+        """Return the path of a text that consists of one name or attribute, or None."""
         if not isinstance(value, str) or not has_template(value):
             return None
         try:
@@ -420,9 +438,9 @@ class Samples:
             )
         except TemplateProblem:
             return None
-        return self._path(_kept_by_filters(node), place)
+        return self._path(_strip_filters(node), scope)
 
-    def _text(self, text: str, place: _Place, wanted: str | None) -> None:
+    def _collect_text(self, text: str, scope: _UsageScope, kind: str | None) -> None:
         if not has_template(text):
             return
         try:
@@ -431,129 +449,142 @@ class Samples:
         except TemplateProblem:
             return
         for node in body:
-            self._node(node, place, wanted if is_expression else None)
+            self._collect_node(node, scope, kind if is_expression else None)
 
-    def _node(self, node: nodes.Node, place: _Place, wanted: str | None) -> None:
+    def _collect_node(self, node: nodes.Node, scope: _UsageScope, kind: str | None) -> None:
+        """Record the uses of values in a syntax tree whose own value must have a kind."""
         access = find_access_path(node)
         if access is not None:
-            path = self._resolved(access, place)
+            path = self._resolve(access, scope)
             if path is not None:
-                usage = self.root.usage_at(path)
-                if wanted is not None:
-                    usage.wanted.add(wanted)
+                usage = self.root.descend(path)
+                if kind is not None:
+                    usage.kinds.add(kind)
             return
         match node:
-            case nodes.Output():
-                for child in node.nodes:
-                    self._node(child, place, wanted)
-            case nodes.And() | nodes.Or():
-                self._node(node.left, place, "truth")
-                self._node(node.right, place, wanted)
-            case nodes.Not():
-                self._node(node.node, place, "truth")
-            case nodes.CondExpr():
-                self._node(node.test, place, "truth")
-                self._node(node.expr1, place, wanted)
-                if node.expr2 is not None:
-                    self._node(node.expr2, place, wanted)
             case nodes.Compare():
-                self._comparison(node, place)
-            case nodes.Add():
-                literal = {type(n.value) for n in (node.left, node.right) if isinstance(n, nodes.Const)}
-                is_list = any(isinstance(n, nodes.List) for n in (node.left, node.right))
-                kind = "list" if is_list else None if str in literal else "number"
-                self._node(node.left, place, kind)
-                self._node(node.right, place, kind)
-            case nodes.Sub() | nodes.Mul() | nodes.Div() | nodes.FloorDiv() | nodes.Mod() | nodes.Pow():
-                self._node(node.left, place, "number")
-                self._node(node.right, place, "number")
+                self._collect_comparison(node, scope)
             case nodes.Filter():
-                self._filter(node, place, wanted)
+                self._collect_filter(node, scope, kind)
             case nodes.Test():
-                self._test(node, place)
+                self._collect_test(node, scope)
             case nodes.For():
-                self._node(node.iter, place, "list")
-                source = find_access_path(node.iter)
-                path = None if source is None else self._resolved(source, place)
-                name = node.target.name if isinstance(node.target, nodes.Name) else None
-                inner = (
-                    place.with_loop_variable(name, None if path is None else (*path, ELEMENT))
-                    if name
-                    else place
-                )
-                for child in (*node.body, *node.else_):
-                    self._node(child, inner, None)
+                self._collect_for(node, scope)
             case nodes.If():
-                self._node(node.test, place, "truth")
-                for child in (*node.body, *node.elif_, *node.else_):
-                    self._node(child, place, None)
-            case nodes.Call() if isinstance(node.node, nodes.Getattr):
-                self._node(node.node.node, place, None)
-                for child in node.args:
-                    self._node(child, place, None)
-            case nodes.Getitem() if isinstance(node.arg, nodes.Const) and isinstance(node.arg.value, int):
-                self._node(node.node, place, "list")
+                self._collect_node(node.test, scope, "truth")
+                self._collect_nodes((*node.body, *node.elif_, *node.else_), scope)
+            case nodes.And() | nodes.Or() | nodes.Not() | nodes.CondExpr():
+                self._collect_logic(node, scope, kind)
+            case nodes.BinExpr():
+                self._collect_arithmetic(node, scope)
             case _:
-                for child in child_nodes(node):
-                    self._node(child, place, None)
+                self._collect_others(node, scope, kind)
 
-    def _comparison(self, node: nodes.Compare, place: _Place) -> None:
+    def _collect_nodes(
+        self, children: Iterable[nodes.Node], scope: _UsageScope, kind: str | None = None
+    ) -> None:
+        for child in children:
+            self._collect_node(child, scope, kind)
+
+    def _collect_for(self, node: nodes.For, scope: _UsageScope) -> None:
+        self._collect_node(node.iter, scope, "list")
+        path = self._path(node.iter, scope)
+        inner = scope
+        if isinstance(node.target, nodes.Name):
+            inner = scope.with_local(node.target.name, None if path is None else (*path, ELEMENT))
+        self._collect_nodes((*node.body, *node.else_), inner)
+
+    def _collect_logic(
+        self, node: nodes.And | nodes.Or | nodes.Not | nodes.CondExpr, scope: _UsageScope, kind: str | None
+    ) -> None:
+        match node:
+            case nodes.Not():
+                self._collect_node(node.node, scope, "truth")
+            case nodes.CondExpr():
+                self._collect_node(node.test, scope, "truth")
+                self._collect_node(node.expr1, scope, kind)
+                if node.expr2 is not None:
+                    self._collect_node(node.expr2, scope, kind)
+            case _:
+                self._collect_node(node.left, scope, "truth")
+                self._collect_node(node.right, scope, kind)
+
+    def _collect_arithmetic(self, node: nodes.BinExpr, scope: _UsageScope) -> None:
+        operands = (node.left, node.right)
+        kind: str | None = "number"
+        if isinstance(node, nodes.Add):
+            constants = {type(operand.value) for operand in operands if isinstance(operand, nodes.Const)}
+            is_list = any(isinstance(operand, nodes.List) for operand in operands)
+            kind = "list" if is_list else None if str in constants else "number"
+        self._collect_nodes(operands, scope, kind)
+
+    def _collect_others(self, node: nodes.Node, scope: _UsageScope, kind: str | None) -> None:
+        match node:
+            case nodes.Output():
+                self._collect_nodes(node.nodes, scope, kind)
+            case nodes.Call() if isinstance(node.node, nodes.Getattr):
+                self._collect_node(node.node.node, scope, None)
+                self._collect_nodes(node.args, scope)
+            case nodes.Getitem() if isinstance(node.arg, nodes.Const) and isinstance(node.arg.value, int):
+                self._collect_node(node.node, scope, "list")
+            case _:
+                self._collect_nodes(child_nodes(node), scope)
+
+    def _collect_comparison(self, node: nodes.Compare, scope: _UsageScope) -> None:
         left, first = node.expr, node.ops[0]
         right = first.expr
         if first.op in ("in", "notin"):
-            self._compared(left, _constants(right), place)
+            self._collect_compared(left, _constants(right), scope)
             if not isinstance(right, nodes.List | nodes.Tuple):
-                self._node(
+                self._collect_node(
                     right,
-                    place,
+                    scope,
                     None if isinstance(left, nodes.Const) and isinstance(left.value, str) else "list",
                 )
             return
         kind = None if first.op in ("eq", "ne") else "number"
-        self._compared(left, _constants(right), place, kind)
-        self._compared(right, _constants(left), place, kind)
+        self._collect_compared(left, _constants(right), scope, kind)
+        self._collect_compared(right, _constants(left), scope, kind)
         if kind and not (_constants(left) or _constants(right)):
-            self._node(left, place, "ordered")
-            self._node(right, place, "ordered")
+            self._collect_node(left, scope, "ordered")
+            self._collect_node(right, scope, "ordered")
 
-    def _path(self, node: nodes.Node, place: _Place) -> Path | None:
+    def _path(self, node: nodes.Node, scope: _UsageScope) -> Path | None:
         access = find_access_path(node)
-        return None if access is None else self._resolved(access, place)
+        return None if access is None else self._resolve(access, scope)
 
-    def _compared(
-        self, node: nodes.Node, constants: list[Any], place: _Place, kind: str | None = None
+    def _collect_compared(
+        self, node: nodes.Node, constants: list[Any], scope: _UsageScope, kind: str | None = None
     ) -> None:
-        path = self._path(node, place)
+        path = self._path(node, scope)
         if path is not None and constants:
-            self.root.usage_at(path).compare(*constants)
+            self.root.descend(path).compare(*constants)
         else:
-            self._node(node, place, kind)
+            self._collect_node(node, scope, kind)
 
-    def _filter(self, node: nodes.Filter, place: _Place, wanted: str | None) -> None:
+    def _collect_filter(self, node: nodes.Filter, scope: _UsageScope, kind: str | None) -> None:
         inner = node.node
         if inner is None:
             return
-        if node.name in READY_MADE:
-            self._node(inner, place, "ready")
-            self._node(inner, place, READY_MADE[node.name])
+        if node.name in VALID_TEXTS:
+            self._collect_node(inner, scope, "ready")
+            self._collect_node(inner, scope, VALID_TEXTS[node.name])
         elif node.name in ("default", "d"):
-            self._node(inner, place, wanted)
+            self._collect_node(inner, scope, kind)
         elif node.name in NUMERIC:
-            self._node(inner, place, "number")
+            self._collect_node(inner, scope, "number")
         elif node.name in LISTS or node.name in ("length", "count"):
             is_text = find_access_path(inner) is None and not isinstance(inner, nodes.Filter)
-            self._node(inner, place, None if is_text else "list")
-            self._attributes(node, place)
+            self._collect_node(inner, scope, None if is_text else "list")
+            self._collect_attributes(node, scope)
         else:
-            self._node(inner, place, "text" if node.name in TEXTUAL else None)
+            self._collect_node(inner, scope, "text" if node.name in TEXTUAL else None)
         for child in (*node.args, *(pair.value for pair in node.kwargs)):
-            self._node(child, place, None)
+            self._collect_node(child, scope, None)
 
-    def _attributes(self, node: nodes.Filter, place: _Place) -> None:
-        """Return the attributes that a filter reads from the items of its list, through filters that keep
-        them.
-        """
-        path = None if node.node is None else self._path(_kept_by_filters(node.node), place)
+    def _collect_attributes(self, node: nodes.Filter, scope: _UsageScope) -> None:
+        """Record the attributes of the items of the list that a filter reads."""
+        path = None if node.node is None else self._path(_strip_filters(node.node), scope)
         if path is None:
             return
         names = [
@@ -562,86 +593,89 @@ class Samples:
         if node.name in ATTRIBUTE_FIRST and node.args and isinstance(node.args[0], nodes.Const):
             names.append(node.args[0].value)
         for name in names:
-            usage = self.root.usage_at((*path, ELEMENT, *str(name).split(".")))
+            usage = self.root.descend((*path, ELEMENT, *str(name).split(".")))
             if node.name == "sum":
-                usage.wanted.add("number")
+                usage.kinds.add("number")
             elif node.name in ATTRIBUTE_FIRST and len(node.args) == 3:
                 usage.compare(*_constants(node.args[2]))
             elif node.name in ("selectattr", "rejectattr") and len(node.args) == 1:
-                usage.wanted.add("truth")
+                usage.kinds.add("truth")
         if not names and node.name == "sum":
-            self.root.usage_at((*path, ELEMENT)).wanted.add("number")
+            self.root.descend((*path, ELEMENT)).kinds.add("number")
 
-    def _test(self, node: nodes.Test, place: _Place) -> None:
-        path = self._path(node.node, place)
+    def _collect_test(self, node: nodes.Test, scope: _UsageScope) -> None:
+        path = self._path(node.node, scope)
         if path is None:
-            self._node(node.node, place, None)
+            self._collect_node(node.node, scope, None)
         elif node.name == "none":
-            self.root.usage_at(path).compare(None)
+            self.root.descend(path).compare(None)
         elif node.name in ("true", "false"):
-            self.root.usage_at(path).compare(True)
+            self.root.descend(path).compare(True)
         elif node.name in ("eq", "equalto", "==", "gt", "ge", "lt", "le"):
-            self.root.usage_at(path).compare(*_constants(node.args[0]))
+            self.root.descend(path).compare(*_constants(node.args[0]))
         else:
-            self.root.usage_at(path)
+            self.root.descend(path)
 
-    def _resolved(self, access: Path, place: _Place) -> Path | None:
-        """Return the path of a value: an input, a name, the result of a step, the error or an argument.
-
-        Otherwise None.
-        """
+    def _resolve(self, access: Path, scope: _UsageScope) -> Path | None:
+        """Return the path of a value in the tree of usages, or None if samples do not define the value."""
         if not access:
             return None
         name, rest = access[0], access[1:]
-        if name in place.bound:
-            source = place.bound[name]
+        if name in scope.bound:
+            source = scope.bound[name]
             return None if source is None else (*source, *rest)
-        if name == "input":
-            return ("input", *rest) if rest else None
-        if name == "environment":
-            return ("environment", *rest) if rest else None
-        if name == "error":
-            return ("error", *rest)
-        if name == "args" and place.task is not None and rest:
-            return ("args", place.task, *rest)
-        if name == "result" and rest[:1] == ("data",) and place.step is not None:
-            return ("result", place.step, *rest[1:])
-        if name == "result" and rest[:1] == ("error",):
-            return ("error", *rest[1:])
-        if name == "steps" and len(rest) > 1:
-            step, attribute, *more = rest
-            if attribute == "result":
-                return ("result", step, *(more[1:] if more[:1] == ["data"] else more))
-            return ("error", *more) if attribute == "error" else None
-        if name in self._saved or name in self.plan.header.variables:
+        match name:
+            case "input" | "environment":
+                return access if rest else None
+            case "error":
+                return access
+            case "args" if scope.task is not None and rest:
+                return ("args", scope.task, *rest)
+            case "result" if rest[:1] == ("data",) and scope.step is not None:
+                return ("result", scope.step, *rest[1:])
+            case "result" if rest[:1] == ("error",):
+                return ("error", *rest[1:])
+            case "steps" if len(rest) > 1:
+                return _resolve_step_attribute(*rest)
+        return self._resolve_name(access)
+
+    def _resolve_name(self, access: Path) -> Path | None:
+        name, header = access[0], self.plan.header
+        if name in self._saved or name in header.variables:
             return ("name", *access)
-        if name in self.plan.header.inputs:
+        if name in header.inputs:
             return ("input", *access)
-        if name in self.plan.header.environment:
+        if name in header.environment:
             return ("environment", *access)
         return None
 
 
+def _resolve_step_attribute(step: str, attribute: str, *rest: str) -> Path | None:
+    if attribute == "result":
+        return ("result", step, *(rest[1:] if rest[:1] == ("data",) else rest))
+    return ("error", *rest) if attribute == "error" else None
+
+
 @dataclass(frozen=True, slots=True)
-class _Place:
-    """The place of a template, and the values of the loop variables around it."""
+class _UsageScope:
+    """The scope of a template: its step or task, and the paths of loop variables."""
 
     step: str | None = None
     task: str | None = None
     bound: Mapping[str, Path | None] = field(default_factory=dict)
 
-    def with_loop_variable(self, name: str, source: Path | None) -> _Place:
-        return _Place(self.step, self.task, {**self.bound, name: source, "loop": None})
+    def with_local(self, name: str, source: Path | None) -> _UsageScope:
+        return _UsageScope(self.step, self.task, {**self.bound, name: source, "loop": None})
 
 
-ITEM_PRESERVING_FILTERS = frozenset(
+ITEM_PRESERVING = frozenset(
     {"selectattr", "rejectattr", "select", "reject", "list", "sort", "unique", "reverse", "default"}
 )
 
 
-def _kept_by_filters(node: nodes.Node) -> nodes.Node:
-    """Return the operand of a filter that does not change items, through all such filters."""
-    while isinstance(node, nodes.Filter) and node.name in ITEM_PRESERVING_FILTERS and node.node is not None:
+def _strip_filters(node: nodes.Node) -> nodes.Node:
+    """Return the operand of a chain of filters that keep the items of a list unchanged."""
+    while isinstance(node, nodes.Filter) and node.name in ITEM_PRESERVING and node.node is not None:
         node = node.node
     return node
 

@@ -1,4 +1,4 @@
-"""Plans of playbooks that were not checked: what would run if the compiler accepted everything."""
+"""Plans of playbooks without checks, as if the compiler accepted everything."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from noetl.planner.syntax.parser import parse_playbook
 from noetl.planner.syntax.reader import read_document
 
 
-class NoPlan(Exception):
-    """Error of a text from which no plan can be made."""
+class NoPlanError(Exception):
+    """The text has no plan that can be executed."""
 
 
 class _Unchecked(Lowering):
-    """A lowering without checks. Unknown steps stay among the targets."""
+    """A lowering without checks. Missing steps stay among the targets."""
 
     def compute_visit_bound(self) -> int:
         try:
@@ -27,29 +27,29 @@ class _Unchecked(Lowering):
             return MAX_COUNTED_VISITS
 
 
-def unchecked_plan(text: str) -> Plan:
-    """Return the plan of a playbook with all its errors.
+def build_unchecked_plan(text: str) -> Plan:
+    """Return the plan of a playbook, even if it is faulty.
 
     Raises:
-        NoPlan: the errors prevent a plan.
+        NoPlanError: The playbook is too faulty to have a plan.
     """
     diagnostics = Diagnostics()
     document = read_document(text, diagnostics)
     parsed = parse_playbook(document, diagnostics) if document is not None else None
     if document is None or parsed is None or diagnostics.error_count:
-        raise NoPlan("it cannot be read as a playbook")
+        raise NoPlanError("it cannot be read as a playbook")
     uses = find_template_uses(parsed.playbook, catalogue(), document, diagnostics)
     if uses is None or diagnostics.error_count:
-        raise NoPlan("a template cannot be read")
+        raise NoPlanError("a template cannot be read")
     program = Program(parsed.playbook, document, catalogue(), diagnostics, uses)
     try:
         return _Unchecked(program).build_plan()
     except Exception as problem:
-        raise NoPlan(f"it has no plan: {problem}") from problem
+        raise NoPlanError(f"it has no plan: {problem}") from problem
 
 
-def dangling(text: str) -> set[tuple[str, int, str]]:
-    """Yield the unknown names in cases: the step, the index of the case, the name."""
+def find_dangling_targets(text: str) -> set[tuple[str, int, str]]:
+    """Return the targets of cases that are missing: the step, the index of the case and the name."""
     diagnostics = Diagnostics()
     document = read_document(text, diagnostics)
     parsed = parse_playbook(document, diagnostics) if document is not None else None

@@ -13,42 +13,42 @@ from noetl.planner.compile import compile_playbook
 from noetl.planner.diagnostics.codes import Severity
 
 from benchmarks.checks import agreement
-from benchmarks.checks.chance import by_chance
-from benchmarks.checks.corpus import Sound
-from benchmarks.checks.exploration import explored
-from benchmarks.checks.generator import generated
-from benchmarks.checks.unchecked import unchecked_plan
+from benchmarks.checks.chance import random_playbook
+from benchmarks.checks.corpus import CorpusPlaybook
+from benchmarks.checks.exploration import FaultModel, explore_plan
+from benchmarks.checks.generator import generate_playbook
+from benchmarks.checks.unchecked import build_unchecked_plan
 from tests.run_harness import compile_text
 
 
 @pytest.mark.parametrize("first", range(0, 100, 25))
 def test_findings_agree_with_all_runs(first: int) -> None:
     found = agreement.measure(
-        Sound("chance", str(seed), by_chance(seed)) for seed in range(first, first + 25)
+        CorpusPlaybook("chance", str(seed), random_playbook(seed)) for seed in range(first, first + 25)
     )
     assert found.playbooks == 25
     assert not found.refuted, found.disagreements
     assert found.confirmed
     # The compiler does not report failures by the loss of a worker in infallible work.
-    assert found.undiagnosed.keys() <= {"undefined name after a loss"}, found.disagreements
+    assert found.unreported.keys() <= {"undefined name after a loss"}, found.disagreements
 
 
 @pytest.mark.parametrize("seed", [425051, 425927, 426808])
 def test_endless_run_hides_no_other_run(seed: int) -> None:
-    playbook = Sound("chance", str(seed), by_chance(seed))
-    assert explored(unchecked_plan(playbook.text), loses=True).is_endless
+    playbook = CorpusPlaybook("chance", str(seed), random_playbook(seed))
+    assert explore_plan(build_unchecked_plan(playbook.text), FaultModel(loses_workers=True)).is_endless
     assert agreement.measure([playbook]).disagreements == []
 
 
 def test_all_inputs_are_tried_before_a_finding_is_refuted() -> None:
-    playbook = Sound("chance", "425074", by_chance(425074))
-    assert not explored(compile_text(playbook.text)).all_beginnings
+    playbook = CorpusPlaybook("chance", "425074", random_playbook(425074))
+    assert not explore_plan(compile_text(playbook.text)).all_inputs
     assert agreement.measure([playbook]).disagreements == []
 
 
 @pytest.mark.parametrize("seed", [426073, 426334, 426481, 426851, 427187])
 def test_unreachable_cases_are_never_taken(seed: int) -> None:
-    assert agreement.measure([Sound("chance", str(seed), by_chance(seed))]).disagreements == []
+    assert agreement.measure([CorpusPlaybook("chance", str(seed), random_playbook(seed))]).disagreements == []
 
 
 def test_order_of_two_joins_is_not_promised() -> None:
@@ -63,13 +63,15 @@ def test_order_of_two_joins_is_not_promised() -> None:
         - {name: j, run: [{action: set, set: {n: 1}}]}
         - {name: k, run: [{action: log, message: "{{ n }}"}]}
     """
-    found = agreement.measure([Sound("written", "turns", dedent(text))])
+    found = agreement.measure([CorpusPlaybook("written", "turns", dedent(text))])
     assert (found.confirmed, found.disagreements) == ({"NP302": 1}, [])
 
 
 @pytest.mark.parametrize("first", range(0, 24, 8))
 def test_sound_playbooks_have_no_findings_and_no_errors(first: int) -> None:
-    playbooks = [Sound("generated", str(seed), generated(seed)) for seed in range(first, first + 8)]
+    playbooks = [
+        CorpusPlaybook("generated", str(seed), generate_playbook(seed)) for seed in range(first, first + 8)
+    ]
     found = agreement.measure(playbooks)
     assert (found.clean, found.disagreements) == (8, [])
     for playbook in playbooks:
@@ -78,7 +80,7 @@ def test_sound_playbooks_have_no_findings_and_no_errors(first: int) -> None:
 
 
 def test_exploration_finds_mistakes() -> None:
-    found = explored(
+    found = explore_plan(
         compile_text("""
         input: {x: boolean}
         steps:
