@@ -12,7 +12,7 @@ from noetl.planner.compile import compile_playbook
 
 from benchmarks import growth, killing, planner, report, speed, waiting
 from benchmarks.checks import __main__ as checks
-from benchmarks.checks.corpus import Sound
+from benchmarks.checks.corpus import CorpusPlaybook
 from benchmarks.checks.mutants import OPERATORS, Original
 from benchmarks.playbooks import SHAPES
 from tests.postgres import postgres_dsn, postgres_server
@@ -87,7 +87,7 @@ steps:
 
 def judged(*operators: str) -> list[tuple[str, bool, bool, bool]]:
     """What becomes of all mutants of the diamond: whether it is worse, detected, and at the right place."""
-    original = Original.from_sound(Sound("test", "diamond", DIAMOND))
+    original = Original.compile(CorpusPlaybook("test", "diamond", DIAMOND))
     assert original is not None
     found = original.mutants(100, operators)
     return [(m.operator, bool(m.worse), m.is_detected, m.is_at_the_right_place) for m in found]
@@ -104,8 +104,8 @@ def test_mutants() -> None:
 
 def test_what_changes_nothing_is_no_mistake() -> None:
     """Both branches lead to a step that reads nothing, so that it does not matter which of them comes."""
-    original = Original.from_sound(
-        Sound("test", "diamond", DIAMOND.replace("{{ n.stdout }} {{ m }}", "done"))
+    original = Original.compile(
+        CorpusPlaybook("test", "diamond", DIAMOND.replace("{{ n.stdout }} {{ m }}", "done"))
     )
     assert original is not None
     found = list(original.mutants(100, ["remove_as"]))
