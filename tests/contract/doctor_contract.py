@@ -128,11 +128,11 @@ class DoctorContract:
         assert end_run(store, stopped, RunStatus.FAILED, 3.0).live > 0
         run, key = start_waiting_run(store)
         assert store.check_consistency() == []
-        inner = start_child(store, run, WaitKey(run.id, key.visit_id, "child"), "inner", queue="inner")
+        child_run = start_child(store, run, WaitKey(run.id, key.visit_id, "child"), "inner", queue="inner")
         store.close_wait(key, 2.0)
         assert store.check_consistency() == []
-        store.stop(inner.id, RunStatus.CANCELLED, 3.0)
-        end_run(store, inner, RunStatus.CANCELLED, 4.0)
+        store.stop(child_run.id, RunStatus.CANCELLED, 3.0)
+        end_run(store, child_run, RunStatus.CANCELLED, 4.0)
         assert store.check_consistency() == []
 
     @pytest.mark.parametrize("status", ["parked", "failed"])
@@ -154,11 +154,11 @@ class DoctorContract:
 
     def test_finds_a_child_that_ended_without_answering(self, store: Store) -> None:
         run, key = start_waiting_run(store)
-        inner = start_child(store, run, WaitKey(run.id, key.visit_id, "child"), "inner")
+        child_run = start_child(store, run, WaitKey(run.id, key.visit_id, "child"), "inner")
         store.close_wait(key, 2.0)
         assert store.check_consistency() == []
-        self.damage.update_run(store, inner.id, status="failed", finished_at=1)
-        assert dict(list_checks(store)) == {"waits in vain": run.id, "goes on after its end": inner.id}
+        self.damage.update_run(store, child_run.id, status="failed", finished_at=1)
+        assert dict(list_checks(store)) == {"waits in vain": run.id, "goes on after its end": child_run.id}
 
     def test_finds_a_sequential_run_without_an_activated_visit(self, store: Store) -> None:
         run = start_run(store)

@@ -48,7 +48,7 @@ class KeysContract:
         for id, created_at in ids:
             store.add_key(build_key(id, created_at=created_at))
         store.add_key(build_key("e", tenant="another"))
-        assert [found.id for found in store.keys("default")] == ["c", "b", "d", "a"]
+        assert [stored.id for stored in store.keys("default")] == ["c", "b", "d", "a"]
         assert store.keys("another") == [build_key("e", tenant="another")]
         assert store.keys("unknown") == []
 
@@ -74,7 +74,7 @@ class KeysContract:
         store.touch_key("0123456789ac", 9.0)
         assert store.key("0123456789ab") == replace(build_key(), last_used_at=9.25)
         assert store.key("0123456789ac") is None
-        assert [found.id for found in store.keys("default")] == ["0123456789ab"]
+        assert [stored.id for stored in store.keys("default")] == ["0123456789ab"]
 
     def test_concurrent_additions_of_one_id_add_one_key(self, store: Store, second: Store) -> None:
         def add(index: int) -> bool:

@@ -26,20 +26,20 @@ def register_versions(store: Store, *versions: str | None, name: str = "a") -> N
 
 
 def list_versions(store: Store, name: str | None = None) -> list[tuple[str, str | None]]:
-    found, cursor = store.playbooks("default", name)
+    playbooks, cursor = store.playbooks("default", name)
     assert cursor is None
-    return [(playbook.name, playbook.version) for playbook in found]
+    return [(playbook.name, playbook.version) for playbook in playbooks]
 
 
 class RegistryContract:
     """Tests of registered playbooks, with the fixtures of `StoreContract`."""
 
     def test_a_playbook_is_found_under_its_name(self, store: Store, second: Store) -> None:
-        kept = store.register(build_playbook("a b/ü\U0001f600", "3 β", created_at=7.5))
-        assert kept == build_playbook("a b/ü\U0001f600", "3 β", created_at=7.5)
+        registered = store.register(build_playbook("a b/ü\U0001f600", "3 β", created_at=7.5))
+        assert registered == build_playbook("a b/ü\U0001f600", "3 β", created_at=7.5)
         for used in (store, second):
-            assert used.playbook("default", "a b/ü\U0001f600") == kept
-            assert used.playbook("default", "a b/ü\U0001f600", "3 β") == kept
+            assert used.playbook("default", "a b/ü\U0001f600") == registered
+            assert used.playbook("default", "a b/ü\U0001f600", "3 β") == registered
         assert store.playbook("default", "a b/ü\U0001f600", "3") is None
         assert store.playbook("default", "a b") is None
 
@@ -60,25 +60,27 @@ class RegistryContract:
 
     def test_the_same_text_again_changes_nothing(self, store: Store) -> None:
         for version in (None, "x"):
-            kept = store.register(build_playbook("a", version, f"text {version}", created_at=1.0))
-            assert store.register(build_playbook("a", version, f"text {version}", created_at=9.0)) == kept
+            registered = store.register(build_playbook("a", version, f"text {version}", created_at=1.0))
+            assert (
+                store.register(build_playbook("a", version, f"text {version}", created_at=9.0)) == registered
+            )
         assert list_versions(store, "a") == [("a", "x"), ("a", "1")]
 
     def test_an_earlier_text_gets_another_number(self, store: Store) -> None:
         for text in ("one", "two", "one"):
             store.register(build_playbook(text=text))
-        assert [found.plan_hash for found in store.playbooks("default", "a")[0]] == ["one", "two", "one"]
+        assert [version.plan_hash for version in store.playbooks("default", "a")[0]] == ["one", "two", "one"]
 
     def test_a_version_keeps_its_text_for_ever(self, store: Store) -> None:
-        kept = store.register(build_playbook("a", "x", "one"))
+        registered = store.register(build_playbook("a", "x", "one"))
         store.register(build_playbook("b", "x", "two"))
         for _ in range(2):
             with pytest.raises(RejectedError) as rejected:
                 store.register(build_playbook("a", "x", "two"))
             assert rejected.value.reason == "version_exists"
             store.unregister("default", "a", "x", now=5.0)
-        assert store.register(build_playbook("a", "x", "one", created_at=9.0)) == kept
-        assert store.playbook("default", "a", "x") == kept
+        assert store.register(build_playbook("a", "x", "one", created_at=9.0)) == registered
+        assert store.playbook("default", "a", "x") == registered
 
     def test_a_removed_number_is_not_reused(self, store: Store) -> None:
         register_versions(store, None)
@@ -89,9 +91,9 @@ class RegistryContract:
     def test_the_newest_is_the_one_registered_last(self, store: Store) -> None:
         register_versions(store, "9", "1", "5")
         register_versions(store, "9")
-        found = store.playbook("default", "a")
-        assert found is not None
-        assert found.version == "5"
+        newest = store.playbook("default", "a")
+        assert newest is not None
+        assert newest.version == "5"
 
     def test_removed_versions_are_not_found(self, store: Store) -> None:
         register_versions(store, "1", "2", "3")
@@ -120,15 +122,15 @@ class RegistryContract:
             register_versions(store, "1", "2", name=f"p{index}")
         register_versions(store, *map(str, range(7)), name="p")
         for name, expected in ((None, list_versions(store)), ("p", list_versions(store, "p"))):
-            found: list[tuple[str, str | None]] = []
+            listed: list[tuple[str, str | None]] = []
             cursor = None
             while True:
                 page, cursor = store.playbooks("default", name, limit=3, cursor=cursor)
-                found += [(entry.name, entry.version) for entry in page]
-                register_versions(store, f"new {len(found)}", name=name or "a new one")
+                listed += [(entry.name, entry.version) for entry in page]
+                register_versions(store, f"new {len(listed)}", name=name or "a new one")
                 if cursor is None:
                     break
-            assert found == expected
+            assert listed == expected
 
     @pytest.mark.parametrize("name", [None, "p"])
     def test_invalid_cursors_are_refused(self, store: Store, name: str | None) -> None:
@@ -176,11 +178,11 @@ class RegistryContract:
         assert sorted(map(str, run_concurrently(6, register))) == ["1", "2", "3", "4", "5", "6"]
 
     def test_concurrent_registrations_of_one_text(self, store: Store, second: Store) -> None:
-        kept = run_concurrently(
+        registered = run_concurrently(
             6,
             lambda index: (second if index % 2 else store).register(build_playbook(created_at=float(index))),
         )
-        assert len(set(kept)) == 1
+        assert len(set(registered)) == 1
 
     def test_concurrent_registrations_of_one_version(self, store: Store, second: Store) -> None:
         def register(index: int) -> bool:

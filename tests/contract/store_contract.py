@@ -179,11 +179,11 @@ class StoreContract:
         plan = compile_text(text)
         store.save_plan(plan)
         store.save_plan(plan)
-        found = store.plan(plan.hash)
-        assert found.to_json() == plan.to_json()
-        assert found.hash == plan.hash
-        assert found.source == plan.source
-        assert list(found.steps) == list(plan.steps)
+        stored = store.plan(plan.hash)
+        assert stored.to_json() == plan.to_json()
+        assert stored.hash == plan.hash
+        assert stored.source == plan.source
+        assert list(stored.steps) == list(plan.steps)
         assert store.plan_header(plan.hash) == plan.header
         assert all(store.plan_step(plan.hash, name) == step for name, step in plan.steps.items())
 
@@ -542,10 +542,10 @@ class StoreContract:
         assert sum(run_concurrently(6, commit)) == 1
         assert [visit.step for visit in store.visits(run.id)] == ["a", "b"]
 
-    @pytest.mark.parametrize("more", [-1, 0])
-    def test_outputs_up_to_the_limit_are_stored(self, store: Store, more: int) -> None:
+    @pytest.mark.parametrize("extra", [-1, 0])
+    def test_outputs_up_to_the_limit_are_stored(self, store: Store, extra: int) -> None:
         run = start_run(store)
-        text = "x" * (self.payload_limit - len('{"n":""}') + more)
+        text = "x" * (self.payload_limit - len('{"n":""}') + extra)
         store.commit(succeed(store, claim_visit(store, run), saved={"n": text}), 1.0)
         assert store.visits_with_outputs(run.id)[0].saved == {"n": text}
 
@@ -620,8 +620,8 @@ class StoreContract:
         run = start_run(store, CYCLE)
         for _ in range(4):
             store.commit(succeed(store, claim_visit(store, run, 1.0)), 1.0)
-        found = [(visit.step, visit.number) for visit in store.visits(run.id)]
-        assert found == [("a", 1), ("b", 1), ("a", 2), ("b", 2), ("a", 3)]
+        numbers = [(visit.step, visit.number) for visit in store.visits(run.id)]
+        assert numbers == [("a", 1), ("b", 1), ("a", 2), ("b", 2), ("a", 3)]
 
     # Retry, stop, end and resume
 
@@ -647,13 +647,13 @@ class StoreContract:
         end = claim_visit(store, run)
         assert end.visit.step == END
         store.finish(end, RunStatus.SUCCEEDED, {"x": [1]}, [], 9.0)
-        found = current_run(store, run)
-        assert (found.status, found.result, found.finished_at) == ("succeeded", {"x": [1]}, 9.0)
+        finished = current_run(store, run)
+        assert (finished.status, finished.result, finished.finished_at) == ("succeeded", {"x": [1]}, 9.0)
         assert store.events(run.id)[-1].type == "workflow.completed"
         assert store.next_due(run.id) is None
         with pytest.raises(FencedError):
             store.finish(end, RunStatus.FAILED, None, [], 10.0)
-        assert current_run(store, run) == found
+        assert current_run(store, run) == finished
 
     def test_a_failure_parks_ready_visits(self, store: Store) -> None:
         run = start_run(store, DIAMOND)
@@ -672,8 +672,8 @@ class StoreContract:
         assert store.claim(run.id, LEASE, 3.0) is None
         store.commit(succeed(store, second), 3.0)
         assert visit_states(store, run)[-1] == (END, "ready")
-        found = end_run(store, run, RunStatus.FAILED, 3.0)
-        assert (found.status, found.error and found.error["message"]) == ("failed", "no")
+        finished = end_run(store, run, RunStatus.FAILED, 3.0)
+        assert (finished.status, finished.error and finished.error["message"]) == ("failed", "no")
 
     def test_the_next_visit_of_a_stopping_run_is_parked(self, store: Store) -> None:
         run = start_run(store)
@@ -819,15 +819,15 @@ class StoreContract:
         newest_first = [
             run.id for run in sorted(runs, key=lambda run: (run.created_at, run.id), reverse=True)
         ]
-        found: list[str] = []
+        run_ids: list[str] = []
         cursor = None
         while True:
             page, cursor = store.runs("default", limit=3, cursor=cursor)
-            found += [run.id for run in page]
+            run_ids += [run.id for run in page]
             start_run(store, now=100.0)
             if cursor is None:
                 break
-        assert found == newest_first
+        assert run_ids == newest_first
         for broken in ("", "x", "!!!", "bnVsbA==", "WzFd", cursor or "e30="):
             with pytest.raises(RejectedError) as rejected:
                 store.runs("default", cursor=broken)
@@ -890,11 +890,11 @@ class StoreContract:
         complete = store.events(run.id)
         assert len({event.id for event in complete}) == len(complete) > 6
         for limit in (1, 2, 5, 100):
-            found: list[Any] = []
-            while page := store.events(run.id, found[-1].id if found else None, limit):
+            events: list[Any] = []
+            while page := store.events(run.id, events[-1].id if events else None, limit):
                 assert len(page) <= limit
-                found += page
-            assert found == complete
+                events += page
+            assert events == complete
         for broken in ("", "x", "1", "1-", "-1", "1-x", "²-1", "9" * 50 + "-1"):
             with pytest.raises(RejectedError) as rejected:
                 store.events(run.id, broken)
@@ -904,13 +904,13 @@ class StoreContract:
         run = start_run(store, DIAMOND)
         store.commit(succeed(store, claim_visit(store, run)), 1.0)
         claims = [claim_visit(store, run, 1.0) for _ in range(4)]
-        over = threading.Event()
+        finished = threading.Event()
         seen: list[Any] = []
 
         def read() -> None:
             last = False
             while not last:
-                last = over.is_set()
+                last = finished.is_set()
                 seen.extend(second.events(run.id, seen[-1].id if seen else None, 2))
             while page := second.events(run.id, seen[-1].id, 2):
                 seen.extend(page)
@@ -918,7 +918,7 @@ class StoreContract:
         reader = threading.Thread(target=read)
         reader.start()
         run_concurrently(4, lambda index: store.commit(succeed(store, claims[index]), 2.0))
-        over.set()
+        finished.set()
         reader.join()
         assert seen == store.events(run.id)
 
@@ -956,5 +956,5 @@ class StoreContract:
         run = start_run(store)
         commit = succeed(store, claim_visit(store, run), saved={"n": 1}, data="d")
         store.commit(commit, 1.0)
-        (found,) = (visit for visit in store.visits_with_outputs(run.id) if visit.saved)
-        assert found == replace(commit.visit)
+        (stored,) = (visit for visit in store.visits_with_outputs(run.id) if visit.saved)
+        assert stored == replace(commit.visit)

@@ -179,15 +179,15 @@ class TestLists:
         assert shards == {f"default#{number}" for number in range(keys.SHARDS)}
         assert sorted(store.open_runs("service")) == sorted(ids)
         for limit in (1, 7, 59, 60, 100):
-            found: list[str] = []
+            run_ids: list[str] = []
             cursor: str | None = None
             while True:
                 page, cursor = store.runs("default", limit=limit, cursor=cursor)
-                found += [run.id for run in page]
+                run_ids += [run.id for run in page]
                 if cursor is None:
                     break
                 assert len(page) == limit
-            assert found == expected
+            assert run_ids == expected
         newest, _ = store.runs("default", since=12.0)
         assert [run.id for run in newest] == [id for id in expected if ids[id] >= 12.0]
 
@@ -203,8 +203,8 @@ class TestLists:
         old, new = (start_run(store, now=now, origin="service") for now in (1.0, 2.0))
         plain = {"tenant": "default", "open": "service", "owner": None}
         store.table.update(Update(keys.head(old.id), plain))
-        found, _ = store.runs("default")
-        assert [(run.id, run.tenant) for run in found] == [(new.id, "default"), (old.id, "default")]
+        runs, _ = store.runs("default")
+        assert [(run.id, run.tenant) for run in runs] == [(new.id, "default"), (old.id, "default")]
         assert store.run("default", old.id) is not None
         assert sorted(store.open_runs("service")) == sorted((old.id, new.id))
         assert store.sweep(3.0).runs == 2
@@ -244,13 +244,13 @@ def test_shards_are_merged_without_a_gap(drawn: list[tuple[list[int], bool]], wa
             if is_cut and seen and len(seen) < wanted
             else (all_of_it[:wanted], None)
         )
-    found, end = merge_shards(shards, wanted)
+    merged, end = merge_shards(shards, wanted)
     newest = sorted((key for shard in held for key in shard), reverse=True)
-    assert found == newest[: len(found)]
+    assert merged == newest[: len(merged)]
     if end is None:
-        assert len(found) == min(wanted, len(newest))
+        assert len(merged) == min(wanted, len(newest))
     else:
-        assert found == [key for key in newest if key >= end]
+        assert merged == [key for key in newest if key >= end]
 
 
 class TestQueue:
@@ -280,8 +280,8 @@ class TestQueue:
             steps = [visit.step for visit in store.visits(run.id)]
             assert sorted(steps) == ["@end", "a", "b1", "b2", "b3", "b4", "c", "d"]
         attributes = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
-        left = aws("sqs").get_queue_attributes(QueueUrl=queue, AttributeNames=attributes)["Attributes"]
-        assert {int(left[name]) for name in attributes} == {0}
+        counts = aws("sqs").get_queue_attributes(QueueUrl=queue, AttributeNames=attributes)["Attributes"]
+        assert {int(counts[name]) for name in attributes} == {0}
 
     def test_a_message_of_a_chain_is_claimed_once(self, queue: str, aws: Client) -> None:
         store = open_store()
@@ -316,8 +316,8 @@ class TestQueue:
         run = start_run(store, origin="service", now=1.0)
         before = run_contents(store, run)
         for run_id, cause in (("no", ""), ("no", "x"), (run.id, "x"), (run.id, None), (run.id, "")):
-            note = DueMessage(run_id, "v", "b", 1.0, cause=cause)
-            assert store.claim_message(note.encode(), LEASE, 2.0) is MessageOutcome.DONE
+            message = DueMessage(run_id, "v", "b", 1.0, cause=cause)
+            assert store.claim_message(message.encode(), LEASE, 2.0) is MessageOutcome.DONE
         assert run_contents(store, run) == before
         assert store.run("default", "no") is None
 
@@ -377,8 +377,8 @@ def receive_message(aws: Client, queue: str) -> str:
 def count_messages(aws: Client, queue: str, *, delayed: bool) -> int:
     """Return the number of messages in the queue."""
     name = "ApproximateNumberOfMessagesDelayed" if delayed else "ApproximateNumberOfMessages"
-    found = aws("sqs").get_queue_attributes(QueueUrl=queue, AttributeNames=[name])["Attributes"]
-    return int(found[name])
+    counts = aws("sqs").get_queue_attributes(QueueUrl=queue, AttributeNames=[name])["Attributes"]
+    return int(counts[name])
 
 
 def test_the_check_includes_the_bucket_and_the_queue(aws: Client) -> None:
@@ -386,9 +386,9 @@ def test_the_check_includes_the_bucket_and_the_queue(aws: Client) -> None:
     queue = aws("sqs").create_queue(QueueName="steps")["QueueUrl"]
     aws("s3").create_bucket(Bucket="values")
     assert DynamoStore("noetl", queue_url=queue, bucket="values").check_consistency() == []
-    found = DynamoStore("noetl", queue_url=f"{queue}-", bucket="no-values").check_consistency()
+    findings = DynamoStore("noetl", queue_url=f"{queue}-", bucket="no-values").check_consistency()
     missing = "there is no {} in this account and region; create it."
-    assert [(finding.check, finding.message.partition(" failed: ")[2]) for finding in found] == [
+    assert [(finding.check, finding.message.partition(" failed: ")[2]) for finding in findings] == [
         ("bucket", missing.format("bucket no-values (NOETL_BUCKET)")),
         ("queue", missing.format(f"queue {queue}- (NOETL_QUEUE)")),
     ]

@@ -209,16 +209,16 @@ class TestLimits:
 class TestWhatIsLeft:
     def test_unprocessed_keys_are_requested_again(self, stub: Stubber) -> None:
         first, second = ({"pk": {"S": "p"}, "sk": {"S": name}} for name in ("one", "two"))
-        left = {"t": {"Keys": [second], "ConsistentRead": True}}
-        stub.add_response("batch_get_item", {"Responses": {"t": [first]}, "UnprocessedKeys": left})
-        stub.add_response("batch_get_item", {"Responses": {}, "UnprocessedKeys": left})
-        stub.add_response("batch_get_item", {"Responses": {"t": [second]}}, {"RequestItems": left})
+        unprocessed = {"t": {"Keys": [second], "ConsistentRead": True}}
+        stub.add_response("batch_get_item", {"Responses": {"t": [first]}, "UnprocessedKeys": unprocessed})
+        stub.add_response("batch_get_item", {"Responses": {}, "UnprocessedKeys": unprocessed})
+        stub.add_response("batch_get_item", {"Responses": {"t": [second]}}, {"RequestItems": unprocessed})
         assert set(DynamoTable("t").get_many([FIRST_KEY, SECOND_KEY])) == {FIRST_KEY, SECOND_KEY}
 
     def test_keys_that_stay_unprocessed_are_reported(self, stub: Stubber) -> None:
-        left = {"t": {"Keys": [encode_item(FIRST_KEY._asdict())], "ConsistentRead": True}}
+        unprocessed = {"t": {"Keys": [encode_item(FIRST_KEY._asdict())], "ConsistentRead": True}}
         for _ in range(MAX_TRIES):
-            stub.add_response("batch_get_item", {"Responses": {}, "UnprocessedKeys": left})
+            stub.add_response("batch_get_item", {"Responses": {}, "UnprocessedKeys": unprocessed})
         with pytest.raises(StoreError, match="overloaded"):
             DynamoTable("t").get_many([FIRST_KEY])
 
@@ -285,16 +285,16 @@ class TestBlobs:
         monkeypatch.setattr(buckets, "to_bytes", lambda value: buckets.encode_json(value).encode())
         text = "x" * (2 * buckets.INLINE_BYTES)
         store.commit(succeed(store, claim_visit(store, run), saved={"n": text}, data=text), 1.0)
-        (found,) = aws("s3").list_objects_v2(Bucket=store.blobs.bucket)["Contents"]
-        assert found["Key"].startswith(f"runs/{run.id}/")
+        (stored_object,) = aws("s3").list_objects_v2(Bucket=store.blobs.bucket)["Contents"]
+        assert stored_object["Key"].startswith(f"runs/{run.id}/")
         other_store = DynamoStore("noetl", bucket=store.blobs.bucket)
         (visit,) = other_store.visits_with_outputs(run.id, [first_visit_id(other_store, run.id)])
         assert (visit.saved, visit.result) == ({"n": text}, text)
         assert max(len(str(item)) for item in store.table.scan() if item["sk"].startswith("V#")) < 2_000
 
     def test_a_changed_object_is_reported_as_damage(self, store: DynamoStore, aws: Client) -> None:
-        kept = store.blobs.store("r", ["x" * 10] * 3)
-        assert kept is not None
+        stored = store.blobs.store("r", ["x" * 10] * 3)
+        assert stored is not None
         key = "runs/r/" + "0" * 64
         aws("s3").put_object(Bucket=store.blobs.bucket, Key=key, Body=b"something else")
         with pytest.raises(StoreError, match="damaged"):
@@ -372,9 +372,9 @@ class TestSettings:
     "value", ["", "é\x00\U0001f600", 0, -5, 2**60, 1.5, 1e-7, True, False, b"", b"\x00z", [1, ["a", b"b"]]]
 )
 def test_attributes_are_decoded_as_they_were(value: Any) -> None:
-    found = decode_item({"x": encode_value(value)})["x"]
-    assert found == value
-    assert type(found) is type(value) or isinstance(value, float)
+    decoded = decode_item({"x": encode_value(value)})["x"]
+    assert decoded == value
+    assert type(decoded) is type(value) or isinstance(value, float)
 
 
 def test_unsupported_attributes_are_refused() -> None:

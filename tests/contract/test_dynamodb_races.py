@@ -121,14 +121,14 @@ def start_service_run(store: DynamoStore, text: str) -> str:
 
 def deliver(store: DynamoStore, body: str, queue: ManualQueue, *, now: float = 2.0) -> None:
     """Handle a message as a function does: a message that is held is delivered again."""
-    found = store.claim_message(body, LEASE, now)
-    if found is MessageOutcome.HELD:
+    claimed = store.claim_message(body, LEASE, now)
+    if claimed is MessageOutcome.HELD:
         with queue.lock:
             queue.bodies.append(body)
-    elif isinstance(found, Claim):
+    elif isinstance(claimed, Claim):
         VisitExecutor(
             store, LEASE, local_run_capabilities(Path.cwd()), lambda: now, continues=lambda: False
-        ).execute(found)
+        ).execute(claimed)
 
 
 def count_visits(store: DynamoStore, run_id: str) -> Counter[str]:
@@ -173,17 +173,17 @@ def test_concurrent_workers_visit_each_step_once(store: DynamoStore, name: str) 
     text, expected = PLAYBOOKS[name]
     queue = ManualQueue()
     run_ids = [start_service_run(store_with_queue(queue), text) for _ in range(2)]
-    over = threading.Event()
+    finished = threading.Event()
 
     def work(index: int) -> None:
         queued, chance = store_with_queue(queue), random.Random(index)
-        while not over.is_set():
+        while not finished.is_set():
             body = queue.take(chance, twice=0.2)
             if body is not None:
                 deliver(queued, body, queue)
             ended = [store.run("default", run_id) for run_id in run_ids] if body is None else []
             if ended and all(run is not None and run.status.is_final for run in ended):
-                over.set()
+                finished.set()
 
     run_concurrently(4, work)
     for run_id in run_ids:
@@ -196,16 +196,16 @@ def test_a_wide_fork_is_spread_over_partitions(store: DynamoStore) -> None:
     run_id = start_service_run(store_with_queue(queue), build_wide_fork(width))
     head = store.read_head(run_id)
     assert head["spread"] == 4
-    over = threading.Event()
+    finished = threading.Event()
 
     def work(index: int) -> None:
         queued, chance = store_with_queue(queue), random.Random(index)
-        while not over.is_set():
+        while not finished.is_set():
             body = queue.take(chance, twice=0.05)
             if body is not None:
                 deliver(queued, body, queue)
             elif (run := store.run("default", run_id)) is not None and run.status.is_final:
-                over.set()
+                finished.set()
 
     run_concurrently(4, work)
     check_run(store, run_id, dict.fromkeys(["a", "c", *(f"b{number}" for number in range(width))], 1))
@@ -267,16 +267,16 @@ def test_a_worker_may_die_at_any_write(
     writes = [0]
     dies_at = [10**9]
 
-    def counted(self: Any, *args: Any, **request: Any) -> dict[str, Any]:
+    def write_or_die(self: Any, *args: Any, **request: Any) -> dict[str, Any]:
         writes[0] += 1
         if writes[0] == dies_at[0] and when == "before":
             raise WorkerDied
-        found = write(self, *args, **request)
+        response = write(self, *args, **request)
         if writes[0] == dies_at[0]:
             raise WorkerDied
-        return found
+        return response
 
-    monkeypatch.setattr(tables.DynamoTable, "_write", counted)
+    monkeypatch.setattr(tables.DynamoTable, "_write", write_or_die)
     queue = ManualQueue()
     queued = store_with_queue(queue)
     chance = random.Random(f"{name} {when}")
@@ -318,8 +318,8 @@ class TestLostAnswers:
         with LostAnswers(monkeypatch, "update_item", "transact_write_items"):
             store.commit(succeed(store, claim), 1.0)
         expected = 4 if text is DIAMOND else 1
-        found = store.run("default", run.id)
-        assert found is not None and found.live == expected
+        stored = store.run("default", run.id)
+        assert stored is not None and stored.live == expected
         with pytest.raises(FencedError):
             store.commit(succeed(store, claim), 2.0)
 
@@ -348,7 +348,9 @@ class LostAnswers:
             method = getattr(client, call)
             count = [0]
 
-            def lossy(method: Callable[..., Any] = method, count: list[int] = count, **request: Any) -> Any:
+            def lose_answers(
+                method: Callable[..., Any] = method, count: list[int] = count, **request: Any
+            ) -> Any:
                 count[0] += 1
                 is_lost = count[0] % 2 == 1
                 try:
@@ -357,7 +359,7 @@ class LostAnswers:
                     if is_lost:
                         raise ReadTimeoutError(endpoint_url="http://lost.invalid")
 
-            patch.setattr(client, call, lossy)
+            patch.setattr(client, call, lose_answers)
 
     def __exit__(self, *args: object) -> None:
         self._patch.__exit__(*args)
@@ -400,15 +402,15 @@ def test_a_run_that_ends_during_a_read_has_its_result(
     get_many = store.table.get_many
 
     def read_early(*args: Any) -> Any:
-        found = get_many(*args)
+        items = get_many(*args)
         monkeypatch.setattr(store.table, "get_many", get_many)
         play.finish()
-        return found
+        return items
 
     monkeypatch.setattr(store.table, "get_many", read_early)
-    found = store.run("default", play.id)
-    assert found is not None
-    assert (found.status, found.result) == (RunStatus.SUCCEEDED, {"n": 1})
+    stored = store.run("default", play.id)
+    assert stored is not None
+    assert (stored.status, stored.result) == (RunStatus.SUCCEEDED, {"n": 1})
 
 
 def test_history_of_a_run_that_changes_between_reads(
@@ -417,11 +419,11 @@ def test_history_of_a_run_that_changes_between_reads(
     """Visits are read before items of events. Events that move in between appear in the next read."""
     run = start_run(store)
     query, seen = store.table.query, list[Event]()
-    meanwhile: list[Callable[[], object]] = []
+    writes: list[Callable[[], object]] = []
 
     def interrupted(pk: str, prefix: str, **options: Any) -> Any:
-        if prefix == "X#" and meanwhile:
-            meanwhile.pop()()
+        if prefix == "X#" and writes:
+            writes.pop()()
         return query(pk, prefix, **options)
 
     def read_events() -> None:
@@ -436,7 +438,7 @@ def test_history_of_a_run_that_changes_between_reads(
 
     claim = claim_visit(store, run)
     store.renew(*claim_key(claim), 60.0, action_events(claim, 0))
-    meanwhile.append(retry_and_renew)
+    writes.append(retry_and_renew)
     read_events()
     assert [event.type for event in seen][-2:] == ["action.x", "step.retrying"]
     read_events()
@@ -445,7 +447,7 @@ def test_history_of_a_run_that_changes_between_reads(
     claim = Claim(claim.run, next(visit for visit in store.visits(run.id) if visit.step == "a"))
     store.commit(fail(store, claim), 51.0)
     end_run(store, run, RunStatus.FAILED, 52.0)
-    meanwhile.append(lambda: store.resume(run.id, 60.0, deadline_at=None, values={}))
+    writes.append(lambda: store.resume(run.id, 60.0, deadline_at=None, values={}))
     read_events()
     read_events()
     assert seen == store.events(run.id)

@@ -75,12 +75,12 @@ def test_values_larger_than_a_socket_buffer_are_stored(postgres_dsn: str, size: 
         run = store.create_run(*new_run(plan.header, plan.hash, {}, now=1.0, origin="local"))
         claim = claim_visit(store, run, 1.0)
         store.commit(succeed(store, claim, saved={"n": "x" * size}), 1.0)
-        (kept,) = store.visits_with_outputs(run.id, [claim.visit.id])
-        assert kept.saved == {"n": "x" * size}
+        (visit,) = store.visits_with_outputs(run.id, [claim.visit.id])
+        assert visit.saved == {"n": "x" * size}
         with pytest.raises(FencedError):
             store.commit(succeed(store, claim, saved={"n": "y" * size}), 1.0)
-        (kept,) = store.visits_with_outputs(run.id, [claim.visit.id])
-        assert kept.saved == {"n": "x" * size}
+        (visit,) = store.visits_with_outputs(run.id, [claim.visit.id])
+        assert visit.saved == {"n": "x" * size}
 
 
 @pytest.mark.parametrize(("text", "statements"), [(CHAIN, 1), (DIAMOND, 2)], ids=["chain", "branch"])
@@ -99,11 +99,13 @@ def test_a_commit_of_a_step_takes_few_statements(
         statements_sent: list[str] = []
         execute = PostgresWriter.execute
 
-        def counted(self: PostgresWriter, query: str, values: Sequence[Any] = (), /) -> PostgresResult:
+        def count_statement(
+            self: PostgresWriter, query: str, values: Sequence[Any] = (), /
+        ) -> PostgresResult:
             statements_sent.append(query)
             return execute(self, query, values)
 
-        monkeypatch.setattr(PostgresWriter, "execute", counted)
+        monkeypatch.setattr(PostgresWriter, "execute", count_statement)
         after = store.commit(commit, 2.0, LEASE)
         assert len(statements_sent) == statements, statements_sent
         assert after is not None
@@ -232,8 +234,8 @@ class TestQueries:
     def test_pages_of_runs_use_an_index(self, store: PostgresStore, monkeypatch: pytest.MonkeyPatch) -> None:
         def run_queries() -> None:
             page, cursor = store.runs("t1", limit=50)
-            more, _ = store.runs("t1", limit=50, cursor=cursor)
-            assert len({run.id for run in (*page, *more)}) == 100
+            next_page, _ = store.runs("t1", limit=50, cursor=cursor)
+            assert len({run.id for run in (*page, *next_page)}) == 100
 
         for plan in self.explain_queries(store, run_queries, monkeypatch, "runs"):
             assert plan.count("using runs_newest") == 2, plan

@@ -73,34 +73,34 @@ def end_sessions(administrator: psycopg.Connection[Any], state: str = "idle") ->
         " where datname = current_database() and pid <> pg_backend_pid() and application_name = 'noetl'"
         " and state = %s and query not like 'listen%%'"
     )
-    found = administrator.execute(query, [state]).fetchone()
-    assert found is not None
-    return int(found[0])
+    row = administrator.execute(query, [state]).fetchone()
+    assert row is not None
+    return int(row[0])
 
 
 def wait_for_blocked_session(administrator: psycopg.Connection[Any]) -> int:
     """Wait until a session waits for a lock, and return its process id."""
     query = "select pid from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
-    while (found := administrator.execute(query).fetchone()) is None:
+    while (row := administrator.execute(query).fetchone()) is None:
         administrator.execute("select pg_sleep(0.01)")
-    return int(found[0])
+    return int(row[0])
 
 
 class TestRepetition:
     @pytest.fixture(autouse=True)
     def pauses(self, monkeypatch: pytest.MonkeyPatch) -> list[float]:
-        found: list[float] = []
-        monkeypatch.setattr(retry.time, "sleep", found.append)
-        return found
+        pauses: list[float] = []
+        monkeypatch.setattr(retry.time, "sleep", pauses.append)
+        return pauses
 
     @pytest.mark.parametrize("failures", range(MAX_RETRIES + 2))
     def test_retries_are_limited(self, pauses: list[float], failures: int) -> None:
-        left = [UnwrittenError("no")] * failures
+        errors = [UnwrittenError("no")] * failures
 
         @retry_unwritten
         def operation(answer: int) -> int:
-            if left:
-                raise left.pop()
+            if errors:
+                raise errors.pop()
             return answer
 
         if failures > MAX_RETRIES:
@@ -244,9 +244,8 @@ class CuttingProxy:
                         if self.loses == "answer":
                             server.sendall(sent)
                             server.shutdown(socket.SHUT_WR)
-                            while server.recv(
-                                65536
-                            ):  # until the server has executed it and closed the connection
+                            # Wait until the server has executed the statement and closed the connection.
+                            while server.recv(65536):
                                 pass
                         return
                     key.data.sendall(sent)
@@ -254,8 +253,8 @@ class CuttingProxy:
 
 @pytest.fixture
 def proxy(restartable_dsn: str) -> Iterator[CuttingProxy]:
-    with closing(CuttingProxy(restartable_dsn)) as found:
-        yield found
+    with closing(CuttingProxy(restartable_dsn)) as proxy:
+        yield proxy
 
 
 @pytest.mark.parametrize("loses", ["question", "answer"])
@@ -428,8 +427,10 @@ class TestAddress:
     def test_parameters_of_libpq_are_accepted(self, postgres_dsn: str) -> None:
         uri = postgres_dsn.replace("postgresql://", "postgres://")
         upgrade(uri)
-        more = "&sslmode=disable&connect_timeout=7&options=-c%20statement_timeout%3D5s&application_name=mine"
-        with closing(open_store(uri + more)) as store:
+        parameters = (
+            "&sslmode=disable&connect_timeout=7&options=-c%20statement_timeout%3D5s&application_name=mine"
+        )
+        with closing(open_store(uri + parameters)) as store:
             assert isinstance(store, PostgresStore)
             shown = {
                 name: self.read_setting(store, name) for name in ("statement_timeout", "application_name")
@@ -504,5 +505,5 @@ class TestText:
     def test_tags_may_be_any_text(self, store: PostgresStore, tag: str) -> None:
         run = start_run(store, tags=[tag, "x"])
         start_run(store, tags=["y", f"{tag}{tag}"])
-        assert [found.id for found in store.runs("default", tag=tag)[0]] == [run.id]
-        assert [found.id for found in store.runs("default", tag="x")[0]] == [run.id]
+        assert [run_with_tag.id for run_with_tag in store.runs("default", tag=tag)[0]] == [run.id]
+        assert [run_with_tag.id for run_with_tag in store.runs("default", tag="x")[0]] == [run.id]

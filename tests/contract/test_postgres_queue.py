@@ -226,8 +226,8 @@ def test_a_message_may_arrive_again_early_or_late(store: PostgresStore, aws: Cli
     store.commit(fail(store, taken_over, retry_at=now + 5000.0), now)
     assert store.claim_message(body, LEASE, now + 40) is MessageOutcome.DONE
     names = ["ApproximateNumberOfMessagesDelayed"]
-    found = aws("sqs").get_queue_attributes(QueueUrl=queue, AttributeNames=names)["Attributes"]
-    assert found == {names[0]: "2"}
+    counts = aws("sqs").get_queue_attributes(QueueUrl=queue, AttributeNames=names)["Attributes"]
+    assert counts == {names[0]: "2"}
     again = store.claim_message(body, LEASE, now + 5001)
     assert isinstance(again, Claim)
     store.commit(succeed(store, again), now)

@@ -47,9 +47,9 @@ TERMINAL = {"workflow.completed", "workflow.failed", "workflow.cancelled", "work
 def stores(postgres_dsn: str) -> Iterator[list[PostgresStore]]:
     """Stores with their own connections to one database, as in several processes."""
     upgrade(postgres_dsn)
-    found = [PostgresStore(postgres_dsn) for _ in range(4)]
-    yield found
-    for store in found:
+    stores = [PostgresStore(postgres_dsn) for _ in range(4)]
+    yield stores
+    for store in stores:
         store.close()
 
 
@@ -79,19 +79,19 @@ class LockObserver:
         query = (
             "select pid from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
         )
-        with psycopg.connect(self.connection.info.dsn, autocommit=True) as looking:
+        with psycopg.connect(self.connection.info.dsn, autocommit=True) as connection:
             while True:
-                found = [pid for (pid,) in looking.execute(query)]
-                if len(found) >= count:
-                    return found
-                looking.execute("select pg_sleep(0.01)")
+                blocked = [pid for (pid,) in connection.execute(query)]
+                if len(blocked) >= count:
+                    return blocked
+                connection.execute("select pg_sleep(0.01)")
 
 
 @pytest.fixture
 def observer(stores: list[PostgresStore], postgres_dsn: str) -> Iterator[LockObserver]:
-    found = LockObserver(postgres_dsn)
-    yield found
-    found.connection.close()
+    observer = LockObserver(postgres_dsn)
+    yield observer
+    observer.connection.close()
 
 
 @pytest.fixture
@@ -126,13 +126,15 @@ def is_sound(store: PostgresStore, *runs: Run) -> bool:
 
 def is_complete(store: PostgresStore, run: Run, visits: int) -> bool:
     """Check that a run has `visits` visits, and that each succeeded once."""
-    found = [visit for visit in store.visits(run.id) if not visit.step.startswith("@")]
-    assert Counter(visit.status for visit in found) == {VisitStatus.SUCCEEDED: visits}
-    assert max(Counter((visit.step, visit.number) for visit in found).values()) == 1
+    finished = [visit for visit in store.visits(run.id) if not visit.step.startswith("@")]
+    assert Counter(visit.status for visit in finished) == {VisitStatus.SUCCEEDED: visits}
+    assert max(Counter((visit.step, visit.number) for visit in finished).values()) == 1
     with store.database.transaction() as db:
-        counted = db.execute("select sum(live) as live from joins where run_id = ?", (run.id,)).fetchone()
-        left = db.execute("select count(*) as arrivals from arrivals where run_id = ?", (run.id,)).fetchone()
-    assert (counted["live"], left["arrivals"], current_run(store, run).live) == (0, 0, 0)
+        joins = db.execute("select sum(live) as live from joins where run_id = ?", (run.id,)).fetchone()
+        arrivals = db.execute(
+            "select count(*) as arrivals from arrivals where run_id = ?", (run.id,)
+        ).fetchone()
+    assert (joins["live"], arrivals["arrivals"], current_run(store, run).live) == (0, 0, 0)
     return is_sound(store, run)
 
 
@@ -156,14 +158,14 @@ def build_nested_forks(depth: int) -> tuple[str, int]:
     """Return a playbook with nested forks of three branches and their joins, and its number of steps."""
     steps: list[str] = []
 
-    def add_fork(name: str, left: int, after: str | None) -> str:
+    def add_fork(name: str, depth_left: int, after: str | None) -> str:
         rule = f", rule: [{{case: default, run: [{after}]}}]" if after else ""
-        if left == 0:
+        if depth_left == 0:
             steps.append(f"- {{name: {name}, run: [{{action: set, set: {{{name}_seen: 1}}}}]{rule}}}")
             return name
         join = f"{name}_join"
-        inner = [add_fork(f"{name}_{index}", left - 1, join) for index in range(3)]
-        steps.append(f"- {{name: {name}, rule: [{{case: default, run: [{', '.join(inner)}]}}]}}")
+        branches = [add_fork(f"{name}_{index}", depth_left - 1, join) for index in range(3)]
+        steps.append(f"- {{name: {name}, rule: [{{case: default, run: [{', '.join(branches)}]}}]}}")
         steps.append(f"- {{name: {join}, run: [{{action: set, set: {{{join}_seen: 1}}}}]{rule}}}")
         return name
 
@@ -174,8 +176,8 @@ def build_nested_forks(depth: int) -> tuple[str, int]:
 
 def test_eight_workers_reach_one_join(stores: list[PostgresStore]) -> None:
     run = start_run(stores[0], build_fork(200))
-    found = run_workers(stores, run)
-    assert (found.status, found.result) == ("succeeded", {"total": 199})
+    finished = run_workers(stores, run)
+    assert (finished.status, finished.result) == ("succeeded", {"total": 199})
     assert is_complete(stores[0], run, 202)
 
 
@@ -242,7 +244,7 @@ def test_one_of_concurrent_answers_is_accepted(stores: list[PostgresStore]) -> N
 def test_a_child_ends_while_its_parent_is_cancelled(stores: list[PostgresStore]) -> None:
     for index in range(ROUNDS):
         parent, key = start_waiting_run(stores[0], f"token {index}")
-        inner = start_child(
+        child_run = start_child(
             stores[0], parent, WaitKey(parent.id, key.visit_id, "child"), f"child {index}", queue=f"q{index}"
         )
         for _ in range(3):
@@ -257,7 +259,7 @@ def test_a_child_ends_while_its_parent_is_cancelled(stores: list[PostgresStore])
         ]
         run_concurrently(2, lambda which, work=work: work[which]())
         end_run(stores[0], parent, RunStatus.CANCELLED, 4.0)
-        assert is_sound(stores[0], parent, inner)
+        assert is_sound(stores[0], parent, child_run)
 
 
 @pytest.mark.parametrize("how", ["finish", "resume"])
@@ -266,8 +268,8 @@ def test_a_parent_is_locked_before_its_child(
 ) -> None:
     """A cancellation locks the parent first too. Another order would cause a deadlock."""
     parent, key = start_waiting_run(store)
-    inner = start_child(store, parent, WaitKey(parent.id, key.visit_id, "child"), "child", queue="inner")
-    store.stop(inner.id, RunStatus.CANCELLED, 2.0)
+    child_run = start_child(store, parent, WaitKey(parent.id, key.visit_id, "child"), "child", queue="inner")
+    store.stop(child_run.id, RunStatus.CANCELLED, 2.0)
     last = store.claim("inner", LEASE, 2.0)
     assert last is not None
 
@@ -387,8 +389,8 @@ def test_a_wait_is_closed_while_the_child_resumes(
     """The resume deletes the answer of the child."""
     parent, key = start_waiting_run(store)
     wait = WaitKey(parent.id, key.visit_id, "child")
-    inner = start_child(store, parent, wait, "child", queue="inner")
-    store.stop(inner.id, RunStatus.CANCELLED, 2.0)
+    child_run = start_child(store, parent, wait, "child", queue="inner")
+    store.stop(child_run.id, RunStatus.CANCELLED, 2.0)
     last = store.claim("inner", LEASE, 2.0)
     assert last is not None
     store.finish(last, RunStatus.CANCELLED, None, [], 3.0)
@@ -443,14 +445,14 @@ def test_a_deadlock_is_retried(
     monkeypatch.setattr(PostgresDatabase, "_may_retry", record_error)
     impatient = PostgresStore(postgres_dsn + "&options=-c%20deadlock_timeout%3D1s")
     parent, key = start_waiting_run(store)
-    inner = start_child(store, parent, WaitKey(parent.id, key.visit_id, "child"), "child", queue="inner")
-    observer.lock_run(inner)
+    child_run = start_child(store, parent, WaitKey(parent.id, key.visit_id, "child"), "child", queue="inner")
+    observer.lock_run(child_run)
     future = run_in_thread(impatient.stop, parent.id, RunStatus.CANCELLED, 2.0)
     observer.wait_for_blocked()
     observer.lock_run(parent)
     observer.release_locks()
     assert future.result().stop is RunStatus.CANCELLED
     assert seen == ["40P01"]
-    assert {current_run(store, run).stop for run in (parent, inner)} == {RunStatus.CANCELLED}
+    assert {current_run(store, run).stop for run in (parent, child_run)} == {RunStatus.CANCELLED}
     assert check_consistency(store.database) == []
     impatient.close()

@@ -164,9 +164,9 @@ def test_invalid_urls_are_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_the_message_about_an_invalid_url_hides_the_password() -> None:
-    with pytest.raises(SettingError) as found:
+    with pytest.raises(SettingError) as raised:
         open_store("postgress://user:hunter2@localhost/noetl")
-    assert "hunter2" not in str(found.value)
+    assert "hunter2" not in str(raised.value)
 
 
 def test_valid_urls_open_their_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,7 +225,7 @@ def test_close_while_a_thread_reads_the_store(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "saved", "kept"),
+    ("data", "saved", "stored"),
     [
         ({"n": WORD}, {"n": WORD}, "="),
         (WORD, {"other": 1, "n": WORD}, "=n"),
@@ -236,14 +236,14 @@ def test_close_while_a_thread_reads_the_store(tmp_path: Path) -> None:
     ],
 )
 def test_a_result_that_is_also_saved_is_stored_once(
-    tmp_path: Path, data: Any, saved: dict[str, Any], kept: str
+    tmp_path: Path, data: Any, saved: dict[str, Any], stored: str
 ) -> None:
     store = SqliteStore(str(tmp_path / "noetl.db"))
     run = start_run(store)
     claim = claim_visit(store, run)
     store.commit(succeed(store, claim, saved=saved, data=data), 1.0)
     row = store.database.fetch_one("select result from visits where id = ?", claim.visit.id)
-    assert row["result"] == kept
+    assert row["result"] == stored
     (visit,) = store.visits_with_outputs(run.id, [claim.visit.id])
     assert (visit.result, repr(visit.result), visit.saved) == (data, repr(data), saved)
     store.close()

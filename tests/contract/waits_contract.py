@@ -88,9 +88,9 @@ def start_child(
 
 def comparable_values(visit: Visit) -> tuple[Any, ...]:
     """Return the values of a finished visit, without its claim."""
-    when = (visit.clock, visit.number, visit.attempt, visit.started_at, visit.finished_at)
-    gave = (visit.saved, visit.result, visit.case, visit.error, visit.failure)
-    return visit.id, visit.run_id, visit.step, visit.status, visit.names, when, gave
+    times = (visit.clock, visit.number, visit.attempt, visit.started_at, visit.finished_at)
+    results = (visit.saved, visit.result, visit.case, visit.error, visit.failure)
+    return visit.id, visit.run_id, visit.step, visit.status, visit.names, times, results
 
 
 def refusal_of_answer(store: Store, body: Any = None, token: str = "t", now: float = 9.0) -> str:
@@ -130,9 +130,9 @@ class WaitsContract:
     def test_answers_are_read_as_they_were(self, store: Store, body: Any) -> None:
         _, key = start_waiting_run(store)
         store.answer("t", body, 5.0)
-        found = store.wait(key)
-        assert (found.answer, found.answered_at) == (body, 5.0)
-        assert type(found.answer) is type(body)
+        wait = store.wait(key)
+        assert (wait.answer, wait.answered_at) == (body, 5.0)
+        assert type(wait.answer) is type(body)
         store.answer("t", body, 6.0)
 
     def test_the_same_answer_again_changes_nothing(self, store: Store) -> None:
@@ -173,11 +173,11 @@ class WaitsContract:
             == "unknown_token"
         )
 
-    @pytest.mark.parametrize("more", [0, 1])
-    def test_the_size_of_an_answer_is_limited(self, store: Store, more: int) -> None:
+    @pytest.mark.parametrize("extra", [0, 1])
+    def test_the_size_of_an_answer_is_limited(self, store: Store, extra: int) -> None:
         run, key = start_waiting_run(store)
-        text = "x" * (self.answer_limit - 2 + more)
-        if not more:
+        text = "x" * (self.answer_limit - 2 + extra)
+        if not extra:
             store.answer("t", text, 5.0)
             assert store.wait(key).answer == text
             return
@@ -401,16 +401,18 @@ class WaitsContract:
         awaited = start_child(store, run, wait_key(claim), "c")
         detached = start_child(store, run, None, "d")
         grandchild = start_child(store, awaited, WaitKey("c", store.visits("c")[0].id, "w"), "e")
-        over = start_child(store, run, wait_key(claim, "x"), "f")
-        store.stop(over.id, RunStatus.FAILED, 1.0)
+        stopped_child = start_child(store, run, wait_key(claim, "x"), "f")
+        store.stop(stopped_child.id, RunStatus.FAILED, 1.0)
         if how == "stop":
             store.stop(run.id, RunStatus.CANCELLED, 2.0)
         else:
             store.commit(fail(store, claim), 2.0)
-        stops = [current_run(store, child_run).stop for child_run in (awaited, grandchild, detached, over)]
+        stops = [
+            current_run(store, child_run).stop for child_run in (awaited, grandchild, detached, stopped_child)
+        ]
         assert stops == ["cancelled", "cancelled", None, "failed"]
         assert visit_states(store, awaited)[0] == ("a", VisitStatus.PARKED)
-        assert store.cancelled_runs([run.id, awaited.id, grandchild.id, detached.id, over.id]) == {
+        assert store.cancelled_runs([run.id, awaited.id, grandchild.id, detached.id, stopped_child.id]) == {
             *([run.id] if how == "stop" else []),
             awaited.id,
             grandchild.id,
@@ -430,10 +432,10 @@ class WaitsContract:
             later = Suspension(Progress(journal={"run": {"next": 2}}), 1.0, batch_results=(part,))
             store.commit(suspend(claim_visit(store, run, 1.0).visit, later, 1.0), 1.0)
         claim = claim_visit(store, run, 1.0)
-        found = {
+        parts = {
             loop: store.batch_results(run.id, claim.visit.id, loop) for loop in ("run", "run.0", "run.1")
         }
-        assert found == {"run": [[[1], {"a": None}], [3]], "run.0": [["x"]], "run.1": []}
+        assert parts == {"run": [[[1], {"a": None}], [3]], "run.0": [["x"]], "run.1": []}
         store.commit(fail(store, claim), 2.0)
         assert store.batch_results(run.id, claim.visit.id, "run") == [[[1], {"a": None}], [3]]
         end_run(store, run, RunStatus.FAILED, 3.0)
