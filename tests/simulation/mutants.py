@@ -307,13 +307,13 @@ def _key_with(part_of: Callable[[Any], Any]) -> Callable[[Any, str], str]:
 
 
 def _drop_before_writing(event_buffer: EventBuffer, write: Callable[[Sequence[Event], int], bool]) -> None:
-    events = event_buffer._next()
-    event_buffer._forget(len(events))
-    write(events, event_buffer._told)
+    events = event_buffer._next_batch()
+    event_buffer._drop(len(events))
+    write(events, event_buffer._written)
 
 
 def _write_without_dropping(event_buffer: EventBuffer, write: Callable[[Sequence[Event], int], bool]) -> None:
-    write(event_buffer._next(), event_buffer._told)
+    write(event_buffer._next_batch(), event_buffer._written)
 
 
 JOINS = ("fork and join", "joins in joins")
