@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,18 @@ from noetl.executor.security.capabilities import Capabilities, local_run_capabil
 LOCAL = local_run_capabilities(Path.cwd())
 
 
+def create_call(
+    action_type: str,
+    parameters: Mapping[str, Any],
+    names: Mapping[str, Any] | None = None,
+    seconds: float = 30,
+) -> Call:
+    """Return a call of an action whose templates read `names`. Its deadline is in `seconds`."""
+    known = names or {}
+    rendered = render_parameters(catalogue()[action_type], parameters, known.__getitem__)
+    return Call(rendered, "key-1", time.monotonic() + seconds, LOCAL)
+
+
 def perform_action(
     action_type: str,
     *,
@@ -22,14 +35,8 @@ def perform_action(
     names: Mapping[str, Any] | None = None,
     seconds: float = 30,
     key: str = "key-1",
-    timeout_seconds: float | None = None,
     **parameters: Any,
 ) -> Any:
-    """Perform an action whose templates read `names`, and return its result.
-
-    `timeout_seconds` is that of the action.
-    """
-    known = names or {}
-    rendered = render_parameters(catalogue()[action_type], parameters, known.__getitem__)
-    call = Call(rendered, key, time.monotonic() + seconds, capabilities, timeout_seconds=timeout_seconds)
-    return handler(action_type)(call)
+    """Perform an action whose templates read `names`, and return its result."""
+    call = create_call(action_type, parameters, names, seconds)
+    return handler(action_type)(replace(call, capabilities=capabilities, idempotency_key=key))

@@ -85,16 +85,20 @@ steps:
 """
 
 
-def judged(*operators: str) -> list[tuple[str, bool, bool, bool]]:
-    """What becomes of all mutants of the diamond: whether it is worse, detected, and at the right place."""
+def judge_mutants(*operators: str) -> list[tuple[str, bool, bool, bool]]:
+    """Return a row for each mutant of the diamond.
+
+    The columns are the operator, and whether the mutant is worse, is detected, and is detected at the right
+    place.
+    """
     original = Original.compile(CorpusPlaybook("test", "diamond", DIAMOND))
     assert original is not None
-    found = original.mutants(100, operators)
-    return [(m.operator, bool(m.worse), m.is_detected, m.is_at_the_right_place) for m in found]
+    mutants = original.mutants(100, operators)
+    return [(m.operator, bool(m.worse), m.is_detected, m.is_at_the_right_place) for m in mutants]
 
 
 def test_mutants() -> None:
-    assert judged("rename_target", "add_race", "duplicate_step") == [
+    assert judge_mutants("rename_target", "add_race", "duplicate_step") == [
         *[("rename_target", True, True, True)] * 4,
         ("add_race", True, True, True),
         *[("duplicate_step", True, True, True)] * 3,

@@ -29,7 +29,7 @@ SLOW = (
 
 
 def loaded_by(*modules: str) -> set[str]:
-    """The top-level modules that a new Python has loaded once it has imported `modules`."""
+    """Return the top-level modules that a new Python process loads when it imports `modules`."""
     program = f"import sys, {', '.join(modules)}\nprint(*{{name.partition('.')[0] for name in sys.modules}})"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     return set(done.stdout.split())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from noetl.executor.engine.event_buffer import (
@@ -238,15 +239,8 @@ class Renewals(Store):
     def cancelled_runs(self, run_ids: Sequence[str]) -> set[str]:
         return set()
 
-    def renew(
-        self,
-        run_id: str,
-        visit_id: str,
-        fence: int,
-        until: float,
-        events: Sequence[Event] = (),
-        events_already_written: int = 0,
-    ) -> bool:
+    def renew(self, run_id: str, visit_id: str, fence: int, until: float, *batch: Any) -> bool:
+        events, events_already_written = batch or ((), 0)
         self.checked.append((visit_id, [event.type for event in events], events_already_written))
         return True
 

@@ -9,14 +9,15 @@ import socket
 import threading
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from noetl.executor.actions import http
+from noetl.executor.actions import handler, http
 from noetl.executor.clients import egress
 from noetl.executor.errors import ActionError
 
-from tests.action_calls import perform_action
+from tests.action_calls import create_call, perform_action
 from tests.http_server import StubExchange, serve
 
 
@@ -103,7 +104,8 @@ def test_a_silent_server_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_timeout_extends_the_wait_for_a_silent_server(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(egress, "MAX_IDLE_SECONDS", 0.1)
     with serve(stay_silent) as server:
-        assert perform_action("http", url=server.url(), timeout_seconds=20)["body"] == "at last"
+        call = replace(create_call("http", {"url": server.url()}), timeout_seconds=20)
+        assert handler("http")(call)["body"] == "at last"
 
 
 def test_a_slow_response_without_a_timeout_ends_after_the_default(monkeypatch: pytest.MonkeyPatch) -> None:

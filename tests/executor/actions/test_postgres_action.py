@@ -5,17 +5,18 @@ import json
 import socket
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
-from noetl.executor.actions import _postgres_pool, postgres
+from noetl.executor.actions import _postgres_pool, handler, postgres
 from noetl.executor.actions._postgres_pool import CONNECTION_POOL
 from noetl.executor.errors import ActionError
 from noetl.executor.security.capabilities import Capabilities, local_run_capabilities
 
-from tests.action_calls import perform_action
+from tests.action_calls import create_call, perform_action
 
 
 @pytest.fixture(autouse=True)
@@ -254,11 +255,9 @@ def test_a_statement_without_a_timeout_ends_after_the_default(
     with pytest.raises(ActionError) as caught:
         perform_action("postgres", connection=postgres_dsn, query="select pg_sleep(600)", seconds=60)
     assert caught.value.type == "Timeout"
-    slow = "select pg_sleep(0.5)"
-    assert (
-        perform_action("postgres", connection=postgres_dsn, query=slow, fetch="value", timeout_seconds=60)
-        == ""
-    )
+    parameters = {"connection": postgres_dsn, "query": "select pg_sleep(0.5)", "fetch": "value"}
+    call = replace(create_call("postgres", parameters), timeout_seconds=60)
+    assert handler("postgres")(call) == ""
 
 
 @pytest.mark.parametrize("parameter", ["", "&connect_timeout=2"])
