@@ -18,9 +18,11 @@ CALLBACK_PLAYBOOK = """
     - name: ask
       run:
         - {action: file, append: done.txt, content: "before\\n"}
-        - {action: callback, as: answer, notify: {action: file, append: tokens.txt, content: "{{ callback.token }}\\n."}%s}
+        - {action: callback, as: answer,
+           notify: {action: file, append: tokens.txt, content: "{{ callback.token }}\\n."}%s}
       rule:
-        - {case: "{{ error.type == 'CallbackExpired' }}", run: [{action: set, set: {why: "{{ error.message }}"}}]}
+        - case: "{{ error.type == 'CallbackExpired' }}"
+          run: [{action: set, set: {why: "{{ error.message }}"}}]
 """
 
 

@@ -119,7 +119,8 @@ def test_the_finally_step_does_not_see_names_of_a_failed_step(store: SqliteStore
     text = """
         finally: tidy
         steps:
-        - {name: a, run: [{action: set, set: {x: 1}}, {action: wait, seconds: 1}, {action: fail, message: no}]}
+        - name: a
+          run: [{action: set, set: {x: 1}}, {action: wait, seconds: 1}, {action: fail, message: no}]
         - {name: tidy, run: [{action: set, set: {known: "{{ x is defined }}"}}]}
     """
     assert finally_outputs(store, RunHarness(store, text).finish()) == {"known": False}

@@ -45,7 +45,9 @@ class TestRunResult:
         text = """
             variables: {v: 0, w: 0}
             steps:
-            - {name: a, run: [{action: set, set: {x: 1, v: 1}, as: whole}], rule: [{case: default, run: [b, c]}]}
+            - name: a
+              run: [{action: set, set: {x: 1, v: 1}, as: whole}]
+              rule: [{case: default, run: [b, c]}]
             - {name: b, run: [{action: set, set: {x: 2}}]}
             - {name: c, run: [{action: set, set: {y: null}}]}
         """

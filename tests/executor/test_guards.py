@@ -59,7 +59,10 @@ def test_a_guard_that_divides_by_zero_fails_the_step(store: SqliteStore) -> None
 def test_an_unhandled_guard_error_fails_the_run(store: SqliteStore) -> None:
     text = """
         variables: {n: 0}
-        steps: [{name: a, retry: 5, rule: [{case: "{{ 1 / n }}", run: []}, {case: "{{ error.details.x }}", run: []}]}]
+        steps:
+        - name: a
+          retry: 5
+          rule: [{case: "{{ 1 / n }}", run: []}, {case: "{{ error.details.x }}", run: []}]
     """
     harness = RunHarness(store, text).finish()
     assert (harness.status, harness.error_types, harness.visit("a").attempt) == ("failed", ["GuardError"], 1)

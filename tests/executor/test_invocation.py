@@ -65,18 +65,29 @@ class TestRuleExecution:
         assert (harness.result, list(harness.visit_counts)) == (names, steps)
 
     def test_no_case_ends_the_branch(self, store: SqliteStore) -> None:
-        harness = run_to_end(
-            store,
-            'steps: [{name: a, rule: [{case: "{{ false or none }}", run: [b]}]}, {name: b, run: [{action: log, message: ok}]}]',
-        )
+        text = """
+            steps:
+            - {name: a, rule: [{case: "{{ false or none }}", run: [b]}]}
+            - {name: b, run: [{action: log, message: ok}]}
+        """
+        harness = run_to_end(store, text)
         assert (harness.status, harness.visit_counts) == ("succeeded", {"a": 1})
 
     def test_there_is_no_implicit_next_step(self, store: SqliteStore) -> None:
-        text = "steps: [{name: a, run: [{action: log, message: ok}]}, {name: b, run: [{action: log, message: ok}]}]"
+        text = """
+            steps:
+            - {name: a, run: [{action: log, message: ok}]}
+            - {name: b, run: [{action: log, message: ok}]}
+        """
         assert run_to_end(store, text).visit_counts == {"a": 1}
 
     def test_start_names_the_first_step(self, store: SqliteStore) -> None:
-        text = "start: b\nsteps: [{name: a, run: [{action: log, message: ok}]}, {name: b, run: [], rule: [{case: default, run: [a]}]}]"
+        text = """
+            start: b
+            steps:
+            - {name: a, run: [{action: log, message: ok}]}
+            - {name: b, run: [], rule: [{case: default, run: [a]}]}
+        """
         assert list(run_to_end(store, text).visit_counts) == ["b", "a"]
 
     def test_in_place_work_reads_the_step_and_saves_names(self, store: SqliteStore) -> None:
@@ -97,7 +108,9 @@ class TestRuleExecution:
         text = """
             steps:
             - {name: a, run: [{action: set, set: {x: 1}}], rule: [{case: "{{ not error }}", run: [b]}]}
-            - {name: b, run: [], rule: [{case: default, run: [{action: set, set: {y: "{{ steps.a.result }}"}}]}]}
+            - name: b
+              run: []
+              rule: [{case: default, run: [{action: set, set: {y: "{{ steps.a.result }}"}}]}]
             output: {y: "{{ y }}", a: "{{ steps.a.result }}", b: "{{ steps.b.result }}"}
         """
         assert result(store, text) == {"y": {"x": 1}, "a": {"x": 1}, "b": None}
@@ -123,7 +136,9 @@ class TestRuleExecution:
             steps:
             - name: a
               run: {run}
-              rule: [{{case: default, run: [{{action: set, set: {{r: "{{{{ result }}}}", e: "{{{{ error }}}}"}}}}]}}]
+              rule:
+              - case: default
+                run: [{{action: set, set: {{r: "{{{{ result }}}}", e: "{{{{ error }}}}"}}}}]
         """
         found = result(store, text)
         assert [found["r"][key] for key in ("success", "data", "action", "skipped")] == expected
@@ -145,7 +160,8 @@ class TestNameVisibility:
             steps:
             - name: s
               run:
-              - {action: set, set: {same: "{{ input.v }}", text: "is {{ input.v }}", inner: {deep: [" {{ input.v }} "]}}}
+              - action: set
+                set: {same: "{{ input.v }}", text: "is {{ input.v }}", inner: {deep: [" {{ input.v }} "]}}
         """
         for value in (None, True, 1, 1.5, "x", [1, "2"], {"k": [None]}):
             found = result(store, text, v=value)
@@ -158,7 +174,8 @@ class TestNameVisibility:
             variables: {v: "{{ e }}!", t: [1]}
             steps:
             - {name: a, run: [{action: set, set: {t: "{{ t + [i] }}"}}], rule: [{case: default, run: [b]}]}
-            - {name: b, run: [{action: set, set: {s: ["{{ i }}", "{{ e }}", "{{ f }}", "{{ v }}", "{{ t }}"]}}]}
+            - name: b
+              run: [{action: set, set: {s: ["{{ i }}", "{{ e }}", "{{ f }}", "{{ v }}", "{{ t }}"]}}]
         """
         assert result(store, text)["s"] == [1, "hello world", "world", "hello world!", [1, 1]]
         assert result(store, text, i=5, w="you")["s"] == [5, "hello you", "you", "hello you!", [1, 5]]
@@ -245,7 +262,11 @@ class TestNameVisibility:
         assert harness.run.error["message"] == "`set`: `x` is undefined"
 
     def test_inferred_inputs_are_required(self, store: SqliteStore) -> None:
-        text = "steps: [{name: a, run: [{action: set, set: {y: '{{ x + input.z }}', d: '{{ w | default(3) }}'}}]}]"
+        text = """
+            steps:
+            - name: a
+              run: [{action: set, set: {y: "{{ x + input.z }}", d: "{{ w | default(3) }}"}}]
+        """
         assert result(store, text, x=1, z=2) == {"y": 3, "d": 3}
         with pytest.raises(RejectedError, match="missing input `z`"):
             run_to_end(store, text, x=1)
@@ -256,7 +277,9 @@ class TestTaskExecution:
         text = """
             tasks:
             - name: add
-              run: [{action: set, set: {sum: "{{ args.a + args.b }}"}}, {action: set, set: {twice: "{{ sum * 2 }}"}}]
+              run:
+              - {action: set, set: {sum: "{{ args.a + args.b }}"}}
+              - {action: set, set: {twice: "{{ sum * 2 }}"}}
             - {name: outer, run: [{task: add, with: {a: "{{ args.n }}", b: "{{ n }}"}, as: inner}]}
             variables: {n: 10}
             steps: [{name: s, run: [{task: outer, with: {n: 1}, as: out}]}]
@@ -318,7 +341,8 @@ class TestParallelExecution:
             - name: s
               parallel: true
               run: [{action: fail, message: no, on_error: continue}, {action: set, set: {x: 1}}]
-              rule: [{case: default, run: [{action: set, set: {r: ["{{ result.success }}", "{{ result.data }}"]}}]}]
+              rule:
+              - {case: default, run: [{action: set, set: {r: ["{{ result.success }}", "{{ result.data }}"]}}]}
         """
         assert result(store, text) == {"x": 1, "r": [False, [None, {"x": 1}]]}
 
@@ -411,11 +435,12 @@ class TestStepFailures:
 
     @pytest.mark.parametrize("where", ["playbook", "step"])
     def test_continue_ends_the_branch_only(self, store: SqliteStore, where: str) -> None:
+        option = "on_error: continue, " if where == "step" else ""
         text = f"""
             on_error: {"continue" if where == "playbook" else "abort"}
             steps:
             - {{name: a, rule: [{{case: default, run: [b, c]}}]}}
-            - {{name: b, {"on_error: continue, " if where == "step" else ""}run: [{FAIL}], rule: [{{case: default, run: [d]}}]}}
+            - {{name: b, {option}run: [{FAIL}], rule: [{{case: default, run: [d]}}]}}
             - {{name: c, run: [{{action: set, set: {{x: 1}}}}], rule: [{{case: default, run: [d]}}]}}
             - {{name: d, run: [{{action: set, set: {{y: "{{{{ x }}}}"}}}}]}}
         """
@@ -436,7 +461,9 @@ class TestStepFailures:
         text = """
             steps:
             - name: a
-              run: [{action: fail, message: no, as: x, on_error: continue}, {action: set, set: {y: "{{ x is defined }}"}}]
+              run:
+              - {action: fail, message: no, as: x, on_error: continue}
+              - {action: set, set: {y: "{{ x is defined }}"}}
               rule: [{case: error, run: []}, {case: default, run: [b]}]
             - {name: b, run: [{action: log, message: ok}]}
         """
@@ -471,7 +498,9 @@ class TestStepFailures:
             steps:
             - name: a
               run: [{{action: set, set: {{x: 1}}}}]
-              rule: [{{case: "{{{{ x }}}}", run: [{{action: set, set: {{y: 1}}}}, {FAIL}]}}, {{case: error, run: [b]}}]
+              rule:
+              - {{case: "{{{{ x }}}}", run: [{{action: set, set: {{y: 1}}}}, {FAIL}]}}
+              - {{case: error, run: [b]}}
             - {{name: b, run: [{OK}]}}
         """
         harness = run_to_end(store, text)
@@ -480,7 +509,11 @@ class TestStepFailures:
         assert saved.saved == {}
 
     def test_a_failure_of_in_place_work_may_be_forgiven(self, store: SqliteStore) -> None:
-        text = "steps: [{name: a, rule: [{case: default, run: [{action: fail, message: no, on_error: continue}]}]}]"
+        text = """
+            steps:
+            - name: a
+              rule: [{case: default, run: [{action: fail, message: no, on_error: continue}]}]
+        """
         assert run_to_end(store, text).status is RunStatus.SUCCEEDED
 
     def test_data_that_is_too_large_fails_the_step(
@@ -565,7 +598,9 @@ class TestStepRetries:
             retry: {{attempts: 3, delay: 0, if: "{{{{ may and error.type == wanted }}}}"}}
             variables: {{wanted: Odd, may: true}}
             steps:
-            - {{name: a, run: [{{action: set, set: {{wanted: CommandFailed}}}}], rule: [{{case: default, run: [b]}}]}}
+            - name: a
+              run: [{{action: set, set: {{wanted: CommandFailed}}}}]
+              rule: [{{case: default, run: [b]}}]
             - {{name: b, run: [{FLAKY}]}}
         """
         harness = RunHarness(store, text, folder=tmp_path).finish()
@@ -637,7 +672,10 @@ class TestIdempotencyKeys:
           - {action: set, set: {one: "{{ step.idempotency_key }}", id: "{{ uuid() }}", at: "{{ now() }}"}}
           - {action: set, set: {two: "{{ step.idempotency_key }}"}}
           - t
-          - {action: shell, command: "echo {{ one }},{{ two }},{{ inner }},{{ id }},{{ at }} >> seen; test $(wc -l < seen) -ge 3"}
+          - action: shell
+            command: >-
+              echo {{ one }},{{ two }},{{ inner }},{{ id }},{{ at }} >> seen;
+              test $(wc -l < seen) -ge 3
           rule: [{case: "{{ step.visit == 1 }}", run: [a]}]
     """
 
@@ -719,7 +757,8 @@ class TestTimeouts:
 
     def test_in_place_work_times_out(self, store: SqliteStore) -> None:
         text = """
-            steps: [{name: a, timeout: 20ms, rule: [{case: default, run: [{action: shell, command: "sleep 60"}]}]}]
+            steps:
+            - {name: a, timeout: 20ms, rule: [{case: default, run: [{action: shell, command: "sleep 60"}]}]}
         """
         assert run_to_end(store, text).error_types == ["Timeout"]
 
@@ -740,7 +779,9 @@ class TestCancelAndResume:
         input: {ok: {type: boolean, default: true}}
         steps:
         - {name: a, run: [{action: set, set: {x: 1}}], rule: [{case: default, run: [b]}]}
-        - {name: b, run: [{action: fail, message: no, if: "{{ not input.ok }}"}], rule: [{case: default, run: [c]}]}
+        - name: b
+          run: [{action: fail, message: no, if: "{{ not input.ok }}"}]
+          rule: [{case: default, run: [c]}]
         - {name: c, run: [{action: set, set: {y: "{{ x }}"}}]}
     """
 
@@ -788,7 +829,9 @@ class TestCancelAndResume:
             input: {host: string}
             environment: {url: "https://{{ input.host }}"}
             steps:
-            - {name: a, run: [{action: fail, message: no, if: "{{ input.host == 'bad' }}"}], rule: [{case: default, run: [b]}]}
+            - name: a
+              run: [{action: fail, message: no, if: "{{ input.host == 'bad' }}"}]
+              rule: [{case: default, run: [b]}]
             - {name: b, run: [{action: set, set: {x: "{{ environment.url }}"}}]}
         """
         harness = run_to_end(store, text, host="bad")
@@ -806,7 +849,9 @@ class TestCancelAndResume:
             input: {ok: boolean}
             steps:
             - {name: a, rule: [{case: default, run: [b, c]}]}
-            - {name: b, run: [{action: fail, message: no, if: "{{ not input.ok }}"}], rule: [{case: default, run: [d]}]}
+            - name: b
+              run: [{action: fail, message: no, if: "{{ not input.ok }}"}]
+              rule: [{case: default, run: [d]}]
             - {name: c, run: [{action: set, set: {x: 1}}], rule: [{case: default, run: [d]}]}
             - {name: d, run: [{action: set, set: {y: "{{ x }}"}}]}
         """
@@ -922,7 +967,11 @@ def test_stored_data_contains_no_secrets(
         steps:
         - name: a
           run:
-          - {action: shell, command: "echo $K; echo $K >&2; exit $1", env: {K: "{{ secrets.KEY }}"}, as: out, on_error: continue}
+          - action: shell
+            command: "echo $K; echo $K >&2; exit $1"
+            env: {K: "{{ secrets.KEY }}"}
+            as: out
+            on_error: continue
           - {action: shell, command: "echo got $K", env: {K: "{{ secrets.KEY }}"}, as: out}
           rule: [{case: "{{ 'got' in out.stdout }}", run: [b]}]
         - {name: b, run: [{action: fail, message: "{{ out.stdout }}"}]}
@@ -983,7 +1032,9 @@ def test_error_details_that_are_not_json_become_text(
 def test_an_empty_object_is_a_result(store: SqliteStore) -> None:
     text = """
         steps:
-        - {name: a, run: [{action: python, function: "builtins:dict", args: {}}], rule: [{case: default, run: [b]}]}
+        - name: a
+          run: [{action: python, function: "builtins:dict", args: {}}]
+          rule: [{case: default, run: [b]}]
         - {name: b, run: [{action: set, set: {found: "{{ steps.a.result }}"}}]}
     """
     assert run_to_end(store, text).result == {"found": {}}

@@ -11,10 +11,17 @@ from tests.run_harness import RunHarness
 RACE = """
     steps:
     - {name: a, rule: [{case: default, run: [b, c, d]}]}
-    - {name: b, run: [{action: wait, seconds: "{{ input.b }}"}, {action: set, set: {x: b}}], rule: [{case: default, run: [j]}]}
+    - name: b
+      run: [{action: wait, seconds: "{{ input.b }}"}, {action: set, set: {x: b}}]
+      rule: [{case: default, run: [j]}]
     - {name: c, run: [{action: wait, seconds: "{{ input.c }}"}], rule: [{case: default, run: [j]}]}
-    - {name: d, run: [{action: wait, seconds: "{{ input.d }}"}], rule: [{case: "{{ input.d < 100 }}", run: [j]}]}
-    - {name: j, join: any, run: [{action: set, set: {winner: "{{ x | default('other') }}"}}], rule: [{case: default, run: [k]}]}
+    - name: d
+      run: [{action: wait, seconds: "{{ input.d }}"}]
+      rule: [{case: "{{ input.d < 100 }}", run: [j]}]
+    - name: j
+      join: any
+      run: [{action: set, set: {winner: "{{ x | default('other') }}"}}]
+      rule: [{case: default, run: [k]}]
     - {name: k, run: [{action: set, set: {after: "{{ winner }}"}}]}
 """
 
@@ -68,7 +75,10 @@ class TestJoinAny:
         text = """
             variables: {n: 0}
             steps:
-            - {name: a, max_visits: 3, run: [{action: set, set: {n: "{{ n + 1 }}"}}], rule: [{case: error, run: []}, {case: default, run: [quick, slow]}]}
+            - name: a
+              max_visits: 3
+              run: [{action: set, set: {n: "{{ n + 1 }}"}}]
+              rule: [{case: error, run: []}, {case: default, run: [quick, slow]}]
             - {name: quick, rule: [{case: default, run: [j]}]}
             - {name: slow, run: [{action: wait, seconds: 50}], rule: [{case: default, run: [j]}]}
             - {name: j, join: any, run: [{action: wait, seconds: 1}], rule: [{case: default, run: [a]}]}
@@ -110,7 +120,10 @@ class TestJoinEach:
             - {name: b, run: [{action: set, set: {x: 1}}], rule: [{case: default, run: [e]}]}
             - {name: c, run: [{action: set, set: {y: 2}}], rule: [{case: default, run: [e]}]}
             - {name: d, rule: [{case: "{{ false }}", run: [e]}]}
-            - {name: e, join: each, run: [{action: log, message: "{{ step.visit }}"}], rule: [{case: default, run: [f]}]}
+            - name: e
+              join: each
+              run: [{action: log, message: "{{ step.visit }}"}]
+              rule: [{case: default, run: [f]}]
             - {name: f, run: [{action: set, set: {z: "{{ x + y }}"}}]}
         """
         harness = RunHarness(store, text).finish()

@@ -34,7 +34,10 @@ def result(store: SqliteStore, folder: Path, text: str) -> Any:
 class TestSuspendedTasks:
     TEXT = """
         tasks:
-          inner: [{NOTE: "inner\\n"}, {action: wait, seconds: "{{ args.pause }}"}, {action: set, set: {b: "{{ args.pause }}"}}]
+          inner:
+          - {NOTE: "inner\\n"}
+          - {action: wait, seconds: "{{ args.pause }}"}
+          - {action: set, set: {b: "{{ args.pause }}"}}
           outer:
             - {NOTE: "outer\\n"}
             - {action: set, set: {pause: 1}}
@@ -42,7 +45,10 @@ class TestSuspendedTasks:
             - {action: set, set: {c: "{{ args.by + b }}"}}
         steps:
         - name: a
-          run: [{action: set, set: {pause: 5}}, {task: outer, if: "{{ pause == 5 }}", with: {by: "{{ pause }}"}}, {NOTE: "after\\n"}]
+          run:
+          - {action: set, set: {pause: 5}}
+          - {task: outer, if: "{{ pause == 5 }}", with: {by: "{{ pause }}"}}
+          - {NOTE: "after\\n"}
     """
 
     def test_a_task_continues_with_its_arguments(self, store: SqliteStore, tmp_path: Path) -> None:
@@ -56,7 +62,9 @@ class TestSuspendedTasks:
         monkeypatch.setenv("NOETL_SECRET_KEY", "open sesame")
         text = """
             tasks:
-              ask: [{action: wait, seconds: 1}, {action: shell, command: "wc -c", stdin: "{{ args.keys[0].key }}", as: count}]
+              ask:
+              - {action: wait, seconds: 1}
+              - {action: shell, command: "wc -c", stdin: "{{ args.keys[0].key }}", as: count}
             steps:
             - {name: a, run: [{task: ask, with: {keys: [{key: "{{ secrets.KEY }}"}]}}]}
         """
@@ -74,10 +82,15 @@ class TestSuspendedTasks:
         text = f"""
             steps:
             - name: a
-              run: [{{action: set, set: {{y: 7}}}}, {{task: outer}}, {{action: set, set: {{z: "{{{{ [x is defined, y] }}}}"}}}}]
+              run:
+              - {{action: set, set: {{y: 7}}}}
+              - {{task: outer}}
+              - {{action: set, set: {{z: "{{{{ [x is defined, y] }}}}"}}}}
             tasks:
               bad: [{{action: set, set: {{x: 1, y: 8}}}}, {pause}, {{action: fail, message: no}}]
-              outer: {{parallel: {parallel}, run: [{{task: bad, on_error: continue}}, {{action: log, message: x}}]}}
+              outer:
+                parallel: {parallel}
+                run: [{{task: bad, on_error: continue}}, {{action: log, message: x}}]
         """
         assert result(store, tmp_path, text) == {"y": 7, "z": [False, 7]}
 
@@ -94,7 +107,11 @@ class TestSuspendedParallelWork:
             - {NOTE: "once\\n", as: file}
           rule: [{case: default, run: [{action: set, set: {all: "{{ result.data | length }}"}}]}]
         tasks:
-          slow: [{NOTE: "begin\\n"}, {action: set, set: {a: 1}}, {action: wait, seconds: 9}, {action: set, set: {c: "{{ a + 2 }}"}}]
+          slow:
+          - {NOTE: "begin\\n"}
+          - {action: set, set: {a: 1}}
+          - {action: wait, seconds: 9}
+          - {action: set, set: {c: "{{ a + 2 }}"}}
     """
 
     def test_finished_items_do_not_run_again(self, store: SqliteStore, tmp_path: Path) -> None:
@@ -153,12 +170,21 @@ class TestSuspendedLoops:
     ) -> None:
         text = f"""
             tasks:
-              note: [{{NOTE: "i{{{{ args.i }}}}\\n"}}, {{action: wait, seconds: {seconds}}}, {{action: set, set: {{x: "{{{{ args.i + 1 }}}}"}}}}]
+              note:
+              - {{NOTE: "i{{{{ args.i }}}}\\n"}}
+              - {{action: wait, seconds: {seconds}}}
+              - {{action: set, set: {{x: "{{{{ args.i + 1 }}}}"}}}}
             steps:
             - name: a
               run:
-                - {{task: note, with: {{i: "{{{{ item }}}}"}}, loop: {{items: "{{{{ range(4) | list }}}}"{batch}}}, as: notes}}
-                - {{action: set, set: {{y: "{{{{ n }}}}"}}, loop: {{items: [7, 8, 9], as: n{batch}}}, as: sets}}
+                - task: note
+                  with: {{i: "{{{{ item }}}}"}}
+                  loop: {{items: "{{{{ range(4) | list }}}}"{batch}}}
+                  as: notes
+                - action: set
+                  set: {{y: "{{{{ n }}}}"}}
+                  loop: {{items: [7, 8, 9], as: n{batch}}}
+                  as: sets
         """
         assert result(store, tmp_path, text) == {
             "notes": [{"x": i} for i in (1, 2, 3, 4)],
@@ -189,7 +215,11 @@ class TestSuspendedLoops:
                 - {action: set, set: {last: "{{ args.items[0] }}"}}
             steps:
             - name: a
-              run: [{task: inner, with: {items: "{{ list }}"}, loop: {items: [[1, 2], [3, 4]], as: list, concurrency: 2}, as: all}]
+              run:
+              - task: inner
+                with: {items: "{{ list }}"}
+                loop: {items: [[1, 2], [3, 4]], as: list, concurrency: 2}
+                as: all
         """
         playing = make_harness(store, tmp_path, text)
         before = playing.clock()
@@ -214,7 +244,10 @@ class TestSuspendedLoops:
             steps:
             - name: a
               loop: {items: [3, 1, 2], concurrency: 3, on_error: continue}
-              run: [{action: wait, seconds: "{{ item }}"}, {action: fail, message: no, if: "{{ item == 1 }}"}, {action: set, set: {x: "{{ item }}"}}]
+              run:
+              - {action: wait, seconds: "{{ item }}"}
+              - {action: fail, message: no, if: "{{ item == 1 }}"}
+              - {action: set, set: {x: "{{ item }}"}}
               rule: [{case: default, run: [{action: set, set: {found: "{{ result.data }}"}}]}]
         """
         assert result(store, tmp_path, text)["found"] == [{"x": 3}, None, {"x": 2}]
@@ -244,7 +277,9 @@ class TestSuspendedCases:
             steps:
             - name: a
               run: [{action: fail, message: no, type: Odd}]
-              rule: [{case: error, run: [{action: wait, seconds: 5}, {action: set, set: {why: "{{ error.type }}"}}]}]
+              rule:
+              - case: error
+                run: [{action: wait, seconds: 5}, {action: set, set: {why: "{{ error.type }}"}}]
         """
         playing = make_harness(store, tmp_path, text).finish()
         assert (playing.status, playing.result) == ("succeeded", {"why": "Odd"})
@@ -255,7 +290,9 @@ class TestSuspendedCases:
             steps:
             - name: a
               run: [{NOTE: "run\\n"}]
-              rule: [{case: default, run: [{action: wait, seconds: 5}, {action: fail, message: no, if: "{{ input.bad }}"}]}]
+              rule:
+              - case: default
+                run: [{action: wait, seconds: 5}, {action: fail, message: no, if: "{{ input.bad }}"}]
         """
         playing = make_harness(store, tmp_path, text, bad=True).finish()
         assert playing.error_types == ["Failed"]
@@ -266,9 +303,11 @@ class TestSuspendedCases:
         self, store: SqliteStore, tmp_path: Path
     ) -> None:
         text = """
-            tasks: {bad: [{action: set, set: {x: 1}}, {action: wait, seconds: 1}, {action: fail, message: no}]}
+            tasks:
+              bad: [{action: set, set: {x: 1}}, {action: wait, seconds: 1}, {action: fail, message: no}]
             steps:
-            - {name: a, rule: [{case: default, run: [{task: bad, on_error: continue}, {action: set, set: {y: 2}}]}]}
+            - name: a
+              rule: [{case: default, run: [{task: bad, on_error: continue}, {action: set, set: {y: 2}}]}]
         """
         assert result(store, tmp_path, text) == {"y": 2}
 
@@ -279,7 +318,10 @@ class TestSuspendedCases:
               max_visits: 1
               rule:
                 - case: error
-                  run: [{action: set, set: {x: 1}}, {action: wait, seconds: 1}, {action: set, set: {y: "{{ [x, error.type] }}"}}]
+                  run:
+                  - {action: set, set: {x: 1}}
+                  - {action: wait, seconds: 1}
+                  - {action: set, set: {y: "{{ [x, error.type] }}"}}
                 - {case: default, run: [a]}
         """
         assert result(store, tmp_path, text) == {"x": 1, "y": [1, "MaxVisitsExceeded"]}
@@ -314,7 +356,11 @@ class TestRetriesOfSuspendedWork:
     ) -> None:
         text = """
             tasks:
-              ask: [{NOTE: "before\\n"}, {action: wait, seconds: 5}, {NOTE: "behind\\n"}, {action: shell, command: exit 1, if: "{{ step.attempt < 3 }}"}]
+              ask:
+              - {NOTE: "before\\n"}
+              - {action: wait, seconds: 5}
+              - {NOTE: "behind\\n"}
+              - {action: shell, command: exit 1, if: "{{ step.attempt < 3 }}"}
             steps:
             - {name: a, retry: {attempts: 3, delay: 1s, jitter: false}, run: [{task: ask}]}
         """
@@ -325,7 +371,9 @@ class TestRetriesOfSuspendedWork:
         """Attempts continue to count; they do not start at the first."""
         text = """
             steps:
-            - {name: a, run: [{action: callback, timeout: 10s, retry: {attempts: 3, delay: 0s}, notify: {NOTE: "asked\\n"}}]}
+            - name: a
+              run:
+              - {action: callback, timeout: 10s, retry: {attempts: 3, delay: 0s}, notify: {NOTE: "asked\\n"}}
         """
         playing = make_harness(store, tmp_path, text)
         before = playing.clock()
@@ -339,7 +387,10 @@ class TestRetriesOfSuspendedWork:
             steps:
             - name: a
               repeat: {until: "{{ n == 3 }}", every: 1s, max: 5}
-              run: [{NOTE: "begin\\n"}, {action: wait, seconds: 1, loop: {items: [1, 2], batch: 1}}, {action: set, set: {n: "{{ n + 1 }}"}}]
+              run:
+              - {NOTE: "begin\\n"}
+              - {action: wait, seconds: 1, loop: {items: [1, 2], batch: 1}}
+              - {action: set, set: {n: "{{ n + 1 }}"}}
         """
         assert result(store, tmp_path, text)["n"] == 3
         assert done(tmp_path) == {"begin": 3}
@@ -350,7 +401,10 @@ class TestRetriesOfSuspendedWork:
         An expired callback fails, and its retry creates a new token.
         """
         text = """
-            tasks: {flaky: [{action: wait, seconds: 2}, {action: shell, command: exit 1, if: "{{ step.attempt == 1 }}"}]}
+            tasks:
+              flaky:
+              - {action: wait, seconds: 2}
+              - {action: shell, command: exit 1, if: "{{ step.attempt == 1 }}"}
             steps:
             - name: a
               parallel: true
@@ -381,6 +435,8 @@ class TestRetriesOfSuspendedWork:
             - name: a
               parallel: true
               run: [{action: set, set: {x: "{{ 'x' * 2000 }}"}}, {action: wait, seconds: 5}]
-              rule: [{case: "{{ error.type == 'PayloadTooLarge' }}", run: [{action: wait, seconds: 5}, {action: set, set: {y: 1}}]}]
+              rule:
+              - case: "{{ error.type == 'PayloadTooLarge' }}"
+                run: [{action: wait, seconds: 5}, {action: set, set: {y: 1}}]
         """
         assert result(store, tmp_path, text) == {"y": 1}

@@ -33,7 +33,8 @@ ONE = "name: one\nsteps: [{name: a, run: [{action: set, set: {n: 1}}]}]\n"
 CHAIN = (
     "name: chain\nsteps:\n"
     + "".join(
-        f"- {{name: s{n}, run: [{{action: set, set: {{n: {n}}}}}], rule: [{{case: default, run: [s{n + 1}]}}]}}\n"
+        f"- {{name: s{n}, run: [{{action: set, set: {{n: {n}}}}}], "
+        f"rule: [{{case: default, run: [s{n + 1}]}}]}}\n"
         for n in range(4)
     )
     + "- {name: s4, run: [{action: set, set: {n: 4}}]}\n"
@@ -293,7 +294,11 @@ class TestPreload:
 import gc, sys
 import noetl.executor.lambda_handler
 from noetl.executor.clients import aws
-print("noetl.executor.engine.invocation" in sys.modules, "noetl.executor.stores.dynamo.store" in sys.modules, "noetl.executor.stores.postgres.store" in sys.modules)
+print(
+    "noetl.executor.engine.invocation" in sys.modules,
+    "noetl.executor.stores.dynamo.store" in sys.modules,
+    "noetl.executor.stores.postgres.store" in sys.modules,
+)
 print(aws.client.cache_info().currsize, gc.isenabled())
 """
 

@@ -89,7 +89,9 @@ class TestLoopsOfActions:
                 as: all
               rule:
               - case: "{{ not result.success }}"
-                run: [{action: set, set: {failed: "{{ result['items'] | rejectattr('success') | list | length }}"}}]
+                run:
+                - action: set
+                  set: {failed: "{{ result['items'] | rejectattr('success') | list | length }}"}
         """
         assert result(store, text) == {"all": [None, None, None], "failed": 1}
 

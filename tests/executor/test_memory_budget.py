@@ -18,6 +18,9 @@ from tests.run_harness import RunHarness
 
 LIMIT = 3000
 TEXT = "{{ 'x' * 1000 }}"
+SET_ONE = f'{{action: set, set: {{a: "{TEXT}"}}}}'
+SET_TWO = f'{{action: set, set: {{a: "{TEXT}", b: "{TEXT}"}}}}'
+SET_IN_LOOP = f'{{action: set, set: {{a: "{TEXT}"}}, loop: {{items: [1, 2]}}}}'
 
 plain_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -77,10 +80,10 @@ def test_an_exhausted_budget_refuses_a_reservation() -> None:
 @pytest.mark.parametrize(
     "step",
     [
-        f'run: [{{action: set, set: {{a: "{TEXT}", b: "{TEXT}"}}}}, {{action: set, as: d, set: {{c: "{TEXT}"}}}}]',
+        f'run: [{SET_TWO}, {{action: set, as: d, set: {{c: "{TEXT}"}}}}]',
         f'loop: {{items: [1, 2, 3]}}, run: [{{action: set, set: {{a: "{TEXT}"}}}}]',
         f'run: [{{action: set, set: {{a: "{TEXT}"}}, loop: {{items: [1, 2, 3], concurrency: 3}}}}]',
-        f'parallel: true, run: [{{task: say, with: {{x: "{TEXT}"}}}}, {{action: set, set: {{a: "{TEXT}", b: "{TEXT}"}}}}]',
+        f'parallel: true, run: [{{task: say, with: {{x: "{TEXT}"}}}}, {SET_TWO}]',
         f'run: [{{task: say, with: {{x: ["{TEXT}", "{TEXT}"]}}}}]',
         f'run: [{{action: log, message: x, loop: {{items: ["{TEXT}", "{TEXT}", "{TEXT}"]}}}}]',
         f'loop: {{items: ["{TEXT}", "{TEXT}", "{TEXT}"]}}, run: [{{action: log, message: x}}]',
@@ -96,10 +99,10 @@ def test_work_that_exceeds_the_budget_fails(store: SqliteStore, small_budget: li
     "step",
     [
         "run: [" + ", ".join(f'{{action: set, set: {{a: "{TEXT}"}}}}' for _ in range(9)) + "]",
-        f'run: [{{action: set, set: {{a: "{TEXT}"}}, loop: {{items: [1, 2]}}}}, {{action: set, set: {{a: "{TEXT}"}}, loop: {{items: [1, 2]}}}}]',
+        f"run: [{SET_IN_LOOP}, {SET_IN_LOOP}]",
         f'loop: {{items: [1, 2]}}, run: [{{action: set, set: {{a: "{TEXT}"}}}}, {{action: log, message: x}}]',
-        f'run: [{{action: set, set: {{a: "{TEXT}", b: "{{{{ 1 / 0 }}}}"}}, on_error: continue}}, {{action: set, set: {{a: "{TEXT}", b: "{TEXT}"}}}}]',
-        f'parallel: true, run: [{{action: set, set: {{a: "{TEXT}"}}}}, {{action: log, message: x}}], retry: 2',
+        f'run: [{{action: set, set: {{a: "{TEXT}", b: "{{{{ 1 / 0 }}}}"}}, on_error: continue}}, {SET_TWO}]',
+        f"parallel: true, run: [{SET_ONE}, {{action: log, message: x}}], retry: 2",
     ],
     ids=[
         "overwritten",
@@ -118,7 +121,7 @@ def test_released_data_does_not_count(store: SqliteStore, small_budget: list[int
 
 def test_the_total_result_of_a_loop_is_bounded(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("noetl.executor.engine.loop.MAX_LOOP_RESULT", LIMIT)
-    text = f'[{{name: a, loop: {{items: [1, 2, 3, 4, 5, 6], batch: 1}}, run: [{{action: set, set: {{a: "{TEXT}"}}}}]}}]'
+    text = f"[{{name: a, loop: {{items: [1, 2, 3, 4, 5, 6], batch: 1}}, run: [{SET_ONE}]}}]"
     harness = finish(store, text)
     assert harness.error_types == ["PayloadTooLarge"]
     assert [event.payload["done"] for event in harness.events if event.type == "loop.progress"] == [1, 2]
@@ -145,7 +148,8 @@ def test_suspended_items_next_to_a_failure_are_released(
           give:
           - {{action: wait, seconds: 1, if: "{{{{ args.waits }}}}"}}
           - {{action: set, set: {{z: "{TEXT}"}}}}
-          loop: [{{task: give, with: {{waits: "{{{{ item == 2 }}}}"}}, loop: {{items: [1, 2], concurrency: 2}}}}]
+          loop:
+          - {{task: give, with: {{waits: "{{{{ item == 2 }}}}"}}, loop: {{items: [1, 2], concurrency: 2}}}}
           fail: [{{action: fail, message: no}}]
           nest: [{{task: loop, if: "{{{{ args.first | default(false) }}}}"}}, {{task: fail}}]
           beside: {{parallel: true, run: [{{task: say, with: {{fails: false}}}}, {{task: fail}}]}}
@@ -165,8 +169,16 @@ def test_a_name_overwritten_by_a_parallel_item_is_released(
     store: SqliteStore, small_budget: list[int]
 ) -> None:
     text = """
-        tasks: {beside: {parallel: true, run: [{action: set, set: {a: "{{ 'x' * 600 }}"}}, {action: log, message: x}]}}
-        steps: [{name: a, run: [{action: set, set: {a: "{{ 'x' * 600 }}"}}, {task: beside}, {action: set, set: {b: "{{ 'x' * 2000 }}"}}]}]
+        tasks:
+          beside:
+            parallel: true
+            run: [{action: set, set: {a: "{{ 'x' * 600 }}"}}, {action: log, message: x}]
+        steps:
+        - name: a
+          run:
+          - {action: set, set: {a: "{{ 'x' * 600 }}"}}
+          - {task: beside}
+          - {action: set, set: {b: "{{ 'x' * 2000 }}"}}
     """
     harness = RunHarness(store, text).finish()
     assert harness.error_types == []

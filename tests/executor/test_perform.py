@@ -106,20 +106,11 @@ class TestParallelItems:
     def test_parallel_items_run_concurrently(self, probe: FakeHandler, tmp_path: Path) -> None:
         """Two items wait for each other, through two pipes."""
         first, second = tmp_path / "one", tmp_path / "two"
-        work = [
-            Action(
-                "shell",
-                {
-                    "command": f"mkfifo {first}; until [ -p {second} ]; do :; done; echo x > {first}; cat {second}"
-                },
-            ),
-            Action(
-                "shell",
-                {
-                    "command": f"mkfifo {second}; until [ -p {first} ]; do :; done; cat {first}; echo y > {second}"
-                },
-            ),
-        ]
+        commands = (
+            f"mkfifo {first}; until [ -p {second} ]; do :; done; echo x > {first}; cat {second}",
+            f"mkfifo {second}; until [ -p {first} ]; do :; done; cat {first}; echo y > {second}",
+        )
+        work = [Action("shell", {"command": command}) for command in commands]
         found = outcome_of(*work, parallel=True)
         assert [data["stdout"].strip() for data in found.data] == ["y", "x"]
 

@@ -106,8 +106,17 @@ class TestSqlRendering:
 class TestShellRendering:
     @pytest.mark.parametrize(
         ("value", "word"),
-        [("x", "x"), ("a b", "'a b'"), ("", "''"), (None, "''"), (5, "5"), (True, "true"), ([1, "a b"], "'[1,\"a b\"]'"), ("it's", "'it'\"'\"'s'")],
-    )  # fmt: skip
+        [
+            ("x", "x"),
+            ("a b", "'a b'"),
+            ("", "''"),
+            (None, "''"),
+            (5, "5"),
+            (True, "true"),
+            ([1, "a b"], "'[1,\"a b\"]'"),
+            ("it's", "'it'\"'\"'s'"),
+        ],
+    )
     def test_each_value_is_one_word(self, value: Any, word: str) -> None:
         assert rendered("echo {{ v }} --x={{ v }}", SHELL, v=value) == f"echo {word} --x={word}"
 

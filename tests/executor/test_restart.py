@@ -17,7 +17,10 @@ CHAIN = """
     steps:
     - {name: one, run: [{action: set, set: {a: "{{ input.start }}"}}], rule: [{case: default, run: [two]}]}
     - {name: two, run: [{action: set, set: {b: "{{ a + 1 }}"}}], rule: [{case: default, run: [three]}]}
-    - {name: three, run: [{action: fail, message: no, if: "{{ input.bad }}"}, {action: set, set: {c: "{{ a + b + steps.two.visits }}"}}]}
+    - name: three
+      run:
+      - {action: fail, message: no, if: "{{ input.bad }}"}
+      - {action: set, set: {c: "{{ a + b + steps.two.visits }}"}}
 """
 
 
@@ -163,7 +166,8 @@ def test_names_of_a_failed_branch_are_unknown_after_a_restart(store: SqliteStore
         on_error: continue
         steps:
         - {name: one, rule: [{case: default, run: [bad, good]}]}
-        - {name: bad, run: [{action: set, set: {x: 1}}, {action: wait, seconds: 1}, {action: fail, message: no}]}
+        - name: bad
+          run: [{action: set, set: {x: 1}}, {action: wait, seconds: 1}, {action: fail, message: no}]
         - {name: good, run: [{action: wait, seconds: 5}], rule: [{case: default, run: [end]}]}
         - {name: end, run: [{action: set, set: {b: "{{ x is defined }}"}}]}
     """

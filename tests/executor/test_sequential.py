@@ -62,7 +62,8 @@ def test_a_waiting_branch_blocks_the_next(store: SqliteStore) -> None:
 
 
 def test_a_retrying_branch_blocks_the_next(store: SqliteStore) -> None:
-    flaky = """{name: e, retry: {attempts: 2, delay: 60s}, run: [{action: shell, command: exit 1, if: "{{ step.attempt == 1 }}"}, NOTE]}"""
+    fail_once = '{action: shell, command: exit 1, if: "{{ step.attempt == 1 }}"}'
+    flaky = f"{{name: e, retry: {{attempts: 2, delay: 60s}}, run: [{fail_once}, NOTE]}}"
     playing = make_harness(store, TREE.replace("{name: e, run: [NOTE]}", flaky))
     while playing.execute_next():
         pass
@@ -99,7 +100,8 @@ def test_a_later_branch_sees_names_of_earlier_branches(store: SqliteStore) -> No
         - {name: b, run: [{action: set, set: {x: 1}}], rule: [{case: default, run: [b2]}]}
         - {name: b2, run: [{action: set, set: {unseen: 2}}]}
         - {name: c, run: [{action: set, set: {x: 5}}, {action: fail, message: no}]}
-        - {name: d, run: [{action: set, set: {y: "{{ [x, unseen, steps.b2.status, steps.c.error.message] }}"}}]}
+        - name: d
+          run: [{action: set, set: {y: "{{ [x, unseen, steps.b2.status, steps.c.error.message] }}"}}]
     """
     assert make_harness(store, text).finish().result == {"x": 1, "unseen": 2, "y": [1, 2, "succeeded", "no"]}
 
@@ -172,8 +174,18 @@ class TestSequentialEndings:
         on_error: continue
         steps:
         - {name: a, rule: [{case: default, run: [b, c]}]}
-        - {name: b, run: [{action: set, set: {x: 1}}, {action: wait, seconds: 1}, FAIL, {action: set, set: {y: "{{ x }}"}}]}
-        - {name: c, run: [{action: set, set: {v: 1}}, {action: wait, seconds: 1}, FAIL, {action: set, set: {w: "{{ v }}"}}]}
+        - name: b
+          run:
+          - {action: set, set: {x: 1}}
+          - {action: wait, seconds: 1}
+          - FAIL
+          - {action: set, set: {y: "{{ x }}"}}
+        - name: c
+          run:
+          - {action: set, set: {v: 1}}
+          - {action: wait, seconds: 1}
+          - FAIL
+          - {action: set, set: {w: "{{ v }}"}}
     """.replace("FAIL", '{action: fail, message: no, if: "{{ not input.ok }}"}')
 
     def test_failed_branches_resume_after_their_last_suspension(self, store: SqliteStore) -> None:

@@ -16,14 +16,20 @@ from tests.state_space import StateSpaceExplorer
 CHAIN = """
     steps:
     - {name: a, run: [{action: set, set: {n: 1}}], rule: [{case: default, run: [b]}]}
-    - {name: b, run: [{action: set, set: {n: 2}}], retry: 2, rule: [{case: "{{ n }}", run: [c]}, {case: error, run: [c]}]}
+    - name: b
+      run: [{action: set, set: {n: 2}}]
+      retry: 2
+      rule: [{case: "{{ n }}", run: [c]}, {case: error, run: [c]}]
     - {name: c, run: [{action: log, message: "{{ n }}"}]}
 """
 DIAMOND = """
     steps:
     - {name: a, run: [{action: set, set: {n: 1}}], rule: [{case: default, run: [b, c]}]}
     - {name: b, run: [{action: set, set: {n: 2}}], rule: [{case: "{{ n }}", run: [d]}]}
-    - {name: c, run: [{action: set, set: {m: 2}}], retry: 2, rule: [{case: error, run: [d]}, {case: default, run: [d]}]}
+    - name: c
+      run: [{action: set, set: {m: 2}}]
+      retry: 2
+      rule: [{case: error, run: [d]}, {case: default, run: [d]}]
     - {name: d, run: [{action: log, message: "{{ n }}"}], rule: [{case: default, run: [e]}]}
     - {name: e, run: [{action: set, set: {o: 1}}]}
 """
@@ -52,7 +58,9 @@ CYCLE = """
 LATE = """
     steps:
     - {name: a, max_visits: 2, rule: [{case: default, run: [b, c]}]}
-    - {name: b, run: [{action: set, set: {k: 1}}], rule: [{case: "{{ run.id }}", run: [d]}, {case: default, run: [x]}]}
+    - name: b
+      run: [{action: set, set: {k: 1}}]
+      rule: [{case: "{{ run.id }}", run: [d]}, {case: default, run: [x]}]
     - {name: c, rule: [{case: default, run: [d]}]}
     - {name: d, rule: [{case: "{{ k }}", run: [a]}, {case: default, run: [y]}]}
     - {name: x, run: [{action: set, set: {z: 1}}], rule: [{case: default, run: [w]}]}
@@ -62,7 +70,10 @@ LATE = """
 LOOP_INSIDE = """
     steps:
     - {name: a, rule: [{case: default, run: [b, c]}]}
-    - {name: b, max_visits: 3, run: [{action: set, set: {n: 1}}], rule: [{case: "{{ n }}", run: [b]}, {case: default, run: [d]}]}
+    - name: b
+      max_visits: 3
+      run: [{action: set, set: {n: 1}}]
+      rule: [{case: "{{ n }}", run: [b]}, {case: default, run: [d]}]
     - {name: c, rule: [{case: default, run: [d]}]}
     - {name: d, run: [{action: log, message: "{{ n }}"}]}
 """

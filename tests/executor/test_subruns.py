@@ -18,7 +18,10 @@ CHILD = """
     input: {n: integer}
     steps:
     - name: work
-      run: [{action: wait, seconds: "{{ n }}"}, {action: fail, if: "{{ n == 7 }}", message: seven}, {action: set, set: {twice: "{{ n * 2 }}"}}]
+      run:
+      - {action: wait, seconds: "{{ n }}"}
+      - {action: fail, if: "{{ n == 7 }}", message: seven}
+      - {action: set, set: {twice: "{{ n * 2 }}"}}
     output: {twice: "{{ twice }}"}
 """
 PARENT = """
@@ -100,7 +103,9 @@ class TestChildRunResults:
             - name: call
               loop: {items: [1, 2, 3, 4], concurrency: 2}
               run: [{action: workflow, playbook: child, input: {n: "{{ item }}"}, as: found}]
-              rule: [{case: default, run: [{action: set, set: {all: "{{ result.data | map(attribute='twice') | list }}"}}]}]
+              rule:
+              - case: default
+                run: [{action: set, set: {all: "{{ result.data | map(attribute='twice') | list }}"}}]
         """
         playing = make_harness(store, text)
         before = playing.clock()
@@ -201,7 +206,9 @@ class TestChildRunEndings:
             """
             name: flaky
             steps:
-            - {name: a, run: [{action: file, append: done.txt, content: "a"}], rule: [{case: default, run: [b]}]}
+            - name: a
+              run: [{action: file, append: done.txt, content: "a"}]
+              rule: [{case: default, run: [b]}]
             - {name: b, run: [{action: file, read: there.txt, as: text}]}
         """,
         )
@@ -253,7 +260,9 @@ class TestAbandonedChildRuns:
         steps:
         - name: a
           parallel: true
-          run: [{action: workflow, playbook: child, input: {n: 5}, as: found}, {action: fail, message: no, if: "{{ not input.ok }}"}]
+          run:
+          - {action: workflow, playbook: child, input: {n: 5}, as: found}
+          - {action: fail, message: no, if: "{{ not input.ok }}"}
     """
 
     def test_a_handled_failure_cancels_unfinished_children(self, store: SqliteStore) -> None:
@@ -272,14 +281,19 @@ class TestAbandonedChildRuns:
             steps:
             - name: a
               loop: {items: [50, 3], concurrency: 2}
-              run: [{action: workflow, playbook: child, input: {n: "{{ item }}"}}, {action: fail, message: no}]
+              run:
+              - {action: workflow, playbook: child, input: {n: "{{ item }}"}}
+              - {action: fail, message: no}
         """
         playing = execute_all(make_harness(store, text).finish())
         assert sorted(child.status for child in children(playing)) == ["cancelled", "succeeded"]
 
     def test_a_forgiven_task_leaves_no_children(self, store: SqliteStore) -> None:
         text = """
-            tasks: {t: {parallel: true, run: [{action: workflow, playbook: child, input: {n: 50}}, {action: fail, message: no}]}}
+            tasks:
+              t:
+                parallel: true
+                run: [{action: workflow, playbook: child, input: {n: 50}}, {action: fail, message: no}]
             steps: [{name: a, run: [{task: t, on_error: continue}]}]
         """
         playing = execute_all(make_harness(store, text).finish())
@@ -298,7 +312,9 @@ class TestAbandonedChildRuns:
             - name: a
               retry: {attempts: 2, delay: 60s}
               parallel: true
-              run: [{action: workflow, playbook: child, input: {n: 7}}, {action: shell, command: exit 1, if: "{{ step.attempt == 1 }}"}]
+              run:
+              - {action: workflow, playbook: child, input: {n: 7}}
+              - {action: shell, command: exit 1, if: "{{ step.attempt == 1 }}"}
         """
         assert [child.resumes for child in children(make_harness(store, text).finish())] == [1]
 

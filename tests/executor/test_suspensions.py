@@ -133,13 +133,17 @@ class TestWaitAction:
         self, store: SqliteStore, slow: None, step: str, ending: str
     ) -> None:
         """The wait does not count. A later attempt has the whole timeout again."""
-        work = "[{action: log, message: x}, {action: wait, seconds: 90}, {action: log, message: y}, {action: log, message: z}]"
+        work = (
+            "[{action: log, message: x}, {action: wait, seconds: 90}, "
+            "{action: log, message: y}, {action: log, message: z}]"
+        )
         harness = RunHarness(store, f"steps: [{{name: a, {step}, run: {work}}}]").finish()
         assert (harness.status, harness.error_types) == (ending, ["Timeout"] if ending == "failed" else [])
 
     def test_a_resumed_step_has_its_whole_timeout_again(self, store: SqliteStore, slow: None) -> None:
         log = "{action: log, message: x}"
-        work = f"[{log}, {log}, {{action: wait, seconds: 90}}, {log}, {log}, {{action: wait, seconds: 90}}, {log}]"
+        wait = "{action: wait, seconds: 90}"
+        work = f"[{log}, {log}, {wait}, {log}, {log}, {wait}, {log}]"
         harness = RunHarness(store, f"steps: [{{name: a, timeout: 10s, run: {work}}}]").finish()
         assert harness.error_types == ["Timeout"]
         assert harness.resume().finish().status == "succeeded"
@@ -147,7 +151,8 @@ class TestWaitAction:
     def test_in_place_work_has_a_timeout_of_its_own(self, store: SqliteStore, slow: None) -> None:
         log = "{action: log, message: x}"
         in_place = f"[{log}, {{action: wait, seconds: 9}}, {log}, MORE{log}]"
-        text = f"steps: [{{name: a, timeout: 7s, run: [{log}, {log}], rule: [{{case: default, run: {in_place}}}]}}]"
+        rule = f"[{{case: default, run: {in_place}}}]"
+        text = f"steps: [{{name: a, timeout: 7s, run: [{log}, {log}], rule: {rule}}}]"
         assert RunHarness(store, text.replace("MORE", "")).finish().status == "succeeded"
         assert RunHarness(store, text.replace("MORE", f"{log}, ")).finish().error_types == ["Timeout"]
 

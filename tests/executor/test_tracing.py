@@ -62,7 +62,9 @@ def test_requests_carry_the_traceparent(store: SqliteStore) -> None:
     with serve(refuse_once) as server:
         text = f"""
             steps:
-            - {{name: a, run: [{{action: http, url: "{server.url()}", retry: {{attempts: 2, delay: 1ms}}}}], rule: [{{case: default, run: [b]}}]}}
+            - name: a
+              run: [{{action: http, url: "{server.url()}", retry: {{attempts: 2, delay: 1ms}}}}]
+              rule: [{{case: default, run: [b]}}]
             - {{name: b, run: [{{action: http, url: "{server.url()}", headers: {{Traceparent: mine}}}}]}}
             """
         harness = RunHarness(store, text, {}).finish()

@@ -103,8 +103,13 @@ def test_a_run_created_later_is_executed(store: SqliteStore, tmp_path: Path) -> 
 
 
 def test_retries_are_executed_when_due(store: SqliteStore, tmp_path: Path) -> None:
-    step = '{name: a, retry: {attempts: 3, delay: 5ms}, run: [{action: shell, command: "echo x >> f; test $(wc -l < f) -ge 3"}]}'
-    harness = start(store, f"steps: [{step}]", tmp_path, origin="service")
+    text = """
+        steps:
+        - name: a
+          retry: {attempts: 3, delay: 5ms}
+          run: [{action: shell, command: "echo x >> f; test $(wc -l < f) -ge 3"}]
+    """
+    harness = start(store, text, tmp_path, origin="service")
     with working(store, tmp_path) as worker:
         assert finished(worker, harness).status is RunStatus.SUCCEEDED
     assert harness.visit("a").attempt == 3
@@ -256,7 +261,10 @@ def test_progress_of_an_active_loop_is_written(store: SqliteStore, tmp_path: Pat
         steps:
         - name: a
           loop: {items: [1, 2, 3, 4]}
-          run: [{action: shell, command: "test {{ item }} != 4 || cat gate; test {{ item }} != 2", on_error: continue}]
+          run:
+          - action: shell
+            command: "test {{ item }} != 4 || cat gate; test {{ item }} != 2"
+            on_error: continue
     """
     harness = start(store, text, tmp_path, origin="service")
     with working(store, tmp_path, lease=0.3) as worker:
@@ -370,7 +378,13 @@ def test_settings_are_validated(setting: str, read: Any, good: dict[str, Any], b
 class TestCancelledWork:
     STUBBORN = """
         steps:
-        - {name: a, run: [{action: shell, command: "trap 'echo asked >> said' TERM; echo $$ > pid; cat gate; while :; do sleep 0.1; done"}]%s}
+        - name: a
+          delivery: %s
+          run:
+          - action: shell
+            command: >-
+              trap 'echo asked >> said' TERM; echo $$ > pid; cat gate;
+              while :; do sleep 0.1; done
     """
 
     def cancelled(self, store: SqliteStore, folder: Path, text: str) -> RunHarness:
@@ -386,7 +400,7 @@ class TestCancelledWork:
     def test_a_command_is_terminated_and_then_killed(
         self, store: SqliteStore, tmp_path: Path, gate: Path
     ) -> None:
-        harness = self.cancelled(store, tmp_path, self.STUBBORN % "")
+        harness = self.cancelled(store, tmp_path, self.STUBBORN % "at_least_once")
         assert (harness.status, (tmp_path / "said").read_text()) == ("cancelled", "asked\n")
         with pytest.raises(ProcessLookupError):
             os.kill(int((tmp_path / "pid").read_text()), 0)
@@ -410,7 +424,7 @@ class TestCancelledWork:
     def test_a_cancelled_at_most_once_step_fails(
         self, store: SqliteStore, tmp_path: Path, gate: Path
     ) -> None:
-        harness = self.cancelled(store, tmp_path, self.STUBBORN % ", delivery: at_most_once")
+        harness = self.cancelled(store, tmp_path, self.STUBBORN % "at_most_once")
         visit = harness.visit("a")
         assert (harness.status, visit.status, visit.error and visit.error["type"]) == (
             "cancelled",
@@ -423,7 +437,9 @@ class TestCancelledWork:
     ) -> None:
         text = """
             steps:
-            - {name: a, run: [{action: shell, command: "cat gate; exit 1", retry: {attempts: 2, delay: 1h, jitter: false}}]}
+            - name: a
+              run:
+              - {action: shell, command: "cat gate; exit 1", retry: {attempts: 2, delay: 1h, jitter: false}}
         """
         assert self.cancelled(store, tmp_path, text).status == "cancelled"
 
@@ -432,7 +448,9 @@ class TestCancelledWork:
     ) -> None:
         text = """
             steps:
-            - {name: a, loop: {items: [1, 2, 3]}, run: [{action: shell, command: "echo $$ >> pids; cat gate; sleep 60"}]}
+            - name: a
+              loop: {items: [1, 2, 3]}
+              run: [{action: shell, command: "echo $$ >> pids; cat gate; sleep 60"}]
         """
         harness = self.cancelled(store, tmp_path, text)
         assert harness.status == "cancelled"

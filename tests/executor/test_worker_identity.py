@@ -8,7 +8,11 @@ from pathlib import Path
 import pytest
 from noetl.executor.model import worker_identity
 
-PRINT_NAME = "from noetl.executor.model.worker_identity import process_name; print(process_name(), flush=True); input()"
+PRINT_NAME = """
+from noetl.executor.model.worker_identity import process_name
+print(process_name(), flush=True)
+input()
+"""
 
 
 @pytest.fixture
