@@ -17,6 +17,10 @@ from types import FrameType
 from typing import Any
 
 from fastapi import FastAPI
+from starlette.concurrency import run_in_threadpool
+from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
 from noetl.api.context import AppContext
 from noetl.api.http import problems
 from noetl.api.http.responses import JsonResponse
@@ -25,9 +29,6 @@ from noetl.api.routes import callbacks, events, graph, health, plans, playbooks,
 from noetl.api.routes.dependencies import check_access_is_declared
 from noetl.executor.errors import SettingError, StoreError
 from noetl.executor.security.capabilities import service_capabilities
-from starlette.concurrency import run_in_threadpool
-from starlette.middleware import Middleware
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 DRAIN_SECONDS = 20.0
 """Time for running steps to finish when the service stops. The next start repeats those that do not."""

@@ -87,6 +87,7 @@ def prepare() -> None:
 @cache
 def _app() -> Mangum:
     from mangum import Mangum
+
     from noetl.api.app import create_app
     from noetl.api.http.problems import redact_tokens
 

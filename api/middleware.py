@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from fastapi import Request
+from starlette.concurrency import run_in_threadpool
+from starlette.types import ASGIApp, Receive, Scope, Send
+
 from noetl.api.auth.authentication import LOCAL_CALLER, Caller
 from noetl.api.auth.loopback import loopback_problem
 from noetl.api.context import AppContext
 from noetl.api.http.problems import problem_from
 from noetl.executor.engine.external import CALLBACK_PATH
-from starlette.concurrency import run_in_threadpool
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 PUBLIC_PATHS = ("/healthz", "/readyz")
 """Paths that need no credentials, besides those of callbacks."""

@@ -21,6 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from benchmarks import report
+from benchmarks.meter import PRICES, AwsMeter, AwsUsage, lambda_dollars
+from benchmarks.playbooks import fan_out
 from noetl.executor.actions import catalogue
 from noetl.executor.clients.aws import client
 from noetl.executor.engine.invocation import VisitExecutor
@@ -32,10 +36,6 @@ from noetl.executor.stores.dynamo.store import DynamoStore
 from noetl.executor.stores.interface import MessageOutcome
 from noetl.infra.dynamodb import upgrade
 from noetl.planner.compile import compile_playbook
-
-from benchmarks import report
-from benchmarks.meter import PRICES, AwsMeter, AwsUsage, lambda_dollars
-from benchmarks.playbooks import fan_out
 
 RESULT_BYTES = 1024
 QUEUE_OPERATIONS = frozenset({"ReceiveMessage", "DeleteMessage"})

@@ -18,6 +18,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import report
+from benchmarks.cost import chain, emulated_account
+from benchmarks.runtime import LambdaRuntime, running
 from noetl.executor.actions import catalogue
 from noetl.executor.clients.aws import client
 from noetl.executor.engine.start import new_run
@@ -25,10 +28,6 @@ from noetl.executor.stores import open_store
 from noetl.executor.stores.dynamo.store import DynamoStore
 from noetl.infra.build import MEGABYTE, build
 from noetl.planner.compile import compile_playbook
-
-from benchmarks import report
-from benchmarks.cost import chain, emulated_account
-from benchmarks.runtime import LambdaRuntime, running
 from tests.tool_environments import tool_environment
 
 RUNTIME = ("awslambdaric==4.2.2", "boto3")

@@ -18,6 +18,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks import report
+from benchmarks.floors import postgres_row
+from benchmarks.playbooks import fan_out, set_chain
+from benchmarks.speed import DURABLE, FOLDER, running_workers, wait_until_ended
 from noetl.executor.actions import catalogue
 from noetl.executor.engine.invocation import VisitExecutor
 from noetl.executor.engine.start import new_run
@@ -29,11 +33,6 @@ from noetl.executor.stores.sql.store import SqlStore
 from noetl.infra.migrations import upgrade
 from noetl.planner.compile import compile_playbook
 from noetl.planner.gc_control import gc_paused
-
-from benchmarks import report
-from benchmarks.floors import postgres_row
-from benchmarks.playbooks import fan_out, set_chain
-from benchmarks.speed import DURABLE, FOLDER, running_workers, wait_until_ended
 from tests.postgres import empty_database, running_server
 
 STEPS = 10_000

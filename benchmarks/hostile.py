@@ -13,14 +13,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from benchmarks import report
+from benchmarks.measure import median_seconds
+from benchmarks.playbooks import SHAPES
 from noetl.executor.actions import catalogue
 from noetl.planner.compile import compile_playbook
 from noetl.planner.syntax.reader import MAX_BYTES
 from noetl.planner.templates import template as template_module
-
-from benchmarks import report
-from benchmarks.measure import median_seconds
-from benchmarks.playbooks import SHAPES
 
 OK = "{action: log, message: x}"
 

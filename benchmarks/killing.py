@@ -21,6 +21,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks import report
+from benchmarks.playbooks import set_chain
+from benchmarks.speed import DURABLE, FOLDER, start_worker
 from noetl.executor.actions import catalogue
 from noetl.executor.engine.start import new_run
 from noetl.executor.model.run import Run, RunStatus
@@ -31,10 +34,6 @@ from noetl.executor.stores.sql.consistency import check_consistency
 from noetl.infra.migrations import upgrade
 from noetl.planner.compile import compile_playbook
 from noetl.planner.plan import Plan
-
-from benchmarks import report
-from benchmarks.playbooks import set_chain
-from benchmarks.speed import DURABLE, FOLDER, start_worker
 from tests.postgres import empty_database, running_server
 
 LEASE_SECONDS = 5

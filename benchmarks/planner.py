@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import yaml
+
+from benchmarks.measure import median_seconds, median_seconds_without_gc
+from benchmarks.playbooks import SHAPES
 from noetl.executor.actions import catalogue
 from noetl.planner.compile import compile_playbook
 from noetl.planner.plan import Plan
 from noetl.planner.program import template_uses
 from noetl.planner.syntax import reader
 from noetl.planner.templates import template as template_module
-
-from benchmarks.measure import median_seconds, median_seconds_without_gc
-from benchmarks.playbooks import SHAPES
 
 SIZES = {100: 15, 1_000: 7, 10_000: 3}
 """Numbers of steps, with the number of repetitions."""

@@ -21,6 +21,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
+from benchmarks import dbos, report
+from benchmarks.floors import postgres_row, sqlite_row
+from benchmarks.measure import work_seconds
+from benchmarks.playbooks import fan_out, set_chain
 from noetl.executor.actions import catalogue
 from noetl.executor.engine.start import new_run
 from noetl.executor.model.run import RunStatus
@@ -31,11 +35,6 @@ from noetl.executor.worker import POLL_PAUSE_SECONDS, Worker
 from noetl.infra.migrations import upgrade
 from noetl.planner.compile import compile_playbook
 from noetl.planner.plan import Plan
-
-from benchmarks import dbos, report
-from benchmarks.floors import postgres_row, sqlite_row
-from benchmarks.measure import work_seconds
-from benchmarks.playbooks import fan_out, set_chain
 from tests.postgres import empty_database, running_server
 
 STEPS = 1_000

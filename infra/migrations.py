@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import psycopg
+
 from noetl.executor.errors import SchemaError
 from noetl.executor.stores.postgres.address import conninfo_of, failure_of
 

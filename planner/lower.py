@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import networkx as nx
+
 from noetl.planner.catalogue import Kind
 from noetl.planner.checks.references import infer_inputs
 from noetl.planner.dataflow.liveness import (

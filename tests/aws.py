@@ -20,8 +20,8 @@ from urllib.error import URLError
 
 import boto3
 import pytest
-from noetl.executor.clients import aws as aws_clients
 
+from noetl.executor.clients import aws as aws_clients
 from tests.tool_environments import tool_environment
 
 REQUIREMENTS = ("ministack==1.5.33", "aws-sam-translator", "cryptography", "boto3==1.43.106")

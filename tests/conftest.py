@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
 from noetl.executor.stores.sqlite.store import SqliteStore
 
 pytest_plugins = ("tests.aws", "tests.postgres")

@@ -6,15 +6,15 @@ import json
 from pathlib import Path
 
 import pytest
-from noetl.executor.actions import catalogue
-from noetl.infra.migrations import upgrade
-from noetl.planner.compile import compile_playbook
 
 from benchmarks import growth, killing, planner, report, speed, waiting
 from benchmarks.checks import __main__ as checks
 from benchmarks.checks.corpus import CorpusPlaybook
 from benchmarks.checks.mutants import OPERATORS, Original
 from benchmarks.playbooks import SHAPES
+from noetl.executor.actions import catalogue
+from noetl.infra.migrations import upgrade
+from noetl.planner.compile import compile_playbook
 from tests.postgres import postgres_dsn, postgres_server
 
 __all__ = ["postgres_dsn", "postgres_server"]

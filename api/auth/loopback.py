@@ -19,9 +19,10 @@ import ipaddress
 import re
 from urllib.parse import urlsplit
 
-from noetl.api.http.problems import Problem
 from starlette.datastructures import Headers
 from starlette.types import Scope
+
+from noetl.api.http.problems import Problem
 
 _RULE = (
     "No authentication is configured, so only clients on this machine are served, under a loopback name such"

@@ -7,6 +7,7 @@ import sys
 from typing import Annotated, NoReturn
 
 import typer
+
 from noetl.api.cli.commands import db, keys, runs
 from noetl.api.cli.commands.check import check
 from noetl.api.cli.commands.doctor import doctor

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
 from noetl.api.cli.display.console import EXIT_FAILED, CommandError, print_report
 
 if TYPE_CHECKING:

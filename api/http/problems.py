@@ -10,15 +10,16 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
 from noetl.api.http.responses import JsonResponse
 from noetl.api.service.errors import NotFoundError, PlaybookError
 from noetl.executor.engine.external import CALLBACK_PATH
 from noetl.executor.errors import RejectedError, SettingError, StoreError
 from noetl.executor.security.redaction import MASK
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
-from starlette.responses import Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _log = logging.getLogger("noetl.api")
 

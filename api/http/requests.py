@@ -16,6 +16,7 @@ from email.message import Message
 from typing import Any
 
 from fastapi import Request
+
 from noetl.api.http.problems import Problem
 from noetl.planner.diagnostics.diagnostic import did_you_mean
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 from functools import cache
 from typing import Any, Literal
 
-from noetl.api.http.responses import SCHEMA_REFERENCE
 from pydantic import BaseModel, ConfigDict, JsonValue
 from pydantic.json_schema import GenerateJsonSchema, models_json_schema
+
+from noetl.api.http.responses import SCHEMA_REFERENCE
 
 
 class ResponseSchema(BaseModel):

@@ -9,12 +9,13 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import APIRouter, Request
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+
 from noetl.api.http.requests import read_callback_answer
 from noetl.api.http.responses import JsonResponse, body_schema
 from noetl.api.routes.dependencies import PROBLEMS, PublicService
 from noetl.executor.engine.external import CALLBACK_PATH
-from starlette.concurrency import run_in_threadpool
-from starlette.responses import Response
 
 router = APIRouter(
     prefix=CALLBACK_PATH.rstrip("/"),

@@ -9,14 +9,15 @@ from fastapi import APIRouter, Depends, Request, Security
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
+from starlette.concurrency import run_in_threadpool
+from starlette.routing import BaseRoute
+
 from noetl.api.context import AppContext
 from noetl.api.http.problems import insufficient_scope, missing_credentials
 from noetl.api.http.responses import body_schema
 from noetl.api.middleware import caller_of
 from noetl.api.service.runs import Service
 from noetl.executor.model.run import Run
-from starlette.concurrency import run_in_threadpool
-from starlette.routing import BaseRoute
 
 RETRY_AFTER = {"Retry-After": "1"}
 

@@ -9,14 +9,15 @@ from collections.abc import AsyncIterator
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
 from noetl.api.http.problems import Problem
 from noetl.api.http.requests import accepts, check_query_names
 from noetl.api.http.responses import JsonResponse, body_schema
 from noetl.api.routes.dependencies import PROBLEMS, ReadService, is_stopping
 from noetl.api.service.runs import EVENTS_PER_PAGE, Service
-from starlette.concurrency import run_in_threadpool
-from starlette.responses import Response, StreamingResponse
-from starlette.types import Receive, Scope, Send
 
 router = APIRouter(
     prefix="/workflows", tags=["workflows"], responses=PROBLEMS, default_response_class=JsonResponse

@@ -5,12 +5,13 @@ from __future__ import annotations
 from enum import StrEnum
 
 from fastapi import APIRouter, Request
+from starlette.responses import Response
+
 from noetl.api import graphviz
 from noetl.api.http.problems import Problem
 from noetl.api.http.requests import check_query_names
 from noetl.api.http.responses import JsonResponse, body_schema
 from noetl.api.routes.dependencies import PROBLEMS, ReadService
-from starlette.responses import Response
 
 router = APIRouter(
     prefix="/workflows", tags=["workflows"], responses=PROBLEMS, default_response_class=JsonResponse

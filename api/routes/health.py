@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from fastapi import APIRouter, Depends
+from starlette.responses import Response
+
 from noetl.api.http.responses import JsonResponse
 from noetl.api.routes.dependencies import PublicService, public_route
-from starlette.responses import Response
 
 router = APIRouter(tags=["health"], default_response_class=JsonResponse)
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fastapi import APIRouter, Request
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+
 from noetl.api.http.requests import PlaybookReference, read_submission
 from noetl.api.http.responses import JsonResponse, body_schema
 from noetl.api.routes.dependencies import PROBLEMS, ReadService
 from noetl.api.routes.workflows import SUBMISSION_BODY
 from noetl.api.service.errors import PlaybookError
 from noetl.api.service.runs import Service
-from starlette.concurrency import run_in_threadpool
-from starlette.responses import Response
 
 if TYPE_CHECKING:
     from noetl.planner.compile import Compilation

@@ -10,11 +10,12 @@ from typing import Annotated, Any
 from urllib.parse import quote
 
 from fastapi import APIRouter, Query, Request
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+
 from noetl.api.http.requests import check_query_names, read_playbook
 from noetl.api.http.responses import JsonResponse, body_schema
 from noetl.api.routes.dependencies import PROBLEMS, AdminService, ReadService
-from starlette.concurrency import run_in_threadpool
-from starlette.responses import Response
 
 router = APIRouter(
     prefix="/playbooks", tags=["playbooks"], responses=PROBLEMS, default_response_class=JsonResponse

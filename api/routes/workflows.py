@@ -7,6 +7,9 @@ from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+
 from noetl.api.http.problems import Problem
 from noetl.api.http.requests import (
     PlaybookReference,
@@ -30,8 +33,6 @@ from noetl.api.routes.dependencies import (
 from noetl.api.service.runs import Service, result_body, summary_body
 from noetl.executor.model.run import Run, RunStatus
 from noetl.executor.model.tracing import parse_traceparent
-from starlette.concurrency import run_in_threadpool
-from starlette.responses import Response
 
 router = APIRouter(
     prefix="/workflows", tags=["workflows"], responses=PROBLEMS, default_response_class=JsonResponse

@@ -12,15 +12,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from noetl.executor.actions import catalogue
-from noetl.planner.compile import compile_playbook
-from noetl.planner.diagnostics.codes import Severity
-
 from benchmarks import report
 from benchmarks.checks import agreement, mutants
 from benchmarks.checks.chance import random_playbook
 from benchmarks.checks.corpus import CorpusPlaybook, written_playbooks
 from benchmarks.checks.generator import generate_playbook
+from noetl.executor.actions import catalogue
+from noetl.planner.compile import compile_playbook
+from noetl.planner.diagnostics.codes import Severity
 
 RESULTS = Path(__file__).parents[1] / "checks.json"
 _VERDICTS = {"confirmed": "confirmed", "refuted": "refuted", "undecided": "undecided", "untold": "unreported"}

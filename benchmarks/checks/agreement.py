@@ -9,17 +9,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from noetl.executor.actions import catalogue
-from noetl.planner.compile import compile_playbook
-from noetl.planner.diagnostics.codes import Severity
-from noetl.planner.diagnostics.diagnostic import Diagnostic
-from noetl.planner.plan import MAX_COUNTED_VISITS, Plan
-
 from benchmarks.checks.corpus import CorpusPlaybook
 from benchmarks.checks.exploration import Exploration, FaultModel, explore_plan
 from benchmarks.checks.places import Places
 from benchmarks.checks.samples import MAX_INPUTS
 from benchmarks.checks.unchecked import NoPlanError, build_unchecked_plan, find_dangling_targets
+from noetl.executor.actions import catalogue
+from noetl.planner.compile import compile_playbook
+from noetl.planner.diagnostics.codes import Severity
+from noetl.planner.diagnostics.diagnostic import Diagnostic
+from noetl.planner.plan import MAX_COUNTED_VISITS, Plan
 
 NOT_ABOUT_RUNS = frozenset(
     [

@@ -26,6 +26,7 @@ from itertools import combinations
 from typing import Any, Self, cast
 from unittest.mock import patch
 
+from benchmarks.checks.samples import MAX_INPUTS, Samples
 from noetl.executor.actions import catalogue, handler
 from noetl.executor.actions.action import Call
 from noetl.executor.engine import attempts, loop, perform
@@ -43,8 +44,6 @@ from noetl.executor.stores.interface import Store
 from noetl.planner.catalogue import ActionDeclaration
 from noetl.planner.plan import MAX_COUNTED_VISITS, Action, Header, Loop, Plan, Step, Task, Work
 from noetl.planner.templates.template import EvaluationError, Lookup, has_template, parse_template
-
-from benchmarks.checks.samples import MAX_INPUTS, Samples
 from tests.state_space import RunState, StateSpaceExplorer
 
 MAX_STATES_IN_ALL_ORDERS = 2_000

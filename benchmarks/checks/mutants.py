@@ -20,18 +20,18 @@ from random import Random
 from typing import Any
 
 import yaml
-from noetl.executor.actions import catalogue
-from noetl.planner.compile import compile_playbook
-from noetl.planner.diagnostics.codes import Severity
-from noetl.planner.diagnostics.diagnostic import Diagnostic, Diagnostics
-from noetl.planner.plan import Case, Plan
-from noetl.planner.syntax.reader import read_document
 
 from benchmarks.checks.corpus import CorpusPlaybook
 from benchmarks.checks.exploration import Exploration, explore_plan
 from benchmarks.checks.operators import OPERATORS, Change
 from benchmarks.checks.places import Place, Places
 from benchmarks.checks.unchecked import NoPlanError, build_unchecked_plan, find_dangling_targets
+from noetl.executor.actions import catalogue
+from noetl.planner.compile import compile_playbook
+from noetl.planner.diagnostics.codes import Severity
+from noetl.planner.diagnostics.diagnostic import Diagnostic, Diagnostics
+from noetl.planner.plan import Case, Plan
+from noetl.planner.syntax.reader import read_document
 
 Data = dict[str, Any]
 

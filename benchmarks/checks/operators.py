@@ -12,11 +12,10 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
+from benchmarks.checks.places import Path, Place, Places
 from noetl.executor.actions import catalogue
 from noetl.planner.catalogue import Kind, Sink
 from noetl.planner.plan import Plan
-
-from benchmarks.checks.places import Path, Place, Places
 
 Data = dict[str, Any]
 Locator = Callable[[Places], Iterator[Place]]

@@ -20,6 +20,7 @@ from itertools import islice, product
 from typing import Any
 
 from jinja2 import nodes
+
 from noetl.executor.actions import catalogue
 from noetl.planner.catalogue import ActionDeclaration, Kind
 from noetl.planner.kinds import is_of_kind

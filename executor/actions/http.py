@@ -148,6 +148,7 @@ class _Reply(NamedTuple):
 
 def perform(call: Call) -> Any:
     import httpx
+
     from noetl.executor.clients import egress
 
     call = call.with_default_timeout(DEFAULT_TIMEOUT_SECONDS)
@@ -422,6 +423,7 @@ def _redirect_to(request: _HttpRequest, base: httpx.URL, location: str, verb: st
             secret for another origin.
     """
     import httpx
+
     from noetl.executor.clients.egress import forbidden_address
 
     try:

@@ -28,6 +28,7 @@ from noetl.planner.kinds import describe_kind_of
 
 if TYPE_CHECKING:
     import psycopg
+
     from noetl.executor.actions._postgres_pool import Connection
 
 _ADDS_ROWS = re.compile(r"\b(?:insert|merge|call|copy)\b", re.IGNORECASE)

@@ -54,8 +54,9 @@ def import_store() -> None:
     """Import the modules of the store that `NOETL_STORE` names, so that a Lambda function opens it faster."""
     url = os.environ.get("NOETL_STORE", "")
     if url.startswith(("arn:", "postgres://", "postgresql://")):
-        import noetl.executor.stores.postgres.store
         import psycopg_pool  # noqa: F401
+
+        import noetl.executor.stores.postgres.store
     else:
         import noetl.executor.stores.dynamo.store  # noqa: F401
     import botocore.session  # noqa: F401

@@ -9,6 +9,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from pydantic import ValidationError
+
 from noetl.planner.catalogue import ActionDeclaration, Kind, Parameter, Sink
 from noetl.planner.checks.secrets import find_literal_secret
 from noetl.planner.diagnostics.diagnostic import closest, did_you_mean
@@ -29,7 +31,6 @@ from noetl.planner.templates.template import (
     has_template,
     parse_template,
 )
-from pydantic import ValidationError
 
 COMMON_PARAMETERS = frozenset(field.alias or name for name, field in ActionEntry.model_fields.items())
 """The keys that every action takes in addition to the parameters of its type."""

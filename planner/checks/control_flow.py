@@ -6,6 +6,7 @@ These are the codes NP201, NP202, NP204, NP205 and NP207.
 from __future__ import annotations
 
 import networkx as nx
+
 from noetl.planner.diagnostics.diagnostic import Label
 from noetl.planner.diagnostics.wording import as_code
 from noetl.planner.graph.joins import OverlappingCycle

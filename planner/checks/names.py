@@ -6,6 +6,7 @@ import keyword
 from collections.abc import Collection
 
 import networkx as nx
+
 from noetl.planner.diagnostics.diagnostic import Label, Span
 from noetl.planner.program.program import EntryPlace, Program
 from noetl.planner.syntax.models import ActionEntry, Case, DocumentPath, Step, StepEntry, TaskEntry

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 import networkx as nx
+
 from noetl.planner.dataflow.narrowing import NOT_FAILED, handles_undefined, narrow
 from noetl.planner.diagnostics.codes import Severity
 from noetl.planner.diagnostics.diagnostic import Span

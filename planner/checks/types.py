@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from jinja2 import nodes
+
 from noetl.planner.catalogue import Kind
 from noetl.planner.dataflow.narrowing import handles_undefined
 from noetl.planner.diagnostics.wording import as_code

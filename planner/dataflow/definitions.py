@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import networkx as nx
+
 from noetl.planner.syntax.entries import find_saved_names
 from noetl.planner.syntax.models import DocumentPath, Entry, Step, Task, TaskEntry
 from noetl.planner.syntax.symbols import SymbolTable

@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 from jinja2 import nodes
+
 from noetl.planner.syntax.models import ActionEntry
 from noetl.planner.templates.access_paths import AccessPath, child_nodes, find_access_path
 from noetl.planner.templates.template import Template, TemplateProblem, has_template, parse_template

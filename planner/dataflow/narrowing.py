@@ -26,6 +26,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from jinja2 import nodes
+
 from noetl.planner.templates.access_paths import (
     AccessPath,
     child_nodes,

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import networkx as nx
+
 from noetl.planner.dataflow.definitions import called_task
 from noetl.planner.dataflow.fact_encoding import EncodedFacts, EncodedTemplate, FactEncoder
 from noetl.planner.dataflow.infallible import is_infallible_action

@@ -8,6 +8,7 @@ from itertools import combinations
 from typing import Any
 
 import networkx as nx
+
 from noetl.planner.diagnostics.wording import as_code, join_words
 from noetl.planner.graph.cfg import ControlFlowGraph
 from noetl.planner.graph.join_finder import JoinFinder

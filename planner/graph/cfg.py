@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 import networkx as nx
+
 from noetl.planner.syntax.models import Playbook
 from noetl.planner.syntax.symbols import SymbolTable
 

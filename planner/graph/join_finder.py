@@ -32,6 +32,7 @@ from operator import eq
 from typing import TYPE_CHECKING
 
 import networkx as nx
+
 from noetl.planner.graph.cfg import ControlFlowGraph
 from noetl.planner.graph.dominators import immediate_dominators
 from noetl.planner.graph.joins import DEFAULT_MODES, ROOT, Joins, OverlappingCycle

@@ -24,6 +24,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import networkx as nx
+
 from noetl.planner.graph.cfg import ControlFlowGraph
 from noetl.planner.graph.joins import ROOT, Joins
 from noetl.planner.plan import MAX_COUNTED_VISITS

@@ -22,6 +22,7 @@ from itertools import count, pairwise
 from typing import Any
 
 from jinja2 import nodes
+
 from noetl.planner.guards.value_classes import TYPE_TESTS, Scalar, compare_constants
 from noetl.planner.templates.access_paths import AccessPath, find_access_path
 

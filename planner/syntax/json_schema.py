@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, get_args
 
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from pydantic_core import core_schema
+
 from noetl.planner.catalogue import ActionDeclaration, Catalogue, Kind, Parameter
 from noetl.planner.syntax.durations import parse_duration
 from noetl.planner.syntax.models import InputType, Playbook, RetryPolicy
-from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
-from pydantic_core import core_schema
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _DURATION = {

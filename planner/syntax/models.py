@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from noetl.planner.syntax.durations import parse_duration
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, PrivateAttr, Tag
+
+from noetl.planner.syntax.durations import parse_duration
 
 DocumentPath = tuple[str | int, ...]
 """The keys and indexes that lead from the root of a document to a value: `("steps", 0, "name")`."""

@@ -20,6 +20,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import ValidationError
+
 from noetl.planner.diagnostics.diagnostic import Diagnostics
 from noetl.planner.diagnostics.wording import abbreviate, describe_value
 from noetl.planner.gc_control import gc_paused
@@ -48,7 +50,6 @@ from noetl.planner.syntax.schema_errors import (
     find_intended_key,
     model_at,
 )
-from pydantic import ValidationError
 
 MAX_SCHEMA_VIOLATIONS = 1_000
 """How many wrong constructs are reported. If there are more, the later checks do not run."""

@@ -22,6 +22,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 import yaml
+
 from noetl.planner.diagnostics.diagnostic import START, Diagnostics, Label, Span
 from noetl.planner.diagnostics.wording import abbreviate, describe_value
 from noetl.planner.gc_control import gc_paused

@@ -6,6 +6,7 @@ import re
 from typing import NamedTuple
 
 import yaml
+
 from noetl.planner.diagnostics.diagnostic import Diagnostics, Label, Span
 from noetl.planner.syntax.document import position
 

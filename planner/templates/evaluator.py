@@ -23,6 +23,7 @@ from typing import Any
 from jinja2 import nodes
 from jinja2.exceptions import TemplateRuntimeError, UndefinedError
 from jinja2.runtime import Undefined
+
 from noetl.planner.templates.budget import (
     LIST_ITEM_UNITS,
     LIST_UNITS,

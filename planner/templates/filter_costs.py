@@ -21,6 +21,7 @@ from typing import Any
 from jinja2 import Environment
 from jinja2.filters import make_attrgetter, make_multi_attrgetter
 from jinja2.utils import _PassArg
+
 from noetl.planner.templates.budget import (
     LIST_ITEM_UNITS,
     charge,

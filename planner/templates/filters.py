@@ -15,6 +15,7 @@ from jinja2 import Environment
 from jinja2.filters import make_attrgetter
 from jinja2.runtime import Undefined
 from jinja2.utils import pass_environment
+
 from noetl.planner.templates.budget import (
     MAX_ITEMS,
     LimitExceeded,

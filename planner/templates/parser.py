@@ -25,6 +25,7 @@ from typing import Any
 from jinja2 import nodes
 from jinja2.exceptions import TemplateSyntaxError
 from jinja2.parser import Parser
+
 from noetl.planner.frozen import frozen
 from noetl.planner.templates.access_paths import child_nodes
 from noetl.planner.templates.budget import MAX_INTEGER_BITS

@@ -28,6 +28,7 @@ from jinja2.lexer import Lexer
 from jinja2.runtime import LoopContext, Undefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import _PassArg, missing
+
 from noetl.planner.templates.budget import (
     LIST_ITEM_UNITS,
     LIST_UNITS,

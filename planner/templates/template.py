@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 from jinja2 import nodes
 from jinja2.exceptions import UndefinedError
 from jinja2.runtime import Undefined
+
 from noetl.planner.templates.access_paths import AccessPath, find_access_path, find_accesses, find_local_names
 from noetl.planner.templates.budget import MAX_TEXT, LimitExceeded, shared_budget, start_budget
 from noetl.planner.templates.evaluator import (

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+
 from noetl.api.app import create_app
 
 

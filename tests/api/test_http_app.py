@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
+
 from noetl.api.app import create_app
 from noetl.executor.errors import StoreError
 

@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import APIRouter
+
 from noetl.api.app import create_app
 from noetl.api.auth import authentication
 from noetl.api.auth.api_keys import SCOPES, create_api_key
@@ -20,7 +21,6 @@ from noetl.api.routes.dependencies import check_access_is_declared
 from noetl.executor.model.ids import hash_secret
 from noetl.executor.model.registry import ApiKey
 from noetl.executor.stores import open_store
-
 from tests.api.fake_issuer import AUDIENCE, NAME, running_issuer, token
 
 pytestmark = pytest.mark.anyio

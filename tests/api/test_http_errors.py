@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
+
 from noetl.api.app import create_app
 from noetl.api.http import problems
 

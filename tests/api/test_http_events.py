@@ -10,9 +10,10 @@ from typing import Any
 
 import httpx
 import pytest
+from starlette.requests import ClientDisconnect
+
 from noetl.api.http.schemas import EventPageSchema
 from noetl.api.routes import events
-from starlette.requests import ClientDisconnect
 
 pytestmark = pytest.mark.anyio
 

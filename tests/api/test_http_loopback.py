@@ -8,9 +8,10 @@ from typing import Any
 
 import httpx
 import pytest
+from starlette.responses import PlainTextResponse
+
 from noetl.api.context import AppContext
 from noetl.api.middleware import AuthenticationMiddleware
-from starlette.responses import PlainTextResponse
 
 SETTINGS: dict[str, str] = {}
 CONTEXT = AppContext(SETTINGS)

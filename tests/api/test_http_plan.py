@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import httpx
 import pytest
+
 from noetl.api.http.schemas import PlanSchema
 
 pytestmark = pytest.mark.anyio

@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 import httpx
 import pytest
+
 from noetl.api.http.schemas import (
     PlaybookPageSchema,
     PlaybookSourceSchema,

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 from fastapi import Request
+
 from noetl.api.http.problems import Problem
 from noetl.api.http.requests import (
     MAX_BODY_BYTES,

@@ -6,6 +6,7 @@ import asyncio
 
 import httpx
 import pytest
+
 from noetl.api.app import create_app
 from noetl.api.http.schemas import AcceptedRunSchema, RunResultSchema
 from noetl.executor.errors import SettingError

@@ -10,13 +10,13 @@ from typing import Any
 
 import jwt
 import pytest
+
 from noetl.api.auth import jwt as token_module
 from noetl.api.auth.authentication import Authenticator
 from noetl.api.auth.jwt import KeySetCache, TokenVerifier, read_issuer
 from noetl.api.http.problems import Problem
 from noetl.executor.errors import SettingError
 from noetl.executor.stores.interface import Store
-
 from tests.api.fake_issuer import (
     AUDIENCE,
     NAME,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from noetl.api.service.errors import NotFoundError, PlaybookError
 from noetl.api.service.runs import Service
 from noetl.executor.actions import catalogue
@@ -19,7 +20,6 @@ from noetl.executor.security.capabilities import Capabilities
 from noetl.executor.stores import open_store
 from noetl.executor.stores.interface import Store
 from noetl.executor.worker import Worker
-
 from tests.run_harness import RunHarness, compile_text
 
 ADD = """\

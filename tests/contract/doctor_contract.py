@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import pytest
+
 from noetl.executor.model.run import NEVER, Run, RunStatus, WaitKey
 from noetl.executor.stores.finding import MAX_FINDINGS
 from noetl.executor.stores.interface import Store
 from noetl.executor.stores.sql.store import SqlStore
-
 from tests.contract.store_contract import CHAIN, DIAMOND, claim_visit, end_run, fail, start_run, succeed
 from tests.contract.waits_contract import start_child, start_waiting_run
 from tests.run_harness import RunHarness

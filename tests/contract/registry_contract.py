@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+
 from noetl.executor.errors import RejectedError
 from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.executor.stores.interface import Store
-
 from tests.contract.store_contract import run_concurrently
 
 

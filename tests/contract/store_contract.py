@@ -14,6 +14,7 @@ from textwrap import dedent
 from typing import Any
 
 import pytest
+
 from noetl.executor.engine.event_buffer import MAX_BATCH_CHARACTERS, MAX_BATCH_EVENTS, EventBuffer
 from noetl.executor.engine.start import new_run
 from noetl.executor.errors import FencedError, PayloadTooLargeError, RejectedError, StoreError
@@ -33,7 +34,6 @@ from noetl.executor.model.run import (
 )
 from noetl.executor.model.transition import apply_deadline, build_commit, suspend
 from noetl.executor.stores.interface import Store
-
 from tests.run_harness import compile_text
 
 CHAIN = """

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.executor.model.run import NEVER, Lease, RunStatus
 from noetl.executor.model.worker_identity import process_name
 from noetl.executor.stores.interface import SweepResult
 from noetl.executor.stores.sql.consistency import check_consistency
 from noetl.executor.stores.sql.store import SqlStore
-
 from tests.run_harness import LEASE_SECONDS, RunHarness, compile_text
 
 FORK = """

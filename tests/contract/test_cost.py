@@ -5,12 +5,12 @@ from __future__ import annotations
 import statistics
 
 import pytest
-from noetl.executor.stores import open_store
-from noetl.executor.stores.dynamo.store import DynamoStore
-from noetl.infra.dynamodb import upgrade
 
 from benchmarks import cost
 from benchmarks.meter import AwsMeter, AwsUsage, lambda_dollars
+from noetl.executor.stores import open_store
+from noetl.executor.stores.dynamo.store import DynamoStore
+from noetl.infra.dynamodb import upgrade
 from tests.aws import Client
 from tests.contract.store_contract import action_events, claim_key, claim_visit, start_run
 

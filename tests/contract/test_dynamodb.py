@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from noetl.executor.engine.invocation import VisitExecutor
 from noetl.executor.errors import MessageError, RejectedError, SettingError
 from noetl.executor.model.registry import RegisteredPlaybook
@@ -27,7 +28,6 @@ from noetl.executor.stores.retention import DAY_SECONDS, read_retention_seconds
 from noetl.executor.stores.sqs.due_message import DueMessage
 from noetl.executor.worker import Worker
 from noetl.infra.dynamodb import upgrade
-
 from tests.aws import Client, aws, aws_server
 from tests.contract.doctor_contract import DoctorContract
 from tests.contract.keys_contract import KeysContract

@@ -13,6 +13,7 @@ from typing import Any
 import boto3
 import pytest
 from botocore.stub import ANY, Stubber
+
 from noetl.executor.clients import aws_retry
 from noetl.executor.clients.aws_retry import MAX_TRIES, ConditionFailed
 from noetl.executor.errors import FencedError, PayloadTooLargeError, SchemaError, SettingError, StoreError
@@ -29,7 +30,6 @@ from noetl.executor.stores.sqs import messages
 from noetl.executor.stores.sqs.due_message import DueMessage
 from noetl.executor.stores.sqs.messages import MessageQueue
 from noetl.infra.dynamodb import upgrade
-
 from tests.aws import Client, drop_permissions
 from tests.contract.store_contract import claim_visit, start_run, succeed
 

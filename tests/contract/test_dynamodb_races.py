@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from noetl.executor.engine.invocation import VisitExecutor
 from noetl.executor.engine.start import new_run
 from noetl.executor.errors import FencedError, StoreError
@@ -23,7 +24,6 @@ from noetl.executor.stores.dynamo.table import MAX_TRANSACTION_ITEMS
 from noetl.executor.stores.interface import MessageOutcome
 from noetl.executor.stores.sqs.due_message import DueMessage
 from noetl.infra.dynamodb import upgrade
-
 from tests.aws import Client
 from tests.contract.store_contract import (
     CHAIN,

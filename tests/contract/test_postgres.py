@@ -8,6 +8,7 @@ from typing import Any
 
 import psycopg
 import pytest
+
 from noetl.executor.engine.start import new_run
 from noetl.executor.errors import FencedError, StoreError
 from noetl.executor.model.run import Claim
@@ -18,7 +19,6 @@ from noetl.executor.stores.sql import store as sql_store
 from noetl.executor.stores.sql import waits as sql_waits
 from noetl.infra.migrations import migrations, upgrade
 from noetl.planner.plan import Plan
-
 from tests.contract.doctor_contract import DoctorContract
 from tests.contract.keys_contract import KeysContract
 from tests.contract.registry_contract import RegistryContract

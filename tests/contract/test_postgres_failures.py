@@ -16,6 +16,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import psycopg
 import pytest
+from psycopg_pool import PoolTimeout
+
 from noetl.executor.errors import FencedError, SettingError, StoreError
 from noetl.executor.model.run import RunStatus
 from noetl.executor.security.capabilities import local_run_capabilities
@@ -27,8 +29,6 @@ from noetl.executor.stores.sql.database import UnwrittenError
 from noetl.executor.stores.sql.retry import MAX_RETRIES, retry_unwritten
 from noetl.executor.worker import Worker
 from noetl.infra.migrations import upgrade
-from psycopg_pool import PoolTimeout
-
 from tests.contract.store_contract import CHAIN, DIAMOND, LEASE, claim_visit, start_run, succeed
 from tests.postgres import PostgresServer, empty_database, postgres_dsn, postgres_server, running_server
 from tests.run_harness import RunHarness, compile_text

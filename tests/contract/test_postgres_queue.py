@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import psycopg
 import pytest
+
 from noetl.executor.clients.aws import reset_clients
 from noetl.executor.engine.invocation import VisitExecutor
 from noetl.executor.errors import MessageError, SettingError, StoreError
@@ -22,7 +23,6 @@ from noetl.executor.stores.sql import store as sql_store
 from noetl.executor.stores.sql import waits as sql_waits
 from noetl.executor.stores.sqs.due_message import GRACE_SECONDS, DueMessage
 from noetl.infra.migrations import upgrade
-
 from tests.aws import Client, aws, aws_server, drop_permissions
 from tests.contract.store_contract import (
     DIAMOND,

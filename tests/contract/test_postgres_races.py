@@ -12,6 +12,7 @@ from typing import Any
 
 import psycopg
 import pytest
+
 from noetl.executor.errors import FencedError, RejectedError
 from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.executor.model.run import END, Lease, Run, RunStatus, VisitStatus, WaitKey
@@ -21,7 +22,6 @@ from noetl.executor.stores.postgres.store import PostgresStore
 from noetl.executor.stores.sql.consistency import check_consistency
 from noetl.executor.worker import Worker
 from noetl.infra.migrations import upgrade
-
 from tests.contract.store_contract import (
     CHAIN,
     DIAMOND,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from noetl.executor.errors import SettingError, StoreError
 from noetl.executor.model.run import RunStatus
 from noetl.executor.stores import open_store
@@ -19,7 +20,6 @@ from noetl.executor.stores.sql import waits as sql_waits
 from noetl.executor.stores.sql.branches import ACTIVE
 from noetl.executor.stores.sqlite.file import SCHEMA_VERSION
 from noetl.executor.stores.sqlite.store import SqliteStore
-
 from tests.contract.doctor_contract import DoctorContract
 from tests.contract.keys_contract import KeysContract
 from tests.contract.registry_contract import RegistryContract

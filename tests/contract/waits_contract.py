@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+
 from noetl.executor.engine.start import new_run
 from noetl.executor.errors import FencedError, RejectedError
 from noetl.executor.model.outcome import Suspension
@@ -24,7 +25,6 @@ from noetl.executor.model.run import (
 )
 from noetl.executor.model.transition import suspend
 from noetl.executor.stores.interface import Store
-
 from tests.contract.store_contract import (
     CHAIN,
     DIAMOND,

@@ -6,6 +6,7 @@ import re
 from typing import NamedTuple
 
 import pytest
+
 from noetl.infra.reference import ROOT
 
 PAGE = ROOT / "docs" / "glossary.md"

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+
 from noetl.executor.actions import catalogue
 from noetl.executor.stores.interface import Store
 from noetl.infra.reference import ROOT
 from noetl.planner.compile import compile_playbook
 from noetl.planner.diagnostics.codes import Severity
 from noetl.planner.syntax.reader import Diagnostics, read_document
-
 from tests.run_harness import RunHarness
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

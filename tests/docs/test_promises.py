@@ -6,12 +6,12 @@ from textwrap import dedent
 from typing import Any
 
 import pytest
+
 from noetl.executor.actions import catalogue
 from noetl.executor.errors import RejectedError
 from noetl.executor.model.run import RunStatus
 from noetl.executor.stores.interface import Store
 from noetl.planner.compile import compile_playbook
-
 from tests.run_harness import RunHarness
 
 

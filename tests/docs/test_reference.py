@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+
 from noetl.executor.actions import catalogue
 from noetl.infra.reference import PAGES, ROOT, main, methods_by_type, render_page
 from noetl.infra.reference_text import CONSTRUCTS, FILTERS, KEYS, METHODS_OF

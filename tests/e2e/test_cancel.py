@@ -9,8 +9,8 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from noetl.executor.stores import open_store
 
+from noetl.executor.stores import open_store
 from tests.e2e.processes import CommandProbe, start_noetl
 
 SECONDS = 50.0

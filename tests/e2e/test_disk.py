@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from noetl.executor.stores import open_store
 
+from noetl.executor.stores import open_store
 from tests.e2e.processes import start_noetl
 
 SECONDS = 60.0

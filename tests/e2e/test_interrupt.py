@@ -11,9 +11,9 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+
 from noetl.api.cli.local.run_to_end import _exit_if_threads_hang
 from noetl.executor.stores import open_store
-
 from tests.e2e.processes import CommandProbe, start_noetl
 from tests.http_server import StubExchange, serve
 

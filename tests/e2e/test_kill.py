@@ -11,6 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+
 from noetl.executor.stores import open_store
 
 STEPS = 50

@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from benchmarks import killing
 from noetl.api.service.runs import Service
 from noetl.executor.actions import catalogue
 from noetl.executor.model.run import Run
 from noetl.executor.stores import open_store
 from noetl.executor.stores.interface import Store
-
-from benchmarks import killing
 from tests.e2e.processes import start_noetl
 from tests.postgres import postgres_dsn, postgres_server
 

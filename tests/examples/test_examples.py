@@ -15,6 +15,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
 import pytest
+
 from noetl.api.cli.local.playbook_finder import SiblingPlaybookFinder
 from noetl.executor.actions import catalogue
 from noetl.executor.actions._postgres_pool import CONNECTION_POOL
@@ -24,7 +25,6 @@ from noetl.executor.model.run import RunStatus
 from noetl.executor.security.capabilities import service_capabilities
 from noetl.executor.stores.interface import Store
 from noetl.planner.compile import compile_playbook
-
 from tests.http_server import StubExchange, StubServer, serve
 from tests.run_harness import RunHarness
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
+
 from noetl.executor.actions import catalogue
 from noetl.executor.engine import attempts
 from noetl.planner.catalogue import Catalogue
-
 from tests.executor.fake_handler import PROBE, FakeHandler
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
+
 from noetl.executor.engine.journal import WorkSuspended
 from noetl.executor.engine.perform import perform
 from noetl.executor.engine.scope import Scope
 from noetl.executor.errors import ActionError
 from noetl.executor.model.tracing import trace_id
 from noetl.planner.plan import Retry
-
 from tests.executor.fake_handler import (
     RUN,
     VISIT,

@@ -8,9 +8,9 @@ import threading
 from uuid import uuid4
 
 import pytest
+
 from noetl.executor.clients import aws as ours
 from noetl.executor.errors import ActionError
-
 from tests.action_calls import perform_action
 from tests.aws import Client
 from tests.http_server import StubExchange, serve

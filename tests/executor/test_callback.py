@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from noetl.executor.errors import RejectedError
 from noetl.executor.model.ids import hash_secret
 from noetl.executor.model.run import NEVER, RunStatus
 from noetl.executor.stores.sqlite.store import SqliteStore
-
 from tests.run_harness import RunHarness
 
 CALLBACK_PLAYBOOK = """

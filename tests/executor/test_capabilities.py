@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from noetl.executor.errors import SettingError
 from noetl.executor.security.capabilities import Capabilities, local_run_capabilities, service_capabilities
 

@@ -6,6 +6,7 @@ import random
 import zlib
 
 import pytest
+
 from noetl.executor.model.events import Event
 from noetl.executor.stores.dynamo.history import RUN_STREAM, EventStream, merge_streams
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+
 from noetl.executor.engine.event_buffer import (
     MAX_BATCH_CHARACTERS,
     MAX_BATCH_EVENTS,

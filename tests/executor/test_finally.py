@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from noetl.executor.stores.sqlite.store import SqliteStore
 
+from noetl.executor.stores.sqlite.store import SqliteStore
 from tests.run_harness import RunHarness, register_playbook
 
 TEXT = """

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+
 from noetl.executor.model.run import RunStatus
 from noetl.executor.stores.sqlite.store import SqliteStore
-
 from tests.run_harness import RunHarness
 
 RACE = """

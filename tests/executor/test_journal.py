@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from noetl.executor.model.run import VisitStatus
 from noetl.executor.stores.sqlite.store import SqliteStore
-
 from tests.run_harness import LEASE_SECONDS, RunHarness
 
 

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+
 from noetl.executor.model.json_values import read_json, round_trip_json, to_json_value
 from noetl.executor.model.run import VisitStatus
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+
 from noetl.executor import lambda_handler as handlers
 from noetl.executor.errors import SettingError, StoreError
 from noetl.executor.model.run import Lease, Run, RunStatus
@@ -21,7 +22,6 @@ from noetl.executor.stores import open_store
 from noetl.executor.stores.dynamo.store import DynamoStore
 from noetl.executor.stores.interface import MessageOutcome
 from noetl.infra.dynamodb import upgrade
-
 from tests.aws import Client, aws, aws_server
 from tests.contract.store_contract import start_run
 from tests.http_server import StubExchange, serve

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from noetl.executor.stores.sqlite.store import SqliteStore
 
+from noetl.executor.stores.sqlite.store import SqliteStore
 from tests.run_harness import RunHarness
 
 

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from noetl.executor.engine.work_context import WorkContext
 from noetl.executor.errors import ActionError
 from noetl.executor.model.memory_budget import MemoryBudget, json_size
 from noetl.executor.stores.sqlite.store import SqliteStore
-
 from tests.run_harness import RunHarness
 
 LIMIT = 3000

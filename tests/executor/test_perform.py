@@ -7,7 +7,6 @@ from noetl.executor.engine.scope import Scope
 from noetl.executor.errors import ActionError
 from noetl.executor.model.outcome import Outcome
 from noetl.planner.plan import Action, Task, TaskCall
-
 from tests.executor.fake_handler import (
     RUN,
     VISIT,

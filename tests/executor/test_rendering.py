@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+
 from noetl.executor.engine.rendering import check_kinds, render, render_parameters
 from noetl.executor.errors import ActionError
 from noetl.executor.model.sql import Bind, Sql, SqlIdentifier

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from noetl.executor.engine.start import restart_from_step
 from noetl.executor.errors import RejectedError
 from noetl.executor.stores.sqlite.store import SqliteStore
-
 from tests.run_harness import RunHarness
 
 CHAIN = """

@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+
 from noetl.executor.engine.scope import Scope
 from noetl.executor.model.outcome import Outcome, error_record
 from noetl.executor.model.run import Run, RunStatus, Visit, VisitStatus

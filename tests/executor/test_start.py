@@ -3,11 +3,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from noetl.executor.engine.start import correct_input, new_run
 from noetl.executor.errors import RejectedError
 from noetl.executor.model.run import Run, RunStatus, VisitStatus
 from noetl.planner.plan import Plan
-
 from tests.run_harness import compile_text
 
 STEPS = "\nsteps: [{name: a, run: [{action: log, message: ok}]}]"

@@ -7,10 +7,10 @@ from textwrap import dedent
 from typing import Any
 
 import pytest
+
 from noetl.executor.engine.external import MAX_RUN_DEPTH
 from noetl.executor.model.run import Run, RunStatus
 from noetl.executor.stores.sqlite.store import SqliteStore
-
 from tests.run_harness import RunHarness, register_playbook
 
 CHILD = """

@@ -9,12 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import noetl.executor.engine.attempts
 import pytest
+
+import noetl.executor.engine.attempts
 from noetl.executor.actions.action import Call
 from noetl.executor.model.run import RunStatus
 from noetl.executor.stores.sqlite.store import SqliteStore
-
 from tests.run_harness import LEASE_SECONDS, FakeClock, RunHarness
 
 WAIT = """

@@ -7,11 +7,11 @@ import logging
 
 import httpx
 import pytest
+
 from noetl.executor.model.run import Run
 from noetl.executor.model.tracing import make_traceparent, parse_traceparent, trace_id
 from noetl.executor.runtime.json_logs import LOG_CONTEXT, log_as_json_lines
 from noetl.executor.stores.sqlite.store import SqliteStore
-
 from tests.executor.test_subruns import CHILD, PARENT, children, register_playbook
 from tests.http_server import StubExchange, serve
 from tests.run_harness import RunHarness

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from noetl.executor.model.ids import derived_id
 from noetl.executor.model.outcome import Choice, Outcome, error_record
 from noetl.executor.model.run import Branch, Commit, ErrorRecord, FailureState, RunStatus, Visit, VisitStatus

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from noetl.executor.errors import SettingError, StoreError
 from noetl.executor.model.events import Event
 from noetl.executor.model.run import Claim, Lease, Run, RunStatus
@@ -18,7 +19,6 @@ from noetl.executor.runtime.lease_keeper import LeaseKeeper
 from noetl.executor.security.capabilities import local_run_capabilities
 from noetl.executor.stores.sqlite.store import SqliteStore
 from noetl.executor.worker import Worker, lease_seconds, thread_count
-
 from tests.run_harness import RunHarness, compile_text
 
 BLOCKING_PLAYBOOK = """

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from noetl.executor.model import worker_identity
 
 PRINT_NAME = """

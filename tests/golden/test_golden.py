@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from noetl.executor.actions import catalogue
 from noetl.planner.compile import compile_playbook
 from noetl.planner.diagnostics.codes import CODES
 from noetl.planner.diagnostics.explanations import explanation
-
 from tests.golden.cases import (
     FOLDER,
     PageExample,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
+from benchmarks.playbooks import fan_out
 from noetl.executor.actions import catalogue
 from noetl.infra.capacity import (
     RunShape,
@@ -16,8 +18,6 @@ from noetl.infra.capacity import (
     rank_limits,
 )
 from noetl.planner.compile import compile_playbook
-
-from benchmarks.playbooks import fan_out
 
 ROOT = Path(__file__).resolve().parents[2]
 PLAYBOOK = str(ROOT / "examples" / "portable.yaml")

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from noetl.infra.checks import TEMPLATE, broken_rules, find_problems
 
+from noetl.infra.checks import TEMPLATE, broken_rules, find_problems
 from tests.tool_environments import ROOT, tool_environment
 
 TRANSLATOR = "aws-sam-translator==1.115.0"

@@ -14,6 +14,7 @@ from itertools import product
 from typing import Any, NamedTuple
 
 import pytest
+
 from noetl.executor.actions import catalogue
 from noetl.executor.engine.external import MAX_RUN_DEPTH
 from noetl.executor.engine.invocation import VisitExecutor
@@ -25,7 +26,6 @@ from noetl.executor.stores.interface import Store
 from noetl.infra.reference import ROOT
 from noetl.planner.compile import compile_playbook
 from noetl.planner.diagnostics.codes import Severity
-
 from tests.http_server import StubServer, serve
 from tests.run_harness import RunHarness, compile_text
 

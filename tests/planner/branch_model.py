@@ -24,6 +24,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import networkx as nx
+
 from noetl.planner.graph.cfg import ControlFlowGraph
 from noetl.planner.graph.joins import ROOT, Joins
 

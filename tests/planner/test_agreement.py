@@ -8,9 +8,6 @@ from __future__ import annotations
 from textwrap import dedent
 
 import pytest
-from noetl.executor.actions import catalogue
-from noetl.planner.compile import compile_playbook
-from noetl.planner.diagnostics.codes import Severity
 
 from benchmarks.checks import agreement
 from benchmarks.checks.chance import random_playbook
@@ -18,6 +15,9 @@ from benchmarks.checks.corpus import CorpusPlaybook
 from benchmarks.checks.exploration import FaultModel, explore_plan
 from benchmarks.checks.generator import generate_playbook
 from benchmarks.checks.unchecked import build_unchecked_plan
+from noetl.executor.actions import catalogue
+from noetl.planner.compile import compile_playbook
+from noetl.planner.diagnostics.codes import Severity
 from tests.run_harness import compile_text
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+
 from noetl.executor.actions import catalogue
 from noetl.executor.model.run import Visit, VisitStatus
 from noetl.executor.model.transition import find_refusal
@@ -19,7 +20,6 @@ from noetl.planner.diagnostics.codes import Severity
 from noetl.planner.graph.cfg import ControlFlowGraph
 from noetl.planner.graph.join_finder import find_joins
 from noetl.planner.plan import Case, Plan, Step
-
 from tests.planner.programs import build_program
 from tests.state_space import MAX_STATES, RunState, StateSpaceExplorer, VisitChoice
 from tests.strategies import any_flows, mixed_modes

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from noetl.executor.actions import catalogue
 from noetl.planner.compile import Compilation, compile_playbook
 from noetl.planner.diagnostics.codes import CODES, Severity

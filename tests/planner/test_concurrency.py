@@ -7,12 +7,12 @@ from itertools import combinations
 import pytest
 from hypothesis import assume, given, reject, settings
 from hypothesis import strategies as st
+
 from noetl.planner.graph import concurrency
 from noetl.planner.graph.cfg import ControlFlowGraph
 from noetl.planner.graph.concurrency import find_concurrency
 from noetl.planner.graph.join_finder import find_joins
 from noetl.planner.graph.joins import DEFAULT_MODES
-
 from tests.planner.branch_model import BranchModel, BranchState, Step, TooManyStates
 from tests.planner.test_joins import DIAMOND, Cases, make_cfg
 from tests.strategies import any_flows, mixed_modes

@@ -5,6 +5,7 @@ from itertools import pairwise
 import networkx as nx
 from hypothesis import given
 from hypothesis import strategies as st
+
 from noetl.planner.graph.dominators import immediate_dominators
 
 edges = st.integers(2, 14).flatmap(

@@ -10,6 +10,7 @@ import xml.etree.ElementTree as ET
 from dataclasses import replace
 
 import pytest
+
 from noetl.planner.draw import dot, mermaid, text
 from noetl.planner.draw.outline import make_outline, may_match_no_case, summarise_run
 from noetl.planner.plan import (

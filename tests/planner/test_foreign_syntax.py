@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from noetl.planner.templates.template import TemplateProblem, parse_template
 
+from noetl.planner.templates.template import TemplateProblem, parse_template
 from tests.planner.findings import findings, hints
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import field, fields, replace
 
 import pytest
+
 from noetl.planner.frozen import frozen
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 from textwrap import dedent
 
 import pytest
+
 from noetl.planner.diagnostics.diagnostic import Diagnostics
 from noetl.planner.graph.cfg import ControlFlowGraph
 from noetl.planner.syntax.models import Playbook

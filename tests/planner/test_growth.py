@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+
+from benchmarks.playbooks import SHAPES
 from noetl.executor.actions import catalogue
 from noetl.planner.compile import Compilation, compile_playbook
 from noetl.planner.dataflow import liveness
@@ -10,8 +12,6 @@ from noetl.planner.dataflow.step_effects import EffectsAnalysis
 from noetl.planner.dataflow.unreachable import solve_once
 from noetl.planner.diagnostics import diagnostic
 from noetl.planner.graph import join_finder
-
-from benchmarks.playbooks import SHAPES
 from tests.planner.programs import build_program
 
 

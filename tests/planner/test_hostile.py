@@ -10,12 +10,12 @@ import cProfile
 import pstats
 
 import pytest
+
+from benchmarks.hostile import TEXTS, logging_steps, text_of
 from noetl.executor.actions import catalogue
 from noetl.planner.compile import Compilation, compile_playbook
 from noetl.planner.program import template_uses
 from noetl.planner.templates.template import cached_parse
-
-from benchmarks.hostile import TEXTS, logging_steps, text_of
 
 MAX_CALLS = 2_000_000
 MAX_CALLS_PER_BYTE = 14

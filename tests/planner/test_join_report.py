@@ -8,11 +8,11 @@ from pathlib import Path
 
 import networkx as nx
 from hypothesis import given
+
 from noetl.planner.draw.join_report import explain_joins, render_explanations
 from noetl.planner.graph.cfg import ControlFlowGraph
 from noetl.planner.graph.join_finder import find_joins
 from noetl.planner.plan import Case, Header, Join, Plan, Step
-
 from tests.run_harness import compile_text
 from tests.strategies import flows
 

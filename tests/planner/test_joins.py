@@ -5,10 +5,10 @@ from collections.abc import Mapping
 import pytest
 from hypothesis import assume, given, reject
 from hypothesis import strategies as st
+
 from noetl.planner.graph.cfg import ControlFlowGraph
 from noetl.planner.graph.join_finder import find_joins
 from noetl.planner.graph.joins import DEFAULT_MODES, ROOT, Joins
-
 from tests.planner.branch_model import BranchModel, Counts, JoinProtocol, PropertyViolation, TooManyStates
 from tests.strategies import Chances, case_taken, chances, flows, flows_of_mixed_modes, nested_flows
 

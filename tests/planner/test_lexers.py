@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+
 from noetl.planner.lexers.shell import ShellLexer
 from noetl.planner.lexers.sql import SqlLexer
 from noetl.planner.lexers.url import UrlLexer

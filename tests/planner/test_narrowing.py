@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+
 from noetl.planner.dataflow.narrowing import (
     ANY_RESULT,
     FAILED,

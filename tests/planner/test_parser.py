@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+
 from noetl.planner.diagnostics.diagnostic import Diagnostic, Diagnostics
 from noetl.planner.syntax import limits
 from noetl.planner.syntax.limits import MAX_CASES, MAX_STEPS, MAX_TARGETS, MAX_TASKS

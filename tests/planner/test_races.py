@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import pytest
+
 from noetl.planner.checks import races
 from noetl.planner.graph import concurrency
-
 from tests.planner.findings import diagnose, findings, hints, messages
 
 

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+
 from noetl.planner.diagnostics.diagnostic import Diagnostics, Severity, Span
 from noetl.planner.syntax import reader
 from noetl.planner.syntax.reader import Document, read_document

@@ -9,6 +9,7 @@ from itertools import product
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from noetl.executor.engine.guards import make_guard_test
 from noetl.executor.engine.scope import Scope
 from noetl.executor.model.outcome import Choice, Outcome, error_record
@@ -24,7 +25,6 @@ from noetl.planner.guards.solver import SearchBudget
 from noetl.planner.lower import lower_guard
 from noetl.planner.plan import Case, Step
 from noetl.planner.syntax.models import InputDeclaration
-
 from tests.executor.test_scope import RUN, VISIT
 
 UNDEFINED = object()

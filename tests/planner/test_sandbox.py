@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from noetl.planner.templates.budget import MAX_INTEGER_BITS, MAX_ITEMS, MAX_TEXT
 from noetl.planner.templates.template import EvaluationError, TemplateProblem, parse_template
 

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from noetl.planner.templates import template as template_module
 from noetl.planner.templates.template import (
     EvaluationError,

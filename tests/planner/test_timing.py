@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+
 from noetl.executor.actions import catalogue
 from noetl.executor.model.run import Visit, VisitStatus
 from noetl.executor.model.transition import retry_delay_seconds
@@ -8,7 +9,6 @@ from noetl.planner.checks.timing import count_attempts_within
 from noetl.planner.compile import compile_playbook
 from noetl.planner.lower import lower_retry
 from noetl.planner.syntax.models import RetryPolicy
-
 from tests.planner.findings import OK, findings, source_at
 
 WAIT = "{action: wait, seconds: 1}"

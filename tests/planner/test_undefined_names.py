@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+
 from noetl.planner.checks import undefined_names
 from noetl.planner.dataflow import solver
-
 from tests.planner.findings import diagnose, findings, hints, messages
 
 READ = "{action: log, message: '{{ x }}'}"

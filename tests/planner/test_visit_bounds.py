@@ -8,13 +8,13 @@ import networkx as nx
 import pytest
 from hypothesis import assume, given, reject
 from hypothesis import strategies as st
+
 from noetl.executor.stores.interface import Store
 from noetl.planner.graph.cfg import ControlFlowGraph
 from noetl.planner.graph.join_finder import find_joins
 from noetl.planner.graph.joins import DEFAULT_MODES, Joins
 from noetl.planner.graph.visit_bounds import compute_visit_bound
 from noetl.planner.plan import MAX_COUNTED_VISITS
-
 from tests.executor.test_state_space import CHAIN, CYCLE, DIAMOND, LATE, LOOP_INSIDE, NESTED
 from tests.planner.branch_model import BranchModel, BranchState, BranchToken, TooManyStates
 from tests.planner.test_joins import Cases, make_cfg

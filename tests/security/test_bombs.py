@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+
 from noetl.executor.engine.rendering import render
 from noetl.executor.engine.start import MAX_INITIAL_DATA, correct_input, new_run
 from noetl.executor.errors import ActionError, RejectedError
@@ -14,7 +15,6 @@ from noetl.planner.templates import budget
 from noetl.planner.templates.budget import BUDGET, shared_budget
 from noetl.planner.templates.evaluator import MAX_MESSAGE
 from noetl.planner.templates.template import EvaluationError, parse_template
-
 from tests.action_calls import perform_action
 from tests.run_harness import compile_text
 

@@ -10,11 +10,11 @@ import time
 
 import httpx
 import pytest
+
 from noetl.executor.clients import egress
 from noetl.executor.errors import ActionError
 from noetl.executor.security.capabilities import Capabilities
 from noetl.planner.syntax.addresses import is_forbidden_host, parse_literal_address
-
 from tests.action_calls import perform_action
 from tests.http_server import StubExchange, serve
 

@@ -11,9 +11,9 @@ from urllib.parse import unquote
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from noetl.executor.errors import ActionError
 from noetl.executor.security.capabilities import local_run_capabilities
-
 from tests.action_calls import LOCAL, perform_action
 from tests.http_server import StubExchange, serve
 

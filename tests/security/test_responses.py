@@ -13,10 +13,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+
 from noetl.executor.actions import handler, http
 from noetl.executor.clients import egress
 from noetl.executor.errors import ActionError
-
 from tests.action_calls import create_call, perform_action
 from tests.http_server import StubExchange, serve
 

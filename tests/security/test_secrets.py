@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import quote, quote_plus
 
 import pytest
+
 from noetl.executor.errors import ActionError
 from noetl.executor.model.json_values import write_json
 from noetl.executor.security.redaction import MASK, CallbackTokens, RevealedSecrets, redact

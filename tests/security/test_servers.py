@@ -12,6 +12,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from psycopg import pq
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
 from noetl.executor.actions import _postgres_pool
 from noetl.executor.actions._postgres_pool import CONNECTION_POOL
 from noetl.executor.actions._postgres_servers import vet_servers
@@ -19,9 +22,6 @@ from noetl.executor.actions.action import Call
 from noetl.executor.clients import egress
 from noetl.executor.errors import ActionError
 from noetl.executor.security.capabilities import Capabilities
-from psycopg import pq
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
-
 from tests.action_calls import perform_action
 from tests.security.test_egress import SPELLINGS, ScriptedResolver
 

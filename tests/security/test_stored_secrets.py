@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+
 from noetl.executor.engine.rendering import render
 from noetl.executor.errors import ActionError
 from noetl.executor.security import secret_sources
 from noetl.executor.security.redaction import MASK, redact
 from noetl.executor.security.secret_sources import AwsSecrets, resolve_secret
 from noetl.planner.catalogue import Kind, Parameter
-
 from tests.aws import Client, drop_permissions
 from tests.http_server import serve
 

@@ -12,7 +12,6 @@ from noetl.executor.stores.sql.consistency import check_consistency
 from noetl.executor.stores.sql.store import SqlStore
 from noetl.executor.stores.sqlite.store import SqliteStore
 from noetl.infra.migrations import upgrade
-
 from tests.simulation.faults import FaultInjectingDatabase, FaultPoints
 
 RUN_TABLES = (

@@ -10,13 +10,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+
 from noetl.executor.clients import aws_retry
 from noetl.executor.stores.dynamo.keys import ItemKey
 from noetl.executor.stores.dynamo.store import DynamoStore
 from noetl.executor.stores.dynamo.table import DynamoTable
 from noetl.executor.stores.finding import Finding
 from noetl.infra.dynamodb import upgrade
-
 from tests import aws
 from tests.simulation.faults import FaultPoints
 

@@ -23,7 +23,6 @@ from noetl.executor.stores.sql import branches as sql_branches
 from noetl.executor.stores.sql import store as sql_store
 from noetl.executor.stores.sql.branches import ACTIVE, BranchTransaction
 from noetl.executor.stores.sqlite.store import SqliteStore
-
 from tests.simulation.backends import memory_backend
 from tests.simulation.faults import Fault
 from tests.simulation.matrix import MatrixCell, all_cells, find_scenario, play_cell

@@ -9,7 +9,6 @@ from typing import Any
 
 from noetl.executor.model.run import RunStatus
 from noetl.planner.plan import Plan
-
 from tests.run_harness import compile_text
 
 WORK = (

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from noetl.executor.model.run import Claim, RunStatus, VisitStatus
 from noetl.executor.stores.sqlite.store import SqliteStore
 from noetl.planner.graph.cfg import ControlFlowGraph
 from noetl.planner.plan import Plan
-
 from tests.run_harness import LEASE_SECONDS, RunHarness, compile_text
 from tests.state_space import StateSpaceExplorer
 from tests.strategies import Chances, case_taken, chances, flows

@@ -17,7 +17,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import noetl.executor.engine.attempts
 import pytest
 from hypothesis import HealthCheck, Phase, assume, settings
 from hypothesis import strategies as st
@@ -29,6 +28,8 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+
+import noetl.executor.engine.attempts
 from noetl.executor.actions import catalogue
 from noetl.executor.actions.action import Call
 from noetl.executor.engine.invocation import VisitExecutor
@@ -56,7 +57,6 @@ from noetl.planner.compile import compile_playbook
 from noetl.planner.diagnostics.codes import Severity
 from noetl.planner.graph.join_finder import find_joins
 from noetl.planner.plan import Plan
-
 from tests.run_harness import LEASE_SECONDS, FakeClock
 from tests.simulation.faults import Fault, FaultInjectingStore, FaultPoints, SimulatedCrash
 from tests.strategies import Chances, any_flows, chances, mixed_modes

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from noetl.executor.model.run import Claim
 from noetl.executor.stores.sqlite.store import SqliteStore
 from noetl.planner.plan import Plan
-
 from tests.run_harness import LEASE_SECONDS, RunHarness, compile_text
 from tests.simulation.faults import SimulatedCrash
 

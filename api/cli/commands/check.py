@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Annotated
 
 import typer
+
 from noetl.api.cli.display.console import (
     EXIT_FAILED,
     print_message,

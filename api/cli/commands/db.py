@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import typer
+
 from noetl.api.cli.display.console import CommandError, print_message
 from noetl.api.cli.store_option import StoreOption
 

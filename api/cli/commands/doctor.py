@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
 from noetl.api.cli.display.console import EXIT_FAILED, print_message, write_json, write_stdout
 from noetl.api.cli.store_option import StoreOption, open_command_store
 

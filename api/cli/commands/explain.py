@@ -6,6 +6,7 @@ import sys
 from typing import Annotated
 
 import typer
+
 from noetl.api.cli.display.console import CommandError, write_stdout
 
 

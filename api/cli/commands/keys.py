@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
 from noetl.api.cli.display.console import (
     EXIT_FAILED,
     CommandError,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
 from noetl.api.cli.display.console import CommandError
 from noetl.api.cli.sources import TargetOption
 

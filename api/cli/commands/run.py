@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
 from noetl.api.cli.display.console import CommandError
 from noetl.api.cli.store_option import StoreOption, open_command_store
 

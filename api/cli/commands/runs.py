@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
 from noetl.api.cli.commands.run import InputFileOption, InputPairsOption
 from noetl.api.cli.display.console import CommandError, print_message, write_json, write_stdout, write_table
 from noetl.api.cli.store_option import StoreOption, open_command_store

@@ -7,6 +7,7 @@ import socket
 from typing import Annotated
 
 import typer
+
 from noetl.api.cli.display.console import CommandError, print_message
 from noetl.api.cli.store_option import StoreOption
 from noetl.executor.runtime.json_logs import log_as_json_lines
@@ -77,6 +78,7 @@ def _create_listener(host: str, port: int) -> socket.socket:
 
 def _serve(listener: socket.socket, environ: dict[str, str]) -> None:
     import uvicorn
+
     from noetl.api.app import create_app
     from noetl.api.auth.jwt import read_issuer
     from noetl.executor.security.capabilities import service_capabilities

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 import typer
+
 from noetl.api.cli.commands.run import InputFileOption, InputPairsOption
 from noetl.api.cli.display.console import EXIT_FAILED, CommandError, print_message, write_json, write_stdout
 from noetl.executor.model.run import RunStatus

@@ -6,6 +6,7 @@ import os
 from typing import Annotated
 
 import typer
+
 from noetl.api.cli.display.console import print_message
 from noetl.api.cli.local.interruption import Interruption
 from noetl.api.cli.store_option import StoreOption, open_command_store

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from noetl.planner.diagnostics.render import StyledText
     from rich.console import Console
+
+    from noetl.planner.diagnostics.render import StyledText
 
 EXIT_FAILED = 1
 """Exit code if the run did not succeed, or the playbook has errors."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import typer
+
 from noetl.api.cli.display.console import EXIT_FAILED, print_message, write_json
 from noetl.api.cli.display.run_board import format_duration, format_error
 from noetl.executor.model.run import RunStatus

@@ -26,11 +26,12 @@ from noetl.api.cli.display.run_board import (
 from noetl.planner.diagnostics.terminal_text import to_printable
 
 if TYPE_CHECKING:
-    from noetl.api.cli.display.event_follower import FollowedRun, RunEvents
-    from noetl.executor.model.events import Event
     from rich.console import Console, RenderableType
     from rich.live import Live
     from rich.text import Text
+
+    from noetl.api.cli.display.event_follower import FollowedRun, RunEvents
+    from noetl.executor.model.events import Event
 
 _INTERNAL_STEP = "@"
 _SLOW_SECONDS = 2.0

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
+
 from noetl.api.cli.display.console import EXIT_INTERRUPTED, print_message
 from noetl.api.cli.display.event_follower import EventFollower
 from noetl.api.cli.display.outcome import (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import typer
+
 from noetl.api.cli.display.console import EXIT_INTERRUPTED, print_message
 from noetl.api.cli.display.event_follower import EventFollower
 from noetl.api.cli.display.outcome import RunCommandContext, exit_unless_succeeded, print_outcome

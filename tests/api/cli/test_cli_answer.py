@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
+
 from noetl.api.cli import callback_answer
 from noetl.executor.model.run import RunStatus
 from noetl.executor.stores import open_store

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import psycopg
 import pytest
+
 from noetl.executor.stores import open_store
 from noetl.executor.stores.sql.store import SqlStore
 from noetl.infra.migrations import upgrade
-
 from tests.api.cli.conftest import Command
 from tests.contract.store_contract import start_run
 from tests.postgres import postgres_dsn, postgres_server

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from noetl.executor.worker import Worker
 
 Command = Callable[..., Any]

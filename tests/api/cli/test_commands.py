@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from noetl.api.cli.app import app
 from typer.main import get_command
+
+from noetl.api.cli.app import app
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGE = (ROOT / "docs" / "commands.md").read_text("utf-8")

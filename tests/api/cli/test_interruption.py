@@ -12,11 +12,11 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+
 from noetl.api.cli import main
 from noetl.api.cli.local import interruption
 from noetl.api.cli.local.interruption import Interruption
 from noetl.executor.stores import change_signal
-
 from tests.api.cli.conftest import Command
 
 WAIT = {"name": "wait", "steps": [{"name": "wait", "run": [{"action": "wait", "seconds": 600}]}]}

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from noetl.api.cli import sources
 from noetl.api.cli.local.playbook_finder import SiblingPlaybookFinder
 from noetl.executor.errors import ActionError
 from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.executor.model.run import Run
 from noetl.executor.stores.sqlite.store import SqliteStore
-
 from tests.run_harness import RunHarness, compile_text
 
 Command = Callable[..., Any]

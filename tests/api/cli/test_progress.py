@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+
 from noetl.api.cli.display.event_follower import FollowedRun
 from noetl.api.cli.display.progress import ProgressDisplay, active_lines
 from noetl.api.cli.display.run_board import (
@@ -19,7 +20,6 @@ from noetl.api.cli.display.run_board import (
 from noetl.executor.engine.start import new_run
 from noetl.executor.model.events import Event, timestamp
 from noetl.executor.model.run import Run
-
 from tests.run_harness import FakeClock, compile_text
 
 NOW = 1_000_000.0

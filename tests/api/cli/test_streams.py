@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from noetl.executor.stores import open_store
 
+from noetl.executor.stores import open_store
 from tests.api.cli.test_cli_check import GOOD
 
 

@@ -27,9 +27,9 @@ from typing import Any
 import boto3
 import httpx
 import yaml
+
 from noetl.api.auth.api_keys import create_api_key
 from noetl.executor.stores import open_store
-
 from tests.aws import REGION
 from tests.tool_environments import ROOT, tool_environment
 

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from noetl.api.service.runs import Service as RunService
 from noetl.executor.actions import catalogue
 from noetl.executor.stores import open_store
 from noetl.infra.migrations import upgrade
-
 from tests.e2e.aws.service import DeployedService
 from tests.e2e.aws.stack import DeployedStack, deploy
 from tests.e2e.aws.test_runs import (

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from noetl.executor.stores.dynamo.store import DynamoStore
 
 from benchmarks.cost import make_row, measure_chain
 from benchmarks.meter import AwsMeter
+from noetl.executor.stores.dynamo.store import DynamoStore
 from tests.e2e.aws.service import DeployedService
 from tests.e2e.aws.stack import CONTENT, DeployedStack
 from tests.http_server import StubExchange, serve

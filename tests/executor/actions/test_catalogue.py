@@ -7,6 +7,7 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
+
 from noetl.executor import actions
 from noetl.executor.errors import SettingError
 

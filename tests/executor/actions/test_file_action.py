@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from noetl.executor.actions import _formats, file
 from noetl.executor.actions._formats import decode, read_csv
 from noetl.executor.actions._glob import find_files
 from noetl.executor.errors import ActionError
 from noetl.executor.security.capabilities import Capabilities, local_run_capabilities
-
 from tests.action_calls import perform_action
 
 

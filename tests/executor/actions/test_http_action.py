@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from noetl.executor.errors import ActionError
 from noetl.executor.security.redaction import REVEALED_SECRETS
-
 from tests.action_calls import perform_action
 from tests.http_server import StubExchange, serve
 

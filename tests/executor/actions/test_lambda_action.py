@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from botocore.response import StreamingBody
 from botocore.stub import Stubber
+
 from noetl.executor.clients import aws as ours
 from noetl.executor.errors import ActionError
-
 from tests.action_calls import perform_action
 from tests.aws import Client, drop_permissions
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 from botocore.stub import ANY, Stubber
+
 from noetl.executor.clients import aws as ours
 from noetl.executor.errors import ActionError
-
 from tests.action_calls import perform_action
 from tests.aws import REGION, Client, drop_permissions
 

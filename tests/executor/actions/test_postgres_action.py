@@ -11,11 +11,11 @@ from typing import Any
 
 import psycopg
 import pytest
+
 from noetl.executor.actions import _postgres_pool, handler, postgres
 from noetl.executor.actions._postgres_pool import CONNECTION_POOL
 from noetl.executor.errors import ActionError
 from noetl.executor.security.capabilities import Capabilities, local_run_capabilities
-
 from tests.action_calls import create_call, perform_action
 
 

@@ -6,10 +6,10 @@ from uuid import uuid4
 
 import pytest
 from botocore.stub import Stubber
+
 from noetl.executor.actions import s3
 from noetl.executor.clients import aws as aws_clients
 from noetl.executor.errors import ActionError
-
 from tests.action_calls import perform_action
 from tests.aws import Client, drop_permissions
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from noetl.executor.errors import ActionError
 from noetl.executor.security.capabilities import Capabilities
 from noetl.executor.security.redaction import REVEALED_SECRETS, redact
-
 from tests.action_calls import LOCAL, perform_action
 
 

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+
 from noetl.executor.actions import log
 from noetl.executor.actions.action import Call
 from noetl.executor.errors import ActionError
 from noetl.executor.security.secret_sources import resolve_secret
-
 from tests.action_calls import perform_action
 
 
