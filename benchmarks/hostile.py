@@ -69,7 +69,8 @@ def choices(number: int, count: int) -> str:
 def fork_to_later_steps(size: int) -> str:
     """Return steps that each fork to all later steps."""
     forks = (
-        f"s{index}, rule: [{{case: default, run: [{', '.join(f's{target}' for target in range(index + 1, size))}]}}]"
+        f"s{index}, rule: [{{case: default, "
+        f"run: [{', '.join(f's{target}' for target in range(index + 1, size))}]}}]"
         for index in range(size - 1)
     )
     return steps([*forks, f"s{size - 1}, run: [{OK}]"])
@@ -89,7 +90,8 @@ def fork_to_all_steps(size: int) -> str:
 def crossing_branches(size: int) -> str:
     """Return two chains. At every step a branch continues in either chain."""
     lines = [
-        f"{row}{index}, rule: [{{case: '{{{{ x }}}}', run: [a{index + 1}]}}, {{case: default, run: [b{index + 1}]}}]"
+        f"{row}{index}, rule: [{{case: '{{{{ x }}}}', run: [a{index + 1}]}},"
+        f" {{case: default, run: [b{index + 1}]}}]"
         for index in range(size)
         for row in "ab"
     ]
@@ -114,7 +116,8 @@ def join_modes(size: int) -> str:
         for index in range(size - 1)
     )
     lines = (
-        f"s{index}, join: {('any', 'each', 'all')[index % 3]}, run: [{{action: set, set: {{x{index % 7}: 1}}}}],"
+        f"s{index}, join: {('any', 'each', 'all')[index % 3]},"
+        f" run: [{{action: set, set: {{x{index % 7}: 1}}}}],"
         f" rule: [{{case: default, run: [{targets}]}}]"
         for index, targets in enumerate(targets_of_steps)
     )
@@ -143,7 +146,8 @@ def random_graph(size: int) -> str:
         return f"s{chance.randrange(size)}"
 
     lines = (
-        f"s{index}, max_visits: 2, run: [{{action: shell, command: ls, as: x{chance.randrange(60)}}}], rule: ["
+        f"s{index}, max_visits: 2,"
+        f" run: [{{action: shell, command: ls, as: x{chance.randrange(60)}}}], rule: ["
         f'{{case: "{{{{ x{chance.randrange(60)} is defined }}}}", run: [{any_step()}, {any_step()}]}},'
         f" {{case: error, run: [{any_step()}]}}, {{case: default, run: [{any_step()}]}}]"
         for index in range(size)
@@ -154,7 +158,8 @@ def random_graph(size: int) -> str:
 def dead_cases(size: int) -> str:
     lines = (
         f's{index}, run: [{{action: set, set: {{x{index}: "{{{{ x{index - 1} }}}}"}}}}],'
-        f' rule: [{{case: "{{{{ v is defined }}}}", run: [s{index + 1}]}}, {{case: default, run: [s{index + 2}]}}]'
+        f' rule: [{{case: "{{{{ v is defined }}}}", run: [s{index + 1}]}},'
+        f" {{case: default, run: [s{index + 2}]}}]"
         for index in range(1, size)
     )
     ends = (f"s{index}, run: [{OK}]" for index in (size, size + 1))
@@ -163,8 +168,10 @@ def dead_cases(size: int) -> str:
 
 def visits_read(size: int) -> str:
     lines = (
-        f's{index}, run: [{{action: log, message: "{{{{ steps.s{index - 1}.result }}}} {{{{ steps.s{index + 1}.error }}}}"}}],'
-        f' rule: [{{case: "{{{{ steps.s{index // 2}.visits > 0 }}}}", run: [s{index + 2}]}}, {{case: default, run: [s{index + 1}]}}]'
+        f's{index}, run: [{{action: log, message: "{{{{ steps.s{index - 1}.result }}}}'
+        f' {{{{ steps.s{index + 1}.error }}}}"}}],'
+        f' rule: [{{case: "{{{{ steps.s{index // 2}.visits > 0 }}}}", run: [s{index + 2}]}},'
+        f" {{case: default, run: [s{index + 1}]}}]"
         for index in range(1, size)
     )
     return steps([*lines, *(f"s{index}, run: [{OK}]" for index in (size, size + 1))])
@@ -182,7 +189,9 @@ def misspelt_names(size: int) -> str:
 def many_names(size: int) -> str:
     saved = ", ".join(f"n{index}: 1" for index in range(size))
     read = "".join(
-        f'  - {{action: log, message: "{{{{ {" ~ ".join(f"n{index}" for index in range(first, first + 300))} }}}}"}}\n'
+        '  - {action: log, message: "{{ '
+        + " ~ ".join(f"n{index}" for index in range(first, first + 300))
+        + ' }}"}\n'
         for first in range(0, size, 300)
     )
     first = f"a, run: [{{action: set, set: {{{saved}}}}}], rule: [{{case: default, run: [b]}}]"
@@ -192,7 +201,8 @@ def many_names(size: int) -> str:
 def called_tasks(size: int) -> str:
     """Return tasks that each call the next one twice, and steps that call three tasks."""
     tasks = "".join(
-        f'- {{name: t{index}, run: [t{index + 1}, t{index + 1}, {{action: set, set: {{v{index}: "{{{{ v{index + 1} }}}}"}}}}]}}\n'
+        f"- {{name: t{index}, run: [t{index + 1}, t{index + 1},"
+        f' {{action: set, set: {{v{index}: "{{{{ v{index + 1} }}}}"}}}}]}}\n'
         for index in range(31)
     )
     lines = (f"s{index}, run: [t0, t1, t2]{rule_to_next(index, size - 1)}" for index in range(size))

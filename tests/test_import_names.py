@@ -104,7 +104,8 @@ class TestCheckout:
     def test_both_names_give_the_same_module(self, order: str, tmp_path: Path) -> None:
         code = (
             f"import {order}, sys; import api.http.problems;"
-            "print(api is noetl.api, api.app is noetl.api.app, sys.modules['api.app'].app is noetl.api.app.app,"
+            "print(api is noetl.api, api.app is noetl.api.app,"
+            " sys.modules['api.app'].app is noetl.api.app.app,"
             " api.http.problems.Problem is sys.modules['noetl.api.http.problems'].Problem, api.app.__name__)"
         )
         assert run_python(code, ROOT, cwd=tmp_path) == "True True True True noetl.api.app\n"

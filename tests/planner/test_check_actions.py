@@ -36,7 +36,10 @@ VALID_ACTIONS = [
     '{action: http, method: post, url: "https://x.test/a/{{ x }}", headers: {X-A: b}, json: {a: 1}, accept_status: [404]}',
     '{action: http, url: "{{ x }}", auth: {bearer: "{{ secrets.T }}"}, as: reply, timeout: 5s, retry: 3}',
     '{action: http, url: "{{ x }}", if: "{{ x }}"}',
-    '{action: postgres, connection: "{{ secrets.D }}", query: "select a from t where b = {{ x }}", fetch: one}',
+    (
+        '{action: postgres, connection: "{{ secrets.D }}",'
+        ' query: "select a from t where b = {{ x }}", fetch: one}'
+    ),
     '{action: postgres, connection: "{{ secrets.D }}", query: ["select 1", "select {{ x }}"], params: {}}',
     "{action: file, read: a.csv, format: csv}",
     '{action: file, write: a.csv, content: "{{ x }}"}',

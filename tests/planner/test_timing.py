@@ -47,7 +47,10 @@ def test_timeouts_longer_than_an_invocation(text: str, words: list[str]) -> None
         (f"steps: [{{name: a, retry: {{attempts: 9, delay: 1h}}, run: [{OK}]}}]", []),
         (f"timeout: 1m\nretry: {{attempts: 5, delay: 1m}}\nsteps: [{{name: a, run: [{OK}]}}]", ["retry"]),
         (
-            "timeout: 1m\nsteps: [{name: a, run: [{action: log, message: x, retry: {attempts: 4, delay: 1m}}]}]",
+            (
+                "timeout: 1m\nsteps:\n- name: a\n  run:\n"
+                "  - {action: log, message: x, retry: {attempts: 4, delay: 1m}}\n"
+            ),
             ["retry"],
         ),
         (
