@@ -1,9 +1,9 @@
 """Import names of a checkout: `api` and `noetl.api` are the same module.
 
 In a checkout the folders `planner`, `executor`, `api` and `infra` are on the import path, so
-`uvicorn api.app:app` finds them. Python would load them a second time under their short names. The classes of
-the two copies differ, so `isinstance` and `except` would not match. The `__init__` modules of the folders call
-`alias_package` to prevent that.
+`uvicorn api.app:app` finds them. Python would load them a second time under their short names. The classes
+of the two copies differ, so `isinstance` and `except` would not match. The `__init__` modules of the folders
+call `alias_package` to prevent that.
 """
 
 from __future__ import annotations
