@@ -150,7 +150,7 @@ class _LambdaInvocation:
         """Process the messages and return the ids of those to deliver again."""
         finished = threading.Event()
         renewal = threading.Thread(
-            target=self._lease_keeper.renew_until, args=(finished,), name="noetl-keep", daemon=True
+            target=self._lease_keeper.renew_until, args=(finished,), name="noetl-lease", daemon=True
         )
         renewal.start()
         try:

@@ -129,7 +129,7 @@ class Worker:
             threading.Thread(target=self._execute_visits, args=(name,), name=name, daemon=True)
             for name in names
         ]
-        self._renewal = threading.Thread(target=self._renew_claims, name="noetl-keep", daemon=True)
+        self._renewal = threading.Thread(target=self._renew_claims, name="noetl-lease", daemon=True)
 
     def start(self) -> None:
         """Start to execute visits. Take over the claims of dead workers of this machine at once."""
