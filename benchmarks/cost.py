@@ -93,13 +93,13 @@ def measure_chain(
 
     With `same_invocation`, one invocation executes all steps.
     """
-    found = compile_playbook(chain(steps), catalogue())
-    assert found.plan is not None, found.diagnostics
-    store.save_plan(found.plan)
+    compilation = compile_playbook(chain(steps), catalogue())
+    assert compilation.plan is not None, compilation.diagnostics
+    store.save_plan(compilation.plan)
     text = "".join(random.Random(7).choices(string.ascii_letters + string.digits, k=RESULT_BYTES))
-    store.create_run(*new_run(found.plan.header, found.plan.hash, {"text": text}, now=clock()))
+    store.create_run(*new_run(compilation.plan.header, compilation.plan.hash, {"text": text}, now=clock()))
     lease = Lease("cost", 30.0)
-    walker = VisitExecutor(
+    executor = VisitExecutor(
         store, lease, local_run_capabilities(Path.cwd()), clock, continues=lambda: same_invocation
     )
     sqs = client("sqs", without_retries=True)
@@ -110,7 +110,7 @@ def measure_chain(
         began = time.perf_counter()
         claim = store.claim_message(message["Body"], lease, clock())
         while isinstance(claim, Claim):
-            claim = walker.execute(claim)
+            claim = executor.execute(claim)
             if same_invocation:
                 measurements.append((meter.read(), time.perf_counter() - began))
                 began = time.perf_counter()
@@ -161,22 +161,22 @@ def measure_fork(store: DynamoStore, queue: str, branches: int, meter: AwsMeter)
     meter.read()
     run = store.create_run(*new_run(plan.header, plan.hash, {}, now=time.time()))
     lease, sqs, is_over = Lease("fan", 60.0), client("sqs", without_retries=True), threading.Event()
-    walker = VisitExecutor(store, lease, local_run_capabilities(Path.cwd()), continues=lambda: False)
+    executor = VisitExecutor(store, lease, local_run_capabilities(Path.cwd()), continues=lambda: False)
 
-    def walk(_: int) -> None:
+    def process_messages(_: int) -> None:
         while not is_over.is_set():
             answer = sqs.receive_message(QueueUrl=queue, MaxNumberOfMessages=10, WaitTimeSeconds=1)
             for message in answer.get("Messages", ()):
-                found = store.claim_message(message["Body"], lease, time.time())
-                if isinstance(found, Claim):
-                    walker.execute(found)
-                if found is not MessageOutcome.HELD:
+                claim = store.claim_message(message["Body"], lease, time.time())
+                if isinstance(claim, Claim):
+                    executor.execute(claim)
+                if claim is not MessageOutcome.HELD:
                     sqs.delete_message(QueueUrl=queue, ReceiptHandle=message["ReceiptHandle"])
-                if isinstance(found, Claim) and found.visit.step == END:
+                if isinstance(claim, Claim) and claim.visit.step == END:
                     is_over.set()
 
     with ThreadPoolExecutor(THREADS) as pool:
-        list(pool.map(walk, range(THREADS)))
+        list(pool.map(process_messages, range(THREADS)))
     usage = meter.read()
     visits = Counter(visit.step for visit in store.visits(run.id) if visit.finished_at is not None)
     assert visits == dict.fromkeys(["fork", *(f"b{number}" for number in range(branches)), "join", END], 1)

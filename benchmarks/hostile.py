@@ -350,7 +350,7 @@ def measure(names: Iterable[str] = TEXTS, repetitions: int = 3) -> list[dict[str
 
 def _row(name: str, repetitions: int) -> dict[str, Any]:
     text = text_of(name)
-    codes = Counter(found.code for found in compile_playbook(text, catalogue()).diagnostics)
+    codes = Counter(finding.code for finding in compile_playbook(text, catalogue()).diagnostics)
     times = [
         median_seconds(
             lambda: compile_playbook(playbook, catalogue()),  # noqa: B023

@@ -184,9 +184,9 @@ def _started(store: Store, plan: Plan) -> Run:
 
 def _runs(url: str) -> list[Run]:
     store = open_store(url)
-    found, _ = store.runs("default")
+    runs, _ = store.runs("default")
     store.close()
-    return found
+    return runs
 
 
 def _worker(dsn: str) -> subprocess.Popen[str]:

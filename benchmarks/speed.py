@@ -120,15 +120,15 @@ def _measured(
     with bench.run_workers(workers) as processes:
         # The first round is not counted: it loads the plan and compiles its expressions.
         for repetition in range(repetitions + 1):
-            found = {"row": bench.row()}
+            measured = {"row": bench.row()}
             before = work_seconds(processes)
-            found["step"] = measure_runs(bench.store, plan, runs) / (runs * steps)
-            found["work"] = (work_seconds(processes) - before) / (runs * steps)
+            measured["step"] = measure_runs(bench.store, plan, runs) / (runs * steps)
+            measured["work"] = (work_seconds(processes) - before) / (runs * steps)
             for name, competitor in competitors.items():
                 before = work_seconds([competitor.id])
-                found[name] = competitor.run_seconds(shape, steps, size) / steps
-                found[f"{name} work"] = (work_seconds([competitor.id]) - before) / steps
-            rounds += [found] if repetition else []
+                measured[name] = competitor.run_seconds(shape, steps, size) / steps
+                measured[f"{name} work"] = (work_seconds([competitor.id]) - before) / steps
+            rounds += [measured] if repetition else []
     row: report.Row = {name: median(times[name] for times in rounds) for name in rounds[0]}
     row |= {"playbook": f"{shape} of {steps:,}", "result_bytes": size, "workers": workers}
     row["rows_per_step"] = median(times["step"] / times["row"] for times in rounds)
@@ -162,10 +162,10 @@ def wait_until_ended(store: Store, run_ids: Sequence[str]) -> None:
     left = list(run_ids)
     while left:
         seen = store.changes.count
-        found = store.run("default", left[-1])
-        assert found is not None
-        if found.status.is_final:
-            assert found.status is RunStatus.SUCCEEDED, found.error
+        run = store.run("default", left[-1])
+        assert run is not None
+        if run.status.is_final:
+            assert run.status is RunStatus.SUCCEEDED, run.error
             left.pop()
         else:
             store.changes.wait(seen, 0.5)

@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     on_valid = _valid(valid)
     print(report.table("Diagnostics of valid playbooks", report.VALID, on_valid))
     agreements = {"valid": agreement.measure(valid), "by chance": agreement.measure(chance)}
-    agreed = [{"of": name, **found.to_json()} for name, found in agreements.items()]
+    agreed = [{"of": name, **result.to_json()} for name, result in agreements.items()]
     print(
         report.table(
             "Agreement of diagnostics and runs",
@@ -49,10 +49,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             agreed,
         )
     )
-    for found in agreed:
+    for row in agreed:
         for key, label in _VERDICTS.items():
-            numbers = ", ".join(f"{code} {number:,}" for code, number in found[key].items())
-            print(f"{found['of']}, {label}: {numbers or 'none'}")
+            numbers = ", ".join(f"{code} {number:,}" for code, number in row[key].items())
+            print(f"{row['of']}, {label}: {numbers or 'none'}")
     last_seed = seeds[-1] if seeds else options.seed
     print(f"\nSeeds {options.seed} to {last_seed}; {options.sites} places per operator and playbook.")
     _show(misjudged, agreements, options.show)
@@ -87,15 +87,15 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _valid(playbooks: Sequence[CorpusPlaybook]) -> list[dict[str, Any]]:
     """Return the numbers of valid playbooks and of their diagnostics by severity, for each source."""
-    found: dict[str, Counter[str]] = {}
+    counts_by_source: dict[str, Counter[str]] = {}
     for playbook in playbooks:
-        counts = found.setdefault(playbook.source, Counter())
+        counts = counts_by_source.setdefault(playbook.source, Counter())
         counts["playbooks"] += 1
         counts.update(d.severity.value for d in compile_playbook(playbook.text, catalogue()).diagnostics)
     severities = [severity.value for severity in Severity]
     return [
         {"source": name, **{key: counts[key] for key in ("playbooks", *severities)}}
-        for name, counts in found.items()
+        for name, counts in counts_by_source.items()
     ]
 
 
@@ -115,8 +115,8 @@ def _show(
             )
             print(f"execution: {wrong}\ncompiler: {'; '.join(messages) or 'nothing'}")
             print(f"right places: {sorted(mutant.places)}")
-    for found in agreements.values():
-        for disagreement in found.disagreements[:limit]:
+    for result in agreements.values():
+        for disagreement in result.disagreements[:limit]:
             print(f"\n--- {disagreement.playbook}: {disagreement.description}\n{disagreement.text}")
 
 

@@ -123,42 +123,42 @@ class Agreement:
 def measure(playbooks: Iterable[CorpusPlaybook]) -> Agreement:
     """Compare the diagnostics of playbooks with their runs."""
     logging.disable(logging.CRITICAL)
-    found = Agreement()
+    agreement = Agreement()
     for playbook in playbooks:
-        _compare(playbook, found)
+        _compare(playbook, agreement)
     logging.disable(logging.NOTSET)
-    return found
+    return agreement
 
 
-def _compare(playbook: CorpusPlaybook, found: Agreement) -> None:
+def _compare(playbook: CorpusPlaybook, agreement: Agreement) -> None:
     compilation = compile_playbook(playbook.text, catalogue())
     try:
         plan = compilation.plan or build_unchecked_plan(playbook.text)
     except NoPlanError:
-        found.left_out += 1
+        agreement.left_out += 1
         return
     judge, verdicts = _judge(playbook.text, plan, compilation.diagnostics)
-    found.playbooks += 1
-    found.runs += len(judge.behaviour.endings)
-    found.states += judge.behaviour.states
+    agreement.playbooks += 1
+    agreement.runs += len(judge.behaviour.endings)
+    agreement.states += judge.behaviour.states
     for diagnostic, verdict in zip(compilation.diagnostics, verdicts, strict=True):
         if verdict is None:
             continue
         # Only an exhaustive exploration can show that something never happens.
         if verdict is (diagnostic.code in _CLAIMS_OF_ABSENCE) and not judge.is_exhaustive:
-            found.undecided[diagnostic.code] += 1
+            agreement.undecided[diagnostic.code] += 1
             continue
-        (found.confirmed if verdict else found.refuted)[diagnostic.code] += 1
+        (agreement.confirmed if verdict else agreement.refuted)[diagnostic.code] += 1
         if not verdict:
             place = f"{diagnostic.span.line}:{diagnostic.span.column}"
             description = f"does not happen: {diagnostic.code} at {place}: {diagnostic.message}"
-            found.disagreements.append(Disagreement(playbook.name, playbook.text, description))
+            agreement.disagreements.append(Disagreement(playbook.name, playbook.text, description))
     if compilation.plan is not None:
-        found.clean += 1
+        agreement.clean += 1
         lossy = explore_plan(plan, FaultModel(loses_workers=True))
         for kind, description in judge.find_unreported(compilation.diagnostics, lossy):
-            found.unreported[kind] += 1
-            found.disagreements.append(
+            agreement.unreported[kind] += 1
+            agreement.disagreements.append(
                 Disagreement(playbook.name, playbook.text, f"is not reported: {description}")
             )
 
@@ -213,8 +213,8 @@ class Judge:
             case "NP301" | "NP302":
                 is_of_step = re.search(r"visits step|unvisited", diagnostic.message) is not None
                 words = _STEP_ATTRIBUTES if is_of_step else frozenset([self.places.word(place)])
-                found = self._is_undefined(words, step, path)
-                return found and (
+                is_undefined = self._is_undefined(words, step, path)
+                return is_undefined and (
                     diagnostic.code == "NP301" or self._is_undefined_on_path(words, step, diagnostic.message)
                 )
             case "NP303":
@@ -284,7 +284,7 @@ class Judge:
             for d in diagnostics
             if d.code in ("NP302", "NP306")
         }
-        found = [
+        unreported = [
             (kind, f"{kind}: {mistake.type} at {mistake.step}: {mistake.message}")
             for kind, mistakes in (
                 ("undefined name", self.behaviour.first),
@@ -293,18 +293,20 @@ class Judge:
             for mistake in sorted(mistakes, key=str)
             if mistake.name is not None and mistake.name not in reported
         ]
-        found += [("stuck", broken) for broken in sorted(self.behaviour.broken)]
-        found += [
+        unreported += [("stuck", broken) for broken in sorted(self.behaviour.broken)]
+        unreported += [
             ("race", f"{first} and {second} save {name}")
             for name, first, second in sorted(self.behaviour.writers)
         ]
         bound = self.plan.header.statistics["most_visits"]
         if self.behaviour.is_endless or (bound < MAX_COUNTED_VISITS and self.behaviour.most_visits > bound):
-            found.append(("more visits", f"{self.behaviour.most_visits} visits, but the plan allows {bound}"))
-        found += [("no such step", str(name)) for name in sorted(find_dangling_targets(self.text))]
+            unreported.append(
+                ("more visits", f"{self.behaviour.most_visits} visits, but the plan allows {bound}")
+            )
+        unreported += [("no such step", str(name)) for name in sorted(find_dangling_targets(self.text))]
         seen = {(d.span.line, d.span.column) for d in diagnostics if d.code == "NP201"}
-        found += self._find_unreachable(seen)
-        return found
+        unreported += self._find_unreachable(seen)
+        return unreported
 
     def _find_unreachable(self, reported: set[tuple[int, int]]) -> list[tuple[str, str]]:
         """Return the steps that the plan omits, if no diagnostic reports unreachable steps."""

@@ -32,10 +32,10 @@ class CorpusPlaybook:
 
 def written_playbooks() -> list[CorpusPlaybook]:
     """Return the valid playbooks of this repository, each text once."""
-    found: dict[str, CorpusPlaybook] = {}
+    playbooks: dict[str, CorpusPlaybook] = {}
     for playbook in (*_examples(), *_documents(), *_explanations(), *_tests()):
-        found.setdefault(playbook.text.strip(), playbook)
-    return list(found.values())
+        playbooks.setdefault(playbook.text.strip(), playbook)
+    return list(playbooks.values())
 
 
 def _examples() -> Iterator[CorpusPlaybook]:

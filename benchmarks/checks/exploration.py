@@ -337,7 +337,7 @@ class PlanExplorer(StateSpaceExplorer):
             for done in self.visit_outcomes(state, visit):
                 self.effects_by_outcome[visit.id, hash(done.script)] = done.effects
                 self.record_context(done.mistakes, state)
-                choices = {**state.choices, choice_key: ("walk", hash(done.script))}
+                choices = {**state.choices, choice_key: ("visit", hash(done.script))}
                 try:
                     yield self.commit(replace(state, choices=choices), done.commit)
                     if self.plan.header.sequential and len(state.joins) > 1:
@@ -434,7 +434,7 @@ class PlanExplorer(StateSpaceExplorer):
         for done in self.explore_visit(state, visit):
             self.record_context(done.mistakes, state)
             self.effects_by_outcome[visit.id, hash(done.script)] = done.effects
-            choices = {**state.choices, (last, 1, 2): ("walk", hash(done.script))}
+            choices = {**state.choices, (last, 1, 2): ("visit", hash(done.script))}
             self.finish_run(
                 replace(state, visits={**state.visits, visit.id: done.commit.visit}, choices=choices)
             )

@@ -94,13 +94,13 @@ class Original:
         if document is None:
             return None
         text = dump_yaml(document.data)
-        found = compile_playbook(text, catalogue())
-        if found.plan is None:
+        compilation = compile_playbook(text, catalogue())
+        if compilation.plan is None:
             return None
-        behaviour = explore_plan(found.plan)
+        behaviour = explore_plan(compilation.plan)
         # An incomplete exploration cannot be compared with that of a mutant.
         return (
-            cls(playbook, yaml.safe_load(text), text, found.plan, found.diagnostics, behaviour)
+            cls(playbook, yaml.safe_load(text), text, compilation.plan, compilation.diagnostics, behaviour)
             if behaviour.is_complete
             else None
         )
@@ -118,9 +118,9 @@ class Original:
                     yield self.judge(name, change, text)
 
     def judge(self, operator: str, change: Change, text: str) -> JudgedMutant:
-        found = compile_playbook(text, catalogue())
+        compilation = compile_playbook(text, catalogue())
         known = Counter((d.code, d.message) for d in self.diagnostics)
-        diagnostics = tuple(d for d in found.diagnostics if not _is_among(d, known))
+        diagnostics = tuple(d for d in compilation.diagnostics if not _is_among(d, known))
         places = Places(text)
         evidence: set[Place] = set(change.locate(places))
         try:

@@ -204,22 +204,22 @@ def _misspell(word: str) -> str:
 def _reads(text: str) -> Iterator[tuple[int, str]]:
     """Yield the names that the expressions of a text read, with their offsets."""
     for expression in _EXPRESSION.finditer(text):
-        source = _STRING.sub(lambda found: " " * len(found[0]), expression[1])
-        for found in re.finditer(r"(?<![\w.|])(?<!\| )([A-Za-z_]\w*)(?!\w|\s*\()", source):
-            before = source[: found.start()].rstrip()
+        source = _STRING.sub(lambda match: " " * len(match[0]), expression[1])
+        for match in re.finditer(r"(?<![\w.|])(?<!\| )([A-Za-z_]\w*)(?!\w|\s*\()", source):
+            before = source[: match.start()].rstrip()
             if (
-                found[1] not in _WORDS
+                match[1] not in _WORDS
                 and not before.endswith(("|", " is", "."))
-                and not re.match(r"\s*=[^=]", source[found.end() :])
+                and not re.match(r"\s*=[^=]", source[match.end() :])
             ):
-                yield expression.start(1) + found.start(), found[1]
+                yield expression.start(1) + match.start(), match[1]
 
 
 def _attribute_reads(text: str, root: str) -> Iterator[tuple[int, str]]:
     """Yield the attributes of `root` that a text reads, with their offsets."""
     for expression in _EXPRESSION.finditer(text):
-        for found in re.finditer(rf"(?<![\w.]){re.escape(root)}\.([A-Za-z_]\w*)", expression[1]):
-            yield expression.start(1) + found.start(1), found[1]
+        for match in re.finditer(rf"(?<![\w.]){re.escape(root)}\.([A-Za-z_]\w*)", expression[1]):
+            yield expression.start(1) + match.start(1), match[1]
 
 
 def _replace_at(text: str, offset: int, old: str, new: str) -> str:
@@ -296,14 +296,14 @@ def _steps_on_cycle(plan: Plan, step: str) -> set[str]:
 
 def _reachable_steps(plan: Plan, start: str) -> set[str]:
     """Return the steps that a branch can reach from a step."""
-    found: set[str] = set()
+    reachable: set[str] = set()
     stack = [start]
     while stack:
         for case in plan.steps[stack.pop()].cases:
-            new = set(case.targets) - found
-            found |= new
+            new = set(case.targets) - reachable
+            reachable |= new
             stack += new
-    return found
+    return reachable
 
 
 def leave_region(data: Data, plan: Plan) -> Iterator[Change]:
@@ -386,10 +386,10 @@ def contradict_guard(data: Data, plan: Plan) -> Iterator[Change]:
 def contradict_numbers(data: Data, plan: Plan) -> Iterator[Change]:
     """Make a guard compare with a number in both directions."""
     for path, case in _cases(data):
-        found = re.fullmatch(r"\s*\{\{\s*([\w.]+) (<|>|<=|>=) (\d+)\s*\}\}\s*", str(case["case"]))
-        if found:
-            opposite = "<" if ">" in found[2] else ">"
-            text = f"{{{{ {found[1]} {found[2]} {found[3]} and {found[1]} {opposite} {found[3]} }}}}"
+        match = re.fullmatch(r"\s*\{\{\s*([\w.]+) (<|>|<=|>=) (\d+)\s*\}\}\s*", str(case["case"]))
+        if match:
+            opposite = "<" if ">" in match[2] else ">"
+            text = f"{{{{ {match[1]} {match[2]} {match[3]} and {match[1]} {opposite} {match[3]} }}}}"
             yield Change(_with_value(data, (*path, "case"), text), _case_places(path))
 
 
@@ -490,10 +490,10 @@ def misspell_attribute(data: Data, plan: Plan) -> Iterator[Change]:
 def remove_default(data: Data, plan: Plan) -> Iterator[Change]:
     """Remove the `default` filter of a name that may be unassigned."""
     for path, text in _templates_with_names(data):
-        for found in re.finditer(r"(\w+)\s*\|\s*default\([^()]*\)", text):
+        for match in re.finditer(r"(\w+)\s*\|\s*default\([^()]*\)", text):
             yield Change(
-                _with_value(data, path, _replace_at(text, found.start(), found[0], found[1])),
-                _words(path, found[1]),
+                _with_value(data, path, _replace_at(text, match.start(), match[0], match[1])),
+                _words(path, match[1]),
             )
 
 
@@ -641,15 +641,15 @@ def quote_template(data: Data, plan: Plan) -> Iterator[Change]:
         declared = catalogue()[entry["action"]].parameters
         for name, value in entry.items():
             if name in declared and declared[name].sink in (Sink.SQL, Sink.SHELL) and isinstance(value, str):
-                for found in _EXPRESSION.finditer(value):
+                for match in _EXPRESSION.finditer(value):
                     if (
-                        "identifier" in found[0]
-                        or value[: found.start()].count("'") % 2
-                        or value[: found.start()].count('"') % 2
+                        "identifier" in match[0]
+                        or value[: match.start()].count("'") % 2
+                        or value[: match.start()].count('"') % 2
                     ):
                         continue
-                    quoted = _replace_at(value, found.start(), found[0], f"'{found[0]}'")
-                    locate = _braces((*path, name), value[: found.start()].count("{{"))
+                    quoted = _replace_at(value, match.start(), match[0], f"'{match[0]}'")
+                    locate = _braces((*path, name), value[: match.start()].count("{{"))
                     yield Change(_with_value(data, (*path, name), quoted), locate, is_outside=True)
 
 
@@ -658,10 +658,10 @@ def _braces(path: Path, number: int) -> Locator:
         first, column = places.value(path)
         # A long text continues on the next lines.
         starts = [
-            (line, found.start() + 1)
+            (line, match.start() + 1)
             for line, text in enumerate(places.lines[first - 1 :], first)
-            for found in re.finditer(r"\{\{", text)
-            if line > first or found.start() >= column - 1
+            for match in re.finditer(r"\{\{", text)
+            if line > first or match.start() >= column - 1
         ]
         yield starts[number]
 
@@ -704,9 +704,9 @@ def unknown_task(data: Data, plan: Plan) -> Iterator[Change]:
 def unknown_filter(data: Data, plan: Plan) -> Iterator[Change]:
     """Misspell a filter."""
     for path, text in _templates(data):
-        for found in re.finditer(r"\|\s*([a-z_]+)", text):
-            other = _misspell(found[1])
-            changed = _replace_at(text, found.start(1), found[1], other)
+        for match in re.finditer(r"\|\s*([a-z_]+)", text):
+            other = _misspell(match[1])
+            changed = _replace_at(text, match.start(1), match[1], other)
             yield Change(_with_value(data, path, changed), _words(path, other), is_outside=True)
 
 
@@ -772,12 +772,12 @@ def loop_over_number(data: Data, plan: Plan) -> Iterator[Change]:
 def compare_kinds(data: Data, plan: Plan) -> Iterator[Change]:
     """Compare a number with a text by order."""
     for path, case in _cases(data):
-        found = re.fullmatch(
+        match = re.fullmatch(
             r"(\s*\{\{\s*)([\w.]+\.(?:status|exit_code)|input\.\w+) (<|>|<=|>=) (\d+)(\s*\}\}\s*)",
             str(case["case"]),
         )
-        if found:
-            text = f"{found[1]}{found[2]} {found[3]} '{found[4]}'{found[5]}"
+        if match:
+            text = f"{match[1]}{match[2]} {match[3]} '{match[4]}'{match[5]}"
             yield Change(_with_value(data, (*path, "case"), text), _anywhere_in((*path, "case")))
 
 

@@ -37,8 +37,8 @@ class Places:
             line = self.lines[number] if number < len(self.lines) else ""
             first = mark.column if number == mark.line else 0
             last = end.column if number == end.line else len(line)
-            for found in re.finditer(rf"(?<!\w){re.escape(word)}(?!\w)", line[first:last]):
-                yield number + 1, first + found.start() + 1
+            for match in re.finditer(rf"(?<!\w){re.escape(word)}(?!\w)", line[first:last]):
+                yield number + 1, first + match.start() + 1
 
     def texts(self, path: Path = ()) -> Iterator[tuple[Path, str]]:
         """Yield every text below a path, with its path."""
@@ -60,8 +60,8 @@ class Places:
 
     def word(self, place: Place) -> str:
         """Return the word that starts at a place."""
-        found = re.compile(r"\w*").match(self.lines[place[0] - 1], place[1] - 1)
-        return found[0] if found else ""
+        match = re.compile(r"\w*").match(self.lines[place[0] - 1], place[1] - 1)
+        return match[0] if match else ""
 
     def _find(self, path: Path) -> tuple[Any, Any]:
         key, node = None, self.root

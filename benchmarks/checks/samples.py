@@ -114,10 +114,10 @@ class ValueUsage:
         self, label: str, kind: Kind | None = None, known: Mapping[str, Kind] | None = None
     ) -> list[Any]:
         """Return values that the templates distinguish, the simplest first. A given `kind` restricts them."""
-        found = _distinct(self._variants(label, known))
+        variants = _distinct(self._variants(label, known))
         if kind is None or kind is Kind.ANY:
-            return found[:MAX_VARIANTS]
-        fit = [value for value in found if is_of_kind(value, kind)]
+            return variants[:MAX_VARIANTS]
+        fit = [value for value in variants if is_of_kind(value, kind)]
         return (fit or [_of_kind(kind, label)])[:MAX_VARIANTS]
 
     def _variants(self, label: str, known: Mapping[str, Kind] | None) -> Iterator[Any]:
@@ -188,10 +188,10 @@ def combinations(choices: Mapping[str, Sequence[Any]], limit: int) -> list[dict[
 
 
 def _product(choices: Mapping[str, Sequence[Any]]) -> int:
-    found = 1
+    product = 1
     for values in choices.values():
-        found *= len(values)
-    return found
+        product *= len(values)
+    return product
 
 
 def _distinct(values: Iterable[Any]) -> list[Any]:
@@ -253,11 +253,11 @@ class Samples:
     def _input(self, name: str, declared: Input) -> list[Any]:
         if declared.enum is not None:
             return list(declared.enum)
-        found = self.root.descend(("input", name)).variants(f"input {name}", Kind(declared.type))
+        variants = self.root.descend(("input", name)).variants(f"input {name}", Kind(declared.type))
         return (
-            found
+            variants
             if declared.required or declared.inferred
-            else _distinct((declared.default, *found))[:MAX_VARIANTS]
+            else _distinct((declared.default, *variants))[:MAX_VARIANTS]
         )
 
     def results(self, action: Action, path: Path | None) -> list[Any]:
@@ -286,27 +286,27 @@ class Samples:
         details = (
             usage.descend(("details",)).variants("details") if usage.descend(("details",)).parts else [None]
         )
-        found = [
+        values = [
             FailureSample(type, None, detail) for type in ("CommandFailed", *types) for detail in details
         ]
         if declaration.type == "http" and usage.descend(("status",)).constants:
             statuses = usage.descend(("status",)).variants("status")
-            found += [
+            values += [
                 FailureSample("HTTPStatus", status, details[0])
                 for status in statuses
                 if isinstance(status, int)
             ]
-        return found[: 2 * MAX_VARIANTS]
+        return values[: 2 * MAX_VARIANTS]
 
     def result_path(self, step: str, work: Work) -> Path | None:
         """Return the path of the result of work: a saved name or the result of the step."""
         if isinstance(work, Action | TaskCall) and work.save_as is not None:
             return ("name", work.save_as) if work.loop is None else ("name", work.save_as, ELEMENT)
-        found = self.plan.steps.get(step)
-        if found is not None and found.run and found.run[-1] is work:
+        plan_step = self.plan.steps.get(step)
+        if plan_step is not None and plan_step.run and plan_step.run[-1] is work:
             return (
                 ("result", step, ELEMENT)
-                if found.loop is not None or work.loop is not None
+                if plan_step.loop is not None or work.loop is not None
                 else ("result", step)
             )
         return None

@@ -163,16 +163,16 @@ def test_the_status_shows_waits_and_loop_progress(service: Service, store: Store
     """
     play = RunHarness(store, text)
 
-    def walk() -> dict[str, Any]:
+    def execute_and_view() -> dict[str, Any]:
         assert play.execute_next()
         step: dict[str, Any] = service.status(play.id)["steps"]["a"]
         return step
 
     assert service.status(play.id)["steps"]["a"].keys().isdisjoint({"waiting_for", "loops"})
-    step = walk()
+    step = execute_and_view()
     assert step["loops"] == [{"position": "run", "done": 2, "failed": 1, "total": 5}]
     assert (step["status"], step["visits"], "waiting_for" in step) == ("pending", 1, False)
-    step = walk()
+    step = execute_and_view()
     assert step["loops"] == [{"position": "run", "done": 3, "failed": 1, "total": 5}]
     until = timestamp(play.clock() + 60)
     assert (step["status"], step["waiting_for"]) == (
@@ -180,7 +180,7 @@ def test_the_status_shows_waits_and_loop_progress(service: Service, store: Store
         {"until": until, "actions": ["wait"], "workflows": []},
     )
     play.clock.advance(60)
-    assert walk()["loops"][0]["done"] == 4
+    assert execute_and_view()["loops"][0]["done"] == 4
     play.finish()
     step = service.status(play.id)["steps"]["a"]
     assert (step["status"], step.keys().isdisjoint({"waiting_for", "loops"})) == ("succeeded", True)

@@ -13,7 +13,7 @@ from tests.executor.fake_handler import PROBE, FakeHandler
 @pytest.fixture
 def probe(monkeypatch: pytest.MonkeyPatch) -> FakeHandler:
     """The handler of the action type `probe`, which exists during the test."""
-    found, types, handler = FakeHandler(), catalogue(), attempts.handler
+    fake, types, handler = FakeHandler(), catalogue(), attempts.handler
     monkeypatch.setattr(attempts, "catalogue", lambda: Catalogue([*types.values(), PROBE]))
-    monkeypatch.setattr(attempts, "handler", lambda name: found if name == "probe" else handler(name))
-    return found
+    monkeypatch.setattr(attempts, "handler", lambda name: fake if name == "probe" else handler(name))
+    return fake

@@ -207,7 +207,7 @@ class TestNotify:
         harness.folder = tmp_path
         claim = harness.claim()
         assert claim is not None
-        walker = harness.executor()
+        executor = harness.executor()
 
         class WorkerDeath(BaseException):
             pass
@@ -215,7 +215,7 @@ class TestNotify:
         def kill_worker(*_: Any) -> None:
             raise WorkerDeath
 
-        broken = replace(walker, store=_PatchedStore(store, "commit", kill_worker))
+        broken = replace(executor, store=_PatchedStore(store, "commit", kill_worker))
         with pytest.raises(WorkerDeath):
             broken.execute(claim)
         harness.clock.advance(60)

@@ -136,10 +136,10 @@ class TestSequentialEndings:
         playing.resume(bad="").finish()
         assert playing.result == {"seen": ["a", "b", "e", "f", "c", "g", "d"]}
 
-    @pytest.mark.parametrize("walked", range(7))
-    def test_a_cancelled_run_resumes_in_order(self, store: SqliteStore, walked: int) -> None:
+    @pytest.mark.parametrize("executed_visits", range(7))
+    def test_a_cancelled_run_resumes_in_order(self, store: SqliteStore, executed_visits: int) -> None:
         playing = make_harness(store, TREE)
-        for _ in range(walked):
+        for _ in range(executed_visits):
             playing.execute_next()
         store.stop(playing.id, RunStatus.CANCELLED, playing.clock())
         playing.finish().resume().finish()

@@ -166,9 +166,9 @@ class TestChildRunStarts:
         playing = make_harness(store, n=5)
         claim = playing.claim()
         assert claim is not None
-        walker = playing.executor()
+        executor = playing.executor()
         store.release(claim.run.id, claim.visit.id, claim.visit.fence, playing.clock(), counts=False)
-        walker.execute(claim)
+        executor.execute(claim)
         assert len(children(playing)) == 1
         assert playing.finish().result["found"] == {"twice": 10}
         assert len(children(playing)) == 1

@@ -87,7 +87,7 @@ class PatternRun(RunHarness):
     def executor(self, name: str = "one") -> VisitExecutor:
         return replace(super().executor(name), public_url="https://noetl.test")
 
-    def walk(self) -> PatternRun:
+    def execute_due(self) -> PatternRun:
         """Execute visits until none is due at this time."""
         while self.execute_next(chained=True):
             pass
@@ -98,7 +98,7 @@ class PatternRun(RunHarness):
         end = self.clock() + seconds
         while (due := self.store.next_due(self.queue)) is not None and due <= end:
             self.clock.now = max(self.clock(), due)
-            self.walk()
+            self.execute_due()
         self.clock.now = end
         return self
 
@@ -192,7 +192,7 @@ def test_sequence_runs_steps_in_order(store: Store) -> None:
 
 
 def test_parallel_split_starts_both_branches(store: Store) -> None:
-    play = PatternRun(store, "Parallel split").walk()
+    play = PatternRun(store, "Parallel split").execute_due()
     assert play.course == ["order began", "order ended", "reserve began", "charge began"]
     play.finish()
     assert play.visit_counts == {"order": 1, "reserve": 1, "charge": 1}
@@ -200,7 +200,7 @@ def test_parallel_split_starts_both_branches(store: Store) -> None:
 
 
 def test_synchronization_waits_for_both_branches(store: Store) -> None:
-    play = PatternRun(store, "Synchronization").walk()
+    play = PatternRun(store, "Synchronization").execute_due()
     assert "charge ended" in play.course
     assert "ship began" not in play.course
     play.finish()
@@ -325,7 +325,7 @@ class TestMultipleInstances:
     def test_detached_runs_are_not_waited_for(self, store: Store) -> None:
         play = PatternRun(
             store, "Multiple instances without synchronization", customers=["Ada", "Grace", "Edsger"]
-        ).walk()
+        ).execute_due()
         assert (play.status, play.result, play.seconds) == ("succeeded", {"reminders": 3}, 0)
         assert [run.status for run in play.child_runs] == ["waiting"] * 3
         play.pass_(DAY)
@@ -346,32 +346,32 @@ class TestMultipleInstances:
         assert play.result["sum"] == sum(2 * line["price"] for line in lines)
 
     def test_instances_are_added_until_the_last_one(self, store: Store, desk: CallbackDesk) -> None:
-        play = PatternRun(store, "Multiple instances not known before", desk=desk.url).walk()
+        play = PatternRun(store, "Multiple instances not known before", desk=desk.url).execute_due()
         for number, claim in enumerate([{"damage": 5}, {"damage": 70}, {"damage": 600}, None], 1):
             assert len(desk.received_tokens) == number
             desk.answer(play, claim)
-            play.walk()
+            play.execute_due()
         assert "handle ended" not in play.course
         assert [run.status for run in play.child_runs] == ["waiting", "waiting", "succeeded"]
         play.finish()
         assert (play.result["damage"], play.visit_counts["add"], play.seconds) == (675, 1, HOUR)
 
     def test_instances_start_during_and_after_others(self, store: Store, desk: CallbackDesk) -> None:
-        play = PatternRun(store, "Multiple instances not known before", desk=desk.url).walk()
+        play = PatternRun(store, "Multiple instances not known before", desk=desk.url).execute_due()
         desk.answer(play, {"damage": 5})
         play.pass_(2 * HOUR)
         assert "handle ended" in play.course
         desk.answer(play, {"damage": 70})
-        play.walk()
+        play.execute_due()
         desk.answer(play, None)
         assert play.finish().result["damage"] == 75
         assert play.seconds == 3 * HOUR
 
     def test_the_depth_of_runs_is_limited(self, store: Store, desk: CallbackDesk) -> None:
-        play = PatternRun(store, "Multiple instances not known before", desk=desk.url).walk()
+        play = PatternRun(store, "Multiple instances not known before", desk=desk.url).execute_due()
         for _ in range(MAX_RUN_DEPTH + 1):
             desk.answer(play, {"damage": 1})
-            play.walk()
+            play.execute_due()
         assert play.finish().error_types == ["WorkflowFailed"]
         assert len(play.child_runs) == MAX_RUN_DEPTH
         assert f"goes {MAX_RUN_DEPTH} runs deep" in TEXT
@@ -384,7 +384,7 @@ class TestDeferredChoice:
     def test_the_first_answer_is_taken(
         self, store: Store, desk: CallbackDesk, party: str, step: str, offer: str
     ) -> None:
-        play = PatternRun(store, "Deferred choice", desk=desk.url).walk()
+        play = PatternRun(store, "Deferred choice", desk=desk.url).execute_due()
         assert play.visit_counts == {"offer": 1}
         desk.answer(play, {"by": party})
         assert desk.refusal_reason(play, {"by": "a third party"}) == "answered_otherwise"
@@ -405,20 +405,20 @@ class TestDeferredChoice:
     def test_the_loser_of_a_race_is_not_withdrawn(
         self, store: Store, desk: CallbackDesk, first: int, until: int
     ) -> None:
-        play = PatternRun(store, "Deferred choice", "race", desk=desk.url).walk()
+        play = PatternRun(store, "Deferred choice", "race", desk=desk.url).execute_due()
         desk.answer(play, "coming", first)
-        play.walk()
+        play.execute_due()
         assert play.course[-2:] == ["help began", "help ended"]
         assert play.status is RunStatus.WAITING
         play.finish()
         assert (play.status, play.seconds, play.visit_counts["help"]) == ("succeeded", until, 1)
 
     def test_the_loser_of_a_race_may_still_be_answered(self, store: Store, desk: CallbackDesk) -> None:
-        play = PatternRun(store, "Deferred choice", "race", desk=desk.url).walk()
+        play = PatternRun(store, "Deferred choice", "race", desk=desk.url).execute_due()
         for which in (1, 0):
             assert play.status is RunStatus.WAITING
             desk.answer(play, "coming", which)
-            play.walk()
+            play.execute_due()
             assert play.visit_counts["help"] == 1
         assert (play.status, play.seconds) == ("succeeded", 0)
 
@@ -432,10 +432,10 @@ def test_interleaved_parallel_routing_runs_one_branch_at_a_time(store: Store) ->
 
 class TestMilestone:
     def test_changes_are_accepted_before_the_milestone(self, store: Store, desk: CallbackDesk) -> None:
-        play = PatternRun(store, "Milestone", desk=desk.url).walk()
+        play = PatternRun(store, "Milestone", desk=desk.url).execute_due()
         for change in ("colour", "size"):
             desk.answer(play, {"change": change})
-            play.walk()
+            play.execute_due()
         assert (play.visit_counts, play.status) == ({"open": 3, "change": 2}, "waiting")
         desk.answer(play, {"ship": True})
         play.finish()
@@ -453,10 +453,10 @@ class TestMilestone:
 
 class TestCancelActivity:
     def test_a_cancelled_activity_does_not_end_the_run(self, store: Store) -> None:
-        play = PatternRun(store, "Cancel activity").walk()
+        play = PatternRun(store, "Cancel activity").execute_due()
         (film,) = play.child_runs
         store.stop(film.id, RunStatus.CANCELLED, play.clock())
-        play.walk()
+        play.execute_due()
         assert (play.status, play.seconds) == ("succeeded", 0)
         assert play.visit_counts == {"film": 1, "use_stills": 1, "publish": 1}
         assert play.result["published"] == 1
@@ -465,7 +465,7 @@ class TestCancelActivity:
     def test_a_timeout_cancels_the_activity(self, store: Store) -> None:
         play = PatternRun(store, "Cancel activity", replace_text=("seconds: 90m", "seconds: 3h")).finish()
         assert (play.visit_counts, play.seconds) == ({"film": 1, "use_stills": 1, "publish": 1}, 2 * HOUR)
-        assert play.walk().child_runs[0].status is RunStatus.CANCELLED
+        assert play.execute_due().child_runs[0].status is RunStatus.CANCELLED
 
     def test_the_activity_ends_by_itself(self, store: Store) -> None:
         play = PatternRun(store, "Cancel activity").finish()
@@ -474,9 +474,9 @@ class TestCancelActivity:
 
 class TestCancelCase:
     def test_cancelling_ends_the_run_and_its_child_runs(self, store: Store) -> None:
-        play = PatternRun(store, "Cancel case").walk()
+        play = PatternRun(store, "Cancel case").execute_due()
         store.stop(play.id, RunStatus.CANCELLED, play.clock())
-        play.walk()
+        play.execute_due()
         assert (play.status, play.seconds) == ("cancelled", 0)
         assert play.visit_counts == {"begin": 1, "paint": 1, "dry": 1, "release": 1}
         assert [run.status for run in play.child_runs] == ["cancelled"]
