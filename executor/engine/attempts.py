@@ -120,7 +120,7 @@ class RetryLoop:
         context, action, scope, position = self.context, self.action, self.scope, self.position
         allowed = context.capabilities.actions
         if allowed is not None and action.type not in allowed:
-            message = f"`{action.type}` may not be used here: {ACTIONS_SETTING} does not name it"
+            message = f"action type `{action.type}` is not allowed here: {ACTIONS_SETTING} does not name it"
             raise ActionError("ActionDisabled", message, retryable=False)
         declaration = catalogue()[action.type]
         if declaration.suspends:

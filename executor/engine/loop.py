@@ -143,7 +143,7 @@ def _evaluate_items(loop: Loop, lookup: Lookup) -> list[Any]:
     """
     items = render(loop.items, None, lookup)
     if not isinstance(items, list):
-        message = f"`loop.items` must be a list, and is {describe_kind_of(items)}"
+        message = f"`loop.items` must be a list, not {describe_kind_of(items)}"
         raise ActionError("ParameterError", message, retryable=False)
     return items
 

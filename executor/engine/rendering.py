@@ -99,28 +99,29 @@ def check_kinds(declaration: ActionDeclaration, rendered: Mapping[str, Any]) -> 
     checked = _check_parameters(declaration.type, declaration.parameters, rendered)
     if declaration.one_of and sum(name in checked for name in declaration.one_of) != 1:
         raise _parameter_error(
-            f"`{declaration.type}` needs exactly one of {', '.join(f'`{n}`' for n in declaration.one_of)}"
+            f"`{declaration.type}` must have exactly one of {', '.join(f'`{n}`' for n in declaration.one_of)}"
         )
     return checked
 
 
 def _check_parameters(
-    owner: str, parameters: Mapping[str, Parameter], rendered: Mapping[str, Any]
+    owner: str, parameters: Mapping[str, Parameter], rendered: Mapping[str, Any], noun: str = "parameter"
 ) -> dict[str, Any]:
+    """Return the checked parameters of an action type, or the checked fields of a parameter."""
     checked = {}
     for name, value in rendered.items():
         parameter = parameters.get(name)
         if parameter is None:
-            raise _parameter_error(f"`{owner}` has no parameter `{name}`")
+            raise _parameter_error(f"unknown {noun} `{name}` of `{owner}`")
         if value is None and not parameter.required and Kind.ANY not in parameter.kinds:
             continue
         checked[name] = _check_value(name, value, parameter)
     for name, parameter in parameters.items():
         if parameter.required and name not in checked:
-            raise _parameter_error(f"`{owner}` needs `{name}`")
+            raise _parameter_error(f"missing {noun} `{name}` of `{owner}`")
         for required in parameter.requires if name in checked else ():
             if required not in checked:
-                raise _parameter_error(f"`{name}` needs `{required}` as well")
+                raise _parameter_error(f"missing {noun} `{required}`, which `{name}` requires")
     return checked
 
 
@@ -129,10 +130,10 @@ def _check_value(name: str, value: Any, parameter: Parameter) -> Any:
     plain = "" if parameter.sink is Sink.SQL and _is_sql(value) else value
     if not callable(value) and not any(is_of_kind(plain, kind) for kind in parameter.kinds):
         raise _parameter_error(
-            f"`{name}` must be {describe_kinds(parameter.kinds)}, and is {describe_kind_of(value)}"
+            f"`{name}` must be {describe_kinds(parameter.kinds)}, not {describe_kind_of(value)}"
         )
     if parameter.fields:
-        checked: Any = _check_parameters(name, parameter.fields, value)
+        checked: Any = _check_parameters(name, parameter.fields, value, "field")
     else:
         checked = _find_choice(name, value, parameter) if parameter.choices else value
     if (
@@ -150,7 +151,7 @@ def _find_choice(name: str, value: Any, parameter: Parameter) -> Any:
         if isinstance(value, str) and value.lower() == choice.lower():
             return choice
     if isinstance(value, str):
-        raise _parameter_error(f"`{name}` is {value!r}; it must be one of {', '.join(parameter.choices)}")
+        raise _parameter_error(f"`{name}` must be one of {', '.join(parameter.choices)}, not {value!r}")
     return value
 
 
@@ -213,7 +214,7 @@ def _evaluate_parts(
     """Return the parts of a text for a sink, each expression with its value."""
     template = parse_template(text)
     if template.parts is None:
-        raise _parameter_error("`{% %}` is not supported here")
+        raise _parameter_error("`{% %}` is not allowed here")
     values = iter(_with_secrets(template, parameter, lookup, template.values))
     return [(part, None if isinstance(part, str) else next(values)) for part in template.parts]
 
@@ -310,7 +311,7 @@ def _render_sql(text: str, parameter: Parameter | None, lookup: Lookup) -> Sql:
         else:
             rendered.append(Bind(str(value) if isinstance(value, str) else value))
     if not any(isinstance(part, str) and part.strip() for part in rendered):
-        raise _parameter_error("a statement cannot come from data: write it out, or say `| raw`")
+        raise _parameter_error("a statement cannot come from data: write it as text, or use `| raw`")
     return Sql(tuple(rendered))
 
 

@@ -243,7 +243,7 @@ def _describe_inputs(header: Header) -> str:
 
 def _find_mismatch(name: str, declared: Input, value: Any) -> str | None:
     if not is_of_kind(value, Kind(declared.type)):
-        return f"input `{name}` must be {declared.type}, and is {describe_kind_of(value)}"
+        return f"input `{name}` must be {declared.type}, not {describe_kind_of(value)}"
     if declared.enum is not None and value not in declared.enum:
         return f"input `{name}` must be one of {', '.join(map(str, declared.enum))}"
     return None

@@ -193,7 +193,7 @@ class TestActionsOfRegisteredPlans:
         assert answer["errors"][0]["type"] == "ActionDisabled"
         assert (
             answer["errors"][0]["message"]
-            == "`shell` may not be used here: NOETL_ALLOW_ACTIONS does not name it"
+            == "action type `shell` is not allowed here: NOETL_ALLOW_ACTIONS does not name it"
         )
 
 

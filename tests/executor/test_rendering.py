@@ -249,14 +249,14 @@ def test_all_parameters_of_an_action_are_rendered() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"text": 5}, "`text` must be text, and is a number"),
-        ({"text": None}, "`text` must be text, and is none"),
-        ({}, "`try` needs `text`"),
-        ({"text": "", "count": True, "either": []}, "`count` must be a whole number, and is true"),
-        ({"text": "", "count": 1}, "`count` needs `either` as well"),
-        ({"text": "", "either": "x"}, "`either` must be an object or a list, and is text"),
-        ({"text": "", "level": "loud"}, "`level` is 'loud'; it must be one of info, error"),
-        ({"text": "", "other": 1}, "`try` has no parameter `other`"),
+        ({"text": 5}, "`text` must be text, not a number"),
+        ({"text": None}, "`text` must be text, not none"),
+        ({}, "missing parameter `text` of `try`"),
+        ({"text": "", "count": True, "either": []}, "`count` must be a whole number, not true"),
+        ({"text": "", "count": 1}, "missing parameter `either`, which `count` requires"),
+        ({"text": "", "either": "x"}, "`either` must be an object or a list, not text"),
+        ({"text": "", "level": "loud"}, "`level` must be one of info, error, not 'loud'"),
+        ({"text": "", "other": 1}, "unknown parameter `other` of `try`"),
     ],
 )
 def test_the_error_names_a_parameter_of_the_wrong_kind(given: Mapping[str, Any], message: str) -> None:

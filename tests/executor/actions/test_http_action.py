@@ -421,8 +421,8 @@ def test_more_pages_than_allowed_fail() -> None:
             "must not reach",
         ),
         ({"next": NEXT, "max_pages": 0}, "ParameterError", "at least 1"),
-        ({"items": ITEMS}, "ParameterError", "needs `next`"),
-        ({"next": NEXT, "item": "x"}, "ParameterError", "no parameter `item`"),
+        ({"items": ITEMS}, "ParameterError", "missing field `next` of `paginate`"),
+        ({"next": NEXT, "item": "x"}, "ParameterError", "unknown field `item` of `paginate`"),
         ("{{ response }}", "ParameterError", "literal mapping"),
     ],
 )

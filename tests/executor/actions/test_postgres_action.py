@@ -597,7 +597,7 @@ def test_a_copy_ends_at_its_deadline(table: str, tmp_path: Path) -> None:
         ({"copy_from": {"table": "t", "file": "twice.csv"}}, "FileError", "duplicate column 'a'"),
         ({"copy_from": {"table": "t.", "file": "in.csv"}}, "ParameterError", "cannot be an identifier"),
         ({"copy_from": {"table": "t", "file": "in.csv", "columns": [1]}}, "ParameterError", "list of texts"),
-        ({"copy_from": {"table": "t"}}, "ParameterError", "`copy_from` needs `file`"),
+        ({"copy_from": {"table": "t"}}, "ParameterError", "missing field `file` of `copy_from`"),
         (
             {"copy_to": {"query": "select '{{ x }}'", "file": "out.csv"}},
             "ParameterError",
