@@ -63,7 +63,7 @@ def answer_over_http(url: str, answer: Any, *, heartbeat: bool) -> None:
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise CommandError(f"request to {host} failed: {error}") from error
     if not response.is_success:
-        raise CommandError(f"{host} refuses: {_problem_detail(response)}", EXIT_FAILED)
+        raise CommandError(f"{host} refused the request: {_problem_detail(response)}", EXIT_FAILED)
     print_message("heartbeat recorded" if heartbeat else "answered")
 
 

@@ -16,7 +16,7 @@ StoreOption = Annotated[
     typer.Option(
         "--store",
         metavar="URL",
-        help="The store of the runs. Else NOETL_STORE, or .noetl/noetl.db in this folder.",
+        help="The store of the runs. Default: NOETL_STORE, or .noetl/noetl.db in this folder.",
     ),
 ]
 

@@ -1,6 +1,6 @@
 """Pool of Postgres connections, shared by all runs of the process.
 
-Problem: open few connections, and let no run use a connection to a server that it may not reach.
+Problem: open few connections, and let no run use a connection to a server that it must not reach.
 
 Algorithm: a keyed object pool. The key is the tuple of vetted connection strings, each with one address. So a
 caller gets only connections to addresses that were vetted for it. A connection is idle or lent to one call.

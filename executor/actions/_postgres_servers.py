@@ -148,7 +148,7 @@ def _resolve_host(host: str, port: int, call: Call, resolver: egress.Resolver) -
             return egress.resolve_and_vet(host, port, call.capabilities.networks, resolver, "postgres")
     except ActionError:
         # The message leaves the address out, which would reveal how internal names are resolved.
-        message = "`connection` leads to an address that `postgres` may not reach"
+        message = "`connection` leads to an address that `postgres` must not reach"
         raise egress.forbidden_address(message, allowable=True) from None
     except OSError:
         return []

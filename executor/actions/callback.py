@@ -22,7 +22,7 @@ DECLARATION = ActionDeclaration(
             deferred_names=("callback",),
         ),
         "heartbeat": Parameter(
-            (Kind.DURATION,), "The longest time between two heartbeats of the other side."
+            (Kind.DURATION,), "The longest time between two heartbeats of the external system."
         ),
     },
     suspends=True,

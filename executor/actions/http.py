@@ -171,7 +171,7 @@ def perform(call: Call) -> Any:
     except httpx.TransportError as error:
         call.remaining_seconds()
         reason = str(error) or type(error).__name__
-        raise ActionError("ConnectionFailed", f"no answer from `{host}`: {reason}") from error
+        raise ActionError("ConnectionFailed", f"no response from `{host}`: {reason}") from error
 
 
 def _build_request(call: Call) -> _HttpRequest:

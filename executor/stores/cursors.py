@@ -56,7 +56,7 @@ def read_cursor(cursor: str) -> tuple[float, str]:
         str(id).encode()  # SQLite does not accept half a surrogate pair
         return float(created_at), str(id)
     except (ValueError, TypeError, OverflowError, RecursionError):
-        raise RejectedError("invalid_cursor", "the cursor is not one of a page of runs") from None
+        raise RejectedError("invalid_cursor", "the cursor does not belong to a list of runs") from None
 
 
 def write_key_cursor(key: str | int) -> str:
@@ -82,4 +82,4 @@ def read_key_cursor(cursor: str, kind: type[str | int]) -> str | int:
     # `type` and not `isinstance`: true is not a number. Databases hold integers of 64 bits.
     if type(key) is kind and (isinstance(key, str) or (isinstance(key, int) and abs(key) < 2**63)):
         return key
-    raise RejectedError("invalid_cursor", "the cursor is not one of a page of this list")
+    raise RejectedError("invalid_cursor", "the cursor does not belong to this list")

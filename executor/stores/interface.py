@@ -116,7 +116,7 @@ class Store(Protocol):
         of the request. `history` are finished visits of the run that this run continues.
 
         Raises:
-            RejectedError: `idempotency_key_reused`, if the key came with another request before.
+            RejectedError: `idempotency_key_reused`, if the key was used with another request before.
         """
         ...
 
@@ -257,7 +257,7 @@ class Store(Protocol):
         ...
 
     def close_wait(self, key: WaitKey, now: float) -> Wait:
-        """Refuse answers to a wait from now on, and return the wait with the answer that it may have."""
+        """Refuse answers to a wait from now on, and return the wait with its answer, if any."""
         ...
 
     def answer(self, token_hash: str, body: Any, now: float) -> WaitKey:
@@ -265,8 +265,8 @@ class Store(Protocol):
         nothing.
 
         Raises:
-            RejectedError: `unknown_token`; `answered_otherwise`, if another answer came before; `closed`, if
-                the wait accepts no answer any more; `too_large`.
+            RejectedError: `unknown_token`; `answered_otherwise`, if another answer arrived before; `closed`,
+                if the wait accepts no answer any more; `too_large`.
         """
         ...
 

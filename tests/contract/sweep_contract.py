@@ -67,7 +67,7 @@ class SweepContract:
         assert [finding.check for finding in check_consistency(store.database)] == ["stuck"]
         assert store.sweep(play.clock()) == SweepResult(1, 1)
         (record,) = caplog.records
-        assert record.getMessage() == f"run {play.id} was left behind: its end is due"
+        assert record.getMessage() == f"run {play.id} was repaired: its end is due"
         assert vars(record)["fields"] == {"workflow_id": play.id, "repaired": "its end is due"}
         assert play.finish().status is RunStatus.SUCCEEDED
         assert check_consistency(store.database) == []

@@ -526,7 +526,7 @@ def test_a_worker_sweeps_the_store(
     with working(store, tmp_path, queue=harness.queue, lease=1) as worker:
         assert finished(worker, harness).result == {"x": 1}
         assert worker.repaired == 1
-    assert caplog.messages == [f"run {harness.id} was left behind: its end is due"]
+    assert caplog.messages == [f"run {harness.id} was repaired: its end is due"]
 
 
 def test_a_stopped_worker_has_no_thread_in_its_store(tmp_path: Path) -> None:

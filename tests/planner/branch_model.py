@@ -10,7 +10,7 @@ properties on the graph alone.
 
 Cost: one set entry per state; the number of states is exponential in the number of branches.
 
-Limits: MAX_STATES states; last_visits it, `TooManyStates` is raised. Two of the protocols are wrong on
+Limits: MAX_STATES states; past it, `TooManyStates` is raised. Two of the protocols are wrong on
 purpose: the tests prove that the checker finds the errors.
 """
 

@@ -81,7 +81,7 @@ JSON = st.recursive(
     | st.booleans()
     | st.integers(-(10**30), 10**30)
     | st.floats(allow_nan=False, allow_infinity=False)
-    # U+0085, U+2028, U+2029 and control characters may stand in YAML as escapes only_diagnostic.
+    # U+0085, U+2028, U+2029 and control characters may stand in YAML as escapes only.
     | st.text(
         st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="\u2028\u2029\ufeff\ufffe\uffff")
     ),

@@ -164,7 +164,7 @@ def test_every_spelling_of_a_forbidden_host_is_refused(host: str) -> None:
     error = refused(make_conninfo("", host=host.strip("[]"), user="a"))
     assert (error.type, error.retryable) == ("ForbiddenAddress", False)
     assert error.message.startswith(
-        "`connection` leads to an address that `postgres` may not reach;"
+        "`connection` leads to an address that `postgres` must not reach;"
         " add its network to NOETL_ALLOW_NETWORKS"
     )
 

@@ -45,7 +45,7 @@ def list_runs(
     playbook: Annotated[
         str | None, typer.Option("--playbook", metavar="NAME", help="Only runs of this playbook.")
     ] = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, max=1000, help="The most runs to list.")] = 100,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=1000, help="The maximum number of runs.")] = 100,
     cursor: Annotated[
         str | None, typer.Option("--cursor", help="The next_cursor of the previous page.")
     ] = None,
@@ -131,7 +131,7 @@ def _describe_step_wait(name: str, step: Mapping[str, Any]) -> str | None:
     until = wait["until"]
     due_at = parse_time(until)
     if due_at is not None and due_at <= time.time():
-        return f"{to_printable(name)} is due since {until[:19]}Z"
+        return f"{to_printable(name)} has been due since {until[:19]}Z"
     preposition = "until" if wait["actions"] or "retried" not in wait else "at"
     shown_until = "" if until is None else f" {preposition} {until[:19]}Z"
     visit = ActiveVisit(name, 0.0, actions=tuple(wait["actions"]), retried=tuple(wait.get("retried", ())))

@@ -112,9 +112,10 @@ class ServiceClient:
 def _problem_lines(host: str, status: int, problem: Any) -> list[str]:
     """Return the diagnostics and the detail of a problem document, or the status of another response."""
     if not isinstance(problem, dict):
-        return [f"{host} refuses with status {status}"]
+        return [f"{host} refused the request with status {status}"]
     lines = [
         f"line {found['line']}, column {found['column']}: {found['code']}: {found['message']}"
         for found in problem.get("diagnostics", ())
     ]
-    return [*lines, f"{host} refuses: {problem.get('detail') or problem.get('message') or status}"]
+    detail = problem.get("detail") or problem.get("message") or status
+    return [*lines, f"{host} refused the request: {detail}"]

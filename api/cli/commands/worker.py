@@ -18,7 +18,9 @@ DRAIN_SECONDS = 20.0
 def worker(
     threads: Annotated[
         int | None,
-        typer.Option("--threads", min=1, max=1000, help="The most steps at once. Else NOETL_WORKERS."),
+        typer.Option(
+            "--threads", min=1, max=1000, help="The maximum of concurrent steps. Default: NOETL_WORKERS."
+        ),
     ] = None,
     store: StoreOption = None,
 ) -> None:

@@ -77,7 +77,7 @@ class DynamoWaits(DynamoContext):
             return key
         # Compared as text, because 1 and true are equal to `==`.
         if canonical_json(self.blobs.load(item["answer"])) != canonical_json(body):
-            raise RejectedError("answered_otherwise", "another answer came before")
+            raise RejectedError("answered_otherwise", "another answer arrived before")
         # The process that stored the answer may have died before it made the visit due.
         self.wake_if_answered(key.run_id, key.visit_id, now)
         return key

@@ -113,7 +113,7 @@ class SqlSweep:
         if repair is None:
             return False
         fields = {"workflow_id": run_id, "repaired": repair}
-        logger.warning("run %s was left behind: %s", run_id, repair, extra={"fields": fields})
+        logger.warning("run %s was repaired: %s", run_id, repair, extra={"fields": fields})
         return True
 
     def _continue_stuck(self, db: Writer, run: Row, now: float) -> str:
@@ -163,7 +163,7 @@ class SqlSweep:
             " and due_at > ?"
         )
         db.execute(query, (now, run["id"], now + MAX_LEASE_SECONDS))
-        return "a lease without an end is over"
+        return "a lease that exceeded the limit has ended"
 
     def _set_deadline(self, db: Writer, run: Row, now: float) -> str | None:
         """Add the missing deadline of a run, unless its finally step has begun, which has its own timeout."""

@@ -66,7 +66,7 @@ class SqlWaits:
                 # Compared as text, because 1 and true are equal to `==`.
                 if canonical_json(json.loads(row["answer"])) == canonical_json(body):
                     return key
-                raise RejectedError("answered_otherwise", "another answer came before")
+                raise RejectedError("answered_otherwise", "another answer arrived before")
             _check_open(db, key, row)
             give_answer(db, key, text, now)
         self.announce_due(1)

@@ -99,7 +99,7 @@ def test_a_run_without_a_worker_has_a_hint(noetl: Command, abandoned: str) -> No
         f"answered run {id}",
         f"no live worker holds this run; resume it with `noetl runs resume {id}`",
     ]
-    assert "\nask is due since 20" in noetl("runs", "show", id).out
+    assert "\nask has been due since 20" in noetl("runs", "show", id).out
     assert noetl("runs", "resume", id, "-q").json == {"decision": 7}
 
 
@@ -124,7 +124,7 @@ def test_another_answer_and_an_unknown_token_are_refused(noetl: Command, abandon
     assert noetl("runs", "answer", abandoned, "-d", "1").exit_code == 0
     assert noetl("runs", "answer", abandoned, "-d", "1").exit_code == 0
     for token, sentence in (
-        (abandoned, "noetl: another answer came before\n"),
+        (abandoned, "noetl: another answer arrived before\n"),
         ("x" * 43, "noetl: no step has ever waited for this answer\n"),
     ):
         outcome = noetl("runs", "answer", token, "-d", "2")
@@ -199,7 +199,7 @@ class TestAnswerOverHttp:
         for address in (url, url[:-5] + "xxxxx", url.replace("/workflows", "/nowhere")):
             outcome = noetl("runs", "answer", address, "-d", "2")
             assert (outcome.exit_code, outcome.out) == (1, "")
-            assert outcome.err.startswith("noetl: 127.0.0.1:") and " refuses: " in outcome.err
+            assert outcome.err.startswith("noetl: 127.0.0.1:") and " refused the request: " in outcome.err
             assert len(outcome.err.splitlines()) == 1
 
     def test_a_missing_service_is_a_sentence(self, noetl: Command, folder: Path) -> None:
