@@ -55,7 +55,7 @@ class Parameter:
             reads one of them as a function of these names.
         must_be_literal: whether the planner must see the keys of the object, so that a template cannot
             replace it.
-        rejection_reason: a function that returns why a value of a correct kind can never work and what would,
+        rejection_reason: a function that returns why a value of a correct kind is invalid and what is valid,
             or None. Values without templates are checked before a run starts.
     """
 

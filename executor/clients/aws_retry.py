@@ -1,7 +1,7 @@
-"""Retries of AWS calls whose outcome must be known: made, refused, or not known after a lost answer.
+"""Retries of AWS calls whose outcome must be known: made, refused, or not known after a lost response.
 
-Problem: DynamoDB, SQS and S3 fail for reasons that pass (throttling, conflicts, lost connections). A retry
-of a conditional write whose first answer was lost is refused because of its own effect, and must not count
+Problem: DynamoDB, SQS and S3 fail for transient reasons (throttling, conflicts, lost connections). A retry
+of a conditional write whose first response was lost is refused because of its own effect, and must not count
 as refused.
 
 Algorithm: capped exponential backoff with full jitter (Brooker, "Exponential Backoff and Jitter", AWS 2015).
@@ -45,8 +45,8 @@ class ConditionFailed(Exception):
 
     `items` and `failed` have one entry for each write. `failed` says whether the condition of this write
     failed. `items` holds its current item, or None if the write did not fail or no item exists.
-    `may_have_been_made` is true if the answer to an earlier try of the same call was lost, so that the items
-    may be its own work.
+    `may_have_been_made` is true if the response to an earlier try of the same call was lost, so that the
+    items may be its own work.
     """
 
     def __init__(self, items: list[dict[str, Any] | None], failed: list[bool]) -> None:
@@ -61,12 +61,12 @@ class ItemTooLarge(Exception):
 
 
 def pause_seconds(tries: int) -> float:
-    """Return the pause after a number of tries, by chance between 0 and a limit that doubles."""
+    """Return the pause after a number of tries: random, between 0 and a limit that doubles."""
     return random.uniform(0.0, min(FIRST_PAUSE_SECONDS * 2**tries, MAX_PAUSE_SECONDS))
 
 
 def call_with_retries(target: str, call: Callable[[], Any]) -> Any:
-    """Make a call, again if it fails for a reason that passes, and return its result.
+    """Make a call, again if it fails for a transient reason, and return its result.
 
     `target` names what is called in messages, such as "table noetl (NOETL_STORE)".
 

@@ -1,4 +1,4 @@
-"""The attempts of one action: it is called until it succeeds, fails for good, or suspends."""
+"""The attempts of one action: it is called until it succeeds, fails finally, or suspends."""
 
 from __future__ import annotations
 

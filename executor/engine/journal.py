@@ -20,7 +20,7 @@ For the work below, the action `wait` in the second item suspends:
 
     run: [{action: log, message: a}, {action: wait, seconds: 60}]
 
-Its journal is `{"run.1": {"action": "wait", ...}, "run": {"at": 1}, "time": [...]}`: the next segment starts
+Its journal is `{"run.1": {"action": "wait", ...}, "run": {"at": 1}, "time": {...}}`: the next segment starts
 at item 1, and `time` is what the attempt has used.
 """
 
@@ -35,7 +35,7 @@ from noetl.executor.model.run import NEVER, BatchResult, Claim
 IN_PLACE = "rule"
 """The journal key of the case whose in-place work is suspended, with the outcome that it was chosen after."""
 TIME = "time"
-"""The journal key of the time that the attempt has used, and since when its suspension counts as well."""
+"""The journal key of the time that the attempt has used, and of the time since which a suspension counts."""
 
 
 class WorkSuspended(Exception):

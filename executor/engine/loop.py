@@ -81,7 +81,7 @@ class LoopRun:
 
         Raises:
             WorkSuspended: an item waits, or a batch is finished and another one follows.
-            ActionError: the items are no list, or the items or their data are too large.
+            ActionError: the items are not a list, or the items or their data are too large.
         """
         context, loop, position = self.context, self.loop, self.position
         items = _evaluate_items(loop, lookup)
@@ -139,7 +139,7 @@ def _evaluate_items(loop: Loop, lookup: Lookup) -> list[Any]:
     """Return the items of a loop.
 
     Raises:
-        ActionError: `loop.items` has no value, or is no list.
+        ActionError: `loop.items` has no value, or is not a list.
     """
     items = render(loop.items, None, lookup)
     if not isinstance(items, list):

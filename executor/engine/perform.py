@@ -144,7 +144,7 @@ def _perform_loop(
     """Perform an item of work for each item of its loop.
 
     Raises:
-        ActionError: the items are no list, or the data is too large.
+        ActionError: the items are not a list, or the data is too large.
     """
     assert item.loop is not None
 

@@ -44,9 +44,9 @@ class VisitStatus(StrEnum):
     """The status of a visit.
 
     `ready`, `retrying` and `waiting` visits can be claimed from `due_at` on: `retrying` after a failed
-    attempt, `waiting` after a suspension. A `parked` visit belongs to a stopped run, and becomes ready if it
-    is resumed. `succeeded` and `failed` are final. `noetl.executor.model.transition` has the table of
-    transitions.
+    attempt, `waiting` after a suspension. A `parked` visit belongs to a stopped run; a resume of the run
+    makes it ready or waiting. `succeeded` and `failed` are final. `noetl.executor.model.transition` has the
+    table of transitions.
     """
 
     READY = "ready"

@@ -18,7 +18,7 @@ last-writer-wins registers with Lamport clocks. Source: Lamport 1978; Shapiro et
 | running | work suspended until later | waiting | `suspend` |
 | running | work suspended, due at once | ready | `suspend` |
 | running | run cancelled, work abandoned | ready | `abandon` |
-| running | claim released, or lease ended | claimed again | store |
+| running | claim released, or lease expired | running, due again | store |
 | waiting | an awaited answer arrives | waiting, due at once | store |
 | ready, retrying, waiting | run stops | parked | store |
 | parked, failed (open), failed (ended) | run resumed | ready or waiting | store |

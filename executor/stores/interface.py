@@ -213,8 +213,8 @@ class Store(Protocol):
     # Commits
 
     def commit(self, commit: Commit, now: float, claim_for: Lease | None = None) -> Visit | None:
-        """Write the outcome of a visit and everything that follows from it, and claim the next visit if
-        asked to.
+        """Write the outcome of a visit and everything that follows from it, and claim the next visit for
+        `claim_for`.
 
         What follows are visits, arrivals, counters, joins that fire, and the visit that ends the run. A
         suspended visit is due at once if one of its waits has an answer. With `claim_for`, the first visit

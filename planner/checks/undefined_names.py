@@ -118,7 +118,7 @@ class _UndefinedNameCheck:
         return reached
 
     def depends_on_path(self, bit: FactSet) -> bool:
-        """Return whether a fact may hold on one path and not on another; so it is without a fact (0)."""
+        """Return whether a fact may hold on one path and not on another; also true without a fact (0)."""
         return not bit or (not bit & self.encoder.at_start and self.has_definition(self.encoder.key(bit)))
 
     def explain_unreachable(self, step: str, case: int) -> tuple[FactSet, str | None]:

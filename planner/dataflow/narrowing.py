@@ -40,7 +40,7 @@ RunResults = int
 """A set of possible results of a `run`, as a bit set."""
 
 SUCCEEDED, FAILED, TOLERATED = 1, 2, 4
-"""The results of a `run`, as bits. `TOLERATED` is a failure after which `on_error: continue` goes on."""
+"""The results of a `run`, as bits. `TOLERATED` is a failure that `on_error: continue` tolerates."""
 NOT_FAILED = SUCCEEDED | TOLERATED
 ANY_RESULT = NOT_FAILED | FAILED
 
@@ -89,7 +89,7 @@ class Facts:
     conditions: frozenset[Condition] = frozenset()
 
     def __and__(self, other: Facts) -> Facts:
-        """Return the facts that hold where both hold."""
+        """Return the facts that hold where both operands hold."""
         if other is NO_FACTS:
             return self
         return Facts(
@@ -100,7 +100,7 @@ class Facts:
         )
 
     def __or__(self, other: Facts) -> Facts:
-        """Return the facts that hold where at least one of both holds. An unreachable one does not count."""
+        """Return the facts that hold where at least one operand holds. An unreachable one does not count."""
         if not self.results or not other.results:
             return self if self.results else other
         return Facts(

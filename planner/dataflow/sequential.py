@@ -7,7 +7,7 @@ soon as no live branch can still reach it, and it runs before all steps that are
 
 Algorithm: Two backward data-flow problems over the control-flow graph (Kam and Ullman 1977). `may_ahead` is
 the union of all that a branch may add from a step on. `must_when_done` is the intersection of what it has
-added when it is over. Each waiting join has a *mark*, a bit above all facts: it says that a branch of the
+added when it ends. Each waiting join has a *mark*, a bit above all facts: it says that a branch of the
 step may still wait there. `fire_joins` replaces the marks of joins that cannot wait any more by the facts of
 these joins.
 
@@ -51,7 +51,7 @@ class SequentialMode:
     """The facts that branches of one playbook leave to later branches.
 
     By step, `may_ahead` holds the facts that a branch which enters it may add. `must_when_done` holds those
-    that the branch has added when it is over, with the marks of joins at which one of its branches may wait.
+    that the branch has added when it ends, with the marks of joins at which one of its branches may wait.
     `joins_ahead` holds the marks of the joins that a branch at the step can still reach. `joins_held` holds
     the marks of the joins that may have to wait for a branch after the one at the step.
     """
@@ -116,12 +116,12 @@ class SequentialMode:
             self.solver.spend(len(exit_.targets))
             after = exit_.gen
             for target in exit_.targets:
-                after |= self.facts_when_over(target)
+                after |= self.facts_when_ended(target)
             facts &= self.fire_joins(after, self.joins_held[step])
         return facts
 
-    def facts_when_over(self, target: str) -> FactSet:
-        """Return the facts and marks of a branch that entered a step and is over, or waits at it."""
+    def facts_when_ended(self, target: str) -> FactSet:
+        """Return the facts and marks of a branch that entered a step and has ended, or waits at it."""
         return self.marks[target] if target in self.marks else self.must_when_done[target]
 
     def fire_joins(self, facts: FactSet, held: FactSet) -> FactSet:
@@ -167,7 +167,7 @@ class SequentialMode:
             fired = self.fire_joins(must, held_later | self.joins_ahead[target])
             facts.append((target, (may, self.without_marks(fired))))
             may |= self.may_ahead[target]
-            must |= self.facts_when_over(target)
+            must |= self.facts_when_ended(target)
         return facts
 
     def facts_left_for_join(self, fork: str, exit_: StepExit, join: str) -> Mapping[int, FactSet]:
@@ -180,6 +180,6 @@ class SequentialMode:
             if self.joins_ahead[target] & mark:
                 precedes_arrival = precedes_arrival or not self.solver.is_waiting_join(target)
             elif precedes_arrival:
-                facts[index] = self.without_marks(self.fire_joins(self.facts_when_over(target), held))
+                facts[index] = self.without_marks(self.fire_joins(self.facts_when_ended(target), held))
             held |= 0 if self.solver.is_waiting_join(target) else self.joins_ahead[target]
         return facts

@@ -52,7 +52,7 @@ class JoinContribution(NamedTuple):
 
     `facts` hold at the join if one of them arrives. `facts_if_ended` hold there even if none of them arrives,
     but another branch does. With `keeps_own_facts` the branch that arrives still has the facts that held at
-    the step. It has not if a `join: any` on the way may have continued with another branch.
+    the step. It does not if a `join: any` on the way may have continued with another branch.
     """
 
     facts: FactSet = ALL_FACTS

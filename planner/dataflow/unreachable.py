@@ -1,6 +1,6 @@
 """Unreachable cases and exclusive steps: the results of the definite-assignment analysis for other checks.
 
-Problem: Some cases are never taken, because their guard asks for facts that cannot hold. Some steps never run
+Problem: Some cases are never taken, because their guard requires facts that cannot hold. Some steps never run
 in the same run, because a test of a constant value is true before one and false before the other.
 
 Algorithm: Infeasible branches follow from data-flow facts (Bodik, Gupta and Soffa 1997). The

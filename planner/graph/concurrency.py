@@ -1,16 +1,16 @@
-"""Concurrency analysis: which steps may be at work at the same time in one run.
+"""Concurrency analysis: which steps may be active at the same time in one run.
 
 Problem: checks for races need all pairs of steps that two branches may execute at the same time. Branches
 separate at a fork and move independently until a join merges them. A synchronising join holds a branch that
 has arrived while another branch is in the region of the join.
 
-Algorithm: may-happen-in-parallel analysis (Naumovich and Avrunin 1998), solved with a worklist. The fact of a
-position is the set of positions at which another branch may be meanwhile. A fork creates facts: for each of
-its branches, what the other branches can reach. A fact moves along the edges with the branch that it belongs
-to. It grows by what other branches can reach once a join no longer holds them. A position is a step, together
-with the discriminators (`join: any`) that another branch has passed before. A branch that arrives at one of
-these is a straggler and ends there. A branch that returns to a step which is visited only once ends there
-too. The step has been visited if it dominates the step of a branch that is active.
+Algorithm: may-happen-in-parallel analysis (Naumovich and Avrunin 1998), solved with a worklist. The fact of
+a position is the set of positions where another branch may be at the same time. A fork creates facts: for
+each of its branches, what the other branches can reach. A fact moves along the edges with the branch that it
+belongs to. It grows by what other branches can reach once a join no longer holds them. A position is a step,
+together with the discriminators (`join: any`) that another branch has passed before. A branch that arrives
+at one of these is a straggler and ends there. A branch that returns to a step which is visited only once
+ends there too. The step has been visited if it dominates the step of a branch that is active.
 
 Cost: sets are ints with one bit for each position. Long parallel branches take a number of moves that is
 linear in the number of steps. At most `MAX_MOVES` moves are made.
@@ -52,7 +52,7 @@ class Position(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Concurrency:
-    """The steps that may be at work at the same time as each step, as bit sets in the order of `steps`.
+    """The steps that may be active at the same time as each step, as bit sets in the order of `steps`.
 
     A step is in its own set if several of its visits may overlap. If `is_too_large`, nothing is known.
     """
@@ -62,14 +62,14 @@ class Concurrency:
     is_too_large: bool = False
 
     def parallel_steps(self, step: str) -> frozenset[str]:
-        """Return the steps that may be at work while `step` is."""
+        """Return the steps that may be active while `step` is."""
         return frozenset(self.steps[index] for index in bit_indexes(self.parallel.get(step, 0)))
 
 
 def find_concurrency(
     cfg: ControlFlowGraph, joins: Joins, visited_once: AbstractSet[str] = frozenset()
 ) -> Concurrency:
-    """Compute which steps may be at work at the same time.
+    """Compute which steps may be active at the same time.
 
     Args:
         cfg: the graph, which may lack edges of the graph that `joins` belongs to.
@@ -122,7 +122,7 @@ class _ConcurrencySolver:
             self.intern(step)
 
     def solve(self) -> dict[str, int]:
-        """Return, for each step, the set of the steps that may be at work at the same time."""
+        """Return, for each step, the set of the steps that may be active at the same time."""
         for component in self.cfg.components:
             # Successors are processed first, so `reachable_cache` is filled from the ends of the graph.
             for step in component:
@@ -265,16 +265,16 @@ class _ConcurrencySolver:
         return reached
 
     def parallel_on_departure(self, position: int) -> PositionSet:
-        """Return the positions of others when a branch leaves; a synchronising join is left when its region
-        is empty.
+        """Return the positions of other branches when a branch leaves; a synchronising join is left when
+        its region is empty.
         """
         step = self.positions[position].step
         parallel = self.parallel[position]
         return parallel & ~self.positions_in_region[step] if self.is_synchronising(step) else parallel
 
     def parallel_active(self, position: int) -> PositionSet:
-        """Return the positions of others at work, without those that wait at a join for the branch at
-        `position`.
+        """Return the positions of other active branches, without those that wait at a join for the branch
+        at `position`.
         """
         parallel = self.parallel_on_departure(position)
         for join in self.joins.joins_waiting_for(self.positions[position].step):

@@ -1,4 +1,4 @@
-"""Concurrent workers, lost answers and duplicate messages on DynamoDB."""
+"""Concurrent workers, lost responses and duplicate messages on DynamoDB."""
 
 from __future__ import annotations
 
@@ -303,14 +303,14 @@ def test_a_worker_may_die_at_any_write(
 class TestLostAnswers:
     """A write whose answer is lost still counts as made."""
 
-    def test_lost_answer_to_a_claim(self, store: DynamoStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_lost_response_to_a_claim(self, store: DynamoStore, monkeypatch: pytest.MonkeyPatch) -> None:
         run = start_run(store)
         with LostAnswers(monkeypatch, "update_item"):
             claim = claim_visit(store, run)
         assert (claim.visit.fence, claim.visit.claims) == (1, 1)
 
     @pytest.mark.parametrize("text", [CHAIN, DIAMOND])
-    def test_lost_answer_to_a_commit(
+    def test_lost_response_to_a_commit(
         self, store: DynamoStore, monkeypatch: pytest.MonkeyPatch, text: str
     ) -> None:
         run = start_run(store, text)
@@ -323,7 +323,7 @@ class TestLostAnswers:
         with pytest.raises(FencedError):
             store.commit(succeed(store, claim), 2.0)
 
-    def test_lost_answers_to_all_writes_of_a_run(
+    def test_lost_responses_to_all_writes_of_a_run(
         self, store: DynamoStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         with LostAnswers(monkeypatch, "update_item", "transact_write_items", "put_item", "delete_item"):

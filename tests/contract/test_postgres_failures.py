@@ -261,7 +261,7 @@ def proxy(restartable_dsn: str) -> Iterator[CuttingProxy]:
 @pytest.mark.parametrize(
     ("text", "cut"), [(CHAIN, b"), entered as"), (DIAMOND, b"COMMIT")], ids=["chain", "fork"]
 )
-def test_a_commit_with_a_lost_answer_is_made_at_most_once(
+def test_a_commit_with_a_lost_response_is_made_at_most_once(
     proxy: CuttingProxy, text: str, cut: bytes, loses: str
 ) -> None:
     """The commit fails with a StoreError. After the lease the run continues, and nothing happens twice."""

@@ -51,7 +51,7 @@ class TestRacingBranches:
                     step("d", saves="x"),
                     step("e"),
                 ),
-                id="beside a join",
+                id="next to a join",
             ),
             pytest.param(
                 (
@@ -217,8 +217,8 @@ class TestRacingVisits:
         ("bound", "cases", "races"),
         [
             pytest.param(1, "", 0, id="there is no second round"),
-            pytest.param(1, "{case: error, run: []}, ", 0, id="nor is it gone on with"),
-            pytest.param(1, "{case: error, run: [a]}, ", 0, id="nor gone back to"),
+            pytest.param(1, "{case: error, run: []}, ", 0, id="the refusal ends the branch"),
+            pytest.param(1, "{case: error, run: [a]}, ", 0, id="the refusal does not lead back"),
             pytest.param(1, "{case: error, run: [b]}, ", 1, id="the refusal leads on"),
             pytest.param(2, "", 1, id="there is one"),
         ],

@@ -38,7 +38,7 @@ class Fault(Enum):
     CRASH_BEFORE = "crash before"
     CRASH_AFTER = "crash after"
     ERROR = "error before effect"
-    LOST_ANSWER = "error after effect"
+    LOST_RESPONSE = "error after effect"
     DELAY = "delay past the lease"
     TAKEOVER = "taken over meanwhile"
     DUPLICATE = "duplicate delivery"
@@ -46,7 +46,7 @@ class Fault(Enum):
 
 _LATE_FAULTS = frozenset({Fault.DELAY, Fault.TAKEOVER})
 _CRASH_FAULTS = frozenset({Fault.CRASH_BEFORE, Fault.CRASH_AFTER})
-_ERROR_FAULTS = frozenset({Fault.ERROR, Fault.LOST_ANSWER})
+_ERROR_FAULTS = frozenset({Fault.ERROR, Fault.LOST_RESPONSE})
 
 FAULTS_OF_PORT: Mapping[str, frozenset[Fault]] = {
     "store": frozenset(Fault),
@@ -118,7 +118,7 @@ class FaultPoints:
         """Inject a fault that happens after the effect of a call."""
         if fault is Fault.CRASH_AFTER:
             raise SimulatedCrash
-        if fault is Fault.LOST_ANSWER:
+        if fault is Fault.LOST_RESPONSE:
             raise _create_error(port, "has not answered", unwritten=False)
 
     def call(self, port: str, name: str, function: Callable[[], T]) -> T:

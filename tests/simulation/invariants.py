@@ -184,7 +184,7 @@ def _check_action_events(scenario: Scenario, play: FinishedPlay, expected: Finis
 
 def _has_action_fault(play: FinishedPlay) -> bool:
     """Return whether an action has failed. Then the end of the run depends on its playbook."""
-    action_faults = (Fault.ERROR, Fault.LOST_ANSWER)
+    action_faults = (Fault.ERROR, Fault.LOST_RESPONSE)
     return any(port == "action" and fault in action_faults for port, fault in play.injected)
 
 

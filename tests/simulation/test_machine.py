@@ -77,7 +77,7 @@ TABLES = (
     "history",
     "idempotency_keys",
 )
-FAULTS = (Fault.CRASH_BEFORE, Fault.CRASH_AFTER, Fault.ERROR, Fault.LOST_ANSWER)
+FAULTS = (Fault.CRASH_BEFORE, Fault.CRASH_AFTER, Fault.ERROR, Fault.LOST_RESPONSE)
 OPEN_STATUSES = (
     VisitStatus.READY,
     VisitStatus.RUNNING,

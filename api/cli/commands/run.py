@@ -36,7 +36,7 @@ def run(
     """Run a playbook in this process, and write its result to stdout as JSON.
 
     Progress goes to stderr. The store keeps the run, so it can be resumed after a failure, a crash or Ctrl-C.
-    Playbooks that it starts are searched in the folder of its file, then in the registry.
+    Playbooks that it starts are looked up in the folder of its file, then in the registry.
     """
     from noetl.api.cli.display.outcome import RunCommandContext
     from noetl.api.cli.inputs import parse_input_pairs, read_input_file

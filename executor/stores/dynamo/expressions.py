@@ -23,8 +23,7 @@ PRESENT: Condition = ("pk", "present", None)
 """The item exists."""
 
 WRITE_TOKEN = "wrote"
-"""Attribute with the token of the last conditional write, which tells after a lost answer who made the write.
-"""
+"""Attribute with the token of the last conditional write. After a lost response it shows which call wrote."""
 
 
 class _Placeholders:

@@ -7,7 +7,7 @@ cause.
 Algorithm: a topological merge by time (Kahn 1962, with a heap). The events of a visit are one stream. It
 becomes ready when the streams of its causes are complete. Of the ready streams, the earliest event is next.
 The first reader that finds new events appends a page with their order, by a put that fails if another reader
-was faster. Pages never change, so a place in the pages is a place in the history for good.
+was faster. Pages never change, so a place in the pages remains the same place in the history.
 
 Cost: a reader reads the run, its pages and its event items; merging n events takes O(n log n).
 

@@ -36,7 +36,7 @@ logger = logging.getLogger("noetl.executor")
 
 
 class DynamoSweep(DynamoLifecycle):
-    """The part of the DynamoDB store that repairs runs that are left behind."""
+    """The part of the DynamoDB store that repairs runs that no worker would continue."""
 
     def sweep(
         self, now: float, *, queue: str = SERVICE_QUEUE, limit: int = MAX_RUNS_PER_SWEEP

@@ -1,6 +1,6 @@
-"""The DynamoDB table: consistent reads, and writes whose outcome is known after a lost answer.
+"""The DynamoDB table: consistent reads, and writes whose outcome is known after a lost response.
 
-Problem: if the answer to a conditional write is lost, its retry fails on the effect of the first try. A
+Problem: if the response to a conditional write is lost, its retry fails on the effect of the first try. A
 claim or a commit would count as lost although it was made.
 
 Algorithm: idempotence tokens (Helland 2012). A conditional write of one item also writes a random token. If
@@ -147,7 +147,7 @@ class DynamoTable:
     def update(self, update: Update) -> Item:
         """Make an update and return the item as it is afterwards.
 
-        An update whose answer was lost, and that finds its own effect, counts as made.
+        An update whose response was lost, and that finds its own effect, counts as made.
 
         Raises:
             ConditionFailed: a condition did not hold; it holds the current item.

@@ -94,7 +94,7 @@ class PostgresDatabase:
     Raises:
         StoreError: any method, if the database cannot be reached or fails; the constructor also if its
             schema is not up to date.
-        UnwrittenError: `transaction` and `execute_returning...`, if they failed for a reason that passes and
+        UnwrittenError: `transaction` and `execute_returning...`, if they failed for a transient reason and
             wrote nothing.
     """
 

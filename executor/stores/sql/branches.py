@@ -192,7 +192,7 @@ class BranchTransaction:
         """Make the next visit of a sequential run due: a visit of the last commit first, in the order
         written.
 
-        It reads the names that the visits before it have `seen`, as of their `clock`.
+        It reads the names in `seen`, which the visits before it left; `clock` is their clock.
         """
         query = (
             f"select {HEAD}, saved from visits where run_id = ? and {ACTIVE} and status = 'ready'"

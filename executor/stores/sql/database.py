@@ -13,7 +13,7 @@ from noetl.executor.errors import StoreError
 
 
 class UnwrittenError(StoreError):
-    """A failure that passes and that wrote nothing, so the whole operation may be retried."""
+    """A transient failure that wrote nothing, so the whole operation may be retried."""
 
 
 class Result(Protocol):

@@ -1,7 +1,7 @@
 """The sweep of a SQL store: find runs that no worker would continue, repair them, and delete old runs.
 
 Problem: a commit and everything that follows from it are one transaction here, and an expired lease makes
-its visit due again. So only damage from outside leaves a run behind. Examples are rows changed by hand, a
+its visit due again. So only damage from outside blocks a run. Examples are rows changed by hand, a
 backup that was restored in part, and a clock that was far ahead when it wrote a lease.
 
 Algorithm: a reconciliation loop. Source: the controller pattern of Kubernetes. A query for each kind of
@@ -66,7 +66,7 @@ class _Damage(NamedTuple):
 
 
 class SqlSweep:
-    """The part of a SQL store that repairs runs that are left behind, and deletes old runs."""
+    """The part of a SQL store that repairs runs that no worker would continue, and deletes old runs."""
 
     database: Database
     retention_seconds: float | None
