@@ -1,7 +1,7 @@
 """Workflows of DBOS on the database of the URL in the arguments.
 
-A line of the input names a workflow. The answer is its seconds. The script runs in the environment of DBOS,
-without noetl.
+A line of the input names a workflow. The output line has its seconds. The script runs in the
+environment of DBOS, without noetl.
 """
 
 import asyncio

@@ -8,7 +8,7 @@ import sys
 def main() -> None:
     """Run the command that the arguments name, and exit with its exit code."""
     try:
-        # The import takes a moment, in which Ctrl-C may come.
+        # The import takes a moment, in which Ctrl-C may be pressed.
         from noetl.api.cli.app import run_app
 
         run_app()

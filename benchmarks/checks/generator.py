@@ -150,7 +150,7 @@ class PlaybookGenerator:
     def choice(
         self, name: str, known: KnownNames, next_step: str | None, *, depth: int, in_fork: bool
     ) -> None:
-        request, guards = self.question(known)
+        request, guards = self.request_with_guards(known)
         common = self.fresh("v")
         end = next_step
         if end is None:
@@ -239,7 +239,7 @@ class PlaybookGenerator:
 
     def ending(self, name: str, known: KnownNames, next_step: str | None, *, in_fork: bool, **_: Any) -> None:
         """Add a choice of which one case ends the branch, with or without work."""
-        request, guards = self.question(known)
+        request, guards = self.request_with_guards(known)
         last = self.random.choice([[], [_log(self.value(known))]])
         rule: list[Data] = [{"case": guards[0], "run": last}, {"case": "default", "run": [next_step]}]
         self.step(name, [request], rule if next_step else [])
@@ -282,8 +282,8 @@ class PlaybookGenerator:
             return f"{{{{ {self.random.choice(known.assigned)} }}}}"
         return self.random.choice(["{{ input.user }}", "{{ input.limit }}", "{{ step.name }}"])
 
-    def question(self, known: KnownNames) -> tuple[Data, list[str]]:
-        """Return a request, and one or two guards over its answer that may be true."""
+    def request_with_guards(self, known: KnownNames) -> tuple[Data, list[str]]:
+        """Return a request, and one or two guards over its response that may be true."""
         name = self.fresh("v")
         request = self.request(known, name)
         known.assigned.append(name)

@@ -288,8 +288,8 @@ class _Segment:
         """Commit a suspension. If the store cannot keep its data, the step fails."""
         now = self.executor.clock()
         if self.step.is_finally_step:
-            # The deadline of the run does not stop the finally step. So the visit must be due again at the time
-            # limit of the step.
+            # The deadline of the run does not stop the finally step, which has a time limit of its own. The
+            # visit must be due again when that limit is reached.
             remaining = max(self.context.attempt_deadline - time.monotonic(), 0.0)
             suspension = replace(suspension, due_at=min(suspension.due_at, now + remaining))
         batch_results = tuple(

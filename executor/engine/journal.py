@@ -33,7 +33,7 @@ from noetl.executor.model.outcome import Outcome
 from noetl.executor.model.run import NEVER, BatchResult, Claim
 
 IN_PLACE = "rule"
-"""The journal key of the case whose in-place work is suspended, with the outcome that it was chosen after."""
+"""The journal key of a case whose in-place work is suspended, with the outcome after which it was chosen."""
 TIME = "time"
 """The journal key of the time that the attempt has used, and of the time since which a suspension counts."""
 

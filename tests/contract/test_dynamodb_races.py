@@ -300,12 +300,12 @@ def test_a_worker_may_die_at_any_write(
     assert point > 8
 
 
-class TestLostAnswers:
-    """A write whose answer is lost still counts as made."""
+class TestLostResponses:
+    """A write whose response is lost still counts as made."""
 
     def test_lost_response_to_a_claim(self, store: DynamoStore, monkeypatch: pytest.MonkeyPatch) -> None:
         run = start_run(store)
-        with LostAnswers(monkeypatch, "update_item"):
+        with LostResponses(monkeypatch, "update_item"):
             claim = claim_visit(store, run)
         assert (claim.visit.fence, claim.visit.claims) == (1, 1)
 
@@ -315,7 +315,7 @@ class TestLostAnswers:
     ) -> None:
         run = start_run(store, text)
         claim = claim_visit(store, run)
-        with LostAnswers(monkeypatch, "update_item", "transact_write_items"):
+        with LostResponses(monkeypatch, "update_item", "transact_write_items"):
             store.commit(succeed(store, claim), 1.0)
         expected = 4 if text is DIAMOND else 1
         stored = store.run("default", run.id)
@@ -326,13 +326,13 @@ class TestLostAnswers:
     def test_lost_responses_to_all_writes_of_a_run(
         self, store: DynamoStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        with LostAnswers(monkeypatch, "update_item", "transact_write_items", "put_item", "delete_item"):
+        with LostResponses(monkeypatch, "update_item", "transact_write_items", "put_item", "delete_item"):
             run = RunHarness(store, NESTED).finish().run
         check_run(store, run.id, PLAYBOOKS["nested"][1])
 
 
-class LostAnswers:
-    """A context in which each first answer to the named calls is lost."""
+class LostResponses:
+    """A context in which the first response to each named call is lost."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *calls: str) -> None:
         self._calls = calls

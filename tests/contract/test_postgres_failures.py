@@ -197,7 +197,7 @@ class TestLostConnections:
 class CuttingProxy:
     """A proxy in front of a server, which cuts a connection when a client sends `cut`.
 
-    `loses` is "question" to lose the data of the client, or "answer" to lose the response of the server.
+    `loses` is "request" to lose the data of the client, or "response" to lose the data of the server.
     """
 
     def __init__(self, dsn: str) -> None:
@@ -206,7 +206,7 @@ class CuttingProxy:
         self._server = f"{folder}/.s.PGSQL.5432"
         self._listening = socket.create_server(("127.0.0.1", 0))
         self.cut: bytes | None = None
-        self.loses = "answer"
+        self.loses = "response"
         port = self._listening.getsockname()[1]
         self.dsn = f"postgresql://postgres@127.0.0.1:{port}{parts.path}?sslmode=disable&gssencmode=disable"
         self._threads = [threading.Thread(target=self._accept)]
@@ -241,7 +241,7 @@ class CuttingProxy:
                         return
                     if source is client and self.cut is not None and self.cut in sent:
                         self.cut = None
-                        if self.loses == "answer":
+                        if self.loses == "response":
                             server.sendall(sent)
                             server.shutdown(socket.SHUT_WR)
                             # Wait until the server has executed the statement and closed the connection.
@@ -257,7 +257,7 @@ def proxy(restartable_dsn: str) -> Iterator[CuttingProxy]:
         yield proxy
 
 
-@pytest.mark.parametrize("loses", ["question", "answer"])
+@pytest.mark.parametrize("loses", ["request", "response"])
 @pytest.mark.parametrize(
     ("text", "cut"), [(CHAIN, b"), entered as"), (DIAMOND, b"COMMIT")], ids=["chain", "fork"]
 )

@@ -93,7 +93,7 @@ class PatternRun(RunHarness):
             pass
         return self
 
-    def pass_(self, seconds: float) -> PatternRun:
+    def advance_clock(self, seconds: float) -> PatternRun:
         """Advance the clock, and execute the visits that become due."""
         end = self.clock() + seconds
         while (due := self.store.next_due(self.queue)) is not None and due <= end:
@@ -264,7 +264,7 @@ class TestSynchronizingMerge:
 
 def test_multi_merge_visits_a_step_for_each_branch(store: Store, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "noetl.playbook")
-    play = PatternRun(store, "Multi-merge").pass_(10)
+    play = PatternRun(store, "Multi-merge").advance_clock(10)
     assert (play.visit_counts["audit"], play.visit_counts.get("close", 0)) == (1, 0)
     play.finish()
     assert play.visit_counts == {"order": 1, "charge": 1, "ship": 1, "audit": 2, "close": 1}
@@ -281,9 +281,9 @@ def test_multi_merges_may_follow_each_other(store: Store) -> None:
 
 @pytest.mark.parametrize(("seconds", "published"), [(10, "Guten Tag"), (90, "Hallo")])
 def test_discriminator_continues_with_the_first_branch(store: Store, seconds: int, published: str) -> None:
-    play = PatternRun(store, "Discriminator", replace_text=("seconds: 10", f"seconds: {seconds}")).pass_(
-        min(seconds, MINUTE)
-    )
+    play = PatternRun(
+        store, "Discriminator", replace_text=("seconds: 10", f"seconds: {seconds}")
+    ).advance_clock(min(seconds, MINUTE))
     assert play.course[-2:] == ["publish began", "publish ended"]
     assert play.status is RunStatus.WAITING
     play.finish()
@@ -313,10 +313,10 @@ def test_arbitrary_cycles_are_bounded(
 def test_implicit_termination_ends_the_run_after_the_last_branch(
     store: Store, gift: bool, wrapped: dict[str, int]
 ) -> None:
-    play = PatternRun(store, "Implicit termination", gift=gift).pass_(59)
+    play = PatternRun(store, "Implicit termination", gift=gift).advance_clock(59)
     assert "thank ended" in play.course
     assert play.status is RunStatus.WAITING
-    play.pass_(1)
+    play.advance_clock(1)
     assert (play.status, play.seconds) == ("succeeded", MINUTE)
     assert play.visit_counts == {"order": 1, "ship": 1, "thank": 1, "wrap?": 1, **wrapped}
 
@@ -328,13 +328,13 @@ class TestMultipleInstances:
         ).execute_due()
         assert (play.status, play.result, play.seconds) == ("succeeded", {"reminders": 3}, 0)
         assert [run.status for run in play.child_runs] == ["waiting"] * 3
-        play.pass_(DAY)
+        play.advance_clock(DAY)
         assert sorted(run.result["reminded"] for run in play.child_runs) == ["Ada", "Edsger", "Grace"]
 
     def test_a_loop_over_a_literal_list_is_joined(self, store: Store) -> None:
-        play = PatternRun(store, "Multiple instances known at design time").pass_(59)
+        play = PatternRun(store, "Multiple instances known at design time").advance_clock(59)
         assert play.visit_counts == {"review": 1}
-        play.pass_(1)
+        play.advance_clock(1)
         assert (play.status, play.visit_counts) == ("succeeded", {"review": 1, "decide": 1})
         assert play.result["verdicts"] == ["Ada likes it", "Grace likes it", "Edsger likes it"]
 
@@ -359,7 +359,7 @@ class TestMultipleInstances:
     def test_instances_start_during_and_after_others(self, store: Store, desk: CallbackDesk) -> None:
         play = PatternRun(store, "Multiple instances not known before", desk=desk.url).execute_due()
         desk.answer(play, {"damage": 5})
-        play.pass_(2 * HOUR)
+        play.advance_clock(2 * HOUR)
         assert "handle ended" in play.course
         desk.answer(play, {"damage": 70})
         play.execute_due()
@@ -480,7 +480,7 @@ class TestCancelCase:
         assert (play.status, play.seconds) == ("cancelled", 0)
         assert play.visit_counts == {"begin": 1, "paint": 1, "dry": 1, "release": 1}
         assert [run.status for run in play.child_runs] == ["cancelled"]
-        play.pass_(DAY)
+        play.advance_clock(DAY)
         assert "furnish" not in play.visit_counts
 
     def test_without_a_cancellation_the_run_succeeds(self, store: Store) -> None:

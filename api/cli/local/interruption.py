@@ -81,7 +81,7 @@ def exit_immediately() -> None:
         if process is not None:
             process.end_all_commands()
         for stream in (sys.stdout, sys.stderr):
-            # The signal may have come during a write, and the reader of a pipe may have closed it.
+            # The signal may have arrived during a write, and the reader of a pipe may have closed it.
             with suppress(OSError, RuntimeError, ValueError):
                 stream.flush()
     finally:

@@ -74,7 +74,7 @@ MAX_CANDIDATES = 64
 """Number of due visits among which a worker chooses after other workers were faster."""
 
 _STILL_SUSPENDED = "status = 'parked' and due_at > ? and progress is not null and error is null"
-"""Condition on a parked visit that waits on after a resume. A visit with an error is retried at once."""
+"""Condition on a parked visit that still waits after a resume. A visit with an error is retried at once."""
 
 
 class SqlStore(SqlPlans, SqlQueries, SqlWaits, SqlPlaybooks, SqlApiKeys, SqlSweep):
