@@ -161,7 +161,7 @@ class Worker:
             self._raise_after_outage()
             run = self._store.run(tenant, run_id)
             if run is None:
-                raise StoreError(f"There is no run {run_id} in the store.")
+                raise StoreError(f"The store has no run {run_id}.")
             remaining = IDLE_SECONDS if deadline is None else min(deadline - time.monotonic(), IDLE_SECONDS)
             if run.status.is_final or remaining <= 0:
                 return run

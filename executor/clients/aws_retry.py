@@ -1,4 +1,4 @@
-"""Retries of AWS calls whose outcome must be known: made, refused, or not known after a lost response.
+"""Retries of AWS calls whose outcome must be known: applied, refused, or not known after a lost response.
 
 Problem: DynamoDB, SQS and S3 fail for transient reasons (throttling, conflicts, lost connections). A retry
 of a conditional write whose first response was lost is refused because of its own effect, and must not count
@@ -10,7 +10,7 @@ The caller then compares the item with the token that it wrote (`executor/stores
 
 Cost: nothing while calls succeed. All pauses take 2.6 seconds on average and at most 5.2.
 
-Limits: after MAX_TRIES tries the call fails with a StoreError that leaves open whether the write was made.
+Limits: after MAX_TRIES tries the call fails with a StoreError that leaves open whether the write was applied.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class ConditionFailed(Exception):
 
     `items` and `failed` have one entry for each write. `failed` says whether the condition of this write
     failed. `items` holds its current item, or None if the write did not fail or no item exists.
-    `may_have_been_made` is true if the response to an earlier try of the same call was lost, so that the
+    `may_have_been_applied` is true if the response to an earlier try of the same call was lost, so that the
     items may be its own work.
     """
 
@@ -53,7 +53,7 @@ class ConditionFailed(Exception):
         super().__init__("a condition did not hold")
         self.items = items
         self.failed = failed
-        self.may_have_been_made = False
+        self.may_have_been_applied = False
 
 
 class ItemTooLarge(Exception):
@@ -77,7 +77,7 @@ def call_with_retries(target: str, call: Callable[[], Any]) -> Any:
     """
     from botocore.exceptions import ClientError
 
-    may_have_been_made = False
+    may_have_been_applied = False
     problem: Exception
     for tries in range(MAX_TRIES):
         if tries:
@@ -88,12 +88,12 @@ def call_with_retries(target: str, call: Callable[[], Any]) -> Any:
             problem = error
             condition_failed = condition_failed_of(error)
             if condition_failed is not None:
-                condition_failed.may_have_been_made = may_have_been_made
+                condition_failed.may_have_been_applied = may_have_been_applied
                 raise condition_failed from None
             if _is_too_large(error):
                 raise ItemTooLarge(str(error)) from None
             status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-            may_have_been_made = may_have_been_made or status >= 500
+            may_have_been_applied = may_have_been_applied or status >= 500
             translated_error = translate_error(error, target)
             if not (_is_retryable(error, status) or _has_type(translated_error, "Throttled")):
                 raise _permanent_failure(translated_error, target) from error
@@ -104,7 +104,7 @@ def call_with_retries(target: str, call: Callable[[], Any]) -> Any:
                 if isinstance(translated_error, ActionError):
                     raise _permanent_failure(translated_error, target) from error
                 raise
-            may_have_been_made = True
+            may_have_been_applied = True
     raise StoreError(
         f"{_subject(target)} failed {MAX_TRIES} times: {translate_error(problem, target)}"
     ) from problem

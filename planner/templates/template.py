@@ -1,7 +1,7 @@
-"""Templates: parse a text with `{{ }}`, tell which names it reads, and evaluate it.
+"""Templates: parse a text with `{{ }}`, find the names that it reads, and evaluate it.
 
-Problem: the planner only parses templates and asks what they read. The executor evaluates them, often many
-times, and must not pay for parsing or compiling that it does not need.
+Problem: the planner only parses templates and needs the names that they read. The executor evaluates them,
+often many times, and must not pay for parsing or compiling that it does not need.
 
 Algorithm: lazy compilation with memoisation (Michie 1968). `parse_template` caches by text. A template that
 is only an access path is evaluated by attribute lookups. Any other template is instrumented (see

@@ -301,7 +301,7 @@ def test_a_worker_may_die_at_any_write(
 
 
 class TestLostResponses:
-    """A write whose response is lost still counts as made."""
+    """A write whose response is lost still counts as applied."""
 
     def test_lost_response_to_a_claim(self, store: DynamoStore, monkeypatch: pytest.MonkeyPatch) -> None:
         run = start_run(store)

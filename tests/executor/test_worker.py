@@ -159,7 +159,7 @@ def test_waiting_for_a_run_times_out(store: SqliteStore, tmp_path: Path) -> None
     harness = start(store, BLOCKING_PLAYBOOK, tmp_path)
     worker = Worker(store, capabilities=local_run_capabilities(tmp_path), threads=1)
     assert worker.wait_until_finished("default", harness.id, 0.001).status is RunStatus.QUEUED
-    with pytest.raises(StoreError, match="There is no run"):
+    with pytest.raises(StoreError, match="The store has no run"):
         worker.wait_until_finished("default", "nothing", 0.001)
 
 

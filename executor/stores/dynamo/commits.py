@@ -12,7 +12,7 @@ a second try changes nothing and completes the first.
 Cost: one write for a step of a chain. A fork, an end or an arrival writes a transaction, and then reads the
 counters.
 
-Limits: followups that a dead worker has left undone are made when the message of the visit is delivered
+Limits: followups that a dead worker has left undone are completed when the message of the visit is delivered
 again, or by the sweep. If other commits change the same counters, the transaction is tried up to
 MAX_CONFLICTS times.
 """
@@ -262,7 +262,7 @@ class DynamoCommits(DynamoContext):
         return claimed
 
     def _due_after(self, item: VisitItem, head: Item, now: float, *, again: bool) -> list[VisitItem]:
-        """Make what follows from an outcome, and return the visits that are due or will be."""
+        """Apply what follows from an outcome, and return the visits that are due or will be."""
         visit = item.visit
         is_finished = visit.finished_at is not None
         if is_finished and item.attributes.get("waited"):

@@ -184,6 +184,6 @@ _KINDS = {
     "T": "tokens",
     "V": "visits",
     "W": "waits",
-    "X": "past",
+    "X": "events of claims",
 }
 """Names of the kinds of items in messages, by the first letter of the sort key or the partition key."""

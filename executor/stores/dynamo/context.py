@@ -208,7 +208,7 @@ class DynamoContext(ABC):
         claim_for: Lease | None = None,
         known_head: Item | None = None,
     ) -> Visit | None:
-        """Make what follows from an outcome: fire joins, end the run, announce and claim visits.
+        """Apply what follows from an outcome: fire joins, end the run, announce and claim visits.
 
         A repetition (`again`) changes nothing, but announces the visits again. `known_head` is the head of
         the run as of the claim.

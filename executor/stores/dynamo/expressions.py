@@ -1,4 +1,4 @@
-"""Write requests for one item, with the conditions under which they are made, as expressions of DynamoDB."""
+"""Write requests for one item, with the conditions that they require, as expressions of DynamoDB."""
 
 from __future__ import annotations
 

@@ -176,7 +176,7 @@ class DynamoJoins(DynamoCommits):
     def _read_arrivals(
         self, head: Item, join: str, ids: Sequence[str]
     ) -> tuple[list[Branch], list[VisitOrigin]]:
-        """Return the branches that visits have handed on to a join, and the origins of the visits."""
+        """Return the branches that visits have sent to a join, and the origins of the visits."""
         run_id, spread, step_of = run_id_of(head), spread_of(head), self.step_of(head["plan"])
         items = self.table.get_many([keys.visit(run_id, id, spread) for id in ids])
         arrivals: list[Branch] = []

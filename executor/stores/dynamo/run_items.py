@@ -209,7 +209,7 @@ class CounterDeltas:
             self.add(home, f"j#{join}", delta)
 
     def add_arrival(self, home: int, join: str, visit_id: str) -> None:
-        """Add the arrival of a branch, which the visit before the join has handed on."""
+        """Add the arrival of a branch, which the visit before the join has sent."""
         self.arrivals.setdefault(home, {}).setdefault(f"a#{join}", []).append(visit_id)
 
     def homes(self) -> list[int]:

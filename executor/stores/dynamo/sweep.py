@@ -87,7 +87,7 @@ class DynamoSweep(DynamoLifecycle):
         overdue = [item for item in snapshot.active_items if item.visit.due_at < since]
         steps = (item for item in snapshot.items if not is_pseudo_step(item))
         if any(item.attributes.get("at", item.origin.entered_at) > since for item in steps):
-            # A worker is active, and makes the followups itself.
+            # A worker is active, and completes the followups itself.
             return overdue
         overdue_ids = {item.visit.id for item in overdue}
         repaired = self.repair(snapshot, now)

@@ -1,10 +1,10 @@
 """The DynamoDB table: consistent reads, and writes whose outcome is known after a lost response.
 
 Problem: if the response to a conditional write is lost, its retry fails on the effect of the first try. A
-claim or a commit would count as lost although it was made.
+claim or a commit would count as lost although it was applied.
 
 Algorithm: idempotence tokens (Helland 2012). A conditional write of one item also writes a random token. If
-a retry is refused and the item holds this token, the first try was made. A transaction carries a
+a retry is refused and the item holds this token, the first try was applied. A transaction carries a
 `ClientRequestToken`, which DynamoDB itself compares.
 
 Cost: a single write costs half of what it costs in a transaction, so one write is never a transaction.
@@ -145,9 +145,9 @@ class DynamoTable:
             request["ExclusiveStartKey"] = response["LastEvaluatedKey"]
 
     def update(self, update: Update) -> Item:
-        """Make an update and return the item as it is afterwards.
+        """Apply an update and return the item as it is afterwards.
 
-        An update whose response was lost, and that finds its own effect, counts as made.
+        An update whose response was lost, and that finds its own effect, counts as applied.
 
         Raises:
             ConditionFailed: a condition did not hold; it holds the current item.
@@ -162,7 +162,7 @@ class DynamoTable:
         return decode_item(response["Attributes"]) if "Attributes" in response else response
 
     def write(self, writes: Sequence[Write]) -> None:
-        """Make all of the writes or none.
+        """Apply all of the writes or none.
 
         Raises:
             ConditionFailed, PayloadTooLargeError: as `update` does.
@@ -209,7 +209,7 @@ class DynamoTable:
         except ConditionFailed as refusal:
             refusal.items = [None if encoded is None else decode_item(encoded) for encoded in refusal.items]
             item = refusal.items[0]
-            if token is not None and len(refusal.items) == 1 and refusal.may_have_been_made:
+            if token is not None and len(refusal.items) == 1 and refusal.may_have_been_applied:
                 if (item or {}).get(WRITE_TOKEN) == token:
                     return item or {}
             raise

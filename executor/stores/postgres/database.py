@@ -9,7 +9,7 @@ sent. Visits that a transaction made due are found by `xmin`, the id of the tran
 
 Cost: one round trip for each result that the code needs, and one for `COMMIT`.
 
-Limits: a connection that is lost during `COMMIT` leaves open whether the transaction was made.
+Limits: a connection that is lost during `COMMIT` leaves open whether the transaction was applied.
 """
 
 from __future__ import annotations

@@ -242,7 +242,8 @@ class PostgresStore(SqlStore):
     def _simple_branch(self, commit: Commit) -> Branch | None:
         """Return the only branch of a commit that a fast path may write, or None.
 
-        Such a commit finishes a visit and hands on one branch. It changes no counter but that of one join.
+        Such a commit finishes a visit and continues with one branch. It changes the counter of at most one
+        join.
         """
         visit = commit.visit
         is_plain_finish = visit.finished_at is not None and visit.progress is None

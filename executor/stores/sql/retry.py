@@ -8,7 +8,7 @@ an UnwrittenError is retried: it says that nothing was written.
 
 Cost: nothing while operations succeed. The pauses of all retries take at most 2.3 seconds.
 
-Limits: a lost connection during `COMMIT` leaves open whether the transaction was made. That is a plain
+Limits: a lost connection during `COMMIT` leaves open whether the transaction was applied. That is a plain
 StoreError and is not retried; the lease of the claim then runs out, and the fence refuses the loser.
 """
 

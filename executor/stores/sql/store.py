@@ -450,7 +450,7 @@ def encode_outputs(commit: Commit) -> EncodedOutputs:
 
 
 def _apply_commit(branches: BranchTransaction, commit: Commit) -> None:
-    """Make everything that follows from an outcome that was written: branches, child runs, the end of the
+    """Apply everything that follows from an outcome that was written: branches, child runs, the end of the
     run.
     """
     visit = commit.visit

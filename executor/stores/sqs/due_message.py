@@ -75,7 +75,7 @@ class DueMessage:
             fields: dict[str, Any] = json.loads(text)
             if fields["v"] != _FORMAT:
                 raise MessageError(
-                    f"message has format {fields['v']!r}; this version of noetl knows {_FORMAT}"
+                    f"message has format {fields['v']!r}, but this version of noetl knows only {_FORMAT}"
                 )
             message = cls(
                 fields["run"],
