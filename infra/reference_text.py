@@ -93,10 +93,10 @@ KEYS: dict[tuple[str, str], str] = {
     ("repeat", "every"): "The pause between two rounds.",
     ("repeat", "max"): "The limit of the rounds.",
     ("retry", "attempts"): "The total number of attempts.",
-    ("retry", "delay"): "The pause before the second attempt.",
-    ("retry", "backoff"): "The factor by which each pause is longer than the one before.",
-    ("retry", "max_delay"): "The longest pause.",
-    ("retry", "jitter"): "Whether each pause is shortened at random, by up to a half.",
+    ("retry", "delay"): "The delay before the second attempt.",
+    ("retry", "backoff"): "The factor by which each delay is longer than the one before.",
+    ("retry", "max_delay"): "The longest delay.",
+    ("retry", "jitter"): "Whether each delay is shortened at random, by up to a half.",
     ("retry", "if"): "A guard over `error`. Another attempt is made only if it is true.",
 }
 """The meaning of every key of the constructs."""
