@@ -24,7 +24,7 @@ def render(dot: str, format: str) -> bytes:
         shutil.which("graphviz-pure", path=scripts) or shutil.which("graphviz-pure") or shutil.which("dot")
     )
     if program is None:
-        raise GraphvizError(f"{format} needs Graphviz: install the extra `graph` of this installation")
+        raise GraphvizError(f"{format} needs Graphviz: install the extra `graph`")
     try:
         process = subprocess.run(
             [program, f"-T{format}"],

@@ -94,7 +94,9 @@ def read_issuer(environ: Mapping[str, str]) -> TokenIssuer | None:
     if not _is_safe_url(keys_url):
         raise SettingError(f"NOETL_JWKS_URL is {keys_url!r}; it must be an https URL.")
     if not _can_verify_signatures():
-        raise SettingError("NOETL_JWT_ISSUER is set, and tokens need the extra `jwt` of this installation.")
+        raise SettingError(
+            "NOETL_JWT_ISSUER is set, but tokens need the package PyJWT: install the extra `jwt`."
+        )
     return TokenIssuer(issuer, audience, keys_url, scope_claim or "scope", tenant_claim or None)
 
 

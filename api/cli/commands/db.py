@@ -30,7 +30,9 @@ def upgrade_database(store: StoreOption = None) -> None:
     try:
         from noetl.infra import migrations
     except ImportError as error:
-        raise CommandError("a store in Postgres needs the extra `postgres` of this installation") from error
+        raise CommandError(
+            "a store in Postgres needs the package psycopg: install the extra `postgres`"
+        ) from error
     if not url.startswith(("postgres://", "postgresql://")):
         raise CommandError(
             "only a store in Postgres or DynamoDB can be upgraded: name it with --store postgresql://HOST/DATABASE or"

@@ -105,7 +105,7 @@ class PostgresDatabase:
             from psycopg_pool import ConnectionPool
         except ImportError as error:
             raise StoreError(
-                "A store in Postgres needs the extra `postgres` of this installation."
+                "A store in Postgres needs the package psycopg: install the extra `postgres`."
             ) from error
         self._uri = uri
         self._message_queue = message_queue

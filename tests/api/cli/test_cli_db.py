@@ -20,7 +20,9 @@ def test_a_missing_extra_is_a_sentence(noetl: Command, monkeypatch: pytest.Monke
     monkeypatch.delattr("noetl.infra.migrations", raising=False)
     outcome = noetl("db", "upgrade", "--store", "postgresql://localhost/none")
     assert (outcome.exit_code, outcome.out) == (2, "")
-    assert outcome.err == "noetl: a store in Postgres needs the extra `postgres` of this installation\n"
+    assert (
+        outcome.err == "noetl: a store in Postgres needs the package psycopg: install the extra `postgres`\n"
+    )
 
 
 def test_an_unreachable_server_is_a_sentence(noetl: Command) -> None:

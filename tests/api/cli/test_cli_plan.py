@@ -66,7 +66,7 @@ def test_a_missing_graphviz_has_a_hint(noetl: Command, monkeypatch: pytest.Monke
     monkeypatch.setattr("shutil.which", lambda *_, **__: None)
     outcome = noetl("plan", "fork.yaml", "-f", "svg")
     assert (outcome.exit_code, outcome.out) == (2, "")
-    assert outcome.err == "noetl: svg needs Graphviz: install the extra `graph` of this installation\n"
+    assert outcome.err == "noetl: svg needs Graphviz: install the extra `graph`\n"
 
 
 def test_a_plan_with_warnings_is_drawn(noetl: Command) -> None:
