@@ -253,8 +253,8 @@ class _Segment:
         step = self.step
         assert step.loop is not None
 
-        def perform_one(quiet: WorkContext, item_scope: Scope, item_position: str) -> Outcome:
-            return perform(quiet, step.run, item_scope, item_position, parallel=step.parallel)
+        def perform_one(item_context: WorkContext, item_scope: Scope, item_position: str) -> Outcome:
+            return perform(item_context, step.run, item_scope, item_position, parallel=step.parallel)
 
         loop_run = LoopRun(self.context, step.loop, perform_one, self.scope, position)
         try:

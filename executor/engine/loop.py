@@ -159,7 +159,7 @@ class _BatchRun:
         self._loop_run = loop_run
         self._loop = loop_run.loop
         self._context = context
-        self._quiet = context.without_events()
+        self._item_context = context.without_events()
         self._items = items
         self._first = before.done
         self._total = before.total
@@ -219,7 +219,7 @@ class _BatchRun:
             self._scopes[index] = item_scope
             try:
                 item_position = f"{self._loop_run.position}[{item_number}]"
-                outcome = self._loop_run.item_work(self._quiet, item_scope, item_position)
+                outcome = self._loop_run.item_work(self._item_context, item_scope, item_position)
             except WorkSuspended as suspended:
                 self._suspended[index] = suspended
                 continue

@@ -148,8 +148,8 @@ def _perform_loop(
     """
     assert item.loop is not None
 
-    def perform_one(quiet: WorkContext, item_scope: Scope, item_position: str) -> Outcome:
-        return _perform_once(quiet, item, item_scope, item_position, args)
+    def perform_one(item_context: WorkContext, item_scope: Scope, item_position: str) -> Outcome:
+        return _perform_once(item_context, item, item_scope, item_position, args)
 
     loop_run = LoopRun(context, item.loop, perform_one, scope, position)
     return loop_run.run(scope.lookup(position, args))
