@@ -38,7 +38,8 @@ from noetl.executor.model.json_values import write_json
 from noetl.executor.model.run import Claim, Commit, Lease, Run, RunStatus, Visit, VisitStatus
 from noetl.executor.model.special_visits import FINALLY_CLOCK, end_visit, finally_visit_id
 from noetl.executor.model.sql import Bind, Sql
-from noetl.executor.model.transition import MAX_CLAIMS, final_status
+from noetl.executor.model.transition import final_status
+from noetl.executor.model.visit_transition import MAX_CLAIMS
 from noetl.executor.security.capabilities import service_capabilities
 from noetl.executor.stores.interface import Store
 from noetl.planner.catalogue import ActionDeclaration

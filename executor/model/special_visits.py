@@ -1,12 +1,22 @@
-"""Visits that no branch makes: of the finally step, and of the pseudo-step that ends a run."""
+"""Visits that no branch makes: of the finally step, and of the pseudo-steps."""
 
 from __future__ import annotations
 
 from noetl.executor.model.ids import derived_id
-from noetl.executor.model.run import END, Visit, VisitStatus
+from noetl.executor.model.run import DEADLINE, END, Visit, VisitStatus
 
 FINALLY_CLOCK = 2**40
 """The causal clock of the finally step. It is greater than every other clock of a run."""
+
+
+def is_pseudo_step(step: str) -> bool:
+    """Return whether a step is `@end` or `@deadline`, which no playbook contains."""
+    return step.startswith("@")
+
+
+def is_branch_visit(visit: Visit, finally_step: str | None) -> bool:
+    """Return whether a branch has made the visit: its step is no pseudo-step and not the finally step."""
+    return not is_pseudo_step(visit.step) and visit.step != finally_step
 
 
 def finally_visit_id(resumes: int) -> str:
@@ -14,7 +24,20 @@ def finally_visit_id(resumes: int) -> str:
     return derived_id("finally", resumes)
 
 
+def finally_visit(run_id: str, step: str, resumes: int, now: float) -> Visit:
+    """Return the visit of the finally step `step`."""
+    return Visit(
+        finally_visit_id(resumes), run_id, step, VisitStatus.READY, FINALLY_CLOCK, names={}, due_at=now
+    )
+
+
 def end_visit(run_id: str, resumes: int, now: float) -> Visit:
     """Return the visit of the pseudo-step `@end`, which ends a run."""
     id = derived_id(END, resumes)
     return Visit(id, run_id, END, VisitStatus.READY, clock=0, names={}, due_at=now)
+
+
+def deadline_visit(run_id: str, resumes: int, deadline_at: float) -> Visit:
+    """Return the visit of the pseudo-step `@deadline`, which is due when the time of a run is over."""
+    id = derived_id(DEADLINE, resumes)
+    return Visit(id, run_id, DEADLINE, VisitStatus.READY, clock=0, names={}, due_at=deadline_at)

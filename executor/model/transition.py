@@ -1,30 +1,26 @@
-"""The state machine of a visit, as pure functions: from an outcome to the commit that follows from it.
+"""The end of an attempt, as pure functions: from an outcome to the commit that follows from it.
 
 Problem: decide what follows from an attempt: a retry, a case of the rule, new branches, and the counters of
 joins. Workers, tests and simulations must decide alike, also after a crash.
 
-Algorithm: a finite state machine. All inputs are arguments, so there is no clock, randomness or I/O here; ids
-and jitter are hashes of their causes. A repeated decision therefore writes the same records. Names are
-last-writer-wins registers with Lamport clocks. Source: Lamport 1978; Shapiro et al. 2011 (registers).
+Algorithm: a finite state machine, whose table is in `visit_states`. All inputs are arguments, so there is no
+clock, randomness or I/O here; ids and jitter are hashes of their causes. A repeated decision therefore writes
+the same records. Names are last-writer-wins registers with Lamport clocks. Source: Lamport 1978; Shapiro et
+al. 2011 (registers).
 
-| from | event | to | function |
-| --- | --- | --- | --- |
-| ready, retrying, waiting | claimed at or after `due_at` | running | store |
-| running | work done, no failure | succeeded | `build_commit` |
-| running | failure, retry left | retrying, at `retry_at` | `choose_case`, `build_commit` |
-| running | failure, a case handles it | failed (handled) | `build_commit` |
-| running | failure unhandled, `on_error: continue` | failed (ended) | `build_commit` |
-| running | failure unhandled, `on_error: abort` | failed (open), run stops | `build_commit` |
-| running | work suspended until later | waiting | `suspend` |
-| running | work suspended, due at once | ready | `suspend` |
-| running | run cancelled, work abandoned | ready | `abandon` |
-| running | claim released, or lease expired | running, due again | store |
-| waiting | an awaited answer arrives | waiting, due at once | store |
-| ready, retrying, waiting | run stops | parked | store |
-| parked, failed (open), failed (ended) | run resumed | ready or waiting | store |
+| outcome of a running visit | it becomes | function |
+| --- | --- | --- |
+| work done, no failure | succeeded | `build_commit` |
+| failure, retry left | retrying, at `retry_at` | `choose_case`, `build_commit` |
+| failure, a case handles it | failed (handled) | `build_commit` |
+| failure unhandled, `on_error: continue` | failed (ended) | `build_commit` |
+| failure unhandled, `on_error: abort` | failed (open), and the run stops | `build_commit` |
+| work suspended until later | waiting | `suspend` |
+| work suspended, due at once | ready | `suspend` |
+| run cancelled, work abandoned | ready | `abandon` |
 
-In a run that stops, the store writes parked instead of ready, retrying or waiting, except for its finally
-step.
+`visit_transition` has the other transitions of a visit: entry, claim, park, resume. `run_transition` has
+those of a run.
 
 Cost: linear in the cases of the step and in the names that the branch carries.
 
@@ -51,11 +47,10 @@ from noetl.executor.model.run import (
     Visit,
     VisitStatus,
 )
+from noetl.executor.model.visit_states import VisitTrigger, next_status
+from noetl.executor.model.visit_transition import MAX_CLAIMS
 from noetl.planner.frozen import frozen
 from noetl.planner.plan import Case, Retry, Step
-
-MAX_CLAIMS = 5
-"""A visit that was claimed more often without an outcome fails."""
 
 StepOf = Callable[[str], Step]
 """A function that returns the step with a name."""
@@ -167,7 +162,7 @@ def build_commit(step_of: StepOf, visit: Visit, choice: Choice, outcome: Outcome
     counter_changes = case.counter_changes if case is not None else dict.fromkeys(step.regions, -1)
     done = replace(
         visit,
-        status=VisitStatus.FAILED if choice.failed else VisitStatus.SUCCEEDED,
+        status=next_status(visit.status, VisitTrigger.FAIL if choice.failed else VisitTrigger.SUCCEED),
         finished_at=now,
         saved=outcome.saved,
         result=choice.outcome.data,
@@ -222,9 +217,10 @@ def suspend(visit: Visit, suspension: Suspension, now: float) -> Commit:
     journal = suspension.progress.journal
     attempt = 1 if suspension.batch_results or not journal else visit.attempt
     progress = replace(suspension.progress, journal=_with_attempt(journal, attempt))
+    trigger = VisitTrigger.SUSPEND if suspension.due_at > now else VisitTrigger.YIELD
     later = replace(
         visit,
-        status=VisitStatus.WAITING if suspension.due_at > now else VisitStatus.READY,
+        status=next_status(visit.status, trigger),
         attempt=attempt,
         claims=0,
         worker=None,
@@ -258,7 +254,7 @@ def abandon(visit: Visit) -> Commit:
     """
     later = replace(
         visit,
-        status=VisitStatus.READY,
+        status=next_status(visit.status, VisitTrigger.ABANDON),
         claims=0,
         worker=None,
         due_at=0.0,
@@ -271,7 +267,7 @@ def abandon(visit: Visit) -> Commit:
 def _commit_retry(visit: Visit, choice: Choice, retry_at: float, now: float) -> Commit:
     retrying = replace(
         visit,
-        status=VisitStatus.RETRYING,
+        status=next_status(visit.status, VisitTrigger.RETRY),
         attempt=visit.attempt + 1,
         claims=0,
         worker=None,
@@ -290,7 +286,7 @@ def _commit_unhandled(step: Step, visit: Visit, choice: Choice, outcome: Outcome
     # The record keeps what was saved before a suspension, because a resume continues from there.
     failed = replace(
         visit,
-        status=VisitStatus.FAILED,
+        status=next_status(visit.status, VisitTrigger.FAIL),
         finished_at=now,
         result=choice.outcome.data,
         case=choice.case,

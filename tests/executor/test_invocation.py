@@ -10,7 +10,7 @@ import pytest
 
 from noetl.executor.errors import ActionError, RejectedError
 from noetl.executor.model.run import RunStatus
-from noetl.executor.model.transition import MAX_CLAIMS
+from noetl.executor.model.visit_transition import MAX_CLAIMS
 from noetl.executor.stores.sql import store as sql_store
 from noetl.executor.stores.sqlite.store import SqliteStore
 from tests.run_harness import LEASE_SECONDS, FakeClock, RunHarness

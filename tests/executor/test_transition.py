@@ -12,7 +12,6 @@ from noetl.executor.model.ids import derived_id
 from noetl.executor.model.outcome import Choice, Outcome, error_record
 from noetl.executor.model.run import Branch, Commit, ErrorRecord, FailureState, RunStatus, Visit, VisitStatus
 from noetl.executor.model.transition import (
-    MAX_CLAIMS,
     GuardError,
     GuardTest,
     RuleTests,
@@ -26,6 +25,7 @@ from noetl.executor.model.transition import (
     merge_names,
     retry_delay_seconds,
 )
+from noetl.executor.model.visit_transition import MAX_CLAIMS
 from noetl.planner.plan import Action, Case, Join, Retry, Step
 
 VISIT = Visit(

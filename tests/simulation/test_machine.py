@@ -48,7 +48,8 @@ from noetl.executor.model.run import (
     Visit,
     VisitStatus,
 )
-from noetl.executor.model.transition import MAX_CLAIMS, merge_arrivals
+from noetl.executor.model.transition import merge_arrivals
+from noetl.executor.model.visit_transition import MAX_CLAIMS
 from noetl.executor.security.capabilities import local_run_capabilities
 from noetl.executor.stores.sql import store as sql_store
 from noetl.executor.stores.sql.branches import BranchTransaction

@@ -39,7 +39,7 @@ from noetl.executor.model.run import (
     VisitStatus,
 )
 from noetl.executor.model.special_visits import finally_visit_id
-from noetl.executor.model.transition import MAX_CLAIMS
+from noetl.executor.model.visit_transition import MAX_CLAIMS
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.commits import encode_events_item

@@ -23,7 +23,7 @@ from typing import Any
 
 from noetl.executor.model.events import Event
 from noetl.executor.model.run import SERVICE_QUEUE, Branch, Claim, Commit, Lease, Visit, VisitStatus
-from noetl.executor.model.transition import MAX_CLAIMS
+from noetl.executor.model.visit_transition import MAX_CLAIMS
 from noetl.executor.stores.interface import MessageOutcome, SweepResult
 from noetl.executor.stores.postgres.database import PostgresDatabase
 from noetl.executor.stores.sql.branches import ACTIVE, CLAIM_NEXT, HEAD, started_event

@@ -1,0 +1,65 @@
+"""The limits of what a store accepts: outputs of a step, the result of a run, answers to waits.
+
+The limits are checked before the write. So an output that is too large fails its step, and the run goes on
+as its playbook says. The texts are JSON in ASCII, so their length is their number of bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from noetl.executor.errors import NotJsonError, PayloadTooLargeError, RejectedError
+from noetl.planner.frozen import frozen
+
+
+@frozen
+class PayloadLimits:
+    """The limits of a store, in bytes of JSON.
+
+    `payload_bytes` limits the outputs of a step and the result of a run, `answer_bytes` an answer to a wait.
+    """
+
+    payload_bytes: int = 64 * 1024 * 1024
+    answer_bytes: int = 1024 * 1024
+
+    def check_outputs(self, texts: Iterable[str | None]) -> None:
+        """Check the outputs of a commit as JSON: saved names, result, progress and batch results.
+
+        >>> PayloadLimits(payload_bytes=3).check_outputs(["[1]", None])
+        >>> PayloadLimits(payload_bytes=3).check_outputs(["[1]", "2"])
+        Traceback (most recent call last):
+        noetl.executor.errors.PayloadTooLargeError: the outputs of the step exceed 3 bytes of JSON
+
+        Raises:
+            PayloadTooLargeError: together they exceed `payload_bytes`.
+        """
+        if sum(len(text) for text in texts if text is not None) > self.payload_bytes:
+            raise PayloadTooLargeError(f"the outputs of the step exceed {self.payload_bytes:,} bytes of JSON")
+
+    def check_result(self, result: str, errors: str) -> None:
+        """Check the result and the errors of a run as JSON.
+
+        Raises:
+            PayloadTooLargeError: together they exceed `payload_bytes`.
+        """
+        if len(result) + len(errors) > self.payload_bytes:
+            raise PayloadTooLargeError(f"the result of the run exceeds {self.payload_bytes:,} bytes of JSON")
+
+    def check_answer(self, text: str) -> None:
+        """Check an answer as JSON.
+
+        Raises:
+            RejectedError: `too_large`.
+        """
+        if len(text) > self.answer_bytes:
+            raise RejectedError("too_large", f"the answer exceeds {self.answer_bytes:,} bytes of JSON")
+
+
+@contextmanager
+def reject_unstorable_outputs() -> Iterator[None]:
+    """Raise NotJsonError if an output of a step cannot be encoded as JSON in this block."""
+    try:
+        yield
+    except (TypeError, ValueError, RecursionError) as error:
+        raise NotJsonError(f"an output of the step cannot be written as JSON: {error}") from None

@@ -1,0 +1,137 @@
+"""The transitions of a run, as pure functions: start, end, stop and resume, with the events they record.
+
+Problem: the HTTP service, the workers and the sweep start, stop, resume and end runs in every store. A
+request must have the same effect, or be refused with the same sentence, in all of them.
+
+Algorithm: each function takes the run as the store has read it. It returns the run as the store must write
+it, or raises the refusal. The store adds the condition under which it writes: that the run is still as it was
+read.
+
+| from | trigger | to | function |
+| --- | --- | --- | --- |
+| queued, running | a visit is claimed | running | `begin_run` |
+| queued, running | stopped | the same, with `stop` | `stop_run` |
+| running | the visit of `@end` is committed | a final status | `finish_run` |
+| a final status except succeeded | resumed | queued | `resume_run` |
+
+A running run shows the status `waiting` while all of its active visits wait. That status is not stored.
+
+Cost: constant.
+
+Limits: whether the branches of a run have ended is the decision of the store, which counts them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from noetl.executor.errors import RejectedError
+from noetl.executor.model.events import Event
+from noetl.executor.model.run import ErrorRecord, Run, RunStatus
+
+
+def run_started(run: Run) -> Event:
+    """Return the event of the start of a run."""
+    resumed_from = {"resumed_from": run.resumed_from} if run.resumed_from else {}
+    return Event("workflow.started", run.created_at, payload={"playbook": run.playbook, **resumed_from})
+
+
+def check_same_request(earlier_hash: str, request_hash: str) -> None:
+    """Check that an idempotency key is used again with the same request.
+
+    Raises:
+        RejectedError: `idempotency_key_reused`.
+    """
+    if earlier_hash != request_hash:
+        message = "the idempotency key was used with another request before"
+        raise RejectedError("idempotency_key_reused", message)
+
+
+def begin_run(run: Run, now: float) -> Run:
+    """Return a run one of whose visits is claimed."""
+    return replace(
+        run, status=RunStatus.RUNNING, started_at=now if run.started_at is None else run.started_at
+    )
+
+
+def finish_run(run: Run, status: RunStatus, result: Any, errors: Sequence[ErrorRecord], now: float) -> Run:
+    """Return a run that has ended. Its error is the one that stopped it, or else the first of `errors`."""
+    return replace(
+        run,
+        status=status,
+        result=result,
+        errors=tuple(errors),
+        error=next(iter(errors), None) if run.error is None else run.error,
+        finished_at=now,
+    )
+
+
+def run_finished(run: Run) -> Event:
+    """Return the event of the end of a run: `workflow.failed`, `.cancelled`, `.timed_out` or `.completed`."""
+    finished_at = run.finished_at or 0.0
+    has_own_event = run.status in (RunStatus.FAILED, RunStatus.CANCELLED, RunStatus.TIMED_OUT)
+    name = run.status.value if has_own_event else "completed"
+    duration = max(finished_at - (run.started_at or finished_at), 0.0)
+    return Event(
+        f"workflow.{name}", finished_at, duration_seconds=duration, payload={"status": run.status.value}
+    )
+
+
+def stop_run(run: Run, status: RunStatus) -> Run:
+    """Return a run that ends with `status`, or as an earlier stop has determined.
+
+    A run that has ended with this status is returned unchanged.
+
+    Raises:
+        RejectedError: `finished`, if the run has ended with another status.
+    """
+    if run.status.is_final:
+        if run.status is not status:
+            raise RejectedError("finished", f"run {run.id} has already ended: {run.status}")
+        return run
+    return replace(run, stop=run.stop or status)
+
+
+def is_resumable(run: Run) -> bool:
+    """Return whether a resume has anything to do: a run that has not ended goes on anyway.
+
+    Raises:
+        RejectedError: `not_resumable`, if the run has succeeded.
+    """
+    if run.status is RunStatus.SUCCEEDED:
+        raise RejectedError("not_resumable", f"run {run.id} has succeeded; there is nothing to resume")
+    return run.status.is_final
+
+
+def resume_run(
+    run: Run,
+    deadline_at: float | None,
+    values: Mapping[str, Mapping[str, Any]],
+    reopened_branches: int = 0,
+) -> Run:
+    """Return an ended run that continues. `values` may replace its `input` and `environment`.
+
+    `reopened_branches` is the number of branches that had ended in an unhandled failure.
+    """
+    return replace(
+        run,
+        status=RunStatus.QUEUED,
+        stop=None,
+        resumes=run.resumes + 1,
+        finished_at=None,
+        deadline_at=deadline_at,
+        live=run.live + reopened_branches,
+        failed_branches=0,
+        result=None,
+        error=None,
+        errors=(),
+        input=values.get("input", run.input),
+        environment=values.get("environment", run.environment),
+    )
+
+
+def run_resumed(run: Run, now: float) -> Event:
+    """Return the event of a run that was resumed."""
+    return Event("workflow.resumed", now, payload={"resumes": run.resumes})

@@ -1,0 +1,204 @@
+"""The transitions of one visit outside an attempt, as pure functions: entry, claim, lease, park, resume.
+
+Problem: every store must claim, release, park and reopen visits by the same rules, whatever its database is.
+
+Algorithm: each function takes a visit and returns it as the store must write it. The status comes from the
+table of `visit_states`. The store adds only the condition under which it writes: that the visit is still as
+it was read. `noetl.executor.model.transition` has the transitions that end an attempt.
+
+Cost: constant.
+
+Limits: times and fences come from the caller. A claim of a visit that is not due is not refused here; stores
+ask `is_due`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from noetl.executor.errors import FencedError
+from noetl.executor.model.events import Event
+from noetl.executor.model.run import NEVER, Branch, Lease, Pointers, Visit, VisitStatus
+from noetl.executor.model.special_visits import is_pseudo_step
+from noetl.executor.model.visit_states import ACTIVE, WAKEABLE, VisitTrigger, next_status
+
+MAX_CLAIMS = 5
+"""A visit that was claimed more often without an outcome fails."""
+
+
+def enter_step(
+    branch: Branch, run_id: str, due_at: float, number: int = 1, *, is_stopping: bool = False
+) -> Visit:
+    """Return the visit that a branch makes when it enters a step: ready, or parked in a stopping run.
+
+    >>> enter_step(Branch("v1", "a", clock=1, names={}), "r1", due_at=5.0).status.value
+    'ready'
+    """
+    trigger = VisitTrigger.ENTER_STOPPING if is_stopping else VisitTrigger.ENTER
+    return Visit(
+        branch.id,
+        run_id,
+        branch.step,
+        next_status(None, trigger),
+        branch.clock,
+        branch.names,
+        number=number,
+        due_at=due_at,
+    )
+
+
+def is_due(visit: Visit, now: float) -> bool:
+    """Return whether a worker may claim the visit."""
+    return visit.status in ACTIVE and visit.due_at <= now
+
+
+def claim(visit: Visit, lease: Lease, now: float, *, give_up: bool = False) -> Visit:
+    """Return the visit as a worker claims it. Its fence grows, so earlier claims are lost.
+
+    The attempt and its segment keep the times at which they were first claimed. With `give_up`, the claim
+    exceeds MAX_CLAIMS, so its execution fails the visit.
+
+    >>> visit = enter_step(Branch("v1", "a", clock=1, names={}), "r1", due_at=5.0)
+    >>> claimed = claim(visit, Lease("w1", seconds=30.0), now=6.0)
+    >>> claimed.status.value, claimed.fence, claimed.claims, claimed.due_at, claimed.started_at
+    ('running', 1, 1, 36.0, 6.0)
+    """
+    claims = max(visit.claims, MAX_CLAIMS) if give_up else visit.claims
+    return replace(
+        visit,
+        status=next_status(visit.status, VisitTrigger.CLAIM),
+        claims=claims + 1,
+        fence=visit.fence + 1,
+        worker=lease.worker,
+        due_at=now + lease.seconds,
+        started_at=now if visit.started_at is None else visit.started_at,
+        segment_started_at=now if visit.segment_started_at is None else visit.segment_started_at,
+    )
+
+
+def start_events(before: Visit, claimed: Visit) -> tuple[Event, ...]:
+    """Return the event `step.started` if a claim starts an attempt, or no event.
+
+    A claim that continues a suspended attempt, or repeats one after a lost claim, starts none.
+    """
+    if before.started_at is not None or is_pseudo_step(claimed.step):
+        return ()
+    payload = {"worker": claimed.worker}
+    started_at = claimed.started_at or 0.0
+    return (
+        Event("step.started", started_at, claimed.step, claimed.number, claimed.attempt, payload=payload),
+    )
+
+
+def is_held(visit: Visit, fence: int) -> bool:
+    """Return whether the claim with this fence is held, so that its worker may write."""
+    return visit.status is VisitStatus.RUNNING and visit.fence == fence
+
+
+def claim_lost(visit: Visit) -> FencedError:
+    """Return the error of a write whose claim is lost."""
+    return FencedError(f"the claim of step `{visit.step}` is lost")
+
+
+def renew(visit: Visit, until: float) -> Visit:
+    """Return a claimed visit with a lease that ends at `until`."""
+    return replace(visit, status=next_status(visit.status, VisitTrigger.RENEW), due_at=until)
+
+
+def release(visit: Visit, now: float, *, counts: bool) -> Visit:
+    """Return a claimed visit that its worker gives up: due at once, with a fence that refuses later writes.
+
+    If `counts` is false, the claim does not count as an attempt to execute the visit.
+    """
+    return replace(
+        visit,
+        status=next_status(visit.status, VisitTrigger.RELEASE),
+        due_at=now,
+        fence=visit.fence + 1,
+        claims=visit.claims - (0 if counts else 1),
+    )
+
+
+def end_lease(visit: Visit, now: float) -> Visit:
+    """Return a claimed visit of a dead worker: due at once."""
+    return replace(visit, status=next_status(visit.status, VisitTrigger.END_LEASE), due_at=now)
+
+
+def park(visit: Visit, now: float) -> Visit:
+    """Return a visit as its stopping run parks it. A time that it waits for is kept."""
+    due_at = now if visit.status is VisitStatus.READY else visit.due_at
+    return replace(visit, status=next_status(visit.status, VisitTrigger.PARK), due_at=due_at)
+
+
+def wake(visit: Visit, now: float) -> Visit:
+    """Return a visit after the answer of one of its waits has arrived.
+
+    A suspended visit is due at once, a parked visit when its run resumes. Any other visit is unchanged; a
+    running visit finds the answer when it is suspended.
+    """
+    if visit.status not in WAKEABLE:
+        return visit
+    return replace(visit, status=next_status(visit.status, VisitTrigger.WAKE), due_at=now)
+
+
+def activate(visit: Visit, clock: int, names: Pointers, now: float) -> Visit:
+    """Return the visit that starts next in sequential mode, with the names that the visit before it left.
+
+    `clock` is the causal clock of the visit before it.
+    """
+    return replace(
+        visit,
+        status=next_status(visit.status, VisitTrigger.ACTIVATE),
+        clock=max(visit.clock, clock + 1),
+        names={**visit.names, **names},
+        due_at=now,
+    )
+
+
+def unpark(visit: Visit, now: float) -> Visit:
+    """Return a parked visit of a run that does not stop, as the sweep repairs it."""
+    return replace(visit, status=next_status(visit.status, VisitTrigger.UNPARK), due_at=now)
+
+
+def reopen(visit: Visit, now: float, *, is_sequential: bool = False) -> Visit | None:
+    """Return the visit as a resume of its run continues it, or None if it stays as it is.
+
+    Parked visits and visits with an unhandled failure continue, with their first attempt. A parked visit
+    that still waits for a time or an answer goes on waiting. A parked visit with an error was to be retried,
+    which happens at once. In sequential mode, ready visits are not due until they are activated.
+    """
+    is_parked = visit.status is VisitStatus.PARKED
+    if not is_parked and not visit.has_ended_branch:
+        return None
+    is_suspended = is_parked and visit.due_at > now and visit.progress is not None and visit.error is None
+    trigger = VisitTrigger.REOPEN_SUSPENDED if is_suspended else VisitTrigger.REOPEN
+    return replace(
+        visit,
+        status=next_status(visit.status, trigger),
+        attempt=1,
+        claims=0,
+        started_at=None,
+        segment_started_at=None,
+        finished_at=None,
+        due_at=visit.due_at if is_suspended else NEVER if is_sequential else now,
+        case=None,
+        error=None,
+        failure=None,
+    )
+
+
+def finish_end(visit: Visit, now: float) -> Visit:
+    """Return the claimed visit of `@end` after it has ended its run."""
+    return replace(visit, status=next_status(visit.status, VisitTrigger.SUCCEED), finished_at=now)
+
+
+def discards_batch_results(visit: Visit) -> bool:
+    """Return whether a commit of a suspended visit makes the batch results of its loops superfluous.
+
+    They are when the visit is done, or when it starts another round. A visit with an unhandled failure may
+    be resumed, so it keeps them.
+    """
+    if visit.progress is None:
+        return False
+    may_continue = visit.finished_at is None or visit.has_ended_branch
+    return not visit.progress.journal or not may_continue

@@ -1,0 +1,214 @@
+"""The transitions of a run, the rules of waits, and the limits: by hand for each branch."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from noetl.executor.errors import FencedError, NotJsonError, PayloadTooLargeError, RejectedError
+from noetl.executor.model.limits import PayloadLimits, reject_unstorable_outputs
+from noetl.executor.model.outcome import error_record
+from noetl.executor.model.run import Run, RunStatus, Visit, VisitStatus
+from noetl.executor.model.run_transition import (
+    begin_run,
+    check_same_request,
+    finish_run,
+    is_resumable,
+    resume_run,
+    run_finished,
+    run_resumed,
+    run_started,
+    stop_run,
+)
+from noetl.executor.model.wait_transition import (
+    check_same_answer,
+    check_wait_open,
+    unknown_token,
+    wait_claim_lost,
+)
+
+QUEUED = Run(
+    id="r1",
+    tenant="t",
+    playbook="p",
+    version=None,
+    plan_hash="h",
+    status=RunStatus.QUEUED,
+    origin="service",
+    queue="service",
+    input={"n": 1},
+    environment={},
+    variables={},
+    tags=(),
+    folder=None,
+    created_at=5.0,
+    live=1,
+)
+RUNNING = begin_run(QUEUED, 10.0)
+VISIT = Visit("v1", "r1", "a", VisitStatus.RUNNING, 1, {})
+FIRST, SECOND = error_record(VISIT, "First", "no"), error_record(VISIT, "Second", "no")
+FINAL = [status for status in RunStatus if status.is_final]
+
+
+class TestStart:
+    def test_the_start_is_recorded_with_the_playbook(self) -> None:
+        event = run_started(QUEUED)
+        assert (event.type, event.at, event.payload) == ("workflow.started", 5.0, {"playbook": "p"})
+
+    def test_a_run_that_continues_another_names_it(self) -> None:
+        event = run_started(replace(QUEUED, resumed_from="r0"))
+        assert event.payload == {"playbook": "p", "resumed_from": "r0"}
+
+    def test_the_first_claim_sets_the_start(self) -> None:
+        assert replace(QUEUED, status=RunStatus.RUNNING, started_at=10.0) == RUNNING
+        assert begin_run(RUNNING, 20.0) == RUNNING
+
+    def test_an_idempotency_key_belongs_to_one_request(self) -> None:
+        check_same_request("x", "x")
+        with pytest.raises(RejectedError) as refusal:
+            check_same_request("x", "y")
+        assert refusal.value.reason == "idempotency_key_reused"
+
+
+class TestFinish:
+    def test_the_run_has_its_result_and_its_end(self) -> None:
+        ended = finish_run(RUNNING, RunStatus.SUCCEEDED, {"x": 1}, [], 20.0)
+        assert ended == replace(RUNNING, status=RunStatus.SUCCEEDED, result={"x": 1}, finished_at=20.0)
+
+    def test_its_error_is_the_first(self) -> None:
+        ended = finish_run(RUNNING, RunStatus.COMPLETED_WITH_ERRORS, None, [FIRST, SECOND], 20.0)
+        assert (ended.error, ended.errors) == (FIRST, (FIRST, SECOND))
+
+    def test_the_error_that_stopped_it_is_kept(self) -> None:
+        ended = finish_run(replace(RUNNING, error=SECOND), RunStatus.FAILED, None, [FIRST], 20.0)
+        assert ended.error == SECOND
+
+    @pytest.mark.parametrize(
+        ("status", "type"),
+        [
+            (RunStatus.SUCCEEDED, "workflow.completed"),
+            (RunStatus.COMPLETED_WITH_ERRORS, "workflow.completed"),
+            (RunStatus.FAILED, "workflow.failed"),
+            (RunStatus.CANCELLED, "workflow.cancelled"),
+            (RunStatus.TIMED_OUT, "workflow.timed_out"),
+        ],
+    )
+    def test_the_event_is_named_after_the_status(self, status: RunStatus, type: str) -> None:
+        event = run_finished(finish_run(RUNNING, status, None, [], 20.0))
+        assert (event.type, event.at, event.duration_seconds) == (type, 20.0, 10.0)
+        assert event.payload == {"status": status.value}
+
+    @pytest.mark.parametrize("started_at", [None, 30.0])
+    def test_no_duration_is_negative(self, started_at: float | None) -> None:
+        ended = finish_run(replace(RUNNING, started_at=started_at), RunStatus.FAILED, None, [], 20.0)
+        assert run_finished(ended).duration_seconds == 0.0
+
+
+class TestStop:
+    def test_a_run_stops_with_the_first_status(self) -> None:
+        stopping = stop_run(RUNNING, RunStatus.CANCELLED)
+        assert stopping == replace(RUNNING, stop=RunStatus.CANCELLED)
+        assert stop_run(stopping, RunStatus.FAILED) == stopping
+
+    @pytest.mark.parametrize("status", FINAL)
+    def test_an_ended_run_is_stopped_only_with_its_own_status(self, status: RunStatus) -> None:
+        ended = finish_run(RUNNING, status, None, [], 20.0)
+        assert stop_run(ended, status) is ended
+        for other in set(FINAL) - {status}:
+            with pytest.raises(RejectedError) as refusal:
+                stop_run(ended, other)
+            assert (refusal.value.reason, str(refusal.value)) == (
+                "finished", f"run r1 has already ended: {status.value}",
+            )  # fmt: skip
+
+
+class TestResume:
+    @pytest.mark.parametrize(
+        ("status", "resumable"), [(status, status.is_final) for status in set(RunStatus) - {"succeeded"}]
+    )
+    def test_only_an_ended_run_is_resumed(self, status: RunStatus, resumable: bool) -> None:
+        assert is_resumable(replace(RUNNING, status=status)) is resumable
+
+    def test_a_success_is_not_resumed(self) -> None:
+        with pytest.raises(RejectedError) as refusal:
+            is_resumable(replace(RUNNING, status=RunStatus.SUCCEEDED))
+        assert refusal.value.reason == "not_resumable"
+        assert str(refusal.value) == "run r1 has succeeded; there is nothing to resume"
+
+    def test_the_run_starts_again_with_its_branches(self) -> None:
+        failed = replace(
+            finish_run(stop_run(RUNNING, RunStatus.FAILED), RunStatus.FAILED, None, [FIRST], 20.0),
+            live=1, failed_branches=2,
+        )  # fmt: skip
+        resumed = resume_run(failed, 99.0, {"input": {"n": 2}}, reopened_branches=2)
+        assert resumed == replace(
+            RUNNING, status=RunStatus.QUEUED, resumes=1, live=3, deadline_at=99.0, input={"n": 2}
+        )
+        event = run_resumed(resumed, 30.0)
+        assert (event.type, event.at, event.payload) == ("workflow.resumed", 30.0, {"resumes": 1})
+
+    @given(st.sampled_from(FINAL), st.integers(0, 3))
+    def test_a_resumed_run_is_not_resumed_again(self, status: RunStatus, branches: int) -> None:
+        ended = finish_run(RUNNING, status, None, [], 20.0)
+        assert not is_resumable(resume_run(ended, None, {}, branches))
+
+
+class TestWaits:
+    def test_an_open_wait_accepts_an_answer(self) -> None:
+        check_wait_open(is_closed=False, is_answered=False, is_active=True)
+
+    @pytest.mark.parametrize(
+        "state",
+        [
+            {"is_closed": True, "is_answered": False, "is_active": True},
+            {"is_closed": False, "is_answered": True, "is_active": True},
+            {"is_closed": False, "is_answered": False, "is_active": False},
+        ],
+    )
+    def test_another_wait_refuses_it(self, state: dict[str, bool]) -> None:
+        with pytest.raises(RejectedError) as refusal:
+            check_wait_open(**state)
+        assert refusal.value.reason == "closed"
+
+    def test_the_same_answer_again_changes_nothing(self) -> None:
+        check_same_answer({"a": 1, "b": 2}, {"b": 2, "a": 1})
+        with pytest.raises(RejectedError) as refusal:
+            check_same_answer(1, True)
+        assert refusal.value.reason == "answered_otherwise"
+
+    def test_errors_say_what_was_refused(self) -> None:
+        assert unknown_token().reason == "unknown_token"
+        assert isinstance(wait_claim_lost(), FencedError)
+
+
+class TestPayloadLimits:
+    LIMITS = PayloadLimits(payload_bytes=4, answer_bytes=3)
+
+    def test_the_limit_itself_is_accepted(self) -> None:
+        self.LIMITS.check_outputs(["12", None, "34"])
+        self.LIMITS.check_result("12", "[]")
+        self.LIMITS.check_answer("123")
+
+    def test_outputs_over_the_limit_are_refused(self) -> None:
+        with pytest.raises(PayloadTooLargeError, match="the outputs of the step exceed 4 bytes of JSON"):
+            self.LIMITS.check_outputs(["12", None, "345"])
+
+    def test_a_result_over_the_limit_is_refused(self) -> None:
+        with pytest.raises(PayloadTooLargeError, match="the result of the run exceeds 4 bytes of JSON"):
+            self.LIMITS.check_result("123", "[]")
+
+    def test_an_answer_over_the_limit_is_refused(self) -> None:
+        with pytest.raises(RejectedError, match="the answer exceeds 3 bytes of JSON") as refusal:
+            self.LIMITS.check_answer("1234")
+        assert refusal.value.reason == "too_large"
+
+    @pytest.mark.parametrize("error", [TypeError("x"), ValueError("x"), RecursionError("x")])
+    def test_outputs_that_are_no_json_are_refused(self, error: Exception) -> None:
+        with (
+            pytest.raises(NotJsonError, match="an output of the step cannot be written as JSON: x"),
+            reject_unstorable_outputs(),
+        ):
+            raise error
