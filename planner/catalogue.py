@@ -6,8 +6,10 @@ Standard library only: the executor imports this module at start-up.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import field
 from enum import StrEnum
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
@@ -88,6 +90,12 @@ class ActionDeclaration:
         idempotent: whether the action has the same effect if it is executed twice.
         idempotent_when: a function from the parameters as written to `idempotent`, if it depends on them.
         is_atomic: whether an action that has failed has changed nothing.
+        summary: a function from the parameters as written to the text that drawings show after the type.
+        saves: the parameter whose keys are names. The result has these keys, and each value is saved under
+            its name.
+        cannot_fail: whether the action succeeds whenever its parameters have valid values.
+        never_succeeds: whether the action always ends in a failure.
+        error_type: the parameter that gives the type of this failure, if any.
     """
 
     type: str
@@ -100,6 +108,11 @@ class ActionDeclaration:
     idempotent: bool = True
     idempotent_when: Callable[[Mapping[str, Any]], bool] | None = None
     is_atomic: bool = False
+    summary: Callable[[Mapping[str, Any]], str] | None = None
+    saves: str | None = None
+    cannot_fail: bool = False
+    never_succeeds: bool = False
+    error_type: str | None = None
 
     def result_keys(self, parameters: Mapping[str, Any]) -> Mapping[str, Kind] | None:
         """Return the keys of the data of a result for these parameters, or None if they are not known."""
@@ -108,6 +121,15 @@ class ActionDeclaration:
     def is_idempotent(self, parameters: Mapping[str, Any]) -> bool:
         """Return whether an action with these parameters has the same effect if it is executed twice."""
         return self.idempotent if self.idempotent_when is None else self.idempotent_when(parameters)
+
+    def summarise(self, parameters: Mapping[str, Any]) -> str:
+        """Return the text that drawings show after the type, or an empty string."""
+        return "" if self.summary is None else self.summary(parameters)
+
+    def saved_names(self, parameters: Mapping[str, Any]) -> Iterable[str]:
+        """Return the names that an action with these parameters as written saves itself, without its `as`."""
+        values = None if self.saves is None else parameters.get(self.saves)
+        return values if isinstance(values, dict) else ()
 
 
 class Catalogue(Mapping[str, ActionDeclaration]):
@@ -125,6 +147,11 @@ class Catalogue(Mapping[str, ActionDeclaration]):
         self._declarations = MappingProxyType({declaration.type: declaration for declaration in declarations})
         self.allowed = frozenset(self._declarations if allowed is None else allowed)
         self.setting = setting
+
+    @cached_property
+    def saving_parameters(self) -> AbstractSet[str]:
+        """The parameters whose keys are names that an action saves."""
+        return frozenset(filter(None, (declaration.saves for declaration in self.values())))
 
     def restricted_to(self, allowed: Iterable[str], setting: str) -> Catalogue:
         """Return a catalogue of the same types in which a setting allows only these."""

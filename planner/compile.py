@@ -72,10 +72,10 @@ def compile_playbook(text: str | bytes, catalogue: Catalogue, target: str | None
 def _compile(text: str | bytes, catalogue: Catalogue, target: str | None) -> Compilation:
     diagnostics = Diagnostics()
     document = read_document(text, diagnostics)
-    parsed = parse_playbook(document, diagnostics) if document is not None else None
+    parsed = parse_playbook(document, catalogue, diagnostics) if document is not None else None
     if document is None or parsed is None:
         return Compilation(None, tuple(diagnostics))
-    uses = find_template_uses(parsed.playbook, catalogue, document, diagnostics)
+    uses = find_template_uses(parsed.playbook, document, diagnostics)
     if uses is None:
         return Compilation(None, tuple(diagnostics))
     program = Program(

@@ -35,10 +35,10 @@ def build_unchecked_plan(text: str) -> Plan:
     """
     diagnostics = Diagnostics()
     document = read_document(text, diagnostics)
-    parsed = parse_playbook(document, diagnostics) if document is not None else None
+    parsed = parse_playbook(document, catalogue(), diagnostics) if document is not None else None
     if document is None or parsed is None or diagnostics.error_count:
         raise NoPlanError("it cannot be read as a playbook")
-    uses = find_template_uses(parsed.playbook, catalogue(), document, diagnostics)
+    uses = find_template_uses(parsed.playbook, document, diagnostics)
     if uses is None or diagnostics.error_count:
         raise NoPlanError("a template cannot be read")
     program = Program(parsed.playbook, document, catalogue(), diagnostics, uses)
@@ -52,7 +52,7 @@ def find_dangling_targets(text: str) -> set[tuple[str, int, str]]:
     """Return the targets of cases that are missing: the step, the index of the case and the name."""
     diagnostics = Diagnostics()
     document = read_document(text, diagnostics)
-    parsed = parse_playbook(document, diagnostics) if document is not None else None
+    parsed = parse_playbook(document, catalogue(), diagnostics) if document is not None else None
     if parsed is None:
         return set()
     names = {step.name for step in parsed.playbook.steps} | {task.name for task in parsed.playbook.tasks}

@@ -16,6 +16,8 @@ DECLARATION = ActionDeclaration(
         "message": Parameter((Kind.ANY,), "The error message.", required=True),
         "type": Parameter((Kind.STRING,), "The type of the error. Default: `Failed`."),
     },
+    never_succeeds=True,
+    error_type="type",
 )
 
 

@@ -17,6 +17,7 @@ DECLARATION = ActionDeclaration(
         ),
         "fields": Parameter((Kind.OBJECT,), "Additional fields of the line, for programs that read it."),
     },
+    cannot_fail=True,
 )
 
 

@@ -16,6 +16,11 @@ DECLARATION = ActionDeclaration(
     result_for=lambda parameters: (
         dict.fromkeys(parameters["set"], Kind.ANY) if isinstance(parameters.get("set"), dict) else None
     ),
+    summary=lambda parameters: (
+        ", ".join(parameters["set"]) if isinstance(parameters.get("set"), dict) else ""
+    ),
+    saves="set",
+    cannot_fail=True,
 )
 
 

@@ -77,7 +77,7 @@ class _IdempotencyCheck:
             self.check_run(task.run, retry, is_followed=is_followed, is_concurrent=task.parallel)
 
     def check_action(self, entry: ActionEntry, retry: _RetryOrigin | None, *, is_followed: bool) -> None:
-        declaration = self.program.catalogue.get(entry.action)
+        declaration = entry.declaration
         if declaration is None or declaration.is_idempotent(entry.parameters) or _passes_key(entry):
             return
         if entry.retry is not None and _repeats(entry.retry) and not declaration.is_atomic:

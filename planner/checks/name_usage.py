@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from noetl.planner.diagnostics.diagnostic import Label, Span
 from noetl.planner.program.program import Program
-from noetl.planner.syntax.entries import find_saved_names
+from noetl.planner.syntax.entries import find_saved_names, is_saved_by_key
 from noetl.planner.syntax.models import DocumentPath
 
 MEANINGS = {"environment": "an entry of `environment`", "input": "an input", "variables": "a variable"}
@@ -61,5 +61,6 @@ def _check_reads(program: Program) -> None:
 
 
 def definition_span(program: Program, path: DocumentPath) -> Span:
-    """Return the span of the name of a definition: the value of `as`, or a key of `set`."""
-    return program.document.key_span(path) if path[-2] == "set" else program.document.span(path)
+    """Return the span of the name of a definition: the value of `as`, or a key of a mapping such as `set`."""
+    document = program.document
+    return document.key_span(path) if is_saved_by_key(path) else document.span(path)

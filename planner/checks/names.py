@@ -9,6 +9,7 @@ import networkx as nx
 
 from noetl.planner.diagnostics.diagnostic import Label, Span
 from noetl.planner.program.program import EntryPlace, Program
+from noetl.planner.syntax.entries import find_saved_names, is_saved_by_key
 from noetl.planner.syntax.models import ActionEntry, Case, DocumentPath, Step, StepEntry, TaskEntry
 from noetl.planner.syntax.names import (
     INTERNAL_PREFIX,
@@ -67,14 +68,10 @@ def _check_bound_names(program: Program) -> None:
     for entry, _, _ in program.entries:
         if not isinstance(entry, ActionEntry | TaskEntry):
             continue
-        if entry.as_ is not None:
-            _check_identifier(program, entry.as_, (*entry.path, "as"))
+        for name, path in find_saved_names([entry], in_loops=True):
+            _check_identifier(program, name, path, key=is_saved_by_key(path))
         if entry.loop is not None and entry.loop.as_ != "item":
             _check_identifier(program, entry.loop.as_, (*entry.path, "loop", "as"))
-        if isinstance(entry, ActionEntry) and entry.action == "set":
-            names = entry.parameters.get("set")
-            for name in names if isinstance(names, dict) else ():
-                _check_identifier(program, name, (*entry.path, "set", name), key=True)
     for step in playbook.steps:
         if step.loop is not None and step.loop.as_ != "item":
             _check_identifier(program, step.loop.as_, (*step.path, "loop", "as"))

@@ -53,10 +53,10 @@ def count_attempts_within(retry: RetryPolicy, seconds: float) -> int:
 
 def _check_timeouts(program: Program, longest: float) -> None:
     for step in program.playbook.steps:
-        if step.timeout is not None and not _spans_invocations(program, step):
+        if step.timeout is not None and not _spans_invocations(step):
             _check_timeout(program, step.timeout, longest, (*step.path, "timeout"))
     for entry, _, _ in program.entries:
-        if isinstance(entry, ActionEntry) and entry.timeout is not None and not _may_suspend(program, entry):
+        if isinstance(entry, ActionEntry) and entry.timeout is not None and not _may_suspend(entry):
             _check_timeout(program, entry.timeout, longest, (*entry.path, "timeout"))
 
 
@@ -67,16 +67,15 @@ def _check_timeout(program: Program, seconds: float, longest: float, path: Docum
         program.report("NP601", message, path, hint)
 
 
-def _spans_invocations(program: Program, step: Step) -> bool:
+def _spans_invocations(step: Step) -> bool:
     """Return whether one attempt of the step may take several invocations."""
     return (step.loop is not None and step.loop.batch is not None) or any(
-        _may_suspend(program, entry) for entry in step.run or ()
+        _may_suspend(entry) for entry in step.run or ()
     )
 
 
-def _may_suspend(program: Program, entry: Entry) -> bool:
+def _may_suspend(entry: Entry) -> bool:
     if isinstance(entry, ActionEntry):
-        declaration = program.catalogue.get(entry.action)
-        return declaration is None or declaration.suspends
+        return entry.declaration is None or entry.declaration.suspends
     # A task may suspend, directly or in a task that it calls.
     return isinstance(entry, TaskEntry | str)

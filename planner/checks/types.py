@@ -32,7 +32,7 @@ _PYTHON_KINDS = {str: Kind.STRING, int: Kind.INTEGER, float: Kind.NUMBER, bool: 
 def check_types(program: Program) -> None:
     """Report unknown attributes, loops over values that are not lists, and comparisons that fail."""
     broken = program.lost_names | program.broken_steps | program.duplicate_steps
-    types = infer_types(program.playbook, program.catalogue, program.work_lists(), broken)
+    types = infer_types(program.playbook, program.work_lists(), broken)
     checker = _TypeChecker(program, types)
     for use in program.uses:
         checker.check_use(use)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import networkx as nx
 
-from noetl.planner.syntax.entries import find_saved_names
+from noetl.planner.syntax.entries import find_saved_names, is_saved_by_key
 from noetl.planner.syntax.models import DocumentPath, Entry, Step, Task, TaskEntry
 from noetl.planner.syntax.symbols import SymbolTable
 
@@ -21,7 +21,7 @@ PlacedEntry = tuple[DocumentPath, Entry]
 
 @dataclass(frozen=True, slots=True)
 class DefinitionSite:
-    """The place that assigns a name: an `as`, a key of `set`, or the call of a task that assigns it."""
+    """The place that assigns a name: an `as`, a key of a mapping, or the call of a task that assigns it."""
 
     path: DocumentPath
     is_key: bool = False
@@ -87,7 +87,7 @@ class Definitions:
         path, entry = next(placed for placed in run if self.assigned_by_entry(placed[1]) & bit)
         for saved_name, saved_path in find_saved_names([entry]):
             if saved_name == name:
-                return DefinitionSite(saved_path, is_key=saved_path[-2] == "set")
+                return DefinitionSite(saved_path, is_saved_by_key(saved_path))
         return DefinitionSite(path if isinstance(entry, str) else (*path, "task"))
 
 

@@ -12,7 +12,6 @@ from noetl.planner.syntax.models import ActionEntry
 from noetl.planner.templates.access_paths import AccessPath, child_nodes, find_access_path
 from noetl.planner.templates.template import Template, TemplateProblem, has_template, parse_template
 
-INFALLIBLE_ACTIONS = frozenset({"set", "log"})
 _DEFINED_LENGTHS = {
     "input": 2,
     "environment": 2,
@@ -64,8 +63,10 @@ def is_infallible_text(text: str) -> bool:
 
 def is_infallible_action(entry: ActionEntry) -> bool:
     """Return whether an action only evaluates infallible templates."""
+    declaration = entry.declaration
     return (
-        entry.action in INFALLIBLE_ACTIONS
+        declaration is not None
+        and declaration.cannot_fail
         and entry.loop is None
         and (not isinstance(entry.if_, str) or is_infallible_text(entry.if_))
         and all(map(is_infallible_text, _texts(entry.parameters)))

@@ -168,7 +168,7 @@ class WorkAnalysis:
             self.apply_call(entry.task, inner, requirements, results)
             if entry.loop is None:
                 assigned, state.may = inner.assigned, inner.may
-        elif entry.action == "fail" and entry.loop is None:
+        elif entry.never_succeeds and entry.loop is None:
             return ALL_FACTS
         saved = self.encoder.saved_by(entry)
         state.may |= saved

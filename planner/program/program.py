@@ -183,7 +183,7 @@ class Program:
         return self.cfg.is_cyclic(step.name) or step.name in self.joins.multi_merges
 
     def _may_raise_refusal(self, step: Step) -> bool:
-        """Return whether a `fail` action may give a failure of the step the error type of a refused visit."""
+        """Return whether an action may give a failure of the step the error type of a refused visit."""
         return (
             not self.is_well_formed or self._may_any_task_raise_refusal or _may_raise_refusal(step.run or ())
         )
@@ -266,7 +266,7 @@ class Program:
 
     @cached_property
     def definitions(self) -> Mapping[str, DocumentPath]:
-        """Every name that `as` or `set` assigns for later steps, with its first definition."""
+        """Every name that an entry saves for later steps, with its first definition."""
         definitions: dict[str, DocumentPath] = {}
         for work in self._visible_work_lists():
             for name, path in find_saved_names(work):
@@ -320,9 +320,12 @@ class Program:
 
 
 def _may_raise_refusal(work: Iterable[Entry]) -> bool:
-    fails = (entry for entry in work if isinstance(entry, ActionEntry) and entry.action == "fail")
-    types = (entry.parameters.get("type", "") for entry in fails)
-    return any(not isinstance(type_, str) or has_template(type_) or type_ == REFUSAL_TYPE for type_ in types)
+    for entry in work:
+        if isinstance(entry, ActionEntry) and entry.declaration and entry.declaration.error_type:
+            type_ = entry.parameters.get(entry.declaration.error_type, "")
+            if not isinstance(type_, str) or has_template(type_) or type_ == REFUSAL_TYPE:
+                return True
+    return False
 
 
 def may_succeed_despite_failure(step: Step) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from noetl.planner.catalogue import Catalogue, Parameter
+from noetl.planner.catalogue import Parameter
 from noetl.planner.diagnostics.diagnostic import Diagnostics
 from noetl.planner.syntax.document import Document
 from noetl.planner.syntax.entries import find_saved_names
@@ -93,14 +93,14 @@ class _Context:
 
 
 def find_template_uses(
-    playbook: Playbook, catalogue: Catalogue, document: Document, diagnostics: Diagnostics
+    playbook: Playbook, document: Document, diagnostics: Diagnostics
 ) -> tuple[TemplateUse, ...] | None:
     """Return the templates of a playbook in the order of the text, and report those that cannot be parsed.
 
     Return None and report NP701 if all expressions together are larger than `MAX_CODE`.
     """
     try:
-        return tuple(_TemplateCollector(catalogue, document, diagnostics).in_playbook(playbook))
+        return tuple(_TemplateCollector(document, diagnostics).in_playbook(playbook))
     except _TooMuchCodeError as error:
         message = f"expressions of a playbook must not exceed {MAX_CODE:,} characters in total"
         diagnostics.add("NP701", message, document.span(error.path))
@@ -116,8 +116,7 @@ class _TooMuchCodeError(Exception):
 
 
 class _TemplateCollector:
-    def __init__(self, catalogue: Catalogue, document: Document, diagnostics: Diagnostics) -> None:
-        self.catalogue = catalogue
+    def __init__(self, document: Document, diagnostics: Diagnostics) -> None:
         self.document = document
         self.diagnostics = diagnostics
         self.code_length = 0
@@ -211,7 +210,7 @@ class _TemplateCollector:
             return
         if entry.retry:
             yield from _find_texts(entry.retry.if_, (*entry.path, "retry", "if"), local_names)
-        declaration = self.catalogue.get(entry.action)
+        declaration = entry.declaration
         for name, value in entry.parameters.items():
             parameter = declaration.parameters.get(name) if declaration else None
             yield from _texts_of_parameter(value, parameter, (*entry.path, name), local_names)

@@ -11,8 +11,8 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any
 
-from noetl.planner.catalogue import Catalogue, Kind
-from noetl.planner.syntax.entries import find_saved_names
+from noetl.planner.catalogue import Kind
+from noetl.planner.syntax.entries import find_saved_names, is_saved_by_key
 from noetl.planner.syntax.models import ActionEntry, Entry, Playbook, Step, TaskEntry
 from noetl.planner.syntax.names import MAX_TASK_DEPTH
 from noetl.planner.templates.access_paths import AccessPath
@@ -105,7 +105,6 @@ class ValueTypes:
 
 def infer_types(
     playbook: Playbook,
-    catalogue: Catalogue,
     work_lists: Iterable[Sequence[Entry]],
     broken: AbstractSet[str] = frozenset(),
 ) -> ValueTypes:
@@ -114,11 +113,11 @@ def infer_types(
     environment = {name: _type_of_literal(value) for name, value in playbook.environment.items()}
     variables = {name: _type_of_literal(value) for name, value in playbook.variables.items()}
     saved: dict[str, ValueType | None] = {}
-    results = _ResultTypes(playbook, catalogue)
+    results = _ResultTypes(playbook)
     for work in work_lists:
         for entry in work:
             for name, path in find_saved_names([entry], in_loops=True):
-                value_type = results.of_entry(entry) if path[-1] == "as" else None
+                value_type = results.of_entry(entry) if not is_saved_by_key(path) else None
                 is_unique = saved.get(name, value_type) == value_type and name not in variables
                 saved[name] = value_type if is_unique else None
     names = {**environment, **inputs, **variables, **saved, **dict.fromkeys(broken)}
@@ -140,8 +139,7 @@ class _ResultTypes:
     loops.
     """
 
-    def __init__(self, playbook: Playbook, catalogue: Catalogue) -> None:
-        self.catalogue = catalogue
+    def __init__(self, playbook: Playbook) -> None:
         self.tasks = {task.name: task for task in playbook.tasks}
 
     def of_step(self, step: Step) -> ValueType | None:
@@ -155,7 +153,7 @@ class _ResultTypes:
             if isinstance(entry, ActionEntry | TaskEntry) and entry.loop is not None:
                 return _LIST
             if isinstance(entry, ActionEntry):
-                declaration = self.catalogue.get(entry.action)
+                declaration = entry.declaration
                 keys = None if declaration is None else declaration.result_keys(entry.parameters)
                 return None if keys is None else ValueType(Kind.OBJECT, keys)
             task = self.tasks.get(entry.task if isinstance(entry, TaskEntry) else str(entry))

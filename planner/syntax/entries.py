@@ -19,14 +19,25 @@ def find_called_tasks(run: Iterable[Entry]) -> Iterable[str]:
 def find_saved_names(run: Iterable[Entry], *, in_loops: bool = False) -> Iterable[tuple[str, DocumentPath]]:
     """Yield each name that the entries save, with the path of the key or value that names it.
 
-    With `in_loops`, also yield the names that `set` saves for a single item of a loop.
+    With `in_loops`, also yield the names that an action saves for a single item of its loop.
     """
     for entry in run:
         if not isinstance(entry, ActionEntry | TaskEntry):
             continue
         if entry.as_ is not None:
             yield entry.as_, (*entry.path, "as")
-        if isinstance(entry, ActionEntry) and entry.action == "set" and (in_loops or entry.loop is None):
-            values = entry.parameters.get("set")
-            for name in values if isinstance(values, dict) else ():
-                yield name, (*entry.path, "set", name)
+        if not isinstance(entry, ActionEntry) or not (in_loops or entry.loop is None):
+            continue
+        declaration = entry.declaration
+        if declaration is not None and (parameter := declaration.saves) is not None:
+            for name in declaration.saved_names(entry.parameters):
+                yield name, (*entry.path, parameter, name)
+
+
+def is_saved_by_key(path: DocumentPath) -> bool:
+    """Return whether the path of a saved name leads to a key of a mapping, and not to the value of `as`.
+
+    >>> is_saved_by_key(("steps", 0, "run", 0, "set", "x")), is_saved_by_key(("steps", 0, "run", 0, "as"))
+    (True, False)
+    """
+    return isinstance(path[-2], str)

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, PrivateAttr, Tag
 
+from noetl.planner.catalogue import ActionDeclaration
 from noetl.planner.syntax.durations import parse_duration
 
 DocumentPath = tuple[str | int, ...]
@@ -78,7 +79,11 @@ class TaskEntry(Model):
 
 
 class ActionEntry(Model):
-    """`{action: TYPE, ...}`. `parameters` holds the keys that not all types share."""
+    """`{action: TYPE, ...}`.
+
+    `parameters` holds the keys that not all types share. `declaration` is that of the type, or None if the
+    type is unknown.
+    """
 
     model_config = ConfigDict(extra="allow")
 
@@ -90,9 +95,21 @@ class ActionEntry(Model):
     loop: Loop | None = None
     on_error: Literal["continue"] | None = None
 
+    _declaration: ActionDeclaration | None = PrivateAttr(default=None)
+
     @property
     def parameters(self) -> dict[str, Any]:
         return self.__pydantic_extra__ or {}
+
+    @property
+    def declaration(self) -> ActionDeclaration | None:
+        private = self.__pydantic_private__
+        return private["_declaration"] if private else None
+
+    @property
+    def never_succeeds(self) -> bool:
+        """True if an action of this type always ends in a failure."""
+        return self.declaration is not None and self.declaration.never_succeeds
 
 
 class StepEntry(Model):

@@ -22,6 +22,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from noetl.planner.catalogue import Catalogue
 from noetl.planner.diagnostics.diagnostic import Diagnostics
 from noetl.planner.diagnostics.wording import abbreviate, describe_value
 from noetl.planner.gc_control import gc_paused
@@ -83,8 +84,12 @@ class ParsedPlaybook:
     lost_names: frozenset[str] = frozenset()
 
 
-def parse_playbook(document: Document, diagnostics: Diagnostics) -> ParsedPlaybook | None:
-    """Return the playbook of a document, each construct with its `path`, or None if it has no valid step.
+def parse_playbook(
+    document: Document, catalogue: Catalogue, diagnostics: Diagnostics
+) -> ParsedPlaybook | None:
+    """Return the playbook of a document, or None if it has no valid step.
+
+    Each construct has its `path`, and each action the `declaration` of its type.
 
     Adds NP010, NP011, NP012 and NP701.
     """
@@ -98,7 +103,7 @@ def parse_playbook(document: Document, diagnostics: Diagnostics) -> ParsedPlaybo
         diagnostics.add("NP012", message, document.span(()), MINIMAL_PLAYBOOK_HINT)
         return None
     with gc_paused():
-        recovered = RecoveredData(data)
+        recovered = RecoveredData(data, catalogue.saving_parameters)
         if not check_limits(document, diagnostics):
             return None
         _check_task_keys(document, diagnostics)
@@ -109,7 +114,7 @@ def parse_playbook(document: Document, diagnostics: Diagnostics) -> ParsedPlaybo
             except ValidationError as error:
                 if not _Recovery(recovered, document, diagnostics).recover_from(error):
                     return None
-        _set_paths(playbook, (), recovered)
+        _complete(playbook, (), recovered, catalogue)
     return ParsedPlaybook(
         playbook,
         frozenset(recovered.broken["steps"]),
@@ -231,9 +236,11 @@ def _check_task_keys(document: Document, diagnostics: Diagnostics) -> None:
             )
 
 
-def _set_paths(model: Model, path: DocumentPath, recovered: RecoveredData) -> None:
-    # Validation does not know the path. All other code only reads it.
+def _complete(model: Model, path: DocumentPath, recovered: RecoveredData, catalogue: Catalogue) -> None:
+    """Set the paths and declarations, which validation does not know and all other code only reads."""
     model._path = recovered.document_path(path)  # noqa: SLF001
+    if isinstance(model, ActionEntry):
+        model._declaration = catalogue.get(model.action)  # noqa: SLF001
     if isinstance(model, Task):
         model._run_path = recovered.document_path((*path, "run"))  # noqa: SLF001
     for key in _CONSTRUCT_KEYS.get(type(model), ()):
@@ -247,4 +254,4 @@ def _set_paths(model: Model, path: DocumentPath, recovered: RecoveredData) -> No
             items = (((*path, key, name), item) for name, item in value.items())
         for item_path, item in items:
             if isinstance(item, Model):
-                _set_paths(item, item_path, recovered)
+                _complete(item, item_path, recovered, catalogue)

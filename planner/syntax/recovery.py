@@ -18,6 +18,7 @@ that others follow, which keeps their indexes.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 from noetl.planner.syntax.models import DocumentPath
@@ -26,12 +27,13 @@ from noetl.planner.syntax.models import DocumentPath
 class RecoveredData:
     """The data to validate: the data of the document with short forms expanded and without invalid parts.
 
-    `broken` holds the names of steps and tasks that lost a part, `lost_names` the names that removed parts
-    define.
+    `saving_parameters` are the parameters whose keys are names that an action saves. `broken` holds the names
+    of steps and tasks that lost a part, `lost_names` the names that removed parts define.
     """
 
-    def __init__(self, data: dict[str, Any]) -> None:
+    def __init__(self, data: dict[str, Any], saving_parameters: AbstractSet[str]) -> None:
         self.data = dict(data)
+        self._saving_parameters = saving_parameters
         self.broken: dict[str, set[str]] = {"steps": set(), "tasks": set()}
         self.lost_names: set[str] = set()
         self._document_items: dict[DocumentPath, list[str | int]] = {}
@@ -137,7 +139,7 @@ class RecoveredData:
 
     def _record_lost_names(self, path: DocumentPath) -> None:
         value, key = self.value_at(path), path[-1]
-        self.lost_names.update(_defined_names(value))
+        self.lost_names.update(self._defined_names(value))
         if len(path) > 1 and path[0] in self.broken:
             owner, document_key = self.value_at(path[:2]), self.document_path(path[:2])[1]
             name = owner.get("name") if isinstance(owner, dict) else document_key
@@ -150,6 +152,19 @@ class RecoveredData:
         elif key in ("environment", "variables", "input") or path[:-1] == ("input",):
             self.lost_names.add(str(key))
 
+    def _defined_names(self, value: Any) -> Iterator[str]:
+        """Yield the names that actions and loops anywhere in `value` define."""
+        if isinstance(value, list):
+            for item in value:
+                yield from self._defined_names(item)
+        elif isinstance(value, dict):
+            for key, item in value.items():
+                if key == "as" and isinstance(item, str):
+                    yield item
+                elif key in self._saving_parameters and isinstance(item, dict):
+                    yield from item
+                yield from self._defined_names(item)
+
 
 def _deep_copy(value: Any) -> Any:
     """Return a copy without shared objects.
@@ -159,17 +174,3 @@ def _deep_copy(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _deep_copy(item) for key, item in value.items()}
     return [_deep_copy(item) for item in value] if isinstance(value, list) else value
-
-
-def _defined_names(value: Any) -> Iterator[str]:
-    """Yield the names that actions and loops anywhere in `value` define."""
-    if isinstance(value, list):
-        for item in value:
-            yield from _defined_names(item)
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            if key == "as" and isinstance(item, str):
-                yield item
-            elif key == "set" and isinstance(item, dict):
-                yield from item
-            yield from _defined_names(item)

@@ -15,8 +15,8 @@ def build_program(text: str) -> Program:
     diagnostics = Diagnostics()
     document = read_document(text, diagnostics)
     assert document is not None
-    parsed = parse_playbook(document, diagnostics)
+    parsed = parse_playbook(document, catalogue(), diagnostics)
     assert parsed is not None
-    uses = find_template_uses(parsed.playbook, catalogue(), document, diagnostics)
+    uses = find_template_uses(parsed.playbook, document, diagnostics)
     assert uses is not None
     return Program(parsed.playbook, document, catalogue(), diagnostics, uses)

@@ -4,6 +4,7 @@ from textwrap import dedent
 
 import pytest
 
+from noetl.executor.actions import catalogue
 from noetl.planner.diagnostics.diagnostic import Diagnostics
 from noetl.planner.graph.cfg import ControlFlowGraph
 from noetl.planner.syntax.models import Playbook
@@ -34,7 +35,7 @@ def playbook() -> Playbook:
     diagnostics = Diagnostics()
     document = read_document(dedent(TEXT), diagnostics)
     assert document is not None
-    parsed = parse_playbook(document, diagnostics)
+    parsed = parse_playbook(document, catalogue(), diagnostics)
     assert parsed is not None
     return parsed.playbook
 

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from noetl.executor.actions import catalogue
 from noetl.planner.diagnostics.diagnostic import Diagnostic, Diagnostics
 from noetl.planner.syntax import limits
 from noetl.planner.syntax.limits import MAX_CASES, MAX_STEPS, MAX_TARGETS, MAX_TASKS
@@ -19,7 +20,7 @@ def parse_text(text: str) -> tuple[ParsedPlaybook | None, Document, list[Diagnos
     diagnostics = Diagnostics()
     document = read_document(text, diagnostics)
     assert document is not None, list(diagnostics)
-    result = parse_playbook(document, diagnostics)
+    result = parse_playbook(document, catalogue(), diagnostics)
     return result, document, list(diagnostics)
 
 
