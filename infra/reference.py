@@ -1,8 +1,9 @@
-"""Generate the reference tables in `docs/`: keys, actions, filters, limits and diagnostics.
+"""Generate the reference tables in `docs/`: keys, actions, filters, limits, diagnostics and states.
 
     python -m noetl.infra.reference
 
-A table is between `<!-- generated: NAME -->` and `<!-- end -->`. The rest of a page does not change.
+A table or a picture is between `<!-- generated: NAME -->` and `<!-- end -->`. The rest of a page does not
+change.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from noetl.executor.model import memory_budget
 from noetl.executor.security import redaction
 from noetl.executor.stores.sql import store as sql_store
 from noetl.executor.stores.sql import waits as sql_waits
+from noetl.infra import state_diagram
 from noetl.infra.reference_text import CONSTRUCTS, FILTERS, KEYS, METHODS_OF
 from noetl.planner.catalogue import ActionDeclaration, Parameter, Sink
 from noetl.planner.diagnostics import diagnostic
@@ -33,7 +35,7 @@ from noetl.planner.templates import budget, filters, sandbox
 from noetl.planner.templates import parser as template_parser
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ("docs/language.md", "docs/actions.md")
+PAGES = ("docs/language.md", "docs/actions.md", "docs/how-it-works/states.md")
 
 _GENERATED = re.compile(
     r"(?P<head><!-- generated: (?P<name>[^>]+?) -->\n).*?(?P<foot><!-- end -->)", re.DOTALL
@@ -338,6 +340,19 @@ def _diagnostics(_: str) -> str:
     return _table(("code", "severity", "title"), rows)
 
 
+def _states(_: str) -> str:
+    """Render the states of a visit as a picture."""
+    return f"```mermaid\n{state_diagram.draw_mermaid()}```\n"
+
+
+def _transitions(_: str) -> str:
+    return _table(("from", "trigger", "to", "function"), state_diagram.transition_rows())
+
+
+def _combined(_: str) -> str:
+    return _table(("first", "second", "seen as"), state_diagram.combined_rows())
+
+
 _RENDERERS: Mapping[str, Callable[[str], str]] = {
     "keys": _keys,
     "types": _types,
@@ -347,6 +362,9 @@ _RENDERERS: Mapping[str, Callable[[str], str]] = {
     "limits": _limits,
     "reserved": _reserved,
     "diagnostics": _diagnostics,
+    "states": _states,
+    "transitions": _transitions,
+    "combined": _combined,
 }
 
 

@@ -27,14 +27,16 @@ def test_the_generator_updates_a_page(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr("noetl.infra.reference.ROOT", tmp_path)
     for page in PAGES:
         target = tmp_path / page
-        target.parent.mkdir(exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
         current = (ROOT / page).read_text("utf-8")
-        target.write_text(re.sub(r"^\| .*\n", "", current, flags=re.MULTILINE), "utf-8")
+        outdated = re.sub(
+            r"(<!-- generated: [^>]+ -->\n).*?(<!-- end -->)", r"\1\2", current, flags=re.DOTALL
+        )
+        assert outdated != current
+        target.write_text(outdated, "utf-8")
     main()
     for page in PAGES:
-        updated = (tmp_path / page).read_text("utf-8")
-        assert updated == render_page(updated)
-        assert updated.count("\n| ---") > 5
+        assert (tmp_path / page).read_text("utf-8") == (ROOT / page).read_text("utf-8")
 
 
 def test_every_key_has_a_meaning() -> None:
