@@ -96,6 +96,8 @@ class ActionDeclaration:
         cannot_fail: whether the action succeeds whenever its parameters have valid values.
         never_succeeds: whether the action always ends in a failure.
         error_type: the parameter that gives the type of this failure, if any.
+        awaits: what a suspended action waits for, in words, apart from a time. The default is its type.
+        child_run: a function from the state of a suspended action to the id of the run that it waits for.
     """
 
     type: str
@@ -113,6 +115,8 @@ class ActionDeclaration:
     cannot_fail: bool = False
     never_succeeds: bool = False
     error_type: str | None = None
+    awaits: str | None = None
+    child_run: Callable[[Any], str] | None = None
 
     def result_keys(self, parameters: Mapping[str, Any]) -> Mapping[str, Kind] | None:
         """Return the keys of the data of a result for these parameters, or None if they are not known."""

@@ -35,6 +35,7 @@ def graph(
     workflow_id: str, request: Request, service: ReadService, format: GraphFormat = GraphFormat.SVG
 ) -> Response:
     """Return the plan with the states of the run's steps: a picture, Mermaid text or JSON."""
+    from noetl.executor.actions import catalogue
     from noetl.planner.draw import dot, mermaid
 
     check_query_names(request, ("format",))
@@ -42,13 +43,13 @@ def graph(
     states = {name: step["status"] for name, step in service.status(workflow_id)["steps"].items()}
     match format:
         case GraphFormat.MERMAID:
-            return Response(mermaid.draw(plan, states), media_type="text/plain")
+            return Response(mermaid.draw(plan, catalogue(), states), media_type="text/plain")
         case GraphFormat.JSON:
             steps = {name: step.to_json() | {"status": states[name]} for name, step in plan.steps.items()}
             return JsonResponse({"start": plan.header.start, "steps": steps, "edges": list(plan.edges())})
         case GraphFormat.SVG:
             try:
-                picture = graphviz.render(dot.draw(plan, states), "svg")
+                picture = graphviz.render(dot.draw(plan, catalogue(), states), "svg")
             except graphviz.GraphvizError as error:
                 detail = f"{str(error)[0].upper()}{str(error)[1:]}."
                 raise Problem(501, detail, slug="not-supported") from error

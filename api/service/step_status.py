@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from noetl.executor.actions import catalogue
 from noetl.executor.model.events import timestamp
 from noetl.executor.model.outcome import Outcome
 from noetl.executor.model.run import NEVER, Run, RunStatus, Visit, VisitStatus
@@ -64,9 +65,17 @@ def _waiting_for(visit: Visit) -> dict[str, Any]:
     return {
         "until": timestamp(visit.due_at) if visit.due_at < NEVER else None,
         "actions": sorted({entry["action"] for entry in suspended}),
-        "workflows": [entry["memory"]["run"] for entry in suspended if entry["action"] == "workflow"],
+        "workflows": [run for entry in suspended if (run := _find_child_run(entry)) is not None],
         **({"retried": retried_types} if retried_types else {}),
     }
+
+
+def _find_child_run(entry: Mapping[str, Any]) -> str | None:
+    """Return the id of the run that a suspended action waits for, if it waits for one."""
+    declaration = catalogue().get(entry["action"])
+    if declaration is None or declaration.child_run is None:
+        return None
+    return declaration.child_run(entry["memory"])
 
 
 def _paused_loops(visit: Visit) -> list[dict[str, Any]]:

@@ -145,7 +145,7 @@ def _resolve_host(host: str, port: int, call: Call, resolver: egress.Resolver) -
     call.remaining_seconds()
     try:
         with egress.time_limit(call.deadline):
-            return egress.resolve_and_vet(host, port, call.capabilities.networks, resolver, "postgres")
+            return egress.resolve_and_vet(host, port, call.capabilities.networks, "postgres", resolver)
     except ActionError:
         # The message leaves the address out, which would reveal how internal names are resolved.
         message = "`connection` leads to an address that `postgres` must not reach"

@@ -26,6 +26,7 @@ DECLARATION = ActionDeclaration(
         ),
     },
     suspends=True,
+    awaits="an answer",
 )
 
 

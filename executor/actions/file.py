@@ -39,6 +39,8 @@ MAX_FILES = 1_000_000
 
 _MAX_PATTERN_LENGTH = 4_096
 
+_OPERATION_NAMES = ("read", "write", "append", "list", "delete")
+
 DECLARATION = ActionDeclaration(
     type="file",
     description="Reads, writes, lists or deletes files below the allowed folder.",
@@ -55,7 +57,8 @@ DECLARATION = ActionDeclaration(
             choices=FORMATS,
         ),
     },
-    one_of=("read", "write", "append", "list", "delete"),
+    one_of=_OPERATION_NAMES,
+    summary=lambda parameters: next((name for name in _OPERATION_NAMES if name in parameters), ""),
     idempotent=False,
     idempotent_when=lambda parameters: "append" not in parameters,
     result_for=lambda parameters: (

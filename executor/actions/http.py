@@ -99,6 +99,7 @@ DECLARATION = ActionDeclaration(
     },
     result=_RESPONSE,
     result_for=lambda parameters: None if "paginate" in parameters else _RESPONSE,
+    summary=lambda parameters: str(parameters.get("method", "GET")),
     idempotent=False,
     # A retry of an unsafe method sends the same idempotency key.
     idempotent_when=lambda _: True,
@@ -153,7 +154,7 @@ def perform(call: Call) -> Any:
 
     call = call.with_default_timeout(DEFAULT_TIMEOUT_SECONDS)
     request = _build_request(call)
-    transport = egress.vetted_transport(call.capabilities.networks)
+    transport = egress.vetted_transport(call.capabilities.networks, DECLARATION.type)
     call.remaining_seconds()
     max_idle = egress.MAX_IDLE_SECONDS if call.timeout_seconds is None else math.inf
     host = request.url.host

@@ -32,6 +32,7 @@ DECLARATION = ActionDeclaration(
             (Kind.ANY,), "The input of the function. Default: an empty object.", secrets=True
         ),
     },
+    summary=lambda parameters: str(parameters.get("function", "")),
     idempotent=False,
 )
 

@@ -117,6 +117,7 @@ DECLARATION = ActionDeclaration(
         ),
     },
     one_of=("query", "copy_from", "copy_to"),
+    summary=lambda parameters: next((name for name in ("copy_from", "copy_to") if name in parameters), ""),
     idempotent=False,
     idempotent_when=lambda parameters: not _may_duplicate_rows(parameters),
     result_for=_result_of,

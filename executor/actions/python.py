@@ -41,6 +41,7 @@ DECLARATION = ActionDeclaration(
             secrets=True,
         ),
     },
+    summary=lambda parameters: str(parameters.get("function", "")),
     idempotent=False,
 )
 

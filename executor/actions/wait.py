@@ -33,6 +33,7 @@ DECLARATION = ActionDeclaration(
     },
     one_of=("seconds", "until"),
     suspends=True,
+    awaits="",
 )
 
 

@@ -21,7 +21,10 @@ DECLARATION = ActionDeclaration(
             "Whether to continue without waiting for the run. The result is its `workflow_id`.",
         ),
     },
+    summary=lambda parameters: str(parameters.get("playbook", "")),
     suspends=True,
+    awaits="another run",
+    child_run=lambda state: str(state["run"]),
     idempotent=False,
 )
 

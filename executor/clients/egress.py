@@ -101,7 +101,7 @@ def is_allowed(address: Address, networks: Iterable[str]) -> bool:
     return is_routed and not any(address in network for network in DENIED_NETWORKS)
 
 
-def vet(host: str, addresses: Iterable[str], networks: Iterable[str], action: str = "http") -> list[str]:
+def vet(host: str, addresses: Iterable[str], networks: Iterable[str], action: str) -> list[str]:
     """Return the addresses of a host, in order, if all of them are allowed.
 
     Raises:
@@ -135,7 +135,7 @@ def resolve_host(host: str, port: int) -> list[str]:
 
 
 def resolve_and_vet(
-    host: str, port: int, networks: Iterable[str], resolver: Resolver = resolve_host, action: str = "http"
+    host: str, port: int, networks: Iterable[str], action: str, resolver: Resolver = resolve_host
 ) -> list[str]:
     """Resolve a host once and vet its addresses. Call it inside `time_limit`.
 
@@ -172,10 +172,13 @@ def _remaining_seconds(limit: float = math.inf) -> float:
 
 
 @cache
-def vetted_transport(networks: tuple[str, ...], resolver: Resolver = resolve_host) -> httpx.HTTPTransport:
+def vetted_transport(
+    networks: tuple[str, ...], action: str, resolver: Resolver = resolve_host
+) -> httpx.HTTPTransport:
     """Return the transport that connects to vetted addresses only. Use it inside `time_limit`.
 
-    It has one connection pool for each value of `networks`, which lives until the process ends.
+    Errors name the type `action`. It has one connection pool for each value of `networks`, which lives until
+    the process ends.
     """
     import httpcore
     import httpx
@@ -188,13 +191,13 @@ def vetted_transport(networks: tuple[str, ...], resolver: Resolver = resolve_hos
         max_connections=1000,
         max_keepalive_connections=20,
         keepalive_expiry=5.0,
-        network_backend=_make_backend(networks, resolver),
+        network_backend=_make_backend(networks, action, resolver),
     )
     atexit.register(transport.close)
     return transport
 
 
-def _make_backend(networks: tuple[str, ...], resolver: Resolver) -> httpcore.NetworkBackend:
+def _make_backend(networks: tuple[str, ...], action: str, resolver: Resolver) -> httpcore.NetworkBackend:
     """Return a network backend that connects to vetted addresses.
 
     The request keeps the host name for its Host header and for TLS.
@@ -217,7 +220,7 @@ def _make_backend(networks: tuple[str, ...], resolver: Resolver) -> httpcore.Net
         ) -> httpcore.NetworkStream:
             failure: Exception = httpcore.ConnectError(f"`{host}` has no address")
             try:
-                vetted = resolve_and_vet(host, port, networks, resolver)
+                vetted = resolve_and_vet(host, port, networks, action, resolver)
             except TimeoutError as error:
                 raise httpcore.ConnectTimeout(str(error)) from None
             except OSError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from noetl.executor.model.tracing import make_traceparent, trace_id
 from noetl.executor.model.transition import retry_delay_seconds
 from noetl.executor.security.capabilities import ACTIONS_SETTING
 from noetl.executor.security.redaction import redact
+from noetl.planner.catalogue import ActionDeclaration
 from noetl.planner.frozen import frozen
 from noetl.planner.plan import Action, action_from_json
 from noetl.planner.templates.template import EvaluationError, is_true, parse_template
@@ -43,6 +44,11 @@ class RetryLoop:
     scope: Scope
     position: str
     args: Mapping[str, Any] | None
+
+    @property
+    def declaration(self) -> ActionDeclaration:
+        """The declaration of the action's type."""
+        return catalogue()[self.action.type]
 
     def run(self) -> Any:
         """Call the action until it succeeds, and return its result.
@@ -122,7 +128,7 @@ class RetryLoop:
         if allowed is not None and action.type not in allowed:
             message = f"action type `{action.type}` is not allowed here: {ACTIONS_SETTING} does not name it"
             raise ActionError("ActionDisabled", message, retryable=False)
-        declaration = catalogue()[action.type]
+        declaration = self.declaration
         if declaration.suspends:
             context.wait_ids.add(wait_id)
         deadline = context.deadline
@@ -154,12 +160,14 @@ class RetryLoop:
         )
         call.remaining_seconds()
         try:
-            return handler(action.type)(call)
+            data = handler(action.type)(call)
+            _check_saved_names(declaration.saved_names(action.parameters), data)
         except (ActionError, Suspend, CancelledError, StoreError, FencedError):
             raise
         except Exception as bug:
             logger.exception("the handler of `%s` raised", action.type)
             raise ActionError(type(bug).__name__, f"the handler of `{action.type}` raised: {bug}") from bug
+        return data
 
     def _perform_nested(self, nested: Mapping[str, Any], names: Mapping[str, Any]) -> Any:
         """Perform an action that is a parameter of this one, with additional local names."""
@@ -203,6 +211,13 @@ class RetryLoop:
         self.context.events.append(
             Event(type, happened_at, visit.step, visit.number, visit.attempt, duration, payload)
         )
+
+
+def _check_saved_names(names: Iterable[str], data: Any) -> None:
+    """Check that the result of a handler has a value for each name that its declaration says it saves."""
+    for name in names:
+        if not isinstance(data, Mapping) or name not in data:
+            raise TypeError(f"its result must have a value for `{name}`")
 
 
 def _make_playbook_log(labels: Mapping[str, Any]) -> Callable[[str, str, Mapping[str, Any]], None]:

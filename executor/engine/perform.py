@@ -158,7 +158,10 @@ def _perform_loop(
 def _perform_once(
     context: WorkContext, item: Work, scope: Scope, position: str, args: Mapping[str, Any] | None
 ) -> Outcome:
-    """Perform an item of work without its loop and return its outcome. `set` saves into the scope."""
+    """Perform an item of work without its loop and return its outcome.
+
+    The names that its type saves are saved into the scope.
+    """
     name = _name_of(item)
     lookup = scope.lookup(position, args)
     try:
@@ -168,9 +171,10 @@ def _perform_once(
             return Outcome(action=name, skipped=True)
         if isinstance(item, TaskCall):
             return _perform_task(context, item, scope, position, lookup)
-        data = RetryLoop(context, item, scope, position, args).run()
-        if item.type == "set":
-            scope.save(data, context.memory_budget)
+        attempts = RetryLoop(context, item, scope, position, args)
+        data = attempts.run()
+        names = attempts.declaration.saved_names(item.parameters)
+        scope.save({name: data[name] for name in names}, context.memory_budget)
     except ActionError as problem:
         return _failed(item, scope, problem)
     return Outcome(True, data, None, name)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from noetl.planner.catalogue import ActionDeclaration
 from noetl.planner.diagnostics.terminal_text import to_printable
 from noetl.planner.draw.outline import (
     STATE_COLOURS,
@@ -18,7 +19,6 @@ from noetl.planner.draw.outline import (
     make_outline,
     may_match_no_case,
     repetition_notes,
-    summarise_run,
     truncate,
 )
 from noetl.planner.plan import Plan, Step
@@ -26,16 +26,20 @@ from noetl.planner.plan import Plan, Step
 _ERROR = "#cf222e"
 
 
-def draw(plan: Plan, states: Mapping[str, str] | None = None) -> str:
+def draw(
+    plan: Plan, action_types: Mapping[str, ActionDeclaration], states: Mapping[str, str] | None = None
+) -> str:
     """Return the plan as a digraph.
 
     Steps have the colour of their state in `states`; the default is `pending`.
     """
-    return "\n".join(_lines(plan, states or {})) + "\n"
+    return "\n".join(_lines(plan, action_types, states or {})) + "\n"
 
 
-def _lines(plan: Plan, states: Mapping[str, str]) -> Iterator[str]:
-    shape = make_outline(plan)
+def _lines(
+    plan: Plan, action_types: Mapping[str, ActionDeclaration], states: Mapping[str, str]
+) -> Iterator[str]:
+    shape = make_outline(plan, action_types)
     yield f"digraph {_quote(to_printable(plan.header.name))} {{"
     yield '  graph [rankdir=TB, nodesep=0.35, ranksep=0.4, fontname="Helvetica", bgcolor="white"]'
     yield '  node [shape=box, style="rounded,filled", fontname="Helvetica", fontsize=11, margin="0.14,0.07"]'
@@ -47,7 +51,7 @@ def _lines(plan: Plan, states: Mapping[str, str]) -> Iterator[str]:
         state = states.get(name, "pending")
         fill, border = STATE_COLOURS.get(state, STATE_COLOURS["pending"])
         number = shape.position[name]
-        work = summarise_run(step.run, parallel=step.parallel, limit=40)
+        work = shape.summarise_run(step.run, parallel=step.parallel, limit=40)
         label = "\n".join(filter(None, (to_printable(name), work, join_mode(step), *repetition_notes(step))))
         yield (
             f'  s{number} [id="n-{number}", class={_quote(state)}, label={_quote(label)}, '
@@ -92,7 +96,7 @@ def _cases(plan: Plan, shape: Outline, step: Step) -> Iterator[str]:
             attributes.append(f'style=dashed, color="{_ERROR}", fontcolor="{_ERROR}"')
         if case.work:
             target = f"w{number}_{index}"
-            label = _quote(summarise_run(case.work, limit=40))
+            label = _quote(shape.summarise_run(case.work, limit=40))
             yield f'  {target} [label={label}, style="rounded,dashed", color="#57606a", class="in-place"]'
             yield _end(f"e{number}_{index}")
             yield f"  {target} -> e{number}_{index}"

@@ -4,41 +4,46 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from noetl.planner.catalogue import ActionDeclaration
 from noetl.planner.diagnostics.terminal_text import to_printable
 from noetl.planner.draw.outline import (
     STATE_COLOURS,
+    Outline,
     guard_text,
     is_error_path,
     join_mode,
     make_outline,
     may_match_no_case,
     repetition_notes,
-    summarise_run,
     truncate,
 )
 from noetl.planner.plan import Plan, Step
 
 
-def draw(plan: Plan, states: Mapping[str, str] | None = None) -> str:
+def draw(
+    plan: Plan, action_types: Mapping[str, ActionDeclaration], states: Mapping[str, str] | None = None
+) -> str:
     """Return the plan as a flowchart. With `states` (state by step), steps have the colour of their state."""
-    return "\n".join(_lines(plan, states)) + "\n"
+    return "\n".join(_lines(plan, action_types, states)) + "\n"
 
 
-def _lines(plan: Plan, states: Mapping[str, str] | None) -> Iterator[str]:
-    shape = make_outline(plan)
+def _lines(
+    plan: Plan, action_types: Mapping[str, ActionDeclaration], states: Mapping[str, str] | None
+) -> Iterator[str]:
+    shape = make_outline(plan, action_types)
     yield "flowchart TD"
-    yield f"  start(( )) --> {_entry(plan, shape.position, plan.header.start)}"
+    yield f"  start(( )) --> {_entry(plan, shape, plan.header.start)}"
     for name in shape.order:
         step = plan.steps[name]
         number = shape.position[name]
-        work = summarise_run(step.run, parallel=step.parallel)
+        work = shape.summarise_run(step.run, parallel=step.parallel)
         label = f"<b>{_escape(to_printable(name))}</b>" + "".join(
             f"<br/>{_escape(line)}" for line in (work, join_mode(step), *repetition_notes(step)) if line
         )
         yield f'  s{number}["{label}"]'
         if step.join is not None:
             yield f"  j{number}[ ]:::bar --> s{number}"
-        yield from _cases(plan, shape.position, step)
+        yield from _cases(plan, shape, step)
     yield "  classDef bar fill:#24292f,stroke:#24292f,height:6px"
     yield "  classDef work stroke-dasharray:3 3"
     if states is not None:
@@ -49,13 +54,13 @@ def _lines(plan: Plan, states: Mapping[str, str] | None) -> Iterator[str]:
                 yield f"  class {','.join(f's{n}' for n in numbers)} {state}"
 
 
-def _entry(plan: Plan, position: Mapping[str, int], target: str) -> str:
+def _entry(plan: Plan, shape: Outline, target: str) -> str:
     """Return the node that edges to the step lead to: for a join, the bar before it."""
-    return f"{'s' if plan.steps[target].join is None else 'j'}{position[target]}"
+    return f"{'s' if plan.steps[target].join is None else 'j'}{shape.position[target]}"
 
 
-def _cases(plan: Plan, position: Mapping[str, int], step: Step) -> Iterator[str]:
-    number = position[step.name]
+def _cases(plan: Plan, shape: Outline, step: Step) -> Iterator[str]:
+    number = shape.position[step.name]
     if not step.cases:
         yield f"  s{number} --> e{number}((( )))"
         return
@@ -65,17 +70,16 @@ def _cases(plan: Plan, position: Mapping[str, int], step: Step) -> Iterator[str]
         label = "" if is_only_case else f'|"{_escape(truncate(guard, 60))}"|'
         arrow = f"{'-.->' if is_error_path(case) else '-->'}{label}"
         if case.work:
-            yield f'  s{number} {arrow} w{number}_{index}(["{_escape(summarise_run(case.work))}"]):::work'
+            work = _escape(shape.summarise_run(case.work))
+            yield f'  s{number} {arrow} w{number}_{index}(["{work}"]):::work'
             yield f"  w{number}_{index} --> e{number}_{index}((( )))"
         elif not case.targets:
             yield f"  s{number} {arrow} e{number}_{index}((( )))"
         elif len(case.targets) == 1:
-            yield f"  s{number} {arrow} {_entry(plan, position, case.targets[0])}"
+            yield f"  s{number} {arrow} {_entry(plan, shape, case.targets[0])}"
         else:
             yield f"  s{number} {arrow} f{number}_{index}[ ]:::bar"
-            yield from (
-                f"  f{number}_{index} --> {_entry(plan, position, target)}" for target in case.targets
-            )
+            yield from (f"  f{number}_{index} --> {_entry(plan, shape, target)}" for target in case.targets)
     if may_match_no_case(step):
         yield f'  s{number} -->|"otherwise"| e{number}((( )))'
 

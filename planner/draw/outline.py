@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from noetl.planner.catalogue import ActionDeclaration
 from noetl.planner.diagnostics.terminal_text import to_printable
-from noetl.planner.plan import Action, Case, Plan, Step, TaskCall, Work
+from noetl.planner.plan import Case, Plan, Step, TaskCall, Work
 
 STATE_COLOURS = {
     "pending": ("#f6f8fa", "#57606a"),
@@ -30,25 +31,43 @@ class Outline:
     other.
 
     `position` is the place of a step in the order, from 1. `unreachable` are the steps that no path from the
-    start leads to.
+    start leads to. `action_types` says how to summarise actions.
     """
 
     order: tuple[str, ...]
     position: dict[str, int] = field(repr=False)
     unreachable: frozenset[str]
+    action_types: Mapping[str, ActionDeclaration] = field(repr=False)
 
     def leads_back(self, source: str, target: str) -> bool:
         """Return whether an edge closes a cycle."""
         return source not in self.unreachable and self.position[target] <= self.position[source]
 
+    def summarise_run(self, run: tuple[Work, ...], *, parallel: bool = False, limit: int = 48) -> str:
+        """Return a summary of all work of a `run` in at most `limit` characters.
 
-def make_outline(plan: Plan) -> Outline:
+        >>> run = TaskCall("load", {}), TaskCall("check", {}), TaskCall("report", {})
+        >>> Outline((), {}, frozenset(), {}).summarise_run(run, limit=25)
+        'task load, task check +1'
+        """
+        summaries = [summarise_work(work, self.action_types) for work in run]
+        separator = " & " if parallel else ", "
+        text = separator.join(summaries)
+        kept = len(summaries)
+        while kept > 1 and len(text) > limit:
+            kept -= 1
+            text = separator.join(summaries[:kept]) + f" +{len(summaries) - kept}"
+        return truncate(text, limit)
+
+
+def make_outline(plan: Plan, action_types: Mapping[str, ActionDeclaration]) -> Outline:
     """Return the outline of a plan, in time linear in its size."""
     reachable = _reverse_postorder(plan, plan.header.start)
     seen = set(reachable)
     unreachable = [name for name in plan.steps if name not in seen]
     order = (*reachable, *unreachable)
-    return Outline(order, {name: index for index, name in enumerate(order, 1)}, frozenset(unreachable))
+    position = {name: index for index, name in enumerate(order, 1)}
+    return Outline(order, position, frozenset(unreachable), action_types)
 
 
 def _reverse_postorder(plan: Plan, start: str) -> list[str]:
@@ -126,47 +145,15 @@ def repetition_notes(step: Step) -> Iterator[str]:
         yield "finally"
 
 
-def summarise_work(work: Work) -> str:
-    """Return the type of an action, or the name of a task, with its most important parameter."""
-    words = ("task", work.task) if isinstance(work, TaskCall) else (work.type, _main_parameter(work))
-    return to_printable(" ".join(filter(None, words)))
-
-
-def _main_parameter(action: Action) -> str:
-    parameters = action.parameters
-    match action.type:
-        case "http":
-            return str(parameters.get("method", "GET"))
-        case "file" | "s3":
-            operations = ("read", "get", "write", "put", "append", "list", "delete")
-            return next((name for name in operations if name in parameters), "")
-        case "postgres":
-            return next((name for name in ("copy_from", "copy_to") if name in parameters), "")
-        case "set":
-            names = parameters.get("set")
-            return ", ".join(map(str, names)) if isinstance(names, dict) else ""
-        case "python" | "lambda":
-            return str(parameters.get("function", ""))
-        case "workflow":
-            return str(parameters.get("playbook", ""))
-        case _:
-            return ""
-
-
-def summarise_run(run: tuple[Work, ...], *, parallel: bool = False, limit: int = 48) -> str:
-    """Return a summary of all work of a `run` in at most `limit` characters.
-
-    >>> summarise_run((TaskCall("load", {}), Action("log", {}), Action("fail", {})), limit=19)
-    'task load, log +1'
-    """
-    summaries = list(map(summarise_work, run))
-    separator = " & " if parallel else ", "
-    text = separator.join(summaries)
-    kept = len(summaries)
-    while kept > 1 and len(text) > limit:
-        kept -= 1
-        text = separator.join(summaries[:kept]) + f" +{len(summaries) - kept}"
-    return truncate(text, limit)
+def summarise_work(work: Work, action_types: Mapping[str, ActionDeclaration]) -> str:
+    """Return the type of an action, or the name of a task, with what its declaration wants to be shown."""
+    if isinstance(work, TaskCall):
+        words = f"task {work.task}"
+    else:
+        declaration = action_types.get(work.type)
+        shown = "" if declaration is None else declaration.summarise(work.parameters)
+        words = f"{work.type} {shown}" if shown else work.type
+    return to_printable(words)
 
 
 def truncate(text: str, limit: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
+from noetl.planner.catalogue import ActionDeclaration
 from noetl.planner.diagnostics.terminal_text import display_width, to_printable
 from noetl.planner.draw.outline import (
     Outline,
@@ -13,7 +14,6 @@ from noetl.planner.draw.outline import (
     make_outline,
     may_match_no_case,
     repetition_notes,
-    summarise_run,
     truncate,
 )
 from noetl.planner.plan import MAX_COUNTED_VISITS, Case, Plan, Step
@@ -33,13 +33,17 @@ _MAX_WORK_WIDTH = 32
 _MAX_GUARD_LENGTH = 48
 
 
-def draw(plan: Plan, states: Mapping[str, str] | None = None) -> str:
+def draw(
+    plan: Plan, action_types: Mapping[str, ActionDeclaration], states: Mapping[str, str] | None = None
+) -> str:
     """Return the plan as text. With `states` (state by step), each step starts with a sign for its state."""
-    return "\n".join(_lines(plan, states)) + "\n"
+    return "\n".join(_lines(plan, action_types, states)) + "\n"
 
 
-def _lines(plan: Plan, states: Mapping[str, str] | None) -> Iterator[str]:
-    shape = make_outline(plan)
+def _lines(
+    plan: Plan, action_types: Mapping[str, ActionDeclaration], states: Mapping[str, str] | None
+) -> Iterator[str]:
+    shape = make_outline(plan, action_types)
     yield _headline(plan)
     titles = {
         name: "  " * min(len(step.regions), _MAX_INDENT) + _short_name(name)
@@ -71,7 +75,9 @@ def _short_name(name: str) -> str:
 
 def _work(plan: Plan, shape: Outline, step: Step, is_merge_without_join: bool) -> str:
     notes = ", ".join(_notes(plan, shape, step, is_merge_without_join))
-    return "  ".join(filter(None, (summarise_run(step.run, parallel=step.parallel), notes and f"({notes})")))
+    return "  ".join(
+        filter(None, (shape.summarise_run(step.run, parallel=step.parallel), notes and f"({notes})"))
+    )
 
 
 def _pad(text: str, column: int) -> str:
@@ -148,7 +154,7 @@ def _cases(shape: Outline, step: Step, indent: str) -> Iterator[str]:
 
 def _destination(shape: Outline, step: Step, case: Case) -> str:
     if case.work:
-        return f"▪ {summarise_run(case.work)} ■"
+        return f"▪ {shape.summarise_run(case.work)} ■"
     if not case.targets:
         return "■"
     arrow = "→" if len(case.targets) == 1 else "⇉"

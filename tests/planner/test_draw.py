@@ -11,8 +11,9 @@ from dataclasses import replace
 
 import pytest
 
+from noetl.executor.actions import catalogue
 from noetl.planner.draw import dot, mermaid, text
-from noetl.planner.draw.outline import make_outline, may_match_no_case, summarise_run
+from noetl.planner.draw.outline import make_outline, may_match_no_case
 from noetl.planner.plan import (
     MAX_COUNTED_VISITS,
     Action,
@@ -65,7 +66,7 @@ def chain_plan(length: int) -> Plan:
 
 
 def test_text_lists_steps_in_the_order_of_the_flow() -> None:
-    assert text.draw(forked_plan()) == (
+    assert text.draw(forked_plan(), catalogue()) == (
         "example: 6 steps, 7 edges, 1 fork, 1 join\n"
         "1  load     http GET  (start)\n"
         "   ├─ result.success ⇉ left, right\n"
@@ -91,7 +92,7 @@ def test_text_lists_steps_in_the_order_of_the_flow() -> None:
 def test_text_shows_the_visit_bound(visits: int, words: str) -> None:
     plan = chain_plan(2)
     plan = replace(plan, header=replace(plan.header, statistics={"most_visits": visits}))
-    assert text.draw(plan).splitlines()[0] == f"example: 2 steps, 1 edge, {words}"
+    assert text.draw(plan, catalogue()).splitlines()[0] == f"example: 2 steps, 1 edge, {words}"
 
 
 def test_all_formats_show_how_branches_join() -> None:
@@ -102,7 +103,7 @@ def test_all_formats_show_how_branches_join() -> None:
         Step("d", join=Join(None), cases=(case("x", "e"), case("y", "e"))),
         Step("e"),
     )
-    notes = dict(re.findall(r"^\d +(\w).*\((.*)\)", text.draw(plan), re.MULTILINE))
+    notes = dict(re.findall(r"^\d +(\w).*\((.*)\)", text.draw(plan, catalogue()), re.MULTILINE))
     assert notes == {
         "a": "start",
         "b": "join: any since a",
@@ -111,10 +112,10 @@ def test_all_formats_show_how_branches_join() -> None:
         "e": "no join needed",
     }
     alone = plan_of(Step("a", cases=(case("x", "b"), case("default", "b"))), Step("b"))
-    assert "join" not in text.draw(alone)
+    assert "join" not in text.draw(alone, catalogue())
     for drawn, label in (
-        (mermaid.draw(plan), "<b>{}</b><br/>join#58; {}"),
-        (dot.draw(plan), "{}\\njoin: {}"),
+        (mermaid.draw(plan, catalogue()), "<b>{}</b><br/>join#58; {}"),
+        (dot.draw(plan, catalogue()), "{}\\njoin: {}"),
     ):
         for step, mode in (("b", "any"), ("c", "each"), ("d", "all")):
             assert f'"{label.format(step, mode)}"' in drawn
@@ -122,13 +123,13 @@ def test_all_formats_show_how_branches_join() -> None:
 
 def test_text_shows_the_state_of_each_step() -> None:
     lines = text.draw(
-        forked_plan(), {"load": "succeeded", "left": "running", "report": "failed"}
+        forked_plan(), catalogue(), {"load": "succeeded", "left": "running", "report": "failed"}
     ).splitlines()
     assert [line[3] for line in lines if re.match(r"\d", line)] == list("✓▶··✗·")
 
 
 def test_text_stays_short_for_long_playbooks() -> None:
-    lines = text.draw(chain_plan(200)).splitlines()
+    lines = text.draw(chain_plan(200), catalogue()).splitlines()
     assert len(lines) == 201
     assert max(map(len, lines)) <= 80
 
@@ -136,12 +137,12 @@ def test_text_stays_short_for_long_playbooks() -> None:
 @pytest.mark.parametrize("draw", [text.draw, mermaid.draw, dot.draw])
 def test_drawing_is_deterministic_and_linear(draw: object) -> None:
     assert callable(draw)
-    assert draw(forked_plan()) == draw(forked_plan())
-    assert len(draw(chain_plan(4000))) < 3 * len(draw(chain_plan(2000)))
+    assert draw(forked_plan(), catalogue()) == draw(forked_plan(), catalogue())
+    assert len(draw(chain_plan(4000), catalogue())) < 3 * len(draw(chain_plan(2000), catalogue()))
 
 
 def test_outline_keeps_branches_together_and_finds_back_edges() -> None:
-    shape = make_outline(forked_plan())
+    shape = make_outline(forked_plan(), catalogue())
     assert shape.order == ("load", "left", "right", "meet", "report", "lonely")
     assert shape.unreachable == {"lonely"}
     assert shape.leads_back("meet", "load")
@@ -163,13 +164,14 @@ def test_work_is_summarised_in_a_few_words() -> None:
         Action("set", {"set": {"a": 1, "b": 2}}),
         TaskCall("sum", {}),
     )
+    summarise_run = make_outline(forked_plan(), catalogue()).summarise_run
     assert summarise_run(work) == "http POST, file write, set a, b, task sum"
     assert summarise_run(work, limit=28) == "http POST, file write +2"
     assert summarise_run(work[:2], parallel=True) == "http POST & file write"
 
 
 def test_mermaid_marks_forks_joins_ends_errors_and_states() -> None:
-    drawn = mermaid.draw(forked_plan(), {"load": "running"})
+    drawn = mermaid.draw(forked_plan(), catalogue(), {"load": "running"})
     for line in (
         "  start(( )) --> s1",
         '  s1["<b>load</b><br/>http GET"]',
@@ -187,7 +189,8 @@ def test_mermaid_marks_forks_joins_ends_errors_and_states() -> None:
 
 
 def test_mermaid_escapes_names() -> None:
-    drawn = mermaid.draw(plan_of(Step(NASTY, (Action("log", {}),), cases=(case('x == "|"', NASTY),))))
+    plan = plan_of(Step(NASTY, (Action("log", {}),), cases=(case('x == "|"', NASTY),)))
+    drawn = mermaid.draw(plan, catalogue())
     label = re.search(r"<b>(.*)</b>", drawn)
     assert label is not None
     assert not set('"<>&|`{}%;') - {";"} & set(label[1])
@@ -195,7 +198,7 @@ def test_mermaid_escapes_names() -> None:
 
 
 def test_dot_gives_steps_ids_and_classes() -> None:
-    drawn = dot.draw(forked_plan(), {"left": "succeeded"})
+    drawn = dot.draw(forked_plan(), catalogue(), {"left": "succeeded"})
     assert '  s1 [id="n-1", class="pending", label="load\\nhttp GET"' in drawn
     assert '  s2 [id="n-2", class="succeeded"' in drawn
     assert 'style=dashed, color="#cf222e"' in drawn
@@ -208,7 +211,9 @@ def test_dot_gives_steps_ids_and_classes() -> None:
 def test_graphviz_draws_every_step(plan: Plan) -> None:
     program = shutil.which("graphviz-pure", path=sysconfig.get_path("scripts"))
     assert program is not None
-    drawn = subprocess.run([program, "-Tsvg"], input=dot.draw(plan).encode(), capture_output=True, check=True)
+    drawn = subprocess.run(
+        [program, "-Tsvg"], input=dot.draw(plan, catalogue()).encode(), capture_output=True, check=True
+    )
     groups = ET.fromstring(drawn.stdout).iter("{http://www.w3.org/2000/svg}g")
     texts = {
         group.get("id"): "".join(group.itertext())
@@ -216,13 +221,13 @@ def test_graphviz_draws_every_step(plan: Plan) -> None:
         if (group.get("id") or "").startswith("n-")
     }
     assert len(texts) == len(plan.steps)
-    for number, name in enumerate(make_outline(plan).order, 1):
+    for number, name in enumerate(make_outline(plan, catalogue()).order, 1):
         assert name in texts[f"n-{number}"].replace("\xa0", " ")
 
 
 def test_control_characters_are_not_drawn() -> None:
     plan = plan_of(Step("a\x1b[31m", cases=(case("x\n == '\x1b'", "a\x1b[31m"),)))
-    for drawn in (text.draw(plan), mermaid.draw(plan), dot.draw(plan)):
+    for drawn in (text.draw(plan, catalogue()), mermaid.draw(plan, catalogue()), dot.draw(plan, catalogue())):
         assert "\x1b" not in drawn
 
 
@@ -232,7 +237,7 @@ def test_all_formats_show_loops_and_repetitions() -> None:
         Step("b", repeat=Repeat("{{ result.success }}", 1.0, 4)),
         Step("last", is_finally_step=True),
     )
-    for drawn in (text.draw(plan), mermaid.draw(plan), dot.draw(plan)):
+    for drawn in (text.draw(plan, catalogue()), mermaid.draw(plan, catalogue()), dot.draw(plan, catalogue())):
         for words in ("for range", "3 at a time", "up to 4 rounds", "finally"):
             assert words in drawn
         assert "unreachable" not in drawn

@@ -46,26 +46,26 @@ OUTSIDE = [
 @pytest.mark.parametrize("address", INSIDE)
 def test_special_addresses_are_denied(address: str) -> None:
     with pytest.raises(ActionError) as caught:
-        egress.vet("x.test", [address], ())
+        egress.vet("x.test", [address], (), "http")
     assert (caught.value.type, caught.value.retryable) == ("ForbiddenAddress", False)
 
 
 @pytest.mark.parametrize("address", OUTSIDE)
 def test_public_addresses_are_allowed(address: str) -> None:
-    assert egress.vet("x.test", [address], ()) == [address]
+    assert egress.vet("x.test", [address], (), "http") == [address]
 
 
 def test_one_forbidden_address_of_a_host_is_enough() -> None:
     with pytest.raises(ActionError):
-        egress.vet("x.test", ["8.8.8.8", "10.0.0.1"], ())
+        egress.vet("x.test", ["8.8.8.8", "10.0.0.1"], (), "http")
 
 
 def test_the_setting_that_the_error_names_allows_networks() -> None:
     with pytest.raises(ActionError, match="NOETL_ALLOW_NETWORKS"):
-        egress.vet("x.test", ["10.1.2.3"], ())
-    assert egress.vet("x.test", ["10.1.2.3"], ("10.1.0.0/16",)) == ["10.1.2.3"]
+        egress.vet("x.test", ["10.1.2.3"], (), "http")
+    assert egress.vet("x.test", ["10.1.2.3"], ("10.1.0.0/16",), "http") == ["10.1.2.3"]
     with pytest.raises(ActionError):
-        egress.vet("x.test", ["10.2.2.3"], ("10.1.0.0/16",))
+        egress.vet("x.test", ["10.2.2.3"], ("10.1.0.0/16",), "http")
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_the_setting_that_the_error_names_allows_networks() -> None:
 def test_metadata_is_never_allowed(address: str) -> None:
     assert not egress.is_allowed(ipaddress.ip_address(address), ("0.0.0.0/0", "::/0"))
     with pytest.raises(ActionError) as caught:
-        egress.vet("x.test", [address], ("0.0.0.0/0", "::/0"))
+        egress.vet("x.test", [address], ("0.0.0.0/0", "::/0"), "http")
     assert "NOETL_ALLOW_NETWORKS" not in caught.value.message
 
 
@@ -176,7 +176,9 @@ def send_get(
     url: str, resolver: egress.Resolver, networks: tuple[str, ...] = PRIVATE.networks, seconds: float = 10
 ) -> httpx.Response:
     with egress.time_limit(time.monotonic() + seconds):
-        response = egress.vetted_transport(networks, resolver).handle_request(httpx.Request("GET", url))
+        response = egress.vetted_transport(networks, "http", resolver).handle_request(
+            httpx.Request("GET", url)
+        )
         response.read()
         response.close()
         return response

@@ -73,15 +73,16 @@ def _explain_joins(plan: Plan, format: PlanFormat) -> bytes:
 
 
 def _draw(plan: Plan, format: PlanFormat) -> bytes:
+    from noetl.executor.actions import catalogue
     from noetl.planner.draw import dot, mermaid, text
 
     match format:
         case PlanFormat.TEXT:
-            return text.draw(plan).encode()
+            return text.draw(plan, catalogue()).encode()
         case PlanFormat.MERMAID:
-            return mermaid.draw(plan).encode()
+            return mermaid.draw(plan, catalogue()).encode()
         case PlanFormat.DOT:
-            return dot.draw(plan).encode()
+            return dot.draw(plan, catalogue()).encode()
         case PlanFormat.JSON:
             import json
 
@@ -90,6 +91,6 @@ def _draw(plan: Plan, format: PlanFormat) -> bytes:
             from noetl.api.graphviz import GraphvizError, render
 
             try:
-                return render(dot.draw(plan), format.value)
+                return render(dot.draw(plan, catalogue()), format.value)
             except GraphvizError as error:
                 raise CommandError(str(error)) from error

@@ -88,6 +88,7 @@ def show_run(id: IdArgument, json: JsonOption = False, store: StoreOption = None
 
 
 def _write_status(run: Run, status: Mapping[str, Any], plan: Plan) -> None:
+    from noetl.executor.actions import catalogue
     from noetl.planner.draw import text
 
     write_stdout(f"run {status['workflow_id']} {status['status']}\n")
@@ -98,7 +99,8 @@ def _write_status(run: Run, status: Mapping[str, Any], plan: Plan) -> None:
         write_stdout(f"{'parent':<9}{run.parent.run_id}\n")
     if run.resumed_from is not None:
         write_stdout(f"{'from':<9}{run.resumed_from}\n")
-    write_stdout("\n" + text.draw(plan, {name: step["status"] for name, step in status["steps"].items()}))
+    states = {name: step["status"] for name, step in status["steps"].items()}
+    write_stdout("\n" + text.draw(plan, catalogue(), states))
     waits = [wait for name, step in status["steps"].items() if (wait := _describe_step_wait(name, step))]
     if waits:
         write_stdout("\n" + "".join(f"{wait}\n" for wait in waits))

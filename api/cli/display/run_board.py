@@ -17,9 +17,6 @@ if TYPE_CHECKING:
 _INTERNAL_STEP = "@"
 """First character of the names of internal steps, which no playbook contains."""
 
-_AWAITED = {"callback": "an answer", "workflow": "another run"}
-"""Words for what a waiting action waits for, by its type."""
-
 _SAMPLE_COUNT = 8
 """Latest counts of a loop from which its rate is computed."""
 
@@ -89,8 +86,23 @@ class ActiveVisit:
 
     def awaited(self) -> str:
         """Return words for what the visit waits for, or an empty text if it waits only for a time."""
-        words = [_AWAITED.get(action, f"`{action}`") for action in self.actions if action != "wait"]
-        return join_words(words or [""], "and")
+        words = filter(None, map(_describe_awaited, self.actions))
+        return join_words([*words] or [""], "and")
+
+
+def _describe_awaited(action: str) -> str:
+    """Return what an action of this type waits for, in words; an empty text if it is only a time."""
+    from noetl.executor.actions import catalogue
+
+    declaration = catalogue().get(action)
+    return f"`{action}`" if declaration is None or declaration.awaits is None else declaration.awaits
+
+
+def _waits_for_run(action: str) -> bool:
+    from noetl.executor.actions import catalogue
+
+    declaration = catalogue().get(action)
+    return declaration is not None and declaration.child_run is not None
 
 
 class RunBoard:
@@ -139,7 +151,7 @@ class RunBoard:
         visit.actions = tuple(event.payload.get("actions", ()))
         visit.retried = tuple(event.payload.get("retried", ()))
         visit.running_actions = {}
-        self.starts_runs |= "workflow" in visit.actions
+        self.starts_runs |= any(map(_waits_for_run, visit.actions))
 
     def _update_actions(self, key: tuple[str, int], event: Event) -> None:
         visit = self._visits.get(key)
