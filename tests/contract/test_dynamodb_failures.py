@@ -16,7 +16,7 @@ from botocore.stub import ANY, Stubber
 
 from noetl.executor.clients import aws_retry
 from noetl.executor.clients.aws_retry import MAX_TRIES, ConditionFailed
-from noetl.executor.errors import FencedError, PayloadTooLargeError, SchemaError, SettingError, StoreError
+from noetl.executor.errors import FencedError, PayloadTooLargeError, SettingError, StoreError
 from noetl.executor.stores import open_store
 from noetl.executor.stores.dynamo import blobs as buckets
 from noetl.executor.stores.dynamo import keys
@@ -346,12 +346,6 @@ class TestSettings:
         upgrade("noetl")
         drop_permissions(aws, monkeypatch)
         with pytest.raises(StoreError, match=r"refused the call: .* The credentials"):
-            open_store("dynamodb://noetl")
-
-    def test_open_refuses_a_table_of_a_later_version(self, aws: Client) -> None:
-        upgrade("noetl")
-        DynamoTable("noetl").write([Update(keys.SCHEMA, {"schema": 99})])
-        with pytest.raises(SchemaError, match="has schema 99, but this version of noetl knows only 1"):
             open_store("dynamodb://noetl")
 
     def test_upgrade_refuses_a_table_with_other_keys(self, aws: Client) -> None:

@@ -107,17 +107,6 @@ def test_queries_for_active_visits_use_an_index(tmp_path: Path) -> None:
     store.close()
 
 
-def test_open_refuses_a_database_of_a_later_version(tmp_path: Path) -> None:
-    path = tmp_path / "noetl.db"
-    db = sqlite3.connect(path)
-    db.execute("pragma user_version = 99")
-    db.close()
-    with pytest.raises(
-        StoreError, match=f"has schema 99, but this version of noetl knows only {SCHEMA_VERSION}"
-    ):
-        SqliteStore(str(path))
-
-
 def test_open_reports_a_folder_that_cannot_be_written() -> None:
     with pytest.raises(StoreError, match=r"/proc/noetl\.db cannot be opened"):
         SqliteStore("/proc/noetl.db")
