@@ -11,7 +11,7 @@ from dataclasses import field
 from enum import StrEnum
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from noetl.planner.frozen import frozen
 
@@ -55,6 +55,7 @@ class Parameter:
         fields: the fields of an object with fixed keys, each a parameter of its own.
         deferred_names: names to which only the handler assigns a value. The handler receives a template that
             reads one of them as a function of these names.
+        deferred_attributes: the attributes of a deferred name that is a word of the language.
         must_be_literal: whether the planner must see the keys of the object, so that a template cannot
             replace it.
         rejection_reason: a function that returns why a value of a correct kind is invalid and what is valid,
@@ -70,6 +71,7 @@ class Parameter:
     requires: tuple[str, ...] = ()
     fields: Mapping[str, Parameter] = field(default_factory=dict)
     deferred_names: tuple[str, ...] = ()
+    deferred_attributes: tuple[str, ...] = ()
     must_be_literal: bool = False
     rejection_reason: Callable[[Any], str | None] | None = None
 
@@ -136,6 +138,14 @@ class ActionDeclaration:
         return values if isinstance(values, dict) else ()
 
 
+class DeferredName(NamedTuple):
+    """A deferred name with attributes, and the first parameter in which templates may read it."""
+
+    attributes: tuple[str, ...]
+    parameter: str
+    action_type: str
+
+
 class Catalogue(Mapping[str, ActionDeclaration]):
     """The action types by name.
 
@@ -156,6 +166,17 @@ class Catalogue(Mapping[str, ActionDeclaration]):
     def saving_parameters(self) -> AbstractSet[str]:
         """The parameters whose keys are names that an action saves."""
         return frozenset(filter(None, (declaration.saves for declaration in self.values())))
+
+    @cached_property
+    def deferred_names(self) -> Mapping[str, DeferredName]:
+        """The deferred names whose attributes are declared."""
+        names: dict[str, DeferredName] = {}
+        for declaration in self.values():
+            for key, parameter in declaration.parameters.items():
+                for name in parameter.deferred_names if parameter.deferred_attributes else ():
+                    attributes = parameter.deferred_attributes
+                    names.setdefault(name, DeferredName(attributes, key, declaration.type))
+        return names
 
     def restricted_to(self, allowed: Iterable[str], setting: str) -> Catalogue:
         """Return a catalogue of the same types in which a setting allows only these."""

@@ -20,6 +20,7 @@ DECLARATION = ActionDeclaration(
             "An action that asks for the answer. Its templates can use `callback.url` and `callback.token`.",
             secrets=True,
             deferred_names=("callback",),
+            deferred_attributes=("url", "token"),
         ),
         "heartbeat": Parameter(
             (Kind.DURATION,), "The longest time between two heartbeats of the external system."

@@ -131,7 +131,7 @@ class _ActionChecker:
             return
         if parameter.sink is not Sink.PLAIN:
             for text, text_path in _sink_texts(parameter, value, path):
-                self._check_sink(name, parameter.sink, text, text_path)
+                self._check_sink(declaration, name, parameter.sink, text, text_path)
         if (
             Kind.ACTION in parameter.kinds
             and isinstance(value, dict)
@@ -205,11 +205,13 @@ class _ActionChecker:
                 if (reason := parameter.rejection_reason(value)) is not None:
                     self._diagnostics.add("NP504", f"`{name}` cannot be {_quote(value)}", span, reason)
 
-    def _check_sink(self, name: str, sink: Sink, text: str, path: DocumentPath) -> None:
+    def _check_sink(
+        self, declaration: ActionDeclaration, name: str, sink: Sink, text: str, path: DocumentPath
+    ) -> None:
         template = _parse(text)
         if template is None:
             if sink is Sink.URL and not has_template(text):
-                self._check_url(text, path, is_complete=True)
+                self._check_url(declaration, text, path, is_complete=True)
             return
         if template.parts is None:
             start = text.find("{%")
@@ -226,15 +228,19 @@ class _ActionChecker:
                 self._diagnostics.add("NP506", message, span, hint)
         match sink:
             case Sink.SQL:
-                self._check_sql(template, expressions, path)
+                self._check_sql(name, template, expressions, path)
             case Sink.SHELL:
                 self._check_shell(template, path)
             case Sink.URL:
-                self._check_url(_literal_start(template), path, is_complete=False)
+                self._check_url(declaration, _literal_start(template), path, is_complete=False)
 
-    def _check_sql(self, template: Template, expressions: list[Expression], path: DocumentPath) -> None:
+    def _check_sql(
+        self, name: str, template: Template, expressions: list[Expression], path: DocumentPath
+    ) -> None:
         if template.is_expression and not expressions[0].is_raw:
-            message = "a statement cannot be a template: a template in `query` is a value"
+            message = (
+                f"a statement cannot be a template: a template in `{name.rpartition('.')[2]}` is a value"
+            )
             self._diagnostics.add("NP504", message, self._document.span(path), "write the statement as text")
             return
         lexer = SqlLexer()
@@ -263,7 +269,9 @@ class _ActionChecker:
         span = self._document.text_span(path, part.start, part.end)
         self._diagnostics.add(code, f"template inside {context}", span, hint)
 
-    def _check_url(self, text: str, path: DocumentPath, *, is_complete: bool) -> None:
+    def _check_url(
+        self, declaration: ActionDeclaration, text: str, path: DocumentPath, *, is_complete: bool
+    ) -> None:
         """Check a URL, or the literal text at its start if it is not complete."""
         scheme, separator, rest = text.partition("://")
         if not separator or not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*", scheme):
@@ -275,7 +283,8 @@ class _ActionChecker:
             return
         if scheme.lower() not in ("http", "https"):
             span = self._document.text_span(path, 0, len(scheme))
-            self._diagnostics.add("NP508", f"URL scheme `{scheme}` is not supported by `http`", span)
+            message = f"URL scheme `{scheme}` is not supported by `{declaration.type}`"
+            self._diagnostics.add("NP508", message, span)
             return
         authority = re.match(r"[^/?#\\]*", rest)
         if authority is None or (not is_complete and authority.end() == len(rest)):

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import networkx as nx
 
+from noetl.planner.catalogue import DeferredName
 from noetl.planner.dataflow.narrowing import NOT_FAILED, handles_undefined, narrow
 from noetl.planner.diagnostics.codes import Severity
 from noetl.planner.diagnostics.diagnostic import Span
@@ -18,6 +19,7 @@ from noetl.planner.program.program import Program
 from noetl.planner.program.template_uses import TemplateScope, TemplateUse
 from noetl.planner.syntax.entries import find_called_tasks
 from noetl.planner.syntax.models import DocumentPath
+from noetl.planner.syntax.names import RESERVED_NAMES
 from noetl.planner.templates.access_paths import AccessPath
 from noetl.planner.templates.foreign_syntax import NAME_HINTS
 
@@ -27,7 +29,6 @@ ATTRIBUTES = {
     "step": frozenset({"name", "visit", "attempt", "idempotency_key"}),
     "result": frozenset({"success", "data", "error", "action", "skipped", "items"}),
     "error": frozenset({"type", "message", "action", "step", "attempt", "retryable", "status", "details"}),
-    "callback": frozenset({"url", "token"}),
     "loop": frozenset({"index", "index0", "first", "last", "length"}),
 }
 """The attributes of each name of the language; for `steps`, those of a step."""
@@ -40,7 +41,7 @@ KNOWN_BEFORE_START = {
     TemplateScope.VARIABLES: ("input", "environment"),
 }
 """The sections evaluated before a run starts, each with the sections that its templates can read."""
-KNOWN_IN_STEPS = frozenset({"step", "steps", "error", "callback"})
+KNOWN_IN_STEPS = frozenset({"step", "steps", "error"})
 KNOWN_IN_SOME_PLACES = frozenset({"result", "args", "item", "loop", "variables", "none", "true", "false"})
 MAX_SHOWN_LINES = 5
 """How many lines a message names."""
@@ -59,7 +60,7 @@ def check_references(program: Program) -> None:
     error_reads = _ErrorReads(program)
     for use in program.uses:
         for access, offset in use.template.reads.items():
-            if access[0] in use.local_names and access[0] != "callback":
+            if access[0] in use.local_names and _find_deferred_name(program, access[0]) is None:
                 continue
             read = _Read(program, use, access, offset)
             _check_read(read)
@@ -134,7 +135,7 @@ def _find_inferred_inputs(program: Program) -> dict[str, tuple[TemplateUse, int,
         for access, offset in use.template.reads.items():
             name, start = access[0], offset
             is_local = name in use.local_names or name in use.item_names
-            if is_local or name in defined or _is_language_name(name):
+            if is_local or name in defined or _is_language_name(program, name):
                 if access[0] != "input" or len(access) == 1:
                     continue
                 name = access[1]
@@ -146,8 +147,14 @@ def _find_inferred_inputs(program: Program) -> dict[str, tuple[TemplateUse, int,
     return inputs
 
 
-def _is_language_name(name: str) -> bool:
-    return name in ALWAYS_KNOWN or name in KNOWN_IN_STEPS or name in KNOWN_IN_SOME_PLACES
+def _is_language_name(program: Program, name: str) -> bool:
+    is_known = name in ALWAYS_KNOWN or name in KNOWN_IN_STEPS or name in KNOWN_IN_SOME_PLACES
+    return is_known or _find_deferred_name(program, name) is not None
+
+
+def _find_deferred_name(program: Program, name: str) -> DeferredName | None:
+    """Return the deferred name with these letters if it is a word of the language."""
+    return program.catalogue.deferred_names.get(name) if name in RESERVED_NAMES else None
 
 
 class _Read(NamedTuple):
@@ -185,20 +192,26 @@ def _check_read(read: _Read) -> None:
         _check_attribute(read, program.playbook.environment, "unknown `environment` entry `{}`")
     elif name == "args":
         _check_argument(read)
-    elif (problem := _find_scope_problem(use, name)) is not None:
+    elif (problem := _find_scope_problem(program, use, name)) is not None:
         message, hint = problem
         read.report(name, message, hint=hint)
     elif name == "steps":
         _check_step(read)
     elif name == "run" and attribute in FINALLY_ATTRIBUTES and use.step == program.playbook.finally_:
         return
-    elif name in ATTRIBUTES and attribute is not None:
-        _check_attribute(read, ATTRIBUTES[name], f"`{name}` has no attribute `{{}}`")
+    elif (attributes := _find_attributes(program, name)) is not None and attribute is not None:
+        _check_attribute(read, attributes, f"`{name}` has no attribute `{{}}`")
     elif name == "variables":
         message = "cannot read `variables`: read each variable by its own name"
         read.report(name, message, hint=f"write `{{{{ {attribute or 'NAME'} }}}}`")
     else:
         _check_plain_name(read)
+
+
+def _find_attributes(program: Program, name: str) -> Collection[str] | None:
+    """Return the attributes of a name of the language, or None if the language does not say them."""
+    deferred = _find_deferred_name(program, name)
+    return ATTRIBUTES.get(name) if deferred is None else deferred.attributes
 
 
 def _check_attribute(read: _Read, known: Collection[str] | None, message: str) -> None:
@@ -210,12 +223,13 @@ def _check_attribute(read: _Read, known: Collection[str] | None, message: str) -
         read.report(attribute, message.format(attribute), known)
 
 
-def _find_scope_problem(use: TemplateUse, name: str) -> tuple[str, str | None] | None:
+def _find_scope_problem(program: Program, use: TemplateUse, name: str) -> tuple[str, str | None] | None:
     """Return a message and a hint if a name of the language is not known in the scope of a template."""
     if name in ("item", "loop"):
         return f"`{name}` is only defined inside a loop", None
-    if name == "callback" and name not in use.local_names:
-        return "`callback` is only defined in the `notify` of a `callback` action", None
+    if name not in use.local_names and (deferred := _find_deferred_name(program, name)) is not None:
+        place = f"the `{deferred.parameter}` of a `{deferred.action_type}` action"
+        return f"`{name}` is only defined in {place}", None
     if name == "result" and use.scope in _SCOPES_WITHOUT_RESULT:
         hint = "save the result of an action with `as`, or read `steps.NAME.result`"
         return "`result` is only defined in a `rule`", hint
@@ -241,7 +255,7 @@ def _check_plain_name(read: _Read) -> None:
         if not any(name in section for section in sections):
             read.report(name, f"`{name}` is undefined where `{use.scope}` is evaluated")
         return
-    is_known = is_defined or _is_language_name(name) or name in use.item_names
+    is_known = is_defined or _is_language_name(program, name) or name in use.item_names
     if program.playbook.input is None or is_known or handles_undefined(use.template, name):
         return
     message = f"unknown name `{name}`: nothing in the playbook assigns it"

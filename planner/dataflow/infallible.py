@@ -86,7 +86,7 @@ def _texts(value: Any) -> Iterable[str]:
 
 def _reads_no_part(access: AccessPath) -> bool:
     """Return whether an access reads a whole value. A part of a value may be missing."""
-    return len(access) <= _DEFINED_LENGTHS.get(access[0], 1) and access[0] not in ("secrets", "callback")
+    return len(access) <= _DEFINED_LENGTHS.get(access[0], 1) and access[0] != "secrets"
 
 
 @lru_cache(maxsize=16_384)

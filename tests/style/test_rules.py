@@ -11,6 +11,7 @@ from tests.style import allow_list
 from tests.style.prose import Paragraph, documentation, sentences
 from tests.style.rule import StyleRule, StyleViolation
 from tests.style.rules import (
+    action_names,
     class_names,
     docstring_openers,
     function_size,
@@ -20,7 +21,7 @@ from tests.style.rules import (
     vague_names,
 )
 from tests.style.rules.theory import check_theory
-from tests.style.source import Repository, SourceFile
+from tests.style.source import PACKAGES, Repository, SourceFile, load_repository
 
 THEORY = """Sorting.
 
@@ -188,3 +189,60 @@ def test_an_update_only_shrinks_the_allow_list_and_its_creation_raises_no_total(
     assert not allow_list.create(path, [*TWO, *TWO])
     assert allow_list.create(path, [violation._replace(key="moved.py") for violation in TWO])
     assert allow_list.read(path) == {"moved.py": 2}
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        'if entry.action == "set": ...',
+        'if "workflow" in visit.actions: ...',
+        'if entry.action not in ("task", "wait"): ...',
+        'match work.type:\n    case "file" | "s3": ...',
+        'INFALLIBLE = frozenset({"set", "log"})',
+        'WORDS = {"message": "a message"}',
+        'words = {"wait": 1, "file": 2}',
+        'names = ["http"]',
+        'vet(host, action="http")',
+        'def vet(host, action="http"): ...',
+        'catalogue()["postgres"]',
+        'catalogue().get("callback")',
+    ],
+)
+def test_the_name_of_an_action_type_is_found_outside_of_its_file(code: str) -> None:
+    assert len(find(action_names.RULE, a=code)) > 0
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        'if url.scheme in ("http", "https"): ...',
+        'error = {"type": type, "message": message}',
+        'error["message"]',
+        'raise Problem(f"use `wait` or `set`")',
+        '"""`set`: assign values to names."""',
+    ],
+)
+def test_another_meaning_of_the_word_is_no_name_of_an_action_type(code: str) -> None:
+    assert find(action_names.RULE, a=code) == []
+
+
+def test_the_file_of_an_action_type_may_name_only_its_own_type() -> None:
+    names = [
+        ("executor/actions/lambda_.py", "lambda"),
+        ("executor/actions/_postgres_pool.py", "postgres"),
+        ("executor/actions/wait.py", "log"),
+    ]
+    files = tuple(SourceFile(path, f'if type == "{name}": ...') for path, name in names)
+    violations = action_names.RULE.find(Repository(Path(), files))
+    assert [violation.path for violation in violations] == ["executor/actions/wait.py"]
+
+
+def test_every_other_meaning_of_a_name_of_an_action_type_is_used() -> None:
+    repository = load_repository()
+    violations = dict.fromkeys(action_names.OTHER_MEANINGS, 0)
+    for file in repository.python(*PACKAGES):
+        for node in file.nodes:
+            for word, context in action_names.find_words(node):
+                for meaning in action_names.OTHER_MEANINGS:
+                    violations[meaning] += meaning.covers(str(word.value), context)
+    assert [meaning for meaning, count in violations.items() if not count] == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.style.rule import StyleRule
 from tests.style.rules import (
+    action_names,
     class_names,
     docstring_openers,
     function_size,
@@ -26,4 +27,5 @@ RULES: tuple[StyleRule, ...] = (
     function_size.PARAMETERS,
     function_size.COMPLEXITY,
     theory.RULE,
+    action_names.RULE,
 )
