@@ -20,7 +20,16 @@ from typing import Any
 
 from noetl.executor.model.ids import derived_id
 from noetl.executor.model.outcome import Outcome, Suspension, error_record
-from noetl.executor.model.run import Branch, Commit, FailureState, Progress, RunStatus, Visit, VisitStatus
+from noetl.executor.model.run import (
+    Branch,
+    Commit,
+    FailureState,
+    Lease,
+    Progress,
+    RunStatus,
+    Visit,
+    VisitStatus,
+)
 from noetl.executor.model.transition import (
     GuardError,
     RuleTests,
@@ -28,12 +37,14 @@ from noetl.executor.model.transition import (
     choose_case,
     find_refusal,
     merge_arrivals,
-    start_next_sequential,
     suspend,
 )
+from noetl.executor.model.visit_states import ACTIVE, PARKABLE
+from noetl.executor.model.visit_transition import activate, claim, enter_step, park, reopen
 from noetl.planner.plan import Case, Plan
 
 MAX_STATES = 60_000
+ATTEMPT_AFTER_RESUME = 9
 VisitChoice = tuple[str, int]
 """The event at a visit, and the index of the guard that is true (-1: none).
 
@@ -76,9 +87,7 @@ class RunState:
 
     @property
     def is_final(self) -> bool:
-        return not self.visits_with_status(
-            VisitStatus.READY, VisitStatus.RUNNING, VisitStatus.RETRYING, VisitStatus.WAITING
-        )
+        return not self.visits_with_status(*ACTIVE)
 
 
 class StateSpaceExplorer:
@@ -126,12 +135,10 @@ class StateSpaceExplorer:
         return found
 
     def successors(self, state: RunState) -> Iterator[RunState]:
-        for visit in state.visits_with_status(VisitStatus.READY, VisitStatus.RETRYING, VisitStatus.WAITING):
+        for visit in state.visits_with_status(*PARKABLE):
             if self.plan.header.sequential and visit.id != state.sequence[0]:
                 continue
-            running = replace(
-                visit, status=VisitStatus.RUNNING, claims=1, fence=visit.fence + 1, started_at=0.0
-            )
+            running = claim(visit, Lease("worker", 1.0), 0.0)
             yield replace(state, visits={**state.visits, visit.id: running})
         for visit in state.visits_with_status(VisitStatus.RUNNING):
             key = (visit.step, visit.number, visit.attempt * 2 + (visit.progress is not None))
@@ -185,7 +192,7 @@ class StateSpaceExplorer:
         stop = state.stop or commit.stop
         visit = commit.visit
         if stop is not None and visit.status in (VisitStatus.RETRYING, VisitStatus.WAITING):
-            visit = replace(visit, status=VisitStatus.PARKED)
+            visit = park(visit, 0.0)
         before = state.visits.keys()
         state = replace(
             state,
@@ -224,12 +231,7 @@ class StateSpaceExplorer:
         if self.plan.header.sequential:
             state = self.start_next(state, commit, [id for id in state.visits if id not in before])
         if stop is not None:
-            parked = {
-                v.id: replace(v, status=VisitStatus.PARKED)
-                for v in state.visits_with_status(
-                    VisitStatus.READY, VisitStatus.RETRYING, VisitStatus.WAITING
-                )
-            }
+            parked = {visit.id: park(visit, 0.0) for visit in state.visits_with_status(*PARKABLE)}
             state = replace(state, visits={**state.visits, **parked})
         return state
 
@@ -244,7 +246,7 @@ class StateSpaceExplorer:
             return replace(state, sequence=(commit.visit.id, *entered, *state.sequence[1:]))
         line = (*entered, *state.sequence[1:])
         if line and state.stop is None:
-            first = start_next_sequential(state.visits[line[0]], commit.visit.clock, commit.next_names or {})
+            first = activate(state.visits[line[0]], commit.visit.clock, commit.next_names or {}, 0.0)
             state = replace(state, visits={**state.visits, first.id: first})
         return replace(state, sequence=line)
 
@@ -264,7 +266,7 @@ class StateSpaceExplorer:
             VisitStatus.READY, VisitStatus.RUNNING, VisitStatus.RETRYING, VisitStatus.PARKED
         )
         assert branch.step in self.concurrent or branch.step not in {visit.step for visit in active}
-        visit = Visit(branch.id, "r", branch.step, VisitStatus.READY, branch.clock, branch.names, number)
+        visit = enter_step(branch, "r", 0.0, number)
         return replace(
             state,
             visits={**state.visits, visit.id: visit},
@@ -272,11 +274,10 @@ class StateSpaceExplorer:
         )
 
     def resume(self, state: RunState) -> RunState:
+        """Return the state after a resume. Its attempts have another number, so they choose anew."""
         again = {
-            v.id: replace(
-                v, status=VisitStatus.READY, attempt=9, claims=0, error=None, failure=None, case=None
-            )
-            for v in state.visits.values()
-            if v.status is VisitStatus.PARKED or v.failure is FailureState.OPEN
+            id: replace(reopened, attempt=ATTEMPT_AFTER_RESUME)
+            for id, visit in state.visits.items()
+            if visit.failure is not FailureState.ENDED and (reopened := reopen(visit, 0.0)) is not None
         }
         return replace(state, visits={**state.visits, **again}, stop=None, resumed=True)

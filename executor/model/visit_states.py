@@ -51,6 +51,7 @@ class VisitTrigger(StrEnum):
     SUSPEND = "suspended"
     YIELD = "suspended, due at once"
     ABANDON = "run cancelled, work abandoned"
+    REVOKE = "claimed as the run stopped"
     WAKE = "answer arrives"
     ACTIVATE = "next in sequential mode"
     PARK = "run stops"
@@ -80,6 +81,7 @@ TRANSITIONS: dict[VisitStatus | None, dict[VisitTrigger, VisitStatus]] = {
         VisitTrigger.SUSPEND: VisitStatus.WAITING,
         VisitTrigger.YIELD: VisitStatus.READY,
         VisitTrigger.ABANDON: VisitStatus.READY,
+        VisitTrigger.REVOKE: VisitStatus.PARKED,
     },
     VisitStatus.RETRYING: {
         VisitTrigger.CLAIM: VisitStatus.RUNNING,

@@ -130,6 +130,16 @@ def park(visit: Visit, now: float) -> Visit:
     return replace(visit, status=next_status(visit.status, VisitTrigger.PARK), due_at=due_at)
 
 
+def revoke_claim(before: Visit, claimed: Visit, now: float) -> Visit:
+    """Return the visit of a claim that is undone, because the run was stopping when it was made.
+
+    `before` is the visit before the claim. Its fence has grown, so the claim is lost.
+    """
+    status = next_status(claimed.status, VisitTrigger.REVOKE)
+    due_at = now if before.status is VisitStatus.READY else before.due_at
+    return replace(before, status=status, due_at=due_at, fence=claimed.fence)
+
+
 def wake(visit: Visit, now: float) -> Visit:
     """Return a visit after the answer of one of its waits has arrived.
 

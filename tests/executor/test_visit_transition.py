@@ -55,6 +55,7 @@ from noetl.executor.model.visit_transition import (
     release,
     renew,
     reopen,
+    revoke_claim,
     start_events,
     unpark,
     wake,
@@ -243,6 +244,15 @@ class TestPark:
     def test_other_visits_are_not_parked(self, status: VisitStatus) -> None:
         with pytest.raises(IllegalTransitionError):
             park(replace(READY, status=status), NOW)
+
+
+class TestRevokeClaim:
+    @pytest.mark.parametrize(("before", "due_at"), [(READY, NOW), (replace(SUSPENDED, due_at=95.0), 95.0)])
+    def test_a_claim_in_a_stopping_run_is_undone(self, before: Visit, due_at: float) -> None:
+        claimed = claim(before, LEASE, NOW)
+        revoked = revoke_claim(before, claimed, NOW)
+        assert revoked == replace(before, status=VisitStatus.PARKED, due_at=due_at, fence=before.fence + 1)
+        assert not is_held(revoked, claimed.fence)
 
 
 class TestWake:
