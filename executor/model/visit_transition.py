@@ -83,11 +83,14 @@ def start_events(before: Visit, claimed: Visit) -> tuple[Event, ...]:
     """
     if before.started_at is not None or is_pseudo_step(claimed.step):
         return ()
+    return (started_event(claimed),)
+
+
+def started_event(claimed: Visit) -> Event:
+    """Return the event of the attempt that a claim has started."""
     payload = {"worker": claimed.worker}
     started_at = claimed.started_at or 0.0
-    return (
-        Event("step.started", started_at, claimed.step, claimed.number, claimed.attempt, payload=payload),
-    )
+    return Event("step.started", started_at, claimed.step, claimed.number, claimed.attempt, payload=payload)
 
 
 def is_held(visit: Visit, fence: int) -> bool:
