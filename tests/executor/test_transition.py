@@ -9,12 +9,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from noetl.executor.model.ids import derived_id
-from noetl.executor.model.outcome import Choice, Outcome, error_record
-from noetl.executor.model.run import Branch, Commit, ErrorRecord, FailureState, RunStatus, Visit, VisitStatus
+from noetl.executor.model.outcome import Choice, Outcome, Suspension, error_record
+from noetl.executor.model.run import (
+    Branch,
+    Commit,
+    ErrorRecord,
+    FailureState,
+    Progress,
+    RunStatus,
+    Visit,
+    VisitStatus,
+)
 from noetl.executor.model.transition import (
     GuardError,
     GuardTest,
     RuleTests,
+    abandon,
     apply_deadline,
     build_commit,
     choose_case,
@@ -24,7 +34,9 @@ from noetl.executor.model.transition import (
     merge_arrivals,
     merge_names,
     retry_delay_seconds,
+    suspend,
 )
+from noetl.executor.model.visit_states import FINISHED, TRANSITIONS, IllegalTransitionError, VisitTrigger
 from noetl.executor.model.visit_transition import MAX_CLAIMS
 from noetl.planner.plan import Action, Case, Join, Retry, Step
 
@@ -426,3 +438,72 @@ def test_derived_ids_separate_their_parts() -> None:
     assert len({derived_id(*p) for p in parts}) == len(parts)
     assert derived_id("a", 1) == derived_id("a", "1")
     assert len(derived_id("a")) == 20
+
+
+outcomes = st.builds(
+    Outcome,
+    success=st.booleans(),
+    error=st.sampled_from([None, error(), error(retryable=False)]),
+    forgiven=st.booleans(),
+    saved=st.sampled_from([{}, {"n": 1}]),
+)
+progresses = st.builds(Progress, round=st.integers(0, 2), journal=st.sampled_from([{}, {"run": {"at": 0}}]))
+claimed_visits = st.builds(
+    lambda attempt, claims, fence, progress: replace(
+        VISIT, attempt=attempt, claims=claims, fence=fence, progress=progress
+    ),
+    st.integers(1, 3),
+    st.integers(1, MAX_CLAIMS + 1),
+    st.integers(1, 9),
+    st.none() | progresses,
+)
+
+
+@st.composite
+def commits(draw: st.DrawFn, visit: Visit) -> Commit:
+    """Draw the commit of any end of an attempt."""
+    kind = draw(st.sampled_from(["outcome", "suspension", "abandonment"]))
+    if kind == "abandonment":
+        return abandon(visit)
+    if kind == "suspension":
+        return suspend(visit, Suspension(draw(progresses), draw(st.floats(0, 20))), NOW)
+    outcome = draw(outcomes)
+    rule = step(
+        *draw(st.lists(st.sampled_from([Case(None), Case("yes"), Case("aware", error_aware=True)]))),
+        on_error=draw(st.sampled_from(["abort", "continue"])),
+        retry=Retry(draw(st.integers(1, 3))),
+    )
+    choice = chosen(rule, outcome, visit, yes=draw(st.booleans()), aware=draw(st.booleans()))
+    return build_commit({"s": rule}.__getitem__, visit, choice, choice.outcome, NOW)
+
+
+class TestTableOfStates:
+    @given(st.data(), claimed_visits)
+    def test_every_end_of_an_attempt_is_in_the_table(self, data: st.DataObject, visit: Visit) -> None:
+        committed = data.draw(commits(visit)).visit
+        assert committed.status in TRANSITIONS[VisitStatus.RUNNING].values()
+        assert committed.status is not VisitStatus.RUNNING
+        assert (committed.id, committed.fence) == (visit.id, visit.fence)
+
+    @given(st.data(), claimed_visits)
+    def test_an_outcome_ends_a_visit_and_everything_else_may_be_claimed(
+        self, data: st.DataObject, visit: Visit
+    ) -> None:
+        commit = data.draw(commits(visit))
+        committed = commit.visit
+        if committed.status in FINISHED:
+            assert committed.finished_at == NOW
+            assert (committed.failure is not None) == (committed.status is VisitStatus.FAILED)
+            return
+        assert VisitTrigger.CLAIM in TRANSITIONS[committed.status]
+        assert (committed.finished_at, committed.claims, committed.worker) == (None, 0, None)
+        assert commit.branches == ()
+        assert commit.branches_change == 0
+        assert not commit.counter_changes
+
+    @given(st.data(), claimed_visits, st.sampled_from(sorted(set(VisitStatus) - {VisitStatus.RUNNING})))
+    def test_only_a_running_visit_has_an_outcome(
+        self, data: st.DataObject, visit: Visit, status: VisitStatus
+    ) -> None:
+        with pytest.raises(IllegalTransitionError):
+            data.draw(commits(replace(visit, status=status)))
