@@ -6,6 +6,6 @@ FOLDERS = ("planner", "executor", "api", "infra")
 
 setup(
     package_dir={"noetl": "noetl"} | {f"noetl.{folder}": folder for folder in FOLDERS},
-    packages=["noetl"]
+    packages=["noetl", "noetl.testing"]
     + [f"noetl.{name}" for folder in FOLDERS for name in find_packages(include=[folder, f"{folder}.*"])],
 )

@@ -1,31 +1,21 @@
-"""Calls of actions as the executor makes them: with rendered parameters and a deadline."""
+"""Calls of installed action types with the capabilities of a local run."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from noetl.executor.actions import catalogue, handler
 from noetl.executor.actions.action import Call
-from noetl.executor.engine.rendering import render_parameters
 from noetl.executor.security.capabilities import Capabilities, local_run_capabilities
+from noetl.testing.actions import ActionTester
 
 LOCAL = local_run_capabilities(Path.cwd())
 
 
-def create_call(
-    action_type: str,
-    parameters: Mapping[str, Any],
-    names: Mapping[str, Any] | None = None,
-    seconds: float = 30,
-) -> Call:
-    """Return a call of an action whose templates read `names`. Its deadline is in `seconds`."""
-    known = names or {}
-    rendered = render_parameters(catalogue()[action_type], parameters, known.__getitem__)
-    return Call(rendered, "key-1", time.monotonic() + seconds, LOCAL)
+def create_call(action_type: str, parameters: Mapping[str, Any]) -> Call:
+    """Return a call of an action."""
+    return ActionTester(action_type, LOCAL).create_call(parameters)
 
 
 def perform_action(
@@ -38,5 +28,5 @@ def perform_action(
     **parameters: Any,
 ) -> Any:
     """Perform an action whose templates read `names`, and return its result."""
-    call = create_call(action_type, parameters, names, seconds)
-    return handler(action_type)(replace(call, capabilities=capabilities, idempotency_key=key))
+    tester = ActionTester(action_type, capabilities, seconds=seconds, idempotency_key=key)
+    return tester.perform(parameters, names)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import keyword
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 ENTRY_POINTS = "noetl.actions"
 """Entry-point group of plugins."""
 
+_temporary_modules: dict[str, ActionModule] = {}
+
 
 @cache
 def catalogue() -> Catalogue:
@@ -36,7 +39,8 @@ def catalogue() -> Catalogue:
     for name, plugin in plugins.items():
         if name in _builtin_modules():
             raise SettingError(f"The entry point `{plugin.value}` offers the built-in action type `{name}`.")
-    return Catalogue(_load(name).DECLARATION for name in sorted([*_builtin_modules(), *plugins]))
+    names = {*_builtin_modules(), *plugins, *_temporary_modules}
+    return Catalogue(_load(name).DECLARATION for name in sorted(names))
 
 
 @cache
@@ -48,6 +52,28 @@ def handler(action_type: str) -> Callable[[Call], Any]:
         SettingError: the plugin that offers it cannot be loaded.
     """
     return _load(action_type).perform
+
+
+@contextmanager
+def temporary_types(*modules: ActionModule) -> Iterator[None]:
+    """Offer action types within a block, as if installed, also in place of others of their name.
+
+    It is for tests: all threads of this process see them.
+    """
+    before = dict(_temporary_modules)
+    _temporary_modules.update({module.DECLARATION.type: module for module in modules})
+    _forget_types()
+    try:
+        yield
+    finally:
+        _temporary_modules.clear()
+        _temporary_modules.update(before)
+        _forget_types()
+
+
+def _forget_types() -> None:
+    catalogue.cache_clear()
+    handler.cache_clear()
 
 
 @cache
@@ -74,6 +100,8 @@ def _plugins() -> dict[str, EntryPoint]:
 
 
 def _load(action_type: str) -> ActionModule:
+    if action_type in _temporary_modules:
+        return _temporary_modules[action_type]
     if module_name := _builtin_modules().get(action_type):
         return cast("ActionModule", import_module(module_name))
     plugin = _plugins()[action_type]

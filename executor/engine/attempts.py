@@ -161,7 +161,7 @@ class RetryLoop:
         call.remaining_seconds()
         try:
             data = handler(action.type)(call)
-            _check_saved_names(declaration.saved_names(action.parameters), data)
+            check_saved_names(declaration.saved_names(action.parameters), data)
         except (ActionError, Suspend, CancelledError, StoreError, FencedError):
             raise
         except Exception as bug:
@@ -213,8 +213,12 @@ class RetryLoop:
         )
 
 
-def _check_saved_names(names: Iterable[str], data: Any) -> None:
-    """Check that the result of a handler has a value for each name that its declaration says it saves."""
+def check_saved_names(names: Iterable[str], data: Any) -> None:
+    """Check that the result of a handler has a value for each name that its declaration says it saves.
+
+    Raises:
+        TypeError: a value is missing.
+    """
     for name in names:
         if not isinstance(data, Mapping) or name not in data:
             raise TypeError(f"its result must have a value for `{name}`")

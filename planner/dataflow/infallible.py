@@ -8,6 +8,7 @@ from typing import Any
 
 from jinja2 import nodes
 
+from noetl.planner.catalogue import Kind, Parameter, Sink
 from noetl.planner.syntax.models import ActionEntry
 from noetl.planner.templates.access_paths import AccessPath, child_nodes, find_access_path
 from noetl.planner.templates.template import Template, TemplateProblem, has_template, parse_template
@@ -62,7 +63,7 @@ def is_infallible_text(text: str) -> bool:
 
 
 def is_infallible_action(entry: ActionEntry) -> bool:
-    """Return whether an action only evaluates infallible templates."""
+    """Return whether an action only evaluates infallible templates, and accepts whatever values they have."""
     declaration = entry.declaration
     return (
         declaration is not None
@@ -70,7 +71,19 @@ def is_infallible_action(entry: ActionEntry) -> bool:
         and entry.loop is None
         and (not isinstance(entry.if_, str) or is_infallible_text(entry.if_))
         and all(map(is_infallible_text, _texts(entry.parameters)))
+        and all(
+            _accepts_values_of(value, declaration.parameters[name])
+            for name, value in entry.parameters.items()
+            if name in declaration.parameters
+        )
     )
+
+
+def _accepts_values_of(value: Any, parameter: Parameter) -> bool:
+    """Return whether the values of all templates in `value` are valid: it has none, or any value is."""
+    if Kind.ANY in parameter.kinds or not any(map(has_template, _texts(value))):
+        return True
+    return not isinstance(value, str) and not parameter.fields and parameter.sink is Sink.PLAIN
 
 
 def _texts(value: Any) -> Iterable[str]:

@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from noetl.executor.actions.action import Call
 from noetl.executor.engine.perform import perform
 from noetl.executor.engine.scope import Scope
 from noetl.executor.engine.work_context import WorkContext
@@ -16,25 +15,18 @@ from noetl.executor.model.run import Run, RunStatus, Visit, VisitStatus
 from noetl.executor.security.capabilities import local_run_capabilities
 from noetl.planner.catalogue import ActionDeclaration, Kind, Parameter
 from noetl.planner.plan import Action, Task, Work
+from noetl.testing.actions import ScriptedAction
 
 RUN = Run("r1", "default", "p", None, "h", RunStatus.RUNNING, "local", "q", {}, {}, {}, (), None, 0.0)
 VISIT = Visit("v1", "r1", "s", VisitStatus.RUNNING, 1, {})
 PROBE = ActionDeclaration("probe", "What a test says.", {"say": Parameter((Kind.ANY,), "What to say.")})
 
 
-class FakeHandler:
-    """A handler that returns or raises the queued replies of a test, and records its calls."""
+class FakeHandler(ScriptedAction):
+    """The action type `probe`: a test queues its answers; without any, it returns `say`."""
 
     def __init__(self) -> None:
-        self.calls: list[Call] = []
-        self.answers: list[Any] = []
-
-    def __call__(self, call: Call) -> Any:
-        self.calls.append(call)
-        answer = self.answers.pop(0) if self.answers else call.parameters.get("say")
-        if isinstance(answer, BaseException):
-            raise answer
-        return answer
+        super().__init__(PROBE, answer=lambda call: call.parameters.get("say"))
 
 
 def work_context(

@@ -84,7 +84,7 @@ def test_a_fifo_queue_discards_a_message_with_the_same_key(aws: Client) -> None:
     perform_action("message", to=fifo.arn, body="three", key="three")
     messages = fifo.messages()
     assert sorted(message["Body"] for message in messages) == ["one", "three", "two"]
-    assert {message["Attributes"]["MessageGroupId"] for message in messages} == {"eu", "noetl"}
+    assert {message["Attributes"]["MessageGroupId"] for message in messages} == {"eu", "run-1"}
 
 
 def test_a_message_is_published_to_a_topic(aws: Client, queue: AwsQueue) -> None:

@@ -10,6 +10,7 @@ from noetl.executor.actions import log
 from noetl.executor.actions.action import Call
 from noetl.executor.errors import ActionError
 from noetl.executor.security.secret_sources import resolve_secret
+from noetl.testing.actions import ActionTester
 from tests.action_calls import perform_action
 
 
@@ -37,10 +38,10 @@ def test_log_passes_level_message_and_fields() -> None:
     assert said == [("warning", '{"a":1}', {"n": 1}), ("info", "x", {})]
 
 
-def test_log_levels_are_case_insensitive(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level("DEBUG", logger="noetl.playbook"):
-        perform_action("log", message="hello", level="Warning", fields={"a": 1})
-    assert [(record.levelname, record.message) for record in caplog.records] == [("WARNING", "hello")]
+def test_log_levels_are_case_insensitive() -> None:
+    tester = ActionTester("log")
+    tester.perform({"message": "hello", "level": "Warning", "fields": {"a": 1}})
+    assert tester.logs == [("warning", "hello", {"a": 1})]
 
 
 def test_secrets_in_log_lines_are_redacted(
