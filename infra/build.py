@@ -55,13 +55,13 @@ class FunctionPackage:
 PACKAGES = {
     "step": FunctionPackage(
         ("planner", "executor"),
-        ("planner/checks", "planner/draw", "planner/diagnostics/explanations"),
+        ("testing", "planner/checks", "planner/draw", "planner/diagnostics/explanations"),
         ("httpx", "jinja2", "psycopg", "regex"),
         8 * MEGABYTE,
     ),
     "api": FunctionPackage(
         ("planner", "executor", "api"),
-        ("api/cli",),
+        ("testing", "api/cli"),
         ("fastapi", "jinja2", "mangum", "networkx", "psycopg", "pydantic", "pyjwt", "pyyaml", "regex"),
         24 * MEGABYTE,
     ),

@@ -187,6 +187,7 @@ class ActionTester:
     nested: FakeNestedActions = field(default_factory=FakeNestedActions)
 
     def __post_init__(self) -> None:
+        check_declaration(self.declaration)
         self._suspended: tuple[Mapping[str, Any], Suspend] | None = None
         if isinstance(self.action, str):
             self._modules: tuple[ActionModule, ...] = ()
@@ -330,6 +331,49 @@ class ActionTester:
                 os.environ.pop(name, None)
                 if value is not None:
                     os.environ[name] = value
+
+
+def check_declaration(declaration: ActionDeclaration) -> None:
+    """Check that a declaration is consistent, and that its functions accept parameters of a wrong kind.
+
+    Raises:
+        DeclarationError: it is not, or they do not.
+    """
+    parameters = declaration.parameters
+    named = [*declaration.one_of, *(name for parameter in parameters.values() for name in parameter.requires)]
+    named += filter(None, (declaration.saves, declaration.error_type))
+    is_waiting = declaration.awaits is not None or declaration.child_run is not None
+    problems = [f"there is no parameter `{name}`" for name in named if name not in parameters]
+    saved = None if declaration.saves is None else parameters.get(declaration.saves)
+    if saved is not None and not saved.must_be_literal:
+        problems.append(f"`{declaration.saves}` must be literal, because the action saves its keys")
+    if declaration.error_type is not None and not declaration.never_succeeds:
+        problems.append("`error_type` needs `never_succeeds`")
+    if declaration.cannot_fail and declaration.never_succeeds:
+        problems.append("`cannot_fail` and `never_succeeds` exclude each other")
+    if is_waiting and not declaration.suspends:
+        problems.append("`awaits` and `child_run` need `suspends`")
+    problems += _find_failing_functions(declaration)
+    if problems:
+        raise DeclarationError(f"declaration of `{declaration.type}`: {'; '.join(problems)}")
+
+
+def _find_failing_functions(declaration: ActionDeclaration) -> Iterator[str]:
+    """Yield the functions that raise for parameters of a wrong kind. A playbook with an error has such."""
+    functions: dict[str, Callable[[Mapping[str, Any]], Any]] = {
+        "summary": declaration.summarise,
+        "result_for": declaration.result_keys,
+        "idempotent_when": declaration.is_idempotent,
+    }
+    every_kind: tuple[Any, ...] = (None, True, 1, "text", [1], {"name": 1})
+    samples = [{}, *(dict.fromkeys(declaration.parameters, value) for value in every_kind)]
+    for name, function in functions.items():
+        for sample in samples:
+            try:
+                function(sample)
+            except Exception as error:  # noqa: BLE001 - any exception is the finding
+                yield f"`{name}` raises {error!r} for {sample}"
+                break
 
 
 def check_result(declaration: ActionDeclaration, parameters: Mapping[str, Any], data: Any) -> None:

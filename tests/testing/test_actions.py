@@ -13,8 +13,10 @@ from noetl.executor.errors import ActionError, CancelledError
 from noetl.executor.model.run import RunStatus
 from noetl.planner.catalogue import ActionDeclaration, Kind, Parameter
 from noetl.testing.actions import ActionTester, DeclarationError, ScriptedAction
+from tests.style.source import PACKAGES, load_repository
 
 PARAMETERS = {
+    "names": Parameter((Kind.OBJECT,), "Names with their values.", must_be_literal=True),
     "value": Parameter((Kind.ANY,), "A value."),
     "key": Parameter((Kind.ANY,), "A key.", secrets=True),
 }
@@ -35,14 +37,43 @@ def make_tester(*answers: Any, **declared: Any) -> ActionTester:
         (float("nan"), {}, "returned nan"),
         ({"a": 1}, {"result": {"b": Kind.INTEGER}}, r"not the keys \['b'\]"),
         ({"a": "1"}, {"result": {"a": Kind.INTEGER}}, "returned '1' as `a`, not integer"),
-        ({"a": 1}, {"saves": "value"}, "must have a value for `b`"),
+        ({"a": 1}, {"saves": "names"}, "must have a value for `b`"),
     ],
 )
 def test_a_handler_that_breaks_its_declaration_is_found(
     answer: Any, declared: dict[str, Any], problem: str
 ) -> None:
     with pytest.raises(DeclarationError, match=problem):
-        make_tester(answer, **declared).perform({"value": {"b": 1}})
+        make_tester(answer, **declared).perform({"names": {"b": 1}})
+
+
+@pytest.mark.parametrize(
+    ("declared", "problem"),
+    [
+        ({"one_of": ("names", "other")}, "there is no parameter `other`"),
+        ({"saves": "other"}, "there is no parameter `other`"),
+        ({"saves": "value"}, "`value` must be literal"),
+        ({"error_type": "value"}, "needs `never_succeeds`"),
+        ({"cannot_fail": True, "never_succeeds": True}, "exclude each other"),
+        ({"awaits": "an answer"}, "need `suspends`"),
+        ({"summary": lambda parameters: parameters["value"]}, r"`summary` raises KeyError\('value'\) for {}"),
+        (
+            {"idempotent_when": lambda parameters: "x" in parameters.get("value", "")},
+            "`idempotent_when` raises",
+        ),
+    ],
+)
+def test_a_declaration_that_contradicts_itself_is_refused(declared: dict[str, Any], problem: str) -> None:
+    with pytest.raises(DeclarationError, match=problem):
+        make_tester(**declared)
+
+
+def test_no_module_of_the_product_imports_the_helpers_for_tests() -> None:
+    product = [
+        file for file in load_repository().python(*PACKAGES) if not file.path.startswith("noetl/testing/")
+    ]
+    assert len(product) > 200
+    assert [file.path for file in product if "noetl.testing" in file.text] == []
 
 
 def test_a_failure_and_a_cancellation_reach_the_test() -> None:

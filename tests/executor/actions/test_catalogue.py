@@ -10,23 +10,8 @@ import pytest
 
 from noetl.executor import actions
 from noetl.executor.errors import SettingError
-
-ACTION_TYPES = {
-    "http",
-    "postgres",
-    "file",
-    "shell",
-    "python",
-    "set",
-    "log",
-    "fail",
-    "s3",
-    "message",
-    "lambda",
-    "wait",
-    "callback",
-    "workflow",
-}
+from noetl.testing.actions import check_declaration
+from tests.style.source import ROOT
 
 
 @pytest.fixture
@@ -48,15 +33,17 @@ def install(folder: Path, plugins: dict[str, EntryPoint], name: str, text: str) 
     plugins[name] = EntryPoint(name, f"plugin_{name}", actions.ENTRY_POINTS)
 
 
-def test_the_catalogue_has_every_type_of_the_language() -> None:
-    catalogue = actions.catalogue()
-    assert set(catalogue) == ACTION_TYPES
-    for name, declaration in catalogue.items():
-        assert declaration.type == name
-        assert callable(actions.handler(name))
-        parameters = declaration.parameters
-        assert {*declaration.one_of} <= parameters.keys()
-        assert all({*parameter.requires} <= parameters.keys() for parameter in parameters.values())
+@pytest.mark.parametrize("action_type", actions.catalogue())
+def test_the_declaration_of_every_type_is_consistent(action_type: str) -> None:
+    declaration = actions.catalogue()[action_type]
+    assert declaration.type == action_type
+    assert callable(actions.handler(action_type))
+    check_declaration(declaration)
+
+
+def test_every_type_has_a_section_in_the_documentation() -> None:
+    headings = Path(ROOT, "docs", "actions.md").read_text("utf-8").splitlines()
+    assert {f"## {name}" for name in actions.catalogue()} <= {*headings}
 
 
 def test_an_unknown_type_has_no_handler() -> None:
