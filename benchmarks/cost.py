@@ -95,9 +95,9 @@ def measure_chain(
     """
     compilation = compile_playbook(chain(steps), catalogue())
     assert compilation.plan is not None, compilation.diagnostics
-    store.save_plan(compilation.plan)
+    store.plans.save(compilation.plan)
     text = "".join(random.Random(7).choices(string.ascii_letters + string.digits, k=RESULT_BYTES))
-    store.create_run(*new_run(compilation.plan.header, compilation.plan.hash, {"text": text}, now=clock()))
+    store.runs.create(*new_run(compilation.plan.header, compilation.plan.hash, {"text": text}, now=clock()))
     lease = Lease("cost", 30.0)
     executor = VisitExecutor(
         store, lease, local_run_capabilities(Path.cwd()), clock, continues=lambda: same_invocation
@@ -108,7 +108,7 @@ def measure_chain(
     while len(measurements) < steps:
         (message,) = sqs.receive_message(QueueUrl=queue, WaitTimeSeconds=20)["Messages"]
         began = time.perf_counter()
-        claim = store.claim_message(message["Body"], lease, clock())
+        claim = store.queue.claim_message(message["Body"], lease, clock())
         while isinstance(claim, Claim):
             claim = executor.execute(claim)
             if same_invocation:
@@ -157,9 +157,9 @@ def measure_fork(store: DynamoStore, queue: str, branches: int, meter: AwsMeter)
     """
     plan = compile_playbook(fan_out(branches), catalogue()).plan
     assert plan is not None
-    store.save_plan(plan)
+    store.plans.save(plan)
     meter.read()
-    run = store.create_run(*new_run(plan.header, plan.hash, {}, now=time.time()))
+    run = store.runs.create(*new_run(plan.header, plan.hash, {}, now=time.time()))
     lease, sqs, is_over = Lease("fan", 60.0), client("sqs", without_retries=True), threading.Event()
     executor = VisitExecutor(store, lease, local_run_capabilities(Path.cwd()), continues=lambda: False)
 
@@ -167,7 +167,7 @@ def measure_fork(store: DynamoStore, queue: str, branches: int, meter: AwsMeter)
         while not is_over.is_set():
             answer = sqs.receive_message(QueueUrl=queue, MaxNumberOfMessages=10, WaitTimeSeconds=1)
             for message in answer.get("Messages", ()):
-                claim = store.claim_message(message["Body"], lease, time.time())
+                claim = store.queue.claim_message(message["Body"], lease, time.time())
                 if isinstance(claim, Claim):
                     executor.execute(claim)
                 if claim is not MessageOutcome.HELD:
@@ -178,7 +178,7 @@ def measure_fork(store: DynamoStore, queue: str, branches: int, meter: AwsMeter)
     with ThreadPoolExecutor(THREADS) as pool:
         list(pool.map(process_messages, range(THREADS)))
     usage = meter.read()
-    visits = Counter(visit.step for visit in store.visits(run.id) if visit.finished_at is not None)
+    visits = Counter(visit.step for visit in store.runs.visits(run.id) if visit.finished_at is not None)
     assert visits == dict.fromkeys(["fork", *(f"b{number}" for number in range(branches)), "join", END], 1)
     return {
         "branches": branches,

@@ -170,10 +170,10 @@ def _run_seconds(runtime: LambdaRuntime, store: DynamoStore, queue: str, steps: 
     sqs = client("sqs", without_retries=True)
     plan = compile_playbook(chain(steps), catalogue()).plan
     assert plan is not None
-    store.save_plan(plan)
+    store.plans.save(plan)
     events = []
     for _ in range(REPETITIONS):
-        store.create_run(*new_run(plan.header, plan.hash, {"text": "x" * 1024}, now=time.time()))
+        store.runs.create(*new_run(plan.header, plan.hash, {"text": "x" * 1024}, now=time.time()))
         (message,) = sqs.receive_message(QueueUrl=queue, WaitTimeSeconds=20)["Messages"]
         sqs.delete_message(QueueUrl=queue, ReceiptHandle=message["ReceiptHandle"])
         events.append({"Records": [{"messageId": "1", "body": message["Body"]}]})

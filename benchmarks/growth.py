@@ -118,15 +118,17 @@ def measure(url: str, name: str, steps: int = STEPS) -> list[report.Row]:
     assert isinstance(store, SqlStore)
     usage = DatabaseUsage()
     counted: Any = CountingDatabase(store.database, usage)
+    for part in (store.plans, store.registry, store.keys):
+        part.database = counted
     for attribute in {"database", "file", "postgres"} & vars(store).keys():
         setattr(store, attribute, counted)
     plan = compile_playbook(set_chain(steps), catalogue()).plan
     assert plan is not None
-    store.save_plan(plan)
-    run = store.create_run(*new_run(plan.header, plan.hash, {}, now=time.time()))
+    store.plans.save(plan)
+    run = store.runs.create(*new_run(plan.header, plan.hash, {}, now=time.time()))
     lease = Lease("growth", 600.0)
     executor = VisitExecutor(store, lease, local_run_capabilities(FOLDER))
-    claim = store.claim(run.queue, lease, time.time())
+    claim = store.queue.claim(run.queue, lease, time.time())
     measurements: list[tuple[int, int, float]] = []
     with gc_paused():
         while claim is not None:
@@ -134,7 +136,7 @@ def measure(url: str, name: str, steps: int = STEPS) -> list[report.Row]:
             began = time.perf_counter()
             claim = executor.execute(claim)
             measurements.append((usage.statements, usage.bytes, time.perf_counter() - began))
-    ended = store.run(run.tenant, run.id)
+    ended = store.runs.get(run.tenant, run.id)
     assert ended is not None
     assert ended.status is RunStatus.SUCCEEDED
     store.close()
@@ -165,10 +167,10 @@ def measure_forks(
             for width, plan in plans.items():
                 assert plan is not None
                 if repetition == 0:
-                    store.save_plan(plan)
+                    store.plans.save(plan)
                 elif repetition > branches[width]:
                     continue
-                run = store.create_run(*new_run(plan.header, plan.hash, {}, now=time.time()))
+                run = store.runs.create(*new_run(plan.header, plan.hash, {}, now=time.time()))
                 wait_until_ended(store, [run.id])
                 ends = [time_ for step, time_ in _completed(store, run.id) if step.startswith("b")]
                 assert len(ends) == width
@@ -189,7 +191,7 @@ def measure_forks(
 
 def _completed(store: Store, run_id: str) -> Iterator[tuple[str, float]]:
     after = None
-    while events := store.events(run_id, after, 10_000):
+    while events := store.runs.events(run_id, after, 10_000):
         yield from ((event.step or "", event.at) for event in events if event.type == "step.completed")
         after = events[-1].id
 

@@ -162,7 +162,7 @@ def _next_commit(store: Store, run: Run, since: float) -> float:
     after = None
     deadline = time.monotonic() + MAX_SECONDS
     while time.monotonic() < deadline:
-        while events := store.events(run.id, after, 10_000):
+        while events := store.runs.events(run.id, after, 10_000):
             after = events[-1].id
             for event in events:
                 if event.type == "step.completed" and event.at > since:
@@ -174,17 +174,17 @@ def _next_commit(store: Store, run: Run, since: float) -> float:
 def _plan(store: Store, steps: int) -> Plan:
     plan = compile_playbook(set_chain(steps), catalogue()).plan
     assert plan is not None
-    store.save_plan(plan)
+    store.plans.save(plan)
     return plan
 
 
 def _started(store: Store, plan: Plan) -> Run:
-    return store.create_run(*new_run(plan.header, plan.hash, {}, now=time.time()))
+    return store.runs.create(*new_run(plan.header, plan.hash, {}, now=time.time()))
 
 
 def _runs(url: str) -> list[Run]:
     store = open_store(url)
-    runs, _ = store.runs("default")
+    runs, _ = store.runs.find("default")
     store.close()
     return runs
 
@@ -210,12 +210,12 @@ def _kill(process: subprocess.Popen[str]) -> None:
 
 def _check(store: PostgresStore, ids: list[str], steps: int) -> None:
     for run_id in ids:
-        run = store.run("default", run_id)
+        run = store.runs.get("default", run_id)
         assert run is not None
         assert run.status is RunStatus.SUCCEEDED, run
         assert run.result == {"last": steps}, run.result
         done = Counter(
-            event.step for event in store.events(run_id, limit=10_000) if event.type == "step.completed"
+            event.step for event in store.runs.events(run_id, limit=10_000) if event.type == "step.completed"
         )
         assert len(done) == steps, done
         assert set(done.values()) == {1}, done

@@ -142,7 +142,7 @@ def _plan(bench: BenchmarkDatabase, shape: str, steps: int, size: int) -> Plan:
     if (shape, size) not in bench.plans:
         plan = compile_playbook(SHAPES[shape](steps, size), catalogue()).plan
         assert plan is not None
-        bench.store.save_plan(plan)
+        bench.store.plans.save(plan)
         bench.plans[shape, size] = plan
     return bench.plans[shape, size]
 
@@ -151,7 +151,7 @@ def measure_runs(store: Store, plan: Plan, runs: int = 1) -> float:
     """Start a number of runs of a plan at the same time. Return the seconds until all have their results."""
     started = time.perf_counter()
     created = [
-        store.create_run(*new_run(plan.header, plan.hash, {}, now=time.time())).id for _ in range(runs)
+        store.runs.create(*new_run(plan.header, plan.hash, {}, now=time.time())).id for _ in range(runs)
     ]
     wait_until_ended(store, created)
     return time.perf_counter() - started
@@ -162,7 +162,7 @@ def wait_until_ended(store: Store, run_ids: Sequence[str]) -> None:
     left = list(run_ids)
     while left:
         seen = store.changes.count
-        run = store.run("default", left[-1])
+        run = store.runs.get("default", left[-1])
         assert run is not None
         if run.status.is_final:
             assert run.status is RunStatus.SUCCEEDED, run.error

@@ -65,7 +65,7 @@ def measure(runs: int = RUNS, items: int = ITEMS, spread_seconds: float = SPREAD
 def _loop(store: Store, worker: Worker, items: int) -> dict[str, Any]:
     plan = _plan(store, LOOP)
     before = _memory()
-    run = store.create_run(*new_run(plan.header, plan.hash, {"count": items}, now=time.time()))
+    run = store.runs.create(*new_run(plan.header, plan.hash, {"count": items}, now=time.time()))
     started = time.perf_counter()
     worker.start()
     ended = worker.wait_until_finished(run.tenant, run.id)
@@ -88,11 +88,11 @@ def _wait(store: Store, worker: Worker, runs: int, spread_seconds: float) -> dic
     for index in range(runs):
         due_at = first_due + spread_seconds * index / runs
         given = {"until": datetime.fromtimestamp(due_at, UTC).isoformat()}
-        due[store.create_run(*new_run(plan.header, plan.hash, given, now=time.time())).id] = due_at
-    while (next_due := store.next_due("service")) is not None and next_due < first_due:
+        due[store.runs.create(*new_run(plan.header, plan.hash, given, now=time.time())).id] = due_at
+    while (next_due := store.queue.next_due("service")) is not None and next_due < first_due:
         time.sleep(0.1)
     threads, memory, waiting_at = threading.active_count(), _memory(), time.time()
-    while store.next_due("service") is not None:
+    while store.queue.next_due("service") is not None:
         time.sleep(0.5)
     late = sorted(_resumed_at(store, id) - due_at for id, due_at in due.items())
     return {
@@ -107,13 +107,13 @@ def _wait(store: Store, worker: Worker, runs: int, spread_seconds: float) -> dic
 
 
 def _resumed_at(store: Store, run_id: str) -> float:
-    return next(event.at for event in store.events(run_id) if event.type == "step.completed")
+    return next(event.at for event in store.runs.events(run_id) if event.type == "step.completed")
 
 
 def _plan(store: Store, text: str) -> Plan:
     plan = compile_playbook(text, catalogue()).plan
     assert plan is not None
-    store.save_plan(plan)
+    store.plans.save(plan)
     return plan
 
 

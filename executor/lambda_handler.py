@@ -111,7 +111,7 @@ def sweep(event: Mapping[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Send missing messages again. Return how many runs were examined, and how many messages were sent."""
     log_as_json_lines()
     metrics = InvocationMetrics(context.function_name)
-    result = _warm_state().store.sweep(time.time())
+    result = _warm_state().store.maintenance.sweep(time.time())
     metrics.add("Swept", result.runs)
     metrics.add("SentAgain", result.repaired)
     _write_metrics(metrics)
@@ -186,7 +186,9 @@ class _LambdaInvocation:
         from noetl.executor.stores.interface import MessageOutcome
 
         executor = self._make_executor()
-        claimed = self._warm.store.claim_message(body, executor.lease, time.time(), give_up=self._give_up)
+        claimed = self._warm.store.queue.claim_message(
+            body, executor.lease, time.time(), give_up=self._give_up
+        )
         claim = claimed if isinstance(claimed, Claim) else None
         if claim is not None and self._give_up:
             self._metrics.add("GivenUp")
@@ -281,7 +283,7 @@ def _warm_state() -> WarmState:
             "NOETL_STORE is missing; set it to a table, dynamodb://TABLE, or a Postgres database."
         )
     store = open_store(url)
-    if getattr(store, "message_queue", None) is None:
+    if getattr(store.queue, "message_queue", None) is None:
         store.close()
         message = (
             "NOETL_STORE names a store without a message queue: set it to a table, dynamodb://TABLE, or a"

@@ -133,7 +133,7 @@ class Worker:
 
     def start(self) -> None:
         """Start to execute visits. Take over the claims of dead workers of this machine at once."""
-        self._store.release_dead(self._queue, self._clock())
+        self._store.queue.release_dead(self._queue, self._clock())
         for thread in (*self._threads, self._renewal):
             thread.start()
 
@@ -159,7 +159,7 @@ class Worker:
         while True:
             seen = self._store.changes.count
             self._raise_after_outage()
-            run = self._store.run(tenant, run_id)
+            run = self._store.runs.get(tenant, run_id)
             if run is None:
                 raise StoreError(f"The store has no run {run_id}.")
             remaining = IDLE_SECONDS if deadline is None else min(deadline - time.monotonic(), IDLE_SECONDS)
@@ -185,7 +185,7 @@ class Worker:
             is_idle = True
             operation = CLAIM
             try:
-                claim = self._store.claim(self._queue, lease, self._clock())
+                claim = self._store.queue.claim(self._queue, lease, self._clock())
                 self._failures.pop(CLAIM, None)
                 operation = EXECUTE
                 while claim is not None:
@@ -224,7 +224,7 @@ class Worker:
 
     def _idle_seconds(self) -> float:
         try:
-            due_at = self._store.next_due(self._queue)
+            due_at = self._store.queue.next_due(self._queue)
         except StoreError:
             return IDLE_SECONDS
         return IDLE_SECONDS if due_at is None else min(max(due_at - self._clock(), 0.001), IDLE_SECONDS)
@@ -235,9 +235,9 @@ class Worker:
 
         def take_over_and_sweep() -> None:
             nonlocal sweep_at
-            self._store.release_dead(self._queue, self._clock())
+            self._store.queue.release_dead(self._queue, self._clock())
             if time.monotonic() >= sweep_at:
-                self.repaired += self._store.sweep(self._clock()).repaired
+                self.repaired += self._store.maintenance.sweep(self._clock()).repaired
                 # A random interval spreads the sweeps of workers that were started together.
                 sweep_at = time.monotonic() + random.uniform(SWEEP_SECONDS / 2, SWEEP_SECONDS * 3 / 2)
 

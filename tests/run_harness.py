@@ -55,8 +55,8 @@ def compile_text(text: str) -> Plan:
 def register_playbook(store: Store, text: str, version: str | None = None) -> RegisteredPlaybook:
     """Register a playbook, so that other runs can start it, and return it."""
     plan = compile_text(text)
-    store.save_plan(plan)
-    return store.register(RegisteredPlaybook("default", plan.header.name, version, plan.hash, 0.0))
+    store.plans.save(plan)
+    return store.registry.register(RegisteredPlaybook("default", plan.header.name, version, plan.hash, 0.0))
 
 
 class RunHarness:
@@ -76,11 +76,11 @@ class RunHarness:
         self.plan = text if isinstance(text, Plan) else compile_text(text)
         self.clock = clock or FakeClock()
         self.capabilities = local_run_capabilities(folder or Path.cwd())
-        store.save_plan(self.plan)
+        store.plans.save(self.plan)
         run, first = new_run(
             self.plan.header, self.plan.hash, input or {}, now=self.clock(), **{"origin": "local", **options}
         )
-        self.id = store.create_run(run, first).id
+        self.id = store.runs.create(run, first).id
         self.tenant = run.tenant
         self.queue = run.queue
 
@@ -88,7 +88,7 @@ class RunHarness:
         return VisitExecutor(self.store, Lease(name, LEASE_SECONDS), self.capabilities, self.clock)
 
     def claim(self, name: str = "one") -> Claim | None:
-        return self.store.claim(self.queue, Lease(name, LEASE_SECONDS), self.clock())
+        return self.store.queue.claim(self.queue, Lease(name, LEASE_SECONDS), self.clock())
 
     def execute_next(self, *, chained: bool = False) -> bool:
         """Execute the visit that is due first; with `chained`, also following ones.
@@ -109,7 +109,7 @@ class RunHarness:
             if self.run.status.is_final:
                 return self
             if not self.execute_next(chained=True):
-                due = self.store.next_due(self.queue)
+                due = self.store.queue.next_due(self.queue)
                 assert due is not None and due < NEVER, f"the run is stuck: {self.run}"
                 self.clock.now = max(self.clock.now, due)
         raise AssertionError("the run does not end")
@@ -118,12 +118,14 @@ class RunHarness:
         header = self.plan.header
         now = self.clock()
         deadline = None if header.timeout_seconds is None else now + header.timeout_seconds
-        self.store.resume(self.id, now, deadline_at=deadline, values=correct_input(header, self.run, input))
+        self.store.runs.resume(
+            self.id, now, deadline_at=deadline, values=correct_input(header, self.run, input)
+        )
         return self
 
     @property
     def run(self) -> Run:
-        run = self.store.run(self.tenant, self.id)
+        run = self.store.runs.get(self.tenant, self.id)
         assert run is not None
         return run
 
@@ -142,7 +144,7 @@ class RunHarness:
 
     @property
     def visits(self) -> list[Visit]:
-        return [visit for visit in self.store.visits(self.id) if not visit.step.startswith("@")]
+        return [visit for visit in self.store.runs.visits(self.id) if not visit.step.startswith("@")]
 
     @property
     def visit_counts(self) -> dict[str, int]:
@@ -155,7 +157,7 @@ class RunHarness:
 
     @property
     def events(self) -> Sequence[Event]:
-        return self.store.events(self.id, limit=10_000)
+        return self.store.runs.events(self.id, limit=10_000)
 
     def event_types(self, step: str | None = None) -> list[str]:
         return [event.type for event in self.events if step is None or event.step == step]

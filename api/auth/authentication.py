@@ -81,7 +81,7 @@ class Authenticator:
             StoreError: the store does not answer.
         """
         if not self._is_required and time.monotonic() - self._checked_at >= RECHECK_SECONDS:
-            self._is_required = self._store.has_keys()
+            self._is_required = self._store.keys.any_exist()
             self._checked_at = time.monotonic()
         return self._is_required
 
@@ -108,7 +108,7 @@ class Authenticator:
 
     def _authenticate_key(self, text: str) -> Caller:
         id = key_id(text)
-        key = None if id is None else self._store.key(id)
+        key = None if id is None else self._store.keys.get(id)
         if not is_valid(text, key) or key is None:
             raise unauthenticated("The API key is unknown or revoked.")
         self._record_use(key.id, key.last_used_at)
@@ -125,4 +125,4 @@ class Authenticator:
             return
         self._recorded_uses[id] = now
         with suppress(StoreError):  # A failed record is no reason to refuse the request.
-            self._store.touch_key(id, now)
+            self._store.keys.touch(id, now)

@@ -87,10 +87,10 @@ def answer_in_store(store: Store, token: str, answer: Any, *, heartbeat: bool) -
 
     try:
         if heartbeat:
-            store.record_heartbeat(hash_secret(token), time.time())
+            store.waits.record_heartbeat(hash_secret(token), time.time())
             print_message("heartbeat recorded")
             return
-        key = store.answer(hash_secret(token), answer, time.time())
+        key = store.waits.answer(hash_secret(token), answer, time.time())
     except RejectedError as error:
         raise CommandError(error.message, EXIT_FAILED) from error
     print_message(f"answered run {key.run_id}")
@@ -101,7 +101,7 @@ def _print_resume_hint(store: Store, key: WaitKey) -> None:
     from noetl.api.cli.local.run_to_end import is_abandoned
     from noetl.api.service.runs import DEFAULT_TENANT
 
-    run = store.run(DEFAULT_TENANT, key.run_id)
+    run = store.runs.get(DEFAULT_TENANT, key.run_id)
     if run is None or run.origin != "local" or run.status.is_final:
         return
     if is_abandoned(store, run) and not _is_picked_up(store, key):
@@ -125,11 +125,11 @@ def _is_picked_up(store: Store, key: WaitKey) -> bool:
 
 def _claim_state(store: Store, key: WaitKey) -> tuple[int, float | None]:
     """Return values that change with every claim of the visit."""
-    visits = store.visits(key.run_id)
+    visits = store.runs.visits(key.run_id)
     return next((visit.fence, visit.finished_at) for visit in visits if visit.id == key.visit_id)
 
 
 def _first_open_run(store: Store, run: Run) -> Run:
     """Return the run with which the queue of `run` began, or `run` if that one has ended."""
-    first_run = store.run(run.tenant, run.queue)
+    first_run = store.runs.get(run.tenant, run.queue)
     return run if first_run is None or first_run.status.is_final else first_run

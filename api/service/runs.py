@@ -129,7 +129,7 @@ class Service:
 
         def find_plan() -> tuple[Header, str]:
             plan_hash = self._registered(name, version).plan_hash
-            return self._store.plan_header(plan_hash), plan_hash
+            return self._store.plans.header(plan_hash), plan_hash
 
         return self._start(
             {"name": name, "version": version},
@@ -166,16 +166,16 @@ class Service:
             hint = did_you_mean(step, names)
             raise RejectedError("unknown_step", f"unknown step `{step}`" + (f"; {hint}" if hint else ""))
         new_run, first_visit, history = restart_from_step(
-            self._store.plan_header(run.plan_hash),
-            self._store.plan_step(run.plan_hash, step),
+            self._store.plans.header(run.plan_hash),
+            self._store.plans.step(run.plan_hash, step),
             run,
-            self._store.visits_with_outputs(run.id),
+            self._store.runs.visits_with_outputs(run.id),
             input or {},
             now=self._clock(),
         )
         request = [run.id, step, dict(input or {})]
         idempotency = None if idempotency_key is None else (idempotency_key, _hash(request))
-        return self._store.create_run(new_run, first_visit, idempotency=idempotency, history=history)
+        return self._store.runs.create(new_run, first_visit, idempotency=idempotency, history=history)
 
     def run(self, run_id: str) -> Run:
         """Return the record of a run.
@@ -183,7 +183,7 @@ class Service:
         Raises:
             NotFoundError: the tenant has no such run.
         """
-        run = self._store.run(self._tenant, run_id)
+        run = self._store.runs.get(self._tenant, run_id)
         if run is None:
             raise NotFoundError(f"unknown run `{run_id}`")
         return run
@@ -195,7 +195,7 @@ class Service:
             NotFoundError: the tenant has no such run.
         """
         run = self.run(run_id)
-        steps = step_statuses(run, self._step_names(run.plan_hash), self._store.visits(run.id))
+        steps = step_statuses(run, self._step_names(run.plan_hash), self._store.runs.visits(run.id))
         counts = Counter(step["status"] for step in steps.values())
         return {
             "workflow_id": run.id,
@@ -220,7 +220,7 @@ class Service:
         Raises:
             NotFoundError: the tenant has no such run.
         """
-        return self._store.plan(self.run(run_id).plan_hash)
+        return self._store.plans.get(self.run(run_id).plan_hash)
 
     def result(self, run_id: str) -> dict[str, Any]:
         """Return the body of `/workflows/result/{id}`. The result is null until the run has finished.
@@ -245,7 +245,7 @@ class Service:
         Raises:
             RejectedError: `invalid_cursor`.
         """
-        runs, next_cursor = self._store.runs(
+        runs, next_cursor = self._store.runs.find(
             self._tenant, status=status, playbook=playbook, tag=tag, since=since, limit=limit, cursor=cursor
         )
         return {"items": [summary_body(run) for run in runs], "next_cursor": next_cursor}
@@ -265,7 +265,7 @@ class Service:
             RejectedError: `invalid_cursor`.
         """
         run = self.run(run_id)
-        events = self._store.events(run.id, after, limit + 1)
+        events = self._store.runs.events(run.id, after, limit + 1)
         page = events[:limit]
         return {
             "items": [event.to_json() for event in page],
@@ -280,7 +280,7 @@ class Service:
             RejectedError: the run has already finished with another status.
         """
         run = self.run(run_id)
-        return summary_body(self._store.stop(run.id, RunStatus.CANCELLED, self._clock()))
+        return summary_body(self._store.runs.stop(run.id, RunStatus.CANCELLED, self._clock()))
 
     def resume(self, run_id: str, input: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Resume the run at its failed and parked visits. `input` replaces values of its input.
@@ -296,11 +296,11 @@ class Service:
             raise RejectedError("not_ended", message)
         from noetl.executor.engine.start import correct_input
 
-        header = self._store.plan_header(run.plan_hash)
+        header = self._store.plans.header(run.plan_hash)
         now = self._clock()
         deadline_at = None if header.timeout_seconds is None else now + header.timeout_seconds
         values = correct_input(header, run, input) if input else {}
-        return summary_body(self._store.resume(run.id, now, deadline_at=deadline_at, values=values))
+        return summary_body(self._store.runs.resume(run.id, now, deadline_at=deadline_at, values=values))
 
     def answer(self, token: str, body: Any) -> None:
         """Complete the action that waits for the token with `body`. The same answer again changes nothing.
@@ -309,7 +309,7 @@ class Service:
             RejectedError: `unknown_token`; `answered_otherwise`, by another answer before; `closed`, if no
                 action waits for it any more; `too_large`.
         """
-        self._store.answer(hash_secret(token), body, self._clock())
+        self._store.waits.answer(hash_secret(token), body, self._clock())
 
     def record_heartbeat(self, token: str) -> None:
         """Record that an external worker is still working on the answer to a token.
@@ -317,7 +317,7 @@ class Service:
         Raises:
             RejectedError: `unknown_token` and `closed`, as for an answer.
         """
-        self._store.record_heartbeat(hash_secret(token), self._clock())
+        self._store.waits.record_heartbeat(hash_secret(token), self._clock())
 
     def register(self, text: str | bytes) -> tuple[dict[str, Any], bool]:
         """Register a playbook under its name and version. Return its entry, and whether it is new.
@@ -334,15 +334,15 @@ class Service:
         _check_addressable("name", name)
         if version is not None:
             _check_addressable("version", version)
-        before = self._store.playbook(self._tenant, name, version)
-        self._store.save_plan(plan)
+        before = self._store.registry.get(self._tenant, name, version)
+        self._store.plans.save(plan)
         try:
-            registered = self._store.register(
+            registered = self._store.registry.register(
                 RegisteredPlaybook(self._tenant, name, version, plan.hash, round(self._clock(), 6))
             )
         except RejectedError:
             # Another release of the compiler may produce another plan of the same text.
-            if before is None or self._store.plan(before.plan_hash).source != plan.source:
+            if before is None or self._store.plans.get(before.plan_hash).source != plan.source:
                 raise
             registered = before
         return _entry(registered), registered != before
@@ -363,7 +363,7 @@ class Service:
             NotFoundError: the registry has no playbook of the name.
             RejectedError: `invalid_cursor`.
         """
-        playbooks, next_cursor = self._store.playbooks(self._tenant, name, limit=limit, cursor=cursor)
+        playbooks, next_cursor = self._store.registry.find(self._tenant, name, limit=limit, cursor=cursor)
         if name is not None and cursor is None and not playbooks:
             raise _unknown_playbook(name, None)
         return {"items": [_entry(playbook) for playbook in playbooks], "next_cursor": next_cursor}
@@ -375,7 +375,7 @@ class Service:
             NotFoundError: the registry has no such playbook.
         """
         playbook = self._registered(name, version)
-        return _entry(playbook) | {"source": self._store.plan(playbook.plan_hash).source}
+        return _entry(playbook) | {"source": self._store.plans.get(playbook.plan_hash).source}
 
     def unregister(self, name: str, version: str | None = None) -> None:
         """Remove a version of a playbook, or all versions, from the registry. Runs of it continue.
@@ -383,7 +383,7 @@ class Service:
         Raises:
             NotFoundError: the registry has no such playbook.
         """
-        if not self._store.unregister(self._tenant, name, version, now=self._clock()):
+        if not self._store.registry.unregister(self._tenant, name, version, now=self._clock()):
             raise _unknown_playbook(name, version)
 
     def _start(
@@ -409,7 +409,7 @@ class Service:
         if idempotency_key is not None:
             idempotency = (idempotency_key, _hash([source, input, variables, list(tags)]))
             run_id = _hash([self._tenant, *idempotency])[:24]
-            if (earlier := self._store.run(self._tenant, run_id)) is not None:
+            if (earlier := self._store.runs.get(self._tenant, run_id)) is not None:
                 return earlier
         header, plan_hash = find_plan()
         run, first_visit = new_run(
@@ -424,8 +424,8 @@ class Service:
             now=self._clock(),
         )
         if unsaved_plan is not None:
-            self._store.save_plan(unsaved_plan)
-        return self._store.create_run(run, first_visit, idempotency=idempotency)
+            self._store.plans.save(unsaved_plan)
+        return self._store.runs.create(run, first_visit, idempotency=idempotency)
 
     def _compile_or_raise(self, text: str | bytes) -> Plan:
         compilation = self.compile(text)
@@ -434,7 +434,7 @@ class Service:
         return compilation.plan
 
     def _registered(self, name: str, version: str | None) -> RegisteredPlaybook:
-        playbook = self._store.playbook(self._tenant, name, version)
+        playbook = self._store.registry.get(self._tenant, name, version)
         if playbook is None:
             raise _unknown_playbook(name, version)
         return playbook
@@ -445,7 +445,7 @@ class Service:
         return compile_playbook(text, self._catalogue)
 
     def _read_step_names(self, plan_hash: str) -> tuple[str, ...]:
-        return tuple(self._store.plan(plan_hash).steps)
+        return tuple(self._store.plans.get(plan_hash).steps)
 
 
 def result_body(run: Run) -> dict[str, Any]:

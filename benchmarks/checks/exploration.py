@@ -208,28 +208,36 @@ class InlineThreadPool:
     def result(self) -> None: ...
 
 
+class StoredPlan:
+    """A stand-in for the plans of a store, which holds one plan."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+
+    def header(self, plan_hash: str) -> Header:
+        return self._plan.header
+
+    def step(self, plan_hash: str, name: str) -> Step:
+        return self._plan.steps[name]
+
+    def task(self, plan_hash: str, name: str) -> Task:
+        if name not in self._plan.tasks:
+            raise ActionError("UnknownTask", f"there is no task `{name}`", retryable=False)
+        return self._plan.tasks[name]
+
+
 class RunStateStore:
     """A stand-in for a store that answers the executor from one run state."""
 
     def __init__(self, plan: Plan, run: Run) -> None:
-        self.plan_ = plan
+        self.plans = StoredPlan(plan)
+        self.runs = self.queue = self
         self.run_ = run
         self.state = RunState()
         self.commits: list[Commit] = []
         self.results: list[tuple[RunStatus, Any, Sequence[Any]]] = []
 
-    def plan_header(self, plan_hash: str) -> Header:
-        return self.plan_.header
-
-    def plan_step(self, plan_hash: str, name: str) -> Step:
-        return self.plan_.steps[name]
-
-    def plan_task(self, plan_hash: str, name: str) -> Task:
-        if name not in self.plan_.tasks:
-            raise ActionError("UnknownTask", f"there is no task `{name}`", retryable=False)
-        return self.plan_.tasks[name]
-
-    def run(self, tenant: str, run_id: str) -> Run:
+    def get(self, tenant: str, run_id: str) -> Run:
         return replace(self.run_, stop=self.state.stop, failed_branches=self.state.failed_branches)
 
     def visits(self, run_id: str) -> list[Visit]:

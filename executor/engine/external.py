@@ -29,7 +29,7 @@ def registry_finder(store: Store) -> FindPlaybook:
     """Return a function that finds playbooks in the registry of the run's tenant."""
 
     def find(run: Run, name: str, version: str | None) -> str | None:
-        playbook = store.playbook(run.tenant, name, version)
+        playbook = store.registry.get(run.tenant, name, version)
         return None if playbook is None else playbook.plan_hash
 
     return find
@@ -47,17 +47,17 @@ class VisitWaits:
 
     def open_wait(self, wait_id: str) -> dict[str, str]:
         token = CALLBACK_TOKENS.create()
-        self.store.open_wait(self._key(wait_id), self.claim.visit.fence, hash_secret(token))
+        self.store.waits.open_wait(self._key(wait_id), self.claim.visit.fence, hash_secret(token))
         callback = {"token": token}
         if self.public_url:
             callback["url"] = f"{self.public_url.rstrip('/')}{CALLBACK_PATH}{token}"
         return callback
 
     def read_wait(self, wait_id: str) -> Wait:
-        return self.store.wait(self._key(wait_id))
+        return self.store.waits.wait(self._key(wait_id))
 
     def close_wait(self, wait_id: str) -> Wait:
-        return self.store.close_wait(self._key(wait_id), self.clock())
+        return self.store.waits.close_wait(self._key(wait_id), self.clock())
 
     def start_run(
         self, wait_id: str, playbook: str, version: str | None, input: Mapping[str, Any], *, detached: bool
@@ -76,7 +76,7 @@ class VisitWaits:
             raise ActionError("ParameterError", f"unknown {wanted}", retryable=False)
         try:
             run, first_visit = new_run(
-                self.store.plan_header(plan_hash),
+                self.store.plans.header(plan_hash),
                 plan_hash,
                 input,
                 id=derived_id("workflow", parent.id, self.claim.visit.id, wait_id),
@@ -93,23 +93,23 @@ class VisitWaits:
         except RejectedError as problem:
             message = f"`{playbook}` cannot be started: {problem.message}"
             raise ActionError("ParameterError", message, retryable=False) from problem
-        return self.store.create_run(run, first_visit)
+        return self.store.runs.create(run, first_visit)
 
     def read_run(self, run_id: str) -> Run:
-        run = self.store.run(self.claim.run.tenant, run_id)
+        run = self.store.runs.get(self.claim.run.tenant, run_id)
         assert run is not None
         return run
 
     def cancel_run(self, run_id: str) -> None:
         with suppress(RejectedError):
-            self.store.stop(run_id, RunStatus.CANCELLED, self.clock())
+            self.store.runs.stop(run_id, RunStatus.CANCELLED, self.clock())
 
     def resume_run(self, run_id: str) -> None:
         now = self.clock()
-        seconds = self.store.plan_header(self.read_run(run_id).plan_hash).timeout_seconds
+        seconds = self.store.plans.header(self.read_run(run_id).plan_hash).timeout_seconds
         deadline_at = None if seconds is None else now + seconds
         with suppress(RejectedError):  # another client has resumed it, and it has succeeded
-            self.store.resume(run_id, now, deadline_at=deadline_at, values={})
+            self.store.runs.resume(run_id, now, deadline_at=deadline_at, values={})
 
     def _key(self, wait_id: str) -> WaitKey:
         visit = self.claim.visit

@@ -55,7 +55,7 @@ class FinalState:
         )
         latest = {visit.step: visit.id for visit in self._visits if visit.step in steps}
         wanted = sorted({*newest, *latest.values()})
-        visits = self._store.visits_with_outputs(self._run_id, wanted) if wanted else []
+        visits = self._store.runs.visits_with_outputs(self._run_id, wanted) if wanted else []
         by_id = {visit.id: visit for visit in visits}
         if not names <= {name for id in newest for name in by_id[id].saved}:
             return None
@@ -66,12 +66,14 @@ class FinalState:
     def _visits(self) -> list[Visit]:
         """All visits, in causal order. Those of a long run have no outputs."""
         return (
-            _in_causal_order(self._store.visits(self._run_id)) if self._is_long else self._visits_with_outputs
+            _in_causal_order(self._store.runs.visits(self._run_id))
+            if self._is_long
+            else self._visits_with_outputs
         )
 
     @cached_property
     def _visits_with_outputs(self) -> list[Visit]:
-        return _in_causal_order(self._store.visits_with_outputs(self._run_id))
+        return _in_causal_order(self._store.runs.visits_with_outputs(self._run_id))
 
 
 class _StepViews(dict[str, Mapping[str, Any]]):

@@ -22,7 +22,7 @@ from noetl.planner.plan import Header
 def load_finally_scope(store: Store, claim: Claim) -> Scope:
     """Return the scope of the finally step: final names and steps, and the status that the run will have."""
     run = _reload_run(store, claim)
-    visits = [visit for visit in store.visits_with_outputs(run.id) if visit.id != claim.visit.id]
+    visits = [visit for visit in store.runs.visits_with_outputs(run.id) if visit.id != claim.visit.id]
     status = final_status(run.stop, run.failed_branches)
     error = _timeout_error(claim.visit) if status is RunStatus.TIMED_OUT else run.error
     ending = {"status": status.value, "error": error}
@@ -34,7 +34,7 @@ def load_finally_scope(store: Store, claim: Claim) -> Scope:
 def stop_at_deadline(store: Store, claim: Claim, now: float) -> None:
     """Stop a run at its deadline."""
     done = replace(claim.visit, status=VisitStatus.SUCCEEDED, finished_at=now)
-    store.commit(Commit(done, stop=RunStatus.TIMED_OUT), now)
+    store.queue.commit(Commit(done, stop=RunStatus.TIMED_OUT), now)
 
 
 def finish_run(store: Store, claim: Claim, clock: Callable[[], float]) -> tuple[Run, RunStatus]:
@@ -43,7 +43,7 @@ def finish_run(store: Store, claim: Claim, clock: Callable[[], float]) -> tuple[
     Return the run as it was before, and the status.
     """
     run = _reload_run(store, claim)
-    header = store.plan_header(run.plan_hash)
+    header = store.plans.header(run.plan_hash)
     finally_step = header.finally_step
     state = FinalState(store, run.id, header.statistics.get("most_visits", math.inf))
     status = final_status(run.stop, run.failed_branches)
@@ -65,16 +65,16 @@ def finish_run(store: Store, claim: Claim, clock: Callable[[], float]) -> tuple[
             status = RunStatus.COMPLETED_WITH_ERRORS
     result, errors = redact_for_storage(result), redact_for_storage(errors)
     try:
-        store.finish(claim, status, result, errors, clock())
+        store.queue.finish(claim, status, result, errors, clock())
     except PayloadTooLargeError as problem:
         too_large = error_record(claim.visit, "PayloadTooLarge", str(problem)) | {"step": None}
         status = RunStatus.FAILED
-        store.finish(claim, status, None, [too_large], clock())
+        store.queue.finish(claim, status, None, [too_large], clock())
     return run, status
 
 
 def _reload_run(store: Store, claim: Claim) -> Run:
-    run = store.run(claim.run.tenant, claim.run.id)
+    run = store.runs.get(claim.run.tenant, claim.run.id)
     assert run is not None
     return run
 

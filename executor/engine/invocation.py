@@ -109,9 +109,9 @@ class VisitExecutor:
 
     def _execute_step(self, claim: Claim, cancelled: threading.Event, events: EventBuffer) -> Claim | None:
         run, visit = claim.run, claim.visit
-        step = self.store.plan_step(run.plan_hash, visit.step)
+        step = self.store.plans.step(run.plan_hash, visit.step)
         if not self._has_time_for(step):
-            self.store.release(run.id, visit.id, visit.fence, self.clock(), counts=False)
+            self.store.queue.release(run.id, visit.id, visit.fence, self.clock(), counts=False)
             return None
         scope = (
             load_finally_scope(self.store, claim) if step.is_finally_step else self._load_scope(claim, step)
@@ -125,7 +125,7 @@ class VisitExecutor:
         run, visit = claim.run, claim.visit
         find_playbook = self.find_playbook or registry_finder(self.store)
         context = WorkContext(
-            lambda name: self.store.plan_task(run.plan_hash, name),
+            lambda name: self.store.plans.task(run.plan_hash, name),
             self.capabilities,
             time.monotonic(),
             self.clock,
@@ -140,7 +140,7 @@ class VisitExecutor:
 
     def _make_batch_reader(self, claim: Claim) -> Callable[[str], list[Outcome]]:
         def read_outcomes(loop: str) -> list[Outcome]:
-            batches = self.store.batch_results(claim.run.id, claim.visit.id, loop)
+            batches = self.store.runs.batch_results(claim.run.id, claim.visit.id, loop)
             return [Outcome.from_list(item) for batch in batches for item in batch]
 
         return read_outcomes
@@ -151,7 +151,7 @@ class VisitExecutor:
         holders = find_holders(visit.names, step.reads)
         visits = {v.id: v for v in claim.prefetched}
         missing = sorted(set(holders.values()) - set(visits))
-        visits |= {v.id: v for v in self.store.visits_with_outputs(run.id, missing)} if missing else {}
+        visits |= {v.id: v for v in self.store.runs.visits_with_outputs(run.id, missing)} if missing else {}
         loaded: dict[str, Any] = {}
         steps: dict[str, Mapping[str, Any]] = {}
         for name in step.reads:
@@ -339,7 +339,7 @@ class _Segment:
         commit = abandon(visit)
         commit = commit_of_finally_step(commit) if step.is_finally_step else commit
         self.context.events.flush_all(
-            lambda events: executor.store.commit(_with_events(commit, events), executor.clock())
+            lambda events: executor.store.queue.commit(_with_events(commit, events), executor.clock())
         )
         return None
 
@@ -375,12 +375,14 @@ class _Segment:
         run, store = self.claim.run, self.executor.store
         commit = self._complete(commit, now)
         following = self.context.events.flush_all(
-            lambda events: store.commit(_with_events(commit, events), now, self._next_lease())
+            lambda events: store.queue.commit(_with_events(commit, events), now, self._next_lease())
         )
         if following is None:
             return None
         done = commit.visit
-        reads = () if following.step.startswith("@") else store.plan_step(run.plan_hash, following.step).reads
+        reads = (
+            () if following.step.startswith("@") else store.plans.step(run.plan_hash, following.step).reads
+        )
         is_read = done.finished_at is not None and done.id in find_holders(following.names, reads).values()
         if not is_read:
             return Claim(run, following)
@@ -409,7 +411,7 @@ class _Segment:
         return apply_deadline(commit, run.deadline_at, now)
 
     def _step_of(self, name: str) -> Step:
-        return self.executor.store.plan_step(self.claim.run.plan_hash, name)
+        return self.executor.store.plans.step(self.claim.run.plan_hash, name)
 
     def _decide(self, outcome: Outcome) -> Commit:
         """Return the commit that follows from an outcome, after the in-place work of the chosen case.

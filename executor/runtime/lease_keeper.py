@@ -126,9 +126,9 @@ class LeaseKeeper:
             with suppress(StoreError):
                 counts = (
                     not visit.step.startswith("@")
-                    and self._store.plan_step(run.plan_hash, visit.step).at_most_once
+                    and self._store.plans.step(run.plan_hash, visit.step).at_most_once
                 )
-                self._store.release(run.id, visit.id, visit.fence, self._clock(), counts=counts)
+                self._store.queue.release(run.id, visit.id, visit.fence, self._clock(), counts=counts)
             held.cancelled.set()
 
     def _active(self) -> list[HeldClaim]:
@@ -139,7 +139,7 @@ class LeaseKeeper:
         """Cancel the work of cancelled runs, except for that of their finally steps."""
         active = self._active()
         run_ids = sorted({held.claim.run.id for held in active})
-        cancelled = self._store.cancelled_runs(run_ids) if active else ()
+        cancelled = self._store.runs.cancelled_runs(run_ids) if active else ()
         for held in active:
             run, visit = held.claim.run, held.claim.visit
             if run.id in cancelled and visit.id != finally_visit_id(run.resumes):
@@ -150,10 +150,10 @@ def renew_claim(store: Store, claim: Claim, until: float, events: EventBuffer | 
     """Renew a claim until a time, and write the next batch of its events."""
     run, visit = claim.run, claim.visit
     if events is None:
-        store.renew(run.id, visit.id, visit.fence, until)
+        store.queue.renew(run.id, visit.id, visit.fence, until)
     else:
         events.flush_batch(
-            lambda batch, already_written: store.renew(
+            lambda batch, already_written: store.queue.renew(
                 run.id, visit.id, visit.fence, until, batch, already_written
             )
         )

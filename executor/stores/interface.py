@@ -14,7 +14,8 @@ Cost: one claim and one commit for each step. A commit may claim the next visit 
 Limits: an action may run twice, since a worker can die between the action and the commit. Only its commit is
 accepted once. Clocks of workers must agree to well within the length of a lease.
 
-The contract tests in `tests/contract` hold every store to this interface.
+A store consists of seven parts, one for each subject. The contract tests in `tests/contract` hold every
+store to this interface.
 """
 
 from __future__ import annotations
@@ -54,56 +55,34 @@ class SweepResult:
     repaired: int
 
 
-class Store(Protocol):
-    """Runs, their visits and their plans; and the queue of visits that are due.
+class PlanStore(Protocol):
+    """Plans, saved under their hashes. A plan never changes."""
 
-    Every method is atomic and may be called from any thread. Times are seconds since the epoch.
-
-    Raises:
-        StoreError: any method, if the store cannot be reached or refuses.
-    """
-
-    # Signals and connections
-
-    @property
-    def changes(self) -> ChangeSignal:
-        """Signal of this process that a run or one of its visits has changed."""
-        ...
-
-    @property
-    def work(self) -> ChangeSignal:
-        """Signal of this process that a visit has become due."""
-        ...
-
-    def close(self) -> None:
-        """Close all connections of the store."""
-        ...
-
-    # Plans
-
-    def save_plan(self, plan: Plan) -> None:
+    def save(self, plan: Plan) -> None:
         """Save a plan under its hash; a plan that is already saved stays as it is."""
         ...
 
-    def plan_header(self, plan_hash: str) -> Header:
+    def header(self, plan_hash: str) -> Header:
         """Return the header of a plan."""
         ...
 
-    def plan_step(self, plan_hash: str, name: str) -> Step:
+    def step(self, plan_hash: str, name: str) -> Step:
         """Return one step of a plan."""
         ...
 
-    def plan_task(self, plan_hash: str, name: str) -> Task:
+    def task(self, plan_hash: str, name: str) -> Task:
         """Return one named task of a plan."""
         ...
 
-    def plan(self, plan_hash: str) -> Plan:
+    def get(self, plan_hash: str) -> Plan:
         """Return a complete plan with its source text, to show it."""
         ...
 
-    # Runs
 
-    def create_run(
+class RunStore(Protocol):
+    """Runs with their visits, outputs and history, from their start to their end."""
+
+    def create(
         self,
         run: Run,
         first: Visit,
@@ -120,11 +99,11 @@ class Store(Protocol):
         """
         ...
 
-    def run(self, tenant: str, run_id: str) -> Run | None:
+    def get(self, tenant: str, run_id: str) -> Run | None:
         """Return a run of a tenant, or None if the tenant has no such run."""
         ...
 
-    def runs(
+    def find(
         self,
         tenant: str,
         *,
@@ -168,7 +147,36 @@ class Store(Protocol):
         """
         ...
 
-    # Claims
+    def stop(self, run_id: str, status: RunStatus, now: float) -> Run:
+        """Let a run end with `status`: no visit starts any more, and running visits finish.
+
+        If the status is `cancelled`, running visits are abandoned. Child runs that the run waits for are
+        cancelled. A second call changes nothing.
+
+        Raises:
+            RejectedError: `finished`, if the run has ended with another status.
+        """
+        ...
+
+    def resume(
+        self, run_id: str, now: float, *, deadline_at: float | None, values: Mapping[str, Mapping[str, Any]]
+    ) -> Run:
+        """Continue a run that has ended: its failed and parked visits become due.
+
+        `values` may replace its `input` and `environment`. A run that has not ended is returned unchanged.
+
+        Raises:
+            RejectedError: `not_resumable`.
+        """
+        ...
+
+    def cancelled_runs(self, run_ids: Sequence[str]) -> set[str]:
+        """Return which of the runs are cancelled, so that their running visits must be abandoned."""
+        ...
+
+
+class WorkQueue(Protocol):
+    """The queue of visits that are due: claims, leases and commits."""
 
     def claim(self, queue: str, lease: Lease, now: float) -> Claim | None:
         """Claim the visit of a queue that has been due longest, or return None if no visit is due."""
@@ -210,8 +218,6 @@ class Store(Protocol):
         """Make the visits of workers that are known to be dead due at once, and return their number."""
         ...
 
-    # Commits
-
     def commit(self, commit: Commit, now: float, claim_for: Lease | None = None) -> Visit | None:
         """Write the outcome of a visit and everything that follows from it, and claim the next visit for
         `claim_for`.
@@ -242,7 +248,9 @@ class Store(Protocol):
         """
         ...
 
-    # Waits
+
+class WaitStore(Protocol):
+    """Waits of suspended visits for answers from outside."""
 
     def open_wait(self, key: WaitKey, fence: int, token_hash: str) -> None:
         """Register a token that answers a wait of a claimed visit, in addition to its earlier tokens.
@@ -278,36 +286,9 @@ class Store(Protocol):
         """
         ...
 
-    # Ends of runs
 
-    def stop(self, run_id: str, status: RunStatus, now: float) -> Run:
-        """Let a run end with `status`: no visit starts any more, and running visits finish.
-
-        If the status is `cancelled`, running visits are abandoned. Child runs that the run waits for are
-        cancelled. A second call changes nothing.
-
-        Raises:
-            RejectedError: `finished`, if the run has ended with another status.
-        """
-        ...
-
-    def resume(
-        self, run_id: str, now: float, *, deadline_at: float | None, values: Mapping[str, Mapping[str, Any]]
-    ) -> Run:
-        """Continue a run that has ended: its failed and parked visits become due.
-
-        `values` may replace its `input` and `environment`. A run that has not ended is returned unchanged.
-
-        Raises:
-            RejectedError: `not_resumable`.
-        """
-        ...
-
-    def cancelled_runs(self, run_ids: Sequence[str]) -> set[str]:
-        """Return which of the runs are cancelled, so that their running visits must be abandoned."""
-        ...
-
-    # Playbook registry
+class PlaybookRegistry(Protocol):
+    """Registered playbooks by tenant, name and version."""
 
     def register(self, playbook: RegisteredPlaybook) -> RegisteredPlaybook:
         """Register a playbook under its name and version, or under the next number if it has no version.
@@ -319,11 +300,11 @@ class Store(Protocol):
         """
         ...
 
-    def playbook(self, tenant: str, name: str, version: str | None = None) -> RegisteredPlaybook | None:
+    def get(self, tenant: str, name: str, version: str | None = None) -> RegisteredPlaybook | None:
         """Return one version of a registered playbook, or the newest."""
         ...
 
-    def playbooks(
+    def find(
         self, tenant: str, name: str | None = None, *, limit: int = 100, cursor: str | None = None
     ) -> tuple[list[RegisteredPlaybook], str | None]:
         """Return a page of the registry, and the cursor of the next page or None.
@@ -340,9 +321,11 @@ class Store(Protocol):
         """Remove one version of a playbook, or all, and return their number; runs are not affected."""
         ...
 
-    # API keys
 
-    def add_key(self, key: ApiKey) -> None:
+class ApiKeyStore(Protocol):
+    """API keys of all tenants. Only hashes of their secrets are stored."""
+
+    def add(self, key: ApiKey) -> None:
         """Add an API key.
 
         Raises:
@@ -350,29 +333,31 @@ class Store(Protocol):
         """
         ...
 
-    def key(self, id: str) -> ApiKey | None:
+    def get(self, id: str) -> ApiKey | None:
         """Return the API key with an id, of any tenant, even if it is revoked."""
         ...
 
-    def keys(self, tenant: str) -> list[ApiKey]:
+    def find(self, tenant: str) -> list[ApiKey]:
         """Return all API keys of a tenant, oldest first, including revoked keys."""
         ...
 
-    def has_keys(self) -> bool:
+    def any_exist(self) -> bool:
         """Return whether the store was ever given an API key, of any tenant."""
         ...
 
-    def revoke_key(self, tenant: str, id: str, now: float) -> bool:
+    def revoke(self, tenant: str, id: str, now: float) -> bool:
         """Revoke an API key, and return False if the tenant has no such key; the first revocation time is
         kept.
         """
         ...
 
-    def touch_key(self, id: str, now: float) -> None:
+    def touch(self, id: str, now: float) -> None:
         """Record that an API key was used; the latest time is kept."""
         ...
 
-    # Maintenance
+
+class StoreMaintenance(Protocol):
+    """Repair of what crashes and damage from outside have left behind."""
 
     def check_consistency(self) -> list[Finding]:
         """Return the inconsistencies of the store, without changing it; runs may be active meanwhile."""
@@ -386,8 +371,67 @@ class Store(Protocol):
         ...
 
 
-class QueuedStore(Store, Protocol):
-    """A store that may have an external queue.
+class Store(Protocol):
+    """A store, as one object for each subject.
+
+    Every method of a part is atomic and may be called from any thread. Times are seconds since the epoch.
+
+    Raises:
+        StoreError: any method, if the store cannot be reached or refuses.
+    """
+
+    @property
+    def plans(self) -> PlanStore:
+        """Plans of runs."""
+        ...
+
+    @property
+    def runs(self) -> RunStore:
+        """Runs with their visits."""
+        ...
+
+    @property
+    def queue(self) -> WorkQueue:
+        """Queue of due visits."""
+        ...
+
+    @property
+    def waits(self) -> WaitStore:
+        """Waits for answers from outside."""
+        ...
+
+    @property
+    def registry(self) -> PlaybookRegistry:
+        """Registered playbooks."""
+        ...
+
+    @property
+    def keys(self) -> ApiKeyStore:
+        """API keys."""
+        ...
+
+    @property
+    def maintenance(self) -> StoreMaintenance:
+        """Sweep and consistency check."""
+        ...
+
+    @property
+    def changes(self) -> ChangeSignal:
+        """Signal of this process that a run or one of its visits has changed."""
+        ...
+
+    @property
+    def work(self) -> ChangeSignal:
+        """Signal of this process that a visit has become due."""
+        ...
+
+    def close(self) -> None:
+        """Close all connections of the store."""
+        ...
+
+
+class MessageWorkQueue(WorkQueue, Protocol):
+    """A queue of due visits that may announce them in an external queue.
 
     Its messages are hints about visits that became due. The store alone decides what is due.
     """
@@ -409,4 +453,13 @@ class QueuedStore(Store, Protocol):
         Raises:
             MessageError: the message was not sent by this store.
         """
+        ...
+
+
+class QueuedStore(Store, Protocol):
+    """A store that may have an external queue."""
+
+    @property
+    def queue(self) -> MessageWorkQueue:
+        """Queue of due visits."""
         ...

@@ -66,10 +66,10 @@ def keys(settings: dict[str, str]) -> dict[str, str]:
         ("foreign", "admin", "another"),
     ):
         texts[name], key = create_api_key(name, [scope], tenant, 1.0)
-        store.add_key(key)
+        store.keys.add(key)
     texts["revoked"], key = create_api_key("revoked", ["admin"], "default", 1.0)
-    store.add_key(replace(key, revoked_at=None))
-    store.revoke_key("default", key.id, 2.0)
+    store.keys.add(replace(key, revoked_at=None))
+    store.keys.revoke("default", key.id, 2.0)
     store.close()
     return texts
 
@@ -316,10 +316,10 @@ async def test_a_running_service_notices_the_first_key(
     monkeypatch.setattr(authentication, "RECHECK_SECONDS", 0.0)
     store = open_store(settings["NOETL_STORE"])
     text, key = create_api_key("first", ["read"], "default", 1.0)
-    store.add_key(key)
+    store.keys.add(key)
     assert (await http.get("/workflows")).status_code == 401
     assert (await http.get("/workflows", headers=bearer(text))).status_code == 200
-    store.revoke_key("default", key.id, 2.0)
+    store.keys.revoke("default", key.id, 2.0)
     store.close()
     assert (await http.get("/workflows", headers=bearer(text))).status_code == 401
     assert (await http.get("/workflows")).status_code == 401
@@ -339,7 +339,7 @@ async def test_the_last_use_of_a_key_is_recorded_at_intervals(
     store = open_store(settings["NOETL_STORE"])
 
     def last_use() -> float | None:
-        [key] = [key for key in store.keys("default") if key.name == "read"]
+        [key] = [key for key in store.keys.find("default") if key.name == "read"]
         return key.last_used_at
 
     assert last_use() is None

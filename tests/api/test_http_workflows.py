@@ -350,8 +350,8 @@ async def test_a_local_run_is_refused(
     store = open_store(settings["NOETL_STORE"])
     plan = compile_playbook(PICKY, catalogue()).plan
     assert plan is not None
-    store.save_plan(plan)
-    run = store.create_run(
+    store.plans.save(plan)
+    run = store.runs.create(
         *new_run(plan.header, plan.hash, {"number": 1}, now=0.0, origin="local", folder="/")
     )
     store.close()

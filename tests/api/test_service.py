@@ -211,8 +211,8 @@ def test_loops_have_positions_and_inner_loops_are_skipped(service: Service, stor
 @pytest.mark.parametrize("action", ["workflow, playbook: child", "shell, command: exit 1"])
 def test_a_retrying_action_is_in_the_status(service: Service, store: Store, action: str) -> None:
     child = compile_text("name: child\nsteps: [{name: a, run: [{action: fail, message: no}]}]")
-    store.save_plan(child)
-    store.register(RegisteredPlaybook("default", "child", None, child.hash, 0.0))
+    store.plans.save(child)
+    store.registry.register(RegisteredPlaybook("default", "child", None, child.hash, 0.0))
     text = f"""
         name: again
         steps:
@@ -268,8 +268,8 @@ def test_a_text_compiled_by_another_release_is_not_new(service: Service, store: 
     plan = service.compile(ADD).plan
     assert plan is not None
     earlier = replace(plan, header=replace(plan.header, statistics={"another": "release"}))
-    store.save_plan(earlier)
-    store.register(RegisteredPlaybook("default", "add", "2", earlier.hash, 1.0))
+    store.plans.save(earlier)
+    store.registry.register(RegisteredPlaybook("default", "add", "2", earlier.hash, 1.0))
     entry, is_new = service.register(ADD)
     assert (entry["plan_hash"], is_new) == (earlier.hash, False)
 

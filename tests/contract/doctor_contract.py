@@ -106,11 +106,13 @@ def finish_run(store: Store, text: str = DIAMOND) -> Run:
 
 
 def list_findings(store: Store) -> list[tuple[str, str | None, str]]:
-    return [(finding.check, finding.run_id, finding.message) for finding in store.check_consistency()]
+    return [
+        (finding.check, finding.run_id, finding.message) for finding in store.maintenance.check_consistency()
+    ]
 
 
 def list_checks(store: Store) -> list[tuple[str, str | None]]:
-    return [(finding.check, finding.run_id) for finding in store.check_consistency()]
+    return [(finding.check, finding.run_id) for finding in store.maintenance.check_consistency()]
 
 
 class DoctorContract:
@@ -119,21 +121,21 @@ class DoctorContract:
     damage: StoreDamage = SqlDamage()
 
     def test_a_sound_store_has_no_findings(self, store: Store) -> None:
-        assert store.check_consistency() == []
+        assert store.maintenance.check_consistency() == []
         assert finish_run(store).status is RunStatus.SUCCEEDED
         stopped = start_run(store, DIAMOND)
-        store.commit(succeed(store, claim_visit(store, stopped)), 1.0)
-        store.commit(fail(store, claim_visit(store, stopped, 1.0)), 2.0)
-        assert store.check_consistency() == []
+        store.queue.commit(succeed(store, claim_visit(store, stopped)), 1.0)
+        store.queue.commit(fail(store, claim_visit(store, stopped, 1.0)), 2.0)
+        assert store.maintenance.check_consistency() == []
         assert end_run(store, stopped, RunStatus.FAILED, 3.0).live > 0
         run, key = start_waiting_run(store)
-        assert store.check_consistency() == []
+        assert store.maintenance.check_consistency() == []
         child_run = start_child(store, run, WaitKey(run.id, key.visit_id, "child"), "inner", queue="inner")
-        store.close_wait(key, 2.0)
-        assert store.check_consistency() == []
-        store.stop(child_run.id, RunStatus.CANCELLED, 3.0)
+        store.waits.close_wait(key, 2.0)
+        assert store.maintenance.check_consistency() == []
+        store.runs.stop(child_run.id, RunStatus.CANCELLED, 3.0)
         end_run(store, child_run, RunStatus.CANCELLED, 4.0)
-        assert store.check_consistency() == []
+        assert store.maintenance.check_consistency() == []
 
     @pytest.mark.parametrize("status", ["parked", "failed"])
     def test_finds_a_run_without_active_visits(self, store: Store, status: str) -> None:
@@ -147,7 +149,7 @@ class DoctorContract:
 
     def test_finds_a_wait_that_is_closed(self, store: Store) -> None:
         run, key = start_waiting_run(store)
-        store.close_wait(key, 2.0)
+        store.waits.close_wait(key, 2.0)
         assert list_findings(store) == [
             ("waits in vain", run.id, f"run {run.id} waits, but no answer can arrive any more")
         ]
@@ -155,8 +157,8 @@ class DoctorContract:
     def test_finds_a_child_that_ended_without_answering(self, store: Store) -> None:
         run, key = start_waiting_run(store)
         child_run = start_child(store, run, WaitKey(run.id, key.visit_id, "child"), "inner")
-        store.close_wait(key, 2.0)
-        assert store.check_consistency() == []
+        store.waits.close_wait(key, 2.0)
+        assert store.maintenance.check_consistency() == []
         self.damage.update_run(store, child_run.id, status="failed", finished_at=1)
         assert dict(list_checks(store)) == {"waits in vain": run.id, "goes on after its end": child_run.id}
 
@@ -188,7 +190,7 @@ class DoctorContract:
 
     def test_finds_a_negative_counter_of_an_active_run(self, store: Store) -> None:
         run = start_run(store, DIAMOND)
-        store.commit(succeed(store, claim_visit(store, run)), 1.0)
+        store.queue.commit(succeed(store, claim_visit(store, run)), 1.0)
         self.damage.set_live(store, run, "c", -1)
         assert list_checks(store) == [("counters of joins", run.id)]
 
@@ -248,6 +250,6 @@ class DoctorContract:
     def test_the_number_of_findings_is_limited(self, store: Store) -> None:
         for number in range(MAX_FINDINGS + 1):
             self.damage.add_leftover(store, self.damage.leftover_kinds[0], f"r{number}")
-        findings = store.check_consistency()
+        findings = store.maintenance.check_consistency()
         assert len(findings) == MAX_FINDINGS + 1
         assert findings[-1].message == f"more than {MAX_FINDINGS} such findings"

@@ -21,65 +21,65 @@ class KeysContract:
     """Tests of API keys, with the fixtures of `StoreContract`."""
 
     def test_a_key_is_found_under_its_id(self, store: Store, second: Store) -> None:
-        store.add_key(build_key())
+        store.keys.add(build_key())
         for used in (store, second):
-            assert used.key("0123456789ab") == build_key()
-            assert used.key("0123456789ac") is None
-            assert used.key("") is None
+            assert used.keys.get("0123456789ab") == build_key()
+            assert used.keys.get("0123456789ac") is None
+            assert used.keys.get("") is None
 
     def test_an_id_is_unique_over_all_tenants(self, store: Store) -> None:
-        store.add_key(build_key())
+        store.keys.add(build_key())
         for tenant in ("default", "another"):
             with pytest.raises(RejectedError) as rejected:
-                store.add_key(replace(build_key(tenant=tenant), hash="of another"))
+                store.keys.add(replace(build_key(tenant=tenant), hash="of another"))
             assert rejected.value.reason == "key_exists"
-        assert store.key("0123456789ab") == build_key()
-        assert store.keys("another") == []
+        assert store.keys.get("0123456789ab") == build_key()
+        assert store.keys.find("another") == []
 
     def test_has_keys_is_true_after_the_first_key(self, store: Store, second: Store) -> None:
-        assert not store.has_keys()
-        store.add_key(build_key(tenant="another"))
-        assert store.has_keys() and second.has_keys()
-        store.revoke_key("another", "0123456789ab", 2.0)
-        assert store.has_keys()
+        assert not store.keys.any_exist()
+        store.keys.add(build_key(tenant="another"))
+        assert store.keys.any_exist() and second.keys.any_exist()
+        store.keys.revoke("another", "0123456789ab", 2.0)
+        assert store.keys.any_exist()
 
     def test_keys_of_a_tenant_are_sorted_by_age(self, store: Store) -> None:
         ids = [("c", 1.0), ("a", 3.0), ("d", 2.0), ("b", 2.0)]
         for id, created_at in ids:
-            store.add_key(build_key(id, created_at=created_at))
-        store.add_key(build_key("e", tenant="another"))
-        assert [stored.id for stored in store.keys("default")] == ["c", "b", "d", "a"]
-        assert store.keys("another") == [build_key("e", tenant="another")]
-        assert store.keys("unknown") == []
+            store.keys.add(build_key(id, created_at=created_at))
+        store.keys.add(build_key("e", tenant="another"))
+        assert [stored.id for stored in store.keys.find("default")] == ["c", "b", "d", "a"]
+        assert store.keys.find("another") == [build_key("e", tenant="another")]
+        assert store.keys.find("unknown") == []
 
     def test_a_revoked_key_is_still_listed(self, store: Store, second: Store) -> None:
-        store.add_key(build_key())
-        assert store.revoke_key("default", "0123456789ab", 5.0)
-        assert store.revoke_key("default", "0123456789ab", 9.0)
+        store.keys.add(build_key())
+        assert store.keys.revoke("default", "0123456789ab", 5.0)
+        assert store.keys.revoke("default", "0123456789ab", 9.0)
         revoked = replace(build_key(), revoked_at=5.0)
-        assert second.key("0123456789ab") == revoked
-        assert second.keys("default") == [revoked]
+        assert second.keys.get("0123456789ab") == revoked
+        assert second.keys.find("default") == [revoked]
 
     def test_a_tenant_cannot_revoke_the_key_of_another(self, store: Store) -> None:
-        store.add_key(build_key())
-        assert not store.revoke_key("another", "0123456789ab", 5.0)
-        assert not store.revoke_key("default", "0123456789ac", 5.0)
-        assert store.key("0123456789ab") == build_key()
-        assert store.key("0123456789ac") is None
+        store.keys.add(build_key())
+        assert not store.keys.revoke("another", "0123456789ab", 5.0)
+        assert not store.keys.revoke("default", "0123456789ac", 5.0)
+        assert store.keys.get("0123456789ab") == build_key()
+        assert store.keys.get("0123456789ac") is None
 
     def test_the_latest_time_of_use_is_kept(self, store: Store) -> None:
-        store.add_key(build_key())
+        store.keys.add(build_key())
         for now in (7.5, 9.25, 8.0):
-            store.touch_key("0123456789ab", now)
-        store.touch_key("0123456789ac", 9.0)
-        assert store.key("0123456789ab") == replace(build_key(), last_used_at=9.25)
-        assert store.key("0123456789ac") is None
-        assert [stored.id for stored in store.keys("default")] == ["0123456789ab"]
+            store.keys.touch("0123456789ab", now)
+        store.keys.touch("0123456789ac", 9.0)
+        assert store.keys.get("0123456789ab") == replace(build_key(), last_used_at=9.25)
+        assert store.keys.get("0123456789ac") is None
+        assert [stored.id for stored in store.keys.find("default")] == ["0123456789ab"]
 
     def test_concurrent_additions_of_one_id_add_one_key(self, store: Store, second: Store) -> None:
         def add(index: int) -> bool:
             try:
-                (second if index % 2 else store).add_key(replace(build_key(), hash=str(index)))
+                (second if index % 2 else store).keys.add(replace(build_key(), hash=str(index)))
             except RejectedError:
                 return False
             return True

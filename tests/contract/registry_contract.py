@@ -22,11 +22,11 @@ def build_playbook(
 def register_versions(store: Store, *versions: str | None, name: str = "a") -> None:
     """Register versions in this order, each with its own text."""
     for version in versions:
-        store.register(build_playbook(name, version, f"{name} {version}"))
+        store.registry.register(build_playbook(name, version, f"{name} {version}"))
 
 
 def list_versions(store: Store, name: str | None = None) -> list[tuple[str, str | None]]:
-    playbooks, cursor = store.playbooks("default", name)
+    playbooks, cursor = store.registry.find("default", name)
     assert cursor is None
     return [(playbook.name, playbook.version) for playbook in playbooks]
 
@@ -35,80 +35,92 @@ class RegistryContract:
     """Tests of registered playbooks, with the fixtures of `StoreContract`."""
 
     def test_a_playbook_is_found_under_its_name(self, store: Store, second: Store) -> None:
-        registered = store.register(build_playbook("a b/ü\U0001f600", "3 β", created_at=7.5))
+        registered = store.registry.register(build_playbook("a b/ü\U0001f600", "3 β", created_at=7.5))
         assert registered == build_playbook("a b/ü\U0001f600", "3 β", created_at=7.5)
         for used in (store, second):
-            assert used.playbook("default", "a b/ü\U0001f600") == registered
-            assert used.playbook("default", "a b/ü\U0001f600", "3 β") == registered
-        assert store.playbook("default", "a b/ü\U0001f600", "3") is None
-        assert store.playbook("default", "a b") is None
+            assert used.registry.get("default", "a b/ü\U0001f600") == registered
+            assert used.registry.get("default", "a b/ü\U0001f600", "3 β") == registered
+        assert store.registry.get("default", "a b/ü\U0001f600", "3") is None
+        assert store.registry.get("default", "a b") is None
 
     def test_a_playbook_without_version_gets_the_next_number(self, store: Store) -> None:
-        assert [store.register(build_playbook(text=text)).version for text in ("one", "two", "three")] == [
+        assert [
+            store.registry.register(build_playbook(text=text)).version for text in ("one", "two", "three")
+        ] == [
             "1",
             "2",
             "3",
         ]
-        assert store.register(build_playbook("b")).version == "1"
+        assert store.registry.register(build_playbook("b")).version == "1"
 
     def test_a_number_used_as_a_version_is_skipped(self, store: Store) -> None:
         register_versions(store, "2", "x", "4")
-        assert [store.register(build_playbook(text=text)).version for text in ("one", "two")] == ["5", "6"]
+        assert [store.registry.register(build_playbook(text=text)).version for text in ("one", "two")] == [
+            "5",
+            "6",
+        ]
         register_versions(store, "2", name="b")
         register_versions(store, None, name="b")
         assert list_versions(store, "b") == [("b", "3"), ("b", "2")]
 
     def test_the_same_text_again_changes_nothing(self, store: Store) -> None:
         for version in (None, "x"):
-            registered = store.register(build_playbook("a", version, f"text {version}", created_at=1.0))
+            registered = store.registry.register(
+                build_playbook("a", version, f"text {version}", created_at=1.0)
+            )
             assert (
-                store.register(build_playbook("a", version, f"text {version}", created_at=9.0)) == registered
+                store.registry.register(build_playbook("a", version, f"text {version}", created_at=9.0))
+                == registered
             )
         assert list_versions(store, "a") == [("a", "x"), ("a", "1")]
 
     def test_an_earlier_text_gets_another_number(self, store: Store) -> None:
         for text in ("one", "two", "one"):
-            store.register(build_playbook(text=text))
-        assert [version.plan_hash for version in store.playbooks("default", "a")[0]] == ["one", "two", "one"]
+            store.registry.register(build_playbook(text=text))
+        assert [version.plan_hash for version in store.registry.find("default", "a")[0]] == [
+            "one",
+            "two",
+            "one",
+        ]
 
     def test_a_version_keeps_its_text_for_ever(self, store: Store) -> None:
-        registered = store.register(build_playbook("a", "x", "one"))
-        store.register(build_playbook("b", "x", "two"))
+        registered = store.registry.register(build_playbook("a", "x", "one"))
+        store.registry.register(build_playbook("b", "x", "two"))
         for _ in range(2):
             with pytest.raises(RejectedError) as rejected:
-                store.register(build_playbook("a", "x", "two"))
+                store.registry.register(build_playbook("a", "x", "two"))
             assert rejected.value.reason == "version_exists"
-            store.unregister("default", "a", "x", now=5.0)
-        assert store.register(build_playbook("a", "x", "one", created_at=9.0)) == registered
-        assert store.playbook("default", "a", "x") == registered
+            store.registry.unregister("default", "a", "x", now=5.0)
+        assert store.registry.register(build_playbook("a", "x", "one", created_at=9.0)) == registered
+        assert store.registry.get("default", "a", "x") == registered
 
     def test_a_removed_number_is_not_reused(self, store: Store) -> None:
         register_versions(store, None)
-        store.unregister("default", "a", now=5.0)
-        assert store.playbook("default", "a") is None
-        assert store.register(build_playbook(text="a None")).version == "2"
+        store.registry.unregister("default", "a", now=5.0)
+        assert store.registry.get("default", "a") is None
+        assert store.registry.register(build_playbook(text="a None")).version == "2"
 
     def test_the_newest_is_the_one_registered_last(self, store: Store) -> None:
         register_versions(store, "9", "1", "5")
         register_versions(store, "9")
-        newest = store.playbook("default", "a")
+        newest = store.registry.get("default", "a")
         assert newest is not None
         assert newest.version == "5"
 
     def test_removed_versions_are_not_found(self, store: Store) -> None:
         register_versions(store, "1", "2", "3")
         register_versions(store, "1", name="b")
-        assert store.unregister("default", "a", "3", now=5.0) == 1
-        assert store.unregister("default", "a", "3", now=6.0) == 0
-        assert store.playbook("default", "a", "3") is None
-        newest = store.playbook("default", "a")
+        assert store.registry.unregister("default", "a", "3", now=5.0) == 1
+        assert store.registry.unregister("default", "a", "3", now=6.0) == 0
+        assert store.registry.get("default", "a", "3") is None
+        newest = store.registry.get("default", "a")
         assert newest is not None
         assert newest.version == "2"
         assert list_versions(store) == [("a", "2"), ("b", "1")]
         assert list_versions(store, "a") == [("a", "2"), ("a", "1")]
-        assert store.unregister("default", "a", now=7.0) == 2
-        assert store.unregister("default", "a", now=8.0) == 0
-        assert store.unregister("default", "c", now=8.0) == 0
+        assert store.registry.unregister("default", "a", now=7.0) == 2
+        assert store.registry.unregister("default", "a", now=8.0) == 0
+        assert store.registry.unregister("default", "c", now=8.0) == 0
         assert (list_versions(store, "a"), list_versions(store)) == ([], [("b", "1")])
 
     def test_the_list_has_the_newest_version_of_each_playbook(self, store: Store) -> None:
@@ -125,7 +137,7 @@ class RegistryContract:
             listed: list[tuple[str, str | None]] = []
             cursor = None
             while True:
-                page, cursor = store.playbooks("default", name, limit=3, cursor=cursor)
+                page, cursor = store.registry.find("default", name, limit=3, cursor=cursor)
                 listed += [(entry.name, entry.version) for entry in page]
                 register_versions(store, f"new {len(listed)}", name=name or "a new one")
                 if cursor is None:
@@ -136,8 +148,8 @@ class RegistryContract:
     def test_invalid_cursors_are_refused(self, store: Store, name: str | None) -> None:
         register_versions(store, "1", "2", "3", name="p")
         register_versions(store, "1", name="q")
-        _, by_name = store.playbooks("default", limit=1)
-        _, by_number = store.playbooks("default", "p", limit=1)
+        _, by_name = store.registry.find("default", limit=1)
+        _, by_number = store.registry.find("default", "p", limit=1)
         assert by_name is not None
         assert by_number is not None
         ours = by_name if name is None else by_number
@@ -156,38 +168,40 @@ class RegistryContract:
         )
         for cursor in (*foreign, *broken):
             with pytest.raises(RejectedError) as rejected:
-                store.playbooks("default", name, cursor=cursor)
+                store.registry.find("default", name, cursor=cursor)
             assert rejected.value.reason == "invalid_cursor"
 
     def test_each_tenant_has_its_own_registry(self, store: Store) -> None:
         mine, theirs = (
             replace(build_playbook("a", "1", tenant), tenant=tenant) for tenant in ("mine", "theirs")
         )
-        assert store.register(mine) == mine
-        assert store.register(theirs) == theirs
-        assert store.playbook("mine", "a") == mine
-        assert store.playbooks("theirs") == ([theirs], None)
-        assert store.playbooks("nobody") == ([], None)
-        assert store.unregister("mine", "a", now=5.0) == 1
-        assert store.playbook("theirs", "a", "1") == theirs
+        assert store.registry.register(mine) == mine
+        assert store.registry.register(theirs) == theirs
+        assert store.registry.get("mine", "a") == mine
+        assert store.registry.find("theirs") == ([theirs], None)
+        assert store.registry.find("nobody") == ([], None)
+        assert store.registry.unregister("mine", "a", now=5.0) == 1
+        assert store.registry.get("theirs", "a", "1") == theirs
 
     def test_concurrent_registrations_of_several_texts(self, store: Store, second: Store) -> None:
         def register(index: int) -> str | None:
-            return (second if index % 2 else store).register(build_playbook(text=str(index))).version
+            return (second if index % 2 else store).registry.register(build_playbook(text=str(index))).version
 
         assert sorted(map(str, run_concurrently(6, register))) == ["1", "2", "3", "4", "5", "6"]
 
     def test_concurrent_registrations_of_one_text(self, store: Store, second: Store) -> None:
         registered = run_concurrently(
             6,
-            lambda index: (second if index % 2 else store).register(build_playbook(created_at=float(index))),
+            lambda index: (second if index % 2 else store).registry.register(
+                build_playbook(created_at=float(index))
+            ),
         )
         assert len(set(registered)) == 1
 
     def test_concurrent_registrations_of_one_version(self, store: Store, second: Store) -> None:
         def register(index: int) -> bool:
             try:
-                (second if index % 2 else store).register(build_playbook("a", "x", str(index)))
+                (second if index % 2 else store).registry.register(build_playbook("a", "x", str(index)))
             except RejectedError:
                 return False
             return True

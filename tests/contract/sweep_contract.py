@@ -54,9 +54,9 @@ class SweepContract:
         play = begin_run(store, FORK, 1)
         begin_run(store, WAIT, 1)
         begin_run(store, SEQUENTIAL, 1)
-        before = store.visits(play.id)
-        assert store.sweep(play.clock()) == SweepResult(3, 0)
-        assert store.visits(play.id) == before
+        before = store.runs.visits(play.id)
+        assert store.maintenance.sweep(play.clock()) == SweepResult(3, 0)
+        assert store.runs.visits(play.id) == before
         assert caplog.records == []
 
     def test_repairs_a_run_whose_end_was_lost(
@@ -65,13 +65,13 @@ class SweepContract:
         play = begin_run(store, FORK, 4)
         damage(store, "delete from visits where step = '@end'")
         assert [finding.check for finding in check_consistency(store.database)] == ["stuck"]
-        assert store.sweep(play.clock()) == SweepResult(1, 1)
+        assert store.maintenance.sweep(play.clock()) == SweepResult(1, 1)
         (record,) = caplog.records
         assert record.getMessage() == f"run {play.id} was repaired: its end is due"
         assert vars(record)["fields"] == {"workflow_id": play.id, "repaired": "its end is due"}
         assert play.finish().status is RunStatus.SUCCEEDED
         assert check_consistency(store.database) == []
-        assert store.sweep(play.clock()) == SweepResult(0, 0)
+        assert store.maintenance.sweep(play.clock()) == SweepResult(0, 0)
 
     def test_repairs_a_join_that_has_not_fired(self, store: SqlStore) -> None:
         play = begin_run(store, FORK, 2)
@@ -79,13 +79,13 @@ class SweepContract:
         damage(store, "update visits set status = 'succeeded', finished_at = 1 where id = ?", rest.id)
         damage(store, "update joins set live = 0")
         damage(store, "update runs set live = 1")
-        assert store.sweep(play.clock()).repaired == 1
+        assert store.maintenance.sweep(play.clock()).repaired == 1
         assert play.finish().status is RunStatus.SUCCEEDED
 
     def test_repairs_parked_steps_of_a_running_run(self, store: SqlStore) -> None:
         play = begin_run(store, FORK, 1)
         damage(store, "update visits set status = 'parked' where status = 'ready'")
-        assert store.sweep(play.clock()).repaired == 1
+        assert store.maintenance.sweep(play.clock()).repaired == 1
         assert play.finish().status is RunStatus.SUCCEEDED
         assert check_consistency(store.database) == []
 
@@ -93,7 +93,7 @@ class SweepContract:
         """The position of the branch is unknown, so the run fails with an error."""
         play = begin_run(store, FORK, 1)
         damage(store, "delete from visits where status = 'ready'")
-        assert store.sweep(play.clock()).repaired == 1
+        assert store.maintenance.sweep(play.clock()).repaired == 1
         assert play.finish().status is RunStatus.FAILED
         assert play.run.error is not None
         assert (play.run.error["type"], play.run.error["message"]) == (
@@ -103,9 +103,9 @@ class SweepContract:
 
     def test_repairs_an_incomplete_stop(self, store: SqlStore) -> None:
         play = begin_run(store, FORK, 1)
-        store.stop(play.id, RunStatus.CANCELLED, play.clock())
+        store.runs.stop(play.id, RunStatus.CANCELLED, play.clock())
         damage(store, "delete from visits where step = '@end'")
-        assert store.sweep(play.clock()).repaired == 1
+        assert store.maintenance.sweep(play.clock()).repaired == 1
         assert play.finish().status is RunStatus.CANCELLED
 
     def test_repairs_a_visit_that_missed_its_answer(self, store: SqlStore) -> None:
@@ -113,28 +113,28 @@ class SweepContract:
         damage(store, "update waits set answer = '7', answered_at = 1")
         damage(store, "update visits set due_at = ? where status = 'waiting'", NEVER)
         assert [finding.check for finding in check_consistency(store.database)] == ["waits in vain"]
-        assert store.sweep(play.clock()).repaired == 1
+        assert store.maintenance.sweep(play.clock()).repaired == 1
         assert play.finish().result == {"x": 7}
 
     def test_repairs_a_sequential_run_without_an_activated_visit(self, store: SqlStore) -> None:
         play = begin_run(store, SEQUENTIAL, 1)
         damage(store, "update visits set due_at = ? where status = 'ready'", NEVER)
-        assert store.sweep(play.clock()).repaired == 1
+        assert store.maintenance.sweep(play.clock()).repaired == 1
         assert play.finish().result == {"x": 1, "y": 2}
 
     def test_repairs_a_lease_of_a_clock_that_was_ahead(self, store: SqlStore) -> None:
         play = begin_run(store, FORK, 0)
         assert play.claim() is not None
-        assert store.sweep(play.clock()) == SweepResult(1, 0)
+        assert store.maintenance.sweep(play.clock()) == SweepResult(1, 0)
         damage(store, "update visits set due_at = ?", play.clock() + 1e6)
-        assert store.sweep(play.clock()).repaired == 1
+        assert store.maintenance.sweep(play.clock()).repaired == 1
         play.clock.advance(LEASE_SECONDS)
         assert play.finish().status is RunStatus.SUCCEEDED
 
     def test_repairs_a_run_without_its_deadline(self, store: SqlStore) -> None:
         play = begin_run(store, "timeout: 1h\nsteps: [{name: a, run: [{action: wait, seconds: 2h}]}]", 1)
         damage(store, "delete from visits where step = '@deadline'")
-        assert store.sweep(play.clock()).repaired == 1
+        assert store.maintenance.sweep(play.clock()).repaired == 1
         assert play.finish().status is RunStatus.TIMED_OUT
 
     def test_a_finally_step_needs_no_deadline_of_the_run(self, store: SqlStore) -> None:
@@ -144,19 +144,19 @@ class SweepContract:
         )
         play = begin_run(store, text, 2)
         assert [visit.step for visit in play.visits] == ["a", "z"]
-        assert store.sweep(play.clock()) == SweepResult(1, 0)
+        assert store.maintenance.sweep(play.clock()) == SweepResult(1, 0)
 
     def test_visits_of_a_dead_worker_of_this_machine_are_due_at_once(self, store: SqlStore) -> None:
         play = begin_run(store, FORK, 0)
         place, boot, _, _ = process_name().split("/")
         dead, alive = f"{place}/{boot}/4194999/1/walk", f"{process_name()}/walk"
         now = play.clock()
-        assert store.claim(play.queue, Lease(dead, 1000.0), now) is not None
-        assert store.claim(play.queue, Lease(alive, 1000.0), now) is None
-        assert store.release_dead(play.queue, now) == 1
-        assert store.claim(play.queue, Lease(alive, 1000.0), now) is not None
-        assert store.release_dead(play.queue, now) == 0
-        assert store.claim(play.queue, Lease(alive, 1000.0), now) is None
+        assert store.queue.claim(play.queue, Lease(dead, 1000.0), now) is not None
+        assert store.queue.claim(play.queue, Lease(alive, 1000.0), now) is None
+        assert store.queue.release_dead(play.queue, now) == 1
+        assert store.queue.claim(play.queue, Lease(alive, 1000.0), now) is not None
+        assert store.queue.release_dead(play.queue, now) == 0
+        assert store.queue.claim(play.queue, Lease(alive, 1000.0), now) is None
 
     def test_runs_are_deleted_after_the_retention_period(self, store: SqlStore) -> None:
         store.retention_seconds = 100.0
@@ -164,36 +164,36 @@ class SweepContract:
         play.finish()
         begin_run(store, WAIT, 1)
         play.clock.advance(99.0)
-        store.sweep(play.clock())
-        assert store.run("default", play.id) is not None
+        store.maintenance.sweep(play.clock())
+        assert store.runs.get("default", play.id) is not None
         play.clock.advance(2.0)
-        assert store.sweep(play.clock()) == SweepResult(1, 0)
-        assert store.run("default", play.id) is None
-        assert [run.finished_at for run in store.runs("default")[0]] == [None]
-        assert store.visits(play.id) == []
-        assert store.events(play.id) == []
+        assert store.maintenance.sweep(play.clock()) == SweepResult(1, 0)
+        assert store.runs.get("default", play.id) is None
+        assert [run.finished_at for run in store.runs.find("default")[0]] == [None]
+        assert store.runs.visits(play.id) == []
+        assert store.runs.events(play.id) == []
         assert check_consistency(store.database) == []
 
     def test_without_retention_runs_are_kept(self, store: SqlStore) -> None:
         play = begin_run(store, FORK, 0)
         play.finish()
-        store.sweep(play.clock() + 1e9)
-        assert store.run("default", play.id) is not None
+        store.maintenance.sweep(play.clock() + 1e9)
+        assert store.runs.get("default", play.id) is not None
 
     def test_a_resumed_run_is_kept(self, store: SqlStore) -> None:
         store.retention_seconds = 100.0
         play = begin_run(store, "steps: [{name: a, run: [{action: fail, message: no}]}]", 0)
         play.finish()
         play.clock.advance(101.0)
-        store.resume(play.id, play.clock(), deadline_at=None, values={})
-        store.sweep(play.clock())
-        assert store.run("default", play.id) is not None
+        store.runs.resume(play.id, play.clock(), deadline_at=None, values={})
+        store.maintenance.sweep(play.clock())
+        assert store.runs.get("default", play.id) is not None
 
     def test_a_child_run_is_kept_as_long_as_its_parent(self, store: SqlStore) -> None:
         store.retention_seconds = 100.0
         child = compile_text("name: child\nsteps: [{name: a, run: [{action: set, set: {n: 1}}]}]")
-        store.save_plan(child)
-        store.register(RegisteredPlaybook("default", "child", None, child.hash, 0.0))
+        store.plans.save(child)
+        store.registry.register(RegisteredPlaybook("default", "child", None, child.hash, 0.0))
         text = (
             "steps: [{name: call, run: [{action: workflow, playbook: child}, {action: wait, seconds: 500}]}]"
         )
@@ -201,11 +201,11 @@ class SweepContract:
         while play.execute_next():
             pass
         play.clock.advance(200.0)
-        store.sweep(play.clock())
-        assert len(store.runs("default")[0]) == 2
+        store.maintenance.sweep(play.clock())
+        assert len(store.runs.find("default")[0]) == 2
         play.finish()
         play.clock.advance(101.0)
-        store.sweep(play.clock())
-        store.sweep(play.clock())
-        assert store.runs("default")[0] == []
+        store.maintenance.sweep(play.clock())
+        store.maintenance.sweep(play.clock())
+        assert store.runs.find("default")[0] == []
         assert check_consistency(store.database) == []

@@ -66,7 +66,7 @@ class ItemDamage:
     )
 
     def update_visit(self, store: DynamoStore, run: Run, step: str, **values: Any) -> None:
-        (visit,) = (visit for visit in store.visits(run.id) if visit.step == step)
+        (visit,) = (visit for visit in store.runs.visits(run.id) if visit.step == step)
         key = keys.visit(run.id, visit.id, 1)
         first = {"step": step, "due": visit.due_at, "status": visit.status.value}
         sets = {self._names.get(name, name): value for name, value in values.items()}
@@ -93,7 +93,7 @@ class ItemDamage:
         store.table.write([Update(keys.head(run_id), {"parent": [parent, "v", "w"]})])
 
     def add_version(self, store: DynamoStore, name: str, version: str, plan_hash: str) -> None:
-        store.register(RegisteredPlaybook("default", name, version, plan_hash, 0.0))
+        store.registry.register(RegisteredPlaybook("default", name, version, plan_hash, 0.0))
 
     def add_leftover(self, store: DynamoStore, kind: str, run_id: str) -> None:
         key = {
@@ -143,17 +143,17 @@ class TestRetention:
     def test_items_of_an_ended_run_expire(self, store: DynamoStore) -> None:
         run = start_run(store, key=("k", "body"))
         open_wait(store, claim_visit(store, run), "token")
-        store.stop(run.id, RunStatus.CANCELLED, 1.0)
-        store.commit(succeed(store, claim_visit(store, run, 30.0)), 31.0)
+        store.runs.stop(run.id, RunStatus.CANCELLED, 1.0)
+        store.queue.commit(succeed(store, claim_visit(store, run, 30.0)), 31.0)
         assert not any("expires" in item for item in store.table.scan())
         end_run(store, run, RunStatus.CANCELLED, 100.0)
         times = {item["sk"][0]: item.get("expires") for item in store.table.scan()}
         after = 100 + 3 * DAY_SECONDS
         assert times == {"H": after - DAY_SECONDS, "V": after, "W": after, "T": after, "I": after, "B": None}
-        assert store.check_consistency() == []
+        assert store.maintenance.check_consistency() == []
         with pytest.raises(RejectedError, match="retention period"):
-            store.resume(run.id, after, deadline_at=None, values={})
-        store.resume(run.id, 200.0, deadline_at=None, values={})
+            store.runs.resume(run.id, after, deadline_at=None, values={})
+        store.runs.resume(run.id, 200.0, deadline_at=None, values={})
         assert not any("expires" in item for item in store.table.scan())
 
     @pytest.mark.parametrize("days", ["x", "0", "-1", "nan", "1e9"])
@@ -182,19 +182,19 @@ class TestLists:
             run_ids: list[str] = []
             cursor: str | None = None
             while True:
-                page, cursor = store.runs("default", limit=limit, cursor=cursor)
+                page, cursor = store.runs.find("default", limit=limit, cursor=cursor)
                 run_ids += [run.id for run in page]
                 if cursor is None:
                     break
                 assert len(page) == limit
             assert run_ids == expected
-        newest, _ = store.runs("default", since=12.0)
+        newest, _ = store.runs.find("default", since=12.0)
         assert [run.id for run in newest] == [id for id in expected if ids[id] >= 12.0]
 
     def test_successive_sweeps_examine_all_runs(self, store: DynamoStore) -> None:
         for _ in range(40):
             start_run(store, now=1.0, origin="service")
-        swept = [store.sweep(2.0, limit=9).runs for _ in range(40)]
+        swept = [store.maintenance.sweep(2.0, limit=9).runs for _ in range(40)]
         # Each examines one run of a shard, and starts again at the end of the shard.
         assert all(0 < runs <= keys.SHARDS for runs in swept)
         assert sum(swept) >= 40
@@ -203,11 +203,11 @@ class TestLists:
         old, new = (start_run(store, now=now, origin="service") for now in (1.0, 2.0))
         plain = {"tenant": "default", "open": "service", "owner": None}
         store.table.update(Update(keys.head(old.id), plain))
-        runs, _ = store.runs("default")
+        runs, _ = store.runs.find("default")
         assert [(run.id, run.tenant) for run in runs] == [(new.id, "default"), (old.id, "default")]
-        assert store.run("default", old.id) is not None
+        assert store.runs.get("default", old.id) is not None
         assert sorted(store.open_runs("service")) == sorted((old.id, new.id))
-        assert store.sweep(3.0).runs == 2
+        assert store.maintenance.sweep(3.0).runs == 2
 
     def test_a_run_that_is_only_in_the_index_is_skipped(
         self, store: DynamoStore, monkeypatch: pytest.MonkeyPatch
@@ -220,8 +220,8 @@ class TestLists:
             return {key: item for key, item in get_many(wanted).items() if key != expired}
 
         monkeypatch.setattr(store.table, "get_many", get_unexpired)
-        first, cursor = store.runs("default", limit=2)
-        rest, end = store.runs("default", limit=2, cursor=cursor)
+        first, cursor = store.runs.find("default", limit=2)
+        rest, end = store.runs.find("default", limit=2, cursor=cursor)
         assert [[run.id for run in page] for page in (first, rest)] == [[runs[2].id], [runs[0].id]]
         assert end is None
 
@@ -277,7 +277,7 @@ class TestQueue:
             worker.stop()
         assert [run.status for run in ended] == [RunStatus.SUCCEEDED] * 4
         for run in runs:
-            steps = [visit.step for visit in store.visits(run.id)]
+            steps = [visit.step for visit in store.runs.visits(run.id)]
             assert sorted(steps) == ["@end", "a", "b1", "b2", "b3", "b4", "c", "d"]
         attributes = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
         counts = aws("sqs").get_queue_attributes(QueueUrl=queue, AttributeNames=attributes)["Attributes"]
@@ -288,16 +288,16 @@ class TestQueue:
         assert isinstance(store, DynamoStore)
         run = start_run(store, origin="service", now=time.time())
         body = receive_message(aws, queue)
-        claim = store.claim_message(body, LEASE, time.time())
+        claim = store.queue.claim_message(body, LEASE, time.time())
         assert isinstance(claim, Claim)
         assert (claim.run.id, claim.visit.step, claim.visit.fence) == (run.id, "a", 1)
-        assert store.claim_message(body, LEASE, time.time()) is MessageOutcome.HELD
-        store.commit(succeed(store, claim, saved={"n": 1}), time.time())
+        assert store.queue.claim_message(body, LEASE, time.time()) is MessageOutcome.HELD
+        store.queue.commit(succeed(store, claim, saved={"n": 1}), time.time())
         following = receive_message(aws, queue)
         # The acknowledgement was lost, so the message arrives again, and the next message is sent again.
-        assert store.claim_message(body, LEASE, time.time()) is MessageOutcome.DONE
+        assert store.queue.claim_message(body, LEASE, time.time()) is MessageOutcome.DONE
         assert receive_message(aws, queue) == following
-        again = store.claim_message(following, LEASE, time.time())
+        again = store.queue.claim_message(following, LEASE, time.time())
         assert isinstance(again, Claim)
         assert [(visit.step, dict(visit.saved)) for visit in again.prefetched] == [("a", {"n": 1})]
 
@@ -308,7 +308,7 @@ class TestQueue:
         store = open_store()
         assert isinstance(store, DynamoStore)
         with pytest.raises(MessageError):
-            store.claim_message(body, LEASE, 1.0)
+            store.queue.claim_message(body, LEASE, 1.0)
 
     def test_a_message_about_an_unknown_visit_is_done(self, queue: str) -> None:
         store = open_store()
@@ -317,20 +317,20 @@ class TestQueue:
         before = run_contents(store, run)
         for run_id, cause in (("no", ""), ("no", "x"), (run.id, "x"), (run.id, None), (run.id, "")):
             message = DueMessage(run_id, "v", "b", 1.0, cause=cause)
-            assert store.claim_message(message.encode(), LEASE, 2.0) is MessageOutcome.DONE
+            assert store.queue.claim_message(message.encode(), LEASE, 2.0) is MessageOutcome.DONE
         assert run_contents(store, run) == before
-        assert store.run("default", "no") is None
+        assert store.runs.get("default", "no") is None
 
     def test_a_claim_that_gives_up_fails_the_visit(self, queue: str, aws: Client) -> None:
         store = open_store()
         assert isinstance(store, DynamoStore)
         run = start_run(store, origin="service", now=time.time())
-        claim = store.claim_message(receive_message(aws, queue), LEASE, time.time(), give_up=True)
+        claim = store.queue.claim_message(receive_message(aws, queue), LEASE, time.time(), give_up=True)
         assert isinstance(claim, Claim)
         VisitExecutor(store, LEASE, local_run_capabilities(Path.cwd()), continues=lambda: False).execute(
             claim
         )
-        (visit, *_) = store.visits(run.id)
+        (visit, *_) = store.runs.visits(run.id)
         assert (visit.status, visit.error and visit.error["type"]) == ("failed", "WorkerLost")
 
     def test_an_early_message_is_sent_again(self, queue: str, aws: Client) -> None:
@@ -338,15 +338,15 @@ class TestQueue:
         assert isinstance(store, DynamoStore)
         now = time.time()
         run = start_run(store, origin="service", now=now)
-        claim = store.claim_message(receive_message(aws, queue), LEASE, now + 0.5)
+        claim = store.queue.claim_message(receive_message(aws, queue), LEASE, now + 0.5)
         assert isinstance(claim, Claim)
-        store.commit(fail(store, claim, retry_at=now + 5000.0), now)
+        store.queue.commit(fail(store, claim, retry_at=now + 5000.0), now)
         assert count_messages(aws, queue, delayed=True) == 1
         assert (
-            store.claim_message(DueMessage(run.id, claim.visit.id, "a", now).encode(), LEASE, now + 1)
+            store.queue.claim_message(DueMessage(run.id, claim.visit.id, "a", now).encode(), LEASE, now + 1)
             is MessageOutcome.DONE
         )
-        assert store.visits(run.id)[0].status is VisitStatus.RETRYING
+        assert store.runs.visits(run.id)[0].status is VisitStatus.RETRYING
         assert count_messages(aws, queue, delayed=True) == 2
 
     def test_a_sweep_sends_lost_messages_again(self, queue: str, aws: Client) -> None:
@@ -355,9 +355,9 @@ class TestQueue:
         now = time.time()
         run = start_run(store, origin="service", now=now)
         receive_message(aws, queue)  # the message is lost
-        assert store.sweep(now + 1.0) == SweepResult(1, 0)
-        assert store.sweep(now + 1000.0) == SweepResult(1, 1)
-        claim = store.claim_message(receive_message(aws, queue), LEASE, time.time())
+        assert store.maintenance.sweep(now + 1.0) == SweepResult(1, 0)
+        assert store.maintenance.sweep(now + 1000.0) == SweepResult(1, 1)
+        claim = store.queue.claim_message(receive_message(aws, queue), LEASE, time.time())
         assert isinstance(claim, Claim)
         assert claim.run.id == run.id
 
@@ -385,8 +385,8 @@ def test_the_check_includes_the_bucket_and_the_queue(aws: Client) -> None:
     upgrade("noetl")
     queue = aws("sqs").create_queue(QueueName="steps")["QueueUrl"]
     aws("s3").create_bucket(Bucket="values")
-    assert DynamoStore("noetl", queue_url=queue, bucket="values").check_consistency() == []
-    findings = DynamoStore("noetl", queue_url=f"{queue}-", bucket="no-values").check_consistency()
+    assert DynamoStore("noetl", queue_url=queue, bucket="values").maintenance.check_consistency() == []
+    findings = DynamoStore("noetl", queue_url=f"{queue}-", bucket="no-values").maintenance.check_consistency()
     missing = "there is no {} in this account and region; create it."
     assert [(finding.check, finding.message.partition(" failed: ")[2]) for finding in findings] == [
         ("bucket", missing.format("bucket no-values (NOETL_BUCKET)")),

@@ -284,11 +284,11 @@ class TestBlobs:
         # A value that compresses well would stay in its item.
         monkeypatch.setattr(buckets, "to_bytes", lambda value: buckets.encode_json(value).encode())
         text = "x" * (2 * buckets.INLINE_BYTES)
-        store.commit(succeed(store, claim_visit(store, run), saved={"n": text}, data=text), 1.0)
+        store.queue.commit(succeed(store, claim_visit(store, run), saved={"n": text}, data=text), 1.0)
         (stored_object,) = aws("s3").list_objects_v2(Bucket=store.blobs.bucket)["Contents"]
         assert stored_object["Key"].startswith(f"runs/{run.id}/")
         other_store = DynamoStore("noetl", bucket=store.blobs.bucket)
-        (visit,) = other_store.visits_with_outputs(run.id, [first_visit_id(other_store, run.id)])
+        (visit,) = other_store.runs.visits_with_outputs(run.id, [first_visit_id(other_store, run.id)])
         assert (visit.saved, visit.result) == ({"n": text}, text)
         assert max(len(str(item)) for item in store.table.scan() if item["sk"].startswith("V#")) < 2_000
 
@@ -307,8 +307,8 @@ class TestBlobs:
         claim = claim_visit(store, run)
         text = "".join(random.Random(1).choices(string.printable, k=1_000_000))
         with pytest.raises(PayloadTooLargeError):
-            store.commit(succeed(store, claim, saved={"n": text}), 1.0)
-        store.commit(succeed(store, claim), 1.0)
+            store.queue.commit(succeed(store, claim, saved={"n": text}), 1.0)
+        store.queue.commit(succeed(store, claim), 1.0)
 
     def test_a_missing_bucket_is_reported(self, aws: Client) -> None:
         blobs = Blobs("nothing-here")
@@ -317,7 +317,7 @@ class TestBlobs:
 
 
 def first_visit_id(store: DynamoStore, run_id: str) -> str:
-    return store.visits(run_id)[0].id
+    return store.runs.visits(run_id)[0].id
 
 
 class TestSettings:
@@ -392,4 +392,4 @@ def test_another_process_cannot_commit_a_lost_claim(aws: Client) -> None:
     lost = claim_visit(store, run)
     claim_visit(store, run, now=30.0)
     with pytest.raises(FencedError):
-        DynamoStore("noetl").commit(succeed(store, lost), 31.0)
+        DynamoStore("noetl").queue.commit(succeed(store, lost), 31.0)

@@ -109,19 +109,19 @@ class ManualQueue:
 def store_with_queue(queue: ManualQueue) -> DynamoStore:
     """Return a store that sends its messages to a queue."""
     store = DynamoStore("noetl", queue_url="http://queue.invalid")
-    store.message_queue = queue  # type: ignore[assignment]
+    store.queue.message_queue = queue  # type: ignore[assignment]
     return store
 
 
 def start_service_run(store: DynamoStore, text: str) -> str:
     plan = compile_text(text)
-    store.save_plan(plan)
-    return store.create_run(*new_run(plan.header, plan.hash, {}, now=1.0)).id
+    store.plans.save(plan)
+    return store.runs.create(*new_run(plan.header, plan.hash, {}, now=1.0)).id
 
 
 def deliver(store: DynamoStore, body: str, queue: ManualQueue, *, now: float = 2.0) -> None:
     """Handle a message as a function does: a message that is held is delivered again."""
-    claimed = store.claim_message(body, LEASE, now)
+    claimed = store.queue.claim_message(body, LEASE, now)
     if claimed is MessageOutcome.HELD:
         with queue.lock:
             queue.bodies.append(body)
@@ -132,16 +132,16 @@ def deliver(store: DynamoStore, body: str, queue: ManualQueue, *, now: float = 2
 
 
 def count_visits(store: DynamoStore, run_id: str) -> Counter[str]:
-    return Counter(visit.step for visit in store.visits(run_id) if visit.finished_at is not None)
+    return Counter(visit.step for visit in store.runs.visits(run_id) if visit.finished_at is not None)
 
 
 def check_run(store: DynamoStore, run_id: str, expected: dict[str, int]) -> None:
     """Check a finished run: visits of each step, one completion of each visit, and empty counters."""
-    run = store.run("default", run_id)
+    run = store.runs.get("default", run_id)
     assert run is not None
     assert (run.status, run.live) == (RunStatus.SUCCEEDED, 0)
     assert count_visits(store, run_id) == expected | {END: 1}
-    events = store.events(run_id, limit=10_000)
+    events = store.runs.events(run_id, limit=10_000)
     finished = Counter((event.step, event.visit) for event in events if event.type == "step.completed")
     assert set(finished.values()) == {1}
     assert finished.total() == sum(expected.values())
@@ -181,7 +181,7 @@ def test_concurrent_workers_visit_each_step_once(store: DynamoStore, name: str) 
             body = queue.take(chance, twice=0.2)
             if body is not None:
                 deliver(queued, body, queue)
-            ended = [store.run("default", run_id) for run_id in run_ids] if body is None else []
+            ended = [store.runs.get("default", run_id) for run_id in run_ids] if body is None else []
             if ended and all(run is not None and run.status.is_final for run in ended):
                 finished.set()
 
@@ -204,7 +204,7 @@ def test_a_wide_fork_is_spread_over_partitions(store: DynamoStore) -> None:
             body = queue.take(chance, twice=0.05)
             if body is not None:
                 deliver(queued, body, queue)
-            elif (run := store.run("default", run_id)) is not None and run.status.is_final:
+            elif (run := store.runs.get("default", run_id)) is not None and run.status.is_final:
                 finished.set()
 
     run_concurrently(4, work)
@@ -316,12 +316,12 @@ class TestLostResponses:
         run = start_run(store, text)
         claim = claim_visit(store, run)
         with LostResponses(monkeypatch, "update_item", "transact_write_items"):
-            store.commit(succeed(store, claim), 1.0)
+            store.queue.commit(succeed(store, claim), 1.0)
         expected = 4 if text is DIAMOND else 1
-        stored = store.run("default", run.id)
+        stored = store.runs.get("default", run.id)
         assert stored is not None and stored.live == expected
         with pytest.raises(FencedError):
-            store.commit(succeed(store, claim), 2.0)
+            store.queue.commit(succeed(store, claim), 2.0)
 
     def test_lost_responses_to_all_writes_of_a_run(
         self, store: DynamoStore, monkeypatch: pytest.MonkeyPatch
@@ -377,16 +377,16 @@ def test_an_unreachable_store_is_reported_after_retries(
 
         clients.reset_clients()
         with pytest.raises(StoreError, match="failed 9 times: no response from table noetl"):
-            store.commit(succeed(store, claim), 1.0)
+            store.queue.commit(succeed(store, claim), 1.0)
     clients.reset_clients()
-    store.commit(succeed(store, claim), 1.0)
-    assert [visit.step for visit in store.visits(run.id)] == ["a", "b"]
+    store.queue.commit(succeed(store, claim), 1.0)
+    assert [visit.step for visit in store.runs.visits(run.id)] == ["a", "b"]
 
 
 def test_only_one_process_claims_the_first_visit(store: DynamoStore) -> None:
     run = start_run(store, DIAMOND)
     claims = run_concurrently(
-        4, lambda index: DynamoStore("noetl").claim(run.id, Lease(str(index), 30.0), 1.0)
+        4, lambda index: DynamoStore("noetl").queue.claim(run.id, Lease(str(index), 30.0), 1.0)
     )
     assert sum(claim is not None for claim in claims) == 1
 
@@ -408,7 +408,7 @@ def test_a_run_that_ends_during_a_read_has_its_result(
         return items
 
     monkeypatch.setattr(store.table, "get_many", read_early)
-    stored = store.run("default", play.id)
+    stored = store.runs.get("default", play.id)
     assert stored is not None
     assert (stored.status, stored.result) == (RunStatus.SUCCEEDED, {"n": 1})
 
@@ -429,26 +429,26 @@ def test_history_of_a_run_that_changes_between_reads(
     def read_events() -> None:
         with monkeypatch.context() as patch:
             patch.setattr(store.table, "query", interrupted)
-            seen.extend(store.events(run.id, seen[-1].id if seen else None))
+            seen.extend(store.runs.events(run.id, seen[-1].id if seen else None))
 
     def retry_and_renew() -> None:
-        store.commit(fail(store, claim, retry_at=50.0), 1.0)
+        store.queue.commit(fail(store, claim, retry_at=50.0), 1.0)
         again = claim_visit(store, run, 50.0)
-        store.renew(*claim_key(again), 110.0, action_events(again, 1))
+        store.queue.renew(*claim_key(again), 110.0, action_events(again, 1))
 
     claim = claim_visit(store, run)
-    store.renew(*claim_key(claim), 60.0, action_events(claim, 0))
+    store.queue.renew(*claim_key(claim), 60.0, action_events(claim, 0))
     writes.append(retry_and_renew)
     read_events()
     assert [event.type for event in seen][-2:] == ["action.x", "step.retrying"]
     read_events()
-    assert seen == store.events(run.id)
+    assert seen == store.runs.events(run.id)
 
-    claim = Claim(claim.run, next(visit for visit in store.visits(run.id) if visit.step == "a"))
-    store.commit(fail(store, claim), 51.0)
+    claim = Claim(claim.run, next(visit for visit in store.runs.visits(run.id) if visit.step == "a"))
+    store.queue.commit(fail(store, claim), 51.0)
     end_run(store, run, RunStatus.FAILED, 52.0)
-    writes.append(lambda: store.resume(run.id, 60.0, deadline_at=None, values={}))
+    writes.append(lambda: store.runs.resume(run.id, 60.0, deadline_at=None, values={}))
     read_events()
     read_events()
-    assert seen == store.events(run.id)
+    assert seen == store.runs.events(run.id)
     assert [event.payload["number"] for event in seen if event.type == "action.x"] == [0, 1]

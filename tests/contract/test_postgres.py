@@ -70,16 +70,16 @@ def test_values_larger_than_a_socket_buffer_are_stored(postgres_dsn: str, size: 
     with closing(PostgresStore(postgres_dsn)) as store:
         source = compile_text(DIAMOND)
         plan = Plan(source.header, source.steps, source.tasks, source.source + "#" * size)
-        store.save_plan(plan)
-        assert store.plan(plan.hash).source == plan.source
-        run = store.create_run(*new_run(plan.header, plan.hash, {}, now=1.0, origin="local"))
+        store.plans.save(plan)
+        assert store.plans.get(plan.hash).source == plan.source
+        run = store.runs.create(*new_run(plan.header, plan.hash, {}, now=1.0, origin="local"))
         claim = claim_visit(store, run, 1.0)
-        store.commit(succeed(store, claim, saved={"n": "x" * size}), 1.0)
-        (visit,) = store.visits_with_outputs(run.id, [claim.visit.id])
+        store.queue.commit(succeed(store, claim, saved={"n": "x" * size}), 1.0)
+        (visit,) = store.runs.visits_with_outputs(run.id, [claim.visit.id])
         assert visit.saved == {"n": "x" * size}
         with pytest.raises(FencedError):
-            store.commit(succeed(store, claim, saved={"n": "y" * size}), 1.0)
-        (visit,) = store.visits_with_outputs(run.id, [claim.visit.id])
+            store.queue.commit(succeed(store, claim, saved={"n": "y" * size}), 1.0)
+        (visit,) = store.runs.visits_with_outputs(run.id, [claim.visit.id])
         assert visit.saved == {"n": "x" * size}
 
 
@@ -92,7 +92,7 @@ def test_a_commit_of_a_step_takes_few_statements(
     with closing(PostgresStore(postgres_dsn)) as store:
         run = start_run(store, text)
         claim = claim_visit(store, run)
-        following = store.commit(succeed(store, claim, saved={"n": 1}), 1.0, LEASE)
+        following = store.queue.commit(succeed(store, claim, saved={"n": 1}), 1.0, LEASE)
         assert following is not None
         commit = succeed(store, Claim(claim.run, following))
         store._queue_of(run.id)  # each process reads it once
@@ -106,13 +106,13 @@ def test_a_commit_of_a_step_takes_few_statements(
             return execute(self, query, values)
 
         monkeypatch.setattr(PostgresWriter, "execute", count_statement)
-        after = store.commit(commit, 2.0, LEASE)
+        after = store.queue.commit(commit, 2.0, LEASE)
         assert len(statements_sent) == statements, statements_sent
         assert after is not None
         assert (after.status, after.fence, after.worker, after.due_at) == ("running", 1, LEASE.worker, 32.0)
         (began,) = [
             event
-            for event in store.events(run.id)
+            for event in store.runs.events(run.id)
             if event.type == "step.started" and event.step == after.step
         ]
         assert (began.at, began.visit, began.attempt, began.payload) == (2.0, 1, 1, {"worker": LEASE.worker})
@@ -212,9 +212,9 @@ class TestQueries:
         self, store: PostgresStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def run_queries() -> None:
-            claim = store.claim("service", LEASE, 1e9)
+            claim = store.queue.claim("service", LEASE, 1e9)
             assert claim is not None and claim.visit.id == "v40001"
-            assert store.next_due("service") is not None
+            assert store.queue.next_due("service") is not None
 
         for plan in self.explain_queries(store, run_queries, monkeypatch, "visits"):
             assert plan.count("using visits_due") == 2, plan
@@ -222,8 +222,8 @@ class TestQueries:
 
     def test_pages_of_runs_use_an_index(self, store: PostgresStore, monkeypatch: pytest.MonkeyPatch) -> None:
         def run_queries() -> None:
-            page, cursor = store.runs("t1", limit=50)
-            next_page, _ = store.runs("t1", limit=50, cursor=cursor)
+            page, cursor = store.runs.find("t1", limit=50)
+            next_page, _ = store.runs.find("t1", limit=50, cursor=cursor)
             assert len({run.id for run in (*page, *next_page)}) == 100
 
         for plan in self.explain_queries(store, run_queries, monkeypatch, "runs"):
@@ -233,5 +233,7 @@ class TestQueries:
     def test_the_status_of_a_run_uses_an_index(
         self, store: PostgresStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        for plan in self.explain_queries(store, lambda: store.runs("t1", limit=5), monkeypatch, "visits"):
+        for plan in self.explain_queries(
+            store, lambda: store.runs.find("t1", limit=5), monkeypatch, "visits"
+        ):
             assert "Index" in plan and "Seq Scan" not in plan, plan

@@ -132,9 +132,9 @@ class TestLostConnections:
         assert end_sessions(administrator) > 0
         claim = claim_visit(store, run)
         assert end_sessions(administrator) > 0
-        assert store.commit(succeed(store, claim), 1.0, LEASE) is not None
+        assert store.queue.commit(succeed(store, claim), 1.0, LEASE) is not None
         assert end_sessions(administrator) > 0
-        assert [visit.step for visit in store.visits(run.id)] == ["a", "b"]
+        assert [visit.step for visit in store.runs.visits(run.id)] == ["a", "b"]
 
     def test_a_connection_lost_in_a_transaction_is_retried(
         self, store: PostgresStore, administrator: psycopg.Connection[Any]
@@ -144,7 +144,7 @@ class TestLostConnections:
         with ThreadPoolExecutor(1) as pool:
             with administrator.transaction():
                 administrator.execute("select 1 from runs for update")
-                future = pool.submit(store.stop, run.id, RunStatus.CANCELLED, 1.0)
+                future = pool.submit(store.runs.stop, run.id, RunStatus.CANCELLED, 1.0)
                 administrator.execute(
                     "select pg_terminate_backend(%s)", [wait_for_blocked_session(administrator)]
                 )
@@ -157,7 +157,7 @@ class TestLostConnections:
         with ThreadPoolExecutor(1) as pool:
             with administrator.transaction():
                 administrator.execute("lock table runs")
-                future = pool.submit(store.run, "default", run.id)
+                future = pool.submit(store.runs.get, "default", run.id)
                 administrator.execute(
                     "select pg_terminate_backend(%s)", [wait_for_blocked_session(administrator)]
                 )
@@ -179,18 +179,18 @@ class TestLostConnections:
         with ThreadPoolExecutor(1) as pool:
             with administrator.transaction():
                 administrator.execute("select pg_advisory_xact_lock(1)")
-                future = pool.submit(store.commit, succeed(store, claim), 1.0, LEASE)
+                future = pool.submit(store.queue.commit, succeed(store, claim), 1.0, LEASE)
                 administrator.execute(
                     "select pg_terminate_backend(%s)", [wait_for_blocked_session(administrator)]
                 )
             error = future.exception()
         assert isinstance(error, StoreError) and not isinstance(error, UnwrittenError)
-        assert [visit.status for visit in store.visits(run.id)] == ["running"]
+        assert [visit.status for visit in store.runs.visits(run.id)] == ["running"]
         again = claim_visit(store, run, 30.0)
         assert again.visit.fence == claim.visit.fence + 1
-        store.commit(succeed(store, again), 31.0)
+        store.queue.commit(succeed(store, again), 31.0)
         with pytest.raises(FencedError):
-            store.commit(succeed(store, claim), 31.0)
+            store.queue.commit(succeed(store, claim), 31.0)
         assert check_consistency(store.database) == []
 
 
@@ -352,12 +352,12 @@ class TestTooManyConnections:
     def test_one_connection_is_enough(self, restartable_dsn: str) -> None:
         """Several threads share one connection, also for plans that are not cached yet."""
         with closing(PostgresStore(restartable_dsn)) as store, self.take_connections(restartable_dsn):
-            store.save_plan(compile_text(DIAMOND))
+            store.plans.save(compile_text(DIAMOND))
             with ThreadPoolExecutor(4) as pool:
                 runs = list(pool.map(lambda _: start_run(store, DIAMOND), range(4)))
                 claims = list(pool.map(lambda run: claim_visit(store, run), runs))
-                list(pool.map(lambda claim: store.commit(succeed(store, claim), 1.0), claims))
-            assert {len(store.visits(run.id)) for run in runs} == {5}
+                list(pool.map(lambda claim: store.queue.commit(succeed(store, claim), 1.0), claims))
+            assert {len(store.runs.visits(run.id)) for run in runs} == {5}
 
     def test_an_exhausted_pool_reports_the_reason(self, restartable_dsn: str) -> None:
         with (
@@ -370,7 +370,7 @@ class TestTooManyConnections:
                 while True:
                     held.enter_context(store.postgres._pool.connection())
             with pytest.raises(StoreError, match=r"too many clients already\.$"):
-                store.run("default", "x")
+                store.runs.get("default", "x")
 
 
 class TestAddress:
@@ -464,7 +464,7 @@ class TestAddress:
 class TestPrepared:
     def read_run_often(self, store: PostgresStore, run_id: str) -> None:
         for _ in range(12):
-            assert store.run("default", run_id) is not None
+            assert store.runs.get("default", run_id) is not None
 
     def test_sessions_may_lose_prepared_statements(
         self, store: PostgresStore, administrator: psycopg.Connection[Any]
@@ -476,7 +476,7 @@ class TestPrepared:
             # Hidden from the client, which would otherwise forget the statements too.
             with store.postgres._pool.connection() as connection:
                 connection.execute("do $$ begin execute 'deallocate all'; end $$", prepare=False)
-            assert store.run("default", run.id) == run
+            assert store.runs.get("default", run.id) == run
         assert store.postgres._prepare_after is None
         assert start_run(store).status is RunStatus.QUEUED
 
@@ -487,23 +487,23 @@ class TestPrepared:
         run = start_run(store)
         self.read_run_often(store, run.id)
         administrator.execute("alter table runs add column later text")
-        assert store.run("default", run.id) == run
+        assert store.runs.get("default", run.id) == run
 
 
 class TestText:
     @pytest.mark.parametrize("text", ["a\0b", "\ud83d", "\0"])
     def test_text_that_no_column_can_hold_is_not_found(self, store: PostgresStore, text: str) -> None:
         run = start_run(store)
-        assert store.run("default", text) is None
-        assert store.run(text, run.id) is None
-        assert store.runs("default", playbook=text) == ([], None)
-        assert store.events(text) == []
-        assert store.playbook("default", text) is None
-        assert store.playbooks("default", text) == ([], None)
+        assert store.runs.get("default", text) is None
+        assert store.runs.get(text, run.id) is None
+        assert store.runs.find("default", playbook=text) == ([], None)
+        assert store.runs.events(text) == []
+        assert store.registry.get("default", text) is None
+        assert store.registry.find("default", text) == ([], None)
 
     @pytest.mark.parametrize("tag", ["a\0b", "\ud83d", '"', "\\", ",", "é", "a'b", "%", "?"])
     def test_tags_may_be_any_text(self, store: PostgresStore, tag: str) -> None:
         run = start_run(store, tags=[tag, "x"])
         start_run(store, tags=["y", f"{tag}{tag}"])
-        assert [run_with_tag.id for run_with_tag in store.runs("default", tag=tag)[0]] == [run.id]
-        assert [run_with_tag.id for run_with_tag in store.runs("default", tag="x")[0]] == [run.id]
+        assert [run_with_tag.id for run_with_tag in store.runs.find("default", tag=tag)[0]] == [run.id]
+        assert [run_with_tag.id for run_with_tag in store.runs.find("default", tag="x")[0]] == [run.id]

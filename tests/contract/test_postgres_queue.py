@@ -144,15 +144,15 @@ def process_messages(store: PostgresStore, aws: Client, queue: str, run: Run, *,
     deadline = time.monotonic() + 60.0
     while time.monotonic() < deadline:
         for body in receive_messages(aws, queue, 1):
-            claim = store.claim_message(body, LEASE, time.time())
+            claim = store.queue.claim_message(body, LEASE, time.time())
             assert claim is not MessageOutcome.HELD
             while isinstance(claim, Claim):
                 claim = executor.execute(claim)
-        current = store.run(run.tenant, run.id)
+        current = store.runs.get(run.tenant, run.id)
         assert current is not None
         if current.status.is_final:
             return current
-    raise AssertionError(f"no message was sent for {[(v.step, v.status) for v in store.visits(run.id)]}")
+    raise AssertionError(f"no message was sent for {[(v.step, v.status) for v in store.runs.visits(run.id)]}")
 
 
 @pytest.mark.parametrize("chained", [False, True], ids=["a message a step", "chained"])
@@ -162,27 +162,27 @@ def test_messages_announce_all_due_visits(
 ) -> None:
     text, status = EXAMPLES[name]
     child = compile_text(CHILD_PLAYBOOK)
-    store.save_plan(child)
-    store.register(RegisteredPlaybook("default", "child", None, child.hash, 0.0))
+    store.plans.save(child)
+    store.registry.register(RegisteredPlaybook("default", "child", None, child.hash, 0.0))
     run = start_service_run(store, text)
     assert process_messages(store, aws, queue, run, chained=chained).status == status
-    assert store.check_consistency() == []
+    assert store.maintenance.check_consistency() == []
 
 
 def test_an_answer_a_stop_and_a_resume_send_messages(store: PostgresStore, aws: Client, queue: str) -> None:
     run = start_service_run(store, "steps: [{name: a, run: [{action: wait, seconds: 600}]}]")
     (body,) = receive_messages(aws, queue)
-    claim = store.claim_message(body, LEASE, time.time())
+    claim = store.queue.claim_message(body, LEASE, time.time())
     assert isinstance(claim, Claim)
-    store.open_wait(WaitKey(run.id, claim.visit.id, "w"), claim.visit.fence, "token")
+    store.waits.open_wait(WaitKey(run.id, claim.visit.id, "w"), claim.visit.fence, "token")
     VisitExecutor(store, LEASE, service_capabilities({})).execute(claim)
     assert receive_messages(aws, queue, 0) == []
-    store.answer("token", 1, time.time())
+    store.waits.answer("token", 1, time.time())
     (answered,) = receive_messages(aws, queue)
     assert DueMessage.decode(answered).visit_id == claim.visit.id
-    store.stop(run.id, RunStatus.CANCELLED, time.time())
+    store.runs.stop(run.id, RunStatus.CANCELLED, time.time())
     assert process_messages(store, aws, queue, run, chained=False).status is RunStatus.CANCELLED
-    store.resume(run.id, time.time(), deadline_at=None, values={})
+    store.runs.resume(run.id, time.time(), deadline_at=None, values={})
     (resumed,) = receive_messages(aws, queue)
     assert DueMessage.decode(resumed).visit_id == claim.visit.id
 
@@ -190,26 +190,26 @@ def test_an_answer_a_stop_and_a_resume_send_messages(store: PostgresStore, aws: 
 def test_a_released_claim_sends_a_message(store: PostgresStore, aws: Client, queue: str) -> None:
     run = start_service_run(store, DIAMOND)
     (body,) = receive_messages(aws, queue)
-    claim = store.claim_message(body, LEASE, time.time())
+    claim = store.queue.claim_message(body, LEASE, time.time())
     assert isinstance(claim, Claim)
-    store.release(run.id, claim.visit.id, claim.visit.fence, time.time(), counts=False)
+    store.queue.release(run.id, claim.visit.id, claim.visit.fence, time.time(), counts=False)
     (again,) = receive_messages(aws, queue)
-    assert isinstance(store.claim_message(again, LEASE, time.time()), Claim)
+    assert isinstance(store.queue.claim_message(again, LEASE, time.time()), Claim)
 
 
 def test_no_messages_about_local_runs_and_claimed_visits(
     store: PostgresStore, aws: Client, queue: str
 ) -> None:
     local = start_run(store, DIAMOND, now=time.time())
-    claim = store.claim(local.id, LEASE, time.time())
+    claim = store.queue.claim(local.id, LEASE, time.time())
     assert claim is not None
-    store.commit(succeed(store, claim), time.time())
+    store.queue.commit(succeed(store, claim), time.time())
     run = start_service_run(store, DIAMOND)
     (body,) = receive_messages(aws, queue)
     assert DueMessage.decode(body).run_id == run.id
-    claim = store.claim_message(body, LEASE, time.time())
+    claim = store.queue.claim_message(body, LEASE, time.time())
     assert isinstance(claim, Claim)
-    assert store.commit(succeed(store, claim), time.time(), LEASE) is not None
+    assert store.queue.commit(succeed(store, claim), time.time(), LEASE) is not None
     assert len(receive_messages(aws, queue)) == 3  # three of the four branches
 
 
@@ -217,37 +217,39 @@ def test_a_message_may_arrive_again_early_or_late(store: PostgresStore, aws: Cli
     now = time.time()
     start_service_run(store, DIAMOND)
     (body,) = receive_messages(aws, queue)
-    claim = store.claim_message(body, Lease("one", 30.0), now + 1)
+    claim = store.queue.claim_message(body, Lease("one", 30.0), now + 1)
     assert isinstance(claim, Claim)
-    assert store.claim_message(body, LEASE, now + 2) is MessageOutcome.HELD
-    taken_over = store.claim_message(body, LEASE, now + 32)
+    assert store.queue.claim_message(body, LEASE, now + 2) is MessageOutcome.HELD
+    taken_over = store.queue.claim_message(body, LEASE, now + 32)
     assert isinstance(taken_over, Claim)
     assert (taken_over.visit.fence, taken_over.visit.claims) == (2, 2)
-    store.commit(fail(store, taken_over, retry_at=now + 5000.0), now)
-    assert store.claim_message(body, LEASE, now + 40) is MessageOutcome.DONE
+    store.queue.commit(fail(store, taken_over, retry_at=now + 5000.0), now)
+    assert store.queue.claim_message(body, LEASE, now + 40) is MessageOutcome.DONE
     names = ["ApproximateNumberOfMessagesDelayed"]
     counts = aws("sqs").get_queue_attributes(QueueUrl=queue, AttributeNames=names)["Attributes"]
     assert counts == {names[0]: "2"}
-    again = store.claim_message(body, LEASE, now + 5001)
+    again = store.queue.claim_message(body, LEASE, now + 5001)
     assert isinstance(again, Claim)
-    store.commit(succeed(store, again), now)
-    assert store.claim_message(body, LEASE, now + 9999) is MessageOutcome.DONE
-    assert store.claim_message(DueMessage("no", "v", "a", 1.0).encode(), LEASE, now) is MessageOutcome.DONE
+    store.queue.commit(succeed(store, again), now)
+    assert store.queue.claim_message(body, LEASE, now + 9999) is MessageOutcome.DONE
+    assert (
+        store.queue.claim_message(DueMessage("no", "v", "a", 1.0).encode(), LEASE, now) is MessageOutcome.DONE
+    )
 
 
 @pytest.mark.parametrize("body", ["", "null", '{"v": 2, "run": "r"}', '{"v":1,"run":1,"visit":2}'])
 def test_a_message_of_another_sender_is_refused(store: PostgresStore, body: str) -> None:
     with pytest.raises(MessageError):
-        store.claim_message(body, LEASE, 1.0)
+        store.queue.claim_message(body, LEASE, 1.0)
 
 
 def test_a_claim_that_gives_up_fails_the_visit(store: PostgresStore, aws: Client, queue: str) -> None:
     run = start_service_run(store, DIAMOND)
     (body,) = receive_messages(aws, queue)
-    claim = store.claim_message(body, LEASE, time.time(), give_up=True)
+    claim = store.queue.claim_message(body, LEASE, time.time(), give_up=True)
     assert isinstance(claim, Claim)
     VisitExecutor(store, LEASE, service_capabilities({}), continues=lambda: False).execute(claim)
-    (visit, *_) = store.visits(run.id)
+    (visit, *_) = store.runs.visits(run.id)
     assert (visit.status, visit.error and visit.error["type"]) == ("failed", "WorkerLost")
 
 
@@ -255,13 +257,13 @@ def test_a_sweep_sends_lost_messages_again(store: PostgresStore, aws: Client, qu
     now = time.time()
     run = start_service_run(store, DIAMOND)
     receive_messages(aws, queue)  # the message is lost
-    assert store.sweep(now + 1.0) == SweepResult(1, 0)
-    assert store.sweep(now + 1000.0) == SweepResult(1, 1)
+    assert store.maintenance.sweep(now + 1.0) == SweepResult(1, 0)
+    assert store.maintenance.sweep(now + 1000.0) == SweepResult(1, 1)
     assert [DueMessage.decode(body).run_id for body in receive_messages(aws, queue)] == [run.id]
-    claim = store.claim("service", Lease("dies", 30.0), now + 1.0)
+    claim = store.queue.claim("service", Lease("dies", 30.0), now + 1.0)
     assert claim is not None
-    assert store.sweep(now + 31.0 + GRACE_SECONDS) == SweepResult(1, 0)
-    assert store.sweep(now + 1000.0) == SweepResult(1, 1)
+    assert store.maintenance.sweep(now + 31.0 + GRACE_SECONDS) == SweepResult(1, 0)
+    assert store.maintenance.sweep(now + 1000.0) == SweepResult(1, 1)
 
 
 def test_a_queue_that_refuses_messages_loses_nothing(
@@ -277,15 +279,15 @@ def test_a_queue_that_refuses_messages_loses_nothing(
     reset_clients()
     assert "no message was sent about 1 due visits" in caplog.text
     assert "The queue of the store refused" in caplog.text
-    assert store.visits(run.id)[0].status is VisitStatus.READY
-    assert store.sweep(time.time() + 1000.0).repaired == 1
+    assert store.runs.visits(run.id)[0].status is VisitStatus.READY
+    assert store.maintenance.sweep(time.time() + 1000.0).repaired == 1
     assert process_messages(store, aws, queue, run, chained=True).status is RunStatus.SUCCEEDED
 
 
 def test_a_process_has_few_connections(store: PostgresStore, postgres_dsn: str) -> None:
     """Each concurrent invocation is a process, with at most four connections and none for notifications."""
     run = start_service_run(store, DIAMOND)
-    run_concurrently(20, lambda _: [store.visits(run.id) for _ in range(50)])
+    run_concurrently(20, lambda _: [store.runs.visits(run.id) for _ in range(50)])
     with psycopg.connect(postgres_dsn) as connection:
         query = (
             "select query from pg_stat_activity"
@@ -316,14 +318,14 @@ class TestSecret:
         with empty_database(postgres_server) as other:
             upgrade(other)
             aws("secretsmanager").put_secret_value(SecretId=arn, SecretString=other)
-            assert store.run(run.tenant, run.id) is not None
+            assert store.runs.get(run.tenant, run.id) is not None
             with psycopg.connect(postgres_dsn, autocommit=True) as connection:
                 connection.execute(
                     "select pg_terminate_backend(pid) from pg_stat_activity"
                     " where datname = current_database() and pid <> pg_backend_pid()"
                 )
             deadline = time.monotonic() + 30.0
-            while store.run(run.tenant, run.id) is not None:
+            while store.runs.get(run.tenant, run.id) is not None:
                 assert time.monotonic() < deadline
                 time.sleep(0.1)
             store.close()

@@ -119,14 +119,14 @@ def is_sound(store: PostgresStore, *runs: Run) -> bool:
     """Check that the store is consistent and that each run has ended once."""
     assert check_consistency(store.database) == []
     for run in runs:
-        ends = [event.type for event in store.events(run.id, limit=10_000) if event.type in TERMINAL]
+        ends = [event.type for event in store.runs.events(run.id, limit=10_000) if event.type in TERMINAL]
         assert len(ends) == 1 + current_run(store, run).resumes, ends
     return True
 
 
 def is_complete(store: PostgresStore, run: Run, visits: int) -> bool:
     """Check that a run has `visits` visits, and that each succeeded once."""
-    finished = [visit for visit in store.visits(run.id) if not visit.step.startswith("@")]
+    finished = [visit for visit in store.runs.visits(run.id) if not visit.step.startswith("@")]
     assert Counter(visit.status for visit in finished) == {VisitStatus.SUCCEEDED: visits}
     assert max(Counter((visit.step, visit.number) for visit in finished).values()) == 1
     with store.database.transaction() as db:
@@ -196,14 +196,14 @@ def test_only_one_commit_of_each_visit_is_accepted(stores: list[PostgresStore]) 
     def work(index: int) -> None:
         store = stores[index % len(stores)]
         while not current_run(store, run).status.is_final:
-            claim = store.claim(run.queue, Lease(str(index), 0.0), 2.0)
+            claim = store.queue.claim(run.queue, Lease(str(index), 0.0), 2.0)
             if claim is None:
                 continue
             with suppress(FencedError):
                 if claim.visit.step == END:
-                    store.finish(claim, RunStatus.SUCCEEDED, None, [], 2.0)
+                    store.queue.finish(claim, RunStatus.SUCCEEDED, None, [], 2.0)
                 else:
-                    store.commit(succeed(store, claim, case=0), 2.0)
+                    store.queue.commit(succeed(store, claim, case=0), 2.0)
                 accepted.append(claim.visit.id)
 
     run_concurrently(8, work)
@@ -269,12 +269,12 @@ def test_a_parent_is_locked_before_its_child(
     """A cancellation locks the parent first too. Another order would cause a deadlock."""
     parent, key = start_waiting_run(store)
     child_run = start_child(store, parent, WaitKey(parent.id, key.visit_id, "child"), "child", queue="inner")
-    store.stop(child_run.id, RunStatus.CANCELLED, 2.0)
-    last = store.claim("inner", LEASE, 2.0)
+    store.runs.stop(child_run.id, RunStatus.CANCELLED, 2.0)
+    last = store.queue.claim("inner", LEASE, 2.0)
     assert last is not None
 
     def finish() -> None:
-        store.finish(last, RunStatus.CANCELLED, None, [], 3.0)
+        store.queue.finish(last, RunStatus.CANCELLED, None, [], 3.0)
 
     if how == "resume":
         finish()
@@ -282,7 +282,7 @@ def test_a_parent_is_locked_before_its_child(
     future = (
         run_in_thread(finish)
         if how == "finish"
-        else run_in_thread(store.resume, "child", 4.0, deadline_at=None, values={})
+        else run_in_thread(store.runs.resume, "child", 4.0, deadline_at=None, values={})
     )
     observer.wait_for_blocked()
     observer.connection.execute("select 1 from runs where id = 'child' for update nowait")
@@ -303,7 +303,7 @@ def test_a_claim_that_waited_for_a_lock_checks_the_visit_again(
     """The claim checks the visit as it is after the lock was acquired."""
     run = start_run(store, now=1.0)
     observer.lock_run(run)
-    future = run_in_thread(store.claim, run.queue, LEASE, 2.0)
+    future = run_in_thread(store.queue.claim, run.queue, LEASE, 2.0)
     observer.wait_for_blocked()
     if change is not None:
         observer.connection.execute(f"update visits set {change}".encode())
@@ -312,11 +312,11 @@ def test_a_claim_that_waited_for_a_lock_checks_the_visit_again(
     if change in ("status = 'parked'", "due_at = 9e9"):
         assert claim is None
         assert current_run(store, run).status is RunStatus.QUEUED
-        assert len(store.events(run.id)) == 1
+        assert len(store.runs.events(run.id)) == 1
     else:
         expected = {None: (1, 1), "fence = fence + 1": (2, 1), "attempt = 2": (1, 2)}[change]
         assert (claim.visit.fence, claim.visit.attempt) == expected
-        assert [event.attempt for event in store.events(run.id)] == [None, claim.visit.attempt]
+        assert [event.attempt for event in store.runs.events(run.id)] == [None, claim.visit.attempt]
 
 
 @pytest.mark.parametrize("change", ["fence = fence + 1", "status = 'ready'"])
@@ -326,12 +326,12 @@ def test_a_commit_that_waited_for_a_lock_is_fenced(
     run = start_run(store)
     claim = claim_visit(store, run)
     observer.lock_run(run)
-    future = run_in_thread(store.commit, succeed(store, claim), 2.0, LEASE)
+    future = run_in_thread(store.queue.commit, succeed(store, claim), 2.0, LEASE)
     observer.wait_for_blocked()
     observer.connection.execute(f"update visits set {change}".encode())
     observer.connection.execute("commit")
     assert isinstance(future.exception(), FencedError)
-    assert [visit.step for visit in store.visits(run.id)] == ["a"]
+    assert [visit.step for visit in store.runs.visits(run.id)] == ["a"]
 
 
 def test_a_stop_while_branches_commit(stores: list[PostgresStore]) -> None:
@@ -390,14 +390,14 @@ def test_a_wait_is_closed_while_the_child_resumes(
     parent, key = start_waiting_run(store)
     wait = WaitKey(parent.id, key.visit_id, "child")
     child_run = start_child(store, parent, wait, "child", queue="inner")
-    store.stop(child_run.id, RunStatus.CANCELLED, 2.0)
-    last = store.claim("inner", LEASE, 2.0)
+    store.runs.stop(child_run.id, RunStatus.CANCELLED, 2.0)
+    last = store.queue.claim("inner", LEASE, 2.0)
     assert last is not None
-    store.finish(last, RunStatus.CANCELLED, None, [], 3.0)
+    store.queue.finish(last, RunStatus.CANCELLED, None, [], 3.0)
     observer.lock_run(parent)
     futures = [
-        run_in_thread(store.resume, "child", 4.0, deadline_at=None, values={}),
-        run_in_thread(store.close_wait, wait, 5.0),
+        run_in_thread(store.runs.resume, "child", 4.0, deadline_at=None, values={}),
+        run_in_thread(store.waits.close_wait, wait, 5.0),
     ]
     observer.wait_for_blocked(2)
     observer.release_locks()
@@ -407,19 +407,19 @@ def test_a_wait_is_closed_while_the_child_resumes(
 def test_one_idempotency_key_in_several_processes(stores: list[PostgresStore]) -> None:
     runs = run_concurrently(8, lambda index: start_run(stores[index % 4], key=("k", "body")).id)
     assert len(set(runs)) == 1
-    assert [run.id for run in stores[0].runs("default")[0]] == runs[:1]
+    assert [run.id for run in stores[0].runs.find("default")[0]] == runs[:1]
     assert check_consistency(stores[0].database) == []
 
 
 def test_concurrent_registrations_get_different_versions(stores: list[PostgresStore]) -> None:
     plans = [compile_text(dedent(CHAIN.replace("n: 1", f"n: {index}"))) for index in range(8)]
     for plan in plans:
-        stores[0].save_plan(plan)
+        stores[0].plans.save(plan)
 
     def register(index: int) -> str | None:
         return (
             stores[index % 4]
-            .register(RegisteredPlaybook("default", "p", None, plans[index].hash, 1.0))
+            .registry.register(RegisteredPlaybook("default", "p", None, plans[index].hash, 1.0))
             .version
         )
 

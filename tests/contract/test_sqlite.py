@@ -75,9 +75,9 @@ def test_open_upgrades_a_store_of_an_earlier_version(tmp_path: Path) -> None:
     db.commit()
     db.close()
     store = SqliteStore(str(path), create=False)
-    assert not store.has_keys()
-    assert [playbook.name for playbook in store.playbooks("default")[0]] == ["a"]
-    assert [(visit.step, visit.saved) for visit in store.visits_with_outputs("run")] == [("a", {"x": 1})]
+    assert not store.keys.any_exist()
+    assert [playbook.name for playbook in store.registry.find("default")[0]] == ["a"]
+    assert [(visit.step, visit.saved) for visit in store.runs.visits_with_outputs("run")] == [("a", {"x": 1})]
     store.close()
     again = SqliteStore(str(path))
     assert again.file.fetch_one("pragma user_version")[0] == SCHEMA_VERSION
@@ -91,11 +91,11 @@ def test_queries_for_active_visits_use_an_index(tmp_path: Path) -> None:
     db.set_trace_callback(statements.append)
     run = start_run(store)
     claim = claim_visit(store, run)
-    store.commit(succeed(store, claim), 1.0)
-    store.run("default", run.id)
-    store.next_due("service")
-    store.release_dead("service", 1.0)
-    store.stop(run.id, RunStatus.CANCELLED, 2.0)
+    store.queue.commit(succeed(store, claim), 1.0)
+    store.runs.get("default", run.id)
+    store.queue.next_due("service")
+    store.queue.release_dead("service", 1.0)
+    store.runs.stop(run.id, RunStatus.CANCELLED, 2.0)
     db.set_trace_callback(None)
     searches = [text for text in statements if ACTIVE in text]
     assert len(searches) >= 6
@@ -187,10 +187,10 @@ def test_a_full_disk_is_reported_and_loses_nothing(tmp_path: Path) -> None:
     db.execute(f"pragma max_page_count = {pages}")
     for _ in range(2):
         with pytest.raises(StoreError, match="database or disk is full"):
-            store.commit(succeed(store, claim, saved={"n": "x" * 100_000}), 1.0)
+            store.queue.commit(succeed(store, claim, saved={"n": "x" * 100_000}), 1.0)
     db.execute("pragma max_page_count = 1000000")
-    store.commit(succeed(store, claim), 1.0)
-    assert [visit.step for visit in store.visits(run.id)] == ["a", "b"]
+    store.queue.commit(succeed(store, claim), 1.0)
+    assert [visit.step for visit in store.runs.visits(run.id)] == ["a", "b"]
     store.close()
 
 
@@ -201,7 +201,7 @@ def test_close_while_a_thread_reads_the_store(tmp_path: Path) -> None:
     def read() -> None:
         with suppress(StoreError):
             while not closed.is_set():
-                store.next_due("service")
+                store.queue.next_due("service")
                 reading.set()
 
     thread = threading.Thread(target=read)
@@ -230,9 +230,9 @@ def test_a_result_that_is_also_saved_is_stored_once(
     store = SqliteStore(str(tmp_path / "noetl.db"))
     run = start_run(store)
     claim = claim_visit(store, run)
-    store.commit(succeed(store, claim, saved=saved, data=data), 1.0)
+    store.queue.commit(succeed(store, claim, saved=saved, data=data), 1.0)
     row = store.database.fetch_one("select result from visits where id = ?", claim.visit.id)
     assert row["result"] == stored
-    (visit,) = store.visits_with_outputs(run.id, [claim.visit.id])
+    (visit,) = store.runs.visits_with_outputs(run.id, [claim.visit.id])
     assert (visit.result, repr(visit.result), visit.saved) == (data, repr(data), saved)
     store.close()

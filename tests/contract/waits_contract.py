@@ -48,7 +48,7 @@ def wait_key(claim: Claim, wait: str = "w") -> WaitKey:
 
 def open_wait(store: Store, claim: Claim, token: str = "t", wait: str = "w") -> WaitKey:
     key = wait_key(claim, wait)
-    store.open_wait(key, claim.visit.fence, token)
+    store.waits.open_wait(key, claim.visit.fence, token)
     return key
 
 
@@ -62,7 +62,7 @@ def start_waiting_run(store: Store, token: str = "t") -> tuple[Run, WaitKey]:
     run = start_run(store)
     claim = claim_visit(store, run)
     key = open_wait(store, claim, token)
-    store.commit(suspend_claim(claim, key.id), 1.0)
+    store.queue.commit(suspend_claim(claim, key.id), 1.0)
     return run, key
 
 
@@ -71,7 +71,7 @@ def start_child(
 ) -> Run:
     """Start a child run, which answers a wait of its parent when it ends, if `key` is not None."""
     plan = compile_text(CHAIN)
-    store.save_plan(plan)
+    store.plans.save(plan)
     run, first = new_run(
         plan.header,
         plan.hash,
@@ -83,7 +83,7 @@ def start_child(
         origin="local",
         **{"queue": parent.queue, **options},
     )
-    return store.create_run(run, first)
+    return store.runs.create(run, first)
 
 
 def comparable_values(visit: Visit) -> tuple[Any, ...]:
@@ -95,13 +95,13 @@ def comparable_values(visit: Visit) -> tuple[Any, ...]:
 
 def refusal_of_answer(store: Store, body: Any = None, token: str = "t", now: float = 9.0) -> str:
     with pytest.raises(RejectedError) as rejected:
-        store.answer(token, body, now)
+        store.waits.answer(token, body, now)
     return rejected.value.reason
 
 
 def refusal_of_heartbeat(store: Store, token: str = "t") -> str:
     with pytest.raises(RejectedError) as rejected:
-        store.record_heartbeat(token, 9.0)
+        store.waits.record_heartbeat(token, 9.0)
     return rejected.value.reason
 
 
@@ -113,14 +113,14 @@ class WaitsContract:
     # Answers
 
     def test_an_unopened_wait_has_no_answer(self, store: Store) -> None:
-        assert store.wait(wait_key(claim_visit(store, start_run(store)))) == Wait("w")
+        assert store.waits.wait(wait_key(claim_visit(store, start_run(store)))) == Wait("w")
 
     def test_an_answer_makes_the_visit_due(self, store: Store, second: Store) -> None:
         run, key = start_waiting_run(store)
-        assert (store.next_due(run.id), store.wait(key)) == (NEVER, Wait("w"))
-        store.answer("t", {"yes": True}, 5.0)
-        assert store.next_due(run.id) == 5.0
-        assert second.wait(key) == store.wait(key) == Wait("w", {"yes": True}, answered_at=5.0)
+        assert (store.queue.next_due(run.id), store.waits.wait(key)) == (NEVER, Wait("w"))
+        store.waits.answer("t", {"yes": True}, 5.0)
+        assert store.queue.next_due(run.id) == 5.0
+        assert second.waits.wait(key) == store.waits.wait(key) == Wait("w", {"yes": True}, answered_at=5.0)
         visit = claim_visit(store, run, 5.0).visit
         assert (visit.id, visit.progress) == (key.visit_id, Progress(journal={"run": {"at": 0}}))
 
@@ -129,27 +129,27 @@ class WaitsContract:
     )
     def test_answers_are_read_as_they_were(self, store: Store, body: Any) -> None:
         _, key = start_waiting_run(store)
-        store.answer("t", body, 5.0)
-        wait = store.wait(key)
+        store.waits.answer("t", body, 5.0)
+        wait = store.waits.wait(key)
         assert (wait.answer, wait.answered_at) == (body, 5.0)
         assert type(wait.answer) is type(body)
-        store.answer("t", body, 6.0)
+        store.waits.answer("t", body, 6.0)
 
     def test_the_same_answer_again_changes_nothing(self, store: Store) -> None:
         run, key = start_waiting_run(store)
-        assert store.answer("t", {"a": 1, "b": [2]}, 5.0) == key
-        before = (store.wait(key), run_contents(store, run), store.next_due(run.id))
-        assert store.answer("t", {"b": [2], "a": 1}, 6.0) == key
-        assert (store.wait(key), run_contents(store, run), store.next_due(run.id)) == before
+        assert store.waits.answer("t", {"a": 1, "b": [2]}, 5.0) == key
+        before = (store.waits.wait(key), run_contents(store, run), store.queue.next_due(run.id))
+        assert store.waits.answer("t", {"b": [2], "a": 1}, 6.0) == key
+        assert (store.waits.wait(key), run_contents(store, run), store.queue.next_due(run.id)) == before
 
     @pytest.mark.parametrize(
         ("body", "other"), [(1, 2), (1, True), (0, False), (None, False), ("1", 1), ([], {})]
     )
     def test_another_answer_is_refused(self, store: Store, body: Any, other: Any) -> None:
         _, key = start_waiting_run(store)
-        store.answer("t", body, 5.0)
+        store.waits.answer("t", body, 5.0)
         assert refusal_of_answer(store, other) == "answered_otherwise"
-        assert repr(store.wait(key).answer) == repr(body)
+        assert repr(store.waits.wait(key).answer) == repr(body)
 
     def test_one_of_concurrent_answers_is_kept(self, store: Store, second: Store) -> None:
         _, key = start_waiting_run(store)
@@ -163,7 +163,7 @@ class WaitsContract:
 
         taken = run_concurrently(6, answer)
         assert sum(taken) == 1
-        assert store.wait(key).answer == taken.index(True)
+        assert store.waits.wait(key).answer == taken.index(True)
 
     def test_an_unknown_token_is_refused(self, store: Store) -> None:
         start_waiting_run(store)
@@ -178,32 +178,32 @@ class WaitsContract:
         run, key = start_waiting_run(store)
         text = "x" * (self.answer_limit - 2 + extra)
         if not extra:
-            store.answer("t", text, 5.0)
-            assert store.wait(key).answer == text
+            store.waits.answer("t", text, 5.0)
+            assert store.waits.wait(key).answer == text
             return
         before = run_contents(store, run)
         assert refusal_of_answer(store, text) == "too_large"
-        assert (store.wait(key), run_contents(store, run)) == (Wait("w"), before)
-        store.answer("t", "x", 5.0)
+        assert (store.waits.wait(key), run_contents(store, run)) == (Wait("w"), before)
+        store.waits.answer("t", "x", 5.0)
 
     def test_every_token_of_a_wait_answers_it(self, store: Store) -> None:
         claim = claim_visit(store, start_run(store))
         key = open_wait(store, claim, "first")
         open_wait(store, claim, "second")
-        store.commit(suspend_claim(claim, "w"), 1.0)
-        store.answer("first", 1, 5.0)
-        store.answer("second", 1, 6.0)
+        store.queue.commit(suspend_claim(claim, "w"), 1.0)
+        store.waits.answer("first", 1, 5.0)
+        store.waits.answer("second", 1, 6.0)
         assert refusal_of_answer(store, 2, "second") == "answered_otherwise"
-        assert store.wait(key).answered_at == 5.0
+        assert store.waits.wait(key).answered_at == 5.0
 
     def test_waits_of_one_visit_are_answered_separately(self, store: Store) -> None:
         claim = claim_visit(store, start_run(store))
         first, second = open_wait(store, claim, "t1", "one"), open_wait(store, claim, "t2", "two")
-        store.commit(suspend_claim(claim, "one", "two"), 1.0)
-        store.answer("t2", 2, 5.0)
-        assert (store.wait(first), store.wait(second).answer) == (Wait("one"), 2)
-        store.answer("t1", 1, 6.0)
-        assert store.wait(first).answer == 1
+        store.queue.commit(suspend_claim(claim, "one", "two"), 1.0)
+        store.waits.answer("t2", 2, 5.0)
+        assert (store.waits.wait(first), store.waits.wait(second).answer) == (Wait("one"), 2)
+        store.waits.answer("t1", 1, 6.0)
+        assert store.waits.wait(first).answer == 1
 
     # Answers that arrive while the visit is running
 
@@ -211,11 +211,11 @@ class WaitsContract:
         run = start_run(store)
         claim = claim_visit(store, run)
         open_wait(store, claim)
-        store.answer("t", 1, 2.0)
-        assert store.wait(wait_key(claim)).answer == 1
-        assert store.claim(run.id, LEASE, 3.0) is None
-        store.commit(suspend_claim(claim, "w"), 4.0)
-        assert store.next_due(run.id) == 4.0
+        store.waits.answer("t", 1, 2.0)
+        assert store.waits.wait(wait_key(claim)).answer == 1
+        assert store.queue.claim(run.id, LEASE, 3.0) is None
+        store.queue.commit(suspend_claim(claim, "w"), 4.0)
+        assert store.queue.next_due(run.id) == 4.0
         assert claim_visit(store, run, 4.0).visit.id == claim.visit.id
 
     def test_an_answer_to_another_wait_does_not_end_a_suspension(self, store: Store) -> None:
@@ -223,9 +223,9 @@ class WaitsContract:
         claim = claim_visit(store, run)
         open_wait(store, claim)
         open_wait(store, claim, "other", "x")
-        store.answer("other", 1, 2.0)
-        store.commit(suspend_claim(claim, "w", due_at=50.0), 4.0)
-        assert store.next_due(run.id) == 50.0
+        store.waits.answer("other", 1, 2.0)
+        store.queue.commit(suspend_claim(claim, "w", due_at=50.0), 4.0)
+        assert store.queue.next_due(run.id) == 50.0
 
     def test_only_the_holder_of_the_claim_opens_a_wait(self, store: Store) -> None:
         run = start_run(store)
@@ -235,7 +235,7 @@ class WaitsContract:
             open_wait(store, lost)
         assert refusal_of_answer(store) == "unknown_token"
         open_wait(store, held, "mine")
-        store.commit(suspend_claim(held, "w"), 31.0)
+        store.queue.commit(suspend_claim(held, "w"), 31.0)
         with pytest.raises(FencedError):
             open_wait(store, held)
         assert refusal_of_answer(store) == "unknown_token"
@@ -244,87 +244,87 @@ class WaitsContract:
 
     def test_the_last_heartbeat_is_kept(self, store: Store) -> None:
         run, key = start_waiting_run(store)
-        store.record_heartbeat("t", 5.0)
-        store.record_heartbeat("t", 6.0)
-        assert store.wait(key) == Wait("w", last_heartbeat_at=6.0)
-        assert store.next_due(run.id) == NEVER
-        store.answer("t", 1, 7.0)
+        store.waits.record_heartbeat("t", 5.0)
+        store.waits.record_heartbeat("t", 6.0)
+        assert store.waits.wait(key) == Wait("w", last_heartbeat_at=6.0)
+        assert store.queue.next_due(run.id) == NEVER
+        store.waits.answer("t", 1, 7.0)
         assert refusal_of_heartbeat(store) == "closed"
-        assert store.wait(key) == Wait("w", 1, 7.0, 6.0)
+        assert store.waits.wait(key) == Wait("w", 1, 7.0, 6.0)
 
     # Closed waits
 
     def test_a_closed_wait_refuses_answers(self, store: Store) -> None:
         run, key = start_waiting_run(store)
         for now in (5.0, 6.0):
-            assert store.close_wait(key, now) == Wait("w")
+            assert store.waits.close_wait(key, now) == Wait("w")
         assert refusal_of_answer(store) == refusal_of_heartbeat(store) == "closed"
-        assert (store.wait(key), store.next_due(run.id)) == (Wait("w"), NEVER)
+        assert (store.waits.wait(key), store.queue.next_due(run.id)) == (Wait("w"), NEVER)
 
     def test_a_wait_may_be_closed_after_its_answer(self, store: Store) -> None:
         _, key = start_waiting_run(store)
-        store.answer("t", 7, 5.0)
-        assert store.close_wait(key, 6.0) == Wait("w", 7, 5.0)
-        store.answer("t", 7, 8.0)
+        store.waits.answer("t", 7, 5.0)
+        assert store.waits.close_wait(key, 6.0) == Wait("w", 7, 5.0)
+        store.waits.answer("t", 7, 8.0)
         assert refusal_of_answer(store, 8) == "answered_otherwise"
 
     def test_a_wait_may_be_closed_before_it_is_opened(self, store: Store) -> None:
         claim = claim_visit(store, start_run(store))
-        assert store.close_wait(wait_key(claim), 5.0) == Wait("w")
+        assert store.waits.close_wait(wait_key(claim), 5.0) == Wait("w")
         open_wait(store, claim)
         assert refusal_of_answer(store) == "closed"
 
     def test_a_finished_visit_refuses_answers(self, store: Store) -> None:
         claim = claim_visit(store, start_run(store))
         open_wait(store, claim)
-        store.commit(succeed(store, claim), 2.0)
+        store.queue.commit(succeed(store, claim), 2.0)
         assert refusal_of_answer(store) == refusal_of_heartbeat(store) == "closed"
 
     def test_a_resumed_run_accepts_answers_again(self, store: Store) -> None:
         run, key = start_waiting_run(store)
-        store.stop(run.id, RunStatus.CANCELLED, 2.0)
+        store.runs.stop(run.id, RunStatus.CANCELLED, 2.0)
         end_run(store, run, RunStatus.CANCELLED, 3.0)
         assert refusal_of_answer(store) == refusal_of_heartbeat(store) == "closed"
-        store.resume(run.id, 10.0, deadline_at=None, values={})
-        assert store.next_due(run.id) == NEVER
-        store.answer("t", 1, 11.0)
+        store.runs.resume(run.id, 10.0, deadline_at=None, values={})
+        assert store.queue.next_due(run.id) == NEVER
+        store.waits.answer("t", 1, 11.0)
         assert claim_visit(store, run, 11.0).visit.id == key.visit_id
 
     def test_an_answer_does_not_activate_a_visit_in_sequential_mode(self, store: Store) -> None:
         """A visit that is not activated yet is not due after an answer."""
         plan = compile_text(DIAMOND)
         plan = replace(plan, header=replace(plan.header, sequential=True))
-        store.save_plan(plan)
-        run = store.create_run(*new_run(plan.header, plan.hash, {}, now=0.0, origin="local"))
-        store.commit(succeed(store, claim_visit(store, run)), 1.0)
+        store.plans.save(plan)
+        run = store.runs.create(*new_run(plan.header, plan.hash, {}, now=0.0, origin="local"))
+        store.queue.commit(succeed(store, claim_visit(store, run)), 1.0)
         running = claim_visit(store, run, 1.0)
-        _, first, second, *_ = store.visits(run.id)
+        _, first, second, *_ = store.runs.visits(run.id)
         assert (running.visit.id, second.due_at) == (first.id, NEVER)
         other = start_child(store, run, WaitKey(run.id, second.id, "w"), "c", queue="another")
-        store.stop(other.id, RunStatus.CANCELLED, 2.0)
-        end = store.claim("another", LEASE, 2.0)
+        store.runs.stop(other.id, RunStatus.CANCELLED, 2.0)
+        end = store.queue.claim("another", LEASE, 2.0)
         assert end is not None
-        store.finish(end, RunStatus.CANCELLED, None, [], 3.0)
-        assert store.claim(run.id, LEASE, 4.0) is None
-        store.commit(succeed(store, running), 5.0)
+        store.queue.finish(end, RunStatus.CANCELLED, None, [], 3.0)
+        assert store.queue.claim(run.id, LEASE, 4.0) is None
+        store.queue.commit(succeed(store, running), 5.0)
         assert claim_visit(store, run, 5.0).visit.id == second.id
 
     def test_an_answer_to_a_stopping_run_is_kept_for_its_resume(self, store: Store) -> None:
         run, key = start_waiting_run(store)
-        store.stop(run.id, RunStatus.CANCELLED, 2.0)
-        store.answer("t", 1, 2.5)
+        store.runs.stop(run.id, RunStatus.CANCELLED, 2.0)
+        store.waits.answer("t", 1, 2.5)
         assert visit_states(store, run)[0] == ("a", "parked")
         end_run(store, run, RunStatus.CANCELLED, 3.0)
-        store.resume(run.id, 10.0, deadline_at=None, values={})
+        store.runs.resume(run.id, 10.0, deadline_at=None, values={})
         assert claim_visit(store, run, 10.0).visit.id == key.visit_id
-        assert store.wait(key).answer == 1
+        assert store.waits.wait(key).answer == 1
 
     # Change signals
 
     def test_an_answer_signals_work_and_changes(self, store: Store) -> None:
         start_waiting_run(store)
         work, changes = store.work.count, store.changes.count
-        store.answer("t", 1, 5.0)
+        store.waits.answer("t", 1, 5.0)
         store.work.wait(work, 60.0)
         store.changes.wait(changes, 60.0)
 
@@ -334,9 +334,9 @@ class WaitsContract:
         parent, key = start_waiting_run(store)
         plain = start_child(store, parent, None, "b")
         run, first = new_run(
-            store.plan_header(plain.plan_hash), plain.plan_hash, {}, now=1.0, source="/a b.yaml"
+            store.plans.header(plain.plan_hash), plain.plan_hash, {}, now=1.0, source="/a b.yaml"
         )
-        linked = store.create_run(replace(run, resumed_from=parent.id), first)
+        linked = store.runs.create(replace(run, resumed_from=parent.id), first)
         answering = start_child(store, parent, key, "c", source="x.yaml")
         for run in (plain, linked, answering):
             assert current_run(store, run) == run
@@ -353,46 +353,46 @@ class WaitsContract:
         before = run_contents(store, first)
         assert start_child(store, parent, key, "c", now=5.0) == first
         assert run_contents(store, first) == before
-        assert len(store.runs("default")[0]) == 2
+        assert len(store.runs.find("default")[0]) == 2
 
     @pytest.mark.parametrize("status", [RunStatus.FAILED, RunStatus.SUCCEEDED])
     def test_the_end_of_a_child_run_answers_its_wait(self, store: Store, status: RunStatus) -> None:
         run = start_run(store)
         claim = claim_visit(store, run)
-        store.commit(suspend_claim(claim, "w"), 1.0)
+        store.queue.commit(suspend_claim(claim, "w"), 1.0)
         other = start_child(store, run, wait_key(claim), "c")
         if status is RunStatus.FAILED:
-            store.commit(fail(store, claim_visit(store, run, 2.0)), 2.0)
+            store.queue.commit(fail(store, claim_visit(store, run, 2.0)), 2.0)
         else:
             for _ in range(3):
-                store.commit(succeed(store, claim_visit(store, run, 2.0)), 2.0)
-        assert (store.wait(wait_key(claim)), store.next_due(run.id)) == (Wait("w"), 2.0)
+                store.queue.commit(succeed(store, claim_visit(store, run, 2.0)), 2.0)
+        assert (store.waits.wait(wait_key(claim)), store.queue.next_due(run.id)) == (Wait("w"), 2.0)
         end = claim_visit(store, run, 2.0)
         assert end.run.id == other.id
-        store.finish(end, status, None, [], 3.0)
-        assert store.wait(wait_key(claim)) == Wait("w", answered_at=3.0)
+        store.queue.finish(end, status, None, [], 3.0)
+        assert store.waits.wait(wait_key(claim)) == Wait("w", answered_at=3.0)
         assert claim_visit(store, run, 3.0).visit.id == claim.visit.id
 
     def test_a_child_run_may_end_before_its_parent_waits(self, store: Store) -> None:
         run = start_run(store)
         claim = claim_visit(store, run)
         other = start_child(store, run, wait_key(claim), "c")
-        store.stop(other.id, RunStatus.CANCELLED, 2.0)
-        store.finish(claim_visit(store, run, 2.0), RunStatus.CANCELLED, None, [], 3.0)
-        store.commit(suspend_claim(claim, "w"), 4.0)
+        store.runs.stop(other.id, RunStatus.CANCELLED, 2.0)
+        store.queue.finish(claim_visit(store, run, 2.0), RunStatus.CANCELLED, None, [], 3.0)
+        store.queue.commit(suspend_claim(claim, "w"), 4.0)
         assert claim_visit(store, run, 4.0).visit.id == claim.visit.id
 
     def test_the_parent_waits_again_for_a_resumed_child(self, store: Store) -> None:
         run = start_run(store)
         claim = claim_visit(store, run)
         other = start_child(store, run, wait_key(claim), "c")
-        store.stop(other.id, RunStatus.CANCELLED, 2.0)
-        store.finish(claim_visit(store, run, 2.0), RunStatus.CANCELLED, None, [], 3.0)
-        store.resume(other.id, 4.0, deadline_at=None, values={})
-        assert store.wait(wait_key(claim)) == Wait("w")
-        store.commit(suspend_claim(claim, "w"), 5.0)
+        store.runs.stop(other.id, RunStatus.CANCELLED, 2.0)
+        store.queue.finish(claim_visit(store, run, 2.0), RunStatus.CANCELLED, None, [], 3.0)
+        store.runs.resume(other.id, 4.0, deadline_at=None, values={})
+        assert store.waits.wait(wait_key(claim)) == Wait("w")
+        store.queue.commit(suspend_claim(claim, "w"), 5.0)
         assert claim_visit(store, run, 6.0).run.id == other.id
-        assert store.claim(run.id, LEASE, 6.0) is None
+        assert store.queue.claim(run.id, LEASE, 6.0) is None
 
     @pytest.mark.parametrize("how", ["stop", "fail"])
     def test_a_stop_cancels_child_runs(self, store: Store, how: str) -> None:
@@ -400,24 +400,26 @@ class WaitsContract:
         claim = claim_visit(store, run)
         awaited = start_child(store, run, wait_key(claim), "c")
         detached = start_child(store, run, None, "d")
-        grandchild = start_child(store, awaited, WaitKey("c", store.visits("c")[0].id, "w"), "e")
+        grandchild = start_child(store, awaited, WaitKey("c", store.runs.visits("c")[0].id, "w"), "e")
         stopped_child = start_child(store, run, wait_key(claim, "x"), "f")
-        store.stop(stopped_child.id, RunStatus.FAILED, 1.0)
+        store.runs.stop(stopped_child.id, RunStatus.FAILED, 1.0)
         if how == "stop":
-            store.stop(run.id, RunStatus.CANCELLED, 2.0)
+            store.runs.stop(run.id, RunStatus.CANCELLED, 2.0)
         else:
-            store.commit(fail(store, claim), 2.0)
+            store.queue.commit(fail(store, claim), 2.0)
         stops = [
             current_run(store, child_run).stop for child_run in (awaited, grandchild, detached, stopped_child)
         ]
         assert stops == ["cancelled", "cancelled", None, "failed"]
         assert visit_states(store, awaited)[0] == ("a", VisitStatus.PARKED)
-        assert store.cancelled_runs([run.id, awaited.id, grandchild.id, detached.id, stopped_child.id]) == {
+        assert store.runs.cancelled_runs(
+            [run.id, awaited.id, grandchild.id, detached.id, stopped_child.id]
+        ) == {
             *([run.id] if how == "stop" else []),
             awaited.id,
             grandchild.id,
         }
-        assert store.cancelled_runs([]) == set()
+        assert store.runs.cancelled_runs([]) == set()
 
     # Progress of suspended work
 
@@ -430,27 +432,30 @@ class WaitsContract:
         ]
         for part in batches:
             later = Suspension(Progress(journal={"run": {"next": 2}}), 1.0, batch_results=(part,))
-            store.commit(suspend(claim_visit(store, run, 1.0).visit, later, 1.0), 1.0)
+            store.queue.commit(suspend(claim_visit(store, run, 1.0).visit, later, 1.0), 1.0)
         claim = claim_visit(store, run, 1.0)
         parts = {
-            loop: store.batch_results(run.id, claim.visit.id, loop) for loop in ("run", "run.0", "run.1")
+            loop: store.runs.batch_results(run.id, claim.visit.id, loop) for loop in ("run", "run.0", "run.1")
         }
         assert parts == {"run": [[[1], {"a": None}], [3]], "run.0": [["x"]], "run.1": []}
-        store.commit(fail(store, claim), 2.0)
-        assert store.batch_results(run.id, claim.visit.id, "run") == [[[1], {"a": None}], [3]]
+        store.queue.commit(fail(store, claim), 2.0)
+        assert store.runs.batch_results(run.id, claim.visit.id, "run") == [[[1], {"a": None}], [3]]
         end_run(store, run, RunStatus.FAILED, 3.0)
-        store.resume(run.id, 4.0, deadline_at=None, values={})
-        store.commit(succeed(store, claim_visit(store, run, 4.0)), 5.0)
-        assert [store.batch_results(run.id, claim.visit.id, loop) for loop in ("run", "run.0")] == [[], []]
+        store.runs.resume(run.id, 4.0, deadline_at=None, values={})
+        store.queue.commit(succeed(store, claim_visit(store, run, 4.0)), 5.0)
+        assert [store.runs.batch_results(run.id, claim.visit.id, loop) for loop in ("run", "run.0")] == [
+            [],
+            [],
+        ]
 
     @pytest.mark.parametrize(("counts", "claims"), [(True, 2), (False, 1)])
     def test_a_released_claim_is_due_at_once(self, store: Store, counts: bool, claims: int) -> None:
         run = start_run(store)
         claim = claim_visit(store, run)
         for _ in range(2):
-            store.release(run.id, claim.visit.id, claim.visit.fence, 2.0, counts=counts)
+            store.queue.release(run.id, claim.visit.id, claim.visit.fence, 2.0, counts=counts)
         with pytest.raises(FencedError):
-            store.commit(succeed(store, claim), 3.0)
+            store.queue.commit(succeed(store, claim), 3.0)
         again = claim_visit(store, run, 2.0).visit
         assert (again.id, again.claims) == (claim.visit.id, claims)
 
@@ -458,20 +463,20 @@ class WaitsContract:
 
     def test_copied_history_is_read_as_it_was(self, store: Store) -> None:
         before = start_run(store)
-        store.commit(succeed(store, claim_visit(store, before), saved={"n": [1]}, data={"x": 1}), 1.0)
-        store.commit(fail(store, claim_visit(store, before, 1.0)), 2.0)
+        store.queue.commit(succeed(store, claim_visit(store, before), saved={"n": [1]}, data={"x": 1}), 1.0)
+        store.queue.commit(fail(store, claim_visit(store, before, 1.0)), 2.0)
         end_run(store, before, RunStatus.FAILED, 3.0)
         run, first = new_run(
-            store.plan_header(before.plan_hash), before.plan_hash, {}, now=5.0, origin="local"
+            store.plans.header(before.plan_hash), before.plan_hash, {}, now=5.0, origin="local"
         )
         run = replace(run, resumed_from=before.id)
-        history = [replace(v, run_id=run.id) for v in store.visits_with_outputs(before.id)]
+        history = [replace(v, run_id=run.id) for v in store.runs.visits_with_outputs(before.id)]
         first = replace(first, step="b", id="first", clock=3, names={"n": (1, history[0].id)})
-        store.create_run(run, first, history=history)
-        *copied, following = store.visits(run.id)
+        store.runs.create(run, first, history=history)
+        *copied, following = store.runs.visits(run.id)
         assert [visit.step for visit in copied] == ["a", "b"]
         assert list(
-            map(comparable_values, store.visits_with_outputs(run.id, [v.id for v in history]))
+            map(comparable_values, store.runs.visits_with_outputs(run.id, [v.id for v in history]))
         ) == list(map(comparable_values, history))
         assert (following.step, following.status, following.clock, following.names, following.due_at) == (
             "b",
@@ -481,7 +486,7 @@ class WaitsContract:
             5.0,
         )
         assert current_run(store, run).live == 1
-        (event,) = store.events(run.id)
+        (event,) = store.runs.events(run.id)
         assert (event.type, event.payload) == (
             "workflow.started",
             {"playbook": "play", "resumed_from": before.id},
@@ -489,16 +494,16 @@ class WaitsContract:
 
     def test_copied_history_is_not_executed_again(self, store: Store) -> None:
         before = start_run(store)
-        store.commit(succeed(store, claim_visit(store, before)), 1.0)
+        store.queue.commit(succeed(store, claim_visit(store, before)), 1.0)
         run, first = new_run(
-            store.plan_header(before.plan_hash), before.plan_hash, {}, now=5.0, origin="local"
+            store.plans.header(before.plan_hash), before.plan_hash, {}, now=5.0, origin="local"
         )
         history = [
             replace(visit, run_id=run.id)
-            for visit in store.visits_with_outputs(before.id)
+            for visit in store.runs.visits_with_outputs(before.id)
             if visit.finished_at
         ]
-        store.create_run(run, replace(first, step="c", id="first"), history=history)
+        store.runs.create(run, replace(first, step="c", id="first"), history=history)
         visit = claim_visit(store, run, 5.0).visit
         assert (visit.step, visit.id) == ("c", "first")
-        assert store.claim(run.id, LEASE, 5.0) is None
+        assert store.queue.claim(run.id, LEASE, 5.0) is None

@@ -40,7 +40,7 @@ def test_the_page_lists_all_events_and_their_keys(store: SqliteStore) -> None:
     failed.resume(why="none").finish()
     late = RunHarness(store, TEXT, {"seconds": 60}).finish()
     cancelled = RunHarness(store, TEXT)
-    store.stop(cancelled.id, RunStatus.CANCELLED, cancelled.clock())
+    store.runs.stop(cancelled.id, RunStatus.CANCELLED, cancelled.clock())
     cancelled.finish()
     assert (failed.status, late.status, cancelled.status) == ("succeeded", "timed_out", "cancelled")
     events = [event for play in (failed, late, cancelled) for event in play.events]

@@ -61,7 +61,7 @@ def test_all_processes_of_a_cancelled_run_end(tmp_path: Path, command: str, has_
 
 def assert_cancelled(tmp_path: Path, running: subprocess.Popen[str], count: int) -> None:
     store = open_store(f"sqlite:///{tmp_path}/.noetl/noetl.db", create=False)
-    run = next(run for run in store.runs("default")[0] if run.parent is None)
+    run = next(run for run in store.runs.find("default")[0] if run.parent is None)
     cancelling = start_noetl(tmp_path, "runs", "cancel", run.id)
     _, complaint = running.communicate(timeout=SECONDS)
     said = cancelling.communicate(timeout=SECONDS)[1]
@@ -70,13 +70,15 @@ def assert_cancelled(tmp_path: Path, running: subprocess.Popen[str], count: int)
     assert f"\nrun {run.id} cancelled; " in complaint
     assert said.startswith(f"run {run.id} is ")
 
-    runs = store.runs("default")[0]
+    runs = store.runs.find("default")[0]
     assert len(runs) == count
     for run in runs:
         assert run.status == "cancelled"
         ends = ("workflow.completed", "workflow.failed", "workflow.cancelled", "workflow.timed_out")
-        assert [event.type for event in store.events(run.id) if event.type in ends] == ["workflow.cancelled"]
+        assert [event.type for event in store.runs.events(run.id) if event.type in ends] == [
+            "workflow.cancelled"
+        ]
         assert all(
-            visit.status == "parked" for visit in store.visits(run.id) if not visit.step.startswith("@")
+            visit.status == "parked" for visit in store.runs.visits(run.id) if not visit.step.startswith("@")
         )
     store.close()

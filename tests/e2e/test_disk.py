@@ -46,13 +46,13 @@ def test_a_run_resumes_when_the_disk_has_space_again(tmp_path: Path, request: py
     assert message.rstrip().endswith("Set the store with NOETL_STORE or --store.")
     assert "Traceback" not in message
     store = open_store(f"sqlite:///{tmp_path}/.noetl/noetl.db")
-    ((run,), _) = store.runs("default")
-    before = [event.step for event in store.events(run.id) if event.type == "step.completed"]
+    ((run,), _) = store.runs.find("default")
+    before = [event.step for event in store.runs.events(run.id) if event.type == "step.completed"]
     assert 0 < len(before) < STEPS
     store.close()
     resumed = start_noetl(tmp_path, "runs", "resume", run.id, "-q")
     assert resumed.communicate(timeout=SECONDS)[0] == '{\n  "last": 200000\n}\n'
     store = open_store(f"sqlite:///{tmp_path}/.noetl/noetl.db")
-    completed = [event.step for event in store.events(run.id) if event.type == "step.completed"]
+    completed = [event.step for event in store.runs.events(run.id) if event.type == "step.completed"]
     assert completed == [f"s{step}" for step in range(STEPS)]
     store.close()

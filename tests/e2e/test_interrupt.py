@@ -38,8 +38,8 @@ def test_an_interrupt_ends_commands(tmp_path: Path, loop: object) -> None:
     assert (running.returncode, out, err.count("Traceback")) == (130, "", 0), err
     assert not (tmp_path / "trace").exists()
     store = open_store(f"sqlite:///{tmp_path}/.noetl/noetl.db", create=False)
-    (run,) = store.runs("default")[0]
-    assert [(visit.status, visit.error, visit.claims) for visit in store.visits(run.id)] == [
+    (run,) = store.runs.find("default")[0]
+    assert [(visit.status, visit.error, visit.claims) for visit in store.runs.visits(run.id)] == [
         ("running", None, 0)
     ]
     assert err.splitlines()[-1] == f"interrupted; resume the run with `noetl runs resume {run.id}`"

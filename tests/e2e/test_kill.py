@@ -63,7 +63,7 @@ def test_a_run_is_completed_after_its_process_is_killed(tmp_path: Path) -> None:
     lines = tmp_path / "lines"
     kill_after(start_noetl(tmp_path, "run", "long.json"), lines, 1)
     store = open_store(f"sqlite:///{tmp_path}/.noetl/noetl.db", create=False)
-    (run,) = store.runs("default")[0]
+    (run,) = store.runs.find("default")[0]
     assert run.status == "running"
     for count in (20, 40):
         kill_after(start_noetl(tmp_path, "runs", "resume", run.id), lines, count)
@@ -71,12 +71,12 @@ def test_a_run_is_completed_after_its_process_is_killed(tmp_path: Path) -> None:
         answer, complaint = process.communicate(timeout=SECONDS)
     assert (process.returncode, complaint.count("Traceback")) == (0, 0)
     assert json.loads(answer)["result"] == {"sum": STEPS}
-    finished = store.run("default", run.id)
+    finished = store.runs.get("default", run.id)
     assert finished is not None
     assert finished.status == "succeeded"
     names = [f"step{index}" for index in range(1, STEPS + 1)]
-    assert [v.step for v in store.visits(run.id) if not v.step.startswith("@")] == names
-    committed = Counter(e.step for e in store.events(run.id) if e.type == "step.completed")
+    assert [v.step for v in store.runs.visits(run.id) if not v.step.startswith("@")] == names
+    committed = Counter(e.step for e in store.runs.events(run.id) if e.type == "step.completed")
     assert committed == Counter(names)
     done = Counter(lines.read_text().split())
     assert done.keys() == set(names)
@@ -117,7 +117,7 @@ def test_a_killed_loop_has_every_item_once_in_its_result(tmp_path: Path) -> None
 
     kill_at_gate(start_noetl(tmp_path, "run", "loop.json"), gates[0])
     store = open_store(f"sqlite:///{tmp_path}/.noetl/noetl.db", create=False)
-    (run,) = store.runs("default")[0]
+    (run,) = store.runs.find("default")[0]
     kill_at_gate(start_noetl(tmp_path, "runs", "resume", run.id), gates[1])
     with start_noetl(tmp_path, "runs", "resume", run.id, "--json") as process:
         answer, complaint = process.communicate(timeout=SECONDS)
@@ -127,7 +127,7 @@ def test_a_killed_loop_has_every_item_once_in_its_result(tmp_path: Path) -> None
     done = Counter(int(line.split()[0]) for line in (tmp_path / "lines").read_text().splitlines())
     assert done.keys() == set(range(ITEMS))
     assert done.total() <= ITEMS + 2 * BATCH
-    counted = [event.payload["done"] for event in store.events(run.id) if event.type == "loop.progress"]
+    counted = [event.payload["done"] for event in store.runs.events(run.id) if event.type == "loop.progress"]
     assert counted == list(range(BATCH, ITEMS + 1, BATCH))
-    assert [event.type for event in store.events(run.id)].count("workflow.completed") == 1
+    assert [event.type for event in store.runs.events(run.id)].count("workflow.completed") == 1
     store.close()

@@ -89,7 +89,7 @@ def wait_for_end(store: Store, run: Run) -> Run:
     """Wait for the end of the run, and return it."""
     for _ in range(200):
         seen = store.changes.count
-        current = store.run("default", run.id)
+        current = store.runs.get("default", run.id)
         assert current is not None
         if current.status.is_final:
             return current
@@ -132,7 +132,7 @@ def test_a_terminated_worker_finishes_its_step(workers: WorkerProcesses, store: 
         said = [worker.stderr.readline(), worker.stderr.readline()]
         writing.write("in time")
     assert (worker.wait(SECONDS), said) == (0, ["working\n", "finishing the running steps\n"])
-    assert [visit.status for visit in store.visits(run.id)] == ["succeeded", "ready"]
+    assert [visit.status for visit in store.runs.visits(run.id)] == ["succeeded", "ready"]
     workers.start()
     assert wait_for_end(store, run).result == {"message": "in time"}
 

@@ -293,7 +293,7 @@ class TestApproval:
         self, store: Store, waiting_run: tuple[RunHarness, str], answer: Any, outcome: str
     ) -> None:
         play, token = waiting_run
-        store.answer(hash_secret(token), answer, play.clock())
+        store.waits.answer(hash_secret(token), answer, play.clock())
         assert play.finish().result == {"outcome": outcome}
 
     def test_without_an_answer_the_callback_expires(self, waiting_run: tuple[RunHarness, str]) -> None:
@@ -312,7 +312,7 @@ class TestCloseDay:
         play = example("close_day")
         assert {region["region"]: region["total"] for region in play.result["closed"]} == TOTALS
         assert (play.result["total"], play.result["missing"]) == (2340.6, [])
-        runs, _ = store.runs("default", parent=play.id)
+        runs, _ = store.runs.find("default", parent=play.id)
         assert sorted(run.input["region"] for run in runs) == sorted(TOTALS)
 
     def test_a_region_without_orders_is_reported(self, example: Example, store: Store) -> None:
@@ -323,5 +323,5 @@ class TestCloseDay:
             "closed": [{"region": "asia", "orders": 3, "total": TOTALS["asia"]}],
             "missing": ["atlantis"],
         }
-        failed, _ = store.runs("default", parent=play.id, status=RunStatus.FAILED)
+        failed, _ = store.runs.find("default", parent=play.id, status=RunStatus.FAILED)
         assert [run.error and run.error["type"] for run in failed] == ["NoOrders"]

@@ -44,7 +44,7 @@ class WaitingCallbackRun(RunHarness):
         return [token for token in self.folder.joinpath("tokens.txt").read_text().split("\n.") if token]
 
     def answer(self, body: Any, token: str | None = None) -> None:
-        self.store.answer(hash_secret(token or self.tokens[-1]), body, self.clock())
+        self.store.waits.answer(hash_secret(token or self.tokens[-1]), body, self.clock())
 
     def rejection(self, body: Any = None, token: str | None = None) -> str:
         with pytest.raises(RejectedError) as found:
@@ -137,32 +137,32 @@ class TestExpiry:
         harness = begin(", timeout: 60s, heartbeat: 10s")
         for _ in range(3):
             harness.clock.advance(8)
-            harness.store.record_heartbeat(hash_secret(harness.tokens[0]), harness.clock())
+            harness.store.waits.record_heartbeat(hash_secret(harness.tokens[0]), harness.clock())
             harness.execute_next()
         before = harness.clock()
         harness.finish()
         assert harness.result == {"why": "no heartbeat arrived for 10 seconds"}
         assert harness.clock() - before == 10
         with pytest.raises(RejectedError, match="any more"):
-            harness.store.record_heartbeat(hash_secret(harness.tokens[0]), harness.clock())
+            harness.store.waits.record_heartbeat(hash_secret(harness.tokens[0]), harness.clock())
 
     def test_heartbeats_do_not_extend_the_timeout(self, begin: Begin) -> None:
         harness = begin(", timeout: 15s, heartbeat: 10s")
         harness.clock.advance(8)
-        harness.store.record_heartbeat(hash_secret(harness.tokens[0]), harness.clock())
+        harness.store.waits.record_heartbeat(hash_secret(harness.tokens[0]), harness.clock())
         assert harness.finish().result == {"why": "no answer arrived in time"}
 
 
 class TestCallbackAfterEnd:
     def test_a_cancelled_run_accepts_no_answer(self, begin: Begin) -> None:
         harness = begin()
-        harness.store.stop(harness.id, RunStatus.CANCELLED, harness.clock())
+        harness.store.runs.stop(harness.id, RunStatus.CANCELLED, harness.clock())
         harness.finish()
         assert harness.rejection() == "closed"
 
     def test_a_resumed_run_waits_for_the_same_answer(self, begin: Begin) -> None:
         harness = begin()
-        harness.store.stop(harness.id, RunStatus.CANCELLED, harness.clock())
+        harness.store.runs.stop(harness.id, RunStatus.CANCELLED, harness.clock())
         harness.finish()
         harness.resume()
         harness.answer(7)
@@ -276,7 +276,7 @@ class TestConcurrentCallbacks:
 
         def commit(*args: Any) -> Any:
             harness.answer("quick")
-            return store.commit(*args)
+            return store.queue.commit(*args)
 
         claim = harness.claim()
         assert claim is not None

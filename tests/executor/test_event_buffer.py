@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -231,10 +231,11 @@ def test_callback_tokens_are_not_written(monkeypatch: pytest.MonkeyPatch) -> Non
     assert found[1] == replace(dirty, payload={"error": {"message": "at /***"}})
 
 
-class Renewals(Store):
+class Renewals:
     """A store that only records renewals."""
 
     def __init__(self) -> None:
+        self.runs = self.queue = self
         self.checked: list[tuple[str, list[str], int]] = []
 
     def cancelled_runs(self, run_ids: Sequence[str]) -> set[str]:
@@ -288,7 +289,7 @@ def test_only_events_of_work_older_than_a_third_of_a_lease_are_written(
     now = [100.0]
     monkeypatch.setattr("noetl.executor.runtime.lease_keeper.time.monotonic", lambda: now[0])
     store = Renewals()
-    lease_keeper = LeaseKeeper(store, 6 * CANCEL_POLL_SECONDS, lambda: 0.0)  # type: ignore[abstract]
+    lease_keeper = LeaseKeeper(cast("Store", store), 6 * CANCEL_POLL_SECONDS, lambda: 0.0)
     run = Run("r", "default", "p", None, "h", RunStatus.RUNNING, "local", "q", {}, {}, {}, (), None, 0.0)
     long, short = Working(), Working()
     threads = []

@@ -27,7 +27,7 @@ TEXT = """
 
 
 def finally_outputs(store: SqliteStore, harness: RunHarness) -> dict[str, object]:
-    (visit,) = (visit for visit in store.visits_with_outputs(harness.id) if visit.step == "tidy")
+    (visit,) = (visit for visit in store.runs.visits_with_outputs(harness.id) if visit.step == "tidy")
     return dict(visit.saved)
 
 
@@ -61,7 +61,7 @@ def test_the_finally_step_runs_after_every_ending(
 
 def test_the_finally_step_runs_after_a_cancellation(store: SqliteStore) -> None:
     harness = RunHarness(store, TEXT % "abort")
-    store.stop(harness.id, "cancelled", harness.clock())  # type: ignore[arg-type]
+    store.runs.stop(harness.id, "cancelled", harness.clock())  # type: ignore[arg-type]
     harness.finish()
     found = finally_outputs(store, harness)
     assert (harness.status, found["seen"], found["was"]) == ("cancelled", "cancelled", "cancelled")

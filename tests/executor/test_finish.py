@@ -74,7 +74,7 @@ class TestRunDeadline:
         harness.execute_next()
         harness.clock.advance(9)
         assert harness.finish().status is RunStatus.SUCCEEDED
-        assert store.next_due(harness.queue) is None
+        assert store.queue.next_due(harness.queue) is None
 
     def test_a_run_past_its_deadline_times_out(self, store: SqliteStore) -> None:
         """The run also times out if its active step commits after the deadline."""

@@ -505,7 +505,7 @@ class TestStepFailures:
         """
         harness = run_to_end(store, text)
         assert (harness.status, harness.error_types, harness.visit_counts) == ("failed", ["Failed"], {"a": 1})
-        (saved,) = store.visits_with_outputs(harness.id)
+        (saved,) = store.runs.visits_with_outputs(harness.id)
         assert saved.saved == {}
 
     def test_a_failure_of_in_place_work_may_be_forgiven(self, store: SqliteStore) -> None:
@@ -657,7 +657,7 @@ class TestStepRetries:
         )
         harness.execute_next()
         assert harness.status is RunStatus.WAITING
-        assert harness.store.runs("default", status=RunStatus.WAITING)[0] == [harness.run]
+        assert harness.store.runs.find("default", status=RunStatus.WAITING)[0] == [harness.run]
         assert harness.finish().status is RunStatus.SUCCEEDED
 
 
@@ -788,14 +788,14 @@ class TestCancelAndResume:
     def test_a_cancelled_run_parks_ready_visits(self, store: SqliteStore) -> None:
         harness = RunHarness(store, self.TEXT)
         harness.execute_next()
-        store.stop(harness.id, RunStatus.CANCELLED, harness.clock())
+        store.runs.stop(harness.id, RunStatus.CANCELLED, harness.clock())
         harness.finish()
         assert (harness.status, harness.result, harness.error_types) == ("cancelled", None, [])
         assert [(visit.step, visit.status.value) for visit in harness.visits][-1] == ("b", "parked")
 
     def test_a_run_can_be_cancelled_before_it_starts(self, store: SqliteStore) -> None:
         harness = RunHarness(store, self.TEXT)
-        store.stop(harness.id, RunStatus.CANCELLED, harness.clock())
+        store.runs.stop(harness.id, RunStatus.CANCELLED, harness.clock())
         assert harness.finish().status is RunStatus.CANCELLED
         assert harness.resume().finish().result == {"x": 1, "y": 1}
 
@@ -803,7 +803,7 @@ class TestCancelAndResume:
         harness = RunHarness(store, self.TEXT)
         claim = harness.claim()
         assert claim is not None
-        store.stop(harness.id, RunStatus.CANCELLED, harness.clock())
+        store.runs.stop(harness.id, RunStatus.CANCELLED, harness.clock())
         assert harness.status is RunStatus.RUNNING
         following = harness.executor().execute(claim)
         assert following is not None

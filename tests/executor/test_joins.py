@@ -43,7 +43,7 @@ class TestJoinAny:
         before = harness.clock()
         while "k" not in harness.visit_counts or harness.visit("k").status != "succeeded":
             if not harness.execute_next():
-                harness.clock.now = store.next_due(harness.queue) or 0.0
+                harness.clock.now = store.queue.next_due(harness.queue) or 0.0
         assert harness.clock() - before == 5
         assert not harness.status.is_final
         assert harness.finish().clock() - before == 90
@@ -106,8 +106,8 @@ class TestJoinAny:
         harness = RunHarness(store, RACE, {"b": 5, "c": 50, "d": 90})
         while "j" not in harness.visit_counts:
             if not harness.execute_next():
-                harness.clock.now = store.next_due(harness.queue) or 0.0
-        store.stop(harness.id, RunStatus.CANCELLED, harness.clock())
+                harness.clock.now = store.queue.next_due(harness.queue) or 0.0
+        store.runs.stop(harness.id, RunStatus.CANCELLED, harness.clock())
         harness.finish().resume().finish()
         assert (harness.status, harness.visit_counts["j"], harness.run.live) == ("succeeded", 1, 0)
 

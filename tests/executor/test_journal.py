@@ -70,7 +70,7 @@ class TestSuspendedTasks:
         """
         playing = make_harness(store, tmp_path, text)
         playing.execute_next()
-        assert "sesame" not in str(store.visits(playing.id))
+        assert "sesame" not in str(store.runs.visits(playing.id))
         assert playing.finish().result["count"]["stdout"].strip() == "11"
 
     @pytest.mark.parametrize("parallel", ["false", "true"])
@@ -417,7 +417,7 @@ class TestRetriesOfSuspendedWork:
         playing = make_harness(store, tmp_path, text)
         while not any(event.attempt == 2 and event.type == "loop.progress" for event in playing.events):
             if not playing.execute_next():
-                playing.clock.now = store.next_due(playing.queue) or 0.0
+                playing.clock.now = store.queue.next_due(playing.queue) or 0.0
         playing.clock.advance(100)
         playing.execute_next()
         assert playing.visit("a").error is not None

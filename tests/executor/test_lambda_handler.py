@@ -83,7 +83,7 @@ class LambdaQueue:
         return self.status(run)
 
     def status(self, run: Run) -> RunStatus:
-        found = self.store.run(run.tenant, run.id)
+        found = self.store.runs.get(run.tenant, run.id)
         assert found is not None
         return found.status
 
@@ -138,16 +138,16 @@ def test_without_enough_time_a_step_is_left_to_another_invocation(queue: LambdaQ
     slow = "name: slow\nsteps: [{name: a, timeout: 30s, run: [{action: set, set: {n: 1}}]}]\n"
     run = start(queue, slow)
     [record] = queue.records()
-    claimed = queue.store.claim_message(record["body"], Lease("other", 60.0), time.time())
+    claimed = queue.store.queue.claim_message(record["body"], Lease("other", 60.0), time.time())
     assert not isinstance(claimed, MessageOutcome)
-    queue.store.release(run.id, claimed.visit.id, claimed.visit.fence, time.time(), counts=False)
+    queue.store.queue.release(run.id, claimed.visit.id, claimed.visit.fence, time.time(), counts=False)
     [record] = queue.records()
     invocation = handlers._LambdaInvocation(
         handlers._warm_state(), FakeLambdaContext(60.0), handlers.InvocationMetrics("step"), give_up=False
     )
     invocation._started -= 40.0  # 18 of the 58 seconds remain
     assert invocation.process_all([record]) == []
-    [visit] = queue.store.visits(run.id)
+    [visit] = queue.store.runs.visits(run.id)
     assert (visit.claims, visit.finished_at) == (0, None)
     assert queue.drive(run) is RunStatus.SUCCEEDED
 
@@ -167,7 +167,7 @@ def test_a_step_times_out_before_its_invocation(queue: LambdaQueue) -> None:
         assert queue.drive(run, FakeLambdaContext(handlers.COMMIT_MARGIN_SECONDS + 1.5)) is RunStatus.FAILED
         assert time.monotonic() - before < 20.0
         hanging.set()
-    found = queue.store.run("default", run.id)
+    found = queue.store.runs.get("default", run.id)
     assert found is not None and [error["type"] for error in found.errors] == ["Timeout"]
 
 
@@ -194,14 +194,14 @@ def test_a_message_whose_visit_fails_to_execute_is_delivered_again(
     runs = [start(queue, ONE) for _ in range(4)]
     records = queue.records()
     store = handlers._warm_state().store
-    claim_message = store.claim_message
+    claim_message = store.queue.claim_message
 
     def claim(body: str, *rest: Any, **more: Any) -> Any:
         if body == records[position]["body"]:
             raise (StoreError("The store is away."), RuntimeError("a bug"))[position % 2]
         return claim_message(body, *rest, **more)
 
-    monkeypatch.setattr(store, "claim_message", claim)
+    monkeypatch.setattr(store.queue, "claim_message", claim)
     assert failures(handlers.step({"Records": records}, FakeLambdaContext())) == [
         records[position]["messageId"]
     ]
@@ -211,7 +211,7 @@ def test_a_message_whose_visit_fails_to_execute_is_delivered_again(
 def test_a_message_whose_visit_is_claimed_elsewhere_is_delivered_again(queue: LambdaQueue) -> None:
     start(queue, ONE)
     [record] = queue.records()
-    queue.store.claim_message(record["body"], Lease("other", 60.0), time.time())
+    queue.store.queue.claim_message(record["body"], Lease("other", 60.0), time.time())
     assert failures(handlers.step({"Records": [record]}, FakeLambdaContext())) == [record["messageId"]]
 
 
@@ -225,7 +225,7 @@ def test_a_repeated_message_changes_nothing(queue: LambdaQueue) -> None:
             [records[0]["messageId"]],
         )
     queue.drive(run)
-    visits = queue.store.visits(run.id)
+    visits = queue.store.runs.visits(run.id)
     assert [(visit.step, visit.claims) for visit in visits if not visit.step.startswith("@")] == [
         (f"s{n}", 1) for n in range(5)
     ]
@@ -238,7 +238,7 @@ def test_a_dead_letter_fails_its_visit_and_ends_the_run(
     run = start(queue, ONE)
     answer = handlers.dead_letter({"Records": queue.records()}, FakeLambdaContext(function_name="dead"))
     assert failures(answer) == []
-    found = queue.store.run("default", run.id)
+    found = queue.store.runs.get("default", run.id)
     assert found is not None
     assert (found.status, [error["type"] for error in found.errors]) == (RunStatus.FAILED, ["WorkerLost"])
     [metrics] = [json.loads(line) for line in capsys.readouterr().out.splitlines() if "_aws" in line]

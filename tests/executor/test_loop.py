@@ -157,7 +157,7 @@ class TestLoopsOfSteps:
         done = []
         while not harness.run.status.is_final:
             harness.execute_next()
-            done.append(len(store.batch_results(harness.id, store.visits(harness.id)[0].id, "run")))
+            done.append(len(store.runs.batch_results(harness.id, store.runs.visits(harness.id)[0].id, "run")))
         assert done[:3] == [1, 2, 0]
         counts = [e.payload["done"] for e in harness.events if e.type == "loop.progress"]
         assert counts == [3, 6, 7]
@@ -196,7 +196,7 @@ class TestLoopsOfSteps:
     def test_a_cancelled_loop_stops_between_batches(self, store: SqliteStore) -> None:
         harness = RunHarness(store, self.TEXT % (", batch: 2", "true"))
         harness.execute_next()
-        harness.store.stop(harness.id, "cancelled", harness.clock())  # type: ignore[arg-type]
+        harness.store.runs.stop(harness.id, "cancelled", harness.clock())  # type: ignore[arg-type]
         harness.finish()
         assert harness.status == "cancelled"
         assert [e.payload["done"] for e in harness.events if e.type == "loop.progress"] == [2]

@@ -27,11 +27,11 @@ CHAIN = """
 def restart_from(harness: RunHarness, step: str, **given: Any) -> RunHarness:
     """Return a new run that starts at a step of this one."""
     store = harness.store
-    visits = store.visits_with_outputs(harness.id)
+    visits = store.runs.visits_with_outputs(harness.id)
     run, first, history = restart_from_step(
         harness.plan.header, harness.plan.steps[step], harness.run, visits, given, now=harness.clock()
     )
-    store.create_run(run, first, history=history)
+    store.runs.create(run, first, history=history)
     again = object.__new__(RunHarness)
     again.store, again.plan, again.clock, again.capabilities = (
         store,

@@ -31,7 +31,7 @@ def test_a_resumed_failed_branch_arrives_at_the_join(store: SqliteStore) -> None
     assert (harness.status, harness.run.result) == ("completed_with_errors", {"y": 2, "sum": 2})
     harness.resume(ok=True).finish()
     assert (harness.status, harness.run.result) == ("succeeded", {"x": 1, "y": 2, "sum": 3})
-    assert [v.step for v in store.visits(harness.id) if not v.step.startswith("@")] == [
+    assert [v.step for v in store.runs.visits(harness.id) if not v.step.startswith("@")] == [
         "fork",
         "a",
         "b",

@@ -141,7 +141,7 @@ class TestSequentialEndings:
         playing = make_harness(store, TREE)
         for _ in range(executed_visits):
             playing.execute_next()
-        store.stop(playing.id, RunStatus.CANCELLED, playing.clock())
+        store.runs.stop(playing.id, RunStatus.CANCELLED, playing.clock())
         playing.finish().resume().finish()
         assert playing.result == {"seen": ["a", "b", "e", "f", "c", "g", "d"]}
         assert order(playing) == ["a", "b", "e", "f", "c", "g", "d"]
@@ -151,7 +151,7 @@ class TestSequentialEndings:
         playing = RunHarness(store, text.replace("NOTE", NOTE), clock=FakeClock(0.0))
         while playing.execute_next():
             pass
-        store.stop(playing.id, RunStatus.CANCELLED, playing.clock())
+        store.runs.stop(playing.id, RunStatus.CANCELLED, playing.clock())
         playing.finish().resume()
         while playing.execute_next():
             pass
@@ -194,7 +194,7 @@ class TestSequentialEndings:
 
     def test_a_visit_that_waited_when_the_run_was_cancelled_resumes(self, store: SqliteStore) -> None:
         playing = make_harness(store, self.PAUSED, {"ok": False}).finish().resume()
-        store.stop(playing.id, RunStatus.CANCELLED, playing.clock())
+        store.runs.stop(playing.id, RunStatus.CANCELLED, playing.clock())
         before = playing.clock()
         playing.finish().resume(ok=True).finish()
         assert playing.result == {"x": 1, "y": 1, "v": 1, "w": 1}

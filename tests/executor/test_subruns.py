@@ -38,7 +38,7 @@ def make_harness(store: SqliteStore, text: str = PARENT % ("", ""), **input: Any
 
 
 def children(playing: RunHarness) -> list[Run]:
-    return [run for run in playing.store.runs("default")[0] if run.id != playing.id]
+    return [run for run in playing.store.runs.find("default")[0] if run.id != playing.id]
 
 
 @pytest.fixture(autouse=True)
@@ -156,7 +156,7 @@ class TestChildRunStarts:
         (child,) = children(playing)
         assert playing.result == {"found": {"workflow_id": child.id}, "done": True}
         assert (playing.clock(), child.status, child.parent) == (before, "queued", None)
-        while (due := store.next_due(playing.queue)) is not None:
+        while (due := store.queue.next_due(playing.queue)) is not None:
             playing.clock.now = max(due, playing.clock())
             playing.execute_next()
         assert children(playing)[0].status is RunStatus.SUCCEEDED
@@ -167,7 +167,7 @@ class TestChildRunStarts:
         claim = playing.claim()
         assert claim is not None
         executor = playing.executor()
-        store.release(claim.run.id, claim.visit.id, claim.visit.fence, playing.clock(), counts=False)
+        store.queue.release(claim.run.id, claim.visit.id, claim.visit.fence, playing.clock(), counts=False)
         executor.execute(claim)
         assert len(children(playing)) == 1
         assert playing.finish().result["found"] == {"twice": 10}
@@ -189,13 +189,13 @@ class TestChildRunEndings:
             make_harness(store, PARENT.replace("playbook: child", "playbook: middle") % ("", ""), n=5)
         )
         assert len(children(playing)) == 2
-        store.stop(playing.id, RunStatus.CANCELLED, playing.clock())
+        store.runs.stop(playing.id, RunStatus.CANCELLED, playing.clock())
         execute_all(playing)
-        assert [run.status for run in store.runs("default")[0]] == ["cancelled"] * 3
+        assert [run.status for run in store.runs.find("default")[0]] == ["cancelled"] * 3
 
     def test_resuming_a_parent_resumes_its_child(self, store: SqliteStore) -> None:
         playing = execute_all(make_harness(store, n=5))
-        store.stop(playing.id, RunStatus.CANCELLED, playing.clock())
+        store.runs.stop(playing.id, RunStatus.CANCELLED, playing.clock())
         execute_all(playing).resume()
         assert playing.finish().result["found"] == {"twice": 10}
         assert [child.resumes for child in children(playing)] == [1]
@@ -239,9 +239,9 @@ class TestChildRunEndings:
             - {name: last, run: [{action: workflow, playbook: child, input: {n: 3}, as: found}]}
         """
         playing = execute_all(make_harness(store, text))
-        store.stop(playing.id, RunStatus.CANCELLED, playing.clock())
+        store.runs.stop(playing.id, RunStatus.CANCELLED, playing.clock())
         execute_all(playing)
-        store.stop(playing.id, RunStatus.CANCELLED, playing.clock())
+        store.runs.stop(playing.id, RunStatus.CANCELLED, playing.clock())
         assert playing.finish().status is RunStatus.CANCELLED
         assert [child.status for child in children(playing)] == ["succeeded"]
 
@@ -330,10 +330,10 @@ class TestAbandonedChildRuns:
         """The parent failed with its child. When it is resumed, the child has already succeeded."""
         playing = execute_all(make_harness(store, n=5))
         (child,) = children(playing)
-        store.stop(child.id, RunStatus.CANCELLED, playing.clock())
+        store.runs.stop(child.id, RunStatus.CANCELLED, playing.clock())
         assert execute_all(playing).error_types == ["WorkflowFailed"]
-        store.resume(child.id, playing.clock(), deadline_at=None, values={})
-        while (due := store.next_due(playing.queue)) is not None:
+        store.runs.resume(child.id, playing.clock(), deadline_at=None, values={})
+        while (due := store.queue.next_due(playing.queue)) is not None:
             playing.clock.now = max(due, playing.clock())
             playing.execute_next()
         assert playing.resume().finish().result["found"] == {"twice": 10}

@@ -87,7 +87,7 @@ class TestWaitAction:
         harness = RunHarness(store, WAIT % "seconds: 90", clock=FakeClock())
         assert harness.execute_next()
         assert not harness.execute_next()
-        (visit,) = store.visits(harness.id)
+        (visit,) = store.runs.visits(harness.id)
         assert (visit.status, visit.due_at, visit.claims) == ("waiting", harness.clock() + 90, 0)
         waiting = next(e for e in harness.events if e.type == "step.waiting")
         assert waiting.payload["until"].endswith("Z")
@@ -159,7 +159,7 @@ class TestWaitAction:
     def test_a_resumed_wait_keeps_its_due_time(self, store: SqliteStore) -> None:
         harness = RunHarness(store, WAIT % "seconds: 90", clock=FakeClock(0.0))
         harness.execute_next()
-        store.stop(harness.id, RunStatus.CANCELLED, harness.clock())
+        store.runs.stop(harness.id, RunStatus.CANCELLED, harness.clock())
         harness.finish()
         harness.clock.advance(10)
         harness.resume().finish()
@@ -168,7 +168,7 @@ class TestWaitAction:
     def test_a_cancelled_wait_does_not_continue(self, store: SqliteStore) -> None:
         harness = RunHarness(store, WAIT % "seconds: 90")
         harness.execute_next()
-        store.stop(harness.id, "cancelled", harness.clock())  # type: ignore[arg-type]
+        store.runs.stop(harness.id, "cancelled", harness.clock())  # type: ignore[arg-type]
         harness.finish()
         assert (harness.status, harness.run.result) == ("cancelled", None)
         harness.resume().finish()
@@ -186,7 +186,7 @@ class TestWaitAction:
         ]
         while harnesses[0].execute_next(chained=True):
             pass
-        assert [visit.status for harness in harnesses for visit in store.visits(harness.id)] == [
+        assert [visit.status for harness in harnesses for visit in store.runs.visits(harness.id)] == [
             "waiting"
         ] * 30
         clock.advance(60)
@@ -209,7 +209,7 @@ class TestRepeatRounds:
     def test_rounds_repeat_until_the_condition_is_true(self, store: SqliteStore) -> None:
         harness = RunHarness(store, self.TEXT % 3, clock=FakeClock(0.0)).finish()
         assert (harness.status, harness.run.result, harness.clock()) == ("succeeded", {"count": 3}, 60.0)
-        (visit,) = (visit for visit in store.visits(harness.id) if visit.step == "a")
+        (visit,) = (visit for visit in store.runs.visits(harness.id) if visit.step == "a")
         assert (visit.number, visit.attempt) == (1, 1)
 
     def test_the_number_of_rounds_is_bounded(self, store: SqliteStore) -> None:
@@ -369,7 +369,7 @@ class TestRetriesOfActions:
         before = harness.clock()
         harness.finish()
         assert (harness.status, harness.visit("a").attempt) == ("succeeded", 1)
-        (visit,) = store.visits_with_outputs(harness.id)
+        (visit,) = store.runs.visits_with_outputs(harness.id)
         assert visit.result == [{"done": 1}, {"done": 2}, {"done": 3}]
         assert sorted((tmp_path / "lines.txt").read_text().split()) == ["1", "2", "2", "3", "3", "3"]
         assert harness.clock() - before == 60 + 120

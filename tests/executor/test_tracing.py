@@ -42,7 +42,7 @@ def test_traceparent_headers_are_parsed(text: str | None, read: str | None) -> N
 
 
 def run_of(harness: RunHarness) -> Run:
-    found = harness.store.run("default", harness.id)
+    found = harness.store.runs.get("default", harness.id)
     assert found is not None
     return found
 
@@ -117,5 +117,5 @@ async def test_the_client_chooses_the_trace_of_a_run(tmp_path: object) -> None:
             headers = {"Content-Type": "application/yaml", "traceparent": GIVEN}
             content = "name: x\nsteps: [{name: a, run: [{action: set, set: {b: 1}}]}]"
             answer = await http.post("/workflows/run", content=content, headers=headers)
-        run = app.state.context.services().store.run("default", answer.json()["workflow_id"])
+        run = app.state.context.services().store.runs.get("default", answer.json()["workflow_id"])
     assert run.trace == GIVEN and trace_id(run) == TRACE

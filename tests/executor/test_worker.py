@@ -146,7 +146,7 @@ def test_a_cancelled_run_ends_after_its_active_step(store: SqliteStore, tmp_path
     harness = start(store, BLOCKING_PLAYBOOK, tmp_path, origin="service")
     with working(store, tmp_path) as worker:
         with gate.open("w") as writer:
-            store.stop(harness.id, RunStatus.CANCELLED, harness.clock())
+            store.runs.stop(harness.id, RunStatus.CANCELLED, harness.clock())
             writer.write("go")
         assert finished(worker, harness).status is RunStatus.CANCELLED
     assert [(visit.step, visit.status.value) for visit in harness.visits] == [
@@ -167,7 +167,7 @@ def test_claims_of_a_dead_worker_are_taken_over_at_once(store: SqliteStore, tmp_
     harness = start(store, BLOCKING_PLAYBOOK.replace("cat gate", "true"), tmp_path)
     host, boot, _, _ = process_name().split("/")
     assert (
-        store.claim(harness.queue, Lease(f"{host}/{boot}/4194999/1/walk-0", 3600.0), harness.clock())
+        store.queue.claim(harness.queue, Lease(f"{host}/{boot}/4194999/1/walk-0", 3600.0), harness.clock())
         is not None
     )
     with working(store, tmp_path, queue=harness.queue) as worker:
@@ -197,7 +197,7 @@ def test_claims_are_renewed_while_a_step_is_active(store: SqliteStore, tmp_path:
 def test_a_claim_whose_renewal_raises_does_not_block_others(store: SqliteStore, tmp_path: Path) -> None:
     for _ in range(2):
         start(store, BLOCKING_PLAYBOOK, tmp_path, origin="service")
-    first, second = (store.claim("service", Lease(name, 30.0), time.time()) for name in ("one", "two"))
+    first, second = (store.queue.claim("service", Lease(name, 30.0), time.time()) for name in ("one", "two"))
     assert first is not None and second is not None
     renewed, over = threading.Event(), threading.Event()
 
@@ -313,10 +313,10 @@ def test_released_claims_can_be_claimed_at_once(
     harness = start(store, text, tmp_path, origin="service")
     with working(store, tmp_path, threads=1, lease=30.0) as worker, gate.open("w") as writer:
         worker.stop(drain=False)
-        (visit,) = store.visits(harness.id)
+        (visit,) = store.runs.visits(harness.id)
         assert (visit.claims, visit.due_at <= time.time()) == (claims, True)
         writer.write("go")
-    (visit,) = store.visits(harness.id)
+    (visit,) = store.runs.visits(harness.id)
     assert visit.status == "running", "its commit was refused"
 
 
@@ -343,11 +343,13 @@ def test_an_interrupted_step_runs_again(store: SqliteStore, tmp_path: Path) -> N
     harness = start(store, BLOCKING_PLAYBOOK.replace("cat gate", "echo x >> f"), tmp_path)
     claim = harness.claim("gone")
     assert claim is not None
-    store.renew(harness.id, claim.visit.id, claim.visit.fence, harness.clock())
+    store.queue.renew(harness.id, claim.visit.id, claim.visit.fence, harness.clock())
     with working(store, tmp_path, queue=harness.queue) as worker:
         assert finished(worker, harness).result == {"x": 1}
     assert (tmp_path / "f").read_text() == "x\n"
-    assert store.plan(harness.plan.hash) == compile_text(BLOCKING_PLAYBOOK.replace("cat gate", "echo x >> f"))
+    assert store.plans.get(harness.plan.hash) == compile_text(
+        BLOCKING_PLAYBOOK.replace("cat gate", "echo x >> f")
+    )
 
 
 @pytest.mark.parametrize(
@@ -393,7 +395,7 @@ class TestCancelledWork:
         with working(store, folder, queue=harness.queue) as worker:
             # open() blocks until the command opens its end of the pipe.
             (folder / "gate").write_text("go on")
-            store.stop(harness.id, RunStatus.CANCELLED, time.time())
+            store.runs.stop(harness.id, RunStatus.CANCELLED, time.time())
             finished(worker, harness)
         return harness
 
@@ -416,7 +418,7 @@ class TestCancelledWork:
         text = BLOCKING_PLAYBOOK.replace('"cat gate"', '"cat gate; test -e there || sleep 60"')
         harness = self.cancelled(store, tmp_path, text)
         (tmp_path / "there").touch()
-        store.resume(harness.id, time.time(), deadline_at=None, values={})
+        store.runs.resume(harness.id, time.time(), deadline_at=None, values={})
         with working(store, tmp_path, queue=harness.queue) as worker:
             gate.write_text("go on")
             assert finished(worker, harness).result == {"x": 1}
@@ -505,7 +507,7 @@ def test_a_stopped_worker_logs_no_store_errors(
         closed.wait(SECONDS)
         raise StoreError("The store is closed.")
 
-    monkeypatch.setattr(store, "cancelled_runs", poll)
+    monkeypatch.setattr(store.runs, "cancelled_runs", poll)
     harness = start(store, BLOCKING_PLAYBOOK, tmp_path)
     worker = Worker(store, capabilities=local_run_capabilities(tmp_path), threads=1, queue=harness.queue)
     worker.start()

@@ -79,8 +79,8 @@ class PatternRun(RunHarness):
             for other, text in playbooks.items()
         }
         for other, plan in plans.items():
-            store.save_plan(plan)
-            store.register(RegisteredPlaybook("default", other, None, plan.hash, 0.0))
+            store.plans.save(plan)
+            store.registry.register(RegisteredPlaybook("default", other, None, plan.hash, 0.0))
         super().__init__(store, plans[name or next(iter(plans))], input)
         self.began_at = self.clock()
 
@@ -96,7 +96,7 @@ class PatternRun(RunHarness):
     def advance_clock(self, seconds: float) -> PatternRun:
         """Advance the clock, and execute the visits that become due."""
         end = self.clock() + seconds
-        while (due := self.store.next_due(self.queue)) is not None and due <= end:
+        while (due := self.store.queue.next_due(self.queue)) is not None and due <= end:
             self.clock.now = max(self.clock(), due)
             self.execute_due()
         self.clock.now = end
@@ -127,7 +127,8 @@ class PatternRun(RunHarness):
     def child_runs(self) -> list[Run]:
         """All child runs, directly and indirectly, the oldest first."""
         return sorted(
-            (run for run in self.store.runs(self.tenant)[0] if run.id != self.id), key=lambda run: run.depth
+            (run for run in self.store.runs.find(self.tenant)[0] if run.id != self.id),
+            key=lambda run: run.depth,
         )
 
 
@@ -145,7 +146,7 @@ class CallbackDesk:
         return [address.rpartition("/")[2] for body in bodies for address in body.values()]
 
     def answer(self, play: PatternRun, body: Any, which: int = -1) -> None:
-        play.store.answer(hash_secret(self.received_tokens[which]), body, play.clock())
+        play.store.waits.answer(hash_secret(self.received_tokens[which]), body, play.clock())
 
     def refusal_reason(self, play: PatternRun, body: Any, which: int = -1) -> str:
         with pytest.raises(RejectedError) as found:
@@ -455,7 +456,7 @@ class TestCancelActivity:
     def test_a_cancelled_activity_does_not_end_the_run(self, store: Store) -> None:
         play = PatternRun(store, "Cancel activity").execute_due()
         (film,) = play.child_runs
-        store.stop(film.id, RunStatus.CANCELLED, play.clock())
+        store.runs.stop(film.id, RunStatus.CANCELLED, play.clock())
         play.execute_due()
         assert (play.status, play.seconds) == ("succeeded", 0)
         assert play.visit_counts == {"film": 1, "use_stills": 1, "publish": 1}
@@ -475,7 +476,7 @@ class TestCancelActivity:
 class TestCancelCase:
     def test_cancelling_ends_the_run_and_its_child_runs(self, store: Store) -> None:
         play = PatternRun(store, "Cancel case").execute_due()
-        store.stop(play.id, RunStatus.CANCELLED, play.clock())
+        store.runs.stop(play.id, RunStatus.CANCELLED, play.clock())
         play.execute_due()
         assert (play.status, play.seconds) == ("cancelled", 0)
         assert play.visit_counts == {"begin": 1, "paint": 1, "dry": 1, "release": 1}

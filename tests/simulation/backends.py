@@ -77,7 +77,8 @@ class SqlBackend:
         self._database = self.store.database
         self._databases.append(self._database)
         database: Any = FaultInjectingDatabase(self._database, self.points)
-        self.store.database = database
+        for part in (self.store, self.store.plans, self.store.registry, self.store.keys):
+            part.database = database
         for name in {"file", "postgres"} & vars(self.store).keys():
             setattr(self.store, name, database)
 
@@ -99,8 +100,9 @@ class SqlBackend:
 
     def _clear_caches(self) -> None:
         for name in ("_header", "_step", "_task", "_queue_of"):
-            if (cache := getattr(self.store, name, None)) is not None:
-                cache.cache_clear()
+            for part in (self.store, self.store.plans):
+                if (cache := getattr(part, name, None)) is not None:
+                    cache.cache_clear()
 
     def check_consistency(self) -> list[Finding]:
         return check_consistency(self._database)

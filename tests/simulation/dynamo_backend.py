@@ -51,6 +51,8 @@ class DynamoBackend:
         table = FaultInjectingTable(self._table, self.points)
         self.store.table = table
         self.store.plans._table = table
+        self.store.registry.table = table
+        self.store.keys.table = table
         self.store.in_parallel = _run_serially  # type: ignore[method-assign]
         return self.store
 
@@ -61,7 +63,7 @@ class DynamoBackend:
 
     def check_consistency(self) -> list[Finding]:
         with self.points.disabled():
-            return self.store.check_consistency()
+            return self.store.maintenance.check_consistency()
 
     def dump(self) -> list[str]:
         """Return the items of all runs, without the pages of their history and without waits.

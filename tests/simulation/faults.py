@@ -144,8 +144,11 @@ def _create_error(port: str, problem: str, *, unwritten: bool) -> Exception:
     return StoreError(f"The store {problem}.")
 
 
+STORE_PARTS = ("plans", "runs", "queue", "waits", "registry", "keys", "maintenance")
+
+
 class FaultInjectingStore:
-    """A store, each call of which is a fault point.
+    """A store or one of its parts, each call of which is a fault point.
 
     `before_call` is called before every call, and `observe_call` after every successful one, also while fault
     points are disabled.
@@ -165,6 +168,8 @@ class FaultInjectingStore:
 
     def __getattr__(self, name: str) -> Any:
         attribute = getattr(self._store, name)
+        if name in STORE_PARTS:
+            return FaultInjectingStore(attribute, self._points, self._before_call, self._observe_call)
         if not callable(attribute):
             return attribute
 

@@ -93,7 +93,7 @@ class HistoryWatch:
         self.events: list[Event] = []
 
     def __call__(self, world: SimulatedWorld) -> None:
-        events = world.raw_store.events(world.run_id, limit=10_000)
+        events = world.raw_store.runs.events(world.run_id, limit=10_000)
         require(events[: len(self.events)] == self.events, "I1", "an event was changed or removed")
         ids = [tuple(map(int, event.id.split("-"))) for event in events[max(len(self.events) - 1, 0) :]]
         require(ids == sorted(set(ids)), "I1", "the ids of events do not increase")
@@ -196,7 +196,7 @@ def _check_state(world: SimulatedWorld, scenario: Scenario, play: FinishedPlay) 
     copies = [child for child in play.children if child.playbook == run.playbook]
     require(not copies, "I2", "the run was started twice")
     with world.points.disabled():
-        findings = world.backend.check_consistency()
+        findings = world.backend.maintenance.check_consistency()
     for finding in findings:
         is_count = finding.check.startswith("counters") or finding.check == "arrivals"
         default = "I3" if is_count else "I7"
@@ -287,19 +287,21 @@ def _check_end_is_final(world: SimulatedWorld, play: FinishedPlay) -> None:
         for claim in play.observations.claims:
             visit = claim.visit
             late_event = Event("action.started", clock(), visit.step, visit.number, visit.attempt)
-            is_renewed = store.renew(visit.run_id, visit.id, visit.fence, clock() + 100, [late_event])
+            is_renewed = store.queue.renew(visit.run_id, visit.id, visit.fence, clock() + 100, [late_event])
             require(not is_renewed, "I9", f"a claim of `{visit.step}` was renewed after its end")
             VisitExecutor(store, lease, world.capabilities, clock).execute(claim)
         for token in play.observations.answers:
             token_hash = hash_secret(token)
             _check_rejected(
-                lambda: store.answer(token_hash, "no", clock()),  # noqa: B023
+                lambda: store.waits.answer(token_hash, "no", clock()),  # noqa: B023
                 "a late answer was accepted",
             )
         other_statuses = set(RunStatus) - {play.run.status}
         stop = RunStatus.CANCELLED if RunStatus.CANCELLED in other_statuses else RunStatus.FAILED
-        _check_rejected(lambda: store.stop(play.run.id, stop, clock()), "a run was stopped after its end")
-        next_claim = store.claim(world.queue, Lease("late", 1.0), clock() + 1e6)
+        _check_rejected(
+            lambda: store.runs.stop(play.run.id, stop, clock()), "a run was stopped after its end"
+        )
+        next_claim = store.queue.claim(world.queue, Lease("late", 1.0), clock() + 1e6)
         require(next_claim is None, "I5", "a visit is due after the end")
         require(world.backend.dump() == before, "I5", "the store has changed after the end")
 

@@ -161,7 +161,9 @@ class MarksThenChecks(SqliteStore):
                     arrivals = [
                         Branch(row["id"], join, row["clock"], json.loads(row["names"])) for row in rows
                     ]
-                    branch, live, merged = merge_arrivals(self.plan_step(run["plan_hash"], join), 1, arrivals)
+                    branch, live, merged = merge_arrivals(
+                        self.plans.step(run["plan_hash"], join), 1, arrivals
+                    )
                     joined_branch = replace(branch, id=derived_id(join, commit.visit.id))
                     sql_branches.enter(db, run_id, run["queue"], joined_branch, now, run["seq"] << 12)
                     sql_branches.count_live(db, run_id, live)
@@ -225,10 +227,8 @@ class FiresTimersEarly(SqliteStore):
 class IgnoresIdempotencyKeys(SqliteStore):
     """A store that ignores idempotency keys."""
 
-    def create_run(
-        self, run: Run, first: Visit, idempotency: Any = None, history: Sequence[Visit] = ()
-    ) -> Run:
-        return super().create_run(run, first, None, history)
+    def create(self, run: Run, first: Visit, idempotency: Any = None, history: Sequence[Visit] = ()) -> Run:
+        return super().create(run, first, None, history)
 
 
 class OverlooksEarlyAnswers(SqliteStore):

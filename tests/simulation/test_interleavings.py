@@ -50,7 +50,7 @@ def execute_with_random_workers(play: RunHarness, seed: int) -> RunHarness:
                 play.executor().execute(new_claim)
             play.executor().execute(late_claims.pop())
         else:
-            due = play.store.next_due(play.queue)
+            due = play.store.queue.next_due(play.queue)
             assert due is not None, "the run is stuck"
             play.clock.now = max(play.clock(), due)
     raise AssertionError("the run does not end")

@@ -198,7 +198,7 @@ class StoreMachine(RuleBasedStateMachine):
     def begin(self, script: RandomScript, ok: bool) -> None:
         self.script = script
         self.plan = script.plan
-        self.store.save_plan(script.plan)
+        self.store.plans.save(script.plan)
         self.start(ok)
 
     # Actions.
@@ -256,11 +256,11 @@ class StoreMachine(RuleBasedStateMachine):
         until = self.clock() + LEASE_SECONDS
 
         def renew() -> None:
-            assert self.store.renew(claim.run.id, visit.id, visit.fence, until, [event]) == is_held
+            assert self.store.queue.renew(claim.run.id, visit.id, visit.fence, until, [event]) == is_held
 
         if is_held:
             renew()
-            assert replace(self.store.events(claim.run.id, limit=10_000)[-1], id="") == event
+            assert replace(self.store.runs.events(claim.run.id, limit=10_000)[-1], id="") == event
         else:
             self.assert_unchanged(renew)
 
@@ -298,17 +298,17 @@ class StoreMachine(RuleBasedStateMachine):
     def callback(self, data: st.DataObject) -> None:
         token = hash_secret(data.draw(st.sampled_from(self.tokens())))
         try:
-            key = self.store.answer(token, "yes", self.clock())
+            key = self.store.waits.answer(token, "yes", self.clock())
         except RejectedError as error:
             assert error.reason == "closed"
             self.assert_unchanged(
-                lambda: self.assert_rejected(lambda: self.store.answer(token, "yes", self.clock()))
+                lambda: self.assert_rejected(lambda: self.store.waits.answer(token, "yes", self.clock()))
             )
             return
         assert key.run_id in self.runs
-        self.assert_unchanged(lambda: self.store.answer(token, "yes", self.clock()))
+        self.assert_unchanged(lambda: self.store.waits.answer(token, "yes", self.clock()))
         self.assert_unchanged(
-            lambda: self.assert_rejected(lambda: self.store.answer(token, "no", self.clock()))
+            lambda: self.assert_rejected(lambda: self.store.waits.answer(token, "no", self.clock()))
         )
 
     @precondition(lambda self: self.runs)
@@ -382,12 +382,12 @@ class StoreMachine(RuleBasedStateMachine):
         """Check that a run that has not ended has a due or a waiting visit."""
         for id in self.runs:
             if not self.run_of(id).status.is_final:
-                assert any(v.status in OPEN_STATUSES[:4] for v in self.store.visits(id))
+                assert any(v.status in OPEN_STATUSES[:4] for v in self.store.runs.visits(id))
 
     @invariant()
     def events_are_written_once(self) -> None:
         for id in self.runs:
-            events = self.store.events(id, limit=10_000)
+            events = self.store.runs.events(id, limit=10_000)
             types = Counter(event.type for event in events)
             assert types["workflow.started"] == 1
             endings = sum(times for type, times in types.items() if type.startswith("workflow.")) - 1
@@ -432,8 +432,8 @@ class StoreMachine(RuleBasedStateMachine):
                 continue
             for token in self.tokens():
                 with suppress(RejectedError):
-                    self.store.answer(hash_secret(token), "yes", self.clock())
-            due = self.store.next_due(queue)
+                    self.store.waits.answer(hash_secret(token), "yes", self.clock())
+            due = self.store.queue.next_due(queue)
             assert due is not None and due < NEVER, f"the run is stuck: {self.contents_of(id)}"
             self.clock.now = max(self.clock(), due)
         raise AssertionError("the run does not end")
@@ -451,10 +451,10 @@ class StoreMachine(RuleBasedStateMachine):
             origin="local",
             queue=queue,
         )
-        return self.store.create_run(run, first, (key, str(ok)))
+        return self.store.runs.create(run, first, (key, str(ok)))
 
     def claim(self, queue: str = QUEUE) -> Claim | None:
-        return self.store.claim(queue, Lease("worker", LEASE_SECONDS), self.clock())
+        return self.store.queue.claim(queue, Lease("worker", LEASE_SECONDS), self.clock())
 
     def execute(self, claim: Claim, cancelled: threading.Event | None = None) -> None:
         VisitExecutor(
@@ -466,12 +466,12 @@ class StoreMachine(RuleBasedStateMachine):
         return claims.pop(data.draw(st.integers(0, len(claims) - 1)))
 
     def stop(self, id: str) -> None:
-        self.store.stop(id, RunStatus.CANCELLED, self.clock())
+        self.store.runs.stop(id, RunStatus.CANCELLED, self.clock())
 
     def resume_run(self, id: str, *, ok: bool) -> Run:
         header, now = self.plan.header, self.clock()
         deadline = None if header.timeout_seconds is None else now + header.timeout_seconds
-        return self.store.resume(
+        return self.store.runs.resume(
             id, now, deadline_at=deadline, values=correct_input(header, self.run_of(id), {"ok": ok})
         )
 
@@ -496,16 +496,16 @@ class StoreMachine(RuleBasedStateMachine):
         ]
 
     def run_of(self, id: str) -> Run:
-        run = self.store.run("default", id)
+        run = self.store.runs.get("default", id)
         assert run is not None
         return run
 
     def visit_of(self, claim: Claim) -> Visit:
-        found = [visit for visit in self.store.visits(claim.run.id) if visit.id == claim.visit.id]
+        found = [visit for visit in self.store.runs.visits(claim.run.id) if visit.id == claim.visit.id]
         return found[0] if found else claim.visit
 
     def visits(self, id: str) -> list[Visit]:
-        return [visit for visit in self.store.visits(id) if not visit.step.startswith("@")]
+        return [visit for visit in self.store.runs.visits(id) if not visit.step.startswith("@")]
 
     def rows(self, table: str, run_id: str | None = None) -> list[dict[str, Any]]:
         where, values = ("", []) if run_id is None else (" where run_id = ?", [run_id])
@@ -533,7 +533,7 @@ class StoreMachine(RuleBasedStateMachine):
         The number of suspensions is left out, because it depends on time.
         """
         history: Counter[str] = Counter()
-        for event in self.store.events(id, limit=10_000):
+        for event in self.store.runs.events(id, limit=10_000):
             if event.type == "step.waiting":
                 continue
             payload = {

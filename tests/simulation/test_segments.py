@@ -169,7 +169,7 @@ def execute_segments(play: RunHarness, folder: Path, chance: random.Random, cras
             return
         claim = play.claim()
         if claim is None:
-            due = play.store.next_due(play.queue)
+            due = play.store.queue.next_due(play.queue)
             assert due is not None
             assert due < play.clock() + 1000, "the run is stuck"
             play.clock.now = max(play.clock(), due)
@@ -206,7 +206,8 @@ class StoreThatCrashesAtCommit:
     def __getattr__(self, name: str) -> Any:
         if name in ("commit", "finish"):
             raise SimulatedCrash
-        return getattr(self._store, name)
+        value = getattr(self._store, name)
+        return StoreThatCrashesAtCommit(value) if name == "queue" else value
 
 
 @pytest.mark.parametrize("seed", [*range(14), 18, 43])

@@ -114,8 +114,10 @@ class SimulatedWorld:
         self.points.restart({}, self.run_other_worker)
         with self.test_doubles(), self.points.disabled():
             self.raw_store = self.backend.clear()
-            self.raw_store.save_plan(_CHILD_PLAN)
-            self.raw_store.register(RegisteredPlaybook("default", "child", None, _CHILD_PLAN.hash, 0.0))
+            self.raw_store.plans.save(_CHILD_PLAN)
+            self.raw_store.registry.register(
+                RegisteredPlaybook("default", "child", None, _CHILD_PLAN.hash, 0.0)
+            )
             self.store: Any = self._wrap_store()
         self.points.restart(faults or {}, self.run_other_worker)
         with self.test_doubles():
@@ -165,8 +167,8 @@ class SimulatedWorld:
         """
         if self.answer_callbacks():
             return False
-        due = self.raw_store.next_due(self.queue)
-        runs = self.raw_store.runs("default")[0]
+        due = self.raw_store.queue.next_due(self.queue)
+        runs = self.raw_store.runs.find("default")[0]
         is_act_due = any(run.id == self.run_id and self._is_act_due(run) for run in runs)
         if self.current_act is not None or is_act_due:
             return False
@@ -181,16 +183,16 @@ class SimulatedWorld:
 
     def _start_run(self) -> None:
         plan = self.scenario.plan
-        self.store.save_plan(plan)
+        self.store.plans.save(plan)
         run, first_visit = new_run(
             plan.header, plan.hash, self.scenario.input, now=self.clock(), origin="local", queue="local"
         )
-        stored_run = self.store.create_run(run, first_visit, ("key", "body"))
+        stored_run = self.store.runs.create(run, first_visit, ("key", "body"))
         self.run_id, self.queue = stored_run.id, stored_run.queue
 
     def _act_as_operator(self) -> bool:
         with self.points.disabled():
-            run = self.raw_store.run("default", self.run_id)
+            run = self.raw_store.runs.get("default", self.run_id)
             if self.current_act is None and self._is_act_due(run):
                 self.current_act = self.pending_acts.pop(0)
         if self.current_act is None:
@@ -198,12 +200,12 @@ class SimulatedWorld:
         # A request that is repeated after a fault may be rejected, because it had its effect before.
         with suppress(RejectedError):
             if self.current_act.command == "cancel":
-                self.store.stop(self.run_id, RunStatus.CANCELLED, self.clock())
+                self.store.runs.stop(self.run_id, RunStatus.CANCELLED, self.clock())
             else:
                 header = self.scenario.plan.header
                 deadline = None if header.timeout_seconds is None else self.clock() + header.timeout_seconds
                 values = correct_input(header, run, self.current_act.input)
-                self.store.resume(self.run_id, self.clock(), deadline_at=deadline, values=values)
+                self.store.runs.resume(self.run_id, self.clock(), deadline_at=deadline, values=values)
         self.current_act = None
         return True
 
@@ -212,12 +214,12 @@ class SimulatedWorld:
 
         All work that is due is done before, so that the act finds the same state in every simulation.
         """
-        due = self.raw_store.next_due(self.queue)
+        due = self.raw_store.queue.next_due(self.queue)
         is_idle = due is None or due > self.clock()
         return bool(self.pending_acts) and run.status is self.pending_acts[0].status and is_idle
 
     def _execute_next(self) -> bool:
-        claim = self.store.claim(self.queue, Lease("worker", LEASE_SECONDS), self._read_clock())
+        claim = self.store.queue.claim(self.queue, Lease("worker", LEASE_SECONDS), self._read_clock())
         if claim is None:
             return False
         self._execute(claim, "worker")
@@ -257,7 +259,7 @@ class SimulatedWorld:
         if not self.queue:
             return
         lease = Lease("other", LEASE_SECONDS)
-        while (claim := self.store.claim(self.queue, lease, self.clock())) is not None:
+        while (claim := self.store.queue.claim(self.queue, lease, self.clock())) is not None:
             if not finish:
                 self.other_claims.append(claim)
                 return
@@ -268,7 +270,7 @@ class SimulatedWorld:
         tokens, self.observations.tokens = self.observations.tokens, []
         for token in tokens:
             try:
-                self.raw_store.answer(hash_secret(token), "yes", self.clock())
+                self.raw_store.waits.answer(hash_secret(token), "yes", self.clock())
                 self.observations.answers[token] = "yes"
             except RejectedError as error:
                 self.observations.answers[token] = error.reason
@@ -313,7 +315,7 @@ class SimulatedWorld:
             raise InvariantViolation("I9", message)
         if visit.finished_at is not None or name == "finish":
             with self.points.disabled():
-                finish_key = (*visit_key, self.raw_store.run("default", visit.run_id).resumes)
+                finish_key = (*visit_key, self.raw_store.runs.get("default", visit.run_id).resumes)
             self.observations.finishes[finish_key] += 1
             if self.observations.finishes[finish_key] > 1:
                 raise InvariantViolation("I2", f"a visit of `{visit.step}` was finished twice")
@@ -359,10 +361,10 @@ class SimulatedWorld:
 
     def _finish(self) -> FinishedPlay:
         with self.points.disabled():
-            run = self.raw_store.run("default", self.run_id)
-            events = self.raw_store.events(self.run_id, limit=10_000)
-            children = [child for child in self.raw_store.runs("default")[0] if child.id != self.run_id]
-            visits = self.raw_store.visits(self.run_id)
+            run = self.raw_store.runs.get("default", self.run_id)
+            events = self.raw_store.runs.events(self.run_id, limit=10_000)
+            children = [child for child in self.raw_store.runs.find("default")[0] if child.id != self.run_id]
+            visits = self.raw_store.runs.visits(self.run_id)
         self.has_ended = True
         calls, injected = list(self.points.calls), list(self.points.injected)
         return FinishedPlay(run, visits, events, children, self.observations, calls, injected)

@@ -43,6 +43,6 @@ def _find_inconsistencies(url: str | None) -> list[Finding]:
 
     try:
         with open_command_store(url, create=False) as store:
-            return store.check_consistency()
+            return store.maintenance.check_consistency()
     except SchemaError as error:
         return [Finding("schema", str(error))]

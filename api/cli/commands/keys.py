@@ -61,7 +61,7 @@ def create_key(
     _check_tenant(tenant)
     text, key = create_api_key(name, [scope.value], tenant, round(time.time(), 6))
     with open_command_store(store) as opened_store:
-        opened_store.add_key(key)
+        opened_store.keys.add(key)
     if json:
         write_json({"key": text, **_to_json(key)})
     else:
@@ -74,7 +74,7 @@ def list_keys(tenant: TenantOption = "default", json: JsonOption = False, store:
     """List the keys of a tenant, the oldest first."""
     _check_tenant(tenant)
     with open_command_store(store, create=False) as opened_store:
-        keys = opened_store.keys(tenant)
+        keys = opened_store.keys.find(tenant)
     if json:
         write_json({"items": [_to_json(key) for key in keys], "next_cursor": None})
         return
@@ -92,7 +92,7 @@ def revoke_key(
     """Revoke a key: services refuse it from the next request on. A repeated command changes nothing."""
     _check_tenant(tenant)
     with open_command_store(store, create=False) as opened_store:
-        if not opened_store.revoke_key(tenant, id, round(time.time(), 6)):
+        if not opened_store.keys.revoke(tenant, id, round(time.time(), 6)):
             raise CommandError(f"unknown key {id} of tenant {tenant}", EXIT_FAILED)
     print_message(f"key {id} is revoked")
 

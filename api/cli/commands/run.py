@@ -52,8 +52,8 @@ def run(
     values = {**file_inputs, **parse_input_pairs(inputs or (), types)}
     new_run, first_visit = _create_run(plan, values, file)
     with open_command_store(store) as opened_store:
-        opened_store.save_plan(plan)
-        stored_run = opened_store.create_run(new_run, first_visit)
+        opened_store.plans.save(plan)
+        stored_run = opened_store.runs.create(new_run, first_visit)
         context = RunCommandContext(opened_store, Service(opened_store, catalogue()), json, quiet)
         run_to_end(context, stored_run, plan)
 

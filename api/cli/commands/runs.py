@@ -76,7 +76,7 @@ def show_run(id: IdArgument, json: JsonOption = False, store: StoreOption = None
     with _open_service(store) as (opened_store, service):
         status = service.status(id)
         run = service.run(id)
-        plan = opened_store.plan(run.plan_hash)
+        plan = opened_store.plans.get(run.plan_hash)
         has_no_worker = run.origin == "local" and not run.status.is_final and is_abandoned(opened_store, run)
     if json:
         write_json(status)
@@ -216,7 +216,7 @@ def resume_run(
     file_inputs = read_input_file(input_file) if input_file is not None else {}
     with _open_service(store) as (opened_store, service):
         run = service.run(id)
-        plan = opened_store.plan(run.plan_hash)
+        plan = opened_store.plans.get(run.plan_hash)
         types = {name: declared.type for name, declared in plan.header.inputs.items()}
         values = {**file_inputs, **parse_input_pairs(inputs or (), types)}
         if step is not None:

@@ -56,7 +56,7 @@ def _has_authentication(environ: dict[str, str]) -> bool:
             raise
         return False
     try:
-        return store.has_keys()
+        return store.keys.any_exist()
     finally:
         store.close()
 

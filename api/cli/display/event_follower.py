@@ -76,7 +76,7 @@ class EventFollower:
     def _read_events(self, followed: FollowedRun) -> Iterator[Event]:
         if followed.board.has_ended:
             return
-        while events := self._store.events(followed.run.id, followed.cursor, _EVENTS_PER_QUERY):
+        while events := self._store.runs.events(followed.run.id, followed.cursor, _EVENTS_PER_QUERY):
             followed.cursor = events[-1].id
             yield from events
             if len(events) < _EVENTS_PER_QUERY:
@@ -88,7 +88,7 @@ class EventFollower:
         If the parent has new events, query all children: one that had ended may have been resumed.
         """
         since = parent.children[-1].run.created_at if parent.children and not has_events else None
-        runs, _ = self._store.runs(
+        runs, _ = self._store.runs.find(
             parent.run.tenant, parent=parent.run.id, since=since, limit=_RUNS_PER_QUERY
         )
         for run in reversed(runs):

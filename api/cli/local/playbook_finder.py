@@ -131,7 +131,7 @@ class SiblingPlaybookFinder:
             first = next(d for d in compilation.diagnostics if d.severity is Severity.ERROR)
             position = f"{shown_path}:{first.span.line}"
             raise _error(f"`{name}` does not compile: {position}: {first.code} {first.message}")
-        self._store.save_plan(compilation.plan)
+        self._store.plans.save(compilation.plan)
         return compilation.plan.hash
 
     def _unknown_playbook(

@@ -64,7 +64,7 @@ def run_to_end(
                 current = execution.wait_until_finished()
                 progress.stop_redrawing()
                 print_outcome(context, current, plan)
-                if store.next_due(run.queue) is not None:
+                if store.queue.next_due(run.queue) is not None:
                     progress.start_redrawing()
                     execution.finish_detached_runs()
                 worker.stop()
@@ -103,7 +103,7 @@ class _LocalExecution:
     def finish_detached_runs(self) -> None:
         """Wait until the worker has no due work left for the runs of this queue."""
         store, announced_ids = self.context.store, set[str]()
-        while store.next_due(self.run.queue) is not None:
+        while store.queue.next_due(self.run.queue) is not None:
             self.interruption.raise_if_requested()
             change_count = store.changes.count
             new_runs = [
@@ -141,10 +141,10 @@ def _runs_of_queue(store: Store, run: Run) -> list[Run]:
     These are the run that the first process started, and all runs that began from it.
     """
     runs: list[Run] = []
-    first_run = store.run(run.tenant, run.queue) or run
+    first_run = store.runs.get(run.tenant, run.queue) or run
     cursor = None
     while True:
-        page, cursor = store.runs(
+        page, cursor = store.runs.find(
             run.tenant, queue=run.queue, since=first_run.created_at, limit=_RUNS_PER_QUERY, cursor=cursor
         )
         runs += [other for other in page if other.id != run.id]
@@ -172,7 +172,7 @@ def wait_until_stopped(store: Store, run: Run) -> Run:
     with Interruption() as interruption:
         while True:
             change_count = store.changes.count
-            current = store.run(run.tenant, run.id) or run
+            current = store.runs.get(run.tenant, run.id) or run
             stopping_runs = [
                 other
                 for other in _runs_of_queue(store, run)
@@ -195,7 +195,7 @@ def is_abandoned(store: Store, run: Run) -> bool:
     """
     from noetl.executor.model.worker_identity import is_dead
 
-    workers = {visit.worker for visit in store.visits(run.id) if visit.worker is not None}
+    workers = {visit.worker for visit in store.runs.visits(run.id) if visit.worker is not None}
     return all(map(is_dead, workers))
 
 

@@ -35,7 +35,7 @@ def watch_until_finished(context: RunCommandContext, run: Run) -> None:
     except KeyboardInterrupt:
         print_message(f"stopped watching; watch the run again with `noetl runs watch {run.id}`")
         raise typer.Exit(EXIT_INTERRUPTED) from None
-    print_outcome(context, finished_run, store.plan(finished_run.plan_hash))
+    print_outcome(context, finished_run, store.plans.get(finished_run.plan_hash))
     exit_unless_succeeded(finished_run)
 
 

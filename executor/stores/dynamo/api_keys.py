@@ -7,14 +7,17 @@ from noetl.executor.errors import RejectedError
 from noetl.executor.model.registry import ApiKey
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
-from noetl.executor.stores.dynamo.context import DynamoContext
 from noetl.executor.stores.dynamo.expressions import ABSENT, PRESENT, Condition, Put, Update
+from noetl.executor.stores.dynamo.table import DynamoTable
 
 
-class DynamoApiKeys(DynamoContext):
-    """The part of the DynamoDB store that stores API keys."""
+class DynamoApiKeys:
+    """The API keys of the DynamoDB store."""
 
-    def add_key(self, key: ApiKey) -> None:
+    def __init__(self, table: DynamoTable) -> None:
+        self.table = table
+
+    def add(self, key: ApiKey) -> None:
         item = {
             "hash": key.hash,
             "tenant_of": key.tenant,
@@ -34,19 +37,19 @@ class DynamoApiKeys(DynamoContext):
         except ConditionFailed:
             raise RejectedError("key_exists", f"API key {key.id} already exists") from None
 
-    def key(self, id: str) -> ApiKey | None:
+    def get(self, id: str) -> ApiKey | None:
         item = self.table.get(keys.api_key(id))
         return None if item is None else _decode_key(item)
 
-    def keys(self, tenant: str) -> list[ApiKey]:
+    def find(self, tenant: str) -> list[ApiKey]:
         links = list(self.table.query(keys.api_key_link(tenant, 0.0, "").pk, "A#"))
         items = self.table.get_many([keys.api_key(link["key"]) for link in links])
         return sorted(map(_decode_key, items.values()), key=lambda key: (key.created_at, key.id))
 
-    def has_keys(self) -> bool:
+    def any_exist(self) -> bool:
         return self.table.get(keys.ANY_API_KEY) is not None
 
-    def revoke_key(self, tenant: str, id: str, now: float) -> bool:
+    def revoke(self, tenant: str, id: str, now: float) -> bool:
         try:
             self.table.update(
                 Update(keys.api_key(id), keep={"revoked": now}, when=(("tenant_of", "=", tenant),))
@@ -55,7 +58,7 @@ class DynamoApiKeys(DynamoContext):
             return False
         return True
 
-    def touch_key(self, id: str, now: float) -> None:
+    def touch(self, id: str, now: float) -> None:
         item = self.table.get(keys.api_key(id))
         while item is not None and item.get("used", 0.0) < now:
             is_unchanged: Condition = (

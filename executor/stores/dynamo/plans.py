@@ -49,7 +49,7 @@ class DynamoPlans:
             except ConditionFailed:
                 continue
 
-    def plan(self, plan_hash: str) -> Plan:
+    def get(self, plan_hash: str) -> Plan:
         """Return a complete plan."""
         document = self._document(plan_hash)
         steps = {name: Step.from_json(name, body) for name, body in document["steps"].items()}

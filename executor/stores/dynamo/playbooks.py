@@ -14,15 +14,19 @@ from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.executor.stores.cursors import read_key_cursor, write_key_cursor
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
-from noetl.executor.stores.dynamo.context import MAX_CONFLICTS, DynamoContext
+from noetl.executor.stores.dynamo.context import MAX_CONFLICTS
 from noetl.executor.stores.dynamo.expressions import Condition, Put, Update, Write
+from noetl.executor.stores.dynamo.table import DynamoTable
 
 MAX_REMOVED = 90
 """Number of versions that one transaction removes."""
 
 
-class DynamoPlaybooks(DynamoContext):
-    """The part of the DynamoDB store that stores registered playbooks."""
+class DynamoPlaybooks:
+    """The playbook registry of the DynamoDB store."""
+
+    def __init__(self, table: DynamoTable) -> None:
+        self.table = table
 
     def register(self, playbook: RegisteredPlaybook) -> RegisteredPlaybook:
         for _ in range(MAX_CONFLICTS):
@@ -73,14 +77,14 @@ class DynamoPlaybooks(DynamoContext):
     def _versions(self, tenant: str, name: str) -> list[Item]:
         return list(self.table.query(keys.version(tenant, name, "").pk, "V#"))
 
-    def playbook(self, tenant: str, name: str, version: str | None = None) -> RegisteredPlaybook | None:
+    def get(self, tenant: str, name: str, version: str | None = None) -> RegisteredPlaybook | None:
         key = keys.playbook(tenant, name) if version is None else keys.version(tenant, name, version)
         item = self.table.get(key)
         if item is None or "removed" in item or "version" not in item:
             return None
         return _decode_playbook(tenant, name, item)
 
-    def playbooks(
+    def find(
         self, tenant: str, name: str | None = None, *, limit: int = 100, cursor: str | None = None
     ) -> tuple[list[RegisteredPlaybook], str | None]:
         if name is None:

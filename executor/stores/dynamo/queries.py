@@ -117,7 +117,7 @@ class DynamoQueries(DynamoClaims):
 
     # Start of a run
 
-    def create_run(
+    def create(
         self,
         run: Run,
         first: Visit,
@@ -185,7 +185,7 @@ class DynamoQueries(DynamoClaims):
 
     # Runs
 
-    def run(self, tenant: str, run_id: str) -> Run | None:
+    def get(self, tenant: str, run_id: str) -> Run | None:
         item_keys = [keys.head(run_id), keys.counter(run_id, 0)]
         items = self.table.get_many(item_keys)
         head = items.get(item_keys[0])
@@ -215,7 +215,7 @@ class DynamoQueries(DynamoClaims):
         counts = sum_counters(head, list(items.values()), self.step_of(head["plan"]))
         return decode_run(head, self.blobs, counts)
 
-    def runs(
+    def find(
         self,
         tenant: str,
         *,

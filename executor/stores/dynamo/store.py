@@ -6,7 +6,7 @@ queries, waits, playbooks, API keys, retention and history. `context.py` holds w
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from noetl.executor.errors import SchemaError
 from noetl.executor.stores.dynamo import keys
@@ -19,7 +19,6 @@ from noetl.executor.stores.dynamo.sweep import DynamoSweep
 from noetl.executor.stores.dynamo.table import DynamoTable
 from noetl.executor.stores.dynamo.waits import DynamoWaits
 from noetl.executor.stores.sqs.messages import MessageQueue
-from noetl.planner.plan import Header, Plan, Step, Task
 
 if TYPE_CHECKING:
     from noetl.executor.stores.finding import Finding
@@ -30,8 +29,6 @@ SCHEMA_VERSION = 1
 
 class DynamoStore(
     DynamoWaits,
-    DynamoPlaybooks,
-    DynamoApiKeys,
     DynamoHistory,
     DynamoRetention,
     DynamoQueries,
@@ -57,6 +54,8 @@ class DynamoStore(
     ) -> None:
         queue = None if queue_url is None else MessageQueue(queue_url)
         super().__init__(DynamoTable(table), queue, bucket, retention_seconds)
+        self.registry = DynamoPlaybooks(self.table)
+        self.keys = DynamoApiKeys(self.table)
         schema_item = self.table.get(keys.SCHEMA)
         schema = SCHEMA_VERSION if schema_item is None else schema_item["schema"]
         if schema > SCHEMA_VERSION:
@@ -64,6 +63,22 @@ class DynamoStore(
                 f"The store in DynamoDB has schema {schema}, but this version of noetl knows only"
                 f" {SCHEMA_VERSION}: install a later version."
             )
+
+    @property
+    def runs(self) -> Self:
+        return self
+
+    @property
+    def queue(self) -> Self:
+        return self
+
+    @property
+    def waits(self) -> Self:
+        return self
+
+    @property
+    def maintenance(self) -> Self:
+        return self
 
     def close(self) -> None:
         """Return at once: the process shares its clients between stores."""
@@ -73,18 +88,3 @@ class DynamoStore(
         from noetl.executor.stores.dynamo.consistency import ConsistencyCheck
 
         return ConsistencyCheck(self).check_consistency()
-
-    def save_plan(self, plan: Plan) -> None:
-        self.plans.save(plan)
-
-    def plan_header(self, plan_hash: str) -> Header:
-        return self.plans.header(plan_hash)
-
-    def plan_step(self, plan_hash: str, name: str) -> Step:
-        return self.plans.step(plan_hash, name)
-
-    def plan_task(self, plan_hash: str, name: str) -> Task:
-        return self.plans.task(plan_hash, name)
-
-    def plan(self, plan_hash: str) -> Plan:
-        return self.plans.plan(plan_hash)

@@ -26,7 +26,10 @@ from noetl.executor.model.run import SERVICE_QUEUE, Branch, Claim, Commit, Lease
 from noetl.executor.model.visit_transition import MAX_CLAIMS
 from noetl.executor.stores.interface import MessageOutcome, SweepResult
 from noetl.executor.stores.postgres.database import PostgresDatabase
+from noetl.executor.stores.sql.api_keys import SqlApiKeys
 from noetl.executor.stores.sql.branches import ACTIVE, CLAIM_NEXT, HEAD, started_event
+from noetl.executor.stores.sql.plans import SqlPlans
+from noetl.executor.stores.sql.playbooks import SqlPlaybooks
 from noetl.executor.stores.sql.retry import retry_unwritten
 from noetl.executor.stores.sql.rows import (
     Row,
@@ -116,6 +119,21 @@ The transaction must have locked the run.
 """
 
 
+class _RetriedPlans(SqlPlans):
+    save = retry_unwritten(SqlPlans.save)
+
+
+class _RetriedPlaybooks(SqlPlaybooks):
+    register = retry_unwritten(SqlPlaybooks.register)
+    unregister = retry_unwritten(SqlPlaybooks.unregister)
+
+
+class _RetriedApiKeys(SqlApiKeys):
+    add = retry_unwritten(SqlApiKeys.add)
+    revoke = retry_unwritten(SqlApiKeys.revoke)
+    touch = retry_unwritten(SqlApiKeys.touch)
+
+
 class PostgresStore(SqlStore):
     """A store in the database at a libpq URI, or at the URI that a function returns for each connection.
 
@@ -140,6 +158,9 @@ class PostgresStore(SqlStore):
         self.message_queue = None if queue_url is None else MessageQueue(queue_url)
         self.postgres = PostgresDatabase(uri, self.message_queue)
         super().__init__(self.postgres, retention_seconds)
+        self.plans = _RetriedPlans(self.postgres)
+        self.registry = _RetriedPlaybooks(self.postgres)
+        self.keys = _RetriedApiKeys(self.postgres)
         self._queue_of = lru_cache(maxsize=4096)(self._read_queue)
         self.postgres.listen(self._signal_all)
 
@@ -152,8 +173,7 @@ class PostgresStore(SqlStore):
         if count != 0:
             self.postgres.notify()
 
-    save_plan = retry_unwritten(SqlStore.save_plan)
-    create_run = retry_unwritten(SqlStore.create_run)
+    create = retry_unwritten(SqlStore.create)
     claim = retry_unwritten(SqlStore.claim)
     renew = retry_unwritten(SqlStore.renew)
     release = retry_unwritten(SqlStore.release)
@@ -165,11 +185,6 @@ class PostgresStore(SqlStore):
     record_heartbeat = retry_unwritten(SqlStore.record_heartbeat)
     stop = retry_unwritten(SqlStore.stop)
     resume = retry_unwritten(SqlStore.resume)
-    register = retry_unwritten(SqlStore.register)
-    unregister = retry_unwritten(SqlStore.unregister)
-    add_key = retry_unwritten(SqlStore.add_key)
-    revoke_key = retry_unwritten(SqlStore.revoke_key)
-    touch_key = retry_unwritten(SqlStore.touch_key)
 
     @retry_unwritten
     def commit(self, commit: Commit, now: float, claim_for: Lease | None = None) -> Visit | None:
@@ -266,7 +281,7 @@ class PostgresStore(SqlStore):
     def _read_queue(self, run_id: str) -> tuple[str, bool]:
         """Return the queue of a run, and whether its plan is sequential. Neither ever changes."""
         row = self.postgres.fetch_one("select queue, plan_hash from runs where id = ?", run_id)
-        return row["queue"], self.plan_header(row["plan_hash"]).sequential
+        return row["queue"], self.plans.header(row["plan_hash"]).sequential
 
     def _commit_arrival(
         self, commit: Commit, branch: Branch, now: float, claim_for: Lease | None

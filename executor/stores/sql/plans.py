@@ -11,7 +11,7 @@ from noetl.planner.plan import Header, Plan, Step, Task
 
 
 class SqlPlans:
-    """The part of a SQL store that stores plans."""
+    """The plans of a SQL store. A plan never changes, so what was read of it is cached."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
@@ -19,7 +19,7 @@ class SqlPlans:
         self._step = lru_cache(maxsize=4096)(self._read_step)
         self._task = lru_cache(maxsize=1024)(self._read_task)
 
-    def save_plan(self, plan: Plan) -> None:
+    def save(self, plan: Plan) -> None:
         with self.database.transaction() as db:
             if db.execute("select 1 from plans where hash = ?", (plan.hash,)).fetchone():
                 return
@@ -32,16 +32,16 @@ class SqlPlans:
             rows = [(plan.hash, kind, index, name, body) for index, (kind, name, body) in enumerate(parts)]
             db.executemany("insert into plan_parts values (?, ?, ?, ?, ?)", rows)
 
-    def plan_header(self, plan_hash: str) -> Header:
+    def header(self, plan_hash: str) -> Header:
         return self._header(plan_hash)
 
-    def plan_step(self, plan_hash: str, name: str) -> Step:
+    def step(self, plan_hash: str, name: str) -> Step:
         return self._step(plan_hash, name)
 
-    def plan_task(self, plan_hash: str, name: str) -> Task:
+    def task(self, plan_hash: str, name: str) -> Task:
         return self._task(plan_hash, name)
 
-    def plan(self, plan_hash: str) -> Plan:
+    def get(self, plan_hash: str) -> Plan:
         row = self.database.fetch_one("select header, source from plans where hash = ?", plan_hash)
         parts = self.database.fetch_all(
             "select kind, name, body from plan_parts where hash = ? order by position", plan_hash

@@ -22,9 +22,10 @@ _IS_NEWEST = (
 
 
 class SqlPlaybooks:
-    """The part of a SQL store that stores registered playbooks."""
+    """The playbook registry of a SQL store."""
 
-    database: Database
+    def __init__(self, database: Database) -> None:
+        self.database = database
 
     def register(self, playbook: RegisteredPlaybook) -> RegisteredPlaybook:
         with self.database.transaction() as db:
@@ -55,7 +56,7 @@ class SqlPlaybooks:
                 playbook.tenant, playbook.name, version, playbook.plan_hash, playbook.created_at
             )
 
-    def playbook(self, tenant: str, name: str, version: str | None = None) -> RegisteredPlaybook | None:
+    def get(self, tenant: str, name: str, version: str | None = None) -> RegisteredPlaybook | None:
         condition, values = ("", []) if version is None else ("and version = ?", [version])
         query = (
             f"select * from playbooks where {_NAME} {condition} and removed_at is null"
@@ -64,7 +65,7 @@ class SqlPlaybooks:
         rows = self.database.fetch_all(query, tenant, name, *values)
         return playbook_from_row(rows[0]) if rows else None
 
-    def playbooks(
+    def find(
         self, tenant: str, name: str | None = None, *, limit: int = 100, cursor: str | None = None
     ) -> tuple[list[RegisteredPlaybook], str | None]:
         values: list[Any] = [tenant]

@@ -22,11 +22,11 @@ class SqlQueries:
     has_tag: str
     """SQL condition that a run has a tag; its parameter is the tag as JSON."""
 
-    def run(self, tenant: str, run_id: str) -> Run | None:
+    def get(self, tenant: str, run_id: str) -> Run | None:
         rows = self.database.fetch_all("select * from runs where id = ? and tenant = ?", run_id, tenant)
         return self._with_waiting(run_from_row(rows[0])) if rows else None
 
-    def runs(
+    def find(
         self,
         tenant: str,
         *,

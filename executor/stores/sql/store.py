@@ -20,7 +20,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from noetl.executor.errors import FencedError, NotJsonError, PayloadTooLargeError, RejectedError
 from noetl.executor.model.events import Event
@@ -77,14 +77,33 @@ _STILL_SUSPENDED = "status = 'parked' and due_at > ? and progress is not null an
 """Condition on a parked visit that still waits after a resume. A visit with an error is retried at once."""
 
 
-class SqlStore(SqlPlans, SqlQueries, SqlWaits, SqlPlaybooks, SqlApiKeys, SqlSweep):
+class SqlStore(SqlQueries, SqlWaits, SqlSweep):
     """A store in a SQL database."""
 
     def __init__(self, database: Database, retention_seconds: float | None = None) -> None:
-        super().__init__(database)
+        self.database = database
+        self.plans = SqlPlans(database)
+        self.registry = SqlPlaybooks(database)
+        self.keys = SqlApiKeys(database)
         self.retention_seconds = retention_seconds
         self.changes = ChangeSignal()
         self.work = ChangeSignal()
+
+    @property
+    def runs(self) -> Self:
+        return self
+
+    @property
+    def queue(self) -> Self:
+        return self
+
+    @property
+    def waits(self) -> Self:
+        return self
+
+    @property
+    def maintenance(self) -> Self:
+        return self
 
     def close(self) -> None:
         self.database.close()
@@ -96,7 +115,7 @@ class SqlStore(SqlPlans, SqlQueries, SqlWaits, SqlPlaybooks, SqlApiKeys, SqlSwee
         """Signal workers that `count` visits have become due, or that some may have if it is None."""
         self.work.notify(count)
 
-    def create_run(
+    def create(
         self,
         run: Run,
         first: Visit,
@@ -113,7 +132,7 @@ class SqlStore(SqlPlans, SqlQueries, SqlWaits, SqlPlaybooks, SqlApiKeys, SqlSwee
             self.database.mark_run_written(db, run.id)
             for position, visit in enumerate(history):
                 _insert_finished(db, run, visit, position)
-            step = self.plan_step(run.plan_hash, first.step)
+            step = self.plans.step(run.plan_hash, first.step)
             count_live(db, run.id, dict.fromkeys(step.regions, 1))
             branch = Branch(first.id, first.step, first.clock, first.names, is_counted=step.cyclic)
             enter(db, run.id, run.queue, branch, first.due_at, position=len(history))
@@ -367,7 +386,7 @@ class SqlStore(SqlPlans, SqlQueries, SqlWaits, SqlPlaybooks, SqlApiKeys, SqlSwee
         """Make parked and failed visits due, delete the visits that ended the run, and return how many are
         open.
         """
-        end_steps = (END, DEADLINE, self.plan_header(run.plan_hash).finally_step)
+        end_steps = (END, DEADLINE, self.plans.header(run.plan_hash).finally_step)
         db.execute("delete from visits where run_id = ? and step in (?, ?, ?)", (run.id, *end_steps))
         result = db.execute(
             "update visits set attempt = 1,"
@@ -386,7 +405,7 @@ class SqlStore(SqlPlans, SqlQueries, SqlWaits, SqlPlaybooks, SqlApiKeys, SqlSwee
             "select step from visits where run_id = ? and failure = 'ended'", (run.id,)
         ).fetchall()
         for row in rows:
-            step = self.plan_step(run.plan_hash, row["step"])
+            step = self.plans.step(run.plan_hash, row["step"])
             count_live(db, run.id, dict.fromkeys(step.regions, 1))
         return len(rows)
 
@@ -398,9 +417,9 @@ class SqlStore(SqlPlans, SqlQueries, SqlWaits, SqlPlaybooks, SqlApiKeys, SqlSwee
         def cancel(run_id: str) -> None:
             self._stop(db, run_id, RunStatus.CANCELLED, now)
 
-        header = self.plan_header(plan_hash)
+        header = self.plans.header(plan_hash)
         return BranchTransaction(
-            db, run, header, lambda name: self.plan_step(plan_hash, name), cancel, now, claim_for
+            db, run, header, lambda name: self.plans.step(plan_hash, name), cancel, now, claim_for
         )
 
     @contextmanager

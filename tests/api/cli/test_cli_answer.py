@@ -47,7 +47,7 @@ def waiting_run(folder: Path, start: Start) -> tuple[subprocess.Popen[str], str]
     os.mkfifo("token")
     process, token = start("run", "ask.yaml"), Path("token").read_text().strip()
     store = open_store()
-    while not store.runs("default", status=RunStatus.WAITING)[0]:
+    while not store.runs.find("default", status=RunStatus.WAITING)[0]:
         assert process.poll() is None
     store.close()
     return process, token

@@ -47,7 +47,7 @@ def finder(store: SqliteStore) -> SiblingPlaybookFinder:
 def answer_of(store: SqliteStore, plan_hash: str | None) -> Any:
     """Return the value that the playbook of the plan saves as `answer`."""
     assert plan_hash is not None
-    return store.plan_step(plan_hash, "only").run[0].to_json()["parameters"]["set"]["answer"]
+    return store.plans.step(plan_hash, "only").run[0].to_json()["parameters"]["set"]["answer"]
 
 
 def find_error(
@@ -61,8 +61,10 @@ def find_error(
 
 def register_text(store: SqliteStore, text: str) -> None:
     plan = compile_text(text)
-    store.save_plan(plan)
-    store.register(RegisteredPlaybook("default", plan.header.name, plan.header.version, plan.hash, 0.0))
+    store.plans.save(plan)
+    store.registry.register(
+        RegisteredPlaybook("default", plan.header.name, plan.header.version, plan.hash, 0.0)
+    )
 
 
 @pytest.mark.parametrize("file", ["child.yaml", "child.yml", "child.json", "01 something else.yaml"])

@@ -21,6 +21,6 @@ def test_a_run_needs_no_standard_stream(folder: Path, closed: str) -> None:
     )
     assert (done.returncode, "Traceback" in done.stderr) == (0, False)
     store = open_store(f"sqlite:///{folder}/.noetl/noetl.db", create=False)
-    (run,) = store.runs("default")[0]
+    (run,) = store.runs.find("default")[0]
     store.close()
     assert run.status == "succeeded"

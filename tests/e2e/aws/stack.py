@@ -111,7 +111,7 @@ class DeployedStack:
         """Create an API key directly in the store, and return its text."""
         text, key = create_api_key("tests", [scope], tenant, time.time())
         store = open_store(self.outputs["StoreUrl"])
-        store.add_key(key)
+        store.keys.add(key)
         store.close()
         return text
 
