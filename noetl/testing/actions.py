@@ -265,16 +265,16 @@ class ActionTester:
             return self._run_to_end(store, compilation.plan, input or {})
 
     def _run_to_end(self, store: SqliteStore, plan: Plan, input: Mapping[str, Any]) -> FinishedRun:
-        store.save_plan(plan)
+        store.plans.save(plan)
         run, first_visit = new_run(plan.header, plan.hash, input, now=self.now, origin="local")
-        store.create_run(run, first_visit)
+        store.runs.create(run, first_visit)
         lease = Lease("test", _LEASE_SECONDS)
         executor = VisitExecutor(store, lease, self.capabilities, lambda: self.now)
         while True:
-            claim = store.claim(run.queue, lease, self.now)
+            claim = store.queue.claim(run.queue, lease, self.now)
             while claim is not None:
                 claim = executor.execute(claim)
-            current = store.run(run.tenant, run.id)
+            current = store.runs.get(run.tenant, run.id)
             assert current is not None
             if current.status.is_final:
                 return FinishedRun(current, store.events(run.id, limit=_MAX_EVENTS))
