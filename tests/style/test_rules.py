@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from noetl.executor.actions import catalogue
 from tests.style import allow_list
 from tests.style.prose import Paragraph, documentation, sentences
 from tests.style.rule import StyleRule, StyleViolation
@@ -235,6 +236,10 @@ def test_the_file_of_an_action_type_may_name_only_its_own_type() -> None:
     files = tuple(SourceFile(path, f'if type == "{name}": ...') for path, name in names)
     violations = action_names.RULE.find(Repository(Path(), files))
     assert [violation.path for violation in violations] == ["executor/actions/wait.py"]
+
+
+def test_the_rule_knows_every_action_type() -> None:
+    assert catalogue().keys() == action_names.ACTION_TYPES
 
 
 def test_every_other_meaning_of_a_name_of_an_action_type_is_used() -> None:

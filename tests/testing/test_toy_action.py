@@ -7,11 +7,13 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from noetl.executor.actions import catalogue, temporary_types
+from noetl.planner.catalogue import ActionDeclaration, Parameter
 from noetl.planner.draw import text
 from noetl.testing.actions import ActionTester
 from tests.testing import toy_action
@@ -94,3 +96,11 @@ def test_an_installed_package_adds_it_to_the_command_line(tmp_path: Path) -> Non
 
     assert "greet 2 people, log" in noetl("plan", "play.yaml")
     assert json.loads(noetl("run", "play.yaml", "--quiet", "-i", "who=Ann"))["first"] == "Hello Ann"
+
+
+def test_the_page_for_authors_shows_this_module_and_every_field() -> None:
+    page = Path(ROOT, "docs", "actions-howto.md").read_text("utf-8")
+    assert f"```python\n{Path(toy_action.__file__).read_text('utf-8')}```" in page
+    for declared in (ActionDeclaration, Parameter):
+        for field in fields(declared):
+            assert f"\n| `{field.name}` |" in page

@@ -8,14 +8,17 @@ from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
-from noetl.executor.actions import catalogue
 from tests.style.rule import StyleRule, StyleViolation
-from tests.style.source import PACKAGES, Repository
+from tests.style.source import PACKAGES, ROOT, Repository
 
 _OWN_FILE = re.compile(r"executor/actions/_?(?P<name>[a-z0-9]+)(_\w*)?\.py")
 """The file of a type, and the private modules whose names start with the type."""
 
 _JSON_KEY = "a key"
+
+ACTION_TYPES = frozenset(
+    path.stem.rstrip("_") for path in ROOT.glob("executor/actions/[a-z]*.py") if path.stem != "action"
+)
 
 
 class OtherMeaning(NamedTuple):
@@ -57,7 +60,6 @@ class WrittenWord(NamedTuple):
 
 def find(repository: Repository) -> Iterator[StyleViolation]:
     """Yield each string that is compared, matched, used as a key or kept as if it was the name of a type."""
-    names = frozenset(catalogue())
     for file in repository.python(*PACKAGES):
         own_file = _OWN_FILE.fullmatch(file.path)
         seen: set[ast.AST] = set()
@@ -66,7 +68,7 @@ def find(repository: Repository) -> Iterator[StyleViolation]:
                 continue
             seen.add(word)
             is_own = own_file is not None and own_file["name"] == word.value
-            if word.value in names and not is_own and not _has_other_meaning(str(word.value), context):
+            if word.value in ACTION_TYPES and not is_own and not _has_other_meaning(str(word.value), context):
                 problem = f"`{word.value}` is written as the name of an action type: {context}"
                 yield StyleViolation(file.path, word.lineno, problem, file.path)
 
@@ -105,7 +107,7 @@ def find_words(node: ast.AST) -> Iterator[WrittenWord]:
 def _is_table(node: ast.Dict) -> bool:
     """Return whether a mapping has only names of types as keys, and at least two."""
     keys = [key.value if isinstance(key, ast.Constant) else None for key in node.keys]
-    return len(keys) > 1 and all(key in catalogue() for key in keys)
+    return len(keys) > 1 and all(key in ACTION_TYPES for key in keys)
 
 
 def _words_in(node: ast.expr | None, context: str) -> Iterator[WrittenWord]:
