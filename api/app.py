@@ -22,11 +22,10 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from noetl.api.context import AppContext
+from noetl.api.guard import AccessTable, Guard
 from noetl.api.http import problems
 from noetl.api.http.responses import JsonResponse
-from noetl.api.middleware import AuthenticationMiddleware
 from noetl.api.routes import callbacks, events, graph, health, plans, playbooks, workflows
-from noetl.api.routes.dependencies import check_access_is_declared
 from noetl.executor.errors import SettingError, StoreError
 from noetl.executor.security.capabilities import service_capabilities
 
@@ -82,6 +81,7 @@ def create_app(environ: Mapping[str, str] | None = None, *, has_gateway: bool = 
         finally:
             context.close()
 
+    routers = [module.router for module in (callbacks, workflows, events, graph, playbooks, plans, health)]
     app = _LazySchemaApp(
         title="NoETL",
         version=version("noetl"),
@@ -92,7 +92,7 @@ def create_app(environ: Mapping[str, str] | None = None, *, has_gateway: bool = 
         middleware=[
             Middleware(StartupErrorMiddleware),
             Middleware(problems.InternalErrorMiddleware),
-            Middleware(AuthenticationMiddleware, context=context),
+            Middleware(Guard, context=context, table=AccessTable(routers)),
         ],
     )
     app.state.context = context
@@ -100,9 +100,8 @@ def create_app(environ: Mapping[str, str] | None = None, *, has_gateway: bool = 
     app.state.stream_seconds = GATEWAY_SECONDS if has_gateway else math.inf
     app.state.stream_bytes = GATEWAY_BYTES if has_gateway else math.inf
     problems.install_handlers(app)
-    for module in (callbacks, workflows, events, graph, playbooks, plans, health):
-        check_access_is_declared(module.router)
-        app.include_router(module.router)
+    for router in routers:
+        app.include_router(router)
     return app
 
 

@@ -1,4 +1,4 @@
-"""The objects that all requests to an app share: settings, store, service and authenticator."""
+"""The objects that all requests to an app share: settings, store, services and authenticator."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from noetl.api.auth.authentication import Authenticator
 from noetl.api.auth.jwt import TokenVerifier, read_issuer
-from noetl.api.service.runs import Service
+from noetl.api.service.services import TenantServices, create_services
 from noetl.executor.actions import catalogue
 from noetl.executor.errors import SettingError
 from noetl.executor.security.capabilities import ACTIONS_SETTING, allowed_actions
@@ -21,10 +21,10 @@ from noetl.planner.diagnostics.diagnostic import did_you_mean
 
 @dataclass(frozen=True, slots=True)
 class AppServices:
-    """An open store with the service and the authenticator that use it."""
+    """An open store with the services and the authenticator that use it."""
 
     store: Store
-    service: Service
+    services: TenantServices
     authenticator: Authenticator
 
 
@@ -61,7 +61,7 @@ class AppContext:
                 store = open_store(self.settings.get("NOETL_STORE"))
                 tokens = None if issuer is None else TokenVerifier(issuer)
                 authenticator = Authenticator(store, tokens, always=self._always_authenticated)
-                self._services = AppServices(store, Service(store, actions), authenticator)
+                self._services = AppServices(store, create_services(store, actions), authenticator)
             return self._services
 
     def close(self) -> None:

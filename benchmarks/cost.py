@@ -30,6 +30,7 @@ from noetl.executor.clients.aws import client
 from noetl.executor.engine.invocation import VisitExecutor
 from noetl.executor.engine.start import new_run
 from noetl.executor.model.run import END, Claim, Lease
+from noetl.executor.model.start_request import StartRequest
 from noetl.executor.security.capabilities import local_run_capabilities
 from noetl.executor.stores import open_store
 from noetl.executor.stores.dynamo.store import DynamoStore
@@ -97,7 +98,7 @@ def measure_chain(
     assert compilation.plan is not None, compilation.diagnostics
     store.plans.save(compilation.plan)
     text = "".join(random.Random(7).choices(string.ascii_letters + string.digits, k=RESULT_BYTES))
-    store.runs.create(*new_run(compilation.plan.header, compilation.plan.hash, {"text": text}, now=clock()))
+    store.runs.create(*new_run(compilation.plan.header, compilation.plan.hash, StartRequest({"text": text}), now=clock()))
     lease = Lease("cost", 30.0)
     executor = VisitExecutor(
         store, lease, local_run_capabilities(Path.cwd()), clock, continues=lambda: same_invocation
@@ -159,7 +160,7 @@ def measure_fork(store: DynamoStore, queue: str, branches: int, meter: AwsMeter)
     assert plan is not None
     store.plans.save(plan)
     meter.read()
-    run = store.runs.create(*new_run(plan.header, plan.hash, {}, now=time.time()))
+    run = store.runs.create(*new_run(plan.header, plan.hash, StartRequest(), now=time.time()))
     lease, sqs, is_over = Lease("fan", 60.0), client("sqs", without_retries=True), threading.Event()
     executor = VisitExecutor(store, lease, local_run_capabilities(Path.cwd()), continues=lambda: False)
 

@@ -24,6 +24,7 @@ from benchmarks.runtime import LambdaRuntime, running
 from noetl.executor.actions import catalogue
 from noetl.executor.clients.aws import client
 from noetl.executor.engine.start import new_run
+from noetl.executor.model.start_request import StartRequest
 from noetl.executor.stores import open_store
 from noetl.executor.stores.dynamo.store import DynamoStore
 from noetl.infra.build import MEGABYTE, build
@@ -173,7 +174,7 @@ def _run_seconds(runtime: LambdaRuntime, store: DynamoStore, queue: str, steps: 
     store.plans.save(plan)
     events = []
     for _ in range(REPETITIONS):
-        store.runs.create(*new_run(plan.header, plan.hash, {"text": "x" * 1024}, now=time.time()))
+        store.runs.create(*new_run(plan.header, plan.hash, StartRequest({"text": "x" * 1024}), now=time.time()))
         (message,) = sqs.receive_message(QueueUrl=queue, WaitTimeSeconds=20)["Messages"]
         sqs.delete_message(QueueUrl=queue, ReceiptHandle=message["ReceiptHandle"])
         events.append({"Records": [{"messageId": "1", "body": message["Body"]}]})

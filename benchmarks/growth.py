@@ -26,6 +26,7 @@ from noetl.executor.actions import catalogue
 from noetl.executor.engine.invocation import VisitExecutor
 from noetl.executor.engine.start import new_run
 from noetl.executor.model.run import Lease, RunStatus
+from noetl.executor.model.start_request import StartRequest
 from noetl.executor.security.capabilities import local_run_capabilities
 from noetl.executor.stores import open_store
 from noetl.executor.stores.interface import Store
@@ -125,7 +126,7 @@ def measure(url: str, name: str, steps: int = STEPS) -> list[report.Row]:
     plan = compile_playbook(set_chain(steps), catalogue()).plan
     assert plan is not None
     store.plans.save(plan)
-    run = store.runs.create(*new_run(plan.header, plan.hash, {}, now=time.time()))
+    run = store.runs.create(*new_run(plan.header, plan.hash, StartRequest(), now=time.time()))
     lease = Lease("growth", 600.0)
     executor = VisitExecutor(store, lease, local_run_capabilities(FOLDER))
     claim = store.queue.claim(run.queue, lease, time.time())
@@ -170,7 +171,7 @@ def measure_forks(
                     store.plans.save(plan)
                 elif repetition > branches[width]:
                     continue
-                run = store.runs.create(*new_run(plan.header, plan.hash, {}, now=time.time()))
+                run = store.runs.create(*new_run(plan.header, plan.hash, StartRequest(), now=time.time()))
                 wait_until_ended(store, [run.id])
                 ends = [time_ for step, time_ in _completed(store, run.id) if step.startswith("b")]
                 assert len(ends) == width

@@ -27,6 +27,7 @@ from benchmarks.speed import DURABLE, FOLDER, start_worker
 from noetl.executor.actions import catalogue
 from noetl.executor.engine.start import new_run
 from noetl.executor.model.run import Run, RunStatus
+from noetl.executor.model.start_request import StartRequest
 from noetl.executor.stores import open_store
 from noetl.executor.stores.interface import Store
 from noetl.executor.stores.postgres.store import PostgresStore
@@ -179,7 +180,7 @@ def _plan(store: Store, steps: int) -> Plan:
 
 
 def _started(store: Store, plan: Plan) -> Run:
-    return store.runs.create(*new_run(plan.header, plan.hash, {}, now=time.time()))
+    return store.runs.create(*new_run(plan.header, plan.hash, StartRequest(), now=time.time()))
 
 
 def _runs(url: str) -> list[Run]:

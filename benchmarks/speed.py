@@ -28,6 +28,7 @@ from benchmarks.playbooks import fan_out, set_chain
 from noetl.executor.actions import catalogue
 from noetl.executor.engine.start import new_run
 from noetl.executor.model.run import RunStatus
+from noetl.executor.model.start_request import StartRequest
 from noetl.executor.security.capabilities import local_run_capabilities
 from noetl.executor.stores import open_store
 from noetl.executor.stores.interface import Store
@@ -151,7 +152,7 @@ def measure_runs(store: Store, plan: Plan, runs: int = 1) -> float:
     """Start a number of runs of a plan at the same time. Return the seconds until all have their results."""
     started = time.perf_counter()
     created = [
-        store.runs.create(*new_run(plan.header, plan.hash, {}, now=time.time())).id for _ in range(runs)
+        store.runs.create(*new_run(plan.header, plan.hash, StartRequest(), now=time.time())).id for _ in range(runs)
     ]
     wait_until_ended(store, created)
     return time.perf_counter() - started

@@ -18,6 +18,7 @@ from typing import Any
 
 from noetl.executor.actions import catalogue
 from noetl.executor.engine.start import new_run
+from noetl.executor.model.start_request import StartRequest
 from noetl.executor.security.capabilities import local_run_capabilities
 from noetl.executor.stores import open_store
 from noetl.executor.stores.interface import Store
@@ -65,7 +66,7 @@ def measure(runs: int = RUNS, items: int = ITEMS, spread_seconds: float = SPREAD
 def _loop(store: Store, worker: Worker, items: int) -> dict[str, Any]:
     plan = _plan(store, LOOP)
     before = _memory()
-    run = store.runs.create(*new_run(plan.header, plan.hash, {"count": items}, now=time.time()))
+    run = store.runs.create(*new_run(plan.header, plan.hash, StartRequest({"count": items}), now=time.time()))
     started = time.perf_counter()
     worker.start()
     ended = worker.wait_until_finished(run.tenant, run.id)
@@ -88,7 +89,7 @@ def _wait(store: Store, worker: Worker, runs: int, spread_seconds: float) -> dic
     for index in range(runs):
         due_at = first_due + spread_seconds * index / runs
         given = {"until": datetime.fromtimestamp(due_at, UTC).isoformat()}
-        due[store.runs.create(*new_run(plan.header, plan.hash, given, now=time.time())).id] = due_at
+        due[store.runs.create(*new_run(plan.header, plan.hash, StartRequest(given), now=time.time())).id] = due_at
     while (next_due := store.queue.next_due("service")) is not None and next_due < first_due:
         time.sleep(0.1)
     threads, memory, waiting_at = threading.active_count(), _memory(), time.time()

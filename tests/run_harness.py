@@ -18,6 +18,7 @@ from noetl.executor.engine.start import correct_input, new_run
 from noetl.executor.model.events import Event
 from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.executor.model.run import NEVER, Claim, Lease, Run, RunStatus, Visit
+from noetl.executor.model.start_request import StartRequest
 from noetl.executor.security.capabilities import local_run_capabilities
 from noetl.executor.stores.interface import Store
 from noetl.planner.compile import compile_playbook
@@ -78,7 +79,10 @@ class RunHarness:
         self.capabilities = local_run_capabilities(folder or Path.cwd())
         store.plans.save(self.plan)
         run, first = new_run(
-            self.plan.header, self.plan.hash, input or {}, now=self.clock(), **{"origin": "local", **options}
+            self.plan.header,
+            self.plan.hash,
+            StartRequest(input or {}, **{"origin": "local", **options}),
+            now=self.clock(),
         )
         self.id = store.runs.create(run, first).id
         self.tenant = run.tenant

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from noetl.api.auth.api_keys import SCOPES, is_valid, key_id
 from noetl.api.auth.jwt import TokenVerifier
 from noetl.api.http.problems import missing_credentials, unauthenticated
-from noetl.api.service.runs import DEFAULT_TENANT
 from noetl.executor.errors import StoreError
+from noetl.executor.model.run import DEFAULT_TENANT
 from noetl.executor.stores.interface import Store
 
 MAX_CREDENTIALS_LENGTH = 8 * 1024

@@ -12,6 +12,7 @@ from noetl.api.cli.display.console import EXIT_FAILED, CommandError, print_messa
 from noetl.executor.model.json_values import read_json
 
 if TYPE_CHECKING:
+    from noetl.api.service.services import TenantServices
     from noetl.executor.model.run import Run, WaitKey
     from noetl.executor.stores.interface import Store
 
@@ -76,34 +77,37 @@ def _problem_detail(response: Any) -> str:
     return detail if isinstance(detail, str) else f"{response.status_code} {response.reason_phrase}".strip()
 
 
-def answer_in_store(store: Store, token: str, answer: Any, *, heartbeat: bool) -> None:
+def answer_in_store(services: TenantServices, token: str, answer: Any, *, heartbeat: bool) -> None:
     """Write an answer, or a heartbeat, to the store. Print how to resume a run that no worker executes.
 
     Raises:
         CommandError: no step waits for the token, or another answer is recorded.
     """
     from noetl.executor.errors import RejectedError
-    from noetl.executor.model.ids import hash_secret
 
     try:
         if heartbeat:
-            store.waits.record_heartbeat(hash_secret(token), time.time())
+            services.callbacks.record_heartbeat(token)
             print_message("heartbeat recorded")
             return
-        key = store.waits.answer(hash_secret(token), answer, time.time())
+        key = services.callbacks.answer(token, answer)
     except RejectedError as error:
         raise CommandError(error.message, EXIT_FAILED) from error
     print_message(f"answered run {key.run_id}")
-    _print_resume_hint(store, key)
+    _print_resume_hint(services, key)
 
 
-def _print_resume_hint(store: Store, key: WaitKey) -> None:
+def _print_resume_hint(services: TenantServices, key: WaitKey) -> None:
     from noetl.api.cli.local.run_to_end import is_abandoned
-    from noetl.api.service.runs import DEFAULT_TENANT
+    from noetl.api.service.errors import NotFoundError
 
-    run = store.runs.get(DEFAULT_TENANT, key.run_id)
-    if run is None or run.origin != "local" or run.status.is_final:
+    try:
+        run = services.runs.get(key.run_id)
+    except NotFoundError:
+        return  # it belongs to another tenant
+    if run.origin != "local" or run.status.is_final:
         return
+    store = services.store
     if is_abandoned(store, run) and not _is_picked_up(store, key):
         first_run = _first_open_run(store, run)
         print_message(f"no live worker holds this run; resume it with `noetl runs resume {first_run.id}`")

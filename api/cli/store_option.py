@@ -1,4 +1,4 @@
-"""The option `--store`, and the store that it names."""
+"""The option `--store`, and the store that it names with the services for its runs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from noetl.api.cli.display.console import CommandError
+
 if TYPE_CHECKING:
+    from noetl.api.service.services import TenantServices
     from noetl.executor.stores.interface import Store
 
 StoreOption = Annotated[
@@ -31,3 +34,21 @@ def open_command_store(url: str | None, *, create: bool = True) -> Iterator[Stor
         yield store
     finally:
         store.close()
+
+
+@contextmanager
+def open_command_services(url: str | None, *, create: bool = False) -> Iterator[TenantServices]:
+    """Open a store as `open_command_store` does, with services that also control local runs.
+
+    Raises:
+        CommandError: the store has no run of an id.
+    """
+    from noetl.api.service.errors import NotFoundError
+    from noetl.api.service.services import create_services
+    from noetl.executor.actions import catalogue
+
+    with open_command_store(url, create=create) as store:
+        try:
+            yield create_services(store, catalogue(), controls_local_runs=True)
+        except NotFoundError as error:
+            raise CommandError(str(error)) from error

@@ -10,14 +10,20 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from datetime import UTC, datetime
 from email.message import Message
 from typing import Any
 
 from fastapi import Request
+from pydantic import BaseModel, Field
 
 from noetl.api.http.problems import Problem
+from noetl.api.service.compiler import InlinePlaybook, PlanSource, PlaybookReference
+from noetl.api.service.runs import ResumeRequest
+from noetl.executor.model.run import RunStatus
+from noetl.executor.model.run_filter import MAX_RUNS_PER_PAGE, RunFilter
+from noetl.executor.model.start_request import StartRequest
 from noetl.planner.diagnostics.diagnostic import did_you_mean
 
 MAX_BODY_BYTES = 1024 * 1024
@@ -27,43 +33,44 @@ MAX_WAIT_SECONDS = 25
 YAML_TYPES = ("application/yaml", "application/x-yaml", "text/yaml")
 JSON_TYPE = "application/json"
 
-_SUBMISSION_KEYS = ("playbook", "input", "variables", "tags")
-_MAX_TAGS = 50
-_MAX_TAG_LENGTH = 100
+IDEMPOTENCY_KEY = "^[\\x20-\\x7e]{1,255}$"
+"""Pattern of an idempotency key: printable ASCII characters."""
+
 _SHOWN_NAME_LENGTH = 100
 
 _NOT_PLAIN_IN_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 """Characters that may stand unescaped in JSON, and that YAML refuses or reads as line breaks."""
 
 
-@dataclass(frozen=True, slots=True)
-class PlaybookReference:
-    """A registered playbook: a version, or the newest one if `version` is None."""
+class RunQuery(BaseModel):
+    """The query parameters of a list of runs. `check_query_names` refuses others."""
 
-    name: str
-    version: str | None = None
+    status: RunStatus | None = None
+    playbook: str | None = None
+    tag: str | None = None
+    since: datetime | None = None
+    limit: int = Field(100, ge=1, le=MAX_RUNS_PER_PAGE)
+    cursor: str | None = None
+
+    def to_filter(self) -> RunFilter:
+        """Return the filter of the query. A time without a zone is in UTC."""
+        since = self.since
+        if since is not None and since.tzinfo is None:
+            since = since.replace(tzinfo=UTC)
+        return RunFilter(
+            status=self.status,
+            playbook=self.playbook,
+            tag=self.tag,
+            since=None if since is None else since.timestamp(),
+            limit=self.limit,
+            cursor=self.cursor,
+        )
 
 
-@dataclass(frozen=True, slots=True)
-class Submission:
-    """A playbook, as text or by reference, with the input, variables and tags of its run."""
+async def read_submission(request: Request) -> tuple[PlanSource, StartRequest]:
+    """Return the playbook of a request, and with what a run of it starts.
 
-    playbook: str | bytes | PlaybookReference
-    input: Mapping[str, Any]
-    variables: Mapping[str, Any] | None = None
-    tags: tuple[str, ...] = field(default=())
-
-
-@dataclass(frozen=True, slots=True)
-class ResumeRequest:
-    """Body of a request to resume a run: corrected input, and the step at which a new run starts instead."""
-
-    input: Mapping[str, Any] | None = None
-    step: str | None = None
-
-
-async def read_submission(request: Request) -> Submission:
-    """Return the playbook of a request, sent as YAML, or as a member of a JSON object.
+    The playbook is sent as YAML, or as a member of a JSON object.
 
     Raises:
         Problem: 400, 413, 415 or 422.
@@ -76,11 +83,11 @@ async def read_submission(request: Request) -> Submission:
     check_query_names(request, ("input",))
     text = request.query_params.get("input")
     if text is None:
-        return Submission(body, {})
+        return InlinePlaybook(body), StartRequest()
     input = decode_json(text.encode("utf-8", "surrogatepass"), "The query parameter `input`")
     if not isinstance(input, dict):
         raise Problem(400, "The query parameter `input` must be a JSON object.", slug="invalid-request")
-    return Submission(body, input)
+    return InlinePlaybook(body), StartRequest(input)
 
 
 async def read_playbook(request: Request) -> str | bytes:
@@ -89,29 +96,31 @@ async def read_playbook(request: Request) -> str | bytes:
     Raises:
         Problem: 400, 413, 415 or 422.
     """
+    from noetl.api.http.bodies import PlaybookBody, parse_body
+
     content_type = _content_type(request, (*YAML_TYPES, JSON_TYPE))
     body = await _read_body(request)
     check_query_names(request, ())
     if content_type != JSON_TYPE:
         return body
-    return _playbook_text(_check_members(decode_json(body, "The body"), ("playbook",)))
+    return _playbook_text(parse_body(PlaybookBody, decode_json(body, "The body")).playbook)
 
 
 async def read_resume_request(request: Request) -> ResumeRequest:
-    """Return the body of a request to resume a run. The body may be empty.
+    """Return the header and the body of a request to resume a run. The body may be empty.
 
     Raises:
         Problem: 400, 413, 415 or 422.
     """
+    from noetl.api.http.bodies import ResumeBody, parse_body
+
+    key = read_idempotency_key(request)
     body = await _read_body(request)
     if not body:
-        return ResumeRequest()
+        return ResumeRequest(idempotency_key=key)
     _content_type(request, (JSON_TYPE,))
-    members = _check_members(decode_json(body, "The body"), ("input", "from"))
-    step = members.get("from")
-    if step is not None and not isinstance(step, str):
-        raise _invalid_body("`from` must be the name of a step.", "from")
-    return ResumeRequest(_object_member(members, "input"), step)
+    resume = parse_body(ResumeBody, decode_json(body, "The body"))
+    return ResumeRequest(resume.input or {}, resume.step, key)
 
 
 async def read_callback_answer(request: Request) -> Any:
@@ -166,7 +175,7 @@ def read_idempotency_key(request: Request) -> str | None:
     values = request.headers.getlist("idempotency-key")
     if not values:
         return None
-    if len(values) > 1 or not re.fullmatch(r"[\x20-\x7e]{1,255}", values[0]):
+    if len(values) > 1 or not re.fullmatch(IDEMPOTENCY_KEY, values[0]):
         detail = "The header Idempotency-Key must be given once, with 1 to 255 printable ASCII characters."
         raise Problem(400, detail, slug="invalid-request")
     return values[0]
@@ -300,64 +309,18 @@ def _is_unicode(value: Any) -> bool:
     return True
 
 
-def _parse_submission(body: Any) -> Submission:
-    members = _check_members(body, _SUBMISSION_KEYS)
-    playbook = _playbook_reference(members.get("playbook")) or _playbook_text(members)
-    tags = members.get("tags") or []
-    if (
-        not isinstance(tags, list)
-        or len(tags) > _MAX_TAGS
-        or not all(isinstance(tag, str) and 0 < len(tag) <= _MAX_TAG_LENGTH for tag in tags)
-    ):
-        detail = f"`tags` must be at most {_MAX_TAGS} strings of 1 to {_MAX_TAG_LENGTH} characters."
-        raise _invalid_body(detail, "tags")
-    input = _object_member(members, "input") or {}
-    return Submission(playbook, input, _object_member(members, "variables"), tuple(tags))
+def _parse_submission(value: Any) -> tuple[PlanSource, StartRequest]:
+    from noetl.api.http.bodies import PlaybookReferenceBody, SubmissionBody, parse_body
+
+    body = parse_body(SubmissionBody, value)
+    start = StartRequest(body.input or {}, body.variables, tuple(body.tags or ()))
+    if isinstance(body.playbook, PlaybookReferenceBody):
+        return PlaybookReference(body.playbook.name, body.playbook.version), start
+    return InlinePlaybook(_playbook_text(body.playbook)), start
 
 
-def _playbook_reference(playbook: Any) -> PlaybookReference | None:
-    """Return the reference that an object is if it has only a `name`, and perhaps a `version`."""
-    if not isinstance(playbook, dict) or "name" not in playbook or not playbook.keys() <= {"name", "version"}:
-        return None
-    name, version = playbook["name"], playbook.get("version")
-    if not isinstance(name, str) or not isinstance(version, str | None):
-        detail = "A registered playbook must be named by `name` and `version`, both strings."
-        raise _invalid_body(detail, "playbook")
-    return PlaybookReference(name, version)
-
-
-def _playbook_text(members: Mapping[str, Any]) -> str:
-    if "playbook" not in members:
-        raise _invalid_body("The body has no `playbook`.", "playbook")
-    playbook = members["playbook"]
-    if isinstance(playbook, dict):
-        return _to_yaml(playbook)
-    if not isinstance(playbook, str):
-        raise _invalid_body("`playbook` must be the text of a playbook or an object.", "playbook")
-    return playbook
-
-
-def _check_members(body: Any, known_keys: tuple[str, ...]) -> dict[str, Any]:
-    """Return the members of a JSON object, whose keys must all be in `known_keys`."""
-    if not isinstance(body, dict):
-        raise _invalid_body("The body must be a JSON object.", None)
-    for key in body:
-        if key not in known_keys:
-            all_keys = ", ".join(f"`{known_key}`" for known_key in known_keys)
-            hint = did_you_mean(key, known_keys) or f"the keys are {all_keys}"
-            raise _invalid_body(f"Unknown key `{key[:_SHOWN_NAME_LENGTH]}` in the body; {hint}", key)
-    return body
-
-
-def _object_member(members: Mapping[str, Any], key: str) -> dict[str, Any] | None:
-    value = members.get(key)
-    if value is not None and not isinstance(value, dict):
-        raise _invalid_body(f"`{key}` must be an object.", key)
-    return value
-
-
-def _invalid_body(detail: str, key: str | None) -> Problem:
-    return Problem(422, detail, slug="invalid-body", key=key)
+def _playbook_text(playbook: str | dict[str, Any]) -> str:
+    return playbook if isinstance(playbook, str) else _to_yaml(playbook)
 
 
 def _to_yaml(playbook: dict[str, Any]) -> str:

@@ -1,34 +1,101 @@
-"""JSON responses, and the OpenAPI description of a response body."""
+"""JSON responses: their rendering, and those views of which only HTTP knows."""
 
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, Literal
+from urllib.parse import quote
 
+from fastapi import Request
 from starlette.responses import JSONResponse
 
-SCHEMA_REFERENCE = "#/components/schemas/{model}"
-"""Place of a component in `/openapi.json`, by its name."""
+from noetl.api.service.playbooks import PlaybookText
+from noetl.api.service.views import PlaybookEntry, View, members
+from noetl.executor.model.run import Run, RunStatus
 
 
 class JsonResponse(JSONResponse):
-    """A response with a JSON body.
+    """A response with a JSON body: a view, or a JSON value.
 
     A lone surrogate has no UTF-8 encoding, so it is written as an escape.
     """
 
     def render(self, content: Any) -> bytes:
-        text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        text = json.dumps(
+            content, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=members
+        )
         return text.encode("utf-8", "backslashreplace")
 
 
-def body_schema(name: str, *text_types: str, media_type: str = "application/json") -> dict[str, Any]:
-    """Return the OpenAPI description of a response: the component `name`, or text of one of `text_types`.
+class HealthReport(View, schema_name="Health"):
+    status: Literal["ok", "ready"]
 
-    The components are built when a client requests `/openapi.json` (`noetl.api.http.schemas`).
 
-    >>> body_schema("Graph", "text/plain")["content"]["text/plain"]
-    {'schema': {'type': 'string'}}
-    """
-    content = {media_type: {"schema": {"$ref": SCHEMA_REFERENCE.format(model=name)}}}
-    return {"content": content | {text_type: {"schema": {"type": "string"}} for text_type in text_types}}
+class CallbackReceipt(View, schema_name="Taken"):
+    """Confirmation that a callback was accepted."""
+
+    status: Literal["accepted"]
+
+
+class RunLinks(View, schema_name="Links"):
+    status: str
+    result: str
+    events: str
+    graph: str
+    cancel: str
+    resume: str
+
+    @classmethod
+    def of_run(cls, request: Request, run_id: str) -> RunLinks:
+        """Return the paths of the routes of a run."""
+        root = f"{request.scope.get('root_path', '')}/workflows"
+        return cls(
+            status=f"{root}/status/{run_id}",
+            result=f"{root}/result/{run_id}",
+            events=f"{root}/{run_id}/events",
+            graph=f"{root}/{run_id}/graph",
+            cancel=f"{root}/{run_id}/cancel",
+            resume=f"{root}/{run_id}/resume",
+        )
+
+
+class AcceptedRun(View, schema_name="Accepted"):
+    workflow_id: str
+    status: RunStatus
+    playbook: str
+    plan_hash: str
+    links: RunLinks
+
+    @classmethod
+    def from_run(cls, run: Run, links: RunLinks) -> AcceptedRun:
+        return cls(
+            workflow_id=run.id,
+            status=run.status,
+            playbook=run.playbook,
+            plan_hash=run.plan_hash,
+            links=links,
+        )
+
+
+class PlaybookLinks(View, schema_name="PlaybookLinks"):
+    self: str
+    versions: str
+
+    @classmethod
+    def of_entry(cls, request: Request, entry: PlaybookEntry) -> PlaybookLinks:
+        """Return the paths of a version of a playbook, and of all versions of it."""
+        versions = f"{request.scope.get('root_path', '')}/playbooks/{quote(entry.name)}/versions"
+        return cls(self=f"{versions}/{quote(entry.version)}", versions=versions)
+
+
+class PlaybookDocument(View, schema_name="RegisteredText"):
+    name: str
+    version: str
+    plan_hash: str
+    created_at: str
+    source: str
+    links: PlaybookLinks
+
+    @classmethod
+    def from_playbook(cls, playbook: PlaybookText, links: PlaybookLinks) -> PlaybookDocument:
+        return cls(**members(playbook.entry), source=playbook.text, links=links)

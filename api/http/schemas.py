@@ -1,225 +1,27 @@
-"""Schemas of the response bodies, for `/openapi.json` only.
+"""Schemas of requests and responses, for `/openapi.json` only.
 
-Pydantic takes long to import, so nothing else imports this module. A class that is published under another
-name than its own has that name as its `title`.
+Those of requests are the models that check them. Those of responses are derived from the views that are sent.
+Building the models takes longer than all the rest of the start, so nothing else imports this module.
 """
 
 from __future__ import annotations
 
-from functools import cache
-from typing import Any, Literal
+from collections.abc import Mapping
+from functools import cache, reduce
+from operator import or_
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, JsonValue
-from pydantic.json_schema import GenerateJsonSchema, models_json_schema
+from pydantic import BaseModel, ConfigDict, JsonValue, create_model
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, models_json_schema
+from pydantic_core.core_schema import TaggedUnionSchema
 
-from noetl.api.http.responses import SCHEMA_REFERENCE
-
-
-class ResponseSchema(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class ErrorSchema(ResponseSchema, title="Failure"):
-    type: str
-    message: str
-    action: str | None
-    step: str | None
-    attempt: int
-    retryable: bool
-    status: int | None
-    details: JsonValue
+from noetl.api.http.bodies import REQUEST_BODIES
+from noetl.api.http.openapi import SCHEMA_REFERENCE
+from noetl.api.service.views import SCHEMA_NAMES
 
 
-class RunLinksSchema(ResponseSchema, title="Links"):
-    status: str
-    result: str
-    events: str
-    graph: str
-    cancel: str
-    resume: str
-
-
-class AcceptedRunSchema(ResponseSchema, title="Accepted"):
-    workflow_id: str
-    status: str
-    playbook: str
-    plan_hash: str
-    links: RunLinksSchema
-
-
-class RunResultSchema(ResponseSchema, title="Result"):
-    workflow_id: str
-    status: str
-    result: JsonValue
-    errors: list[ErrorSchema]
-
-
-class WaitingForSchema(ResponseSchema, title="WaitingFor"):
-    """Reasons that a step is `waiting`.
-
-    `until` is the time at which it resumes without an answer, or null. `actions` are the types of the waiting
-    actions, each once. `workflows` are the runs that it has started and waits for.
-    `retried` is present if actions (their types) will be retried.
-    """
-
-    until: str | None
-    actions: list[str]
-    workflows: list[str]
-    retried: list[str] | None = None
-
-
-class LoopCountsSchema(ResponseSchema, title="LoopCounts"):
-    """Progress of an unfinished loop at its latest pause, between batches or for a wait.
-
-    `position` is the place of the loop in the step. `done` counts the finished items, `failed` those of them
-    that failed.
-    """
-
-    position: str
-    done: int
-    failed: int
-    total: int
-
-
-class StepStatusSchema(ResponseSchema, title="StepStatus"):
-    """Latest visit of a step.
-
-    `waiting_for` is present if `status` is `waiting`. `loops` is present if a loop of an unfinished step has
-    paused.
-    """
-
-    status: str
-    visits: int
-    attempt: int
-    case: int | None
-    error: ErrorSchema | None
-    waiting_for: WaitingForSchema | None = None
-    loops: list[LoopCountsSchema] | None = None
-
-
-class RunProgressSchema(ResponseSchema, title="Progress"):
-    steps: int
-    finished: int
-    running: int
-
-
-class RunStatusSchema(ResponseSchema, title="Status"):
-    """Status of a run and of its steps.
-
-    `parent` is the run that started this one and waits for it. `resumed_from` is the run whose history this
-    one continues. Each is present only if the run has one.
-    """
-
-    workflow_id: str
-    status: str
-    playbook: str
-    parent: str | None = None
-    resumed_from: str | None = None
-    created_at: str
-    started_at: str | None
-    finished_at: str | None
-    steps: dict[str, StepStatusSchema]
-    progress: RunProgressSchema
-    error: ErrorSchema | None
-
-
-class RunSummarySchema(ResponseSchema, title="Summary"):
-    workflow_id: str
-    status: str
-    playbook: str
-    version: str | None
-    parent: str | None = None
-    resumed_from: str | None = None
-    created_at: str
-    started_at: str | None
-    finished_at: str | None
-    tags: list[str]
-
-
-class RunPageSchema(ResponseSchema, title="RunPage"):
-    items: list[RunSummarySchema]
-    next_cursor: str | None
-
-
-class RegisteredPlaybookSchema(ResponseSchema, title="Registered"):
-    name: str
-    version: str
-    plan_hash: str
-    created_at: str
-
-
-class PlaybookPageSchema(ResponseSchema, title="PlaybookPage"):
-    items: list[RegisteredPlaybookSchema]
-    next_cursor: str | None
-
-
-class PlaybookLinksSchema(ResponseSchema, title="PlaybookLinks"):
-    self: str
-    versions: str
-
-
-class PlaybookSourceSchema(RegisteredPlaybookSchema, title="RegisteredText"):
-    source: str
-    links: PlaybookLinksSchema
-
-
-class CallbackReceiptSchema(ResponseSchema, title="Taken"):
-    """Confirmation that a callback was accepted."""
-
-    status: Literal["accepted"]
-
-
-class EventSchema(ResponseSchema, title="HistoryEntry"):
-    id: str
-    type: str
-    at: str
-    step: str | None
-    visit: int | None
-    attempt: int | None
-    duration_ms: float | None
-    payload: dict[str, JsonValue]
-
-
-class EventPageSchema(ResponseSchema, title="EventPage"):
-    items: list[EventSchema]
-    next_cursor: str | None
-
-
-class DiagnosticSchema(ResponseSchema, title="Finding"):
-    code: str
-    severity: str
-    message: str
-    line: int
-    column: int
-    end_line: int
-    end_column: int
-    hint: str | None
-
-
-class EdgeSchema(ResponseSchema, title="Edge"):
-    source: str
-    target: str
-    guard: str
-    case: int
-
-
-class GraphSchema(ResponseSchema, title="Graph"):
-    start: str
-    steps: dict[str, dict[str, JsonValue]]
-    edges: list[EdgeSchema]
-
-
-class PlanSchema(ResponseSchema, title="PlanAnswer"):
-    name: str
-    version: str | None
-    hash: str
-    diagnostics: list[DiagnosticSchema]
-    graph: GraphSchema
-    inputs: dict[str, JsonValue]
-    statistics: dict[str, JsonValue]
-
-
-class ProblemSchema(BaseModel, title="ProblemDocument"):
+class ProblemDocument(BaseModel):
     """Problem document (RFC 9457).
 
     Further members depend on the type of the problem: `diagnostics`, `inputs`, `errors`, `reference`.
@@ -232,48 +34,51 @@ class ProblemSchema(BaseModel, title="ProblemDocument"):
     instance: str
 
 
-_BODIES: tuple[type[BaseModel], ...] = (
-    AcceptedRunSchema,
-    EventPageSchema,
-    GraphSchema,
-    PlanSchema,
-    PlaybookPageSchema,
-    ProblemSchema,
-    RegisteredPlaybookSchema,
-    PlaybookSourceSchema,
-    RunResultSchema,
-    RunPageSchema,
-    RunStatusSchema,
-    RunSummarySchema,
-    CallbackReceiptSchema,
-)
-"""Schemas that routes name. Those that these contain are included with them."""
+@cache
+def response_model(view: type) -> type[BaseModel]:
+    """Return the pydantic model with the fields of a view or of a typed dictionary."""
+    hints = get_type_hints(view)
+    fields: dict[str, Any] = {
+        name: (_model_type(hints[name]), view.__dict__.get(name, ...)) for name in view.__annotations__
+    }
+    config = ConfigDict(extra="forbid")
+    return create_model(SCHEMA_NAMES[view], __config__=config, __doc__=view.__doc__, **fields)
 
 
-class _PublishedNames(GenerateJsonSchema):
-    """A generator that names each schema by its title, which clients know."""
+def _model_type(hint: Any) -> Any:
+    """Return the type of a field with the model of each view in it."""
+    if hint in SCHEMA_NAMES:
+        return response_model(hint)
+    if hint is Any:
+        return JsonValue
+    arguments = [_model_type(argument) for argument in get_args(hint)]
+    match get_origin(hint):
+        case origin if origin is Union or origin is UnionType:
+            return reduce(or_, arguments)
+        case origin if arguments and origin is not Literal:
+            return origin[tuple(arguments)]
+    return hint
 
-    def normalize_name(self, name: str) -> str:
-        return super().normalize_name(_published_names().get(name, name))
+
+class _SchemaGenerator(GenerateJsonSchema):
+    """A generator for which a tagged union allows several alternatives to match.
+
+    Its tag is computed from the value, so the schemas of the alternatives may overlap.
+    """
+
+    def tagged_union_schema(self, schema: TaggedUnionSchema) -> dict[str, Any]:
+        generated = super().tagged_union_schema(schema)
+        return {"anyOf": generated.pop("oneOf"), **generated}
 
 
 @cache
-def _published_names() -> dict[str, str]:
-    classes: list[type[BaseModel]] = [
-        ProblemSchema,
-        *ResponseSchema.__subclasses__(),
-        *RegisteredPlaybookSchema.__subclasses__(),
-    ]
-    return {schema.__name__: str(schema.model_config.get("title")) for schema in classes}
-
-
-@cache
-def component_schemas() -> dict[str, Any]:
+def component_schemas() -> Mapping[str, Any]:
     """Return all schemas by their published names, for `components` of `/openapi.json`."""
-    _, document = models_json_schema(
-        [(body, "serialization") for body in _BODIES],
-        ref_template=SCHEMA_REFERENCE,
-        schema_generator=_PublishedNames,
-    )
+    models: list[tuple[type[BaseModel], JsonSchemaMode]] = [
+        *((response_model(view), "serialization") for view in SCHEMA_NAMES),
+        (ProblemDocument, "serialization"),
+        *((body, "validation") for body in REQUEST_BODIES),
+    ]
+    _, document = models_json_schema(models, ref_template=SCHEMA_REFERENCE, schema_generator=_SchemaGenerator)
     schemas: dict[str, Any] = document["$defs"]
     return schemas

@@ -12,9 +12,10 @@ from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
+from noetl.api.http.openapi import NO_SECURITY, PROBLEMS, response_body
 from noetl.api.http.requests import read_callback_answer
-from noetl.api.http.responses import JsonResponse, body_schema
-from noetl.api.routes.dependencies import PROBLEMS, PublicService
+from noetl.api.http.responses import CallbackReceipt, JsonResponse
+from noetl.api.routes.dependencies import PublicTenantServices
 from noetl.executor.engine.external import CALLBACK_PATH
 
 router = APIRouter(
@@ -24,33 +25,32 @@ router = APIRouter(
     default_response_class=JsonResponse,
 )
 
-_NO_SECURITY: dict[str, Any] = {"security": []}
-"""OpenAPI description of a route without authentication."""
-
-_ANSWER_BODY: dict[str, Any] = _NO_SECURITY | {
+_ANSWER_BODY: dict[str, Any] = NO_SECURITY | {
     "requestBody": {"content": {"application/json": {"schema": {"description": "Any value; none is null."}}}}
 }
 
 
-@router.post("/{token}", status_code=202, responses={202: body_schema("Taken")}, openapi_extra=_ANSWER_BODY)
-async def answer(token: str, request: Request, service: PublicService) -> Response:
+@router.post(
+    "/{token}", status_code=202, responses={202: response_body(CallbackReceipt)}, openapi_extra=_ANSWER_BODY
+)
+async def answer(token: str, request: Request, services: PublicTenantServices) -> Response:
     """Accept the body as the answer of a waiting step. The same answer again changes nothing."""
     body = await read_callback_answer(request)
-    await run_in_threadpool(service.answer, token, body)
+    await run_in_threadpool(services.callbacks.answer, token, body)
     return _accepted()
 
 
 @router.post(
     "/{token}/heartbeat",
     status_code=202,
-    responses={202: body_schema("Taken")},
-    openapi_extra=_NO_SECURITY,
+    responses={202: response_body(CallbackReceipt)},
+    openapi_extra=NO_SECURITY,
 )
-def heartbeat(token: str, service: PublicService) -> Response:
+def heartbeat(token: str, services: PublicTenantServices) -> Response:
     """Record that the answer is still being worked on. The body is not read."""
-    service.record_heartbeat(token)
+    services.callbacks.record_heartbeat(token)
     return _accepted()
 
 
 def _accepted() -> Response:
-    return JsonResponse({"status": "accepted"}, 202, headers={"Cache-Control": "no-store"})
+    return JsonResponse(CallbackReceipt(status="accepted"), 202, headers={"Cache-Control": "no-store"})

@@ -13,11 +13,13 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from noetl.api.http.openapi import PROBLEMS, response_body
 from noetl.api.http.problems import Problem
 from noetl.api.http.requests import accepts, check_query_names
-from noetl.api.http.responses import JsonResponse, body_schema
-from noetl.api.routes.dependencies import PROBLEMS, ReadService, is_stopping
-from noetl.api.service.runs import EVENTS_PER_PAGE, Service
+from noetl.api.http.responses import JsonResponse
+from noetl.api.routes.dependencies import ReadServices, is_stopping
+from noetl.api.service.runs import EVENTS_PER_PAGE, RunService
+from noetl.api.service.views import EventPage, RunEnd, View, members
 
 router = APIRouter(
     prefix="/workflows", tags=["workflows"], responses=PROBLEMS, default_response_class=JsonResponse
@@ -35,24 +37,24 @@ _KEEP_ALIVE_SECONDS = 15.0
 
 @router.get(
     "/{workflow_id}/events",
-    responses={200: body_schema("EventPage", _EVENT_STREAM)},
+    responses={200: response_body(EventPage, _EVENT_STREAM)},
 )
 async def events(
     workflow_id: str,
     request: Request,
-    service: ReadService,
+    services: ReadServices,
     cursor: str | None = None,
     limit: Annotated[int, Query(ge=1, le=EVENTS_PER_PAGE)] = EVENTS_PER_PAGE,
 ) -> Response:
     """Return the events after the one whose id is `cursor` (in a stream, also `Last-Event-ID`)."""
     check_query_names(request, ("cursor", "limit"))
     if not accepts(request, _EVENT_STREAM):
-        return JsonResponse(await run_in_threadpool(service.events, workflow_id, cursor, limit))
+        return JsonResponse(await run_in_threadpool(services.runs.events, workflow_id, cursor, limit))
     after = request.headers.get("last-event-id") or cursor
     # Only before the stream begins can an unknown id or cursor be answered with a problem.
-    await run_in_threadpool(service.events, workflow_id, after, 1)
+    await run_in_threadpool(services.runs.events, workflow_id, after, 1)
     return _EventStreamResponse(
-        _stream(request, service, workflow_id, after),
+        _stream(request, services.runs, workflow_id, after),
         media_type=_EVENT_STREAM,
         headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
     )
@@ -79,7 +81,7 @@ class _EventStreamResponse(StreamingResponse):
 
 
 async def _stream(
-    request: Request, service: Service, workflow_id: str, after: str | None
+    request: Request, runs: RunService, workflow_id: str, after: str | None
 ) -> AsyncIterator[str]:
     pause = _MIN_PAUSE_SECONDS
     idle_seconds = 0.0
@@ -87,21 +89,21 @@ async def _stream(
     remaining = request.app.state.stream_bytes
     while not is_stopping(request) and time.monotonic() < ends_at:
         # The run is read before its events: if it has finished, the events read next are complete.
-        run = await run_in_threadpool(service.run, workflow_id)
-        page = await run_in_threadpool(service.events, workflow_id, after)
-        for event in page["items"]:
-            after = event["id"]
-            frame = _frame(event["type"], event, after)
+        run = await run_in_threadpool(runs.get, workflow_id)
+        page = await run_in_threadpool(runs.events, workflow_id, after)
+        for event in page.items:
+            after = event.id
+            frame = _frame(event.type, event, after)
             yield frame
             remaining -= len(frame)
             if remaining <= 0:
                 return
-        if page["items"]:
+        if page.items:
             pause, idle_seconds = _MIN_PAUSE_SECONDS, 0.0
-        if page["next_cursor"] is not None:
+        if page.next_cursor is not None:
             continue
         if run.status.is_final:
-            yield _frame("end", {"workflow_id": run.id, "status": run.status.value})
+            yield _frame("end", RunEnd(workflow_id=run.id, status=run.status))
             return
         await asyncio.sleep(pause)
         idle_seconds += pause
@@ -111,7 +113,9 @@ async def _stream(
             yield ": still there\n\n"
 
 
-def _frame(event_type: str, body: object, event_id: str | None = None) -> str:
+def _frame(event_type: str, body: View, event_id: str | None = None) -> str:
     # ASCII, because some clients read U+2028 as the end of a line.
     id_line = "" if event_id is None else f"id: {event_id}\n"
-    return f"{id_line}event: {event_type}\ndata: {json.dumps(body, separators=(',', ':'))}\n\n"
+    return (
+        f"{id_line}event: {event_type}\ndata: {json.dumps(body, separators=(',', ':'), default=members)}\n\n"
+    )

@@ -8,10 +8,12 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from noetl.api import graphviz
+from noetl.api.http.openapi import PROBLEMS, response_body
 from noetl.api.http.problems import Problem
 from noetl.api.http.requests import check_query_names
-from noetl.api.http.responses import JsonResponse, body_schema
-from noetl.api.routes.dependencies import PROBLEMS, ReadService
+from noetl.api.http.responses import JsonResponse
+from noetl.api.routes.dependencies import ReadServices
+from noetl.api.service.views import PlanGraph, plan_graph
 
 router = APIRouter(
     prefix="/workflows", tags=["workflows"], responses=PROBLEMS, default_response_class=JsonResponse
@@ -29,24 +31,22 @@ class GraphFormat(StrEnum):
 
 @router.get(
     "/{workflow_id}/graph",
-    responses={200: body_schema("Graph", "image/svg+xml", "text/plain")},
+    responses={200: response_body(PlanGraph, "image/svg+xml", "text/plain")},
 )
 def graph(
-    workflow_id: str, request: Request, service: ReadService, format: GraphFormat = GraphFormat.SVG
+    workflow_id: str, request: Request, services: ReadServices, format: GraphFormat = GraphFormat.SVG
 ) -> Response:
     """Return the plan with the states of the run's steps: a picture, Mermaid text or JSON."""
     from noetl.executor.actions import catalogue
     from noetl.planner.draw import dot, mermaid
 
     check_query_names(request, ("format",))
-    plan = service.plan(workflow_id)
-    states = {name: step["status"] for name, step in service.status(workflow_id)["steps"].items()}
+    plan, states = services.runs.plan(workflow_id), services.runs.step_states(workflow_id)
     match format:
         case GraphFormat.MERMAID:
             return Response(mermaid.draw(plan, catalogue(), states), media_type="text/plain")
         case GraphFormat.JSON:
-            steps = {name: step.to_json() | {"status": states[name]} for name, step in plan.steps.items()}
-            return JsonResponse({"start": plan.header.start, "steps": steps, "edges": list(plan.edges())})
+            return JsonResponse(plan_graph(plan, states))
         case GraphFormat.SVG:
             try:
                 picture = graphviz.render(dot.draw(plan, catalogue(), states), "svg")

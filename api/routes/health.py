@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter
 from starlette.responses import Response
 
-from noetl.api.http.responses import JsonResponse
-from noetl.api.routes.dependencies import PublicService, public_route
+from noetl.api.http.openapi import response_body
+from noetl.api.http.responses import HealthReport, JsonResponse
+from noetl.api.routes.dependencies import PUBLIC, PublicTenantServices
+from noetl.executor.model.run_filter import RunFilter
 
 router = APIRouter(tags=["health"], default_response_class=JsonResponse)
 
 
-@router.get("/healthz", dependencies=[Depends(public_route)])
+@router.get("/healthz", dependencies=[PUBLIC], responses={200: response_body(HealthReport)})
 async def healthz() -> Response:
     """Report that the process answers. The store is not queried."""
-    return JsonResponse({"status": "ok"})
+    return JsonResponse(HealthReport(status="ok"))
 
 
-@router.get("/readyz")
-def readyz(service: PublicService) -> Response:
+@router.get("/readyz", responses={200: response_body(HealthReport)})
+def readyz(services: PublicTenantServices) -> Response:
     """Report that the store answers; 503 if it does not."""
-    service.runs(limit=1)
-    return JsonResponse({"status": "ready"})
+    services.runs.find(RunFilter(limit=1))
+    return JsonResponse(HealthReport(status="ready"))

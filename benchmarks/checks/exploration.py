@@ -38,6 +38,7 @@ from noetl.executor.model.json_values import write_json
 from noetl.executor.model.run import Claim, Commit, Lease, Run, RunStatus, Visit, VisitStatus
 from noetl.executor.model.special_visits import FINALLY_CLOCK, end_visit, finally_visit_id
 from noetl.executor.model.sql import Bind, Sql
+from noetl.executor.model.start_request import StartRequest
 from noetl.executor.model.transition import final_status
 from noetl.executor.model.visit_transition import MAX_CLAIMS
 from noetl.executor.security.capabilities import service_capabilities
@@ -287,7 +288,7 @@ class PlanExplorer(StateSpaceExplorer):
         self.faults = faults
         self.sites = _actions_by_parameters(plan)
         self.run_input = run_input
-        self.run, _ = new_run(plan.header, "plan", run_input, now=1_000.0, id="run")
+        self.run, _ = new_run(plan.header, "plan", StartRequest(run_input, run_id="run"), now=1_000.0)
         self.store = RunStateStore(plan, self.run)
         self.executor = VisitExecutor(
             cast("Store", self.store), Lease("explorer", 30.0), service_capabilities({}), lambda: 2_000.0

@@ -9,6 +9,7 @@ from typing import Any
 from noetl.executor.errors import ActionError, RejectedError
 from noetl.executor.model.ids import derived_id, hash_secret
 from noetl.executor.model.run import Claim, Run, RunStatus, Wait, WaitKey
+from noetl.executor.model.start_request import StartRequest
 from noetl.executor.model.tracing import make_traceparent
 from noetl.executor.security.redaction import CALLBACK_TOKENS
 from noetl.executor.stores.interface import Store
@@ -74,22 +75,21 @@ class VisitWaits:
                 f"playbook `{playbook}`" if version is None else f"version {version} of playbook `{playbook}`"
             )
             raise ActionError("ParameterError", f"unknown {wanted}", retryable=False)
+        request = StartRequest(
+            input=input,
+            trace=make_traceparent(parent, self.claim.visit.id, wait_id),
+            tenant=parent.tenant,
+            origin=parent.origin,
+            queue=parent.queue,
+            folder=parent.folder,
+            source=parent.source,
+            parent=None if detached else self._key(wait_id),
+            depth=parent.depth + 1,
+            run_id=derived_id("workflow", parent.id, self.claim.visit.id, wait_id),
+        )
         try:
-            run, first_visit = new_run(
-                self.store.plans.header(plan_hash),
-                plan_hash,
-                input,
-                id=derived_id("workflow", parent.id, self.claim.visit.id, wait_id),
-                now=self.clock(),
-                tenant=parent.tenant,
-                origin=parent.origin,
-                queue=parent.queue,
-                folder=parent.folder,
-                source=parent.source,
-                parent=None if detached else self._key(wait_id),
-                depth=parent.depth + 1,
-                trace=make_traceparent(parent, self.claim.visit.id, wait_id),
-            )
+            header = self.store.plans.header(plan_hash)
+            run, first_visit = new_run(header, plan_hash, request, now=self.clock())
         except RejectedError as problem:
             message = f"`{playbook}` cannot be started: {problem.message}"
             raise ActionError("ParameterError", message, retryable=False) from problem

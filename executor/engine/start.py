@@ -22,9 +22,10 @@ from noetl.executor.model.run import (
     RunStatus,
     Visit,
     VisitStatus,
-    WaitKey,
 )
+from noetl.executor.model.start_request import StartRequest
 from noetl.planner.catalogue import Kind
+from noetl.planner.frozen import frozen
 from noetl.planner.kinds import describe_kind_of, is_of_kind
 from noetl.planner.plan import Header, Input, Step
 from noetl.planner.templates.template import shared_budget
@@ -33,55 +34,36 @@ MAX_INITIAL_DATA = 1024 * 1024
 """The limit of the environment and the initial variables of a run together, in characters of JSON."""
 
 
-def new_run(
-    header: Header,
-    plan_hash: str,
-    given: Mapping[str, Any],
-    *,
-    now: float,
-    id: str | None = None,
-    tenant: str = "default",
-    origin: str = "service",
-    queue: str | None = None,
-    folder: str | None = None,
-    source: str | None = None,
-    parent: WaitKey | None = None,
-    depth: int = 0,
-    variables: Mapping[str, Any] | None = None,
-    tags: Sequence[str] = (),
-    trace: str | None = None,
-) -> tuple[Run, Visit]:
+def new_run(header: Header, plan_hash: str, request: StartRequest, *, now: float) -> tuple[Run, Visit]:
     """Return a run of the plan with this header and hash, and its first visit. Neither is stored yet.
 
-    `given` are inputs by name; `variables` replace the initial values of declared variables. With the origin
-    `local`, only the process that started the run executes it; each such run has its own queue unless `queue`
-    is given. `now` is in seconds since the epoch.
+    `now` is in seconds since the epoch.
 
     Raises:
         RejectedError: `invalid_input`, with every input that is missing, unknown or invalid.
     """
     now = round(now, 6)  # the precision of timestamps, so that a run can be found by its timestamp
-    inputs = check_inputs(header, given)
-    run_id = id or secrets.token_hex(12)
-    environment, initial = _initial_data(header, run_id, inputs, variables or {}, now)
+    inputs = check_inputs(header, request.input)
+    run_id = request.run_id or secrets.token_hex(12)
+    environment, variables = _initial_data(header, run_id, inputs, request.variables or {}, now)
     run = Run(
         id=run_id,
-        tenant=tenant,
+        tenant=request.tenant,
         playbook=header.name,
         version=header.version,
         plan_hash=plan_hash,
         status=RunStatus.QUEUED,
-        origin=origin,
-        queue=queue or (SERVICE_QUEUE if origin == "service" else run_id),
+        origin=request.origin,
+        queue=request.queue or (SERVICE_QUEUE if request.origin == "service" else run_id),
         input=inputs,
         environment=environment,
-        variables=initial,
-        tags=tuple(tags),
-        folder=folder,
-        source=source,
-        parent=parent,
-        depth=depth,
-        trace=trace,
+        variables=variables,
+        tags=tuple(request.tags),
+        folder=request.folder,
+        source=request.source,
+        parent=request.parent,
+        depth=request.depth,
+        trace=request.trace,
         created_at=now,
         deadline_at=None if header.timeout_seconds is None else now + header.timeout_seconds,
         live=1,
@@ -123,18 +105,27 @@ def correct_input(header: Header, run: Run, given: Mapping[str, Any]) -> dict[st
     return {"input": inputs, "environment": environment}
 
 
-def restart_from_step(
-    header: Header, step: Step, run: Run, visits: Sequence[Visit], given: Mapping[str, Any], *, now: float
-) -> tuple[Run, Visit, list[Visit]]:
-    """Return a new run that starts at a step of a finished run: the run, its first visit, and copied visits.
+@frozen
+class RunPrefix:
+    """The part of a finished run before the last visit of `step`: its visits, and the names they assigned.
 
-    `visits` are those of the finished run, with outputs. The new run has the names from before the last visit
-    of the step. If there is no such visit, it has the final names. `given` replaces inputs. Visits are
-    counted from 1 again.
+    If the step was never visited, the part is the whole run.
+    """
+
+    run: Run
+    step: Step
+    visits: Sequence[Visit]
+    names: Pointers
+
+
+def prefix_before(step: Step, run: Run, visits: Sequence[Visit], finally_step: str | None) -> RunPrefix:
+    """Return the part of a finished run with which a new run can start at `step`.
+
+    `visits` are those of the run, with outputs.
 
     Raises:
         RejectedError: `not_ended`; `unknown_step` for the finally step; `inside_region` if other branches may
-            be on their way to a join after the step; `invalid_input`, as for a new run.
+            be on their way to a join after the step.
     """
     _check_can_restart(run, step)
     last = max((v for v in visits if v.step == step.name), key=lambda v: (v.clock, v.id), default=None)
@@ -142,26 +133,38 @@ def restart_from_step(
         (v for v in visits if v.finished_at is not None and (last is None or v.clock < last.clock)),
         key=lambda v: (v.clock, v.id),
     )
-    finished = [v for v in finished if not v.step.startswith("@") and v.step != header.finally_step]
-    names = _final_pointers(finished) if last is None else last.names
-    new, first_visit = new_run(
-        header,
-        run.plan_hash,
-        {**run.input, **given},
-        now=now,
+    finished = [v for v in finished if not v.step.startswith("@") and v.step != finally_step]
+    return RunPrefix(run, step, finished, _final_pointers(finished) if last is None else last.names)
+
+
+def restart_from_step(
+    header: Header, prefix: RunPrefix, given: Mapping[str, Any], *, now: float
+) -> tuple[Run, Visit, list[Visit]]:
+    """Return a new run that starts at the step of `prefix`: the run, its first visit, and copied visits.
+
+    `given` replaces inputs. Visits are counted from 1 again.
+
+    Raises:
+        RejectedError: `invalid_input`, as for a new run.
+    """
+    run, step = prefix.run, prefix.step
+    request = StartRequest(
+        input={**run.input, **given},
+        variables=run.variables,
+        tags=run.tags,
         tenant=run.tenant,
         origin=run.origin,
         folder=run.folder,
         source=run.source,
-        variables=run.variables,
-        tags=run.tags,
     )
+    new, first_visit = new_run(header, run.plan_hash, request, now=now)
     new = replace(new, resumed_from=run.id)
-    history = [_copy_visit(visit, new.id) for visit in finished]
-    clock = max((visit.clock for visit in finished), default=0) + 1
-    carried = {name: pointer for name, pointer in _copied_pointers(names).items() if name in step.live_names}
+    history = [_copy_visit(visit, new.id) for visit in prefix.visits]
+    clock = max((visit.clock for visit in prefix.visits), default=0) + 1
+    copied = _copied_pointers(prefix.names)
+    names = {name: pointer for name, pointer in copied.items() if name in step.live_names}
     id = derived_id("from", run.id, step.name)
-    return new, replace(first_visit, id=id, step=step.name, clock=clock, names=carried), history
+    return new, replace(first_visit, id=id, step=step.name, clock=clock, names=names), history
 
 
 def _check_can_restart(run: Run, step: Step) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, overload
 
 from noetl.planner.frozen import frozen
 
@@ -26,18 +26,17 @@ class Event:
     payload: Mapping[str, Any] = field(default_factory=dict)
     id: str = ""
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the event as the HTTP interface and `--json` show it."""
-        return {
-            "id": self.id,
-            "type": self.type,
-            "at": timestamp(self.at),
-            "step": self.step,
-            "visit": self.visit,
-            "attempt": self.attempt,
-            "duration_ms": None if self.duration_seconds is None else round(self.duration_seconds * 1000, 3),
-            "payload": dict(self.payload),
-        }
+
+@overload
+def timestamp(at: float) -> str: ...
+
+
+@overload
+def timestamp(at: None) -> None: ...
+
+
+@overload
+def timestamp(at: float | None) -> str | None: ...
 
 
 def timestamp(at: float | None) -> str | None:

@@ -78,6 +78,9 @@ The greater clock is the later write.
 """
 
 
+DEFAULT_TENANT = "default"
+"""The tenant of runs and playbooks where no tenant is named."""
+
 SERVICE_QUEUE = "service"
 """The queue of the runs that the workers of a service execute."""
 

@@ -16,7 +16,9 @@ import httpx
 import pytest
 
 from noetl.api.app import create_app
-from noetl.api.http.schemas import CallbackReceiptSchema, RunStatusSchema
+from noetl.api.http.responses import CallbackReceipt
+from noetl.api.http.schemas import response_model
+from noetl.api.service.views import RunReport
 
 pytestmark = pytest.mark.anyio
 
@@ -66,7 +68,7 @@ class CallbackRun:
     async def status(self) -> dict[str, Any]:
         response = await self.http.get(f"/workflows/status/{self.workflow_id}")
         body: dict[str, Any] = response.json()
-        RunStatusSchema.model_validate(body)
+        response_model(RunReport).model_validate(body)
         return body
 
     async def wait_until_waiting(self) -> dict[str, Any]:
@@ -104,7 +106,7 @@ def assert_problem(response: httpx.Response, status: int, slug: str | None = Non
 async def test_a_run_continues_with_the_answer(callback_run: CallbackRun) -> None:
     response = await callback_run.answer({"yes": True})
     assert response.status_code == 202
-    assert CallbackReceiptSchema.model_validate(response.json()).status == "accepted"
+    assert response_model(CallbackReceipt).model_validate(response.json()).status == "accepted"
     assert response.headers["cache-control"] == "no-store"
     result = await callback_run.result()
     assert (result["status"], result["result"]) == ("succeeded", {"answer": {"yes": True}})

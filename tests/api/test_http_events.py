@@ -12,8 +12,9 @@ import httpx
 import pytest
 from starlette.requests import ClientDisconnect
 
-from noetl.api.http.schemas import EventPageSchema
+from noetl.api.http.schemas import response_model
 from noetl.api.routes import events
+from noetl.api.service.views import EventPage
 
 pytestmark = pytest.mark.anyio
 
@@ -53,7 +54,7 @@ def parse_frames(text: str) -> list[dict[str, str]]:
 
 async def test_events_are_returned_in_pages(http: httpx.AsyncClient) -> None:
     path = f"/workflows/{await run_chain(http)}/events"
-    all_events = EventPageSchema.model_validate((await http.get(path)).json())
+    all_events = response_model(EventPage).model_validate((await http.get(path)).json())
     assert all_events.next_cursor is None
     types = [event.type for event in all_events.items]
     assert types[0] == "workflow.started"

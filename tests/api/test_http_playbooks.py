@@ -10,13 +10,9 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from noetl.api.http.schemas import (
-    PlaybookPageSchema,
-    PlaybookSourceSchema,
-    RegisteredPlaybookSchema,
-    RunStatusSchema,
-    RunSummarySchema,
-)
+from noetl.api.http.responses import PlaybookDocument
+from noetl.api.http.schemas import response_model
+from noetl.api.service.views import PlaybookEntry, PlaybookPage, RunReport, RunSummary
 
 pytestmark = pytest.mark.anyio
 
@@ -75,14 +71,14 @@ class TestRegistration:
         text = GREET % "Ada"
         response = await register(http, text)
         assert response.status_code == 201
-        entry = RegisteredPlaybookSchema.model_validate(response.json())
+        entry = response_model(PlaybookEntry).model_validate(response.json())
         assert (entry.name, entry.version, len(entry.plan_hash)) == ("greet", "1", 64)
         assert response.headers["location"] == "/playbooks/greet/versions/1"
         for path in (response.headers["location"], "/playbooks/greet"):
-            found = PlaybookSourceSchema.model_validate((await http.get(path)).json())
+            found = response_model(PlaybookDocument).model_validate((await http.get(path)).json())
             assert (
-                RegisteredPlaybookSchema(
-                    **{name: getattr(found, name) for name in RegisteredPlaybookSchema.model_fields}
+                response_model(PlaybookEntry)(
+                    **{name: getattr(found, name) for name in response_model(PlaybookEntry).model_fields}
                 )
                 == entry
             )
@@ -236,7 +232,7 @@ class TestRegistryPages:
             await register(http, text)
         for name in ("a", "b", "z"):
             await http.post("/playbooks", json={"playbook": named(name)})
-        first = PlaybookPageSchema.model_validate((await http.get("/playbooks?limit=3")).json())
+        first = response_model(PlaybookPage).model_validate((await http.get("/playbooks?limit=3")).json())
         assert [(item.name, item.version) for item in first.items] == [("a", "1"), ("b", "1"), ("greet", "2")]
         rest = (await http.get("/playbooks", params={"limit": 3, "cursor": first.next_cursor})).json()
         assert ([item["name"] for item in rest["items"]], rest["next_cursor"]) == (["z"], None)
@@ -244,7 +240,7 @@ class TestRegistryPages:
     async def test_a_page_has_all_versions_of_a_playbook(self, http: httpx.AsyncClient) -> None:
         for addressee in ("Ada", "Eve", "Zoe"):
             await register(http, GREET % addressee)
-        first = PlaybookPageSchema.model_validate(
+        first = response_model(PlaybookPage).model_validate(
             (await http.get("/playbooks/greet/versions?limit=2")).json()
         )
         assert [item.version for item in first.items] == ["3", "2"]
@@ -342,7 +338,7 @@ class TestChildRunsOverHttp:
         opened_gate = await asyncio.to_thread(gate.open, "w")
         while True:
             parent = (await http.get(started.json()["links"]["status"])).json()
-            RunStatusSchema.model_validate(parent)
+            response_model(RunReport).model_validate(parent)
             if parent["status"] == "waiting":
                 break
             await asyncio.sleep(0.01)
@@ -360,10 +356,13 @@ class TestChildRunsOverHttp:
         opened_gate.write("through")
         opened_gate.close()
         assert (await self.wait_for_result(http, parent))["result"] == {"found": {"read": "through"}}
-        status = RunStatusSchema.model_validate((await http.get(f"/workflows/status/{child}")).json())
+        status = response_model(RunReport).model_validate(
+            (await http.get(f"/workflows/status/{child}")).json()
+        )
         assert (status.parent, status.status, status.playbook) == (parent, "succeeded", "etl/child")
         items = [
-            RunSummarySchema.model_validate(item) for item in (await http.get("/workflows")).json()["items"]
+            response_model(RunSummary).model_validate(item)
+            for item in (await http.get("/workflows")).json()["items"]
         ]
         assert {item.workflow_id: item.parent for item in items} == {parent: None, child: parent}
 

@@ -13,8 +13,6 @@ from fastapi import Request
 from noetl.api.http.problems import Problem
 from noetl.api.http.requests import (
     MAX_BODY_BYTES,
-    PlaybookReference,
-    ResumeRequest,
     accepts,
     decode_json,
     read_callback_answer,
@@ -24,6 +22,9 @@ from noetl.api.http.requests import (
     read_submission,
     read_wait_seconds,
 )
+from noetl.api.service.compiler import InlinePlaybook, PlaybookReference
+from noetl.api.service.runs import ResumeRequest
+from noetl.executor.model.start_request import StartRequest
 
 
 def request(*chunks: bytes, query: str = "", **headers: str) -> Request:
@@ -93,9 +94,9 @@ def test_yaml_is_returned_unchanged(content_type: str) -> None:
     sent_request = request(
         b"name: a\n", b"steps: []\n", query="input=%7B%22n%22%3A+1%7D", content_type=content_type
     )
-    submission = asyncio.run(read_submission(sent_request))
-    assert submission.playbook == b"name: a\nsteps: []\n"
-    assert submission.input == {"n": 1}
+    playbook, start = asyncio.run(read_submission(sent_request))
+    assert playbook == InlinePlaybook(b"name: a\nsteps: []\n")
+    assert start == StartRequest({"n": 1})
 
 
 @pytest.mark.parametrize(
@@ -127,27 +128,25 @@ def test_a_body_is_refused_as_soon_as_it_is_too_large() -> None:
 
 def test_the_largest_body_is_read() -> None:
     sent_request = request(b"x" * MAX_BODY_BYTES, content_type="application/yaml")
-    assert asyncio.run(read_submission(sent_request)).playbook == b"x" * MAX_BODY_BYTES
+    assert asyncio.run(read_submission(sent_request))[0] == InlinePlaybook(b"x" * MAX_BODY_BYTES)
 
 
 def test_json_has_a_playbook_with_input_variables_and_tags() -> None:
     body = {"playbook": "name: a", "input": {"n": 1}, "variables": {"v": 2}, "tags": ["x", "y"]}
-    submission = asyncio.run(
+    playbook, start = asyncio.run(
         read_submission(request(json.dumps(body).encode(), content_type="application/json"))
     )
-    assert submission.playbook == "name: a"
-    assert submission.input == {"n": 1}
-    assert submission.variables == {"v": 2}
-    assert submission.tags == ("x", "y")
+    assert playbook == InlinePlaybook("name: a")
+    assert start == StartRequest({"n": 1}, variables={"v": 2}, tags=("x", "y"))
 
 
 def test_a_playbook_as_json_has_the_same_value_in_yaml() -> None:
     message = "\x7f\x85\u2028\u2029\ufeff\U0001f600\n\t\"'\x00é"
     playbook = {"name": "a", "steps": [{"name": "s", "run": [{"action": "log", "message": message}]}]}
     body = json.dumps({"playbook": playbook}).encode()
-    submission = asyncio.run(read_submission(request(body, content_type="application/json")))
-    assert isinstance(submission.playbook, str)
-    assert yaml.safe_load(submission.playbook) == playbook
+    source, _ = asyncio.run(read_submission(request(body, content_type="application/json")))
+    assert isinstance(source, InlinePlaybook)
+    assert yaml.safe_load(source.text) == playbook
 
 
 @pytest.mark.parametrize(
@@ -162,6 +161,11 @@ def test_a_playbook_as_json_has_the_same_value_in_yaml() -> None:
         ({"playbook": "a", "variables": "x"}, "`variables` must be an object"),
         ({"playbook": "a", "tags": "x"}, "`tags` must be"),
         ({"playbook": "a", "tags": [""]}, "`tags` must be"),
+        ({"playbook": "a", "tags": ["x" * 101]}, "`tags` must be at most 50 strings of 1 to 100 characters."),
+        ({"playbook": "a", "tags": ["x"] * 51}, "`tags` must be"),
+        ({"playbook": "a", "tags": {}}, "`tags` must be"),
+        ({"playbook": "a", "input": "x", "tags": 1}, "`input` must be an object"),
+        ({"playbook": 7, "zzz": 1}, "Unknown key `zzz` in the body"),
         ({"playbook": {"name": 1}}, "`name` and `version`, both strings"),
         ({"playbook": {"name": "a", "version": 1}}, "`name` and `version`, both strings"),
     ],
@@ -199,8 +203,8 @@ def test_an_object_with_only_name_and_version_is_a_reference(
     playbook: dict[str, Any], reference: PlaybookReference
 ) -> None:
     body = json.dumps({"playbook": playbook, "input": {"n": 1}}).encode()
-    submission = asyncio.run(read_submission(request(body, content_type="application/json")))
-    assert (submission.playbook, submission.input) == (reference, {"n": 1})
+    source, start = asyncio.run(read_submission(request(body, content_type="application/json")))
+    assert (source, start.input) == (reference, {"n": 1})
 
 
 @pytest.mark.parametrize(
@@ -208,9 +212,9 @@ def test_an_object_with_only_name_and_version_is_a_reference(
 )
 def test_another_object_is_a_playbook(playbook: dict[str, Any]) -> None:
     body = json.dumps({"playbook": playbook}).encode()
-    submission = asyncio.run(read_submission(request(body, content_type="application/json")))
-    assert isinstance(submission.playbook, str)
-    assert yaml.safe_load(submission.playbook) == playbook
+    source, _ = asyncio.run(read_submission(request(body, content_type="application/json")))
+    assert isinstance(source, InlinePlaybook)
+    assert yaml.safe_load(source.text) == playbook
 
 
 def test_a_playbook_to_register_is_yaml_or_json() -> None:
@@ -263,7 +267,7 @@ def test_a_resume_request_may_have_input_and_a_step() -> None:
     assert read(b"") == ResumeRequest()
     assert read(b"{}", content_type="application/json") == ResumeRequest()
     assert read(b'{"input": {"a": 1}}', content_type="application/json") == ResumeRequest({"a": 1})
-    assert read(b'{"from": "a b"}', content_type="application/json") == ResumeRequest(None, "a b")
+    assert read(b'{"from": "a b"}', content_type="application/json") == ResumeRequest({}, "a b")
     for body, status in ((b'{"from": 1}', 422), (b'{"inptu": {}}', 422), (b'{"input": 1}', 422), (b"{", 400)):
         with pytest.raises(Problem) as raised:
             read(body, content_type="application/json")

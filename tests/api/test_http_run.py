@@ -8,7 +8,9 @@ import httpx
 import pytest
 
 from noetl.api.app import create_app
-from noetl.api.http.schemas import AcceptedRunSchema, RunResultSchema
+from noetl.api.http.responses import AcceptedRun
+from noetl.api.http.schemas import response_model
+from noetl.api.service.views import RunResult
 from noetl.executor.errors import SettingError
 
 pytestmark = pytest.mark.anyio
@@ -44,7 +46,7 @@ steps:
 async def test_a_submitted_playbook_is_accepted_and_runs(http: httpx.AsyncClient) -> None:
     response = await http.post("/workflows/run", content=GREET, headers=YAML)
     assert response.status_code == 202
-    accepted = AcceptedRunSchema.model_validate(response.json())
+    accepted = response_model(AcceptedRun).model_validate(response.json())
     assert accepted.playbook == "greet"
     assert len(accepted.plan_hash) == 64
     assert (
@@ -61,7 +63,7 @@ async def test_the_response_has_the_result_of_a_run_that_finishes_in_time(http: 
     )
     assert response.status_code == 200
     assert response.headers["preference-applied"] == "wait=25"
-    body = RunResultSchema.model_validate(response.json())
+    body = response_model(RunResult).model_validate(response.json())
     assert (body.status, body.result, body.errors) == ("succeeded", {"greeting": "Hello Ada!"}, [])
     assert (await http.get(f"/workflows/result/{body.workflow_id}")).json() == response.json()
 

@@ -19,6 +19,7 @@ from noetl.api.http.schemas import (
 )
 from noetl.executor.actions import catalogue
 from noetl.executor.engine.start import new_run
+from noetl.executor.model.start_request import StartRequest
 from noetl.executor.stores import open_store
 from noetl.planner.compile import compile_playbook
 
@@ -352,7 +353,7 @@ async def test_a_local_run_is_refused(
     assert plan is not None
     store.plans.save(plan)
     run = store.runs.create(
-        *new_run(plan.header, plan.hash, {"number": 1}, now=0.0, origin="local", folder="/")
+        *new_run(plan.header, plan.hash, StartRequest({"number": 1}, origin="local", folder="/"), now=0.0)
     )
     store.close()
     response = await http.post(f"/workflows/{run.id}/{command}", json=body)

@@ -32,6 +32,7 @@ from noetl.executor.model.run import (
     VisitStatus,
     WaitKey,
 )
+from noetl.executor.model.start_request import StartRequest
 from noetl.executor.model.transition import apply_deadline, build_commit, suspend
 from noetl.executor.stores.interface import Store
 from tests.run_harness import compile_text
@@ -67,7 +68,10 @@ def start_run(
     plan = compile_text(text)
     store.plans.save(plan)
     run, first = new_run(
-        plan.header, plan.hash, options.pop("input", {}), now=now, **{"origin": "local", **options}
+        plan.header,
+        plan.hash,
+        StartRequest(options.pop("input", {}), **{"origin": "local", **options}),
+        now=now,
     )
     return store.runs.create(run, first, key)
 

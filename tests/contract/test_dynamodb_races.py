@@ -16,6 +16,7 @@ from noetl.executor.engine.start import new_run
 from noetl.executor.errors import FencedError, StoreError
 from noetl.executor.model.events import Event
 from noetl.executor.model.run import END, Claim, Lease, RunStatus
+from noetl.executor.model.start_request import StartRequest
 from noetl.executor.security.capabilities import local_run_capabilities
 from noetl.executor.stores.dynamo import table as tables
 from noetl.executor.stores.dynamo.keys import BRANCHES_PER_PARTITION
@@ -116,7 +117,7 @@ def store_with_queue(queue: ManualQueue) -> DynamoStore:
 def start_service_run(store: DynamoStore, text: str) -> str:
     plan = compile_text(text)
     store.plans.save(plan)
-    return store.runs.create(*new_run(plan.header, plan.hash, {}, now=1.0)).id
+    return store.runs.create(*new_run(plan.header, plan.hash, StartRequest(), now=1.0)).id
 
 
 def deliver(store: DynamoStore, body: str, queue: ManualQueue, *, now: float = 2.0) -> None:

@@ -12,6 +12,7 @@ import pytest
 from noetl.executor.engine.start import new_run
 from noetl.executor.errors import FencedError, StoreError
 from noetl.executor.model.run import Claim
+from noetl.executor.model.start_request import StartRequest
 from noetl.executor.stores import open_store
 from noetl.executor.stores.postgres.database import SCHEMA_VERSION, PostgresResult, PostgresWriter
 from noetl.executor.stores.postgres.store import PostgresStore
@@ -72,7 +73,7 @@ def test_values_larger_than_a_socket_buffer_are_stored(postgres_dsn: str, size: 
         plan = Plan(source.header, source.steps, source.tasks, source.source + "#" * size)
         store.plans.save(plan)
         assert store.plans.get(plan.hash).source == plan.source
-        run = store.runs.create(*new_run(plan.header, plan.hash, {}, now=1.0, origin="local"))
+        run = store.runs.create(*new_run(plan.header, plan.hash, StartRequest(origin="local"), now=1.0))
         claim = claim_visit(store, run, 1.0)
         store.queue.commit(succeed(store, claim, saved={"n": "x" * size}), 1.0)
         (visit,) = store.runs.visits_with_outputs(run.id, [claim.visit.id])

@@ -23,6 +23,7 @@ from noetl.executor.model.run import (
     Wait,
     WaitKey,
 )
+from noetl.executor.model.start_request import StartRequest
 from noetl.executor.model.transition import suspend
 from noetl.executor.stores.interface import Store
 from tests.contract.store_contract import (
@@ -72,17 +73,7 @@ def start_child(
     """Start a child run, which answers a wait of its parent when it ends, if `key` is not None."""
     plan = compile_text(CHAIN)
     store.plans.save(plan)
-    run, first = new_run(
-        plan.header,
-        plan.hash,
-        {},
-        now=now,
-        id=id,
-        parent=key,
-        depth=1,
-        origin="local",
-        **{"queue": parent.queue, **options},
-    )
+    run, first = new_run(plan.header, plan.hash, StartRequest(run_id=id, parent=key, depth=1, origin="local", **{"queue": parent.queue, **options}), now=now)
     return store.runs.create(run, first)
 
 
@@ -295,7 +286,7 @@ class WaitsContract:
         plan = compile_text(DIAMOND)
         plan = replace(plan, header=replace(plan.header, sequential=True))
         store.plans.save(plan)
-        run = store.runs.create(*new_run(plan.header, plan.hash, {}, now=0.0, origin="local"))
+        run = store.runs.create(*new_run(plan.header, plan.hash, StartRequest(origin="local"), now=0.0))
         store.queue.commit(succeed(store, claim_visit(store, run)), 1.0)
         running = claim_visit(store, run, 1.0)
         _, first, second, *_ = store.runs.visits(run.id)
@@ -333,9 +324,7 @@ class WaitsContract:
     def test_the_source_and_the_parent_of_a_run_are_stored(self, store: Store) -> None:
         parent, key = start_waiting_run(store)
         plain = start_child(store, parent, None, "b")
-        run, first = new_run(
-            store.plans.header(plain.plan_hash), plain.plan_hash, {}, now=1.0, source="/a b.yaml"
-        )
+        run, first = new_run(store.plans.header(plain.plan_hash), plain.plan_hash, StartRequest(source="/a b.yaml"), now=1.0)
         linked = store.runs.create(replace(run, resumed_from=parent.id), first)
         answering = start_child(store, parent, key, "c", source="x.yaml")
         for run in (plain, linked, answering):
@@ -466,9 +455,7 @@ class WaitsContract:
         store.queue.commit(succeed(store, claim_visit(store, before), saved={"n": [1]}, data={"x": 1}), 1.0)
         store.queue.commit(fail(store, claim_visit(store, before, 1.0)), 2.0)
         end_run(store, before, RunStatus.FAILED, 3.0)
-        run, first = new_run(
-            store.plans.header(before.plan_hash), before.plan_hash, {}, now=5.0, origin="local"
-        )
+        run, first = new_run(store.plans.header(before.plan_hash), before.plan_hash, StartRequest(origin="local"), now=5.0)
         run = replace(run, resumed_from=before.id)
         history = [replace(v, run_id=run.id) for v in store.runs.visits_with_outputs(before.id)]
         first = replace(first, step="b", id="first", clock=3, names={"n": (1, history[0].id)})
@@ -495,9 +482,7 @@ class WaitsContract:
     def test_copied_history_is_not_executed_again(self, store: Store) -> None:
         before = start_run(store)
         store.queue.commit(succeed(store, claim_visit(store, before)), 1.0)
-        run, first = new_run(
-            store.plans.header(before.plan_hash), before.plan_hash, {}, now=5.0, origin="local"
-        )
+        run, first = new_run(store.plans.header(before.plan_hash), before.plan_hash, StartRequest(origin="local"), now=5.0)
         history = [
             replace(visit, run_id=run.id)
             for visit in store.runs.visits_with_outputs(before.id)

@@ -13,9 +13,11 @@ from pathlib import Path
 import pytest
 
 from benchmarks import killing
-from noetl.api.service.runs import Service
+from noetl.api.service.compiler import InlinePlaybook
+from noetl.api.service.services import create_services
 from noetl.executor.actions import catalogue
 from noetl.executor.model.run import Run
+from noetl.executor.model.start_request import StartRequest
 from noetl.executor.stores import open_store
 from noetl.executor.stores.interface import Store
 from tests.e2e.processes import start_noetl
@@ -82,7 +84,11 @@ steps:
 - {{name: b, run: [{{action: set, set: {{message: "{{{{ read.stdout }}}}"}}}}]}}
 output: {{message: "{{{{ message }}}}"}}
 """
-    return Service(store, catalogue()).start(text, input={})
+    return start_text(store, text)
+
+
+def start_text(store: Store, text: str) -> Run:
+    return create_services(store, catalogue()).runs.start(InlinePlaybook(text), StartRequest())
 
 
 def wait_for_end(store: Store, run: Run) -> Run:
@@ -143,9 +149,7 @@ def test_two_workers_share_the_work(workers: WorkerProcesses, store: Store, gate
     held = start_run(store, gate)
     with gate.open("w") as writing:
         workers.start()
-        free = Service(store, catalogue()).start(
-            "name: free\nsteps: [{name: a, run: [{action: set, set: {x: 1}}]}]", input={}
-        )
+        free = start_text(store, "name: free\nsteps: [{name: a, run: [{action: set, set: {x: 1}}]}]")
         assert wait_for_end(store, free).result == {"x": 1}
         writing.write("now")
     assert wait_for_end(store, held).result == {"message": "now"}

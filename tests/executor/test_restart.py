@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from noetl.executor.engine.start import restart_from_step
+from noetl.executor.engine.start import prefix_before, restart_from_step
 from noetl.executor.errors import RejectedError
 from noetl.executor.stores.sqlite.store import SqliteStore
 from tests.run_harness import RunHarness
@@ -28,9 +28,9 @@ def restart_from(harness: RunHarness, step: str, **given: Any) -> RunHarness:
     """Return a new run that starts at a step of this one."""
     store = harness.store
     visits = store.runs.visits_with_outputs(harness.id)
-    run, first, history = restart_from_step(
-        harness.plan.header, harness.plan.steps[step], harness.run, visits, given, now=harness.clock()
-    )
+    header = harness.plan.header
+    prefix = prefix_before(harness.plan.steps[step], harness.run, visits, header.finally_step)
+    run, first, history = restart_from_step(header, prefix, given, now=harness.clock())
     store.runs.create(run, first, history=history)
     again = object.__new__(RunHarness)
     again.store, again.plan, again.clock, again.capabilities = (

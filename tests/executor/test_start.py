@@ -7,14 +7,15 @@ import pytest
 from noetl.executor.engine.start import correct_input, new_run
 from noetl.executor.errors import RejectedError
 from noetl.executor.model.run import Run, RunStatus, VisitStatus
+from noetl.executor.model.start_request import StartRequest
 from noetl.planner.plan import Plan
 from tests.run_harness import compile_text
 
 STEPS = "\nsteps: [{name: a, run: [{action: log, message: ok}]}]"
 
 
-def started(plan: Plan, given: dict[str, Any], **options: Any) -> Run:
-    return new_run(plan.header, plan.hash, given, **options)[0]
+def started(plan: Plan, given: dict[str, Any], *, now: float, **options: Any) -> Run:
+    return new_run(plan.header, plan.hash, StartRequest(given, **options), now=now)[0]
 
 
 def begun(text: str, given: dict[str, Any] | None = None, **options: Any) -> Run:
@@ -32,13 +33,13 @@ def rejected(text: str, given: dict[str, Any], **options: Any) -> list[dict[str,
 def test_a_run_and_its_first_visit() -> None:
     plan = compile_text('name: x\nversion: "3"\ntimeout: 1m' + STEPS)
     run, visit = new_run(
-        plan.header, plan.hash, {}, now=100.0, tenant="t", origin="local", folder="/f", tags=["x"]
+        plan.header, plan.hash, StartRequest(tenant="t", origin="local", folder="/f", tags=["x"]), now=100.0
     )
     assert (run.tenant, run.playbook, run.version, run.plan_hash) == ("t", "x", "3", plan.hash)
     assert (run.status, run.origin, run.folder, run.tags) == (RunStatus.QUEUED, "local", "/f", ("x",))
     assert (run.created_at, run.started_at, run.deadline_at, run.live) == (100.0, None, 160.0, 1)
     assert (visit.run_id, visit.step, visit.status, visit.clock) == (run.id, "a", VisitStatus.READY, 1)
-    assert new_run(plan.header, plan.hash, {}, now=100.0)[0].id != run.id
+    assert new_run(plan.header, plan.hash, StartRequest(), now=100.0)[0].id != run.id
 
 
 def test_a_run_without_a_timeout_has_no_deadline() -> None:
@@ -128,7 +129,7 @@ def test_given_variables_replace_initial_values() -> None:
 
 def test_corrected_input_renders_the_environment_again() -> None:
     plan: Plan = compile_text('input: {a: integer, b: {default: 1}}\nenvironment: {e: "{{ a }}"}' + STEPS)
-    run, _ = new_run(plan.header, plan.hash, {"a": 1}, now=1.0)
+    run, _ = new_run(plan.header, plan.hash, StartRequest({"a": 1}), now=1.0)
     assert correct_input(plan.header, run, {}) == {"input": {"a": 1, "b": 1}, "environment": {"e": 1}}
     assert correct_input(plan.header, run, {"a": 2}) == {"input": {"a": 2, "b": 1}, "environment": {"e": 2}}
     with pytest.raises(RejectedError):

@@ -11,6 +11,7 @@ import pytest
 from noetl.executor.engine.rendering import render
 from noetl.executor.engine.start import MAX_INITIAL_DATA, correct_input, new_run
 from noetl.executor.errors import ActionError, RejectedError
+from noetl.executor.model.start_request import StartRequest
 from noetl.planner.templates import budget
 from noetl.planner.templates.budget import BUDGET, shared_budget
 from noetl.planner.templates.evaluator import MAX_MESSAGE
@@ -203,7 +204,7 @@ def test_the_parameters_of_an_action_share_a_budget() -> None:
 
 def start_run(text: str, inputs: dict[str, Any] | None = None, **options: Any) -> Any:
     plan = compile_text(f"name: x\n{text}\nsteps: [{{name: a, run: [{{action: log, message: ok}}]}}]")
-    return new_run(plan.header, plan.hash, inputs or {}, now=1.0, **options)[0]
+    return new_run(plan.header, plan.hash, StartRequest(inputs or {}, **options), now=1.0)[0]
 
 
 def find_too_long_name(text: str, inputs: dict[str, Any] | None = None, **options: Any) -> str:

@@ -48,6 +48,7 @@ from noetl.executor.model.run import (
     Visit,
     VisitStatus,
 )
+from noetl.executor.model.start_request import StartRequest
 from noetl.executor.model.transition import merge_arrivals
 from noetl.executor.model.visit_transition import MAX_CLAIMS
 from noetl.executor.security.capabilities import local_run_capabilities
@@ -442,15 +443,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     def create(self, key: str, queue: str, *, ok: bool) -> Run:
         inputs = {"chances": self.script.chances, "ok": ok}
-        run, first = new_run(
-            self.plan.header,
-            self.plan.hash,
-            inputs,
-            now=self.clock(),
-            id=key.replace(" ", "-"),
-            origin="local",
-            queue=queue,
-        )
+        run, first = new_run(self.plan.header, self.plan.hash, StartRequest(inputs, run_id=key.replace(" ", "-"), origin="local", queue=queue), now=self.clock())
         return self.store.runs.create(run, first, (key, str(ok)))
 
     def claim(self, queue: str = QUEUE) -> Claim | None:

@@ -27,6 +27,7 @@ from noetl.executor.model.events import Event
 from noetl.executor.model.ids import hash_secret
 from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.executor.model.run import NEVER, Claim, Lease, Run, RunStatus, Visit
+from noetl.executor.model.start_request import StartRequest
 from noetl.executor.runtime.lease_keeper import renew_claim
 from noetl.executor.security.capabilities import local_run_capabilities
 from noetl.executor.security.redaction import CallbackTokens
@@ -185,7 +186,10 @@ class SimulatedWorld:
         plan = self.scenario.plan
         self.store.plans.save(plan)
         run, first_visit = new_run(
-            plan.header, plan.hash, self.scenario.input, now=self.clock(), origin="local", queue="local"
+            plan.header,
+            plan.hash,
+            StartRequest(self.scenario.input, origin="local", queue="local"),
+            now=self.clock(),
         )
         stored_run = self.store.runs.create(run, first_visit, ("key", "body"))
         self.run_id, self.queue = stored_run.id, stored_run.queue

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from noetl.api.cli.display.console import CommandError
-from noetl.api.cli.store_option import StoreOption, open_command_store
+from noetl.api.cli.store_option import StoreOption, open_command_services
 
 if TYPE_CHECKING:
     from noetl.executor.errors import RejectedError
@@ -42,8 +42,6 @@ def run(
     from noetl.api.cli.inputs import parse_input_pairs, read_input_file
     from noetl.api.cli.local.run_to_end import run_to_end
     from noetl.api.cli.sources import compile_or_fail, read_source
-    from noetl.api.service.runs import Service
-    from noetl.executor.actions import catalogue
 
     source = read_source(file)
     file_inputs = read_input_file(input_file) if input_file is not None else {}
@@ -51,11 +49,9 @@ def run(
     types = {name: declared.type for name, declared in plan.header.inputs.items()}
     values = {**file_inputs, **parse_input_pairs(inputs or (), types)}
     new_run, first_visit = _create_run(plan, values, file)
-    with open_command_store(store) as opened_store:
-        opened_store.plans.save(plan)
-        stored_run = opened_store.runs.create(new_run, first_visit)
-        context = RunCommandContext(opened_store, Service(opened_store, catalogue()), json, quiet)
-        run_to_end(context, stored_run, plan)
+    with open_command_services(store, create=True) as services:
+        stored_run = services.runs.add(plan, new_run, first_visit)
+        run_to_end(RunCommandContext(services, json, quiet), stored_run, plan)
 
 
 def _create_run(plan: Plan, values: Mapping[str, Any], file: str) -> tuple[Run, Visit]:
@@ -64,13 +60,12 @@ def _create_run(plan: Plan, values: Mapping[str, Any], file: str) -> tuple[Run, 
 
     from noetl.executor.engine.start import new_run
     from noetl.executor.errors import RejectedError
+    from noetl.executor.model.start_request import StartRequest
 
-    folder = str(Path.cwd())
     source = None if file == "-" else str(Path(file).absolute())
+    request = StartRequest(values, origin="local", folder=str(Path.cwd()), source=source)
     try:
-        return new_run(
-            plan.header, plan.hash, values, origin="local", folder=folder, source=source, now=time.time()
-        )
+        return new_run(plan.header, plan.hash, request, now=time.time())
     except RejectedError as error:
         raise CommandError("\n".join(_input_problems(error, file)) or str(error)) from error
 

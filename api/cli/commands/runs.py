@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from noetl.api.cli.commands.run import InputFileOption, InputPairsOption
-from noetl.api.cli.display.console import CommandError, print_message, write_json, write_stdout, write_table
-from noetl.api.cli.store_option import StoreOption, open_command_store
+from noetl.api.cli.display.console import print_message, write_json, write_stdout, write_table
+from noetl.api.cli.store_option import StoreOption, open_command_services
 from noetl.executor.model.run import RunStatus
 
 if TYPE_CHECKING:
-    from noetl.api.service.runs import Service
+    from noetl.api.service.runs import RunService
+    from noetl.api.service.views import EventEntry, RunReport, StepReport
     from noetl.executor.model.run import Run
-    from noetl.executor.stores.interface import Store
     from noetl.planner.plan import Plan
 
 app = typer.Typer(help="Show, watch, answer, cancel and resume the runs of a store.")
@@ -24,19 +23,6 @@ app = typer.Typer(help="Show, watch, answer, cancel and resume the runs of a sto
 IdArgument = Annotated[str, typer.Argument(metavar="ID", help="The id of a run.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON for programs.")]
 QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Print only errors.")]
-
-
-@contextmanager
-def _open_service(store: str | None) -> Iterator[tuple[Store, Service]]:
-    from noetl.api.service.errors import NotFoundError
-    from noetl.api.service.runs import Service
-    from noetl.executor.actions import catalogue
-
-    with open_command_store(store, create=False) as opened_store:
-        try:
-            yield opened_store, Service(opened_store, catalogue())
-        except NotFoundError as error:
-            raise CommandError(str(error)) from error
 
 
 @app.command("list", epilog="Example: noetl runs list --status failed --limit 20")
@@ -53,19 +39,20 @@ def list_runs(
     store: StoreOption = None,
 ) -> None:
     """List runs, the newest first."""
-    with _open_service(store) as (_, service):
-        page = service.runs(status=status, playbook=playbook, limit=limit, cursor=cursor)
+    from noetl.executor.model.run_filter import RunFilter
+
+    run_filter = RunFilter(status=status, playbook=playbook, limit=limit, cursor=cursor)
+    with open_command_services(store) as services:
+        page = services.runs.find(run_filter)
     if json:
         write_json(page)
         return
-    rows = [
-        (run["workflow_id"], run["status"], run["created_at"][:19], run["playbook"]) for run in page["items"]
-    ]
+    rows = [(run.workflow_id, run.status, run.created_at[:19], run.playbook) for run in page.items]
     write_table(rows)
     if not rows:
         print_message("no runs")
-    if page["next_cursor"]:
-        print_message(f"more runs: --cursor {page['next_cursor']}")
+    if page.next_cursor:
+        print_message(f"more runs: --cursor {page.next_cursor}")
 
 
 @app.command("show", no_args_is_help=True, epilog="Example: noetl runs show ID")
@@ -73,44 +60,43 @@ def show_run(id: IdArgument, json: JsonOption = False, store: StoreOption = None
     """Show the status of a run and of its steps, and what it waits for."""
     from noetl.api.cli.local.run_to_end import is_abandoned
 
-    with _open_service(store) as (opened_store, service):
-        status = service.status(id)
-        run = service.run(id)
-        plan = opened_store.plans.get(run.plan_hash)
-        has_no_worker = run.origin == "local" and not run.status.is_final and is_abandoned(opened_store, run)
+    with open_command_services(store) as services:
+        report, run, plan = services.runs.report(id), services.runs.get(id), services.runs.plan(id)
+        is_open = run.origin == "local" and not run.status.is_final
+        has_no_worker = is_open and is_abandoned(services.store, run)
     if json:
-        write_json(status)
+        write_json(report)
         return
-    _write_status(run, status, plan)
-    _write_errors(run, status, plan)
+    _write_status(report, plan)
+    _write_errors(run, report, plan)
     if has_no_worker:
         print_message(f"no live worker holds this run; resume it with `noetl runs resume {id}`")
 
 
-def _write_status(run: Run, status: Mapping[str, Any], plan: Plan) -> None:
-    from noetl.executor.actions import catalogue
+def _write_status(report: RunReport, plan: Plan) -> None:
     from noetl.planner.draw import text
 
-    write_stdout(f"run {status['workflow_id']} {status['status']}\n")
-    for key in ("created_at", "started_at", "finished_at"):
-        if status[key]:
-            write_stdout(f"{key.removesuffix('_at'):<9}{status[key]}\n")
-    if run.parent is not None:
-        write_stdout(f"{'parent':<9}{run.parent.run_id}\n")
-    if run.resumed_from is not None:
-        write_stdout(f"{'from':<9}{run.resumed_from}\n")
-    states = {name: step["status"] for name, step in status["steps"].items()}
-    write_stdout("\n" + text.draw(plan, catalogue(), states))
-    waits = [wait for name, step in status["steps"].items() if (wait := _describe_step_wait(name, step))]
+    write_stdout(f"run {report.workflow_id} {report.status}\n")
+    for label, value in (
+        ("created", report.created_at),
+        ("started", report.started_at),
+        ("finished", report.finished_at),
+        ("parent", report.parent),
+        ("from", report.resumed_from),
+    ):
+        if value is not None:
+            write_stdout(f"{label:<9}{value}\n")
+    write_stdout("\n" + text.draw(plan, {name: step.status for name, step in report.steps.items()}))
+    waits = [wait for name, step in report.steps.items() if (wait := _describe_step_wait(name, step))]
     if waits:
         write_stdout("\n" + "".join(f"{wait}\n" for wait in waits))
 
 
-def _write_errors(run: Run, status: Mapping[str, Any], plan: Plan) -> None:
+def _write_errors(run: Run, report: RunReport, plan: Plan) -> None:
     """Write the errors of the steps, and those of the run that no step has."""
     from noetl.api.cli.display.run_board import format_error
 
-    step_errors = {name: step["error"] for name, step in status["steps"].items() if step["error"]}
+    step_errors = {name: step.error for name, step in report.steps.items() if step.error}
     if step_errors or run.errors or run.error:
         write_stdout("\n")
     for name, error in step_errors.items():
@@ -120,32 +106,32 @@ def _write_errors(run: Run, status: Mapping[str, Any], plan: Plan) -> None:
             write_stdout(f"{format_error(error)}\n")
 
 
-def _describe_step_wait(name: str, step: Mapping[str, Any]) -> str | None:
+def _describe_step_wait(name: str, step: StepReport) -> str | None:
     """Return words for what a step waits for, or None. After its due time it waits only for a worker."""
     import time
 
     from noetl.api.cli.display.run_board import ActiveVisit, describe_wait, parse_time
     from noetl.planner.diagnostics.terminal_text import to_printable
 
-    wait = step.get("waiting_for")
+    wait = step.waiting_for
     if wait is None:
         return None
-    until = wait["until"]
-    due_at = parse_time(until)
+    shown_time = "" if wait.until is None else f"{wait.until[:19]}Z"
+    due_at = parse_time(wait.until)
     if due_at is not None and due_at <= time.time():
-        return f"{to_printable(name)} has been due since {until[:19]}Z"
-    preposition = "until" if wait["actions"] or "retried" not in wait else "at"
-    shown_until = "" if until is None else f" {preposition} {until[:19]}Z"
-    visit = ActiveVisit(name, 0.0, actions=tuple(wait["actions"]), retried=tuple(wait.get("retried", ())))
-    runs = f": {', '.join(wait['workflows'])}" if wait["workflows"] else ""
+        return f"{to_printable(name)} has been due since {shown_time}"
+    preposition = "until" if wait.actions or wait.retried is None else "at"
+    shown_until = f" {preposition} {shown_time}" if shown_time else ""
+    visit = ActiveVisit(name, 0.0, actions=tuple(wait.actions), retried=tuple(wait.retried or ()))
+    runs = f": {', '.join(wait.workflows)}" if wait.workflows else ""
     return f"{to_printable(name)} {describe_wait(visit, '')}{shown_until}{runs}"
 
 
 @app.command("events", no_args_is_help=True, epilog="Example: noetl runs events ID --json")
 def show_events(id: IdArgument, json: JsonOption = False, store: StoreOption = None) -> None:
     """Show the events of a run, in order."""
-    with _open_service(store) as (_, service):
-        events = list(_all_events(service, id))
+    with open_command_services(store) as services:
+        events = list(_all_events(services.runs, id))
     if json:
         write_json({"items": events, "next_cursor": None})
         return
@@ -154,22 +140,22 @@ def show_events(id: IdArgument, json: JsonOption = False, store: StoreOption = N
     write_table(
         [
             (
-                event["at"],
-                event["type"],
-                event["step"] or "",
-                encoder.dumps(event["payload"], ensure_ascii=False) if event["payload"] else "",
+                event.at,
+                event.type,
+                event.step or "",
+                encoder.dumps(event.payload, ensure_ascii=False) if event.payload else "",
             )
             for event in events
         ]
     )
 
 
-def _all_events(service: Service, id: str) -> Iterator[dict[str, Any]]:
+def _all_events(runs: RunService, id: str) -> Iterator[EventEntry]:
     cursor = None
     while True:
-        page = service.events(id, cursor)
-        yield from page["items"]
-        cursor = page["next_cursor"]
+        page = runs.events(id, cursor)
+        yield from page.items
+        cursor = page.next_cursor
         if cursor is None:
             return
 
@@ -178,15 +164,15 @@ def _all_events(service: Service, id: str) -> Iterator[dict[str, Any]]:
 def cancel_run(id: IdArgument, json: JsonOption = False, store: StoreOption = None) -> None:
     """Cancel a run: abandon its work, and start nothing new."""
     from noetl.api.cli.local.run_to_end import wait_until_stopped
+    from noetl.api.service.views import RunEnd
 
-    with _open_service(store) as (opened_store, service):
-        service.cancel(id)
-        run = service.run(id)
+    with open_command_services(store) as services:
+        run = services.runs.cancel(id)
         if run.origin == "local":
             # No service executes such a run, and the process that did may be gone.
-            run = wait_until_stopped(opened_store, run)
+            run = wait_until_stopped(services.store, run)
     if json:
-        write_json({"workflow_id": run.id, "status": run.status.value})
+        write_json(RunEnd(workflow_id=run.id, status=run.status))
     else:
         print_message(f"run {id} is {run.status.value if run.status.is_final else 'being cancelled'}")
 
@@ -211,27 +197,24 @@ def resume_run(
     from noetl.api.cli.display.outcome import RunCommandContext
     from noetl.api.cli.inputs import parse_input_pairs, read_input_file
     from noetl.api.cli.local.run_to_end import run_to_end
-    from noetl.api.service.runs import summary_body
+    from noetl.api.service.runs import ResumeRequest
+    from noetl.api.service.views import RunSummary
 
     file_inputs = read_input_file(input_file) if input_file is not None else {}
-    with _open_service(store) as (opened_store, service):
-        run = service.run(id)
-        plan = opened_store.plans.get(run.plan_hash)
+    with open_command_services(store) as services:
+        run, plan = services.runs.get(id), services.runs.plan(id)
         types = {name: declared.type for name, declared in plan.header.inputs.items()}
-        values = {**file_inputs, **parse_input_pairs(inputs or (), types)}
-        if step is not None:
-            run = service.start_from(id, step, values)
-            follower = None
-        else:
-            follower = EventFollower(opened_store, run)
+        request = ResumeRequest({**file_inputs, **parse_input_pairs(inputs or (), types)}, step)
+        follower = None
+        if step is None:
+            follower = EventFollower(services.store, run)
             follower.skip_past_events()
-            service.resume(id, values)
-            run = service.run(id)
+        run = services.runs.resume(id, request)
         if run.origin == "local":
-            run_to_end(RunCommandContext(opened_store, service, json, quiet), run, plan, follower)
+            run_to_end(RunCommandContext(services, json, quiet), run, plan, follower)
             return
     if json:
-        write_json(summary_body(run))
+        write_json(RunSummary.from_run(run))
     else:
         print_message(f"run {run.id} is {run.status.value}; the workers of its service execute it")
 
@@ -244,9 +227,8 @@ def watch_run(
     from noetl.api.cli.display.outcome import RunCommandContext
     from noetl.api.cli.local.watch import watch_until_finished
 
-    with _open_service(store) as (opened_store, service):
-        context = RunCommandContext(opened_store, service, json, quiet)
-        watch_until_finished(context, service.run(id))
+    with open_command_services(store) as services:
+        watch_until_finished(RunCommandContext(services, json, quiet), services.runs.get(id))
 
 
 @app.command(
@@ -278,5 +260,5 @@ def answer_callback(
     if store is None and "://" in token:
         answer_over_http(token, answer, heartbeat=heartbeat)
         return
-    with _open_service(store) as (opened_store, _):
-        answer_in_store(opened_store, token_from(token), answer, heartbeat=heartbeat)
+    with open_command_services(store) as services:
+        answer_in_store(services, token_from(token), answer, heartbeat=heartbeat)

@@ -59,8 +59,10 @@ def write_stdout(text: str) -> None:
 
 
 def write_json(value: Any) -> None:
-    """Write a value to stdout as indented JSON."""
-    write_stdout(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    """Write a view or a JSON value to stdout as indented JSON."""
+    from noetl.api.service.views import members
+
+    write_stdout(json.dumps(value, indent=2, ensure_ascii=False, default=members) + "\n")
 
 
 def write_table(rows: Sequence[tuple[str, ...]]) -> None:

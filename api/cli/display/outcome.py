@@ -13,7 +13,7 @@ from noetl.api.cli.display.run_board import format_duration, format_error
 from noetl.executor.model.run import RunStatus
 
 if TYPE_CHECKING:
-    from noetl.api.service.runs import Service
+    from noetl.api.service.services import TenantServices
     from noetl.executor.model.run import Run
     from noetl.executor.stores.interface import Store
     from noetl.planner.plan import Plan
@@ -21,12 +21,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class RunCommandContext:
-    """The store and service of a command that reports a run, and its options `--json` and `--quiet`."""
+    """The services of a command that reports a run, and its options `--json` and `--quiet`."""
 
-    store: Store
-    service: Service
+    services: TenantServices
     as_json: bool
     quiet: bool
+
+    @property
+    def store(self) -> Store:
+        """Store of the run, for the execution of the run and for its events."""
+        return self.services.store
 
 
 def print_outcome(context: RunCommandContext, run: Run, plan: Plan) -> None:
@@ -39,8 +43,10 @@ def print_outcome(context: RunCommandContext, run: Run, plan: Plan) -> None:
         seconds = (run.finished_at or run.created_at) - (run.started_at or run.created_at)
         print_message(f"run {run.id} succeeded in {format_duration(seconds)}")
     if context.as_json:
-        steps = context.service.status(run.id)["steps"]
-        write_json({**context.service.result(run.id), "steps": steps})
+        from noetl.api.service.views import members
+
+        runs = context.services.runs
+        write_json({**members(runs.result(run.id)), "steps": runs.report(run.id).steps})
     elif run.status in (RunStatus.SUCCEEDED, RunStatus.COMPLETED_WITH_ERRORS):
         write_json(run.result)
 

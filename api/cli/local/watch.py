@@ -46,7 +46,7 @@ def _follow_until_finished(context: RunCommandContext, run: Run) -> Run:
         while True:
             interruption.raise_if_requested()
             change_count = store.changes.count
-            current = context.service.run(run.id)
+            current = context.services.runs.get(run.id)
             progress.show(follower.new_events())
             if current.status.is_final:
                 return current

@@ -20,6 +20,7 @@ from noetl.api.cli.display.run_board import (
 from noetl.executor.engine.start import new_run
 from noetl.executor.model.events import Event, timestamp
 from noetl.executor.model.run import Run
+from noetl.executor.model.start_request import StartRequest
 from tests.run_harness import FakeClock, compile_text
 
 NOW = 1_000_000.0
@@ -33,7 +34,7 @@ def clock() -> FakeClock:
 @pytest.fixture
 def run() -> Run:
     plan = compile_text("steps: [{name: a, run: [{action: log, message: hello}]}]")
-    return new_run(plan.header, plan.hash, {}, now=NOW)[0]
+    return new_run(plan.header, plan.hash, StartRequest(), now=NOW)[0]
 
 
 class RecordedRun(FollowedRun):

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from noetl.api.service.runs import Service as RunService
+from noetl.api.service.compiler import InlinePlaybook
+from noetl.api.service.services import create_services
 from noetl.executor.actions import catalogue
+from noetl.executor.model.start_request import StartRequest
 from noetl.executor.stores import open_store
 from noetl.infra.migrations import upgrade
 from tests.e2e.aws.service import DeployedService
@@ -79,8 +81,9 @@ def test_large_values_are_stored_in_the_database(service: DeployedService) -> No
 
 def test_a_sweep_finds_visits_without_a_message(service: DeployedService, stack: DeployedStack) -> None:
     store = open_store(stack.outputs["StoreUrl"])
-    run_service = RunService(store, catalogue(), clock=lambda: time.time() - 1000.0)
-    id = run_service.start("name: x\nsteps: [{name: a, run: [{action: set, set: {n: 1}}]}]\n", input={}).id
+    services = create_services(store, catalogue(), clock=lambda: time.time() - 1000.0)
+    playbook = InlinePlaybook("name: x\nsteps: [{name: a, run: [{action: set, set: {n: 1}}]}]\n")
+    id = services.runs.start(playbook, StartRequest()).id
     assert service.status(id)["status"] == "queued"
     answer = stack.client("lambda").invoke(FunctionName=stack.outputs["SweepFunctionName"], Payload=b"{}")
     assert json.loads(answer["Payload"].read())["sent_again"] == 1

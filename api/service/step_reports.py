@@ -1,4 +1,4 @@
-"""Status of the steps of a run, computed from its visits."""
+"""Reports of the steps of a run, computed from its visits."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from noetl.api.service.views import LoopReport, StepReport, StepState, WaitReport
 from noetl.executor.actions import catalogue
 from noetl.executor.model.events import timestamp
 from noetl.executor.model.outcome import Outcome
 from noetl.executor.model.run import NEVER, Run, RunStatus, Visit, VisitStatus
 
 
-def step_statuses(run: Run, names: Iterable[str], visits: Iterable[Visit]) -> dict[str, Any]:
-    """Return the member `steps` of `/workflows/status/{id}`: step name -> status of its latest visit.
+def step_reports(run: Run, names: Iterable[str], visits: Iterable[Visit]) -> dict[str, StepReport]:
+    """Return a report of the latest visit of each step, by the name of the step.
 
     `visits` are all visits of the run, in order.
     """
@@ -22,52 +23,48 @@ def step_statuses(run: Run, names: Iterable[str], visits: Iterable[Visit]) -> di
     for visit in visits:
         visit_counts[visit.step] += _has_started(visit)
         latest_visits[visit.step] = visit
-    return {name: _step_status(run, latest_visits.get(name), visit_counts[name]) for name in names}
+    return {name: _step_report(run, latest_visits.get(name), visit_counts[name]) for name in names}
 
 
-def _step_status(run: Run, visit: Visit | None, visit_count: int) -> dict[str, Any]:
+def _step_report(run: Run, visit: Visit | None, visit_count: int) -> StepReport:
     if visit is None:
-        return {"status": "pending", "visits": 0, "attempt": 0, "case": None, "error": None}
-    status = {
-        "status": _public_status(run, visit),
-        "visits": visit_count,
-        "attempt": visit.attempt if _has_started(visit) else 0,
-        "case": visit.case,
-        "error": visit.error,
-    }
-    if visit.status is VisitStatus.WAITING:
-        status["waiting_for"] = _waiting_for(visit)
-    if loops := _paused_loops(visit):
-        status["loops"] = loops
-    return status
+        return StepReport(status=StepState.PENDING, visits=0, attempt=0, case=None, error=None)
+    return StepReport(
+        status=_step_state(run, visit),
+        visits=visit_count,
+        attempt=visit.attempt if _has_started(visit) else 0,
+        case=visit.case,
+        error=visit.error,
+        waiting_for=_waits(visit) if visit.status is VisitStatus.WAITING else None,
+        loops=_paused_loops(visit) or None,
+    )
 
 
 def _has_started(visit: Visit) -> bool:
     return visit.started_at is not None or visit.attempt > 1 or visit.progress is not None
 
 
-def _public_status(run: Run, visit: Visit) -> str:
+def _step_state(run: Run, visit: Visit) -> StepState:
     """Return the status of a visit as clients see it: `ready` and `parked` are internal."""
     match visit.status:
         case VisitStatus.READY:
-            return "pending"
+            return StepState.PENDING
         case VisitStatus.PARKED:
-            return "cancelled" if run.status is RunStatus.CANCELLED else "pending"
+            return StepState.CANCELLED if run.status is RunStatus.CANCELLED else StepState.PENDING
         case status:
-            return status.value
+            return StepState(status.value)
 
 
-def _waiting_for(visit: Visit) -> dict[str, Any]:
+def _waits(visit: Visit) -> WaitReport:
     """Return what resumes a waiting visit: a time, answers to actions, ends of child runs, or retries."""
     entries = [entry for entry in _journal(visit).values() if "action" in entry]
     suspended = [entry for entry in entries if "memory" in entry]
-    retried_types = sorted({entry["action"] for entry in entries if "memory" not in entry})
-    return {
-        "until": timestamp(visit.due_at) if visit.due_at < NEVER else None,
-        "actions": sorted({entry["action"] for entry in suspended}),
-        "workflows": [run for entry in suspended if (run := _find_child_run(entry)) is not None],
-        **({"retried": retried_types} if retried_types else {}),
-    }
+    return WaitReport(
+        until=timestamp(visit.due_at) if visit.due_at < NEVER else None,
+        actions=sorted({entry["action"] for entry in suspended}),
+        workflows=[run for entry in suspended if (run := _find_child_run(entry)) is not None],
+        retried=sorted({entry["action"] for entry in entries if "memory" not in entry}) or None,
+    )
 
 
 def _find_child_run(entry: Mapping[str, Any]) -> str | None:
@@ -78,7 +75,7 @@ def _find_child_run(entry: Mapping[str, Any]) -> str | None:
     return declaration.child_run(entry["memory"])
 
 
-def _paused_loops(visit: Visit) -> list[dict[str, Any]]:
+def _paused_loops(visit: Visit) -> list[LoopReport]:
     """Return the progress of the paused loops of an unfinished visit. Skip loops inside items of a loop."""
     if visit.finished_at is not None:
         return []
@@ -90,12 +87,12 @@ def _paused_loops(visit: Visit) -> list[dict[str, Any]]:
             items = [item for item_position, item in journal.items() if item_position.startswith(prefix)]
             outcomes = [Outcome.from_list(item["done"]) for item in items if "done" in item]
             loops.append(
-                {
-                    "position": position,
-                    "done": entry["next"] + len(outcomes),
-                    "failed": entry["failed"] + sum(outcome.failed for outcome in outcomes),
-                    "total": entry["total"],
-                }
+                LoopReport(
+                    position=position,
+                    done=entry["next"] + len(outcomes),
+                    failed=entry["failed"] + sum(outcome.failed for outcome in outcomes),
+                    total=entry["total"],
+                )
             )
     return loops
 

@@ -1,0 +1,169 @@
+"""The guard of the HTTP app: it decides which requests reach a route.
+
+Problem: a route that nobody guards is open to everyone. So each route must declare who may call it, and one
+place must decide, also about paths that no route has.
+
+Algorithm: each route declares its access as a dependency: a scope, or that it is public. The guard is a
+middleware. It finds the route of a request as the router does, authenticates the caller unless the route is
+public, and compares the scope. A path without a route needs credentials, so that it reveals nothing. The
+services of the tenant of the caller are in the scope of the request, and only there.
+
+Cost: one comparison of the path with each route, and one query of the store for an API key.
+
+Limits: a request with a wrong method at a path needs credentials, but no scope. Its answer is 405.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated
+
+from fastapi import APIRouter, Request, Security
+from fastapi.routing import APIRoute
+from fastapi.security import HTTPBearer
+from starlette.concurrency import run_in_threadpool
+from starlette.routing import BaseRoute, Match
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from noetl.api.auth.authentication import LOCAL_CALLER, Caller
+from noetl.api.auth.loopback import loopback_problem
+from noetl.api.context import AppContext
+from noetl.api.http.problems import insufficient_scope, problem_from
+from noetl.api.service.services import TenantServices
+
+_CALLER = "noetl.caller"
+
+_BEARER = HTTPBearer(
+    auto_error=False, scheme_name="key or token", description="An API key, or a JSON Web Token."
+)
+
+
+class PublicAccess:
+    """Declaration of a route that needs no credentials and no store."""
+
+    async def __call__(self) -> None:
+        """Return nothing: the guard reads the declaration itself."""
+
+
+class PublicServices(PublicAccess):
+    """Declaration of a route that needs no credentials. Its response must not contain data of a tenant."""
+
+    async def __call__(self, request: Request) -> TenantServices:  # type: ignore[override]
+        """Return the services of the default tenant."""
+        return _services_of(request)
+
+
+class ScopeAccess:
+    """Declaration of a route that needs a caller with a scope; with None, any caller."""
+
+    def __init__(self, scope: str | None) -> None:
+        self.scope = scope
+
+    async def __call__(
+        self, request: Request, _: Annotated[object, Security(_BEARER)] = None
+    ) -> TenantServices:
+        """Return the services for the tenant of the caller, whom the guard has accepted."""
+        caller: Caller = request.scope[_CALLER]
+        return _services_of(request).for_tenant(caller.tenant)
+
+
+def _services_of(request: Request) -> TenantServices:
+    context: AppContext = request.app.state.context
+    return context.services().services
+
+
+RouteAccess = PublicAccess | ScopeAccess
+
+_ANY_CALLER = ScopeAccess(None)
+
+
+class AccessTable:
+    """The declared access of each route of some routers.
+
+    Raises:
+        TypeError: a route declares no access, or more than one.
+    """
+
+    def __init__(self, routers: Iterable[APIRouter]) -> None:
+        self._entries = [(route, _declared_access(route)) for router in routers for route in router.routes]
+
+    def find(self, scope: Scope) -> RouteAccess:
+        """Return the access that a request needs.
+
+        A request with a path of no route needs any caller. So does one with a method that its route does not
+        have, unless the route is public.
+        """
+        near_access: RouteAccess = _ANY_CALLER
+        for route, access in self._entries:
+            match, _ = route.matches(scope)
+            if match is Match.FULL:
+                return access
+            if match is Match.PARTIAL and isinstance(access, PublicAccess):
+                near_access = access
+        return near_access
+
+
+def _declared_access(route: BaseRoute) -> RouteAccess:
+    dependencies = route.dependant.dependencies if isinstance(route, APIRoute) else []
+    declarations = [
+        dependency.call for dependency in dependencies if isinstance(dependency.call, RouteAccess)
+    ]
+    if len(declarations) != 1:
+        raise TypeError(f"route {getattr(route, 'path', route)} does not declare its scope")
+    return declarations[0]
+
+
+class Guard:
+    """Middleware that refuses a request unless its caller has the access that its route declares.
+
+    While no authentication is configured, requests from this machine need no credentials, and all others are
+    refused.
+    """
+
+    def __init__(self, app: ASGIApp, context: AppContext, table: AccessTable) -> None:
+        self._app = app
+        self._context = context
+        self._table = table
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        try:
+            scope[_CALLER] = await self._accepted_caller(scope)
+        except Exception as error:  # noqa: BLE001  An unexpected error is raised again.
+            problem = problem_from(Request({**scope, "type": "http"}), error)
+            if scope["type"] == "websocket":
+                await send({"type": "websocket.close", "code": 1008, "reason": problem.detail})
+            else:
+                await problem.response(scope["path"])(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    async def _accepted_caller(self, scope: Scope) -> Caller | None:
+        """Return the caller; None at a public route.
+
+        Raises:
+            Problem: the request is refused.
+        """
+        access, problem = self._table.find(scope), loopback_problem(scope)
+        if isinstance(access, PublicAccess) and problem is None:
+            return None
+        authorization = [
+            value.decode("latin-1") for name, value in scope["headers"] if name == b"authorization"
+        ]
+
+        def authenticate() -> Caller | None:
+            authenticator = self._context.services().authenticator
+            if not authenticator.is_required():
+                if problem is not None:
+                    raise problem
+                return LOCAL_CALLER
+            if isinstance(access, PublicAccess):
+                return None
+            caller = authenticator.authenticate(authorization)
+            if access.scope is not None and not caller.may(access.scope):
+                raise insufficient_scope(access.scope)
+            return caller
+
+        return await run_in_threadpool(authenticate)

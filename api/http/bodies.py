@@ -1,0 +1,136 @@
+"""The JSON bodies of requests: their checks, and by that their schemas in `/openapi.json`.
+
+Problem: a body must be refused with the member that is wrong, and the published schema must say the same.
+
+Algorithm: each body is a pydantic model. Each member has an `Expected`, with which a problem describes it.
+An unknown member is reported before all others, because it is probably a misspelt one.
+
+Limits: the body is decoded before (`noetl.api.http.requests.decode_json`), so values are compared strictly.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, NamedTuple, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
+
+from noetl.api.http.problems import Problem
+from noetl.planner.diagnostics.diagnostic import did_you_mean
+
+MAX_TAGS = 50
+MAX_TAG_LENGTH = 100
+_SHOWN_NAME_LENGTH = 100
+
+
+class Expected(NamedTuple):
+    """What the value of a member must be, in words that follow "must be"."""
+
+    description: str
+
+
+class RequestBody(BaseModel):
+    """A JSON object that a client sends."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, defer_build=True)
+
+
+Body = TypeVar("Body", bound=RequestBody)
+
+
+class PlaybookReferenceBody(RequestBody):
+    """A registered playbook: a version, or the newest one."""
+
+    name: str
+    version: str | None = None
+
+
+def _playbook_form(value: Any) -> str | None:
+    """Return which form of a playbook a value has: an object with only `name` and `version` is a reference."""
+    if isinstance(value, PlaybookReferenceBody):
+        return "reference"
+    if isinstance(value, dict):
+        is_reference = "name" in value and value.keys() <= {"name", "version"}
+        return "reference" if is_reference else "object"
+    return "text" if isinstance(value, str) else None
+
+
+ObjectMember = Annotated[dict[str, Any] | None, Expected("an object")]
+PLAYBOOK_EXPECTED = Expected("the text of a playbook or an object")
+
+
+class SubmissionBody(RequestBody):
+    """A playbook, with the input, the variables and the tags of its run."""
+
+    playbook: Annotated[
+        Annotated[str, Tag("text")]
+        | Annotated[PlaybookReferenceBody, Tag("reference")]
+        | Annotated[dict[str, Any], Tag("object")],
+        Discriminator(_playbook_form),
+        PLAYBOOK_EXPECTED,
+    ] = Field(description="The playbook as text or JSON, or `{name, version?}`.")
+    input: ObjectMember = None
+    variables: ObjectMember = None
+    tags: Annotated[
+        list[Annotated[str, Field(min_length=1, max_length=MAX_TAG_LENGTH)]] | None,
+        Field(max_length=MAX_TAGS),
+        Expected(f"at most {MAX_TAGS} strings of 1 to {MAX_TAG_LENGTH} characters"),
+    ] = None
+
+
+class PlaybookBody(RequestBody):
+    """A playbook."""
+
+    playbook: Annotated[str | dict[str, Any], PLAYBOOK_EXPECTED] = Field(
+        description="The playbook, as text or as JSON."
+    )
+
+
+class ResumeBody(RequestBody):
+    """Corrected input, and the step at which a new run starts instead."""
+
+    input: Annotated[ObjectMember, Field(description="Values that replace those of the run's input.")] = None
+    step: Annotated[str | None, Expected("the name of a step")] = Field(
+        None, alias="from", description="The step at which a new run starts."
+    )
+
+
+REQUEST_BODIES: tuple[type[RequestBody], ...] = (SubmissionBody, PlaybookBody, ResumeBody)
+
+
+def parse_body(model: type[Body], value: Any) -> Body:
+    """Return the body that a decoded JSON value is.
+
+    Raises:
+        Problem: 422, with the member that is wrong as `key`.
+    """
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise _problem_of(model, value, error) from None
+
+
+def _problem_of(model: type[RequestBody], value: Any, error: ValidationError) -> Problem:
+    """Return the problem of the first unknown member, or else of the first wrong member."""
+    if not isinstance(value, dict):
+        return _invalid_body("The body must be a JSON object.", None)
+    fields = {field.alias or name: field for name, field in model.model_fields.items()}
+    unknown_key = next((key for key in value if key not in fields), None)
+    if unknown_key is not None:
+        all_keys = ", ".join(f"`{key}`" for key in fields)
+        hint = did_you_mean(unknown_key, fields) or f"the keys are {all_keys}"
+        return _invalid_body(
+            f"Unknown key `{unknown_key[:_SHOWN_NAME_LENGTH]}` in the body; {hint}", unknown_key
+        )
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    key = str(first["loc"][0])
+    if first["loc"][1:2] == ("reference",):
+        detail = "A registered playbook must be named by `name` and `version`, both strings."
+        return _invalid_body(detail, key)
+    if first["type"] == "missing":
+        return _invalid_body(f"The body has no `{key}`.", key)
+    expected = next(entry for entry in fields[key].metadata if isinstance(entry, Expected))
+    return _invalid_body(f"`{key}` must be {expected.description}.", key)
+
+
+def _invalid_body(detail: str, key: str | None) -> Problem:
+    return Problem(422, detail, slug="invalid-body", key=key)

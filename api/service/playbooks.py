@@ -1,0 +1,170 @@
+"""The service of playbooks: the registry of a tenant, and descriptions of plans."""
+
+from __future__ import annotations
+
+from noetl.api.service.compiler import InlinePlaybook, PlanSource, PlaybookReference
+from noetl.api.service.errors import NotFoundError, PlaybookError
+from noetl.api.service.tenant import TenantContext
+from noetl.api.service.views import (
+    DiagnosticEntry,
+    PlanDescription,
+    PlaybookEntry,
+    PlaybookPage,
+    plan_graph,
+)
+from noetl.executor.errors import RejectedError
+from noetl.executor.model.events import timestamp
+from noetl.executor.model.registry import RegisteredPlaybook
+from noetl.planner.frozen import frozen
+
+_RESERVED_SEGMENTS = ("", ".", "..", "versions")
+"""Segments that the name of a playbook must not have between slashes, because its path would be ambiguous."""
+
+
+@frozen
+class PlaybookText:
+    """A registered playbook with its text."""
+
+    entry: PlaybookEntry
+    text: str
+
+
+@frozen
+class PlaybookService:
+    """The registered playbooks of one tenant."""
+
+    context: TenantContext
+
+    def describe(self, playbook: PlanSource) -> PlanDescription:
+        """Compile a playbook, and describe its plan. Nothing is stored.
+
+        Raises:
+            PlaybookError: the playbook does not compile.
+            NotFoundError: the registry has no such playbook.
+        """
+        if isinstance(playbook, InlinePlaybook):
+            text = playbook.text
+        else:
+            text = self.get(playbook.name, playbook.version).text
+        compilation = self.context.compiler.compile(text)
+        if compilation.plan is None:
+            raise PlaybookError(compilation.diagnostics)
+        header = compilation.plan.header.to_json()
+        return PlanDescription(
+            name=header["name"],
+            version=header["version"],
+            hash=compilation.plan.hash,
+            diagnostics=[DiagnosticEntry(**diagnostic.to_json()) for diagnostic in compilation.diagnostics],
+            graph=plan_graph(compilation.plan),
+            inputs=header["inputs"],
+            statistics=header["statistics"],
+        )
+
+    def register(self, text: str | bytes) -> tuple[PlaybookEntry, bool]:
+        """Register a playbook under its name and version. Return its entry, and whether it is new.
+
+        Without a `version`, a playbook gets the next number. Registering the same text again changes nothing.
+
+        Raises:
+            PlaybookError: the playbook does not compile.
+            RejectedError: `invalid_name`, if the path of the playbook would be ambiguous; `version_exists`,
+                if the version was registered with another text, even if it has been removed since.
+        """
+        store, tenant = self.context.store, self.context.tenant
+        plan = self.context.compiler.plan(text)
+        name, version = plan.header.name, plan.header.version
+        _check_addressable("name", name)
+        if version is not None:
+            _check_addressable("version", version)
+        before = store.registry.get(tenant, name, version)
+        store.plans.save(plan)
+        created_at = round(self.context.clock(), 6)
+        try:
+            registered = store.registry.register(
+                RegisteredPlaybook(tenant, name, version, plan.hash, created_at)
+            )
+        except RejectedError:
+            # Another release of the compiler may produce another plan of the same text.
+            if before is None or store.plans.get(before.plan_hash).source != plan.source:
+                raise
+            registered = before
+        return _entry(registered), registered != before
+
+    def find(self, name: str | None = None, *, limit: int = 100, cursor: str | None = None) -> PlaybookPage:
+        """Return one page of the registry, with the cursor of the next page.
+
+        Without `name` it has the newest version of each playbook, by name. With `name` it has all versions of
+        that playbook, the newest first.
+
+        Raises:
+            NotFoundError: the registry has no playbook of the name.
+            RejectedError: `invalid_cursor`.
+        """
+        registry = self.context.store.registry
+        playbooks, next_cursor = registry.find(self.context.tenant, name, limit=limit, cursor=cursor)
+        if name is not None and cursor is None and not playbooks:
+            raise _unknown_playbook(name, None)
+        return PlaybookPage(items=[_entry(playbook) for playbook in playbooks], next_cursor=next_cursor)
+
+    def get(self, name: str, version: str | None = None) -> PlaybookText:
+        """Return a registered playbook, of `version` or the newest one, with its text.
+
+        Raises:
+            NotFoundError: the registry has no such playbook.
+        """
+        playbook = registered_playbook(self.context, PlaybookReference(name, version))
+        return PlaybookText(_entry(playbook), self.context.store.plans.get(playbook.plan_hash).source)
+
+    def unregister(self, name: str, version: str | None = None) -> None:
+        """Remove a version of a playbook, or all versions, from the registry. Runs of it continue.
+
+        Raises:
+            NotFoundError: the registry has no such playbook.
+        """
+        registry, now = self.context.store.registry, self.context.clock()
+        if not registry.unregister(self.context.tenant, name, version, now=now):
+            raise _unknown_playbook(name, version)
+
+
+def registered_playbook(context: TenantContext, reference: PlaybookReference) -> RegisteredPlaybook:
+    """Return the record of a registered playbook.
+
+    Raises:
+        NotFoundError: the registry of the tenant has no such playbook.
+    """
+    playbook = context.store.registry.get(context.tenant, reference.name, reference.version)
+    if playbook is None:
+        raise _unknown_playbook(reference.name, reference.version)
+    return playbook
+
+
+def _entry(playbook: RegisteredPlaybook) -> PlaybookEntry:
+    assert playbook.version is not None
+    return PlaybookEntry(
+        name=playbook.name,
+        version=playbook.version,
+        plan_hash=playbook.plan_hash,
+        created_at=timestamp(playbook.created_at),
+    )
+
+
+def _unknown_playbook(name: str, version: str | None) -> NotFoundError:
+    subject = f"playbook `{name}`" if version is None else f"version `{version}` of playbook `{name}`"
+    return NotFoundError(f"unknown {subject}")
+
+
+def _check_addressable(kind: str, text: str) -> None:
+    """Check that a name or a version (`kind`) is unambiguous in a path.
+
+    Raises:
+        RejectedError: `invalid_name`.
+    """
+    from noetl.planner.syntax.names import MAX_NAME_LENGTH, is_valid_name
+
+    if not is_valid_name(text) or not set(text.split("/")).isdisjoint(_RESERVED_SEGMENTS):
+        message = (
+            f"the {kind} of a registered playbook must be 1 to {MAX_NAME_LENGTH} printable characters"
+            " without blanks around them, and no segment between slashes may be empty, `.`, `..` or"
+            " `versions`"
+        )
+        raise RejectedError("invalid_name", message)

@@ -1,0 +1,60 @@
+"""The services of a tenant: what HTTP routes and commands do with runs, playbooks and callbacks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import lru_cache
+
+from noetl.api.service.callbacks import CallbackService
+from noetl.api.service.compiler import PlaybookCompiler
+from noetl.api.service.playbooks import PlaybookService
+from noetl.api.service.runs import RunService
+from noetl.api.service.tenant import TenantContext
+from noetl.executor.model.run import DEFAULT_TENANT
+from noetl.executor.stores.interface import Store
+from noetl.planner.catalogue import Catalogue
+
+
+class TenantServices:
+    """The services of one tenant. Every method of theirs blocks. Safe to share between threads."""
+
+    def __init__(self, context: TenantContext) -> None:
+        self._context = context
+        self.runs = RunService(context)
+        self.playbooks = PlaybookService(context)
+        self.callbacks = CallbackService(context)
+
+    @property
+    def store(self) -> Store:
+        """Store of the runs, for a caller that executes them or follows their events."""
+        return self._context.store
+
+    def for_tenant(self, tenant: str) -> TenantServices:
+        """Return the services of another tenant. They share the caches."""
+        return TenantServices(replace(self._context, tenant=tenant))
+
+
+def create_services(
+    store: Store,
+    catalogue: Catalogue,
+    *,
+    controls_local_runs: bool = False,
+    clock: Callable[[], float] = time.time,
+) -> TenantServices:
+    """Return the services of the default tenant for the playbooks of a catalogue."""
+
+    def read_step_names(plan_hash: str) -> tuple[str, ...]:
+        return tuple(store.plans.get(plan_hash).steps)
+
+    return TenantServices(
+        TenantContext(
+            DEFAULT_TENANT,
+            store,
+            PlaybookCompiler(catalogue),
+            lru_cache(maxsize=64)(read_step_names),
+            controls_local_runs,
+            clock,
+        )
+    )

@@ -1,0 +1,25 @@
+"""What the services of one tenant share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from noetl.api.service.compiler import PlaybookCompiler
+from noetl.executor.stores.interface import Store
+from noetl.planner.frozen import frozen
+
+
+@frozen
+class TenantContext:
+    """A tenant, the store of its runs and playbooks, and caches that do not depend on the tenant.
+
+    `step_names` returns the names of the steps of a saved plan. `controls_local_runs` is whether runs of a
+    local file may be cancelled and resumed: the workers of a service do not execute them.
+    """
+
+    tenant: str
+    store: Store
+    compiler: PlaybookCompiler
+    step_names: Callable[[str], tuple[str, ...]]
+    controls_local_runs: bool
+    clock: Callable[[], float]

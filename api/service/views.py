@@ -1,0 +1,289 @@
+"""What clients see of runs and playbooks: the JSON of HTTP responses, and the output of `--json`.
+
+Problem: a response, its schema in `/openapi.json` and the objects of the service must agree.
+
+Algorithm: each JSON object is a view, which the service returns. The fields of its class are the members of
+the object. `members` converts it, and `noetl.api.http.schemas` derives its schema. A field with a default is
+left out of the JSON object while it is None. Every other field is a member of each object.
+
+Cost: no conversion, because the attributes of a view are the members of its JSON object. The class of a view
+is created at start-up, which takes 0.02 ms; a data class would take twenty times as long.
+
+Limits: only the type checker compares the members with their types. JSON values of playbooks, such as
+results, are passed through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from typing import Any, dataclass_transform
+
+from noetl.executor.model.events import Event, timestamp
+from noetl.executor.model.run import ErrorRecord, Run, RunStatus
+from noetl.planner.diagnostics.codes import Severity
+from noetl.planner.plan import Plan
+
+SCHEMA_NAMES: dict[type, str] = {ErrorRecord: "Failure"}
+"""The name under which `/openapi.json` publishes the schema of each view."""
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True)
+class View:
+    """A JSON object that clients see. Its members are keyword arguments, in the order of the JSON object."""
+
+    def __init_subclass__(cls, *, schema_name: str) -> None:
+        SCHEMA_NAMES[cls] = schema_name
+
+    def __init__(self, /, **values: Any) -> None:
+        vars(self).update(values)
+
+    def __eq__(self, other: object) -> bool:
+        return members(self) == members(other) if type(self) is type(other) else NotImplemented
+
+    def __hash__(self) -> int:
+        return id(type(self))
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in vars(self).items())})"
+        )
+
+
+def members(view: object) -> dict[str, Any]:
+    """Return the members of the JSON object of a view. Views among their values stay as they are.
+
+    It is the argument `default` of `json.dumps`, which calls it for those too.
+
+    >>> members(WaitReport(until=None, actions=["wait"], workflows=[], retried=None))
+    {'until': None, 'actions': ['wait'], 'workflows': []}
+
+    Raises:
+        TypeError: `view` is no view.
+    """
+    if not isinstance(view, View):
+        raise TypeError(f"an object of the type {type(view).__name__} has no JSON form")
+    optional = type(view).__dict__
+    return {name: value for name, value in vars(view).items() if value is not None or name not in optional}
+
+
+class StepState(StrEnum):
+    """The status of a step as clients see it: that of its latest visit, or `pending` before one has started."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    RETRYING = "retrying"
+    WAITING = "waiting"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class RunSummary(View, schema_name="Summary"):
+    workflow_id: str
+    status: RunStatus
+    playbook: str
+    version: str | None
+    parent: str | None = None
+    resumed_from: str | None = None
+    created_at: str
+    started_at: str | None
+    finished_at: str | None
+    tags: Sequence[str]
+
+    @classmethod
+    def from_run(cls, run: Run) -> RunSummary:
+        return cls(
+            workflow_id=run.id,
+            status=run.status,
+            playbook=run.playbook,
+            version=run.version,
+            parent=parent_of(run),
+            resumed_from=run.resumed_from,
+            created_at=timestamp(run.created_at),
+            started_at=timestamp(run.started_at),
+            finished_at=timestamp(run.finished_at),
+            tags=run.tags,
+        )
+
+
+def parent_of(run: Run) -> str | None:
+    """Return the id of the run that has started `run` and waits for it, or None."""
+    return None if run.parent is None else run.parent.run_id
+
+
+class RunPage(View, schema_name="RunPage"):
+    items: Sequence[RunSummary]
+    next_cursor: str | None
+
+
+class RunResult(View, schema_name="Result"):
+    workflow_id: str
+    status: RunStatus
+    result: Any
+    errors: Sequence[ErrorRecord]
+
+    @classmethod
+    def from_run(cls, run: Run) -> RunResult:
+        return cls(workflow_id=run.id, status=run.status, result=run.result, errors=run.errors)
+
+
+class RunEnd(View, schema_name="RunEnd"):
+    """The last event of a stream, and the output of `noetl runs cancel --json`."""
+
+    workflow_id: str
+    status: RunStatus
+
+
+class WaitReport(View, schema_name="WaitingFor"):
+    """Reasons that a step is `waiting`.
+
+    `until` is the time at which it resumes without an answer, or null. `actions` are the types of the waiting
+    actions, each once. `workflows` are the runs that it has started and waits for.
+    `retried` is present if actions (their types) will be retried.
+    """
+
+    until: str | None
+    actions: Sequence[str]
+    workflows: Sequence[str]
+    retried: Sequence[str] | None = None
+
+
+class LoopReport(View, schema_name="LoopCounts"):
+    """Progress of an unfinished loop at its latest pause, between batches or for a wait.
+
+    `position` is the place of the loop in the step. `done` counts the finished items, `failed` those of them
+    that failed.
+    """
+
+    position: str
+    done: int
+    failed: int
+    total: int
+
+
+class StepReport(View, schema_name="StepStatus"):
+    """Latest visit of a step.
+
+    `waiting_for` is present if `status` is `waiting`. `loops` is present if a loop of an unfinished step has
+    paused.
+    """
+
+    status: StepState
+    visits: int
+    attempt: int
+    case: int | None
+    error: ErrorRecord | None
+    waiting_for: WaitReport | None = None
+    loops: Sequence[LoopReport] | None = None
+
+
+class RunProgress(View, schema_name="Progress"):
+    steps: int
+    finished: int
+    running: int
+
+
+class RunReport(View, schema_name="Status"):
+    """Status of a run and of its steps.
+
+    `parent` is the run that started this one and waits for it. `resumed_from` is the run whose history this
+    one continues. Each is present only if the run has one.
+    """
+
+    workflow_id: str
+    status: RunStatus
+    playbook: str
+    parent: str | None = None
+    resumed_from: str | None = None
+    created_at: str
+    started_at: str | None
+    finished_at: str | None
+    steps: Mapping[str, StepReport]
+    progress: RunProgress
+    error: ErrorRecord | None
+
+
+class EventEntry(View, schema_name="HistoryEntry"):
+    id: str
+    type: str
+    at: str
+    step: str | None
+    visit: int | None
+    attempt: int | None
+    duration_ms: float | None
+    payload: Mapping[str, Any]
+
+    @classmethod
+    def from_event(cls, event: Event) -> EventEntry:
+        seconds = event.duration_seconds
+        duration_ms = None if seconds is None else round(seconds * 1000, 3)
+        return cls(
+            id=event.id,
+            type=event.type,
+            at=timestamp(event.at),
+            step=event.step,
+            visit=event.visit,
+            attempt=event.attempt,
+            duration_ms=duration_ms,
+            payload=event.payload,
+        )
+
+
+class EventPage(View, schema_name="EventPage"):
+    items: Sequence[EventEntry]
+    next_cursor: str | None
+
+
+class DiagnosticEntry(View, schema_name="Finding"):
+    code: str
+    severity: Severity
+    message: str
+    line: int
+    column: int
+    end_line: int
+    end_column: int
+    hint: str | None
+
+
+class EdgeEntry(View, schema_name="Edge"):
+    source: str
+    target: str
+    guard: str
+    case: int
+
+
+class PlanGraph(View, schema_name="Graph"):
+    start: str
+    steps: Mapping[str, Mapping[str, Any]]
+    edges: Sequence[EdgeEntry]
+
+
+def plan_graph(plan: Plan, states: Mapping[str, StepState] | None = None) -> PlanGraph:
+    """Return the graph of a plan. With the states of its steps in a run, each step has its `status`."""
+    steps = {name: step.to_json() for name, step in plan.steps.items()}
+    for name, state in (states or {}).items():
+        steps[name]["status"] = state
+    return PlanGraph(start=plan.header.start, steps=steps, edges=[EdgeEntry(**edge) for edge in plan.edges()])
+
+
+class PlanDescription(View, schema_name="PlanAnswer"):
+    name: str
+    version: str | None
+    hash: str
+    diagnostics: Sequence[DiagnosticEntry]
+    graph: PlanGraph
+    inputs: Mapping[str, Any]
+    statistics: Mapping[str, Any]
+
+
+class PlaybookEntry(View, schema_name="Registered"):
+    name: str
+    version: str
+    plan_hash: str
+    created_at: str
+
+
+class PlaybookPage(View, schema_name="PlaybookPage"):
+    items: Sequence[PlaybookEntry]
+    next_cursor: str | None

@@ -1,0 +1,38 @@
+"""The request to start a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import field
+from typing import Any
+
+from noetl.executor.model.run import DEFAULT_TENANT, WaitKey
+from noetl.planner.frozen import frozen
+
+
+@frozen
+class StartRequest:
+    """Everything that a run is started with, except its playbook.
+
+    `input` are the inputs by name. `variables` replace the initial values of declared variables. `trace` is
+    the W3C `traceparent` of the client. The same `idempotency_key` with the same request starts one run.
+
+    With the origin `local`, only the process that starts the run executes it. Each such run has its own queue
+    unless `queue` is given. `folder` is where it was started, `source` the file of its playbook. `parent` is
+    the wait that the end of the run answers, and `depth` the number of runs above it. `run_id` is the id of
+    the run if it follows from the request; otherwise the id is random.
+    """
+
+    input: Mapping[str, Any] = field(default_factory=dict)
+    variables: Mapping[str, Any] | None = None
+    tags: Sequence[str] = ()
+    trace: str | None = None
+    idempotency_key: str | None = None
+    tenant: str = DEFAULT_TENANT
+    origin: str = "service"
+    queue: str | None = None
+    folder: str | None = None
+    source: str | None = None
+    parent: WaitKey | None = None
+    depth: int = 0
+    run_id: str | None = None
