@@ -22,7 +22,7 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from noetl.api.context import AppContext
-from noetl.api.guard import AccessTable, Guard
+from noetl.api.access import AccessControl, AccessTable
 from noetl.api.http import problems
 from noetl.api.http.responses import JsonResponse
 from noetl.api.routes import callbacks, events, graph, health, plans, playbooks, workflows
@@ -92,7 +92,7 @@ def create_app(environ: Mapping[str, str] | None = None, *, has_gateway: bool = 
         middleware=[
             Middleware(StartupErrorMiddleware),
             Middleware(problems.InternalErrorMiddleware),
-            Middleware(Guard, context=context, table=AccessTable(routers)),
+            Middleware(AccessControl, context=context, table=AccessTable(routers)),
         ],
     )
     app.state.context = context

@@ -23,7 +23,7 @@ _SHOWN_NAME_LENGTH = 100
 
 
 class Expected(NamedTuple):
-    """What the value of a member must be, in words that follow "must be"."""
+    """A description of the values that a member may have, in words that follow "must be"."""
 
     description: str
 
@@ -45,7 +45,7 @@ class PlaybookReferenceBody(RequestBody):
 
 
 def _playbook_form(value: Any) -> str | None:
-    """Return which form of a playbook a value has: an object with only `name` and `version` is a reference."""
+    """Return the form of a playbook. An object with only `name` and `version` is a reference."""
     if isinstance(value, PlaybookReferenceBody):
         return "reference"
     if isinstance(value, dict):
@@ -86,7 +86,7 @@ class PlaybookBody(RequestBody):
 
 
 class ResumeBody(RequestBody):
-    """Corrected input, and the step at which a new run starts instead."""
+    """The corrected input of a run, and the step at which a new run starts instead."""
 
     input: Annotated[ObjectMember, Field(description="Values that replace those of the run's input.")] = None
     step: Annotated[str | None, Expected("the name of a step")] = Field(

@@ -1,4 +1,4 @@
-"""What routes share: the services of the caller, and the wait for a run."""
+"""Dependencies and helpers of the routes: the services of the caller, and the wait for a run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 from starlette.concurrency import run_in_threadpool
 
-from noetl.api.guard import PublicAccess, PublicServices, ScopeAccess
+from noetl.api.access import PublicAccess, PublicServices, ScopeAccess
 from noetl.api.service.services import TenantServices
 from noetl.executor.model.run import Run
 

@@ -19,7 +19,7 @@ from noetl.api.http.requests import accepts, check_query_names
 from noetl.api.http.responses import JsonResponse
 from noetl.api.routes.dependencies import ReadServices, is_stopping
 from noetl.api.service.runs import EVENTS_PER_PAGE, RunService
-from noetl.api.service.views import EventPage, RunEnd, View, members
+from noetl.api.service.views import EventPage, CurrentStatus, View, members
 
 router = APIRouter(
     prefix="/workflows", tags=["workflows"], responses=PROBLEMS, default_response_class=JsonResponse
@@ -103,7 +103,7 @@ async def _stream(
         if page.next_cursor is not None:
             continue
         if run.status.is_final:
-            yield _frame("end", RunEnd(workflow_id=run.id, status=run.status))
+            yield _frame("end", CurrentStatus(workflow_id=run.id, status=run.status))
             return
         await asyncio.sleep(pause)
         idle_seconds += pause

@@ -1,6 +1,6 @@
 """Routes of the playbook registry: register, read, list and remove playbooks.
 
-A name may contain slashes, written as they are or as `%2F`. `PlaybookService.register` refuses names that would be
+A name may contain slashes, written as they are or as `%2F`. `register` refuses names that would be
 ambiguous in a path.
 """
 

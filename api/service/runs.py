@@ -237,7 +237,8 @@ class RunService:
 
         Raises:
             NotFoundError: the tenant has no such run.
-            RejectedError: `local_run`, if it was started from a local file: no worker of a service executes it.
+            RejectedError: `local_run`, if it was started from a local file, so that no worker of a service
+                executes it.
         """
         run = self.get(run_id)
         if run.origin != "service" and not self.context.controls_local_runs:

@@ -1,4 +1,4 @@
-"""What the services of one tenant share."""
+"""The context that the services of one tenant share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What clients see of runs and playbooks: the JSON of HTTP responses, and the output of `--json`.
+"""Views of runs and playbooks: the JSON of HTTP responses, and the output of `--json`.
 
 Problem: a response, its schema in `/openapi.json` and the objects of the service must agree.
 
@@ -68,7 +68,7 @@ def members(view: object) -> dict[str, Any]:
 
 
 class StepState(StrEnum):
-    """The status of a step as clients see it: that of its latest visit, or `pending` before one has started."""
+    """The status of a step as clients see it: that of its latest visit; `pending` before it has started."""
 
     PENDING = "pending"
     RUNNING = "running"
@@ -128,7 +128,7 @@ class RunResult(View, schema_name="Result"):
         return cls(workflow_id=run.id, status=run.status, result=run.result, errors=run.errors)
 
 
-class RunEnd(View, schema_name="RunEnd"):
+class CurrentStatus(View, schema_name="CurrentStatus"):
     """The last event of a stream, and the output of `noetl runs cancel --json`."""
 
     workflow_id: str

@@ -28,23 +28,23 @@ class Event:
 
 
 @overload
-def timestamp(at: float) -> str: ...
+def timestamp(seconds: float) -> str: ...
 
 
 @overload
-def timestamp(at: None) -> None: ...
+def timestamp(seconds: None) -> None: ...
 
 
 @overload
-def timestamp(at: float | None) -> str | None: ...
+def timestamp(seconds: float | None) -> str | None: ...
 
 
-def timestamp(at: float | None) -> str | None:
-    """Return `at` (seconds since the epoch) as an RFC 3339 timestamp in UTC, with microseconds.
+def timestamp(seconds: float | None) -> str | None:
+    """Return a time in seconds since the epoch as an RFC 3339 timestamp in UTC, with microseconds.
 
     >>> timestamp(0.5)
     '1970-01-01T00:00:00.500000Z'
     """
-    if at is None:
+    if seconds is None:
         return None
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

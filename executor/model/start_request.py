@@ -12,7 +12,7 @@ from noetl.planner.frozen import frozen
 
 @frozen
 class StartRequest:
-    """Everything that a run is started with, except its playbook.
+    """A request to start a run: all of it except the playbook.
 
     `input` are the inputs by name. `variables` replace the initial values of declared variables. `trace` is
     the W3C `traceparent` of the client. The same `idempotency_key` with the same request starts one run.

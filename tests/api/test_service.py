@@ -163,20 +163,20 @@ def test_tenants_do_not_see_each_other(services: TenantServices) -> None:
 
 
 def test_tenants_do_not_see_each_others_playbooks(services: TenantServices) -> None:
-    one, two = services.for_tenant("one"), services.for_tenant("two")
-    one.playbooks.register(ADD)
-    assert two.playbooks.find().items == []
-    for call in (two.playbooks.get, two.playbooks.find, two.playbooks.unregister):
+    first, second = services.for_tenant("one"), services.for_tenant("two")
+    first.playbooks.register(ADD)
+    assert second.playbooks.find().items == []
+    for call in (second.playbooks.get, second.playbooks.find, second.playbooks.unregister):
         with pytest.raises(NotFoundError):
             call("add")
     with pytest.raises(NotFoundError):
-        two.playbooks.describe(PlaybookReference("add"))
+        second.playbooks.describe(PlaybookReference("add"))
     with pytest.raises(NotFoundError):
-        start_registered(two, "add", None, {"a": 1})
-    assert two.playbooks.register(ADD.replace("1000", "2000"))[1]
-    two.playbooks.unregister("add")
-    assert one.playbooks.get("add").text == ADD
-    assert start_registered(one, "add", None, {"a": 1}).tenant == "one"
+        start_registered(second, "add", None, {"a": 1})
+    assert second.playbooks.register(ADD.replace("1000", "2000"))[1]
+    second.playbooks.unregister("add")
+    assert first.playbooks.get("add").text == ADD
+    assert start_registered(first, "add", None, {"a": 1}).tenant == "one"
 
 
 def test_a_step_between_two_attempts_is_retrying(

@@ -142,8 +142,16 @@ def test_a_long_line_is_found_unless_a_url_is_in_it() -> None:
 
 
 def test_long_and_wide_functions_are_found() -> None:
+    def find_in(path: str, text: str) -> list[str]:
+        violations = function_size.PARAMETERS.find(Repository(Path(), (SourceFile(path, text),)))
+        return [f"{violation.path}:{violation.line}" for violation in violations]
+
     wide = "class A:\n    def f(self, a, b, /, c, *, d, e): ...\n    def g(self, a, b, c, d, e, *, h): ...\n"
     assert find(function_size.PARAMETERS, a=wide) == ["planner/a.py:3"]
+    command = "def f(a: Annotated[int, x], b: IdArgument, c: JsonOption, d: X, e: X, f: X): ...\n"
+    assert find_in("api/cli/commands/a.py", command) == ["api/cli/commands/a.py:1"]
+    assert find_in("api/cli/commands/a.py", command.replace("X", "XOption")) == []
+    assert find_in("api/cli/a.py", command.replace("X", "XOption")) == ["api/cli/a.py:1"]
     assert find(function_size.LENGTH, a="def f():\n" + "    x = 1\n" * 60) == ["planner/a.py:1"]
 
 

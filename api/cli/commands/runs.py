@@ -164,7 +164,7 @@ def _all_events(runs: RunService, id: str) -> Iterator[EventEntry]:
 def cancel_run(id: IdArgument, json: JsonOption = False, store: StoreOption = None) -> None:
     """Cancel a run: abandon its work, and start nothing new."""
     from noetl.api.cli.local.run_to_end import wait_until_stopped
-    from noetl.api.service.views import RunEnd
+    from noetl.api.service.views import CurrentStatus
 
     with open_command_services(store) as services:
         run = services.runs.cancel(id)
@@ -172,7 +172,7 @@ def cancel_run(id: IdArgument, json: JsonOption = False, store: StoreOption = No
             # No service executes such a run, and the process that did may be gone.
             run = wait_until_stopped(services.store, run)
     if json:
-        write_json(RunEnd(workflow_id=run.id, status=run.status))
+        write_json(CurrentStatus(workflow_id=run.id, status=run.status))
     else:
         print_message(f"run {id} is {run.status.value if run.status.is_final else 'being cancelled'}")
 

@@ -1,16 +1,16 @@
-"""The guard of the HTTP app: it decides which requests reach a route.
+"""Access control of the HTTP app: it decides which requests reach a route.
 
-Problem: a route that nobody guards is open to everyone. So each route must declare who may call it, and one
-place must decide, also about paths that no route has.
+Problem: a route without protection is open to everyone. So each route must declare who may call it, and one
+place must decide, also about paths of no route.
 
-Algorithm: each route declares its access as a dependency: a scope, or that it is public. The guard is a
-middleware. It finds the route of a request as the router does, authenticates the caller unless the route is
-public, and compares the scope. A path without a route needs credentials, so that it reveals nothing. The
-services of the tenant of the caller are in the scope of the request, and only there.
+Algorithm: each route declares its access as a dependency: a scope, or that it is public. A middleware finds
+the route of a request as the router does. It authenticates the caller unless the route is public, and
+compares the scope (role-based access control, Ferraiolo and Kuhn 1992). The dependency then returns the
+services for the tenant of the caller.
 
 Cost: one comparison of the path with each route, and one query of the store for an API key.
 
-Limits: a request with a wrong method at a path needs credentials, but no scope. Its answer is 405.
+Limits: a request with a path or method of no route needs any caller, and is answered with 404 or 405.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class PublicAccess:
     """Declaration of a route that needs no credentials and no store."""
 
     async def __call__(self) -> None:
-        """Return nothing: the guard reads the declaration itself."""
+        """Return nothing: the middleware reads the declaration itself."""
 
 
 class PublicServices(PublicAccess):
@@ -62,7 +62,7 @@ class ScopeAccess:
     async def __call__(
         self, request: Request, _: Annotated[object, Security(_BEARER)] = None
     ) -> TenantServices:
-        """Return the services for the tenant of the caller, whom the guard has accepted."""
+        """Return the services for the tenant of the caller, whom the middleware has accepted."""
         caller: Caller = request.scope[_CALLER]
         return _services_of(request).for_tenant(caller.tenant)
 
@@ -113,7 +113,7 @@ def _declared_access(route: BaseRoute) -> RouteAccess:
     return declarations[0]
 
 
-class Guard:
+class AccessControl:
     """Middleware that refuses a request unless its caller has the access that its route declares.
 
     While no authentication is configured, requests from this machine need no credentials, and all others are
