@@ -13,10 +13,10 @@ import httpx
 import pytest
 from fastapi import APIRouter
 
+from noetl.api.access import AccessTable
 from noetl.api.app import create_app
 from noetl.api.auth import authentication
 from noetl.api.auth.api_keys import SCOPES, create_api_key
-from noetl.api.access import AccessTable
 from noetl.executor.model.ids import hash_secret
 from noetl.executor.model.registry import ApiKey
 from noetl.executor.stores import open_store

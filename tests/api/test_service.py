@@ -155,8 +155,8 @@ def test_tenants_do_not_see_each_other(services: TenantServices) -> None:
             other.step_states,
             other.events,
             other.cancel,
-            lambda id, runs=other: runs.resume(id, ResumeRequest()),
-            lambda id, runs=other: runs.resume(id, ResumeRequest(step="sum")),
+            lambda run_id, runs=other: runs.resume(run_id, ResumeRequest()),
+            lambda run_id, runs=other: runs.resume(run_id, ResumeRequest(step="sum")),
         ):
             with pytest.raises(NotFoundError):
                 call(run.id)
