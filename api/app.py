@@ -21,8 +21,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from noetl.api.context import AppContext
 from noetl.api.access import AccessControl, AccessTable
+from noetl.api.context import AppContext
 from noetl.api.http import problems
 from noetl.api.http.responses import JsonResponse
 from noetl.api.routes import callbacks, events, graph, health, plans, playbooks, workflows

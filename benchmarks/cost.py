@@ -98,7 +98,9 @@ def measure_chain(
     assert compilation.plan is not None, compilation.diagnostics
     store.plans.save(compilation.plan)
     text = "".join(random.Random(7).choices(string.ascii_letters + string.digits, k=RESULT_BYTES))
-    store.runs.create(*new_run(compilation.plan.header, compilation.plan.hash, StartRequest({"text": text}), now=clock()))
+    store.runs.create(
+        *new_run(compilation.plan.header, compilation.plan.hash, StartRequest({"text": text}), now=clock())
+    )
     lease = Lease("cost", 30.0)
     executor = VisitExecutor(
         store, lease, local_run_capabilities(Path.cwd()), clock, continues=lambda: same_invocation

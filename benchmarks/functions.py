@@ -174,7 +174,9 @@ def _run_seconds(runtime: LambdaRuntime, store: DynamoStore, queue: str, steps: 
     store.plans.save(plan)
     events = []
     for _ in range(REPETITIONS):
-        store.runs.create(*new_run(plan.header, plan.hash, StartRequest({"text": "x" * 1024}), now=time.time()))
+        store.runs.create(
+            *new_run(plan.header, plan.hash, StartRequest({"text": "x" * 1024}), now=time.time())
+        )
         (message,) = sqs.receive_message(QueueUrl=queue, WaitTimeSeconds=20)["Messages"]
         sqs.delete_message(QueueUrl=queue, ReceiptHandle=message["ReceiptHandle"])
         events.append({"Records": [{"messageId": "1", "body": message["Body"]}]})

@@ -27,6 +27,7 @@ from benchmarks.speed import DURABLE, FOLDER, start_worker
 from noetl.executor.actions import catalogue
 from noetl.executor.engine.start import new_run
 from noetl.executor.model.run import Run, RunStatus
+from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.model.start_request import StartRequest
 from noetl.executor.stores import open_store
 from noetl.executor.stores.interface import Store
@@ -185,7 +186,7 @@ def _started(store: Store, plan: Plan) -> Run:
 
 def _runs(url: str) -> list[Run]:
     store = open_store(url)
-    runs, _ = store.runs.find("default")
+    runs, _ = store.runs.find(RunFilter())
     store.close()
     return runs
 

@@ -152,7 +152,8 @@ def measure_runs(store: Store, plan: Plan, runs: int = 1) -> float:
     """Start a number of runs of a plan at the same time. Return the seconds until all have their results."""
     started = time.perf_counter()
     created = [
-        store.runs.create(*new_run(plan.header, plan.hash, StartRequest(), now=time.time())).id for _ in range(runs)
+        store.runs.create(*new_run(plan.header, plan.hash, StartRequest(), now=time.time())).id
+        for _ in range(runs)
     ]
     wait_until_ended(store, created)
     return time.perf_counter() - started

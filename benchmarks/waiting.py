@@ -89,7 +89,9 @@ def _wait(store: Store, worker: Worker, runs: int, spread_seconds: float) -> dic
     for index in range(runs):
         due_at = first_due + spread_seconds * index / runs
         given = {"until": datetime.fromtimestamp(due_at, UTC).isoformat()}
-        due[store.runs.create(*new_run(plan.header, plan.hash, StartRequest(given), now=time.time())).id] = due_at
+        due[store.runs.create(*new_run(plan.header, plan.hash, StartRequest(given), now=time.time())).id] = (
+            due_at
+        )
     while (next_due := store.queue.next_due("service")) is not None and next_due < first_due:
         time.sleep(0.1)
     threads, memory, waiting_at = threading.active_count(), _memory(), time.time()

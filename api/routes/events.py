@@ -19,7 +19,7 @@ from noetl.api.http.requests import accepts, check_query_names
 from noetl.api.http.responses import JsonResponse
 from noetl.api.routes.dependencies import ReadServices, is_stopping
 from noetl.api.service.runs import EVENTS_PER_PAGE, RunService
-from noetl.api.service.views import EventPage, CurrentStatus, View, members
+from noetl.api.service.views import CurrentStatus, EventPage, View, members
 
 router = APIRouter(
     prefix="/workflows", tags=["workflows"], responses=PROBLEMS, default_response_class=JsonResponse

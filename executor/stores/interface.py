@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from noetl.executor.model.events import Event
 from noetl.executor.model.registry import ApiKey, RegisteredPlaybook
 from noetl.executor.model.run import Claim, Commit, ErrorRecord, Lease, Run, RunStatus, Visit, Wait, WaitKey
+from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.stores.change_signal import ChangeSignal
 from noetl.planner.frozen import frozen
 from noetl.planner.plan import Header, Plan, Step, Task
@@ -103,22 +104,8 @@ class RunStore(Protocol):
         """Return a run of a tenant, or None if the tenant has no such run."""
         ...
 
-    def find(
-        self,
-        tenant: str,
-        *,
-        status: RunStatus | None = None,
-        playbook: str | None = None,
-        tag: str | None = None,
-        since: float | None = None,
-        queue: str | None = None,
-        parent: str | None = None,
-        limit: int = 100,
-        cursor: str | None = None,
-    ) -> tuple[list[Run], str | None]:
-        """Return a page of runs, newest first, and the cursor of the next page or None.
-
-        `parent` is the id of the run that has started them and waits for them.
+    def find(self, run_filter: RunFilter) -> tuple[list[Run], str | None]:
+        """Return a page of the runs of a filter, newest first, and the cursor of the next page or None.
 
         Raises:
             RejectedError: `invalid_cursor`.

@@ -32,6 +32,7 @@ from noetl.executor.model.run import (
     VisitStatus,
     WaitKey,
 )
+from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.model.start_request import StartRequest
 from noetl.executor.model.transition import apply_deadline, build_commit, suspend
 from noetl.executor.stores.interface import Store
@@ -255,12 +256,12 @@ class StoreContract:
         with pytest.raises(RejectedError) as rejected:
             start_run(store, key=("k", "another body"))
         assert rejected.value.reason == "idempotency_key_reused"
-        assert len(store.runs.find("default")[0]) == 2
+        assert len(store.runs.find(RunFilter())[0]) == 2
 
     def test_concurrent_starts_with_one_idempotency_key_start_one_run(self, store: Store) -> None:
         runs = run_concurrently(6, lambda _: start_run(store, key=("k", "body")).id)
         assert len(set(runs)) == 1
-        assert [run.id for run in store.runs.find("default")[0]] == runs[:1]
+        assert [run.id for run in store.runs.find(RunFilter())[0]] == runs[:1]
 
     # Claims
 
@@ -828,7 +829,7 @@ class StoreContract:
         run_ids: list[str] = []
         cursor = None
         while True:
-            page, cursor = store.runs.find("default", limit=3, cursor=cursor)
+            page, cursor = store.runs.find(RunFilter(limit=3, cursor=cursor))
             run_ids += [run.id for run in page]
             start_run(store, now=100.0)
             if cursor is None:
@@ -836,7 +837,7 @@ class StoreContract:
         assert run_ids == newest_first
         for broken in ("", "x", "!!!", "bnVsbA==", "WzFd", cursor or "e30="):
             with pytest.raises(RejectedError) as rejected:
-                store.runs.find("default", cursor=broken)
+                store.runs.find(RunFilter(cursor=broken))
             assert rejected.value.reason == "invalid_cursor"
 
     def test_runs_are_filtered(self, store: Store) -> None:
@@ -846,7 +847,7 @@ class StoreContract:
         end_run(store, first, RunStatus.CANCELLED, 3.0)
 
         def ids(**filters: Any) -> set[str]:
-            return {run.id for run in store.runs.find("default", **filters)[0]}
+            return {run.id for run in store.runs.find(RunFilter(**filters))[0]}
 
         assert ids() == {first.id, second.id}
         assert ids(playbook="x") == {first.id}
@@ -867,7 +868,7 @@ class StoreContract:
         detached = start_run(store, now=4.0, queue=root.queue, depth=1)
 
         def ids(**filters: Any) -> list[str]:
-            return [run.id for run in store.runs.find("default", **filters)[0]]
+            return [run.id for run in store.runs.find(RunFilter(**filters))[0]]
 
         assert ids(queue=root.queue) == [detached.id, child.id, root.id]
         assert ids(queue=root.queue, since=3.5) == [detached.id]
@@ -878,9 +879,9 @@ class StoreContract:
         mine, theirs = start_run(store, tenant="mine"), start_run(store, tenant="theirs")
         assert store.runs.get("theirs", mine.id) is None
         assert store.runs.get("mine", mine.id) == mine
-        assert [run.id for run in store.runs.find("mine")[0]] == [mine.id]
-        assert [run.id for run in store.runs.find("theirs")[0]] == [theirs.id]
-        assert store.runs.find("nobody") == ([], None)
+        assert [run.id for run in store.runs.find(RunFilter("mine"))[0]] == [mine.id]
+        assert [run.id for run in store.runs.find(RunFilter("theirs"))[0]] == [theirs.id]
+        assert store.runs.find(RunFilter("nobody")) == ([], None)
 
     def test_the_trace_of_a_run_is_stored(self, store: Store, second: Store) -> None:
         trace = f"00-{'1' * 32}-{'2' * 16}-01"

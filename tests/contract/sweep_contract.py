@@ -9,6 +9,7 @@ import pytest
 
 from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.executor.model.run import NEVER, Lease, RunStatus
+from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.model.worker_identity import process_name
 from noetl.executor.stores.interface import SweepResult
 from noetl.executor.stores.sql.consistency import check_consistency
@@ -169,7 +170,7 @@ class SweepContract:
         play.clock.advance(2.0)
         assert store.maintenance.sweep(play.clock()) == SweepResult(1, 0)
         assert store.runs.get("default", play.id) is None
-        assert [run.finished_at for run in store.runs.find("default")[0]] == [None]
+        assert [run.finished_at for run in store.runs.find(RunFilter())[0]] == [None]
         assert store.runs.visits(play.id) == []
         assert store.runs.events(play.id) == []
         assert check_consistency(store.database) == []
@@ -202,10 +203,10 @@ class SweepContract:
             pass
         play.clock.advance(200.0)
         store.maintenance.sweep(play.clock())
-        assert len(store.runs.find("default")[0]) == 2
+        assert len(store.runs.find(RunFilter())[0]) == 2
         play.finish()
         play.clock.advance(101.0)
         store.maintenance.sweep(play.clock())
         store.maintenance.sweep(play.clock())
-        assert store.runs.find("default")[0] == []
+        assert store.runs.find(RunFilter())[0] == []
         assert check_consistency(store.database) == []

@@ -16,6 +16,7 @@ from noetl.executor.engine.invocation import VisitExecutor
 from noetl.executor.errors import MessageError, RejectedError, SettingError
 from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.executor.model.run import Claim, Run, RunStatus, VisitStatus
+from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.security.capabilities import local_run_capabilities
 from noetl.executor.stores import open_store
 from noetl.executor.stores.dynamo import commits, keys, waits
@@ -182,13 +183,13 @@ class TestLists:
             run_ids: list[str] = []
             cursor: str | None = None
             while True:
-                page, cursor = store.runs.find("default", limit=limit, cursor=cursor)
+                page, cursor = store.runs.find(RunFilter(limit=limit, cursor=cursor))
                 run_ids += [run.id for run in page]
                 if cursor is None:
                     break
                 assert len(page) == limit
             assert run_ids == expected
-        newest, _ = store.runs.find("default", since=12.0)
+        newest, _ = store.runs.find(RunFilter(since=12.0))
         assert [run.id for run in newest] == [id for id in expected if ids[id] >= 12.0]
 
     def test_successive_sweeps_examine_all_runs(self, store: DynamoStore) -> None:
@@ -203,7 +204,7 @@ class TestLists:
         old, new = (start_run(store, now=now, origin="service") for now in (1.0, 2.0))
         plain = {"tenant": "default", "open": "service", "owner": None}
         store.table.update(Update(keys.head(old.id), plain))
-        runs, _ = store.runs.find("default")
+        runs, _ = store.runs.find(RunFilter())
         assert [(run.id, run.tenant) for run in runs] == [(new.id, "default"), (old.id, "default")]
         assert store.runs.get("default", old.id) is not None
         assert sorted(store.open_runs("service")) == sorted((old.id, new.id))
@@ -220,8 +221,8 @@ class TestLists:
             return {key: item for key, item in get_many(wanted).items() if key != expired}
 
         monkeypatch.setattr(store.table, "get_many", get_unexpired)
-        first, cursor = store.runs.find("default", limit=2)
-        rest, end = store.runs.find("default", limit=2, cursor=cursor)
+        first, cursor = store.runs.find(RunFilter(limit=2))
+        rest, end = store.runs.find(RunFilter(limit=2, cursor=cursor))
         assert [[run.id for run in page] for page in (first, rest)] == [[runs[2].id], [runs[0].id]]
         assert end is None
 

@@ -12,6 +12,7 @@ import pytest
 from noetl.executor.engine.start import new_run
 from noetl.executor.errors import FencedError, StoreError
 from noetl.executor.model.run import Claim
+from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.model.start_request import StartRequest
 from noetl.executor.stores import open_store
 from noetl.executor.stores.postgres.database import SCHEMA_VERSION, PostgresResult, PostgresWriter
@@ -223,8 +224,8 @@ class TestQueries:
 
     def test_pages_of_runs_use_an_index(self, store: PostgresStore, monkeypatch: pytest.MonkeyPatch) -> None:
         def run_queries() -> None:
-            page, cursor = store.runs.find("t1", limit=50)
-            next_page, _ = store.runs.find("t1", limit=50, cursor=cursor)
+            page, cursor = store.runs.find(RunFilter("t1", limit=50))
+            next_page, _ = store.runs.find(RunFilter("t1", limit=50, cursor=cursor))
             assert len({run.id for run in (*page, *next_page)}) == 100
 
         for plan in self.explain_queries(store, run_queries, monkeypatch, "runs"):
@@ -235,6 +236,6 @@ class TestQueries:
         self, store: PostgresStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         for plan in self.explain_queries(
-            store, lambda: store.runs.find("t1", limit=5), monkeypatch, "visits"
+            store, lambda: store.runs.find(RunFilter("t1", limit=5)), monkeypatch, "visits"
         ):
             assert "Index" in plan and "Seq Scan" not in plan, plan

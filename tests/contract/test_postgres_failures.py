@@ -20,6 +20,7 @@ from psycopg_pool import PoolTimeout
 
 from noetl.executor.errors import FencedError, SettingError, StoreError
 from noetl.executor.model.run import RunStatus
+from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.security.capabilities import local_run_capabilities
 from noetl.executor.stores import open_store
 from noetl.executor.stores.postgres.store import PostgresStore
@@ -496,7 +497,7 @@ class TestText:
         run = start_run(store)
         assert store.runs.get("default", text) is None
         assert store.runs.get(text, run.id) is None
-        assert store.runs.find("default", playbook=text) == ([], None)
+        assert store.runs.find(RunFilter(playbook=text)) == ([], None)
         assert store.runs.events(text) == []
         assert store.registry.get("default", text) is None
         assert store.registry.find("default", text) == ([], None)
@@ -505,5 +506,5 @@ class TestText:
     def test_tags_may_be_any_text(self, store: PostgresStore, tag: str) -> None:
         run = start_run(store, tags=[tag, "x"])
         start_run(store, tags=["y", f"{tag}{tag}"])
-        assert [run_with_tag.id for run_with_tag in store.runs.find("default", tag=tag)[0]] == [run.id]
-        assert [run_with_tag.id for run_with_tag in store.runs.find("default", tag="x")[0]] == [run.id]
+        assert [run_with_tag.id for run_with_tag in store.runs.find(RunFilter(tag=tag))[0]] == [run.id]
+        assert [run_with_tag.id for run_with_tag in store.runs.find(RunFilter(tag="x"))[0]] == [run.id]

@@ -16,6 +16,7 @@ import pytest
 from noetl.executor.errors import FencedError, RejectedError
 from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.executor.model.run import END, Lease, Run, RunStatus, VisitStatus, WaitKey
+from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.security.capabilities import local_run_capabilities
 from noetl.executor.stores.postgres.database import PostgresDatabase
 from noetl.executor.stores.postgres.store import PostgresStore
@@ -407,7 +408,7 @@ def test_a_wait_is_closed_while_the_child_resumes(
 def test_one_idempotency_key_in_several_processes(stores: list[PostgresStore]) -> None:
     runs = run_concurrently(8, lambda index: start_run(stores[index % 4], key=("k", "body")).id)
     assert len(set(runs)) == 1
-    assert [run.id for run in stores[0].runs.find("default")[0]] == runs[:1]
+    assert [run.id for run in stores[0].runs.find(RunFilter())[0]] == runs[:1]
     assert check_consistency(stores[0].database) == []
 
 

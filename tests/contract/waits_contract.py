@@ -23,6 +23,7 @@ from noetl.executor.model.run import (
     Wait,
     WaitKey,
 )
+from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.model.start_request import StartRequest
 from noetl.executor.model.transition import suspend
 from noetl.executor.stores.interface import Store
@@ -73,7 +74,12 @@ def start_child(
     """Start a child run, which answers a wait of its parent when it ends, if `key` is not None."""
     plan = compile_text(CHAIN)
     store.plans.save(plan)
-    run, first = new_run(plan.header, plan.hash, StartRequest(run_id=id, parent=key, depth=1, origin="local", **{"queue": parent.queue, **options}), now=now)
+    run, first = new_run(
+        plan.header,
+        plan.hash,
+        StartRequest(run_id=id, parent=key, depth=1, origin="local", **{"queue": parent.queue, **options}),
+        now=now,
+    )
     return store.runs.create(run, first)
 
 
@@ -324,7 +330,9 @@ class WaitsContract:
     def test_the_source_and_the_parent_of_a_run_are_stored(self, store: Store) -> None:
         parent, key = start_waiting_run(store)
         plain = start_child(store, parent, None, "b")
-        run, first = new_run(store.plans.header(plain.plan_hash), plain.plan_hash, StartRequest(source="/a b.yaml"), now=1.0)
+        run, first = new_run(
+            store.plans.header(plain.plan_hash), plain.plan_hash, StartRequest(source="/a b.yaml"), now=1.0
+        )
         linked = store.runs.create(replace(run, resumed_from=parent.id), first)
         answering = start_child(store, parent, key, "c", source="x.yaml")
         for run in (plain, linked, answering):
@@ -342,7 +350,7 @@ class WaitsContract:
         before = run_contents(store, first)
         assert start_child(store, parent, key, "c", now=5.0) == first
         assert run_contents(store, first) == before
-        assert len(store.runs.find("default")[0]) == 2
+        assert len(store.runs.find(RunFilter())[0]) == 2
 
     @pytest.mark.parametrize("status", [RunStatus.FAILED, RunStatus.SUCCEEDED])
     def test_the_end_of_a_child_run_answers_its_wait(self, store: Store, status: RunStatus) -> None:
@@ -455,7 +463,9 @@ class WaitsContract:
         store.queue.commit(succeed(store, claim_visit(store, before), saved={"n": [1]}, data={"x": 1}), 1.0)
         store.queue.commit(fail(store, claim_visit(store, before, 1.0)), 2.0)
         end_run(store, before, RunStatus.FAILED, 3.0)
-        run, first = new_run(store.plans.header(before.plan_hash), before.plan_hash, StartRequest(origin="local"), now=5.0)
+        run, first = new_run(
+            store.plans.header(before.plan_hash), before.plan_hash, StartRequest(origin="local"), now=5.0
+        )
         run = replace(run, resumed_from=before.id)
         history = [replace(v, run_id=run.id) for v in store.runs.visits_with_outputs(before.id)]
         first = replace(first, step="b", id="first", clock=3, names={"n": (1, history[0].id)})
@@ -482,7 +492,9 @@ class WaitsContract:
     def test_copied_history_is_not_executed_again(self, store: Store) -> None:
         before = start_run(store)
         store.queue.commit(succeed(store, claim_visit(store, before)), 1.0)
-        run, first = new_run(store.plans.header(before.plan_hash), before.plan_hash, StartRequest(origin="local"), now=5.0)
+        run, first = new_run(
+            store.plans.header(before.plan_hash), before.plan_hash, StartRequest(origin="local"), now=5.0
+        )
         history = [
             replace(visit, run_id=run.id)
             for visit in store.runs.visits_with_outputs(before.id)

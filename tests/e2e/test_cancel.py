@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.stores import open_store
 from tests.e2e.processes import CommandProbe, start_noetl
 
@@ -61,7 +62,7 @@ def test_all_processes_of_a_cancelled_run_end(tmp_path: Path, command: str, has_
 
 def assert_cancelled(tmp_path: Path, running: subprocess.Popen[str], count: int) -> None:
     store = open_store(f"sqlite:///{tmp_path}/.noetl/noetl.db", create=False)
-    run = next(run for run in store.runs.find("default")[0] if run.parent is None)
+    run = next(run for run in store.runs.find(RunFilter())[0] if run.parent is None)
     cancelling = start_noetl(tmp_path, "runs", "cancel", run.id)
     _, complaint = running.communicate(timeout=SECONDS)
     said = cancelling.communicate(timeout=SECONDS)[1]
@@ -70,7 +71,7 @@ def assert_cancelled(tmp_path: Path, running: subprocess.Popen[str], count: int)
     assert f"\nrun {run.id} cancelled; " in complaint
     assert said.startswith(f"run {run.id} is ")
 
-    runs = store.runs.find("default")[0]
+    runs = store.runs.find(RunFilter())[0]
     assert len(runs) == count
     for run in runs:
         assert run.status == "cancelled"

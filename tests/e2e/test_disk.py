@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.stores import open_store
 from tests.e2e.processes import start_noetl
 
@@ -46,7 +47,7 @@ def test_a_run_resumes_when_the_disk_has_space_again(tmp_path: Path, request: py
     assert message.rstrip().endswith("Set the store with NOETL_STORE or --store.")
     assert "Traceback" not in message
     store = open_store(f"sqlite:///{tmp_path}/.noetl/noetl.db")
-    ((run,), _) = store.runs.find("default")
+    ((run,), _) = store.runs.find(RunFilter())
     before = [event.step for event in store.runs.events(run.id) if event.type == "step.completed"]
     assert 0 < len(before) < STEPS
     store.close()

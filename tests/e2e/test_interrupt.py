@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from noetl.api.cli.local.run_to_end import _exit_if_threads_hang
+from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.stores import open_store
 from tests.e2e.processes import CommandProbe, start_noetl
 from tests.http_server import StubExchange, serve
@@ -38,7 +39,7 @@ def test_an_interrupt_ends_commands(tmp_path: Path, loop: object) -> None:
     assert (running.returncode, out, err.count("Traceback")) == (130, "", 0), err
     assert not (tmp_path / "trace").exists()
     store = open_store(f"sqlite:///{tmp_path}/.noetl/noetl.db", create=False)
-    (run,) = store.runs.find("default")[0]
+    (run,) = store.runs.find(RunFilter())[0]
     assert [(visit.status, visit.error, visit.claims) for visit in store.runs.visits(run.id)] == [
         ("running", None, 0)
     ]

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.stores import open_store
 
 STEPS = 50
@@ -63,7 +64,7 @@ def test_a_run_is_completed_after_its_process_is_killed(tmp_path: Path) -> None:
     lines = tmp_path / "lines"
     kill_after(start_noetl(tmp_path, "run", "long.json"), lines, 1)
     store = open_store(f"sqlite:///{tmp_path}/.noetl/noetl.db", create=False)
-    (run,) = store.runs.find("default")[0]
+    (run,) = store.runs.find(RunFilter())[0]
     assert run.status == "running"
     for count in (20, 40):
         kill_after(start_noetl(tmp_path, "runs", "resume", run.id), lines, count)
@@ -117,7 +118,7 @@ def test_a_killed_loop_has_every_item_once_in_its_result(tmp_path: Path) -> None
 
     kill_at_gate(start_noetl(tmp_path, "run", "loop.json"), gates[0])
     store = open_store(f"sqlite:///{tmp_path}/.noetl/noetl.db", create=False)
-    (run,) = store.runs.find("default")[0]
+    (run,) = store.runs.find(RunFilter())[0]
     kill_at_gate(start_noetl(tmp_path, "runs", "resume", run.id), gates[1])
     with start_noetl(tmp_path, "runs", "resume", run.id, "--json") as process:
         answer, complaint = process.communicate(timeout=SECONDS)

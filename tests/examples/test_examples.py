@@ -22,6 +22,7 @@ from noetl.executor.actions._postgres_pool import CONNECTION_POOL
 from noetl.executor.engine.invocation import VisitExecutor
 from noetl.executor.model.ids import hash_secret
 from noetl.executor.model.run import RunStatus
+from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.security.capabilities import service_capabilities
 from noetl.executor.stores.interface import Store
 from noetl.planner.compile import compile_playbook
@@ -312,7 +313,7 @@ class TestCloseDay:
         play = example("close_day")
         assert {region["region"]: region["total"] for region in play.result["closed"]} == TOTALS
         assert (play.result["total"], play.result["missing"]) == (2340.6, [])
-        runs, _ = store.runs.find("default", parent=play.id)
+        runs, _ = store.runs.find(RunFilter(parent=play.id))
         assert sorted(run.input["region"] for run in runs) == sorted(TOTALS)
 
     def test_a_region_without_orders_is_reported(self, example: Example, store: Store) -> None:
@@ -323,5 +324,5 @@ class TestCloseDay:
             "closed": [{"region": "asia", "orders": 3, "total": TOTALS["asia"]}],
             "missing": ["atlantis"],
         }
-        failed, _ = store.runs.find("default", parent=play.id, status=RunStatus.FAILED)
+        failed, _ = store.runs.find(RunFilter(parent=play.id, status=RunStatus.FAILED))
         assert [run.error and run.error["type"] for run in failed] == ["NoOrders"]

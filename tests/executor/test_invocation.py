@@ -10,6 +10,7 @@ import pytest
 
 from noetl.executor.errors import ActionError, RejectedError
 from noetl.executor.model.run import RunStatus
+from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.model.visit_transition import MAX_CLAIMS
 from noetl.executor.stores.sql import store as sql_store
 from noetl.executor.stores.sqlite.store import SqliteStore
@@ -657,7 +658,7 @@ class TestStepRetries:
         )
         harness.execute_next()
         assert harness.status is RunStatus.WAITING
-        assert harness.store.runs.find("default", status=RunStatus.WAITING)[0] == [harness.run]
+        assert harness.store.runs.find(RunFilter(status=RunStatus.WAITING))[0] == [harness.run]
         assert harness.finish().status is RunStatus.SUCCEEDED
 
 

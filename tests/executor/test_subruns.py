@@ -10,6 +10,7 @@ import pytest
 
 from noetl.executor.engine.external import MAX_RUN_DEPTH
 from noetl.executor.model.run import Run, RunStatus
+from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.stores.sqlite.store import SqliteStore
 from tests.run_harness import RunHarness, register_playbook
 
@@ -38,7 +39,7 @@ def make_harness(store: SqliteStore, text: str = PARENT % ("", ""), **input: Any
 
 
 def children(playing: RunHarness) -> list[Run]:
-    return [run for run in playing.store.runs.find("default")[0] if run.id != playing.id]
+    return [run for run in playing.store.runs.find(RunFilter())[0] if run.id != playing.id]
 
 
 @pytest.fixture(autouse=True)
@@ -191,7 +192,7 @@ class TestChildRunEndings:
         assert len(children(playing)) == 2
         store.runs.stop(playing.id, RunStatus.CANCELLED, playing.clock())
         execute_all(playing)
-        assert [run.status for run in store.runs.find("default")[0]] == ["cancelled"] * 3
+        assert [run.status for run in store.runs.find(RunFilter())[0]] == ["cancelled"] * 3
 
     def test_resuming_a_parent_resumes_its_child(self, store: SqliteStore) -> None:
         playing = execute_all(make_harness(store, n=5))

@@ -22,6 +22,7 @@ from noetl.executor.errors import RejectedError
 from noetl.executor.model.ids import hash_secret
 from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.executor.model.run import Run, RunStatus
+from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.stores.interface import Store
 from noetl.infra.reference import ROOT
 from noetl.planner.compile import compile_playbook
@@ -127,7 +128,7 @@ class PatternRun(RunHarness):
     def child_runs(self) -> list[Run]:
         """All child runs, directly and indirectly, the oldest first."""
         return sorted(
-            (run for run in self.store.runs.find(self.tenant)[0] if run.id != self.id),
+            (run for run in self.store.runs.find(RunFilter(self.tenant))[0] if run.id != self.id),
             key=lambda run: run.depth,
         )
 

@@ -443,7 +443,12 @@ class StoreMachine(RuleBasedStateMachine):
 
     def create(self, key: str, queue: str, *, ok: bool) -> Run:
         inputs = {"chances": self.script.chances, "ok": ok}
-        run, first = new_run(self.plan.header, self.plan.hash, StartRequest(inputs, run_id=key.replace(" ", "-"), origin="local", queue=queue), now=self.clock())
+        run, first = new_run(
+            self.plan.header,
+            self.plan.hash,
+            StartRequest(inputs, run_id=key.replace(" ", "-"), origin="local", queue=queue),
+            now=self.clock(),
+        )
         return self.store.runs.create(run, first, (key, str(ok)))
 
     def claim(self, queue: str = QUEUE) -> Claim | None:

@@ -27,6 +27,7 @@ from noetl.executor.model.events import Event
 from noetl.executor.model.ids import hash_secret
 from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.executor.model.run import NEVER, Claim, Lease, Run, RunStatus, Visit
+from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.model.start_request import StartRequest
 from noetl.executor.runtime.lease_keeper import renew_claim
 from noetl.executor.security.capabilities import local_run_capabilities
@@ -169,7 +170,7 @@ class SimulatedWorld:
         if self.answer_callbacks():
             return False
         due = self.raw_store.queue.next_due(self.queue)
-        runs = self.raw_store.runs.find("default")[0]
+        runs = self.raw_store.runs.find(RunFilter())[0]
         is_act_due = any(run.id == self.run_id and self._is_act_due(run) for run in runs)
         if self.current_act is not None or is_act_due:
             return False
@@ -367,7 +368,9 @@ class SimulatedWorld:
         with self.points.disabled():
             run = self.raw_store.runs.get("default", self.run_id)
             events = self.raw_store.runs.events(self.run_id, limit=10_000)
-            children = [child for child in self.raw_store.runs.find("default")[0] if child.id != self.run_id]
+            children = [
+                child for child in self.raw_store.runs.find(RunFilter())[0] if child.id != self.run_id
+            ]
             visits = self.raw_store.runs.visits(self.run_id)
         self.has_ended = True
         calls, injected = list(self.points.calls), list(self.points.injected)

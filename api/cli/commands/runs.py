@@ -74,6 +74,7 @@ def show_run(id: IdArgument, json: JsonOption = False, store: StoreOption = None
 
 
 def _write_status(report: RunReport, plan: Plan) -> None:
+    from noetl.executor.actions import catalogue
     from noetl.planner.draw import text
 
     write_stdout(f"run {report.workflow_id} {report.status}\n")
@@ -86,7 +87,8 @@ def _write_status(report: RunReport, plan: Plan) -> None:
     ):
         if value is not None:
             write_stdout(f"{label:<9}{value}\n")
-    write_stdout("\n" + text.draw(plan, {name: step.status for name, step in report.steps.items()}))
+    states = {name: step.status for name, step in report.steps.items()}
+    write_stdout("\n" + text.draw(plan, catalogue(), states))
     waits = [wait for name, step in report.steps.items() if (wait := _describe_step_wait(name, step))]
     if waits:
         write_stdout("\n" + "".join(f"{wait}\n" for wait in waits))

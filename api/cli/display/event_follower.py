@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from noetl.api.cli.display.run_board import RunBoard
+from noetl.executor.model.run_filter import RunFilter
 
 if TYPE_CHECKING:
     from noetl.executor.model.events import Event
@@ -89,7 +90,7 @@ class EventFollower:
         """
         since = parent.children[-1].run.created_at if parent.children and not has_events else None
         runs, _ = self._store.runs.find(
-            parent.run.tenant, parent=parent.run.id, since=since, limit=_RUNS_PER_QUERY
+            RunFilter(parent.run.tenant, parent=parent.run.id, since=since, limit=_RUNS_PER_QUERY)
         )
         for run in reversed(runs):
             child = self._followed.get(run.id)

@@ -21,6 +21,7 @@ from noetl.api.cli.display.outcome import (
 from noetl.api.cli.display.progress import ProgressDisplay
 from noetl.api.cli.local.interruption import Interruption, exit_immediately
 from noetl.executor.model.run import RunStatus
+from noetl.executor.model.run_filter import RunFilter
 
 if TYPE_CHECKING:
     from noetl.executor.model.run import Run
@@ -145,7 +146,9 @@ def _runs_of_queue(store: Store, run: Run) -> list[Run]:
     cursor = None
     while True:
         page, cursor = store.runs.find(
-            run.tenant, queue=run.queue, since=first_run.created_at, limit=_RUNS_PER_QUERY, cursor=cursor
+            RunFilter(
+                run.tenant, queue=run.queue, since=first_run.created_at, limit=_RUNS_PER_QUERY, cursor=cursor
+            )
         )
         runs += [other for other in page if other.id != run.id]
         if cursor is None:

@@ -21,6 +21,7 @@ from typing import Any
 from noetl.executor.clients.aws_retry import ConditionFailed
 from noetl.executor.errors import PayloadTooLargeError, RejectedError, StoreError
 from noetl.executor.model.run import Run, RunStatus, Visit
+from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.stores.cursors import read_cursor, write_cursor
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item, encode_item
@@ -52,31 +53,23 @@ _OPEN = (RunStatus.QUEUED, RunStatus.RUNNING)
 
 
 @frozen
-class RunFilter:
-    """A filter of runs. `before` is the sort key of the run where the page before has ended."""
+class RunIndexQuery:
+    """A query of the index for the runs of a filter.
 
-    tenant: str
-    status: RunStatus | None
-    playbook: str | None
-    tag: str | None
-    since: float | None
-    queue: str | None
+    `before` is the sort key of the run where the page before has ended.
+    """
+
+    run_filter: RunFilter
     before: str | None
 
     def matches(self, run: Run, sort_key: str) -> bool:
         """Return whether a run is in the list; the index may be out of date."""
-        return (
-            (self.status is None or run.status is self.status)
-            and (self.playbook is None or run.playbook == self.playbook)
-            and (self.tag is None or self.tag in run.tags)
-            and (self.since is None or run.created_at >= self.since)
-            and (self.queue is None or run.queue == self.queue)
-            and (self.before is None or sort_key < self.before)
-        )
+        return self.run_filter.matches(run) and (self.before is None or sort_key < self.before)
 
-    def index_query(self) -> tuple[dict[str, Any], dict[str, Any]]:
+    def parameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the parameters of a query of the index, and its values without that of the partition."""
-        earliest = keys.creation_sort_key(max(self.since or 0.0, 0.0), "")
+        wanted = self.run_filter
+        earliest = keys.creation_sort_key(max(wanted.since or 0.0, 0.0), "")
         values: dict[str, Any] = {":from": earliest, ":to": self.before or "~"}
         names: dict[str, str] = {}
         conditions: list[str] = []
@@ -85,14 +78,14 @@ class RunFilter:
             names["#s"] = "status"
             values |= {f":s{index}": status.value for index, status in enumerate(statuses)}
             conditions.append(f"#s IN ({', '.join(f':s{index}' for index in range(len(statuses)))})")
-        if self.playbook is not None:
-            values[":p"] = self.playbook
+        if wanted.playbook is not None:
+            values[":p"] = wanted.playbook
             conditions.append("playbook = :p")
-        if self.queue is not None:
-            names["#q"], values[":q"] = "queue", self.queue
+        if wanted.queue is not None:
+            names["#q"], values[":q"] = "queue", wanted.queue
             conditions.append("#q = :q")
-        if self.tag is not None:
-            names["#g"], values[":g"] = "tags", self.tag
+        if wanted.tag is not None:
+            names["#g"], values[":g"] = "tags", wanted.tag
             conditions.append("contains(#g, :g)")
         query: dict[str, Any] = {
             "KeyConditionExpression": "tenant = :t AND created BETWEEN :from AND :to",
@@ -104,12 +97,15 @@ class RunFilter:
 
     def _index_statuses(self) -> list[RunStatus]:
         """Return the statuses in the index that a run of the list may have. `waiting` is never stored."""
-        if self.status is None:
+        if self.run_filter.status is None:
             return []
-        if self.status is RunStatus.WAITING:
+        if self.run_filter.status is RunStatus.WAITING:
             return list(_OPEN)
         # A resumed run is queued again, and the index may still show it as running.
-        return [self.status, *([RunStatus.RUNNING] if self.status is RunStatus.QUEUED else [])]
+        return [
+            self.run_filter.status,
+            *([RunStatus.RUNNING] if self.run_filter.status is RunStatus.QUEUED else []),
+        ]
 
 
 class DynamoQueries(DynamoClaims):
@@ -215,45 +211,34 @@ class DynamoQueries(DynamoClaims):
         counts = sum_counters(head, list(items.values()), self.step_of(head["plan"]))
         return decode_run(head, self.blobs, counts)
 
-    def find(
-        self,
-        tenant: str,
-        *,
-        status: RunStatus | None = None,
-        playbook: str | None = None,
-        tag: str | None = None,
-        since: float | None = None,
-        queue: str | None = None,
-        parent: str | None = None,
-        limit: int = 100,
-        cursor: str | None = None,
-    ) -> tuple[list[Run], str | None]:
+    def find(self, run_filter: RunFilter) -> tuple[list[Run], str | None]:
+        cursor, limit = run_filter.cursor, run_filter.limit
         before = None if cursor is None else keys.creation_sort_key(*read_cursor(cursor))
-        run_filter = RunFilter(tenant, status, playbook, tag, since, queue, before)
-        if parent is not None:
-            runs = self._load_matching(run_filter, self._child_ids(parent))
+        query = RunIndexQuery(run_filter, before)
+        if run_filter.parent is not None:
+            runs = self._load_matching(query, self._child_ids(run_filter.parent))
             last = runs[limit - 1] if len(runs) > limit else None
             return runs[:limit], None if last is None else write_cursor(last.created_at, last.id)
-        sort_keys, end = self._list_sort_keys(run_filter, limit + 1)
+        sort_keys, end = self._list_sort_keys(query, limit + 1)
         page = [sort_key.partition("#")[2] for sort_key in sort_keys[:limit]]
         next_key = sort_keys[limit - 1] if len(sort_keys) > limit else end
-        runs = self._load_matching(run_filter, page)
+        runs = self._load_matching(query, page)
         if next_key is None:
             return runs, None
         created_at, _, run_id = next_key.partition("#")
         return runs, write_cursor(float(created_at), run_id)
 
-    def _load_matching(self, run_filter: RunFilter, run_ids: Sequence[str]) -> list[Run]:
-        """Return the runs that match the filter, newest first."""
+    def _load_matching(self, query: RunIndexQuery, run_ids: Sequence[str]) -> list[Run]:
+        """Return the runs that match the query, newest first."""
         item_keys = [key for run_id in run_ids for key in (keys.head(run_id), keys.counter(run_id, 0))]
         items = self.table.get_many(item_keys)
         heads = [item for key, item in items.items() if key.sk == "H"]
         runs: list[Run] = []
         for head in sorted(heads, key=lambda head: str(head["created"]), reverse=True):
-            if tenant_of(head) != run_filter.tenant:
+            if tenant_of(head) != query.run_filter.tenant:
                 continue
             run = self._current_run(head, items.get(keys.counter(run_id_of(head), 0)))
-            if run_filter.matches(run, str(head["created"])):
+            if query.matches(run, str(head["created"])):
                 runs.append(run)
         return runs
 
@@ -261,19 +246,19 @@ class DynamoQueries(DynamoClaims):
         items = self.table.query(keys.partition_key(parent), "K#")
         return [item["sk"].split("#", 2)[2] for item in items]
 
-    def _list_sort_keys(self, run_filter: RunFilter, count: int) -> tuple[list[str], str | None]:
+    def _list_sort_keys(self, query: RunIndexQuery, count: int) -> tuple[list[str], str | None]:
         """Return the index sort keys of the newest runs, and where the index was read to if there may be
         more.
         """
-        query, values = run_filter.index_query()
-        if "FilterExpression" not in query:
-            query["Limit"] = count + 1
+        parameters, values = query.parameters()
+        if "FilterExpression" not in parameters:
+            parameters["Limit"] = count + 1
 
         def list_shard(shard: str) -> tuple[list[str], str | None]:
             encoded = encode_item(values | {":t": shard})
-            return self._list_shard(query | {"ExpressionAttributeValues": encoded}, count, run_filter.before)
+            return self._list_shard(parameters | {"ExpressionAttributeValues": encoded}, count, query.before)
 
-        return merge_shards(self.in_parallel(list_shard, keys.shards(run_filter.tenant)), count)
+        return merge_shards(self.in_parallel(list_shard, keys.shards(query.run_filter.tenant)), count)
 
     def _list_shard(
         self, query: dict[str, Any], count: int, before: str | None

@@ -9,6 +9,7 @@ from typing import Any
 
 from noetl.executor.model.events import Event
 from noetl.executor.model.run import NEVER, Run, RunStatus, Visit
+from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.stores.cursors import read_cursor, read_event_id, write_cursor
 from noetl.executor.stores.sql.branches import ACTIVE, HEAD
 from noetl.executor.stores.sql.database import Database
@@ -26,46 +27,35 @@ class SqlQueries:
         rows = self.database.fetch_all("select * from runs where id = ? and tenant = ?", run_id, tenant)
         return self._with_waiting(run_from_row(rows[0])) if rows else None
 
-    def find(
-        self,
-        tenant: str,
-        *,
-        status: RunStatus | None = None,
-        playbook: str | None = None,
-        tag: str | None = None,
-        since: float | None = None,
-        queue: str | None = None,
-        parent: str | None = None,
-        limit: int = 100,
-        cursor: str | None = None,
-    ) -> tuple[list[Run], str | None]:
+    def find(self, run_filter: RunFilter) -> tuple[list[Run], str | None]:
         where: list[str] = ["tenant = ?"]
-        values: list[Any] = [tenant]
+        values: list[Any] = [run_filter.tenant]
         for clause, value in (
-            ("playbook = ?", playbook),
-            ("created_at >= ?", since),
-            ("queue = ?", queue),
-            ("parent_run = ?", parent),
+            ("playbook = ?", run_filter.playbook),
+            ("created_at >= ?", run_filter.since),
+            ("queue = ?", run_filter.queue),
+            ("parent_run = ?", run_filter.parent),
         ):
             if value is not None:
                 where.append(clause)
                 values.append(value)
-        if status is RunStatus.WAITING:
+        if run_filter.status is RunStatus.WAITING:
             where.append("status in ('queued', 'running')")
-        elif status is not None:
+        elif run_filter.status is not None:
             where.append("status = ?")
-            values.append(status.value)
-        if tag is not None:
+            values.append(run_filter.status.value)
+        if run_filter.tag is not None:
             where.append(self.has_tag)
-            values.append(encode_json(tag))
-        if cursor is not None:
+            values.append(encode_json(run_filter.tag))
+        if run_filter.cursor is not None:
             where.append("(created_at, id) < (?, ?)")
-            values.extend(read_cursor(cursor))
+            values.extend(read_cursor(run_filter.cursor))
         query = f"select * from runs where {' and '.join(where)} order by created_at desc, id desc limit ?"
+        limit = run_filter.limit
         rows = self.database.fetch_all(query, *values, limit + 1)
         runs = [self._with_waiting(run_from_row(row)) for row in rows[:limit]]
         # A run that waits has no status `waiting` in its row, so the status is compared again.
-        matching = [run for run in runs if status in (None, run.status)]
+        matching = [run for run in runs if run_filter.status in (None, run.status)]
         if len(rows) <= limit:
             return matching, None
         return matching, write_cursor(rows[limit - 1]["created_at"], rows[limit - 1]["id"])

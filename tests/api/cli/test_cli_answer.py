@@ -15,6 +15,7 @@ import pytest
 
 from noetl.api.cli import callback_answer
 from noetl.executor.model.run import RunStatus
+from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.stores import open_store
 
 Command = Callable[..., Any]
@@ -47,7 +48,7 @@ def waiting_run(folder: Path, start: Start) -> tuple[subprocess.Popen[str], str]
     os.mkfifo("token")
     process, token = start("run", "ask.yaml"), Path("token").read_text().strip()
     store = open_store()
-    while not store.runs.find("default", status=RunStatus.WAITING)[0]:
+    while not store.runs.find(RunFilter(status=RunStatus.WAITING))[0]:
         assert process.poll() is None
     store.close()
     return process, token

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.stores import open_store
 from tests.api.cli.test_cli_check import GOOD
 
@@ -21,6 +22,6 @@ def test_a_run_needs_no_standard_stream(folder: Path, closed: str) -> None:
     )
     assert (done.returncode, "Traceback" in done.stderr) == (0, False)
     store = open_store(f"sqlite:///{folder}/.noetl/noetl.db", create=False)
-    (run,) = store.runs.find("default")[0]
+    (run,) = store.runs.find(RunFilter())[0]
     store.close()
     assert run.status == "succeeded"
