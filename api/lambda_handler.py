@@ -71,6 +71,7 @@ def load() -> None:
     The objects allocated here live as long as the process, so they are frozen out of garbage collection.
     """
     with gc_frozen():
+        import noetl.api.http.bodies
         import noetl.executor.engine.start  # noqa: F401
 
         _app()

@@ -177,6 +177,22 @@ async def test_public_routes_need_no_credentials(
     assert response.status_code == (404 if "token" in path else 200)
 
 
+async def test_public_routes_are_public_below_a_root_path(
+    settings: dict[str, str], keys: dict[str, str]
+) -> None:
+    app = create_app(settings)
+    async with app.router.lifespan_context(app):
+        transport = httpx.ASGITransport(app, root_path="/noetl")
+        async with httpx.AsyncClient(transport=transport, base_url="http://noetl.test/noetl") as http:
+            responses = [
+                await http.get("/healthz"),
+                await http.get("/readyz"),
+                await http.post("/workflows/callbacks/nosuch"),
+                await http.get("/workflows"),
+            ]
+    assert [response.status_code for response in responses] == [200, 200, 404, 401]
+
+
 @pytest.mark.parametrize("path", [*PAGES, "/nosuch", "/workflows/nosuch/nosuch", "//healthz", "/healthz/"])
 async def test_pages_and_unknown_paths_need_credentials(
     http: httpx.AsyncClient, keys: dict[str, str], path: str
