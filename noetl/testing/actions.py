@@ -34,6 +34,7 @@ from noetl.executor.errors import ActionError
 from noetl.executor.model.events import Event
 from noetl.executor.model.json_values import write_json
 from noetl.executor.model.run import NEVER, Lease, Run, RunStatus, Wait
+from noetl.executor.model.start_request import StartRequest
 from noetl.executor.security.capabilities import Capabilities
 from noetl.executor.stores.sqlite.store import SqliteStore
 from noetl.planner.catalogue import ActionDeclaration
@@ -266,7 +267,8 @@ class ActionTester:
 
     def _run_to_end(self, store: SqliteStore, plan: Plan, input: Mapping[str, Any]) -> FinishedRun:
         store.plans.save(plan)
-        run, first_visit = new_run(plan.header, plan.hash, input, now=self.now, origin="local")
+        request = StartRequest(input, origin="local")
+        run, first_visit = new_run(plan.header, plan.hash, request, now=self.now)
         store.runs.create(run, first_visit)
         lease = Lease("test", _LEASE_SECONDS)
         executor = VisitExecutor(store, lease, self.capabilities, lambda: self.now)

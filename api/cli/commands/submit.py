@@ -52,9 +52,9 @@ def submit(
     result = _wait_for_result(service, accepted["workflow_id"])
     if json:
         write_json(result)
-    elif result["status"] in ("succeeded", "completed_with_errors"):
+    elif result["status"] in (RunStatus.SUCCEEDED, RunStatus.COMPLETED_WITH_ERRORS):
         write_json(result["result"])
-    if result["status"] != "succeeded":
+    if result["status"] != RunStatus.SUCCEEDED:
         for error in result["errors"]:
             print_message(f"step `{error['step']}`: {error['type']}: {error['message']}")
         print_message(f"run {result['workflow_id']} {result['status']}")
