@@ -49,6 +49,7 @@ class Parameter:
         required: whether the parameter must be given.
         sink: the language of the text.
         secrets: whether `secrets.NAME` may be read in the value.
+        is_connection_string: whether the text may be `key=value` words, as libpq takes them.
         choices: the only strings allowed, if not empty. They are compared without regard to case, and the
             value is the declared string.
         requires: parameters that must be given if this one is.
@@ -71,9 +72,10 @@ class Parameter:
     requires: tuple[str, ...] = ()
     fields: Mapping[str, Parameter] = field(default_factory=dict)
     deferred_names: tuple[str, ...] = ()
-    deferred_attributes: tuple[str, ...] = ()
     must_be_literal: bool = False
     rejection_reason: Callable[[Any], str | None] | None = None
+    deferred_attributes: tuple[str, ...] = ()
+    is_connection_string: bool = False
 
 
 @frozen
@@ -166,6 +168,12 @@ class Catalogue(Mapping[str, ActionDeclaration]):
     def saving_parameters(self) -> AbstractSet[str]:
         """The parameters whose keys are names that an action saves."""
         return frozenset(filter(None, (declaration.saves for declaration in self.values())))
+
+    @cached_property
+    def connection_strings(self) -> AbstractSet[str]:
+        """The parameters that may be connection strings."""
+        parameters = (item for declaration in self.values() for item in declaration.parameters.items())
+        return frozenset(name for name, parameter in parameters if parameter.is_connection_string)
 
     @cached_property
     def deferred_names(self) -> Mapping[str, DeferredName]:

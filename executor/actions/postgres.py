@@ -66,7 +66,11 @@ DECLARATION = ActionDeclaration(
     ),
     parameters={
         "connection": Parameter(
-            (Kind.STRING,), "The server, as a URL or as `key=value` words.", required=True, secrets=True
+            (Kind.STRING,),
+            "The server, as a URL or as `key=value` words.",
+            required=True,
+            secrets=True,
+            is_connection_string=True,
         ),
         "query": Parameter((Kind.STRING, Kind.ARRAY), "A statement or a list of statements.", sink=Sink.SQL),
         "params": Parameter(

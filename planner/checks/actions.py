@@ -297,8 +297,9 @@ class _ActionChecker:
 
     def check_literal_secrets(self, name: str, value: Any, path: DocumentPath) -> None:
         """Report every text in a value that looks like a password, token or key."""
+        is_connection_string = name in self._catalogue.connection_strings
         for key, text, text_path in _find_texts(name, value, path):
-            position = find_literal_secret(key, text, parameter=name)
+            position = find_literal_secret(key, text, is_connection_string=is_connection_string)
             if position is not None:
                 span = self._document.text_span(text_path, *position)
                 hint = "write `{{ secrets.NAME }}`, and set NOETL_SECRET_NAME where the playbook runs"

@@ -30,18 +30,18 @@ _PLACEHOLDER = re.compile(
 _MIN_LENGTH = 6
 
 
-def find_literal_secret(key: str, text: str, *, parameter: str) -> tuple[int, int] | None:
+def find_literal_secret(key: str, text: str, *, is_connection_string: bool = False) -> tuple[int, int] | None:
     """Return the start and end of a literal secret in a text, or None.
 
-    `key` is the key of the text, `parameter` the name of the parameter that contains it.
+    `key` is the key of the text. A connection string may contain a password as a `key=value` word.
 
-    >>> find_literal_secret("url", "https://ann:Tr0ub4dor@db/x", parameter="url")
+    >>> find_literal_secret("url", "https://ann:Tr0ub4dor@db/x")
     (12, 21)
-    >>> find_literal_secret("password", "changeme", parameter="auth")
+    >>> find_literal_secret("password", "changeme")
     """
     if match := _SECRET_SHAPES.search(text):
         return match.span()
-    match = _URL_PASSWORD.search(text) or (_DSN_PASSWORD.search(text) if parameter == "connection" else None)
+    match = _URL_PASSWORD.search(text) or (_DSN_PASSWORD.search(text) if is_connection_string else None)
     if match and not has_template(match["secret"]) and not _PLACEHOLDER.fullmatch(match["secret"].strip("'")):
         return match.span("secret")
     if has_template(text) or not _SECRET_KEYS.fullmatch(key):

@@ -7,15 +7,15 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 
 from noetl.executor.actions import catalogue, temporary_types
-from noetl.planner.catalogue import ActionDeclaration, Parameter
+from noetl.planner.catalogue import ActionDeclaration, Kind, Parameter
 from noetl.planner.draw import text
-from noetl.testing.actions import ActionTester
+from noetl.testing.actions import ActionTester, ScriptedAction
 from tests.testing import toy_action
 
 ROOT = Path(__file__).parents[2]
@@ -73,6 +73,19 @@ def test_a_secret_is_refused_except_where_it_may_be_read(tester: ActionTester) -
 def test_its_sink_is_checked_and_the_message_names_it(tester: ActionTester) -> None:
     (finding,) = tester.check({"greetings": {"a": "Ann"}, "door": "ftp://door.test"})
     assert (finding.code, finding.message) == ("NP508", "URL scheme `ftp` is not supported by `greet`")
+
+
+def test_a_password_in_a_connection_string_is_reported() -> None:
+    parameter = Parameter((Kind.STRING,), "A server.", is_connection_string=True)
+    declaration = ActionDeclaration(
+        "reach",
+        "Reaches a server.",
+        {"server": parameter, "note": replace(parameter, is_connection_string=False)},
+    )
+    tester = ActionTester(ScriptedAction(declaration))
+    text = "host=db.test password=correct-horse"
+    assert [finding.code for finding in tester.check({"server": text})] == ["NP507"]
+    assert tester.check({"note": text}) == ()
 
 
 def test_its_handler_gets_rendered_parameters(tester: ActionTester) -> None:
