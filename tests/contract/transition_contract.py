@@ -1,0 +1,340 @@
+"""The contract of stores for the states of visits: each change is a transition of the table.
+
+There is a scenario for each row of `TRANSITIONS`. The visits are compared before and after each call of the
+store. Some rows are repairs and races that only some stores have; their scenarios are `SQL_SCENARIOS` and
+`DYNAMO_SCENARIOS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from textwrap import dedent
+
+import pytest
+
+from noetl.executor.model.outcome import Suspension
+from noetl.executor.model.run import NEVER, Claim, Commit, Lease, Progress, Run, RunStatus, VisitStatus
+from noetl.executor.model.transition import abandon, suspend
+from noetl.executor.model.visit_states import COMBINED, TRANSITIONS, VisitTrigger
+from noetl.executor.model.worker_identity import process_name
+from noetl.executor.stores.interface import Store
+from tests.contract.store_contract import (
+    CHAIN,
+    LEASE,
+    claim_visit,
+    end_run,
+    fail,
+    start_run,
+    succeed,
+)
+from tests.contract.waits_contract import open_wait, suspend_claim
+from tests.transition_observer import Row, observe_store, rows_of, table_without
+
+FORK = """
+    steps:
+    - {name: a, rule: [{case: default, run: [b, c]}]}
+    - {name: b, rule: [{case: default, run: [d, e]}]}
+    - {name: c, run: [{action: log, message: c}]}
+    - {name: d, run: [{action: log, message: d}]}
+    - {name: e, run: [{action: log, message: e}]}
+"""
+SEQUENTIAL_FORK = "mode: sequential\n" + dedent(FORK)
+Scenario = Callable[[Store], object]
+
+
+def wait_until(claim: Claim, due_at: float) -> Commit:
+    """Return the commit of work that is suspended at time 1 until `due_at`."""
+    return suspend(claim.visit, Suspension(Progress(journal={"run": {"at": 0}}), due_at), 1.0)
+
+
+def claim_in_stopping_run(store: Store) -> Claim:
+    """Return the claim of a visit whose run was cancelled after it."""
+    run = start_run(store)
+    claim = claim_visit(store, run)
+    store.runs.stop(run.id, RunStatus.CANCELLED, 1.0)
+    return claim
+
+
+def fork(store: Store, text: str = FORK) -> tuple[Run, Claim]:
+    """Return a run of two branches, and the claim of the first one."""
+    run = start_run(store, text)
+    claim = claim_visit(store, run)
+    store.queue.commit(succeed(store, claim), 1.0)
+    return run, claim_visit(store, run, 1.0)
+
+
+def enter_in_stopping_run(store: Store) -> None:
+    run, claim = fork(store)
+    store.runs.stop(run.id, RunStatus.FAILED, 1.0)
+    store.queue.commit(succeed(store, claim), 1.0)
+
+
+def claim_retrying(store: Store) -> None:
+    run = start_run(store)
+    store.queue.commit(fail(store, claim_visit(store, run), retry_at=5.0), 1.0)
+    claim_visit(store, run, 5.0)
+
+
+def claim_waiting(store: Store) -> None:
+    run = start_run(store)
+    store.queue.commit(wait_until(claim_visit(store, run), 5.0), 1.0)
+    claim_visit(store, run, 5.0)
+
+
+def claim_again(store: Store) -> None:
+    run = start_run(store)
+    claim_visit(store, run)
+    claim_visit(store, run, LEASE.seconds + 1)
+
+
+def activate_next(store: Store) -> None:
+    run, claim = fork(store, SEQUENTIAL_FORK)
+    store.queue.commit(succeed(store, claim), 1.0)
+    store.queue.commit(succeed(store, claim_visit(store, run, 1.0)), 1.0)
+
+
+def renew(store: Store) -> None:
+    run = start_run(store)
+    visit = claim_visit(store, run).visit
+    assert store.queue.renew(run.id, visit.id, visit.fence, 100.0)
+
+
+def release(store: Store) -> None:
+    run = start_run(store)
+    visit = claim_visit(store, run).visit
+    store.queue.release(run.id, visit.id, visit.fence, 1.0, counts=False)
+
+
+def succeed_first(store: Store) -> None:
+    run = start_run(store)
+    store.queue.commit(succeed(store, claim_visit(store, run)), 1.0)
+
+
+def fail_first(store: Store) -> None:
+    run = start_run(store)
+    store.queue.commit(fail(store, claim_visit(store, run)), 1.0)
+
+
+def retry_first(store: Store) -> None:
+    run = start_run(store)
+    store.queue.commit(fail(store, claim_visit(store, run), retry_at=5.0), 1.0)
+
+
+def suspend_first(store: Store) -> None:
+    run = start_run(store)
+    store.queue.commit(wait_until(claim_visit(store, run), 5.0), 1.0)
+
+
+def yield_first(store: Store) -> None:
+    run = start_run(store)
+    store.queue.commit(wait_until(claim_visit(store, run), 1.0), 1.0)
+
+
+def abandon_first(store: Store) -> None:
+    run = start_run(store)
+    store.queue.commit(abandon(claim_visit(store, run).visit), 1.0)
+
+
+def park_ready(store: Store) -> None:
+    run = start_run(store)
+    store.runs.stop(run.id, RunStatus.CANCELLED, 1.0)
+
+
+def park_retrying(store: Store) -> None:
+    run = start_run(store)
+    store.queue.commit(fail(store, claim_visit(store, run), retry_at=5.0), 1.0)
+    store.runs.stop(run.id, RunStatus.CANCELLED, 1.0)
+
+
+def park_waiting(store: Store) -> Run:
+    run = start_run(store)
+    claim = claim_visit(store, run)
+    store.queue.commit(suspend_claim(claim, open_wait(store, claim).id), 1.0)
+    store.runs.stop(run.id, RunStatus.CANCELLED, 1.0)
+    return run
+
+
+def answer_waiting(store: Store) -> None:
+    run = start_run(store)
+    claim = claim_visit(store, run)
+    store.queue.commit(suspend_claim(claim, open_wait(store, claim).id), 1.0)
+    store.waits.answer("t", "yes", 2.0)
+
+
+def answer_parked(store: Store) -> None:
+    park_waiting(store)
+    store.waits.answer("t", "yes", 2.0)
+
+
+def resume_retrying(store: Store) -> None:
+    run = start_run(store)
+    store.queue.commit(fail(store, claim_visit(store, run), retry_at=5.0), 1.0)
+    store.runs.stop(run.id, RunStatus.CANCELLED, 1.0)
+    end_run(store, run, RunStatus.CANCELLED)
+    store.runs.resume(run.id, 2.0, deadline_at=None, values={})
+
+
+def resume_waiting(store: Store) -> None:
+    run = park_waiting(store)
+    end_run(store, run, RunStatus.CANCELLED)
+    store.runs.resume(run.id, 2.0, deadline_at=None, values={})
+
+
+def resume_failed(store: Store) -> None:
+    run = start_run(store)
+    store.queue.commit(fail(store, claim_visit(store, run)), 1.0)
+    end_run(store, run, RunStatus.FAILED)
+    store.runs.resume(run.id, 2.0, deadline_at=None, values={})
+
+
+SCENARIOS: Mapping[Row, Scenario] = {
+    (None, VisitTrigger.ENTER): start_run,
+    (None, VisitTrigger.ENTER_STOPPING): enter_in_stopping_run,
+    (VisitStatus.READY, VisitTrigger.CLAIM): lambda store: claim_visit(store, start_run(store)),
+    (VisitStatus.READY, VisitTrigger.ACTIVATE): activate_next,
+    (VisitStatus.READY, VisitTrigger.PARK): park_ready,
+    (VisitStatus.RUNNING, VisitTrigger.CLAIM): claim_again,
+    (VisitStatus.RUNNING, VisitTrigger.RENEW): renew,
+    (VisitStatus.RUNNING, VisitTrigger.RELEASE): release,
+    (VisitStatus.RUNNING, VisitTrigger.SUCCEED): succeed_first,
+    (VisitStatus.RUNNING, VisitTrigger.FAIL): fail_first,
+    (VisitStatus.RUNNING, VisitTrigger.RETRY): retry_first,
+    (VisitStatus.RUNNING, VisitTrigger.SUSPEND): suspend_first,
+    (VisitStatus.RUNNING, VisitTrigger.YIELD): yield_first,
+    (VisitStatus.RUNNING, VisitTrigger.ABANDON): abandon_first,
+    (VisitStatus.RETRYING, VisitTrigger.CLAIM): claim_retrying,
+    (VisitStatus.RETRYING, VisitTrigger.PARK): park_retrying,
+    (VisitStatus.WAITING, VisitTrigger.CLAIM): claim_waiting,
+    (VisitStatus.WAITING, VisitTrigger.WAKE): answer_waiting,
+    (VisitStatus.WAITING, VisitTrigger.PARK): park_waiting,
+    (VisitStatus.PARKED, VisitTrigger.WAKE): answer_parked,
+    (VisitStatus.PARKED, VisitTrigger.REOPEN): resume_retrying,
+    (VisitStatus.PARKED, VisitTrigger.REOPEN_SUSPENDED): resume_waiting,
+    (VisitStatus.FAILED, VisitTrigger.REOPEN): resume_failed,
+}
+"""For each row of the table that every store makes: calls by which it does."""
+
+
+def end_lease(store: Store) -> None:
+    run = start_run(store)
+    place, boot, _, _ = process_name().split("/")
+    claim_visit(store, run, lease=Lease(f"{place}/{boot}/4194999/1/walk", 1000.0))
+    assert store.queue.release_dead(run.queue, 1.0) == 1
+
+
+def unpark_by_sweep(store: Store) -> None:
+    """Park a visit of a running run by hand, and sweep. Every call is observed, also a query."""
+    run = start_run(store)
+    store.queue.commit(fail(store, claim_visit(store, run), retry_at=5.0), 1.0)
+    with store.maintenance.database.transaction() as db:
+        db.execute("update visits set status = 'parked' where status = 'retrying'")
+    store.queue.next_due(run.queue)
+    assert store.maintenance.sweep(2.0).repaired == 1
+
+
+SQL_SCENARIOS: Mapping[Row, Scenario] = {
+    (VisitStatus.RUNNING, VisitTrigger.END_LEASE): end_lease,
+    (VisitStatus.PARKED, VisitTrigger.UNPARK): unpark_by_sweep,
+}
+"""Rows that only SQL stores make: they know dead workers of their machine, and repair parked visits."""
+
+DYNAMO_ROWS = frozenset({(VisitStatus.RUNNING, VisitTrigger.REVOKE)})
+"""Rows that only DynamoDB makes: a claim and a stop may cross there."""
+
+
+def enter_and_claim(store: Store) -> None:
+    run = start_run(store)
+    assert store.queue.commit(succeed(store, claim_visit(store, run)), 1.0, LEASE) is not None
+
+
+def retry_in_stopping_run(store: Store) -> None:
+    claim = claim_in_stopping_run(store)
+    store.queue.commit(fail(store, claim, retry_at=5.0), 1.0)
+
+
+def suspend_in_stopping_run(store: Store) -> None:
+    claim = claim_in_stopping_run(store)
+    store.queue.commit(wait_until(claim, NEVER), 1.0)
+
+
+def yield_in_stopping_run(store: Store) -> None:
+    claim = claim_in_stopping_run(store)
+    store.queue.commit(wait_until(claim, 1.0), 1.0)
+
+
+def abandon_in_stopping_run(store: Store) -> None:
+    claim = claim_in_stopping_run(store)
+    store.queue.commit(abandon(claim.visit), 1.0)
+
+
+COMBINED_SCENARIOS: Mapping[tuple[VisitTrigger, VisitTrigger], Scenario] = {
+    (VisitTrigger.ENTER, VisitTrigger.CLAIM): enter_and_claim,
+    (VisitTrigger.RETRY, VisitTrigger.PARK): retry_in_stopping_run,
+    (VisitTrigger.SUSPEND, VisitTrigger.PARK): suspend_in_stopping_run,
+    (VisitTrigger.YIELD, VisitTrigger.PARK): yield_in_stopping_run,
+    (VisitTrigger.ABANDON, VisitTrigger.PARK): abandon_in_stopping_run,
+}
+"""Calls that make two transitions at once."""
+
+
+def test_every_row_has_a_scenario() -> None:
+    assert {*SCENARIOS, *SQL_SCENARIOS, *DYNAMO_ROWS} == set(rows_of(TRANSITIONS))
+    assert set(COMBINED_SCENARIOS) == set(COMBINED)
+
+
+def check_row(store: Store, row: Row, scenario: Scenario) -> None:
+    """Check that a scenario makes the transition of a row, and none that the table does not have.
+
+    The same changes have no explanation in a table without the row, so a wrong table is noticed.
+    """
+    observed, observer = observe_store(store)
+    scenario(observed)
+    assert observer.unexplained() == []
+    assert row in observer.observed_rows()
+    observer.table = table_without(row)
+    assert observer.unexplained() != []
+
+
+def id_of_row(row: Row) -> str:
+    before, trigger = row
+    return f"{before or 'no visit'} {trigger.name}"
+
+
+class TransitionContract:
+    """Tests of the states of visits. `store` is empty."""
+
+    @pytest.mark.parametrize("row", SCENARIOS, ids=id_of_row)
+    def test_every_change_is_a_transition_of_the_table(self, store: Store, row: Row) -> None:
+        check_row(store, row, SCENARIOS[row])
+
+    @pytest.mark.parametrize("pair", COMBINED_SCENARIOS, ids=lambda pair: f"{pair[0].name} {pair[1].name}")
+    def test_two_transitions_at_once_are_combined_as_the_table_says(
+        self, store: Store, pair: tuple[VisitTrigger, VisitTrigger]
+    ) -> None:
+        observed, observer = observe_store(store)
+        COMBINED_SCENARIOS[pair](observed)
+        assert observer.unexplained() == []
+        assert pair in observer.observed_combinations()
+
+    def test_a_chain_goes_through_the_table_from_start_to_end(self, store: Store) -> None:
+        observed, observer = observe_store(store)
+        run = start_run(observed, CHAIN)
+        for step in ("a", "b", "c"):
+            claim = claim_visit(observed, run, 1.0)
+            assert claim.visit.step == step
+            observed.queue.commit(succeed(observed, claim), 1.0)
+        end_run(observed, run, RunStatus.SUCCEEDED)
+        assert observer.unexplained() == []
+        assert observer.observed_rows() == {
+            (None, VisitTrigger.ENTER),
+            (VisitStatus.READY, VisitTrigger.CLAIM),
+            (VisitStatus.RUNNING, VisitTrigger.SUCCEED),
+        }
+
+
+class SqlTransitionContract(TransitionContract):
+    """The same for a SQL store, which also repairs damage and knows dead workers."""
+
+    @pytest.mark.parametrize("row", SQL_SCENARIOS, ids=id_of_row)
+    def test_every_repair_is_a_transition_of_the_table(self, store: Store, row: Row) -> None:
+        check_row(store, row, SQL_SCENARIOS[row])

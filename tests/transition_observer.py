@@ -1,0 +1,241 @@
+"""An observer of the visits of a store: each change must be a transition of the table.
+
+Problem: stores change visits in their own way, with SQL or with requests to a service. Hold all of them to
+the table `TRANSITIONS` of `executor/model/visit_states.py`.
+
+Algorithm: take a snapshot of all visits before and after each call of the store, and compare. A change is
+explained by a row of the table if the status before and after are those of the row, and the other columns
+have changed as the row allows. A call that writes two rows at once is explained by an entry of `COMBINED`.
+
+Cost: two reads of all visits of all known runs for each call.
+
+Limits: only what a reader of the store sees between two calls is compared. The visits of `@end` and
+`@deadline` and of the finally step may vanish, because a resume deletes them in some stores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from noetl.executor.model.run import Visit, VisitStatus
+from noetl.executor.model.visit_states import COMBINED, TRANSITIONS, VisitTrigger
+
+Table = Mapping[VisitStatus | None, Mapping[VisitTrigger, VisitStatus]]
+"""A table of transitions."""
+
+Row = tuple[VisitStatus | None, VisitTrigger]
+"""The key of an entry of the table: status before (None: no visit), and trigger."""
+
+
+def rows_of(table: Table) -> list[Row]:
+    """Return the keys of all entries of a table."""
+    return [(before, trigger) for before, triggers in table.items() for trigger in triggers]
+
+
+def table_without(row: Row) -> dict[VisitStatus | None, dict[VisitTrigger, VisitStatus]]:
+    """Return the table without one row."""
+    return {
+        before: {trigger: after for trigger, after in triggers.items() if (before, trigger) != row}
+        for before, triggers in TRANSITIONS.items()
+    }
+
+
+@dataclass(frozen=True)
+class VisitChange:
+    """A change of one visit in one call of the store. `before` is None if the call has created the visit."""
+
+    call: str
+    before: Visit | None
+    after: Visit
+
+    def __str__(self) -> str:
+        before = "no visit" if self.before is None else self.before.status.value
+        return f"`{self.call}` changed `{self.after.step}` from {before} to {self.after.status.value}"
+
+
+def _is_unclaimed(_: None, after: Visit) -> bool:
+    return (after.fence, after.claims, after.started_at) == (0, 0, None)
+
+
+def _keeps_claim(before: Visit, after: Visit) -> bool:
+    """Return whether a change is none of a claim: same fence, claims and attempt."""
+    return (before.fence, before.claims, before.attempt) == (after.fence, after.claims, after.attempt)
+
+
+def _is_claim(before: Visit | None, after: Visit) -> bool:
+    if before is None:
+        return (after.fence, after.claims) == (1, 1)
+    is_counted = after.claims > before.claims
+    keeps_start = before.started_at is None or before.started_at == after.started_at
+    return after.fence > before.fence and is_counted and keeps_start and after.attempt == before.attempt
+
+
+def _is_outcome(before: Visit, after: Visit) -> bool:
+    return after.fence == before.fence and after.finished_at is not None and after.attempt == before.attempt
+
+
+def _is_suspension(before: Visit, after: Visit) -> bool:
+    keeps_start = after.started_at is not None and after.started_at == before.started_at
+    return after.fence == before.fence and after.claims == 0 and after.progress is not None and keeps_start
+
+
+def _is_reset(before: Visit, after: Visit) -> bool:
+    may_continue = before.status is VisitStatus.PARKED or before.has_ended_branch
+    is_first_attempt = (after.attempt, after.claims, after.started_at) == (1, 0, None)
+    return may_continue and is_first_attempt and after.finished_at is None and after.fence == before.fence
+
+
+_ALLOWED: Mapping[VisitTrigger, Callable[[Any, Visit], bool]] = {
+    VisitTrigger.ENTER: _is_unclaimed,
+    VisitTrigger.ENTER_STOPPING: _is_unclaimed,
+    VisitTrigger.CLAIM: _is_claim,
+    VisitTrigger.RENEW: lambda before, after: _keeps_claim(before, after) and after.due_at > before.due_at,
+    VisitTrigger.RELEASE: lambda before, after: (
+        after.fence == before.fence + 1 and after.claims in (before.claims, before.claims - 1)
+    ),
+    VisitTrigger.END_LEASE: lambda before, after: (
+        _keeps_claim(before, after) and after.due_at < before.due_at
+    ),
+    VisitTrigger.SUCCEED: _is_outcome,
+    VisitTrigger.FAIL: lambda before, after: _is_outcome(before, after) and after.failure is not None,
+    VisitTrigger.RETRY: lambda before, after: after.attempt == before.attempt + 1 and after.claims == 0,
+    VisitTrigger.SUSPEND: _is_suspension,
+    VisitTrigger.YIELD: _is_suspension,
+    VisitTrigger.ABANDON: lambda before, after: (
+        after.fence == before.fence and (after.claims, after.started_at) == (0, None)
+    ),
+    VisitTrigger.REVOKE: lambda before, after: (
+        after.fence == before.fence and (after.claims, after.started_at) == (0, None)
+    ),
+    VisitTrigger.WAKE: lambda before, after: _keeps_claim(before, after) and after.due_at < before.due_at,
+    VisitTrigger.ACTIVATE: lambda before, after: (
+        _keeps_claim(before, after) and after.due_at < before.due_at and after.clock >= before.clock
+    ),
+    VisitTrigger.PARK: lambda before, after: after.claims == before.claims,
+    VisitTrigger.REOPEN: _is_reset,
+    VisitTrigger.REOPEN_SUSPENDED: lambda before, after: (
+        _is_reset(before, after) and after.progress is not None and after.due_at == before.due_at
+    ),
+    VisitTrigger.UNPARK: _keeps_claim,
+}
+"""For each trigger, whether a visit may have changed in this way. The statuses are those of the table."""
+
+
+def explanations(change: VisitChange, table: Table = TRANSITIONS) -> set[tuple[VisitTrigger, ...]]:
+    """Return the triggers that explain a change: one, or two that a store may combine.
+
+    Only a commit parks what it has suspended. A claim may enter `@end` first, if its run is stopping.
+    """
+    before, after = change.before, change.after
+    status = None if before is None else before.status
+    single = {
+        (trigger,)
+        for trigger, status_after in table.get(status, {}).items()
+        if status_after is after.status and _ALLOWED[trigger](before, after)
+    }
+    combined = {
+        (first, second)
+        for first, second in COMBINED
+        if (second is VisitTrigger.CLAIM or change.call == "commit")
+        and (middle := table.get(status, {}).get(first)) is not None
+        and table.get(middle, {}).get(second) is after.status
+        and (second is not VisitTrigger.CLAIM or _is_claim(before, after))
+    }
+    return {*single, *combined}
+
+
+@dataclass
+class TransitionObserver:
+    """A record of the changes of all visits of a store, call by call.
+
+    `visits_of` returns the visits of a run as the store has them now.
+    """
+
+    visits_of: Callable[[str], Sequence[Visit]]
+    table: Table = field(default_factory=lambda: TRANSITIONS)
+    changes: list[VisitChange] = field(default_factory=list)
+    _known: dict[str, dict[str, Visit]] = field(default_factory=dict)
+
+    def add_run(self, run_id: str) -> None:
+        """Observe a run from now on. Its visits are new."""
+        self._known.setdefault(run_id, {})
+
+    def skip(self) -> None:
+        """Take a snapshot of all runs, without recording what has changed since the last one."""
+        for run_id in self._known:
+            self._known[run_id] = {visit.id: visit for visit in self.visits_of(run_id)}
+
+    def observe(self, call: str) -> None:
+        """Record what has changed since the last snapshot, as a change by `call`."""
+        for run_id, known in self._known.items():
+            visits = {visit.id: visit for visit in self.visits_of(run_id)}
+            for id, visit in visits.items():
+                earlier = known.get(id)
+                if earlier is None or _state(earlier) != _state(visit):
+                    self.changes.append(VisitChange(call, earlier, visit))
+            self._known[run_id] = visits
+
+    def unexplained(self) -> list[str]:
+        """Return the changes that no transition of the table explains."""
+        return [str(change) for change in self.changes if not explanations(change, self.table)]
+
+    def observed_rows(self) -> set[Row]:
+        """Return the rows of the table by which single transitions were made."""
+        return {
+            (None if change.before is None else change.before.status, triggers[0])
+            for change in self.changes
+            for triggers in explanations(change, self.table)
+            if len(triggers) == 1
+        }
+
+    def observed_combinations(self) -> set[tuple[VisitTrigger, ...]]:
+        """Return the pairs of transitions that calls may have combined."""
+        return {
+            triggers
+            for change in self.changes
+            for triggers in explanations(change, self.table)
+            if len(triggers) == 2
+        }
+
+
+def _state(visit: Visit) -> tuple[object, ...]:
+    """Return what a transition changes: status, due time, fence, claims, attempt and times."""
+    return (
+        visit.status, visit.due_at, visit.fence, visit.claims, visit.attempt, visit.started_at,
+        visit.finished_at,
+    )  # fmt: skip
+
+
+class ObservedStore:
+    """A store whose visits an observer compares before and after each call.
+
+    The parts that change visits are wrapped, too.
+    """
+
+    def __init__(self, store: Any, observer: TransitionObserver) -> None:
+        self._store = store
+        self._observer = observer
+
+    def __getattr__(self, name: str) -> Any:
+        attribute = getattr(self._store, name)
+        if name in ("runs", "queue", "waits", "maintenance"):
+            return ObservedStore(attribute, self._observer)
+        if not callable(attribute):
+            return attribute
+
+        def call(*args: Any, **options: Any) -> Any:
+            result = attribute(*args, **options)
+            if name == "create":
+                self._observer.add_run(result.id)
+            self._observer.observe(name)
+            return result
+
+        return call
+
+
+def observe_store(store: Any, table: Table = TRANSITIONS) -> tuple[Any, TransitionObserver]:
+    """Return the store, wrapped, and the observer of its visits."""
+    observer = TransitionObserver(store.runs.visits, table)
+    return ObservedStore(store, observer), observer
