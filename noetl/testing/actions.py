@@ -279,8 +279,8 @@ class ActionTester:
             current = store.runs.get(run.tenant, run.id)
             assert current is not None
             if current.status.is_final:
-                return FinishedRun(current, store.events(run.id, limit=_MAX_EVENTS))
-            due_at = store.next_due(run.queue)
+                return FinishedRun(current, store.runs.events(run.id, limit=_MAX_EVENTS))
+            due_at = store.queue.next_due(run.queue)
             if due_at is None or due_at == NEVER:
                 raise AssertionError("the run waits for an answer")
             self.now = max(self.now, due_at)

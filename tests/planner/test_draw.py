@@ -241,3 +241,9 @@ def test_all_formats_show_loops_and_repetitions() -> None:
         for words in ("for range", "3 at a time", "up to 4 rounds", "finally"):
             assert words in drawn
         assert "unreachable" not in drawn
+
+
+def test_an_action_of_an_uninstalled_package_is_drawn_by_its_type() -> None:
+    plan = plan_of(Step("a", (Action("gone", {"value": 1}),)))
+    for drawn in (text.draw(plan, catalogue()), mermaid.draw(plan, catalogue()), dot.draw(plan, catalogue())):
+        assert "gone" in drawn

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from noetl.api.cli.display.run_board import ActiveVisit, RunBoard, describe_wait
 from noetl.executor.actions import catalogue, temporary_types
+from noetl.executor.model.events import Event
 from noetl.planner.catalogue import ActionDeclaration, Kind, Parameter
 from noetl.planner.draw import text
 from noetl.testing.actions import ActionTester, ScriptedAction
@@ -86,6 +88,26 @@ def test_a_password_in_a_connection_string_is_reported() -> None:
     text = "host=db.test password=correct-horse"
     assert [finding.code for finding in tester.check({"server": text})] == ["NP507"]
     assert tester.check({"note": text}) == ()
+
+
+def test_displays_say_what_it_waits_for() -> None:
+    declaration = ActionDeclaration("approve", "Waits.", suspends=True, awaits="an approval")
+    visit = ActiveVisit("only", 0.0, actions=("approve", "wait"))
+    with temporary_types(ScriptedAction(declaration)):
+        assert describe_wait(visit, "5 s") == "waits for an approval, 5 s left"
+    assert describe_wait(visit, "5 s") == "waits for `approve`, 5 s left"
+
+
+def test_a_run_that_it_waits_for_is_followed() -> None:
+    declaration = ActionDeclaration(
+        "delegate", "Runs elsewhere.", suspends=True, child_run=lambda state: state["id"]
+    )
+    waiting = Event("step.waiting", 0.0, "only", 1, payload={"actions": ["delegate"]})
+    for known in (True, False):
+        board = RunBoard()
+        with temporary_types(*[ScriptedAction(declaration)] * known):
+            board.apply(waiting)
+        assert board.starts_runs is known
 
 
 def test_its_handler_gets_rendered_parameters(tester: ActionTester) -> None:
