@@ -217,6 +217,7 @@ class _LambdaInvocation:
 
     def _make_executor(self) -> VisitExecutor:
         from noetl.executor.engine.invocation import VisitExecutor
+        from noetl.executor.engine.work_context import InvocationTime
         from noetl.executor.model.worker_identity import process_name
 
         continues_until = self._started + self._seconds * CONTINUE_FRACTION
@@ -224,8 +225,7 @@ class _LambdaInvocation:
             self._warm.store,
             Lease(f"{process_name()}/{self._request_id}", self._warm.lease_seconds),
             self._warm.capabilities,
-            invocation_seconds=self._seconds,
-            ends_at=self._started + self._seconds,
+            invocation=InvocationTime(self._seconds, self._started + self._seconds),
             continues=lambda: time.monotonic() < continues_until,
             public_url=self._warm.public_url,
             on_run_end=self._record_run_end,

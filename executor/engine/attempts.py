@@ -10,13 +10,14 @@ from typing import Any
 
 from noetl.executor.actions import catalogue, handler
 from noetl.executor.actions.action import Call, Suspend
-from noetl.executor.engine.journal import WorkSuspended
 from noetl.executor.engine.rendering import render_parameters
 from noetl.executor.engine.scope import Scope
 from noetl.executor.engine.work_context import WorkContext
 from noetl.executor.errors import ActionError, CancelledError, FencedError, StoreError
 from noetl.executor.model.events import Event
 from noetl.executor.model.ids import derived_id
+from noetl.executor.model.outcome import CANCELLED, Cancelled, Outcome, WorkResult, WorkSuspension
+from noetl.executor.model.run import ErrorRecord
 from noetl.executor.model.tracing import make_traceparent, trace_id
 from noetl.executor.model.transition import retry_delay_seconds
 from noetl.executor.security.capabilities import ACTIONS_SETTING
@@ -36,112 +37,130 @@ logger = logging.getLogger("noetl.executor")
 
 
 @frozen
+class _Attempt:
+    """One attempt at an action: its number from 1, when it started, and the state of its last `Suspend`.
+
+    `tries` are the resumes of the run and the attempt of the visit. `is_resumed` is true if they have changed
+    since the action began; `begun` counts these changes from 1.
+    """
+
+    number: int
+    begun: int
+    tries: list[int]
+    is_resumed: bool
+    started_at: float | None = None
+    state: Any = None
+
+    def next(self) -> _Attempt:
+        return _Attempt(self.number + 1, self.begun, self.tries, self.is_resumed)
+
+
+@frozen
 class RetryLoop:
-    """The attempts of the action at a position of the work. `args` are those of the enclosing task."""
+    """The attempts of the action at a position of the work."""
 
     context: WorkContext
     action: Action
     scope: Scope
     position: str
-    args: Mapping[str, Any] | None
 
     @property
     def declaration(self) -> ActionDeclaration:
         """The declaration of the action's type."""
         return catalogue()[self.action.type]
 
-    def run(self) -> Any:
-        """Call the action until it succeeds, and return its result.
+    def run(self) -> WorkResult:
+        """Call the action until it succeeds, fails finally, waits, or the run is cancelled.
+
+        The work is also suspended if the delay before a retry is long.
+        """
+        attempt = self._first_attempt()
+        while True:
+            attempt = self._start(attempt)
+            result = self._perform(attempt)
+            if not isinstance(result, Outcome):
+                return result
+            delay = None if result.error is None else self._seconds_before_retry(result.error, attempt)
+            self._record_end(attempt, result, delay)
+            if delay is None:
+                return result
+            attempt = attempt.next()
+            if self._must_suspend(delay):
+                due_at = self.context.clock() + delay
+                return WorkSuspension(self._journal(attempt), due_at, retried=(self.action.type,))
+            if self.context.cancelled.wait(delay):
+                return CANCELLED
+
+    def _first_attempt(self) -> _Attempt:
+        """Return the attempt with which the action begins, or continues after a suspension."""
+        entry = self.context.journal.get(self.position)
+        tries = [self.scope.run.resumes, self.scope.visit.attempt]
+        if entry is None:
+            return _Attempt(1, 1, tries, tries != [0, 1])
+        is_resumed = tries != entry["tries"]
+        number, begun = 1 if is_resumed else entry["attempt"], entry["begun"] + is_resumed
+        return _Attempt(number, begun, tries, is_resumed, entry["started_at"], entry.get("memory"))
+
+    def _start(self, attempt: _Attempt) -> _Attempt:
+        """Return the attempt with its start, which is recorded unless it started before a suspension."""
+        if attempt.started_at is not None:
+            return attempt
+        now = self.context.clock()
+        self._record_event("action.started", now, {})
+        return _Attempt(attempt.number, attempt.begun, attempt.tries, attempt.is_resumed, now, attempt.state)
+
+    def _perform(self, attempt: _Attempt) -> WorkResult:
+        """Call the handler once. Its exceptions become results here, and nowhere else."""
+        type = self.action.type
+        try:
+            return Outcome(True, self._call_handler(attempt), None, type)
+        except ActionError as problem:
+            return Outcome(False, None, self.scope.failure(problem, type), type)
+        except Suspend as suspend:
+            awaits = () if suspend.wait_id is None else (suspend.wait_id,)
+            journal = self._journal(attempt, memory=suspend.state)
+            return WorkSuspension(journal, suspend.due_at, awaits, actions=(type,))
+        except CancelledError:
+            return CANCELLED
+
+    def _call_handler(self, attempt: _Attempt) -> Any:
+        """Return what the handler returns. An unexpected exception becomes an ActionError."""
+        call = self._make_call(attempt)
+        call.remaining_seconds()
+        try:
+            data = handler(self.action.type)(call)
+            check_saved_names(self.declaration.saved_names(self.action.parameters), data)
+        except (ActionError, Suspend, CancelledError, StoreError, FencedError):
+            raise
+        except Exception as bug:
+            logger.exception("the handler of `%s` raised", self.action.type)
+            message = f"the handler of `{self.action.type}` raised: {bug}"
+            raise ActionError(type(bug).__name__, message) from bug
+        return data
+
+    def _make_call(self, attempt: _Attempt) -> Call:
+        """Return the call of the handler, with rendered parameters.
 
         Raises:
-            ActionError: the last attempt failed.
-            WorkSuspended: the action waits, or the delay before its retry is long.
-            CancelledError: the run was cancelled during the delay before a retry.
+            ActionError: the action type is disabled, or a parameter cannot be rendered.
         """
-        action, scope, position, clock = self.action, self.scope, self.position, self.context.clock
-        entry = self.context.journal.get(position)
-        tries = [scope.run.resumes, scope.visit.attempt]
-        is_resumed = tries != ([0, 1] if entry is None else entry["tries"])
-        attempt = 1 if entry is None or is_resumed else entry["attempt"]
-        begun = 1 if entry is None else entry["begun"] + is_resumed
-        state = None if entry is None else entry.get("memory")
-        while True:
-            started_at = None if entry is None else entry["started_at"]
-            if started_at is None:
-                started_at = clock()
-                self._record_event(
-                    "action.started", started_at, {"action": action.type, "position": position}
-                )
-            wait_id = derived_id("wait", scope.visit.id, position, attempt, begun)
-            try:
-                data = self._attempt(wait_id, state, is_resumed=is_resumed)
-            except Suspend as suspend:
-                waiting = self._entry(attempt, begun, tries, started_at) | {"memory": suspend.state}
-                awaits = [suspend.wait_id] if suspend.wait_id is not None else []
-                raise WorkSuspended(
-                    {position: waiting}, suspend.due_at, awaits, actions=[action.type]
-                ) from None
-            except ActionError as problem:
-                seconds = self._record_failure(problem, attempt, started_at)
-                if seconds is None:
-                    raise
-                entry = state = None
-                attempt += 1
-                if self._must_suspend(seconds):
-                    retrying = self._entry(attempt, begun, tries, None)
-                    raise WorkSuspended(
-                        {position: retrying}, clock() + seconds, retried=[action.type]
-                    ) from None
-                if self.context.cancelled.wait(seconds):
-                    raise CancelledError from None
-            else:
-                payload = {"action": action.type, "position": position}
-                self._record_event("action.completed", clock(), payload, started_at)
-                return data
-
-    def _entry(self, attempt: int, begun: int, tries: list[int], started_at: float | None) -> dict[str, Any]:
-        """Return the journal entry of the action."""
-        return {
-            "action": self.action.type,
-            "attempt": attempt,
-            "begun": begun,
-            "tries": tries,
-            "started_at": started_at,
-        }
-
-    def _record_failure(self, problem: ActionError, attempt: int, started_at: float) -> float | None:
-        """Record that an attempt failed. Return the seconds before the next attempt, or None."""
-        error = self.scope.failure(problem, self.action.type)
-        payload = {"action": self.action.type, "position": self.position, "error": redact(error)}
-        seconds = self._seconds_before_retry(problem, attempt)
-        if seconds is None:
-            self._record_event("action.failed", self.context.clock(), payload, started_at)
-        else:
-            payload |= {"wait_seconds": seconds}
-            self._record_event("action.retrying", self.context.clock(), payload, started_at)
-        return seconds
-
-    def _attempt(self, wait_id: str, state: Any, *, is_resumed: bool) -> Any:
-        """Render the parameters, call the handler once, and return its result."""
         context, action, scope, position = self.context, self.action, self.scope, self.position
         allowed = context.capabilities.actions
         if allowed is not None and action.type not in allowed:
             message = f"action type `{action.type}` is not allowed here: {ACTIONS_SETTING} does not name it"
             raise ActionError("ActionDisabled", message, retryable=False)
         declaration = self.declaration
-        if declaration.suspends:
-            context.wait_ids.add(wait_id)
-        deadline = context.deadline
+        deadline = context.deadlines.segment
         if action.timeout_seconds is not None and not declaration.suspends:
             deadline = min(deadline, time.monotonic() + action.timeout_seconds)
-        parameters = render_parameters(declaration, action.parameters, scope.lookup(position, self.args))
+        parameters = render_parameters(declaration, action.parameters, scope.lookup(position))
         labels = {
             "run": scope.run.id,
             "step": scope.visit.step,
             "visit": scope.visit.number,
             "trace": trace_id(scope.run),
         }
-        call = Call(
+        return Call(
             parameters,
             scope.idempotency_key(position),
             deadline,
@@ -150,30 +169,43 @@ class RetryLoop:
             _make_playbook_log(labels),
             context.cancelled,
             now=context.clock(),
-            state=state,
-            wait_id=wait_id,
-            is_resumed=is_resumed,
+            state=attempt.state,
+            wait_id=derived_id("wait", scope.visit.id, position, attempt.number, attempt.begun),
+            is_resumed=attempt.is_resumed,
             timeout_seconds=action.timeout_seconds,
             external_waits=context.external_waits,
             perform_action=self._perform_nested,
             traceparent=make_traceparent(scope.run, scope.visit.id, scope.visit.attempt, position),
         )
-        call.remaining_seconds()
-        try:
-            data = handler(action.type)(call)
-            check_saved_names(declaration.saved_names(action.parameters), data)
-        except (ActionError, Suspend, CancelledError, StoreError, FencedError):
-            raise
-        except Exception as bug:
-            logger.exception("the handler of `%s` raised", action.type)
-            raise ActionError(type(bug).__name__, f"the handler of `{action.type}` raised: {bug}") from bug
-        return data
 
     def _perform_nested(self, nested: Mapping[str, Any], names: Mapping[str, Any]) -> Any:
-        """Perform an action that is a parameter of this one, with additional local names."""
+        """Perform an action that is a parameter of this one, with additional local names. Return its data.
+
+        Raises:
+            ActionError: the nested action failed.
+            CancelledError: the run was cancelled.
+        """
+        action = action_from_json(nested)
         scope = replace(self.scope, local={**self.scope.local, **names})
-        position = self.position + PARAMETER_SUFFIX
-        return RetryLoop(self.context, action_from_json(nested), scope, position, self.args).run()
+        result = RetryLoop(self.context, action, scope, self.position + PARAMETER_SUFFIX).run()
+        if isinstance(result, Cancelled):
+            raise CancelledError
+        if isinstance(result, WorkSuspension):
+            raise ActionError("ParameterError", f"`{action.type}` cannot wait here", retryable=False)
+        if result.error is not None:
+            raise _action_error(result.error)
+        return result.data
+
+    def _journal(self, attempt: _Attempt, **state: Any) -> dict[str, Any]:
+        """Return the journal of the action, with which the next segment continues at this attempt."""
+        entry = {
+            "action": self.action.type,
+            "attempt": attempt.number,
+            "begun": attempt.begun,
+            "tries": attempt.tries,
+            "started_at": attempt.started_at,
+        }
+        return {self.position: entry | state}
 
     def _must_suspend(self, seconds: float) -> bool:
         """Return whether a retry after `seconds` belongs to a later segment.
@@ -181,44 +213,69 @@ class RetryLoop:
         This is so after a long delay, or one past the deadline of this segment. A nested action cannot be
         suspended.
         """
-        is_too_long = seconds > MAX_HELD_DELAY_SECONDS or time.monotonic() + seconds >= self.context.deadline
+        is_too_long = (
+            seconds > MAX_HELD_DELAY_SECONDS or time.monotonic() + seconds >= self.context.deadlines.segment
+        )
         return is_too_long and not self.position.endswith(PARAMETER_SUFFIX)
 
-    def _seconds_before_retry(self, problem: ActionError, attempt: int) -> float | None:
+    def _seconds_before_retry(self, error: ErrorRecord, attempt: _Attempt) -> float | None:
         """Return the delay before the next attempt, or None if the action is not retried."""
-        retry, scope, context = self.action.retry, self.scope, self.context
-        if attempt >= retry.attempts or not problem.retryable:
+        retry, scope, deadlines = self.action.retry, self.scope, self.context.deadlines
+        if attempt.number >= retry.attempts or not error["retryable"]:
             return None
-        delay = retry_delay_seconds(retry, attempt, scope.run.id, scope.visit.id, self.position)
-        deadline = context.attempt_deadline if self._must_suspend(delay) else context.deadline
-        if time.monotonic() + delay >= deadline:
+        delay = retry_delay_seconds(retry, attempt.number, scope.run.id, scope.visit.id, self.position)
+        deadline = deadlines.attempt if self._must_suspend(delay) else deadlines.segment
+        if time.monotonic() + delay >= deadline or not self._wants_retry(error):
             return None
-        if retry.condition is not None:
-            lookup = scope.lookup(self.position, self.args, scope.failure(problem, self.action.type))
-            try:
-                if not is_true(parse_template(retry.condition).evaluate(lookup)):
-                    return None
-            except EvaluationError:
-                # The failure of the action says more than the failure of its condition.
-                return None
         return delay
 
+    def _wants_retry(self, error: ErrorRecord) -> bool:
+        """Evaluate the condition of the retry. One without a value counts as false."""
+        condition = self.action.retry.condition
+        if condition is None:
+            return True
+        try:
+            return is_true(parse_template(condition).evaluate(self.scope.lookup(self.position, error)))
+        except EvaluationError:
+            # The failure of the action says more than the failure of its condition.
+            return False
+
+    def _record_end(self, attempt: _Attempt, outcome: Outcome, delay: float | None) -> None:
+        """Record how an attempt ended, and the delay before the next one."""
+        now, started_at = self.context.clock(), attempt.started_at
+        if outcome.error is None:
+            self._record_event("action.completed", now, {}, started_at)
+            return
+        error = redact(outcome.error)
+        if delay is None:
+            self._record_event("action.failed", now, {"error": error}, started_at)
+        else:
+            self._record_event("action.retrying", now, {"error": error, "wait_seconds": delay}, started_at)
+
     def _record_event(
-        self, type: str, happened_at: float, payload: Mapping[str, Any], started_at: float | None = None
+        self, type: str, happened_at: float, details: Mapping[str, Any], started_at: float | None = None
     ) -> None:
         visit = self.scope.visit
+        payload = {"action": self.action.type, "position": self.position, **details}
         duration = None if started_at is None else max(happened_at - started_at, 0.0)
         self.context.events.append(
             Event(type, happened_at, visit.step, visit.number, visit.attempt, duration, payload)
         )
 
 
-def check_saved_names(names: Iterable[str], data: Any) -> None:
-    """Check that the result of a handler has a value for each name that its declaration says it saves.
+def _action_error(error: ErrorRecord) -> ActionError:
+    """Return the exception with which a nested action reports its failure to the handler around it."""
+    return ActionError(
+        error["type"],
+        error["message"],
+        retryable=error["retryable"],
+        status=error["status"],
+        details=error["details"],
+    )
 
-    Raises:
-        TypeError: a value is missing.
-    """
+
+def check_saved_names(names: Iterable[str], data: Any) -> None:
+    """Check that the result of a handler has a value for each name that its declaration says it saves."""
     for name in names:
         if not isinstance(data, Mapping) or name not in data:
             raise TypeError(f"its result must have a value for `{name}`")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 from noetl.executor.errors import ActionError, RejectedError
@@ -13,7 +14,6 @@ from noetl.executor.model.start_request import StartRequest
 from noetl.executor.model.tracing import make_traceparent
 from noetl.executor.security.redaction import CALLBACK_TOKENS
 from noetl.executor.stores.interface import Store
-from noetl.planner.frozen import frozen
 
 MAX_RUN_DEPTH = 10
 """How many levels of child runs a run may have."""
@@ -36,15 +36,19 @@ def registry_finder(store: Store) -> FindPlaybook:
     return find
 
 
-@frozen
+@dataclass(slots=True, eq=False, repr=False)
 class VisitWaits:
-    """The external waits of one claimed visit (implements `noetl.executor.actions.action.ExternalWaits`)."""
+    """The external waits of one claimed visit (implements `noetl.executor.actions.action.ExternalWaits`).
+
+    `has_started_run` is true if the visit has started a child run, whose end it awaits, in this segment.
+    """
 
     store: Store
     claim: Claim
     find_playbook: FindPlaybook
     public_url: str | None
     clock: Callable[[], float]
+    has_started_run: bool = False
 
     def open_wait(self, wait_id: str) -> dict[str, str]:
         token = CALLBACK_TOKENS.create()
@@ -93,6 +97,7 @@ class VisitWaits:
         except RejectedError as problem:
             message = f"`{playbook}` cannot be started: {problem.message}"
             raise ActionError("ParameterError", message, retryable=False) from problem
+        self.has_started_run |= not detached
         return self.store.runs.create(run, first_visit)
 
     def read_run(self, run_id: str) -> Run:

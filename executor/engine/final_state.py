@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, TypeAlias
 
+from noetl.executor.engine.scope import view_step
 from noetl.executor.model.run import Visit, VisitStatus
 from noetl.executor.model.transition import merge_names
 from noetl.executor.stores.interface import Store
@@ -98,18 +99,6 @@ def final_steps(visits: Iterable[Visit], *, is_cancelled: bool = False) -> StepV
         view = {**view_step(visit), "visits": number}
         views[visit.step] = {**view, "status": "cancelled"} if was_cancelled else view
     return views
-
-
-def view_step(visit: Visit | None) -> Mapping[str, Any]:
-    """Return what `steps.NAME` shows of a step, from its last visit on a branch.
-
-    >>> view_step(None)
-    {'status': 'pending', 'visits': 0}
-    """
-    if visit is None:
-        return {"status": "pending", "visits": 0}
-    status = "pending" if visit.status in (VisitStatus.READY, VisitStatus.PARKED) else visit.status.value
-    return {"status": status, "visits": visit.number, "result": visit.result, "error": visit.error}
 
 
 def _in_causal_order(visits: Iterable[Visit]) -> list[Visit]:

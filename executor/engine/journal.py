@@ -3,12 +3,12 @@
 Problem: work may wait for days, inside tasks, loops and parallel items, and must hold no thread meanwhile.
 When it continues, finished parts must not run again.
 
-Algorithm: checkpoint and replay. When an action suspends, `WorkSuspended` passes up through the frames of the
-work, and each frame adds an entry under its position. The next segment performs the same work again: a frame
-that finds its entry skips what is finished and restores its state. The journal is rebuilt at each suspension.
-It holds the path to the waiting actions, and the outcomes of finished items of the same parallel work.
-Source: checkpointing of coroutines; compare the replay of Temporal workflows. The format is in
-docs/decisions/0005-invocation-segments.md.
+Algorithm: checkpoint and replay. An action that suspends returns a suspension, and each function around it
+adds an entry under its own position (`WorkSuspension` of `noetl.executor.model.outcome`). The next segment
+performs the same work again: a function that finds its entry skips what is finished and restores its state.
+The journal is rebuilt at each suspension. It holds the path to the waiting actions, and the outcomes of
+finished items of the same parallel work. Source: checkpointing of coroutines; compare the replay of Temporal
+workflows. The format is in docs/decisions/0005-invocation-segments.md.
 
 Cost: proportional to the positions on these paths, with the names that each has saved, and to the outcomes
 of the finished parallel items.
@@ -26,11 +26,11 @@ at item 1, and `time` is what the attempt has used.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from noetl.executor.model.outcome import Outcome
-from noetl.executor.model.run import NEVER, BatchResult, Claim
+from noetl.executor.model.outcome import Outcome, WorkResult
+from noetl.executor.model.run import Claim
 
 IN_PLACE = "rule"
 """The journal key of a case whose in-place work is suspended, with the outcome after which it was chosen."""
@@ -38,58 +38,9 @@ TIME = "time"
 """The journal key of the time that the attempt has used, and of the time since which a suspension counts."""
 
 
-class WorkSuspended(Exception):
-    """Signal through the frames of work that continues at `due_at`, or when a wait in `awaits` is answered.
-
-    `journal` holds the entries of the frames so far. `batch_results` are the results of completed batches,
-    `actions` the types of the actions that wait, and `retried` of those that are retried. `reserved` is the
-    part of the memory budget that suspended parallel work still holds.
-    """
-
-    def __init__(
-        self,
-        journal: dict[str, Any],
-        due_at: float = NEVER,
-        awaits: Iterable[str] = (),
-        batch_results: Iterable[BatchResult] = (),
-        actions: Iterable[str] = (),
-        retried: Iterable[str] = (),
-        reserved: int = 0,
-    ) -> None:
-        super().__init__()
-        self.journal = journal
-        self.due_at = due_at
-        self.awaits = tuple(awaits)
-        self.batch_results = tuple(batch_results)
-        self.actions = tuple(actions)
-        self.retried = tuple(retried)
-        self.reserved = reserved
-
-    @classmethod
-    def combine(
-        cls, journal: dict[str, Any], suspensions: Iterable[WorkSuspended], reserved: int
-    ) -> WorkSuspended:
-        """Return one suspension for parallel work: what all of `suspensions` wait for and hold.
-
-        `journal` and `reserved` are those of the frame around them.
-        """
-        items = list(suspensions)
-        for item in items:
-            journal |= item.journal
-        return cls(
-            journal,
-            min((item.due_at for item in items), default=NEVER),
-            (wait for item in items for wait in item.awaits),
-            (result for item in items for result in item.batch_results),
-            dict.fromkeys(action for item in items for action in item.actions),
-            dict.fromkeys(action for item in items for action in item.retried),
-            reserved + sum(item.reserved for item in items),
-        )
-
-
-def item_entry(outcome: Outcome | WorkSuspended, saved: Mapping[str, Any]) -> dict[str, Any]:
+def item_entry(result: WorkResult, saved: Mapping[str, Any]) -> dict[str, Any]:
     """Return the journal entry of a parallel item: its saved names and, if it has finished, its outcome."""
-    return {"saved": dict(saved)} | ({"done": outcome.to_list()} if isinstance(outcome, Outcome) else {})
+    return {"saved": dict(saved)} | ({"done": result.to_list()} if isinstance(result, Outcome) else {})
 
 
 def changed_names(before: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,19 +18,26 @@ budget.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from typing import Any
 
-from noetl.executor.engine.journal import WorkSuspended, changed_names, item_entry
+from noetl.executor.engine.journal import changed_names, item_entry
 from noetl.executor.engine.rendering import render
 from noetl.executor.engine.scope import Scope
 from noetl.executor.engine.work_context import MAX_PARALLEL, WorkContext
 from noetl.executor.errors import ActionError
 from noetl.executor.model.events import Event
 from noetl.executor.model.memory_budget import MAX_LOOP_RESULT, json_size
-from noetl.executor.model.outcome import Outcome
+from noetl.executor.model.outcome import (
+    CANCELLED,
+    Cancelled,
+    Outcome,
+    WorkResult,
+    WorkSuspension,
+    combine_suspensions,
+)
 from noetl.executor.model.run import BatchResult
 from noetl.planner.frozen import frozen
 from noetl.planner.kinds import describe_kind_of
@@ -59,7 +66,7 @@ class LoopProgress:
         return LoopProgress(self.done + len(failures), self.failed + sum(failures), self.total)
 
 
-ItemWork = Callable[[WorkContext, Scope, str], Outcome]
+ItemWork = Callable[[WorkContext, Scope, str], WorkResult]
 """A function that performs the work of one item: (context without events, scope and position of the item)."""
 
 
@@ -73,44 +80,46 @@ class LoopRun:
     scope: Scope
     position: str
 
-    def run(self, lookup: Lookup) -> Outcome:
-        """Perform the work for each item and return the list of their data, in order.
+    def run(self, lookup: Lookup) -> WorkResult:
+        """Perform the work for the items of the next batch. The outcome has the list of their data, in order.
 
-        Items record no events. The loop records its progress after each batch, and in between whenever events
-        are written.
+        The work is suspended if an item waits, or if another batch follows. Items record no events. The loop
+        records its progress after each batch, and in between whenever events are written.
 
         Raises:
-            WorkSuspended: an item waits, or a batch is finished and another one follows.
             ActionError: the items are not a list, or the items or their data are too large.
         """
-        context, loop, position = self.context, self.loop, self.position
-        items = _evaluate_items(loop, lookup)
-        with context.memory_budget.reserved(items):
-            entry = context.journal.get(position, {"next": 0, "failed": 0, "total": len(items), "given": 0})
-            first = entry["next"]
-            before = LoopProgress(first, entry["failed"], len(items))
-            batch = items[first : first + loop.batch] if loop.batch else items[first:]
-            try:
-                outcomes = _BatchRun(self, batch, before).run()
-            except WorkSuspended as suspended:
-                suspended.journal[position] = entry
-                raise
-            size = sum(json_size(outcome.data) for outcome in outcomes)
-            context.memory_budget.release(size)
-            total_size = entry.get("given", 0) + size
-            if first and total_size > MAX_LOOP_RESULT:
-                message = f"the result of the loop is longer than {MAX_LOOP_RESULT:,} characters of JSON"
-                raise ActionError("PayloadTooLarge", message, retryable=False)
-            progress = before.plus(outcomes)
-            self.report_progress(progress, is_final=True)
-            if progress.failed and not loop.forgiving:
-                return _combine(outcomes, loop)
-            if progress.done < progress.total:
-                result = BatchResult(position, first, [outcome.to_list() for outcome in outcomes])
-                raise WorkSuspended(
-                    {position: _batch_entry(progress, total_size)}, context.clock(), batch_results=[result]
-                )
-            return _combine([*(context.batch_outcomes_of(position) if first else ()), *outcomes], loop)
+        items = _evaluate_items(self.loop, lookup)
+        with self.context.memory_budget.reserved(items):
+            start = _BatchStart.read(self.context.journal.get(self.position), len(items))
+            first, size = start.progress.done, self.loop.batch or len(items)
+            result = _BatchRun(self, items[first : first + size], start.progress).run()
+            if isinstance(result, Cancelled):
+                return result
+            if isinstance(result, WorkSuspension):
+                return result.with_entry(self.position, start.to_entry())
+            return self._finish_batch(start, result)
+
+    def _finish_batch(self, start: _BatchStart, outcomes: Sequence[Outcome]) -> WorkResult:
+        """Return the outcome of the loop after its last batch, or the suspension between two batches.
+
+        Raises:
+            ActionError: the data of the items is too large.
+        """
+        context, loop, position, first = self.context, self.loop, self.position, start.progress.done
+        size = sum(json_size(outcome.data) for outcome in outcomes)
+        context.memory_budget.release(size)
+        end = _BatchStart(start.progress.plus(outcomes), start.result_size + size)
+        if first and end.result_size > MAX_LOOP_RESULT:
+            message = f"the result of the loop is longer than {MAX_LOOP_RESULT:,} characters of JSON"
+            raise ActionError("PayloadTooLarge", message, retryable=False)
+        self.report_progress(end.progress, is_final=True)
+        if end.progress.failed and not loop.forgiving:
+            return _combine(outcomes, loop)
+        if end.progress.done < end.progress.total:
+            result = BatchResult(position, first, [outcome.to_list() for outcome in outcomes])
+            return WorkSuspension({position: end.to_entry()}, context.clock(), batch_results=(result,))
+        return _combine([*(context.batch_outcomes_of(position) if first else ()), *outcomes], loop)
 
     def report_progress(self, progress: LoopProgress, *, is_final: bool) -> None:
         """Record the progress of the loop as an event."""
@@ -125,14 +134,31 @@ class LoopRun:
         context.events.report_progress(self.position, make_event, is_final=is_final)
 
 
-def _batch_entry(progress: LoopProgress, total_size: int) -> dict[str, int]:
-    """Return the journal entry of a loop between two batches."""
-    return {
-        "next": progress.done,
-        "failed": progress.failed,
-        "total": progress.total,
-        "given": total_size,
-    }
+@frozen
+class _BatchStart:
+    """The state of a loop between two batches: its progress, and the size of its results so far.
+
+    The size is in characters of JSON.
+    """
+
+    progress: LoopProgress
+    result_size: int
+
+    @classmethod
+    def read(cls, entry: Mapping[str, int] | None, total: int) -> _BatchStart:
+        """Return the state in a journal entry, or that of a loop of `total` items before its first batch."""
+        if entry is None:
+            return cls(LoopProgress(0, 0, total), 0)
+        return cls(LoopProgress(entry["next"], entry["failed"], total), entry.get("given", 0))
+
+    def to_entry(self) -> dict[str, int]:
+        progress = self.progress
+        return {
+            "next": progress.done,
+            "failed": progress.failed,
+            "total": progress.total,
+            "given": self.result_size,
+        }
 
 
 def _evaluate_items(loop: Loop, lookup: Lookup) -> list[Any]:
@@ -170,21 +196,19 @@ class _BatchRun:
             if (outcome := context.finished_outcome(key)) is not None
         }
         context.memory_budget.reserve(sum(json_size(outcome.data) for outcome in self._outcomes.values()))
-        self._suspended: dict[int, WorkSuspended] = {}
+        self._suspended: dict[int, WorkSuspension] = {}
         self._scopes: dict[int, Scope] = {}
         self._progress = before.plus(self._outcomes.values())
         self._running = 0
         self._has_failed = False
+        self._is_cancelled = False
         self._lock = threading.Lock()
 
-    def run(self) -> list[Outcome]:
+    def run(self) -> list[Outcome] | WorkSuspension | Cancelled:
         """Perform the items and return their outcomes, in order, up to a failure that ended the loop.
 
         Items that were started before come first. A suspended item still counts as running, so it keeps
         another item from starting.
-
-        Raises:
-            WorkSuspended: at least one item waits.
         """
         pending = set(range(len(self._items))) - self._outcomes.keys()
         ordered = sorted(pending, key=lambda index: (self._keys[index] not in self._context.journal, index))
@@ -196,45 +220,55 @@ class _BatchRun:
             with ThreadPoolExecutor(threads, thread_name_prefix="noetl-loop") as pool:
                 for future in [pool.submit(self._work, queue) for _ in range(threads)]:
                     future.result()
+        if self._is_cancelled:
+            return CANCELLED
         if self._suspended and not self._has_failed:
-            raise self._suspension()
+            return self._suspend()
         for index, suspended in self._suspended.items():
             self._scopes[index].release(self._context.memory_budget)
             self._context.memory_budget.release(suspended.reserved)
         return [self._outcomes[index] for index in sorted(self._outcomes)]
 
     def _work(self, queue: Iterator[int]) -> None:
-        """Perform items from the queue until it is empty, the loop has failed, or enough items run."""
-        while True:
-            with self._lock:
-                if self._has_failed or self._running >= self._loop.concurrency:
-                    return
-                index = next(queue, None)
-                if index is None:
-                    return
-                self._running += 1
+        """Perform items from the queue until it is empty, the loop ends early, or enough items run."""
+        while (index := self._start_next(queue)) is not None:
             item_number = self._first + index
             local = {self._loop.name: self._items[index], "loop": _loop_variable(item_number, self._total)}
             item_scope = self._context.scope_of_item(self._keys[index], self._loop_run.scope, local)
             self._scopes[index] = item_scope
-            try:
-                item_position = f"{self._loop_run.position}[{item_number}]"
-                outcome = self._loop_run.item_work(self._item_context, item_scope, item_position)
-            except WorkSuspended as suspended:
-                self._suspended[index] = suspended
-                continue
-            del self._scopes[index]
-            item_scope.release(self._context.memory_budget)
-            outcome = self._context.reserve_outcome(outcome, item_scope)
-            with self._lock:
-                self._running -= 1
-                self._outcomes[index] = _with_item_number(outcome, item_number, self._total)
-                self._has_failed |= outcome.failed and not self._loop.forgiving
-                self._progress = self._progress.plus([outcome])
-                if not self._has_failed and len(self._outcomes) < len(self._items):
-                    self._loop_run.report_progress(self._progress, is_final=False)
+            item_position = f"{self._loop_run.position}[{item_number}]"
+            result = self._loop_run.item_work(self._item_context, item_scope, item_position)
+            if isinstance(result, Cancelled):
+                self._is_cancelled = True
+            elif isinstance(result, WorkSuspension):
+                self._suspended[index] = result
+            else:
+                self._finish_item(index, result)
 
-    def _suspension(self) -> WorkSuspended:
+    def _start_next(self, queue: Iterator[int]) -> int | None:
+        """Take the next item from the queue, or return None if no item may start."""
+        with self._lock:
+            if self._has_failed or self._is_cancelled or self._running >= self._loop.concurrency:
+                return None
+            index = next(queue, None)
+            if index is not None:
+                self._running += 1
+            return index
+
+    def _finish_item(self, index: int, outcome: Outcome) -> None:
+        """Add the outcome of an item, and drop what the item saved."""
+        item_scope = self._scopes.pop(index)
+        item_scope.release(self._context.memory_budget)
+        outcome = self._context.reserve_outcome(outcome, item_scope)
+        with self._lock:
+            self._running -= 1
+            self._outcomes[index] = _with_item_number(outcome, self._first + index, self._total)
+            self._has_failed |= outcome.failed and not self._loop.forgiving
+            self._progress = self._progress.plus([outcome])
+            if not self._has_failed and len(self._outcomes) < len(self._items):
+                self._loop_run.report_progress(self._progress, is_final=False)
+
+    def _suspend(self) -> WorkSuspension:
         """Return the suspension of the batch, with an entry for each finished and each suspended item."""
         journal = {self._keys[index]: item_entry(outcome, {}) for index, outcome in self._outcomes.items()}
         for index, suspended in self._suspended.items():
@@ -242,7 +276,7 @@ class _BatchRun:
             journal[self._keys[index]] = item_entry(suspended, changes)
         finished_size = sum(json_size(outcome.data) for outcome in self._outcomes.values())
         saved_size = sum(item_scope.reserved for item_scope in self._scopes.values())
-        return WorkSuspended.combine(journal, self._suspended.values(), finished_size + saved_size)
+        return combine_suspensions(journal, self._suspended.values(), finished_size + saved_size)
 
 
 def _loop_variable(index: int, length: int) -> dict[str, Any]:

@@ -6,208 +6,219 @@ from there.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any
 
 from noetl.executor.engine.attempts import RetryLoop
-from noetl.executor.engine.journal import (
-    WorkSuspended,
-    apply_inverse,
-    changed_names,
-    inverse_changes,
-    item_entry,
-)
+from noetl.executor.engine.journal import apply_inverse, changed_names, inverse_changes, item_entry
 from noetl.executor.engine.loop import LoopRun
 from noetl.executor.engine.rendering import render
 from noetl.executor.engine.scope import Scope
 from noetl.executor.engine.work_context import MAX_PARALLEL, WorkContext
 from noetl.executor.errors import ActionError
 from noetl.executor.model.memory_budget import json_size
-from noetl.executor.model.outcome import Outcome
+from noetl.executor.model.outcome import (
+    CANCELLED,
+    Cancelled,
+    Outcome,
+    WorkResult,
+    WorkSuspension,
+    combine_suspensions,
+)
 from noetl.executor.security.secret_sources import pack_references, unpack_references
-from noetl.planner.plan import TaskCall, Work
-from noetl.planner.templates.template import EvaluationError, Lookup, is_true, parse_template
+from noetl.planner.plan import Loop, TaskCall, Work
+from noetl.planner.templates.template import EvaluationError, is_true, parse_template
 
 
 def perform(
-    context: WorkContext,
-    work: Sequence[Work],
-    scope: Scope,
-    position: str,
-    *,
-    parallel: bool = False,
-    args: Mapping[str, Any] | None = None,
-) -> Outcome:
+    context: WorkContext, work: Sequence[Work], scope: Scope, position: str, *, parallel: bool = False
+) -> WorkResult:
     """Perform all items and return the outcome of the last one, or of the first unforgiven failure.
 
     The data of `parallel` work is the list of the items' data.
-
-    Raises:
-        WorkSuspended: an item waits.
     """
     if parallel and work:
-        return _perform_parallel(context, work, scope, position, args)
+        return _ParallelRun(context, work, scope, position).run()
     outcome = Outcome()
     first = context.journal.get(position, {}).get("at", 0)
     for index, item in enumerate(work[first:], first):
-        try:
-            outcome = _perform_item(context, item, scope, f"{position}.{index}", args)
-        except WorkSuspended as suspended:
-            suspended.journal[position] = {"at": index}
-            raise
-        if outcome.failed:
-            return outcome
+        result = _perform_item(context, item, scope, f"{position}.{index}")
+        if isinstance(result, WorkSuspension):
+            return result.with_entry(position, {"at": index})
+        if isinstance(result, Cancelled) or result.failed:
+            return result
+        outcome = result
     return replace(outcome, saved=dict(scope.saved))
 
 
-def _perform_parallel(
-    context: WorkContext, work: Sequence[Work], scope: Scope, position: str, args: Mapping[str, Any] | None
-) -> Outcome:
-    before = dict(scope.saved)
-    scopes = [context.scope_of_item(f"{position}#{index}", scope) for index in range(len(work))]
+class _ParallelRun:
+    """The items of parallel work, performed by a pool of threads, each in a scope of its own."""
 
-    def perform_one(index: int) -> Outcome | WorkSuspended:
-        finished = context.finished_outcome(f"{position}#{index}")
-        try:
-            outcome = finished or _perform_item(
-                context, work[index], scopes[index], f"{position}.{index}", args
-            )
-        except WorkSuspended as suspended:
-            return suspended
-        return context.reserve_outcome(outcome, scopes[index])
+    def __init__(self, context: WorkContext, work: Sequence[Work], scope: Scope, position: str) -> None:
+        self._context = context
+        self._work = work
+        self._scope = scope
+        self._position = position
+        self._before = dict(scope.saved)
+        self._scopes = [context.scope_of_item(self._key(index), scope) for index in range(len(work))]
 
-    with ThreadPoolExecutor(min(len(work), MAX_PARALLEL), thread_name_prefix="noetl-item") as pool:
-        results = list(pool.map(perform_one, range(len(work))))
-    finished = [result for result in results if isinstance(result, Outcome)]
-    suspended = [result for result in results if isinstance(result, WorkSuspended)]
-    context.memory_budget.release(sum(json_size(outcome.data) for outcome in finished))
-    failed = next((outcome for outcome in finished if outcome.failed), None)
-    if failed is not None:
-        for item_scope in scopes:
-            item_scope.release(context.memory_budget)
-        context.memory_budget.release(sum(suspension.reserved for suspension in suspended))
-        return Outcome(False, None, failed.error, failed.action)
-    if suspended:
+    def run(self) -> WorkResult:
+        """Perform all items and return the list of their data, or the first failure in their order."""
+        budget = self._context.memory_budget
+        with ThreadPoolExecutor(min(len(self._work), MAX_PARALLEL), thread_name_prefix="noetl-item") as pool:
+            results = list(pool.map(self._perform_one, range(len(self._work))))
+        if any(isinstance(result, Cancelled) for result in results):
+            return CANCELLED
+        outcomes = [result for result in results if isinstance(result, Outcome)]
+        suspensions = [result for result in results if isinstance(result, WorkSuspension)]
+        budget.release(sum(json_size(outcome.data) for outcome in outcomes))
+        failed = next((outcome for outcome in outcomes if outcome.failed), None)
+        if failed is not None:
+            for item_scope in self._scopes:
+                item_scope.release(budget)
+            budget.release(sum(suspension.reserved for suspension in suspensions))
+            return Outcome(False, None, failed.error, failed.action)
+        return self._suspend(results, suspensions) if suspensions else self._combine(outcomes)
+
+    def _key(self, index: int) -> str:
+        """Return the journal key of an item."""
+        return f"{self._position}#{index}"
+
+    def _perform_one(self, index: int) -> WorkResult:
+        scope = self._scopes[index]
+        result: WorkResult | None = self._context.finished_outcome(self._key(index))
+        if result is None:
+            result = _perform_item(self._context, self._work[index], scope, f"{self._position}.{index}")
+        return self._context.reserve_outcome(result, scope) if isinstance(result, Outcome) else result
+
+    def _suspend(self, results: Sequence[WorkResult], suspensions: Sequence[WorkSuspension]) -> WorkResult:
+        """Return the suspension of the work, with a journal entry for each item."""
         journal = {
-            f"{position}#{index}": item_entry(result, changed_names(before, scopes[index].saved))
-            for index, result in enumerate(results)
+            self._key(index): item_entry(result, changed_names(self._before, item_scope.saved))
+            for index, (result, item_scope) in enumerate(zip(results, self._scopes, strict=True))
         }
-        raise WorkSuspended.combine(journal, suspended, sum(item_scope.reserved for item_scope in scopes))
-    for item_scope in scopes:
-        _adopt_saved_names(context, scope, item_scope, before)
-    success = all(outcome.success for outcome in finished)
-    error = next((outcome.error for outcome in finished if outcome.error), None)
-    data = [outcome.data for outcome in finished]
-    return Outcome(success, data, error, saved=dict(scope.saved), forgiven=not success)
+        reserved = sum(item_scope.reserved for item_scope in self._scopes)
+        return combine_suspensions(journal, suspensions, reserved)
+
+    def _combine(self, outcomes: Sequence[Outcome]) -> Outcome:
+        """Return the outcome of the work, whose scope adopts what the items saved."""
+        for item_scope in self._scopes:
+            self._adopt_saved_names(item_scope)
+        success = all(outcome.success for outcome in outcomes)
+        error = next((outcome.error for outcome in outcomes if outcome.error), None)
+        data = [outcome.data for outcome in outcomes]
+        return Outcome(success, data, error, saved=dict(self._scope.saved), forgiven=not success)
+
+    def _adopt_saved_names(self, item_scope: Scope) -> None:
+        """Copy what a parallel item saved into the scope, and its reservation with it."""
+        scope = self._scope
+        scope.saved.update(changed_names(self._before, item_scope.saved))
+        self._context.memory_budget.release(sum(scope.sizes.get(name, 0) for name in item_scope.sizes))
+        scope.sizes.update(item_scope.sizes)
 
 
-def _adopt_saved_names(
-    context: WorkContext, scope: Scope, item_scope: Scope, before: Mapping[str, Any]
-) -> None:
-    """Copy what a parallel item saved into the scope, and its reservation with it."""
-    scope.saved.update(changed_names(before, item_scope.saved))
-    context.memory_budget.release(sum(scope.sizes.get(name, 0) for name in item_scope.sizes))
-    scope.sizes.update(item_scope.sizes)
+def _perform_item(context: WorkContext, item: Work, scope: Scope, position: str) -> WorkResult:
+    """Perform an item and save its data under `as`. If it fails, drop what it saved.
 
-
-def _perform_item(
-    context: WorkContext, item: Work, scope: Scope, position: str, args: Mapping[str, Any] | None
-) -> Outcome:
-    frame = f"{position}/{item.task}" if isinstance(item, TaskCall) else position
+    A suspension remembers what the item saved, so that a failure in a later segment can drop it.
+    """
+    frame = _frame_of(item, position)
     before = apply_inverse(scope.saved, context.journal.get(frame, {}).get("undo", {}))
     sizes = dict(scope.sizes)
-    try:
-        if item.loop is None:
-            outcome = _perform_once(context, item, scope, position, args)
-        else:
-            outcome = _perform_loop(context, item, scope, position, args)
-        if not outcome.failed and not outcome.skipped and item.save_as is not None:
-            scope.save({item.save_as: outcome.data}, context.memory_budget)
-    except WorkSuspended as suspended:
-        if inverse := inverse_changes(before, scope.saved):
-            suspended.journal[frame]["undo"] = inverse
-        raise
-    except ActionError as problem:
-        outcome = _failed(item, scope, problem)
-    if outcome.failed:
+    result = _perform_and_save(context, item, scope, position)
+    if isinstance(result, WorkSuspension):
+        inverse = inverse_changes(before, scope.saved)
+        return result.with_entry(frame, {"undo": inverse}) if inverse else result
+    if isinstance(result, Outcome) and result.failed:
         scope.saved = before
         scope.release(context.memory_budget, sizes)
-        return replace(outcome, forgiven=item.forgiven)
-    return outcome
+        return replace(result, forgiven=item.forgiven)
+    return result
 
 
-def _perform_loop(
-    context: WorkContext, item: Work, scope: Scope, position: str, args: Mapping[str, Any] | None
-) -> Outcome:
+def _perform_and_save(context: WorkContext, item: Work, scope: Scope, position: str) -> WorkResult:
+    try:
+        if item.loop is None:
+            result = _perform_once(context, item, scope, position)
+        else:
+            result = _perform_loop(context, item, item.loop, scope, position)
+        if item.save_as is not None and isinstance(result, Outcome) and not (result.failed or result.skipped):
+            scope.save({item.save_as: result.data}, context.memory_budget)
+    except ActionError as problem:
+        return _failed(item, scope, problem)
+    return result
+
+
+def _perform_loop(context: WorkContext, item: Work, loop: Loop, scope: Scope, position: str) -> WorkResult:
     """Perform an item of work for each item of its loop.
 
     Raises:
         ActionError: the items are not a list, or the data is too large.
     """
-    assert item.loop is not None
 
-    def perform_one(item_context: WorkContext, item_scope: Scope, item_position: str) -> Outcome:
-        return _perform_once(item_context, item, item_scope, item_position, args)
+    def perform_one(item_context: WorkContext, item_scope: Scope, item_position: str) -> WorkResult:
+        return _perform_once(item_context, item, item_scope, item_position)
 
-    loop_run = LoopRun(context, item.loop, perform_one, scope, position)
-    return loop_run.run(scope.lookup(position, args))
+    return LoopRun(context, loop, perform_one, scope, position).run(scope.lookup(position))
 
 
-def _perform_once(
-    context: WorkContext, item: Work, scope: Scope, position: str, args: Mapping[str, Any] | None
-) -> Outcome:
-    """Perform an item of work without its loop and return its outcome.
-
-    The names that its type saves are saved into the scope.
-    """
-    name = _name_of(item)
-    lookup = scope.lookup(position, args)
+def _perform_once(context: WorkContext, item: Work, scope: Scope, position: str) -> WorkResult:
+    """Perform an item of work without its loop. The names that its type saves are saved into the scope."""
+    if context.cancelled.is_set():
+        return CANCELLED
     try:
         context.check_time()
-        has_begun = position in context.journal or f"{position}/{name}" in context.journal
-        if not has_begun and item.condition is not None and not _is_true(item.condition, lookup):
-            return Outcome(action=name, skipped=True)
+        condition = item.condition
+        if condition is not None and _is_skipped(context, item, condition, scope, position):
+            return Outcome(action=_name_of(item), skipped=True)
         if isinstance(item, TaskCall):
-            return _perform_task(context, item, scope, position, lookup)
-        attempts = RetryLoop(context, item, scope, position, args)
-        data = attempts.run()
-        names = attempts.declaration.saved_names(item.parameters)
-        scope.save({name: data[name] for name in names}, context.memory_budget)
+            return _perform_task(context, item, scope, position)
+        attempts = RetryLoop(context, item, scope, position)
+        result = attempts.run()
+        if isinstance(result, Outcome) and result.success:
+            names = attempts.declaration.saved_names(item.parameters)
+            scope.save({name: result.data[name] for name in names}, context.memory_budget)
     except ActionError as problem:
         return _failed(item, scope, problem)
-    return Outcome(True, data, None, name)
+    return result
 
 
-def _perform_task(
-    context: WorkContext, call: TaskCall, scope: Scope, position: str, lookup: Lookup
-) -> Outcome:
-    task = context.find_task(call.task)
-    frame = f"{position}/{call.task}"
-    entry = context.journal.get(frame)
-    args = render(dict(call.args), None, lookup) if entry is None else unpack_references(entry["args"])
-    task_scope = replace(scope, local={})
-    try:
-        with context.memory_budget.reserved(args):
-            return perform(context, task.run, task_scope, frame, parallel=task.parallel, args=args)
-    except WorkSuspended as suspended:
-        suspended.journal[frame] = {**suspended.journal.get(frame, {}), "args": pack_references(args)}
-        raise
-    finally:
-        scope.saved = task_scope.saved
-
-
-def _is_true(condition: str, lookup: Lookup) -> bool:
-    """Evaluate an `if`.
+def _is_skipped(context: WorkContext, item: Work, condition: str, scope: Scope, position: str) -> bool:
+    """Return whether the `if` of an item is false. It is evaluated once, before the item begins.
 
     Raises:
         ActionError: the condition has no value.
     """
+    if position in context.journal or _frame_of(item, position) in context.journal:
+        return False
     try:
-        return is_true(parse_template(condition).evaluate(lookup))
+        return not is_true(parse_template(condition).evaluate(scope.lookup(position)))
     except EvaluationError as problem:
         raise ActionError(problem.type, f"`if`: {problem.message}", retryable=False) from problem
+
+
+def _perform_task(context: WorkContext, call: TaskCall, scope: Scope, position: str) -> WorkResult:
+    """Perform the work of a task in the scope of its call, with arguments instead of local names."""
+    task = context.find_task(call.task)
+    frame = _frame_of(call, position)
+    entry = context.journal.get(frame)
+    if entry is None:
+        args = render(dict(call.args), None, scope.lookup(position))
+    else:
+        args = unpack_references(entry["args"])
+    task_scope = replace(scope, local={}, args=args)
+    with context.memory_budget.reserved(args):
+        result = perform(context, task.run, task_scope, frame, parallel=task.parallel)
+    scope.saved = task_scope.saved
+    if isinstance(result, WorkSuspension):
+        return result.with_entry(frame, {"args": pack_references(args)})
+    return result
+
+
+def _frame_of(item: Work, position: str) -> str:
+    """Return the journal key of an item: its position, and of a task call also the task."""
+    return f"{position}/{item.task}" if isinstance(item, TaskCall) else position
 
 
 def _failed(item: Work, scope: Scope, problem: ActionError) -> Outcome:

@@ -1,4 +1,4 @@
-"""The scope of a visit: the names that its templates read, and the names that it saves."""
+"""The scope of a visit: the names that its templates read, how they are loaded, and those that it saves."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from noetl.executor.model.ids import derived_id
 from noetl.executor.model.json_values import to_json_value
 from noetl.executor.model.memory_budget import MemoryBudget, json_size
 from noetl.executor.model.outcome import Outcome, error_record
-from noetl.executor.model.run import ErrorRecord, Run, Visit
+from noetl.executor.model.run import Claim, ErrorRecord, Run, Visit, VisitStatus
+from noetl.executor.model.transition import find_holders
+from noetl.executor.stores.interface import Store
+from noetl.planner.plan import Step
 from noetl.planner.templates.template import Lookup
 
 
@@ -25,8 +28,8 @@ class Scope:
 
     `loaded` are values that earlier visits saved; `steps` are the views of other steps (`steps.NAME`);
     `saved` are the names that this visit has saved. `outcome` is set after the work of the step, `ending` in
-    the finally step. `local` are the names of enclosing loops. `sizes` are the reserved sizes of the saved
-    names.
+    the finally step. `local` are the names of enclosing loops, `args` those of the enclosing task. `sizes`
+    are the reserved sizes of the saved names.
     """
 
     run: Run
@@ -37,6 +40,7 @@ class Scope:
     outcome: Outcome | None = None
     ending: Mapping[str, Any] = field(default_factory=dict)
     local: Mapping[str, Any] = field(default_factory=dict)
+    args: Mapping[str, Any] | None = None
     sizes: dict[str, int] = field(default_factory=dict)
 
     def copy(self, local: Mapping[str, Any] | None = None) -> Scope:
@@ -50,7 +54,7 @@ class Scope:
         scope.outcome = outcome
         return scope
 
-    def lookup(self, position: str, args: Mapping[str, Any] | None = None, error: Any = None) -> Lookup:
+    def lookup(self, position: str, error: Any = None) -> Lookup:
         """Return the function that evaluates a name at a position of the work.
 
         Values of `uuid` and idempotency keys are derived from the position.
@@ -66,8 +70,8 @@ class Scope:
             "now": lambda: self._segment_start,
             "uuid": lambda: uuids,
         }
-        if args is not None:
-            builtins["args"] = lambda: args
+        if self.args is not None:
+            builtins["args"] = lambda: self.args
         if self.outcome is not None:
             builtins["result"] = self.outcome.as_result
 
@@ -151,6 +155,36 @@ class Scope:
             "attempt": self.visit.attempt,
             "idempotency_key": self.idempotency_key(position),
         }
+
+
+def load_scope(store: Store, claim: Claim, step: Step) -> Scope:
+    """Return the scope of a claimed visit. Read the visits that hold its names, except those in the claim."""
+    run, visit = claim.run, claim.visit
+    holders = find_holders(visit.names, step.reads)
+    visits = {v.id: v for v in claim.prefetched}
+    missing = sorted(set(holders.values()) - set(visits))
+    visits |= {v.id: v for v in store.runs.visits_with_outputs(run.id, missing)} if missing else {}
+    loaded: dict[str, Any] = {}
+    steps: dict[str, Mapping[str, Any]] = {}
+    for name in step.reads:
+        holder = visits.get(holders.get(name, ""))
+        if name.startswith("steps."):
+            steps[name.removeprefix("steps.")] = view_step(holder)
+        elif holder is not None and name in holder.saved:
+            loaded[name] = holder.saved[name]
+    return Scope(run, visit, loaded, steps, dict(visit.saved))
+
+
+def view_step(visit: Visit | None) -> Mapping[str, Any]:
+    """Return what `steps.NAME` shows of a step, from its last visit on a branch.
+
+    >>> view_step(None)
+    {'status': 'pending', 'visits': 0}
+    """
+    if visit is None:
+        return {"status": "pending", "visits": 0}
+    status = "pending" if visit.status in (VisitStatus.READY, VisitStatus.PARKED) else visit.status.value
+    return {"status": status, "visits": visit.number, "result": visit.result, "error": visit.error}
 
 
 class _UuidSequence:

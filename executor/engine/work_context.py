@@ -1,4 +1,4 @@
-"""The work context: what the work of one invocation segment needs, from its claim to its commit."""
+"""The work context: what the work of one invocation segment needs, and its time limits."""
 
 from __future__ import annotations
 
@@ -6,51 +6,102 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any
 
 from noetl.executor.actions.action import ExternalWaits
 from noetl.executor.engine.event_buffer import EventBuffer, NullEventBuffer
 from noetl.executor.engine.scope import Scope
-from noetl.executor.errors import ActionError, CancelledError
+from noetl.executor.errors import ActionError
 from noetl.executor.model.memory_budget import MemoryBudget, json_size
 from noetl.executor.model.outcome import Outcome
+from noetl.executor.model.run import Run
 from noetl.executor.security.capabilities import Capabilities
-from noetl.planner.plan import Task
+from noetl.planner.frozen import frozen
+from noetl.planner.plan import Step, Task
+
+DEFAULT_STEP_SECONDS = 24 * 3600.0
+FINALLY_STEP_SECONDS = 300.0
+MAX_INVOCATION_FRACTION = 0.9
+"""The fraction of an invocation that is enough to start any step, because some time has always passed."""
 
 MAX_PARALLEL = 32
 """How many parallel items, or items of a loop, run at once; the others wait."""
+
+
+@frozen
+class Deadlines:
+    """The time limits of one invocation segment, on `time.monotonic`.
+
+    `attempt_started` is when the attempt would have started without its suspensions. `attempt` is the end of
+    the attempt, `segment` the end of this segment.
+    """
+
+    attempt_started: float
+    attempt: float
+    segment: float
+
+
+@frozen
+class InvocationTime:
+    """The time of an invocation, which lasts `seconds`. The current one ends at `ends_at`, if that is set.
+
+    `ends_at` is on `time.monotonic`.
+    """
+
+    seconds: float = DEFAULT_STEP_SECONDS
+    ends_at: float | None = None
+
+    def suffices_for(self, step: Step) -> bool:
+        """Return whether the current invocation has as much time left as the step may need.
+
+        A step without a timeout may need half an invocation. No step needs more than
+        `MAX_INVOCATION_FRACTION` of one.
+        """
+        if self.ends_at is None:
+            return True
+        limit = self.seconds * MAX_INVOCATION_FRACTION
+        needed = min(step.timeout_seconds or self.seconds / 2, limit)
+        return self.ends_at - time.monotonic() >= needed
+
+    def deadlines(self, step: Step, run: Run, now: float, used_seconds: float = 0.0) -> Deadlines:
+        """Return the deadlines of an attempt that has used some of its time before `now`.
+
+        They are the earliest of the step's timeout, the run's deadline, and the end of the invocation. The
+        run's deadline does not end the finally step.
+        """
+        started = time.monotonic()
+        default = FINALLY_STEP_SECONDS if step.is_finally_step else DEFAULT_STEP_SECONDS
+        attempt_started = started - used_seconds
+        attempt = attempt_started + (step.timeout_seconds or default)
+        if not step.is_finally_step and run.deadline_at is not None:
+            attempt = min(attempt, started + max(run.deadline_at - now, 0.0))
+        segment = min(attempt, started + self.seconds, self.ends_at or math.inf)
+        return Deadlines(attempt_started, attempt, segment)
 
 
 def _no_batches(loop: str) -> list[Outcome]:
     return []
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@frozen
 class WorkContext:
     """The context of one invocation segment.
 
-    Three times are on the clock of `time.monotonic`. `attempt_started` is when the attempt would have started
-    without its suspensions. `attempt_deadline` is the end of the attempt, `deadline` the end of this segment.
-
     `events` collects events. `journal` is what the work left when it was last suspended, and
     `batch_outcomes_of` returns the outcomes of the completed batches of a loop. When `cancelled` is set, the
-    work ends with CancelledError. `wait_ids` collects the waits of actions that may suspend. `memory_budget`
-    bounds what the work holds.
+    work ends. `memory_budget` bounds what the work holds.
     """
 
     find_task: Callable[[str], Task]
     capabilities: Capabilities
-    deadline: float
+    deadlines: Deadlines
     clock: Callable[[], float] = time.time
-    attempt_started: float = field(default_factory=time.monotonic)
-    attempt_deadline: float = math.inf
     events: EventBuffer = field(default_factory=EventBuffer)
     journal: Mapping[str, Any] = field(default_factory=dict)
     batch_outcomes_of: Callable[[str], list[Outcome]] = _no_batches
     external_waits: ExternalWaits | None = None
     cancelled: threading.Event = field(default_factory=threading.Event)
-    wait_ids: set[str] = field(default_factory=set)
     memory_budget: MemoryBudget = field(default_factory=MemoryBudget)
 
     def without_events(self) -> WorkContext:
@@ -58,15 +109,12 @@ class WorkContext:
         return replace(self, events=NullEventBuffer())
 
     def check_time(self) -> None:
-        """Check that the run is not cancelled and that time is left.
+        """Check that the segment has time left.
 
         Raises:
-            CancelledError: the run was cancelled.
             ActionError: `Timeout`.
         """
-        if self.cancelled.is_set():
-            raise CancelledError
-        if time.monotonic() >= self.deadline:
+        if time.monotonic() >= self.deadlines.segment:
             raise ActionError("Timeout", "the action ran out of time")
 
     def scope_of_item(self, position: str, scope: Scope, local: Mapping[str, Any] | None = None) -> Scope:

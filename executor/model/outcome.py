@@ -1,12 +1,16 @@
-"""The outcome of a visit's work, the choice that follows from it, and suspensions."""
+"""The results of work (outcome, suspension, cancellation), and the choice that follows from an outcome.
+
+Each function between an action and the invocation segment returns one of the results. No exception passes
+between these functions, except for failures of the store and bugs.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import field
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import field, replace
+from typing import Any, TypeAlias
 
-from noetl.executor.model.run import BatchResult, ErrorRecord, Progress, Visit
+from noetl.executor.model.run import NEVER, BatchResult, ErrorRecord, Progress, Visit
 from noetl.planner.frozen import frozen
 
 
@@ -57,6 +61,67 @@ class Outcome:
             "skipped": self.skipped,
             **({} if self.items is None else {"items": list(self.items)}),
         }
+
+
+@frozen
+class WorkSuspension:
+    """Work that continues at `due_at`, or when a wait in `awaits` is answered.
+
+    `journal` holds the entries of the positions so far: each function around the waiting action adds its own.
+    `batch_results` are the results of completed batches, `actions` the types of the actions that wait, and
+    `retried` of those that are retried. `reserved` is the part of the memory budget that suspended parallel
+    work still holds.
+    """
+
+    journal: Mapping[str, Any]
+    due_at: float = NEVER
+    awaits: tuple[str, ...] = ()
+    batch_results: tuple[BatchResult, ...] = ()
+    actions: tuple[str, ...] = ()
+    retried: tuple[str, ...] = ()
+    reserved: int = 0
+
+    def with_entry(self, position: str, entry: Mapping[str, Any]) -> WorkSuspension:
+        """Return the suspension with `entry` added to the journal entry of a position.
+
+        >>> WorkSuspension({"run.0/t": {"at": 1}}).with_entry("run.0/t", {"args": {}}).journal
+        {'run.0/t': {'at': 1, 'args': {}}}
+        """
+        merged = {**self.journal.get(position, {}), **entry}
+        return replace(self, journal={**self.journal, position: merged})
+
+
+@frozen
+class Cancelled:
+    """The result of work that was abandoned because its run was cancelled."""
+
+
+CANCELLED = Cancelled()
+
+WorkResult: TypeAlias = Outcome | WorkSuspension | Cancelled
+"""What performing work returns."""
+
+
+def combine_suspensions(
+    journal: Mapping[str, Any], suspensions: Iterable[WorkSuspension], reserved: int
+) -> WorkSuspension:
+    """Return one suspension for parallel work: what all of `suspensions` wait for and hold.
+
+    `journal` and `reserved` are those of the work around them.
+    """
+    items = list(suspensions)
+    entries = dict(journal)
+    for item in items:
+        entries |= item.journal
+    return WorkSuspension(
+        entries,
+        min((item.due_at for item in items), default=NEVER),
+        tuple(wait for item in items for wait in item.awaits),
+        tuple(result for item in items for result in item.batch_results),
+        tuple(dict.fromkeys(action for item in items for action in item.actions)),
+        tuple(dict.fromkeys(action for item in items for action in item.retried)),
+        reserved + sum(item.reserved for item in items),
+    )
 
 
 @frozen

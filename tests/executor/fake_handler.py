@@ -9,7 +9,7 @@ from typing import Any
 
 from noetl.executor.engine.perform import perform
 from noetl.executor.engine.scope import Scope
-from noetl.executor.engine.work_context import WorkContext
+from noetl.executor.engine.work_context import Deadlines, WorkContext
 from noetl.executor.model.outcome import Outcome
 from noetl.executor.model.run import Run, RunStatus, Visit, VisitStatus
 from noetl.executor.security.capabilities import local_run_capabilities
@@ -30,19 +30,18 @@ class FakeHandler(ScriptedAction):
 
 
 def work_context(
-    tasks: dict[str, Task] | None = None, *, seconds: float = 60, waits: list[float] | None = None
+    tasks: dict[str, Task] | None = None,
+    *,
+    seconds: float = 60,
+    more_seconds: float = 0,
+    waits: list[float] | None = None,
 ) -> WorkContext:
+    """Return the context of a segment of `seconds`; its attempt may take `more_seconds` in later ones."""
     cancelled = RecordingEvent([] if waits is None else waits)
-    deadline = time.monotonic() + seconds
+    now = time.monotonic()
+    deadlines = Deadlines(now, now + seconds + more_seconds, now + seconds)
     capabilities = local_run_capabilities(Path.cwd())
-    return WorkContext(
-        (tasks or {}).__getitem__,
-        capabilities,
-        deadline,
-        lambda: 5.0,
-        cancelled=cancelled,
-        attempt_deadline=deadline,
-    )
+    return WorkContext((tasks or {}).__getitem__, capabilities, deadlines, lambda: 5.0, cancelled=cancelled)
 
 
 class RecordingEvent(threading.Event):
@@ -62,8 +61,12 @@ def fake_action(say: Any = None, **fields: Any) -> Action:
     return Action("probe", {"say": say}, **fields)
 
 
-def outcome_of(*work: Work, scope: Scope | None = None, **options: Any) -> Outcome:
-    return perform(work_context(), work, scope or Scope(RUN, VISIT), "run", **options)
+def outcome_of(
+    *work: Work, scope: Scope | None = None, context: WorkContext | None = None, parallel: bool = False
+) -> Outcome:
+    result = perform(context or work_context(), work, scope or Scope(RUN, VISIT), "run", parallel=parallel)
+    assert isinstance(result, Outcome)
+    return result
 
 
 def failure_of(outcome: Outcome) -> tuple[str, str]:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from noetl.executor.engine.perform import perform
 from noetl.executor.engine.scope import Scope
 from noetl.executor.errors import ActionError
 from noetl.executor.model.outcome import Outcome
@@ -61,7 +60,7 @@ def test_an_item_whose_condition_is_false_is_skipped(probe: FakeHandler) -> None
 
 
 def test_work_past_its_deadline_fails(probe: FakeHandler) -> None:
-    found = perform(work_context(seconds=-1), [fake_action()], Scope(RUN, VISIT), "run")
+    found = outcome_of(fake_action(), context=work_context(seconds=-1))
     assert failure_of(found) == ("Timeout", "the action ran out of time")
     assert probe.calls == []
 
@@ -70,28 +69,24 @@ class TestTaskCalls:
     def test_a_task_reads_the_args_of_its_call(self, probe: FakeHandler) -> None:
         tasks = {"t": Task((fake_action("{{ args.x }} {{ a }}", save_as="b"),))}
         work = [fake_action("one", save_as="a"), TaskCall("t", {"x": "{{ a }}!"}, save_as="c")]
-        found = perform(work_context(tasks), work, Scope(RUN, VISIT), "run")
+        found = outcome_of(*work, context=work_context(tasks))
         assert found.saved == {"a": "one", "b": "one! one", "c": "one! one"}
         assert probe.calls[1].idempotency_key == Scope(RUN, VISIT).idempotency_key("run.1/t.0")
 
     def test_a_task_does_not_see_args_of_an_outer_task(self, probe: FakeHandler) -> None:
         tasks = {"outer": Task((TaskCall("inner", {}),)), "inner": Task((fake_action("{{ args.x }}"),))}
-        found = perform(work_context(tasks), [TaskCall("outer", {"x": 1})], Scope(RUN, VISIT), "run")
+        found = outcome_of(TaskCall("outer", {"x": 1}), context=work_context(tasks))
         assert failure_of(found) == ("UndefinedName", "`say`: `x` is undefined in an empty object")
 
     def test_names_saved_by_a_failed_task_are_dropped(self, probe: FakeHandler) -> None:
         tasks = {"t": Task((fake_action("one", save_as="a"), fake_action("{{ x }}")))}
         work = [TaskCall("t", {}, forgiven=True), fake_action("two", save_as="b")]
-        assert perform(work_context(tasks), work, Scope(RUN, VISIT), "run").saved == {"b": "two"}
+        assert outcome_of(*work, context=work_context(tasks)).saved == {"b": "two"}
 
     def test_a_forgiven_failure_does_not_fail_the_task(self, probe: FakeHandler) -> None:
         probe.answers = [ActionError("Custom", "no")]
-        found = perform(
-            work_context({"t": Task((fake_action(forgiven=True),))}),
-            [TaskCall("t", {})],
-            Scope(RUN, VISIT),
-            "run",
-        )
+        tasks = {"t": Task((fake_action(forgiven=True),))}
+        found = outcome_of(TaskCall("t", {}), context=work_context(tasks))
         assert not found.failed
 
 

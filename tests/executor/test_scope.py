@@ -92,7 +92,7 @@ def test_the_error_of_an_attempt_is_known_in_its_retry_condition() -> None:
 
 
 def test_args_are_known_in_a_task() -> None:
-    assert value(scope(), "args.x", args={"x": 1}) == 1
+    assert value(scope(args={"x": 1}), "args.x") == 1
 
 
 def test_a_copy_has_its_own_saved_names() -> None:

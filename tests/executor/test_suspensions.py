@@ -13,6 +13,7 @@ import pytest
 
 import noetl.executor.engine.attempts
 from noetl.executor.actions.action import Call
+from noetl.executor.engine.work_context import InvocationTime
 from noetl.executor.model.run import RunStatus
 from noetl.executor.stores.sqlite.store import SqliteStore
 from tests.run_harness import LEASE_SECONDS, FakeClock, RunHarness
@@ -350,7 +351,7 @@ class TestRetriesOfActions:
         harness = self.make_harness(store, tmp_path, 2)
         claim = harness.claim()
         assert claim is not None
-        replace(harness.executor(), invocation_seconds=30, continues=lambda: False).execute(claim)
+        replace(harness.executor(), invocation=InvocationTime(30), continues=lambda: False).execute(claim)
         assert harness.finish().status == "succeeded"
 
     def test_parallel_items_wait_for_their_own_retries(self, store: SqliteStore, tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from noetl.executor.engine.guards import make_guard_test
 from noetl.executor.engine.scope import Scope
+from noetl.executor.engine.step_work import make_guard_test
 from noetl.executor.model.outcome import Choice, Outcome, error_record
 from noetl.executor.model.transition import RuleTests, choose_case
 from noetl.planner.guards.coverage import (

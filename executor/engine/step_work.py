@@ -1,0 +1,209 @@
+"""The work of a visit in one invocation segment: of its step and of a case, and the tests of its rule."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, TypeAlias
+
+from noetl.executor.engine.journal import IN_PLACE, with_used_time
+from noetl.executor.engine.loop import LoopRun
+from noetl.executor.engine.perform import perform
+from noetl.executor.engine.scope import Scope
+from noetl.executor.engine.work_context import InvocationTime, WorkContext
+from noetl.executor.errors import ActionError
+from noetl.executor.model.outcome import (
+    Cancelled,
+    Choice,
+    Outcome,
+    Suspension,
+    WorkResult,
+    WorkSuspension,
+    error_record,
+)
+from noetl.executor.model.run import Claim, ErrorRecord, Progress
+from noetl.executor.model.transition import GuardError, RuleTests
+from noetl.executor.security.redaction import redact_for_storage
+from noetl.planner.frozen import frozen
+from noetl.planner.plan import Case, Loop, Repeat, Step, Work
+from noetl.planner.templates.template import EvaluationError, Template, is_true, parse_template
+
+StepResult: TypeAlias = Outcome | Suspension | Cancelled
+"""What the work of a step or of a case returns."""
+
+
+@frozen
+class StepWork:
+    """The work of a claimed visit, from where it was last suspended, in the scope of the visit.
+
+    `refusal` is why the work of the step must not be performed, or None.
+    """
+
+    step: Step
+    claim: Claim
+    scope: Scope
+    context: WorkContext
+    invocation: InvocationTime
+    refusal: ErrorRecord | None
+
+    def perform(self) -> StepResult:
+        """Perform the work of the step. If in-place work was suspended, return the outcome before it."""
+        if self.refusal is not None:
+            return Outcome(False, None, self.refusal)
+        if IN_PLACE in self.context.journal:
+            stored = Outcome.from_list(self.context.journal[IN_PLACE]["outcome"])
+            return replace(stored, saved=dict(self.scope.saved))
+        progress = self.claim.visit.progress or Progress()
+        result = self._perform_round(progress.round)
+        if isinstance(result, WorkSuspension):
+            return self._suspend(self.context, result, progress.round, self.scope.saved)
+        if self.step.repeat is not None and isinstance(result, Outcome) and not result.failed:
+            return self._check_repeat(self.step.repeat, result, progress.round + 1)
+        return result
+
+    def suspended_choice(self, outcome: Outcome) -> Choice | None:
+        """Return the choice of the case whose in-place work was suspended, or None."""
+        begun = self.context.journal.get(IN_PLACE)
+        return None if begun is None else Choice(outcome, begun["failed"], begun["case"])
+
+    def perform_in_place(self, choice: Choice, work: tuple[Work, ...]) -> StepResult:
+        """Perform the in-place work of the chosen case."""
+        context, scope = self.context, self.scope.with_outcome(choice.outcome)
+        if IN_PLACE not in context.journal:
+            # Its time starts anew, because it may handle a `Timeout`.
+            deadlines = self.invocation.deadlines(self.step, self.claim.run, context.clock())
+            context = replace(context, deadlines=deadlines)
+        result = perform(context, work, scope, f"rule.{choice.case}")
+        if isinstance(result, WorkSuspension):
+            stored = choice.outcome.to_list()
+            entry = {"case": choice.case, "failed": choice.failed, "outcome": stored}
+            return self._suspend(context, result.with_entry(IN_PLACE, entry), 0, scope.saved)
+        if isinstance(result, Cancelled):
+            return result
+        saved, error = redact_for_storage(result.saved), redact_for_storage(result.error)
+        return replace(result, saved=saved, error=error)
+
+    def _perform_round(self, round: int) -> WorkResult:
+        """Perform the work of the step once: one round of `repeat`, or one batch of a loop."""
+        step, position = self.step, "run" if round == 0 else f"run~{round}"
+        if step.loop is None:
+            return perform(self.context, step.run, self.scope, position, parallel=step.parallel)
+        try:
+            return self._perform_loop(step.loop, position)
+        except ActionError as problem:
+            return self._failed(problem.type, problem.message)
+
+    def _perform_loop(self, loop: Loop, position: str) -> WorkResult:
+        step = self.step
+
+        def perform_one(item_context: WorkContext, item_scope: Scope, item_position: str) -> WorkResult:
+            return perform(item_context, step.run, item_scope, item_position, parallel=step.parallel)
+
+        return LoopRun(self.context, loop, perform_one, self.scope, position).run(self.scope.lookup("loop"))
+
+    def _check_repeat(self, repeat: Repeat, outcome: Outcome, rounds: int) -> StepResult:
+        """Return the outcome if `repeat.until` is true, a failure if it cannot become true, or a suspension.
+
+        `rounds` is the number of completed rounds.
+        """
+        lookup = self.scope.with_outcome(outcome).lookup("repeat")
+        try:
+            if is_true(parse_template(repeat.until).evaluate(lookup)):
+                return outcome
+        except EvaluationError as problem:
+            return self._failed(problem.type, f"`repeat.until`: {problem.message}")
+        if rounds >= repeat.max_rounds:
+            return self._failed("RepeatExhausted", f"`repeat.until` is not true after {rounds} rounds")
+        next_round = WorkSuspension({}, self.context.clock() + repeat.every_seconds)
+        return self._suspend(self.context, next_round, rounds, outcome.saved)
+
+    def _failed(self, type: str, message: str) -> Outcome:
+        return Outcome(False, None, error_record(self.claim.visit, type, message))
+
+    def _suspend(
+        self, context: WorkContext, suspended: WorkSuspension, round: int, saved: Mapping[str, Any]
+    ) -> Suspension:
+        """Return the suspension of the visit: what its work waits for and what it has saved, without secrets.
+
+        Unless another attempt follows, the journal has the time that this one has used.
+        """
+        journal, due_at = suspended.journal, suspended.due_at
+        if journal and not suspended.batch_results:
+            journal = self._with_time(context, suspended)
+        if self.step.is_finally_step:
+            # The deadline of the run does not stop the finally step, which has a time limit of its own. The
+            # visit must be due again when that limit is reached.
+            remaining = max(context.deadlines.attempt - time.monotonic(), 0.0)
+            due_at = min(due_at, context.clock() + remaining)
+        return Suspension(
+            Progress(round, redact_for_storage(journal)),
+            due_at,
+            redact_for_storage(dict(saved)),
+            tuple(replace(r, outcomes=redact_for_storage(r.outcomes)) for r in suspended.batch_results),
+            suspended.awaits,
+            suspended.actions,
+            suspended.retried,
+        )
+
+    def _with_time(self, context: WorkContext, suspended: WorkSuspension) -> Mapping[str, Any]:
+        """Return the journal with the time used.
+
+        Suspensions of the finally step count as used time, and so do delays before a retry.
+        """
+        used_seconds = time.monotonic() - context.deadlines.attempt_started
+        counts = self.step.is_finally_step or bool(suspended.retried)
+        counts_since = context.clock() if counts else None
+        return with_used_time(suspended.journal, self.claim, used_seconds, counts_since)
+
+
+def make_rule_tests(step: Step, scope: Scope) -> RuleTests:
+    """Return the conditions of a step, which read the names of a scope."""
+    return RuleTests(make_guard_test(scope), _make_retry_test(step, scope))
+
+
+def make_guard_test(scope: Scope) -> Callable[[Case, Outcome], bool]:
+    """Return a predicate that evaluates the guard of a case after an outcome.
+
+    It raises GuardError if the guard has no value.
+    """
+
+    def test(case: Case, outcome: Outcome) -> bool:
+        assert case.guard is not None
+        template = parse_template(case.guard)
+        try:
+            return is_true(template.evaluate(scope.with_outcome(outcome).lookup("rule")))
+        except EvaluationError as problem:
+            if not outcome.failed and _needs_error(template, problem):
+                return False
+            raise GuardError(f"guard `{case.guard}` has no value: {problem.message}") from problem
+
+    return test
+
+
+def _needs_error(template: Template, problem: EvaluationError) -> bool:
+    """Return whether a guard has no value only because it reads an attribute of a missing `error`."""
+    errors = (("error",), ("result", "error"))
+    parts = {
+        access[len(e)] for access in template.reads for e in errors if access[: len(e)] == e and access != e
+    }
+    return problem.message in {f"`{part}` is undefined in none" for part in parts}
+
+
+def _make_retry_test(step: Step, scope: Scope) -> Callable[[Outcome], bool]:
+    """Return a predicate that decides whether to retry after a failure.
+
+    A condition that raises counts as false.
+    """
+
+    def test(outcome: Outcome) -> bool:
+        if step.retry.condition is None:
+            return True
+        try:
+            return is_true(
+                parse_template(step.retry.condition).evaluate(scope.with_outcome(outcome).lookup("retry"))
+            )
+        except EvaluationError:
+            return False
+
+    return test
