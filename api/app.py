@@ -27,7 +27,6 @@ from noetl.api.http import problems
 from noetl.api.http.responses import JsonResponse
 from noetl.api.routes import callbacks, events, graph, health, plans, playbooks, workflows
 from noetl.executor.errors import SettingError, StoreError
-from noetl.executor.security.capabilities import service_capabilities
 
 DRAIN_SECONDS = 20.0
 """Time for running steps to finish when the service stops. The next start repeats those that do not."""
@@ -58,20 +57,14 @@ def create_app(environ: Mapping[str, str] | None = None, *, has_gateway: bool = 
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        from noetl.executor.worker import Worker, lease_seconds, public_url, thread_count
+        from noetl.executor.worker import Worker, read_worker_settings
 
-        settings = context.settings
-        capabilities, threads, lease = (
-            service_capabilities(settings),
-            thread_count(settings),
-            lease_seconds(settings),
-        )
-        url = public_url(settings)
+        settings = read_worker_settings(context.settings)
         logging.getLogger("uvicorn.access").addFilter(problems.redact_tokens)
         store = (await run_in_threadpool(context.services)).store
         try:
             app.state.is_stopping = False
-            worker = Worker(store, capabilities=capabilities, threads=threads, lease=lease, public_url=url)
+            worker = Worker(store, settings)
             await run_in_threadpool(worker.start)
             try:
                 with _on_stop_signal(lambda: setattr(app.state, "is_stopping", True)):

@@ -8,15 +8,11 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from noetl.executor.errors import ActionError
 from noetl.executor.runtime.json_logs import LOG_CONTEXT, log_as_json_lines
-from noetl.executor.stores import create_clients, import_store
-from noetl.planner.gc_control import gc_frozen
+from noetl.executor.runtime.preload import Preload
 
 if TYPE_CHECKING:
     from mangum import Mangum
@@ -65,24 +61,12 @@ def _too_large(path: str, response: dict[str, Any], size: int) -> dict[str, Any]
     }
 
 
-def load() -> None:
-    """Create the app, and import what a start of a run needs and the store that the settings name.
+def _import_app() -> None:
+    """Create the app, and import what a start of a run needs."""
+    import noetl.api.http.bodies
+    import noetl.executor.engine.start  # noqa: F401
 
-    The objects allocated here live as long as the process, so they are frozen out of garbage collection.
-    """
-    with gc_frozen():
-        import noetl.api.http.bodies
-        import noetl.executor.engine.start  # noqa: F401
-
-        _app()
-        import_store()
-
-
-def prepare() -> None:
-    """Load, and create the clients that the store uses if the settings suffice. Make no network call."""
-    load()
-    with gc_frozen(), suppress(ActionError):
-        create_clients()
+    _app()
 
 
 @cache
@@ -96,5 +80,5 @@ def _app() -> Mangum:
     return Mangum(create_app(has_gateway=True), lifespan="off")
 
 
-if "AWS_LAMBDA_FUNCTION_NAME" in os.environ:
-    prepare()
+PRELOAD = Preload(_import_app)
+PRELOAD.prepare_in_lambda()

@@ -39,20 +39,25 @@ STARTS: Sequence[tuple[str, str, str, str]] = (
     (
         "step",
         "imported",
-        "import noetl.executor.lambda_handler as it; it.load(); import noetl.executor.actions.set",
+        "import noetl.executor.lambda_handler as it; it.PRELOAD.load(); import noetl.executor.actions.set",
         "import boto3",
     ),
     (
         "step",
         "ready",
-        "import noetl.executor.lambda_handler as it; it.prepare(); import noetl.executor.actions.set",
+        "import noetl.executor.lambda_handler as it; it.PRELOAD.prepare(); import noetl.executor.actions.set",
         CLIENTS,
     ),
-    ("api", "imported", "import noetl.api.lambda_handler as it; it.load()", "import fastapi, mangum, boto3"),
+    (
+        "api",
+        "imported",
+        "import noetl.api.lambda_handler as it; it.PRELOAD.load()",
+        "import fastapi, mangum, boto3",
+    ),
     (
         "api",
         "ready",
-        "import noetl.api.lambda_handler as it; it.prepare()",
+        "import noetl.api.lambda_handler as it; it.PRELOAD.prepare()",
         f"import fastapi, mangum; {CLIENTS}",
     ),
 )

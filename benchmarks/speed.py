@@ -32,7 +32,7 @@ from noetl.executor.model.start_request import StartRequest
 from noetl.executor.security.capabilities import local_run_capabilities
 from noetl.executor.stores import open_store
 from noetl.executor.stores.interface import Store
-from noetl.executor.worker import POLL_PAUSE_SECONDS, Worker
+from noetl.executor.worker import POLL_PAUSE_SECONDS, Worker, WorkerSettings
 from noetl.infra.migrations import upgrade
 from noetl.planner.compile import compile_playbook
 from noetl.planner.plan import Plan
@@ -188,7 +188,7 @@ def on_sqlite(parent: Path) -> Iterator[BenchmarkDatabase]:
 
         @contextmanager
         def threads(count: int) -> Iterator[list[int]]:
-            worker = Worker(store, capabilities=local_run_capabilities(FOLDER), threads=count)
+            worker = Worker(store, WorkerSettings(local_run_capabilities(FOLDER), threads=count))
             worker.start()
             yield [os.getpid()]
             worker.stop()

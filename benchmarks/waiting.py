@@ -22,7 +22,7 @@ from noetl.executor.model.start_request import StartRequest
 from noetl.executor.security.capabilities import local_run_capabilities
 from noetl.executor.stores import open_store
 from noetl.executor.stores.interface import Store
-from noetl.executor.worker import Worker
+from noetl.executor.worker import Worker, WorkerSettings
 from noetl.planner.compile import compile_playbook
 from noetl.planner.plan import Plan
 
@@ -55,7 +55,7 @@ def measure(runs: int = RUNS, items: int = ITEMS, spread_seconds: float = SPREAD
     """Measure waiting runs and a loop. Times are in seconds, memory in MiB."""
     with tempfile.TemporaryDirectory(dir=FOLDER) as folder:
         store = open_store(f"sqlite:///{folder}/noetl.db")
-        worker = Worker(store, capabilities=local_run_capabilities(FOLDER), threads=THREADS)
+        worker = Worker(store, WorkerSettings(local_run_capabilities(FOLDER), threads=THREADS))
         try:
             return {**_loop(store, worker, items), **_wait(store, worker, runs, spread_seconds)}
         finally:

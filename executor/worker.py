@@ -7,17 +7,18 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping
-from urllib.parse import urlsplit
+from collections.abc import Mapping
+from dataclasses import field
 
-from noetl.executor.engine.external import FindPlaybook
+from noetl.executor.engine.external import FindPlaybook, read_public_url
 from noetl.executor.engine.invocation import VisitExecutor
 from noetl.executor.errors import SettingError, StoreError
 from noetl.executor.model.run import SERVICE_QUEUE, Lease, Run
 from noetl.executor.model.worker_identity import process_name
-from noetl.executor.runtime.lease_keeper import LeaseKeeper
-from noetl.executor.security.capabilities import Capabilities
+from noetl.executor.runtime.lease_keeper import LeaseKeeper, read_lease_seconds
+from noetl.executor.security.capabilities import Capabilities, service_capabilities
 from noetl.executor.stores.interface import Store
+from noetl.planner.frozen import frozen
 
 IDLE_SECONDS = 0.5
 """How long a thread waits for a change signal before it polls the store, which other processes write as well.
@@ -38,23 +39,7 @@ SWEEP_SECONDS = 60.0
 logger = logging.getLogger("noetl.executor")
 
 
-def lease_seconds(environ: Mapping[str, str] = os.environ) -> float:
-    """Return how long a claim is valid: `NOETL_LEASE_SECONDS`, or 30.
-
-    Raises:
-        SettingError: the setting is not a number from 1 to 3600.
-    """
-    text = environ.get("NOETL_LEASE_SECONDS", "30")
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 1 <= seconds <= 3600:
-        raise SettingError(f"NOETL_LEASE_SECONDS is {text!r}; it must be a number of seconds from 1 to 3600.")
-    return seconds
-
-
-def thread_count(environ: Mapping[str, str] = os.environ) -> int:
+def read_thread_count(environ: Mapping[str, str] = os.environ) -> int:
     """Return how many threads execute visits: `NOETL_WORKERS`, or four for each core, because steps mostly
     wait.
 
@@ -67,64 +52,59 @@ def thread_count(environ: Mapping[str, str] = os.environ) -> int:
     return int(text)
 
 
-def public_url(environ: Mapping[str, str] = os.environ) -> str | None:
-    """Return the base URL of callbacks, `NOETL_PUBLIC_URL`, or None.
+@frozen
+class WorkerSettings:
+    """The settings of a worker.
+
+    It executes the visits of one `queue`: that of the service, or of a local run and its child runs, with
+    `threads` threads. A claim is valid for `lease_seconds` unless it is renewed. `find_playbook` finds the
+    playbooks of child runs, by default in the registry. `public_url` is the base URL of callbacks.
+    """
+
+    capabilities: Capabilities
+    threads: int = field(default_factory=read_thread_count)
+    lease_seconds: float = field(default_factory=read_lease_seconds)
+    public_url: str | None = None
+    queue: str = SERVICE_QUEUE
+    find_playbook: FindPlaybook | None = None
+
+
+def read_worker_settings(
+    environ: Mapping[str, str] = os.environ, *, threads: int | None = None
+) -> WorkerSettings:
+    """Return the settings of a worker of the service. `threads` replaces `NOETL_WORKERS`.
 
     Raises:
-        SettingError: the setting is not an http or https URL to which a path can be appended.
+        SettingError: a setting is invalid.
     """
-    text = environ.get("NOETL_PUBLIC_URL", "").strip()
-    if not text:
-        return None
-    try:
-        parts = urlsplit(text)
-        is_base_url = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        is_base_url = False
-    if not is_base_url or not text.isprintable() or any(sign in text for sign in " ?#@"):
-        example = "https://noetl.example.com"
-        raise SettingError(
-            f"NOETL_PUBLIC_URL is {text!r}; it must be an http or https URL such as {example}."
-        )
-    return text
+    return WorkerSettings(
+        service_capabilities(environ),
+        threads or read_thread_count(environ),
+        read_lease_seconds(environ),
+        read_public_url(environ),
+    )
 
 
 class Worker:
-    """A worker that claims the visits of one queue and executes them.
+    """A worker that claims visits and executes them.
 
-    The queue is that of the service, or that of a local run and its child runs. `find_playbook` finds the
-    playbooks of child runs, by default in the registry. `public_url` is the base URL of callbacks. `repaired`
-    counts the runs that sweeps of this worker have repaired.
+    `repaired` counts the runs that sweeps of this worker have repaired.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        *,
-        capabilities: Capabilities,
-        threads: int | None = None,
-        queue: str = SERVICE_QUEUE,
-        lease: float | None = None,
-        clock: Callable[[], float] = time.time,
-        find_playbook: FindPlaybook | None = None,
-        public_url: str | None = None,
-    ) -> None:
+    def __init__(self, store: Store, settings: WorkerSettings) -> None:
         self._store = store
-        self._capabilities = capabilities
-        self._queue = queue
-        self._find_playbook = find_playbook
-        self._public_url = public_url
-        self._lease_seconds = lease_seconds() if lease is None else lease
-        self._clock = clock
+        self._settings = settings
+        self._queue = settings.queue
+        self._clock = time.time
         self._stopping = threading.Event()
         self._finished = threading.Event()
-        self._lease_keeper = LeaseKeeper(store, self._lease_seconds, clock)
+        self._lease_keeper = LeaseKeeper(store, settings.lease_seconds, self._clock)
         self._lock = threading.Lock()
         self._failures: dict[str, tuple[float, StoreError]] = {}
         """For each operation that fails because of the store: since when, and the first error."""
+        self._sweep_at = 0.0
         self.repaired = 0
-        count = thread_count() if threads is None else threads
-        names = [f"noetl-walk-{index}" for index in range(count)]
+        names = [f"noetl-walk-{index}" for index in range(settings.threads)]
         self._threads = [
             threading.Thread(target=self._execute_visits, args=(name,), name=name, daemon=True)
             for name in names
@@ -170,15 +150,16 @@ class Worker:
 
     def _execute_visits(self, name: str) -> None:
         """Claim and execute visits until the worker stops."""
-        lease = Lease(f"{process_name()}/{name}", self._lease_seconds)
+        settings = self._settings
+        lease = Lease(f"{process_name()}/{name}", settings.lease_seconds)
         executor = VisitExecutor(
             self._store,
             lease,
-            self._capabilities,
+            settings.capabilities,
             self._clock,
             continues=lambda: not self._stopping.is_set(),
-            find_playbook=self._find_playbook,
-            public_url=self._public_url,
+            find_playbook=settings.find_playbook,
+            public_url=settings.public_url,
         )
         while not self._stopping.is_set():
             seen = self._store.work.count
@@ -216,7 +197,7 @@ class Worker:
         """
         for operation, limit in (
             (CLAIM, MAX_OUTAGE_SECONDS),
-            (EXECUTE, MAX_OUTAGE_SECONDS + self._lease_seconds),
+            (EXECUTE, MAX_OUTAGE_SECONDS + self._settings.lease_seconds),
         ):
             failure = self._failures.get(operation)
             if failure is not None and time.monotonic() - failure[0] > limit:
@@ -231,14 +212,12 @@ class Worker:
 
     def _renew_claims(self) -> None:
         """Renew the active claims, take over those of dead workers, and sweep the store."""
-        sweep_at = time.monotonic()
+        self._sweep_at = time.monotonic()
+        self._lease_keeper.renew_until(self._finished, self._take_over_and_sweep)
 
-        def take_over_and_sweep() -> None:
-            nonlocal sweep_at
-            self._store.queue.release_dead(self._queue, self._clock())
-            if time.monotonic() >= sweep_at:
-                self.repaired += self._store.maintenance.sweep(self._clock()).repaired
-                # A random interval spreads the sweeps of workers that were started together.
-                sweep_at = time.monotonic() + random.uniform(SWEEP_SECONDS / 2, SWEEP_SECONDS * 3 / 2)
-
-        self._lease_keeper.renew_until(self._finished, take_over_and_sweep)
+    def _take_over_and_sweep(self) -> None:
+        self._store.queue.release_dead(self._queue, self._clock())
+        if time.monotonic() >= self._sweep_at:
+            self.repaired += self._store.maintenance.sweep(self._clock()).repaired
+            # A random interval spreads the sweeps of workers that were started together.
+            self._sweep_at = time.monotonic() + random.uniform(SWEEP_SECONDS / 2, SWEEP_SECONDS * 3 / 2)

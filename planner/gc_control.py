@@ -20,13 +20,3 @@ def gc_paused() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
-
-
-@contextmanager
-def gc_frozen() -> Iterator[None]:
-    """Exclude all objects that exist at the end of this block from garbage collection, for the life of the
-    process.
-    """
-    with gc_paused():
-        yield
-        gc.freeze()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
-from noetl.executor.errors import ActionError, RejectedError
+from noetl.executor.errors import ActionError, RejectedError, SettingError
 from noetl.executor.model.ids import derived_id, hash_secret
 from noetl.executor.model.run import Claim, Run, RunStatus, Wait, WaitKey
 from noetl.executor.model.start_request import StartRequest
@@ -24,6 +26,28 @@ CALLBACK_PATH = "/workflows/callbacks/"
 FindPlaybook = Callable[[Run, str, str | None], str | None]
 """A function (parent run, name, version) that returns the plan hash of a playbook, or None if it is unknown.
 """
+
+
+def read_public_url(environ: Mapping[str, str] = os.environ) -> str | None:
+    """Return the base URL of callbacks, `NOETL_PUBLIC_URL`, or None.
+
+    Raises:
+        SettingError: the setting is not an http or https URL to which a path can be appended.
+    """
+    text = environ.get("NOETL_PUBLIC_URL", "").strip()
+    if not text:
+        return None
+    try:
+        parts = urlsplit(text)
+        is_base_url = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_base_url = False
+    if not is_base_url or not text.isprintable() or any(sign in text for sign in " ?#@"):
+        example = "https://noetl.example.com"
+        raise SettingError(
+            f"NOETL_PUBLIC_URL is {text!r}; it must be an http or https URL such as {example}."
+        )
+    return text
 
 
 def registry_finder(store: Store) -> FindPlaybook:

@@ -18,15 +18,16 @@ worker receives FencedError. Work with effects outside of the store may then run
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 
 from noetl.executor.engine.event_buffer import EventBuffer
 from noetl.executor.engine.invocation import VisitExecutor
-from noetl.executor.errors import StoreError
+from noetl.executor.errors import SettingError, StoreError
 from noetl.executor.model.run import Claim
 from noetl.executor.model.special_visits import finally_visit_id
 from noetl.executor.stores.interface import Store
@@ -35,6 +36,22 @@ CANCEL_POLL_SECONDS = 0.5
 """How often a process with active claims checks whether their runs were cancelled."""
 
 logger = logging.getLogger("noetl.executor")
+
+
+def read_lease_seconds(environ: Mapping[str, str] = os.environ) -> float:
+    """Return how long a claim is valid: `NOETL_LEASE_SECONDS`, or 30.
+
+    Raises:
+        SettingError: the setting is not a number from 1 to 3600.
+    """
+    text = environ.get("NOETL_LEASE_SECONDS", "30")
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 1 <= seconds <= 3600:
+        raise SettingError(f"NOETL_LEASE_SECONDS is {text!r}; it must be a number of seconds from 1 to 3600.")
+    return seconds
 
 
 @dataclass(slots=True, eq=False, repr=False)

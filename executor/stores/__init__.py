@@ -50,34 +50,6 @@ def open_store(url: str | None = None, *, create: bool = True) -> Store:
     )
 
 
-def import_store() -> None:
-    """Import the modules of the store that `NOETL_STORE` names, so that a Lambda function opens it faster."""
-    url = os.environ.get("NOETL_STORE", "")
-    if url.startswith(("arn:", "postgres://", "postgresql://")):
-        import psycopg_pool  # noqa: F401
-
-        import noetl.executor.stores.postgres.store
-    else:
-        import noetl.executor.stores.dynamo.store  # noqa: F401
-    import botocore.session  # noqa: F401
-
-
-def create_clients() -> None:
-    """Create the AWS clients that the store of `NOETL_STORE` uses.
-
-    Raises:
-        ActionError: a setting is missing, such as the region.
-    """
-    from noetl.executor.clients.aws import client, region_of_arn
-
-    url = os.environ.get("NOETL_STORE", "")
-    if url.startswith("arn:"):
-        client("secretsmanager", region_of_arn(url))
-    elif url.startswith("dynamodb:"):
-        client("dynamodb", without_retries=True)
-    client("sqs", without_retries=True)
-
-
 def resolve_url(url: str | None = None) -> str:
     """Return the URL of a store: `url`, `NOETL_STORE`, or DEFAULT_URL.
 

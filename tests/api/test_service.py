@@ -26,7 +26,7 @@ from noetl.executor.model.start_request import StartRequest
 from noetl.executor.security.capabilities import Capabilities
 from noetl.executor.stores import open_store
 from noetl.executor.stores.interface import Store
-from noetl.executor.worker import Worker
+from noetl.executor.worker import Worker, WorkerSettings
 from tests.run_harness import RunHarness, compile_text
 
 ADD = """\
@@ -88,7 +88,7 @@ def start_registered(
 
 
 def run_to_end(store: Store, run: Run) -> Run:
-    worker = Worker(store, threads=1, capabilities=Capabilities())
+    worker = Worker(store, WorkerSettings(Capabilities(), threads=1))
     worker.start()
     try:
         return worker.wait_until_finished(run.tenant, run.id, 30)
@@ -183,7 +183,7 @@ def test_a_step_between_two_attempts_is_retrying(
     services: TenantServices, store: Store, tmp_path: Path
 ) -> None:
     run = start(services, PATIENT, {})
-    worker = Worker(store, threads=1, capabilities=Capabilities(shell=True, folder=tmp_path))
+    worker = Worker(store, WorkerSettings(Capabilities(shell=True, folder=tmp_path), threads=1))
     worker.start()
     try:
         while status_of(services, run.id)["steps"]["try"]["status"] != "retrying":

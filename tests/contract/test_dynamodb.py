@@ -27,7 +27,7 @@ from noetl.executor.stores.dynamo.store import DynamoStore
 from noetl.executor.stores.interface import MessageOutcome, Store, SweepResult
 from noetl.executor.stores.retention import DAY_SECONDS, read_retention_seconds
 from noetl.executor.stores.sqs.due_message import DueMessage
-from noetl.executor.worker import Worker
+from noetl.executor.worker import Worker, WorkerSettings
 from noetl.infra.dynamodb import upgrade
 from tests.aws import Client, aws, aws_server
 from tests.contract.doctor_contract import DoctorContract
@@ -364,7 +364,7 @@ class TestQueue:
 
 
 def create_worker(store: Store) -> Worker:
-    return Worker(store, capabilities=local_run_capabilities(Path.cwd()), threads=2, lease=5.0)
+    return Worker(store, WorkerSettings(local_run_capabilities(Path.cwd()), threads=2, lease_seconds=5.0))
 
 
 def receive_message(aws: Client, queue: str) -> str:

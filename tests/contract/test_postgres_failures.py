@@ -28,7 +28,7 @@ from noetl.executor.stores.sql import retry
 from noetl.executor.stores.sql.consistency import check_consistency
 from noetl.executor.stores.sql.database import UnwrittenError
 from noetl.executor.stores.sql.retry import MAX_RETRIES, retry_unwritten
-from noetl.executor.worker import Worker
+from noetl.executor.worker import Worker, WorkerSettings
 from noetl.infra.migrations import upgrade
 from tests.contract.store_contract import CHAIN, DIAMOND, LEASE, claim_visit, start_run, succeed
 from tests.postgres import PostgresServer, empty_database, postgres_dsn, postgres_server, running_server
@@ -290,7 +290,8 @@ class TestRestarts:
     ) -> None:
         with closing(PostgresStore(restartable_dsn)) as store:
             worker = Worker(
-                store, capabilities=local_run_capabilities(tmp_path), threads=2, queue="q", lease=1.0
+                store,
+                WorkerSettings(local_run_capabilities(tmp_path), threads=2, queue="q", lease_seconds=1.0),
             )
             worker.start()
             before = worker.wait_until_finished("default", start_run(store, queue="q", now=1.0).id)

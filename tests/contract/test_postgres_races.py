@@ -21,7 +21,7 @@ from noetl.executor.security.capabilities import local_run_capabilities
 from noetl.executor.stores.postgres.database import PostgresDatabase
 from noetl.executor.stores.postgres.store import PostgresStore
 from noetl.executor.stores.sql.consistency import check_consistency
-from noetl.executor.worker import Worker
+from noetl.executor.worker import Worker, WorkerSettings
 from noetl.infra.migrations import upgrade
 from tests.contract.store_contract import (
     CHAIN,
@@ -105,7 +105,7 @@ def run_in_thread() -> Iterator[Callable[..., Future[Any]]]:
 def run_workers(stores: list[PostgresStore], run: Run, *, threads: int = 2) -> Run:
     """Execute a run with workers of all stores until it has ended, and return it."""
     workers = [
-        Worker(store, capabilities=local_run_capabilities(Path.cwd()), threads=threads, queue=run.queue)
+        Worker(store, WorkerSettings(local_run_capabilities(Path.cwd()), threads=threads, queue=run.queue))
         for store in stores
     ]
     for worker in workers:

@@ -18,6 +18,7 @@ import pytest
 from noetl.executor import lambda_handler as handlers
 from noetl.executor.errors import SettingError, StoreError
 from noetl.executor.model.run import Lease, Run, RunStatus
+from noetl.executor.runtime import message_batch
 from noetl.executor.stores import open_store
 from noetl.executor.stores.dynamo.store import DynamoStore
 from noetl.executor.stores.interface import MessageOutcome
@@ -95,11 +96,11 @@ def queue(aws: Client, monkeypatch: pytest.MonkeyPatch) -> Iterator[LambdaQueue]
     monkeypatch.setenv("NOETL_QUEUE", url)
     monkeypatch.setenv("NOETL_STORE", "dynamodb://noetl")
     monkeypatch.setenv("NOETL_ALLOW_NETWORKS", "127.0.0.0/8")
-    handlers._warm_state.cache_clear()
+    message_batch.warm_state.cache_clear()
     store = open_store()
     assert isinstance(store, DynamoStore)
     yield LambdaQueue(aws, url, store)
-    handlers._warm_state.cache_clear()
+    message_batch.warm_state.cache_clear()
 
 
 def start(queue: LambdaQueue, text: str) -> Run:
@@ -142,8 +143,11 @@ def test_without_enough_time_a_step_is_left_to_another_invocation(queue: LambdaQ
     assert not isinstance(claimed, MessageOutcome)
     queue.store.queue.release(run.id, claimed.visit.id, claimed.visit.fence, time.time(), counts=False)
     [record] = queue.records()
-    invocation = handlers._LambdaInvocation(
-        handlers._warm_state(), FakeLambdaContext(60.0), handlers.InvocationMetrics("step"), give_up=False
+    invocation = message_batch.MessageBatch(
+        message_batch.warm_state(),
+        FakeLambdaContext(60.0),
+        message_batch.InvocationMetrics("step"),
+        give_up=False,
     )
     invocation._started -= 40.0  # 18 of the 58 seconds remain
     assert invocation.process_all([record]) == []
@@ -164,7 +168,9 @@ def test_a_step_times_out_before_its_invocation(queue: LambdaQueue) -> None:
             f'name: x\nsteps: [{{name: a, timeout: 1h, run: [{{action: http, url: "{server.url()}"}}]}}]\n',
         )
         before = time.monotonic()
-        assert queue.drive(run, FakeLambdaContext(handlers.COMMIT_MARGIN_SECONDS + 1.5)) is RunStatus.FAILED
+        assert (
+            queue.drive(run, FakeLambdaContext(message_batch.COMMIT_MARGIN_SECONDS + 1.5)) is RunStatus.FAILED
+        )
         assert time.monotonic() - before < 20.0
         hanging.set()
     found = queue.store.runs.get("default", run.id)
@@ -193,7 +199,7 @@ def test_a_message_whose_visit_fails_to_execute_is_delivered_again(
 ) -> None:
     runs = [start(queue, ONE) for _ in range(4)]
     records = queue.records()
-    store = handlers._warm_state().store
+    store = message_batch.warm_state().store
     claim_message = store.queue.claim_message
 
     def claim(body: str, *rest: Any, **more: Any) -> Any:
@@ -257,7 +263,7 @@ def test_a_sweep_reports_what_it_repaired(queue: LambdaQueue, monkeypatch: pytes
     assert handlers.sweep({}, FakeLambdaContext()) == {"runs": 1, "sent_again": 0}
     later = time.time() + 1000
     with monkeypatch.context() as changed:
-        changed.setattr(handlers.time, "time", lambda: later)
+        changed.setattr(message_batch.time, "time", lambda: later)
         assert handlers.sweep({}, FakeLambdaContext()) == {"runs": 1, "sent_again": 1}
     assert queue.records() != []
     assert queue.status(run) is not RunStatus.SUCCEEDED
@@ -279,7 +285,7 @@ def test_an_empty_batch_has_no_failures(queue: LambdaQueue) -> None:
 def test_a_store_without_a_queue_is_refused(monkeypatch: pytest.MonkeyPatch, url: str, tmp_path: Any) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("NOETL_STORE", url)
-    handlers._warm_state.cache_clear()
+    message_batch.warm_state.cache_clear()
     with pytest.raises(SettingError, match="NOETL_STORE") as refused:
         handlers.step({"Records": [{"messageId": "m", "body": "{}"}]}, FakeLambdaContext())
     # An open store would be reported here, not in a later test.

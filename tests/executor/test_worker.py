@@ -15,10 +15,10 @@ from noetl.executor.errors import SettingError, StoreError
 from noetl.executor.model.events import Event
 from noetl.executor.model.run import Claim, Lease, Run, RunStatus
 from noetl.executor.model.worker_identity import process_name
-from noetl.executor.runtime.lease_keeper import LeaseKeeper
+from noetl.executor.runtime.lease_keeper import LeaseKeeper, read_lease_seconds
 from noetl.executor.security.capabilities import local_run_capabilities
 from noetl.executor.stores.sqlite.store import SqliteStore
-from noetl.executor.worker import Worker, lease_seconds, thread_count
+from noetl.executor.worker import Worker, WorkerSettings, read_thread_count
 from tests.run_harness import RunHarness, compile_text
 
 BLOCKING_PLAYBOOK = """
@@ -43,9 +43,8 @@ def start(store: SqliteStore, text: str, folder: Path, **options: Any) -> RunHar
 
 @contextmanager
 def working(store: SqliteStore, folder: Path, **options: Any) -> Iterator[Worker]:
-    worker = Worker(
-        store, capabilities=local_run_capabilities(folder), **{"threads": 2, "lease": 30.0, **options}
-    )
+    options = {"threads": 2, "lease_seconds": 30.0, **options}
+    worker = Worker(store, WorkerSettings(local_run_capabilities(folder), **options))
     worker.start()
     try:
         yield worker
@@ -157,7 +156,7 @@ def test_a_cancelled_run_ends_after_its_active_step(store: SqliteStore, tmp_path
 
 def test_waiting_for_a_run_times_out(store: SqliteStore, tmp_path: Path) -> None:
     harness = start(store, BLOCKING_PLAYBOOK, tmp_path)
-    worker = Worker(store, capabilities=local_run_capabilities(tmp_path), threads=1)
+    worker = Worker(store, WorkerSettings(local_run_capabilities(tmp_path), threads=1))
     assert worker.wait_until_finished("default", harness.id, 0.001).status is RunStatus.QUEUED
     with pytest.raises(StoreError, match="The store has no run"):
         worker.wait_until_finished("default", "nothing", 0.001)
@@ -186,7 +185,7 @@ def test_claims_are_renewed_while_a_step_is_active(store: SqliteStore, tmp_path:
             return held
 
     watched = RenewalCountingStore(str(store.path))
-    with working(watched, tmp_path, lease=0.3) as worker:
+    with working(watched, tmp_path, lease_seconds=0.3) as worker:
         with gate.open("w") as writer:
             renewed.wait()
             writer.write("go")
@@ -239,7 +238,7 @@ def wait_for_event(harness: RunHarness, type: str) -> Event:
 def test_events_of_an_active_step_are_written(store: SqliteStore, tmp_path: Path, gate: Path) -> None:
     text = BLOCKING_PLAYBOOK.replace("run: [{action", "run: [{action: log, message: one}, {action", 1)
     harness = start(store, text, tmp_path, origin="service")
-    with working(store, tmp_path, lease=0.3) as worker:
+    with working(store, tmp_path, lease_seconds=0.3) as worker:
         with gate.open("w") as writer:
             wait_for_event(harness, "action.completed")
             seen = harness.events
@@ -267,7 +266,7 @@ def test_progress_of_an_active_loop_is_written(store: SqliteStore, tmp_path: Pat
             on_error: continue
     """
     harness = start(store, text, tmp_path, origin="service")
-    with working(store, tmp_path, lease=0.3) as worker:
+    with working(store, tmp_path, lease_seconds=0.3) as worker:
         with gate.open("w") as writer:
             while wait_for_event(harness, "loop.progress") and harness.events[-1].payload["done"] < 3:
                 harness.store.changes.wait(harness.store.changes.count, 0.05)
@@ -311,7 +310,7 @@ def test_released_claims_can_be_claimed_at_once(
 ) -> None:
     text = BLOCKING_PLAYBOOK.replace("{name: a,", f"{{name: a, delivery: {delivery},")
     harness = start(store, text, tmp_path, origin="service")
-    with working(store, tmp_path, threads=1, lease=30.0) as worker, gate.open("w") as writer:
+    with working(store, tmp_path, threads=1, lease_seconds=30.0) as worker, gate.open("w") as writer:
         worker.stop(drain=False)
         (visit,) = store.runs.visits(harness.id)
         assert (visit.claims, visit.due_at <= time.time()) == (claims, True)
@@ -357,13 +356,13 @@ def test_an_interrupted_step_runs_again(store: SqliteStore, tmp_path: Path) -> N
     [
         (
             "NOETL_LEASE_SECONDS",
-            lease_seconds,
+            read_lease_seconds,
             {"1": 1.0, "2.5": 2.5, "3600": 3600.0},
             ["", "0", "x", "-1", "nan", "inf"],
         ),
         (
             "NOETL_WORKERS",
-            thread_count,
+            read_thread_count,
             {"1": 1, "1000": 1000},
             ["", "0", "1.5", "x", "-1", "1001", "9" * 5000, "²"],
         ),
@@ -476,7 +475,10 @@ def test_claims_that_are_active_after_the_drain_timeout_are_released(
 ) -> None:
     harness = start(store, BLOCKING_PLAYBOOK, tmp_path)
     worker = Worker(
-        store, capabilities=local_run_capabilities(tmp_path), threads=1, lease=3000.0, queue=harness.queue
+        store,
+        WorkerSettings(
+            local_run_capabilities(tmp_path), threads=1, queue=harness.queue, lease_seconds=3000.0
+        ),
     )
     worker.start()
     writing = os.open(gate, os.O_WRONLY)
@@ -509,7 +511,7 @@ def test_a_stopped_worker_logs_no_store_errors(
 
     monkeypatch.setattr(store.runs, "cancelled_runs", poll)
     harness = start(store, BLOCKING_PLAYBOOK, tmp_path)
-    worker = Worker(store, capabilities=local_run_capabilities(tmp_path), threads=1, queue=harness.queue)
+    worker = Worker(store, WorkerSettings(local_run_capabilities(tmp_path), threads=1, queue=harness.queue))
     worker.start()
     with gate.open("w"):
         assert polled.wait(SECONDS)
@@ -525,7 +527,7 @@ def test_a_worker_sweeps_the_store(
     harness = start(store, "steps: [{name: a, run: [{action: set, set: {x: 1}}]}]", tmp_path)
     assert harness.execute_next()
     store.file.connection().execute("delete from visits where step = '@end'")
-    with working(store, tmp_path, queue=harness.queue, lease=1) as worker:
+    with working(store, tmp_path, queue=harness.queue, lease_seconds=1) as worker:
         assert finished(worker, harness).result == {"x": 1}
         assert worker.repaired == 1
     assert caplog.messages == [f"run {harness.id} was repaired: its end is due"]
@@ -544,7 +546,7 @@ def test_a_stopped_worker_has_no_thread_in_its_store(tmp_path: Path) -> None:
             return super().release_dead(queue, now)
 
     store = SlowStore(str(tmp_path / "slow.db"))
-    worker = Worker(store, capabilities=local_run_capabilities(tmp_path), threads=2, lease=0.3)
+    worker = Worker(store, WorkerSettings(local_run_capabilities(tmp_path), threads=2, lease_seconds=0.3))
     before = set(threading.enumerate())
     worker.start()
     assert inside.wait(30)

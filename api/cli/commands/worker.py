@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Annotated
 
 import typer
@@ -30,19 +29,12 @@ def worker(
     A worker that stops finishes its running steps within 20 seconds; other workers repeat the rest.
     A second signal ends it immediately.
     """
-    from noetl.executor.security.capabilities import service_capabilities
-    from noetl.executor.worker import Worker, lease_seconds, public_url, thread_count
+    from noetl.executor.worker import Worker, read_worker_settings
 
-    capabilities = service_capabilities(os.environ)
+    settings = read_worker_settings(threads=threads)
     with Interruption() as interruption, open_command_store(store) as opened_store:
         log_as_json_lines()
-        worker = Worker(
-            opened_store,
-            capabilities=capabilities,
-            threads=threads or thread_count(),
-            lease=lease_seconds(),
-            public_url=public_url(),
-        )
+        worker = Worker(opened_store, settings)
         worker.start()
         print_message("working")
         interruption.wait()

@@ -204,17 +204,18 @@ def is_abandoned(store: Store, run: Run) -> bool:
 
 def _create_worker(store: Store, run: Run) -> Worker:
     from noetl.api.cli.local.playbook_finder import SiblingPlaybookFinder
+    from noetl.executor.engine.external import read_public_url
     from noetl.executor.security.capabilities import local_run_capabilities
-    from noetl.executor.worker import Worker, public_url
+    from noetl.executor.worker import Worker, WorkerSettings
 
     folder = Path(run.folder) if run.folder else Path.cwd()
-    return Worker(
-        store,
+    settings = WorkerSettings(
+        local_run_capabilities(folder),
+        public_url=read_public_url(),
         queue=run.queue,
-        capabilities=local_run_capabilities(folder),
         find_playbook=SiblingPlaybookFinder(store),
-        public_url=public_url(),
     )
+    return Worker(store, settings)
 
 
 def _exit_if_threads_hang() -> None:
