@@ -118,15 +118,14 @@ class Scope:
 
     def failure(self, problem: ActionError, action: str) -> ErrorRecord:
         """Return the record of a failure of an action or a task of this visit."""
-        return error_record(
+        record = error_record(
             self.visit,
             problem.type,
             problem.message,
-            action=action,
             retryable=problem.retryable,
-            status=problem.status,
             details=to_json_value(problem.details),
         )
+        return record | {"action": action, "status": problem.status}
 
     def idempotency_key(self, position: str) -> str:
         """Return the idempotency key of a position: the same in every attempt, and unique in all runs."""

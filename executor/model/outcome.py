@@ -155,23 +155,16 @@ class Suspension:
 
 
 def error_record(
-    visit: Visit,
-    type: str,
-    message: str,
-    *,
-    action: str | None = None,
-    retryable: bool = False,
-    status: int | None = None,
-    details: Any = None,
+    visit: Visit, type: str, message: str, *, retryable: bool = False, details: Any = None
 ) -> ErrorRecord:
-    """Return the record of a failure of a visit."""
+    """Return the record of a failure of a visit, which no action caused."""
     return ErrorRecord(
         type=type,
         message=message,
-        action=action,
+        action=None,
         step=visit.step,
         attempt=visit.attempt,
         retryable=retryable,
-        status=status,
+        status=None,
         details=details,
     )

@@ -117,7 +117,7 @@ def outcomes() -> Iterator[tuple[Outcome, int]]:
     """Yield possible outcomes of the work of a step, each with the number of the visit."""
     yield Outcome(True, None), 1
     yield Outcome(True, 3, skipped=True), 2
-    error = error_record(VISIT, "HTTPStatus", "no", status=500)
+    error = error_record(VISIT, "HTTPStatus", "no") | {"status": 500}
     yield Outcome(False, None, error, forgiven=True), 1
     yield Outcome(False, None, error), 1
     yield Outcome(False, None, error_record(VISIT, "a", "b")), 2
