@@ -64,11 +64,6 @@ class RetryLoop:
     scope: Scope
     position: str
 
-    @property
-    def declaration(self) -> ActionDeclaration:
-        """The declaration of the action's type."""
-        return catalogue()[self.action.type]
-
     def run(self) -> WorkResult:
         """Call the action until it succeeds, fails finally, waits, or the run is cancelled.
 
@@ -113,7 +108,7 @@ class RetryLoop:
         """Call the handler once. Its exceptions become results here, and nowhere else."""
         type = self.action.type
         try:
-            return Outcome(True, self._call_handler(attempt), None, type)
+            return self._call_handler(attempt)
         except ActionError as problem:
             return Outcome(False, None, self.scope.failure(problem, type), type)
         except Suspend as suspend:
@@ -123,33 +118,41 @@ class RetryLoop:
         except CancelledError:
             return CANCELLED
 
-    def _call_handler(self, attempt: _Attempt) -> Any:
-        """Return what the handler returns. An unexpected exception becomes an ActionError."""
-        call = self._make_call(attempt)
+    def _call_handler(self, attempt: _Attempt) -> Outcome:
+        """Return the data of the handler, with the names that the type of the action saves.
+
+        An unexpected exception becomes an ActionError.
+        """
+        action = self.action
+        self._check_allowed()
+        declaration = catalogue()[action.type]
+        call = self._make_call(declaration, attempt)
         call.remaining_seconds()
         try:
-            data = handler(self.action.type)(call)
-            check_saved_names(self.declaration.saved_names(self.action.parameters), data)
+            data = handler(action.type)(call)
+            saved = read_saved_names(declaration.saved_names(action.parameters), data)
         except (ActionError, Suspend, CancelledError, StoreError, FencedError):
             raise
         except Exception as bug:
-            logger.exception("the handler of `%s` raised", self.action.type)
-            message = f"the handler of `{self.action.type}` raised: {bug}"
+            logger.exception("the handler of `%s` raised", action.type)
+            message = f"the handler of `{action.type}` raised: {bug}"
             raise ActionError(type(bug).__name__, message) from bug
-        return data
+        return Outcome(True, data, None, action.type, saved=saved)
 
-    def _make_call(self, attempt: _Attempt) -> Call:
-        """Return the call of the handler, with rendered parameters.
+    def _check_allowed(self) -> None:
+        """Raise an ActionError if the action type is disabled."""
+        allowed, type = self.context.capabilities.actions, self.action.type
+        if allowed is not None and type not in allowed:
+            message = f"action type `{type}` is not allowed here: {ACTIONS_SETTING} does not name it"
+            raise ActionError("ActionDisabled", message, retryable=False)
+
+    def _make_call(self, declaration: ActionDeclaration, attempt: _Attempt) -> Call:
+        """Return the call of the handler.
 
         Raises:
-            ActionError: the action type is disabled, or a parameter cannot be rendered.
+            ActionError: a parameter cannot be rendered.
         """
         context, action, scope, position = self.context, self.action, self.scope, self.position
-        allowed = context.capabilities.actions
-        if allowed is not None and action.type not in allowed:
-            message = f"action type `{action.type}` is not allowed here: {ACTIONS_SETTING} does not name it"
-            raise ActionError("ActionDisabled", message, retryable=False)
-        declaration = self.declaration
         deadline = context.deadlines.segment
         if action.timeout_seconds is not None and not declaration.suspends:
             deadline = min(deadline, time.monotonic() + action.timeout_seconds)
@@ -274,11 +277,16 @@ def _action_error(error: ErrorRecord) -> ActionError:
     )
 
 
-def check_saved_names(names: Iterable[str], data: Any) -> None:
-    """Check that the result of a handler has a value for each name that its declaration says it saves."""
+def read_saved_names(names: Iterable[str], data: Any) -> dict[str, Any]:
+    """Return the values of the names that the declaration says it saves, from the result of the handler.
+
+    Raises:
+        TypeError: the result has no value for a name, which is a bug of the handler.
+    """
     for name in names:
         if not isinstance(data, Mapping) or name not in data:
             raise TypeError(f"its result must have a value for `{name}`")
+    return {name: data[name] for name in names}
 
 
 def _make_playbook_log(labels: Mapping[str, Any]) -> Callable[[str, str, Mapping[str, Any]], None]:

@@ -174,11 +174,9 @@ def _perform_once(context: WorkContext, item: Work, scope: Scope, position: str)
             return Outcome(action=_name_of(item), skipped=True)
         if isinstance(item, TaskCall):
             return _perform_task(context, item, scope, position)
-        attempts = RetryLoop(context, item, scope, position)
-        result = attempts.run()
-        if isinstance(result, Outcome) and result.success:
-            names = attempts.declaration.saved_names(item.parameters)
-            scope.save({name: result.data[name] for name in names}, context.memory_budget)
+        result = RetryLoop(context, item, scope, position).run()
+        if isinstance(result, Outcome):
+            scope.save(result.saved, context.memory_budget)
     except ActionError as problem:
         return _failed(item, scope, problem)
     return result

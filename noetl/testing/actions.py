@@ -26,7 +26,7 @@ from typing import Any
 
 from noetl.executor.actions import catalogue, handler, temporary_types
 from noetl.executor.actions.action import ActionModule, Call, Suspend
-from noetl.executor.engine.attempts import check_saved_names
+from noetl.executor.engine.attempts import read_saved_names
 from noetl.executor.engine.invocation import VisitExecutor
 from noetl.executor.engine.rendering import render_parameters
 from noetl.executor.engine.start import new_run
@@ -388,7 +388,7 @@ def check_result(declaration: ActionDeclaration, parameters: Mapping[str, Any], 
         raise DeclarationError(f"`{declaration.type}` succeeds despite `never_succeeds`")
     try:
         write_json(data)
-        check_saved_names(declaration.saved_names(parameters), data)
+        read_saved_names(declaration.saved_names(parameters), data)
     except (TypeError, ValueError) as error:
         raise DeclarationError(f"`{declaration.type}` returned {data!r}: {error}") from error
     keys = declaration.result_keys(parameters)
