@@ -163,6 +163,18 @@ def test_a_run_ends_although_it_waits_and_retries() -> None:
     assert finished.event_types().count("action.retrying") == 1
 
 
+@pytest.mark.parametrize("answer", [{}, None, {"other": 1}])
+def test_a_result_without_a_saved_name_fails_the_run(answer: Any) -> None:
+    text = "name: wrong\nsteps: [{name: only, run: [{action: toy, names: {x: 1}}]}]"
+    (error,) = make_tester(answer, saves="names").run(text).run.errors
+    assert error["message"] == "the handler of `toy` raised: its result must have a value for `x`"
+
+
+def test_only_the_names_that_a_playbook_lists_are_saved() -> None:
+    text = "name: right\nsteps: [{name: only, run: [{action: toy, names: {x: 1}}]}]"
+    assert make_tester({"x": 2, "y": 3}, saves="names").run(text).run.result == {"x": 2}
+
+
 def test_a_run_that_waits_for_an_answer_does_not_hang() -> None:
     text = "name: stuck\nsteps: [{name: only, run: [{action: callback}]}]"
     with pytest.raises(AssertionError, match="waits for an answer"):
