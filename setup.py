@@ -6,6 +6,6 @@ FOLDERS = ("planner", "executor", "api", "infra")
 
 setup(
     package_dir={"noetl": "noetl"} | {f"noetl.{folder}": folder for folder in FOLDERS},
-    packages=["noetl", "noetl.testing"]
+    packages=find_packages(include=["noetl", "noetl.*"])
     + [f"noetl.{name}" for folder in FOLDERS for name in find_packages(include=[folder, f"{folder}.*"])],
 )

@@ -1,7 +1,8 @@
-"""Stores of runs. A URL chooses between SQLite, Postgres and DynamoDB.
+"""Stores of runs. A URL chooses between SQLite, Postgres, DynamoDB and the memory of the process.
 
 `interface.py` is what the executor asks of a store. `sql/` is shared by `sqlite/` and `postgres/`; `dynamo/`
-is the store in DynamoDB; `sqs/` holds the messages about due visits.
+is the store in DynamoDB; `sqs/` holds the messages about due visits. `memory/` is the smallest store: it is
+for tests, and to be copied.
 """
 
 from __future__ import annotations
@@ -41,12 +42,16 @@ def open_store(url: str | None = None, *, create: bool = True) -> Store:
         )
     if scheme == "dynamodb" and separator:
         return _open_dynamodb(table_name(url), retention_seconds)
+    if url == "memory://":
+        from noetl.executor.stores.memory.store import MemoryStore
+
+        return MemoryStore(retention_seconds=retention_seconds)
     # The rest of the URL may contain a password.
     shown = repr(url) if scheme == "sqlite" else f"'{scheme}://…'" if separator else "not the URL of a store"
     raise SettingError(
         f"The store (NOETL_STORE, or --store) is {shown}; it must be `sqlite:///PATH`, for example {DEFAULT_URL},"
         " a Postgres URI `postgresql://HOST/DATABASE`, the ARN of a secret in AWS Secrets Manager that holds one,"
-        " or a DynamoDB table `dynamodb://TABLE`."
+        " a DynamoDB table `dynamodb://TABLE`, or `memory://`, which is lost with the process."
     )
 
 

@@ -14,7 +14,7 @@ Cost: one claim and one commit for each step. A commit may claim the next visit 
 Limits: an action may run twice, since a worker can die between the action and the commit. Only its commit is
 accepted once. Clocks of workers must agree to well within the length of a lease.
 
-A store consists of seven parts, one for each subject. The contract tests in `tests/contract` hold every
+A store consists of seven parts, one for each subject. The tests of `noetl.testing.store_contract` hold every
 store to this interface.
 """
 

@@ -27,7 +27,7 @@ from noetl.executor.security.capabilities import Capabilities
 from noetl.executor.stores import open_store
 from noetl.executor.stores.interface import Store
 from noetl.executor.worker import Worker, WorkerSettings
-from tests.run_harness import RunHarness, compile_text
+from noetl.testing.run_harness import RunHarness, compile_text
 
 ADD = """\
 name: add

@@ -11,8 +11,8 @@ from benchmarks.meter import AwsMeter, AwsUsage, lambda_dollars
 from noetl.executor.stores import open_store
 from noetl.executor.stores.dynamo.store import DynamoStore
 from noetl.infra.dynamodb import upgrade
+from noetl.testing.store_contract.operations import action_events, claim_key, claim_visit, start_run
 from tests.aws import Client
-from tests.contract.store_contract import action_events, claim_key, claim_visit, start_run
 
 STEPS = 1_005
 REQUESTS = 4

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from noetl.executor.engine.invocation import VisitExecutor
 from noetl.executor.errors import MessageError, RejectedError, SettingError
+from noetl.executor.model.limits import PayloadLimits
 from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.executor.model.run import Claim, Run, RunStatus, VisitStatus
 from noetl.executor.model.run_filter import RunFilter
@@ -29,22 +30,19 @@ from noetl.executor.stores.retention import DAY_SECONDS, read_retention_seconds
 from noetl.executor.stores.sqs.due_message import DueMessage
 from noetl.executor.worker import Worker, WorkerSettings
 from noetl.infra.dynamodb import upgrade
-from tests.aws import Client, aws, aws_server
-from tests.contract.doctor_contract import DoctorContract
-from tests.contract.keys_contract import KeysContract
-from tests.contract.registry_contract import RegistryContract
-from tests.contract.store_contract import (
+from noetl.testing.store_contract import ConsistencyContract, StoreContract
+from noetl.testing.store_contract.operations import (
     DIAMOND,
     LEASE,
-    StoreContract,
     claim_visit,
     end_run,
     fail,
+    open_wait,
     run_contents,
     start_run,
     succeed,
 )
-from tests.contract.waits_contract import WaitsContract, open_wait
+from tests.aws import Client, aws, aws_server
 
 __all__ = ["aws", "aws_server"]
 LIMIT = 4096
@@ -111,9 +109,8 @@ class ItemDamage:
         store.table.write([Put(key, {"run": run_id})])
 
 
-class TestDynamo(StoreContract, WaitsContract, RegistryContract, KeysContract, DoctorContract):
-    payload_limit = LIMIT
-    answer_limit = LIMIT
+class TestDynamo(StoreContract, ConsistencyContract):
+    limits = PayloadLimits(payload_bytes=LIMIT, answer_bytes=LIMIT)
     damage = ItemDamage()
 
     @pytest.fixture

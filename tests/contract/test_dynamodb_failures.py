@@ -30,8 +30,8 @@ from noetl.executor.stores.sqs import messages
 from noetl.executor.stores.sqs.due_message import DueMessage
 from noetl.executor.stores.sqs.messages import MessageQueue
 from noetl.infra.dynamodb import upgrade
+from noetl.testing.store_contract.operations import claim_visit, start_run, succeed
 from tests.aws import Client, drop_permissions
-from tests.contract.store_contract import claim_visit, start_run, succeed
 
 FIRST_KEY, SECOND_KEY = keys.ItemKey("p", "one"), keys.ItemKey("p", "two")
 CANCELLED = "TransactionCanceledException"

@@ -25,8 +25,8 @@ from noetl.executor.stores.dynamo.table import MAX_TRANSACTION_ITEMS
 from noetl.executor.stores.interface import MessageOutcome
 from noetl.executor.stores.sqs.due_message import DueMessage
 from noetl.infra.dynamodb import upgrade
-from tests.aws import Client
-from tests.contract.store_contract import (
+from noetl.testing.run_harness import RunHarness, compile_text
+from noetl.testing.store_contract.operations import (
     CHAIN,
     DIAMOND,
     LEASE,
@@ -39,7 +39,7 @@ from tests.contract.store_contract import (
     start_run,
     succeed,
 )
-from tests.run_harness import RunHarness, compile_text
+from tests.aws import Client
 
 NESTED = """
     steps:

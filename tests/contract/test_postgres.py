@@ -11,6 +11,7 @@ import pytest
 
 from noetl.executor.engine.start import new_run
 from noetl.executor.errors import FencedError, StoreError
+from noetl.executor.model.limits import PayloadLimits
 from noetl.executor.model.run import Claim
 from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.model.start_request import StartRequest
@@ -21,32 +22,19 @@ from noetl.executor.stores.sql import store as sql_store
 from noetl.executor.stores.sql import waits as sql_waits
 from noetl.infra.migrations import migrations, upgrade
 from noetl.planner.plan import Plan
-from tests.contract.doctor_contract import DoctorContract
-from tests.contract.keys_contract import KeysContract
-from tests.contract.registry_contract import RegistryContract
-from tests.contract.store_contract import (
-    CHAIN,
-    DIAMOND,
-    LEASE,
-    StoreContract,
-    claim_visit,
-    start_run,
-    succeed,
-)
-from tests.contract.sweep_contract import SweepContract
-from tests.contract.waits_contract import WaitsContract
+from noetl.testing.run_harness import compile_text
+from noetl.testing.store_contract import MaintenanceContract, StoreContract
+from noetl.testing.store_contract.operations import CHAIN, DIAMOND, LEASE, claim_visit, start_run, succeed
+from tests.contract.sql_damage import SqlDamage
 from tests.postgres import postgres_dsn, postgres_server
-from tests.run_harness import compile_text
 
 __all__ = ["postgres_dsn", "postgres_server"]
 LIMIT = 4096
 
 
-class TestPostgres(
-    StoreContract, WaitsContract, RegistryContract, KeysContract, DoctorContract, SweepContract
-):
-    payload_limit = LIMIT
-    answer_limit = LIMIT
+class TestPostgres(StoreContract, MaintenanceContract):
+    limits = PayloadLimits(payload_bytes=LIMIT, answer_bytes=LIMIT)
+    damage = SqlDamage()
 
     @pytest.fixture
     def store(self, postgres_dsn: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[PostgresStore]:

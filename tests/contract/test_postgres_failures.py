@@ -30,9 +30,9 @@ from noetl.executor.stores.sql.database import UnwrittenError
 from noetl.executor.stores.sql.retry import MAX_RETRIES, retry_unwritten
 from noetl.executor.worker import Worker, WorkerSettings
 from noetl.infra.migrations import upgrade
-from tests.contract.store_contract import CHAIN, DIAMOND, LEASE, claim_visit, start_run, succeed
+from noetl.testing.run_harness import RunHarness, compile_text
+from noetl.testing.store_contract.operations import CHAIN, DIAMOND, LEASE, claim_visit, start_run, succeed
 from tests.postgres import PostgresServer, empty_database, postgres_dsn, postgres_server, running_server
-from tests.run_harness import RunHarness, compile_text
 
 __all__ = ["postgres_dsn", "postgres_server"]
 SECRET = "hunter22"

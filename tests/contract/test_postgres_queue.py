@@ -13,6 +13,7 @@ import pytest
 from noetl.executor.clients.aws import reset_clients
 from noetl.executor.engine.invocation import VisitExecutor
 from noetl.executor.errors import MessageError, SettingError, StoreError
+from noetl.executor.model.limits import PayloadLimits
 from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.executor.model.run import Claim, Lease, Run, RunStatus, VisitStatus, WaitKey
 from noetl.executor.security.capabilities import service_capabilities
@@ -23,20 +24,12 @@ from noetl.executor.stores.sql import store as sql_store
 from noetl.executor.stores.sql import waits as sql_waits
 from noetl.executor.stores.sqs.due_message import GRACE_SECONDS, DueMessage
 from noetl.infra.migrations import upgrade
+from noetl.testing.run_harness import compile_text
+from noetl.testing.store_contract import QueueContract, RunsContract, SweepContract, WaitsContract
+from noetl.testing.store_contract.operations import DIAMOND, LEASE, fail, run_concurrently, start_run, succeed
 from tests.aws import Client, aws, aws_server, drop_permissions
-from tests.contract.store_contract import (
-    DIAMOND,
-    LEASE,
-    StoreContract,
-    fail,
-    run_concurrently,
-    start_run,
-    succeed,
-)
-from tests.contract.sweep_contract import SweepContract
-from tests.contract.waits_contract import WaitsContract
+from tests.contract.sql_damage import SqlDamage
 from tests.postgres import empty_database, postgres_dsn, postgres_server
-from tests.run_harness import compile_text
 
 __all__ = ["aws", "aws_server", "postgres_dsn", "postgres_server"]
 LIMIT = 4096
@@ -103,9 +96,9 @@ def store(queue: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[PostgresStore
     opened.close()
 
 
-class TestPostgresWithQueue(StoreContract, WaitsContract, SweepContract):
-    payload_limit = LIMIT
-    answer_limit = LIMIT
+class TestPostgresWithQueue(RunsContract, QueueContract, WaitsContract, SweepContract):
+    limits = PayloadLimits(payload_bytes=LIMIT, answer_bytes=LIMIT)
+    damage = SqlDamage()
 
     @pytest.fixture
     def store(self, queue: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[PostgresStore]:

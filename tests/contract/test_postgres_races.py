@@ -23,7 +23,8 @@ from noetl.executor.stores.postgres.store import PostgresStore
 from noetl.executor.stores.sql.consistency import check_consistency
 from noetl.executor.worker import Worker, WorkerSettings
 from noetl.infra.migrations import upgrade
-from tests.contract.store_contract import (
+from noetl.testing.run_harness import compile_text
+from noetl.testing.store_contract.operations import (
     CHAIN,
     DIAMOND,
     LEASE,
@@ -31,13 +32,15 @@ from tests.contract.store_contract import (
     current_run,
     end_run,
     fail,
+    open_wait,
     run_concurrently,
+    start_child,
     start_run,
+    start_waiting_run,
     succeed,
+    suspend_claim,
 )
-from tests.contract.waits_contract import open_wait, start_child, start_waiting_run, suspend_claim
 from tests.postgres import postgres_dsn, postgres_server
-from tests.run_harness import compile_text
 
 __all__ = ["postgres_dsn", "postgres_server"]
 ROUNDS = 12

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from noetl.executor.errors import SettingError, StoreError
+from noetl.executor.model.limits import PayloadLimits
 from noetl.executor.model.run import RunStatus
 from noetl.executor.stores import open_store
 from noetl.executor.stores.sql import store as sql_store
@@ -20,19 +21,16 @@ from noetl.executor.stores.sql import waits as sql_waits
 from noetl.executor.stores.sql.branches import ACTIVE
 from noetl.executor.stores.sqlite.file import SCHEMA_VERSION
 from noetl.executor.stores.sqlite.store import SqliteStore
-from tests.contract.doctor_contract import DoctorContract
-from tests.contract.keys_contract import KeysContract
-from tests.contract.registry_contract import RegistryContract
-from tests.contract.store_contract import StoreContract, claim_visit, start_run, succeed
-from tests.contract.sweep_contract import SweepContract
-from tests.contract.waits_contract import WaitsContract
+from noetl.testing.store_contract import MaintenanceContract, StoreContract
+from noetl.testing.store_contract.operations import claim_visit, start_run, succeed
+from tests.contract.sql_damage import SqlDamage
 
 LIMIT = 4096
 
 
-class TestSqlite(StoreContract, WaitsContract, RegistryContract, KeysContract, DoctorContract, SweepContract):
-    payload_limit = LIMIT
-    answer_limit = LIMIT
+class TestSqlite(StoreContract, MaintenanceContract):
+    limits = PayloadLimits(payload_bytes=LIMIT, answer_bytes=LIMIT)
+    damage = SqlDamage()
 
     @pytest.fixture
     def store(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SqliteStore]:

@@ -17,8 +17,8 @@ from noetl.executor.stores.postgres.store import PostgresStore
 from noetl.executor.stores.sqlite.store import SqliteStore
 from noetl.infra.dynamodb import upgrade as upgrade_dynamodb
 from noetl.infra.migrations import upgrade as upgrade_postgres
+from noetl.testing.store_contract.operations import claim_visit, start_run
 from tests.aws import Client
-from tests.contract.store_contract import claim_visit, start_run
 from tests.contract.transition_contract import SqlTransitionContract, TransitionContract, check_row
 
 

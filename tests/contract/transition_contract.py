@@ -18,16 +18,17 @@ from noetl.executor.model.transition import abandon, suspend
 from noetl.executor.model.visit_states import COMBINED, TRANSITIONS, VisitTrigger
 from noetl.executor.model.worker_identity import process_name
 from noetl.executor.stores.interface import Store
-from tests.contract.store_contract import (
+from noetl.testing.store_contract.operations import (
     CHAIN,
     LEASE,
     claim_visit,
     end_run,
     fail,
+    open_wait,
     start_run,
     succeed,
+    suspend_claim,
 )
-from tests.contract.waits_contract import open_wait, suspend_claim
 from tests.transition_observer import Row, observe_store, rows_of, table_without
 
 FORK = """

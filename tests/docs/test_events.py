@@ -7,7 +7,7 @@ import re
 from noetl.executor.model.run import RunStatus
 from noetl.executor.stores.sqlite.store import SqliteStore
 from noetl.infra.reference import ROOT
-from tests.run_harness import RunHarness
+from noetl.testing.run_harness import RunHarness
 
 ROW = re.compile(r"^\| ((?:`(?:workflow|step|action|loop)\.\w+`(?:, )?)+) \|[^|]*\|([^|]*)\|$", re.MULTILINE)
 WORD = re.compile(r"`([\w.]+)`")

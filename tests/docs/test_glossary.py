@@ -12,7 +12,7 @@ from noetl.infra.reference import ROOT
 PAGE = ROOT / "docs" / "glossary.md"
 HEAD = ["term", "meaning", "code", "Step Functions", "Temporal", "Airflow", "textbook"]
 MAX_WORDS = 25
-CODE_FOLDERS = ("planner", "executor", "api", "infra", "benchmarks", "tests")
+CODE_FOLDERS = ("planner", "executor", "api", "infra", "benchmarks", "tests", "noetl")
 CODE_NAME = re.compile(
     rf"(?P<module>(?:{'|'.join(CODE_FOLDERS)})(?:\.[a-z_]\w*)+)(?:\.(?P<class_name>[A-Z]\w*))?"
 )

@@ -19,7 +19,7 @@ from noetl.infra.reference import ROOT
 from noetl.planner.compile import compile_playbook
 from noetl.planner.diagnostics.codes import Severity
 from noetl.planner.syntax.reader import Diagnostics, read_document
-from tests.run_harness import RunHarness
+from noetl.testing.run_harness import RunHarness
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(

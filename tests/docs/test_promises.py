@@ -12,7 +12,7 @@ from noetl.executor.errors import RejectedError
 from noetl.executor.model.run import RunStatus
 from noetl.executor.stores.interface import Store
 from noetl.planner.compile import compile_playbook
-from tests.run_harness import RunHarness
+from noetl.testing.run_harness import RunHarness
 
 
 def codes(text: str) -> list[str]:

@@ -26,8 +26,8 @@ from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.security.capabilities import service_capabilities
 from noetl.executor.stores.interface import Store
 from noetl.planner.compile import compile_playbook
+from noetl.testing.run_harness import RunHarness
 from tests.http_server import StubExchange, StubServer, serve
-from tests.run_harness import RunHarness
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 TOTALS = {"europe": 1164.6, "america": 644.75, "asia": 531.25}

@@ -11,7 +11,7 @@ from noetl.executor.errors import RejectedError
 from noetl.executor.model.ids import hash_secret
 from noetl.executor.model.run import NEVER, RunStatus
 from noetl.executor.stores.sqlite.store import SqliteStore
-from tests.run_harness import RunHarness
+from noetl.testing.run_harness import RunHarness
 
 CALLBACK_PLAYBOOK = """
     steps:

@@ -10,7 +10,7 @@ import pytest
 from noetl.executor.engine.final_state import NEWEST_VISITS, FinalState
 from noetl.executor.model.run import RunStatus, Visit
 from noetl.executor.stores.sqlite.store import SqliteStore
-from tests.run_harness import RunHarness
+from noetl.testing.run_harness import RunHarness
 
 STEPS = NEWEST_VISITS + 10
 

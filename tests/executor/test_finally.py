@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from noetl.executor.stores.sqlite.store import SqliteStore
-from tests.run_harness import RunHarness, register_playbook
+from noetl.testing.run_harness import RunHarness, register_playbook
 
 TEXT = """
     timeout: 100s

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from noetl.executor.model.run import RunStatus
 from noetl.executor.stores.sqlite.store import SqliteStore
-from tests.run_harness import RunHarness
+from noetl.testing.run_harness import RunHarness
 
 
 class TestRunResult:

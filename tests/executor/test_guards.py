@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from noetl.executor.stores.sqlite.store import SqliteStore
-from tests.run_harness import RunHarness
+from noetl.testing.run_harness import RunHarness
 
 FAIL = "{action: fail, message: no}"
 OK = "{action: log, message: ok}"

@@ -14,7 +14,7 @@ from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.model.visit_transition import MAX_CLAIMS
 from noetl.executor.stores.sql import store as sql_store
 from noetl.executor.stores.sqlite.store import SqliteStore
-from tests.run_harness import LEASE_SECONDS, FakeClock, RunHarness
+from noetl.testing.run_harness import LEASE_SECONDS, FakeClock, RunHarness
 
 FAIL = "{action: fail, message: no}"
 OK = "{action: log, message: ok}"

@@ -6,7 +6,7 @@ import pytest
 
 from noetl.executor.model.run import RunStatus
 from noetl.executor.stores.sqlite.store import SqliteStore
-from tests.run_harness import RunHarness
+from noetl.testing.run_harness import RunHarness
 
 RACE = """
     steps:

@@ -10,7 +10,7 @@ import pytest
 
 from noetl.executor.model.run import VisitStatus
 from noetl.executor.stores.sqlite.store import SqliteStore
-from tests.run_harness import LEASE_SECONDS, RunHarness
+from noetl.testing.run_harness import LEASE_SECONDS, RunHarness
 
 
 def done(folder: Path) -> Counter[str]:

@@ -23,8 +23,8 @@ from noetl.executor.stores import open_store
 from noetl.executor.stores.dynamo.store import DynamoStore
 from noetl.executor.stores.interface import MessageOutcome
 from noetl.infra.dynamodb import upgrade
+from noetl.testing.store_contract.operations import start_run
 from tests.aws import Client, aws, aws_server
-from tests.contract.store_contract import start_run
 from tests.http_server import StubExchange, serve
 from tests.tool_environments import ROOT
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from noetl.executor.stores.sqlite.store import SqliteStore
-from tests.run_harness import RunHarness
+from noetl.testing.run_harness import RunHarness
 
 
 def result(store: SqliteStore, text: str, **input: Any) -> Any:

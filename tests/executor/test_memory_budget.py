@@ -14,7 +14,7 @@ from noetl.executor.engine.work_context import WorkContext
 from noetl.executor.errors import ActionError
 from noetl.executor.model.memory_budget import MemoryBudget, json_size
 from noetl.executor.stores.sqlite.store import SqliteStore
-from tests.run_harness import RunHarness
+from noetl.testing.run_harness import RunHarness
 
 LIMIT = 3000
 TEXT = "{{ 'x' * 1000 }}"

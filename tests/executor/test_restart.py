@@ -10,7 +10,7 @@ import pytest
 from noetl.executor.engine.start import prefix_before, restart_from_step
 from noetl.executor.errors import RejectedError
 from noetl.executor.stores.sqlite.store import SqliteStore
-from tests.run_harness import RunHarness
+from noetl.testing.run_harness import RunHarness
 
 CHAIN = """
     output: {all: "{{ [a, b, c] }}", seen: "{{ steps.one.result.a }}"}

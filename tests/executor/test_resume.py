@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from noetl.executor.stores.sqlite.store import SqliteStore
-from tests.run_harness import RunHarness
+from noetl.testing.run_harness import RunHarness
 
 FORK = """
     input: {ok: {type: boolean, default: false}}

@@ -9,7 +9,7 @@ import pytest
 
 from noetl.executor.model.run import RunStatus
 from noetl.executor.stores.sqlite.store import SqliteStore
-from tests.run_harness import FakeClock, RunHarness
+from noetl.testing.run_harness import FakeClock, RunHarness
 
 TREE = """
     mode: sequential

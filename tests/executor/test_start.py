@@ -9,7 +9,7 @@ from noetl.executor.errors import RejectedError
 from noetl.executor.model.run import Run, RunStatus, VisitStatus
 from noetl.executor.model.start_request import StartRequest
 from noetl.planner.plan import Plan
-from tests.run_harness import compile_text
+from noetl.testing.run_harness import compile_text
 
 STEPS = "\nsteps: [{name: a, run: [{action: log, message: ok}]}]"
 

@@ -10,7 +10,7 @@ import pytest
 
 from noetl.executor.model.run import FailureState, VisitStatus
 from noetl.executor.model.transition import final_status, merge_names
-from tests.run_harness import compile_text
+from noetl.testing.run_harness import compile_text
 from tests.state_space import StateSpaceExplorer
 
 CHAIN = """

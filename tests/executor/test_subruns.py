@@ -12,7 +12,7 @@ from noetl.executor.engine.external import MAX_RUN_DEPTH
 from noetl.executor.model.run import Run, RunStatus
 from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.stores.sqlite.store import SqliteStore
-from tests.run_harness import RunHarness, register_playbook
+from noetl.testing.run_harness import RunHarness, register_playbook
 
 CHILD = """
     name: child

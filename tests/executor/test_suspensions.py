@@ -16,7 +16,7 @@ from noetl.executor.actions.action import Call
 from noetl.executor.engine.work_context import InvocationTime
 from noetl.executor.model.run import RunStatus
 from noetl.executor.stores.sqlite.store import SqliteStore
-from tests.run_harness import LEASE_SECONDS, FakeClock, RunHarness
+from noetl.testing.run_harness import LEASE_SECONDS, FakeClock, RunHarness
 
 WAIT = """
     steps:

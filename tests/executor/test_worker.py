@@ -19,7 +19,7 @@ from noetl.executor.runtime.lease_keeper import LeaseKeeper, read_lease_seconds
 from noetl.executor.security.capabilities import local_run_capabilities
 from noetl.executor.stores.sqlite.store import SqliteStore
 from noetl.executor.worker import Worker, WorkerSettings, read_thread_count
-from tests.run_harness import RunHarness, compile_text
+from noetl.testing.run_harness import RunHarness, compile_text
 
 BLOCKING_PLAYBOOK = """
     steps:

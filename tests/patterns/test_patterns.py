@@ -27,8 +27,8 @@ from noetl.executor.stores.interface import Store
 from noetl.infra.reference import ROOT
 from noetl.planner.compile import compile_playbook
 from noetl.planner.diagnostics.codes import Severity
+from noetl.testing.run_harness import RunHarness, compile_text
 from tests.http_server import StubServer, serve
-from tests.run_harness import RunHarness, compile_text
 
 TEXT = (ROOT / "docs" / "patterns.md").read_text("utf-8")
 MINUTE, HOUR, DAY = 60, 3600, 86400

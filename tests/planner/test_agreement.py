@@ -18,7 +18,7 @@ from benchmarks.checks.unchecked import build_unchecked_plan
 from noetl.executor.actions import catalogue
 from noetl.planner.compile import compile_playbook
 from noetl.planner.diagnostics.codes import Severity
-from tests.run_harness import compile_text
+from noetl.testing.run_harness import compile_text
 
 
 @pytest.mark.parametrize("first", range(0, 100, 25))

@@ -13,7 +13,7 @@ from noetl.planner.draw.join_report import explain_joins, render_explanations
 from noetl.planner.graph.cfg import ControlFlowGraph
 from noetl.planner.graph.join_finder import find_joins
 from noetl.planner.plan import Case, Header, Join, Plan, Step
-from tests.run_harness import compile_text
+from noetl.testing.run_harness import compile_text
 from tests.strategies import flows
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -7,7 +7,7 @@ import pytest
 
 from noetl.planner.dataflow import liveness
 from noetl.planner.plan import NO_RETRY, Action, Case, Header, Input, Join, Plan, Retry, Step, TaskCall
-from tests.run_harness import compile_text
+from noetl.testing.run_harness import compile_text
 
 OK = "{action: log, message: ok}"
 

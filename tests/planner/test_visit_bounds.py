@@ -15,10 +15,10 @@ from noetl.planner.graph.join_finder import find_joins
 from noetl.planner.graph.joins import DEFAULT_MODES, Joins
 from noetl.planner.graph.visit_bounds import compute_visit_bound
 from noetl.planner.plan import MAX_COUNTED_VISITS
+from noetl.testing.run_harness import RunHarness, compile_text
 from tests.executor.test_state_space import CHAIN, CYCLE, DIAMOND, LATE, LOOP_INSIDE, NESTED
 from tests.planner.branch_model import BranchModel, BranchState, BranchToken, TooManyStates
 from tests.planner.test_joins import Cases, make_cfg
-from tests.run_harness import RunHarness, compile_text
 from tests.state_space import StateSpaceExplorer
 from tests.strategies import flows
 

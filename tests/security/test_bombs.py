@@ -16,8 +16,8 @@ from noetl.planner.templates import budget
 from noetl.planner.templates.budget import BUDGET, shared_budget
 from noetl.planner.templates.evaluator import MAX_MESSAGE
 from noetl.planner.templates.template import EvaluationError, parse_template
+from noetl.testing.run_harness import compile_text
 from tests.action_calls import perform_action
-from tests.run_harness import compile_text
 
 ROWS = [{"id": n, "name": f"n{n}"} for n in range(20_000)]
 NAMES: dict[str, Any] = {"rows": ROWS, "object": {str(n): n for n in range(100_000)}, "text": "a" * 1_000_000}

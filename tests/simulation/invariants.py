@@ -33,7 +33,7 @@ from noetl.executor.errors import FencedError, RejectedError
 from noetl.executor.model.events import Event
 from noetl.executor.model.ids import hash_secret
 from noetl.executor.model.run import Lease, RunStatus
-from tests.run_harness import LEASE_SECONDS
+from noetl.testing.run_harness import LEASE_SECONDS
 from tests.simulation.faults import Fault
 from tests.simulation.scenarios import Scenario
 from tests.simulation.world import FinishedPlay, InvariantViolation, SimulatedWorld

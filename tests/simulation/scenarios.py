@@ -9,7 +9,7 @@ from typing import Any
 
 from noetl.executor.model.run import RunStatus
 from noetl.planner.plan import Plan
-from tests.run_harness import compile_text
+from noetl.testing.run_harness import compile_text
 
 WORK = (
     """{action: log, level: debug, message: "{{ step.idempotency_key }}","""

@@ -13,7 +13,7 @@ from noetl.executor.model.run import Claim, RunStatus, VisitStatus
 from noetl.executor.stores.sqlite.store import SqliteStore
 from noetl.planner.graph.cfg import ControlFlowGraph
 from noetl.planner.plan import Plan
-from tests.run_harness import LEASE_SECONDS, RunHarness, compile_text
+from noetl.testing.run_harness import LEASE_SECONDS, RunHarness, compile_text
 from tests.state_space import StateSpaceExplorer
 from tests.strategies import Chances, case_taken, chances, flows
 

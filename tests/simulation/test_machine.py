@@ -59,7 +59,7 @@ from noetl.planner.compile import compile_playbook
 from noetl.planner.diagnostics.codes import Severity
 from noetl.planner.graph.join_finder import find_joins
 from noetl.planner.plan import Plan
-from tests.run_harness import LEASE_SECONDS, FakeClock
+from noetl.testing.run_harness import LEASE_SECONDS, FakeClock
 from tests.simulation.faults import Fault, FaultInjectingStore, FaultPoints, SimulatedCrash
 from tests.strategies import Chances, any_flows, chances, mixed_modes
 

@@ -15,7 +15,7 @@ import pytest
 from noetl.executor.model.run import Claim
 from noetl.executor.stores.sqlite.store import SqliteStore
 from noetl.planner.plan import Plan
-from tests.run_harness import LEASE_SECONDS, RunHarness, compile_text
+from noetl.testing.run_harness import LEASE_SECONDS, RunHarness, compile_text
 from tests.simulation.faults import SimulatedCrash
 
 NAMES = [f"v{number}" for number in range(6)]

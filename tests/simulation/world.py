@@ -32,7 +32,7 @@ from noetl.executor.model.start_request import StartRequest
 from noetl.executor.runtime.lease_keeper import renew_claim
 from noetl.executor.security.capabilities import local_run_capabilities
 from noetl.executor.security.redaction import CallbackTokens
-from tests.run_harness import LEASE_SECONDS, FakeClock, compile_text
+from noetl.testing.run_harness import LEASE_SECONDS, FakeClock, compile_text
 from tests.simulation.backends import StoreBackend
 from tests.simulation.faults import Fault, FaultInjectingStore, SimulatedCrash
 from tests.simulation.scenarios import CHILD, WORK, OperatorAct, Scenario

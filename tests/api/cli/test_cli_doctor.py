@@ -10,8 +10,8 @@ import pytest
 from noetl.executor.stores import open_store
 from noetl.executor.stores.sql.store import SqlStore
 from noetl.infra.migrations import upgrade
+from noetl.testing.store_contract.operations import start_run
 from tests.api.cli.conftest import Command
-from tests.contract.store_contract import start_run
 from tests.postgres import postgres_dsn, postgres_server
 
 __all__ = ["postgres_dsn", "postgres_server"]

@@ -16,7 +16,7 @@ from noetl.executor.errors import ActionError
 from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.executor.model.run import Run
 from noetl.executor.stores.sqlite.store import SqliteStore
-from tests.run_harness import RunHarness, compile_text
+from noetl.testing.run_harness import RunHarness, compile_text
 
 Command = Callable[..., Any]
 

@@ -21,7 +21,7 @@ from noetl.executor.engine.start import new_run
 from noetl.executor.model.events import Event, timestamp
 from noetl.executor.model.run import Run
 from noetl.executor.model.start_request import StartRequest
-from tests.run_harness import FakeClock, compile_text
+from noetl.testing.run_harness import FakeClock, compile_text
 
 NOW = 1_000_000.0
 

@@ -1,103 +1,27 @@
-"""The contract of consistency checks: each kind of damage is found. SQL stores are damaged by SQL."""
+"""The contract of consistency checks: each kind of damage is found."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
 
 import pytest
 
 from noetl.executor.model.run import NEVER, Run, RunStatus, WaitKey
 from noetl.executor.stores.finding import MAX_FINDINGS
 from noetl.executor.stores.interface import Store
-from noetl.executor.stores.sql.store import SqlStore
-from tests.contract.store_contract import CHAIN, DIAMOND, claim_visit, end_run, fail, start_run, succeed
-from tests.contract.waits_contract import start_child, start_waiting_run
-from tests.run_harness import RunHarness
-
-
-class StoreDamage(Protocol):
-    """Damage to a store that no operation makes. Values are named as in the records; None removes one."""
-
-    leftover_kinds: tuple[str, ...]
-    """Kinds of rows that may belong to an unknown run."""
-
-    def update_visit(self, store: Any, run: Run, step: str, **values: Any) -> None:
-        """Update the visit of a step."""
-        ...
-
-    def update_run(self, store: Any, run_id: str, **values: Any) -> None: ...
-
-    def set_live(self, store: Any, run: Run, join: str, live: int) -> None:
-        """Set the number of branches that can reach a join."""
-        ...
-
-    def add_arrival(self, store: Any, run: Run, join: str) -> None:
-        """Add an arrival at a join."""
-        ...
-
-    def set_parent(self, store: Any, run_id: str, parent: str) -> None: ...
-
-    def add_version(self, store: Any, name: str, version: str, plan_hash: str) -> None:
-        """Register a playbook whose plan was not saved."""
-        ...
-
-    def add_leftover(self, store: Any, kind: str, run_id: str) -> None:
-        """Add a row of an unknown run."""
-        ...
-
-
-class SqlDamage:
-    """Damage by SQL statements."""
-
-    _rows: ClassVar = {
-        "visits": (
-            "visits (run_id, id, step, queue, status, position, clock, names, number, due_at)",
-            "?, '1', 'a', 'q', 'parked', 1, 1, '{}', 1, 1",
-        ),
-        "joins": ("joins (run_id, step)", "?, 'a'"),
-        "arrivals": ("arrivals", "?, 'a', 'x', 1, '{}'"),
-        "visit_counts": ("visit_counts", "?, 'a', 1"),
-        "waits": ("waits (run_id, visit_id, id)", "?, 'a', 'x'"),
-        "tokens": ("tokens (run_id, hash, visit_id, wait_id)", "?, 'hash', 'a', 'x'"),
-        "parts": ("parts", "?, 'a', 'x', 1, '[]'"),
-        "history": ("history", "?, 1, '[]'"),
-        "idempotency_keys": ("idempotency_keys (run_id, tenant, key, request_hash)", "?, 't', 'k', 'h'"),
-    }  # fmt: skip
-    leftover_kinds = tuple(_rows)
-
-    def update_visit(self, store: SqlStore, run: Run, step: str, **values: Any) -> None:
-        sets = ", ".join(f"{name} = ?" for name in values)
-        _change(
-            store, f"update visits set {sets} where run_id = ? and step = ?", *values.values(), run.id, step
-        )
-
-    def update_run(self, store: SqlStore, run_id: str, **values: Any) -> None:
-        sets = ", ".join(f"{name} = ?" for name in values)
-        _change(store, f"update runs set {sets} where id = ?", *values.values(), run_id)
-
-    def set_live(self, store: SqlStore, run: Run, join: str, live: int) -> None:
-        _change(store, "update joins set live = ? where run_id = ? and step = ?", live, run.id, join)
-
-    def add_arrival(self, store: SqlStore, run: Run, join: str) -> None:
-        _change(store, "insert into arrivals values (?, ?, 'x', 1, '{}')", run.id, join)
-
-    def set_parent(self, store: SqlStore, run_id: str, parent: str) -> None:
-        self.update_run(store, run_id, parent_run=parent, parent_visit="v", parent_wait="w")
-
-    def add_version(self, store: SqlStore, name: str, version: str, plan_hash: str) -> None:
-        _change(
-            store, "insert into playbooks values ('default', ?, ?, 1, ?, 0, null)", name, version, plan_hash
-        )
-
-    def add_leftover(self, store: SqlStore, kind: str, run_id: str) -> None:
-        columns, values = self._rows[kind]
-        _change(store, f"insert into {columns} values ({values})", run_id)
-
-
-def _change(store: SqlStore, query: str, *values: Any) -> None:
-    with store.database.transaction() as db:
-        assert db.execute(query, values).rowcount > 0
+from noetl.testing.run_harness import RunHarness
+from noetl.testing.store_contract.damage import StoreDamage
+from noetl.testing.store_contract.operations import (
+    CHAIN,
+    DIAMOND,
+    claim_visit,
+    end_run,
+    fail,
+    start_child,
+    start_run,
+    start_waiting_run,
+    succeed,
+)
 
 
 def finish_run(store: Store, text: str = DIAMOND) -> Run:
@@ -115,10 +39,10 @@ def list_checks(store: Store) -> list[tuple[str, str | None]]:
     return [(finding.check, finding.run_id) for finding in store.maintenance.check_consistency()]
 
 
-class DoctorContract:
+class ConsistencyContract:
     """Tests of consistency checks. `store` is an empty store, and `damage` damages it."""
 
-    damage: StoreDamage = SqlDamage()
+    damage: StoreDamage
 
     def test_a_sound_store_has_no_findings(self, store: Store) -> None:
         assert store.maintenance.check_consistency() == []

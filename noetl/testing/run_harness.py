@@ -49,7 +49,8 @@ def compile_text(text: str) -> Plan:
         text = "name: play\n" + text
     found = compile_playbook(text, catalogue())
     errors = [d for d in found.diagnostics if d.severity is Severity.ERROR]
-    assert found.plan is not None and not errors, errors
+    assert not errors, errors
+    assert found.plan is not None
     return found.plan
 
 
@@ -114,7 +115,8 @@ class RunHarness:
                 return self
             if not self.execute_next(chained=True):
                 due = self.store.queue.next_due(self.queue)
-                assert due is not None and due < NEVER, f"the run is stuck: {self.run}"
+                assert due is not None, f"the run is stuck: {self.run}"
+                assert due < NEVER, f"the run is stuck: {self.run}"
                 self.clock.now = max(self.clock.now, due)
         raise AssertionError("the run does not end")
 

@@ -9,7 +9,8 @@ import pytest
 from noetl.executor.errors import RejectedError
 from noetl.executor.model.registry import ApiKey
 from noetl.executor.stores.interface import Store
-from tests.contract.store_contract import run_concurrently
+from noetl.testing.store_contract.fixtures import ContractFixtures
+from noetl.testing.store_contract.operations import run_concurrently
 
 
 def build_key(id: str = "0123456789ab", *, tenant: str = "default", created_at: float = 1.5) -> ApiKey:
@@ -17,8 +18,8 @@ def build_key(id: str = "0123456789ab", *, tenant: str = "default", created_at: 
     return ApiKey(id, f"hash of {id}", tenant, "naïve \U0001f600, 'quoted'", ("read", "run"), created_at)
 
 
-class KeysContract:
-    """Tests of API keys, with the fixtures of `StoreContract`."""
+class KeysContract(ContractFixtures):
+    """Tests of API keys."""
 
     def test_a_key_is_found_under_its_id(self, store: Store, second: Store) -> None:
         store.keys.add(build_key())
@@ -39,7 +40,8 @@ class KeysContract:
     def test_has_keys_is_true_after_the_first_key(self, store: Store, second: Store) -> None:
         assert not store.keys.any_exist()
         store.keys.add(build_key(tenant="another"))
-        assert store.keys.any_exist() and second.keys.any_exist()
+        assert store.keys.any_exist()
+        assert second.keys.any_exist()
         store.keys.revoke("another", "0123456789ab", 2.0)
         assert store.keys.any_exist()
 

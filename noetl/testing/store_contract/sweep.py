@@ -1,9 +1,8 @@
-"""The contract of sweeps of SQL stores: each kind of damage is repaired."""
+"""The contract of sweeps: each kind of damage is repaired, and old runs are deleted."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -11,10 +10,10 @@ from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.executor.model.run import NEVER, Lease, RunStatus
 from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.model.worker_identity import process_name
-from noetl.executor.stores.interface import SweepResult
-from noetl.executor.stores.sql.consistency import check_consistency
-from noetl.executor.stores.sql.store import SqlStore
-from tests.run_harness import LEASE_SECONDS, RunHarness, compile_text
+from noetl.executor.stores.interface import Store, SweepResult
+from noetl.testing.run_harness import LEASE_SECONDS, RunHarness, compile_text
+from noetl.testing.store_contract.damage import StoreDamage
+from noetl.testing.store_contract.operations import claim_visit, start_waiting_run
 
 FORK = """
     steps:
@@ -33,7 +32,7 @@ SEQUENTIAL = """
 WAIT = "steps: [{name: a, run: [{action: callback, timeout: 1h, as: x, on_error: continue}]}]"
 
 
-def begin_run(store: SqlStore, text: str, steps: int) -> RunHarness:
+def begin_run(store: Store, text: str, steps: int) -> RunHarness:
     """Start a run, and execute `steps` visits of it."""
     play = RunHarness(store, text, folder=Path.cwd())
     for _ in range(steps):
@@ -41,16 +40,17 @@ def begin_run(store: SqlStore, text: str, steps: int) -> RunHarness:
     return play
 
 
-def damage(store: SqlStore, query: str, *values: Any) -> None:
-    with store.database.transaction() as db:
-        assert db.execute(query, values).rowcount > 0
+def failed_checks(store: Store) -> list[str]:
+    return [finding.check for finding in store.maintenance.check_consistency()]
 
 
 class SweepContract:
-    """Tests of sweeps. `store` is an empty store."""
+    """Tests of sweeps. `store` is an empty store, and `damage` damages it."""
+
+    damage: StoreDamage
 
     def test_a_sweep_of_a_sound_store_repairs_nothing(
-        self, store: SqlStore, caplog: pytest.LogCaptureFixture
+        self, store: Store, caplog: pytest.LogCaptureFixture
     ) -> None:
         play = begin_run(store, FORK, 1)
         begin_run(store, WAIT, 1)
@@ -60,40 +60,40 @@ class SweepContract:
         assert store.runs.visits(play.id) == before
         assert caplog.records == []
 
-    def test_repairs_a_run_whose_end_was_lost(
-        self, store: SqlStore, caplog: pytest.LogCaptureFixture
-    ) -> None:
+    def test_repairs_a_run_whose_end_was_lost(self, store: Store, caplog: pytest.LogCaptureFixture) -> None:
         play = begin_run(store, FORK, 4)
-        damage(store, "delete from visits where step = '@end'")
-        assert [finding.check for finding in check_consistency(store.database)] == ["stuck"]
+        self.damage.delete_visit(store, play.run, "@end")
+        assert failed_checks(store) == ["stuck"]
         assert store.maintenance.sweep(play.clock()) == SweepResult(1, 1)
         (record,) = caplog.records
         assert record.getMessage() == f"run {play.id} was repaired: its end is due"
         assert vars(record)["fields"] == {"workflow_id": play.id, "repaired": "its end is due"}
         assert play.finish().status is RunStatus.SUCCEEDED
-        assert check_consistency(store.database) == []
+        assert failed_checks(store) == []
         assert store.maintenance.sweep(play.clock()) == SweepResult(0, 0)
 
-    def test_repairs_a_join_that_has_not_fired(self, store: SqlStore) -> None:
+    def test_repairs_a_join_that_has_not_fired(self, store: Store) -> None:
         play = begin_run(store, FORK, 2)
         (rest,) = (visit for visit in play.visits if visit.finished_at is None)
-        damage(store, "update visits set status = 'succeeded', finished_at = 1 where id = ?", rest.id)
-        damage(store, "update joins set live = 0")
-        damage(store, "update runs set live = 1")
+        self.damage.update_visit(store, play.run, rest.step, status="succeeded", finished_at=1.0)
+        self.damage.set_live(store, play.run, "d", 0)
+        self.damage.update_run(store, play.id, live=1)
         assert store.maintenance.sweep(play.clock()).repaired == 1
         assert play.finish().status is RunStatus.SUCCEEDED
 
-    def test_repairs_parked_steps_of_a_running_run(self, store: SqlStore) -> None:
+    def test_repairs_parked_steps_of_a_running_run(self, store: Store) -> None:
         play = begin_run(store, FORK, 1)
-        damage(store, "update visits set status = 'parked' where status = 'ready'")
+        for step in ("b", "c"):
+            self.damage.update_visit(store, play.run, step, status="parked")
         assert store.maintenance.sweep(play.clock()).repaired == 1
         assert play.finish().status is RunStatus.SUCCEEDED
-        assert check_consistency(store.database) == []
+        assert failed_checks(store) == []
 
-    def test_a_run_with_a_lost_branch_fails(self, store: SqlStore) -> None:
-        """The position of the branch is unknown, so the run fails with an error."""
+    def test_a_run_with_a_lost_branch_fails(self, store: Store) -> None:
+        # The position of the branch is unknown, so the run fails with an error.
         play = begin_run(store, FORK, 1)
-        damage(store, "delete from visits where status = 'ready'")
+        for step in ("b", "c"):
+            self.damage.delete_visit(store, play.run, step)
         assert store.maintenance.sweep(play.clock()).repaired == 1
         assert play.finish().status is RunStatus.FAILED
         assert play.run.error is not None
@@ -102,43 +102,44 @@ class SweepContract:
             "a branch of the run was lost",
         )
 
-    def test_repairs_an_incomplete_stop(self, store: SqlStore) -> None:
+    def test_repairs_an_incomplete_stop(self, store: Store) -> None:
         play = begin_run(store, FORK, 1)
         store.runs.stop(play.id, RunStatus.CANCELLED, play.clock())
-        damage(store, "delete from visits where step = '@end'")
+        self.damage.delete_visit(store, play.run, "@end")
         assert store.maintenance.sweep(play.clock()).repaired == 1
         assert play.finish().status is RunStatus.CANCELLED
 
-    def test_repairs_a_visit_that_missed_its_answer(self, store: SqlStore) -> None:
-        play = begin_run(store, WAIT, 1)
-        damage(store, "update waits set answer = '7', answered_at = 1")
-        damage(store, "update visits set due_at = ? where status = 'waiting'", NEVER)
-        assert [finding.check for finding in check_consistency(store.database)] == ["waits in vain"]
-        assert store.maintenance.sweep(play.clock()).repaired == 1
-        assert play.finish().result == {"x": 7}
+    def test_repairs_a_visit_that_missed_its_answer(self, store: Store) -> None:
+        run, key = start_waiting_run(store)
+        store.waits.answer("t", 7, 2.0)
+        self.damage.update_visit(store, run, "a", due_at=NEVER)
+        assert failed_checks(store) == ["waits in vain"]
+        assert store.maintenance.sweep(3.0).repaired == 1
+        assert claim_visit(store, run, 3.0).visit.id == key.visit_id
 
-    def test_repairs_a_sequential_run_without_an_activated_visit(self, store: SqlStore) -> None:
+    def test_repairs_a_sequential_run_without_an_activated_visit(self, store: Store) -> None:
         play = begin_run(store, SEQUENTIAL, 1)
-        damage(store, "update visits set due_at = ? where status = 'ready'", NEVER)
+        for step in ("b", "c"):
+            self.damage.update_visit(store, play.run, step, due_at=NEVER)
         assert store.maintenance.sweep(play.clock()).repaired == 1
         assert play.finish().result == {"x": 1, "y": 2}
 
-    def test_repairs_a_lease_of_a_clock_that_was_ahead(self, store: SqlStore) -> None:
+    def test_repairs_a_lease_of_a_clock_that_was_ahead(self, store: Store) -> None:
         play = begin_run(store, FORK, 0)
         assert play.claim() is not None
         assert store.maintenance.sweep(play.clock()) == SweepResult(1, 0)
-        damage(store, "update visits set due_at = ?", play.clock() + 1e6)
+        self.damage.update_visit(store, play.run, "a", due_at=play.clock() + 1e6)
         assert store.maintenance.sweep(play.clock()).repaired == 1
         play.clock.advance(LEASE_SECONDS)
         assert play.finish().status is RunStatus.SUCCEEDED
 
-    def test_repairs_a_run_without_its_deadline(self, store: SqlStore) -> None:
+    def test_repairs_a_run_without_its_deadline(self, store: Store) -> None:
         play = begin_run(store, "timeout: 1h\nsteps: [{name: a, run: [{action: wait, seconds: 2h}]}]", 1)
-        damage(store, "delete from visits where step = '@deadline'")
+        self.damage.delete_visit(store, play.run, "@deadline")
         assert store.maintenance.sweep(play.clock()).repaired == 1
         assert play.finish().status is RunStatus.TIMED_OUT
 
-    def test_a_finally_step_needs_no_deadline_of_the_run(self, store: SqlStore) -> None:
+    def test_a_finally_step_needs_no_deadline_of_the_run(self, store: Store) -> None:
         text = (
             "timeout: 1h\nfinally: z\nsteps:\n- {name: a, run: [{action: set, set: {x: 1}}]}\n"
             "- {name: z, run: [{action: wait, seconds: 9}]}"
@@ -147,7 +148,7 @@ class SweepContract:
         assert [visit.step for visit in play.visits] == ["a", "z"]
         assert store.maintenance.sweep(play.clock()) == SweepResult(1, 0)
 
-    def test_visits_of_a_dead_worker_of_this_machine_are_due_at_once(self, store: SqlStore) -> None:
+    def test_visits_of_a_dead_worker_of_this_machine_are_due_at_once(self, store: Store) -> None:
         play = begin_run(store, FORK, 0)
         place, boot, _, _ = process_name().split("/")
         dead, alive = f"{place}/{boot}/4194999/1/walk", f"{process_name()}/walk"
@@ -159,8 +160,8 @@ class SweepContract:
         assert store.queue.release_dead(play.queue, now) == 0
         assert store.queue.claim(play.queue, Lease(alive, 1000.0), now) is None
 
-    def test_runs_are_deleted_after_the_retention_period(self, store: SqlStore) -> None:
-        store.retention_seconds = 100.0
+    def test_runs_are_deleted_after_the_retention_period(self, store: Store) -> None:
+        self.damage.set_retention(store, 100.0)
         play = begin_run(store, FORK, 0)
         play.finish()
         begin_run(store, WAIT, 1)
@@ -173,16 +174,16 @@ class SweepContract:
         assert [run.finished_at for run in store.runs.find(RunFilter())[0]] == [None]
         assert store.runs.visits(play.id) == []
         assert store.runs.events(play.id) == []
-        assert check_consistency(store.database) == []
+        assert failed_checks(store) == []
 
-    def test_without_retention_runs_are_kept(self, store: SqlStore) -> None:
+    def test_without_retention_runs_are_kept(self, store: Store) -> None:
         play = begin_run(store, FORK, 0)
         play.finish()
         store.maintenance.sweep(play.clock() + 1e9)
         assert store.runs.get("default", play.id) is not None
 
-    def test_a_resumed_run_is_kept(self, store: SqlStore) -> None:
-        store.retention_seconds = 100.0
+    def test_a_resumed_run_is_kept(self, store: Store) -> None:
+        self.damage.set_retention(store, 100.0)
         play = begin_run(store, "steps: [{name: a, run: [{action: fail, message: no}]}]", 0)
         play.finish()
         play.clock.advance(101.0)
@@ -190,8 +191,8 @@ class SweepContract:
         store.maintenance.sweep(play.clock())
         assert store.runs.get("default", play.id) is not None
 
-    def test_a_child_run_is_kept_as_long_as_its_parent(self, store: SqlStore) -> None:
-        store.retention_seconds = 100.0
+    def test_a_child_run_is_kept_as_long_as_its_parent(self, store: Store) -> None:
+        self.damage.set_retention(store, 100.0)
         child = compile_text("name: child\nsteps: [{name: a, run: [{action: set, set: {n: 1}}]}]")
         store.plans.save(child)
         store.registry.register(RegisteredPlaybook("default", "child", None, child.hash, 0.0))
@@ -209,4 +210,4 @@ class SweepContract:
         store.maintenance.sweep(play.clock())
         store.maintenance.sweep(play.clock())
         assert store.runs.find(RunFilter())[0] == []
-        assert check_consistency(store.database) == []
+        assert failed_checks(store) == []

@@ -9,7 +9,8 @@ import pytest
 from noetl.executor.errors import RejectedError
 from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.executor.stores.interface import Store
-from tests.contract.store_contract import run_concurrently
+from noetl.testing.store_contract.fixtures import ContractFixtures
+from noetl.testing.store_contract.operations import run_concurrently
 
 
 def build_playbook(
@@ -31,8 +32,8 @@ def list_versions(store: Store, name: str | None = None) -> list[tuple[str, str 
     return [(playbook.name, playbook.version) for playbook in playbooks]
 
 
-class RegistryContract:
-    """Tests of registered playbooks, with the fixtures of `StoreContract`."""
+class RegistryContract(ContractFixtures):
+    """Tests of registered playbooks."""
 
     def test_a_playbook_is_found_under_its_name(self, store: Store, second: Store) -> None:
         registered = store.registry.register(build_playbook("a b/ü\U0001f600", "3 β", created_at=7.5))

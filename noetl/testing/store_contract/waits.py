@@ -1,4 +1,4 @@
-"""The contract of stores for waits: answers to tokens, and child runs."""
+"""The contract of `WaitStore`: answers to tokens, and child runs."""
 
 from __future__ import annotations
 
@@ -9,103 +9,43 @@ import pytest
 
 from noetl.executor.engine.start import new_run
 from noetl.executor.errors import FencedError, RejectedError
-from noetl.executor.model.outcome import Suspension
 from noetl.executor.model.run import (
     NEVER,
-    BatchResult,
-    Claim,
-    Commit,
     Progress,
-    Run,
     RunStatus,
-    Visit,
     VisitStatus,
     Wait,
     WaitKey,
 )
 from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.model.start_request import StartRequest
-from noetl.executor.model.transition import suspend
 from noetl.executor.stores.interface import Store
-from tests.contract.store_contract import (
-    CHAIN,
+from noetl.testing.run_harness import compile_text
+from noetl.testing.store_contract.fixtures import ContractFixtures
+from noetl.testing.store_contract.operations import (
     DIAMOND,
     LEASE,
     claim_visit,
     current_run,
     end_run,
     fail,
+    open_wait,
+    refusal_of_answer,
+    refusal_of_heartbeat,
     run_concurrently,
     run_contents,
+    start_child,
     start_run,
+    start_waiting_run,
     succeed,
+    suspend_claim,
     visit_states,
+    wait_key,
 )
-from tests.run_harness import compile_text
 
 
-def wait_key(claim: Claim, wait: str = "w") -> WaitKey:
-    return WaitKey(claim.run.id, claim.visit.id, wait)
-
-
-def open_wait(store: Store, claim: Claim, token: str = "t", wait: str = "w") -> WaitKey:
-    key = wait_key(claim, wait)
-    store.waits.open_wait(key, claim.visit.fence, token)
-    return key
-
-
-def suspend_claim(claim: Claim, *awaits: str, due_at: float = NEVER) -> Commit:
-    """Return the commit of a visit that is suspended until one of these waits is answered."""
-    return suspend(claim.visit, Suspension(Progress(journal={"run": {"at": 0}}), due_at, awaits=awaits), 1.0)
-
-
-def start_waiting_run(store: Store, token: str = "t") -> tuple[Run, WaitKey]:
-    """Start a run whose only visit waits for an answer to the token, and return it and the wait."""
-    run = start_run(store)
-    claim = claim_visit(store, run)
-    key = open_wait(store, claim, token)
-    store.queue.commit(suspend_claim(claim, key.id), 1.0)
-    return run, key
-
-
-def start_child(
-    store: Store, parent: Run, key: WaitKey | None, id: str, now: float = 1.0, **options: Any
-) -> Run:
-    """Start a child run, which answers a wait of its parent when it ends, if `key` is not None."""
-    plan = compile_text(CHAIN)
-    store.plans.save(plan)
-    run, first = new_run(
-        plan.header,
-        plan.hash,
-        StartRequest(run_id=id, parent=key, depth=1, origin="local", **{"queue": parent.queue, **options}),
-        now=now,
-    )
-    return store.runs.create(run, first)
-
-
-def comparable_values(visit: Visit) -> tuple[Any, ...]:
-    """Return the values of a finished visit, without its claim."""
-    times = (visit.clock, visit.number, visit.attempt, visit.started_at, visit.finished_at)
-    results = (visit.saved, visit.result, visit.case, visit.error, visit.failure)
-    return visit.id, visit.run_id, visit.step, visit.status, visit.names, times, results
-
-
-def refusal_of_answer(store: Store, body: Any = None, token: str = "t", now: float = 9.0) -> str:
-    with pytest.raises(RejectedError) as rejected:
-        store.waits.answer(token, body, now)
-    return rejected.value.reason
-
-
-def refusal_of_heartbeat(store: Store, token: str = "t") -> str:
-    with pytest.raises(RejectedError) as rejected:
-        store.waits.record_heartbeat(token, 9.0)
-    return rejected.value.reason
-
-
-class WaitsContract:
-    """Tests of waits, with the fixtures of `StoreContract`. `answer_limit` is in bytes of JSON."""
-
-    answer_limit: int
+class WaitsContract(ContractFixtures):
+    """Tests of waits."""
 
     # Answers
 
@@ -153,7 +93,7 @@ class WaitsContract:
 
         def answer(index: int) -> bool:
             try:
-                (second if index % 2 else store).answer("t", index, 5.0)
+                (second if index % 2 else store).waits.answer("t", index, 5.0)
             except RejectedError:
                 return False
             return True
@@ -173,7 +113,7 @@ class WaitsContract:
     @pytest.mark.parametrize("extra", [0, 1])
     def test_the_size_of_an_answer_is_limited(self, store: Store, extra: int) -> None:
         run, key = start_waiting_run(store)
-        text = "x" * (self.answer_limit - 2 + extra)
+        text = "x" * (self.limits.answer_bytes - 2 + extra)
         if not extra:
             store.waits.answer("t", text, 5.0)
             assert store.waits.wait(key).answer == text
@@ -223,6 +163,18 @@ class WaitsContract:
         store.waits.answer("other", 1, 2.0)
         store.queue.commit(suspend_claim(claim, "w", due_at=50.0), 4.0)
         assert store.queue.next_due(run.id) == 50.0
+
+    def test_an_answer_to_a_wait_of_another_visit_does_not_end_a_suspension(self, store: Store) -> None:
+        run = start_run(store, DIAMOND)
+        store.queue.commit(succeed(store, claim_visit(store, run)), 1.0)
+        first, second = claim_visit(store, run, 1.0), claim_visit(store, run, 1.0)
+        open_wait(store, first, "t1")
+        open_wait(store, second, "t2")
+        store.waits.answer("t1", 1, 2.0)
+        store.queue.commit(suspend_claim(second, "w", due_at=50.0), 4.0)
+        store.queue.commit(suspend_claim(first, "w"), 4.0)
+        due = [(visit.id, visit.due_at) for visit in store.runs.visits(run.id) if visit.status == "waiting"]
+        assert due == [(first.visit.id, 4.0), (second.visit.id, 50.0)]
 
     def test_only_the_holder_of_the_claim_opens_a_wait(self, store: Store) -> None:
         run = start_run(store)
@@ -288,7 +240,7 @@ class WaitsContract:
         assert claim_visit(store, run, 11.0).visit.id == key.visit_id
 
     def test_an_answer_does_not_activate_a_visit_in_sequential_mode(self, store: Store) -> None:
-        """A visit that is not activated yet is not due after an answer."""
+        # A visit that is not activated yet is not due after an answer.
         plan = compile_text(DIAMOND)
         plan = replace(plan, header=replace(plan.header, sequential=True))
         store.plans.save(plan)
@@ -391,7 +343,7 @@ class WaitsContract:
         assert claim_visit(store, run, 6.0).run.id == other.id
         assert store.queue.claim(run.id, LEASE, 6.0) is None
 
-    @pytest.mark.parametrize("how", ["stop", "fail"])
+    @pytest.mark.parametrize("how", ["stop", "failure"])
     def test_a_stop_cancels_child_runs(self, store: Store, how: str) -> None:
         run = start_run(store)
         claim = claim_visit(store, run)
@@ -417,90 +369,3 @@ class WaitsContract:
             grandchild.id,
         }
         assert store.runs.cancelled_runs([]) == set()
-
-    # Progress of suspended work
-
-    def test_loop_parts_are_kept_until_the_visit_is_finished(self, store: Store) -> None:
-        run = start_run(store)
-        batches = [
-            BatchResult("run", 0, [[1], {"a": None}]),
-            BatchResult("run.0", 0, ["x"]),
-            BatchResult("run", 2, [3]),
-        ]
-        for part in batches:
-            later = Suspension(Progress(journal={"run": {"next": 2}}), 1.0, batch_results=(part,))
-            store.queue.commit(suspend(claim_visit(store, run, 1.0).visit, later, 1.0), 1.0)
-        claim = claim_visit(store, run, 1.0)
-        parts = {
-            loop: store.runs.batch_results(run.id, claim.visit.id, loop) for loop in ("run", "run.0", "run.1")
-        }
-        assert parts == {"run": [[[1], {"a": None}], [3]], "run.0": [["x"]], "run.1": []}
-        store.queue.commit(fail(store, claim), 2.0)
-        assert store.runs.batch_results(run.id, claim.visit.id, "run") == [[[1], {"a": None}], [3]]
-        end_run(store, run, RunStatus.FAILED, 3.0)
-        store.runs.resume(run.id, 4.0, deadline_at=None, values={})
-        store.queue.commit(succeed(store, claim_visit(store, run, 4.0)), 5.0)
-        assert [store.runs.batch_results(run.id, claim.visit.id, loop) for loop in ("run", "run.0")] == [
-            [],
-            [],
-        ]
-
-    @pytest.mark.parametrize(("counts", "claims"), [(True, 2), (False, 1)])
-    def test_a_released_claim_is_due_at_once(self, store: Store, counts: bool, claims: int) -> None:
-        run = start_run(store)
-        claim = claim_visit(store, run)
-        for _ in range(2):
-            store.queue.release(run.id, claim.visit.id, claim.visit.fence, 2.0, counts=counts)
-        with pytest.raises(FencedError):
-            store.queue.commit(succeed(store, claim), 3.0)
-        again = claim_visit(store, run, 2.0).visit
-        assert (again.id, again.claims) == (claim.visit.id, claims)
-
-    # Copied history
-
-    def test_copied_history_is_read_as_it_was(self, store: Store) -> None:
-        before = start_run(store)
-        store.queue.commit(succeed(store, claim_visit(store, before), saved={"n": [1]}, data={"x": 1}), 1.0)
-        store.queue.commit(fail(store, claim_visit(store, before, 1.0)), 2.0)
-        end_run(store, before, RunStatus.FAILED, 3.0)
-        run, first = new_run(
-            store.plans.header(before.plan_hash), before.plan_hash, StartRequest(origin="local"), now=5.0
-        )
-        run = replace(run, resumed_from=before.id)
-        history = [replace(v, run_id=run.id) for v in store.runs.visits_with_outputs(before.id)]
-        first = replace(first, step="b", id="first", clock=3, names={"n": (1, history[0].id)})
-        store.runs.create(run, first, history=history)
-        *copied, following = store.runs.visits(run.id)
-        assert [visit.step for visit in copied] == ["a", "b"]
-        assert list(
-            map(comparable_values, store.runs.visits_with_outputs(run.id, [v.id for v in history]))
-        ) == list(map(comparable_values, history))
-        assert (following.step, following.status, following.clock, following.names, following.due_at) == (
-            "b",
-            "ready",
-            3,
-            first.names,
-            5.0,
-        )
-        assert current_run(store, run).live == 1
-        (event,) = store.runs.events(run.id)
-        assert (event.type, event.payload) == (
-            "workflow.started",
-            {"playbook": "play", "resumed_from": before.id},
-        )
-
-    def test_copied_history_is_not_executed_again(self, store: Store) -> None:
-        before = start_run(store)
-        store.queue.commit(succeed(store, claim_visit(store, before)), 1.0)
-        run, first = new_run(
-            store.plans.header(before.plan_hash), before.plan_hash, StartRequest(origin="local"), now=5.0
-        )
-        history = [
-            replace(visit, run_id=run.id)
-            for visit in store.runs.visits_with_outputs(before.id)
-            if visit.finished_at
-        ]
-        store.runs.create(run, replace(first, step="c", id="first"), history=history)
-        visit = claim_visit(store, run, 5.0).visit
-        assert (visit.step, visit.id) == ("c", "first")
-        assert store.queue.claim(run.id, LEASE, 5.0) is None

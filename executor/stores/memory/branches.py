@@ -1,0 +1,185 @@
+"""Branches of a run in the store in memory: they enter steps, arrive at joins, and end the run.
+
+Problem: a join must fire exactly once for each wave of arrivals, when no branch can reach it any more.
+
+Algorithm: reference counting (Collins 1960). `live` counts the branches that can still reach a join, and
+`arrivals` holds those that wait there. The write that brings a counter to zero fires the join.
+
+Cost: linear in the visits of the run for each commit.
+
+Limits: commits of one run must be serial. The author of a store locks the run, or uses atomic counters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+from noetl.executor.model.events import Event
+from noetl.executor.model.run import (
+    DEADLINE,
+    NEVER,
+    Branch,
+    Lease,
+    Pointers,
+    RunStatus,
+    Visit,
+    VisitStatus,
+    WaitKey,
+)
+from noetl.executor.model.run_transition import stop_run
+from noetl.executor.model.special_visits import (
+    end_visit,
+    finally_visit,
+    finally_visit_id,
+    is_branch_visit,
+    is_pseudo_step,
+)
+from noetl.executor.model.transition import merge_arrivals
+from noetl.executor.model.visit_states import PARKABLE
+from noetl.executor.model.visit_transition import activate, claim, enter_step, park, start_events
+from noetl.executor.stores.memory.state import MemoryState, RunRecord
+
+
+class MemoryBranches:
+    """The branches of a run during one write. With a lease, the first visit that becomes due is claimed.
+
+    `claimed` is the visit that was claimed, and `events` says so. `entered` is the number of visits that were
+    added, and `absorbed` that of branches that ended because their visit existed. The caller holds the lock.
+    """
+
+    def __init__(
+        self, state: MemoryState, record: RunRecord, now: float, claim_for: Lease | None = None
+    ) -> None:
+        self.state = state
+        self.record = record
+        self.now = now
+        self.claim_for = claim_for
+        self.plan = state.plan(record.run.plan_hash)
+        self.claimed: Visit | None = None
+        self.events: tuple[Event, ...] = ()
+        self.entered = 0
+        self.absorbed = 0
+
+    @property
+    def is_sequential(self) -> bool:
+        return self.plan.header.sequential
+
+    def move_branches(self, branches: Sequence[Branch], counter_changes: Mapping[str, int]) -> None:
+        """Let branches enter steps or arrive at joins, and change the live counters of joins.
+
+        Joins that no branch can reach any more fire before a branch enters a step.
+        """
+        changes = dict(counter_changes)
+        for branch in branches:
+            if branch.is_arrival:
+                changes.setdefault(branch.step, 0)
+                self.record.arrivals.setdefault(branch.step, {})[branch.id] = branch
+            elif branch.is_absorbed and branch.id in self.record.visits:
+                self.absorbed += 1
+                for join in self.plan.steps[branch.step].regions:
+                    changes[join] = changes.get(join, 0) - 1
+        self.change_live(-self.absorbed, changes)
+        for join in changes:
+            self._fire(join)
+        for branch in branches:
+            if not branch.is_arrival:
+                self.enter(branch)
+
+    def change_live(self, change: int, joins: Mapping[str, int]) -> None:
+        """Add to the numbers of live branches: of the run, and of the branches that can reach joins."""
+        self.record.run = replace(self.record.run, live=self.record.run.live + change)
+        for join, delta in joins.items():
+            self.record.live[join] += delta
+
+    def enter(self, branch: Branch) -> None:
+        """Let a branch enter a step, unless its visit exists: the id of a visit follows from its cause.
+
+        In sequential mode, the visit waits until it is activated.
+        """
+        if branch.id in self.record.visits:
+            return
+        if branch.is_counted:
+            self.record.visit_counts[branch.step] += 1
+        number = self.record.visit_counts[branch.step] or 1
+        is_stopping = self.record.run.stop is not None
+        due_at = NEVER if self.is_sequential else self.now
+        self._add(enter_step(branch, self.record.run.id, due_at, number, is_stopping=is_stopping))
+
+    def stop_run(self) -> None:
+        """Park visits that are not running, cancel child runs, and end the run if no visit is running."""
+        run, finally_step = self.record.run, self.plan.header.finally_step
+        active = [visit for visit in self.record.find_active() if not is_pseudo_step(visit.step)]
+        for visit in active:
+            if visit.status in PARKABLE and is_branch_visit(visit, finally_step):
+                self.record.put(park(visit, self.now))
+        finally_id = finally_visit_id(run.resumes)
+        self._cancel_children(lambda parent: parent.visit_id != finally_id)
+        if not any(visit.status is VisitStatus.RUNNING for visit in active):
+            self.end_run()
+
+    def cancel_children_of(self, visit_id: str) -> None:
+        """Cancel the runs that a visit has started and no longer waits for."""
+        self._cancel_children(lambda parent: parent.visit_id == visit_id)
+
+    def _cancel_children(self, condition: Callable[[WaitKey], bool]) -> None:
+        for child in self.state.runs.values():
+            parent, is_open = child.run.parent, child.run.finished_at is None and child.run.stop is None
+            if is_open and parent is not None and parent.run_id == self.record.run.id and condition(parent):
+                child.run = stop_run(child.run, RunStatus.CANCELLED)
+                MemoryBranches(self.state, child, self.now).stop_run()
+
+    def end_run(self) -> None:
+        """Enter the finally step if the run has one, and after it the visit that ends the run."""
+        run, visits, finally_step = self.record.run, self.record.visits, self.plan.header.finally_step
+        if finally_step is not None:
+            last = finally_visit(run.id, finally_step, run.resumes, self.now)
+            if last.id not in visits:
+                self.record.delete_visits(DEADLINE)
+                self._add(last)
+                return
+            if visits[last.id].finished_at is None:
+                return
+        end = end_visit(run.id, run.resumes, self.now)
+        if end.id not in visits:
+            self._add(end)
+
+    def activate_next_visit(self, clock: int = 0, names: Pointers | None = None) -> None:
+        """Make the next visit of a sequential run due: of the last commit first, in the order written.
+
+        It reads `names`, which the visits before it left; `clock` is their clock.
+        """
+        inactive = [
+            visit
+            for visit in self.record.find_active()
+            if visit.status is VisitStatus.READY and visit.due_at == NEVER
+        ]
+        if inactive:
+            newest = max(inactive, key=lambda visit: self.record.entered_after[visit.id])
+            self._claim_or_put(activate(newest, clock, names or {}, self.now))
+
+    def _add(self, visit: Visit) -> None:
+        self.entered += 1
+        self._claim_or_put(visit)
+
+    def _claim_or_put(self, visit: Visit) -> None:
+        """Write a visit. If it is the first that is due, claim it for the worker that commits."""
+        is_due = visit.status is VisitStatus.READY and visit.due_at <= self.now
+        if self.claim_for is not None and self.claimed is None and is_due:
+            self.claimed = claim(visit, self.claim_for, self.now)
+            self.events = start_events(visit, self.claimed)
+            visit = self.claimed
+        self.record.put(visit)
+
+    def _fire(self, join: str) -> None:
+        """Continue the arrivals at a join as one branch, unless another branch can still arrive."""
+        record = self.record
+        if record.live[join] > 0 or join not in record.arrivals:
+            return
+        arrivals = list(record.arrivals.pop(join).values())
+        record.waves[join] += 1
+        step, earlier = self.plan.steps[join], record.fired.get(join)
+        branch, changes, merged = merge_arrivals(step, record.waves[join], arrivals, earlier)
+        record.fired[join] = branch
+        self.change_live(merged, changes)
+        self.enter(branch)

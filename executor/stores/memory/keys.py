@@ -1,0 +1,52 @@
+"""API keys in the store in memory.
+
+The author of a store needs a unique index by id, and one by tenant. Only hashes arrive here, never a key.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from noetl.executor.errors import RejectedError
+from noetl.executor.model.registry import ApiKey
+from noetl.executor.stores.memory.state import MemoryState
+
+
+class MemoryKeys:
+    """The API keys of a store in memory."""
+
+    def __init__(self, state: MemoryState) -> None:
+        self._state = state
+
+    def add(self, key: ApiKey) -> None:
+        with self._state.lock:
+            if key.id in self._state.keys:
+                raise RejectedError("key_exists", f"API key {key.id} already exists")
+            self._state.keys[key.id] = key
+
+    def get(self, id: str) -> ApiKey | None:
+        with self._state.lock:
+            return self._state.keys.get(id)
+
+    def find(self, tenant: str) -> list[ApiKey]:
+        with self._state.lock:
+            keys = [key for key in self._state.keys.values() if key.tenant == tenant]
+        return sorted(keys, key=lambda key: (key.created_at, key.id))
+
+    def any_exist(self) -> bool:
+        return bool(self._state.keys)
+
+    def revoke(self, tenant: str, id: str, now: float) -> bool:
+        with self._state.lock:
+            key = self._state.keys.get(id)
+            if key is None or key.tenant != tenant:
+                return False
+            if key.revoked_at is None:
+                self._state.keys[id] = replace(key, revoked_at=now)
+            return True
+
+    def touch(self, id: str, now: float) -> None:
+        with self._state.lock:
+            key = self._state.keys.get(id)
+            if key is not None and (key.last_used_at or 0.0) < now:
+                self._state.keys[id] = replace(key, last_used_at=now)

@@ -1,0 +1,191 @@
+"""Maintenance of the store in memory: find runs that no worker would continue, repair them, delete old runs.
+
+The author of a store decides which damage his store can have. Here each write is complete, so only code that
+bypasses the parts can damage a run. A store that writes in several steps also completes the interrupted ones.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
+
+from noetl.executor.model.run import DEADLINE, NEVER, ErrorRecord, RunStatus, Visit, VisitStatus
+from noetl.executor.model.run_transition import stop_run
+from noetl.executor.model.special_visits import deadline_visit
+from noetl.executor.model.visit_states import FINISHED
+from noetl.executor.model.visit_transition import end_lease, unpark, wake
+from noetl.executor.stores.finding import (
+    UNKNOWN_PLAN_OF_VERSION,
+    Finding,
+    finding_of_run,
+    limit_findings,
+)
+from noetl.executor.stores.interface import SweepResult
+from noetl.executor.stores.memory.branches import MemoryBranches
+from noetl.executor.stores.memory.state import MemoryState, RunRecord
+
+MAX_LEASE_SECONDS = 2 * 3600.0
+"""Longest time until the end of a lease, even if two clocks differ by an hour."""
+
+logger = logging.getLogger("noetl.executor")
+
+
+class MemoryMaintenance:
+    """The consistency check and the sweep of a store in memory."""
+
+    def __init__(self, state: MemoryState) -> None:
+        self._state = state
+
+    def check_consistency(self) -> list[Finding]:
+        with self._state.lock:
+            return limit_findings([*self._check_runs(), *self._check_counters(), *self._check_references()])
+
+    def sweep(self, now: float, *, limit: int = 200) -> SweepResult:
+        with self._state.change_runs():
+            open_records = [r for r in self._state.runs.values() if r.run.finished_at is None]
+            repaired = 0
+            for record in open_records:
+                repair = self._repair(record, now) if repaired < limit else None
+                if repair is not None:
+                    repaired += 1
+                    fields = {"workflow_id": record.run.id, "repaired": repair}
+                    logger.warning("run %s was repaired: %s", record.run.id, repair, extra={"fields": fields})
+            if self._state.retention_seconds is not None:
+                self._delete_old(now - self._state.retention_seconds)
+            return SweepResult(len(open_records), repaired)
+
+    def _check_runs(self) -> Iterator[Finding]:
+        for record in self._state.runs.values():
+            run, active = record.run, _find_active_steps(record)
+            if run.finished_at is None and not active:
+                yield finding_of_run("stuck", run.id)
+            if run.finished_at is None and active and not self._can_continue(record, active):
+                yield finding_of_run("waits in vain", run.id)
+            if run.finished_at is not None:
+                for visit in record.find_active():
+                    yield finding_of_run("goes on after its end", run.id, step=visit.step)
+            if (run.finished_at is not None) != run.status.is_final:
+                yield finding_of_run("endings of runs", run.id, status=run.status)
+            for visit in record.visits.values():
+                if (visit.finished_at is not None) != (visit.status in FINISHED):
+                    yield finding_of_run("endings of visits", run.id, step=visit.step, status=visit.status)
+
+    def _check_counters(self) -> Iterator[Finding]:
+        for record in self._state.runs.values():
+            run = record.run
+            is_complete = run.status in (RunStatus.SUCCEEDED, RunStatus.COMPLETED_WITH_ERRORS)
+            for join, live in record.live.items():
+                if live < 0 or (live > 0 and is_complete):
+                    yield finding_of_run("counters of joins", run.id, step=join, live=live)
+            if run.live < 0 or (run.live > 0 and is_complete):
+                yield finding_of_run("counters of runs", run.id, live=run.live)
+            for join in record.arrivals if is_complete else ():
+                yield finding_of_run("arrivals", run.id, step=join)
+
+    def _check_references(self) -> Iterator[Finding]:
+        state = self._state
+        references = {
+            "tokens": [key.run_id for key in state.tokens.values()],
+            "idempotency_keys": [run_id for _, run_id in state.idempotency_keys.values()],
+        }
+        for table, run_ids in references.items():
+            for run_id in dict.fromkeys(id for id in run_ids if id not in state.runs):
+                yield finding_of_run("unknown runs", run_id, table=table)
+        for run in [record.run for record in state.runs.values()]:
+            if run.parent is not None and run.parent.run_id not in state.runs:
+                yield finding_of_run("unknown parents", run.id, parent_run=run.parent.run_id)
+            if run.plan_hash not in state.plans:
+                yield finding_of_run("unknown plans", run.id, playbook=run.playbook)
+        for versions in state.playbooks.values():
+            for playbook in [entry.playbook for entry in versions.values()]:
+                if playbook.plan_hash not in state.plans:
+                    message = UNKNOWN_PLAN_OF_VERSION.format(version=playbook.version, name=playbook.name)
+                    yield Finding("unknown plans", message)
+
+    def _can_continue(self, record: RunRecord, active: list[Visit]) -> bool:
+        return any(visit.due_at < NEVER or self._is_answerable(record, visit) for visit in active)
+
+    def _is_answerable(self, record: RunRecord, visit: Visit) -> bool:
+        """Return whether a token can still answer a wait of the visit, or a child run has not ended."""
+        if visit.status is not VisitStatus.WAITING:
+            return False
+        has_open_wait = any(
+            key.visit_id == visit.id and wait.answered_at is None and key not in record.closed_waits
+            for key, wait in record.waits.items()
+        )
+        runs = [child.run for child in self._state.runs.values() if child.run.finished_at is None]
+        place = (record.run.id, visit.id)
+        return has_open_wait or any(
+            run.parent is not None and (run.parent.run_id, run.parent.visit_id) == place for run in runs
+        )
+
+    def _repair(self, record: RunRecord, now: float) -> str | None:
+        """Repair an unfinished run, and return a description of the repair, or None if it is sound."""
+        run, active = record.run, _find_active_steps(record)
+        branches = MemoryBranches(self._state, record, now)
+        if not active:
+            return _continue_stuck(branches)
+        if not self._can_continue(record, active):
+            record.put(*(wake(visit, now) for visit in active))
+            if branches.is_sequential:
+                branches.activate_next_visit()
+            return "its steps that wait in vain are due"
+        endless = [
+            v for v in active if v.status is VisitStatus.RUNNING and v.due_at > now + MAX_LEASE_SECONDS
+        ]
+        if endless:
+            record.put(*(end_lease(visit, now) for visit in endless))
+            return "a lease that exceeded the limit has ended"
+        finally_step = branches.plan.header.finally_step
+        steps = {visit.step for visit in record.visits.values()}
+        if run.stop is None and run.deadline_at is not None and not steps & {DEADLINE, finally_step}:
+            record.put(deadline_visit(run.id, run.resumes, run.deadline_at))
+            return "its deadline is set"
+        return None
+
+    def _delete_old(self, before: float) -> None:
+        """Delete runs that ended before a time. A run is kept while it has children or its parent is kept."""
+        state = self._state
+        ended = {id for id, record in state.runs.items() if (record.run.finished_at or before) < before}
+        parents = {
+            run.parent.run_id for run in (r.run for r in state.runs.values()) if run.parent is not None
+        }
+        for run_id in ended - parents:
+            parent = state.runs[run_id].run.parent
+            if parent is None or parent.run_id in ended or parent.run_id not in state.runs:
+                del state.runs[run_id]
+        kept = state.runs.keys()
+        state.tokens = {token: key for token, key in state.tokens.items() if key.run_id in kept}
+        state.idempotency_keys = {k: entry for k, entry in state.idempotency_keys.items() if entry[1] in kept}
+
+
+def _find_active_steps(record: RunRecord) -> list[Visit]:
+    """Return the active visits of a run, without that of its deadline."""
+    return [visit for visit in record.find_active() if visit.step != DEADLINE]
+
+
+def _continue_stuck(branches: MemoryBranches) -> str:
+    """Continue a run without an active visit, and return a description."""
+    record, now = branches.record, branches.now
+    if record.run.stop is not None:
+        branches.stop_run()
+        return "its end is due"
+    parked = [visit for visit in record.visits.values() if visit.status is VisitStatus.PARKED]
+    if parked:
+        record.put(*(unpark(visit, now) for visit in parked))
+        return "its parked steps are due"
+    branches.move_branches((), dict.fromkeys(record.arrivals, 0))
+    if branches.entered:
+        return "a join has fired"
+    if record.run.live <= 0:
+        branches.end_run()
+        return "its end is due"
+    # The position of the lost branch is unknown. The failed run may be resumed from its failed visits.
+    error = ErrorRecord(
+        type="WorkerLost", message="a branch of the run was lost", action=None, step=None, attempt=1,
+        retryable=False, status=None, details=None,
+    )  # fmt: skip
+    record.run = replace(stop_run(record.run, RunStatus.FAILED), error=record.run.error or error)
+    branches.stop_run()
+    return "a branch was lost, and the run fails"

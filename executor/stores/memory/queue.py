@@ -1,0 +1,209 @@
+"""Claims and commits in the store in memory.
+
+The author of a store decides here how a claim is exclusive, and how a write is refused whose claim is lost. A
+lock suffices in memory. Other stores write under a condition: the visit is running with the fence of the
+claim.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from noetl.executor.model.events import Event
+from noetl.executor.model.limits import PayloadLimits, reject_unstorable_outputs
+from noetl.executor.model.run import (
+    DEADLINE,
+    Claim,
+    Commit,
+    ErrorRecord,
+    Lease,
+    Progress,
+    RunStatus,
+    Visit,
+    VisitStatus,
+    WaitKey,
+)
+from noetl.executor.model.run_transition import begin_run, finish_run, run_finished
+from noetl.executor.model.visit_states import FINISHED
+from noetl.executor.model.visit_transition import (
+    claim,
+    claim_lost,
+    discards_batch_results,
+    end_lease,
+    finish_end,
+    is_due,
+    release,
+    renew,
+    start_events,
+    wake,
+)
+from noetl.executor.model.worker_identity import is_dead
+from noetl.executor.stores.memory.branches import MemoryBranches
+from noetl.executor.stores.memory.state import MemoryState, RunRecord
+from noetl.executor.stores.memory.waits import give_answer
+
+
+class MemoryQueue:
+    """The work queue of a store in memory: the visits that are active."""
+
+    def __init__(self, state: MemoryState) -> None:
+        self._state = state
+
+    def claim(self, queue: str, lease: Lease, now: float) -> Claim | None:
+        with self._state.lock:
+            first = self._state.find_first_active(queue)
+            if first is None or not is_due(first[1], now):
+                return None
+            record, visit = first
+            claimed = claim(visit, lease, now)
+            record.put(claimed)
+            record.run = begin_run(record.run, now)
+            record.append(start_events(visit, claimed))
+            return Claim(record.run, replace(claimed, result=None))
+
+    def next_due(self, queue: str) -> float | None:
+        with self._state.lock:
+            first = self._state.find_first_active(queue)
+            return None if first is None else first[1].due_at
+
+    def renew(
+        self,
+        run_id: str,
+        visit_id: str,
+        fence: int,
+        until: float,
+        events: Sequence[Event] = (),
+        events_already_written: int = 0,
+    ) -> bool:
+        with self._state.change_runs(due=0):
+            held = self._state.find_held(run_id, visit_id, fence)
+            if held is None:
+                return False
+            record, visit = held
+            record.put(renew(visit, until))
+            record.append(events)
+            return True
+
+    def release(self, run_id: str, visit_id: str, fence: int, now: float, *, counts: bool) -> None:
+        with self._state.change_runs(due=1):
+            held = self._state.find_held(run_id, visit_id, fence)
+            if held is not None:
+                record, visit = held
+                record.put(release(visit, now, counts=counts))
+
+    def release_dead(self, queue: str, now: float) -> int:
+        released = 0
+        with self._state.change_runs():
+            for record in self._state.runs.values():
+                active = record.find_active() if record.run.queue == queue else []
+                running = [visit for visit in active if visit.status is VisitStatus.RUNNING]
+                dead = [visit for visit in running if visit.due_at > now and is_dead(visit.worker)]
+                record.put(*(end_lease(visit, now) for visit in dead))
+                released += len(dead)
+        return released
+
+    def commit(self, commit: Commit, now: float, claim_for: Lease | None = None) -> Visit | None:
+        commit = _copy_outputs(commit, self._state.limits)
+        visit = commit.visit
+        with self._state.change_runs():
+            held = self._state.find_held(visit.run_id, visit.id, visit.fence)
+            if held is None:
+                raise claim_lost(visit)
+            record, run = held[0], held[0].run
+            record.run = replace(
+                run,
+                live=run.live + commit.branches_change,
+                failed_branches=run.failed_branches + commit.failed_branches,
+                stop=run.stop or commit.stop,
+                error=run.error or commit.error,
+            )
+            waits = [record.waits.get(WaitKey(run.id, visit.id, id)) for id in commit.awaits]
+            is_answered = any(wait is not None and wait.answered_at is not None for wait in waits)
+            record.put(wake(visit, now) if is_answered else visit)
+            _store_batch_results(record, commit)
+            branches = MemoryBranches(self._state, record, now, claim_for)
+            _apply_commit(branches, commit)
+            record.append((*commit.events, *branches.events))
+            return branches.claimed
+
+    def finish(
+        self, claim: Claim, status: RunStatus, result: Any, errors: Sequence[ErrorRecord], now: float
+    ) -> None:
+        texts = [_encode(result), _encode(list(errors))]
+        self._state.limits.check_result(*texts)
+        with self._state.change_runs():
+            held = self._state.find_held(claim.run.id, claim.visit.id, claim.visit.fence)
+            if held is None:
+                raise claim_lost(claim.visit)
+            record, visit = held
+            record.put(finish_end(visit, now))
+            record.delete_visits(DEADLINE)
+            result, errors = map(json.loads, texts)
+            record.run = finish_run(record.run, status, result, errors, now)
+            record.append([run_finished(record.run)])
+            if record.run.parent is not None:
+                give_answer(self._state, record.run.parent, None, now)
+
+
+_encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+
+
+def _copy_outputs(commit: Commit, limits: PayloadLimits) -> Commit:
+    """Return the commit with its outputs as they are read later: written as JSON, and read again.
+
+    Raises:
+        NotJsonError: an output cannot be written as JSON.
+        PayloadTooLargeError: the outputs exceed the limit.
+    """
+    visit = commit.visit
+    progress = None if visit.progress is None else asdict(visit.progress)
+    values = [
+        dict(visit.saved),
+        visit.result,
+        progress,
+        *(list(part.outcomes) for part in commit.batch_results),
+    ]
+    with reject_unstorable_outputs():
+        texts = [_encode(value) for value in values]
+    limits.check_outputs(text for value, text in zip(values, texts, strict=True) if value)
+    saved, result, progress, *outcomes = map(json.loads, texts)
+    copied = replace(
+        visit, saved=saved, result=result, progress=None if progress is None else Progress(**progress)
+    )
+    parts = zip(commit.batch_results, outcomes, strict=True)
+    batch_results = tuple(replace(part, outcomes=copy) for part, copy in parts)
+    return replace(commit, visit=copied, batch_results=batch_results)
+
+
+def _store_batch_results(record: RunRecord, commit: Commit) -> None:
+    """Add batch results of loops, and delete them when the visit is done or starts another round."""
+    loops = record.batches.setdefault(commit.visit.id, {})
+    for part in commit.batch_results:
+        loops.setdefault(part.loop, {})[part.first] = part.outcomes
+    if discards_batch_results(commit.visit):
+        loops.clear()
+
+
+def _apply_commit(branches: MemoryBranches, commit: Commit) -> None:
+    """Apply what follows from an outcome that was written: branches, child runs, the end of the run.
+
+    The order matters: a join fires before the run may end, and a stop parks what has just been entered.
+    """
+    visit, run_stops = commit.visit, branches.record.run.stop is not None
+    is_finished = visit.status in FINISHED
+    branches.move_branches(commit.branches, commit.counter_changes)
+    if commit.may_have_children and is_finished:
+        branches.cancel_children_of(visit.id)
+    if commit.is_finally:
+        if is_finished:
+            branches.end_run()
+    elif run_stops:
+        branches.stop_run()
+    elif is_finished:
+        if branches.is_sequential:
+            branches.activate_next_visit(visit.clock, commit.next_names)
+        if branches.record.run.live == 0 and (commit.branches_change < 0 or branches.absorbed):
+            branches.end_run()

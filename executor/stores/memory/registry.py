@@ -1,0 +1,90 @@
+"""The playbook registry of the store in memory.
+
+The author of a store decides how it assigns the next number of a name once, also to concurrent callers. A
+removed version keeps its entry, so that its number and its name never mean another text.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from noetl.executor.errors import RejectedError
+from noetl.executor.model.registry import RegisteredPlaybook
+from noetl.executor.stores.cursors import read_key_cursor, write_key_cursor
+from noetl.executor.stores.memory.state import MemoryState, RegistryEntry
+
+
+class MemoryRegistry:
+    """The registered playbooks of a store in memory."""
+
+    def __init__(self, state: MemoryState) -> None:
+        self._state = state
+
+    def register(self, playbook: RegisteredPlaybook) -> RegisteredPlaybook:
+        with self._state.lock:
+            versions = self._state.playbooks.setdefault((playbook.tenant, playbook.name), {})
+            registered = self._find_registered(playbook)
+            if registered is not None:
+                versions[str(registered.playbook.version)] = replace(registered, is_removed=False)
+                return registered.playbook
+            number = max((entry.number for entry in versions.values()), default=0) + 1
+            while playbook.version is None and str(number) in versions:
+                number += 1
+            added = replace(playbook, version=playbook.version or str(number))
+            versions[str(added.version)] = RegistryEntry(number, added)
+            return added
+
+    def get(self, tenant: str, name: str, version: str | None = None) -> RegisteredPlaybook | None:
+        with self._state.lock:
+            entries = self._newest_first(tenant, name)
+        playbooks = [entry.playbook for entry in entries if version in (None, entry.playbook.version)]
+        return playbooks[0] if playbooks else None
+
+    def find(
+        self, tenant: str, name: str | None = None, *, limit: int = 100, cursor: str | None = None
+    ) -> tuple[list[RegisteredPlaybook], str | None]:
+        after: Any = None if cursor is None else read_key_cursor(cursor, str if name is None else int)
+        with self._state.lock:
+            if name is None:
+                names = sorted(key[1] for key in self._state.playbooks if key[0] == tenant)
+                newest = {name: self._newest_first(tenant, name)[:1] for name in names}
+                keyed = [(name, entry) for name, entries in newest.items() for entry in entries]
+                rest: list[tuple[str | int, RegistryEntry]]
+                rest = [(name, entry) for name, entry in keyed if after is None or name > after]
+            else:
+                entries = self._newest_first(tenant, name)
+                rest = [(entry.number, entry) for entry in entries if after is None or entry.number < after]
+        page = rest[:limit]
+        next_cursor = write_key_cursor(page[-1][0]) if len(rest) > limit else None
+        return [entry.playbook for _, entry in page], next_cursor
+
+    def unregister(self, tenant: str, name: str, version: str | None = None, *, now: float) -> int:
+        with self._state.lock:
+            versions = self._state.playbooks.get((tenant, name), {})
+            removed = [
+                key for key, entry in versions.items() if not entry.is_removed and version in (None, key)
+            ]
+            for key in removed:
+                versions[key] = replace(versions[key], is_removed=True)
+            return len(removed)
+
+    def _newest_first(self, tenant: str, name: str) -> list[RegistryEntry]:
+        versions = self._state.playbooks.get((tenant, name), {})
+        kept = [entry for entry in versions.values() if not entry.is_removed]
+        return sorted(kept, key=lambda entry: -entry.number)
+
+    def _find_registered(self, playbook: RegisteredPlaybook) -> RegistryEntry | None:
+        """Return the entry of the same version; without a version, the newest if it has the same text.
+
+        Raises:
+            RejectedError: `version_exists`.
+        """
+        if playbook.version is None:
+            newest = self._newest_first(playbook.tenant, playbook.name)[:1]
+            return next((entry for entry in newest if entry.playbook.plan_hash == playbook.plan_hash), None)
+        entry = self._state.playbooks[playbook.tenant, playbook.name].get(playbook.version)
+        if entry is not None and entry.playbook.plan_hash != playbook.plan_hash:
+            message = f"version {playbook.version} of `{playbook.name}` is registered with another text"
+            raise RejectedError("version_exists", message)
+        return entry

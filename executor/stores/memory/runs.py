@@ -1,0 +1,171 @@
+"""Runs in the store in memory: start, stop and resume, and what readers ask about them.
+
+The author of a store decides how a start is written once for one id or idempotency key, and how lists are
+paged. The transitions of a run are functions of `noetl.executor.model.run_transition`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from noetl.executor.model.events import Event
+from noetl.executor.model.run import (
+    DEADLINE,
+    END,
+    NEVER,
+    Branch,
+    FailureState,
+    Run,
+    RunStatus,
+    Visit,
+    VisitStatus,
+)
+from noetl.executor.model.run_filter import RunFilter
+from noetl.executor.model.run_transition import (
+    check_same_request,
+    is_resumable,
+    resume_run,
+    run_resumed,
+    run_started,
+    stop_run,
+)
+from noetl.executor.model.special_visits import deadline_visit, is_pseudo_step
+from noetl.executor.model.visit_transition import enter_step, reopen
+from noetl.executor.stores.cursors import read_cursor, read_event_id, write_cursor
+from noetl.executor.stores.memory.branches import MemoryBranches
+from noetl.executor.stores.memory.state import MemoryState, RunRecord
+from noetl.executor.stores.memory.waits import delete_answer
+
+WAITING = (VisitStatus.WAITING, VisitStatus.RETRYING)
+
+
+class MemoryRuns:
+    """The runs of a store in memory."""
+
+    def __init__(self, state: MemoryState) -> None:
+        self._state = state
+
+    def create(
+        self,
+        run: Run,
+        first: Visit,
+        idempotency: tuple[str, str] | None = None,
+        history: Sequence[Visit] = (),
+    ) -> Run:
+        with self._state.change_runs(due=1):
+            step = self._state.plan(run.plan_hash).steps[first.step]
+            if idempotency is not None:
+                key, request_hash = idempotency
+                earlier_hash, run_id = self._state.idempotency_keys.setdefault(
+                    (run.tenant, key), (request_hash, run.id)
+                )
+                check_same_request(earlier_hash, request_hash)
+                if run_id != run.id:
+                    return self._state.record(run_id).run
+            if run.id in self._state.runs:
+                return self._state.runs[run.id].run
+            record = self._state.runs[run.id] = RunRecord(run)
+            record.put(*history)
+            record.visit_counts[first.step] += 1
+            record.live.update(step.regions)
+            branch = Branch(first.id, first.step, first.clock, first.names)
+            record.put(enter_step(branch, run.id, first.due_at))
+            if run.deadline_at is not None:
+                record.put(deadline_visit(run.id, run.resumes, run.deadline_at))
+            record.append([run_started(run)])
+            return run
+
+    def get(self, tenant: str, run_id: str) -> Run | None:
+        with self._state.lock:
+            record = self._state.runs.get(run_id)
+            return None if record is None or record.run.tenant != tenant else _shown_run(record)
+
+    def find(self, run_filter: RunFilter) -> tuple[list[Run], str | None]:
+        before = None if run_filter.cursor is None else read_cursor(run_filter.cursor)
+        with self._state.lock:
+            runs = [_shown_run(record) for record in self._state.runs.values()]
+        matching = [
+            run
+            for run in sorted(runs, key=lambda run: (run.created_at, run.id), reverse=True)
+            if run_filter.matches(run) and (before is None or (run.created_at, run.id) < before)
+        ]
+        page = matching[: run_filter.limit]
+        is_last = len(page) == len(matching)
+        return page, None if is_last else write_cursor(page[-1].created_at, page[-1].id)
+
+    def visits(self, run_id: str) -> list[Visit]:
+        return [replace(visit, saved={}, result=None) for visit in self._visits(run_id)]
+
+    def visits_with_outputs(self, run_id: str, visit_ids: Sequence[str] | None = None) -> list[Visit]:
+        visits = [visit for visit in self._visits(run_id) if not is_pseudo_step(visit.step)]
+        named = [visit for visit in visits if visit_ids is None or visit.id in visit_ids]
+        return sorted(named, key=lambda visit: (visit.clock, visit.id))
+
+    def batch_results(self, run_id: str, visit_id: str, loop: str) -> list[Sequence[Any]]:
+        with self._state.lock:
+            batches = self._state.record(run_id).batches.get(visit_id, {}).get(loop, {})
+            return [batches[first] for first in sorted(batches)]
+
+    def events(self, run_id: str, after: str | None = None, limit: int = 1000) -> list[Event]:
+        position, _ = read_event_id(after)
+        with self._state.lock:
+            record = self._state.runs.get(run_id)
+            return [] if record is None else record.history[position : position + limit]
+
+    def cancelled_runs(self, run_ids: Sequence[str]) -> set[str]:
+        with self._state.lock:
+            records = [record for id, record in self._state.runs.items() if id in run_ids]
+            return {record.run.id for record in records if record.run.stop is RunStatus.CANCELLED}
+
+    def stop(self, run_id: str, status: RunStatus, now: float) -> Run:
+        with self._state.change_runs():
+            record = self._state.record(run_id)
+            run = record.run = stop_run(record.run, status)
+            if not run.status.is_final:
+                MemoryBranches(self._state, record, now).stop_run()
+            return run
+
+    def resume(
+        self, run_id: str, now: float, *, deadline_at: float | None, values: Mapping[str, Mapping[str, Any]]
+    ) -> Run:
+        with self._state.change_runs():
+            record = self._state.record(run_id)
+            if not is_resumable(record.run):
+                return record.run
+            branches = MemoryBranches(self._state, record, now)
+            finally_step = branches.plan.header.finally_step
+            record.delete_visits(END, DEADLINE, finally_step)
+            ended = [visit for visit in record.visits.values() if visit.failure is FailureState.ENDED]
+            run = record.run = resume_run(record.run, deadline_at, values, len(ended))
+            for visit in ended:
+                record.live.update(branches.plan.steps[visit.step].regions)
+            reopened = [
+                again
+                for visit in list(record.visits.values())
+                if (again := reopen(visit, now, is_sequential=branches.is_sequential)) is not None
+            ]
+            record.put(*reopened)
+            if branches.is_sequential and all(visit.status is not VisitStatus.WAITING for visit in reopened):
+                branches.activate_next_visit()
+            if run.parent is not None:
+                delete_answer(self._state, run.parent)
+            if not reopened:
+                branches.end_run()
+            elif deadline_at is not None:
+                record.put(deadline_visit(run_id, run.resumes, deadline_at))
+            record.append([run_resumed(run, now)])
+            return run
+
+    def _visits(self, run_id: str) -> list[Visit]:
+        with self._state.lock:
+            record = self._state.runs.get(run_id)
+            return [] if record is None else list(record.visits.values())
+
+
+def _shown_run(record: RunRecord) -> Run:
+    """Return the run, with the status `waiting` if all of its active visits wait."""
+    active = [visit for visit in record.find_active() if not is_pseudo_step(visit.step)]
+    is_waiting = all(visit.status in WAITING or visit.due_at == NEVER for visit in active)
+    return replace(record.run, status=RunStatus.WAITING) if active and is_waiting else record.run

@@ -1,0 +1,132 @@
+"""The state of the store in memory: dictionaries of the records of the model, and one lock.
+
+The author of a store decides here which tables it has, which of them belong to a run, and what makes a write
+atomic. In memory there is no rollback. So each operation holds the lock, and checks everything before its
+first change.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from noetl.executor.errors import StoreError
+from noetl.executor.model.events import Event
+from noetl.executor.model.limits import PayloadLimits
+from noetl.executor.model.registry import ApiKey, RegisteredPlaybook
+from noetl.executor.model.run import Branch, Run, Visit, Wait, WaitKey
+from noetl.executor.model.visit_states import ACTIVE
+from noetl.executor.model.visit_transition import is_held
+from noetl.executor.stores.change_signal import ChangeSignal
+from noetl.planner.plan import Plan
+
+
+@dataclass
+class RunRecord:
+    """A run and everything that belongs to it. A deletion of the record deletes all of it.
+
+    `visits` are in the order of their creation. `entered_after` is the number of events that were written
+    before a visit; visits of one commit share it. Of each join, `live` is the number of branches that can
+    still reach it. `waves` is how often it has fired, and `fired` the branch that left it last. `batches` are
+    results of loops, by visit, loop and first item.
+    """
+
+    run: Run
+    visits: dict[str, Visit] = field(default_factory=dict)
+    entered_after: dict[str, int] = field(default_factory=dict)
+    visit_counts: Counter[str] = field(default_factory=Counter)
+    live: Counter[str] = field(default_factory=Counter)
+    waves: Counter[str] = field(default_factory=Counter)
+    fired: dict[str, Branch] = field(default_factory=dict)
+    arrivals: dict[str, dict[str, Branch]] = field(default_factory=dict)
+    batches: dict[str, dict[str, dict[int, Sequence[Any]]]] = field(default_factory=dict)
+    waits: dict[WaitKey, Wait] = field(default_factory=dict)
+    closed_waits: set[WaitKey] = field(default_factory=set)
+    history: list[Event] = field(default_factory=list)
+
+    def put(self, *visits: Visit) -> None:
+        """Write visits, new or changed."""
+        for visit in visits:
+            self.entered_after.setdefault(visit.id, len(self.history))
+            self.visits[visit.id] = visit
+
+    def delete_visits(self, *steps: str | None) -> None:
+        """Delete the visits of steps."""
+        for visit in [visit for visit in self.visits.values() if visit.step in steps]:
+            del self.visits[visit.id]
+
+    def find_active(self) -> list[Visit]:
+        """Return the visits that are due now or later. A store needs an index of them by due time."""
+        return [visit for visit in self.visits.values() if visit.status in ACTIVE]
+
+    def append(self, events: Sequence[Event]) -> None:
+        """Append events to the history. Their ids are in its order, in the form that cursors have."""
+        for event in events:
+            self.history.append(replace(event, id=f"{len(self.history) + 1}-0"))
+
+
+@dataclass(frozen=True)
+class RegistryEntry:
+    """A version of a playbook. `number` orders versions; a removed one stays, so that it is never reused."""
+
+    number: int
+    playbook: RegisteredPlaybook
+    is_removed: bool = False
+
+
+class MemoryState:
+    """The records of the store, shared by its parts."""
+
+    def __init__(self, limits: PayloadLimits, retention_seconds: float | None) -> None:
+        self.limits = limits
+        self.retention_seconds = retention_seconds
+        self.lock = threading.RLock()
+        self.changes = ChangeSignal()
+        self.work = ChangeSignal()
+        self.plans: dict[str, Plan] = {}
+        self.runs: dict[str, RunRecord] = {}
+        self.idempotency_keys: dict[tuple[str, str], tuple[str, str]] = {}
+        self.tokens: dict[str, WaitKey] = {}
+        self.playbooks: dict[tuple[str, str], dict[str, RegistryEntry]] = {}
+        self.keys: dict[str, ApiKey] = {}
+
+    @contextmanager
+    def change_runs(self, due: int | None = None) -> Iterator[None]:
+        """Run this block with the lock, and signal afterwards that runs changed and `due` visits are due.
+
+        A store that several processes use sends these signals to all of them, or lets them poll.
+        """
+        with self.lock:
+            yield
+        self.work.notify(due)
+        self.changes.notify()
+
+    def plan(self, plan_hash: str) -> Plan:
+        if plan_hash not in self.plans:
+            raise StoreError(f"The store has no plan {plan_hash}.")
+        return self.plans[plan_hash]
+
+    def record(self, run_id: str) -> RunRecord:
+        if run_id not in self.runs:
+            raise StoreError(f"The store has no run {run_id}.")
+        return self.runs[run_id]
+
+    def find_held(self, run_id: str, visit_id: str, fence: int) -> tuple[RunRecord, Visit] | None:
+        """Return the visit of a claim and its run, or None if the claim is lost.
+
+        Every write of a claim checks this. A store without a lock writes under this condition instead.
+        """
+        record = self.runs.get(run_id)
+        visit = None if record is None else record.visits.get(visit_id)
+        return (record, visit) if record is not None and visit is not None and is_held(visit, fence) else None
+
+    def find_first_active(self, queue: str) -> tuple[RunRecord, Visit] | None:
+        """Return the active visit of a queue that is due first, with its run."""
+        open_runs = (record for record in self.runs.values() if record.run.finished_at is None)
+        records = (record for record in open_runs if record.run.queue == queue)
+        active = ((record, visit) for record in records for visit in record.find_active())
+        return min(active, key=lambda entry: entry[1].due_at, default=None)

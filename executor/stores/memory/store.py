@@ -1,0 +1,39 @@
+"""The store in memory: its parts, composed."""
+
+from __future__ import annotations
+
+from noetl.executor.model.limits import PayloadLimits
+from noetl.executor.stores.memory.keys import MemoryKeys
+from noetl.executor.stores.memory.maintenance import MemoryMaintenance
+from noetl.executor.stores.memory.plans import MemoryPlans
+from noetl.executor.stores.memory.queue import MemoryQueue
+from noetl.executor.stores.memory.registry import MemoryRegistry
+from noetl.executor.stores.memory.runs import MemoryRuns
+from noetl.executor.stores.memory.state import MemoryState
+from noetl.executor.stores.memory.waits import MemoryWaits
+
+DEFAULT_LIMITS = PayloadLimits()
+
+
+class MemoryStore:
+    """A store in the memory of this process, for tests and for readers of its code.
+
+    The parts share one state. The author of a store gives them a connection to a database instead.
+    """
+
+    def __init__(
+        self, *, limits: PayloadLimits = DEFAULT_LIMITS, retention_seconds: float | None = None
+    ) -> None:
+        self.state = state = MemoryState(limits, retention_seconds)
+        self.changes = state.changes
+        self.work = state.work
+        self.plans = MemoryPlans(state)
+        self.runs = MemoryRuns(state)
+        self.queue = MemoryQueue(state)
+        self.waits = MemoryWaits(state)
+        self.registry = MemoryRegistry(state)
+        self.keys = MemoryKeys(state)
+        self.maintenance = MemoryMaintenance(state)
+
+    def close(self) -> None:
+        """Keep the state: it is lost with the process, and another thread may still use it."""

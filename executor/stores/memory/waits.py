@@ -1,0 +1,98 @@
+"""Waits of visits in the store in memory: the tokens that may answer them, and the answers.
+
+The author of a store decides how an answer is stored once. It may arrive twice, before its visit is
+suspended, or while the wait is closed. An answer and the due time of its visit are one write.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+from noetl.executor.model.run import Wait, WaitKey
+from noetl.executor.model.visit_states import FINISHED
+from noetl.executor.model.visit_transition import wake
+from noetl.executor.model.wait_transition import (
+    check_same_answer,
+    check_wait_open,
+    unknown_token,
+    wait_claim_lost,
+)
+from noetl.executor.stores.memory.state import MemoryState
+
+
+class MemoryWaits:
+    """The waits of a store in memory."""
+
+    def __init__(self, state: MemoryState) -> None:
+        self._state = state
+
+    def open_wait(self, key: WaitKey, fence: int, token_hash: str) -> None:
+        with self._state.lock:
+            held = self._state.find_held(key.run_id, key.visit_id, fence)
+            if held is None:
+                raise wait_claim_lost()
+            held[0].waits.setdefault(key, Wait(key.id))
+            self._state.tokens[token_hash] = key
+
+    def wait(self, key: WaitKey) -> Wait:
+        with self._state.lock:
+            return self._state.record(key.run_id).waits.get(key, Wait(key.id))
+
+    def close_wait(self, key: WaitKey, now: float) -> Wait:
+        with self._state.lock:
+            record = self._state.record(key.run_id)
+            record.closed_waits.add(key)
+            return record.waits.setdefault(key, Wait(key.id))
+
+    def answer(self, token_hash: str, body: Any, now: float) -> WaitKey:
+        text = json.dumps(body, separators=(",", ":"))
+        self._state.limits.check_answer(text)
+        with self._state.change_runs(due=1):
+            key = self._find_key(token_hash)
+            wait = self.wait(key)
+            if wait.answered_at is not None:
+                check_same_answer(wait.answer, body)
+                return key
+            self._check_open(key, wait)
+            give_answer(self._state, key, json.loads(text), now)
+            return key
+
+    def record_heartbeat(self, token_hash: str, now: float) -> None:
+        with self._state.lock:
+            key = self._find_key(token_hash)
+            wait = self.wait(key)
+            self._check_open(key, wait)
+            self._state.record(key.run_id).waits[key] = replace(wait, last_heartbeat_at=now)
+
+    def _find_key(self, token_hash: str) -> WaitKey:
+        if token_hash not in self._state.tokens:
+            raise unknown_token()
+        return self._state.tokens[token_hash]
+
+    def _check_open(self, key: WaitKey, wait: Wait) -> None:
+        record = self._state.record(key.run_id)
+        visit = record.visits.get(key.visit_id)
+        check_wait_open(
+            is_closed=key in record.closed_waits,
+            is_answered=wait.answered_at is not None,
+            is_active=visit is not None and visit.status not in FINISHED and record.run.finished_at is None,
+        )
+
+
+def give_answer(state: MemoryState, key: WaitKey, answer: Any, now: float) -> None:
+    """Answer a wait. Its visit is due at once, or when its run resumes."""
+    record = state.runs.get(key.run_id)
+    if record is not None:
+        wait = record.waits.get(key, Wait(key.id))
+        record.waits[key] = replace(wait, answer=answer, answered_at=now)
+        record.put(*(wake(visit, now) for id, visit in record.visits.items() if id == key.visit_id))
+
+
+def delete_answer(state: MemoryState, key: WaitKey) -> None:
+    """Delete the answer of a wait: the child run that has given it is resumed, and will answer again."""
+    record = state.runs.get(key.run_id)
+    if record is not None:
+        record.waits.pop(key, None)
+        record.closed_waits.discard(key)

@@ -1,0 +1,49 @@
+"""The contract of stores, as tests for pytest: one class for each part, and two that combine them.
+
+    class TestMyStore(StoreContract):
+        @pytest.fixture
+        def store(self) -> MyStore:
+            return MyStore()
+
+The page docs/stores-howto.md says how to write a store.
+"""
+
+# ruff: noqa: E402
+import pytest
+
+for part in ("consistency", "keys", "plans", "queue", "registry", "runs", "sweep", "waits"):
+    pytest.register_assert_rewrite(f"{__name__}.{part}")
+
+from noetl.testing.store_contract.consistency import ConsistencyContract
+from noetl.testing.store_contract.damage import StoreDamage
+from noetl.testing.store_contract.keys import KeysContract
+from noetl.testing.store_contract.plans import PlansContract
+from noetl.testing.store_contract.queue import QueueContract
+from noetl.testing.store_contract.registry import RegistryContract
+from noetl.testing.store_contract.runs import RunsContract
+from noetl.testing.store_contract.sweep import SweepContract
+from noetl.testing.store_contract.waits import WaitsContract
+
+__all__ = [
+    "ConsistencyContract",
+    "KeysContract",
+    "MaintenanceContract",
+    "PlansContract",
+    "QueueContract",
+    "RegistryContract",
+    "RunsContract",
+    "StoreContract",
+    "StoreDamage",
+    "SweepContract",
+    "WaitsContract",
+]
+
+
+class StoreContract(
+    PlansContract, KeysContract, RegistryContract, RunsContract, QueueContract, WaitsContract
+):
+    """Tests of all parts but maintenance. A subclass has a fixture `store`, which returns an empty store."""
+
+
+class MaintenanceContract(ConsistencyContract, SweepContract):
+    """Tests of maintenance. A subclass has a fixture `store`, and a `damage` that damages the store."""

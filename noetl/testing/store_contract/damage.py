@@ -1,0 +1,53 @@
+"""The interface to damage a store, for the contracts of consistency checks and of sweeps."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from noetl.executor.model.run import Run
+
+
+class StoreDamage(Protocol):
+    """Damage to a store that no operation makes. Values are named as in the records; None removes one.
+
+    Only `SweepContract` needs `delete_visit` and `set_retention`.
+    """
+
+    leftover_kinds: tuple[str, ...]
+    """Kinds of rows that may belong to an unknown run."""
+
+    def update_visit(self, store: Any, run: Run, step: str, **values: Any) -> None:
+        """Update the visit of a step."""
+        ...
+
+    def delete_visit(self, store: Any, run: Run, step: str) -> None:
+        """Delete the visit of a step."""
+        ...
+
+    def update_run(self, store: Any, run_id: str, **values: Any) -> None:
+        """Update a run."""
+        ...
+
+    def set_live(self, store: Any, run: Run, join: str, live: int) -> None:
+        """Set the number of branches that can reach a join."""
+        ...
+
+    def add_arrival(self, store: Any, run: Run, join: str) -> None:
+        """Add an arrival at a join."""
+        ...
+
+    def set_parent(self, store: Any, run_id: str, parent: str) -> None:
+        """Make a run the child of another run."""
+        ...
+
+    def add_version(self, store: Any, name: str, version: str, plan_hash: str) -> None:
+        """Register a playbook whose plan was not saved."""
+        ...
+
+    def add_leftover(self, store: Any, kind: str, run_id: str) -> None:
+        """Add a row of an unknown run."""
+        ...
+
+    def set_retention(self, store: Any, seconds: float) -> None:
+        """Let the store delete runs that ended longer ago than this."""
+        ...

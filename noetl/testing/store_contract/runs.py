@@ -1,0 +1,466 @@
+"""The contract of `RunStore`."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from textwrap import dedent
+from typing import Any
+
+import pytest
+
+from noetl.executor.engine.start import new_run
+from noetl.executor.errors import FencedError, RejectedError
+from noetl.executor.model.outcome import Suspension
+from noetl.executor.model.run import (
+    END,
+    Progress,
+    RunStatus,
+    WaitKey,
+)
+from noetl.executor.model.run_filter import RunFilter
+from noetl.executor.model.start_request import StartRequest
+from noetl.executor.model.transition import suspend
+from noetl.executor.stores.interface import Store
+from noetl.testing.store_contract.fixtures import ContractFixtures
+from noetl.testing.store_contract.operations import (
+    CHAIN,
+    DIAMOND,
+    LEASE,
+    claim_visit,
+    comparable_values,
+    current_run,
+    end_run,
+    fail,
+    run_concurrently,
+    run_contents,
+    start_run,
+    succeed,
+    visit_states,
+)
+
+
+class RunsContract(ContractFixtures):
+    """Tests of runs."""
+
+    # Start of a run
+
+    def test_a_run_is_read_as_it_was_created(self, store: Store) -> None:
+        options: dict[str, Any] = {"tags": ["x", "é"], "folder": "/a b", "variables": {}}
+        run = start_run(
+            store,
+            "variables: {v: {x: [1, null]}}\ninput: {i: any}" + dedent(CHAIN),
+            input={"i": "\ud83d"},
+            **options,
+        )
+        assert current_run(store, run) == run
+        assert run.status is RunStatus.QUEUED
+        (visit,) = store.runs.visits(run.id)
+        assert (visit.step, visit.status, visit.number, visit.attempt, visit.due_at) == (
+            "a",
+            "ready",
+            1,
+            1,
+            0.0,
+        )
+        assert [event.type for event in store.runs.events(run.id)] == ["workflow.started"]
+
+    def test_one_idempotency_key_starts_one_run(self, store: Store) -> None:
+        first = start_run(store, key=("k", "body"))
+        assert start_run(store, now=5.0, key=("k", "body")) == first
+        assert start_run(store, key=("other", "body")).id != first.id
+        assert start_run(store, key=("k", "body"), tenant="another").id != first.id
+        with pytest.raises(RejectedError) as rejected:
+            start_run(store, key=("k", "another body"))
+        assert rejected.value.reason == "idempotency_key_reused"
+        assert len(store.runs.find(RunFilter())[0]) == 2
+
+    def test_concurrent_starts_with_one_idempotency_key_start_one_run(self, store: Store) -> None:
+        runs = run_concurrently(6, lambda _: start_run(store, key=("k", "body")).id)
+        assert len(set(runs)) == 1
+        assert [run.id for run in store.runs.find(RunFilter())[0]] == runs[:1]
+
+    # Retry, stop, end and resume
+
+    def test_a_retry_is_due_at_its_time(self, store: Store) -> None:
+        run = start_run(store)
+        store.queue.commit(fail(store, claim_visit(store, run), retry_at=50.0), 1.0)
+        (visit,) = store.runs.visits(run.id)
+        assert (visit.status, visit.attempt, visit.claims, visit.due_at) == ("retrying", 2, 0, 50.0)
+        assert visit.error is not None
+        assert store.queue.next_due(run.id) == 50.0
+        assert store.queue.claim(run.id, LEASE, 49.9) is None
+        again = claim_visit(store, run, 50.0)
+        assert (again.visit.attempt, again.visit.claims, again.visit.fence) == (2, 1, 2)
+        assert again.visit.started_at == 50.0
+        assert [event.type for event in store.runs.events(run.id)][-2:] == ["step.retrying", "step.started"]
+
+    def test_the_end_of_the_last_branch_ends_the_run(self, store: Store) -> None:
+        run = start_run(store)
+        for _ in range(3):
+            assert current_run(store, run).live == 1
+            store.queue.commit(succeed(store, claim_visit(store, run)), 0.0)
+        assert current_run(store, run).live == 0
+        end = claim_visit(store, run)
+        assert end.visit.step == END
+        store.queue.finish(end, RunStatus.SUCCEEDED, {"x": [1]}, [], 9.0)
+        finished = current_run(store, run)
+        assert (finished.status, finished.result, finished.finished_at) == ("succeeded", {"x": [1]}, 9.0)
+        assert store.runs.events(run.id)[-1].type == "workflow.completed"
+        assert store.queue.next_due(run.id) is None
+        with pytest.raises(FencedError):
+            store.queue.finish(end, RunStatus.FAILED, None, [], 10.0)
+        assert current_run(store, run) == finished
+
+    def test_a_failure_parks_ready_visits(self, store: Store) -> None:
+        run = start_run(store, DIAMOND)
+        store.queue.commit(succeed(store, claim_visit(store, run)), 1.0)
+        first, second = claim_visit(store, run, 1.0), claim_visit(store, run, 1.0)
+        store.queue.commit(fail(store, first), 2.0)
+        assert current_run(store, run).stop is RunStatus.FAILED
+        expected = [
+            ("a", "succeeded"),
+            ("b1", "failed"),
+            ("b2", "running"),
+            ("b3", "parked"),
+            ("b4", "parked"),
+        ]
+        assert visit_states(store, run) == expected
+        assert store.queue.claim(run.id, LEASE, 3.0) is None
+        store.queue.commit(succeed(store, second), 3.0)
+        assert visit_states(store, run)[-1] == (END, "ready")
+        finished = end_run(store, run, RunStatus.FAILED, 3.0)
+        assert (finished.status, finished.error and finished.error["message"]) == ("failed", "no")
+
+    def test_the_next_visit_of_a_stopping_run_is_parked(self, store: Store) -> None:
+        run = start_run(store)
+        claim = claim_visit(store, run)
+        store.runs.stop(run.id, RunStatus.CANCELLED, 1.0)
+        assert store.queue.commit(succeed(store, claim), 2.0, LEASE) is not None
+        assert visit_states(store, run) == [("a", "succeeded"), ("b", "parked"), (END, "running")]
+
+    def test_a_retry_in_a_stopping_run_is_parked(self, store: Store) -> None:
+        run = start_run(store)
+        claim = claim_visit(store, run)
+        store.runs.stop(run.id, RunStatus.CANCELLED, 1.0)
+        store.queue.commit(fail(store, claim, retry_at=9.0), 2.0)
+        assert visit_states(store, run) == [("a", "parked"), (END, "ready")]
+
+    def test_a_stop_parks_visits_and_ends_the_run(self, store: Store) -> None:
+        run = start_run(store)
+        stopped = store.runs.stop(run.id, RunStatus.CANCELLED, 1.0)
+        assert stopped.stop is RunStatus.CANCELLED
+        assert visit_states(store, run) == [("a", "parked"), (END, "ready")]
+        assert store.runs.stop(run.id, RunStatus.CANCELLED, 2.0).stop is RunStatus.CANCELLED
+        assert visit_states(store, run) == [("a", "parked"), (END, "ready")]
+        assert end_run(store, run, RunStatus.CANCELLED).status is RunStatus.CANCELLED
+        assert store.runs.stop(run.id, RunStatus.CANCELLED, 3.0).status is RunStatus.CANCELLED
+        assert [event.type for event in store.runs.events(run.id)][-1] == "workflow.cancelled"
+
+    def test_the_first_reason_to_stop_is_kept(self, store: Store) -> None:
+        run = start_run(store)
+        claim = claim_visit(store, run)
+        store.runs.stop(run.id, RunStatus.CANCELLED, 1.0)
+        store.queue.commit(fail(store, claim), 2.0)
+        assert current_run(store, run).stop is RunStatus.CANCELLED
+
+    def test_a_stop_after_the_end_is_refused(self, store: Store) -> None:
+        run = start_run(store)
+        for _ in range(3):
+            store.queue.commit(succeed(store, claim_visit(store, run)), 0.0)
+        finished = end_run(store, run, RunStatus.SUCCEEDED)
+        with pytest.raises(RejectedError) as rejected:
+            store.runs.stop(run.id, RunStatus.CANCELLED, 9.0)
+        assert rejected.value.reason == "finished"
+        assert current_run(store, run) == finished
+
+    def test_a_resume_opens_failed_and_parked_visits(self, store: Store) -> None:
+        run = start_run(store, DIAMOND)
+        store.queue.commit(succeed(store, claim_visit(store, run)), 1.0)
+        store.queue.commit(succeed(store, claim_visit(store, run, 1.0)), 2.0)
+        store.queue.commit(fail(store, claim_visit(store, run, 2.0)), 3.0)
+        end_run(store, run, RunStatus.FAILED, 4.0)
+        resumed = store.runs.resume(run.id, 10.0, deadline_at=None, values={"input": {"i": 2}})
+        assert (resumed.status, resumed.stop, resumed.resumes, resumed.error) == ("queued", None, 1, None)
+        assert (resumed.input, resumed.environment) == ({"i": 2}, {})
+        expected = [
+            ("a", "succeeded"),
+            ("b1", "succeeded"),
+            ("b2", "ready"),
+            ("b3", "ready"),
+            ("b4", "ready"),
+        ]
+        assert visit_states(store, run) == expected
+        again = store.runs.visits(run.id)[2]
+        assert (again.attempt, again.claims, again.error, again.failure) == (1, 0, None, None)
+        for _ in range(3):
+            store.queue.commit(succeed(store, claim_visit(store, run, 10.0)), 10.0)
+        assert [step for step, _ in visit_states(store, run)].count("c") == 1
+        for _ in range(2):
+            store.queue.commit(succeed(store, claim_visit(store, run, 10.0)), 10.0)
+        assert end_run(store, run, RunStatus.SUCCEEDED, 11.0).status is RunStatus.SUCCEEDED
+        assert "workflow.resumed" in [event.type for event in store.runs.events(run.id)]
+
+    def test_a_resume_of_a_run_without_open_visits_ends_it(self, store: Store) -> None:
+        run = start_run(store)
+        for _ in range(2):
+            store.queue.commit(succeed(store, claim_visit(store, run)), 0.0)
+        last = claim_visit(store, run)
+        store.runs.stop(run.id, RunStatus.CANCELLED, 1.0)
+        store.queue.commit(succeed(store, last), 1.0)
+        end_run(store, run, RunStatus.CANCELLED)
+        store.runs.resume(run.id, 10.0, deadline_at=None, values={})
+        assert end_run(store, run, RunStatus.SUCCEEDED, 10.0).status is RunStatus.SUCCEEDED
+
+    @pytest.mark.parametrize("paused_before", [False, True])
+    def test_a_resume_makes_a_pending_retry_due_at_once(self, store: Store, *, paused_before: bool) -> None:
+        run = start_run(store)
+        claim = claim_visit(store, run)
+        if paused_before:
+            later = Suspension(Progress(journal={"run": {"at": 1}}), due_at=1.0)
+            store.queue.commit(suspend(claim.visit, later, 1.0), 1.0)
+            claim = claim_visit(store, run, 1.0)
+        store.queue.commit(fail(store, claim, retry_at=900.0), 2.0)
+        store.runs.stop(run.id, RunStatus.CANCELLED, 3.0)
+        end_run(store, run, RunStatus.CANCELLED, 3.0)
+        store.runs.resume(run.id, 10.0, deadline_at=None, values={})
+        again = claim_visit(store, run, 10.0).visit
+        assert (again.step, again.attempt, again.progress) == ("a", 1, claim.visit.progress)
+
+    def test_a_suspended_visit_stays_suspended_after_a_resume(self, store: Store) -> None:
+        run = start_run(store)
+        later = Suspension(Progress(journal={"run": {"at": 1}}), due_at=50.0)
+        store.queue.commit(suspend(claim_visit(store, run).visit, later, 1.0), 1.0)
+        store.runs.stop(run.id, RunStatus.CANCELLED, 3.0)
+        end_run(store, run, RunStatus.CANCELLED, 3.0)
+        store.runs.resume(run.id, 10.0, deadline_at=None, values={})
+        assert store.queue.claim(run.id, LEASE, 49.0) is None
+        assert claim_visit(store, run, 50.0).visit.progress == later.progress
+
+    def test_a_run_that_has_not_ended_is_not_resumed(self, store: Store) -> None:
+        run = start_run(store)
+        before = run_contents(store, run)
+        assert store.runs.resume(run.id, 1.0, deadline_at=None, values={}) == run
+        assert run_contents(store, run) == before
+
+    def test_a_run_that_succeeded_is_not_resumed(self, store: Store) -> None:
+        run = start_run(store)
+        for _ in range(3):
+            store.queue.commit(succeed(store, claim_visit(store, run)), 0.0)
+        end_run(store, run, RunStatus.SUCCEEDED)
+        before = run_contents(store, run)
+        with pytest.raises(RejectedError) as rejected:
+            store.runs.resume(run.id, 1.0, deadline_at=None, values={})
+        assert rejected.value.reason == "not_resumable"
+        assert run_contents(store, run) == before
+
+    def test_a_worker_from_before_the_resume_is_fenced(self, store: Store) -> None:
+        run = start_run(store)
+        lost = claim_visit(store, run)
+        held = claim_visit(store, run, 30.0)
+        store.queue.commit(fail(store, held), 31.0)
+        end_run(store, run, RunStatus.FAILED, 32.0)
+        store.runs.resume(run.id, 40.0, deadline_at=None, values={})
+        for zombie in (lost, held):
+            with pytest.raises(FencedError):
+                store.queue.commit(succeed(store, zombie), 41.0)
+        again = claim_visit(store, run, 42.0)
+        with pytest.raises(FencedError):
+            store.queue.commit(succeed(store, held), 43.0)
+        store.queue.commit(succeed(store, again), 44.0)
+
+    # Queries
+
+    def test_runs_are_returned_in_pages(self, store: Store) -> None:
+        runs = [start_run(store, now=float(index // 2)) for index in range(7)]
+        newest_first = [
+            run.id for run in sorted(runs, key=lambda run: (run.created_at, run.id), reverse=True)
+        ]
+        run_ids: list[str] = []
+        cursor = None
+        while True:
+            page, cursor = store.runs.find(RunFilter(limit=3, cursor=cursor))
+            run_ids += [run.id for run in page]
+            start_run(store, now=100.0)
+            if cursor is None:
+                break
+        assert run_ids == newest_first
+        for broken in ("", "x", "!!!", "bnVsbA==", "WzFd", cursor or "e30="):
+            with pytest.raises(RejectedError) as rejected:
+                store.runs.find(RunFilter(cursor=broken))
+            assert rejected.value.reason == "invalid_cursor"
+
+    def test_runs_are_filtered(self, store: Store) -> None:
+        first = start_run(store, "name: x" + dedent(CHAIN), now=1.0, tags=["red", "blue"])
+        second = start_run(store, "name: y" + dedent(CHAIN), now=2.0, tags=["blue"])
+        store.runs.stop(first.id, RunStatus.CANCELLED, 3.0)
+        end_run(store, first, RunStatus.CANCELLED, 3.0)
+
+        def ids(**filters: Any) -> set[str]:
+            return {run.id for run in store.runs.find(RunFilter(**filters))[0]}
+
+        assert ids() == {first.id, second.id}
+        assert ids(playbook="x") == {first.id}
+        assert ids(tag="red") == {first.id}
+        assert ids(tag="blue") == {first.id, second.id}
+        assert ids(tag="re") == set()
+        assert ids(since=2.0) == {second.id}
+        assert ids(status=RunStatus.CANCELLED) == {first.id}
+        assert ids(status=RunStatus.QUEUED) == {second.id}
+        assert ids(status=RunStatus.QUEUED, playbook="x") == set()
+        claim_visit(store, second, 3.0)
+        assert ids(status=RunStatus.RUNNING) == {second.id}
+
+    def test_runs_are_filtered_by_queue_and_parent(self, store: Store) -> None:
+        root, other = start_run(store, now=1.0), start_run(store, now=2.0)
+        parent = WaitKey(root.id, "visit", "wait")
+        child = start_run(store, now=3.0, parent=parent, queue=root.queue, depth=1)
+        detached = start_run(store, now=4.0, queue=root.queue, depth=1)
+
+        def ids(**filters: Any) -> list[str]:
+            return [run.id for run in store.runs.find(RunFilter(**filters))[0]]
+
+        assert ids(queue=root.queue) == [detached.id, child.id, root.id]
+        assert ids(queue=root.queue, since=3.5) == [detached.id]
+        assert ids(parent=root.id) == [child.id]
+        assert (ids(parent=other.id), ids(queue="")) == ([], [])
+
+    def test_tenants_do_not_see_each_other(self, store: Store) -> None:
+        mine, theirs = start_run(store, tenant="mine"), start_run(store, tenant="theirs")
+        assert store.runs.get("theirs", mine.id) is None
+        assert store.runs.get("mine", mine.id) == mine
+        assert [run.id for run in store.runs.find(RunFilter("mine"))[0]] == [mine.id]
+        assert [run.id for run in store.runs.find(RunFilter("theirs"))[0]] == [theirs.id]
+        assert store.runs.find(RunFilter("nobody")) == ([], None)
+
+    def test_the_trace_of_a_run_is_stored(self, store: Store, second: Store) -> None:
+        trace = f"00-{'1' * 32}-{'2' * 16}-01"
+        run, other = start_run(store, trace=trace), start_run(store)
+        assert (current_run(second, run).trace, current_run(second, other).trace) == (trace, None)
+        claim = claim_visit(store, run)
+        assert claim.run.trace == trace
+
+    def test_events_are_returned_in_pages(self, store: Store) -> None:
+        run = start_run(store)
+        for _ in range(3):
+            store.queue.commit(succeed(store, claim_visit(store, run)), 0.0)
+        complete = store.runs.events(run.id)
+        assert len({event.id for event in complete}) == len(complete) > 6
+        for limit in (1, 2, 5, 100):
+            events: list[Any] = []
+            while page := store.runs.events(run.id, events[-1].id if events else None, limit):
+                assert len(page) <= limit
+                events += page
+            assert events == complete
+        for broken in ("", "x", "1", "1-", "-1", "1-x", "²-1", "9" * 50 + "-1"):
+            with pytest.raises(RejectedError) as rejected:
+                store.runs.events(run.id, broken)
+            assert rejected.value.reason == "invalid_cursor"
+
+    def test_a_reader_misses_no_event(self, store: Store, second: Store) -> None:
+        run = start_run(store, DIAMOND)
+        store.queue.commit(succeed(store, claim_visit(store, run)), 1.0)
+        claims = [claim_visit(store, run, 1.0) for _ in range(4)]
+        finished = threading.Event()
+        seen: list[Any] = []
+
+        def read() -> None:
+            last = False
+            while not last:
+                last = finished.is_set()
+                seen.extend(second.runs.events(run.id, seen[-1].id if seen else None, 2))
+            while page := second.runs.events(run.id, seen[-1].id, 2):
+                seen.extend(page)
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        run_concurrently(4, lambda index: store.queue.commit(succeed(store, claims[index]), 2.0))
+        finished.set()
+        reader.join()
+        assert seen == store.runs.events(run.id)
+
+    def test_a_write_signals_a_change(self, store: Store) -> None:
+        run = start_run(store)
+        seen = store.changes.count
+        waiter = threading.Thread(target=store.changes.wait, args=(seen, 60.0))
+        waiter.start()
+        store.runs.stop(run.id, RunStatus.CANCELLED, 1.0)
+        waiter.join()
+        store.changes.wait(seen, 60.0)
+
+    def test_due_visits_signal_work(self, store: Store) -> None:
+        seen = store.work.count
+        run = start_run(store)
+        store.work.wait(seen, 60.0)
+        claim = claim_visit(store, run)
+        seen = store.work.count
+        waiter = threading.Thread(target=store.work.wait, args=(seen, 60.0))
+        waiter.start()
+        store.queue.commit(succeed(store, claim), 1.0)
+        waiter.join()
+
+    def test_waiting_for_a_signal_times_out(self, store: Store) -> None:
+        store.changes.wait(store.changes.count, 0.001)
+        store.work.wait(store.work.count, 0.001)
+
+    def test_two_connections_see_the_same(self, store: Store, second: Store) -> None:
+        run = start_run(store)
+        assert run_contents(second, run) == run_contents(store, run)
+        second.queue.commit(succeed(second, claim_visit(second, run), saved={"n": 1}), 1.0)
+        assert run_contents(second, run) == run_contents(store, run)
+
+    def test_a_committed_visit_is_read_as_it_was(self, store: Store) -> None:
+        run = start_run(store)
+        commit = succeed(store, claim_visit(store, run), saved={"n": 1}, data="d")
+        store.queue.commit(commit, 1.0)
+        (stored,) = (visit for visit in store.runs.visits_with_outputs(run.id) if visit.saved)
+        assert stored == replace(commit.visit)
+
+    # Copied history
+
+    def test_copied_history_is_read_as_it_was(self, store: Store) -> None:
+        before = start_run(store)
+        store.queue.commit(succeed(store, claim_visit(store, before), saved={"n": [1]}, data={"x": 1}), 1.0)
+        store.queue.commit(fail(store, claim_visit(store, before, 1.0)), 2.0)
+        end_run(store, before, RunStatus.FAILED, 3.0)
+        run, first = new_run(
+            store.plans.header(before.plan_hash), before.plan_hash, StartRequest(origin="local"), now=5.0
+        )
+        run = replace(run, resumed_from=before.id)
+        history = [replace(v, run_id=run.id) for v in store.runs.visits_with_outputs(before.id)]
+        first = replace(first, step="b", id="first", clock=3, names={"n": (1, history[0].id)})
+        store.runs.create(run, first, history=history)
+        *copied, following = store.runs.visits(run.id)
+        assert [visit.step for visit in copied] == ["a", "b"]
+        assert list(
+            map(comparable_values, store.runs.visits_with_outputs(run.id, [v.id for v in history]))
+        ) == list(map(comparable_values, history))
+        assert (following.step, following.status, following.clock, following.names, following.due_at) == (
+            "b",
+            "ready",
+            3,
+            first.names,
+            5.0,
+        )
+        assert current_run(store, run).live == 1
+        (event,) = store.runs.events(run.id)
+        assert (event.type, event.payload) == (
+            "workflow.started",
+            {"playbook": "play", "resumed_from": before.id},
+        )
+
+    def test_copied_history_is_not_executed_again(self, store: Store) -> None:
+        before = start_run(store)
+        store.queue.commit(succeed(store, claim_visit(store, before)), 1.0)
+        run, first = new_run(
+            store.plans.header(before.plan_hash), before.plan_hash, StartRequest(origin="local"), now=5.0
+        )
+        history = [
+            replace(visit, run_id=run.id)
+            for visit in store.runs.visits_with_outputs(before.id)
+            if visit.finished_at
+        ]
+        store.runs.create(run, replace(first, step="c", id="first"), history=history)
+        visit = claim_visit(store, run, 5.0).visit
+        assert (visit.step, visit.id) == ("c", "first")
+        assert store.queue.claim(run.id, LEASE, 5.0) is None
