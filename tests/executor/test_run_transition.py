@@ -127,7 +127,7 @@ class TestStop:
 
 class TestResume:
     @pytest.mark.parametrize(
-        ("status", "resumable"), [(status, status.is_final) for status in set(RunStatus) - {"succeeded"}]
+        ("status", "resumable"), [(status, status.is_final) for status in RunStatus if status != "succeeded"]
     )
     def test_only_an_ended_run_is_resumed(self, status: RunStatus, resumable: bool) -> None:
         assert is_resumable(replace(RUNNING, status=status)) is resumable
