@@ -286,12 +286,15 @@ class TestConcurrentCallbacks:
 
 
 class _PatchedStore:
-    """A store with one method replaced."""
+    """A store with one method of its queue replaced."""
 
-    def __init__(self, store: SqliteStore, name: str, method: Callable[..., Any]) -> None:
+    def __init__(self, store: Any, name: str, method: Callable[..., Any]) -> None:
         self._store = store
         self._name = name
         self._method = method
 
     def __getattr__(self, name: str) -> Any:
-        return self._method if name == self._name else getattr(self._store, name)
+        if name == self._name:
+            return self._method
+        value = getattr(self._store, name)
+        return _PatchedStore(value, self._name, self._method) if name == "queue" else value

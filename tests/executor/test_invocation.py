@@ -728,14 +728,15 @@ class _WorkerDeath(Exception):
 class _CommittingDeadStore:
     """A store whose commit raises and writes nothing, as in a crash."""
 
-    def __init__(self, store: SqliteStore) -> None:
+    def __init__(self, store: Any) -> None:
         self._store = store
 
     def commit(self, *_: Any) -> None:
         raise _WorkerDeath
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._store, name)
+        value = getattr(self._store, name)
+        return type(self)(value) if name == "queue" else value
 
 
 class TestTimeouts:
