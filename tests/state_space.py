@@ -167,6 +167,7 @@ class StateSpaceExplorer:
 
     def perform(self, visit: Visit, choice: VisitChoice) -> Commit:
         step = self.plan.steps[visit.step]
+        visit = replace(visit, status=VisitStatus.RUNNING)
         event, index = choice
         if event == "wait":
             return suspend(visit, Suspension(Progress(journal={"run": {"at": 0}}), 1.0), 0.0)
