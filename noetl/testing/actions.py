@@ -18,33 +18,24 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from noetl.executor.actions import catalogue, handler, temporary_types
 from noetl.executor.actions.action import ActionModule, Call, Suspend
 from noetl.executor.engine.attempts import read_saved_names
-from noetl.executor.engine.invocation import VisitExecutor
 from noetl.executor.engine.rendering import render_parameters
-from noetl.executor.engine.start import new_run
 from noetl.executor.errors import ActionError
-from noetl.executor.model.events import Event
 from noetl.executor.model.json_values import write_json
-from noetl.executor.model.run import NEVER, Lease, Run, RunStatus, Wait
-from noetl.executor.model.start_request import StartRequest
+from noetl.executor.model.run import Run, RunStatus, Wait
 from noetl.executor.security.capabilities import Capabilities
-from noetl.executor.stores.sqlite.store import SqliteStore
+from noetl.executor.stores.memory.store import MemoryStore
 from noetl.planner.catalogue import ActionDeclaration
 from noetl.planner.compile import Compilation, compile_playbook
 from noetl.planner.diagnostics.diagnostic import Diagnostic
 from noetl.planner.kinds import is_of_kind
-from noetl.planner.plan import Plan
-
-_LEASE_SECONDS = 30.0
-_MAX_EVENTS = 100_000
+from noetl.testing.run_harness import FakeClock, RunHarness
 
 
 class DeclarationError(AssertionError):
@@ -145,18 +136,6 @@ class FakeWaits:
         self.runs[run_id] = replace(self.runs[run_id], status=RunStatus.RUNNING)
 
 
-@dataclass(frozen=True)
-class FinishedRun:
-    """A run that has ended, and its events in order."""
-
-    run: Run
-    events: Sequence[Event]
-
-    def event_types(self) -> list[str]:
-        """Return the types of the events."""
-        return [event.type for event in self.events]
-
-
 @dataclass
 class ActionTester:
     """One action type under test, with fakes of what the engine gives to its handler.
@@ -245,45 +224,18 @@ class ActionTester:
         with temporary_types(*self._modules):
             return compile_playbook(playbook, catalogue())
 
-    def run(self, playbook: str, input: Mapping[str, Any] | None = None) -> FinishedRun:
-        """Execute a playbook to its end, and return the run. Waits for a time end at once.
+    def run(self, playbook: str, input: Mapping[str, Any] | None = None) -> RunHarness:
+        """Execute a playbook to its end in memory, and return its run. Waits for a time end at once.
 
         It may use this type and all installed ones. Nothing answers its callbacks.
 
         Raises:
             AssertionError: the playbook has errors, or waits for an answer.
         """
-        compilation = self.compile(playbook)
-        assert compilation.plan is not None, "\n".join(
-            f"{finding.code} {finding.message}" for finding in compilation.diagnostics
-        )
-        with (
-            temporary_types(*self._modules),
-            self._environment_of_secrets(),
-            TemporaryDirectory(prefix="noetl-test-") as folder,
-            closing(SqliteStore(str(Path(folder, "runs.db")))) as store,
-        ):
-            return self._run_to_end(store, compilation.plan, input or {})
-
-    def _run_to_end(self, store: SqliteStore, plan: Plan, input: Mapping[str, Any]) -> FinishedRun:
-        store.plans.save(plan)
-        request = StartRequest(input, origin="local")
-        run, first_visit = new_run(plan.header, plan.hash, request, now=self.now)
-        store.runs.create(run, first_visit)
-        lease = Lease("test", _LEASE_SECONDS)
-        executor = VisitExecutor(store, lease, self.capabilities, lambda: self.now)
-        while True:
-            claim = store.queue.claim(run.queue, lease, self.now)
-            while claim is not None:
-                claim = executor.execute(claim)
-            current = store.runs.get(run.tenant, run.id)
-            assert current is not None
-            if current.status.is_final:
-                return FinishedRun(current, store.runs.events(run.id, limit=_MAX_EVENTS))
-            due_at = store.queue.next_due(run.queue)
-            if due_at is None or due_at == NEVER:
-                raise AssertionError("the run waits for an answer")
-            self.now = max(self.now, due_at)
+        with temporary_types(*self._modules), self._environment_of_secrets():
+            harness = RunHarness(MemoryStore(), playbook, input, clock=FakeClock(self.now))
+            harness.capabilities = self.capabilities
+            return harness.finish()
 
     def _new_call(self, rendered: Mapping[str, Any], state: Any, *, is_resumed: bool) -> Call:
         timeout = self.seconds if self.timeout_seconds is None else self.timeout_seconds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -73,7 +74,8 @@ def test_no_module_of_the_product_imports_the_helpers_for_tests() -> None:
         file for file in load_repository().python(*PACKAGES) if not file.path.startswith("noetl/testing/")
     ]
     assert len(product) > 200
-    assert [file.path for file in product if "noetl.testing" in file.text] == []
+    imports = re.compile(r"^\s*(from|import) noetl\.testing\b", re.MULTILINE)
+    assert [file.path for file in product if imports.search(file.text)] == []
 
 
 def test_a_failure_and_a_cancellation_reach_the_test() -> None:
@@ -159,7 +161,7 @@ def test_a_run_ends_although_it_waits_and_retries() -> None:
         output: {answer: "{{ answer }}"}
         """
     )
-    assert (finished.run.status, finished.run.result) == (RunStatus.SUCCEEDED, {"answer": "yes"})
+    assert (finished.status, finished.result) == (RunStatus.SUCCEEDED, {"answer": "yes"})
     assert finished.event_types().count("action.retrying") == 1
 
 
@@ -172,17 +174,17 @@ def test_a_result_without_a_saved_name_fails_the_run(answer: Any) -> None:
 
 def test_only_the_names_that_a_playbook_lists_are_saved() -> None:
     text = "name: right\nsteps: [{name: only, run: [{action: toy, names: {x: 1}}]}]"
-    assert make_tester({"x": 2, "y": 3}, saves="names").run(text).run.result == {"x": 2}
+    assert make_tester({"x": 2, "y": 3}, saves="names").run(text).result == {"x": 2}
 
 
 def test_a_run_that_waits_for_an_answer_does_not_hang() -> None:
     text = "name: stuck\nsteps: [{name: only, run: [{action: callback}]}]"
-    with pytest.raises(AssertionError, match="waits for an answer"):
+    with pytest.raises(AssertionError, match="the run is stuck"):
         make_tester().run(text)
 
 
 def test_a_playbook_with_errors_is_not_run() -> None:
-    with pytest.raises(AssertionError, match="NP501 unknown action type `toys`"):
+    with pytest.raises(AssertionError, match="unknown action type `toys`"):
         make_tester().run("name: wrong\nsteps: [{name: only, run: [{action: toys}]}]")
 
 

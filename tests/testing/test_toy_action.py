@@ -41,7 +41,7 @@ def tester() -> ActionTester:
 def test_the_names_that_it_saves_are_known_and_have_values(tester: ActionTester) -> None:
     assert tester.compile(PLAYBOOK).diagnostics == ()
     finished = tester.run(PLAYBOOK, {"who": "Ann"})
-    assert finished.run.result == {"first": "Hello Ann"}
+    assert finished.result == {"first": "Hello Ann"}
     assert finished.event_types()[-1] == "workflow.completed"
 
 
