@@ -20,10 +20,11 @@ from noetl.executor.model.run import Claim, Run, RunStatus, VisitStatus
 from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.security.capabilities import local_run_capabilities
 from noetl.executor.stores import open_store
-from noetl.executor.stores.dynamo import commits, keys, waits
+from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.expressions import Put, Update
-from noetl.executor.stores.dynamo.queries import merge_shards
+from noetl.executor.stores.dynamo.open_runs import list_open_runs
+from noetl.executor.stores.dynamo.run_list import merge_shards
 from noetl.executor.stores.dynamo.store import DynamoStore
 from noetl.executor.stores.interface import MessageOutcome, Store, SweepResult
 from noetl.executor.stores.retention import DAY_SECONDS, read_retention_seconds
@@ -69,7 +70,7 @@ class ItemDamage:
         key = keys.visit(run.id, visit.id, 1)
         first = {"step": step, "due": visit.due_at, "status": visit.status.value}
         sets = {self._names.get(name, name): value for name, value in values.items()}
-        store.table.write(
+        store.context.table.write(
             [Update(key, sets, keep={name: value for name, value in first.items() if name not in sets})]
         )
 
@@ -77,19 +78,19 @@ class ItemDamage:
         live = values.pop("live", None)
         if live is not None:
             # No counter includes the first branch of a run.
-            store.table.write([Update(keys.counter(run_id, 0), {"live": live - 1})])
+            store.context.table.write([Update(keys.counter(run_id, 0), {"live": live - 1})])
             return
         sets = {self._names.get(name, name): value for name, value in values.items()}
-        store.table.write([Update(keys.head(run_id), sets)])
+        store.context.table.write([Update(keys.head(run_id), sets)])
 
     def set_live(self, store: DynamoStore, run: Run, join: str, live: int) -> None:
-        store.table.write([Update(keys.counter(run.id, 0), {f"j#{join}": live})])
+        store.context.table.write([Update(keys.counter(run.id, 0), {f"j#{join}": live})])
 
     def add_arrival(self, store: DynamoStore, run: Run, join: str) -> None:
-        store.table.write([Update(keys.counter(run.id, 0), {f"a#{join}": ["x"]})])
+        store.context.table.write([Update(keys.counter(run.id, 0), {f"a#{join}": ["x"]})])
 
     def set_parent(self, store: DynamoStore, run_id: str, parent: str) -> None:
-        store.table.write([Update(keys.head(run_id), {"parent": [parent, "v", "w"]})])
+        store.context.table.write([Update(keys.head(run_id), {"parent": [parent, "v", "w"]})])
 
     def add_version(self, store: DynamoStore, name: str, version: str, plan_hash: str) -> None:
         store.registry.register(RegisteredPlaybook("default", name, version, plan_hash, 0.0))
@@ -106,7 +107,7 @@ class ItemDamage:
             "history": keys.history_page(run_id, 1),
             "idempotency keys": keys.idempotency("default", "k"),
         }[kind]
-        store.table.write([Put(key, {"run": run_id})])
+        store.context.table.write([Put(key, {"run": run_id})])
 
 
 class TestDynamo(StoreContract, ConsistencyContract):
@@ -114,17 +115,15 @@ class TestDynamo(StoreContract, ConsistencyContract):
     damage = ItemDamage()
 
     @pytest.fixture
-    def store(self, aws: Client, monkeypatch: pytest.MonkeyPatch) -> Iterator[DynamoStore]:
-        monkeypatch.setattr(commits, "MAX_PAYLOAD_BYTES", LIMIT)
-        monkeypatch.setattr(waits, "MAX_ANSWER_BYTES", LIMIT)
+    def store(self, aws: Client) -> Iterator[DynamoStore]:
         assert upgrade("noetl") == ["table noetl", "time to live"]
-        opened = DynamoStore("noetl")
+        opened = DynamoStore("noetl", limits=self.limits)
         yield opened
         opened.close()
 
     @pytest.fixture
     def second(self, store: DynamoStore) -> Iterator[DynamoStore]:
-        opened = DynamoStore("noetl")
+        opened = DynamoStore("noetl", limits=self.limits)
         yield opened
         opened.close()
 
@@ -143,16 +142,16 @@ class TestRetention:
         open_wait(store, claim_visit(store, run), "token")
         store.runs.stop(run.id, RunStatus.CANCELLED, 1.0)
         store.queue.commit(succeed(store, claim_visit(store, run, 30.0)), 31.0)
-        assert not any("expires" in item for item in store.table.scan())
+        assert not any("expires" in item for item in store.context.table.scan())
         end_run(store, run, RunStatus.CANCELLED, 100.0)
-        times = {item["sk"][0]: item.get("expires") for item in store.table.scan()}
+        times = {item["sk"][0]: item.get("expires") for item in store.context.table.scan()}
         after = 100 + 3 * DAY_SECONDS
         assert times == {"H": after - DAY_SECONDS, "V": after, "W": after, "T": after, "I": after, "B": None}
         assert store.maintenance.check_consistency() == []
         with pytest.raises(RejectedError, match="retention period"):
             store.runs.resume(run.id, after, deadline_at=None, values={})
         store.runs.resume(run.id, 200.0, deadline_at=None, values={})
-        assert not any("expires" in item for item in store.table.scan())
+        assert not any("expires" in item for item in store.context.table.scan())
 
     @pytest.mark.parametrize("days", ["x", "0", "-1", "nan", "1e9"])
     def test_an_invalid_retention_is_refused(self, days: str) -> None:
@@ -173,9 +172,9 @@ class TestLists:
         times = [float(chance.randrange(20)) for _ in range(60)]
         ids = {start_run(store, now=time, origin="service").id: time for time in times}
         expected = sorted(ids, key=lambda run_id: (ids[run_id], run_id), reverse=True)
-        shards = {str(item["tenant"]) for item in store.table.scan() if item["sk"] == "H"}
+        shards = {str(item["tenant"]) for item in store.context.table.scan() if item["sk"] == "H"}
         assert shards == {f"default#{number}" for number in range(keys.SHARDS)}
-        assert sorted(store.open_runs("service")) == sorted(ids)
+        assert sorted(list_open_runs(store.context, "service")) == sorted(ids)
         for limit in (1, 7, 59, 60, 100):
             run_ids: list[str] = []
             cursor: str | None = None
@@ -200,11 +199,11 @@ class TestLists:
     def test_runs_of_versions_without_shards_are_listed(self, store: DynamoStore) -> None:
         old, new = (start_run(store, now=now, origin="service") for now in (1.0, 2.0))
         plain = {"tenant": "default", "open": "service", "owner": None}
-        store.table.update(Update(keys.head(old.id), plain))
+        store.context.table.update(Update(keys.head(old.id), plain))
         runs, _ = store.runs.find(RunFilter())
         assert [(run.id, run.tenant) for run in runs] == [(new.id, "default"), (old.id, "default")]
         assert store.runs.get("default", old.id) is not None
-        assert sorted(store.open_runs("service")) == sorted((old.id, new.id))
+        assert sorted(list_open_runs(store.context, "service")) == sorted((old.id, new.id))
         assert store.maintenance.sweep(3.0).runs == 2
 
     def test_a_run_that_is_only_in_the_index_is_skipped(
@@ -212,12 +211,12 @@ class TestLists:
     ) -> None:
         runs = [start_run(store, now=float(index), origin="service") for index in range(3)]
         expired = keys.head(runs[1].id)
-        get_many = store.table.get_many
+        get_many = store.context.table.get_many
 
         def get_unexpired(wanted: Sequence[keys.ItemKey]) -> dict[keys.ItemKey, Item]:
             return {key: item for key, item in get_many(wanted).items() if key != expired}
 
-        monkeypatch.setattr(store.table, "get_many", get_unexpired)
+        monkeypatch.setattr(store.context.table, "get_many", get_unexpired)
         first, cursor = store.runs.find(RunFilter(limit=2))
         rest, end = store.runs.find(RunFilter(limit=2, cursor=cursor))
         assert [[run.id for run in page] for page in (first, rest)] == [[runs[2].id], [runs[0].id]]

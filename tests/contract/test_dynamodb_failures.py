@@ -285,20 +285,22 @@ class TestBlobs:
         monkeypatch.setattr(buckets, "to_bytes", lambda value: buckets.encode_json(value).encode())
         text = "x" * (2 * buckets.INLINE_BYTES)
         store.queue.commit(succeed(store, claim_visit(store, run), saved={"n": text}, data=text), 1.0)
-        (stored_object,) = aws("s3").list_objects_v2(Bucket=store.blobs.bucket)["Contents"]
+        (stored_object,) = aws("s3").list_objects_v2(Bucket=store.context.blobs.bucket)["Contents"]
         assert stored_object["Key"].startswith(f"runs/{run.id}/")
-        other_store = DynamoStore("noetl", bucket=store.blobs.bucket)
+        other_store = DynamoStore("noetl", bucket=store.context.blobs.bucket)
         (visit,) = other_store.runs.visits_with_outputs(run.id, [first_visit_id(other_store, run.id)])
         assert (visit.saved, visit.result) == ({"n": text}, text)
-        assert max(len(str(item)) for item in store.table.scan() if item["sk"].startswith("V#")) < 2_000
+        assert (
+            max(len(str(item)) for item in store.context.table.scan() if item["sk"].startswith("V#")) < 2_000
+        )
 
     def test_a_changed_object_is_reported_as_damage(self, store: DynamoStore, aws: Client) -> None:
-        stored = store.blobs.store("r", ["x" * 10] * 3)
+        stored = store.context.blobs.store("r", ["x" * 10] * 3)
         assert stored is not None
         key = "runs/r/" + "0" * 64
-        aws("s3").put_object(Bucket=store.blobs.bucket, Key=key, Body=b"something else")
+        aws("s3").put_object(Bucket=store.context.blobs.bucket, Key=key, Body=b"something else")
         with pytest.raises(StoreError, match="damaged"):
-            store.blobs.load(b"@" + key.encode())
+            store.context.blobs.load(b"@" + key.encode())
 
     def test_a_long_value_without_a_bucket_is_refused(self, aws: Client) -> None:
         upgrade("noetl")

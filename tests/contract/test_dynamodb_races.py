@@ -110,7 +110,7 @@ class ManualQueue:
 def store_with_queue(queue: ManualQueue) -> DynamoStore:
     """Return a store that sends its messages to a queue."""
     store = DynamoStore("noetl", queue_url="http://queue.invalid")
-    store.queue.message_queue = queue  # type: ignore[assignment]
+    store.context.announcer.message_queue = queue  # type: ignore[assignment]
     return store
 
 
@@ -195,7 +195,7 @@ def test_a_wide_fork_is_spread_over_partitions(store: DynamoStore) -> None:
     width = 4 * BRANCHES_PER_PARTITION
     queue = ManualQueue()
     run_id = start_service_run(store_with_queue(queue), build_wide_fork(width))
-    head = store.read_head(run_id)
+    head = store.context.heads.read(run_id)
     assert head["spread"] == 4
     finished = threading.Event()
 
@@ -211,11 +211,11 @@ def test_a_wide_fork_is_spread_over_partitions(store: DynamoStore) -> None:
     run_concurrently(4, work)
     check_run(store, run_id, dict.fromkeys(["a", "c", *(f"b{number}" for number in range(width))], 1))
     writers = Counter(
-        item["pk"] for item in store.table.scan() if item["sk"].startswith("V#b") or item["sk"] == "C"
+        item["pk"] for item in store.context.table.scan() if item["sk"].startswith("V#b") or item["sk"] == "C"
     )
     assert len(writers) == 4
     # Each branch wrote its end only to the counter of its own partition.
-    assert {item["version"] for item in store.table.scan() if item["sk"] == "C"} <= set(
+    assert {item["version"] for item in store.context.table.scan() if item["sk"] == "C"} <= set(
         range(1, BRANCHES_PER_PARTITION + 6)
     )
 
@@ -251,7 +251,7 @@ def test_a_fork_may_be_wider_than_a_transaction(store: DynamoStore) -> None:
             queue.bodies.append(body)
     assert queue.has_died
     check_run(store, run_id, dict.fromkeys(["a", "c", *(f"b{number}" for number in range(width))], 1))
-    counters = [item for item in store.table.scan() if item["sk"] == "C"]
+    counters = [item for item in store.context.table.scan() if item["sk"] == "C"]
     assert len(counters) == -(-width // BRANCHES_PER_PARTITION)
     # The end of a branch changes one counter. The commit that fires the join changes all of them.
     assert sum(item["version"] for item in counters) <= width + 4 * len(counters)
@@ -400,15 +400,15 @@ def test_a_run_that_ends_during_a_read_has_its_result(
     )
     assert play.execute_next()
     assert play.status is RunStatus.WAITING
-    get_many = store.table.get_many
+    get_many = store.context.table.get_many
 
     def read_early(*args: Any) -> Any:
         items = get_many(*args)
-        monkeypatch.setattr(store.table, "get_many", get_many)
+        monkeypatch.setattr(store.context.table, "get_many", get_many)
         play.finish()
         return items
 
-    monkeypatch.setattr(store.table, "get_many", read_early)
+    monkeypatch.setattr(store.context.table, "get_many", read_early)
     stored = store.runs.get("default", play.id)
     assert stored is not None
     assert (stored.status, stored.result) == (RunStatus.SUCCEEDED, {"n": 1})
@@ -419,7 +419,7 @@ def test_history_of_a_run_that_changes_between_reads(
 ) -> None:
     """Visits are read before items of events. Events that move in between appear in the next read."""
     run = start_run(store)
-    query, seen = store.table.query, list[Event]()
+    query, seen = store.context.table.query, list[Event]()
     writes: list[Callable[[], object]] = []
 
     def interrupted(pk: str, prefix: str, **options: Any) -> Any:
@@ -429,7 +429,7 @@ def test_history_of_a_run_that_changes_between_reads(
 
     def read_events() -> None:
         with monkeypatch.context() as patch:
-            patch.setattr(store.table, "query", interrupted)
+            patch.setattr(store.context.table, "query", interrupted)
             seen.extend(store.runs.events(run.id, seen[-1].id if seen else None))
 
     def retry_and_renew() -> None:

@@ -51,7 +51,7 @@ class TestDynamoTransitions(TransitionContract):
         self, store: DynamoStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The run is stopped between the write of the claim and the read of the head."""
-        update = store.table.update
+        update = store.context.table.update
 
         def claim_and_stop(observed: Store) -> None:
             run = start_run(observed)
@@ -59,11 +59,11 @@ class TestDynamoTransitions(TransitionContract):
             def update_then_stop(write: Update) -> Any:
                 item = update(write)
                 if write.set.get("status") == VisitStatus.RUNNING:
-                    monkeypatch.setattr(store.table, "update", update)
+                    monkeypatch.setattr(store.context.table, "update", update)
                     observed.runs.stop(run.id, RunStatus.CANCELLED, 1.0)
                 return item
 
-            monkeypatch.setattr(store.table, "update", update_then_stop)
+            monkeypatch.setattr(store.context.table, "update", update_then_stop)
             assert claim_visit(observed, run, 1.0).visit.step == END
 
         check_row(store, (VisitStatus.RUNNING, VisitTrigger.REVOKE), claim_and_stop)

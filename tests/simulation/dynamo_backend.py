@@ -47,18 +47,14 @@ class DynamoBackend:
 
     def reopen(self) -> DynamoStore:
         with self.points.disabled():
-            self.store = DynamoStore(self._table)
-        table = FaultInjectingTable(self._table, self.points)
-        self.store.table = table
-        self.store.plans._table = table
-        self.store.registry.table = table
-        self.store.keys.table = table
-        self.store.in_parallel = _run_serially  # type: ignore[method-assign]
+            self.store = DynamoStore(FaultInjectingTable(self._table, self.points))
+        self.store.context.in_parallel = _run_serially  # type: ignore[method-assign]
         return self.store
 
     def clear(self) -> DynamoStore:
         with self.points.disabled():
-            self.store.table.delete([ItemKey(item["pk"], item["sk"]) for item in self.store.table.scan()])
+            table = self.store.context.table
+            table.delete([ItemKey(item["pk"], item["sk"]) for item in table.scan()])
             return self.reopen()
 
     def check_consistency(self) -> list[Finding]:
@@ -72,7 +68,9 @@ class DynamoBackend:
         """
         with self.points.disabled():
             items = [
-                item for item in self.store.table.scan() if item["pk"][0] in "RTI" and item["sk"][0] != "E"
+                item
+                for item in self.store.context.table.scan()
+                if item["pk"][0] in "RTI" and item["sk"][0] != "E"
             ]
         return sorted(str(sorted(item.items())) for item in items if item["sk"][0] != "W")
 

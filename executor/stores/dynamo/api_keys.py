@@ -15,7 +15,7 @@ class DynamoApiKeys:
     """The API keys of the DynamoDB store."""
 
     def __init__(self, table: DynamoTable) -> None:
-        self.table = table
+        self._table = table
 
     def add(self, key: ApiKey) -> None:
         item = {
@@ -27,7 +27,7 @@ class DynamoApiKeys:
         }
         link = keys.api_key_link(key.tenant, key.created_at, key.id)
         try:
-            self.table.write(
+            self._table.write(
                 [
                     Put(keys.api_key(key.id), item, (ABSENT,)),
                     Put(link, {"key": key.id}, when=()),
@@ -38,20 +38,20 @@ class DynamoApiKeys:
             raise RejectedError("key_exists", f"API key {key.id} already exists") from None
 
     def get(self, id: str) -> ApiKey | None:
-        item = self.table.get(keys.api_key(id))
+        item = self._table.get(keys.api_key(id))
         return None if item is None else _decode_key(item)
 
     def find(self, tenant: str) -> list[ApiKey]:
-        links = list(self.table.query(keys.api_key_link(tenant, 0.0, "").pk, "A#"))
-        items = self.table.get_many([keys.api_key(link["key"]) for link in links])
+        links = list(self._table.query(keys.api_key_link(tenant, 0.0, "").pk, "A#"))
+        items = self._table.get_many([keys.api_key(link["key"]) for link in links])
         return sorted(map(_decode_key, items.values()), key=lambda key: (key.created_at, key.id))
 
     def any_exist(self) -> bool:
-        return self.table.get(keys.ANY_API_KEY) is not None
+        return self._table.get(keys.ANY_API_KEY) is not None
 
     def revoke(self, tenant: str, id: str, now: float) -> bool:
         try:
-            self.table.update(
+            self._table.update(
                 Update(keys.api_key(id), keep={"revoked": now}, when=(("tenant_of", "=", tenant),))
             )
         except ConditionFailed:
@@ -59,13 +59,13 @@ class DynamoApiKeys:
         return True
 
     def touch(self, id: str, now: float) -> None:
-        item = self.table.get(keys.api_key(id))
+        item = self._table.get(keys.api_key(id))
         while item is not None and item.get("used", 0.0) < now:
             is_unchanged: Condition = (
                 ("used", "=", item["used"]) if "used" in item else ("used", "absent", None)
             )
             try:
-                self.table.update(Update(keys.api_key(id), {"used": now}, when=(PRESENT, is_unchanged)))
+                self._table.update(Update(keys.api_key(id), {"used": now}, when=(PRESENT, is_unchanged)))
             except ConditionFailed as refusal:
                 item = refusal.items[0]
             else:

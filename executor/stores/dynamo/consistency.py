@@ -20,12 +20,13 @@ from dataclasses import dataclass, field
 
 from noetl.executor.errors import StoreError
 from noetl.executor.model.run import DEADLINE, NEVER, RunStatus, VisitStatus
+from noetl.executor.model.visit_states import ACTIVE, FINISHED
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.context import DynamoContext
 from noetl.executor.stores.dynamo.run_items import has_ended
 from noetl.executor.stores.dynamo.run_snapshot import RunSnapshot, read_snapshot
-from noetl.executor.stores.dynamo.visit_items import ACTIVE, VisitItem
+from noetl.executor.stores.dynamo.visit_items import VisitItem
 from noetl.executor.stores.finding import UNKNOWN_PLAN_OF_VERSION, Finding, finding_of_run, limit_findings
 from noetl.executor.stores.sqs.messages import MessageQueue
 
@@ -34,7 +35,6 @@ PAUSE_SECONDS = 0.3
 """Pause between two reads of a run."""
 
 _SCANNED = ("pk", "sk", "run", "plan", "parent", "expires", "version", "removed")
-_FINISHED = (VisitStatus.SUCCEEDED, VisitStatus.FAILED)
 _COMPLETE = (RunStatus.SUCCEEDED, RunStatus.COMPLETED_WITH_ERRORS)
 
 
@@ -57,8 +57,8 @@ class ConsistencyCheck:
     def _check_services(self) -> Iterable[Finding]:
         """Yield findings about the bucket and the queue of the store."""
         checks = {"bucket": self._context.blobs.check_access}
-        if isinstance(self._context.message_queue, MessageQueue):
-            checks["queue"] = self._context.message_queue.check_access
+        if isinstance(self._context.announcer.message_queue, MessageQueue):
+            checks["queue"] = self._context.announcer.message_queue.check_access
         for name, check_access in checks.items():
             try:
                 check_access()
@@ -106,7 +106,7 @@ class ConsistencyCheck:
             yield finding_of_run("goes on after its end", run_id, step=item.visit.step)
         for item in snapshot.items:
             visit = item.visit
-            if (visit.finished_at is not None) != (visit.status in _FINISHED):
+            if (visit.finished_at is not None) != (visit.status in FINISHED):
                 yield finding_of_run("endings of visits", run_id, step=visit.step, status=visit.status)
 
     def _can_continue(self, item: VisitItem) -> bool:
@@ -116,7 +116,7 @@ class ConsistencyCheck:
             return True
         if visit.status is not VisitStatus.WAITING:
             return False
-        pk = keys.visit(visit.run_id, visit.id, self._context.spread(visit.run_id)).pk
+        pk = keys.visit(visit.run_id, visit.id, self._context.heads.spread(visit.run_id)).pk
         waits = self._context.table.query(pk, f"W#{visit.id}#")
         if any("answered" not in wait and "closed" not in wait for wait in waits):
             return True

@@ -25,13 +25,15 @@ from itertools import count
 from noetl.executor.clients.aws_retry import ConditionFailed
 from noetl.executor.model.events import Event
 from noetl.executor.model.run import END, VisitStatus
+from noetl.executor.model.visit_transition import started_event
 from noetl.executor.stores.cursors import read_event_id
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
-from noetl.executor.stores.dynamo.context import MAX_CONFLICTS, DynamoContext
+from noetl.executor.stores.dynamo.context import DynamoContext
 from noetl.executor.stores.dynamo.expressions import Put
 from noetl.executor.stores.dynamo.run_items import spread_of
 from noetl.executor.stores.dynamo.run_snapshot import read_snapshot
+from noetl.executor.stores.dynamo.table import MAX_CONFLICTS
 from noetl.executor.stores.dynamo.visit_items import VisitItem
 from noetl.planner.frozen import frozen
 
@@ -71,14 +73,19 @@ class EventStream:
         return (latest if index + 1 == len(self.events) else event.at, 1, self.rank)
 
 
-class DynamoHistory(DynamoContext):
-    """The part of the DynamoDB store that returns the history of runs."""
+class RunHistory:
+    """The histories of runs."""
+
+    def __init__(self, context: DynamoContext) -> None:
+        self._context = context
 
     def events(self, run_id: str, after: str | None = None, limit: int = 1000) -> list[Event]:
         place = read_event_id(after)
         for _ in range(MAX_CONFLICTS):
             # Pages are read first, so the events that they name are in the visits that are read after them.
-            pages = [list(item["streams"]) for item in self.table.query(keys.partition_key(run_id), "E#")]
+            pages = [
+                list(item["streams"]) for item in self._context.table.query(keys.partition_key(run_id), "E#")
+            ]
             streams = self._streams(run_id)
             ordered = dict.fromkeys(streams, 0)
             for name in (name for page in pages for name in page):
@@ -96,21 +103,21 @@ class DynamoHistory(DynamoContext):
             number += 1
             page = {"streams": names[start : start + PAGE_SIZE]}
             try:
-                self.table.write([Put(keys.history_page(run_id, number), page)])
+                self._context.table.write([Put(keys.history_page(run_id, number), page)])
             except ConditionFailed:
                 return False
         return True
 
     def _streams(self, run_id: str) -> dict[str, EventStream]:
         """Return the streams of a run by name, that of the run first."""
-        snapshot = read_snapshot(self, run_id)
+        snapshot = read_snapshot(self._context, run_id)
         if snapshot is None:
             return {}
         event_items: dict[str, list[Item]] = {}
         for number in range(spread_of(snapshot.head)):
-            for item in self.table.query(keys.partition_key(run_id, number), "X#"):
+            for item in self._context.table.query(keys.partition_key(run_id, number), "X#"):
                 event_items.setdefault(item["sk"].split("#")[1], []).append(item)
-        run_events = self.blobs.load(snapshot.head.get("told")) or []
+        run_events = self._context.blobs.load(snapshot.head.get("told")) or []
         run_stream = EventStream(RUN_STREAM, tuple(_decode_event(event) for event in run_events))
         streams = [self._stream(item, event_items.get(item.visit.id, ())) for item in snapshot.items]
         return {RUN_STREAM: run_stream} | {stream.name: stream for stream in streams if stream is not None}
@@ -126,14 +133,16 @@ class DynamoHistory(DynamoContext):
             return None
         entries: dict[tuple[int, int, int], Sequence[Event]] = {}
         for fence, time, worker, attempt in item.attributes.get("begun", ()):
-            start = Event("step.started", time, visit.step, visit.number, attempt, payload={"worker": worker})
-            entries[fence, _START, 0] = [start]
+            claimed = replace(visit, started_at=time, worker=worker, attempt=attempt)
+            entries[fence, _START, 0] = [started_event(claimed)]
         for event_item in event_items:
             _, _, fence, *first = event_item["sk"].split("#")
             place = (int(fence), _RENEWAL, int(first[0])) if first else (int(fence), _OUTCOME, 0)
             if place[0] <= visit.fence:
-                entries[place] = [_decode_event(event) for event in self.blobs.load(event_item["told"]) or ()]
-        if outcome_events := (self.blobs.load(item.attributes.get("told")) or {}).get("h"):
+                entries[place] = [
+                    _decode_event(event) for event in self._context.blobs.load(event_item["told"]) or ()
+                ]
+        if outcome_events := (self._context.blobs.load(item.attributes.get("told")) or {}).get("h"):
             entries[visit.fence, _OUTCOME, 0] = [_decode_event(event) for event in outcome_events]
         events = tuple(event for place in sorted(entries) for event in entries[place])
         causes = origin.causes or ((origin.cause,) if origin.cause else ())

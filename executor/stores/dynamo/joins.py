@@ -23,17 +23,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 
 from noetl.executor.clients.aws_retry import ConditionFailed, pause_seconds
 from noetl.executor.errors import StoreError
 from noetl.executor.model.run import NEVER, Branch, Visit, VisitStatus
+from noetl.executor.model.special_visits import is_pseudo_step
 from noetl.executor.model.transition import branches_after, merge_arrivals
+from noetl.executor.model.visit_transition import enter_step
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.blobs import to_bytes
-from noetl.executor.stores.dynamo.commits import DynamoCommits, VisitNumbers
-from noetl.executor.stores.dynamo.context import MAX_CONFLICTS
+from noetl.executor.stores.dynamo.context import DynamoContext
 from noetl.executor.stores.dynamo.expressions import Condition, ConditionCheck, Put, Update, Write
 from noetl.executor.stores.dynamo.run_items import (
     BranchCounts,
@@ -43,37 +43,47 @@ from noetl.executor.stores.dynamo.run_items import (
     spread_of,
     sum_counters,
 )
+from noetl.executor.stores.dynamo.table import MAX_CONFLICTS
 from noetl.executor.stores.dynamo.visit_items import (
     VisitItem,
     VisitOrigin,
     decode_pointers,
     decode_visit,
     encode_unclaimed,
-    new_visit,
     number_visit,
 )
+from noetl.executor.stores.dynamo.visit_numbers import VisitNumbers
 
 
-class DynamoJoins(DynamoCommits):
-    """The part of the DynamoDB store that fires joins."""
+class DynamoJoins:
+    """The joins of runs, which fire when their last branch has arrived."""
 
-    def fire_touched_joins(
+    def __init__(self, context: DynamoContext) -> None:
+        self._context = context
+        self._table = context.table
+
+    def fire_touched(
         self, item: VisitItem, head: Item, now: float, *, again: bool = False
     ) -> tuple[list[VisitItem], bool]:
+        """Fire joins that a commit has completed; return the visits that are due, and whether no branch is
+        left.
+
+        With `again`, the visits of joins that have fired before are returned as well.
+        """
         visit = item.visit
         touched = self._touched_joins(item, head)
         earlier = self._fired_earlier(visit.run_id, touched, head) if again else []
         if self._has_branches_at_home(item, head, touched):
             return earlier, False
-        fired, counts = self.fire_joins(head, touched, now, parent_clock=visit.clock)
+        fired, counts = self.fire(head, touched, now, parent_clock=visit.clock)
         fired_ids = {fired_item.visit.id for fired_item in fired}
         unclaimed = [earlier_item for earlier_item in earlier if earlier_item.visit.id not in fired_ids]
         return [*unclaimed, *fired], counts.live <= 0
 
     def _touched_joins(self, item: VisitItem, head: Item) -> set[str]:
         """Return the joins whose counters the commit of a visit may have changed."""
-        step_of = self.step_of(head["plan"])
-        if item.visit.step.startswith("@"):
+        step_of = self._context.step_of(head)
+        if is_pseudo_step(item.visit.step):
             return set()
         step = step_of(item.visit.step)
         branches = branches_after(item.visit, step, step_of)
@@ -91,25 +101,25 @@ class DynamoJoins(DynamoCommits):
         """
         if spread_of(head) == 1:
             return False
-        counter = self.table.get(keys.counter(item.visit.run_id, item.origin.home)) or {}
+        counter = self._table.get(keys.counter(item.visit.run_id, item.origin.home)) or {}
         is_first_home = item.origin.home == 0
-        first_regions = self.step_of(head["plan"])(head["first"][1]).regions if is_first_home else ()
+        first_regions = self._context.step_of(head)(head["first"][1]).regions if is_first_home else ()
         if counter.get("live", 0) + is_first_home <= 0:
             return False
         return all(counter.get(f"j#{join}", 0) + (join in first_regions) > 0 for join in touched)
 
-    def fire_joins(
+    def fire(
         self, head: Item, touched: set[str] | None, now: float, *, parent_clock: int = 0
     ) -> tuple[list[VisitItem], BranchCounts]:
         """Fire the joins that can fire, of those in `touched` or of all.
 
         Return the visits that are due, and the sum of the counters after that.
         """
-        run_id, step_of = run_id_of(head), self.step_of(head["plan"])
+        run_id, step_of = run_id_of(head), self._context.step_of(head)
         counter_keys = [keys.counter(run_id, number) for number in range(spread_of(head))]
         fired: list[VisitItem] = []
         for tries in range(MAX_CONFLICTS):
-            counters = self.table.get_snapshot(counter_keys)
+            counters = self._table.get_snapshot(counter_keys)
             counts = sum_counters(head, counters, step_of)
             ready = [join for join in counts.joins_to_fire if touched is None or join in touched]
             if not ready:
@@ -118,7 +128,7 @@ class DynamoJoins(DynamoCommits):
                 item = self._fire(head, ready[0], counters, now, parent_clock)
             except ConditionFailed:
                 time.sleep(pause_seconds(min(tries, 4)))
-                head = self.read_head(run_id)
+                head = self._context.heads.read(run_id)
                 continue
             if item.visit.status is VisitStatus.READY:
                 fired.append(item)
@@ -132,10 +142,10 @@ class DynamoJoins(DynamoCommits):
         Raises:
             ConditionFailed: the counters, the join or the run have changed since they were read.
         """
-        run_id, spread, step = run_id_of(head), spread_of(head), self.step_of(head["plan"])(join)
+        run_id, spread, step = run_id_of(head), spread_of(head), self._context.step_of(head)(join)
         arrived = [(home, id) for home, counter in enumerate(counters) for id in counter.get(f"a#{join}", ())]
         arrivals, origins = self._read_arrivals(head, join, [id for _, id in arrived])
-        before = self.table.get(keys.join(run_id, join)) or {}
+        before = self._table.get(keys.join(run_id, join)) or {}
         wave = before.get("wave", 0) + 1
         earlier = (
             None if wave == 1 else Branch("", join, before["clock"], decode_pointers(before.get("names")))
@@ -162,7 +172,7 @@ class DynamoJoins(DynamoCommits):
             "names": to_bytes(dict(branch.names)),
             "visit": branch.id,
         }
-        self.table.write(
+        self._table.write(
             [
                 *number_writes,
                 Update(keys.join(run_id, join), state, when=(is_same_wave,)),
@@ -177,12 +187,12 @@ class DynamoJoins(DynamoCommits):
         self, head: Item, join: str, ids: Sequence[str]
     ) -> tuple[list[Branch], list[VisitOrigin]]:
         """Return the branches that visits have sent to a join, and the origins of the visits."""
-        run_id, spread, step_of = run_id_of(head), spread_of(head), self.step_of(head["plan"])
-        items = self.table.get_many([keys.visit(run_id, id, spread) for id in ids])
+        run_id, spread, step_of = run_id_of(head), spread_of(head), self._context.step_of(head)
+        items = self._table.get_many([keys.visit(run_id, id, spread) for id in ids])
         arrivals: list[Branch] = []
         origins: list[VisitOrigin] = []
         for id in ids:
-            item = decode_visit(run_id, items[keys.visit(run_id, id, spread)], self.blobs)
+            item = decode_visit(run_id, items[keys.visit(run_id, id, spread)], self._context.blobs)
             assert item is not None
             branches = branches_after(item.visit, step_of(item.visit.step), step_of)
             arrivals.append(next(branch for branch in branches if branch.is_arrival and branch.step == join))
@@ -193,20 +203,20 @@ class DynamoJoins(DynamoCommits):
         self, head: Item, branch: Branch, origin: VisitOrigin, now: float
     ) -> tuple[Visit, list[Write]]:
         """Return the visit at a join that fires, and the writes that take its number."""
-        numbers = VisitNumbers(self.table, run_id_of(head))
+        numbers = VisitNumbers(self._table, run_id_of(head))
         taken = numbers.take(branch, origin) if branch.is_counted else 0
         number, _ = number_visit(branch, origin, taken)
-        visit = new_visit(branch, run_id_of(head), NEVER if self.is_sequential(head) else now, number)
+        due_at = NEVER if self._context.is_sequential(head) else now
         is_stopping = "stop" in head or has_ended(head)
-        status = VisitStatus.PARKED if is_stopping else VisitStatus.READY
-        return replace(visit, status=status), numbers.writes()
+        visit = enter_step(branch, run_id_of(head), due_at, number, is_stopping=is_stopping)
+        return visit, numbers.writes()
 
     def _fired_earlier(self, run_id: str, touched: set[str], head: Item) -> list[VisitItem]:
         """Return the visits of joins that have fired before, and that no worker has claimed."""
-        joins = self.table.get_many([keys.join(run_id, join) for join in sorted(touched)])
+        joins = self._table.get_many([keys.join(run_id, join) for join in sorted(touched)])
         ids = [join["visit"] for join in joins.values()]
-        items = self.table.get_many([keys.visit(run_id, id, spread_of(head)) for id in ids])
-        visits = [decode_visit(run_id, item, self.blobs) for item in items.values()]
+        items = self._table.get_many([keys.visit(run_id, id, spread_of(head)) for id in ids])
+        visits = [decode_visit(run_id, item, self._context.blobs) for item in items.values()]
         return [item for item in visits if item is not None and item.visit.status is VisitStatus.READY]
 
 

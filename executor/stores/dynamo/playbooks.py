@@ -14,9 +14,8 @@ from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.executor.stores.cursors import read_key_cursor, write_key_cursor
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
-from noetl.executor.stores.dynamo.context import MAX_CONFLICTS
 from noetl.executor.stores.dynamo.expressions import Condition, Put, Update, Write
-from noetl.executor.stores.dynamo.table import DynamoTable
+from noetl.executor.stores.dynamo.table import MAX_CONFLICTS, DynamoTable
 
 MAX_REMOVED = 90
 """Number of versions that one transaction removes."""
@@ -26,7 +25,7 @@ class DynamoPlaybooks:
     """The playbook registry of the DynamoDB store."""
 
     def __init__(self, table: DynamoTable) -> None:
-        self.table = table
+        self._table = table
 
     def register(self, playbook: RegisteredPlaybook) -> RegisteredPlaybook:
         for _ in range(MAX_CONFLICTS):
@@ -43,7 +42,7 @@ class DynamoPlaybooks:
             ConditionFailed: another caller has changed the playbook since it was read.
         """
         tenant, name = playbook.tenant, playbook.name
-        name_item = self.table.get(keys.playbook(tenant, name)) or {}
+        name_item = self._table.get(keys.playbook(tenant, name)) or {}
         versions = {item["version"]: item for item in self._versions(tenant, name)}
         newest = _newest(versions.values())
         if playbook.version is not None:
@@ -58,7 +57,7 @@ class DynamoPlaybooks:
                 del registered["removed"]
                 key = keys.version(tenant, name, registered["version"])
                 name_update = _name_update(playbook, name_item, _newest(versions.values()))
-                self.table.write([Update(key, {"removed": None}), name_update])
+                self._table.write([Update(key, {"removed": None}), name_update])
             return _decode_playbook(tenant, name, registered)
         number = max((item["number"] for item in versions.values()), default=0) + 1
         version = playbook.version
@@ -71,15 +70,15 @@ class DynamoPlaybooks:
             Put(keys.version(tenant, name, version), item),
             _name_update(playbook, name_item, item),
         ]
-        self.table.write(writes)
+        self._table.write(writes)
         return _decode_playbook(tenant, name, item)
 
     def _versions(self, tenant: str, name: str) -> list[Item]:
-        return list(self.table.query(keys.version(tenant, name, "").pk, "V#"))
+        return list(self._table.query(keys.version(tenant, name, "").pk, "V#"))
 
     def get(self, tenant: str, name: str, version: str | None = None) -> RegisteredPlaybook | None:
         key = keys.playbook(tenant, name) if version is None else keys.version(tenant, name, version)
-        item = self.table.get(key)
+        item = self._table.get(key)
         if item is None or "removed" in item or "version" not in item:
             return None
         return _decode_playbook(tenant, name, item)
@@ -105,7 +104,7 @@ class DynamoPlaybooks:
         """Return a page of the newest version of each playbook, by name."""
         playbooks: list[RegisteredPlaybook] = []
         after = None if cursor is None else f"N#{read_key_cursor(cursor, str)}"
-        for item in self.table.query(keys.playbook(tenant, "").pk, "N#", after=after):
+        for item in self._table.query(keys.playbook(tenant, "").pk, "N#", after=after):
             if "version" in item:
                 playbooks.append(_decode_playbook(tenant, item["sk"][2:], item))
             if len(playbooks) > limit:
@@ -114,7 +113,7 @@ class DynamoPlaybooks:
 
     def unregister(self, tenant: str, name: str, version: str | None = None, *, now: float) -> int:
         for _ in range(MAX_CONFLICTS):
-            name_item = self.table.get(keys.playbook(tenant, name)) or {}
+            name_item = self._table.get(keys.playbook(tenant, name)) or {}
             versions = [item for item in self._versions(tenant, name) if "removed" not in item]
             chosen = [item for item in versions if version in (None, item["version"])][:MAX_REMOVED]
             if not chosen:
@@ -126,7 +125,7 @@ class DynamoPlaybooks:
             ]
             writes.append(_name_update(playbook, name_item, _newest(remaining)))
             try:
-                self.table.write(writes)
+                self._table.write(writes)
             except ConditionFailed:
                 continue
             has_more = version is None and bool(remaining)

@@ -22,14 +22,20 @@ from noetl.executor.stores.dynamo.run_items import run_id_of, spread_of
 from noetl.executor.stores.retention import DAY_SECONDS
 
 
-class DynamoRetention(DynamoContext):
-    """The part of the DynamoDB store that lets ended runs expire."""
+class Retention:
+    """The expiry of ended runs, which are kept for `seconds`, or for ever."""
+
+    def __init__(self, context: DynamoContext, seconds: float | None) -> None:
+        self._context = context
+        self._seconds = seconds
 
     def set_expiry(self, head: Item, now: float) -> None:
-        if self.retention_seconds is not None:
-            self._write_expiry(head, int(now + self.retention_seconds))
+        """Set the time from which the items of an ended run may be deleted."""
+        if self._seconds is not None:
+            self._write_expiry(head, int(now + self._seconds))
 
     def clear_expiry(self, head: Item) -> None:
+        """Remove the time from which the items of a run may be deleted."""
         if "expires" in head:
             self._write_expiry(head, None)
 
@@ -38,7 +44,7 @@ class DynamoRetention(DynamoContext):
         run_id = run_id_of(head)
         item_keys: list[keys.ItemKey] = []
         for number in range(spread_of(head)):
-            for item in self.table.query(keys.partition_key(run_id, number), ""):
+            for item in self._context.table.query(keys.partition_key(run_id, number), ""):
                 item_keys.append(keys.ItemKey(item["pk"], item["sk"]))
                 item_keys += [keys.token(token) for token in item.get("tokens", ())]
         if "key" in head:
@@ -48,8 +54,8 @@ class DynamoRetention(DynamoContext):
             delay = 0 if key == keys.head(run_id) else DAY_SECONDS
             expires = None if expires_at is None else expires_at + delay
             try:
-                self.table.update(Update(key, {"expires": expires}, when=(PRESENT,)))
+                self._context.table.update(Update(key, {"expires": expires}, when=(PRESENT,)))
             except ConditionFailed:
                 return  # the item was deleted since it was read
 
-        self.in_parallel(write, item_keys)
+        self._context.in_parallel(write, item_keys)

@@ -28,8 +28,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from noetl.executor.model.events import Event
-from noetl.executor.model.ids import derived_id
-from noetl.executor.model.run import DEADLINE, Branch, Run, RunStatus, Visit, VisitStatus, WaitKey
+from noetl.executor.model.run import Branch, Run, RunStatus, Visit, WaitKey
+from noetl.executor.model.run_transition import run_started
+from noetl.executor.model.special_visits import deadline_visit
+from noetl.executor.model.visit_transition import enter_step
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.blobs import Blobs, to_bytes
@@ -66,9 +68,6 @@ class BranchCounts:
 def encode_head(run: Run, first: Visit, index: int, spread: int, blobs: Blobs) -> Item:
     """Return the head of a new run; `index` is the place of its first visit among the visits of the run."""
     parent = run.parent
-    payload = {"playbook": run.playbook} | ({"resumed_from": run.resumed_from} if run.resumed_from else {})
-    given = {"input": dict(run.input), "environment": dict(run.environment), "variables": dict(run.variables)}
-    given = {name: value for name, value in given.items() if value}
     item = {
         "tenant": keys.shard(run.tenant, run.id),
         "owner": run.tenant,
@@ -89,13 +88,19 @@ def encode_head(run: Run, first: Visit, index: int, spread: int, blobs: Blobs) -
         "resumed": run.resumed_from,
         "trace": run.trace,
         "deadline": run.deadline_at,
-        "given": blobs.store(run.id, given),
+        "given": encode_given(run, blobs),
         "spread": spread if spread != 1 else None,
         "first": [first.id, first.step, first.clock, index],
         "handed": to_bytes(dict(first.names)) if first.names else None,
-        "told": to_bytes([encode_event(Event("workflow.started", run.created_at, payload=payload))]),
+        "told": to_bytes([encode_event(run_started(run))]),
     }
     return {name: value for name, value in item.items() if value is not None}
+
+
+def encode_given(run: Run, blobs: Blobs) -> bytes | None:
+    """Return the blob of the input, the environment and the variables of a run; empty ones are left out."""
+    given = {"input": dict(run.input), "environment": dict(run.environment), "variables": dict(run.variables)}
+    return blobs.store(run.id, {name: value for name, value in given.items() if value})
 
 
 def decode_run(head: Item, blobs: Blobs, counts: BranchCounts | None = None) -> Run:
@@ -158,8 +163,8 @@ def has_ended(head: Item) -> bool:
 def derive_first_visit(head: Item, step_of: StepOf) -> VisitItem:
     """Return the first visit of a run, as it is before a worker claims it."""
     id, name, clock, index = head["first"]
-    names = decode_pointers(head.get("handed"))
-    visit = Visit(id, run_id_of(head), name, VisitStatus.READY, clock, names, due_at=head["at"])
+    branch = Branch(id, name, clock, decode_pointers(head.get("handed")))
+    visit = enter_step(branch, run_id_of(head), head["at"])
     counts = {name: 1} if step_of(name).cyclic else {}
     return VisitItem(visit, VisitOrigin(entered_at=head["at"], index=index, counts=counts))
 
@@ -168,8 +173,7 @@ def derive_deadline_visit(head: Item) -> VisitItem | None:
     """Return the visit that is due when the time of a run is over, or None for a run without a deadline."""
     if "deadline" not in head:
         return None
-    id = derived_id(DEADLINE, head.get("resumes", 0))
-    visit = Visit(id, run_id_of(head), DEADLINE, VisitStatus.READY, 0, {}, due_at=head["deadline"])
+    visit = deadline_visit(run_id_of(head), head.get("resumes", 0), head["deadline"])
     return VisitItem(visit, VisitOrigin(entered_at=head["at"], index=head["first"][3]))
 
 
@@ -226,3 +230,9 @@ class CounterDeltas:
 def arrival_joins(branches: Sequence[Branch]) -> list[str]:
     """Return the joins at which branches arrive."""
     return [branch.step for branch in branches if branch.is_arrival]
+
+
+def append_event(head: Item, event: Event, blobs: Blobs) -> bytes:
+    """Return the events of a run with one more, as its head stores them."""
+    events = blobs.load(head.get("told")) or []
+    return blobs.store(run_id_of(head), [*events, encode_event(event)]) or b"[]"

@@ -16,17 +16,17 @@ and visits are not read as of one moment, so a caller that must be certain check
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol, TypeVar
+from collections.abc import Iterable
 
-from noetl.executor.model.run import DEADLINE, END, NEVER, RunStatus, VisitStatus
-from noetl.executor.model.special_visits import finally_visit_id
+from noetl.executor.model.run import DEADLINE, NEVER, Run, RunStatus, VisitStatus
+from noetl.executor.model.special_visits import finally_visit_id, is_pseudo_step
+from noetl.executor.model.visit_states import ACTIVE
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
-from noetl.executor.stores.dynamo.blobs import Blobs
-from noetl.executor.stores.dynamo.plans import DynamoPlans
+from noetl.executor.stores.dynamo.context import DynamoContext
 from noetl.executor.stores.dynamo.run_items import (
     BranchCounts,
+    decode_run,
     derive_deadline_visit,
     derive_first_visit,
     has_ended,
@@ -36,8 +36,6 @@ from noetl.executor.stores.dynamo.run_items import (
 )
 from noetl.executor.stores.dynamo.table import DynamoTable
 from noetl.executor.stores.dynamo.visit_items import (
-    ACTIVE,
-    StepOf,
     VisitItem,
     decode_visit,
     derive_followers,
@@ -46,29 +44,6 @@ from noetl.planner.frozen import frozen
 
 MAX_READS = 8
 """Number of times that a run is read because of torn reads."""
-
-T = TypeVar("T")
-U = TypeVar("U")
-
-
-class SnapshotSource(Protocol):
-    """The part of a store that `read_snapshot` needs: table, blobs, plans, and parallel reads."""
-
-    table: DynamoTable
-    blobs: Blobs
-    plans: DynamoPlans
-
-    def step_of(self, plan_hash: str) -> StepOf:
-        """Return a function from the name of a step to the step."""
-        ...
-
-    def in_parallel(self, function: Callable[[T], U], values: Sequence[T]) -> list[U]:
-        """Return function(value) for each value, computed in parallel."""
-        ...
-
-    def read_head(self, run_id: str) -> Item:
-        """Return the head of a run."""
-        ...
 
 
 @frozen
@@ -113,7 +88,9 @@ class RunSnapshot:
     @property
     def last_finished_item(self) -> VisitItem | None:
         """Visit of a step that finished last."""
-        finished = [item for item in self.items if "at" in item.attributes and not is_pseudo_step(item)]
+        finished = [
+            item for item in self.items if "at" in item.attributes and not is_pseudo_step(item.visit.step)
+        ]
         return max(finished, key=lambda item: (item.attributes["at"], item.visit.clock), default=None)
 
     def status(self) -> RunStatus:
@@ -121,7 +98,7 @@ class RunSnapshot:
         status = RunStatus(self.head["status"])
         if status.is_final:
             return status
-        active = [item.visit for item in self.active_items if not item.visit.step.startswith("@")]
+        active = [item.visit for item in self.active_items if not is_pseudo_step(item.visit.step)]
         waiting = [
             visit
             for visit in active
@@ -130,24 +107,24 @@ class RunSnapshot:
         return RunStatus.WAITING if 0 < len(active) == len(waiting) else status
 
 
-def read_snapshot(source: SnapshotSource, run_id: str, *, with_outputs: bool = False) -> RunSnapshot | None:
+def read_snapshot(context: DynamoContext, run_id: str, *, with_outputs: bool = False) -> RunSnapshot | None:
     """Return a snapshot of a run, or None if there is no such run."""
-    head = source.table.get(keys.head(run_id))
+    head = context.table.get(keys.head(run_id))
     if head is None:
         return None
     for reads in range(MAX_READS):
         if reads:
-            head = source.read_head(run_id)
-        partitions = source.in_parallel(
-            lambda number: _read_partition(source.table, run_id, number), range(spread_of(head))
+            head = context.heads.read(run_id)
+        partitions = context.in_parallel(
+            lambda number: _read_partition(context.table, run_id, number), range(spread_of(head))
         )
         written = [item for partition in partitions for item in partition]
         counters = [item for item in written if item["sk"] == "C"]
         visits = [item for item in written if item["sk"] != "C"]
-        items, is_torn = _assemble_visits(source, head, visits, with_outputs=with_outputs)
+        items, is_torn = _assemble_visits(context, head, visits, with_outputs=with_outputs)
         if not is_torn:
             break
-    counts = sum_counters(head, counters, source.step_of(head["plan"]))
+    counts = sum_counters(head, counters, context.step_of(head))
     return RunSnapshot(head, counts, sorted(items, key=lambda item: item.sort_key))
 
 
@@ -158,11 +135,11 @@ def _read_partition(table: DynamoTable, run_id: str, number: int) -> list[Item]:
 
 
 def _assemble_visits(
-    source: SnapshotSource, head: Item, visits: Iterable[Item], *, with_outputs: bool
+    context: DynamoContext, head: Item, visits: Iterable[Item], *, with_outputs: bool
 ) -> tuple[list[VisitItem], bool]:
     """Return the visits of items and those that follow from them, and whether the read was torn."""
-    step_of, spread, run_id = source.step_of(head["plan"]), spread_of(head), run_id_of(head)
-    is_sequential = source.plans.header(head["plan"]).sequential
+    step_of, spread, run_id = context.step_of(head), spread_of(head), run_id_of(head)
+    is_sequential = context.is_sequential(head)
     written = {visit["sk"][2:]: visit for visit in visits}
     decoded: dict[str, VisitItem] = {}
     initial = (derive_first_visit(head, step_of), derive_deadline_visit(head))
@@ -170,7 +147,7 @@ def _assemble_visits(
     for id, visit in written.items():
         # The followers of a finished visit depend on its outputs.
         needs_outputs = with_outputs or bool(visit.get("next"))
-        item = decode_visit(run_id, visit, source.blobs, with_outputs=needs_outputs)
+        item = decode_visit(run_id, visit, context.blobs, with_outputs=needs_outputs)
         if item is not None:
             decoded[id] = item
             followers = derive_followers(item, step_of, spread, is_sequential=is_sequential)
@@ -179,7 +156,7 @@ def _assemble_visits(
     for id, visit in written.items():
         if id in decoded:
             continue
-        item = decode_visit(run_id, visit, source.blobs, derived.get(id), with_outputs=with_outputs)
+        item = decode_visit(run_id, visit, context.blobs, derived.get(id), with_outputs=with_outputs)
         if item is None:
             is_torn = True
         else:
@@ -193,6 +170,9 @@ def _assemble_visits(
     return [*decoded.values(), *(item for id, item in derived.items() if id not in decoded)], is_torn
 
 
-def is_pseudo_step(item: VisitItem) -> bool:
-    """Return whether a visit is the end or the deadline of its run."""
-    return item.visit.step in (END, DEADLINE)
+def load_run(context: DynamoContext, head: Item) -> Run:
+    """Return a run with the counts of its branches, of which only the counters are read."""
+    run_id = run_id_of(head)
+    items = context.table.get_many([keys.counter(run_id, number) for number in range(spread_of(head))])
+    counts = sum_counters(head, list(items.values()), context.step_of(head))
+    return decode_run(head, context.blobs, counts)

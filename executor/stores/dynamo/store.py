@@ -1,40 +1,39 @@
 """The store in DynamoDB, with its messages in SQS and its long values in S3.
 
-Its parts are classes that this package combines by inheritance: claims, commits, joins, lifecycle, sweep,
-queries, waits, playbooks, API keys, retention and history. `context.py` holds what they share.
+Each part is an object that is given the parts that it calls. So the constructor creates callees before their
+callers, and no two parts call each other. `context.py` holds what all of them share.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self
-
 from noetl.executor.errors import SchemaError
+from noetl.executor.model.limits import PayloadLimits
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.api_keys import DynamoApiKeys
-from noetl.executor.stores.dynamo.history import DynamoHistory
+from noetl.executor.stores.dynamo.claims import Claims
+from noetl.executor.stores.dynamo.commits import Commits
+from noetl.executor.stores.dynamo.context import DynamoContext
+from noetl.executor.stores.dynamo.followups import Followups
+from noetl.executor.stores.dynamo.joins import DynamoJoins
+from noetl.executor.stores.dynamo.maintenance import DynamoMaintenance
 from noetl.executor.stores.dynamo.playbooks import DynamoPlaybooks
-from noetl.executor.stores.dynamo.queries import DynamoQueries
-from noetl.executor.stores.dynamo.retention import DynamoRetention
-from noetl.executor.stores.dynamo.sweep import DynamoSweep
+from noetl.executor.stores.dynamo.queue import DynamoQueue
+from noetl.executor.stores.dynamo.repairs import Repairs
+from noetl.executor.stores.dynamo.resumes import Resumes
+from noetl.executor.stores.dynamo.retention import Retention
+from noetl.executor.stores.dynamo.runs import DynamoRuns
+from noetl.executor.stores.dynamo.stops import Stops
 from noetl.executor.stores.dynamo.table import DynamoTable
 from noetl.executor.stores.dynamo.waits import DynamoWaits
+from noetl.executor.stores.dynamo.wakeups import Wakeups
 from noetl.executor.stores.sqs.messages import MessageQueue
-
-if TYPE_CHECKING:
-    from noetl.executor.stores.finding import Finding
 
 SCHEMA_VERSION = 1
 """Version of the format of items. A table that names no version has this one."""
 
 
-class DynamoStore(
-    DynamoWaits,
-    DynamoHistory,
-    DynamoRetention,
-    DynamoQueries,
-    DynamoSweep,
-):
-    """A store in a table of DynamoDB.
+class DynamoStore:
+    """A store in a table of DynamoDB; `table` is its name, or the table itself.
 
     With the URL of a queue, messages say which visits of service runs are due. Visits of local runs, and of
     all runs without a queue, are found in the table. With a bucket, long values are stored there. Ended runs
@@ -46,45 +45,51 @@ class DynamoStore(
 
     def __init__(
         self,
-        table: str,
+        table: str | DynamoTable,
         *,
         queue_url: str | None = None,
         bucket: str | None = None,
         retention_seconds: float | None = None,
+        limits: PayloadLimits | None = None,
     ) -> None:
-        queue = None if queue_url is None else MessageQueue(queue_url)
-        super().__init__(DynamoTable(table), queue, bucket, retention_seconds)
-        self.registry = DynamoPlaybooks(self.table)
-        self.keys = DynamoApiKeys(self.table)
-        schema_item = self.table.get(keys.SCHEMA)
-        schema = SCHEMA_VERSION if schema_item is None else schema_item["schema"]
-        if schema > SCHEMA_VERSION:
-            raise SchemaError(
-                f"The store in DynamoDB has schema {schema}, but this version of noetl knows only"
-                f" {SCHEMA_VERSION}: install a later version."
-            )
-
-    @property
-    def runs(self) -> Self:
-        return self
-
-    @property
-    def queue(self) -> Self:
-        return self
-
-    @property
-    def waits(self) -> Self:
-        return self
-
-    @property
-    def maintenance(self) -> Self:
-        return self
+        table = DynamoTable(table) if isinstance(table, str) else table
+        limits = limits or PayloadLimits()
+        message_queue = None if queue_url is None else MessageQueue(queue_url)
+        self.context = context = DynamoContext(table, message_queue, bucket)
+        wakeups = Wakeups(context)
+        retention = Retention(context, retention_seconds)
+        joins = DynamoJoins(context)
+        stops = Stops(context, joins)
+        resumes = Resumes(context, retention)
+        repairs = Repairs(context, joins, stops, resumes, wakeups)
+        followups = Followups(context, joins, stops, wakeups, retention)
+        claims = Claims(context, stops, wakeups)
+        commits = Commits(context, limits)
+        self.plans = context.plans
+        self.runs = DynamoRuns(context, stops, resumes)
+        self.queue = DynamoQueue(context, claims, commits, followups, repairs)
+        self.waits = DynamoWaits(context, wakeups, limits)
+        self.registry = DynamoPlaybooks(table)
+        self.keys = DynamoApiKeys(table)
+        self.maintenance = DynamoMaintenance(context, repairs)
+        self.changes = context.changes
+        self.work = context.announcer.work
+        _check_schema(table)
 
     def close(self) -> None:
         """Return at once: the process shares its clients between stores."""
 
-    def check_consistency(self) -> list[Finding]:
-        """Return the inconsistencies of the table, the bucket and the queue, without changing them."""
-        from noetl.executor.stores.dynamo.consistency import ConsistencyCheck
 
-        return ConsistencyCheck(self).check_consistency()
+def _check_schema(table: DynamoTable) -> None:
+    """Check that this version of noetl knows the schema of a table.
+
+    Raises:
+        SchemaError: a later version has written it.
+    """
+    item = table.get(keys.SCHEMA)
+    schema = SCHEMA_VERSION if item is None else item["schema"]
+    if schema > SCHEMA_VERSION:
+        raise SchemaError(
+            f"The store in DynamoDB has schema {schema}, but this version of noetl knows only"
+            f" {SCHEMA_VERSION}: install a later version."
+        )

@@ -47,6 +47,9 @@ MAX_TRANSACTION_ITEMS = 100
 MAX_DELETIONS = 25
 """Number of items that one call deletes at most."""
 
+MAX_CONFLICTS = 64
+"""Number of times that a change is tried again because of concurrent writers, before the store gives up."""
+
 MAX_ITEM_BYTES = 400 * 1024
 MAX_TRANSACTION_BYTES = 4 * 1024 * 1024
 _MARGIN_BYTES = 8 * 1024

@@ -37,7 +37,7 @@ Attributes of a visit item (their names are stored, and never change):
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import field, replace
+from dataclasses import field
 from typing import Any
 
 from noetl.executor.model.events import Event
@@ -52,14 +52,13 @@ from noetl.executor.model.run import (
     VisitStatus,
 )
 from noetl.executor.model.transition import branches_after
+from noetl.executor.model.visit_transition import enter_step
 from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.blobs import Blobs, from_bytes, to_bytes
+from noetl.executor.stores.dynamo.expressions import Condition
 from noetl.executor.stores.dynamo.keys import BRANCHES_PER_PARTITION
 from noetl.planner.frozen import frozen
 from noetl.planner.plan import Step
-
-ACTIVE = (VisitStatus.READY, VisitStatus.RETRYING, VisitStatus.WAITING, VisitStatus.RUNNING)
-"""Statuses of visits that are not finished and not parked."""
 
 StepOf = Callable[[str], Step]
 """Function from the name of a step to the step."""
@@ -153,6 +152,25 @@ def decode_visit(
         progress=None if progress is None else Progress(*progress),
     )
     return VisitItem(visit, origin, item)
+
+
+def decode_lease(run_id: str, visit_id: str, item: Item) -> Visit:
+    """Return a visit with the attributes on which a claim depends, but without clock, names and outcome."""
+    return Visit(
+        id=visit_id,
+        run_id=run_id,
+        step=item["step"],
+        status=VisitStatus(item["status"]),
+        clock=0,
+        names={},
+        attempt=item.get("attempt", 1),
+        claims=item.get("claims", 0),
+        fence=item.get("fence", 0),
+        worker=item.get("worker"),
+        due_at=item["due"],
+        started_at=item.get("started"),
+        segment_started_at=item.get("piece"),
+    )
 
 
 def decode_origin(item: Item) -> VisitOrigin:
@@ -262,22 +280,8 @@ def derive_followers(
             parent_clock=visit.clock,
         )
         due_at = NEVER if is_sequential else attributes["at"]
-        followers.append(VisitItem(new_visit(branch, visit.run_id, due_at, number), follower_origin))
+        followers.append(VisitItem(enter_step(branch, visit.run_id, due_at, number), follower_origin))
     return followers
-
-
-def new_visit(branch: Branch, run_id: str, due_at: float, number: int = 1) -> Visit:
-    """Return the visit that a branch creates at a step."""
-    return Visit(
-        branch.id,
-        run_id,
-        branch.step,
-        VisitStatus.READY,
-        branch.clock,
-        branch.names,
-        number=number,
-        due_at=due_at,
-    )
 
 
 def number_visit(branch: Branch, origin: VisitOrigin, number: int) -> tuple[int, Mapping[str, int]]:
@@ -307,21 +311,19 @@ def home_of_branch(home: int, index: int, width: int, spread: int) -> int:
     return (home + index // branches_per_partition) % spread
 
 
-def reset_visit(visit: Visit, due_at: float) -> Visit:
-    """Return a visit as a resume makes it ready: first attempt, no claims, no outcome."""
-    return replace(
-        visit,
-        status=VisitStatus.READY,
-        attempt=1,
-        claims=0,
-        started_at=None,
-        segment_started_at=None,
-        finished_at=None,
-        due_at=due_at,
-        case=None,
-        error=None,
-        failure=None,
-    )
+def is_held(fence: int) -> tuple[Condition, ...]:
+    """Return the condition that a visit is claimed with this fence."""
+    return (("fence", "=", fence), ("status", "=", VisitStatus.RUNNING.value))
+
+
+def is_unchanged(visit: Visit) -> tuple[Condition, ...]:
+    """Return the condition that a visit has the status and the fence with which it was read."""
+    return (("status", "=", visit.status.value), ("fence", "absent or =", visit.fence))
+
+
+def encode_events_item(events: Sequence[Event], blobs: Blobs, run_id: str) -> Item:
+    """Return the item of events of a claim; `told` is its stored attribute name."""
+    return {"told": blobs.store(run_id, [encode_event(event) for event in events])}
 
 
 def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:

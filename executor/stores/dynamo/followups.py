@@ -1,0 +1,150 @@
+"""Followups: everything that follows from a stored outcome, and that its commit has not written.
+
+Problem: an outcome may fire joins, stop child runs, stop the run or end it, which one transaction cannot
+hold. A worker may die between any two requests.
+
+Algorithm: idempotent redo (Mohan et al. 1992). Each followup is a function of the stored outcome: visits have
+derived ids, joins fire under the condition of their wave, messages are hints. So a second try changes nothing
+and completes the first. Visits that are due are returned, and the caller announces or claims them.
+
+Cost: none for a step of a chain. A commit that changes counters reads the counters.
+
+Limits: followups that a dead worker has left undone are completed when the message of the visit is delivered
+again, or by the sweep.
+"""
+
+from __future__ import annotations
+
+from noetl.executor.model.run import DEADLINE, END, NEVER, VisitStatus
+from noetl.executor.model.special_visits import is_pseudo_step
+from noetl.executor.model.transition import branches_after
+from noetl.executor.stores.dynamo import keys
+from noetl.executor.stores.dynamo.attributes import Item
+from noetl.executor.stores.dynamo.context import DynamoContext
+from noetl.executor.stores.dynamo.joins import DynamoJoins
+from noetl.executor.stores.dynamo.retention import Retention
+from noetl.executor.stores.dynamo.run_ends import end_run
+from noetl.executor.stores.dynamo.run_items import spread_of
+from noetl.executor.stores.dynamo.sequential import activate_next_visit
+from noetl.executor.stores.dynamo.stops import Stops
+from noetl.executor.stores.dynamo.visit_items import VisitItem, decode_visit, derive_followers
+from noetl.executor.stores.dynamo.wakeups import Wakeups
+from noetl.planner.frozen import frozen
+
+
+@frozen
+class DueVisits:
+    """The visits of a run that are due now or later, and the head of the run as it was read."""
+
+    head: Item
+    items: list[VisitItem]
+
+
+class Followups:
+    """The effects of stored outcomes on joins, branches, child runs and the run itself."""
+
+    def __init__(
+        self, context: DynamoContext, joins: DynamoJoins, stops: Stops, wakeups: Wakeups, retention: Retention
+    ) -> None:
+        self._context = context
+        self._joins = joins
+        self._stops = stops
+        self._wakeups = wakeups
+        self._retention = retention
+
+    def apply(self, item: VisitItem, now: float, known_head: Item | None) -> DueVisits:
+        """Apply what follows from an outcome, and return the visits that are due.
+
+        `known_head` is the head of the run as of the claim. It is used if the outcome is that of a step of a
+        chain; otherwise the head is read.
+        """
+        head = self._head_for(item, known_head)
+        return DueVisits(head, self._due_after(item, head, now, again=False))
+
+    def repeat(self, item: VisitItem, now: float) -> DueVisits:
+        """Complete what an earlier application may have left undone, and return all visits that are due."""
+        head = self._context.heads.read(item.visit.run_id)
+        return DueVisits(head, self._due_after(item, head, now, again=True))
+
+    def complete_end(self, head: Item, now: float) -> None:
+        """Wake the parent of a run that has ended, and let the items of the run expire."""
+        self._wakeups.wake_parent(head, now)
+        self._retention.set_expiry(head, now)
+
+    def settle_stop(self, run_id: str, now: float) -> DueVisits:
+        """Settle a run that has begun to stop since the head of the claim was read."""
+        head = self._context.heads.read(run_id)
+        return DueVisits(head, self._stops.settle(run_id, now) if "stop" in head else [])
+
+    def _due_after(self, item: VisitItem, head: Item, now: float, *, again: bool) -> list[VisitItem]:
+        """Apply what follows from an outcome, and return the visits that are due or will be."""
+        visit = item.visit
+        if visit.step == END:
+            self.complete_end(head, now)
+            return []
+        is_finished = visit.finished_at is not None
+        if is_finished and item.attributes.get("waited"):
+            self._stops.cancel_child_runs(visit.run_id, visit.id, now)
+        due: list[VisitItem] = []
+        is_empty = False
+        if item.attributes.get("counted"):
+            fired, is_empty = self._joins.fire_touched(item, head, now, again=again)
+            due += fired
+        due += self._followers(item, head) if is_finished else self._suspended(item, now)
+        if item.attributes.get("last"):
+            return due + (end_run(self._context, head, now) if is_finished else [])
+        if "stop" in head or (visit.step == DEADLINE and is_finished):
+            return self._stops.settle(visit.run_id, now)
+        if is_finished and self._context.is_sequential(head):
+            due = [waiting for waiting in due if waiting.visit.due_at < NEVER]
+            due += activate_next_visit(self._context, head, item, now)
+        if is_finished and is_empty:
+            due += end_run(self._context, head, now)
+        return due
+
+    def _head_for(self, item: VisitItem, known_head: Item | None) -> Item:
+        """Return the head as of the claim for a step of a chain, and the current head otherwise."""
+        visit = item.visit
+        has_effects = any(item.attributes.get(name) for name in ("counted", "waited", "last"))
+        is_chain_step = visit.finished_at is not None and not has_effects and not is_pseudo_step(visit.step)
+        if is_chain_step and known_head is not None:
+            return known_head
+        return self._context.heads.read(visit.run_id)
+
+    def _suspended(self, item: VisitItem, now: float) -> list[VisitItem]:
+        """Return a suspended visit, unless an answer has made it due already."""
+        visit = item.visit
+        is_woken = bool(item.attributes.get("awaits")) and self._wakeups.wake_if_answered(
+            visit.run_id, visit.id, now
+        )
+        return [] if is_woken else [item]
+
+    def _followers(self, item: VisitItem, head: Item) -> list[VisitItem]:
+        """Return the visits that follow a finished visit; in sequential mode only those at a `join: any`."""
+        followers: list[VisitItem] = []
+        if not self._context.is_sequential(head):
+            step_of, spread = self._context.step_of(head), spread_of(head)
+            followers += derive_followers(item, step_of, spread, is_sequential=False)
+        return followers + self._created_at_joins(item, head)
+
+    def _created_at_joins(self, item: VisitItem, head: Item) -> list[VisitItem]:
+        """Return the visits at a `join: any` that a commit has created and that no worker has claimed."""
+        if not item.attributes.get("next"):
+            return []
+        step_of = self._context.step_of(head)
+        visit, spread = item.visit, spread_of(head)
+        branches = branches_after(visit, step_of(visit.step), step_of)
+        visit_keys = [
+            keys.visit(visit.run_id, branch.id, spread) for branch in branches if branch.is_absorbed
+        ]
+        if not visit_keys:
+            return []
+        items = self._context.table.get_many(visit_keys).values()
+        created = (decode_visit(visit.run_id, created_item, self._context.blobs) for created_item in items)
+        return [
+            other
+            for other in created
+            if other is not None
+            and other.origin.cause == visit.id
+            and other.visit.status is VisitStatus.READY
+        ]

@@ -1,0 +1,86 @@
+"""The sweep of a DynamoDB store: find open runs that no worker would continue, and repair them.
+
+Problem: a message may be lost, and a worker may die between an outcome and what follows from it.
+
+Algorithm: a reconciliation loop. Source: the controller pattern of Kubernetes. A sweep reads a page of the
+index of open runs, from the place where the last sweep stopped. For each run it takes a snapshot. It
+completes followups that are missing, and announces visits that have been overdue for GRACE_SECONDS. All
+repairs are idempotent, so concurrent sweeps are safe.
+
+Cost: a query of each index partition, and one read of each of the runs of a page.
+
+Limits: a run with a commit in the last GRACE_SECONDS is not repaired, because its worker may still be active.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from noetl.executor.model.run import SERVICE_QUEUE
+from noetl.executor.model.special_visits import is_pseudo_step
+from noetl.executor.stores.dynamo.context import DynamoContext
+from noetl.executor.stores.dynamo.open_runs import next_open_runs
+from noetl.executor.stores.dynamo.repairs import Repairs
+from noetl.executor.stores.dynamo.run_items import has_ended
+from noetl.executor.stores.dynamo.run_snapshot import RunSnapshot, read_snapshot
+from noetl.executor.stores.dynamo.visit_items import VisitItem
+from noetl.executor.stores.interface import SweepResult
+from noetl.executor.stores.sqs.due_message import GRACE_SECONDS
+
+if TYPE_CHECKING:
+    from noetl.executor.stores.finding import Finding
+
+MAX_RUNS_PER_SWEEP = 200
+"""Number of runs that one sweep examines. The next sweep starts after them."""
+
+logger = logging.getLogger("noetl.executor")
+
+
+class DynamoMaintenance:
+    """The consistency check of a DynamoDB store, and the sweep of its open runs."""
+
+    def __init__(self, context: DynamoContext, repairs: Repairs) -> None:
+        self._context = context
+        self._repairs = repairs
+
+    def check_consistency(self) -> list[Finding]:
+        """Return the inconsistencies of the table, the bucket and the queue, without changing them."""
+        from noetl.executor.stores.dynamo.consistency import ConsistencyCheck
+
+        return ConsistencyCheck(self._context).check_consistency()
+
+    def sweep(
+        self, now: float, *, queue: str = SERVICE_QUEUE, limit: int = MAX_RUNS_PER_SWEEP
+    ) -> SweepResult:
+        """Examine up to `limit` open runs of a queue, repair them, and announce overdue visits.
+
+        Successive sweeps go through all runs.
+        """
+        run_ids = next_open_runs(self._context, queue, limit)
+        repaired = self._context.in_parallel(lambda run_id: self._sweep_run(run_id, now), run_ids)
+        return SweepResult(len(run_ids), sum(repaired))
+
+    def _sweep_run(self, run_id: str, now: float) -> int:
+        """Repair a run, announce its overdue visits, and return how many visits were announced."""
+        snapshot = read_snapshot(self._context, run_id)
+        if snapshot is None or has_ended(snapshot.head):
+            return 0
+        due = self._overdue_and_repaired(snapshot, now)
+        if due:
+            names = ", ".join(sorted({item.visit.step for item in due}))
+            logger.warning("run %s had no message for due steps: %s", run_id, names)
+            self._context.announcer.announce(snapshot.head, due, now)
+        return len(due)
+
+    def _overdue_and_repaired(self, snapshot: RunSnapshot, now: float) -> list[VisitItem]:
+        """Return the overdue visits, and those that a repair has made due."""
+        since = now - GRACE_SECONDS
+        overdue = [item for item in snapshot.active_items if item.visit.due_at < since]
+        steps = (item for item in snapshot.items if not is_pseudo_step(item.visit.step))
+        if any(item.attributes.get("at", item.origin.entered_at) > since for item in steps):
+            # A worker is active, and completes the followups itself.
+            return overdue
+        overdue_ids = {item.visit.id for item in overdue}
+        repaired = self._repairs.repair(snapshot, now)
+        return [*overdue, *(item for item in repaired if item.visit.id not in overdue_ids)]

@@ -1,0 +1,225 @@
+"""The work queue of a DynamoDB store: claims of due visits, their leases, and commits of their outcomes.
+
+With an external queue, messages say which visits of service runs are due. Visits of all other runs are found
+in the table: a claim that finds no message in memory reads the open runs of the queue.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from noetl.executor.clients.aws_retry import ConditionFailed
+from noetl.executor.errors import MessageError
+from noetl.executor.model.events import Event
+from noetl.executor.model.run import Claim, Commit, ErrorRecord, Lease, RunStatus, Visit
+from noetl.executor.stores.dynamo import keys
+from noetl.executor.stores.dynamo.claims import ClaimRequest, Claims, FinishedVisit
+from noetl.executor.stores.dynamo.commits import Commits
+from noetl.executor.stores.dynamo.context import DynamoContext
+from noetl.executor.stores.dynamo.expressions import Put, Update, Write
+from noetl.executor.stores.dynamo.followups import DueVisits, Followups
+from noetl.executor.stores.dynamo.open_runs import list_open_runs
+from noetl.executor.stores.dynamo.repairs import Repairs
+from noetl.executor.stores.dynamo.run_snapshot import read_snapshot
+from noetl.executor.stores.dynamo.table import MAX_CONFLICTS
+from noetl.executor.stores.dynamo.visit_items import decode_visit, encode_events_item, is_held
+from noetl.executor.stores.interface import MessageOutcome
+from noetl.executor.stores.sqs.due_message import DueMessage
+from noetl.executor.stores.sqs.messages import MessageQueue
+from noetl.executor.stores.sqs.receiver import MessageReceiver
+
+logger = logging.getLogger("noetl.executor")
+
+
+class DynamoQueue:
+    """The visits of a DynamoDB store that are due."""
+
+    def __init__(
+        self, context: DynamoContext, claims: Claims, commits: Commits, followups: Followups, repairs: Repairs
+    ) -> None:
+        self._context = context
+        self._claims = claims
+        self._commits = commits
+        self._followups = followups
+        self._repairs = repairs
+        external = context.announcer.message_queue
+        self._receiver = None if external is None else MessageReceiver(external)
+
+    @property
+    def message_queue(self) -> MessageQueue | None:
+        """External queue, or None."""
+        return self._context.announcer.message_queue
+
+    def claim(self, queue: str, lease: Lease, now: float) -> Claim | None:
+        """Claim the visit of a queue that has been due longest, or return None if no visit is due."""
+        if self._receiver is not None and self._context.announcer.external_queue(queue) is not None:
+            return self._claim_received(self._receiver, lease, now)
+        memory_queue = self._context.announcer.memory_queue
+        for _ in range(MAX_CONFLICTS):
+            message = memory_queue.take(queue, now)
+            if message is None:
+                memory_queue.replace(queue, self._find_due(queue, now))
+                message = memory_queue.take(queue, now)
+            if message is None:
+                return None
+            claim = self._claims.claim(ClaimRequest(message, lease, now))
+            if isinstance(claim, Claim):
+                return claim
+        return None
+
+    def claim_message(
+        self, body: str, lease: Lease, now: float, *, give_up: bool = False
+    ) -> Claim | MessageOutcome:
+        """Claim the visit that a message names, or return what is to be done with the message."""
+        message = DueMessage.decode(body)
+        result = self._claims.claim(ClaimRequest(message, lease, now, give_up=give_up, is_delivered=True))
+        if not isinstance(result, FinishedVisit):
+            return result
+        finished = decode_visit(result.run_id, result.item, self._context.blobs)
+        if finished is not None:
+            due = self._followups.repeat(finished, now)
+            self._context.announcer.announce(due.head, due.items, now)
+        return MessageOutcome.DONE
+
+    def next_due(self, queue: str) -> float | None:
+        """Return the due time of the first visit of a queue, or None if the queue is empty."""
+        if self._context.announcer.external_queue(queue) is not None:
+            return None
+        return min((message.due_at for message in self._find_due(queue)), default=None)
+
+    def renew(
+        self,
+        run_id: str,
+        visit_id: str,
+        fence: int,
+        until: float,
+        events: Sequence[Event] = (),
+        events_already_written: int = 0,
+    ) -> bool:
+        """Extend a claim until a time, and write events of its work; return False if the claim is lost."""
+        context = self._context
+        key = context.heads.visit_key(run_id, visit_id)
+        writes: list[Write] = [Update(key, {"due": until}, when=is_held(fence))]
+        if events:
+            spread = context.heads.spread(run_id)
+            key = keys.renewal_events(run_id, visit_id, fence, events_already_written, spread)
+            writes.append(Put(key, encode_events_item(events, context.blobs, run_id), when=()))
+        try:
+            context.table.write(writes)
+        except ConditionFailed:
+            return False
+        if events:
+            context.changes.notify()
+        if self._receiver is not None:
+            self._receiver.extend(run_id, visit_id)
+        return True
+
+    def release(self, run_id: str, visit_id: str, fence: int, now: float, *, counts: bool) -> None:
+        """Give up a claim on purpose: the visit is due at once, and a later commit is refused."""
+        context = self._context
+        added = {"fence": 1} if counts else {"fence": 1, "claims": -1}
+        key = context.heads.visit_key(run_id, visit_id)
+        try:
+            item = context.table.update(Update(key, {"due": now}, added, when=is_held(fence)))
+        except ConditionFailed:
+            return
+        message = DueMessage(run_id, visit_id, item["step"], now, context.heads.spread(run_id))
+        context.announcer.send(context.heads.read(run_id)["queue"], [message], now)
+        if self._receiver is not None:
+            self._receiver.finish(run_id, visit_id)
+        context.changes.notify()
+
+    def release_dead(self, queue: str, now: float) -> int:
+        """Return 0: only a store on the same machine can know that a worker is dead."""
+        return 0
+
+    def commit(self, commit: Commit, now: float, claim_for: Lease | None = None) -> Visit | None:
+        """Write the outcome of a visit and all that follows from it, and claim the next visit for a lease."""
+        visit = commit.visit
+        committed, claimed_head = self._commits.commit(commit, now)
+        self._context.changes.notify()
+        known_head = claimed_head if commit.stop is None else None
+        due = self._followups.apply(committed, now, known_head)
+        following = self._claim_or_announce(due, visit, now, claim_for)
+        if following is None and claim_for is not None and due.items and due.head is known_head:
+            # The claim may have failed because the run is stopping, which the known head does not show.
+            due = self._followups.settle_stop(visit.run_id, now)
+            following = self._claim_or_announce(due, visit, now, claim_for)
+        if self._receiver is not None:
+            self._receiver.finish(visit.run_id, visit.id, following)
+        return following
+
+    def finish(
+        self, claim: Claim, status: RunStatus, result: Any, errors: Sequence[ErrorRecord], now: float
+    ) -> None:
+        """Set the final status of a run, and answer the wait of its parent."""
+        head = self._commits.finish(claim, status, result, errors, now)
+        self._followups.complete_end(head, now)
+        if self._receiver is not None:
+            self._receiver.finish(claim.run.id, claim.visit.id)
+        self._context.changes.notify()
+        self._context.announcer.work.notify()
+
+    def _claim_or_announce(
+        self, due: DueVisits, committed: Visit, now: float, claim_for: Lease | None
+    ) -> Visit | None:
+        """Claim the first due visit if there is a lease, and announce the others."""
+        claimed: Visit | None = None
+        rest = []
+        for item in due.items:
+            may_claim = claimed is None and item.visit.id != committed.id and item.visit.due_at <= now
+            if claim_for is not None and may_claim:
+                message = self._context.announcer.message_about(item, due.head)
+                # The outputs that the step reads are read when it starts.
+                message = replace(message, holders=())
+                claim = self._claims.claim(ClaimRequest(message, claim_for, now, known=item))
+                if isinstance(claim, Claim):
+                    claimed = claim.visit
+                    continue
+            rest.append(item)
+        self._context.announcer.announce(due.head, rest, now)
+        return claimed
+
+    def _claim_received(self, receiver: MessageReceiver, lease: Lease, now: float) -> Claim | None:
+        """Claim a visit of a received message. If there is none, one thread waits for messages."""
+        while (message := receiver.take()) is not None:
+            try:
+                claim = self.claim_message(message["Body"], lease, now)
+            except MessageError as problem:
+                # SQS delivers it again, and moves it to the dead-letter queue after some deliveries.
+                logger.warning("a message was left in the queue: %s", problem)
+                continue
+            if isinstance(claim, Claim):
+                receiver.bind(claim.visit, message["ReceiptHandle"])
+                return claim
+            if claim is MessageOutcome.DONE:
+                receiver.delete(message["ReceiptHandle"])
+        # New messages are claimed by the next call, with the time of that call.
+        self._context.announcer.work.notify(receiver.poll(math.ceil(lease.seconds)))
+        return None
+
+    def _find_due(self, queue: str, now: float | None = None) -> list[DueMessage]:
+        """Return messages about the active visits of a queue, read from the table, the longest due first.
+
+        With `now`, runs that a dead worker has left half done are repaired.
+        """
+        context = self._context
+        ids = sorted(context.heads.open_runs(queue) | set(list_open_runs(context, queue)))
+        due: list[tuple[tuple[object, ...], DueMessage]] = []
+        for snapshot in context.in_parallel(lambda run_id: read_snapshot(context, run_id), ids):
+            if snapshot is None:
+                continue
+            context.heads.remember(snapshot.head)
+            repaired = [] if now is None else self._repairs.repair(snapshot, now)
+            due += [
+                (
+                    (item.visit.due_at, *item.sort_key),
+                    context.announcer.message_about(item, snapshot.head),
+                )
+                for item in [*snapshot.active_items, *repaired]
+            ]
+        return [message for _, message in sorted(due, key=lambda entry: entry[0])]

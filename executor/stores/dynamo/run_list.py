@@ -1,0 +1,206 @@
+"""Lists of runs, newest first.
+
+Problem: a list of runs must be sorted by time of creation. The index spreads the runs of a tenant over
+several partitions (shards), so that they can be written fast. A filter may match few of many runs.
+
+Algorithm: k-way merge (Knuth 1973). Each shard is read from the newest run on, up to MAX_PAGES pages, and
+the results are merged. If a shard was not read to its end, only runs that are newer than its last one are
+returned, and the cursor is there.
+
+Cost: one query of each shard, and one batch read of the heads and counters of the runs on the page.
+
+Limits: a page may have fewer runs than `limit`, or none, although the cursor says that there are more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from noetl.executor.model.run import Run, RunStatus
+from noetl.executor.model.run_filter import RunFilter
+from noetl.executor.stores.cursors import read_cursor, write_cursor
+from noetl.executor.stores.dynamo import keys
+from noetl.executor.stores.dynamo.attributes import Item, encode_item
+from noetl.executor.stores.dynamo.context import DynamoContext
+from noetl.executor.stores.dynamo.run_items import decode_run, run_id_of, spread_of, sum_counters, tenant_of
+from noetl.executor.stores.dynamo.run_snapshot import read_snapshot
+from noetl.planner.frozen import frozen
+
+MAX_PAGES = 4
+"""Number of pages of each index partition that are read for one page of runs."""
+
+_OPEN = (RunStatus.QUEUED, RunStatus.RUNNING)
+
+
+@frozen
+class RunIndexQuery:
+    """A query of the index for the runs of a filter.
+
+    `before` is the sort key of the run where the page before has ended.
+    """
+
+    run_filter: RunFilter
+    before: str | None
+
+    def matches(self, run: Run, sort_key: str) -> bool:
+        """Return whether a run is in the list; the index may be out of date."""
+        return self.run_filter.matches(run) and (self.before is None or sort_key < self.before)
+
+    def parameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the parameters of a query of the index, and its values without that of the partition."""
+        wanted = self.run_filter
+        earliest = keys.creation_sort_key(max(wanted.since or 0.0, 0.0), "")
+        values: dict[str, Any] = {":from": earliest, ":to": self.before or "~"}
+        names: dict[str, str] = {}
+        conditions: list[str] = []
+        statuses = self._index_statuses()
+        if statuses:
+            names["#s"] = "status"
+            values |= {f":s{index}": status.value for index, status in enumerate(statuses)}
+            conditions.append(f"#s IN ({', '.join(f':s{index}' for index in range(len(statuses)))})")
+        if wanted.playbook is not None:
+            values[":p"] = wanted.playbook
+            conditions.append("playbook = :p")
+        if wanted.queue is not None:
+            names["#q"], values[":q"] = "queue", wanted.queue
+            conditions.append("#q = :q")
+        if wanted.tag is not None:
+            names["#g"], values[":g"] = "tags", wanted.tag
+            conditions.append("contains(#g, :g)")
+        query: dict[str, Any] = {
+            "KeyConditionExpression": "tenant = :t AND created BETWEEN :from AND :to",
+            "ScanIndexForward": False,
+        }
+        query |= {"FilterExpression": " AND ".join(conditions)} if conditions else {}
+        query |= {"ExpressionAttributeNames": names} if names else {}
+        return query, values
+
+    def _index_statuses(self) -> list[RunStatus]:
+        """Return the statuses in the index that a run of the list may have. `waiting` is never stored."""
+        if self.run_filter.status is None:
+            return []
+        if self.run_filter.status is RunStatus.WAITING:
+            return list(_OPEN)
+        # A resumed run is queued again, and the index may still show it as running.
+        return [
+            self.run_filter.status,
+            *([RunStatus.RUNNING] if self.run_filter.status is RunStatus.QUEUED else []),
+        ]
+
+
+class RunList:
+    """The runs of a table, alone and in pages, each with its counts."""
+
+    def __init__(self, context: DynamoContext) -> None:
+        self._context = context
+
+    def get(self, tenant: str, run_id: str) -> Run | None:
+        """Return a run of a tenant, or None if the tenant has no such run."""
+        item_keys = [keys.head(run_id), keys.counter(run_id, 0)]
+        items = self._context.table.get_many(item_keys)
+        head = items.get(item_keys[0])
+        if head is None or tenant_of(head) != tenant:
+            return None
+        self._context.heads.remember(head)
+        return self._current_run(head, items.get(item_keys[1]))
+
+    def find(self, run_filter: RunFilter) -> tuple[list[Run], str | None]:
+        """Return a page of runs, newest first, and the cursor of the next page or None."""
+        cursor, limit = run_filter.cursor, run_filter.limit
+        before = None if cursor is None else keys.creation_sort_key(*read_cursor(cursor))
+        query = RunIndexQuery(run_filter, before)
+        if run_filter.parent is not None:
+            runs = self._load_matching(query, self._child_ids(run_filter.parent))
+            last = runs[limit - 1] if len(runs) > limit else None
+            return runs[:limit], None if last is None else write_cursor(last.created_at, last.id)
+        sort_keys, end = self._list_sort_keys(query, limit + 1)
+        page = [sort_key.partition("#")[2] for sort_key in sort_keys[:limit]]
+        next_key = sort_keys[limit - 1] if len(sort_keys) > limit else end
+        runs = self._load_matching(query, page)
+        if next_key is None:
+            return runs, None
+        created_at, _, run_id = next_key.partition("#")
+        return runs, write_cursor(float(created_at), run_id)
+
+    def _load_matching(self, query: RunIndexQuery, run_ids: Sequence[str]) -> list[Run]:
+        """Return the runs that match the query, newest first."""
+        item_keys = [key for run_id in run_ids for key in (keys.head(run_id), keys.counter(run_id, 0))]
+        items = self._context.table.get_many(item_keys)
+        heads = [item for key, item in items.items() if key.sk == "H"]
+        runs: list[Run] = []
+        for head in sorted(heads, key=lambda head: str(head["created"]), reverse=True):
+            if tenant_of(head) != query.run_filter.tenant:
+                continue
+            run = self._current_run(head, items.get(keys.counter(run_id_of(head), 0)))
+            if query.matches(run, str(head["created"])):
+                runs.append(run)
+        return runs
+
+    def _current_run(self, head: Item, first_counter: Item | None) -> Run:
+        """Return a run with its counts, and with the status `waiting` if all of its active visits wait."""
+        run_id = run_id_of(head)
+        other_keys = [keys.counter(run_id, number) for number in range(1, spread_of(head))]
+        counters = [*([] if first_counter is None else [first_counter])]
+        counters += self._context.table.get_many(other_keys).values()
+        run = decode_run(head, self._context.blobs, sum_counters(head, counters, self._context.step_of(head)))
+        if run.status.is_final or "waits" not in head:
+            return run
+        snapshot = read_snapshot(self._context, run_id)
+        if snapshot is None:
+            return run
+        # The run may have ended since its head was read.
+        return replace(
+            decode_run(snapshot.head, self._context.blobs, snapshot.counts), status=snapshot.status()
+        )
+
+    def _child_ids(self, parent: str) -> list[str]:
+        items = self._context.table.query(keys.partition_key(parent), "K#")
+        return [item["sk"].split("#", 2)[2] for item in items]
+
+    def _list_sort_keys(self, query: RunIndexQuery, count: int) -> tuple[list[str], str | None]:
+        """Return the index sort keys of the newest runs, and where the index was read to if there may be
+        more.
+        """
+        parameters, values = query.parameters()
+        if "FilterExpression" not in parameters:
+            parameters["Limit"] = count + 1
+
+        def list_shard(shard: str) -> tuple[list[str], str | None]:
+            encoded = encode_item(values | {":t": shard})
+            return self._list_shard(parameters | {"ExpressionAttributeValues": encoded}, count, query.before)
+
+        return merge_shards(
+            self._context.in_parallel(list_shard, keys.shards(query.run_filter.tenant)), count
+        )
+
+    def _list_shard(
+        self, query: dict[str, Any], count: int, before: str | None
+    ) -> tuple[list[str], str | None]:
+        """Return sort keys of the newest runs of a shard, and where it was read to if there may be more."""
+        sort_keys: list[str] = []
+        for _ in range(MAX_PAGES):
+            page = self._context.table.query_index("runs", **query)
+            sort_keys += [item["created"]["S"] for item in page["Items"] if item["created"]["S"] != before]
+            if len(sort_keys) >= count or "LastEvaluatedKey" not in page:
+                return sort_keys[:count], None
+            query = query | {"ExclusiveStartKey": page["LastEvaluatedKey"]}
+        return sort_keys, str(page["LastEvaluatedKey"]["created"]["S"])
+
+
+def merge_shards(
+    shards: Sequence[tuple[Sequence[str], str | None]], count: int
+) -> tuple[list[str], str | None]:
+    """Return the newest sort keys of all shards, and up to where all shards were read if there may be more.
+
+    Each shard has its sort keys, newest first, and where it was read to, or None if it was read to its end.
+    An older key than that is left out, since the shard may have a newer one.
+
+    >>> merge_shards([(["9", "4"], None), (["7"], "7")], 10)
+    (['9', '7'], '7')
+    """
+    end = max((end for _, end in shards if end is not None), default=None)
+    candidates = (key for sort_keys, _ in shards for key in sort_keys if end is None or key >= end)
+    merged = sorted(candidates, reverse=True)[:count]
+    return merged, None if len(merged) == count else end

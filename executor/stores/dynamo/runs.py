@@ -1,0 +1,186 @@
+"""The runs of a DynamoDB store: their start, stop and resume, their visits and their history."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from noetl.executor.clients.aws_retry import ConditionFailed
+from noetl.executor.errors import PayloadTooLargeError, RejectedError
+from noetl.executor.model.events import Event
+from noetl.executor.model.run import Run, RunStatus, Visit
+from noetl.executor.model.run_filter import RunFilter
+from noetl.executor.model.run_transition import check_same_request
+from noetl.executor.model.special_visits import is_pseudo_step
+from noetl.executor.stores.dynamo import keys
+from noetl.executor.stores.dynamo.attributes import Item
+from noetl.executor.stores.dynamo.context import DynamoContext
+from noetl.executor.stores.dynamo.expressions import Put, Write
+from noetl.executor.stores.dynamo.history import RunHistory
+from noetl.executor.stores.dynamo.resumes import Resumes
+from noetl.executor.stores.dynamo.run_items import (
+    derive_deadline_visit,
+    derive_first_visit,
+    encode_head,
+    run_id_of,
+)
+from noetl.executor.stores.dynamo.run_list import RunList
+from noetl.executor.stores.dynamo.run_snapshot import load_run, read_snapshot
+from noetl.executor.stores.dynamo.stops import Stops
+from noetl.executor.stores.dynamo.visit_items import (
+    VisitOrigin,
+    decode_visit,
+    encode_origin,
+    encode_outcome,
+)
+
+
+class DynamoRuns:
+    """The runs of a DynamoDB store."""
+
+    def __init__(self, context: DynamoContext, stops: Stops, resumes: Resumes) -> None:
+        self._context = context
+        self._stops = stops
+        self._resumes = resumes
+        self._list = RunList(context)
+        self._history = RunHistory(context)
+
+    def create(
+        self,
+        run: Run,
+        first: Visit,
+        idempotency: tuple[str, str] | None = None,
+        history: Sequence[Visit] = (),
+    ) -> Run:
+        """Start a run with its first visit, or return the run that this request has started before."""
+        spread = self._context.plans.spread(run.plan_hash)
+        head = encode_head(run, first, len(history), spread, self._context.blobs)
+        writes: list[Write] = [Put(keys.head(run.id), head)]
+        if idempotency is not None:
+            name, request_hash = idempotency
+            request = {"run": run.id, "tenant": run.tenant, "request": request_hash}
+            writes.append(Put(keys.idempotency(run.tenant, name), request))
+            head["key"] = keys.idempotency(run.tenant, name).pk
+        if run.parent is not None:
+            child = keys.child(run.parent.run_id, run.parent.visit_id, run.id)
+            writes.append(Put(child, {"wait": run.parent.id}, when=()))
+        if history:
+            self._copy_history(run, history, spread)
+        try:
+            self._context.table.write(writes)
+        except PayloadTooLargeError as problem:
+            raise RejectedError("too_large", f"the run cannot be stored: {problem}") from None
+        except ConditionFailed as refusal:
+            if idempotency is not None and len(writes) > 1 and refusal.failed[1]:
+                return self._earlier_run(run.tenant, *idempotency)
+            existing = self._context.heads.read(run.id)
+            self._announce_first(existing, run.created_at)
+            return load_run(self._context, existing)
+        head |= keys.head(run.id)._asdict()
+        self._context.heads.remember(head)
+        self._announce_first(head, run.created_at)
+        self._context.changes.notify()
+        return run
+
+    def get(self, tenant: str, run_id: str) -> Run | None:
+        """Return a run of a tenant, or None if the tenant has no such run."""
+        return self._list.get(tenant, run_id)
+
+    def find(self, run_filter: RunFilter) -> tuple[list[Run], str | None]:
+        """Return a page of runs, newest first, and the cursor of the next page or None."""
+        return self._list.find(run_filter)
+
+    def stop(self, run_id: str, status: RunStatus, now: float) -> Run:
+        """Let a run end with `status`: no visit starts any more, and running visits finish."""
+        return self._stops.stop(run_id, status, now)
+
+    def resume(
+        self, run_id: str, now: float, *, deadline_at: float | None, values: Mapping[str, Mapping[str, Any]]
+    ) -> Run:
+        """Continue a run that has ended: its failed and parked visits become due."""
+        return self._resumes.resume(run_id, now, deadline_at=deadline_at, values=values)
+
+    def events(self, run_id: str, after: str | None = None, limit: int = 1000) -> list[Event]:
+        """Return the history of a run after the event with the id `after`, in order."""
+        return self._history.events(run_id, after, limit)
+
+    def cancelled_runs(self, run_ids: Sequence[str]) -> set[str]:
+        """Return which of the runs are cancelled, so that their running visits must be abandoned."""
+        heads = self._context.table.get_many([keys.head(run_id) for run_id in run_ids])
+        return {run_id_of(head) for head in heads.values() if head.get("stop") == RunStatus.CANCELLED}
+
+    def visits(self, run_id: str) -> list[Visit]:
+        """Return all visits of a run in the order of their creation, without their outputs."""
+        snapshot = read_snapshot(self._context, run_id)
+        return [] if snapshot is None else [_without_outputs(item.visit) for item in snapshot.current_items]
+
+    def visits_with_outputs(self, run_id: str, visit_ids: Sequence[str] | None = None) -> list[Visit]:
+        """Return the named visits, or all, with the names that they saved and their results."""
+        if visit_ids is not None:
+            stored = self._stored_visits(run_id, visit_ids)
+            if stored is not None:
+                return sorted(stored, key=lambda visit: (visit.clock, visit.id))
+        snapshot = read_snapshot(self._context, run_id, with_outputs=True)
+        visits = [] if snapshot is None else [item.visit for item in snapshot.current_items]
+        if visit_ids is None:
+            chosen = [visit for visit in visits if not is_pseudo_step(visit.step)]
+        else:
+            wanted_ids = frozenset(visit_ids)
+            chosen = [visit for visit in visits if visit.id in wanted_ids]
+        return sorted(chosen, key=lambda visit: (visit.clock, visit.id))
+
+    def batch_results(self, run_id: str, visit_id: str, loop: str) -> list[Sequence[Any]]:
+        """Return the committed batch results of one loop of a visit, in order."""
+        pk = self._context.heads.visit_key(run_id, visit_id).pk
+        prefix = f"P#{visit_id}#{loop}#"
+        items = self._context.table.query(pk, prefix)
+        # Positions of inner loops begin with that of the outer loop.
+        return [
+            self._context.blobs.load(item["body"]) for item in items if "#" not in item["sk"][len(prefix) :]
+        ]
+
+    def _announce_first(self, head: Item, now: float) -> None:
+        """Announce the first visit and the deadline of a run, unless a worker has started the run."""
+        if head["status"] != RunStatus.QUEUED:
+            return
+        first, deadline = derive_first_visit(head, self._context.step_of(head)), derive_deadline_visit(head)
+        self._context.announcer.announce(head, [first, *([] if deadline is None else [deadline])], now)
+
+    def _earlier_run(self, tenant: str, key: str, request_hash: str) -> Run:
+        """Return the run that an idempotency key has started before."""
+        item = self._context.table.get(keys.idempotency(tenant, key))
+        check_same_request("" if item is None else item["request"], request_hash)
+        assert item is not None
+        head = self._context.heads.read(item["run"])
+        # The process that started the run may have died before it announced the first visit.
+        self._announce_first(head, head["at"])
+        return load_run(self._context, head)
+
+    def _copy_history(self, run: Run, history: Sequence[Visit], spread: int) -> None:
+        """Copy finished visits of another run, before the head of the new run exists."""
+        for position, visit in enumerate(history):
+            origin = VisitOrigin(entered_at=run.created_at, index=position)
+            outcome = encode_outcome(visit, (), self._context.blobs)
+            item = {
+                **encode_origin(replace(visit, run_id=run.id), origin),
+                **{name: value for name, value in outcome.items() if value is not None},
+                "history": True,
+            }
+            self._context.table.write([Put(keys.visit(run.id, visit.id, spread), item, when=())])
+
+    def _stored_visits(self, run_id: str, visit_ids: Sequence[str]) -> list[Visit] | None:
+        """Return the visits with these ids, or None if an item of them does not hold its origin."""
+        spread = self._context.heads.spread(run_id)
+        visit_keys = [keys.visit(run_id, id, spread) for id in visit_ids]
+        items = self._context.table.get_many(visit_keys)
+        decoded = [
+            decode_visit(run_id, items[key], self._context.blobs) if key in items else None
+            for key in visit_keys
+        ]
+        visits = [item.visit for item in decoded if item is not None]
+        return visits if len(visits) == len(decoded) else None
+
+
+def _without_outputs(visit: Visit) -> Visit:
+    return replace(visit, saved={}, result=None)
