@@ -215,6 +215,8 @@ def test_an_update_only_shrinks_the_allow_list_and_its_creation_raises_no_total(
         'def vet(host, action="http"): ...',
         'catalogue()["postgres"]',
         'catalogue().get("callback")',
+        'program.catalogue["wait"]',
+        'handler("message")',
     ],
 )
 def test_the_name_of_an_action_type_is_found_outside_of_its_file(code: str) -> None:

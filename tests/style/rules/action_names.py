@@ -16,6 +16,9 @@ _OWN_FILE = re.compile(r"executor/actions/_?(?P<name>[a-z0-9]+)(_\w*)?\.py")
 
 _JSON_KEY = "a key"
 
+_OWNER_OF_TYPES = re.compile("catalogue|action_types|declarations|handler")
+"""What is asked for an action type, so that every word is one."""
+
 ACTION_TYPES = frozenset(
     path.stem.rstrip("_") for path in ROOT.glob("executor/actions/[a-z]*.py") if path.stem != "action"
 )
@@ -95,8 +98,13 @@ def find_words(node: ast.AST) -> Iterator[WrittenWord]:
             yield from _words_in(node, "a table" if _is_table(node) else _JSON_KEY)
         case ast.Set() | ast.List() | ast.Tuple():
             yield from _words_in(node, "a collection")
-        case ast.Subscript(slice=key) | ast.Call(func=ast.Attribute(attr="get" | "pop"), args=[key, *_]):
-            yield from _words_in(key, _JSON_KEY)
+        case (
+            ast.Subscript(value=owner, slice=key)
+            | ast.Call(func=ast.Attribute(value=owner, attr="get" | "pop"), args=[key, *_])
+            | ast.Call(func=ast.Name(id="handler") as owner, args=[key])
+        ):
+            names_type = _OWNER_OF_TYPES.search(ast.unparse(owner)) is not None
+            yield from _words_in(key, "a search of a type" if names_type else _JSON_KEY)
         case ast.keyword(value=ast.Constant()):
             yield from _words_in(node.value, f"{node.arg}=")
         case ast.arguments():
