@@ -11,13 +11,13 @@ import pytest
 
 from noetl.executor.model.run import Visit, VisitStatus
 from noetl.executor.model.visit_states import VisitTrigger
+from noetl.testing.transition_observer import TransitionObserver, table_without
 from tests.simulation.backends import StoreBackend, memory_backend, postgres_backend, sqlite_backend
 from tests.simulation.dynamo_backend import DynamoBackend, shorten_retry_pauses
 from tests.simulation.faults import FaultInjectingStore
 from tests.simulation.matrix import all_cells, find_scenario, sample_cells
 from tests.simulation.scenarios import SCENARIOS, Scenario
 from tests.simulation.world import SimulatedWorld
-from tests.transition_observer import TransitionObserver, table_without
 
 SAMPLE_SIZE = 12
 

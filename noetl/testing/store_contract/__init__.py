@@ -11,7 +11,7 @@ The page docs/stores-howto.md says how to write a store.
 # ruff: noqa: E402
 import pytest
 
-for part in ("consistency", "keys", "plans", "queue", "registry", "runs", "sweep", "waits"):
+for part in ("consistency", "keys", "plans", "queue", "registry", "runs", "sweep", "transitions", "waits"):
     pytest.register_assert_rewrite(f"{__name__}.{part}")
 
 from noetl.testing.store_contract.consistency import ConsistencyContract
@@ -22,6 +22,7 @@ from noetl.testing.store_contract.queue import QueueContract
 from noetl.testing.store_contract.registry import RegistryContract
 from noetl.testing.store_contract.runs import RunsContract
 from noetl.testing.store_contract.sweep import SweepContract
+from noetl.testing.store_contract.transitions import RepairTransitionsContract, TransitionsContract
 from noetl.testing.store_contract.waits import WaitsContract
 
 __all__ = [
@@ -31,19 +32,27 @@ __all__ = [
     "PlansContract",
     "QueueContract",
     "RegistryContract",
+    "RepairTransitionsContract",
     "RunsContract",
     "StoreContract",
     "StoreDamage",
     "SweepContract",
+    "TransitionsContract",
     "WaitsContract",
 ]
 
 
 class StoreContract(
-    PlansContract, KeysContract, RegistryContract, RunsContract, QueueContract, WaitsContract
+    PlansContract,
+    KeysContract,
+    RegistryContract,
+    RunsContract,
+    QueueContract,
+    WaitsContract,
+    TransitionsContract,
 ):
     """Tests of all parts but maintenance. A subclass has a fixture `store`, which returns an empty store."""
 
 
-class MaintenanceContract(ConsistencyContract, SweepContract):
+class MaintenanceContract(ConsistencyContract, SweepContract, RepairTransitionsContract):
     """Tests of maintenance. A subclass has a fixture `store`, and a `damage` that damages the store."""

@@ -3,9 +3,9 @@
 Problem: stores change visits in their own way, with SQL or with requests to a service. Hold all of them to
 the table `TRANSITIONS` of `executor/model/visit_states.py`.
 
-Algorithm: take a snapshot of all visits before and after each call of the store, and compare. A change is
-explained by a row of the table if the status before and after are those of the row, and the other columns
-have changed as the row allows. A call that writes two rows at once is explained by an entry of `COMBINED`.
+Algorithm: take a snapshot of all visits before and after each call of the store, and compare. A row of the
+table explains a change if it has the status before and the status after. The other fields must have changed
+as the row allows. An entry of `COMBINED` explains a call that makes two transitions at once.
 
 Cost: two reads of all visits of all known runs for each call.
 

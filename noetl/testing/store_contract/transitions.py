@@ -1,8 +1,7 @@
-"""The contract of stores for the states of visits: each change is a transition of the table.
+"""The contract of the states of visits: each change is a transition of the table.
 
-There is a scenario for each row of `TRANSITIONS`. The visits are compared before and after each call of the
-store. Some rows are repairs and races that only some stores have; their scenarios are `SQL_SCENARIOS` and
-`DYNAMO_SCENARIOS`.
+There is a scenario for each row of `TRANSITIONS` that every store makes. The visits are compared before and
+after each call of the store. `REPAIRS` are the rows that only a sweep makes, or a claim of a dead worker.
 """
 
 from __future__ import annotations
@@ -15,9 +14,11 @@ import pytest
 from noetl.executor.model.outcome import Suspension
 from noetl.executor.model.run import NEVER, Claim, Commit, Lease, Progress, Run, RunStatus, VisitStatus
 from noetl.executor.model.transition import abandon, suspend
-from noetl.executor.model.visit_states import COMBINED, TRANSITIONS, VisitTrigger
+from noetl.executor.model.visit_states import VisitTrigger
 from noetl.executor.model.worker_identity import process_name
 from noetl.executor.stores.interface import Store
+from noetl.testing.store_contract.damage import StoreDamage
+from noetl.testing.store_contract.fixtures import ContractFixtures
 from noetl.testing.store_contract.operations import (
     CHAIN,
     LEASE,
@@ -29,7 +30,7 @@ from noetl.testing.store_contract.operations import (
     succeed,
     suspend_claim,
 )
-from tests.transition_observer import Row, observe_store, rows_of, table_without
+from noetl.testing.transition_observer import Row, observe_store, table_without
 
 FORK = """
     steps:
@@ -216,31 +217,11 @@ SCENARIOS: Mapping[Row, Scenario] = {
 """For each row of the table that every store makes: calls by which it does."""
 
 
-def end_lease(store: Store) -> None:
-    run = start_run(store)
-    place, boot, _, _ = process_name().split("/")
-    claim_visit(store, run, lease=Lease(f"{place}/{boot}/4194999/1/walk", 1000.0))
-    assert store.queue.release_dead(run.queue, 1.0) == 1
-
-
-def unpark_by_sweep(store: Store) -> None:
-    """Park a visit of a running run by hand, and sweep. Every call is observed, also a query."""
-    run = start_run(store)
-    store.queue.commit(fail(store, claim_visit(store, run), retry_at=5.0), 1.0)
-    with store.maintenance.database.transaction() as db:
-        db.execute("update visits set status = 'parked' where status = 'retrying'")
-    store.queue.next_due(run.queue)
-    assert store.maintenance.sweep(2.0).repaired == 1
-
-
-SQL_SCENARIOS: Mapping[Row, Scenario] = {
-    (VisitStatus.RUNNING, VisitTrigger.END_LEASE): end_lease,
-    (VisitStatus.PARKED, VisitTrigger.UNPARK): unpark_by_sweep,
-}
-"""Rows that only SQL stores make: they know dead workers of their machine, and repair parked visits."""
-
-DYNAMO_ROWS = frozenset({(VisitStatus.RUNNING, VisitTrigger.REVOKE)})
-"""Rows that only DynamoDB makes: a claim and a stop may cross there."""
+REPAIRS: tuple[Row, ...] = (
+    (VisitStatus.RUNNING, VisitTrigger.END_LEASE),
+    (VisitStatus.PARKED, VisitTrigger.UNPARK),
+)
+"""Rows that a store makes which knows dead workers of its machine, and repairs parked visits."""
 
 
 def enter_and_claim(store: Store) -> None:
@@ -278,11 +259,6 @@ COMBINED_SCENARIOS: Mapping[tuple[VisitTrigger, VisitTrigger], Scenario] = {
 """Calls that make two transitions at once."""
 
 
-def test_every_row_has_a_scenario() -> None:
-    assert {*SCENARIOS, *SQL_SCENARIOS, *DYNAMO_ROWS} == set(rows_of(TRANSITIONS))
-    assert set(COMBINED_SCENARIOS) == set(COMBINED)
-
-
 def check_row(store: Store, row: Row, scenario: Scenario) -> None:
     """Check that a scenario makes the transition of a row, and none that the table does not have.
 
@@ -301,8 +277,8 @@ def id_of_row(row: Row) -> str:
     return f"{before or 'no visit'} {trigger.name}"
 
 
-class TransitionContract:
-    """Tests of the states of visits. `store` is empty."""
+class TransitionsContract(ContractFixtures):
+    """Tests of the states of visits."""
 
     @pytest.mark.parametrize("row", SCENARIOS, ids=id_of_row)
     def test_every_change_is_a_transition_of_the_table(self, store: Store, row: Row) -> None:
@@ -333,9 +309,26 @@ class TransitionContract:
         }
 
 
-class SqlTransitionContract(TransitionContract):
-    """The same for a SQL store, which also repairs damage and knows dead workers."""
+class RepairTransitionsContract:
+    """Tests of the transitions of repairs. `store` is empty, and `damage` damages it."""
 
-    @pytest.mark.parametrize("row", SQL_SCENARIOS, ids=id_of_row)
-    def test_every_repair_is_a_transition_of_the_table(self, store: Store, row: Row) -> None:
-        check_row(store, row, SQL_SCENARIOS[row])
+    damage: StoreDamage
+
+    def test_the_end_of_a_lease_is_a_transition_of_the_table(self, store: Store) -> None:
+        def end_lease(observed: Store) -> None:
+            run = start_run(observed)
+            place, boot, _, _ = process_name().split("/")
+            claim_visit(observed, run, lease=Lease(f"{place}/{boot}/4194999/1/walk", 1000.0))
+            assert observed.queue.release_dead(run.queue, 1.0) == 1
+
+        check_row(store, REPAIRS[0], end_lease)
+
+    def test_the_repair_of_a_parked_visit_is_a_transition_of_the_table(self, store: Store) -> None:
+        def unpark(observed: Store) -> None:
+            run = start_run(observed)
+            observed.queue.commit(fail(observed, claim_visit(observed, run), retry_at=5.0), 1.0)
+            self.damage.update_visit(store, run, "a", status="parked")
+            observed.queue.next_due(run.queue)  # The damage is observed with this call.
+            assert observed.maintenance.sweep(2.0).repaired == 1
+
+        check_row(store, REPAIRS[1], unpark)
