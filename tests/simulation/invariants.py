@@ -196,7 +196,7 @@ def _check_state(world: SimulatedWorld, scenario: Scenario, play: FinishedPlay) 
     copies = [child for child in play.children if child.playbook == run.playbook]
     require(not copies, "I2", "the run was started twice")
     with world.points.disabled():
-        findings = world.backend.maintenance.check_consistency()
+        findings = world.backend.check_consistency()
     for finding in findings:
         is_count = finding.check.startswith("counters") or finding.check == "arrivals"
         default = "I3" if is_count else "I7"
