@@ -46,7 +46,9 @@ class ClassSize:
 
 @dataclass
 class PackageSize:
-    """The sizes of one package. A function is public if neither its name nor a name around it starts with `_`.
+    """The sizes of one package.
+
+    A function is public if neither its name nor the name of its class starts with `_`.
 
     Lengths are in lines and count from the `def` to the last statement.
     """
@@ -74,8 +76,8 @@ class PackageSize:
             return set()
         visited.add(name)
         size = self.classes[name]
-        own = {method for method in size.methods if not (public and method.startswith("_"))}
-        return own.union(*(self._methods(base, visited, public=public) for base in size.bases))
+        methods = {method for method in size.methods if not (public and method.startswith("_"))}
+        return methods.union(*(self._methods(base, visited, public=public) for base in size.bases))
 
 
 def measure(root: Path, package: str) -> PackageSize:
