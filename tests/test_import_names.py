@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import sysconfig
+import venv
 from pathlib import Path
 
 import pytest
@@ -49,8 +52,6 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _copy_sources(target: Path) -> None:
     """Copy what the wheel is built from, so that the build leaves nothing in this checkout."""
-    import shutil
-
     for name in ("noetl", *FOLDERS):
         shutil.copytree(ROOT / name, target / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
@@ -97,6 +98,77 @@ class TestWheel:
             "print('NP101' in explanation('NP101'), len(migrations()) > 0, DEFINITION.exists())"
         )
         assert run_python(code, installed, cwd=tmp_path) == "True True True\n"
+
+
+TOY_TEST = """
+import pytest
+from noetl.testing.store_contract import StoreContract
+from toy_store.store import ToyStore
+
+class TestToyStore(StoreContract):
+    @pytest.fixture
+    def store(self):
+        return ToyStore()
+"""
+
+
+@pytest.fixture(scope="module")
+def fresh_python(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the interpreter of a new environment with the wheel, its dependencies and pytest."""
+    folder = tmp_path_factory.mktemp("fresh")
+    venv.create(folder, with_pip=False)
+    (packages,) = folder.glob("lib/*/site-packages")
+    # The `.pth` file that installs the checkout is not read there.
+    (packages / "dependencies.pth").write_text(f"{installed}\n{sysconfig.get_path('purelib')}\n")
+    return folder / "bin" / "python"
+
+
+@pytest.mark.timeout(600)
+class TestStoreOutsideOfTheRepository:
+    """A copy of the store in memory, in a package of its own, next to the installed wheel."""
+
+    @pytest.fixture
+    def toy(self, tmp_path: Path) -> Path:
+        """Return a folder with the copied store under another name, and the test of the how-to page."""
+        shutil.copytree(ROOT / "executor" / "stores" / "memory", tmp_path / "toy_store")
+        for path in (tmp_path / "toy_store").rglob("*.py"):
+            text = path.read_text("utf-8").replace("noetl.executor.stores.memory", "toy_store")
+            path.write_text(text.replace("Memory", "Toy"), "utf-8")
+        (tmp_path / "test_toy_store.py").write_text(TOY_TEST, "utf-8")
+        return tmp_path
+
+    def run_contract(self, python: Path, toy: Path) -> subprocess.CompletedProcess[str]:
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST")}
+        return subprocess.run(
+            [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "test_toy_store.py"],
+            cwd=toy,
+            env=environment | {"PYTHONPATH": str(toy)},
+            check=False,
+            capture_output=True,
+            text=True,
+        )
+
+    def test_a_copied_store_passes_the_contract(self, fresh_python: Path, toy: Path) -> None:
+        done = self.run_contract(fresh_python, toy)
+        assert done.returncode == 0, done.stdout
+        assert int(done.stdout.split()[-4]) > 150, done.stdout
+
+    def test_a_store_that_ignores_fences_fails(self, fresh_python: Path, toy: Path) -> None:
+        state = toy / "toy_store" / "state.py"
+        text = state.read_text("utf-8")
+        assert "and is_held(visit, fence)" in text
+        state.write_text(text.replace("and is_held(visit, fence)", ""), "utf-8")
+        done = self.run_contract(fresh_python, toy)
+        assert done.returncode == 1, done.stdout
+        assert "test_the_commit_of_a_lost_claim_writes_nothing" in done.stdout
+
+    def test_the_page_shows_the_test(self) -> None:
+        page = (ROOT / "docs" / "stores-howto.md").read_text("utf-8")
+        shown = page.partition("```python\n")[2].partition("```")[0]
+        assert (
+            shown.replace("my_package", "toy_store").replace("MyStore", "ToyStore").split()
+            == TOY_TEST.split()
+        )
 
 
 class TestCheckout:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -54,3 +56,32 @@ def test_the_service_starts_without_the_shapes_of_its_answers() -> None:
     program = "import sys, noetl.api.app; print('noetl.api.http.schemas' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+def modules_imported_in(folder: str) -> set[str]:
+    """Return the modules that the files below a folder import, also within functions."""
+    nodes = [
+        node
+        for path in (Path(__file__).parents[1] / folder).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+    ]
+    named = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    return named | {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
+
+
+@pytest.mark.parametrize("folder", ["planner", "executor", "api", "infra"])
+def test_only_tests_import_the_helpers_of_tests(folder: str) -> None:
+    imported = modules_imported_in(folder)
+    assert "noetl.planner.plan" in imported
+    assert not any(name.startswith(("noetl.testing", "pytest")) for name in imported)
+
+
+def test_the_helpers_of_tests_import_the_executor_and_pytest() -> None:
+    packages = {".".join(name.split(".")[:2]) for name in modules_imported_in("noetl/testing")}
+    foreign = {name.partition(".")[0] for name in packages} - sys.stdlib_module_names
+    assert foreign == {"noetl", "pytest"}
+    assert {name for name in packages if name.startswith("noetl")} == {
+        "noetl.executor",
+        "noetl.planner",
+        "noetl.testing",
+    }
