@@ -56,6 +56,17 @@ def begin_run(run: Run, now: float) -> Run:
     )
 
 
+def shown_status(status: RunStatus, active: int, waiting: int) -> RunStatus:
+    """Return the status that readers see of a run with a stored status, by the numbers of its visits.
+
+    An open run is `waiting` while all of its active visits wait. Visits of pseudo-steps do not count.
+
+    >>> shown_status(RunStatus.RUNNING, active=2, waiting=2).value
+    'waiting'
+    """
+    return RunStatus.WAITING if not status.is_final and 0 < active == waiting else status
+
+
 def finish_run(run: Run, status: RunStatus, result: Any, errors: Sequence[ErrorRecord], now: float) -> Run:
     """Return a run that has ended. Its error is the one that stopped it, or else the first of `errors`."""
     return replace(

@@ -52,6 +52,11 @@ def is_due(visit: Visit, now: float) -> bool:
     return visit.status in ACTIVE and visit.due_at <= now
 
 
+def is_waiting(visit: Visit) -> bool:
+    """Return whether an active visit waits: for a time, an answer, or its turn in sequential mode."""
+    return visit.status in (VisitStatus.RETRYING, VisitStatus.WAITING) or visit.due_at == NEVER
+
+
 def claim(visit: Visit, lease: Lease, now: float, *, give_up: bool = False) -> Visit:
     """Return the visit as a worker claims it. Its fence grows, so earlier claims are lost.
 

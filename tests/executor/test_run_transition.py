@@ -21,6 +21,7 @@ from noetl.executor.model.run_transition import (
     run_finished,
     run_resumed,
     run_started,
+    shown_status,
     stop_run,
 )
 from noetl.executor.model.wait_transition import (
@@ -65,6 +66,21 @@ class TestStart:
     def test_the_first_claim_sets_the_start(self) -> None:
         assert replace(QUEUED, status=RunStatus.RUNNING, started_at=10.0) == RUNNING
         assert begin_run(RUNNING, 20.0) == RUNNING
+
+    @pytest.mark.parametrize(
+        ("status", "active", "waiting", "shown"),
+        [
+            (RunStatus.RUNNING, 2, 2, RunStatus.WAITING),
+            (RunStatus.QUEUED, 1, 1, RunStatus.WAITING),
+            (RunStatus.RUNNING, 2, 1, RunStatus.RUNNING),
+            (RunStatus.RUNNING, 0, 0, RunStatus.RUNNING),
+            (RunStatus.FAILED, 1, 1, RunStatus.FAILED),
+        ],
+    )
+    def test_a_run_is_shown_as_waiting_while_all_of_it_waits(
+        self, status: RunStatus, active: int, waiting: int, shown: RunStatus
+    ) -> None:
+        assert shown_status(status, active, waiting) is shown
 
     def test_an_idempotency_key_belongs_to_one_request(self) -> None:
         check_same_request("x", "x")

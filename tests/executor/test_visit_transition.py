@@ -51,6 +51,7 @@ from noetl.executor.model.visit_transition import (
     finish_end,
     is_due,
     is_held,
+    is_waiting,
     park,
     release,
     renew,
@@ -189,6 +190,19 @@ class TestClaim:
         assert not is_held(claimed, visit.fence)
         assert not is_due(claimed, NOW)
         assert is_due(claimed, NOW + LEASE.seconds)
+
+    @pytest.mark.parametrize(
+        ("visit", "expected"),
+        [
+            (READY, False),
+            (RUNNING, False),
+            (SUSPENDED, True),
+            (replace(READY, status=VisitStatus.RETRYING), True),
+            (replace(READY, due_at=NEVER), True),
+        ],
+    )
+    def test_a_visit_waits_for_a_time_or_an_answer(self, visit: Visit, expected: bool) -> None:
+        assert is_waiting(visit) is expected
 
     @given(visits())
     def test_only_an_active_visit_is_due(self, visit: Visit) -> None:

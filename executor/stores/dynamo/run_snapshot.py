@@ -18,9 +18,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from noetl.executor.model.run import DEADLINE, NEVER, Run, RunStatus, VisitStatus
+from noetl.executor.model.run import DEADLINE, Run, RunStatus
+from noetl.executor.model.run_transition import shown_status
 from noetl.executor.model.special_visits import finally_visit_id, is_pseudo_step
 from noetl.executor.model.visit_states import ACTIVE
+from noetl.executor.model.visit_transition import is_waiting
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.context import DynamoContext
@@ -95,16 +97,8 @@ class RunSnapshot:
 
     def status(self) -> RunStatus:
         """Return the status of the run, which is `waiting` if all of its active visits wait."""
-        status = RunStatus(self.head["status"])
-        if status.is_final:
-            return status
         active = [item.visit for item in self.active_items if not is_pseudo_step(item.visit.step)]
-        waiting = [
-            visit
-            for visit in active
-            if visit.status in (VisitStatus.RETRYING, VisitStatus.WAITING) or visit.due_at == NEVER
-        ]
-        return RunStatus.WAITING if 0 < len(active) == len(waiting) else status
+        return shown_status(RunStatus(self.head["status"]), len(active), sum(map(is_waiting, active)))
 
 
 def read_snapshot(context: DynamoContext, run_id: str, *, with_outputs: bool = False) -> RunSnapshot | None:

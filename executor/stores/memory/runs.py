@@ -14,7 +14,6 @@ from noetl.executor.model.events import Event
 from noetl.executor.model.run import (
     DEADLINE,
     END,
-    NEVER,
     Branch,
     FailureState,
     Run,
@@ -29,16 +28,15 @@ from noetl.executor.model.run_transition import (
     resume_run,
     run_resumed,
     run_started,
+    shown_status,
     stop_run,
 )
 from noetl.executor.model.special_visits import deadline_visit, is_pseudo_step
-from noetl.executor.model.visit_transition import enter_step, reopen
+from noetl.executor.model.visit_transition import enter_step, is_waiting, reopen
 from noetl.executor.stores.cursors import read_cursor, read_event_id, write_cursor
 from noetl.executor.stores.memory.branches import MemoryBranches
 from noetl.executor.stores.memory.state import MemoryState, RunRecord
 from noetl.executor.stores.memory.waits import delete_answer
-
-WAITING = (VisitStatus.WAITING, VisitStatus.RETRYING)
 
 
 class MemoryRuns:
@@ -167,5 +165,5 @@ class MemoryRuns:
 def _shown_run(record: RunRecord) -> Run:
     """Return the run, with the status `waiting` if all of its active visits wait."""
     active = [visit for visit in record.find_active() if not is_pseudo_step(visit.step)]
-    is_waiting = all(visit.status in WAITING or visit.due_at == NEVER for visit in active)
-    return replace(record.run, status=RunStatus.WAITING) if active and is_waiting else record.run
+    waiting = sum(map(is_waiting, active))
+    return replace(record.run, status=shown_status(record.run.status, len(active), waiting))
