@@ -63,24 +63,17 @@ class _RaceCheck:
 
     def check_items(self, run: Iterable[PlacedEntry]) -> None:
         """Report races between the items of a `parallel: true`."""
-        savers_by_name: dict[int, list[tuple[PlacedEntry, int]]] = {}
+        savers_by_name: dict[int, list[PlacedEntry]] = {}
         for path, entry in run:
-            conditions = self.unreachable.conditions_around(path)
             for index in bit_indexes(self.definitions.assigned_by_entry(entry)):
                 savers = savers_by_name.setdefault(index, [])
-                first = next(
-                    (
-                        saver
-                        for saver, saver_conditions in savers
-                        if not self.unreachable.are_exclusive(conditions, saver_conditions)
-                    ),
-                    None,
-                )
+                are_exclusive = self.unreachable.are_exclusive_entries
+                first = next((saver for saver in savers if not are_exclusive(path, saver[0])), None)
                 if first is not None and self.count_race():
                     name = self.definitions.names[index]
                     message = f"`{name}` is saved by two items that run in parallel"
                     self.report(name, message, [first], [(path, entry)], "the first item is here")
-                savers.append(((path, entry), conditions))
+                savers.append((path, entry))
 
     def check_branches(self, cfg: ControlFlowGraph) -> None:
         """Report races between steps of different branches, and between visits of one step."""

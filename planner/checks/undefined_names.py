@@ -15,26 +15,34 @@ others are only counted (NP902).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from typing import NamedTuple
 
 from noetl.planner.checks.name_usage import definition_span
-from noetl.planner.dataflow.fact_encoding import fact_key
+from noetl.planner.dataflow.fact_encoding import FactTable, fact_key
 from noetl.planner.dataflow.narrowing import FAILED, narrow
-from noetl.planner.dataflow.solver import AnalysisLimitError, AssignmentSolver
-from noetl.planner.dataflow.step_effects import EffectsAnalysis
-from noetl.planner.dataflow.transfer import ALL_FACTS, FactSet, Requirements, UnmetRead
-from noetl.planner.dataflow.unreachable import (
-    Unreachable,
-    UnreachableCases,
-    find_unreachable_cases,
-    solve_assignments,
+from noetl.planner.dataflow.solver import AssignmentSolution, solve
+from noetl.planner.dataflow.step_effects import NO_IMPLICATIONS, output_effects, step_effects
+from noetl.planner.dataflow.transfer import (
+    ALL_FACTS,
+    EMPTY,
+    AnalysisLimitError,
+    FactSet,
+    Implications,
+    StepEffects,
+    StepExit,
+    UnmetRead,
+    split_facts,
+    with_implied,
 )
-from noetl.planner.dataflow.witness import Witness, WitnessMove, find_end_witness, find_witness
+from noetl.planner.dataflow.unreachable import Unreachable, UnreachableCases
+from noetl.planner.dataflow.witness import Witness, find_end_witness, find_witness
+from noetl.planner.dataflow.work_effects import find_first_reads
 from noetl.planner.diagnostics.diagnostic import Label, Span
 from noetl.planner.diagnostics.wording import join_words
 from noetl.planner.program.program import Program
-from noetl.planner.program.template_uses import TemplateScope, TemplateUse
+from noetl.planner.program.template_uses import TemplateUse
 from noetl.planner.syntax.entries import find_saved_names
 from noetl.planner.syntax.models import ActionEntry, DocumentPath, Step, TaskEntry
 
@@ -47,212 +55,204 @@ ARROW = " → "
 
 def check_undefined_names(program: Program) -> Unreachable:
     """Report reads of names that are or may be undefined, and unreachable cases. Return what no run does."""
-    analysis = EffectsAnalysis(program)
-    if not analysis.encoder.keys:
+    table = FactTable(program)
+    if not table.bits:
         return Unreachable()
     try:
-        solver = solve_assignments(program, analysis)
+        analysis = _analyse(program, table)
     except AnalysisLimitError:
-        return Unreachable(encoder=analysis.encoder)
-    solution = solver.solution
-    finally_step = program.playbook.finally_
-    if finally_step is not None and finally_step not in solution.must:
-        analysis.set_success_facts(finally_step, solution.end_must)
-    check = _UndefinedNameCheck(program, analysis, solver)
-    check.report_all()
-    unreachable = find_unreachable_cases(analysis, solver)
+        return Unreachable(table=table)
+    check = _UndefinedNameCheck(program, table, analysis)
+    check.report_reads()
+    unreachable = _find_unreachable_cases(analysis)
     if unreachable:
         # A case is only unreachable if it also is after the loss of a worker. Reads ignore such losses.
-        pessimistic = EffectsAnalysis(program, assumes_worker_loss=True)
         try:
-            unreachable &= find_unreachable_cases(pessimistic, solve_assignments(program, pessimistic))
+            unreachable &= _find_unreachable_cases(_analyse(program, table, assumes_worker_loss=True))
         except AnalysisLimitError:
             unreachable = frozenset()
     check.report_unreachable_cases(unreachable)
-    return Unreachable(unreachable, analysis.encoder, solution.must)
+    return Unreachable(unreachable, table, analysis.solution.must)
+
+
+class _Analysis(NamedTuple):
+    """The effects of all steps, the solution for them, and the implications that the effects use."""
+
+    effects: Mapping[str, StepEffects]
+    solution: AssignmentSolution
+    implications: Implications
+
+
+def _analyse(program: Program, table: FactTable, *, assumes_worker_loss: bool = False) -> _Analysis:
+    """Return the analysis of a program. Only if a step may lack what it requires, it uses implications.
+
+    Raises:
+        AnalysisLimitError: the analysis is too large.
+    """
+    effects = step_effects(program, table, assumes_worker_loss=assumes_worker_loss)
+    solution = solve(program, table, effects)
+    if not any(effects[step].required & ~must for step, must in solution.must.items()):
+        return _Analysis(effects, solution, NO_IMPLICATIONS)
+    implications = solution.implications()
+    effects = step_effects(program, table, implications, assumes_worker_loss=assumes_worker_loss)
+    return _Analysis(effects, solve(program, table, effects), implications)
+
+
+def _find_unreachable_cases(analysis: _Analysis) -> UnreachableCases:
+    """Return the cases of reachable steps that are ruled out, or whose facts are always impossible."""
+    effects, solution, _ = analysis
+    unreachable: set[tuple[str, int]] = set()
+    for name, must in solution.must.items():
+        if must == ALL_FACTS:
+            continue
+        unreachable.update((name, index) for index in effects[name].ruled_out)
+        for index, situations in effects[name].taken.items():
+            if not any(solution.is_possible(name, facts) for facts in situations):
+                unreachable.add((name, index))
+    return frozenset(unreachable)
 
 
 class _UndefinedNameCheck:
-    def __init__(self, program: Program, analysis: EffectsAnalysis, solver: AssignmentSolver) -> None:
+    def __init__(self, program: Program, table: FactTable, analysis: _Analysis) -> None:
         self.program = program
-        self.analysis = analysis
-        self.encoder = analysis.encoder
-        self.solver = solver
-        self.solution = solver.solution
+        self.table = table
+        self.effects, self.solution, self.implications = analysis
         self.reported: set[tuple[DocumentPath, FactSet]] = set()
         self.witness_searches = 0
-        self.end_must_after_success = self.end_must_after_failure = 0
+        self.end_must_after_success = self.solution.end_must
+        self.end_must_after_failure = self.solution.end_must_after_failures
 
     def report_unreachable_cases(self, unreachable: UnreachableCases) -> None:
         """Report unreachable cases, except for those that follow from an undefined name.
 
         A step that reads an undefined name always fails, so facts behind it follow from that mistake.
         """
-        reported_facts = {bit for _, bit in self.reported}
-        after_mistakes = self.find_steps_after_mistakes() if unreachable else frozenset()
+        reported_facts = {fact for _, fact in self.reported}
+        mistaken = {name for name in self.solution.must if self._always_reads_undefined_name(name)}
+        after_mistakes = _find_steps_after(self.program, mistaken) if unreachable else frozenset()
         for name, index in sorted(unreachable):
-            bit, reason = self.explain_unreachable(name, index)
-            if reason is None or self.always_reads_undefined_name(name):
+            fact, reason = self._explain_unreachable(name, index)
+            if reason is None or name in mistaken or fact in reported_facts:
                 continue
-            if name in after_mistakes and self.depends_on_path(bit):
+            is_on_some_path = not fact & self.table.at_start and self._has_definition(self.table.key(fact))
+            if name in after_mistakes and (not fact or is_on_some_path):
                 continue
             step = self.program.symbols.steps[name]
-            already_dead = {dead.case for dead in self.program.dead_cases(step)}
-            if bit not in reported_facts and index not in already_dead:
+            if index not in {dead.case for dead in self.program.dead_cases(step)}:
                 path = (*(step.rule or [])[index].path, "case")
                 self.program.report("NP203", f"unreachable case: {reason}", path, key=True)
 
-    def always_reads_undefined_name(self, step: str) -> bool:
+    def _always_reads_undefined_name(self, step: str) -> bool:
         """Return whether a step requires a fact that no path to it adds."""
-        required = self.analysis.effects[step].required_from_entry
+        required = self.effects[step].required_from_entry
         return bool(required & ~self.solution.may[step] & ~self.solution.must[step])
 
-    def find_steps_after_mistakes(self) -> AbstractSet[str]:
-        """Return the steps that can be reached from a step that reads an undefined name."""
-        stack = [name for name in self.solution.must if self.always_reads_undefined_name(name)]
-        reached: set[str] = set()
-        while stack:
-            successors = self.program.cfg.graph.succ[stack.pop()].keys() - reached
-            reached |= successors
-            stack += successors
-        return reached
-
-    def depends_on_path(self, bit: FactSet) -> bool:
-        """Return whether a fact may hold on one path and not on another; also true without a fact (0)."""
-        return not bit or (not bit & self.encoder.at_start and self.has_definition(self.encoder.key(bit)))
-
-    def explain_unreachable(self, step: str, case: int) -> tuple[FactSet, str | None]:
+    def _explain_unreachable(self, step: str, case: int) -> tuple[FactSet, str | None]:
         """Return the fact because of which a case is never taken, and the reason in words.
 
         There is no reason if nothing assigns the name: each path to the step then reads it before, and fails.
         """
-        effects = self.analysis.effects[step]
-        if facts := effects.shadowed.get(case, 0):
-            return facts & -facts, "an earlier case is always taken"
-        for situation in effects.taken[case]:
-            if missing := situation.assigned_on_entry & ~self.solution.may[step]:
-                bit = missing & -missing
-                key = self.encoder.key(bit)
-                if self.has_definition(key):
-                    return bit, f"no path to this step {_event(key)}"
-                return bit, f"nothing in the playbook assigns `{key}`"
-            if facts := situation.unassigned_on_entry & self.solution.must[step]:
-                bit = facts & -facts
-                key = self.encoder.key(bit)
-                if bit & self.encoder.at_start:
-                    return bit, f"`{key}` always has a value"
-                is_assigned = self.has_definition(key)
-                return bit, f"every path to this step {_event(key)}" if is_assigned else None
-        facts = effects.refuted.get(case, 0)
-        return facts & -facts, "its guard is never true"
+        effects = self.effects[step]
+        if case in effects.ruled_out:
+            facts, reason = effects.ruled_out[case]
+            return next(split_facts(facts)), reason
+        situation = effects.taken[case][0]
+        if missing := situation.assigned_on_entry & ~self.solution.may[step]:
+            fact = next(split_facts(missing))
+            key = self.table.key(fact)
+            is_assigned = self._has_definition(key)
+            return (
+                fact,
+                f"no path to this step {_event(key)}"
+                if is_assigned
+                else f"nothing in the playbook assigns `{key}`",
+            )
+        fact = next(split_facts(situation.unassigned_on_entry & self.solution.must[step]))
+        key = self.table.key(fact)
+        if fact & self.table.at_start:
+            return fact, f"`{key}` always has a value"
+        return fact, f"every path to this step {_event(key)}" if self._has_definition(key) else None
 
-    def report_all(self) -> None:
+    def report_reads(self) -> None:
         """Report all reads of names that are or may be undefined."""
-        solution = self.solution
-        steps = self.program.symbols.steps
+        solution, steps = self.solution, self.program.symbols.steps
         for name, must in solution.must.items():
-            self.report_step(steps[name], solution.may[name], must)
-        finally_step = self.program.playbook.finally_
-        if finally_step is not None and finally_step not in solution.must:
-            self.report_step(steps[finally_step], solution.end_may, self.encoder.at_start)
-        self.find_end_facts()
+            self._report_step(steps[name], self.effects[name], solution.may[name], must)
+        finally_step, may = self.program.playbook.finally_, solution.end_may
+        implications = {**self.implications, self.table.run_succeeded: solution.end_must}
+        if finally_step is not None:
+            names = (finally_step,)
+            effects = step_effects(self.program, self.table, implications, names=names)[finally_step]
+            if finally_step not in solution.must:
+                self._report_step(steps[finally_step], effects, may, self.table.at_start)
+                self._add_finally_step(effects.exits)
+            for exit_ in effects.exits:
+                may |= exit_.may_gen
         must = self.end_must_after_success & self.end_must_after_failure
-        for use in self.program.uses:
-            if use.scope is TemplateScope.OUTPUT:
-                requirements = Requirements(traced=~must)
-                self.analysis.work.apply_template(use, must, 0, requirements)
-                self.report_reads(requirements.first_reads, self.may_on_entry(None), None)
+        self._report_step(None, output_effects(self.program, self.table, implications, must), may, must)
 
-    def find_end_facts(self) -> None:
-        """Find the facts that hold where the output is evaluated, which is after the `finally` step.
+    def _add_finally_step(self, exits: Sequence[StepExit]) -> None:
+        """Add what the `finally` step assigns to the facts that hold where the output is evaluated.
 
         It is not evaluated if all branches succeed but the `finally` step fails.
         """
-        solution = self.solution
-        self.end_must_after_success = solution.end_must
-        self.end_must_after_failure = solution.end_must_after_failures
-        finally_step = self.program.playbook.finally_
-        if finally_step is None or finally_step in solution.must:
-            return
         after_success = after_any = ALL_FACTS
-        for exit_ in self.analysis.effects[finally_step].exits:
+        for exit_ in exits:
             after_any &= exit_.gen
             after_success &= ALL_FACTS if exit_.is_unhandled_failure else exit_.gen
         self.end_must_after_success |= after_success
-        self.end_must_after_failure |= after_any if self.solver.tolerates_failures else ALL_FACTS
+        self.end_must_after_failure |= after_any if self.solution.tolerates_failures else ALL_FACTS
 
-    def may_on_entry(self, step: Step | None) -> FactSet:
-        """Return the facts that may hold on entry of a step, or where the output is evaluated (`None`)."""
-        solution = self.solution
-        if step is not None:
-            return solution.may.get(step.name, solution.end_may)
-        facts = solution.end_may
-        if (finally_step := self.program.playbook.finally_) is not None:
-            for exit_ in self.analysis.effects[finally_step].exits:
-                facts |= exit_.may_gen
-        return facts
+    def _report_step(self, step: Step | None, effects: StepEffects, may: FactSet, must: FactSet) -> None:
+        """Report the unmet reads of a step, or of the output (`None`).
 
-    def report_step(self, step: Step, may: FactSet, must: FactSet) -> None:
-        if missing := self.analysis.effects[step.name].required & ~must:
-            self.report_reads(self.analysis.find_first_reads(step, missing), may, step)
-
-    def report_reads(self, reads: Mapping[FactSet, UnmetRead], may: FactSet, step: Step | None) -> None:
-        """Report unmet reads. A fact implied by one reported before in the same template is left out."""
-        reported_by_path: dict[DocumentPath, FactSet] = {}
-
-        def offset(item: tuple[FactSet, UnmetRead]) -> int:
-            return _find_offset(self.encoder.key(item[0]), item[1].use)
-
-        for bit, read in sorted(reads.items(), key=offset):
-            earlier = reported_by_path.get(read.use.path, 0)
-            if not bit & self.analysis.work.with_implied(earlier, 0) & ~earlier:
-                self.report_read(bit, read, may, step)
-            reported_by_path[read.use.path] = earlier | bit
-
-    def report_read(self, bit: FactSet, read: UnmetRead, may: FactSet, step: Step | None) -> None:
-        """Report one unmet read of a step, or of the output (`None`).
-
-        In a task with many callers, only once.
+        A fact implied by one reported before in the same template is left out.
         """
-        key, use = self.encoder.key(bit), read.use
-        base = self.encoder.base(bit)
-        if (use.path, base) in self.reported:
-            return
+        missing = effects.required & ~must
+        reads = [*find_first_reads(effects.reads, missing, self.table)] if missing else []
+        reported_by_path: dict[DocumentPath, FactSet] = {}
+        for read in sorted(reads, key=lambda read: _find_offset(self.table.key(read.facts), read.use)):
+            earlier = reported_by_path.get(read.use.path, EMPTY)
+            implied = with_implied(earlier & self.table.name_facts, self.implications)
+            if not read.facts & implied & ~earlier:
+                self._report_read(read, may, step)
+            reported_by_path[read.use.path] = earlier | read.facts
+
+    def _report_read(self, read: UnmetRead, may: FactSet, step: Step | None) -> None:
+        """Report one unmet read. In a task with many callers, only once."""
+        key, use, base = self.table.key(read.facts), read.use, self.table.base(read.facts)
         # A name that nothing assigns is reported by `noetl.planner.checks.references`.
-        if not (self.has_definition(key) or key in use.item_names):
+        if (use.path, base) in self.reported or not (self._has_definition(key) or key in use.item_names):
             return
         self.reported.add((use.path, base))
         is_playbook_retry = use.path[0] == "retry"
-        if read.only_from_entry and not base & may and not is_playbook_retry:
-            self.report_undefined(key, use, step)
+        if not read.facts & read.may and not base & may and not is_playbook_retry:
+            self._report_undefined(key, use, may, step)
         else:
-            self.report_maybe_undefined(key, bit, read, step)
+            self._report_maybe_undefined(key, read, step)
 
-    def has_definition(self, key: str) -> bool:
+    def _has_definition(self, key: str) -> bool:
         return key.startswith("steps.") or key in self.program.definitions
 
-    def report_undefined(self, key: str, use: TemplateUse, step: Step | None) -> None:
+    def _report_undefined(self, key: str, use: TemplateUse, may: FactSet, step: Step | None) -> None:
         """Report a read that no path makes defined (NP301)."""
         diagnostics = self.program.diagnostics
-        span = self.find_span(key, use)
+        span = self._find_span(key, use)
         message = f"no path to {'this step' if step is not None else 'the output'} {_event(key)}"
         if key.startswith("steps."):
             is_own_result = step is not None and key == f"steps.{step.name}"
             diagnostics.add("NP301", message, span, _READ_RESULT if is_own_result else _TEST_FIRST)
             return
-        may = self.may_on_entry(step)
         # One string instead of one `&` per name, whose cost would be quadratic in the number of names.
-        digits = reversed(f"{may & self.encoder.name_facts:0{len(self.encoder.bits)}b}")
-        undefined = {name for name, digit in zip(self.encoder.bits, digits, strict=True) if digit == "0"}
+        digits = reversed(f"{may & self.table.name_facts:0{len(self.table.bits)}b}")
+        undefined = {name for name, digit in zip(self.table.bits, digits, strict=True) if digit == "0"}
         hint = diagnostics.did_you_mean(key, self.program.defined_names - undefined) or _SAVE_ALWAYS
-        diagnostics.add("NP301", message, span, hint, labels=self.definition_labels(key))
-
-    def definition_labels(self, key: str) -> Iterator[Label]:
+        labels = []
         if key in self.program.definitions:
-            span = definition_span(self.program, self.program.definitions[key])
-            yield Label(span, "it is saved here")
+            labels = [Label(definition_span(self.program, self.program.definitions[key]), "it is saved here")]
+        diagnostics.add("NP301", message, span, hint, labels=labels)
 
-    def report_maybe_undefined(self, key: str, bit: FactSet, read: UnmetRead, step: Step | None) -> None:
+    def _report_maybe_undefined(self, key: str, read: UnmetRead, step: Step | None) -> None:
         """Report a read that some path leaves undefined (NP302), with such a path."""
         diagnostics, finally_step = self.program.diagnostics, self.program.playbook.finally_
         self.witness_searches += 1
@@ -263,27 +263,22 @@ class _UndefinedNameCheck:
             problem, hint = f"step `{key.removeprefix('steps.')}` may be unvisited", _TEST_STATUS
         else:
             problem, hint = f"`{key}` may be undefined", f"{_SAVE_ALWAYS}, or use `{key} | default(…)`"
-        span = self.find_span(key, read.use)
+        witness, labels = None, []
         if step is not None and step.name == finally_step:
-            diagnostics.add("NP302", f"{problem}: the run may end earlier", span, hint)
-            return
-        if step is None and bit & self.end_must_after_success & ~self.solution.end_must:
-            message = f"{problem} in a run with failures: step `{finally_step}` may fail too"
-            diagnostics.add("NP302", message, span, hint)
-            return
-        if step is None:
-            with_failures = bool(self.end_must_after_success & bit)
-            witness = find_end_witness(self.solver, bit, with_failures=with_failures)
+            problem = f"{problem}: the run may end earlier"
+        elif step is None and read.facts & self.end_must_after_success & ~self.solution.end_must:
+            problem = f"{problem} in a run with failures: step `{finally_step}` may fail too"
+        elif step is None:
+            with_failures = bool(self.end_must_after_success & read.facts)
+            witness = find_end_witness(self.solution, read.facts, with_failures=with_failures)
         else:
-            witness = find_witness(self.solver, step.name, bit)
-        if witness is None:
-            diagnostics.add("NP302", problem, span, hint)
-            return
-        message = f"{problem}{self.describe_witness(witness, read, step)}"
-        labels = self.witness_labels(witness) or self.optional_definition_labels(key, step)
-        diagnostics.add("NP302", message, span, hint, labels=labels)
+            witness = find_witness(self.solution, step.name, read.facts)
+        if witness is not None:
+            problem += self._describe_witness(witness, read, step)
+            labels = self._witness_labels(witness) or self._optional_definition_labels(key, step)
+        diagnostics.add("NP302", problem, self._find_span(key, read.use), hint, labels=labels)
 
-    def optional_definition_labels(self, key: str, step: Step | None) -> list[Label]:
+    def _optional_definition_labels(self, key: str, step: Step | None) -> list[Label]:
         """Return labels at the entries of a step that save a name but may be skipped or fail."""
         labels = []
         for entry in step.run or () if step is not None else ():
@@ -296,9 +291,9 @@ class _UndefinedNameCheck:
             labels += [Label(definition_span(self.program, path), text) for path in paths]
         return labels[:MAX_SHOWN]
 
-    def describe_witness(self, witness: Witness, read: UnmetRead, step: Step | None) -> str:
+    def _describe_witness(self, witness: Witness, read: UnmetRead, step: Step | None) -> str:
         """Return a witness in words, to follow the problem."""
-        names = [f"{move.step} (failed)" if move.failed else move.step for move in witness.path]
+        names = [f"{exit_.step} (failed)" if exit_.failed else exit_.step for exit_ in witness.path]
         if step is not None:
             names.append(f"{step.name} (failed)" if read.results == FAILED else step.name)
         if len(names) > MAX_SHOWN:
@@ -308,31 +303,28 @@ class _UndefinedNameCheck:
             text = f" when `{step.name}` has failed"
         if not text and step is None and witness.path[0].failed:
             text = f" when `{witness.path[0].step}` fails"
-        ends = [move for move in witness.other_moves if self.ends_branch(move)]
+        ends = [exit_ for exit_ in witness.other_exits if not exit_.targets]
         for failed, verb in ((False, "end"), (True, "fail")):
-            steps = [f"`{move.step}`" for move in ends if move.failed is failed][:MAX_SHOWN]
+            steps = [f"`{exit_.step}`" for exit_ in ends if exit_.failed is failed][:MAX_SHOWN]
             if steps:
                 text += f", where {join_words(steps, 'and')} {verb}{'s' if len(steps) == 1 else ''}"
         return text
 
-    def ends_branch(self, move: WitnessMove) -> bool:
-        return move.case is None or not self.program.cfg.targets[move.step][move.case]
-
-    def witness_labels(self, witness: Witness) -> list[Label]:
+    def _witness_labels(self, witness: Witness) -> list[Label]:
         """Return labels at the cases that a witness takes, where there is a choice."""
         document = self.program.document
         labels = []
-        for move in witness.moves:
-            step = self.program.symbols.steps[move.step]
-            if move.case is not None and step.rule is not None and len(step.rule) > 1:
-                path = (*step.rule[move.case].path, "case")
+        for exit_ in (*witness.path, *witness.other_exits):
+            step = self.program.symbols.steps[exit_.step]
+            if exit_.case is not None and step.rule is not None and len(step.rule) > 1:
+                path = (*step.rule[exit_.case].path, "case")
                 labels.append(Label(document.span(path), "this case is taken"))
-            elif move.case is None and step.rule:
-                text = "this step fails" if move.failed else "no case matches"
+            elif exit_.case is None and step.rule:
+                text = "this step fails" if exit_.failed else "no case matches"
                 labels.append(Label(self.program.name_span(step), text))
         return labels[:MAX_SHOWN]
 
-    def find_span(self, key: str, use: TemplateUse) -> Span:
+    def _find_span(self, key: str, use: TemplateUse) -> Span:
         """Return the span of the name in a template."""
         word = key.removeprefix("steps.")
         start = max(use.template.source.find(word, _find_offset(key, use)), 0)
@@ -343,6 +335,16 @@ _SAVE_ALWAYS = "save it on every path"
 _READ_RESULT = "in the `rule` of a step, read its own result as `result`"
 _TEST_FIRST = "test its `status` first, or use `is defined`"
 _TEST_STATUS = "test its `status` first"
+
+
+def _find_steps_after(program: Program, steps: Iterable[str]) -> AbstractSet[str]:
+    """Return the steps to which a path leads from one of these."""
+    stack, reached = [*steps], set[str]()
+    while stack:
+        successors = program.cfg.graph.succ[stack.pop()].keys() - reached
+        reached |= successors
+        stack += successors
+    return reached
 
 
 def _event(key: str) -> str:

@@ -4,11 +4,15 @@ Read the modules in this order:
 
 1. `narrowing`: the accesses that one template requires, and the facts that follow from its value.
 2. `correlation`: the tests of constant values that several guards share.
-3. `fact_encoding`: numbers for all facts, so that a set of facts is an `int`.
-4. `transfer`: the data types of the analysis, from a single read to the effects of a step.
+3. `fact_encoding`: numbers for all facts, and the text of the playbook as sets of facts.
+4. `transfer`: the data types of the analysis: fact sets, the effects of steps, and the graph of their exits.
 5. `work_effects` and `step_effects`: what a `run` and a step require and add, whatever holds before.
 6. `solver`, with `sequential`: the facts that may and that must hold when a step is entered.
 7. `unreachable` and `witness`: the results for checks, and a run that explains a missing fact.
+
+`noetl.planner.checks.undefined_names` calls them in this order. Each call returns a value that no later call
+changes: `table = FactTable(program)`, `effects = step_effects(program, table)`, and
+`solution = solve(program, table, effects)`.
 
 `definitions`, `infallible` and `liveness` are smaller analyses that do not need the solver.
 

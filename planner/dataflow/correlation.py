@@ -17,23 +17,21 @@ then reported as maybe unassigned (NP302).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
-from functools import cached_property
+from dataclasses import replace
 
 from noetl.planner.dataflow.narrowing import (
     NO_FACTS,
     Condition,
     Facts,
     Narrowing,
+    RequiredAccess,
     is_unconditional,
     narrow,
-    narrow_guard,
 )
 from noetl.planner.program.program import Program
 from noetl.planner.program.template_uses import TemplateUse
-from noetl.planner.syntax.entries import find_saved_names
-from noetl.planner.syntax.models import DocumentPath, InputDeclaration, Step
+from noetl.planner.syntax.models import DocumentPath, InputDeclaration
 from noetl.planner.syntax.names import RESERVED_NAMES
 from noetl.planner.templates.access_paths import AccessPath
 
@@ -47,41 +45,35 @@ MAX_CONDITIONAL_TEMPLATES = 500
 class ConditionCorrelation:
     """The tracked tests of a playbook.
 
-    `tracked_accesses` are the accesses whose tests are tracked. `guard_conditions` are the conditions that
-    the guards decide. `context_facts` holds, by path of an entry or a case, what its guard says about its
-    work.
+    `narrowings` holds the narrowing of each template by path, if the template does more than require all that
+    it reads. It contains conditions of tracked tests only, and what the guards around the template say.
+    `guards` are the paths of the guards with tracked tests, `guard_conditions` the conditions that they
+    decide. `context_facts` holds, by path of an entry or a case, what its guard says about its work.
     """
 
-    def __init__(self, program: Program, uses: Iterable[TemplateUse]) -> None:
-        self.program = program
+    def __init__(self, program: Program) -> None:
         self.inputs = program.playbook.input or {}
-        conditional = [use for use in uses if is_guard(use) or not is_unconditional(use.template)]
-        reads = [
-            (use, access)
-            for use in conditional
-            for access in use.template.reads
-            if self._may_be_constant(access, use)
-        ]
-        # Few values are read twice, so this cheap filter comes first.
-        reads = self._read_more_than_once(reads)
-        self.tracked_accesses: AbstractSet[AccessPath] = frozenset()
-        if len({use.path for use, _ in reads}) <= MAX_CONDITIONAL_TEMPLATES:
-            constant = [
-                (use, access)
-                for use, access in reads
-                if access[0] in _GIVEN_ROOTS or self._is_constant_name(access[0])
-            ]
-            self.tracked_accesses = {access for _, access in self._read_more_than_once(constant)}
-        self.context_facts: dict[DocumentPath, Facts] = {}
+        self.tracked_accesses = self._find_tracked_accesses(program)
+        self.narrowings: dict[DocumentPath, Narrowing] = {}
+        self.guards: set[DocumentPath] = set()
         self.guard_conditions: set[Condition] = set()
-        for use in conditional:
-            if is_guard(use) and (self.tracked_accesses or use.path[-1] == "if"):
+        self.context_facts: dict[DocumentPath, Facts] = {}
+        guards = [use for use in program.uses if _is_guard(use)]
+        for use in guards:
+            if use.path[-1] == "if" or not self.tracked_accesses.isdisjoint(use.template.reads):
                 self._add_guard(use)
+        for use in program.uses:
+            context = self._surrounding_facts(use)
+            is_tracked = not self.tracked_accesses.isdisjoint(use.template.reads)
+            if context is not NO_FACTS or is_tracked or not is_unconditional(use.template):
+                self.narrowings[use.path] = self._narrow(use, context)
 
     def _add_guard(self, use: TemplateUse) -> None:
-        narrowing = self.narrow(use)
-        conditions = self.tracked_conditions(narrowing.true, use.local_names)
-        self.guard_conditions |= conditions | self.tracked_conditions(narrowing.false, use.local_names)
+        narrowing = self._narrow(use, NO_FACTS)
+        conditions = narrowing.true.conditions
+        if not self.tracked_accesses.isdisjoint(use.template.reads):
+            self.guards.add(use.path)
+            self.guard_conditions |= conditions | narrowing.false.conditions
         if use.path[-1] == "if":
             facts, path = Facts(unassigned=narrowing.true.unassigned, conditions=conditions), use.entry_path
         else:
@@ -89,37 +81,53 @@ class ConditionCorrelation:
         if facts != NO_FACTS:
             self.context_facts[path] = facts
 
-    @cached_property
-    def _is_constant_name(self) -> Callable[[str], bool]:
-        return _make_constant_name_test(self.program)
+    def _find_tracked_accesses(self, program: Program) -> AbstractSet[AccessPath]:
+        conditional = (use for use in program.uses if _is_guard(use) or not is_unconditional(use.template))
+        reads = [
+            (use.path, access)
+            for use in conditional
+            for access in use.template.reads
+            if access[0] not in use.local_names and access[0] not in use.item_names
+            if (len(access) > 1 if access[0] in _GIVEN_ROOTS else access[0] not in RESERVED_NAMES)
+        ]
+        # Few values are read twice, so this cheap filter comes first.
+        reads = self._read_more_than_once(reads)
+        if not reads or len({path for path, _ in reads}) > MAX_CONDITIONAL_TEMPLATES:
+            return frozenset()
+        changing = _find_changing_names(program)
+        constant = [read for read in reads if read[1][0] in _GIVEN_ROOTS or read[1][0] not in changing]
+        return {access for _, access in self._read_more_than_once(constant)}
 
     def _read_more_than_once(
-        self, reads: Sequence[tuple[TemplateUse, AccessPath]]
-    ) -> list[tuple[TemplateUse, AccessPath]]:
+        self, reads: list[tuple[DocumentPath, AccessPath]]
+    ) -> list[tuple[DocumentPath, AccessPath]]:
         counts = Counter(self._root(access) for _, access in reads)
         return [read for read in reads if counts[self._root(read[1])] > 1]
 
-    def narrow(self, use: TemplateUse) -> Narrowing:
-        """Return the narrowing of a template, with conditions if it is a tracked guard."""
-        return narrow_guard(use.template) if self.is_tracked_guard(use) else narrow(use.template)
-
-    def is_tracked_guard(self, use: TemplateUse) -> bool:
-        """Return whether a template is a guard that tests a tracked value."""
-        return (
-            bool(self.tracked_accesses)
-            and is_guard(use)
-            and not self.tracked_accesses.isdisjoint(use.template.reads)
+    def _narrow(self, use: TemplateUse, context: Facts) -> Narrowing:
+        """Return the narrowing of a template with tracked conditions, where `context` holds around it."""
+        narrowing, local_names = narrow(use.template), use.local_names
+        given = (required.given for required in narrowing.required)
+        if context is NO_FACTS and not any(facts.conditions for facts in (*given, *narrowing[1:])):
+            return narrowing
+        return Narrowing(
+            tuple(
+                RequiredAccess(access, offset, self._track(given, local_names) & context)
+                for access, offset, given in narrowing.required
+            ),
+            *(self._track(facts, local_names) for facts in narrowing[1:]),
         )
 
-    def tracked_conditions(self, facts: Facts, local_names: frozenset[str]) -> frozenset[Condition]:
-        """Return the conditions of tracked tests in canonical form, without those of local names."""
+    def _track(self, facts: Facts, local_names: frozenset[str]) -> Facts:
+        """Return facts whose conditions are tracked tests in canonical form, none of them of local names."""
         if not facts.conditions:
-            return facts.conditions
-        return frozenset(
+            return facts
+        conditions = frozenset(
             self._canonical(condition)
             for condition in facts.conditions
             if condition.access in self.tracked_accesses and condition.access[0] not in local_names
         )
+        return replace(facts, conditions=conditions)
 
     def _root(self, access: AccessPath) -> AccessPath:
         """Return one access for a value that can be read in two ways: `input.x` is also `x`."""
@@ -138,7 +146,7 @@ class ConditionCorrelation:
             return Condition(access, f"eq {values[0]!r}", not condition.truth)
         return condition._replace(access=access)
 
-    def surrounding_facts(self, use: TemplateUse) -> Facts:
+    def _surrounding_facts(self, use: TemplateUse) -> Facts:
         """Return the facts that the guards around a template give: of its entry and of its case."""
         entry_path = use.entry_path
         if not self.context_facts or not entry_path or use.path[len(entry_path)] in ("if", "loop", "retry"):
@@ -147,15 +155,13 @@ class ConditionCorrelation:
             entry_path[:-2], NO_FACTS
         )
 
-    def _may_be_constant(self, access: AccessPath, use: TemplateUse) -> bool:
-        """Return whether an access may have one value in the whole run.
 
-        A cheap test, which may say yes wrongly.
-        """
-        name = access[0]
-        if name in use.local_names or name in use.item_names:
-            return False
-        return len(access) > 1 if name in _GIVEN_ROOTS else name not in RESERVED_NAMES
+def _is_guard(use: TemplateUse) -> bool:
+    """Return whether a template decides if an entry does its work, or if a case is taken."""
+    path, entry_path = use.path, use.entry_path
+    if entry_path:
+        return path[-1] == "if" and len(path) == len(entry_path) + 1
+    return path[-1] == "case"
 
 
 def _two_values(declaration: InputDeclaration) -> list[str]:
@@ -165,29 +171,24 @@ def _two_values(declaration: InputDeclaration) -> list[str]:
     return texts if len(texts) == 2 == len(declaration.enum or ()) and not may_be_none else []
 
 
-def is_guard(use: TemplateUse) -> bool:
-    """Return whether a template decides if an entry does its work, or if a case is taken."""
-    path, entry_path = use.path, use.entry_path
-    if entry_path:
-        return path[-1] == "if" and len(path) == len(entry_path) + 1
-    return path[-1] == "case"
-
-
-def _make_constant_name_test(program: Program) -> Callable[[str], bool]:
-    """Return a predicate: nothing assigns the name, or one entry does, which runs at most once in a run."""
-    playbook = program.playbook
-    assignments = Counter(
-        name for run in program.work_lists() for name, _ in find_saved_names(run, in_loops=True)
-    )
+def _find_changing_names(program: Program) -> AbstractSet[str]:
+    """Return the names that may be assigned more than once in a run."""
+    playbook, cfg = program.playbook, program.cfg
     given = (playbook.input or {}).keys() | playbook.variables.keys() | playbook.environment.keys()
-    assigned_once = {
-        name for step in program.symbols.steps.values() for name in _names_assigned_once(program, step)
-    } - given
-    return lambda name: name not in assignments or (assignments[name] == 1 and name in assigned_once)
-
-
-def _names_assigned_once(program: Program, step: Step) -> Iterator[str]:
-    is_repeated = step.loop is not None or step.repeat is not None or step.name in program.joins.multi_merges
-    if not is_repeated and step.name in program.cfg.reachable and not program.cfg.is_cyclic(step.name):
-        for run in (step.run or (), *(case.run for case in step.rule or ())):
-            yield from (name for name, _ in find_saved_names(run))
+    seen: set[str] = set(given)
+    changing: set[str] = set()
+    for saved in program.saved_names:
+        step = saved.step
+        is_assigned_once = (
+            step is not None
+            and not saved.is_entry_local
+            and step.loop is None
+            and step.repeat is None
+            and step.name not in program.joins.multi_merges
+            and step.name in cfg.reachable
+            and step.name not in cfg.cyclic_steps
+        )
+        if saved.name in seen or not is_assigned_once:
+            changing.add(saved.name)
+        seen.add(saved.name)
+    return changing

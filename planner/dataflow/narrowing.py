@@ -36,13 +36,14 @@ from noetl.planner.templates.access_paths import (
 )
 from noetl.planner.templates.template import Template, parse_template
 
-RunResults = int
-"""A set of possible results of a `run`, as a bit set."""
+RunResults = frozenset[str]
+"""A set of possible results of a `run`."""
 
-SUCCEEDED, FAILED, TOLERATED = 1, 2, 4
-"""The results of a `run`, as bits. `TOLERATED` is a failure that `on_error: continue` tolerates."""
-NOT_FAILED = SUCCEEDED | TOLERATED
-ANY_RESULT = NOT_FAILED | FAILED
+SUCCEEDED, FAILED, TOLERATED = map(frozenset, (("succeeded",), ("failed",), ("tolerated",)))
+"""The sets of one result. `TOLERATED` is a failure that `on_error: continue` tolerates."""
+NOT_FAILED: RunResults = SUCCEEDED | TOLERATED
+ANY_RESULT: RunResults = NOT_FAILED | FAILED
+NO_RESULT: RunResults = frozenset()
 
 ERRORS: tuple[AccessPath, ...] = (("error",), ("result", "error"))
 SUCCESS: AccessPath = ("result", "success")
@@ -77,7 +78,7 @@ class Facts:
     """Facts that hold at one place.
 
     `assigned` are the accesses that have a value, `unassigned` those that have none. `results` are the
-    possible results of the step's `run`, as bits; without any of them the place is unreachable. `conditions`
+    possible results of the step's `run`; without any of them the place is unreachable. `conditions`
     are tests whose truth value is known.
 
     `("steps", NAME, "succeeded")` in `assigned` says that the last visit of a step has succeeded.
@@ -112,11 +113,10 @@ class Facts:
 
 
 NO_FACTS = Facts()
-UNREACHABLE = Facts(results=0)
+UNREACHABLE = Facts(results=NO_RESULT)
 
 
-@dataclass(frozen=True, slots=True)
-class RequiredAccess:
+class RequiredAccess(NamedTuple):
     """An access that must have a value, its offset in the text, and the facts that hold where it is read."""
 
     access: AccessPath
@@ -124,8 +124,7 @@ class RequiredAccess:
     given: Facts = NO_FACTS
 
 
-@dataclass(frozen=True, slots=True)
-class Narrowing:
+class Narrowing(NamedTuple):
     """The required accesses of a template, and the facts after any value, a true value and a false value."""
 
     required: tuple[RequiredAccess, ...]
@@ -152,11 +151,6 @@ def narrow(template: Template) -> Narrowing:
     [('a',), ('b',)]
     """
     return _narrow(template.source)
-
-
-def narrow_guard(template: Template) -> Narrowing:
-    """Return the same for a guard, always with the conditions that its truth value gives."""
-    return _read(template.source) if is_unconditional(template) else _narrow(template.source)
 
 
 def is_unconditional(template: Template) -> bool:
@@ -191,16 +185,13 @@ def _required_with_prefixes(source: str) -> frozenset[AccessPath]:
 @lru_cache(maxsize=65_536)
 def _narrow(source: str) -> Narrowing:
     template = parse_template(source)
-    if is_unconditional(template):
-        facts = Facts(frozenset(template.reads))
-        return Narrowing(tuple(RequiredAccess(*read) for read in template.reads.items()), facts, facts, facts)
-    return _read(source)
-
-
-@lru_cache(maxsize=65_536)
-def _read(source: str) -> Narrowing:
-    template = parse_template(source)
-    return template.inspect_nodes(_TemplateNarrower(template).read)
+    access, required = template.access_path, tuple(RequiredAccess(*read) for read in template.reads.items())
+    if access is not None and required:
+        return Narrowing(required, *(_facts_of_access(access, truth) for truth in (None, True, False)))
+    if template.is_expression or not is_unconditional(template):
+        return template.inspect_nodes(_TemplateNarrower(template).read)
+    facts = Facts(frozenset(template.reads))
+    return Narrowing(required, facts, facts, facts)
 
 
 class _TemplateNarrower:
@@ -329,8 +320,7 @@ class _TemplateNarrower:
     def _find_facts_after(self, node: nodes.Node) -> Facts:
         access = self.access(node)
         if access is not None:
-            is_error_part = access[0] == "error" and len(access) > 1
-            return Facts(_prefixes(access), results=FAILED if is_error_part else ANY_RESULT)
+            return _facts_of_access(access, None)
         if isinstance(node, nodes.And | nodes.Or):
             return self.facts_when(node, truth=True) | self.facts_when(node, truth=False)
         if isinstance(node, nodes.CondExpr) and node.expr2 is not None:
@@ -367,7 +357,7 @@ class _TemplateNarrower:
         known = self.facts_after(node)
         access = self.access(node)
         if access is not None:
-            return known & _facts_of_truth(access, truth=truth) & _condition(access, "", truth=truth)
+            return _facts_of_access(access, truth)
         if isinstance(node, nodes.Test):
             return known & self.facts_of_test(node, truth=truth)
         if isinstance(node, nodes.Compare) and len(node.ops) == 1:
@@ -457,6 +447,15 @@ def _prefixes(access: AccessPath) -> frozenset[AccessPath]:
     [('a',), ('a', 'b')]
     """
     return frozenset(access[:length] for length in range(1, len(access) + 1))
+
+
+def _facts_of_access(access: AccessPath, truth: bool | None) -> Facts:
+    """Return the facts where an access has a value: any (`None`), a true or a false one."""
+    is_error_part = access[0] == "error" and len(access) > 1
+    facts = Facts(_prefixes(access), results=FAILED if is_error_part else ANY_RESULT)
+    if truth is None:
+        return facts
+    return facts & _facts_of_truth(access, truth=truth) & _condition(access, "", truth=truth)
 
 
 def _facts_of_truth(access: AccessPath, *, truth: bool) -> Facts:

@@ -11,7 +11,7 @@ added when it ends. Each waiting join has a *mark*, a bit above all facts: it sa
 step may still wait there. `fire_joins` replaces the marks of joins that cannot wait any more by the facts of
 these joins.
 
-Cost: A few evaluations per step and join, counted by `FlowProblem.spend`.
+Cost: A few evaluations per step and join, counted by `ExitGraph.spend`.
 
 Limits: If two joins could continue at the same time, their order is not promised. So neither has the facts of
 the other in its must set.
@@ -19,32 +19,10 @@ the other in its must set.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Mapping
 
-from noetl.planner.dataflow.transfer import ALL_FACTS, FactSet, StepExit
-from noetl.planner.graph.bitset import bit_indexes
-from noetl.planner.graph.cfg import ControlFlowGraph
-from noetl.planner.graph.joins import ROOT, Joins
-
-
-class FlowProblem(Protocol):
-    """The part of the solver that sequential mode needs: the graph, its exits, and a backward iteration."""
-
-    cfg: ControlFlowGraph
-    joins: Joins
-    order: dict[str, int]
-    exits: dict[str, tuple[StepExit, ...]]
-    regions: dict[str, list[str]]
-
-    def is_waiting_join(self, step: str) -> bool:
-        """Return whether branches wait for each other at a step."""
-
-    def spend(self, evaluations: int = 1) -> None:
-        """Count evaluations against the limit of the analysis."""
-
-    def solve_backward(self, values: dict[str, FactSet], evaluate: Callable[[str], FactSet]) -> None:
-        """Solve a backward problem in place."""
+from noetl.planner.dataflow.transfer import ALL_FACTS, EMPTY, ExitGraph, FactSet, StepExit, split_facts
+from noetl.planner.graph.joins import ROOT
 
 
 class SequentialMode:
@@ -56,130 +34,117 @@ class SequentialMode:
     the marks of the joins that may have to wait for a branch after the one at the step.
     """
 
-    def __init__(self, solver: FlowProblem) -> None:
-        self.solver = solver
-        self.fact_count = max(
-            (
-                max(exit_.gen.bit_length(), exit_.may_gen.bit_length())
-                for exits in solver.exits.values()
-                for exit_ in exits
-            ),
-            default=0,
-        )
-        self.joins = [join for join in solver.joins.dominators if solver.is_waiting_join(join)]
-        self.marks = {join: 1 << self.fact_count + index for index, join in enumerate(self.joins)}
-        self.joins_ahead = dict.fromkeys(solver.order, 0)
-        self.joins_held = dict.fromkeys(solver.order, 0)
-        for join in self.joins:
-            for step in (*solver.regions[join], join):
-                self.joins_ahead[step] |= self.marks[join]
-        for join in self.joins:
-            self.find_steps_that_precede(join)
-        self.may_ahead = dict.fromkeys(solver.order, 0)
-        self.must_when_done = dict.fromkeys(solver.order, ALL_FACTS)
-        solver.solve_backward(self.may_ahead, self._evaluate_may_ahead)
-        solver.solve_backward(self.must_when_done, self._evaluate_must_when_done)
-        self._facts_before_targets: dict[int, dict[str, tuple[FactSet, FactSet]]] = {}
+    def __init__(self, graph: ExitGraph) -> None:
+        self.graph = graph
+        facts = [exit_.gen | exit_.may_gen for exits in graph.exits.values() for exit_ in exits]
+        self.fact_count = max((fact.bit_length() for fact in facts if fact != ALL_FACTS), default=0)
+        joins = [join for join in graph.joins.dominators if join in graph.waiting_joins]
+        self.marks = {join: FactSet(1 << self.fact_count + index) for index, join in enumerate(joins)}
+        self.joins_by_mark = {mark: join for join, mark in self.marks.items()}
+        self.joins_ahead = dict.fromkeys(graph.order, EMPTY)
+        self.joins_held = dict.fromkeys(graph.order, EMPTY)
+        for join, mark in self.marks.items():
+            for step in (*graph.regions[join], join):
+                self.joins_ahead[step] |= mark
+        for join in joins:
+            self._hold_join(join)
+        self.may_ahead = graph.solve_backward(EMPTY, self._evaluate_may_ahead)
+        self.must_when_done = graph.solve_backward(ALL_FACTS, self._evaluate_must_when_done)
+        self._facts_before_targets: dict[int, Mapping[str, tuple[FactSet, FactSet]]] = {}
 
-    def find_steps_that_precede(self, join: str) -> None:
+    def _hold_join(self, join: str) -> None:
         """Mark the steps in the region of a join where a later branch may still have to reach the join."""
-        solver, mark, dominator = self.solver, self.marks[join], self.solver.joins.dominators[join]
+        graph, mark, dominator = self.graph, self.marks[join], self.graph.joins.dominators[join]
         stack = []
-        for step in (*solver.regions[join], *(() if dominator == ROOT else (dominator,))):
-            for exit_ in solver.exits[step]:
-                solver.spend(len(exit_.targets))
+        for step in (*graph.regions[join], *(() if dominator == ROOT else (dominator,))):
+            for exit_ in graph.exits[step]:
+                graph.spend(len(exit_.targets))
                 is_held = False
                 for target in reversed(exit_.targets):
-                    leads_to_join = self.joins_ahead[target] & mark
+                    leads_to_join = bool(self.joins_ahead[target] & mark)
                     if is_held and leads_to_join:
                         stack.append(target)
-                    is_held = is_held or bool(leads_to_join and not solver.is_waiting_join(target))
+                    is_held = is_held or (leads_to_join and target not in graph.waiting_joins)
         while stack:
             step = stack.pop()
             if step != join and not self.joins_held[step] & mark:
-                solver.spend()
+                graph.spend()
                 self.joins_held[step] |= mark
-                successors = solver.cfg.graph.successors(step)
+                successors = graph.cfg.graph.successors(step)
                 stack += [target for target in successors if self.joins_ahead[target] & mark]
 
-    def _evaluate_may_ahead(self, step: str) -> FactSet:
-        facts = 0
-        for exit_ in self.solver.exits[step]:
+    def _evaluate_may_ahead(self, step: str, may_ahead: Mapping[str, FactSet]) -> FactSet:
+        facts = EMPTY
+        for exit_ in self.graph.exits[step]:
             facts |= exit_.may_gen
             for target in exit_.targets:
-                facts |= self.may_ahead[target]
+                facts |= may_ahead[target]
         return facts
 
-    def _evaluate_must_when_done(self, step: str) -> FactSet:
+    def _evaluate_must_when_done(self, step: str, must_when_done: Mapping[str, FactSet]) -> FactSet:
         facts = ALL_FACTS
-        for exit_ in self.solver.exits[step]:
-            self.solver.spend(len(exit_.targets))
+        for exit_ in self.graph.exits[step]:
+            self.graph.spend(len(exit_.targets))
             after = exit_.gen
             for target in exit_.targets:
-                after |= self.facts_when_ended(target)
-            facts &= self.fire_joins(after, self.joins_held[step])
+                after |= self.marks.get(target) or must_when_done[target]
+            facts &= self._fire_joins(after, self.joins_held[step], must_when_done)
         return facts
 
-    def facts_when_ended(self, target: str) -> FactSet:
-        """Return the facts and marks of a branch that entered a step and has ended, or waits at it."""
-        return self.marks[target] if target in self.marks else self.must_when_done[target]
-
-    def fire_joins(self, facts: FactSet, held: FactSet) -> FactSet:
+    def _fire_joins(self, facts: FactSet, held: FactSet, must_when_done: Mapping[str, FactSet]) -> FactSet:
         """Replace the marks of joins that are not held by the facts of these joins."""
+        is_mark = FactSet(-1 << self.fact_count)
         visited = held
-        while facts != ALL_FACTS and (marks := (facts & ~visited) >> self.fact_count):
-            visited |= marks << self.fact_count
-            for index in bit_indexes(marks):
-                join = self.joins[index]
-                if self.must_when_done[join] == ALL_FACTS:
+        while facts != ALL_FACTS and (marks := facts & ~visited & is_mark):
+            visited |= marks
+            for mark in split_facts(marks):
+                after_join = must_when_done[self.joins_by_mark[mark]]
+                if after_join == ALL_FACTS:
                     return ALL_FACTS
-                facts = facts & ~self.marks[join] | self.must_when_done[join]
+                facts = facts & ~mark | after_join
         return facts
 
-    def without_marks(self, facts: FactSet) -> FactSet:
-        """Return the facts without the marks of joins."""
-        return facts if facts == ALL_FACTS else facts & (1 << self.fact_count) - 1
+    def _facts_without_marks(self, facts: FactSet, held: FactSet) -> FactSet:
+        """Return the facts of branches that have ended, where only the held joins may still wait."""
+        fired = self._fire_joins(facts, held, self.must_when_done)
+        return fired if fired == ALL_FACTS else fired & FactSet((1 << self.fact_count) - 1)
 
-    def facts_before_targets(self, fork: str, exit_: StepExit) -> Mapping[str, tuple[FactSet, FactSet]]:
-        """Return, for each target of a fork, what others may and must have added when it is entered."""
-        facts = self._facts_before_targets.get(id(exit_))
-        if facts is None:
-            facts = dict(self._find_facts_before(fork, exit_.targets))
-            self._facts_before_targets[id(exit_)] = facts
-        return facts
-
-    def _find_facts_before(
-        self, fork: str, targets: Sequence[str]
-    ) -> list[tuple[str, tuple[FactSet, FactSet]]]:
-        solver = self.solver
-        solver.spend(len(targets))
+    def facts_before_targets(self, exit_: StepExit) -> Mapping[str, tuple[FactSet, FactSet]]:
+        """Return, for each target of an exit, what others may and must have added when it is entered."""
+        cached = self._facts_before_targets.get(id(exit_))
+        if cached is not None:
+            return cached
+        targets, waiting_joins = exit_.targets, self.graph.waiting_joins
+        self.graph.spend(len(targets))
         # A branch arrives at a waiting join at once, whatever the position of the join among the targets.
-        may = must = 0
+        may = must = EMPTY
         for target in targets:
-            if solver.is_waiting_join(target):
+            if target in waiting_joins:
                 may |= self.may_ahead[target]
                 must |= self.marks[target]
-        held = [self.joins_held[fork]]
+        held = [self.joins_held[exit_.step]]
         for target in reversed(targets):
-            held.append(held[-1] | (0 if solver.is_waiting_join(target) else self.joins_ahead[target]))
-        facts = []
+            held.append(held[-1] | (EMPTY if target in waiting_joins else self.joins_ahead[target]))
+        facts = {}
         for target, held_later in zip(targets, reversed(held[1:]), strict=True):
-            fired = self.fire_joins(must, held_later | self.joins_ahead[target])
-            facts.append((target, (may, self.without_marks(fired))))
+            facts[target] = (may, self._facts_without_marks(must, held_later | self.joins_ahead[target]))
             may |= self.may_ahead[target]
-            must |= self.facts_when_ended(target)
+            must |= self.marks.get(target) or self.must_when_done[target]
+        self._facts_before_targets[id(exit_)] = facts
         return facts
 
-    def facts_left_for_join(self, fork: str, exit_: StepExit, join: str) -> Mapping[int, FactSet]:
+    def facts_left_for_join(self, exit_: StepExit, join: str) -> Mapping[int, FactSet]:
         """Return what branches that miss a join leave to a branch that arrives later, by target index."""
         facts = {}
-        mark = self.marks[join]
-        held, precedes_arrival = self.joins_held[fork], False
+        mark, waiting_joins = self.marks[join], self.graph.waiting_joins
+        held, precedes_arrival = self.joins_held[exit_.step], False
         for index in range(len(exit_.targets) - 1, -1, -1):
             target = exit_.targets[index]
             if self.joins_ahead[target] & mark:
-                precedes_arrival = precedes_arrival or not self.solver.is_waiting_join(target)
+                precedes_arrival = precedes_arrival or target not in waiting_joins
             elif precedes_arrival:
-                facts[index] = self.without_marks(self.fire_joins(self.facts_when_ended(target), held))
-            held |= 0 if self.solver.is_waiting_join(target) else self.joins_ahead[target]
+                facts[index] = self._facts_without_marks(
+                    self.marks.get(target) or self.must_when_done[target], held
+                )
+            held |= EMPTY if target in waiting_joins else self.joins_ahead[target]
         return facts

@@ -20,31 +20,34 @@ In sequential mode a branch also sees what earlier branches have assigned
 
 Cost: Outside of cycles each step is evaluated once. On a cycle it is evaluated again when the facts of a step
 that it depends on change. That is at most once per fact and such step, in practice a few times. Each
-evaluation of a join evaluates its region. `MAX_EVALUATIONS` bounds the sum.
+evaluation of a join evaluates its region. `noetl.planner.dataflow.transfer.MAX_EVALUATIONS` bounds the sum.
 
-Limits: Past `MAX_EVALUATIONS` the solver raises `AnalysisLimitError`, and the checks that need it report
+Limits: Past `MAX_EVALUATIONS` it raises `AnalysisLimitError`, and the checks that need it report
 nothing. Guards that do not test facts count as unknown: both values are possible.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from heapq import heappop, heappush
 from itertools import chain
 from typing import NamedTuple
 
+from noetl.planner.dataflow.fact_encoding import FactTable
 from noetl.planner.dataflow.sequential import SequentialMode
-from noetl.planner.dataflow.transfer import ALL_FACTS, CaseFacts, FactSet, Implications, StepEffects, StepExit
-from noetl.planner.graph.cfg import ControlFlowGraph
-from noetl.planner.graph.joins import ROOT, Joins
-
-MAX_EVALUATIONS = 250_000
-"""How many evaluations of step exits one analysis may take."""
-
-
-class AnalysisLimitError(Exception):
-    """The analysis would take more than `MAX_EVALUATIONS` evaluations."""
+from noetl.planner.dataflow.transfer import (
+    ALL_FACTS,
+    EMPTY,
+    CaseFacts,
+    ExitGraph,
+    FactSet,
+    Implications,
+    StepEffects,
+    StepExit,
+    split_facts,
+)
+from noetl.planner.graph.joins import ROOT
+from noetl.planner.program.program import Program
 
 
 class JoinContribution(NamedTuple):
@@ -62,275 +65,219 @@ class JoinContribution(NamedTuple):
     facts_if_ended: FactSet = ALL_FACTS
 
 
-AT_JOIN = JoinContribution(0, may_arrive=True, facts_if_ended=0)
-OUTSIDE_REGION = JoinContribution(ALL_FACTS, must_arrive=False, facts_if_ended=0)
+AT_JOIN = JoinContribution(EMPTY, may_arrive=True, facts_if_ended=EMPTY)
+OUTSIDE_REGION = JoinContribution(ALL_FACTS, must_arrive=False, facts_if_ended=EMPTY)
 
 
-@dataclass(slots=True)
+def solve(program: Program, table: FactTable, effects: Mapping[str, StepEffects]) -> AssignmentSolution:
+    """Return the facts that may and must hold when each step of a program is entered.
+
+    Raises:
+        AnalysisLimitError: the analysis takes more than `MAX_EVALUATIONS` evaluations.
+    """
+    graph = ExitGraph(program.cfg, program.joins, effects)
+    solution = AssignmentSolution(graph, table, is_sequential=program.playbook.mode == "sequential")
+    _AssignmentSolver(solution).fill()
+    return solution
+
+
 class AssignmentSolution:
     """The facts that may and must hold when each reachable step is entered, and at the end of a run.
 
     `must_on_reentry` holds on entry from within the cycle of a step, for the steps where that is tracked.
     `end_must` holds if no branch has failed, `end_must_after_failures` also if branches have failed and the
-    run continued.
+    run continued; with `tolerates_failures` that is possible.
     """
 
-    may: dict[str, FactSet] = field(default_factory=dict)
-    must: dict[str, FactSet] = field(default_factory=dict)
-    must_on_reentry: dict[str, FactSet] = field(default_factory=dict)
-    end_may: FactSet = 0
-    end_must: FactSet = 0
-    end_must_after_failures: FactSet = 0
+    def __init__(self, graph: ExitGraph, table: FactTable, *, is_sequential: bool) -> None:
+        self.graph = graph
+        self.table = table
+        self.is_sequential = is_sequential
+        self.may = dict.fromkeys(graph.order, EMPTY)
+        self.must = dict.fromkeys(graph.order, ALL_FACTS)
+        self.must_on_reentry: dict[str, FactSet] = {}
+        self.end_may = table.at_start
+        self.end_must = self.end_must_after_failures = ALL_FACTS
+        self.tolerates_failures = False
 
+    def is_possible(self, step: str, facts: StepExit | CaseFacts) -> bool:
+        """Return whether the facts on entry of a step allow an exit, or the facts of a case."""
+        return (
+            not facts.unassigned_on_entry & self.must[step] and not facts.assigned_on_entry & ~self.may[step]
+        )
 
-@dataclass(frozen=True, slots=True)
-class AssignmentProblem:
-    """The input of the solver.
+    def possible_exits(self, step: str) -> Sequence[StepExit]:
+        """Return the exits of a step that the facts on its entry allow."""
+        return [exit_ for exit_ in self.graph.exits[step] if self.is_possible(step, exit_)]
 
-    `on_failure` is the `on_error` mode of each step, `at_start` the facts at the start of a run. `resolve`
-    extends a fact set by the facts that follow from its clauses. `joins` must have no overlapping cycles.
-    """
-
-    cfg: ControlFlowGraph
-    joins: Joins
-    effects: Mapping[str, StepEffects]
-    on_failure: Mapping[str, str]
-    at_start: FactSet
-    is_sequential: bool
-    resolve: Callable[[FactSet], FactSet]
-
-
-class AssignmentSolver:
-    """The solver of one problem. `solve` fills `solution`.
-
-    `order` is the position of each reachable step in reverse postorder. `exits` are the exits of each step,
-    `incoming` those that lead to it, with their steps. `regions` are the steps of the region of each join,
-    from the join backward. `components` are the strongly connected components in topological order.
-    """
-
-    def __init__(self, problem: AssignmentProblem) -> None:
-        cfg, joins = problem.cfg, problem.joins
-        self.cfg = cfg
-        self.joins = joins
-        self.at_start = problem.at_start
-        self.is_sequential = problem.is_sequential
-        self.resolve = problem.resolve
-        self.solution = AssignmentSolution()
-        self.evaluations = 0
-        self.order = {step: position for position, step in enumerate(_reverse_postorder(cfg))}
-        self.steps = list(self.order)
-        self.joins_by_dominator: dict[str, list[str]] = {}
-        for join, dominator in joins.dominators.items():
-            self.joins_by_dominator.setdefault(dominator, []).append(join)
-        self.exits = {
-            step: tuple(
-                exit_
-                for exit_ in problem.effects[step].exits
-                if not exit_.is_unhandled_failure or problem.on_failure[step] == "continue"
-            )
-            for step in self.order
-        }
-        self.incoming: dict[str, list[tuple[str, StepExit]]] = {step: [] for step in self.order}
-        for step in self.order:
-            for exit_ in self.exits[step]:
-                for target in exit_.targets:
-                    self.incoming[target].append((step, exit_))
-        self.sequential: SequentialMode | None = None
-        self.regions: dict[str, list[str]] = {join: [] for join in joins.dominators}
-        self.components = [sorted(steps, key=self.order.__getitem__) for steps in reversed(cfg.components)]
-        for steps in reversed(self.components):
-            for step in reversed(steps):
-                for join in joins.regions.get(step, ()):
-                    self.regions[join].append(step)
-
-    def solve(self) -> AssignmentSolution:
-        """Compute and return the solution.
-
-        Raises:
-            AnalysisLimitError: the analysis takes more than `MAX_EVALUATIONS` evaluations.
-        """
-        solution = self.solution
-        if self.is_sequential and any(self.cfg.forks()):
-            self.sequential = SequentialMode(self)
-        solution.may = dict.fromkeys(self.order, 0)
-        solution.must = dict.fromkeys(self.order, ALL_FACTS)
-        solution.must_on_reentry = {step: ALL_FACTS for step in self.order if self.tracks_reentry(step)}
-        for steps in self.components:
-            self.solve_component(steps)
-        solution.end_may = self.at_start
-        for exits in self.exits.values():
-            for exit_ in exits:
-                solution.end_may |= exit_.may_gen
-        solution.end_must = self.must_at_end(with_failures=False)
-        solution.end_must_after_failures = solution.end_must
-        if self.tolerates_failures:
-            solution.end_must_after_failures &= self.must_at_end(with_failures=True)
-        return solution
+    def facts_after(self, exit_: StepExit) -> FactSet:
+        """Return the facts that hold after an exit: all, if the exit is impossible."""
+        known = self.must[exit_.step]
+        if exit_.on_reentry:
+            known |= self.must_on_reentry.get(exit_.step, EMPTY)
+        has_precondition = exit_.unassigned_on_entry or exit_.assigned_on_entry
+        if known == ALL_FACTS or (has_precondition and not self.is_possible(exit_.step, exit_)):
+            return ALL_FACTS
+        return self.table.resolve(known | exit_.gen)
 
     def implications(self) -> Implications:
-        """Return the implications between facts: what holds after every exit that may add a fact."""
-        definitions = (
-            (exit_.may_gen, self.facts_after(step, exit_))
-            for step in self.order
-            for exit_ in self.exits[step]
-        )
-        return Implications(chain([(self.at_start, self.at_start)], definitions))
+        """Return what names and visits imply: A implies B if B holds after every exit that may add A.
 
-    @property
-    def tolerates_failures(self) -> bool:
-        """True if a branch may end by a failure while the run continues."""
-        return any(exit_.is_unhandled_failure for exits in self.exits.values() for exit_ in exits)
-
-    def solve_component(self, steps: Sequence[str]) -> None:
-        """Solve a strongly connected component whose predecessors are solved."""
-        may, must, on_reentry = self.solution.may, self.solution.must, self.solution.must_on_reentry
-        is_cyclic = self.cfg.is_cyclic(steps[0])
-        queue = [self.order[step] for step in steps]
-        queued = set(queue) if is_cyclic else set()
-        while queue:
-            position = heappop(queue)
-            queued.discard(position)
-            step = self.steps[position]
-            # `must` comes first: `may` ignores the exits of steps that cannot be entered.
-            entered = self.resolve(self.must_on_entry(step))
-            previous = (may[step], must[step], on_reentry.get(step))
-            must[step] = entered
-            may[step] = self.may_on_entry(step)
-            if step in on_reentry:
-                on_reentry[step] = self.must_on_reentry(step)
-            if is_cyclic and (may[step], entered, on_reentry.get(step)) != previous:
-                for dependent in {self.order[name] for name in self.dependents(step)} - queued:
-                    queued.add(dependent)
-                    heappush(queue, dependent)
-
-    def dependents(self, step: str) -> Iterator[str]:
-        """Return a step, and the steps of its component whose facts depend on those of the step."""
-        component = self.cfg.component_index
-        steps = (
-            *self.cfg.graph.successors(step),
-            *self.joins.regions.get(step, ()),
-            *self.joins_by_dominator.get(step, ()),
-            step,
-        )
-        return (dependent for dependent in steps if component[dependent] == component[step])
-
-    def spend(self, evaluations: int = 1) -> None:
-        """Count evaluations.
-
-        Raises:
-            AnalysisLimitError: there are more than `MAX_EVALUATIONS` of them.
+        This is sound because a branch never loses a fact.
         """
-        self.evaluations += evaluations
-        if self.evaluations > MAX_EVALUATIONS:
-            raise AnalysisLimitError
+        names, at_start = self.table.name_facts, self.table.at_start
+        implied = dict.fromkeys(split_facts(at_start & names), at_start)
+        for exit_ in chain.from_iterable(self.graph.exits.values()):
+            after = self.facts_after(exit_)
+            for fact in split_facts(exit_.may_gen & names):
+                implied[fact] = implied.get(fact, ALL_FACTS) & after
+        return {fact: facts for fact, facts in implied.items() if facts != ALL_FACTS}
 
-    def is_waiting_join(self, step: str) -> bool:
-        """Return whether branches wait for each other at a step."""
-        return step in self.joins.dominators and step not in self.joins.discriminators
 
-    def may_on_entry(self, step: str) -> FactSet:
-        """Return the facts that may hold when a step is entered: the union over its incoming exits."""
-        facts = self.at_start
-        for source, exit_ in self.incoming[step]:
-            if self.solution.must[source] == ALL_FACTS or not self.is_possible(source, exit_):
-                continue
-            facts |= self.solution.may[source] | exit_.may_gen
-            if self.sequential is not None:
-                facts |= self.sequential.facts_before_targets(source, exit_)[step][0]
-        if self.sequential is not None and (dominator := self.joins.dominators.get(step)) is not None:
-            facts |= self.sequential.may_ahead[self.cfg.start if dominator == ROOT else dominator]
-        return facts
+class _AssignmentSolver:
+    """The iteration that fills a solution."""
 
-    def must_on_entry(self, step: str) -> FactSet:
-        """Return the facts that hold whenever a step is entered: the intersection over its incoming exits."""
-        facts = self.at_start if step == self.cfg.start else ALL_FACTS
-        if self.is_waiting_join(step):
-            return facts & self.must_at_join(step)
-        for source, exit_ in self.incoming[step]:
-            self.spend()
-            after = self.facts_after(source, exit_)
-            if self.sequential is not None:
-                after |= self.sequential.facts_before_targets(source, exit_)[step][1]
-            facts &= after
-        return facts
+    def __init__(self, solution: AssignmentSolution) -> None:
+        self.solution = solution
+        self.graph = solution.graph
+        is_sequential = solution.is_sequential and any(self.graph.cfg.forks())
+        self.sequential = SequentialMode(self.graph) if is_sequential else None
+        self.joins_by_dominator: dict[str, list[str]] = {}
+        for join, dominator in self.graph.joins.dominators.items():
+            self.joins_by_dominator.setdefault(dominator, []).append(join)
 
-    def tracks_reentry(self, step: str) -> bool:
+    def fill(self) -> None:
+        """Compute the solution."""
+        graph, solution = self.graph, self.solution
+        tracked = filter(self._tracks_reentry, graph.order)
+        solution.must_on_reentry = dict.fromkeys(tracked, ALL_FACTS)
+        for steps in graph.components:
+            self._solve_component(steps)
+        exits = [*chain.from_iterable(graph.exits.values())]
+        for exit_ in exits:
+            solution.end_may |= exit_.may_gen
+        solution.end_must = solution.end_must_after_failures = self._must_at_end(with_failures=False)
+        solution.tolerates_failures = any(exit_.is_unhandled_failure for exit_ in exits)
+        if solution.tolerates_failures:
+            solution.end_must_after_failures &= self._must_at_end(with_failures=True)
+
+    def _tracks_reentry(self, step: str) -> bool:
         """Return whether to track the facts on re-entry of a step separately.
 
         The step must be on a cycle, be no join, and be visited by one branch only. It must have an exit that
         is taken only after MaxVisitsExceeded.
         """
-        is_single = step not in self.joins.dominators and step not in self.joins.multi_merges
-        return is_single and self.cfg.is_cyclic(step) and any(exit_.on_reentry for exit_ in self.exits[step])
+        joins, exits = self.graph.joins, self.graph.exits[step]
+        is_single = step not in joins.dominators and step not in joins.multi_merges
+        return is_single and step in self.graph.cfg.cyclic_steps and any(exit_.on_reentry for exit_ in exits)
 
-    def must_on_reentry(self, step: str) -> FactSet:
-        """Return the facts that hold whenever a step is entered from its own cycle."""
-        component = self.cfg.component_index
-        facts = ALL_FACTS
-        for source, exit_ in self.incoming[step]:
-            if component[source] == component[step]:
-                self.spend()
-                facts &= self.facts_after(source, exit_)
+    def _solve_component(self, steps: Sequence[str]) -> None:
+        """Solve a strongly connected component whose predecessors are solved."""
+        graph, solution = self.graph, self.solution
+        may, must, on_reentry = solution.may, solution.must, solution.must_on_reentry
+        is_cyclic = steps[0] in graph.cfg.cyclic_steps
+        queue = [(graph.order[step], step) for step in steps]
+        queued = set(steps) if is_cyclic else set()
+        while queue:
+            _, step = heappop(queue)
+            queued.discard(step)
+            # `must` comes first: `may` ignores the exits of steps that cannot be entered.
+            entered = solution.table.resolve(self._must_on_entry(step))
+            previous = (may[step], must[step], on_reentry.get(step))
+            must[step] = entered
+            may[step] = self._may_on_entry(step)
+            if step in on_reentry:
+                on_reentry[step] = self._must_on_reentry(step)
+            if is_cyclic and (may[step], entered, on_reentry.get(step)) != previous:
+                for dependent in self._dependents(step) - queued:
+                    queued.add(dependent)
+                    heappush(queue, (graph.order[dependent], dependent))
+
+    def _dependents(self, step: str) -> set[str]:
+        """Return a step, and the steps of its component whose facts depend on those of the step."""
+        graph, component = self.graph, self.graph.cfg.component_index
+        steps = (
+            *graph.cfg.graph.successors(step),
+            *graph.joins.regions.get(step, ()),
+            *self.joins_by_dominator.get(step, ()),
+            step,
+        )
+        return {dependent for dependent in steps if component[dependent] == component[step]}
+
+    def _may_on_entry(self, step: str) -> FactSet:
+        """Return the facts that may hold when a step is entered: the union over its incoming exits."""
+        graph, solution, sequential = self.graph, self.solution, self.sequential
+        facts = solution.table.at_start
+        for exit_ in graph.incoming[step]:
+            if solution.must[exit_.step] == ALL_FACTS or not solution.is_possible(exit_.step, exit_):
+                continue
+            facts |= solution.may[exit_.step] | exit_.may_gen
+            if sequential is not None:
+                facts |= sequential.facts_before_targets(exit_)[step][0]
+        if sequential is not None and (dominator := graph.joins.dominators.get(step)) is not None:
+            facts |= sequential.may_ahead[graph.cfg.start if dominator == ROOT else dominator]
         return facts
 
-    def facts_after(self, step: str, exit_: StepExit) -> FactSet:
-        """Return the facts that hold after an exit: all, if the exit is impossible."""
-        known = self.solution.must[step]
-        if exit_.on_reentry:
-            known |= self.solution.must_on_reentry.get(step, 0)
-        has_precondition = exit_.unassigned_on_entry or exit_.assigned_on_entry
-        if known == ALL_FACTS or (has_precondition and not self.is_possible(step, exit_)):
-            return ALL_FACTS
-        return self.resolve(known | exit_.gen)
+    def _must_on_entry(self, step: str) -> FactSet:
+        """Return the facts that hold whenever a step is entered: the intersection over its incoming exits."""
+        graph, sequential = self.graph, self.sequential
+        facts = self.solution.table.at_start if step == graph.cfg.start else ALL_FACTS
+        if step in graph.waiting_joins:
+            return facts & self._must_at_join(step)
+        graph.spend(len(graph.incoming[step]))
+        for exit_ in graph.incoming[step]:
+            after = self.solution.facts_after(exit_)
+            if sequential is not None:
+                after |= sequential.facts_before_targets(exit_)[step][1]
+            facts &= after
+        return facts
 
-    def is_possible(self, step: str, exit_or_case: StepExit | CaseFacts) -> bool:
-        """Return whether the facts on entry of a step allow an exit, or the facts of a case."""
-        return (
-            not exit_or_case.unassigned_on_entry & self.solution.must[step]
-            and not exit_or_case.assigned_on_entry & ~self.solution.may[step]
-        )
-
-    def possible_exits(self, step: str) -> list[StepExit]:
-        """Return the exits of a step that the facts on its entry allow."""
-        return [exit_ for exit_ in self.exits[step] if self.is_possible(step, exit_)]
-
-    def must_at_join(self, join: str) -> FactSet:
-        """Return the facts that hold whenever a join continues, from the contributions of its region."""
-        dominator = self.joins.dominators[join]
-        contributions = self.region_contributions(join)
+    def _must_on_reentry(self, step: str) -> FactSet:
+        """Return the facts that hold whenever a step is entered from its own cycle."""
+        graph, component = self.graph, self.graph.cfg.component_index
         facts = ALL_FACTS
+        graph.spend(len(graph.incoming[step]))
+        for exit_ in graph.incoming[step]:
+            if component[exit_.step] == component[step]:
+                facts &= self.solution.facts_after(exit_)
+        return facts
+
+    def _must_at_join(self, join: str) -> FactSet:
+        """Return the facts that hold whenever a join continues, from the contributions of its region."""
+        graph = self.graph
+        dominator, contributions = graph.joins.dominators[join], self._region_contributions(join)
+        facts = ALL_FACTS
+        if dominator == ROOT:
+            facts = contributions.get(graph.cfg.start, OUTSIDE_REGION).facts
         for source in (dominator, join):
-            if source == ROOT:
-                facts &= contributions.get(self.cfg.start, OUTSIDE_REGION).facts
-                continue
-            for exit_ in self.exits[source]:
-                contribution = self.exit_contribution(source, exit_, contributions, join)
+            for exit_ in graph.exits.get(source, ()):
+                contribution = self._exit_contribution(exit_, contributions, join)
                 if contribution is not None and contribution.may_arrive:
                     facts &= contribution.facts
         return facts
 
-    def region_contributions(self, join: str) -> dict[str, JoinContribution]:
+    def _region_contributions(self, join: str) -> Mapping[str, JoinContribution]:
         """Return the contribution of a branch at each step of the region of a join, and at the join."""
-        region = self.regions[join]
+        region, cyclic_steps = self.graph.regions[join], self.graph.cfg.cyclic_steps
         contributions = dict.fromkeys(region, JoinContribution())
         contributions[join] = AT_JOIN
         is_changed = True
         while is_changed:
             is_changed = False
             for step in region:
-                contribution = self.step_contribution(step, contributions, join)
+                contribution = self._step_contribution(step, contributions, join)
                 if contribution != contributions[step]:
                     contributions[step] = contribution
-                    is_changed = is_changed or self.cfg.is_cyclic(step)
+                    is_changed = is_changed or step in cyclic_steps
         return contributions
 
-    def step_contribution(
+    def _step_contribution(
         self, step: str, contributions: Mapping[str, JoinContribution], join: str
     ) -> JoinContribution:
         """Return the contribution of a branch at a step: the meet over its possible exits."""
         facts, may_arrive, must_arrive, keeps_own, if_ended = ALL_FACTS, False, True, True, ALL_FACTS
-        for exit_ in self.exits[step]:
-            contribution = self.exit_contribution(step, exit_, contributions, join)
+        for exit_ in self.graph.exits[step]:
+            contribution = self._exit_contribution(exit_, contributions, join)
             if contribution is None:
                 continue
             must_arrive = must_arrive and contribution.must_arrive
@@ -341,26 +288,26 @@ class AssignmentSolver:
                 keeps_own = keeps_own and contribution.keeps_own_facts
         return JoinContribution(facts, may_arrive, must_arrive, keeps_own, if_ended)
 
-    def exit_contribution(
-        self, step: str, exit_: StepExit, contributions: Mapping[str, JoinContribution], join: str
+    def _exit_contribution(
+        self, exit_: StepExit, contributions: Mapping[str, JoinContribution], join: str
     ) -> JoinContribution | None:
         """Return the joint contribution of the branches behind an exit; `None` if the exit is impossible."""
-        self.spend(max(len(exit_.targets), 1))
-        after = self.facts_after(step, exit_)
-        if after == ALL_FACTS and not self.is_possible(step, exit_):
+        self.graph.spend(max(len(exit_.targets), 1))
+        after = self.solution.facts_after(exit_)
+        if after == ALL_FACTS and not self.solution.is_possible(exit_.step, exit_):
             return None
-        if len(exit_.targets) == 1 and not self.is_sequential:
+        if len(exit_.targets) == 1 and not self.solution.is_sequential:
             # The general case below, shortened for one target.
-            only = self.target_contribution(exit_.targets[0], contributions)
+            only = self._target_contribution(exit_.targets[0], contributions)
             if not only.may_arrive:
                 return only
             facts = only.facts | after if only.keeps_own_facts else only.facts
             return JoinContribution(
-                facts, True, only.must_arrive, only.keeps_own_facts, facts if only.must_arrive else 0
+                facts, True, only.must_arrive, only.keeps_own_facts, facts if only.must_arrive else EMPTY
             )
-        branches = [self.target_contribution(target, contributions) for target in exit_.targets]
+        branches = [self._target_contribution(target, contributions) for target in exit_.targets]
         if self.sequential is not None:
-            for index, left in self.sequential.facts_left_for_join(step, exit_, join).items():
+            for index, left in self.sequential.facts_left_for_join(exit_, join).items():
                 branches[index] = JoinContribution(ALL_FACTS, must_arrive=False, facts_if_ended=left)
         return self._unite_branches(branches, after)
 
@@ -368,8 +315,8 @@ class AssignmentSolver:
         """Return the joint contribution of the branches of a fork, where the facts of `after` hold."""
         arriving = [branch for branch in branches if branch.may_arrive]
         certain = [branch for branch in branches if branch.must_arrive]
-        left = 0
-        if self.is_sequential:
+        left = EMPTY
+        if self.solution.is_sequential:
             left = after
             for branch in branches:
                 left |= branch.facts_if_ended
@@ -386,45 +333,29 @@ class AssignmentSolver:
             facts |= after
         return JoinContribution(facts, True, bool(certain), keeps_own, facts | left if certain else left)
 
-    def target_contribution(
+    def _target_contribution(
         self, target: str, contributions: Mapping[str, JoinContribution]
     ) -> JoinContribution:
         """Return the contribution of a branch that enters a step."""
         contribution = contributions.get(target, OUTSIDE_REGION)
-        if target in self.joins.discriminators and contribution.keeps_own_facts:
+        if target in self.graph.joins.discriminators and contribution.keeps_own_facts:
             return contribution._replace(keeps_own_facts=False)
         return contribution
 
-    def must_at_end(self, *, with_failures: bool) -> FactSet:
+    def _must_at_end(self, *, with_failures: bool) -> FactSet:
         """Return the facts that hold when all branches have ended; `with_failures`, also by failures."""
-        at_end = dict.fromkeys(self.order, ALL_FACTS)
 
-        def evaluate(step: str) -> FactSet:
+        def evaluate(step: str, at_end: Mapping[str, FactSet]) -> FactSet:
             facts = ALL_FACTS
-            for exit_ in self.exits[step]:
+            for exit_ in self.graph.exits[step]:
                 if with_failures or not exit_.is_unhandled_failure:
-                    after = self.facts_after(step, exit_)
+                    after = self.solution.facts_after(exit_)
                     for target in exit_.targets:
                         after |= at_end[target]
                     facts &= after
             return facts
 
-        self.solve_backward(at_end, evaluate)
-        return at_end[self.cfg.start]
-
-    def solve_backward(self, values: dict[str, FactSet], evaluate: Callable[[str], FactSet]) -> None:
-        """Solve a backward problem in place: `evaluate(step)` reads the values of later steps."""
-        for steps in reversed(self.components):
-            is_cyclic = self.cfg.is_cyclic(steps[0])
-            is_changed = True
-            while is_changed:
-                is_changed = False
-                for step in reversed(steps):
-                    self.spend()
-                    value = evaluate(step)
-                    if value != values[step]:
-                        values[step] = value
-                        is_changed = is_cyclic
+        return self.graph.solve_backward(ALL_FACTS, evaluate)[self.graph.cfg.start]
 
 
 def meet_over_arrivals(branches: Sequence[JoinContribution]) -> FactSet:
@@ -432,14 +363,14 @@ def meet_over_arrivals(branches: Sequence[JoinContribution]) -> FactSet:
 
     Where one branch arrives, each other branch adds at least its `facts_if_ended`.
 
-    >>> first = JoinContribution(facts=0b011, may_arrive=True, facts_if_ended=0)
-    >>> second = JoinContribution(facts=0b110, may_arrive=True, facts_if_ended=0b100)
+    >>> first = JoinContribution(facts=FactSet(0b011), may_arrive=True, facts_if_ended=EMPTY)
+    >>> second = JoinContribution(facts=FactSet(0b110), may_arrive=True, facts_if_ended=FactSet(0b100))
     >>> bin(meet_over_arrivals([first, second]))
     '0b110'
     """
     if len(branches) == 1:
         return branches[0].facts
-    before, after = [0], [0]
+    before, after = [EMPTY], [EMPTY]
     for branch in branches[:-1]:
         before.append(before[-1] | branch.facts_if_ended)
     for branch in reversed(branches[1:]):
@@ -449,21 +380,3 @@ def meet_over_arrivals(branches: Sequence[JoinContribution]) -> FactSet:
         if branch.may_arrive:
             facts &= branch.facts | earlier | later
     return facts
-
-
-def _reverse_postorder(cfg: ControlFlowGraph) -> Iterator[str]:
-    """Return the reachable steps, each before the steps that it leads to, as far as cycles allow."""
-    postorder: list[str] = []
-    seen = {cfg.start}
-    stack = [(cfg.start, iter(cfg.graph.successors(cfg.start)))]
-    while stack:
-        step, successors = stack[-1]
-        for target in successors:
-            if target not in seen:
-                seen.add(target)
-                stack.append((target, iter(cfg.graph.successors(target))))
-                break
-        else:
-            postorder.append(step)
-            stack.pop()
-    return reversed(postorder)

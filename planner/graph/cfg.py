@@ -85,10 +85,6 @@ class ControlFlowGraph:
         """Return whether a reachable step can be reached again from one of its targets."""
         return any(self.component_index.get(target) == self.component_index[step] for target in targets)
 
-    def leads_back_if_reachable(self, step: str, targets: tuple[str, ...]) -> bool:
-        """Return the same as `leads_back`, and False if the step is unreachable."""
-        return step in self.component_index and self.leads_back(step, targets)
-
     def forks(self) -> Iterator[Fork]:
         """Yield the forks of all reachable steps, in the order of the text."""
         for step in self.targets:

@@ -114,6 +114,8 @@ class RuleCoverage:
     `after_success` and `after_failure` are the cases that can be taken then, `None` if unknown.
     `may_be_unhandled` says whether it is possible that no case is taken after a failure. The cases of
     `after_refusal` are taken only after MaxVisitsExceeded.
+
+    `error_aware` are the error-aware cases; those of them in `returning` lead back to the step.
     """
 
     dead_cases: tuple[DeadCase, ...] = ()
@@ -124,6 +126,8 @@ class RuleCoverage:
     after_failure: frozenset[int] | None = None
     may_be_unhandled: bool = True
     after_refusal: frozenset[int] = frozenset()
+    error_aware: frozenset[int] = frozenset()
+    returning: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,8 +218,18 @@ def analyse_coverage(
     if budget.is_exhausted or not _is_worth_analysing(cases, context):
         choices = 0 if budget.is_exhausted else sum(case.formula != ERROR for case in cases)
         may_match_none = all(case.formula != ALWAYS for case in cases)
-        return RuleCoverage((), may_match_none, "" if may_match_none else None, choices)
+        error_aware, returning = _find_error_aware_cases(cases)
+        uncovered = "" if may_match_none else None
+        return RuleCoverage(
+            (), may_match_none, uncovered, choices, error_aware=error_aware, returning=returning
+        )
     return _CoverageAnalysis(cases, context, budget).run()
+
+
+def _find_error_aware_cases(cases: Sequence[GuardedCase]) -> tuple[frozenset[int], frozenset[int]]:
+    """Return the error-aware cases, and those of them that lead back to the step."""
+    error_aware = frozenset(index for index, case in enumerate(cases) if case.is_error_aware)
+    return error_aware, frozenset(index for index in error_aware if cases[index].leads_back)
 
 
 def _is_worth_analysing(cases: Sequence[GuardedCase], context: GuardContext) -> bool:
@@ -274,6 +288,7 @@ class _CoverageAnalysis:
             frozenset().union(*(scenario.live_cases for scenario in failures)),
             any(scenario.may_match_none for scenario in failures),
             frozenset().union(*(scenario.live_cases - failures[0].live_cases for scenario in failures[1:])),
+            *_find_error_aware_cases(self.cases),
         )
 
     def explain_dead_case(self, case: int, scenarios: Sequence[_Scenario]) -> DeadCase:

@@ -32,7 +32,7 @@ from noetl.planner.guards.coverage import (
 from noetl.planner.guards.solver import SearchBudget
 from noetl.planner.program.template_uses import TemplateUse
 from noetl.planner.syntax.document import Document
-from noetl.planner.syntax.entries import find_called_tasks, find_saved_names
+from noetl.planner.syntax.entries import find_called_tasks, find_saved_names, is_saved_by_key
 from noetl.planner.syntax.models import (
     ActionEntry,
     Case,
@@ -59,6 +59,21 @@ class EntryPlace(NamedTuple):
     entry: Entry
     path: DocumentPath
     case: Case | None
+
+
+class SavedName(NamedTuple):
+    """A name that an entry saves, and the path of the key or value that names it.
+
+    `entry` is the path of the entry. `step` contains it; it is None in a task. The name is visible only
+    inside of a loop: of the entry with `is_entry_local`, of the step with `is_step_local`.
+    """
+
+    name: str
+    path: DocumentPath
+    entry: DocumentPath
+    step: Step | None
+    is_entry_local: bool
+    is_step_local: bool
 
 
 @dataclass(frozen=True)
@@ -268,10 +283,23 @@ class Program:
     def definitions(self) -> Mapping[str, DocumentPath]:
         """Every name that an entry saves for later steps, with its first definition."""
         definitions: dict[str, DocumentPath] = {}
-        for work in self._visible_work_lists():
-            for name, path in find_saved_names(work):
-                definitions.setdefault(name, path)
+        for saved in self.saved_names:
+            if not (saved.is_entry_local or saved.is_step_local):
+                definitions.setdefault(saved.name, saved.path)
         return definitions
+
+    @cached_property
+    def saved_names(self) -> Sequence[SavedName]:
+        """Every name that an entry of a task, a step or a case saves."""
+        return [*self._find_saved_names()]
+
+    def _find_saved_names(self) -> Iterator[SavedName]:
+        for task in self.playbook.tasks:
+            yield from _saved_names_of(task.run, None)
+        for step in self.playbook.steps:
+            yield from _saved_names_of(step.run or (), step, is_step_local=step.loop is not None)
+            for case in step.rule or ():
+                yield from _saved_names_of(case.run, step)
 
     @cached_property
     def defined_names(self) -> AbstractSet[str]:
@@ -306,17 +334,15 @@ class Program:
             for case in step.rule or ():
                 yield case.run
 
-    def _visible_work_lists(self) -> Iterable[list[Entry]]:
-        """Yield the work lists whose names later steps can read.
 
-        Names that a loop of a step saves are local to an item.
-        """
-        for task in self.playbook.tasks:
-            yield task.run
-        for step in self.playbook.steps:
-            yield [] if step.loop is not None else step.run or []
-            for case in step.rule or ():
-                yield case.run
+def _saved_names_of(
+    work: Iterable[Entry], step: Step | None, *, is_step_local: bool = False
+) -> Iterator[SavedName]:
+    for entry in work:
+        if isinstance(entry, ActionEntry | TaskEntry):
+            for name, path in find_saved_names([entry], in_loops=True):
+                is_entry_local = entry.loop is not None and is_saved_by_key(path)
+                yield SavedName(name, path, entry.path, step, is_entry_local, is_step_local)
 
 
 def _may_raise_refusal(work: Iterable[Entry]) -> bool:

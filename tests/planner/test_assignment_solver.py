@@ -12,9 +12,10 @@ from noetl.executor.actions import catalogue
 from noetl.executor.model.run import Visit, VisitStatus
 from noetl.executor.model.transition import find_refusal
 from noetl.planner.compile import compile_playbook
-from noetl.planner.dataflow.solver import AssignmentSolver
-from noetl.planner.dataflow.step_effects import EffectsAnalysis
-from noetl.planner.dataflow.unreachable import solve_once
+from noetl.planner.dataflow.fact_encoding import FactTable
+from noetl.planner.dataflow.solver import AssignmentSolution, solve
+from noetl.planner.dataflow.step_effects import step_effects
+from noetl.planner.dataflow.transfer import FactSet
 from noetl.planner.dataflow.witness import Witness, find_end_witness, find_witness
 from noetl.planner.diagnostics.codes import Severity
 from noetl.planner.graph.cfg import ControlFlowGraph
@@ -203,20 +204,19 @@ class FactExplorer(StateSpaceExplorer):
         return pointer is not None and world.visits[pointer[1]].status is VisitStatus.SUCCEEDED
 
 
-def solve(
+def analyse(
     drawn: RandomPlaybook, *, with_implications: bool = False
-) -> tuple[EffectsAnalysis, AssignmentSolver]:
+) -> tuple[FactTable, AssignmentSolution]:
     program = build_program(drawn.text)
-    analysis = EffectsAnalysis(program)
-    solver = solve_once(program, analysis)
+    table = FactTable(program)
+    solution = solve(program, table, step_effects(program, table))
     if with_implications:
-        analysis.use_implications(solver.implications())
-        solver = solve_once(program, analysis)
-    return analysis, solver
+        solution = solve(program, table, step_effects(program, table, solution.implications()))
+    return table, solution
 
 
-def keys_of(analysis: EffectsAnalysis, bits: int) -> frozenset[str]:
-    return frozenset(key for index, key in enumerate(analysis.encoder.keys) if bits >> index & 1)
+def keys_of(table: FactTable, facts: FactSet) -> frozenset[str]:
+    return frozenset(key for key, bit in table.bits.items() if bit & facts)
 
 
 def explore(drawn: RandomPlaybook) -> FactExplorer:
@@ -229,22 +229,20 @@ def explore(drawn: RandomPlaybook) -> FactExplorer:
 @settings(max_examples=80)
 @given(drawn_playbooks(tests_facts=True) | drawn_playbooks(tests_facts=True, is_sequential=True))
 def test_must_sets_are_below_and_may_sets_above_all_runs(drawn: RandomPlaybook) -> None:
-    explorer, (analysis, solver) = explore(drawn), solve(drawn, with_implications=True)
-    keys = frozenset(analysis.encoder.keys)
+    explorer, (table, solution) = explore(drawn), analyse(drawn, with_implications=True)
+    keys = frozenset(table.bits)
     for step, entered in explorer.entered.items():
-        must, may = (keys_of(analysis, bits[step]) for bits in (solver.solution.must, solver.solution.may))
+        must, may = (keys_of(table, bits[step]) for bits in (solution.must, solution.may))
         assert must & drawn.live_at(step) <= frozenset.intersection(*entered), step
         assert must <= may, step
         assert keys & frozenset.union(*entered) <= may, step
     if explorer.ended:
-        assert keys_of(analysis, solver.solution.end_must) <= keys & frozenset.intersection(*explorer.ended)
+        assert keys_of(table, solution.end_must) <= keys & frozenset.intersection(*explorer.ended)
     if explorer.ended_with_failures:
-        assert keys_of(analysis, solver.solution.end_must_after_failures) <= keys & frozenset.intersection(
+        assert keys_of(table, solution.end_must_after_failures) <= keys & frozenset.intersection(
             *explorer.ended_with_failures
         )
-        assert keys & frozenset.union(*explorer.ended_with_failures) <= keys_of(
-            analysis, solver.solution.end_may
-        )
+        assert keys & frozenset.union(*explorer.ended_with_failures) <= keys_of(table, solution.end_may)
 
 
 @settings(max_examples=80)
@@ -255,29 +253,25 @@ def test_must_and_may_sets_are_exact_on_acyclic_playbooks(drawn: RandomPlaybook)
     With `join: any`, a branch with a longer path may never arrive first, so `may` is only a bound.
     """
     assume(drawn.is_acyclic)
-    explorer, (analysis, solver) = explore(drawn), solve(drawn)
-    keys = frozenset(analysis.encoder.keys)
+    explorer, (table, solution) = explore(drawn), analyse(drawn)
+    keys = frozenset(table.bits)
     for step, entered in explorer.entered.items():
         live = keys & drawn.live_at(step)
-        assert live & keys_of(analysis, solver.solution.must[step]) == live & frozenset.intersection(
-            *entered
-        ), step
+        assert live & keys_of(table, solution.must[step]) == live & frozenset.intersection(*entered), step
         if not drawn.has_races:
-            assert live & keys_of(analysis, solver.solution.may[step]) == live & frozenset.union(*entered), (
-                step
-            )
+            assert live & keys_of(table, solution.may[step]) == live & frozenset.union(*entered), step
     if explorer.ended:
-        assert keys_of(analysis, solver.solution.end_must) == keys & frozenset.intersection(*explorer.ended)
+        assert keys_of(table, solution.end_must) == keys & frozenset.intersection(*explorer.ended)
     if explorer.ended_with_failures:
-        assert keys_of(analysis, solver.solution.end_must_after_failures) == keys & frozenset.intersection(
+        assert keys_of(table, solution.end_must_after_failures) == keys & frozenset.intersection(
             *explorer.ended_with_failures
         )
 
 
 def follow(drawn: RandomPlaybook, witness: Witness) -> FactExplorer:
-    """Return an explorer of the runs that make the moves of a witness."""
+    """Return an explorer of the runs that make the exits of a witness."""
     deeds: dict[str, VisitChoice] = {}
-    for move in witness.moves:
+    for move in (*witness.path, *witness.other_exits):
         cases = drawn.plan.steps[move.step].cases
         is_default = move.case is not None and cases[move.case].guard is None
         deeds[move.step] = (
@@ -293,18 +287,18 @@ def follow(drawn: RandomPlaybook, witness: Witness) -> FactExplorer:
 @given(drawn_playbooks(tests_facts=False))
 def test_witnesses_are_real_runs(drawn: RandomPlaybook) -> None:
     assume(drawn.is_acyclic)
-    explorer, (analysis, solver) = explore(drawn), solve(drawn)
+    explorer, (table, solution) = explore(drawn), analyse(drawn)
     for step in explorer.entered:
-        for index, key in enumerate(analysis.encoder.keys):
-            if key in drawn.live_at(step) and not solver.solution.must[step] >> index & 1:
-                witness = find_witness(solver, step, 1 << index)
+        for key, fact in table.bits.items():
+            if key in drawn.live_at(step) and not solution.must[step] & fact:
+                witness = find_witness(solution, step, fact)
                 assert witness is not None, (step, key)
                 entered = follow(drawn, witness).entered.get(step, set())
                 assert any(key not in names for names in entered), (step, key, witness)
-    for index, key in enumerate(analysis.encoder.keys):
-        if explorer.ended_with_failures and not solver.solution.end_must_after_failures >> index & 1:
-            is_certain = bool(solver.solution.end_must >> index & 1)
-            witness = find_end_witness(solver, 1 << index, with_failures=is_certain)
+    for key, fact in table.bits.items():
+        if explorer.ended_with_failures and not solution.end_must_after_failures & fact:
+            is_certain = bool(solution.end_must & fact)
+            witness = find_end_witness(solution, fact, with_failures=is_certain)
             assert witness is not None, key
             explorer_of_witness = follow(drawn, witness)
             ended = explorer_of_witness.ended_with_failures if is_certain else explorer_of_witness.ended

@@ -8,8 +8,9 @@ from benchmarks.playbooks import SHAPES
 from noetl.executor.actions import catalogue
 from noetl.planner.compile import Compilation, compile_playbook
 from noetl.planner.dataflow import liveness
-from noetl.planner.dataflow.step_effects import EffectsAnalysis
-from noetl.planner.dataflow.unreachable import solve_once
+from noetl.planner.dataflow.fact_encoding import FactTable
+from noetl.planner.dataflow.solver import solve
+from noetl.planner.dataflow.step_effects import step_effects
 from noetl.planner.diagnostics import diagnostic
 from noetl.planner.graph import join_finder
 from tests.planner.programs import build_program
@@ -114,9 +115,10 @@ def test_task_with_many_names_and_many_callers() -> None:
 
 
 def count_evaluations(text: str) -> int:
-    """Return how many step exits the assignment solver evaluates."""
+    """Return how many step exits the definite-assignment analysis evaluates."""
     program = build_program(text)
-    return solve_once(program, EffectsAnalysis(program)).evaluations
+    table = FactTable(program)
+    return solve(program, table, step_effects(program, table)).graph.evaluations
 
 
 @pytest.mark.parametrize("forwards", [True, False])

@@ -5,9 +5,11 @@ import pytest
 from noetl.planner.dataflow.narrowing import (
     ANY_RESULT,
     FAILED,
+    NO_RESULT,
     NOT_FAILED,
     SUCCEEDED,
     TOLERATED,
+    RunResults,
     handles_undefined,
     narrow,
 )
@@ -112,13 +114,15 @@ def test_facts_after_a_true_or_false_value(text: str, when_true: set[str], when_
         ("{{ result.success }}", SUCCEEDED, FAILED | TOLERATED),
         ("{{ result.success == false }}", FAILED | TOLERATED, SUCCEEDED),
         ("{{ result.error }}", FAILED | TOLERATED, SUCCEEDED),
-        ("{{ error and result.success }}", 0, ANY_RESULT),
+        ("{{ error and result.success }}", NO_RESULT, ANY_RESULT),
         ("{{ error or result.success }}", FAILED | SUCCEEDED, TOLERATED),
-        ("{{ true }}", ANY_RESULT, 0),
+        ("{{ true }}", ANY_RESULT, NO_RESULT),
         ("{{ false or error }}", FAILED, NOT_FAILED),
     ],
 )
-def test_possible_results_after_a_true_or_false_value(text: str, when_true: int, when_false: int) -> None:
+def test_possible_results_after_a_true_or_false_value(
+    text: str, when_true: RunResults, when_false: RunResults
+) -> None:
     narrowing = narrow(parse_template(text))
     assert (narrowing.true.results, narrowing.false.results) == (when_true, when_false)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from noetl.planner.checks import undefined_names
-from noetl.planner.dataflow import solver
+from noetl.planner.dataflow import transfer
 from tests.planner.findings import diagnose, findings, hints, messages
 
 READ = "{action: log, message: '{{ x }}'}"
@@ -958,9 +958,38 @@ def test_guard_refuted_only_by_an_undefined_read_is_not_reported() -> None:
     assert [code for code, _ in findings(text)] == ["NP203"]
 
 
+def test_path_of_a_message_avoids_the_step_that_saves_the_name() -> None:
+    """A branch of `a` arrives at `s` with the name, although another one continues behind a `join: any`."""
+    rule = f"[{{case: '{MAYBE}', run: [s, t]}}]"
+    text = playbook(
+        step("f", "a", "s"),
+        f"{{name: a, run: [{SAVE}], rule: {rule}}}",
+        step("s", "t"),
+        f"{{name: t, join: any, run: [{READ}]}}",
+    )
+    assert [message for message in messages(text) if "on the path" in message] == [
+        "`x` may be undefined on the path f → s → t, where `a` ends"
+    ]
+
+
+def test_search_for_a_path_past_the_evaluation_limit_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = playbook(
+        step("f", "a", "b"),
+        either("a", "c", "j"),
+        step("c", "j", run=SAVE),
+        step("b", "j"),
+        step("j", run=READ),
+    )
+    seen = set()
+    for limit in range(100):
+        monkeypatch.setattr(transfer, "MAX_EVALUATIONS", limit)
+        seen.add(tuple(messages(text)))
+    assert seen == {(), ("`x` may be undefined",), ("`x` may be undefined on the path f → a → j",)}
+
+
 def test_nothing_is_reported_past_the_evaluation_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     steps = (either("a", "b", "c"), step("b", "c", run=SAVE), step("c", run=READ))
-    monkeypatch.setattr(solver, "MAX_EVALUATIONS", 2)
+    monkeypatch.setattr(transfer, "MAX_EVALUATIONS", 2)
     assert undefined_reads(*steps) == []
 
 
