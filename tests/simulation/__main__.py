@@ -26,6 +26,7 @@ from tests.simulation.backends import (
 from tests.simulation.dynamo_backend import dynamo_backend
 from tests.simulation.faults import Fault
 from tests.simulation.matrix import MatrixTally, find_scenario, play_scenario, play_without_faults
+from tests.simulation.memory_backend import MemoryBackend
 from tests.simulation.mutants import MUTANTS
 from tests.simulation.scenarios import SCENARIOS, Scenario
 from tests.simulation.world import FinishedPlay, SimulatedWorld
@@ -91,6 +92,8 @@ def _play_scenario(backend_name: str, options: MatrixOptions, scenario: str) -> 
             backend = sqlite_backend(Path(stack.enter_context(tempfile.TemporaryDirectory())))
         elif backend_name == "DynamoDB":
             backend = stack.enter_context(dynamo_backend())
+        elif backend_name == MemoryBackend.name:
+            backend = MemoryBackend()
         else:
             backend = memory_backend()
         world = SimulatedWorld(stack.enter_context(closing(backend)))

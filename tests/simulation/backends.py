@@ -26,7 +26,7 @@ RUN_TABLES = (
     "tokens",
     "idempotency_keys",
 )
-BACKEND_NAMES = ("memory", "SQLite", "Postgres", "DynamoDB")
+BACKEND_NAMES = ("memory store", "memory", "SQLite", "Postgres", "DynamoDB")
 
 
 class StoreBackend(Protocol):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from noetl.executor.model.run import Claim, RunStatus, VisitStatus
+from noetl.executor.stores.interface import Store
+from noetl.executor.stores.memory.store import MemoryStore
 from noetl.executor.stores.sqlite.store import SqliteStore
 from noetl.planner.graph.cfg import ControlFlowGraph
 from noetl.planner.plan import Plan
@@ -21,6 +25,13 @@ FAILURE_NUMBER = 10
 """Number of the input `chances` at which a step fails."""
 WORKERS = 4
 DEPTH = 12
+
+
+@pytest.fixture(params=["memory", "SQLite"], name="store")
+def fixture_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    in_memory = request.param == "memory"
+    with closing(MemoryStore() if in_memory else SqliteStore(str(tmp_path / "noetl.db"))) as opened:
+        yield opened
 
 
 def execute_with_random_workers(play: RunHarness, seed: int) -> RunHarness:
@@ -97,7 +108,7 @@ def expected_statuses(flow: ControlFlowGraph, chances: Chances) -> dict[str, str
     flows(acyclic=True).flatmap(lambda flow: st.tuples(st.just(flow), chances(flow))), st.integers(0, 2**16)
 )
 def test_random_playbooks_end_as_their_graph_specifies(
-    store: SqliteStore, drawn: tuple[ControlFlowGraph, Chances], seed: int
+    store: Store, drawn: tuple[ControlFlowGraph, Chances], seed: int
 ) -> None:
     flow, chances = drawn
     play = execute_with_random_workers(
@@ -154,9 +165,7 @@ def nest() -> Plan:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_nested_forks_with_failing_branches_end_as_expected(
-    store: SqliteStore, nest: Plan, seed: int
-) -> None:
+def test_nested_forks_with_failing_branches_end_as_expected(store: Store, nest: Plan, seed: int) -> None:
     failing = failing_of(seed, nest)
     assert (
         steps_of(execute_with_random_workers(RunHarness(store, nest, {"failing": sorted(failing)}), seed))
@@ -181,7 +190,7 @@ def test_nested_forks_end_as_expected_a_thousand_times(nest: Plan) -> None:
         assert not any(waiting for waiting, _ in world.joins.values())
 
 
-def test_late_workers_do_not_change_the_end(store: SqliteStore, tmp_path: Path) -> None:
+def test_late_workers_do_not_change_the_end(store: Store, tmp_path: Path) -> None:
     """The harness itself is tested: some work must be done twice."""
     text = "steps: [{name: a, run: [{action: file, append: done.txt, content: x}]}]"
     done = 0

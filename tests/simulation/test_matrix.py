@@ -23,11 +23,12 @@ from tests.simulation.matrix import (
     play_scenario,
     play_without_faults,
 )
+from tests.simulation.memory_backend import MemoryBackend
 from tests.simulation.mutants import MUTANTS, Mutant
 from tests.simulation.scenarios import SCENARIOS, Scenario
 from tests.simulation.world import FinishedPlay, SimulatedWorld
 
-SAMPLE_SIZES = {"memory": 24, "SQLite": 6, "Postgres": 6, "DynamoDB": 3}
+SAMPLE_SIZES = {"memory store": 24, "memory": 24, "SQLite": 6, "Postgres": 6, "DynamoDB": 3}
 all_scenarios = pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
 
 
@@ -42,6 +43,8 @@ def fixture_backend(
         request.getfixturevalue("aws")
         shorten_retry_pauses(monkeypatch)
         backend = DynamoBackend()
+    elif request.param == "memory store":
+        backend = MemoryBackend()
     else:
         backend = sqlite_backend(tmp_path) if request.param == "SQLite" else memory_backend()
     with closing(backend):

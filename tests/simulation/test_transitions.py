@@ -16,6 +16,7 @@ from tests.simulation.backends import StoreBackend, memory_backend, postgres_bac
 from tests.simulation.dynamo_backend import DynamoBackend, shorten_retry_pauses
 from tests.simulation.faults import FaultInjectingStore
 from tests.simulation.matrix import all_cells, find_scenario, sample_cells
+from tests.simulation.memory_backend import MemoryBackend
 from tests.simulation.scenarios import SCENARIOS, Scenario
 from tests.simulation.world import SimulatedWorld
 
@@ -48,7 +49,7 @@ class ObservingWorld(SimulatedWorld):
             self.observer.observe(name)
 
 
-@pytest.fixture(params=["memory", "SQLite", "Postgres", "DynamoDB"], name="backend")
+@pytest.fixture(params=["memory store", "memory", "SQLite", "Postgres", "DynamoDB"], name="backend")
 def fixture_backend(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[StoreBackend]:
@@ -59,6 +60,8 @@ def fixture_backend(
         request.getfixturevalue("aws")
         shorten_retry_pauses(monkeypatch)
         backend = DynamoBackend()
+    elif request.param == "memory store":
+        backend = MemoryBackend()
     else:
         backend = sqlite_backend(tmp_path) if request.param == "SQLite" else memory_backend()
     with closing(backend):

@@ -1,0 +1,38 @@
+"""The store in memory as a backend of the crash matrix: the calls of the executor are its fault points."""
+
+from __future__ import annotations
+
+from noetl.executor.stores.finding import Finding
+from noetl.executor.stores.memory.store import MemoryStore
+from tests.simulation.faults import FaultPoints
+
+
+class MemoryBackend:
+    """A store in memory, which survives a crash of the simulated process as a database server does."""
+
+    name = "memory store"
+
+    def __init__(self) -> None:
+        self.points = FaultPoints()
+        self.store = MemoryStore()
+
+    def clear(self) -> MemoryStore:
+        self.store = MemoryStore()
+        return self.store
+
+    def reopen(self) -> MemoryStore:
+        return self.store
+
+    def check_consistency(self) -> list[Finding]:
+        return self.store.maintenance.check_consistency()
+
+    def dump(self) -> dict[str, str]:
+        records = self.store.state.runs
+        without_waits = {
+            id: {name: value for name, value in vars(record).items() if name not in ("waits", "closed_waits")}
+            for id, record in records.items()
+        }
+        return {id: str(values) for id, values in without_waits.items()}
+
+    def close(self) -> None:
+        self.store.close()
