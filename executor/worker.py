@@ -95,10 +95,9 @@ class Worker:
         self._store = store
         self._settings = settings
         self._queue = settings.queue
-        self._clock = time.time
         self._stopping = threading.Event()
         self._finished = threading.Event()
-        self._lease_keeper = LeaseKeeper(store, settings.lease_seconds, self._clock)
+        self._lease_keeper = LeaseKeeper(store, settings.lease_seconds, time.time)
         self._lock = threading.Lock()
         self._failures: dict[str, tuple[float, StoreError]] = {}
         """For each operation that fails because of the store: since when, and the first error."""
@@ -113,7 +112,7 @@ class Worker:
 
     def start(self) -> None:
         """Start to execute visits. Take over the claims of dead workers of this machine at once."""
-        self._store.queue.release_dead(self._queue, self._clock())
+        self._store.queue.release_dead(self._queue, time.time())
         for thread in (*self._threads, self._renewal):
             thread.start()
 
@@ -156,7 +155,7 @@ class Worker:
             self._store,
             lease,
             settings.capabilities,
-            self._clock,
+            time.time,
             continues=lambda: not self._stopping.is_set(),
             find_playbook=settings.find_playbook,
             public_url=settings.public_url,
@@ -166,7 +165,7 @@ class Worker:
             is_idle = True
             operation = CLAIM
             try:
-                claim = self._store.queue.claim(self._queue, lease, self._clock())
+                claim = self._store.queue.claim(self._queue, lease, time.time())
                 self._failures.pop(CLAIM, None)
                 operation = EXECUTE
                 while claim is not None:
@@ -208,7 +207,7 @@ class Worker:
             due_at = self._store.queue.next_due(self._queue)
         except StoreError:
             return IDLE_SECONDS
-        return IDLE_SECONDS if due_at is None else min(max(due_at - self._clock(), 0.001), IDLE_SECONDS)
+        return IDLE_SECONDS if due_at is None else min(max(due_at - time.time(), 0.001), IDLE_SECONDS)
 
     def _renew_claims(self) -> None:
         """Renew the active claims, take over those of dead workers, and sweep the store."""
@@ -216,8 +215,8 @@ class Worker:
         self._lease_keeper.renew_until(self._finished, self._take_over_and_sweep)
 
     def _take_over_and_sweep(self) -> None:
-        self._store.queue.release_dead(self._queue, self._clock())
+        self._store.queue.release_dead(self._queue, time.time())
         if time.monotonic() >= self._sweep_at:
-            self.repaired += self._store.maintenance.sweep(self._clock()).repaired
+            self.repaired += self._store.maintenance.sweep(time.time()).repaired
             # A random interval spreads the sweeps of workers that were started together.
             self._sweep_at = time.monotonic() + random.uniform(SWEEP_SECONDS / 2, SWEEP_SECONDS * 3 / 2)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from noetl.executor.model.run import Claim, Commit, ErrorRecord, Run, RunStatus,
 from noetl.executor.model.transition import final_status
 from noetl.executor.security.redaction import redact_for_storage
 from noetl.executor.stores.interface import Store
+from noetl.planner.frozen import frozen
 from noetl.planner.plan import Header
 
 
@@ -37,40 +38,57 @@ def stop_at_deadline(store: Store, claim: Claim, now: float) -> None:
     store.queue.commit(Commit(done, stop=RunStatus.TIMED_OUT), now)
 
 
+@frozen
+class RunEnding:
+    """The end of a run: its final status, its result and its errors."""
+
+    status: RunStatus
+    result: Any
+    errors: Sequence[ErrorRecord]
+
+
 def finish_run(store: Store, claim: Claim, clock: Callable[[], float]) -> tuple[Run, RunStatus]:
     """Evaluate the output of a run and store its final status.
 
-    Return the run as it was before, and the status.
+    A result that is too large for the store fails the run. Return the run as it was before, and the status.
     """
     run = _reload_run(store, claim)
+    ending = _evaluate_ending(store, claim.visit, run)
+    result, errors = redact_for_storage(ending.result), redact_for_storage(ending.errors)
+    try:
+        store.queue.finish(claim, ending.status, result, errors, clock())
+    except PayloadTooLargeError as problem:
+        too_large = error_record(claim.visit, "PayloadTooLarge", str(problem)) | {"step": None}
+        ending = RunEnding(RunStatus.FAILED, None, [too_large])
+        store.queue.finish(claim, ending.status, ending.result, ending.errors, clock())
+    return run, ending.status
+
+
+def _evaluate_ending(store: Store, visit: Visit, run: Run) -> RunEnding:
     header = store.plans.header(run.plan_hash)
-    finally_step = header.finally_step
     state = FinalState(store, run.id, header.statistics.get("most_visits", math.inf))
     status = final_status(run.stop, run.failed_branches)
-    reports_failures = status in (RunStatus.FAILED, RunStatus.COMPLETED_WITH_ERRORS)
-    # Reading the visits is skipped if no failure can be reported.
-    failures = state.unhandled_failures() if reports_failures or finally_step is not None else []
-    errors = [
-        v.error for v in failures if v.error is not None and (reports_failures or v.step == finally_step)
-    ]
+    errors = _unhandled_errors(state, status, header.finally_step)
     if status is RunStatus.SUCCEEDED and errors:
         status = RunStatus.FAILED
     if status is RunStatus.TIMED_OUT:
-        errors.insert(0, _timeout_error(claim.visit))
-    result = None
-    if status in (RunStatus.SUCCEEDED, RunStatus.COMPLETED_WITH_ERRORS):
-        result, output_errors = _evaluate_output(header, run, claim.visit, state)
-        errors += output_errors
-        if output_errors and status is RunStatus.SUCCEEDED:
-            status = RunStatus.COMPLETED_WITH_ERRORS
-    result, errors = redact_for_storage(result), redact_for_storage(errors)
-    try:
-        store.queue.finish(claim, status, result, errors, clock())
-    except PayloadTooLargeError as problem:
-        too_large = error_record(claim.visit, "PayloadTooLarge", str(problem)) | {"step": None}
-        status = RunStatus.FAILED
-        store.queue.finish(claim, status, None, [too_large], clock())
-    return run, status
+        errors = [_timeout_error(visit), *errors]
+    if status not in (RunStatus.SUCCEEDED, RunStatus.COMPLETED_WITH_ERRORS):
+        return RunEnding(status, None, errors)
+    result, output_errors = _evaluate_output(header, run, visit, state)
+    if output_errors:
+        status = RunStatus.COMPLETED_WITH_ERRORS
+    return RunEnding(status, result, errors + output_errors)
+
+
+def _unhandled_errors(state: FinalState, status: RunStatus, finally_step: str | None) -> list[ErrorRecord]:
+    """Return the errors of unhandled failures that the run reports. That of the finally step always counts.
+
+    The visits are read only if a failure can be reported.
+    """
+    reports_all = status in (RunStatus.FAILED, RunStatus.COMPLETED_WITH_ERRORS)
+    failures = state.unhandled_failures() if reports_all or finally_step is not None else []
+    return [v.error for v in failures if v.error is not None and (reports_all or v.step == finally_step)]
 
 
 def _reload_run(store: Store, claim: Claim) -> Run:
