@@ -33,9 +33,7 @@ from noetl.api.service.services import TenantServices
 
 _CALLER = "noetl.caller"
 
-_BEARER = HTTPBearer(
-    auto_error=False, scheme_name="key or token", description="An API key, or a JSON Web Token."
-)
+_BEARER = HTTPBearer(auto_error=False, scheme_name="bearer", description="An API key, or a JSON Web Token.")
 
 
 class PublicAccess:

@@ -58,6 +58,13 @@ async def test_the_openapi_document_has_all_routes_and_schemas(http: httpx.Async
     assert "HTTPValidationError" not in str(document)
     referenced = set(re.findall(r"#/components/schemas/(\w+)", json.dumps(document)))
     assert {"Accepted", "Failure", "ProblemDocument"} <= referenced <= set(document["components"]["schemas"])
+    names = {name for kind in document["components"].values() for name in kind}
+    assert {name for name in names if not re.fullmatch(r"[A-Za-z0-9._-]+", name)} == set()
+    schemes = set(document["components"]["securitySchemes"])
+    operations = [operation for path in document["paths"].values() for operation in path.values()]
+    assert {
+        name for operation in operations for entry in operation.get("security", ()) for name in entry
+    } == schemes
     assert (await http.get("/docs")).status_code == 200
 
 
