@@ -105,6 +105,24 @@ def stop_run(run: Run, status: RunStatus) -> Run:
     return replace(run, stop=run.stop or status)
 
 
+def lose_branch(run: Run) -> Run:
+    """Return a run that fails because one of its branches was lost, at an unknown position.
+
+    The run may be resumed from its failed visits.
+    """
+    error = ErrorRecord(
+        type="WorkerLost",
+        message="a branch of the run was lost",
+        action=None,
+        step=None,
+        attempt=1,
+        retryable=False,
+        status=None,
+        details=None,
+    )
+    return replace(stop_run(run, RunStatus.FAILED), error=error if run.error is None else run.error)
+
+
 def is_resumable(run: Run) -> bool:
     """Return whether a resume has anything to do: a run that has not ended goes on anyway.
 

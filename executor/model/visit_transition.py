@@ -25,6 +25,9 @@ from noetl.executor.model.visit_states import ACTIVE, WAKEABLE, VisitTrigger, ne
 MAX_CLAIMS = 5
 """A visit that was claimed more often without an outcome fails."""
 
+MAX_LEASE_SECONDS = 2 * 3600.0
+"""Longest time until the end of a lease, even if two clocks differ by an hour."""
+
 
 def enter_step(
     branch: Branch, run_id: str, due_at: float, number: int = 1, *, is_stopping: bool = False
@@ -106,6 +109,11 @@ def is_held(visit: Visit, fence: int) -> bool:
 def claim_lost(visit: Visit) -> FencedError:
     """Return the error of a write whose claim is lost."""
     return FencedError(f"the claim of step `{visit.step}` is lost")
+
+
+def is_endless(visit: Visit, now: float) -> bool:
+    """Return whether a visit is claimed for longer than any lease: the clock of its worker was ahead."""
+    return visit.status is VisitStatus.RUNNING and visit.due_at > now + MAX_LEASE_SECONDS
 
 
 def renew(visit: Visit, until: float) -> Visit:

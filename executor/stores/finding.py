@@ -1,9 +1,12 @@
-"""Findings of a consistency check, and their messages, which all stores share."""
+"""Findings of a consistency check, their messages, and the rules for one run, which stores share."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+
+from noetl.executor.model.run import RunStatus, Visit
+from noetl.executor.model.visit_states import FINISHED
 
 MAX_FINDINGS = 100
 """Number of findings of one check that are reported."""
@@ -45,6 +48,51 @@ def finding_of_run(check: str, run_id: str, **values: object) -> Finding:
     'run r has not ended, but no active visit is left'
     """
     return Finding(check, MESSAGES[check].format(run_id=run_id, **values), run_id)
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedRun:
+    """A run as a consistency check compares it.
+
+    `active` are its active visits, without that of its deadline. `live` is the number of its branches, and
+    `joins` the number of branches that can reach each join. `arrivals` are the joins where branches wait.
+    """
+
+    id: str
+    status: RunStatus
+    is_ended: bool
+    visits: Collection[Visit]
+    active: Collection[Visit]
+    live: int
+    joins: Mapping[str, int]
+    arrivals: Collection[str]
+
+
+def find_contradictions(run: CheckedRun, can_continue: Callable[[Visit], bool]) -> Iterator[Finding]:
+    """Yield the findings about one run. `can_continue` says whether an active visit is ever due."""
+    if run.is_ended != run.status.is_final:
+        yield finding_of_run("endings of runs", run.id, status=run.status)
+    if not run.is_ended and not run.active:
+        yield finding_of_run("stuck", run.id)
+    elif not run.is_ended and not any(map(can_continue, run.active)):
+        yield finding_of_run("waits in vain", run.id)
+    for visit in run.active if run.is_ended else ():
+        yield finding_of_run("goes on after its end", run.id, step=visit.step)
+    for visit in run.visits:
+        if (visit.finished_at is not None) != (visit.status in FINISHED):
+            yield finding_of_run("endings of visits", run.id, step=visit.step, status=visit.status)
+    yield from _find_wrong_counters(run)
+
+
+def _find_wrong_counters(run: CheckedRun) -> Iterator[Finding]:
+    is_complete = run.status in (RunStatus.SUCCEEDED, RunStatus.COMPLETED_WITH_ERRORS)
+    for join, live in sorted(run.joins.items()):
+        if live < 0 or (live > 0 and is_complete):
+            yield finding_of_run("counters of joins", run.id, step=join, live=live)
+    if run.live < 0 or (run.live > 0 and is_complete):
+        yield finding_of_run("counters of runs", run.id, live=run.live)
+    for join in sorted(run.arrivals) if is_complete else ():
+        yield finding_of_run("arrivals", run.id, step=join)
 
 
 def limit_findings(findings: Iterable[Finding]) -> list[Finding]:

@@ -19,15 +19,21 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from noetl.executor.errors import StoreError
-from noetl.executor.model.run import DEADLINE, NEVER, RunStatus, VisitStatus
-from noetl.executor.model.visit_states import ACTIVE, FINISHED
+from noetl.executor.model.run import DEADLINE, NEVER, RunStatus, Visit, VisitStatus
+from noetl.executor.model.visit_states import ACTIVE
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.context import DynamoContext
 from noetl.executor.stores.dynamo.run_items import has_ended
 from noetl.executor.stores.dynamo.run_snapshot import RunSnapshot, read_snapshot
-from noetl.executor.stores.dynamo.visit_items import VisitItem
-from noetl.executor.stores.finding import UNKNOWN_PLAN_OF_VERSION, Finding, finding_of_run, limit_findings
+from noetl.executor.stores.finding import (
+    UNKNOWN_PLAN_OF_VERSION,
+    CheckedRun,
+    Finding,
+    find_contradictions,
+    finding_of_run,
+    limit_findings,
+)
 from noetl.executor.stores.sqs.messages import MessageQueue
 
 CHECKS_PER_RUN = 3
@@ -35,7 +41,6 @@ PAUSE_SECONDS = 0.3
 """Pause between two reads of a run."""
 
 _SCANNED = ("pk", "sk", "run", "plan", "parent", "expires", "version", "removed")
-_COMPLETE = (RunStatus.SUCCEEDED, RunStatus.COMPLETED_WITH_ERRORS)
 
 
 class ConsistencyCheck:
@@ -82,36 +87,24 @@ class ConsistencyCheck:
         return confirmed
 
     def _findings(self, snapshot: RunSnapshot) -> Iterable[Finding]:
-        yield from self._findings_of_visits(snapshot)
-        yield from _findings_of_counters(snapshot)
-        head = snapshot.head
-        run_id, status = head["pk"][2:], RunStatus(head["status"])
-        if has_ended(head) != status.is_final:
-            yield finding_of_run("endings of runs", run_id, status=status)
+        head, counts = snapshot.head, snapshot.counts
+        run_id, current = head["pk"][2:], [item.visit for item in snapshot.current_items]
+        run = CheckedRun(
+            run_id,
+            RunStatus(head["status"]),
+            has_ended(head),
+            [item.visit for item in snapshot.items],
+            [visit for visit in current if visit.status in ACTIVE and visit.step != DEADLINE],
+            counts.live,
+            counts.joins,
+            [join for join, arrivals in counts.arrivals.items() if arrivals],
+        )
+        yield from find_contradictions(run, self._can_continue)
         if "parent" in head and self._context.table.get(keys.head(head["parent"][0])) is None:
             yield finding_of_run("unknown parents", run_id, parent_run=head["parent"][0])
 
-    def _findings_of_visits(self, snapshot: RunSnapshot) -> Iterable[Finding]:
-        run_id, is_ended = snapshot.head["pk"][2:], has_ended(snapshot.head)
-        active = [
-            item
-            for item in snapshot.current_items
-            if item.visit.status in ACTIVE and item.visit.step != DEADLINE
-        ]
-        if not is_ended and not active:
-            yield finding_of_run("stuck", run_id)
-        elif not is_ended and not any(self._can_continue(item) for item in active):
-            yield finding_of_run("waits in vain", run_id)
-        for item in active if is_ended else ():
-            yield finding_of_run("goes on after its end", run_id, step=item.visit.step)
-        for item in snapshot.items:
-            visit = item.visit
-            if (visit.finished_at is not None) != (visit.status in FINISHED):
-                yield finding_of_run("endings of visits", run_id, step=visit.step, status=visit.status)
-
-    def _can_continue(self, item: VisitItem) -> bool:
+    def _can_continue(self, visit: Visit) -> bool:
         """Return whether a visit is due some time, or an answer to it can still arrive."""
-        visit = item.visit
         if visit.due_at < NEVER:
             return True
         if visit.status is not VisitStatus.WAITING:
@@ -123,18 +116,6 @@ class ConsistencyCheck:
         links = self._context.table.query(keys.partition_key(visit.run_id), f"K#{visit.id}#")
         heads = self._context.table.get_many([keys.head(link["sk"].split("#", 2)[2]) for link in links])
         return any(not has_ended(head) for head in heads.values())
-
-
-def _findings_of_counters(snapshot: RunSnapshot) -> Iterable[Finding]:
-    run_id, counts = snapshot.head["pk"][2:], snapshot.counts
-    is_complete = RunStatus(snapshot.head["status"]) in _COMPLETE
-    for join, live in sorted(counts.joins.items()):
-        if live < 0 or (live > 0 and is_complete):
-            yield finding_of_run("counters of joins", run_id, step=join, live=live)
-    if counts.live < 0 or (counts.live > 0 and is_complete):
-        yield finding_of_run("counters of runs", run_id, live=counts.live)
-    for join in sorted(join for join, arrivals in counts.arrivals.items() if arrivals and is_complete):
-        yield finding_of_run("arrivals", run_id, step=join)
 
 
 @dataclass(slots=True)

@@ -8,25 +8,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from dataclasses import replace
 
-from noetl.executor.model.run import DEADLINE, NEVER, ErrorRecord, RunStatus, Visit, VisitStatus
-from noetl.executor.model.run_transition import stop_run
+from noetl.executor.model.run import DEADLINE, NEVER, Visit, VisitStatus
+from noetl.executor.model.run_transition import lose_branch
 from noetl.executor.model.special_visits import deadline_visit
-from noetl.executor.model.visit_states import FINISHED
-from noetl.executor.model.visit_transition import end_lease, unpark, wake
+from noetl.executor.model.visit_transition import end_lease, is_endless, unpark, wake
 from noetl.executor.stores.finding import (
     UNKNOWN_PLAN_OF_VERSION,
+    CheckedRun,
     Finding,
+    find_contradictions,
     finding_of_run,
     limit_findings,
 )
 from noetl.executor.stores.interface import SweepResult
 from noetl.executor.stores.memory.branches import MemoryBranches
 from noetl.executor.stores.memory.state import MemoryState, RunRecord
-
-MAX_LEASE_SECONDS = 2 * 3600.0
-"""Longest time until the end of a lease, even if two clocks differ by an hour."""
 
 logger = logging.getLogger("noetl.executor")
 
@@ -39,7 +36,7 @@ class MemoryMaintenance:
 
     def check_consistency(self) -> list[Finding]:
         with self._state.lock:
-            return limit_findings([*self._check_runs(), *self._check_counters(), *self._check_references()])
+            return limit_findings([*self._check_runs(), *self._check_references()])
 
     def sweep(self, now: float, *, limit: int = 200) -> SweepResult:
         with self._state.change_runs():
@@ -57,31 +54,12 @@ class MemoryMaintenance:
 
     def _check_runs(self) -> Iterator[Finding]:
         for record in self._state.runs.values():
-            run, active = record.run, _find_active_steps(record)
-            if run.finished_at is None and not active:
-                yield finding_of_run("stuck", run.id)
-            if run.finished_at is None and active and not self._can_continue(record, active):
-                yield finding_of_run("waits in vain", run.id)
-            if run.finished_at is not None:
-                for visit in record.find_active():
-                    yield finding_of_run("goes on after its end", run.id, step=visit.step)
-            if (run.finished_at is not None) != run.status.is_final:
-                yield finding_of_run("endings of runs", run.id, status=run.status)
-            for visit in record.visits.values():
-                if (visit.finished_at is not None) != (visit.status in FINISHED):
-                    yield finding_of_run("endings of visits", run.id, step=visit.step, status=visit.status)
-
-    def _check_counters(self) -> Iterator[Finding]:
-        for record in self._state.runs.values():
-            run = record.run
-            is_complete = run.status in (RunStatus.SUCCEEDED, RunStatus.COMPLETED_WITH_ERRORS)
-            for join, live in record.live.items():
-                if live < 0 or (live > 0 and is_complete):
-                    yield finding_of_run("counters of joins", run.id, step=join, live=live)
-            if run.live < 0 or (run.live > 0 and is_complete):
-                yield finding_of_run("counters of runs", run.id, live=run.live)
-            for join in record.arrivals if is_complete else ():
-                yield finding_of_run("arrivals", run.id, step=join)
+            run, visits, active = record.run, record.visits.values(), _find_active_steps(record)
+            is_ended = run.finished_at is not None
+            checked = CheckedRun(
+                run.id, run.status, is_ended, visits, active, run.live, record.live, record.arrivals
+            )
+            yield from find_contradictions(checked, self._can_continue)
 
     def _check_references(self) -> Iterator[Finding]:
         state = self._state
@@ -103,22 +81,16 @@ class MemoryMaintenance:
                     message = UNKNOWN_PLAN_OF_VERSION.format(version=playbook.version, name=playbook.name)
                     yield Finding("unknown plans", message)
 
-    def _can_continue(self, record: RunRecord, active: list[Visit]) -> bool:
-        return any(visit.due_at < NEVER or self._is_answerable(record, visit) for visit in active)
-
-    def _is_answerable(self, record: RunRecord, visit: Visit) -> bool:
-        """Return whether a token can still answer a wait of the visit, or a child run has not ended."""
-        if visit.status is not VisitStatus.WAITING:
-            return False
-        has_open_wait = any(
-            key.visit_id == visit.id and wait.answered_at is None and key not in record.closed_waits
-            for key, wait in record.waits.items()
-        )
+    def _can_continue(self, visit: Visit) -> bool:
+        """Return whether a visit is due some time, or an answer to it can still arrive."""
+        if visit.due_at < NEVER or visit.status is not VisitStatus.WAITING:
+            return visit.due_at < NEVER
+        record = self._state.runs[visit.run_id]
+        tokens = [key for key in record.waits.keys() - record.closed_waits if key.visit_id == visit.id]
         runs = [child.run for child in self._state.runs.values() if child.run.finished_at is None]
-        place = (record.run.id, visit.id)
-        return has_open_wait or any(
-            run.parent is not None and (run.parent.run_id, run.parent.visit_id) == place for run in runs
-        )
+        parents = [(run.parent.run_id, run.parent.visit_id) for run in runs if run.parent is not None]
+        is_answerable = any(record.waits[key].answered_at is None for key in tokens)
+        return is_answerable or (visit.run_id, visit.id) in parents
 
     def _repair(self, record: RunRecord, now: float) -> str | None:
         """Repair an unfinished run, and return a description of the repair, or None if it is sound."""
@@ -126,14 +98,12 @@ class MemoryMaintenance:
         branches = MemoryBranches(self._state, record, now)
         if not active:
             return _continue_stuck(branches)
-        if not self._can_continue(record, active):
+        if not any(map(self._can_continue, active)):
             record.put(*(wake(visit, now) for visit in active))
             if branches.is_sequential:
                 branches.activate_next_visit()
             return "its steps that wait in vain are due"
-        endless = [
-            v for v in active if v.status is VisitStatus.RUNNING and v.due_at > now + MAX_LEASE_SECONDS
-        ]
+        endless = [visit for visit in active if is_endless(visit, now)]
         if endless:
             record.put(*(end_lease(visit, now) for visit in endless))
             return "a lease that exceeded the limit has ended"
@@ -181,11 +151,6 @@ def _continue_stuck(branches: MemoryBranches) -> str:
     if record.run.live <= 0:
         branches.end_run()
         return "its end is due"
-    # The position of the lost branch is unknown. The failed run may be resumed from its failed visits.
-    error = ErrorRecord(
-        type="WorkerLost", message="a branch of the run was lost", action=None, step=None, attempt=1,
-        retryable=False, status=None, details=None,
-    )  # fmt: skip
-    record.run = replace(stop_run(record.run, RunStatus.FAILED), error=record.run.error or error)
+    record.run = lose_branch(record.run)
     branches.stop_run()
     return "a branch was lost, and the run fails"
