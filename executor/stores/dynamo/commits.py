@@ -23,50 +23,31 @@ from typing import Any
 from noetl.executor.clients.aws_retry import ConditionFailed, pause_seconds
 from noetl.executor.errors import FencedError, StoreError
 from noetl.executor.model.limits import PayloadLimits, reject_unstorable_outputs
-from noetl.executor.model.run import NEVER, Claim, Commit, ErrorRecord, Run, RunStatus, Visit
+from noetl.executor.model.run import Claim, Commit, ErrorRecord, Run, RunStatus, Visit
 from noetl.executor.model.run_transition import finish_run, run_finished
 from noetl.executor.model.visit_transition import (
     claim_lost,
     discards_batch_results,
-    enter_step,
     finish_end,
 )
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.blobs import Blobs
+from noetl.executor.stores.dynamo.branch_writes import BranchWrites, build_branch_writes
 from noetl.executor.stores.dynamo.caches import CachedClaim
 from noetl.executor.stores.dynamo.claimed_visits import read_origin
 from noetl.executor.stores.dynamo.context import DynamoContext
 from noetl.executor.stores.dynamo.expressions import PRESENT, Condition, Put, Update, Write
-from noetl.executor.stores.dynamo.run_items import CounterDeltas, append_event, arrival_joins, spread_of
+from noetl.executor.stores.dynamo.run_items import append_event, spread_of
 from noetl.executor.stores.dynamo.table import MAX_CONFLICTS
 from noetl.executor.stores.dynamo.visit_items import (
-    StepOf,
     VisitItem,
-    VisitOrigin,
     encode_events_item,
     encode_origin,
     encode_outcome,
-    encode_unclaimed,
-    home_of_branch,
     is_held,
-    number_visit,
 )
-from noetl.executor.stores.dynamo.visit_numbers import VisitNumbers
 from noetl.executor.stores.sql.rows import encode_json
-
-
-class BranchWrites:
-    """The writes by which the branches of a commit move.
-
-    `created` are the keys of visits that another branch may have created, by id. `numbers` are the numbers
-    of the following visits in a run that has forked.
-    """
-
-    def __init__(self) -> None:
-        self.writes: list[Write] = []
-        self.created: dict[str, keys.ItemKey] = {}
-        self.numbers: list[int] = []
 
 
 class Commits:
@@ -187,7 +168,7 @@ class Commits:
         ]
         absorbed: set[str] = set()
         for tries in range(MAX_CONFLICTS):
-            moves = self._branch_writes(commit, claim, absorbed, now)
+            moves = build_branch_writes(self._context, commit, claim, absorbed, now)
             sets = _visit_attributes(commit, before, outcome, moves, now)
             writes: list[Write] = [Update(key, sets, when=is_held(visit.fence)), *fixed, *moves.writes]
             try:
@@ -204,43 +185,6 @@ class Commits:
             item = {name: value for name, value in {**before.attributes, **sets}.items() if value is not None}
             return VisitItem(visit, before.origin, item | key._asdict())
         raise StoreError(f"A step of run {visit.run_id} could not be committed: too many concurrent writers.")
-
-    def _branch_writes(
-        self, commit: Commit, claim: CachedClaim, absorbed: set[str], now: float
-    ) -> BranchWrites:
-        """Return the writes that move the branches; the branches in `absorbed` find their visit created."""
-        origin, visit = claim.item.origin, commit.visit
-        spread, step_of = spread_of(claim.head), self._context.step_of(claim.head)
-        width = len(commit.branches)
-        homes = [home_of_branch(origin.home, index, width, spread) for index in range(width)]
-        deltas = _counter_deltas(commit, origin, homes, step_of)
-        numbers = VisitNumbers(self._context.table, visit.run_id)
-        due_at = NEVER if self._context.is_sequential(claim.head) else now
-        has_forked = origin.has_forked or width > 1
-        moves = BranchWrites()
-        for index, (branch, home) in enumerate(zip(commit.branches, homes, strict=True)):
-            is_new = not branch.is_arrival and branch.id not in absorbed
-            if branch.is_absorbed and not is_new:
-                deltas.count_branch(home, step_of(branch.step).regions, -1)
-            number = numbers.take(branch, origin) if branch.is_counted and is_new and has_forked else 0
-            moves.numbers.append(number)
-            if branch.is_absorbed and is_new:
-                key = keys.visit(visit.run_id, branch.id, spread)
-                visit_number, counts = number_visit(branch, origin, number)
-                created_origin = VisitOrigin(
-                    visit.id, (), now, index, home, counts, has_forked=has_forked, parent_clock=visit.clock
-                )
-                created = enter_step(branch, visit.run_id, due_at, visit_number)
-                moves.writes.append(Put(key, encode_unclaimed(created, created_origin)))
-                moves.created[branch.id] = key
-        if not any(moves.numbers):
-            moves.numbers = []
-        moves.writes += numbers.writes()
-        for home in deltas.homes():
-            added, arrived = deltas.changes_of(home)
-            key = keys.counter(visit.run_id, home)
-            moves.writes.append(Update(key, {}, {**added, "version": 1}, append=arrived))
-        return moves
 
     def _loop_part_writes(self, commit: Commit, spread: int) -> Iterable[Put]:
         visit = commit.visit
@@ -268,27 +212,6 @@ class Commits:
             yield Put(key, encode_events_item(commit.events, self._context.blobs, visit.run_id), when=())
 
 
-def _counter_deltas(
-    commit: Commit, origin: VisitOrigin, homes: Sequence[int], step_of: StepOf
-) -> CounterDeltas:
-    """Return how a commit changes the counters, before branches that find their visit created."""
-    deltas = CounterDeltas()
-    if all(home == origin.home for home in homes):
-        deltas.add(origin.home, "live", commit.branches_change)
-        for join, delta in commit.counter_changes.items():
-            deltas.add(origin.home, f"j#{join}", delta)
-    else:
-        deltas.count_branch(origin.home, step_of(commit.visit.step).regions, -1)
-        for branch, home in zip(commit.branches, homes, strict=True):
-            deltas.count_branch(home, step_of(branch.step).regions, 1)
-    if commit.failed_branches:
-        deltas.add(origin.home, "failed", commit.failed_branches)
-    steps = [branch.step for branch in commit.branches]
-    for join in arrival_joins(commit.branches):
-        deltas.add_arrival(homes[steps.index(join)], join, commit.visit.id)
-    return deltas
-
-
 def _visit_attributes(
     commit: Commit, before: VisitItem, outcome: Item, moves: BranchWrites, now: float
 ) -> Item:
@@ -300,7 +223,7 @@ def _visit_attributes(
         sets |= {
             "at": now,
             "next": len(commit.branches) or None,
-            "numbers": moves.numbers or None,
+            "numbers": list(moves.numbers) or None,
             "waited": commit.may_have_children or None,
             "counted": bool(moves.writes) or None,
             "last": commit.is_finally or None,
