@@ -36,7 +36,7 @@ from noetl.executor.engine.start import new_run
 from noetl.executor.errors import ActionError, RejectedError
 from noetl.executor.model.json_values import write_json
 from noetl.executor.model.run import Claim, Commit, Lease, Run, RunStatus, Visit, VisitStatus
-from noetl.executor.model.special_visits import FINALLY_CLOCK, end_visit, finally_visit_id
+from noetl.executor.model.special_visits import end_visit, finally_visit
 from noetl.executor.model.sql import Bind, Sql
 from noetl.executor.model.start_request import StartRequest
 from noetl.executor.model.transition import final_status
@@ -440,7 +440,7 @@ class PlanExplorer(StateSpaceExplorer):
         if last is None or last not in self.plan.steps:
             self.finish_run(state)
             return
-        visit = Visit(finally_visit_id(0), "run", last, VisitStatus.READY, FINALLY_CLOCK, {})
+        visit = finally_visit("run", last, 0, 0.0)
         for done in self.explore_visit(state, visit):
             self.record_context(done.mistakes, state)
             self.effects_by_outcome[visit.id, hash(done.script)] = done.effects

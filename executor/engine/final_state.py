@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 from noetl.executor.engine.scope import view_step
 from noetl.executor.model.run import Visit, VisitStatus
+from noetl.executor.model.special_visits import is_pseudo_step
 from noetl.executor.model.transition import merge_names
 from noetl.executor.stores.interface import Store
 
@@ -103,4 +104,4 @@ def final_steps(visits: Iterable[Visit], *, is_cancelled: bool = False) -> StepV
 
 def _in_causal_order(visits: Iterable[Visit]) -> list[Visit]:
     """Return the visits of steps, without pseudo-steps, in an order in which causes come first."""
-    return sorted((v for v in visits if not v.step.startswith("@")), key=lambda v: (v.clock, v.id))
+    return sorted((v for v in visits if not is_pseudo_step(v.step)), key=lambda v: (v.clock, v.id))

@@ -38,6 +38,7 @@ from noetl.executor.model.events import Event
 from noetl.executor.model.json_values import round_trip_json
 from noetl.executor.model.outcome import CANCELLED, Cancelled, Choice, Outcome, Suspension, error_record
 from noetl.executor.model.run import DEADLINE, END, Claim, Commit, Lease, Run, RunStatus, Visit
+from noetl.executor.model.special_visits import is_pseudo_step
 from noetl.executor.model.transition import (
     abandon,
     apply_deadline,
@@ -263,7 +264,7 @@ class _Segment:
 
 def _prefetch(store: Store, run: Run, following: Visit, done: Visit) -> Claim:
     """Return the claim of the visit that follows `done`. It contains `done` if the next step reads it."""
-    reads = () if following.step.startswith("@") else store.plans.step(run.plan_hash, following.step).reads
+    reads = () if is_pseudo_step(following.step) else store.plans.step(run.plan_hash, following.step).reads
     is_read = done.finished_at is not None and done.id in find_holders(following.names, reads).values()
     return Claim(run, following, (_as_stored(done),) if is_read else ())
 

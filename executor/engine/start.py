@@ -23,6 +23,7 @@ from noetl.executor.model.run import (
     Visit,
     VisitStatus,
 )
+from noetl.executor.model.special_visits import is_branch_visit
 from noetl.executor.model.start_request import StartRequest
 from noetl.planner.catalogue import Kind
 from noetl.planner.frozen import frozen
@@ -133,7 +134,7 @@ def prefix_before(step: Step, run: Run, visits: Sequence[Visit], finally_step: s
         (v for v in visits if v.finished_at is not None and (last is None or v.clock < last.clock)),
         key=lambda v: (v.clock, v.id),
     )
-    finished = [v for v in finished if not v.step.startswith("@") and v.step != finally_step]
+    finished = [v for v in finished if is_branch_visit(v, finally_step)]
     return RunPrefix(run, step, finished, _final_pointers(finished) if last is None else last.names)
 
 

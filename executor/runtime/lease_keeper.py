@@ -29,7 +29,7 @@ from noetl.executor.engine.event_buffer import EventBuffer
 from noetl.executor.engine.invocation import VisitExecutor
 from noetl.executor.errors import SettingError, StoreError
 from noetl.executor.model.run import Claim
-from noetl.executor.model.special_visits import finally_visit_id
+from noetl.executor.model.special_visits import finally_visit_id, is_pseudo_step
 from noetl.executor.stores.interface import Store
 
 CANCEL_POLL_SECONDS = 0.5
@@ -142,7 +142,7 @@ class LeaseKeeper:
             # An `at_most_once` step has started, so its claim must count.
             with suppress(StoreError):
                 counts = (
-                    not visit.step.startswith("@")
+                    not is_pseudo_step(visit.step)
                     and self._store.plans.step(run.plan_hash, visit.step).at_most_once
                 )
                 self._store.queue.release(run.id, visit.id, visit.fence, self._clock(), counts=counts)

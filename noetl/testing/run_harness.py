@@ -18,6 +18,7 @@ from noetl.executor.engine.start import correct_input, new_run
 from noetl.executor.model.events import Event
 from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.executor.model.run import NEVER, Claim, Lease, Run, RunStatus, Visit
+from noetl.executor.model.special_visits import is_pseudo_step
 from noetl.executor.model.start_request import StartRequest
 from noetl.executor.security.capabilities import local_run_capabilities
 from noetl.executor.stores.interface import Store
@@ -150,7 +151,7 @@ class RunHarness:
 
     @property
     def visits(self) -> list[Visit]:
-        return [visit for visit in self.store.runs.visits(self.id) if not visit.step.startswith("@")]
+        return [visit for visit in self.store.runs.visits(self.id) if not is_pseudo_step(visit.step)]
 
     @property
     def visit_counts(self) -> dict[str, int]:
