@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import closing
 from functools import cache
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 
 from tests.aws import Client
-from tests.simulation.backends import StoreBackend, memory_backend, postgres_backend, sqlite_backend
+from tests.simulation.backends import StoreBackend, memory_backend
 from tests.simulation.dynamo_backend import DynamoBackend, shorten_retry_pauses
 from tests.simulation.faults import FAULTS_OF_PORT, Fault
 from tests.simulation.invariants import end_of, history_of
@@ -23,32 +21,12 @@ from tests.simulation.matrix import (
     play_scenario,
     play_without_faults,
 )
-from tests.simulation.memory_backend import MemoryBackend
 from tests.simulation.mutants import MUTANTS, Mutant
 from tests.simulation.scenarios import SCENARIOS, Scenario
 from tests.simulation.world import FinishedPlay, SimulatedWorld
 
 SAMPLE_SIZES = {"memory store": 24, "memory": 24, "SQLite": 6, "Postgres": 6, "DynamoDB": 3}
 all_scenarios = pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
-
-
-@pytest.fixture(params=SAMPLE_SIZES, name="backend")
-def fixture_backend(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[StoreBackend]:
-    backend: StoreBackend
-    if request.param == "Postgres":
-        backend = postgres_backend(request.getfixturevalue("postgres_dsn"))
-    elif request.param == "DynamoDB":
-        request.getfixturevalue("aws")
-        shorten_retry_pauses(monkeypatch)
-        backend = DynamoBackend()
-    elif request.param == "memory store":
-        backend = MemoryBackend()
-    else:
-        backend = sqlite_backend(tmp_path) if request.param == "SQLite" else memory_backend()
-    with closing(backend):
-        yield backend
 
 
 @cache

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,11 +10,9 @@ import pytest
 from noetl.executor.model.run import Visit, VisitStatus
 from noetl.executor.model.visit_states import VisitTrigger
 from noetl.testing.transition_observer import TransitionObserver, table_without
-from tests.simulation.backends import StoreBackend, memory_backend, postgres_backend, sqlite_backend
-from tests.simulation.dynamo_backend import DynamoBackend, shorten_retry_pauses
+from tests.simulation.backends import StoreBackend, memory_backend
 from tests.simulation.faults import FaultInjectingStore
 from tests.simulation.matrix import all_cells, find_scenario, sample_cells
-from tests.simulation.memory_backend import MemoryBackend
 from tests.simulation.scenarios import SCENARIOS, Scenario
 from tests.simulation.world import SimulatedWorld
 
@@ -47,25 +43,6 @@ class ObservingWorld(SimulatedWorld):
             self.observer.add_run(result.run.id)
         with self.points.disabled():
             self.observer.observe(name)
-
-
-@pytest.fixture(params=["memory store", "memory", "SQLite", "Postgres", "DynamoDB"], name="backend")
-def fixture_backend(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[StoreBackend]:
-    backend: StoreBackend
-    if request.param == "Postgres":
-        backend = postgres_backend(request.getfixturevalue("postgres_dsn"))
-    elif request.param == "DynamoDB":
-        request.getfixturevalue("aws")
-        shorten_retry_pauses(monkeypatch)
-        backend = DynamoBackend()
-    elif request.param == "memory store":
-        backend = MemoryBackend()
-    else:
-        backend = sqlite_backend(tmp_path) if request.param == "SQLite" else memory_backend()
-    with closing(backend):
-        yield backend
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
