@@ -65,9 +65,9 @@ class DatabaseUsage:
     statements: int = 0
     bytes: int = 0
 
-    def add(self, values: Any, rows: Any = ()) -> None:
+    def add(self, values: Mapping[str, Any], rows: Any = ()) -> None:
         self.statements += 1
-        self.bytes += sum(len(str(value)) for value in values if value is not None)
+        self.bytes += sum(len(str(value)) for value in values.values() if value is not None)
         self.bytes += sum(
             len(str(value)) for row in rows for value in dict(row).values() if value is not None
         )
@@ -88,27 +88,27 @@ class CountingDatabase:
         with self._database.transaction() as db:
             yield CountingDatabase(db, self._usage)
 
-    def execute(self, query: str, values: Sequence[Any] = (), /) -> Any:
+    def execute(self, query: str, /, **values: Any) -> Any:
         self._usage.add(values)
-        return self._database.execute(query, values)
+        return self._database.execute(query, **values)
 
     def executemany(self, query: str, rows: Any, /) -> Any:
         for row in (listed := list(rows)):
             self._usage.add(row)
         return self._database.executemany(query, listed)
 
-    def fetch_all(self, query: str, *values: Any) -> Any:
-        rows = self._database.fetch_all(query, *values)
+    def fetch_all(self, query: str, /, **values: Any) -> Any:
+        rows = self._database.fetch_all(query, **values)
         self._usage.add(values, rows)
         return rows
 
-    def fetch_one(self, query: str, *values: Any) -> Any:
-        row = self._database.fetch_one(query, *values)
+    def fetch_one(self, query: str, /, **values: Any) -> Any:
+        row = self._database.fetch_one(query, **values)
         self._usage.add(values, [row])
         return row
 
-    def execute_returning(self, query: str, *values: Any) -> Any:
-        row = self._database.execute_returning(query, *values)
+    def execute_returning(self, query: str, /, **values: Any) -> Any:
+        row = self._database.execute_returning(query, **values)
         self._usage.add(values, [] if row is None else [row])
         return row
 
@@ -119,10 +119,9 @@ def measure(url: str, name: str, steps: int = STEPS) -> list[report.Row]:
     assert isinstance(store, SqlStore)
     usage = DatabaseUsage()
     counted: Any = CountingDatabase(store.database, usage)
-    for part in (store.plans, store.registry, store.keys):
-        part.database = counted
-    for attribute in {"database", "file", "postgres"} & vars(store).keys():
-        setattr(store, attribute, counted)
+    store.context.database = counted
+    if hasattr(store.queue, "_database"):
+        store.queue._database = counted  # noqa: SLF001
     plan = compile_playbook(set_chain(steps), catalogue()).plan
     assert plan is not None
     store.plans.save(plan)

@@ -17,9 +17,8 @@ from noetl.executor.actions import _formats, _process, action, catalogue, file, 
 from noetl.executor.clients import egress
 from noetl.executor.engine import external, start, work_context
 from noetl.executor.model import memory_budget
+from noetl.executor.model.limits import PayloadLimits
 from noetl.executor.security import redaction
-from noetl.executor.stores.sql import store as sql_store
-from noetl.executor.stores.sql import waits as sql_waits
 from noetl.infra import state_diagram
 from noetl.infra.reference_text import CONSTRUCTS, FILTERS, KEYS, METHODS_OF
 from noetl.planner.catalogue import ActionDeclaration, Parameter, Sink
@@ -318,11 +317,12 @@ def _run_limits() -> list[LimitRow]:
     memory = (
         f"{memory_budget.MAX_RESERVED // _MIB} MiB, and {memory_budget.MAX_LOOP_RESULT // _MIB} MiB, as JSON"
     )
-    outputs = f"{sql_store.MAX_PAYLOAD_BYTES // _MIB} MiB as JSON"
+    payload_limits = PayloadLimits()
+    outputs = f"{payload_limits.payload_bytes // _MIB} MiB as JSON"
     return [
         ("memory of the work of a step, and the batches of a loop together", memory, _TOO_LARGE),
         ("the outputs of a visit, in SQLite", outputs, _TOO_LARGE),
-        ("an answer to a callback", f"{sql_waits.MAX_ANSWER_BYTES // _MIB} MiB as JSON", "refused"),
+        ("an answer to a callback", f"{payload_limits.answer_bytes // _MIB} MiB as JSON", "refused"),
         ("runs that start each other", f"{external.MAX_RUN_DEPTH} deep", _EXCEEDED),
         ("a secret that is redacted", f"{redaction.MIN_REDACTED_LENGTH} characters or more", ""),
     ]

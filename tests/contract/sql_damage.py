@@ -14,54 +14,58 @@ class SqlDamage:
     _rows: ClassVar = {
         "visits": (
             "visits (run_id, id, step, queue, status, position, clock, names, number, due_at)",
-            "?, '1', 'a', 'q', 'parked', 1, 1, '{}', 1, 1",
+            ":run_id, '1', 'a', 'q', 'parked', 1, 1, '{}', 1, 1",
         ),
-        "joins": ("joins (run_id, step)", "?, 'a'"),
-        "arrivals": ("arrivals", "?, 'a', 'x', 1, '{}'"),
-        "visit_counts": ("visit_counts", "?, 'a', 1"),
-        "waits": ("waits (run_id, visit_id, id)", "?, 'a', 'x'"),
-        "tokens": ("tokens (run_id, hash, visit_id, wait_id)", "?, 'hash', 'a', 'x'"),
-        "parts": ("parts", "?, 'a', 'x', 1, '[]'"),
-        "history": ("history", "?, 1, '[]'"),
-        "idempotency_keys": ("idempotency_keys (run_id, tenant, key, request_hash)", "?, 't', 'k', 'h'"),
+        "joins": ("joins (run_id, step)", ":run_id, 'a'"),
+        "arrivals": ("arrivals", ":run_id, 'a', 'x', 1, '{}'"),
+        "visit_counts": ("visit_counts", ":run_id, 'a', 1"),
+        "waits": ("waits (run_id, visit_id, id)", ":run_id, 'a', 'x'"),
+        "tokens": ("tokens (run_id, hash, visit_id, wait_id)", ":run_id, 'hash', 'a', 'x'"),
+        "parts": ("parts", ":run_id, 'a', 'x', 1, '[]'"),
+        "history": ("history", ":run_id, 1, '[]'"),
+        "idempotency_keys": (
+            "idempotency_keys (run_id, tenant, key, request_hash)",
+            ":run_id, 't', 'k', 'h'",
+        ),
     }  # fmt: skip
     leftover_kinds = tuple(_rows)
 
     def update_visit(self, store: SqlStore, run: Run, step: str, **values: Any) -> None:
-        sets = ", ".join(f"{name} = ?" for name in values)
-        _change(
-            store, f"update visits set {sets} where run_id = ? and step = ?", *values.values(), run.id, step
-        )
+        sets = ", ".join(f"{name} = :{name}" for name in values)
+        query = f"update visits set {sets} where run_id = :run_id and step = :step"
+        _change(store, query, run_id=run.id, step=step, **values)
 
     def delete_visit(self, store: SqlStore, run: Run, step: str) -> None:
-        _change(store, "delete from visits where run_id = ? and step = ?", run.id, step)
+        query = "delete from visits where run_id = :run_id and step = :step"
+        _change(store, query, run_id=run.id, step=step)
 
     def update_run(self, store: SqlStore, run_id: str, **values: Any) -> None:
-        sets = ", ".join(f"{name} = ?" for name in values)
-        _change(store, f"update runs set {sets} where id = ?", *values.values(), run_id)
+        sets = ", ".join(f"{name} = :{name}" for name in values)
+        _change(store, f"update runs set {sets} where id = :run_id", run_id=run_id, **values)
 
     def set_live(self, store: SqlStore, run: Run, join: str, live: int) -> None:
-        _change(store, "update joins set live = ? where run_id = ? and step = ?", live, run.id, join)
+        query = "update joins set live = :live where run_id = :run_id and step = :join"
+        _change(store, query, live=live, run_id=run.id, join=join)
 
     def add_arrival(self, store: SqlStore, run: Run, join: str) -> None:
-        _change(store, "insert into arrivals values (?, ?, 'x', 1, '{}')", run.id, join)
+        query = "insert into arrivals values (:run_id, :join, 'x', 1, '{}')"
+        _change(store, query, run_id=run.id, join=join)
 
     def set_parent(self, store: SqlStore, run_id: str, parent: str) -> None:
         self.update_run(store, run_id, parent_run=parent, parent_visit="v", parent_wait="w")
 
     def add_version(self, store: SqlStore, name: str, version: str, plan_hash: str) -> None:
-        _change(
-            store, "insert into playbooks values ('default', ?, ?, 1, ?, 0, null)", name, version, plan_hash
-        )
+        query = "insert into playbooks values ('default', :name, :version, 1, :plan_hash, 0, null)"
+        _change(store, query, name=name, version=version, plan_hash=plan_hash)
 
     def add_leftover(self, store: SqlStore, kind: str, run_id: str) -> None:
         columns, values = self._rows[kind]
-        _change(store, f"insert into {columns} values ({values})", run_id)
+        _change(store, f"insert into {columns} values ({values})", run_id=run_id)
 
     def set_retention(self, store: SqlStore, seconds: float) -> None:
-        store.retention_seconds = seconds
+        store.context.retention_seconds = seconds
 
 
-def _change(store: SqlStore, query: str, *values: Any) -> None:
+def _change(store: SqlStore, query: str, **values: Any) -> None:
     with store.database.transaction() as db:
-        assert db.execute(query, values).rowcount > 0
+        assert db.execute(query, **values).rowcount > 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any
 
@@ -16,10 +16,9 @@ from noetl.executor.model.run import Claim
 from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.model.start_request import StartRequest
 from noetl.executor.stores import open_store
-from noetl.executor.stores.postgres.database import SCHEMA_VERSION, PostgresResult, PostgresWriter
+from noetl.executor.stores.postgres.database import SCHEMA_VERSION, STATEMENTS, PostgresResult, PostgresWriter
 from noetl.executor.stores.postgres.store import PostgresStore
-from noetl.executor.stores.sql import store as sql_store
-from noetl.executor.stores.sql import waits as sql_waits
+from noetl.executor.stores.sql.statements import to_numbered
 from noetl.infra.migrations import migrations, upgrade
 from noetl.planner.plan import Plan
 from noetl.testing.run_harness import compile_text
@@ -38,16 +37,14 @@ class TestPostgres(StoreContract, MaintenanceContract):
 
     @pytest.fixture
     def store(self, postgres_dsn: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[PostgresStore]:
-        monkeypatch.setattr(sql_store, "MAX_PAYLOAD_BYTES", LIMIT)
-        monkeypatch.setattr(sql_waits, "MAX_ANSWER_BYTES", LIMIT)
         upgrade(postgres_dsn)
-        opened = PostgresStore(postgres_dsn)
+        opened = PostgresStore(postgres_dsn, limits=PayloadLimits(LIMIT, LIMIT))
         yield opened
         opened.close()
 
     @pytest.fixture
     def second(self, store: PostgresStore, postgres_dsn: str) -> Iterator[PostgresStore]:
-        opened = PostgresStore(postgres_dsn)
+        opened = PostgresStore(postgres_dsn, limits=PayloadLimits(LIMIT, LIMIT))
         yield opened
         opened.close()
 
@@ -85,15 +82,13 @@ def test_a_commit_of_a_step_takes_few_statements(
         following = store.queue.commit(succeed(store, claim, saved={"n": 1}), 1.0, LEASE)
         assert following is not None
         commit = succeed(store, Claim(claim.run, following))
-        store._queue_of(run.id)  # each process reads it once
+        store.queue._queue_of(run.id)  # each process reads it once
         statements_sent: list[str] = []
         execute = PostgresWriter.execute
 
-        def count_statement(
-            self: PostgresWriter, query: str, values: Sequence[Any] = (), /
-        ) -> PostgresResult:
+        def count_statement(self: PostgresWriter, query: str, /, **values: Any) -> PostgresResult:
             statements_sent.append(query)
-            return execute(self, query, values)
+            return execute(self, query, **values)
 
         monkeypatch.setattr(PostgresWriter, "execute", count_statement)
         after = store.queue.commit(commit, 2.0, LEASE)
@@ -154,11 +149,11 @@ class TestQueries:
         with store.database.transaction() as db:
             visits = (
                 "insert into visits (run_id, id, step, queue, status, position, clock, names, number, due_at,"
-                " finished_at) select 'run' || n / 100, 'v' || n, 's', 'service', ?, n, 1, '{}', 1, n,"
-                " case when ? = 'succeeded' then 1.0 end from generate_series(?::int, ?) n"
+                " finished_at) select 'run' || n / 100, 'v' || n, 's', 'service', :status, n, 1, '{}', 1, n,"
+                " case when :status = 'succeeded' then 1.0 end from generate_series(:first::int, :last) n"
             )
-            db.execute(visits, ("succeeded", "succeeded", 1, 40_000))
-            db.execute(visits, ("ready", "ready", 40_001, 42_000))
+            db.execute(visits, status="succeeded", first=1, last=40_000)
+            db.execute(visits, status="ready", first=40_001, last=42_000)
             db.execute(
                 "insert into runs (id, tenant, playbook, plan_hash, status, origin, queue, input,"
                 " environment, variables, tags, created_at, live)"
@@ -177,23 +172,23 @@ class TestQueries:
         table: str,
     ) -> list[str]:
         """Return the plans of the queries of a table, with their values and without."""
-        statements_sent: list[tuple[str, tuple[Any, ...]]] = []
+        statements_sent: dict[str, dict[str, Any]] = {}
         execute = PostgresWriter.execute
 
-        def record_query(writer: PostgresWriter, query: str, values: Any = (), /) -> Any:
-            statements_sent.append((query, tuple(values)))
-            return execute(writer, query, values)
+        def record_query(writer: PostgresWriter, query: str, /, **values: Any) -> Any:
+            statement = STATEMENTS.find(query)
+            statements_sent[statement.text_without(statement.parameters - values.keys())] = values
+            return execute(writer, query, **values)
 
         with monkeypatch.context() as patch:
             patch.setattr(PostgresWriter, "execute", record_query)
             operation()
         plans = []
-        for query, values in dict(statements_sent).items():
-            if f" from {table} " in query and " for update" not in query:
-                rows = store.database.fetch_all(f"explain {query}", *values)
-                first, *rest = query.split("?")
-                blank = first + "".join(f"${number}{part}" for number, part in enumerate(rest, 1))
-                rows += store.database.fetch_all(f"explain (generic_plan) {blank}")
+        for text, values in statements_sent.items():
+            if f" from {table} " in text.replace("\n", " ") and " for update" not in text:
+                rows = store.database.fetch_all(f"explain {text}", **values)
+                numbered = to_numbered(text).text.replace("?", "$")
+                rows += store.database.fetch_all(f"explain (generic_plan) {numbered}")
                 plans.append("\n".join(row["QUERY PLAN"] for row in rows))
         assert plans
         return plans

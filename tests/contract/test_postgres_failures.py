@@ -460,7 +460,7 @@ class TestAddress:
             assert shown == ["7s", "read committed"]
 
     def read_setting(self, store: PostgresStore, name: str) -> str:
-        return str(store.postgres.fetch_one("select current_setting(?) as value", name)["value"])
+        return str(store.postgres.fetch_one("select current_setting(:name) as value", name=name)["value"])
 
 
 class TestPrepared:

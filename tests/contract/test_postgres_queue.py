@@ -20,8 +20,6 @@ from noetl.executor.security.capabilities import service_capabilities
 from noetl.executor.stores import open_store, resolve_url
 from noetl.executor.stores.interface import MessageOutcome, SweepResult
 from noetl.executor.stores.postgres.store import PostgresStore
-from noetl.executor.stores.sql import store as sql_store
-from noetl.executor.stores.sql import waits as sql_waits
 from noetl.executor.stores.sqs.due_message import GRACE_SECONDS, DueMessage
 from noetl.infra.migrations import upgrade
 from noetl.testing.run_harness import compile_text
@@ -101,11 +99,10 @@ class TestPostgresWithQueue(RunsContract, QueueContract, WaitsContract, SweepCon
     damage = SqlDamage()
 
     @pytest.fixture
-    def store(self, queue: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[PostgresStore]:
-        monkeypatch.setattr(sql_store, "MAX_PAYLOAD_BYTES", LIMIT)
-        monkeypatch.setattr(sql_waits, "MAX_ANSWER_BYTES", LIMIT)
+    def store(self, queue: str) -> Iterator[PostgresStore]:
         opened = open_store()
         assert isinstance(opened, PostgresStore)
+        opened.context.limits = PayloadLimits(LIMIT, LIMIT)
         yield opened
         opened.close()
 

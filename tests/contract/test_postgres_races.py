@@ -134,9 +134,9 @@ def is_complete(store: PostgresStore, run: Run, visits: int) -> bool:
     assert Counter(visit.status for visit in finished) == {VisitStatus.SUCCEEDED: visits}
     assert max(Counter((visit.step, visit.number) for visit in finished).values()) == 1
     with store.database.transaction() as db:
-        joins = db.execute("select sum(live) as live from joins where run_id = ?", (run.id,)).fetchone()
+        joins = db.execute("select sum(live) as live from joins where run_id = :id", id=run.id).fetchone()
         arrivals = db.execute(
-            "select count(*) as arrivals from arrivals where run_id = ?", (run.id,)
+            "select count(*) as arrivals from arrivals where run_id = :id", id=run.id
         ).fetchone()
     assert (joins["live"], arrivals["arrivals"], current_run(store, run).live) == (0, 0, 0)
     return is_sound(store, run)
@@ -212,7 +212,7 @@ def test_only_one_commit_of_each_visit_is_accepted(stores: list[PostgresStore]) 
 
     run_concurrently(8, work)
     assert max(Counter(accepted).values()) == 1
-    assert max(visit.claims for visit in stores[0].visits(run.id)) > 1
+    assert max(visit.claims for visit in stores[0].runs.visits(run.id)) > 1
     assert is_complete(stores[0], run, 26)
 
 
@@ -222,12 +222,12 @@ def test_an_answer_and_a_suspension_at_the_same_time(stores: list[PostgresStore]
         claim = claim_visit(stores[0], run)
         key = open_wait(stores[0], claim, f"token {index}")
         work = [
-            lambda claim=claim, key=key: stores[0].commit(suspend_claim(claim, key.id), 5.0),
-            lambda index=index: stores[1].answer(f"token {index}", index, 5.0),
+            lambda claim=claim, key=key: stores[0].queue.commit(suspend_claim(claim, key.id), 5.0),
+            lambda index=index: stores[1].waits.answer(f"token {index}", index, 5.0),
         ]
         run_concurrently(2, lambda which, work=work: work[which]())
         again = claim_visit(stores[0], run, 5.0)
-        assert (again.visit.id, stores[0].wait(key).answer) == (claim.visit.id, index)
+        assert (again.visit.id, stores[0].waits.wait(key).answer) == (claim.visit.id, index)
     assert check_consistency(stores[0].database) == []
 
 
@@ -236,13 +236,13 @@ def test_one_of_concurrent_answers_is_accepted(stores: list[PostgresStore]) -> N
 
     def answer(index: int) -> int | None:
         try:
-            stores[index % 4].answer("t", index, 5.0)
+            stores[index % 4].waits.answer("t", index, 5.0)
         except RejectedError:
             return None
         return index
 
     accepted = [index for index in run_concurrently(8, answer) if index is not None]
-    assert accepted == [stores[0].wait(key).answer]
+    assert accepted == [stores[0].waits.wait(key).answer]
 
 
 def test_a_child_ends_while_its_parent_is_cancelled(stores: list[PostgresStore]) -> None:
@@ -252,14 +252,14 @@ def test_a_child_ends_while_its_parent_is_cancelled(stores: list[PostgresStore])
             stores[0], parent, WaitKey(parent.id, key.visit_id, "child"), f"child {index}", queue=f"q{index}"
         )
         for _ in range(3):
-            claim = stores[0].claim(f"q{index}", LEASE, 2.0)
+            claim = stores[0].queue.claim(f"q{index}", LEASE, 2.0)
             assert claim is not None
-            stores[0].commit(succeed(stores[0], claim), 2.0)
-        last = stores[0].claim(f"q{index}", LEASE, 2.0)
+            stores[0].queue.commit(succeed(stores[0], claim), 2.0)
+        last = stores[0].queue.claim(f"q{index}", LEASE, 2.0)
         assert last is not None and last.visit.step == END
         work = [
-            lambda last=last: stores[0].finish(last, RunStatus.SUCCEEDED, None, [], 3.0),
-            lambda parent=parent: stores[1].stop(parent.id, RunStatus.CANCELLED, 3.0),
+            lambda last=last: stores[0].queue.finish(last, RunStatus.SUCCEEDED, None, [], 3.0),
+            lambda parent=parent: stores[1].runs.stop(parent.id, RunStatus.CANCELLED, 3.0),
         ]
         run_concurrently(2, lambda which, work=work: work[which]())
         end_run(stores[0], parent, RunStatus.CANCELLED, 4.0)
@@ -341,19 +341,19 @@ def test_a_commit_that_waited_for_a_lock_is_fenced(
 def test_a_stop_while_branches_commit(stores: list[PostgresStore]) -> None:
     for _ in range(ROUNDS):
         run = start_run(stores[0], DIAMOND)
-        stores[0].commit(succeed(stores[0], claim_visit(stores[0], run)), 1.0)
+        stores[0].queue.commit(succeed(stores[0], claim_visit(stores[0], run)), 1.0)
         claims = [claim_visit(stores[0], run, 1.0) for _ in range(4)]
 
         def work(index: int, run: Run = run, claims: list[Any] = claims) -> None:
             if index == 4:
-                stores[0].stop(run.id, RunStatus.CANCELLED, 2.0)
+                stores[0].runs.stop(run.id, RunStatus.CANCELLED, 2.0)
             else:
-                stores[index].commit(succeed(stores[index], claims[index]), 2.0)
+                stores[index].queue.commit(succeed(stores[index], claims[index]), 2.0)
 
         run_concurrently(5, work)
         end_run(stores[0], run, RunStatus.CANCELLED, 3.0)
         assert is_sound(stores[0], run)
-        stores[0].resume(run.id, 4.0, deadline_at=None, values={})
+        stores[0].runs.resume(run.id, 4.0, deadline_at=None, values={})
         assert run_workers(stores[:1], run).status is RunStatus.SUCCEEDED
         assert is_complete(stores[0], run, 7)
 
@@ -364,11 +364,11 @@ def test_a_stop_while_a_chain_commits(stores: list[PostgresStore]) -> None:
         run = start_run(stores[0])
         claim = claim_visit(stores[0], run)
         work = [
-            lambda claim=claim: stores[0].commit(succeed(stores[0], claim), 2.0),
-            lambda run=run: stores[1].stop(run.id, RunStatus.CANCELLED, 2.0),
+            lambda claim=claim: stores[0].queue.commit(succeed(stores[0], claim), 2.0),
+            lambda run=run: stores[1].runs.stop(run.id, RunStatus.CANCELLED, 2.0),
         ]
         run_concurrently(2, lambda which, work=work: work[which]())
-        states = {(visit.step, visit.status.value) for visit in stores[0].visits(run.id)}
+        states = {(visit.step, visit.status.value) for visit in stores[0].runs.visits(run.id)}
         assert states == {("a", "succeeded"), ("b", "parked"), (END, "ready")}
         end_run(stores[0], run, RunStatus.CANCELLED, 3.0)
         assert is_sound(stores[0], run)
@@ -376,11 +376,11 @@ def test_a_stop_while_a_chain_commits(stores: list[PostgresStore]) -> None:
 
 def test_concurrent_resumes_resume_once(stores: list[PostgresStore]) -> None:
     run = start_run(stores[0], DIAMOND)
-    stores[0].commit(succeed(stores[0], claim_visit(stores[0], run)), 1.0)
-    stores[0].commit(fail(stores[0], claim_visit(stores[0], run, 1.0)), 2.0)
+    stores[0].queue.commit(succeed(stores[0], claim_visit(stores[0], run)), 1.0)
+    stores[0].queue.commit(fail(stores[0], claim_visit(stores[0], run, 1.0)), 2.0)
     end_run(stores[0], run, RunStatus.FAILED, 3.0)
     resumed = run_concurrently(
-        8, lambda index: stores[index % 4].resume(run.id, 4.0, deadline_at=None, values={})
+        8, lambda index: stores[index % 4].runs.resume(run.id, 4.0, deadline_at=None, values={})
     )
     assert {run.resumes for run in resumed} == {1}
     assert run_workers(stores, run).status is RunStatus.SUCCEEDED
@@ -451,7 +451,7 @@ def test_a_deadlock_is_retried(
     parent, key = start_waiting_run(store)
     child_run = start_child(store, parent, WaitKey(parent.id, key.visit_id, "child"), "child", queue="inner")
     observer.lock_run(child_run)
-    future = run_in_thread(impatient.stop, parent.id, RunStatus.CANCELLED, 2.0)
+    future = run_in_thread(impatient.runs.stop, parent.id, RunStatus.CANCELLED, 2.0)
     observer.wait_for_blocked()
     observer.lock_run(parent)
     observer.release_locks()

@@ -16,10 +16,7 @@ from noetl.executor.errors import SettingError, StoreError
 from noetl.executor.model.limits import PayloadLimits
 from noetl.executor.model.run import RunStatus
 from noetl.executor.stores import open_store
-from noetl.executor.stores.sql import store as sql_store
-from noetl.executor.stores.sql import waits as sql_waits
-from noetl.executor.stores.sql.branches import ACTIVE
-from noetl.executor.stores.sqlite.file import SCHEMA_VERSION
+from noetl.executor.stores.sqlite.file import SCHEMA_VERSION, STATEMENTS
 from noetl.executor.stores.sqlite.store import SqliteStore
 from noetl.testing.store_contract import MaintenanceContract, StoreContract
 from noetl.testing.store_contract.operations import claim_visit, start_run, succeed
@@ -33,10 +30,8 @@ class TestSqlite(StoreContract, MaintenanceContract):
     damage = SqlDamage()
 
     @pytest.fixture
-    def store(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SqliteStore]:
-        monkeypatch.setattr(sql_store, "MAX_PAYLOAD_BYTES", LIMIT)
-        monkeypatch.setattr(sql_waits, "MAX_ANSWER_BYTES", LIMIT)
-        opened = SqliteStore(str(tmp_path / "noetl.db"))
+    def store(self, tmp_path: Path) -> Iterator[SqliteStore]:
+        opened = SqliteStore(str(tmp_path / "noetl.db"), limits=PayloadLimits(LIMIT, LIMIT))
         yield opened
         opened.close()
 
@@ -95,7 +90,7 @@ def test_queries_for_active_visits_use_an_index(tmp_path: Path) -> None:
     store.queue.release_dead("service", 1.0)
     store.runs.stop(run.id, RunStatus.CANCELLED, 2.0)
     db.set_trace_callback(None)
-    searches = [text for text in statements if ACTIVE in text]
+    searches = [text for text in statements if STATEMENTS.fragment("active") in text]
     assert len(searches) >= 6
     for text in searches:
         plan = [row["detail"] for row in db.execute(f"explain query plan {text}")]
@@ -229,7 +224,7 @@ def test_a_result_that_is_also_saved_is_stored_once(
     run = start_run(store)
     claim = claim_visit(store, run)
     store.queue.commit(succeed(store, claim, saved=saved, data=data), 1.0)
-    row = store.database.fetch_one("select result from visits where id = ?", claim.visit.id)
+    row = store.database.fetch_one("select result from visits where id = :id", id=claim.visit.id)
     assert row["result"] == stored
     (visit,) = store.runs.visits_with_outputs(run.id, [claim.visit.id])
     assert (visit.result, repr(visit.result), visit.saved) == (data, repr(data), saved)

@@ -9,14 +9,15 @@ import pytest
 
 from noetl.executor.engine.final_state import NEWEST_VISITS, FinalState
 from noetl.executor.model.run import RunStatus, Visit
+from noetl.executor.stores.sql.runs import SqlRuns
 from noetl.executor.stores.sqlite.store import SqliteStore
 from noetl.testing.run_harness import RunHarness
 
 STEPS = NEWEST_VISITS + 10
 
 
-class ReadCountingStore(SqliteStore):
-    """A store that records how many visits each read with outputs returned."""
+class ReadCountingRuns(SqlRuns):
+    """Runs that record how many visits each read with outputs returned."""
 
     reads: list[int]
 
@@ -26,10 +27,17 @@ class ReadCountingStore(SqliteStore):
         return found
 
 
+class ReadCountingStore(SqliteStore):
+    """A store that records how many visits each read with outputs returned."""
+
+    runs: ReadCountingRuns
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[ReadCountingStore]:
     opened = ReadCountingStore(str(tmp_path / "noetl.db"))
-    opened.reads = []
+    opened.runs = ReadCountingRuns(opened.context, opened.plans)
+    opened.runs.reads = []
     yield opened
     opened.close()
 
@@ -66,19 +74,19 @@ def test_the_end_of_a_long_run_reads_only_what_its_output_reads(
 ) -> None:
     harness = RunHarness(store, chain(output)).finish()
     assert harness.result == result
-    assert store.reads == reads
+    assert store.runs.reads == reads
 
 
 def test_the_end_of_a_short_run_is_read_once(store: ReadCountingStore) -> None:
     harness = RunHarness(store, chain('{x: "{{ x + early }}"}', steps=4)).finish()
     assert harness.result == {"x": 4}
-    assert store.reads == [4]
+    assert store.runs.reads == [4]
 
 
 def test_a_name_that_only_an_input_has_is_read(store: ReadCountingStore) -> None:
     harness = RunHarness(store, "input: {n: integer}\n" + chain('{n: "{{ n }}"}'), {"n": 7}).finish()
     assert harness.result == {"n": 7}
-    assert store.reads == []
+    assert store.runs.reads == []
 
 
 @pytest.mark.parametrize("reads", [["x"], ["early"], ["early", "x"], ["steps.s1"], ["steps.s1", "x"]])
@@ -109,7 +117,7 @@ output: {{n: "{{{{ n }}}}", rounds: "{{{{ steps.round.visits }}}}", begun: "{{{{
 def test_visits_of_a_step_are_counted(store: ReadCountingStore) -> None:
     harness = RunHarness(store, CYCLE).finish()
     assert harness.result == {"n": STEPS, "rounds": STEPS, "begun": 0}
-    assert store.reads[-1] == NEWEST_VISITS + 1
+    assert store.runs.reads[-1] == NEWEST_VISITS + 1
 
 
 FAILING = """

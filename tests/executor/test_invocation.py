@@ -10,10 +10,10 @@ import pytest
 
 from noetl.executor.errors import ActionError, RejectedError
 from noetl.executor.model.events import timestamp
+from noetl.executor.model.limits import PayloadLimits
 from noetl.executor.model.run import RunStatus
 from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.model.visit_transition import MAX_CLAIMS
-from noetl.executor.stores.sql import store as sql_store
 from noetl.executor.stores.sqlite.store import SqliteStore
 from noetl.testing.run_harness import LEASE_SECONDS, FakeClock, RunHarness
 
@@ -518,10 +518,8 @@ class TestStepFailures:
         """
         assert run_to_end(store, text).status is RunStatus.SUCCEEDED
 
-    def test_data_that_is_too_large_fails_the_step(
-        self, store: SqliteStore, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(sql_store, "MAX_PAYLOAD_BYTES", 1000)
+    def test_data_that_is_too_large_fails_the_step(self, store: SqliteStore) -> None:
+        store.context.limits = PayloadLimits(payload_bytes=1000)
         text = """
             steps:
             - name: a
@@ -532,11 +530,9 @@ class TestStepFailures:
         harness = run_to_end(store, text)
         assert (harness.status, harness.result) == ("succeeded", {"e": "PayloadTooLarge"})
 
-    def test_a_failure_whose_handling_is_too_large_fails_the_step(
-        self, store: SqliteStore, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_failure_whose_handling_is_too_large_fails_the_step(self, store: SqliteStore) -> None:
         """A case that handles too large data with too large data does not repeat forever."""
-        monkeypatch.setattr(sql_store, "MAX_PAYLOAD_BYTES", 1000)
+        store.context.limits = PayloadLimits(payload_bytes=1000)
         big = "{action: set, set: {x: \"{{ 'x' * 2000 }}\"}}"
         harness = run_to_end(
             store, f"steps: [{{name: a, run: [{big}], rule: [{{case: error, run: [{big}]}}]}}]"
@@ -547,10 +543,8 @@ class TestStepFailures:
             {"a": 1},
         )
 
-    def test_in_place_work_with_too_large_data_fails(
-        self, store: SqliteStore, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(sql_store, "MAX_PAYLOAD_BYTES", 1000)
+    def test_in_place_work_with_too_large_data_fails(self, store: SqliteStore) -> None:
+        store.context.limits = PayloadLimits(payload_bytes=1000)
         big = "{action: set, set: {x: \"{{ 'x' * 2000 }}\"}}"
         rule = f"[{{case: '{{{{ not error }}}}', run: [{big}]}}, {{case: error, run: []}}]"
         harness = run_to_end(store, f"steps: [{{name: a, rule: {rule}}}]")

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from noetl.executor.model.limits import PayloadLimits
 from noetl.executor.model.run import VisitStatus
 from noetl.executor.stores.sqlite.store import SqliteStore
 from noetl.testing.run_harness import LEASE_SECONDS, RunHarness
@@ -426,10 +427,8 @@ class TestRetriesOfSuspendedWork:
         playing.execute_next()
         assert done(tmp_path) == {"asked": 2}
 
-    def test_a_journal_that_is_too_large_fails_the_step(
-        self, store: SqliteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr("noetl.executor.stores.sql.store.MAX_PAYLOAD_BYTES", 1000)
+    def test_a_journal_that_is_too_large_fails_the_step(self, store: SqliteStore, tmp_path: Path) -> None:
+        store.context.limits = PayloadLimits(payload_bytes=1000)
         text = """
             steps:
             - name: a

@@ -17,6 +17,7 @@ from noetl.executor.model.run import Claim, Lease, Run, RunStatus
 from noetl.executor.model.worker_identity import process_name
 from noetl.executor.runtime.lease_keeper import LeaseKeeper, read_lease_seconds
 from noetl.executor.security.capabilities import local_run_capabilities
+from noetl.executor.stores.sql.queue import SqlQueue
 from noetl.executor.stores.sqlite.store import SqliteStore
 from noetl.executor.worker import Worker, WorkerSettings, read_thread_count
 from noetl.testing.run_harness import RunHarness, compile_text
@@ -177,14 +178,15 @@ def test_claims_are_renewed_while_a_step_is_active(store: SqliteStore, tmp_path:
     harness = start(store, BLOCKING_PLAYBOOK, tmp_path, origin="service")
     renewed = threading.Event()
 
-    class RenewalCountingStore(SqliteStore):
+    class RenewalCountingQueue(SqlQueue):
         def renew(self, run_id: str, visit_id: str, fence: int, until: float, *events: Any) -> bool:
             held = super().renew(run_id, visit_id, fence, until, *events)
             if held:
                 renewed.set()
             return held
 
-    watched = RenewalCountingStore(str(store.path))
+    watched = SqliteStore(str(store.path))
+    watched.queue = RenewalCountingQueue(watched.context, watched.plans)
     with working(watched, tmp_path, lease_seconds=0.3) as worker:
         with gate.open("w") as writer:
             renewed.wait()
@@ -200,7 +202,7 @@ def test_a_claim_whose_renewal_raises_does_not_block_others(store: SqliteStore, 
     assert first is not None and second is not None
     renewed, over = threading.Event(), threading.Event()
 
-    class UnrenewableStore(SqliteStore):
+    class UnrenewableQueue(SqlQueue):
         def renew(self, run_id: str, visit_id: str, fence: int, until: float, *events: Any) -> bool:
             if run_id == first.run.id:
                 raise ZeroDivisionError
@@ -212,7 +214,8 @@ def test_a_claim_whose_renewal_raises_does_not_block_others(store: SqliteStore, 
         def execute(self, *_: object) -> None:
             over.wait()
 
-    broken = UnrenewableStore(str(store.path))
+    broken = SqliteStore(str(store.path))
+    broken.queue = UnrenewableQueue(broken.context, broken.plans)
     lease_keeper = LeaseKeeper(broken, 0.3, time.time)
     busy: Any = BlockingExecutor()
     with ThreadPoolExecutor(3) as pool:
@@ -278,8 +281,8 @@ def test_progress_of_an_active_loop_is_written(store: SqliteStore, tmp_path: Pat
     assert counts[-2:] == [3, 4]
 
 
-class FlakyStore(SqliteStore):
-    """A store whose first three claims fail."""
+class FlakyQueue(SqlQueue):
+    """A queue whose first three claims fail."""
 
     calls = 0
 
@@ -296,7 +299,8 @@ def test_a_worker_survives_a_short_outage_of_the_store(
     store: SqliteStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     harness = start(store, BLOCKING_PLAYBOOK.replace("cat gate", "true"), tmp_path, origin="service")
-    broken = FlakyStore(str(store.path))
+    broken = SqliteStore(str(store.path))
+    broken.queue = FlakyQueue(broken.context, broken.plans)
     with working(broken, tmp_path, threads=1) as worker:
         assert finished(worker, harness).status is RunStatus.SUCCEEDED
     broken.close()
@@ -319,8 +323,8 @@ def test_released_claims_can_be_claimed_at_once(
     assert visit.status == "running", "its commit was refused"
 
 
-class UnavailableStore(SqliteStore):
-    """A store whose claims fail."""
+class UnavailableQueue(SqlQueue):
+    """A queue whose claims fail."""
 
     def claim(self, queue: str, lease: Lease, now: float) -> Claim | None:
         raise StoreError("The store is away.")
@@ -331,7 +335,8 @@ def test_a_long_outage_of_the_store_is_raised_to_waiting_callers(
 ) -> None:
     monkeypatch.setattr("noetl.executor.worker.MAX_OUTAGE_SECONDS", 0.0)
     harness = start(store, BLOCKING_PLAYBOOK, tmp_path, origin="service")
-    unavailable = UnavailableStore(str(store.path))
+    unavailable = SqliteStore(str(store.path))
+    unavailable.queue = UnavailableQueue(unavailable.context, unavailable.plans)
     with working(unavailable, tmp_path, threads=2) as worker, pytest.raises(StoreError, match="is away"):
         worker.wait_until_finished(harness.tenant, harness.id)
     unavailable.close()
@@ -537,7 +542,7 @@ def test_a_stopped_worker_has_no_thread_in_its_store(tmp_path: Path) -> None:
     """After the stop the process may exit, and SQLite crashes if it is used while modules are unloaded."""
     inside, calls = threading.Event(), []
 
-    class SlowStore(SqliteStore):
+    class SlowQueue(SqlQueue):
         def release_dead(self, queue: str, now: float) -> int:
             calls.append(now)
             if len(calls) > 1:  # the first call is that of start()
@@ -545,7 +550,8 @@ def test_a_stopped_worker_has_no_thread_in_its_store(tmp_path: Path) -> None:
                 time.sleep(0.5)
             return super().release_dead(queue, now)
 
-    store = SlowStore(str(tmp_path / "slow.db"))
+    store = SqliteStore(str(tmp_path / "slow.db"))
+    store.queue = SlowQueue(store.context, store.plans)
     worker = Worker(store, WorkerSettings(local_run_capabilities(tmp_path), threads=2, lease_seconds=0.3))
     before = set(threading.enumerate())
     worker.start()

@@ -9,6 +9,8 @@ from typing import Any, Protocol
 from noetl.executor.stores.finding import Finding
 from noetl.executor.stores.postgres.store import PostgresStore
 from noetl.executor.stores.sql.consistency import check_consistency
+from noetl.executor.stores.sql.queue import SqlQueue
+from noetl.executor.stores.sql.runs import SqlRuns
 from noetl.executor.stores.sql.store import SqlStore
 from noetl.executor.stores.sqlite.store import SqliteStore
 from noetl.infra.migrations import upgrade
@@ -77,10 +79,13 @@ class SqlBackend:
         self._database = self.store.database
         self._databases.append(self._database)
         database: Any = FaultInjectingDatabase(self._database, self.points)
-        for part in (self.store, self.store.plans, self.store.registry, self.store.keys):
-            part.database = database
-        for name in {"file", "postgres"} & vars(self.store).keys():
-            setattr(self.store, name, database)
+        for holder, name in (
+            (self.store.context, "database"),
+            (self.store.queue, "_database"),
+            (self.store.maintenance, "_database"),
+        ):
+            if hasattr(holder, name):
+                setattr(holder, name, database)
 
     def clear(self) -> SqlStore:
         with self._database.transaction() as db:
@@ -100,7 +105,7 @@ class SqlBackend:
 
     def _clear_caches(self) -> None:
         for name in ("_header", "_step", "_task", "_queue_of"):
-            for part in (self.store, self.store.plans):
+            for part in (self.store.plans, self.store.queue):
                 if (cache := getattr(part, name, None)) is not None:
                     cache.cache_clear()
 
@@ -120,12 +125,20 @@ class SqlBackend:
             database.close()
 
 
-def memory_backend(store: type[SqliteStore] = SqliteStore) -> SqlBackend:
-    """Create a SQLite store in memory.
+def memory_backend(part: type[SqlQueue | SqlRuns] | None = None) -> SqlBackend:
+    """Create a SQLite store in memory, with another queue or other runs if there is a `part`.
 
     It has the same code and SQL as one in a file, without disk and reopening.
     """
-    return SqlBackend("memory", lambda: store(":memory:"))
+
+    def open_store() -> SqliteStore:
+        store = SqliteStore(":memory:")
+        if part is not None:
+            name = "queue" if issubclass(part, SqlQueue) else "runs"
+            setattr(store, name, part(store.context, store.plans))
+        return store
+
+    return SqlBackend("memory", open_store)
 
 
 def sqlite_backend(folder: Path) -> SqlBackend:

@@ -206,16 +206,14 @@ class FaultInjectingDatabase:
             self._points.inject_before(fault, "commit")
         self._points.inject_after(fault, "commit")
 
-    def fetch_all(self, query: str, *values: Any) -> Any:
-        return self._points.call("read", _name_of(query), lambda: self._database.fetch_all(query, *values))
+    def fetch_all(self, query: str, /, **values: Any) -> Any:
+        return self._points.call("read", query, lambda: self._database.fetch_all(query, **values))
 
-    def fetch_one(self, query: str, *values: Any) -> Any:
-        return self._points.call("read", _name_of(query), lambda: self._database.fetch_one(query, *values))
+    def fetch_one(self, query: str, /, **values: Any) -> Any:
+        return self._points.call("read", query, lambda: self._database.fetch_one(query, **values))
 
-    def execute_returning(self, query: str, *values: Any) -> Any:
-        return self._points.call(
-            "request", _name_of(query), lambda: self._database.execute_returning(query, *values)
-        )
+    def execute_returning(self, query: str, /, **values: Any) -> Any:
+        return self._points.call("request", query, lambda: self._database.execute_returning(query, **values))
 
 
 class FaultInjectingWriter:
@@ -228,12 +226,8 @@ class FaultInjectingWriter:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._writer, name)
 
-    def execute(self, query: str, values: Any = (), /) -> Any:
-        return self._points.call("statement", _name_of(query), lambda: self._writer.execute(query, values))
+    def execute(self, query: str, /, **values: Any) -> Any:
+        return self._points.call("statement", query, lambda: self._writer.execute(query, **values))
 
     def executemany(self, query: str, rows: Any, /) -> Any:
-        return self._points.call("statement", _name_of(query), lambda: self._writer.executemany(query, rows))
-
-
-def _name_of(query: str) -> str:
-    return " ".join(query.split()[:3])
+        return self._points.call("statement", query, lambda: self._writer.executemany(query, rows))

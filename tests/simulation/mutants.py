@@ -19,10 +19,12 @@ from noetl.executor.model.events import Event
 from noetl.executor.model.ids import derived_id
 from noetl.executor.model.run import NEVER, Branch, Claim, Commit, Lease, Run, RunStatus, Visit
 from noetl.executor.model.transition import merge_arrivals
+from noetl.executor.model.visit_transition import enter_step
 from noetl.executor.stores.sql import branches as sql_branches
-from noetl.executor.stores.sql import store as sql_store
-from noetl.executor.stores.sql.branches import ACTIVE, BranchTransaction
-from noetl.executor.stores.sqlite.store import SqliteStore
+from noetl.executor.stores.sql.branches import BranchTransaction, insert_visit
+from noetl.executor.stores.sql.history import append_events
+from noetl.executor.stores.sql.queue import SqlQueue
+from noetl.executor.stores.sql.runs import SqlRuns
 from tests.simulation.backends import memory_backend
 from tests.simulation.faults import Fault
 from tests.simulation.matrix import MatrixCell, all_cells, find_scenario, play_cell
@@ -43,7 +45,7 @@ class Mutant:
     name: str
     scenarios: tuple[str, ...]
     invariants: frozenset[str]
-    store: type[SqliteStore] = SqliteStore
+    part: type[SqlQueue | SqlRuns] | None = None
     patches: Patches | None = None
 
     def find_violation(
@@ -55,7 +57,7 @@ class Mutant:
         """
         for scenario in map(find_scenario, self.scenarios):
             expected = play_correctly(scenario)
-            with closing(memory_backend(self.store)) as backend, _patched(self.patches or {}):
+            with closing(memory_backend(self.part)) as backend, _patched(self.patches or {}):
                 world = SimulatedWorld(backend)
                 cell = without_faults = MatrixCell(scenario, {})
                 try:
@@ -81,33 +83,33 @@ def _patched(patches: Patches) -> Iterator[None]:
         yield
 
 
-class PublishesBeforeCommit(SqliteStore):
-    """A store that creates the next visits before it commits the outcome."""
+class PublishesBeforeCommit(SqlQueue):
+    """A queue that creates the next visits before it commits the outcome."""
 
     def commit(self, commit: Commit, now: float, claim_for: Lease | None = None) -> Visit | None:
         plain = [branch for branch in commit.branches if not branch.is_arrival and not branch.is_absorbed]
         for branch in plain:
-            with self.database.transaction() as db:
-                sql_branches.enter(
-                    db, commit.visit.run_id, "local", replace(branch, is_counted=False), now, 1
-                )
+            with self._context.database.transaction() as db:
+                insert_visit(db, enter_step(branch, commit.visit.run_id, now), "local", 1)
         return super().commit(commit, now, claim_for)
 
 
-class CommitsWithoutFence(SqliteStore):
-    """A store that accepts an outcome with any fence."""
+class CommitsWithoutFence(SqlQueue):
+    """A queue that accepts an outcome with any fence."""
 
     def commit(self, commit: Commit, now: float, claim_for: Lease | None = None) -> Visit | None:
-        row = self.database.fetch_one(
-            "select fence from visits where run_id = ? and id = ?", commit.visit.run_id, commit.visit.id
+        row = self._context.database.fetch_one(
+            "select fence from visits where id = :id and run_id = :run_id",
+            id=commit.visit.id,
+            run_id=commit.visit.run_id,
         )
         return super().commit(
             replace(commit, visit=replace(commit.visit, fence=row["fence"])), now, claim_for
         )
 
 
-class AcknowledgesBeforeCommit(SqliteStore):
-    """A store whose leases never expire."""
+class AcknowledgesBeforeCommit(SqlQueue):
+    """A queue whose leases never expire."""
 
     def claim(self, queue: str, lease: Lease, now: float) -> Claim | None:
         return super().claim(queue, replace(lease, seconds=NEVER - now), now)
@@ -117,16 +119,16 @@ class AcknowledgesBeforeCommit(SqliteStore):
         return super().commit(commit, now, forever)
 
 
-class LeasesWithoutFence(SqliteStore):
-    """A store that gives the second claim the fence of the first."""
+class LeasesWithoutFence(SqlQueue):
+    """A queue that gives the second claim the fence of the first."""
 
     def claim(self, queue: str, lease: Lease, now: float) -> Claim | None:
         claim = super().claim(queue, lease, now)
         if claim is None or claim.visit.fence < 2:
             return claim
-        with self.database.transaction() as db:
-            query = "update visits set fence = 1 where run_id = ? and id = ?"
-            db.execute(query, (claim.run.id, claim.visit.id))
+        with self._context.database.transaction() as db:
+            query = "update visits set fence = 1 where run_id = :run_id and id = :id"
+            db.execute(query, run_id=claim.run.id, id=claim.visit.id)
         return replace(claim, visit=replace(claim.visit, fence=1))
 
 
@@ -140,8 +142,8 @@ class ChecksThenMarks(BranchTransaction):
         count_live(self.db, self.run["id"], live_changes)
 
 
-class MarksThenChecks(SqliteStore):
-    """A store that counts arrivals in one transaction, and fires joins in another under a new id."""
+class MarksThenChecks(SqlQueue):
+    """A queue that counts arrivals in one transaction, and fires joins in another under a new id."""
 
     def commit(self, commit: Commit, now: float, claim_for: Lease | None = None) -> Visit | None:
         run_id = commit.visit.run_id
@@ -149,109 +151,106 @@ class MarksThenChecks(SqliteStore):
             super().commit(commit, now)
         joining = {branch.step for branch in commit.branches if branch.is_arrival}
         for join in joining | commit.counter_changes.keys():
-            with self.database.transaction() as db:
-                counter = db.execute(
-                    "select live from joins where run_id = ? and step = ?", (run_id, join)
-                ).fetchone()
+            with self._context.database.transaction() as db:
+                counter = db.execute("branches.read_join", run_id=run_id, step=join).fetchone()
                 rows = db.execute(
-                    "select * from arrivals where run_id = ? and step = ?", (run_id, join)
+                    "select * from arrivals where run_id = :run_id and step = :step", run_id=run_id, step=join
                 ).fetchall()
                 if rows and (counter is None or counter["live"] == 0):
-                    run = db.execute("select * from runs where id = ?", (run_id,)).fetchone()
+                    run = db.execute("runs.read", run_id=run_id).fetchone()
                     arrivals = [
                         Branch(row["id"], join, row["clock"], json.loads(row["names"])) for row in rows
                     ]
                     branch, live, merged = merge_arrivals(
-                        self.plans.step(run["plan_hash"], join), 1, arrivals
+                        self._plans.step(run["plan_hash"], join), 1, arrivals
                     )
                     joined_branch = replace(branch, id=derived_id(join, commit.visit.id))
-                    sql_branches.enter(db, run_id, run["queue"], joined_branch, now, run["seq"] << 12)
+                    insert_visit(db, enter_step(joined_branch, run_id, now), run["queue"], run["seq"] << 12)
                     sql_branches.count_live(db, run_id, live)
-                    db.execute("update runs set live = live + ? where id = ?", (merged, run_id))
+                    db.execute("branches.change_live", change=merged, run_id=run_id)
         return None
 
     def finish(self, claim: Claim, *rest: Any) -> None:
-        with self.database.transaction() as db:
-            db.execute("delete from arrivals where run_id = ?", (claim.run.id,))
+        with self._context.database.transaction() as db:
+            db.execute("delete from arrivals where run_id = :id", id=claim.run.id)
         super().finish(claim, *rest)
 
 
-class StopsFinishedRuns(SqliteStore):
-    """A store whose cancel overwrites an end."""
+class StopsFinishedRuns(SqlRuns):
+    """Runs whose cancel overwrites an end."""
 
     def stop(self, run_id: str, status: RunStatus, now: float) -> Run:
-        with self.database.transaction() as db:
-            db.execute(
-                "update runs set status = ? where id = ? and finished_at is not null", (status, run_id)
-            )
+        with self._context.database.transaction() as db:
+            query = "update runs set status = :status where id = :id and finished_at is not null"
+            db.execute(query, status=status, id=run_id)
         return super().stop(run_id, status, now)
 
 
-class LosesUpdates(SqliteStore):
-    """A store that reads the counter of branches and writes it back later."""
+class LosesUpdates(SqlQueue):
+    """A queue that reads the counter of branches and writes it back later."""
 
     def commit(self, commit: Commit, now: float, claim_for: Lease | None = None) -> Visit | None:
-        before = self.database.fetch_one("select live from runs where id = ?", commit.visit.run_id)["live"]
-        with self.database.transaction() as db:
-            db.execute("update runs set live = ? where id = ?", (before, commit.visit.run_id))
+        run_id = commit.visit.run_id
+        before = self._context.database.fetch_one("branches.read_live", run_id=run_id)["live"]
+        with self._context.database.transaction() as db:
+            db.execute("update runs set live = :live where id = :id", live=before, id=run_id)
         return super().commit(commit, now, claim_for)
 
 
-class DropsParkedVisits(SqliteStore):
-    """A store whose resume deletes the visits that have not started."""
+class DropsParkedVisits(SqlRuns):
+    """Runs whose resume deletes the visits that have not started."""
 
     def resume(self, run_id: str, now: float, **options: Any) -> Run:
         run = super().resume(run_id, now, **options)
-        with self.database.transaction() as db:
+        with self._context.database.transaction() as db:
             query = (
-                f"delete from visits where run_id = ? and {ACTIVE} and started_at is null"
-                " and substr(step, 1, 1) <> '@'"
+                "delete from visits where run_id = :id and status in ('ready', 'waiting', 'retrying')"
+                " and started_at is null and substr(step, 1, 1) <> '@'"
             )
-            db.execute(query, (run_id,))
+            db.execute(query, id=run_id)
         return run
 
 
-class FiresTimersEarly(SqliteStore):
-    """A store that claims visits up to a minute before they are due."""
+class FiresTimersEarly(SqlQueue):
+    """A queue that claims visits up to a minute before they are due."""
 
     def claim(self, queue: str, lease: Lease, now: float) -> Claim | None:
-        with self.database.transaction() as db:
+        with self._context.database.transaction() as db:
             query = (
-                f"update visits set due_at = ? where queue = ? and {ACTIVE}"
-                " and status in ('waiting', 'retrying') and due_at between ? and ?"
+                "update visits set due_at = :now where queue = :queue"
+                " and status in ('waiting', 'retrying') and due_at between :now and :soon"
             )
-            db.execute(query, (now, queue, now, now + 60))
+            db.execute(query, now=now, queue=queue, soon=now + 60)
         return super().claim(queue, lease, now)
 
 
-class IgnoresIdempotencyKeys(SqliteStore):
-    """A store that ignores idempotency keys."""
+class IgnoresIdempotencyKeys(SqlRuns):
+    """Runs that ignores idempotency keys."""
 
     def create(self, run: Run, first: Visit, idempotency: Any = None, history: Sequence[Visit] = ()) -> Run:
         return super().create(run, first, None, history)
 
 
-class OverlooksEarlyAnswers(SqliteStore):
-    """A store that suspends a visit without testing for an earlier answer."""
+class OverlooksEarlyAnswers(SqlQueue):
+    """A queue that suspends a visit without testing for an earlier answer."""
 
     def commit(self, commit: Commit, now: float, claim_for: Lease | None = None) -> Visit | None:
         return super().commit(replace(commit, awaits=()), now, claim_for)
 
 
-class WritesHistorySeparately(SqliteStore):
-    """A store that writes the outcome and the history in two transactions."""
+class WritesHistorySeparately(SqlQueue):
+    """A queue that writes the outcome and the history in two transactions."""
 
     def commit(self, commit: Commit, now: float, claim_for: Lease | None = None) -> Visit | None:
         visit = super().commit(replace(commit, events=()), now, claim_for)
-        with self.database.transaction() as db:
-            query = "update runs set seq = seq + 1 where id = ? returning seq"
-            row = db.execute(query, (commit.visit.run_id,)).fetchone()
-            sql_store._append(db, commit.visit.run_id, row["seq"], commit.events)
+        with self._context.database.transaction() as db:
+            row = db.execute("queue.next_seq", run_id=commit.visit.run_id).fetchone()
+            append_events(db, commit.visit.run_id, row["seq"], commit.events)
         return visit
 
 
-class WritesEventsOfLostClaims(SqliteStore):
-    """A store that writes the events of a claim that is lost."""
+class WritesEventsOfLostClaims(SqlQueue):
+    """A queue that writes the events of a claim that is lost."""
 
     def renew(
         self,
@@ -263,19 +262,19 @@ class WritesEventsOfLostClaims(SqliteStore):
         events_already_written: int = 0,
     ) -> bool:
         is_held = super().renew(run_id, visit_id, fence, until)
-        with self.database.transaction() as db:
-            row = db.execute("update runs set seq = seq + 1 where id = ? returning seq", (run_id,)).fetchone()
-            sql_store._append(db, run_id, row["seq"], events)
+        with self._context.database.transaction() as db:
+            row = db.execute("queue.next_seq", run_id=run_id).fetchone()
+            append_events(db, run_id, row["seq"], events)
         return is_held
 
 
-class EndsInTwoTransactions(SqliteStore):
-    """A store that writes the end of a run and of its last visit in two transactions."""
+class EndsInTwoTransactions(SqlQueue):
+    """A queue that writes the end of a run and of its last visit in two transactions."""
 
     def finish(self, claim: Claim, status: RunStatus, *rest: Any) -> None:
-        with self.database.transaction() as db:
-            query = "update runs set status = ?, finished_at = ? where id = ?"
-            db.execute(query, (status, rest[-1], claim.run.id))
+        with self._context.database.transaction() as db:
+            query = "update runs set status = :status, finished_at = :now where id = :id"
+            db.execute(query, status=status, now=rest[-1], id=claim.run.id)
         super().finish(claim, status, *rest)
 
 
@@ -331,7 +330,7 @@ MUTANTS = (
         "join by check-then-mark",
         JOINS,
         frozenset({"I6"}),
-        patches={"noetl.executor.stores.sql.store.BranchTransaction": ChecksThenMarks},
+        patches={"noetl.executor.stores.sql.queue.BranchTransaction": ChecksThenMarks},
     ),
     Mutant("join by mark-then-check", JOINS, frozenset({"I3", "I4", "I6", "I8"}), MarksThenChecks),
     Mutant("cancel overwrites an end", ("chain",), frozenset({"I5"}), StopsFinishedRuns),

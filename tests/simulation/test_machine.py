@@ -52,7 +52,7 @@ from noetl.executor.model.start_request import StartRequest
 from noetl.executor.model.transition import merge_arrivals
 from noetl.executor.model.visit_transition import MAX_CLAIMS
 from noetl.executor.security.capabilities import local_run_capabilities
-from noetl.executor.stores.sql import store as sql_store
+from noetl.executor.stores.sql import queue as sql_queue
 from noetl.executor.stores.sql.branches import BranchTransaction
 from noetl.executor.stores.sqlite.store import SqliteStore
 from noetl.planner.compile import compile_playbook
@@ -508,13 +508,14 @@ class StoreMachine(RuleBasedStateMachine):
         return [visit for visit in self.store.runs.visits(id) if not visit.step.startswith("@")]
 
     def rows(self, table: str, run_id: str | None = None) -> list[dict[str, Any]]:
-        where, values = ("", []) if run_id is None else (" where run_id = ?", [run_id])
-        return [dict(row) for row in self.store.file.fetch_all(f"select * from {table}{where}", *values)]
+        where, values = ("", {}) if run_id is None else (" where run_id = :id", {"id": run_id})
+        return [dict(row) for row in self.store.file.fetch_all(f"select * from {table}{where}", **values)]
 
     def contents_of(self, id: str) -> str:
-        rows = [self.store.file.fetch_all("select * from runs where id = ?", id)]
+        rows = [self.store.file.fetch_all("select * from runs where id = :id", id=id)]
         rows += [
-            self.store.file.fetch_all(f"select * from {table} where run_id = ?", id) for table in TABLES[1:-1]
+            self.store.file.fetch_all(f"select * from {table} where run_id = :id", id=id)
+            for table in TABLES[1:-1]
         ]
         return json.dumps([[dict(row) for row in found] for found in rows])
 
@@ -585,14 +586,14 @@ def count_merged_branches(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def accept_any_fence(monkeypatch: pytest.MonkeyPatch) -> None:
     """Accept an outcome with any fence."""
-    update = sql_store._update_visit
+    write = sql_queue.write_outcome
 
     def mutant(db: Any, visit: Visit, *rest: Any, **options: Any) -> Any:
-        query = "update visits set fence = ?, status = 'running' where run_id = ? and id = ?"
-        db.execute(query, (visit.fence, visit.run_id, visit.id))
-        return update(db, visit, *rest, **options)
+        query = "update visits set fence = :fence, status = 'running' where run_id = :run_id and id = :id"
+        db.execute(query, fence=visit.fence, run_id=visit.run_id, id=visit.id)
+        return write(db, visit, *rest, **options)
 
-    monkeypatch.setattr(sql_store, "_update_visit", mutant)
+    monkeypatch.setattr(sql_queue, "write_outcome", mutant)
 
 
 def forget_to_end(monkeypatch: pytest.MonkeyPatch) -> None:

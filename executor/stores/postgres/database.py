@@ -21,16 +21,15 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from enum import Enum
-from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from noetl.executor.errors import SchemaError, SettingError, StoreError
 from noetl.executor.model.run import NEVER, SERVICE_QUEUE
 from noetl.executor.stores.postgres.address import CONNECT_SECONDS, configure_session, conninfo_of, failure_of
 from noetl.executor.stores.postgres.listener import CHANNEL, Listener
-from noetl.executor.stores.sql.branches import ACTIVE
 from noetl.executor.stores.sql.database import UnwrittenError
-from noetl.executor.stores.sql.retry import retry_unwritten
+from noetl.executor.stores.sql.statements import Statements, to_psycopg
 from noetl.executor.stores.sqs.due_message import DueMessage
 from noetl.executor.stores.sqs.messages import MessageQueue
 
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
 
     Connection = psycopg.Connection[dict[str, Any]]
 
+STATEMENTS = Statements(Path(__file__).parent / "queries", to_psycopg)
 MAX_CONNECTIONS = 64
 MAX_CONNECTIONS_WITH_QUEUE = 4
 """Connections of a process if messages of a queue start many processes. A statement holds one."""
@@ -49,23 +49,6 @@ PREPARE_AFTER = 5
 
 SCHEMA_VERSION = 5
 """Number of migrations in `infra/postgres` that this version needs."""
-
-_MADE_DUE = f"""
-    select run_id, id, step, due_at from visits
-    where run_id = any(?) and queue = ? and {ACTIVE} and (status <> 'running' or due_at <= ?) and due_at < ?
-    and xmin = pg_current_xact_id()::xid
-"""
-"""Visits that the transaction itself has made due, now or later: `xmin` is the transaction that wrote a row.
-
-A claimed visit is not among them, unless the claim was released.
-"""
-
-_LOCK_RUN = "select 1 from runs where id = ? for update"
-
-_OVERDUE = f"""
-    select run_id, id, step, due_at from visits
-    where queue = ? and {ACTIVE} and due_at < ? order by due_at, position limit ?
-"""
 
 _CONFLICTS = ("40001", "40P01")
 """Serialization failure and deadlock: the server has rolled back this transaction."""
@@ -94,8 +77,7 @@ class PostgresDatabase:
     Raises:
         StoreError: any method, if the database cannot be reached or fails; the constructor also if its
             schema is not up to date.
-        UnwrittenError: `transaction` and `execute_returning...`, if they failed for a transient reason and
-            wrote nothing.
+        UnwrittenError: any method, if it failed for a transient reason and wrote nothing.
     """
 
     def __init__(self, uri: str | Callable[[], str], message_queue: MessageQueue | None = None) -> None:
@@ -108,7 +90,7 @@ class PostgresDatabase:
                 "A store in Postgres needs the package psycopg: install the extra `postgres`."
             ) from error
         self._uri = uri
-        self._message_queue = message_queue
+        self.message_queue = message_queue
         self._pool: ConnectionPool[Connection] = ConnectionPool(
             self._conninfo,
             kwargs={"autocommit": True, "row_factory": dict_row},
@@ -157,9 +139,8 @@ class PostgresDatabase:
                     connection.execute("BEGIN")
                     self._thread.writer = writer = PostgresWriter(connection)
                     yield writer
-                    if self._message_queue is not None and writer.runs:
-                        values = (list(writer.runs), SERVICE_QUEUE, time.time(), NEVER)
-                        due = _due_messages(writer.execute(_MADE_DUE, values).fetchall())
+                    if self.message_queue is not None and writer.runs:
+                        due = writer.find_made_due()
                     is_committing = True
                     connection.execute("COMMIT")
             except BaseException:
@@ -171,78 +152,69 @@ class PostgresDatabase:
                 self._thread.writer = None
         self.send_messages(due)
 
-    def fetch_all(self, query: str, *values: Any) -> list[dict[str, Any]]:
+    def fetch_all(self, query: str, /, **values: Any) -> list[dict[str, Any]]:
         """Return all rows of a query."""
-        if not all(map(_is_storable, values)):
+        if not all(map(_is_storable, values.values())):
             return []
         writer: PostgresWriter | None = getattr(self._thread, "writer", None)
-        return self._read(query, values) if writer is None else writer.execute(query, values).fetchall()
+        if writer is not None:
+            return writer.execute(query, **values).fetchall()
+        with self._connection(lambda: True) as connection:
+            return PostgresWriter(connection).execute(query, **values).fetchall()
 
-    def fetch_one(self, query: str, *values: Any) -> dict[str, Any]:
+    def fetch_one(self, query: str, /, **values: Any) -> dict[str, Any]:
         """Return the first row of a query, or raise StoreError if there is none."""
-        rows = self.fetch_all(query, *values)
+        rows = self.fetch_all(query, **values)
         if not rows:
             raise StoreError("The store in Postgres is damaged: a required row is missing.")
         return rows[0]
 
-    def execute_returning(self, query: str, *values: Any) -> dict[str, Any] | None:
+    def execute_returning(self, query: str, /, **values: Any) -> dict[str, Any] | None:
         """Execute one statement as a transaction, and return its first row or None."""
         with self._connection(lambda: False) as connection:
-            return PostgresWriter(connection).execute(query, values).fetchone()
+            return PostgresWriter(connection).execute(query, **values).fetchone()
 
-    def execute_returning_locked(self, run_id: str, query: str, *values: Any) -> dict[str, Any] | None:
-        """Lock a run and execute one statement in a transaction, and return its first row or None."""
+    def execute_returning_locked(self, query: str, /, **values: Any) -> dict[str, Any] | None:
+        """Lock the run `run_id` and execute one statement in a transaction. Return its first row or None."""
         with self._connection(lambda: False) as connection:
             # Statements of a pipeline up to its synchronization are one transaction.
             with connection.pipeline():
                 writer = PostgresWriter(connection)
-                writer.execute(_LOCK_RUN, (run_id,))
-                result = writer.execute(query, values)
+                writer.lock_run(values["run_id"])
+                result = writer.execute(query, **values)
             return result.fetchone()
 
-    def lock_name(self, db: Any, name: str) -> None:
-        """Lock a name until the end of the transaction."""
-        db.execute("select pg_advisory_xact_lock(hashtextextended(?, 0))", (name,))
-
-    def lock_run(self, db: Any, run_id: str) -> None:
-        """Lock a run against other writers until the end of the transaction."""
-        self.mark_run_written(db, run_id)
-        db.execute(_LOCK_RUN, (run_id,))
-
-    def mark_run_written(self, db: Any, run_id: str) -> None:
-        """Register that the transaction writes to a run that one of its statements has locked."""
-        self._thread.writer.runs.add(run_id)
+    def encode_list(self, values: Sequence[str]) -> list[str]:
+        """Return a list, which the driver sends as an array."""
+        return list(values)
 
     def find_overdue(self, before: float, limit: int) -> list[DueMessage]:
         """Return messages about up to `limit` visits of service runs that were due before a time."""
-        return _due_messages(self.fetch_all(_OVERDUE, SERVICE_QUEUE, before, limit))
+        return _due_messages(
+            self.fetch_all("database.find_overdue", queue=SERVICE_QUEUE, before=before, limit=limit)
+        )
 
     def send_messages(self, messages: Sequence[DueMessage]) -> None:
         """Send messages about due visits. A failure is only logged, since a sweep sends them again."""
-        if self._message_queue is None or not messages:
+        if self.message_queue is None or not messages:
             return
         try:
-            self._message_queue.send(messages, time.time())
+            self.message_queue.send(messages, time.time())
         except StoreError as error:
             logger.warning(
                 "no message was sent about %d due visits; a sweep will send them: %s", len(messages), error
             )
 
     def notify(self) -> None:
-        """Notify other processes of a change. A failure is ignored, since they also poll."""
-        if self._message_queue is None:
+        """Notify other processes that a visit has become due. A failure is ignored, since they also poll."""
+        if self.message_queue is None:
             with suppress(StoreError):
-                self.execute_returning(f"select pg_notify('{CHANNEL}', '')")
+                self.execute_returning("database.notify", channel=CHANNEL)
 
     def listen(self, on_notify: Callable[[], object]) -> None:
         """Start a thread that calls `on_notify` for each notification, until the database is closed."""
-        if self._message_queue is None:
+        if self.message_queue is None:
             self._listeners.append(Listener(self._conninfo(), on_notify))
-
-    @retry_unwritten
-    def _read(self, query: str, values: Sequence[Any]) -> list[dict[str, Any]]:
-        with self._connection(lambda: True) as connection:
-            return PostgresWriter(connection).execute(query, values).fetchall()
 
     @contextmanager
     def _connection(self, is_unwritten: Callable[[], bool]) -> Iterator[Connection]:
@@ -291,24 +263,42 @@ class PostgresDatabase:
 
 
 class PostgresWriter:
-    """A connection that accepts the SQL of `sql/database.py`. `runs` are those its transaction writes to."""
+    """A connection that accepts the queries of `sql/database.py`. `runs` are those that it writes to."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self.runs: set[str] = set()
 
-    def execute(self, query: str, values: Sequence[Any] = (), /) -> PostgresResult:
-        return PostgresResult(
-            self._connection.execute(_to_psycopg(query), [_to_column(value) for value in values])
-        )
+    def execute(self, query: str, /, **values: Any) -> PostgresResult:
+        return PostgresResult(self._connection.execute(STATEMENTS.text(query, values), _to_columns(values)))
 
-    def executemany(self, query: str, rows: Iterable[Sequence[Any]], /) -> None:
-        listed = [[_to_column(value) for value in row] for row in rows]
+    def executemany(self, query: str, rows: Iterable[Mapping[str, Any]], /) -> None:
+        listed = [_to_columns(values) for values in rows]
         if len(listed) == 1:
-            self._connection.execute(_to_psycopg(query), listed[0])
+            self._connection.execute(STATEMENTS.text(query, listed[0]), listed[0])
         elif listed:
             with self._connection.cursor() as cursor:
-                cursor.executemany(_to_psycopg(query), listed)
+                cursor.executemany(STATEMENTS.text(query, listed[0]), listed)
+
+    def lock_name(self, name: str) -> None:
+        """Lock a name until the end of the transaction."""
+        self.execute("database.lock_name", name=name)
+
+    def lock_run(self, run_id: str) -> None:
+        """Lock a run against other writers until the end of the transaction."""
+        self.mark_run_written(run_id)
+        self.execute("database.lock_run", run_id=run_id)
+
+    def mark_run_written(self, run_id: str) -> None:
+        """Register that the transaction writes to a run that one of its statements has locked."""
+        self.runs.add(run_id)
+
+    def find_made_due(self) -> list[DueMessage]:
+        """Return messages about the visits of service runs that this transaction has made due."""
+        rows = self.execute(
+            "database.made_due", run_ids=list(self.runs), queue=SERVICE_QUEUE, now=time.time(), never=NEVER
+        )
+        return _due_messages(rows)
 
 
 class PostgresResult:
@@ -367,17 +357,14 @@ def _check_schema(connection: psycopg.Connection[Any]) -> None:
         )
 
 
-@lru_cache(maxsize=1024)
-def _to_psycopg(query: str) -> bytes:
-    return query.replace("%", "%%").replace("?", "%s").encode()
-
-
-def _to_column(value: Any) -> Any:
-    return value.value if isinstance(value, Enum) else value
+def _to_columns(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value.value if isinstance(value, Enum) else value for name, value in values.items()}
 
 
 def _is_storable(value: Any) -> bool:
     """Return whether a column can hold the value: no text with a NUL or with half a surrogate pair."""
+    if isinstance(value, list):
+        return all(map(_is_storable, value))
     if not isinstance(value, str):
         return True
     try:

@@ -12,9 +12,11 @@ Limits: nothing is written, so nothing is repaired. Invariants across several qu
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
-from noetl.executor.model.run import DEADLINE, NEVER
+from noetl.executor.model.run import NEVER
 from noetl.executor.stores.finding import (
     MAX_FINDINGS,
     MESSAGES,
@@ -22,7 +24,6 @@ from noetl.executor.stores.finding import (
     Finding,
     limit_group,
 )
-from noetl.executor.stores.sql.branches import ACTIVE
 from noetl.executor.stores.sql.database import Database
 
 
@@ -33,96 +34,37 @@ class SqlConsistencyCheck:
     name: str
     query: str
     message: str | None = None
+    values: Mapping[str, Any] = field(default_factory=dict)
 
     def find(self, database: Database) -> list[Finding]:
         """Return the first MAX_FINDINGS findings of this check, and one that says if there are more."""
-        rows = [dict(row) for row in database.fetch_all(f"{self.query} limit ?", MAX_FINDINGS + 1)]
+        rows = database.fetch_all(self.query, limit=MAX_FINDINGS + 1, **self.values)
         message = self.message or MESSAGES[self.name]
-        findings = [Finding(self.name, message.format(**row), row.get("run_id")) for row in rows]
+        findings = [Finding(self.name, message.format(**row), row.get("run_id")) for row in map(dict, rows)]
         return limit_group(self.name, findings)
 
 
-_COMPLETE = "status in ('succeeded', 'completed_with_errors')"
-_ACTIVE_VISIT = f"select 1 from visits where run_id = runs.id and {ACTIVE} and step <> '{DEADLINE}'"
-ANSWERABLE = """
-    exists (
-        select 1 from waits where waits.run_id = visits.run_id and waits.visit_id = visits.id
-        and answered_at is null and closed_at is null
-    ) or exists (
-        select 1 from runs child where child.parent_run = visits.run_id and child.parent_visit = visits.id
-        and child.finished_at is null
-    )
-"""
-"""Condition on a visit: a token can still answer one of its waits, or a child run has not ended."""
-
-STUCK = f"select id as run_id from runs where finished_at is null and not exists ({_ACTIVE_VISIT})"
-"""Unfinished runs without an active visit."""
-
-WAITING_IN_VAIN = (
-    f"select id as run_id from runs where finished_at is null and exists ({_ACTIVE_VISIT}) and not exists"
-    f" ({_ACTIVE_VISIT} and (due_at < {NEVER:.0f} or (status = 'waiting' and ({ANSWERABLE}))))"
-)
-"""Unfinished runs whose active visits all wait for an answer that cannot arrive."""
-
-RUN_TABLES = (
-    "visits", "joins", "arrivals", "visit_counts", "waits", "tokens", "parts", "history", "idempotency_keys",
-)  # fmt: skip
-"""Tables whose rows belong to a run, in their column `run_id`."""
-
 _CHECKS = (
-    SqlConsistencyCheck("stuck", STUCK),
-    SqlConsistencyCheck("waits in vain", WAITING_IN_VAIN),
-    SqlConsistencyCheck(
-        "goes on after its end",
-        "select run_id, step from visits where run_id in (select id from runs where finished_at is not null)"
-        f" and {ACTIVE}",
-    ),
-    SqlConsistencyCheck(
-        "counters of joins",
-        "select run_id, step, live from joins where live < 0"
-        f" or (live > 0 and run_id in (select id from runs where {_COMPLETE}))",
-    ),
-    SqlConsistencyCheck(
-        "counters of runs",
-        f"select id as run_id, live from runs where live < 0 or (live > 0 and {_COMPLETE})",
-    ),
-    SqlConsistencyCheck(
-        "arrivals",
-        f"select distinct run_id, step from arrivals where run_id in (select id from runs where {_COMPLETE})",
-    ),
-    SqlConsistencyCheck(
-        "endings of runs",
-        "select id as run_id, status from runs"
-        " where (finished_at is null) <> (status in ('queued', 'running'))",
-    ),
-    SqlConsistencyCheck(
-        "endings of visits",
-        "select run_id, step, status from visits"
-        " where (finished_at is null) = (status in ('succeeded', 'failed'))",
-    ),
-    *(
-        SqlConsistencyCheck(
-            "unknown runs",
-            f"select distinct run_id, '{table}' as \"table\" from {table}"
-            f" where not exists (select 1 from runs where runs.id = {table}.run_id)",
-        )
-        for table in RUN_TABLES
-    ),
-    SqlConsistencyCheck(
-        "unknown parents",
-        "select id as run_id, parent_run from runs where parent_run is not null"
-        " and not exists (select 1 from runs parent where parent.id = runs.parent_run)",
-    ),
-    SqlConsistencyCheck(
-        "unknown plans",
-        "select id as run_id, playbook from runs"
-        " where not exists (select 1 from plans where hash = plan_hash)",
-    ),
-    SqlConsistencyCheck(
-        "unknown plans",
-        "select name, version from playbooks where not exists (select 1 from plans where hash = plan_hash)",
-        UNKNOWN_PLAN_OF_VERSION,
-    ),
+    SqlConsistencyCheck("stuck", "consistency.stuck"),
+    SqlConsistencyCheck("waits in vain", "consistency.waits_in_vain", values={"never": NEVER}),
+    SqlConsistencyCheck("goes on after its end", "consistency.continues_after_its_end"),
+    SqlConsistencyCheck("counters of joins", "consistency.counters_of_joins"),
+    SqlConsistencyCheck("counters of runs", "consistency.counters_of_runs"),
+    SqlConsistencyCheck("arrivals", "consistency.arrivals"),
+    SqlConsistencyCheck("endings of runs", "consistency.ends_of_runs"),
+    SqlConsistencyCheck("endings of visits", "consistency.ends_of_visits"),
+    SqlConsistencyCheck("unknown runs", "consistency.visits_without_run"),
+    SqlConsistencyCheck("unknown runs", "consistency.joins_without_run"),
+    SqlConsistencyCheck("unknown runs", "consistency.arrivals_without_run"),
+    SqlConsistencyCheck("unknown runs", "consistency.visit_counts_without_run"),
+    SqlConsistencyCheck("unknown runs", "consistency.waits_without_run"),
+    SqlConsistencyCheck("unknown runs", "consistency.tokens_without_run"),
+    SqlConsistencyCheck("unknown runs", "consistency.parts_without_run"),
+    SqlConsistencyCheck("unknown runs", "consistency.history_without_run"),
+    SqlConsistencyCheck("unknown runs", "consistency.idempotency_keys_without_run"),
+    SqlConsistencyCheck("unknown parents", "consistency.unknown_parents"),
+    SqlConsistencyCheck("unknown plans", "consistency.unknown_plans_of_runs"),
+    SqlConsistencyCheck("unknown plans", "consistency.unknown_plans_of_versions", UNKNOWN_PLAN_OF_VERSION),
 )
 
 

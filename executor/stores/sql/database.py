@@ -1,11 +1,12 @@
-"""The interface of a database under a SQL store, and the SQL that it accepts.
+"""The interface of a database under a SQL store.
 
-Statements are written in the SQL that SQLite and Postgres share, with `?` for values.
+A `query` is the name of a statement, such as `keys.add` in `queries/keys.sql`, or SQL with parameters
+`:name`. The store itself uses names only; SQL is for tests and tools that look into a store.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -32,9 +33,28 @@ class Result(Protocol):
 class Writer(Protocol):
     """An open write transaction."""
 
-    def execute(self, query: str, values: Sequence[Any] = ..., /) -> Result: ...
+    def execute(self, query: str, /, **values: Any) -> Result:
+        """Execute a statement."""
+        ...
 
-    def executemany(self, query: str, rows: Iterable[Sequence[Any]], /) -> Any: ...
+    def executemany(self, query: str, rows: Iterable[Mapping[str, Any]], /) -> None:
+        """Execute a statement once for each mapping of values."""
+        ...
+
+    def lock_name(self, name: str) -> None:
+        """Lock a name until the end of the transaction."""
+        ...
+
+    def lock_run(self, run_id: str) -> None:
+        """Lock a run against other writers until the end of the transaction.
+
+        A transaction that locks two runs locks the parent run first, which avoids deadlocks.
+        """
+        ...
+
+    def mark_run_written(self, run_id: str) -> None:
+        """Register that the transaction writes to a run that one of its statements has locked."""
+        ...
 
 
 class Database(Protocol):
@@ -48,25 +68,18 @@ class Database(Protocol):
         """Begin a write transaction, which an exception rolls back."""
         ...
 
-    def fetch_all(self, query: str, *values: Any) -> list[Any]:
+    def fetch_all(self, query: str, /, **values: Any) -> list[Any]:
         """Return all rows of a query."""
         ...
 
-    def fetch_one(self, query: str, *values: Any) -> Any:
+    def fetch_one(self, query: str, /, **values: Any) -> Any:
         """Return the first row of a query, or raise StoreError if there is none."""
         ...
 
-    def lock_name(self, db: Writer, name: str) -> None:
-        """Lock a name until the end of the transaction."""
+    def encode_list(self, values: Sequence[str]) -> Any:
+        """Return a list as the value of `:ids` in the fragment `{in_ids}`."""
         ...
 
-    def lock_run(self, db: Writer, run_id: str) -> None:
-        """Lock a run against other writers until the end of the transaction.
-
-        A transaction that locks two runs locks the parent run first, which avoids deadlocks.
-        """
-        ...
-
-    def mark_run_written(self, db: Writer, run_id: str) -> None:
-        """Register that the transaction writes to a run that one of its statements has locked."""
+    def notify(self) -> None:
+        """Notify other processes that a visit has become due."""
         ...

@@ -5,32 +5,24 @@ A removed version keeps its row, so that its number and its name never mean anot
 
 from __future__ import annotations
 
-from typing import Any
-
 from noetl.executor.errors import RejectedError
 from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.executor.stores.cursors import read_key_cursor, write_key_cursor
-from noetl.executor.stores.sql.database import Database, Writer
+from noetl.executor.stores.sql.context import SqlContext
+from noetl.executor.stores.sql.database import Writer
 from noetl.executor.stores.sql.rows import Row, playbook_from_row
-
-_NAME = "tenant = ? and name = ?"
-_IS_NEWEST = (
-    "number = (select max(number) from playbooks p where p.tenant = playbooks.tenant"
-    " and p.name = playbooks.name and p.removed_at is null)"
-)
-"""Condition on the newest registered version of a playbook."""
 
 
 class SqlPlaybooks:
     """The playbook registry of a SQL store."""
 
-    def __init__(self, database: Database) -> None:
-        self.database = database
+    def __init__(self, context: SqlContext) -> None:
+        self._context = context
 
     def register(self, playbook: RegisteredPlaybook) -> RegisteredPlaybook:
-        with self.database.transaction() as db:
-            name = (playbook.tenant, playbook.name)
-            self.database.lock_name(db, "\n".join(name))
+        name = {"tenant": playbook.tenant, "name": playbook.name}
+        with self._context.database.transaction() as db:
+            db.lock_name("\n".join(name.values()))
             registered = _registered_row(db, playbook)
             if registered is not None:
                 if registered["plan_hash"] != playbook.plan_hash:
@@ -38,68 +30,60 @@ class SqlPlaybooks:
                         f"version {playbook.version} of `{playbook.name}` is registered with another text"
                     )
                     raise RejectedError("version_exists", message)
-                restore = f"update playbooks set removed_at = null where {_NAME} and version = ?"
-                db.execute(restore, (*name, registered["version"]))
+                db.execute("registry.restore", **name, version=registered["version"])
                 return playbook_from_row(registered)
-            query = f"select coalesce(max(number), 0) as number from playbooks where {_NAME}"
-            number = db.execute(query, name).fetchone()["number"] + 1
+            number = db.execute("registry.last_number", **name).fetchone()["number"] + 1
             version = playbook.version
             while version is None:
-                query = f"select 1 from playbooks where {_NAME} and version = ?"
-                if db.execute(query, (*name, str(number))).fetchone() is None:
+                if db.execute("registry.version", **name, version=str(number)).fetchone() is None:
                     version = str(number)
                 else:
                     number += 1
-            row = (*name, version, number, playbook.plan_hash, playbook.created_at)
-            db.execute("insert into playbooks values (?, ?, ?, ?, ?, ?, null)", row)
-            return RegisteredPlaybook(
-                playbook.tenant, playbook.name, version, playbook.plan_hash, playbook.created_at
+            added = RegisteredPlaybook(
+                **name, version=version, plan_hash=playbook.plan_hash, created_at=playbook.created_at
             )
+            db.execute(
+                "registry.add",
+                **name,
+                version=version,
+                number=number,
+                plan_hash=added.plan_hash,
+                created_at=added.created_at,
+            )
+            return added
 
     def get(self, tenant: str, name: str, version: str | None = None) -> RegisteredPlaybook | None:
-        condition, values = ("", []) if version is None else ("and version = ?", [version])
-        query = (
-            f"select * from playbooks where {_NAME} {condition} and removed_at is null"
-            " order by number desc limit 1"
-        )
-        rows = self.database.fetch_all(query, tenant, name, *values)
+        chosen = {} if version is None else {"version": version}
+        rows = self._context.database.fetch_all("registry.get", tenant=tenant, name=name, **chosen)
         return playbook_from_row(rows[0]) if rows else None
 
     def find(
         self, tenant: str, name: str | None = None, *, limit: int = 100, cursor: str | None = None
     ) -> tuple[list[RegisteredPlaybook], str | None]:
-        values: list[Any] = [tenant]
+        after = {} if cursor is None else {"after": read_key_cursor(cursor, str if name is None else int)}
+        page = {"tenant": tenant, "limit": limit + 1, **after}
         if name is None:
-            where, order, after, key = _IS_NEWEST, "name", "name > ?", "name"
+            rows, key = self._context.database.fetch_all("registry.find_playbooks", **page), "name"
         else:
-            where, order, after, key = "name = ?", "number desc", "number < ?", "number"
-            values.append(name)
-        if cursor is not None:
-            where += f" and {after}"
-            values.append(read_key_cursor(cursor, str if name is None else int))
-        query = (
-            f"select * from playbooks where tenant = ? and removed_at is null and {where}"
-            f" order by {order} limit ?"
-        )
-        rows = self.database.fetch_all(query, *values, limit + 1)
+            rows, key = (
+                self._context.database.fetch_all("registry.find_versions", name=name, **page),
+                "number",
+            )
         next_cursor = write_key_cursor(rows[limit - 1][key]) if len(rows) > limit else None
         return [playbook_from_row(row) for row in rows[:limit]], next_cursor
 
     def unregister(self, tenant: str, name: str, version: str | None = None, *, now: float) -> int:
-        condition, values = ("", []) if version is None else ("and version = ?", [version])
-        with self.database.transaction() as db:
-            query = f"update playbooks set removed_at = ? where {_NAME} and removed_at is null {condition}"
-            return db.execute(query, (now, tenant, name, *values)).rowcount
+        chosen = {} if version is None else {"version": version}
+        with self._context.database.transaction() as db:
+            return db.execute("registry.remove", tenant=tenant, name=name, now=now, **chosen).rowcount
 
 
 def _registered_row(db: Writer, playbook: RegisteredPlaybook) -> Row | None:
     """Return the row of the version of a playbook; without a version, the newest if it has the same text."""
-    name = (playbook.tenant, playbook.name)
+    name = {"tenant": playbook.tenant, "name": playbook.name}
     row: Row | None
     if playbook.version is not None:
-        query = f"select * from playbooks where {_NAME} and version = ?"
-        row = db.execute(query, (*name, playbook.version)).fetchone()
+        row = db.execute("registry.version", **name, version=playbook.version).fetchone()
         return row
-    query = f"select * from playbooks where {_NAME} and removed_at is null order by number desc limit 1"
-    row = db.execute(query, name).fetchone()
+    row = db.execute("registry.get", **name).fetchone()
     return row if row is not None and row["plan_hash"] == playbook.plan_hash else None

@@ -47,3 +47,10 @@ def retry_unwritten(operation: Callable[P, T]) -> Callable[P, T]:
         return operation(*args, **options)
 
     return retry
+
+
+def retry_part(part: object) -> None:
+    """Let all public methods of a part of a store retry after an UnwrittenError."""
+    for name in dir(part):
+        if not name.startswith("_"):
+            setattr(part, name, retry_unwritten(getattr(part, name)))

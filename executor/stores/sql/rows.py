@@ -150,6 +150,31 @@ def visit_from_row(row: Row) -> Visit:
     )
 
 
+def claim_values(visit: Visit) -> dict[str, Any]:
+    """Return the values of `{set_claim}`, and the key of the visit."""
+    return {
+        "run_id": visit.run_id,
+        "visit_id": visit.id,
+        "status": visit.status,
+        "claims": visit.claims,
+        "fence": visit.fence,
+        "worker": visit.worker,
+        "due_at": visit.due_at,
+        "started_at": visit.started_at,
+        "segment_started_at": visit.segment_started_at,
+    }
+
+
+def visit_values(visit: Visit) -> dict[str, Any]:
+    """Return the values of `{new_visit_columns}` that a visit has when a branch enters its step."""
+    return claim_values(visit) | {
+        "step": visit.step,
+        "clock": visit.clock,
+        "names": encode_json(visit.names),
+        "number": visit.number,
+    }
+
+
 def encode_events(events: Iterable[Event]) -> str:
     return encode_json(
         [[e.type, e.at, e.step, e.visit, e.attempt, e.duration_seconds, dict(e.payload)] for e in events]

@@ -8,125 +8,108 @@ answer.
 
 Cost: one transaction for each answer.
 
-Limits: an answer has at most MAX_ANSWER_BYTES of JSON.
+Limits: those of `PayloadLimits`.
 """
 
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import Any
 
-from noetl.executor.errors import FencedError, RejectedError
 from noetl.executor.model.run import Wait, WaitKey
-from noetl.executor.stores.change_signal import ChangeSignal
-from noetl.executor.stores.sql.database import Database, Writer
+from noetl.executor.model.wait_transition import (
+    check_same_answer,
+    check_wait_open,
+    unknown_token,
+    wait_claim_lost,
+)
+from noetl.executor.stores.sql.context import SqlContext
+from noetl.executor.stores.sql.database import Writer
 from noetl.executor.stores.sql.rows import Row, decode_json, encode_json
-from noetl.planner.plan import canonical_json
-
-MAX_ANSWER_BYTES = 1024 * 1024
-_WAIT = "run_id = ? and visit_id = ? and id = ?"
-_OPEN = "insert into waits (run_id, visit_id, id) values (?, ?, ?) on conflict do nothing"
 
 
 class SqlWaits:
-    """The part of a SQL store that stores waits."""
+    """The waits of a SQL store."""
 
-    database: Database
-    changes: ChangeSignal
-
-    def announce_due(self, count: int | None = None) -> None: ...
+    def __init__(self, context: SqlContext) -> None:
+        self._context = context
 
     def open_wait(self, key: WaitKey, fence: int, token_hash: str) -> None:
-        with self.database.transaction() as db:
-            self.database.lock_run(db, key.run_id)
-            query = "select 1 from visits where run_id = ? and id = ? and fence = ? and status = 'running'"
-            if db.execute(query, (key.run_id, key.visit_id, fence)).fetchone() is None:
-                raise FencedError("the claim of the waiting step is lost")
-            db.execute(_OPEN, _values(key))
-            db.execute("insert into tokens values (?, ?, ?, ?)", (token_hash, *_values(key)))
+        with self._context.database.transaction() as db:
+            db.lock_run(key.run_id)
+            held = db.execute("waits.is_held", run_id=key.run_id, visit_id=key.visit_id, fence=fence)
+            if held.fetchone() is None:
+                raise wait_claim_lost()
+            db.execute("waits.open", **asdict(key))
+            db.execute("waits.add_token", token_hash=token_hash, **asdict(key))
 
     def wait(self, key: WaitKey) -> Wait:
-        rows = self.database.fetch_all(f"select * from waits where {_WAIT}", *_values(key))
+        rows = self._context.database.fetch_all("waits.get", **asdict(key))
         return _wait_from_row(rows[0]) if rows else Wait(key.id)
 
     def close_wait(self, key: WaitKey, now: float) -> Wait:
-        with self.database.transaction() as db:
-            self.database.lock_run(db, key.run_id)
-            db.execute(_OPEN, _values(key))
-            query = f"update waits set closed_at = coalesce(closed_at, ?) where {_WAIT} returning *"
-            return _wait_from_row(db.execute(query, (now, *_values(key))).fetchone())
+        with self._context.database.transaction() as db:
+            db.lock_run(key.run_id)
+            db.execute("waits.open", **asdict(key))
+            return _wait_from_row(db.execute("waits.close", now=now, **asdict(key)).fetchone())
 
     def answer(self, token_hash: str, body: Any, now: float) -> WaitKey:
         text = encode_json(body)
-        if len(text) > MAX_ANSWER_BYTES:
-            raise RejectedError("too_large", f"the answer exceeds {MAX_ANSWER_BYTES:,} bytes of JSON")
-        with self.database.transaction() as db:
-            key, row = self._locked_wait(db, token_hash)
+        self._context.limits.check_answer(text)
+        with self._context.database.transaction() as db:
+            key, row = _lock_wait(db, token_hash)
             if row["answered_at"] is not None:
-                # Compared as text, because 1 and true are equal to `==`.
-                if canonical_json(json.loads(row["answer"])) == canonical_json(body):
-                    return key
-                raise RejectedError("answered_otherwise", "another answer arrived before")
+                check_same_answer(json.loads(row["answer"]), body)
+                return key
             _check_open(db, key, row)
             give_answer(db, key, text, now)
-        self.announce_due(1)
-        self.changes.notify()
+        self._context.announce_due(1)
+        self._context.changes.notify()
         return key
 
     def record_heartbeat(self, token_hash: str, now: float) -> None:
-        with self.database.transaction() as db:
-            key, row = self._locked_wait(db, token_hash)
+        with self._context.database.transaction() as db:
+            key, row = _lock_wait(db, token_hash)
             _check_open(db, key, row)
-            db.execute(f"update waits set heard_at = ? where {_WAIT}", (now, *_values(key)))
-
-    def _locked_wait(self, db: Writer, token_hash: str) -> tuple[WaitKey, Row]:
-        """Lock the run of the wait that a token answers, and return the key and the row of the wait."""
-        token = db.execute("select * from tokens where hash = ?", (token_hash,)).fetchone()
-        if token is None:
-            raise RejectedError("unknown_token", "no step has ever waited for this answer")
-        key = WaitKey(token["run_id"], token["visit_id"], token["wait_id"])
-        self.database.lock_run(db, key.run_id)
-        return key, db.execute(f"select * from waits where {_WAIT}", _values(key)).fetchone()
+            db.execute("waits.record_heartbeat", now=now, **asdict(key))
 
 
 def give_answer(db: Writer, key: WaitKey, text: str, now: float) -> None:
     """Answer a wait with JSON. A suspended visit is due at once, a parked visit when its run resumes."""
-    db.execute(
-        "insert into waits (run_id, visit_id, id, answer, answered_at) values (?, ?, ?, ?, ?)"
-        " on conflict (run_id, visit_id, id)"
-        " do update set answer = excluded.answer, answered_at = excluded.answered_at",
-        (*_values(key), text, now),
-    )
-    db.execute(
-        "update visits set due_at = ? where run_id = ? and id = ? and status in ('waiting', 'parked')",
-        (now, key.run_id, key.visit_id),
-    )
+    db.execute("waits.answer", answer=text, now=now, **asdict(key))
+    db.execute("waits.make_due", run_id=key.run_id, visit_id=key.visit_id, now=now)
 
 
 def delete_answer(db: Writer, key: WaitKey) -> None:
     """Delete the answer of a wait."""
-    db.execute(f"delete from waits where {_WAIT}", _values(key))
+    db.execute("waits.delete", **asdict(key))
 
 
 def is_any_answered(db: Writer, run_id: str, visit_id: str, ids: tuple[str, ...]) -> bool:
     """Return whether one of the waits of a visit has an answer."""
-    query = "select id from waits where run_id = ? and visit_id = ? and answered_at is not null"
     awaited = frozenset(ids)
-    return any(row["id"] in awaited for row in db.execute(query, (run_id, visit_id)))
+    answered = db.execute("waits.find_answered", run_id=run_id, visit_id=visit_id)
+    return any(row["id"] in awaited for row in answered)
+
+
+def _lock_wait(db: Writer, token_hash: str) -> tuple[WaitKey, Row]:
+    """Lock the run of the wait that a token answers, and return the key and the row of the wait."""
+    token = db.execute("waits.get_token", token_hash=token_hash).fetchone()
+    if token is None:
+        raise unknown_token()
+    key = WaitKey(token["run_id"], token["visit_id"], token["wait_id"])
+    db.lock_run(key.run_id)
+    return key, db.execute("waits.get", **asdict(key)).fetchone()
 
 
 def _check_open(db: Writer, key: WaitKey, row: Row) -> None:
-    query = (
-        "select 1 from visits join runs on runs.id = visits.run_id where visits.run_id = ? and visits.id = ?"
-        " and visits.finished_at is null and runs.finished_at is null"
+    active = db.execute("waits.is_active", run_id=key.run_id, visit_id=key.visit_id)
+    check_wait_open(
+        is_closed=row["closed_at"] is not None,
+        is_answered=row["answered_at"] is not None,
+        is_active=active.fetchone() is not None,
     )
-    is_active = db.execute(query, (key.run_id, key.visit_id)).fetchone() is not None
-    if row["closed_at"] is not None or row["answered_at"] is not None or not is_active:
-        raise RejectedError("closed", "the step does not wait for an answer any more")
-
-
-def _values(key: WaitKey) -> tuple[str, str, str]:
-    return key.run_id, key.visit_id, key.id
 
 
 def _wait_from_row(row: Row) -> Wait:

@@ -14,9 +14,10 @@ Limits: one machine. Another process waits for a write transaction for up to BUS
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -24,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from noetl.executor.errors import SchemaError, StoreError
-from noetl.executor.stores.sql.database import Writer
+from noetl.executor.stores.sql.statements import Statements, to_numbered
 
 SCRIPTS = {
     2: "schema.sql",
@@ -36,6 +37,7 @@ SCRIPTS = {
 }
 """Script that brings a store to each version, from the version before it or from an empty file."""
 
+STATEMENTS = Statements(Path(__file__).parent / "queries", to_numbered)
 SCHEMA_VERSION = max(SCRIPTS)
 BUSY_SECONDS = 10.0
 LOG_PAGES = 4000
@@ -115,7 +117,7 @@ class SqliteFile:
                     connection.in_use.release()
 
     @contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
+    def transaction(self) -> Iterator[SqliteWriter]:
         """Begin a write transaction. Only one is open at a time."""
         try:
             connection = self._thread_connection()
@@ -123,7 +125,7 @@ class SqliteFile:
             with self._writing, connection.in_use:
                 db.execute("begin immediate")
                 try:
-                    yield db
+                    yield SqliteWriter(db)
                     db.execute("commit")
                 except BaseException:
                     if db.in_transaction:
@@ -132,36 +134,34 @@ class SqliteFile:
         except sqlite3.Error as error:
             raise StoreError(f"The store at {self.path} failed: {error}.") from error
 
-    def fetch_all(self, query: str, *values: Any) -> list[sqlite3.Row]:
+    def fetch_all(self, query: str, /, **values: Any) -> list[sqlite3.Row]:
         """Return all rows of a query."""
         try:
             connection = self._thread_connection()
             with connection.in_use:
-                return connection.db.execute(query, values).fetchall()
+                return SqliteWriter(connection.db).execute(query, **values).fetchall()
         except sqlite3.Error as error:
             raise StoreError(f"The store at {self.path} failed: {error}.") from error
 
-    def fetch_one(self, query: str, *values: Any) -> sqlite3.Row:
+    def fetch_one(self, query: str, /, **values: Any) -> sqlite3.Row:
         """Return the first row of a query, or raise StoreError if there is none."""
-        rows = self.fetch_all(query, *values)
+        rows = self.fetch_all(query, **values)
         if not rows:
             raise StoreError(f"The store at {self.path} is damaged: a required row is missing.")
         return rows[0]
 
-    def lock_run(self, db: Writer, run_id: str) -> None:
-        """Return at once: only one write transaction is open at a time."""
+    def encode_list(self, values: Sequence[str]) -> str:
+        """Return a list as JSON."""
+        return json.dumps(list(values))
 
-    def mark_run_written(self, db: Writer, run_id: str) -> None:
-        """Return at once: no queue is notified, and workers poll the file."""
-
-    def lock_name(self, db: Writer, name: str) -> None:
-        """Return at once: only one write transaction is open at a time."""
+    def notify(self) -> None:
+        """Return at once: workers of other processes poll the file."""
 
     def _prepare_schema(self) -> None:
         db = self.connection()
         version = db.execute("pragma user_version").fetchone()[0]
         if version == 0 or min(SCRIPTS) <= version < SCHEMA_VERSION:
-            with self.transaction() as db:
+            with self.transaction():
                 # Another process may have upgraded the file since.
                 version = db.execute("pragma user_version").fetchone()[0]
                 for script in (script for number, script in SCRIPTS.items() if number > version):
@@ -173,6 +173,33 @@ class SqliteFile:
                 f"The store at {self.path} has schema {version}, but this version of noetl knows only"
                 f" {SCHEMA_VERSION}: install a later version."
             )
+
+
+class SqliteWriter:
+    """The write transaction of a connection. It needs no locks, since only one is open at a time."""
+
+    __slots__ = ("_db",)
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+
+    def execute(self, query: str, /, **values: Any) -> sqlite3.Cursor:
+        text, values_of = STATEMENTS.text(query, values)
+        return self._db.execute(text, values_of(values))
+
+    def executemany(self, query: str, rows: Iterable[Mapping[str, Any]], /) -> None:
+        if listed := list(rows):
+            text, values_of = STATEMENTS.text(query, listed[0])
+            self._db.executemany(text, map(values_of, listed))
+
+    def lock_run(self, run_id: str) -> None:
+        """Return at once."""
+
+    def mark_run_written(self, run_id: str) -> None:
+        """Return at once: no queue is notified."""
+
+    def lock_name(self, name: str) -> None:
+        """Return at once."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from noetl.executor.model.limits import PayloadLimits
+from noetl.executor.stores.sql.context import SqlContext
 from noetl.executor.stores.sql.store import SqlStore
 from noetl.executor.stores.sqlite.file import SqliteFile
 
@@ -13,9 +15,14 @@ class SqliteStore(SqlStore):
         StoreError: the file cannot be opened, or is not a store.
     """
 
-    has_tag = "exists (select 1 from json_each(tags) where json_each.value = json_extract(?, '$'))"
-
-    def __init__(self, path: str, *, create: bool = True, retention_seconds: float | None = None) -> None:
+    def __init__(
+        self,
+        path: str,
+        *,
+        create: bool = True,
+        limits: PayloadLimits | None = None,
+        retention_seconds: float | None = None,
+    ) -> None:
         self.file = SqliteFile(path, create=create)
         self.path = self.file.path
-        super().__init__(self.file, retention_seconds)
+        super().__init__(SqlContext(self.file, limits, retention_seconds))

@@ -1,0 +1,30 @@
+"""Maintenance of a Postgres store: the sweep also sends lost messages about due visits again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from noetl.executor.stores.finding import Finding
+from noetl.executor.stores.interface import StoreMaintenance, SweepResult
+from noetl.executor.stores.postgres.database import PostgresDatabase
+from noetl.executor.stores.sqs.due_message import GRACE_SECONDS
+
+
+class PostgresMaintenance:
+    """The maintenance of a Postgres store: that of every SQL store, and the messages of a queue."""
+
+    def __init__(self, shared: StoreMaintenance, database: PostgresDatabase) -> None:
+        self._shared = shared
+        self._database = database
+
+    def check_consistency(self) -> list[Finding]:
+        return self._shared.check_consistency()
+
+    def sweep(self, now: float, *, limit: int = 200) -> SweepResult:
+        """Repair runs as every SQL store does, and send messages about overdue visits again."""
+        result = self._shared.sweep(now, limit=limit)
+        if self._database.message_queue is None:
+            return result
+        overdue = self._database.find_overdue(now - GRACE_SECONDS, limit)
+        self._database.send_messages(overdue)
+        return replace(result, repaired=result.repaired + len(overdue))

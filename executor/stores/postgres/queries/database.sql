@@ -1,0 +1,21 @@
+-- Locks, notifications and due messages of transactions.
+
+-- name: lock_run
+select 1 from runs where id = :run_id for update
+
+-- name: lock_name
+select pg_advisory_xact_lock(hashtextextended(:name, 0))
+
+-- name: notify
+select pg_notify(:channel, '')
+
+-- Visits that the transaction itself has made due, now or later: `xmin` is the transaction that wrote a row.
+-- A claimed visit is not among them, unless the claim was released.
+-- name: made_due
+select run_id, id, step, due_at from visits
+where run_id = any(:run_ids) and queue = :queue and {active} and (status <> 'running' or due_at <= :now)
+and due_at < :never and xmin = pg_current_xact_id()::xid
+
+-- name: find_overdue
+select run_id, id, step, due_at from visits
+where queue = :queue and {active} and due_at < :before order by due_at, position limit :limit

@@ -1,0 +1,42 @@
+"""The context that the parts of a SQL store share: database, settings, and the signals of this process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from noetl.executor.model.limits import PayloadLimits
+from noetl.executor.stores.change_signal import ChangeSignal
+from noetl.executor.stores.sql.database import Database, Writer
+
+
+class SqlContext:
+    """The database of a store, its settings, and its signals.
+
+    Runs that ended more than `retention_seconds` ago are deleted, unless it is None.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        limits: PayloadLimits | None = None,
+        retention_seconds: float | None = None,
+    ) -> None:
+        self.database = database
+        self.limits = limits or PayloadLimits()
+        self.retention_seconds = retention_seconds
+        self.changes = ChangeSignal()
+        self.work = ChangeSignal()
+
+    @contextmanager
+    def transaction(self) -> Iterator[Writer]:
+        """Begin a write transaction that signals a change of runs when it is committed."""
+        with self.database.transaction() as db:
+            yield db
+        self.changes.notify()
+
+    def announce_due(self, count: int | None = None) -> None:
+        """Signal workers that `count` visits have become due, or that some may have if it is None."""
+        self.work.notify(count)
+        if count != 0:
+            self.database.notify()

@@ -1,0 +1,175 @@
+"""Maintenance of a SQL store: find runs that no worker would continue, repair them, and delete old runs.
+
+Problem: a commit and everything that follows from it are one transaction here, and an expired lease makes
+its visit due again. So only damage from outside blocks a run. Examples are rows changed by hand, a
+backup that was restored in part, and a clock that was far ahead when it wrote a lease.
+
+Algorithm: a reconciliation loop. Source: the controller pattern of Kubernetes. A query for each kind of
+damage finds candidates without a lock. Each candidate is locked, checked again by the same query, and
+repaired in its own transaction.
+
+Cost: four queries over the unfinished runs, and one transaction for each repaired run.
+
+Limits: a sweep repairs up to `limit` runs of each kind. If a branch was lost, its position is unknown, so
+the run fails and may be resumed.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from noetl.executor.model.run import NEVER
+from noetl.executor.model.special_visits import deadline_visit
+from noetl.executor.stores.finding import Finding
+from noetl.executor.stores.interface import SweepResult
+from noetl.executor.stores.sql.branches import BranchTransaction, insert_visit
+from noetl.executor.stores.sql.consistency import check_consistency
+from noetl.executor.stores.sql.context import SqlContext
+from noetl.executor.stores.sql.plans import SqlPlans
+from noetl.executor.stores.sql.rows import encode_json, run_from_row
+
+MAX_LEASE_SECONDS = 2 * 3600.0
+"""Longest time until the end of a lease, even if two clocks differ by an hour."""
+
+MAX_DELETED_RUNS = 1_000
+"""Number of runs that one sweep deletes at most."""
+
+_DELETIONS = (
+    "sweep.delete_visits",
+    "sweep.delete_joins",
+    "sweep.delete_arrivals",
+    "sweep.delete_visit_counts",
+    "sweep.delete_waits",
+    "sweep.delete_tokens",
+    "sweep.delete_parts",
+    "sweep.delete_history",
+    "sweep.delete_idempotency_keys",
+)
+"""Statements that delete the rows of runs from each table."""
+
+logger = logging.getLogger("noetl.executor")
+
+
+class _Damage(NamedTuple):
+    """A kind of damage: a query for `run_id`, its values, and the function that repairs a run.
+
+    The function returns a description of the repair, or None if nothing was to be repaired.
+    """
+
+    query: str
+    values: Mapping[str, Any]
+    repair: Callable[[BranchTransaction], str | None]
+
+
+class SqlMaintenance:
+    """The maintenance of a SQL store."""
+
+    def __init__(self, context: SqlContext, plans: SqlPlans) -> None:
+        self._context = context
+        self._plans = plans
+
+    def check_consistency(self) -> list[Finding]:
+        return check_consistency(self._context.database)
+
+    def sweep(self, now: float, *, limit: int = 200) -> SweepResult:
+        """Repair up to `limit` runs of each kind of damage, and delete runs that are older than the
+        retention.
+
+        Concurrent sweeps of several workers are safe.
+        """
+        longest = {"longest": now + MAX_LEASE_SECONDS}
+        kinds = (
+            _Damage("consistency.stuck", {}, _continue_stuck),
+            _Damage("consistency.waits_in_vain", {"never": NEVER}, _wake),
+            _Damage("sweep.find_endless_leases", longest, _end_leases),
+            _Damage("sweep.find_missing_deadlines", {}, _set_deadline),
+        )
+        repaired = 0
+        for damage in kinds:
+            for row in self._context.database.fetch_all(damage.query, limit=limit, **damage.values):
+                repaired += self._repair(row["run_id"], damage, now)
+        if repaired:
+            self._context.announce_due()
+        if self._context.retention_seconds is not None:
+            self._delete_old(now - self._context.retention_seconds)
+        return SweepResult(self._context.database.fetch_one("sweep.count_open_runs")["open"], repaired)
+
+    def _repair(self, run_id: str, damage: _Damage, now: float) -> bool:
+        """Lock a run, check it again and repair it; return whether there was something to repair."""
+        repair = None
+        with self._context.database.transaction() as db:
+            db.lock_run(run_id)
+            damaged = db.execute(damage.query, run_id=run_id, limit=1, **damage.values)
+            if damaged.fetchone() is not None:
+                run = db.execute("sweep.next_seq", run_id=run_id).fetchone()
+                repair = damage.repair(BranchTransaction(db, self._plans, run, now))
+        if repair is None:
+            return False
+        fields = {"workflow_id": run_id, "repaired": repair}
+        logger.warning("run %s was repaired: %s", run_id, repair, extra={"fields": fields})
+        return True
+
+    def _delete_old(self, before: float) -> None:
+        """Delete runs that ended before a time, with all of their rows."""
+        with self._context.database.transaction() as db:
+            deleted = db.execute("sweep.delete_runs", before=before, limit=MAX_DELETED_RUNS).fetchall()
+            ids = self._context.database.encode_list([row["id"] for row in deleted])
+            for query in _DELETIONS if deleted else ():
+                db.execute(query, ids=ids)
+
+
+def _continue_stuck(branches: BranchTransaction) -> str:
+    """Continue a run without an active visit."""
+    db, run = branches.db, branches.run
+    if run["stop"] is not None:
+        branches.stop_run()
+        return "its end is due"
+    if db.execute("sweep.unpark", run_id=run["id"], now=branches.now).rowcount:
+        return "its parked steps are due"
+    joins = db.execute("sweep.find_joins", run_id=run["id"]).fetchall()
+    branches.move_branches((), {row["step"]: 0 for row in joins})
+    if branches.count:
+        return "a join has fired"
+    if run["live"] <= 0:
+        branches.end_run()
+        return "its end is due"
+    # The position of the lost branch is unknown. The failed run may be resumed from its failed visits.
+    message = "a branch of the run was lost"
+    error = {
+        "type": "WorkerLost", "message": message, "action": None, "step": None, "attempt": 1,
+        "retryable": False, "status": None, "details": None,
+    }  # fmt: skip
+    stopping = db.execute("sweep.fail_run", run_id=run["id"], error=encode_json(error)).fetchone()
+    BranchTransaction(db, branches.plans, stopping, branches.now).stop_run()
+    return "a branch was lost, and the run fails"
+
+
+def _wake(branches: BranchTransaction) -> str | None:
+    """Make visits due that wait for an answer that cannot arrive."""
+    if branches.header.sequential:
+        branches.activate_next_visit()
+    woken = branches.db.execute("sweep.wake", run_id=branches.run["id"], now=branches.now, never=NEVER)
+    if woken.rowcount:
+        return "its steps that wait in vain are due"
+    return "its next step in sequential mode is due" if branches.header.sequential else None
+
+
+def _end_leases(branches: BranchTransaction) -> str:
+    """Make visits due whose lease ends later than any lease may."""
+    longest = branches.now + MAX_LEASE_SECONDS
+    branches.db.execute("sweep.end_leases", run_id=branches.run["id"], now=branches.now, longest=longest)
+    return "a lease that exceeded the limit has ended"
+
+
+def _set_deadline(branches: BranchTransaction) -> str | None:
+    """Add the missing deadline of a run, unless its finally step has begun, which has its own timeout."""
+    run, finally_step = run_from_row(branches.run), branches.header.finally_step
+    if finally_step is not None:
+        entered = branches.db.execute("sweep.has_entered", run_id=run.id, step=finally_step)
+        if entered.fetchone() is not None:
+            return None
+    deadline = deadline_visit(run.id, run.resumes, run.deadline_at or branches.now)
+    insert_visit(branches.db, deadline, run.queue, position=0)
+    return "its deadline is set"

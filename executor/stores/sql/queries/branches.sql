@@ -1,0 +1,75 @@
+-- Branches of a run: visits that they enter, joins at which they arrive, and the end of the run.
+
+-- name: insert_visit
+insert into visits ({new_visit_columns})
+values (
+    :run_id, :visit_id, :step, :queue, :status, :position, :clock, :names, :number, :claims, :fence, :worker,
+    :due_at, :started_at, :segment_started_at
+) on conflict do nothing
+
+-- name: count_visit
+insert into visit_counts values (:run_id, :step, 1)
+on conflict (run_id, step) do update set visits = visit_counts.visits + 1 returning visits
+
+-- name: visit_exists
+select 1 from visits where run_id = :run_id and id = :visit_id
+
+-- name: get_finished_at
+select finished_at from visits where run_id = :run_id and id = :visit_id
+
+-- name: change_live
+update runs set live = live + :change where id = :run_id
+
+-- name: read_live
+select live from runs where id = :run_id
+
+-- name: count_live
+insert into joins (run_id, step, live) values (:run_id, :step, :change)
+on conflict (run_id, step) do update set live = joins.live + excluded.live
+
+-- name: add_arrival
+insert into arrivals values (:run_id, :step, :id, :clock, :names) on conflict do nothing
+
+-- name: read_join
+select * from joins where run_id = :run_id and step = :step
+
+-- name: take_arrivals
+delete from arrivals where run_id = :run_id and step = :step returning id, clock, names
+
+-- name: fire_join
+insert into joins (run_id, step, wave, clock, names) values (:run_id, :step, 1, :clock, :names)
+on conflict (run_id, step) do update
+    set wave = joins.wave + 1, clock = excluded.clock, names = excluded.names
+
+-- name: park_visits
+update visits set status = 'parked', due_at = case when status = 'ready' then :now else due_at end
+where run_id = :run_id and {active} and status <> 'running' and {of_a_step} and id <> :finally_visit
+
+-- name: is_any_running
+select 1 from visits where run_id = :run_id and {active} and status = 'running' and {of_a_step}
+
+-- name: find_children
+select id from runs
+where parent_run = :run_id and parent_visit = :visit_id and finished_at is null and stop is null
+
+-- name: find_children_of_other_visits
+select id from runs
+where parent_run = :run_id and parent_visit <> :visit_id and finished_at is null and stop is null
+
+-- name: delete_deadline
+delete from visits where run_id = :run_id and step = '@deadline'
+
+-- name: is_any_suspended
+select 1 from visits where run_id = :run_id and {active} and status = 'waiting'
+
+-- The next visit of a sequential run: one of the last commit first, in the order written.
+-- name: find_next_sequential
+select {visit_columns}, saved from visits
+where run_id = :run_id and {active} and status = 'ready' and due_at = :never
+order by position >> 12 desc, position limit 1
+
+-- name: activate_visit
+update visits set clock = :clock, names = :names, {set_claim} where run_id = :run_id and id = :visit_id
+
+-- name: claim_next_due
+{claim_next} returning {visit_columns}, saved

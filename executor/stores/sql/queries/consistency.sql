@@ -1,0 +1,84 @@
+-- Queries that find nothing in a sound store. Their columns fill the message of the check. The sweep asks the
+-- first two also about one run.
+
+-- Unfinished runs without an active visit.
+-- name: stuck
+select id as run_id from runs where finished_at is null and not exists ({active_visit})
+and id = :run_id -- optional
+limit :limit
+
+-- Unfinished runs whose active visits all wait for an answer that cannot arrive.
+-- name: waits_in_vain
+select id as run_id from runs where finished_at is null and exists ({active_visit})
+and not exists ({active_visit} and (due_at < :never or (status = 'waiting' and {answerable})))
+and id = :run_id -- optional
+limit :limit
+
+-- name: continues_after_its_end
+select run_id, step from visits
+where run_id in (select id from runs where finished_at is not null) and {active} limit :limit
+
+-- name: counters_of_joins
+select run_id, step, live from joins
+where live < 0 or (live > 0 and run_id in (select id from runs where {complete})) limit :limit
+
+-- name: counters_of_runs
+select id as run_id, live from runs where live < 0 or (live > 0 and {complete}) limit :limit
+
+-- name: arrivals
+select distinct run_id, step from arrivals where run_id in (select id from runs where {complete}) limit :limit
+
+-- name: ends_of_runs
+select id as run_id, status from runs
+where (finished_at is null) <> (status in ('queued', 'running')) limit :limit
+
+-- name: ends_of_visits
+select run_id, step, status from visits where (finished_at is null) = (status in ('succeeded', 'failed'))
+limit :limit
+
+-- name: visits_without_run
+select distinct run_id, 'visits' as "table" from visits
+where not exists (select 1 from runs where runs.id = visits.run_id) limit :limit
+
+-- name: joins_without_run
+select distinct run_id, 'joins' as "table" from joins
+where not exists (select 1 from runs where runs.id = joins.run_id) limit :limit
+
+-- name: arrivals_without_run
+select distinct run_id, 'arrivals' as "table" from arrivals
+where not exists (select 1 from runs where runs.id = arrivals.run_id) limit :limit
+
+-- name: visit_counts_without_run
+select distinct run_id, 'visit_counts' as "table" from visit_counts
+where not exists (select 1 from runs where runs.id = visit_counts.run_id) limit :limit
+
+-- name: waits_without_run
+select distinct run_id, 'waits' as "table" from waits
+where not exists (select 1 from runs where runs.id = waits.run_id) limit :limit
+
+-- name: tokens_without_run
+select distinct run_id, 'tokens' as "table" from tokens
+where not exists (select 1 from runs where runs.id = tokens.run_id) limit :limit
+
+-- name: parts_without_run
+select distinct run_id, 'parts' as "table" from parts
+where not exists (select 1 from runs where runs.id = parts.run_id) limit :limit
+
+-- name: history_without_run
+select distinct run_id, 'history' as "table" from history
+where not exists (select 1 from runs where runs.id = history.run_id) limit :limit
+
+-- name: idempotency_keys_without_run
+select distinct run_id, 'idempotency_keys' as "table" from idempotency_keys
+where not exists (select 1 from runs where runs.id = idempotency_keys.run_id) limit :limit
+
+-- name: unknown_parents
+select id as run_id, parent_run from runs where parent_run is not null
+and not exists (select 1 from runs parent where parent.id = runs.parent_run) limit :limit
+
+-- name: unknown_plans_of_runs
+select id as run_id, playbook from runs
+where not exists (select 1 from plans where hash = plan_hash) limit :limit
+
+-- name: unknown_plans_of_versions
+select name, version from playbooks where not exists (select 1 from plans where hash = plan_hash) limit :limit

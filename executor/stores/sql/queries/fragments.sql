@@ -1,0 +1,82 @@
+-- Texts that statements share. A statement writes {NAME} for the text of a name.
+
+-- The visit is not finished: exactly as the partial indexes of SQLite write it. A query for some of these
+-- states adds a condition, so that the index is still used.
+-- name: active
+(status = 'ready' or status = 'running' or status = 'waiting' or status = 'retrying')
+
+-- The visit is one of a step, not one that ends the run or watches its deadline.
+-- name: of_a_step
+substr(step, 1, 1) <> '@'
+
+-- The claim with this fence is held.
+-- name: held
+run_id = :run_id and id = :visit_id and fence = :fence and status = 'running'
+
+-- Columns of a visit without its outputs.
+-- name: visit_columns
+run_id, id, step, status, clock, names, number, attempt, claims, fence, worker, due_at, started_at, piece_at,
+    finished_at, "case", error, failure, progress
+
+-- Columns that a visit has when a branch enters its step.
+-- name: new_visit_columns
+run_id, id, step, queue, status, position, clock, names, number, claims, fence, worker, due_at, started_at,
+    piece_at
+
+-- Columns of a run that decide how its branches continue.
+-- name: run_columns
+id, plan_hash, queue, seq, live, stop, resumes
+
+-- A claim that `visit_transition.claim` decided.
+-- name: set_claim
+status = :status, claims = :claims, fence = :fence, worker = :worker, due_at = :due_at,
+    started_at = :started_at, piece_at = :segment_started_at
+
+-- The visit is due, and nothing has changed since it was read.
+-- name: is_unchanged_and_due
+run_id = :run_id and id = :visit_id and {active} and due_at <= :now and fence = :fence_before
+    and claims = :claims_before and attempt = :attempt and coalesce(started_at, -1) = :started_before
+
+-- The first claim of a run begins it.
+-- name: begin_run
+update runs set seq = seq + 1, status = 'running', started_at = coalesce(started_at, :now)
+
+-- Claim of the visit that has been due longest in a queue, if it is a visit of this run that has not started.
+-- It is `visit_transition.claim` in SQL, because it is part of a commit. A `returning` clause follows.
+-- name: claim_next
+update visits set status = 'running', claims = claims + 1, fence = fence + 1, worker = :worker,
+    due_at = :leased_until, started_at = :now, piece_at = :now
+where run_id = :run_id and (run_id, id) = (
+    select run_id, id from visits where queue = :queue and {active} and due_at <= :now
+    order by due_at, position limit 1
+) and status = 'ready' and started_at is null and progress is null and {of_a_step}
+
+-- Outcome of a finished visit.
+-- name: set_finished
+status = :status, finished_at = :finished_at, saved = :saved, result = :result, "case" = :case,
+    error = :error, failure = :failure
+
+-- The newest registered version of a playbook.
+-- name: newest
+number = (
+    select max(number) from playbooks p
+    where p.tenant = playbooks.tenant and p.name = playbooks.name and p.removed_at is null
+)
+
+-- A visit without which the run `runs.id` does not continue.
+-- name: active_visit
+select 1 from visits where run_id = runs.id and {active} and step <> '@deadline'
+
+-- A token can still answer one of the waits of the visit, or a child run has not ended.
+-- name: answerable
+(exists (
+    select 1 from waits where waits.run_id = visits.run_id and waits.visit_id = visits.id
+    and answered_at is null and closed_at is null
+) or exists (
+    select 1 from runs child where child.parent_run = visits.run_id and child.parent_visit = visits.id
+    and child.finished_at is null
+))
+
+-- The run has ended, and no branch was stopped.
+-- name: complete
+status in ('succeeded', 'completed_with_errors')

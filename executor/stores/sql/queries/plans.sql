@@ -1,0 +1,22 @@
+-- Plans: a header and a source, and the steps and tasks as parts.
+
+-- name: exists
+select 1 from plans where hash = :hash
+
+-- name: add
+insert into plans values (:hash, :header, :source) on conflict do nothing
+
+-- name: add_part
+insert into plan_parts values (:hash, :kind, :position, :name, :body)
+
+-- name: get
+select header, source from plans where hash = :hash
+
+-- name: header
+select header from plans where hash = :hash
+
+-- name: parts
+select kind, name, body from plan_parts where hash = :hash order by position
+
+-- name: part
+select body from plan_parts where hash = :hash and kind = :kind and name = :name

@@ -1,0 +1,60 @@
+-- Claims, leases and commits of visits.
+
+-- name: find_due
+select {visit_columns} from visits where queue = :queue and {active} and due_at <= :now
+order by due_at, position limit :limit
+
+-- name: write_claim
+update visits set {set_claim} where {is_unchanged_and_due} returning saved
+
+-- name: begin_run
+{begin_run} where id = :run_id returning *
+
+-- name: next_due
+select due_at from visits where queue = :queue and {active} order by due_at limit 1
+
+-- name: renew
+update visits set due_at = :until where {held}
+
+-- name: next_seq
+update runs set seq = seq + 1 where id = :run_id returning seq
+
+-- name: release
+update visits set due_at = :now, fence = fence + 1, claims = claims - :uncounted where {held}
+
+-- name: find_workers
+select distinct worker from visits where queue = :queue and {active} and status = 'running' and due_at > :now
+
+-- name: end_leases
+update visits set due_at = :now where queue = :queue and {active} and status = 'running' and worker {in_ids}
+
+-- name: count_outcome
+update runs set seq = seq + 1, live = live + :branches_change,
+    failed_branches = failed_branches + :failed_branches, stop = coalesce(stop, :stop),
+    error = coalesce(error, :run_error)
+where id = :run_id
+
+-- A suspended visit of a stopping run is parked.
+-- name: write_outcome
+update visits set status = case when :may_park and exists (
+        select 1 from runs where id = visits.run_id and stop is not null
+    ) then 'parked' else :status end,
+    attempt = :attempt, claims = :claims, due_at = :due_at, started_at = :started_at,
+    piece_at = :segment_started_at, finished_at = :finished_at, saved = :saved, result = :result,
+    "case" = :case, error = :error, failure = :failure, progress = :progress
+where {held}
+
+-- name: read_run
+select {run_columns} from runs where id = :run_id
+
+-- name: add_batch_result
+insert into parts values (:run_id, :visit_id, :loop, :position, :body)
+on conflict (run_id, visit_id, loop, position) do update set body = excluded.body
+
+-- name: delete_batch_results
+delete from parts where run_id = :run_id and visit_id = :visit_id
+
+-- name: finish_run
+update runs set seq = seq + 1, status = :status, result = :result, errors = :errors,
+    error = coalesce(error, :error), finished_at = :finished_at
+where id = :run_id returning *

@@ -1,0 +1,34 @@
+-- The playbook registry. A removed version keeps its row, so that its number and its name never mean another
+-- text.
+
+-- name: add
+insert into playbooks values (:tenant, :name, :version, :number, :plan_hash, :created_at, null)
+
+-- name: restore
+update playbooks set removed_at = null where tenant = :tenant and name = :name and version = :version
+
+-- The version, even if it is removed.
+-- name: version
+select * from playbooks where tenant = :tenant and name = :name and version = :version
+
+-- name: last_number
+select coalesce(max(number), 0) as number from playbooks where tenant = :tenant and name = :name
+
+-- name: get
+select * from playbooks where tenant = :tenant and name = :name and removed_at is null
+and version = :version -- optional
+order by number desc limit 1
+
+-- name: find_playbooks
+select * from playbooks where tenant = :tenant and removed_at is null and {newest}
+and name > :after -- optional
+order by name limit :limit
+
+-- name: find_versions
+select * from playbooks where tenant = :tenant and name = :name and removed_at is null
+and number < :after -- optional
+order by number desc limit :limit
+
+-- name: remove
+update playbooks set removed_at = :now where tenant = :tenant and name = :name and removed_at is null
+and version = :version -- optional

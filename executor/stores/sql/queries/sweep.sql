@@ -1,0 +1,77 @@
+-- Repairs of runs that no worker would continue, and the deletion of old runs.
+
+-- name: find_endless_leases
+select distinct run_id from visits where {active} and status = 'running' and due_at > :longest
+and run_id = :run_id -- optional
+limit :limit
+
+-- name: find_missing_deadlines
+select id as run_id from runs where finished_at is null and stop is null and deadline_at is not null
+and not exists (select 1 from visits where run_id = runs.id and step = '@deadline')
+and id = :run_id -- optional
+limit :limit
+
+-- name: next_seq
+update runs set seq = seq + 1 where id = :run_id returning *
+
+-- name: unpark
+update visits set status = 'ready', due_at = :now where run_id = :run_id and status = 'parked'
+
+-- name: find_joins
+select distinct step from arrivals where run_id = :run_id
+
+-- name: fail_run
+update runs set stop = 'failed', error = coalesce(error, :error) where id = :run_id returning *
+
+-- name: wake
+update visits set due_at = :now
+where run_id = :run_id and status = 'waiting' and due_at >= :never and not {answerable}
+
+-- name: end_leases
+update visits set due_at = :now
+where run_id = :run_id and {active} and status = 'running' and due_at > :longest
+
+-- name: has_entered
+select 1 from visits where run_id = :run_id and step = :step
+
+-- name: count_open_runs
+select count(*) as open from runs where finished_at is null
+
+-- A run is kept while its parent is kept, which may ask for it, and while it has children.
+-- name: delete_runs
+delete from runs where id in (
+    select id from runs as old where finished_at < :before
+    and not exists (select 1 from runs as child where child.parent_run = old.id)
+    and not exists (
+        select 1 from runs as parent
+        where parent.id = old.parent_run and coalesce(parent.finished_at >= :before, true)
+    )
+    order by finished_at limit :limit
+) and finished_at < :before returning id
+
+-- name: delete_visits
+delete from visits where run_id {in_ids}
+
+-- name: delete_joins
+delete from joins where run_id {in_ids}
+
+-- name: delete_arrivals
+delete from arrivals where run_id {in_ids}
+
+-- name: delete_visit_counts
+delete from visit_counts where run_id {in_ids}
+
+-- name: delete_waits
+delete from waits where run_id {in_ids}
+
+-- name: delete_tokens
+delete from tokens where run_id {in_ids}
+
+-- name: delete_parts
+delete from parts where run_id {in_ids}
+
+-- name: delete_history
+delete from history where run_id {in_ids}
+
+-- name: delete_idempotency_keys
+delete from idempotency_keys where run_id {in_ids}

@@ -1,0 +1,297 @@
+"""The queue of due visits in a SQL store: claims, leases and commits. The queue is the table of visits.
+
+Problem: many workers claim and commit visits of one run at the same time. A worker that lost its claim must
+not write, and a commit must be complete or not made at all.
+
+Algorithm: two-phase locking (Eswaran et al. 1976). A transaction that writes to a run locks the row of the
+run first, so transactions of one run are serial. A parent run is locked before its child run, which excludes
+deadlocks. A claim is a conditional update of a due visit that increases its fence. A commit is one
+transaction: the outcome under the condition of the fence, then counters, joins, new visits and history.
+
+Cost: one transaction for a claim and one for a commit, each of a few statements.
+
+Limits: a worker that loses a race for a visit chooses at random among more and more due visits, at most
+MAX_CANDIDATES.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, replace
+from typing import Any, NamedTuple, TypeAlias
+
+from noetl.executor.model.events import Event
+from noetl.executor.model.limits import PayloadLimits, reject_unstorable_outputs
+from noetl.executor.model.run import Claim, Commit, ErrorRecord, Lease, RunStatus, Visit
+from noetl.executor.model.run_transition import finish_run, run_finished
+from noetl.executor.model.visit_transition import (
+    claim,
+    claim_lost,
+    discards_batch_results,
+    finish_end,
+    start_events,
+)
+from noetl.executor.model.worker_identity import is_dead
+from noetl.executor.stores.sql.branches import BranchTransaction
+from noetl.executor.stores.sql.context import SqlContext
+from noetl.executor.stores.sql.database import Result, Writer
+from noetl.executor.stores.sql.history import append_events
+from noetl.executor.stores.sql.plans import SqlPlans
+from noetl.executor.stores.sql.rows import (
+    claim_values,
+    encode_json,
+    encode_json_or_null,
+    encode_result,
+    run_from_row,
+    visit_from_row,
+)
+from noetl.executor.stores.sql.waits import give_answer, is_any_answered
+
+MAX_CANDIDATES = 64
+"""Number of due visits among which a worker chooses after other workers were faster."""
+
+ClaimWriter: TypeAlias = Callable[[Visit, Visit, float], Claim | None]
+"""A function that writes a claim: the visit before and after it, and the time. It returns None if the visit
+has changed since it was read.
+"""
+
+
+class SqlQueue:
+    """The work queue of a SQL store. `write_claim` may be a faster way to write a claim."""
+
+    def __init__(self, context: SqlContext, plans: SqlPlans, write_claim: ClaimWriter | None = None) -> None:
+        self._context = context
+        self._plans = plans
+        self._write = write_claim or self._write_claim
+
+    def claim(self, queue: str, lease: Lease, now: float) -> Claim | None:
+        candidates = 1
+        while due := self._context.database.fetch_all(
+            "queue.find_due", queue=queue, now=now, limit=candidates
+        ):
+            visit = visit_from_row(due[random.randrange(len(due))])
+            claimed = self._write(visit, claim(visit, lease, now), now)
+            if claimed is not None:
+                return claimed
+            # Another worker was faster. Competing workers now choose among more visits, so they collide less.
+            candidates = min(candidates * 4, MAX_CANDIDATES)
+        return None
+
+    def _write_claim(self, before: Visit, claimed: Visit, now: float) -> Claim | None:
+        with self._context.database.transaction() as db:
+            db.lock_run(before.run_id)
+            row = db.execute("queue.write_claim", **claim_condition(before, claimed, now)).fetchone()
+            if row is None:
+                return None
+            run = db.execute("queue.begin_run", run_id=before.run_id, now=now).fetchone()
+            if events := start_events(before, claimed):
+                append_events(db, before.run_id, run["seq"], events)
+        return Claim(run_from_row(run), with_saved(claimed, row["saved"]))
+
+    def next_due(self, queue: str) -> float | None:
+        rows = self._context.database.fetch_all("queue.next_due", queue=queue)
+        return rows[0]["due_at"] if rows else None
+
+    def renew(
+        self,
+        run_id: str,
+        visit_id: str,
+        fence: int,
+        until: float,
+        events: Sequence[Event] = (),
+        events_already_written: int = 0,
+    ) -> bool:
+        key = {"run_id": run_id, "visit_id": visit_id, "fence": fence}
+        if not events:
+            with self._context.database.transaction() as db:
+                return db.execute("queue.renew", until=until, **key).rowcount == 1
+        with self._context.transaction() as db:
+            db.lock_run(run_id)
+            is_held = db.execute("queue.renew", until=until, **key).rowcount == 1
+            if is_held:
+                row = db.execute("queue.next_seq", run_id=run_id).fetchone()
+                append_events(db, run_id, row["seq"], events)
+            return is_held
+
+    def release(self, run_id: str, visit_id: str, fence: int, now: float, *, counts: bool) -> None:
+        key = {"run_id": run_id, "visit_id": visit_id, "fence": fence}
+        with self._context.transaction() as db:
+            db.mark_run_written(run_id)
+            db.execute("queue.release", now=now, uncounted=0 if counts else 1, **key)
+        self._context.announce_due(1)
+
+    def release_dead(self, queue: str, now: float) -> int:
+        database = self._context.database
+        workers = [row["worker"] for row in database.fetch_all("queue.find_workers", queue=queue, now=now)]
+        dead = [worker for worker in workers if is_dead(worker)]
+        if not dead:
+            return 0
+        with self._context.transaction() as db:
+            ended = db.execute("queue.end_leases", queue=queue, now=now, ids=database.encode_list(dead))
+        self._context.announce_due()
+        return ended.rowcount
+
+    def commit(self, commit: Commit, now: float, claim_for: Lease | None = None) -> Visit | None:
+        visit = commit.visit
+        outputs = encode_outputs(commit, self._context.limits)
+        with self._context.transaction() as db:
+            db.mark_run_written(visit.run_id)
+            db.execute(
+                "queue.count_outcome",
+                run_id=visit.run_id,
+                branches_change=commit.branches_change,
+                failed_branches=commit.failed_branches,
+                stop=commit.stop,
+                run_error=encode_json_or_null(commit.error),
+            )
+            if commit.awaits and is_any_answered(db, visit.run_id, visit.id, commit.awaits):
+                visit = replace(visit, due_at=now)
+            written = write_outcome(db, visit, outputs, may_park=not commit.is_finally)
+            _write_batch_results(db, visit, outputs.parts)
+            run = db.execute("queue.read_run", run_id=visit.run_id).fetchone()
+            _require_claim(visit, written)
+            branches = BranchTransaction(db, self._plans, run, now, claim_for)
+            _apply_commit(branches, commit)
+            events = [*commit.events, *branches.started]
+            if events:
+                append_events(db, visit.run_id, run["seq"], events)
+        is_suspended = visit.finished_at is None
+        self._context.announce_due(max(branches.count + is_suspended - (branches.claimed is not None), 0))
+        return branches.claimed
+
+    def finish(
+        self, claim: Claim, status: RunStatus, result: Any, errors: Sequence[ErrorRecord], now: float
+    ) -> None:
+        run = finish_run(claim.run, status, result, errors, now)
+        visit = finish_end(claim.visit, now)
+        result_text, errors_text = encode_json(result), encode_json(list(errors))
+        self._context.limits.check_result(result_text, errors_text)
+        with self._context.transaction() as db:
+            if run.parent is not None:
+                db.lock_run(run.parent.run_id)
+            db.lock_run(run.id)
+            written = write_outcome(db, visit, EncodedOutputs(), may_park=False)
+            db.execute("branches.delete_deadline", run_id=run.id)
+            row = db.execute(
+                "queue.finish_run",
+                run_id=run.id,
+                status=run.status,
+                result=result_text,
+                errors=errors_text,
+                error=encode_json_or_null(run.error),
+                finished_at=run.finished_at,
+            ).fetchone()
+            _require_claim(visit, written)
+            append_events(db, run.id, row["seq"], [run_finished(run_from_row(row))])
+            if run.parent is not None:
+                give_answer(db, run.parent, "null", now)
+        self._context.announce_due()
+
+
+class EncodedOutputs(NamedTuple):
+    """The outputs of a visit as JSON. `parts` are batch results: position of the loop, first index, JSON."""
+
+    saved: str | None = None
+    result: str | None = None
+    progress: str | None = None
+    parts: Sequence[tuple[str, int, str]] = ()
+
+
+def encode_outputs(commit: Commit, limits: PayloadLimits) -> EncodedOutputs:
+    """Return the outputs of a commit as JSON.
+
+    Raises:
+        NotJsonError: an output cannot be written as JSON.
+        PayloadTooLargeError: the outputs exceed the limit.
+    """
+    visit = commit.visit
+    with reject_unstorable_outputs():
+        saved = encode_json_or_null(dict(visit.saved))
+        result = encode_result(visit.result, visit.saved)
+        progress = None if visit.progress is None else encode_json(asdict(visit.progress))
+        parts = [(part.loop, part.first, encode_json(list(part.outcomes))) for part in commit.batch_results]
+    limits.check_outputs((saved, result, progress, *(text for _, _, text in parts)))
+    return EncodedOutputs(saved, result, progress, parts)
+
+
+def claim_condition(before: Visit, claimed: Visit, now: float) -> dict[str, Any]:
+    """Return the values of `{set_claim}` and `{is_unchanged_and_due}`."""
+    return claim_values(claimed) | {
+        "fence_before": before.fence,
+        "claims_before": before.claims,
+        "started_before": -1.0 if before.started_at is None else before.started_at,
+        "attempt": before.attempt,
+        "now": now,
+    }
+
+
+def with_saved(visit: Visit, saved: str | None) -> Visit:
+    """Return a visit with the names that it has saved before it was suspended, as JSON."""
+    return visit if saved is None else replace(visit, saved=json.loads(saved))
+
+
+def write_outcome(db: Writer, visit: Visit, outputs: EncodedOutputs, *, may_park: bool) -> Result:
+    """Write the outcome of a visit, if its claim is held. A suspended visit of a stopping run is parked."""
+    return db.execute(
+        "queue.write_outcome",
+        may_park=may_park and visit.finished_at is None,
+        run_id=visit.run_id,
+        visit_id=visit.id,
+        fence=visit.fence,
+        status=visit.status,
+        attempt=visit.attempt,
+        claims=visit.claims,
+        due_at=visit.due_at,
+        started_at=visit.started_at,
+        segment_started_at=visit.segment_started_at,
+        finished_at=visit.finished_at,
+        saved=outputs.saved,
+        result=outputs.result,
+        case=visit.case,
+        error=encode_json_or_null(visit.error),
+        failure=visit.failure,
+        progress=outputs.progress,
+    )
+
+
+def _require_claim(visit: Visit, written: Result) -> None:
+    """Raise FencedError if nothing was written because the claim of the visit is lost."""
+    if written.rowcount == 0:
+        raise claim_lost(visit)
+
+
+def _write_batch_results(db: Writer, visit: Visit, parts: Iterable[tuple[str, int, str]]) -> None:
+    """Add batch results of loops, or delete them when they are superfluous."""
+    if visit.progress is None:
+        return
+    key = {"run_id": visit.run_id, "visit_id": visit.id}
+    rows = [{**key, "loop": loop, "position": first, "body": body} for loop, first, body in parts]
+    db.executemany("queue.add_batch_result", rows)
+    if discards_batch_results(visit):
+        db.execute("queue.delete_batch_results", **key)
+
+
+def _apply_commit(branches: BranchTransaction, commit: Commit) -> None:
+    """Apply everything that follows from an outcome that was written: branches, child runs, the end of the
+    run.
+    """
+    visit = commit.visit
+    branches.move_branches(commit.branches, commit.counter_changes)
+    is_finished = visit.finished_at is not None
+    if commit.may_have_children and is_finished:
+        branches.cancel_child_runs(visit.id)
+    if commit.is_finally:
+        if is_finished:
+            branches.end_run()
+    elif branches.run["stop"] is not None:
+        branches.stop_run()
+    elif is_finished:
+        if branches.header.sequential:
+            branches.activate_next_visit(visit.clock, commit.next_names)
+        if commit.branches_change < 0 or branches.absorbed:
+            row = branches.db.execute("branches.read_live", run_id=visit.run_id).fetchone()
+            if row["live"] == 0:
+                branches.end_run()
+        branches.claim_next_due()

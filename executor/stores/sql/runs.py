@@ -1,0 +1,299 @@
+"""Runs in a SQL store: their start, questions about them, stop and resume."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from noetl.executor.model.events import Event
+from noetl.executor.model.run import NEVER, Branch, FailureState, Run, RunStatus, Visit
+from noetl.executor.model.run_filter import RunFilter
+from noetl.executor.model.run_transition import (
+    check_same_request,
+    is_resumable,
+    resume_run,
+    run_resumed,
+    run_started,
+    stop_run,
+)
+from noetl.executor.model.special_visits import deadline_visit
+from noetl.executor.model.visit_transition import enter_step, reopen
+from noetl.executor.stores.cursors import read_cursor, read_event_id, write_cursor
+from noetl.executor.stores.sql.branches import (
+    BranchTransaction,
+    count_live,
+    count_visit,
+    insert_visit,
+    stop_branches,
+)
+from noetl.executor.stores.sql.context import SqlContext
+from noetl.executor.stores.sql.database import Writer
+from noetl.executor.stores.sql.history import append_events
+from noetl.executor.stores.sql.plans import SqlPlans
+from noetl.executor.stores.sql.rows import (
+    decode_events,
+    encode_json,
+    encode_json_or_null,
+    encode_result,
+    parent_from_row,
+    run_from_row,
+    visit_from_row,
+)
+from noetl.executor.stores.sql.waits import delete_answer
+
+
+class SqlRuns:
+    """The runs of a SQL store."""
+
+    def __init__(self, context: SqlContext, plans: SqlPlans) -> None:
+        self._context = context
+        self._plans = plans
+
+    def create(
+        self,
+        run: Run,
+        first: Visit,
+        idempotency: tuple[str, str] | None = None,
+        history: Sequence[Visit] = (),
+    ) -> Run:
+        with self._context.transaction() as db:
+            if idempotency is not None:
+                key, request_hash = idempotency
+                names = {"tenant": run.tenant, "key": key}
+                added = db.execute(
+                    "runs.add_idempotency_key", **names, request_hash=request_hash, run_id=run.id
+                )
+                if added.rowcount == 0:
+                    earlier = db.execute("runs.get_idempotency_key", **names).fetchone()
+                    check_same_request(earlier["request_hash"], request_hash)
+                    return _read(db, earlier["run_id"])
+            if not _insert_run(db, run):
+                return _read(db, run.id)
+            db.mark_run_written(run.id)
+            for position, visit in enumerate(history):
+                _insert_finished(db, run, visit, position)
+            step = self._plans.step(run.plan_hash, first.step)
+            count_live(db, run.id, dict.fromkeys(step.regions, 1))
+            branch = Branch(first.id, first.step, first.clock, first.names, is_counted=step.cyclic)
+            visit = enter_step(branch, run.id, first.due_at, count_visit(db, run.id, branch))
+            insert_visit(db, visit, run.queue, position=len(history))
+            if run.deadline_at is not None:
+                insert_visit(db, deadline_visit(run.id, run.resumes, run.deadline_at), run.queue, position=0)
+            append_events(db, run.id, 1, [run_started(run)])
+        self._context.announce_due(1)
+        return run
+
+    def get(self, tenant: str, run_id: str) -> Run | None:
+        rows = self._context.database.fetch_all("runs.get", tenant=tenant, run_id=run_id)
+        return self._with_waiting(run_from_row(rows[0])) if rows else None
+
+    def find(self, run_filter: RunFilter) -> tuple[list[Run], str | None]:
+        filters = {
+            "status": run_filter.status,
+            "playbook": run_filter.playbook,
+            "tag": None if run_filter.tag is None else encode_json(run_filter.tag),
+            "since": run_filter.since,
+            "queue": run_filter.queue,
+            "parent": run_filter.parent,
+        }
+        values = {name: value for name, value in filters.items() if value is not None}
+        if run_filter.cursor is not None:
+            values["last_created_at"], values["last_id"] = read_cursor(run_filter.cursor)
+        limit = run_filter.limit
+        rows = self._context.database.fetch_all(
+            "runs.find", tenant=run_filter.tenant, limit=limit + 1, **values
+        )
+        runs = [self._with_waiting(run_from_row(row)) for row in rows[:limit]]
+        # A run that waits has no status `waiting` in its row, so the status is compared again.
+        matching = [run for run in runs if run_filter.status in (None, run.status)]
+        if len(rows) <= limit:
+            return matching, None
+        return matching, write_cursor(rows[limit - 1]["created_at"], rows[limit - 1]["id"])
+
+    def visits(self, run_id: str) -> list[Visit]:
+        return [visit_from_row(row) for row in self._context.database.fetch_all("runs.visits", run_id=run_id)]
+
+    def visits_with_outputs(self, run_id: str, visit_ids: Sequence[str] | None = None) -> list[Visit]:
+        if visit_ids is None:
+            rows = self._context.database.fetch_all("runs.visits_with_outputs", run_id=run_id)
+        else:
+            ids = self._context.database.encode_list(visit_ids)
+            rows = self._context.database.fetch_all("runs.some_visits_with_outputs", run_id=run_id, ids=ids)
+        return [visit_from_row(row) for row in rows]
+
+    def batch_results(self, run_id: str, visit_id: str, loop: str) -> list[Sequence[Any]]:
+        rows = self._context.database.fetch_all(
+            "runs.batch_results", run_id=run_id, visit_id=visit_id, loop=loop
+        )
+        return [json.loads(row["body"]) for row in rows]
+
+    def events(self, run_id: str, after: str | None = None, limit: int = 1000) -> list[Event]:
+        seq, index = read_event_id(after)
+        rows = self._context.database.fetch_all("history.find", run_id=run_id, seq=seq, limit=limit + 1)
+        events = [event for row in rows for event in decode_events(row["seq"], row["events"])]
+        return [event for event in events if read_event_id(event.id) > (seq, index)][:limit]
+
+    def cancelled_runs(self, run_ids: Sequence[str]) -> set[str]:
+        if not run_ids:
+            return set()
+        rows = self._context.database.fetch_all(
+            "runs.find_cancelled", ids=self._context.database.encode_list(run_ids)
+        )
+        return {row["id"] for row in rows}
+
+    def stop(self, run_id: str, status: RunStatus, now: float) -> Run:
+        with self._context.transaction() as db:
+            db.lock_run(run_id)
+            run = stop_run(_read(db, run_id), status)
+            if run.status.is_final:
+                return run
+            stop = stop_branches(db, self._plans, run_id, status, now)
+        self._context.announce_due()
+        return replace(run, stop=stop)
+
+    def resume(
+        self, run_id: str, now: float, *, deadline_at: float | None, values: Mapping[str, Mapping[str, Any]]
+    ) -> Run:
+        with self._context.transaction() as db:
+            parent = parent_from_row(db.execute("runs.read", run_id=run_id).fetchone())
+            if parent is not None:
+                db.lock_run(parent.run_id)
+            db.lock_run(run_id)
+            run = _read(db, run_id)
+            if not is_resumable(run):
+                return run
+            visits = self._reopen_visits(db, run, now)
+            ended = [visit for visit in visits if visit.failure is FailureState.ENDED]
+            for visit in ended:
+                step = self._plans.step(run.plan_hash, visit.step)
+                count_live(db, run_id, dict.fromkeys(step.regions, 1))
+            resumed = resume_run(run, deadline_at, values, len(ended))
+            row = _write_resumed(db, resumed)
+            branches = BranchTransaction(db, self._plans, row, now)
+            if branches.header.sequential:
+                branches.resume_sequential()
+            if parent is not None:
+                delete_answer(db, parent)
+            if not visits:
+                branches.end_run()
+            elif deadline_at is not None:
+                insert_visit(db, deadline_visit(run_id, resumed.resumes, deadline_at), run.queue, position=0)
+            append_events(db, run_id, row["seq"], [run_resumed(resumed, now)])
+        self._context.announce_due()
+        return resumed
+
+    def _reopen_visits(self, db: Writer, run: Run, now: float) -> list[Visit]:
+        """Delete the visits that ended the run, make parked and failed visits due, and return these as they
+        were.
+        """
+        header = self._plans.header(run.plan_hash)
+        db.execute("runs.delete_end", run_id=run.id, finally_step=header.finally_step)
+        rows = db.execute("runs.find_reopened_visits", run_id=run.id).fetchall()
+        visits = [visit_from_row(row) for row in rows]
+        reopened = [reopen(visit, now, is_sequential=header.sequential) for visit in visits]
+        db.executemany(
+            "runs.reopen_visit",
+            [
+                {
+                    "run_id": run.id,
+                    "visit_id": visit.id,
+                    "status": visit.status,
+                    "attempt": visit.attempt,
+                    "claims": visit.claims,
+                    "due_at": visit.due_at,
+                }
+                for visit in reopened
+                if visit is not None
+            ],
+        )
+        return visits
+
+    def _with_waiting(self, run: Run) -> Run:
+        """Return the run, with the status `waiting` if all of its active visits wait."""
+        if run.status not in (RunStatus.QUEUED, RunStatus.RUNNING):
+            return run
+        counts = self._context.database.fetch_one("runs.count_waiting", run_id=run.id, never=NEVER)
+        is_waiting = 0 < counts["active"] == counts["waiting"]
+        return replace(run, status=RunStatus.WAITING) if is_waiting else run
+
+
+def _read(db: Writer, run_id: str) -> Run:
+    return run_from_row(db.execute("runs.read", run_id=run_id).fetchone())
+
+
+def _insert_run(db: Writer, run: Run) -> bool:
+    """Add a run, and return False if a run with its id exists."""
+    parent = run.parent
+    added = db.execute(
+        "runs.add",
+        id=run.id,
+        tenant=run.tenant,
+        playbook=run.playbook,
+        version=run.version,
+        plan_hash=run.plan_hash,
+        status=run.status,
+        origin=run.origin,
+        queue=run.queue,
+        input=encode_json(dict(run.input)),
+        environment=encode_json(dict(run.environment)),
+        variables=encode_json(dict(run.variables)),
+        tags=encode_json(list(run.tags)),
+        folder=run.folder,
+        source=run.source,
+        parent_run=None if parent is None else parent.run_id,
+        parent_visit=None if parent is None else parent.visit_id,
+        parent_wait=None if parent is None else parent.id,
+        depth=run.depth,
+        resumed_from=run.resumed_from,
+        trace=run.trace,
+        created_at=run.created_at,
+        deadline_at=run.deadline_at,
+        live=run.live,
+    )
+    return added.rowcount == 1
+
+
+def _insert_finished(db: Writer, run: Run, visit: Visit, position: int) -> None:
+    """Add a visit that another run has finished."""
+    db.execute(
+        "runs.add_finished_visit",
+        run_id=run.id,
+        visit_id=visit.id,
+        step=visit.step,
+        queue=run.queue,
+        status=visit.status,
+        position=position,
+        clock=visit.clock,
+        names=encode_json(visit.names),
+        number=visit.number,
+        attempt=visit.attempt,
+        due_at=visit.due_at,
+        started_at=visit.started_at,
+        finished_at=visit.finished_at,
+        saved=encode_json_or_null(dict(visit.saved)),
+        result=encode_result(visit.result, visit.saved),
+        case=visit.case,
+        error=encode_json_or_null(visit.error),
+        failure=visit.failure,
+    )
+
+
+def _write_resumed(db: Writer, run: Run) -> Any:
+    """Write a run that `resume_run` returned, and return the columns that its branches need."""
+    return db.execute(
+        "runs.resume",
+        run_id=run.id,
+        status=run.status,
+        stop=run.stop,
+        resumes=run.resumes,
+        finished_at=run.finished_at,
+        live=run.live,
+        failed_branches=run.failed_branches,
+        error=encode_json_or_null(run.error),
+        errors=encode_json(list(run.errors)),
+        deadline_at=run.deadline_at,
+        input=encode_json(dict(run.input)),
+        environment=encode_json(dict(run.environment)),
+    ).fetchone()
