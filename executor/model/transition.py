@@ -300,14 +300,6 @@ def _commit_unhandled(step: Step, visit: Visit, choice: Choice, outcome: Outcome
     return Commit(failed, (), counter_changes, -1, 1, events=events, next_names=names_after(failed))
 
 
-def start_next_sequential(visit: Visit, clock: int, names: Pointers) -> Visit:
-    """Return the visit that starts next in sequential mode, with the names that the visit before it left.
-
-    `clock` is the causal clock of the visit before it.
-    """
-    return replace(visit, clock=max(visit.clock, clock + 1), names={**visit.names, **names})
-
-
 def commit_of_finally_step(commit: Commit) -> Commit:
     """Return the commit of the finally step: it is on no branch, and its failure does not stop the run."""
     return replace(

@@ -16,6 +16,7 @@ from noetl.executor.model.run_transition import (
     resume_run,
     run_resumed,
     run_started,
+    shown_status,
     stop_run,
 )
 from noetl.executor.model.special_visits import deadline_visit
@@ -215,8 +216,7 @@ class SqlRuns:
         if run.status not in (RunStatus.QUEUED, RunStatus.RUNNING):
             return run
         counts = self._context.database.fetch_one("runs.count_waiting", run_id=run.id, never=NEVER)
-        is_waiting = 0 < counts["active"] == counts["waiting"]
-        return replace(run, status=RunStatus.WAITING) if is_waiting else run
+        return replace(run, status=shown_status(run.status, counts["active"], counts["waiting"]))
 
 
 def _read(db: Writer, run_id: str) -> Run:
