@@ -48,3 +48,9 @@ def test_the_table_has_a_row_for_each_existing_package(
     heading, _, row = capsys.readouterr().out.splitlines()
     assert heading.startswith("| package | modules |")
     assert row.startswith("| a.py | 1 | 1 | 0 | 1 |")
+
+
+def test_no_class_of_a_store_has_more_than_twenty_public_methods() -> None:
+    size = measure(Path(__file__).parents[2], "executor/stores")
+    assert {"SqliteStore", "PostgresStore", "DynamoStore", "MemoryStore"} <= size.classes.keys()
+    assert size.widest_class()[0] <= 20, size.widest_class()
