@@ -179,6 +179,8 @@ class _UndefinedNameCheck:
         for name, must in solution.must.items():
             self._report_step(steps[name], self.effects[name], solution.may[name], must)
         finally_step, may = self.program.playbook.finally_, solution.end_may
+        if finally_step is not None and finally_step not in steps:
+            return
         implications = {**self.implications, self.table.run_succeeded: solution.end_must}
         if finally_step is not None:
             names = (finally_step,)

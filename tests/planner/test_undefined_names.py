@@ -515,6 +515,10 @@ class TestFactsAtTheEnd:
             "NP302 a → b, where `c` fails"
         ]
 
+    def test_an_unknown_finally_step_ends_the_check(self) -> None:
+        head = 'finally: zz\noutput: {x: "{{ x }}"}\n'
+        assert undefined_reads(step("a"), step("z", run=SAVE), head=head) == []
+
     def test_output_reads_what_the_finally_step_saves(self) -> None:
         output = 'finally: z\noutput: {x: "{{ x }}"}\n'
         fallible = "{action: shell, command: ls, as: x}"
