@@ -47,6 +47,11 @@ class AppContext:
     def settings(self) -> Mapping[str, str]:
         return os.environ if self._environ is None else self._environ
 
+    @property
+    def opened_services(self) -> AppServices | None:
+        """Services if the store is open. Reading them never blocks."""
+        return self._services
+
     def services(self) -> AppServices:
         """Return the services. Open the store at the first call.
 

@@ -74,13 +74,17 @@ class Authenticator:
         self._checked_at = -RECHECK_SECONDS
         self._recorded_uses: dict[str, float] = {}
 
+    def is_known_as_optional(self) -> bool:
+        """Return whether the last query says that requests need no credentials, and is still valid."""
+        return not self._is_required and time.monotonic() - self._checked_at < RECHECK_SECONDS
+
     def is_required(self) -> bool:
         """Return whether requests need credentials: there is an issuer, or the store has or had a key.
 
         Raises:
             StoreError: the store does not answer.
         """
-        if not self._is_required and time.monotonic() - self._checked_at >= RECHECK_SECONDS:
+        if not self._is_required and not self.is_known_as_optional():
             self._is_required = self._store.keys.any_exist()
             self._checked_at = time.monotonic()
         return self._is_required

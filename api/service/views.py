@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import Any, dataclass_transform
+from typing import Any, ClassVar, dataclass_transform
 
 from noetl.executor.model.events import Event, timestamp
 from noetl.executor.model.run import ErrorRecord, Run, RunStatus
@@ -32,14 +32,20 @@ SCHEMA_NAMES: dict[type, str] = {ErrorRecord: "Failure"}
 class View:
     """A JSON object that clients see. Its members are keyword arguments, in the order of the JSON object."""
 
+    _optional_names: ClassVar[tuple[str, ...]] = ()
+
     def __init_subclass__(cls, *, schema_name: str) -> None:
         SCHEMA_NAMES[cls] = schema_name
+        cls._optional_names = tuple(name for name in cls.__annotations__ if name in vars(cls))
 
     def __init__(self, /, **values: Any) -> None:
+        for name in self._optional_names:
+            if values.get(name) is None:
+                values.pop(name, None)  # The attribute of the class is its value.
         vars(self).update(values)
 
     def __eq__(self, other: object) -> bool:
-        return members(self) == members(other) if type(self) is type(other) else NotImplemented
+        return vars(self) == vars(other) if type(self) is type(other) else NotImplemented
 
     def __hash__(self) -> int:
         return id(type(self))
@@ -51,9 +57,10 @@ class View:
 
 
 def members(view: object) -> dict[str, Any]:
-    """Return the members of the JSON object of a view. Views among their values stay as they are.
+    """Return the members of the JSON object of a view, which must not be modified.
 
-    It is the argument `default` of `json.dumps`, which calls it for those too.
+    Views among their values stay as they are. The function is the argument `default` of `json.dumps`, which
+    calls it for those too.
 
     >>> members(WaitReport(until=None, actions=["wait"], workflows=[], retried=None))
     {'until': None, 'actions': ['wait'], 'workflows': []}
@@ -63,8 +70,7 @@ def members(view: object) -> dict[str, Any]:
     """
     if not isinstance(view, View):
         raise TypeError(f"an object of the type {type(view).__name__} has no JSON form")
-    optional = type(view).__dict__
-    return {name: value for name, value in vars(view).items() if value is not None or name not in optional}
+    return vars(view)
 
 
 class StepState(StrEnum):

@@ -10,12 +10,12 @@ import httpx
 import pytest
 from starlette.responses import PlainTextResponse
 
+from noetl.api.access import AccessControl, AccessTable
 from noetl.api.context import AppContext
-from noetl.api.middleware import AuthenticationMiddleware
 
 SETTINGS: dict[str, str] = {}
 CONTEXT = AppContext(SETTINGS)
-MIDDLEWARE = AuthenticationMiddleware(PlainTextResponse("served"), CONTEXT)
+MIDDLEWARE = AccessControl(PlainTextResponse("served"), CONTEXT, AccessTable([]))
 
 
 @pytest.fixture(scope="module", autouse=True)
