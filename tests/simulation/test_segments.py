@@ -149,7 +149,7 @@ def run_in_segments(
     """Return the end of a run. Check that no segment repeats what a committed one has done."""
     folder.mkdir(parents=True)
     with closing(SqliteStore(str(folder / "noetl.db"))) as store:
-        play = RunHarness(store, plan, input, folder=folder, id="random")
+        play = RunHarness(store, plan, input, folder=folder, run_id="random")
         execute_segments(play, folder, chance, crash_rate)
         run = play.run
         assert run.status.is_final
