@@ -20,6 +20,7 @@ lease expires, and the next claim executes the visit, as if it had started befor
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 
@@ -75,6 +76,18 @@ class FinishedVisit:
 
     run_id: str
     item: Item
+
+
+@frozen
+class ClaimReads:
+    """The items that a claim reads: the head of the run, the cause of the visit, and what its step reads.
+
+    `head` is None for an unknown run, and `cause` if it is not needed.
+    """
+
+    head: Item | None
+    cause: Item | None
+    holders: Sequence[Item]
 
 
 ClaimResult = Claim | FinishedVisit | MessageOutcome
@@ -142,21 +155,14 @@ class Claims:
     def _complete(self, request: ClaimRequest, before: Item | None, item: Item) -> Claim | MessageOutcome:
         """Return the claim that has written `item`, or undo it if the run does not allow it."""
         message, now = request.message, request.now
-        needs_cause = "clock" not in item and request.known is None
-        cause_id = item.get("cause", "") if needs_cause else ""
-        head_key = keys.head(message.run_id)
-        cause_key = keys.visit(message.run_id, cause_id, message.spread) if cause_id else head_key
-        needed = list(dict.fromkeys((head_key, cause_key)))
-        holders = {keys.visit(message.run_id, id, message.spread) for id in message.holders}
-        items = self._context.table.get_many([*needed, *sorted(holders - set(needed))])
-        head = items.get(head_key)
+        reads = self._read(request, item)
+        head = reads.head
         if head is None:
             logger.warning("message about unknown run: %s", message.run_id)
             self._undo_creation(request, item)
             return MessageOutcome.DONE
         self._context.heads.remember(head)
-        cause = items.get(cause_key) if cause_id else None
-        claimed = decode_claimed_visit(self._context, head, item, cause, request.known)
+        claimed = decode_claimed_visit(self._context, head, item, reads.cause, request.known)
         if claimed is None or has_ended(head) or not self._is_current(claimed, head):
             self._undo_creation(request, item)
             return MessageOutcome.DONE
@@ -169,13 +175,25 @@ class Claims:
             head = self._begin_run(head, now)
         if not self._context.claims.add(CachedClaim(claimed, head)):
             return MessageOutcome.HELD
-        prefetched = [
-            decode_visit(message.run_id, items[holder], self._context.blobs)
-            for holder in holders
-            if holder in items
-        ]
-        visits = tuple(holder.visit for holder in prefetched if holder is not None)
+        holders = [decode_visit(message.run_id, holder, self._context.blobs) for holder in reads.holders]
+        visits = tuple(holder.visit for holder in holders if holder is not None)
         return Claim(decode_run(head, self._context.blobs), claimed.visit, visits)
+
+    def _read(self, request: ClaimRequest, item: Item) -> ClaimReads:
+        """Read the head, the cause if the item does not hold its origin, and what the step reads, at once."""
+        message = request.message
+        needs_cause = "clock" not in item and request.known is None
+        cause_id = item.get("cause", "") if needs_cause else ""
+        head_key = keys.head(message.run_id)
+        cause_key = keys.visit(message.run_id, cause_id, message.spread) if cause_id else None
+        needed = [head_key] if cause_key is None else [head_key, cause_key]
+        holder_keys = sorted({keys.visit(message.run_id, id, message.spread) for id in message.holders})
+        items = self._context.table.get_many([*needed, *(key for key in holder_keys if key not in needed)])
+        return ClaimReads(
+            items.get(head_key),
+            None if cause_key is None else items.get(cause_key),
+            [items[key] for key in holder_keys if key in items],
+        )
 
     def _is_current(self, item: VisitItem, head: Item) -> bool:
         """Return whether a visit belongs to the run since its last resume."""
