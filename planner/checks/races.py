@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from noetl.planner.checks.name_usage import definition_span
 from noetl.planner.dataflow.definitions import (
     Definitions,
     PlacedEntry,
@@ -31,6 +32,7 @@ from noetl.planner.graph.concurrency import find_concurrency
 from noetl.planner.graph.joins import Joins
 from noetl.planner.guards.coverage import is_error_aware
 from noetl.planner.program.program import Program
+from noetl.planner.syntax.entries import find_saved_names
 from noetl.planner.syntax.models import Step
 
 MAX_RACES = 500
@@ -104,7 +106,7 @@ class _RaceCheck:
 
     def is_visited_once(self, step: Step) -> bool:
         """Return whether a second visit of a step does nothing and ends its branch (MaxVisitsExceeded)."""
-        if step.max_visits != 1 or not self.program.may_exceed_max_visits(step):
+        if step.max_visits != 1 or step.name not in self.program.refusable_steps:
             return False
         cfg, symbols = self.program.cfg, self.program.symbols
         handling_cases = [case for case in step.rule or () if case.run and is_error_aware(case)]
@@ -152,6 +154,10 @@ class _RaceCheck:
         self.program.diagnostics.add("NP303", message, span, USE_DIFFERENT_NAMES, labels=[label])
 
     def find_span(self, run: Iterable[PlacedEntry], name: str) -> Span:
-        site = self.definitions.find_site(run, name)
-        document = self.program.document
-        return document.key_span(site.path) if site.is_key else document.span(site.path)
+        """Return the span of the first `as`, key or task call that saves a name. One entry must save it."""
+        bit = 1 << self.definitions.names.index(name)
+        path, entry = next(placed for placed in run if self.definitions.assigned_by_entry(placed[1]) & bit)
+        for saved_name, saved_path in find_saved_names([entry]):
+            if saved_name == name:
+                return definition_span(self.program, saved_path)
+        return self.program.document.span(path if isinstance(entry, str) else (*path, "task"))

@@ -15,9 +15,8 @@ others are only counted (NP902).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
-from typing import NamedTuple
 
 from noetl.planner.checks.name_usage import definition_span
 from noetl.planner.dataflow.fact_encoding import FactTable, fact_key
@@ -32,13 +31,13 @@ from noetl.planner.dataflow.transfer import (
     Implications,
     StepEffects,
     StepExit,
+    UnmetCall,
     UnmetRead,
     split_facts,
     with_implied,
 )
 from noetl.planner.dataflow.unreachable import Unreachable, UnreachableCases
 from noetl.planner.dataflow.witness import Witness, find_end_witness, find_witness
-from noetl.planner.dataflow.work_effects import find_first_reads
 from noetl.planner.diagnostics.diagnostic import Label, Span
 from noetl.planner.diagnostics.wording import join_words
 from noetl.planner.program.program import Program
@@ -59,32 +58,29 @@ def check_undefined_names(program: Program) -> Unreachable:
     if not table.bits:
         return Unreachable()
     try:
-        analysis = _analyse(program, table)
+        solution, implications = _analyse(program, table)
     except AnalysisLimitError:
         return Unreachable(table=table)
-    check = _UndefinedNameCheck(program, table, analysis)
+    check = _UndefinedNameCheck(program, table, solution, implications)
     check.report_reads()
-    unreachable = _find_unreachable_cases(analysis)
+    unreachable = _find_unreachable_cases(solution)
     if unreachable:
         # A case is only unreachable if it also is after the loss of a worker. Reads ignore such losses.
         try:
-            unreachable &= _find_unreachable_cases(_analyse(program, table, assumes_worker_loss=True))
+            pessimistic, _ = _analyse(program, table, assumes_worker_loss=True)
+            unreachable &= _find_unreachable_cases(pessimistic)
         except AnalysisLimitError:
             unreachable = frozenset()
     check.report_unreachable_cases(unreachable)
-    return Unreachable(unreachable, table, analysis.solution.must)
+    return Unreachable(unreachable, table, solution.must)
 
 
-class _Analysis(NamedTuple):
-    """The effects of all steps, the solution for them, and the implications that the effects use."""
+def _analyse(
+    program: Program, table: FactTable, *, assumes_worker_loss: bool = False
+) -> tuple[AssignmentSolution, Implications]:
+    """Return the solution of a program, and the implications that it uses.
 
-    effects: Mapping[str, StepEffects]
-    solution: AssignmentSolution
-    implications: Implications
-
-
-def _analyse(program: Program, table: FactTable, *, assumes_worker_loss: bool = False) -> _Analysis:
-    """Return the analysis of a program. Only if a step may lack what it requires, it uses implications.
+    There are none unless some step may lack what it requires.
 
     Raises:
         AnalysisLimitError: the analysis is too large.
@@ -92,31 +88,34 @@ def _analyse(program: Program, table: FactTable, *, assumes_worker_loss: bool = 
     effects = step_effects(program, table, assumes_worker_loss=assumes_worker_loss)
     solution = solve(program, table, effects)
     if not any(effects[step].required & ~must for step, must in solution.must.items()):
-        return _Analysis(effects, solution, NO_IMPLICATIONS)
+        return solution, NO_IMPLICATIONS
     implications = solution.implications()
     effects = step_effects(program, table, implications, assumes_worker_loss=assumes_worker_loss)
-    return _Analysis(effects, solve(program, table, effects), implications)
+    return solve(program, table, effects), implications
 
 
-def _find_unreachable_cases(analysis: _Analysis) -> UnreachableCases:
-    """Return the cases of reachable steps that are ruled out, or whose facts are always impossible."""
-    effects, solution, _ = analysis
+def _find_unreachable_cases(solution: AssignmentSolution) -> UnreachableCases:
+    """Return the cases of reachable steps that are ruled out, or taken in no possible state."""
     unreachable: set[tuple[str, int]] = set()
     for name, must in solution.must.items():
-        if must == ALL_FACTS:
-            continue
-        unreachable.update((name, index) for index in effects[name].ruled_out)
-        for index, situations in effects[name].taken.items():
-            if not any(solution.is_possible(name, facts) for facts in situations):
-                unreachable.add((name, index))
+        if must != ALL_FACTS:
+            effects = solution.effects[name]
+            unreachable.update((name, index) for index in effects.ruled_out)
+            for index, states in effects.taken.items():
+                if not any(solution.is_possible(name, state) for state in states):
+                    unreachable.add((name, index))
     return frozenset(unreachable)
 
 
 class _UndefinedNameCheck:
-    def __init__(self, program: Program, table: FactTable, analysis: _Analysis) -> None:
+    def __init__(
+        self, program: Program, table: FactTable, solution: AssignmentSolution, implications: Implications
+    ) -> None:
         self.program = program
         self.table = table
-        self.effects, self.solution, self.implications = analysis
+        self.effects = solution.effects
+        self.solution = solution
+        self.implications = implications
         self.reported: set[tuple[DocumentPath, FactSet]] = set()
         self.witness_searches = 0
         self.end_must_after_success = self.solution.end_must
@@ -211,7 +210,7 @@ class _UndefinedNameCheck:
         A fact implied by one reported before in the same template is left out.
         """
         missing = effects.required & ~must
-        reads = [*find_first_reads(effects.reads, missing, self.table)] if missing else []
+        reads = [*_find_first_reads(effects.reads, missing, self.table)] if missing else []
         reported_by_path: dict[DocumentPath, FactSet] = {}
         for read in sorted(reads, key=lambda read: _find_offset(self.table.key(read.facts), read.use)):
             earlier = reported_by_path.get(read.use.path, EMPTY)
@@ -337,6 +336,23 @@ _SAVE_ALWAYS = "save it on every path"
 _READ_RESULT = "in the `rule` of a step, read its own result as `result`"
 _TEST_FIRST = "test its `status` first, or use `is defined`"
 _TEST_STATUS = "test its `status` first"
+
+
+def _find_first_reads(
+    reads: Iterable[UnmetRead | UnmetCall], facts: FactSet, table: FactTable
+) -> Iterator[UnmetRead]:
+    """Yield the first template that requires each of these facts, in a step or in a task that it calls."""
+    for read in reads:
+        for fact in split_facts(read.facts & facts):
+            facts ^= fact
+            if isinstance(read, UnmetRead):
+                yield read._replace(facts=fact)
+                continue
+            called = _find_first_reads(read.task.reads, fact | table.base(fact), table)
+            # A read of the fact itself, and not of the name that a clause is about, comes first.
+            inner = min(called, key=lambda inner: inner.facts != fact, default=None)
+            if inner is not None:
+                yield UnmetRead(fact, inner.may | read.may, read.results, inner.use)
 
 
 def _find_steps_after(program: Program, steps: Iterable[str]) -> AbstractSet[str]:

@@ -6,7 +6,7 @@ Read the modules in this order:
 2. `correlation`: the tests of constant values that several guards share.
 3. `fact_encoding`: numbers for all facts, and the text of the playbook as sets of facts.
 4. `transfer`: the data types of the analysis: fact sets, the effects of steps, and the graph of their exits.
-5. `work_effects` and `step_effects`: what a `run` and a step require and add, whatever holds before.
+5. `step_effects`, with `infallible`: what a visit requires and adds, whatever holds before.
 6. `solver`, with `sequential`: the facts that may and that must hold when a step is entered.
 7. `unreachable` and `witness`: the results for checks, and a run that explains a missing fact.
 
@@ -14,7 +14,7 @@ Read the modules in this order:
 changes: `table = FactTable(program)`, `effects = step_effects(program, table)`, and
 `solution = solve(program, table, effects)`.
 
-`definitions`, `infallible` and `liveness` are smaller analyses that do not need the solver.
+`definitions` and `liveness` are smaller analyses that do not need the solver.
 
 Example:
     ```yaml

@@ -17,8 +17,8 @@ then reported as maybe unassigned (NP302).
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
-from dataclasses import replace
 
 from noetl.planner.dataflow.narrowing import (
     NO_FACTS,
@@ -53,25 +53,25 @@ class ConditionCorrelation:
 
     def __init__(self, program: Program) -> None:
         self.inputs = program.playbook.input or {}
-        self.tracked_accesses = self._find_tracked_accesses(program)
+        conditional = [use for use in program.uses if _is_guard(use) or not is_unconditional(use.template)]
+        self.tracked_accesses = self._find_tracked_accesses(program, conditional)
         self.narrowings: dict[DocumentPath, Narrowing] = {}
         self.guards: set[DocumentPath] = set()
         self.guard_conditions: set[Condition] = set()
         self.context_facts: dict[DocumentPath, Facts] = {}
-        guards = [use for use in program.uses if _is_guard(use)]
-        for use in guards:
-            if use.path[-1] == "if" or not self.tracked_accesses.isdisjoint(use.template.reads):
+        for use in conditional:
+            if _is_guard(use) and (use.path[-1] == "if" or self._is_tracked(use)):
                 self._add_guard(use)
+        paths = {use.path for use in conditional}
         for use in program.uses:
             context = self._surrounding_facts(use)
-            is_tracked = not self.tracked_accesses.isdisjoint(use.template.reads)
-            if context is not NO_FACTS or is_tracked or not is_unconditional(use.template):
+            if context is not NO_FACTS or use.path in paths or self._is_tracked(use):
                 self.narrowings[use.path] = self._narrow(use, context)
 
     def _add_guard(self, use: TemplateUse) -> None:
         narrowing = self._narrow(use, NO_FACTS)
         conditions = narrowing.true.conditions
-        if not self.tracked_accesses.isdisjoint(use.template.reads):
+        if self._is_tracked(use):
             self.guards.add(use.path)
             self.guard_conditions |= conditions | narrowing.false.conditions
         if use.path[-1] == "if":
@@ -81,8 +81,12 @@ class ConditionCorrelation:
         if facts != NO_FACTS:
             self.context_facts[path] = facts
 
-    def _find_tracked_accesses(self, program: Program) -> AbstractSet[AccessPath]:
-        conditional = (use for use in program.uses if _is_guard(use) or not is_unconditional(use.template))
+    def _is_tracked(self, use: TemplateUse) -> bool:
+        return not self.tracked_accesses.isdisjoint(use.template.reads)
+
+    def _find_tracked_accesses(
+        self, program: Program, conditional: Iterable[TemplateUse]
+    ) -> AbstractSet[AccessPath]:
         reads = [
             (use.path, access)
             for use in conditional
@@ -107,9 +111,6 @@ class ConditionCorrelation:
     def _narrow(self, use: TemplateUse, context: Facts) -> Narrowing:
         """Return the narrowing of a template with tracked conditions, where `context` holds around it."""
         narrowing, local_names = narrow(use.template), use.local_names
-        given = (required.given for required in narrowing.required)
-        if context is NO_FACTS and not any(facts.conditions for facts in (*given, *narrowing[1:])):
-            return narrowing
         return Narrowing(
             tuple(
                 RequiredAccess(access, offset, self._track(given, local_names) & context)
@@ -127,7 +128,7 @@ class ConditionCorrelation:
             for condition in facts.conditions
             if condition.access in self.tracked_accesses and condition.access[0] not in local_names
         )
-        return replace(facts, conditions=conditions)
+        return Facts(facts.assigned, facts.unassigned, facts.results, conditions)
 
     def _root(self, access: AccessPath) -> AccessPath:
         """Return one access for a value that can be read in two ways: `input.x` is also `x`."""

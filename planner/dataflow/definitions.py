@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import networkx as nx
 
-from noetl.planner.syntax.entries import find_saved_names, is_saved_by_key
+from noetl.planner.syntax.entries import find_saved_names
 from noetl.planner.syntax.models import DocumentPath, Entry, Step, Task, TaskEntry
 from noetl.planner.syntax.symbols import SymbolTable
 
@@ -17,14 +16,6 @@ if TYPE_CHECKING:
 
 PlacedEntry = tuple[DocumentPath, Entry]
 """An entry of a `run` with its path."""
-
-
-@dataclass(frozen=True, slots=True)
-class DefinitionSite:
-    """The place that assigns a name: an `as`, a key of a mapping, or the call of a task that assigns it."""
-
-    path: DocumentPath
-    is_key: bool = False
 
 
 class Definitions:
@@ -80,15 +71,6 @@ class Definitions:
         if (task := called_task(entry)) is not None:
             names |= self.by_task.get(task, 0)
         return names
-
-    def find_site(self, run: Iterable[PlacedEntry], name: str) -> DefinitionSite:
-        """Return the first place in `run` that assigns a name. At least one entry must assign it."""
-        bit = self._bits[name]
-        path, entry = next(placed for placed in run if self.assigned_by_entry(placed[1]) & bit)
-        for saved_name, saved_path in find_saved_names([entry]):
-            if saved_name == name:
-                return DefinitionSite(saved_path, is_saved_by_key(saved_path))
-        return DefinitionSite(path if isinstance(entry, str) else (*path, "task"))
 
 
 def place_entries(entries: Iterable[Entry], path: DocumentPath) -> Iterator[PlacedEntry]:

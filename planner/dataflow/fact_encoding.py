@@ -78,9 +78,8 @@ class EncodedFacts(NamedTuple):
     unassigned: FactSet = EMPTY
     results: RunResults = ANY_RESULT
 
-    def may_hold(self, assigned: FactSet, results: RunResults) -> bool:
-        """Return whether these facts can hold where others are assigned, after one of the results."""
-        return not self.unassigned & assigned and bool(self.results & results)
+
+NOTHING_ENCODED = EncodedFacts()
 
 
 class EncodedTemplate(NamedTuple):
@@ -276,7 +275,7 @@ class FactTable:
             read |= name_fact
             if name_fact & ~given.assigned and given.results:
                 read |= clause
-                if given == EncodedFacts():
+                if given == NOTHING_ENCODED:
                     always |= clause
                 else:
                     conditional.append((clause, given))
@@ -286,9 +285,15 @@ class FactTable:
         )
 
     def _encode_facts(self, facts: Facts, local_names: frozenset[str]) -> EncodedFacts:
-        assigned = _union(self.closures, _keys(facts.assigned, local_names))
-        assigned |= _union(self.closures, facts.conditions)
-        unassigned = _union(self.bits, _keys(facts.unassigned, local_names, only_names=True))
+        if facts is NO_FACTS:
+            return NOTHING_ENCODED
+        assigned = unassigned = EMPTY
+        if facts.assigned:
+            assigned = _union(self.closures, _keys(facts.assigned, local_names))
+        if facts.conditions:
+            assigned |= _union(self.closures, facts.conditions)
+        if facts.unassigned:
+            unassigned = _union(self.bits, _keys(facts.unassigned, local_names, only_names=True))
         return EncodedFacts(assigned, unassigned, facts.results)
 
     def _add_success_closures(self, program: Program) -> None:

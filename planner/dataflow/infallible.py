@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 from jinja2 import nodes
 
 from noetl.planner.catalogue import Kind, Parameter, Sink
-from noetl.planner.syntax.models import ActionEntry
+from noetl.planner.dataflow.transfer import TaskEffects
+from noetl.planner.syntax.models import ActionEntry, Entry, Step
 from noetl.planner.templates.access_paths import AccessPath, child_nodes, find_access_path
 from noetl.planner.templates.template import Template, TemplateProblem, has_template, parse_template
 
@@ -48,11 +49,34 @@ def is_infallible(template: Template) -> bool:
     (False, False)
     """
     return all(map(_reads_no_part, template.reads)) and (
-        template.has_only_accesses or template.is_access or _has_infallible_nodes(template.source)
+        template.has_only_accesses or template.is_access or template.inspect_nodes(_are_infallible)
     )
 
 
-def is_infallible_text(text: str) -> bool:
+def may_visit_fail(step: Step, tasks: Mapping[str, TaskEffects]) -> bool:
+    """Return whether a visit of a step may fail although all that it reads is assigned."""
+    guards = (case.case for case in step.rule or () if isinstance(case.case, str))
+    return (
+        step.loop is not None
+        or step.repeat is not None
+        or may_work_fail(step.run or (), tasks)
+        or not all(map(_is_infallible_text, guards))
+    )
+
+
+def may_work_fail(run: Iterable[Entry], tasks: Mapping[str, TaskEffects]) -> bool:
+    """Return whether a `run` may fail although all that it reads is assigned."""
+    for entry in run:
+        if isinstance(entry, ActionEntry):
+            if not _is_infallible_action(entry):
+                return True
+        elif not isinstance(entry, str) or entry not in tasks or tasks[entry].may_fail:
+            return True
+    return False
+
+
+@lru_cache(maxsize=16_384)
+def _is_infallible_text(text: str) -> bool:
     """Return the same for a text, which may contain no template."""
     if not has_template(text):
         return True
@@ -62,15 +86,15 @@ def is_infallible_text(text: str) -> bool:
         return False
 
 
-def is_infallible_action(entry: ActionEntry) -> bool:
+def _is_infallible_action(entry: ActionEntry) -> bool:
     """Return whether an action only evaluates infallible templates, and accepts whatever values they have."""
     declaration = entry.declaration
     return (
         declaration is not None
         and declaration.cannot_fail
         and entry.loop is None
-        and (not isinstance(entry.if_, str) or is_infallible_text(entry.if_))
-        and all(map(is_infallible_text, _texts(entry.parameters)))
+        and (not isinstance(entry.if_, str) or _is_infallible_text(entry.if_))
+        and all(map(_is_infallible_text, _texts(entry.parameters)))
         and all(
             _accepts_values_of(value, declaration.parameters[name])
             for name, value in entry.parameters.items()
@@ -100,11 +124,6 @@ def _texts(value: Any) -> Iterable[str]:
 def _reads_no_part(access: AccessPath) -> bool:
     """Return whether an access reads a whole value. A part of a value may be missing."""
     return len(access) <= _DEFINED_LENGTHS.get(access[0], 1) and access[0] != "secrets"
-
-
-@lru_cache(maxsize=16_384)
-def _has_infallible_nodes(source: str) -> bool:
-    return parse_template(source).inspect_nodes(_are_infallible)
 
 
 def _are_infallible(body: Sequence[nodes.Node]) -> bool:

@@ -17,8 +17,9 @@ any other, so every name that is assigned and read somewhere is live everywhere.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 
+from noetl.planner.graph.bitset import bit_indexes
 from noetl.planner.graph.cfg import ControlFlowGraph
 
 MAX_LIVE_NAMES = 2_500_000
@@ -40,9 +41,12 @@ def find_live_names(
     Raises:
         TooManyLiveNamesError: there are more than `MAX_LIVE_NAMES`.
     """
-    bits = _NameBits(sorted({name for step in cfg.reachable for name in reads[step]}))
-    read = [bits.pack(name for step in component for name in reads[step]) for component in cfg.components]
-    saved = [bits.pack(name for step in component for name in saves[step]) for component in cfg.components]
+    all_names = sorted({name for step in cfg.reachable for name in reads[step]})
+    bits = {name: 1 << index for index, name in enumerate(all_names)}
+    read, saved = (
+        [_pack((name for step in component for name in names[step]), bits) for component in cfg.components]
+        for names in (reads, saves)
+    )
     successors = [
         {cfg.component_index[target] for step in component for target in cfg.graph.successors(step)} - {index}
         for index, component in enumerate(cfg.components)
@@ -63,7 +67,7 @@ def find_live_names(
     )
     if pairs > MAX_LIVE_NAMES:
         raise TooManyLiveNamesError
-    by_component = [frozenset(bits.unpack(names)) for names in live]
+    by_component = [frozenset(all_names[index] for index in bit_indexes(names)) for names in live]
     return {step: by_component[index] for step, index in cfg.component_index.items()}
 
 
@@ -87,21 +91,9 @@ def exceeds_limit_in_sequential_mode(cfg: ControlFlowGraph, names: Collection[st
     return len(names) * len(cfg.reachable) > MAX_LIVE_NAMES
 
 
-class _NameBits:
-    """The numbering of names for sets of names, which are integers with one bit per name."""
-
-    def __init__(self, names: Sequence[str]) -> None:
-        self.names = names
-        self.bits = {name: 1 << index for index, name in enumerate(names)}
-
-    def pack(self, names: Iterable[str]) -> int:
-        packed = 0
-        for name in names:
-            packed |= self.bits.get(name, 0)
-        return packed
-
-    def unpack(self, packed: int) -> Iterator[str]:
-        while packed:
-            lowest = packed & -packed
-            yield self.names[lowest.bit_length() - 1]
-            packed ^= lowest
+def _pack(names: Iterable[str], bits: Mapping[str, int]) -> int:
+    """Return names as an integer with one bit per name. Names without a bit are left out."""
+    packed = 0
+    for name in names:
+        packed |= bits.get(name, 0)
+    return packed

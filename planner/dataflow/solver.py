@@ -38,7 +38,7 @@ from noetl.planner.dataflow.sequential import SequentialMode
 from noetl.planner.dataflow.transfer import (
     ALL_FACTS,
     EMPTY,
-    CaseFacts,
+    AbstractState,
     ExitGraph,
     FactSet,
     Implications,
@@ -75,8 +75,9 @@ def solve(program: Program, table: FactTable, effects: Mapping[str, StepEffects]
     Raises:
         AnalysisLimitError: the analysis takes more than `MAX_EVALUATIONS` evaluations.
     """
+    is_sequential = program.playbook.mode == "sequential"
     graph = ExitGraph(program.cfg, program.joins, effects)
-    solution = AssignmentSolution(graph, table, is_sequential=program.playbook.mode == "sequential")
+    solution = AssignmentSolution(graph, table, effects, is_sequential=is_sequential)
     _AssignmentSolver(solution).fill()
     return solution
 
@@ -89,9 +90,12 @@ class AssignmentSolution:
     run continued; with `tolerates_failures` that is possible.
     """
 
-    def __init__(self, graph: ExitGraph, table: FactTable, *, is_sequential: bool) -> None:
+    def __init__(
+        self, graph: ExitGraph, table: FactTable, effects: Mapping[str, StepEffects], *, is_sequential: bool
+    ) -> None:
         self.graph = graph
         self.table = table
+        self.effects = effects
         self.is_sequential = is_sequential
         self.may = dict.fromkeys(graph.order, EMPTY)
         self.must = dict.fromkeys(graph.order, ALL_FACTS)
@@ -100,10 +104,10 @@ class AssignmentSolution:
         self.end_must = self.end_must_after_failures = ALL_FACTS
         self.tolerates_failures = False
 
-    def is_possible(self, step: str, facts: StepExit | CaseFacts) -> bool:
-        """Return whether the facts on entry of a step allow an exit, or the facts of a case."""
+    def is_possible(self, step: str, place: StepExit | AbstractState) -> bool:
+        """Return whether the facts on entry of a step allow an exit, or a state."""
         return (
-            not facts.unassigned_on_entry & self.must[step] and not facts.assigned_on_entry & ~self.may[step]
+            not place.unassigned_on_entry & self.must[step] and not place.assigned_on_entry & ~self.may[step]
         )
 
     def possible_exits(self, step: str) -> Sequence[StepExit]:

@@ -3,11 +3,10 @@
 Problem: A visit runs the `run` of a step, which may succeed or fail, and then evaluates the cases of its rule
 in order. Each guard may be true or false, and each says something about the facts where its case is taken.
 
-Algorithm: Abstract interpretation (Cousot and Cousot 1977) of one visit.
-`noetl.planner.dataflow.work_effects` gives the state after the `run`. A `Situation` holds the facts where a
-case is evaluated after success, another one those after failure. Each guard splits them: taken, where it is
-true, and passed, where it is false. Which cases can be taken at all comes from
-`noetl.planner.guards.coverage`.
+Algorithm: Abstract interpretation (Cousot and Cousot 1977) of one visit. Each entry of the `run` turns one
+`AbstractState` into the next. The rule is evaluated in two states, after success and after failure. Each
+guard splits a state: taken, where it is true, and passed, where it is false. Which cases can be taken at all
+comes from `noetl.planner.guards.coverage`.
 
 Cost: Linear in the number of entries and cases of the step; tasks are summarised once.
 
@@ -18,31 +17,30 @@ precondition of an exit (see `noetl.planner.dataflow.transfer`).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
 
+import networkx as nx
+
+from noetl.planner.dataflow.definitions import called_task
 from noetl.planner.dataflow.fact_encoding import EncodedFacts, EncodedTemplate, FactTable
-from noetl.planner.dataflow.infallible import is_infallible_text
-from noetl.planner.dataflow.narrowing import FAILED, NO_RESULT, NOT_FAILED, SUCCEEDED, RunResults
+from noetl.planner.dataflow.infallible import may_visit_fail, may_work_fail
+from noetl.planner.dataflow.narrowing import FAILED, NO_RESULT, NOT_FAILED, SUCCEEDED
 from noetl.planner.dataflow.transfer import (
     ALL_FACTS,
     EMPTY,
-    CaseFacts,
+    AbstractState,
     FactSet,
     Implications,
     StepEffects,
     StepExit,
-)
-from noetl.planner.dataflow.work_effects import (
-    WorkInterpreter,
-    WorkState,
-    may_fail,
-    may_tolerate_failure,
-    task_effects,
+    TaskEffects,
+    UnmetCall,
+    UnmetRead,
+    with_implied,
 )
 from noetl.planner.guards.coverage import RuleCoverage
 from noetl.planner.program.program import Program
 from noetl.planner.program.template_uses import TemplateScope, TemplateUse
-from noetl.planner.syntax.models import Case, Step
+from noetl.planner.syntax.models import ActionEntry, Case, Entry, Step, TaskEntry
 
 NO_IMPLICATIONS: Implications = {}
 
@@ -59,7 +57,7 @@ def step_effects(
 
     With `assumes_worker_loss` every step may fail, however infallible its work, because a worker may be lost.
     """
-    work = WorkInterpreter(table, task_effects(program, table), implications)
+    work = _WorkInterpreter(table, _task_effects(program, table), implications)
     steps = program.symbols.steps
     return {
         name: _StepInterpreter(work, program, steps[name], may_fail=assumes_worker_loss).effects()
@@ -71,35 +69,174 @@ def output_effects(
     program: Program, table: FactTable, implications: Implications, known: FactSet
 ) -> StepEffects:
     """Return what the output requires besides known facts."""
-    work = WorkInterpreter(table, task_effects(program, table), implications)
+    work = _WorkInterpreter(table, _task_effects(program, table), implications)
     for use, template in (item for items in table.templates.values() for item in items):
         if use.scope is TemplateScope.OUTPUT:
-            work.read(use, template, WorkState(assigned=known))
+            work.read(use, template, AbstractState(known))
     return StepEffects(work.reads, work.required, work.required_from_entry)
 
 
-class Situation(NamedTuple):
-    """The facts where the cases of a rule are evaluated: after success, or after failure.
+def _task_effects(program: Program, table: FactTable) -> Mapping[str, TaskEffects]:
+    """Return the effects of a call of each task.
 
-    `results` are the results for which no case has been taken yet. `may` are the facts that the step may have
-    added, `on_success` those that hold if success is the only possible result.
+    Callees come before callers. The facts at a call are unknown here, so implications do not apply.
+    """
+    tasks: dict[str, TaskEffects] = {}
+    for name in reversed(list(nx.topological_sort(program.call_graph))):
+        task = program.symbols.tasks[name]
+        work = _WorkInterpreter(table, tasks, {})
+        state = work.run(task.run, AbstractState(), parallel=task.parallel)
+        tasks[name] = TaskEffects(
+            work.reads,
+            work.required,
+            work.required_from_entry,
+            state.assigned,
+            state.may,
+            may_work_fail(task.run, tasks),
+            _may_tolerate_failure(task.run, tasks, parallel=task.parallel),
+        )
+    return tasks
+
+
+def _may_tolerate_failure(run: Sequence[Entry], tasks: Mapping[str, TaskEffects], *, parallel: bool) -> bool:
+    """Return whether the result of a `run` may be a failure that `on_error: continue` tolerates."""
+    for entry in run if parallel else run[-1:]:
+        if isinstance(entry, ActionEntry | TaskEntry):
+            is_tolerant_loop = entry.loop is not None and entry.loop.on_error == "continue"
+            if entry.on_error is not None or is_tolerant_loop:
+                return True
+        task = entry.task if isinstance(entry, TaskEntry) else entry
+        if isinstance(task, str) and task in tasks and tasks[task].may_tolerate_failure:
+            return True
+    return False
+
+
+class _WorkInterpreter:
+    """The abstract interpretation of the work of one visit of a step, or of one call of a task.
+
+    `reads` are the templates and calls so far that require facts, `required` all of these facts.
     """
 
-    failed: bool
-    results: RunResults
-    facts: CaseFacts = CaseFacts(EMPTY)
-    may: FactSet = EMPTY
-    on_success: FactSet = EMPTY
+    def __init__(
+        self, table: FactTable, tasks: Mapping[str, TaskEffects], implications: Implications
+    ) -> None:
+        self.table = table
+        self.tasks = tasks
+        self.implications = implications
+        self.reads: list[UnmetRead | UnmetCall] = []
+        self.required = self.required_from_entry = EMPTY
 
-    def case_facts(self) -> CaseFacts:
-        """Return the facts, with those of a success if success is the only possible result."""
-        facts = self.facts
-        if self.results != SUCCEEDED or not self.on_success & ~facts.assigned:
-            return facts
-        return facts._replace(assigned=facts.assigned | self.on_success)
+    def _with_implied(self, facts: FactSet, may: FactSet) -> FactSet:
+        """Return facts and what they imply, except for facts that the work itself may have added (`may`)."""
+        certain = facts & ~may & (self.table.name_facts | self.table.run_succeeded)
+        return facts | with_implied(certain, self.implications) if certain and self.implications else facts
+
+    def _assume(self, state: AbstractState, facts: FactSet) -> AbstractState:
+        """Return the state where facts hold too, and what they imply."""
+        if not facts:
+            return state
+        return state._replace(assigned=state.assigned | self._with_implied(facts, state.may))
+
+    def read(self, use: TemplateUse, template: EncodedTemplate, state: AbstractState) -> None:
+        """Add what a template requires in a state."""
+        assigned = state.assigned
+        if missing := template.required & ~assigned:
+            self._require(use, missing, assigned, state)
+        for facts, given in template.conditional:
+            known = assigned | self._with_implied(given.assigned, state.may)
+            if _may_hold(given, state) and (missing := facts & ~known):
+                self._require(use, missing, known, state)
+
+    def _require(self, use: TemplateUse, missing: FactSet, known: FactSet, state: AbstractState) -> None:
+        if missing := self.table.weaken(missing, known):
+            self.reads.append(UnmetRead(missing, state.may, state.results, use))
+            self.required |= missing
+            self.required_from_entry |= missing & ~state.may
+
+    def run(self, run: Sequence[Entry], state: AbstractState, *, parallel: bool) -> AbstractState:
+        """Return the state after the entries of a `run`.
+
+        The result is that of the last entry, or of all in parallel.
+        """
+        if not parallel:
+            for entry in run:
+                state = self._entry(entry, state)
+            return state
+        assigned, may, on_success = state.assigned, state.may, state.on_success
+        for entry in run:
+            item = self._entry(entry, state)
+            assigned |= item.assigned
+            may |= item.may
+            on_success |= item.on_success
+        assigned = self.table.resolve(assigned)
+        return state._replace(assigned=assigned, may=may, on_success=on_success)
+
+    def _entry(self, entry: Entry, state: AbstractState) -> AbstractState:
+        """Return the state after an entry: its `if`, its loop and its work, which may be skipped or fail."""
+        state = state._replace(on_success=EMPTY)
+        if isinstance(entry, str):
+            return self._call(entry, state)
+        if not isinstance(entry, ActionEntry | TaskEntry) or (entry.if_ is False and entry.loop is None):
+            return state
+        before, depth, templates = state.assigned, len(entry.path), self.table.templates.get(entry.path, ())
+        evaluated, if_skipped = EMPTY, ALL_FACTS
+        for use, template in templates:
+            part = use.path[depth]
+            if part == "retry":
+                continue
+            self.read(use, template, state)
+            if part == "loop":
+                state = self._assume(state, template.always.assigned)
+            elif part == "if" and entry.loop is None:
+                skipped = self._assume(state, template.false.assigned)
+                if not _may_hold(template.true, state):
+                    return skipped
+                if _may_hold(template.false, state):
+                    if_skipped = skipped.assigned
+                state = self._assume(state, template.true.assigned)
+            elif entry.loop is None and use.template.names.isdisjoint(use.local_names):
+                evaluated |= template.always.assigned
+        state = self._work(entry, self._assume(state, evaluated))
+        for use, template in templates:
+            if use.path[depth] == "retry":
+                self.read(use, template, state._replace(results=FAILED))
+        assigned = self.table.resolve(state.assigned & if_skipped)
+        kept = assigned if entry.on_error is None else assigned & before
+        return state._replace(assigned=kept, on_success=assigned)
+
+    def _work(self, entry: ActionEntry | TaskEntry, state: AbstractState) -> AbstractState:
+        """Return the state after the work of an entry has succeeded, where it was not skipped."""
+        if isinstance(entry, TaskEntry):
+            called = self._call(entry.task, state)
+            state = called if entry.loop is None else state
+        elif entry.never_succeeds and entry.loop is None:
+            return state._replace(assigned=ALL_FACTS)
+        saved = self.table.saved.get(entry.path, EMPTY)
+        return state._replace(assigned=state.assigned | saved, may=state.may | saved)
+
+    def _call(self, name: str, state: AbstractState) -> AbstractState:
+        """Return the state after a call of a task. A name that is no task has no effect."""
+        task = self.tasks.get(name)
+        if task is None:
+            return state
+        if missing := self.table.weaken(task.required & ~state.assigned, state.assigned):
+            self.reads.append(UnmetCall(missing, state.may, state.results, task))
+            self.required |= missing
+            self.required_from_entry |= task.required_from_entry & ~state.assigned & ~state.may
+        return state._replace(assigned=state.assigned | task.gen, may=state.may | task.may_gen)
+
+    def _may_assign(self, run: Iterable[Entry]) -> FactSet:
+        """Return the facts that a `run` may add."""
+        facts = EMPTY
+        for entry in run:
+            if isinstance(entry, ActionEntry | TaskEntry):
+                facts |= self.table.saved.get(entry.path, EMPTY)
+            if self.tasks and (task := self.tasks.get(called_task(entry) or "")) is not None:
+                facts |= task.may_gen
+        return facts
 
 
-class _StepInterpreter(WorkInterpreter):
+class _StepInterpreter(_WorkInterpreter):
     """The abstract interpretation of one visit of a step.
 
     After MaxVisitsExceeded the cases that lead back to the step are skipped. Given `shadowing` facts, which
@@ -107,76 +244,73 @@ class _StepInterpreter(WorkInterpreter):
     the guard of the present case is false.
     """
 
-    def __init__(self, work: WorkInterpreter, program: Program, step: Step, *, may_fail: bool) -> None:
+    def __init__(self, work: _WorkInterpreter, program: Program, step: Step, *, may_fail: bool) -> None:
         super().__init__(work.table, work.tasks, work.implications)
         self.step = step
         self.targets: Sequence[tuple[str, ...]] = program.cfg.targets[step.name]
         self.coverage = program.rule_coverage.get(step.path, RuleCoverage())
         self.visited = self.table.closures.get(f"steps.{step.name}", EMPTY)
-        self.may_fail = may_fail or self._may_fail()
-        self.may_be_refused = program.may_exceed_max_visits(step)
+        self.may_fail = may_fail or may_visit_fail(step, self.tasks)
+        self.may_be_refused = step.name in program.refusable_steps
         self.ends_run = (step.on_error or program.playbook.on_error) != "continue"
         self.exits: list[StepExit] = []
-        self.taken: dict[int, list[CaseFacts]] = {}
+        self.taken: dict[int, list[AbstractState]] = {}
         self.ruled_out: dict[int, tuple[FactSet, str]] = {}
         self.shadowing = self.refuting = EMPTY
 
     def effects(self) -> StepEffects:
         """Interpret the visit and return its effects."""
-        success, failure = self._situations_after_run()
+        success, failure = self._states_after_run()
         may_without_case = success.may | self.visited
         for index, case in enumerate(self.step.rule or ()):
             success, failure = self._evaluate_case(index, case, success, failure)
         if success.results and self.coverage.uncovered_values is not None:
-            self._add_exit(None, success, success.case_facts().assigned, may_without_case)
+            self._add_exit(None, success, may_without_case)
         is_unhandled = failure.results and self.coverage.may_be_unhandled
         if is_unhandled and (self.may_fail or self.may_be_refused):
-            self._add_exit(None, Situation(True, FAILED), EMPTY, self.visited)
+            self._add_exit(None, AbstractState(results=FAILED), self.visited)
         return StepEffects(
             self.reads, self.required, self.required_from_entry, self.exits, self.taken, self.ruled_out
         )
 
-    def _add_exit(self, case: int | None, situation: Situation, gen: FactSet, may_gen: FactSet) -> None:
-        failed, facts = situation.failed, situation.case_facts()
+    def _add_exit(self, case: int | None, state: AbstractState, may_gen: FactSet) -> None:
+        failed = state.failed
         exit_ = StepExit(
             step=self.step.name,
             case=case,
             failed=failed,
             targets=() if case is None else self.targets[case],
-            gen=gen | self.visited,
+            gen=state.assigned | self.visited,
             may_gen=may_gen,
-            unassigned_on_entry=facts.unassigned_on_entry,
-            assigned_on_entry=facts.assigned_on_entry,
+            unassigned_on_entry=state.unassigned_on_entry,
+            assigned_on_entry=state.assigned_on_entry,
             on_reentry=failed and case in self.coverage.after_refusal,
             ends_run=failed and case is None and self.ends_run,
         )
         self.exits.append(exit_)
 
-    def _situations_after_run(self) -> tuple[Situation, Situation]:
-        """Return the situations after success and after failure, where the rule is evaluated."""
+    def _states_after_run(self) -> tuple[AbstractState, AbstractState]:
+        """Return the states after success and after failure, in which the rule is evaluated."""
         after_run = self._state_after_run()
         if self.may_fail or self.step.retry is not None:
             for use, template in self._templates("retry", "if"):
-                self.read(use, template, WorkState(results=FAILED))
+                self.read(use, template, AbstractState(results=FAILED))
         succeeded = NO_RESULT
         if after_run.assigned != ALL_FACTS:
             succeeded = NOT_FAILED if self._may_tolerate_failure() else SUCCEEDED
-        facts = CaseFacts(after_run.assigned)
         # A case that handles a failure is assumed to be reachable, however infallible the work looks.
         has_failure = self.may_fail or bool(self.step.run) or self.may_be_refused
-        return (
-            Situation(False, succeeded, facts, after_run.may, after_run.on_success),
-            Situation(True, FAILED if has_failure else NO_RESULT),
-        )
+        failure = AbstractState(results=FAILED if has_failure else NO_RESULT)
+        return _add_success_facts(after_run._replace(results=succeeded)), failure
 
-    def _state_after_run(self) -> WorkState:
+    def _state_after_run(self) -> AbstractState:
         """Return the state after all rounds of the `run` have succeeded."""
-        step, state = self.step, WorkState()
+        step, state = self.step, AbstractState()
         for use, template in self._templates("loop", "items"):
             self.read(use, template, state)
-            state = self.assume(state, template.always.assigned)
+            state = self._assume(state, template.always.assigned)
         run = step.run or ()
-        may = self.may_assign(run) if step.repeat is not None else EMPTY
+        may = self._may_assign(run) if step.repeat is not None else EMPTY
         after = self.run(run, state._replace(may=may), parallel=step.parallel)
         if step.loop is None:
             state = after
@@ -185,23 +319,12 @@ class _StepInterpreter(WorkInterpreter):
             state = state._replace(assigned=state.assigned | template.true.assigned)
         return state._replace(on_success=state.on_success | state.assigned)
 
-    def _may_fail(self) -> bool:
-        """Return whether a visit may fail although all that it reads is assigned."""
-        step = self.step
-        guards = (case.case for case in step.rule or () if isinstance(case.case, str))
-        return (
-            step.loop is not None
-            or step.repeat is not None
-            or may_fail(step.run or (), self.tasks)
-            or not all(map(is_infallible_text, guards))
-        )
-
     def _may_tolerate_failure(self) -> bool:
         """Return whether the `run` may end in a failure that `on_error: continue` tolerates."""
         step = self.step
         if step.loop is not None:
             return step.loop.on_error == "continue"
-        return may_tolerate_failure(step.run or (), self.tasks, parallel=step.parallel)
+        return _may_tolerate_failure(step.run or (), self.tasks, parallel=step.parallel)
 
     def _templates(self, *part: str) -> Sequence[tuple[TemplateUse, EncodedTemplate]]:
         """Return the templates of a part of the step, such as `("repeat", "until")`."""
@@ -209,9 +332,9 @@ class _StepInterpreter(WorkInterpreter):
         return self.table.templates.get(part if is_inherited else (*self.step.path, *part), ())
 
     def _evaluate_case(
-        self, index: int, case: Case, success: Situation, failure: Situation
-    ) -> tuple[Situation, Situation]:
-        """Add the exits of a case. Return the situations in which the next case is evaluated."""
+        self, index: int, case: Case, success: AbstractState, failure: AbstractState
+    ) -> tuple[AbstractState, AbstractState]:
+        """Add the exits of a case. Return the states in which the next case is evaluated."""
         self.refuting = EMPTY
         taken, passed = self._evaluate_after_success(case, success)
         if taken is not None:
@@ -228,91 +351,97 @@ class _StepInterpreter(WorkInterpreter):
             self.ruled_out.setdefault(index, (self.refuting, "its guard is never true"))
         return passed, failure
 
-    def _evaluate_after_success(self, case: Case, situation: Situation) -> tuple[Situation | None, Situation]:
-        """Return the situation where a case is taken, if it can be, and the one where it is passed."""
+    def _evaluate_after_success(
+        self, case: Case, state: AbstractState
+    ) -> tuple[AbstractState | None, AbstractState]:
+        """Return the state where a case is taken, if it can be, and the one where it is passed."""
         if case.case == "error":
-            return None, situation
+            return None, state
         if case.case == "default":
-            taken = situation if situation.results else None
-            return taken, situation._replace(results=NO_RESULT)
+            return state if state.results else None, state._replace(results=NO_RESULT)
         for use, template in self.table.templates.get((*case.path, "case"), ()):
-            return self._split(use, template, situation, situation)
-        return situation, situation
+            return self._split(use, template, state, state)
+        return state, state
 
     def _evaluate_after_failure(
-        self, case: Case, situation: Situation, success: Situation, *, may_pass: bool
-    ) -> tuple[Situation | None, Situation]:
+        self, case: Case, state: AbstractState, success: AbstractState, *, may_pass: bool
+    ) -> tuple[AbstractState | None, AbstractState]:
         """Return the same for an error-aware case. With `may_pass` it may be skipped."""
-        taken: Situation | None = situation if situation.results else None
-        passed = situation._replace(results=NO_RESULT)
+        taken: AbstractState | None = state if state.results else None
+        passed = state._replace(results=NO_RESULT)
         for use, template in self.table.templates.get((*case.path, "case"), ()):
-            taken, passed = self._split(use, template, situation, success if success.results else situation)
-        if may_pass and situation.results:
-            passed = situation
-        return taken, passed
+            taken, passed = self._split(use, template, state, success if success.results else state)
+        return taken, state if may_pass else passed
 
     def _split(
-        self, use: TemplateUse, template: EncodedTemplate, situation: Situation, reading: Situation
-    ) -> tuple[Situation | None, Situation]:
-        """Return the situation where a guard is true, if it can be, and the one where it is false.
+        self, use: TemplateUse, template: EncodedTemplate, state: AbstractState, reading: AbstractState
+    ) -> tuple[AbstractState | None, AbstractState]:
+        """Return the state where a guard is true, if it can be, and the one where it is false.
 
         `reading` says which facts the step may have added where the guard is read.
         """
-        failed, results, before = situation.failed, situation.results, situation.case_facts()
-        if not results:
-            return None, situation
-        may = reading.may | reading.case_facts().assigned
-        self.read(use, template, WorkState(before.assigned, may, results=results))
-        passed = self._pass(template, situation)
-        true = template.true
-        if not true.results & results:
+        if not state.results:
+            return None, state
+        may = reading.may | reading.assigned
+        self.read(use, template, AbstractState(state.assigned, may, results=state.results))
+        passed, true = self._pass(template, state), template.true
+        if not true.results & state.results:
             return None, passed
-        if refuting := true.unassigned & before.assigned:
-            self.refuting = EMPTY if failed else refuting
+        if refuting := true.unassigned & state.assigned:
+            self.refuting = EMPTY if state.failed else refuting
             return None, passed
-        return self._narrow(situation, template, true), passed
+        return self._narrow(state, template, true), passed
 
-    def _pass(self, template: EncodedTemplate, situation: Situation) -> Situation:
-        """Return the situation where a guard is false and the next case is evaluated."""
-        failed, results, before = situation.failed, situation.results, situation.case_facts()
+    def _pass(self, template: EncodedTemplate, state: AbstractState) -> AbstractState:
+        """Return the state where a guard is false and the next case is evaluated."""
         false = template.false
         # A guard that reads a part of an error counts as false where there is no error.
-        is_exact = failed or not template.reads_error_part
-        if false.may_hold(before.assigned, results):
-            if is_exact:
-                return self._narrow(situation, template, false)
-            return situation._replace(facts=before)
+        is_exact = state.failed or not template.reads_error_part
         if not is_exact:
-            return situation
-        shadowing = EMPTY if failed else false.unassigned & before.assigned
+            return state
+        if _may_hold(false, state):
+            return self._narrow(state, template, false)
+        shadowing = EMPTY if state.failed else false.unassigned & state.assigned
         self.shadowing = self.shadowing or shadowing
-        return situation._replace(results=NO_RESULT)
+        return state._replace(results=NO_RESULT)
 
     def _narrow(
-        self, situation: Situation, template: EncodedTemplate, guard_facts: EncodedFacts
-    ) -> Situation:
-        """Return the situation after a guard.
+        self, state: AbstractState, template: EncodedTemplate, guard_facts: EncodedFacts
+    ) -> AbstractState:
+        """Return the state after a guard.
 
         Facts that the step may have added may come from the step itself, not from its entry.
         """
-        before, may = situation.case_facts(), situation.may
-        assigned_on_entry = guard_facts.assigned & self.table.name_facts & ~template.read & ~may
-        facts = CaseFacts(
-            before.assigned | self._with_implied(guard_facts.assigned, may),
-            before.unassigned_on_entry | guard_facts.unassigned,
-            before.assigned_on_entry | assigned_on_entry,
+        on_entry = guard_facts.assigned & self.table.name_facts & ~template.read & ~state.may
+        narrowed = AbstractState(
+            state.assigned | self._with_implied(guard_facts.assigned, state.may),
+            state.may,
+            state.on_success,
+            state.results & guard_facts.results,
+            state.unassigned_on_entry | guard_facts.unassigned,
+            state.assigned_on_entry | on_entry,
         )
-        return situation._replace(facts=facts, results=situation.results & guard_facts.results)
+        return _add_success_facts(narrowed)
 
-    def _take(self, index: int, case: Case, situation: Situation, may_gen: FactSet) -> None:
-        """Add the exit of a case in a situation in which its guard is true."""
-        possible = self.coverage.after_failure if situation.failed else self.coverage.after_success
+    def _take(self, index: int, case: Case, state: AbstractState, may_gen: FactSet) -> None:
+        """Add the exit of a case in a state in which its guard is true."""
+        possible = self.coverage.after_failure if state.failed else self.coverage.after_success
         if possible is not None and index not in possible:
             return
-        facts = situation.case_facts()
-        self.taken.setdefault(index, []).append(facts)
+        self.taken.setdefault(index, []).append(state)
         work = () if self.targets[index] else case.run
-        state = WorkState(facts.assigned, situation.may | facts.assigned, results=situation.results)
-        state = self.run(work, state, parallel=False)
-        if state.assigned != ALL_FACTS:
-            self._add_exit(index, situation, state.assigned, self.visited | may_gen | self.may_assign(work))
+        after = self.run(work, state._replace(may=state.may | state.assigned), parallel=False)
+        if after.assigned != ALL_FACTS:
+            self._add_exit(index, after, self.visited | may_gen | self._may_assign(work))
+
+
+def _may_hold(facts: EncodedFacts, state: AbstractState) -> bool:
+    """Return whether facts that follow from a template can hold in a state."""
+    return not facts.unassigned & state.assigned and bool(facts.results & state.results)
+
+
+def _add_success_facts(state: AbstractState) -> AbstractState:
+    """Return the state with the facts of a success, if success is the only possible result."""
+    if state.results != SUCCEEDED or not state.on_success & ~state.assigned:
+        return state
+    return state._replace(assigned=state.assigned | state.on_success)

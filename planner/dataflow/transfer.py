@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from noetl.planner.dataflow.narrowing import RunResults
+from noetl.planner.dataflow.narrowing import ANY_RESULT, FAILED, RunResults
 from noetl.planner.graph.cfg import ControlFlowGraph
 from noetl.planner.graph.joins import Joins
 from noetl.planner.program.template_uses import TemplateUse
@@ -123,16 +123,28 @@ class TaskEffects(NamedTuple):
     may_tolerate_failure: bool
 
 
-class CaseFacts(NamedTuple):
-    """The facts where a case is evaluated or taken.
+class AbstractState(NamedTuple):
+    """The state of a visit of a step: the facts that its work and its guards have added.
 
-    `assigned` hold there. The place is impossible if a fact of `unassigned_on_entry` must hold on entry of
-    the step, or a fact of `assigned_on_entry` cannot hold on entry.
+    `assigned` certainly hold, `may` are those that the step itself may have added. The `results` of the `run`
+    are possible here; while it goes on, any is. `on_success` are the facts that hold if its result is a
+    success without any failure that `on_error: continue` tolerates.
+
+    The state is impossible if a fact of `unassigned_on_entry` must hold on entry of the step, or a fact of
+    `assigned_on_entry` cannot hold on entry.
     """
 
-    assigned: FactSet
+    assigned: FactSet = EMPTY
+    may: FactSet = EMPTY
+    on_success: FactSet = EMPTY
+    results: RunResults = ANY_RESULT
     unassigned_on_entry: FactSet = EMPTY
     assigned_on_entry: FactSet = EMPTY
+
+    @property
+    def failed(self) -> bool:
+        """True if the `run` has failed."""
+        return bool(self.results & FAILED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +152,8 @@ class StepExit:
     """One way in which a visit of a step ends: by a case or by none, after success or failure.
 
     `gen` are the facts that hold after the exit in every run, `may_gen` those that the visit may add. The
-    preconditions are those of `CaseFacts`. With `on_reentry` the step was visited before. With `ends_run` the
-    run stops here.
+    preconditions are those of `AbstractState`. With `on_reentry` the step was visited before. With `ends_run`
+    the run stops here.
     """
 
     step: str
@@ -174,7 +186,7 @@ class StepEffects:
     required: FactSet
     required_from_entry: FactSet
     exits: Sequence[StepExit] = ()
-    taken: Mapping[int, Sequence[CaseFacts]] = field(default_factory=dict)
+    taken: Mapping[int, Sequence[AbstractState]] = field(default_factory=dict)
     ruled_out: Mapping[int, tuple[FactSet, str]] = field(default_factory=dict)
 
 

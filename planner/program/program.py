@@ -178,7 +178,7 @@ class Program:
                     inputs,
                     constant_inputs,
                     may_succeed_despite_failure(step),
-                    self.may_exceed_max_visits(step),
+                    step.name in self.refusable_steps,
                     self._may_raise_refusal(step),
                 ),
                 budget,
@@ -191,11 +191,13 @@ class Program:
         """Return the cases of a step that its guards never let be taken."""
         return self.rule_coverage[step.path].dead_cases if step.rule else ()
 
-    def may_exceed_max_visits(self, step: Step) -> bool:
-        """Return whether a visit of the step may be refused for `max_visits`."""
-        if step.max_visits is None or not self.is_well_formed or step.name not in self.cfg.reachable:
-            return step.max_visits is not None
-        return self.cfg.is_cyclic(step.name) or step.name in self.joins.multi_merges
+    @cached_property
+    def refusable_steps(self) -> AbstractSet[str]:
+        """The steps of which a visit may be refused for `max_visits`."""
+        bounded = frozenset(step.name for step in self.playbook.steps if step.max_visits is not None)
+        if not bounded or not self.is_well_formed:
+            return bounded
+        return bounded - (self.cfg.reachable - self.cfg.cyclic_steps - self.joins.multi_merges)
 
     def _may_raise_refusal(self, step: Step) -> bool:
         """Return whether an action may give a failure of the step the error type of a refused visit."""

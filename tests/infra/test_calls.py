@@ -1,0 +1,29 @@
+"""The check of undefined names can be followed: it leads through few calls and modules."""
+
+from __future__ import annotations
+
+import pytest
+
+from noetl.infra import calls
+
+
+def test_check_leads_through_few_calls_and_modules() -> None:
+    found = calls.trace_check()
+    assert "checks/undefined_names:check_undefined_names -> dataflow/fact_encoding:FactTable.__init__" in map(
+        str, found
+    )
+    assert len(found) <= 20, [str(call) for call in found]
+    assert len(calls.modules_of(found)) <= 8, calls.modules_of(found)
+
+
+def test_calls_for_a_finding_are_traced_too() -> None:
+    text = calls.EXAMPLE.replace("answer | default(none)", "answer")
+    called = {call.called for call in calls.trace_check(text)}
+    assert "dataflow/witness:find_witness" in called
+    assert "dataflow/witness:find_witness" not in {call.called for call in calls.trace_check()}
+
+
+def test_command_prints_the_number_of_calls(capsys: pytest.CaptureFixture[str]) -> None:
+    calls.main()
+    *lines, total = capsys.readouterr().out.splitlines()
+    assert total.startswith(f"{len(lines)} calls through ")
