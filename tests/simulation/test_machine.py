@@ -52,6 +52,7 @@ from noetl.executor.model.start_request import StartRequest
 from noetl.executor.model.transition import merge_arrivals
 from noetl.executor.model.visit_transition import MAX_CLAIMS
 from noetl.executor.security.capabilities import local_run_capabilities
+from noetl.executor.stores.memory.store import MemoryStore
 from noetl.executor.stores.sql import queue as sql_queue
 from noetl.executor.stores.sql.branches import BranchTransaction
 from noetl.executor.stores.sqlite.store import SqliteStore
@@ -187,13 +188,17 @@ class StoreMachine(RuleBasedStateMachine):
         super().__init__()
         self.directory = tempfile.TemporaryDirectory()
         self.folder = Path(self.directory.name)
-        self.store = SqliteStore(str(self.folder / "noetl.db"))
-        self.store.file.connection().execute("pragma synchronous = off")
+        self.store = self.open_store()
         self.clock = FakeClock()
         self.capabilities = local_run_capabilities(self.folder)
         self.runs: dict[str, KnownRun] = {}
         self.held_claims: list[Claim] = []
         self.executed_claims: list[Claim] = []
+
+    def open_store(self) -> Any:
+        store = SqliteStore(str(self.folder / "noetl.db"))
+        store.file.connection().execute("pragma synchronous = off")
+        return store
 
     @initialize(script=scripts(), ok=st.booleans())
     def begin(self, script: RandomScript, ok: bool) -> None:
@@ -486,9 +491,13 @@ class StoreMachine(RuleBasedStateMachine):
 
     def assert_unchanged(self, call: Callable[[], object]) -> None:
         """Call a function that must not change the store."""
-        before = [self.rows(table) for table in TABLES]
+        before = self.contents()
         call()
-        assert [self.rows(table) for table in TABLES] == before
+        assert self.contents() == before
+
+    def contents(self) -> Any:
+        """Return the data of all runs."""
+        return [self.rows(table) for table in TABLES]
 
     def tokens(self) -> list[str]:
         return [
@@ -547,6 +556,26 @@ class StoreMachine(RuleBasedStateMachine):
         return history
 
 
+class MemoryStoreMachine(StoreMachine):
+    """The same with a store in memory."""
+
+    def open_store(self) -> Any:
+        return MemoryStore()
+
+    def contents(self) -> Any:
+        state = self.store.state
+        return str((state.tokens, state.idempotency_keys)), [self.contents_of(id) for id in state.runs]
+
+    def contents_of(self, id: str) -> str:
+        return str(vars(self.store.state.runs[id]))
+
+    def rows(self, table: str, run_id: str | None = None) -> list[dict[str, Any]]:
+        record = self.store.state.runs[run_id]
+        if table == "joins":
+            return [{"step": step, "live": live} for step, live in record.live.items()]
+        return [{"step": step} for step, branches in record.arrivals.items() for _ in branches]
+
+
 def fragile_function(call: Call) -> None:
     """Fail if the argument is false. This replaces a function that would need a process."""
     if not call.parameters["args"][0]:
@@ -562,16 +591,21 @@ def fragile_actions(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-def run_machine(examples: int = settings.default.max_examples // 2, **options: Any) -> None:
+def run_machine(
+    examples: int = settings.default.max_examples // 2,
+    machine: type[StoreMachine] = StoreMachine,
+    **options: Any,
+) -> None:
     machine_settings = settings(
         max_examples=examples, stateful_step_count=40, suppress_health_check=list(HealthCheck), **options
     )
-    run_state_machine_as_test(StoreMachine, settings=machine_settings)  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(machine, settings=machine_settings)  # type: ignore[no-untyped-call]
 
 
 @pytest.mark.timeout(600)
-def test_invariants_hold_for_random_actions() -> None:
-    run_machine()
+@pytest.mark.parametrize("machine", [StoreMachine, MemoryStoreMachine])
+def test_invariants_hold_for_random_actions(machine: type[StoreMachine]) -> None:
+    run_machine(machine=machine)
 
 
 def count_merged_branches(monkeypatch: pytest.MonkeyPatch) -> None:
