@@ -111,6 +111,7 @@ is reopened only if its failure was unhandled.
 
 COMBINED: tuple[tuple[VisitTrigger, VisitTrigger], ...] = (
     (VisitTrigger.ENTER, VisitTrigger.CLAIM),
+    (VisitTrigger.ACTIVATE, VisitTrigger.CLAIM),
     (VisitTrigger.RETRY, VisitTrigger.PARK),
     (VisitTrigger.SUSPEND, VisitTrigger.PARK),
     (VisitTrigger.YIELD, VisitTrigger.PARK),

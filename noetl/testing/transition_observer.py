@@ -4,8 +4,9 @@ Problem: stores change visits in their own way, with SQL or with requests to a s
 the table `TRANSITIONS` of `executor/model/visit_states.py`.
 
 Algorithm: take a snapshot of all visits before and after each call of the store, and compare. A row of the
-table explains a change if it has the status before and the status after. The other fields must have changed
-as the row allows. An entry of `COMBINED` explains a call that makes two transitions at once.
+table explains a change if it has the status before and the status after. The other fields must be those
+that the pure function of the row computes. An entry of `COMBINED` explains a call that makes two transitions
+at once.
 
 Cost: two reads of all visits of all known runs for each call.
 
@@ -16,11 +17,23 @@ Limits: only what a reader of the store sees between two calls is compared. The 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from noetl.executor.model.run import Visit, VisitStatus
+from noetl.executor.model.run import Branch, Lease, Visit, VisitStatus
 from noetl.executor.model.visit_states import COMBINED, TRANSITIONS, VisitTrigger
+from noetl.executor.model.visit_transition import (
+    activate,
+    claim,
+    end_lease,
+    enter_step,
+    park,
+    release,
+    renew,
+    reopen,
+    unpark,
+    wake,
+)
 
 Table = Mapping[VisitStatus | None, Mapping[VisitTrigger, VisitStatus]]
 """A table of transitions."""
@@ -55,21 +68,29 @@ class VisitChange:
         return f"`{self.call}` changed `{self.after.step}` from {before} to {self.after.status.value}"
 
 
-def _is_unclaimed(_: None, after: Visit) -> bool:
-    return (after.fence, after.claims, after.started_at) == (0, 0, None)
+def _is_entered(_: None, after: Visit) -> bool:
+    branch = Branch(after.id, after.step, after.clock, after.names)
+    is_stopping = after.status is VisitStatus.PARKED
+    return after == enter_step(branch, after.run_id, after.due_at, after.number, is_stopping=is_stopping)
 
 
-def _keeps_claim(before: Visit, after: Visit) -> bool:
-    """Return whether a change is none of a claim: same fence, claims and attempt."""
-    return (before.fence, before.claims, before.attempt) == (after.fence, after.claims, after.attempt)
+def _has_new_claim(before: Visit | None, after: Visit) -> bool:
+    """Return whether the claim of a visit is new, whatever else has changed with it."""
+    fence, claims = (0, 0) if before is None else (before.fence, before.claims)
+    return after.fence > fence and after.claims > claims and after.started_at is not None
 
 
-def _is_claim(before: Visit | None, after: Visit) -> bool:
-    if before is None:
-        return (after.fence, after.claims) == (1, 1)
-    is_counted = after.claims > before.claims
-    keeps_start = before.started_at is None or before.started_at == after.started_at
-    return after.fence > before.fence and is_counted and keeps_start and after.attempt == before.attempt
+def _is_claimed(before: Visit, after: Visit) -> bool:
+    lease = Lease(after.worker or "", 0.0)
+    now = after.segment_started_at or 0.0
+    return any(
+        replace(claim(before, lease, now, give_up=give_up), due_at=after.due_at) == after
+        for give_up in (False, True)
+    )
+
+
+def _is_released(before: Visit, after: Visit) -> bool:
+    return any(release(before, after.due_at, counts=counts) == after for counts in (False, True))
 
 
 def _is_outcome(before: Visit, after: Visit) -> bool:
@@ -81,46 +102,61 @@ def _is_suspension(before: Visit, after: Visit) -> bool:
     return after.fence == before.fence and after.claims == 0 and after.progress is not None and keeps_start
 
 
-def _is_reset(before: Visit, after: Visit) -> bool:
-    may_continue = before.status is VisitStatus.PARKED or before.has_ended_branch
-    is_first_attempt = (after.attempt, after.claims, after.started_at) == (1, 0, None)
-    return may_continue and is_first_attempt and after.finished_at is None and after.fence == before.fence
+def _is_abandoned(before: Visit, after: Visit) -> bool:
+    return after.fence == before.fence and (after.claims, after.started_at) == (0, None)
+
+
+def _is_activated(before: Visit, after: Visit) -> bool:
+    activated = activate(before, before.clock - 1, {}, after.due_at)
+    carried = replace(activated, clock=after.clock, names=after.names)
+    return carried == after and after.clock >= before.clock and after.due_at < before.due_at
+
+
+def _is_parked(before: Visit, after: Visit) -> bool:
+    # A claim that crossed the stop may have raised the fence.
+    parked = park(before, after.due_at)
+    return replace(parked, fence=after.fence) == after and after.fence >= before.fence
+
+
+def _is_reopened(before: Visit, after: Visit) -> bool:
+    # A visit that goes on waiting keeps its due time, which is later than the time of the resume.
+    is_suspended = after.status is VisitStatus.WAITING
+    now = before.due_at - 1 if is_suspended else after.due_at
+    return any(reopen(before, now, is_sequential=sequential) == after for sequential in (False, True))
 
 
 _ALLOWED: Mapping[VisitTrigger, Callable[[Any, Visit], bool]] = {
-    VisitTrigger.ENTER: _is_unclaimed,
-    VisitTrigger.ENTER_STOPPING: _is_unclaimed,
-    VisitTrigger.CLAIM: _is_claim,
-    VisitTrigger.RENEW: lambda before, after: _keeps_claim(before, after) and after.due_at > before.due_at,
-    VisitTrigger.RELEASE: lambda before, after: (
-        after.fence == before.fence + 1 and after.claims in (before.claims, before.claims - 1)
+    VisitTrigger.ENTER: _is_entered,
+    VisitTrigger.ENTER_STOPPING: _is_entered,
+    VisitTrigger.CLAIM: _is_claimed,
+    VisitTrigger.RENEW: lambda before, after: (
+        renew(before, after.due_at) == after and after.due_at > before.due_at
     ),
+    VisitTrigger.RELEASE: _is_released,
     VisitTrigger.END_LEASE: lambda before, after: (
-        _keeps_claim(before, after) and after.due_at < before.due_at
+        end_lease(before, after.due_at) == after and after.due_at < before.due_at
     ),
     VisitTrigger.SUCCEED: _is_outcome,
     VisitTrigger.FAIL: lambda before, after: _is_outcome(before, after) and after.failure is not None,
     VisitTrigger.RETRY: lambda before, after: after.attempt == before.attempt + 1 and after.claims == 0,
     VisitTrigger.SUSPEND: _is_suspension,
     VisitTrigger.YIELD: _is_suspension,
-    VisitTrigger.ABANDON: lambda before, after: (
-        after.fence == before.fence and (after.claims, after.started_at) == (0, None)
+    VisitTrigger.ABANDON: _is_abandoned,
+    VisitTrigger.REVOKE: _is_abandoned,
+    VisitTrigger.WAKE: lambda before, after: (
+        wake(before, after.due_at) == after and after.due_at < before.due_at
     ),
-    VisitTrigger.REVOKE: lambda before, after: (
-        after.fence == before.fence and (after.claims, after.started_at) == (0, None)
-    ),
-    VisitTrigger.WAKE: lambda before, after: _keeps_claim(before, after) and after.due_at < before.due_at,
-    VisitTrigger.ACTIVATE: lambda before, after: (
-        _keeps_claim(before, after) and after.due_at < before.due_at and after.clock >= before.clock
-    ),
-    VisitTrigger.PARK: lambda before, after: after.claims == before.claims,
-    VisitTrigger.REOPEN: _is_reset,
-    VisitTrigger.REOPEN_SUSPENDED: lambda before, after: (
-        _is_reset(before, after) and after.progress is not None and after.due_at == before.due_at
-    ),
-    VisitTrigger.UNPARK: _keeps_claim,
+    VisitTrigger.ACTIVATE: _is_activated,
+    VisitTrigger.PARK: _is_parked,
+    VisitTrigger.REOPEN: _is_reopened,
+    VisitTrigger.REOPEN_SUSPENDED: _is_reopened,
+    VisitTrigger.UNPARK: lambda before, after: unpark(before, after.due_at) == after,
 }
-"""For each trigger, whether a visit may have changed in this way. The statuses are those of the table."""
+"""For each trigger, whether its pure function makes this change of a visit.
+
+The statuses are those of the table. The outcomes of an attempt depend on its work, so they are compared only
+in part.
+"""
 
 
 def explanations(change: VisitChange, table: Table = TRANSITIONS) -> set[tuple[VisitTrigger, ...]]:
@@ -141,7 +177,7 @@ def explanations(change: VisitChange, table: Table = TRANSITIONS) -> set[tuple[V
         if (second is VisitTrigger.CLAIM or change.call == "commit")
         and (middle := table.get(status, {}).get(first)) is not None
         and table.get(middle, {}).get(second) is after.status
-        and (second is not VisitTrigger.CLAIM or _is_claim(before, after))
+        and (second is not VisitTrigger.CLAIM or _has_new_claim(before, after))
     }
     return {*single, *combined}
 
@@ -161,11 +197,6 @@ class TransitionObserver:
     def add_run(self, run_id: str) -> None:
         """Observe a run from now on. Its visits are new."""
         self._known.setdefault(run_id, {})
-
-    def skip(self) -> None:
-        """Take a snapshot of all runs, without recording what has changed since the last one."""
-        for run_id in self._known:
-            self._known[run_id] = {visit.id: visit for visit in self.visits_of(run_id)}
 
     def observe(self, call: str) -> None:
         """Record what has changed since the last snapshot, as a change by `call`."""

@@ -229,6 +229,11 @@ def enter_and_claim(store: Store) -> None:
     assert store.queue.commit(succeed(store, claim_visit(store, run)), 1.0, LEASE) is not None
 
 
+def activate_and_claim(store: Store) -> None:
+    _, claim = fork(store, SEQUENTIAL_FORK)
+    assert store.queue.commit(succeed(store, claim), 1.0, LEASE) is not None
+
+
 def retry_in_stopping_run(store: Store) -> None:
     claim = claim_in_stopping_run(store)
     store.queue.commit(fail(store, claim, retry_at=5.0), 1.0)
@@ -251,6 +256,7 @@ def abandon_in_stopping_run(store: Store) -> None:
 
 COMBINED_SCENARIOS: Mapping[tuple[VisitTrigger, VisitTrigger], Scenario] = {
     (VisitTrigger.ENTER, VisitTrigger.CLAIM): enter_and_claim,
+    (VisitTrigger.ACTIVATE, VisitTrigger.CLAIM): activate_and_claim,
     (VisitTrigger.RETRY, VisitTrigger.PARK): retry_in_stopping_run,
     (VisitTrigger.SUSPEND, VisitTrigger.PARK): suspend_in_stopping_run,
     (VisitTrigger.YIELD, VisitTrigger.PARK): yield_in_stopping_run,
