@@ -21,7 +21,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from noetl.executor.model.run import NEVER
+from noetl.executor.model.run_transition import lose_branch
 from noetl.executor.model.special_visits import deadline_visit
+from noetl.executor.model.visit_transition import MAX_LEASE_SECONDS
 from noetl.executor.stores.finding import Finding
 from noetl.executor.stores.interface import SweepResult
 from noetl.executor.stores.sql.branches import BranchTransaction, insert_visit
@@ -29,9 +31,6 @@ from noetl.executor.stores.sql.consistency import check_consistency
 from noetl.executor.stores.sql.context import SqlContext
 from noetl.executor.stores.sql.plans import SqlPlans
 from noetl.executor.stores.sql.rows import encode_json, run_from_row
-
-MAX_LEASE_SECONDS = 2 * 3600.0
-"""Longest time until the end of a lease, even if two clocks differ by an hour."""
 
 MAX_DELETED_RUNS = 1_000
 """Number of runs that one sweep deletes at most."""
@@ -135,13 +134,8 @@ def _continue_stuck(branches: BranchTransaction) -> str:
     if run["live"] <= 0:
         branches.end_run()
         return "its end is due"
-    # The position of the lost branch is unknown. The failed run may be resumed from its failed visits.
-    message = "a branch of the run was lost"
-    error = {
-        "type": "WorkerLost", "message": message, "action": None, "step": None, "attempt": 1,
-        "retryable": False, "status": None, "details": None,
-    }  # fmt: skip
-    stopping = db.execute("sweep.fail_run", run_id=run["id"], error=encode_json(error)).fetchone()
+    failing = lose_branch(run_from_row(run))
+    stopping = db.execute("sweep.fail_run", run_id=run["id"], error=encode_json(failing.error)).fetchone()
     BranchTransaction(db, branches.plans, stopping, branches.now).stop_run()
     return "a branch was lost, and the run fails"
 
