@@ -24,12 +24,12 @@ Limits: whether the branches of a run have ended is the decision of the store, w
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from noetl.executor.errors import RejectedError
 from noetl.executor.model.events import Event
 from noetl.executor.model.run import ErrorRecord, Run, RunStatus
+from noetl.planner.frozen import replace
 
 
 def run_started(run: Run) -> Event:

@@ -30,7 +30,6 @@ Limits: a visit that was claimed `MAX_CLAIMS` times without an outcome fails wit
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from noetl.executor.model.events import Event, timestamp
@@ -49,7 +48,7 @@ from noetl.executor.model.run import (
 )
 from noetl.executor.model.visit_states import VisitTrigger, next_status
 from noetl.executor.model.visit_transition import MAX_CLAIMS
-from noetl.planner.frozen import frozen
+from noetl.planner.frozen import frozen, replace
 from noetl.planner.plan import Case, Retry, Step
 
 StepOf = Callable[[str], Step]

@@ -14,13 +14,12 @@ ask `is_due`.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from noetl.executor.errors import FencedError
 from noetl.executor.model.events import Event
 from noetl.executor.model.run import NEVER, Branch, Lease, Pointers, Visit, VisitStatus
 from noetl.executor.model.special_visits import is_pseudo_step
 from noetl.executor.model.visit_states import ACTIVE, WAKEABLE, VisitTrigger, next_status
+from noetl.planner.frozen import replace
 
 MAX_CLAIMS = 5
 """A visit that was claimed more often without an outcome fails."""

@@ -167,12 +167,12 @@ def claim_values(visit: Visit) -> dict[str, Any]:
 
 def visit_values(visit: Visit) -> dict[str, Any]:
     """Return the values of `{new_visit_columns}` that a visit has when a branch enters its step."""
-    return claim_values(visit) | {
-        "step": visit.step,
-        "clock": visit.clock,
-        "names": encode_json(visit.names),
-        "number": visit.number,
-    }
+    values = claim_values(visit)
+    values["step"] = visit.step
+    values["clock"] = visit.clock
+    values["names"] = encode_json(visit.names)
+    values["number"] = visit.number
+    return values
 
 
 def encode_events(events: Iterable[Event]) -> str:
