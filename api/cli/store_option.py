@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
@@ -26,7 +27,22 @@ StoreOption = Annotated[
 
 @contextmanager
 def open_command_store(url: str | None, *, create: bool = True) -> Iterator[Store]:
-    """Open the store at `url`, or the one that the environment names, and close it at the end."""
+    """Open the store at `url`, or the one that the environment names, and close it at the end.
+
+    Raises:
+        CommandError: the store is in memory, so it has nothing for this command.
+    """
+    if is_in_memory(url):
+        raise CommandError(
+            "the store memory:// is lost with its process, so no other command can read it:"
+            " name a store with --store or NOETL_STORE"
+        )
+    with _open(url, create) as store:
+        yield store
+
+
+@contextmanager
+def _open(url: str | None, create: bool) -> Iterator[Store]:
     from noetl.executor.stores import open_store
 
     store = open_store(url, create=create)
@@ -36,18 +52,25 @@ def open_command_store(url: str | None, *, create: bool = True) -> Iterator[Stor
         store.close()
 
 
+def is_in_memory(url: str | None) -> bool:
+    """Return whether the store at `url`, or the one that the environment names, is lost with its process."""
+    return (url or os.environ.get("NOETL_STORE")) == "memory://"
+
+
 @contextmanager
 def open_command_services(url: str | None, *, create: bool = False) -> Iterator[TenantServices]:
     """Open a store as `open_command_store` does, with services that also control local runs.
 
+    With `create`, the command starts its runs itself, so the store may be in memory.
+
     Raises:
-        CommandError: the store has no run of an id.
+        CommandError: the store has no run of an id, or has nothing for this command.
     """
     from noetl.api.service.errors import NotFoundError
     from noetl.api.service.services import create_services
     from noetl.executor.actions import catalogue
 
-    with open_command_store(url, create=create) as store:
+    with _open(url, create) if create else open_command_store(url, create=False) as store:
         try:
             yield create_services(store, catalogue(), controls_local_runs=True)
         except NotFoundError as error:

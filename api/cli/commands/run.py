@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from noetl.api.cli.display.console import CommandError
-from noetl.api.cli.store_option import StoreOption, open_command_services
+from noetl.api.cli.store_option import StoreOption, is_in_memory, open_command_services
 
 if TYPE_CHECKING:
     from noetl.executor.errors import RejectedError
@@ -51,7 +51,8 @@ def run(
     new_run, first_visit = _create_run(plan, values, file)
     with open_command_services(store, create=True) as services:
         stored_run = services.runs.add(plan, new_run, first_visit)
-        run_to_end(RunCommandContext(services, json, quiet), stored_run, plan)
+        context = RunCommandContext(services, json, quiet, can_resume=not is_in_memory(store))
+        run_to_end(context, stored_run, plan)
 
 
 def _create_run(plan: Plan, values: Mapping[str, Any], file: str) -> tuple[Run, Visit]:

@@ -21,11 +21,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class RunCommandContext:
-    """The services of a command that reports a run, and its options `--json` and `--quiet`."""
+    """The services of a command that reports a run, and its options `--json` and `--quiet`.
+
+    `can_resume` is false if the run is lost with the process.
+    """
 
     services: TenantServices
     as_json: bool
     quiet: bool
+    can_resume: bool = True
 
     @property
     def store(self) -> Store:
@@ -38,7 +42,7 @@ def print_outcome(context: RunCommandContext, run: Run, plan: Plan) -> None:
     for error in _errors_of(run):
         print_message(_error_line(error, plan, _shown_file(run)))
     if run.status is not RunStatus.SUCCEEDED:
-        print_message(f"run {run.id} {describe_end(run)}")
+        print_message(f"run {run.id} {describe_end(context, run)}")
     elif not context.quiet:
         seconds = (run.finished_at or run.created_at) - (run.started_at or run.created_at)
         print_message(f"run {run.id} succeeded in {format_duration(seconds)}")
@@ -61,9 +65,10 @@ def exit_unless_succeeded(run: Run) -> None:
         raise typer.Exit(EXIT_FAILED)
 
 
-def describe_end(run: Run) -> str:
-    """Return the status of a run that did not succeed, and how to resume it."""
-    return f"{run.status.value}; resume it with `noetl runs resume {run.id}`"
+def describe_end(context: RunCommandContext, run: Run) -> str:
+    """Return the status of a run that did not succeed, and how to resume it if that is possible."""
+    hint = f"; resume it with `noetl runs resume {run.id}`" if context.can_resume else ""
+    return f"{run.status.value}{hint}"
 
 
 def _shown_file(run: Run) -> str | None:

@@ -72,10 +72,11 @@ def run_to_end(
         except KeyboardInterrupt:
             worker.stop(drain=False)
             for open_run in _open_runs(store, run) if current.status.is_final else [run]:
-                print_message(f"interrupted; resume the run with `noetl runs resume {open_run.id}`")
+                hint = f"resume the run with `noetl runs resume {open_run.id}`"
+                print_message(f"interrupted; {hint if context.can_resume else 'the run is lost'}")
             _exit_if_threads_hang()
             raise typer.Exit(EXIT_INTERRUPTED) from None
-    _report_failed_detached_runs(store, run, started_at)
+    _report_failed_detached_runs(context, run, started_at)
     exit_unless_succeeded(current)
 
 
@@ -114,7 +115,8 @@ class _LocalExecution:
             ]
             if new_runs and not self.context.quiet:
                 verb = "continues" if len(new_runs) == 1 else "continue"
-                print_message(f"{_list_runs(new_runs)} {verb}; Ctrl-C leaves that to `noetl runs resume`")
+                hint = "; Ctrl-C leaves that to `noetl runs resume`" if self.context.can_resume else ""
+                print_message(f"{_list_runs(new_runs)} {verb}{hint}")
             for new_run in new_runs:
                 announced_ids.add(new_run.id)
                 self.follower.add(new_run, depth=1)
@@ -123,11 +125,11 @@ class _LocalExecution:
         self.progress.show(self.follower.new_events())
 
 
-def _report_failed_detached_runs(store: Store, run: Run, started_at: float) -> None:
-    for other in reversed(_runs_of_queue(store, run)):
+def _report_failed_detached_runs(context: RunCommandContext, run: Run, started_at: float) -> None:
+    for other in reversed(_runs_of_queue(context.store, run)):
         has_ended_now = other.finished_at is not None and other.finished_at >= started_at
         if has_ended_now and other.parent is None and other.status is not RunStatus.SUCCEEDED:
-            print_message(f"run {other.id} of {other.playbook} {describe_end(other)}")
+            print_message(f"run {other.id} of {other.playbook} {describe_end(context, other)}")
 
 
 def _list_runs(runs: list[Run]) -> str:
