@@ -1,4 +1,4 @@
-"""Calls of one check: how far a reader must go to follow the check of undefined names.
+"""Calls of one check: how far a reader must go to follow the check of undefined names, and how much it is.
 
     python -m noetl.infra.calls
 
@@ -26,10 +26,14 @@ from types import CodeType, FrameType, FunctionType
 from typing import Any, NamedTuple
 
 from noetl.executor.actions import catalogue
+from noetl.infra.sizes import measure
 from noetl.planner.compile import compile_playbook
 
 PLANNER = Path(__file__).resolve().parents[1] / "planner"
 """Folder of the modules whose calls count."""
+
+PACKAGES = ("planner/dataflow", "planner/checks/undefined_names.py")
+"""The code of the check and of the analyses that it calls."""
 
 CHECK = "check_undefined_names"
 """The function at which recording starts."""
@@ -154,11 +158,15 @@ def modules_of(calls: list[ModuleCall]) -> list[str]:
 
 
 def main() -> None:
-    """Print the calls of the example, and how many they are."""
+    """Print the calls of the example, how many they are, and the size of the code of the check."""
     calls = trace_check()
     print(*calls, sep="\n")
     modules = modules_of(calls)
     print(f"{len(calls)} calls through {len(modules)} modules: {', '.join(modules)}")
+    sizes = [measure(PLANNER.parent, package) for package in PACKAGES]
+    classes = sum(len(size.classes) for size in sizes)
+    functions = sum(size.public_functions for size in sizes)
+    print(f"{classes} classes and {functions} public functions in {' and '.join(PACKAGES)}")
 
 
 if __name__ == "__main__":

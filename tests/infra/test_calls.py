@@ -6,6 +6,9 @@ import pytest
 
 from noetl.infra import calls
 
+MAX_DEFINITIONS = 76
+"""Half of the classes and public functions before step effects were values."""
+
 
 def test_check_leads_through_few_calls_and_modules() -> None:
     found = calls.trace_check()
@@ -23,7 +26,10 @@ def test_calls_for_a_finding_are_traced_too() -> None:
     assert "dataflow/witness:find_witness" not in {call.called for call in calls.trace_check()}
 
 
-def test_command_prints_the_number_of_calls(capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_prints_the_numbers_of_calls_and_classes(capsys: pytest.CaptureFixture[str]) -> None:
     calls.main()
-    *lines, total = capsys.readouterr().out.splitlines()
+    *lines, total, sizes = capsys.readouterr().out.splitlines()
     assert total.startswith(f"{len(lines)} calls through ")
+    classes, functions = (int(word) for word in sizes.split() if word.isdigit())
+    assert classes > 0
+    assert classes + functions <= MAX_DEFINITIONS, sizes
