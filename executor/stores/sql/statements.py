@@ -20,10 +20,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
+
+from noetl.planner.frozen import frozen
 
 SHARED_FOLDER = Path(__file__).parent / "queries"
 """Folder of the statements that SQLite and Postgres share."""
@@ -37,7 +38,7 @@ _TOKEN = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|::|:(?P<name>[a-z]\w*)""")
 Text = TypeVar("Text")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Statement:
     """A statement as lines, each with the parameters without which it is left out."""
 
