@@ -111,6 +111,9 @@ class ConditionCorrelation:
     def _narrow(self, use: TemplateUse, context: Facts) -> Narrowing:
         """Return the narrowing of a template with tracked conditions, where `context` holds around it."""
         narrowing, local_names = narrow(use.template), use.local_names
+        given = [required.given for required in narrowing.required if required.given is not NO_FACTS]
+        if context is NO_FACTS and not any(facts.conditions for facts in (*given, *narrowing[1:])):
+            return narrowing
         return Narrowing(
             tuple(
                 RequiredAccess(access, offset, self._track(given, local_names) & context)

@@ -437,6 +437,9 @@ def _constant(node: nodes.Node) -> Any:
 
 
 def _condition(access: AccessPath, test: str, *, truth: bool) -> Facts:
+    """Return the condition of a test, unless it tests an error or a result, which differ between visits."""
+    if access[0] in _RESULT_NAMES:
+        return NO_FACTS
     return Facts(conditions=frozenset((Condition(access, test, truth),)))
 
 
