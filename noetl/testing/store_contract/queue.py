@@ -11,6 +11,7 @@ import pytest
 
 from noetl.executor.engine.event_buffer import MAX_BATCH_CHARACTERS, MAX_BATCH_EVENTS, EventBuffer
 from noetl.executor.errors import FencedError, PayloadTooLargeError
+from noetl.executor.model import visit_transition
 from noetl.executor.model.events import Event
 from noetl.executor.model.outcome import Suspension
 from noetl.executor.model.run import (
@@ -296,6 +297,17 @@ class QueueContract(ContractFixtures):
         assert visit.step == "b1"
         assert [claim_visit(store, run, 1.0).visit.step for _ in range(3)] == ["b2", "b3", "b4"]
         assert store.queue.claim(run.id, LEASE, 1.0) is None
+
+    def test_a_claim_within_a_commit_is_like_any_other(self, store: Store) -> None:
+        """The commit of an arrival claims another branch, which a store may decide in its own language."""
+        run = start_run(store, DIAMOND)
+        store.queue.commit(succeed(store, claim_visit(store, run)), 1.0)
+        arrival = succeed(store, claim_visit(store, run, 1.0))
+        before = {visit.id: visit for visit in store.runs.visits(run.id)}
+        after = store.queue.commit(arrival, 2.0, LEASE)
+        if after is not None:  # a store need not claim another branch
+            assert after == visit_transition.claim(before[after.id], LEASE, 2.0)
+            assert after in store.runs.visits(run.id)
 
     def test_the_commit_of_a_lost_claim_writes_nothing(self, store: Store) -> None:
         run = start_run(store)
