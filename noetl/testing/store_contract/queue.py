@@ -299,7 +299,7 @@ class QueueContract(ContractFixtures):
         assert store.queue.claim(run.id, LEASE, 1.0) is None
 
     def test_a_claim_within_a_commit_is_like_any_other(self, store: Store) -> None:
-        """The commit of an arrival claims another branch, which a store may decide in its own language."""
+        """Claim another branch in the commit of an arrival, which a store may decide in its own language."""
         run = start_run(store, DIAMOND)
         store.queue.commit(succeed(store, claim_visit(store, run)), 1.0)
         arrival = succeed(store, claim_visit(store, run, 1.0))
