@@ -178,6 +178,10 @@ class MachineRunEnd:
     errors: Counter[str] = field(hash=False)
 
 
+MAX_RESUMES = 20
+"""How often a run is resumed at the end, with inputs that succeed, before it counts as broken."""
+
+
 class StoreMachine(RuleBasedStateMachine):
     """A store with some runs of one random playbook."""
 
@@ -420,7 +424,10 @@ class StoreMachine(RuleBasedStateMachine):
         self.finish(undisturbed.id, "plain")
         for id, known in self.runs.items():
             self.finish(id, QUEUE)
+            resumes = 0
             while self.run_of(id).status in (RunStatus.CANCELLED, RunStatus.TIMED_OUT, RunStatus.FAILED):
+                resumes += 1
+                assert resumes <= MAX_RESUMES, f"the run does not succeed: {self.contents_of(id)}"
                 known.was_stopped = True
                 self.resume_run(id, ok=True)
                 self.finish(id, QUEUE)
