@@ -16,6 +16,7 @@ from noetl.executor.errors import MessageError, SettingError, StoreError
 from noetl.executor.model.limits import PayloadLimits
 from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.executor.model.run import Claim, Lease, Run, RunStatus, VisitStatus, WaitKey
+from noetl.executor.runtime.message_batch import warm_state
 from noetl.executor.security.capabilities import service_capabilities
 from noetl.executor.stores import open_store, resolve_url
 from noetl.executor.stores.interface import MessageOutcome, SweepResult
@@ -111,6 +112,15 @@ class TestPostgresWithQueue(RunsContract, QueueContract, WaitsContract, SweepCon
         opened = open_store()
         assert isinstance(opened, PostgresStore)
         yield opened
+        opened.close()
+
+
+def test_a_lambda_function_opens_the_store(queue: str) -> None:
+    opened = warm_state.__wrapped__().store
+    try:
+        assert opened.message_queue is not None
+        assert opened.queue.next_due("service") is None
+    finally:
         opened.close()
 
 

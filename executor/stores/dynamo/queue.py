@@ -29,7 +29,6 @@ from noetl.executor.stores.dynamo.table import MAX_CONFLICTS
 from noetl.executor.stores.dynamo.visit_items import decode_visit, encode_events_item, is_held
 from noetl.executor.stores.interface import MessageOutcome
 from noetl.executor.stores.sqs.due_message import DueMessage
-from noetl.executor.stores.sqs.messages import MessageQueue
 from noetl.executor.stores.sqs.receiver import MessageReceiver
 
 logger = logging.getLogger("noetl.executor")
@@ -48,11 +47,6 @@ class DynamoQueue:
         self._repairs = repairs
         external = context.announcer.message_queue
         self._receiver = None if external is None else MessageReceiver(external)
-
-    @property
-    def message_queue(self) -> MessageQueue | None:
-        """External queue, or None."""
-        return self._context.announcer.message_queue
 
     def claim(self, queue: str, lease: Lease, now: float) -> Claim | None:
         """Claim the visit of a queue that has been due longest, or return None if no visit is due."""

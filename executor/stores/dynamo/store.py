@@ -76,6 +76,11 @@ class DynamoStore:
         self.work = context.announcer.work
         _check_schema(table)
 
+    @property
+    def message_queue(self) -> MessageQueue | None:
+        """External queue, or None."""
+        return self.context.announcer.message_queue
+
     def close(self) -> None:
         """Return at once: the process shares its clients between stores."""
 
