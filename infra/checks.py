@@ -352,7 +352,7 @@ def check_monitoring(template: Template) -> Iterator[str]:
     alarms = set()
     for name, alarm in _resources(template, "AWS::CloudWatch::Alarm"):
         alarms.add((alarm["Namespace"], alarm["MetricName"]))
-        if "AlarmActions" not in alarm or "docs/aws.md#alarms" not in alarm["AlarmDescription"]:
+        if "AlarmActions" not in alarm or "docs/how-to/aws.md#alarms" not in alarm["AlarmDescription"]:
             yield f"{name} has no action, or no link to its instructions"
     for namespace, metric in sorted(REQUIRED_ALARMS - alarms):
         yield f"there is no alarm for {metric} of {namespace}"

@@ -34,7 +34,7 @@ from noetl.planner.templates import budget, filters, sandbox
 from noetl.planner.templates import parser as template_parser
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ("docs/language.md", "docs/actions.md", "docs/how-it-works/states.md")
+PAGES = ("docs/reference/language.md", "docs/reference/actions.md", "docs/how-it-works/states.md")
 
 _GENERATED = re.compile(
     r"(?P<head><!-- generated: (?P<name>[^>]+?) -->\n).*?(?P<foot><!-- end -->)", re.DOTALL
@@ -334,7 +334,7 @@ _TOO_LARGE = "`PayloadTooLarge`"
 
 def _diagnostics(_: str) -> str:
     rows = (
-        (f"[{code}](../planner/diagnostics/explanations/{code}.md)", entry.severity.value, entry.title)
+        (f"[{code}](../../planner/diagnostics/explanations/{code}.md)", entry.severity.value, entry.title)
         for code, entry in CODES.items()
     )
     return _table(("code", "severity", "title"), rows)

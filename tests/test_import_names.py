@@ -163,7 +163,7 @@ class TestStoreOutsideOfTheRepository:
         assert "test_the_commit_of_a_lost_claim_writes_nothing" in done.stdout
 
     def test_the_page_shows_the_test(self) -> None:
-        page = (ROOT / "docs" / "stores-howto.md").read_text("utf-8")
+        page = (ROOT / "docs" / "how-to" / "add-a-store.md").read_text("utf-8")
         shown = page.partition("```python\n")[2].partition("```")[0]
         assert (
             shown.replace("my_package", "toy_store").replace("MyStore", "ToyStore").split()

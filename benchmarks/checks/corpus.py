@@ -44,7 +44,7 @@ def _examples() -> Iterator[CorpusPlaybook]:
 
 
 def _documents() -> Iterator[CorpusPlaybook]:
-    for path in sorted((ROOT / "docs").glob("*.md")):
+    for path in sorted((ROOT / "docs").rglob("*.md")):
         for number, block in enumerate(_BLOCK.findall(path.read_text("utf-8"))):
             if re.search(r"^name:", block, re.MULTILINE) and re.search(r"^steps:", block, re.MULTILINE):
                 yield CorpusPlaybook(path.name, f"{path.stem} {number}", block)

@@ -6,7 +6,7 @@ import re
 
 from noetl.infra.reference import ROOT
 
-TEXT = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+TEXT = (ROOT / "docs" / "how-it-works" / "architecture.md").read_text("utf-8")
 TABLE_HEADER = re.compile(r"\| package of `([\w/]+/)`")
 PATH = re.compile(r"`([\w./-]+(?:/|\.py))`")
 FULL_PATH = re.compile(r"`((?:planner|executor|api|infra|tests|docs|benchmarks)/[\w./-]*)`")

@@ -29,7 +29,7 @@ TEXT = """
 
 
 def documented_events() -> dict[str, set[str]]:
-    page = (ROOT / "docs" / "http.md").read_text("utf-8")
+    page = (ROOT / "docs" / "reference" / "http.md").read_text("utf-8")
     return {
         type: set(WORD.findall(keys)) for types, keys in ROW.findall(page) for type in WORD.findall(types)
     }

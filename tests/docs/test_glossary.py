@@ -9,7 +9,7 @@ import pytest
 
 from noetl.infra.reference import ROOT
 
-PAGE = ROOT / "docs" / "glossary.md"
+PAGE = ROOT / "docs" / "reference" / "glossary.md"
 HEAD = ["term", "meaning", "code", "Step Functions", "Temporal", "Airflow", "textbook"]
 MAX_WORDS = 25
 CODE_FOLDERS = ("planner", "executor", "api", "infra", "benchmarks", "tests", "noetl")

@@ -1,4 +1,4 @@
-"""Statements of `docs/language.md` that no example on the page shows."""
+"""Statements of `docs/reference/language.md` that no example on the page shows."""
 
 from __future__ import annotations
 

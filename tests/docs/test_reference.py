@@ -57,9 +57,8 @@ def test_every_documented_type_has_methods_in_the_sandbox() -> None:
 
 
 def test_every_error_type_is_documented() -> None:
-    section = (
-        (ROOT / "docs/language.md").read_text("utf-8").partition("### Error types")[2].partition("\n## ")[0]
-    )
+    page = (ROOT / "docs/reference/language.md").read_text("utf-8")
+    section = page.partition("### Error types")[2].partition("\n## ")[0]
     raised = {
         name
         for path in (ROOT / "executor").rglob("*.py")
@@ -70,7 +69,7 @@ def test_every_error_type_is_documented() -> None:
 
 
 def test_every_action_has_a_section() -> None:
-    page = (ROOT / "docs/actions.md").read_text("utf-8")
+    page = (ROOT / "docs/reference/actions.md").read_text("utf-8")
     sections = set(catalogue())
     assert set(re.findall(r"^## (\w+)$", page, re.MULTILINE)) == sections
     assert set(re.findall(r"<!-- generated: action (\w+) -->", page)) == sections

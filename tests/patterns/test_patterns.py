@@ -1,4 +1,4 @@
-"""The playbooks of `docs/patterns.md` run as the page says: visited steps, their order, and results.
+"""The playbooks of `docs/how-to/patterns.md` run as the page says: visited steps, their order, and results.
 
 Playbooks are found by their headings. The first playbook below a heading is the pattern, unless a test names
 another one. Runs find the others in the registry.
@@ -30,7 +30,7 @@ from noetl.planner.diagnostics.codes import Severity
 from noetl.testing.run_harness import RunHarness, compile_text
 from tests.http_server import StubServer, serve
 
-TEXT = (ROOT / "docs" / "patterns.md").read_text("utf-8")
+TEXT = (ROOT / "docs" / "how-to" / "patterns.md").read_text("utf-8")
 MINUTE, HOUR, DAY = 60, 3600, 86400
 SYSTEMS = ("NoETL", "Step Functions", "Conductor", "Argo", "Airflow")
 WORDS = {"●": "yes", "◐": "partly", "○": "no"}

@@ -134,7 +134,7 @@ def test_an_installed_package_adds_it_to_the_command_line(tmp_path: Path) -> Non
 
 
 def test_the_page_for_authors_shows_this_module_and_every_field() -> None:
-    page = Path(ROOT, "docs", "actions-howto.md").read_text("utf-8")
+    page = Path(ROOT, "docs", "how-to", "add-an-action.md").read_text("utf-8")
     assert f"```python\n{Path(toy_action.__file__).read_text('utf-8')}```" in page
     for declared in (ActionDeclaration, Parameter):
         for field in fields(declared):

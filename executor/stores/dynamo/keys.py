@@ -1,4 +1,6 @@
-"""Primary keys of the items in the table. `docs/dynamodb.md` lists which request reads which item.
+"""Primary keys of the items in the table.
+
+The page docs/how-it-works/dynamodb.md lists which request reads which item.
 
 Problem: a run whose plan forks into a thousand branches must not write to one partition, which accepts 1,000
 write units a second.

@@ -5,7 +5,7 @@
         def store(self) -> MyStore:
             return MyStore()
 
-The page docs/stores-howto.md says how to write a store.
+The page docs/how-to/add-a-store.md says how to write a store.
 """
 
 # ruff: noqa: E402

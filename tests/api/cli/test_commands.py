@@ -1,4 +1,4 @@
-"""Every command and option is in docs/commands.md, and every command has an example."""
+"""Every command and option is in docs/reference/commands.md, and every command has an example."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typer.main import get_command
 from noetl.api.cli.app import app
 
 ROOT = Path(__file__).resolve().parents[3]
-PAGE = (ROOT / "docs" / "commands.md").read_text("utf-8")
+PAGE = (ROOT / "docs" / "reference" / "commands.md").read_text("utf-8")
 
 
 def commands(command: Any, name: str = "noetl") -> Iterator[tuple[str, Any]]:
@@ -42,4 +42,4 @@ def test_a_command_has_an_example(name: str) -> None:
 
 def test_the_page_lists_every_example() -> None:
     files = sorted((ROOT / "examples").glob("*.yaml"))
-    assert [file.name for file in files if f"](../examples/{file.name})" not in PAGE] == []
+    assert [file.name for file in files if f"](../../examples/{file.name})" not in PAGE] == []

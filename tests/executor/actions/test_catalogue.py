@@ -42,7 +42,7 @@ def test_the_declaration_of_every_type_is_consistent(action_type: str) -> None:
 
 
 def test_every_type_has_a_section_in_the_documentation() -> None:
-    headings = Path(ROOT, "docs", "actions.md").read_text("utf-8").splitlines()
+    headings = Path(ROOT, "docs", "reference", "actions.md").read_text("utf-8").splitlines()
     assert {f"## {name}" for name in actions.catalogue()} <= {*headings}
 
 

@@ -135,6 +135,6 @@ def _hint(replacement: str) -> str:
     return f": {replacement}" if replacement else ""
 
 
-HELP = "take the word of docs/glossary.md; the patterns are in tests/style/retired_terms.txt"
+HELP = "take the word of docs/reference/glossary.md; the patterns are in tests/style/retired_terms.txt"
 IDENTIFIERS = StyleRule("retired-identifiers", find_in_identifiers, HELP)
 PROSE = StyleRule("retired-prose", find_in_prose, HELP)
