@@ -23,7 +23,8 @@ from noetl.testing.run_harness import RunHarness
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(
-    r"(?:^<!-- (?P<mark>bad|in|input): (?P<argument>[^\n]*) -->\n)?^```yaml\n(?P<text>.*?)^```\n"
+    r"(?:^<!-- (?P<mark>bad|in|input): (?P<argument>[^\n]*) -->\n)?"
+    r"^```yaml(?: title=[^\n]+)?\n(?P<text>.*?)^```\n"
     r"(?:\n```json\n(?P<result>.*?)^```$)?",
     re.DOTALL | re.MULTILINE,
 )
