@@ -69,6 +69,18 @@ def compile_source(source: PlaybookSource, target: str | None = None) -> Compila
     return compile_playbook(source.content, catalogue(), target)
 
 
+def has_changed(file: str, plan: Plan) -> bool:
+    """Return whether a file no longer compiles to a plan. A file that cannot be read has not changed."""
+    try:
+        source = read_source(file)
+    except CommandError:
+        return False
+    if source.text == plan.source:
+        return False
+    compiled = compile_source(source).plan
+    return compiled is None or compiled.hash != plan.hash
+
+
 def compile_or_fail(source: PlaybookSource, *, quiet: bool = False, target: str | None = None) -> Plan:
     """Return the plan of a playbook, and print its diagnostics to stderr. With `quiet`, print only errors.
 

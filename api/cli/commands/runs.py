@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -193,12 +194,15 @@ def resume_run(
 ) -> None:
     """Resume a run that crashed, failed or was stopped, with corrected input if given.
 
+    The run continues with the playbook it was started with, also if the file has changed.
+
     With --from, start a new run at a step of a run that has ended, with the names that had values there.
     """
     from noetl.api.cli.display.event_follower import EventFollower
     from noetl.api.cli.display.outcome import RunCommandContext
     from noetl.api.cli.inputs import parse_input_pairs, read_input_file
     from noetl.api.cli.local.run_to_end import run_to_end
+    from noetl.api.cli.sources import has_changed
     from noetl.api.service.runs import ResumeRequest
     from noetl.api.service.views import RunSummary
 
@@ -213,6 +217,9 @@ def resume_run(
             follower.skip_past_events()
         run = services.runs.resume(id, request)
         if run.origin == "local":
+            if run.source is not None and not quiet and has_changed(run.source, plan):
+                file = Path(run.source).name
+                print_message(f"{file} has changed; the run continues with the playbook it was started with")
             run_to_end(RunCommandContext(services, json, quiet), run, plan, follower)
             return
     if json:

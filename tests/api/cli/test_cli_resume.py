@@ -84,3 +84,38 @@ def test_the_steps_of_a_resumed_run_are_shown(noetl: Command, folder: Path) -> N
     (run,) = noetl("runs", "list", "--json").json["items"]
     outcome = noetl("runs", "resume", run["workflow_id"], "-i", "ready=true")
     assert [line.split()[:2] for line in outcome.err.splitlines()[1:3]] == [["✓", "check"], ["✓", "go"]]
+
+
+CHANGED = "flaky.yaml has changed; the run continues with the playbook it was started with\n"
+
+
+@pytest.mark.parametrize(
+    ("edit", "warns"),
+    [
+        (lambda text: text.replace("not yet", "still not"), True),
+        (lambda text: text.replace("steps:", "stops:"), True),
+        (lambda text: text + "# a comment\n", False),
+        (lambda text: text, False),
+    ],
+    ids=["changed", "broken", "commented", "same"],
+)
+def test_a_resume_says_that_the_file_has_changed(
+    noetl: Command, folder: Path, edit: Callable[[str], str], warns: bool
+) -> None:
+    text = "name: flaky\nsteps:\n  - name: check\n    run: [{action: fail, message: not yet}]\n"
+    Path("flaky.yaml").write_text(text)
+    id = noetl("run", "flaky.yaml", "--json").json["workflow_id"]
+    Path("flaky.yaml").write_text(edit(text))
+    for options in ([], ["--from", "check"]):
+        outcome = noetl("runs", "resume", id, *options)
+        assert (outcome.exit_code, CHANGED in outcome.err) == (1, warns)
+        assert "Failed: not yet" in outcome.err
+    assert CHANGED not in noetl("runs", "resume", id, "-q").err
+
+
+def test_a_resume_does_not_need_the_file(noetl: Command, folder: Path) -> None:
+    Path("gone.yaml").write_text("name: gone\nsteps: [{name: only, run: [{action: fail, message: no}]}]\n")
+    id = noetl("run", "gone.yaml", "--json").json["workflow_id"]
+    Path("gone.yaml").unlink()
+    outcome = noetl("runs", "resume", id)
+    assert (outcome.exit_code, "has changed" in outcome.err) == (1, False)
