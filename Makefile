@@ -5,7 +5,7 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: run test test-all check check-imports format bench matrix clean
+.PHONY: run test test-aws test-all check check-imports check-commits format bench matrix clean
 
 run: .venv/.core                    ## compile, draw and run examples/quickstart.yaml
 	$(BIN)/noetl plan examples/quickstart.yaml
@@ -14,8 +14,10 @@ run: .venv/.core                    ## compile, draw and run examples/quickstart
 test: .venv/.dev                    ## every test that needs nothing but packages from the index
 	$(BIN)/pytest -n auto --dist loadgroup --ignore tests/e2e/aws
 
-test-all: test                      ## and those that build, deploy and use what AWS is given, in an emulator
+test-aws: .venv/.dev                ## those that build, deploy and use what AWS is given, in an emulator
 	$(BIN)/pytest tests/e2e/aws
+
+test-all: test test-aws             ## all of these
 
 check: .venv/.dev                   ## format, lint, types, which package may import which, and style
 	$(BIN)/ruff format --check .
@@ -26,6 +28,9 @@ check: .venv/.dev                   ## format, lint, types, which package may im
 
 check-imports: .venv/.dev           ## which package may import which
 	cd .venv/src && ../bin/lint-imports ../../pyproject.toml
+
+check-commits: .venv/.made          ## the subjects of the commits
+	$(BIN)/python tests/style/commit_subjects.py history
 
 format: .venv/.dev                  ## put the code in the form that `check` wants
 	$(BIN)/ruff format .
@@ -45,11 +50,15 @@ clean:                              ## remove what these commands have made
 	$(PYTHON) infra/environment.py .venv
 	@touch $@
 
-.venv/.core: .venv/.made pyproject.toml setup.py
+.venv/.hook: .venv/.made tests/style/commit_subjects.py
+	@$(BIN)/python tests/style/commit_subjects.py install
+	@touch $@
+
+.venv/.core: .venv/.made pyproject.toml setup.py | .venv/.hook
 	$(INSTALL) --editable .
 	@touch $@
 
-.venv/.dev: .venv/.made pyproject.toml setup.py
+.venv/.dev: .venv/.made pyproject.toml setup.py | .venv/.hook
 	$(INSTALL) --editable '.[dev]'
 	@# mypy and import-linter follow no extended __path__: there `noetl` leads to this folder.
 	@mkdir -p .venv/src && ln -sfn ../.. .venv/src/noetl
