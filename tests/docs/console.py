@@ -7,6 +7,7 @@ A page is a story that is played from top to bottom in one empty folder, by one 
   stderr together. `…` matches any text within a line. A line that is only `…` matches any number of lines.
 - The exit code of a command must be 0, unless the next command is `echo $?`, whose output shows the code.
 - A command that ends with `&` is left alone as soon as it has printed the output below it.
+  What bash reports of jobs (`[1]+ Killed`) is left out.
 - All other blocks are shown to readers and not played.
 
 `python -m tests.docs.console PAGE…` plays pages and prints what differs. `--update` writes the actual output
@@ -43,6 +44,7 @@ BACKGROUND_SECONDS = 20.0
 POLL_SECONDS = 0.02
 FENCE = re.compile(r"^(?P<indent>[ \t>]*)(?P<ticks>`{3,})(?P<info>[^`]*)$")
 TITLE = re.compile(r"""\btitle=["']([^"']+)["']""")
+JOB_REPORT = re.compile(r"^bash: (?:line \d+: +)?\d+ [A-Z][\w ]+\w  .*\n", re.MULTILINE)
 FIX = "correct the page, or run `python -m tests.docs.console --update {page}` and read the difference"
 # Commands arrive on stdin, each ended by a NUL; exit code and current folder leave on stdout. Output goes to
 # the file $1. `(exit N)` restores the exit code for a command that reads `$?`.
@@ -293,8 +295,8 @@ class BashSession:
         return status[:-1].decode()
 
     def read_output(self) -> str:
-        """Return the output since the last call."""
-        return self._output.read().decode(errors="replace")
+        """Return the output since the last call, without what bash says of killed jobs at some later time."""
+        return JOB_REPORT.sub("", self._output.read().decode(errors="replace"))
 
 
 def play(parts: Iterable[PageFile | ConsoleCommand], page: str, session: BashSession) -> list[OutputMismatch]:

@@ -29,6 +29,7 @@ NOT_PLAYED = {
     "docs/how-to/aws.md": {"aws", "export", "noetl", "pip", "sam"},
     "docs/reference/commands.md": {"export", "noetl"},
     "docs/reference/http.md": {"curl", "noetl", "uvicorn"},
+    "docs/tutorial/first-playbook.md": {"cd", "export", "make", "mkdir"},
 }
 STORY = """\
 # A story
@@ -157,6 +158,11 @@ def test_a_command_in_the_background_is_awaited_and_killed(tmp_path: Path) -> No
     while is_running(pid):
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def test_the_report_of_a_killed_job_is_left_out(tmp_path: Path) -> None:
+    text = "```console\n$ sleep 3000 2>&1 &\n$ kill -9 $!\n$ wait $!\n$ echo $?\n137\n$ true\n```\n"
+    assert play_text(text, tmp_path) == []
 
 
 def is_running(pid: int) -> bool:
