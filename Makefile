@@ -5,7 +5,10 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: run test test-aws test-all check check-imports check-commits format bench matrix clean
+.PHONY: run test test-aws test-all check check-imports check-commits docs format bench matrix clean
+=======
+.PHONY: run test test-all check check-imports docs format bench matrix clean
+>>>>>>> 85a272c (site: build the documentation with MkDocs)
 
 run: .venv/.core                    ## compile, draw and run examples/quickstart.yaml
 	$(BIN)/noetl plan examples/quickstart.yaml
@@ -29,6 +32,7 @@ check: .venv/.dev                   ## format, lint, types, which package may im
 check-imports: .venv/.dev           ## which package may import which
 	cd .venv/src && ../bin/lint-imports ../../pyproject.toml
 
+<<<<<<< HEAD
 check-commits: .venv/.made          ## the subjects of the commits
 	$(BIN)/python tests/style/commit_subjects.py history
 

@@ -34,12 +34,18 @@ from noetl.planner.templates import budget, filters, sandbox
 from noetl.planner.templates import parser as template_parser
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ("docs/reference/language.md", "docs/reference/actions.md", "docs/how-it-works/states.md")
-
+_DECISIONS = ROOT / "docs" / "decisions"
 _GENERATED = re.compile(
     r"(?P<head><!-- generated: (?P<name>[^>]+?) -->\n).*?(?P<foot><!-- end -->)", re.DOTALL
 )
 _MIB = 1024 * 1024
+
+PAGES = tuple(
+    path.relative_to(ROOT).as_posix()
+    for path in sorted((ROOT / "docs").rglob("*.md"))
+    if _GENERATED.search(path.read_text("utf-8"))
+)
+"""The pages with generated parts."""
 
 LimitRow = tuple[str, str, str]
 """What is limited, its limit, and what happens beyond it."""
@@ -353,6 +359,14 @@ def _combined(_: str) -> str:
     return _table(("first", "second", "seen as"), state_diagram.combined_rows())
 
 
+def _decisions(_: str) -> str:
+    """Render the list of decisions, from the headings of their pages."""
+    pages = sorted(_DECISIONS.glob("0*.md"))
+    headings = (path.read_text("utf-8").partition("\n")[0].removeprefix("# ") for path in pages)
+    links = (f"[{heading}]({path.name})" for path, heading in zip(pages, headings, strict=True))
+    return "".join(f"- {link}\n" for link in links)
+
+
 _RENDERERS: Mapping[str, Callable[[str], str]] = {
     "keys": _keys,
     "types": _types,
@@ -365,6 +379,7 @@ _RENDERERS: Mapping[str, Callable[[str], str]] = {
     "states": _states,
     "transitions": _transitions,
     "combined": _combined,
+    "decisions": _decisions,
 }
 
 

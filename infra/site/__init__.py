@@ -1,0 +1,1 @@
+"""The documentation site: the hooks of MkDocs, and what they need."""
