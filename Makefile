@@ -6,9 +6,6 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: run test test-aws test-all check check-imports check-commits docs format bench matrix clean
-=======
-.PHONY: run test test-all check check-imports docs format bench matrix clean
->>>>>>> 85a272c (site: build the documentation with MkDocs)
 
 run: .venv/.core                    ## compile, draw and run examples/quickstart.yaml
 	$(BIN)/noetl plan examples/quickstart.yaml
@@ -32,9 +29,11 @@ check: .venv/.dev                   ## format, lint, types, which package may im
 check-imports: .venv/.dev           ## which package may import which
 	cd .venv/src && ../bin/lint-imports ../../pyproject.toml
 
-<<<<<<< HEAD
 check-commits: .venv/.made          ## the subjects of the commits
 	$(BIN)/python tests/style/commit_subjects.py history
+
+docs: .venv/.dev                    ## build the documentation site in build/site; a broken link is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 format: .venv/.dev                  ## put the code in the form that `check` wants
 	$(BIN)/ruff format .
