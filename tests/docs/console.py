@@ -34,7 +34,7 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from noetl.infra.reference import ROOT
-from tests.postgres import empty_database, running_server
+from tests.postgres import empty_database, find_binaries, running_server
 
 ELLIPSIS = "…"
 COLUMNS = 90
@@ -350,8 +350,11 @@ def open_session(folder: Path, **settings: str) -> Iterator[BashSession]:
     command.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m noetl "$@"\n', "utf-8")
     command.chmod(0o755)
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("NOETL_", "PG"))}
+    programs = [str(binaries), str(Path(sys.executable).parent)]
+    if DATABASE_VARIABLE in settings:
+        programs.append(str(find_binaries() / "bin"))
     environ = kept | {
-        "PATH": os.pathsep.join([str(binaries), str(Path(sys.executable).parent), os.environ["PATH"]]),
+        "PATH": os.pathsep.join([*programs, os.environ["PATH"]]),
         "PYTHONPATH": str(ROOT),
         "PYTHONUNBUFFERED": "1",
         "HOME": str(folder),

@@ -27,6 +27,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 NOT_PLAYED = {
     "README.md": {"make", "noetl", "curl"},
     "docs/how-to/aws.md": {"aws", "export", "noetl", "pip", "sam"},
+    "docs/how-to/postgres.md": {"pip"},
     "docs/reference/commands.md": {"export", "noetl"},
     "docs/reference/http.md": {"curl", "noetl", "uvicorn"},
     "docs/tutorial/first-playbook.md": {"cd", "export", "make", "mkdir"},
