@@ -5,7 +5,7 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: run test test-aws test-all check check-imports check-commits docs format bench matrix clean
+.PHONY: run test test-aws test-all recipes check check-imports check-commits docs format bench matrix clean
 
 run: .venv/.core                    ## compile, draw and run examples/quickstart.yaml
 	$(BIN)/noetl plan examples/quickstart.yaml
@@ -18,6 +18,9 @@ test-aws: .venv/.dev                ## those that build, deploy and use what AWS
 	$(BIN)/pytest tests/e2e/aws
 
 test-all: test test-aws             ## all of these
+
+recipes: .venv/.dev                 ## perform the recipes of CONTRIBUTING.md in a scratch clone
+	$(BIN)/python -m tests.recipes
 
 check: .venv/.dev                   ## format, lint, types, which package may import which, and style
 	$(BIN)/ruff format --check .

@@ -1,0 +1,211 @@
+"""Performance of recipes in a scratch clone, and the gates that must stay green after each.
+
+The clone has the files of the checkout, uncommitted changes of tracked files included. Programs are those of
+the environment that runs this module.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.docs.console import BashSession, play
+from tests.recipes.recipe import (
+    CommandBlock,
+    FileEdit,
+    NewFile,
+    Recipe,
+    RecipeError,
+    RecipeStep,
+    edit_file,
+    read_recipes,
+    write_file,
+)
+
+BINARIES = Path(sys.executable).parent
+PYTEST = ("pytest", "-q", "-n", "auto", "-p", "no:cacheprovider")
+
+TESTS = (
+    "tests/style",
+    "tests/docs",
+    "--ignore=tests/docs/test_console_blocks.py",
+    "--ignore=tests/style/test_commit_subjects.py",
+)
+"""Tests that every recipe must leave green: they read the whole repository.
+
+Those that play other pages or test the git hook are left out: they take long, and no recipe changes them.
+"""
+
+TESTS_OF_PAGES: Mapping[str, tuple[str, ...]] = {
+    "docs/how-to/add-an-action.md": (
+        "tests/executor/actions/test_catalogue.py",
+        "tests/golden",
+        "tests/planner/test_check_actions.py",
+        "tests/planner/test_action_declarations.py",
+        "tests/test_imports.py",
+        "tests/testing",
+    ),
+}
+"""Further tests for each recipe: those that read a list of everything of its kind."""
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A command that must succeed after a recipe, and what to do if it does not."""
+
+    command: tuple[str, ...]
+    fix: str
+    folder: str = "."
+
+
+GATES = (
+    Gate(("ruff", "format", "--check", "."), "format the code of the page as `ruff format` does"),
+    Gate(("ruff", "check", "."), "correct the code of the page"),
+    Gate(("mypy",), "correct the types of the code of the page"),
+    Gate(
+        ("lint-imports", "../../pyproject.toml"),
+        "import only what the layers allow, or let the recipe edit pyproject.toml",
+        folder=".venv/src",
+    ),
+)
+
+
+def gates_of(recipe: Recipe) -> tuple[Gate, ...]:
+    """Return the gates of a recipe: those of all, and its tests."""
+    fix = "let the recipe edit what the test reads; better: derive it from the new file, so that nobody must"
+    return *GATES, Gate((*PYTEST, *TESTS, *TESTS_OF_PAGES[recipe.page]), fix)
+
+
+@dataclass(frozen=True)
+class PerformedRecipe:
+    """The result of a recipe: the files that changed, the problems and the duration."""
+
+    recipe: Recipe
+    files: tuple[str, ...]
+    problems: tuple[str, ...]
+    seconds: float
+
+
+class ScratchClone:
+    """A clone of the checkout in which recipes are performed one after another."""
+
+    def __init__(self, checkout: Path, folder: Path) -> None:
+        self.root = folder / "clone"
+        self._output = folder / "output"
+        commit = _git(checkout, "stash", "create") or _git(checkout, "rev-parse", "HEAD")
+        # With --shared, also the commit of `stash create` is available, which no branch holds.
+        _git(folder, "clone", "--quiet", "--shared", "--no-checkout", str(checkout), str(self.root))
+        _git(self.root, "checkout", "--quiet", "--detach", commit)
+        # mypy and import-linter find the packages of `noetl` by this link, as in the Makefile.
+        (self.root / ".venv" / "src").mkdir(parents=True)
+        (self.root / ".venv" / "src" / "noetl").symlink_to("../..")
+        if (cache := checkout / ".mypy_cache").is_dir():
+            shutil.copytree(cache, self.root / ".mypy_cache")
+
+    def perform(self, recipe: Recipe) -> PerformedRecipe:
+        """Perform a recipe on the unchanged files, and run the gates if its steps succeed."""
+        started_at = time.monotonic()
+        self._reset()
+        problems = list(self._perform_steps(recipe))
+        files = self.changed_files()
+        problems += find_unlisted(recipe, files)
+        if not problems:
+            problems += self._run_gates(recipe)
+            problems += find_unlisted(recipe, self.changed_files())
+        return PerformedRecipe(recipe, files, tuple(problems), time.monotonic() - started_at)
+
+    def changed_files(self) -> tuple[str, ...]:
+        """Return the files that are new or differ from the checkout."""
+        status = _git(self.root, "status", "--porcelain", "--untracked-files=all")
+        return tuple(line[3:] for line in status.splitlines())
+
+    def _reset(self) -> None:
+        _git(self.root, "reset", "--quiet", "--hard")
+        _git(self.root, "clean", "--quiet", "--force", "-d")
+        shutil.rmtree(self.root / ".noetl", ignore_errors=True)
+
+    def _perform_steps(self, recipe: Recipe) -> Iterator[str]:
+        with self._session() as session:
+            for step in recipe.steps(self.root):
+                try:
+                    yield from self._perform_step(recipe, step, session)
+                except RecipeError as error:
+                    yield f"{recipe.page}:{step.line}: {error}"
+                    return
+
+    def _perform_step(self, recipe: Recipe, step: RecipeStep, session: BashSession) -> Iterator[str]:
+        match step:
+            case NewFile():
+                write_file(self.root, step)
+            case FileEdit():
+                edit_file(self.root, step)
+            case CommandBlock():
+                yield from map(str, play(step.commands, recipe.page, session))
+
+    @contextmanager
+    def _session(self) -> Iterator[BashSession]:
+        self._output.unlink(missing_ok=True)
+        with BashSession(self.root, self._output, self._environ()) as session:
+            yield session
+
+    def _run_gates(self, recipe: Recipe) -> Iterator[str]:
+        for gate in gates_of(recipe):
+            environ = self._environ()
+            if gate.folder != ".":
+                del environ["PYTHONPATH"]
+            done = subprocess.run(
+                [BINARIES / gate.command[0], *gate.command[1:]],
+                cwd=self.root / gate.folder,
+                env=environ,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            if done.returncode:
+                lines = (done.stdout + done.stderr).rstrip().splitlines()[-25:]
+                output = "".join(f"\n  {line}" for line in lines)
+                yield f"`{' '.join(gate.command)}` fails after the recipe:{output}\n  fix: {gate.fix}"
+
+    def _environ(self) -> dict[str, str]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("NOETL_", "PG"))}
+        return kept | {
+            "PATH": os.pathsep.join([str(BINARIES), os.environ["PATH"]]),
+            "PYTHONPATH": str(self.root),
+            "PYTHONDONTWRITEBYTECODE": "",
+            "COLUMNS": "90",
+            "LC_ALL": "C.UTF-8",
+            "NO_COLOR": "1",
+            "TERM": "dumb",
+        }
+
+
+def find_unlisted(recipe: Recipe, files: tuple[str, ...]) -> Iterator[str]:
+    """Yield what differs between the files that changed and the row of the recipe."""
+    for file in files:
+        if not recipe.covers(file):
+            yield (
+                f"`{file}` changes, but the row of the recipe in CONTRIBUTING.md does not list it:"
+                " list it; better: make the change unnecessary"
+            )
+    for file in recipe.unused(files):
+        yield f"`{file}` does not change: remove it from the row of the recipe in CONTRIBUTING.md"
+
+
+def perform_all(checkout: Path, folder: Path, words: Mapping[str, None]) -> Iterator[PerformedRecipe]:
+    """Perform the recipes whose page contains one of the words, or all if there is no word."""
+    clone = ScratchClone(checkout, folder)
+    for recipe in read_recipes(clone.root):
+        if not words or any(word in recipe.page for word in words):
+            yield clone.perform(recipe)
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(folder), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.rstrip("\n")
