@@ -101,7 +101,7 @@ class VisitExecutor:
         run, visit = claim.run, claim.visit
         step = self.store.plans.step(run.plan_hash, visit.step)
         if not self.invocation.suffices_for(step):
-            self.store.queue.release(run.id, visit.id, visit.fence, self.clock(), counts=False)
+            self.store.queue.release(visit, self.clock(), counts=False)
             return None
         scope, refusal = self._load_scope(claim, step), find_refusal(step, visit)
         find_playbook = self.find_playbook or registry_finder(self.store)

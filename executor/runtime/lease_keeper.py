@@ -145,7 +145,7 @@ class LeaseKeeper:
                     not is_pseudo_step(visit.step)
                     and self._store.plans.step(run.plan_hash, visit.step).at_most_once
                 )
-                self._store.queue.release(run.id, visit.id, visit.fence, self._clock(), counts=counts)
+                self._store.queue.release(visit, self._clock(), counts=counts)
             held.cancelled.set()
 
     def _active(self) -> list[HeldClaim]:
@@ -165,12 +165,9 @@ class LeaseKeeper:
 
 def renew_claim(store: Store, claim: Claim, until: float, events: EventBuffer | None = None) -> None:
     """Renew a claim until a time, and write the next batch of its events."""
-    run, visit = claim.run, claim.visit
     if events is None:
-        store.queue.renew(run.id, visit.id, visit.fence, until)
+        store.queue.renew(claim.visit, until)
     else:
         events.flush_batch(
-            lambda batch, already_written: store.queue.renew(
-                run.id, visit.id, visit.fence, until, batch, already_written
-            )
+            lambda batch, already_written: store.queue.renew(claim.visit, until, batch, already_written)
         )

@@ -174,26 +174,20 @@ class WorkQueue(Protocol):
         ...
 
     def renew(
-        self,
-        run_id: str,
-        visit_id: str,
-        fence: int,
-        until: float,
-        events: Sequence[Event] = (),
-        events_already_written: int = 0,
+        self, claimed: Visit, until: float, events: Sequence[Event] = (), events_already_written: int = 0
     ) -> bool:
         """Extend a claim until a time, and write events of its work; return False if the claim is lost.
 
-        `events` are few and small. They are written if and only if the claim is held, before the events of
-        its commit. `events_already_written` counts the events that earlier renewals of this claim have
-        written.
+        `claimed` is the visit of the claim; its fence identifies the claim. `events` are few and small. They
+        are written if and only if the claim is held, before the events of its commit.
+        `events_already_written` counts the events that earlier renewals of this claim have written.
 
         A StoreError may leave open whether the events were written. A caller that must lose none writes them
         again, now or with the commit. A reader may then find them twice, the second time after the first.
         """
         ...
 
-    def release(self, run_id: str, visit_id: str, fence: int, now: float, *, counts: bool) -> None:
+    def release(self, claimed: Visit, now: float, *, counts: bool) -> None:
         """Give up a claim on purpose: the visit is due at once, and a later commit of the claim is refused.
 
         If `counts` is false, the claim is not counted as an attempt to execute the visit. A lost claim is

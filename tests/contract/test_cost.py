@@ -11,7 +11,7 @@ from benchmarks.meter import AwsMeter, AwsUsage, lambda_dollars
 from noetl.executor.stores import open_store
 from noetl.executor.stores.dynamo.store import DynamoStore
 from noetl.infra.dynamodb import upgrade
-from noetl.testing.store_contract.operations import action_events, claim_key, claim_visit, start_run
+from noetl.testing.store_contract.operations import action_events, claim_visit, start_run
 from tests.aws import Client
 
 STEPS = 1_005
@@ -77,9 +77,9 @@ def test_a_renewal_makes_one_request(queue: str) -> None:
     run = start_run(store)
     claim = claim_visit(store, run)
     with AwsMeter().attached("dynamodb", "sqs") as meter:
-        assert store.queue.renew(*claim_key(claim), 60.0)
+        assert store.queue.renew(claim.visit, 60.0)
         plain = meter.read()
-        assert store.queue.renew(*claim_key(claim), 60.0, action_events(claim, 0, 1))
+        assert store.queue.renew(claim.visit, 60.0, action_events(claim, 0, 1))
         with_events = meter.read()
     assert (plain.requests, plain.write_units) == ({("dynamodb", "UpdateItem"): 1}, 1.0)
     assert (with_events.requests, with_events.write_units) == ({("dynamodb", "TransactWriteItems"): 1}, 4.0)

@@ -31,7 +31,6 @@ from noetl.testing.store_contract.operations import (
     DIAMOND,
     LEASE,
     action_events,
-    claim_key,
     claim_visit,
     end_run,
     fail,
@@ -435,10 +434,10 @@ def test_history_of_a_run_that_changes_between_reads(
     def retry_and_renew() -> None:
         store.queue.commit(fail(store, claim, retry_at=50.0), 1.0)
         again = claim_visit(store, run, 50.0)
-        store.queue.renew(*claim_key(again), 110.0, action_events(again, 1))
+        store.queue.renew(again.visit, 110.0, action_events(again, 1))
 
     claim = claim_visit(store, run)
-    store.queue.renew(*claim_key(claim), 60.0, action_events(claim, 0))
+    store.queue.renew(claim.visit, 60.0, action_events(claim, 0))
     writes.append(retry_and_renew)
     read_events()
     assert [event.type for event in seen][-2:] == ["action.x", "step.retrying"]

@@ -188,11 +188,11 @@ def test_an_answer_a_stop_and_a_resume_send_messages(store: PostgresStore, aws: 
 
 
 def test_a_released_claim_sends_a_message(store: PostgresStore, aws: Client, queue: str) -> None:
-    run = start_service_run(store, DIAMOND)
+    start_service_run(store, DIAMOND)
     (body,) = receive_messages(aws, queue)
     claim = store.queue.claim_message(body, LEASE, time.time())
     assert isinstance(claim, Claim)
-    store.queue.release(run.id, claim.visit.id, claim.visit.fence, time.time(), counts=False)
+    store.queue.release(claim.visit, time.time(), counts=False)
     (again,) = receive_messages(aws, queue)
     assert isinstance(store.queue.claim_message(again, LEASE, time.time()), Claim)
 

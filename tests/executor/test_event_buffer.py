@@ -241,9 +241,9 @@ class Renewals:
     def cancelled_runs(self, run_ids: Sequence[str]) -> set[str]:
         return set()
 
-    def renew(self, run_id: str, visit_id: str, fence: int, until: float, *batch: Any) -> bool:
+    def renew(self, claimed: Visit, until: float, *batch: Any) -> bool:
         events, events_already_written = batch or ((), 0)
-        self.checked.append((visit_id, [event.type for event in events], events_already_written))
+        self.checked.append((claimed.id, [event.type for event in events], events_already_written))
         return True
 
 

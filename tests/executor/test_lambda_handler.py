@@ -141,7 +141,7 @@ def test_without_enough_time_a_step_is_left_to_another_invocation(queue: LambdaQ
     [record] = queue.records()
     claimed = queue.store.queue.claim_message(record["body"], Lease("other", 60.0), time.time())
     assert not isinstance(claimed, MessageOutcome)
-    queue.store.queue.release(run.id, claimed.visit.id, claimed.visit.fence, time.time(), counts=False)
+    queue.store.queue.release(claimed.visit, time.time(), counts=False)
     [record] = queue.records()
     invocation = message_batch.MessageBatch(
         message_batch.warm_state(),

@@ -168,7 +168,7 @@ class TestChildRunStarts:
         claim = playing.claim()
         assert claim is not None
         executor = playing.executor()
-        store.queue.release(claim.run.id, claim.visit.id, claim.visit.fence, playing.clock(), counts=False)
+        store.queue.release(claim.visit, playing.clock(), counts=False)
         executor.execute(claim)
         assert len(children(playing)) == 1
         assert playing.finish().result["found"] == {"twice": 10}

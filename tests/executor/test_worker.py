@@ -13,7 +13,7 @@ import pytest
 
 from noetl.executor.errors import SettingError, StoreError
 from noetl.executor.model.events import Event
-from noetl.executor.model.run import Claim, Lease, Run, RunStatus
+from noetl.executor.model.run import Claim, Lease, Run, RunStatus, Visit
 from noetl.executor.model.worker_identity import process_name
 from noetl.executor.runtime.lease_keeper import LeaseKeeper, read_lease_seconds
 from noetl.executor.security.capabilities import local_run_capabilities
@@ -179,8 +179,8 @@ def test_claims_are_renewed_while_a_step_is_active(store: SqliteStore, tmp_path:
     renewed = threading.Event()
 
     class RenewalCountingQueue(SqlQueue):
-        def renew(self, run_id: str, visit_id: str, fence: int, until: float, *events: Any) -> bool:
-            held = super().renew(run_id, visit_id, fence, until, *events)
+        def renew(self, claimed: Visit, until: float, *events: Any) -> bool:
+            held = super().renew(claimed, until, *events)
             if held:
                 renewed.set()
             return held
@@ -203,10 +203,10 @@ def test_a_claim_whose_renewal_raises_does_not_block_others(store: SqliteStore, 
     renewed, over = threading.Event(), threading.Event()
 
     class UnrenewableQueue(SqlQueue):
-        def renew(self, run_id: str, visit_id: str, fence: int, until: float, *events: Any) -> bool:
-            if run_id == first.run.id:
+        def renew(self, claimed: Visit, until: float, *events: Any) -> bool:
+            if claimed.run_id == first.run.id:
                 raise ZeroDivisionError
-            held = super().renew(run_id, visit_id, fence, until, *events)
+            held = super().renew(claimed, until, *events)
             renewed.set()
             return held
 
@@ -347,7 +347,7 @@ def test_an_interrupted_step_runs_again(store: SqliteStore, tmp_path: Path) -> N
     harness = start(store, BLOCKING_PLAYBOOK.replace("cat gate", "echo x >> f"), tmp_path)
     claim = harness.claim("gone")
     assert claim is not None
-    store.queue.renew(harness.id, claim.visit.id, claim.visit.fence, harness.clock())
+    store.queue.renew(claim.visit, harness.clock())
     with working(store, tmp_path, queue=harness.queue) as worker:
         assert finished(worker, harness).result == {"x": 1}
     assert (tmp_path / "f").read_text() == "x\n"

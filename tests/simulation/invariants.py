@@ -287,7 +287,7 @@ def _check_end_is_final(world: SimulatedWorld, play: FinishedPlay) -> None:
         for claim in play.observations.claims:
             visit = claim.visit
             late_event = Event("action.started", clock(), visit.step, visit.number, visit.attempt)
-            is_renewed = store.queue.renew(visit.run_id, visit.id, visit.fence, clock() + 100, [late_event])
+            is_renewed = store.queue.renew(visit, clock() + 100, [late_event])
             require(not is_renewed, "I9", f"a claim of `{visit.step}` was renewed after its end")
             VisitExecutor(store, lease, world.capabilities, clock).execute(claim)
         for token in play.observations.answers:

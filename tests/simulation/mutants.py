@@ -253,18 +253,12 @@ class WritesEventsOfLostClaims(SqlQueue):
     """A queue that writes the events of a claim that is lost."""
 
     def renew(
-        self,
-        run_id: str,
-        visit_id: str,
-        fence: int,
-        until: float,
-        events: Sequence[Event] = (),
-        events_already_written: int = 0,
+        self, claimed: Visit, until: float, events: Sequence[Event] = (), events_already_written: int = 0
     ) -> bool:
-        is_held = super().renew(run_id, visit_id, fence, until)
+        is_held = super().renew(claimed, until)
         with self._context.database.transaction() as db:
-            row = db.execute("queue.next_seq", run_id=run_id).fetchone()
-            append_events(db, run_id, row["seq"], events)
+            row = db.execute("queue.next_seq", run_id=claimed.run_id).fetchone()
+            append_events(db, claimed.run_id, row["seq"], events)
         return is_held
 
 

@@ -268,7 +268,7 @@ class StoreMachine(RuleBasedStateMachine):
         until = self.clock() + LEASE_SECONDS
 
         def renew() -> None:
-            assert self.store.queue.renew(claim.run.id, visit.id, visit.fence, until, [event]) == is_held
+            assert self.store.queue.renew(visit, until, [event]) == is_held
 
         if is_held:
             renew()

@@ -294,9 +294,9 @@ class SimulatedWorld:
         if name == "claim" and result is not None:
             self._observe_claim(result.visit)
         elif name == "renew" and result:
-            run_id, visit_id, fence, *_ = args
-            claims = self.observations.claims_of_visit.get((run_id, visit_id), [])
-            if any(claim.fence > fence for claim in claims):
+            claimed: Visit = args[0]
+            claims = self.observations.claims_of_visit.get((claimed.run_id, claimed.id), [])
+            if any(claim.fence > claimed.fence for claim in claims):
                 raise InvariantViolation("I9", "a claim was renewed that another worker holds")
         elif name in ("commit", "finish"):
             self._observe_commit(name, args[0].visit)

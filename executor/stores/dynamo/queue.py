@@ -86,21 +86,16 @@ class DynamoQueue:
         return min((message.due_at for message in self._find_due(queue)), default=None)
 
     def renew(
-        self,
-        run_id: str,
-        visit_id: str,
-        fence: int,
-        until: float,
-        events: Sequence[Event] = (),
-        events_already_written: int = 0,
+        self, claimed: Visit, until: float, events: Sequence[Event] = (), events_already_written: int = 0
     ) -> bool:
         """Extend a claim until a time, and write events of its work; return False if the claim is lost."""
         context = self._context
-        key = context.heads.visit_key(run_id, visit_id)
-        writes: list[Write] = [Update(key, {"due": until}, when=is_held(fence))]
+        run_id = claimed.run_id
+        key = context.heads.visit_key(run_id, claimed.id)
+        writes: list[Write] = [Update(key, {"due": until}, when=is_held(claimed.fence))]
         if events:
             spread = context.heads.spread(run_id)
-            key = keys.renewal_events(run_id, visit_id, fence, events_already_written, spread)
+            key = keys.renewal_events(run_id, claimed.id, claimed.fence, events_already_written, spread)
             writes.append(Put(key, encode_events_item(events, context.blobs, run_id), when=()))
         try:
             context.table.write(writes)
@@ -109,22 +104,22 @@ class DynamoQueue:
         if events:
             context.changes.notify()
         if self._receiver is not None:
-            self._receiver.extend(run_id, visit_id)
+            self._receiver.extend(run_id, claimed.id)
         return True
 
-    def release(self, run_id: str, visit_id: str, fence: int, now: float, *, counts: bool) -> None:
+    def release(self, claimed: Visit, now: float, *, counts: bool) -> None:
         """Give up a claim on purpose: the visit is due at once, and a later commit is refused."""
-        context = self._context
+        context, run_id = self._context, claimed.run_id
         added = {"fence": 1} if counts else {"fence": 1, "claims": -1}
-        key = context.heads.visit_key(run_id, visit_id)
+        key = context.heads.visit_key(run_id, claimed.id)
         try:
-            item = context.table.update(Update(key, {"due": now}, added, when=is_held(fence)))
+            item = context.table.update(Update(key, {"due": now}, added, when=is_held(claimed.fence)))
         except ConditionFailed:
             return
-        message = DueMessage(run_id, visit_id, item["step"], now, context.heads.spread(run_id))
+        message = DueMessage(run_id, claimed.id, item["step"], now, context.heads.spread(run_id))
         context.announcer.send(context.heads.read(run_id)["queue"], [message], now)
         if self._receiver is not None:
-            self._receiver.finish(run_id, visit_id)
+            self._receiver.finish(run_id, claimed.id)
         context.changes.notify()
 
     def release_dead(self, queue: str, now: float) -> int:

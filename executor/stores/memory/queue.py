@@ -70,16 +70,10 @@ class MemoryQueue:
             return None if first is None else first[1].due_at
 
     def renew(
-        self,
-        run_id: str,
-        visit_id: str,
-        fence: int,
-        until: float,
-        events: Sequence[Event] = (),
-        events_already_written: int = 0,
+        self, claimed: Visit, until: float, events: Sequence[Event] = (), events_already_written: int = 0
     ) -> bool:
         with self._state.change_runs(due=0):
-            held = self._state.find_held(run_id, visit_id, fence)
+            held = self._state.find_held(claimed.run_id, claimed.id, claimed.fence)
             if held is None:
                 return False
             record, visit = held
@@ -87,9 +81,9 @@ class MemoryQueue:
             record.append(events)
             return True
 
-    def release(self, run_id: str, visit_id: str, fence: int, now: float, *, counts: bool) -> None:
+    def release(self, claimed: Visit, now: float, *, counts: bool) -> None:
         with self._state.change_runs(due=1):
-            held = self._state.find_held(run_id, visit_id, fence)
+            held = self._state.find_held(claimed.run_id, claimed.id, claimed.fence)
             if held is not None:
                 record, visit = held
                 record.put(release(visit, now, counts=counts))

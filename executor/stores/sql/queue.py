@@ -95,30 +95,24 @@ class SqlQueue:
         return rows[0]["due_at"] if rows else None
 
     def renew(
-        self,
-        run_id: str,
-        visit_id: str,
-        fence: int,
-        until: float,
-        events: Sequence[Event] = (),
-        events_already_written: int = 0,
+        self, claimed: Visit, until: float, events: Sequence[Event] = (), events_already_written: int = 0
     ) -> bool:
-        key = {"run_id": run_id, "visit_id": visit_id, "fence": fence}
+        key = _claim_key(claimed)
         if not events:
             with self._context.database.transaction() as db:
                 return db.execute("queue.renew", until=until, **key).rowcount == 1
         with self._context.transaction() as db:
-            db.lock_run(run_id)
+            db.lock_run(claimed.run_id)
             is_held = db.execute("queue.renew", until=until, **key).rowcount == 1
             if is_held:
-                row = db.execute("queue.next_seq", run_id=run_id).fetchone()
-                append_events(db, run_id, row["seq"], events)
+                row = db.execute("queue.next_seq", run_id=claimed.run_id).fetchone()
+                append_events(db, claimed.run_id, row["seq"], events)
             return is_held
 
-    def release(self, run_id: str, visit_id: str, fence: int, now: float, *, counts: bool) -> None:
-        key = {"run_id": run_id, "visit_id": visit_id, "fence": fence}
+    def release(self, claimed: Visit, now: float, *, counts: bool) -> None:
+        key = _claim_key(claimed)
         with self._context.transaction() as db:
-            db.mark_run_written(run_id)
+            db.mark_run_written(claimed.run_id)
             db.execute("queue.release", now=now, uncounted=0 if counts else 1, **key)
         self._context.announce_due(1)
 
@@ -254,6 +248,11 @@ def write_outcome(db: Writer, visit: Visit, outputs: EncodedOutputs, *, may_park
         failure=visit.failure,
         progress=outputs.progress,
     )
+
+
+def _claim_key(claimed: Visit) -> dict[str, Any]:
+    """Return the values of the condition that the claim of a visit is held."""
+    return {"run_id": claimed.run_id, "visit_id": claimed.id, "fence": claimed.fence}
 
 
 def _require_claim(visit: Visit, written: Result) -> None:

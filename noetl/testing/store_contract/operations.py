@@ -131,11 +131,6 @@ def run_contents(store: Store, run: Run) -> tuple[Any, ...]:
     )
 
 
-def claim_key(claim: Claim) -> tuple[str, str, int]:
-    """Return the run id, visit id and fence of a claim."""
-    return claim.run.id, claim.visit.id, claim.visit.fence
-
-
 def action_events(claim: Claim, *numbers: int) -> list[Event]:
     """Return events that the work of a claim may have."""
     visit = claim.visit

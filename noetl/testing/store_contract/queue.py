@@ -32,7 +32,6 @@ from noetl.testing.store_contract.operations import (
     DIAMOND,
     LEASE,
     action_events,
-    claim_key,
     claim_visit,
     current_run,
     end_run,
@@ -100,7 +99,7 @@ class QueueContract(ContractFixtures):
     def test_a_claim_is_renewed(self, store: Store) -> None:
         run = start_run(store)
         claim = claim_visit(store, run)
-        assert store.queue.renew(run.id, claim.visit.id, claim.visit.fence, 60.0)
+        assert store.queue.renew(claim.visit, 60.0)
         assert store.queue.claim(run.id, LEASE, 45.0) is None
         assert claim_visit(store, run, 60.0).visit.fence == 2
 
@@ -108,9 +107,9 @@ class QueueContract(ContractFixtures):
         run = start_run(store)
         lost = claim_visit(store, run)
         held = claim_visit(store, run, now=30.0)
-        assert not store.queue.renew(run.id, lost.visit.id, lost.visit.fence, 1000.0)
+        assert not store.queue.renew(lost.visit, 1000.0)
         store.queue.commit(succeed(store, held), 31.0)
-        assert not store.queue.renew(run.id, held.visit.id, held.visit.fence, 1000.0)
+        assert not store.queue.renew(held.visit, 1000.0)
         assert claim_visit(store, run, 31.0).visit.step == "b"
 
     # Events of renewals
@@ -120,8 +119,8 @@ class QueueContract(ContractFixtures):
         claim = claim_visit(store, run)
         before = store.runs.events(run.id)
         for written, numbers in enumerate(([0], [1])):
-            assert store.queue.renew(*claim_key(claim), 60.0, action_events(claim, *numbers), written)
-        assert store.queue.renew(*claim_key(claim), 60.0, (), 2)
+            assert store.queue.renew(claim.visit, 60.0, action_events(claim, *numbers), written)
+        assert store.queue.renew(claim.visit, 60.0, (), 2)
         complete = second.runs.events(run.id)
         assert complete[: len(before)] == before
         assert [without_id(event) for event in complete[len(before) :]] == action_events(claim, 0, 1)
@@ -140,19 +139,19 @@ class QueueContract(ContractFixtures):
     def test_events_of_a_lost_claim_are_not_written(self, store: Store) -> None:
         run = start_run(store)
         lost = claim_visit(store, run)
-        store.queue.renew(*claim_key(lost), 20.0, action_events(lost, 0))
+        store.queue.renew(lost.visit, 20.0, action_events(lost, 0))
         took_over = claim_visit(store, run, now=30.0)
         before = run_contents(store, run)
-        assert not store.queue.renew(*claim_key(lost), 1000.0, action_events(lost, 1), 1)
+        assert not store.queue.renew(lost.visit, 1000.0, action_events(lost, 1), 1)
         assert run_contents(store, run) == before
-        assert store.queue.renew(*claim_key(took_over), 60.0, action_events(took_over, 0))
+        assert store.queue.renew(took_over.visit, 60.0, action_events(took_over, 0))
         assert [without_id(event) for event in store.runs.events(run.id)][-2:] == [
             *action_events(lost, 0),
             *action_events(took_over, 0),
         ]
         store.queue.commit(succeed(store, took_over), 31.0)
         before = run_contents(store, run)
-        assert not store.queue.renew(*claim_key(took_over), 1000.0, action_events(took_over, 1), 1)
+        assert not store.queue.renew(took_over.visit, 1000.0, action_events(took_over, 1), 1)
         assert run_contents(store, run) == before
 
     def test_events_of_renewals_and_suspensions_are_in_order(self, store: Store, second: Store) -> None:
@@ -168,7 +167,7 @@ class QueueContract(ContractFixtures):
             read_events()
             for written in range(2):
                 store.queue.renew(
-                    *claim_key(claim),
+                    claim.visit,
                     100.0 * segment + 60,
                     action_events(claim, 10 * segment + written),
                     written,
@@ -181,7 +180,7 @@ class QueueContract(ContractFixtures):
             store.queue.commit(later, 100.0 * segment + 1)
             read_events()
         claim = claim_visit(store, run, 900.0)
-        store.queue.renew(*claim_key(claim), 960.0, action_events(claim, 30))
+        store.queue.renew(claim.visit, 960.0, action_events(claim, 30))
         read_events()
         store.queue.commit(succeed(store, claim), 901.0)
         read_events()
@@ -192,16 +191,16 @@ class QueueContract(ContractFixtures):
     def test_events_of_renewals_before_a_retry_and_a_resume(self, store: Store) -> None:
         run = start_run(store)
         claim = claim_visit(store, run)
-        store.queue.renew(*claim_key(claim), 60.0, action_events(claim, 0))
+        store.queue.renew(claim.visit, 60.0, action_events(claim, 0))
         store.queue.commit(fail(store, claim, retry_at=50.0), 1.0)
         claim = claim_visit(store, run, 50.0)
-        store.queue.renew(*claim_key(claim), 110.0, action_events(claim, 1))
+        store.queue.renew(claim.visit, 110.0, action_events(claim, 1))
         store.queue.commit(fail(store, claim), 51.0)
         end_run(store, run, RunStatus.FAILED, 52.0)
         seen = store.runs.events(run.id)
         store.runs.resume(run.id, 60.0, deadline_at=None, values={})
         claim = claim_visit(store, run, 61.0)
-        store.queue.renew(*claim_key(claim), 130.0, action_events(claim, 2))
+        store.queue.renew(claim.visit, 130.0, action_events(claim, 2))
         complete = store.runs.events(run.id)
         assert complete[: len(seen)] == seen
         written = [
@@ -222,7 +221,7 @@ class QueueContract(ContractFixtures):
             used = second if index % 2 else store
             for written in range(3):
                 events = action_events(claims[index], written)
-                assert used.queue.renew(*claim_key(claims[index]), 60.0, events, written)
+                assert used.queue.renew(claims[index].visit, 60.0, events, written)
             used.queue.commit(succeed(used, claims[index]), 2.0)
 
         run_concurrently(4, renew_and_commit)
@@ -247,9 +246,7 @@ class QueueContract(ContractFixtures):
         long, *short = action_events(claim, *range(MAX_BATCH_EVENTS))
         for event in (replace(long, payload={"number": 0, "text": text}), *short):
             buffer.append(event)
-        buffer.flush_batch(
-            lambda events, written: store.queue.renew(*claim_key(claim), 60.0, events, written)
-        )
+        buffer.flush_batch(lambda events, written: store.queue.renew(claim.visit, 60.0, events, written))
         numbers = [event.payload["number"] for event in store.runs.events(run.id) if event.type == "action.x"]
         assert numbers == list(range(MAX_BATCH_EVENTS))
 
@@ -259,7 +256,7 @@ class QueueContract(ContractFixtures):
         seen = store.changes.count
         waiter = threading.Thread(target=store.changes.wait, args=(seen, 60.0))
         waiter.start()
-        store.queue.renew(*claim_key(claim), 60.0, action_events(claim, 0))
+        store.queue.renew(claim.visit, 60.0, action_events(claim, 0))
         waiter.join()
         assert store.changes.count > seen
 
@@ -458,7 +455,7 @@ class QueueContract(ContractFixtures):
         run = start_run(store)
         claim = claim_visit(store, run)
         for _ in range(2):
-            store.queue.release(run.id, claim.visit.id, claim.visit.fence, 2.0, counts=counts)
+            store.queue.release(claim.visit, 2.0, counts=counts)
         with pytest.raises(FencedError):
             store.queue.commit(succeed(store, claim), 3.0)
         again = claim_visit(store, run, 2.0).visit

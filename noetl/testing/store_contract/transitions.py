@@ -98,13 +98,13 @@ def activate_next(store: Store) -> None:
 def renew(store: Store) -> None:
     run = start_run(store)
     visit = claim_visit(store, run).visit
-    assert store.queue.renew(run.id, visit.id, visit.fence, 100.0)
+    assert store.queue.renew(visit, 100.0)
 
 
 def release(store: Store) -> None:
     run = start_run(store)
     visit = claim_visit(store, run).visit
-    store.queue.release(run.id, visit.id, visit.fence, 1.0, counts=False)
+    store.queue.release(visit, 1.0, counts=False)
 
 
 def succeed_first(store: Store) -> None:
