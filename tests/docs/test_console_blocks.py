@@ -26,7 +26,7 @@ from tests.recipes.recipe import recipe_pages
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 # Programs of `sh` blocks, which are not played: they need an account, a network, a clone or much time.
 NOT_PLAYED = {
-    "README.md": {"make", "noetl", "curl"},
+    "README.md": {"make"},
     "docs/how-to/aws.md": {"aws", "export", "noetl", "pip", "sam"},
     "docs/how-to/postgres.md": {"pip"},
     "docs/reference/commands.md": {"export", "noetl"},
