@@ -36,7 +36,7 @@ from noetl.planner.templates import parser as template_parser
 ROOT = Path(__file__).resolve().parent.parent
 _DECISIONS = ROOT / "docs" / "decisions"
 _GENERATED = re.compile(
-    r"(?P<head><!-- generated: (?P<name>[^>]+?) -->\n).*?(?P<foot><!-- end -->)", re.DOTALL
+    r"(?P<head>^<!-- generated: (?P<name>[^>]+?) -->\n).*?(?P<foot>^<!-- end -->)", re.DOTALL | re.MULTILINE
 )
 _MIB = 1024 * 1024
 

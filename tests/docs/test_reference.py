@@ -30,7 +30,10 @@ def test_the_generator_updates_a_page(tmp_path: Path, monkeypatch: pytest.Monkey
         target.parent.mkdir(parents=True, exist_ok=True)
         current = (ROOT / page).read_text("utf-8")
         outdated = re.sub(
-            r"(<!-- generated: [^>]+ -->\n).*?(<!-- end -->)", r"\1\2", current, flags=re.DOTALL
+            r"(^<!-- generated: [^>]+ -->\n).*?(^<!-- end -->)",
+            r"\1\2",
+            current,
+            flags=re.DOTALL | re.MULTILINE,
         )
         assert outdated != current
         target.write_text(outdated, "utf-8")
