@@ -5,7 +5,7 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: run test test-aws test-all recipes check check-imports check-commits docs format bench matrix clean
+.PHONY: run test test-aws test-all recipes check check-imports check-commits docs coverage format bench matrix clean
 
 run: .venv/.core                    ## compile, draw and run examples/quickstart.yaml
 	$(BIN)/noetl plan examples/quickstart.yaml
@@ -41,6 +41,9 @@ docs: .venv/.dev                    ## build the documentation site in build/sit
 format: .venv/.dev                  ## put the code in the form that `check` wants
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+coverage: .venv/.dev                ## branch coverage of the compiler and of the pure executor, and what is missing
+	$(BIN)/python -m noetl.infra.coverage_report
 
 bench: .venv/.dev                   ## measure, as a table and as benchmarks/results.json
 	$(BIN)/python -m benchmarks

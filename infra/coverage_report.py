@@ -1,0 +1,186 @@
+"""Coverage of the compiler and of the pure executor: a table by package, and every missing line and branch.
+
+    python -m noetl.infra.coverage_report
+
+The exit status is not 0 if a test fails. It is 1 if less than REQUIRED_PERCENT of the lines or of the
+branches of a package are covered. `[tool.coverage]` in `pyproject.toml` lists the measured files.
+
+Problem: measure whether the tests of these packages reach every line and every branch.
+
+Algorithm: coverage.py traces a run of TESTS on all processors. This report sums its counts by folder.
+
+Cost: tracing doubles the time of a test. So the run has only tests that are about the measured packages, and
+property tests use the profile `brief`.
+
+Limits: a covered branch was taken, and perhaps not checked. Tests of other packages, which also execute these
+lines, do not count.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tomllib
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from fnmatch import fnmatch
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).parents[1]
+REPORT = ROOT / "build" / "coverage" / "report.json"
+
+REQUIRED_PERCENT = 98.0
+"""The smallest part of the lines, and of the branches, of each package that must be covered."""
+
+TESTS = (
+    "tests/planner",
+    "tests/golden",
+    "tests/executor",
+    "tests/patterns",
+    "tests/docs/test_pages.py",
+    "tests/contract/test_memory.py",
+)
+"""The tests that are about the measured packages."""
+
+TESTS_OF_IO = (
+    "tests/executor/test_aws.py",
+    "tests/executor/test_dynamo_history.py",
+    "tests/executor/test_lambda_handler.py",
+)
+"""Tests in the same folders that are about clients of other systems. They are slow, and left out."""
+
+HEADINGS = ("package", "files", "lines", "missing", "covered", "branches", "missing", "covered")
+
+
+class Counts(NamedTuple):
+    """The lines and branches of a file or package, and how many of them no test has reached."""
+
+    files: int = 0
+    lines: int = 0
+    missing_lines: int = 0
+    branches: int = 0
+    missing_branches: int = 0
+
+    def plus(self, other: Counts) -> Counts:
+        return Counts(*(left + right for left, right in zip(self, other, strict=True)))
+
+    @property
+    def line_percent(self) -> float:
+        """Percentage of the lines that are covered."""
+        return _percent(self.lines, self.missing_lines)
+
+    @property
+    def branch_percent(self) -> float:
+        """Percentage of the branches that are covered."""
+        return _percent(self.branches, self.missing_branches)
+
+
+def _percent(total: int, missing: int) -> float:
+    return 100.0 if total == 0 else 100.0 * (total - missing) / total
+
+
+def count_by_package(report: Mapping[str, Any]) -> dict[str, Counts]:
+    """Return the counts of each package from the JSON report of coverage.py, ordered by name."""
+    packages: dict[str, Counts] = defaultdict(Counts)
+    for path, file in report["files"].items():
+        summary = file["summary"]
+        package = str(PurePosixPath(path).parent)
+        packages[package] = packages[package].plus(
+            Counts(
+                1,
+                summary["num_statements"],
+                summary["missing_lines"],
+                summary["num_branches"],
+                summary["missing_branches"],
+            )
+        )
+    return dict(sorted(packages.items()))
+
+
+def table(packages: Mapping[str, Counts]) -> Iterator[str]:
+    """Yield the lines of the table, with one row for each package and one for their sum."""
+    total = Counts()
+    for counts in packages.values():
+        total = total.plus(counts)
+    width = max(map(len, [*packages, HEADINGS[0]]))
+    yield _row(width, HEADINGS)
+    yield "-" * len(_row(width, HEADINGS))
+    for package, counts in [*packages.items(), ("all", total)]:
+        yield _row(
+            width,
+            (
+                package,
+                f"{counts.files:,}",
+                f"{counts.lines:,}",
+                f"{counts.missing_lines:,}",
+                f"{counts.line_percent:.1f} %",
+                f"{counts.branches:,}",
+                f"{counts.missing_branches:,}",
+                f"{counts.branch_percent:.1f} %",
+            ),
+        )
+
+
+def _row(width: int, cells: Sequence[str]) -> str:
+    return cells[0].ljust(width) + "".join(cell.rjust(10) for cell in cells[1:])
+
+
+def shortfalls(packages: Mapping[str, Counts]) -> Iterator[str]:
+    """Yield a message for each package of which too little is covered."""
+    for package, counts in packages.items():
+        for noun, percent in (("lines", counts.line_percent), ("branches", counts.branch_percent)):
+            if percent < REQUIRED_PERCENT:
+                yield (
+                    f"{package}: {percent:.1f} % of the {noun} are covered, "
+                    f"but {REQUIRED_PERCENT:g} % are required"
+                )
+
+
+def unmeasured_files(report: Mapping[str, Any], root: Path, patterns: Iterable[str]) -> list[str]:
+    """Return the files that the patterns select and that no test has imported. Reports leave them out."""
+    paths = (file.relative_to(root).as_posix() for file in root.rglob("*.py"))
+    selected = {path for path in paths if any(fnmatch(path, pattern) for pattern in patterns)}
+    return sorted(selected - report["files"].keys())
+
+
+def run_coverage(*arguments: str) -> int:
+    """Run a command of coverage.py in the root of the repository. Return its exit status."""
+    command = [sys.executable, "-m", "coverage", *arguments]
+    environment = {**os.environ, "HYPOTHESIS_PROFILE": "brief"}
+    return subprocess.run(command, check=False, cwd=ROOT, env=environment).returncode
+
+
+def measure(pytest_options: Iterable[str]) -> int:
+    """Run the tests and write the reports. Return the exit status of the first command that fails, or 0."""
+    ignored = [f"--ignore={path}" for path in TESTS_OF_IO]
+    commands = (
+        ("erase",),
+        ("run", "-m", "pytest", "--quiet", *ignored, *pytest_options, *TESTS),
+        ("combine", "--quiet"),
+        ("report",),
+        ("json", "--quiet", "-o", str(REPORT)),
+    )
+    return next(filter(None, (run_coverage(*command) for command in commands)), 0)
+
+
+def main(pytest_options: Sequence[str]) -> int:
+    """Measure, print the reports, and return the exit status."""
+    if status := measure(pytest_options or ("-n", "auto", "--dist", "worksteal")):
+        return status
+    report = json.loads(REPORT.read_text(encoding="utf-8"))
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    patterns = settings["tool"]["coverage"]["run"]["include"]
+    packages = count_by_package(report)
+    print("", *table(packages), "", sep="\n")
+    problems = [*shortfalls(packages)]
+    problems += (f"{path}: no test imports it" for path in unmeasured_files(report, ROOT, patterns))
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,79 @@
+"""Tests of the report of the coverage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from noetl.infra.coverage_report import (
+    ROOT,
+    TESTS,
+    TESTS_OF_IO,
+    Counts,
+    count_by_package,
+    shortfalls,
+    table,
+    unmeasured_files,
+)
+
+
+def report(**files: tuple[int, int, int, int]) -> dict[str, Any]:
+    """Return a JSON report of coverage.py from the numbers of lines and branches, each with the missing."""
+    keys = ("num_statements", "missing_lines", "num_branches", "missing_branches")
+    return {
+        "files": {
+            path.replace("__", "/") + ".py": {"summary": dict(zip(keys, counts, strict=True))}
+            for path, counts in files.items()
+        }
+    }
+
+
+def test_counts_of_files_are_added_up_for_each_folder() -> None:
+    packages = count_by_package(
+        report(b__c__x=(10, 1, 4, 2), b__y=(1, 0, 0, 0), b__c__z=(30, 3, 4, 0), a__x=(5, 5, 0, 0))
+    )
+    assert packages == {"a": Counts(1, 5, 5), "b": Counts(1, 1), "b/c": Counts(2, 40, 4, 8, 2)}
+    assert list(packages) == ["a", "b", "b/c"]
+
+
+def test_the_table_has_a_row_for_each_package_and_their_sum() -> None:
+    rows = [*table({"a/b": Counts(1, 1000, 15, 0, 0), "c": Counts(2, 1000, 5, 200, 1)})]
+    assert [row.split() for row in rows[2:]] == [
+        ["a/b", "1", "1,000", "15", "98.5", "%", "0", "0", "100.0", "%"],
+        ["c", "2", "1,000", "5", "99.5", "%", "200", "1", "99.5", "%"],
+        ["all", "3", "2,000", "20", "99.0", "%", "200", "1", "99.5", "%"],
+    ]
+    assert len({len(row) for row in rows}) == 1
+
+
+@pytest.mark.parametrize(
+    ("counts", "nouns"),
+    [
+        (Counts(1, 100, 2, 50, 1), []),
+        (Counts(1, 0, 0, 0, 0), []),
+        (Counts(1, 100, 3, 50, 1), ["lines"]),
+        (Counts(1, 100, 2, 50, 2), ["branches"]),
+        (Counts(1, 100, 3, 50, 2), ["lines", "branches"]),
+    ],
+)
+def test_too_little_coverage_of_a_package_is_a_problem(counts: Counts, nouns: list[str]) -> None:
+    messages = [*shortfalls({"fine": Counts(1, 10), "planner/x": counts})]
+    percents = {"lines": counts.line_percent, "branches": counts.branch_percent}
+    assert messages == [
+        f"planner/x: {percents[noun]:.1f} % of the {noun} are covered, but 98 % are required"
+        for noun in nouns
+    ]
+
+
+def test_a_selected_file_that_no_test_imports_is_named(tmp_path: Path) -> None:
+    for path in ("a/b/used.py", "a/b/unused.py", "c/other.py", "c/used.py"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).touch()
+    measured = report(a__b__used=(1, 0, 0, 0))
+    assert unmeasured_files(measured, tmp_path, ["a/*", "c/used.py"]) == ["a/b/unused.py", "c/used.py"]
+
+
+def test_every_test_that_the_report_runs_or_leaves_out_exists() -> None:
+    assert [path for path in (*TESTS, *TESTS_OF_IO) if not (ROOT / path).exists()] == []
