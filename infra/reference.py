@@ -19,6 +19,7 @@ from noetl.executor.engine import external, start, work_context
 from noetl.executor.model import memory_budget
 from noetl.executor.model.limits import PayloadLimits
 from noetl.executor.security import redaction
+from noetl.executor.settings import GROUPS, SETTINGS
 from noetl.infra import state_diagram
 from noetl.infra.reference_text import CONSTRUCTS, FILTERS, KEYS, METHODS_OF
 from noetl.planner.catalogue import ActionDeclaration, Parameter, Sink
@@ -359,6 +360,16 @@ def _combined(_: str) -> str:
     return _table(("first", "second", "seen as"), state_diagram.combined_rows())
 
 
+def _settings(_: str) -> str:
+    """Render the settings, in one table for each group."""
+    head = ("setting", "value", "default", "meaning")
+    return "\n".join(
+        f"## {title}\n\n"
+        + _table(head, ((f"`{s.name}`", s.value, s.default, s.meaning) for s in SETTINGS if s.group == group))
+        for group, title in GROUPS.items()
+    )
+
+
 def _decisions(_: str) -> str:
     """Render the list of decisions, from the headings of their pages."""
     pages = sorted(_DECISIONS.glob("0*.md"))
@@ -380,6 +391,7 @@ _RENDERERS: Mapping[str, Callable[[str], str]] = {
     "transitions": _transitions,
     "combined": _combined,
     "decisions": _decisions,
+    "settings": _settings,
 }
 
 

@@ -80,11 +80,16 @@ def read_issuer(environ: Mapping[str, str]) -> TokenIssuer | None:
     Raises:
         SettingError: a setting is missing or not valid.
     """
-    names = ("ISSUER", "AUDIENCE", "SCOPE_CLAIM", "TENANT_CLAIM")
-    issuer, audience, scope_claim, tenant_claim = (
-        environ.get(f"NOETL_JWT_{name}", "").strip() for name in names
+    issuer, audience, scope_claim, tenant_claim, keys_url = (
+        environ.get(name, "").strip()
+        for name in (
+            "NOETL_JWT_ISSUER",
+            "NOETL_JWT_AUDIENCE",
+            "NOETL_JWT_SCOPE_CLAIM",
+            "NOETL_JWT_TENANT_CLAIM",
+            "NOETL_JWKS_URL",
+        )
     )
-    keys_url = environ.get("NOETL_JWKS_URL", "").strip()
     if not issuer and not (audience or scope_claim or tenant_claim or keys_url):
         return None
     for name, value in (("NOETL_JWT_ISSUER", issuer), ("NOETL_JWT_AUDIENCE", audience)):

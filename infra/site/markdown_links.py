@@ -24,6 +24,14 @@ _HEADING = re.compile(r"^#{1,6}\s+(?P<text>.+?)\s*#*$", re.MULTILINE)
 _EXPLICIT_ANCHOR = re.compile(r"""<\w+\s[^>]*?(?:id|name)="([^"]+)\"""")
 
 
+class CodeFragment(NamedTuple):
+    """A block of code with its language, or inline code, whose language is None. `line` is its first line."""
+
+    line: int
+    language: str | None
+    text: str
+
+
 class Link(NamedTuple):
     """A link or an image. `start` and `end` delimit the target in the text; `outer` delimits `[…](…)`."""
 
@@ -54,11 +62,32 @@ def find_links(text: str) -> Iterator[Link]:
         )
 
 
+def find_code(text: str) -> Iterator[CodeFragment]:
+    """Yield the blocks of code of a page, and then its inline code.
+
+    >>> [(code.line, code.language, code.text) for code in find_code("run `make docs` or `a  b`")]
+    [(1, None, 'make docs'), (1, None, 'a  b')]
+    """
+    for match in _FENCE.finditer(text):
+        opening, _, body = match[0].partition("\n")
+        language = re.match(r" *[`~]+\s*(\w*)", opening)
+        line = text.count("\n", 0, match.start()) + 2
+        yield CodeFragment(line, language[1] if language else "", body.rpartition("\n")[0])
+    outside_fences = _blank(_COMMENT, _blank(_FENCE, text))
+    for match in _INLINE_CODE.finditer(outside_fences):
+        line = text.count("\n", 0, match.start()) + 1
+        yield CodeFragment(line, None, " ".join(match[0].strip("`").split("\n")))
+
+
 def mask_code(text: str) -> str:
     """Replace code and comments by blanks. Every other character keeps its position."""
     for pattern in (_FENCE, _COMMENT, _INLINE_CODE):
-        text = pattern.sub(lambda match: re.sub(r"[^\n]", " ", match[0]), text)
+        text = _blank(pattern, text)
     return text
+
+
+def _blank(pattern: re.Pattern[str], text: str) -> str:
+    return pattern.sub(lambda match: re.sub(r"[^\n]", " ", match[0]), text)
 
 
 def find_anchors(text: str) -> set[str]:

@@ -1,4 +1,4 @@
-"""Playbooks of the documentation compile and have the results shown below them. Links have targets.
+"""Playbooks of the documentation compile and have the results shown below them.
 
 A comment before a block describes it: `<!-- bad: CODE -->` is its diagnostic, `<!-- in: run -->` marks the
 `run` of a step, and `<!-- input: {...} -->` is the input of the run.
@@ -29,8 +29,6 @@ BLOCK = re.compile(
     r"(?:\n```json\n(?P<result>.*?)^```$)?",
     re.DOTALL | re.MULTILINE,
 )
-LINK = re.compile(r"""(?:\]\(|<img src=")(?P<target>[^)"\s]+)""")
-CODE = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
 FRAME = """\
 name: fragment
 tasks: {greet: [{action: log, message: "{{ args.who | default('all') }}"}]}
@@ -106,22 +104,3 @@ def test_a_playbook_has_the_result_shown_below_it(block: YamlBlock, store: Store
     play = RunHarness(store, block.playbook or "", input, folder=tmp_path).finish()
     assert play.error_types == []
     assert play.result == json.loads(block.result or "")
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_every_link_has_a_target(page: Path) -> None:
-    text = re.sub(r"`[^`\n]*`", "", CODE.sub("", page.read_text("utf-8")))
-    for found in LINK.finditer(text):
-        target, _, anchor = found["target"].partition("#")
-        if re.match(r"[a-z]+:", target):
-            continue
-        path = (page.parent / target).resolve() if target else page
-        assert path.exists(), found["target"]
-        if anchor:
-            assert anchor in anchors(path), found["target"]
-
-
-def anchors(page: Path) -> set[str]:
-    """Return the anchors of the headings of a page, as GitHub names them."""
-    headings = re.findall(r"^#+ (.+)$", CODE.sub("", page.read_text("utf-8")), re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}

@@ -1,0 +1,203 @@
+"""The settings of NoETL: environment variables, each with its default and its meaning.
+
+The functions that read a setting check its value. This module says which settings exist. The reference page
+of settings is generated from it, and a test compares it with the names in the code.
+"""
+
+from __future__ import annotations
+
+from noetl.planner.frozen import frozen
+
+
+@frozen
+class Setting:
+    """An environment variable that NoETL reads. Its texts are Markdown."""
+
+    name: str
+    group: str
+    value: str
+    default: str
+    meaning: str
+
+
+SECRET_PREFIX = "NOETL_SECRET_"
+"""The prefix of the variables that hold secrets. The rest of such a name is the name of the secret."""
+
+GROUPS = {
+    "store": "Where runs are kept",
+    "execution": "How runs are executed",
+    "capabilities": "What playbooks of a service may do",
+    "secrets": "Secrets",
+    "tokens": "Tokens",
+    "client": "The command line",
+    "build": "The build for AWS",
+}
+"""The groups of settings, with their titles."""
+
+SETTINGS = (
+    Setting(
+        "NOETL_STORE",
+        "store",
+        "the URL of a store, or the ARN of a secret with the address of a Postgres",
+        "`sqlite:///.noetl/noetl.db`",
+        "Where runs are kept. The option `--store` overrides it.",
+    ),
+    Setting(
+        "NOETL_QUEUE",
+        "store",
+        "the URL of a standard queue of SQS",
+        "none",
+        "The queue whose messages announce due steps. Only a store in DynamoDB or Postgres uses it.",
+    ),
+    Setting(
+        "NOETL_BUCKET",
+        "store",
+        "the name of an S3 bucket",
+        "none",
+        "Where a store in DynamoDB keeps values of more than 16 KB.",
+    ),
+    Setting(
+        "NOETL_RETENTION_DAYS",
+        "store",
+        "a number of days, at most 36500",
+        "none: runs are kept",
+        "How long after its end a run is deleted.",
+    ),
+    Setting(
+        "NOETL_WORKERS",
+        "execution",
+        "a whole number from 1 to 1000",
+        "four for each core",
+        "How many steps a process executes at the same time.",
+    ),
+    Setting(
+        "NOETL_LEASE_SECONDS",
+        "execution",
+        "a number of seconds from 1 to 3600",
+        "`30`",
+        "After which time other workers take over the steps of a worker that has died. Progress is reported"
+        " every third of it.",
+    ),
+    Setting(
+        "NOETL_PUBLIC_URL",
+        "execution",
+        "an http or https URL",
+        "none; `noetl serve` takes its own address",
+        "The address at which others reach the service. The addresses of callbacks begin with it.",
+    ),
+    Setting(
+        "NOETL_ALLOW_ACTIONS",
+        "capabilities",
+        "action types, separated by commas",
+        "all types",
+        "The action types that playbooks may use.",
+    ),
+    Setting(
+        "NOETL_ALLOW_NETWORKS",
+        "capabilities",
+        "address ranges, separated by commas, such as `10.0.0.0/8`",
+        "none",
+        "Ranges that `http` and `postgres` may reach although they are not public.",
+    ),
+    Setting(
+        "NOETL_ALLOW_SHELL",
+        "capabilities",
+        "`1` or `0`",
+        "`0`",
+        "Whether `shell` may run commands.",
+    ),
+    Setting(
+        "NOETL_FILES_ROOT",
+        "capabilities",
+        "an existing folder",
+        "none: no files",
+        "The folder in which `file` may read and write.",
+    ),
+    Setting(
+        "NOETL_PYTHON_MODULES",
+        "capabilities",
+        "names of modules, separated by commas, or `*`",
+        "none",
+        "The modules whose functions `python` may call.",
+    ),
+    Setting(
+        "NOETL_SECRET_NAME",
+        "secrets",
+        "any text",
+        "",
+        "The secret that playbooks read as `secrets.NAME`. Replace `NAME` by the name of the secret.",
+    ),
+    Setting(
+        "NOETL_SECRETS_DIR",
+        "secrets",
+        "a folder",
+        "none",
+        "A folder with one file for each secret, which has the name of the secret.",
+    ),
+    Setting(
+        "NOETL_SECRETS_PREFIX",
+        "secrets",
+        "a prefix of names",
+        "none: AWS is not asked",
+        "Secrets are also read from AWS Secrets Manager and Systems Manager, under this prefix and their"
+        " name.",
+    ),
+    Setting("NOETL_JWT_ISSUER", "tokens", "the name of an issuer", "none", "What `iss` of a token must be."),
+    Setting(
+        "NOETL_JWT_AUDIENCE",
+        "tokens",
+        "a text",
+        "required with an issuer",
+        "What `aud` of a token must be or contain.",
+    ),
+    Setting(
+        "NOETL_JWKS_URL",
+        "tokens",
+        "an https URL",
+        "`{issuer}/.well-known/jwks.json`",
+        "The address of the keys of the issuer. They are cached for ten minutes, and for an hour while the"
+        " issuer does not respond.",
+    ),
+    Setting(
+        "NOETL_JWT_SCOPE_CLAIM",
+        "tokens",
+        "the name of a claim",
+        "`scope`",
+        "The claim with the scopes: words of a text, or a list. Also written `noetl:run` and `noetl/run`.",
+    ),
+    Setting(
+        "NOETL_JWT_TENANT_CLAIM",
+        "tokens",
+        "the name of a claim",
+        "none: all callers belong to `default`",
+        "The claim with the tenant, which every token then needs.",
+    ),
+    Setting(
+        "NOETL_API_KEY",
+        "client",
+        "an API key or a token",
+        "none",
+        "What `noetl submit` sends to the service. It is not sent over http to other machines.",
+    ),
+    Setting(
+        "NOETL_DEBUG",
+        "client",
+        "`1`",
+        "none",
+        "Whether an internal error is printed with its traceback.",
+    ),
+    Setting(
+        "NOETL_ARCHITECTURE",
+        "build",
+        "`arm64` or `x86_64`",
+        "`arm64`",
+        "The processor for which `sam build` builds the functions.",
+    ),
+    Setting(
+        "NOETL_PYTHON",
+        "build",
+        "a version of Python",
+        "`3.13`",
+        "The version of Python for which `sam build` builds the functions.",
+    ),
+)
