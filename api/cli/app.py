@@ -1,24 +1,23 @@
-"""The command line `noetl`: its commands, and the report of an error in one of them."""
+"""The command line `noetl`: its commands, and the report of an error in one of them.
+
+Each module of `commands/` declares one command, or a group of commands, in its own `app`.
+"""
 
 from __future__ import annotations
 
 import os
+import pkgutil
 import sys
+from importlib import import_module
 from typing import Annotated, NoReturn
 
 import typer
 
-from noetl.api.cli.commands import db, keys, runs
-from noetl.api.cli.commands.check import check
-from noetl.api.cli.commands.doctor import doctor
-from noetl.api.cli.commands.explain import explain
-from noetl.api.cli.commands.plan import plan
-from noetl.api.cli.commands.run import run
-from noetl.api.cli.commands.schema import schema
-from noetl.api.cli.commands.serve import serve
-from noetl.api.cli.commands.submit import submit
-from noetl.api.cli.commands.worker import worker
+from noetl.api.cli import commands
 from noetl.api.cli.display.console import EXIT_FAILED, EXIT_USAGE, CommandError, print_message, write_stdout
+
+FIRST_COMMANDS = ("check", "plan", "run", "runs", "submit", "serve", "worker")
+"""The commands that `noetl --help` lists first. The others follow in the order of the alphabet."""
 
 app = typer.Typer(
     name="noetl",
@@ -26,22 +25,16 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command(no_args_is_help=True, epilog="Example: noetl check deploy.yaml --format concise")(check)
-app.command(no_args_is_help=True, epilog="Example: noetl plan deploy.yaml -f svg -o deploy.svg")(plan)
-app.command(no_args_is_help=True, epilog="Example: noetl run deploy.yaml -i region=eu -i count=3")(run)
-app.add_typer(runs.app, name="runs", no_args_is_help=True, epilog="Example: noetl runs list --status failed")
-app.command(no_args_is_help=True, epilog="Example: noetl submit deploy.yaml --url https://noetl.example.com")(
-    submit
-)
-app.command(epilog="Example: noetl serve --port 8080")(serve)
-app.command(epilog="Example: noetl worker --store postgresql://localhost/noetl")(worker)
-app.add_typer(
-    keys.app, name="keys", no_args_is_help=True, epilog="Example: noetl keys create nightly-jobs --scope run"
-)
-app.add_typer(db.app, name="db", no_args_is_help=True, epilog="Example: noetl db upgrade")
-app.command(epilog="Example: noetl doctor --store postgresql://localhost/noetl")(doctor)
-app.command(epilog="Example: noetl explain NP101")(explain)
-app.command(epilog="Example: noetl schema > noetl.schema.json")(schema)
+
+
+def _command_names() -> list[str]:
+    """Return the modules of `api/cli/commands`: those of FIRST_COMMANDS, then the others by name."""
+    names = sorted(module.name for module in pkgutil.iter_modules(commands.__path__))
+    return [*FIRST_COMMANDS, *(name for name in names if name not in FIRST_COMMANDS)]
+
+
+for _name in _command_names():
+    app.add_typer(import_module(f"{commands.__name__}.{_name}").app)
 
 
 def _print_version(wanted: bool) -> None:

@@ -52,6 +52,7 @@ TESTS_OF_PAGES: Mapping[str, tuple[str, ...]] = {
         "tests/test_imports.py",
         "tests/testing",
     ),
+    "docs/how-to/add-a-command.md": ("tests/api/cli/test_commands.py", "tests/test_imports.py"),
 }
 """Further tests for each recipe: those that read a list of everything of its kind."""
 

@@ -16,6 +16,8 @@ from noetl.api.cli.display.console import (
 )
 from noetl.api.cli.sources import TargetOption
 
+app = typer.Typer()
+
 
 class CheckFormat(StrEnum):
     FULL = "full"
@@ -25,6 +27,7 @@ class CheckFormat(StrEnum):
     GITHUB = "github"
 
 
+@app.command(no_args_is_help=True, epilog="Example: noetl check deploy.yaml --format concise")
 def check(
     files: Annotated[list[str], typer.Argument(metavar="FILE", help="Playbooks, or - for standard input.")],
     format: Annotated[

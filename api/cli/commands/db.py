@@ -7,7 +7,12 @@ import typer
 from noetl.api.cli.display.console import CommandError, print_message
 from noetl.api.cli.store_option import StoreOption
 
-app = typer.Typer(help="Maintain the database of a store.")
+app = typer.Typer(
+    name="db",
+    help="Maintain the database of a store.",
+    no_args_is_help=True,
+    epilog="Example: noetl db upgrade",
+)
 
 
 @app.callback()

@@ -12,7 +12,10 @@ from noetl.api.cli.store_option import StoreOption, open_command_store
 if TYPE_CHECKING:
     from noetl.executor.stores.finding import Finding
 
+app = typer.Typer()
 
+
+@app.command(epilog="Example: noetl doctor --store postgresql://localhost/noetl")
 def doctor(
     json: Annotated[bool, typer.Option("--json", help="Write JSON for programs.")] = False,
     store: StoreOption = None,

@@ -9,7 +9,10 @@ import typer
 
 from noetl.api.cli.display.console import CommandError, write_stdout
 
+app = typer.Typer()
 
+
+@app.command(epilog="Example: noetl explain NP101")
 def explain(
     code: Annotated[
         str | None,

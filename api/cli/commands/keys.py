@@ -21,7 +21,12 @@ from noetl.api.cli.store_option import StoreOption, open_command_store
 if TYPE_CHECKING:
     from noetl.executor.model.registry import ApiKey
 
-app = typer.Typer(help="Create, list and revoke the API keys of a service.")
+app = typer.Typer(
+    name="keys",
+    help="Create, list and revoke the API keys of a service.",
+    no_args_is_help=True,
+    epilog="Example: noetl keys create nightly-jobs --scope run",
+)
 
 TenantOption = Annotated[str, typer.Option("--tenant", metavar="NAME", help="The tenant of the keys.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON for programs.")]

@@ -15,6 +15,8 @@ from noetl.api.cli.sources import TargetOption
 if TYPE_CHECKING:
     from noetl.planner.plan import Plan
 
+app = typer.Typer()
+
 
 class PlanFormat(StrEnum):
     TEXT = "text"
@@ -25,6 +27,7 @@ class PlanFormat(StrEnum):
     JSON = "json"
 
 
+@app.command(no_args_is_help=True, epilog="Example: noetl plan deploy.yaml -f svg -o deploy.svg")
 def plan(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A playbook, or - for standard input.")],
     format: Annotated[

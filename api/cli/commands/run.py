@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from noetl.executor.model.run import Run, Visit
     from noetl.planner.plan import Plan
 
+app = typer.Typer()
+
 InputPairsOption = Annotated[
     list[str] | None,
     typer.Option("-i", metavar="NAME=VALUE", help="An input. Repeat it for each; it overrides --input."),
@@ -25,6 +27,7 @@ InputFileOption = Annotated[
 ]
 
 
+@app.command(no_args_is_help=True, epilog="Example: noetl run deploy.yaml -i region=eu -i count=3")
 def run(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A playbook, or - for standard input.")],
     inputs: InputPairsOption = None,

@@ -19,7 +19,12 @@ if TYPE_CHECKING:
     from noetl.executor.model.run import Run
     from noetl.planner.plan import Plan
 
-app = typer.Typer(help="Show, watch, answer, cancel and resume the runs of a store.")
+app = typer.Typer(
+    name="runs",
+    help="Show, watch, answer, cancel and resume the runs of a store.",
+    no_args_is_help=True,
+    epilog="Example: noetl runs list --status failed",
+)
 
 IdArgument = Annotated[str, typer.Argument(metavar="ID", help="The id of a run.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON for programs.")]

@@ -12,9 +12,12 @@ from noetl.api.cli.display.console import CommandError, print_message
 from noetl.api.cli.store_option import StoreOption
 from noetl.executor.runtime.json_logs import log_as_json_lines
 
+app = typer.Typer()
+
 _LOOPBACK_ONLY = "for this machine only, because no authentication is configured"
 
 
+@app.command(epilog="Example: noetl serve --port 8080")
 def serve(
     host: Annotated[str, typer.Option("--host", help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes any free port.")] = 8000,

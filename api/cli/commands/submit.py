@@ -14,10 +14,13 @@ from noetl.api.cli.commands.run import InputFileOption, InputPairsOption
 from noetl.api.cli.display.console import EXIT_FAILED, CommandError, print_message, write_json, write_stdout
 from noetl.executor.model.run import RunStatus
 
+app = typer.Typer()
+
 _HTTP_TIMEOUT_SECONDS = 60.0
 _POLL_SECONDS = 0.5
 
 
+@app.command(no_args_is_help=True, epilog="Example: noetl submit deploy.yaml --url https://noetl.example.com")
 def submit(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A playbook, or - for standard input.")],
     url: Annotated[str, typer.Option("--url", metavar="URL", help="The address of the service.")],

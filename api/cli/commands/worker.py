@@ -11,9 +11,12 @@ from noetl.api.cli.local.interruption import Interruption
 from noetl.api.cli.store_option import StoreOption, open_command_store
 from noetl.executor.runtime.json_logs import log_as_json_lines
 
+app = typer.Typer()
+
 DRAIN_SECONDS = 20.0
 
 
+@app.command(epilog="Example: noetl worker --store postgresql://localhost/noetl")
 def worker(
     threads: Annotated[
         int | None,
