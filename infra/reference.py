@@ -21,7 +21,7 @@ from noetl.executor.model.limits import PayloadLimits
 from noetl.executor.security import redaction
 from noetl.executor.settings import GROUPS, SETTINGS
 from noetl.infra import state_diagram
-from noetl.infra.reference_text import CONSTRUCTS, FILTERS, KEYS, METHODS_OF
+from noetl.infra.reference_text import CONSTRUCTS, FAMILIES, FILTERS, KEYS, METHODS_OF
 from noetl.planner.catalogue import ActionDeclaration, Parameter, Sink
 from noetl.planner.diagnostics import diagnostic
 from noetl.planner.diagnostics.codes import CODES
@@ -340,11 +340,13 @@ _TOO_LARGE = "`PayloadTooLarge`"
 
 
 def _diagnostics(_: str) -> str:
-    rows = (
-        (f"[{code}](../../planner/diagnostics/explanations/{code}.md)", entry.severity.value, entry.title)
-        for code, entry in CODES.items()
-    )
-    return _table(("code", "severity", "title"), rows)
+    """Render the diagnostic codes, in one table for each family."""
+    families: dict[str, list[tuple[str, str, str]]] = {title: [] for title in FAMILIES.values()}
+    for code, entry in CODES.items():
+        link = f"[{code}](../../../planner/diagnostics/explanations/{code}.md)"
+        families[FAMILIES[code[:3]]].append((link, entry.severity.value, entry.title))
+    head = ("code", "severity", "title")
+    return "\n".join(f"## {title}\n\n{_table(head, rows)}" for title, rows in families.items())
 
 
 def _states(_: str) -> str:

@@ -124,3 +124,16 @@ FILTERS = {
 
 METHODS_OF: dict[type, str] = {str: "a text", Mapping: "an object", list: "a list", datetime: "a time"}
 """The types whose methods are listed. Other types are variants of these."""
+
+FAMILIES: dict[str, str] = {
+    "NP0": "The text of a playbook",
+    "NP1": "Steps and tasks",
+    "NP2": "The flow",
+    "NP3": "Names and their values",
+    "NP4": "Expressions",
+    "NP5": "Actions",
+    "NP6": "Time limits",
+    "NP7": "Size",
+    "NP9": "The planner itself",
+}
+"""The families of diagnostic codes, by the beginning of their codes."""

@@ -60,7 +60,9 @@ def draw_svg(mermaid: str) -> str:
     svg = render(translate(mermaid), "svg").decode()
     element = svg[svg.index("<svg") :]
     element = re.sub(r"<!--.*?-->|<title>.*?</title>", "", element, flags=re.DOTALL)
-    element = re.sub(r'<svg width="(\d+)pt" height="\d+pt"', r'<svg role="img" style="width: \1pt"', element)
+    element = re.sub(
+        r'<svg width="(\d+)pt" height="\d+pt"', r'<svg role="img" style="--width: \1pt"', element
+    )
     return re.sub(r"\s*\n\s*", " ", element).strip()
 
 
@@ -156,7 +158,7 @@ def _arrow_attributes(match: re.Match[str]) -> list[str]:
 
 
 def _translate_states(statements: list[tuple[int, str]]) -> Iterator[str]:
-    dot = 'label="", style=filled, fillcolor="#57606a"'
+    dot = 'label="", style=filled, fillcolor="#57606a", class=mark'
     yield f"_start [shape=circle, width=0.16, {dot}]"
     if any(statement.endswith("--> [*]") for _, statement in statements):
         yield f"_end [shape=doublecircle, width=0.1, {dot}]"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
@@ -31,7 +31,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages that are made of files outside of `docs/`, and expand folders in the navigation."""
+    """Add the pages that are made of files outside of `docs/`, and expand the navigation."""
     for path, page in extra_pages().items():
         files.append(File.generated(config, page, content=read_extra_page(path)))
     sources = {file.src_uri for file in files.documentation_pages()}
@@ -42,6 +42,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Convert a page that is written for code hosts: its links, its tables and its diagrams."""
     path = page.file.src_uri
+    if path == "README.md":
+        page.meta["hide"] = ["navigation", "toc"]
     markdown = rewrite_links(markdown, path)
     markdown = _TABLE_ROW.sub(lambda row: _CODE_WITH_BAR.sub(_unescape_bars, row[0]), markdown)
     return _DIAGRAM.sub(lambda match: _draw(match, path), markdown)
@@ -78,15 +80,21 @@ def _named_pages(nav: Any) -> set[str]:
 
 
 def _expand(nav: Any, unnamed: set[str]) -> Any:
-    """Return the navigation with `folder/*` replaced by the pages of the folder that it does not name."""
+    """Return the navigation with each pattern replaced by the pages that match it.
+
+    A page that is matched or named elsewhere does not match again: matches leave `unnamed`.
+    """
     if isinstance(nav, dict):
         return {title: _expand(entry, unnamed) for title, entry in nav.items()}
     if isinstance(nav, list):
         entries: list[Any] = []
         for entry in nav:
-            if isinstance(entry, str) and entry.endswith("/*"):
-                folder = entry.removesuffix("*")
-                entries += sorted(page for page in unnamed if page.rpartition("/")[0] == folder[:-1])
+            if isinstance(entry, str) and "*" in entry:
+                pattern = PurePosixPath(entry)
+                matches = sorted(page for page in unnamed if PurePosixPath(page).match(entry))
+                matches = [page for page in matches if PurePosixPath(page).parent == pattern.parent]
+                unnamed.difference_update(matches)
+                entries += matches
             else:
                 entries.append(_expand(entry, unnamed))
         return entries
