@@ -5,7 +5,8 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: run test test-aws test-all recipes check check-imports check-commits docs coverage format bench matrix clean
+.PHONY: run test test-aws test-all test-pythons recipes check check-imports check-commits docs coverage \
+	format lock bench matrix clean
 
 run: .venv/.core                    ## compile, draw and run examples/quickstart.yaml
 	$(BIN)/noetl plan examples/quickstart.yaml
@@ -21,6 +22,9 @@ test-all: test test-aws             ## all of these
 
 recipes: .venv/.dev                 ## perform the recipes of CONTRIBUTING.md in a scratch clone
 	$(BIN)/python -m tests.recipes
+
+test-pythons: .venv/.dev            ## most tests on the other Pythons at hand, and with the lowest versions
+	$(BIN)/nox
 
 check: .venv/.dev                   ## format, lint, types, which package may import which, and style
 	$(BIN)/ruff format --check .
@@ -45,6 +49,9 @@ format: .venv/.dev                  ## put the code in the form that `check` wan
 coverage: .venv/.dev                ## branch coverage of the compiler and of the pure executor, and what is missing
 	$(BIN)/python -m noetl.infra.coverage_report
 
+lock: .venv/.dev                    ## write requirements/ from pyproject.toml; LOCK=--upgrade takes new versions
+	$(BIN)/nox -s lock -- $(LOCK)
+
 bench: .venv/.dev                   ## measure, as a table and as benchmarks/results.json
 	$(BIN)/python -m benchmarks
 
@@ -52,7 +59,7 @@ matrix: .venv/.dev                  ## every fault at every call of every playbo
 	$(BIN)/python -m tests.simulation
 
 clean:                              ## remove what these commands have made
-	rm -rf .venv .noetl .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build *.egg-info
+	rm -rf .venv .nox .noetl .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build *.egg-info
 
 .venv/.made: infra/environment.py
 	@test -n "$(PYTHON)" || { echo "noetl needs Python 3.11 or newer on the PATH."; exit 1; }
@@ -67,8 +74,9 @@ clean:                              ## remove what these commands have made
 	$(INSTALL) --editable .
 	@touch $@
 
-.venv/.dev: .venv/.made pyproject.toml setup.py | .venv/.hook
-	$(INSTALL) --editable '.[dev]'
+.venv/.dev: .venv/.made requirements/dev.txt pyproject.toml setup.py | .venv/.hook
+	$(INSTALL) --requirement requirements/dev.txt
+	$(INSTALL) --no-deps --no-build-isolation --editable .
 	@# mypy and import-linter follow no extended __path__: there `noetl` leads to this folder.
 	@mkdir -p .venv/src && ln -sfn ../.. .venv/src/noetl
 	@touch $@ .venv/.core

@@ -1,0 +1,79 @@
+"""Test sessions: the suite on every Python from 3.11 up that is at hand, and with the lowest versions.
+
+    make test-pythons                   # the sessions of CI; a Python that is missing is skipped
+    nox -s tests-3.11 -- tests/planner  # one session, and the tests of one folder
+
+`make test` runs every test with the locked versions on one Python. The sessions run fewer examples of each
+property, and leave out what does not depend on the interpreter (INDEPENDENT).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+
+import nox
+
+PYTHONS = tuple(nox.project.python_versions(nox.project.load_toml(), max_version="3.14"))
+LOWEST = PYTHONS[0]
+OWN = f"{sys.version_info.major}.{sys.version_info.minor}"
+INDEPENDENT = (
+    "tests/style",  # the text of the repository
+    "tests/docs",  # the pages
+    "tests/infra",  # templates, reports and the sizes of packages
+    "tests/e2e/aws",  # functions that bring a Python of their own
+)
+
+nox.options.error_on_missing_interpreters = False
+# `make test` has run on this Python, and `lowest` runs on the lowest one.
+nox.options.sessions = [f"tests-{python}" for python in PYTHONS if python not in (OWN, LOWEST)] + ["lowest"]
+
+
+def offer_pyenv_versions() -> None:
+    """Let pyenv find its versions from 3.11 up, newest first. Otherwise it finds the chosen one."""
+    pyenv = shutil.which("pyenv")
+    if pyenv is None or "PYENV_VERSION" in os.environ:
+        return
+    done = subprocess.run([pyenv, "versions", "--bare"], stdout=subprocess.PIPE, text=True, check=True)
+    versions = [line.strip() for line in done.stdout.splitlines() if line.strip().startswith(PYTHONS)]
+    os.environ["PYENV_VERSION"] = ":".join([*reversed(versions), "system"])
+
+
+offer_pyenv_versions()
+
+
+@nox.session(python=PYTHONS)
+def tests(session: nox.Session) -> None:
+    """Run the suite with the locked versions."""
+    run_suite(session, "requirements/dev.txt")
+
+
+@nox.session(python=LOWEST)
+def lowest(session: nox.Session) -> None:
+    """Run the suite with the lowest versions that pyproject.toml allows."""
+    run_suite(session, "requirements/lowest.txt")
+
+
+def run_suite(session: nox.Session, requirements: str) -> None:
+    """Install the requirements of a file and the project, and run the tests."""
+    session.install("--requirement", requirements)
+    session.install("--no-deps", "--no-build-isolation", "--editable", ".")
+    ignored = [f"--ignore={folder}" for folder in INDEPENDENT]
+    session.run(
+        *("pytest", "-n", "auto", "--dist", "loadgroup", *ignored, *session.posargs),
+        env={"HYPOTHESIS_PROFILE": "brief"},
+    )
+
+
+@nox.session
+def lock(session: nox.Session) -> None:
+    """Write the files in `requirements` from pyproject.toml. With `--upgrade`, take new versions."""
+    session.install("uv")
+    for name, *options in (("dev", "--generate-hashes"), ("lowest", "--resolution", "lowest-direct")):
+        session.run(
+            *("uv", "pip", "compile", "--quiet", "--universal", "--python-version", LOWEST, "--extra", "dev"),
+            *(*options, "--output-file", f"requirements/{name}.txt", "pyproject.toml", *session.posargs),
+            env={"UV_CUSTOM_COMPILE_COMMAND": "make lock"},
+        )
