@@ -45,7 +45,7 @@ KEYS: dict[tuple[str, str], str] = {
     ("playbook", "tasks"): "[Tasks](#tasks): a list, or a mapping of names to lists of work.",
     ("playbook", "steps"): "[Steps](#steps), at least one.",
     ("playbook", "output"): "[The result of a run](#the-result).",
-    ("input", "type"): "The type of the value. An `integer` is also a `number`; true is neither.",
+    ("input", "type"): "The type of the value. An `integer` is also accepted as a `number`; `true` is not.",
     (
         "input",
         "default",

@@ -9,7 +9,7 @@ from noetl.planner.catalogue import ActionDeclaration, Kind, Parameter
 
 DECLARATION = ActionDeclaration(
     type="set",
-    description="Assigns values to names. The templates of the values do not see each other's names.",
+    description="Assigns values to names. The values cannot read each other.",
     parameters={
         "set": Parameter((Kind.OBJECT,), "The names and their values.", required=True, must_be_literal=True)
     },
