@@ -1,61 +1,65 @@
 # Everything runs in .venv, which is made when it is needed. `make run` and `make test` are all a newcomer needs.
+# A target is listed by `make help` if a comment with ## follows it.
 
 PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: run test test-aws test-all test-pythons recipes check check-imports check-commits docs coverage \
+.PHONY: help run test test-aws test-all test-pythons recipes check check-imports check-commits docs coverage \
 	format lock bench matrix clean
+
+help:                               ## list what make can do
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: .venv/.core                    ## compile, draw and run examples/quickstart.yaml
 	$(BIN)/noetl plan examples/quickstart.yaml
 	$(BIN)/noetl run examples/quickstart.yaml
 
-test: .venv/.dev                    ## every test that needs nothing but packages from the index
+test: .venv/.dev                    ## run every test, except those of test-aws
 	$(BIN)/pytest -n auto --dist loadgroup --ignore tests/e2e/aws
 
-test-aws: .venv/.dev                ## those that build, deploy and use what AWS is given, in an emulator
+test-aws: .venv/.dev                ## build and deploy the service to an emulator of AWS, and test it
 	$(BIN)/pytest tests/e2e/aws
 
-test-all: test test-aws             ## all of these
+test-all: test test-aws             ## run test and test-aws
 
 recipes: .venv/.dev                 ## perform the recipes of CONTRIBUTING.md in a scratch clone
 	$(BIN)/python -m tests.recipes
 
-test-pythons: .venv/.dev            ## most tests on the other Pythons at hand, and with the lowest versions
+test-pythons: .venv/.dev            ## run most tests on the other Pythons at hand, and with the lowest versions
 	$(BIN)/nox
 
-check: .venv/.dev                   ## format, lint, types, which package may import which, and style
+check: .venv/.dev                   ## check format, lint, types, imports between packages, and style
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(MAKE) --no-print-directory check-imports
 	$(BIN)/pytest -n auto -q tests/style
 
-check-imports: .venv/.dev           ## which package may import which
+check-imports: .venv/.dev           ## check only which package imports which
 	cd .venv/src && ../bin/lint-imports ../../pyproject.toml
 
-check-commits: .venv/.made          ## the subjects of the commits
+check-commits: .venv/.made          ## check the subjects of the commits
 	$(BIN)/python tests/style/commit_subjects.py history
 
 docs: .venv/.dev                    ## build the documentation site in build/site; a broken link is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
-format: .venv/.dev                  ## put the code in the form that `check` wants
+format: .venv/.dev                  ## format the code, and fix what ruff can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-coverage: .venv/.dev                ## branch coverage of the compiler and of the pure executor, and what is missing
+coverage: .venv/.dev                ## measure the branch coverage of the compiler and the pure executor
 	$(BIN)/python -m noetl.infra.coverage_report
 
 lock: .venv/.dev                    ## write requirements/ from pyproject.toml; LOCK=--upgrade takes new versions
 	$(BIN)/nox -s lock -- $(LOCK)
 
-bench: .venv/.dev                   ## measure, as a table and as benchmarks/results.json
+bench: .venv/.dev                   ## run the benchmarks; write a table and benchmarks/results.json
 	$(BIN)/python -m benchmarks
 
-matrix: .venv/.dev                  ## every fault at every call of every playbook of the corpus, on every store, as a table
+matrix: .venv/.dev                  ## inject every fault at every call of a corpus, on every store; print a table
 	$(BIN)/python -m tests.simulation
 
 clean:                              ## remove what these commands have made
