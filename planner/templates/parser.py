@@ -12,7 +12,8 @@ documentation, "API".
 Cost: O(length of the text). The simple stage is about twenty times faster than the parser of Jinja2.
 
 Limits: MAX_SOURCE characters, MAX_BRACKETS nested brackets (checked before parsing, because the parser is
-recursive), MAX_NODES nodes and MAX_DEPTH levels of the tree. Past a limit, NP405 is raised.
+recursive), MAX_NODES nodes, MAX_DEPTH levels of the tree and MAX_LOOPS nested loops. Past a limit, NP405 is
+raised.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ MAX_SOURCE = 64 * 1024
 MAX_NODES = 4_000
 MAX_DEPTH = 100
 MAX_BRACKETS = 30
+MAX_LOOPS = 20
+"""How many `for` loops may be nested. Jinja2 compiles them to nested loops, and Python allows 20."""
 
 _OPENING = re.compile(r"\{[{%#]")
 _BRACKET = re.compile(r"[(\[{)\]}]")
@@ -126,6 +129,8 @@ def parse_nodes(source: str) -> list[nodes.Node]:
         # Python cannot read a decimal integer of more than 4,300 digits.
         raise TemplateProblem("NP405", "a number is too large", 0, len(source)) from None
     _check_nodes(source, body)
+    if source.count("for") > MAX_LOOPS:
+        _check_loops(source, body)
     return body
 
 
@@ -138,7 +143,7 @@ def _check_brackets(source: str) -> None:
             if depth > MAX_BRACKETS:
                 message = f"brackets are nested more than {MAX_BRACKETS} levels deep"
                 raise TemplateProblem("NP405", message, offset, offset + 1)
-        elif character in ")]}":
+        else:
             depth = max(depth - 1, 0)
 
 
@@ -196,6 +201,18 @@ def _check_nodes(source: str, body: Sequence[nodes.Node]) -> None:
         for node in level:
             _check_node(source, node)
         level = [child for node in level for child in child_nodes(node)]
+
+
+def _check_loops(source: str, body: Sequence[nodes.Node]) -> None:
+    """Raise TemplateProblem if too many loops are nested."""
+    stack = [(node, 0) for node in body]
+    while stack:
+        node, depth = stack.pop()
+        depth += isinstance(node, nodes.For)
+        if depth > MAX_LOOPS:
+            message = f"`for` loops are nested more than {MAX_LOOPS} levels deep"
+            raise TemplateProblem("NP405", message, *_word_span(source, node.lineno, "for"))
+        stack += ((child, depth) for child in child_nodes(node))
 
 
 def _check_node(source: str, node: nodes.Node) -> None:

@@ -128,6 +128,8 @@ def test_python_objects_cannot_be_reached(text: str) -> None:
         "a {{ ['x' * 8000000] * 1000 }}",
         "{% if true %}{{ ['x' * 8000000] * 1000 }}{% endif %}",
         "{{ [[[[[[[[[[range(1000000) | list]]]]]]]]]] | tojson(indent=16) }}",
+        "{{ [range(1000000) | list] * 10 ~ '' }}",
+        "{{ [range(600000) | list, range(600000) | list] | sum(start=[]) }}",
         "{% for a in range(100000) %}{% for b in range(100000) %}{% endfor %}{% endfor %}",
         "{% for a in range(1000000) %}0123456789{% endfor %}",
         "{% set a = [0] * 1000 %}{% set b = [a] * 1000 %}{% set c = [b] * 1000 %}{{ c }}",
@@ -150,6 +152,28 @@ def test_too_deep_nesting_is_refused(depth: int, pair: str) -> None:
 )
 def test_too_complex_expressions_are_refused(text: str) -> None:
     assert find_error(text)[0] == "NP405"
+
+
+@pytest.mark.parametrize("block", ["{% for i in list if i > 1 %}", "{% for i in list %}{{ loop.index }}"])
+@pytest.mark.parametrize("depth", [20, 21, 90])
+def test_too_many_nested_loops_are_refused(block: str, depth: int) -> None:
+    """Python compiles at most 20 nested loops, so a template that is parsed can also be evaluated."""
+    text = block * depth + "{{ zz }}" + "{% else %}-{% endfor %}" * depth
+    expected = "UndefinedName" if depth <= 20 else "NP405"
+    assert find_error(text)[0] == expected
+
+
+def test_a_deep_stack_of_the_caller_exceeds_a_limit() -> None:
+    template = parse_template("{{ " + "not " * 90 + "n }}")
+
+    def evaluate_below(frames: int) -> Any:
+        return template.evaluate({"n": 1}.__getitem__) if frames == 0 else evaluate_below(frames - 1)
+
+    assert evaluate_below(0) is True
+    template = parse_template("{{ " + "not " * 91 + "n }}")
+    with pytest.raises(EvaluationError, match="nested too deeply") as caught:
+        evaluate_below(750)
+    assert caught.value.type == "LimitExceeded"
 
 
 def test_too_long_templates_are_refused() -> None:
@@ -192,6 +216,8 @@ def test_each_evaluation_has_its_own_budget() -> None:
         ("object.get('zz', 5)", 5),
         ("object | dictsort", [["_x", 2], ["a", 1], ["items", "mine"]]),
         ("{'a': [1, {'b': none}]} | tojson", '{"a": [1, {"b": null}]}'),
+        ("[0 | to_datetime] | tojson", '["1970-01-01T00:00:00+00:00"]'),
+        ("range(3) | tojson", "[0, 1, 2]"),
         ("'[1, 2]' | fromjson", [1, 2]),
         ("'a' | b64encode", "YQ=="),
         ("'YQ==' | b64decode", "a"),
@@ -213,6 +239,8 @@ def test_each_evaluation_has_its_own_budget() -> None:
         ("range(3)", [0, 1, 2]),
         ("dict(a=1)", {"a": 1}),
         ("'a b c' | wordwrap(3)", "a b\nc"),
+        ("'abcdef g' | wordwrap(3)", "abc\ndef\ng"),
+        ("'abcdef g' | wordwrap(3, false)", "abcdef\ng"),
         ("'abc' | center(7)", "  abc  "),
         ("'a\nb' | indent(2)", "a\n  b"),
         ("'a b c d e f g h' | truncate(8)", "a b..."),
@@ -229,6 +257,7 @@ def test_each_evaluation_has_its_own_budget() -> None:
         ("1 if n > 2 else 0", 1),
         ("list[0:2]", [3, 1]),
         ("text[-1]", "o"),
+        ("range(5)[1:3]", [1, 2]),
     ],
 )
 def test_expressions_have_values(expression: str, expected: Any) -> None:
@@ -248,6 +277,10 @@ def test_expressions_have_values(expression: str, expected: Any) -> None:
         ("'x' | to_datetime", "TemplateError", "Invalid isoformat"),
         ("1e19 | to_datetime", "TemplateError", "out of range"),
         ("'abcdef' | truncate(2)", "TemplateError", "expected length"),
+        ("n | wordwrap(3)", "TemplateError", "has no attribute 'splitlines'"),
+        ("1.5 | round('a')", "TemplateError", "cannot be interpreted as an integer"),
+        ("n[1:2]", "TemplateError", "not subscriptable"),
+        ("range | tojson", "TemplateError", "has no JSON form"),
         ("(-8) ** 0.5", "TemplateError", "a complex, which JSON cannot hold"),
         ("text.upper", "TemplateError", "the value is a function"),
         ("zz", "UndefinedName", "`zz` is undefined"),
@@ -258,6 +291,7 @@ def test_expressions_have_values(expression: str, expected: Any) -> None:
         ("zz + 1", "UndefinedName", "`zz` is undefined"),
         ("[zz]", "UndefinedName", "`zz` is undefined"),
         ("[zz] | tojson", "UndefinedName", "`zz` is undefined"),
+        ("zz | tojson", "UndefinedName", "`zz` is undefined"),
         ("zz == 1", "UndefinedName", "`zz` is undefined"),
         ("zz and 1", "UndefinedName", "`zz` is undefined"),
         ("object | tojson(indent=100)", "TemplateError", "must be 0 to 16"),

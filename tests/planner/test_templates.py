@@ -227,6 +227,7 @@ def test_values_keep_the_types_of_sink_filters() -> None:
         ("{% for %}", "NP401", 7, 8),
         ("{% if a %}", "NP401", 3, 10),
         ("{% if a %}{% if b %}{% endif %}", "NP401", 3, 10),
+        ("{{ '{% endif %}' }}{% if a %}", "NP401", 22, 29),
         ("{% if a %}{% endif %}{% endif %}", "NP401", 24, 29),
         ("a {% else %}", "NP401", 5, 9),
         ("x {{ a | nothing }}", "NP402", 9, 16),
