@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 from noetl.planner.guards.formulas import (
     ALWAYS,
@@ -442,9 +443,7 @@ class _Scenario:
         start = TableauBranch(self.domains)
         if self.find_model(start, index) is None:
             return DeadCase(index, is_never_true=True)
-        for earlier in self.candidates:
-            if earlier == index:
-                break
+        for earlier in takewhile(lambda case: case != index, self.candidates):
             branch = self.pass_case(start, earlier)
             if branch is None:
                 return DeadCase(index, earlier, covers_always=True, may_fail=self.may_fail(earlier, {}))

@@ -261,12 +261,9 @@ def term_of(node: nodes.Node) -> Term:
 
 def _flatten(node: nodes.Node) -> Iterator[Any]:
     """Yield the syntax of an expression as a flat sequence."""
-    stack: list[Any] = [node]
+    stack = [node]
     while stack:
         part = stack.pop()
-        if not isinstance(part, nodes.Node):
-            yield part
-            continue
         access = find_access_path(part)
         if _varies(part, access):
             yield next(_fresh_numbers)

@@ -231,11 +231,11 @@ class TableauBranch:
 
 def _expand(formula: Formula, sign: bool) -> list[tuple[SignedFormula, ...]]:
     """Return the alternatives in which a branching formula has this truth value."""
-    match formula:
-        case And(parts):
-            return [
-                (*((part, True) for part in parts[:index]), (part, False)) for index, part in enumerate(parts)
-            ]
-        case Conditional(condition, if_true, if_false):
-            return [((condition, True), (if_true, sign)), ((condition, False), (if_false, sign))]
-    raise AssertionError(formula)
+    if isinstance(formula, And):
+        parts = formula.parts
+        return [
+            (*((part, True) for part in parts[:index]), (part, False)) for index, part in enumerate(parts)
+        ]
+    assert isinstance(formula, Conditional)
+    condition, if_true, if_false = formula.condition, formula.if_true, formula.if_false
+    return [((condition, True), (if_true, sign)), ((condition, False), (if_false, sign))]

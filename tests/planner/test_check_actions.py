@@ -184,6 +184,7 @@ def test_missing_parameters(action: str, expected: list[tuple[str, str]]) -> Non
         ("{action: http, url: 'https://x.test', max_bytes: true}", "true", "`max_bytes` must be a whole number, not true"),
         ("{action: http, url: 'https://x.test', accept_status: all}", "all", "`accept_status` must be a list or a whole number, not text"),
         ("{action: set, set: [a]}", "[a]", "`set` must be an object, not a list"),
+        ("{action: set, set: '{{ x }}'}", "'{{ x }}'", "`set` must be a literal mapping, not a template"),
         ("{action: log, message: a, level: loud}", "loud", "`level` cannot be `loud`"),
         ("{action: file, read: a, format: xml}", "xml", "`format` cannot be `xml`"),
         ("{action: http, url: 'https://x.test', method: FETCH}", "FETCH", "`method` cannot be `FETCH`"),

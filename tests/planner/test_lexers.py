@@ -77,6 +77,7 @@ def test_contexts_in_sql(text: str, contexts: list[str | None]) -> None:
         ("echo $((1 + @)) @", ["`$( )`", None]),
         ("echo `cat @` @", ["backticks", None]),
         ("echo ${A:-@} ${B} ${#C} @", ["`${ }`", None]),
+        ("echo ${A:-'@}'} @", ["quotes", None]),
         ("(cd @; ls) @", [None, None]),
         ("echo $(a (b) @) @", ["`$( )`", None]),
         ("echo a # it's @\necho @", ["a comment", None]),

@@ -47,6 +47,7 @@ def facts_when(text: str, *, truth: bool) -> set[str]:
         ("{{ a or b }}", ["a", "b"]),
         ("{{ a if a is defined else b }}", ["b"]),
         ("{{ a if b else c }}", ["b", "a", "c"]),
+        ("{{ a if b }}", ["b", "a"]),
         (
             "{% if a is defined %}{{ a }}{% elif b is defined %}{{ b }}{{ a }}{% else %}{{ b }}{% endif %}",
             ["a", "b"],
@@ -78,6 +79,8 @@ def test_required_accesses(text: str, expected: list[str]) -> None:
         ("{{ a or b }}", {"a"}, {"a", "b"}),
         ("{{ a > 1 and a < b }}", {"a", "b"}, {"a"}),
         ("{{ a | default(1) > 2 }}", set(), set()),
+        ("{{ a + 1 is defined }}", {"a"}, {"a"}),
+        ("{{ (a + b) is none }}", {"a", "b"}, {"a", "b"}),
         ("{{ b if a is defined else c }}", set(), set()),
         ("{{ steps.s.visits > 0 }}", {"steps.s.visits", "steps.s.result"}, {"steps.s.visits"}),
         ("{{ 1 <= steps.s.visits }}", {"steps.s.visits", "steps.s.result"}, {"steps.s.visits"}),
@@ -89,6 +92,11 @@ def test_required_accesses(text: str, expected: list[str]) -> None:
             {"steps.s.status", "steps.s.result"},
             {"steps.s.status"},
         ),
+        ("{{ steps.s.status > 'failed' }}", {"steps.s.status"}, {"steps.s.status"}),
+        ("{{ steps.s.visits > 'a' }}", {"steps.s.visits"}, {"steps.s.visits"}),
+        ("{{ steps.s.error == 'a' }}", {"steps.s.error"}, {"steps.s.error"}),
+        ("{{ run.status == 'succeeded' }}", {"run.status", "run.succeeded"}, {"run.status"}),
+        ("{{ run.status == 'failed' }}", {"run.status"}, {"run.status"}),
         ("{{ steps.s.status == 'failed' }}", {"steps.s.status", "steps.s.result"}, {"steps.s.status"}),
         (
             "{{ steps.s.status == 'succeeded' }}",

@@ -190,6 +190,8 @@ def coverage(*guards: str, context: GuardContext = NO_CONTEXT) -> RuleCoverage:
         (["x == 1", "x == 1.0"], [1]),
         (["x == 1", "x == '1'"], []),
         (["x is none", "x is not none", "default"], [2]),
+        (["x == none", "x is none"], [1]),
+        (["x is none", "x == none"], [1]),
         (["x", "not x", "default"], [2]),
         (["x > 3", "x <= 3", "default"], []),  # neither is true of a number that is none
         (["x in ['a', 'b']", "x == 'a'"], [1]),
@@ -202,6 +204,23 @@ def coverage(*guards: str, context: GuardContext = NO_CONTEXT) -> RuleCoverage:
         (["x is defined", "x is undefined", "default"], [2]),
         (["x | default(0) > 3", "x > 5"], [1]),
         (["(x | default('a')) == 'a'", "x is undefined"], [1]),
+        (["(x | default(none)) is none", "x is undefined"], [1]),
+        (["x | default(true)", "x is undefined"], [1]),
+        (["x | default(false)", "x is undefined"], []),
+        (["x | default(y) == 'a'", "x | default(y) == 'a'"], [1]),
+        (["x | default(y) == 'a'", "x | default(z) == 'a'"], []),
+        (["x | default('a') | default('b') == 'a'", "x is undefined"], []),
+        (["'a' | default('b') == x", "'a' | default('b') == x"], [1]),
+        (["-x == 3", "-x == 3"], [1]),
+        (["-x == 3", "x == 3"], []),
+        (["x == -3", "x == 3 or x < 0"], []),
+        (["x in ['a', y]", "x in ['a', y]"], [1]),
+        (["x in ['a', y]", "x in ['a', z]"], []),
+        (["[1] in [1, 2]", "[1] in [1, 2]"], [1]),
+        (["[1] == 1", "[1] == 1"], [1]),
+        (["[1] == 1", "[2] == 1"], []),
+        (["x is divisibleby 2", "x is divisibleby 2"], [1]),
+        (["x is divisibleby 2", "x is divisibleby 3"], []),
         (["y > x", "x < y"], [1]),
         (["x == y", "y != x", "default"], [2]),
         (["x < y", "y >= x"], []),
@@ -226,6 +245,13 @@ def coverage(*guards: str, context: GuardContext = NO_CONTEXT) -> RuleCoverage:
         (["error.type == 'A'", "error.type != 'A'", "error"], [2]),
         (["error.type == 'A'", "error.type != 'A'", "default"], []),
         (["error.type > 3"], [0]),
+        (["error.message > 3"], [0]),
+        (["error.step > 3", "error.action > 3"], [0, 1]),
+        (["error.action is none", "error.action is string", "error"], [2]),
+        (["error.retryable", "not error.retryable", "error"], [2]),
+        (["error.status == 500", "error.status != 500", "error"], [2]),
+        (["error.details.rows > 3", "error.details.rows > 5"], [1]),
+        (["result.skipped", "not result.skipped", "default"], [2]),
         (["default", "error"], []),
         (["default", "not error"], [1]),
         (["default", "not result.success"], []),
@@ -236,6 +262,32 @@ def coverage(*guards: str, context: GuardContext = NO_CONTEXT) -> RuleCoverage:
 )
 def test_dead_cases(guards: list[str], dead: list[int]) -> None:
     assert [dead_case.case for dead_case in coverage(*guards).dead_cases] == dead
+
+
+@pytest.mark.parametrize(
+    ("may_tolerate_failure", "guards", "dead"),
+    [
+        (False, ["result.error is string"], [0]),
+        (True, ["result.error is string"], [0]),
+        (False, ["result.error is none", "result.error is mapping", "result.error"], [2]),
+        (False, ["result.error is none", "default"], [1]),
+        (True, ["result.error is none", "default"], []),
+        (True, ["result.error is none", "result.error is mapping", "default"], [2]),
+    ],
+)
+def test_dead_cases_after_a_tolerated_failure(
+    may_tolerate_failure: bool, guards: list[str], dead: list[int]
+) -> None:
+    context = replace(NO_CONTEXT, may_tolerate_failure=may_tolerate_failure)
+    assert [dead_case.case for dead_case in coverage(*guards, context=context).dead_cases] == dead
+
+
+def test_a_guard_that_is_no_expression_is_neither_dead_nor_does_it_cover_a_case() -> None:
+    guards = ["{% if x > 7 %}true{% endif %}", "{{ x > 3 }}", "{{ x > 5 }}"]
+    rule = analyse_coverage(
+        [make_guarded_case(guard) for guard in guards], NO_CONTEXT, SearchBudget(1_000_000)
+    )
+    assert rule.dead_cases == (DeadCase(2, covered_by=1),)
 
 
 ONE_OF = GuardContext(
