@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 import sysconfig
 
 _TIMEOUT_SECONDS = 120
@@ -24,7 +25,10 @@ def render(dot: str, format: str) -> bytes:
         shutil.which("graphviz-pure", path=scripts) or shutil.which("graphviz-pure") or shutil.which("dot")
     )
     if program is None:
-        raise GraphvizError(f"{format} needs Graphviz: install the extra `graph`")
+        from noetl.executor.extras import install_command
+
+        command = install_command("graph", sys.executable)
+        raise GraphvizError(f"{format} needs Graphviz; install it with `{command}`")
     try:
         process = subprocess.run(
             [program, f"-T{format}"],

@@ -21,6 +21,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import sys
 import threading
 import time
 import urllib.request
@@ -99,8 +100,11 @@ def read_issuer(environ: Mapping[str, str]) -> TokenIssuer | None:
     if not _is_safe_url(keys_url):
         raise SettingError(f"NOETL_JWKS_URL is {keys_url!r}; it must be an https URL.")
     if not _can_verify_signatures():
+        from noetl.executor.extras import install_command
+
+        command = install_command("jwt", sys.executable)
         raise SettingError(
-            "NOETL_JWT_ISSUER is set, but tokens need the package PyJWT: install the extra `jwt`."
+            f"NOETL_JWT_ISSUER is set, but tokens need the package PyJWT. Install it with `{command}`."
         )
     return TokenIssuer(issuer, audience, keys_url, scope_claim or "scope", tenant_claim or None)
 

@@ -15,6 +15,7 @@ import typer
 
 from noetl.api.cli import commands
 from noetl.api.cli.display.console import EXIT_FAILED, EXIT_USAGE, CommandError, print_message, write_stdout
+from noetl.api.cli.setting_check import warn_about_unknown_settings
 
 FIRST_COMMANDS = ("check", "plan", "run", "runs", "submit", "serve", "worker")
 """The commands that `noetl --help` lists first. The others follow in the order of the alphabet."""
@@ -72,18 +73,26 @@ def run_app() -> NoReturn:
         # A character that the encoding of the terminal cannot express must not fail the command.
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
-        app()
+        warn_about_unknown_settings(os.environ)
+        exit_code = app(prog_name="noetl", standalone_mode=False)
     except Exception as error:  # noqa: BLE001  The last resort.
         if os.environ.get("NOETL_DEBUG") == "1":
             import traceback
 
             traceback.print_exc()
         sys.exit(_report(error))
-    sys.exit(0)
+    sys.exit(exit_code or 0)
 
 
 def _report(error: Exception) -> int:
     """Print the error, and return the exit code."""
+    if isinstance(error, typer.TyperException):
+        from noetl.api.cli.usage_errors import describe_usage_error
+
+        sentence = describe_usage_error(error)
+        if sentence is not None:
+            print_message(f"noetl: {sentence}")
+        return EXIT_USAGE
     from noetl.executor.errors import RejectedError, SettingError, StoreError
 
     if isinstance(error, CommandError):

@@ -6,9 +6,9 @@ import json
 import sys
 import time
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from noetl.api.cli.display.console import EXIT_FAILED, CommandError, print_message
+from noetl.api.cli.service_requests import parse_service_url, unexpected_response
 from noetl.executor.model.json_values import read_json
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from noetl.executor.stores.interface import Store
 
 _HTTP_TIMEOUT_SECONDS = 30.0
+_ACCEPTED = 202
 _PICKUP_SECONDS = 1.5
 """Time in which a live worker claims the answered visit."""
 
@@ -58,23 +59,36 @@ def answer_over_http(url: str, answer: Any, *, heartbeat: bool) -> None:
     import httpx
 
     url = url.strip().rstrip("/") + ("/heartbeat" if heartbeat else "")
-    host = urlsplit(url).netloc
+    host = parse_service_url(url, "the URL of the callback", is_secret=True).netloc
     try:
         response = httpx.post(url, json=answer, timeout=_HTTP_TIMEOUT_SECONDS)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise CommandError(f"request to {host} failed: {error}") from error
     if not response.is_success:
-        raise CommandError(f"{host} refused the request: {_problem_detail(response)}", EXIT_FAILED)
+        detail = _problem_detail(response)
+        if detail is None:
+            raise unexpected_response(response, "check the URL of the callback")
+        raise CommandError(f"{host} refused the request: {detail}", EXIT_FAILED)
+    if response.status_code != _ACCEPTED or not _is_receipt(response):
+        raise unexpected_response(response, "check the URL of the callback")
     print_message("heartbeat recorded" if heartbeat else "answered")
 
 
-def _problem_detail(response: Any) -> str:
-    """Return the detail of a problem document, or the status of another response."""
+def _is_receipt(response: Any) -> bool:
+    """Return whether a response is that of a service which has recorded an answer or a heartbeat."""
+    try:
+        return response.json() == {"status": "accepted"}
+    except ValueError:
+        return False
+
+
+def _problem_detail(response: Any) -> str | None:
+    """Return the detail of a problem document, or None if the response is another one."""
     try:
         detail = response.json()["detail"]
     except (ValueError, LookupError, TypeError):
         detail = None
-    return detail if isinstance(detail, str) else f"{response.status_code} {response.reason_phrase}".strip()
+    return detail if isinstance(detail, str) else None
 
 
 def answer_in_store(services: TenantServices, token: str, answer: Any, *, heartbeat: bool) -> None:

@@ -35,6 +35,7 @@ from noetl.planner.frozen import frozen
 from noetl.planner.plan import Header, Plan, canonical_json
 
 EVENTS_PER_PAGE = 1000
+_MAX_SHOWN_STEPS = 10
 
 
 @frozen
@@ -223,8 +224,10 @@ class RunService:
         plans, runs = self.context.store.plans, self.context.store.runs
         names = self.context.step_names(run.plan_hash)
         if step not in names:
-            hint = did_you_mean(step, names)
-            raise RejectedError("unknown_step", f"unknown step `{step}`" + (f"; {hint}" if hint else ""))
+            shown = ", ".join(f"`{name}`" for name in names[:_MAX_SHOWN_STEPS])
+            more = " and more" if len(names) > _MAX_SHOWN_STEPS else ""
+            hint = did_you_mean(step, names) or f"the playbook has {shown}{more}"
+            raise RejectedError("unknown_step", f"unknown step `{step}`; {hint}")
         header, visits = plans.header(run.plan_hash), runs.visits_with_outputs(run.id)
         prefix = prefix_before(plans.step(run.plan_hash, step), run, visits, header.finally_step)
         new, first_visit, history = restart_from_step(header, prefix, request.input, now=self.context.clock())

@@ -151,7 +151,9 @@ def perform(call: Call) -> Any:
     try:
         import psycopg
     except ImportError:
-        message = "`postgres` needs the package psycopg: install the extra `postgres`"
+        from noetl.executor.extras import install_command
+
+        message = f"`postgres` needs the package psycopg; install it with `{install_command('postgres')}`"
         raise ActionError("ActionDisabled", message, retryable=False) from None
     call = call.with_default_timeout(DEFAULT_TIMEOUT_SECONDS)
     work = _prepare(call)

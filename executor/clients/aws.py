@@ -112,7 +112,9 @@ def client(service: str, region: str | None = None, *, without_retries: bool = F
         from botocore.config import Config
         from botocore.exceptions import BotoCoreError
     except ImportError:
-        message = "AWS needs the package boto3: install the extra `aws`"
+        from noetl.executor.extras import install_command
+
+        message = f"AWS needs the package boto3; install it with `{install_command('aws')}`"
         raise ActionError("ActionDisabled", message, retryable=False) from None
     # An invocation without a response may still be running, so it is not sent again.
     invokes = service == "lambda"

@@ -229,7 +229,7 @@ def check_inputs(header: Header, given: Mapping[str, Any]) -> dict[str, Any]:
         if header.accepts_other_inputs:
             values[name] = given[name]
         else:
-            problems.append(_input_problem(name, f"unknown input `{name}`: {_describe_inputs(header)}"))
+            problems.append(_input_problem(name, f"unknown input `{name}`: {_describe_inputs(header, name)}"))
     if problems:
         raise RejectedError("invalid_input", "; ".join(str(p["message"]) for p in problems), inputs=problems)
     return values
@@ -239,18 +239,31 @@ def _input_problem(name: str, message: str, line: int | None = None) -> dict[str
     return {"name": name, "message": message, "line": line}
 
 
-def _describe_inputs(header: Header) -> str:
+def _describe_inputs(header: Header, unknown: str) -> str:
+    """Return the input that was probably meant, or all inputs of the playbook."""
+    from noetl.planner.diagnostics.diagnostic import did_you_mean
+
     if not header.inputs:
         return "the playbook takes none"
-    return f"the playbook takes {', '.join(f'`{name}`' for name in header.inputs)}"
+    names = ", ".join(f"`{name}`" for name in header.inputs)
+    return did_you_mean(unknown, header.inputs) or f"the playbook takes {names}"
 
 
 def _find_mismatch(name: str, declared: Input, value: Any) -> str | None:
-    if not is_of_kind(value, Kind(declared.type)):
-        return f"input `{name}` must be {declared.type}, not {describe_kind_of(value)}"
-    if declared.enum is not None and value not in declared.enum:
-        return f"input `{name}` must be one of {', '.join(map(str, declared.enum))}"
-    return None
+    """Return the problem of a value. A value that may be a secret is not repeated."""
+    is_wrong_kind = not is_of_kind(value, Kind(declared.type))
+    if not is_wrong_kind and (declared.enum is None or value in declared.enum):
+        return None
+    from noetl.planner.checks.secrets import find_literal_secret
+    from noetl.planner.diagnostics.wording import join_words, show_value
+
+    is_secret = isinstance(value, str) and find_literal_secret(name, value) is not None
+    shown = describe_kind_of(value) if is_secret else show_value(value)
+    if is_wrong_kind:
+        shown = f"the text {shown}" if shown.startswith("`") else shown
+        return f"input `{name}` must be of type {declared.type}, not {shown}"
+    choices = join_words([show_value(item) for item in declared.enum or ()])
+    return f"input `{name}` must be {choices}, not {shown}"
 
 
 def _initial_names(run_id: str, header: Header, now: float) -> dict[str, Any]:

@@ -36,6 +36,22 @@ def quote_or_describe(value: object) -> str:
     return f"`{abbreviate(value)}`" if isinstance(value, str) and value else describe_value(value)
 
 
+def show_value(value: object) -> str:
+    """Return a value as the user wrote it, for a message that is not next to its source.
+
+    >>> show_value("abc"), show_value(""), show_value(5), show_value(None)
+    ('`abc`', 'an empty text', '5', 'none')
+    """
+    match value:
+        case None:
+            return "none"
+        case str():
+            return f"`{abbreviate(value)}`" if value else "an empty text"
+        case bool() | list() | dict():
+            return describe_value(value).replace("a mapping", "an object")
+    return abbreviate(str(value))
+
+
 def abbreviate(text: str) -> str:
     r"""Return the text on one line and with at most 60 characters before an ellipsis.
 

@@ -30,7 +30,7 @@ def _environment(aws: Client) -> None:
 @pytest.mark.parametrize("action", ACTIONS)
 def test_the_error_names_missing_boto3(action: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "botocore.config", None)
-    with pytest.raises(ActionError, match="the extra `aws`") as caught:
+    with pytest.raises(ActionError, match="pip install 'boto3") as caught:
         perform_action(**action)
     assert (caught.value.type, caught.value.retryable) == ("ActionDisabled", False)
 

@@ -65,7 +65,7 @@ def test_inputs_of_the_wrong_type_are_rejected(type: str, good: list[Any], bad: 
     for value in bad:
         (problem,) = rejected(text, {"x": value})
         assert (problem["name"], problem["line"]) == ("x", 2)
-        assert f"input `x` must be {type}" in problem["message"]
+        assert f"input `x` must be of type {type}" in problem["message"]
 
 
 def test_missing_inputs_have_their_defaults() -> None:
@@ -76,7 +76,7 @@ def test_missing_inputs_have_their_defaults() -> None:
 
 def test_inputs_outside_of_their_enum_are_rejected() -> None:
     (problem,) = rejected("input: {c: {enum: [x, 1]}}", {"c": "z"})
-    assert problem["message"] == "input `c` must be one of x, 1"
+    assert problem["message"] == "input `c` must be `x` or 1, not `z`"
 
 
 def test_all_invalid_inputs_are_reported_together() -> None:

@@ -122,7 +122,10 @@ class TestChildRunStarts:
     def test_invalid_input_fails_the_action(self, store: SqliteStore) -> None:
         (error,) = make_harness(store, n="five").finish().run.errors
         assert error["type"] == "ParameterError"
-        assert error["message"] == "`child` cannot be started: input `n` must be integer, not text"
+        assert (
+            error["message"]
+            == "`child` cannot be started: input `n` must be of type integer, not the text `five`"
+        )
 
     def test_a_version_can_be_chosen(self, store: SqliteStore) -> None:
         register_playbook(store, CHILD.replace("n * 2", "n * 3"), "b")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import typer
 
 from noetl.api.cli.display.console import CommandError, print_message
@@ -35,8 +37,11 @@ def upgrade_database(store: StoreOption = None) -> None:
     try:
         from noetl.infra import migrations
     except ImportError as error:
+        from noetl.executor.extras import install_command
+
+        command = install_command("postgres", sys.executable)
         raise CommandError(
-            "a store in Postgres needs the package psycopg: install the extra `postgres`"
+            f"a store in Postgres needs the package psycopg; install it with `{command}`"
         ) from error
     if not url.startswith(("postgres://", "postgresql://")):
         raise CommandError(

@@ -27,12 +27,27 @@ class PlanFormat(StrEnum):
     JSON = "json"
 
 
+_FORMATS_BY_SUFFIX = {
+    ".txt": PlanFormat.TEXT,
+    ".mmd": PlanFormat.MERMAID,
+    ".mermaid": PlanFormat.MERMAID,
+    ".dot": PlanFormat.DOT,
+    ".gv": PlanFormat.DOT,
+    ".svg": PlanFormat.SVG,
+    ".png": PlanFormat.PNG,
+    ".json": PlanFormat.JSON,
+}
+
+
 @app.command(no_args_is_help=True, epilog="Example: noetl plan deploy.yaml -f svg -o deploy.svg")
 def plan(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A playbook, or - for standard input.")],
     format: Annotated[
-        PlanFormat, typer.Option("--format", "-f", help="The format of the output.")
-    ] = PlanFormat.TEXT,
+        PlanFormat | None,
+        typer.Option(
+            "--format", "-f", help="The format of the output. Default: that of the suffix of OUT, or text."
+        ),
+    ] = None,
     out: Annotated[
         str | None, typer.Option("--out", "-o", metavar="OUT", help="Write to this file instead of stdout.")
     ] = None,
@@ -45,6 +60,7 @@ def plan(
     """Compile a playbook and draw its plan, without running anything."""
     from noetl.api.cli.sources import compile_or_fail, read_source
 
+    format = format or (PlanFormat.TEXT if out is None else _format_of(out))
     if format is PlanFormat.PNG and out is None and sys.stdout.isatty():
         raise CommandError("cannot write png to a terminal: name a file with -o")
     if explain_joins and format not in (PlanFormat.TEXT, PlanFormat.JSON):
@@ -60,6 +76,23 @@ def plan(
         Path(out).write_bytes(content)
     except OSError as error:
         raise CommandError(f"cannot write {out}: {error.strerror or error}") from error
+
+
+def _format_of(out: str) -> PlanFormat:
+    """Return the format that the suffix of a file names, or text if it has none.
+
+    Raises:
+        CommandError: the suffix is unknown.
+    """
+    suffix = Path(out).suffix.lower()
+    if not suffix:
+        return PlanFormat.TEXT
+    if suffix not in _FORMATS_BY_SUFFIX:
+        from noetl.planner.diagnostics.wording import as_code, join_words
+
+        suffixes = join_words(as_code(_FORMATS_BY_SUFFIX))
+        raise CommandError(f"unknown format of {out}; name it with -f, or use the suffix {suffixes}")
+    return _FORMATS_BY_SUFFIX[suffix]
 
 
 def _explain_joins(plan: Plan, format: PlanFormat) -> bytes:

@@ -43,7 +43,7 @@ def run(
     """
     from noetl.api.cli.display.outcome import RunCommandContext
     from noetl.api.cli.inputs import parse_input_pairs, read_input_file
-    from noetl.api.cli.local.run_to_end import run_to_end
+    from noetl.api.cli.local.run_to_end import check_settings, run_to_end
     from noetl.api.cli.sources import compile_or_fail, read_source
 
     source = read_source(file)
@@ -51,6 +51,7 @@ def run(
     plan = compile_or_fail(source, quiet=quiet)
     types = {name: declared.type for name, declared in plan.header.inputs.items()}
     values = {**file_inputs, **parse_input_pairs(inputs or (), types)}
+    check_settings()
     new_run, first_visit = _create_run(plan, values, file)
     with open_command_services(store, create=True) as services:
         stored_run = services.runs.add(plan, new_run, first_visit)
@@ -71,11 +72,15 @@ def _create_run(plan: Plan, values: Mapping[str, Any], file: str) -> tuple[Run, 
     try:
         return new_run(plan.header, plan.hash, request, now=time.time())
     except RejectedError as error:
-        raise CommandError("\n".join(_input_problems(error, file)) or str(error)) from error
+        raise CommandError("\n".join(_input_problems(error, file, values)) or str(error)) from error
 
 
-def _input_problems(error: RejectedError, file: str) -> list[str]:
-    return [
-        f"{file}:{problem['line']}: {problem['message']}" if problem.get("line") else str(problem["message"])
-        for problem in error.details.get("inputs", ())
-    ]
+def _input_problems(error: RejectedError, file: str, values: Mapping[str, Any]) -> list[str]:
+    """Return a sentence for each input, with the line of the file and the option that gives a missing one."""
+    sentences = []
+    for problem in error.details.get("inputs", ()):
+        name, line, sentence = problem["name"], problem.get("line"), str(problem["message"])
+        if sentence.startswith("missing") and name not in values:
+            sentence += f"; give it with `-i {name}=VALUE`"
+        sentences.append(f"{file}:{line}: {sentence}" if line else sentence)
+    return sentences

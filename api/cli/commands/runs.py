@@ -10,6 +10,7 @@ import typer
 
 from noetl.api.cli.commands.run import InputFileOption, InputPairsOption
 from noetl.api.cli.display.console import print_message, write_json, write_stdout, write_table
+from noetl.api.cli.run_ids import find_run
 from noetl.api.cli.store_option import StoreOption, open_command_services
 from noetl.executor.model.run import RunStatus
 
@@ -26,7 +27,7 @@ app = typer.Typer(
     epilog="Example: noetl runs list --status failed",
 )
 
-IdArgument = Annotated[str, typer.Argument(metavar="ID", help="The id of a run.")]
+IdArgument = Annotated[str, typer.Argument(metavar="ID", help="The id of a run, or its first characters.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON for programs.")]
 QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Print only errors.")]
 
@@ -67,7 +68,8 @@ def show_run(id: IdArgument, json: JsonOption = False, store: StoreOption = None
     from noetl.api.cli.local.run_to_end import is_abandoned
 
     with open_command_services(store) as services:
-        report, run, plan = services.runs.report(id), services.runs.get(id), services.runs.plan(id)
+        run = find_run(services, id)
+        report, plan = services.runs.report(run.id), services.runs.plan(run.id)
         is_open = run.origin == "local" and not run.status.is_final
         has_no_worker = is_open and is_abandoned(services.store, run)
     if json:
@@ -76,7 +78,7 @@ def show_run(id: IdArgument, json: JsonOption = False, store: StoreOption = None
     _write_status(report, plan)
     _write_errors(run, report, plan)
     if has_no_worker:
-        print_message(f"no live worker holds this run; resume it with `noetl runs resume {id}`")
+        print_message(f"no live worker holds this run; resume it with `noetl runs resume {run.id}`")
 
 
 def _write_status(report: RunReport, plan: Plan) -> None:
@@ -139,7 +141,7 @@ def _describe_step_wait(name: str, step: StepReport) -> str | None:
 def show_events(id: IdArgument, json: JsonOption = False, store: StoreOption = None) -> None:
     """Show the events of a run, in order."""
     with open_command_services(store) as services:
-        events = list(_all_events(services.runs, id))
+        events = list(_all_events(services.runs, find_run(services, id).id))
     if json:
         write_json({"items": events, "next_cursor": None})
         return
@@ -175,14 +177,14 @@ def cancel_run(id: IdArgument, json: JsonOption = False, store: StoreOption = No
     from noetl.api.service.views import CurrentStatus
 
     with open_command_services(store) as services:
-        run = services.runs.cancel(id)
+        run = services.runs.cancel(find_run(services, id).id)
         if run.origin == "local":
             # No service executes such a run, and the process that did may be gone.
             run = wait_until_stopped(services.store, run)
     if json:
         write_json(CurrentStatus(workflow_id=run.id, status=run.status))
     else:
-        print_message(f"run {id} is {run.status.value if run.status.is_final else 'being cancelled'}")
+        print_message(f"run {run.id} is {run.status.value if run.status.is_final else 'being cancelled'}")
 
 
 @app.command("resume", no_args_is_help=True, epilog="Example: noetl runs resume ID -i region=us")
@@ -206,21 +208,23 @@ def resume_run(
     from noetl.api.cli.display.event_follower import EventFollower
     from noetl.api.cli.display.outcome import RunCommandContext
     from noetl.api.cli.inputs import parse_input_pairs, read_input_file
-    from noetl.api.cli.local.run_to_end import run_to_end
+    from noetl.api.cli.local.run_to_end import check_settings, run_to_end
     from noetl.api.cli.sources import has_changed
     from noetl.api.service.runs import ResumeRequest
     from noetl.api.service.views import RunSummary
 
     file_inputs = read_input_file(input_file) if input_file is not None else {}
+    check_settings()
     with open_command_services(store) as services:
-        run, plan = services.runs.get(id), services.runs.plan(id)
+        run = find_run(services, id)
+        plan = services.runs.plan(run.id)
         types = {name: declared.type for name, declared in plan.header.inputs.items()}
         request = ResumeRequest({**file_inputs, **parse_input_pairs(inputs or (), types)}, step)
         follower = None
         if step is None:
             follower = EventFollower(services.store, run)
             follower.skip_past_events()
-        run = services.runs.resume(id, request)
+        run = services.runs.resume(run.id, request)
         if run.origin == "local":
             if run.source is not None and not quiet and has_changed(run.source, plan):
                 file = Path(run.source).name
@@ -242,7 +246,7 @@ def watch_run(
     from noetl.api.cli.local.watch import watch_until_finished
 
     with open_command_services(store) as services:
-        watch_until_finished(RunCommandContext(services, json, quiet), services.runs.get(id))
+        watch_until_finished(RunCommandContext(services, json, quiet), find_run(services, id))
 
 
 @app.command(

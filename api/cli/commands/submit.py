@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
 import typer
 
 from noetl.api.cli.commands.run import InputFileOption, InputPairsOption
 from noetl.api.cli.display.console import EXIT_FAILED, CommandError, print_message, write_json, write_stdout
+from noetl.api.cli.service_requests import parse_service_url, unexpected_response
 from noetl.executor.model.run import RunStatus
 
 app = typer.Typer()
 
 _HTTP_TIMEOUT_SECONDS = 60.0
 _POLL_SECONDS = 0.5
+_UNAUTHENTICATED = 401
+_RESULT_MEMBERS = ("workflow_id", "status", "result", "errors")
 
 
 @app.command(no_args_is_help=True, epilog="Example: noetl submit deploy.yaml --url https://noetl.example.com")
@@ -45,7 +47,7 @@ def submit(
     values = {**file_inputs, **parse_input_pairs(inputs or (), types)}
     body = {"playbook": source.text, "input": values}
     service = ServiceClient(url, os.environ.get("NOETL_API_KEY", "").strip())
-    accepted = service.request("POST", "/workflows/run", body)
+    accepted = service.request("POST", "/workflows/run", body, members=("workflow_id", "status"))
     if not wait:
         if json:
             write_json(accepted)
@@ -68,7 +70,7 @@ def _wait_for_result(service: ServiceClient, workflow_id: str) -> dict[str, Any]
     """Return the result of a run once it has ended."""
     print_message(f"run {workflow_id}")
     while True:
-        result = service.request("GET", f"/workflows/result/{workflow_id}")
+        result = service.request("GET", f"/workflows/result/{workflow_id}", members=_RESULT_MEMBERS)
         if RunStatus(result["status"]).is_final:
             return result
         time.sleep(_POLL_SECONDS)
@@ -80,20 +82,20 @@ class ServiceClient:
     def __init__(self, url: str, credentials: str) -> None:
         from noetl.api.auth.loopback import is_loopback
 
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise CommandError(f"--url must be an http or https URL, not {url!r}")
-        if credentials and parts.scheme == "http" and not is_loopback(parts.hostname):
+        parts = parse_service_url(url, "--url")
+        if credentials and parts.scheme == "http" and not is_loopback(parts.hostname or ""):
             raise CommandError("NOETL_API_KEY is not sent over http, where others can read it; use https")
         self._url = url.rstrip("/")
         self._host = parts.netloc.rpartition("@")[2]
         self._headers = {"Authorization": f"Bearer {credentials}"} if credentials else {}
 
-    def request(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Send a request, and return the body of the response.
+    def request(
+        self, method: str, path: str, body: Mapping[str, Any] | None = None, *, members: Sequence[str]
+    ) -> dict[str, Any]:
+        """Send a request, and return the body of the response, which must have `members`.
 
         Raises:
-            CommandError: the request fails, or the service refuses it.
+            CommandError: the request fails, the service refuses it, or the server is not a NoETL service.
         """
         import httpx
 
@@ -106,16 +108,18 @@ class ServiceClient:
             raise CommandError(f"request to {self._host} failed: {error}") from error
         except ValueError:
             response_body = None
-        if not response.is_success or not isinstance(response_body, dict):
+        if not response.is_success and isinstance(response_body, dict):
             lines = _problem_lines(self._host, response.status_code, response_body)
+            if response.status_code == _UNAUTHENTICATED and not self._headers:
+                lines[-1] += " Set NOETL_API_KEY."
             raise CommandError("\n".join(lines), EXIT_FAILED)
+        if not isinstance(response_body, dict) or not response_body.keys() >= set(members):
+            raise unexpected_response(response, "check --url")
         return response_body
 
 
-def _problem_lines(host: str, status: int, problem: Any) -> list[str]:
+def _problem_lines(host: str, status: int, problem: Mapping[str, Any]) -> list[str]:
     """Return the diagnostics and the detail of a problem document, or the status of another response."""
-    if not isinstance(problem, dict):
-        return [f"{host} refused the request with status {status}"]
     lines = [
         f"line {found['line']}, column {found['column']}: {found['code']}: {found['message']}"
         for found in problem.get("diagnostics", ())

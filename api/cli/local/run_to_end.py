@@ -39,6 +39,21 @@ _MAX_NAMED_RUNS = 5
 _RUNS_PER_QUERY = 1000
 
 
+def check_settings() -> None:
+    """Check the settings of the worker that will execute a run. Do it before the run is stored.
+
+    Raises:
+        SettingError: a setting is invalid.
+    """
+    from noetl.executor.engine.external import read_public_url
+    from noetl.executor.runtime.lease_keeper import read_lease_seconds
+    from noetl.executor.worker import read_thread_count
+
+    read_thread_count()
+    read_lease_seconds()
+    read_public_url()
+
+
 def run_to_end(
     context: RunCommandContext, run: Run, plan: Plan, follower: EventFollower | None = None
 ) -> None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import logging
 import selectors
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -86,8 +87,11 @@ class PostgresDatabase:
             from psycopg.rows import dict_row
             from psycopg_pool import ConnectionPool
         except ImportError as error:
+            from noetl.executor.extras import install_command
+
+            command = install_command("postgres", sys.executable)
             raise StoreError(
-                "A store in Postgres needs the package psycopg: install the extra `postgres`."
+                f"A store in Postgres needs the package psycopg. Install it with `{command}`."
             ) from error
         self._uri = uri
         self.message_queue = message_queue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -62,11 +63,21 @@ def test_an_unwritable_file_is_a_sentence(noetl: Command) -> None:
     assert outcome.err == "noetl: cannot write no/such/folder: No such file or directory\n"
 
 
+@pytest.mark.parametrize(
+    ("file", "start"),
+    [("x.svg", b"<?xml"), ("x.DOT", b"digraph"), ("x.mmd", b"flowchart"), ("x.json", b"{"), ("x", b"fork:")],
+)
+def test_the_suffix_of_the_file_chooses_the_format(noetl: Command, file: str, start: bytes) -> None:
+    assert noetl("plan", "fork.yaml", "-o", file).exit_code == 0
+    assert Path(file).read_bytes().startswith(start)
+
+
 def test_a_missing_graphviz_has_a_hint(noetl: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda *_, **__: None)
     outcome = noetl("plan", "fork.yaml", "-f", "svg")
     assert (outcome.exit_code, outcome.out) == (2, "")
-    assert outcome.err == "noetl: svg needs Graphviz: install the extra `graph`\n"
+    command = f"{sys.executable} -m pip install 'graphviz-pure"
+    assert outcome.err.startswith(f"noetl: svg needs Graphviz; install it with `{command}")
 
 
 def test_a_plan_with_warnings_is_drawn(noetl: Command) -> None:

@@ -61,7 +61,7 @@ def test_a_new_run_starts_at_a_step(noetl: Command, ended: str) -> None:
     [
         ("secnd", "number=1", "unknown step `secnd`; did you mean `second`?"),
         ("left", "number=1", "branches that join at `meet`"),
-        ("second", "number=x", "input `number` must be integer"),
+        ("second", "number=x", "input `number` must be of type integer"),
     ],
 )
 def test_an_invalid_request_is_a_sentence(

@@ -170,7 +170,7 @@ def test_input_pairs_override_the_file(noetl: Command) -> None:
     ("arguments", "sentences"),
     [
         ([], ["demo.yaml:3: missing input `count`"]),
-        (["-i", "count=many"], ["demo.yaml:3: input `count` must be integer"]),
+        (["-i", "count=many"], ["demo.yaml:3: input `count` must be of type integer, not the text `many`"]),
         (["-i", "count=1", "-i", "regoin=us"], ["unknown input `regoin`"]),
         (["-i", "regoin=us"], ["demo.yaml:3: missing input `count`", "unknown input `regoin`"]),
         (["-i", "count"], ["-i must be name=value, not 'count'"]),
@@ -255,7 +255,7 @@ def test_an_unknown_run_is_a_sentence(noetl: Command, folder: Path, command: str
     noetl("run", "demo.yaml", "-i", "count=1", "-q")
     outcome = noetl("runs", command, "nosuch")
     assert (outcome.exit_code, outcome.out) == (2, "")
-    assert outcome.err == "noetl: unknown run `nosuch`\n"
+    assert outcome.err == "noetl: unknown run `nosuch`; `noetl runs list` shows the runs of this store\n"
 
 
 @pytest.fixture

@@ -1,0 +1,49 @@
+"""Ids of runs on the command line. The first characters of an id are enough if no other run has them."""
+
+from __future__ import annotations
+
+import string
+from typing import TYPE_CHECKING
+
+from noetl.api.cli.display.console import CommandError
+
+if TYPE_CHECKING:
+    from noetl.api.service.services import TenantServices
+    from noetl.executor.model.run import Run
+
+MIN_PREFIX_LENGTH = 4
+SAFE_PREFIX_LENGTH = 8
+"""Length of a prefix that two of a billion runs hardly share. A shorter one needs a look at all runs."""
+
+COMPARED_RUNS = 1000
+"""How many runs a prefix is compared with, the newest first: one page of the list of runs."""
+
+_MAX_SHOWN = 5
+
+
+def find_run(services: TenantServices, text: str) -> Run:
+    """Return the run with an id, or the only run whose id begins with `text`.
+
+    Raises:
+        CommandError: no run has the id, or the prefix is ambiguous or too short.
+    """
+    from noetl.api.service.errors import NotFoundError
+    from noetl.executor.model.run_filter import RunFilter
+
+    try:
+        return services.runs.get(text)
+    except NotFoundError as error:
+        hint = "`noetl runs list` shows the runs of this store"
+        prefix = text.rstrip("….").lower()
+        if not prefix or not set(prefix) <= set(string.hexdigits):
+            raise CommandError(f"{error}; {hint}") from error
+        page = services.runs.find(RunFilter(limit=COMPARED_RUNS))
+        ids = [run.workflow_id for run in page.items if run.workflow_id.startswith(prefix)]
+        if not ids:
+            raise CommandError(f"{error}; {hint}") from error
+        if len(ids) > 1:
+            shown = ", ".join(ids[:_MAX_SHOWN]) + (" and more" if len(ids) > _MAX_SHOWN else "")
+            raise CommandError(f"ambiguous run id `{text}`; write more of it: {shown}") from error
+        if len(prefix) < (SAFE_PREFIX_LENGTH if page.next_cursor else MIN_PREFIX_LENGTH):
+            raise CommandError(f"run id `{text}` is too short; did you mean `{ids[0]}`?") from error
+        return services.runs.get(ids[0])

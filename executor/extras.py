@@ -1,0 +1,27 @@
+"""Commands that install the packages of an extra, for messages about a missing package."""
+
+from __future__ import annotations
+
+import re
+from importlib.metadata import PackageNotFoundError, requires
+from importlib.util import find_spec
+from shlex import quote
+
+
+def install_command(extra: str, python: str = "python3") -> str:
+    """Return the shell command that installs the packages of an extra next to NoETL.
+
+    It names the packages and not the extra, because they come from a package index and NoETL itself may not.
+
+    >>> install_command("graph").startswith("python3 -m pip install 'graphviz-pure")
+    True
+    """
+    try:
+        lines = requires("noetl") or []
+    except PackageNotFoundError:  # such as in a bundle of a function
+        lines = []
+    marker = re.compile(rf"""(?P<package>[^;]*[^;\s])\s*;\s*extra\s*==\s*["']{extra}["']""")
+    packages = [match["package"].replace(" ", "") for line in lines if (match := marker.fullmatch(line))]
+    has_pip = find_spec("pip") is not None
+    installer = f"{quote(python)} -m pip install" if has_pip else f"uv pip install --python {quote(python)}"
+    return " ".join([installer, *map(quote, packages or [f".[{extra}]"])])

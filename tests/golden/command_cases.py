@@ -1,0 +1,235 @@
+"""The golden cases of commands: wrong commands, each with all that the user sees of it, and its exit code.
+
+`commands/NAME.txt` holds the output of the case NAME. A case runs in this process, in an empty folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import shlex
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from unittest import mock
+
+from noetl.api.cli import main
+
+COMMANDS_FOLDER = Path(__file__).parent / "commands"
+
+GOOD = "name: good\nsteps: [{name: greet, run: [{action: log, message: hi}]}]\n"
+"""A playbook without findings."""
+
+_RUN_ID = re.compile(r"\b[0-9a-f]{24}\b")
+_VARYING = (
+    (_RUN_ID, "ID"),
+    (re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d"), "TIME"),
+    (re.compile(r"127\.0\.0\.1:\d{4,5}"), "127.0.0.1:PORT"),
+)
+
+
+@dataclass(frozen=True)
+class CommandCase:
+    """Commands of a shell, with the files and the environment that they find.
+
+    In a command, `{ID}` is the id of the run that an earlier command has printed, `{PREFIX}` its beginning.
+    `{URL}` is a server that gives `response` to every request.
+    """
+
+    name: str
+    commands: Sequence[str]
+    files: Mapping[str, str | bytes] = field(default_factory=dict)
+    environ: Mapping[str, str] = field(default_factory=dict)
+    stdin: str = ""
+    response: tuple[int, str] | None = None
+    prepare: Callable[[], None] | None = None
+
+    @property
+    def path(self) -> Path:
+        return COMMANDS_FOLDER / f"{self.name}.txt"
+
+
+def run_case(case: CommandCase, folder: Path) -> str:
+    """Return the commands of the case with their output and their exit codes, as its file holds them."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.chdir(folder))
+        stack.enter_context(mock.patch.dict(os.environ, _environment(case), clear=True))
+        url = stack.enter_context(_serve(case.response)) if case.response else ""
+        for name, content in {**_FILES, **case.files}.items():
+            Path(name).parent.mkdir(parents=True, exist_ok=True)
+            Path(name).write_bytes(content.encode() if isinstance(content, str) else content)
+        if case.prepare is not None:
+            case.prepare()
+        output, run_id = "", ""
+        for line in case.commands:
+            words = shlex.split(line.format(ID=run_id, PREFIX=run_id[:8], URL=url))
+            exit_code, text = _run_command(words, case.stdin)
+            run_id = next(iter(_RUN_ID.findall(text)), run_id)
+            output += f"$ {line}\n{text}[exit code {exit_code}]\n"
+    for pattern, replacement in _VARYING:
+        output = pattern.sub(replacement, output)
+    return output.replace(url, "{URL}") if url else output
+
+
+def _environment(case: CommandCase) -> dict[str, str]:
+    kept = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ}
+    return {**kept, "COLUMNS": "100", **case.environ}
+
+
+def _run_command(words: list[str], stdin: str) -> tuple[object, str]:
+    """Return the exit code of a command, and what a terminal shows of both of its streams."""
+    assert words[0] == "noetl"
+    shown = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True)
+    with (
+        mock.patch.object(sys, "argv", words),
+        mock.patch.object(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode()))),
+        contextlib.redirect_stdout(shown),
+        contextlib.redirect_stderr(shown),
+    ):
+        try:
+            main()
+        except SystemExit as error:
+            exit_code = error.code
+    return exit_code or 0, shown.buffer.getvalue().decode()  # type: ignore[attr-defined]
+
+
+@contextlib.contextmanager
+def _serve(response: tuple[int, str]) -> Iterator[str]:
+    """Serve a response to every request, and yield the URL of the server."""
+    status, text = response
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            body = text.encode()
+            self.send_response(status)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_GET = do_POST
+
+        def log_message(self, *_: object) -> None:
+            """Write no log."""
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+_TRIP = """\
+name: trip
+input:
+  region: string
+  mode: {type: string, enum: ["", flight, train]}
+  count: {type: integer, default: 1}
+steps: [{name: book, run: [{action: log, message: "{{ mode }}"}]}]
+"""
+_LOGIN = """\
+name: login
+input: {password: integer, db_password: {enum: [one, two]}}
+steps: [{name: greet, run: [{action: log, message: hi}]}]
+"""
+_FILES = {"good.yaml": GOOD, "trip.yaml": _TRIP, "login.yaml": _LOGIN}
+
+COMMAND_CASES = (
+    # The command line itself
+    CommandCase("unknown_command", ["noetl chek", "noetl frobnicate", "noetl list", "noetl runs shw"]),
+    CommandCase(
+        "unknown_option",
+        ["noetl check --formt x", "noetl check --json good.yaml", "noetl runs list -x", "noetl --versio"],
+    ),
+    CommandCase(
+        "missing_argument",
+        ["noetl submit good.yaml", "noetl run good.yaml -i", "noetl runs resume --from x"],
+    ),
+    CommandCase("extra_argument", ["noetl plan a.yaml b.yaml", "noetl run good.yaml --quiet=3"]),
+    CommandCase(
+        "wrong_option_value",
+        [
+            "noetl check --format xml good.yaml",
+            "noetl runs list --status faild",
+            "noetl runs list --limit 0",
+            "noetl runs list --limit many",
+            "noetl serve --port 70000",
+        ],
+    ),
+    CommandCase(
+        "unknown_setting",
+        ["noetl check good.yaml"],
+        environ={"NOETL_STROE": "sqlite:///x.db", "NOETL_SECRET_STORE": "x", "NOETL_TEAM": "sales"},
+    ),
+    CommandCase(
+        "wrong_setting",
+        ["noetl run good.yaml", "noetl runs list"],
+        environ={"NOETL_LEASE_SECONDS": "abc"},
+    ),
+    # Inputs
+    CommandCase(
+        "wrong_input",
+        [
+            "noetl run trip.yaml -i mode=car -i count=abc -i k=3 -i regoin=eu",
+            "noetl run trip.yaml -i region=5",
+            "noetl run trip.yaml -i region",
+        ],
+    ),
+    CommandCase(
+        "wrong_secret_input", ["noetl run login.yaml -i password=Tr0ub4dor3 -i db_password=Tr0ub4dor3"]
+    ),
+    # Runs
+    CommandCase("no_store", ["noetl runs list"]),
+    CommandCase(
+        "unknown_run",
+        ["noetl run good.yaml -q", "noetl runs list", "noetl runs show nosuch", "noetl runs show 000000"],
+    ),
+    CommandCase(
+        "wrong_resume",
+        [
+            "noetl run good.yaml -q",
+            "noetl runs list",
+            "noetl runs resume {ID} --from gret",
+            "noetl runs resume {PREFIX} --from night",
+            "noetl runs resume {ID}",
+            "noetl runs cancel {PREFIX}",
+        ],
+    ),
+    # Services
+    CommandCase(
+        "not_a_service",
+        [
+            "noetl submit good.yaml --url {URL}",
+            "noetl submit good.yaml --url {URL} --wait",
+            "noetl runs answer {URL}/callbacks/x",
+        ],
+        response=(200, '{"ok": true}'),
+    ),
+    CommandCase(
+        "not_a_service_but_a_page",
+        ["noetl submit good.yaml --url {URL}", "noetl runs answer {URL}/callbacks/x"],
+        response=(404, "<h1>Not found</h1>"),
+    ),
+    CommandCase(
+        "wrong_service_url",
+        [
+            "noetl submit good.yaml --url http://[::1",
+            "noetl submit good.yaml --url host:8000",
+            "noetl submit good.yaml --url http://127.0.0.1:1",
+            "noetl runs answer http://[::1/callbacks/9f3c",
+        ],
+    ),
+    # Pictures
+    CommandCase(
+        "unknown_picture_format",
+        ["noetl plan good.yaml -o good.jpg", "noetl plan good.yaml -o no/such.dot"],
+    ),
+)
