@@ -77,7 +77,7 @@ def answer_over_http(url: str, answer: Any, *, heartbeat: bool) -> None:
 def _is_receipt(response: Any) -> bool:
     """Return whether a response is that of a service which has recorded an answer or a heartbeat."""
     try:
-        return response.json() == {"status": "accepted"}
+        return bool(response.json() == {"status": "accepted"})
     except ValueError:
         return False
 

@@ -80,7 +80,7 @@ def _describe_value(name: str, error: typer.TyperException) -> tuple[str, str | 
         meant = closest(unknown["value"], choices)
         hint = f"did you mean `{meant}`?" if meant else None
         return f"{name} must be {join_words(as_code(choices))}, not `{abbreviate(unknown['value'])}`", hint
-    details = getattr(error.__cause__, "errors", list)()
+    details: list[Any] = getattr(error.__cause__, "errors", list)()
     kind, bounds = (details[0]["type"], details[0].get("ctx", {})) if details else ("", {})
     shown = f", not `{abbreviate(str(details[0]['input']))}`" if details else ""
     if kind in _NUMBER_ERRORS:
