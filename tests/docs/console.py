@@ -7,7 +7,7 @@ A page is a story that is played from top to bottom in one empty folder, by one 
   stderr together. `…` matches any text within a line. A line that is only `…` matches any number of lines.
 - The exit code of a command must be 0, unless the next command is `echo $?`, whose output shows the code.
 - A command that ends with `&` is left alone as soon as it has printed the output below it.
-  What bash reports of jobs (`[1]+ Killed`) is left out.
+  The page need not show what bash reports of killed jobs.
 - All other blocks are shown to readers and not played.
 
 `python -m tests.docs.console PAGE…` plays pages and prints what differs. `--update` writes the actual output
@@ -295,8 +295,8 @@ class BashSession:
         return status[:-1].decode()
 
     def read_output(self) -> str:
-        """Return the output since the last call, without what bash says of killed jobs at some later time."""
-        return JOB_REPORT.sub("", self._output.read().decode(errors="replace"))
+        """Return the output since the last call."""
+        return self._output.read().decode(errors="replace")
 
 
 def play(parts: Iterable[PageFile | ConsoleCommand], page: str, session: BashSession) -> list[OutputMismatch]:
@@ -329,7 +329,10 @@ def play(parts: Iterable[PageFile | ConsoleCommand], page: str, session: BashSes
 
 
 def read_actual(command: ConsoleCommand, session: BashSession) -> tuple[str, ...]:
-    """Return the lines that a command has printed. Wait for those of a command in the background."""
+    """Return the lines that a command has printed. Wait for those of a command in the background.
+
+    Bash may report a killed job during any later command, so a page need not show the report.
+    """
     text = session.read_output()
     deadline = time.monotonic() + BACKGROUND_SECONDS
     while command.is_background and time.monotonic() < deadline:
@@ -337,7 +340,10 @@ def read_actual(command: ConsoleCommand, session: BashSession) -> tuple[str, ...
             break
         time.sleep(POLL_SECONDS)
         text += session.read_output()
-    return without_blank_end(text.splitlines())
+    lines = without_blank_end(text.splitlines())
+    if output_matches(command.expected, lines):
+        return lines
+    return without_blank_end(JOB_REPORT.sub("", text).splitlines())
 
 
 @contextmanager
