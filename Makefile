@@ -44,7 +44,7 @@ check-commits: .venv/.made          ## check the subjects of the commits
 	$(BIN)/python tests/style/commit_subjects.py history
 
 docs: .venv/.dev                    ## build the documentation site in build/site; a broken link is an error
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 format: .venv/.dev                  ## format the code, and fix what ruff can fix
 	$(BIN)/ruff format .
