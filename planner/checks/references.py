@@ -60,7 +60,7 @@ def check_references(program: Program) -> None:
     error_reads = _ErrorReads(program)
     for use in program.uses:
         for access, offset in use.template.reads.items():
-            if access[0] in use.local_names and _find_deferred_name(program, access[0]) is None:
+            if access[0] in use.local_names and not _has_known_attributes(program, access[0]):
                 continue
             read = _Read(program, use, access, offset)
             _check_read(read)
@@ -208,6 +208,11 @@ def _check_read(read: _Read) -> None:
         _check_plain_name(read)
 
 
+def _has_known_attributes(program: Program, name: str) -> bool:
+    """Return whether the attributes of a local name are known: those of a loop, and of a deferred name."""
+    return name == "loop" or _find_deferred_name(program, name) is not None
+
+
 def _find_attributes(program: Program, name: str) -> Collection[str] | None:
     """Return the attributes of a name of the language, or None if the language does not say them."""
     deferred = _find_deferred_name(program, name)
@@ -225,7 +230,7 @@ def _check_attribute(read: _Read, known: Collection[str] | None, message: str) -
 
 def _find_scope_problem(program: Program, use: TemplateUse, name: str) -> tuple[str, str | None] | None:
     """Return a message and a hint if a name of the language is not known in the scope of a template."""
-    if name in ("item", "loop"):
+    if name in ("item", "loop") and name not in use.local_names:
         return f"`{name}` is only defined inside a loop", None
     if name not in use.local_names and (deferred := _find_deferred_name(program, name)) is not None:
         place = f"the `{deferred.parameter}` of a `{deferred.action_type}` action"

@@ -66,6 +66,10 @@ class TestUnknownNames:
             (log("steps.a.reslut"), "reslut"),
             (log("item"), "item"),
             (log("loop.index"), "loop"),
+            (log("loop.idnex", ", loop: {items: [1]}"), "idnex"),
+            (log("loop.first ~ item ~ loop.previtem", ", loop: {items: [1]}"), "previtem"),
+            (log("callback.url"), "callback"),
+            (log("steps"), "steps"),
             (log("args.x"), "args"),
             (log("result"), "result"),
             (log("result.data"), "result"),
@@ -95,6 +99,9 @@ class TestUnknownNames:
                 "rule: [{case: '{{ result.data }}', run: []}]}]"
             ),
             STEP + "output: {a: '{{ steps.a.result }}'}",
+            log("loop.index0 ~ loop.last ~ loop.length ~ item.x", ", loop: {items: [1]}"),
+            log("loop ~ (loop.previtem | default(1))", ", loop: {items: [1]}"),
+            log("1 }}{% for x in [1] %}{{ loop.previtem }}{% endfor %}{{ 1"),
         ],
     )
     def test_names_that_may_be_undefined_are_not_reported(self, text: str) -> None:
@@ -121,6 +128,12 @@ class TestTaskArguments:
         (message,) = messages(self.TEXT, "NP301")
         assert message.startswith("missing argument `x` for task `t` on line 8")
         assert findings(self.TEXT, "NP301") == [("NP301", "x")]
+
+    def test_message_names_five_lines(self) -> None:
+        (message,) = messages(
+            self.TEXT.replace("- t\n", "- {task: t}\n" + 6 * "          - {task: t}\n"), "NP301"
+        )
+        assert message == "missing argument `x` for task `t` on line 8, 9, 10, 11, 12 and 3 more"
 
     def test_argument_given_by_all_calls(self) -> None:
         text = self.TEXT.replace("{xx: 1}", "{x: 2}").replace("- t\n", "- {task: t, with: {x: 3}}\n")
