@@ -91,12 +91,13 @@ def _check_unbounded_cycles(program: Program) -> None:
 
 def _edge_path(program: Program, source: str, target: str) -> DocumentPath:
     """Return the path of the first entry that leads from one step to another."""
-    for case in program.symbols.steps[source].rule or ():
-        for index, entry in enumerate(case.run):
-            if program.symbols.target(entry) == target:
-                path: DocumentPath = (*case.path, "run", index)
-                return (*path, "step") if isinstance(entry, StepEntry) else path
-    return program.symbols.steps[source].path
+    path, entry = next(
+        ((*case.path, "run", index), entry)
+        for case in program.symbols.steps[source].rule or ()
+        for index, entry in enumerate(case.run)
+        if program.symbols.target(entry) == target
+    )
+    return (*path, "step") if isinstance(entry, StepEntry) else path
 
 
 def _can_end(program: Program, step: Step) -> bool:

@@ -35,6 +35,9 @@ class TestUnreachableSteps:
         ]
         assert findings(playbook_of(a=leads_to("zzz"), b="", c="")) == [("NP101", "zzz")]
 
+    def test_no_step_is_unreachable_if_the_start_is_unknown(self) -> None:
+        assert findings("start: zzz\n" + playbook_of(a="", b="")) == [("NP101", "zzz")]
+
     def test_an_unreachable_step_next_to_an_unknown_step(self) -> None:
         assert findings(playbook_of(a=leads_to("notfiy"), notify="", c="")) == [
             ("NP101", "notfiy"),
@@ -120,6 +123,12 @@ class TestDeadCases:
         rule = f"""[{{case: "{{{{ {first} }}}}"}}, {{case: "{{{{ {second} }}}}"}}]"""
         text = playbook_of(a=f"run: [{OK}], rule: {rule}")
         assert messages(text, "NP203") == [f"unreachable case: {why}"]
+
+    def test_message_if_several_cases_cover_a_case_together(self) -> None:
+        guards = ("x == 'a'", "x == 'b'", "x in ['a', 'b']")
+        rule = ", ".join(f'{{case: "{{{{ {guard} }}}}"}}' for guard in guards)
+        text = playbook_of(a=f"run: [{OK}], rule: [{rule}]")
+        assert messages(text, "NP203") == ["unreachable case: earlier cases cover all values"]
 
 
 class TestRefusedVisits:
@@ -280,3 +289,8 @@ class TestFinallyStep:
     def test_the_finally_step_cannot_be_part_of_the_flow(self) -> None:
         assert findings("finally: b\n" + playbook_of(a=leads_to("b"), b=""), "NP207") == [("NP207", "b")]
         assert findings("finally: a\n" + playbook_of(a=""), "NP207") == [("NP207", "a")]
+
+    def test_cases_of_the_finally_step_have_work_only(self) -> None:
+        rule = f"run: [{OK}], rule: [{{case: error, run: [{OK}]}}, {{case: default, run: []}}]"
+        assert findings("finally: b\n" + playbook_of(a="", b=rule)) == []
+        assert findings("finally: b\n" + playbook_of(a="", b=leads_to("a")), "NP207") == [("NP207", "case")]

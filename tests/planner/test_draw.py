@@ -23,6 +23,7 @@ from noetl.planner.plan import (
     Loop,
     Plan,
     Repeat,
+    Retry,
     Step,
     TaskCall,
 )
@@ -186,6 +187,25 @@ def test_mermaid_marks_forks_joins_ends_errors_and_states() -> None:
         "  class s1 running",
     ):
         assert line in drawn.splitlines()
+
+
+def test_all_formats_show_cases_that_end_the_branch() -> None:
+    cases = (case("result.data > 3"), Case("{% if result.data %}true{% endif %}"), case("default", "b"))
+    plan = plan_of(
+        Step("a", (Action("log", {}),), cases=cases, retry=Retry(attempts=3)), Step("b", (Action("log", {}),))
+    )
+    drawn = text.draw(plan, catalogue())
+    assert "3 attempts" in drawn
+    assert [line.split(maxsplit=1)[1] for line in drawn.splitlines()[2:5]] == [
+        "result.data > 3                     ■",
+        "{% if result.data %}true{% endif %} ■",
+        "default                             → b",
+    ]
+    drawn = mermaid.draw(plan, catalogue())
+    assert '  s1 -->|"result.data #62; 3"| e1_1((( )))' in drawn.splitlines()
+    drawn = dot.draw(plan, catalogue())
+    assert re.search(r"^  e1_1 \[.*\]$", drawn, re.MULTILINE)
+    assert '  s1 -> e1_1 [label=" result.data > 3 ", class="case-1"]' in drawn.splitlines()
 
 
 def test_mermaid_escapes_names() -> None:

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import pytest
 
+from noetl.planner import lower
 from noetl.planner.checks import races
+from noetl.planner.dataflow import liveness
 from noetl.planner.graph import concurrency
 from tests.planner.findings import diagnose, findings, hints, messages
 
@@ -315,6 +317,21 @@ def test_races_past_the_limit_are_counted(monkeypatch: pytest.MonkeyPatch) -> No
     diagnostics = diagnose(playbook(step("a", *(f"b{index}" for index in range(9))), *branches))
     assert [d.code for d in diagnostics].count("NP303") == 3
     assert (diagnostics[-1].code, diagnostics[-1].message) == ("NP902", "5 more findings are not shown")
+
+
+def test_races_of_one_step_past_the_limit_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(races, "MAX_RACES", 1)
+    merge = step("d", more=", join: each", saves="x: 1, y: 1, z")
+    diagnostics = diagnose(playbook(FORK, step("b", "d"), step("c", "d"), merge))
+    assert [d.code for d in diagnostics].count("NP303") == 1
+    assert diagnostics[-1].message == "2 more findings are not shown"
+
+
+def test_too_many_live_names_are_reported_instead_of_races(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (liveness, lower, races):
+        monkeypatch.setattr(module, "MAX_LIVE_NAMES", 1)
+    text = playbook(FORK, step("b", saves="x"), step("c", saves="x"))
+    assert [code for code, _ in findings(text)] == ["NP701"]
 
 
 def test_races_are_not_reported_past_the_concurrency_limit(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from noetl.planner.diagnostics.diagnostic import Diagnostics, Severity, Span
 from noetl.planner.syntax import reader
+from noetl.planner.syntax.document import position
 from noetl.planner.syntax.reader import Document, read_document
 from noetl.planner.syntax.scalars import describe_yaml_1_1_value, resolve_scalar
 
@@ -394,6 +395,13 @@ def test_span_of_a_word_in_a_value(text: str, word: str, expected: Span) -> None
     result = read_valid(text)
     start = result.data["a"].index(word)
     assert result.text_span(("a",), start, start + len(word)) == expected
+
+
+@pytest.mark.parametrize("line_break", ["\n", "\r", "\r\n"])
+def test_a_line_break_belongs_to_the_line_that_it_ends(line_break: str) -> None:
+    text = f"ab{line_break}cd"
+    places = [position(text, index) for index in range(len(text))]
+    assert places == [(1, 1), (1, 2), *[(1, 3)] * len(line_break), (2, 1), (2, 2)]
 
 
 def test_span_at_the_edges_of_a_value() -> None:

@@ -53,6 +53,12 @@ def test_full_output_shows_line_caret_labels_and_hint() -> None:
     )
 
 
+def test_a_hint_after_the_end_of_the_text_follows_its_position() -> None:
+    finding = Diagnostic("NP001", "wrong", Span(9, 1, 9, 1), "write a playbook")
+    report = to_plain_text(render_full([CheckedFile("playbook.yaml", "a: 1", (finding,))]))
+    assert report.splitlines()[1:3] == [" --> playbook.yaml:9:1", "  = help: write a playbook"]
+
+
 def test_a_label_on_the_same_line_stands_under_the_caret() -> None:
     found = Diagnostic("NP002", "twice", Span(1, 4, 1, 5), labels=(Label(Span(1, 1, 1, 2), "first here"),))
     lines = to_plain_text(render_full([CheckedFile("a.yaml", "a, a\n", (found,))])).splitlines()

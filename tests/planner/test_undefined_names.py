@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from noetl.planner.checks import undefined_names
-from noetl.planner.dataflow import transfer
+from noetl.planner.dataflow import fact_encoding, transfer
 from tests.planner.findings import diagnose, findings, hints, messages
 
 READ = "{action: log, message: '{{ x }}'}"
@@ -61,6 +61,19 @@ class TestWitnessPaths:
         )
         assert undefined_reads(*steps) == ["NP302 a → c → e → d"]
         assert undefined_reads(*steps[:2], either("c", "e", "d"), *steps[3:]) == ["NP302 a → c → d"]
+
+    def test_middle_of_a_long_path_is_left_out(self) -> None:
+        chain = [step(f"s{number}", f"s{number + 1}") for number in range(1, 12)]
+        steps = (
+            either("a", "s1", "b"),
+            *chain,
+            step("s12", "c"),
+            step("b", "c", run=SAVE),
+            step("c", run=READ),
+        )
+        assert messages(playbook(*steps)) == [
+            "`x` may be undefined on the path a → s1 → s2 → s3 → s4 → s5 → … → s8 → s9 → s10 → s11 → s12 → c"
+        ]
 
     def test_name_saved_only_later_is_undefined(self) -> None:
         text = playbook(step("a", "b", run=READ), step("b", run=SAVE))
@@ -891,6 +904,28 @@ class TestCorrelatedConditions:
         assert undefined_reads(*steps, head=head) == ["NP302 a → b"]
 
 
+class TestSucceededSteps:
+    """Templates that are evaluated only if a step has succeeded."""
+
+    @pytest.mark.parametrize(
+        ("run", "expected"),
+        [
+            (SAVE, []),
+            ("{task: t}", []),
+            ("t", []),
+            ("outer", []),
+            (SAVE[:-1] + ", on_error: continue}", ["NP302 o → b"]),
+            (SAVE[:-1] + f", if: '{MAYBE}'}}", ["NP302 o → b"]),
+            (f"{{task: t, if: '{MAYBE}'}}", ["NP302 o → b"]),
+        ],
+    )
+    def test_name_that_a_succeeded_step_always_saves(self, run: str, expected: list[str]) -> None:
+        read = READ[:-1] + """, if: "{{ steps.a.status == 'succeeded' }}"}"""
+        steps = (either("o", "a", "b"), either("a", "b", "b", "error", run=run), step("b", run=read))
+        head = f"tasks: {{t: [{SAVE}], outer: [t]}}\n"
+        assert undefined_reads(*steps, head=head) == expected
+
+
 class TestAlternativeNames:
     """Templates that read one of two names where the other one is undefined."""
 
@@ -989,6 +1024,15 @@ def test_search_for_a_path_past_the_evaluation_limit_is_left_out(monkeypatch: py
         monkeypatch.setattr(transfer, "MAX_EVALUATIONS", limit)
         seen.add(tuple(messages(text)))
     assert seen == {(), ("`x` may be undefined",), ("`x` may be undefined on the path f → a → j",)}
+
+
+def test_choices_are_not_correlated_past_the_clause_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    choose = "{{ m == 'a' }}"
+    steps = (either("a", "b", "c", choose), step("b", "c", run=SAVE), either("c", "d", "e", choose))
+    steps = (*steps, step("d", run=READ), step("e"))
+    assert undefined_reads(*steps, head=INPUTS) == []
+    monkeypatch.setattr(fact_encoding, "MAX_CORRELATED_CLAUSES", 0)
+    assert undefined_reads(*steps, head=INPUTS) == ["NP302 a → c → d"]
 
 
 def test_nothing_is_reported_past_the_evaluation_limit(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -165,6 +165,7 @@ def test_loops_over_values_that_may_be_lists(items: str) -> None:
         ("{{ user.status < '400' }}", "user.status"),
         ("{{ listed.stdout >= input.n }}", "listed.stdout"),
         ("{{ 'late' if x > 'a' else 'soon' }}", "x"),
+        ("{% for found in [name > 5] %}{{ name < 5 }}{% endfor %}", "name"),
     ],
 )
 def test_text_compared_with_a_number(text: str, word: str) -> None:
