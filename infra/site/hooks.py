@@ -21,6 +21,10 @@ logger = logging.getLogger("mkdocs.hooks.noetl")
 
 _DIAGRAM = re.compile(r"^```mermaid\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE)
 _TABLE_ROW = re.compile(r"^\|.*\|$", re.MULTILINE)
+_CELL = re.compile(r"<td>(.*?)</td>", re.DOTALL)
+_LONG_CELL = 40
+"""How many characters a cell has that is not narrow."""
+
 _CODE_WITH_BAR = re.compile(r"`[^`\n]*\\\|[^`\n]*`")
 
 
@@ -49,6 +53,11 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     return _DIAGRAM.sub(lambda match: _draw(match, path), markdown)
 
 
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Mark the cells of tables with sentences, which the style sheet keeps wide enough to be read."""
+    return _CELL.sub(_mark_long_cell, html)
+
+
 def on_post_build(config: MkDocsConfig) -> None:
     """Disable the scripts that the theme would load from another host, in old browsers or for Mermaid."""
     for path in Path(config.site_dir, "assets", "javascripts").glob("bundle.*.js"):
@@ -58,6 +67,12 @@ def on_post_build(config: MkDocsConfig) -> None:
 def _unescape_bars(match: re.Match[str]) -> str:
     """Return code in a table with plain bars: Python-Markdown shows the escapes that code hosts need."""
     return match[0].replace("\\|", "|")
+
+
+def _mark_long_cell(match: re.Match[str]) -> str:
+    prose = re.sub(r"<code>.*?</code>|<[^>]*>", "", match[1])
+    is_long = len(prose) > _LONG_CELL
+    return f'<td class="long">{match[1]}</td>' if is_long else match[0]
 
 
 def _draw(match: re.Match[str], page: str) -> str:

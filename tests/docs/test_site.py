@@ -16,6 +16,8 @@ from noetl.infra.site.diagrams import DiagramError, draw_svg, translate
 from noetl.infra.site.pages import ROOT, extra_pages, file_of_page, rewrite_links
 from tests.docs.page_mistakes import PageMistake, report
 
+pytestmark = pytest.mark.xdist_group("site")  # One worker builds the site for all tests.
+
 LOADED = re.compile(
     r"""<(?:script|img|iframe|source)\b[^>]*?\bsrc=["']?(?P<src>[^"'\s>]+)"""
     r"""|<link\b(?=[^>]*\brel=["']?(?:stylesheet|preload|icon|preconnect))"""
