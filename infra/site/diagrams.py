@@ -63,6 +63,8 @@ def draw_svg(mermaid: str) -> str:
     element = re.sub(
         r'<svg width="(\d+)pt" height="\d+pt"', r'<svg role="img" style="--width: \1pt"', element
     )
+    words = ", ".join(" ".join(text.split()) for text in re.findall(r">([^<>]+)</text>", element))
+    element = element.replace("<svg ", f'<svg aria-label="Diagram: {words}" ', 1)
     return re.sub(r"\s*\n\s*", " ", element).strip()
 
 
@@ -158,6 +160,7 @@ def _arrow_attributes(match: re.Match[str]) -> list[str]:
 
 
 def _translate_states(statements: list[tuple[int, str]]) -> Iterator[str]:
+    """Translate a state diagram. Transitions to the same state are lines of its node: loops cross other edges."""
     dot = 'label="", style=filled, fillcolor="#57606a", class=mark'
     yield f"_start [shape=circle, width=0.16, {dot}]"
     if any(statement.endswith("--> [*]") for _, statement in statements):
@@ -165,7 +168,11 @@ def _translate_states(statements: list[tuple[int, str]]) -> Iterator[str]:
     for number, statement in statements:
         if match := _STATE.fullmatch(statement):
             yield f"{match['id']} [label={_quote(match['label'])}]"
-        elif match := _TRANSITION.fullmatch(statement):
+        elif (match := _TRANSITION.fullmatch(statement)) and match["source"] == match["target"]:
+            causes = re.split(r"<br ?/?>", match["label"] or "")
+            label = "\n".join((match["source"], *(f"↻ {cause}" for cause in causes)))
+            yield f"{match['source']} [label={_quote(label)}]"
+        elif match:
             source = "_start" if match["source"] == "[*]" else match["source"]
             target = "_end" if match["target"] == "[*]" else match["target"]
             label = f" [label={_quote(_pad(match['label']))}]" if match["label"] else ""

@@ -164,7 +164,13 @@ def test_diagrams_are_drawn() -> None:
     svg = draw_svg("flowchart LR\n    A[one] -->|yes| B{two}\n    subgraph the rest\n    B -.-> C\n    end\n")
     assert svg.startswith("<svg")
     assert {"one", " yes ", "two", "the rest", "C"} <= set(re.findall(r"<text[^>]*>([^<]*)</text>", svg))
+    assert 'aria-label="Diagram: the rest, one, two, yes, C"' in svg
     assert "\n" not in svg
+
+
+def test_a_transition_to_the_same_state_is_a_line_of_its_node() -> None:
+    svg = draw_svg("stateDiagram-v2\n    [*] --> a: start\n    a --> a: again<br>renewed\n    a --> [*]\n")
+    assert re.findall(r"<text[^>]*>([^<]*)</text>", svg)[:3] == ["a", "↻ again", "↻ renewed"]
 
 
 @pytest.mark.parametrize(
