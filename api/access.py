@@ -84,7 +84,7 @@ class AccessTable:
     """
 
     def __init__(self, routers: Iterable[APIRouter]) -> None:
-        self._entries = [(route, _declared_access(route)) for router in routers for route in router.routes]
+        self._entries = [(route, declared_access(route)) for router in routers for route in router.routes]
 
     def find(self, scope: Scope) -> RouteAccess:
         """Return the access that a request needs.
@@ -102,7 +102,12 @@ class AccessTable:
         return near_access
 
 
-def _declared_access(route: BaseRoute) -> RouteAccess:
+def declared_access(route: BaseRoute) -> RouteAccess:
+    """Return the access that a route declares.
+
+    Raises:
+        TypeError: the route declares no access, or more than one.
+    """
     dependencies = route.dependant.dependencies if isinstance(route, APIRoute) else []
     declarations = [
         dependency.call for dependency in dependencies if isinstance(dependency.call, RouteAccess)

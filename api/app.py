@@ -7,25 +7,27 @@ from __future__ import annotations
 
 import logging
 import math
+import pkgutil
 import signal
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from importlib import import_module
 from importlib.metadata import version
 from types import FrameType
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from noetl.api import routes
 from noetl.api.access import AccessControl, AccessTable
 from noetl.api.context import AppContext
 from noetl.api.http import problems
 from noetl.api.http.responses import JsonResponse
-from noetl.api.routes import callbacks, events, graph, health, plans, playbooks, workflows
 from noetl.executor.errors import SettingError, StoreError
 
 DRAIN_SECONDS = 20.0
@@ -74,7 +76,7 @@ def create_app(environ: Mapping[str, str] | None = None, *, has_gateway: bool = 
         finally:
             context.close()
 
-    routers = [module.router for module in (callbacks, workflows, events, graph, playbooks, plans, health)]
+    routers = find_routers()
     app = _LazySchemaApp(
         title="NoETL",
         version=version("noetl"),
@@ -96,6 +98,12 @@ def create_app(environ: Mapping[str, str] | None = None, *, has_gateway: bool = 
     for router in routers:
         app.include_router(router)
     return app
+
+
+def find_routers() -> list[APIRouter]:
+    """Return the routers of `api/routes`: each module with a `router` is a part of the app."""
+    names = [f"{routes.__name__}.{module.name}" for module in pkgutil.iter_modules(routes.__path__)]
+    return [module.router for module in map(import_module, names) if hasattr(module, "router")]
 
 
 class _LazySchemaApp(FastAPI):

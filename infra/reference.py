@@ -13,6 +13,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from fastapi.routing import APIRoute
+
+from noetl.api.access import ScopeAccess, declared_access
+from noetl.api.app import find_routers
 from noetl.executor.actions import _formats, _process, action, catalogue, file, http, python
 from noetl.executor.clients import egress
 from noetl.executor.engine import external, start, work_context
@@ -349,6 +353,19 @@ def _diagnostics(_: str) -> str:
     return "\n".join(f"## {title}\n\n{_table(head, rows)}" for title, rows in families.items())
 
 
+def _routes(_: str) -> str:
+    """Render the HTTP calls with the scope that each needs."""
+    rows = []
+    for route in (route for router in find_routers() for route in router.routes):
+        if isinstance(route, APIRoute):
+            access = declared_access(route)
+            scope = f"`{access.scope}`" if isinstance(access, ScopeAccess) else "none"
+            summary = " ".join(route.description.partition("\n\n")[0].split())
+            rows += [(route.path_format, method, scope, summary) for method in route.methods or ()]
+    cells = ((f"`{method} {path}`", scope, summary) for path, method, scope, summary in sorted(rows))
+    return _table(("call", "scope", "what it does"), cells)
+
+
 def _states(_: str) -> str:
     """Render the states of a visit as a picture."""
     return f"```mermaid\n{state_diagram.draw_mermaid()}```\n"
@@ -389,6 +406,7 @@ _RENDERERS: Mapping[str, Callable[[str], str]] = {
     "limits": _limits,
     "reserved": _reserved,
     "diagnostics": _diagnostics,
+    "routes": _routes,
     "states": _states,
     "transitions": _transitions,
     "combined": _combined,

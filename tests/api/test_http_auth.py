@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
+from collections import defaultdict
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from noetl.api.auth.api_keys import SCOPES, create_api_key
 from noetl.executor.model.ids import hash_secret
 from noetl.executor.model.registry import ApiKey
 from noetl.executor.stores import open_store
+from noetl.infra.reference import ROOT
 from tests.api.fake_issuer import AUDIENCE, NAME, running_issuer, token
 
 pytestmark = pytest.mark.anyio
@@ -27,29 +29,12 @@ pytestmark = pytest.mark.anyio
 GREET = "name: greet\nsteps: [{name: greet, run: [{action: log, message: hello}]}]\noutput: {said: hello}\n"
 YAML = {"Content-Type": "application/yaml"}
 
+ROW = re.compile(r"^\| `([A-Z]+) (/[^`]*)` \| (?:`(\w+)`|none) \|", re.MULTILINE)
+DOCUMENTATION = (ROOT / "docs" / "reference" / "http.md").read_text("utf-8")
 REQUIRED_SCOPES: dict[tuple[str, str], str | None] = {
-    ("post", "/workflows/run"): "run",
-    ("get", "/workflows"): "read",
-    ("get", "/workflows/status/{workflow_id}"): "read",
-    ("get", "/workflows/result/{workflow_id}"): "read",
-    ("get", "/workflows/{workflow_id}/events"): "read",
-    ("get", "/workflows/{workflow_id}/graph"): "read",
-    ("post", "/workflows/{workflow_id}/cancel"): "run",
-    ("post", "/workflows/{workflow_id}/resume"): "run",
-    ("post", "/workflows/callbacks/{token}"): None,
-    ("post", "/workflows/callbacks/{token}/heartbeat"): None,
-    ("post", "/playbooks"): "admin",
-    ("get", "/playbooks"): "read",
-    ("get", "/playbooks/{name}"): "read",
-    ("delete", "/playbooks/{name}"): "admin",
-    ("get", "/playbooks/{name}/versions"): "read",
-    ("get", "/playbooks/{name}/versions/{version}"): "read",
-    ("delete", "/playbooks/{name}/versions/{version}"): "admin",
-    ("post", "/plan"): "read",
-    ("get", "/healthz"): None,
-    ("get", "/readyz"): None,
+    (method.lower(), path): scope or None for method, path, scope in ROW.findall(DOCUMENTATION)
 }
-"""Scope that each route needs, or None if it is public. A route that is missing here fails the first test."""
+"""Scope that each route needs, or None if it is public: the table of calls in the documentation."""
 
 PAGES = ("/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc")
 GUARDED = [(method, path, scope) for (method, path), scope in REQUIRED_SCOPES.items() if scope is not None]
@@ -81,11 +66,11 @@ async def send_request(
     http: httpx.AsyncClient, method: str, path: str, key: str | None, **values: str
 ) -> httpx.Response:
     """Send a valid request with a key. Ids are unknown unless they are in `values`."""
-    ids = {"workflow_id": "nosuch", "token": "nosuch", "name": "nosuch", "version": "1", **values}
+    ids = defaultdict(lambda: "nosuch", {"version": "1", **values})
     headers = {} if key is None else bearer(key)
     if method == "post" and path in ("/workflows/run", "/playbooks", "/plan"):
         return await http.post(path, headers=headers | YAML, content=GREET)
-    return await http.request(method, path.format(**ids), headers=headers)
+    return await http.request(method, path.format_map(ids), headers=headers)
 
 
 def assert_refused(response: httpx.Response, status: int, slug: str) -> None:
@@ -282,7 +267,8 @@ class TestTenants:
         return {"workflow_id": run.json()["workflow_id"], "name": "greet", "version": "1"}
 
     @pytest.mark.parametrize(
-        ("method", "path"), [(method, path) for method, path, _ in GUARDED if "{" in path]
+        ("method", "path"),
+        [(method, path) for method, path, _ in GUARDED if re.search(r"\{(workflow_id|name)\}", path)],
     )
     async def test_ids_of_another_tenant_are_unknown(
         self, http: httpx.AsyncClient, keys: dict[str, str], owned: dict[str, str], method: str, path: str

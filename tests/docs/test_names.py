@@ -23,16 +23,16 @@ from noetl.executor.settings import SECRET_PREFIX, SETTINGS
 from noetl.infra.reference import ROOT
 from noetl.infra.site.markdown_links import find_code
 from tests.docs.page_mistakes import DOCS, PageMistake, report
+from tests.recipes.recipe import find_open_recipes
 
-PRESENT = [page for page in DOCS if page.parent.name != "decisions"]
-"""The pages without the decisions, which may name what was removed since."""
+PRESENT = [page for page in DOCS if page.parent.name != "decisions" and page not in find_open_recipes(ROOT)]
+"""The pages without the decisions, which may name what was removed since, and without what a recipe adds."""
 
 SHELLS = {"sh", "bash", "console"}
 COMMAND = re.compile(
     r"(?:^|[|;&(]\s*|\b(?:then|do|time|exec)\s+)(?:[A-Z_]+=\S*\s+)*(?:\S*/)?noetl(?P<words>(?: .*)?)$"
 )
 COMMAND_END = re.compile(r"\s(?:\|\|?|&&?|\d?[<>]|#)(?:\s|&)|\s&$|;|\)|\s[<>]")
-ADDED_COMMAND = re.compile(r"api/cli/commands/(\w+)\.py\"")
 OPTION = re.compile(r"--?[a-z][a-z-]*")
 SETTING = re.compile(r"\bNOETL_[A-Z_]*[A-Z]\b(?!_)")
 ACTION_NAMES = re.compile(r"\bactions?(?: types?)?\s+(`\w+`(?:(?:,\s*|,?\s+(?:and|or)\s+)`\w+`)*)")
@@ -97,8 +97,6 @@ def check_commands(text: str) -> Iterator[Problem]:
         for part in re.split(r"(?<=\|\s)|(?<=&&\s)|(?<=;\s)|(?<=\$\()", shell):
             if match := COMMAND.search(part):
                 words = COMMAND_END.split(match["words"], maxsplit=1)[0]
-                if words.split()[:1] and words.split()[0] in ADDED_COMMAND.findall(text):
-                    continue
                 yield from ((line, *problem) for problem in check_words(words))
     for code in find_code(text):
         if code.language is None and re.fullmatch(rf"{OPTION.pattern}(?:[ =].*)?", code.text):

@@ -20,7 +20,7 @@ from noetl.planner.compile import compile_playbook
 from noetl.planner.diagnostics.codes import Severity
 from noetl.planner.syntax.reader import Diagnostics, read_document
 from noetl.testing.run_harness import RunHarness
-from tests.recipes.recipe import recipe_pages
+from tests.recipes.recipe import find_open_recipes
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(
@@ -73,11 +73,11 @@ def block_id(block: YamlBlock) -> str:
     return f"{block.page.relative_to(ROOT)}:{block.line}"
 
 
-RECIPE_PAGES = recipe_pages(ROOT)  # their playbooks use what a recipe adds: `tests/recipes` plays them
+OPEN_RECIPES = find_open_recipes(ROOT)  # their playbooks use what the recipe adds
 BLOCKS = [
     block
     for page in PAGES
-    if page not in RECIPE_PAGES
+    if page not in OPEN_RECIPES
     for block in blocks(page)
     if block.playbook is not None
 ]

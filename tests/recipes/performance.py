@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,7 @@ from tests.recipes.recipe import (
     write_file,
 )
 
+SHOWN_LINES = 25
 BINARIES = Path(sys.executable).parent
 PYTEST = ("pytest", "-q", "-n", "auto", "-p", "no:cacheprovider")
 
@@ -53,6 +54,12 @@ TESTS_OF_PAGES: Mapping[str, tuple[str, ...]] = {
         "tests/testing",
     ),
     "docs/how-to/add-a-command.md": ("tests/api/cli/test_commands.py", "tests/test_imports.py"),
+    "docs/how-to/add-a-route.md": (
+        "tests/api/test_http_app.py",
+        "tests/api/test_http_auth.py",
+        "tests/api/test_schemas.py",
+        "tests/test_imports.py",
+    ),
 }
 """Further tests for each recipe: those that read a list of everything of its kind."""
 
@@ -148,7 +155,8 @@ class ScratchClone:
             case FileEdit():
                 edit_file(self.root, step)
             case CommandBlock():
-                yield from map(str, play(step.commands, recipe.page, session))
+                for mismatch in play(step.commands, recipe.page, session):
+                    yield f"{mismatch}\n  the output was:{_last_lines(mismatch.actual)}"
 
     @contextmanager
     def _session(self) -> Iterator[BashSession]:
@@ -170,8 +178,7 @@ class ScratchClone:
                 check=False,
             )
             if done.returncode:
-                lines = (done.stdout + done.stderr).rstrip().splitlines()[-25:]
-                output = "".join(f"\n  {line}" for line in lines)
+                output = _last_lines((done.stdout + done.stderr).rstrip().splitlines())
                 yield f"`{' '.join(gate.command)}` fails after the recipe:{output}\n  fix: {gate.fix}"
 
     def _environ(self) -> dict[str, str]:
@@ -205,6 +212,10 @@ def perform_all(checkout: Path, folder: Path, words: Mapping[str, None]) -> Iter
     for recipe in read_recipes(clone.root):
         if not words or any(word in recipe.page for word in words):
             yield clone.perform(recipe)
+
+
+def _last_lines(lines: Sequence[str]) -> str:
+    return "".join(f"\n  {line}" for line in lines[-SHOWN_LINES:])
 
 
 def _git(folder: Path, *arguments: str) -> str:

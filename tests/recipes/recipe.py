@@ -93,6 +93,15 @@ def recipe_pages(root: Path) -> frozenset[Path]:
     return frozenset(root / recipe.page for recipe in read_recipes(root))
 
 
+def find_open_recipes(root: Path) -> frozenset[Path]:
+    """Return the pages of the recipes that are not performed in a checkout: what they add does not exist."""
+    return frozenset(
+        root / recipe.page
+        for recipe in read_recipes(root)
+        if not all((root / step.path).exists() for step in recipe.steps(root) if isinstance(step, NewFile))
+    )
+
+
 def pattern_of(file: str) -> re.Pattern[str]:
     """Return a pattern of the paths that a file of the table stands for.
 
