@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, assert_never
 
 from noetl.planner.catalogue import Kind
 
@@ -45,6 +45,8 @@ def is_of_kind(value: Any, kind: Kind) -> bool:
             return isinstance(value, dict)
         case Kind.ACTION:
             return isinstance(value, dict) and isinstance(value.get("action"), str)
+        case _:
+            assert_never(kind)
 
 
 def describe_kind_of(value: Any) -> str:

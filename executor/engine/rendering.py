@@ -199,8 +199,6 @@ def _render_deferred(text: str, parameter: Parameter, lookup: Lookup) -> Callabl
 
 
 def _evaluate(text: str, parameter: Parameter | None, lookup: Lookup) -> Any:
-    if not has_template(text):
-        return text
     template = parse_template(text)
     value = _with_secrets(template, parameter, lookup, template.evaluate)
     if parameter is None and "secrets" in template.names and not isinstance(value, SecretReference):

@@ -117,7 +117,7 @@ def choose_case(step: Step, visit: Visit, outcome: Outcome, tests: RuleTests, no
             delay = retry_delay_seconds(step.retry, visit.attempt, visit.run_id, visit.id)
             return Choice(outcome, failed=True, retry_at=now + delay)
     failed = outcome.failed
-    for _ in range(2):
+    while True:
         try:
             return Choice(
                 outcome, failed, _find_first_true(step, outcome, failed, is_past_bound, tests.guard)
@@ -128,9 +128,8 @@ def choose_case(step: Step, visit: Visit, outcome: Outcome, tests: RuleTests, no
             guard_error = error_record(visit, "GuardError", problem.message, details=earlier)
             outcome = replace(outcome, success=False, forgiven=False, error=guard_error, saved={})
             if failed and was_guard_error:
-                break
+                return Choice(outcome, failed=True)
             failed = True
-    return Choice(outcome, failed=True)
 
 
 def _find_first_true(

@@ -226,13 +226,12 @@ class _ActionChecker:
                 span = self._document.text_span(path, expression.start, expression.end)
                 hint = "remove it, unless the author of the playbook wrote the value"
                 self._diagnostics.add("NP506", message, span, hint)
-        match sink:
-            case Sink.SQL:
-                self._check_sql(name, template, expressions, path)
-            case Sink.SHELL:
-                self._check_shell(template, path)
-            case Sink.URL:
-                self._check_url(declaration, _literal_start(template), path, is_complete=False)
+        if sink is Sink.SQL:
+            self._check_sql(name, template, expressions, path)
+        elif sink is Sink.SHELL:
+            self._check_shell(template, path)
+        else:
+            self._check_url(declaration, _literal_start(template), path, is_complete=False)
 
     def _check_sql(
         self, name: str, template: Template, expressions: list[Expression], path: DocumentPath
