@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
+from noetl.executor.engine.attempts import read_saved_names
 from noetl.executor.engine.perform import perform
 from noetl.executor.engine.scope import Scope
 from noetl.executor.errors import ActionError
@@ -50,6 +54,24 @@ def test_a_parameter_that_cannot_be_rendered_fails_the_action(probe: FakeHandler
     assert found.error is not None
     assert not found.error["retryable"]
     assert probe.calls == []
+
+
+def test_an_action_type_that_is_not_enabled_fails(probe: FakeHandler) -> None:
+    context = work_context()
+    context = replace(context, capabilities=replace(context.capabilities, actions=frozenset({"log"})))
+    found = outcome_of(fake_action(), context=context)
+    assert failure_of(found) == (
+        "ActionDisabled",
+        "action type `probe` is not allowed here: NOETL_ALLOW_ACTIONS does not name it",
+    )
+    assert probe.calls == []
+
+
+@pytest.mark.parametrize("data", [None, [], {}, {"y": 1}])
+def test_a_result_without_a_declared_name_is_a_bug_of_the_handler(data: Any) -> None:
+    assert read_saved_names(("y", "x"), {"x": 1, "y": 2, "z": 3}) == {"x": 1, "y": 2}
+    with pytest.raises(TypeError, match="its result must have a value for `x`"):
+        read_saved_names(("x",), data)
 
 
 def test_the_earlier_deadline_applies(probe: FakeHandler) -> None:

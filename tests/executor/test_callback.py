@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from noetl.executor.errors import RejectedError
+from noetl.executor.engine.external import read_public_url
+from noetl.executor.errors import RejectedError, SettingError
 from noetl.executor.model.ids import hash_secret
 from noetl.executor.model.run import NEVER, RunStatus
 from noetl.executor.stores.sqlite.store import SqliteStore
@@ -75,6 +76,38 @@ def test_an_answer_may_be_any_value(begin: Begin, body: Any) -> None:
     harness = begin()
     harness.answer(body)
     assert harness.finish().result == {"answer": body}
+
+
+@pytest.mark.parametrize(
+    ("setting", "url"),
+    [
+        ("", None),
+        (" ", None),
+        (" https://noetl.example.com ", "https://noetl.example.com"),
+        ("http://127.0.0.1:8000/noetl", "http://127.0.0.1:8000/noetl"),
+    ],
+)
+def test_the_public_url_is_read_from_its_setting(setting: str, url: str | None) -> None:
+    assert read_public_url({"NOETL_PUBLIC_URL": setting}) == url
+
+
+@pytest.mark.parametrize(
+    "setting",
+    ["noetl.example.com", "ftp://x.test", "https://", "https://[x", "https://x.test:0", "https://x.test/?a=1",
+     "https://user@x.test", "https://x.test/#a", "https://x.test/a b", "https://x.test/\x07"],
+)  # fmt: skip
+def test_a_public_url_to_which_no_path_can_be_appended_is_refused(setting: str) -> None:
+    with pytest.raises(SettingError, match="it must be an http or https URL such as"):
+        read_public_url({"NOETL_PUBLIC_URL": setting})
+
+
+def test_a_heartbeat_that_is_no_duration_fails_the_action(begin: Begin) -> None:
+    harness = begin(", heartbeat: '{{ every }}'", every="soon").finish()
+    (error,) = harness.run.errors
+    assert (error["type"], error["message"]) == (
+        "ParameterError",
+        "`heartbeat` must be a duration, not 'soon'",
+    )
 
 
 def test_a_waiting_visit_holds_no_claim(begin: Begin) -> None:

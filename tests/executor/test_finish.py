@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from noetl.executor.model.limits import PayloadLimits
 from noetl.executor.model.run import RunStatus
 from noetl.executor.stores.sqlite.store import SqliteStore
 from noetl.testing.run_harness import RunHarness
@@ -53,6 +56,22 @@ class TestRunResult:
         harness = RunHarness(store, text).finish()
         expected = {"x": 2, "v": 1, "whole": {"x": 1, "v": 1}, "y": None}
         assert (harness.status, harness.result) == ("succeeded", expected)
+
+    def test_a_result_that_is_too_large_for_the_store_fails_the_run(self, tmp_path: Path) -> None:
+        store = SqliteStore(str(tmp_path / "small.db"), limits=PayloadLimits(payload_bytes=1000))
+        text = """
+            steps: [{name: a, run: [{action: log, message: ok}]}]
+            output: {long: "{{ 'x' * 1000 }}"}
+        """
+        harness = RunHarness(store, text).finish()
+        assert (harness.status, harness.run.result) == ("failed", None)
+        (error,) = harness.run.errors
+        assert (error["type"], error["message"], error["step"]) == (
+            "PayloadTooLarge",
+            "the result of the run exceeds 1,000 bytes of JSON",
+            None,
+        )
+        store.close()
 
     def test_a_run_that_failed_has_no_result(self, store: SqliteStore) -> None:
         harness = RunHarness(

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from noetl.executor.model.json_values import read_json, round_trip_json, to_json_value
+from noetl.executor.model.json_values import read_json, round_trip_json, to_json_value, write_json
 from noetl.executor.model.run import VisitStatus
 
 
@@ -20,10 +20,23 @@ def test_text_that_is_not_json_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "expected"), [({"a": [1.5, None]}, {"a": [1.5, None]}), ({1}, "{1}"), (1e999, "inf")]
+    ("value", "expected"),
+    [
+        ({"a": [1.5, None]}, {"a": [1.5, None]}),
+        ({1}, "{1}"),
+        (1e999, "inf"),
+    ],
 )
 def test_a_value_that_is_not_json_becomes_its_repr(value: Any, expected: Any) -> None:
     assert to_json_value(value) == expected
+
+
+def test_a_value_that_is_nested_too_deep_is_not_json() -> None:
+    value: list[Any] = []
+    for _ in range(100_000):
+        value = [value]
+    with pytest.raises(ValueError, match="it is nested too deep"):
+        write_json(value)
 
 
 @pytest.mark.parametrize(

@@ -232,6 +232,8 @@ DECLARATION = ActionDeclaration(
         "count": Parameter((Kind.INTEGER,), "", requires=("either",)),
         "either": Parameter((Kind.OBJECT, Kind.ARRAY), ""),
         "level": Parameter((Kind.STRING,), "", choices=("info", "error")),
+        "size": Parameter((Kind.STRING, Kind.INTEGER), "", choices=("small", "large")),
+        "part": Parameter((Kind.OBJECT,), "", fields={"a": Parameter((Kind.INTEGER,), "")}),
         "anything": Parameter((Kind.ANY,), ""),
     },
 )
@@ -244,6 +246,29 @@ def test_all_parameters_of_an_action_are_rendered() -> None:
         "level": "info",
         "anything": None,
     }
+
+
+@pytest.mark.parametrize(("size", "expected"), [("LARGE", "large"), (5, 5), ("{{ n }}", 7)])
+def test_only_a_text_is_compared_with_the_choices(size: Any, expected: Any) -> None:
+    assert render_parameters(DECLARATION, {"text": "", "size": size}, {"n": 7}.__getitem__) == {
+        "text": "",
+        "size": expected,
+    }
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        (5, "`part` must be an object, not a number"),
+        ([1], "`part` must be an object, not a list"),
+        ("{{ {'a': 1} }}", "`part`: it must be a literal mapping, not a template"),
+        ({"a": "{{ 'x' }}"}, "`a` must be a whole number, not text"),
+    ],
+)
+def test_a_parameter_with_fields_is_a_literal_mapping(part: Any, message: str) -> None:
+    with pytest.raises(ActionError) as caught:
+        render_parameters(DECLARATION, {"text": "", "part": part}, NOTHING.__getitem__)
+    assert (caught.value.type, caught.value.message) == ("ParameterError", message)
 
 
 @pytest.mark.parametrize(

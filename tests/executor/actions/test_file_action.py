@@ -83,7 +83,7 @@ def test_a_file_is_read_in_its_format(root: Path, format: str, text: str, expect
         ("csv", "n:integer\n1\n1.5\n", "line 3: 'n' is '1.5', not of type integer"),
         ("csv", "n:number\nnan\n", "not of type number"),
         ("csv", "n:number\n1_0\n", "not of type number"),
-        ("csv", "n:boolean\nyes\n", "not of type boolean"),
+        ("csv", "n:boolean\nfalse\nyes\n", "line 3: 'n' is 'yes', not of type boolean"),
     ],
 )
 def test_a_file_that_violates_its_format_is_an_error(
@@ -99,6 +99,7 @@ def test_a_file_that_violates_its_format_is_an_error(
     ("format", "content", "message"),
     [
         ("text", {"a": 1}, "set `format` to `json`"),
+        ("json", {"a": float("inf")}, "not JSON compliant"),
         ("csv", ["a"], "a list of objects"),
         ("csv", {"a": 1}, "a list of objects"),
     ],
