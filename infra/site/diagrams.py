@@ -160,7 +160,10 @@ def _arrow_attributes(match: re.Match[str]) -> list[str]:
 
 
 def _translate_states(statements: list[tuple[int, str]]) -> Iterator[str]:
-    """Translate a state diagram. Transitions to the same state are lines of its node: loops cross other edges."""
+    """Translate a state diagram.
+
+    A transition to the same state is a line of its node, because loops cross other edges.
+    """
     dot = 'label="", style=filled, fillcolor="#57606a", class=mark'
     yield f"_start [shape=circle, width=0.16, {dot}]"
     if any(statement.endswith("--> [*]") for _, statement in statements):
