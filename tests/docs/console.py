@@ -29,6 +29,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -305,8 +306,8 @@ def play(parts: Iterable[PageFile | ConsoleCommand], page: str, session: BashSes
     The rest of a page is not played after a command that does not end or that ends bash.
     """
     mismatches: list[OutputMismatch] = []
-    parts = list(parts)
-    for part, following in zip(parts, [*parts[1:], None], strict=True):
+    for part, following in pairwise([*parts, None]):
+        assert part is not None
         if isinstance(part, PageFile):
             path = session.folder / part.name
             path.parent.mkdir(parents=True, exist_ok=True)

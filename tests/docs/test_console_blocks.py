@@ -29,6 +29,7 @@ NOT_PLAYED = {
     "README.md": {"make"},
     "docs/how-to/aws.md": {"aws", "export", "noetl", "pip", "sam"},
     "docs/how-to/postgres.md": {"pip"},
+    "docs/how-to/write-a-page.md": {"make", "python"},
     "docs/reference/commands.md": {"export", "noetl"},
     "docs/reference/http.md": {"curl", "noetl", "uvicorn"},
     "docs/tutorial/first-playbook.md": {"cd", "export", "make", "mkdir"},
@@ -109,6 +110,10 @@ def play_text(text: str, folder: Path, **settings: str) -> list[str]:
 
 def test_a_story_is_played_in_one_bash(tmp_path: Path) -> None:
     assert play_text(STORY, tmp_path) == []
+
+
+def test_a_page_without_console_blocks_is_played(tmp_path: Path) -> None:
+    assert play_text("# A page\n\n````markdown\n```console\n$ false\n```\n````\n", tmp_path) == []
 
 
 def test_parts_have_the_lines_of_the_page() -> None:
