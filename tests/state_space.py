@@ -37,6 +37,7 @@ from noetl.executor.model.transition import (
     choose_case,
     find_refusal,
     merge_arrivals,
+    names_after,
     suspend,
 )
 from noetl.executor.model.visit_states import ACTIVE, PARKABLE
@@ -247,7 +248,7 @@ class StateSpaceExplorer:
             return replace(state, sequence=(commit.visit.id, *entered, *state.sequence[1:]))
         line = (*entered, *state.sequence[1:])
         if line and state.stop is None:
-            first = activate(state.visits[line[0]], commit.visit.clock, commit.next_names or {}, 0.0)
+            first = activate(state.visits[line[0]], commit.visit.clock, names_after(commit.visit), 0.0)
             state = replace(state, visits={**state.visits, first.id: first})
         return replace(state, sequence=line)
 

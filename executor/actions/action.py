@@ -9,14 +9,14 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import field, replace
+from dataclasses import field
 from typing import Any, Protocol
 
 from noetl.executor.errors import ActionError, CancelledError
 from noetl.executor.model.run import NEVER, Run, Wait
 from noetl.executor.security.capabilities import Capabilities
 from noetl.planner.catalogue import ActionDeclaration
-from noetl.planner.frozen import frozen
+from noetl.planner.frozen import frozen, replace
 
 DEFAULT_TIMEOUT_SECONDS = 3600.0
 """Time limit of a request or statement without `timeout`."""

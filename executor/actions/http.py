@@ -11,7 +11,7 @@ import re
 import time
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from noetl.executor.actions._formats import check_value_count
@@ -21,6 +21,7 @@ from noetl.executor.errors import ActionError
 from noetl.executor.model.json_values import read_json, to_text, write_json
 from noetl.executor.security.redaction import redact, redacted_head
 from noetl.planner.catalogue import ActionDeclaration, Kind, Parameter, Sink
+from noetl.planner.frozen import replace
 from noetl.planner.kinds import describe_kind_of
 
 if TYPE_CHECKING:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from typing import Any
 
 from noetl.executor.actions import catalogue, handler
@@ -23,7 +22,7 @@ from noetl.executor.model.transition import retry_delay_seconds
 from noetl.executor.security.capabilities import ACTIONS_SETTING
 from noetl.executor.security.redaction import redact
 from noetl.planner.catalogue import ActionDeclaration
-from noetl.planner.frozen import frozen
+from noetl.planner.frozen import frozen, replace
 from noetl.planner.plan import Action, action_from_json
 from noetl.planner.templates.template import EvaluationError, is_true, parse_template
 

@@ -19,13 +19,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from itertools import islice
 from typing import TypeVar
 
 from noetl.executor.model.events import Event
 from noetl.executor.model.memory_budget import json_size
 from noetl.executor.security.redaction import redact_for_storage
+from noetl.planner.frozen import replace
 
 MAX_BATCH_EVENTS = 200
 MAX_BATCH_CHARACTERS = 32 * 1024

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 from noetl.executor.engine.final_state import FinalState, final_names, final_steps
@@ -16,7 +15,7 @@ from noetl.executor.model.run import Claim, Commit, ErrorRecord, Run, RunStatus,
 from noetl.executor.model.transition import final_status
 from noetl.executor.security.redaction import redact_for_storage
 from noetl.executor.stores.interface import Store
-from noetl.planner.frozen import frozen
+from noetl.planner.frozen import frozen, replace
 from noetl.planner.plan import Header
 
 

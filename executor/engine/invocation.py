@@ -23,7 +23,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from enum import Enum, auto
 
 from noetl.executor.engine.event_buffer import EventBuffer
@@ -52,7 +51,7 @@ from noetl.executor.model.transition import (
 from noetl.executor.security.capabilities import Capabilities
 from noetl.executor.security.redaction import redact_for_storage
 from noetl.executor.stores.interface import Store
-from noetl.planner.frozen import frozen
+from noetl.planner.frozen import frozen, replace
 from noetl.planner.plan import Step
 
 logger = logging.getLogger("noetl.executor")

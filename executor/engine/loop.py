@@ -20,7 +20,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 from noetl.executor.engine.journal import changed_names, item_entry
@@ -39,7 +39,7 @@ from noetl.executor.model.outcome import (
     combine_suspensions,
 )
 from noetl.executor.model.run import BatchResult
-from noetl.planner.frozen import frozen
+from noetl.planner.frozen import frozen, replace
 from noetl.planner.kinds import describe_kind_of
 from noetl.planner.plan import Loop
 from noetl.planner.templates.template import Lookup

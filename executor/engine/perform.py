@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 
 from noetl.executor.engine.attempts import RetryLoop
 from noetl.executor.engine.journal import apply_inverse, changed_names, inverse_changes, item_entry
@@ -27,6 +26,7 @@ from noetl.executor.model.outcome import (
     combine_suspensions,
 )
 from noetl.executor.security.secret_sources import pack_references, unpack_references
+from noetl.planner.frozen import replace
 from noetl.planner.plan import Loop, TaskCall, Work
 from noetl.planner.templates.template import EvaluationError, is_true, parse_template
 

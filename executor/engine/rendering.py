@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -17,6 +16,7 @@ from noetl.executor.model.json_values import to_text
 from noetl.executor.security.secret_sources import SecretReference, resolve_secret
 from noetl.planner.catalogue import ActionDeclaration, Kind, Parameter, Sink
 from noetl.planner.diagnostics.wording import quote_or_describe
+from noetl.planner.frozen import replace
 from noetl.planner.kinds import describe_kind_of, describe_kinds, is_of_kind
 from noetl.planner.lexers.url import UrlComponent, UrlLexer
 from noetl.planner.templates.template import (

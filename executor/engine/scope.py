@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -18,6 +18,7 @@ from noetl.executor.model.outcome import Outcome, error_record
 from noetl.executor.model.run import Claim, ErrorRecord, Run, Visit, VisitStatus
 from noetl.executor.model.transition import find_holders
 from noetl.executor.stores.interface import Store
+from noetl.planner.frozen import replace
 from noetl.planner.plan import Step
 from noetl.planner.templates.template import Lookup
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
@@ -26,7 +25,7 @@ from noetl.executor.model.run import (
 from noetl.executor.model.special_visits import is_branch_visit
 from noetl.executor.model.start_request import StartRequest
 from noetl.planner.catalogue import Kind
-from noetl.planner.frozen import frozen
+from noetl.planner.frozen import frozen, replace
 from noetl.planner.kinds import describe_kind_of, is_of_kind
 from noetl.planner.plan import Header, Input, Step
 from noetl.planner.templates.template import shared_budget

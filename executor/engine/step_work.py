@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any, TypeAlias
 
 from noetl.executor.engine.journal import IN_PLACE, with_used_time
@@ -25,7 +24,7 @@ from noetl.executor.model.outcome import (
 from noetl.executor.model.run import Claim, ErrorRecord, Progress
 from noetl.executor.model.transition import GuardError, RuleTests
 from noetl.executor.security.redaction import redact_for_storage
-from noetl.planner.frozen import frozen
+from noetl.planner.frozen import frozen, replace
 from noetl.planner.plan import Case, Loop, Repeat, Step, Work
 from noetl.planner.templates.template import EvaluationError, Template, is_true, parse_template
 

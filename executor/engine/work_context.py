@@ -6,7 +6,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import field, replace
+from dataclasses import field
 from typing import Any
 
 from noetl.executor.actions.action import ExternalWaits
@@ -17,7 +17,7 @@ from noetl.executor.model.memory_budget import MemoryBudget, json_size
 from noetl.executor.model.outcome import Outcome
 from noetl.executor.model.run import Run
 from noetl.executor.security.capabilities import Capabilities
-from noetl.planner.frozen import frozen
+from noetl.planner.frozen import frozen, replace
 from noetl.planner.plan import Step, Task
 
 DEFAULT_STEP_SECONDS = 24 * 3600.0

@@ -6,8 +6,7 @@ as its playbook says. The texts are JSON in ASCII, so their length is their numb
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 
 from noetl.executor.errors import NotJsonError, PayloadTooLargeError, RejectedError
 from noetl.planner.frozen import frozen
@@ -56,10 +55,15 @@ class PayloadLimits:
             raise RejectedError("too_large", f"the answer exceeds {self.answer_bytes:,} bytes of JSON")
 
 
-@contextmanager
-def reject_unstorable_outputs() -> Iterator[None]:
-    """Raise NotJsonError if an output of a step cannot be encoded as JSON in this block."""
-    try:
-        yield
-    except (TypeError, ValueError, RecursionError) as error:
-        raise NotJsonError(f"an output of the step cannot be written as JSON: {error}") from None
+class UnstorableOutputs:
+    """The errors of a block that encodes outputs of a step as JSON. They become NotJsonError."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, type: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, TypeError | ValueError | RecursionError):
+            raise NotJsonError(f"an output of the step cannot be written as JSON: {error}") from None
+
+
+REJECT_UNSTORABLE_OUTPUTS = UnstorableOutputs()
+"""Use as `with REJECT_UNSTORABLE_OUTPUTS:` around the encoding."""

@@ -7,11 +7,11 @@ between these functions, except for failures of the store and bugs.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import field, replace
+from dataclasses import field
 from typing import Any, TypeAlias
 
 from noetl.executor.model.run import NEVER, BatchResult, ErrorRecord, Progress, Visit
-from noetl.planner.frozen import frozen
+from noetl.planner.frozen import frozen, replace
 
 
 @frozen

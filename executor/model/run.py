@@ -273,9 +273,8 @@ class Commit:
     run. `stop` is set if the run stops here, and `error` if the reason is an unhandled failure.
     `batch_results` are added to the results of loops. `awaits` are the ids of the waits whose answers make a
     suspended visit due. `is_finally` is true for the finally step, after which only the end of the run
-    follows. `next_names` are the names that the next branch sees in sequential mode. With
-    `may_have_children`, the visit may have started child runs and waited for them; those that have not ended
-    are cancelled when the visit ends.
+    follows. With `may_have_children`, the visit may have started child runs and waited for them; those that
+    have not ended are cancelled when the visit ends.
     """
 
     visit: Visit
@@ -289,5 +288,4 @@ class Commit:
     batch_results: tuple[BatchResult, ...] = ()
     awaits: tuple[str, ...] = ()
     is_finally: bool = False
-    next_names: Pointers | None = None
     may_have_children: bool = False

@@ -173,7 +173,7 @@ def build_commit(step_of: StepOf, visit: Visit, choice: Choice, outcome: Outcome
     events = (transition, finished) if step.cases else (finished,)
     branches = branches_after(done, step, step_of)
     change = len(targets) - 1
-    return Commit(done, branches, counter_changes, change, events=events, next_names=names_after(done))
+    return Commit(done, branches, counter_changes, change, events=events)
 
 
 def names_after(visit: Visit) -> Pointers:
@@ -295,7 +295,7 @@ def _commit_unhandled(step: Step, visit: Visit, choice: Choice, outcome: Outcome
     if stops_run:
         return Commit(failed, stop=RunStatus.FAILED, error=outcome.error, events=events)
     counter_changes = dict.fromkeys(step.regions, -1)
-    return Commit(failed, (), counter_changes, -1, 1, events=events, next_names=names_after(failed))
+    return Commit(failed, (), counter_changes, -1, 1, events=events)
 
 
 def commit_of_finally_step(commit: Commit) -> Commit:

@@ -21,12 +21,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 from jinja2 import nodes
 
+from noetl.planner.frozen import replace
 from noetl.planner.templates.access_paths import (
     AccessPath,
     child_nodes,

@@ -19,10 +19,10 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from noetl.planner.diagnostics.diagnostic import START, Span
+from noetl.planner.frozen import replace
 from noetl.planner.syntax.models import DocumentPath
 
 _LINE_BREAK = re.compile(r"\r\n|\r|\n")

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from noetl.executor.errors import FencedError, NotJsonError, PayloadTooLargeError, RejectedError
-from noetl.executor.model.limits import PayloadLimits, reject_unstorable_outputs
+from noetl.executor.model.limits import REJECT_UNSTORABLE_OUTPUTS, PayloadLimits
 from noetl.executor.model.outcome import error_record
 from noetl.executor.model.run import Run, RunStatus, Visit, VisitStatus
 from noetl.executor.model.run_transition import (
@@ -225,6 +225,6 @@ class TestPayloadLimits:
     def test_outputs_that_are_no_json_are_refused(self, error: Exception) -> None:
         with (
             pytest.raises(NotJsonError, match="an output of the step cannot be written as JSON: x"),
-            reject_unstorable_outputs(),
+            REJECT_UNSTORABLE_OUTPUTS,
         ):
             raise error

@@ -196,11 +196,13 @@ class FaultInjectingDatabase:
         return getattr(self._database, name)
 
     @contextmanager
-    def transaction(self) -> Iterator[FaultInjectingWriter]:
+    def transaction(
+        self, after_commit: Callable[[], object] = lambda: None
+    ) -> Iterator[FaultInjectingWriter]:
         """Run the block in a transaction, whose begin and commit are fault points."""
         self._points.call("begin", "begin", lambda: None)
         fault = None
-        with self._database.transaction() as db:
+        with self._database.transaction(after_commit) as db:
             yield FaultInjectingWriter(db, self._points)
             fault = self._points.record("commit", "commit")
             self._points.inject_before(fault, "commit")

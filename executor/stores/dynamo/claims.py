@@ -22,7 +22,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
 
 from noetl.executor.clients.aws_retry import ConditionFailed
 from noetl.executor.model.run import DEADLINE, NEVER, Branch, Claim, Lease, RunStatus, Visit, VisitStatus
@@ -43,7 +42,7 @@ from noetl.executor.stores.dynamo.visit_items import VisitItem, decode_lease, de
 from noetl.executor.stores.dynamo.wakeups import Wakeups
 from noetl.executor.stores.interface import MessageOutcome
 from noetl.executor.stores.sqs.due_message import DueMessage
-from noetl.planner.frozen import frozen
+from noetl.planner.frozen import frozen, replace
 
 logger = logging.getLogger("noetl.executor")
 

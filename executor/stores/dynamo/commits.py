@@ -22,7 +22,7 @@ from typing import Any
 
 from noetl.executor.clients.aws_retry import ConditionFailed, pause_seconds
 from noetl.executor.errors import FencedError, StoreError
-from noetl.executor.model.limits import PayloadLimits, reject_unstorable_outputs
+from noetl.executor.model.limits import REJECT_UNSTORABLE_OUTPUTS, PayloadLimits
 from noetl.executor.model.run import Claim, Commit, ErrorRecord, Run, RunStatus, Visit
 from noetl.executor.model.run_transition import finish_run, run_finished
 from noetl.executor.model.visit_transition import (
@@ -136,7 +136,7 @@ class Commits:
             None if visit.progress is None else [visit.progress.round, dict(visit.progress.journal)],
             *(list(part.outcomes) for part in commit.batch_results),
         ]
-        with reject_unstorable_outputs():
+        with REJECT_UNSTORABLE_OUTPUTS:
             texts = [encode_json(output) for output in outputs if output is not None]
         self._limits.check_outputs(texts)
 

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from itertools import count
 
 from noetl.executor.clients.aws_retry import ConditionFailed
@@ -35,7 +34,7 @@ from noetl.executor.stores.dynamo.run_items import spread_of
 from noetl.executor.stores.dynamo.run_snapshot import read_snapshot
 from noetl.executor.stores.dynamo.table import MAX_CONFLICTS
 from noetl.executor.stores.dynamo.visit_items import VisitItem
-from noetl.planner.frozen import frozen
+from noetl.planner.frozen import frozen, replace
 
 PAGE_SIZE = 1000
 _START_EVENTS = ("workflow.started", "workflow.resumed")

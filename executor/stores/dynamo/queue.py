@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from noetl.executor.clients.aws_retry import ConditionFailed
@@ -30,6 +29,7 @@ from noetl.executor.stores.dynamo.visit_items import decode_visit, encode_events
 from noetl.executor.stores.interface import MessageOutcome
 from noetl.executor.stores.sqs.due_message import DueMessage
 from noetl.executor.stores.sqs.receiver import MessageReceiver
+from noetl.planner.frozen import replace
 
 logger = logging.getLogger("noetl.executor")
 

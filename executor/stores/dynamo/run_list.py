@@ -15,7 +15,6 @@ Limits: a page may have fewer runs than `limit`, or none, although the cursor sa
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from noetl.executor.model.run import Run, RunStatus
@@ -26,7 +25,7 @@ from noetl.executor.stores.dynamo.attributes import Item, encode_item
 from noetl.executor.stores.dynamo.context import DynamoContext
 from noetl.executor.stores.dynamo.run_items import decode_run, run_id_of, spread_of, sum_counters, tenant_of
 from noetl.executor.stores.dynamo.run_snapshot import read_snapshot
-from noetl.planner.frozen import frozen
+from noetl.planner.frozen import frozen, replace
 
 MAX_PAGES = 4
 """Number of pages of each index partition that are read for one page of runs."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from noetl.executor.clients.aws_retry import ConditionFailed
@@ -34,6 +33,7 @@ from noetl.executor.stores.dynamo.visit_items import (
     encode_origin,
     encode_outcome,
 )
+from noetl.planner.frozen import replace
 
 
 class DynamoRuns:

@@ -13,7 +13,6 @@ Limits: commits of one run must be serial. The author of a store locks the run, 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 
 from noetl.executor.model.events import Event
 from noetl.executor.model.run import (
@@ -39,6 +38,7 @@ from noetl.executor.model.transition import merge_arrivals
 from noetl.executor.model.visit_states import PARKABLE
 from noetl.executor.model.visit_transition import activate, claim, enter_step, park, start_events
 from noetl.executor.stores.memory.state import MemoryState, RunRecord
+from noetl.planner.frozen import replace
 
 
 class MemoryBranches:

@@ -5,11 +5,10 @@ The author of a store needs a unique index by id, and one by tenant. Only hashes
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from noetl.executor.errors import RejectedError
 from noetl.executor.model.registry import ApiKey
 from noetl.executor.stores.memory.state import MemoryState
+from noetl.planner.frozen import replace
 
 
 class MemoryKeys:

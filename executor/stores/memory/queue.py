@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 from noetl.executor.model.events import Event
-from noetl.executor.model.limits import PayloadLimits, reject_unstorable_outputs
+from noetl.executor.model.limits import REJECT_UNSTORABLE_OUTPUTS, PayloadLimits
 from noetl.executor.model.run import (
     DEADLINE,
     Claim,
@@ -27,6 +27,7 @@ from noetl.executor.model.run import (
     WaitKey,
 )
 from noetl.executor.model.run_transition import begin_run, finish_run, run_finished
+from noetl.executor.model.transition import names_after
 from noetl.executor.model.visit_states import FINISHED
 from noetl.executor.model.visit_transition import (
     claim,
@@ -44,6 +45,7 @@ from noetl.executor.model.worker_identity import is_dead
 from noetl.executor.stores.memory.branches import MemoryBranches
 from noetl.executor.stores.memory.state import MemoryState, RunRecord
 from noetl.executor.stores.memory.waits import give_answer
+from noetl.planner.frozen import replace
 
 
 class MemoryQueue:
@@ -160,7 +162,7 @@ def _copy_outputs(commit: Commit, limits: PayloadLimits) -> Commit:
         progress,
         *(list(part.outcomes) for part in commit.batch_results),
     ]
-    with reject_unstorable_outputs():
+    with REJECT_UNSTORABLE_OUTPUTS:
         texts = [_encode(value) for value in values]
     limits.check_outputs(text for value, text in zip(values, texts, strict=True) if value)
     saved, result, progress, *outcomes = map(json.loads, texts)
@@ -198,6 +200,6 @@ def _apply_commit(branches: MemoryBranches, commit: Commit) -> None:
         branches.stop_run()
     elif is_finished:
         if branches.is_sequential:
-            branches.activate_next_visit(visit.clock, commit.next_names)
+            branches.activate_next_visit(visit.clock, names_after(visit))
         if branches.record.run.live == 0 and (commit.branches_change < 0 or branches.absorbed):
             branches.end_run()

@@ -6,13 +6,13 @@ removed version keeps its entry, so that its number and its name never mean anot
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from noetl.executor.errors import RejectedError
 from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.executor.stores.cursors import read_key_cursor, write_key_cursor
 from noetl.executor.stores.memory.state import MemoryState, RegistryEntry
+from noetl.planner.frozen import replace
 
 
 class MemoryRegistry:

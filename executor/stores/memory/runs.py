@@ -7,7 +7,6 @@ paged. The transitions of a run are functions of `noetl.executor.model.run_trans
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from noetl.executor.model.events import Event
@@ -37,6 +36,7 @@ from noetl.executor.stores.cursors import read_cursor, read_event_id, write_curs
 from noetl.executor.stores.memory.branches import MemoryBranches
 from noetl.executor.stores.memory.state import MemoryState, RunRecord
 from noetl.executor.stores.memory.waits import delete_answer
+from noetl.planner.frozen import replace
 
 
 class MemoryRuns:

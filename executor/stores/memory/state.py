@@ -11,7 +11,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from noetl.executor.errors import StoreError
@@ -22,6 +22,7 @@ from noetl.executor.model.run import Branch, Run, Visit, Wait, WaitKey
 from noetl.executor.model.visit_states import ACTIVE
 from noetl.executor.model.visit_transition import is_held
 from noetl.executor.stores.change_signal import ChangeSignal
+from noetl.planner.frozen import replace
 from noetl.planner.plan import Plan
 
 

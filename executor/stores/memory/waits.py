@@ -7,7 +7,6 @@ suspended, or while the wait is closed. An answer and the due time of its visit 
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import Any
 
 from noetl.executor.model.run import Wait, WaitKey
@@ -20,6 +19,7 @@ from noetl.executor.model.wait_transition import (
     wait_claim_lost,
 )
 from noetl.executor.stores.memory.state import MemoryState
+from noetl.planner.frozen import replace
 
 
 class MemoryWaits:

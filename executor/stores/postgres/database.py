@@ -129,7 +129,7 @@ class PostgresDatabase:
         self._pool.close(timeout=5)
 
     @contextmanager
-    def transaction(self) -> Iterator[PostgresWriter]:
+    def transaction(self, after_commit: Callable[[], object] = lambda: None) -> Iterator[PostgresWriter]:
         """Begin a transaction in a pipeline: statements are sent together until a result is needed.
 
         What this thread reads by `fetch_all` and `fetch_one` meanwhile is part of the transaction.
@@ -155,6 +155,7 @@ class PostgresDatabase:
             finally:
                 self._thread.writer = None
         self.send_messages(due)
+        after_commit()
 
     def fetch_all(self, query: str, /, **values: Any) -> list[dict[str, Any]]:
         """Return all rows of a query."""

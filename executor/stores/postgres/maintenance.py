@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from noetl.executor.stores.finding import Finding
 from noetl.executor.stores.interface import StoreMaintenance, SweepResult
 from noetl.executor.stores.postgres.database import PostgresDatabase
 from noetl.executor.stores.sqs.due_message import GRACE_SECONDS
+from noetl.planner.frozen import replace
 
 
 class PostgresMaintenance:

@@ -17,7 +17,6 @@ stopping runs, sequential mode. A message is only a hint; the sweep sends lost m
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -46,6 +45,7 @@ from noetl.executor.stores.sql.rows import (
     visit_values,
 )
 from noetl.executor.stores.sqs.due_message import DueMessage
+from noetl.planner.frozen import replace
 
 
 class PostgresQueue:

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from noetl.executor.model.events import Event
 from noetl.executor.model.run import NEVER, Branch, Lease, Pointers, RunStatus, Visit
@@ -28,6 +27,7 @@ from noetl.executor.model.visit_transition import activate, claim, enter_step, s
 from noetl.executor.stores.sql.database import Result, Writer
 from noetl.executor.stores.sql.plans import SqlPlans
 from noetl.executor.stores.sql.rows import Row, claim_values, encode_json, visit_from_row, visit_values
+from noetl.planner.frozen import replace
 from noetl.planner.plan import Step
 
 

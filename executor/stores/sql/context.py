@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 from noetl.executor.model.limits import PayloadLimits
 from noetl.executor.stores.change_signal import ChangeSignal
@@ -28,12 +27,9 @@ class SqlContext:
         self.changes = ChangeSignal()
         self.work = ChangeSignal()
 
-    @contextmanager
-    def transaction(self) -> Iterator[Writer]:
+    def transaction(self) -> AbstractContextManager[Writer]:
         """Begin a write transaction that signals a change of runs when it is committed."""
-        with self.database.transaction() as db:
-            yield db
-        self.changes.notify()
+        return self.database.transaction(self.changes.notify)
 
     def announce_due(self, count: int | None = None) -> None:
         """Signal workers that `count` visits have become due, or that some may have if it is None."""

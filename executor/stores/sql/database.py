@@ -6,7 +6,7 @@ A `query` is the name of a statement, such as `keys.add` in `queries/keys.sql`, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -64,8 +64,8 @@ class Database(Protocol):
         """Close all connections."""
         ...
 
-    def transaction(self) -> AbstractContextManager[Writer]:
-        """Begin a write transaction, which an exception rolls back."""
+    def transaction(self, after_commit: Callable[[], object] = ...) -> AbstractContextManager[Writer]:
+        """Begin a write transaction, which an exception rolls back. After its commit, call `after_commit`."""
         ...
 
     def fetch_all(self, query: str, /, **values: Any) -> list[Any]:

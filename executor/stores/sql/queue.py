@@ -19,13 +19,14 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any, NamedTuple, TypeAlias
 
 from noetl.executor.model.events import Event
-from noetl.executor.model.limits import PayloadLimits, reject_unstorable_outputs
+from noetl.executor.model.limits import REJECT_UNSTORABLE_OUTPUTS, PayloadLimits
 from noetl.executor.model.run import Claim, Commit, ErrorRecord, Lease, RunStatus, Visit
 from noetl.executor.model.run_transition import finish_run, run_finished
+from noetl.executor.model.transition import names_after
 from noetl.executor.model.visit_transition import (
     claim,
     claim_lost,
@@ -48,6 +49,7 @@ from noetl.executor.stores.sql.rows import (
     visit_from_row,
 )
 from noetl.executor.stores.sql.waits import give_answer, is_any_answered
+from noetl.planner.frozen import replace
 
 MAX_CANDIDATES = 64
 """Number of due visits among which a worker chooses after other workers were faster."""
@@ -201,7 +203,7 @@ def encode_outputs(commit: Commit, limits: PayloadLimits) -> EncodedOutputs:
         PayloadTooLargeError: the outputs exceed the limit.
     """
     visit = commit.visit
-    with reject_unstorable_outputs():
+    with REJECT_UNSTORABLE_OUTPUTS:
         saved = encode_json_or_null(dict(visit.saved))
         result = encode_result(visit.result, visit.saved)
         progress = None if visit.progress is None else encode_json(asdict(visit.progress))
@@ -288,7 +290,7 @@ def _apply_commit(branches: BranchTransaction, commit: Commit) -> None:
         branches.stop_run()
     elif is_finished:
         if branches.header.sequential:
-            branches.activate_next_visit(visit.clock, commit.next_names)
+            branches.activate_next_visit(visit.clock, names_after(visit))
         if commit.branches_change < 0 or branches.absorbed:
             row = branches.db.execute("branches.read_live", run_id=visit.run_id).fetchone()
             if row["live"] == 0:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from noetl.executor.model.events import Event
@@ -43,6 +42,7 @@ from noetl.executor.stores.sql.rows import (
     visit_from_row,
 )
 from noetl.executor.stores.sql.waits import delete_answer
+from noetl.planner.frozen import replace
 
 
 class SqlRuns:

@@ -117,8 +117,8 @@ class SqliteFile:
                     connection.in_use.release()
 
     @contextmanager
-    def transaction(self) -> Iterator[SqliteWriter]:
-        """Begin a write transaction. Only one is open at a time."""
+    def transaction(self, after_commit: Callable[[], object] = lambda: None) -> Iterator[SqliteWriter]:
+        """Begin a write transaction, and call `after_commit` at its end. Only one is open at a time."""
         try:
             connection = self._thread_connection()
             db = connection.db
@@ -133,6 +133,7 @@ class SqliteFile:
                     raise
         except sqlite3.Error as error:
             raise StoreError(f"The store at {self.path} failed: {error}.") from error
+        after_commit()
 
     def fetch_all(self, query: str, /, **values: Any) -> list[sqlite3.Row]:
         """Return all rows of a query."""
