@@ -22,16 +22,12 @@ def find_saved_names(run: Iterable[Entry], *, in_loops: bool = False) -> Iterabl
     With `in_loops`, also yield the names that an action saves for a single item of its loop.
     """
     for entry in run:
-        if not isinstance(entry, ActionEntry | TaskEntry):
+        if not isinstance(entry, (ActionEntry, TaskEntry)):
             continue
         if entry.as_ is not None:
             yield entry.as_, (*entry.path, "as")
-        if not isinstance(entry, ActionEntry) or not (in_loops or entry.loop is None):
-            continue
-        declaration = entry.declaration
-        if declaration is not None and (parameter := declaration.saves) is not None:
-            for name in declaration.saved_names(entry.parameters):
-                yield name, (*entry.path, parameter, name)
+        if isinstance(entry, ActionEntry) and (in_loops or entry.loop is None):
+            yield from entry.saved_names
 
 
 def is_saved_by_key(path: DocumentPath) -> bool:

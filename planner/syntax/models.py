@@ -96,6 +96,7 @@ class ActionEntry(Model):
     on_error: Literal["continue"] | None = None
 
     _declaration: ActionDeclaration | None = PrivateAttr(default=None)
+    _saved_names: tuple[tuple[str, DocumentPath], ...] = PrivateAttr(default=())
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -105,6 +106,12 @@ class ActionEntry(Model):
     def declaration(self) -> ActionDeclaration | None:
         private = self.__pydantic_private__
         return private["_declaration"] if private else None
+
+    @property
+    def saved_names(self) -> tuple[tuple[str, DocumentPath], ...]:
+        """The names that the type of the action saves itself, each with its path, without `as`."""
+        private = self.__pydantic_private__
+        return private["_saved_names"] if private else ()
 
     @property
     def never_succeeds(self) -> bool:
