@@ -5,6 +5,7 @@ A page is a story that is played from top to bottom in one empty folder, by one 
 - A fenced block with a title, such as `yaml title="orders.yaml"`, becomes that file in the current folder.
 - A `console` block holds commands after `$ ` (continued after `> `). Below each is its output, stdout and
   stderr together. `…` matches any text within a line. A line that is only `…` matches any number of lines.
+  `… ms` and `… s` match every duration.
 - The exit code of a command must be 0, unless the next command is `echo $?`, whose output shows the code.
 - A command that ends with `&` is left alone as soon as it has printed the output below it.
   The page need not show what bash reports of killed jobs.
@@ -45,6 +46,10 @@ BACKGROUND_SECONDS = 20.0
 POLL_SECONDS = 0.02
 FENCE = re.compile(r"^(?P<indent>[ \t>]*)(?P<ticks>`{3,})(?P<info>[^`]*)$")
 TITLE = re.compile(r"""\btitle=["']([^"']+)["']""")
+# A slow machine may take seconds where the page shows milliseconds.
+DURATION = r"\d[\d.,]* (?:ms|s|m|h)(?: \d+ [sm])?"
+WILDCARDS = {"… ms": DURATION, "… s": DURATION, ELLIPSIS: ".*"}
+WILDCARD = re.compile(r"(… m?s\b|…)")
 JOB_REPORT = re.compile(r"^bash: (?:line \d+: +)?\d+ [A-Z][\w ]+\w  .*\n", re.MULTILINE)
 FIX = "correct the page, or run `python -m tests.docs.console --update {page}` and read the difference"
 # Commands arrive on stdin, each ended by a NUL; exit code and current folder leave on stdout. Output goes to
@@ -190,8 +195,12 @@ def line_matches(expected: str, actual: str) -> bool:
     True
     >>> line_matches("run … succeeded", "run 4acc2fa2 failed")
     False
+    >>> line_matches("✓ read  … ms", "✓ read  1.2 s")
+    True
     """
-    return re.fullmatch(".*".join(map(re.escape, expected.split(ELLIPSIS))), actual) is not None
+    parts = WILDCARD.split(expected)
+    patterns = (WILDCARDS.get(part, re.escape(part)) for part in parts)
+    return re.fullmatch("".join(patterns), actual) is not None
 
 
 def output_matches(expected: Sequence[str], actual: Sequence[str]) -> bool:

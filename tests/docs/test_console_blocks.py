@@ -220,7 +220,10 @@ def test_a_block_that_cannot_be_played_is_an_error(text: str, problem: str) -> N
         (["a", "…", "c", "…"], ["a", "c", "b", "c"], True),
         (["a", "…", "c"], ["a", "c", "b"], False),
         (["run … in … ms"], ["run 12 in 3 ms"], True),
-        (["run … in … ms"], ["run 12 in 3 s"], False),
+        (["run … in … ms"], ["run 12 in 3.2 s"], True),
+        (["run in … s"], ["run in 1 m 5 s"], True),
+        (["run in … s"], ["run in time"], False),
+        (["… steps"], ["3 steps"], True),
         (["a.c"], ["abc"], False),
     ],
 )
