@@ -14,11 +14,10 @@ import string
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -111,8 +110,9 @@ def measure_chain(
     while len(measurements) < steps:
         (message,) = sqs.receive_message(QueueUrl=queue, WaitTimeSeconds=20)["Messages"]
         began = time.perf_counter()
-        claim = store.queue.claim_message(message["Body"], lease, clock())
-        while isinstance(claim, Claim):
+        delivered = store.queue.claim_message(message["Body"], lease, clock())
+        claim = delivered if isinstance(delivered, Claim) else None
+        while claim is not None:
             claim = executor.execute(claim)
             if same_invocation:
                 measurements.append((meter.read(), time.perf_counter() - began))
@@ -204,28 +204,21 @@ def measure_forks(widths: Sequence[int] = BRANCHES) -> list[report.Row]:
         return [measure_fork(store, queue, width, meter) for width in widths]
 
 
-def emulated_account() -> Any:
-    """Run an emulator with a table and a queue for a block. Its value is the URL of the queue."""
-    from contextlib import contextmanager
+@contextmanager
+def emulated_account() -> Iterator[str]:
+    """Run an emulator with a table and a queue, and yield the URL of the queue."""
+    from tests.aws import empty_account, running_emulator
 
-    from tests import aws
-
-    @contextmanager
-    def opened() -> Any:
-        with pytest.MonkeyPatch.context() as patch:
-            server = aws.aws_server.__wrapped__()  # type: ignore[attr-defined]
-            url = next(server)
-            account = aws.aws.__wrapped__(url, patch)  # type: ignore[attr-defined]
-            make_client = next(account)
-            upgrade("noetl")
-            queue = make_client("sqs").create_queue(QueueName="noetl")["QueueUrl"]
-            patch.setenv("NOETL_STORE", "dynamodb://noetl")
-            patch.setenv("NOETL_QUEUE", queue)
-            yield queue
-            next(account, None)
-            next(server, None)
-
-    return opened()
+    with (
+        running_emulator() as server,
+        pytest.MonkeyPatch.context() as patch,
+        empty_account(server, patch) as make_client,
+    ):
+        upgrade("noetl")
+        queue: str = make_client("sqs").create_queue(QueueName="noetl")["QueueUrl"]
+        patch.setenv("NOETL_STORE", "dynamodb://noetl")
+        patch.setenv("NOETL_QUEUE", queue)
+        yield queue
 
 
 def main() -> None:

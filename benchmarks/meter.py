@@ -98,7 +98,7 @@ class AwsMeter:
         return None
 
     def _count_request(self, request: Any, event_name: str, **_: Any) -> None:
-        _, service, operation = event_name.split(".")
+        service, operation = event_name.split(".")[1:]
         with self._lock:
             self.usage.requests[service, operation] += 1
             self.usage.sent_bytes += (

@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,7 @@ def table(title: str, columns: Sequence[Column], rows: Sequence[Row]) -> str:
     return "\n".join([title, "", lines[0], "-" * len(lines[0]), *lines[1:], ""])
 
 
-def write(path: Path, results: dict[str, Sequence[Row]]) -> None:
+def write(path: Path, results: Mapping[str, Sequence[Row]]) -> None:
     """Write the results as JSON, with a description of the machine."""
     machine = {
         "python": platform.python_version(),

@@ -180,7 +180,7 @@ def on_sqlite(parent: Path) -> Iterator[BenchmarkDatabase]:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=parent)))
         store = open_store(f"sqlite:///{folder}/noetl.db")
         stack.callback(store.close)
-        competitors = {}
+        competitors: dict[str, dbos.DbosProcess] = {}
         if dbos.is_installed():
             for name, has_log in ((DBOS_DEFAULT, False), (DBOS_WITH_WAL, True)):
                 url = f"sqlite:///{folder}/dbos{len(competitors)}.db"

@@ -14,6 +14,7 @@ import subprocess
 import tempfile
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -37,6 +38,20 @@ Client = Callable[[str], Any]
 @pytest.fixture(scope="session")
 def aws_server() -> Iterator[str]:
     """The URL of a running server."""
+    with running_emulator() as url:
+        yield url
+
+
+@pytest.fixture
+def aws(aws_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
+    """An empty account, which the code under test finds in its environment."""
+    with empty_account(aws_server, monkeypatch) as client:
+        yield client
+
+
+@contextmanager
+def running_emulator() -> Iterator[str]:
+    """Yield the URL of a new server."""
     program = tool_environment(*REQUIREMENTS) / "bin" / "ministack"
     with tempfile.TemporaryDirectory(prefix="noetl-aws-") as folder:
         for tries in range(1, _TRIES + 1):
@@ -52,13 +67,13 @@ def aws_server() -> Iterator[str]:
             assert tries < _TRIES, f"ministack does not start: {Path(folder, 'output').read_text()}"
 
 
-@pytest.fixture
-def aws(aws_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
-    """An empty account, which the code under test finds in its environment."""
+@contextmanager
+def empty_account(server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
+    """Yield the clients of an empty account, which the code under test finds in its environment."""
     account = "".join(secrets.choice("123456789") for _ in range(12))
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", aws_server)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", server)
     monkeypatch.setenv("AWS_REGION", REGION)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)

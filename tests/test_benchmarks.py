@@ -10,7 +10,8 @@ import pytest
 from benchmarks import growth, killing, planner, report, speed, waiting
 from benchmarks.checks import __main__ as checks
 from benchmarks.checks.corpus import CorpusPlaybook
-from benchmarks.checks.mutants import OPERATORS, Original
+from benchmarks.checks.mutants import Original
+from benchmarks.checks.operators import OPERATORS
 from benchmarks.playbooks import SHAPES
 from noetl.executor.actions import catalogue
 from noetl.infra.migrations import upgrade

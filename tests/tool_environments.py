@@ -25,7 +25,7 @@ def tool_environment(*requirements: str) -> Path:
         if not made.exists():
             create_environment(str(folder))
             pip = [
-                folder / "bin" / "python",
+                str(folder / "bin" / "python"),
                 "-m",
                 "pip",
                 "install",

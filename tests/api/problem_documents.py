@@ -141,7 +141,7 @@ async def _document(client: httpx.AsyncClient, request: WrongRequest, ids: dict[
     headers = (
         {"Content-Type": "application/json"} | request.headers if content is not None else request.headers
     )
-    encoded = {name: value.encode() for name, value in headers.items()}
+    encoded = [(name.encode(), value.encode()) for name, value in headers.items()]
     response = await client.request(request.method, path, content=content, headers=encoded)
     assert response.headers["content-type"] == "application/problem+json", request
     document = response.text

@@ -385,7 +385,7 @@ async def test_an_unknown_key_is_compared_too(monkeypatch: pytest.MonkeyPatch) -
         compared.append((a, b))
         return a == b
 
-    monkeypatch.setattr(api_keys.secrets, "compare_digest", compare)
+    monkeypatch.setattr("secrets.compare_digest", compare)
     text, key = create_api_key("a", ["read"], "default", 1.0)
     for stored_key, expected in (
         (key, True),

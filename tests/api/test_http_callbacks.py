@@ -17,8 +17,8 @@ import pytest
 
 from noetl.api.app import create_app
 from noetl.api.http.responses import CallbackReceipt
-from noetl.api.http.schemas import response_model
 from noetl.api.service.views import RunReport
+from tests.api.response_views import read_view
 
 pytestmark = pytest.mark.anyio
 
@@ -68,7 +68,7 @@ class CallbackRun:
     async def status(self) -> dict[str, Any]:
         response = await self.http.get(f"/workflows/status/{self.workflow_id}")
         body: dict[str, Any] = response.json()
-        response_model(RunReport).model_validate(body)
+        read_view(RunReport, body)
         return body
 
     async def wait_until_waiting(self) -> dict[str, Any]:
@@ -106,7 +106,7 @@ def assert_problem(response: httpx.Response, status: int, slug: str | None = Non
 async def test_a_run_continues_with_the_answer(callback_run: CallbackRun) -> None:
     response = await callback_run.answer({"yes": True})
     assert response.status_code == 202
-    assert response_model(CallbackReceipt).model_validate(response.json()).status == "accepted"
+    assert read_view(CallbackReceipt, response.json()).status == "accepted"
     assert response.headers["cache-control"] == "no-store"
     result = await callback_run.result()
     assert (result["status"], result["result"]) == ("succeeded", {"answer": {"yes": True}})

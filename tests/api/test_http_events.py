@@ -12,9 +12,9 @@ import httpx
 import pytest
 from starlette.requests import ClientDisconnect
 
-from noetl.api.http.schemas import response_model
 from noetl.api.routes import events
-from noetl.api.service.views import EventPage
+from noetl.api.service.views import EventPage, members
+from tests.api.response_views import read_view
 
 pytestmark = pytest.mark.anyio
 
@@ -54,7 +54,7 @@ def parse_frames(text: str) -> list[dict[str, str]]:
 
 async def test_events_are_returned_in_pages(http: httpx.AsyncClient) -> None:
     path = f"/workflows/{await run_chain(http)}/events"
-    all_events = response_model(EventPage).model_validate((await http.get(path)).json())
+    all_events = read_view(EventPage, (await http.get(path)).json())
     assert all_events.next_cursor is None
     types = [event.type for event in all_events.items]
     assert types[0] == "workflow.started"
@@ -70,7 +70,7 @@ async def test_events_are_returned_in_pages(http: httpx.AsyncClient) -> None:
             break
         assert len(page["items"]) == 3
         cursor = {"cursor": page["next_cursor"]}
-    assert collected == [event.model_dump() for event in all_events.items]
+    assert collected == [members(event) for event in all_events.items]
 
 
 async def test_a_stream_ends_with_the_run(http: httpx.AsyncClient) -> None:

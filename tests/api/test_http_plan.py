@@ -5,8 +5,8 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from noetl.api.http.schemas import response_model
 from noetl.api.service.views import PlanDescription
+from tests.api.response_views import read_view
 
 pytestmark = pytest.mark.anyio
 
@@ -27,7 +27,7 @@ steps:
 async def test_a_plan_is_described_and_nothing_is_stored(http: httpx.AsyncClient) -> None:
     response = await http.post("/plan", content=PLAYBOOK, headers={"Content-Type": "application/yaml"})
     assert response.status_code == 200
-    body = response_model(PlanDescription).model_validate(response.json())
+    body = read_view(PlanDescription, response.json())
     assert body.name == "two"
     assert list(body.graph.steps) == ["a", "b"]
     assert [(edge.source, edge.target, edge.case) for edge in body.graph.edges] == [("a", "b", 0)]

@@ -11,8 +11,8 @@ import httpx
 import pytest
 
 from noetl.api.http.responses import PlaybookDocument
-from noetl.api.http.schemas import response_model
-from noetl.api.service.views import PlaybookEntry, PlaybookPage, RunReport, RunSummary
+from noetl.api.service.views import PlaybookEntry, PlaybookPage, RunReport, RunSummary, members
+from tests.api.response_views import read_view
 
 pytestmark = pytest.mark.anyio
 
@@ -71,17 +71,12 @@ class TestRegistration:
         text = GREET % "Ada"
         response = await register(http, text)
         assert response.status_code == 201
-        entry = response_model(PlaybookEntry).model_validate(response.json())
+        entry = read_view(PlaybookEntry, response.json())
         assert (entry.name, entry.version, len(entry.plan_hash)) == ("greet", "1", 64)
         assert response.headers["location"] == "/playbooks/greet/versions/1"
         for path in (response.headers["location"], "/playbooks/greet"):
-            found = response_model(PlaybookDocument).model_validate((await http.get(path)).json())
-            assert (
-                response_model(PlaybookEntry)(
-                    **{name: getattr(found, name) for name in response_model(PlaybookEntry).model_fields}
-                )
-                == entry
-            )
+            found = read_view(PlaybookDocument, (await http.get(path)).json())
+            assert PlaybookEntry(**{name: getattr(found, name) for name in members(entry)}) == entry
             assert found.source == text
             assert found.links.self == response.headers["location"]
             assert found.links.versions == "/playbooks/greet/versions"
@@ -232,7 +227,7 @@ class TestRegistryPages:
             await register(http, text)
         for name in ("a", "b", "z"):
             await http.post("/playbooks", json={"playbook": named(name)})
-        first = response_model(PlaybookPage).model_validate((await http.get("/playbooks?limit=3")).json())
+        first = read_view(PlaybookPage, (await http.get("/playbooks?limit=3")).json())
         assert [(item.name, item.version) for item in first.items] == [("a", "1"), ("b", "1"), ("greet", "2")]
         rest = (await http.get("/playbooks", params={"limit": 3, "cursor": first.next_cursor})).json()
         assert ([item["name"] for item in rest["items"]], rest["next_cursor"]) == (["z"], None)
@@ -240,9 +235,7 @@ class TestRegistryPages:
     async def test_a_page_has_all_versions_of_a_playbook(self, http: httpx.AsyncClient) -> None:
         for addressee in ("Ada", "Eve", "Zoe"):
             await register(http, GREET % addressee)
-        first = response_model(PlaybookPage).model_validate(
-            (await http.get("/playbooks/greet/versions?limit=2")).json()
-        )
+        first = read_view(PlaybookPage, (await http.get("/playbooks/greet/versions?limit=2")).json())
         assert [item.version for item in first.items] == ["3", "2"]
         rest = await http.get("/playbooks/greet/versions", params={"limit": 2, "cursor": first.next_cursor})
         assert [item["version"] for item in rest.json()["items"]] == ["1"]
@@ -338,7 +331,7 @@ class TestChildRunsOverHttp:
         opened_gate = await asyncio.to_thread(gate.open, "w")
         while True:
             parent = (await http.get(started.json()["links"]["status"])).json()
-            response_model(RunReport).model_validate(parent)
+            read_view(RunReport, parent)
             if parent["status"] == "waiting":
                 break
             await asyncio.sleep(0.01)
@@ -356,14 +349,9 @@ class TestChildRunsOverHttp:
         opened_gate.write("through")
         opened_gate.close()
         assert (await self.wait_for_result(http, parent))["result"] == {"found": {"read": "through"}}
-        status = response_model(RunReport).model_validate(
-            (await http.get(f"/workflows/status/{child}")).json()
-        )
+        status = read_view(RunReport, (await http.get(f"/workflows/status/{child}")).json())
         assert (status.parent, status.status, status.playbook) == (parent, "succeeded", "etl/child")
-        items = [
-            response_model(RunSummary).model_validate(item)
-            for item in (await http.get("/workflows")).json()["items"]
-        ]
+        items = [read_view(RunSummary, item) for item in (await http.get("/workflows")).json()["items"]]
         assert {item.workflow_id: item.parent for item in items} == {parent: None, child: parent}
 
     async def test_a_child_continues_after_its_playbook_is_removed(

@@ -9,9 +9,9 @@ import pytest
 
 from noetl.api.app import create_app
 from noetl.api.http.responses import AcceptedRun
-from noetl.api.http.schemas import response_model
 from noetl.api.service.views import RunResult
 from noetl.executor.errors import SettingError
+from tests.api.response_views import read_view
 
 pytestmark = pytest.mark.anyio
 
@@ -46,7 +46,7 @@ steps:
 async def test_a_submitted_playbook_is_accepted_and_runs(http: httpx.AsyncClient) -> None:
     response = await http.post("/workflows/run", content=GREET, headers=YAML)
     assert response.status_code == 202
-    accepted = response_model(AcceptedRun).model_validate(response.json())
+    accepted = read_view(AcceptedRun, response.json())
     assert accepted.playbook == "greet"
     assert len(accepted.plan_hash) == 64
     assert (
@@ -63,7 +63,7 @@ async def test_the_response_has_the_result_of_a_run_that_finishes_in_time(http: 
     )
     assert response.status_code == 200
     assert response.headers["preference-applied"] == "wait=25"
-    body = response_model(RunResult).model_validate(response.json())
+    body = read_view(RunResult, response.json())
     assert (body.status, body.result, body.errors) == ("succeeded", {"greeting": "Hello Ada!"}, [])
     assert (await http.get(f"/workflows/result/{body.workflow_id}")).json() == response.json()
 

@@ -23,9 +23,17 @@ from noetl.executor.model.run import ErrorRecord, RunStatus
 
 
 def summary(**values: Any) -> RunSummary:
-    fixed = {"workflow_id": "r", "status": RunStatus.QUEUED, "playbook": "p", "version": None}
-    times = {"created_at": "2020-01-01T00:00:00Z", "started_at": None, "finished_at": None}
-    return RunSummary(**fixed, **times, tags=(), **values)
+    return RunSummary(
+        workflow_id="r",
+        status=RunStatus.QUEUED,
+        playbook="p",
+        version=None,
+        created_at="2020-01-01T00:00:00Z",
+        started_at=None,
+        finished_at=None,
+        tags=(),
+        **values,
+    )
 
 
 def test_the_schema_of_an_error_has_the_members_of_its_record() -> None:

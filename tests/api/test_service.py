@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -335,11 +335,12 @@ def test_an_idempotency_key_distinguishes_text_and_reference(services: TenantSer
     first = start_registered(services, "add", None, {"a": 1}, idempotency_key="k")
     assert start_registered(services, "add", None, {"a": 1}, idempotency_key="k").id == first.id
     assert start_registered(services, "add", None, {"a": 1}, idempotency_key="l").id != first.id
-    for start_again in (
+    other_requests: list[Callable[[], Run]] = [
         lambda: start_registered(services, "add", None, {"a": 2}, idempotency_key="k"),
         lambda: start_registered(services, "add", "2", {"a": 1}, idempotency_key="k"),
         lambda: start(services, ADD, {"a": 1}, idempotency_key="k"),
-    ):
+    ]
+    for start_again in other_requests:
         with pytest.raises(RejectedError) as error_info:
             start_again()
         assert error_info.value.reason == "idempotency_key_reused"

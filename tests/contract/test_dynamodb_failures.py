@@ -7,7 +7,7 @@ from __future__ import annotations
 import random
 import secrets
 import string
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import boto3
@@ -23,9 +23,10 @@ from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo import table as tables
 from noetl.executor.stores.dynamo.attributes import decode_item, encode_item, encode_value
 from noetl.executor.stores.dynamo.blobs import Blobs, from_bytes, to_bytes
-from noetl.executor.stores.dynamo.expressions import ABSENT, ConditionCheck, Put, Update
+from noetl.executor.stores.dynamo.expressions import ABSENT, ConditionCheck, Put, Update, Write
 from noetl.executor.stores.dynamo.store import DynamoStore
 from noetl.executor.stores.dynamo.table import DynamoTable
+from noetl.executor.stores.sql.rows import encode_json
 from noetl.executor.stores.sqs import messages
 from noetl.executor.stores.sqs.due_message import DueMessage
 from noetl.executor.stores.sqs.messages import MessageQueue
@@ -73,7 +74,7 @@ def build_reasons(*codes: str | None) -> dict[str, Any]:
     return {"CancellationReasons": [{"Code": code or "None", "Message": code or ""} for code in codes]}
 
 
-TWO_WRITES = [Update(FIRST_KEY, {"a": 1}), Put(SECOND_KEY, {"b": 2})]
+TWO_WRITES: Sequence[Write] = [Update(FIRST_KEY, {"a": 1}), Put(SECOND_KEY, {"b": 2})]
 
 
 class TestPassingFailures:
@@ -113,11 +114,12 @@ class TestPassingFailures:
         requests: list[str] = []
         table = DynamoTable("t")
         send = table.client.transact_write_items
-        monkeypatch.setattr(
-            table.client,
-            "transact_write_items",
-            lambda **given: (requests.append(given["ClientRequestToken"]), send(**given))[1],
-        )
+
+        def record_and_send(**request: Any) -> Any:
+            requests.append(request["ClientRequestToken"])
+            return send(**request)
+
+        monkeypatch.setattr(table.client, "transact_write_items", record_and_send)
         add_errors(stub, "transact_write_items", "InternalServerError", status=500)
         stub.add_response("transact_write_items", {})
         stub.add_response("transact_write_items", {})
@@ -152,7 +154,7 @@ class TestRefusals:
     def test_a_retry_refused_by_its_own_write_counts_as_made(
         self, stub: Stubber, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(tables.secrets, "token_hex", lambda _: "mine")
+        monkeypatch.setattr("secrets.token_hex", lambda _: "mine")
         add_errors(stub, "update_item", "InternalServerError", status=500)
         add_errors(
             stub,
@@ -166,7 +168,7 @@ class TestRefusals:
     def test_a_retry_refused_by_another_write_is_refused(
         self, stub: Stubber, monkeypatch: pytest.MonkeyPatch, first: str
     ) -> None:
-        monkeypatch.setattr(tables.secrets, "token_hex", lambda _: "mine")
+        monkeypatch.setattr("secrets.token_hex", lambda _: "mine")
         add_errors(stub, "update_item", first, status=500 if first == "InternalServerError" else 400)
         add_errors(
             stub,
@@ -282,7 +284,7 @@ class TestBlobs:
     ) -> None:
         run = start_run(store)
         # A value that compresses well would stay in its item.
-        monkeypatch.setattr(buckets, "to_bytes", lambda value: buckets.encode_json(value).encode())
+        monkeypatch.setattr(buckets, "to_bytes", lambda value: encode_json(value).encode())
         text = "x" * (2 * buckets.INLINE_BYTES)
         store.queue.commit(succeed(store, claim_visit(store, run), saved={"n": text}, data=text), 1.0)
         (stored_object,) = aws("s3").list_objects_v2(Bucket=store.context.blobs.bucket)["Contents"]

@@ -5,12 +5,14 @@ from __future__ import annotations
 import random
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import pytest
 
+from noetl.executor.clients.aws import client
 from noetl.executor.engine.invocation import VisitExecutor
 from noetl.executor.engine.start import new_run
 from noetl.executor.errors import FencedError, StoreError
@@ -24,6 +26,7 @@ from noetl.executor.stores.dynamo.store import DynamoStore
 from noetl.executor.stores.dynamo.table import MAX_TRANSACTION_ITEMS
 from noetl.executor.stores.interface import MessageOutcome
 from noetl.executor.stores.sqs.due_message import DueMessage
+from noetl.executor.stores.sqs.messages import MessageQueue
 from noetl.infra.dynamodb import upgrade
 from noetl.testing.run_harness import RunHarness, compile_text
 from noetl.testing.store_contract.operations import (
@@ -87,14 +90,15 @@ def store(aws: Client) -> Iterator[DynamoStore]:
     yield DynamoStore("noetl")
 
 
-class ManualQueue:
+class ManualQueue(MessageQueue):
     """A queue whose messages a test delivers in any order."""
 
     def __init__(self) -> None:
+        super().__init__("http://queue.invalid")
         self.bodies: list[str] = []
         self.lock = threading.Lock()
 
-    def send(self, messages: list[DueMessage], now: float) -> None:
+    def send(self, messages: Sequence[DueMessage], now: float) -> None:
         with self.lock:
             self.bodies += [message.encode() for message in messages if message.due_at <= now]
 
@@ -108,8 +112,8 @@ class ManualQueue:
 
 def store_with_queue(queue: ManualQueue) -> DynamoStore:
     """Return a store that sends its messages to a queue."""
-    store = DynamoStore("noetl", queue_url="http://queue.invalid")
-    store.context.announcer.message_queue = queue  # type: ignore[assignment]
+    store = DynamoStore("noetl", queue_url=queue.url)
+    store.context.announcer.message_queue = queue
     return store
 
 
@@ -228,7 +232,7 @@ class DyingQueue(ManualQueue):
 
     has_died = False
 
-    def send(self, messages: list[DueMessage], now: float) -> None:
+    def send(self, messages: Sequence[DueMessage], now: float) -> None:
         dies = not self.has_died and len(messages) > MAX_TRANSACTION_ITEMS
         super().send(messages[: len(messages) // 3] if dies else messages, now)
         if dies:
@@ -343,9 +347,9 @@ class LostResponses:
 
         patch = self._patch.__enter__()
         patch.setattr("noetl.executor.clients.aws_retry.FIRST_PAUSE_SECONDS", 0.0)
-        client = tables.client("dynamodb", without_retries=True)
+        dynamodb = client("dynamodb", without_retries=True)
         for call in self._calls:
-            method = getattr(client, call)
+            method = getattr(dynamodb, call)
             count = [0]
 
             def lose_answers(
@@ -359,10 +363,15 @@ class LostResponses:
                     if is_lost:
                         raise ReadTimeoutError(endpoint_url="http://lost.invalid")
 
-            patch.setattr(client, call, lose_answers)
+            patch.setattr(dynamodb, call, lose_answers)
 
-    def __exit__(self, *args: object) -> None:
-        self._patch.__exit__(*args)
+    def __exit__(
+        self,
+        exception_type: type[BaseException] | None,
+        exception: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._patch.__exit__(exception_type, exception, traceback)
 
 
 def test_an_unreachable_store_is_reported_after_retries(

@@ -124,8 +124,8 @@ def test_a_lambda_function_opens_the_store(queue: str) -> None:
         opened.close()
 
 
-def start_service_run(store: PostgresStore, text: str, **options: object) -> Run:
-    return start_run(store, text, now=time.time(), origin="service", **options)
+def start_service_run(store: PostgresStore, text: str) -> Run:
+    return start_run(store, text, now=time.time(), origin="service")
 
 
 def receive_messages(aws: Client, queue: str, seconds: int = 5) -> list[str]:
@@ -144,9 +144,10 @@ def process_messages(store: PostgresStore, aws: Client, queue: str, run: Run, *,
     deadline = time.monotonic() + 60.0
     while time.monotonic() < deadline:
         for body in receive_messages(aws, queue, 1):
-            claim = store.queue.claim_message(body, LEASE, time.time())
-            assert claim is not MessageOutcome.HELD
-            while isinstance(claim, Claim):
+            delivered = store.queue.claim_message(body, LEASE, time.time())
+            assert delivered is not MessageOutcome.HELD
+            claim = delivered if isinstance(delivered, Claim) else None
+            while claim is not None:
                 claim = executor.execute(claim)
         current = store.runs.get(run.tenant, run.id)
         assert current is not None
@@ -207,9 +208,9 @@ def test_no_messages_about_local_runs_and_claimed_visits(
     run = start_service_run(store, DIAMOND)
     (body,) = receive_messages(aws, queue)
     assert DueMessage.decode(body).run_id == run.id
-    claim = store.queue.claim_message(body, LEASE, time.time())
-    assert isinstance(claim, Claim)
-    assert store.queue.commit(succeed(store, claim), time.time(), LEASE) is not None
+    delivered = store.queue.claim_message(body, LEASE, time.time())
+    assert isinstance(delivered, Claim)
+    assert store.queue.commit(succeed(store, delivered), time.time(), LEASE) is not None
     assert len(receive_messages(aws, queue)) == 3  # three of the four branches
 
 

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -216,16 +217,21 @@ def test_only_one_commit_of_each_visit_is_accepted(stores: list[PostgresStore]) 
     assert is_complete(stores[0], run, 26)
 
 
+def run_both(first: Callable[[], object], second: Callable[[], object]) -> None:
+    """Call two functions at the same time."""
+    run_concurrently(2, lambda index: (first, second)[index]())
+
+
 def test_an_answer_and_a_suspension_at_the_same_time(stores: list[PostgresStore]) -> None:
     for index in range(ROUNDS):
         run = start_run(stores[0])
         claim = claim_visit(stores[0], run)
         key = open_wait(stores[0], claim, f"token {index}")
-        work = [
-            lambda claim=claim, key=key: stores[0].queue.commit(suspend_claim(claim, key.id), 5.0),
-            lambda index=index: stores[1].waits.answer(f"token {index}", index, 5.0),
-        ]
-        run_concurrently(2, lambda which, work=work: work[which]())
+        suspension = suspend_claim(claim, key.id)
+        run_both(
+            partial(stores[0].queue.commit, suspension, 5.0),
+            partial(stores[1].waits.answer, f"token {index}", index, 5.0),
+        )
         again = claim_visit(stores[0], run, 5.0)
         assert (again.visit.id, stores[0].waits.wait(key).answer) == (claim.visit.id, index)
     assert check_consistency(stores[0].database) == []
@@ -257,11 +263,10 @@ def test_a_child_ends_while_its_parent_is_cancelled(stores: list[PostgresStore])
             stores[0].queue.commit(succeed(stores[0], claim), 2.0)
         last = stores[0].queue.claim(f"q{index}", LEASE, 2.0)
         assert last is not None and last.visit.step == END
-        work = [
-            lambda last=last: stores[0].queue.finish(last, RunStatus.SUCCEEDED, None, [], 3.0),
-            lambda parent=parent: stores[1].runs.stop(parent.id, RunStatus.CANCELLED, 3.0),
-        ]
-        run_concurrently(2, lambda which, work=work: work[which]())
+        run_both(
+            partial(stores[0].queue.finish, last, RunStatus.SUCCEEDED, None, [], 3.0),
+            partial(stores[1].runs.stop, parent.id, RunStatus.CANCELLED, 3.0),
+        )
         end_run(stores[0], parent, RunStatus.CANCELLED, 4.0)
         assert is_sound(stores[0], parent, child_run)
 
@@ -363,11 +368,10 @@ def test_a_stop_while_a_chain_commits(stores: list[PostgresStore]) -> None:
     for _ in range(ROUNDS):
         run = start_run(stores[0])
         claim = claim_visit(stores[0], run)
-        work = [
-            lambda claim=claim: stores[0].queue.commit(succeed(stores[0], claim), 2.0),
-            lambda run=run: stores[1].runs.stop(run.id, RunStatus.CANCELLED, 2.0),
-        ]
-        run_concurrently(2, lambda which, work=work: work[which]())
+        run_both(
+            partial(stores[0].queue.commit, succeed(stores[0], claim), 2.0),
+            partial(stores[1].runs.stop, run.id, RunStatus.CANCELLED, 2.0),
+        )
         states = {(visit.step, visit.status.value) for visit in stores[0].runs.visits(run.id)}
         assert states == {("a", "succeeded"), ("b", "parked"), (END, "ready")}
         end_run(stores[0], run, RunStatus.CANCELLED, 3.0)

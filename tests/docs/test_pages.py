@@ -18,7 +18,8 @@ from noetl.executor.stores.interface import Store
 from noetl.infra.reference import ROOT
 from noetl.planner.compile import compile_playbook
 from noetl.planner.diagnostics.codes import Severity
-from noetl.planner.syntax.reader import Diagnostics, read_document
+from noetl.planner.diagnostics.diagnostic import Diagnostics
+from noetl.planner.syntax.reader import read_document
 from noetl.testing.run_harness import RunHarness
 from tests.recipes.recipe import find_open_recipes
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import sys
 import threading
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -15,7 +16,7 @@ from tests.action_calls import perform_action
 from tests.aws import Client
 from tests.http_server import StubExchange, serve
 
-ACTIONS = [
+ACTIONS: list[dict[str, Any]] = [
     {"action_type": "s3", "get": "s3://orders/x"},
     {"action_type": "message", "to": "https://sqs.us-east-1.amazonaws.com/123456789012/orders", "body": "x"},
     {"action_type": "lambda", "function": "echo"},
@@ -28,7 +29,7 @@ def _environment(aws: Client) -> None:
 
 
 @pytest.mark.parametrize("action", ACTIONS)
-def test_the_error_names_missing_boto3(action: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_names_missing_boto3(action: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "botocore.config", None)
     with pytest.raises(ActionError, match="pip install 'boto3") as caught:
         perform_action(**action)

@@ -225,7 +225,12 @@ def test_callback_tokens_are_not_written(monkeypatch: pytest.MonkeyPatch) -> Non
     buffer.append(clean)
     buffer.append(dirty)
     found: list[Event] = []
-    buffer.flush_batch(lambda events, _: not found.extend(events))
+
+    def write(events: Sequence[Event], _: int) -> bool:
+        found.extend(events)
+        return True
+
+    buffer.flush_batch(write)
     assert found[0] is clean
     assert token not in str(found)
     assert found[1] == replace(dirty, payload={"error": {"message": "at /***"}})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from noetl.executor.model.run import RunStatus
 from noetl.executor.stores.sqlite.store import SqliteStore
 from noetl.testing.run_harness import RunHarness, register_playbook
 
@@ -61,7 +62,7 @@ def test_the_finally_step_runs_after_every_ending(
 
 def test_the_finally_step_runs_after_a_cancellation(store: SqliteStore) -> None:
     harness = RunHarness(store, TEXT % "abort")
-    store.runs.stop(harness.id, "cancelled", harness.clock())  # type: ignore[arg-type]
+    store.runs.stop(harness.id, RunStatus.CANCELLED, harness.clock())
     harness.finish()
     found = finally_outputs(store, harness)
     assert (harness.status, found["seen"], found["was"]) == ("cancelled", "cancelled", "cancelled")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -229,8 +230,9 @@ class TestNameVisibility:
         """
         harness = run_to_end(store, text)
         assert harness.visit("a").saved == {}
-        assert harness.visit("a").error is not None
-        assert harness.visit("a").error["type"] == "GuardError"
+        error = harness.visit("a").error
+        assert error is not None
+        assert error["type"] == "GuardError"
 
     def test_a_step_reads_its_own_attributes(self, store: SqliteStore) -> None:
         text = """
@@ -688,8 +690,8 @@ class TestIdempotencyKeys:
         harness = RunHarness(store, self.TEXT, folder=tmp_path)
         lost = harness.claim("lost")
         assert lost is not None
-        crashed = harness.executor("lost")
-        crashed.store = _CommittingDeadStore(store)  # type: ignore[assignment]
+        dead_store: Any = _CommittingDeadStore(store)
+        crashed = replace(harness.executor("lost"), store=dead_store)
         with pytest.raises(_WorkerDeath):
             crashed.execute(lost)
         harness.clock.advance(LEASE_SECONDS)
@@ -800,8 +802,8 @@ class TestCancelAndResume:
         harness = RunHarness(store, self.TEXT)
         claim = harness.claim()
         assert claim is not None
-        store.runs.stop(harness.id, RunStatus.CANCELLED, harness.clock())
-        assert harness.status is RunStatus.RUNNING
+        stopped = store.runs.stop(harness.id, RunStatus.CANCELLED, harness.clock())
+        assert stopped.status is RunStatus.RUNNING
         following = harness.executor().execute(claim)
         assert following is not None
         assert following.visit.step == "@end"

@@ -263,7 +263,7 @@ def test_a_sweep_reports_what_it_repaired(queue: LambdaQueue, monkeypatch: pytes
     assert handlers.sweep({}, FakeLambdaContext()) == {"runs": 1, "sent_again": 0}
     later = time.time() + 1000
     with monkeypatch.context() as changed:
-        changed.setattr(message_batch.time, "time", lambda: later)
+        changed.setattr("time.time", lambda: later)
         assert handlers.sweep({}, FakeLambdaContext()) == {"runs": 1, "sent_again": 1}
     assert queue.records() != []
     assert queue.status(run) is not RunStatus.SUCCEEDED

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from noetl.executor.model.run import RunStatus
 from noetl.executor.stores.sqlite.store import SqliteStore
 from noetl.testing.run_harness import RunHarness
 
@@ -196,7 +197,7 @@ class TestLoopsOfSteps:
     def test_a_cancelled_loop_stops_between_batches(self, store: SqliteStore) -> None:
         harness = RunHarness(store, self.TEXT % (", batch: 2", "true"))
         harness.execute_next()
-        harness.store.runs.stop(harness.id, "cancelled", harness.clock())  # type: ignore[arg-type]
+        harness.store.runs.stop(harness.id, RunStatus.CANCELLED, harness.clock())
         harness.finish()
         assert harness.status == "cancelled"
         assert [e.payload["done"] for e in harness.events if e.type == "loop.progress"] == [2]

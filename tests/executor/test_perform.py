@@ -5,7 +5,7 @@ from pathlib import Path
 from noetl.executor.engine.scope import Scope
 from noetl.executor.errors import ActionError
 from noetl.executor.model.outcome import Outcome
-from noetl.planner.plan import Action, Task, TaskCall
+from noetl.planner.plan import Action, Task, TaskCall, Work
 from tests.executor.fake_handler import (
     RUN,
     VISIT,
@@ -68,7 +68,7 @@ def test_work_past_its_deadline_fails(probe: FakeHandler) -> None:
 class TestTaskCalls:
     def test_a_task_reads_the_args_of_its_call(self, probe: FakeHandler) -> None:
         tasks = {"t": Task((fake_action("{{ args.x }} {{ a }}", save_as="b"),))}
-        work = [fake_action("one", save_as="a"), TaskCall("t", {"x": "{{ a }}!"}, save_as="c")]
+        work: list[Work] = [fake_action("one", save_as="a"), TaskCall("t", {"x": "{{ a }}!"}, save_as="c")]
         found = outcome_of(*work, context=work_context(tasks))
         assert found.saved == {"a": "one", "b": "one! one", "c": "one! one"}
         assert probe.calls[1].idempotency_key == Scope(RUN, VISIT).idempotency_key("run.1/t.0")
@@ -80,7 +80,7 @@ class TestTaskCalls:
 
     def test_names_saved_by_a_failed_task_are_dropped(self, probe: FakeHandler) -> None:
         tasks = {"t": Task((fake_action("one", save_as="a"), fake_action("{{ x }}")))}
-        work = [TaskCall("t", {}, forgiven=True), fake_action("two", save_as="b")]
+        work: list[Work] = [TaskCall("t", {}, forgiven=True), fake_action("two", save_as="b")]
         assert outcome_of(*work, context=work_context(tasks)).saved == {"b": "two"}
 
     def test_a_forgiven_failure_does_not_fail_the_task(self, probe: FakeHandler) -> None:
@@ -92,7 +92,7 @@ class TestTaskCalls:
 
 class TestParallelItems:
     def test_parallel_items_do_not_see_each_other(self, probe: FakeHandler) -> None:
-        work = [fake_action("{{ a }} one", save_as="a"), fake_action("{{ a }} two", save_as="b")]
+        work: list[Work] = [fake_action("{{ a }} one", save_as="a"), fake_action("{{ a }} two", save_as="b")]
         found = outcome_of(*work, scope=Scope(RUN, VISIT, saved={"a": "zero"}), parallel=True)
         assert found.saved == {"a": "zero one", "b": "zero two"}
         assert found.data == ["zero one", "zero two"]
@@ -104,12 +104,16 @@ class TestParallelItems:
             f"mkfifo {first}; until [ -p {second} ]; do :; done; echo x > {first}; cat {second}",
             f"mkfifo {second}; until [ -p {first} ]; do :; done; cat {first}; echo y > {second}",
         )
-        work = [Action("shell", {"command": command}) for command in commands]
+        work: list[Work] = [Action("shell", {"command": command}) for command in commands]
         found = outcome_of(*work, parallel=True)
         assert [data["stdout"].strip() for data in found.data] == ["y", "x"]
 
     def test_the_first_failure_in_source_order_is_reported(self, probe: FakeHandler) -> None:
-        work = [fake_action("fine"), Action("fail", {"message": "one"}), Action("fail", {"message": "two"})]
+        work = [
+            fake_action("fine"),
+            Action("fail", {"message": "one"}),
+            Action("fail", {"message": "two"}),
+        ]
         for _ in range(5):
             assert failure_of(outcome_of(*work, parallel=True)) == ("Failed", "one")
 

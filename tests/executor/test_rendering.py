@@ -313,5 +313,5 @@ def test_exactly_one_alternative_must_be_given() -> None:
 def test_an_error_does_not_reveal_a_secret(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NOETL_SECRET_TOKEN", "correct-horse")
     with pytest.raises(ActionError) as caught:
-        render(text, Parameter((Kind.ANY,), "", secrets=True), {}.__getitem__)
+        render(text, Parameter((Kind.ANY,), "", secrets=True), dict[str, object]().__getitem__)
     assert "horse" not in caught.value.message.lower()

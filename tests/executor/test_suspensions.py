@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-import noetl.executor.engine.attempts
+from noetl.executor.actions import handler
 from noetl.executor.actions.action import Call
 from noetl.executor.engine.work_context import InvocationTime
 from noetl.executor.model.run import RunStatus
@@ -31,7 +31,7 @@ WAIT = """
 @pytest.fixture
 def slow(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each `log` takes three seconds."""
-    monotonic, handler, passed = time.monotonic, noetl.executor.engine.attempts.handler, [0]
+    monotonic, passed = time.monotonic, [0]
 
     def log(_: Call) -> None:
         passed[0] += 3
@@ -169,7 +169,7 @@ class TestWaitAction:
     def test_a_cancelled_wait_does_not_continue(self, store: SqliteStore) -> None:
         harness = RunHarness(store, WAIT % "seconds: 90")
         harness.execute_next()
-        store.runs.stop(harness.id, "cancelled", harness.clock())  # type: ignore[arg-type]
+        store.runs.stop(harness.id, RunStatus.CANCELLED, harness.clock())
         harness.finish()
         assert (harness.status, harness.run.result) == ("cancelled", None)
         harness.resume().finish()

@@ -12,8 +12,8 @@ from noetl.executor.model.run import Run
 from noetl.executor.model.tracing import make_traceparent, parse_traceparent, trace_id
 from noetl.executor.runtime.json_logs import LOG_CONTEXT, log_as_json_lines
 from noetl.executor.stores.sqlite.store import SqliteStore
-from noetl.testing.run_harness import RunHarness
-from tests.executor.test_subruns import CHILD, PARENT, children, register_playbook
+from noetl.testing.run_harness import RunHarness, register_playbook
+from tests.executor.test_subruns import CHILD, PARENT, children
 from tests.http_server import StubExchange, serve
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"

@@ -263,7 +263,7 @@ class TestBuildCommit:
     def test_a_fork_makes_several_branches(self) -> None:
         rule = step(Case("no"), Case(None, targets=("t", "u", "w")))
         targets = {"t": Step("t"), "u": Step("u", join=Join("s")), "w": Step("w", cyclic=True)}
-        commit = commit_after(rule, Choice(Outcome(), False, 1), **targets)
+        commit = commit_after(rule, Choice(Outcome(), False, 1), None, **targets)
         assert [(b.step, b.is_arrival, b.is_counted) for b in commit.branches] == [
             ("t", False, False),
             ("u", True, False),
@@ -271,7 +271,7 @@ class TestBuildCommit:
         ]
         assert len({branch.id for branch in commit.branches}) == 3
         assert commit.branches_change == 2
-        assert commit == commit_after(rule, Choice(Outcome(), False, 1), **targets)
+        assert commit == commit_after(rule, Choice(Outcome(), False, 1), None, **targets)
 
     def test_a_branch_without_a_case_ends(self) -> None:
         for rule, case in ((step(Case(None, counter_changes={"j": -1})), 0), (step(regions=("j",)), None)):

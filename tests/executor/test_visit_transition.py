@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -367,7 +368,7 @@ class TestEnd:
         assert not is_due(visit, NEVER)
         assert not is_held(visit, visit.fence)
         assert wake(visit, NOW) is visit
-        for change in (
+        changes: list[Callable[[], object]] = [
             lambda: claim(visit, LEASE, NOW),
             lambda: renew(visit, NOW),
             lambda: release(visit, NOW, counts=True),
@@ -376,7 +377,8 @@ class TestEnd:
             lambda: unpark(visit, NOW),
             lambda: activate(visit, 1, {}, NOW),
             lambda: finish_end(visit, NOW),
-        ):
+        ]
+        for change in changes:
             with pytest.raises(IllegalTransitionError):
                 change()
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 import noetl.executor.engine
-from noetl.executor.actions.action import Suspend
+from noetl.executor.actions import handler
+from noetl.executor.actions.action import Call, Suspend
 from noetl.executor.engine.perform import perform
 from noetl.executor.engine.scope import Scope
 from noetl.executor.engine.work_context import WorkContext
@@ -143,16 +144,15 @@ class TestNestedActions:
     @pytest.fixture
     def outer(self, probe: FakeHandler, monkeypatch: pytest.MonkeyPatch) -> Action:
         """An action whose handler performs the action `probe`."""
-        from noetl.executor.engine import attempts
+        nested = fake_action("x").to_json()
 
-        nested, found = fake_action("x").to_json(), attempts.handler
-
-        def perform_nested(call: attempts.Call) -> object:
+        def perform_nested(call: Call) -> object:
             assert call.perform_action is not None
             return call.perform_action(nested, {})
 
         monkeypatch.setattr(
-            attempts, "handler", lambda name: perform_nested if name == "log" else found(name)
+            "noetl.executor.engine.attempts.handler",
+            lambda name: perform_nested if name == "log" else handler(name),
         )
         return Action("log", {"message": "m"}, retry=Retry(2, 1.0))
 

@@ -200,11 +200,12 @@ def test_a_claim_whose_renewal_raises_does_not_block_others(store: SqliteStore, 
         start(store, BLOCKING_PLAYBOOK, tmp_path, origin="service")
     first, second = (store.queue.claim("service", Lease(name, 30.0), time.time()) for name in ("one", "two"))
     assert first is not None and second is not None
+    broken_run = first.run.id
     renewed, over = threading.Event(), threading.Event()
 
     class UnrenewableQueue(SqlQueue):
         def renew(self, claimed: Visit, until: float, *events: Any) -> bool:
-            if claimed.run_id == first.run.id:
+            if claimed.run_id == broken_run:
                 raise ZeroDivisionError
             held = super().renew(claimed, until, *events)
             renewed.set()

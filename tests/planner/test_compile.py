@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -211,8 +212,9 @@ def _parsed_playbook() -> object:
     return document.data
 
 
-def _find_places(data: object) -> list[tuple[object, object]]:
-    found: list[tuple[object, object]] = []
+def _find_places(data: Any) -> list[tuple[Any, Any]]:
+    """Return the lists and dictionaries of a JSON value, each with one of its indexes or keys."""
+    found: list[tuple[Any, Any]] = []
     items = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
     for key, value in items:
         found.append((data, key))

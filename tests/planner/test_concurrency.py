@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import combinations
+from itertools import combinations, permutations
 
 import pytest
 from hypothesis import assume, given, reject, settings
@@ -108,7 +108,7 @@ def test_parallel_steps_of_steps_visited_once_agree_with_the_model(drawn: st.Dat
 
 def symmetric_pairs(*pairs: str) -> set[Pair]:
     """Return the pairs of steps with one-letter names, in both orders."""
-    return {pair for left, right in pairs for pair in ((left, right), (right, left))}
+    return {pair for steps in pairs for pair in permutations(steps, 2)}
 
 
 RACE: Cases = {"a": [["b", "c"]], "b": [["d"]], "c": [["x"]], "x": [["d"]], "d": [["e"]]}

@@ -33,8 +33,10 @@ def test_instances_of_one_class_are_equal_if_their_fields_are() -> None:
 
 
 def test_instances_of_two_classes_are_never_equal() -> None:
-    assert FrozenPosition(1) != FrozenSize(1)
-    assert FrozenSize(1) != (1, 1)
+    position: object = FrozenPosition(1)
+    size: object = FrozenSize(1)
+    assert position != size
+    assert size != (1, 1)
 
 
 def test_equal_instances_are_one_key() -> None:

@@ -301,7 +301,7 @@ class TestDiscriminators:
         joins = find_joins(make_cfg(DIAMOND), {"d": "any"})
         assert (joins.dominators, joins.discriminators, joins.multi_merges) == (
             {"d": "a"},
-            {"d"},
+            frozenset({"d"}),
             frozenset(),
         )
         assert joins.regions == {"b": ("d",), "c": ("d",)}
@@ -311,7 +311,7 @@ class TestDiscriminators:
     def test_outer_joins_wait_for_stragglers(self) -> None:
         cases: Cases = {"a": [["b", "c", "d"]], "b": [["e"]], "c": [["e"]], "d": [["f"]], "e": [["f"]]}
         joins = find_joins(make_cfg(cases), {"e": "any"})
-        assert (joins.dominators, joins.discriminators) == ({"e": "a", "f": "a"}, {"e"})
+        assert (joins.dominators, joins.discriminators) == ({"e": "a", "f": "a"}, frozenset({"e"}))
         assert {step: joins.joins_waiting_for(step) for step in "bcde"} == dict.fromkeys("bcde", ("f",))
 
     def test_a_join_reached_only_through_a_discriminator_does_not_wait_for_stragglers(self) -> None:
@@ -370,7 +370,7 @@ class TestMultiMerges:
         self, each_steps: str, multi_merges: str, joins: dict[str, str]
     ) -> None:
         found = find_joins(make_cfg(CHAIN), dict.fromkeys(each_steps, "each"))
-        assert (found.multi_merges, found.dominators) == (set(multi_merges), joins)
+        assert (found.multi_merges, found.dominators) == (frozenset(multi_merges), joins)
 
     def test_a_multi_merge_is_visited_once_for_each_branch(self) -> None:
         cfg = make_cfg(CHAIN)
@@ -399,7 +399,7 @@ class TestMultiMerges:
         joins = find_joins(cfg, modes)
         assert (joins.dominators, joins.multi_merges, joins.overlapping_cycles) == (
             {"a": ROOT, "e": ROOT},
-            {"d"},
+            frozenset({"d"}),
             (),
         )
         chances = {**always_first_case(cfg), "a": [0, 1], "d": [0, 1]}
@@ -414,7 +414,11 @@ class TestMultiMerges:
         ]
         modes = {"b": "each"}
         joins = find_joins(cfg, modes)
-        assert (joins.dominators, joins.multi_merges, joins.overlapping_cycles) == ({"c": ROOT}, {"b"}, ())
+        assert (joins.dominators, joins.multi_merges, joins.overlapping_cycles) == (
+            {"c": ROOT},
+            frozenset({"b"}),
+            (),
+        )
         (visits,) = explore(cfg, {**always_first_case(cfg), "a": [0, 0, 1]}, modes=modes)
         assert dict(visits) == {"a": 3, "b": 3, "c": 1}
 
@@ -483,7 +487,7 @@ def test_joins_do_not_depend_on_the_order_of_the_text() -> None:
     }
     forwards, backwards = (
         make_cfg(cases),
-        ControlFlowGraph("a", dict(reversed(make_cfg(cases).targets.items()))),
+        ControlFlowGraph("a", dict(reversed([*make_cfg(cases).targets.items()]))),
     )
     assert find_joins(forwards).dominators == find_joins(backwards).dominators
 

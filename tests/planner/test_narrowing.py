@@ -162,6 +162,6 @@ def test_deep_conditions_take_linear_time() -> None:
 
 def test_template_is_narrowed_again_after_evaluation() -> None:
     template = parse_template("{{ never_seen is defined and never_seen.x }}")
-    assert template.evaluate({}.__getitem__) is False
+    assert template.evaluate(dict[str, object]().__getitem__) is False
     assert required_accesses(template.source) == ["never_seen.x"]
     assert template.evaluate({"never_seen": {"x": 1}}.__getitem__) == 1

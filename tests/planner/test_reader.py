@@ -10,7 +10,8 @@ import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from noetl.planner.diagnostics.diagnostic import Diagnostics, Severity, Span
+from noetl.planner.diagnostics.codes import Severity
+from noetl.planner.diagnostics.diagnostic import Diagnostics, Span
 from noetl.planner.syntax import reader
 from noetl.planner.syntax.document import position
 from noetl.planner.syntax.reader import Document, read_document

@@ -328,4 +328,4 @@ def test_endless_work_exceeds_a_limit(text: str) -> None:
 )
 def test_undefined_names_fail_in_tests(test: str) -> None:
     with pytest.raises(EvaluationError, match="`x` is undefined"):
-        parse_template(f"{{{{ x is {test} }}}}").evaluate({}.__getitem__)
+        parse_template(f"{{{{ x is {test} }}}}").evaluate(dict[str, object]().__getitem__)

@@ -37,7 +37,7 @@ def store_parameter(aws: Client, name: str, value: str) -> None:
 
 
 def render_text(text: str) -> Any:
-    return render(text, BODY, {}.__getitem__)
+    return render(text, BODY, dict[str, object]().__getitem__)
 
 
 def test_the_environment_precedes_secrets_manager_and_systems_manager(

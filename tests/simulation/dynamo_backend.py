@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -17,8 +17,11 @@ from noetl.executor.stores.dynamo.store import DynamoStore
 from noetl.executor.stores.dynamo.table import DynamoTable
 from noetl.executor.stores.finding import Finding
 from noetl.infra.dynamodb import upgrade
-from tests import aws
+from tests.aws import empty_account, running_emulator
 from tests.simulation.faults import FaultPoints
+
+T = TypeVar("T")
+U = TypeVar("U")
 
 
 class FaultInjectingTable(DynamoTable):
@@ -77,17 +80,17 @@ class DynamoBackend:
     def close(self) -> None: ...
 
 
-def _run_serially(work: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
-    return [work(item) for item in items]
+def _run_serially(function: Callable[[T], U], values: Sequence[T]) -> list[U]:
+    return [function(value) for value in values]
 
 
 @contextmanager
 def dynamo_backend() -> Iterator[DynamoBackend]:
     """Create a backend in an emulator of its own, which ends with the block."""
     with (
-        contextmanager(aws.aws_server.__wrapped__)() as server,  # type: ignore[attr-defined]
+        running_emulator() as server,
         pytest.MonkeyPatch.context() as patch,
-        contextmanager(aws.aws.__wrapped__)(server, patch),  # type: ignore[attr-defined]
+        empty_account(server, patch),
     ):
         shorten_retry_pauses(patch)
         yield DynamoBackend()

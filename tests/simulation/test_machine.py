@@ -29,8 +29,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-import noetl.executor.engine.attempts
-from noetl.executor.actions import catalogue
+from noetl.executor.actions import catalogue, handler
 from noetl.executor.actions.action import Call
 from noetl.executor.engine.invocation import VisitExecutor
 from noetl.executor.engine.start import correct_input, new_run
@@ -52,9 +51,12 @@ from noetl.executor.model.start_request import StartRequest
 from noetl.executor.model.transition import merge_arrivals
 from noetl.executor.model.visit_transition import MAX_CLAIMS
 from noetl.executor.security.capabilities import local_run_capabilities
+from noetl.executor.stores.interface import Store
+from noetl.executor.stores.memory.state import MemoryState
 from noetl.executor.stores.memory.store import MemoryStore
 from noetl.executor.stores.sql import queue as sql_queue
 from noetl.executor.stores.sql.branches import BranchTransaction
+from noetl.executor.stores.sqlite.file import SqliteFile
 from noetl.executor.stores.sqlite.store import SqliteStore
 from noetl.planner.compile import compile_playbook
 from noetl.planner.diagnostics.codes import Severity
@@ -187,6 +189,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     script: RandomScript
     plan: Plan
+    store: Store
 
     def __init__(self) -> None:
         super().__init__()
@@ -199,7 +202,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.held_claims: list[Claim] = []
         self.executed_claims: list[Claim] = []
 
-    def open_store(self) -> Any:
+    def open_store(self) -> Store:
         store = SqliteStore(str(self.folder / "noetl.db"))
         store.file.connection().execute("pragma synchronous = off")
         return store
@@ -523,15 +526,19 @@ class StoreMachine(RuleBasedStateMachine):
     def visits(self, id: str) -> list[Visit]:
         return [visit for visit in self.store.runs.visits(id) if not visit.step.startswith("@")]
 
+    @property
+    def file(self) -> SqliteFile:
+        assert isinstance(self.store, SqliteStore)
+        return self.store.file
+
     def rows(self, table: str, run_id: str | None = None) -> list[dict[str, Any]]:
         where, values = ("", {}) if run_id is None else (" where run_id = :id", {"id": run_id})
-        return [dict(row) for row in self.store.file.fetch_all(f"select * from {table}{where}", **values)]
+        return [dict(row) for row in self.file.fetch_all(f"select * from {table}{where}", **values)]
 
     def contents_of(self, id: str) -> str:
-        rows = [self.store.file.fetch_all("select * from runs where id = :id", id=id)]
+        rows = [self.file.fetch_all("select * from runs where id = :id", id=id)]
         rows += [
-            self.store.file.fetch_all(f"select * from {table} where run_id = :id", id=id)
-            for table in TABLES[1:-1]
+            self.file.fetch_all(f"select * from {table} where run_id = :id", id=id) for table in TABLES[1:-1]
         ]
         return json.dumps([[dict(row) for row in found] for found in rows])
 
@@ -566,18 +573,24 @@ class StoreMachine(RuleBasedStateMachine):
 class MemoryStoreMachine(StoreMachine):
     """The same with a store in memory."""
 
-    def open_store(self) -> Any:
+    def open_store(self) -> Store:
         return MemoryStore()
 
+    @property
+    def state(self) -> MemoryState:
+        assert isinstance(self.store, MemoryStore)
+        return self.store.state
+
     def contents(self) -> Any:
-        state = self.store.state
+        state = self.state
         return str((state.tokens, state.idempotency_keys)), [self.contents_of(id) for id in state.runs]
 
     def contents_of(self, id: str) -> str:
-        return str(vars(self.store.state.runs[id]))
+        return str(vars(self.state.runs[id]))
 
     def rows(self, table: str, run_id: str | None = None) -> list[dict[str, Any]]:
-        record = self.store.state.runs[run_id]
+        assert run_id is not None
+        record = self.state.runs[run_id]
         if table == "joins":
             return [{"step": step, "live": live} for step, live in record.live.items()]
         return [{"step": step} for step, branches in record.arrivals.items() for _ in branches]
@@ -591,7 +604,6 @@ def fragile_function(call: Call) -> None:
 
 @pytest.fixture(autouse=True)
 def fragile_actions(monkeypatch: pytest.MonkeyPatch) -> None:
-    handler = noetl.executor.engine.attempts.handler
     monkeypatch.setattr(
         "noetl.executor.engine.attempts.handler",
         lambda name: fragile_function if name == "python" else handler(name),
@@ -599,14 +611,14 @@ def fragile_actions(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run_machine(
-    examples: int = settings.default.max_examples // 2,
+    examples: int = settings().max_examples // 2,
     machine: type[StoreMachine] = StoreMachine,
     **options: Any,
 ) -> None:
     machine_settings = settings(
         max_examples=examples, stateful_step_count=40, suppress_health_check=list(HealthCheck), **options
     )
-    run_state_machine_as_test(machine, settings=machine_settings)  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(machine, settings=machine_settings)
 
 
 @pytest.mark.timeout(600)

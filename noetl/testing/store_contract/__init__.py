@@ -15,7 +15,7 @@ for part in ("consistency", "keys", "plans", "queue", "registry", "runs", "sweep
     pytest.register_assert_rewrite(f"{__name__}.{part}")
 
 from noetl.testing.store_contract.consistency import ConsistencyContract
-from noetl.testing.store_contract.damage import StoreDamage
+from noetl.testing.store_contract.damage import StoreDamage, SweepDamage
 from noetl.testing.store_contract.keys import KeysContract
 from noetl.testing.store_contract.plans import PlansContract
 from noetl.testing.store_contract.queue import QueueContract
@@ -37,6 +37,7 @@ __all__ = [
     "StoreContract",
     "StoreDamage",
     "SweepContract",
+    "SweepDamage",
     "TransitionsContract",
     "WaitsContract",
 ]
@@ -56,3 +57,5 @@ class StoreContract(
 
 class MaintenanceContract(ConsistencyContract, SweepContract, RepairTransitionsContract):
     """Tests of maintenance. A subclass has a fixture `store`, and a `damage` that damages the store."""
+
+    damage: SweepDamage

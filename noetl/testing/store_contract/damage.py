@@ -8,20 +8,15 @@ from noetl.executor.model.run import Run
 
 
 class StoreDamage(Protocol):
-    """Damage to a store that no operation makes. Values are named as in the records; None removes one.
+    """Damage to a store that no operation makes. Values are named as in the records; None removes one."""
 
-    Only `SweepContract` needs `delete_visit` and `set_retention`.
-    """
-
-    leftover_kinds: tuple[str, ...]
-    """Kinds of rows that may belong to an unknown run."""
+    @property
+    def leftover_kinds(self) -> tuple[str, ...]:
+        """Kinds of rows that may belong to an unknown run."""
+        ...
 
     def update_visit(self, store: Any, run: Run, step: str, **values: Any) -> None:
         """Update the visit of a step."""
-        ...
-
-    def delete_visit(self, store: Any, run: Run, step: str) -> None:
-        """Delete the visit of a step."""
         ...
 
     def update_run(self, store: Any, run_id: str, **values: Any) -> None:
@@ -46,6 +41,14 @@ class StoreDamage(Protocol):
 
     def add_leftover(self, store: Any, kind: str, run_id: str) -> None:
         """Add a row of an unknown run."""
+        ...
+
+
+class SweepDamage(StoreDamage, Protocol):
+    """Damage that a sweep repairs, and the retention time of the store."""
+
+    def delete_visit(self, store: Any, run: Run, step: str) -> None:
+        """Delete the visit of a step."""
         ...
 
     def set_retention(self, store: Any, seconds: float) -> None:

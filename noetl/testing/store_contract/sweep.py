@@ -12,7 +12,7 @@ from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.model.worker_identity import process_name
 from noetl.executor.stores.interface import Store, SweepResult
 from noetl.testing.run_harness import LEASE_SECONDS, RunHarness, compile_text
-from noetl.testing.store_contract.damage import StoreDamage
+from noetl.testing.store_contract.damage import SweepDamage
 from noetl.testing.store_contract.operations import claim_visit, start_waiting_run
 
 FORK = """
@@ -47,7 +47,7 @@ def failed_checks(store: Store) -> list[str]:
 class SweepContract:
     """Tests of sweeps. `store` is an empty store, and `damage` damages it."""
 
-    damage: StoreDamage
+    damage: SweepDamage
 
     def test_a_sweep_of_a_sound_store_repairs_nothing(
         self, store: Store, caplog: pytest.LogCaptureFixture

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -38,7 +39,7 @@ class InterruptedCondition(threading.Condition):
 
     def __init__(self) -> None:
         super().__init__()
-        release = self._release_save  # type: ignore[attr-defined]
+        release: Callable[[], Any] = vars(self)["_release_save"]
 
         def release_and_interrupt() -> Any:
             state = release()
@@ -46,7 +47,7 @@ class InterruptedCondition(threading.Condition):
                 signal.raise_signal(signal.SIGINT)
             return state
 
-        self._release_save = release_and_interrupt
+        vars(self)["_release_save"] = release_and_interrupt
 
 
 @pytest.fixture
@@ -77,10 +78,11 @@ def test_a_signal_sets_a_flag_and_handlers_are_restored(number: signal.Signals) 
     before = signal.getsignal(number)
     with Interruption() as interrupt:
         interrupt.raise_if_requested()
-        assert not interrupt.is_requested
+        requested = [interrupt.is_requested]
         signal.raise_signal(number)
         signal.raise_signal(number)
-        assert interrupt.is_requested
+        requested.append(interrupt.is_requested)
+        assert requested == [False, True]
         interrupt.wait()
         with pytest.raises(KeyboardInterrupt):
             interrupt.raise_if_requested()

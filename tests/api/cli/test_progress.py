@@ -7,6 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from rich.console import Group
+from rich.text import Text
 
 from noetl.api.cli.display.event_follower import FollowedRun
 from noetl.api.cli.display.progress import ProgressDisplay, active_lines
@@ -181,7 +183,10 @@ class TestActiveLines:
     ) -> None:
         monkeypatch.setenv("COLUMNS", "20")
         recorded.record("step.started", "a" * 30)
-        (line,) = ProgressDisplay([recorded], clock=clock)._render_active_lines().renderables
+        group = ProgressDisplay([recorded], clock=clock)._render_active_lines()
+        assert isinstance(group, Group)
+        (line,) = group.renderables
+        assert isinstance(line, Text)
         assert line.plain == "▶ " + "a" * 15 + "…"
 
     def test_running_steps_are_first_and_the_rest_is_counted(self, recorded: RecordedRun) -> None:

@@ -52,7 +52,17 @@ def build(folder: Path) -> Path:
         "SAM_CLI_TELEMETRY": "0",
     }
     sam = tool_environment(SAM) / "bin" / "sam"
-    command = [sam, "build", "--template", ROOT / "template.yaml", "--build-dir", folder, "--region", REGION]
+    template = ROOT / "template.yaml"
+    command: list[str | Path] = [
+        sam,
+        "build",
+        "--template",
+        template,
+        "--build-dir",
+        folder,
+        "--region",
+        REGION,
+    ]
     completed = subprocess.run(command, env=environ, cwd=ROOT, check=False, capture_output=True, text=True)
     assert completed.returncode == 0, completed.stdout + completed.stderr
     return folder
@@ -84,6 +94,7 @@ def _tagged(loader: _CloudFormationLoader, suffix: str, node: yaml.Node) -> dict
         return {name: value.split(".", 1) if suffix == "GetAtt" else value}
     if isinstance(node, yaml.SequenceNode):
         return {name: loader.construct_sequence(node, deep=True)}
+    assert isinstance(node, yaml.MappingNode)
     return {name: loader.construct_mapping(node, deep=True)}
 
 

@@ -11,6 +11,7 @@ import pytest
 from noetl.executor import actions
 from noetl.executor.errors import SettingError
 from noetl.testing.actions import check_declaration
+from tests.action_calls import perform_action
 from tests.style.source import ROOT
 
 
@@ -71,7 +72,7 @@ def test_a_plugin_adds_a_type(plugins: dict[str, EntryPoint], tmp_path: Path) ->
     )
     install(tmp_path, plugins, "greet", text)
     assert actions.catalogue()["greet"].description == "Greets."
-    assert actions.handler("greet")(None) == "hello"  # type: ignore[arg-type]
+    assert perform_action("greet") == "hello"
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -256,7 +257,11 @@ def test_the_number_of_values_in_a_file_is_limited(
     (root / "f").write_text(fits)
     assert perform_file(root, read="f", format=format) == decode(fits, format)
     (root / "f").write_text(too_much)
-    for read in (lambda: perform_file(root, read="f", format=format), lambda: decode(too_much, format)):
+    reads: list[Callable[[], object]] = [
+        lambda: perform_file(root, read="f", format=format),
+        lambda: decode(too_much, format),
+    ]
+    for read in reads:
         with pytest.raises(ActionError, match="more than 4 values") as caught:
             read()
         assert (caught.value.type, caught.value.retryable) == ("LimitExceeded", False)

@@ -435,7 +435,7 @@ INSERT = "insert into t (a, b) values (%(a)s, %(b)s)"
 
 def test_rows_are_inserted_in_bulk(table: str) -> None:
     rows = [{"a": n, "b": f"{n}%", "more": [n]} for n in range(2_500)]
-    given = {"connection": table, "rows": "{{ rows }}", "names": {"rows": rows}}
+    given: dict[str, Any] = {"connection": table, "rows": "{{ rows }}", "names": {"rows": rows}}
     assert perform_action("postgres", query=INSERT, **given) == {"rowcount": 2_500}
     assert contents(table, "select count(*) as n, min(b) as b from t") == [{"n": 2_500, "b": "0%"}]
     assert perform_action(
@@ -620,7 +620,11 @@ def test_invalid_copies_are_refused(
 
 
 def test_copies_are_disabled_without_an_allowed_folder() -> None:
-    for copy in ({"copy_from": {"table": "t", "file": "x"}}, {"copy_to": {"query": "select 1", "file": "x"}}):
+    copies: list[dict[str, Any]] = [
+        {"copy_from": {"table": "t", "file": "x"}},
+        {"copy_to": {"query": "select 1", "file": "x"}},
+    ]
+    for copy in copies:
         with pytest.raises(ActionError, match="NOETL_FILES_ROOT") as caught:
             perform_action(
                 "postgres", connection="postgresql://127.0.0.1:1/x", capabilities=Capabilities(), **copy

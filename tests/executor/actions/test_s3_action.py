@@ -32,7 +32,7 @@ def bucket(aws: Client) -> str:
     ],
 )
 def test_an_object_is_written_and_read_in_its_format(
-    bucket: str, options: dict[str, str], content: Any, stored: str, media_type: str
+    bucket: str, options: dict[str, Any], content: Any, stored: str, media_type: str
 ) -> None:
     uri = f"s3://{bucket}/a b/{{{{ name }}}}"
     put = perform_action(
@@ -147,5 +147,6 @@ def test_the_bucket_with_the_state_of_runs_is_forbidden(bucket: str, monkeypatch
     monkeypatch.setenv("NOETL_BUCKET", bucket)
     for verb in ("get", "list", "delete"):
         with pytest.raises(ActionError, match="NOETL_BUCKET") as caught:
-            perform_action("s3", **{verb: f"s3://{bucket}/x"})
+            parameters: dict[str, Any] = {verb: f"s3://{bucket}/x"}
+            perform_action("s3", **parameters)
         assert caught.value.type == "AccessDenied"
