@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import tempfile
 import urllib.request
@@ -23,6 +22,7 @@ import boto3
 import pytest
 
 from noetl.executor.clients import aws as aws_clients
+from tests.http_server import find_free_port
 from tests.tool_environments import tool_environment
 
 REQUIREMENTS = ("ministack==1.5.33", "aws-sam-translator", "cryptography", "boto3==1.43.106")
@@ -55,7 +55,7 @@ def running_emulator() -> Iterator[str]:
     program = tool_environment(*REQUIREMENTS) / "bin" / "ministack"
     with tempfile.TemporaryDirectory(prefix="noetl-aws-") as folder:
         for tries in range(1, _TRIES + 1):
-            url = f"http://127.0.0.1:{_free_port()}"
+            url = f"http://127.0.0.1:{find_free_port()}"
             process = _start(program, url, Path(folder))
             try:
                 if _wait_for_answer(process, url):
@@ -136,8 +136,3 @@ def _wait_for_answer(process: subprocess.Popen[bytes], url: str) -> bool:
                 continue
             return False
     return False
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])

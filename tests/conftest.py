@@ -20,6 +20,13 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same every time"))
 
 
 @pytest.fixture
+def gate(tmp_path: Path) -> Path:
+    """A pipe. Opening it for writing waits until a command reads from it."""
+    os.mkfifo(tmp_path / "gate")
+    return tmp_path / "gate"
+
+
+@pytest.fixture
 def store(tmp_path: Path) -> Iterator[SqliteStore]:
     opened = SqliteStore(str(tmp_path / "noetl.db"))
     yield opened

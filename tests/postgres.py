@@ -20,6 +20,8 @@ from uuid import uuid4
 import psycopg
 import pytest
 
+from noetl.executor.actions._postgres_pool import CONNECTION_POOL
+
 DSN_VARIABLE = "NOETL_TEST_PG_DSN"
 FAST_OPTIONS = {
     "fsync": "off",
@@ -44,6 +46,13 @@ def postgres_dsn(postgres_server: str) -> Iterator[str]:
     """The DSN of an empty database, which is dropped after the test."""
     with empty_database(postgres_server) as dsn:
         yield dsn
+
+
+@pytest.fixture
+def no_idle_connections() -> Iterator[None]:
+    """Pool of the action `postgres` that is empty again after the test."""
+    yield
+    CONNECTION_POOL.close()
 
 
 @contextmanager

@@ -16,9 +16,6 @@ from benchmarks.playbooks import SHAPES
 from noetl.executor.actions import catalogue
 from noetl.infra.migrations import upgrade
 from noetl.planner.compile import compile_playbook
-from tests.postgres import postgres_dsn, postgres_server
-
-__all__ = ["postgres_dsn", "postgres_server"]
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from noetl.executor.model.registry import ApiKey
 from noetl.executor.stores import open_store
 from noetl.infra.reference import ROOT
 from tests.api.fake_issuer import AUDIENCE, NAME, running_issuer, token
+from tests.api.responses import assert_problem
 
 pytestmark = pytest.mark.anyio
 
@@ -74,9 +75,7 @@ async def send_request(
 
 
 def assert_refused(response: httpx.Response, status: int, slug: str) -> None:
-    assert response.status_code == status, response.text
-    assert response.headers["content-type"] == "application/problem+json"
-    assert response.json()["type"] == f"urn:noetl:problem:{slug}"
+    assert_problem(response, status, slug)
     assert response.headers["www-authenticate"].startswith('Bearer realm="noetl"')
 
 

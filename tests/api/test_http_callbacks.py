@@ -18,7 +18,7 @@ import pytest
 from noetl.api.app import create_app
 from noetl.api.http.responses import CallbackReceipt
 from noetl.api.service.views import RunReport
-from tests.api.response_views import read_view
+from tests.api.responses import assert_problem, read_view
 
 pytestmark = pytest.mark.anyio
 
@@ -94,9 +94,8 @@ async def callback_run(http: httpx.AsyncClient, gate: Path) -> AsyncIterator[Cal
     yield await CallbackRun.start(http, gate)
 
 
-def assert_problem(response: httpx.Response, status: int, slug: str | None = None) -> None:
-    assert response.status_code == status, response.text
-    assert response.headers["content-type"] == "application/problem+json"
+def assert_callback_problem(response: httpx.Response, status: int, slug: str | None = None) -> None:
+    assert_problem(response, status)
     assert response.headers["cache-control"] == "no-store"
     problem = response.json()
     assert problem["type"] == (f"urn:noetl:problem:{slug}" if slug else "about:blank")
@@ -128,7 +127,7 @@ async def test_only_the_first_answer_is_accepted(callback_run: CallbackRun) -> N
     await callback_run.answer({"yes": True})
     for _ in range(2):
         assert (await callback_run.answer({"yes": True})).status_code == 202
-        assert_problem(await callback_run.answer({"yes": False}), 409, "answered-otherwise")
+        assert_callback_problem(await callback_run.answer({"yes": False}), 409, "answered-otherwise")
         assert (await callback_run.result())["result"] == {"answer": {"yes": True}}
 
 
@@ -155,30 +154,32 @@ async def test_a_heartbeat_is_accepted(http: httpx.AsyncClient, gate: Path) -> N
         assert response.headers["cache-control"] == "no-store"
     assert (await callback_run.wait_until_waiting())["steps"]["ask"]["waiting_for"]["until"] is not None
     await callback_run.answer(1)
-    assert_problem(await http.post(f"{callback_run.path}/heartbeat"), 410, "closed")
+    assert_callback_problem(await http.post(f"{callback_run.path}/heartbeat"), 410, "closed")
 
 
 async def test_a_callback_of_a_cancelled_run_is_closed(callback_run: CallbackRun) -> None:
     await callback_run.cancel()
-    assert_problem(await callback_run.answer(1), 410, "closed")
-    assert_problem(await callback_run.http.post(f"{callback_run.path}/heartbeat"), 410, "closed")
+    assert_callback_problem(await callback_run.answer(1), 410, "closed")
+    assert_callback_problem(await callback_run.http.post(f"{callback_run.path}/heartbeat"), 410, "closed")
 
 
 @pytest.mark.parametrize("path", ["x" * 43, "x" * 43 + "/heartbeat", "%00", "cancel", "a%20b"])
 async def test_an_unknown_token_is_not_found(callback_run: CallbackRun, path: str) -> None:
-    assert_problem(await callback_run.http.post(f"/workflows/callbacks/{path}", json=1), 404, "unknown-token")
+    assert_callback_problem(
+        await callback_run.http.post(f"/workflows/callbacks/{path}", json=1), 404, "unknown-token"
+    )
 
 
 async def test_an_invalid_answer_leaves_the_run_waiting(callback_run: CallbackRun) -> None:
     post = callback_run.http.post
-    assert_problem(await post(callback_run.path, data={"yes": "1"}), 415, "unsupported-media-type")
-    assert_problem(
+    assert_callback_problem(await post(callback_run.path, data={"yes": "1"}), 415, "unsupported-media-type")
+    assert_callback_problem(
         await post(callback_run.path, content="{", headers={"Content-Type": "application/json"}),
         400,
         "malformed-json",
     )
-    assert_problem(await callback_run.answer("x" * (1024 * 1024)), 413, "too-large")
-    assert_problem(
+    assert_callback_problem(await callback_run.answer("x" * (1024 * 1024)), 413, "too-large")
+    assert_callback_problem(
         await callback_run.answer("é" * 200_000), 413, "too-large"
     )  # the limit is in ASCII characters, as stored
     await callback_run.answer("x")
@@ -202,7 +203,7 @@ async def test_a_token_is_in_no_response_and_no_log(
     assert [response.status_code for response in responses[3:]] == [500, 403]
     slugs = ["answered-otherwise", None, None, "internal-error", "loopback-only"]
     for response, slug in zip(responses, slugs, strict=True):
-        assert_problem(response, response.status_code, slug)
+        assert_callback_problem(response, response.status_code, slug)
         assert callback_run.token not in response.text
     log = "\n".join(caplog.handler.format(record) for record in caplog.records if record.name != "httpx")
     assert responses[3].json()["reference"] in log

@@ -10,18 +10,17 @@ import pytest
 
 from noetl.api.app import create_app
 from noetl.api.http import problems
+from tests.api.responses import assert_problem
 
 pytestmark = pytest.mark.anyio
 
 MEMBERS = ("type", "title", "status", "detail", "instance")
 
 
-def assert_problem(response: httpx.Response, status: int) -> None:
-    assert response.status_code == status
-    assert response.headers["content-type"] == "application/problem+json"
+def assert_complete_problem(response: httpx.Response, status: int) -> None:
+    assert_problem(response, status)
     document = response.json()
     assert [member for member in MEMBERS if member not in document] == []
-    assert document["status"] == status
     assert document["instance"] == response.request.url.path
     assert "Traceback" not in response.text
 
@@ -30,7 +29,7 @@ def assert_problem(response: httpx.Response, status: int) -> None:
     "path", ["/", "/nothing", "/workflows/", "/workflows/run/", "/workflows/a/nothing", "/ui"]
 )
 async def test_an_unknown_path_is_a_problem(http: httpx.AsyncClient, path: str) -> None:
-    assert_problem(await http.get(path), 404)
+    assert_complete_problem(await http.get(path), 404)
 
 
 @pytest.mark.parametrize(
@@ -46,17 +45,17 @@ async def test_a_method_that_is_not_allowed_is_a_problem(
     http: httpx.AsyncClient, method: str, path: str
 ) -> None:
     response = await http.request(method, path)
-    assert_problem(response, 405)
+    assert_complete_problem(response, 405)
     assert response.headers["allow"]
 
 
 async def test_an_unsupported_content_type_is_a_problem(http: httpx.AsyncClient) -> None:
-    assert_problem(await http.post("/workflows/run", data={"playbook": "x"}), 415)
+    assert_complete_problem(await http.post("/workflows/run", data={"playbook": "x"}), 415)
 
 
 async def test_malformed_json_is_a_problem(http: httpx.AsyncClient) -> None:
     response = await http.post("/workflows/run", content="{", headers={"Content-Type": "application/json"})
-    assert_problem(response, 400)
+    assert_complete_problem(response, 400)
 
 
 async def test_ten_megabytes_of_nested_lists_are_too_large(http: httpx.AsyncClient) -> None:
@@ -64,14 +63,14 @@ async def test_ten_megabytes_of_nested_lists_are_too_large(http: httpx.AsyncClie
         response = await http.post(
             "/workflows/run", content=b"[" * 10_000_000, headers={"Content-Type": content_type}
         )
-        assert_problem(response, 413)
+        assert_complete_problem(response, 413)
 
 
 async def test_a_request_from_another_machine_is_refused(settings: dict[str, str]) -> None:
     app = create_app(settings)
     transport = httpx.ASGITransport(app, client=("203.0.113.9", 1))
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as remote:
-        assert_problem(await remote.get("/healthz"), 403)
+        assert_complete_problem(await remote.get("/healthz"), 403)
     app.state.context.close()
 
 
@@ -101,7 +100,7 @@ async def test_an_internal_error_shows_only_a_reference_to_the_log(
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
         with caplog.at_level(logging.ERROR, "noetl.api"):
             response = await client.get("/boom")
-    assert_problem(response, 500)
+    assert_complete_problem(response, 500)
     assert "12345678" not in response.text
     [record] = [record for record in caplog.records if record.name == "noetl.api"]
     assert response.json()["reference"] in record.getMessage()

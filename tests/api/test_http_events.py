@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect
 
 from noetl.api.routes import events
 from noetl.api.service.views import EventPage, members
-from tests.api.response_views import read_view
+from tests.api.responses import read_view
 
 pytestmark = pytest.mark.anyio
 

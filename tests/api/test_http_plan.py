@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from noetl.api.service.views import PlanDescription
-from tests.api.response_views import read_view
+from tests.api.responses import read_view
 
 pytestmark = pytest.mark.anyio
 

@@ -12,7 +12,7 @@ import pytest
 
 from noetl.api.http.responses import PlaybookDocument
 from noetl.api.service.views import PlaybookEntry, PlaybookPage, RunReport, RunSummary, members
-from tests.api.response_views import read_view
+from tests.api.responses import assert_problem, read_view
 
 pytestmark = pytest.mark.anyio
 
@@ -58,12 +58,6 @@ async def register(http: httpx.AsyncClient, text: str) -> httpx.Response:
 
 async def run(http: httpx.AsyncClient, headers: dict[str, str] | None = None, **body: Any) -> httpx.Response:
     return await http.post("/workflows/run", json=body, headers=headers)
-
-
-def assert_problem(response: httpx.Response, status: int, slug: str) -> None:
-    assert response.status_code == status, response.text
-    assert response.headers["content-type"] == "application/problem+json"
-    assert response.json()["type"] == f"urn:noetl:problem:{slug}"
 
 
 class TestRegistration:

@@ -11,7 +11,7 @@ from noetl.api.app import create_app
 from noetl.api.http.responses import AcceptedRun
 from noetl.api.service.views import RunResult
 from noetl.executor.errors import SettingError
-from tests.api.response_views import read_view
+from tests.api.responses import read_view
 
 pytestmark = pytest.mark.anyio
 

@@ -16,7 +16,7 @@ from noetl.executor.engine.start import new_run
 from noetl.executor.model.start_request import StartRequest
 from noetl.executor.stores import open_store
 from noetl.planner.compile import compile_playbook
-from tests.api.response_views import read_view
+from tests.api.responses import read_view
 
 pytestmark = pytest.mark.anyio
 

@@ -43,9 +43,8 @@ from noetl.testing.store_contract.operations import (
     start_run,
     succeed,
 )
-from tests.aws import Client, aws, aws_server
+from tests.aws import Client
 
-__all__ = ["aws", "aws_server"]
 LIMIT = 4096
 
 

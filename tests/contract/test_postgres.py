@@ -25,9 +25,7 @@ from noetl.testing.run_harness import compile_text
 from noetl.testing.store_contract import MaintenanceContract, StoreContract
 from noetl.testing.store_contract.operations import CHAIN, DIAMOND, LEASE, claim_visit, start_run, succeed
 from tests.contract.sql_damage import SqlDamage
-from tests.postgres import postgres_dsn, postgres_server
 
-__all__ = ["postgres_dsn", "postgres_server"]
 LIMIT = 4096
 
 

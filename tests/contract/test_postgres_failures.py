@@ -31,9 +31,8 @@ from noetl.executor.worker import Worker, WorkerSettings
 from noetl.infra.migrations import upgrade
 from noetl.testing.run_harness import RunHarness, compile_text
 from noetl.testing.store_contract.operations import CHAIN, DIAMOND, LEASE, claim_visit, start_run, succeed
-from tests.postgres import PostgresServer, empty_database, postgres_dsn, postgres_server, running_server
+from tests.postgres import PostgresServer, empty_database, running_server
 
-__all__ = ["postgres_dsn", "postgres_server"]
 SECRET = "hunter22"
 
 

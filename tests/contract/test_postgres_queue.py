@@ -26,11 +26,10 @@ from noetl.infra.migrations import upgrade
 from noetl.testing.run_harness import compile_text
 from noetl.testing.store_contract import QueueContract, RunsContract, SweepContract, WaitsContract
 from noetl.testing.store_contract.operations import DIAMOND, LEASE, fail, run_concurrently, start_run, succeed
-from tests.aws import Client, aws, aws_server, drop_permissions
+from tests.aws import Client, drop_permissions
 from tests.contract.sql_damage import SqlDamage
-from tests.postgres import empty_database, postgres_dsn, postgres_server
+from tests.postgres import empty_database
 
-__all__ = ["aws", "aws_server", "postgres_dsn", "postgres_server"]
 LIMIT = 4096
 CHILD_PLAYBOOK = """
 name: child

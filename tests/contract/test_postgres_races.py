@@ -41,9 +41,7 @@ from noetl.testing.store_contract.operations import (
     succeed,
     suspend_claim,
 )
-from tests.postgres import postgres_dsn, postgres_server
 
-__all__ = ["postgres_dsn", "postgres_server"]
 ROUNDS = 12
 TERMINAL = {"workflow.completed", "workflow.failed", "workflow.cancelled", "workflow.timed_out"}
 

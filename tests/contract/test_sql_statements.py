@@ -25,9 +25,7 @@ from noetl.executor.stores.sql.statements import (
 )
 from noetl.executor.stores.sqlite import file as sqlite
 from noetl.infra.migrations import upgrade
-from tests.postgres import postgres_dsn, postgres_server
 
-__all__ = ["postgres_dsn", "postgres_server"]
 FOLDER = Path(noetl.executor.stores.__file__).parent
 DIALECTS: Mapping[str, Statements[Any]] = {"SQLite": sqlite.STATEMENTS, "Postgres": postgres.STATEMENTS}
 SENDERS = {

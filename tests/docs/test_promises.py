@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from textwrap import dedent
-from typing import Any
 
 import pytest
 
@@ -13,6 +12,7 @@ from noetl.executor.model.run import RunStatus
 from noetl.executor.stores.interface import Store
 from noetl.planner.compile import compile_playbook
 from noetl.testing.run_harness import RunHarness
+from tests.executor.finished_runs import run_to_end
 
 
 def codes(text: str) -> list[str]:
@@ -21,10 +21,6 @@ def codes(text: str) -> list[str]:
 
 def step(run: str, rule: str = "[]") -> str:
     return f"name: x\nsteps:\n  - name: a\n    run: {run}\n    rule: {rule}\n"
-
-
-def finish_run(store: Store, text: str, **input: Any) -> RunHarness:
-    return RunHarness(store, text, input).finish()
 
 
 @pytest.mark.parametrize(
@@ -38,7 +34,7 @@ def finish_run(store: Store, text: str, **input: Any) -> RunHarness:
     ],
 )
 def test_after_success_a_guard_that_reads_a_part_of_error_is_not_true(store: Store, guard: str) -> None:
-    play = finish_run(
+    play = run_to_end(
         store, step("[{action: set, set: {done: true}}]", f'[{{case: "{{{{ {guard} }}}}", run: []}}]')
     )
     assert play.result == {"done": True}
@@ -47,10 +43,10 @@ def test_after_success_a_guard_that_reads_a_part_of_error_is_not_true(store: Sto
 
 def test_a_condition_of_a_retry_without_a_value_is_not_true(store: Store) -> None:
     retry = 'retry: {attempts: 3, delay: 1ms, if: "{{ error.status >= 500 }}"}'
-    on_action = finish_run(store, step(f"[{{action: shell, command: exit 3, {retry}}}]"))
+    on_action = run_to_end(store, step(f"[{{action: shell, command: exit 3, {retry}}}]"))
     assert on_action.error_types == ["CommandFailed"]
     assert on_action.event_types("a").count("action.failed") == 1
-    on_step = finish_run(
+    on_step = run_to_end(
         store, f"steps:\n  - name: a\n    {retry}\n    run: [{{action: shell, command: exit 3}}]"
     )
     assert on_step.error_types == ["CommandFailed"]
@@ -58,7 +54,7 @@ def test_a_condition_of_a_retry_without_a_value_is_not_true(store: Store) -> Non
 
 
 def test_a_condition_of_a_retry_cannot_extend_it(store: Store) -> None:
-    play = finish_run(
+    play = run_to_end(
         store, step('[{action: fail, message: x, retry: {attempts: 3, delay: 1ms, if: "{{ true }}"}}]')
     )
     assert play.event_types("a").count("action.started") == 1
@@ -75,7 +71,7 @@ def test_outputs_of_a_failed_attempt_are_discarded(store: Store) -> None:
               - {action: shell, command: exit 1}
             rule: [{case: error, run: [{action: set, set: {seen: "{{ count }}"}}]}]
         """
-    assert finish_run(store, text).result == {"seen": 0}
+    assert run_to_end(store, text).result == {"seen": 0}
 
 
 def test_outputs_of_a_forgiven_task_are_discarded(store: Store) -> None:
@@ -85,24 +81,24 @@ def test_outputs_of_a_forgiven_task_are_discarded(store: Store) -> None:
         - name: a
           run: [{task: half, on_error: continue, as: outcome}, {action: set, set: {after: 1}}]
         """
-    assert finish_run(store, text).result == {"after": 1}
+    assert run_to_end(store, text).result == {"after": 1}
 
 
 def test_a_failure_of_in_place_work_follows_the_policy(store: Store) -> None:
     rule = '[{case: "{{ error }}", run: []}, {case: default, run: [{action: fail, message: x, type: Late}]}]'
-    play = finish_run(store, step("[{action: set, set: {dropped: true}}]", rule) + "on_error: continue")
+    play = run_to_end(store, step("[{action: set, set: {dropped: true}}]", rule) + "on_error: continue")
     assert play.error_types == ["Late"]
     assert play.result == {}
 
 
 def test_a_second_guard_error_follows_the_policy(store: Store) -> None:
     rule = '[{case: "{{ 1 / 0 }}", run: []}, {case: "{{ error.type == 1 / 0 }}", run: []}]'
-    assert finish_run(store, step("[]", rule)).error_types == ["GuardError"]
+    assert run_to_end(store, step("[]", rule)).error_types == ["GuardError"]
 
 
 def test_the_first_failure_of_parallel_items_is_reported(store: Store) -> None:
     fails = "{action: fail, message: x, type: First}, {action: fail, message: x, type: Second}"
-    assert finish_run(store, f"steps: [{{name: a, parallel: true, run: [{fails}]}}]").error_types == ["First"]
+    assert run_to_end(store, f"steps: [{{name: a, parallel: true, run: [{fails}]}}]").error_types == ["First"]
 
 
 def test_a_saved_name_shadows_a_variable(store: Store) -> None:
@@ -117,7 +113,7 @@ def test_a_saved_name_shadows_a_variable(store: Store) -> None:
               - {action: set, set: {found: ["{{ a }}", "{{ b }}", "{{ c }}", "{{ d }}"]}}
         output: {found: "{{ found }}"}
         """
-    assert finish_run(store, text).result == {"found": ["saved", "variable", "input", "environment"]}
+    assert run_to_end(store, text).result == {"found": ["saved", "variable", "input", "environment"]}
 
 
 def test_a_name_means_one_thing() -> None:
@@ -139,7 +135,7 @@ def test_other_inputs_are_rejected(store: Store, declared: str) -> None:
 
 def test_other_inputs_are_accepted_if_the_whole_input_is_read(store: Store) -> None:
     text = 'steps: [{name: a, run: [{action: set, set: {all: "{{ input }}"}}]}]'
-    assert finish_run(store, text, y=2).result == {"all": {"y": 2}}
+    assert run_to_end(store, text, y=2).result == {"all": {"y": 2}}
 
 
 @pytest.mark.parametrize(
@@ -161,7 +157,7 @@ def test_a_variable_is_read_by_its_own_name() -> None:
 
 
 def test_an_entry_of_the_output_without_a_value_is_null(store: Store) -> None:
-    play = finish_run(
+    play = run_to_end(
         store,
         'steps: [{name: a, run: [{action: set, if: "{{ run.id is none }}", set: {v: 1}}]}]\n'
         'output: {v: "{{ v }}", w: 2}',
@@ -185,7 +181,7 @@ def test_a_step_that_was_not_visited_is_pending(store: Store) -> None:
           - name: b b
             run: [{action: log, message: x}]
         """
-    assert finish_run(store, text).result == {
+    assert run_to_end(store, text).result == {
         "own": "pending",
         "b": {"status": "pending", "visits": 0},
         "known": False,
@@ -206,5 +202,5 @@ def test_a_secret_must_be_a_whole_value(store: Store, monkeypatch: pytest.Monkey
           show: [{action: set, set: {seen: "{{ args.key }}", known: "{{ args.key == 'correct-horse' }}"}}]
         steps: [{name: a, run: [{task: show, with: {key: "%s{{ secrets.KEY }}"}}]}]
         """
-    assert finish_run(store, text % "").result == {"seen": "***", "known": False}
+    assert run_to_end(store, text % "").result == {"seen": "***", "known": False}
     assert codes(dedent(text % "Bearer ")) == ["NP406"]

@@ -21,9 +21,7 @@ from noetl.executor.model.start_request import StartRequest
 from noetl.executor.stores import open_store
 from noetl.executor.stores.interface import Store
 from tests.e2e.processes import start_noetl
-from tests.postgres import postgres_dsn, postgres_server
 
-__all__ = ["postgres_dsn", "postgres_server"]
 SECONDS = 50.0
 
 
@@ -64,13 +62,6 @@ def store(workers: WorkerProcesses) -> Iterator[Store]:
     opened = open_store(workers.settings["NOETL_STORE"])
     yield opened
     opened.close()
-
-
-@pytest.fixture
-def gate(tmp_path: Path) -> Path:
-    """A pipe. Opening it for writing waits until a command reads from it."""
-    os.mkfifo(tmp_path / "gate")
-    return tmp_path / "gate"
 
 
 def start_run(store: Store, gate: Path) -> Run:

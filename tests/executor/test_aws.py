@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import sys
 import threading
 from typing import Any
@@ -14,7 +13,7 @@ from noetl.executor.clients import aws as ours
 from noetl.executor.errors import ActionError
 from tests.action_calls import perform_action
 from tests.aws import Client
-from tests.http_server import StubExchange, serve
+from tests.http_server import StubExchange, find_free_port, serve
 
 ACTIONS: list[dict[str, Any]] = [
     {"action_type": "s3", "get": "s3://orders/x"},
@@ -73,9 +72,7 @@ def test_a_call_without_a_response_times_out(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_refused_connection_is_retryable(monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{find_free_port()}")
     with pytest.raises(ActionError) as caught:
         perform_action("lambda", function="echo")
     assert (caught.value.type, caught.value.retryable) == ("ConnectionFailed", True)

@@ -17,21 +17,12 @@ from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.model.visit_transition import MAX_CLAIMS
 from noetl.executor.stores.sqlite.store import SqliteStore
 from noetl.testing.run_harness import LEASE_SECONDS, FakeClock, RunHarness
+from tests.executor.finished_runs import result, run_to_end
 
 FAIL = "{action: fail, message: no}"
 OK = "{action: log, message: ok}"
 FLAKY = """{action: shell, command: "echo x >> tries; test $(wc -l < tries) -ge 3"}"""
 """An action that fails twice and then succeeds. Each attempt appends a line."""
-
-
-def run_to_end(store: SqliteStore, text: str, **input: Any) -> RunHarness:
-    return RunHarness(store, text, input).finish()
-
-
-def result(store: SqliteStore, text: str, **input: Any) -> Any:
-    harness = run_to_end(store, text, **input)
-    assert harness.status is RunStatus.SUCCEEDED, harness.run.errors
-    return harness.result
 
 
 class TestRuleExecution:

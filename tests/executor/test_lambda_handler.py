@@ -24,11 +24,9 @@ from noetl.executor.stores.dynamo.store import DynamoStore
 from noetl.executor.stores.interface import MessageOutcome
 from noetl.infra.dynamodb import upgrade
 from noetl.testing.store_contract.operations import start_run
-from tests.aws import Client, aws, aws_server
+from tests.aws import Client
 from tests.http_server import StubExchange, serve
 from tests.tool_environments import ROOT
-
-__all__ = ["aws", "aws_server"]
 
 ONE = "name: one\nsteps: [{name: a, run: [{action: set, set: {n: 1}}]}]\n"
 CHAIN = (

@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from noetl.executor.model.run import RunStatus
 from noetl.executor.stores.sqlite.store import SqliteStore
 from noetl.testing.run_harness import RunHarness
-
-
-def result(store: SqliteStore, text: str, **input: Any) -> Any:
-    harness = RunHarness(store, text, input).finish()
-    assert harness.status == "succeeded", harness.run.errors
-    return harness.run.result
-
+from tests.executor.finished_runs import result
 
 FOUND = [f"{n * n} at {n}" for n in range(7)]
 

@@ -31,12 +31,6 @@ BLOCKING_PLAYBOOK = """
 SECONDS = 30.0
 
 
-@pytest.fixture
-def gate(tmp_path: Path) -> Path:
-    os.mkfifo(tmp_path / "gate")
-    return tmp_path / "gate"
-
-
 def start(store: SqliteStore, text: str, folder: Path, **options: Any) -> RunHarness:
     """Create a run with the system clock, for real workers."""
     return RunHarness(store, text, folder=folder, clock=time.time, **options)  # type: ignore[arg-type]

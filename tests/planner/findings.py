@@ -13,6 +13,11 @@ STEP = "steps: [{name: a, run: [{action: log, message: ok}]}]\n"
 OK = "{action: log, message: ok}"
 
 
+def playbook(*steps: str, head: str = "") -> str:
+    """Return a playbook with these steps, without a name."""
+    return f"{head}steps:\n" + "".join(f"- {step}\n" for step in steps)
+
+
 def diagnose(text: str) -> list[Diagnostic]:
     """Return all findings of a playbook. Its `name` may be left out."""
     text = dedent(text)

@@ -6,7 +6,7 @@ from noetl.planner import lower
 from noetl.planner.checks import races
 from noetl.planner.dataflow import liveness
 from noetl.planner.graph import concurrency
-from tests.planner.findings import diagnose, findings, hints, messages
+from tests.planner.findings import diagnose, findings, hints, messages, playbook
 
 
 def step(name: str, *targets: str, saves: str = "", more: str = "") -> str:
@@ -14,10 +14,6 @@ def step(name: str, *targets: str, saves: str = "", more: str = "") -> str:
     work = f"{{action: set, set: {{{saves}: 1}}}}" if saves else "{action: log, message: m}"
     rule = f", rule: [{{case: default, run: [{', '.join(targets)}]}}]" if targets else ""
     return f"{{name: {name}, run: [{work}]{more}{rule}}}"
-
-
-def playbook(*steps: str, head: str = "") -> str:
-    return f"{head}steps:\n" + "".join(f"- {line}\n" for line in steps)
 
 
 def find_races(*steps: str, head: str = "") -> list[str]:

@@ -6,16 +6,12 @@ import pytest
 
 from noetl.planner.checks import undefined_names
 from noetl.planner.dataflow import fact_encoding, transfer
-from tests.planner.findings import diagnose, findings, hints, messages
+from tests.planner.findings import diagnose, findings, hints, messages, playbook
 
 READ = "{action: log, message: '{{ x }}'}"
 SAVE = "{action: set, set: {x: 1}}"
 OK = "{action: log, message: m}"
 MAYBE = "{{ run.id }}"
-
-
-def playbook(*steps: str, head: str = "") -> str:
-    return f"{head}steps:\n" + "".join(f"- {item}\n" for item in steps)
 
 
 def step(name: str, *targets: str, run: str = OK, more: str = "") -> str:

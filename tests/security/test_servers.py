@@ -16,7 +16,6 @@ from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from noetl.executor.actions import _postgres_pool
-from noetl.executor.actions._postgres_pool import CONNECTION_POOL
 from noetl.executor.actions._postgres_servers import vet_servers
 from noetl.executor.actions.action import Call
 from noetl.executor.clients import egress
@@ -29,10 +28,7 @@ NO_NETWORKS = Capabilities()
 LOOPBACK = Capabilities(networks=("127.0.0.0/8",))
 
 
-@pytest.fixture(autouse=True)
-def no_idle_connections() -> Iterator[None]:
-    yield
-    CONNECTION_POOL.close()
+pytestmark = pytest.mark.usefixtures("no_idle_connections")
 
 
 class CountingProxy:

@@ -164,9 +164,9 @@ def main(arguments: list[str]) -> int:
     """Run the command of the module docstring. Return its exit code."""
     match arguments:
         case ["message", file]:
-            problems = [check_message(Path(file).read_text("utf-8"))]
+            problems: list[str | None] = [check_message(Path(file).read_text("utf-8"))]
         case ["history"]:
-            problems = check_history()
+            problems = [*check_history()]
         case ["install"]:
             problems = [install_hook()]
         case _:

@@ -12,9 +12,6 @@ from noetl.executor.stores.sql.store import SqlStore
 from noetl.infra.migrations import upgrade
 from noetl.testing.store_contract.operations import start_run
 from tests.api.cli.conftest import Command
-from tests.postgres import postgres_dsn, postgres_server
-
-__all__ = ["postgres_dsn", "postgres_server"]
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

@@ -8,11 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.aws import REGION, aws_server
+from tests.aws import REGION
 from tests.e2e.aws.service import DeployedService
 from tests.e2e.aws.stack import OWNER, DeployedStack, build, deploy
-
-__all__ = ["aws_server"]
 
 REPORT_LINES = pytest.StashKey[list[str]]()
 

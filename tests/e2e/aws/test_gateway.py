@@ -6,19 +6,13 @@ import json
 import time
 from textwrap import dedent
 
-import httpx
 import pytest
 
+from tests.api.responses import assert_problem
 from tests.e2e.aws.service import DeployedService
 from tests.e2e.aws.stack import CONTENT, DeployedStack
 
 ONE = "name: one\nsteps: [{name: a, run: [{action: set, set: {n: 1}}]}]\n"
-
-
-def assert_problem(answer: httpx.Response, status: int) -> None:
-    assert answer.status_code == status, answer.text
-    assert answer.headers["content-type"] == "application/problem+json"
-    assert answer.json()["status"] == status
 
 
 def test_requests_without_credentials_are_refused(stack: DeployedStack) -> None:

@@ -30,10 +30,9 @@ from tests.e2e.aws.test_runs import (
     test_the_portable_example_succeeds,
     test_the_url_of_a_callback_is_enough_to_answer_it,
 )
-from tests.postgres import empty_database, postgres_server
+from tests.postgres import empty_database
 
 __all__ = [
-    "postgres_server",
     "test_a_failed_step_is_retried",
     "test_a_loop_of_two_thousand_items_is_completed",
     "test_a_playbook_runs_a_registered_playbook",

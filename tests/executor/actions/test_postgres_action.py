@@ -13,16 +13,12 @@ import psycopg
 import pytest
 
 from noetl.executor.actions import _postgres_pool, handler, postgres
-from noetl.executor.actions._postgres_pool import CONNECTION_POOL
 from noetl.executor.errors import ActionError
 from noetl.executor.security.capabilities import Capabilities, local_run_capabilities
 from tests.action_calls import create_call, perform_action
+from tests.http_server import find_free_port
 
-
-@pytest.fixture(autouse=True)
-def no_idle_connections() -> Any:
-    yield
-    CONNECTION_POOL.close()
+pytestmark = pytest.mark.usefixtures("no_idle_connections")
 
 
 def test_fetch_selects_the_form_of_the_result(postgres_dsn: str) -> None:
@@ -376,7 +372,8 @@ def test_each_thread_has_its_own_connection(postgres_dsn: str) -> None:
     assert sorted(results) == [0, 1, 2, 3]
 
 
-def test_a_refused_connection_is_retryable(unused_port: int) -> None:
+def test_a_refused_connection_is_retryable() -> None:
+    unused_port = find_free_port()
     with pytest.raises(ActionError) as caught:
         perform_action(
             "postgres", connection=f"postgresql://ann:word@127.0.0.1:{unused_port}/x", query="select 1"
@@ -384,12 +381,6 @@ def test_a_refused_connection_is_retryable(unused_port: int) -> None:
     assert (caught.value.type, caught.value.retryable) == ("ConnectionFailed", True)
     assert "word" not in caught.value.message
     assert caught.value.message.endswith(f"port {unused_port} failed: Connection refused")
-
-
-@pytest.fixture
-def unused_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 def test_a_refusal_of_the_server_is_not_retried(postgres_server: str) -> None:

@@ -1,4 +1,4 @@
-"""Responses of the HTTP tests, read as the views that the service has sent."""
+"""Responses of the HTTP tests: problem documents, and views that the service has sent."""
 
 from __future__ import annotations
 
@@ -6,10 +6,22 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
+import httpx
+
 from noetl.api.http.schemas import response_model
 from noetl.api.service.views import View
 
 V = TypeVar("V", bound=View)
+
+
+def assert_problem(response: httpx.Response, status: int, slug: str | None = None) -> None:
+    """Check the status, the media type and the type of a problem document; `slug` None is any type."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    document = response.json()
+    assert document["status"] == status
+    if slug is not None:
+        assert document["type"] == f"urn:noetl:problem:{slug}"
 
 
 def read_view(view: type[V], body: Any) -> V:
