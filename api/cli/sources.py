@@ -28,6 +28,7 @@ TargetOption = Annotated[
     CompileTarget | None, typer.Option("--target", help="Also check that the playbook can run there.")
 ]
 
+PLAYBOOK_SUFFIXES = (".yaml", ".yml", ".json")
 _MAX_READ_BYTES = (1 << 20) + 1
 """One byte more than a playbook may have, so that a longer file is reported and not read completely."""
 
@@ -41,7 +42,8 @@ class PlaybookSource:
 
     @property
     def text(self) -> str:
-        return self.content.decode("utf-8-sig", "replace")
+        """The text, for a report. It is empty if the file is binary."""
+        return "" if b"\0" in self.content else self.content.decode("utf-8-sig", "replace")
 
 
 def read_source(file: str) -> PlaybookSource:
@@ -55,10 +57,27 @@ def read_source(file: str) -> PlaybookSource:
             return PlaybookSource(file, sys.stdin.buffer.read(_MAX_READ_BYTES))
         with Path(file).open("rb") as stream:
             return PlaybookSource(file, stream.read(_MAX_READ_BYTES))
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise CommandError(f"cannot read {file}: {error.strerror}; {_suggest_file(Path(file))}") from error
     except OSError as error:
         raise CommandError(f"cannot read {file}: {error.strerror or error}") from error
     except ValueError as error:
         raise CommandError(f"cannot read {file!r}: {error}") from error
+
+
+def _suggest_file(path: Path) -> str:
+    """Return how to name a playbook instead of a path that is missing or a folder."""
+    from noetl.planner.diagnostics.diagnostic import closest
+
+    folder = path if path.is_dir() else path.parent
+    try:
+        names = sorted(file.name for file in folder.iterdir() if file.suffix in PLAYBOOK_SUFFIXES)
+    except OSError:
+        names = []
+    if path.is_dir():
+        return f"name a file, such as {folder / names[0]}" if names else "name a file"
+    meant = closest(path.name, names)
+    return f"did you mean {folder / meant}?" if meant else "check the name, and the folder you are in"
 
 
 def compile_source(source: PlaybookSource, target: str | None = None) -> Compilation:

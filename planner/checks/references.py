@@ -21,7 +21,7 @@ from noetl.planner.syntax.entries import find_called_tasks
 from noetl.planner.syntax.models import DocumentPath
 from noetl.planner.syntax.names import RESERVED_NAMES
 from noetl.planner.templates.access_paths import AccessPath
-from noetl.planner.templates.foreign_syntax import NAME_HINTS
+from noetl.planner.templates.foreign_syntax import NAME_HINTS, SHELL_VARIABLE_HINT
 
 ATTRIBUTES = {
     "steps": frozenset({"status", "visits", "result", "error"}),
@@ -69,7 +69,9 @@ def check_references(program: Program) -> None:
                 message = "`error` is none here, because nothing has failed"
                 read.report("error", message, hint=_ERROR_HINT)
     for name, (use, offset, _) in _find_inferred_inputs(program).items():
-        hint = NAME_HINTS.get(name) or program.diagnostics.did_you_mean(name, program.defined_names)
+        reads_shell = name == "env" and any(path[0] == "env" and path[1:] for path in use.template.reads)
+        hint = SHELL_VARIABLE_HINT if reads_shell else NAME_HINTS.get(name)
+        hint = hint or program.diagnostics.did_you_mean(name, program.defined_names)
         span = program.document.text_span(use.path, offset, offset + len(name))
         message = f"undeclared input `{name}`: nothing in the playbook assigns it"
         if hint is None:
@@ -189,7 +191,10 @@ def _check_read(read: _Read) -> None:
     elif name == "environment" and use.scope is TemplateScope.ENVIRONMENT:
         read.report(name, "an entry of `environment` cannot read another one")
     elif name == "environment":
-        _check_attribute(read, program.playbook.environment, "unknown `environment` entry `{}`")
+        hint = "declare it under `environment`"
+        if attribute is not None and attribute.isupper():
+            hint = f"{hint}; {SHELL_VARIABLE_HINT}"
+        _check_attribute(read, program.playbook.environment, "unknown `environment` entry `{}`", hint)
     elif name == "args":
         _check_argument(read)
     elif (problem := _find_scope_problem(program, use, name)) is not None:
@@ -219,13 +224,18 @@ def _find_attributes(program: Program, name: str) -> Collection[str] | None:
     return ATTRIBUTES.get(name) if deferred is None else deferred.attributes
 
 
-def _check_attribute(read: _Read, known: Collection[str] | None, message: str) -> None:
-    """Report the second part of an access if it is unknown. Without `known`, every part is accepted."""
+def _check_attribute(
+    read: _Read, known: Collection[str] | None, message: str, hint: str | None = None
+) -> None:
+    """Report the second part of an access if it is unknown. Without `known`, every part is accepted.
+
+    The hint is the closest known part, else `hint`.
+    """
     attribute = read.attribute
     if known is None or attribute is None or attribute in known:
         return
     if not handles_undefined(read.use.template, read.access[0], attribute):
-        read.report(attribute, message.format(attribute), known)
+        read.report(attribute, message.format(attribute), known, hint)
 
 
 def _find_scope_problem(program: Program, use: TemplateUse, name: str) -> tuple[str, str | None] | None:
@@ -264,8 +274,8 @@ def _check_plain_name(read: _Read) -> None:
     if program.playbook.input is None or is_known or handles_undefined(use.template, name):
         return
     message = f"unknown name `{name}`: nothing in the playbook assigns it"
-    known = () if name in NAME_HINTS else program.defined_names
-    read.report(name, message, known, hint=NAME_HINTS.get(name))
+    hint = SHELL_VARIABLE_HINT if name == "env" and read.attribute else NAME_HINTS.get(name)
+    read.report(name, message, () if hint else program.defined_names, hint)
 
 
 def _check_argument(read: _Read) -> None:

@@ -51,6 +51,8 @@ _ILLEGAL = re.compile(
 )
 _UNICODE_BREAKS = "\x85\u2028\u2029"
 
+_UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+
 _TAG = re.compile(r"!(?:<[^>]*>|[^\s,\[\]{}]*)")
 
 # JSON escapes a character beyond U+FFFF as a surrogate pair, which libyaml refuses. Both halves are moved
@@ -82,6 +84,10 @@ def read_document(text: str | bytes, diagnostics: Diagnostics) -> Document | Non
 
 
 def _decode(text: str | bytes, diagnostics: Diagnostics) -> str | None:
+    if isinstance(text, bytes) and b"\0" in text and not text.startswith(_UTF_16_MARKS):
+        hint = "check the name of the file; a playbook is text in UTF-8"
+        diagnostics.add("NP001", "the file is binary, not text", START, hint)
+        return None
     if len(text) > MAX_BYTES or (isinstance(text, str) and len(text.encode("utf-8", "replace")) > MAX_BYTES):
         diagnostics.add(
             "NP004", "the playbook is larger than 1 MiB", START, "move parts of it to other playbooks"

@@ -77,6 +77,10 @@ _MISPLACED_KEY_HINTS: Mapping[type[Model], Mapping[str, str]] = {
         "outputs": "write `output` for the result",
         "title": "write `name`",
     },
+    InputDeclaration: {
+        **dict.fromkeys(("required", "optional"), "write a `default` for an input that is not required"),
+        **dict.fromkeys(("choices", "values", "options"), "write `enum`"),
+    },
     Step: {
         **dict.fromkeys(
             ("next", "then", "goto", "transitions", "switch", "on_success", "on_failure", "catch"), _USE_RULE
@@ -127,6 +131,15 @@ _ERROR_KINDS: Mapping[str, tuple[str, ...]] = {
 """What a value must be, by the type of the pydantic error."""
 _MAX_LISTED_KEYS = 6
 _DURATION_HINT = "write `500ms`, `5s`, `2m`, `1h`, `3d` or a number of seconds"
+_TYPE_ALIASES = {
+    **dict.fromkeys(("list", "tuple"), "array"),
+    **dict.fromkeys(("dict", "map", "mapping", "json"), "object"),
+    **dict.fromkeys(("str", "text", "date", "datetime"), "string"),
+    **dict.fromkeys(("int", "long"), "integer"),
+    **dict.fromkeys(("float", "double", "decimal"), "number"),
+    "bool": "boolean",
+}
+"""Names of types in other languages, for inputs."""
 _BOOLEAN_WORDS = {
     "yes": "true",
     "on": "true",
@@ -219,7 +232,8 @@ def describe_wrong_value(
     if kind == "literal_error":
         choices = re.findall(r"'([^']*)'", context["expected"])
         matches = get_close_matches(value, choices, n=1, cutoff=0.6) if isinstance(value, str) else []
-        hint = f"did you mean `{matches[0]}`?" if matches else None
+        intended = _TYPE_ALIASES.get(value) if isinstance(value, str) and key == "type" else None
+        hint = f"write `{intended}`" if intended else f"did you mean `{matches[0]}`?" if matches else None
         return SchemaViolation(
             "NP012", f"`{key}` must be {join_words(as_code(choices))}, not {quote_or_describe(value)}", hint
         )

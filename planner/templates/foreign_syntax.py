@@ -5,9 +5,16 @@ from __future__ import annotations
 import re
 
 NAME_HINTS = dict.fromkeys(("null", "NULL", "Null", "nil", "undefined", "NONE"), "write `none`")
+SHELL_VARIABLE_HINT = (
+    'to pass a variable of the shell, declare an input and run the playbook with `-i home="$HOME"`'
+)
 TEST_HINTS = {
     **dict.fromkeys(("null", "nil"), "write `none`"),
     "empty": "write `not value`, or `value | length == 0`",
+    **dict.fromkeys(
+        ("match", "regex", "search", "contains", "startswith", "endswith"),
+        'filter the items of a `loop` with `if: "{{ item.name | regex_search(pattern) }}"`',
+    ),
 }
 FUNCTION_HINTS = {
     "len": "write `value | length`",

@@ -147,7 +147,7 @@ def _check_brackets(source: str) -> None:
             depth = max(depth - 1, 0)
 
 
-_CLOSING_HINT = "close `{{` with `}}`, and `{%` with `%}`"
+_TAGS = ("for", "if", "set", "with")
 _UNKNOWN_TAG = re.compile(r"^Encountered unknown tag '(\w+)'")
 _UNCLOSED_BLOCK = re.compile(r"innermost block that needs to be closed is '(\w+)'")
 
@@ -158,20 +158,23 @@ def _to_problem(source: str, error: TemplateSyntaxError) -> TemplateProblem:
     message = (error.message or "not an expression").rstrip(".")
     end = word.end() if word else start + 1
     if (unknown := _UNKNOWN_TAG.search(message)) is not None:
+        from noetl.planner.diagnostics.diagnostic import did_you_mean
+
         tag = unknown[1]
         if tag.startswith(("end", "el")):
             return TemplateProblem("NP401", f"unexpected `{{% {tag} %}}`: no block is open", start, end)
-        return TemplateProblem("NP403", f"unknown tag `{tag}`", start, end)
+        hint = (
+            did_you_mean(tag, _TAGS)
+            or f"write `{{{{ {tag} }}}}` for a value; the tags are `for`, `if`, `set` and `with`"
+        )
+        return TemplateProblem("NP403", f"unknown tag `{tag}`", start, end, hint)
     if (unclosed := _UNCLOSED_BLOCK.search(message)) is not None:
         return _unclosed_block(source, unclosed[1])
-    message = message.replace("end of print statement", "}}").replace("end of statement block", "%}")
-    message = message[0].lower() + message[1:]
-    if source.startswith("}", start) and not source.startswith("}}", start):
-        return TemplateProblem("NP401", message, start, end, _CLOSING_HINT)
-    # The executor also parses templates, but needs hints only after an error.
-    from noetl.planner.templates.foreign_syntax import find_operator_hint
+    # The executor also parses templates, but needs these words only after an error.
+    from noetl.planner.templates.syntax_errors import explain_syntax_error
 
-    return TemplateProblem("NP401", message, start, end, find_operator_hint(source, start))
+    problem = explain_syntax_error(source, start, message[0].lower() + message[1:])
+    return TemplateProblem("NP401", problem.message, problem.start, problem.end, problem.hint)
 
 
 def _unclosed_block(source: str, tag: str) -> TemplateProblem:
@@ -219,7 +222,10 @@ def _check_node(source: str, node: nodes.Node) -> None:
     if type(node) not in ALLOWED_NODES:
         word = type(node).__name__.lower()
         raise TemplateProblem(
-            "NP403", f"`{word}` is not allowed in playbooks", *_word_span(source, node.lineno, word)
+            "NP403",
+            f"`{word}` is not allowed in playbooks",
+            *_word_span(source, node.lineno, word),
+            "use `for`, `if`, `set` or `with`" if isinstance(node, nodes.Stmt) else None,
         )
     if (check := _NODE_CHECKS.get(type(node))) is not None:
         check(source, node)
@@ -251,6 +257,31 @@ def _check_filter(source: str, node: nodes.Filter) -> None:
         raise TemplateProblem(
             "NP402", f"unknown filter `{node.name}`", *_word_span(source, node.lineno, node.name), hint
         )
+    if node.name in _NAME_ARGUMENTS:
+        _check_name_argument(source, node, *_NAME_ARGUMENTS[node.name])
+
+
+_NAME_ARGUMENTS = {
+    "map": (0, "filter"),
+    "reject": (0, "test"),
+    "rejectattr": (1, "test"),
+    "select": (0, "test"),
+    "selectattr": (1, "test"),
+}
+"""The filters that take the name of a filter or of a test: its position, and what it names."""
+
+
+def _check_name_argument(source: str, node: nodes.Filter, position: int, noun: str) -> None:
+    """Raise TemplateProblem for the name of an unknown filter or test that a filter would apply."""
+    argument = node.args[position] if position < len(node.args) else None
+    if not isinstance(argument, nodes.Const) or not isinstance(argument.value, str):
+        return
+    known: Mapping[str, Any] = SANDBOX.filters if noun == "filter" else SANDBOX.tests
+    if argument.value not in known:
+        word = argument.value
+        hint = _find_hint(word, known, f"{noun.upper()}_HINTS")
+        span = _word_span(source, argument.lineno, word)
+        raise TemplateProblem("NP402", f"unknown {noun} `{word}`", *span, hint)
 
 
 def _check_test(source: str, node: nodes.Test) -> None:

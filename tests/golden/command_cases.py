@@ -174,6 +174,21 @@ COMMAND_CASES = (
         ["noetl run good.yaml", "noetl runs list"],
         environ={"NOETL_LEASE_SECONDS": "abc"},
     ),
+    # Files
+    CommandCase(
+        "unreadable_file",
+        ["noetl check good.ymal", "noetl run nosuch.yaml", "noetl check playbooks", "noetl plan empty"],
+        {"playbooks/good.yaml": GOOD, "empty/notes.txt": ""},
+    ),
+    CommandCase(
+        "not_a_playbook",
+        ["noetl check program", "noetl check utf16.yaml", "noetl run table.csv", "noetl check -"],
+        {
+            "program": b"\x7fELF\x02\x01\0\0" * 400_000,
+            "utf16.yaml": GOOD.encode("utf-16"),
+            "table.csv": "id,amount\n1,2\n",
+        },
+    ),
     # Inputs
     CommandCase(
         "wrong_input",

@@ -318,9 +318,12 @@ def test_all_errors_are_reported_at_once() -> None:
 
 def test_messages_of_common_errors() -> None:
     assert only_diagnostic("a:\n\tb: 1").message == "a tab is used for indentation"
-    assert only_diagnostic("a: `b`").message == "unquoted text cannot begin with ```"
+    assert only_diagnostic("a: `b`").message == "unquoted text cannot begin with a backtick"
     assert only_diagnostic("a: [1").message == "expected `,` or `]`"
     assert only_diagnostic(b"\xff").message == "the byte 0xff is not UTF-8"
+    assert only_diagnostic("name: x".encode("utf-16")).message == "the byte 0xff is not UTF-8"
+    assert only_diagnostic(b"\x7fELF\0\0").message == "the file is binary, not text"
+    assert only_diagnostic(b"\0" * 2_000_000).message == "the file is binary, not text"
     assert "1 MiB" in only_diagnostic(b"x" * 2**21).message
 
 

@@ -69,8 +69,6 @@ def parse_invalid(text: str) -> TemplateProblem:
         ("{{ a }", "close `{{` with `}}`, and `{%` with `%}`"),
         ("{% for a in b %}{{ a }}", "add `{% endfor %}` at the end of the block"),
         ("{{ upper(a) }}", "`upper` is a filter: write `value | upper`"),
-        ("{{ a b }}", None),
-        ("{{ a == }}", None),
     ],
 )
 def test_problems_have_hints(text: str, hint: str | None) -> None:
@@ -218,13 +216,13 @@ def test_values_keep_the_types_of_sink_filters() -> None:
 @pytest.mark.parametrize(
     ("text", "code", "start", "end"),
     [
-        ("{{ a + }}", "NP401", 7, 8),
+        ("{{ a + }}", "NP401", 7, 9),
         ("{{ a b }}", "NP401", 5, 6),
-        ("{{ a", "NP401", 3, 4),
+        ("{{ a", "NP401", 0, 2),
         ("{{ 'a }}", "NP401", 3, 4),
-        ("{{ }}", "NP401", 3, 4),
-        ("{% if %}", "NP401", 6, 7),
-        ("{% for %}", "NP401", 7, 8),
+        ("{{ }}", "NP401", 3, 5),
+        ("{% if %}", "NP401", 6, 8),
+        ("{% for %}", "NP401", 7, 9),
         ("{% if a %}", "NP401", 3, 10),
         ("{% if a %}{% if b %}{% endif %}", "NP401", 3, 10),
         ("{{ '{% endif %}' }}{% if a %}", "NP401", 22, 29),
@@ -239,7 +237,9 @@ def test_values_keep_the_types_of_sink_filters() -> None:
         ("{% autoescape true %}{% endautoescape %}", "NP403", 0, 24),
         ("{{ f(*a) }}", "NP403", 4, 5),
         ("{{ a | x ? }}", "NP401", 9, 10),
-        ("{{ (a] }}", "NP401", 5, 6),
+        ("{{ (a] }}", "NP401", 3, 4),
+        ("{{ a | map('nothing') }}", "NP402", 12, 19),
+        ("{{ a | selectattr('b', 'nothing') }}", "NP402", 24, 31),
     ],
 )
 def test_problems_mark_the_wrong_word(text: str, code: str, start: int, end: int) -> None:
@@ -257,10 +257,53 @@ def test_problems_mark_the_wrong_word(text: str, code: str, start: int, end: int
         ("{{ a is definde }}", "did you mean `defined`?"),
         ("{{ rnage(3) }}", "did you mean `range`?"),
         ("{{ length(a) }}", "`length` is a filter: write `value | length`"),
+        ("{{ a | map('lenght') }}", "did you mean `length`?"),
+        ("{{ a | reject('definde') }}", "did you mean `defined`?"),
+        ("{{ a | selectattr('b', 'definde') }}", "did you mean `defined`?"),
+        ("{% iff a %}{% endif %}", "did you mean `if`?"),
     ],
 )
 def test_unknown_names_have_hints(text: str, hint: str) -> None:
     assert parse_invalid(text).hint == hint
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "hint"),
+    [
+        ("{{ 1 + }}", "missing value after `+`", "write a value after `+`, or remove it"),
+        ("{{ a", "`{{` is not closed", "close it with `}}`"),
+        ("{{ a }} {{ b", "`{{` is not closed", "close it with `}}`"),
+        ("{# a", "`{#` is not closed", "close it with `#}`"),
+        ("{{ }}", "empty expression", "write a value between the braces"),
+        ("{{ (1 }}", "`(` is not closed", "close it with `)`"),
+        ("{{ a | default('b' }}", "`(` is not closed", "close it with `)`"),
+        ("{{ 'a }}", "missing closing quote", "close the text with the same quote"),
+        ("{{ a. }}", "missing name after `.`", "write the name of an attribute"),
+        ("{{ a | }}", "missing filter after `|`", "write the name of a filter, such as `value | upper`"),
+        ("{{ a is }}", "missing test after `is`", "write the name of a test, such as `value is defined`"),
+        ("{{ a if }}", "missing condition after `if`", "write a condition"),
+        ("{% for a %}", "missing `in` after `for`", "write `{% for item in list %}`"),
+        (
+            "{{ a b }}",
+            "unexpected `b` after `a`",
+            "write an operator between `a` and `b`, such as `~` to join texts",
+        ),
+        ("{{ 1a }}", "unexpected `a` after `1`", "begin a name with a letter"),
+        (
+            "{{ 'it's' }}",
+            "unexpected `s` after `'it'`",
+            "put a text that contains a quote into the other kind of quotes",
+        ),
+        ("{{ {{ a }} }}", "unexpected `}}`", "remove the inner `{{` and `}}`"),
+        ("{{ [a for a in b] }}", "unexpected `for` after `a`", "write `list | map(…)` or `list | select(…)`"),
+        ("{{ a && b }}", "unexpected `&&`", "write `and`"),
+        ("{{ a; b }}", "unexpected `;` after `a`", "remove it, or quote it if it is text"),
+        ("{{ `a` }}", "unexpected backtick", "remove it, or quote it if it is text"),
+    ],
+)
+def test_a_syntax_error_says_what_to_change(text: str, message: str, hint: str) -> None:
+    problem = parse_invalid(text)
+    assert (problem.code, problem.message, problem.hint) == ("NP401", message, hint)
 
 
 @given(st.text(alphabet="{}%#()[]'\"\\ab1.|,:*+-=~ \n\u00e9_", max_size=40))

@@ -51,6 +51,8 @@ OTHER_MEANINGS = (
     OtherMeaning("lambda", "LONGEST_INVOCATION_SECONDS", "a target of compilation"),
     OtherMeaning("callback", "RESERVED_NAMES", "a word of templates"),
     OtherMeaning("shell", "SHELL", "the language of a sink"),
+    OtherMeaning("set", "_TAGS", "a tag of templates"),
+    OtherMeaning("lambda", "_FOREIGN_WORDS", "a word of Python"),
 )
 
 
