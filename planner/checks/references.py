@@ -191,10 +191,10 @@ def _check_read(read: _Read) -> None:
     elif name == "environment" and use.scope is TemplateScope.ENVIRONMENT:
         read.report(name, "an entry of `environment` cannot read another one")
     elif name == "environment":
-        hint = "declare it under `environment`"
+        advice = "declare it under `environment`"
         if attribute is not None and attribute.isupper():
-            hint = f"{hint}; {SHELL_VARIABLE_HINT}"
-        _check_attribute(read, program.playbook.environment, "unknown `environment` entry `{}`", hint)
+            advice = f"{advice}; {SHELL_VARIABLE_HINT}"
+        _check_attribute(read, program.playbook.environment, "unknown `environment` entry `{}`", advice)
     elif name == "args":
         _check_argument(read)
     elif (problem := _find_scope_problem(program, use, name)) is not None:

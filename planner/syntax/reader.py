@@ -85,8 +85,8 @@ def read_document(text: str | bytes, diagnostics: Diagnostics) -> Document | Non
 
 def _decode(text: str | bytes, diagnostics: Diagnostics) -> str | None:
     if isinstance(text, bytes) and b"\0" in text and not text.startswith(_UTF_16_MARKS):
-        hint = "check the name of the file; a playbook is text in UTF-8"
-        diagnostics.add("NP001", "the file is binary, not text", START, hint)
+        advice = "check the name of the file; a playbook is text in UTF-8"
+        diagnostics.add("NP001", "the file is binary, not text", START, advice)
         return None
     if len(text) > MAX_BYTES or (isinstance(text, str) and len(text.encode("utf-8", "replace")) > MAX_BYTES):
         diagnostics.add(
