@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import typer
+import yaml
 
 from noetl.api.app import create_app
 from noetl.api.cli.app import app
@@ -300,3 +301,12 @@ def test_every_setting_of_the_code_is_declared_and_documented() -> None:
     assert found - declared == set(), "declare the setting in executor/settings.py"
     assert declared - found == set(), "remove the setting from executor/settings.py"
     assert {name for name in declared if f"| `{name}` |" not in page} == set()
+
+
+def test_every_parameter_of_the_template_is_documented() -> None:
+    template = yaml.compose((ROOT / "template.yaml").read_text("utf-8"))
+    sections = {key.value: value for key, value in template.value}
+    parameters = [key.value for key, _ in sections["Parameters"].value]
+    page = (ROOT / "docs" / "how-to" / "aws.md").read_text("utf-8")
+    assert len(parameters) > 20
+    assert [name for name in parameters if f"`{name}`" not in page] == []
