@@ -22,7 +22,8 @@ from noetl.executor.engine.invocation import VisitExecutor
 from noetl.executor.model.ids import hash_secret
 from noetl.executor.stores.interface import Store
 from noetl.infra.reference import ROOT
-from noetl.planner.syntax.reader import Diagnostics, read_document
+from noetl.planner.diagnostics.diagnostic import Diagnostics
+from noetl.planner.syntax.reader import read_document
 from noetl.testing.run_harness import RunHarness
 
 PAGES = sorted((ROOT / "docs" / "how-to").glob("from-*.md"))

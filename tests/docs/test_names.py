@@ -305,6 +305,7 @@ def test_every_setting_of_the_code_is_declared_and_documented() -> None:
 
 def test_every_parameter_of_the_template_is_documented() -> None:
     template = yaml.compose((ROOT / "template.yaml").read_text("utf-8"))
+    assert template is not None
     sections = {key.value: value for key, value in template.value}
     parameters = [key.value for key, _ in sections["Parameters"].value]
     page = (ROOT / "docs" / "how-to" / "aws.md").read_text("utf-8")

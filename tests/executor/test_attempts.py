@@ -58,7 +58,7 @@ def test_a_parameter_that_cannot_be_rendered_fails_the_action(probe: FakeHandler
 
 def test_an_action_type_that_is_not_enabled_fails(probe: FakeHandler) -> None:
     context = work_context()
-    context = replace(context, capabilities=replace(context.capabilities, actions=frozenset({"log"})))
+    context = replace(context, capabilities=replace(context.capabilities, actions=("log",)))
     found = outcome_of(fake_action(), context=context)
     assert failure_of(found) == (
         "ActionDisabled",

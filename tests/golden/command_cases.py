@@ -95,7 +95,7 @@ def _run_command(words: list[str], stdin: str) -> tuple[object, str]:
             main()
         except SystemExit as error:
             exit_code = error.code
-    return exit_code or 0, shown.buffer.getvalue().decode()  # type: ignore[attr-defined]
+    return exit_code or 0, shown.buffer.getvalue().decode()
 
 
 @contextlib.contextmanager

@@ -1024,8 +1024,13 @@ def test_search_for_a_path_past_the_evaluation_limit_is_left_out(monkeypatch: py
 
 def test_choices_are_not_correlated_past_the_clause_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     choose = "{{ m == 'a' }}"
-    steps = (either("a", "b", "c", choose), step("b", "c", run=SAVE), either("c", "d", "e", choose))
-    steps = (*steps, step("d", run=READ), step("e"))
+    steps = (
+        either("a", "b", "c", choose),
+        step("b", "c", run=SAVE),
+        either("c", "d", "e", choose),
+        step("d", run=READ),
+        step("e"),
+    )
     assert undefined_reads(*steps, head=INPUTS) == []
     monkeypatch.setattr(fact_encoding, "MAX_CORRELATED_CLAUSES", 0)
     assert undefined_reads(*steps, head=INPUTS) == ["NP302 a → c → d"]
