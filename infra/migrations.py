@@ -11,7 +11,7 @@ from noetl.executor.stores.postgres.address import conninfo_of, failure_of
 
 FOLDER = Path(__file__).parent / "postgres"
 _APPLIED = """
-    create table if not exists noetl_migrations
+    create table noetl_migrations
         (number integer primary key, applied_at timestamptz not null default now())
 """
 _LOCK = 7_304_905_021
@@ -33,7 +33,10 @@ def upgrade(uri: str) -> list[int]:
     try:
         with psycopg.connect(conninfo_of(uri)) as connection:
             connection.execute("select pg_advisory_xact_lock(%s)", [_LOCK])
-            connection.execute(_APPLIED)
+            table = connection.execute("select to_regclass('noetl_migrations')").fetchone()
+            if table is None or table[0] is None:
+                # `create table if not exists` would need the right to create tables in any case.
+                connection.execute(_APPLIED)
             row = connection.execute("select coalesce(max(number), 0) from noetl_migrations").fetchone()
             applied: int = 0 if row is None else row[0]
             if applied > len(known):

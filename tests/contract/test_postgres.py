@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any
+from uuid import uuid4
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from noetl.executor.engine.start import new_run
 from noetl.executor.errors import FencedError, StoreError
@@ -108,6 +110,22 @@ class TestSchema:
     def test_upgrade_applies_each_migration_once(self, postgres_dsn: str) -> None:
         assert upgrade(postgres_dsn) == list(range(1, SCHEMA_VERSION + 1))
         assert upgrade(postgres_dsn) == []
+
+    def test_upgrade_needs_no_right_to_create_if_nothing_is_missing(self, postgres_dsn: str) -> None:
+        upgrade(postgres_dsn)
+        role = f"role_{uuid4().hex}"
+        with psycopg.connect(postgres_dsn, autocommit=True) as connection:
+            connection.execute(f"create role {role}".encode())
+            try:
+                connection.execute(f"grant select on noetl_migrations to {role}".encode())
+                dsn = make_conninfo(postgres_dsn, options=f"-crole={role}")
+                assert upgrade(dsn) == []
+                connection.execute("delete from noetl_migrations where number > 1")
+                with pytest.raises(StoreError, match="cannot be upgraded"):
+                    upgrade(dsn)
+            finally:
+                connection.execute(f"drop owned by {role}".encode())
+                connection.execute(f"drop role {role}".encode())
 
     def test_open_refuses_a_database_without_schema(self, postgres_dsn: str) -> None:
         with pytest.raises(StoreError, match="noetl db upgrade"):
