@@ -19,6 +19,7 @@ from noetl.infra.site.pages import extra_pages, file_of_page, read_extra_page, r
 logger = logging.getLogger("mkdocs.hooks.noetl")
 """A warning of this logger fails a strict build."""
 
+_DIAGNOSTICS = "reference/diagnostics/"
 _DIAGRAM = re.compile(r"^```mermaid\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE)
 _TABLE_ROW = re.compile(r"^\|.*\|$", re.MULTILINE)
 _CELL = re.compile(r"<td>(.*?)</td>", re.DOTALL)
@@ -48,6 +49,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     path = page.file.src_uri
     if path == "README.md":
         page.meta["hide"] = ["navigation", "toc"]
+    if path.startswith(_DIAGNOSTICS):
+        markdown = markdown.replace("```text\n", "``` {.text .message}\n")  # which is wrapped
     markdown = rewrite_links(markdown, path)
     markdown = _TABLE_ROW.sub(lambda row: _CODE_WITH_BAR.sub(_unescape_bars, row[0]), markdown)
     return _DIAGRAM.sub(lambda match: _draw(match, path), markdown)
