@@ -200,6 +200,13 @@ def test_all_names_are_live_in_sequential_mode() -> None:
     assert live_names_of(sequential_plan) == {name: {"steps.b", "x", "y"} for name in "abcd"}
 
 
+def test_a_plan_of_an_unknown_format_is_refused() -> None:
+    header = compile_text("name: p\nsteps: [{name: a, run: [{action: log, message: m}]}]").header
+    assert Header.from_json(header.to_json()) == header
+    with pytest.raises(ValueError, match="unknown plan format 99"):
+        Header.from_json(header.to_json() | {"format": 99})
+
+
 def test_live_names_are_bounded_in_sequential_mode(monkeypatch: pytest.MonkeyPatch) -> None:
     text = """
         name: play

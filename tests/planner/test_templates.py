@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -115,6 +116,12 @@ def test_text_around_an_expression_gives_text(before: str, after: str) -> None:
 )
 def test_templates_have_values(text: str, expected: Any) -> None:
     assert evaluate(text, x=1, y=[2, None]) == expected
+
+
+def test_a_mapping_of_another_type_keeps_its_type_and_can_be_written_as_json() -> None:
+    secrets = MappingProxyType({"a": 1})
+    assert evaluate("{{ x }}", x=secrets) is secrets
+    assert evaluate("{{ x | tojson }} {{ [x] | tojson }}", x=secrets) == '{"a": 1} [{"a": 1}]'
 
 
 @pytest.mark.parametrize(

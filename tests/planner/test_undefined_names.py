@@ -553,6 +553,11 @@ class TestFactsAtTheEnd:
         expected = "`x` may be undefined in a run with failures: step `z` may fail too"
         assert messages(text, "NP302") == [expected]
 
+    def test_finally_step_in_the_flow_is_checked_once(self) -> None:
+        """Another error (NP207) says that the step cannot be part of the flow."""
+        steps = (step("a", "f"), step("f", run=READ), step("b", run=SAVE))
+        assert undefined_reads(*steps, head="finally: f\n") == ["NP301"]
+
     def test_finally_step_may_run_at_any_time(self) -> None:
         head = "finally: z\n"
         text = playbook(step("a", run=SAVE), step("z", run=READ), head=head)
