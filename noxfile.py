@@ -22,7 +22,10 @@ OWN = f"{sys.version_info.major}.{sys.version_info.minor}"
 INDEPENDENT = (
     "tests/style",  # the text of the repository
     "tests/docs",  # the pages
+    "tests/recipes",  # clones of the repository
     "tests/infra",  # templates, reports and the sizes of packages
+    "tests/simulation",  # faults in an order that the tests choose
+    "tests/test_benchmarks.py",  # tools of this repository
     "tests/e2e/aws",  # functions that bring a Python of their own
 )
 
