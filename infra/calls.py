@@ -35,7 +35,7 @@ PLANNER = Path(__file__).resolve().parents[1] / "planner"
 PACKAGES = ("planner/dataflow", "planner/checks/undefined_names.py")
 """The code of the check and of the analyses that it calls."""
 
-CHECK = "check_undefined_names"
+CHECK = "report_undefined_names"
 """The function at which recording starts."""
 
 EXAMPLE = """\

@@ -5,22 +5,13 @@ The phases are: read YAML, parse the syntax model, parse templates, check, lower
 
 from __future__ import annotations
 
+import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 
+from noetl.planner import checks
 from noetl.planner.catalogue import Catalogue
-from noetl.planner.checks.actions import check_actions
-from noetl.planner.checks.control_flow import check_control_flow
-from noetl.planner.checks.data_flow import check_data_flow
-from noetl.planner.checks.expressions import check_expressions
-from noetl.planner.checks.guards import check_guards
-from noetl.planner.checks.idempotency import check_idempotency
-from noetl.planner.checks.inputs import check_inputs
-from noetl.planner.checks.name_usage import check_name_usage
-from noetl.planner.checks.names import check_names
-from noetl.planner.checks.references import check_references
-from noetl.planner.checks.timing import check_timing
-from noetl.planner.checks.types import check_types
 from noetl.planner.diagnostics.diagnostic import Diagnostic, Diagnostics
 from noetl.planner.gc_control import gc_paused
 from noetl.planner.lower import lower
@@ -30,24 +21,42 @@ from noetl.planner.program.template_uses import find_template_uses
 from noetl.planner.syntax.parser import parse_playbook
 from noetl.planner.syntax.reader import read_document
 
-CHECKS: tuple[Callable[[Program], None], ...] = (
-    check_names,
-    check_inputs,
-    check_control_flow,
-    check_guards,
-    check_expressions,
-    check_references,
-    check_data_flow,
-    check_types,
-    check_actions,
-    check_idempotency,
-    check_timing,
-    check_name_usage,
+FIRST_CHECKS = (
+    "names",
+    "inputs",
+    "control_flow",
+    "guards",
+    "expressions",
+    "references",
+    "data_flow",
+    "types",
+    "actions",
+    "idempotency",
+    "timing",
 )
-"""The families of checks.
+"""The order in which checks use the budgets of `Diagnostics`: MAX_FINDINGS and MAX_COMPARED_WORDS."""
 
-`check_name_usage` is last, because it reports unread names only if no check found an error.
-"""
+LAST_CHECK = "name_usage"
+"""The check that reports unread names only if no other check found an error."""
+
+Check = Callable[[Program], None]
+
+
+def find_checks() -> tuple[Check, ...]:
+    """Return the function `check_NAME` of each module of `planner/checks` that has one.
+
+    Those that neither FIRST_CHECKS nor LAST_CHECK names are in between, in the order of the alphabet.
+    """
+    names = {module.name for module in pkgutil.iter_modules(checks.__path__)}
+    further_names = sorted(names - {*FIRST_CHECKS, LAST_CHECK})
+    modules = (
+        import_module(f"{checks.__name__}.{name}") for name in (*FIRST_CHECKS, *further_names, LAST_CHECK)
+    )
+    functions = (getattr(module, f"check_{module.__name__.rpartition('.')[2]}", None) for module in modules)
+    return tuple(function for function in functions if function is not None)
+
+
+CHECKS = find_checks()
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from noetl.planner.checks.races import check_races
-from noetl.planner.checks.undefined_names import check_undefined_names
+from noetl.planner.checks.races import report_races
+from noetl.planner.checks.undefined_names import report_undefined_names
 from noetl.planner.dataflow.definitions import Definitions
 from noetl.planner.dataflow.liveness import (
     SAVE_TOGETHER,
@@ -24,8 +24,8 @@ def check_data_flow(program: Program) -> None:
     if _exceeds_live_name_limit(program):
         program.report("NP701", TOO_MANY_LIVE_NAMES, ("steps",), SAVE_TOGETHER, key=True)
         return
-    unreachable = check_undefined_names(program)
-    check_races(program, Definitions(program.symbols, program.call_graph), unreachable)
+    unreachable = report_undefined_names(program)
+    report_races(program, Definitions(program.symbols, program.call_graph), unreachable)
 
 
 def _exceeds_live_name_limit(program: Program) -> bool:

@@ -43,7 +43,7 @@ SAVE_AFTER_JOIN = "save the name in a later step, where the branches have joined
 WAIT_FOR_ALL = "wait for all branches: `join: all`"
 
 
-def check_races(program: Program, definitions: Definitions, unreachable: Unreachable | None = None) -> None:
+def report_races(program: Program, definitions: Definitions, unreachable: Unreachable | None = None) -> None:
     """Report every name that items, steps or visits save which may run at the same time."""
     check = _RaceCheck(program, definitions, unreachable or Unreachable())
     for task in program.symbols.tasks.values():

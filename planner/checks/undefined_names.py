@@ -52,7 +52,7 @@ MAX_SHOWN = 12
 ARROW = " → "
 
 
-def check_undefined_names(program: Program) -> Unreachable:
+def report_undefined_names(program: Program) -> Unreachable:
     """Report reads of names that are or may be undefined, and unreachable cases. Return what no run does."""
     table = FactTable(program)
     if not table.bits:

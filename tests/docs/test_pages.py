@@ -21,7 +21,7 @@ from noetl.planner.diagnostics.codes import Severity
 from noetl.planner.diagnostics.diagnostic import Diagnostics
 from noetl.planner.syntax.reader import read_document
 from noetl.testing.run_harness import RunHarness
-from tests.recipes.recipe import find_open_recipes
+from tests.recipes.recipe import recipe_pages
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(
@@ -74,11 +74,11 @@ def block_id(block: YamlBlock) -> str:
     return f"{block.page.relative_to(ROOT)}:{block.line}"
 
 
-OPEN_RECIPES = find_open_recipes(ROOT)  # their playbooks use what the recipe adds
+RECIPE_PAGES = recipe_pages(ROOT)  # their playbooks use what the recipe adds, and its commands compile them
 BLOCKS = [
     block
     for page in PAGES
-    if page not in OPEN_RECIPES
+    if page not in RECIPE_PAGES
     for block in blocks(page)
     if block.playbook is not None
 ]

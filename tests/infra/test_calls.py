@@ -12,8 +12,9 @@ MAX_DEFINITIONS = 75
 
 def test_check_leads_through_few_calls_and_modules() -> None:
     found = calls.trace_check()
-    assert "checks/undefined_names:check_undefined_names -> dataflow/fact_encoding:FactTable.__init__" in map(
-        str, found
+    assert (
+        "checks/undefined_names:report_undefined_names -> dataflow/fact_encoding:FactTable.__init__"
+        in map(str, found)
     )
     assert len(found) <= 20, [str(call) for call in found]
     assert len(calls.modules_of(found)) <= 8, calls.modules_of(found)

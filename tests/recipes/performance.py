@@ -53,6 +53,8 @@ TESTS_OF_PAGES: Mapping[str, tuple[str, ...]] = {
         "tests/test_imports.py",
         "tests/testing",
     ),
+    "docs/how-to/add-a-check.md": ("tests/golden", "tests/planner/test_compile.py", "tests/patterns"),
+    "docs/how-to/add-a-message.md": ("tests/golden", "tests/planner/test_compile.py"),
     "docs/how-to/add-a-command.md": ("tests/api/cli/test_commands.py", "tests/test_imports.py"),
     "docs/how-to/add-a-route.md": (
         "tests/api/test_http_app.py",
