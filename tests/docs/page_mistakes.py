@@ -40,4 +40,4 @@ class PageMistake(NamedTuple):
 def report(findings: Iterable[PageMistake]) -> None:
     """Fail the test with one entry for each finding."""
     if lines := [str(finding) for finding in findings]:
-        pytest.fail("\n".join((f"{len(lines)} mistakes", *lines)), pytrace=False)
+        pytest.fail("\n".join(("mistakes in the documentation:", *lines)), pytrace=False)

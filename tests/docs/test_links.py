@@ -72,7 +72,7 @@ def check_internal(page: Path, link: Link, root: Path) -> Iterator[PageMistake]:
 
 
 def suggest(name: str, names: Iterator[str] | list[str] | frozenset[str]) -> str:
-    close = get_close_matches(name, list(names), n=1, cutoff=0.5)
+    close = get_close_matches(name, list(names), n=1, cutoff=0.6)
     return f"did you mean `{close[0]}`?" if close else "correct or remove the link"
 
 

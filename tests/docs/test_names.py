@@ -291,15 +291,28 @@ def test_a_wrong_name_is_reported_with_a_fix(kind: str, text: str, problem: str,
     assert fix in findings[0][2]
 
 
+def code_settings() -> dict[str, tuple[Path, int]]:
+    """Return the settings that the code names, each with a file and a line that names it."""
+    files = [path for folder in ("planner", "executor", "api") for path in (ROOT / folder).rglob("*.py")]
+    files = [path for path in files if path != ROOT / "executor" / "settings.py"]
+    return {
+        name: (path, line)
+        for path in [*files, ROOT / "infra" / "Makefile"]
+        for line, text in enumerate(path.read_text("utf-8").splitlines(), 1)
+        for name in SETTING.findall(text)
+    }
+
+
 def test_every_setting_of_the_code_is_declared_and_documented() -> None:
-    code = [path for folder in ("planner", "executor", "api") for path in (ROOT / folder).rglob("*.py")]
-    texts = [path.read_text("utf-8") for path in code if path.name != "settings.py"]
-    texts.append((ROOT / "infra" / "Makefile").read_text("utf-8"))
-    found = {name for text in texts for name in SETTING.findall(text)}
-    page = (ROOT / "docs" / "reference" / "settings.md").read_text("utf-8")
+    found = code_settings()
     declared = {setting.name for setting in SETTINGS}
-    assert found - declared == set(), "declare the setting in executor/settings.py"
-    assert declared - found == set(), "remove the setting from executor/settings.py"
+    report(
+        PageMistake(*place, f"setting `{name}` is not declared", "add it to executor/settings.py")
+        for name, place in found.items()
+        if name not in declared
+    )
+    assert declared - set(found) == set(), "remove the setting from executor/settings.py"
+    page = (ROOT / "docs" / "reference" / "settings.md").read_text("utf-8")
     assert {name for name in declared if f"| `{name}` |" not in page} == set()
 
 
