@@ -62,7 +62,7 @@ class AppContext:
         with self._lock:
             if self._services is None:
                 issuer = read_issuer(self.settings)
-                actions = _allowed_catalogue(self.settings)
+                actions = allowed_catalogue(self.settings)
                 store = open_store(self.settings.get("NOETL_STORE"))
                 tokens = None if issuer is None else TokenVerifier(issuer)
                 authenticator = Authenticator(store, tokens, always=self._always_authenticated)
@@ -77,7 +77,7 @@ class AppContext:
                 self._services = None
 
 
-def _allowed_catalogue(settings: Mapping[str, str]) -> Catalogue:
+def allowed_catalogue(settings: Mapping[str, str]) -> Catalogue:
     """Return the action types that the settings allow."""
     all_types, allowed = catalogue(), allowed_actions(settings)
     if allowed is None:
@@ -85,5 +85,5 @@ def _allowed_catalogue(settings: Mapping[str, str]) -> Catalogue:
     for name in allowed:
         if name not in all_types:
             hint = did_you_mean(name, all_types) or f"the types are {', '.join(all_types)}"
-            raise SettingError(f"{ACTIONS_SETTING} names the unknown action type {name!r}; {hint}.")
+            raise SettingError(f"{ACTIONS_SETTING} names the unknown action type {name!r}; {hint}")
     return all_types.restricted_to(allowed, ACTIONS_SETTING)

@@ -22,6 +22,8 @@ def read_input_file(file: str) -> dict[str, Any]:
         value = read_json(Path(file).read_text(encoding="utf-8"))
     except OSError as error:
         raise CommandError(f"cannot read {file}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise CommandError(f"{file} is not UTF-8; save it as UTF-8") from error
     except ValueError as error:
         raise CommandError(f"{file} is not JSON: {error}") from error
     if not isinstance(value, dict):

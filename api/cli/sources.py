@@ -52,6 +52,8 @@ def read_source(file: str) -> PlaybookSource:
     Raises:
         CommandError: the file cannot be read.
     """
+    if not file:
+        raise CommandError("FILE must not be empty; name a playbook, or - for standard input")
     try:
         if file == "-":
             return PlaybookSource(file, sys.stdin.buffer.read(_MAX_READ_BYTES))

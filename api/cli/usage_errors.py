@@ -67,10 +67,20 @@ def _describe_option(option: str, message: str, context: Any) -> tuple[str, str 
         return f"unexpected value of `{option}`", f"write `{option}` alone"
     known = [name for parameter in context.command.params for name in parameter.opts if name.startswith("-")]
     known.append("--help")
+    if option in _options_below(context.command):
+        return f"unexpected option `{option}` before the command", f"write `{option}` after the command"
     meant = closest(option, known)
     options = join_words(as_code(name for name in known if name.startswith("--")), "and")
     hint = f"did you mean `{meant}`?" if meant else f"it takes {options}"
     return f"unknown option `{option}` of `{context.command_path}`", hint
+
+
+def _options_below(group: Any) -> set[str]:
+    """Return the options of all commands of a group."""
+    options: set[str] = set()
+    for command in getattr(group, "commands", {}).values():
+        options |= {name for parameter in command.params for name in parameter.opts} | _options_below(command)
+    return options
 
 
 def _describe_value(name: str, error: typer.TyperException) -> tuple[str, str | None]:

@@ -47,6 +47,10 @@ def open_store(url: str | None = None, *, create: bool = True) -> Store:
 
         return MemoryStore(retention_seconds=retention_seconds)
     # The rest of the URL may contain a password.
+    if not separator and "@" not in url and ":" not in url:
+        raise SettingError(
+            f"The store (NOETL_STORE, or --store) is {url!r}; it must be a URL such as `sqlite:///{url}`."
+        )
     shown = repr(url) if scheme == "sqlite" else f"'{scheme}://…'" if separator else "not the URL of a store"
     raise SettingError(
         f"The store (NOETL_STORE, or --store) is {shown}; it must be `sqlite:///PATH`, for example {DEFAULT_URL},"

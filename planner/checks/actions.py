@@ -103,11 +103,11 @@ class _ActionChecker:
         present = {*given, *intended}
         for name, parameter in declaration.parameters.items():
             if parameter.required and name not in present:
-                report(f"missing parameter `{name}` of `{declaration.type}`", parameter.description)
+                report(f"missing parameter `{name}` of `{declaration.type}`", _add_hint(name, parameter))
             for required in parameter.requires if name in given else ():
                 if required not in present and required not in declaration.one_of:
-                    description = declaration.parameters[required].description
-                    report(f"missing parameter `{required}`, which `{name}` requires", description)
+                    hint = _add_hint(required, declaration.parameters[required])
+                    report(f"missing parameter `{required}`, which `{name}` requires", hint)
         alternatives = [name for name in declaration.one_of if name in present]
         if declaration.one_of and not alternatives:
             report(f"`{declaration.type}` must have one of {_list(declaration.one_of)}")
@@ -283,7 +283,7 @@ class _ActionChecker:
         if scheme.lower() not in ("http", "https"):
             span = self._document.text_span(path, 0, len(scheme))
             message = f"URL scheme `{scheme}` is not supported by `{declaration.type}`"
-            self._diagnostics.add("NP508", message, span)
+            self._diagnostics.add("NP508", message, span, "write a URL with `http://` or `https://`")
             return
         authority = re.match(r"[^/?#\\]*", rest)
         if authority is None or (not is_complete and authority.end() == len(rest)):
@@ -303,6 +303,15 @@ class _ActionChecker:
                 span = self._document.text_span(text_path, *position)
                 hint = "write `{{ secrets.NAME }}`, and set NOETL_SECRET_NAME where the playbook runs"
                 self._diagnostics.add("NP507", "text looks like a literal secret", span, hint)
+
+
+def _add_hint(name: str, parameter: Parameter) -> str:
+    """Return the hint to add a parameter, with its description."""
+    description = parameter.description.rstrip(".")
+    if not description:
+        return f"add `{name}`"
+    is_word = description[1:2].islower() or description[1:2] == " "
+    return f"add `{name}`: {description[0].lower() if is_word else description[0]}{description[1:]}"
 
 
 def _list(words: Iterable[str]) -> str:

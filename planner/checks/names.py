@@ -142,6 +142,8 @@ def _report_unknown_task(
         _report_step_outside_case(program, name, path)
     else:
         hint = program.diagnostics.did_you_mean(name, tasks)
+        if name in program.catalogue:
+            hint = f"write `action: {name}` and its parameters"
         program.report("NP103", f"unknown task `{name}`", path, hint)
 
 

@@ -130,6 +130,24 @@ _ERROR_KINDS: Mapping[str, tuple[str, ...]] = {
 }
 """What a value must be, by the type of the pydantic error."""
 _MAX_LISTED_KEYS = 6
+_MISSING_KEY_HINTS = {
+    "steps": MINIMAL_PLAYBOOK_HINT,
+    "case": "write `case: default` if the case has no condition",
+}
+_MAPPING_HINTS = {
+    "input": "write each input as `NAME: TYPE`, such as `region: string`",
+    "output": "write each value as `NAME: EXPRESSION`",
+    "environment": "write each entry as `NAME: VALUE`",
+    "variables": "write each variable as `NAME: VALUE`",
+    "loop": "write `loop: {items: LIST}`",
+    "repeat": "write `repeat: {until: CONDITION, max: COUNT}`",
+    "retry": "write a number of attempts, or a mapping such as `{attempts: 3, delay: 5s}`",
+    "steps": "begin each step with `- name: NAME`",
+    "tasks": "write the work of the task in `run`",
+    "rule": "begin each case with `- case: CONDITION`",
+}
+"""How to write what must be a mapping, by its key or by that of the list which holds it."""
+
 _DURATION_HINT = "write `500ms`, `5s`, `2m`, `1h`, `3d` or a number of seconds"
 _TYPE_ALIASES = {
     **dict.fromkeys(("list", "tuple"), "array"),
@@ -200,7 +218,7 @@ def describe_unknown_key(key: str, model: type[Model]) -> SchemaViolation:
 
 def describe_missing_key(key: str, model: type[Model]) -> SchemaViolation:
     """Return the violation for a required key that the construct lacks."""
-    hint = MINIMAL_PLAYBOOK_HINT if key == "steps" else None
+    hint = _MISSING_KEY_HINTS.get(key)
     return SchemaViolation("NP011", f"missing key `{key}` in {_NOUNS[model]}", hint, at_key=True)
 
 
@@ -270,8 +288,14 @@ def _value_hint(path: DocumentPath, kinds: Sequence[str], value: object) -> str 
     hint = None
     if value is None:
         hint = "write a value after the key, or remove the key"
+    elif "a mapping" in kinds:
+        key = next(part for part in reversed(path) if isinstance(part, str))
+        is_input = path[:-1] == ("input",)
+        hint = "write a type, or a mapping such as `{type: string}`" if is_input else _MAPPING_HINTS.get(key)
     elif path == ("steps",) and isinstance(value, dict):
         hint = "begin each step with `- name: NAME`"
+    elif path[-2:] == ("loop", "items"):
+        hint = 'write a list, or a template that gives one, such as `"{{ range(5) | list }}"`'
     elif "text" in kinds and isinstance(value, bool | int | float):
         hint = "quote the value"
     elif "a list" in kinds and isinstance(value, str | dict):

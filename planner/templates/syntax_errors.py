@@ -38,6 +38,9 @@ _OPERATORS = frozenset(
     [*"+-*/%~<>=([{,:", "//", "**", "==", "!=", "<=", ">=", "and", "or", "not", "in", "else"]
 )
 _FOREIGN_WORDS = {
+    "matches": "write `text | regex_search(pattern)`",
+    "like": "write `text | regex_search(pattern)`",
+    "contains": "write `part in whole`",
     "for": "write `list | map(…)` or `list | select(…)`",
     "lambda": "write a filter such as `map` or `select` instead of a function",
 }
@@ -116,7 +119,9 @@ def _explain_unexpected(
     previous = source[before.start() : min(before.end(), offset)] if before is not None else ""
     is_adjacent = before is not None and before.end() >= offset
     hint = _FOREIGN_WORDS.get(previous) or _FOREIGN_WORDS.get(word)
-    if hint is None and source.rfind("{{", 0, offset) > source.find("{{") >= 0 and word[:1] in ("}", "{"):
+    if hint is None and word in _OPERATORS and (before is None or previous in _OPERATORS):
+        hint = f"write a value before `{word}`"
+    elif hint is None and source.rfind("{{", 0, offset) > source.find("{{") >= 0 and word[:1] in ("}", "{"):
         hint = "remove the inner `{{` and `}}`"
     elif hint is None and is_adjacent and previous[:1].isdigit():
         hint = "begin a name with a letter"

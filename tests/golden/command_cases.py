@@ -153,6 +153,8 @@ COMMAND_CASES = (
         "missing_argument",
         ["noetl submit good.yaml", "noetl run good.yaml -i", "noetl runs resume --from x"],
     ),
+    CommandCase("option_before_command", ["noetl --store x.db run good.yaml", "noetl --json runs list"]),
+    CommandCase("unknown_code", ["noetl explain NP10", "noetl explain NP1O1", "noetl explain everything"]),
     CommandCase("extra_argument", ["noetl plan a.yaml b.yaml", "noetl run good.yaml --quiet=3"]),
     CommandCase(
         "wrong_option_value",
@@ -174,10 +176,32 @@ COMMAND_CASES = (
         ["noetl run good.yaml", "noetl runs list"],
         environ={"NOETL_LEASE_SECONDS": "abc"},
     ),
+    CommandCase(
+        "wrong_service_setting", ["noetl serve --port 0"], environ={"NOETL_ALLOW_ACTIONS": "htpp, log"}
+    ),
+    CommandCase(
+        "wrong_public_url", ["noetl serve --port 0"], environ={"NOETL_PUBLIC_URL": "ftp://example.com"}
+    ),
+    CommandCase(
+        "wrong_store",
+        [
+            "noetl runs list --store x.db",
+            "noetl runs list --store sqlte:///x.db",
+            "noetl runs list --store dynamodb://",
+            "noetl runs list --store sqlite:///good.yaml",
+            "noetl runs list --store memory://",
+        ],
+    ),
     # Files
     CommandCase(
         "unreadable_file",
-        ["noetl check good.ymal", "noetl run nosuch.yaml", "noetl check playbooks", "noetl plan empty"],
+        [
+            "noetl check good.ymal",
+            "noetl run nosuch.yaml",
+            "noetl check playbooks",
+            "noetl plan empty",
+            "noetl check ''",
+        ],
         {"playbooks/good.yaml": GOOD, "empty/notes.txt": ""},
     ),
     CommandCase(
@@ -196,7 +220,11 @@ COMMAND_CASES = (
             "noetl run trip.yaml -i mode=car -i count=abc -i k=3 -i regoin=eu",
             "noetl run trip.yaml -i region=5",
             "noetl run trip.yaml -i region",
+            "noetl run trip.yaml --input latin1.json",
+            "noetl run trip.yaml --input list.json",
+            "noetl run trip.yaml --input open.json",
         ],
+        {"latin1.json": b'{"region": "\xfc"}', "list.json": "[]", "open.json": '{"region": '},
     ),
     CommandCase(
         "wrong_secret_input", ["noetl run login.yaml -i password=Tr0ub4dor3 -i db_password=Tr0ub4dor3"]

@@ -297,7 +297,7 @@ def test_paths_stay_right_after_removed_and_renamed_parts() -> None:
         ("steps:\n- name: a\n  run: []\n", "NP011 1:1-1:6", "missing key `name` in the playbook", None),
         ("name: p\nsteps: []\n", "NP011 2:1-2:6", "`steps` must have at least one entry", None),
         ("name: p\nsteps:\n- run: []\n- name: b\n", "NP011 3:3-3:10", "missing key `name` in a step", None),
-        (with_step("rule: [{run: [b]}]"), "NP011 4:10-4:20", "missing key `case` in a case", None),
+        (with_step("rule: [{run: [b]}]"), "NP011 4:10-4:20", "missing key `case` in a case", ...),
         (with_step("run: []\nloop: {as: x}"), "NP011 5:3-5:7", "missing key `items` in `loop`", None),
         (with_step("run: []\nrepeat: {until: x}"), "NP011 5:3-5:9", "missing key `max` in `repeat`", None),
         (
@@ -331,7 +331,12 @@ def test_paths_stay_right_after_removed_and_renamed_parts() -> None:
             "begin each step with `- name: NAME`",
         ),
         ("name: p\nsteps:\n", "NP012 2:1-2:6", "`steps` must be a list, not nothing", ...),
-        (MINIMAL_PLAYBOOK + "- b", "NP012 5:3-5:4", "a step must be a mapping, not text", None),
+        (
+            MINIMAL_PLAYBOOK + "- b",
+            "NP012 5:3-5:4",
+            "a step must be a mapping, not text",
+            "begin each step with `- name: NAME`",
+        ),
         (
             MINIMAL_PLAYBOOK + "version: 1.0",
             "NP012 5:10-5:13",
@@ -366,13 +371,13 @@ def test_paths_stay_right_after_removed_and_renamed_parts() -> None:
             MINIMAL_PLAYBOOK + "input: {i: [x]}",
             "NP012 5:12-5:15",
             "input `i` must be a type or a mapping, not a list",
-            None,
+            ...,
         ),
         (
             MINIMAL_PLAYBOOK + "input: {retry: [x]}",
             "NP012 5:16-5:19",
             "input `retry` must be a type or a mapping, not a list",
-            None,
+            "write a type, or a mapping such as `{type: string}`",
         ),
         (
             MINIMAL_PLAYBOOK + "input: {i: {enum: []}}",
@@ -380,7 +385,7 @@ def test_paths_stay_right_after_removed_and_renamed_parts() -> None:
             "`enum` must have at least one entry",
             None,
         ),
-        (MINIMAL_PLAYBOOK + "tasks: {t: x}", "NP012 5:12-5:13", "a task must be a mapping, not text", None),
+        (MINIMAL_PLAYBOOK + "tasks: {t: x}", "NP012 5:12-5:13", "a task must be a mapping, not text", ...),
         (
             MINIMAL_PLAYBOOK + "tasks: {t: [5]}",
             "NP012 5:13-5:14",
@@ -428,7 +433,7 @@ def test_paths_stay_right_after_removed_and_renamed_parts() -> None:
             with_step("run: []\nretry: x"),
             "NP012 5:10-5:11",
             "`retry` must be a number of attempts or a mapping, not text",
-            None,
+            "write a number of attempts, or a mapping such as `{attempts: 3, delay: 5s}`",
         ),
         (with_step("run: []\nretry: 0"), "NP012 5:10-5:11", "`retry` must be at least 1", None),
         (
@@ -489,7 +494,7 @@ def test_paths_stay_right_after_removed_and_renamed_parts() -> None:
             with_step("run: [{action: x, loop: {items: 5}}]"),
             "NP012 4:35-4:36",
             "`items` must be text or a list, not the number 5",
-            "quote the value",
+            'write a list, or a template that gives one, such as `"{{ range(5) | list }}"`',
         ),
         (
             with_step("run: [{action: 5}]"),
@@ -503,7 +508,7 @@ def test_paths_stay_right_after_removed_and_renamed_parts() -> None:
             "`with` must be a mapping, not a list",
             None,
         ),
-        (with_step("rule: [5]"), "NP012 4:10-4:11", "a case must be a mapping, not the number 5", None),
+        (with_step("rule: [5]"), "NP012 4:10-4:11", "a case must be a mapping, not the number 5", ...),
         (
             with_step("rule: [{case: 5}]"),
             "NP012 4:17-4:18",

@@ -23,6 +23,7 @@ def explain(
     from noetl.planner.diagnostics.codes import CODES
     from noetl.planner.diagnostics.diagnostic import did_you_mean
     from noetl.planner.diagnostics.explanations import explanation
+    from noetl.planner.diagnostics.wording import join_words
 
     if code is None:
         width = max(len(entry.severity) for entry in CODES.values())
@@ -31,7 +32,11 @@ def explain(
         )
         return
     if (normalized_code := code.upper()) not in CODES:
-        hint = did_you_mean(normalized_code, CODES)
+        normalized_code = normalized_code.replace("O", "0").replace("I", "1").replace("L", "1")
+        same_start = [known for known in CODES if known.startswith(normalized_code)]
+        hint = (
+            f"did you mean {join_words(same_start)}?" if same_start else did_you_mean(normalized_code, CODES)
+        )
         raise CommandError(f"unknown code {code}: {hint or '`noetl explain` lists all codes'}")
     page = explanation(normalized_code)
     if not sys.stdout.isatty():

@@ -69,7 +69,9 @@ class SqliteFile:
             self._prepare_schema()
         except (OSError, sqlite3.Error) as error:
             self.close()
-            raise StoreError(f"The store at {path} cannot be opened: {error}.") from error
+            raise StoreError(
+                f"The store at {path} cannot be opened: {getattr(error, 'strerror', None) or error}."
+            ) from error
         except StoreError:
             self.close()
             raise
