@@ -84,8 +84,9 @@ async def test_every_route_is_in_the_table(settings: dict[str, str]) -> None:
     document = app.openapi()
     routes = {(method, path) for path, methods in document["paths"].items() for method in methods}
     assert routes == set(REQUIRED_SCOPES)
-    pages = [str(route.path) for route in app.routes if hasattr(route, "path")]
-    assert sorted(pages) == sorted(PAGES)
+    # Newer versions of FastAPI list an included router as one entry without a path.
+    paths = {str(route.path).replace(":path}", "}") for route in app.routes if hasattr(route, "path")}
+    assert sorted(paths - {*document["paths"]}) == sorted(PAGES)
     assert {path for (_, path), scope in REQUIRED_SCOPES.items() if scope is None} == {
         "/healthz",
         "/readyz",
