@@ -149,7 +149,13 @@ def test_too_deep_nesting_is_refused(depth: int, pair: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["{{ " + "not " * 2000 + "1 }}", "{{ " + "-" * 5000 + "1 }}", "{{ 1" + " + 1" * 9000 + " }}"]
+    "text",
+    [
+        "{{ " + "not " * 2000 + "1 }}",
+        "{{ " + "-" * 5000 + "1 }}",
+        "{{ " + "1" * 5000 + " }}",
+        "{{ 1" + " + 1" * 9000 + " }}",
+    ],
 )
 def test_too_complex_expressions_are_refused(text: str) -> None:
     assert find_error(text)[0] == "NP405"
@@ -259,6 +265,18 @@ def test_each_evaluation_has_its_own_budget() -> None:
         ("list[0:2]", [3, 1]),
         ("text[-1]", "o"),
         ("range(5)[1:3]", [1, 2]),
+        ("[3 in list, 9 in list, '3' in list]", [True, False, False]),
+        ("['l' in text, 'a' in object, [1] in [[1]], [1] in object.values()]", [True, True, True, False]),
+        ("3 is in list", True),
+        ("[['a', {'b': 1}]] == [['a', {'b': 1}]]", True),
+        ("(range(9000) | list) == (range(9000) | list)", True),
+        ("'xxaxx' | trim('x') ~ ' a ' | trim", "aa"),
+        ("'xxaxx'.strip('x')", "a"),
+        ("'a\nb'.splitlines()", ["a", "b"]),
+        ("'abc' | list", ["a", "b", "c"]),
+        ("[{'a': 2}, {'a': 1}] | sort(attribute='a') | map(attribute='a') | list", [1, 2]),
+        ("[{'a': 2}, {'a': 1}] | max(attribute='a')", {"a": 2}),
+        ("[{'a': 2}, {'a': 2}] | groupby('a') | length", 1),
     ],
 )
 def test_expressions_have_values(expression: str, expected: Any) -> None:
@@ -288,6 +306,8 @@ def test_expressions_have_values(expression: str, expected: Any) -> None:
         ("object.zz", "UndefinedName", "`zz` is undefined in an object with `a`, `items`, `_x`"),
         ("object.zz.yy", "UndefinedName", "`zz` is undefined in"),
         ("list[9]", "UndefinedName", "in a list"),
+        ("true.zz", "UndefinedName", "`zz` is undefined in a boolean"),
+        ("('x' * 20000) | to_datetime", "LimitExceeded", "is too long"),
         ("text.zz", "UndefinedName", "`zz` is undefined in a text"),
         ("zz + 1", "UndefinedName", "`zz` is undefined"),
         ("[zz]", "UndefinedName", "`zz` is undefined"),
