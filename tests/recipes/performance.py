@@ -55,6 +55,7 @@ TESTS_OF_PAGES: Mapping[str, tuple[str, ...]] = {
     ),
     "docs/how-to/add-a-check.md": ("tests/golden", "tests/planner/test_compile.py", "tests/patterns"),
     "docs/how-to/add-a-message.md": ("tests/golden", "tests/planner/test_compile.py"),
+    "docs/how-to/add-a-store.md": ("tests/test_imports.py", "tests/contract/test_named.py"),
     "docs/how-to/add-a-command.md": ("tests/api/cli/test_commands.py", "tests/test_imports.py"),
     "docs/how-to/add-a-route.md": (
         "tests/api/test_http_app.py",
@@ -125,7 +126,7 @@ class ScratchClone:
         self._reset()
         problems = list(self._perform_steps(recipe))
         files = self.changed_files()
-        problems += find_unlisted(recipe, files)
+        problems = problems or list(find_unlisted(recipe, files))
         if not problems:
             problems += self._run_gates(recipe)
             problems += find_unlisted(recipe, self.changed_files())
