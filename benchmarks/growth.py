@@ -84,8 +84,8 @@ class CountingDatabase:
         return getattr(self._database, name)
 
     @contextmanager
-    def transaction(self) -> Iterator[Any]:
-        with self._database.transaction() as db:
+    def transaction(self, *arguments: Any) -> Iterator[Any]:
+        with self._database.transaction(*arguments) as db:
             yield CountingDatabase(db, self._usage)
 
     def execute(self, query: str, /, **values: Any) -> Any:
