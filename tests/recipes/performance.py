@@ -110,6 +110,7 @@ class ScratchClone:
     def __init__(self, checkout: Path, folder: Path) -> None:
         self.root = folder / "clone"
         self._output = folder / "output"
+        self._bytecode = folder / "bytecode"
         commit = _git(checkout, "stash", "create") or _git(checkout, "rev-parse", "HEAD")
         # With --shared, also the commit of `stash create` is available, which no branch holds.
         _git(folder, "clone", "--quiet", "--shared", "--no-checkout", str(checkout), str(self.root))
@@ -123,7 +124,7 @@ class ScratchClone:
     def perform(self, recipe: Recipe) -> PerformedRecipe:
         """Perform a recipe on the unchanged files, and run the gates if its steps succeed."""
         started_at = time.monotonic()
-        self._reset()
+        reset(self.root)
         problems = list(self._perform_steps(recipe))
         files = self.changed_files()
         problems = problems or list(find_unlisted(recipe, files))
@@ -136,11 +137,6 @@ class ScratchClone:
         """Return the files that are new or differ from the checkout."""
         status = _git(self.root, "status", "--porcelain", "--untracked-files=all")
         return tuple(line[3:] for line in status.splitlines())
-
-    def _reset(self) -> None:
-        _git(self.root, "reset", "--quiet", "--hard")
-        _git(self.root, "clean", "--quiet", "--force", "-d")
-        shutil.rmtree(self.root / ".noetl", ignore_errors=True)
 
     def _perform_steps(self, recipe: Recipe) -> Iterator[str]:
         with self._session() as session:
@@ -189,12 +185,19 @@ class ScratchClone:
         return kept | {
             "PATH": os.pathsep.join([str(BINARIES), os.environ["PATH"]]),
             "PYTHONPATH": str(self.root),
-            "PYTHONDONTWRITEBYTECODE": "",
+            "PYTHONPYCACHEPREFIX": str(self._bytecode),
             "COLUMNS": "90",
             "LC_ALL": "C.UTF-8",
             "NO_COLOR": "1",
             "TERM": "dumb",
         }
+
+
+def reset(clone: Path) -> None:
+    """Undo everything that a recipe has done in a clone, except the caches of tools."""
+    _git(clone, "reset", "--quiet", "--hard")
+    # -x: a folder of the last recipe must not stay because of ignored files in it.
+    _git(clone, "clean", "--quiet", "--force", "-d", "-x", "--exclude=.venv", "--exclude=.*_cache")
 
 
 def find_unlisted(recipe: Recipe, files: tuple[str, ...]) -> Iterator[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.recipes import performance
-from tests.recipes.performance import TESTS_OF_PAGES, Gate, ScratchClone
+from tests.recipes.performance import TESTS_OF_PAGES, Gate, ScratchClone, reset
 from tests.recipes.recipe import (
     FileEdit,
     NewFile,
@@ -31,6 +31,7 @@ TABLE = """\
 | --- | --- |
 | [New word](docs/how-to/add-a-word.md) | `words/WORD.txt`, `words.txt` |
 """
+IGNORED = ".venv/\n*.log\n"
 PAGE = """\
 # How to add a word
 
@@ -64,7 +65,12 @@ def perform(
 ) -> tuple[str, ...]:
     """Perform a recipe in a new repository, and return its problems. The gate is a program in Python."""
     checkout = folder / "checkout"
-    files = {"CONTRIBUTING.md": table, "docs/how-to/add-a-word.md": page, "words.txt": words}
+    files = {
+        "CONTRIBUTING.md": table,
+        "docs/how-to/add-a-word.md": page,
+        "words.txt": words,
+        ".gitignore": IGNORED,
+    }
     for name, text in files.items():
         (checkout / name).parent.mkdir(parents=True, exist_ok=True)
         (checkout / name).write_text(text, "utf-8")
@@ -117,6 +123,15 @@ def test_a_gate_that_fails_is_a_problem(tmp_path: Path) -> None:
 def test_a_file_that_a_gate_must_not_change_is_a_problem(tmp_path: Path) -> None:
     (problem,) = perform(tmp_path, gate="open('index.txt', 'w')")
     assert problem.startswith("`index.txt` changes")
+
+
+def test_the_next_recipe_begins_without_ignored_files(tmp_path: Path) -> None:
+    page = PAGE.replace("$ cat words.txt", "$ touch words/a.log\n$ cat words.txt")
+    assert perform(tmp_path, page=page) == ()
+    clone = tmp_path / "clone"
+    assert (clone / "words" / "a.log").exists()
+    reset(clone)
+    assert not (clone / "words").exists()
 
 
 def test_a_file_that_exists_is_not_replaced(tmp_path: Path) -> None:
