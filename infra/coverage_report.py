@@ -144,11 +144,11 @@ def shortfalls(packages: Mapping[str, Counts]) -> Iterator[str]:
                 )
 
 
-def unmeasured_files(report: Mapping[str, Any], root: Path, patterns: Iterable[str]) -> list[str]:
-    """Return the files that the patterns select and that no test has imported. Reports leave them out."""
-    paths = (file.relative_to(root).as_posix() for file in root.rglob("*.py"))
-    selected = {path for path in paths if any(fnmatch(path, pattern) for pattern in patterns)}
-    return sorted(selected - report["files"].keys())
+def unmeasured_files(report: Mapping[str, Any], root: Path, settings: Mapping[str, Any]) -> list[str]:
+    """Return the files that the settings select and that no test has imported. Reports leave them out."""
+    paths = {file.relative_to(root).as_posix() for file in root.rglob("*.py")} - report["files"].keys()
+    included = {path for path in paths if any(fnmatch(path, pattern) for pattern in settings["include"])}
+    return sorted(path for path in included if not any(fnmatch(path, p) for p in settings["omit"]))
 
 
 def run_coverage(*arguments: str) -> int:
@@ -159,7 +159,11 @@ def run_coverage(*arguments: str) -> int:
 
 
 def measure(pytest_options: Iterable[str]) -> int:
-    """Run the tests and write the reports. Return the exit status of the first command that fails, or 0."""
+    """Run the tests and write the reports. Return the exit status of the first command that fails, or 0.
+
+    The reports are also written if a test fails.
+    """
+    REPORT.unlink(missing_ok=True)
     left_out = [f"--deselect={path}" for path in LEFT_OUT]
     commands = (
         ("erase",),
@@ -168,23 +172,24 @@ def measure(pytest_options: Iterable[str]) -> int:
         ("report",),
         ("json", "--quiet", "-o", str(REPORT)),
     )
-    return next(filter(None, (run_coverage(*command) for command in commands)), 0)
+    return next(filter(None, [run_coverage(*command) for command in commands]), 0)
 
 
 def main(pytest_options: Sequence[str]) -> int:
     """Measure, print the reports, and return the exit status."""
-    if status := measure(pytest_options or ("-n", "auto", "--dist", "worksteal")):
+    status = measure(pytest_options or ("-n", "auto", "--dist", "worksteal"))
+    if not REPORT.exists():
         return status
     report = json.loads(REPORT.read_text(encoding="utf-8"))
-    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    patterns = settings["tool"]["coverage"]["run"]["include"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    settings = project["tool"]["coverage"]["run"]
     packages = count_by_package(report)
     print("", *table(packages), "", sep="\n")
     problems = [*shortfalls(packages)]
-    problems += (f"{path}: no test imports it" for path in unmeasured_files(report, ROOT, patterns))
+    problems += (f"{path}: no test imports it" for path in unmeasured_files(report, ROOT, settings))
     for problem in problems:
         print(problem, file=sys.stderr)
-    return 1 if problems else 0
+    return status or int(bool(problems))
 
 
 if __name__ == "__main__":

@@ -68,11 +68,12 @@ def test_too_little_coverage_of_a_package_is_a_problem(counts: Counts, nouns: li
 
 
 def test_a_selected_file_that_no_test_imports_is_named(tmp_path: Path) -> None:
-    for path in ("a/b/used.py", "a/b/unused.py", "c/other.py", "c/used.py"):
+    for path in ("a/b/used.py", "a/b/unused.py", "a/omitted.py", "c/other.py", "c/used.py"):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).touch()
     measured = report(a__b__used=(1, 0, 0, 0))
-    assert unmeasured_files(measured, tmp_path, ["a/*", "c/used.py"]) == ["a/b/unused.py", "c/used.py"]
+    settings = {"include": ["a/*", "c/used.py"], "omit": ["a/omitted.py"]}
+    assert unmeasured_files(measured, tmp_path, settings) == ["a/b/unused.py", "c/used.py"]
 
 
 def test_every_test_that_the_report_runs_or_leaves_out_exists() -> None:
