@@ -41,7 +41,7 @@ check-imports: .venv/.dev           ## check only which package imports which
 	cd .venv/src && ../bin/lint-imports ../../pyproject.toml
 
 check-commits: .venv/.made          ## check the subjects of the commits
-	$(BIN)/python tests/style/commit_subjects.py history
+	$(BIN)/python tests/style/commit_messages.py history
 
 docs: .venv/.dev                    ## build the documentation site in build/site; a broken link is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
@@ -70,8 +70,8 @@ clean:                              ## remove what these commands have made
 	$(PYTHON) infra/environment.py .venv
 	@touch $@
 
-.venv/.hook: .venv/.made tests/style/commit_subjects.py
-	@$(BIN)/python tests/style/commit_subjects.py install
+.venv/.hook: .venv/.made tests/style/commit_messages.py
+	@$(BIN)/python tests/style/commit_messages.py install
 	@touch $@
 
 .venv/.core: .venv/.made pyproject.toml setup.py | .venv/.hook

@@ -1,8 +1,8 @@
 """Commit subjects: `area: imperative change`, of at most 72 characters.
 
-    python tests/style/commit_subjects.py message FILE   # check one message, as the git hook commit-msg
-    python tests/style/commit_subjects.py history        # check the commits since this file was added
-    python tests/style/commit_subjects.py install        # write the git hook, unless another one exists
+    python tests/style/commit_messages.py message FILE   # check one message, as the git hook commit-msg
+    python tests/style/commit_messages.py history        # check the commits since this file was added
+    python tests/style/commit_messages.py install        # write the git hook, unless another one exists
 
 Git runs the hook with any Python 3, so this file uses only the standard library.
 """

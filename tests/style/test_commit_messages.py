@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.style import commit_subjects
-from tests.style.commit_subjects import NO_AREA, SCRIPT, check_subject
+from tests.style import commit_messages
+from tests.style.commit_messages import NO_AREA, SCRIPT, check_subject
 
 SUBJECT_OF_90 = f"docs: describe {'a' * 75}"
 
@@ -98,7 +98,7 @@ class GitCheckout:
         """Commit the script and the list that it reads."""
         folder = self.folder / Path(SCRIPT).parent
         folder.mkdir(parents=True)
-        for path in (Path(commit_subjects.__file__), commit_subjects.FOLDER / "docstring_verbs.txt"):
+        for path in (Path(commit_messages.__file__), commit_messages.FOLDER / "docstring_verbs.txt"):
             shutil.copy(path, folder)
         self.git("add", ".")
         self.git("commit", "-m", "A check of commits")
