@@ -47,7 +47,7 @@ def open_store(url: str | None = None, *, create: bool = True) -> Store:
 
         return MemoryStore(retention_seconds=retention_seconds)
     # The rest of the URL may contain a password.
-    if not separator and "@" not in url and ":" not in url:
+    if not separator and not any(sign in url for sign in "@:= "):
         raise SettingError(
             f"The store (NOETL_STORE, or --store) is {url!r}; it must be a URL such as `sqlite:///{url}`."
         )
