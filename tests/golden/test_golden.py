@@ -8,6 +8,7 @@ import pytest
 
 from noetl.executor.actions import catalogue
 from noetl.planner.compile import compile_playbook
+from noetl.planner.diagnostics import codes
 from noetl.planner.diagnostics.codes import CODES
 from noetl.planner.diagnostics.explanations import explanation
 from tests.golden.cases import (
@@ -91,3 +92,18 @@ def test_more_than_2_000_diagnostics_have_np902() -> None:
         ("NP101", "unknown step `t1999`"),
         ("NP902", "500 more findings are not shown"),
     ]
+
+
+@pytest.mark.parametrize(
+    "page", ["", "# NP999: another code\n\n**Severity:** error.", "# NP101: no severity"]
+)
+def test_a_page_that_does_not_declare_its_code_is_refused(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(codes, "explanation", lambda _: page)
+    with pytest.raises(ValueError, match="must begin with `# NP101: TITLE`"):
+        codes.DiagnosticCodes()["NP101"]
+    with pytest.raises(KeyError):
+        codes.DiagnosticCodes()["NP998"]
+
+
+def test_every_page_declares_a_code() -> None:
+    assert len(CODES) == len(pages()) == len({code.title for code in CODES.values()})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from noetl.planner.diagnostics.codes import Severity
-from noetl.planner.diagnostics.diagnostic import Diagnostic, Label, Span
+from noetl.planner.diagnostics.diagnostic import MAX_FINDINGS, Diagnostic, Diagnostics, Label, Span
 from noetl.planner.diagnostics.render import (
     CheckedFile,
     render_concise,
@@ -158,6 +158,14 @@ def test_github_annotations_are_escaped() -> None:
         "::notice title=noetl (NP109),file=a%2Cb%3Ac.yaml,line=1,col=1,endLine=1,endColumn=2"
         "::a,b:c.yaml:1:1: NP109 50%25 of%0D%0A::error::lines\n"
     )
+
+
+def test_a_finding_that_is_kept_is_not_counted_again_past_the_limit() -> None:
+    diagnostics = Diagnostics()
+    for _ in range(2):
+        for line in range(1, MAX_FINDINGS + 2):
+            diagnostics.add("NP304", "unused", Span(line, 1, line, 2))
+    assert [*diagnostics][-1].message == "1 more finding is not shown"
 
 
 def test_summary_counts_findings() -> None:
