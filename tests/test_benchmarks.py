@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from benchmarks import growth, killing, planner, report, speed, waiting
+from benchmarks import calls, growth, killing, planner, report, speed, waiting
 from benchmarks.checks import __main__ as checks
 from benchmarks.checks.corpus import CorpusPlaybook
 from benchmarks.checks.mutants import Original
 from benchmarks.checks.operators import OPERATORS
 from benchmarks.playbooks import SHAPES
 from noetl.executor.actions import catalogue
+from noetl.executor.stores import open_store
 from noetl.infra.migrations import upgrade
 from noetl.planner.compile import compile_playbook
 
@@ -33,6 +35,16 @@ def test_rows_of_the_planner() -> None:
     row = planner._row("ladder", 10, 1)
     assert row["ratio"] == pytest.approx(row["compile_seconds"] / row["load_seconds"])
     assert "ladder" in report.table("Compiling", report.PLANNER, [row])
+
+
+def test_calls_of_a_step_do_not_grow_with_the_run(tmp_path: Path) -> None:
+    with closing(open_store(f"sqlite:///{tmp_path}/noetl.db")) as store:
+        assert calls.count_step(store, 80) == pytest.approx(calls.count_step(store, 40), rel=0.1)
+
+
+def test_calls_of_a_compilation_grow_with_the_playbook() -> None:
+    assert calls.count_calls(lambda: None) <= 2
+    assert calls.count_compilation(40) > 1.5 * calls.count_compilation(20)
 
 
 @pytest.mark.parametrize("database", ["SQLite", "Postgres"])
