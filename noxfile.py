@@ -36,13 +36,18 @@ nox.options.sessions = [f"tests-{python}" for python in PYTHONS if python not in
 
 
 def offer_pyenv_versions() -> None:
-    """Let pyenv find its versions from 3.11 up, newest first. Otherwise it finds the chosen one."""
+    """Let pyenv find all its versions from 3.11 up, and not only the chosen one.
+
+    A Python that pyenv has started sets PYENV_VERSION for its children, so `make` may have inherited it.
+    """
     pyenv = shutil.which("pyenv")
-    if pyenv is None or "PYENV_VERSION" in os.environ:
+    if pyenv is None:
         return
     done = subprocess.run([pyenv, "versions", "--bare"], stdout=subprocess.PIPE, text=True, check=True)
     versions = [line.strip() for line in done.stdout.splitlines() if line.strip().startswith(PYTHONS)]
-    os.environ["PYENV_VERSION"] = ":".join([*reversed(versions), "system"])
+    chosen = os.environ.get("PYENV_VERSION", "").split(":")
+    names = dict.fromkeys(filter(None, [*chosen, *reversed(versions), "system"]))
+    os.environ["PYENV_VERSION"] = ":".join(names)
 
 
 offer_pyenv_versions()
