@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from noetl.executor.stores.finding import Finding
+from typing import TYPE_CHECKING
+
 from noetl.executor.stores.interface import StoreMaintenance, SweepResult
 from noetl.executor.stores.postgres.database import PostgresDatabase
 from noetl.executor.stores.sqs.due_message import GRACE_SECONDS
 from noetl.planner.frozen import replace
+
+if TYPE_CHECKING:
+    from noetl.executor.stores.finding import Finding
 
 
 class PostgresMaintenance:

@@ -18,19 +18,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from noetl.executor.model.run import NEVER
 from noetl.executor.model.run_transition import lose_branch
 from noetl.executor.model.special_visits import deadline_visit
 from noetl.executor.model.visit_transition import MAX_LEASE_SECONDS
-from noetl.executor.stores.finding import Finding
 from noetl.executor.stores.interface import SweepResult
 from noetl.executor.stores.sql.branches import BranchTransaction, insert_visit
-from noetl.executor.stores.sql.consistency import check_consistency
 from noetl.executor.stores.sql.context import SqlContext
 from noetl.executor.stores.sql.plans import SqlPlans
 from noetl.executor.stores.sql.rows import encode_json, run_from_row
+
+if TYPE_CHECKING:
+    from noetl.executor.stores.finding import Finding
 
 MAX_DELETED_RUNS = 1_000
 """Number of runs that one sweep deletes at most."""
@@ -70,6 +71,9 @@ class SqlMaintenance:
         self._plans = plans
 
     def check_consistency(self) -> list[Finding]:
+        # Only `noetl doctor` needs it, and a function that executes a step starts faster without it.
+        from noetl.executor.stores.sql.consistency import check_consistency
+
         return check_consistency(self._context.database)
 
     def sweep(self, now: float, *, limit: int = 200) -> SweepResult:
