@@ -90,7 +90,7 @@ GATES = (
 
 def gates_of(recipe: Recipe) -> tuple[Gate, ...]:
     """Return the gates of a recipe: those of all, and its tests."""
-    fix = "let the recipe edit what the test reads; better: derive it from the new file, so that nobody must"
+    fix = "let the recipe edit what the test reads; better: derive it from the new file"
     return *GATES, Gate((*PYTEST, *TESTS, *TESTS_OF_PAGES[recipe.page]), fix)
 
 
@@ -105,7 +105,7 @@ class PerformedRecipe:
 
 
 class ScratchClone:
-    """A clone of the checkout in which recipes are performed one after another."""
+    """A clone of the checkout in which recipes are performed in order."""
 
     def __init__(self, checkout: Path, folder: Path) -> None:
         self.root = folder / "clone"
