@@ -15,8 +15,11 @@ from typing import Any
 
 from noetl.planner.frozen import frozen
 
-FORMAT = 1
-"""The version of the JSON format of plans."""
+FORMAT = 2
+"""The version of the JSON format of plans, and of what they mean. Runs of older plans keep their meaning."""
+
+READABLE_FORMATS = (1, FORMAT)
+"""The formats that this version reads. Format 1 is what versions wrote that had no clocks of joins."""
 
 MAX_COUNTED_VISITS = 10**15
 """The largest number of visits in statistics. It stands for itself and all larger numbers."""
@@ -291,6 +294,7 @@ class Step:
         saves: the names that the step assigns.
         live_names: the names that are read at the step or after it (JSON key `hands_on`).
         line: the line of the name in the text.
+        format: the version of the format for which the step was compiled. It says what the step means.
     """
 
     name: str
@@ -313,6 +317,7 @@ class Step:
     saves: tuple[str, ...] = ()
     live_names: frozenset[str] = frozenset()
     line: int = 0
+    format: int = FORMAT
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -335,6 +340,7 @@ class Step:
             "saves": list(self.saves),
             "hands_on": sorted(self.live_names),
             "line": self.line,
+            "format": self.format,
         }
 
     @classmethod
@@ -360,6 +366,8 @@ class Step:
             saves=tuple(data["saves"]),
             live_names=frozenset(data["hands_on"]),
             line=data["line"],
+            # Plans of format 1 do not have this key.
+            format=data.get("format", 1),
         )
 
 
@@ -463,8 +471,9 @@ class Header:
         Raises:
             ValueError: the format of the plan is unknown.
         """
-        if data["format"] != FORMAT:
-            raise ValueError(f"unknown plan format {data['format']}: this version reads format {FORMAT}")
+        if data["format"] not in READABLE_FORMATS:
+            formats = " and ".join(map(str, READABLE_FORMATS))
+            raise ValueError(f"unknown plan format {data['format']}: this version reads formats {formats}")
         return cls(
             name=data["name"],
             start=data["start"],

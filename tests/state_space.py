@@ -65,6 +65,7 @@ class RunState:
     counts: Mapping[str, int] = field(default_factory=dict)
     joins: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     arrivals: Mapping[str, Mapping[str, Branch]] = field(default_factory=dict)
+    clocks: Mapping[str, int] = field(default_factory=dict)
     live: int = 1
     failed_branches: int = 0
     stop: RunStatus | None = None
@@ -76,6 +77,7 @@ class RunState:
         return (
             tuple(sorted((v.id, v.status, v.attempt, v.number) for v in self.visits.values())),
             tuple(sorted(self.joins.items())),
+            tuple(sorted(self.clocks.items())),
             self.live,
             self.stop,
             self.resumed,
@@ -214,12 +216,16 @@ class StateSpaceExplorer:
                 touched |= dict.fromkeys(regions)
                 state = replace(self.count(state, dict.fromkeys(regions, -1)), live=state.live - 1)
         state = self.count(state, commit.counter_changes)
+        left = {join: commit.left_clock for join in touched if commit.counter_changes.get(join, -1) < 0}
+        state = self.raise_clocks(state, left)
         for join in reversed(touched) if backwards else touched:
             waiting, wave = state.joins.get(join, (0, 0))
             assert waiting >= 0
             if waiting == 0 and state.arrivals.get(join):
                 arrived = list(state.arrivals[join].values())
-                branch, live, merged = merge_arrivals(self.plan.steps[join], wave + 1, arrived)
+                earlier = Branch("", join, state.clocks.get(join, 0), {})
+                branch, live, merged = merge_arrivals(self.plan.steps[join], wave + 1, arrived, earlier)
+                state = self.raise_clocks(state, {join: branch.clock})
                 state = replace(
                     state,
                     arrivals={**state.arrivals, join: {}},
@@ -251,6 +257,11 @@ class StateSpaceExplorer:
             first = activate(state.visits[line[0]], commit.visit.clock, names_after(commit.visit), 0.0)
             state = replace(state, visits={**state.visits, first.id: first})
         return replace(state, sequence=line)
+
+    def raise_clocks(self, state: RunState, clocks: Mapping[str, int]) -> RunState:
+        """Return the state in which joins have at least these clocks."""
+        greater = {join: max(clock, state.clocks.get(join, 0)) for join, clock in clocks.items()}
+        return replace(state, clocks={**state.clocks, **greater})
 
     def count(self, state: RunState, live: Mapping[str, int]) -> RunState:
         joins = dict(state.joins)

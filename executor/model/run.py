@@ -271,7 +271,8 @@ class Commit:
     `visit` is the new state of the visit, with the fence of the claim. `branches` enter the next steps.
     `counter_changes` is added to the live counters of joins, `branches_change` to the live counter of the
     run. `stop` is set if the run stops here, and `error` if the reason is an unhandled failure.
-    `batch_results` are added to the results of loops. `awaits` are the ids of the waits whose answers make a
+    A join whose counter the commit decreases fires with a clock greater than `left_clock`. `batch_results`
+    are added to the results of loops. `awaits` are the ids of the waits whose answers make a
     suspended visit due. `is_finally` is true for the finally step, after which only the end of the run
     follows. With `may_have_children`, the visit may have started child runs and waited for them; those that
     have not ended are cancelled when the visit ends.
@@ -280,6 +281,7 @@ class Commit:
     visit: Visit
     branches: tuple[Branch, ...] = ()
     counter_changes: Mapping[str, int] = field(default_factory=dict)
+    left_clock: int = 0
     branches_change: int = 0
     failed_branches: int = 0
     stop: RunStatus | None = None

@@ -163,7 +163,7 @@ def build_commit(step_of: StepOf, visit: Visit, choice: Choice, outcome: Outcome
         status=next_status(visit.status, VisitTrigger.FAIL if choice.failed else VisitTrigger.SUCCEED),
         finished_at=now,
         saved=outcome.saved,
-        result=choice.outcome.data,
+        result=_result_of_step(step, choice.outcome, choice.failed),
         case=choice.case,
         error=choice.outcome.error if choice.failed else None,
         failure=FailureState.HANDLED if choice.failed else None,
@@ -173,7 +173,21 @@ def build_commit(step_of: StepOf, visit: Visit, choice: Choice, outcome: Outcome
     events = (transition, finished) if step.cases else (finished,)
     branches = branches_after(done, step, step_of)
     change = len(targets) - 1
-    return Commit(done, branches, counter_changes, change, events=events)
+    return Commit(done, branches, counter_changes, _left_clock(visit, step), change, events=events)
+
+
+def _left_clock(visit: Visit, step: Step) -> int:
+    """Return the clock that joins must exceed which the branch of a visit leaves behind.
+
+    A join that waited for the branch comes after what the branch has saved, even if the branch does not
+    arrive. Steps of format 1 do not order the two.
+    """
+    return visit.clock if step.format > 1 else 0
+
+
+def _result_of_step(step: Step, outcome: Outcome, failed: bool) -> Any:
+    """Return what `steps.NAME.result` shows: none after a failure. Steps of format 1 show the data."""
+    return outcome.data if step.format == 1 or not failed else None
 
 
 def names_after(visit: Visit) -> Pointers:
@@ -286,7 +300,7 @@ def _commit_unhandled(step: Step, visit: Visit, choice: Choice, outcome: Outcome
         visit,
         status=next_status(visit.status, VisitTrigger.FAIL),
         finished_at=now,
-        result=choice.outcome.data,
+        result=_result_of_step(step, choice.outcome, failed=True),
         case=choice.case,
         error=outcome.error,
         failure=FailureState.OPEN if stops_run else FailureState.ENDED,
@@ -295,7 +309,7 @@ def _commit_unhandled(step: Step, visit: Visit, choice: Choice, outcome: Outcome
     if stops_run:
         return Commit(failed, stop=RunStatus.FAILED, error=outcome.error, events=events)
     counter_changes = dict.fromkeys(step.regions, -1)
-    return Commit(failed, (), counter_changes, -1, 1, events=events)
+    return Commit(failed, (), counter_changes, _left_clock(visit, step), -1, 1, events=events)
 
 
 def commit_of_finally_step(commit: Commit) -> Commit:
@@ -324,10 +338,11 @@ def merge_arrivals(
     """Return the branch that leaves a join when it fires, and the changes of the live counters.
 
     The changes are those of the joins around it, and that of the run. Of two pointers to one name, the one
-    with the greater clock is the later write; concurrent writes are ordered by visit id. Ids are the same in
-    every run of a plan, so the result does not depend on timing. `earlier` is the branch that left the join
-    when it fired before. On a cycle, the other branches have its names anyway; after a resume, they do not
-    arrive again.
+    with the greater clock is the later write. Two concurrent writes are a race, which the planner rejects.
+
+    `earlier` has the greatest clock of the branches that the join waited for and that did not arrive. If the
+    join has fired before, it is the branch that left it then. On a cycle, the other branches have its names
+    anyway; after a resume, they do not arrive again.
     """
     clock = max(arrival.clock for arrival in arrivals)
     names: dict[str, tuple[int, str]] = {}

@@ -48,12 +48,26 @@ def test_a_guard_that_divides_by_zero_fails_the_step(store: SqliteStore) -> None
           run: [{action: set, set: {x: 1}}]
           rule: [{case: "{{ 1 / n }}", run: [b]}, {case: default, run: [b]}, {case: error, run: [c]}]
         - {name: b, run: [{action: log, message: ok}]}
-        - {name: c, run: [{action: set, set: {e: "{{ steps.a.error }}"}}]}
+        - {name: c, run: [{action: set, set: {e: "{{ steps.a.error }}", r: "{{ steps.a.result }}"}}]}
     """
     harness = RunHarness(store, text).finish()
     assert (harness.status, harness.visit_counts) == ("succeeded", {"a": 1, "c": 1})
+    assert harness.result["r"] is None
     assert harness.result["e"]["type"] == "GuardError"
     assert "division by zero" in harness.result["e"]["message"]
+
+
+def test_failed_in_place_work_leaves_no_result(store: SqliteStore) -> None:
+    text = """
+        on_error: continue
+        steps:
+        - name: a
+          run: [{action: set, set: {x: 1}}]
+          rule: [{case: default, run: [{action: fail, message: no}]}]
+        output: {r: "{{ steps.a.result }}", s: "{{ steps.a.status }}"}
+    """
+    harness = RunHarness(store, text).finish()
+    assert (harness.status, harness.result) == ("completed_with_errors", {"r": None, "s": "failed"})
 
 
 def test_an_unhandled_guard_error_fails_the_run(store: SqliteStore) -> None:

@@ -26,6 +26,40 @@ RACE = """
 """
 
 
+class TestLaterWrites:
+    """A write behind a join that waited for an earlier write, whose branch did not arrive."""
+
+    ENDED = """
+        input: {z: {type: integer, default: 0}}
+        start: begin
+        steps:
+        - {name: begin, rule: [{case: default, run: [LEFT, MEET]}]}
+        - {name: LEFT, run: [{action: set, set: {v: from left}}], rule: [{case: default, run: [decide]}]}
+        - {name: decide, rule: [{case: "{{ input.z == 0 }}", run: []}, {case: default, run: [MEET]}]}
+        - {name: MEET, run: [{action: set, set: {v: from meet}}], rule: [{case: default, run: [after]}]}
+        - {name: after, run: [{action: log, message: "{{ v }}"}]}
+    """
+    WENT_ELSEWHERE = """
+        start: s
+        steps:
+        - {name: s, rule: [{case: default, run: [LEFT, MEET]}]}
+        - name: LEFT
+          run: [{action: set, set: {v: from left}}]
+          rule: [{case: "{{ run.id == '' }}", run: [z, MEET]}, {case: default, run: [z]}]
+        - {name: MEET, run: [{action: set, set: {v: from meet}}], rule: [{case: default, run: [z]}]}
+        - {name: z, run: [{action: set, set: {seen: "{{ v }}"}}]}
+    """
+
+    @pytest.mark.parametrize("text", [ENDED, WENT_ELSEWHERE])
+    @pytest.mark.parametrize(
+        ("left", "meet"), [("a", "b"), ("b", "a"), ("left", "meet"), ("zleft", "meet"), ("meet", "left")]
+    )
+    def test_names_of_steps_do_not_decide(self, store: SqliteStore, text: str, left: str, meet: str) -> None:
+        harness = RunHarness(store, text.replace("LEFT", left).replace("MEET", meet)).finish()
+        assert harness.result["v"] == "from meet"
+        assert harness.result.get("seen", "from meet") == "from meet"
+
+
 class TestJoinAny:
     @pytest.mark.parametrize(
         ("b", "c", "d", "winner"), [(1, 2, 3, "b"), (3, 1, 2, "other"), (9, 8, 100, "other")]

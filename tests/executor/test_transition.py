@@ -395,6 +395,10 @@ class TestMergeArrivals:
         branch = merge_arrivals(Step("j"), 2, self.arrivals({"y": (2, "new")}), earlier)[0]
         assert (branch.clock, branch.names) == (8, {"x": (6, "old"), "y": (2, "new")})
 
+    def test_a_join_comes_after_what_it_waited_for(self) -> None:
+        waited_for = Branch("", "j", 9, {})
+        assert merge_arrivals(Step("j"), 1, self.arrivals({}), waited_for)[0].clock == 10
+
     def test_names_written_in_a_branch_replace_inherited_ones(self) -> None:
         inherited, written = {"x": (1, "z")}, {"x": (2, "a")}
         for arrivals in (self.arrivals(inherited, written), self.arrivals(written, inherited)):

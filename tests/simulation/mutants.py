@@ -135,11 +135,11 @@ class LeasesWithoutFence(SqlQueue):
 class ChecksThenMarks(BranchTransaction):
     """Branches that test whether a join may fire before they count the arrivals."""
 
-    def move_branches(self, branches: Sequence[Any], live: Mapping[str, int]) -> None:
-        live_changes, count_live = dict(live), sql_branches.count_live
+    def move_branches(self, commit: Commit) -> None:
+        count_live = sql_branches.count_live
         with mock.patch.object(sql_branches, "count_live", lambda *_: None):
-            super().move_branches(branches, live)
-        count_live(self.db, self.run["id"], live_changes)
+            super().move_branches(commit)
+        count_live(self.db, self.run["id"], commit.counter_changes, commit.left_clock)
 
 
 class MarksThenChecks(SqlQueue):

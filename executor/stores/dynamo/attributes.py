@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 Item = dict[str, Any]
-"""An item as plain values: text, numbers, bytes, booleans, and lists of these."""
+"""An item as plain values: text, numbers, bytes, booleans, lists of these, and sets of whole numbers."""
 
 
 def encode_value(value: Any) -> dict[str, Any]:
@@ -27,6 +27,8 @@ def encode_value(value: Any) -> dict[str, Any]:
             return {"B": value}
         case list() | tuple():
             return {"L": [encode_value(part) for part in value]}
+        case frozenset():
+            return {"NS": [repr(number) for number in sorted(value)]}
     raise TypeError(f"{type(value).__name__} cannot be an attribute of an item")
 
 
@@ -40,6 +42,8 @@ def decode_value(encoded: Mapping[str, Any]) -> Any:
             return [decode_value(part) for part in value]
         case "B":
             return bytes(value)
+        case "NS":
+            return frozenset(map(int, value))
     return value
 
 
@@ -68,6 +72,8 @@ def _size(value: Any) -> int:
             return len(value)
         case int() | float():
             return 21
+        case frozenset():
+            return 21 * len(value)
         case list() | tuple():
             return 3 + sum(1 + _size(part) for part in value)
     raise TypeError(f"{type(value).__name__} cannot be an attribute of an item")

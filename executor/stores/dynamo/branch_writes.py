@@ -96,7 +96,9 @@ def _counter_writes(
     step_of = context.step_of(claim.head)
     deltas = _counter_deltas(commit, claim.item.origin, homes, step_of)
     for branch, home in ended:
-        deltas.count_branch(home, step_of(branch.step).regions, -1)
+        regions = step_of(branch.step).regions
+        deltas.count_branch(home, regions, -1)
+        deltas.leave(home, regions, commit.left_clock)
     writes: list[Write] = []
     for home in deltas.homes():
         added, arrived = deltas.changes_of(home)
@@ -120,7 +122,9 @@ def _counter_deltas(
             deltas.count_branch(home, step_of(branch.step).regions, 1)
     if commit.failed_branches:
         deltas.add(origin.home, "failed", commit.failed_branches)
-    steps = [branch.step for branch in commit.branches]
-    for join in arrival_joins(commit.branches):
+    steps, joining = [branch.step for branch in commit.branches], arrival_joins(commit.branches)
+    left = [join for join, delta in commit.counter_changes.items() if delta < 0 and join not in joining]
+    deltas.leave(origin.home, left, commit.left_clock)
+    for join in joining:
         deltas.add_arrival(homes[steps.index(join)], join, commit.visit.id)
     return deltas

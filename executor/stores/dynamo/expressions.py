@@ -71,13 +71,13 @@ class _Placeholders:
 class Update:
     """A change of an item, which creates the item if it is absent.
 
-    A value None in `set` removes the attribute. `keep` sets attributes that are absent. `append` adds to
-    lists.
+    A value None in `set` removes the attribute. `add` adds to numbers and to sets of numbers. `keep` sets
+    attributes that are absent. `append` adds to lists.
     """
 
     key: ItemKey
     set: Mapping[str, Any] = field(default_factory=dict)
-    add: Mapping[str, float] = field(default_factory=dict)
+    add: Mapping[str, float | frozenset[int]] = field(default_factory=dict)
     keep: Mapping[str, Any] = field(default_factory=dict)
     append: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     when: tuple[Condition, ...] = ()

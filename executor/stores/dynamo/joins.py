@@ -147,9 +147,9 @@ class DynamoJoins:
         arrivals, origins = self._read_arrivals(head, join, [id for _, id in arrived])
         before = self._table.get(keys.join(run_id, join)) or {}
         wave = before.get("wave", 0) + 1
-        earlier = (
-            None if wave == 1 else Branch("", join, before["clock"], decode_pointers(before.get("names")))
-        )
+        left_clocks = [clock for counter in counters for clock in counter.get(f"l#{join}", ())]
+        earlier_clock = max([before.get("clock", 0), *left_clocks])
+        earlier = Branch("", join, earlier_clock, decode_pointers(before.get("names")))
         branch, _, _ = merge_arrivals(step, wave, arrivals, earlier)
         origin = VisitOrigin(
             causes=tuple(id for _, id in arrived),
@@ -232,8 +232,9 @@ def _counter_writes(run_id: str, join: str, counters: Sequence[Item], deltas: Co
         )
         added, _ = deltas.changes_of(home)
         key = keys.counter(run_id, home)
-        if f"a#{join}" in counter or added:
-            writes.append(Update(key, {f"a#{join}": None}, {**added, "version": 1}, when=(is_unchanged,)))
+        taken = {name: None for name in (f"a#{join}", f"l#{join}") if name in counter}
+        if taken or added:
+            writes.append(Update(key, taken, {**added, "version": 1}, when=(is_unchanged,)))
         else:
             writes.append(ConditionCheck(key, (is_unchanged,)))
     return writes

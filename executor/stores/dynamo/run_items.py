@@ -20,12 +20,13 @@ idempotency key. `plan` is the hash of the plan, and `resumed` is `Run.resumed_f
 of partitions if it is not 1. `expires` is the time to live. Others are named as in `Run`.
 
 Attributes of a counter: `live`, `failed`, `version`, `j#JOIN` (branches that can reach a join), `a#JOIN`
-(list of the visits whose branches have arrived there).
+(list of the visits whose branches have arrived there). `l#JOIN` is the set of the clocks of branches that the
+join waited for, and that went elsewhere or ended.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from noetl.executor.model.events import Event
 from noetl.executor.model.run import Branch, Run, RunStatus, Visit, WaitKey
@@ -200,6 +201,7 @@ class CounterDeltas:
     def __init__(self) -> None:
         self.added: dict[int, dict[str, int]] = {}
         self.arrivals: dict[int, dict[str, list[str]]] = {}
+        self.left_clocks: dict[int, dict[str, frozenset[int]]] = {}
 
     def add(self, home: int, name: str, delta: int) -> None:
         """Add to a number of a counter."""
@@ -216,15 +218,24 @@ class CounterDeltas:
         """Add the arrival of a branch, which the visit before the join has sent."""
         self.arrivals.setdefault(home, {}).setdefault(f"a#{join}", []).append(visit_id)
 
+    def leave(self, home: int, joins: Iterable[str], clock: int) -> None:
+        """Record the clock of a branch that joins waited for, unless it is 0.
+
+        DynamoDB cannot take the greater of two numbers without a condition. So the clocks are a set, which is
+        small, because branches have few different clocks.
+        """
+        for join in joins if clock else ():
+            self.left_clocks.setdefault(home, {})[f"l#{join}"] = frozenset([clock])
+
     def homes(self) -> list[int]:
         """Return the partitions whose counters change."""
         changed = {home for home, added in self.added.items() if any(added.values())}
-        return sorted(changed | set(self.arrivals))
+        return sorted(changed | self.arrivals.keys() | self.left_clocks.keys())
 
-    def changes_of(self, home: int) -> tuple[dict[str, int], dict[str, list[str]]]:
-        """Return what is added to the numbers and to the lists of a counter."""
+    def changes_of(self, home: int) -> tuple[dict[str, int | frozenset[int]], dict[str, list[str]]]:
+        """Return what is added to the numbers and sets of a counter, and to its lists."""
         added = {name: delta for name, delta in self.added.get(home, {}).items() if delta}
-        return added, self.arrivals.get(home, {})
+        return {**added, **self.left_clocks.get(home, {})}, self.arrivals.get(home, {})
 
 
 def arrival_joins(branches: Sequence[Branch]) -> list[str]:

@@ -12,13 +12,14 @@ Limits: commits of one run must be serial. The author of a store locks the run, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 
 from noetl.executor.model.events import Event
 from noetl.executor.model.run import (
     DEADLINE,
     NEVER,
     Branch,
+    Commit,
     Lease,
     Pointers,
     RunStatus,
@@ -65,12 +66,12 @@ class MemoryBranches:
     def is_sequential(self) -> bool:
         return self.plan.header.sequential
 
-    def move_branches(self, branches: Sequence[Branch], counter_changes: Mapping[str, int]) -> None:
+    def move_branches(self, commit: Commit) -> None:
         """Let branches enter steps or arrive at joins, and change the live counters of joins.
 
         Joins that no branch can reach any more fire before a branch enters a step.
         """
-        changes = dict(counter_changes)
+        changes, branches = dict(commit.counter_changes), commit.branches
         for branch in branches:
             if branch.is_arrival:
                 changes.setdefault(branch.step, 0)
@@ -80,8 +81,10 @@ class MemoryBranches:
                 for join in self.plan.steps[branch.step].regions:
                     changes[join] = changes.get(join, 0) - 1
         self.change_live(-self.absorbed, changes)
-        for join in changes:
-            self._fire(join)
+        for join, change in changes.items():
+            if change < 0:
+                self.record.clocks[join] = max(self.record.clocks[join], commit.left_clock)
+        self.fire_joins(changes)
         for branch in branches:
             if not branch.is_arrival:
                 self.enter(branch)
@@ -91,6 +94,11 @@ class MemoryBranches:
         self.record.run = replace(self.record.run, live=self.record.run.live + change)
         for join, delta in joins.items():
             self.record.live[join] += delta
+
+    def fire_joins(self, joins: Iterable[str]) -> None:
+        """Fire the joins that have arrivals and that no branch can reach any more."""
+        for join in joins:
+            self._fire(join)
 
     def enter(self, branch: Branch) -> None:
         """Let a branch enter a step, unless its visit exists: the id of a visit follows from its cause.
@@ -178,8 +186,9 @@ class MemoryBranches:
             return
         arrivals = list(record.arrivals.pop(join).values())
         record.waves[join] += 1
-        step, earlier = self.plan.steps[join], record.fired.get(join)
+        step = self.plan.steps[join]
+        earlier = Branch("", join, record.clocks[join], record.names_of_joins.get(join, {}))
         branch, changes, merged = merge_arrivals(step, record.waves[join], arrivals, earlier)
-        record.fired[join] = branch
+        record.clocks[join], record.names_of_joins[join] = branch.clock, branch.names
         self.change_live(merged, changes)
         self.enter(branch)

@@ -145,7 +145,7 @@ def _continue_stuck(branches: MemoryBranches) -> str:
     if parked:
         record.put(*(unpark(visit, now) for visit in parked))
         return "its parked steps are due"
-    branches.move_branches((), dict.fromkeys(record.arrivals, 0))
+    branches.fire_joins(list(record.arrivals))
     if branches.entered:
         return "a join has fired"
     if record.run.live <= 0:

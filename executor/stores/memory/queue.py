@@ -190,7 +190,7 @@ def _apply_commit(branches: MemoryBranches, commit: Commit) -> None:
     """
     visit, run_stops = commit.visit, branches.record.run.stop is not None
     is_finished = visit.status in FINISHED
-    branches.move_branches(commit.branches, commit.counter_changes)
+    branches.move_branches(commit)
     if commit.may_have_children and is_finished:
         branches.cancel_children_of(visit.id)
     if commit.is_finally:

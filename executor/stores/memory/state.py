@@ -18,7 +18,7 @@ from noetl.executor.errors import StoreError
 from noetl.executor.model.events import Event
 from noetl.executor.model.limits import PayloadLimits
 from noetl.executor.model.registry import ApiKey, RegisteredPlaybook
-from noetl.executor.model.run import Branch, Run, Visit, Wait, WaitKey
+from noetl.executor.model.run import Branch, Pointers, Run, Visit, Wait, WaitKey
 from noetl.executor.model.visit_states import ACTIVE
 from noetl.executor.model.visit_transition import is_held
 from noetl.executor.stores.change_signal import ChangeSignal
@@ -32,8 +32,9 @@ class RunRecord:
 
     `visits` are in the order of their creation. `entered_after` is the number of events that were written
     before a visit; visits of one commit share it. Of each join, `live` is the number of branches that can
-    still reach it. `waves` is how often it has fired, and `fired` the branch that left it last. `batches` are
-    results of loops, by visit, loop and first item.
+    still reach it. `waves` is how often it has fired, and `clocks` the greatest clock of what it has waited
+    for. `names_of_joins` are the names of the branch that left it last. `batches` are results of loops, by
+    visit, loop and first item.
     """
 
     run: Run
@@ -42,7 +43,8 @@ class RunRecord:
     visit_counts: Counter[str] = field(default_factory=Counter)
     live: Counter[str] = field(default_factory=Counter)
     waves: Counter[str] = field(default_factory=Counter)
-    fired: dict[str, Branch] = field(default_factory=dict)
+    clocks: Counter[str] = field(default_factory=Counter)
+    names_of_joins: dict[str, Pointers] = field(default_factory=dict)
     arrivals: dict[str, dict[str, Branch]] = field(default_factory=dict)
     batches: dict[str, dict[str, dict[int, Sequence[Any]]]] = field(default_factory=dict)
     waits: dict[WaitKey, Wait] = field(default_factory=dict)

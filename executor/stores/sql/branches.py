@@ -17,10 +17,10 @@ Limits: commits of one run are serial. Runs do not block each other.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 from noetl.executor.model.events import Event
-from noetl.executor.model.run import NEVER, Branch, Lease, Pointers, RunStatus, Visit
+from noetl.executor.model.run import NEVER, Branch, Commit, Lease, Pointers, RunStatus, Visit
 from noetl.executor.model.special_visits import end_visit, finally_visit, finally_visit_id
 from noetl.executor.model.transition import merge_arrivals
 from noetl.executor.model.visit_transition import activate, claim, enter_step, start_events
@@ -55,12 +55,12 @@ class BranchTransaction:
         self.count = 0
         self.absorbed = 0
 
-    def move_branches(self, branches: Sequence[Branch], live: Mapping[str, int]) -> None:
-        """Let branches enter steps or arrive at joins, and change the counters of joins by `live`.
+    def move_branches(self, commit: Commit) -> None:
+        """Let branches enter steps or arrive at joins, and change the counters of joins.
 
         Joins that no branch can reach any more fire before a branch enters a step.
         """
-        change = dict(live)
+        change, branches = dict(commit.counter_changes), commit.branches
         for branch in branches:
             if branch.is_arrival:
                 change.setdefault(branch.step, 0)
@@ -78,12 +78,17 @@ class BranchTransaction:
                     change[join] = change.get(join, 0) - 1
         if self.absorbed:
             self.db.execute("branches.change_live", run_id=self.run["id"], change=-self.absorbed)
-        count_live(self.db, self.run["id"], {join: delta for join, delta in change.items() if delta})
-        for join in change:
-            self._fire(join)
+        nonzero = {join: delta for join, delta in change.items() if delta}
+        count_live(self.db, self.run["id"], nonzero, commit.left_clock)
+        self.fire_joins(change)
         for branch in branches:
             if not branch.is_arrival and not (branch.is_absorbed and self._visit_exists(branch.id)):
                 self.enter(branch)
+
+    def fire_joins(self, joins: Iterable[str]) -> None:
+        """Fire the joins that have arrivals and that no branch can reach any more."""
+        for join in joins:
+            self._fire(join)
 
     def enter(self, branch: Branch) -> None:
         """Let a branch enter a step; in a stopping run its visit is parked."""
@@ -185,7 +190,9 @@ class BranchTransaction:
         if not rows:
             return
         wave = 1 if counter is None else counter["wave"] + 1
-        earlier = None if wave == 1 else Branch("", join, counter["clock"], json.loads(counter["names"]))
+        earlier = (
+            None if counter is None else Branch("", join, counter["clock"], json.loads(counter["names"]))
+        )
         arrivals = [Branch(row["id"], join, row["clock"], json.loads(row["names"])) for row in rows]
         branch, live, merged = merge_arrivals(self._step(join), wave, arrivals, earlier)
         db.execute(
@@ -239,7 +246,13 @@ def insert_visit(db: Writer, visit: Visit, queue: str, position: int) -> Result:
     return db.execute("branches.insert_visit", queue=queue, position=position, **visit_values(visit))
 
 
-def count_live(db: Writer, run_id: str, live: Mapping[str, int]) -> None:
-    """Change the numbers of branches that can still reach joins."""
-    rows = [{"run_id": run_id, "step": step, "change": change} for step, change in live.items()]
+def count_live(db: Writer, run_id: str, live: Mapping[str, int], left_clock: int = 0) -> None:
+    """Change the numbers of branches that can still reach joins.
+
+    A join that fewer branches can reach fires with a clock greater than `left_clock`.
+    """
+    rows = [
+        {"run_id": run_id, "step": step, "change": change, "clock": left_clock if change < 0 else 0}
+        for step, change in live.items()
+    ]
     db.executemany("branches.count_live", rows)

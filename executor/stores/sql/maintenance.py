@@ -132,7 +132,7 @@ def _continue_stuck(branches: BranchTransaction) -> str:
     if db.execute("sweep.unpark", run_id=run["id"], now=branches.now).rowcount:
         return "its parked steps are due"
     joins = db.execute("sweep.find_joins", run_id=run["id"]).fetchall()
-    branches.move_branches((), {row["step"]: 0 for row in joins})
+    branches.fire_joins(row["step"] for row in joins)
     if branches.count:
         return "a join has fired"
     if run["live"] <= 0:

@@ -279,7 +279,7 @@ def _apply_commit(branches: BranchTransaction, commit: Commit) -> None:
     run.
     """
     visit = commit.visit
-    branches.move_branches(commit.branches, commit.counter_changes)
+    branches.move_branches(commit)
     is_finished = visit.finished_at is not None
     if commit.may_have_children and is_finished:
         branches.cancel_child_runs(visit.id)

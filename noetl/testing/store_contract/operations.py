@@ -47,6 +47,14 @@ DIAMOND = """
     - {name: c, rule: [{case: default, run: [d]}]}
     - {name: d, run: [{action: log, message: done}]}
 """
+LATE_END = """
+    steps:
+    - {name: a, rule: [{case: default, run: [short, long]}]}
+    - {name: short, rule: [{case: default, run: [meet]}]}
+    - {name: long, rule: [{case: default, run: [last]}]}
+    - {name: last, rule: [{case: "{{ run.id }}", run: [meet]}]}
+    - {name: meet, run: [{action: log, message: done}]}
+"""
 CYCLE = """
     steps:
     - {name: a, max_visits: 3, rule: [{case: "{{ run.id }}", run: [b]}]}

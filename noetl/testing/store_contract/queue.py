@@ -30,6 +30,7 @@ from noetl.testing.store_contract.fixtures import ContractFixtures
 from noetl.testing.store_contract.operations import (
     CYCLE,
     DIAMOND,
+    LATE_END,
     LEASE,
     action_events,
     claim_visit,
@@ -392,6 +393,17 @@ class QueueContract(ContractFixtures):
         store.queue.commit(succeed(store, claims[3], case=None), 3.0)
         assert [visit.step for visit in store.runs.visits(run.id)].count("c") == 1
         assert current_run(store, run).live == 1
+
+    def test_a_join_comes_after_a_branch_that_did_not_arrive(self, store: Store) -> None:
+        run = start_run(store, LATE_END)
+        store.queue.commit(succeed(store, claim_visit(store, run)), 1.0)
+        arrived, leaving = claim_visit(store, run, 1.0), claim_visit(store, run, 1.0)
+        store.queue.commit(succeed(store, arrived), 2.0)
+        store.queue.commit(succeed(store, leaving), 3.0)
+        assert [visit.step for visit in store.runs.visits(run.id)].count("meet") == 0
+        store.queue.commit(succeed(store, claim_visit(store, run, 3.0), case=None), 4.0)
+        clocks = {visit.step: visit.clock for visit in store.runs.visits(run.id)}
+        assert clocks == {"a": 1, "short": 2, "long": 2, "last": 3, "meet": 4}
 
     def test_a_join_without_arrivals_does_not_fire(self, store: Store) -> None:
         run = start_run(store, DIAMOND)

@@ -24,8 +24,10 @@ update runs set live = live + :change where id = :run_id
 select live from runs where id = :run_id
 
 -- name: count_live
-insert into joins (run_id, step, live) values (:run_id, :step, :change)
-on conflict (run_id, step) do update set live = joins.live + excluded.live
+insert into joins (run_id, step, live, clock) values (:run_id, :step, :change, :clock)
+on conflict (run_id, step) do update set
+    live = joins.live + excluded.live,
+    clock = case when excluded.clock > joins.clock then excluded.clock else joins.clock end
 
 -- name: add_arrival
 insert into arrivals values (:run_id, :step, :id, :clock, :names) on conflict do nothing
