@@ -274,6 +274,7 @@ def _as_stored(visit: Visit) -> Visit:
         visit,
         saved=round_trip_json(dict(visit.saved)),
         result=round_trip_json(visit.result),
+        failures=tuple(round_trip_json(list(visit.failures))) if visit.failures else (),
         error=round_trip_json(visit.error),
     )
 
@@ -284,6 +285,8 @@ def _unhandled(failure: Outcome) -> _Ending:
 
 
 def _redact_outcome(outcome: Outcome) -> Outcome:
+    if outcome.failures:
+        outcome = replace(outcome, failures=tuple(redact_for_storage(outcome.failures)))
     values = (outcome.data, outcome.saved, outcome.error)
     data, saved, error = redacted = tuple(map(redact_for_storage, values))
     is_unchanged = all(new is old for new, old in zip(redacted, values, strict=True))

@@ -29,7 +29,7 @@ from noetl.executor.engine.scope import Scope
 from noetl.executor.engine.work_context import MAX_PARALLEL, WorkContext
 from noetl.executor.errors import ActionError
 from noetl.executor.model.events import Event
-from noetl.executor.model.memory_budget import MAX_LOOP_RESULT, json_size
+from noetl.executor.model.memory_budget import MAX_LOOP_RESULT
 from noetl.executor.model.outcome import (
     CANCELLED,
     Cancelled,
@@ -39,7 +39,7 @@ from noetl.executor.model.outcome import (
     combine_suspensions,
 )
 from noetl.executor.model.run import BatchResult
-from noetl.planner.frozen import frozen, replace
+from noetl.planner.frozen import frozen
 from noetl.planner.kinds import describe_kind_of
 from noetl.planner.plan import Loop
 from noetl.planner.templates.template import Lookup
@@ -98,16 +98,18 @@ class LoopRun:
                 return result
             if isinstance(result, WorkSuspension):
                 return result.with_entry(self.position, start.to_entry())
-            return self._finish_batch(start, result)
+            return self._finish_batch(start, result, items)
 
-    def _finish_batch(self, start: _BatchStart, outcomes: Sequence[Outcome]) -> WorkResult:
+    def _finish_batch(
+        self, start: _BatchStart, outcomes: Sequence[Outcome], items: Sequence[Any]
+    ) -> WorkResult:
         """Return the outcome of the loop after its last batch, or the suspension between two batches.
 
         Raises:
             ActionError: the data of the items is too large.
         """
         context, loop, position, first = self.context, self.loop, self.position, start.progress.done
-        size = sum(json_size(outcome.data) for outcome in outcomes)
+        size = sum(outcome.size for outcome in outcomes)
         context.memory_budget.release(size)
         end = _BatchStart(start.progress.plus(outcomes), start.result_size + size)
         if first and end.result_size > MAX_LOOP_RESULT:
@@ -115,11 +117,12 @@ class LoopRun:
             raise ActionError("PayloadTooLarge", message, retryable=False)
         self.report_progress(end.progress, is_final=True)
         if end.progress.failed and not loop.forgiving:
-            return _combine(outcomes, loop)
+            return _combine(outcomes, items, loop)
         if end.progress.done < end.progress.total:
             result = BatchResult(position, first, [outcome.to_list() for outcome in outcomes])
             return WorkSuspension({position: end.to_entry()}, context.clock(), batch_results=(result,))
-        return _combine([*(context.batch_outcomes_of(position) if first else ()), *outcomes], loop)
+        earlier = context.batch_outcomes_of(position) if first else ()
+        return _combine([*earlier, *outcomes], items, loop)
 
     def report_progress(self, progress: LoopProgress, *, is_final: bool) -> None:
         """Record the progress of the loop as an event."""
@@ -195,7 +198,7 @@ class _BatchRun:
             for index, key in enumerate(self._keys)
             if (outcome := context.finished_outcome(key)) is not None
         }
-        context.memory_budget.reserve(sum(json_size(outcome.data) for outcome in self._outcomes.values()))
+        context.memory_budget.reserve(sum(outcome.size for outcome in self._outcomes.values()))
         self._suspended: dict[int, WorkSuspension] = {}
         self._scopes: dict[int, Scope] = {}
         self._progress = before.plus(self._outcomes.values())
@@ -259,10 +262,11 @@ class _BatchRun:
         """Add the outcome of an item, and drop what the item saved."""
         item_scope = self._scopes.pop(index)
         item_scope.release(self._context.memory_budget)
-        outcome = self._context.reserve_outcome(outcome, item_scope)
+        prefix = f"item {self._first + index + 1:,} of {self._total:,}: "
+        outcome = self._context.reserve_outcome(outcome, item_scope, prefix)
         with self._lock:
             self._running -= 1
-            self._outcomes[index] = _with_item_number(outcome, self._first + index, self._total)
+            self._outcomes[index] = outcome
             self._has_failed |= outcome.failed and not self._loop.forgiving
             self._progress = self._progress.plus([outcome])
             if not self._has_failed and len(self._outcomes) < len(self._items):
@@ -274,7 +278,7 @@ class _BatchRun:
         for index, suspended in self._suspended.items():
             changes = changed_names(self._loop_run.scope.saved, self._scopes[index].saved)
             journal[self._keys[index]] = item_entry(suspended, changes)
-        finished_size = sum(json_size(outcome.data) for outcome in self._outcomes.values())
+        finished_size = sum(outcome.size for outcome in self._outcomes.values())
         saved_size = sum(item_scope.reserved for item_scope in self._scopes.values())
         return combine_suspensions(journal, self._suspended.values(), finished_size + saved_size)
 
@@ -289,20 +293,24 @@ def _loop_variable(index: int, length: int) -> dict[str, Any]:
     }
 
 
-def _with_item_number(outcome: Outcome, index: int, total: int) -> Outcome:
-    """Return the outcome; the message of a failure names the item."""
-    if not outcome.failed or outcome.error is None:
-        return outcome
-    message = f"item {index + 1:,} of {total:,}: {outcome.error['message']}"
-    return replace(outcome, error=outcome.error | {"message": message})
-
-
-def _combine(outcomes: Sequence[Outcome], loop: Loop) -> Outcome:
-    """Return the outcome of a loop from the outcomes of its items."""
+def _combine(outcomes: Sequence[Outcome], items: Sequence[Any], loop: Loop) -> Outcome:
+    """Return the outcome of a loop over `items` from the outcomes of the items."""
     failed = next((outcome for outcome in outcomes if outcome.failed), None)
     if failed is not None and not loop.forgiving:
         return Outcome(False, None, failed.error, failed.action)
-    items = tuple(outcome.as_result() for outcome in outcomes) if loop.forgiving else None
     data = [outcome.data for outcome in outcomes]
-    error = None if failed is None else failed.error
-    return Outcome(failed is None, data, error, forgiven=failed is not None, items=items)
+    if not loop.forgiving:
+        return Outcome(data=data)
+    failures = tuple(
+        {"index": index, "item": item, "error": outcome.error}
+        for index, (item, outcome) in enumerate(zip(items, outcomes, strict=False), 1)
+        if outcome.failed
+    )
+    return Outcome(
+        failed is None,
+        data,
+        None if failed is None else failed.error,
+        forgiven=failed is not None,
+        items=tuple(outcome.as_item() for outcome in outcomes),
+        failures=failures,
+    )

@@ -16,7 +16,6 @@ from noetl.executor.engine.rendering import render
 from noetl.executor.engine.scope import Scope
 from noetl.executor.engine.work_context import MAX_PARALLEL, WorkContext
 from noetl.executor.errors import ActionError
-from noetl.executor.model.memory_budget import json_size
 from noetl.executor.model.outcome import (
     CANCELLED,
     Cancelled,
@@ -72,7 +71,7 @@ class _ParallelRun:
             return CANCELLED
         outcomes = [result for result in results if isinstance(result, Outcome)]
         suspensions = [result for result in results if isinstance(result, WorkSuspension)]
-        budget.release(sum(json_size(outcome.data) for outcome in outcomes))
+        budget.release(sum(outcome.size for outcome in outcomes))
         failed = next((outcome for outcome in outcomes if outcome.failed), None)
         if failed is not None:
             for item_scope in self._scopes:

@@ -184,7 +184,13 @@ def view_step(visit: Visit | None) -> Mapping[str, Any]:
     if visit is None:
         return {"status": "pending", "visits": 0}
     status = "pending" if visit.status in (VisitStatus.READY, VisitStatus.PARKED) else visit.status.value
-    return {"status": status, "visits": visit.number, "result": visit.result, "error": visit.error}
+    return {
+        "status": status,
+        "visits": visit.number,
+        "result": visit.result,
+        "error": visit.error,
+        "failures": list(visit.failures),
+    }
 
 
 class _UuidSequence:

@@ -51,8 +51,10 @@ class StepWork:
         if self.refusal is not None:
             return Outcome(False, None, self.refusal)
         if IN_PLACE in self.context.journal:
-            stored = Outcome.from_list(self.context.journal[IN_PLACE]["outcome"])
-            return replace(stored, saved=dict(self.scope.saved))
+            entry = self.context.journal[IN_PLACE]
+            stored = Outcome.from_list(entry["outcome"])
+            failures = tuple(entry.get("failures", ()))
+            return replace(stored, saved=dict(self.scope.saved), failures=failures)
         progress = self.claim.visit.progress or Progress()
         result = self._perform_round(progress.round)
         if isinstance(result, WorkSuspension):
@@ -77,6 +79,8 @@ class StepWork:
         if isinstance(result, WorkSuspension):
             stored = choice.outcome.to_list()
             entry = {"case": choice.case, "failed": choice.failed, "outcome": stored}
+            if choice.outcome.failures:
+                entry["failures"] = list(choice.outcome.failures)
             return self._suspend(context, result.with_entry(IN_PLACE, entry), 0, scope.saved)
         if isinstance(result, Cancelled):
             return result

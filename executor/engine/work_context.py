@@ -13,7 +13,7 @@ from noetl.executor.actions.action import ExternalWaits
 from noetl.executor.engine.event_buffer import EventBuffer, NullEventBuffer
 from noetl.executor.engine.scope import Scope
 from noetl.executor.errors import ActionError
-from noetl.executor.model.memory_budget import MemoryBudget, json_size
+from noetl.executor.model.memory_budget import MemoryBudget
 from noetl.executor.model.outcome import Outcome
 from noetl.executor.model.run import Run
 from noetl.executor.security.capabilities import Capabilities
@@ -128,13 +128,23 @@ class WorkContext:
         stored = self.journal.get(position, {}).get("done")
         return None if stored is None else Outcome.from_list(stored)
 
-    def reserve_outcome(self, outcome: Outcome, scope: Scope) -> Outcome:
-        """Reserve memory for the data of an outcome until the parallel work has finished.
+    def reserve_outcome(self, outcome: Outcome, scope: Scope, prefix: str = "") -> Outcome:
+        """Reserve memory for an outcome until the parallel work has finished. A message begins with `prefix`.
 
         Return the outcome, or a failure if the memory budget is exceeded.
         """
+        kept = _with_prefix(outcome, prefix)
         try:
-            self.memory_budget.reserve(json_size(outcome.data))
+            self.memory_budget.reserve(kept.size)
         except ActionError as problem:
-            return Outcome(False, None, scope.failure(problem, outcome.action or "loop"), outcome.action)
+            error = scope.failure(problem, outcome.action or "loop")
+            kept = _with_prefix(Outcome(False, None, error, outcome.action), prefix)
+            self.memory_budget.count(kept.size)
+        return kept
+
+
+def _with_prefix(outcome: Outcome, prefix: str) -> Outcome:
+    """Return the outcome; the message of a failure begins with `prefix`."""
+    if not prefix or not outcome.failed or outcome.error is None:
         return outcome
+    return replace(outcome, error=outcome.error | {"message": prefix + outcome.error["message"]})

@@ -51,10 +51,14 @@ class MemoryBudget:
                 raise ActionError("PayloadTooLarge", message, retryable=False)
             self._reserved += size
 
+    def count(self, size: int) -> None:
+        """Count `size` characters that the work holds in any case, also past the limit."""
+        with self._lock:
+            self._reserved += size
+
     def release(self, size: int) -> None:
         """Release `size` reserved characters."""
-        with self._lock:
-            self._reserved -= size
+        self.count(-size)
 
     @contextmanager
     def reserved(self, value: Any) -> Iterator[None]:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import field
 from typing import Any, TypeAlias
 
+from noetl.executor.model.memory_budget import json_size
 from noetl.executor.model.run import NEVER, BatchResult, ErrorRecord, Progress, Visit
 from noetl.planner.frozen import frozen, replace
 
@@ -19,7 +20,8 @@ class Outcome:
     """The outcome of work: the data of its last item, and the names it saved.
 
     `forgiven` is true if that item failed with `on_error: continue`; the work as a whole has then not failed.
-    `items` are the results of the items of a loop.
+    `items` are the results of the items of a loop. `failures` are the items of a forgiving loop that failed:
+    index from 1, item and error of each.
     """
 
     success: bool = True
@@ -30,13 +32,19 @@ class Outcome:
     saved: Mapping[str, Any] = field(default_factory=dict)
     forgiven: bool = False
     items: tuple[Mapping[str, Any], ...] | None = None
+    failures: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def failed(self) -> bool:
         return not self.success and not self.forgiven
 
+    @property
+    def size(self) -> int:
+        """The size of its data and its error, in characters of JSON."""
+        return json_size(self.data) + (0 if self.error is None else json_size(self.error))
+
     def to_list(self) -> list[Any]:
-        """Return the stored form of the outcome: all fields except `saved`."""
+        """Return the stored form of the outcome: all fields except `saved` and `failures`."""
         items = None if self.items is None else list(self.items)
         return [self.success, self.data, self.error, self.action, self.skipped, self.forgiven, items]
 
@@ -53,6 +61,10 @@ class Outcome:
 
     def as_result(self) -> dict[str, Any]:
         """Return the outcome as guards see it under the name `result`."""
+        return {**self.as_item(), "failures": list(self.failures)}
+
+    def as_item(self) -> dict[str, Any]:
+        """Return the outcome of an item of a loop as guards see it in `result.items`."""
         return {
             "success": self.success,
             "data": self.data,

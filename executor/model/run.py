@@ -193,8 +193,8 @@ class Visit:
     the causes of the visit (Lamport 1978). `names` are the pointers of the branch that made it. `due_at` is
     when the visit may be claimed; while it is running, the end of its lease. `started_at` is when the attempt
     was first claimed, `segment_started_at` when its current segment was: each suspension ends a segment.
-    `result` is the data of its last item. `progress` is set while the visit is suspended; `saved` then holds
-    the names saved so far.
+    `result` is the data of its last item, `failures` the failed items of its loop. `progress` is set while
+    the visit is suspended; `saved` then holds the names saved so far.
     """
 
     id: str
@@ -214,6 +214,7 @@ class Visit:
     finished_at: float | None = None
     saved: Mapping[str, Any] = field(default_factory=dict)
     result: Any = None
+    failures: tuple[Mapping[str, Any], ...] = ()
     case: int | None = None
     error: ErrorRecord | None = None
     failure: FailureState | None = None

@@ -24,10 +24,10 @@ from noetl.planner.templates.access_paths import AccessPath
 from noetl.planner.templates.foreign_syntax import NAME_HINTS, SHELL_VARIABLE_HINT
 
 ATTRIBUTES = {
-    "steps": frozenset({"status", "visits", "result", "error"}),
+    "steps": frozenset({"status", "visits", "result", "error", "failures"}),
     "run": frozenset({"id", "started_at", "playbook", "version"}),
     "step": frozenset({"name", "visit", "attempt", "idempotency_key"}),
-    "result": frozenset({"success", "data", "error", "action", "skipped", "items"}),
+    "result": frozenset({"success", "data", "error", "action", "skipped", "items", "failures"}),
     "error": frozenset({"type", "message", "action", "step", "attempt", "retryable", "status", "details"}),
     "loop": frozenset({"index", "index0", "first", "last", "length"}),
 }

@@ -48,6 +48,9 @@ from noetl.planner.templates.access_paths import AccessPath
 Alternative = str | Condition
 """What satisfies a clause besides its name: the key of another name or step, or a condition."""
 
+VISITED_ATTRIBUTES = frozenset({"result", "error", "failures"})
+"""The attributes of `steps.NAME` that have no value before the step is visited."""
+
 MAX_CLAUSES = 1_000
 """How many clauses get a bit. A read past this limit is encoded as unconditional."""
 
@@ -68,7 +71,7 @@ def fact_key(access: AccessPath) -> str | None:
         return access[0] if access != SUCCEEDED_RUN else "run.succeeded"
     if len(access) > 2 and access[2] == "succeeded":
         return f"steps.{access[1]}.succeeded"
-    return f"steps.{access[1]}" if len(access) > 2 and access[2] in ("result", "error") else None
+    return f"steps.{access[1]}" if len(access) > 2 and access[2] in VISITED_ATTRIBUTES else None
 
 
 class EncodedFacts(NamedTuple):

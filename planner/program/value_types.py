@@ -98,8 +98,12 @@ class ValueTypes:
                 return self.environment.get(name), 2
             case ("steps", name, "result", *_):
                 return self.results.get(name), 3
+            case ("steps", _, "failures", *_):
+                return _LIST, 3
             case ("result", "data", *_) if step is not None:
                 return self.results.get(step), 2
+            case ("result", "failures", *_) if step is not None:
+                return _LIST, 2
         return self.names.get(path[0]), 1
 
 

@@ -206,7 +206,8 @@ class TestNameVisibility:
             - {name: Not Yet, run: [{action: log, message: ok}]}
         """
         found = result(store, text)
-        assert found["b"] == {"status": "succeeded", "visits": 1, "result": {"x": 1}, "error": None}
+        outcome: dict[str, Any] = {"result": {"x": 1}, "error": None, "failures": []}
+        assert found["b"] == {"status": "succeeded", "visits": 1, **outcome}
         assert found["c"] == ["failed", "no", None]
         assert (found["e"], found["own"]) == ("pending 0", "pending")
 

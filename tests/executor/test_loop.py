@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 import pytest
 
 from noetl.executor.model.run import RunStatus
@@ -193,3 +195,178 @@ class TestLoopsOfSteps:
         harness.finish()
         assert harness.status == "cancelled"
         assert [e.payload["done"] for e in harness.events if e.type == "loop.progress"] == [2]
+
+
+def summary(failures: list[Any]) -> list[Any]:
+    return [(f["index"], f["item"], f["error"]["type"], f["error"]["message"]) for f in failures]
+
+
+class TestFailures:
+    """`.failures` of a loop under `on_error: continue` (language.md, "Loops" and "Names")."""
+
+    LOOP = "loop: {items: [a, b, c, d, e], on_error: continue%s}"
+    FAIL = "action: fail, type: Odd, message: 'no {{ item }}', if: \"{{ item in ['b', 'd'] }}\""
+    FAILED = ((2, "b", "Odd", "item 2 of 5: no b"), (4, "d", "Odd", "item 4 of 5: no d"))
+    PLACES: ClassVar = {
+        "step": (LOOP, f"{{{FAIL}}}"),
+        "action": ("join: all", f"{{{FAIL}, {LOOP}}}"),
+        "task": ("join: all", f"{{task: check, with: {{letter: '{{{{ item }}}}'}}, {LOOP}}}"),
+        "task with a loop": ("join: all", "repeated"),
+    }
+    TEXT = """
+        tasks:
+          check:
+          - action: fail
+            type: Odd
+            message: "no {{ args.letter | default('-') }}"
+            if: "{{ args.letter | default('-') in 'bd' }}"
+          repeated: [{action: log, message: x}, {%s, %s}]
+        steps:
+        - name: a
+          %s
+          run: [{action: set, set: {x: 1}}, %s]
+          rule:
+          - case: "{{ result.failures | length == 2 }}"
+            run: [b]
+        - {name: b, run: [{action: set, set: {seen: "{{ steps.a.failures }}"}}]}
+        output: {seen: "{{ seen }}", last: "{{ steps.a.failures }}", of_b: "{{ steps.b.failures }}"}
+    """
+
+    @pytest.mark.parametrize("place", PLACES)
+    @pytest.mark.parametrize("spread", ["", ", batch: 1", ", batch: 2", ", batch: 9, concurrency: 4"])
+    def test_each_failed_item_is_listed_in_order(self, store: SqliteStore, place: str, spread: str) -> None:
+        loop, work = self.PLACES[place]
+        text = self.TEXT % (self.FAIL, self.LOOP, loop, work)
+        found = result(store, text.replace("%s", spread))
+        assert tuple(summary(found["seen"])) == self.FAILED
+        assert found["last"] == found["seen"]
+        assert found["of_b"] == []
+
+    @pytest.mark.parametrize("spread", ["", ", batch: 1"])
+    def test_items_that_pause_are_listed_too(self, store: SqliteStore, spread: str) -> None:
+        text = """
+            steps:
+            - name: a
+              loop: {items: [1, 2, 3], on_error: continue, concurrency: 3%s}
+              run:
+              - {action: wait, seconds: "{{ 10 - item }}"}
+              - {action: fail, message: "no {{ item }}", if: "{{ item != 2 }}"}
+              rule: [{case: default, run: [b]}]
+            - name: b
+              run: [{action: wait, seconds: 1}, {action: set, set: {seen: "{{ steps.a.failures }}"}}]
+        """
+        found = result(store, text % spread)
+        assert [(f["index"], f["item"]) for f in found["seen"]] == [(1, 1), (3, 3)]
+
+    def test_in_place_work_reads_them_after_a_pause(self, store: SqliteStore) -> None:
+        text = """
+            steps:
+            - name: a
+              run: [{action: fail, message: no, loop: {items: [x], on_error: continue}}]
+              rule:
+              - case: "{{ result.failures }}"
+                run: [{action: wait, seconds: 5}, {action: set, set: {seen: "{{ result.failures }}"}}]
+            output: {seen: "{{ seen }}", steps: "{{ steps.a.failures }}"}
+        """
+        found = result(store, text)
+        assert summary(found["seen"]) == [(1, "x", "Failed", "item 1 of 1: no")]
+        assert found["steps"] == found["seen"]
+
+    @pytest.mark.parametrize(
+        ("step", "work"),
+        [
+            ("loop: {items: [1, 2]}", "{action: log, message: x}"),
+            ("loop: {items: [1, 2], on_error: continue}", "{action: log, message: x}"),
+            ("join: all", "{action: fail, message: x, on_error: continue}"),
+            ("join: all", "{action: fail, message: x, on_error: continue, loop: {items: [1, 2]}}"),
+            ("parallel: true", "{action: fail, message: x, loop: {items: [1, 2], on_error: continue}}"),
+            ("loop: {items: [1], on_error: continue}", "{action: fail, message: x, on_error: continue}"),
+        ],
+    )
+    def test_without_failed_items_of_such_a_loop_the_list_is_empty(
+        self, store: SqliteStore, step: str, work: str
+    ) -> None:
+        text = f"""
+            steps:
+            - name: a
+              {step}
+              run: [{work}]
+              rule: [{{case: "{{{{ result.failures == [] }}}}", run: [b]}}]
+            - {{name: b, run: [{{action: set, set: {{seen: "{{{{ steps.a.failures }}}}"}}}}]}}
+        """
+        assert result(store, text) == {"seen": []}
+
+    def test_a_failed_step_has_none(self, store: SqliteStore) -> None:
+        text = """
+            steps:
+            - name: a
+              run:
+              - {action: fail, message: no, loop: {items: [1], on_error: continue}}
+              - {action: fail, message: later}
+              rule: [{case: error, run: [b]}]
+            - {name: b, run: [{action: set, set: {seen: "{{ steps.a.failures }}"}}]}
+        """
+        assert result(store, text) == {"seen": []}
+
+    @pytest.mark.parametrize("guard", ["{{ 1 / 0 }}", "{{ true }}"])
+    def test_they_stay_if_the_rule_or_in_place_work_fails(self, store: SqliteStore, guard: str) -> None:
+        text = f"""
+            steps:
+            - name: a
+              run: [{{action: fail, message: no, loop: {{items: [1], on_error: continue}}}}]
+              rule: [{{case: "{guard}", run: [{{action: fail, message: no}}]}}]
+        """
+        harness = RunHarness(store, text).finish()
+        (visit,) = (v for v in store.runs.visits_with_outputs(harness.id) if v.step == "a")
+        assert (visit.result, [f["index"] for f in visit.failures]) == (None, [1])
+
+    def test_they_survive_a_resume(self, store: SqliteStore) -> None:
+        text = """
+            input: {ok: {type: boolean, default: false}}
+            steps:
+            - name: a
+              run: [{action: fail, message: no, loop: {items: [1, 2], on_error: continue, batch: 1}}]
+              rule: [{case: default, run: [b]}]
+            - name: b
+              run:
+              - {action: fail, message: not yet, if: "{{ not input.ok }}"}
+              - {action: set, set: {seen: "{{ steps.a.failures | map(attribute='index') | list }}"}}
+        """
+        harness = RunHarness(store, text).finish()
+        assert harness.status == "failed"
+        harness.resume(ok=True).finish()
+        assert harness.run.result == {"seen": [1, 2]}
+
+    def test_they_are_stored_without_secrets(
+        self, store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("NOETL_SECRET_KEY", "a-secret-key")
+        text = """
+            steps:
+            - name: a
+              run:
+              - {action: shell, command: "echo $K", env: {K: "{{ secrets.KEY }}"}, parse: lines, as: shown}
+              - action: fail
+                message: "no {{ item }}"
+                loop: {items: "{{ shown.data }}", on_error: continue}
+              rule: [{case: default, run: [b]}]
+            - {name: b, run: [{action: set, set: {seen: "{{ steps.a.failures }}"}}]}
+        """
+        harness = RunHarness(store, text).finish()
+        assert summary(harness.run.result["seen"]) == [(1, "***", "Failed", "item 1 of 1: no ***")]
+        assert "a-secret-key" not in repr(store.runs.visits_with_outputs(harness.id))
+
+    def test_errors_of_items_count_for_the_memory_budget(
+        self, store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("noetl.executor.engine.loop.MAX_LOOP_RESULT", 2_000)
+        text = """
+            steps:
+            - name: a
+              run:
+              - action: fail
+                message: "%s"
+                loop: {items: [1, 2, 3], on_error: continue, batch: 1}
+        """
+        assert RunHarness(store, text % "short").finish().status == "succeeded"
+        assert RunHarness(store, text % ("long" * 200)).finish().error_types == ["PayloadTooLarge"]

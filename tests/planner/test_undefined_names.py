@@ -488,6 +488,13 @@ class TestStepResults:
         read = "{action: log, message: '{{ steps.b.error }}'}"
         assert undefined_reads(f"{{name: b, run: [{OK}], {rule}}}", step("c", run=read)) == []
 
+    @pytest.mark.parametrize("part", ["result", "error", "failures"])
+    def test_parts_of_an_unvisited_step_are_undefined(self, part: str) -> None:
+        read = f"{{action: log, message: '{{{{ steps.b.{part} }}}}'}}"
+        assert undefined_reads(step("a", "b", run=read), step("b")) == ["NP301"]
+        assert undefined_reads(either("a", "b", "c"), step("b", "c"), step("c", run=read)) == ["NP302 a → c"]
+        assert undefined_reads(step("b", "c"), step("c", run=read)) == []
+
     def test_status_and_visits_are_always_defined(self) -> None:
         read = "{action: log, message: '{{ steps.b.status }} {{ steps.b.visits }}'}"
         assert undefined_reads(step("a", "b", run=read), step("b")) == []

@@ -65,6 +65,7 @@ def playbook(text: str = "x", *, guard: str = "{{ run.id }}", loop: str = "") ->
         ("several.stdout", "stdout"),
         ("named.made", "made"),
         ("steps.a.result.bdy", "bdy"),
+        ("steps.a.failures.message", "message"),
         ("input.name.first", "first"),
         ("n.value", "value"),
         ("limit.upper", "upper"),
@@ -105,6 +106,7 @@ def test_attributes_that_a_value_cannot_have(read: str, word: str) -> None:
         "made_up.anything",
         "made.anything",
         "steps.a.result.body.anything",
+        "steps.a.failures[0].error.anything",
         "x.numerator",
     ],
 )
@@ -123,6 +125,8 @@ def test_hints_for_unknown_attributes() -> None:
 def test_the_result_of_a_step_in_its_rule() -> None:
     assert findings(playbook(guard="{{ result.data.bdy }}")) == [("NP301", "bdy")]
     assert findings(playbook(guard="{{ result.data.body }}")) == []
+    assert findings(playbook(guard="{{ result.failures.item }}")) == [("NP301", "item")]
+    assert findings(playbook(guard="{{ result.failures[0].item.x }}")) == []
     for key in ("parallel: true", "loop: {items: [1]}"):
         list_result = playbook(guard="{{ result.data.body }}").replace("- name: a\n", f"- name: a\n  {key}\n")
         assert ("NP301", "body") in findings(list_result)

@@ -133,6 +133,7 @@ class Commits:
         outputs = [
             dict(visit.saved) or None,
             visit.result,
+            list(visit.failures) or None,
             None if visit.progress is None else [visit.progress.round, dict(visit.progress.journal)],
             *(list(part.outcomes) for part in commit.batch_results),
         ]

@@ -183,4 +183,4 @@ class DynamoRuns:
 
 
 def _without_outputs(visit: Visit) -> Visit:
-    return replace(visit, saved={}, result=None)
+    return replace(visit, saved={}, result=None, failures=())

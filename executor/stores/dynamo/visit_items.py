@@ -19,7 +19,7 @@ Attributes of a visit item (their names are stored, and never change):
 | `status`, `due`, `fence`, `claims`, `attempt`, `worker` | as in `Visit` |
 | `started`, `piece`, `finished` | times: start of the attempt, start of the segment, end of the visit |
 | `told` | metadata of the outcome, a blob: `e` error, `h` events, `p` progress (round, journal) |
-| `gave` | outputs, a blob: `s` saved names, `r` result |
+| `gave` | outputs, a blob: `s` saved names, `r` result, `f` failed items of a loop |
 | `case`, `failure` | index of the case that was taken; what the failure did to the branch |
 | `begun` | list of starts of attempts: fence, time, worker, attempt |
 | `awaits` | ids of the waits that the suspended visit waits for |
@@ -115,8 +115,8 @@ def decode_visit(
 ) -> VisitItem | None:
     """Return the visit of an item, or None if its origin is neither stored nor given by `derived`.
 
-    `derived` is the visit as it follows from its cause. Without `with_outputs`, saved names and result are
-    left out.
+    `derived` is the visit as it follows from its cause. Without `with_outputs`, saved names, result
+    and failures are left out.
     """
     if "clock" not in item and derived is None:
         return None
@@ -146,6 +146,7 @@ def decode_visit(
         finished_at=item.get("finished"),
         saved=outputs.get("s", {}),
         result=outputs.get("r"),
+        failures=tuple(outputs.get("f", ())),
         case=item.get("case"),
         error=metadata.get("e"),
         failure=FailureState(item["failure"]) if "failure" in item else None,
@@ -223,7 +224,7 @@ def encode_outcome(visit: Visit, events: Sequence[Event], blobs: Blobs) -> dict[
         "h": [encode_event(event) for event in events] or None,
         "p": None if visit.progress is None else [visit.progress.round, dict(visit.progress.journal)],
     }
-    outputs = {"s": dict(visit.saved) or None, "r": visit.result}
+    outputs = {"s": dict(visit.saved) or None, "r": visit.result, "f": list(visit.failures) or None}
     return {
         "status": visit.status.value,
         "attempt": visit.attempt if visit.attempt != 1 else None,

@@ -64,7 +64,7 @@ class MemoryQueue:
             record.put(claimed)
             record.run = begin_run(record.run, now)
             record.append(start_events(visit, claimed))
-            return Claim(record.run, replace(claimed, result=None))
+            return Claim(record.run, replace(claimed, result=None, failures=()))
 
     def next_due(self, queue: str) -> float | None:
         with self._state.lock:
@@ -155,20 +155,19 @@ def _copy_outputs(commit: Commit, limits: PayloadLimits) -> Commit:
         PayloadTooLargeError: the outputs exceed the limit.
     """
     visit = commit.visit
-    progress = None if visit.progress is None else asdict(visit.progress)
     values = [
         dict(visit.saved),
         visit.result,
-        progress,
+        list(visit.failures),
+        None if visit.progress is None else asdict(visit.progress),
         *(list(part.outcomes) for part in commit.batch_results),
     ]
     with REJECT_UNSTORABLE_OUTPUTS:
         texts = [_encode(value) for value in values]
     limits.check_outputs(text for value, text in zip(values, texts, strict=True) if value)
-    saved, result, progress, *outcomes = map(json.loads, texts)
-    copied = replace(
-        visit, saved=saved, result=result, progress=None if progress is None else Progress(**progress)
-    )
+    saved, result, failures, stored, *outcomes = map(json.loads, texts)
+    progress = None if stored is None else Progress(**stored)
+    copied = replace(visit, saved=saved, result=result, failures=tuple(failures), progress=progress)
     parts = zip(commit.batch_results, outcomes, strict=True)
     batch_results = tuple(replace(part, outcomes=copy) for part, copy in parts)
     return replace(commit, visit=copied, batch_results=batch_results)

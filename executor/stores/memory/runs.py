@@ -94,7 +94,7 @@ class MemoryRuns:
         return page, None if is_last else write_cursor(page[-1].created_at, page[-1].id)
 
     def visits(self, run_id: str) -> list[Visit]:
-        return [replace(visit, saved={}, result=None) for visit in self._visits(run_id)]
+        return [replace(visit, saved={}, result=None, failures=()) for visit in self._visits(run_id)]
 
     def visits_with_outputs(self, run_id: str, visit_ids: Sequence[str] | None = None) -> list[Visit]:
         visits = [visit for visit in self._visits(run_id) if not is_pseudo_step(visit.step)]

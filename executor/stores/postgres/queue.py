@@ -208,4 +208,5 @@ class PostgresQueue:
             "case": visit.case,
             "error": encode_json_or_null(visit.error),
             "failure": visit.failure,
+            "failures": outputs.failures,
         }

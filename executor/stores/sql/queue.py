@@ -191,6 +191,7 @@ class EncodedOutputs(NamedTuple):
 
     saved: str | None = None
     result: str | None = None
+    failures: str | None = None
     progress: str | None = None
     parts: Sequence[tuple[str, int, str]] = ()
 
@@ -206,10 +207,11 @@ def encode_outputs(commit: Commit, limits: PayloadLimits) -> EncodedOutputs:
     with REJECT_UNSTORABLE_OUTPUTS:
         saved = encode_json_or_null(dict(visit.saved))
         result = encode_result(visit.result, visit.saved)
+        failures = encode_json(list(visit.failures)) if visit.failures else None
         progress = None if visit.progress is None else encode_json(asdict(visit.progress))
         parts = [(part.loop, part.first, encode_json(list(part.outcomes))) for part in commit.batch_results]
-    limits.check_outputs((saved, result, progress, *(text for _, _, text in parts)))
-    return EncodedOutputs(saved, result, progress, parts)
+    limits.check_outputs((saved, result, failures, progress, *(text for _, _, text in parts)))
+    return EncodedOutputs(saved, result, failures, progress, parts)
 
 
 def claim_condition(before: Visit, claimed: Visit, now: float) -> dict[str, Any]:
@@ -248,6 +250,7 @@ def write_outcome(db: Writer, visit: Visit, outputs: EncodedOutputs, *, may_park
         case=visit.case,
         error=encode_json_or_null(visit.error),
         failure=visit.failure,
+        failures=outputs.failures,
         progress=outputs.progress,
     )
 

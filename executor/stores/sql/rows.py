@@ -121,7 +121,7 @@ def playbook_from_row(row: Row) -> RegisteredPlaybook:
 
 
 def visit_from_row(row: Row) -> Visit:
-    """Return the visit of a row. The columns `saved` and `result` may be missing."""
+    """Return the visit of a row. The columns `saved`, `result` and `failures` may be missing."""
     columns = row.keys()
     names = {name: (clock, id) for name, (clock, id) in json.loads(row["names"]).items()}
     saved = (decode_json(row["saved"]) or {}) if "saved" in columns else {}
@@ -143,6 +143,7 @@ def visit_from_row(row: Row) -> Visit:
         finished_at=row["finished_at"],
         saved=saved,
         result=decode_result(row["result"], saved) if "result" in columns else None,
+        failures=tuple(decode_json(row["failures"]) or ()) if "failures" in columns else (),
         case=row["case"],
         error=decode_json(row["error"]),
         failure=None if row["failure"] is None else FailureState(row["failure"]),

@@ -277,6 +277,7 @@ def _insert_finished(db: Writer, run: Run, visit: Visit, position: int) -> None:
         case=visit.case,
         error=encode_json_or_null(visit.error),
         failure=visit.failure,
+        failures=encode_json(list(visit.failures)) if visit.failures else None,
     )
 
 

@@ -34,6 +34,7 @@ SCRIPTS = {
     5: "open_runs.sql",
     6: "ended_runs.sql",
     7: "visits.sql",
+    8: "failures.sql",
 }
 """Script that brings a store to each version, from the version before it or from an empty file."""
 

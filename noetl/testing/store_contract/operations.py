@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -99,6 +99,11 @@ def succeed(
     choice = Choice(outcome, failed=False, case=case if step.cases else None)
     commit = build_commit(lambda name: store.plans.step(plan_hash, name), visit, choice, outcome, now=1.0)
     return apply_deadline(commit, None, 1.0)
+
+
+def with_failed_items(commit: Commit, failures: Sequence[Mapping[str, Any]]) -> Commit:
+    """Return a commit whose visit ends with these failed items of a loop."""
+    return replace(commit, visit=replace(commit.visit, failures=tuple(failures)))
 
 
 def fail(store: Store, claim: Claim, *, retry_at: float | None = None, now: float = 1.0) -> Commit:
@@ -207,7 +212,7 @@ def start_child(
 def comparable_values(visit: Visit) -> tuple[Any, ...]:
     """Return the values of a finished visit, without its claim."""
     times = (visit.clock, visit.number, visit.attempt, visit.started_at, visit.finished_at)
-    results = (visit.saved, visit.result, visit.case, visit.error, visit.failure)
+    results = (visit.saved, visit.result, visit.failures, visit.case, visit.error, visit.failure)
     return visit.id, visit.run_id, visit.step, visit.status, visit.names, times, results
 
 

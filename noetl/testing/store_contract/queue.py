@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import threading
 from dataclasses import replace
@@ -28,6 +29,7 @@ from noetl.executor.model.transition import suspend
 from noetl.executor.stores.interface import Store
 from noetl.testing.store_contract.fixtures import ContractFixtures
 from noetl.testing.store_contract.operations import (
+    CHAIN,
     CYCLE,
     DIAMOND,
     LATE_END,
@@ -41,6 +43,7 @@ from noetl.testing.store_contract.operations import (
     run_contents,
     start_run,
     succeed,
+    with_failed_items,
     without_id,
 )
 
@@ -277,6 +280,20 @@ class QueueContract(ContractFixtures):
         types = ["workflow.started", "step.started", "step.transition", "step.completed"]
         assert [event.type for event in store.runs.events(run.id)] == types
 
+    @pytest.mark.parametrize("text", [CHAIN, DIAMOND])
+    def test_failed_items_of_a_loop_are_kept(self, store: Store, text: str) -> None:
+        """Commit them with one branch, with a fork, and with the arrival at a join."""
+        failures = [{"index": 2, "item": {"é": [None]}, "error": {"type": "Failed", "message": "no"}}]
+        run = start_run(store, text)
+        while (claim := store.queue.claim(run.id, LEASE, 0.0)) is not None and claim.visit.step != END:
+            store.queue.commit(with_failed_items(succeed(store, claim), failures), 0.0)
+        visits = store.runs.visits_with_outputs(run.id)
+        assert len(visits) > 2
+        assert {json.dumps(list(visit.failures)) for visit in visits} == {json.dumps(failures)}
+        (last,) = store.runs.visits_with_outputs(run.id, [visits[-1].id])
+        assert list(last.failures) == failures
+        assert not any(visit.failures for visit in store.runs.visits(run.id))
+
     def test_a_commit_may_claim_the_next_visit(self, store: Store) -> None:
         run = start_run(store)
         visit = store.queue.commit(succeed(store, claim_visit(store, run)), 7.0, Lease("one", 30.0))
@@ -350,14 +367,18 @@ class QueueContract(ContractFixtures):
         store.queue.commit(succeed(store, claim_visit(store, run), saved={"n": text}), 1.0)
         assert store.runs.visits_with_outputs(run.id)[0].saved == {"n": text}
 
-    @pytest.mark.parametrize("part", ["saved", "data"])
+    @pytest.mark.parametrize("part", ["saved", "data", "failures"])
     def test_outputs_beyond_the_limit_write_nothing(self, store: Store, part: str) -> None:
         run = start_run(store)
         claim = claim_visit(store, run)
         before = run_contents(store, run)
-        outputs: dict[str, Any] = {part: {"n": "x" * (self.limits.payload_bytes - len('{"n":""}') + 1)}}
+        value: Any = {"n": "x" * (self.limits.payload_bytes - len('{"n":""}') + 1)}
+        if part == "failures":
+            commit = with_failed_items(succeed(store, claim), [value])
+        else:
+            commit = succeed(store, claim, **{part: value})
         with pytest.raises(PayloadTooLargeError):
-            store.queue.commit(succeed(store, claim, **outputs), 1.0)
+            store.queue.commit(commit, 1.0)
         assert run_contents(store, run) == before
         store.queue.commit(succeed(store, claim), 2.0)
         assert store.runs.visits(run.id)[0].status is VisitStatus.SUCCEEDED

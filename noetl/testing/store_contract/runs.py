@@ -37,6 +37,7 @@ from noetl.testing.store_contract.operations import (
     start_run,
     succeed,
     visit_states,
+    with_failed_items,
 )
 
 
@@ -420,7 +421,9 @@ class RunsContract(ContractFixtures):
 
     def test_copied_history_is_read_as_it_was(self, store: Store) -> None:
         before = start_run(store)
-        store.queue.commit(succeed(store, claim_visit(store, before), saved={"n": [1]}, data={"x": 1}), 1.0)
+        failures = [{"index": 1, "item": 2, "error": {"type": "Failed"}}]
+        commit = succeed(store, claim_visit(store, before), saved={"n": [1]}, data={"x": 1})
+        store.queue.commit(with_failed_items(commit, failures), 1.0)
         store.queue.commit(fail(store, claim_visit(store, before, 1.0)), 2.0)
         end_run(store, before, RunStatus.FAILED, 3.0)
         run, first = new_run(

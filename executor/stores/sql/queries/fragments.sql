@@ -54,7 +54,7 @@ where run_id = :run_id and (run_id, id) = (
 -- Outcome of a finished visit.
 -- name: set_finished
 status = :status, finished_at = :finished_at, saved = :saved, result = :result, "case" = :case,
-    error = :error, failure = :failure
+    error = :error, failure = :failure, failures = :failures
 
 -- The newest registered version of a playbook.
 -- name: newest

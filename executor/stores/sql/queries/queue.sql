@@ -41,7 +41,7 @@ update visits set status = case when :may_park and exists (
     ) then 'parked' else :status end,
     attempt = :attempt, claims = :claims, due_at = :due_at, started_at = :started_at,
     piece_at = :segment_started_at, finished_at = :finished_at, saved = :saved, result = :result,
-    "case" = :case, error = :error, failure = :failure, progress = :progress
+    "case" = :case, error = :error, failure = :failure, failures = :failures, progress = :progress
 where {held}
 
 -- name: read_run

@@ -21,10 +21,10 @@ insert into runs (
 -- name: add_finished_visit
 insert into visits (
     run_id, id, step, queue, status, position, clock, names, number, attempt, due_at, started_at,
-    finished_at, saved, result, "case", error, failure
+    finished_at, saved, result, "case", error, failure, failures
 ) values (
     :run_id, :visit_id, :step, :queue, :status, :position, :clock, :names, :number, :attempt, :due_at,
-    :started_at, :finished_at, :saved, :result, :case, :error, :failure
+    :started_at, :finished_at, :saved, :result, :case, :error, :failure, :failures
 )
 
 -- name: read
@@ -54,11 +54,12 @@ from visits where run_id = :run_id and {active} and {of_a_step}
 select {visit_columns} from visits where run_id = :run_id order by position
 
 -- name: visits_with_outputs
-select {visit_columns}, saved, result from visits where run_id = :run_id
+select {visit_columns}, saved, result, failures from visits where run_id = :run_id
 and step not in ('@end', '@deadline') order by clock, id
 
 -- name: some_visits_with_outputs
-select {visit_columns}, saved, result from visits where run_id = :run_id and id {in_ids} order by clock, id
+select {visit_columns}, saved, result, failures from visits where run_id = :run_id and id {in_ids}
+order by clock, id
 
 -- name: batch_results
 select body from parts where run_id = :run_id and visit_id = :visit_id and loop = :loop order by position
