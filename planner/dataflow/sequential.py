@@ -1,9 +1,9 @@
 """Sequential mode: the facts that earlier branches leave to later ones (`mode: sequential`).
 
-Problem: In sequential mode one branch runs at a time, in the order of the targets. A later branch reads what
-earlier ones have assigned. So when a target of a fork is entered, the facts of the targets before it hold
-too, as far as those branches have ended. A branch that waits at a join has not ended. The join continues as
-soon as no live branch can still reach it, and it runs before all steps that are ready.
+Problem: In sequential mode the branches of a run are on a stack, and the one on top is executed. All branches
+share one set of names. So when a branch of a fork is executed, the facts of the targets before it hold too.
+They hold as far as the earlier branches have ended. A branch that waits at a join has not ended. The join
+fires when no branch can reach it any more. It then goes on top of the stack.
 
 Algorithm: Two backward data-flow problems over the control-flow graph (Kam and Ullman 1977). `may_ahead` is
 the union of all that a branch may add from a step on. `must_when_done` is the intersection of what it has
@@ -13,8 +13,8 @@ these joins.
 
 Cost: A few evaluations per step and join, counted by `ExitGraph.spend`.
 
-Limits: If two joins could continue at the same time, their order is not promised. So neither has the facts of
-the other in its must set.
+Limits: Two joins may fire at the same time. The one with the earlier first arrival is then visited first. The
+analysis ignores this order, so neither join has the facts of the other in its must set.
 """
 
 from __future__ import annotations
@@ -59,12 +59,8 @@ class SequentialMode:
         for step in (*graph.regions[join], *(() if dominator == ROOT else (dominator,))):
             for exit_ in graph.exits[step]:
                 graph.spend(len(exit_.targets))
-                is_held = False
-                for target in reversed(exit_.targets):
-                    leads_to_join = bool(self.joins_ahead[target] & mark)
-                    if is_held and leads_to_join:
-                        stack.append(target)
-                    is_held = is_held or (leads_to_join and target not in graph.waiting_joins)
+                leading = [target for target in exit_.targets if self.joins_ahead[target] & mark]
+                stack += leading[:-1]
         while stack:
             step = stack.pop()
             if step != join and not self.joins_held[step] & mark:
@@ -91,6 +87,10 @@ class SequentialMode:
             facts &= self._fire_joins(after, self.joins_held[step], must_when_done)
         return facts
 
+    def _must_when_target_done(self, target: str) -> FactSet:
+        """Return what a branch that goes to a target has added when it is done; at a join, it waits."""
+        return self.marks.get(target) or self.must_when_done[target]
+
     def _fire_joins(self, facts: FactSet, held: FactSet, must_when_done: Mapping[str, FactSet]) -> FactSet:
         """Replace the marks of joins that are not held by the facts of these joins."""
         is_mark = FactSet(-1 << self.fact_count)
@@ -114,37 +114,28 @@ class SequentialMode:
         cached = self._facts_before_targets.get(id(exit_))
         if cached is not None:
             return cached
-        targets, waiting_joins = exit_.targets, self.graph.waiting_joins
-        self.graph.spend(len(targets))
-        # A branch arrives at a waiting join at once, whatever the position of the join among the targets.
-        may = must = EMPTY
-        for target in targets:
-            if target in waiting_joins:
-                may |= self.may_ahead[target]
-                must |= self.marks[target]
+        self.graph.spend(len(exit_.targets))
         held = [self.joins_held[exit_.step]]
-        for target in reversed(targets):
-            held.append(held[-1] | (EMPTY if target in waiting_joins else self.joins_ahead[target]))
+        for target in reversed(exit_.targets):
+            held.append(held[-1] | self.joins_ahead[target])
         facts = {}
-        for target, held_later in zip(targets, reversed(held[1:]), strict=True):
-            facts[target] = (may, self._facts_without_marks(must, held_later | self.joins_ahead[target]))
+        may = must = EMPTY
+        for target, held_later in zip(exit_.targets, reversed(held[1:]), strict=True):
+            facts[target] = (may, self._facts_without_marks(must, held_later))
             may |= self.may_ahead[target]
-            must |= self.marks.get(target) or self.must_when_done[target]
+            must |= self._must_when_target_done(target)
         self._facts_before_targets[id(exit_)] = facts
         return facts
 
     def facts_left_for_join(self, exit_: StepExit, join: str) -> Mapping[int, FactSet]:
         """Return what branches that miss a join leave to a branch that arrives later, by target index."""
         facts = {}
-        mark, waiting_joins = self.marks[join], self.graph.waiting_joins
-        held, precedes_arrival = self.joins_held[exit_.step], False
+        mark, held, precedes_arrival = self.marks[join], self.joins_held[exit_.step], False
         for index in range(len(exit_.targets) - 1, -1, -1):
             target = exit_.targets[index]
             if self.joins_ahead[target] & mark:
-                precedes_arrival = precedes_arrival or target not in waiting_joins
+                precedes_arrival = True
             elif precedes_arrival:
-                facts[index] = self._facts_without_marks(
-                    self.marks.get(target) or self.must_when_done[target], held
-                )
-            held |= EMPTY if target in waiting_joins else self.joins_ahead[target]
+                facts[index] = self._facts_without_marks(self._must_when_target_done(target), held)
+            held |= self.joins_ahead[target]
         return facts

@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-from textwrap import dedent
-
 import pytest
 
 from benchmarks.checks import agreement
@@ -49,22 +47,6 @@ def test_all_inputs_are_tried_before_a_finding_is_refuted() -> None:
 @pytest.mark.parametrize("seed", [426073, 426334, 426481, 426851, 427187])
 def test_unreachable_cases_are_never_taken(seed: int) -> None:
     assert agreement.measure([CorpusPlaybook("chance", str(seed), random_playbook(seed))]).disagreements == []
-
-
-def test_order_of_two_joins_is_not_promised() -> None:
-    """The first of two joins in sequential mode saves a name that the other one may read."""
-    text = """
-        name: turns
-        mode: sequential
-        steps:
-        - {name: a, rule: [{case: default, run: [b, c]}]}
-        - {name: b, rule: [{case: default, run: [j, k]}]}
-        - {name: c, rule: [{case: default, run: [j, k]}]}
-        - {name: j, run: [{action: set, set: {n: 1}}]}
-        - {name: k, run: [{action: log, message: "{{ n }}"}]}
-    """
-    found = agreement.measure([CorpusPlaybook("written", "turns", dedent(text))])
-    assert (found.confirmed, found.disagreements) == ({"NP302": 1}, [])
 
 
 @pytest.mark.parametrize("first", range(0, 24, 8))

@@ -20,12 +20,13 @@ from noetl.planner.dataflow.witness import Witness, find_end_witness, find_witne
 from noetl.planner.diagnostics.codes import Severity
 from noetl.planner.graph.cfg import ControlFlowGraph
 from noetl.planner.graph.join_finder import find_joins
+from noetl.planner.graph.joins import Joins
 from noetl.planner.plan import Case, Plan, Step
 from tests.planner.programs import build_program
+from tests.planner.stack_model import OPAQUE, StackModel
 from tests.state_space import MAX_STATES, RunState, StateSpaceExplorer, VisitChoice
 from tests.strategies import any_flows, mixed_modes
 
-OPAQUE = "{{ run.id["
 RESULT_GUARDS = ("error", "{{ result.success }}")
 FACT_GUARDS = (
     "{{ v_K is defined }}",
@@ -42,6 +43,7 @@ class RandomPlaybook:
 
     text: str
     cfg: ControlFlowGraph = field(repr=False)
+    joins: Joins = field(repr=False)
     plan: Plan = field(repr=False)
 
     def live_at(self, step: str) -> frozenset[str]:
@@ -94,7 +96,7 @@ def drawn_playbooks(draw: st.DrawFn, *, tests_facts: bool, is_sequential: bool =
     found = compile_playbook(text, catalogue())
     assume(all(d.severity is not Severity.ERROR for d in found.diagnostics))
     assert found.plan is not None
-    return RandomPlaybook(text, cfg, found.plan)
+    return RandomPlaybook(text, cfg, joins, found.plan)
 
 
 class FactExplorer(StateSpaceExplorer):
@@ -120,9 +122,6 @@ class FactExplorer(StateSpaceExplorer):
         while stack:
             world = stack.pop()
             for visit in world.visits.values():
-                if self.plan.header.sequential and visit.started_at is None:
-                    # A visit in sequential mode sees the facts of earlier branches only when it starts.
-                    continue
                 self.entered.setdefault(visit.step, set()).add(frozenset(visit.names))
             if world.is_final and world.stop is None:
                 done = [(v.saved, v.step) for v in world.visits.values()]
@@ -140,8 +139,6 @@ class FactExplorer(StateSpaceExplorer):
 
     def successors(self, world: RunState) -> Iterator[RunState]:
         ready = world.visits_with_status(VisitStatus.READY)
-        if self.plan.header.sequential:
-            ready = [visit for visit in ready if visit.id == world.sequence[0]]
         for visit in ready if self.in_any_order else ready[:1]:
             key = (visit.step, visit.number, 0)
             running = replace(
@@ -227,7 +224,7 @@ def explore(drawn: RandomPlaybook) -> FactExplorer:
 
 
 @settings(max_examples=80)
-@given(drawn_playbooks(tests_facts=True) | drawn_playbooks(tests_facts=True, is_sequential=True))
+@given(drawn_playbooks(tests_facts=True))
 def test_must_sets_are_below_and_may_sets_above_all_runs(drawn: RandomPlaybook) -> None:
     explorer, (table, solution) = explore(drawn), analyse(drawn, with_implications=True)
     keys = frozenset(table.bits)
@@ -243,6 +240,26 @@ def test_must_sets_are_below_and_may_sets_above_all_runs(drawn: RandomPlaybook) 
             *explorer.ended_with_failures
         )
         assert keys & frozenset.union(*explorer.ended_with_failures) <= keys_of(table, solution.end_may)
+
+
+@settings(max_examples=150)
+@given(drawn_playbooks(tests_facts=True, is_sequential=True))
+def test_must_sets_are_below_and_may_sets_above_all_sequential_runs(drawn: RandomPlaybook) -> None:
+    model = StackModel(drawn.plan, drawn.cfg, drawn.joins)
+    model.explore()
+    assume(not model.is_too_large)
+    table, solution = analyse(drawn, with_implications=True)
+    keys = frozenset(table.bits)
+    for step, entered in model.entered.items():
+        must, may = (keys_of(table, facts[step]) for facts in (solution.must, solution.may))
+        assert must <= keys & frozenset.intersection(*entered), step
+        assert keys & frozenset.union(*entered) <= may, step
+    if model.ended:
+        assert keys_of(table, solution.end_must) <= frozenset.intersection(*model.ended)
+    if model.ended_with_failures:
+        ended = model.ended_with_failures
+        assert keys_of(table, solution.end_must_after_failures) <= frozenset.intersection(*ended)
+        assert keys & frozenset.union(*ended) <= keys_of(table, solution.end_may)
 
 
 @settings(max_examples=80)

@@ -421,8 +421,8 @@ class TestJoinContributions:
         )
         assert [finding[:5] for finding in undefined_reads(*maybe, head="mode: sequential\n")] == ["NP302"]
 
-    def test_join_runs_before_steps_that_are_ready(self) -> None:
-        """A join runs as soon as no live branch can reach it, before branches that were forked earlier."""
+    def test_join_goes_on_top_when_it_fires(self) -> None:
+        """A join fires after the turn since which no branch can reach it, and runs before all other steps."""
         sequential = "mode: sequential\n"
         fork = (
             step("a", "b", "c", "d"),
@@ -436,8 +436,6 @@ class TestJoinContributions:
         assert undefined_reads(*last, head=sequential) == ["NP302 a → d"]
         inner = (step("a", "b", "d"), step("b", "c", "e"), step("c", "j"), step("e", "j"), *fork[3:])
         assert undefined_reads(*inner, head=sequential) == []
-        at_once = (step("a", "b", "j"), step("b", "d", "j"), *fork[3:])
-        assert undefined_reads(*at_once, head=sequential) == []
         fork_and_join = (
             step("a", "b", "c", "d"),
             step("b", run=SAVE),
@@ -451,6 +449,28 @@ class TestJoinContributions:
             for finding in undefined_reads(step("a", "c", "d", "b"), *fork_and_join[1:], head=sequential)
         ] == ["NP302"]
 
+    def test_branch_arrives_at_a_join_on_its_turn(self) -> None:
+        """A join that is a target waits for its turn, like any other target."""
+        sequential = "mode: sequential\n"
+        first, fork = step("a", "j", "b"), step("b", "d", "j")
+        assert undefined_reads(first, fork, step("j", run=SAVE), step("d", run=READ), head=sequential) == [
+            "NP302 a → b → d"
+        ]
+        assert undefined_reads(first, fork, step("j", run=READ), step("d", run=SAVE), head=sequential) == []
+        later = (step("a", "b", "j"), fork, step("j", run=SAVE), step("d", run=READ))
+        assert undefined_reads(*later, head=sequential) == ["NP301"]
+        before = (step("a", "b", "d", "j"), step("b", "j"), step("j", run=READ), step("d", run=SAVE))
+        assert undefined_reads(*before, head=sequential) == []
+
+    def test_earlier_target_of_two_joins_runs_first(self) -> None:
+        targets = (step("a", "b", "c"), step("b", "j", "k"), step("c", "j", "k"))
+        save_first = (step("j", run=SAVE), step("k", run=READ))
+        assert undefined_reads(*targets, *save_first, head="mode: sequential\n") == []
+        read_first = (step("j", run=READ), step("k", run=SAVE))
+        assert [
+            finding[:5] for finding in undefined_reads(*targets, *read_first, head="mode: sequential\n")
+        ] == ["NP302"]
+
     def test_witness_shows_an_earlier_branch_that_fails(self) -> None:
         """The witness is a path on which the earlier branch fails."""
         saves = "{action: shell, command: ls, as: x}"
@@ -460,10 +480,16 @@ class TestJoinContributions:
         chained = (step("a", "b", "d"), failing.replace("[d]", "[c]"), *steps[2:])
         assert undefined_reads(*chained, head="mode: sequential\n") == ["NP302 a → b (failed) → c → d"]
 
-    def test_first_arrival_at_a_discriminator_continues_at_once(self) -> None:
+    def test_first_arrival_at_a_discriminator_continues(self) -> None:
         steps = (step("a", "j", "b"), step("b", "j", run=READ), step("j", more=", join: any", run=SAVE))
         assert undefined_reads(*steps, head="mode: sequential\n") == []
         assert undefined_reads(step("a", "b", "j"), *steps[1:], head="mode: sequential\n") == ["NP301"]
+
+    def test_branch_arrives_at_a_discriminator_on_its_turn(self) -> None:
+        """The order is a, b, j from b, c; the branch from a to j ends there."""
+        steps = (step("a", "b", "j"), step("b", "j", "c"), step("c", run=READ))
+        join = step("j", more=", join: any", run=SAVE)
+        assert undefined_reads(*steps, join, head="mode: sequential\n") == []
 
     def test_join_named_first_may_run_last(self) -> None:
         steps = (step("a", "j", "b"), step("b", "j", run=READ), step("j", run=SAVE))
