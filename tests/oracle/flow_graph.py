@@ -1,0 +1,121 @@
+"""The graph of steps, and for which branches a join waits: sections 2 and 5 of the language reference.
+
+A default join waits for a branch that can still reach it. Paths through the join itself do not count. In `s → a, b; a → c → k; b → k; k → s` the step `c` does not wait for `b`: `b` reaches `c` only in the next
+round, and `k` does not begin that round before `c` has ended. So a path is not counted if it leads through a
+default join at which the two branches meet first: one that the waiting step reaches without entering, once
+more, a step that every path to both of them passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from functools import cache
+from typing import Any
+
+
+def step_targets(case: Mapping[str, Any], steps: Collection[str], tasks: Collection[str]) -> list[str]:
+    """Return the steps that a case names. A plain text names a step or a task (section 2)."""
+    targets = []
+    for entry in case.get("run") or ():
+        if isinstance(entry, str) and entry in steps and entry not in tasks:
+            targets.append(entry)
+        elif isinstance(entry, Mapping) and "step" in entry:
+            targets.append(entry["step"])
+    return targets
+
+
+class FlowGraph:
+    """The steps of a playbook, with an edge for each target of a case."""
+
+    def __init__(self, playbook: Mapping[str, Any]) -> None:
+        tasks = playbook.get("tasks") or ()
+        self.tasks: dict[str, Mapping[str, Any]] = (
+            {name: {"run": run} for name, run in tasks.items()}
+            if isinstance(tasks, Mapping)
+            else {task["name"]: task for task in tasks}
+        )
+        self.steps: dict[str, Mapping[str, Any]] = {step["name"]: step for step in playbook["steps"]}
+        self.start: str = playbook.get("start") or playbook["steps"][0]["name"]
+        self.edges: dict[str, list[str]] = {
+            name: [
+                target
+                for case in step.get("rule") or ()
+                for target in step_targets(case, self.steps, self.tasks)
+            ]
+            for name, step in self.steps.items()
+        }
+        self._dominators = self._find_dominators()
+        self.can_reach = cache(self._can_reach)
+        self.waits_for = cache(self._waits_for)
+        self.parting_step = cache(self._parting_step)
+
+    def join(self, step: str) -> str:
+        """Return `all`, `any` or `each`."""
+        return str(self.steps[step].get("join", "all"))
+
+    def reachable(self, step: str, closed: Collection[str] = ()) -> set[str]:
+        """Return the steps at the ends of paths from a step that enter no closed step."""
+        seen: set[str] = set()
+        todo = [step]
+        while todo:
+            for target in self.edges[todo.pop()]:
+                if target not in seen and target not in closed:
+                    seen.add(target)
+                    todo.append(target)
+        return seen
+
+    def _can_reach(self, step: str, target: str) -> bool:
+        return target in self.reachable(step)
+
+    def _find_dominators(self) -> dict[str, frozenset[str]]:
+        """Return for each step those that every path from the start to it passes, itself included."""
+        everything = {self.start, *self.reachable(self.start)}
+        dominators = {step: frozenset(everything) for step in self.steps}
+        for removed in everything - {self.start}:
+            kept = {self.start, *self.reachable(self.start, closed={removed})}
+            for step in kept:
+                dominators[step] -= {removed}
+        dominators[self.start] = frozenset({self.start})
+        return dominators
+
+    def _waits_for(self, join: str, position: str, performs: bool) -> bool:
+        """Return whether a default join, with an arrival, waits for a branch at a position.
+
+        `performs`: the branch performs that step. Otherwise it stands before it, and has to pass it first.
+        """
+        rounds = self._dominators[join] & self._dominators[position]
+        closed_joins = {step for step in self.reachable(join, closed=rounds) if self.join(step) == "all"} - {
+            join
+        }
+        if not performs and position == join:
+            return True
+        if not performs and position in closed_joins:
+            return False
+        return join in self.reachable(position, closed=closed_joins)
+
+    def _parting_step(self, join: str) -> str | None:
+        """Return where the branches of a `join: any` parted; None if that is only the beginning of the run.
+
+        It is the last step that every path to the join passes, and after which a fork lets two branches
+        arrive.
+        """
+        for step in sorted(self._dominators[join] - {join}, key=lambda step: -len(self._dominators[step])):
+            region = {step, *self.reachable(step, closed={step})}
+            for fork in region:
+                for case in self.steps[fork].get("rule") or ():
+                    targets = set(step_targets(case, self.steps, self.tasks)) - {step}
+                    if sum(t == join or join in self.reachable(t, closed={step}) for t in targets) > 1:
+                        return step
+        return None
+
+    def wave(self, join: str, visits: Collection[tuple[str, int]]) -> tuple[str, int, int]:
+        """Return the wave of a branch that arrives at a `join: any`, given the visits that it comes from.
+
+        A wave is the branches from one visit of the step where they parted. A branch that comes from a visit
+        of the join itself, on a cycle, belongs to a new round.
+        """
+        parting = self.parting_step(join)
+        last = [
+            max((number for step, number in visits if step == name), default=0) for name in (parting, join)
+        ]
+        return join, last[0], last[1]
