@@ -1,9 +1,10 @@
-"""NP701, and the checks that need the definite-assignment analysis: NP203, NP301, NP302 and NP303."""
+"""NP701, and the checks that need the definite-assignment analysis: NP203, NP301, NP302, NP303 and NP307."""
 
 from __future__ import annotations
 
 from noetl.planner.checks.races import report_races
 from noetl.planner.checks.undefined_names import report_undefined_names
+from noetl.planner.checks.visit_timing import report_visit_timing
 from noetl.planner.dataflow.definitions import Definitions
 from noetl.planner.dataflow.liveness import (
     SAVE_TOGETHER,
@@ -15,7 +16,8 @@ from noetl.planner.syntax.entries import find_saved_names
 
 
 def check_data_flow(program: Program) -> None:
-    """Report too many live names in sequential mode, undefined names, unreachable cases, and races.
+    """Report too many live names in sequential mode, undefined names, unreachable cases, races, and what
+    depends on the order of visits.
 
     A program that is not well-formed is skipped: its other errors would cause follow-up findings.
     """
@@ -25,7 +27,8 @@ def check_data_flow(program: Program) -> None:
         program.report("NP701", TOO_MANY_LIVE_NAMES, ("steps",), SAVE_TOGETHER, key=True)
         return
     unreachable = report_undefined_names(program)
-    report_races(program, Definitions(program.symbols, program.call_graph), unreachable)
+    definitions = Definitions(program.symbols, program.call_graph)
+    report_visit_timing(program, report_races(program, definitions, unreachable))
 
 
 def _exceeds_live_name_limit(program: Program) -> bool:

@@ -9,7 +9,8 @@ that may run at the same time. Two of them race if they save the same name, unle
 Cost: One pass over the pairs of parallel steps that save a shared name.
 
 Limits: At most `MAX_RACES` races are reported in full; the others are only counted. If the concurrency
-analysis exceeds its limit, races between branches are not reported.
+analysis exceeds its limit, races between branches are not reported. `noetl.planner.checks.visit_timing` uses
+the same analysis for NP307.
 """
 
 from __future__ import annotations
@@ -29,7 +30,6 @@ from noetl.planner.diagnostics.diagnostic import Label, Span
 from noetl.planner.graph.bitset import bit_indexes
 from noetl.planner.graph.cfg import ControlFlowGraph
 from noetl.planner.graph.concurrency import find_concurrency
-from noetl.planner.graph.joins import Joins
 from noetl.planner.guards.coverage import is_error_aware
 from noetl.planner.program.program import Program
 from noetl.planner.syntax.entries import find_saved_names
@@ -43,8 +43,13 @@ SAVE_AFTER_JOIN = "save the name in a later step, where the branches have joined
 WAIT_FOR_ALL = "wait for all branches: `join: all`"
 
 
-def report_races(program: Program, definitions: Definitions, unreachable: Unreachable | None = None) -> None:
-    """Report every name that items, steps or visits save which may run at the same time."""
+def report_races(
+    program: Program, definitions: Definitions, unreachable: Unreachable | None = None
+) -> frozenset[str]:
+    """Report every name that items, steps or visits save which may run at the same time.
+
+    Return the steps of which several visits may run, or be refused, at the same time.
+    """
     check = _RaceCheck(program, definitions, unreachable or Unreachable())
     for task in program.symbols.tasks.values():
         if task.parallel:
@@ -52,8 +57,21 @@ def report_races(program: Program, definitions: Definitions, unreachable: Unreac
     for step in program.symbols.steps.values():
         if step.parallel and step.loop is None:
             check.check_items(place_entries(step.run or (), (*step.path, "run")))
-    if program.playbook.mode == "parallel":
-        check.check_branches(program.cfg_without(check.unreachable.cases))
+    if program.playbook.mode != "parallel":
+        return frozenset()
+    return check.check_branches(program.cfg_without(check.unreachable.cases))
+
+
+def explain_unordered_visits(program: Program, step: Step) -> tuple[Label, str]:
+    """Return why several visits of a step may run at the same time, and how to change it."""
+    joins = program.joins
+    if step.name in joins.multi_merges:
+        join, reason, hint = step, "this step runs for each branch", SAVE_AFTER_JOIN
+    else:
+        late = next(join for join in joins.regions[step.name] if join in joins.discriminators)
+        join = program.symbols.steps[late]
+        reason, hint = "a branch that is late for this join still runs until it arrives", WAIT_FOR_ALL
+    return Label(program.document.span((*join.path, "join")), reason), hint
 
 
 class _RaceCheck:
@@ -77,15 +95,18 @@ class _RaceCheck:
                     self.report(name, message, [first], [(path, entry)], "the first item is here")
                 savers.append((path, entry))
 
-    def check_branches(self, cfg: ControlFlowGraph) -> None:
-        """Report races between steps of different branches, and between visits of one step."""
+    def check_branches(self, cfg: ControlFlowGraph) -> frozenset[str]:
+        """Report races between steps of different branches, and between visits of one step.
+
+        Return the steps of which several visits may run, or be refused, at the same time.
+        """
         joins = self.program.joins
         saved = {step: self.definitions.by_step[step] for step in cfg.targets if step in cfg.reachable}
         shared = bits_set_more_than_once(saved)
         if not (shared or joins.multi_merges or joins.discriminators) or not any(cfg.forks()):
-            return
+            return frozenset()
         if sum(names.bit_count() for names in saved.values()) > MAX_LIVE_NAMES:
-            return  # NP701 is reported.
+            return frozenset()  # NP701 is reported.
         steps = self.program.symbols.steps
         visited_once = frozenset(name for name in cfg.reachable if self.is_visited_once(steps[name]))
         concurrency = find_concurrency(cfg, joins, visited_once)
@@ -93,7 +114,7 @@ class _RaceCheck:
         for position, name in enumerate(concurrency.steps):
             parallel = concurrency.parallel.get(name, 0)
             if parallel >> position & 1:
-                self.report_visits(steps[name], joins)
+                self.report_visits(steps[name])
             for index in bit_indexes(saved[name] & shared):
                 earlier = savers_by_name.get(index, 0)
                 savers = (concurrency.steps[saver] for saver in bit_indexes(earlier & parallel))
@@ -103,6 +124,7 @@ class _RaceCheck:
                 if first is not None and self.count_race():
                     self.report_steps(self.definitions.names[index], steps[first], steps[name])
                 savers_by_name[index] = earlier | 1 << position
+        return concurrency.unordered_steps()
 
     def is_visited_once(self, step: Step) -> bool:
         """Return whether a second visit of a step does nothing and ends its branch (MaxVisitsExceeded)."""
@@ -117,15 +139,9 @@ class _RaceCheck:
         first_entries, second_entries = map(self.definitions.step_entries, (first, second))
         self.report(name, message, first_entries, second_entries, f"`{first.name}` saves it here")
 
-    def report_visits(self, step: Step, joins: Joins) -> None:
+    def report_visits(self, step: Step) -> None:
         """Report the names that a step saves of which several visits may run at the same time."""
-        if step.name in joins.multi_merges:
-            join, reason, hint = step, "this step runs for each branch", SAVE_AFTER_JOIN
-        else:
-            late = next(join for join in joins.regions[step.name] if join in joins.discriminators)
-            join = self.program.symbols.steps[late]
-            reason, hint = "a branch that is late for this join still runs until it arrives", WAIT_FOR_ALL
-        label = Label(self.program.document.span((*join.path, "join")), reason)
+        label, hint = explain_unordered_visits(self.program, step)
         for index in bit_indexes(self.definitions.by_step[step.name]):
             if self.count_race():
                 name = self.definitions.names[index]

@@ -54,16 +54,26 @@ class Position(NamedTuple):
 class Concurrency:
     """The steps that may be active at the same time as each step, as bit sets in the order of `steps`.
 
-    A step is in its own set if several of its visits may overlap. If `is_too_large`, nothing is known.
+    A step is in its own set if several of its visits may overlap. At the steps in `contested`, several
+    branches may arrive at the same time, of which only one makes a visit that does something. If
+    `is_too_large`, nothing is known.
     """
 
     steps: tuple[str, ...]
     parallel: Mapping[str, int]
     is_too_large: bool = False
+    contested: frozenset[str] = frozenset()
 
     def parallel_steps(self, step: str) -> frozenset[str]:
         """Return the steps that may be active while `step` is."""
         return frozenset(self.steps[index] for index in bit_indexes(self.parallel.get(step, 0)))
+
+    def unordered_steps(self) -> frozenset[str]:
+        """Return the steps of which several visits may run, or be refused, at the same time."""
+        parallel = self.parallel
+        return self.contested.union(
+            step for index, step in enumerate(self.steps) if parallel.get(step, 0) >> index & 1
+        )
 
 
 def find_concurrency(
@@ -77,8 +87,9 @@ def find_concurrency(
         visited_once: steps that do nothing on a second visit. A branch that returns to one of them ends.
     """
     steps = tuple(step for step in cfg.targets if step in cfg.reachable)
+    solver = _ConcurrencySolver(cfg, joins, steps, visited_once)
     try:
-        return Concurrency(steps, _ConcurrencySolver(cfg, joins, steps, visited_once).solve())
+        return Concurrency(steps, solver.solve(), contested=frozenset(solver.contested))
     except _TooManyMovesError:
         return Concurrency(steps, {}, is_too_large=True)
 
@@ -93,7 +104,7 @@ class _ConcurrencySolver:
     `parallel[p]` is the set of positions of other branches while a branch is at position `p`. It may contain
     positions at joins where other branches wait. `regions_of[s]` are the joins in whose regions step `s`
     lies. `positions_in_region[j]` are the positions in the region of join `j`. `held_joins[p]` are the joins
-    that a branch at `p` holds.
+    that a branch at `p` holds. `contested` are steps as in `Concurrency`.
     """
 
     def __init__(
@@ -118,6 +129,7 @@ class _ConcurrencySolver:
         self.worklist: list[tuple[int, int]] = []
         self.reachable_cache: dict[tuple[int, HeldJoins], PositionSet] = {}
         self.moves = 0
+        self.contested: set[str] = set()
         for step in steps:
             self.intern(step)
 
@@ -243,14 +255,16 @@ class _ConcurrencySolver:
                     straggler = self.intern(step, passed | {join})
                     for other in bit_indexes(arrived):
                         self.add_parallel(straggler, self.reach_past(other, self.held_joins[straggler]))
-        if step in self.visited_once:
-            for other in bit_indexes(other_positions):
-                if self.is_second_visit(step, self.positions[other].step):
-                    other_positions ^= 1 << other
         if self.is_synchronising(step):
             other_positions &= ~self.positions_at_step[step]
         elif step not in self.joins.multi_merges:
             other_positions &= ~(1 << position)
+        if step in self.visited_once:
+            for other in bit_indexes(other_positions):
+                if self.is_second_visit(step, self.positions[other].step):
+                    other_positions ^= 1 << other
+                    if self.positions[other].step == step and step not in self.joins.dominators:
+                        self.contested.add(step)
         if other_positions & ~self.parallel[position]:
             self.parallel[position] |= other_positions
             heappush(self.worklist, (-self.cfg.component_index[step], position))

@@ -32,14 +32,16 @@ from noetl.planner.plan import MAX_COUNTED_VISITS
 Targets = Sequence[str]
 
 
-def compute_visit_bound(cfg: ControlFlowGraph, joins: Joins, max_visits: Mapping[str, int]) -> int:
+def compute_visit_bound(
+    cfg: ControlFlowGraph, joins: Joins, max_visits: Mapping[str, int], counted_step: str | None = None
+) -> int:
     """Return a number of step visits that no run exceeds, at most `MAX_COUNTED_VISITS`.
 
     `max_visits` must contain a step of every cycle. A visit that is refused for `max_visits` counts: the
     history contains it, and a case may handle its failure. Retries, rounds of `repeat` and items of loops do
-    not count.
+    not count. With `counted_step`, only the visits of this step count.
     """
-    return _RunBound(cfg, joins, max_visits).solve()
+    return _RunBound(cfg, joins, max_visits, counted_step).solve()
 
 
 class _RunBound:
@@ -48,9 +50,12 @@ class _RunBound:
     `bounds` holds, for each step, the visits caused by a branch that enters its component there.
     """
 
-    def __init__(self, cfg: ControlFlowGraph, joins: Joins, max_visits: Mapping[str, int]) -> None:
+    def __init__(
+        self, cfg: ControlFlowGraph, joins: Joins, max_visits: Mapping[str, int], counted_step: str | None
+    ) -> None:
         self.cfg = cfg
         self.max_visits = max_visits
+        self.counted_step = counted_step
         self.multi_merges = joins.multi_merges
         self.regions = joins.regions
         self.dominators = joins.dominators
@@ -63,9 +68,13 @@ class _RunBound:
                 self.bounds.update(_CyclicComponentBound(self, component).solve())
             else:
                 cases = (self.bound_of_case({step}, targets) for targets in self.cfg.targets[step])
-                self.bounds[step] = _capped(1 + max(cases, default=0))
+                self.bounds[step] = _capped(self.count_visit(step) + max(cases, default=0))
         roots = {self.cfg.start} | {join for join, dominator in self.dominators.items() if dominator == ROOT}
         return _capped(sum(self.bounds[step] for step in roots))
+
+    def count_visit(self, step: str) -> int:
+        """Return how much one visit of a step counts."""
+        return 1 if self.counted_step is None or step == self.counted_step else 0
 
     def bound_of_case(
         self, dominators: Collection[str], targets: Targets, inside: Collection[str] = ()
@@ -101,18 +110,24 @@ class _CyclicComponentBound:
         self.is_left_repeatedly = self.may_be_left_repeatedly()
         self.bound_refused = {step: max(self.exit_bounds(step), default=0) for step in self.bounded}
         self.bound_staying = {
-            step: 1 + bound * self.is_left_repeatedly for step, bound in self.bound_refused.items()
+            step: run.count_visit(step) + bound * self.is_left_repeatedly
+            for step, bound in self.bound_refused.items()
         }
-        self.bound_leaving = {step: 1 + bound for step, bound in self.bound_refused.items()}
+        self.bound_leaving = {
+            step: run.count_visit(step) + bound for step, bound in self.bound_refused.items()
+        }
 
     def solve(self) -> dict[str, int]:
         for step in reversed(self.order):
             staying, leaving = self.bounds_after(step)
-            self.bound_staying[step], self.bound_leaving[step] = _capped(1 + staying), _capped(1 + leaving)
+            counted = self.run.count_visit(step)
+            self.bound_staying[step] = _capped(counted + staying)
+            self.bound_leaving[step] = _capped(counted + leaving)
         rounds, exits = 0, 0
         for step in self.bounded:
             staying, leaving = self.bounds_after(step)
-            rounds += self.run.max_visits[step] * (staying - self.bound_staying[step] + 1)
+            visits_of_round = staying - self.bound_staying[step] + self.run.count_visit(step)
+            rounds += self.run.max_visits[step] * visits_of_round
             exits = max(exits, leaving - staying)
         return {
             step: _capped(staying + rounds + max(exits, self.bound_leaving[step] - staying))

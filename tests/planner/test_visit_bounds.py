@@ -80,6 +80,25 @@ def test_no_run_exceeds_the_bound(drawn: st.DataObject, acyclic: bool) -> None:
     assert most <= compute_visit_bound(runs.cfg, runs.joins, runs.bounds)
 
 
+@given(drawn=st.data())
+def test_no_run_exceeds_the_bound_of_one_step(drawn: st.DataObject) -> None:
+    runs = drawn.draw(bounded_models(acyclic=drawn.draw(st.booleans())))
+    assume(not runs.joins.overlapping_cycles)
+    step = drawn.draw(st.sampled_from(list(runs.cfg.targets)))
+    try:
+        most = max(dict(visits).get(step, 0) for visits in runs.explore())
+    except TooManyStates:
+        reject()
+    assert most <= compute_visit_bound(runs.cfg, runs.joins, runs.bounds, step)
+
+
+def test_bound_of_one_step_counts_nothing_else() -> None:
+    targets = {"a": (("b", "c"),), "b": (("d",),), "c": (("d",),), "d": (("e",),), "e": ()}
+    cfg = ControlFlowGraph("a", targets)
+    joins = find_joins(cfg, {"d": "each"})
+    assert [compute_visit_bound(cfg, joins, {}, step) for step in "abcde"] == [1, 1, 1, 2, 1]
+
+
 @given(flows(acyclic=True, max_steps=7))
 def test_acyclic_graph_counts_each_step_at_most_once(cfg: ControlFlowGraph) -> None:
     assert compute_visit_bound(cfg, find_joins(cfg), {}) <= len(cfg.reachable)
