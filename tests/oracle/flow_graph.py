@@ -1,6 +1,7 @@
 """The graph of steps, and for which branches a join waits: sections 2 and 5 of the language reference.
 
-A default join waits for a branch that can still reach it. Paths through the join itself do not count. In `s → a, b; a → c → k; b → k; k → s` the step `c` does not wait for `b`: `b` reaches `c` only in the next
+A default join waits for a branch that can still reach it. Paths through the join itself do not count.
+In `s → a, b; a → c → k; b → k; k → s` the step `c` does not wait for `b`: `b` reaches `c` only in the next
 round, and `k` does not begin that round before `c` has ended. So a path is not counted if it leads through a
 default join at which the two branches meet first: one that the waiting step reaches without entering, once
 more, a step that every path to both of them passes.

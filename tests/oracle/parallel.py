@@ -3,8 +3,9 @@
 A state of a run is the set of its live branches, the arrivals at joins and what has been committed. One event
 leads from a state to the next: a visit begins, which gives it its number, or a visit is committed as a whole.
 The outcomes are those of all paths to a state without live branches. States are equal if their visits are, so
-orders that make no difference are explored once; an event that commutes with all others is taken at once (the
-ample sets of partial-order reduction, Peled 1993). Past `most_orders` alternatives the exploration is incomplete.
+orders that make no difference are explored once. An event that commutes with all others is taken at once: the
+ample sets of partial-order reduction (Peled 1993). Past `most_orders` alternatives the exploration is
+incomplete.
 
 Which write replaces another is decided by sets: each visit has the set of the visits that happened before it.
 """
