@@ -310,7 +310,10 @@ WORK = {
         {"all": [{"a": 1.0}, None]},
     ),
     "a forgiven failure saves nothing": (
-        "[{action: fail, message: x, as: a, on_error: continue}, {action: set, set: {b: '{{a is defined}}'}}]",
+        (
+            "[{action: fail, message: x, as: a, on_error: continue}, "
+            "{action: set, set: {b: '{{ a is defined }}'}}]"
+        ),
         {"b": False},
     ),
     "a task does not see the loop around its call": (
