@@ -30,6 +30,7 @@ _STATUS_OF_REASON = {
     "too_large": 413,
     "idempotency_key_reused": 422,
     "inside_region": 422,
+    "invalid_answer": 422,
     "invalid_input": 422,
     "invalid_name": 422,
     "unknown_step": 422,

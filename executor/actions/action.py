@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from noetl.executor.errors import ActionError, CancelledError
 from noetl.executor.model.run import NEVER, Run, Wait
+from noetl.executor.model.wait_transition import AnswerDeclaration
 from noetl.executor.security.capabilities import Capabilities
 from noetl.planner.catalogue import ActionDeclaration
 from noetl.planner.frozen import frozen, replace
@@ -42,8 +43,8 @@ class ExternalWaits(Protocol):
     Every method may raise StoreError.
     """
 
-    def open_wait(self, wait_id: str) -> dict[str, str]:
-        """Create a token that answers the wait.
+    def open_wait(self, wait_id: str, declared: AnswerDeclaration | None = None) -> dict[str, str]:
+        """Create a token that answers the wait. An answer must have the fields in `declared`, if it is given.
 
         Return the token as `token`, and the address that takes the answer as `url` if it is known. Only the
         hash of the token is stored.

@@ -14,6 +14,7 @@ from noetl.executor.model.ids import derived_id, hash_secret
 from noetl.executor.model.run import Claim, Run, RunStatus, Wait, WaitKey
 from noetl.executor.model.start_request import StartRequest
 from noetl.executor.model.tracing import make_traceparent
+from noetl.executor.model.wait_transition import AnswerDeclaration
 from noetl.executor.security.redaction import CALLBACK_TOKENS
 from noetl.executor.stores.interface import Store
 
@@ -74,9 +75,10 @@ class VisitWaits:
     clock: Callable[[], float]
     has_started_run: bool = False
 
-    def open_wait(self, wait_id: str) -> dict[str, str]:
+    def open_wait(self, wait_id: str, declared: AnswerDeclaration | None = None) -> dict[str, str]:
         token = CALLBACK_TOKENS.create()
-        self.store.waits.open_wait(self._key(wait_id), self.claim.visit.fence, hash_secret(token))
+        key, fence = self._key(wait_id), self.claim.visit.fence
+        self.store.waits.open_wait(key, fence, hash_secret(token), declared)
         callback = {"token": token}
         if self.public_url:
             callback["url"] = f"{self.public_url.rstrip('/')}{CALLBACK_PATH}{token}"

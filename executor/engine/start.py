@@ -10,6 +10,7 @@ from uuid import uuid4
 
 from noetl.executor.engine.rendering import render
 from noetl.executor.errors import ActionError, RejectedError
+from noetl.executor.model.declared_values import DeclaredFields, value_problem
 from noetl.executor.model.events import timestamp
 from noetl.executor.model.ids import derived_id
 from noetl.executor.model.json_values import write_json
@@ -24,10 +25,8 @@ from noetl.executor.model.run import (
 )
 from noetl.executor.model.special_visits import is_branch_visit
 from noetl.executor.model.start_request import StartRequest
-from noetl.planner.catalogue import Kind
 from noetl.planner.frozen import frozen, replace
-from noetl.planner.kinds import describe_kind_of, is_of_kind
-from noetl.planner.plan import Header, Input, Step
+from noetl.planner.plan import Header, Step
 from noetl.planner.templates.template import shared_budget
 
 MAX_INITIAL_DATA = 1024 * 1024
@@ -88,7 +87,7 @@ def _initial_data(
     for name, value in variables.items():
         if name not in header.variables:
             message = f"unknown variable `{name}`"
-            raise RejectedError("invalid_input", message, inputs=[_input_problem(name, message)])
+            raise RejectedError("invalid_input", message, inputs=[value_problem(name, message)])
         budget.reserve(f"variables.{name}", value)
     return environment, {**initial, **variables}
 
@@ -208,61 +207,11 @@ def check_inputs(header: Header, given: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         RejectedError: `invalid_input`, with every input that is missing, unknown or invalid.
     """
-    problems = []
-    values: dict[str, Any] = {}
-    for name, declared in header.inputs.items():
-        if name in given:
-            values[name] = given[name]
-            mismatch = _find_mismatch(name, declared, given[name])
-            if mismatch is not None:
-                problems.append(_input_problem(name, mismatch, declared.line))
-        elif declared.required:
-            place = "read" if declared.inferred else "declared"
-            message = f"missing input `{name}`: it is {place} on line {declared.line}"
-            problems.append(_input_problem(name, message, declared.line))
-        elif not declared.inferred:
-            values[name] = declared.default
-    for name in given:
-        if name in header.inputs:
-            continue
-        if header.accepts_other_inputs:
-            values[name] = given[name]
-        else:
-            problems.append(_input_problem(name, f"unknown input `{name}`: {_describe_inputs(header, name)}"))
+    declared = DeclaredFields(header.inputs, "input", "the playbook")
+    problems = declared.find_problems(given, accepts_others=header.accepts_other_inputs)
     if problems:
         raise RejectedError("invalid_input", "; ".join(str(p["message"]) for p in problems), inputs=problems)
-    return values
-
-
-def _input_problem(name: str, message: str, line: int | None = None) -> dict[str, Any]:
-    return {"name": name, "message": message, "line": line}
-
-
-def _describe_inputs(header: Header, unknown: str) -> str:
-    """Return the input that was probably meant, or all inputs of the playbook."""
-    from noetl.planner.diagnostics.diagnostic import did_you_mean
-
-    if not header.inputs:
-        return "the playbook takes none"
-    names = ", ".join(f"`{name}`" for name in header.inputs)
-    return did_you_mean(unknown, header.inputs) or f"the playbook takes {names}"
-
-
-def _find_mismatch(name: str, declared: Input, value: Any) -> str | None:
-    """Return the problem of a value. A value that may be a secret is not repeated."""
-    is_wrong_kind = not is_of_kind(value, Kind(declared.type))
-    if not is_wrong_kind and (declared.enum is None or value in declared.enum):
-        return None
-    from noetl.planner.checks.secrets import find_literal_secret
-    from noetl.planner.diagnostics.wording import join_words, show_value
-
-    is_secret = isinstance(value, str) and find_literal_secret(name, value) is not None
-    shown = describe_kind_of(value) if is_secret else show_value(value)
-    if is_wrong_kind:
-        shown = f"the text {shown}" if shown.startswith("`") else shown
-        return f"input `{name}` must be of type {declared.type}, not {shown}"
-    choices = join_words([show_value(item) for item in declared.enum or ()])
-    return f"input `{name}` must be {choices}, not {shown}"
+    return declared.with_defaults(given)
 
 
 def _initial_names(run_id: str, header: Header, now: float) -> dict[str, Any]:
@@ -286,7 +235,7 @@ class InitialDataBudget:
         self._remaining -= len(write_json(value))
         if self._remaining < 0:
             message = f"`environment` and `variables` exceed {MAX_INITIAL_DATA:,} characters at `{name}`"
-            raise RejectedError("invalid_input", message, inputs=[_input_problem(name, message)])
+            raise RejectedError("invalid_input", message, inputs=[value_problem(name, message)])
 
 
 @shared_budget()
@@ -307,9 +256,7 @@ def render_section(
             rendered[name] = _render_entry(entry, value, names, budget)
         except ActionError as problem:
             message = f"`{entry}` has no value for this input: {problem.message}"
-            raise RejectedError(
-                "invalid_input", message, inputs=[_input_problem(entry, message)]
-            ) from problem
+            raise RejectedError("invalid_input", message, inputs=[value_problem(entry, message)]) from problem
     return rendered
 
 

@@ -2,8 +2,8 @@
 
 Problem: an answer may arrive twice, late, or with a token that no step has ever created.
 
-Algorithm: the first answer is kept. The same answer again is accepted and changes nothing. Every other answer
-is refused with a reason that programs can read.
+Algorithm: the first answer that has the declared fields is kept. The same answer again is accepted and
+changes nothing. Every other answer is refused with a reason that programs can read, and the wait stays open.
 
 Cost: constant; a comparison of answers is linear in their size.
 
@@ -12,10 +12,16 @@ Limits: a store reads the wait, its visit and its run, and writes under the cond
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeAlias
 
 from noetl.executor.errors import FencedError, RejectedError
+from noetl.executor.model.declared_values import DeclaredFields
+from noetl.planner.kinds import describe_kind_of
 from noetl.planner.plan import canonical_json
+
+AnswerDeclaration: TypeAlias = Mapping[str, Mapping[str, Any]]
+"""The declared fields of an answer, as `expand_declarations` returns them."""
 
 
 def wait_claim_lost() -> FencedError:
@@ -40,10 +46,36 @@ def check_wait_open(*, is_closed: bool, is_answered: bool, is_active: bool) -> N
         raise RejectedError("closed", "the step does not wait for an answer any more")
 
 
-def check_same_answer(earlier: Any, body: Any) -> None:
+def complete_answer(declared: AnswerDeclaration | None, body: Any) -> Any:
+    """Return an answer with the defaults of the declared fields that it leaves out.
+
+    >>> declared = {"approved": {"type": "boolean"}, "note": {"type": "any", "default": 0}}
+    >>> complete_answer(declared, {"approved": True})
+    {'approved': True, 'note': 0}
+
+    Raises:
+        RejectedError: `invalid_answer`, with every field that is missing, unknown or invalid.
+    """
+    if declared is None:
+        return body
+    answer = DeclaredFields.of_answer(declared)
+    if not isinstance(body, dict):
+        names = ", ".join(f"`{name}`" for name in declared)
+        message = f"the answer must be an object with {names}, not {describe_kind_of(body)}"
+        raise RejectedError("invalid_answer", message, fields=[])
+    problems = answer.find_problems(body)
+    if problems:
+        message = "; ".join(str(problem["message"]) for problem in problems)
+        fields = [{"name": problem["name"], "message": problem["message"]} for problem in problems]
+        raise RejectedError("invalid_answer", message, fields=fields)
+    return answer.with_defaults(body)
+
+
+def check_same_answer(earlier: Any, body: Any, declared: AnswerDeclaration | None = None) -> None:
     """Check that a wait that has an answer is given the same one again.
 
-    The answers are compared as JSON, because `1 == True` in Python.
+    The answers are compared as JSON, because `1 == True` in Python. Defaults of declared fields count as
+    given.
 
     >>> check_same_answer({"b": 1, "a": 2}, {"a": 2, "b": 1})
     >>> check_same_answer(1, True)
@@ -53,5 +85,7 @@ def check_same_answer(earlier: Any, body: Any) -> None:
     Raises:
         RejectedError: `answered_otherwise`.
     """
+    if declared is not None and isinstance(body, dict):
+        body = DeclaredFields.of_answer(declared).with_defaults(body)
     if canonical_json(earlier) != canonical_json(body):
         raise RejectedError("answered_otherwise", "another answer arrived before")

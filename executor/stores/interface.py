@@ -28,6 +28,7 @@ from noetl.executor.model.events import Event
 from noetl.executor.model.registry import ApiKey, RegisteredPlaybook
 from noetl.executor.model.run import Claim, Commit, ErrorRecord, Lease, Run, RunStatus, Visit, Wait, WaitKey
 from noetl.executor.model.run_filter import RunFilter
+from noetl.executor.model.wait_transition import AnswerDeclaration
 from noetl.executor.stores.change_signal import ChangeSignal
 from noetl.planner.frozen import frozen
 from noetl.planner.plan import Header, Plan, Step, Task
@@ -233,8 +234,12 @@ class WorkQueue(Protocol):
 class WaitStore(Protocol):
     """Waits of suspended visits for answers from outside."""
 
-    def open_wait(self, key: WaitKey, fence: int, token_hash: str) -> None:
+    def open_wait(
+        self, key: WaitKey, fence: int, token_hash: str, declared: AnswerDeclaration | None = None
+    ) -> None:
         """Register a token that answers a wait of a claimed visit, in addition to its earlier tokens.
+
+        `declared` are the fields that an answer with this token must have, or None if it may be any value.
 
         Raises:
             FencedError: the claim is lost.
@@ -255,7 +260,8 @@ class WaitStore(Protocol):
 
         Raises:
             RejectedError: `unknown_token`; `answered_otherwise`, if another answer arrived before; `closed`,
-                if the wait accepts no answer any more; `too_large`.
+                if the wait accepts no answer any more; `invalid_answer`, if it does not have the declared
+                fields; `too_large`.
         """
         ...
 

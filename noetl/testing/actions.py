@@ -29,6 +29,7 @@ from noetl.executor.engine.rendering import render_parameters
 from noetl.executor.errors import ActionError
 from noetl.executor.model.json_values import write_json
 from noetl.executor.model.run import Run, RunStatus, Wait
+from noetl.executor.model.wait_transition import AnswerDeclaration
 from noetl.executor.security.capabilities import Capabilities
 from noetl.executor.stores.memory.store import MemoryStore
 from noetl.planner.catalogue import ActionDeclaration
@@ -61,11 +62,13 @@ class FakeNestedActions:
 class FakeWaits:
     """External waits in memory (implements `noetl.executor.actions.action.ExternalWaits`).
 
-    `waits` holds the waits and `runs` the child runs, each in the order of their creation.
+    `waits` holds the waits and `runs` the child runs, each in the order of their creation. `declared_fields`
+    are those of the answers to each wait; `answer` does not check them.
     """
 
     def __init__(self) -> None:
         self.waits: dict[str, Wait] = {}
+        self.declared_fields: dict[str, AnswerDeclaration | None] = {}
         self.runs: dict[str, Run] = {}
         self._wait_of_run: dict[str, str] = {}
 
@@ -81,8 +84,9 @@ class FakeWaits:
         if (wait_id := self._wait_of_run.get(run.id)) is not None:
             self.answer(None, wait_id)
 
-    def open_wait(self, wait_id: str) -> dict[str, str]:
-        """Open a wait and return its token and address."""
+    def open_wait(self, wait_id: str, declared: AnswerDeclaration | None = None) -> dict[str, str]:
+        """Open a wait and return its token and address. `declared_fields` then holds those of its answer."""
+        self.declared_fields[wait_id] = declared
         self.waits[wait_id] = Wait(wait_id)
         return {"token": f"token-{wait_id}", "url": f"https://noetl.test/callbacks/token-{wait_id}"}
 

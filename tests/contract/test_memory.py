@@ -13,6 +13,7 @@ from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.executor.model.run import Branch, Run, RunStatus, VisitStatus, WaitKey
 from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.stores import open_store
+from noetl.executor.stores.memory.state import WaitToken
 from noetl.executor.stores.memory.store import MemoryStore
 from noetl.executor.stores.retention import DAY_SECONDS
 from noetl.testing.store_contract import MaintenanceContract, StoreContract
@@ -54,7 +55,7 @@ class MemoryDamage:
 
     def add_leftover(self, store: MemoryStore, kind: str, run_id: str) -> None:
         if kind == "tokens":
-            store.state.tokens[f"token of {run_id}"] = WaitKey(run_id, "v", "w")
+            store.state.tokens[f"token of {run_id}"] = WaitToken(WaitKey(run_id, "v", "w"), None)
         else:
             store.state.idempotency_keys["default", f"key of {run_id}"] = ("hash", run_id)
 

@@ -11,7 +11,7 @@ Cost: an answer reads the token, the wait, the visit and the head, and writes th
 Limits: an answer has at most `PayloadLimits.answer_bytes`, and without a bucket it must fit into an item.
 
 The item of a wait stores `tokens` (list of hashes), `answer` (a blob), and the times `answered`, `heard`
-(last heartbeat) and `closed`.
+(last heartbeat) and `closed`. The item of a token stores `fields` (a blob), the declared fields of an answer.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ from noetl.executor.errors import PayloadTooLargeError, RejectedError
 from noetl.executor.model.limits import PayloadLimits
 from noetl.executor.model.run import Wait, WaitKey
 from noetl.executor.model.wait_transition import (
+    AnswerDeclaration,
     check_same_answer,
     check_wait_open,
+    complete_answer,
     unknown_token,
     wait_claim_lost,
 )
@@ -45,10 +47,14 @@ class DynamoWaits:
         self._wakeups = wakeups
         self._limits = limits
 
-    def open_wait(self, key: WaitKey, fence: int, token_hash: str) -> None:
+    def open_wait(
+        self, key: WaitKey, fence: int, token_hash: str, declared: AnswerDeclaration | None = None
+    ) -> None:
         """Register a token that answers a wait of a claimed visit, in addition to its earlier tokens."""
         spread = self._context.heads.spread(key.run_id)
-        token = {"run": key.run_id, "visit": key.visit_id, "wait": key.id}
+        token: Item = {"run": key.run_id, "visit": key.visit_id, "wait": key.id}
+        if declared is not None:
+            token["fields"] = self._context.blobs.store(key.run_id, declared)
         writes: list[Write] = [
             ConditionCheck(keys.visit(key.run_id, key.visit_id, spread), is_held(fence)),
             Put(keys.token(token_hash), token, (ABSENT,)),
@@ -72,12 +78,14 @@ class DynamoWaits:
 
     def answer(self, token_hash: str, body: Any, now: float) -> WaitKey:
         """Answer a wait and return its key: its visit is due at once."""
-        text = encode_json(body)
-        self._limits.check_answer(text)
-        key, item = self._find_wait(token_hash)
+        self._limits.check_answer(encode_json(body))
+        key, item, declared = self._find_wait(token_hash)
         while "answered" not in item:
             self._check_open(key, item)
-            packed = self._context.blobs.store(key.run_id, body) or text.encode()
+            answer = complete_answer(declared, body)
+            text = encode_json(answer)
+            self._limits.check_answer(text)
+            packed = self._context.blobs.store(key.run_id, answer) or text.encode()
             when: tuple[Condition, ...] = (("answered", "absent", None), ("closed", "absent", None))
             try:
                 self._context.table.update(
@@ -91,24 +99,25 @@ class DynamoWaits:
             self._wakeups.make_due(key.run_id, key.visit_id, now)
             self._context.changes.notify()
             return key
-        check_same_answer(self._context.blobs.load(item["answer"]), body)
+        check_same_answer(self._context.blobs.load(item["answer"]), body, declared)
         # The process that stored the answer may have died before it made the visit due.
         self._wakeups.wake_if_answered(key.run_id, key.visit_id, now)
         return key
 
     def record_heartbeat(self, token_hash: str, now: float) -> None:
         """Record that the external worker behind a wait is alive."""
-        key, item = self._find_wait(token_hash)
+        key, item, _ = self._find_wait(token_hash)
         self._check_open(key, item)
         self._context.table.update(Update(self._wait_key(key), {"heard": now}))
 
-    def _find_wait(self, token_hash: str) -> tuple[WaitKey, Item]:
-        """Return the wait that a token answers, and its item."""
+    def _find_wait(self, token_hash: str) -> tuple[WaitKey, Item, AnswerDeclaration | None]:
+        """Return the wait that a token answers, its item, and the declared fields of the answer."""
         token = self._context.table.get(keys.token(token_hash))
         if token is None:
             raise unknown_token()
         key = WaitKey(token["run"], token["visit"], token["wait"])
-        return key, self._context.table.get(self._wait_key(key)) or {}
+        declared = self._context.blobs.load(token.get("fields"))
+        return key, self._context.table.get(self._wait_key(key)) or {}, declared
 
     def _check_open(self, key: WaitKey, item: Item) -> None:
         """Check that a wait accepts an answer, and that its visit and its run have not ended."""

@@ -64,7 +64,7 @@ class MemoryMaintenance:
     def _check_references(self) -> Iterator[Finding]:
         state = self._state
         references = {
-            "tokens": [key.run_id for key in state.tokens.values()],
+            "tokens": [token.key.run_id for token in state.tokens.values()],
             "idempotency_keys": [run_id for _, run_id in state.idempotency_keys.values()],
         }
         for table, run_ids in references.items():
@@ -126,7 +126,7 @@ class MemoryMaintenance:
             if parent is None or parent.run_id in ended or parent.run_id not in state.runs:
                 del state.runs[run_id]
         kept = state.runs.keys()
-        state.tokens = {token: key for token, key in state.tokens.items() if key.run_id in kept}
+        state.tokens = {hash: token for hash, token in state.tokens.items() if token.key.run_id in kept}
         state.idempotency_keys = {k: entry for k, entry in state.idempotency_keys.items() if entry[1] in kept}
 
 

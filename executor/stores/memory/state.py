@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from noetl.executor.errors import StoreError
 from noetl.executor.model.events import Event
@@ -21,6 +21,7 @@ from noetl.executor.model.registry import ApiKey, RegisteredPlaybook
 from noetl.executor.model.run import Branch, Pointers, Run, Visit, Wait, WaitKey
 from noetl.executor.model.visit_states import ACTIVE
 from noetl.executor.model.visit_transition import is_held
+from noetl.executor.model.wait_transition import AnswerDeclaration
 from noetl.executor.stores.change_signal import ChangeSignal
 from noetl.planner.frozen import replace
 from noetl.planner.plan import Plan
@@ -81,6 +82,13 @@ class RegistryEntry:
     is_removed: bool = False
 
 
+class WaitToken(NamedTuple):
+    """The wait that a token answers, and the declared fields of the answer."""
+
+    key: WaitKey
+    declared: AnswerDeclaration | None
+
+
 class MemoryState:
     """The records of the store, shared by its parts."""
 
@@ -93,7 +101,7 @@ class MemoryState:
         self.plans: dict[str, Plan] = {}
         self.runs: dict[str, RunRecord] = {}
         self.idempotency_keys: dict[tuple[str, str], tuple[str, str]] = {}
-        self.tokens: dict[str, WaitKey] = {}
+        self.tokens: dict[str, WaitToken] = {}
         self.playbooks: dict[tuple[str, str], dict[str, RegistryEntry]] = {}
         self.keys: dict[str, ApiKey] = {}
 

@@ -13,13 +13,17 @@ from noetl.executor.model.run import Wait, WaitKey
 from noetl.executor.model.visit_states import FINISHED
 from noetl.executor.model.visit_transition import wake
 from noetl.executor.model.wait_transition import (
+    AnswerDeclaration,
     check_same_answer,
     check_wait_open,
+    complete_answer,
     unknown_token,
     wait_claim_lost,
 )
-from noetl.executor.stores.memory.state import MemoryState
+from noetl.executor.stores.memory.state import MemoryState, WaitToken
 from noetl.planner.frozen import replace
+
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 class MemoryWaits:
@@ -28,13 +32,15 @@ class MemoryWaits:
     def __init__(self, state: MemoryState) -> None:
         self._state = state
 
-    def open_wait(self, key: WaitKey, fence: int, token_hash: str) -> None:
+    def open_wait(
+        self, key: WaitKey, fence: int, token_hash: str, declared: AnswerDeclaration | None = None
+    ) -> None:
         with self._state.lock:
             held = self._state.find_held(key.run_id, key.visit_id, fence)
             if held is None:
                 raise wait_claim_lost()
             held[0].waits.setdefault(key, Wait(key.id))
-            self._state.tokens[token_hash] = key
+            self._state.tokens[token_hash] = WaitToken(key, declared)
 
     def wait(self, key: WaitKey) -> Wait:
         with self._state.lock:
@@ -47,26 +53,27 @@ class MemoryWaits:
             return record.waits.setdefault(key, Wait(key.id))
 
     def answer(self, token_hash: str, body: Any, now: float) -> WaitKey:
-        text = json.dumps(body, separators=(",", ":"))
-        self._state.limits.check_answer(text)
+        self._state.limits.check_answer(_encode(body))
         with self._state.change_runs(due=1):
-            key = self._find_key(token_hash)
+            key, declared = self._find_token(token_hash)
             wait = self.wait(key)
             if wait.answered_at is not None:
-                check_same_answer(wait.answer, body)
+                check_same_answer(wait.answer, body, declared)
                 return key
             self._check_open(key, wait)
+            text = _encode(complete_answer(declared, body))
+            self._state.limits.check_answer(text)
             give_answer(self._state, key, json.loads(text), now)
             return key
 
     def record_heartbeat(self, token_hash: str, now: float) -> None:
         with self._state.lock:
-            key = self._find_key(token_hash)
+            key, _ = self._find_token(token_hash)
             wait = self.wait(key)
             self._check_open(key, wait)
             self._state.record(key.run_id).waits[key] = replace(wait, last_heartbeat_at=now)
 
-    def _find_key(self, token_hash: str) -> WaitKey:
+    def _find_token(self, token_hash: str) -> WaitToken:
         if token_hash not in self._state.tokens:
             raise unknown_token()
         return self._state.tokens[token_hash]

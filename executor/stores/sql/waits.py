@@ -19,8 +19,10 @@ from typing import Any
 
 from noetl.executor.model.run import Wait, WaitKey
 from noetl.executor.model.wait_transition import (
+    AnswerDeclaration,
     check_same_answer,
     check_wait_open,
+    complete_answer,
     unknown_token,
     wait_claim_lost,
 )
@@ -35,14 +37,17 @@ class SqlWaits:
     def __init__(self, context: SqlContext) -> None:
         self._context = context
 
-    def open_wait(self, key: WaitKey, fence: int, token_hash: str) -> None:
+    def open_wait(
+        self, key: WaitKey, fence: int, token_hash: str, declared: AnswerDeclaration | None = None
+    ) -> None:
+        fields = None if declared is None else encode_json(declared)
         with self._context.database.transaction() as db:
             db.lock_run(key.run_id)
             held = db.execute("waits.is_held", run_id=key.run_id, visit_id=key.visit_id, fence=fence)
             if held.fetchone() is None:
                 raise wait_claim_lost()
             db.execute("waits.open", **asdict(key))
-            db.execute("waits.add_token", token_hash=token_hash, **asdict(key))
+            db.execute("waits.add_token", token_hash=token_hash, fields=fields, **asdict(key))
 
     def wait(self, key: WaitKey) -> Wait:
         rows = self._context.database.fetch_all("waits.get", **asdict(key))
@@ -55,14 +60,15 @@ class SqlWaits:
             return _wait_from_row(db.execute("waits.close", now=now, **asdict(key)).fetchone())
 
     def answer(self, token_hash: str, body: Any, now: float) -> WaitKey:
-        text = encode_json(body)
-        self._context.limits.check_answer(text)
+        self._context.limits.check_answer(encode_json(body))
         with self._context.database.transaction() as db:
-            key, row = _lock_wait(db, token_hash)
+            key, row, declared = _lock_wait(db, token_hash)
             if row["answered_at"] is not None:
-                check_same_answer(json.loads(row["answer"]), body)
+                check_same_answer(json.loads(row["answer"]), body, declared)
                 return key
             _check_open(db, key, row)
+            text = encode_json(complete_answer(declared, body))
+            self._context.limits.check_answer(text)
             give_answer(db, key, text, now)
         self._context.announce_due(1)
         self._context.changes.notify()
@@ -70,7 +76,7 @@ class SqlWaits:
 
     def record_heartbeat(self, token_hash: str, now: float) -> None:
         with self._context.database.transaction() as db:
-            key, row = _lock_wait(db, token_hash)
+            key, row, _ = _lock_wait(db, token_hash)
             _check_open(db, key, row)
             db.execute("waits.record_heartbeat", now=now, **asdict(key))
 
@@ -93,14 +99,17 @@ def is_any_answered(db: Writer, run_id: str, visit_id: str, ids: tuple[str, ...]
     return any(row["id"] in awaited for row in answered)
 
 
-def _lock_wait(db: Writer, token_hash: str) -> tuple[WaitKey, Row]:
-    """Lock the run of the wait that a token answers, and return the key and the row of the wait."""
+def _lock_wait(db: Writer, token_hash: str) -> tuple[WaitKey, Row, AnswerDeclaration | None]:
+    """Lock the run of the wait that a token answers.
+
+    Return the key and the row of the wait, and the declared fields of the answer.
+    """
     token = db.execute("waits.get_token", token_hash=token_hash).fetchone()
     if token is None:
         raise unknown_token()
     key = WaitKey(token["run_id"], token["visit_id"], token["wait_id"])
     db.lock_run(key.run_id)
-    return key, db.execute("waits.get", **asdict(key)).fetchone()
+    return key, db.execute("waits.get", **asdict(key)).fetchone(), decode_json(token["fields"])
 
 
 def _check_open(db: Writer, key: WaitKey, row: Row) -> None:

@@ -35,6 +35,7 @@ SCRIPTS = {
     6: "ended_runs.sql",
     7: "visits.sql",
     8: "failures.sql",
+    9: "answer_fields.sql",
 }
 """Script that brings a store to each version, from the version before it or from an empty file."""
 

@@ -28,6 +28,7 @@ from noetl.executor.model.run import (
 )
 from noetl.executor.model.start_request import StartRequest
 from noetl.executor.model.transition import apply_deadline, build_commit, suspend
+from noetl.executor.model.wait_transition import AnswerDeclaration
 from noetl.executor.stores.interface import Store
 from noetl.testing.run_harness import compile_text
 
@@ -174,9 +175,15 @@ def wait_key(claim: Claim, wait: str = "w") -> WaitKey:
     return WaitKey(claim.run.id, claim.visit.id, wait)
 
 
-def open_wait(store: Store, claim: Claim, token: str = "t", wait: str = "w") -> WaitKey:
+def open_wait(
+    store: Store,
+    claim: Claim,
+    token: str = "t",
+    wait: str = "w",
+    declared: AnswerDeclaration | None = None,
+) -> WaitKey:
     key = wait_key(claim, wait)
-    store.waits.open_wait(key, claim.visit.fence, token)
+    store.waits.open_wait(key, claim.visit.fence, token, declared)
     return key
 
 
@@ -185,11 +192,13 @@ def suspend_claim(claim: Claim, *awaits: str, due_at: float = NEVER) -> Commit:
     return suspend(claim.visit, Suspension(Progress(journal={"run": {"at": 0}}), due_at, awaits=awaits), 1.0)
 
 
-def start_waiting_run(store: Store, token: str = "t") -> tuple[Run, WaitKey]:
+def start_waiting_run(
+    store: Store, token: str = "t", declared: AnswerDeclaration | None = None
+) -> tuple[Run, WaitKey]:
     """Start a run whose only visit waits for an answer to the token, and return it and the wait."""
     run = start_run(store)
     claim = claim_visit(store, run)
-    key = open_wait(store, claim, token)
+    key = open_wait(store, claim, token, declared=declared)
     store.queue.commit(suspend_claim(claim, key.id), 1.0)
     return run, key
 

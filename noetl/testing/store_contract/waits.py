@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -87,6 +87,55 @@ class WaitsContract(ContractFixtures):
         store.waits.answer("t", body, 5.0)
         assert refusal_of_answer(store, other) == "answered_otherwise"
         assert repr(store.waits.wait(key).answer) == repr(body)
+
+    DECLARED: ClassVar[dict[str, dict[str, Any]]] = {
+        "approved": {"type": "boolean"},
+        "note": {"type": "string", "default": "é", "enum": ["é", "other"], "description": "Why."},
+    }
+
+    def test_defaults_of_declared_fields_are_filled_in(self, store: Store) -> None:
+        _, key = start_waiting_run(store, declared=self.DECLARED)
+        assert store.waits.answer("t", {"approved": True}, 5.0) == key
+        assert store.waits.wait(key) == Wait("w", {"approved": True, "note": "é"}, answered_at=5.0)
+        for body in ({"approved": True}, {"note": "é", "approved": True}):
+            assert store.waits.answer("t", body, 6.0) == key
+        for other in ({"approved": False}, {"approved": True, "note": "other"}, {}, None, {"x": 1}):
+            assert refusal_of_answer(store, other) == "answered_otherwise"
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            None,
+            True,
+            [],
+            {},
+            {"approved": 1},
+            {"approved": True, "note": "third"},
+            {"approved": True, "n": 1},
+        ],
+    )
+    def test_an_answer_without_the_declared_fields_leaves_the_wait_open(
+        self, store: Store, body: Any
+    ) -> None:
+        run, key = start_waiting_run(store, declared=self.DECLARED)
+        before = run_contents(store, run)
+        assert refusal_of_answer(store, body) == "invalid_answer"
+        assert (store.waits.wait(key), run_contents(store, run)) == (Wait("w"), before)
+        assert store.waits.answer("t", {"approved": False}, 9.0) == key
+
+    def test_an_answer_before_the_suspension_is_checked_too(self, store: Store) -> None:
+        run = start_run(store)
+        claim = claim_visit(store, run)
+        key = open_wait(store, claim, declared=self.DECLARED)
+        assert refusal_of_answer(store, {"approved": "yes"}) == "invalid_answer"
+        store.waits.answer("t", {"approved": True}, 5.0)
+        store.queue.commit(suspend_claim(claim, key.id), 6.0)
+        assert claim_visit(store, run, 6.0).visit.id == key.visit_id
+
+    def test_a_closed_wait_takes_no_answer_whatever_it_has(self, store: Store) -> None:
+        _, key = start_waiting_run(store, declared=self.DECLARED)
+        store.waits.close_wait(key, 5.0)
+        assert refusal_of_answer(store, {}) == refusal_of_answer(store, {"approved": True}) == "closed"
 
     def test_one_of_concurrent_answers_is_kept(self, store: Store, second: Store) -> None:
         _, key = start_waiting_run(store)

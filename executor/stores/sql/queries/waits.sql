@@ -7,7 +7,8 @@ select 1 from visits where {held}
 insert into waits (run_id, visit_id, id) values (:run_id, :visit_id, :id) on conflict do nothing
 
 -- name: add_token
-insert into tokens values (:token_hash, :run_id, :visit_id, :id)
+insert into tokens (hash, run_id, visit_id, wait_id, fields)
+values (:token_hash, :run_id, :visit_id, :id, :fields)
 
 -- name: get
 select * from waits where run_id = :run_id and visit_id = :visit_id and id = :id
