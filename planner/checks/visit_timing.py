@@ -12,8 +12,8 @@ the steps behind such joins (Kam and Ullman 1977). A join generates a fact for e
 and a later visit of the step kills the fact. For `max_visits`, `noetl.planner.graph.visit_bounds` counts the
 visits that branches can make.
 
-Cost: One pass over the templates and one over the edges. A bound of visits is linear in the number of steps;
-it is only computed for a step with `max_visits` and unordered visits.
+Cost: One pass over the templates and two over the edges. An exact bound of visits is linear in the number of
+steps. It is only computed for a step whose `max_visits` is below the rough bound of the second pass.
 
 Limits: Guards are ignored: two branches may be reported although their guards exclude each other. If the
 bounds take more than `MAX_COUNTED_STEPS` steps together, the remaining steps with `max_visits` are reported.
@@ -31,14 +31,14 @@ import networkx as nx
 from noetl.planner.checks.races import explain_unordered_visits
 from noetl.planner.diagnostics.diagnostic import Span
 from noetl.planner.graph.bitset import bit_indexes
-from noetl.planner.graph.visit_bounds import compute_visit_bound
+from noetl.planner.graph.visit_bounds import bound_arrivals, compute_visit_bound
 from noetl.planner.program.program import Program
 from noetl.planner.program.template_uses import TemplateScope, TemplateUse
 from noetl.planner.syntax.entries import find_called_tasks
 from noetl.planner.syntax.models import Step
 from noetl.planner.templates.access_paths import AccessPath
 
-MAX_COUNTED_STEPS = 300_000
+MAX_COUNTED_STEPS = 100_000
 """How many steps all computations of bounds may visit together."""
 
 ReaderSet = int
@@ -202,16 +202,16 @@ class _VisitTimingCheck:
 
     def report_refusals(self) -> None:
         """Report every `max_visits` of a step with unordered visits that branches can exceed."""
-        computations = 0
-        for name in self.unordered:
-            step = self.steps[name]
-            if step.max_visits is None:
-                continue
-            computations += 1
-            bound = None
-            if computations * len(self.steps) <= MAX_COUNTED_STEPS:
+        limits = {
+            name: limit for name in self.unordered if (limit := self.steps[name].max_visits) is not None
+        }
+        arrivals = bound_arrivals(self.program.cfg, self.program.joins) if limits else {}
+        exceeded = [name for name, limit in limits.items() if arrivals[name] > limit]
+        for number, name in enumerate(exceeded, start=1):
+            step, bound = self.steps[name], None
+            if number * len(self.steps) <= MAX_COUNTED_STEPS:
                 bound = self.count_arrivals(step)
-            if bound is not None and bound <= step.max_visits:
+            if bound is not None and bound <= limits[name]:
                 continue
             message = (
                 f"`max_visits` of `{name}` is below the number of branches that can arrive: "

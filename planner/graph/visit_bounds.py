@@ -44,6 +44,31 @@ def compute_visit_bound(
     return _RunBound(cfg, joins, max_visits, counted_step).solve()
 
 
+def bound_arrivals(cfg: ControlFlowGraph, joins: Joins) -> dict[str, int]:
+    """Return how many branches can arrive at each step, at most `MAX_COUNTED_VISITS`.
+
+    One pass over all edges finds the numbers. They are larger than those of `compute_visit_bound` behind a
+    choice, and not bounded on and behind cycles.
+
+    >>> targets = {"a": (("b", "c"),), "b": (("d",),), "c": (("d",),), "d": ()}
+    >>> bound_arrivals(ControlFlowGraph("a", targets), Joins({}, {}, ()))
+    {'a': 1, 'b': 1, 'c': 1, 'd': 2}
+    """
+    arrivals = dict.fromkeys(cfg.targets, 0)
+    arrivals[cfg.start] = 1
+    visits = {ROOT: 1}
+    for component in reversed(cfg.components):
+        for step in component:
+            if cfg.is_cyclic(step):
+                arrivals[step] = MAX_COUNTED_VISITS
+            visits[step] = arrivals[step]
+            if step in joins.dominators:
+                visits[step] = min(arrivals[step], visits.get(joins.dominators[step], MAX_COUNTED_VISITS))
+            for successor in cfg.graph.succ[step]:
+                arrivals[successor] = _capped(arrivals[successor] + visits[step])
+    return arrivals
+
+
 class _RunBound:
     """The bounds of all steps.
 

@@ -13,7 +13,7 @@ from noetl.executor.stores.interface import Store
 from noetl.planner.graph.cfg import ControlFlowGraph
 from noetl.planner.graph.join_finder import find_joins
 from noetl.planner.graph.joins import DEFAULT_MODES, Joins
-from noetl.planner.graph.visit_bounds import compute_visit_bound
+from noetl.planner.graph.visit_bounds import bound_arrivals, compute_visit_bound
 from noetl.planner.plan import MAX_COUNTED_VISITS
 from noetl.testing.run_harness import RunHarness, compile_text
 from tests.executor.test_state_space import CHAIN, CYCLE, DIAMOND, LATE, LOOP_INSIDE, NESTED
@@ -90,6 +90,7 @@ def test_no_run_exceeds_the_bound_of_one_step(drawn: st.DataObject) -> None:
     except TooManyStates:
         reject()
     assert most <= compute_visit_bound(runs.cfg, runs.joins, runs.bounds, step)
+    assert most <= bound_arrivals(runs.cfg, runs.joins)[step]
 
 
 def test_bound_of_one_step_counts_nothing_else() -> None:

@@ -200,7 +200,12 @@ class TestRefusedBranches:
 
     def test_bounds_past_the_limit_are_reported(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(visit_timing, "MAX_COUNTED_STEPS", 1)
-        assert hints(playbook(*BRANCHES, merge(more=", max_visits: 2")), "NP307") == ["remove it"]
+        assert hints(playbook(*BRANCHES, merge(more=", max_visits: 1")), "NP307") == ["remove it"]
+
+    def test_branches_of_a_choice_do_not_add_up(self) -> None:
+        choice = "{name: a, rule: [{case: '{{ input.x }}', run: [b, c]}, {case: default, run: [c, f]}]}"
+        steps = (choice, LEFT, RIGHT, step("f", "d"), merge(more=", max_visits: 2"))
+        assert timed(*steps) == []
 
 
 def differs_by_order(text: str) -> bool | None:
