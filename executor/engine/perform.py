@@ -210,6 +210,9 @@ def _perform_task(context: WorkContext, call: TaskCall, scope: Scope, position: 
     scope.saved = task_scope.saved
     if isinstance(result, WorkSuspension):
         return result.with_entry(frame, {"args": pack_references(args)})
+    if isinstance(result, Outcome) and not result.failed:
+        # The call has succeeded, whether or not its last item was skipped or its failure forgiven.
+        return replace(result, success=True, error=None, action=call.task, skipped=False, forgiven=False)
     return result
 
 

@@ -87,7 +87,13 @@ class TestTaskCalls:
         probe.answers = [ActionError("Custom", "no")]
         tasks = {"t": Task((fake_action(forgiven=True),))}
         found = outcome_of(TaskCall("t", {}), context=work_context(tasks))
-        assert not found.failed
+        assert (found.success, found.error, found.action, found.data) == (True, None, "t", None)
+
+    def test_a_call_saves_the_data_of_a_skipped_last_item(self, probe: FakeHandler) -> None:
+        """The call itself is not skipped: its name has a value, which is none."""
+        tasks = {"t": Task((fake_action("one"), fake_action(condition="{{ false }}")))}
+        found = outcome_of(TaskCall("t", {}, save_as="a"), context=work_context(tasks))
+        assert (found.saved, found.skipped, found.action) == ({"a": None}, False, "t")
 
 
 class TestParallelItems:

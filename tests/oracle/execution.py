@@ -49,8 +49,8 @@ class CompiledData:
 class ObservedOutcome:
     """The outcome of an executed run, as the interpreter writes it.
 
-    `errors` are types and steps, where `output` stands for the step of an entry of `output`. `order` are steps
-    and visit numbers in the order in which visits began.
+    `errors` are types and steps, where `output` stands for the step of an entry of `output`. `order` are the
+    steps and visit numbers in the order in which visits began.
     """
 
     status: str
