@@ -308,8 +308,8 @@ class _Writer:
 
     def _write_shared(self, name: str, shared: str) -> Data:
         random = self.random
-        value = random.choice([name[1:], name[1:], f"{{{{ ({shared} | default(0)) | int + 1 }}}}"])
-        value = int(value) if value.isdigit() else value
+        number = int(name[1:])
+        value = random.choice([number, number, f"{{{{ ({shared} | default(0)) | int + 1 }}}}"])
         item: Data = {"action": "set", "set": {shared: value}}
         if random.random() < 0.2:
             item["if"] = self._condition()
