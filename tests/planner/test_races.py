@@ -1,12 +1,21 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pytest
+from hypothesis import assume, given, reject, settings
+from hypothesis import strategies as st
 
 from noetl.planner import lower
 from noetl.planner.checks import races
 from noetl.planner.dataflow import liveness
 from noetl.planner.graph import concurrency
+from noetl.planner.graph.cfg import ControlFlowGraph
+from noetl.planner.graph.join_finder import find_joins
+from tests.planner.branch_model import TooManyStates
+from tests.planner.causality_model import MAX_VISITS, CausalityModel
 from tests.planner.findings import diagnose, findings, hints, messages, playbook
+from tests.strategies import any_flows, mixed_modes
 
 
 def step(name: str, *targets: str, saves: str = "", more: str = "") -> str:
@@ -160,6 +169,32 @@ class TestRacingBranches:
     )
     def test_branches_that_do_not_race(self, steps: tuple[str, ...]) -> None:
         assert find_races(*steps) == []
+
+    @pytest.mark.parametrize(
+        ("cases", "races"),
+        [
+            pytest.param(("q, z", "z"), [], id="the branch arrives, or goes elsewhere"),
+            pytest.param(("q", ""), [], id="the branch arrives, or ends"),
+            pytest.param(("m, z", "q"), ["v 4,5"], id="what follows elsewhere"),
+            pytest.param(("m, q", "z"), ["v 4,5"], id="what another branch does"),
+            pytest.param(("z", ""), ["v 3,4"], id="the branch cannot arrive"),
+        ],
+    )
+    def test_join_follows_the_branches_that_it_waited_for(
+        self, cases: tuple[str, str], races: list[str]
+    ) -> None:
+        """`q` writes after `p` where it waits for `p`, also if the branch then goes elsewhere."""
+        first, second = cases
+        save = "run: [{action: set, set: {v: 1}}]"
+        rule = f"[{{case: '{{{{ run.id }}}}', run: [{first}]}}, {{case: default, run: [{second}]}}]"
+        steps = (
+            step("s", "p", "q"),
+            f"{{name: p, {save}, rule: {rule}}}",
+            step("q", "z", saves="v"),
+            step("m", saves="v"),
+            step("z"),
+        )
+        assert find_races(*steps) == races
 
     def test_each_definition_is_reported_once(self) -> None:
         assert find_races(step("a", "b", "c", "d"), *(step(name, saves="x") for name in "bcd")) == [
@@ -334,3 +369,47 @@ def test_races_are_not_reported_past_the_concurrency_limit(monkeypatch: pytest.M
     steps = (FORK, step("b", saves="x"), step("c", saves="x"))
     monkeypatch.setattr(concurrency, "MAX_MOVES", 1)
     assert find_races(*steps) == []
+
+
+def find_racing_steps(cfg: ControlFlowGraph, modes: Mapping[str, str]) -> set[frozenset[str]]:
+    """Return the pairs of steps for which NP303 is reported if they share a name; also a step and itself."""
+    order = list(cfg.targets)
+    lines = []
+    for name in order:
+        saved = ", ".join(f"{'_'.join(sorted((name, other)))}: 1" for other in order if other != name)
+        rule = ", ".join(
+            f"{{case: '{{{{ run.id == {index} }}}}', run: [{', '.join(targets)}]}}"
+            for index, targets in enumerate(cfg.targets[name])
+        )
+        more = f", join: {modes[name]}" if name in modes else ""
+        more += f", max_visits: {MAX_VISITS}" if cfg.is_cyclic(name) else ""
+        lines.append(
+            f"{{name: {name}, run: [{{action: set, set: {{own_{name}: 1, {saved}}}}}], rule: [{rule}]{more}}}"
+        )
+    pairs = set()
+    for diagnostic in diagnose(playbook(*lines)):
+        assert diagnostic.severity != "error" or diagnostic.code == "NP303", diagnostic
+        if diagnostic.code == "NP303":
+            words = diagnostic.message.split("`")[1::2]
+            pairs.add(frozenset(words[1:]))
+    return pairs
+
+
+@settings(max_examples=100)
+@given(drawn=st.data())
+def test_races_are_the_pairs_that_nothing_orders(drawn: st.DataObject) -> None:
+    """NP303 is exact on acyclic playbooks, and misses no pair on cyclic ones."""
+    cfg = drawn.draw(any_flows())
+    assume(len(cfg.reachable) == len(cfg.targets) <= 7)
+    modes = drawn.draw(mixed_modes(cfg))
+    joins = find_joins(cfg, modes)
+    assume(not joins.overlapping_cycles)
+    try:
+        unordered = CausalityModel(cfg, joins).explore()
+    except TooManyStates:
+        reject()
+    racing = find_racing_steps(cfg, modes)
+    if any(map(cfg.is_cyclic, cfg.targets)):
+        assert unordered <= racing
+    else:
+        assert unordered == racing
