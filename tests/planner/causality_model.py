@@ -5,13 +5,13 @@ branch, after the visits before the fork of its branch, and after every visit th
 check of races must report each pair of steps whose visits these rules leave unordered, and no other pair.
 
 Algorithm: explicit-state model checking by depth-first search (Clarke, Emerson and Sistla 1986). Each branch
-carries the set of visits before it, which is the happens-before relation (Lamport 1978) written out. One event
-is the visit of one branch; it takes any case, or ends. The model has no counters and no positions.
+carries the set of visits before it: the happens-before relation (Lamport 1978), written out. One event is the
+visit of one branch, which takes any case, or ends. The model has no counters and no positions.
 
 Cost: one set entry per state; the number of states is exponential in the number of branches.
 
-Limits: `MAX_STATES` states; past it, `TooManyStates` is raised. A visit after the first `MAX_VISITS` of a step
-on a cycle ends its branch and writes nothing.
+Limits: `MAX_STATES` states; past it, `TooManyStates` is raised. After `MAX_VISITS` visits of a step on a
+cycle, the next one ends its branch and writes nothing.
 """
 
 from __future__ import annotations
