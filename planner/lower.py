@@ -77,7 +77,7 @@ class Lowering:
         self.playbook = program.playbook
         self.symbols = program.symbols
         self.cfg = program.cfg
-        self.is_sequential = self.playbook.mode == "sequential"
+        self.is_sequential = self.playbook.mode == "sequential" and any(self.cfg.forks())
         self.default_retry = lower_retry(self.playbook.retry) or NO_RETRY
         self.reads_of_step = self._find_reads()
         self.saves_of_task = {

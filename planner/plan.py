@@ -425,9 +425,10 @@ class Header:
         reads: the saved names and `steps.NAME` that `output` reads; None if all names are the output.
         timeout_seconds: the time limit of a run.
         finally_step: the step named by `finally`.
-        sequential: whether branches are executed one after another, and each sees the names that the branches
-            before it have saved.
+        sequential: whether there are forks whose branches are performed one at a time. Each branch sees the
+            names that the branches before it have saved.
         statistics: numbers of steps, edges, actions and so on.
+        format: the version of the format for which the plan was compiled.
     """
 
     name: str
@@ -444,10 +445,16 @@ class Header:
     finally_step: str | None = None
     sequential: bool = False
     statistics: Mapping[str, Any] = field(default_factory=dict)
+    format: int = FORMAT
+
+    @property
+    def is_superseded(self) -> bool:
+        """True if runs of the plan cannot go on: the order of branches in sequential mode has changed."""
+        return self.sequential and self.format == 1
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "format": FORMAT,
+            "format": self.format,
             "name": self.name,
             "version": self.version,
             "description": self.description,
@@ -488,8 +495,10 @@ class Header:
             reads=None if data.get("reads") is None else tuple(data["reads"]),
             timeout_seconds=data["timeout_seconds"],
             finally_step=data["finally"],
-            sequential=data["sequential"],
+            # Plans of format 1 do not say whether they fork.
+            sequential=data["sequential"] and data["statistics"].get("forks", 1) > 0,
             statistics=data["statistics"],
+            format=data["format"],
         )
 
 

@@ -18,6 +18,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from noetl.executor.model.branch_stack import (
+    BranchStack,
+    Turn,
+    find_last_begun,
+    finish_turn,
+    first_stack,
+    is_turn_over,
+    next_turn,
+    put_resumed_visits,
+    resume_visit,
+)
 from noetl.executor.model.ids import derived_id
 from noetl.executor.model.outcome import Outcome, Suspension, error_record
 from noetl.executor.model.run import (
@@ -37,11 +48,10 @@ from noetl.executor.model.transition import (
     choose_case,
     find_refusal,
     merge_arrivals,
-    names_after,
     suspend,
 )
 from noetl.executor.model.visit_states import ACTIVE, PARKABLE
-from noetl.executor.model.visit_transition import activate, claim, enter_step, park, reopen
+from noetl.executor.model.visit_transition import claim, enter_step, park, reopen
 from noetl.planner.plan import Case, Plan
 
 MAX_STATES = 60_000
@@ -58,7 +68,7 @@ The events: `case` is a success, `fail` a failure, `retry` a failure that is ret
 class RunState:
     """The state of one run, as a store would hold it.
 
-    `sequence` are the unfinished visits of a run in sequential mode, in order; the first one may run.
+    In sequential mode, `stack` has the branches, and the joins have nothing.
     """
 
     visits: Mapping[str, Visit] = field(default_factory=dict)
@@ -70,7 +80,7 @@ class RunState:
     failed_branches: int = 0
     stop: RunStatus | None = None
     resumed: bool = False
-    sequence: tuple[str, ...] = ()
+    stack: BranchStack = field(default_factory=BranchStack)
     choices: Mapping[tuple[str, int, int], VisitChoice] = field(default_factory=dict)
 
     def key(self) -> Any:
@@ -81,7 +91,7 @@ class RunState:
             self.live,
             self.stop,
             self.resumed,
-            self.sequence,
+            repr(self.stack),
             tuple(sorted(self.choices.items())),
         )
 
@@ -117,8 +127,7 @@ class StateSpaceExplorer:
         start = self.plan.steps[self.plan.header.start]
         joins = dict.fromkeys(start.regions, (1, 0))
         branch = Branch(derived_id("start"), start.name, 1, {}, is_counted=start.cyclic)
-        first = self.enter(RunState(joins=joins), branch)
-        return replace(first, sequence=tuple(first.visits))
+        return self.enter(RunState(joins=joins, stack=first_stack(start)), branch)
 
     def final_states(self) -> list[RunState]:
         """Return the states without unfinished visits."""
@@ -139,8 +148,6 @@ class StateSpaceExplorer:
 
     def successors(self, state: RunState) -> Iterator[RunState]:
         for visit in state.visits_with_status(*PARKABLE):
-            if self.plan.header.sequential and visit.id != state.sequence[0]:
-                continue
             running = claim(visit, Lease("worker", 1.0), 0.0)
             yield replace(state, visits={**state.visits, visit.id: running})
         for visit in state.visits_with_status(VisitStatus.RUNNING):
@@ -188,23 +195,30 @@ class StateSpaceExplorer:
         decision = choose_case(step, visit, outcome, RuleTests(test, lambda _: True), 0.0)
         return build_commit(self.plan.steps.__getitem__, visit, decision, decision.outcome, 0.0)
 
-    def commit(self, state: RunState, commit: Commit, *, backwards: bool = False) -> RunState:
-        """Return the state after a commit, as a store would write it.
-
-        The order in which several joins fire is undefined: with `backwards`, the last one fires first.
-        """
+    def commit(self, state: RunState, commit: Commit) -> RunState:
+        """Return the state after a commit, as a store would write it."""
         stop = state.stop or commit.stop
         visit = commit.visit
         if stop is not None and visit.status in (VisitStatus.RETRYING, VisitStatus.WAITING):
             visit = park(visit, 0.0)
-        before = state.visits.keys()
         state = replace(
             state,
             visits={**state.visits, visit.id: visit},
-            live=state.live + commit.branches_change,
             failed_branches=state.failed_branches + commit.failed_branches,
             stop=stop,
         )
+        if not self.plan.header.sequential:
+            state = self.move_branches(state, commit)
+        elif is_turn_over(visit):
+            state = self.begin_turn(state, finish_turn(state.stack, visit, self.plan.steps.__getitem__))
+        if stop is not None:
+            parked = {visit.id: park(visit, 0.0) for visit in state.visits_with_status(*PARKABLE)}
+            state = replace(state, visits={**state.visits, **parked})
+        return state
+
+    def move_branches(self, state: RunState, commit: Commit) -> RunState:
+        """Return the state after the branches of a commit have moved, and joins have fired."""
+        state = replace(state, live=state.live + commit.branches_change)
         touched = dict.fromkeys(commit.counter_changes)
         for branch in commit.branches:
             if branch.is_arrival:
@@ -218,7 +232,7 @@ class StateSpaceExplorer:
         state = self.count(state, commit.counter_changes)
         left = {join: commit.left_clock for join in touched if commit.counter_changes.get(join, -1) < 0}
         state = self.raise_clocks(state, left)
-        for join in reversed(touched) if backwards else touched:
+        for join in touched:
             waiting, wave = state.joins.get(join, (0, 0))
             assert waiting >= 0
             if waiting == 0 and state.arrivals.get(join):
@@ -236,27 +250,21 @@ class StateSpaceExplorer:
         for branch in commit.branches:
             if not branch.is_arrival and branch.id not in state.visits:
                 state = self.enter(state, branch)
-        if self.plan.header.sequential:
-            state = self.start_next(state, commit, [id for id in state.visits if id not in before])
-        if stop is not None:
-            parked = {visit.id: park(visit, 0.0) for visit in state.visits_with_status(*PARKABLE)}
-            state = replace(state, visits={**state.visits, **parked})
         return state
 
-    def start_next(self, state: RunState, commit: Commit, entered: list[str]) -> RunState:
-        """Return the state after the next visit of sequential mode has started.
-
-        New visits come before older ones. The first one gets the names that the finished visit left.
-        """
-        if commit.visit.finished_at is None:
+    def begin_turn(self, state: RunState, turn: Turn) -> RunState:
+        """Return the state after a turn in sequential mode. Only one visit is unfinished at a time."""
+        state, branch = replace(state, stack=turn.stack, live=turn.stack.branches), turn.branch
+        assert not state.visits_with_status(*ACTIVE)
+        if branch is None:
             return state
-        if commit.visit.failure is FailureState.OPEN:
-            return replace(state, sequence=(commit.visit.id, *entered, *state.sequence[1:]))
-        line = (*entered, *state.sequence[1:])
-        if line and state.stop is None:
-            first = activate(state.visits[line[0]], commit.visit.clock, names_after(commit.visit), 0.0)
-            state = replace(state, visits={**state.visits, first.id: first})
-        return replace(state, sequence=line)
+        if not turn.is_resumed:
+            entered = self.enter(state, branch)
+            assert entered.visits[branch.id].number == turn.number
+            return entered
+        again = resume_visit(state.visits[branch.id], branch, 0.0)
+        again = replace(again, attempt=ATTEMPT_AFTER_RESUME)
+        return replace(state, visits={**state.visits, again.id: again})
 
     def raise_clocks(self, state: RunState, clocks: Mapping[str, int]) -> RunState:
         """Return the state in which joins have at least these clocks."""
@@ -288,6 +296,11 @@ class StateSpaceExplorer:
 
     def resume(self, state: RunState) -> RunState:
         """Return the state after a resume. Its attempts have another number, so they choose anew."""
+        if self.plan.header.sequential:
+            step_of, resumed = self.plan.steps.__getitem__, replace(state, stop=None, resumed=True)
+            stopped = [visit for visit in state.visits.values() if reopen(visit, 0.0) is not None]
+            stack = put_resumed_visits(state.stack, stopped, step_of)
+            return self.begin_turn(resumed, next_turn(stack, find_last_begun(state.visits.values()), step_of))
         again = {
             id: replace(reopened, attempt=ATTEMPT_AFTER_RESUME)
             for id, visit in state.visits.items()

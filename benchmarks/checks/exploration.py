@@ -340,8 +340,6 @@ class PlanExplorer(StateSpaceExplorer):
     def successor_states(self, state: RunState, *, all_orders: bool) -> Iterator[RunState]:
         ready = state.visits_with_status(VisitStatus.READY, VisitStatus.RETRYING, VisitStatus.WAITING)
         self.together.update(frozenset((first.id, second.id)) for first, second in combinations(ready, 2))
-        if self.plan.header.sequential:
-            ready = [visit for visit in ready if visit.id == state.sequence[0]]
         for visit in ready if all_orders else ready[:1]:
             choice_key = (visit.step, visit.number, visit.attempt * 2 + (visit.progress is not None))
             for done in self.visit_outcomes(state, visit):
@@ -350,8 +348,6 @@ class PlanExplorer(StateSpaceExplorer):
                 choices = {**state.choices, choice_key: ("visit", hash(done.script))}
                 try:
                     yield self.commit(replace(state, choices=choices), done.commit)
-                    if self.plan.header.sequential and len(state.joins) > 1:
-                        yield self.commit(replace(state, choices=choices), done.commit, backwards=True)
                 except AssertionError as broken:
                     self.exploration.broken.add(str(broken) or "a join has fewer branches than none")
 

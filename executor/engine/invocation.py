@@ -37,6 +37,7 @@ from noetl.executor.model.events import Event
 from noetl.executor.model.json_values import round_trip_json
 from noetl.executor.model.outcome import CANCELLED, Cancelled, Choice, Outcome, Suspension, error_record
 from noetl.executor.model.run import DEADLINE, END, Claim, Commit, Lease, Run, RunStatus, Visit
+from noetl.executor.model.run_transition import SUPERSEDED_ORDER
 from noetl.executor.model.special_visits import is_pseudo_step
 from noetl.executor.model.transition import (
     abandon,
@@ -99,6 +100,11 @@ class VisitExecutor:
     def _execute_step(self, claim: Claim, cancelled: threading.Event, events: EventBuffer) -> Claim | None:
         run, visit = claim.run, claim.visit
         step = self.store.plans.step(run.plan_hash, visit.step)
+        if step.format == 1 and self._is_superseded(run, step):
+            error = error_record(visit, "StepInterrupted", SUPERSEDED_ORDER)
+            commit = replace(abandon(visit), stop=RunStatus.FAILED, error=error)
+            self.store.queue.commit(commit, self.clock())
+            return None
         if not self.invocation.suffices_for(step):
             self.store.queue.release(visit, self.clock(), counts=False)
             return None
@@ -120,6 +126,13 @@ class VisitExecutor:
         )
         work = StepWork(step, claim, scope, context, self.invocation, refusal)
         return _Segment(self, work, waits).execute()
+
+    def _is_superseded(self, run: Run, step: Step) -> bool:
+        """Return whether a step must not be performed, because its plan is superseded.
+
+        The finally step is performed in any case.
+        """
+        return self.store.plans.header(run.plan_hash).is_superseded and not step.is_finally_step
 
     def _load_scope(self, claim: Claim, step: Step) -> Scope:
         if step.is_finally_step:

@@ -39,8 +39,15 @@ def new_run(header: Header, plan_hash: str, request: StartRequest, *, now: float
     `now` is in seconds since the epoch.
 
     Raises:
-        RejectedError: `invalid_input`, with every input that is missing, unknown or invalid.
+        RejectedError: `superseded_plan`; `invalid_input`, with every input that is missing, unknown or
+            invalid.
     """
+    if header.is_superseded:
+        message = (
+            f"playbook `{header.name}` was compiled by an earlier version of NoETL, which performs the"
+            " branches of `mode: sequential` in another order: register it again as a new version"
+        )
+        raise RejectedError("superseded_plan", message)
     now = round(now, 6)  # the precision of timestamps, so that a run can be found by its timestamp
     inputs = check_inputs(header, request.input)
     run_id = request.run_id or secrets.token_hex(12)

@@ -30,6 +30,13 @@ from noetl.executor.errors import RejectedError
 from noetl.executor.model.events import Event
 from noetl.executor.model.run import ErrorRecord, Run, RunStatus
 from noetl.planner.frozen import replace
+from noetl.planner.plan import Header
+
+SUPERSEDED_ORDER = (
+    "the run was started by an earlier version of NoETL, which performs the branches of `mode: sequential` in"
+    " another order, so it cannot go on: start it again, or go on with the earlier version"
+)
+"""Why a run with a superseded plan is not continued."""
 
 
 def run_started(run: Run) -> Event:
@@ -123,14 +130,16 @@ def lose_branch(run: Run) -> Run:
     return replace(stop_run(run, RunStatus.FAILED), error=error if run.error is None else run.error)
 
 
-def is_resumable(run: Run) -> bool:
+def is_resumable(run: Run, header: Header) -> bool:
     """Return whether a resume has anything to do: a run that has not ended goes on anyway.
 
     Raises:
-        RejectedError: `not_resumable`, if the run has succeeded.
+        RejectedError: `not_resumable`, if the run has succeeded, or if its plan is superseded.
     """
     if run.status is RunStatus.SUCCEEDED:
         raise RejectedError("not_resumable", f"run {run.id} has succeeded; there is nothing to resume")
+    if run.status.is_final and header.is_superseded:
+        raise RejectedError("not_resumable", SUPERSEDED_ORDER)
     return run.status.is_final
 
 

@@ -53,7 +53,6 @@ class VisitTrigger(StrEnum):
     ABANDON = "run cancelled, work abandoned"
     REVOKE = "claimed as the run stopped"
     WAKE = "answer arrives"
-    ACTIVATE = "next in sequential mode"
     PARK = "run stops"
     REOPEN = "run resumed"
     REOPEN_SUSPENDED = "run resumed, still suspended"
@@ -67,7 +66,6 @@ TRANSITIONS: dict[VisitStatus | None, dict[VisitTrigger, VisitStatus]] = {
     },
     VisitStatus.READY: {
         VisitTrigger.CLAIM: VisitStatus.RUNNING,
-        VisitTrigger.ACTIVATE: VisitStatus.READY,
         VisitTrigger.PARK: VisitStatus.PARKED,
     },
     VisitStatus.RUNNING: {
@@ -111,7 +109,6 @@ is reopened only if its failure was unhandled.
 
 COMBINED: tuple[tuple[VisitTrigger, VisitTrigger], ...] = (
     (VisitTrigger.ENTER, VisitTrigger.CLAIM),
-    (VisitTrigger.ACTIVATE, VisitTrigger.CLAIM),
     (VisitTrigger.RETRY, VisitTrigger.PARK),
     (VisitTrigger.SUSPEND, VisitTrigger.PARK),
     (VisitTrigger.YIELD, VisitTrigger.PARK),

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from noetl.executor.errors import FencedError
 from noetl.executor.model.events import Event
-from noetl.executor.model.run import NEVER, Branch, Lease, Pointers, Visit, VisitStatus
+from noetl.executor.model.run import Branch, Lease, Visit, VisitStatus
 from noetl.executor.model.special_visits import is_pseudo_step
 from noetl.executor.model.visit_states import ACTIVE, WAKEABLE, VisitTrigger, next_status
 from noetl.planner.frozen import replace
@@ -55,8 +55,8 @@ def is_due(visit: Visit, now: float) -> bool:
 
 
 def is_waiting(visit: Visit) -> bool:
-    """Return whether an active visit waits: for a time, an answer, or its turn in sequential mode."""
-    return visit.status in (VisitStatus.RETRYING, VisitStatus.WAITING) or visit.due_at == NEVER
+    """Return whether an active visit waits for a time or an answer."""
+    return visit.status in (VisitStatus.RETRYING, VisitStatus.WAITING)
 
 
 def claim(visit: Visit, lease: Lease, now: float, *, give_up: bool = False) -> Visit:
@@ -166,31 +166,17 @@ def wake(visit: Visit, now: float) -> Visit:
     return replace(visit, status=next_status(visit.status, VisitTrigger.WAKE), due_at=now)
 
 
-def activate(visit: Visit, clock: int, names: Pointers, now: float) -> Visit:
-    """Return the visit that starts next in sequential mode, with the names that the visit before it left.
-
-    `clock` is the causal clock of the visit before it.
-    """
-    return replace(
-        visit,
-        status=next_status(visit.status, VisitTrigger.ACTIVATE),
-        clock=max(visit.clock, clock + 1),
-        names={**visit.names, **names},
-        due_at=now,
-    )
-
-
 def unpark(visit: Visit, now: float) -> Visit:
     """Return a parked visit of a run that does not stop, as the sweep repairs it."""
     return replace(visit, status=next_status(visit.status, VisitTrigger.UNPARK), due_at=now)
 
 
-def reopen(visit: Visit, now: float, *, is_sequential: bool = False) -> Visit | None:
+def reopen(visit: Visit, now: float) -> Visit | None:
     """Return the visit as a resume of its run continues it, or None if it stays as it is.
 
     Parked visits and visits with an unhandled failure continue, with their first attempt. A parked visit
     that still waits for a time or an answer goes on waiting. A parked visit with an error was to be retried,
-    which happens at once. In sequential mode, ready visits are not due until they are activated.
+    which happens at once.
     """
     is_parked = visit.status is VisitStatus.PARKED
     if not is_parked and not visit.has_ended_branch:
@@ -205,7 +191,7 @@ def reopen(visit: Visit, now: float, *, is_sequential: bool = False) -> Visit | 
         started_at=None,
         segment_started_at=None,
         finished_at=None,
-        due_at=visit.due_at if is_suspended else NEVER if is_sequential else now,
+        due_at=visit.due_at if is_suspended else now,
         case=None,
         error=None,
         failure=None,

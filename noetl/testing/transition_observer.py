@@ -23,7 +23,6 @@ from typing import Any
 from noetl.executor.model.run import Branch, Lease, Visit, VisitStatus
 from noetl.executor.model.visit_states import COMBINED, TRANSITIONS, VisitTrigger
 from noetl.executor.model.visit_transition import (
-    activate,
     claim,
     end_lease,
     enter_step,
@@ -106,12 +105,6 @@ def _is_abandoned(before: Visit, after: Visit) -> bool:
     return after.fence == before.fence and (after.claims, after.started_at) == (0, None)
 
 
-def _is_activated(before: Visit, after: Visit) -> bool:
-    activated = activate(before, before.clock - 1, {}, after.due_at)
-    carried = replace(activated, clock=after.clock, names=after.names)
-    return carried == after and after.clock >= before.clock and after.due_at < before.due_at
-
-
 def _is_parked(before: Visit, after: Visit) -> bool:
     # A claim that crossed the stop may have raised the fence.
     parked = park(before, after.due_at)
@@ -122,7 +115,10 @@ def _is_reopened(before: Visit, after: Visit) -> bool:
     # A visit that goes on waiting keeps its due time, which is later than the time of the resume.
     is_suspended = after.status is VisitStatus.WAITING
     now = before.due_at - 1 if is_suspended else after.due_at
-    return any(reopen(before, now, is_sequential=sequential) == after for sequential in (False, True))
+    reopened = reopen(before, now)
+    # In sequential mode, it sees what was saved since it has begun.
+    carried = None if reopened is None else replace(reopened, clock=after.clock, names=after.names)
+    return carried == after and after.clock >= before.clock
 
 
 _ALLOWED: Mapping[VisitTrigger, Callable[[Any, Visit], bool]] = {
@@ -146,7 +142,6 @@ _ALLOWED: Mapping[VisitTrigger, Callable[[Any, Visit], bool]] = {
     VisitTrigger.WAKE: lambda before, after: (
         wake(before, after.due_at) == after and after.due_at < before.due_at
     ),
-    VisitTrigger.ACTIVATE: _is_activated,
     VisitTrigger.PARK: _is_parked,
     VisitTrigger.REOPEN: _is_reopened,
     VisitTrigger.REOPEN_SUSPENDED: _is_reopened,

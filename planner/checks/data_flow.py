@@ -36,7 +36,7 @@ def _exceeds_live_name_limit(program: Program) -> bool:
 
     If so, the definite-assignment analysis is skipped.
     """
-    if program.playbook.mode != "sequential":
+    if program.playbook.mode != "sequential" or not any(program.cfg.forks()):
         return False
     reachable, steps = program.cfg.reachable, program.symbols.steps
     uses = (use for use in program.uses if use.step in reachable)

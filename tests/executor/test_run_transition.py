@@ -30,6 +30,7 @@ from noetl.executor.model.wait_transition import (
     unknown_token,
     wait_claim_lost,
 )
+from noetl.planner.plan import Header
 
 QUEUED = Run(
     id="r1",
@@ -49,6 +50,7 @@ QUEUED = Run(
     live=1,
 )
 RUNNING = begin_run(QUEUED, 10.0)
+HEADER = Header("play", "a")
 VISIT = Visit("v1", "r1", "a", VisitStatus.RUNNING, 1, {})
 FIRST, SECOND = error_record(VISIT, "First", "no"), error_record(VISIT, "Second", "no")
 FINAL = [status for status in RunStatus if status.is_final]
@@ -146,13 +148,24 @@ class TestResume:
         ("status", "resumable"), [(status, status.is_final) for status in RunStatus if status != "succeeded"]
     )
     def test_only_an_ended_run_is_resumed(self, status: RunStatus, resumable: bool) -> None:
-        assert is_resumable(replace(RUNNING, status=status)) is resumable
+        assert is_resumable(replace(RUNNING, status=status), HEADER) is resumable
 
     def test_a_success_is_not_resumed(self) -> None:
         with pytest.raises(RejectedError) as refusal:
-            is_resumable(replace(RUNNING, status=RunStatus.SUCCEEDED))
+            is_resumable(replace(RUNNING, status=RunStatus.SUCCEEDED), HEADER)
         assert refusal.value.reason == "not_resumable"
         assert str(refusal.value) == "run r1 has succeeded; there is nothing to resume"
+
+    def test_a_run_of_a_superseded_plan_is_not_resumed(self) -> None:
+        superseded, failed = (
+            replace(HEADER, sequential=True, format=1),
+            replace(RUNNING, status=RunStatus.FAILED),
+        )
+        with pytest.raises(RejectedError, match="earlier version of NoETL") as refusal:
+            is_resumable(failed, superseded)
+        assert refusal.value.reason == "not_resumable"
+        assert is_resumable(failed, replace(superseded, format=2))
+        assert is_resumable(failed, replace(superseded, sequential=False))
 
     def test_the_run_starts_again_with_its_branches(self) -> None:
         failed = replace(
@@ -169,7 +182,7 @@ class TestResume:
     @given(st.sampled_from(FINAL), st.integers(0, 3))
     def test_a_resumed_run_is_not_resumed_again(self, status: RunStatus, branches: int) -> None:
         ended = finish_run(RUNNING, status, None, [], 20.0)
-        assert not is_resumable(resume_run(ended, None, {}, branches))
+        assert not is_resumable(resume_run(ended, None, {}, branches), HEADER)
 
 
 class TestWaits:

@@ -1,12 +1,14 @@
-"""`mode: sequential`: one branch at a time, depth first, in source order."""
+"""Sequential mode, as docs/reference/language.md#branches-and-joins describes it: a stack of branches."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from textwrap import dedent
 from typing import Any
 
 import pytest
 
+from noetl.executor.model.ids import derived_id
 from noetl.executor.model.run import RunStatus
 from noetl.executor.stores.sqlite.store import SqliteStore
 from noetl.testing.run_harness import FakeClock, RunHarness
@@ -69,6 +71,91 @@ def test_a_retrying_branch_blocks_the_next(store: SqliteStore) -> None:
         pass
     assert order(playing) == ["a", "b"]
     assert order(playing.finish()) == ["a", "b", "e", "f", "c", "g", "d"]
+
+
+def order_of(store: SqliteStore, steps: str) -> list[str]:
+    """Return the order of the visits of a playbook whose steps do nothing."""
+    return order(RunHarness(store, f"mode: sequential\nsteps:\n{dedent(steps)}").finish())
+
+
+def test_a_branch_arrives_at_a_join_when_it_gets_its_turn(store: SqliteStore) -> None:
+    """The branch to `s4` is on top first. It is taken off, and `s3`, which can still reach `s4`, goes on."""
+    steps = """
+        - {name: s0, rule: [{case: default, run: [s4, s3]}]}
+        - {name: s3, rule: [{case: default, run: [s8, s4]}]}
+        - {name: s4, run: [{action: log, message: s4}]}
+        - {name: s8, run: [{action: log, message: s8}]}
+    """
+    assert order_of(store, steps) == ["s0", "s3", "s8", "s4"]
+
+
+def test_a_discriminator_absorbs_a_branch_when_it_gets_its_turn(store: SqliteStore) -> None:
+    """The branch that `s1` sent to `s2` is above the one that `s0` sent there, so it arrives first."""
+    steps = """
+        - {name: s0, rule: [{case: default, run: [s1, s2]}]}
+        - {name: s1, rule: [{case: default, run: [s2, s3]}]}
+        - {name: s2, join: any, run: [{action: log, message: s2}]}
+        - {name: s3, run: [{action: log, message: s3}]}
+    """
+    assert order_of(store, steps) == ["s0", "s1", "s2", "s3"]
+
+
+def test_visits_are_numbered_in_the_order_in_which_they_begin(store: SqliteStore) -> None:
+    """The visit of `c` that `b` has begun comes before the one that `a` has forked earlier."""
+    text = """
+        mode: sequential
+        variables: {seen: []}
+        steps:
+        - {name: a, rule: [{case: default, run: [b, c]}]}
+        - {name: b, run: [{action: set, set: {origin: b}}], rule: [{case: default, run: [c]}]}
+        - name: c
+          join: each
+          run: [{action: set, set: {seen: "{{ seen + [[step.visit, steps.b.status]] }}"}}]
+    """
+    playing = RunHarness(store, text).finish()
+    assert playing.result["seen"] == [[1, "succeeded"], [2, "succeeded"]]
+    first, second = (visit for visit in playing.visits if visit.step == "c")
+    assert (first.number, second.number) == (1, 2)
+    assert first.id == derived_id(playing.visit("b").id, 0, "c")
+
+
+def test_of_two_joins_the_one_with_the_earlier_first_arrival_is_topmost(store: SqliteStore) -> None:
+    """`x` ends without reaching either join, so both fire. The first arrival was at `k`."""
+    steps = """
+        - {name: a, rule: [{case: default, run: [b, c, x]}]}
+        - {name: b, rule: [{case: default, run: [k, j]}]}
+        - {name: c, rule: [{case: default, run: [j, k]}]}
+        - {name: x, rule: [{case: "{{ false }}", run: [j, k]}]}
+        - {name: j, run: [{action: log, message: j}]}
+        - {name: k, run: [{action: log, message: k}]}
+    """
+    assert order_of(store, steps) == ["a", "b", "c", "x", "k", "j"]
+    assert order_of(store, steps.replace("run: [k, j]", "run: [j, k]")) == ["a", "b", "c", "x", "j", "k"]
+
+
+def test_a_fired_join_goes_before_the_branches_that_are_left(store: SqliteStore) -> None:
+    """The branch of `j` makes `k` fire, which goes before `d` as well."""
+    steps = """
+        - {name: a, rule: [{case: default, run: [b, c, d]}]}
+        - {name: b, rule: [{case: default, run: [j]}]}
+        - {name: c, rule: [{case: default, run: [j, k]}]}
+        - {name: d, run: [{action: log, message: d}]}
+        - {name: j, rule: [{case: default, run: [k]}]}
+        - {name: k, run: [{action: log, message: k}]}
+    """
+    assert order_of(store, steps) == ["a", "b", "c", "j", "k", "d"]
+
+
+def test_a_wide_fork_is_one_frame(store: SqliteStore) -> None:
+    steps = [f"- {{name: s{number}, rule: [{{case: default, run: [j]}}]}}" for number in range(300)]
+    targets = ", ".join(f"s{number}" for number in range(300))
+    head = f"mode: sequential\nsteps:\n- {{name: a, rule: [{{case: default, run: [{targets}]}}]}}"
+    text = "\n".join([head, *steps, "- {name: j, run: [{action: log, message: done}]}", ""])
+    playing = RunHarness(store, text)
+    playing.execute_next()
+    row = store.runs._context.database.fetch_one("runs.read", run_id=playing.id)
+    assert len(row["stack"]) < 200
+    assert order(playing.finish()) == ["a", *(f"s{number}" for number in range(300)), "j"]
 
 
 JOIN = """

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
+from noetl.executor.model.branch_stack import ForkFrame
 from noetl.executor.model.run import FailureState, VisitStatus
 from noetl.executor.model.transition import final_status, merge_names
+from noetl.planner.plan import Plan
 from noetl.testing.run_harness import compile_text
-from tests.state_space import StateSpaceExplorer
+from tests.state_space import RunState, StateSpaceExplorer
 
 CHAIN = """
     steps:
@@ -79,6 +81,7 @@ LOOP_INSIDE = """
 """
 
 SEQUENTIAL = "mode: sequential\n" + dedent(DIAMOND)
+SEQUENTIAL_NESTED = "mode: sequential\n" + dedent(NESTED)
 
 
 FIRST = """
@@ -107,6 +110,15 @@ EACH = """
     - {name: e, join: each, rule: [{case: "{{ run.id }}", run: [f]}]}
     - {name: f, run: [{action: log, message: x}]}
 """
+
+
+def count_pending(plan: Plan, world: RunState) -> int:
+    """Return the number of branches on the stack of a run in sequential mode, and at its joins."""
+    pending = len(world.stack.arrived)
+    for frame in world.stack.frames:
+        assert isinstance(frame, ForkFrame)
+        pending += len(plan.steps[frame.step].cases[frame.case].targets) - frame.index
+    return pending
 
 
 @pytest.mark.parametrize(
@@ -152,6 +164,9 @@ def test_every_order_of_concurrent_branches_leaves_consistent_counters(
         pytest.param(LATE, "", "", {"succeeded", "failed"}, id="late"),
         pytest.param(LOOP_INSIDE, "c", "", {"succeeded", "failed"}, id="loop inside a region"),
         pytest.param(SEQUENTIAL, "bc", "d", {"succeeded", "failed"}, id="one after another"),
+        pytest.param(
+            SEQUENTIAL_NESTED, "d", "", {"succeeded", "completed_with_errors"}, id="nested, one after another"
+        ),
     ],
 )
 def test_every_order_of_the_same_choices_gives_the_same_result(
@@ -177,7 +192,7 @@ def test_every_order_of_the_same_choices_gives_the_same_result(
             )
         else:
             arrived = sum(map(len, world.arrivals.values()))
-            assert world.live == len(left) + arrived
+            assert world.live == len(left) + arrived + count_pending(explorer.plan, world)
     assert statuses == endings
     assert all(len(results) == 1 for results in found.values())
     assert len(found) > 1

@@ -43,7 +43,6 @@ from noetl.executor.model.visit_states import (
 )
 from noetl.executor.model.visit_transition import (
     MAX_CLAIMS,
-    activate,
     claim,
     claim_lost,
     discards_batch_results,
@@ -199,7 +198,6 @@ class TestClaim:
             (RUNNING, False),
             (SUSPENDED, True),
             (replace(READY, status=VisitStatus.RETRYING), True),
-            (replace(READY, due_at=NEVER), True),
         ],
     )
     def test_a_visit_waits_for_a_time_or_an_answer(self, visit: Visit, expected: bool) -> None:
@@ -281,16 +279,6 @@ class TestWake:
         assert wake(visit, NOW) is visit
 
 
-class TestActivate:
-    def test_the_next_visit_is_due_and_later_than_the_one_before(self) -> None:
-        waiting = replace(READY, due_at=NEVER)
-        next_visit = activate(waiting, 7, {"m": (7, "v6")}, NOW)
-        assert next_visit == replace(waiting, clock=8, names={"n": (1, "v0"), "m": (7, "v6")}, due_at=NOW)
-
-    def test_its_clock_never_goes_back(self) -> None:
-        assert activate(READY, 0, {}, NOW).clock == READY.clock
-
-
 class TestReopen:
     @pytest.mark.parametrize(
         "visit",
@@ -320,34 +308,29 @@ class TestReopen:
         )
 
     def test_suspended_work_goes_on_waiting(self) -> None:
-        reopened = reopen(PARKED, NOW, is_sequential=True)
+        reopened = reopen(PARKED, NOW)
         assert reopened is not None
         assert (reopened.status, reopened.due_at) == (VisitStatus.WAITING, 200.0)
 
-    def test_in_sequential_mode_ready_visits_are_not_due_yet(self) -> None:
-        reopened = reopen(park(READY, NOW), NOW, is_sequential=True)
-        assert reopened is not None
-        assert (reopened.status, reopened.due_at) == (VisitStatus.READY, NEVER)
-
-    @given(visits(), st.booleans())
-    def test_only_parked_visits_and_unhandled_failures_continue(self, visit: Visit, sequential: bool) -> None:
-        reopened = reopen(visit, NOW, is_sequential=sequential)
+    @given(visits())
+    def test_only_parked_visits_and_unhandled_failures_continue(self, visit: Visit) -> None:
+        reopened = reopen(visit, NOW)
         continues = visit.status is VisitStatus.PARKED or visit.failure in (
             FailureState.OPEN,
             FailureState.ENDED,
         )
         assert (reopened is not None) == continues
 
-    @given(visits(), st.booleans())
-    def test_a_second_resume_changes_nothing(self, visit: Visit, sequential: bool) -> None:
-        reopened = reopen(visit, NOW, is_sequential=sequential)
+    @given(visits())
+    def test_a_second_resume_changes_nothing(self, visit: Visit) -> None:
+        reopened = reopen(visit, NOW)
         assume(reopened is not None)
         assert reopened is not None
-        assert reopen(reopened, NOW + 1, is_sequential=sequential) is None
+        assert reopen(reopened, NOW + 1) is None
 
-    @given(visits(), st.booleans())
-    def test_what_was_done_is_kept(self, visit: Visit, sequential: bool) -> None:
-        reopened = reopen(visit, NOW, is_sequential=sequential)
+    @given(visits())
+    def test_what_was_done_is_kept(self, visit: Visit) -> None:
+        reopened = reopen(visit, NOW)
         assume(reopened is not None)
         assert reopened is not None
         assert (reopened.saved, reopened.progress, reopened.fence) == (
@@ -375,7 +358,6 @@ class TestEnd:
             lambda: end_lease(visit, NOW),
             lambda: park(visit, NOW),
             lambda: unpark(visit, NOW),
-            lambda: activate(visit, 1, {}, NOW),
             lambda: finish_end(visit, NOW),
         ]
         for change in changes:

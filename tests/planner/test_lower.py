@@ -212,14 +212,36 @@ def test_live_names_are_bounded_in_sequential_mode(monkeypatch: pytest.MonkeyPat
         name: play
         mode: sequential
         steps:
-        - {name: a, run: [{action: set, set: {x: 1}}], rule: [{case: default, run: [b]}]}
+        - {name: a, run: [{action: set, set: {x: 1}}], rule: [{case: default, run: [b, c]}]}
         - {name: b, run: [{action: log, message: "{{ x }}"}]}
+        - {name: c, run: [{action: log, message: c}]}
     """
+    monkeypatch.setattr(liveness, "MAX_LIVE_NAMES", 3)
+    assert live_names_of(compile_text(text)) == {"a": {"x"}, "b": {"x"}, "c": {"x"}}
     monkeypatch.setattr(liveness, "MAX_LIVE_NAMES", 2)
-    assert live_names_of(compile_text(text)) == {"a": {"x"}, "b": {"x"}}
-    monkeypatch.setattr(liveness, "MAX_LIVE_NAMES", 1)
     with pytest.raises(AssertionError, match="NP701"):
         compile_text(text)
+
+
+def test_a_plan_without_forks_is_not_sequential() -> None:
+    text = f"""
+        mode: sequential
+        steps:
+        - {{name: a, rule: [{{case: "{{{{ run.id }}}}", run: [b]}}, {{case: default, run: [c]}}]}}
+        - {{name: b, run: [{OK}]}}
+        - {{name: c, run: [{OK}]}}
+    """
+    assert not compile_text(text).header.sequential
+    assert compile_text(text.replace("run: [b]", "run: [b, c]")).header.sequential
+
+
+def test_a_plan_of_format_1_is_sequential_only_if_it_forks() -> None:
+    header = compile_text(f"steps: [{{name: a, run: [{OK}]}}]").header.to_json()
+    earlier = header | {"format": 1, "sequential": True}
+    assert not Header.from_json(earlier).is_superseded
+    forking = Header.from_json(earlier | {"statistics": {**header["statistics"], "forks": 1}})
+    assert (forking.is_superseded, replace(forking, format=2).is_superseded) == (True, False)
+    assert forking.to_json()["format"] == 1
 
 
 def test_a_chain_has_no_live_counters() -> None:

@@ -34,6 +34,7 @@ from noetl.executor.actions.action import Call
 from noetl.executor.engine.invocation import VisitExecutor
 from noetl.executor.engine.start import correct_input, new_run
 from noetl.executor.errors import ActionError, RejectedError, StoreError
+from noetl.executor.model.branch_stack import BranchStack, ForkFrame, JoinFrame
 from noetl.executor.model.events import Event
 from noetl.executor.model.ids import hash_secret
 from noetl.executor.model.run import (
@@ -49,6 +50,7 @@ from noetl.executor.model.run import (
 )
 from noetl.executor.model.start_request import StartRequest
 from noetl.executor.model.transition import merge_arrivals
+from noetl.executor.model.visit_states import ACTIVE
 from noetl.executor.model.visit_transition import MAX_CLAIMS
 from noetl.executor.security.capabilities import local_run_capabilities
 from noetl.executor.stores.interface import Store
@@ -364,12 +366,35 @@ class StoreMachine(RuleBasedStateMachine):
                 v.step for v in self.visits(id) if v.status in OPEN_STATUSES or v.failure is FailureState.OPEN
             ]
             open_steps = [step for step in open_steps if step != "last"]
+            stack = self.stack_of(id)
+            if stack is not None:
+                self.check_stack(id, stack, open_steps)
+                continue
             open_steps += [row["step"] for row in self.rows("arrivals", id)]
             assert run.live == len(open_steps)
             branches_of_join = Counter(join for step in open_steps for join in self.plan.steps[step].regions)
             assert {r["step"]: r["live"] for r in self.rows("joins", id) if r["live"]} == dict(
                 branches_of_join
             )
+
+    def check_stack(self, id: str, stack: BranchStack, open_steps: list[str]) -> None:
+        """Check the counters of a run in sequential mode, and that one visit is active at a time."""
+        visits = {visit.id: visit for visit in self.visits(id)}
+        assert sum(v.status in ACTIVE and v.step != "last" for v in visits.values()) <= 1
+        steps: list[str] = [*open_steps, *stack.arrived]
+        pending: list[str] = []
+        for frame in stack.frames:
+            if isinstance(frame, ForkFrame):
+                pending += self.plan.steps[frame.step].cases[frame.case].targets[frame.index :]
+            elif isinstance(frame, JoinFrame) or visits[frame.visit_id].failure is FailureState.ENDED:
+                steps.append(frame.step)
+        assert self.run_of(id).live == stack.branches == len(steps) + len(pending)
+        waited_for = Counter(join for step in steps + pending for join in self.plan.steps[step].regions)
+        joins = (self.plan.steps[step] for step in pending)
+        waited_for += Counter(
+            step.name for step in joins if step.join is not None and step.join.mode == "all"
+        )
+        assert dict(stack.waited_for) == waited_for
 
     @invariant()
     def joins_fire_once(self) -> None:
@@ -535,6 +560,11 @@ class StoreMachine(RuleBasedStateMachine):
         where, values = ("", {}) if run_id is None else (" where run_id = :id", {"id": run_id})
         return [dict(row) for row in self.file.fetch_all(f"select * from {table}{where}", **values)]
 
+    def stack_of(self, id: str) -> BranchStack | None:
+        """Return the branch stack of a run in sequential mode."""
+        (row,) = self.file.fetch_all("select stack from runs where id = :id", id=id)
+        return None if row["stack"] is None else BranchStack.from_json(json.loads(row["stack"]))
+
     def contents_of(self, id: str) -> str:
         rows = [self.file.fetch_all("select * from runs where id = :id", id=id)]
         rows += [
@@ -584,6 +614,9 @@ class MemoryStoreMachine(StoreMachine):
     def contents(self) -> Any:
         state = self.state
         return str((state.tokens, state.idempotency_keys)), [self.contents_of(id) for id in state.runs]
+
+    def stack_of(self, id: str) -> BranchStack | None:
+        return self.state.runs[id].stack
 
     def contents_of(self, id: str) -> str:
         return str(vars(self.state.runs[id]))

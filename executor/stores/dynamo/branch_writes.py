@@ -8,16 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from dataclasses import field
 
-from noetl.executor.model.run import NEVER, Branch, Commit
+from noetl.executor.model.branch_stack import is_turn_over
+from noetl.executor.model.run import Branch, Commit
 from noetl.executor.model.visit_transition import enter_step
 from noetl.executor.stores.dynamo import keys
+from noetl.executor.stores.dynamo.branch_stacks import build_finish_writes
 from noetl.executor.stores.dynamo.caches import CachedClaim
 from noetl.executor.stores.dynamo.context import DynamoContext
 from noetl.executor.stores.dynamo.expressions import Put, Update, Write
 from noetl.executor.stores.dynamo.run_items import CounterDeltas, arrival_joins, spread_of
 from noetl.executor.stores.dynamo.visit_items import (
     StepOf,
+    VisitItem,
     VisitOrigin,
     encode_unclaimed,
     home_of_branch,
@@ -32,12 +36,17 @@ class BranchWrites:
     """The writes by which the branches of a commit move.
 
     `created` are the keys of visits that another branch may have created, by id. `numbers` are the numbers
-    of the following visits in a run that has forked.
+    of the following visits in a run that has forked. `followers` is the number of the branches that follow,
+    and `changes_counters` is true if joins may fire, or the run may end. In sequential mode, `begun` is the
+    visit whose turn it is.
     """
 
     writes: Sequence[Write]
-    created: Mapping[str, keys.ItemKey]
-    numbers: Sequence[int]
+    created: Mapping[str, keys.ItemKey] = field(default_factory=dict)
+    numbers: Sequence[int] = ()
+    followers: int = 0
+    changes_counters: bool = False
+    begun: VisitItem | None = None
 
 
 def build_branch_writes(
@@ -47,6 +56,8 @@ def build_branch_writes(
 
     It reads the numbers that visits of steps on cycles have in a run that has forked.
     """
+    if context.is_sequential(claim.head):
+        return _build_turn_writes(context, commit, claim, now)
     origin, run_id, branches = claim.item.origin, commit.visit.run_id, commit.branches
     width, spread = len(branches), spread_of(claim.head)
     homes = [home_of_branch(origin.home, index, width, spread) for index in range(width)]
@@ -57,12 +68,11 @@ def build_branch_writes(
         numbers.take(branch, origin) if branch.is_counted and is_entering and has_forked else 0
         for branch, is_entering in zip(branches, entering, strict=True)
     ]
-    due_at = NEVER if context.is_sequential(claim.head) else now
     puts: dict[str, Put] = {}
     for index, branch in enumerate(branches):
         if branch.is_absorbed and entering[index]:
             number, counts = number_visit(branch, origin, taken[index])
-            visit = enter_step(branch, run_id, due_at, number)
+            visit = enter_step(branch, run_id, now, number)
             visit_origin = VisitOrigin(
                 cause=commit.visit.id,
                 entered_at=now,
@@ -82,7 +92,18 @@ def build_branch_writes(
     ]
     counters = _counter_writes(context, commit, claim, homes, ended)
     created = {id: put.key for id, put in puts.items()}
-    return BranchWrites([*puts.values(), *numbers.writes(), *counters], created, taken if any(taken) else [])
+    writes = [*puts.values(), *numbers.writes(), *counters]
+    return BranchWrites(writes, created, taken if any(taken) else [], width, bool(writes))
+
+
+def _build_turn_writes(
+    context: DynamoContext, commit: Commit, claim: CachedClaim, now: float
+) -> BranchWrites:
+    """Return the writes of a commit in sequential mode. Only a finished visit passes the turn on."""
+    if commit.is_finally or not is_turn_over(commit.visit):
+        return BranchWrites([])
+    turn = build_finish_writes(context, claim.head, commit, now)
+    return BranchWrites(turn.writes, changes_counters=turn.begun is None, begun=turn.begun)
 
 
 def _counter_writes(

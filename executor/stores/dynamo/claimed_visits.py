@@ -50,7 +50,7 @@ def _derive_candidates(
     decoded = None if cause is None else decode_visit(run_id_of(head), cause, context.blobs)
     if decoded is None:
         return []
-    return derive_followers(decoded, step_of, spread_of(head), is_sequential=context.is_sequential(head))
+    return derive_followers(decoded, step_of, spread_of(head))
 
 
 def read_origin(context: DynamoContext, head: Item, item: Item) -> VisitOrigin:

@@ -48,6 +48,19 @@ from noetl.executor.stores.dynamo.visit_items import (
     is_held,
 )
 from noetl.executor.stores.sql.rows import encode_json
+from noetl.planner.frozen import frozen
+
+
+@frozen
+class WrittenOutcome:
+    """A visit whose outcome was written, and the head of its run as of the claim.
+
+    In sequential mode, `begun` is the visit that the same transaction has created.
+    """
+
+    item: VisitItem
+    head: Item
+    begun: VisitItem | None = None
 
 
 class Commits:
@@ -57,8 +70,8 @@ class Commits:
         self._context = context
         self._limits = limits
 
-    def commit(self, commit: Commit, now: float) -> tuple[VisitItem, Item]:
-        """Write the outcome of a visit; return the visit, and the head of its run as of the claim.
+    def commit(self, commit: Commit, now: float) -> WrittenOutcome:
+        """Write the outcome of a visit, and return what was written.
 
         Raises:
             FencedError: the claim is lost.
@@ -74,7 +87,7 @@ class Commits:
         committed = self._write(commit, claim, outcome, now)
         self._context.claims.remove(visit)
         self._delete_loop_parts(visit, claim)
-        return committed, claim.head
+        return committed
 
     def finish(
         self, claim: Claim, status: RunStatus, result: Any, errors: Sequence[ErrorRecord], now: float
@@ -157,8 +170,8 @@ class Commits:
                 Update(keys.ItemKey(head["pk"], head["sk"]), {"waits": True}, when=is_open)
             )
 
-    def _write(self, commit: Commit, claim: CachedClaim, outcome: Item, now: float) -> VisitItem:
-        """Write an outcome with everything that must be atomic with it, and return the visit."""
+    def _write(self, commit: Commit, claim: CachedClaim, outcome: Item, now: float) -> WrittenOutcome:
+        """Write an outcome with everything that must be atomic with it, and return what was written."""
         visit, before = commit.visit, claim.item
         spread = spread_of(claim.head)
         key = keys.visit(visit.run_id, visit.id, spread)
@@ -184,7 +197,8 @@ class Commits:
                     time.sleep(pause_seconds(min(tries, 4)))
                 continue
             item = {name: value for name, value in {**before.attributes, **sets}.items() if value is not None}
-            return VisitItem(visit, before.origin, item | key._asdict())
+            written = VisitItem(visit, before.origin, item | key._asdict())
+            return WrittenOutcome(written, claim.head, moves.begun)
         raise StoreError(f"A step of run {visit.run_id} could not be committed: too many concurrent writers.")
 
     def _loop_part_writes(self, commit: Commit, spread: int) -> Iterable[Put]:
@@ -223,10 +237,11 @@ def _visit_attributes(
         sets |= encode_origin(visit, before.origin)
         sets |= {
             "at": now,
-            "next": len(commit.branches) or None,
+            "next": moves.followers or None,
             "numbers": list(moves.numbers) or None,
             "waited": commit.may_have_children or None,
-            "counted": bool(moves.writes) or None,
+            "begins": None if moves.begun is None else moves.begun.visit.id,
+            "counted": moves.changes_counters or None,
             "last": commit.is_finally or None,
         }
     # An attribute that the item does not have need not be removed.

@@ -15,17 +15,17 @@ again, or by the sweep.
 
 from __future__ import annotations
 
-from noetl.executor.model.run import DEADLINE, END, NEVER, VisitStatus
+from noetl.executor.model.run import DEADLINE, END, VisitStatus
 from noetl.executor.model.special_visits import is_pseudo_step
 from noetl.executor.model.transition import branches_after
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
+from noetl.executor.stores.dynamo.commits import WrittenOutcome
 from noetl.executor.stores.dynamo.context import DynamoContext
 from noetl.executor.stores.dynamo.joins import DynamoJoins
 from noetl.executor.stores.dynamo.retention import Retention
 from noetl.executor.stores.dynamo.run_ends import end_run
 from noetl.executor.stores.dynamo.run_items import spread_of
-from noetl.executor.stores.dynamo.sequential import activate_next_visit
 from noetl.executor.stores.dynamo.stops import Stops
 from noetl.executor.stores.dynamo.visit_items import VisitItem, decode_visit, derive_followers
 from noetl.executor.stores.dynamo.wakeups import Wakeups
@@ -52,19 +52,20 @@ class Followups:
         self._wakeups = wakeups
         self._retention = retention
 
-    def apply(self, item: VisitItem, now: float, known_head: Item | None) -> DueVisits:
+    def apply(self, committed: WrittenOutcome, now: float, known_head: Item | None) -> DueVisits:
         """Apply what follows from an outcome, and return the visits that are due.
 
         `known_head` is the head of the run as of the claim. It is used if the outcome is that of a step of a
         chain; otherwise the head is read.
         """
-        head = self._head_for(item, known_head)
-        return DueVisits(head, self._due_after(item, head, now, again=False))
+        head = self._head_for(committed.item, known_head)
+        begun = [] if committed.begun is None else [committed.begun]
+        return DueVisits(head, self._due_after(committed.item, head, now, begun))
 
     def repeat(self, item: VisitItem, now: float) -> DueVisits:
         """Complete what an earlier application may have left undone, and return all visits that are due."""
         head = self._context.heads.read(item.visit.run_id)
-        return DueVisits(head, self._due_after(item, head, now, again=True))
+        return DueVisits(head, self._due_after(item, head, now))
 
     def complete_end(self, head: Item, now: float) -> None:
         """Wake the parent of a run that has ended, and let the items of the run expire."""
@@ -76,8 +77,13 @@ class Followups:
         head = self._context.heads.read(run_id)
         return DueVisits(head, self._stops.settle(run_id, now) if "stop" in head else [])
 
-    def _due_after(self, item: VisitItem, head: Item, now: float, *, again: bool) -> list[VisitItem]:
-        """Apply what follows from an outcome, and return the visits that are due or will be."""
+    def _due_after(
+        self, item: VisitItem, head: Item, now: float, begun: list[VisitItem] | None = None
+    ) -> list[VisitItem]:
+        """Apply what follows from an outcome, and return the visits that are due or will be.
+
+        `begun` are the visits that the commit itself has written. A repetition passes None, and reads them.
+        """
         visit = item.visit
         if visit.step == END:
             self.complete_end(head, now)
@@ -88,16 +94,14 @@ class Followups:
         due: list[VisitItem] = []
         is_empty = False
         if item.attributes.get("counted"):
-            fired, is_empty = self._joins.fire_touched(item, head, now, again=again)
+            fired, is_empty = self._joins.fire_touched(item, head, now, again=begun is None)
             due += fired
+        due += self._read_begun(item, head) if begun is None else begun
         due += self._followers(item, head) if is_finished else self._suspended(item, now)
         if item.attributes.get("last"):
             return due + (end_run(self._context, head, now) if is_finished else [])
         if "stop" in head or (visit.step == DEADLINE and is_finished):
             return self._stops.settle(visit.run_id, now)
-        if is_finished and self._context.is_sequential(head):
-            due = [waiting for waiting in due if waiting.visit.due_at < NEVER]
-            due += activate_next_visit(self._context, head, item, now)
         if is_finished and is_empty:
             due += end_run(self._context, head, now)
         return due
@@ -120,12 +124,19 @@ class Followups:
         return [] if is_woken else [item]
 
     def _followers(self, item: VisitItem, head: Item) -> list[VisitItem]:
-        """Return the visits that follow a finished visit; in sequential mode only those at a `join: any`."""
-        followers: list[VisitItem] = []
-        if not self._context.is_sequential(head):
-            step_of, spread = self._context.step_of(head), spread_of(head)
-            followers += derive_followers(item, step_of, spread, is_sequential=False)
+        """Return the visits that follow a finished visit; in sequential mode they are not derived."""
+        followers = derive_followers(item, self._context.step_of(head), spread_of(head))
         return followers + self._created_at_joins(item, head)
+
+    def _read_begun(self, item: VisitItem, head: Item) -> list[VisitItem]:
+        """Return the visit that has begun after a visit in sequential mode, if no worker has claimed it."""
+        if "begins" not in item.attributes:
+            return []
+        run_id = item.visit.run_id
+        begun = self._context.table.get(keys.visit(run_id, item.attributes["begins"], spread_of(head)))
+        decoded = None if begun is None else decode_visit(run_id, begun, self._context.blobs)
+        is_ready = decoded is not None and decoded.visit.status is VisitStatus.READY
+        return [decoded] if decoded is not None and is_ready else []
 
     def _created_at_joins(self, item: VisitItem, head: Item) -> list[VisitItem]:
         """Return the visits at a `join: any` that a commit has created and that no worker has claimed."""

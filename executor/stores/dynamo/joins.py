@@ -26,7 +26,7 @@ from collections.abc import Sequence
 
 from noetl.executor.clients.aws_retry import ConditionFailed, pause_seconds
 from noetl.executor.errors import StoreError
-from noetl.executor.model.run import NEVER, Branch, Visit, VisitStatus
+from noetl.executor.model.run import Branch, Visit, VisitStatus
 from noetl.executor.model.special_visits import is_pseudo_step
 from noetl.executor.model.transition import branches_after, merge_arrivals
 from noetl.executor.model.visit_transition import enter_step
@@ -206,9 +206,8 @@ class DynamoJoins:
         numbers = VisitNumbers(self._table, run_id_of(head))
         taken = numbers.take(branch, origin) if branch.is_counted else 0
         number, _ = number_visit(branch, origin, taken)
-        due_at = NEVER if self._context.is_sequential(head) else now
         is_stopping = "stop" in head or has_ended(head)
-        visit = enter_step(branch, run_id_of(head), due_at, number, is_stopping=is_stopping)
+        visit = enter_step(branch, run_id_of(head), now, number, is_stopping=is_stopping)
         return visit, numbers.writes()
 
     def _fired_earlier(self, run_id: str, touched: set[str], head: Item) -> list[VisitItem]:

@@ -83,6 +83,11 @@ class DynamoPlans:
 
 
 def spread_of(plan: Plan) -> int:
-    """Return the number of partitions of each run of a plan, which its widest fork determines."""
+    """Return the number of partitions of each run of a plan, which its widest fork determines.
+
+    In sequential mode one branch is performed at a time, so one partition suffices.
+    """
+    if plan.header.sequential:
+        return 1
     widest = max((len(case.targets) for step in plan.steps.values() for case in step.cases), default=1)
     return max(1, min(MAX_PARTITIONS, -(-widest // BRANCHES_PER_PARTITION)))

@@ -129,9 +129,9 @@ class DynamoQueue:
     def commit(self, commit: Commit, now: float, claim_for: Lease | None = None) -> Visit | None:
         """Write the outcome of a visit and all that follows from it, and claim the next visit for a lease."""
         visit = commit.visit
-        committed, claimed_head = self._commits.commit(commit, now)
+        committed = self._commits.commit(commit, now)
         self._context.changes.notify()
-        known_head = claimed_head if commit.stop is None else None
+        known_head = committed.head if commit.stop is None else None
         due = self._followups.apply(committed, now, known_head)
         following = self._claim_or_announce(due, visit, now, claim_for)
         if following is None and claim_for is not None and due.items and due.head is known_head:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from noetl.executor.model.run import NEVER, VisitStatus
+from noetl.executor.model.run import VisitStatus
 from noetl.executor.model.special_visits import is_pseudo_step
 from noetl.executor.stores.dynamo.context import DynamoContext
 from noetl.executor.stores.dynamo.joins import DynamoJoins
@@ -10,7 +10,6 @@ from noetl.executor.stores.dynamo.resumes import Resumes
 from noetl.executor.stores.dynamo.run_ends import end_run
 from noetl.executor.stores.dynamo.run_items import has_ended, run_id_of
 from noetl.executor.stores.dynamo.run_snapshot import RunSnapshot
-from noetl.executor.stores.dynamo.sequential import activate_next_visit
 from noetl.executor.stores.dynamo.stops import Stops
 from noetl.executor.stores.dynamo.visit_items import VisitItem
 from noetl.executor.stores.dynamo.wakeups import Wakeups
@@ -49,8 +48,6 @@ class Repairs:
             is_empty = counts.live <= 0
         if "stop" in head:
             return due if self._is_settled(snapshot, active) else self._stops.settle(run_id, now)
-        if self._context.is_sequential(head):
-            due = self._activate(snapshot, active, now)
         if not due and is_empty and not self._is_ending(snapshot):
             due = end_run(self._context, head, now)
         return due
@@ -65,12 +62,6 @@ class Repairs:
             for item in active
         )
         return is_running and not self._stops.parkable_items(snapshot)
-
-    def _activate(self, snapshot: RunSnapshot, active: list[VisitItem], now: float) -> list[VisitItem]:
-        """Make the next visit of a sequential run due, unless one is."""
-        if any(item.visit.due_at < NEVER for item in active):
-            return []
-        return activate_next_visit(self._context, snapshot.head, snapshot.last_finished_item, now)
 
     def _is_ending(self, snapshot: RunSnapshot) -> bool:
         """Return whether the visit that ends a run, or that of its finally step, is active."""

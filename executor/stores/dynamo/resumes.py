@@ -20,14 +20,20 @@ from typing import Any
 
 from noetl.executor.clients.aws_retry import ConditionFailed
 from noetl.executor.errors import RejectedError, StoreError
-from noetl.executor.model.events import Event
-from noetl.executor.model.run import NEVER, FailureState, Run, Visit, VisitStatus
+from noetl.executor.model.branch_stack import put_resumed_visits
+from noetl.executor.model.run import NEVER, FailureState, Run, Visit
 from noetl.executor.model.run_transition import is_resumable, resume_run, run_resumed
 from noetl.executor.model.visit_transition import reopen
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
+from noetl.executor.stores.dynamo.branch_stacks import (
+    begin_next_visit,
+    build_reopen_writes,
+    decode_stack,
+    encode_stack,
+)
 from noetl.executor.stores.dynamo.context import DynamoContext
-from noetl.executor.stores.dynamo.expressions import Condition, Delete, Put, Update, Write
+from noetl.executor.stores.dynamo.expressions import Condition, Delete, Update, Write
 from noetl.executor.stores.dynamo.retention import Retention
 from noetl.executor.stores.dynamo.run_ends import end_run
 from noetl.executor.stores.dynamo.run_items import (
@@ -40,13 +46,9 @@ from noetl.executor.stores.dynamo.run_items import (
     spread_of,
 )
 from noetl.executor.stores.dynamo.run_snapshot import RunSnapshot, load_run, read_snapshot
-from noetl.executor.stores.dynamo.sequential import activate_next_visit
-from noetl.executor.stores.dynamo.visit_items import (
-    VisitItem,
-    encode_events_item,
-    encode_outcome,
-    is_unchanged,
-)
+from noetl.executor.stores.dynamo.table import MAX_CONFLICTS
+from noetl.executor.stores.dynamo.visit_items import VisitItem
+from noetl.planner.frozen import replace
 
 
 class Resumes:
@@ -69,7 +71,7 @@ class Resumes:
             raise StoreError(f"The store in DynamoDB has no run {run_id}.")
         head = snapshot.head
         run = decode_run(head, self._context.blobs, snapshot.counts)
-        if is_resumable(run):
+        if is_resumable(run, self._context.plans.header(head["plan"])):
             if head.get("expires", now + 1) <= now:
                 raise RejectedError("not_resumable", f"the retention period of run {run_id} is over")
             try:
@@ -96,10 +98,7 @@ class Resumes:
             parent = run.parent
             spread = self._context.heads.spread(parent.run_id)
             writes.append(Delete(keys.wait(parent.run_id, parent.visit_id, parent.id, spread)))
-        deltas = self._count_reopened(snapshot)
-        for home in deltas.homes():
-            added, _ = deltas.changes_of(home)
-            writes.append(Update(keys.counter(run.id, home), {}, {**added, "version": 1}))
+        writes += self._count_reopened(snapshot)
         self._context.table.write(writes)
         return self._context.heads.read(run.id)
 
@@ -121,8 +120,14 @@ class Resumes:
             "reopening": True,
         }
 
-    def _count_reopened(self, snapshot: RunSnapshot) -> CounterDeltas:
-        """Return the changes of the counters by branches that failed and that continue."""
+    def _count_reopened(self, snapshot: RunSnapshot) -> list[Write]:
+        """Return the writes that count the branches that failed and that continue.
+
+        In sequential mode, they put all visits that continue on the stack.
+        """
+        if self._context.is_sequential(snapshot.head):
+            return [self._put_on_stack(snapshot)]
+        run_id = run_id_of(snapshot.head)
         step_of = self._context.step_of(snapshot.head)
         deltas = CounterDeltas()
         for item in snapshot.items:
@@ -131,20 +136,37 @@ class Resumes:
         if snapshot.counts.failed:
             # Only the sum over all partitions is read, so all failures may be taken from one.
             deltas.add(0, "failed", -snapshot.counts.failed)
-        return deltas
+        changes = {home: deltas.changes_of(home)[0] for home in deltas.homes()}
+        return [
+            Update(keys.counter(run_id, home), {}, {**added, "version": 1}) for home, added in changes.items()
+        ]
+
+    def _put_on_stack(self, snapshot: RunSnapshot) -> Update:
+        """Return the write that puts the visits on the stack that a resume continues."""
+        context, head = self._context, snapshot.head
+        stored = decode_stack(context, head, snapshot.counter)
+        opened = [
+            item.visit
+            for item in snapshot.items
+            if context.is_branch_visit(item.visit, head) and reopen(item.visit, 0.0) is not None
+        ]
+        update = encode_stack(
+            context, head, stored, put_resumed_visits(stored.stack, opened, context.step_of(head))
+        )
+        failed = {"failed": -snapshot.counts.failed} if snapshot.counts.failed else {}
+        return replace(update, add={**update.add, **failed})
 
     def _open_and_announce(self, snapshot: RunSnapshot, head: Item, now: float) -> Item:
         """Open the visits of a resumed run, announce those that are due, and return the head."""
         context = self._context
-        # An interrupted resume may have opened some visits, or all.
-        open_before = [item for item in snapshot.active_items if context.is_branch_visit(item.visit, head)]
-        opened = [*open_before, *self._open_visits(snapshot, head, now)]
+        if context.is_sequential(head):
+            opened = self._open_next_visit(run_id_of(head), now)
+        else:
+            # An interrupted resume may have opened some visits, or all.
+            opened = [*self._active_visits(snapshot), *self._open_visits(snapshot, head, now)]
         self._retention.clear_expiry(head)
         head = context.table.update(Update(keys.head(run_id_of(head)), {"reopening": None}))
         due = [item for item in opened if item.visit.due_at < NEVER]
-        if context.is_sequential(head):
-            is_waiting = any(item.visit.status is VisitStatus.WAITING for item in opened)
-            due = [] if is_waiting else activate_next_visit(context, head, None, now)
         if not opened:
             due = end_run(context, head, now)
         deadline = derive_deadline_visit(head)
@@ -153,38 +175,39 @@ class Resumes:
         context.announcer.announce(head, due, now)
         return head
 
+    def _active_visits(self, snapshot: RunSnapshot) -> list[VisitItem]:
+        """Return the visits of steps that are active."""
+        return [
+            item for item in snapshot.active_items if self._context.is_branch_visit(item.visit, snapshot.head)
+        ]
+
+    def _open_next_visit(self, run_id: str, now: float) -> list[VisitItem]:
+        """Let the visit on top of the stack continue, unless a visit is active, and return it."""
+        for _ in range(MAX_CONFLICTS):
+            # The stack is read before the visits, so if another process has opened one, either shows it.
+            snapshot = read_snapshot(self._context, run_id, with_outputs=True)
+            assert snapshot is not None
+            active = self._active_visits(snapshot)
+            if active:
+                return active
+            with suppress(ConditionFailed):
+                begun = begin_next_visit(self._context, snapshot, now)
+                return [] if begun is None else [begun]
+        raise StoreError(f"Run {run_id} could not be resumed: too many concurrent writers.")
+
     def _open_visits(self, snapshot: RunSnapshot, head: Item, now: float) -> list[VisitItem]:
         """Make parked visits and visits with an unhandled failure due again, and return them."""
-        is_sequential = self._context.is_sequential(head)
         opened: list[VisitItem] = []
         for item in snapshot.items:
-            visit = reopen(item.visit, now, is_sequential=is_sequential)
+            visit = reopen(item.visit, now)
             if visit is not None and self._context.is_branch_visit(item.visit, head):
                 opened.append(self._open_visit(item, visit, spread_of(head)))
         return opened
 
     def _open_visit(self, item: VisitItem, opened: Visit, spread: int) -> VisitItem:
-        """Write a visit as it continues, move the events of its outcome to an item of their own, and return
-        the visit.
-        """
-        visit, blobs = item.visit, self._context.blobs
-        sets = {
-            name: value
-            for name, value in encode_outcome(opened, (), blobs).items()
-            if value is not None or name in item.attributes
-        }
-        sets |= {
-            name: None for name in ("at", "next", "numbers", "waited", "counted") if name in item.attributes
-        }
-        key = keys.visit(visit.run_id, visit.id, spread)
-        writes: list[Write] = [Update(key, sets, when=is_unchanged(visit))]
-        events = (blobs.load(item.attributes.get("told")) or {}).get("h")
-        if events:
-            events_key = keys.claim_events(visit.run_id, visit.id, visit.fence, spread)
-            events_item = encode_events_item([Event(*event) for event in events], blobs, visit.run_id)
-            writes.append(Put(events_key, events_item, when=()))
+        """Write a visit as it continues, and return it."""
+        writes, again = build_reopen_writes(self._context, item, opened, spread)
         # If it is refused, a concurrent resume has opened the visit, so it is open either way.
         with suppress(ConditionFailed):
             self._context.table.write(writes)
-        attributes = {**item.attributes, **{name: value for name, value in sets.items() if value is not None}}
-        return VisitItem(opened, item.origin, attributes)
+        return again

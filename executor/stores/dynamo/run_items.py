@@ -21,7 +21,7 @@ of partitions if it is not 1. `expires` is the time to live. Others are named as
 
 Attributes of a counter: `live`, `failed`, `version`, `j#JOIN` (branches that can reach a join), `a#JOIN`
 (list of the visits whose branches have arrived there). `l#JOIN` is the set of the clocks of branches that the
-join waited for, and that went elsewhere or ended.
+join waited for, and that went elsewhere or ended. In sequential mode, `stack` has all branches instead.
 """
 
 from __future__ import annotations

@@ -52,12 +52,14 @@ MAX_READS = 8
 class RunSnapshot:
     """The head of a run, its branch counts, and all of its visits in the order of creation.
 
-    The visits include those that no worker has claimed yet and that have no item.
+    The visits include those that no worker has claimed yet and that have no item. `counter` is the counter of
+    the first partition, which was read before the visits.
     """
 
     head: Item
     counts: BranchCounts
     items: list[VisitItem]
+    counter: Item
 
     @property
     def current_items(self) -> list[VisitItem]:
@@ -87,14 +89,6 @@ class RunSnapshot:
         active = [item for item in self.current_items if item.visit.status in ACTIVE]
         return sorted(active, key=lambda item: (item.visit.due_at, *item.sort_key))
 
-    @property
-    def last_finished_item(self) -> VisitItem | None:
-        """Visit of a step that finished last."""
-        finished = [
-            item for item in self.items if "at" in item.attributes and not is_pseudo_step(item.visit.step)
-        ]
-        return max(finished, key=lambda item: (item.attributes["at"], item.visit.clock), default=None)
-
     def status(self) -> RunStatus:
         """Return the status of the run, which is `waiting` if all of its active visits wait."""
         active = [item.visit for item in self.active_items if not is_pseudo_step(item.visit.step)]
@@ -119,7 +113,8 @@ def read_snapshot(context: DynamoContext, run_id: str, *, with_outputs: bool = F
         if not is_torn:
             break
     counts = sum_counters(head, counters, context.step_of(head))
-    return RunSnapshot(head, counts, sorted(items, key=lambda item: item.sort_key))
+    first = next((item for item in counters if item["pk"] == keys.counter(run_id, 0).pk), {})
+    return RunSnapshot(head, counts, sorted(items, key=lambda item: item.sort_key), first)
 
 
 def _read_partition(table: DynamoTable, run_id: str, number: int) -> list[Item]:
@@ -133,7 +128,6 @@ def _assemble_visits(
 ) -> tuple[list[VisitItem], bool]:
     """Return the visits of items and those that follow from them, and whether the read was torn."""
     step_of, spread, run_id = context.step_of(head), spread_of(head), run_id_of(head)
-    is_sequential = context.is_sequential(head)
     written = {visit["sk"][2:]: visit for visit in visits}
     decoded: dict[str, VisitItem] = {}
     initial = (derive_first_visit(head, step_of), derive_deadline_visit(head))
@@ -144,7 +138,7 @@ def _assemble_visits(
         item = decode_visit(run_id, visit, context.blobs, with_outputs=needs_outputs)
         if item is not None:
             decoded[id] = item
-            followers = derive_followers(item, step_of, spread, is_sequential=is_sequential)
+            followers = derive_followers(item, step_of, spread)
             derived.update((follower.visit.id, follower) for follower in followers)
     is_torn = False
     for id, visit in written.items():

@@ -28,6 +28,7 @@ Attributes of a visit item (their names are stored, and never change):
 | `entered`, `forked`, `line` | `entered_at`, `has_forked`, `parent_clock` of `VisitOrigin` |
 | `at` | time of the commit |
 | `next`, `numbers` | number of branches that follow; numbers of their visits in a run that has forked |
+| `begins` | in sequential mode, id of the visit that begins next |
 | `waited`, `counted`, `last` | flags of the commit: may have children, changed counters, is finally step |
 | `resumes` | the resume count of the run, for the visits that end it |
 | `history` | set if the visit was copied from the run that this run continues |
@@ -43,7 +44,6 @@ from typing import Any
 from noetl.executor.model.events import Event
 from noetl.executor.model.run import (
     END,
-    NEVER,
     Branch,
     FailureState,
     Pointers,
@@ -253,13 +253,11 @@ def encode_event(event: Event) -> list[Any]:
     ]
 
 
-def derive_followers(
-    cause: VisitItem, step_of: StepOf, spread: int, *, is_sequential: bool
-) -> list[VisitItem]:
+def derive_followers(cause: VisitItem, step_of: StepOf, spread: int) -> list[VisitItem]:
     """Return the visits that follow a finished visit, as they are before a worker claims them.
 
     Visits at a `join: any` are left out, since they have items. Arrivals at joins are no visits. In
-    sequential mode, the visits are not due until they are activated.
+    sequential mode, the visit that begins next has an item.
     """
     visit, origin, attributes = cause.visit, cause.origin, cause.attributes
     if not attributes.get("next"):
@@ -280,8 +278,8 @@ def derive_followers(
             has_forked=origin.has_forked or len(branches) > 1,
             parent_clock=visit.clock,
         )
-        due_at = NEVER if is_sequential else attributes["at"]
-        followers.append(VisitItem(enter_step(branch, visit.run_id, due_at, number), follower_origin))
+        follower = enter_step(branch, visit.run_id, attributes["at"], number)
+        followers.append(VisitItem(follower, follower_origin))
     return followers
 
 

@@ -12,16 +12,24 @@ Limits: commits of one run must be serial. The author of a store locks the run, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from noetl.executor.model.branch_stack import (
+    BranchStack,
+    Turn,
+    find_last_begun,
+    finish_turn,
+    next_turn,
+    put_resumed_visits,
+    resume_visit,
+)
 from noetl.executor.model.events import Event
 from noetl.executor.model.run import (
     DEADLINE,
-    NEVER,
     Branch,
     Commit,
+    FailureState,
     Lease,
-    Pointers,
     RunStatus,
     Visit,
     VisitStatus,
@@ -37,7 +45,7 @@ from noetl.executor.model.special_visits import (
 )
 from noetl.executor.model.transition import merge_arrivals
 from noetl.executor.model.visit_states import PARKABLE
-from noetl.executor.model.visit_transition import activate, claim, enter_step, park, start_events
+from noetl.executor.model.visit_transition import claim, enter_step, park, reopen, start_events
 from noetl.executor.stores.memory.state import MemoryState, RunRecord
 from noetl.planner.frozen import replace
 
@@ -101,18 +109,13 @@ class MemoryBranches:
             self._fire(join)
 
     def enter(self, branch: Branch) -> None:
-        """Let a branch enter a step, unless its visit exists: the id of a visit follows from its cause.
-
-        In sequential mode, the visit waits until it is activated.
-        """
+        """Let a branch enter a step, unless its visit exists: the id of a visit follows from its cause."""
         if branch.id in self.record.visits:
             return
         if branch.is_counted:
             self.record.visit_counts[branch.step] += 1
         number = self.record.visit_counts[branch.step] or 1
-        is_stopping = self.record.run.stop is not None
-        due_at = NEVER if self.is_sequential else self.now
-        self._add(enter_step(branch, self.record.run.id, due_at, number, is_stopping=is_stopping))
+        self._enter_as(branch, number)
 
     def stop_run(self) -> None:
         """Park visits that are not running, cancel child runs, and end the run if no visit is running."""
@@ -152,19 +155,50 @@ class MemoryBranches:
         if end.id not in visits:
             self._add(end)
 
-    def activate_next_visit(self, clock: int = 0, names: Pointers | None = None) -> None:
-        """Make the next visit of a sequential run due: of the last commit first, in the order written.
+    def finish_turn(self, visit: Visit) -> bool:
+        """Let the next branch of a sequential run get its turn, and return whether there is one."""
+        return self._begin_turn(finish_turn(self._stack, visit, self.plan.steps.__getitem__))
 
-        It reads `names`, which the visits before it left; `clock` is their clock.
+    def resume(self, visits: Sequence[Visit]) -> bool:
+        """Continue failed and parked visits of a resumed run, and return whether any visit is active.
+
+        In sequential mode they are put on the stack, and the one on top continues.
         """
-        inactive = [
-            visit
-            for visit in self.record.find_active()
-            if visit.status is VisitStatus.READY and visit.due_at == NEVER
-        ]
-        if inactive:
-            newest = max(inactive, key=lambda visit: self.record.entered_after[visit.id])
-            self._claim_or_put(activate(newest, clock, names or {}, self.now))
+        if self.is_sequential:
+            return self._resume_stack(visits)
+        for visit in visits:
+            if visit.failure is FailureState.ENDED:
+                self.record.live.update(self.plan.steps[visit.step].regions)
+            self.record.put(reopen(visit, self.now) or visit)
+        return bool(visits)
+
+    def _resume_stack(self, visits: Sequence[Visit]) -> bool:
+        step_of = self.plan.steps.__getitem__
+        stack = put_resumed_visits(self._stack, visits, step_of)
+        branch_visits = [visit for visit in self.record.visits.values() if not is_pseudo_step(visit.step)]
+        return self._begin_turn(next_turn(stack, find_last_begun(branch_visits), step_of))
+
+    @property
+    def _stack(self) -> BranchStack:
+        assert self.record.stack is not None
+        return self.record.stack
+
+    def _begin_turn(self, turn: Turn) -> bool:
+        """Write the stack after a turn, and the visit that begins or continues."""
+        branch, self.record.stack = turn.branch, turn.stack
+        self.record.run = replace(self.record.run, live=turn.stack.branches)
+        if branch is None:
+            return False
+        if turn.is_resumed:
+            self._claim_or_put(resume_visit(self.record.visits[branch.id], branch, self.now))
+        else:
+            self._enter_as(branch, turn.number)
+        return True
+
+    def _enter_as(self, branch: Branch, number: int) -> None:
+        """Let a branch enter a step with the visit of a number. In a stopping run, the visit is parked."""
+        is_stopping = self.record.run.stop is not None
+        self._add(enter_step(branch, self.record.run.id, self.now, number, is_stopping=is_stopping))
 
     def _add(self, visit: Visit) -> None:
         self.entered += 1

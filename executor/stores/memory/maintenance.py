@@ -100,8 +100,6 @@ class MemoryMaintenance:
             return _continue_stuck(branches)
         if not any(map(self._can_continue, active)):
             record.put(*(wake(visit, now) for visit in active))
-            if branches.is_sequential:
-                branches.activate_next_visit()
             return "its steps that wait in vain are due"
         endless = [visit for visit in active if is_endless(visit, now)]
         if endless:
@@ -141,7 +139,13 @@ def _continue_stuck(branches: MemoryBranches) -> str:
     if record.run.stop is not None:
         branches.stop_run()
         return "its end is due"
-    parked = [visit for visit in record.visits.values() if visit.status is VisitStatus.PARKED]
+    # In sequential mode, visits on the stack wait for their turn.
+    waiting_ids = frozenset() if record.stack is None else record.stack.resumed_ids
+    parked = [
+        visit
+        for visit in record.visits.values()
+        if visit.status is VisitStatus.PARKED and visit.id not in waiting_ids
+    ]
     if parked:
         record.put(*(unpark(visit, now) for visit in parked))
         return "its parked steps are due"

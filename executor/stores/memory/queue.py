@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from noetl.executor.model.branch_stack import is_turn_over
 from noetl.executor.model.events import Event
 from noetl.executor.model.limits import REJECT_UNSTORABLE_OUTPUTS, PayloadLimits
 from noetl.executor.model.run import (
@@ -27,7 +28,6 @@ from noetl.executor.model.run import (
     WaitKey,
 )
 from noetl.executor.model.run_transition import begin_run, finish_run, run_finished
-from noetl.executor.model.transition import names_after
 from noetl.executor.model.visit_states import FINISHED
 from noetl.executor.model.visit_transition import (
     claim,
@@ -189,7 +189,11 @@ def _apply_commit(branches: MemoryBranches, commit: Commit) -> None:
     """
     visit, run_stops = commit.visit, branches.record.run.stop is not None
     is_finished = visit.status in FINISHED
-    branches.move_branches(commit)
+    has_next = True
+    if not branches.is_sequential:
+        branches.move_branches(commit)
+    elif not commit.is_finally and is_turn_over(visit):
+        has_next = branches.finish_turn(visit)
     if commit.may_have_children and is_finished:
         branches.cancel_children_of(visit.id)
     if commit.is_finally:
@@ -198,7 +202,6 @@ def _apply_commit(branches: MemoryBranches, commit: Commit) -> None:
     elif run_stops:
         branches.stop_run()
     elif is_finished:
-        if branches.is_sequential:
-            branches.activate_next_visit(visit.clock, names_after(visit))
-        if branches.record.run.live == 0 and (commit.branches_change < 0 or branches.absorbed):
+        may_end = not has_next or commit.branches_change < 0 or branches.absorbed
+        if may_end and branches.record.run.live == 0:
             branches.end_run()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from noetl.executor.model.branch_stack import first_stack
 from noetl.executor.model.events import Event
 from noetl.executor.model.run import (
     DEADLINE,
@@ -18,7 +19,6 @@ from noetl.executor.model.run import (
     Run,
     RunStatus,
     Visit,
-    VisitStatus,
 )
 from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.model.run_transition import (
@@ -67,7 +67,10 @@ class MemoryRuns:
             record = self._state.runs[run.id] = RunRecord(run)
             record.put(*history)
             record.visit_counts[first.step] += 1
-            record.live.update(step.regions)
+            if self._state.plan(run.plan_hash).header.sequential:
+                record.stack = first_stack(step)
+            else:
+                record.live.update(step.regions)
             branch = Branch(first.id, first.step, first.clock, first.names)
             record.put(enter_step(branch, run.id, first.due_at))
             if run.deadline_at is not None:
@@ -130,26 +133,17 @@ class MemoryRuns:
     ) -> Run:
         with self._state.change_runs():
             record = self._state.record(run_id)
-            if not is_resumable(record.run):
-                return record.run
             branches = MemoryBranches(self._state, record, now)
+            if not is_resumable(record.run, branches.plan.header):
+                return record.run
             finally_step = branches.plan.header.finally_step
             record.delete_visits(END, DEADLINE, finally_step)
-            ended = [visit for visit in record.visits.values() if visit.failure is FailureState.ENDED]
+            opened = [visit for visit in record.visits.values() if reopen(visit, now) is not None]
+            ended = [visit for visit in opened if visit.failure is FailureState.ENDED]
             run = record.run = resume_run(record.run, deadline_at, values, len(ended))
-            for visit in ended:
-                record.live.update(branches.plan.steps[visit.step].regions)
-            reopened = [
-                again
-                for visit in list(record.visits.values())
-                if (again := reopen(visit, now, is_sequential=branches.is_sequential)) is not None
-            ]
-            record.put(*reopened)
-            if branches.is_sequential and all(visit.status is not VisitStatus.WAITING for visit in reopened):
-                branches.activate_next_visit()
             if run.parent is not None:
                 delete_answer(self._state, run.parent)
-            if not reopened:
+            if not branches.resume(opened):
                 branches.end_run()
             elif deadline_at is not None:
                 record.put(deadline_visit(run_id, run.resumes, deadline_at))

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from noetl.executor.errors import StoreError
+from noetl.executor.model.branch_stack import BranchStack
 from noetl.executor.model.events import Event
 from noetl.executor.model.limits import PayloadLimits
 from noetl.executor.model.registry import ApiKey, RegisteredPlaybook
@@ -31,16 +32,14 @@ from noetl.planner.plan import Plan
 class RunRecord:
     """A run and everything that belongs to it. A deletion of the record deletes all of it.
 
-    `visits` are in the order of their creation. `entered_after` is the number of events that were written
-    before a visit; visits of one commit share it. Of each join, `live` is the number of branches that can
-    still reach it. `waves` is how often it has fired, and `clocks` the greatest clock of what it has waited
-    for. `names_of_joins` are the names of the branch that left it last. `batches` are results of loops, by
-    visit, loop and first item.
+    `visits` are in the order of their creation. Of each join, `live` is the number of branches that can still
+    reach it. `waves` is how often it has fired, and `clocks` the greatest clock of what it has waited for.
+    `names_of_joins` are the names of the branch that left it last. `batches` are results of loops, by visit,
+    loop and first item. In sequential mode, `stack` has the branches, and the joins have nothing.
     """
 
     run: Run
     visits: dict[str, Visit] = field(default_factory=dict)
-    entered_after: dict[str, int] = field(default_factory=dict)
     visit_counts: Counter[str] = field(default_factory=Counter)
     live: Counter[str] = field(default_factory=Counter)
     waves: Counter[str] = field(default_factory=Counter)
@@ -50,12 +49,12 @@ class RunRecord:
     batches: dict[str, dict[str, dict[int, Sequence[Any]]]] = field(default_factory=dict)
     waits: dict[WaitKey, Wait] = field(default_factory=dict)
     closed_waits: set[WaitKey] = field(default_factory=set)
+    stack: BranchStack | None = None
     history: list[Event] = field(default_factory=list)
 
     def put(self, *visits: Visit) -> None:
         """Write visits, new or changed."""
         for visit in visits:
-            self.entered_after.setdefault(visit.id, len(self.history))
             self.visits[visit.id] = visit
 
     def delete_visits(self, *steps: str | None) -> None:

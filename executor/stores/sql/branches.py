@@ -17,13 +17,22 @@ Limits: commits of one run are serial. Runs do not block each other.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
+from noetl.executor.model.branch_stack import (
+    BranchStack,
+    Turn,
+    finish_turn,
+    next_turn,
+    put_resumed_visits,
+    resume_visit,
+)
 from noetl.executor.model.events import Event
-from noetl.executor.model.run import NEVER, Branch, Commit, Lease, Pointers, RunStatus, Visit
+from noetl.executor.model.run import Branch, Commit, FailureState, Lease, RunStatus, Visit
 from noetl.executor.model.special_visits import end_visit, finally_visit, finally_visit_id
 from noetl.executor.model.transition import merge_arrivals
-from noetl.executor.model.visit_transition import activate, claim, enter_step, start_events
+from noetl.executor.model.visit_transition import claim, enter_step, is_due, reopen, start_events
 from noetl.executor.stores.sql.database import Result, Writer
 from noetl.executor.stores.sql.plans import SqlPlans
 from noetl.executor.stores.sql.rows import Row, claim_values, encode_json, visit_from_row, visit_values
@@ -37,8 +46,7 @@ class BranchTransaction:
 
     `run` is the row of the run in the transaction, `header` that of its plan. `claimed` is the visit that was
     claimed, and `count` the number of visits that were added. `started` are the events of the claim.
-    `absorbed` is the number of branches that ended because their visit existed. In sequential mode, added
-    visits wait until they are activated.
+    `absorbed` is the number of branches that ended because their visit existed.
     """
 
     def __init__(
@@ -92,11 +100,7 @@ class BranchTransaction:
 
     def enter(self, branch: Branch) -> None:
         """Let a branch enter a step; in a stopping run its visit is parked."""
-        is_stopping = self.run["stop"] is not None
-        due_at = NEVER if self.header.sequential else self.now
-        number = count_visit(self.db, self.run["id"], branch)
-        visit = enter_step(branch, self.run["id"], due_at, number, is_stopping=is_stopping)
-        self._add(visit, may_claim=not is_stopping and not self.header.sequential)
+        self._enter_as(branch, count_visit(self.db, self.run["id"], branch))
 
     def stop_run(self) -> None:
         """Park visits that are not running, cancel child runs, and end the run if no visit is running."""
@@ -130,29 +134,55 @@ class BranchTransaction:
         if not self._visit_exists(end.id):
             self._add(end)
 
-    def resume_sequential(self) -> None:
-        """Make the next visit of a resumed sequential run due, unless a visit is suspended."""
-        if self.db.execute("branches.is_any_suspended", run_id=self.run["id"]).fetchone() is None:
-            self.activate_next_visit()
+    @property
+    def stack(self) -> BranchStack:
+        """The branches of a run in sequential mode whose turn is to come."""
+        return BranchStack.from_json(json.loads(self.run["stack"]))
 
-    def activate_next_visit(self, clock: int = 0, seen: Pointers | None = None) -> None:
-        """Make the next visit of a sequential run due: a visit of the last commit first, in the order
-        written.
+    def finish_turn(self, visit: Visit) -> bool:
+        """Let the next branch of a sequential run get its turn, and return whether there is one."""
+        return self._begin_turn(finish_turn(self.stack, visit, self._step))
 
-        It reads the names in `seen`, which the visits before it left; `clock` is their clock.
+    def resume(self, visits: Sequence[Visit]) -> bool:
+        """Continue failed and parked visits of a resumed run, and return whether any visit is active.
+
+        In sequential mode they are put on the stack, and the one on top continues.
         """
-        row = self.db.execute("branches.find_next_sequential", run_id=self.run["id"], never=NEVER).fetchone()
-        if row is None:
-            return
-        visit = activate(visit_from_row(row), clock, seen or {}, self.now)
-        if self.claim_for is not None and self.claimed is None:
-            visit = self._claim(visit, self.claim_for)
-        self.db.execute(
-            "branches.activate_visit",
-            clock=visit.clock,
-            names=encode_json(visit.names),
-            **claim_values(visit),
+        if self.header.sequential:
+            last = self.db.execute("branches.find_last_begun", run_id=self.run["id"]).fetchone()
+            stack = put_resumed_visits(self.stack, visits, self._step)
+            return self._begin_turn(next_turn(stack, visit_from_row(last), self._step))
+        for visit in visits:
+            if visit.failure is FailureState.ENDED:
+                count_live(self.db, self.run["id"], dict.fromkeys(self._step(visit.step).regions, 1))
+        reopened = (reopen(visit, self.now) for visit in visits)
+        self.db.executemany(
+            "branches.reopen_visit", [_reopened_values(visit) for visit in reopened if visit is not None]
         )
+        return bool(visits)
+
+    def _begin_turn(self, turn: Turn) -> bool:
+        """Write the stack after a turn, and the visit that begins or continues."""
+        run_id, branch, stack = self.run["id"], turn.branch, turn.stack
+        text = encode_json(stack.to_json())
+        self.db.execute("branches.write_turn", run_id=run_id, stack=text, live=stack.branches)
+        if branch is None:
+            return False
+        if not turn.is_resumed:
+            self._enter_as(branch, turn.number)
+            return True
+        row = self.db.execute("branches.read_visit", run_id=run_id, visit_id=branch.id).fetchone()
+        visit = resume_visit(visit_from_row(row), branch, self.now)
+        if self.claim_for is not None and self.claimed is None and is_due(visit, self.now):
+            visit = self._claim(visit, self.claim_for)
+        self.db.execute("branches.reopen_visit", **_reopened_values(visit))
+        return True
+
+    def _enter_as(self, branch: Branch, number: int) -> None:
+        """Let a branch enter a step with the visit of a number."""
+        is_stopping = self.run["stop"] is not None
+        visit = enter_step(branch, self.run["id"], self.now, number, is_stopping=is_stopping)
+        self._add(visit, may_claim=not is_stopping)
 
     def claim_next_due(self) -> None:
         """Claim the first due visit of the queue, if it is a visit of this run that has not started.
@@ -244,6 +274,12 @@ def count_visit(db: Writer, run_id: str, branch: Branch) -> int:
 def insert_visit(db: Writer, visit: Visit, queue: str, position: int) -> Result:
     """Add a visit, unless it exists."""
     return db.execute("branches.insert_visit", queue=queue, position=position, **visit_values(visit))
+
+
+def _reopened_values(visit: Visit) -> dict[str, Any]:
+    """Return the values of a visit that continues."""
+    names = encode_json(visit.names)
+    return {"clock": visit.clock, "names": names, "attempt": visit.attempt, **claim_values(visit)}
 
 
 def count_live(db: Writer, run_id: str, live: Mapping[str, int], left_clock: int = 0) -> None:

@@ -129,7 +129,10 @@ def _continue_stuck(branches: BranchTransaction) -> str:
     if run["stop"] is not None:
         branches.stop_run()
         return "its end is due"
-    if db.execute("sweep.unpark", run_id=run["id"], now=branches.now).rowcount:
+    last = db.execute("branches.find_last_begun", run_id=run["id"]).fetchone()
+    # In sequential mode only the visit that began last is performed. Others wait for their turn.
+    only = {"clock": last["clock"]} if branches.header.sequential and last is not None else {}
+    if db.execute("sweep.unpark", run_id=run["id"], now=branches.now, **only).rowcount:
         return "its parked steps are due"
     joins = db.execute("sweep.find_joins", run_id=run["id"]).fetchall()
     branches.fire_joins(row["step"] for row in joins)
@@ -146,12 +149,8 @@ def _continue_stuck(branches: BranchTransaction) -> str:
 
 def _wake(branches: BranchTransaction) -> str | None:
     """Make visits due that wait for an answer that cannot arrive."""
-    if branches.header.sequential:
-        branches.activate_next_visit()
     woken = branches.db.execute("sweep.wake", run_id=branches.run["id"], now=branches.now, never=NEVER)
-    if woken.rowcount:
-        return "its steps that wait in vain are due"
-    return "its next step in sequential mode is due" if branches.header.sequential else None
+    return "its steps that wait in vain are due" if woken.rowcount else None
 
 
 def _end_leases(branches: BranchTransaction) -> str:

@@ -22,11 +22,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple, TypeAlias
 
+from noetl.executor.model.branch_stack import is_turn_over
 from noetl.executor.model.events import Event
 from noetl.executor.model.limits import REJECT_UNSTORABLE_OUTPUTS, PayloadLimits
 from noetl.executor.model.run import Claim, Commit, ErrorRecord, Lease, RunStatus, Visit
 from noetl.executor.model.run_transition import finish_run, run_finished
-from noetl.executor.model.transition import names_after
 from noetl.executor.model.visit_transition import (
     claim,
     claim_lost,
@@ -282,7 +282,11 @@ def _apply_commit(branches: BranchTransaction, commit: Commit) -> None:
     run.
     """
     visit = commit.visit
-    branches.move_branches(commit)
+    has_next = True
+    if not branches.header.sequential:
+        branches.move_branches(commit)
+    elif not commit.is_finally and is_turn_over(visit):
+        has_next = branches.finish_turn(visit)
     is_finished = visit.finished_at is not None
     if commit.may_have_children and is_finished:
         branches.cancel_child_runs(visit.id)
@@ -292,9 +296,7 @@ def _apply_commit(branches: BranchTransaction, commit: Commit) -> None:
     elif branches.run["stop"] is not None:
         branches.stop_run()
     elif is_finished:
-        if branches.header.sequential:
-            branches.activate_next_visit(visit.clock, names_after(visit))
-        if commit.branches_change < 0 or branches.absorbed:
+        if not has_next or commit.branches_change < 0 or branches.absorbed:
             row = branches.db.execute("branches.read_live", run_id=visit.run_id).fetchone()
             if row["live"] == 0:
                 branches.end_run()

@@ -6,8 +6,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from noetl.executor.model.branch_stack import BranchStack, first_stack
 from noetl.executor.model.events import Event
-from noetl.executor.model.run import NEVER, Branch, FailureState, Run, RunStatus, Visit
+from noetl.executor.model.run import Branch, FailureState, Run, RunStatus, Visit
 from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.model.run_transition import (
     check_same_request,
@@ -19,7 +20,7 @@ from noetl.executor.model.run_transition import (
     stop_run,
 )
 from noetl.executor.model.special_visits import deadline_visit
-from noetl.executor.model.visit_transition import enter_step, reopen
+from noetl.executor.model.visit_transition import enter_step
 from noetl.executor.stores.cursors import read_cursor, read_event_id, write_cursor
 from noetl.executor.stores.sql.branches import (
     BranchTransaction,
@@ -70,13 +71,15 @@ class SqlRuns:
                     earlier = db.execute("runs.get_idempotency_key", **names).fetchone()
                     check_same_request(earlier["request_hash"], request_hash)
                     return _read(db, earlier["run_id"])
-            if not _insert_run(db, run):
+            step = self._plans.step(run.plan_hash, first.step)
+            is_sequential = self._plans.header(run.plan_hash).sequential
+            if not _insert_run(db, run, first_stack(step) if is_sequential else None):
                 return _read(db, run.id)
             db.mark_run_written(run.id)
             for position, visit in enumerate(history):
                 _insert_finished(db, run, visit, position)
-            step = self._plans.step(run.plan_hash, first.step)
-            count_live(db, run.id, dict.fromkeys(step.regions, 1))
+            if not is_sequential:
+                count_live(db, run.id, dict.fromkeys(step.regions, 1))
             branch = Branch(first.id, first.step, first.clock, first.names, is_counted=step.cyclic)
             visit = enter_step(branch, run.id, first.due_at, count_visit(db, run.id, branch))
             insert_visit(db, visit, run.queue, position=len(history))
@@ -163,21 +166,19 @@ class SqlRuns:
                 db.lock_run(parent.run_id)
             db.lock_run(run_id)
             run = _read(db, run_id)
-            if not is_resumable(run):
+            header = self._plans.header(run.plan_hash)
+            if not is_resumable(run, header):
                 return run
-            visits = self._reopen_visits(db, run, now)
+            db.execute("runs.delete_end", run_id=run.id, finally_step=header.finally_step)
+            rows = db.execute("runs.find_reopened_visits", run_id=run.id).fetchall()
+            visits = [visit_from_row(row) for row in rows]
             ended = [visit for visit in visits if visit.failure is FailureState.ENDED]
-            for visit in ended:
-                step = self._plans.step(run.plan_hash, visit.step)
-                count_live(db, run_id, dict.fromkeys(step.regions, 1))
             resumed = resume_run(run, deadline_at, values, len(ended))
             row = _write_resumed(db, resumed)
             branches = BranchTransaction(db, self._plans, row, now)
-            if branches.header.sequential:
-                branches.resume_sequential()
             if parent is not None:
                 delete_answer(db, parent)
-            if not visits:
+            if not branches.resume(visits):
                 branches.end_run()
             elif deadline_at is not None:
                 insert_visit(db, deadline_visit(run_id, resumed.resumes, deadline_at), run.queue, position=0)
@@ -185,37 +186,11 @@ class SqlRuns:
         self._context.announce_due()
         return resumed
 
-    def _reopen_visits(self, db: Writer, run: Run, now: float) -> list[Visit]:
-        """Delete the visits that ended the run, make parked and failed visits due, and return these as they
-        were.
-        """
-        header = self._plans.header(run.plan_hash)
-        db.execute("runs.delete_end", run_id=run.id, finally_step=header.finally_step)
-        rows = db.execute("runs.find_reopened_visits", run_id=run.id).fetchall()
-        visits = [visit_from_row(row) for row in rows]
-        reopened = [reopen(visit, now, is_sequential=header.sequential) for visit in visits]
-        db.executemany(
-            "runs.reopen_visit",
-            [
-                {
-                    "run_id": run.id,
-                    "visit_id": visit.id,
-                    "status": visit.status,
-                    "attempt": visit.attempt,
-                    "claims": visit.claims,
-                    "due_at": visit.due_at,
-                }
-                for visit in reopened
-                if visit is not None
-            ],
-        )
-        return visits
-
     def _with_waiting(self, run: Run) -> Run:
         """Return the run, with the status `waiting` if all of its active visits wait."""
         if run.status not in (RunStatus.QUEUED, RunStatus.RUNNING):
             return run
-        counts = self._context.database.fetch_one("runs.count_waiting", run_id=run.id, never=NEVER)
+        counts = self._context.database.fetch_one("runs.count_waiting", run_id=run.id)
         return replace(run, status=shown_status(run.status, counts["active"], counts["waiting"]))
 
 
@@ -223,8 +198,8 @@ def _read(db: Writer, run_id: str) -> Run:
     return run_from_row(db.execute("runs.read", run_id=run_id).fetchone())
 
 
-def _insert_run(db: Writer, run: Run) -> bool:
-    """Add a run, and return False if a run with its id exists."""
+def _insert_run(db: Writer, run: Run, stack: BranchStack | None) -> bool:
+    """Add a run, and return False if a run with its id exists. In sequential mode it has a `stack`."""
     parent = run.parent
     added = db.execute(
         "runs.add",
@@ -251,6 +226,7 @@ def _insert_run(db: Writer, run: Run) -> bool:
         created_at=run.created_at,
         deadline_at=run.deadline_at,
         live=run.live,
+        stack=None if stack is None else encode_json(stack.to_json()),
     )
     return added.rowcount == 1
 

@@ -36,6 +36,7 @@ SCRIPTS = {
     7: "visits.sql",
     8: "failures.sql",
     9: "answer_fields.sql",
+    10: "stacks.sql",
 }
 """Script that brings a store to each version, from the version before it or from an empty file."""
 

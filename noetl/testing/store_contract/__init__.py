@@ -11,7 +11,10 @@ The page docs/how-to/add-a-store.md says how to write a store.
 # ruff: noqa: E402
 import pytest
 
-for part in ("consistency", "keys", "plans", "queue", "registry", "runs", "sweep", "transitions", "waits"):
+for part in (
+    "consistency", "keys", "plans", "queue", "registry", "runs", "sequential", "sweep", "transitions",
+    "waits",
+):  # fmt: skip
     pytest.register_assert_rewrite(f"{__name__}.{part}")
 
 from noetl.testing.store_contract.consistency import ConsistencyContract
@@ -21,6 +24,7 @@ from noetl.testing.store_contract.plans import PlansContract
 from noetl.testing.store_contract.queue import QueueContract
 from noetl.testing.store_contract.registry import RegistryContract
 from noetl.testing.store_contract.runs import RunsContract
+from noetl.testing.store_contract.sequential import SequentialContract
 from noetl.testing.store_contract.sweep import SweepContract
 from noetl.testing.store_contract.transitions import RepairTransitionsContract, TransitionsContract
 from noetl.testing.store_contract.waits import WaitsContract
@@ -34,6 +38,7 @@ __all__ = [
     "RegistryContract",
     "RepairTransitionsContract",
     "RunsContract",
+    "SequentialContract",
     "StoreContract",
     "StoreDamage",
     "SweepContract",
@@ -50,6 +55,7 @@ class StoreContract(
     RunsContract,
     QueueContract,
     WaitsContract,
+    SequentialContract,
     TransitionsContract,
 ):
     """Tests of all parts but maintenance. A subclass has a fixture `store`, which returns an empty store."""

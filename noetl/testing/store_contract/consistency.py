@@ -86,7 +86,7 @@ class ConsistencyContract:
         self.damage.update_run(store, child_run.id, status="failed", finished_at=1)
         assert dict(list_checks(store)) == {"waits in vain": run.id, "goes on after its end": child_run.id}
 
-    def test_finds_a_sequential_run_without_an_activated_visit(self, store: Store) -> None:
+    def test_finds_a_ready_visit_that_is_never_due(self, store: Store) -> None:
         run = start_run(store)
         self.damage.update_visit(store, run, "a", due_at=NEVER)
         assert list_checks(store) == [("waits in vain", run.id)]

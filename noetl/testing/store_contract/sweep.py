@@ -117,11 +117,25 @@ class SweepContract:
         assert store.maintenance.sweep(3.0).repaired == 1
         assert claim_visit(store, run, 3.0).visit.id == key.visit_id
 
-    def test_repairs_a_sequential_run_without_an_activated_visit(self, store: Store) -> None:
+    def test_a_sequential_run_with_a_lost_branch_fails_and_its_resume_goes_on_with_the_next(
+        self, store: Store
+    ) -> None:
         play = begin_run(store, SEQUENTIAL, 1)
-        for step in ("b", "c"):
-            self.damage.update_visit(store, play.run, step, due_at=NEVER)
+        self.damage.delete_visit(store, play.run, "b")
         assert store.maintenance.sweep(play.clock()).repaired == 1
+        assert play.finish().status is RunStatus.FAILED
+        assert play.resume().finish().result == {"y": 2}
+        assert failed_checks(store) == []
+
+    def test_repairs_a_parked_step_of_a_sequential_run(self, store: Store) -> None:
+        fail = '{action: fail, message: no, if: "{{ input.bad }}"}, {action: set'
+        text = SEQUENTIAL.replace("mode:", "on_error: continue\n    mode:").replace("{action: set", fail)
+        play = RunHarness(store, text, {"bad": True}, folder=Path.cwd()).finish().resume(bad=False)
+        self.damage.update_visit(store, play.run, "b", status="parked")
+        assert store.maintenance.sweep(play.clock()).repaired == 1
+        assert {visit.step: visit.status for visit in play.visits} == {
+            "a": "succeeded", "b": "ready", "c": "failed",
+        }  # fmt: skip
         assert play.finish().result == {"x": 1, "y": 2}
 
     def test_repairs_a_lease_of_a_clock_that_was_ahead(self, store: Store) -> None:

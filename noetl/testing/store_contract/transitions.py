@@ -7,7 +7,6 @@ after each call of the store. `REPAIRS` are the rows that only a sweep makes, or
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from textwrap import dedent
 
 import pytest
 
@@ -40,7 +39,6 @@ FORK = """
     - {name: d, run: [{action: log, message: d}]}
     - {name: e, run: [{action: log, message: e}]}
 """
-SEQUENTIAL_FORK = "mode: sequential\n" + dedent(FORK)
 Scenario = Callable[[Store], object]
 
 
@@ -87,12 +85,6 @@ def claim_again(store: Store) -> None:
     run = start_run(store)
     claim_visit(store, run)
     claim_visit(store, run, LEASE.seconds + 1)
-
-
-def activate_next(store: Store) -> None:
-    run, claim = fork(store, SEQUENTIAL_FORK)
-    store.queue.commit(succeed(store, claim), 1.0)
-    store.queue.commit(succeed(store, claim_visit(store, run, 1.0)), 1.0)
 
 
 def renew(store: Store) -> None:
@@ -193,7 +185,6 @@ SCENARIOS: Mapping[Row, Scenario] = {
     (None, VisitTrigger.ENTER): start_run,
     (None, VisitTrigger.ENTER_STOPPING): enter_in_stopping_run,
     (VisitStatus.READY, VisitTrigger.CLAIM): lambda store: claim_visit(store, start_run(store)),
-    (VisitStatus.READY, VisitTrigger.ACTIVATE): activate_next,
     (VisitStatus.READY, VisitTrigger.PARK): park_ready,
     (VisitStatus.RUNNING, VisitTrigger.CLAIM): claim_again,
     (VisitStatus.RUNNING, VisitTrigger.RENEW): renew,
@@ -229,11 +220,6 @@ def enter_and_claim(store: Store) -> None:
     assert store.queue.commit(succeed(store, claim_visit(store, run)), 1.0, LEASE) is not None
 
 
-def activate_and_claim(store: Store) -> None:
-    _, claim = fork(store, SEQUENTIAL_FORK)
-    assert store.queue.commit(succeed(store, claim), 1.0, LEASE) is not None
-
-
 def retry_in_stopping_run(store: Store) -> None:
     claim = claim_in_stopping_run(store)
     store.queue.commit(fail(store, claim, retry_at=5.0), 1.0)
@@ -256,7 +242,6 @@ def abandon_in_stopping_run(store: Store) -> None:
 
 COMBINED_SCENARIOS: Mapping[tuple[VisitTrigger, VisitTrigger], Scenario] = {
     (VisitTrigger.ENTER, VisitTrigger.CLAIM): enter_and_claim,
-    (VisitTrigger.ACTIVATE, VisitTrigger.CLAIM): activate_and_claim,
     (VisitTrigger.RETRY, VisitTrigger.PARK): retry_in_stopping_run,
     (VisitTrigger.SUSPEND, VisitTrigger.PARK): suspend_in_stopping_run,
     (VisitTrigger.YIELD, VisitTrigger.PARK): yield_in_stopping_run,

@@ -20,7 +20,6 @@ from noetl.executor.model.run import (
 from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.model.start_request import StartRequest
 from noetl.executor.stores.interface import Store
-from noetl.testing.run_harness import compile_text
 from noetl.testing.store_contract.fixtures import ContractFixtures
 from noetl.testing.store_contract.operations import (
     DIAMOND,
@@ -287,25 +286,6 @@ class WaitsContract(ContractFixtures):
         assert store.queue.next_due(run.id) == NEVER
         store.waits.answer("t", 1, 11.0)
         assert claim_visit(store, run, 11.0).visit.id == key.visit_id
-
-    def test_an_answer_does_not_activate_a_visit_in_sequential_mode(self, store: Store) -> None:
-        # A visit that is not activated yet is not due after an answer.
-        plan = compile_text(DIAMOND)
-        plan = replace(plan, header=replace(plan.header, sequential=True))
-        store.plans.save(plan)
-        run = store.runs.create(*new_run(plan.header, plan.hash, StartRequest(origin="local"), now=0.0))
-        store.queue.commit(succeed(store, claim_visit(store, run)), 1.0)
-        running = claim_visit(store, run, 1.0)
-        _, first, second, *_ = store.runs.visits(run.id)
-        assert (running.visit.id, second.due_at) == (first.id, NEVER)
-        other = start_child(store, run, WaitKey(run.id, second.id, "w"), "c", queue="another")
-        store.runs.stop(other.id, RunStatus.CANCELLED, 2.0)
-        end = store.queue.claim("another", LEASE, 2.0)
-        assert end is not None
-        store.queue.finish(end, RunStatus.CANCELLED, None, [], 3.0)
-        assert store.queue.claim(run.id, LEASE, 4.0) is None
-        store.queue.commit(succeed(store, running), 5.0)
-        assert claim_visit(store, run, 5.0).visit.id == second.id
 
     def test_an_answer_to_a_stopping_run_is_kept_for_its_resume(self, store: Store) -> None:
         run, key = start_waiting_run(store)

@@ -61,17 +61,22 @@ where parent_run = :run_id and parent_visit <> :visit_id and finished_at is null
 -- name: delete_deadline
 delete from visits where run_id = :run_id and step = '@deadline'
 
--- name: is_any_suspended
-select 1 from visits where run_id = :run_id and {active} and status = 'waiting'
+-- The branches of a run in sequential mode after a turn.
+-- name: write_turn
+update runs set stack = :stack, live = :live where id = :run_id
 
--- The next visit of a sequential run: one of the last commit first, in the order written.
--- name: find_next_sequential
-select {visit_columns}, saved from visits
-where run_id = :run_id and {active} and status = 'ready' and due_at = :never
-order by position >> 12 desc, position limit 1
+-- name: find_last_begun
+select {visit_columns}, saved from visits where run_id = :run_id and {of_a_step}
+order by clock desc, id desc limit 1
 
--- name: activate_visit
-update visits set clock = :clock, names = :names, {set_claim} where run_id = :run_id and id = :visit_id
+-- name: read_visit
+select {visit_columns}, saved from visits where run_id = :run_id and id = :visit_id
+
+-- A failed or parked visit continues.
+-- name: reopen_visit
+update visits set clock = :clock, names = :names, attempt = :attempt, {set_claim}, finished_at = null,
+    "case" = null, error = null, failure = null
+where run_id = :run_id and id = :visit_id
 
 -- name: claim_next_due
 {claim_next} returning {visit_columns}, saved

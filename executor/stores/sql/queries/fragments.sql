@@ -25,7 +25,7 @@ run_id, id, step, queue, status, position, clock, names, number, claims, fence, 
 
 -- Columns of a run that decide how its branches continue.
 -- name: run_columns
-id, plan_hash, queue, seq, live, stop, resumes
+id, plan_hash, queue, seq, live, stop, resumes, stack
 
 -- A claim that `visit_transition.claim` decided.
 -- name: set_claim

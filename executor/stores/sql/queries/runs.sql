@@ -10,11 +10,11 @@ select request_hash, run_id from idempotency_keys where tenant = :tenant and key
 insert into runs (
     id, tenant, playbook, version, plan_hash, status, origin, queue, input, environment, variables,
     tags, folder, source, parent_run, parent_visit, parent_wait, depth, resumed_from, trace, created_at,
-    deadline_at, live, seq
+    deadline_at, live, stack, seq
 ) values (
     :id, :tenant, :playbook, :version, :plan_hash, :status, :origin, :queue, :input, :environment,
     :variables, :tags, :folder, :source, :parent_run, :parent_visit, :parent_wait, :depth,
-    :resumed_from, :trace, :created_at, :deadline_at, :live, 1
+    :resumed_from, :trace, :created_at, :deadline_at, :live, :stack, 1
 ) on conflict do nothing
 
 -- A visit that another run has finished.
@@ -47,7 +47,7 @@ order by created_at desc, id desc limit :limit
 
 -- name: count_waiting
 select count(*) as active,
-    count(case when status in ('retrying', 'waiting') or due_at = :never then 1 end) as waiting
+    count(case when status in ('retrying', 'waiting') then 1 end) as waiting
 from visits where run_id = :run_id and {active} and {of_a_step}
 
 -- name: visits
@@ -83,8 +83,3 @@ delete from visits where run_id = :run_id and (step in ('@end', '@deadline') or 
 -- name: find_reopened_visits
 select {visit_columns} from visits
 where run_id = :run_id and (status = 'parked' or failure in ('open', 'ended'))
-
--- name: reopen_visit
-update visits set status = :status, attempt = :attempt, claims = :claims, due_at = :due_at, started_at = null,
-    piece_at = null, finished_at = null, "case" = null, error = null, failure = null
-where run_id = :run_id and id = :visit_id

@@ -15,7 +15,9 @@ limit :limit
 update runs set seq = seq + 1 where id = :run_id returning *
 
 -- name: unpark
-update visits set status = 'ready', due_at = :now where run_id = :run_id and status = 'parked'
+update visits set status = 'ready', due_at = :now
+where run_id = :run_id and status = 'parked'
+and clock = :clock -- optional
 
 -- name: find_joins
 select distinct step from arrivals where run_id = :run_id
