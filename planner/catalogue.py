@@ -59,6 +59,7 @@ class Parameter:
         deferred_attributes: the attributes of a deferred name that is a word of the language.
         must_be_literal: whether the planner must see the keys of the object, so that a template cannot
             replace it.
+        declares_fields: whether the object declares fields as `input` of a playbook does, without templates.
         rejection_reason: a function that returns why a value of a correct kind is invalid and what is valid,
             or None. Values without templates are checked before a run starts.
     """
@@ -76,6 +77,7 @@ class Parameter:
     rejection_reason: Callable[[Any], str | None] | None = None
     deferred_attributes: tuple[str, ...] = ()
     is_connection_string: bool = False
+    declares_fields: bool = False
 
 
 @frozen
@@ -102,6 +104,8 @@ class ActionDeclaration:
         error_type: the parameter that gives the type of this failure, if any.
         awaits: what a suspended action waits for, in words, apart from a time. The default is its type.
         child_run: a function from the state of a suspended action to the id of the run that it waits for.
+        question: a function from this state to what the action asks a person, or None. A question has some
+            of the keys `title`, `details` and `answer` (declared fields).
     """
 
     type: str
@@ -121,6 +125,7 @@ class ActionDeclaration:
     error_type: str | None = None
     awaits: str | None = None
     child_run: Callable[[Any], str] | None = None
+    question: Callable[[Any], Mapping[str, Any] | None] | None = None
 
     def result_keys(self, parameters: Mapping[str, Any]) -> Mapping[str, Kind] | None:
         """Return the keys of the data of a result for these parameters, or None if they are not known."""

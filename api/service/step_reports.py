@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from noetl.api.service.views import LoopReport, StepReport, StepState, WaitReport
+from noetl.api.service.views import LoopReport, QuestionReport, StepReport, StepState, WaitReport
 from noetl.executor.actions import catalogue
 from noetl.executor.model.events import timestamp
 from noetl.executor.model.outcome import Outcome
@@ -57,14 +57,25 @@ def _step_state(run: Run, visit: Visit) -> StepState:
 
 def _waits(visit: Visit) -> WaitReport:
     """Return what resumes a waiting visit: a time, answers to actions, ends of child runs, or retries."""
-    entries = [entry for entry in _journal(visit).values() if "action" in entry]
-    suspended = [entry for entry in entries if "memory" in entry]
+    entries = [(position, entry) for position, entry in _journal(visit).items() if "action" in entry]
+    suspended = [(position, entry) for position, entry in entries if "memory" in entry]
+    questions = [_find_question(position, entry) for position, entry in suspended]
     return WaitReport(
         until=timestamp(visit.due_at) if visit.due_at < NEVER else None,
-        actions=sorted({entry["action"] for entry in suspended}),
-        workflows=[run for entry in suspended if (run := _find_child_run(entry)) is not None],
-        retried=sorted({entry["action"] for entry in entries if "memory" not in entry}) or None,
+        actions=sorted({entry["action"] for _, entry in suspended}),
+        workflows=[run for _, entry in suspended if (run := _find_child_run(entry)) is not None],
+        retried=sorted({entry["action"] for _, entry in entries if "memory" not in entry}) or None,
+        questions=[question for question in questions if question is not None] or None,
     )
+
+
+def _find_question(position: str, entry: Mapping[str, Any]) -> QuestionReport | None:
+    """Return what a suspended action asks a person, or None."""
+    declaration = catalogue().get(entry["action"])
+    if declaration is None or declaration.question is None:
+        return None
+    question = declaration.question(entry["memory"])
+    return None if question is None else QuestionReport(position=position, **question)
 
 
 def _find_child_run(entry: Mapping[str, Any]) -> str | None:

@@ -141,18 +141,33 @@ class CurrentStatus(View, schema_name="CurrentStatus"):
     status: RunStatus
 
 
+class QuestionReport(View, schema_name="Question"):
+    """Question that a waiting action asks a person.
+
+    `position` is the place of the action in the step. `answer` holds the declared fields of the answer, as
+    `input` of a playbook declares inputs: `type`, `default`, `enum` and `description`. What the action does
+    not have is left out.
+    """
+
+    position: str
+    title: str | None = None
+    details: Any = None
+    answer: Mapping[str, Any] | None = None
+
+
 class WaitReport(View, schema_name="WaitingFor"):
     """Reasons that a step is `waiting`.
 
     `until` is the time at which it resumes without an answer, or null. `actions` are the types of the waiting
     actions, each once. `workflows` are the runs that it has started and waits for.
-    `retried` is present if actions (their types) will be retried.
+    `retried` is present if actions (their types) will be retried, `questions` if actions ask a person.
     """
 
     until: str | None
     actions: Sequence[str]
     workflows: Sequence[str]
     retried: Sequence[str] | None = None
+    questions: Sequence[QuestionReport] | None = None
 
 
 class LoopReport(View, schema_name="LoopCounts"):

@@ -7,9 +7,12 @@ from typing import Any
 
 from noetl.executor.actions.action import Call, Suspend
 from noetl.executor.errors import ActionError
+from noetl.executor.model.declared_values import expand_declarations
 from noetl.executor.model.run import NEVER, Wait
 from noetl.planner.catalogue import ActionDeclaration, Kind, Parameter
 from noetl.planner.syntax.durations import parse_duration
+
+_TYPES = frozenset({"string", "integer", "number", "boolean", "object", "array"})
 
 DECLARATION = ActionDeclaration(
     type="callback",
@@ -25,10 +28,33 @@ DECLARATION = ActionDeclaration(
         "heartbeat": Parameter(
             (Kind.DURATION,), "The longest time between two heartbeats of the external system."
         ),
+        "title": Parameter((Kind.STRING,), "One line that tells a person what to decide."),
+        "details": Parameter((Kind.ANY,), "Data for the decision, shown to the person."),
+        "answer": Parameter(
+            (Kind.OBJECT,),
+            "The fields of the answer, declared as the inputs of a playbook are. Another answer is refused.",
+            must_be_literal=True,
+            declares_fields=True,
+        ),
     },
+    result_for=lambda parameters: _fields_of_answer(parameters.get("answer")),
     suspends=True,
     awaits="an answer",
+    question=lambda state: state.get("question"),
 )
+
+
+def _fields_of_answer(declared: Any) -> dict[str, Kind] | None:
+    """Return the fields of the answer with their kinds, or None if it may be any value."""
+    if not isinstance(declared, dict) or not declared:
+        return None
+    types = {
+        name: entry.get("type") if isinstance(entry, dict) else entry for name, entry in declared.items()
+    }
+    return {
+        name: Kind(type) if isinstance(type, str) and type in _TYPES else Kind.ANY
+        for name, type in types.items()
+    }
 
 
 def perform(call: Call) -> Any:
@@ -70,7 +96,9 @@ def _open(call: Call) -> dict[str, Any]:
     except ValueError:
         message = f"`heartbeat` must be a duration, not {heartbeat!r}"
         raise ActionError("ParameterError", message, retryable=False) from None
-    address = call.external_waits.open_wait(call.wait_id)
+    declared = call.parameters.get("answer")
+    fields = None if declared is None else expand_declarations(declared)
+    address = call.external_waits.open_wait(call.wait_id, fields)
     if (notify := call.parameters.get("notify")) is not None:
         try:
             call.perform_action(notify, {"callback": address})
@@ -82,9 +110,13 @@ def _open(call: Call) -> dict[str, Any]:
                 raise ActionError("ParameterError", message, retryable=False) from problem
             raise
     expires_at = NEVER if call.timeout_seconds is None else call.now + call.timeout_seconds
-    return {
+    state = {
         "wait": call.wait_id,
         "asked_at": call.now,
         "expires_at": expires_at,
         "heartbeat_seconds": seconds,
     }
+    question = {name: call.parameters[name] for name in ("title", "details") if name in call.parameters}
+    if fields is not None:
+        question["answer"] = fields
+    return state | {"question": question} if question else state

@@ -113,7 +113,8 @@ class RetryLoop:
         except Suspend as suspend:
             awaits = () if suspend.wait_id is None else (suspend.wait_id,)
             journal = self._journal(attempt, memory=suspend.state)
-            return WorkSuspension(journal, suspend.due_at, awaits, actions=(type,))
+            titles = _titles_of(catalogue()[type], suspend.state)
+            return WorkSuspension(journal, suspend.due_at, awaits, actions=(type,), titles=titles)
         except CancelledError:
             return CANCELLED
 
@@ -263,6 +264,13 @@ class RetryLoop:
         self.context.events.append(
             Event(type, happened_at, visit.step, visit.number, visit.attempt, duration, payload)
         )
+
+
+def _titles_of(declaration: ActionDeclaration, state: Any) -> tuple[str, ...]:
+    """Return the title of what a suspended action asks a person, if it has one."""
+    question = None if declaration.question is None else declaration.question(state)
+    title = None if question is None else question.get("title")
+    return () if title is None else (title,)
 
 
 def _action_error(error: ErrorRecord) -> ActionError:

@@ -275,12 +275,13 @@ class _BatchRun:
     def _suspend(self) -> WorkSuspension:
         """Return the suspension of the batch, with an entry for each finished and each suspended item."""
         journal = {self._keys[index]: item_entry(outcome, {}) for index, outcome in self._outcomes.items()}
-        for index, suspended in self._suspended.items():
+        waiting = dict(sorted(self._suspended.items()))
+        for index, suspended in waiting.items():
             changes = changed_names(self._loop_run.scope.saved, self._scopes[index].saved)
             journal[self._keys[index]] = item_entry(suspended, changes)
         finished_size = sum(outcome.size for outcome in self._outcomes.values())
         saved_size = sum(item_scope.reserved for item_scope in self._scopes.values())
-        return combine_suspensions(journal, self._suspended.values(), finished_size + saved_size)
+        return combine_suspensions(journal, waiting.values(), finished_size + saved_size)
 
 
 def _loop_variable(index: int, length: int) -> dict[str, Any]:

@@ -147,6 +147,7 @@ class StepWork:
             suspended.awaits,
             suspended.actions,
             suspended.retried,
+            tuple(redact_for_storage(suspended.titles)),
         )
 
     def _with_time(self, context: WorkContext, suspended: WorkSuspension) -> Mapping[str, Any]:

@@ -81,8 +81,8 @@ class WorkSuspension:
 
     `journal` holds the entries of the positions so far: each function around the waiting action adds its own.
     `batch_results` are the results of completed batches, `actions` the types of the actions that wait, and
-    `retried` of those that are retried. `reserved` is the part of the memory budget that suspended parallel
-    work still holds.
+    `retried` of those that are retried. `titles` are what the waiting actions ask persons. `reserved` is the
+    part of the memory budget that suspended parallel work still holds.
     """
 
     journal: Mapping[str, Any]
@@ -92,6 +92,7 @@ class WorkSuspension:
     actions: tuple[str, ...] = ()
     retried: tuple[str, ...] = ()
     reserved: int = 0
+    titles: tuple[str, ...] = ()
 
     def with_entry(self, position: str, entry: Mapping[str, Any]) -> WorkSuspension:
         """Return the suspension with `entry` added to the journal entry of a position.
@@ -133,6 +134,7 @@ def combine_suspensions(
         tuple(dict.fromkeys(action for item in items for action in item.actions)),
         tuple(dict.fromkeys(action for item in items for action in item.retried)),
         reserved + sum(item.reserved for item in items),
+        tuple(dict.fromkeys(title for item in items for title in item.titles)),
     )
 
 
@@ -154,7 +156,7 @@ class Suspension:
 
     It continues at `due_at`, or when one of the waits `awaits` has its answer. `batch_results` are the
     results of completed batches, `actions` the types of the actions that wait, and `retried` the types of
-    those that are retried.
+    those that are retried. `titles` are what the waiting actions ask persons.
     """
 
     progress: Progress
@@ -164,6 +166,7 @@ class Suspension:
     awaits: tuple[str, ...] = ()
     actions: tuple[str, ...] = ()
     retried: tuple[str, ...] = ()
+    titles: tuple[str, ...] = ()
 
 
 def error_record(

@@ -247,7 +247,8 @@ def suspend(visit: Visit, suspension: Suspension, now: float) -> Commit:
     if later.status is VisitStatus.WAITING:
         until = timestamp(suspension.due_at) if suspension.due_at < NEVER else None
         retried = {"retried": list(suspension.retried)} if suspension.retried else {}
-        payload = {"until": until, "actions": list(suspension.actions), **retried}
+        titles = {"titles": list(suspension.titles)} if suspension.titles else {}
+        payload = {"until": until, "actions": list(suspension.actions), **retried, **titles}
         events = (_visit_event(visit, "step.waiting", now, payload),)
     return Commit(later, events=events, batch_results=suspension.batch_results, awaits=suspension.awaits)
 

@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from noetl.planner.catalogue import ActionDeclaration, Kind, Parameter, Sink
+from noetl.planner.checks.inputs import check_declared_fields
 from noetl.planner.checks.secrets import find_literal_secret
 from noetl.planner.diagnostics.diagnostic import closest, did_you_mean
 from noetl.planner.diagnostics.wording import as_code, quote_or_describe
@@ -59,6 +60,7 @@ def check_actions(program: Program) -> None:
 
 class _ActionChecker:
     def __init__(self, program: Program) -> None:
+        self._program = program
         self._document = program.document
         self._catalogue = program.catalogue
         self._diagnostics = program.diagnostics
@@ -123,9 +125,11 @@ class _ActionChecker:
         self._check_kind(name, parameter, value, path)
         if parameter.must_be_literal and isinstance(value, str) and has_template(value):
             message = f"`{name}` must be a literal mapping, not a template"
-            self._diagnostics.add(
-                "NP504", message, self._document.span(path), "give each name its own template"
-            )
+            is_declaration = parameter.declares_fields
+            hint = "write each field as `NAME: TYPE`" if is_declaration else "give each name its own template"
+            self._diagnostics.add("NP504", message, self._document.span(path), hint)
+        if parameter.declares_fields and isinstance(value, dict):
+            check_declared_fields(self._program, name, value, path)
         if parameter.fields and isinstance(value, dict):
             self._check_fields(declaration, name, parameter.fields, value, path)
             return

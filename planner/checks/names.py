@@ -16,6 +16,7 @@ from noetl.planner.syntax.names import (
     MAX_NAME_LENGTH,
     MAX_TASK_DEPTH,
     RESERVED_NAMES,
+    find_identifier_problem,
     is_valid_name,
 )
 
@@ -80,10 +81,7 @@ def _check_bound_names(program: Program) -> None:
 def _check_identifier(program: Program, name: str, path: DocumentPath, *, key: bool = False) -> None:
     if name.lower() in RESERVED_NAMES or keyword.iskeyword(name):
         program.report("NP110", f"`{name}` is a reserved name", path, f"try `{name.lower()}_value`", key=key)
-    elif not name.isidentifier() or name.startswith("_"):
-        message = (
-            f"`{name}` is not an identifier: it must be letters, digits and `_`, and start with a letter"
-        )
+    elif message := find_identifier_problem(name):
         program.report("NP110", message, path, key=key)
 
 

@@ -17,6 +17,7 @@ _DURATION = {
     "description": "`500ms`, `5s`, `2m`, `1h`, `3d` or a number of seconds.",
     "anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "pattern": r"^\d+(\.\d+)?(ms|s|m|h|d)$"}],
 }
+_DECLARATION = {"anyOf": [{"enum": list(get_args(InputType))}, {"$ref": "#/$defs/InputDeclaration"}]}
 _TEMPLATE = {"type": "string", "pattern": r"\{[{%]"}
 _KIND_SCHEMAS: Mapping[Kind, dict[str, Any]] = {
     Kind.STRING: {"type": "string"},
@@ -91,6 +92,9 @@ def _action_type_schema(declaration: ActionDeclaration, common: Mapping[str, Any
 def _parameter_schema(parameter: Parameter) -> dict[str, Any]:
     if Kind.ANY in parameter.kinds:
         return {"description": parameter.description}
+    if parameter.declares_fields:
+        fields = {"type": "object", "minProperties": 1, "additionalProperties": _DECLARATION}
+        return {"description": parameter.description, **fields}
     kinds: list[dict[str, Any]] = [_KIND_SCHEMAS[kind] for kind in parameter.kinds]
     if parameter.fields:
         return {"description": parameter.description, **_fields_schema(parameter.fields)}

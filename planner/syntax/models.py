@@ -37,6 +37,10 @@ class InputDeclaration(Model):
     description: str | None = None
 
 
+class FieldDeclaration(InputDeclaration):
+    """The declaration of a field in a parameter of an action, as `input` declares one."""
+
+
 class RetryPolicy(Model):
     attempts: Annotated[int, Field(ge=1, le=1000)] = 1
     delay: Duration = 1.0

@@ -37,6 +37,17 @@ MAX_TASK_DEPTH = 32
 """How deep tasks may call each other."""
 
 
+def find_identifier_problem(name: str) -> str | None:
+    """Return why a name is not an identifier, or None.
+
+    >>> find_identifier_problem("a1"), find_identifier_problem("1a")[:26]
+    (None, '`1a` is not an identifier:')
+    """
+    if name.isidentifier() and not name.startswith("_"):
+        return None
+    return f"`{name}` is not an identifier: it must be letters, digits and `_`, and start with a letter"
+
+
 def is_valid_name(name: str) -> bool:
     """Return whether a step or task may have this name.
 

@@ -18,6 +18,7 @@ from noetl.planner.syntax.models import (
     ActionEntry,
     Case,
     DocumentPath,
+    FieldDeclaration,
     InputDeclaration,
     Loop,
     Model,
@@ -47,6 +48,7 @@ class SchemaViolation(NamedTuple):
 _NOUNS: Mapping[type[Model], str] = {
     Playbook: "the playbook",
     InputDeclaration: "an input",
+    FieldDeclaration: "a field",
     Step: "a step",
     Task: "a task",
     Case: "a case",
@@ -79,6 +81,10 @@ _MISPLACED_KEY_HINTS: Mapping[type[Model], Mapping[str, str]] = {
     },
     InputDeclaration: {
         **dict.fromkeys(("required", "optional"), "write a `default` for an input that is not required"),
+        **dict.fromkeys(("choices", "values", "options"), "write `enum`"),
+    },
+    FieldDeclaration: {
+        **dict.fromkeys(("required", "optional"), "write a `default` for a field that is not required"),
         **dict.fromkeys(("choices", "values", "options"), "write `enum`"),
     },
     Step: {
@@ -241,7 +247,10 @@ def describe_invalid_entry(value: object) -> SchemaViolation:
 def describe_wrong_value(
     path: DocumentPath, value: object, errors: Sequence[Mapping[str, Any]]
 ) -> SchemaViolation:
-    """Return the violation for the value at `path`. The pydantic errors say why it matches no alternative."""
+    """Return the violation for the value at `path`. The pydantic errors say why it matches no alternative.
+
+    The path of a part of a `FieldDeclaration` begins with `"field"` and the name of the field.
+    """
     key = next(part for part in reversed(path) if isinstance(part, str))
     kind, context = errors[0]["type"], errors[0].get("ctx", {})
     if kind == "too_short":
@@ -267,7 +276,7 @@ def describe_wrong_value(
             word for error in errors for word in _ERROR_KINDS.get(error["type"], ("another value",))
         )
     )
-    if path[:-1] == ("input",):
+    if _is_declaration(path):
         kinds.insert(0, "a type")
     elif key == "retry":
         kinds.insert(0, "a number of attempts")
@@ -275,10 +284,15 @@ def describe_wrong_value(
     return SchemaViolation("NP012", message, _value_hint(path, kinds, value))
 
 
+def _is_declaration(path: DocumentPath) -> bool:
+    """Return whether the value at `path` declares an input, or a field of a parameter."""
+    return path[:-1] in (("input",), ("field",))
+
+
 def _subject_of(path: DocumentPath, key: str) -> str:
     match path:
-        case ("input", str(name)):
-            return f"input `{abbreviate(name)}`"
+        case (("input" | "field") as noun, str(name)):
+            return f"{noun} `{abbreviate(name)}`"
         case (*_, str(parent), int()) if parent in _ITEM_MODELS:
             return _NOUNS[_ITEM_MODELS[parent]]
     return f"`{key}`"
@@ -290,8 +304,9 @@ def _value_hint(path: DocumentPath, kinds: Sequence[str], value: object) -> str 
         hint = "write a value after the key, or remove the key"
     elif "a mapping" in kinds:
         key = next(part for part in reversed(path) if isinstance(part, str))
-        is_input = path[:-1] == ("input",)
-        hint = "write a type, or a mapping such as `{type: string}`" if is_input else _MAPPING_HINTS.get(key)
+        is_declaration = _is_declaration(path)
+        short_form = "write a type, or a mapping such as `{type: string}`"
+        hint = short_form if is_declaration else _MAPPING_HINTS.get(key)
     elif path == ("steps",) and isinstance(value, dict):
         hint = "begin each step with `- name: NAME`"
     elif path[-2:] == ("loop", "items"):

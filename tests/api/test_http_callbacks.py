@@ -186,6 +186,50 @@ async def test_an_invalid_answer_leaves_the_run_waiting(callback_run: CallbackRu
     assert (await callback_run.result())["result"] == {"answer": "x"}
 
 
+QUESTION = """
+        title: "Pay?"
+        details: {sum: 5}
+        answer: {yes: boolean, note: {type: string, default: ""}}"""
+
+
+async def test_an_answer_without_the_declared_fields_leaves_the_run_waiting(
+    http: httpx.AsyncClient, gate: Path
+) -> None:
+    callback_run = await CallbackRun.start(http, gate, QUESTION)
+    response = await callback_run.answer({"yes": "no", "noet": ""})
+    assert_callback_problem(response, 422, "invalid-answer")
+    problem = response.json()
+    messages = [
+        "field `yes` must be of type boolean, not the text `no`",
+        "unknown field `noet`: did you mean `note`?",
+    ]
+    assert problem["detail"] == "; ".join(messages)
+    assert problem["fields"] == [
+        {"name": "yes", "message": messages[0]},
+        {"name": "noet", "message": messages[1]},
+    ]
+    assert_callback_problem(await http.post(callback_run.path), 422, "invalid-answer")
+    assert (await callback_run.answer({"yes": False})).status_code == 202
+    assert (await callback_run.answer({"yes": False, "note": ""})).status_code == 202
+    assert_callback_problem(await callback_run.answer({"yes": True}), 409, "answered-otherwise")
+    assert (await callback_run.result())["result"] == {"answer": {"yes": False, "note": ""}}
+    assert_callback_problem(await callback_run.answer({}), 409, "answered-otherwise")
+
+
+async def test_the_status_and_the_events_show_the_question(http: httpx.AsyncClient, gate: Path) -> None:
+    callback_run = await CallbackRun.start(http, gate, QUESTION)
+    step = (await callback_run.wait_until_waiting())["steps"]["ask"]
+    answer = {"yes": {"type": "boolean"}, "note": {"type": "string", "default": ""}}
+    assert step["waiting_for"]["questions"] == [
+        {"position": "run.0", "title": "Pay?", "details": {"sum": 5}, "answer": answer}
+    ]
+    events = (await http.get(f"/workflows/{callback_run.workflow_id}/events")).json()["items"]
+    (waiting,) = (event for event in events if event["type"] == "step.waiting")
+    assert waiting["payload"]["titles"] == ["Pay?"]
+    await callback_run.answer({"yes": True})
+    assert (await callback_run.result())["status"] == "succeeded"
+
+
 async def test_a_token_is_in_no_response_and_no_log(
     callback_run: CallbackRun, settings: dict[str, str], caplog: pytest.LogCaptureFixture
 ) -> None:

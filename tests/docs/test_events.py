@@ -23,6 +23,7 @@ TEXT = """
       retry: {attempts: 2, delay: 1s}
       run:
       - {action: wait, seconds: "{{ input.seconds }}"}
+      - {action: callback, title: Continue?, timeout: 1s, on_error: continue}
       - {action: shell, command: "test {{ input.why }} = none", retry: {attempts: 2, delay: 1ms}}
       - {action: shell, command: "false", retry: {attempts: 2, delay: 20s}, on_error: continue}
 """

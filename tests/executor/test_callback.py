@@ -3,10 +3,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
+from noetl.api.service.step_reports import step_reports
+from noetl.api.service.views import members
 from noetl.executor.engine.external import read_public_url
 from noetl.executor.errors import RejectedError, SettingError
 from noetl.executor.model.ids import hash_secret
@@ -331,3 +333,155 @@ class _PatchedStore:
             return self._method
         value = getattr(self._store, name)
         return _PatchedStore(value, self._name, self._method) if name == "queue" else value
+
+
+ANSWER = ", answer: {yes: boolean, note: {type: string, default: none given, enum: [none given, x]}}"
+
+
+class TestQuestion:
+    """`title`, `details` and `answer` of a callback (language.md, "Callbacks")."""
+
+    TEXT = """
+        input: {n: integer}
+        steps:
+        - name: ask
+          run:
+          - action: callback
+            title: "Pay {{ input.n }} invoices?"
+            details: {sum: "{{ input.n * 2 }}", rows: [a, {b: null}]}
+            answer: {yes: boolean, note: {type: string, default: "", description: Why.}}
+            notify: {action: file, append: tokens.txt, content: "{{ callback.token }}\\n."}
+            as: answer
+    """
+
+    QUESTION: ClassVar = {
+        "title": "Pay 3 invoices?",
+        "details": {"sum": 6, "rows": ["a", {"b": None}]},
+        "answer": {
+            "yes": {"type": "boolean"},
+            "note": {"type": "string", "default": "", "description": "Why."},
+        },
+    }
+
+    def questions(self, harness: RunHarness) -> list[dict[str, Any]]:
+        """Return the questions of the step `ask` as clients see them."""
+        reports = step_reports(harness.run, ["ask"], harness.store.runs.visits(harness.id))
+        wait = reports["ask"].waiting_for
+        assert wait is not None
+        return [members(question) for question in wait.questions or ()]
+
+    def test_it_is_shown_while_the_step_waits(self, store: SqliteStore, tmp_path: Path) -> None:
+        harness = WaitingCallbackRun.start(store, tmp_path, self.TEXT, n=3)
+        assert self.questions(harness) == [{"position": "run.0", **self.QUESTION}]
+        waiting = next(event for event in harness.events if event.type == "step.waiting")
+        assert waiting.payload == {"until": None, "actions": ["callback"], "titles": ["Pay 3 invoices?"]}
+
+    def test_it_stays_after_a_heartbeat_and_a_resume(self, store: SqliteStore, tmp_path: Path) -> None:
+        text = self.TEXT.replace("as: answer", "heartbeat: 10m\n            as: answer")
+        harness = WaitingCallbackRun.start(store, tmp_path, text, n=3)
+        harness.clock.advance(500)
+        store.waits.record_heartbeat(hash_secret(harness.tokens[-1]), harness.clock())
+        harness.clock.advance(100)
+        assert harness.execute_next()
+        assert self.questions(harness) == [{"position": "run.0", **self.QUESTION}]
+        store.runs.stop(harness.id, RunStatus.CANCELLED, harness.clock())
+        harness.finish()
+        harness.resume()
+        harness.execute_next()
+        assert self.questions(harness) == [{"position": "run.0", **self.QUESTION}]
+        harness.answer({"yes": True})
+        assert harness.finish().result == {"answer": {"yes": True, "note": ""}}
+
+    def test_each_item_of_a_loop_has_its_own(self, store: SqliteStore, tmp_path: Path) -> None:
+        text = """
+            steps:
+            - name: ask
+              run:
+              - action: callback
+                title: "Pay {{ item }}?"
+                loop: {items: [a, b, a], concurrency: 3}
+        """
+        harness = WaitingCallbackRun.start(store, tmp_path, text)
+        assert [(q["position"], q["title"]) for q in self.questions(harness)] == [
+            ("run.0[0]", "Pay a?"),
+            ("run.0[1]", "Pay b?"),
+            ("run.0[2]", "Pay a?"),
+        ]
+        waiting = next(event for event in harness.events if event.type == "step.waiting")
+        assert waiting.payload["titles"] == ["Pay a?", "Pay b?"]
+
+    def test_it_is_stored_without_secrets(
+        self, store: SqliteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("NOETL_SECRET_KEY", "a-secret-key")
+        text = """
+            steps:
+            - name: ask
+              run:
+              - {action: shell, command: "echo $K", env: {K: "{{ secrets.KEY }}"}, as: shown}
+              - {action: callback, title: "Use {{ shown.stdout | trim }}?", details: ["{{ shown.stdout }}"]}
+        """
+        harness = WaitingCallbackRun.start(store, tmp_path, text)
+        assert [(q["title"], q["details"]) for q in self.questions(harness)] == [("Use ***?", ["***\n"])]
+        stored = repr((store.runs.visits_with_outputs(harness.id), harness.events))
+        assert "***" in stored
+        assert "a-secret-key" not in stored
+
+    def test_a_callback_without_one_is_stored_as_before(self, begin: Begin) -> None:
+        harness = begin()
+        assert self.questions(harness) == []
+        progress = harness.visit("ask").progress
+        assert progress is not None
+        memory = progress.journal["run.1"]["memory"]
+        assert memory.keys() == {"wait", "asked_at", "expires_at", "heartbeat_seconds"}
+
+    def test_a_title_must_be_text(self, store: SqliteStore, tmp_path: Path) -> None:
+        text = "steps: [{name: ask, run: [{action: callback, title: '{{ 1 }}'}]}]"
+        harness = WaitingCallbackRun.start(store, tmp_path, text)
+        (error,) = harness.run.errors
+        assert (error["type"], error["message"]) == (
+            "ParameterError",
+            "`title` must be text, not a number",
+        )
+
+
+class TestDeclaredAnswer:
+    def test_defaults_are_filled_in(self, begin: Begin) -> None:
+        harness = begin(ANSWER)
+        harness.answer({"yes": True})
+        harness.answer({"yes": True})
+        harness.answer({"yes": True, "note": "none given"})
+        assert harness.rejection({"yes": False}) == "answered_otherwise"
+        assert harness.finish().result == {"answer": {"yes": True, "note": "none given"}}
+
+    @pytest.mark.parametrize(
+        ("body", "problem"),
+        [
+            (None, "the answer must be an object with `yes`, `note`, not none"),
+            (True, "the answer must be an object with `yes`, `note`, not true"),
+            ({}, "missing field `yes`: its type is boolean"),
+            ({"note": "x"}, "missing field `yes`: its type is boolean"),
+            ({"yes": "no"}, "field `yes` must be of type boolean, not the text `no`"),
+            ({"yes": 1}, "field `yes` must be of type boolean, not 1"),
+            ({"yes": True, "note": "y"}, "field `note` must be `none given` or `x`, not `y`"),
+            ({"yes": True, "noet": "x"}, "unknown field `noet`: did you mean `note`?"),
+            ({"yes": True, "zzzz": 1}, "unknown field `zzzz`: the answer takes `yes`, `note`"),
+            (
+                {"ye": True},
+                "missing field `yes`: its type is boolean; unknown field `ye`: did you mean `yes`?",
+            ),
+        ],
+    )
+    def test_a_wrong_answer_names_field_problem_and_fix(self, begin: Begin, body: Any, problem: str) -> None:
+        harness = begin(ANSWER)
+        with pytest.raises(RejectedError) as refusal:
+            harness.answer(body)
+        assert (refusal.value.reason, refusal.value.message) == ("invalid_answer", problem)
+        assert harness.status is RunStatus.WAITING
+        harness.answer({"yes": False})
+        assert harness.finish().result == {"answer": {"yes": False, "note": "none given"}}
+
+    def test_a_value_that_may_be_a_secret_is_not_repeated(self, begin: Begin) -> None:
+        harness = begin(", answer: {password: integer}")
+        with pytest.raises(RejectedError, match="field `password` must be of type integer, not text"):
+            harness.answer({"password": "hunter2hunter2"})

@@ -408,3 +408,52 @@ def test_the_action_of_a_callback(notify: str, found: list[str]) -> None:
     text = f"name: x\nsteps:\n- name: a\n  run:\n  - action: callback\n    notify: {notify}\n"
     diagnostics = compile_playbook(text, catalogue()).diagnostics
     assert [f"{d.code} {d.span.line}:{d.span.column}" for d in diagnostics] == found
+
+
+def test_the_fields_of_an_answer_are_like_inputs() -> None:
+    """Compare the findings about a field with those about an input that is declared alike."""
+    declarations = [
+        "bool", "{type: string, defualt: x}", "{enum: []}", "{type: integer, enum: [1, b]}", "{enum: a}",
+        "{type: integer, default: a}", "{type: string, enum: [a], default: b}", "{choices: [a]}", "[string]",
+        "", "1", "boolean", "{type: number, default: 1, enum: [1, 2.5], description: A number.}",
+        "{default: null}", "{description: 1}", "{type: [string]}",
+    ]  # fmt: skip
+
+    def declared(text: str) -> list[tuple[str, str, str | None]]:
+        lines = text.splitlines()
+        return [
+            (found.code, lines[found.span.line - 1][found.span.column - 1 :], found.hint)
+            for found in compile_playbook(text, catalogue()).diagnostics
+            if found.code in ("NP010", "NP012", "NP110")
+        ]
+
+    steps = "steps: [{name: a, run: [{action: log, message: x}]}]\n"
+    found = []
+    for declaration in declarations:
+        field = (
+            f"name: t\nsteps:\n- name: a\n  run:\n  - action: callback\n    answer:\n     f: {declaration}"
+        )
+        as_input = declared(f"name: t\n{steps}input:\n f: {declaration}")
+        as_field = declared(field)
+        assert [(code, word) for code, word, _ in as_field] == [(code, word) for code, word, _ in as_input]
+        for (_, _, hint), (_, _, expected) in zip(as_field, as_input, strict=True):
+            assert hint == (expected and expected.replace("an input", "a field"))
+        found += as_field
+    assert len(found) >= 12
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ("{a: {description: '{{ x }}'}}", [("NP504", "'{{ x }}'")]),
+        ("{a: {type: string, enum: [b, '{{ x }}']}}", [("NP504", "'{{ x }}'")]),
+        ("{a: '{{ x }}'}", [("NP504", "'{{ x }}'")]),
+        ("'{{ x }}'", [("NP504", "'{{ x }}'")]),
+        ("[boolean]", [("NP504", "[boolean]")]),
+        ("{a: boolean}", []),
+        ("{item: boolean, error: string}", []),
+        ("", []),
+    ],
+)
+def test_an_answer_is_declared_without_templates(answer: str, expected: list[tuple[str, str]]) -> None:
+    assert words(f"{{action: callback, answer: {answer}}}") == expected

@@ -203,3 +203,17 @@ def test_a_guard_that_compares_text_with_a_number_is_never_true() -> None:
 def test_broken_steps_have_no_type() -> None:
     broken = playbook("{{ steps.a.result.bdy }}").replace("as: user}", "as: user}\n  - {acton: log}")
     assert "NP301" not in [code for code, _ in findings(broken)]
+
+
+def test_the_fields_of_a_declared_answer_are_known() -> None:
+    text = """
+        name: t
+        steps:
+        - name: a
+          run:
+          - {action: callback, answer: {yes: boolean, note: {default: x}, broken: [1]}, as: reply}
+          - {action: log, message: "{{ %s }}"}
+    """
+    assert findings(text % "reply.yse", "NP301") == [("NP301", "yse")]
+    assert findings(text % "reply.yes ~ reply.note.anything ~ reply.broken.anything", "NP301") == []
+    assert findings(text.replace("answer: {", "details: {") % "reply.anything", "NP301") == []

@@ -31,6 +31,9 @@ IdArgument = Annotated[str, typer.Argument(metavar="ID", help="The id of a run, 
 JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON for programs.")]
 QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Print only errors.")]
 
+_MAX_SHOWN_QUESTIONS = 10
+"""How many questions of a step `noetl runs show` lists."""
+
 
 @app.command("list", epilog="Example: noetl runs list --status failed --limit 20")
 def list_runs(
@@ -97,7 +100,12 @@ def _write_status(report: RunReport, plan: Plan) -> None:
             write_stdout(f"{label:<9}{value}\n")
     states = {name: step.status for name, step in report.steps.items()}
     write_stdout("\n" + text.draw(plan, catalogue(), states))
-    waits = [wait for name, step in report.steps.items() if (wait := _describe_step_wait(name, step))]
+    waits = [
+        line
+        for name, step in report.steps.items()
+        if (wait := _describe_step_wait(name, step))
+        for line in (wait, *_describe_questions(step))
+    ]
     if waits:
         write_stdout("\n" + "".join(f"{wait}\n" for wait in waits))
 
@@ -135,6 +143,27 @@ def _describe_step_wait(name: str, step: StepReport) -> str | None:
     visit = ActiveVisit(name, 0.0, actions=tuple(wait.actions), retried=tuple(wait.retried or ()))
     runs = f": {', '.join(wait.workflows)}" if wait.workflows else ""
     return f"{to_printable(name)} {describe_wait(visit, '')}{shown_until}{runs}"
+
+
+def _describe_questions(step: StepReport) -> Iterator[str]:
+    """Yield lines with what a waiting step asks persons: titles, details and the fields of the answers."""
+    from noetl.executor.model.json_values import write_json as to_json
+    from noetl.planner.diagnostics.terminal_text import to_printable
+
+    questions = () if step.waiting_for is None else step.waiting_for.questions or ()
+    for question in questions[:_MAX_SHOWN_QUESTIONS]:
+        if question.title is not None:
+            yield f"  {to_printable(question.title)}"
+        if question.details is not None:
+            yield f"  details: {to_printable(to_json(question.details))}"
+        for name, field in (question.answer or {}).items():
+            choices = [f"one of {to_json(field['enum'])}"] if field.get("enum") else []
+            default = [f"default {to_json(field['default'])}"] if "default" in field else []
+            description = [field["description"]] if field.get("description") else []
+            words = ", ".join([field["type"], *choices, *default, *description])
+            yield f"  answer.{name}: {to_printable(words)}"
+    if len(questions) > _MAX_SHOWN_QUESTIONS:
+        yield f"  and {len(questions) - _MAX_SHOWN_QUESTIONS:,} more questions; --json shows all"
 
 
 @app.command("events", no_args_is_help=True, epilog="Example: noetl runs events ID --json")

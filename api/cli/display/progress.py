@@ -20,6 +20,7 @@ from noetl.api.cli.display.run_board import (
     format_countdown,
     format_duration,
     format_error,
+    format_titles,
     is_run_end,
     parse_time,
 )
@@ -200,7 +201,8 @@ def _active_line(visit: ActiveVisit, now: float, width: int) -> Text:
     remaining = "" if visit.until is None else format_countdown(visit.until - now)
     match visit.state:
         case ActivityState.WAITING:
-            return Text.assemble(("◷ ", "yellow"), step, (f"  {describe_wait(visit, remaining)}", "dim"))
+            wait = f"  {describe_wait(visit, remaining)}{format_titles(visit.titles)}"
+            return Text.assemble(("◷ ", "yellow"), step, (wait, "dim"))
         case ActivityState.RETRYING:
             return Text.assemble(("↻ ", "yellow"), step, (f"  attempt {visit.attempt} in {remaining}", "dim"))
         case ActivityState.RUNNING if visit.loop is not None:
@@ -325,4 +327,5 @@ def _wait_line(event: Event) -> Text:
     wait = describe_wait(ActiveVisit(event.step or "", event.at, actions=actions, retried=retried), "")
     until = event.payload.get("until")
     time_text = f" {'until' if actions or not retried else 'at'} {until[:19]}Z" if until else ""
-    return Text.assemble(("◷ ", "yellow"), to_printable(event.step or ""), f"  {wait}{time_text}")
+    titles = format_titles(event.payload.get("titles", ()))
+    return Text.assemble(("◷ ", "yellow"), to_printable(event.step or ""), f"  {wait}{time_text}{titles}")

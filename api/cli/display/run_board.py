@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import IntEnum
@@ -70,7 +71,8 @@ class ActiveVisit:
     """A visit that has not ended.
 
     `since` is the time of its start. `until` is the time at which it continues, if it is known.
-    `running_actions` are the types of the running actions by their positions.
+    `running_actions` are the types of the running actions by their positions. `titles` are what waiting
+    actions ask persons.
     """
 
     step: str
@@ -81,6 +83,7 @@ class ActiveVisit:
     until: float | None = None
     actions: tuple[str, ...] = ()
     retried: tuple[str, ...] = ()
+    titles: tuple[str, ...] = ()
     loop: LoopCounter | None = None
     running_actions: dict[str, str] = field(default_factory=dict)
 
@@ -150,6 +153,7 @@ class RunBoard:
         visit.state, visit.until = ActivityState.WAITING, parse_time(event.payload.get("until"))
         visit.actions = tuple(event.payload.get("actions", ()))
         visit.retried = tuple(event.payload.get("retried", ()))
+        visit.titles = tuple(event.payload.get("titles", ()))
         visit.running_actions = {}
         self.starts_runs |= any(map(_waits_for_run, visit.actions))
 
@@ -206,6 +210,16 @@ def describe_wait(visit: ActiveVisit, remaining: str) -> str:
         return f"{retries} in {remaining}" if remaining else retries
     verb = "continues" if visit.actions else "next round"
     return f"{verb} in {remaining}" if remaining else "waits"
+
+
+def format_titles(titles: Iterable[str]) -> str:
+    """Return the end of a line about a wait: what it asks persons.
+
+    >>> format_titles(["Pay?", "Ship?"]), format_titles([])
+    (': Pay? Ship?', '')
+    """
+    text = " ".join(map(to_printable, titles))
+    return f": {text}" if text else ""
 
 
 def parse_time(text: str | None) -> float | None:

@@ -132,6 +132,43 @@ def test_another_answer_and_an_unknown_token_are_refused(noetl: Command, abandon
         assert (outcome.exit_code, outcome.out, outcome.err) == (1, "", sentence)
 
 
+ASK_WITH_QUESTION = ASK.replace(
+    "heartbeat: 1h",
+    'title: "Pay\\e[2J?"\n        details: {sum: 5}\n'
+    '        answer: {yes: boolean, note: {type: string, default: "", enum: ["", x], description: Why.}}',
+)
+
+
+@pytest.fixture
+def question(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the callback ask a question."""
+    monkeypatch.setattr("tests.api.cli.test_cli_answer.ASK", ASK_WITH_QUESTION)
+
+
+def test_a_waiting_run_is_shown_with_its_question(noetl: Command, question: None, abandoned: str) -> None:
+    (run,) = noetl("runs", "list", "--json").json["items"]
+    shown = noetl("runs", "show", run["workflow_id"]).out
+    assert shown.endswith(
+        "\nask waits for an answer\n"
+        "  Pay␛[2J?\n"
+        '  details: {"sum":5}\n'
+        "  answer.yes: boolean\n"
+        '  answer.note: string, one of ["","x"], default "", Why.\n'
+    )
+
+
+def test_an_answer_without_the_declared_fields_is_refused(
+    noetl: Command, question: None, abandoned: str
+) -> None:
+    for data, sentence in (
+        ("null", "the answer must be an object with `yes`, `note`, not none"),
+        ('{"yes": "no"}', "field `yes` must be of type boolean, not the text `no`"),
+    ):
+        outcome = noetl("runs", "answer", abandoned, "-d", data)
+        assert (outcome.exit_code, outcome.out, outcome.err) == (1, "", f"noetl: {sentence}\n")
+    assert noetl("runs", "answer", abandoned, "-d", '{"yes": true}').exit_code == 0
+
+
 def test_an_answer_to_a_cancelled_run_is_refused(noetl: Command, abandoned: str) -> None:
     (run,) = noetl("runs", "list", "--json").json["items"]
     noetl("runs", "cancel", run["workflow_id"])

@@ -207,6 +207,18 @@ def test_the_schema_has_every_action_with_its_parameters(noetl: Command) -> None
     assert http["properties"]["url"]["description"]
     assert {"as", "if", "retry", "timeout"} < set(http["properties"])
     assert not http["additionalProperties"]
+    callback = next(
+        rule["then"] for rule in entry["allOf"] if rule["if"]["properties"]["action"]["const"] == "callback"
+    )
+    short_form, long_form = callback["properties"]["answer"]["additionalProperties"]["anyOf"]
+    assert "boolean" in short_form["enum"]
+    assert set(schema["$defs"]["InputDeclaration"]["properties"]) == {
+        "type",
+        "default",
+        "enum",
+        "description",
+    }
+    assert long_form == {"$ref": "#/$defs/InputDeclaration"}
     assert "finally" in schema["properties"] and schema["additionalProperties"] is False
     assert schema["$schema"].endswith("2020-12/schema")
     json.dumps(schema)

@@ -132,6 +132,10 @@ class TestActiveLines:
         recorded.record("step.waiting", actions=["callback"], retried=["http"], until=until)
         assert recorded.lines() == ["◷ each  waits for an answer, 30 s left"]
 
+    def test_a_question_to_a_person_is_shown(self, recorded: RecordedRun) -> None:
+        recorded.record("step.waiting", actions=["callback"], until=timestamp(NOW + 30), titles=["Pay\x1b?"])
+        assert recorded.lines() == ["◷ each  waits for an answer, 30 s left: Pay␛?"]
+
     def test_a_countdown_ends_at_zero(self, recorded: RecordedRun, clock: FakeClock) -> None:
         recorded.record("step.waiting", actions=["wait"], until=timestamp(NOW + 1))
         clock.advance(5)
