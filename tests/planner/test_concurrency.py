@@ -106,6 +106,23 @@ def test_parallel_steps_of_steps_visited_once_agree_with_the_model(drawn: st.Dat
     assert parallel == found if is_acyclic(cfg) else parallel <= found <= parallel_pairs(cfg, modes)
 
 
+@settings(max_examples=250)
+@given(drawn=st.data())
+def test_contested_steps_are_unordered_if_they_had_more_visits(drawn: st.DataObject) -> None:
+    cfg = drawn.draw(any_flows())
+    modes = drawn.draw(mixed_modes(cfg))
+    visited_once = drawn.draw(st.frozensets(st.sampled_from(sorted(cfg.targets)), min_size=1))
+    assume(not find_joins(cfg, modes).overlapping_cycles)
+    joins = find_joins(cfg, modes)
+    contested = find_concurrency(cfg, joins, visited_once).contested
+    unordered = {
+        step
+        for step in visited_once & cfg.reachable
+        if step in find_concurrency(cfg, joins, visited_once - {step}).unordered_steps()
+    }
+    assert contested == unordered if is_acyclic(cfg) else contested <= unordered
+
+
 def symmetric_pairs(*pairs: str) -> set[Pair]:
     """Return the pairs of steps with one-letter names, in both orders."""
     return {pair for steps in pairs for pair in permutations(steps, 2)}

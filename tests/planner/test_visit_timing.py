@@ -125,7 +125,7 @@ class TestOrderedVisits:
 
 
 class TestFieldsOfSteps:
-    @pytest.mark.parametrize("field", ["status", "result", "error"])
+    @pytest.mark.parametrize("field", ["status", "result", "error", "failures"])
     def test_fields_behind_the_join(self, field: str) -> None:
         read = f"{{{{ steps.d.{field} }}}}"
         text = playbook(*BRANCHES, merge(targets="e"), reader(read, "f"), reader(read, name="f"))
