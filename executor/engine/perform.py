@@ -212,7 +212,7 @@ def _perform_task(context: WorkContext, call: TaskCall, scope: Scope, position: 
         return result.with_entry(frame, {"args": pack_references(args)})
     if isinstance(result, Outcome) and not result.failed:
         # The call has succeeded, whether or not its last item was skipped or its failure forgiven.
-        return replace(result, success=True, error=None, action=call.task, skipped=False, forgiven=False)
+        return Outcome(data=result.data, action=call.task, saved=result.saved)
     return result
 
 

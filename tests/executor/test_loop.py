@@ -211,7 +211,6 @@ class TestFailures:
         "step": (LOOP, f"{{{FAIL}}}"),
         "action": ("join: all", f"{{{FAIL}, {LOOP}}}"),
         "task": ("join: all", f"{{task: check, with: {{letter: '{{{{ item }}}}'}}, {LOOP}}}"),
-        "task with a loop": ("join: all", "repeated"),
     }
     TEXT = """
         tasks:
@@ -220,7 +219,6 @@ class TestFailures:
             type: Odd
             message: "no {{ args.letter | default('-') }}"
             if: "{{ args.letter | default('-') in 'bd' }}"
-          repeated: [{action: log, message: x}, {%s, %s}]
         steps:
         - name: a
           %s
@@ -236,7 +234,7 @@ class TestFailures:
     @pytest.mark.parametrize("spread", ["", ", batch: 1", ", batch: 2", ", batch: 9, concurrency: 4"])
     def test_each_failed_item_is_listed_in_order(self, store: SqliteStore, place: str, spread: str) -> None:
         loop, work = self.PLACES[place]
-        text = self.TEXT % (self.FAIL, self.LOOP, loop, work)
+        text = self.TEXT % (loop, work)
         found = result(store, text.replace("%s", spread))
         assert tuple(summary(found["seen"])) == self.FAILED
         assert found["last"] == found["seen"]
@@ -309,7 +307,7 @@ class TestFailures:
         assert result(store, text) == {"seen": []}
 
     @pytest.mark.parametrize("guard", ["{{ 1 / 0 }}", "{{ true }}"])
-    def test_they_stay_if_the_rule_or_in_place_work_fails(self, store: SqliteStore, guard: str) -> None:
+    def test_none_are_left_if_the_rule_or_in_place_work_fails(self, store: SqliteStore, guard: str) -> None:
         text = f"""
             steps:
             - name: a
@@ -318,7 +316,29 @@ class TestFailures:
         """
         harness = RunHarness(store, text).finish()
         (visit,) = (v for v in store.runs.visits_with_outputs(harness.id) if v.step == "a")
-        assert (visit.result, [f["index"] for f in visit.failures]) == (None, [1])
+        assert (harness.status, visit.result, visit.failures) == ("failed", None, ())
+
+    def test_none_are_left_if_the_step_has_failed_and_a_case_handles_it(self, store: SqliteStore) -> None:
+        text = """
+            steps:
+            - name: a
+              run: [{action: fail, message: no, loop: {items: [1], on_error: continue}}]
+              rule: [{case: "{{ 1 / 0 }}", run: []}, {case: error, run: [b]}]
+            - {name: b, run: [{action: set, set: {seen: "{{ steps.a.failures }}"}}]}
+        """
+        assert result(store, text) == {"seen": []}
+
+    def test_a_task_call_without_a_loop_has_none(self, store: SqliteStore) -> None:
+        text = """
+            tasks: {t: [{action: fail, message: no, loop: {items: [1], on_error: continue}}]}
+            steps:
+            - name: a
+              run: [t]
+              rule: [{case: "{{ result.failures == [] and result['items'] is undefined }}", run: [b]}]
+            - name: b
+              run: [{action: set, set: {seen: "{{ steps.a.failures }}", data: "{{ steps.a.result }}"}}]
+        """
+        assert result(store, text) == {"seen": [], "data": [None]}
 
     def test_they_survive_a_resume(self, store: SqliteStore) -> None:
         text = """
