@@ -286,7 +286,8 @@ class StateSpaceExplorer:
         active = state.visits_with_status(
             VisitStatus.READY, VisitStatus.RUNNING, VisitStatus.RETRYING, VisitStatus.PARKED
         )
-        assert branch.step in self.concurrent or branch.step not in {visit.step for visit in active}
+        may_overlap = step.runs_per_branch or branch.step in self.concurrent
+        assert may_overlap or branch.step not in {visit.step for visit in active}
         visit = enter_step(branch, "r", 0.0, number)
         return replace(
             state,

@@ -92,7 +92,7 @@ def flows_of_mixed_modes(draw: st.DrawFn) -> tuple[ControlFlowGraph, Mapping[str
         joins = [cfg.start]
         cfg = _with_fork_at_start(cfg)
     modes = {**draw(mixed_modes(cfg)), draw(st.sampled_from(joins)): draw(st.sampled_from(["any", "each"]))}
-    return _without_overlapping_cycles(cfg, modes), modes
+    return without_overlapping_cycles(cfg, modes), modes
 
 
 def _with_fork_at_start(cfg: ControlFlowGraph) -> ControlFlowGraph:
@@ -100,7 +100,7 @@ def _with_fork_at_start(cfg: ControlFlowGraph) -> ControlFlowGraph:
     return ControlFlowGraph("fork", {**fork, **cfg.targets})
 
 
-def _without_overlapping_cycles(cfg: ControlFlowGraph, modes: Mapping[str, str]) -> ControlFlowGraph:
+def without_overlapping_cycles(cfg: ControlFlowGraph, modes: Mapping[str, str]) -> ControlFlowGraph:
     """Remove the last edge of each overlapping cycle."""
     while cycles := find_joins(cfg, modes).overlapping_cycles:
         source, target = cycles[0].cycle[-2:]

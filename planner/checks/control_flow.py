@@ -89,11 +89,11 @@ def _check_unbounded_cycles(program: Program) -> None:
             program.report("NP202", message, _edge_path(program, cycle[-1], cycle[0]), hint)
 
 
-def _edge_path(program: Program, source: str, target: str) -> DocumentPath:
+def _edge_path(program: Program, source: str, target: str, first_case: int = 0) -> DocumentPath:
     """Return the path of the first entry that leads from one step to another."""
     path, entry = next(
         ((*case.path, "run", index), entry)
-        for case in program.symbols.steps[source].rule or ()
+        for case in (program.symbols.steps[source].rule or [])[first_case:]
         for index, entry in enumerate(case.run)
         if program.symbols.target(entry) == target
     )
@@ -135,25 +135,33 @@ def _check_joins(program: Program) -> None:
 
 
 def _report_overlapping_cycle(program: Program, overlapping: OverlappingCycle) -> None:
-    step = program.symbols.steps[overlapping.step]
+    steps = program.symbols.steps
+    step, loop_exit = steps[overlapping.step], overlapping.loop_exit
     cycle = ARROW.join(overlapping.cycle)
     unfinished = ", ".join(as_code(overlapping.unfinished_steps))
-    if overlapping.discriminator is not None:
+    if overlapping.starts_early:
         message = (
             f"cycle {cycle} may start its next round while branches that `join: any` "
-            f"at `{overlapping.discriminator}` did not wait for are on the way to {unfinished}"
+            f"at `{step.name}` did not wait for are on the way to {unfinished}"
         )
         hint = _JOIN_EACH_ROUND if overlapping.unfinished_steps == (step.name,) else _JOIN_FROM_COMMON_STEP
         program.report("NP205", message, (*step.path, "join"), hint)
-    elif overlapping.case is None:
+    elif loop_exit is None:
         message = f"joins {unfinished} wait for each other on the cycle {cycle}"
         program.diagnostics.add("NP205", message, program.name_span(step), _JOIN_FIRST)
     else:
-        case = (step.rule or [])[overlapping.case]
         message = f"cycle {cycle} may start its next round before the branch at {unfinished} has ended"
-        label = Label(program.document.key_span((*case.path, "case")), "the branches separate here")
-        back_edge = _edge_path(program, *overlapping.cycle[-2:])
-        program.report("NP205", message, back_edge, _JOIN_FIRST, labels=[label])
+        hint = f"{_JOIN_FIRST}; or set `join: each` on {unfinished}"
+        fork = loop_exit.separation.fork
+        case = (steps[fork.step].rule or [])[fork.case]
+        source, target = overlapping.cycle[-2:]
+        next_round = program.document.span(_edge_path(program, source, target))
+        labels = [
+            Label(program.document.key_span((*case.path, "case")), "the branches separate here"),
+            Label(next_round, "the next round starts here"),
+        ]
+        exit_path = _edge_path(program, step.name, overlapping.unfinished_steps[0], loop_exit.case)
+        program.report("NP205", message, exit_path, hint, labels=labels)
 
 
 def _check_discriminators_in_sequential_mode(program: Program) -> None:

@@ -85,6 +85,14 @@ class ControlFlowGraph:
         """Return whether a reachable step can be reached again from one of its targets."""
         return any(self.component_index.get(target) == self.component_index[step] for target in targets)
 
+    @cached_property
+    def forks_of(self) -> Mapping[str, tuple[Fork, ...]]:
+        """The forks of every reachable step that has some."""
+        forks: dict[str, tuple[Fork, ...]] = {}
+        for fork in self.forks():
+            forks[fork.step] = (*forks.get(fork.step, ()), fork)
+        return forks
+
     def forks(self) -> Iterator[Fork]:
         """Yield the forks of all reachable steps, in the order of the text."""
         for step in self.targets:

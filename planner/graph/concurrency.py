@@ -117,9 +117,6 @@ class _ConcurrencySolver:
         self.steps = steps
         self.successors = {step: tuple(cfg.graph.successors(step)) for step in steps}
         self.regions_of = {step: joins.regions.get(step, ()) for step in steps}
-        self.forks_of: dict[str, list[tuple[str, ...]]] = {}
-        for step, _, targets in cfg.forks():
-            self.forks_of.setdefault(step, []).append(targets)
         self.positions: list[Position] = []
         self.index: dict[Position, int] = {}
         self.positions_at_step: dict[str, PositionSet] = dict.fromkeys(cfg.targets, 0)
@@ -189,8 +186,10 @@ class _ConcurrencySolver:
 
     def split_at_forks(self, position: int) -> None:
         """Add the facts that the forks at a position create."""
-        for targets in self.forks_of.get(self.positions[position].step, ()):
-            branches = [branch for target in targets if (branch := self.move(position, target)) is not None]
+        for fork in self.cfg.forks_of.get(self.positions[position].step, ()):
+            branches = [
+                branch for target in fork.targets if (branch := self.move(position, target)) is not None
+            ]
             siblings_of: dict[tuple[HeldJoins, str | None], list[PositionSet]] = {}
             for number, branch in enumerate(branches):
                 held, discriminator = self.held_joins[branch], self.discriminator_at(branch)

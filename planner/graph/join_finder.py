@@ -9,14 +9,14 @@ Algorithm: a step is a join if two branches that were active at the same time ca
 the way. Its region is every step from which it can be reached without passing its dominator (Lengauer and
 Tarjan 1979). Branches of one fork have merged before if their targets have the same last post-dominator
 before the join. Post-dominators are computed as dominators of the reversed region. The strongly connected
-components (Tarjan 1972) are compiled one after another, each after those that lead to it. Loops in a
-component are nested as by Bourdoncle (1993): the inner loops are the components that remain without the
-header of the loop. Waiting by regions is the synchronising merge of the workflow patterns (van der Aalst et
-al. 2003); docs/decisions/0002-joins.md gives the reasons.
+components (Tarjan 1972) are compiled one after another, each after those that lead to it. Waiting by regions
+is the synchronising merge of the workflow patterns (van der Aalst et al. 2003); docs/decisions/0002-joins.md
+gives the reasons.
 
 A step is late if branches can arrive that have not merged at the dominator after which they separated. This
-happens after a multi-merge (`join: each`), and after a loop that one branch may leave while another starts
-its next round. The dominator of a join at a late step is the nearest one at which all branches merge.
+happens after a multi-merge (`join: each`). A branch may also leave a loop for a multi-merge while another
+one starts the next round (`noetl.planner.graph.loops`). The dominator of a join at a late step is the nearest
+one at which all branches merge.
 
 Cost: nearly linear in the number of edges for each step that several edges lead to. A cyclic component
 repeats this until its late steps do not change. At most `MAX_EDGE_VISITS` edges are visited.
@@ -36,6 +36,7 @@ import networkx as nx
 from noetl.planner.graph.cfg import ControlFlowGraph
 from noetl.planner.graph.dominators import immediate_dominators
 from noetl.planner.graph.joins import DEFAULT_MODES, ROOT, Joins, OverlappingCycle
+from noetl.planner.graph.loops import GraphLoop, LoopExit, LoopFinder
 
 if TYPE_CHECKING:
     from noetl.planner.graph.cfg import StepGraph
@@ -59,9 +60,12 @@ def find_joins(cfg: ControlFlowGraph, modes: Mapping[str, str] = DEFAULT_MODES) 
         return Joins({}, {}, ())
     finder = JoinFinder(cfg, modes)
     try:
-        overlapping = finder.find_overlapping_forks()
         finder.solve()
-        overlapping += finder.find_circular_waits() + finder.find_overtaking_discriminators()
+        overlapping = [
+            *finder.overlapping_exits.values(),
+            *finder.find_circular_waits(),
+            *finder.find_overtaking_discriminators(),
+        ]
         return finder.to_joins(tuple(overlapping[:MAX_OVERLAPPING_CYCLES]))
     except _TooLargeError:
         return Joins({}, {}, (), is_too_large=True)
@@ -76,16 +80,14 @@ class JoinFinder:
 
     Results: `dominators` and `region_of` for each join, and the `multi_merges`. `late` are the late steps of
     compiled components, `late_entries` the first late steps on their paths. `loops_of` lists, for each step,
-    the numbers of the loops around it from the outside in. `parallel_loops` are the loops in which several
-    branches may be in different rounds.
+    the numbers of the loops around it from the outside in. `parallel_loops` are the loops that branches of
+    several rounds may leave. `overlapping_exits` are those that lead to other steps than multi-merges.
     """
 
     def __init__(self, cfg: ControlFlowGraph, modes: Mapping[str, str]) -> None:
         self.cfg = cfg
         self.modes = modes
-        self.forks_of: dict[str, list[tuple[str, ...]]] = {}
-        for step, _, targets in cfg.forks():
-            self.forks_of.setdefault(step, []).append(targets)
+        self.forks_of = cfg.forks_of
         self.graph: StepGraph = nx.DiGraph(cfg.graph.subgraph(cfg.reachable))
         self.graph.add_edge(ROOT, cfg.start)
         self.idom = immediate_dominators(ROOT, self.graph.successors, self.graph.predecessors)
@@ -99,6 +101,8 @@ class JoinFinder:
         self.loops_of: dict[str, list[int]] = {}
         self.loop_count = 0
         self.parallel_loops: set[int] = set()
+        self.overlapping_exits: dict[tuple[str, int], OverlappingCycle] = {}
+        self.loop_finder = LoopFinder(self.graph, cfg, modes, self.preorder, self.spend)
         self.predecessors = {step: list(self.graph.predecessors(step)) for step in self.graph}
         self.successors = {step: list(self.graph.successors(step)) for step in self.graph}
         self.cyclic_steps = cfg.cyclic_steps
@@ -114,47 +118,6 @@ class JoinFinder:
         self.edge_visits += edge_visits
         if self.edge_visits > MAX_EDGE_VISITS:
             raise _TooLargeError
-
-    def find_overlapping_forks(self) -> list[OverlappingCycle]:
-        """Return the forks on a cycle of which one branch can return to the loop header while another one
-        cannot.
-
-        The next round may then start before all branches of the last one have merged. A branch that starts at
-        a `join: each` is allowed.
-        """
-        overlapping: list[OverlappingCycle] = []
-        loops = self.find_loops_around_steps()
-        for step, case, targets in self.cfg.forks():
-            if len(overlapping) == MAX_OVERLAPPING_CYCLES:
-                break
-            for header, loop in loops.get(step, ()):
-                self.spend(len(targets))
-                inside = [target for target in targets if target in loop]
-                outside = tuple(t for t in targets if t not in loop and self.modes.get(t) != "each")
-                if step in loop and inside and outside:
-                    forward = nx.shortest_path(self.graph.subgraph(loop), inside[0], header)
-                    return_path = nx.shortest_path(self.graph, header, step)
-                    overlapping.append(
-                        OverlappingCycle(step, case, (step, *forward, *return_path[1:]), outside)
-                    )
-                    break
-        return overlapping
-
-    def find_loops_around_steps(self) -> dict[str, list[tuple[str, frozenset[str]]]]:
-        """Return, for every cyclic step, the loops around it from the inside out: header, and steps that lead
-        back to it.
-        """
-        component_index = self.cfg.component_index
-        loops: dict[str, list[tuple[str, frozenset[str]]]] = {}
-        for step in self.in_preorder(self.cyclic_steps):
-            over = self.idom[step]
-            is_same_component = over in loops and component_index[over] == component_index[step]
-            outer_loops = loops[over] if is_same_component else []
-            loop = self.region(over, step) | {step}
-            is_header = any(target in loop for target in self.graph.successors(step))
-            loops[step] = [(step, loop), *outer_loops] if is_header else outer_loops
-            self.spend(len(outer_loops))
-        return loops
 
     def solve(self) -> None:
         """Find the joins of all components."""
@@ -252,9 +215,9 @@ class JoinFinder:
         `step`.
         """
         for source in (dominator, step, *region):
-            for targets in self.forks_of.get(source, ()):
-                self.spend(len(targets))
-                yield source, [target for target in targets if target in region or target == step]
+            for fork in self.forks_of.get(source, ()):
+                self.spend(len(fork.targets))
+                yield source, [target for target in fork.targets if target in region or target == step]
 
     def last_post_dominators(self, step: str, inside: frozenset[str]) -> dict[str, str]:
         """Return, for every step in `inside`, the last step before `step` that all its paths to `step` pass.
@@ -287,81 +250,45 @@ class JoinFinder:
         return last
 
     def find_loop_exits(self, steps: Sequence[str]) -> None:
-        """Mark the exits at which one branch may leave a loop while another branch starts its next round.
+        """Find the exits at which a branch may leave a loop of a component while a sibling continues it.
 
-        Branches of different rounds can meet after such an exit.
+        Branches of several rounds can meet after such an exit. A multi-merge visits each of them. Any other
+        step would keep them until the last round, so the cycle is overlapping.
         """
-        if not self.cfg.is_cyclic(steps[0]):
-            return
-        if steps[0] not in self.loops_of and any(
-            step in self.forks_of or step in self.region_of for step in steps
+        if (
+            steps[0] in self.loops_of
+            or steps[0] not in self.cyclic_steps
+            or self.forks_of.keys().isdisjoint(steps)
         ):
-            self.find_nested_loops(steps)
-        for step in steps:
-            for targets in self.forks_of.get(step, ()):
-                self.mark_loop_exits(
-                    step, targets, max(self.common_loops(step, target) for target in targets)
-                )
-        for join in filter(self.region_of.__contains__, steps):
-            for step in self.steps_with_siblings(join):
-                self.mark_loop_exits(step, self.graph.successors(step), self.common_loops(join, step))
+            return
+        for loop in self.loop_finder.nested_loops(steps, self.region_of):
+            self.loop_count += 1
+            for step in loop.steps:
+                self.loops_of.setdefault(step, []).append(self.loop_count)
+            for loop_exit in self.loop_finder.exits_with_siblings(loop):
+                multi_merges = {t for t in loop_exit.targets if self.modes.get(t) == "each"}
+                if multi_merges:
+                    self.late_entries |= multi_merges
+                    self.parallel_loops.add(self.loop_count)
+                if len(multi_merges) < len(loop_exit.targets):
+                    self.add_overlapping_exit(loop, loop_exit)
 
-    def mark_loop_exits(self, step: str, targets: Iterable[str], depth: int) -> None:
-        """Mark the targets outside of the innermost of the first `depth` loops around `step` as late."""
-        for target in targets:
-            common = self.common_loops(step, target)
-            if common < depth:
-                self.late_entries.add(target)
-                self.parallel_loops.update(self.loops_of[step][common:depth])
+    def add_overlapping_exit(self, loop: GraphLoop, loop_exit: LoopExit) -> None:
+        """Record the cycle that a sibling may continue after an exit; of nested cycles, the innermost one."""
+        place = (loop_exit.step, loop_exit.case)
+        if len(self.overlapping_exits) < MAX_OVERLAPPING_CYCLES or place in self.overlapping_exits:
+            (fork, _, _), sibling = loop_exit.separation
+            return_path = nx.shortest_path(self.graph.subgraph(loop.steps), sibling, fork)
+            outside = tuple(target for target in loop_exit.targets if self.modes.get(target) != "each")
+            self.overlapping_exits[place] = OverlappingCycle(
+                loop_exit.step, (fork, *return_path), outside, loop_exit=loop_exit
+            )
 
     def common_loops(self, left: str, right: str) -> int:
         """Return how many loops contain both steps."""
         left_loops, right_loops = self.loops_of.get(left, ()), self.loops_of.get(right, ())
         self.spend(1 + min(len(left_loops), len(right_loops)))
         return sum(map(eq, left_loops, right_loops))
-
-    def find_nested_loops(self, steps: Iterable[str]) -> None:
-        """Number the loops of a component from the outside in, as far as they contain forks.
-
-        The inner loops of a loop are the strongly connected components that remain without its header.
-        """
-        stack = [frozenset(steps)]
-        while stack:
-            loop = stack.pop()
-            self.spend(8 * sum(len(self.successors[step]) for step in loop))
-            self.loop_count += 1
-            for step in loop:
-                self.loops_of.setdefault(step, []).append(self.loop_count)
-            inner = self.graph.subgraph(loop - {self.loop_header(loop)})
-            parts = map(frozenset, nx.strongly_connected_components(inner))
-            stack += [
-                part for part in parts if not part.isdisjoint(self.forks_of) and inner.subgraph(part).edges
-            ]
-
-    def loop_header(self, loop: frozenset[str]) -> str:
-        """Return the entry of a loop; of a loop with several entries, preferably a join at which rounds
-        merge.
-        """
-        entries = [step for step in loop if not loop.issuperset(self.predecessors[step])]
-        is_irreducible = len(entries) > 1
-        return min(
-            loop, key=lambda step: (is_irreducible and step not in self.region_of, self.preorder[step])
-        )
-
-    def steps_with_siblings(self, join: str) -> set[str]:
-        """Return the steps of a region at which a branch can have a sibling in the region or at the join."""
-        region = self.region_of[join]
-        groups = (group for _, group in self.forks_in_region(join, self.dominators[join], region))
-        steps = {target for group in groups if len(group) > 1 for target in group if target != join}
-        stack = [*steps]
-        while stack:
-            successors = self.successors[stack.pop()]
-            self.spend(len(successors))
-            for target in successors:
-                if target in region and target not in steps:
-                    steps.add(target)
-                    stack.append(target)
-        return steps
 
     def find_circular_waits(self) -> list[OverlappingCycle]:
         """Return the groups of joins that would wait for branches which wait at each other."""
@@ -379,7 +306,7 @@ class JoinFinder:
             forward = nx.shortest_path(self.graph, first, other_joins[0])
             return_path = nx.shortest_path(self.graph, other_joins[0], first)
             circular_waits.append(
-                OverlappingCycle(first, None, (*forward, *return_path[1:]), (first, *other_joins))
+                OverlappingCycle(first, (*forward, *return_path[1:]), (first, *other_joins))
             )
         return circular_waits
 
@@ -419,7 +346,7 @@ class JoinFinder:
         if again:
             return_path = nx.shortest_path(self.graph.subgraph(region), again[0], discriminator)
             return OverlappingCycle(
-                discriminator, None, (discriminator, *return_path), (discriminator,), discriminator
+                discriminator, (discriminator, *return_path), (discriminator,), starts_early=True
             )
         waiting = {join for step in region for join in joins_waiting_for.get(step, ())}
         if not waiting:
@@ -433,7 +360,7 @@ class JoinFinder:
                 forward = nx.shortest_path(free, discriminator, dominator)
                 return_path = nx.shortest_path(self.graph, dominator, discriminator)
                 return OverlappingCycle(
-                    discriminator, None, (*forward, *return_path[1:]), (join,), discriminator
+                    discriminator, (*forward, *return_path[1:]), (join,), starts_early=True
                 )
         return None
 

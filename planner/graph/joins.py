@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from noetl.planner.graph.loops import LoopExit
+
 ROOT = ""
 """A virtual step before the start. It dominates every step."""
 
@@ -21,17 +23,16 @@ DEFAULT_MODES: Mapping[str, str] = MappingProxyType({})
 class OverlappingCycle:
     """A cycle that may start its next round while a branch of the last round is still active.
 
-    `case` is the index of the case of `step` that forks. It is None if joins wait for each other, or if a
-    discriminator starts the next round. `cycle` is the cycle as a list of steps whose first and last are the
-    same. At the steps in `unfinished_steps`, branches of the last round may still be active. `discriminator`
-    is the `join: any` that starts the next round too early, or None.
+    `cycle` is the cycle as a list of steps whose first and last are the same. At the steps in
+    `unfinished_steps`, branches of the last round may still be active. They left by `loop_exit`, or `step` is
+    a `join: any` that did not wait for them (`starts_early`). Otherwise joins wait for each other.
     """
 
     step: str
-    case: int | None
     cycle: tuple[str, ...]
     unfinished_steps: tuple[str, ...]
-    discriminator: str | None = None
+    starts_early: bool = False
+    loop_exit: LoopExit | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,9 +65,9 @@ LATE = """
       rule: [{case: "{{ run.id }}", run: [d]}, {case: default, run: [x]}]
     - {name: c, rule: [{case: default, run: [d]}]}
     - {name: d, rule: [{case: "{{ k }}", run: [a]}, {case: default, run: [y]}]}
-    - {name: x, run: [{action: set, set: {z: 1}}], rule: [{case: default, run: [w]}]}
+    - {name: x, join: each, rule: [{case: default, run: [w]}]}
     - {name: y, rule: [{case: default, run: [w]}]}
-    - {name: w, run: [{action: log, message: "{{ k }} {{ z }}"}]}
+    - {name: w, run: [{action: log, message: "{{ k }}"}]}
 """
 LOOP_INSIDE = """
     steps:

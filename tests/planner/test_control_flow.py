@@ -208,15 +208,46 @@ class TestReachableEnds:
 class TestOverlappingCycles:
     def test_a_fork_with_one_branch_that_leads_back(self) -> None:
         text = playbook_of(a="max_visits: 3, " + leads_to("b"), b=leads_to("a", "c"), c="")
-        assert findings(text, "NP205") == [("NP205", "b")]
+        assert findings(text, "NP205") == [("NP205", "c")]
         expected = "cycle b → a → b may start its next round before the branch at `c` has ended"
         assert messages(text, "NP205") == [expected]
-        assert hints(text, "NP205") == [
+        (hint,) = hints(text, "NP205")
+        assert hint is not None
+        assert hint.startswith(
             "lead all branches of the fork to one step, and start the next round from there"
-        ]
+        )
+        assert hint.endswith("; or set `join: each` on `c`")
         (overlapping,) = (diagnostic for diagnostic in diagnose(text) if diagnostic.code == "NP205")
-        (label,) = overlapping.labels
-        assert (overlapping.span.line, label.span.line, label.text) == (2, 3, "the branches separate here")
+        assert overlapping.span.line == 3
+        assert [(label.span.line, label.text) for label in overlapping.labels] == [
+            (3, "the branches separate here"),
+            (2, "the next round starts here"),
+        ]
+
+    def test_a_guarded_exit_of_one_branch(self) -> None:
+        """A step that only a guard leads to is judged like a target of the fork outside the cycle."""
+        again = leads_to("a", case="'{{ run.id }}'")
+        rule = "rule: [{case: error, run: [e]}, {case: default, run: [d]}]"
+        text = playbook_of(
+            a="max_visits: 3, " + leads_to("b", "c"),
+            b=f"run: [{OK}], {rule}",
+            c=leads_to("d"),
+            d=again,
+            e="MODE",
+        )
+        assert findings(text.replace("MODE", f"run: [{OK}]")) == [("NP205", "e")]
+        assert messages(text.replace("MODE", f"run: [{OK}]"), "NP205") == [
+            "cycle a → c → d → a may start its next round before the branch at `e` has ended"
+        ]
+        assert findings(text.replace("MODE", f"join: each, run: [{OK}]")) == []
+
+    def test_an_exit_by_the_second_of_two_cases_with_one_target(self) -> None:
+        """The first leads out alone and is legal; the second one forks."""
+        rule = "rule: [{case: '{{ run.id }}', run: [b]}, {case: default, run: [a, b]}]"
+        text = playbook_of(a=f"max_visits: 3, {rule}", b="")
+        (overlapping,) = (diagnostic for diagnostic in diagnose(text) if diagnostic.code == "NP205")
+        second = text.splitlines()[overlapping.span.line - 1].rindex("b") + 1
+        assert overlapping.span.column == second
 
     def test_joins_that_wait_for_each_other(self) -> None:
         text = playbook_of(
@@ -272,7 +303,7 @@ class TestOverlappingCycles:
     def test_a_fork_to_a_multi_merge_in_every_round(self) -> None:
         rule = "rule: [{case: '{{ run.id }}', run: [a, b]}, {case: default, run: [b]}]"
         text = playbook_of(a=f"max_visits: 2, {rule}", b=f"run: [{OK}], join: MODE")
-        assert findings(text.replace("MODE", "all")) == [("NP205", "a")]
+        assert findings(text.replace("MODE", "all")) == [("NP205", "b")]
         assert findings(text.replace("MODE", "each")) == []
 
     def test_a_cycle_around_a_join(self) -> None:

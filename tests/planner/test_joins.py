@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 
 import pytest
 from hypothesis import assume, given, reject
@@ -10,7 +11,16 @@ from noetl.planner.graph.cfg import ControlFlowGraph
 from noetl.planner.graph.join_finder import find_joins
 from noetl.planner.graph.joins import DEFAULT_MODES, ROOT, Joins
 from tests.planner.branch_model import BranchModel, Counts, JoinProtocol, PropertyViolation, TooManyStates
-from tests.strategies import Chances, case_taken, chances, flows, flows_of_mixed_modes, nested_flows
+from tests.strategies import (
+    Chances,
+    case_taken,
+    chances,
+    flows,
+    flows_of_mixed_modes,
+    mixed_modes,
+    nested_flows,
+    without_overlapping_cycles,
+)
 
 MAX_VISITS = 3
 
@@ -163,66 +173,6 @@ def test_model_detects_wrong_joins(wrong: Joins) -> None:
             id="fork in a cycle, joined at its head",
         ),
         pytest.param(
-            {
-                "a": [["b", "c"]],
-                "b": [["d"], ["x"]],
-                "c": [["d"]],
-                "d": [["a"], ["y"]],
-                "x": [["z"]],
-                "y": [["z"]],
-            },
-            {"d": "a", "x": ROOT, "z": ROOT},
-            {
-                "a": {"x", "z"},
-                "b": {"d", "x", "z"},
-                "c": {"d", "x", "z"},
-                "d": {"x", "z"},
-                "x": {"z"},
-                "y": {"z"},
-            },
-            id="late steps after a parallel cycle",
-        ),
-        pytest.param(
-            {
-                "a": [["b", "c"]],
-                "b": [["d"], ["h"]],
-                "c": [["d"]],
-                "d": [["a"], ["h"]],
-                "h": [["p", "q"], []],
-                "p": [["h"], ["y"]],
-                "q": [["h"]],
-            },
-            {"d": "a", "h": ROOT, "y": ROOT},
-            {**{step: {"d", "h", "y"} for step in "bc"}, **{step: {"h", "y"} for step in "adpq"}, "h": {"y"}},
-            id="late steps after a parallel cycle that is late itself",
-        ),
-        pytest.param(
-            {"a": [["b"], []], "b": [["c", "b"]], "c": [["b"], ["a"]]},
-            {"a": ROOT, "b": "a"},
-            {"b": {"a"}, "c": {"a", "b"}},
-            id="exit of an inner cycle",
-        ),
-        pytest.param(
-            {
-                "o": [["a"]],
-                "a": [["b", "c"]],
-                "b": [["d"], ["x"]],
-                "c": [["d"]],
-                "d": [["a"], ["y"]],
-                "x": [["y"]],
-                "y": [["o"], []],
-            },
-            {"d": "a", "x": "o", "y": "o"},
-            {**{step: {"d", "x", "y"} for step in "bc"}, "a": {"x", "y"}, "d": {"x", "y"}, "x": {"y"}},
-            id="late steps after a parallel cycle within a cycle",
-        ),
-        pytest.param(
-            {"a": [["b"], ["c"]], "b": [["c"]], "c": [["a"], ["d"]], "d": [["e", "c"]], "e": [["a"], ["b"]]},
-            {"a": ROOT, "c": "a"},
-            {"b": {"a", "c"}, "c": {"a"}, "d": {"a", "c"}, "e": {"a", "c"}},
-            id="a cycle with two entries",
-        ),
-        pytest.param(
             {"a": [["b", "c"]], "b": [["d"]], "c": [["e"]], "d": [], "e": []},
             {},
             {},
@@ -246,44 +196,259 @@ def test_dominators_and_regions(
     assert joins.overlapping_cycles == ()
 
 
-@pytest.mark.parametrize(
-    ("cases", "step", "case", "unfinished"),
-    [
-        pytest.param(
-            {"a": [["b"]], "b": [["a", "c"]]}, "b", 0, ("c",), id="one branch starts the next round"
-        ),
-        pytest.param(
-            {"a": [["b", "c"]], "b": [["a"], ["d"]], "c": [["d"]]},
-            "a",
-            0,
-            ("c",),
-            id="next round before the join",
-        ),
-        pytest.param(
-            {"a": [["b", "c"]], "b": [["c"]], "c": [["b"]]},
-            "b",
-            None,
-            ("b", "c"),
-            id="joins that wait for each other",
-        ),
-    ],
-)
-def test_overlapping_cycles_are_reported(
-    cases: Cases, step: str, case: int | None, unfinished: tuple[str, ...]
-) -> None:
-    (overlapping,) = find_joins(make_cfg(cases)).overlapping_cycles
-    assert (overlapping.step, overlapping.case, overlapping.unfinished_steps) == (step, case, unfinished)
-    assert overlapping.cycle[0] == overlapping.cycle[-1]
-    graph = make_cfg(cases).graph
-    assert all(graph.has_edge(*edge) for edge in zip(overlapping.cycle, overlapping.cycle[1:], strict=False))
+EXIT: Cases = {
+    "a": [["b", "c"]],
+    "b": [["d"], ["x"]],
+    "c": [["d"]],
+    "d": [["a"], ["y"]],
+    "x": [["z"]],
+    "y": [["z"]],
+}
+"""`b` may leave a parallel cycle for `x` before the join `d` of its round."""
+
+
+class TestLoopExits:
+    @pytest.mark.parametrize(
+        ("cases", "exits"),
+        [
+            pytest.param({"a": [["b"]], "b": [["a", "c"]]}, {("b", "c")}, id="a fork that leaves the cycle"),
+            pytest.param(
+                {"a": [["b", "c"]], "b": [["a"], ["d"]], "c": [["d"]]},
+                {("a", "c")},
+                id="a branch that returns to the fork before the join",
+            ),
+            pytest.param(EXIT, {("b", "x")}, id="a guard before the join of the round"),
+            pytest.param(
+                {**EXIT, "a": [["b", "c", "x"]], "b": [["d"]]},
+                {("a", "x")},
+                id="the same as a target of the fork",
+            ),
+            pytest.param(
+                {
+                    "s1": [["s2", "s9", "s11"]],
+                    "s2": [["s5"], ["s13"]],
+                    "s9": [["s13"]],
+                    "s11": [["s13"]],
+                    "s13": [["s14"]],
+                    "s14": [["s1"], []],
+                },
+                {("s2", "s5")},
+                id="a guard before an end",
+            ),
+            pytest.param(
+                {
+                    "s1": [["s2", "s9", "s11"]],
+                    "s2": [["s5"]],
+                    "s9": [["s13"]],
+                    "s11": [["s13"]],
+                    "s13": [["s14"]],
+                    "s14": [["s1"], []],
+                },
+                {("s1", "s2")},
+                id="the same without the guard",
+            ),
+            pytest.param(
+                {
+                    "a": [["b", "c", "e"]],
+                    "b": [["d"]],
+                    "c": [["d"]],
+                    "d": [["x"], ["m"]],
+                    "e": [["m"]],
+                    "m": [["a"]],
+                },
+                {("d", "x")},
+                id="after an inner join, with another sibling",
+            ),
+            pytest.param(
+                {"a": [["b"], []], "b": [["c", "b"]], "c": [["b"], ["a"]]},
+                {("c", "a")},
+                id="into an outer cycle",
+            ),
+            pytest.param(
+                {
+                    "a": [["b"], ["c"]],
+                    "b": [["c"]],
+                    "c": [["a"], ["d"]],
+                    "d": [["e", "c"]],
+                    "e": [["a"], ["b"]],
+                },
+                {("e", "a")},
+                id="of a cycle with two entries",
+            ),
+            pytest.param(
+                {"o": [["a"]], **EXIT, "x": [["y"]], "y": [["o"], []]},
+                {("b", "x")},
+                id="of a cycle within a cycle",
+            ),
+        ],
+    )
+    def test_an_exit_before_the_join_of_the_round_overlaps(
+        self, cases: Cases, exits: set[tuple[str, str]]
+    ) -> None:
+        cycles = find_joins(make_cfg(cases)).overlapping_cycles
+        assert {(cycle.step, *cycle.unfinished_steps) for cycle in cycles} == exits
+        graph = make_cfg(cases).graph
+        for found in cycles:
+            assert found.loop_exit is not None
+            assert found.cycle[0] == found.cycle[-1] == found.loop_exit.separation.fork.step
+            assert found.cycle[1] == found.loop_exit.separation.sibling
+            assert all(graph.has_edge(*edge) for edge in pairwise(found.cycle))
+            assert found.unfinished_steps[0] in make_cfg(cases).targets[found.step][found.loop_exit.case]
+
+    @pytest.mark.parametrize(
+        ("cases", "each_steps"),
+        [
+            pytest.param({**EXIT, "b": [["d"]]}, "", id="from the join of the round"),
+            pytest.param({**EXIT, "b": [["d"], []]}, "", id="a branch that ends in the cycle"),
+            pytest.param(EXIT, "x", id="to a multi-merge"),
+            pytest.param({**EXIT, "a": [["b", "c", "x"]]}, "x", id="to a multi-merge, from the fork, too"),
+            pytest.param(
+                {"a": [["b", "c"]], "b": [["d"]], "c": [["d"]], "d": [["e"]], "e": [["a"], ["x"]]},
+                "",
+                id="after the join of the round",
+            ),
+            pytest.param(
+                {"o": [["p", "q"]], "p": [["a"]], "q": [["a"]], "a": [["a"], ["x"]]},
+                "a",
+                id="branches that separated before the cycle",
+            ),
+            pytest.param(
+                {"o": [["p", "q"]], "p": [["p"], ["x"]], "q": [["q"], ["x"]]},
+                "",
+                id="a cycle for each branch",
+            ),
+            pytest.param(
+                {"a": [["b"]], "b": [["a", "b"], ["x"]]},
+                "a",
+                id="a join after a multi-merge that begins the round",
+            ),
+        ],
+    )
+    def test_other_exits_are_legal(self, cases: Cases, each_steps: str) -> None:
+        assert find_joins(make_cfg(cases), dict.fromkeys(each_steps, "each")).overlapping_cycles == ()
+
+    @pytest.mark.parametrize(
+        ("cases", "each_steps"),
+        [
+            ({"a": [["b"]], "b": [["a"], ["c"]], "c": [["a", "b"], ["x"]]}, "abc"),
+            ({"a": [["b", "c"]], "b": [["d"], ["x"]], "c": [["d"]], "d": [["a"], ["y"]]}, "d"),
+        ],
+    )
+    def test_branches_do_not_merge_at_a_multi_merge(self, cases: Cases, each_steps: str) -> None:
+        """A step behind it may be left while a sibling continues the cycle."""
+        cycles = find_joins(make_cfg(cases), dict.fromkeys(each_steps, "each")).overlapping_cycles
+        assert cycles
+        assert all(cycle.loop_exit for cycle in cycles)
+
+    @pytest.mark.parametrize(
+        ("cases", "each_steps", "dominators", "regions"),
+        [
+            pytest.param(
+                EXIT,
+                "x",
+                {"d": "a", "z": ROOT},
+                {"a": "z", "b": "dz", "c": "dz", "d": "z", "x": "z", "y": "z"},
+                id="a parallel cycle",
+            ),
+            pytest.param(
+                {
+                    **EXIT,
+                    "d": [["a"], ["h"]],
+                    "x": [["h"]],
+                    "h": [["p", "q"], []],
+                    "p": [["h"], ["y"]],
+                    "q": [["h"]],
+                },
+                "xy",
+                {"d": "a", "h": ROOT, "z": ROOT},
+                {**dict.fromkeys("bc", "dhz"), **dict.fromkeys("adpqx", "hz"), "h": "z", "y": "z"},
+                id="a parallel cycle before another one",
+            ),
+            pytest.param(
+                {"a": [["b"], []], "b": [["c", "b"]], "c": [["b"], ["x"]], "x": [["a"]]},
+                "x",
+                {"a": ROOT, "b": "a"},
+                {"b": "a", "c": "ab", "x": "a"},
+                id="an inner cycle",
+            ),
+            pytest.param(
+                {"o": [["a"]], **EXIT, "x": [["y"]], "y": [["o"], []]},
+                "x",
+                {"d": "a", "y": "o"},
+                {"a": "y", "b": "dy", "c": "dy", "d": "y", "x": "y"},
+                id="a parallel cycle within a cycle",
+            ),
+            pytest.param(
+                {
+                    "a": [["b"], ["c"]],
+                    "b": [["c"]],
+                    "c": [["a"], ["d"]],
+                    "d": [["e", "c"]],
+                    "e": [["x"], ["b"]],
+                    "x": [["a"]],
+                },
+                "x",
+                {"a": ROOT, "c": "a"},
+                {"b": "ac", "c": "a", "d": "ac", "e": "ac", "x": "a"},
+                id="a cycle with two entries",
+            ),
+        ],
+    )
+    def test_joins_after_an_exit_to_a_multi_merge_begin_before_the_cycle(
+        self, cases: Cases, each_steps: str, dominators: dict[str, str], regions: dict[str, str]
+    ) -> None:
+        joins = find_joins(make_cfg(cases), dict.fromkeys(each_steps, "each"))
+        assert (joins.dominators, joins.overlapping_cycles) == (dominators, ())
+        assert joins.multi_merges == frozenset(each_steps)
+        assert {step: set(waiting) for step, waiting in joins.regions.items()} == {
+            step: set(waiting) for step, waiting in regions.items()
+        }
+
+    @given(drawn=st.data())
+    def test_a_guard_does_not_change_the_verdict(self, drawn: st.DataObject) -> None:
+        """An additional branch may leave a cycle behind a guard exactly if it may leave it without one."""
+        cfg = drawn.draw(st.one_of(flows(acyclic=False, max_steps=7), nested_flows()))
+        modes = drawn.draw(mixed_modes(cfg))
+        modes = {step: mode for step, mode in modes.items() if not cfg.is_cyclic(step)}
+        cfg = without_overlapping_cycles(cfg, modes)
+        cases = [(step, i) for step in cfg.reachable for i, case in enumerate(cfg.targets[step]) if case]
+        assume(cases)
+        step, case = drawn.draw(st.sampled_from(sorted(cases)))
+        leads_back = cfg.leads_back(step, cfg.targets[step][case])
+        targets_on_cycle = [target for target in cfg.targets[step][case] if cfg.leads_back(step, (target,))]
+        modes["outside"] = drawn.draw(st.sampled_from(["all", "any"]))
+        unguarded, guarded = (
+            bool(find_joins(with_branch(cfg, step, case, rule), modes).overlapping_cycles)
+            for rule in ([["outside"]], [["outside"], targets_on_cycle[:1]])
+        )
+        assert guarded == unguarded
+        assert unguarded or not leads_back
+
+
+def with_branch(cfg: ControlFlowGraph, step: str, case: int, rule: list[list[str]]) -> ControlFlowGraph:
+    """Return the graph with one more target of a case, the step `branch` with this rule."""
+    cases = [(*targets, "branch") if i == case else targets for i, targets in enumerate(cfg.targets[step])]
+    branch = tuple(map(tuple, rule))
+    return ControlFlowGraph(cfg.start, {**cfg.targets, step: tuple(cases), "branch": branch, "outside": ()})
+
+
+def test_joins_that_wait_for_each_other_are_reported() -> None:
+    (overlapping,) = find_joins(make_cfg({"a": [["b", "c"]], "b": [["c"]], "c": [["b"]]})).overlapping_cycles
+    assert (overlapping.step, overlapping.unfinished_steps) == ("b", ("b", "c"))
+    assert (overlapping.cycle, overlapping.starts_early, overlapping.loop_exit) == (
+        ("b", "c", "b"),
+        False,
+        None,
+    )
 
 
 def overlapping_cycle_of(
     cases: Cases, modes: Mapping[str, str]
-) -> tuple[str | None, tuple[str, ...], tuple[str, ...]]:
+) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
     """Return the discriminator, the cycle that it starts again, and the steps of unfinished branches."""
     (overlapping,) = find_joins(make_cfg(cases), modes).overlapping_cycles
-    return overlapping.discriminator, overlapping.cycle, overlapping.unfinished_steps
+    assert overlapping.starts_early
+    return overlapping.step, overlapping.cycle, overlapping.unfinished_steps
 
 
 RACE: Cases = {
@@ -394,17 +559,17 @@ class TestMultiMerges:
         assert find_joins(make_cfg(cases), {"d": "each"}).dominators == {"e": "a", "h": "e"}
 
     def test_a_multi_merge_that_leads_back_to_the_loop_header(self) -> None:
-        cases: Cases = {"a": [["b", "c"], []], "b": [["d"]], "c": [["d"]], "d": [["a"], ["e"]]}
-        cfg, modes = make_cfg(cases), {"d": "each"}
+        cases: Cases = {"a": [["b", "c"], []], "b": [["d"]], "c": [["d"]], "d": [["a"], ["e"]], "e": [["f"]]}
+        cfg, modes = make_cfg(cases), dict.fromkeys("de", "each")
         joins = find_joins(cfg, modes)
         assert (joins.dominators, joins.multi_merges, joins.overlapping_cycles) == (
-            {"a": ROOT, "e": ROOT},
-            frozenset({"d"}),
+            {"a": ROOT, "f": ROOT},
+            frozenset("de"),
             (),
         )
         chances = {**always_first_case(cfg), "a": [0, 1], "d": [0, 1]}
         (visits,) = explore(cfg, chances, modes=modes)
-        assert dict(visits) == {"a": 2, "b": 1, "c": 1, "d": 2, "e": 1}
+        assert dict(visits) == {"a": 2, "b": 1, "c": 1, "d": 2, "e": 1, "f": 1}
 
     def test_a_cycle_that_forks_to_a_multi_merge_in_every_round(self) -> None:
         cases: Cases = {"a": [["a", "b"], ["b"]], "b": [["c"]], "c": []}
