@@ -334,7 +334,7 @@ class TestFailures:
             steps:
             - name: a
               run: [t]
-              rule: [{case: "{{ result.failures == [] and result['items'] is undefined }}", run: [b]}]
+              rule: [{case: "{{ result.success and result.failures == [] }}", run: [b]}]
             - name: b
               run: [{action: set, set: {seen: "{{ steps.a.failures }}", data: "{{ steps.a.result }}"}}]
         """
