@@ -99,6 +99,7 @@ class ActionDeclaration:
         summary: a function from the parameters as written to the text that drawings show after the type.
         saves: the parameter whose keys are names. The result has these keys, and each value is saved under
             its name.
+        saves_given_values: whether these values are those of the parameter.
         cannot_fail: whether the action succeeds whenever its parameters have valid values.
         never_succeeds: whether the action always ends in a failure.
         error_type: the parameter that gives the type of this failure, if any.
@@ -120,6 +121,7 @@ class ActionDeclaration:
     is_atomic: bool = False
     summary: Callable[[Mapping[str, Any]], str] | None = None
     saves: str | None = None
+    saves_given_values: bool = False
     cannot_fail: bool = False
     never_succeeds: bool = False
     error_type: str | None = None

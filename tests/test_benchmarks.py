@@ -128,13 +128,12 @@ def test_what_changes_nothing_is_no_mistake() -> None:
 
 def test_the_judgement_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     results = tmp_path / "checks.json"
-    checks.main(
-        ["--valid", "3", "--generated", "1", "--chance", "5", "--sites", "1", "--results", str(results)]
-    )
+    sizes = ["--valid", "3", "--generated", "1", "--chance", "5", "--choices", "2", "--sites", "1"]
+    checks.main([*sizes, "--results", str(results)])
     written = json.loads(results.read_text("utf-8"))
     rows = {row["operator"]: row for row in written["mutants"]}
     assert rows.keys() == {*OPERATORS, "all"}
     assert rows["all"]["wrong"] == sum(row["wrong"] for name, row in rows.items() if name != "all") > 0
     assert rows["all"]["detected"] <= rows["all"]["wrong"] <= rows["all"]["mutants"]
-    assert [row["playbooks"] for row in written["agreement"]] == [3, 5]
+    assert [row["playbooks"] for row in written["agreement"]] == [3, 5, 2]
     assert "rename_target" in capsys.readouterr().out

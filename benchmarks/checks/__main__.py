@@ -15,6 +15,7 @@ from typing import Any
 from benchmarks import report
 from benchmarks.checks import agreement, mutants
 from benchmarks.checks.chance import random_playbook
+from benchmarks.checks.choices import choice_playbook
 from benchmarks.checks.corpus import CorpusPlaybook, written_playbooks
 from benchmarks.checks.generator import generate_playbook
 from noetl.executor.actions import catalogue
@@ -28,11 +29,14 @@ _VERDICTS = {"confirmed": "confirmed", "refuted": "refuted", "undecided": "undec
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = _options(arguments)
-    seeds = range(options.seed, options.seed + max(options.generated, options.chance))
+    seeds = range(options.seed, options.seed + max(options.generated, options.chance, options.choices))
     sound = [
         CorpusPlaybook("generated", str(seed), generate_playbook(seed)) for seed in seeds[: options.generated]
     ]
     chance = [CorpusPlaybook("chance", str(seed), random_playbook(seed)) for seed in seeds[: options.chance]]
+    choices = [
+        CorpusPlaybook("choice", str(seed), choice_playbook(seed)) for seed in seeds[: options.choices]
+    ]
     valid = [*written_playbooks(), *sound][: options.valid]
 
     rows, misjudged = mutants.measure(valid, options.sites)
@@ -41,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     on_valid = _valid(valid)
     print(report.table("Diagnostics of valid playbooks", report.VALID, on_valid))
     agreements = {"valid": agreement.measure(valid), "by chance": agreement.measure(chance)}
+    agreements["of literals"] = agreement.measure(choices)
     agreed = [{"of": name, **result.to_json()} for name, result in agreements.items()]
     print(
         report.table(
@@ -57,6 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"\nSeeds {options.seed} to {last_seed}; {options.sites} places per operator and playbook.")
     _show(misjudged, agreements, options.show)
     settings = {"seed": options.seed, "sites": options.sites, "generated": len(sound), "chance": len(chance)}
+    settings["choices"] = len(choices)
     report.write(
         options.results, {"settings": [settings], "mutants": counts, "valid": on_valid, "agreement": agreed}
     )
@@ -74,6 +80,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--generated", type=int, default=300, help="number of generated valid playbooks")
     parser.add_argument("--chance", type=int, default=5_000, help="number of random playbooks")
+    parser.add_argument("--choices", type=int, default=0, help="number of random playbooks about literals")
     parser.add_argument("--valid", type=int, default=None, help="maximum number of valid playbooks")
     parser.add_argument(
         "--show",

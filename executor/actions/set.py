@@ -20,6 +20,7 @@ DECLARATION = ActionDeclaration(
         ", ".join(parameters["set"]) if isinstance(parameters.get("set"), dict) else ""
     ),
     saves="set",
+    saves_given_values=True,
     cannot_fail=True,
 )
 

@@ -3,7 +3,7 @@
 Read the modules in this order:
 
 1. `narrowing`: the accesses that one template requires, and the facts that follow from its value.
-2. `correlation`: the tests of constant values that several guards share.
+2. `correlation`: the tests of constant values that several guards share, or that definitions decide.
 3. `fact_encoding`: numbers for all facts, and the text of the playbook as sets of facts.
 4. `transfer`: the data types of the analysis: fact sets, the effects of steps, and the graph of their exits.
 5. `step_effects`, with `infallible`: what a visit requires and adds, whatever holds before.

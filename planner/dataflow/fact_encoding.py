@@ -8,7 +8,8 @@ requires the clause "`x` or `y` is assigned".
 Algorithm: `FactTable` gives one bit to each name that is both read and assigned, and to each `steps.NAME`
 that is read. Both results of each tracked test get one, and each clause. `closures` maps a name or condition
 to its bit and those of all clauses that it makes true. Resolution (Robinson 1965) gives `x` from the clause
-"`x` or c" and either "not c" or the clause "`x` or not c".
+"`x` or c" and either "not c" or the clause "`x` or not c". A test of possible values implies each other test
+that its values pass.
 
 Cost: Linear in the number of accesses plus the number of clauses. `MAX_CLAUSES` and `MAX_CORRELATED_CLAUSES`
 bound the clauses, `MAX_CACHED_RESOLUTIONS` the memory of the cache of resolutions.
@@ -20,8 +21,9 @@ undefined name is missed. Past `MAX_CORRELATED_CLAUSES`, clauses are created onl
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from functools import reduce
 from itertools import accumulate, product
-from operator import or_
+from operator import and_, or_
 from typing import Any, NamedTuple
 
 import networkx as nx
@@ -37,6 +39,7 @@ from noetl.planner.dataflow.narrowing import (
     Narrowing,
     RequiredAccess,
     RunResults,
+    ValueSet,
 )
 from noetl.planner.dataflow.transfer import ALL_FACTS, EMPTY, FactSet
 from noetl.planner.program.program import Program
@@ -60,6 +63,9 @@ MAX_CACHED_RESOLUTIONS = 10_000
 MAX_CORRELATED_CLAUSES = 500
 """How many pairs of a name and a condition get clauses before any template needs them."""
 
+MAX_RELATED_TESTS = 400
+"""How many different tests of one name are related by its possible values."""
+
 
 def fact_key(access: AccessPath) -> str | None:
     """Return what must be assigned for an access: a name, or `steps.NAME` for a step that must be visited.
@@ -72,6 +78,14 @@ def fact_key(access: AccessPath) -> str | None:
     if len(access) > 2 and access[2] == "succeeded":
         return f"steps.{access[1]}.succeeded"
     return f"steps.{access[1]}" if len(access) > 2 and access[2] in VISITED_ATTRIBUTES else None
+
+
+class ValueTest(NamedTuple):
+    """A test of a constant: the possible values that pass it, its bit, and the facts where it is true."""
+
+    values: ValueSet
+    bit: FactSet
+    closure: FactSet
 
 
 class EncodedFacts(NamedTuple):
@@ -124,9 +138,11 @@ class FactTable:
         self.entry_conditions: dict[DocumentPath, FactSet] = {}
         self._clauses: dict[tuple[str, frozenset[Alternative]], FactSet] = {}
         self._condition_bits: dict[Condition, FactSet] = {}
+        self._value_tests: dict[AccessPath, list[ValueTest]] = {}
         self._resolutions: list[tuple[FactSet, FactSet, FactSet]] = []
         self._resolution_cache: dict[FactSet, FactSet] = {}
         self._resolvable = self._weakenable = self._resolution_inputs = self._first_results = EMPTY
+        self._combinable = EMPTY
         self._number_names(program)
         self.name_facts = FactSet((1 << len(self.keys)) - 1)
         self.run_succeeded = EMPTY
@@ -178,8 +194,10 @@ class FactTable:
             for required in narrowing.required:
                 if required.given is not NO_FACTS:
                     self._number_clause(*self._clause_of(required, use.local_names))
+        self._number_conditions(correlation.decided_conditions)
         self._number_correlated_clauses(program, correlation)
         self._exclude_unequal_values()
+        self._relate_possible_values(correlation)
         self.at_start = _union(self.closures, (key for key, bit in self.bits.items() if bit & self.at_start))
 
     def _number_clause(self, name: str, alternatives: frozenset[Alternative]) -> None:
@@ -202,14 +220,13 @@ class FactTable:
         """Number the clauses that one step may satisfy and a case of another step may resolve."""
         names = {saved.name for saved in program.saved_names if saved.name in self.bits}
         names -= {key for key, bit in self.bits.items() if bit & self.at_start}
-        conditions = [
-            condition
-            for condition in self._condition_bits
-            if condition.opposite in correlation.guard_conditions
-        ]
-        if len(names) * len(conditions) <= MAX_CORRELATED_CLAUSES:
-            for name, condition in product(sorted(names), conditions):
-                self._number_clause(name, frozenset((condition,)))
+        decided = correlation.guard_conditions | correlation.decided_conditions
+        for deciding in (decided, correlation.guard_conditions):
+            conditions = [condition for condition in self._condition_bits if condition.opposite in deciding]
+            if len(names) * len(conditions) <= MAX_CORRELATED_CLAUSES:
+                for name, condition in product(sorted(names), conditions):
+                    self._number_clause(name, frozenset((condition,)))
+                return
 
     def _clause_of(
         self, required: RequiredAccess, local_names: frozenset[str]
@@ -235,6 +252,39 @@ class FactTable:
             for condition, earlier, later in zip(conditions, before, after, strict=True):
                 self.closures[condition] |= earlier | later
 
+    def _relate_possible_values(self, correlation: ConditionCorrelation) -> None:
+        """Extend the closures of tests: a test implies each one that all of its possible values pass."""
+        for condition, values in correlation.selected.items():
+            if condition in self._condition_bits:
+                test = ValueTest(values, self._condition_bits[condition], self.closures[condition])
+                self._value_tests.setdefault(condition.access, []).append(test)
+        for access, tests in [*self._value_tests.items()]:
+            if len(tests) > MAX_RELATED_TESTS:
+                del self._value_tests[access]
+            # Two tests of a value that is one of two say the same or the opposite.
+            elif len(tests) > 2:
+                self._combinable = reduce(or_, (test.bit for test in tests), self._combinable)
+        for condition, values in correlation.selected.items():
+            if condition in self._condition_bits:
+                self.closures[condition] |= self._implied_by_values(condition.access, values)
+
+    def _implied_by_values(self, access: AccessPath, values: ValueSet) -> FactSet:
+        """Return the facts that hold where a constant has one of these possible values."""
+        facts = EMPTY
+        for test in self._value_tests.get(access, ()) if values else ():
+            if not values & ~test.values:
+                facts |= test.closure
+        return facts
+
+    def _combine_tests(self, facts: FactSet) -> FactSet:
+        """Return what follows from several tests of one value: where two of three are excluded, the third."""
+        combined = EMPTY
+        for access, tests in self._value_tests.items() if facts & self._combinable else ():
+            passed = [test.values for test in tests if facts & test.bit]
+            if len(passed) > 1:
+                combined |= self._implied_by_values(access, reduce(and_, passed))
+        return combined
+
     def _prepare_resolution(self) -> None:
         """Find the resolutions: `(name or c)` with `not c`, or with `(name or not c)`, gives `name`."""
         for (name, alternatives), clause in self._clauses.items():
@@ -246,13 +296,17 @@ class FactTable:
                     self._resolvable |= clause
                     self._resolution_inputs |= clause | resolvers
                     self._weakenable |= self.bits[name]
+        if self._resolutions:
+            self._resolvable |= self._combinable
+            self._resolution_inputs |= self._combinable
 
     def _encode_text(self, program: Program, correlation: ConditionCorrelation) -> None:
         """Encode all templates, and what entries save and what their guards say."""
         for saved in program.saved_names:
             if not saved.is_entry_local:
                 facts = self.saved.get(saved.entry, EMPTY)
-                self.saved[saved.entry] = facts | self.closures.get(saved.name, EMPTY)
+                decided = self._implied_by_values((saved.name,), correlation.select_definition(saved))
+                self.saved[saved.entry] = facts | self.closures.get(saved.name, EMPTY) | decided
         for path, context in correlation.context_facts.items():
             self.entry_conditions[path] = _union(self.closures, context.conditions)
         self._add_success_closures(program)
@@ -333,7 +387,7 @@ class FactTable:
             return facts
         inputs = facts & self._resolution_inputs
         if inputs not in self._resolution_cache:
-            resolved = inputs
+            resolved = inputs | self._combine_tests(inputs)
             for clause, resolvers, conclusion in self._resolutions:
                 if resolved & clause and resolved & resolvers:
                     resolved |= conclusion

@@ -19,8 +19,10 @@ accesses give no facts, which is sound: a missing fact only makes later analyses
 
 from __future__ import annotations
 
+import operator as operators
 import re
-from collections.abc import Iterable, Sequence
+from ast import literal_eval
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -28,6 +30,7 @@ from typing import Any, NamedTuple
 from jinja2 import nodes
 
 from noetl.planner.frozen import replace
+from noetl.planner.guards.value_classes import LiteralValue
 from noetl.planner.templates.access_paths import (
     AccessPath,
     child_nodes,
@@ -56,6 +59,9 @@ _CONDITIONAL = re.compile(
     r"\b(?:and|or|not|is|if|in|default|d|error|result|steps|true|false|none)\b|\{%", re.IGNORECASE
 )
 
+ValueSet = int
+"""A set of possible values of a name: bit `i` stands for the value with index `i`."""
+
 
 class Condition(NamedTuple):
     """A test of one access together with its truth value.
@@ -72,6 +78,24 @@ class Condition(NamedTuple):
     def opposite(self) -> Condition:
         """The same test with the opposite truth value."""
         return self._replace(truth=not self.truth)
+
+    def select(self, literals: Sequence[LiteralValue]) -> ValueSet | None:
+        """Return for which of these values the condition holds; `None` if that is not known for each of them.
+
+        >>> bin(Condition(("size",), "eq 'small'", False).select(["small", "middle", "large"]))
+        '0b110'
+        """
+        operator, _, text = self.test.partition(" ")
+        test = _TESTS_OF_LITERALS.get(operator)
+        if not literals or test is None:
+            return None
+        try:
+            constant = literal_eval(text) if text and operator != "is" else None
+            return sum(
+                1 << index for index, literal in enumerate(literals) if test(literal, constant) is self.truth
+            )
+        except (TypeError, ValueError):
+            return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -425,6 +449,34 @@ _OPPOSITE = {
 }
 _MIRRORED = {"gt": "lt", "lt": "gt", "gteq": "lteq", "lteq": "gteq"}
 _ENDED = frozenset({"succeeded", "failed"})
+
+
+def _compare(compare: Callable[[Any, Any], bool]) -> Callable[[LiteralValue, Any], bool]:
+    """Return a comparison that raises a TypeError for a value of which only the length is known."""
+
+    def compare_scalars(literal: LiteralValue, constant: Any) -> bool:
+        if isinstance(literal, list | dict):
+            raise TypeError
+        return compare(literal, constant)
+
+    return compare_scalars
+
+
+_TESTS_OF_LITERALS: Mapping[str, Callable[[LiteralValue, Any], bool]] = {
+    "": lambda literal, _: bool(literal),
+    "is": lambda literal, _: literal is None,
+    "in": _compare(lambda literal, constant: literal in constant),
+    **{
+        name: _compare(getattr(operators, python))
+        for name, python in (
+            ("eq", "eq"),
+            ("lt", "lt"),
+            ("lteq", "le"),
+            ("gt", "gt"),
+            ("gteq", "ge"),
+        )
+    },
+}
 
 
 def _constant(node: nodes.Node) -> Any:

@@ -20,7 +20,7 @@ matches. NP208 is not reported then, and the step effects have no exit without a
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
@@ -55,7 +55,9 @@ from noetl.planner.guards.value_classes import (
     OBJECTS,
     OMITTED,
     TRUE,
+    UNDEFINED,
     ClassSet,
+    LiteralValue,
     Scalar,
     ValueClasses,
 )
@@ -137,7 +139,8 @@ class GuardContext:
 
     `bare_inputs` are the inputs that can be read without `input.`. With `may_tolerate_failure` the `run` may
     succeed although an entry in it has failed. With `may_exceed_max_visits` a visit may be refused. With
-    `may_fail_as_refused` the `run` itself may fail with the error type of a refusal.
+    `may_fail_as_refused` the `run` itself may fail with the error type of a refusal. `find_literals` returns
+    the literals that an access path is one of where it has a value, or none if it is unknown.
     """
 
     inputs: Mapping[str, InputDeclaration]
@@ -145,12 +148,20 @@ class GuardContext:
     may_tolerate_failure: bool = True
     may_exceed_max_visits: bool = False
     may_fail_as_refused: bool = True
+    find_literals: Callable[[AccessPath], Sequence[LiteralValue]] = lambda _: ()
 
     def find_input(self, term: Term) -> InputDeclaration | None:
         """Return the declaration of the input that a term reads, if it reads one."""
         if len(term) == 2 and term[0] == "input":
             return self.inputs.get(term[1])
         return self.inputs.get(term[0]) if len(term) == 1 and term[0] in self.bare_inputs else None
+
+    def find_values(self, term: Term) -> Sequence[LiteralValue]:
+        """Return the literals that a term is one of where it has a value; none if it is unknown."""
+        if term[0] != "?length":
+            return self.find_literals(term) if is_access(term) else ()
+        literals = self.find_literals(term[1]) if isinstance(term[1], tuple) else ()
+        return [len(literal) for literal in literals if isinstance(literal, str | list | dict)]
 
 
 def make_guarded_case(guard: str | bool, *, leads_back: bool = False) -> GuardedCase:
@@ -245,7 +256,7 @@ def _is_worth_analysing(cases: Sequence[GuardedCase], context: GuardContext) -> 
             if leaf.test == "among" or leaf.default:
                 return True
             is_known = leaf.term[0] in _KNOWN_ROOTS or context.find_input(leaf.term) is not None
-            if case.formula is not ERROR and is_known:
+            if case.formula is not ERROR and (is_known or context.find_values(leaf.term)):
                 return True
             seen.add(leaf.term)
     return False
@@ -300,11 +311,14 @@ class _CoverageAnalysis:
     def constants(self, term: Term) -> Iterable[Scalar]:
         """Return further values of a term that the classes must tell apart."""
         declaration = self.context.find_input(term)
-        if declaration is not None and _has_scalar_enum(declaration):
+        if declaration is not None and has_scalar_enum(declaration):
             return declaration.enum or ()
         if term == ("error", "type"):
             return (REFUSAL_TYPE,)
-        return STATUSES if _is_step_status(term) else ()
+        if _is_step_status(term):
+            return STATUSES
+        literals = self.context.find_values(term)
+        return [literal for literal in literals if not isinstance(literal, list | dict)]
 
     def domain_after_success(self, term: Term, classes: ValueClasses) -> ClassSet:
         may_tolerate_failure = self.context.may_tolerate_failure
@@ -357,6 +371,11 @@ class _CoverageAnalysis:
             return classes.member_of(STATUSES)[0]
         if len(term) == 3 and term[0] == "steps" and term[2] == "visits":
             return classes.whole_numbers(0)
+        if literals := self.context.find_values(term):
+            domain = UNDEFINED
+            for literal in literals:
+                domain |= classes.class_of(literal)
+            return domain
         return classes.all & ~OMITTED if is_access(term) else classes.all
 
     def describe(self, domains: TermDomains, values: Model) -> str:
@@ -478,13 +497,14 @@ def _input_domain(declaration: InputDeclaration, classes: ValueClasses) -> Class
         "array": LISTS,
         "any": classes.all & ~ABSENT & ~OBJECTS,
     }[declaration.type]
-    if _has_scalar_enum(declaration):
+    if has_scalar_enum(declaration):
         domain &= classes.member_of(declaration.enum or ())[0]
     default_is_none = "default" in declaration.model_fields_set and declaration.default is None
     return domain | (NONE if default_is_none else 0)
 
 
-def _has_scalar_enum(declaration: InputDeclaration) -> bool:
+def has_scalar_enum(declaration: InputDeclaration) -> bool:
+    """Return whether an input has an `enum` of few values, all of them scalars."""
     return (
         declaration.enum is not None
         and len(declaration.enum) <= MAX_ENUM_VALUES

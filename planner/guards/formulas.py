@@ -27,7 +27,10 @@ from noetl.planner.guards.value_classes import TYPE_TESTS, Scalar, compare_const
 from noetl.planner.templates.access_paths import AccessPath, find_access_path
 
 Term = tuple[Any, ...]
-"""An access path, or the flattened syntax of another expression after a word that begins with `?`."""
+"""An access path, or the flattened syntax of another expression after a word that begins with `?`.
+
+The length of the value at an access path is `?length` with that path.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +132,9 @@ def _operands(node: nodes.And | nodes.Or) -> Iterator[nodes.Expr]:
 
 
 @dataclass(frozen=True, slots=True)
-class _ConstantOperand:
+class ConstantOperand:
+    """An operand that is written as a literal: a scalar, or a list of scalars as a tuple."""
+
     value: Scalar | tuple[Any, ...]
 
 
@@ -140,11 +145,11 @@ class _TermOperand:
     replaces_false: bool = False
 
 
-_Operand = _ConstantOperand | _TermOperand
+_Operand = ConstantOperand | _TermOperand
 
 
 def _operand(node: nodes.Node) -> _Operand:
-    constant = _constant_operand(node)
+    constant = find_constant(node)
     if constant is not None:
         return constant
     if isinstance(node, nodes.Filter) and node.name in ("default", "d") and node.node is not None:
@@ -154,18 +159,19 @@ def _operand(node: nodes.Node) -> _Operand:
     return _TermOperand(term_of(node))
 
 
-def _constant_operand(node: nodes.Node) -> _ConstantOperand | None:
+def find_constant(node: nodes.Node) -> ConstantOperand | None:
+    """Return the literal that a node is; `None` for any other expression."""
     if isinstance(node, nodes.Const) and (node.value is None or isinstance(node.value, str | int | float)):
-        return _ConstantOperand(node.value)
+        return ConstantOperand(node.value)
     if isinstance(node, nodes.Neg | nodes.Pos):
-        inner = _constant_operand(node.node)
+        inner = find_constant(node.node)
         if inner is None or not isinstance(inner.value, int | float):
             return None
-        return _ConstantOperand(-inner.value if isinstance(node, nodes.Neg) else +inner.value)
+        return ConstantOperand(-inner.value if isinstance(node, nodes.Neg) else +inner.value)
     if isinstance(node, nodes.List | nodes.Tuple):
-        items = [_constant_operand(item) for item in node.items]
+        items = [find_constant(item) for item in node.items]
         if all(item is not None and not isinstance(item.value, tuple) for item in items):
-            return _ConstantOperand(tuple(item.value for item in items if item is not None))
+            return ConstantOperand(tuple(item.value for item in items if item is not None))
     return None
 
 
@@ -177,20 +183,20 @@ def _with_default(node: nodes.Filter) -> _TermOperand | None:
         name or ("default_value", "boolean")[index]: option
         for index, (name, option) in enumerate(zip(names, options, strict=True))
     }
-    constants = {name: _constant_operand(option) for name, option in arguments.items()}
-    default = constants.get("default_value", _ConstantOperand(""))
-    boolean = constants.get("boolean", _ConstantOperand(False))
+    constants = {name: find_constant(option) for name, option in arguments.items()}
+    default = constants.get("default_value", ConstantOperand(""))
+    boolean = constants.get("boolean", ConstantOperand(False))
     assert node.node is not None
     inner = _operand(node.node)
     if default is None or boolean is None or isinstance(default.value, tuple):
         return None
-    if isinstance(inner, _ConstantOperand) or inner.default:
+    if isinstance(inner, ConstantOperand) or inner.default:
         return None
     return _TermOperand(inner.term, (default.value,), bool(boolean.value))
 
 
 def _truth(operand: _Operand) -> Formula:
-    if isinstance(operand, _ConstantOperand):
+    if isinstance(operand, ConstantOperand):
         return Constant(bool(operand.value))
     return Atom(operand.term, "truth", default=operand.default, replaces_false=operand.replaces_false)
 
@@ -211,9 +217,9 @@ def _compare(operator: str, left: nodes.Node, right: nodes.Node) -> Formula:
     left_operand, right_operand = _operand(left), _operand(right)
     if operator == "in":
         return _membership(left_operand, right_operand, left, right)
-    if isinstance(left_operand, _ConstantOperand) and not isinstance(right_operand, _ConstantOperand):
+    if isinstance(left_operand, ConstantOperand) and not isinstance(right_operand, ConstantOperand):
         return _compare(_MIRRORED[operator], right, left)
-    if isinstance(right_operand, _ConstantOperand) and not isinstance(right_operand.value, tuple):
+    if isinstance(right_operand, ConstantOperand) and not isinstance(right_operand.value, tuple):
         if isinstance(left_operand, _TermOperand):
             return _atom(left_operand, "order", operator, (right_operand.value,))
         if not isinstance(left_operand.value, tuple):
@@ -227,7 +233,7 @@ def _compare(operator: str, left: nodes.Node, right: nodes.Node) -> Formula:
 def _membership(
     left_operand: _Operand, right_operand: _Operand, left: nodes.Node, right: nodes.Node
 ) -> Formula:
-    if isinstance(right_operand, _ConstantOperand) and isinstance(right_operand.value, tuple):
+    if isinstance(right_operand, ConstantOperand) and isinstance(right_operand.value, tuple):
         if isinstance(left_operand, _TermOperand):
             return _atom(left_operand, "among", "in", right_operand.value)
         if not isinstance(left_operand.value, tuple):
@@ -255,8 +261,10 @@ def term_of(node: nodes.Node) -> Term:
     access = find_access_path(node)
     if access is not None:
         return access
-    kind = "?length" if isinstance(node, nodes.Filter) and node.name in ("length", "count") else "?"
-    return kind, *_flatten(node)
+    if not isinstance(node, nodes.Filter) or node.name not in ("length", "count"):
+        return "?", *_flatten(node)
+    measured = find_access_path(node.node) if node.node is not None else None
+    return ("?length", measured) if measured is not None else ("?length", *_flatten(node))
 
 
 def _flatten(node: nodes.Node) -> Iterator[Any]:

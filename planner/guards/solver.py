@@ -163,7 +163,8 @@ class TermDomains:
         classes = self.terms.classes[term]
         if kind == "?bool":
             return BOOLEANS
-        return classes.whole_numbers(0) if kind == "?length" else self._find(term, classes)
+        domain = self._find(term, classes)
+        return domain & classes.whole_numbers(0) if kind == "?length" else domain
 
 
 @dataclass(slots=True)

@@ -23,6 +23,9 @@ from itertools import pairwise
 from typing import Any
 
 Scalar = str | int | float | bool | None
+LiteralValue = Scalar | list[Any] | dict[Any, Any]
+"""A value as the playbook writes it. Of a list or a mapping only the length is known."""
+
 ClassSet = int
 """A set of value classes as a bit set."""
 
@@ -193,10 +196,14 @@ class ValueClasses:
         if classes & self._text(""):
             yield "an empty text"
 
-    def class_of(self, constant: Scalar) -> ClassSet:
+    def class_of(self, constant: LiteralValue) -> ClassSet:
         """Return the class of a constant."""
         if constant is None:
             return NONE
+        if isinstance(constant, list):
+            return LIST if constant else EMPTY_LIST
+        if isinstance(constant, dict):
+            return MAPPING if constant else EMPTY_MAPPING
         if isinstance(constant, bool):
             return TRUE if constant else FALSE
         return self._text(constant) if isinstance(constant, str) else self._number(constant)

@@ -31,6 +31,7 @@ from noetl.planner.guards.coverage import (
     make_guarded_case,
 )
 from noetl.planner.guards.solver import SearchBudget
+from noetl.planner.program.possible_values import PossibleValues, SavedName
 from noetl.planner.program.template_uses import TemplateUse
 from noetl.planner.syntax.document import Document
 from noetl.planner.syntax.entries import find_called_tasks, find_saved_names, is_saved_by_key
@@ -60,21 +61,6 @@ class EntryPlace(NamedTuple):
     entry: Entry
     path: DocumentPath
     case: Case | None
-
-
-class SavedName(NamedTuple):
-    """A name that an entry saves, and the path of the key or value that names it.
-
-    `entry` is the path of the entry. `step` contains it; it is None in a task. The name is visible only
-    inside of a loop: of the entry with `is_entry_local`, of the step with `is_step_local`.
-    """
-
-    name: str
-    path: DocumentPath
-    entry: DocumentPath
-    step: Step | None
-    is_entry_local: bool
-    is_step_local: bool
 
 
 @dataclass(frozen=True)
@@ -181,12 +167,18 @@ class Program:
                     may_succeed_despite_failure(step),
                     step.name in self.refusable_steps,
                     self._may_raise_refusal(step),
+                    self.possible_values.find,
                 ),
                 budget,
             )
             for step in playbook.steps
             if step.rule
         }
+
+    @cached_property
+    def possible_values(self) -> PossibleValues:
+        """The possible values of names that are always one of a few literals."""
+        return PossibleValues(self.playbook, self.saved_names, self.lost_names)
 
     def dead_cases(self, step: Step) -> Iterable[DeadCase]:
         """Return the cases of a step that its guards never let be taken."""
@@ -345,7 +337,7 @@ def _saved_names_of(
         if isinstance(entry, ActionEntry | TaskEntry):
             for name, path in find_saved_names([entry], in_loops=True):
                 is_entry_local = entry.loop is not None and is_saved_by_key(path)
-                yield SavedName(name, path, entry.path, step, is_entry_local, is_step_local)
+                yield SavedName(name, path, entry.path, entry, step, is_entry_local, is_step_local)
 
 
 def _may_raise_refusal(work: Iterable[Entry]) -> bool:

@@ -225,7 +225,7 @@ def coverage(*guards: str, context: GuardContext = NO_CONTEXT) -> RuleCoverage:
         (["x == y", "y != x", "default"], [2]),
         (["x < y", "y >= x"], []),
         (["x < y and x > y"], [0]),
-        (["rows | length > 0", "rows | count > 3"], []),
+        (["rows | length > 0", "rows | count > 3"], [1]),
         (["rows | length > 0", "rows | length > 3"], [1]),
         (["rows | length > 3", "rows | length >= 0", "default"], [2]),
         (["rows | length > 0", "rows | length < 0"], [1]),

@@ -264,7 +264,8 @@ class TestGuardNarrowing:
 
     def test_exhaustive_rule_has_no_exit_without_a_case(self) -> None:
         """One of two cases is always taken, because their guards cover all values."""
-        fork = (step("a", "b", "c", run="{action: set, set: {n: 1}}"), step("c", "d"), step("d", run=READ))
+        save = "{action: set, set: {n: '{{ step.visit }}'}}"
+        fork = (step("a", "b", "c", run=save), step("c", "d"), step("d", run=READ))
         rule = '[{case: "{{ n > 1 }}", run: [d]}, {case: "{{ n <= 1 }}", run: [d]}]'
         assert undefined_reads(*fork, f"{{name: b, run: [{SAVE}], rule: {rule}}}") == []
         left = rule.replace("<=", "<")
