@@ -147,11 +147,13 @@ class TestFieldsOfSteps:
         assert timed(*BRANCHES, merge(targets="e"), any_) == []
 
     def test_later_visit_replaces_those_that_came_together(self) -> None:
-        more = "max_visits: 2, rule: [{case: error, run: []}, {case: '{{ step.visit > 1 }}', run: [g]}"
-        again = f"{{name: f, {more}, {{case: default, run: [h]}}]}}"
-        branch = step("h", "d")
-        last = reader("{{ steps.h.status }}", name="g")
-        assert timed(*BRANCHES, merge(targets="e"), step("e", "f"), again, branch, last) == []
+        """In a second round, step `d` is visited again before `f` reads it, and not before `d` does."""
+        again = step("e", "d", more=", max_visits: 2")
+        for name, expected in (("f", []), ("d", ["steps.d.status"])):
+            steps = {"d": merge(targets="f"), "f": step("f", "e", more=", join: each")}
+            steps[name] = steps[name].replace("message: m", "message: '{{ steps.d.status }}'")
+            steps[name] = steps[name].replace('message: "x"', "message: '{{ steps.d.status }}'")
+            assert timed(*BRANCHES, *steps.values(), again) == expected
 
     @pytest.mark.parametrize("scope", ["output: {n: '{{ steps.d.status }}'}\n", "finally: tidy\n"])
     def test_fields_at_the_end_of_the_run(self, scope: str) -> None:
