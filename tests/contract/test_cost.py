@@ -11,7 +11,7 @@ from benchmarks.meter import AwsMeter, AwsUsage, lambda_dollars
 from noetl.executor.stores import open_store
 from noetl.executor.stores.dynamo.store import DynamoStore
 from noetl.infra.dynamodb import upgrade
-from noetl.testing.store_contract.operations import action_events, claim_visit, start_run
+from noetl.testing.store_contract.operations import LEASE, action_events, claim_visit, start_run, succeed
 from tests.aws import Client
 
 STEPS = 1_005
@@ -111,3 +111,29 @@ def test_the_end_of_a_run_reads_its_visits_once(queue: str) -> None:
     assert isinstance(store, DynamoStore)
     with AwsMeter().attached("dynamodb", "sqs") as meter:
         assert cost.measure_fork(store, queue, 40, meter)["queries"] == 3
+
+
+def test_a_step_in_sequential_mode_makes_these_requests(aws: Client) -> None:
+    """The stack is read, and the outcome, the stack and the next visit are one transaction."""
+    text = """
+        mode: sequential
+        steps:
+        - {name: a, rule: [{case: default, run: [b, c]}]}
+        - {name: b, run: [{action: set, set: {x: 1}}]}
+        - {name: c, run: [{action: log, message: "{{ x }}"}]}
+    """
+    upgrade("noetl")
+    store = open_store("dynamodb://noetl")
+    run = start_run(store, text)
+    store.queue.commit(succeed(store, claim_visit(store, run)), 1.0)
+    claim = claim_visit(store, run, 1.0)
+    commit = succeed(store, claim, case=None, saved={"x": 1})
+    with AwsMeter().attached("dynamodb") as meter:
+        assert store.queue.commit(commit, 1.0, LEASE) is not None
+        usage = meter.read()
+    assert usage.requests == {
+        ("dynamodb", "GetItem"): 1,
+        ("dynamodb", "TransactWriteItems"): 1,
+        ("dynamodb", "UpdateItem"): 1,
+        ("dynamodb", "BatchGetItem"): 1,
+    }

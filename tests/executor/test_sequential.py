@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
 import pytest
 
+from noetl.executor.engine.invocation import VisitExecutor
+from noetl.executor.engine.start import new_run
+from noetl.executor.errors import RejectedError
 from noetl.executor.model.ids import derived_id
-from noetl.executor.model.run import RunStatus
+from noetl.executor.model.run import Lease, Run, RunStatus
+from noetl.executor.model.run_transition import SUPERSEDED_ORDER
+from noetl.executor.model.start_request import StartRequest
+from noetl.executor.security.capabilities import local_run_capabilities
 from noetl.executor.stores.sqlite.store import SqliteStore
 from noetl.testing.run_harness import FakeClock, RunHarness
 
+EARLIER_RUN = Path(__file__).with_name("earlier_sequential_run.sql")
 TREE = """
     mode: sequential
     variables: {seen: []}
@@ -286,3 +297,65 @@ class TestSequentialEndings:
         playing.finish().resume(ok=True).finish()
         assert playing.result == {"x": 1, "y": 1, "v": 1, "w": 1}
         assert playing.clock() == before
+
+
+class TestEarlierRun:
+    """A run that an earlier version has started, which performs branches in another order."""
+
+    @pytest.fixture
+    def store(self, tmp_path: Path) -> Iterator[SqliteStore]:
+        path = tmp_path / "earlier.db"
+        with closing(sqlite3.connect(path)) as db:
+            db.executescript(EARLIER_RUN.read_text())
+        store = SqliteStore(str(path))
+        yield store
+        store.close()
+
+    def finish(self, store: SqliteStore) -> Run:
+        """Execute the run to its end, and return it."""
+        executor = VisitExecutor(store, Lease("two", 30.0), local_run_capabilities(Path.cwd()), lambda: 60.0)
+        while (claim := store.queue.claim("earlier", executor.lease, 60.0)) is not None:
+            executor.execute(claim)
+        run = store.runs.get("default", "earlier")
+        assert run is not None
+        return run
+
+    def test_it_fails_with_a_sentence_and_keeps_what_it_has_saved(self, store: SqliteStore) -> None:
+        before = {visit.step: visit for visit in store.runs.visits_with_outputs("earlier")}
+        run = self.finish(store)
+        assert (run.status, run.error and run.error["message"]) == (RunStatus.FAILED, SUPERSEDED_ORDER)
+        visits = {visit.step: visit for visit in store.runs.visits_with_outputs("earlier")}
+        assert {step: visit.status.value for step, visit in visits.items()} == {
+            "a": "succeeded", "b": "parked", "c": "parked",
+        }  # fmt: skip
+        for step, visit in visits.items():
+            kept = (visit.saved, visit.progress, visit.names, visit.clock)
+            assert kept == (before[step].saved, before[step].progress, before[step].names, before[step].clock)
+        assert visits["b"].saved == {"y": 2}
+        assert store.maintenance.check_consistency() == []
+
+    def test_its_resume_is_refused_and_changes_nothing(self, store: SqliteStore) -> None:
+        run = self.finish(store)
+        visits = store.runs.visits("earlier")
+        with pytest.raises(RejectedError, match="earlier version of NoETL"):
+            store.runs.resume("earlier", 61.0, deadline_at=None, values={})
+        assert (store.runs.get("default", "earlier"), store.runs.visits("earlier")) == (run, visits)
+
+    def test_it_can_be_cancelled(self, store: SqliteStore) -> None:
+        store.runs.stop("earlier", RunStatus.CANCELLED, 5.0)
+        assert self.finish(store).status is RunStatus.CANCELLED
+
+    def test_the_sweep_leaves_it_alone(self, store: SqliteStore) -> None:
+        assert store.maintenance.sweep(5.0).repaired == 0
+
+    def test_no_run_of_its_plan_starts(self, store: SqliteStore) -> None:
+        run = store.runs.get("default", "earlier")
+        assert run is not None
+        header = store.plans.header(run.plan_hash)
+        with pytest.raises(RejectedError) as refusal:
+            new_run(header, run.plan_hash, StartRequest(), now=5.0)
+        assert refusal.value.reason == "superseded_plan"
+        assert str(refusal.value) == (
+            "playbook `play` was compiled by an earlier version of NoETL, which performs the branches of"
+            " `mode: sequential` in another order: register it again as a new version"
+        )

@@ -105,7 +105,9 @@ class Claims:
         """Claim the visit of a message, or return why it cannot be claimed."""
         message, key = request.message, request.visit_key
         before: Item | None = None
-        if message.cause is None:
+        if request.known is not None and request.known.is_written:
+            before = request.known.attributes
+        elif message.cause is None:
             before = self._context.table.get(key)
             if before is None:
                 logger.warning(
