@@ -64,13 +64,16 @@ def test_open_upgrades_a_store_of_an_earlier_version(tmp_path: Path) -> None:
         "insert into visits (run_id, id, step, queue, status, position, clock, names, number, due_at, saved)"
         " values ('run', 'visit', 'a', 'service', 'succeeded', 0, 1, '{}', 1, 1.0, '{\"x\":1}')"
     )
+    db.execute("insert into tokens values ('hash', 'run', 'visit', 'wait')")
     db.execute("pragma user_version = 2")
     db.commit()
     db.close()
     store = SqliteStore(str(path), create=False)
     assert not store.keys.any_exist()
     assert [playbook.name for playbook in store.registry.find("default")[0]] == ["a"]
-    assert [(visit.step, visit.saved) for visit in store.runs.visits_with_outputs("run")] == [("a", {"x": 1})]
+    (visit,) = store.runs.visits_with_outputs("run")
+    assert (visit.step, visit.saved, visit.failures) == ("a", {"x": 1}, ())
+    assert store.file.fetch_one("select fields from tokens")["fields"] is None
     store.close()
     again = SqliteStore(str(path))
     assert again.file.fetch_one("pragma user_version")[0] == SCHEMA_VERSION

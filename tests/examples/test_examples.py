@@ -20,6 +20,7 @@ from noetl.api.cli.local.playbook_finder import SiblingPlaybookFinder
 from noetl.executor.actions import catalogue
 from noetl.executor.actions._postgres_pool import CONNECTION_POOL
 from noetl.executor.engine.invocation import VisitExecutor
+from noetl.executor.errors import RejectedError
 from noetl.executor.model.ids import hash_secret
 from noetl.executor.model.run import RunStatus
 from noetl.executor.model.run_filter import RunFilter
@@ -287,15 +288,28 @@ class TestApproval:
         while play.execute_next(chained=True):
             pass
         assert play.status is RunStatus.WAITING
-        return play, re.findall(r"noetl runs answer (\S+) -d true", caplog.text)[0]
+        return play, re.findall(r"noetl runs answer (\S+) -d '", caplog.text)[0]
 
-    @pytest.mark.parametrize(("answer", "outcome"), [(True, "paid"), (False, "refused"), ("no", "refused")])
+    @pytest.mark.parametrize(
+        ("answer", "outcome"),
+        [
+            ({"approved": True}, "paid"),
+            ({"approved": False}, "refused: no reason"),
+            ({"approved": False, "note": "too much"}, "refused: too much"),
+        ],
+    )
     def test_the_answer_determines_the_outcome(
         self, store: Store, waiting_run: tuple[RunHarness, str], answer: Any, outcome: str
     ) -> None:
         play, token = waiting_run
         store.waits.answer(hash_secret(token), answer, play.clock())
         assert play.finish().result == {"outcome": outcome}
+
+    def test_another_answer_is_refused(self, store: Store, waiting_run: tuple[RunHarness, str]) -> None:
+        play, token = waiting_run
+        with pytest.raises(RejectedError, match="missing field `approved`: its type is boolean"):
+            store.waits.answer(hash_secret(token), {}, play.clock())
+        assert play.status is RunStatus.WAITING
 
     def test_without_an_answer_the_callback_expires(self, waiting_run: tuple[RunHarness, str]) -> None:
         play, _ = waiting_run
