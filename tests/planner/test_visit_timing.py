@@ -147,7 +147,7 @@ class TestFieldsOfSteps:
         assert timed(*BRANCHES, merge(targets="e"), any_) == []
 
     def test_later_visit_replaces_those_that_came_together(self) -> None:
-        """In a second round, step `d` is visited again before `f` reads it, and not before `d` does."""
+        """Step `f` reads the visit of `d` in the second round, and `d` reads those of the first."""
         again = step("e", "d", more=", max_visits: 2")
         for name, expected in (("f", []), ("d", ["steps.d.status"])):
             steps = {"d": merge(targets="f"), "f": step("f", "e", more=", join: each")}
