@@ -186,6 +186,13 @@ def test_5_a_join_any_runs_once_for_a_wave() -> None:
     assert {outcome.visits["z"] for outcome in found.outcomes} == {1}
 
 
+@pytest.mark.parametrize("mode", ["sequential", "parallel"])
+def test_5_a_join_any_has_a_first_arrival_in_each_round(mode: str) -> None:
+    text = flow("s: a b, a: z, b: z, z: d", mode, s="max_visits: 2", z="join: any")
+    text += """\n  - {name: d, rule: [{case: "{{ steps.s.visits < 2 }}", run: [s]}]}"""
+    assert {step: sole(text).visits[step] for step in "sabzd"} == dict.fromkeys("sabzd", 2)
+
+
 def test_5_a_join_each_runs_once_for_a_branch_and_the_next_step_joins() -> None:
     assert sole(flow("s: a b, a: z, b: z, z: d, d:", "parallel", z="join: each")).visits["z"] == 2
     assert sole(flow("s: a b, a: z, b: z, z: d, d:", "parallel", z="join: each")).visits["d"] == 1
