@@ -424,7 +424,11 @@ class PlanExplorer(StateSpaceExplorer):
     def end_run(self, state: RunState) -> None:
         """Execute the `finally` step and evaluate the result."""
         if state.stop is None and (
-            state.live or any(live for live, _ in state.joins.values()) or any(state.arrivals.values())
+            state.live
+            or any(live for live, _ in state.joins.values())
+            or any(state.arrivals.values())
+            or state.stack.arrived
+            or state.stack.waited_for
         ):
             self.exploration.broken.add("a branch is left over when the run has ended")
         self.exploration.most_visits = max(

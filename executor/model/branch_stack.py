@@ -268,7 +268,8 @@ class _StackChanges:
         if target.join.mode == "all":
             self._arrive(target)
             return None
-        wave = names.get(f"steps.{target.join.dominator}", (0, ""))[1]
+        # The visit of the dominator is a live name only if there can be several.
+        wave = self._carried(target.name, names).get(f"steps.{target.join.dominator}", (0, ""))[1]
         id = derived_id("any", target.name, wave)
         if self.discriminated.get(target.name) == id:
             self._count(target.regions, -1)

@@ -62,6 +62,20 @@ def test_unreachable_cases_are_never_taken(seed: int) -> None:
     assert agreement.measure([CorpusPlaybook("chance", str(seed), random_playbook(seed))]).disagreements == []
 
 
+@pytest.mark.parametrize(
+    "seed",
+    [
+        pytest.param(701088, id="late branch of a join: any"),
+        pytest.param(702829, id="late branch behind another fork"),
+        pytest.param(702967, id="joins that wait for each other"),
+    ],
+)
+def test_findings_agree_with_sequential_runs(seed: int) -> None:
+    playbook = CorpusPlaybook("chance", str(seed), random_playbook(seed))
+    assert "mode: sequential" in playbook.text
+    assert agreement.measure([playbook]).disagreements == []
+
+
 @pytest.mark.parametrize("first", range(0, 24, 8))
 def test_sound_playbooks_have_no_findings_and_no_errors(first: int) -> None:
     playbooks = [
