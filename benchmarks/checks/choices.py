@@ -29,6 +29,11 @@ def choice_playbook(seed: int) -> str:
     if random.random() < 0.3:
         inputs["kind"] = {"type": "string", "enum": list(_TEXTS[: random.choice([2, 3])])}
         tested = (*tested, "input.kind")
+    if random.random() < 0.8:
+        # Without values most runs fail at the first test.
+        names = random.sample(NAMES, random.choice([1, 2, 2, 3]))
+        first = {"action": "set", "set": {name: _literal(random, inputs) for name in names}}
+        data["steps"][0]["run"] = [first, *data["steps"][0].get("run", [])]
     for step in data["steps"]:
         for entry in step.get("run", ()):
             _choose_literals(random, entry, inputs, tested)

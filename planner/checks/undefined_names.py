@@ -207,14 +207,15 @@ class _UndefinedNameCheck:
     def _report_step(self, step: Step | None, effects: StepEffects, may: FactSet, must: FactSet) -> None:
         """Report the unmet reads of a step, or of the output (`None`).
 
-        A fact implied by one reported before in the same template is left out.
+        A fact implied by one reported before in the same template is left out. A name that the step itself may
+        have assigned implies nothing, because those facts come from other visits.
         """
         missing = effects.required & ~must
         reads = [*_find_first_reads(effects.reads, missing, self.table)] if missing else []
         reported_by_path: dict[DocumentPath, FactSet] = {}
         for read in sorted(reads, key=lambda read: _find_offset(self.table.key(read.facts), read.use)):
             earlier = reported_by_path.get(read.use.path, EMPTY)
-            implied = with_implied(earlier & self.table.name_facts, self.implications)
+            implied = with_implied(earlier & self.table.name_facts & ~read.may, self.implications)
             if not read.facts & implied & ~earlier:
                 self._report_read(read, may, step)
             reported_by_path[read.use.path] = earlier | read.facts
