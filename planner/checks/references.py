@@ -250,6 +250,8 @@ def _find_scope_problem(program: Program, use: TemplateUse, name: str) -> tuple[
         return "`result` is only defined in a `rule`", hint
     if name in KNOWN_IN_STEPS and use.scope in KNOWN_BEFORE_START:
         return f"`{name}` is undefined before the run starts", None
+    if name == "step" and use.scope is TemplateScope.OUTPUT:
+        return "`step` is undefined in `output`, which no step evaluates", "read `steps.NAME`"
     return None
 
 

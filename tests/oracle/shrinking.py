@@ -7,18 +7,20 @@ continue with the first one that still disagrees, until none does.
 
 Cost: quadratic in the size of the playbook; each try judges a playbook.
 
-Limits: `MAX_TRIES` tries.
+Limits: `MAX_TRIES` tries and `MAX_SECONDS`.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from typing import Any
 
 from tests.oracle.run_case import RunCase
 
-MAX_TRIES = 3000
+MAX_TRIES = 1000
+MAX_SECONDS = 60.0
 
 _NOTHING = {"action": "log", "message": "nothing"}
 _PLAYBOOK_KEYS = ("mode", "on_error", "retry", "finally", "start", "output", "variables", "input", "tasks")
@@ -31,12 +33,13 @@ Data = dict[str, Any]
 def shrink(case: RunCase, disagrees: Callable[[RunCase], bool]) -> RunCase:
     """Return a smaller case for which `disagrees` is still true."""
     tries = 0
+    ends_at = time.monotonic() + MAX_SECONDS
     smaller: RunCase | None = case
     while smaller is not None:
         case, smaller = smaller, None
         for candidate in _candidates(case):
             tries += 1
-            if tries > MAX_TRIES:
+            if tries > MAX_TRIES or time.monotonic() > ends_at:
                 return case
             if disagrees(candidate):
                 smaller = candidate

@@ -154,6 +154,8 @@ class _Visit:
         try:
             if "loop" not in self.step:
                 return self.work.perform(entries, is_parallel, self.scope)
+            if "batch" in self.step["loop"]:
+                self.work.pause(self.scope)  # the run may stop between two batches (section 6)
             return self.work.loop(
                 self.step["loop"], self.scope, lambda inner: self.work.perform(entries, is_parallel, inner)
             )

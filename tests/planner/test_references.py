@@ -80,6 +80,7 @@ class TestUnknownNames:
             ("environment: {a: '{{ steps.a.status }}'}\n" + STEP, "steps"),
             ("environment: {a: '{{ step.name }}'}\n" + STEP, "step"),
             (STEP + "output: {a: '{{ result }}'}", "result"),
+            (STEP + "output: {a: '{{ step.visit }}'}", "step"),
             ("input: {}\n" + STEP + "output: {a: '{{ who }}'}", "who"),
         ],
     )

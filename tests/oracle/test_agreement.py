@@ -1,0 +1,71 @@
+"""The executor does what the interpreter of the reference allows, on fresh random playbooks.
+
+`NOETL_ORACLE_SEED` repeats a failure, `NOETL_ORACLE_COUNT` changes the number of playbooks.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from noetl.executor.stores.memory.store import MemoryStore
+from tests.aws import Client
+from tests.oracle.comparison import OutcomeJudge, Verdict
+from tests.oracle.execution import quiet_logs
+from tests.oracle.run_case import CASES, RunCase
+from tests.oracle.sample import SampleReport, judge_sample
+from tests.oracle.stores import open_dynamo, open_postgres, open_sqlite
+from tests.simulation.dynamo_backend import shorten_retry_pauses
+
+IS_BRIEF = os.environ.get("HYPOTHESIS_PROFILE") == "brief"
+COUNT = int(os.environ.get("NOETL_ORACLE_COUNT", "100" if IS_BRIEF else "1000"))
+CHUNKS = 10
+SMALL_STEPS = 4
+"""The most steps of playbooks on DynamoDB, where a step costs some requests to the emulator."""
+
+
+def read_seed() -> int:
+    """Return the seed of the environment, or one that differs in every session of a machine."""
+    return int(os.environ.get("NOETL_ORACLE_SEED") or int(time.time()) % 10**8 * 1000)
+
+
+def seeds_of_chunk(chunk: int) -> range:
+    first, size = read_seed() + chunk * (COUNT // CHUNKS), COUNT // CHUNKS
+    return range(first, first + size)
+
+
+def assert_agreement(report: SampleReport) -> None:
+    assert not report.disagreements, "\n".join(found.describe() for found in report.disagreements)
+    judged = report.counts.total() - report.counts[Verdict.REJECTED] - report.counts[Verdict.UNDECIDED]
+    assert judged > report.counts.total() // 2, report.counts
+
+
+@pytest.mark.parametrize("chunk", range(CHUNKS))
+def test_stores_do_what_the_reference_says(chunk: int, tmp_path: Path, postgres_dsn: str) -> None:
+    with open_sqlite(tmp_path) as sqlite, open_postgres(postgres_dsn) as postgres:
+        stores = {"memory": MemoryStore(), "sqlite": sqlite, "postgres": postgres}
+        assert_agreement(judge_sample(stores, seeds_of_chunk(chunk), max_steps=14, runs=1))
+
+
+@pytest.mark.parametrize("chunk", range(CHUNKS))
+def test_dynamodb_does_what_the_reference_says(
+    chunk: int, aws: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shorten_retry_pauses(monkeypatch)
+    stores = {"dynamo": open_dynamo()}
+    assert_agreement(judge_sample(stores, seeds_of_chunk(chunk), SMALL_STEPS, runs=1))
+
+
+@pytest.mark.parametrize("path", sorted(CASES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_cases_that_disagreed_agree(path: Path, tmp_path: Path) -> None:
+    """Each file says first what had been wrong. `verdict: rejected` marks what the compiler now refuses."""
+    text = path.read_text("utf-8")
+    expected = Verdict(yaml.safe_load(text).get("verdict", Verdict.AGREED))
+    with open_sqlite(tmp_path) as sqlite, quiet_logs():
+        judge = OutcomeJudge({"memory": MemoryStore(), "sqlite": sqlite}, runs=8)
+        judgement = judge.judge(RunCase.from_yaml(text), seed=1)
+    assert judgement.verdict is expected, judgement
