@@ -46,13 +46,31 @@ class FlowGraph:
             for name, step in self.steps.items()
         }
         self._dominators = self._find_dominators()
+        self.join = cache(self._join)
         self.can_reach = cache(self._can_reach)
         self.waits_for = cache(self._waits_for)
         self.parting_step = cache(self._parting_step)
 
-    def join(self, step: str) -> str:
-        """Return `all`, `any` or `each`."""
-        return str(self.steps[step].get("join", "all"))
+    def _join(self, step: str) -> str:
+        """Return `all`, `any` or `each`. A step where at most one branch can arrive is no join, so it is `each`."""
+        return "each" if self._is_reached_by_one_branch(step) else str(self.steps[step].get("join", "all"))
+
+    def _is_reached_by_one_branch(self, step: str) -> bool:
+        """Return whether one step leads to a step, and visits of that step are rounds that follow each other."""
+        sources = {source for source, targets in self.edges.items() if step in targets}
+        if step == self.start or len(sources) != 1 or self.steps[step].get("join", "all") != "all":
+            return False
+        seen = {step}
+        source = sources.pop()
+        while source not in seen:
+            seen.add(source)
+            if self.steps[source].get("join", "all") != "all":
+                return False
+            sources = {other for other, targets in self.edges.items() if source in targets}
+            if source == self.start or len(sources) != 1:
+                return True
+            source = sources.pop()
+        return False
 
     def reachable(self, step: str, closed: Collection[str] = ()) -> set[str]:
         """Return the steps at the ends of paths from a step that enter no closed step."""
@@ -85,14 +103,16 @@ class FlowGraph:
         `performs`: the branch performs that step. Otherwise it stands before it, and has to pass it first.
         """
         rounds = self._dominators[join] & self._dominators[position]
-        closed_joins = {step for step in self.reachable(join, closed=rounds) if self.join(step) == "all"} - {
-            join
-        }
         if not performs and position == join:
             return True
+        if not performs and position in rounds and self.join(position) == "all" and self.can_reach(join, position):
+            return False  # the branch is before a new round, which waits for this join
+        closed_joins: set[str] = set()
+        if join not in rounds:
+            closed_joins = {step for step in self.reachable(join, closed=rounds) if self.join(step) == "all"}
         if not performs and position in closed_joins:
             return False
-        return join in self.reachable(position, closed=closed_joins)
+        return join in self.reachable(position, closed=closed_joins - {join})
 
     def _parting_step(self, join: str) -> str | None:
         """Return where the branches of a `join: any` parted; None if that is only the beginning of the run.

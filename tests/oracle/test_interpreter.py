@@ -145,22 +145,6 @@ def test_5_of_several_joins_that_fire_the_one_with_the_earliest_arrival_is_first
     assert order(text) == ["s", "a", "b", first, second]
 
 
-def test_5_a_join_on_the_path_of_every_round_waits_for_the_last() -> None:
-    text = """
-        mode: sequential
-        steps:
-          - {name: s1, max_visits: 3, rule: [{case: default, run: [s2, s9, s11]}]}
-          - {name: s2, rule: [{case: "{{ steps.s1.visits > 5 }}", run: [s13]}, {case: default, run: [s5]}]}
-          - {name: s5, run: [{action: log, message: end}]}
-          - {name: s9, rule: [{case: default, run: [s13]}]}
-          - {name: s11, rule: [{case: default, run: [s13]}]}
-          - {name: s13, rule: [{case: default, run: [s14]}]}
-          - {name: s14, rule: [{case: "{{ steps.s1.visits < 2 }}", run: [s1]}, {case: default, run: []}]}
-        """
-    first_round = ["s1", "s2", "s9", "s11", "s13", "s14"]
-    assert order(text) == [*first_round, *first_round, "s5"]
-
-
 @pytest.mark.parametrize("mode", ["sequential", "parallel"])
 def test_5_a_step_does_not_wait_for_the_next_round(mode: str) -> None:
     text = flow("s: a b, a: c, c: k, b: k, k: d", mode).replace("{name: s,", "{name: s, max_visits: 2,")
