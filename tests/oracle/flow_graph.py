@@ -65,7 +65,7 @@ class FlowGraph:
         while source not in seen:
             seen.add(source)
             if self.steps[source].get("join", "all") != "all":
-                return False
+                return self.steps[source]["join"] == "any"
             sources = {other for other, targets in self.edges.items() if source in targets}
             if source == self.start or len(sources) != 1:
                 return True
