@@ -57,7 +57,7 @@ class FlowGraph:
 
     def _is_reached_by_one_branch(self, step: str) -> bool:
         """Return whether one step leads to a step, and visits of that step are rounds that follow each other."""
-        sources = {source for source, targets in self.edges.items() if step in targets}
+        sources = self._sources(step)
         if step == self.start or len(sources) != 1 or self.steps[step].get("join", "all") != "all":
             return False
         seen = {step}
@@ -66,11 +66,16 @@ class FlowGraph:
             seen.add(source)
             if self.steps[source].get("join", "all") != "all":
                 return self.steps[source]["join"] == "any"
-            sources = {other for other, targets in self.edges.items() if source in targets}
+            sources = self._sources(source)
             if source == self.start or len(sources) != 1:
                 return True
             source = sources.pop()
         return False
+
+    def _sources(self, step: str) -> set[str]:
+        """Return the steps that lead to a step and that a run can visit."""
+        reachable = {self.start, *self.reachable(self.start)}
+        return {source for source in reachable if step in self.edges[source]}
 
     def reachable(self, step: str, closed: Collection[str] = ()) -> set[str]:
         """Return the steps at the ends of paths from a step that enter no closed step."""
