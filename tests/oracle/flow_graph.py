@@ -52,11 +52,12 @@ class FlowGraph:
         self.parting_step = cache(self._parting_step)
 
     def _join(self, step: str) -> str:
-        """Return `all`, `any` or `each`. A step where at most one branch can arrive is no join, so it is `each`."""
-        return "each" if self._is_reached_by_one_branch(step) else str(self.steps[step].get("join", "all"))
+        """Return `all`, `any` or `each`. A step where at most one branch can arrive is `each`: no join."""
+        is_join = not self._is_reached_by_one_branch(step)
+        return str(self.steps[step].get("join", "all")) if is_join else "each"
 
     def _is_reached_by_one_branch(self, step: str) -> bool:
-        """Return whether one step leads to a step, and visits of that step are rounds that follow each other."""
+        """Return whether one step leads to a step, in visits that are rounds after each other."""
         sources = self._sources(step)
         if step == self.start or len(sources) != 1 or self.steps[step].get("join", "all") != "all":
             return False
@@ -110,11 +111,14 @@ class FlowGraph:
         rounds = self._dominators[join] & self._dominators[position]
         if not performs and position == join:
             return True
-        if not performs and position in rounds and self.join(position) == "all" and self.can_reach(join, position):
+        is_before_round = not performs and position in rounds and self.join(position) == "all"
+        if is_before_round and self.can_reach(join, position):
             return False  # the branch is before a new round, which waits for this join
-        closed_joins: set[str] = set()
+        # A discriminator that the arrival has passed absorbs the other branches of its wave.
+        closed_joins = {step for step in self._dominators[join] if self.join(step) == "any"}
         if join not in rounds:
-            closed_joins = {step for step in self.reachable(join, closed=rounds) if self.join(step) == "all"}
+            following = self.reachable(join, closed=rounds)
+            closed_joins |= {step for step in following if self.join(step) == "all"}
         if not performs and position in closed_joins:
             return False
         return join in self.reachable(position, closed=closed_joins - {join})
