@@ -66,7 +66,7 @@ class FlowGraph:
         while source not in seen:
             seen.add(source)
             if self.steps[source].get("join", "all") != "all":
-                return self.steps[source]["join"] == "any"
+                return bool(self.steps[source]["join"] == "any")
             sources = self._sources(source)
             if source == self.start or len(sources) != 1:
                 return True

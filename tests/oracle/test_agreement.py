@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from noetl.executor.stores.interface import Store
 from noetl.executor.stores.memory.store import MemoryStore
 from tests.aws import Client
 from tests.oracle.comparison import OutcomeJudge, Verdict
@@ -47,7 +48,7 @@ def assert_agreement(report: SampleReport) -> None:
 @pytest.mark.parametrize("chunk", range(CHUNKS))
 def test_stores_do_what_the_reference_says(chunk: int, tmp_path: Path, postgres_dsn: str) -> None:
     with open_sqlite(tmp_path) as sqlite, open_postgres(postgres_dsn) as postgres:
-        stores = {"memory": MemoryStore(), "sqlite": sqlite, "postgres": postgres}
+        stores: dict[str, Store] = {"memory": MemoryStore(), "sqlite": sqlite, "postgres": postgres}
         assert_agreement(judge_sample(stores, seeds_of_chunk(chunk), max_steps=14, runs=1))
 
 
