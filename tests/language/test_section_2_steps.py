@@ -140,3 +140,20 @@ def test_a_step_is_refused(text: str, expected: list[Any]) -> None:
         assert [finding for finding in found if finding[0] != "NP201"] == expected
     else:
         assert [code for code, _ in found if code not in {"NP201", "NP109"}] == expected
+
+
+@pytest.mark.parametrize(("number", "codes"), [(1_000, []), (1_001, ["NP701"])])
+def test_a_case_has_at_most_1000_targets(number: int, codes: list[str]) -> None:
+    """Limits of section 1: 1,000 targets a case."""
+    names = [f"s{index}" for index in range(number)]
+    steps = "".join(f"- {{name: {name}, {OK}}}\n" for name in names)
+    text = f"steps:\n- {{name: a, rule: [{{case: default, run: [{', '.join(names)}]}}]}}\n{steps}"
+    assert [code for code, _ in findings(text)] == codes
+
+
+@pytest.mark.parametrize(("number", "codes"), [(100, []), (101, ["NP701"])])
+def test_a_step_has_at_most_100_cases(number: int, codes: list[str]) -> None:
+    """Limits of section 1: 100 cases a step."""
+    cases = ", ".join(f"{{case: \"{{{{ run.id == '{index}' }}}}\", run: []}}" for index in range(number))
+    text = f"steps:\n- {{name: a, rule: [{cases}]}}\n"
+    assert [code for code, _ in findings(text)] == codes

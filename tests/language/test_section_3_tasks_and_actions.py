@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from noetl.executor.actions import catalogue
+from noetl.executor.errors import RejectedError
+from noetl.executor.model.ids import hash_secret
 from noetl.executor.stores.memory.store import MemoryStore
 from noetl.testing.run_harness import RunHarness
 from tests.language.sentences import OK, check_outcome, outcome, sentence
@@ -212,3 +214,26 @@ def test_formats_of_files(text: str, format: str, content: Any, tmp_path: Path) 
 def test_a_skipped_action_saves_nothing() -> None:
     text = f"steps: [{{name: a, {OK}}}]"
     assert outcome(text)["result"] == {}
+
+
+ASK = """
+    steps:
+    - name: ask
+      run:
+      - action: callback
+        answer: {approved: boolean}
+        notify: {action: file, write: token, content: "{{ callback.token }}"}
+        as: decision
+"""
+
+
+def test_an_answer_is_checked_against_the_declared_fields(tmp_path: Path) -> None:
+    """`callback`: `answer` declares fields as `input` does; what is sent in is checked against it."""
+    harness = RunHarness(MemoryStore(), ASK, folder=tmp_path)
+    while harness.execute_next():
+        pass
+    token = hash_secret((tmp_path / "token").read_text())
+    with pytest.raises(RejectedError, match="approved"):
+        harness.store.waits.answer(token, {"approved": "perhaps"}, harness.clock())
+    harness.store.waits.answer(token, {"approved": True}, harness.clock())
+    assert harness.finish().result == {"decision": {"approved": True}}

@@ -217,3 +217,25 @@ def test_result_in_a_rule(run: str, field: str, value: Any) -> None:
         f"{{y: '{{{{ {field} }}}}'}}}}]}}]\noutput: {{y: '{{{{ y }}}}'}}"
     )
     check_outcome(text, {}, {"result": {"y": value}})
+
+
+def test_different_work_never_shares_an_idempotency_key() -> None:
+    """`step.idempotency_key` is a hash of run, visit, position of the action, loop index and repeat round."""
+    text = """
+        steps:
+        - name: a
+          max_visits: 2
+          loop: {items: [1, 2]}
+          run: [{action: set, set: {k: "{{ step.idempotency_key }}"}}]
+          rule:
+          - {case: "{{ step.visit < 2 }}", run: [b]}
+          - {case: default, run: [c]}
+        - name: b
+          run: [{action: set, set: {first: "{{ steps.a.result }}", key: "{{ step.idempotency_key }}"}}]
+          rule: [{case: default, run: [a]}]
+        - name: c
+          run: [{action: set, set: {second: "{{ steps.a.result }}"}}]
+    """
+    result = outcome(text)["result"]
+    keys = [item["k"] for item in result["first"] + result["second"]] + [result["key"]]
+    assert len(set(keys)) == len(keys) == 5

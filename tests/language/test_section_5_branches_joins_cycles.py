@@ -303,3 +303,31 @@ def test_what_a_branch_sees(text: str, result: dict[str, Any]) -> None:
 )
 def test_what_depends_on_timing_is_reported(text: str, expected: list[str]) -> None:
     assert [code for code, _ in findings(text)] == expected
+
+
+def test_join_any_hands_on_the_first_arrivals_names_only() -> None:
+    """`join: any` hands on the first arrival's names only."""
+    text = (
+        "steps:\n"
+        + step("a", "quick", "slow")
+        + saves("quick", "use", value="{x: 1}")
+        + "- {name: slow, run: [{action: wait, seconds: 60}, {action: set, set: {y: 2}}], "
+        + "rule: [{case: default, run: [use]}]}\n"
+        + saves("use", value="{seen: \"{{ [x | default('no'), y | default('no')] }}\"}", more=", join: any")
+        + "output: {seen: '{{ seen }}'}\n"
+    )
+    check_outcome(text, {}, {"status": "succeeded", "result": {"seen": [1, "no"]}, "errors": []})
+
+
+def test_visits_behind_join_each_in_sequential_mode_are_numbered_in_their_order() -> None:
+    """Visits are numbered in the order in which they begin."""
+    numbered = "- {name: c, join: each, run: [{action: set, set: {seen: '{{ seen ~ step.visit }}'}}]}\n"
+    check_outcome(TRACE + trace("a", "b", "c") + trace("b", "c") + numbered, {}, {"result": {"seen": "ab12"}})
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2], [2, 1, 0], [1, 2, 0]])
+def test_findings_do_not_depend_on_the_order_in_the_file(order: list[int]) -> None:
+    """The order of steps in the file never decides (also section 9)."""
+    steps = [step("begin", "left", "b", more=", max_visits: 3"), step("left", "begin"), step("b")]
+    text = "start: begin\nsteps:\n" + "".join(steps[index] for index in order)
+    assert findings(text, "NP205") == [("NP205", "b")]
