@@ -111,6 +111,16 @@ def test_a_discriminator_absorbs_a_branch_when_it_gets_its_turn(store: SqliteSto
     assert order_of(store, steps) == ["s0", "s1", "s2", "s3"]
 
 
+def test_a_discriminator_absorbs_a_branch_of_its_dominator(store: SqliteStore) -> None:
+    """The first branch comes from the dominator itself, and the second one from another step."""
+    steps = """
+        - {name: s0, rule: [{case: default, run: [s2, s1]}]}
+        - {name: s1, rule: [{case: default, run: [s2]}]}
+        - {name: s2, join: any, run: [{action: log, message: s2}]}
+    """
+    assert order_of(store, steps) == ["s0", "s2", "s1"]
+
+
 def test_visits_are_numbered_in_the_order_in_which_they_begin(store: SqliteStore) -> None:
     """The visit of `c` that `b` has begun comes before the one that `a` has forked earlier."""
     text = """
