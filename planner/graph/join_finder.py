@@ -14,7 +14,7 @@ is the synchronising merge of the workflow patterns (van der Aalst et al. 2003);
 gives the reasons.
 
 A step is late if branches can arrive that have not merged at the dominator after which they separated. This
-happens after a multi-merge (`join: each`). A branch may also leave a loop for a multi-merge while another
+happens after a multi-merge (`join: each`). It also happens after a loop that a branch may leave while another
 one starts the next round (`noetl.planner.graph.loops`). The dominator of a join at a late step is the nearest
 one at which all branches merge.
 
@@ -266,11 +266,9 @@ class JoinFinder:
             for step in loop.steps:
                 self.loops_of.setdefault(step, []).append(self.loop_count)
             for loop_exit in self.loop_finder.exits_with_siblings(loop):
-                multi_merges = {t for t in loop_exit.targets if self.modes.get(t) == "each"}
-                if multi_merges:
-                    self.late_entries |= multi_merges
-                    self.parallel_loops.add(self.loop_count)
-                if len(multi_merges) < len(loop_exit.targets):
+                self.late_entries.update(loop_exit.targets)
+                self.parallel_loops.add(self.loop_count)
+                if any(self.modes.get(target) != "each" for target in loop_exit.targets):
                     self.add_overlapping_exit(loop, loop_exit)
 
     def add_overlapping_exit(self, loop: GraphLoop, loop_exit: LoopExit) -> None:
