@@ -207,8 +207,8 @@ class _UndefinedNameCheck:
     def _report_step(self, step: Step | None, effects: StepEffects, may: FactSet, must: FactSet) -> None:
         """Report the unmet reads of a step, or of the output (`None`).
 
-        A fact implied by one reported before in the same template is left out. A name that the step itself may
-        have assigned implies nothing, because those facts come from other visits.
+        A fact implied by one reported before in the same template is left out. A name that the step itself
+        may have assigned implies nothing, because those facts come from other visits.
         """
         missing = effects.required & ~must
         reads = [*_find_first_reads(effects.reads, missing, self.table)] if missing else []

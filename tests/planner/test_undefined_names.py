@@ -99,10 +99,10 @@ class TestWitnessPaths:
     def test_second_name_is_reported_if_the_step_may_have_saved_the_first(self) -> None:
         """Elsewhere each name is saved after the other one. That says nothing about this step."""
         maybe = "{action: shell, command: date, as: x, on_error: continue}"
-        both = "{action: log, message: '{{ x if run.id else y }}'}"
+        read = "{action: log, message: '{{ x if run.id else y }}'}"
         rule = "[{case: '{{ y }}', run: [b]}]"
         text = playbook(
-            f"{{name: a, run: [{maybe}, {both}], rule: {rule}}}", step("b", run="{action: set, set: {y: 1}}")
+            f"{{name: a, run: [{maybe}, {read}], rule: {rule}}}", step("b", run="{action: set, set: {y: 1}}")
         )
         assert [source for _, source in findings(text)] == ["x", "y"]
 
