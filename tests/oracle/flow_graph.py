@@ -3,14 +3,15 @@
 A default join waits for a branch that can still reach it. Paths through the join itself do not count.
 In `s → a, b; a → c → k; b → k; k → s` the step `c` does not wait for `b`: `b` reaches `c` only in the next
 round, and `k` does not begin that round before `c` has ended. So a path is not counted if it leads through a
-default join at which the two branches meet first: one that the waiting step reaches without entering, once
-more, a step that every path to both of them passes.
+default join at which the two branches meet first: one that the waiting step reaches without entering a step
+that every path to the other branch passes, since that begins a new round.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from functools import cache
+from itertools import combinations
 from typing import Any
 
 
@@ -53,8 +54,34 @@ class FlowGraph:
 
     def _join(self, step: str) -> str:
         """Return `all`, `any` or `each`. A step where at most one branch can arrive is `each`: no join."""
-        is_join = not self._is_reached_by_one_branch(step)
+        is_join = self._can_meet_at(step) and not self._is_reached_by_one_branch(step)
         return str(self.steps[step].get("join", "all")) if is_join else "each"
+
+    def _can_meet_at(self, step: str) -> bool:
+        """Return whether two branches of a fork can arrive. A discriminator outside cycles lets one pass."""
+        if self.steps[step].get("join", "all") != "all":
+            return True
+        discriminators = [
+            name
+            for name, other in self.steps.items()
+            if other.get("join") == "any" and name not in self.reachable(name)
+        ]
+        for case in (case for other in self.steps.values() for case in other.get("rule") or ()):
+            targets = step_targets(case, self.steps, self.tasks)
+            for first, second in combinations(targets, 2):
+                passes = [self._passes(first, step, closed=()), self._passes(second, step, closed=())]
+                is_narrow = any(
+                    not self._passes(first, step, closed=(name,))
+                    and not self._passes(second, step, closed=(name,))
+                    for name in discriminators
+                )
+                if all(passes) and not is_narrow:
+                    return True
+        return False
+
+    def _passes(self, start: str, step: str, closed: Collection[str]) -> bool:
+        """Return whether a path leads from a step, which it enters, to another one."""
+        return start not in closed and (start == step or step in self.reachable(start, closed=closed))
 
     def _is_reached_by_one_branch(self, step: str) -> bool:
         """Return whether one step leads to a step, in visits that are rounds after each other."""
@@ -117,7 +144,7 @@ class FlowGraph:
         # A discriminator that the arrival has passed absorbs the other branches of its wave.
         closed_joins = {step for step in self._dominators[join] if self.join(step) == "any"}
         if join not in rounds:
-            following = self.reachable(join, closed=rounds)
+            following = self.reachable(join, closed=self._dominators[position] - {position})
             closed_joins |= {step for step in following if self.join(step) == "all"}
         if not performs and position in closed_joins:
             return False
