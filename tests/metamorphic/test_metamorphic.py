@@ -8,6 +8,7 @@ allowed:
 - A constant that a variable holds is a read that checks of values may not follow. So diagnostics about values
   may go, and none may come.
 - Errors of parallel branches may be listed in another order, so `errors` is compared without order.
+- A playbook that reads `step.name` shows other names in its result, so only its diagnostics are compared.
 - Where `join: any`, `on_error: abort` or NP307 lets timing decide the outcome, only diagnostics are compared.
 """
 
@@ -194,7 +195,8 @@ def test_a_changed_written_playbook_has_the_same_outcome(place: str) -> None:
         for kind in CHANGES:
             changed, old_names = change(kind, playbook, Random(place))
             assert_same_findings(kind, playbook, changed, old_names)
-            if is_self_contained(playbook) and not depends_on_timing(case):
+            reads_names = old_names and "step.name" in str(playbook)
+            if is_self_contained(playbook) and not reads_names and not depends_on_timing(case):
                 after = run_on_memory(replace(case, playbook=changed), 2)
                 assert with_old_names(after, old_names) == run_on_memory(case, 1)
 
