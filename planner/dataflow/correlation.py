@@ -61,7 +61,8 @@ class ConditionCorrelation:
     `guards` are the paths of the guards with tracked tests, `guard_conditions` the conditions that they
     decide. `decided_conditions` are those of definitions, which several guards may decide together.
     `context_facts` holds, by path of an entry or a case, what its guard says about its work. `selected` holds
-    the conditions on possible values, each with the values for which it holds.
+    the conditions on possible values, each with the values for which it holds. `values_of_definitions` says
+    which of the possible values a definition gives, by its path, if its name is tracked.
     """
 
     def __init__(self, program: Program) -> None:
@@ -75,6 +76,7 @@ class ConditionCorrelation:
         self.guard_conditions: set[Condition] = set()
         self.context_facts: dict[DocumentPath, Facts] = {}
         self.selected: dict[Condition, ValueSet] = {}
+        self.values_of_definitions: dict[DocumentPath, ValueSet] = {}
         for use in conditional:
             if _is_guard(use) and (use.path[-1] == "if" or self._is_tracked(use)):
                 self._add_guard(use)
@@ -128,7 +130,7 @@ class ConditionCorrelation:
             (path, access)
             for path, access in reads
             if counts[root := self._root(access)] > 1
-            or (root[0] not in self.inputs and self.possible_values.find(root))
+            or (root[0] not in self.inputs and self.possible_values[root])
         ]
 
     def _narrow(self, use: TemplateUse, context: Facts) -> Narrowing:
@@ -158,7 +160,7 @@ class ConditionCorrelation:
             if condition.access[0] in local_names:
                 continue
             access = self._root(condition.access)
-            values = condition.select(self.possible_values.find(access))
+            values = condition.select(self.possible_values[access])
             if values is not None:
                 possible[access] = possible.get(access, values) & values
             elif condition.access in self.tracked_accesses:
@@ -172,7 +174,7 @@ class ConditionCorrelation:
 
     def _condition_of(self, access: AccessPath, values: ValueSet) -> set[Condition]:
         """Return the condition that a value is one of these possible ones: none if these are all."""
-        excluded = (1 << len(self.possible_values.find(access))) - 1 & ~values
+        excluded = (1 << len(self.possible_values[access])) - 1 & ~values
         if not excluded:
             return set()
         has_first = bool(values & 1)
@@ -184,17 +186,17 @@ class ConditionCorrelation:
         """Return what definitions say of names with three or more possible values, and the opposites."""
         conditions: set[Condition] = set()
         for saved in program.saved_names if self.tracked_accesses else ():
-            if (saved.name,) in self.tracked_accesses and len(self.possible_values.find((saved.name,))) > 2:
-                conditions |= self._condition_of((saved.name,), self.select_definition(saved))
+            access = (saved.name,)
+            if access in self.tracked_accesses:
+                self.values_of_definitions[saved.path] = values = self._select_definition(saved)
+                if len(self.possible_values[access]) > 2:
+                    conditions |= self._condition_of(access, values)
         return conditions | {condition.opposite for condition in conditions}
 
-    def select_definition(self, saved: SavedName) -> ValueSet:
-        """Return which of the possible values a definition gives, or none if its name is not tracked."""
-        access = (saved.name,)
-        if access not in self.tracked_accesses:
-            return 0
+    def _select_definition(self, saved: SavedName) -> ValueSet:
+        """Return which of the possible values of a name a definition gives."""
         given = {(type(literal), repr(literal)) for literal in saved.literals}
-        possible = self.possible_values.find(access)
+        possible = self.possible_values[saved.name,]
         return sum(
             1 << index for index, literal in enumerate(possible) if (type(literal), repr(literal)) in given
         )
@@ -252,7 +254,13 @@ def _find_changing_names(program: Program, names: Iterable[str]) -> AbstractSet[
         else:
             savers.setdefault(saved.name, []).append(step.name)
     repeated = {name: steps for name, steps in savers.items() if len(steps) > 1}
-    candidates = [name for name in names if name in repeated and name not in changing]
+    candidates = [
+        name
+        for name in names
+        if name not in changing and len(steps := repeated.get(name, ())) == len({*steps}) > 0
+    ]
+    if not candidates:
+        return changing | repeated.keys()
     candidates = candidates[:MAX_NAMES_IN_BRANCHES]
     exclusive_steps = ExclusiveSteps(cfg, joins, chain.from_iterable(map(repeated.__getitem__, candidates)))
     exclusive = {name for name in candidates if exclusive_steps.are_exclusive(repeated[name])}

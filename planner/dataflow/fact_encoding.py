@@ -80,14 +80,6 @@ def fact_key(access: AccessPath) -> str | None:
     return f"steps.{access[1]}" if len(access) > 2 and access[2] in VISITED_ATTRIBUTES else None
 
 
-class ValueTest(NamedTuple):
-    """A test of a constant: the possible values that pass it, its bit, and the facts where it is true."""
-
-    values: ValueSet
-    bit: FactSet
-    closure: FactSet
-
-
 class EncodedFacts(NamedTuple):
     """`Facts` as fact sets: what is assigned, what is unassigned, and the possible results of the `run`."""
 
@@ -138,7 +130,8 @@ class FactTable:
         self.entry_conditions: dict[DocumentPath, FactSet] = {}
         self._clauses: dict[tuple[str, frozenset[Alternative]], FactSet] = {}
         self._condition_bits: dict[Condition, FactSet] = {}
-        self._value_tests: dict[AccessPath, list[ValueTest]] = {}
+        # Of each test of a constant: the possible values that pass it, its bit, and the facts where it holds.
+        self._value_tests: dict[AccessPath, list[tuple[ValueSet, FactSet, FactSet]]] = {}
         self._resolutions: list[tuple[FactSet, FactSet, FactSet]] = []
         self._resolution_cache: dict[FactSet, FactSet] = {}
         self._resolvable = self._weakenable = self._resolution_inputs = self._first_results = EMPTY
@@ -256,14 +249,14 @@ class FactTable:
         """Extend the closures of tests: a test implies each one that all of its possible values pass."""
         for condition, values in correlation.selected.items():
             if condition in self._condition_bits:
-                test = ValueTest(values, self._condition_bits[condition], self.closures[condition])
+                test = (values, self._condition_bits[condition], self.closures[condition])
                 self._value_tests.setdefault(condition.access, []).append(test)
         for access, tests in [*self._value_tests.items()]:
             if len(tests) > MAX_RELATED_TESTS:
                 del self._value_tests[access]
             # Two tests of a value that is one of two say the same or the opposite.
             elif len(tests) > 2:
-                self._combinable = reduce(or_, (test.bit for test in tests), self._combinable)
+                self._combinable = reduce(or_, (bit for _, bit, _ in tests), self._combinable)
         for condition, values in correlation.selected.items():
             if condition in self._condition_bits:
                 self.closures[condition] |= self._implied_by_values(condition.access, values)
@@ -271,16 +264,16 @@ class FactTable:
     def _implied_by_values(self, access: AccessPath, values: ValueSet) -> FactSet:
         """Return the facts that hold where a constant has one of these possible values."""
         facts = EMPTY
-        for test in self._value_tests.get(access, ()) if values else ():
-            if not values & ~test.values:
-                facts |= test.closure
+        for passing, _, closure in self._value_tests.get(access, ()) if values else ():
+            if not values & ~passing:
+                facts |= closure
         return facts
 
     def _combine_tests(self, facts: FactSet) -> FactSet:
         """Return what follows from several tests of one value: where two of three are excluded, the third."""
         combined = EMPTY
         for access, tests in self._value_tests.items() if facts & self._combinable else ():
-            passed = [test.values for test in tests if facts & test.bit]
+            passed = [values for values, bit, _ in tests if facts & bit]
             if len(passed) > 1:
                 combined |= self._implied_by_values(access, reduce(and_, passed))
         return combined
@@ -305,7 +298,8 @@ class FactTable:
         for saved in program.saved_names:
             if not saved.is_entry_local:
                 facts = self.saved.get(saved.entry, EMPTY)
-                decided = self._implied_by_values((saved.name,), correlation.select_definition(saved))
+                values = correlation.values_of_definitions.get(saved.path, 0)
+                decided = self._implied_by_values((saved.name,), values)
                 self.saved[saved.entry] = facts | self.closures.get(saved.name, EMPTY) | decided
         for path, context in correlation.context_facts.items():
             self.entry_conditions[path] = _union(self.closures, context.conditions)

@@ -19,7 +19,6 @@ accesses give no facts, which is sound: a missing fact only makes later analyses
 
 from __future__ import annotations
 
-import operator as operators
 import re
 from ast import literal_eval
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -451,31 +450,26 @@ _MIRRORED = {"gt": "lt", "lt": "gt", "gteq": "lteq", "lteq": "gteq"}
 _ENDED = frozenset({"succeeded", "failed"})
 
 
-def _compare(compare: Callable[[Any, Any], bool]) -> Callable[[LiteralValue, Any], bool]:
-    """Return a comparison that raises a TypeError for a value of which only the length is known."""
+def _scalar(literal: LiteralValue) -> Any:
+    """Return a literal; of a list or a mapping only the length is known.
 
-    def compare_scalars(literal: LiteralValue, constant: Any) -> bool:
-        if isinstance(literal, list | dict):
-            raise TypeError
-        return compare(literal, constant)
-
-    return compare_scalars
+    Raises:
+        TypeError: the literal is a list or a mapping.
+    """
+    if isinstance(literal, list | dict):
+        raise TypeError
+    return literal
 
 
 _TESTS_OF_LITERALS: Mapping[str, Callable[[LiteralValue, Any], bool]] = {
     "": lambda literal, _: bool(literal),
     "is": lambda literal, _: literal is None,
-    "in": _compare(lambda literal, constant: literal in constant),
-    **{
-        name: _compare(getattr(operators, python))
-        for name, python in (
-            ("eq", "eq"),
-            ("lt", "lt"),
-            ("lteq", "le"),
-            ("gt", "gt"),
-            ("gteq", "ge"),
-        )
-    },
+    "in": lambda literal, constant: _scalar(literal) in constant,
+    "eq": lambda literal, constant: _scalar(literal) == constant,
+    "lt": lambda literal, constant: _scalar(literal) < constant,
+    "lteq": lambda literal, constant: _scalar(literal) <= constant,
+    "gt": lambda literal, constant: _scalar(literal) > constant,
+    "gteq": lambda literal, constant: _scalar(literal) >= constant,
 }
 
 

@@ -26,7 +26,6 @@ from jinja2 import nodes
 from noetl.planner.guards.coverage import MAX_ENUM_VALUES, has_scalar_enum
 from noetl.planner.guards.formulas import find_constant
 from noetl.planner.guards.value_classes import LiteralValue
-from noetl.planner.syntax.entries import is_saved_by_key
 from noetl.planner.syntax.models import ActionEntry, DocumentPath, InputDeclaration, Playbook, Step, TaskEntry
 from noetl.planner.templates.access_paths import AccessPath
 from noetl.planner.templates.template import TemplateProblem, has_template, parse_template
@@ -41,8 +40,8 @@ class SavedName(NamedTuple):
     """A name that an entry saves, and the path of the key or value that names it.
 
     `entry` is the path of the entry, and `saver` the entry itself. `step` contains it; it is None in a task.
-    The name is visible only inside of a loop: of the entry with `is_entry_local`, of the step with
-    `is_step_local`.
+    With `is_key`, it is a key of a mapping with values, as in `set`. The name is visible only inside of a
+    loop: of the entry with `is_entry_local`, of the step with `is_step_local`.
     """
 
     name: str
@@ -50,6 +49,7 @@ class SavedName(NamedTuple):
     entry: DocumentPath
     saver: ActionEntry | TaskEntry
     step: Step | None
+    is_key: bool
     is_entry_local: bool
     is_step_local: bool
 
@@ -57,7 +57,7 @@ class SavedName(NamedTuple):
     def literals(self) -> Literals:
         """The literals of which the value is one; none if it is unknown."""
         saver = self.saver
-        if not isinstance(saver, ActionEntry) or not is_saved_by_key(self.path):
+        if not isinstance(saver, ActionEntry) or not self.is_key:
             return ()
         if saver.declaration is None or not saver.declaration.saves_given_values:
             return ()
@@ -65,10 +65,10 @@ class SavedName(NamedTuple):
         return find_literals(saver.parameters[str(parameter)][name])
 
 
-class PossibleValues:
-    """The possible values of names, inputs and entries of `environment`, found when they are asked for.
+class PossibleValues(dict[AccessPath, Literals]):
+    """The literals that each access path is one of where it has a value; none if it is unknown.
 
-    `lost_names` are names of which not all definitions are known.
+    They are found when they are asked for. `lost_names` are names of which not all definitions are known.
     """
 
     def __init__(
@@ -80,14 +80,10 @@ class PossibleValues:
         self._saved: dict[str, list[SavedName]] = {}
         for saved in saved_names:
             self._saved.setdefault(saved.name, []).append(saved)
-        self._known: dict[AccessPath, Literals] = {}
 
-    def find(self, access: AccessPath) -> Literals:
-        """Return the literals that an access path is one of where it has a value; none if it is unknown."""
-        literals = self._known.get(access)
-        if literals is None:
-            found = self._find(access)
-            literals = self._known[access] = found if len(found) <= MAX_ENUM_VALUES else ()
+    def __missing__(self, access: AccessPath) -> Literals:
+        found = self._find(access)
+        literals = self[access] = found if len(found) <= MAX_ENUM_VALUES else ()
         return literals
 
     def _find(self, access: AccessPath) -> Literals:

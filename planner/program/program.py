@@ -167,7 +167,7 @@ class Program:
                     may_succeed_despite_failure(step),
                     step.name in self.refusable_steps,
                     self._may_raise_refusal(step),
-                    self.possible_values.find,
+                    self.possible_values.__getitem__,
                 ),
                 budget,
             )
@@ -336,8 +336,9 @@ def _saved_names_of(
     for entry in work:
         if isinstance(entry, ActionEntry | TaskEntry):
             for name, path in find_saved_names([entry], in_loops=True):
-                is_entry_local = entry.loop is not None and is_saved_by_key(path)
-                yield SavedName(name, path, entry.path, entry, step, is_entry_local, is_step_local)
+                is_key = is_saved_by_key(path)
+                is_entry_local = entry.loop is not None and is_key
+                yield SavedName(name, path, entry.path, entry, step, is_key, is_entry_local, is_step_local)
 
 
 def _may_raise_refusal(work: Iterable[Entry]) -> bool:

@@ -74,7 +74,7 @@ LOOP_INSIDE = """
     - {name: a, rule: [{case: default, run: [b, c]}]}
     - name: b
       max_visits: 3
-      run: [{action: set, set: {n: 1}}]
+      run: [{action: set, set: {n: "{{ run.id }}"}}]
       rule: [{case: "{{ n }}", run: [b]}, {case: default, run: [d]}]
     - {name: c, rule: [{case: default, run: [d]}]}
     - {name: d, run: [{action: log, message: "{{ n }}"}]}
