@@ -73,7 +73,7 @@ class OutcomeJudge:
             return Judgement(Verdict.UNDECIDED, reason="too many orders")
         allowed = tuple(sorted({describe(outcome) for outcome in exploration.outcomes}))
         is_timed = bool(compilation.codes & TIMING_CODES)
-        if len(allowed) > 1 and not is_timed and not case.has_several_outcomes:
+        if len(allowed) > 1 and not is_timed and not case.may_depend_on_timing:
             return Judgement(Verdict.DISAGREED, "interpreter", "an outcome depends on timing", "", allowed)
         for name, store in self._stores.items():
             for child in case.children:

@@ -58,13 +58,17 @@ class FlowGraph:
         return str(self.steps[step].get("join", "all")) if is_join else "each"
 
     def _can_meet_at(self, step: str) -> bool:
-        """Return whether two branches of a fork can arrive. A discriminator outside cycles lets one pass."""
+        """Return whether two branches of a fork can arrive, and do not become one at a step before.
+
+        They do at a default join that both must pass, and at a discriminator outside cycles.
+        """
         if self.steps[step].get("join", "all") != "all":
             return True
-        discriminators = [
+        merging = [
             name
             for name, other in self.steps.items()
-            if other.get("join") == "any" and name not in self.reachable(name)
+            if name != step and (mode := other.get("join", "all")) != "each"
+            if mode == "all" or name not in self.reachable(name)
         ]
         for case in (case for other in self.steps.values() for case in other.get("rule") or ()):
             targets = step_targets(case, self.steps, self.tasks)
@@ -73,7 +77,7 @@ class FlowGraph:
                 is_narrow = any(
                     not self._passes(first, step, closed=(name,))
                     and not self._passes(second, step, closed=(name,))
-                    for name in discriminators
+                    for name in merging
                 )
                 if all(passes) and not is_narrow:
                     return True

@@ -36,13 +36,6 @@ class RunCase:
         return not self.is_sequential and (has_abort or has_any)
 
     @property
-    def has_several_outcomes(self) -> bool:
-        """True if the text itself allows several outcomes: by timing, or by what is kept after a pause."""
-        words = str((self.playbook["steps"], self.playbook.get("retry")))
-        has_pauses = any(word in words for word in ("'wait'", "'workflow'", "'repeat'", "'attempts'"))
-        return self.may_depend_on_timing or has_pauses
-
-    @property
     def by_name(self) -> dict[str, Data]:
         """All playbooks by name."""
         return {playbook["name"]: playbook for playbook in (self.playbook, *self.children)}

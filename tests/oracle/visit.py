@@ -123,13 +123,8 @@ class _Visit:
         return self._end()
 
     def _fail(self, error: dict[str, Any]) -> None:
-        """Fail the step. What the failed attempt saved is dropped (section 7).
-
-        After a pause the text can be read twice: an attempt begins at the last suspension, so what was saved
-        before it stays; or all that the step has saved is dropped.
-        """
-        kept = self.work.before_pause
-        self.scope = self._scope(kept if kept and self.choices.pick(2) == 0 else {})
+        """Fail the step. What it saved is dropped, also before a pause and in earlier rounds (section 7)."""
+        self.scope = self._scope({})
         self.failure = error
         self.result = item(error["action"], success=False, error=error)
 
@@ -145,7 +140,7 @@ class _Visit:
                     return result
             except EvaluationFailure as failure:
                 self.work.fail(failure.type, str(failure))
-            self.work.pause(self.scope)
+            self.work.pause()
         return self.work.fail("RepeatExhausted", "no round is left")
 
     def _run_round(self) -> Item:
@@ -155,7 +150,7 @@ class _Visit:
             if "loop" not in self.step:
                 return self.work.perform(entries, is_parallel, self.scope)
             if "batch" in self.step["loop"]:
-                self.work.pause(self.scope)  # the run may stop between two batches (section 6)
+                self.work.pause()  # the run may stop between two batches (section 6)
             return self.work.loop(
                 self.step["loop"], self.scope, lambda inner: self.work.perform(entries, is_parallel, inner)
             )

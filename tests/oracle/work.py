@@ -61,7 +61,6 @@ class WorkPerformer:
         self.tasks = tasks
         self.start_run = start_run  # of another playbook: returns its outcome
         self.pauses = 0
-        self.before_pause: dict[str, Any] = {}  # what had been saved before the last pause
 
     def fail(self, type: str, message: str, action: str | None = None, **parts: Any) -> NoReturn:
         """Raise a failure of this step."""
@@ -183,7 +182,7 @@ class WorkPerformer:
             except WorkFailure as failure:
                 if attempt == retry.get("attempts", 1) or not self.is_retried(retry, failure, scope):
                     raise
-                self.pause(scope)
+                self.pause()
         raise AssertionError
 
     def is_retried(self, retry: Mapping[str, Any], failure: WorkFailure, scope: WorkScope) -> bool:
@@ -204,11 +203,9 @@ class WorkPerformer:
         scope.saved |= inner.saved
         return item(call["task"], data=done["data"])
 
-    def pause(self, scope: WorkScope) -> None:
+    def pause(self) -> None:
         """Record that the step is suspended: what was done before is not done again (section 6)."""
         self.pauses += 1
-        if not scope.is_inner:
-            self.before_pause = dict(scope.saved)
 
     def _act(self, entry: Mapping[str, Any], scope: WorkScope) -> Any:
         """Perform one attempt at an action and return its data: the table of section 3."""
@@ -236,7 +233,7 @@ class WorkPerformer:
                 self.fail(parameters.get("type") or "Failed", str(parameters["message"]), kind)
             case "wait":
                 self._check_wait(parameters)
-                self.pause(scope)
+                self.pause()
             case "workflow":
                 return self._run_playbook(parameters, scope)
         return None
@@ -256,7 +253,7 @@ class WorkPerformer:
         """Run another playbook; a run that does not succeed is `WorkflowFailed`, which may be retried."""
         if parameters.get("detach"):
             raise NotCoveredError("detach")
-        self.pause(scope)
+        self.pause()
         try:
             outcome = self.start_run(parameters["playbook"], parameters.get("input") or {})
         except InputError as error:
