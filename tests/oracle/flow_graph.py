@@ -158,14 +158,16 @@ class FlowGraph:
         """Return where the branches of a `join: any` parted; None if that is only the beginning of the run.
 
         It is the last step that every path to the join passes, and after which a fork lets two branches
-        arrive.
+        arrive, or one of them begin the next round.
         """
         for step in sorted(self._dominators[join] - {join}, key=lambda step: -len(self._dominators[step])):
             region = {step, *self.reachable(step, closed={step})}
             for fork in region:
                 for case in self.steps[fork].get("rule") or ():
-                    targets = set(step_targets(case, self.steps, self.tasks)) - {step}
-                    if sum(t == join or join in self.reachable(t, closed={step}) for t in targets) > 1:
+                    targets = step_targets(case, self.steps, self.tasks)
+                    arriving = {t for t in targets if t != step and self._passes(t, join, closed=(step,))}
+                    again = {t for t in targets if self._passes(t, step, closed=())}
+                    if arriving and len(arriving | again) > 1:
                         return step
         return None
 
