@@ -449,7 +449,7 @@ class Header:
 
     @property
     def is_superseded(self) -> bool:
-        """True if runs of the plan cannot go on: the order of branches in sequential mode has changed."""
+        """True if runs of the plan cannot continue: the order of branches in sequential mode has changed."""
         return self.sequential and self.format == 1
 
     def to_json(self) -> dict[str, Any]:

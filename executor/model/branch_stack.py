@@ -72,8 +72,7 @@ class BranchStack:
     `branches` is the number of all branches, also of the one that is performed. `waited_for` is the number of
     branches that can still reach each join. `arrived` are the joins with arrivals, in the order of their
     first ones. `waves` is how often each join has fired, and `discriminated` has the last visit of each
-    `join: any`.
-    `visits` counts the visits of steps on cycles.
+    `join: any`. `visits` counts the visits of steps on cycles.
     """
 
     frames: tuple[Frame, ...] = ()
@@ -252,6 +251,7 @@ class _StackChanges:
             if visit_id is not None:
                 return self._begin(visit_id, target, clock, names)
             self.fire_joins()
+        # A branch that was lost, and that no frame holds, must not keep the run from ending.
         return Turn(replace(self.build(), branches=0))
 
     def _take_target(self, frame: ForkFrame) -> Step:

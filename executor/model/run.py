@@ -271,12 +271,12 @@ class Commit:
 
     `visit` is the new state of the visit, with the fence of the claim. `branches` enter the next steps.
     `counter_changes` is added to the live counters of joins, `branches_change` to the live counter of the
-    run. `stop` is set if the run stops here, and `error` if the reason is an unhandled failure.
-    A join whose counter the commit decreases fires with a clock greater than `left_clock`. `batch_results`
-    are added to the results of loops. `awaits` are the ids of the waits whose answers make a
-    suspended visit due. `is_finally` is true for the finally step, after which only the end of the run
-    follows. With `may_have_children`, the visit may have started child runs and waited for them; those that
-    have not ended are cancelled when the visit ends.
+    run. A join whose counter the commit decreases fires with a clock greater than `left_clock`. `stop` is set
+    if the run stops here, and `error` if the reason is an unhandled failure. `batch_results` are added to the
+    results of loops. `awaits` are the ids of the waits whose answers make a suspended visit due. `is_finally`
+    is true for the finally step, after which only the end of the run follows. With `may_have_children`, the
+    visit may have started child runs and waited for them; those that have not ended are cancelled when the
+    visit ends.
     """
 
     visit: Visit

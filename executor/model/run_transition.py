@@ -34,7 +34,7 @@ from noetl.planner.plan import Header
 
 SUPERSEDED_ORDER = (
     "the run was started by an earlier version of NoETL, which performs the branches of `mode: sequential` in"
-    " another order, so it cannot go on: start it again, or go on with the earlier version"
+    " another order, so it cannot continue: start it again, or resume it with the earlier version"
 )
 """Why a run with a superseded plan is not continued."""
 

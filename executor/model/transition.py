@@ -178,10 +178,10 @@ def build_commit(step_of: StepOf, visit: Visit, choice: Choice, outcome: Outcome
 
 
 def _left_clock(visit: Visit, step: Step) -> int:
-    """Return the clock that joins must exceed which the branch of a visit leaves behind.
+    """Return the clock that a join must exceed if the branch of a visit leaves its region.
 
-    A join that waited for the branch comes after what the branch has saved, even if the branch does not
-    arrive. Steps of format 1 do not order the two.
+    What follows the join is later than what the branch has saved, even if the branch does not arrive. Steps
+    of format 1 do not order the two.
     """
     return visit.clock if step.format > 1 else 0
 

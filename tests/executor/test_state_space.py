@@ -163,9 +163,9 @@ def test_every_order_of_concurrent_branches_leaves_consistent_counters(
         pytest.param(CYCLE, "", "", {"succeeded", "failed"}, id="cycle"),
         pytest.param(LATE, "", "", {"succeeded", "failed"}, id="late"),
         pytest.param(LOOP_INSIDE, "c", "", {"succeeded", "failed"}, id="loop inside a region"),
-        pytest.param(SEQUENTIAL, "bc", "d", {"succeeded", "failed"}, id="one after another"),
+        pytest.param(SEQUENTIAL, "bc", "d", {"succeeded", "failed"}, id="sequential"),
         pytest.param(
-            SEQUENTIAL_NESTED, "d", "", {"succeeded", "completed_with_errors"}, id="nested, one after another"
+            SEQUENTIAL_NESTED, "d", "", {"succeeded", "completed_with_errors"}, id="nested, sequential"
         ),
     ],
 )

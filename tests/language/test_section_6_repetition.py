@@ -109,3 +109,15 @@ def test_items_of_a_loop_do_not_race() -> None:
     """Items of a loop do not race."""
     assert findings(step(SQUARE), "NP303") == []
     assert findings(f"steps: [{{name: a, {OK}}}]") == []
+
+
+def test_a_loop_of_100_000_items() -> None:
+    """100,000 items must work with `batch`."""
+    text = """
+        steps:
+        - name: a
+          loop: {items: "{{ range(100000) | list }}", batch: 10000}
+          run: [{action: set, set: {y: "{{ item }}"}}]
+        output: {n: "{{ steps.a.result | length }}", last: "{{ steps.a.result[-1].y }}"}
+    """
+    check_outcome(text, {}, {"status": "succeeded", "result": {"n": 100_000, "last": 99_999}})

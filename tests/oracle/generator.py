@@ -256,9 +256,11 @@ class _Writer:
         if kind == "parallel" and len(items) > 1:
             step["parallel"] = True
         elif kind == "retry":
-            items.append({"action": "fail", "if": "{{ step.attempt < 2 }}", "message": "no"})
+            enough = random.choice([2, 2, 3])
+            command = f"exit {{{{ 1 if step.attempt < {enough} else 0 }}}}"
+            items.append({"action": "shell", "command": command})
             step["run"] = items
-            step["retry"] = {"attempts": 2, "delay": 30, "jitter": False}
+            step["retry"] = self._retry()
         elif kind == "repeat":
             count = f"r_{name}"
             self.variables[count] = 0
@@ -338,13 +340,22 @@ class _Writer:
     def _failure(self) -> Data:
         random = self.random
         item: Data = {"action": "fail", "message": "no", "type": random.choice(["Boom", "Bang"])}
+        if random.random() < 0.2:
+            item = {"action": "shell", "command": "exit 3"}
         if random.random() < 0.7:
             item["if"] = self._condition()
         if random.random() < 0.2:
             item["on_error"] = "continue"
         if random.random() < 0.2:
-            item["retry"] = {"attempts": 2, "delay": 30, "jitter": False}
+            item["retry"] = self._retry()
         return item
+
+    def _retry(self) -> Data:
+        random = self.random
+        retry: Data = {"attempts": random.choice([2, 2, 3]), "delay": 30, "jitter": False}
+        if random.random() < 0.2:
+            retry["if"] = random.choice(["{{ error.type == 'CommandFailed' }}", "{{ error.attempt > 1 }}"])
+        return retry
 
     def _task_call(self, name: str) -> Data:
         random = self.random

@@ -83,7 +83,7 @@ class RunProgram:
         policy: str = self.graph.steps[step].get("on_error") or self.playbook.get("on_error", "abort")
         return policy
 
-    def attempts(self, step: str) -> int:
-        """Return how many attempts at its `run` a step has (section 7)."""
+    def retry(self, step: str) -> Mapping[str, Any]:
+        """Return the `retry` of a step, which may be that of the playbook (section 7)."""
         retry = self.graph.steps[step].get("retry", self.playbook.get("retry", 1))
-        return int(retry.get("attempts", 1) if isinstance(retry, Mapping) else retry)
+        return retry if isinstance(retry, Mapping) else {"attempts": retry}

@@ -104,7 +104,7 @@ class _Visit:
         try:
             if is_refused:
                 self.work.fail("MaxVisitsExceeded", f"visit {self.number}")
-            self.result = self._run_attempts()
+            self.result = self._run_rounds()
         except WorkFailure as failure:
             self._fail(failure.error)
         case = self._take_case(is_refused)
@@ -128,8 +128,8 @@ class _Visit:
         self.failure = error
         self.result = item(error["action"], success=False, error=error)
 
-    def _run_attempts(self) -> Item:
-        """Perform `run` with the step's `retry` and `repeat` (sections 6 and 7)."""
+    def _run_rounds(self) -> Item:
+        """Perform `run` in the rounds of the step's `repeat` (section 6)."""
         repeat = self.step.get("repeat")
         for _ in range(repeat["max"] if repeat else 1):
             result = self._run_round()
@@ -144,25 +144,37 @@ class _Visit:
         return self.work.fail("RepeatExhausted", "no round is left")
 
     def _run_round(self) -> Item:
+        """Perform `run` with the step's `retry`: an attempt that fails leaves nothing."""
+        retry, saved = self.program.retry(self.name), dict(self.scope.saved)
+        for attempt in range(1, retry.get("attempts", 1) + 1):
+            self.work.attempt, pauses = attempt, self.work.pauses
+            self.scope = self._scope(saved)
+            try:
+                return self._run_once()
+            except WorkFailure as failure:
+                is_last = attempt == retry.get("attempts", 1)
+                if is_last or not self.work.is_retried(retry, failure, self.scope):
+                    raise
+                if self.work.pauses > pauses:
+                    raise NotCoveredError("retry of a step from a suspension on") from failure
+                self.work.pause()
+        raise AssertionError
+
+    def _run_once(self) -> Item:
         """Perform `run` once, with `loop` and `parallel`."""
         entries, is_parallel = self.step.get("run") or (), self.step.get("parallel", False)
-        try:
-            if "loop" not in self.step:
-                return self.work.perform(entries, is_parallel, self.scope)
-            if "batch" in self.step["loop"]:
-                self.work.pause()  # the run may stop between two batches (section 6)
-            return self.work.loop(
-                self.step["loop"], self.scope, lambda inner: self.work.perform(entries, is_parallel, inner)
-            )
-        except WorkFailure as failure:
-            if failure.error["retryable"] and self.program.attempts(self.name) > 1:
-                raise NotCoveredError("retry of a step that waited for a run") from failure
-            raise
+        if "loop" not in self.step:
+            return self.work.perform(entries, is_parallel, self.scope)
+        if "batch" in self.step["loop"]:
+            self.work.pause()  # the run may stop between two batches (section 6)
+        return self.work.loop(
+            self.step["loop"], self.scope, lambda inner: self.work.perform(entries, is_parallel, inner)
+        )
 
     def _take_case(self, is_refused: bool) -> Mapping[str, Any] | None:
         """Return the first case with a true guard; after a failure only error-aware cases are candidates.
 
-        A guard without a value is `GuardError`: the error-aware cases are looked at once more, from the top.
+        A guard without a value is `GuardError`: the error-aware cases are evaluated once more, from the top.
         """
         for _ in range(2):
             names = {**self.scope.view(), "result": self.result, "error": self.failure}

@@ -210,7 +210,7 @@ class WorkPerformer:
     def _act(self, entry: Mapping[str, Any], scope: WorkScope) -> Any:
         """Perform one attempt at an action and return its data: the table of section 3."""
         kind = entry["action"]
-        if kind not in {"set", "log", "fail", "wait", "workflow"}:
+        if kind not in {"set", "log", "fail", "wait", "workflow", "shell"}:
             raise NotCoveredError(f"action {kind}")
         common = {"action", "as", "if", "retry", "timeout", "loop", "on_error"}
         parameters = self.render(
@@ -234,9 +234,19 @@ class WorkPerformer:
             case "wait":
                 self._check_wait(parameters)
                 self.pause()
+            case "shell":
+                return self._exit(parameters["command"])
             case "workflow":
                 return self._run_playbook(parameters, scope)
         return None
+
+    def _exit(self, command: str) -> Any:
+        """Perform the only command that is covered: one that ends with a code."""
+        if not (ended := re.fullmatch(r"exit (\d+)", command)):
+            raise NotCoveredError(f"command {command}")
+        if code := int(ended[1]):
+            self.fail("CommandFailed", f"exit code {code}", "shell", retryable=True)
+        return {"exit_code": 0, "stdout": "", "stderr": ""}
 
     def _check_wait(self, parameters: Mapping[str, Any]) -> None:
         """Check the time of a `wait`; on the clock of this interpreter it passes at once."""
