@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from queue import SimpleQueue
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -30,14 +30,20 @@ class Interruption:
 
     def __init__(self) -> None:
         self._requested_at: float | None = None
-        # The only queue of the standard library that is safe to use in a signal handler.
-        self._requests: SimpleQueue[None] = SimpleQueue()
+        self._arrivals: socket.socket | None = None
+        self._arrivals_sender: socket.socket | None = None
+        self._previous_wakeup = -1
         self._previous_handlers: dict[
             signal.Signals, Callable[[int, FrameType | None], Any] | int | None
         ] = {}
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
+            self._arrivals, self._arrivals_sender = socket.socketpair()
+            self._arrivals_sender.setblocking(False)
+            self._previous_wakeup = signal.set_wakeup_fd(
+                self._arrivals_sender.fileno(), warn_on_full_buffer=False
+            )
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._previous_handlers[number] = signal.signal(number, self._handle)
         return self
@@ -47,10 +53,21 @@ class Interruption:
     ) -> None:
         for number, handler in self._previous_handlers.items():
             signal.signal(number, handler)
+        if self._arrivals is not None and self._arrivals_sender is not None:
+            signal.set_wakeup_fd(self._previous_wakeup)
+            self._arrivals_sender.close()
+            self._arrivals.close()
 
     def wait(self) -> None:
-        """Block until a signal arrives."""
-        self._requests.get()
+        """Block until a signal arrives.
+
+        Python runs a handler when the main thread executes its next instruction. A lock or a queue would miss
+        a signal that arrives just before the thread blocks, or that the kernel gives to another thread. The
+        byte that Python writes for every signal (`signal.set_wakeup_fd`) is still there in both cases.
+        """
+        assert self._arrivals is not None, "wait for a signal in the main thread, in the context"
+        while not self.is_requested:
+            self._arrivals.recv(1)
 
     @property
     def is_requested(self) -> bool:
@@ -69,7 +86,6 @@ class Interruption:
         now = time.monotonic()
         if self._requested_at is None:
             self._requested_at = now
-            self._requests.put(None)
         elif now - self._requested_at >= _REPEAT_SECONDS:
             exit_immediately()
 

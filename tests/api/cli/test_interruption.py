@@ -128,3 +128,26 @@ with interruption.Interruption():
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
     )
     assert (outcome.returncode, outcome.stdout) == (130, "signal signal commands ended "), outcome.stderr
+
+
+def test_a_signal_that_another_thread_receives_ends_the_wait() -> None:
+    """The kernel chooses the thread, and the main thread may wait before its handler could run."""
+    program = """
+import os, signal, threading
+from noetl.api.cli.local.interruption import Interruption
+waiting = threading.Event()
+def receive():
+    waiting.wait()
+    signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+other = threading.Thread(target=receive)
+other.start()
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+with Interruption() as interruption:
+    threading.Timer(0.2, waiting.set).start()
+    interruption.wait()
+    print("woken", interruption.is_requested)
+"""
+    outcome = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (outcome.returncode, outcome.stdout) == (0, "woken True\n"), outcome.stderr
