@@ -56,13 +56,24 @@ PACKAGES = {
     "step": FunctionPackage(
         ("planner", "executor"),
         ("testing", "planner/checks", "planner/draw", "planner/diagnostics/explanations"),
-        ("httpx", "jinja2", "psycopg", "regex"),
+        ("ahocorasick-rs", "httpx", "jinja2", "psycopg", "regex"),
         8 * MEGABYTE,
     ),
     "api": FunctionPackage(
         ("planner", "executor", "api"),
         ("testing", "api/cli"),
-        ("fastapi", "jinja2", "mangum", "networkx", "psycopg", "pydantic", "pyjwt", "pyyaml", "regex"),
+        (
+            "ahocorasick-rs",
+            "fastapi",
+            "jinja2",
+            "mangum",
+            "networkx",
+            "psycopg",
+            "pydantic",
+            "pyjwt",
+            "pyyaml",
+            "regex",
+        ),
         24 * MEGABYTE,
     ),
 }

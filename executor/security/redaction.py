@@ -1,37 +1,54 @@
 """Redaction: keep the values of secrets out of everything that is stored, logged or returned.
 
-Problem: a playbook may print, save or return the value of a secret, as it is or in another encoding. The
-value is known only from the moment when it is revealed to an action.
+Problem: a playbook may print, save or return the value of a secret, as it is or in another encoding. A server
+may send it back. What is searched may be large or deeply nested, and other threads must not wait.
 
-Algorithm: remember each revealed value. Build one regular expression from its written forms: plain, by
-line, URL-encoded, in JSON, and in base64 at three offsets. Replace every match by `***`. Callback tokens are
-too many for a pattern: find the runs of characters that look like a token, and search them in a set.
-Source: the masking of secrets in the logs of GitHub Actions.
+Algorithm: remember each revealed value. Search its written forms in each layer of escapes of a text
+(`noetl.executor.security.encodings`) with one automaton, and replace what was found by `***`. The texts of a
+nested value are first searched together, in batches: most values have no secret and are returned as they are.
+Source: Aho and Corasick 1975; the masking of secrets in the logs of GitHub Actions. Callback tokens are too
+many for an automaton: find the runs of characters that look like a token, and search them in a set.
 
-Cost: one pass over each text; the pattern is compiled again only after a new secret. Values without a match
-are returned unchanged, as the same object.
+Cost: linear in the text, whatever the number of secrets. The search does not hold the lock of the
+interpreter. The automaton is built again only after a new secret.
 
-Limits: values shorter than `MIN_REDACTED_LENGTH` are not replaced. The oldest values are forgotten after
-1,000 secrets and 100,000 tokens. Other encodings, and parts of a value, are not found.
+Limits: values shorter than `MIN_REDACTED_LENGTH` are not replaced; a service does not reveal them. The oldest
+values are forgotten after 10,000 secrets and 100,000 tokens. Parts of a value are not found.
 """
 
 from __future__ import annotations
 
 import base64
-import json
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from secrets import token_hex
 from threading import Lock
-from typing import Any
-from urllib.parse import quote, quote_plus, unquote, urlsplit
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+from noetl.executor.security.encodings import (
+    MAX_LAYERS,
+    Positions,
+    Span,
+    join_lines,
+    join_lines_with_positions,
+    may_have_escapes,
+    to_canonical,
+    to_canonical_with_positions,
+    undo_all,
+    undo_escapes_with_positions,
+    written_forms,
+)
+
+if TYPE_CHECKING:
+    from ahocorasick_rs import BytesAhoCorasick
 
 MASK = "***"
 MIN_REDACTED_LENGTH = 8
 """Shorter values are not redacted: they would also match unrelated text."""
 
-_MAX_SECRETS = 1_000
+_MAX_SECRETS = 10_000
 _MAX_TOKENS = 100_000
 _TOKEN_LENGTH = 48
 _HEXADECIMAL = re.compile(rf"[0-9a-f]{{{_TOKEN_LENGTH},}}")
@@ -40,6 +57,72 @@ _TOKEN_CANDIDATE = re.compile(rf"(?<![A-Za-z0-9+/_-])[A-Za-z0-9+/_-]{{{_TOKEN_LE
 _STANDARD_BASE64 = str.maketrans("-_", "+/")
 _KEY_LINE = re.compile(r"\S{16,}")
 """A line of a multi-line secret that is a secret by itself, such as a line of a private key."""
+_BATCH_CHARACTERS = 1024 * 1024
+_SEPARATOR = "\0\1"
+_MAX_NUMBER_BITS = 1024
+
+
+class _SecretSearch:
+    """The search for the forms of some secrets in texts."""
+
+    def __init__(self, values: tuple[str, ...]) -> None:
+        from ahocorasick_rs import BytesAhoCorasick
+
+        forms = [written_forms(value) for value in values]
+        encoded = {form for _, encoded_forms in forms for form in encoded_forms}
+        plain = {form for plain_forms, _ in forms for form in plain_forms}
+        self._numbers = frozenset(value for value in values if value[-1].isdigit())
+        self._forms: BytesAhoCorasick = BytesAhoCorasick([*encoded, *plain])
+        self._encoded: BytesAhoCorasick = BytesAhoCorasick([*encoded])
+
+    def finds_any(self, text: str) -> bool:
+        """Return whether the text has a secret in any layer."""
+        layers = enumerate(undo_all(_to_bytes(text)))
+        return any(self._find(data, is_undone=layer > 0) for layer, data in layers)
+
+    def redact_text(self, text: str) -> str:
+        """Return the text with each secret replaced by the mask."""
+        data = _to_bytes(text)
+        spans = sorted(self._spans(data))
+        if not spans:
+            return text
+        parts: list[bytes] = []
+        end = 0
+        for start, stop in _merge(spans):
+            parts += (data[end:start], MASK.encode())
+            end = stop
+        return b"".join((*parts, data[end:])).decode("utf-8", "surrogatepass")
+
+    def redact_number(self, number: float) -> Any:
+        """Return a number, or the mask if its text is a secret."""
+        if not self._numbers or (isinstance(number, int) and number.bit_length() > _MAX_NUMBER_BITS):
+            return number
+        return MASK if str(number) in self._numbers else number
+
+    def _find(self, data: bytes, *, is_undone: bool) -> bool:
+        return bool(
+            self._forms.find_matches_as_indexes(data)
+            or ((is_undone or b"\\" in data) and self._forms.find_matches_as_indexes(to_canonical(data)))
+            or self._encoded.find_matches_as_indexes(join_lines(data))
+        )
+
+    def _spans(self, data: bytes) -> Iterator[Span]:
+        """Yield the parts of the text that a secret in any of its layers covers."""
+        positions: tuple[Positions, ...] = ()
+        for _ in range(MAX_LAYERS + 1):
+            yield from _locate_all(self._forms, data, positions)
+            if self._forms.find_matches_as_indexes(to_canonical(data)):
+                canonical, canonical_positions = to_canonical_with_positions(data)
+                yield from _locate_all(self._forms, canonical, (*positions, canonical_positions))
+            if self._encoded.find_matches_as_indexes(join_lines(data)):
+                joined, joined_positions = join_lines_with_positions(data)
+                yield from _locate_all(self._encoded, joined, (*positions, joined_positions))
+            if not may_have_escapes(data):
+                return
+            undone, layer_positions = undo_escapes_with_positions(data)
+            if undone == data:
+                return
+            data, positions = undone, (*positions, layer_positions)
 
 
 class RevealedSecrets:
@@ -51,39 +134,42 @@ class RevealedSecrets:
     def __init__(self, limit: int = _MAX_SECRETS) -> None:
         self._limit = limit
         self._values: OrderedDict[str, None] = OrderedDict()
-        self._pattern: re.Pattern[str] | None = None
+        self._search: _SecretSearch | None = None
         self._lock = Lock()
 
     def add(self, value: str) -> None:
-        """Remember a value; if it is a URL with a password, remember the password as well."""
+        """Remember a value, each long line of it, and the password if it is a URL."""
+        lines = (line for line in map(str.strip, value.splitlines()) if _KEY_LINE.fullmatch(line))
         secrets = [
-            secret for secret in (value, _password_of(value)) if secret and len(secret) >= MIN_REDACTED_LENGTH
+            secret
+            for secret in (value, _password_of(value), *lines)
+            if secret and len(secret) >= MIN_REDACTED_LENGTH
         ]
         with self._lock:
             for secret in secrets:
                 if secret not in self._values:
-                    self._pattern = None
+                    self._search = None
                 self._values[secret] = None
                 self._values.move_to_end(secret)
             while len(self._values) > self._limit:
                 self._values.popitem(last=False)
-                self._pattern = None
+                self._search = None
 
     def redact(self, value: Any) -> Any:
         """Return `value` with each remembered secret, plain or encoded, replaced by the mask.
 
         Return the same object if it contains none.
         """
-        pattern = self._compile()
-        return value if pattern is None else _redact(value, lambda text: pattern.sub(MASK, text))
+        search = self._build_search()
+        if search is None or not _is_suspicious(search, value):
+            return value
+        return _map_leaves(value, search.redact_text, search.redact_number)
 
-    def _compile(self) -> re.Pattern[str] | None:
+    def _build_search(self) -> _SecretSearch | None:
         with self._lock:
-            if self._pattern is None and self._values:
-                forms = {form for value in self._values for form in _written_forms(value)}
-                alternatives = sorted(forms, key=lambda form: (-len(form), form))
-                self._pattern = re.compile("|".join(map(re.escape, alternatives)))
-            return self._pattern
+            if self._search is None and self._values:
+                self._search = _SecretSearch(tuple(self._values))
+            return self._search
 
 
 class CallbackTokens:
@@ -112,7 +198,7 @@ class CallbackTokens:
 
         Return the same object if it contains none.
         """
-        return _redact(value, self._redact_text) if self._tokens else value
+        return _map_leaves(value, self._redact_text, _unchanged) if self._tokens else value
 
     def _redact_text(self, text: str) -> str:
         for candidate in set(_TOKEN_CANDIDATE.findall(text)):
@@ -164,22 +250,124 @@ def redacted_head(text: str, length: int) -> str:
     return str(redact(text))[:length]
 
 
-def _redact(value: Any, redact_text: Callable[[str], str]) -> Any:
-    if isinstance(value, str):
-        return redact_text(value)
-    if isinstance(value, Mapping):
-        redacted = {_redact(key, redact_text): _redact(item, redact_text) for key, item in value.items()}
-        return value if _are_same_objects(redacted.items(), value.items()) else redacted
-    if isinstance(value, list | tuple):
-        items = [_redact(item, redact_text) for item in value]
-        return value if all(new is old for new, old in zip(items, value, strict=True)) else items
-    if isinstance(value, int | float) and redact_text(str(value)) == MASK:
-        return MASK
-    return value
+def _unchanged(number: float) -> Any:
+    return number
 
 
-def _are_same_objects(new: Any, old: Any) -> bool:
-    return all(a is c and b is d for (a, b), (c, d) in zip(new, old, strict=False)) and len(new) == len(old)
+def _is_suspicious(search: _SecretSearch, value: Any) -> bool:
+    """Return whether a value may have a secret: its texts are searched together, in batches."""
+    batch: list[str] = []
+    characters = 0
+    for leaf in _leaves(value):
+        if isinstance(leaf, str):
+            batch.append(leaf)
+            characters += len(leaf)
+        elif search.redact_number(leaf) is not leaf:
+            return True
+        if characters > _BATCH_CHARACTERS:
+            if search.finds_any(_SEPARATOR.join(batch)):
+                return True
+            batch, characters = [], 0
+    return search.finds_any(_SEPARATOR.join(batch))
+
+
+def _leaves(value: Any) -> Iterator[str | int | float]:
+    """Yield the texts and numbers of a nested value, and its keys."""
+    pending = [value]
+    while pending:
+        item = pending.pop()
+        if isinstance(item, str | int | float):
+            yield item
+        elif isinstance(item, Mapping):
+            pending += item.keys()
+            pending += item.values()
+        elif isinstance(item, list | tuple):
+            pending += item
+
+
+def _map_leaves(value: Any, map_text: Callable[[str], str], map_number: Callable[[float], Any]) -> Any:
+    """Return a nested value with each text and number mapped. What has no change is the same object.
+
+    It uses no recursion, so the depth does not matter.
+    """
+
+    def map_leaf(leaf: Any) -> Any:
+        if isinstance(leaf, str):
+            mapped = map_text(leaf)
+            return leaf if mapped == leaf else mapped
+        return map_number(leaf) if isinstance(leaf, int | float) else leaf
+
+    # Each frame: a container, its parts that are not mapped yet (the last first), and its mapped parts.
+    root: list[Any] = [value]
+    frames: list[tuple[Any, list[Any], list[Any]]] = [(root, [value], [])]
+    while True:
+        container, pending, mapped = frames[-1]
+        if pending:
+            part = pending.pop()
+            if isinstance(part, Mapping | list | tuple):
+                frames.append((part, _parts(part), []))
+            else:
+                mapped.append(map_leaf(part))
+            continue
+        frames.pop()
+        if container is root:
+            return mapped[0]
+        frames[-1][2].append(_assemble(container, mapped))
+
+
+def _parts(container: Any) -> list[Any]:
+    """Return the items of a container in reverse order; of a mapping, its values after its keys."""
+    parts = [*container, *container.values()] if isinstance(container, Mapping) else list(container)
+    parts.reverse()
+    return parts
+
+
+def _assemble(container: Any, mapped: list[Any]) -> Any:
+    """Return a container of mapped parts, or the old one if no part is new."""
+    if isinstance(container, Mapping):
+        count = len(container)
+        keys, values = mapped[:count], mapped[count:]
+        is_same = all(map(_is_same, keys, container)) and all(map(_is_same, values, container.values()))
+        return container if is_same else dict(zip(keys, values, strict=True))
+    return container if all(map(_is_same, mapped, container)) else mapped
+
+
+def _is_same(new: Any, old: Any) -> bool:
+    return new is old
+
+
+def _locate_all(
+    automaton: BytesAhoCorasick, layer: bytes, positions: tuple[Positions, ...]
+) -> Iterator[Span]:
+    """Yield the parts of the text whose layer has a form of the automaton."""
+    matches = ((start, end) for _, start, end in automaton.find_matches_as_indexes(layer, overlapping=True))
+    for start, end in _merge(sorted(matches)):
+        span = (start, end)
+        for layer_positions in reversed(positions):
+            span = layer_positions.locate(span)
+        yield span
+
+
+def _merge(spans: list[Span]) -> Iterator[Span]:
+    """Yield sorted spans, those that overlap as one.
+
+    >>> list(_merge([(0, 3), (2, 5), (5, 6)]))
+    [(0, 5), (5, 6)]
+    """
+    current: Span | None = None
+    for span in spans:
+        if current is not None and span[0] < current[1]:
+            current = (current[0], max(current[1], span[1]))
+            continue
+        if current is not None:
+            yield current
+        current = span
+    if current is not None:
+        yield current
+
+
+def _to_bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
 
 
 def _password_of(url: str) -> str | None:
@@ -191,23 +379,3 @@ def _password_of(url: str) -> str | None:
 
 def _decode_base64(text: str) -> str:
     return base64.b64decode(text[: len(text) // 4 * 4]).decode("latin-1")
-
-
-def _written_forms(value: str) -> Iterator[str]:
-    """Yield the texts in which a value may appear: plain, by line, for URLs, in JSON, and in base64."""
-    yield value
-    yield from (line for line in map(str.strip, value.splitlines()) if _KEY_LINE.fullmatch(line))
-    yield quote(value, safe="")
-    yield quote(value)
-    yield quote_plus(value)
-    yield json.dumps(value)[1:-1]
-    yield json.dumps(value, ensure_ascii=False)[1:-1]
-    raw = value.encode()
-    for encode in (base64.b64encode, base64.urlsafe_b64encode):
-        yield encode(raw).decode()
-        for offset in range(3):
-            # Three bytes are four characters. Leave out characters that also hold bits of a neighbour.
-            text = encode(b"\0" * offset + raw).decode()
-            start = (0, 2, 3)[offset]
-            remainder = (offset + len(raw)) % 3
-            yield text[start : len(text) - (0, 3, 2)[remainder]]

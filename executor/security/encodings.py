@@ -1,0 +1,210 @@
+r"""Encodings of a secret: the forms to search for, and the layers of escapes in a text.
+
+Problem: a secret may appear percent-encoded, as HTML or JSON escapes, in base64 or in hexadecimal. A writer
+may escape any of its characters or none, so the forms cannot be listed.
+
+Algorithm: canonical forms. A layer of escapes is undone in the text and in the secret alike, until nothing
+changes; then equal values are equal texts. Base64 and hexadecimal have few forms, which are listed: base64 at
+three offsets (the position in a group of three bytes). A break of lines within these forms is left out. Each
+layer knows the positions of its parts in the layer before, so that a finding can be located in the text.
+
+Cost: linear in the text for each layer, at most `MAX_LAYERS`. Positions are computed only on demand.
+
+Limits: other encodings, such as compression, encryption, base32, reversed text, and base64 within base64.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from binascii import unhexlify
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
+from html.entities import html5
+from itertools import accumulate
+from urllib.parse import quote
+
+MAX_LAYERS = 6
+"""How often the escapes of a text are undone: JSON in JSON in JSON has three layers."""
+
+_ESCAPE = re.compile(
+    rb"(?:%[0-9A-Fa-f]{2})+|(?:\\\\)+|(?:\\u00[0-7][0-9A-Fa-f])+"
+    rb"|\\u[dD][89abAB][0-9A-Fa-f]{2}\\u[dD][c-fC-F][0-9A-Fa-f]{2}"
+    rb"|\\u[0-9A-Fa-f]{4}|\\u\{[0-9A-Fa-f]{1,6}\}|\\x[0-9A-Fa-f]{2}"
+    rb"|&(?:#[0-9]{1,7}|#[xX][0-9A-Fa-f]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});"
+)
+"""An escape, or a run of escapes of equal width.
+
+The canonical form has no backslash, so that other escapes with one need no case.
+"""
+
+_BREAK = re.compile(rb"(?:\\+[rn]?|[\r\n\t :])+")
+"""What may stand between two characters of base64 or hexadecimal: breaks of lines, blanks and colons."""
+
+_CONTROLS = bytes.maketrans(b"\n\r\t\b\f", b"nrtbf")
+_BACKSLASH = re.compile(rb"\\")
+_HEX_START = re.compile(rb"[0-9A-Fa-f]{2}")
+
+MIN_FORM_LENGTH = 6
+"""Shorter forms are not searched. Only secrets that themselves contain escapes have such forms."""
+
+Span = tuple[int, int]
+
+
+class Positions:
+    """The positions of a layer in the layer before it. `edits` are (start, end, length of the new text)."""
+
+    def __init__(self, edits: list[tuple[int, int, int]]) -> None:
+        self._edits = edits
+        removed = accumulate((end - start - length for start, end, length in edits), initial=0)
+        self._starts = [start - before for (start, _, _), before in zip(edits, removed, strict=False)]
+
+    def locate(self, span: Span) -> Span:
+        """Return the part of the layer before from which a part of the layer was made."""
+        return self._locate(span[0], is_end=False), self._locate(span[1] - 1, is_end=True)
+
+    def _locate(self, position: int, *, is_end: bool) -> int:
+        index = bisect_right(self._starts, position) - 1
+        if index < 0:
+            return position + is_end
+        start, end, length = self._edits[index]
+        offset = position - self._starts[index]
+        if offset < length:
+            return start + (offset + is_end) * (end - start) // length
+        return end + offset - length + is_end
+
+
+def written_forms(value: str) -> tuple[set[bytes], set[bytes]]:
+    """Return the forms of a secret in a text whose escapes are undone, and its forms as base64 and hex.
+
+    >>> plain, encoded = written_forms("correct horse")
+    >>> b"correct+horse" in plain, b"636f727265637420686f727365" in encoded
+    (True, True)
+    """
+    raw = _bytes(value)
+    canonical = to_canonical(list(undo_all(raw))[-1])
+    plain = {raw, canonical, *_as_utf16(value)}
+    plain |= {_bytes(value.replace(sign, twice)) for sign, twice in (('"', '""'), ("'", "''"), (" ", "+"))}
+    plain.add(_bytes(value.replace("'", "'\"'\"'")))
+    if _HEX_START.match(canonical) and len(canonical) >= 10:
+        # A percent sign before it makes an escape of its first two characters.
+        plain.add(canonical[2:])
+    sources = {raw, *_as_utf16(value), json.dumps(value)[1:-1].encode(), quote(raw, safe="").encode()}
+    sources.add(_bytes(json.dumps(value, ensure_ascii=False)[1:-1]))
+    sources.add(quote(raw).encode())
+    encoded = {form for source in sources for form in _as_base64(source)}
+    encoded |= {form for source in sources for form in (source.hex().encode(), source.hex().upper().encode())}
+    return {form for form in plain if len(form) >= MIN_FORM_LENGTH}, encoded
+
+
+def undo_all(data: bytes) -> Iterator[bytes]:
+    """Yield the layers of a text: itself, and each text that results if one layer of escapes is undone."""
+    yield data
+    for _ in range(MAX_LAYERS):
+        if not may_have_escapes(data):
+            return
+        undone = _ESCAPE.sub(_unescape, data)
+        if undone == data:
+            return
+        data = undone
+        yield data
+
+
+def may_have_escapes(data: bytes) -> bool:
+    """Return whether a text has a character with which an escape begins."""
+    return b"%" in data or b"\\" in data or b"&" in data
+
+
+def to_canonical(data: bytes) -> bytes:
+    r"""Return a text without backslashes, in which a line break is an `n`, as it is in `\n`."""
+    return data.translate(_CONTROLS, b"\\")
+
+
+def join_lines(data: bytes) -> bytes:
+    """Return a text without breaks of lines, blanks and colons, in which only base64 and hex are found."""
+    if b"\\" in data:
+        data = data.replace(b"\\n", b"").replace(b"\\r", b"")
+    return data.translate(None, b"\\\r\n\t :")
+
+
+def undo_escapes_with_positions(data: bytes) -> tuple[bytes, Positions]:
+    """Return a text with one layer of escapes undone, and where its parts come from."""
+    return _edit(data, _ESCAPE, _unescape)
+
+
+def to_canonical_with_positions(data: bytes) -> tuple[bytes, Positions]:
+    """Return `to_canonical(data)`, and where its parts come from."""
+    text, positions = _edit(data, _BACKSLASH, _nothing)
+    return text.translate(_CONTROLS), positions
+
+
+def join_lines_with_positions(data: bytes) -> tuple[bytes, Positions]:
+    """Return `join_lines(data)`, and where its parts come from."""
+    return _edit(data, _BREAK, _nothing)
+
+
+def _edit(
+    data: bytes, pattern: re.Pattern[bytes], replacement: Callable[[re.Match[bytes]], bytes]
+) -> tuple[bytes, Positions]:
+    edits: list[tuple[int, int, int]] = []
+    parts: list[bytes] = []
+    end = 0
+    for match in pattern.finditer(data):
+        new = replacement(match)
+        parts += (data[end : match.start()], new)
+        end = match.end()
+        edits.append((match.start(), end, len(new)))
+    return b"".join((*parts, data[end:])), Positions(edits)
+
+
+def _nothing(match: re.Match[bytes]) -> bytes:
+    return b""
+
+
+def _unescape(match: re.Match[bytes]) -> bytes:
+    text = match[0]
+    kind = text[1:2]
+    if text[:1] == b"%":
+        return unhexlify(text.replace(b"%", b""))
+    if text[:1] == b"&":
+        return _unescape_entity(text)
+    if kind == b"\\":
+        return text[: len(text) // 2]
+    if kind == b"x" or text[2:3] == b"{":
+        return _character(int(text[2:].strip(b"{}"), 16), text)
+    characters = text.decode("unicode_escape").encode("utf-16-le", "surrogatepass")
+    return characters.decode("utf-16-le", "surrogatepass").encode("utf-8", "surrogatepass")
+
+
+def _unescape_entity(text: bytes) -> bytes:
+    if text[1:2] != b"#":
+        name = text[1:].decode()
+        return html5[name].encode() if name in html5 else text
+    digits = text[2:-1]
+    return _character(int(digits[1:], 16) if digits[:1] in b"xX" else int(digits), text)
+
+
+def _character(code: int, text: bytes) -> bytes:
+    return chr(code).encode("utf-8", "surrogatepass") if code <= 0x10FFFF else text
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _as_utf16(value: str) -> Iterator[bytes]:
+    """Yield the forms of UTF-16 in a text of UTF-8, without the zeros at its ends."""
+    for codec in ("utf-16-le", "utf-16-be"):
+        data = value.encode(codec, "surrogatepass").strip(b"\0")
+        yield data
+        yield data.decode("latin-1").encode()
+
+
+def _as_base64(data: bytes) -> Iterator[bytes]:
+    for encode in (base64.b64encode, base64.urlsafe_b64encode):
+        for offset in range(3):
+            # Three bytes are four characters. Leave out characters that also hold bits of a neighbour.
+            text = encode(b"\0" * offset + data)
+            remainder = (offset + len(data)) % 3
+            yield text[(0, 2, 3)[offset] : len(text) - (0, 3, 2)[remainder]]

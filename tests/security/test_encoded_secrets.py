@@ -1,0 +1,157 @@
+"""Secrets are redacted in every encoding, at any depth, and without harm to the text around them."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import random
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import quote, quote_plus
+
+import pytest
+
+from noetl.executor.security.redaction import MASK, RevealedSecrets
+
+SECRETS = {
+    "password": 's3cret/"väl ue"+\\x',
+    "plain": "correct-horse-battery",
+    "digits": "493827165029",
+    "percent": "100%25+sure&amp;quiet",
+    "backslash": "C:\\new\\table\\",
+    "emoji": "pässwörd-€-😀",
+    "lines": "-----BEGIN-----\nMIIEvQIBADANBgkq/hkiG9w0\n-----END-----\n",
+    "long": "".join(random.Random(7).choices("abcdefghijklmnopqrstuvwxyz0123456789+/", k=400)),
+}
+
+
+def _partly(escape: Callable[[str], str]) -> Callable[[str], str]:
+    """Return an encoder that escapes every other character, and all that must be escaped."""
+    return lambda text: "".join(
+        escape(sign) if index % 2 or sign in '%&\\"\n' else sign for index, sign in enumerate(text)
+    )
+
+
+def _json_escape(sign: str) -> str:
+    return "".join(f"\\u{unit:04x}" for unit in memoryview(sign.encode("utf-16-le")).cast("H"))
+
+
+def _upper_json_escape(sign: str) -> str:
+    return "\\u" + _json_escape(sign)[2:].replace("\\u", "|").upper().replace("|", "\\u")
+
+
+ENCODERS: dict[str, Callable[[str], str]] = {
+    "unchanged": str,
+    "percent": lambda text: quote(text, safe=""),
+    "percent in lower case": lambda text: "".join(f"%{byte:02x}" for byte in text.encode()),
+    "percent in part": _partly(lambda sign: quote(sign, safe="") if sign in "%&" else _percent(sign)),
+    "form": quote_plus,
+    "percent twice": lambda text: quote(quote(text, safe=""), safe=""),
+    "named entities": html.escape,
+    "decimal entities": _partly(lambda sign: f"&#{ord(sign)};"),
+    "hexadecimal entities": _partly(lambda sign: f"&#x{ord(sign):x};"),
+    "json": json.dumps,
+    "json with solidus": lambda text: json.dumps(text).replace("/", "\\/"),
+    "json escapes": _partly(_json_escape),
+    "json escapes in upper case": _partly(_upper_json_escape),
+    "json in json": lambda text: json.dumps(json.dumps({"a": text})),
+    "json in json in json": lambda text: json.dumps(json.dumps(json.dumps([text]))),
+    "json in percent": lambda text: quote(json.dumps(text)),
+    "json in entities": lambda text: html.escape(json.dumps(text)),
+    "repr": repr,
+    "csv": lambda text: '"' + text.replace('"', '""') + '"',
+    "base64": lambda text: base64.b64encode(text.encode()).decode(),
+    "base64, second place": lambda text: base64.b64encode(b"a" + text.encode()).decode(),
+    "base64, third place": lambda text: base64.b64encode(b"ab" + text.encode() + b"c").decode(),
+    "url-safe base64": lambda text: base64.urlsafe_b64encode(text.encode()).decode(),
+    "base64 of json": lambda text: base64.b64encode(json.dumps({"k": text}).encode()).decode(),
+    "base64 in lines": lambda text: base64.encodebytes(b"x" * 50 + text.encode()).decode(),
+    "base64 in lines in json": lambda text: json.dumps(base64.encodebytes(text.encode() * 2).decode()),
+    "base64 in percent": lambda text: quote(base64.b64encode(text.encode()).decode(), safe=""),
+    "hexadecimal": lambda text: text.encode().hex(),
+    "hexadecimal in upper case": lambda text: text.encode().hex().upper(),
+    "hexadecimal with colons": lambda text: text.encode().hex(":"),
+    "utf-16": lambda text: text.encode("utf-16-le").decode("latin-1"),
+    "base64 of utf-16": lambda text: base64.b64encode(text.encode("utf-16-le")).decode(),
+    "hexadecimal of utf-16": lambda text: text.encode("utf-16-be").hex(),
+}
+
+
+def _percent(sign: str) -> str:
+    return "".join(f"%{byte:02x}" for byte in sign.encode())
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("kind", SECRETS)
+def test_a_secret_is_redacted_in_every_encoding(kind: str, encoder: str) -> None:
+    revealed = RevealedSecrets()
+    revealed.add(SECRETS[kind])
+    encoded = ENCODERS[encoder](SECRETS[kind])
+    before, after = "täg: {", "} & 100 % \\ end"
+    redacted = revealed.redact(before + encoded + after)
+    assert MASK in redacted
+    assert redacted.startswith(before) and redacted.endswith(after)
+    rest = redacted.removeprefix(before).removesuffix(after).replace(MASK, "")
+    # Quotes, keys and what base64 mixes with its neighbours may stay. Short lines of a key stay as well.
+    assert len(rest) <= 80 and SECRETS[kind][:12] not in rest
+
+
+@pytest.mark.parametrize(
+    "text", ["100 %", "a&b;c", "\\", "%zz", "&nosuch;", "&#99999999;", "\\ud800", "\\u{110000}", "\0"]
+)
+def test_text_that_is_no_escape_stays(text: str) -> None:
+    revealed = RevealedSecrets()
+    revealed.add("correct-horse")
+    assert revealed.redact(text) is text
+    assert revealed.redact(f"{text} correct%2Dhorse {text}") == f"{text} {MASK} {text}"
+
+
+def test_secrets_that_overlap_leave_nothing() -> None:
+    revealed = RevealedSecrets()
+    for value in ("abcdefgh1", "efgh1jklm", "h1jklmnop"):
+        revealed.add(value)
+    assert revealed.redact("<abcdefgh1jklmnop>") == f"<{MASK}>"
+
+
+def test_secrets_in_sequence_are_replaced_one_by_one() -> None:
+    revealed = RevealedSecrets()
+    revealed.add("correct-horse")
+    assert revealed.redact("correct-horse" * 2) == MASK * 2
+
+
+@pytest.mark.parametrize("depth", [100, 5_000, 100_000])
+def test_the_depth_of_a_value_does_not_matter(depth: int) -> None:
+    revealed = RevealedSecrets()
+    revealed.add("correct-horse")
+    for leaf, redacted_leaf in (("harmless", "harmless"), ("correct-horse", MASK)):
+        value: Any = leaf
+        for level in range(depth):
+            value = [value] if level % 2 else {"a": value}
+        redacted = revealed.redact(value)
+        assert (redacted is value) == (leaf == redacted_leaf)
+        for _ in range(depth):
+            redacted = redacted[0] if isinstance(redacted, list) else redacted["a"]
+        assert redacted == redacted_leaf
+        # Python frees nested containers by recursion: take them apart.
+        while isinstance(value, list | dict):
+            value = value.pop() if isinstance(value, list) else value.popitem()[1]
+
+
+def test_only_what_has_a_secret_is_copied() -> None:
+    revealed = RevealedSecrets()
+    revealed.add("correct-horse")
+    clean = {"a": [1, 2.5, None, True, 10**5000]}
+    value = {"clean": clean, "secret": ("x", "correct-horse"), "correct-horse": 1}
+    redacted = revealed.redact(value)
+    assert redacted == {"clean": clean, "secret": ["x", MASK], MASK: 1}
+    assert redacted["clean"] is clean
+
+
+def test_a_large_text_is_searched_once_for_all_secrets() -> None:
+    revealed = RevealedSecrets()
+    for index in range(60):
+        revealed.add(f"secret-number-{index}-" + "xyz" * 5)
+    text = "harmless text, 100 % " * 400_000
+    assert revealed.redact(text) is text
+    assert revealed.redact([text, "secret-number-7-" + "xyz" * 5]) == [text, MASK]
