@@ -86,6 +86,13 @@ SETTINGS = (
         "The address at which others reach the service. The addresses of callbacks begin with it.",
     ),
     Setting(
+        "NOETL_ANSWER_MEMORY",
+        "execution",
+        "a whole number of MiB from 16 to 1048576",
+        "half of the memory, at most 1024",
+        "How much memory the answers that a process receives may take at once. A run gets half of it.",
+    ),
+    Setting(
         "NOETL_ALLOW_ACTIONS",
         "capabilities",
         "action types, separated by commas",

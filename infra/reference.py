@@ -18,7 +18,7 @@ from fastapi.routing import APIRoute
 from noetl.api.access import ScopeAccess, declared_access
 from noetl.api.app import find_routers
 from noetl.executor.actions import _formats, _process, action, catalogue, file, http, python
-from noetl.executor.clients import egress
+from noetl.executor.clients import deadline_stream, egress
 from noetl.executor.engine import external, start, work_context
 from noetl.executor.model import memory_budget
 from noetl.executor.model.limits import PayloadLimits
@@ -316,6 +316,16 @@ def _action_limits() -> list[LimitRow]:
             "`Timeout`",
         ),
         ("`http` and `postgres`", seconds, "`Timeout`"),
+        (
+            "informational answers (1xx) before an answer",
+            f"{deadline_stream.MAX_INFORMATIONAL}",
+            "`ConnectionFailed`",
+        ),
+        (
+            "memory of the answers that arrive at the same time",
+            "half of the memory, at most 1 GiB; a run half of it ([`NOETL_ANSWER_MEMORY`](settings.md))",
+            _EXCEEDED,
+        ),
         ("redirects that `http` follows", f"{http.MAX_REDIRECTS}, or `follow_redirects`", "`HTTPStatus`"),
         ("a file that `file` reads", file_size, _EXCEEDED),
         ("files that `list` finds", f"{file.MAX_FILES:,}", _EXCEEDED),

@@ -20,6 +20,7 @@ from collections.abc import Mapping
 
 from noetl.executor.actions.action import Call
 from noetl.executor.clients import egress
+from noetl.executor.clients.time_limit import time_limit
 from noetl.executor.errors import ActionError
 
 ConnectionString = str
@@ -144,7 +145,7 @@ def _resolve_host(host: str, port: int, call: Call, resolver: egress.Resolver) -
     """Return the vetted addresses of a host; none if it cannot be resolved."""
     call.remaining_seconds()
     try:
-        with egress.time_limit(call.deadline):
+        with time_limit(call.deadline, cancelled=call.cancelled):
             return egress.resolve_and_vet(host, port, call.capabilities.networks, "postgres", resolver)
     except ActionError:
         # The message leaves the address out, which would reveal how internal names are resolved.

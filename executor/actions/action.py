@@ -9,10 +9,12 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import field
 from typing import Any, Protocol
 
 from noetl.executor.errors import ActionError, CancelledError
+from noetl.executor.model.arriving_data import ArrivingData, process_arrivals
 from noetl.executor.model.run import NEVER, Run, Wait
 from noetl.executor.model.wait_transition import AnswerDeclaration
 from noetl.executor.security.capabilities import Capabilities
@@ -138,6 +140,13 @@ class Call:
         if left <= 0:
             raise ActionError("Timeout", "the action ran out of time")
         return left
+
+    def receive(self) -> AbstractContextManager[ArrivingData]:
+        """Return a block that counts the bytes that arrive for this call, and releases them at its end.
+
+        A handler reserves before it reads or decodes: `with call.receive() as arriving: arriving.hold(n)`.
+        """
+        return process_arrivals().receive(str(self.labels.get("run", "")), self.remaining_seconds)
 
 
 class ActionModule(Protocol):

@@ -18,6 +18,7 @@ from noetl.executor.actions._formats import check_value_count
 from noetl.executor.actions.action import DEFAULT_TIMEOUT_SECONDS, Call
 from noetl.executor.clients.egress import MAX_IDLE_SECONDS
 from noetl.executor.errors import ActionError
+from noetl.executor.model.arriving_data import json_weight
 from noetl.executor.model.json_values import read_json, to_text, write_json
 from noetl.executor.security.redaction import redact, redacted_head
 from noetl.planner.catalogue import ActionDeclaration, Kind, Parameter, Sink
@@ -26,6 +27,8 @@ from noetl.planner.kinds import describe_kind_of
 
 if TYPE_CHECKING:
     import httpx
+
+    from noetl.executor.model.arriving_data import ArrivingData
 
 MAX_BYTES = 10 * 1024 * 1024
 """Default of `max_bytes`."""
@@ -130,6 +133,9 @@ _RESERVED_HEADERS = frozenset(
 _CREDENTIAL_HEADERS = frozenset({"authorization", "cookie", "proxy-authorization"})
 _GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
 _DECOMPRESSED_CHUNK_BYTES = 64 * 1024
+_GUESSED_LENGTH = 256 * 1024
+_COMPRESSION_OVERHEAD = 64 * 1024
+"""How many bytes more than its content a short compressed body may have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +144,15 @@ class _HttpRequest:
     url: httpx.URL
     headers: Mapping[str, str]
     content: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Client:
+    """The call, the connections and the reservations that all requests of one action share."""
+
+    call: Call
+    transport: httpx.HTTPTransport
+    arriving: ArrivingData
 
 
 class _Reply(NamedTuple):
@@ -152,6 +167,7 @@ def perform(call: Call) -> Any:
     import httpx
 
     from noetl.executor.clients import egress
+    from noetl.executor.clients.time_limit import time_limit
 
     call = call.with_default_timeout(DEFAULT_TIMEOUT_SECONDS)
     request = _build_request(call)
@@ -160,10 +176,11 @@ def perform(call: Call) -> Any:
     max_idle = egress.MAX_IDLE_SECONDS if call.timeout_seconds is None else math.inf
     host = request.url.host
     try:
-        with egress.time_limit(call.deadline, max_idle):
+        with time_limit(call.deadline, max_idle, call.cancelled), call.receive() as arriving:
+            client = _Client(call, transport, arriving)
             if "paginate" in call.parameters:
-                return _request_pages(call, transport, request, call.parameters["paginate"])
-            return _follow_redirects(call, transport, request)[0]
+                return _request_pages(client, request, call.parameters["paginate"])
+            return _follow_redirects(client, request)[0]
     except httpx.ConnectTimeout as error:
         raise ActionError("Timeout", f"`{host}` was not reached in time") from error
     except (httpx.TimeoutException, TimeoutError) as error:
@@ -296,13 +313,12 @@ def _basic_authorization(username: str, password: str) -> str:
     return "Basic " + base64.b64encode(f"{username}:{password}".encode()).decode()
 
 
-def _request_pages(
-    call: Call, transport: httpx.HTTPTransport, first: _HttpRequest, paginate: Mapping[str, Any]
-) -> list[Any]:
+def _request_pages(client: _Client, first: _HttpRequest, paginate: Mapping[str, Any]) -> list[Any]:
     """Request all pages, and return their items.
 
     Each page of an unsafe method has its own idempotency key, unless the author gives one.
     """
+    call = client.call
     author_headers = {name.lower() for name in call.parameters.get("headers", {})}
     needs_keys = first.method in _UNSAFE_METHODS and "idempotency-key" not in author_headers
     max_pages = paginate.get("max_pages", MAX_PAGES)
@@ -315,12 +331,14 @@ def _request_pages(
         if needs_keys:
             key = f"{call.idempotency_key}-{page}"
             request = replace(request, headers={**request.headers, "idempotency-key": key})
-        response, url = _follow_redirects(call, transport, request)
+        response, url = _follow_redirects(client, request)
         items = _page_value(paginate, "items", response) if "items" in paginate else [response["body"]]
-        remaining_bytes -= len(write_json(items))
+        items_text = write_json(items)
+        remaining_bytes -= len(items_text)
         if remaining_bytes < 0:
             message = f"all pages together are longer than {LARGEST_BYTES:,} characters of JSON"
             raise ActionError("LimitExceeded", message, retryable=False)
+        client.arriving.keep(json_weight(items_text))
         all_items += items
         next_url = _page_value(paginate, "next", response)
         if next_url is None or not next_url.strip():
@@ -343,14 +361,12 @@ def _page_value(paginate: Mapping[str, Any], name: str, response: Mapping[str, A
     return value
 
 
-def _follow_redirects(
-    call: Call, transport: httpx.HTTPTransport, request: _HttpRequest
-) -> tuple[dict[str, Any], httpx.URL]:
+def _follow_redirects(client: _Client, request: _HttpRequest) -> tuple[dict[str, Any], httpx.URL]:
     """Return the result of a request after its redirects, and the URL that answered it."""
-    follow = call.parameters.get("follow_redirects", True)
+    follow = client.call.parameters.get("follow_redirects", True)
     remaining_redirects = MAX_REDIRECTS if follow is True else int(follow)
     while True:
-        reply = _exchange_with_retries(call, transport, request, is_final=follow in (False, 0))
+        reply = _exchange_with_retries(client, request, is_final=follow in (False, 0))
         if reply.location is None:
             return reply.result, request.url
         if remaining_redirects == 0:
@@ -360,9 +376,7 @@ def _follow_redirects(
         request = _redirect(request, reply.status, reply.location)
 
 
-def _exchange_with_retries(
-    call: Call, transport: httpx.HTTPTransport, request: _HttpRequest, *, is_final: bool
-) -> _Reply:
+def _exchange_with_retries(client: _Client, request: _HttpRequest, *, is_final: bool) -> _Reply:
     """Retry after a connection failure, if the request was not sent or is idempotent (RFC 9110)."""
     import httpx
 
@@ -370,24 +384,24 @@ def _exchange_with_retries(
     while True:
         tries += 1
         try:
-            return _exchange(call, transport, request, is_final=is_final)
+            return _exchange(client, request, is_final=is_final)
         except httpx.TimeoutException:
             raise
         except httpx.TransportError as error:
             was_not_sent = isinstance(error, httpx.ConnectError)
             if tries == MAX_TRIES or not (was_not_sent or request.method in _IDEMPOTENT_METHODS):
                 raise
-        time.sleep(min(_RETRY_PAUSE_SECONDS * tries, call.remaining_seconds()))
+        client.call.cancelled.wait(min(_RETRY_PAUSE_SECONDS * tries, client.call.remaining_seconds()))
 
 
-def _exchange(call: Call, transport: httpx.HTTPTransport, request: _HttpRequest, *, is_final: bool) -> _Reply:
+def _exchange(client: _Client, request: _HttpRequest, *, is_final: bool) -> _Reply:
     """Send a request and read its response. With `is_final`, a redirect is a result."""
-    response = _send(transport, request)
+    response = _send(client.transport, request)
     try:
         location = response.headers.get("location")
         if response.status_code not in _REDIRECT_STATUSES or is_final:
             location = None
-        result = _read_result(call, response) if location is None else {}
+        result = _read_result(client, response) if location is None else {}
         return _Reply(result, response.status_code, location)
     finally:
         response.close()
@@ -447,27 +461,29 @@ def _redirect_to(request: _HttpRequest, base: httpx.URL, location: str, verb: st
     return replace(request, url=url, headers=headers)
 
 
-def _read_result(call: Call, response: httpx.Response) -> dict[str, Any]:
-    status = response.status_code
+def _read_result(client: _Client, response: httpx.Response) -> dict[str, Any]:
+    call, status = client.call, response.status_code
     accepted = call.parameters.get("accept_status", [])
     headers = dict(response.headers.items())
     if status >= 400 and status not in (accepted if isinstance(accepted, list) else [accepted]):
-        raise _status_error(call, response, headers)
+        raise _status_error(client, response, headers)
     limit = call.parameters.get("max_bytes", MAX_BYTES)
-    body, is_complete = _read_body(call, response, limit)
+    body, is_complete = _read_body(client, response, limit)
     if not is_complete:
         message = f"the body is longer than `max_bytes`, {limit:,}"
         raise ActionError("LimitExceeded", message, retryable=False)
-    return {"status": status, "headers": headers, "body": _parse_body(response, body)}
+    return {"status": status, "headers": headers, "body": _parse_body(response, body, client.arriving)}
 
 
-def _status_error(call: Call, response: httpx.Response, headers: Mapping[str, str]) -> ActionError:
+def _status_error(client: _Client, response: httpx.Response, headers: Mapping[str, str]) -> ActionError:
     """Return the error for a status that is not accepted. It keeps the start of the body."""
     # Read more than is kept, so that a secret across the cut is redacted.
-    body, _ = _read_body(call, response, 2 * MAX_ERROR_BYTES)
+    body, _ = _read_body(client, response, 2 * MAX_ERROR_BYTES)
     is_short = len(body) <= MAX_ERROR_BYTES
     kept_body = (
-        _parse_body(response, body) if is_short else redacted_head(_decode(response, body), MAX_ERROR_BYTES)
+        _parse_body(response, body, client.arriving)
+        if is_short
+        else redacted_head(_decode(response, body), MAX_ERROR_BYTES)
     )
     status = response.status_code
     return ActionError(
@@ -479,15 +495,40 @@ def _status_error(call: Call, response: httpx.Response, headers: Mapping[str, st
     )
 
 
-def _read_body(call: Call, response: httpx.Response, limit: int) -> tuple[bytes, bool]:
-    """Return at most `limit` bytes of the decompressed body, and whether the body is complete."""
+def _read_body(client: _Client, response: httpx.Response, limit: int) -> tuple[bytearray, bool]:
+    """Return at most `limit` bytes of the decompressed body, and whether the body is complete.
+
+    Compressed bytes are limited as well, because they may stand for nothing.
+    """
+    call, arriving = client.call, client.arriving
     body = bytearray()
-    for chunk in _decompress(response.headers.get("content-encoding", ""), response.iter_raw()):
+    sent_limit = limit + limit // 100 + _COMPRESSION_OVERHEAD
+    sent = 0
+
+    def count(chunks: Iterable[bytes]) -> Iterator[bytes]:
+        nonlocal sent
+        for chunk in chunks:
+            sent += len(chunk)
+            yield chunk
+            if sent > sent_limit:
+                return
+
+    # The body and its text exist at the same time.
+    arriving.expect(2 * min(_declared_length(response), limit))
+    for chunk in _decompress(response.headers.get("content-encoding", ""), count(response.iter_raw())):
         call.remaining_seconds()
+        if len(body) + len(chunk) > limit or sent > sent_limit:
+            return body + chunk[: limit - len(body)], False
+        arriving.hold(len(body) + len(chunk))
         body += chunk
-        if len(body) > limit:
-            return bytes(body[:limit]), False
-    return bytes(body), True
+    call.remaining_seconds()
+    return body, True
+
+
+def _declared_length(response: httpx.Response) -> int:
+    """Return the length of the body as its header declares it, or a guess."""
+    text = response.headers.get("content-length", "")
+    return int(text[:20]) if text.isascii() and text.isdecimal() else _GUESSED_LENGTH
 
 
 def _decompress(coding: str, chunks: Iterable[bytes]) -> Iterator[bytes]:
@@ -515,12 +556,15 @@ def _decompress(coding: str, chunks: Iterable[bytes]) -> Iterator[bytes]:
         raise ActionError("ConnectionFailed", "the body ends too early")
 
 
-def _parse_body(response: httpx.Response, body: bytes) -> Any:
+def _parse_body(response: httpx.Response, body: bytearray, arriving: ArrivingData) -> Any:
     """Return the value of a JSON body, otherwise its text."""
+    held = 2 * len(body)
+    arriving.hold(held)
     text = _decode(response, body)
     media_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type.endswith(("/json", "+json")):
         check_value_count(text)
+        arriving.hold(held + json_weight(text))
         try:
             return read_json(text.removeprefix("\ufeff"))
         except ValueError:
@@ -528,7 +572,7 @@ def _parse_body(response: httpx.Response, body: bytes) -> Any:
     return text
 
 
-def _decode(response: httpx.Response, body: bytes) -> str:
+def _decode(response: httpx.Response, body: bytearray) -> str:
     charset = response.charset_encoding or "utf-8"
     try:
         return body.decode(charset if _CHARSET.fullmatch(charset) else "utf-8", "replace")

@@ -13,29 +13,30 @@ Cost: one lookup for each new connection, in a thread, because the system's reso
 Connections are pooled for each tuple of allowed networks.
 
 Limits: all operations of a request end by the deadline that `time_limit` sets. A resolver that does not
-answer in time keeps its thread until it returns.
+answer in time keeps its thread until it returns; at most `MAX_LOOKUPS` threads of the process do so.
 """
 
 from __future__ import annotations
 
 import atexit
 import ipaddress
-import math
+import logging
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterable
-from contextlib import contextmanager
-from contextvars import ContextVar
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from noetl.executor.clients.time_limit import wait_in_slices
 from noetl.executor.errors import ActionError
-from noetl.planner.syntax.addresses import Address, is_forbidden_address, is_forbidden_host
+from noetl.planner.syntax.addresses import (
+    Address,
+    is_forbidden_address,
+    is_forbidden_host,
+    parse_literal_address,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import httpcore
     import httpx
 
@@ -46,7 +47,11 @@ CONNECT_SECONDS = 10.0
 MAX_IDLE_SECONDS = 60.0
 """How long a server may send nothing, if the playbook sets no `timeout`."""
 
-_CHUNK_BYTES = 64 * 1024
+MAX_LOOKUPS = 64
+"""How many lookups of names run at once in this process."""
+
+_lookups = threading.BoundedSemaphore(MAX_LOOKUPS)
+_log = logging.getLogger("noetl.executor")
 
 Resolver = Callable[[str, int], list[str]]
 """A function (host, port) -> addresses."""
@@ -104,6 +109,9 @@ def is_allowed(address: Address, networks: Iterable[str]) -> bool:
 def vet(host: str, addresses: Iterable[str], networks: Iterable[str], action: str) -> list[str]:
     """Return the addresses of a host, in order, if all of them are allowed.
 
+    The error leaves out the address of a name, which would reveal how internal names are resolved. The log
+    has it for the operator.
+
     Raises:
         ActionError: `ForbiddenAddress`, if one of them is denied.
     """
@@ -112,8 +120,11 @@ def vet(host: str, addresses: Iterable[str], networks: Iterable[str], action: st
     for text in addresses:
         address = ipaddress.ip_address(text.partition("%")[0])
         if not is_allowed(address, networks):
-            message = f"`{host}` resolves to {address}, which `{action}` must not reach"
-            raise forbidden_address(message, allowable=not is_forbidden_address(address))
+            is_literal = parse_literal_address(host) is not None
+            if not is_literal:
+                _log.warning("`%s` resolves to %s, which `%s` must not reach", host, address, action)
+            message = f"`{host}` leads to an address that `{action}` must not reach"
+            raise forbidden_address(message, allowable=not (is_literal and is_forbidden_address(address)))
         vetted.append(str(address))
     return vetted
 
@@ -146,29 +157,6 @@ def resolve_and_vet(
     if is_forbidden_host(host):
         raise forbidden_address(f"`{action}` must not reach `{host}`")
     return vet(host, _resolve_in_time(resolver, host, port), networks, action)
-
-
-_time_bounds: ContextVar[tuple[float, float]] = ContextVar("time_bounds")
-"""The deadline on the clock of `time.monotonic`, and the longest idle time in seconds."""
-
-
-@contextmanager
-def time_limit(deadline: float, max_idle_seconds: float = math.inf) -> Iterator[None]:
-    """Bound all network operations in this block.
-
-    Together they end by `deadline` (on `time.monotonic`), and each of them waits at most `max_idle_seconds`.
-    """
-    token = _time_bounds.set((deadline, max_idle_seconds))
-    try:
-        yield
-    finally:
-        _time_bounds.reset(token)
-
-
-def _remaining_seconds(limit: float = math.inf) -> float:
-    deadline, max_idle_seconds = _time_bounds.get()
-    # A timeout of zero would make a socket non-blocking.
-    return max(min(deadline - time.monotonic(), max_idle_seconds, limit), 0.001)
 
 
 @cache
@@ -204,8 +192,7 @@ def _make_backend(networks: tuple[str, ...], action: str, resolver: Resolver) ->
     """
     import httpcore
 
-    stream_type = _define_deadline_stream()
-    sockets = httpcore.SyncBackend()
+    from noetl.executor.clients.deadline_stream import connect
 
     class VettedBackend(httpcore.NetworkBackend):
         """A network backend that connects to vetted addresses."""
@@ -227,8 +214,7 @@ def _make_backend(networks: tuple[str, ...], action: str, resolver: Resolver) ->
                 raise httpcore.ConnectError(str(error)) from None
             for address in vetted:
                 try:
-                    seconds = _remaining_seconds(CONNECT_SECONDS)
-                    return stream_type(sockets.connect_tcp(address, port, seconds, None, socket_options))
+                    return connect(address, port, CONNECT_SECONDS)
                 except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                     failure = error
             raise failure
@@ -236,63 +222,41 @@ def _make_backend(networks: tuple[str, ...], action: str, resolver: Resolver) ->
     return VettedBackend()
 
 
-@cache
-def _define_deadline_stream() -> Callable[[httpcore.NetworkStream], httpcore.NetworkStream]:
-    """Return the class of connections with a deadline.
-
-    It is defined here so that httpcore is imported late.
-    """
-    import httpcore
-
-    class DeadlineStream(httpcore.NetworkStream):
-        """A connection whose operations end by the deadline of the current request."""
-
-        def __init__(self, inner: httpcore.NetworkStream) -> None:
-            self._inner = inner
-
-        def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-            return self._inner.read(max_bytes, _remaining_seconds())
-
-        def write(self, buffer: bytes, timeout: float | None = None) -> None:
-            # A timeout applies to each send call, and a slow reader causes many: recompute it for each chunk.
-            for start in range(0, len(buffer), _CHUNK_BYTES):
-                self._inner.write(buffer[start : start + _CHUNK_BYTES], _remaining_seconds())
-
-        def close(self) -> None:
-            self._inner.close()
-
-        def start_tls(
-            self, ssl_context: Any, server_hostname: str | None = None, timeout: float | None = None
-        ) -> httpcore.NetworkStream:
-            seconds = _remaining_seconds(CONNECT_SECONDS)
-            return DeadlineStream(self._inner.start_tls(ssl_context, server_hostname, seconds))
-
-        def get_extra_info(self, info: str) -> Any:
-            return self._inner.get_extra_info(info)
-
-    return DeadlineStream
-
-
 def _resolve_in_time(resolver: Resolver, host: str, port: int) -> list[str]:
     """Return resolver(host, port). A lookup that takes too long cannot be interrupted; its thread is
     abandoned.
 
     Raises:
-        OSError: the resolver fails; TimeoutError if it does not answer in time.
+        OSError: the resolver fails; TimeoutError if it does not answer in time, or `MAX_LOOKUPS` run.
+        CancelledError: the run was cancelled.
     """
     replies: list[list[str] | str] = []
+    is_done = threading.Event()
 
     def call_resolver() -> None:
         try:
             replies.append(resolver(host, port))
         except (OSError, UnicodeError) as error:
             replies.append(str(error))
+        finally:
+            _lookups.release()
+            is_done.set()
 
-    thread = threading.Thread(target=call_resolver, name="resolve", daemon=True)
-    thread.start()
-    thread.join(_remaining_seconds(CONNECT_SECONDS))
+    def wait_for(event: Callable[[float], bool]) -> Callable[[float], None]:
+        def attempt(seconds: float) -> None:
+            if not event(seconds):
+                raise TimeoutError
+
+        return attempt
+
+    try:
+        wait_in_slices(wait_for(lambda seconds: _lookups.acquire(timeout=seconds)), CONNECT_SECONDS)
+        threading.Thread(target=call_resolver, name="resolve", daemon=True).start()
+        wait_in_slices(wait_for(is_done.wait), CONNECT_SECONDS)
+    except TimeoutError:
+        raise TimeoutError(f"`{host}` was not resolved in time") from None
     if not replies:
-        raise TimeoutError(f"`{host}` was not resolved in time")
+        raise OSError(f"`{host}` cannot be resolved")
     if isinstance(replies[0], str):
         raise OSError(f"`{host}` cannot be resolved: {replies[0]}")
     return replies[0]

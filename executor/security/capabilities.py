@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 
 from noetl.executor.errors import SettingError
+from noetl.executor.model.arriving_data import read_arrival_limit
 from noetl.planner.frozen import frozen
 
 ACTIONS_SETTING = "NOETL_ALLOW_ACTIONS"
@@ -71,6 +72,7 @@ def service_capabilities(environ: Mapping[str, str]) -> Capabilities:
     if shell not in ("", "0", "1"):
         raise SettingError(f"NOETL_ALLOW_SHELL is {shell!r}; it must be 1 or 0.")
     modules = _words(environ, "NOETL_PYTHON_MODULES")
+    read_arrival_limit(environ)
     return Capabilities(
         files_root=Path(root).resolve() if root else None,
         folder=_working_folder() if shell == "1" or modules else None,

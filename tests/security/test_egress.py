@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from noetl.executor.clients import egress
+from noetl.executor.clients.time_limit import time_limit
 from noetl.executor.errors import ActionError
 from noetl.executor.security.capabilities import Capabilities
 from noetl.planner.syntax.addresses import is_forbidden_host, parse_literal_address
@@ -82,8 +83,18 @@ def test_the_setting_that_the_error_names_allows_networks() -> None:
 def test_metadata_is_never_allowed(address: str) -> None:
     assert not egress.is_allowed(ipaddress.ip_address(address), ("0.0.0.0/0", "::/0"))
     with pytest.raises(ActionError) as caught:
-        egress.vet("x.test", [address], ("0.0.0.0/0", "::/0"), "http")
+        egress.vet(address, [address], ("0.0.0.0/0", "::/0"), "http")
     assert "NOETL_ALLOW_NETWORKS" not in caught.value.message
+
+
+def test_the_error_hides_the_address_of_an_inside_name() -> None:
+    messages = []
+    for address in ("10.1.2.3", "169.254.169.254"):
+        with pytest.raises(ActionError) as caught:
+            egress.vet("wiki.corp.test", [address], (), "http")
+        messages.append(caught.value.message)
+    assert messages[0] == messages[1]
+    assert messages[0].startswith("`wiki.corp.test` leads to an address that `http` must not reach")
 
 
 SPELLINGS = [
@@ -175,7 +186,7 @@ class ScriptedResolver:
 def send_get(
     url: str, resolver: egress.Resolver, networks: tuple[str, ...] = PRIVATE.networks, seconds: float = 10
 ) -> httpx.Response:
-    with egress.time_limit(time.monotonic() + seconds):
+    with time_limit(time.monotonic() + seconds):
         response = egress.vetted_transport(networks, "http", resolver).handle_request(
             httpx.Request("GET", url)
         )
