@@ -63,13 +63,12 @@ def create_app(environ: Mapping[str, str] | None = None, *, has_gateway: bool = 
 
         settings = read_worker_settings(context.settings)
         logging.getLogger("uvicorn.access").addFilter(problems.redact_tokens)
-        store = (await run_in_threadpool(context.services)).store
+        services = await run_in_threadpool(context.services)
         try:
-            app.state.is_stopping = False
-            worker = Worker(store, settings)
+            worker = Worker(services.store, settings)
             await run_in_threadpool(worker.start)
             try:
-                with _on_stop_signal(lambda: setattr(app.state, "is_stopping", True)):
+                with _on_stop_signal(services.watchers.stop):
                     yield
             finally:
                 await run_in_threadpool(worker.stop, timeout_seconds=DRAIN_SECONDS)
@@ -91,7 +90,6 @@ def create_app(environ: Mapping[str, str] | None = None, *, has_gateway: bool = 
         ],
     )
     app.state.context = context
-    app.state.is_stopping = False
     app.state.stream_seconds = GATEWAY_SECONDS if has_gateway else math.inf
     app.state.stream_bytes = GATEWAY_BYTES if has_gateway else math.inf
     problems.install_handlers(app)

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 
 from noetl.api.auth.authentication import Authenticator
 from noetl.api.auth.jwt import TokenVerifier, read_issuer
+from noetl.api.http.event_stream import encode_event
+from noetl.api.http.open_limit import OpenLimit, stream_limit
+from noetl.api.service.run_watcher import RunWatchers
 from noetl.api.service.services import TenantServices, create_services
 from noetl.executor.actions import catalogue
 from noetl.executor.errors import SettingError
@@ -21,11 +24,13 @@ from noetl.planner.diagnostics.diagnostic import did_you_mean
 
 @dataclass(frozen=True, slots=True)
 class AppServices:
-    """An open store with the services and the authenticator that use it."""
+    """An open store with all that uses it: the services, the authenticator, and the watchers of runs."""
 
     store: Store
     services: TenantServices
     authenticator: Authenticator
+    watchers: RunWatchers
+    open_streams: OpenLimit
 
 
 class AppContext:
@@ -63,10 +68,14 @@ class AppContext:
             if self._services is None:
                 issuer = read_issuer(self.settings)
                 actions = allowed_catalogue(self.settings)
+                open_streams = stream_limit(self.settings)
                 store = open_store(self.settings.get("NOETL_STORE"))
                 tokens = None if issuer is None else TokenVerifier(issuer)
                 authenticator = Authenticator(store, tokens, always=self._always_authenticated)
-                self._services = AppServices(store, create_services(store, actions), authenticator)
+                watchers = RunWatchers(store, encode_event)
+                self._services = AppServices(
+                    store, create_services(store, actions), authenticator, watchers, open_streams
+                )
             return self._services
 
     def close(self) -> None:

@@ -93,6 +93,14 @@ SETTINGS = (
         "How much memory the answers that a process receives may take at once. A run gets half of it.",
     ),
     Setting(
+        "NOETL_MAX_STREAMS",
+        "execution",
+        "a whole number from 1 to 100000",
+        "`1000`",
+        "How many event streams a process of the service has open at the same time. A tenant may have half of"
+        " them.",
+    ),
+    Setting(
         "NOETL_ALLOW_ACTIONS",
         "capabilities",
         "action types, separated by commas",

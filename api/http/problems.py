@@ -33,6 +33,7 @@ _STATUS_OF_REASON = {
     "invalid_answer": 422,
     "invalid_input": 422,
     "invalid_name": 422,
+    "invalid_text": 422,
     "unknown_step": 422,
 }
 """Status code for the reason of a `RejectedError`. Any other reason is a conflict, 409."""

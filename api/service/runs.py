@@ -30,6 +30,13 @@ from noetl.executor.model.events import timestamp
 from noetl.executor.model.run import Run, RunStatus, Visit
 from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.model.start_request import StartRequest
+from noetl.executor.stores.cursors import (
+    BEFORE_ALL_EVENTS,
+    EventPlace,
+    place_before,
+    read_event_id,
+    write_event_id,
+)
 from noetl.planner.diagnostics.diagnostic import did_you_mean
 from noetl.planner.frozen import frozen
 from noetl.planner.plan import Header, Plan, canonical_json
@@ -182,6 +189,28 @@ class RunService:
         events = self.context.store.runs.events(self.get(run_id).id, after, limit + 1)
         items = [EventEntry.from_event(event) for event in events[:limit]]
         return EventPage(items=items, next_cursor=items[-1].id if len(events) > limit else None)
+
+    def find_event(self, run_id: str, id: str | None) -> EventPlace:
+        """Return the place of an event in the history of a run; None is before all events.
+
+        Raises:
+            NotFoundError: the tenant has no such run.
+            RejectedError: `invalid_cursor`, if the run has no such event.
+        """
+        place = read_event_id(self.get(run_id).id, id)
+        if place != BEFORE_ALL_EVENTS:
+            following = self.context.store.runs.events(run_id, write_event_id(run_id, place_before(place)), 1)
+            if not following or following[0].id != id:
+                raise RejectedError("invalid_cursor", f"the run has no event {id}")
+        return place
+
+    def is_at_end(self, run_id: str, last_event: str) -> bool:
+        """Return whether a run has ended with an event, so that none follows it.
+
+        Raises:
+            NotFoundError: the tenant has no such run.
+        """
+        return self.get(run_id).status.is_final and not self.context.store.runs.events(run_id, last_event, 1)
 
     def cancel(self, run_id: str) -> Run:
         """Cancel a run: abandon its work and start nothing new. A repeated call changes nothing.

@@ -40,6 +40,17 @@ class RunStatus(StrEnum):
         return self not in (RunStatus.QUEUED, RunStatus.RUNNING, RunStatus.WAITING)
 
 
+@frozen
+class HistoryPosition:
+    """The status of a run, and the number of the last entry of its history.
+
+    The number grows with every entry. It is None if the store does not count entries.
+    """
+
+    status: RunStatus
+    entry: int | None
+
+
 class VisitStatus(StrEnum):
     """The status of a visit.
 

@@ -6,7 +6,7 @@ sleep must not be missed.
 Algorithm: an event count (Reed and Kanodia, "Synchronization with Eventcounts and Sequencers", 1979). A
 thread reads `count`, checks, and waits until the count differs from the value that it has read.
 
-Cost: a lock and a condition variable for each notification.
+Cost: a lock and a condition variable for each notification, and a call of each subscriber.
 
 Limits: one process only. Postgres carries notifications to other processes; other stores are polled.
 """
@@ -14,6 +14,8 @@ Limits: one process only. Postgres carries notifications to other processes; oth
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 
 class ChangeSignal:
@@ -22,6 +24,7 @@ class ChangeSignal:
     def __init__(self) -> None:
         self._condition = threading.Condition()
         self._count = 0
+        self._subscribers: tuple[Callable[[], object], ...] = ()
 
     @property
     def count(self) -> int:
@@ -38,6 +41,25 @@ class ChangeSignal:
                 self._condition.notify_all()
             else:
                 self._condition.notify(limit)
+            subscribers = self._subscribers
+        for subscriber in subscribers:
+            subscriber()
+
+    @contextmanager
+    def subscription(self, subscriber: Callable[[], object]) -> Iterator[None]:
+        """Call `subscriber` after each change, in the thread that notifies. It must neither block nor raise.
+
+        For a caller that waits in an event loop, where no thread may wait.
+        """
+        with self._condition:
+            self._subscribers += (subscriber,)
+        try:
+            yield
+        finally:
+            with self._condition:
+                remaining = list(self._subscribers)
+                remaining.remove(subscriber)
+                self._subscribers = tuple(remaining)
 
     def wait(self, since: int, timeout_seconds: float) -> None:
         """Return when the count is no longer `since`, or after the timeout."""

@@ -3,37 +3,74 @@
 Problem: pages must not skip or repeat an entry while entries are added.
 
 Algorithm: keyset pagination (Winand 2012). A cursor holds the sort key of the last entry, and the next page
-starts after it. An event id is itself a cursor: `SEQ-INDEX`, its entry of the history and its place in that
-entry.
+starts after it. An event id is itself a cursor: `SEQ-INDEX-RUN`. It has the entry of the history, the place
+in that entry, and a checksum of the id of the run.
 
 Cost: one index range for each page.
 
-Limits: a cursor is not signed. A forged cursor selects another place in the same tenant, and no more.
+Limits: a cursor is not signed. A forged cursor selects another place in the same tenant, and no more. The
+checksum finds a cursor of another run, except for one pair of runs in four thousand million.
 """
 
 from __future__ import annotations
 
 import base64
 import json
+import re
+import zlib
 
 from noetl.executor.errors import RejectedError
 
+_EVENT_ID = re.compile(r"([0-9]{1,18})-([0-9]{1,18})-([0-9a-f]{8})")
+_SHOWN_CHARACTERS = 60
 
-def read_event_id(id: str | None) -> tuple[int, int]:
-    """Return the place (seq, index) of an event in the history; None is before all events.
+EventPlace = tuple[int, int]
+"""Place of an event in the history of its run: its entry, and its index in that entry."""
 
-    >>> read_event_id("12-3"), read_event_id(None)
+BEFORE_ALL_EVENTS: EventPlace = (0, -1)
+
+
+def write_event_id(run_id: str, place: EventPlace) -> str:
+    """Return the id of the event at a place in the history of a run.
+
+    >>> write_event_id("r", (12, 3))
+    '12-3-6c09ff9d'
+    """
+    return f"{place[0]}-{place[1]}-{run_checksum(run_id)}"
+
+
+def read_event_id(run_id: str, id: str | None) -> EventPlace:
+    """Return the place of an event in the history of a run; None is before all events.
+
+    >>> read_event_id("r", write_event_id("r", (12, 3))), read_event_id("r", None)
     ((12, 3), (0, -1))
 
     Raises:
-        RejectedError: `invalid_cursor`.
+        RejectedError: `invalid_cursor`, if this is no id of an event, or one of another run.
     """
     if id is None:
-        return (0, -1)
-    seq, _, index = id.partition("-")
-    if not (seq.isascii() and seq.isdigit() and index.isascii() and index.isdigit()) or len(seq) > 18:
-        raise RejectedError("invalid_cursor", f"{id!r} is not the id of an event")
-    return int(seq), int(index)
+        return BEFORE_ALL_EVENTS
+    match = _EVENT_ID.fullmatch(id)
+    if match is None:
+        raise RejectedError("invalid_cursor", f"{id[:_SHOWN_CHARACTERS]!r} is not the id of an event")
+    if match[3] != run_checksum(run_id):
+        raise RejectedError("invalid_cursor", f"{id!r} is the id of an event of another run")
+    return int(match[1]), int(match[2])
+
+
+def place_before(place: EventPlace) -> EventPlace:
+    """Return a place after which an event at `place` is the first, whether it exists or not.
+
+    >>> place_before((12, 3)), place_before((12, 0))
+    ((12, 2), (11, 999999999999999999))
+    """
+    seq, index = place
+    return (seq, index - 1) if index else (max(seq - 1, 0), 10**18 - 1)
+
+
+def run_checksum(run_id: str) -> str:
+    """Return the part of event ids that tells the histories of runs apart."""
+    return f"{zlib.crc32(run_id.encode(errors='surrogatepass')):08x}"
 
 
 def write_cursor(created_at: float, run_id: str) -> str:

@@ -26,7 +26,18 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from noetl.executor.model.events import Event
 from noetl.executor.model.registry import ApiKey, RegisteredPlaybook
-from noetl.executor.model.run import Claim, Commit, ErrorRecord, Lease, Run, RunStatus, Visit, Wait, WaitKey
+from noetl.executor.model.run import (
+    Claim,
+    Commit,
+    ErrorRecord,
+    HistoryPosition,
+    Lease,
+    Run,
+    RunStatus,
+    Visit,
+    Wait,
+    WaitKey,
+)
 from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.model.wait_transition import AnswerDeclaration
 from noetl.executor.stores.change_signal import ChangeSignal
@@ -131,7 +142,14 @@ class RunStore(Protocol):
         """Return the history of a run after the event with the id `after`, in order.
 
         Raises:
-            RejectedError: `invalid_cursor`.
+            RejectedError: `invalid_cursor`, also if `after` is the id of an event of another run.
+        """
+        ...
+
+    def positions(self, run_ids: Sequence[str]) -> dict[str, HistoryPosition]:
+        """Return the status of each run that exists, and how far its history has come.
+
+        The status is never `waiting`. One query answers for all runs, so that a service can follow hundreds.
         """
         ...
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+import math
+from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +15,12 @@ import httpx
 import pytest
 from starlette.requests import ClientDisconnect
 
-from noetl.api.routes import events
+from noetl.api.context import AppServices
+from noetl.api.http.event_stream import EventStreamResponse, StreamRequest
+from noetl.api.http.open_limit import OpenLimit, stream_limit
+from noetl.api.http.problems import Problem
 from noetl.api.service.views import EventPage, members
+from noetl.executor.errors import SettingError
 from tests.api.responses import read_view
 
 pytestmark = pytest.mark.anyio
@@ -45,11 +52,19 @@ async def run_chain(http: httpx.AsyncClient) -> str:
 
 
 def parse_frames(text: str) -> list[dict[str, str]]:
-    return [
-        dict(line.split(": ", 1) for line in frame.splitlines())
-        for frame in text.split("\n\n")
-        if frame and not frame.startswith(":")
-    ]
+    """Return the events that an EventSource dispatches for a stream (WHATWG HTML, section 9.2.6)."""
+    events: list[dict[str, str]] = []
+    last_id = ""
+    for block in text.split("\n\n")[:-1]:
+        fields: dict[str, list[str]] = {}
+        for line in block.split("\n"):
+            name, _, value = line.partition(":")
+            if name:
+                fields.setdefault(name, []).append(value.removeprefix(" "))
+        last_id = fields.get("id", [last_id])[-1]
+        if "data" in fields:
+            events.append({"event": fields["event"][-1], "data": "\n".join(fields["data"]), "id": last_id})
+    return events
 
 
 async def test_events_are_returned_in_pages(http: httpx.AsyncClient) -> None:
@@ -93,7 +108,7 @@ async def test_a_stream_ends_with_the_run(http: httpx.AsyncClient) -> None:
 async def test_a_stream_continues_after_the_last_event_id(http: httpx.AsyncClient) -> None:
     path = f"/workflows/{await run_chain(http)}/events"
     all_events = parse_frames((await http.get(path, headers=STREAM)).text)
-    for seen in range(1, len(all_events) - 1):
+    for seen in range(1, len(all_events) - 2):
         rest = parse_frames(
             (await http.get(path, headers=STREAM | {"Last-Event-ID": all_events[seen - 1]["id"]})).text
         )
@@ -117,65 +132,189 @@ async def test_a_stream_through_a_gateway_ends_early_and_can_be_continued(
     assert found == all_events
 
 
-async def test_the_number_of_open_streams_is_limited(
-    http: httpx.AsyncClient, gate: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(events, "MAX_STREAMS", 1)
+async def test_a_browser_learns_when_to_reconnect_and_when_to_stop(http: httpx.AsyncClient) -> None:
+    path = f"/workflows/{await run_chain(http)}/events"
+    first = await http.get(path, headers=STREAM)
+    retry = [line.removeprefix("retry: ") for line in first.text.split("\n") if line.startswith("retry")]
+    assert len(retry) == 1
+    assert 500 <= int(retry[0]) <= 5000
+    *_, last, end = parse_frames(first.text)
+    assert (end["event"], end["id"]) == ("end", last["id"])
+    # A browser connects again after each response with 200, and sends the last id. Only 204 stops it.
+    again = await http.get(path, headers=STREAM | {"Last-Event-ID": end["id"]})
+    assert (again.status_code, again.content) == (204, b"")
+    # A new reader of the end, which has not seen it in a stream, gets `end`, and with it an id to stop at.
+    tail = parse_frames((await http.get(path, headers=STREAM, params={"cursor": last["id"]})).text)
+    assert tail == [end]
+
+
+async def test_a_cursor_of_another_run_is_refused(http: httpx.AsyncClient) -> None:
+    path, other = [f"/workflows/{await run_chain(http)}/events" for _ in range(2)]
+    foreign = (await http.get(other)).json()["items"][0]["id"]
+    missing = (await http.get(path)).json()["items"][0]["id"].replace("1-0-", "9999-0-")
+    for response in (
+        await http.get(path, params={"cursor": foreign}),
+        await http.get(path, params={"cursor": foreign}, headers=STREAM),
+        await http.get(path, headers=STREAM | {"Last-Event-ID": foreign}),
+        await http.get(path, headers=STREAM | {"Last-Event-ID": missing}),
+    ):
+        assert response.status_code == 400
+        assert response.json()["type"] == "urn:noetl:problem:invalid-cursor"
+
+
+def opened(http: httpx.AsyncClient) -> AppServices:
+    transport = http._transport
+    assert isinstance(transport, httpx.ASGITransport)
+    services = transport.app.state.context.opened_services  # type: ignore[attr-defined]
+    assert isinstance(services, AppServices)
+    return services
+
+
+async def start_held(http: httpx.AsyncClient, gate: Path) -> str:
+    """Start a run that waits for the gate, and return the path of its events."""
     playbook = f"name: held\nsteps:\n- name: hold\n  run:\n  - {{action: shell, command: [cat, {gate}]}}\n"
     accepted = await http.post(
         "/workflows/run", content=playbook, headers={"Content-Type": "application/yaml"}
     )
-    path = accepted.json()["links"]["events"]
-    is_open = asyncio.Event()
-    stream = events._stream
+    path: str = accepted.json()["links"]["events"]
+    return path
 
-    async def stream_and_notify(*args: Any) -> AsyncIterator[str]:
-        is_open.set()
-        async for frame in stream(*args):
-            yield frame
 
-    monkeypatch.setattr(events, "_stream", stream_and_notify)
+async def wait_for(is_true: Callable[[], bool]) -> None:
+    while not is_true():  # noqa: ASYNC110  Nothing signals these conditions.
+        await asyncio.sleep(0.005)
+
+
+async def test_the_number_of_open_streams_is_limited(http: httpx.AsyncClient, gate: Path) -> None:
+    limit = opened(http).open_streams
+    assert (limit.limit, limit.share) == (1000, 500)
+    limit.limit, limit.share = 1, 2
+    path = await start_held(http, gate)
     first = asyncio.create_task(http.get(path, headers=STREAM))
-    await is_open.wait()
-    refused = await http.get(path, headers=STREAM)
-    assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
-    assert refused.headers["content-type"] == "application/problem+json"
-    assert refused.json()["type"] == "urn:noetl:problem:too-many-streams"
+    await wait_for(lambda: limit.count == 1)
+    for share, expected in ((2, (503, "too-many-streams")), (1, (429, "quota-exceeded"))):
+        limit.share = share
+        refused = await http.get(path, headers=STREAM)
+        assert refused.headers["retry-after"] == "5"
+        assert refused.headers["content-type"] == "application/problem+json"
+        problem = refused.json()
+        assert (refused.status_code, problem["type"].rpartition(":")[2]) == expected
+        assert "NOETL_MAX_STREAMS" in problem["detail"]
     assert (await http.get(path)).status_code == 200
     await asyncio.to_thread(gate.write_bytes, b"")
     assert (await first).status_code == 200
     assert (await http.get(path, headers=STREAM)).status_code == 200
 
 
-async def test_a_disconnected_stream_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(events, "MAX_STREAMS", 1)
-    sent: list[Any] = []
-
-    async def endless() -> AsyncIterator[str]:
-        while True:
-            yield "x"
-            await asyncio.sleep(0)
-
-    async def receive_disconnect() -> Any:
-        return {"type": "http.disconnect"}
-
-    async def send_fails(message: Any) -> None:
-        raise OSError("the connection is closed")
-
-    async def send_keeps(message: Any) -> None:
-        sent.append(message)
-
-    scope = {"type": "http", "path": "/", "asgi": {"spec_version": "2.3"}}
-    await events._EventStreamResponse(endless())(scope, receive_disconnect, send_keeps)
-    with pytest.raises(ClientDisconnect):
-        await events._EventStreamResponse(endless())(
-            scope | {"asgi": {"spec_version": "2.4"}}, receive_disconnect, send_fails
-        )
-    assert events._EventStreamResponse.open_count == 0
-    assert sent == [] or sent[0]["status"] == 200
+async def test_one_tenant_cannot_take_all_streams() -> None:
+    limit = OpenLimit(4, kind="streams", slug="too-many-streams", setting="SETTING")
+    with ExitStack() as stack:
+        for tenant in ("greedy", "greedy", "honest", "third"):
+            stack.enter_context(limit.open(tenant))
+        for tenant, status in (("greedy", 429), ("honest", 503)):
+            with pytest.raises(Problem) as refused:
+                stack.enter_context(limit.open(tenant))
+            assert refused.value.status == status
+        assert limit.count == 4
+    assert limit.count == 0
 
 
-@pytest.mark.parametrize("query", ["cursor=zzz", f"cursor={10**30}-0", "limit=0", "limit=1001", "after=1"])
+@pytest.mark.parametrize("text", ["0", "-1", "x", "100001", "1e3", "²", "9" * 5000])
+def test_a_wrong_number_of_streams_is_an_error(text: str) -> None:
+    with pytest.raises(SettingError, match="NOETL_MAX_STREAMS"):
+        stream_limit({"NOETL_MAX_STREAMS": text})
+
+
+async def test_a_disconnected_stream_is_not_counted(http: httpx.AsyncClient, gate: Path) -> None:
+    services, path = opened(http), await start_held(http, gate)
+    watcher = services.watchers.current()
+    for version in ("2.3", "2.4"):
+        is_disconnected = asyncio.Event()
+        sent: list[Any] = []
+
+        async def receive(is_disconnected: asyncio.Event = is_disconnected) -> Any:
+            await is_disconnected.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(
+            message: Any,
+            is_disconnected: asyncio.Event = is_disconnected,
+            sent: list[Any] = sent,
+            version: str = version,
+        ) -> None:
+            if message["type"] == "http.response.body" and version == "2.4":
+                raise OSError("the connection is closed")
+            sent.append(message)
+            if message["type"] == "http.response.body":
+                is_disconnected.set()
+
+        stream = StreamRequest(path.split("/")[2], None, False, math.inf, math.inf)
+        response = EventStreamResponse(stream, services.services.runs, watcher, services.open_streams)
+        scope = {"type": "http", "path": path, "method": "GET", "asgi": {"spec_version": version}}
+        with suppress(ClientDisconnect):
+            await response(scope, receive, send)
+        assert sent[0]["status"] == 200
+        assert services.open_streams.count == 0
+        assert watcher._feeds == {}
+
+
+async def test_a_hundred_listeners_share_one_reader(http: httpx.AsyncClient, gate: Path) -> None:
+    services, path = opened(http), await start_held(http, gate)
+    queries: Counter[str] = Counter()
+
+    def counted(name: str) -> None:
+        query = getattr(services.store.runs, name)
+
+        def count(*arguments: Any) -> Any:
+            queries[name] += 1
+            return query(*arguments)
+
+        setattr(services.store.runs, name, count)
+
+    listeners = [asyncio.create_task(http.get(path, headers=STREAM)) for _ in range(100)]
+    await wait_for(lambda: services.open_streams.count == 100)
+    await wait_for(lambda: any(feed.start for feed in services.watchers.current()._feeds.values()))
+    await asyncio.sleep(0.2)
+    counted("events")
+    counted("get")
+    counted("positions")
+    await asyncio.to_thread(gate.write_bytes, b"")
+    texts = {(await listener).text.split("\n\n", 1)[1] for listener in listeners}
+    assert len(texts) == 1
+    assert parse_frames("\n\n" + texts.pop())[-1]["event"] == "end"
+    # Not one query for each listener, but some for each change of the run.
+    assert 0 < queries["events"] < 20
+    assert 0 < queries["positions"] < 20
+    assert queries["get"] < 20
+
+
+async def test_waiting_requests_share_one_reader(http: httpx.AsyncClient, gate: Path) -> None:
+    services = opened(http)
+    playbook = f"name: held\nsteps:\n- name: hold\n  run:\n  - {{action: shell, command: [cat, {gate}]}}\n"
+    headers = {"Content-Type": "application/yaml", "Prefer": "wait=25", "Idempotency-Key": "same"}
+    waiting = [
+        asyncio.create_task(http.post("/workflows/run", content=playbook, headers=headers)) for _ in range(30)
+    ]
+    watcher = services.watchers.current()
+    await wait_for(lambda: sum(feed.followers for feed in watcher._feeds.values()) == 30)
+    assert len(watcher._feeds) == 1
+    await asyncio.to_thread(gate.write_bytes, b"")
+    assert {(await response).status_code for response in waiting} == {200}
+    assert watcher._feeds == {}
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "cursor=zzz",
+        f"cursor={10**30}-0",
+        f"cursor=0-{'9' * 5000}",
+        "cursor=1-0-00000000",
+        "limit=0",
+        "limit=1001",
+        "after=1",
+    ],
+)
 async def test_a_bad_query_is_refused(http: httpx.AsyncClient, query: str) -> None:
     path = f"/workflows/{await run_chain(http)}/events"
     assert (await http.get(f"{path}?{query}")).status_code == 400

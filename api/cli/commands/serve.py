@@ -85,6 +85,7 @@ def _serve(listener: socket.socket, environ: dict[str, str]) -> None:
     from noetl.api.app import create_app
     from noetl.api.auth.jwt import read_issuer
     from noetl.api.context import allowed_catalogue
+    from noetl.api.http.open_limit import stream_limit
     from noetl.executor.engine.external import read_public_url
     from noetl.executor.security.capabilities import service_capabilities
     from noetl.executor.stores import open_store
@@ -93,6 +94,7 @@ def _serve(listener: socket.socket, environ: dict[str, str]) -> None:
     service_capabilities(environ)
     read_issuer(environ)
     allowed_catalogue(environ)
+    stream_limit(environ)
     read_public_url(environ)
     open_store(environ.get("NOETL_STORE")).close()
     clients = "to clients with an API key or a token" if _has_authentication(environ) else _LOOPBACK_ONLY

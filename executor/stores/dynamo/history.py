@@ -18,14 +18,14 @@ events that do not depend on each other.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import count
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import count, islice
 
 from noetl.executor.clients.aws_retry import ConditionFailed
 from noetl.executor.model.events import Event
 from noetl.executor.model.run import END, VisitStatus
 from noetl.executor.model.visit_transition import started_event
-from noetl.executor.stores.cursors import read_event_id
+from noetl.executor.stores.cursors import EventPlace, read_event_id, write_event_id
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.context import DynamoContext
@@ -79,7 +79,7 @@ class RunHistory:
         self._context = context
 
     def events(self, run_id: str, after: str | None = None, limit: int = 1000) -> list[Event]:
-        place = read_event_id(after)
+        place = read_event_id(run_id, after)
         for _ in range(MAX_CONFLICTS):
             # Pages are read first, so the events that they name are in the visits that are read after them.
             pages = [
@@ -93,8 +93,9 @@ class RunHistory:
             if not self._append_pages(run_id, len(pages), new):
                 continue
             pages += [new[start : start + PAGE_SIZE] for start in range(0, len(new), PAGE_SIZE)]
-            return _events_after(pages, streams, place, limit)
-        return _events_after(pages, streams, place, limit)
+            break
+        events = islice(_events_after(pages, streams, place), limit)
+        return [replace(event, id=write_event_id(run_id, place)) for place, event in events]
 
     def _append_pages(self, run_id: str, number: int, names: list[str]) -> bool:
         """Append pages to the history after page `number`; return False if another reader was faster."""
@@ -193,21 +194,17 @@ def merge_streams(streams: Mapping[str, EventStream], ordered: Mapping[str, int]
 
 
 def _events_after(
-    pages: list[list[str]], streams: Mapping[str, EventStream], place: tuple[int, int], limit: int
-) -> list[Event]:
-    """Return up to `limit` events after a place (page, index)."""
+    pages: list[list[str]], streams: Mapping[str, EventStream], after: EventPlace
+) -> Iterator[tuple[EventPlace, Event]]:
+    """Yield the events after a place (page, index), each with its place."""
     next_index: dict[str, int] = {}
-    events: list[Event] = []
     for number, page in enumerate(pages, 1):
         for index, name in enumerate(page):
             nth = next_index.get(name, 0)
             next_index[name] = nth + 1
             stream = streams.get(name)
-            if (number, index) > place and stream is not None and nth < len(stream.events):
-                events.append(replace(stream.events[nth], id=f"{number}-{index}"))
-                if len(events) == limit:
-                    return events
-    return events
+            if (number, index) > after and stream is not None and nth < len(stream.events):
+                yield (number, index), stream.events[nth]
 
 
 def _decode_event(encoded: Sequence[object]) -> Event:

@@ -8,7 +8,7 @@ from typing import Any
 from noetl.executor.clients.aws_retry import ConditionFailed
 from noetl.executor.errors import PayloadTooLargeError, RejectedError
 from noetl.executor.model.events import Event
-from noetl.executor.model.run import Run, RunStatus, Visit
+from noetl.executor.model.run import HistoryPosition, Run, RunStatus, Visit
 from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.model.run_transition import check_same_request
 from noetl.executor.model.special_visits import is_pseudo_step
@@ -104,6 +104,11 @@ class DynamoRuns:
     def events(self, run_id: str, after: str | None = None, limit: int = 1000) -> list[Event]:
         """Return the history of a run after the event with the id `after`, in order."""
         return self._history.events(run_id, after, limit)
+
+    def positions(self, run_ids: Sequence[str]) -> dict[str, HistoryPosition]:
+        """Return the status of each run. A step changes its visit only, so no number counts the changes."""
+        heads = self._context.table.get_many([keys.head(run_id) for run_id in run_ids])
+        return {run_id_of(head): HistoryPosition(RunStatus(head["status"]), None) for head in heads.values()}
 
     def cancelled_runs(self, run_ids: Sequence[str]) -> set[str]:
         """Return which of the runs are cancelled, so that their running visits must be abandoned."""

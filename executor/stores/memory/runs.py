@@ -16,6 +16,7 @@ from noetl.executor.model.run import (
     END,
     Branch,
     FailureState,
+    HistoryPosition,
     Run,
     RunStatus,
     Visit,
@@ -110,7 +111,7 @@ class MemoryRuns:
             return [batches[first] for first in sorted(batches)]
 
     def events(self, run_id: str, after: str | None = None, limit: int = 1000) -> list[Event]:
-        position, _ = read_event_id(after)
+        position, _ = read_event_id(run_id, after)
         with self._state.lock:
             record = self._state.runs.get(run_id)
             return [] if record is None else record.history[position : position + limit]
@@ -119,6 +120,13 @@ class MemoryRuns:
         with self._state.lock:
             records = [record for id, record in self._state.runs.items() if id in run_ids]
             return {record.run.id for record in records if record.run.stop is RunStatus.CANCELLED}
+
+    def positions(self, run_ids: Sequence[str]) -> dict[str, HistoryPosition]:
+        with self._state.lock:
+            records = [self._state.runs[id] for id in run_ids if id in self._state.runs]
+            return {
+                record.run.id: HistoryPosition(record.run.status, len(record.history)) for record in records
+            }
 
     def stop(self, run_id: str, status: RunStatus, now: float) -> Run:
         with self._state.change_runs():

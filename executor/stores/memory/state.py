@@ -24,6 +24,7 @@ from noetl.executor.model.visit_states import ACTIVE
 from noetl.executor.model.visit_transition import is_held
 from noetl.executor.model.wait_transition import AnswerDeclaration
 from noetl.executor.stores.change_signal import ChangeSignal
+from noetl.executor.stores.cursors import write_event_id
 from noetl.planner.frozen import replace
 from noetl.planner.plan import Plan
 
@@ -69,7 +70,7 @@ class RunRecord:
     def append(self, events: Sequence[Event]) -> None:
         """Append events to the history. Their ids are in its order, in the form that cursors have."""
         for event in events:
-            self.history.append(replace(event, id=f"{len(self.history) + 1}-0"))
+            self.history.append(replace(event, id=write_event_id(self.run.id, (len(self.history) + 1, 0))))
 
 
 @dataclass(frozen=True)

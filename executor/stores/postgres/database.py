@@ -25,7 +25,7 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from noetl.executor.errors import SchemaError, SettingError, StoreError
+from noetl.executor.errors import RejectedError, SchemaError, SettingError, StoreError
 from noetl.executor.model.run import NEVER, SERVICE_QUEUE
 from noetl.executor.stores.postgres.address import CONNECT_SECONDS, configure_session, conninfo_of, failure_of
 from noetl.executor.stores.postgres.listener import CHANNEL, Listener
@@ -240,7 +240,12 @@ class PostgresDatabase:
                     raise
         except PoolTimeout as error:
             raise self._connection_failure() from error
+        except UnicodeEncodeError as error:
+            raise _unstorable_text() from error
         except psycopg.Error as error:
+            # The driver refuses a NUL itself, so the server has given no code.
+            if isinstance(error, psycopg.DataError) and error.sqlstate is None:
+                raise _unstorable_text() from error
             raise failure_of(error) from error
 
     def _may_retry(
@@ -364,6 +369,11 @@ def _check_schema(connection: psycopg.Connection[Any]) -> None:
 
 def _to_columns(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value.value if isinstance(value, Enum) else value for name, value in values.items()}
+
+
+def _unstorable_text() -> RejectedError:
+    message = "a text has a NUL or half of a surrogate pair, which the store cannot hold"
+    return RejectedError("invalid_text", message)
 
 
 def _is_storable(value: Any) -> bool:

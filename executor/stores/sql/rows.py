@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from noetl.executor.model.events import Event
 from noetl.executor.model.registry import ApiKey, RegisteredPlaybook
 from noetl.executor.model.run import FailureState, Progress, Run, RunStatus, Visit, VisitStatus, WaitKey
+from noetl.executor.stores.cursors import write_event_id
 
 if TYPE_CHECKING:
     import sqlite3
@@ -182,9 +183,9 @@ def encode_events(events: Iterable[Event]) -> str:
     )
 
 
-def decode_events(seq: int, text: str) -> list[Event]:
+def decode_events(run_id: str, seq: int, text: str) -> list[Event]:
     """Return the events of one row of `history`. Their ids are in the order of the history."""
     return [
-        Event(type, time, step, visit, attempt, duration, payload, f"{seq}-{index}")
+        Event(type, time, step, visit, attempt, duration, payload, write_event_id(run_id, (seq, index)))
         for index, (type, time, step, visit, attempt, duration, payload) in enumerate(json.loads(text))
     ]

@@ -8,7 +8,7 @@ from typing import Any
 
 from noetl.executor.model.branch_stack import BranchStack, first_stack
 from noetl.executor.model.events import Event
-from noetl.executor.model.run import Branch, FailureState, Run, RunStatus, Visit
+from noetl.executor.model.run import Branch, FailureState, HistoryPosition, Run, RunStatus, Visit
 from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.model.run_transition import (
     check_same_request,
@@ -134,10 +134,20 @@ class SqlRuns:
         return [json.loads(row["body"]) for row in rows]
 
     def events(self, run_id: str, after: str | None = None, limit: int = 1000) -> list[Event]:
-        seq, index = read_event_id(after)
+        seq, index = read_event_id(run_id, after)
         rows = self._context.database.fetch_all("history.find", run_id=run_id, seq=seq, limit=limit + 1)
-        events = [event for row in rows for event in decode_events(row["seq"], row["events"])]
-        return [event for event in events if read_event_id(event.id) > (seq, index)][:limit]
+        events: list[Event] = []
+        for row in rows:
+            entry = decode_events(run_id, row["seq"], row["events"])
+            events += entry[index + 1 :] if row["seq"] == seq else entry
+        return events[:limit]
+
+    def positions(self, run_ids: Sequence[str]) -> dict[str, HistoryPosition]:
+        if not run_ids:
+            return {}
+        ids = self._context.database.encode_list(run_ids)
+        rows = self._context.database.fetch_all("runs.positions", ids=ids)
+        return {row["id"]: HistoryPosition(RunStatus(row["status"]), row["seq"]) for row in rows}
 
     def cancelled_runs(self, run_ids: Sequence[str]) -> set[str]:
         if not run_ids:

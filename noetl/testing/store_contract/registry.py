@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -171,6 +172,11 @@ class RegistryContract(ContractFixtures):
             with pytest.raises(RejectedError) as rejected:
                 store.registry.find("default", name, cursor=cursor)
             assert rejected.value.reason == "invalid_cursor"
+
+    def test_a_name_that_no_database_holds_is_unknown(self, store: Store) -> None:
+        assert store.registry.get("default", "a\0b") is None
+        with suppress(RejectedError):  # A store that cannot search for the name refuses it.
+            assert store.registry.unregister("default", "a\0b", now=1.0) == 0
 
     def test_each_tenant_has_its_own_registry(self, store: Store) -> None:
         mine, theirs = (

@@ -353,10 +353,57 @@ class RunsContract(ContractFixtures):
                 assert len(page) <= limit
                 events += page
             assert events == complete
-        for broken in ("", "x", "1", "1-", "-1", "1-x", "²-1", "9" * 50 + "-1"):
+        tag = complete[0].id.split("-", 1)[1]
+        for broken in (
+            "",
+            "x",
+            "1",
+            "1-",
+            "-1",
+            "1-x",
+            "²-1",
+            "9" * 50 + "-1",
+            f"²-{tag}",
+            complete[0].id + "0",
+        ):
             with pytest.raises(RejectedError) as rejected:
                 store.runs.events(run.id, broken)
             assert rejected.value.reason == "invalid_cursor"
+        for place in (f"{'9' * 5000}-0", f"0-{'9' * 5000}", f"{'9' * 5000}-{tag}"):
+            with pytest.raises(RejectedError) as rejected:
+                store.runs.events(run.id, place)
+            assert len(rejected.value.message) < 200
+
+    def test_a_cursor_of_another_run_is_refused(self, store: Store) -> None:
+        run, other = start_run(store), start_run(store)
+        (event,), (foreign,) = store.runs.events(run.id), store.runs.events(other.id)
+        assert event.id != foreign.id
+        assert store.runs.events(run.id, event.id) == []
+        with pytest.raises(RejectedError) as rejected:
+            store.runs.events(run.id, foreign.id)
+        assert rejected.value.reason == "invalid_cursor"
+
+    def test_positions_grow_with_the_history(self, store: Store, second: Store) -> None:
+        run, other = start_run(store), start_run(store)
+        assert store.runs.positions([]) == {}
+        before = second.runs.positions([run.id, "unknown", other.id])
+        assert set(before) == {run.id, other.id}
+        assert before[run.id].status is RunStatus.QUEUED
+        store.queue.commit(succeed(store, claim_visit(store, run)), 0.0)
+        after = second.runs.positions([run.id, other.id])
+        assert after[run.id].status is RunStatus.RUNNING
+        assert after[other.id] == before[other.id]
+        if after[run.id].entry is not None:
+            assert (before[run.id].entry or 0) < (after[run.id].entry or 0)
+        store.runs.stop(run.id, RunStatus.CANCELLED, 1.0)
+        end_run(store, run, RunStatus.CANCELLED, 1.0)
+        ended = second.runs.positions([run.id])[run.id]
+        assert ended.status is RunStatus.CANCELLED
+        assert second.runs.events(run.id)[-1].type == "workflow.cancelled"
+        store.runs.resume(run.id, 2.0, deadline_at=None, values={})
+        resumed = second.runs.positions([run.id])[run.id]
+        assert resumed.status is RunStatus.QUEUED
+        assert resumed.entry is None or resumed.entry > (ended.entry or 0)
 
     def test_a_reader_misses_no_event(self, store: Store, second: Store) -> None:
         run = start_run(store, DIAMOND)

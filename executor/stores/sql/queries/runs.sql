@@ -67,6 +67,9 @@ select body from parts where run_id = :run_id and visit_id = :visit_id and loop 
 -- name: find_cancelled
 select id from runs where stop = 'cancelled' and id {in_ids}
 
+-- name: positions
+select id, status, seq from runs where id {in_ids}
+
 -- name: stop
 update runs set stop = coalesce(stop, :stop) where id = :run_id returning {run_columns}
 

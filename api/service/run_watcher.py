@@ -1,0 +1,326 @@
+"""One reader for all clients of a process that wait for events or for the end of a run.
+
+Problem: hundreds of clients follow runs. A poll for each client costs a core, and a thread for each client
+takes all threads from other requests.
+
+Algorithm: publish and subscribe. One task queries the positions of all followed runs together, whenever the
+store signals a change, and otherwise after a growing pause. It reads the new events of the runs that have
+moved, once for all listeners of a run. A feed keeps its latest events in a ring buffer. Each listener has a
+place of its own in it (Thompson et al., "Disruptor", 2011). So no listener waits for another. A listener
+whose place has left the buffer reads the store itself until it is in the buffer again.
+
+Cost: one query of positions for a change or a pause, whatever the number of clients. One query of events for
+each run that has moved. Queries take at most a fifth of the time, on at most MAX_THREADS threads.
+
+Limits: other processes may change a run without a signal, which is noticed after MAX_PAUSE_SECONDS. A store
+that does not count the entries of a history is asked for events after a pause that grows for each run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from bisect import bisect_right
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from anyio import CapacityLimiter, to_thread
+
+from noetl.executor.errors import StoreError
+from noetl.executor.model.events import Event
+from noetl.executor.model.run import HistoryPosition
+from noetl.executor.stores.cursors import BEFORE_ALL_EVENTS, EventPlace, read_event_id, write_event_id
+from noetl.executor.stores.interface import Store
+
+MAX_THREADS = 4
+"""Threads of a watcher that read the store. The threads that answer requests are others."""
+
+MIN_PAUSE_SECONDS = 0.05
+MAX_PAUSE_SECONDS = 0.5
+MAX_READ_PAUSE_SECONDS = 2.0
+"""Longest pause between two reads of the events of one run, in a store that does not count them."""
+
+PAUSE_GROWTH = 1.5
+MIN_GAP_SECONDS = 0.005
+GAP_FACTOR = 4.0
+"""A query that took t seconds is followed by GAP_FACTOR * t seconds without one, at least MIN_GAP_SECONDS."""
+
+EVENTS_PER_READ = 200
+MAX_BUFFERED_EVENTS = 500
+MAX_BUFFERED_BYTES = 128 * 1024
+"""Size of the buffer of a feed."""
+
+_log = logging.getLogger("noetl.api")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedEvent:
+    """An event as it is sent to every listener, with its place in the history."""
+
+    place: EventPlace
+    frame: bytes
+
+
+@dataclass
+class RunFeed:
+    """The state that the followers of a run share: its position, and a buffer of its latest events.
+
+    `start` is the place before the buffer, or None until a listener has read all earlier events. `position`
+    is None until the store was queried. A feed is complete if the run has ended and the buffer holds its end.
+    """
+
+    run_id: str
+    followers: int = 0
+    position: HistoryPosition | None = None
+    start: EventPlace | None = None
+    events: list[EncodedEvent] = field(default_factory=list)
+    buffered_bytes: int = 0
+    is_complete: bool = False
+    is_deleted: bool = False
+    read_pause: float = MIN_PAUSE_SECONDS
+    read_at: float = 0.0
+    published: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def has_ended(self) -> bool:
+        """End of the run: it has a final status, or was deleted."""
+        return self.is_deleted or (self.position is not None and self.position.status.is_final)
+
+    @property
+    def last_place(self) -> EventPlace | None:
+        """Place of the latest event that the feed has read."""
+        return self.events[-1].place if self.events else self.start
+
+    def events_after(self, place: EventPlace) -> list[EncodedEvent] | None:
+        """Return the buffered events after a place, or None if the buffer begins later."""
+        if self.start is None or place < self.start:
+            return None
+        return self.events[bisect_right(self.events, place, key=lambda event: event.place) :]
+
+    def append(self, events: Sequence[EncodedEvent]) -> None:
+        """Add new events to the buffer, and drop the oldest that do not fit."""
+        self.events.extend(events)
+        self.buffered_bytes += sum(len(event.frame) for event in events)
+        count = 0
+        while self.buffered_bytes > MAX_BUFFERED_BYTES or len(self.events) - count > MAX_BUFFERED_EVENTS:
+            self.buffered_bytes -= len(self.events[count].frame)
+            self.start = self.events[count].place
+            count += 1
+        del self.events[:count]
+
+    def publish(self) -> None:
+        """Wake all followers."""
+        published, self.published = self.published, asyncio.Event()
+        published.set()
+
+
+class RunWatcher:
+    """The reader of the runs that clients of one event loop follow. `encode` returns the frame of an event.
+
+    Only the event loop may use it.
+    """
+
+    def __init__(self, store: Store, encode: Callable[[Event], bytes]) -> None:
+        self._store = store
+        self._encode = encode
+        self._feeds: dict[str, RunFeed] = {}
+        self._task: asyncio.Task[None] | None = None
+        self._wakeup = asyncio.Event()
+        self._threads = CapacityLimiter(MAX_THREADS)
+        self._is_stopping = False
+        self._has_failed = False
+
+    @contextmanager
+    def follow(self, run_id: str) -> Iterator[RunFeed]:
+        """Yield the feed of a run, which the watcher refreshes meanwhile."""
+        feed = self._feeds.get(run_id)
+        if feed is None or feed.is_complete or feed.is_deleted:
+            feed = self._feeds[run_id] = RunFeed(run_id)
+        elif feed.has_ended:
+            feed.position = None  # The run may have been resumed since.
+        feed.followers += 1
+        self._wakeup.set()
+        if self._task is None or self._task.done():
+            self._task = asyncio.get_running_loop().create_task(self._watch(), name="noetl-watch")
+        try:
+            yield feed
+        finally:
+            feed.followers -= 1
+            if not feed.followers and self._feeds.get(run_id) is feed:
+                del self._feeds[run_id]
+            self._wakeup.set()
+
+    async def wait_until_ended(self, run_id: str, seconds: float) -> None:
+        """Return when the run has ended, but after `seconds` or a stop of the process at the latest."""
+        with self.follow(run_id) as feed, suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while not feed.has_ended and not self._is_stopping:
+                    await feed.published.wait()
+
+    async def read(
+        self, feed: RunFeed, after: EventPlace, idle_seconds: Callable[[], float]
+    ) -> AsyncIterator[list[EncodedEvent]]:
+        """Yield the events of a run after a place, in batches, until it has ended or the process stops.
+
+        A batch is empty if there was no event for `idle_seconds()`.
+        """
+        place = after
+        while not self._is_stopping:
+            published = feed.published
+            batch = feed.events_after(place)
+            if batch is None:
+                batch = await self._read_store(feed, place)
+            elif not batch:
+                if feed.is_complete or feed.is_deleted:
+                    return
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(idle_seconds()):
+                        await published.wait()
+                    continue
+                yield []
+                continue
+            if batch:
+                place = batch[-1].place
+                yield batch
+
+    def stop(self) -> None:
+        """Let all followers return, and refuse to wait from now on."""
+        self._is_stopping = True
+        for feed in self._feeds.values():
+            feed.publish()
+
+    async def _read_store(self, feed: RunFeed, place: EventPlace) -> list[EncodedEvent]:
+        """Return events of the store after a place. If there are no more, the buffer may begin there."""
+        try:
+            events = await self._in_thread(self._read_events, feed.run_id, place)
+        except StoreError as error:
+            self._record_failure(error)
+            await asyncio.sleep(MAX_PAUSE_SECONDS)
+            return []
+        if len(events) < EVENTS_PER_READ and feed.start is None:
+            feed.start = events[-1].place if events else place
+            # Events may have been written since, and so that the feed reads them it must ask again.
+            feed.position = None
+            self._wakeup.set()
+        return events
+
+    def _read_events(self, run_id: str, after: EventPlace) -> list[EncodedEvent]:
+        cursor = None if after == BEFORE_ALL_EVENTS else write_event_id(run_id, after)
+        events = self._store.runs.events(run_id, cursor, EVENTS_PER_READ)
+        return [EncodedEvent(read_event_id(run_id, event.id), self._encode(event)) for event in events]
+
+    async def _watch(self) -> None:
+        """Refresh the feeds for as long as there are any."""
+        loop = asyncio.get_running_loop()
+
+        def wake() -> None:
+            # The flag is cleared before the store is asked, so a change after that is not missed.
+            if not self._wakeup.is_set():
+                with suppress(RuntimeError):  # The loop may be closed.
+                    loop.call_soon_threadsafe(self._wakeup.set)
+
+        pause = MIN_PAUSE_SECONDS
+        with self._store.changes.subscription(wake):
+            while self._feeds and not self._is_stopping:
+                self._wakeup.clear()
+                started_at = loop.time()
+                has_moved = await self._refresh(loop.time)
+                pause = MIN_PAUSE_SECONDS if has_moved else min(pause * PAUSE_GROWTH, MAX_PAUSE_SECONDS)
+                await asyncio.sleep(max((loop.time() - started_at) * GAP_FACTOR, MIN_GAP_SECONDS))
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(pause):
+                        await self._wakeup.wait()
+
+    async def _refresh(self, clock: Callable[[], float]) -> bool:
+        """Update all feeds from the store, and return whether any run has moved."""
+        feeds = list(self._feeds.values())
+        try:
+            positions = await self._in_thread(self._store.runs.positions, [feed.run_id for feed in feeds])
+        except StoreError as error:
+            # Followers wait until the store answers again.
+            self._record_failure(error)
+            return False
+        self._has_failed = False
+        outcomes = await asyncio.gather(
+            *(self._refresh_feed(feed, positions.get(feed.run_id), clock) for feed in feeds),
+            return_exceptions=True,
+        )
+        for outcome in outcomes:
+            if isinstance(outcome, StoreError):
+                self._record_failure(outcome)
+            elif isinstance(outcome, BaseException):
+                raise outcome
+        return True in outcomes
+
+    async def _refresh_feed(
+        self, feed: RunFeed, position: HistoryPosition | None, clock: Callable[[], float]
+    ) -> bool:
+        """Read the new events of a run if it may have any, and return whether it has moved."""
+        if position is None:
+            feed.is_deleted = True
+            feed.publish()
+            return True
+        is_counted = position.entry is not None
+        if position == feed.position and (is_counted or clock() < feed.read_at):
+            return False
+        # The position is older than the events. So if it is the end of the run, they are complete.
+        has_moved = position != feed.position
+        while feed.start is not None and feed.last_place is not None:
+            events = await self._in_thread(self._read_events, feed.run_id, feed.last_place)
+            feed.append(events)
+            has_moved = has_moved or bool(events)
+            if len(events) < EVENTS_PER_READ:
+                feed.is_complete = position.status.is_final
+                break
+        feed.read_pause = (
+            MIN_PAUSE_SECONDS if has_moved else min(feed.read_pause * PAUSE_GROWTH, MAX_READ_PAUSE_SECONDS)
+        )
+        feed.read_at = clock() + feed.read_pause
+        feed.position = position
+        if has_moved:
+            feed.publish()
+        return has_moved
+
+    async def _in_thread(self, function: Callable[..., T], *arguments: object) -> T:
+        return await to_thread.run_sync(function, *arguments, limiter=self._threads)
+
+    def _record_failure(self, error: StoreError) -> None:
+        if not self._has_failed:
+            self._has_failed = True
+            _log.warning("the store failed; runs are followed again when it answers: %s", error)
+
+
+class RunWatchers:
+    """The watchers of an app, one for each event loop that runs it."""
+
+    def __init__(self, store: Store, encode: Callable[[Event], bytes]) -> None:
+        self._store = store
+        self._encode = encode
+        self._lock = threading.Lock()
+        self._watchers: dict[asyncio.AbstractEventLoop, RunWatcher] = {}
+        self._is_stopping = False
+
+    def current(self) -> RunWatcher:
+        """Return the watcher of the running event loop."""
+        loop = asyncio.get_running_loop()
+        with self._lock:
+            watcher = self._watchers.get(loop)
+            if watcher is None:
+                # Most servers have one loop. Lambda and test clients may create many.
+                self._watchers = {loop: old for loop, old in self._watchers.items() if not loop.is_closed()}
+                watcher = self._watchers[loop] = RunWatcher(self._store, self._encode)
+            if self._is_stopping:
+                watcher.stop()
+            return watcher
+
+    def stop(self) -> None:
+        """Let the followers of all watchers return soon. Any thread may call it, also a signal handler."""
+        self._is_stopping = True
+        for loop, watcher in list(self._watchers.items()):
+            with suppress(RuntimeError):  # The loop may be closed.
+                loop.call_soon_threadsafe(watcher.stop)

@@ -1,0 +1,253 @@
+"""The reader that all followers of a run share."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from noetl.api.http.event_stream import encode_event
+from noetl.api.service import run_watcher
+from noetl.api.service.run_watcher import EncodedEvent, RunFeed, RunWatcher, RunWatchers
+from noetl.executor.errors import StoreError
+from noetl.executor.model.run import END, HistoryPosition, Run, RunStatus
+from noetl.executor.stores.cursors import BEFORE_ALL_EVENTS, read_event_id
+from noetl.executor.stores.memory.store import MemoryStore
+from noetl.testing.store_contract.operations import action_events, claim_visit, start_run, succeed
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    return MemoryStore()
+
+
+@pytest.fixture
+def queries(store: MemoryStore) -> Counter[str]:
+    """Number of queries of the store, by method."""
+    counts: Counter[str] = Counter()
+    for name in ("events", "positions"):
+        count_calls(store.runs, name, counts)
+    return counts
+
+
+def count_calls(part: Any, name: str, counts: Counter[str]) -> None:
+    query = getattr(part, name)
+
+    def count(*arguments: Any) -> Any:
+        counts[name] += 1
+        return query(*arguments)
+
+    setattr(part, name, count)
+
+
+def write_events(store: MemoryStore, run: Run, count: int) -> None:
+    """Write events as the renewal of a claim does."""
+    claim = claim_visit(store, run)
+    for start in range(0, count, 10):
+        store.queue.renew(
+            claim.visit, 1e9, action_events(claim, *range(start, min(start + 10, count))), start
+        )
+    store.queue.release(claim.visit, 0.0, counts=False)
+
+
+def cancel(store: MemoryStore, run: Run) -> None:
+    store.runs.stop(run.id, RunStatus.CANCELLED, 2.0)
+    claim = claim_visit(store, run, 2.0)
+    if claim.visit.step != END:  # A visit that has begun finishes first.
+        store.queue.commit(succeed(store, claim), 2.0)
+        claim = claim_visit(store, run, 2.0)
+    store.queue.finish(claim, RunStatus.CANCELLED, None, [], 2.0)
+
+
+async def read_all(watcher: RunWatcher, run: Run, pause: Callable[[int], Any] | None = None) -> list[str]:
+    """Return the ids of all events that a listener gets until the run has ended."""
+    ids: list[str] = []
+    with watcher.follow(run.id) as feed:
+        async for batch in watcher.read(feed, BEFORE_ALL_EVENTS, lambda: 15.0):
+            ids += [
+                line for event in batch for line in event.frame.decode().splitlines() if line[:3] == "id:"
+            ]
+            if pause is not None:
+                await pause(len(ids))
+    return ids
+
+
+async def wait_for(is_true: Callable[[], bool]) -> None:
+    while not is_true():  # noqa: ASYNC110  Nothing signals these conditions.
+        await asyncio.sleep(0.01)
+
+
+def all_ids(store: MemoryStore, run: Run) -> list[str]:
+    return [f"id: {event.id}" for event in store.runs.events(run.id, None, 10**6)]
+
+
+async def test_a_slow_listener_blocks_no_other_and_misses_nothing(
+    store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_watcher, "MAX_BUFFERED_EVENTS", 20)
+    watcher, run = RunWatcher(store, encode_event), start_run(store)
+    may_continue = asyncio.Event()
+
+    async def pause(_: int) -> None:
+        await may_continue.wait()
+
+    slow = asyncio.create_task(read_all(watcher, run, pause))
+    fast = [asyncio.create_task(read_all(watcher, run)) for _ in range(5)]
+    await asyncio.sleep(0.05)
+    feed = watcher._feeds[run.id]
+    for _ in range(3):
+        await asyncio.to_thread(write_events, store, run, 100)
+    await asyncio.to_thread(cancel, store, run)
+    expected = all_ids(store, run)
+    for listener in fast:
+        assert await listener == expected
+    assert not slow.done()
+    # The buffer is bounded, so the slow listener is behind it, and reads the store from its own place.
+    assert len(feed.events) <= 20
+    assert feed.events_after(read_event_id(run.id, expected[1].removeprefix("id: "))) is None
+    may_continue.set()
+    assert await slow == expected
+    assert watcher._feeds == {}
+
+
+def test_the_buffer_of_a_feed_is_bounded_in_events_and_bytes() -> None:
+    feed = RunFeed("r", start=BEFORE_ALL_EVENTS)
+    small = [EncodedEvent((number, 0), b"x") for number in range(1, 2001)]
+    feed.append(small)
+    assert feed.events == small[-run_watcher.MAX_BUFFERED_EVENTS :]
+    assert feed.start == (1500, 0)
+    assert feed.events_after((1499, 0)) is None
+    assert feed.events_after((1998, 0)) == small[-2:]
+    feed.append([EncodedEvent((2001, 0), b"x" * (run_watcher.MAX_BUFFERED_BYTES + 1))])
+    assert (feed.events, feed.buffered_bytes, feed.start) == ([], 0, (2001, 0))
+    assert feed.events_after((2000, 0)) is None
+    assert feed.events_after((2001, 0)) == []
+
+
+async def test_idle_listeners_of_many_runs_cost_one_query_a_pause(
+    store: MemoryStore, queries: Counter[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_watcher, "MAX_PAUSE_SECONDS", 0.05)
+    watcher = RunWatcher(store, encode_event)
+    runs = [start_run(store) for _ in range(20)]
+    listeners = [asyncio.create_task(read_all(watcher, run)) for run in runs for _ in range(10)]
+    await wait_for(lambda: sum(feed.start is not None for feed in watcher._feeds.values()) == 20)
+    await asyncio.sleep(0.1)
+    queries.clear()
+    await wait_for(lambda: queries["positions"] >= 10)
+    assert queries["events"] == 0
+    # A change of one run leads to a read of this run only.
+    await asyncio.to_thread(write_events, store, runs[0], 10)
+    before = queries["positions"]
+    await wait_for(lambda: queries["positions"] >= before + 3)
+    assert 1 <= queries["events"] <= 4
+    for run in runs:
+        await asyncio.to_thread(cancel, store, run)
+    for listener, run in zip(listeners, [run for run in runs for _ in range(10)], strict=True):
+        assert await listener == all_ids(store, run)
+
+
+async def test_a_store_that_does_not_count_is_read_once_per_run_with_growing_pauses(
+    store: MemoryStore, queries: Counter[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    positions = store.runs.positions
+    monkeypatch.setattr(
+        store.runs,
+        "positions",
+        lambda ids: {id: HistoryPosition(found.status, None) for id, found in positions(ids).items()},
+    )
+    watcher, run = RunWatcher(store, encode_event), start_run(store)
+    listeners = [asyncio.create_task(read_all(watcher, run)) for _ in range(50)]
+    await wait_for(lambda: run.id in watcher._feeds and watcher._feeds[run.id].read_pause > 0.3)
+    # Each of the listeners has read once at the most before all shared the reads of the feed.
+    assert queries["events"] <= 50 + 15
+    before = queries["events"]
+    await asyncio.to_thread(write_events, store, run, 5)
+    await asyncio.to_thread(cancel, store, run)
+    found = [await listener for listener in listeners]
+    assert queries["events"] - before < 15
+    assert found == [all_ids(store, run)] * 50
+
+
+async def test_followers_outlast_a_failure_of_the_store(
+    store: MemoryStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    watcher, run = RunWatcher(store, encode_event), start_run(store)
+    listener = asyncio.create_task(read_all(watcher, run))
+    waiting = asyncio.create_task(watcher.wait_until_ended(run.id, 60.0))
+    await asyncio.sleep(0.05)
+    failures: Counter[str] = Counter()
+
+    def fail(*_: Any) -> Any:
+        failures["count"] += 1
+        raise StoreError("the store is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store.runs, "positions", fail)
+        await asyncio.to_thread(cancel, store, run)
+        await wait_for(lambda: failures["count"] >= 3)
+        assert not listener.done()
+        assert not waiting.done()
+    assert await listener == all_ids(store, run)
+    await waiting
+    assert caplog.text.count("the store is away") == 1
+
+
+async def test_a_deleted_run_ends_its_streams(store: MemoryStore) -> None:
+    watcher, run = RunWatcher(store, encode_event), start_run(store)
+    listener = asyncio.create_task(read_all(watcher, run))
+    await asyncio.sleep(0.05)
+    del store.state.runs[run.id]
+    assert len(await listener) == 1
+    await watcher.wait_until_ended(run.id, 60.0)
+
+
+async def test_a_resumed_run_is_followed_to_its_new_end(store: MemoryStore) -> None:
+    watcher, run = RunWatcher(store, encode_event), start_run(store)
+    cancel(store, run)
+    await watcher.wait_until_ended(run.id, 60.0)
+    first = await read_all(watcher, run)
+    store.runs.resume(run.id, 3.0, deadline_at=None, values={})
+    listener = asyncio.create_task(read_all(watcher, run))
+    await asyncio.sleep(0.1)
+    assert not listener.done()
+    await asyncio.to_thread(cancel, store, run)
+    ids = await listener
+    assert ids == all_ids(store, run)
+    assert ids[: len(first)] == first
+
+
+async def test_a_stop_ends_all_followers_and_refuses_new_ones(store: MemoryStore) -> None:
+    watchers = RunWatchers(store, encode_event)
+    run, watcher = start_run(store), watchers.current()
+    assert watchers.current() is watcher
+    followers = [
+        asyncio.create_task(read_all(watcher, run)),
+        asyncio.create_task(watcher.wait_until_ended(run.id, 60.0)),
+    ]
+    await asyncio.sleep(0.05)
+    await asyncio.to_thread(watchers.stop)
+    await asyncio.gather(*followers)
+    await watchers.current().wait_until_ended(run.id, 60.0)
+    assert await read_all(watchers.current(), run) == []
+    assert watcher._feeds == {}
+
+
+async def test_a_wait_ends_after_its_time(store: MemoryStore, queries: Counter[str]) -> None:
+    watcher, run = RunWatcher(store, encode_event), start_run(store)
+    await watcher.wait_until_ended(run.id, 0.1)
+    assert (watcher._feeds, queries["events"]) == ({}, 0)
+
+
+async def test_succeeding_steps_reach_a_listener(store: MemoryStore) -> None:
+    watcher, run = RunWatcher(store, encode_event), start_run(store)
+    listener = asyncio.create_task(read_all(watcher, run))
+    await asyncio.sleep(0.05)
+    await asyncio.to_thread(lambda: store.queue.commit(succeed(store, claim_visit(store, run)), 0.0))
+    await asyncio.to_thread(cancel, store, run)
+    assert await listener == all_ids(store, run)
