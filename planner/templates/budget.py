@@ -28,6 +28,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from jinja2.exceptions import TemplateRuntimeError
+from jinja2.runtime import Undefined
 
 MAX_TEXT = 8 * 1024 * 1024
 """How many characters a text may have."""
@@ -169,6 +170,7 @@ def charge_as_text(value: Any, indent: int = 0) -> None:
 
     Raises:
         LimitExceeded: the text would be too long.
+        TypeError: the value contains a function or an unread list, whose text would be an address.
     """
     size = 0
     stack = [(value, 0)]
@@ -177,11 +179,15 @@ def charge_as_text(value: Any, indent: int = 0) -> None:
         if isinstance(item, str):
             size += len(item)
             continue
+        if type(item) in _SCALARS:
+            continue
         inner: Iterable[Any] = ()
         if isinstance(item, Mapping):
             inner = (part for pair in item.items() for part in pair)
         elif isinstance(item, list | tuple | ValuesView | KeysView | ItemsView):
             inner = item
+        else:
+            _refuse_address(item)
         for part in inner:
             size += 1 + indent * (depth + 1)
             if size % 4096 == 0:
@@ -192,6 +198,16 @@ def charge_as_text(value: Any, indent: int = 0) -> None:
         if size > MAX_TEXT:
             break
     charge_text(size)
+
+
+def _refuse_address(value: Any) -> None:
+    """Refuse a value whose text is its address in memory."""
+    if isinstance(value, Undefined):
+        return
+    if callable(value):
+        raise TypeError("the value is a function: call it with `()`")
+    if isinstance(value, Iterator):
+        raise TypeError("the list has not been read yet: add `| list`")
 
 
 def comparison_cost(value: Any) -> int:

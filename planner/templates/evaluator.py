@@ -21,7 +21,7 @@ from datetime import date, datetime
 from typing import Any
 
 from jinja2 import nodes
-from jinja2.exceptions import TemplateRuntimeError, UndefinedError
+from jinja2.exceptions import TemplateRuntimeError, TemplateSyntaxError, UndefinedError
 from jinja2.runtime import Undefined
 
 from noetl.planner.templates.budget import (
@@ -40,8 +40,8 @@ from noetl.planner.templates.filters import (
     LOOKUP_FILTER,
     LOOP_FILTER,
     SLICE_FILTER,
-    describe,
 )
+from noetl.planner.templates.functions import Function, describe
 from noetl.planner.templates.sandbox import SANDBOX
 
 MAX_MESSAGE = 1_000
@@ -102,12 +102,13 @@ def compile_nodes(tree: nodes.Template, select: Callable[[Any, Any], Any]) -> Ca
     """Return a function that evaluates the tree with given names, and returns `select(context, text)`.
 
     Raises:
-        EvaluationError: the tree is too deep.
+        EvaluationError: the tree is too deep for Python.
     """
     try:
         tree.set_environment(SANDBOX)
         template = SANDBOX.from_string(tree)
-    except RecursionError:
+    except (RecursionError, MemoryError, SyntaxError, TemplateSyntaxError, ValueError):
+        # Python refuses code that is nested too deeply, each version at a limit of its own.
         raise EvaluationError("LimitExceeded", "the expression is nested too deeply") from None
 
     def run(names: dict[str, Any]) -> Any:
@@ -172,7 +173,7 @@ def _convert(value: Any) -> Any:
         return value.isoformat()
     if isinstance(value, Mapping):
         return value
-    if callable(value):
+    if isinstance(value, Function) or callable(value):
         raise TypeError("the value is a function: call it with `()`")
     if isinstance(value, list | tuple):
         charge(LIST_UNITS + LIST_ITEM_UNITS * len(value))

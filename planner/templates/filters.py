@@ -32,6 +32,7 @@ from noetl.planner.templates.budget import (
     concatenate,
     to_charged_text,
 )
+from noetl.planner.templates.functions import describe
 from noetl.planner.templates.operators import add
 
 MAX_PATTERN = 1_000
@@ -62,26 +63,6 @@ class Identifier(str):
     """The name of a table or column, which an SQL sink quotes as an identifier."""
 
     __slots__ = ()
-
-
-def describe(value: object) -> str:
-    """Return the type of a value in the words of the language, with the keys of an object.
-
-    >>> describe({"a": 1}), describe([]), describe(None)
-    ('an object with `a`', 'a list', 'none')
-    """
-    if value is None:
-        return "none"
-    if isinstance(value, Mapping):
-        keys = [str(key) for key in list(value)[:8]]
-        return f"an object with {', '.join(f'`{key}`' for key in keys)}" if keys else "an empty object"
-    if isinstance(value, bool):
-        return "a boolean"
-    if isinstance(value, int | float):
-        return "a number"
-    if isinstance(value, str):
-        return "a text"
-    return "a list" if isinstance(value, list | tuple) else f"a {type(value).__name__}"
 
 
 def replace(text: Any, old: str, new: str, count: int | None = None) -> str:

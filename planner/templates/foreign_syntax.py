@@ -25,6 +25,13 @@ FUNCTION_HINTS = {
     "json": "write `value | tojson`",
     "defined": "write `name is defined`",
 }
+METHOD_HINTS = {
+    "append": "write `list + [value]`",
+    "extend": "write `list + list`",
+    "format": "join texts with `~`",
+    "length": "write `value | length`",
+    "size": "write `value | length`",
+}
 FILTER_HINTS = {
     "bool": "write `true if value else false`",
     "to_json": "write `tojson`",

@@ -12,8 +12,8 @@ documentation, "API".
 Cost: O(length of the text). The simple stage is about twenty times faster than the parser of Jinja2.
 
 Limits: MAX_SOURCE characters, MAX_BRACKETS nested brackets (checked before parsing, because the parser is
-recursive), MAX_NODES nodes, MAX_DEPTH levels of the tree and MAX_LOOPS nested loops. Past a limit, NP405 is
-raised.
+recursive) and MAX_NODES nodes. The tree may have MAX_DEPTH levels, MAX_LOOPS nested loops and MAX_BLOCKS
+nested blocks. Past a limit, NP405 is raised.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from jinja2.parser import Parser
 from noetl.planner.frozen import frozen
 from noetl.planner.templates.access_paths import child_nodes
 from noetl.planner.templates.budget import MAX_INTEGER_BITS
-from noetl.planner.templates.sandbox import ALLOWED_NODES, FUNCTIONS, SANDBOX
+from noetl.planner.templates.sandbox import ALLOWED_NODES, CALLABLE_ATTRIBUTES, FUNCTIONS, SANDBOX
 
 MAX_SOURCE = 64 * 1024
 MAX_NODES = 4_000
@@ -38,6 +38,9 @@ MAX_DEPTH = 100
 MAX_BRACKETS = 30
 MAX_LOOPS = 20
 """How many `for` loops may be nested. Jinja2 compiles them to nested loops, and Python allows 20."""
+
+MAX_BLOCKS = 50
+"""How many blocks of all kinds may be nested. Python allows 100 levels of indentation."""
 
 _OPENING = re.compile(r"\{[{%#]")
 _BRACKET = re.compile(r"[(\[{)\]}]")
@@ -129,8 +132,8 @@ def parse_nodes(source: str) -> list[nodes.Node]:
         # Python cannot read a decimal integer of more than 4,300 digits.
         raise TemplateProblem("NP405", "a number is too large", 0, len(source)) from None
     _check_nodes(source, body)
-    if source.count("for") > MAX_LOOPS:
-        _check_loops(source, body)
+    if "{%" in source:
+        _check_blocks(source, body)
     return body
 
 
@@ -206,16 +209,50 @@ def _check_nodes(source: str, body: Sequence[nodes.Node]) -> None:
         level = [child for node in level for child in child_nodes(node)]
 
 
-def _check_loops(source: str, body: Sequence[nodes.Node]) -> None:
-    """Raise TemplateProblem if too many loops are nested."""
-    stack = [(node, 0) for node in body]
+@frozen
+class _Place:
+    """A node, the number of loops and of all blocks around it, and whether it is the owner of an attribute.
+
+    A loop counts for its body only.
+    """
+
+    node: nodes.Node
+    loops: int = 0
+    blocks: int = 0
+    is_owner: bool = False
+
+
+def _check_blocks(source: str, body: Sequence[nodes.Node]) -> None:
+    """Raise TemplateProblem if too many blocks are nested, or `loop` is more than the owner of an attribute.
+
+    A loop that calls itself through `loop` would run outside of all budgets.
+    """
+    stack = [_Place(node) for node in body]
     while stack:
-        node, depth = stack.pop()
-        depth += isinstance(node, nodes.For)
-        if depth > MAX_LOOPS:
-            message = f"`for` loops are nested more than {MAX_LOOPS} levels deep"
-            raise TemplateProblem("NP405", message, *_word_span(source, node.lineno, "for"))
-        stack += ((child, depth) for child in child_nodes(node))
+        place = stack.pop()
+        node, loops, blocks = place.node, place.loops, place.blocks
+        if isinstance(node, nodes.Name) and node.name == "loop" and loops and not place.is_owner:
+            message = "`loop` is not a value: only its attributes can be read"
+            span = _word_span(source, node.lineno, "loop")
+            raise TemplateProblem("NP403", message, *span, "write an attribute, such as `loop.index`")
+        if isinstance(node, nodes.For | nodes.If | nodes.With):
+            blocks += 1
+            _check_depth(source, node, loops + isinstance(node, nodes.For), blocks)
+        in_body = {id(child) for child in node.body} if isinstance(node, nodes.For) else ()
+        is_owner = isinstance(node, nodes.Getattr)
+        stack += (
+            _Place(child, loops + (id(child) in in_body), blocks, is_owner) for child in child_nodes(node)
+        )
+
+
+def _check_depth(source: str, node: nodes.Node, loops: int, blocks: int) -> None:
+    if loops > MAX_LOOPS:
+        message = f"`for` loops are nested more than {MAX_LOOPS} levels deep"
+        raise TemplateProblem("NP405", message, *_word_span(source, node.lineno, "for"))
+    if blocks > MAX_BLOCKS:
+        word = type(node).__name__.lower()
+        message = f"blocks are nested more than {MAX_BLOCKS} levels deep"
+        raise TemplateProblem("NP405", message, *_word_span(source, node.lineno, word))
 
 
 def _check_node(source: str, node: nodes.Node) -> None:
@@ -252,6 +289,7 @@ def _check_constant(source: str, node: nodes.Const) -> None:
 
 
 def _check_filter(source: str, node: nodes.Filter) -> None:
+    _check_arguments(source, node)
     if node.name not in SANDBOX.filters:
         hint = _find_hint(node.name, SANDBOX.filters, "FILTER_HINTS")
         raise TemplateProblem(
@@ -277,7 +315,8 @@ def _check_name_argument(source: str, node: nodes.Filter, position: int, noun: s
     if not isinstance(argument, nodes.Const) or not isinstance(argument.value, str):
         return
     known: Mapping[str, Any] = SANDBOX.filters if noun == "filter" else SANDBOX.tests
-    if argument.value not in known:
+    # The names of internal filters contain a blank.
+    if argument.value not in known or " " in argument.value:
         word = argument.value
         hint = _find_hint(word, known, f"{noun.upper()}_HINTS")
         span = _word_span(source, argument.lineno, word)
@@ -285,6 +324,7 @@ def _check_name_argument(source: str, node: nodes.Filter, position: int, noun: s
 
 
 def _check_test(source: str, node: nodes.Test) -> None:
+    _check_arguments(source, node)
     if node.name not in SANDBOX.tests:
         hint = _find_hint(node.name, SANDBOX.tests, "TEST_HINTS")
         raise TemplateProblem(
@@ -293,18 +333,56 @@ def _check_test(source: str, node: nodes.Test) -> None:
 
 
 def _check_call(source: str, node: nodes.Call) -> None:
-    if node.dyn_args is not None or node.dyn_kwargs is not None:
-        raise TemplateProblem(
-            "NP403", "`*` and `**` are not allowed in calls", *_word_span(source, node.lineno, "(")
-        )
-    if isinstance(node.node, nodes.Name) and node.node.name not in FUNCTIONS:
-        name = node.node.name
+    _check_arguments(source, node)
+    called = node.node
+    if isinstance(called, nodes.Getattr):
+        _check_method(source, called)
+        return
+    if not isinstance(called, nodes.Name):
+        message = "only functions and methods can be called by their names"
+        span = _word_span(source, called.lineno, "(")
+        raise TemplateProblem("NP403", message, *span, "write a name or a method before `(`")
+    if called.name not in FUNCTIONS:
+        name = called.name
         hint = _find_hint(name, FUNCTIONS, "FUNCTION_HINTS")
         if hint is None and name in SANDBOX.filters:
             hint = f"`{name}` is a filter: write `value | {name}`"
         raise TemplateProblem(
-            "NP402", f"unknown function `{name}`", *_word_span(source, node.node.lineno, name), hint
+            "NP402", f"unknown function `{name}`", *_word_span(source, called.lineno, name), hint
         )
+
+
+def _check_arguments(source: str, node: nodes.Call | nodes.Filter | nodes.Test) -> None:
+    if node.dyn_args is not None or node.dyn_kwargs is not None:
+        raise TemplateProblem(
+            "NP403", "`*` and `**` are not allowed in calls", *_word_span(source, node.lineno, "(")
+        )
+
+
+def _check_method(source: str, node: nodes.Getattr) -> None:
+    if node.attr not in CALLABLE_ATTRIBUTES:
+        hint = _find_hint(node.attr, CALLABLE_ATTRIBUTES, "METHOD_HINTS")
+        span = _word_span(source, node.lineno, node.attr)
+        raise TemplateProblem("NP402", f"unknown method `{node.attr}`", *span, hint)
+
+
+def _check_loop(source: str, node: nodes.For) -> None:
+    if node.recursive:
+        message = "`recursive` is not allowed in `for`"
+        raise TemplateProblem("NP403", message, *_word_span(source, node.lineno, "recursive"))
+    if any(
+        target.name == "loop"
+        for target in (node.target, *node.target.find_all(nodes.Name))
+        if isinstance(target, nodes.Name)
+    ):
+        message = "`loop` is not allowed as the name of an item"
+        raise TemplateProblem("NP403", message, *_word_span(source, node.lineno, "loop"), "rename it")
+
+
+def _check_name(source: str, node: nodes.Name) -> None:
+    if node.name == "self" or node.name.startswith("_"):
+        message = f"`{node.name}` is not allowed in an expression"
+        raise TemplateProblem("NP403", message, *_word_span(source, node.lineno, node.name))
 
 
 _NODE_CHECKS: Mapping[type[nodes.Node], Callable[[str, Any], None]] = {
@@ -314,6 +392,8 @@ _NODE_CHECKS: Mapping[type[nodes.Node], Callable[[str, Any], None]] = {
     nodes.Filter: _check_filter,
     nodes.Test: _check_test,
     nodes.Call: _check_call,
+    nodes.For: _check_loop,
+    nodes.Name: _check_name,
 }
 
 

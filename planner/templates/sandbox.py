@@ -17,9 +17,9 @@ Limits: those of `budget`.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, ItemsView, Iterator, KeysView, Mapping, ValuesView
+from collections.abc import Callable, Iterator, Mapping
 from datetime import date, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from jinja2 import StrictUndefined, nodes
@@ -44,8 +44,11 @@ from noetl.planner.templates.budget import (
     to_charged_text,
 )
 from noetl.planner.templates.filter_costs import CHARACTER_PAIRS_PER_UNIT, charge_filter
-from noetl.planner.templates.filters import FILTERS, describe, join_texts, replace
+from noetl.planner.templates.filters import FILTERS, join_texts, replace
+from noetl.planner.templates.functions import Function, describe
 from noetl.planner.templates.operators import OPERATORS
+
+MAX_SHOWN_NAME = 100
 
 
 class SandboxUndefined(StrictUndefined):
@@ -55,9 +58,11 @@ class SandboxUndefined(StrictUndefined):
 
     @property
     def _undefined_message(self) -> str:
+        name: object = self._undefined_name
+        shown = str(name)[:MAX_SHOWN_NAME] if isinstance(name, str | int | float) else describe(name)
         if self._undefined_obj is missing:
-            return f"`{self._undefined_name}` is undefined"
-        return f"`{self._undefined_name}` is undefined in {describe(self._undefined_obj)}"
+            return f"`{shown}` is undefined"
+        return f"`{shown}` is undefined in {describe(self._undefined_obj)}"
 
 
 class OffsetLexer(Lexer):
@@ -160,12 +165,35 @@ _METHODS: tuple[tuple[type, frozenset[str]], ...] = (
     (date, frozenset({"year", "month", "day", "isoformat", "weekday", "isoweekday"})),
     (LoopContext, _LOOP_ATTRIBUTES),
 )
+CALLABLE_ATTRIBUTES = _TEXT_METHODS.union(
+    ("cycle", "date", "get", "isoformat", "isoweekday", "items", "join", "keys", "replace", "timestamp"),
+    ("values", "weekday"),
+)
+"""The attributes that may be called: the methods in `_METHODS`, and those that the sandbox replaces."""
 
 
 def _charge_output(value: Any) -> Any:
-    if isinstance(value, list | tuple | Mapping | ValuesView | KeysView | ItemsView):
+    if not isinstance(value, str):
         charge_as_text(value)
     return value
+
+
+JINJA_FILTERS = (
+    "abs", "batch", "capitalize", "center", "count", "d", "default", "dictsort", "e", "escape",
+    "filesizeformat", "first", "float", "forceescape", "groupby", "indent", "int", "items", "join", "last",
+    "length", "list", "lower", "map", "max", "min", "random", "reject", "rejectattr", "replace", "reverse",
+    "round", "safe", "select", "selectattr", "slice", "sort", "string", "striptags", "title", "trim",
+    "truncate", "unique", "upper", "urlencode", "wordcount", "wordwrap",
+)  # fmt: skip
+"""The filters of Jinja2 that expressions may use. Filters of later versions need a charge first."""
+
+JINJA_TESTS = (
+    "!=", "<", "<=", "==", ">", ">=", "boolean", "callable", "defined", "divisibleby", "eq", "equalto",
+    "escaped", "even", "false", "filter", "float", "ge", "greaterthan", "gt", "in", "integer", "iterable",
+    "le", "lessthan", "lower", "lt", "mapping", "ne", "none", "number", "odd", "sameas", "sequence", "string",
+    "test", "true", "undefined", "upper",
+)  # fmt: skip
+"""The tests of Jinja2 that expressions may use."""
 
 
 class Sandbox(ImmutableSandboxedEnvironment):
@@ -181,12 +209,10 @@ class Sandbox(ImmutableSandboxedEnvironment):
             cache_size=0,
             finalize=_charge_output,
         )
-        self.globals = {"range": _range, "dict": _dict}
-        for name in ("attr", "format", "pprint", "urlize", "xmlattr"):
-            del self.filters[name]
-        for name, function in list(self.filters.items()):
-            self.filters[name] = charge_filter(self, name, function)
-        self.filters.update(FILTERS)
+        self.globals = {"range": Function(_range), "dict": Function(_dict)}
+        self.filters = {name: charge_filter(self, name, self.filters[name]) for name in JINJA_FILTERS}
+        self.filters |= FILTERS
+        self.tests = {name: self.tests[name] for name in JINJA_TESTS}
         self.tests |= {name: _charge_operands(self.tests[name]) for name in _COMPARISON_TESTS}
         self.tests |= {name: _charge_text_test(self.tests[name]) for name in ("lower", "upper")}
         self.tests["in"] = _charge_membership
@@ -210,16 +236,14 @@ class Sandbox(ImmutableSandboxedEnvironment):
                 pass
         if isinstance(obj, str) and attribute in ("replace", "join"):
             function = replace if attribute == "replace" else join_texts
-            return lambda *args: function(obj, *args)
+            return Function(partial(function, obj))
         for type_, names in _METHODS:
             if isinstance(obj, type_):
                 if attribute in names:
                     value = getattr(obj, attribute)
-                    return (
-                        _charge_method(obj, attribute, value)
-                        if isinstance(obj, str | list | tuple)
-                        else value
-                    )
+                    if isinstance(obj, str | list | tuple):
+                        value = _charge_method(obj, attribute, value)
+                    return Function(value) if callable(value) else value
                 break
         return self.undefined(obj=obj, name=attribute)
 
@@ -232,6 +256,16 @@ class Sandbox(ImmutableSandboxedEnvironment):
             if isinstance(argument, str):
                 return self.getattr(obj, argument)
             return self.undefined(obj=obj, name=argument)
+
+    def call(self, context: Any, function: Any, /, *args: Any, **kwargs: Any) -> Any:
+        # Jinja2 passes the names of a loop to functions that read the context. None does.
+        kwargs.pop("_loop_vars", None)
+        kwargs.pop("_block_vars", None)
+        if type(function) is Function:
+            return function.function(*args, **kwargs)
+        if isinstance(function, Undefined):
+            function._fail_with_undefined_error()
+        raise TypeError(f"{describe(function)} cannot be called")
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         return OPERATORS[operator](left, right)
@@ -336,7 +370,7 @@ FUNCTIONS = frozenset({"range", "dict", "now", "uuid"})
 
 ALLOWED_NODES: frozenset[type[nodes.Node]] = frozenset(
     {
-        nodes.Template, nodes.Output, nodes.TemplateData, nodes.Name, nodes.NSRef, nodes.Const, nodes.Getattr,
+        nodes.Template, nodes.Output, nodes.TemplateData, nodes.Name, nodes.Const, nodes.Getattr,
         nodes.Getitem, nodes.Slice, nodes.List, nodes.Tuple, nodes.Dict, nodes.Pair, nodes.Keyword,
         nodes.Filter, nodes.Test, nodes.Call, nodes.CondExpr, nodes.Add, nodes.Sub, nodes.Mul, nodes.Div,
         nodes.FloorDiv, nodes.Mod, nodes.Pow, nodes.And, nodes.Or, nodes.Not, nodes.Neg, nodes.Pos,

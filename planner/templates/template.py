@@ -36,6 +36,7 @@ from noetl.planner.templates.evaluator import (
     to_text,
 )
 from noetl.planner.templates.filters import Identifier, Raw
+from noetl.planner.templates.functions import Function
 from noetl.planner.templates.parser import (
     Expression,
     TemplateProblem,
@@ -44,7 +45,7 @@ from noetl.planner.templates.parser import (
     split_parts,
     split_simple_parts,
 )
-from noetl.planner.templates.sandbox import SANDBOX
+from noetl.planner.templates.sandbox import FUNCTIONS, SANDBOX
 
 __all__ = [
     "EvaluationError",
@@ -223,9 +224,10 @@ class Template:
         names: dict[str, Any] = {}
         for name in self.names:
             try:
-                names[name] = lookup(name)
+                value = lookup(name)
             except KeyError:
                 continue
+            names[name] = Function(value) if name in FUNCTIONS and callable(value) else value
         start_budget()
         try:
             return function(names)

@@ -299,7 +299,7 @@ def test_expressions_have_values(expression: str, expected: Any) -> None:
         ("n | wordwrap(3)", "TemplateError", "has no attribute 'splitlines'"),
         ("1.5 | round('a')", "TemplateError", "cannot be interpreted as an integer"),
         ("n[1:2]", "TemplateError", "not subscriptable"),
-        ("range | tojson", "TemplateError", "has no JSON form"),
+        ("range | tojson", "TemplateError", "the value is a function"),
         ("(-8) ** 0.5", "TemplateError", "a complex, which JSON cannot hold"),
         ("text.upper", "TemplateError", "the value is a function"),
         ("zz", "UndefinedName", "`zz` is undefined"),

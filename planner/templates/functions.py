@@ -1,0 +1,50 @@
+"""The functions and methods that an expression may call, and how a value of any kind is described."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from jinja2.exceptions import TemplateRuntimeError
+
+
+class Function:
+    """A function or method that an expression may call. The sandbox calls nothing else.
+
+    It has no attributes for expressions, and no text: its address would be one of the process.
+    """
+
+    __slots__ = ("function",)
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(*args, **kwargs)
+
+    def __str__(self) -> str:
+        raise TemplateRuntimeError("the value is a function: call it with `()`")
+
+    __repr__ = __str__
+
+
+def describe(value: object) -> str:
+    """Return the type of a value in the words of the language, with the keys of an object.
+
+    >>> describe({"a": 1}), describe([]), describe(None)
+    ('an object with `a`', 'a list', 'none')
+    """
+    if value is None:
+        return "none"
+    if isinstance(value, Mapping):
+        keys = [str(key)[:100] for key in list(value)[:8]]
+        return f"an object with {', '.join(f'`{key}`' for key in keys)}" if keys else "an empty object"
+    if isinstance(value, bool):
+        return "a boolean"
+    if isinstance(value, int | float):
+        return "a number"
+    if isinstance(value, str):
+        return "a text"
+    if callable(value):
+        return "a function"
+    return "a list" if isinstance(value, list | tuple) else f"a {type(value).__name__}"
