@@ -1,7 +1,16 @@
 """Strict reading of requests: bodies within a size limit, headers and query parameters.
 
-JSON must have the same value for every parser. So a repeated key, a number out of range, or half a surrogate
-pair is an error.
+Problem: a client chooses the text of a body. JSON must have the same value for every parser. So a repeated
+key, a number out of range, or half a surrogate pair is an error. And no body may hold the event loop, on
+which every other request waits.
+
+Algorithm: the size is checked while a body arrives, and the depth before it is decoded: the
+running sum of its brackets, outside of strings. A body of more than MAX_INLINE_BYTES is decoded on a thread.
+MAX_DECODERS threads exist for that, so large bodies do not take those of other requests.
+
+Cost: the check of the depth is linear, a third of the time of decoding at most.
+
+Limits: MAX_BODY_BYTES and MAX_DEPTH.
 """
 
 from __future__ import annotations
@@ -10,11 +19,13 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from email.message import Message
-from typing import Any
+from itertools import accumulate
+from typing import Any, TypeVar
 
+from anyio import CapacityLimiter, to_thread
 from fastapi import Request
 from pydantic import BaseModel, Field
 
@@ -30,6 +41,15 @@ MAX_BODY_BYTES = 1024 * 1024
 MAX_DEPTH = 100
 MAX_WAIT_SECONDS = 25
 
+MAX_INLINE_BYTES = 16 * 1024
+"""Largest body that is decoded on the event loop, which takes a few milliseconds at most."""
+
+MAX_DECODERS = 2
+"""How many larger bodies are decoded at the same time."""
+
+_decoders = CapacityLimiter(MAX_DECODERS)
+Decoded = TypeVar("Decoded")
+
 YAML_TYPES = ("application/yaml", "application/x-yaml", "text/yaml")
 JSON_TYPE = "application/json"
 
@@ -37,6 +57,12 @@ IDEMPOTENCY_KEY = "^[\\x20-\\x7e]{1,255}$"
 """Pattern of an idempotency key: printable ASCII characters."""
 
 _SHOWN_NAME_LENGTH = 100
+
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)
+"""A JSON string. One that never ends extends to the end, so no text is scanned twice."""
+
+_NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_DEPTH_CHANGE = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 
 _NOT_PLAIN_IN_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 """Characters that may stand unescaped in JSON, and that YAML refuses or reads as line breaks."""
@@ -79,7 +105,7 @@ async def read_submission(request: Request) -> tuple[PlanSource, StartRequest]:
     body = await _read_body(request)
     if content_type == JSON_TYPE:
         check_query_names(request, ())
-        return _parse_submission(decode_json(body, "The body"))
+        return await _decode(body, _parse_submission)
     check_query_names(request, ("input",))
     text = request.query_params.get("input")
     if text is None:
@@ -103,7 +129,7 @@ async def read_playbook(request: Request) -> str | bytes:
     check_query_names(request, ())
     if content_type != JSON_TYPE:
         return body
-    return _playbook_text(parse_body(PlaybookBody, decode_json(body, "The body")).playbook)
+    return await _decode(body, lambda value: _playbook_text(parse_body(PlaybookBody, value).playbook))
 
 
 async def read_resume_request(request: Request) -> ResumeRequest:
@@ -119,7 +145,7 @@ async def read_resume_request(request: Request) -> ResumeRequest:
     if not body:
         return ResumeRequest(idempotency_key=key)
     _content_type(request, (JSON_TYPE,))
-    resume = parse_body(ResumeBody, decode_json(body, "The body"))
+    resume = await _decode(body, lambda value: parse_body(ResumeBody, value))
     return ResumeRequest(resume.input or {}, resume.step, key)
 
 
@@ -133,7 +159,22 @@ async def read_callback_answer(request: Request) -> Any:
     if not body:
         return None
     _content_type(request, (JSON_TYPE,))
-    return decode_json(body, "The body")
+    return await _decode(body, lambda value: value)
+
+
+async def _decode(body: bytes, read: Callable[[Any], Decoded]) -> Decoded:
+    """Return what `read` makes of the JSON value in a body.
+
+    Raises:
+        Problem: 400, or what `read` raises.
+    """
+
+    def decode() -> Decoded:
+        return read(decode_json(body, "The body"))
+
+    if len(body) <= MAX_INLINE_BYTES:
+        return decode()
+    return await to_thread.run_sync(decode, limiter=_decoders)
 
 
 def decode_json(body: bytes, subject: str) -> Any:
@@ -244,6 +285,8 @@ class _MalformedJsonError(Exception):
 
 def _decode_strictly(body: bytes) -> Any:
     too_deep = f"is nested more than {MAX_DEPTH} levels deep"
+    if nests_deeper(body, MAX_DEPTH):
+        raise _MalformedJsonError(too_deep)
     try:
         value = json.loads(
             body.decode("utf-8"),
@@ -265,6 +308,19 @@ def _decode_strictly(body: bytes) -> Any:
     if b"\\u" in body and not _is_unicode(value):
         raise _MalformedJsonError("has half of a surrogate pair")
     return value
+
+
+def nests_deeper(body: bytes, limit: int) -> bool:
+    """Return whether JSON text is nested more than `limit` levels deep, without decoding it.
+
+    >>> nests_deeper(b'[[[0], "[[[["]]', 3), nests_deeper(b"[[[{", 3)
+    (False, True)
+    """
+    if body.count(b"[") + body.count(b"{") <= limit:
+        return False
+    brackets = _STRING.sub(b"", body).translate(None, _NOT_BRACKETS)
+    depths = accumulate(map(_DEPTH_CHANGE.__getitem__, brackets))
+    return any(map(limit.__lt__, depths))
 
 
 def _refuse_constant(name: str) -> Any:

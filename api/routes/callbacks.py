@@ -35,6 +35,7 @@ _ANSWER_BODY: dict[str, Any] = NO_SECURITY | {
 )
 async def answer(token: str, request: Request, services: PublicTenantServices) -> Response:
     """Accept the body as the answer of a waiting step. The same answer again changes nothing."""
+    await run_in_threadpool(services.callbacks.check_token, token)
     body = await read_callback_answer(request)
     await run_in_threadpool(services.callbacks.answer, token, body)
     return _accepted()

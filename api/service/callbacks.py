@@ -7,6 +7,7 @@ from typing import Any
 from noetl.api.service.tenant import TenantContext
 from noetl.executor.model.ids import hash_secret
 from noetl.executor.model.run import WaitKey
+from noetl.executor.model.wait_transition import unknown_token
 from noetl.planner.frozen import frozen
 
 
@@ -15,6 +16,15 @@ class CallbackService:
     """The callbacks of all tenants: a token is the credential for its wait."""
 
     context: TenantContext
+
+    def check_token(self, token: str) -> None:
+        """Raise unless the token was given out. So the body of a request with another one is never read.
+
+        Raises:
+            RejectedError: `unknown_token`.
+        """
+        if not self.context.store.waits.has_token(hash_secret(token)):
+            raise unknown_token()
 
     def answer(self, token: str, body: Any) -> WaitKey:
         """Complete the action that waits for the token with `body`, and return the key of its wait.

@@ -272,6 +272,10 @@ class WaitStore(Protocol):
         """Refuse answers to a wait from now on, and return the wait with its answer, if any."""
         ...
 
+    def has_token(self, token_hash: str) -> bool:
+        """Return whether the token was given out, so that its answer is worth reading. Nothing is locked."""
+        ...
+
     def answer(self, token_hash: str, body: Any, now: float) -> WaitKey:
         """Answer a wait and return its key: its visit is due at once, and the same answer again changes
         nothing.

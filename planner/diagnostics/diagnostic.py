@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
+from heapq import nsmallest
+from itertools import pairwise
 from typing import Any
 
 from noetl.planner.diagnostics.codes import CODES, Severity
 
 MAX_COMPARED_WORDS = 20_000
 """With how many words unknown words of one playbook are compared, to find those that were meant."""
+
+MAX_RATED_WORDS = 32
+"""With how many words one unknown word is compared exactly. They share most pairs of letters with it."""
 
 MAX_FINDINGS = 2_000
 """How many findings of one playbook are reported."""
@@ -138,8 +143,26 @@ def closest(word: str, known: Iterable[str]) -> str | None:
     """
     from difflib import get_close_matches
 
-    matches = get_close_matches(word, sorted(set(known) - {word}), n=1, cutoff=0.7)
+    matches = get_close_matches(word, _rated_words(word, set(known) - {word}), n=1, cutoff=0.7)
     return matches[0] if matches else None
+
+
+def _rated_words(word: str, known: Collection[str]) -> list[str]:
+    """Return the words that are worth an exact comparison, which takes far longer than this one."""
+    if len(known) <= MAX_RATED_WORDS:
+        return sorted(known)
+    pairs = _letter_pairs(word)
+
+    def distance(other: str) -> tuple[int, str]:
+        return len(pairs ^ _letter_pairs(other)), other
+
+    # A ratio of 0.7 is out of reach for a word of twice the length.
+    candidates = (other for other in known if len(word) <= 2 * len(other) <= 4 * len(word))
+    return sorted(nsmallest(MAX_RATED_WORDS, candidates, key=distance))
+
+
+def _letter_pairs(word: str) -> set[str]:
+    return {*word, *map("".join, pairwise(word))}
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str | None:

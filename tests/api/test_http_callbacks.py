@@ -289,3 +289,18 @@ async def test_other_log_lines_of_a_server_are_unchanged(
     logging.getLogger("uvicorn.access").info("%s %d", "/workflows/status/a", 200)
     logging.getLogger("uvicorn.access").info("plain")
     assert [record.getMessage() for record in caplog.records][-2:] == ["/workflows/status/a 200", "plain"]
+
+
+async def test_the_body_of_an_unknown_token_is_not_read(http: httpx.AsyncClient) -> None:
+    sent = 0
+
+    async def body() -> AsyncIterator[bytes]:
+        nonlocal sent
+        for _ in range(8):
+            sent += 1
+            yield b'{"":' * 1000
+
+    path = "/workflows/callbacks/" + "0" * 64
+    response = await http.post(path, content=body(), headers={"Content-Type": "application/json"})
+    assert_problem(response, 404, "unknown-token")
+    assert sent == 0

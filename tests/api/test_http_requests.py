@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from noetl.api.http.requests import (
     MAX_BODY_BYTES,
     accepts,
     decode_json,
+    nests_deeper,
     read_callback_answer,
     read_idempotency_key,
     read_playbook,
@@ -78,6 +80,36 @@ def test_json_that_parsers_read_differently_is_malformed(body: bytes) -> None:
         decode_json(body, "The body")
     assert raised.value.status == 400
     assert len(raised.value.detail) < 300
+
+
+@pytest.mark.parametrize("opened", [b"[", b'{"":', b'["[]",{"\\"]":', b"[{},"])
+def test_depth_is_limited_before_decoding(opened: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[str] = []
+    monkeypatch.setattr(json, "loads", lambda text, **_: decoded.append(text))
+    with pytest.raises(Problem, match="more than 100 levels"):
+        decode_json(opened * (MAX_BODY_BYTES // len(opened)), "The body")
+    assert not decoded
+
+
+@pytest.mark.parametrize(
+    "filling", [b'"' + b"[{" * 300 + b'"', b'"\\"[[[' + b"[" * 300 + b'"', b'"' + b"[" * 300]
+)
+def test_brackets_in_strings_are_no_depth(filling: bytes) -> None:
+    assert not nests_deeper(b'{"a": [' + filling + b"]}", 100)
+
+
+def test_a_large_body_leaves_the_event_loop_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[str] = []
+
+    def loads(text: str, **_: object) -> object:
+        threads.append(threading.current_thread().name)
+        return []
+
+    monkeypatch.setattr(json, "loads", loads)
+    for size in (10, MAX_BODY_BYTES):
+        body = b"[" + b" " * (size - 2) + b"]"
+        asyncio.run(read_callback_answer(request(body, content_type="application/json")))
+    assert [name == threading.main_thread().name for name in threads] == [True, False]
 
 
 def test_json_is_decoded_to_its_value() -> None:

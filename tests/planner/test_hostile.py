@@ -7,6 +7,7 @@ million calls.
 from __future__ import annotations
 
 import cProfile
+import difflib
 import pstats
 
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from benchmarks.hostile import TEXTS, logging_steps, text_of
 from noetl.executor.actions import catalogue
 from noetl.planner.compile import Compilation, compile_playbook
+from noetl.planner.diagnostics.diagnostic import MAX_RATED_WORDS, closest
 from noetl.planner.program import template_uses
 from noetl.planner.templates.template import cached_parse
 
@@ -79,3 +81,16 @@ def test_the_length_of_all_expressions_together_is_limited(monkeypatch: pytest.M
     assert find_errors(8, "{{ x + 1 }}") == []
     assert find_errors(20, "{{ x + 1 }}")[0][0] == "NP701"
     assert find_errors(20, "{{ x + }}")[-1][0] == "NP701", "invalid expressions count too"
+
+
+def test_a_misspelt_name_is_compared_with_few_similar_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[int] = []
+
+    def get_close_matches(word: str, words: list[str], n: int, cutoff: float) -> list[str]:
+        compared.append(len(words))
+        return words[:1]
+
+    monkeypatch.setattr(difflib, "get_close_matches", get_close_matches)
+    names = [f"step_with_a_long_name_{index}" for index in range(4_000)]
+    assert closest("step_with_a_long_nam_1", [*names, "step_with_a_long_name"]) is not None
+    assert compared == [MAX_RATED_WORDS]

@@ -76,6 +76,10 @@ class DynamoWaits:
             key, self._context.table.update(Update(self._wait_key(key), keep={"closed": now}))
         )
 
+    def has_token(self, token_hash: str) -> bool:
+        """Return whether the token was given out."""
+        return self._context.table.get(keys.token(token_hash)) is not None
+
     def answer(self, token_hash: str, body: Any, now: float) -> WaitKey:
         """Answer a wait and return its key: its visit is due at once."""
         self._limits.check_answer(encode_json(body))

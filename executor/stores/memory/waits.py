@@ -52,6 +52,9 @@ class MemoryWaits:
             record.closed_waits.add(key)
             return record.waits.setdefault(key, Wait(key.id))
 
+    def has_token(self, token_hash: str) -> bool:
+        return token_hash in self._state.tokens
+
     def answer(self, token_hash: str, body: Any, now: float) -> WaitKey:
         self._state.limits.check_answer(_encode(body))
         with self._state.change_runs(due=1):

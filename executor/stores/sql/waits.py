@@ -59,6 +59,9 @@ class SqlWaits:
             db.execute("waits.open", **asdict(key))
             return _wait_from_row(db.execute("waits.close", now=now, **asdict(key)).fetchone())
 
+    def has_token(self, token_hash: str) -> bool:
+        return bool(self._context.database.fetch_all("waits.get_token", token_hash=token_hash))
+
     def answer(self, token_hash: str, body: Any, now: float) -> WaitKey:
         self._context.limits.check_answer(encode_json(body))
         with self._context.database.transaction() as db:

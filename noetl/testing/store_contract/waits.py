@@ -60,6 +60,13 @@ class WaitsContract(ContractFixtures):
         visit = claim_visit(store, run, 5.0).visit
         assert (visit.id, visit.progress) == (key.visit_id, Progress(journal={"run": {"at": 0}}))
 
+    def test_a_token_is_known_from_the_opening_of_its_wait(self, store: Store, second: Store) -> None:
+        assert not store.waits.has_token("t")
+        start_waiting_run(store)
+        assert store.waits.has_token("t")
+        assert second.waits.has_token("t")
+        assert not store.waits.has_token("u")
+
     @pytest.mark.parametrize(
         "body", [None, False, 0, "", [], {}, {"a": None}, 1.5, 2**70, "\ud800", "é\x00", [[{}]]]
     )
