@@ -11,6 +11,7 @@ from noetl.api.auth.authentication import Authenticator
 from noetl.api.auth.jwt import TokenVerifier, read_issuer
 from noetl.api.http.event_stream import encode_event
 from noetl.api.http.open_limit import OpenLimit, stream_limit
+from noetl.api.service.request_store import Circuit, guard_store
 from noetl.api.service.run_watcher import RunWatchers
 from noetl.api.service.services import TenantServices, create_services
 from noetl.executor.actions import catalogue
@@ -24,7 +25,10 @@ from noetl.planner.diagnostics.diagnostic import did_you_mean
 
 @dataclass(frozen=True, slots=True)
 class AppServices:
-    """An open store with all that uses it: the services, the authenticator, and the watchers of runs."""
+    """An open store with all that uses it: the services, the authenticator, and the watchers of runs.
+
+    `store` is for workers, which wait while it is away. All others fail soon.
+    """
 
     store: Store
     services: TenantServices
@@ -47,6 +51,7 @@ class AppContext:
         self._always_authenticated = always_authenticated
         self._services: AppServices | None = None
         self._lock = threading.Lock()
+        self._opening = Circuit()
 
     @property
     def settings(self) -> Mapping[str, str]:
@@ -69,13 +74,13 @@ class AppContext:
                 issuer = read_issuer(self.settings)
                 actions = allowed_catalogue(self.settings)
                 open_streams = stream_limit(self.settings)
-                store = open_store(self.settings.get("NOETL_STORE"))
+                store = self._opening.call(lambda: open_store(self.settings.get("NOETL_STORE")))
+                request_store = guard_store(store)
                 tokens = None if issuer is None else TokenVerifier(issuer)
-                authenticator = Authenticator(store, tokens, always=self._always_authenticated)
-                watchers = RunWatchers(store, encode_event)
-                self._services = AppServices(
-                    store, create_services(store, actions), authenticator, watchers, open_streams
-                )
+                authenticator = Authenticator(request_store, tokens, always=self._always_authenticated)
+                watchers = RunWatchers(request_store, encode_event)
+                services = create_services(request_store, actions)
+                self._services = AppServices(store, services, authenticator, watchers, open_streams)
             return self._services
 
     def close(self) -> None:

@@ -37,6 +37,10 @@ class StoreError(Exception):
     """A store that cannot be opened or used. The message says which store, and why."""
 
 
+class StoreAwayError(StoreError):
+    """A store that cannot be reached now. A later operation may succeed."""
+
+
 class SchemaError(StoreError):
     """A store with the schema of another version. The message says what to do."""
 

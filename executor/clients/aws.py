@@ -17,6 +17,8 @@ _CONNECT_SECONDS = 5
 _READ_SECONDS = 60
 _READ_ONCE_SECONDS = 25
 """The read timeout of clients that never retry. It is longer than the longest poll of a queue."""
+_IMPATIENT_SECONDS = 1.4
+"""Timeout of a connection and of a read if a request waits for it."""
 _LONGEST_INVOCATION_SECONDS = 900
 _MAX_CLIENTS = 64
 _CLIENT_LOCK = threading.Lock()
@@ -98,12 +100,15 @@ def call_with_timeout(seconds: float, subject: str, call: Callable[[], Result]) 
 
 
 @lru_cache(_MAX_CLIENTS)
-def client(service: str, region: str | None = None, *, without_retries: bool = False) -> Any:
+def client(
+    service: str, region: str | None = None, *, without_retries: bool = False, is_patient: bool = True
+) -> Any:
     """Return the client of an AWS service, for a region or for the region of the environment. It is
     thread-safe.
 
     With `without_retries`, the client never retries and has a shorter timeout, for callers that must know
-    whether a request was sent twice.
+    whether a request was sent twice. Unless it is patient, its timeouts are those of a request that must be
+    answered within two seconds.
 
     Raises:
         ActionError: `ActionDisabled`, if boto3 or a setting is missing; the message names it.
@@ -122,8 +127,8 @@ def client(service: str, region: str | None = None, *, without_retries: bool = F
         _LONGEST_INVOCATION_SECONDS if invokes else _READ_ONCE_SECONDS if without_retries else _READ_SECONDS
     )
     config = Config(
-        connect_timeout=_CONNECT_SECONDS,
-        read_timeout=read_seconds,
+        connect_timeout=_CONNECT_SECONDS if is_patient else _IMPATIENT_SECONDS,
+        read_timeout=read_seconds if is_patient else _IMPATIENT_SECONDS,
         retries={"mode": "standard", "total_max_attempts": 1 if invokes or without_retries else 3},
         max_pool_connections=50,
         user_agent_extra="noetl",

@@ -21,11 +21,14 @@ from collections.abc import Callable
 from typing import Any
 
 from noetl.executor.clients.aws import translate_error
-from noetl.executor.errors import ActionError, StoreError
+from noetl.executor.errors import ActionError, StoreAwayError, StoreError
+from noetl.executor.patience import patience_seconds
 
 MAX_TRIES = 9
 FIRST_PAUSE_SECONDS = 0.025
 MAX_PAUSE_SECONDS = 2.0
+RETRY_SHARE = 0.4
+"""Part of the patience of a request in which retries begin."""
 
 _RETRYABLE_CODES = frozenset(
     {
@@ -79,8 +82,11 @@ def call_with_retries(target: str, call: Callable[[], Any]) -> Any:
 
     may_have_been_applied = False
     problem: Exception
+    started_at = time.monotonic()
     for tries in range(MAX_TRIES):
         if tries:
+            if _is_out_of_patience(started_at):
+                break
             time.sleep(pause_seconds(tries - 1))
         try:
             return call()
@@ -105,9 +111,16 @@ def call_with_retries(target: str, call: Callable[[], Any]) -> Any:
                     raise _permanent_failure(translated_error, target) from error
                 raise
             may_have_been_applied = True
-    raise StoreError(
-        f"{_subject(target)} failed {MAX_TRIES} times: {translate_error(problem, target)}"
-    ) from problem
+    translated_error = translate_error(problem, target)
+    error_type = StoreAwayError if _has_type(translated_error, "ConnectionFailed") else StoreError
+    times = "" if _is_out_of_patience(started_at) else f" {MAX_TRIES} times"
+    raise error_type(f"{_subject(target)} failed{times}: {translated_error}") from problem
+
+
+def _is_out_of_patience(started_at: float) -> bool:
+    """Return whether a request must not wait for another try, which takes as long as its client waits."""
+    seconds = patience_seconds()
+    return seconds is not None and time.monotonic() - started_at > seconds * RETRY_SHARE
 
 
 def _is_retryable(error: Any, status: int) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from typing import TypeVar
 
 from noetl.executor.model.run import END, Visit
@@ -68,4 +69,6 @@ class DynamoContext:
         if len(values) <= 1:
             return [function(value) for value in values]
         with ThreadPoolExecutor(min(len(values), MAX_THREADS), "noetl-dynamodb") as pool:
-            return list(pool.map(function, values))
+            # The threads have the patience of their caller.
+            contexts = [copy_context() for _ in values]
+            return list(pool.map(lambda context, value: context.run(function, value), contexts, values))

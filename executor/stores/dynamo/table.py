@@ -29,6 +29,7 @@ from noetl.executor.clients.aws_retry import (
     pause_seconds,
 )
 from noetl.executor.errors import ActionError, PayloadTooLargeError, StoreError
+from noetl.executor.patience import patience_seconds
 from noetl.executor.stores.dynamo.attributes import Item, decode_item, encode_item
 from noetl.executor.stores.dynamo.expressions import (
     WRITE_TOKEN,
@@ -67,7 +68,7 @@ class DynamoTable:
     def client(self) -> Any:
         """Client of the process for DynamoDB."""
         try:
-            return client("dynamodb", without_retries=True)
+            return client("dynamodb", without_retries=True, is_patient=patience_seconds() is None)
         except ActionError as error:
             raise StoreError(f"The store in DynamoDB cannot be used: {error.message}") from error
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from noetl.executor.errors import StoreError
+from noetl.executor.errors import StoreAwayError, StoreError
 
 if TYPE_CHECKING:
     import psycopg
@@ -29,6 +29,9 @@ SETTINGS = {"statement_timeout": "30s", "idle_in_transaction_session_timeout": "
 A session of a process that has vanished holds its locks until it is idle for 20 seconds. Statements that
 wait for these locks have longer.
 """
+
+_AWAY = ("08", "57P", "53300")
+"""Beginnings of SQLSTATE codes: connection exception, operator intervention, too many connections."""
 
 _DEFAULT_ROWS = ", ".join(f"('{name}', '{value}')" for name, value in SETTINGS.items())
 _CONFIGURE = f"""
@@ -69,10 +72,19 @@ def configure_session(connection: psycopg.Connection[Any]) -> None:
 
 def failure_of(error: BaseException, problem: str = "failed") -> StoreError:
     """Return the StoreError for an error of the driver."""
-    return StoreError(f"The store in Postgres {problem}: {_reason(error)}.")
+    error_type = StoreAwayError if _is_away(error) else StoreError
+    return error_type(f"The store in Postgres {problem}: {_reason(error)}.")
 
 
 def _reason(error: BaseException) -> str:
     lines = str(error).strip().split("\n")
     first = lines[1].lstrip("- ") if len(lines) > 1 and lines[0].endswith("were:") else lines[0]
     return first.rstrip(".") or type(error).__name__
+
+
+def _is_away(error: BaseException) -> bool:
+    """Return whether an error says that the server cannot be reached, or accepts no connections now."""
+    import psycopg
+
+    state = getattr(error, "sqlstate", None)
+    return isinstance(error, psycopg.OperationalError) and (state is None or state.startswith(_AWAY))

@@ -25,8 +25,9 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from noetl.executor.errors import RejectedError, SchemaError, SettingError, StoreError
+from noetl.executor.errors import RejectedError, SchemaError, SettingError, StoreAwayError, StoreError
 from noetl.executor.model.run import NEVER, SERVICE_QUEUE
+from noetl.executor.patience import patience_seconds
 from noetl.executor.stores.postgres.address import CONNECT_SECONDS, configure_session, conninfo_of, failure_of
 from noetl.executor.stores.postgres.listener import CHANNEL, Listener
 from noetl.executor.stores.sql.database import UnwrittenError
@@ -230,7 +231,7 @@ class PostgresDatabase:
         from psycopg_pool import PoolTimeout
 
         try:
-            with self._pool.connection() as connection:
+            with self._pool.connection(timeout=patience_seconds()) as connection:
                 connection.prepare_threshold = self._prepare_after
                 try:
                     yield connection
@@ -265,6 +266,9 @@ class PostgresDatabase:
         """Return why the pool has no connection, which the pool does not report."""
         import psycopg
 
+        seconds = patience_seconds()
+        if seconds is not None:
+            return StoreAwayError(f"The store in Postgres failed: no connection within {seconds:g} s.")
         try:
             psycopg.connect(self._conninfo(), connect_timeout=2).close()
         except psycopg.Error as error:

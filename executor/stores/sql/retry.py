@@ -6,7 +6,8 @@ later.
 Algorithm: capped exponential backoff with jitter (Brooker, "Exponential Backoff and Jitter", AWS 2015). Only
 an UnwrittenError is retried: it says that nothing was written.
 
-Cost: nothing while operations succeed. The pauses of all retries take at most 2.3 seconds.
+Cost: nothing while operations succeed. The pauses of all retries take at most 2.3 seconds. No retry begins
+after the patience of a request.
 
 Limits: a lost connection during `COMMIT` leaves open whether the transaction was applied. That is a plain
 StoreError and is not retried; the lease of the claim then runs out, and the fence refuses the loser.
@@ -20,6 +21,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
+from noetl.executor.patience import patience_seconds
 from noetl.executor.stores.sql.database import UnwrittenError
 
 MAX_RETRIES = 8
@@ -38,10 +40,13 @@ def retry_unwritten(operation: Callable[P, T]) -> Callable[P, T]:
 
     @wraps(operation)
     def retry(*args: P.args, **options: P.kwargs) -> T:
+        started_at, patience = time.monotonic(), patience_seconds()
         for retries in range(MAX_RETRIES):
             try:
                 return operation(*args, **options)
             except UnwrittenError:
+                if patience is not None and time.monotonic() - started_at > patience:
+                    raise
                 longest = min(FIRST_PAUSE_SECONDS * 2**retries, MAX_PAUSE_SECONDS)
                 time.sleep(random.uniform(longest / 2, longest))
         return operation(*args, **options)
