@@ -4,10 +4,11 @@
 PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 BIN := .venv/bin
+FUZZ_SECONDS ?= 60
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: help run test test-aws test-all test-pythons recipes check check-imports check-commits docs coverage \
-	format lock bench matrix clean
+	format lock audit sbom fuzz fuzz-controls bench matrix clean
 
 help:                               ## list what make can do
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,6 +53,18 @@ format: .venv/.dev                  ## format the code, and fix what ruff can fi
 
 coverage: .venv/.dev                ## measure the branch coverage of the compiler and the pure executor
 	$(BIN)/python -m noetl.infra.coverage_report
+
+audit: .venv/.dev                   ## compare the locked packages with the known vulnerabilities
+	$(BIN)/nox -s audit
+
+sbom: .venv/.dev                    ## write what each package of AWS consists of (CycloneDX) into build/sbom
+	$(BIN)/nox -s sbom
+
+fuzz: .venv/.dev                    ## feed mutated input to compiler and service, FUZZ_SECONDS=60 for each target
+	$(BIN)/nox -s fuzz -- --seconds $(FUZZ_SECONDS)
+
+fuzz-controls: .venv/.dev           ## show that fuzzing finds each planted fault
+	$(BIN)/nox -s fuzz -- --planted
 
 lock: .venv/.dev                    ## write requirements/ from pyproject.toml; LOCK=--upgrade takes new versions
 	$(BIN)/nox -s lock -- $(LOCK)

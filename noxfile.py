@@ -13,12 +13,14 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import nox
 
 PYTHONS = tuple(nox.project.python_versions(nox.project.load_toml(), max_version="3.14"))
 LOWEST = PYTHONS[0]
 OWN = f"{sys.version_info.major}.{sys.version_info.minor}"
+FUNCTIONS = ("step", "api")  # the packages of `infra/build.py`
 INDEPENDENT = (
     "tests/style",  # the text of the repository
     "tests/docs",  # the pages
@@ -78,11 +80,56 @@ def run_suite(session: nox.Session, requirements: str) -> None:
 
 @nox.session
 def lock(session: nox.Session) -> None:
-    """Write the files in `requirements` from pyproject.toml. With `--upgrade`, take new versions."""
+    """Write the files in `requirements` from pyproject.toml. With `--upgrade`, take new versions.
+
+    Each file has the hashes of all packages. The functions of AWS and the tools get the versions of `dev`.
+    """
     session.install("uv")
-    for name, *options in (("dev", "--generate-hashes"), ("lowest", "--resolution", "lowest-direct")):
+    project, dev = "pyproject.toml", ("--extra", "dev")
+    write_lock(session, "dev", *dev, project)
+    write_lock(session, "lowest", "--resolution", "lowest-direct", *dev, project)
+    constraint = ("--constraint", "requirements/dev.txt")
+    write_lock(session, "audit", "--group", "audit", *constraint)
+    write_lock(session, "fuzz", "--group", "fuzz", *constraint, project)
+    for package in FUNCTIONS:
+        listed = Path(session.create_tmp(), f"{package}.in")
+        command = (sys.executable, "infra/build.py", package, "--requirements")
+        listed.write_text(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
+        write_lock(session, package, *constraint, str(listed))
+
+
+def write_lock(session: nox.Session, name: str, *options: str) -> None:
+    """Write a file of `requirements` for all platforms and all Pythons from the lowest up."""
+    session.run(
+        *("uv", "pip", "compile", "--quiet", "--universal", "--python-version", LOWEST, "--generate-hashes"),
+        *("--output-file", f"requirements/{name}.txt", *options, *session.posargs),
+        env={"UV_CUSTOM_COMPILE_COMMAND": "make lock"},
+    )
+
+
+@nox.session
+def audit(session: nox.Session) -> None:
+    """Compare the locked versions with the known vulnerabilities. A vulnerability is an error."""
+    session.install("--requirement", "requirements/audit.txt")
+    session.run("python", "infra/audit.py", *(f"requirements/{name}.txt" for name in (*FUNCTIONS, "dev")))
+
+
+@nox.session
+def sbom(session: nox.Session) -> None:
+    """Write what the functions of AWS and a complete installation consist of, in the format CycloneDX."""
+    session.install("--requirement", "requirements/audit.txt")
+    folder = Path("build", "sbom")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (*FUNCTIONS, "dev"):
         session.run(
-            *("uv", "pip", "compile", "--quiet", "--universal", "--python-version", LOWEST, "--extra", "dev"),
-            *(*options, "--output-file", f"requirements/{name}.txt", "pyproject.toml", *session.posargs),
-            env={"UV_CUSTOM_COMPILE_COMMAND": "make lock"},
+            *("cyclonedx-py", "requirements", f"requirements/{name}.txt", "--pyproject", "pyproject.toml"),
+            *("--output-reproducible", "--output-file", str(folder / f"{name}.cdx.json")),
         )
+
+
+@nox.session
+def fuzz(session: nox.Session) -> None:
+    """Fuzz the targets of `tests/fuzz`. Options are those of `python -m tests.fuzz`."""
+    session.install("--requirement", "requirements/fuzz.txt")
+    session.install("--no-deps", "--editable", ".")
+    session.run("python", "-m", "tests.fuzz", *session.posargs)

@@ -3,8 +3,13 @@
     python3 infra/build.py step FOLDER [--python 3.13] [--architecture arm64]
 
 `sam build` calls it through `infra/Makefile`. The folder then contains the modules of the function and
-their requirements, but not boto3, which is in the runtime. This script uses only the standard library. If
-its Python has no pip, it creates an environment with pip in `.venv`.
+their requirements, but not boto3, which is in the runtime. Versions and hashes of the requirements are those
+of `requirements/step.txt` and `requirements/api.txt`. This script uses only the standard library. If its
+Python has no pip, it creates an environment with pip in `.venv`.
+
+    python3 infra/build.py step --requirements
+
+writes the requirements of a package with the ranges of `pyproject.toml`. `make lock` reads them.
 """
 
 from __future__ import annotations
@@ -57,7 +62,7 @@ PACKAGES = {
         ("planner", "executor"),
         ("testing", "planner/checks", "planner/draw", "planner/diagnostics/explanations"),
         ("ahocorasick-rs", "httpx", "jinja2", "psycopg", "regex"),
-        8 * MEGABYTE,
+        10 * MEGABYTE,
     ),
     "api": FunctionPackage(
         ("planner", "executor", "api"),
@@ -82,10 +87,15 @@ PACKAGES = {
 def main() -> None:
     parser = argparse.ArgumentParser(description="Build the package of a Lambda function.")
     parser.add_argument("package", choices=PACKAGES)
-    parser.add_argument("folder", type=Path)
+    action = parser.add_mutually_exclusive_group(required=True)
+    action.add_argument("folder", type=Path, nargs="?")
+    action.add_argument("--requirements", action="store_true", help="write the requirements, build nothing")
     parser.add_argument("--python", default="3.13", help="the version of the function's runtime")
     parser.add_argument("--architecture", choices=PLATFORMS, default="arm64")
     options = parser.parse_args()
+    if options.requirements:
+        print("\n".join(map(read_requirement, PACKAGES[options.package].requirements)))
+        return
     if importlib.util.find_spec("pip") is None:
         _rerun_with_pip()
     name, architecture = options.package, options.architecture
@@ -101,8 +111,7 @@ def build(name: str, folder: Path, *, python: str, architecture: str) -> tuple[i
     """Build a package in `folder`. Return its zipped and its unzipped size in bytes."""
     package = PACKAGES[name]
     folder.mkdir(parents=True, exist_ok=True)
-    requirements = [read_requirement(requirement) for requirement in package.requirements]
-    _install(requirements, folder, python, PLATFORMS[architecture])
+    _install(ROOT / "requirements" / f"{name}.txt", folder, python, PLATFORMS[architecture])
     for pattern in UNUSED_FILES:
         for path in sorted(folder.glob(pattern), reverse=True):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -152,12 +161,13 @@ def read_requirement(name: str) -> str:
     raise LookupError(f"missing requirement {name} in pyproject.toml")
 
 
-def _install(requirements: list[str], folder: Path, python: str, machine: str) -> None:
+def _install(requirements: Path, folder: Path, python: str, machine: str) -> None:
     options = ["--quiet", "--disable-pip-version-check", "--no-compile", "--upgrade", "--target", str(folder)]
     # pip prefers the first platform: the oldest system that is compatible with the runtime.
     platforms = [word for year in ("2014", "_2_28") for word in ("--platform", f"manylinux{year}_{machine}")]
     target = [*platforms, "--implementation", "cp", "--python-version", python, "--only-binary", ":all:"]
-    subprocess.run([sys.executable, "-m", "pip", "install", *options, *target, *requirements], check=True)
+    locked = ["--require-hashes", "--requirement", str(requirements)]
+    subprocess.run([sys.executable, "-m", "pip", "install", *options, *target, *locked], check=True)
 
 
 def _compile(folder: Path, *, removes_sources: bool = False) -> None:

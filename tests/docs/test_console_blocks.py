@@ -27,6 +27,8 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 # Programs of `sh` blocks, which are not played: they need an account, a network, a clone or much time.
 NOT_PLAYED = {
     "README.md": {"make"},
+    "docs/how-it-works/fuzzing.md": {"make"},
+    "docs/how-it-works/supply-chain.md": {".venv/bin/python", "make"},
     "docs/how-it-works/testing.md": {".venv/bin/coverage", "make"},
     "docs/how-to/aws.md": {"aws", "export", "noetl", "pip", "sam"},
     "docs/how-to/postgres.md": {"pip"},

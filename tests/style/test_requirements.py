@@ -1,13 +1,14 @@
 """The locked versions agree with pyproject.toml. No package index is asked.
 
 `requirements/dev.txt` holds the versions that developers and CI install, and `requirements/lowest.txt` the
-lowest ones that pyproject.toml allows.
+lowest ones that pyproject.toml allows. `step.txt` and `api.txt` hold those of the functions of AWS.
 """
 
 from __future__ import annotations
 
 import re
 import tomllib
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +18,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
+
+from noetl.infra.build import PACKAGES, read_requirement
 
 ROOT = Path(__file__).resolve().parents[2]
 PYTHONS = nox.project.python_versions(nox.project.load_toml(ROOT / "pyproject.toml"), max_version="3.14")
@@ -135,10 +138,44 @@ def test_every_lower_bound_is_tested(requirements: list[Requirement]) -> None:
     assert untested == [], f"raise the bounds in pyproject.toml, and {FIX}"
 
 
-def test_every_locked_version_has_a_hash() -> None:
-    lock = lock_file("dev")
-    assert len(lock) > 50
+def lock_names() -> list[str]:
+    return sorted(path.stem for path in (ROOT / "requirements").glob("*.txt"))
+
+
+@pytest.mark.parametrize("name", lock_names())
+def test_every_locked_version_has_a_hash(name: str) -> None:
+    lock = lock_file(name)
+    assert len(lock) > 10
     assert [package.name for package in lock if not package.has_hash] == []
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_a_function_of_aws_gets_the_tested_versions(name: str) -> None:
+    """The lock of a function has its requirements, in the versions of `dev`."""
+    lock, tested = lock_file(name), defaultdict[str, set[Version]](set)
+    for package in lock_file("dev"):
+        tested[package.name].add(package.version)
+    required = [Requirement(read_requirement(requirement)) for requirement in PACKAGES[name].requirements]
+    assert {canonicalize_name(requirement.name) for requirement in required} <= {p.name for p in lock}
+    assert [package.name for package in lock if package.version not in tested[package.name]] == []
+
+
+def test_every_requirement_of_users_has_an_upper_bound() -> None:
+    """A new major version of a library may break an installation without any change here."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    texts = [
+        *project["dependencies"],
+        *(text for extra in sorted({*extras} - {"dev"}) for text in extras[extra]),
+    ]
+    requirements = [Requirement(text) for text in texts if not text.startswith("noetl[")]
+    assert len(requirements) > 10
+    unbounded = [
+        str(requirement)
+        for requirement in requirements
+        if not {part.operator for part in requirement.specifier} & {"<", "<=", "==", "~="}
+    ]
+    assert unbounded == []
 
 
 PYPROJECT = """
