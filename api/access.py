@@ -11,7 +11,8 @@ services for the tenant of the caller.
 Cost: one comparison of the path with each route, and one query of the store for an API key. While no
 authentication is configured, one query in RECHECK_SECONDS.
 
-Limits: a request with a path or method of no route needs any caller, and is answered with 404 or 405.
+Limits: a request with a path or method of no route needs any caller, and is answered with 404 or 405. OPTIONS
+needs none.
 """
 
 from __future__ import annotations
@@ -23,13 +24,14 @@ from fastapi import APIRouter, Request, Security
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 from starlette.concurrency import run_in_threadpool
-from starlette.routing import BaseRoute, Match
+from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from noetl.api.auth.authentication import LOCAL_CALLER, Caller
 from noetl.api.auth.loopback import loopback_problem
 from noetl.api.context import AppContext
 from noetl.api.http.problems import insufficient_scope, problem_from
+from noetl.api.http.route_match import ROUTE_MATCH, RouteMatch, RouteTable
 from noetl.api.service.services import TenantServices
 
 _CALLER = "noetl.caller"
@@ -74,6 +76,7 @@ def _services_of(request: Request) -> TenantServices:
 RouteAccess = PublicAccess | ScopeAccess
 
 _ANY_CALLER = ScopeAccess(None)
+_NO_CREDENTIALS = PublicAccess()
 
 
 class AccessTable:
@@ -84,22 +87,23 @@ class AccessTable:
     """
 
     def __init__(self, routers: Iterable[APIRouter]) -> None:
-        self._entries = [(route, declared_access(route)) for router in routers for route in router.routes]
+        routes = [route for router in routers for route in router.routes]
+        self._access = {id(route): declared_access(route) for route in routes}
+        self.routes = RouteTable(routes)
 
-    def find(self, scope: Scope) -> RouteAccess:
-        """Return the access that a request needs.
+    def access_of(self, match: RouteMatch, method: str) -> RouteAccess:
+        """Return the access that a request needs, by the routes of its path.
 
-        A request with a path of no route needs any caller. So does one with a method that its route does not
-        have, unless the route is public.
+        A request with a path of no route needs any caller. So does one with a method that its path does not
+        have, unless a route of the path is public. OPTIONS needs no credentials: it lists methods only, and
+        browsers send none.
         """
-        near_access: RouteAccess = _ANY_CALLER
-        for route, access in self._entries:
-            match, _ = route.matches(scope)
-            if match is Match.FULL:
-                return access
-            if match is Match.PARTIAL and isinstance(access, PublicAccess):
-                near_access = access
-        return near_access
+        if match.route is not None:
+            return self._access[id(match.route)]
+        if match.same_path and method == "OPTIONS":
+            return _NO_CREDENTIALS
+        near = (self._access[id(route)] for route in match.same_path)
+        return next((access for access in near if isinstance(access, PublicAccess)), _ANY_CALLER)
 
 
 def declared_access(route: BaseRoute) -> RouteAccess:
@@ -133,8 +137,10 @@ class AccessControl:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
+        scope[ROUTE_MATCH] = match = self._table.routes.find(scope)
+        access = self._table.access_of(match, scope.get("method", ""))
         try:
-            scope[_CALLER] = await self._accepted_caller(scope)
+            scope[_CALLER] = await self._accepted_caller(scope, access)
         except Exception as error:  # noqa: BLE001  An unexpected error is raised again.
             problem = problem_from(Request({**scope, "type": "http"}), error)
             if scope["type"] == "websocket":
@@ -144,13 +150,13 @@ class AccessControl:
         else:
             await self._app(scope, receive, send)
 
-    async def _accepted_caller(self, scope: Scope) -> Caller | None:
+    async def _accepted_caller(self, scope: Scope, access: RouteAccess) -> Caller | None:
         """Return the caller; None at a public route.
 
         Raises:
             Problem: the request is refused.
         """
-        access, problem = self._table.find(scope), loopback_problem(scope)
+        problem = loopback_problem(scope)
         if isinstance(access, PublicAccess) and problem is None:
             return None
         opened = self._context.opened_services

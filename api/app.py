@@ -21,13 +21,21 @@ from typing import Any
 from fastapi import APIRouter, FastAPI
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from noetl.api import routes
 from noetl.api.access import AccessControl, AccessTable
 from noetl.api.context import AppContext
 from noetl.api.http import problems
+from noetl.api.http.cors import CorsMiddleware, read_cors_origins
+from noetl.api.http.entity_tags import EntityTagMiddleware
+from noetl.api.http.framing import FramingMiddleware
+from noetl.api.http.methods import HeadMiddleware, MethodMiddleware
+from noetl.api.http.negotiation import NegotiationMiddleware
 from noetl.api.http.responses import JsonResponse
+from noetl.api.http.root_path import RootPathMiddleware
+from noetl.api.http.security_headers import SecurityHeadersMiddleware
 from noetl.executor.errors import SettingError, StoreError
 
 DRAIN_SECONDS = 20.0
@@ -44,6 +52,11 @@ GATEWAY_BYTES = 1_500_000
 
 A Lambda function may return 6 MB, and JSON needs two bytes for a quotation mark.
 """
+
+COMPRESSED_BYTES = 1024
+"""Least size of a body that is compressed. Receipts of callbacks and other credentials are smaller."""
+
+COMPRESSION_LEVEL = 5
 
 
 def create_app(environ: Mapping[str, str] | None = None, *, has_gateway: bool = False) -> FastAPI:
@@ -62,6 +75,7 @@ def create_app(environ: Mapping[str, str] | None = None, *, has_gateway: bool = 
         from noetl.executor.worker import Worker, read_worker_settings
 
         settings = read_worker_settings(context.settings)
+        read_cors_origins(context.settings)
         logging.getLogger("uvicorn.access").addFilter(problems.redact_tokens)
         services = await run_in_threadpool(context.services)
         try:
@@ -76,6 +90,7 @@ def create_app(environ: Mapping[str, str] | None = None, *, has_gateway: bool = 
             context.close()
 
     routers = find_routers()
+    table = AccessTable(routers)
     app = _LazySchemaApp(
         title="NoETL",
         version=version("noetl"),
@@ -83,11 +98,8 @@ def create_app(environ: Mapping[str, str] | None = None, *, has_gateway: bool = 
         lifespan=lifespan,
         default_response_class=JsonResponse,
         redirect_slashes=False,
-        middleware=[
-            Middleware(StartupErrorMiddleware),
-            Middleware(problems.InternalErrorMiddleware),
-            Middleware(AccessControl, context=context, table=AccessTable(routers)),
-        ],
+        openapi_url=None,
+        middleware=_middleware(context, table),
     )
     app.state.context = context
     app.state.stream_seconds = GATEWAY_SECONDS if has_gateway else math.inf
@@ -96,6 +108,29 @@ def create_app(environ: Mapping[str, str] | None = None, *, has_gateway: bool = 
     for router in routers:
         app.include_router(router)
     return app
+
+
+def _middleware(context: AppContext, table: AccessTable) -> list[Middleware]:
+    """Return what each request passes before its route, the outermost first."""
+
+    def read_settings() -> Mapping[str, str]:
+        return context.settings
+
+    own_segments = table.routes.first_segments
+    return [
+        Middleware(StartupErrorMiddleware),
+        Middleware(SecurityHeadersMiddleware),
+        Middleware(HeadMiddleware),
+        Middleware(RootPathMiddleware, read_settings=read_settings, own_segments=own_segments),
+        Middleware(FramingMiddleware),
+        Middleware(CorsMiddleware, read_settings=read_settings),
+        Middleware(GZipMiddleware, minimum_size=COMPRESSED_BYTES, compresslevel=COMPRESSION_LEVEL),
+        Middleware(problems.InternalErrorMiddleware),
+        Middleware(AccessControl, context=context, table=table),
+        Middleware(MethodMiddleware),
+        Middleware(NegotiationMiddleware),
+        Middleware(EntityTagMiddleware),
+    ]
 
 
 def find_routers() -> list[APIRouter]:

@@ -25,40 +25,70 @@ MAX_RESPONSE_BYTES = 6_291_556
 API Gateway replaces a larger response by an internal error.
 """
 
+MAX_BALANCER_BYTES = 1_000_000
+"""Bytes of JSON that a Lambda function may return to an Application Load Balancer."""
+
 MAX_ESCAPE_FACTOR = 6
 """Bytes of JSON for one byte of a body, at most: a control character is written as `\\u0000`."""
 
+TEXT_TYPES = ("application/problem+json", "image/svg+xml")
+"""Media types that are text, in addition to those that Mangum knows. Others are encoded in base64."""
+
 
 def handle(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
-    """Answer a request in the payload format 2.0 of API Gateway."""
+    """Answer a request of API Gateway, of a function URL or of an Application Load Balancer."""
     log_as_json_lines()
     about = LOG_CONTEXT.set({"request_id": context.aws_request_id})
     try:
-        response = _app()(event, context)
+        response = _app()(_without_compression(event), context)
     finally:
         LOG_CONTEXT.reset(about)
-    if len(response["body"]) * MAX_ESCAPE_FACTOR < MAX_RESPONSE_BYTES:
+    limit = MAX_BALANCER_BYTES if "elb" in event["requestContext"] else MAX_RESPONSE_BYTES
+    if len(response["body"]) * MAX_ESCAPE_FACTOR < limit:
         return response
     size = len(json.dumps(response, ensure_ascii=False).encode())
-    return response if size <= MAX_RESPONSE_BYTES else _too_large(event["rawPath"], response, size)
+    return response if size <= limit else _too_large(event, context, response, (size, limit))
 
 
-def _too_large(path: str, response: dict[str, Any], size: int) -> dict[str, Any]:
-    """Return the response that replaces one of `size` bytes. It keeps the header that names a started run."""
+def _without_compression(event: dict[str, Any]) -> dict[str, Any]:
+    """Return an event whose response is text, if it is from a gateway that may pass on base64 unchanged.
+
+    A REST API decodes it only if the API declares binary media types.
+    """
+    if "resource" not in event:
+        return event
+    named = {key: value for key in ("headers", "multiValueHeaders") if (value := event.get(key))}
+    kept = {
+        key: {name: value for name, value in headers.items() if name.lower() != "accept-encoding"}
+        for key, headers in named.items()
+    }
+    return {**event, **kept}
+
+
+def _too_large(
+    event: dict[str, Any], context: LambdaContext, response: dict[str, Any], sizes: tuple[int, int]
+) -> dict[str, Any]:
+    """Return the response that replaces one that is too large. It keeps the header that names a started run.
+
+    `sizes` are the bytes of the response and the limit. The adapter writes it as it does every other.
+    """
+    from mangum import Mangum
+
     from noetl.api.http.problems import Problem
+    from noetl.api.http.root_path import sent_path
+    from noetl.api.http.security_headers import SecurityHeadersMiddleware
 
     detail = (
-        f"The response has {size:,} bytes; the gateway takes at most {MAX_RESPONSE_BYTES:,}."
+        f"The response has {sizes[0]:,} bytes; the gateway takes at most {sizes[1]:,}."
         " Request a smaller page (`limit`), or use the command `noetl runs`."
     )
-    headers = {name: value for name, value in response["headers"].items() if name == "location"}
-    problem = Problem(413, detail, slug="answer-too-large", headers=headers).response(path)
-    return {
-        "statusCode": problem.status_code,
-        "headers": dict(problem.headers),
-        "body": bytes(problem.body).decode(),
-        "isBase64Encoded": False,
+    sent = response.get("headers") or {
+        name: values[0] for name, values in response.get("multiValueHeaders", {}).items()
     }
+    headers = {name: value for name, value in sent.items() if name.lower() == "location"}
+    problem = Problem(413, detail, slug="answer-too-large", headers=headers).response(sent_path(event))
+    adapter = Mangum(SecurityHeadersMiddleware(problem), lifespan="off", text_mime_types=[*TEXT_TYPES])
+    return adapter(event, context)
 
 
 def _import_app() -> None:
@@ -72,12 +102,14 @@ def _import_app() -> None:
 @cache
 def _app() -> Mangum:
     from mangum import Mangum
+    from mangum.adapter import DEFAULT_TEXT_MIME_TYPES
 
     from noetl.api.app import create_app
     from noetl.api.http.problems import redact_tokens
 
     logging.getLogger("mangum.http").addFilter(redact_tokens)
-    return Mangum(create_app(has_gateway=True), lifespan="off")
+    text_types = [*DEFAULT_TEXT_MIME_TYPES, *TEXT_TYPES]
+    return Mangum(create_app(has_gateway=True), lifespan="off", text_mime_types=text_types)
 
 
 PRELOAD = Preload(_import_app)

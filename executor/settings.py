@@ -83,7 +83,16 @@ SETTINGS = (
         "execution",
         "an http or https URL",
         "none; `noetl serve` takes its own address",
-        "The address at which others reach the service. The addresses of callbacks begin with it.",
+        "The address at which others reach the service. The addresses of callbacks begin with it, and links"
+        " with its path.",
+    ),
+    Setting(
+        "NOETL_CORS_ORIGINS",
+        "execution",
+        "origins, separated by commas, such as `https://app.example.com`; or `*`",
+        "none",
+        "Web pages of these origins may send requests to the service and read the responses. They need a key"
+        " or a token. Cookies are never used.",
     ),
     Setting(
         "NOETL_ANSWER_MEMORY",

@@ -367,7 +367,7 @@ def _routes(_: str) -> str:
     """Render the HTTP calls with the scope that each needs."""
     rows = []
     for route in (route for router in find_routers() for route in router.routes):
-        if isinstance(route, APIRoute):
+        if isinstance(route, APIRoute) and route.include_in_schema:
             access = declared_access(route)
             scope = f"`{access.scope}`" if isinstance(access, ScopeAccess) else "none"
             summary = " ".join(route.description.partition("\n\n")[0].split())

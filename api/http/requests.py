@@ -235,14 +235,6 @@ def read_wait_seconds(request: Request) -> int | None:
     return None
 
 
-def accepts(request: Request, media_type: str) -> bool:
-    """Return whether the header `Accept` of a request names `media_type`."""
-    return any(
-        accepted.partition(";")[0].strip().lower() == media_type
-        for accepted in ",".join(request.headers.getlist("accept")).split(",")
-    )
-
-
 async def _read_body(request: Request) -> bytes:
     too_large = Problem(
         413,

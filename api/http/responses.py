@@ -48,7 +48,7 @@ class RunLinks(View, schema_name="Links"):
     @classmethod
     def of_run(cls, request: Request, run_id: str) -> RunLinks:
         """Return the paths of the routes of a run."""
-        root = f"{request.scope.get('root_path', '')}/workflows"
+        root = f"{quote(request.scope.get('root_path', ''))}/workflows"
         return cls(
             status=f"{root}/status/{run_id}",
             result=f"{root}/result/{run_id}",
@@ -84,7 +84,7 @@ class PlaybookLinks(View, schema_name="PlaybookLinks"):
     @classmethod
     def of_entry(cls, request: Request, entry: PlaybookEntry) -> PlaybookLinks:
         """Return the paths of a version of a playbook, and of all versions of it."""
-        versions = f"{request.scope.get('root_path', '')}/playbooks/{quote(entry.name)}/versions"
+        versions = f"{quote(request.scope.get('root_path', ''))}/playbooks/{quote(entry.name)}/versions"
         return cls(self=f"{versions}/{quote(entry.version)}", versions=versions)
 
 

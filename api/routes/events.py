@@ -9,8 +9,9 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from noetl.api.http.event_stream import EventStreamResponse, StreamRequest
+from noetl.api.http.negotiation import accepted_media_type
 from noetl.api.http.openapi import PROBLEMS, response_body
-from noetl.api.http.requests import accepts, check_query_names
+from noetl.api.http.requests import JSON_TYPE, check_query_names
 from noetl.api.http.responses import JsonResponse
 from noetl.api.routes.dependencies import ReadServices, opened_services
 from noetl.api.service.runs import EVENTS_PER_PAGE
@@ -37,7 +38,8 @@ async def events(
 ) -> Response:
     """Return the events after the one whose id is `cursor` (in a stream, also `Last-Event-ID`)."""
     check_query_names(request, ("cursor", "limit"))
-    if not accepts(request, EventStreamResponse.media_type):
+    media_types = (JSON_TYPE, EventStreamResponse.media_type)
+    if accepted_media_type(request, media_types) == JSON_TYPE:
         return JsonResponse(await run_in_threadpool(services.runs.events, workflow_id, cursor, limit))
     last_event = request.headers.get("last-event-id")
     state = request.app.state

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from starlette.concurrency import run_in_threadpool
+from starlette.convertors import PathConvertor, register_url_convertor
 from starlette.responses import Response
 
 from noetl.api.http.openapi import PROBLEMS, playbook_body, response_body
@@ -22,6 +23,15 @@ from noetl.api.service.views import PlaybookEntry, PlaybookPage
 router = APIRouter(
     prefix="/playbooks", tags=["playbooks"], responses=PROBLEMS, default_response_class=JsonResponse
 )
+
+
+class _PlaybookNameConvertor(PathConvertor):
+    """The part of a path that names a playbook: no segment is `versions`, which other routes have."""
+
+    regex = r"(?!versions(?:/|$))(?:(?!/versions(?:/|$)).)*"
+
+
+register_url_convertor("playbook", _PlaybookNameConvertor())
 
 _REMOVED: dict[int | str, dict[str, Any]] = {204: {"description": "It is not in the registry any more"}}
 
@@ -72,13 +82,13 @@ def versions(
     return JsonResponse(services.playbooks.find(name, limit=limit, cursor=cursor))
 
 
-@router.get("/{name:path}", responses={200: response_body(PlaybookDocument)})
+@router.get("/{name:playbook}", responses={200: response_body(PlaybookDocument)})
 def playbook(name: str, request: Request, services: ReadServices) -> Response:
     """Return the newest version of a playbook, with its text."""
     return _with_links(request, services.playbooks.get(name))
 
 
-@router.delete("/{name:path}", status_code=204, responses=_REMOVED)
+@router.delete("/{name:playbook}", status_code=204, responses=_REMOVED)
 def remove(name: str, services: AdminServices) -> Response:
     """Remove all versions of a playbook from the registry. Runs of them continue."""
     services.playbooks.unregister(name)

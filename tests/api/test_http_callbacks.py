@@ -99,7 +99,7 @@ def assert_callback_problem(response: httpx.Response, status: int, slug: str | N
     assert response.headers["cache-control"] == "no-store"
     problem = response.json()
     assert problem["type"] == (f"urn:noetl:problem:{slug}" if slug else "about:blank")
-    assert problem["instance"] == "/workflows/callbacks/***"
+    assert problem["instance"] == "/base/workflows/callbacks/***"
 
 
 async def test_a_run_continues_with_the_answer(callback_run: CallbackRun) -> None:

@@ -38,7 +38,7 @@ async def test_an_unknown_path_is_a_problem(http: httpx.AsyncClient, path: str) 
         ("GET", "/workflows/run"),
         ("DELETE", "/workflows/status/a"),
         ("POST", "/workflows"),
-        ("OPTIONS", "/plan"),
+        ("PATCH", "/plan"),
     ],
 )
 async def test_a_method_that_is_not_allowed_is_a_problem(

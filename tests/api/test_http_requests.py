@@ -14,7 +14,6 @@ from fastapi import Request
 from noetl.api.http.problems import Problem
 from noetl.api.http.requests import (
     MAX_BODY_BYTES,
-    accepts,
     decode_json,
     nests_deeper,
     read_callback_answer,
@@ -335,9 +334,3 @@ def test_an_idempotency_key_must_be_printable() -> None:
         with pytest.raises(Problem) as raised:
             read_idempotency_key(request(idempotency_key=invalid_key))
         assert raised.value.status == 400
-
-
-def test_the_accept_header_is_read_by_media_type() -> None:
-    assert accepts(request(accept="text/html, Text/Event-Stream;q=0.9"), "text/event-stream")
-    assert not accepts(request(accept="application/json"), "text/event-stream")
-    assert not accepts(request(), "text/event-stream")

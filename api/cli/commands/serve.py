@@ -21,6 +21,10 @@ _LOOPBACK_ONLY = "for this machine only, because no authentication is configured
 def serve(
     host: Annotated[str, typer.Option("--host", help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes any free port.")] = 8000,
+    root_path: Annotated[
+        str,
+        typer.Option("--root-path", metavar="PATH", help="The prefix that a proxy removes from paths."),
+    ] = "",
     store: StoreOption = None,
 ) -> None:
     """Serve HTTP, and execute the runs that are started over it.
@@ -40,7 +44,15 @@ def serve(
     listener = _create_listener(host, port)
     with listener:
         url = os.environ.get("NOETL_PUBLIC_URL") or _address(listener)
-        _serve(listener, {**environ, "NOETL_PUBLIC_URL": url})
+        _serve(listener, {**environ, "NOETL_PUBLIC_URL": url}, _check_root_path(root_path))
+
+
+def _check_root_path(text: str) -> str:
+    """Return the option `--root-path` without a slash at its end."""
+    path = text.rstrip("/")
+    if path and (not path.startswith("/") or not path.isprintable() or set(path) & set(" ?#%")):
+        raise CommandError(f"--root-path is {text!r}; it must be a path such as /noetl")
+    return path
 
 
 def _has_authentication(environ: dict[str, str]) -> bool:
@@ -79,12 +91,13 @@ def _create_listener(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _serve(listener: socket.socket, environ: dict[str, str]) -> None:
+def _serve(listener: socket.socket, environ: dict[str, str], root_path: str) -> None:
     import uvicorn
 
     from noetl.api.app import create_app
     from noetl.api.auth.jwt import read_issuer
     from noetl.api.context import allowed_catalogue
+    from noetl.api.http.cors import read_cors_origins
     from noetl.api.http.open_limit import stream_limit
     from noetl.executor.engine.external import read_public_url
     from noetl.executor.security.capabilities import service_capabilities
@@ -96,6 +109,7 @@ def _serve(listener: socket.socket, environ: dict[str, str]) -> None:
     allowed_catalogue(environ)
     stream_limit(environ)
     read_public_url(environ)
+    read_cors_origins(environ)
     open_store(environ.get("NOETL_STORE")).close()
     clients = "to clients with an API key or a token" if _has_authentication(environ) else _LOOPBACK_ONLY
 
@@ -106,7 +120,8 @@ def _serve(listener: socket.socket, environ: dict[str, str]) -> None:
                 print_message(f"serving {_address(listener)} {clients}")
 
     log_as_json_lines()
-    server = AnnouncingServer(uvicorn.Config(create_app(environ), log_level="warning"))
+    config = uvicorn.Config(create_app(environ), log_level="warning", root_path=root_path)
+    server = AnnouncingServer(config)
     server.run(sockets=[listener])
     if not server.started:
         raise CommandError("the service did not start")

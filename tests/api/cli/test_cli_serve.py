@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,18 @@ GREET = (
 )
 
 
-@pytest.fixture
-def address(folder: Path) -> Iterator[str]:
-    command = [sys.executable, "-c", "from noetl.api.cli import main; main()", "serve", "--port", "0"]
+@contextmanager
+def serving(*options: str) -> Iterator[str]:
+    """Yield the address of a service with its default settings, in the current folder."""
+    command = [
+        sys.executable,
+        "-c",
+        "from noetl.api.cli import main; main()",
+        "serve",
+        "--port",
+        "0",
+        *options,
+    ]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     line = process.stderr.readline()
@@ -32,6 +42,54 @@ def address(folder: Path) -> Iterator[str]:
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in err
+
+
+@pytest.fixture
+def address(folder: Path) -> Iterator[str]:
+    with serving() as address:
+        yield address
+
+
+def test_links_have_the_root_path_and_lead_back(folder: Path) -> None:
+    headers = {"content-type": "application/yaml"}
+    with serving("--root-path", "/noetl/") as address, httpx.Client(base_url=address) as http:
+        for prefix in ("", "/noetl"):  # a proxy may remove the prefix, or leave it
+            accepted = http.post(f"{prefix}/workflows/run", content=GREET, headers=headers)
+            assert accepted.headers["location"].startswith("/noetl/workflows/status/")
+            for link in ("status", "result", "events"):
+                assert http.get(accepted.json()["links"][link]).is_success
+                assert http.get(accepted.json()["links"][link].removeprefix("/noetl")).is_success
+            assert http.get(f"{prefix}/docs/assets/start-redoc.js").status_code == 200
+            assert http.get(f"{prefix}/nosuch").status_code == 404
+
+
+@pytest.mark.parametrize("root_path", ["noetl", "/no etl", "/noetl?a", "https://example.com/noetl"])
+def test_a_root_path_must_be_a_path(noetl: Command, folder: Path, root_path: str) -> None:
+    outcome = noetl("serve", "--root-path", root_path)
+    assert (outcome.exit_code, outcome.out) == (2, "")
+    assert outcome.err.startswith(f"noetl: --root-path is '{root_path}'; it must be a path")
+
+
+def test_a_request_with_two_lengths_is_refused_and_ends_the_connection(address: str) -> None:
+    host, port = address.removeprefix("http://").split(":")
+    hidden = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    head = (
+        b"POST /plan HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/yaml\r\n"
+        b"Content-Length: %d\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" % (5 + len(hidden))
+    )
+    with socket.create_connection((host, int(port)), timeout=30) as client:
+        client.sendall(head + hidden)
+        received = b"".join(iter(lambda: client.recv(65536), b""))
+    assert received.startswith(b"HTTP/1.1 400 ")
+    assert received.count(b"HTTP/1.1 ") == 1
+    assert b'"status":"ok"' not in received
+
+
+def test_a_wrong_origin_is_a_sentence(noetl: Command, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOETL_CORS_ORIGINS", "app.example.com")
+    outcome = noetl("serve", "--port", "0")
+    assert (outcome.exit_code, outcome.out) == (2, "")
+    assert outcome.err.startswith("noetl: NOETL_CORS_ORIGINS has 'app.example.com'; ")
 
 
 def test_a_submitted_playbook_is_executed(address: str, noetl: Command) -> None:

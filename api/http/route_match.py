@@ -1,0 +1,59 @@
+"""The routes that the path of a request has, found once for each request.
+
+Access control, the methods of a path and the negotiation of a media type all ask for the route of a request.
+A middleware finds it and leaves it in the scope of the request, under `ROUTE_MATCH`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from fastapi.routing import APIRoute
+from starlette.routing import BaseRoute, Match
+from starlette.types import Scope
+
+ROUTE_MATCH = "noetl.route_match"
+"""Key of the `RouteMatch` in the scope of a request."""
+
+
+@dataclass(frozen=True, slots=True)
+class RouteMatch:
+    """The routes of a path.
+
+    `route` has the method of the request, too. It is None if no route has. Then `same_path` are the
+    routes that have the path.
+    """
+
+    route: APIRoute | None
+    same_path: tuple[APIRoute, ...] = ()
+
+    @property
+    def allowed_methods(self) -> tuple[str, ...]:
+        """Methods of a path for which no route has the method of the request: the header `Allow`."""
+        methods = {method for route in self.same_path for method in route.methods or ()}
+        heads = {"HEAD"} if "GET" in methods else set()
+        return tuple(sorted(methods | heads | {"OPTIONS"})) if methods else ()
+
+
+class RouteTable:
+    """The routes of an app, in the order in which its router compares them."""
+
+    def __init__(self, routes: Iterable[BaseRoute]) -> None:
+        self._routes = [route for route in routes if isinstance(route, APIRoute)]
+
+    @property
+    def first_segments(self) -> frozenset[str]:
+        """The first segments of all paths."""
+        return frozenset(route.path.split("/")[1] for route in self._routes)
+
+    def find(self, scope: Scope) -> RouteMatch:
+        """Return the routes of a request. A path behind a prefix (`root_path`) is compared without it."""
+        same_path: list[APIRoute] = []
+        for route in self._routes:
+            match, _ = route.matches(scope)
+            if match is Match.FULL:
+                return RouteMatch(route)
+            if match is Match.PARTIAL:
+                same_path.append(route)
+        return RouteMatch(None, tuple(same_path))
