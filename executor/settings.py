@@ -68,7 +68,23 @@ SETTINGS = (
         "execution",
         "a whole number from 1 to 1000",
         "four for each core",
-        "How many steps a process executes at the same time.",
+        "How many steps of one tenant a process executes at the same time.",
+    ),
+    Setting(
+        "NOETL_SPARE_WORKERS",
+        "execution",
+        "a whole number from 0 to 1000",
+        "`1`",
+        "How many more steps a process executes, for tenants that do not occupy `NOETL_WORKERS` threads."
+        " So one tenant cannot occupy all threads.",
+    ),
+    Setting(
+        "NOETL_LOG_BYTES",
+        "execution",
+        "a whole number of bytes",
+        "`16777216` (16 MiB)",
+        "How much the `log` actions of one run may write to the log of one process. One line says that"
+        " later lines are dropped.",
     ),
     Setting(
         "NOETL_LEASE_SECONDS",

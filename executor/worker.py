@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import random
 import threading
@@ -13,9 +14,10 @@ from dataclasses import field
 from noetl.executor.engine.external import FindPlaybook, read_public_url
 from noetl.executor.engine.invocation import VisitExecutor
 from noetl.executor.errors import SettingError, StoreError
-from noetl.executor.model.run import SERVICE_QUEUE, Lease, Run
+from noetl.executor.model.run import SERVICE_QUEUE, Claim, Lease, Run
 from noetl.executor.model.worker_identity import process_name
 from noetl.executor.runtime.lease_keeper import LeaseKeeper, read_lease_seconds
+from noetl.executor.runtime.tenant_shares import TenantShares
 from noetl.executor.security.capabilities import Capabilities, service_capabilities
 from noetl.executor.stores.interface import Store
 from noetl.planner.frozen import frozen
@@ -32,6 +34,10 @@ MAX_OUTAGE_SECONDS = 10.0
 
 CLAIM, EXECUTE = "claim", "execute"
 """The operations of a worker whose failures are tracked."""
+
+TURN_SECONDS = 0.25
+"""How long a thread of a service continues with the visits of one run. Then it claims the next visit in turn.
+"""
 
 SWEEP_SECONDS = 60.0
 """How often, on average, a worker searches for runs that no worker would continue."""
@@ -52,13 +58,26 @@ def read_thread_count(environ: Mapping[str, str] = os.environ) -> int:
     return int(text)
 
 
+def read_spare_thread_count(environ: Mapping[str, str] = os.environ) -> int:
+    """Return how many more threads serve tenants that occupy fewer threads than `NOETL_WORKERS`.
+
+    Raises:
+        SettingError: the setting `NOETL_SPARE_WORKERS` is not a whole number from 0 to 1,000.
+    """
+    text = environ.get("NOETL_SPARE_WORKERS", "1")
+    if not text.isdecimal() or len(text) > 4 or int(text) > 1000:
+        raise SettingError(f"NOETL_SPARE_WORKERS is {text!r}; it must be a whole number from 0 to 1000.")
+    return int(text)
+
+
 @frozen
 class WorkerSettings:
     """The settings of a worker.
 
-    It executes the visits of one `queue`: that of the service, or of a local run and its child runs, with
-    `threads` threads. A claim is valid for `lease_seconds` unless it is renewed. `find_playbook` finds the
-    playbooks of child runs, by default in the registry. `public_url` is the base URL of callbacks.
+    It executes the visits of one `queue`: that of the service, or of a local run and its child runs. One
+    tenant occupies at most `threads` threads, and `spare_threads` more serve the other tenants. A claim is
+    valid for `lease_seconds` unless it is renewed. `find_playbook` finds the playbooks of child runs, by
+    default in the registry. `public_url` is the base URL of callbacks.
     """
 
     capabilities: Capabilities
@@ -67,6 +86,7 @@ class WorkerSettings:
     public_url: str | None = None
     queue: str = SERVICE_QUEUE
     find_playbook: FindPlaybook | None = None
+    spare_threads: int = 0
 
 
 def read_worker_settings(
@@ -82,6 +102,7 @@ def read_worker_settings(
         threads or read_thread_count(environ),
         read_lease_seconds(environ),
         read_public_url(environ),
+        spare_threads=read_spare_thread_count(environ),
     )
 
 
@@ -103,7 +124,10 @@ class Worker:
         """For each operation that fails because of the store: since when, and the first error."""
         self._sweep_at = 0.0
         self.repaired = 0
-        names = [f"noetl-walk-{index}" for index in range(settings.threads)]
+        self._shares = TenantShares(settings.threads)
+        # A queue outside of the store has turns of its own, and a claim may wait for its messages.
+        spare = settings.spare_threads if store.queue.claims_in_turn else 0
+        names = [f"noetl-walk-{index}" for index in range(settings.threads + spare)]
         self._threads = [
             threading.Thread(target=self._execute_visits, args=(name,), name=name, daemon=True)
             for name in names
@@ -151,12 +175,13 @@ class Worker:
         """Claim and execute visits until the worker stops."""
         settings = self._settings
         lease = Lease(f"{process_name()}/{name}", settings.lease_seconds)
+        turn_ends_at = math.inf
         executor = VisitExecutor(
             self._store,
             lease,
             settings.capabilities,
             time.time,
-            continues=lambda: not self._stopping.is_set(),
+            continues=lambda: not self._stopping.is_set() and time.monotonic() < turn_ends_at,
             find_playbook=settings.find_playbook,
             public_url=settings.public_url,
         )
@@ -165,19 +190,35 @@ class Worker:
             is_idle = True
             operation = CLAIM
             try:
-                claim = self._store.queue.claim(self._queue, lease, time.time())
+                claim = self._claim(lease)
                 self._failures.pop(CLAIM, None)
                 operation = EXECUTE
-                while claim is not None:
-                    claim = self._lease_keeper.execute(executor, claim)
-                    self._failures.pop(EXECUTE, None)
-                    is_idle = False
+                if self._queue == SERVICE_QUEUE:
+                    turn_ends_at = time.monotonic() + TURN_SECONDS
+                tenant = None if claim is None else claim.run.tenant
+                try:
+                    while claim is not None:
+                        claim = self._lease_keeper.execute(executor, claim)
+                        self._failures.pop(EXECUTE, None)
+                        is_idle = False
+                finally:
+                    if tenant is not None:
+                        self._shares.release(tenant)
             except StoreError as error:
                 self._record_failure(operation, error)
             except Exception:
                 logger.exception("a step could not be executed; it is retried when its claim expires")
             if is_idle and not self._stopping.is_set():
                 self._store.work.wait(seen, self._idle_seconds())
+
+    def _claim(self, lease: Lease) -> Claim | None:
+        """Claim a visit of a tenant that may occupy another thread."""
+        queue = self._store.queue
+        if not queue.claims_in_turn:
+            return queue.claim(self._queue, lease, time.time())
+        return self._shares.claim(
+            lambda passed_over: queue.claim(self._queue, lease, time.time(), passed_over)
+        )
 
     def _record_failure(self, operation: str, error: StoreError) -> None:
         """Log the first failure of an operation, and remember since when it fails.
@@ -203,6 +244,9 @@ class Worker:
                 raise failure[1]
 
     def _idle_seconds(self) -> float:
+        if self._shares.has_full_tenant():
+            # Its due visits wait for its own threads.
+            return IDLE_SECONDS
         try:
             due_at = self._store.queue.next_due(self._queue)
         except StoreError:

@@ -20,9 +20,10 @@ from noetl.api.app import find_routers
 from noetl.executor.actions import _formats, _process, action, catalogue, file, http, python
 from noetl.executor.clients import deadline_stream, egress
 from noetl.executor.engine import external, start, work_context
-from noetl.executor.model import memory_budget
+from noetl.executor.model import action_budget, memory_budget
 from noetl.executor.model.limits import PayloadLimits
 from noetl.executor.security import redaction
+from noetl.executor.security.capabilities import DEFAULT_LOG_BYTES
 from noetl.executor.settings import GROUPS, SETTINGS
 from noetl.infra import state_diagram
 from noetl.infra.reference_text import CONSTRUCTS, FAMILIES, FILTERS, KEYS, METHODS_OF
@@ -344,6 +345,12 @@ def _run_limits() -> list[LimitRow]:
         ("memory of the work of a step, and the batches of a loop together", memory, _TOO_LARGE),
         ("the outputs of a visit, in SQLite", outputs, _TOO_LARGE),
         ("an answer to a callback", f"{payload_limits.answer_bytes // _MIB} MiB as JSON", "refused"),
+        ("actions of a visit between two pauses", f"{action_budget.MAX_ACTIONS:,}", _EXCEEDED),
+        (
+            "lines of the log of a run, in one process of a service",
+            f"{DEFAULT_LOG_BYTES // _MIB} MiB, or `NOETL_LOG_BYTES`",
+            "dropped",
+        ),
         ("runs that start each other", f"{external.MAX_RUN_DEPTH} deep", _EXCEEDED),
         ("a secret that is redacted", f"{redaction.MIN_REDACTED_LENGTH} characters or more", ""),
     ]

@@ -9,6 +9,7 @@ from typing import Any
 
 from noetl.executor.actions import catalogue, handler
 from noetl.executor.actions.action import Call, Suspend
+from noetl.executor.engine.log_budget import LOG_BUDGET
 from noetl.executor.engine.rendering import render_parameters
 from noetl.executor.engine.scope import Scope
 from noetl.executor.engine.work_context import WorkContext
@@ -26,13 +27,22 @@ from noetl.planner.frozen import frozen, replace
 from noetl.planner.plan import Action, action_from_json
 from noetl.planner.templates.template import EvaluationError, is_true, parse_template
 
-MAX_HELD_DELAY_SECONDS = 10.0
-"""The longest delay before a retry that keeps its thread. A longer one suspends the step."""
+MAX_HELD_DELAY_SECONDS = 1.0
+"""How long the delays before retries of an action may keep its thread together. Then they suspend the step.
+"""
 
 PARAMETER_SUFFIX = "~"
 """The end of the position of an action that is a parameter of another action."""
 
 logger = logging.getLogger("noetl.executor")
+
+
+class _NestedSuspension(Suspend):
+    """The suspension of an action that is a parameter of another one, before its next attempt."""
+
+    def __init__(self, suspension: WorkSuspension) -> None:
+        super().__init__(None, suspension.due_at)
+        self.suspension = suspension
 
 
 @frozen
@@ -66,20 +76,25 @@ class RetryLoop:
     def run(self) -> WorkResult:
         """Call the action until it succeeds, fails finally, waits, or the run is cancelled.
 
-        The work is also suspended if the delay before a retry is long.
+        The work is also suspended if the delays before retries are long.
         """
-        attempt = self._first_attempt()
+        attempt, held_seconds = self._first_attempt(), 0.0
         while True:
             attempt = self._start(attempt)
             result = self._perform(attempt)
             if not isinstance(result, Outcome):
                 return result
-            delay = None if result.error is None else self._seconds_before_retry(result.error, attempt)
+            delay = (
+                None
+                if result.error is None
+                else self._seconds_before_retry(result.error, attempt, held_seconds)
+            )
             self._record_end(attempt, result, delay)
             if delay is None:
                 return result
             attempt = attempt.next()
-            if self._must_suspend(delay):
+            held_seconds += delay
+            if self._must_suspend(delay, held_seconds):
                 due_at = self.context.clock() + delay
                 return WorkSuspension(self._journal(attempt), due_at, retried=(self.action.type,))
             if self.context.cancelled.wait(delay):
@@ -110,6 +125,9 @@ class RetryLoop:
             return self._call_handler(attempt)
         except ActionError as problem:
             return Outcome(False, None, self.scope.failure(problem, type), type)
+        except _NestedSuspension as nested:
+            journal = {**self._journal(attempt, memory=attempt.state), **nested.suspension.journal}
+            return replace(nested.suspension, journal=journal)
         except Suspend as suspend:
             awaits = () if suspend.wait_id is None else (suspend.wait_id,)
             journal = self._journal(attempt, memory=suspend.state)
@@ -125,6 +143,7 @@ class RetryLoop:
         """
         action = self.action
         self._check_allowed()
+        self.context.actions.count()
         declaration = catalogue()[action.type]
         call = self._make_call(declaration, attempt)
         call.remaining_seconds()
@@ -169,7 +188,7 @@ class RetryLoop:
             deadline,
             context.capabilities,
             labels,
-            _make_playbook_log(labels),
+            LOG_BUDGET.limit(scope.run.id, context.capabilities.log_bytes, _make_playbook_log(labels)),
             context.cancelled,
             now=context.clock(),
             state=attempt.state,
@@ -187,12 +206,16 @@ class RetryLoop:
         Raises:
             ActionError: the nested action failed.
             CancelledError: the run was cancelled.
+            Suspend: the nested action is retried after a long delay. The next segment calls the handler again
+                with the state of this call, and continues the nested action at its next attempt.
         """
         action = action_from_json(nested)
         scope = replace(self.scope, local={**self.scope.local, **names})
         result = RetryLoop(self.context, action, scope, self.position + PARAMETER_SUFFIX).run()
         if isinstance(result, Cancelled):
             raise CancelledError
+        if isinstance(result, WorkSuspension) and result.retried:
+            raise _NestedSuspension(result)
         if isinstance(result, WorkSuspension):
             raise ActionError("ParameterError", f"`{action.type}` cannot wait here", retryable=False)
         if result.error is not None:
@@ -210,24 +233,26 @@ class RetryLoop:
         }
         return {self.position: entry | state}
 
-    def _must_suspend(self, seconds: float) -> bool:
+    def _must_suspend(self, seconds: float, held_seconds: float) -> bool:
         """Return whether a retry after `seconds` belongs to a later segment.
 
-        This is so after a long delay, or one past the deadline of this segment. A nested action cannot be
-        suspended.
+        This is so if the delays of this segment are long together, or the last one exceeds its deadline.
         """
-        is_too_long = (
-            seconds > MAX_HELD_DELAY_SECONDS or time.monotonic() + seconds >= self.context.deadlines.segment
-        )
-        return is_too_long and not self.position.endswith(PARAMETER_SUFFIX)
+        is_past_deadline = time.monotonic() + seconds >= self.context.deadlines.segment
+        return held_seconds > MAX_HELD_DELAY_SECONDS or is_past_deadline
 
-    def _seconds_before_retry(self, error: ErrorRecord, attempt: _Attempt) -> float | None:
-        """Return the delay before the next attempt, or None if the action is not retried."""
+    def _seconds_before_retry(
+        self, error: ErrorRecord, attempt: _Attempt, held_seconds: float
+    ) -> float | None:
+        """Return the delay before the next attempt, or None if the action is not retried.
+
+        `held_seconds` are the earlier delays of this segment.
+        """
         retry, scope, deadlines = self.action.retry, self.scope, self.context.deadlines
         if attempt.number >= retry.attempts or not error["retryable"]:
             return None
         delay = retry_delay_seconds(retry, attempt.number, scope.run.id, scope.visit.id, self.position)
-        deadline = deadlines.attempt if self._must_suspend(delay) else deadlines.segment
+        deadline = deadlines.attempt if self._must_suspend(delay, held_seconds + delay) else deadlines.segment
         if time.monotonic() + delay >= deadline or not self._wants_retry(error):
             return None
         return delay

@@ -6,8 +6,9 @@ write them. Each event must be written once, in order, and without secrets.
 Algorithm: a bounded-batch outbox with two locks. `_append_lock` guards the list of events; `_write_lock`
 admits one writer. The renewal (`flush_batch`) skips its turn if another writer is active; the commit
 (`flush_all`) waits for it. Events leave the buffer only when the store has confirmed them. The store receives
-the number of events already written, so it can number the new ones. Source: the transactional outbox pattern
-(https://microservices.io/patterns/data/transactional-outbox.html).
+the number of events already written, so it can number the new ones. A full buffer spills: the thread that
+records the next event first writes batches until the buffer is half empty. Source: the transactional outbox
+pattern (https://microservices.io/patterns/data/transactional-outbox.html).
 
 Cost: one append for each event; a batch has at most `MAX_BATCH_EVENTS` events.
 
@@ -27,6 +28,10 @@ from noetl.executor.model.memory_budget import json_size
 from noetl.executor.security.redaction import redact_for_storage
 from noetl.planner.frozen import replace
 
+MAX_BUFFERED_EVENTS = 5_000
+"""The number of events that are not written yet at which a thread that records an event writes a batch first.
+"""
+
 MAX_BATCH_EVENTS = 200
 MAX_BATCH_CHARACTERS = 32 * 1024
 """The limits of one batch that is written while a visit is running: events, and characters of JSON payload.
@@ -38,10 +43,11 @@ T = TypeVar("T")
 class EventBuffer:
     """The events of one claim, from the moment they happen until they are written.
 
-    They are redacted on writing.
+    They are redacted on writing. `spill` writes a batch of this buffer when it is full.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, spill: Callable[[EventBuffer], object] | None = None) -> None:
+        self._spill = spill
         self._events: list[Event] = []
         self._written = 0
         self._progress: dict[str, Callable[[], Event]] = {}
@@ -49,9 +55,19 @@ class EventBuffer:
         self._write_lock = threading.Lock()
 
     def append(self, event: Event) -> None:
-        """Add an event."""
+        """Add an event. If the buffer is full, write batches first."""
         with self._append_lock:
             self._events.append(event)
+            count = len(self._events)
+        if count >= MAX_BUFFERED_EVENTS and self._spill is not None:
+            while len(self._events) > MAX_BUFFERED_EVENTS // 2 and self._written_by(self._spill):
+                pass
+
+    def _written_by(self, spill: Callable[[EventBuffer], object]) -> bool:
+        """Return whether a spill has written events. Only one thread writes; the others go on."""
+        before = self._written
+        spill(self)
+        return self._written > before
 
     def report_progress(self, loop: str, event: Callable[[], Event], *, is_final: bool) -> None:
         """Set the progress event of the loop at a position. It replaces the previous one of this loop.

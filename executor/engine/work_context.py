@@ -13,6 +13,7 @@ from noetl.executor.actions.action import ExternalWaits
 from noetl.executor.engine.event_buffer import EventBuffer, NullEventBuffer
 from noetl.executor.engine.scope import Scope
 from noetl.executor.errors import ActionError
+from noetl.executor.model.action_budget import ActionBudget
 from noetl.executor.model.memory_budget import MemoryBudget
 from noetl.executor.model.outcome import Outcome
 from noetl.executor.model.run import Run
@@ -90,7 +91,7 @@ class WorkContext:
 
     `events` collects events. `journal` is what the work left when it was last suspended, and
     `batch_outcomes_of` returns the outcomes of the completed batches of a loop. When `cancelled` is set, the
-    work ends. `memory_budget` bounds what the work holds.
+    work ends. `memory_budget` bounds what the work holds, and `actions` how many actions it performs.
     """
 
     find_task: Callable[[str], Task]
@@ -103,6 +104,7 @@ class WorkContext:
     external_waits: ExternalWaits | None = None
     cancelled: threading.Event = field(default_factory=threading.Event)
     memory_budget: MemoryBudget = field(default_factory=MemoryBudget)
+    actions: ActionBudget = field(default_factory=ActionBudget)
 
     def without_events(self) -> WorkContext:
         """Return the same context with a buffer that drops events."""

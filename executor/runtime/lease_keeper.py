@@ -89,7 +89,9 @@ class LeaseKeeper:
 
         The claim is active until then.
         """
-        held = HeldClaim(claim, time.monotonic())
+        held = HeldClaim(
+            claim, time.monotonic(), events=EventBuffer(lambda events: self._spill(claim, events))
+        )
         with self._lock:
             self._held[claim.run.id, claim.visit.id] = held
         try:
@@ -134,6 +136,11 @@ class LeaseKeeper:
                 "a claim of run %s could not be renewed; it is retried with the next renewal",
                 held.claim.run.id,
             )
+
+    def _spill(self, claim: Claim, events: EventBuffer) -> None:
+        """Write a batch of events while the claim is executed. A failure is left to the next renewal."""
+        with suppress(StoreError):
+            renew_claim(self._store, claim, self._clock() + self._lease_seconds, events)
 
     def release_all(self) -> None:
         """Release all claims: abandon their work, and make its visits due at once for other workers."""

@@ -19,6 +19,9 @@ from noetl.planner.frozen import frozen
 ACTIONS_SETTING = "NOETL_ALLOW_ACTIONS"
 """The setting that lists the action types that playbooks of a service may use."""
 
+DEFAULT_LOG_BYTES = 16 * 1024 * 1024
+"""How much the playbook of one run of a service may log in one process, unless `NOETL_LOG_BYTES` says."""
+
 LOOPBACK_NETWORKS = ("127.0.0.0/8", "::1/128")
 
 
@@ -32,7 +35,8 @@ class Capabilities:
     that the language reference names. `networks` are address ranges (CIDR) that `http` and `postgres` may
     reach although they are denied by default. With `any_server`, `postgres` passes the connection string to
     libpq unchanged (sockets, files and environment included) instead of connecting to a vetted address.
-    `actions` are the action types that may be used; None means all.
+    `actions` are the action types that may be used; None means all. `log_bytes` is how much a run may log in
+    one process; None means any amount.
     """
 
     files_root: Path | None = None
@@ -43,6 +47,7 @@ class Capabilities:
     networks: tuple[str, ...] = ()
     any_server: bool = False
     actions: tuple[str, ...] | None = None
+    log_bytes: int | None = DEFAULT_LOG_BYTES
 
 
 def local_run_capabilities(folder: Path) -> Capabilities:
@@ -56,6 +61,7 @@ def local_run_capabilities(folder: Path) -> Capabilities:
         inherit_environment=True,
         networks=LOOPBACK_NETWORKS,
         any_server=True,
+        log_bytes=None,
     )
 
 
@@ -80,7 +86,15 @@ def service_capabilities(environ: Mapping[str, str]) -> Capabilities:
         python_modules=modules,
         networks=tuple(_network(word) for word in _words(environ, "NOETL_ALLOW_NETWORKS")),
         actions=allowed_actions(environ),
+        log_bytes=_read_log_bytes(environ),
     )
+
+
+def _read_log_bytes(environ: Mapping[str, str]) -> int:
+    text = environ.get("NOETL_LOG_BYTES", "").strip() or str(DEFAULT_LOG_BYTES)
+    if not text.isdecimal() or len(text) > 15:
+        raise SettingError(f"NOETL_LOG_BYTES is {text!r}; it must be a whole number of bytes.")
+    return int(text)
 
 
 def allowed_actions(environ: Mapping[str, str]) -> tuple[str, ...] | None:

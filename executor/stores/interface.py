@@ -20,7 +20,7 @@ store to this interface.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -184,8 +184,17 @@ class RunStore(Protocol):
 class WorkQueue(Protocol):
     """The queue of visits that are due: claims, leases and commits."""
 
-    def claim(self, queue: str, lease: Lease, now: float) -> Claim | None:
-        """Claim the visit of a queue that has been due longest, or return None if no visit is due."""
+    @property
+    def claims_in_turn(self) -> bool:
+        """True if claims take the tenants in turn, False if a queue outside of the store decides."""
+        ...
+
+    def claim(self, queue: str, lease: Lease, now: float, passed_over: Collection[str] = ()) -> Claim | None:
+        """Claim a due visit of a queue, or return None if no visit is due.
+
+        Claims take the tenants in turn, and of a tenant the visit that has been due longest. No visit of a
+        tenant in `passed_over` is claimed.
+        """
         ...
 
     def next_due(self, queue: str) -> float | None:

@@ -218,7 +218,7 @@ class TestQueries:
             assert store.queue.next_due("service") is not None
 
         for plan in self.explain_queries(store, run_queries, monkeypatch, "visits"):
-            assert plan.count("using visits_due") == 2, plan
+            assert "using visits_due" in plan and "Filter: (tenant" not in plan, plan
             assert "Seq Scan" not in plan and "Sort" not in plan
 
     def test_pages_of_runs_use_an_index(self, store: PostgresStore, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -167,7 +167,9 @@ def read_index(statement: str) -> tuple[str, Index]:
     found = INDEX.fullmatch(" ".join(statement.lower().replace('"', "").split()))
     assert found is not None, statement
     name, table, columns, condition = found.groups()
-    return name, Index(table, tuple(columns.split(", ")), condition is not None)
+    # Each database writes the parentheses, the types and the order of texts of an expression in its own way.
+    plain = re.sub(r"[()]|::text| collate (c|binary)\b", "", columns)
+    return name, Index(table, tuple(plain.split(", ")), condition is not None)
 
 
 def schema_of_sqlite(db: sqlite3.Connection) -> SqlSchema:

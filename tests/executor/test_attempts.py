@@ -87,13 +87,24 @@ class TestActionRetries:
         probe.answers = [ActionError("Custom", "no"), ActionError("Custom", "no"), "yes"]
         waits: list[float] = []
         context = work_context(waits=waits)
-        found = outcome_of(fake_action(retry=Retry(4, 1.0, 3.0, jitter=False)), context=context)
-        assert (found.data, waits) == ("yes", [1.0, 3.0])
+        found = outcome_of(fake_action(retry=Retry(4, 0.25, 3.0, jitter=False)), context=context)
+        assert (found.data, waits) == ("yes", [0.25, 0.75])
         assert len({call.idempotency_key for call in probe.calls}) == 1
         events = context.events.flush_all(list)
         types = [event.type for event in events]
         assert types == ["action.started", "action.retrying"] * 2 + ["action.started", "action.completed"]
-        assert events[1].payload["wait_seconds"] == 1.0
+        assert events[1].payload["wait_seconds"] == 0.25
+
+    @pytest.mark.parametrize(("delay", "attempts"), [(9.9, 1), (1.1, 1), (0.3, 4)])
+    def test_delays_that_are_long_together_suspend_the_work(
+        self, probe: FakeHandler, delay: float, attempts: int
+    ) -> None:
+        probe.answers = [ActionError("Custom", "no")] * 1000
+        waits: list[float] = []
+        action = fake_action(retry=Retry(1000, delay, 1.0, jitter=False))
+        found = perform(work_context(seconds=3600, waits=waits), [action], Scope(RUN, VISIT), "run")
+        assert isinstance(found, WorkSuspension)
+        assert (len(probe.calls), sum(waits) <= 1.0) == (attempts, True)
 
     def test_a_retry_past_the_segment_deadline_suspends_the_work(self, probe: FakeHandler) -> None:
         probe.answers = [ActionError("Custom", "no")]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,7 +13,7 @@ import pytest
 from noetl.executor.actions import handler
 from noetl.executor.actions.action import Call
 from noetl.executor.engine.work_context import InvocationTime
-from noetl.executor.model.run import RunStatus
+from noetl.executor.model.run import NEVER, RunStatus
 from noetl.executor.stores.sqlite.store import SqliteStore
 from noetl.testing.run_harness import LEASE_SECONDS, FakeClock, RunHarness
 
@@ -40,18 +39,6 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "noetl.executor.engine.attempts.handler", lambda name: log if name == "log" else handler(name)
     )
-
-
-class FastEvent(threading.Event):
-    """An event that is never set. It records each timeout instead of waiting."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.waits: list[float | None] = []
-
-    def wait(self, timeout: float | None = None) -> bool:
-        self.waits.append(timeout)
-        return False
 
 
 class TestWaitAction:
@@ -375,10 +362,26 @@ class TestRetriesOfActions:
         assert sorted((tmp_path / "lines.txt").read_text().split()) == ["1", "2", "2", "3", "3", "3"]
         assert harness.clock() - before == 60 + 120
 
-    def test_a_notification_is_retried_without_a_suspension(self, store: SqliteStore) -> None:
+    def test_a_notification_holds_no_thread_between_its_attempts(
+        self, store: SqliteStore, tmp_path: Path
+    ) -> None:
+        notify = (
+            "{action: shell, command: echo x >> tries; test $(grep -c x tries) = 3,"
+            " retry: {attempts: 5, delay: 1m, jitter: false, backoff: 1}}"
+        )
+        harness = RunHarness(
+            store, f"steps: [{{name: a, run: [{{action: callback, notify: {notify}}}]}}]", folder=tmp_path
+        )
+        dues = []
+        for _ in range(3):
+            assert harness.execute_next()
+            dues.append(store.queue.next_due(harness.queue))
+            harness.clock.advance(60)
+        assert [due is not None and due < NEVER for due in dues] == [True, True, False]
+        assert (tmp_path / "tries").read_text().count("x") == 3
+
+    def test_a_notification_fails_after_its_last_attempt(self, store: SqliteStore) -> None:
         notify = "{action: shell, command: exit 1, retry: {attempts: 2, delay: 1m, jitter: false}}"
         harness = RunHarness(store, f"steps: [{{name: a, run: [{{action: callback, notify: {notify}}}]}}]")
-        claim, hasty = harness.claim(), FastEvent()
-        assert claim is not None
-        harness.executor().execute(claim, hasty)
-        assert (hasty.waits, harness.finish().error_types) == ([60.0], ["CommandFailed"])
+        before = harness.clock()
+        assert (harness.finish().error_types, harness.clock() - before) == (["CommandFailed"], 60)

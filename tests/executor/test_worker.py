@@ -3,7 +3,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import noetl.executor.worker as worker_module
 from noetl.executor.errors import SettingError, StoreError
 from noetl.executor.model.events import Event
 from noetl.executor.model.run import Claim, Lease, Run, RunStatus, Visit
@@ -19,7 +20,7 @@ from noetl.executor.runtime.lease_keeper import LeaseKeeper, read_lease_seconds
 from noetl.executor.security.capabilities import local_run_capabilities
 from noetl.executor.stores.sql.queue import SqlQueue
 from noetl.executor.stores.sqlite.store import SqliteStore
-from noetl.executor.worker import Worker, WorkerSettings, read_thread_count
+from noetl.executor.worker import Worker, WorkerSettings, read_spare_thread_count, read_thread_count
 from noetl.testing.run_harness import RunHarness, compile_text
 
 BLOCKING_PLAYBOOK = """
@@ -45,6 +46,14 @@ def working(store: SqliteStore, folder: Path, **options: Any) -> Iterator[Worker
         yield worker
     finally:
         worker.stop(timeout_seconds=SECONDS)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Return when the condition holds, or fail after SECONDS."""
+    deadline = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def finished(worker: Worker, harness: RunHarness) -> Run:
@@ -281,13 +290,13 @@ class FlakyQueue(SqlQueue):
 
     calls = 0
 
-    def claim(self, queue: str, lease: Lease, now: float) -> Claim | None:
+    def claim(self, queue: str, lease: Lease, now: float, passed_over: Collection[str] = ()) -> Claim | None:
         self.calls += 1
         if self.calls in (1, 2):
             raise StoreError("The store is away.")
         if self.calls == 3:
             raise ValueError("a bug")
-        return super().claim(queue, lease, now)
+        return super().claim(queue, lease, now, passed_over)
 
 
 def test_a_worker_survives_a_short_outage_of_the_store(
@@ -321,7 +330,7 @@ def test_released_claims_can_be_claimed_at_once(
 class UnavailableQueue(SqlQueue):
     """A queue whose claims fail."""
 
-    def claim(self, queue: str, lease: Lease, now: float) -> Claim | None:
+    def claim(self, queue: str, lease: Lease, now: float, passed_over: Collection[str] = ()) -> Claim | None:
         raise StoreError("The store is away.")
 
 
@@ -366,6 +375,12 @@ def test_an_interrupted_step_runs_again(store: SqliteStore, tmp_path: Path) -> N
             {"1": 1, "1000": 1000},
             ["", "0", "1.5", "x", "-1", "1001", "9" * 5000, "²"],
         ),
+        (
+            "NOETL_SPARE_WORKERS",
+            read_spare_thread_count,
+            {"0": 0, "1000": 1000},
+            ["", "1.5", "x", "-1", "1001", "9" * 5000, "²"],
+        ),
     ],
 )
 def test_settings_are_validated(setting: str, read: Any, good: dict[str, Any], bad: list[str]) -> None:
@@ -374,6 +389,39 @@ def test_settings_are_validated(setting: str, read: Any, good: dict[str, Any], b
     for text in bad:
         with pytest.raises(SettingError, match=f"{setting} is"):
             read({setting: text})
+
+
+class TestTenantsInTurn:
+    def test_a_tenant_whose_steps_hold_its_threads_leaves_the_spare_thread(
+        self, store: SqliteStore, tmp_path: Path, gate: Path
+    ) -> None:
+        held = [start(store, BLOCKING_PLAYBOOK, tmp_path, tenant="a", queue="service") for _ in range(5)]
+        with working(store, tmp_path, queue="service", spare_threads=1) as worker:
+            wait_until(lambda: sum(run.visit("a").status == "running" for run in held) == 2)
+            text = "steps: [{name: a, run: [{action: set, set: {x: 1}}]}]"
+            other = start(store, text, tmp_path, tenant="b", queue="service")
+            run = worker.wait_until_finished("b", other.id, SECONDS)
+            assert run.result == {"x": 1}
+            assert sum(run.visit("a").status == "running" for run in held) == 2
+            for harness in held:
+                store.runs.stop(harness.id, RunStatus.CANCELLED, time.time())
+            wait_until(lambda: all(run.status == "cancelled" for run in held))
+
+    def test_a_run_with_many_steps_leaves_its_thread_to_the_next_tenant(
+        self, store: SqliteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(worker_module, "TURN_SECONDS", 0.0)
+        cycle = """
+            steps:
+            - {name: a, max_visits: 50, run: [{action: log, message: "{{ step.visit }}"}],
+               rule: [{case: "{{ step.visit < 50 }}", run: [a]}]}
+        """
+        runs = [start(store, cycle, tmp_path, tenant=tenant, queue="service") for tenant in ("a", "b")]
+        with working(store, tmp_path, queue="service", threads=1) as worker:
+            for harness, tenant in zip(runs, ("a", "b"), strict=True):
+                assert worker.wait_until_finished(tenant, harness.id, SECONDS).status == "succeeded"
+        ends = [sorted(v.finished_at or 0.0 for v in store.runs.visits(harness.id)) for harness in runs]
+        assert ends[0][0] < ends[1][0] < ends[0][5] < ends[1][9] < ends[0][-1]
 
 
 class TestCancelledWork:

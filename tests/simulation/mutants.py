@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -111,8 +111,8 @@ class CommitsWithoutFence(SqlQueue):
 class AcknowledgesBeforeCommit(SqlQueue):
     """A queue whose leases never expire."""
 
-    def claim(self, queue: str, lease: Lease, now: float) -> Claim | None:
-        return super().claim(queue, replace(lease, seconds=NEVER - now), now)
+    def claim(self, queue: str, lease: Lease, now: float, passed_over: Collection[str] = ()) -> Claim | None:
+        return super().claim(queue, replace(lease, seconds=NEVER - now), now, passed_over)
 
     def commit(self, commit: Commit, now: float, claim_for: Lease | None = None) -> Visit | None:
         forever = None if claim_for is None else replace(claim_for, seconds=NEVER - now)
@@ -122,8 +122,8 @@ class AcknowledgesBeforeCommit(SqlQueue):
 class LeasesWithoutFence(SqlQueue):
     """A queue that gives the second claim the fence of the first."""
 
-    def claim(self, queue: str, lease: Lease, now: float) -> Claim | None:
-        claim = super().claim(queue, lease, now)
+    def claim(self, queue: str, lease: Lease, now: float, passed_over: Collection[str] = ()) -> Claim | None:
+        claim = super().claim(queue, lease, now, passed_over)
         if claim is None or claim.visit.fence < 2:
             return claim
         with self._context.database.transaction() as db:
@@ -214,14 +214,14 @@ class DropsParkedVisits(SqlRuns):
 class FiresTimersEarly(SqlQueue):
     """A queue that claims visits up to a minute before they are due."""
 
-    def claim(self, queue: str, lease: Lease, now: float) -> Claim | None:
+    def claim(self, queue: str, lease: Lease, now: float, passed_over: Collection[str] = ()) -> Claim | None:
         with self._context.database.transaction() as db:
             query = (
                 "update visits set due_at = :now where queue = :queue"
                 " and status in ('waiting', 'retrying') and due_at between :now and :soon"
             )
             db.execute(query, now=now, queue=queue, soon=now + 60)
-        return super().claim(queue, lease, now)
+        return super().claim(queue, lease, now, passed_over)
 
 
 class IgnoresIdempotencyKeys(SqlRuns):

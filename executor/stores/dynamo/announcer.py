@@ -13,7 +13,7 @@ from noetl.executor.model.transition import find_holders
 from noetl.executor.stores.change_signal import ChangeSignal
 from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.plans import DynamoPlans
-from noetl.executor.stores.dynamo.run_items import spread_of
+from noetl.executor.stores.dynamo.run_items import spread_of, tenant_of
 from noetl.executor.stores.dynamo.visit_items import VisitItem
 from noetl.executor.stores.sqs.due_message import DueMessage
 from noetl.executor.stores.sqs.memory_queue import InMemoryQueue
@@ -67,4 +67,5 @@ class Announcer:
             spread=spread_of(head),
             cause=None if item.is_written else item.origin.cause,
             holders=tuple(holders[:MAX_PREFETCHED]),
+            tenant=tenant_of(head),
         )

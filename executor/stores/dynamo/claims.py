@@ -35,7 +35,13 @@ from noetl.executor.stores.dynamo.caches import CachedClaim
 from noetl.executor.stores.dynamo.claimed_visits import decode_claimed_visit
 from noetl.executor.stores.dynamo.context import DynamoContext
 from noetl.executor.stores.dynamo.expressions import ABSENT, Condition, Delete, Update
-from noetl.executor.stores.dynamo.run_items import decode_run, derive_deadline_visit, has_ended, spread_of
+from noetl.executor.stores.dynamo.run_items import (
+    decode_run,
+    derive_deadline_visit,
+    has_ended,
+    spread_of,
+    tenant_of,
+)
 from noetl.executor.stores.dynamo.stops import Stops
 from noetl.executor.stores.dynamo.table import MAX_CONFLICTS
 from noetl.executor.stores.dynamo.visit_items import VisitItem, decode_lease, decode_visit, is_held
@@ -150,7 +156,8 @@ class Claims:
         if due_at < NEVER:
             head = self._context.table.get(keys.head(message.run_id))
             if head is not None and not has_ended(head):
-                self._context.announcer.send(head["queue"], [replace(message, due_at=due_at)], now)
+                later = replace(message, due_at=due_at, tenant=tenant_of(head))
+                self._context.announcer.send(head["queue"], [later], now)
         return MessageOutcome.DONE
 
     def _complete(self, request: ClaimRequest, before: Item | None, item: Item) -> Claim | MessageOutcome:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from noetl.executor.clients.aws_retry import ConditionFailed
@@ -23,6 +23,7 @@ from noetl.executor.stores.dynamo.expressions import Put, Update, Write
 from noetl.executor.stores.dynamo.followups import DueVisits, Followups
 from noetl.executor.stores.dynamo.open_runs import list_open_runs
 from noetl.executor.stores.dynamo.repairs import Repairs
+from noetl.executor.stores.dynamo.run_items import tenant_of
 from noetl.executor.stores.dynamo.run_snapshot import read_snapshot
 from noetl.executor.stores.dynamo.table import MAX_CONFLICTS
 from noetl.executor.stores.dynamo.visit_items import decode_visit, encode_events_item, is_held
@@ -47,17 +48,22 @@ class DynamoQueue:
         self._repairs = repairs
         external = context.announcer.message_queue
         self._receiver = None if external is None else MessageReceiver(external)
+        # SQS delivers the messages of the tenants in turn, by their groups.
+        self.claims_in_turn: bool = external is None
 
-    def claim(self, queue: str, lease: Lease, now: float) -> Claim | None:
-        """Claim the visit of a queue that has been due longest, or return None if no visit is due."""
+    def claim(self, queue: str, lease: Lease, now: float, passed_over: Collection[str] = ()) -> Claim | None:
+        """Claim a due visit of a queue, of the tenants in turn, or return None if no visit is due.
+
+        Messages of SQS are claimed in the order in which they arrive, whatever `passed_over` is.
+        """
         if self._receiver is not None and self._context.announcer.external_queue(queue) is not None:
             return self._claim_received(self._receiver, lease, now)
         memory_queue = self._context.announcer.memory_queue
         for _ in range(MAX_CONFLICTS):
-            message = memory_queue.take(queue, now)
+            message = memory_queue.take(queue, now, passed_over)
             if message is None:
                 memory_queue.replace(queue, self._find_due(queue, now))
-                message = memory_queue.take(queue, now)
+                message = memory_queue.take(queue, now, passed_over)
             if message is None:
                 return None
             claim = self._claims.claim(ClaimRequest(message, lease, now))
@@ -116,8 +122,11 @@ class DynamoQueue:
             item = context.table.update(Update(key, {"due": now}, added, when=is_held(claimed.fence)))
         except ConditionFailed:
             return
-        message = DueMessage(run_id, claimed.id, item["step"], now, context.heads.spread(run_id))
-        context.announcer.send(context.heads.read(run_id)["queue"], [message], now)
+        head = context.heads.read(run_id)
+        message = DueMessage(
+            run_id, claimed.id, item["step"], now, context.heads.spread(run_id), tenant=tenant_of(head)
+        )
+        context.announcer.send(head["queue"], [message], now)
         if self._receiver is not None:
             self._receiver.finish(run_id, claimed.id)
         context.changes.notify()

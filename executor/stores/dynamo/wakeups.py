@@ -12,7 +12,7 @@ from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.context import DynamoContext
 from noetl.executor.stores.dynamo.expressions import Condition, Update
-from noetl.executor.stores.dynamo.run_items import has_ended
+from noetl.executor.stores.dynamo.run_items import has_ended, tenant_of
 from noetl.executor.stores.sqs.due_message import DueMessage
 
 
@@ -65,5 +65,6 @@ class Wakeups:
 
     def _announce(self, head: Item, visit_id: str, step: str, now: float) -> None:
         run_id = head["pk"][2:]
-        message = DueMessage(run_id, visit_id, step, now, self._context.heads.spread(run_id))
+        spread = self._context.heads.spread(run_id)
+        message = DueMessage(run_id, visit_id, step, now, spread, tenant=tenant_of(head))
         self._context.announcer.send(head["queue"], [message], now)

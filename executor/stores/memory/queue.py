@@ -8,7 +8,7 @@ claim.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -51,25 +51,41 @@ from noetl.planner.frozen import replace
 class MemoryQueue:
     """The work queue of a store in memory: the visits that are active."""
 
+    claims_in_turn = True
+
     def __init__(self, state: MemoryState) -> None:
         self._state = state
+        self._last_tenant = ""
 
-    def claim(self, queue: str, lease: Lease, now: float) -> Claim | None:
+    def claim(self, queue: str, lease: Lease, now: float, passed_over: Collection[str] = ()) -> Claim | None:
         with self._state.lock:
-            first = self._state.find_first_active(queue)
-            if first is None or not is_due(first[1], now):
+            first = self._find_turn(queue, now, passed_over)
+            if first is None:
                 return None
             record, visit = first
+            self._last_tenant = record.run.tenant
             claimed = claim(visit, lease, now)
             record.put(claimed)
             record.run = begin_run(record.run, now)
             record.append(start_events(visit, claimed))
             return Claim(record.run, replace(claimed, result=None, failures=()))
 
+    def _find_turn(
+        self, queue: str, now: float, passed_over: Collection[str]
+    ) -> tuple[RunRecord, Visit] | None:
+        """Return the longest due visit of the tenant whose turn it is: the next one that has any."""
+        due = {
+            record.run.tenant: (record, visit)
+            for record, visit in reversed(self._state.find_active(queue))
+            if is_due(visit, now) and record.run.tenant not in passed_over
+        }
+        tenant = min(due, key=lambda tenant: (tenant <= self._last_tenant, tenant), default=None)
+        return None if tenant is None else due[tenant]
+
     def next_due(self, queue: str) -> float | None:
         with self._state.lock:
-            first = self._state.find_first_active(queue)
-            return None if first is None else first[1].due_at
+            active = self._state.find_active(queue)
+            return active[0][1].due_at if active else None
 
     def renew(
         self, claimed: Visit, until: float, events: Sequence[Event] = (), events_already_written: int = 0

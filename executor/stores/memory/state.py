@@ -135,9 +135,9 @@ class MemoryState:
         visit = None if record is None else record.visits.get(visit_id)
         return (record, visit) if record is not None and visit is not None and is_held(visit, fence) else None
 
-    def find_first_active(self, queue: str) -> tuple[RunRecord, Visit] | None:
-        """Return the active visit of a queue that is due first, with its run."""
+    def find_active(self, queue: str) -> list[tuple[RunRecord, Visit]]:
+        """Return the active visits of a queue with their runs, in the order in which they are due."""
         open_runs = (record for record in self.runs.values() if record.run.finished_at is None)
         records = (record for record in open_runs if record.run.queue == queue)
         active = ((record, visit) for record in records for visit in record.find_active())
-        return min(active, key=lambda entry: entry[1].due_at, default=None)
+        return sorted(active, key=lambda entry: entry[1].due_at)

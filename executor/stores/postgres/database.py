@@ -49,7 +49,7 @@ MAX_CONNECTIONS_WITH_QUEUE = 4
 PREPARE_AFTER = 5
 """Number of executions of a statement after which a connection prepares it."""
 
-SCHEMA_VERSION = 8
+SCHEMA_VERSION = 9
 """Number of migrations in `infra/postgres` that this version needs."""
 
 _CONFLICTS = ("40001", "40P01")
@@ -345,7 +345,9 @@ class PostgresResult:
 
 
 def _due_messages(rows: Iterable[Mapping[str, Any]]) -> list[DueMessage]:
-    return [DueMessage(row["run_id"], row["id"], row["step"], row["due_at"]) for row in rows]
+    return [
+        DueMessage(row["run_id"], row["id"], row["step"], row["due_at"], tenant=row["tenant"]) for row in rows
+    ]
 
 
 def _check_connection(connection: psycopg.Connection[Any]) -> None:

@@ -51,6 +51,8 @@ from noetl.planner.frozen import replace
 class PostgresQueue:
     """The work queue in Postgres. Operations that have no fast path are those of the shared queue."""
 
+    claims_in_turn = True
+
     def __init__(self, context: SqlContext, plans: SqlPlans, database: PostgresDatabase) -> None:
         self._context = context
         self._plans = plans
@@ -82,7 +84,7 @@ class PostgresQueue:
         if visit.status is VisitStatus.RUNNING:
             return MessageOutcome.HELD
         # The delay of a message is limited, so a message for a later time is sent again.
-        self._database.send_messages([replace(message, due_at=visit.due_at)])
+        self._database.send_messages([replace(message, due_at=visit.due_at, tenant=rows[0]["tenant"])])
         return MessageOutcome.DONE
 
     def commit(self, commit: Commit, now: float, claim_for: Lease | None = None) -> Visit | None:
@@ -187,7 +189,15 @@ class PostgresQueue:
             return False
         if not is_claimed and row["queue"] == SERVICE_QUEUE:
             self._database.send_messages(
-                [DueMessage(following.run_id, following.id, following.step, following.due_at)]
+                [
+                    DueMessage(
+                        following.run_id,
+                        following.id,
+                        following.step,
+                        following.due_at,
+                        tenant=row["tenant"],
+                    )
+                ]
             )
         self._context.changes.notify()
         self._context.announce_due(0 if is_claimed else 1)

@@ -8,7 +8,12 @@ run first, so transactions of one run are serial. A parent run is locked before 
 deadlocks. A claim is a conditional update of a due visit that increases its fence. A commit is one
 transaction: the outcome under the condition of the fence, then counters, joins, new visits and history.
 
-Cost: one transaction for a claim and one for a commit, each of a few statements.
+Claims take the tenants in turn: round robin (Nagle 1987, "On packet switches with infinite storage") between
+tenants, by due time within a tenant. Each process remembers the tenant that it has served last, so turns need
+no write and no lock. A loose index scan finds the next tenant with a due visit.
+
+Cost: one transaction for a claim and one for a commit, each of a few statements. A claim costs two index
+look-ups for each tenant that it steps over: those with active visits of which none is due.
 
 Limits: a worker that loses a race for a visit chooses at random among more and more due visits, at most
 MAX_CANDIDATES.
@@ -18,7 +23,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple, TypeAlias
 
@@ -63,16 +68,27 @@ has changed since it was read.
 class SqlQueue:
     """The work queue of a SQL store. `write_claim` may be a faster way to write a claim."""
 
+    claims_in_turn = True
+
     def __init__(self, context: SqlContext, plans: SqlPlans, write_claim: ClaimWriter | None = None) -> None:
         self._context = context
         self._plans = plans
         self._write = write_claim or self._write_claim
+        self._last_tenant = ""
+        """The tenant that a thread of this process has served last. The next claim begins after it."""
 
-    def claim(self, queue: str, lease: Lease, now: float) -> Claim | None:
-        candidates = 1
-        while due := self._context.database.fetch_all(
-            "queue.find_due", queue=queue, now=now, limit=candidates
+    def claim(self, queue: str, lease: Lease, now: float, passed_over: Collection[str] = ()) -> Claim | None:
+        candidates, database = 1, self._context.database
+        skipped = {"ids": database.encode_list([f"{queue} {t}" for t in passed_over])} if passed_over else {}
+        while due := database.fetch_all(
+            "queue.find_due",
+            queue=queue,
+            now=now,
+            after=f"{queue} {self._last_tenant}",
+            limit=candidates,
+            **skipped,
         ):
+            self._last_tenant = due[0]["tenant"]
             visit = visit_from_row(due[random.randrange(len(due))])
             claimed = self._write(visit, claim(visit, lease, now), now)
             if claimed is not None:

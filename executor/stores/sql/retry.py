@@ -57,5 +57,5 @@ def retry_unwritten(operation: Callable[P, T]) -> Callable[P, T]:
 def retry_part(part: object) -> None:
     """Let all public methods of a part of a store retry after an UnwrittenError."""
     for name in dir(part):
-        if not name.startswith("_"):
-            setattr(part, name, retry_unwritten(getattr(part, name)))
+        if not name.startswith("_") and callable(operation := getattr(part, name)):
+            setattr(part, name, retry_unwritten(operation))

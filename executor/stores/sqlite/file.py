@@ -37,6 +37,7 @@ SCRIPTS = {
     8: "failures.sql",
     9: "answer_fields.sql",
     10: "stacks.sql",
+    11: "turns.sql",
 }
 """Script that brings a store to each version, from the version before it or from an empty file."""
 

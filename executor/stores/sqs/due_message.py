@@ -19,6 +19,7 @@ import json
 from typing import Any
 
 from noetl.executor.errors import MessageError
+from noetl.executor.model.run import DEFAULT_TENANT
 from noetl.planner.frozen import frozen
 
 MAX_DELAY_SECONDS = 900
@@ -35,7 +36,8 @@ class DueMessage:
 
     `spread` is the number of partitions of the run. `cause` is the id of the visit before this one, or
     "" for the first visit of a run. It is None if the visit has an item. `holders` are the visits whose
-    outputs the step reads, so that the claim can read them at once.
+    outputs the step reads, so that the claim can read them at once. `tenant` is that of the run; the text of
+    the message does not have it.
     """
 
     run_id: str
@@ -45,6 +47,7 @@ class DueMessage:
     spread: int = 1
     cause: str | None = None
     holders: tuple[str, ...] = ()
+    tenant: str = DEFAULT_TENANT
 
     def encode(self) -> str:
         """Return the text of the message.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from noetl.executor.clients.aws import client
@@ -16,6 +18,9 @@ from noetl.executor.stores.sqs.due_message import MAX_DELAY_SECONDS, DueMessage
 MAX_BATCH = 10
 """Number of messages that one call of SQS sends or receives at most."""
 
+_GROUP = re.compile(r"[!-}]{1,128}")
+"""A tenant that can be the name of a message group as it is."""
+
 
 class MessageQueue:
     """A queue of SQS."""
@@ -24,26 +29,21 @@ class MessageQueue:
         self.url = url
 
     def send(self, messages: Sequence[DueMessage], now: float) -> None:
-        """Send messages, each delayed until its visit is due; skip visits that only an answer makes due."""
-        entries = [
-            (message.encode(), _delay_seconds(message.due_at, now))
-            for message in messages
-            if message.due_at < NEVER
-        ]
+        """Send messages, each delayed until its visit is due; skip visits that only an answer makes due.
+
+        The tenant is the message group. A standard queue with groups is a fair queue of SQS: a tenant with
+        many messages does not delay those of other tenants.
+        """
+        entries = [_to_entry(message, now) for message in messages if message.due_at < NEVER]
         if len(entries) == 1:
-            ((body, delay),) = entries
-            parameters = {"DelaySeconds": delay} if delay else {}
-            self._call("send_message", MessageBody=body, **parameters)
+            self._call("send_message", **entries[0])
             return
         for start in range(0, len(entries), MAX_BATCH):
             self._send_batch(entries[start : start + MAX_BATCH])
 
-    def _send_batch(self, entries: Sequence[tuple[str, int]]) -> None:
-        """Send up to MAX_BATCH messages (body, delay in seconds), and those again that SQS did not accept."""
-        remaining = {
-            str(number): {"Id": str(number), "MessageBody": body, "DelaySeconds": delay}
-            for number, (body, delay) in enumerate(entries)
-        }
+    def _send_batch(self, entries: Sequence[Mapping[str, Any]]) -> None:
+        """Send up to MAX_BATCH messages, and those again that SQS did not accept."""
+        remaining = {str(number): {"Id": str(number), **entry} for number, entry in enumerate(entries)}
         for tries in range(MAX_TRIES):
             response = self._call("send_message_batch", Entries=list(remaining.values()))
             remaining = {failed["Id"]: remaining[failed["Id"]] for failed in response.get("Failed", ())}
@@ -90,6 +90,28 @@ class MessageQueue:
             f"queue {self.url} (NOETL_QUEUE)", lambda: method(QueueUrl=self.url, **parameters)
         )
         return response
+
+
+def _to_entry(message: DueMessage, now: float) -> dict[str, Any]:
+    """Return the parameters of SQS for a message.
+
+    >>> _to_entry(DueMessage("r", "v", "s", 2.0, tenant="acme"), now=2.0)["MessageGroupId"]
+    'acme'
+    """
+    delay = _delay_seconds(message.due_at, now)
+    entry = {"MessageBody": message.encode(), "MessageGroupId": _group_of(message.tenant)}
+    return entry | ({"DelaySeconds": delay} if delay else {})
+
+
+def _group_of(tenant: str) -> str:
+    """Return the message group of a tenant, for which SQS allows 128 characters of ASCII without blanks.
+
+    >>> _group_of("acme"), _group_of("a b")[:11]
+    ('acme', '~c8687a08aa')
+    """
+    if _GROUP.fullmatch(tenant):
+        return tenant
+    return "~" + hashlib.sha256(tenant.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _delay_seconds(due_at: float, now: float) -> int:

@@ -61,6 +61,34 @@ class QueueContract(ContractFixtures):
         assert [claim and claim.run.id for claim in order] == [runs[1].id, runs[2].id, runs[0].id]
         assert store.queue.claim("service", LEASE, 9.0) is None
 
+    def test_claims_take_the_tenants_in_turn(self, store: Store) -> None:
+        busy = [start_run(store, now=now, tenant="a", origin="service") for now in range(6)]
+        quiet = [start_run(store, now=9.0, tenant=name, origin="service") for name in ("b", "c")]
+        claims = [store.queue.claim("service", LEASE, 9.0) for _ in range(8)]
+        order = [claim.run.id for claim in claims if claim is not None]
+        assert {run.id for run in quiet} <= set(order[:3])
+        assert [id for id in order if id in {run.id for run in busy}] == [run.id for run in busy]
+        assert store.queue.claim("service", LEASE, 9.0) is None
+
+    def test_a_tenant_without_due_visits_has_no_turn(self, store: Store) -> None:
+        for tenant in ("a", "c"):
+            start_run(store, now=5.0, tenant=tenant, origin="service")
+        run = start_run(store, now=1.0, tenant="b", origin="service")
+        claim = store.queue.claim("service", LEASE, 2.0)
+        assert claim is not None
+        assert claim.run.id == run.id
+        assert store.queue.claim("service", LEASE, 2.0) is None
+
+    def test_a_claim_passes_tenants_over(self, store: Store) -> None:
+        runs = [start_run(store, now=now, tenant=t, origin="service") for now, t in ((0.0, "a"), (1.0, "b"))]
+        claim = store.queue.claim("service", LEASE, 2.0, {"a"})
+        assert claim is not None
+        assert claim.run.id == runs[1].id
+        assert store.queue.claim("service", LEASE, 2.0, {"a", "b"}) is None
+        claim = store.queue.claim("service", LEASE, 2.0)
+        assert claim is not None
+        assert claim.run.id == runs[0].id
+
     def test_branches_are_claimed_in_the_order_written(self, store: Store) -> None:
         run = start_run(store, DIAMOND)
         store.queue.commit(succeed(store, claim_visit(store, run)), 1.0)

@@ -12,10 +12,10 @@ select pg_notify(:channel, '')
 -- Visits that the transaction itself has made due, now or later: `xmin` is the transaction that wrote a row.
 -- A claimed visit is not among them, unless the claim was released.
 -- name: made_due
-select run_id, id, step, due_at from visits
+select run_id, id, step, due_at, tenant from visits
 where run_id = any(:run_ids) and queue = :queue and {active} and (status <> 'running' or due_at <= :now)
 and due_at < :never and xmin = pg_current_xact_id()::xid
 
 -- name: find_overdue
-select run_id, id, step, due_at from visits
+select run_id, id, step, due_at, tenant from visits
 where queue = :queue and {active} and due_at < :before order by due_at, position limit :limit

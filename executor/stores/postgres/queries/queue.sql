@@ -21,17 +21,18 @@ with locked as (
 ), done as (
     update visits set {set_finished} where {held} and exists (select 1 from locked) returning id
 ), run as (
-    update runs set seq = seq + 1 where id = :run_id and exists (select 1 from done) returning seq, queue
+    update runs set seq = seq + 1 where id = :run_id and exists (select 1 from done)
+    returning seq, queue, tenant
 ), entered as (
     insert into visits ({new_visit_columns})
-    select :run_id, :next_visit_id, :next_step, queue, :next_status, seq << 12, :next_clock, :next_names,
-        :next_number, :next_claims, :next_fence, :next_worker, :next_due_at, :next_started_at,
+    select :run_id, :next_visit_id, :next_step, queue, tenant, :next_status, seq << 12, :next_clock,
+        :next_names, :next_number, :next_claims, :next_fence, :next_worker, :next_due_at, :next_started_at,
         :next_segment_started_at from run
     returning id
 ), recorded as (
     insert into history select :run_id, seq, :events from run
 )
-select count(*) as entered, (select queue from run) as queue from entered
+select count(*) as entered, (select queue from run) as queue, (select tenant from run) as tenant from entered
 
 -- Commit of a branch that arrives at a join which other branches can still reach, and claim of the next due
 -- visit. The transaction must have locked the run. `:events_before` and `:events_after` are the text of the
@@ -59,7 +60,7 @@ with done as (
 select following.* from done left join following on true
 
 -- name: find_active
-select {visit_columns} from visits where run_id = :run_id and id = :visit_id and {active}
+select {visit_columns}, tenant from visits where run_id = :run_id and id = :visit_id and {active}
 
 -- name: read_queue
 select queue, plan_hash from runs where id = :run_id

@@ -3,8 +3,8 @@
 -- name: insert_visit
 insert into visits ({new_visit_columns})
 values (
-    :run_id, :visit_id, :step, :queue, :status, :position, :clock, :names, :number, :claims, :fence, :worker,
-    :due_at, :started_at, :segment_started_at
+    :run_id, :visit_id, :step, :queue, (select tenant from runs where id = :run_id), :status, :position,
+    :clock, :names, :number, :claims, :fence, :worker, :due_at, :started_at, :segment_started_at
 ) on conflict do nothing
 
 -- name: count_visit

@@ -5,6 +5,10 @@
 -- name: active
 (status = 'ready' or status = 'running' or status = 'waiting' or status = 'retrying')
 
+-- Key of the turns in which claims take the tenants of a queue.
+-- name: turn
+((queue || ' ' || tenant) {binary})
+
 -- The visit is one of a step, not one that ends the run or watches its deadline.
 -- name: of_a_step
 substr(step, 1, 1) <> '@'
@@ -20,8 +24,8 @@ run_id, id, step, status, clock, names, number, attempt, claims, fence, worker, 
 
 -- Columns that a visit has when a branch enters its step.
 -- name: new_visit_columns
-run_id, id, step, queue, status, position, clock, names, number, claims, fence, worker, due_at, started_at,
-    piece_at
+run_id, id, step, queue, tenant, status, position, clock, names, number, claims, fence, worker, due_at,
+    started_at, piece_at
 
 -- Columns of a run that decide how its branches continue.
 -- name: run_columns

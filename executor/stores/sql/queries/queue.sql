@@ -1,7 +1,29 @@
 -- Claims, leases and commits of visits.
 
+-- The longest due visits of the tenant whose turn it is: the next one after `:after` that has any. `turns`
+-- steps from tenant to tenant by the index `visits_turns`, and stops at the first one with a due visit. Lap 0
+-- has the tenants after `:after`; lap 1 begins again with the first one. Keys are those of `{turn}`; `:ids`
+-- are passed over.
 -- name: find_due
-select {visit_columns} from visits where queue = :queue and {active} and due_at <= :now
+with recursive turns (key, lap) as (
+    select cast(:after as text) {binary}, 0
+    where (select due_at from visits where queue = :queue and {active} order by due_at limit 1) <= :now
+    union all
+    select (
+        select {turn} from visits
+        where {turn} > coalesce(turns.key, :queue || ' ') and {turn} < :queue || '!' and {active}
+        order by {turn} limit 1
+    ), turns.lap + case when turns.key is null then 1 else 0 end
+    from turns where turns.lap = 0 or turns.key < :after
+), next_turn as (
+    select key from turns where (lap = 1 or key > :after) and (
+        select due_at from visits where {turn} = turns.key and {active} order by due_at limit 1
+    ) <= :now
+    and not (key {in_ids}) -- optional
+    limit 1
+)
+select {visit_columns}, tenant from visits
+where {turn} = (select key from next_turn) and {active} and due_at <= :now
 order by due_at, position limit :limit
 
 -- name: write_claim

@@ -20,11 +20,12 @@ insert into runs (
 -- A visit that another run has finished.
 -- name: add_finished_visit
 insert into visits (
-    run_id, id, step, queue, status, position, clock, names, number, attempt, due_at, started_at,
+    run_id, id, step, queue, tenant, status, position, clock, names, number, attempt, due_at, started_at,
     finished_at, saved, result, "case", error, failure, failures
 ) values (
-    :run_id, :visit_id, :step, :queue, :status, :position, :clock, :names, :number, :attempt, :due_at,
-    :started_at, :finished_at, :saved, :result, :case, :error, :failure, :failures
+    :run_id, :visit_id, :step, :queue, (select tenant from runs where id = :run_id), :status, :position,
+    :clock, :names, :number, :attempt, :due_at, :started_at, :finished_at, :saved, :result,
+    :case, :error, :failure, :failures
 )
 
 -- name: read

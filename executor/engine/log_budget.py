@@ -1,0 +1,65 @@
+"""The log budget of runs: how many bytes the playbook of a run may write to the log of a process.
+
+Problem: a loop of `log` actions writes gigabytes, which fill a disk or cost money.
+
+Algorithm: a counter for each run. The line that would exceed the limit is replaced by one that says that
+logging has stopped, and later lines are dropped. The table of counters is a bounded map that forgets the run
+that has logged least recently.
+
+Cost: the length of each line, and one look-up.
+
+Limits: counted in one process. A run that continues in another process has its budget there again.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+from noetl.executor.model.memory_budget import json_size
+
+MAX_COUNTED_RUNS = 10_000
+"""The number of runs whose log bytes are remembered."""
+
+Log: TypeAlias = Callable[[str, str, Mapping[str, Any]], None]
+"""A function that writes a line: (level, message, fields)."""
+
+
+class LogBudget:
+    """The number of bytes that each run has logged."""
+
+    def __init__(self) -> None:
+        self._used: OrderedDict[str, int] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def limit(self, run_id: str, max_bytes: int | None, log: Log) -> Log:
+        """Return the log function of a run that writes at most `max_bytes`, or any number if it is None."""
+        if max_bytes is None:
+            return log
+
+        def write(level: str, message: str, fields: Mapping[str, Any]) -> None:
+            before, used = self._count(run_id, len(message.encode("utf-8", "replace")) + json_size(fields))
+            if used <= max_bytes:
+                log(level, message, fields)
+            elif before <= max_bytes:
+                text = (
+                    f"the run has logged {max_bytes:,} bytes (NOETL_LOG_BYTES); its later lines are dropped"
+                )
+                log("warning", text, {})
+
+        return write
+
+    def _count(self, run_id: str, size: int) -> tuple[int, int]:
+        """Return the bytes of a run before and after a line of `size` bytes."""
+        with self._lock:
+            before = self._used.pop(run_id, 0)
+            self._used[run_id] = before + size
+            if len(self._used) > MAX_COUNTED_RUNS:
+                self._used.popitem(last=False)
+            return before, before + size
+
+
+LOG_BUDGET = LogBudget()
+"""The log budget of this process."""

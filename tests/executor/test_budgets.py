@@ -1,0 +1,149 @@
+"""Budgets of a visit and of a run: actions between two pauses, events in memory, bytes of the log."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from noetl.executor.engine import event_buffer
+from noetl.executor.engine.event_buffer import MAX_BATCH_EVENTS, EventBuffer
+from noetl.executor.engine.log_budget import LogBudget
+from noetl.executor.errors import ActionError, SettingError, StoreError
+from noetl.executor.model.action_budget import ActionBudget
+from noetl.executor.model.events import Event
+from noetl.executor.runtime.lease_keeper import LeaseKeeper
+from noetl.executor.security.capabilities import DEFAULT_LOG_BYTES, service_capabilities
+from noetl.executor.stores.sqlite.store import SqliteStore
+from noetl.testing.run_harness import RunHarness
+
+NESTED = """
+    tasks:
+    - {name: t1, run: [CALLS]}
+    - {name: t2, run: [{action: log, message: x}, {action: log, message: x}]}
+    steps:
+    - {name: a, run: [{task: t1}, {task: t1}]}
+""".replace("CALLS", ", ".join(["{task: t2}"] * 5))
+"""A playbook whose tasks perform twenty actions."""
+
+
+def test_an_action_beyond_the_budget_fails() -> None:
+    budget = ActionBudget(19)
+    for _ in range(19):
+        budget.count()
+    with pytest.raises(ActionError, match="performs more than 19 actions without a pause") as caught:
+        budget.count()
+    assert (caught.value.type, caught.value.retryable) == ("LimitExceeded", False)
+
+
+@pytest.mark.parametrize(("limit", "status"), [(20, "succeeded"), (19, "failed")])
+def test_actions_of_nested_tasks_are_counted_together(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch, limit: int, status: str
+) -> None:
+    monkeypatch.setattr(ActionBudget.__init__, "__defaults__", (limit,))
+    harness = RunHarness(store, NESTED).finish()
+    assert harness.status == status
+
+
+class TestSpill:
+    def test_a_full_buffer_is_written_while_the_work_goes_on(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(event_buffer, "MAX_BUFFERED_EVENTS", 1000)
+        written: list[Event] = []
+
+        def write(events: Sequence[Event], already_written: int) -> bool:
+            assert already_written == len(written)
+            written.extend(events)
+            return True
+
+        buffer = EventBuffer(lambda full: full.flush_batch(write))
+        for number in range(10_000):
+            buffer.append(Event(str(number), 0.0))
+        assert len(written) >= 9000
+        buffer.flush_all(written.extend)
+        assert [event.type for event in written] == [str(number) for number in range(10_000)]
+
+    def test_a_store_that_fails_loses_no_event(
+        self, store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(event_buffer, "MAX_BUFFERED_EVENTS", 4)
+        harness = RunHarness(store, NESTED)
+        claim = harness.claim()
+        assert claim is not None
+
+        def fail(*_: Any) -> bool:
+            raise StoreError("The store is away.")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(store.queue, "renew", fail)
+            LeaseKeeper(store, 30.0, harness.clock).execute(harness.executor(), claim)
+        assert [event.type for event in store.runs.events(harness.id)].count("action.completed") == 20
+
+    def test_events_of_a_claim_spill_in_batches(
+        self, store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(event_buffer, "MAX_BUFFERED_EVENTS", 8)
+        sizes = []
+        renew = store.queue.renew
+
+        def record(
+            claimed: Any, until: float, events: Sequence[Event] = (), already_written: int = 0
+        ) -> bool:
+            sizes.append(len(events))
+            return renew(claimed, until, events, already_written)
+
+        monkeypatch.setattr(store.queue, "renew", record)
+        harness = RunHarness(store, NESTED)
+        claim = harness.claim()
+        assert claim is not None
+        LeaseKeeper(store, 30.0, harness.clock).execute(harness.executor(), claim)
+        assert sizes and max(sizes) <= MAX_BATCH_EVENTS
+        types = [event.type for event in store.runs.events(harness.id)]
+        assert (types.count("action.started"), types.count("action.completed")) == (20, 20)
+
+
+class TestLogBudget:
+    def test_one_line_says_that_logging_has_stopped(self) -> None:
+        lines: list[tuple[str, str]] = []
+
+        def log(level: str, message: str, fields: Mapping[str, Any]) -> None:
+            lines.append((level, message))
+
+        budget = LogBudget()
+        write = budget.limit("r", 10, log)
+        for _ in range(100):
+            write("info", "1234", {})
+        budget.limit("other", 10, log)("info", "5678", {})
+        assert [line for line in lines if line[0] == "info"] == [("info", "1234")] * 2 + [("info", "5678")]
+        (stop,) = [message for level, message in lines if level == "warning"]
+        assert "the run has logged 10 bytes (NOETL_LOG_BYTES)" in stop
+
+    def test_fields_count_as_well(self) -> None:
+        lines: list[str] = []
+        write = LogBudget().limit("r", 100, lambda _level, message, _fields: lines.append(message))
+        write("info", "", {"a": "x" * 200})
+        write("info", "x", {})
+        assert len(lines) == 1
+
+    def test_a_run_of_a_service_has_a_budget(
+        self, store: SqliteStore, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        text = """
+            steps:
+            - name: a
+              loop: {items: "{{ range(100) | list }}"}
+              run: [{action: log, message: "{{ 'x' * 1000 }}"}]
+        """
+        harness = RunHarness(store, text)
+        harness.capabilities = service_capabilities({"NOETL_LOG_BYTES": "10500"})
+        with caplog.at_level(logging.INFO, "noetl.playbook"):
+            assert harness.finish().status == "succeeded"
+        assert len(caplog.messages) == 11
+        assert "NOETL_LOG_BYTES" in caplog.messages[-1]
+
+    def test_the_setting_is_checked(self) -> None:
+        assert service_capabilities({}).log_bytes == DEFAULT_LOG_BYTES
+        for text in ("x", "-1", "1.5", "9" * 5000):
+            with pytest.raises(SettingError, match="NOETL_LOG_BYTES is"):
+                service_capabilities({"NOETL_LOG_BYTES": text})
