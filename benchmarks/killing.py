@@ -28,6 +28,7 @@ from noetl.executor.actions import catalogue
 from noetl.executor.engine.start import new_run
 from noetl.executor.model.run import Run, RunStatus
 from noetl.executor.model.run_filter import RunFilter
+from noetl.executor.model.run_summary import RunSummary, summarize
 from noetl.executor.model.start_request import StartRequest
 from noetl.executor.stores import open_store
 from noetl.executor.stores.interface import Store
@@ -110,7 +111,7 @@ def measure_worker_restart(dsn: str, kills: int = KILLS, steps: int = LONG_CHAIN
         killed = _worker(dsn)
 
     try:
-        return _resumed("Postgres, noetl worker", store, run, kill, restart, kills)
+        return _resumed("Postgres, noetl worker", store, summarize(run), kill, restart, kills)
     finally:
         _kill(killed)
         store.close()
@@ -138,7 +139,12 @@ def measure_resume_command(folder: Path, kills: int = KILLS, steps: int = LONG_C
 
 
 def _resumed(
-    name: str, store: Store, run: Run, kill: Callable[[], None], restart: Callable[[], None], kills: int
+    name: str,
+    store: Store,
+    run: RunSummary,
+    kill: Callable[[], None],
+    restart: Callable[[], None],
+    kills: int,
 ) -> report.Row:
     imports, resumed = [], []
     for _ in range(kills):
@@ -159,7 +165,7 @@ def _resumed(
     }
 
 
-def _next_commit(store: Store, run: Run, since: float) -> float:
+def _next_commit(store: Store, run: RunSummary, since: float) -> float:
     """Wait for the next commit of a step, and return its time."""
     after = None
     deadline = time.monotonic() + MAX_SECONDS
@@ -184,7 +190,7 @@ def _started(store: Store, plan: Plan) -> Run:
     return store.runs.create(*new_run(plan.header, plan.hash, StartRequest(), now=time.time()))
 
 
-def _runs(url: str) -> list[Run]:
+def _runs(url: str) -> list[RunSummary]:
     store = open_store(url)
     runs, _ = store.runs.find(RunFilter())
     store.close()

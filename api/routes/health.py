@@ -8,7 +8,6 @@ from starlette.responses import Response
 from noetl.api.http.openapi import response_body
 from noetl.api.http.responses import HealthReport, JsonResponse
 from noetl.api.routes.dependencies import PUBLIC, PublicTenantServices
-from noetl.executor.model.run_filter import RunFilter
 
 router = APIRouter(tags=["health"], default_response_class=JsonResponse)
 
@@ -22,5 +21,5 @@ async def healthz() -> Response:
 @router.get("/readyz", responses={200: response_body(HealthReport)})
 def readyz(services: PublicTenantServices) -> Response:
     """Report that the store answers; 503 if it does not."""
-    services.runs.find(RunFilter(limit=1))
+    services.store.maintenance.probe()
     return JsonResponse(HealthReport(status="ready"))

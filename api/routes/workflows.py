@@ -21,8 +21,9 @@ from noetl.api.http.requests import (
 )
 from noetl.api.http.responses import AcceptedRun, JsonResponse, RunLinks
 from noetl.api.routes.dependencies import RETRY_AFTER, ReadServices, RunServices, wait_until_finished
-from noetl.api.service.views import RunPage, RunReport, RunResult, RunSummary
+from noetl.api.service.views import RunEntry, RunPage, RunReport, RunResult
 from noetl.executor.model.run import Run
+from noetl.executor.model.run_summary import summarize
 from noetl.executor.model.tracing import parse_traceparent
 
 router = APIRouter(
@@ -107,7 +108,7 @@ def runs(request: Request, services: ReadServices, query: Annotated[RunQuery, Qu
     return JsonResponse(services.runs.find(query.to_filter()))
 
 
-@router.post("/{workflow_id}/cancel", status_code=202, responses={202: response_body(RunSummary)})
+@router.post("/{workflow_id}/cancel", status_code=202, responses={202: response_body(RunEntry)})
 def cancel(workflow_id: str, request: Request, services: RunServices) -> Response:
     """Cancel the run: abandon its work and start nothing new. A repeated request changes nothing."""
     return _changed(request, services.runs.cancel(workflow_id))
@@ -116,7 +117,7 @@ def cancel(workflow_id: str, request: Request, services: RunServices) -> Respons
 @router.post(
     "/{workflow_id}/resume",
     status_code=202,
-    responses={202: response_body(RunSummary)},
+    responses={202: response_body(RunEntry)},
     openapi_extra=_RESUME_REQUEST,
 )
 async def resume(workflow_id: str, request: Request, services: RunServices) -> Response:
@@ -130,4 +131,4 @@ async def resume(workflow_id: str, request: Request, services: RunServices) -> R
 
 def _changed(request: Request, run: Run) -> Response:
     headers = {"Location": RunLinks.of_run(request, run.id).status} | RETRY_AFTER
-    return JsonResponse(RunSummary.from_run(run), 202, headers=headers)
+    return JsonResponse(RunEntry.from_summary(summarize(run)), 202, headers=headers)

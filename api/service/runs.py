@@ -16,11 +16,11 @@ from noetl.api.service.tenant import TenantContext
 from noetl.api.service.views import (
     EventEntry,
     EventPage,
+    RunEntry,
     RunPage,
     RunProgress,
     RunReport,
     RunResult,
-    RunSummary,
     StepReport,
     StepState,
     parent_of,
@@ -29,6 +29,7 @@ from noetl.executor.errors import RejectedError
 from noetl.executor.model.events import timestamp
 from noetl.executor.model.run import Run, RunStatus, Visit
 from noetl.executor.model.run_filter import RunFilter
+from noetl.executor.model.run_summary import RunOverview, RunSummary
 from noetl.executor.model.start_request import StartRequest
 from noetl.executor.stores.cursors import (
     BEFORE_ALL_EVENTS,
@@ -113,8 +114,25 @@ class RunService:
         """
         run = self.context.store.runs.get(self.context.tenant, run_id)
         if run is None:
-            raise NotFoundError(f"unknown run `{run_id}`")
+            raise _unknown_run(run_id)
         return run
+
+    def summary(self, run_id: str) -> RunSummary:
+        """Return the summary of a run, which has no payloads.
+
+        Raises:
+            NotFoundError: the tenant has no such run.
+        """
+        run = self.context.store.runs.summary(self.context.tenant, run_id)
+        if run is None:
+            raise _unknown_run(run_id)
+        return run
+
+    def _overview(self, run_id: str) -> RunOverview:
+        overview = self.context.store.runs.overview(self.context.tenant, run_id)
+        if overview is None:
+            raise _unknown_run(run_id)
+        return overview
 
     def report(self, run_id: str) -> RunReport:
         """Return the status of a run and of its steps.
@@ -122,8 +140,8 @@ class RunService:
         Raises:
             NotFoundError: the tenant has no such run.
         """
-        run = self.get(run_id)
-        steps = self._step_reports(run)
+        overview = self._overview(run_id)
+        run, steps = overview.summary, self._step_reports(overview)
         counts = Counter(step.status for step in steps.values())
         finished = counts[StepState.SUCCEEDED] + counts[StepState.FAILED]
         return RunReport(
@@ -137,7 +155,7 @@ class RunService:
             finished_at=timestamp(run.finished_at),
             steps=steps,
             progress=RunProgress(steps=len(steps), finished=finished, running=counts[StepState.RUNNING]),
-            error=run.error,
+            error=overview.error,
         )
 
     def result(self, run_id: str) -> RunResult:
@@ -154,7 +172,7 @@ class RunService:
         Raises:
             NotFoundError: the tenant has no such run.
         """
-        return self.context.store.plans.get(self.get(run_id).plan_hash)
+        return self.context.store.plans.get(self.summary(run_id).plan_hash)
 
     def step_states(self, run_id: str) -> dict[str, StepState]:
         """Return the status of each step of a run.
@@ -162,11 +180,11 @@ class RunService:
         Raises:
             NotFoundError: the tenant has no such run.
         """
-        return {name: step.status for name, step in self._step_reports(self.get(run_id)).items()}
+        return {name: step.status for name, step in self._step_reports(self._overview(run_id)).items()}
 
-    def _step_reports(self, run: Run) -> dict[str, StepReport]:
-        visits = self.context.store.runs.visits(run.id)
-        return step_reports(run, self.context.step_names(run.plan_hash), visits)
+    def _step_reports(self, overview: RunOverview) -> dict[str, StepReport]:
+        names = self.context.step_names(overview.summary.plan_hash)
+        return step_reports(overview.summary.status, names, overview.steps)
 
     def find(self, run_filter: RunFilter) -> RunPage:
         """Return one page of the tenant's runs, the newest first, with the cursor of the next page.
@@ -175,7 +193,7 @@ class RunService:
             RejectedError: `invalid_cursor`.
         """
         runs, next_cursor = self.context.store.runs.find(replace(run_filter, tenant=self.context.tenant))
-        return RunPage(items=[RunSummary.from_run(run) for run in runs], next_cursor=next_cursor)
+        return RunPage(items=[RunEntry.from_summary(run) for run in runs], next_cursor=next_cursor)
 
     def events(self, run_id: str, after: str | None = None, limit: int = EVENTS_PER_PAGE) -> EventPage:
         """Return one page of the events of a run, those after the event `after`.
@@ -186,7 +204,7 @@ class RunService:
             NotFoundError: the tenant has no such run.
             RejectedError: `invalid_cursor`.
         """
-        events = self.context.store.runs.events(self.get(run_id).id, after, limit + 1)
+        events = self.context.store.runs.events(self.summary(run_id).id, after, limit + 1)
         items = [EventEntry.from_event(event) for event in events[:limit]]
         return EventPage(items=items, next_cursor=items[-1].id if len(events) > limit else None)
 
@@ -235,7 +253,7 @@ class RunService:
         """
         run = self._controllable_run(run_id, "resume")
         if request.step is not None:
-            return self._restart(run, request.step, request)
+            return self._restart(self.get(run_id), request.step, request)
         if request.input and not run.status.is_final:
             message = f"run {run_id} has not ended, so its input cannot be corrected; resume it without input"
             raise RejectedError("not_ended", message)
@@ -244,7 +262,7 @@ class RunService:
         header = self.context.store.plans.header(run.plan_hash)
         now = self.context.clock()
         deadline_at = None if header.timeout_seconds is None else now + header.timeout_seconds
-        values = correct_input(header, run, request.input) if request.input else {}
+        values = correct_input(header, self.get(run_id), request.input) if request.input else {}
         return self.context.store.runs.resume(run.id, now, deadline_at=deadline_at, values=values)
 
     def _restart(self, run: Run, step: str, request: ResumeRequest) -> Run:
@@ -264,19 +282,23 @@ class RunService:
         idempotency = None if key is None else (key, _hash(content))
         return runs.create(new, first_visit, idempotency=idempotency, history=history)
 
-    def _controllable_run(self, run_id: str, command: str) -> Run:
-        """Return a run that may be cancelled and resumed here.
+    def _controllable_run(self, run_id: str, command: str) -> RunSummary:
+        """Return the summary of a run that may be cancelled and resumed here.
 
         Raises:
             NotFoundError: the tenant has no such run.
             RejectedError: `local_run`, if it was started from a local file, so that no worker of a service
                 executes it.
         """
-        run = self.get(run_id)
+        run = self.summary(run_id)
         if run.origin != "service" and not self.context.controls_local_runs:
             message = f"The run was started from a local file; use `noetl runs {command} {run_id}`."
             raise RejectedError("local_run", message)
         return run
+
+
+def _unknown_run(run_id: str) -> NotFoundError:
+    return NotFoundError(f"unknown run `{run_id}`")
 
 
 def _hash_of_start(plan: Plan | PlaybookReference, request: StartRequest) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -10,29 +9,28 @@ from noetl.api.service.views import LoopReport, QuestionReport, StepReport, Step
 from noetl.executor.actions import catalogue
 from noetl.executor.model.events import timestamp
 from noetl.executor.model.outcome import Outcome
-from noetl.executor.model.run import NEVER, Run, RunStatus, Visit, VisitStatus
+from noetl.executor.model.run import NEVER, RunStatus, Visit, VisitStatus
+from noetl.executor.model.run_summary import StepVisits, has_started
 
 
-def step_reports(run: Run, names: Iterable[str], visits: Iterable[Visit]) -> dict[str, StepReport]:
+def step_reports(
+    status: RunStatus, names: Iterable[str], steps: Mapping[str, StepVisits]
+) -> dict[str, StepReport]:
     """Return a report of the latest visit of each step, by the name of the step.
 
-    `visits` are all visits of the run, in order.
+    `status` is the status of the run, `steps` the visits of its steps.
     """
-    latest_visits: dict[str, Visit] = {}
-    visit_counts: Counter[str] = Counter()
-    for visit in visits:
-        visit_counts[visit.step] += _has_started(visit)
-        latest_visits[visit.step] = visit
-    return {name: _step_report(run, latest_visits.get(name), visit_counts[name]) for name in names}
+    return {name: _step_report(status, steps.get(name)) for name in names}
 
 
-def _step_report(run: Run, visit: Visit | None, visit_count: int) -> StepReport:
-    if visit is None:
+def _step_report(status: RunStatus, visits: StepVisits | None) -> StepReport:
+    if visits is None:
         return StepReport(status=StepState.PENDING, visits=0, attempt=0, case=None, error=None)
+    visit = visits.latest
     return StepReport(
-        status=_step_state(run, visit),
-        visits=visit_count,
-        attempt=visit.attempt if _has_started(visit) else 0,
+        status=_step_state(status, visit),
+        visits=visits.started,
+        attempt=visit.attempt if has_started(visit) else 0,
         case=visit.case,
         error=visit.error,
         waiting_for=_waits(visit) if visit.status is VisitStatus.WAITING else None,
@@ -40,17 +38,13 @@ def _step_report(run: Run, visit: Visit | None, visit_count: int) -> StepReport:
     )
 
 
-def _has_started(visit: Visit) -> bool:
-    return visit.started_at is not None or visit.attempt > 1 or visit.progress is not None
-
-
-def _step_state(run: Run, visit: Visit) -> StepState:
+def _step_state(run_status: RunStatus, visit: Visit) -> StepState:
     """Return the status of a visit as clients see it: `ready` and `parked` are internal."""
     match visit.status:
         case VisitStatus.READY:
             return StepState.PENDING
         case VisitStatus.PARKED:
-            return StepState.CANCELLED if run.status is RunStatus.CANCELLED else StepState.PENDING
+            return StepState.CANCELLED if run_status is RunStatus.CANCELLED else StepState.PENDING
         case status:
             return StepState(status.value)
 

@@ -21,6 +21,7 @@ from typing import Any, ClassVar, dataclass_transform
 
 from noetl.executor.model.events import Event, timestamp
 from noetl.executor.model.run import ErrorRecord, Run, RunStatus
+from noetl.executor.model.run_summary import RunSummary
 from noetl.planner.diagnostics.codes import Severity
 from noetl.planner.plan import Plan
 
@@ -85,7 +86,7 @@ class StepState(StrEnum):
     CANCELLED = "cancelled"
 
 
-class RunSummary(View, schema_name="Summary"):
+class RunEntry(View, schema_name="Summary"):
     workflow_id: str
     status: RunStatus
     playbook: str
@@ -98,7 +99,7 @@ class RunSummary(View, schema_name="Summary"):
     tags: Sequence[str]
 
     @classmethod
-    def from_run(cls, run: Run) -> RunSummary:
+    def from_summary(cls, run: RunSummary) -> RunEntry:
         return cls(
             workflow_id=run.id,
             status=run.status,
@@ -113,13 +114,13 @@ class RunSummary(View, schema_name="Summary"):
         )
 
 
-def parent_of(run: Run) -> str | None:
+def parent_of(run: RunSummary) -> str | None:
     """Return the id of the run that has started `run` and waits for it, or None."""
     return None if run.parent is None else run.parent.run_id
 
 
 class RunPage(View, schema_name="RunPage"):
-    items: Sequence[RunSummary]
+    items: Sequence[RunEntry]
     next_cursor: str | None
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from noetl.executor.model.run import DEFAULT_TENANT, Run, RunStatus
+from noetl.executor.model.run import DEFAULT_TENANT, RunStatus
+from noetl.executor.model.run_summary import RunSummary
 from noetl.planner.frozen import frozen
 
 MAX_RUNS_PER_PAGE = 1000
@@ -28,7 +29,7 @@ class RunFilter:
     limit: int = 100
     cursor: str | None = None
 
-    def matches(self, run: Run) -> bool:
+    def matches(self, run: RunSummary) -> bool:
         """Return whether a run fulfils all conditions. Its place in the list is not compared."""
         return (
             self.tenant == run.tenant

@@ -39,6 +39,7 @@ from noetl.executor.model.run import (
     WaitKey,
 )
 from noetl.executor.model.run_filter import RunFilter
+from noetl.executor.model.run_summary import RunOverview, RunSummary
 from noetl.executor.model.wait_transition import AnswerDeclaration
 from noetl.executor.stores.change_signal import ChangeSignal
 from noetl.planner.frozen import frozen
@@ -113,11 +114,24 @@ class RunStore(Protocol):
         ...
 
     def get(self, tenant: str, run_id: str) -> Run | None:
-        """Return a run of a tenant, or None if the tenant has no such run."""
+        """Return a run of a tenant with its payloads, or None if the tenant has no such run."""
         ...
 
-    def find(self, run_filter: RunFilter) -> tuple[list[Run], str | None]:
+    def summary(self, tenant: str, run_id: str) -> RunSummary | None:
+        """Return the summary of a run of a tenant, or None if the tenant has no such run."""
+        ...
+
+    def overview(self, tenant: str, run_id: str) -> RunOverview | None:
+        """Return what the status of a run shows, or None if the tenant has no such run.
+
+        Neither payloads of the run nor outputs of its visits are read.
+        """
+        ...
+
+    def find(self, run_filter: RunFilter) -> tuple[list[RunSummary], str | None]:
         """Return a page of the runs of a filter, newest first, and the cursor of the next page or None.
+
+        Payloads are not read. A page has as many runs as the filter allows, unless it is the last.
 
         Raises:
             RejectedError: `invalid_cursor`.
@@ -376,6 +390,10 @@ class ApiKeyStore(Protocol):
 
 class StoreMaintenance(Protocol):
     """Repair of what crashes and damage from outside have left behind."""
+
+    def probe(self) -> None:
+        """Return if the store answers. The cost does not depend on what it contains."""
+        ...
 
     def check_consistency(self) -> list[Finding]:
         """Return the inconsistencies of the store, without changing it; runs may be active meanwhile."""

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from noetl.api.http.responses import PlaybookDocument
-from noetl.api.service.views import PlaybookEntry, PlaybookPage, RunReport, RunSummary, members
+from noetl.api.service.views import PlaybookEntry, PlaybookPage, RunEntry, RunReport, members
 from tests.api.responses import assert_problem, read_view
 
 pytestmark = pytest.mark.anyio
@@ -345,7 +345,7 @@ class TestChildRunsOverHttp:
         assert (await self.wait_for_result(http, parent))["result"] == {"found": {"read": "through"}}
         status = read_view(RunReport, (await http.get(f"/workflows/status/{child}")).json())
         assert (status.parent, status.status, status.playbook) == (parent, "succeeded", "etl/child")
-        items = [read_view(RunSummary, item) for item in (await http.get("/workflows")).json()["items"]]
+        items = [read_view(RunEntry, item) for item in (await http.get("/workflows")).json()["items"]]
         assert {item.workflow_id: item.parent for item in items} == {parent: None, child: parent}
 
     async def test_a_child_continues_after_its_playbook_is_removed(

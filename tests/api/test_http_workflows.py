@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from noetl.api.service.views import PlanGraph, RunPage, RunReport, RunResult, RunSummary, members
+from noetl.api.service.views import PlanGraph, RunEntry, RunPage, RunReport, RunResult, members
 from noetl.executor.actions import catalogue
 from noetl.executor.engine.start import new_run
 from noetl.executor.model.start_request import StartRequest
@@ -214,7 +214,7 @@ async def test_a_cancelled_run_starts_nothing_new(http: httpx.AsyncClient, gate:
         response = await http.post(f"/workflows/{workflow_id}/cancel")
         assert response.status_code == 202
         assert response.headers["location"] == f"/workflows/status/{workflow_id}"
-        read_view(RunSummary, response.json())
+        read_view(RunEntry, response.json())
     opened_gate.close()
     assert (await finish(http, workflow_id))["status"] == "cancelled"
     steps = (await http.get(f"/workflows/status/{workflow_id}")).json()["steps"]
@@ -233,7 +233,7 @@ async def test_a_failed_run_is_resumed_with_corrected_input(http: httpx.AsyncCli
     workflow_id = (await start(http, PICKY, PATIENT, number=1))["workflow_id"]
     response = await http.post(f"/workflows/{workflow_id}/resume", json={"input": {"number": 12}})
     assert response.status_code == 202, response.text
-    read_view(RunSummary, response.json())
+    read_view(RunEntry, response.json())
     assert (await finish(http, workflow_id))["status"] == "succeeded"
     steps = (await http.get(f"/workflows/status/{workflow_id}")).json()["steps"]
     assert (steps["prepare"]["visits"], steps["check"]["status"]) == (1, "succeeded")
@@ -265,7 +265,7 @@ async def test_a_new_run_starts_at_a_step_of_another(http: httpx.AsyncClient) ->
     before = (await start(http, PICKY, PATIENT, number=1))["workflow_id"]
     response = await http.post(f"/workflows/{before}/resume", json={"from": "check", "input": {"number": 12}})
     assert response.status_code == 202, response.text
-    summary = read_view(RunSummary, response.json())
+    summary = read_view(RunEntry, response.json())
     assert (summary.resumed_from, summary.playbook) == (before, "picky")
     assert (
         response.headers["location"]

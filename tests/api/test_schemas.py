@@ -13,7 +13,7 @@ from noetl.api.http.bodies import REQUEST_BODIES
 from noetl.api.http.schemas import component_schemas, response_model
 from noetl.api.service.views import (
     SCHEMA_NAMES,
-    RunSummary,
+    RunEntry,
     StepReport,
     StepState,
     WaitReport,
@@ -22,8 +22,8 @@ from noetl.api.service.views import (
 from noetl.executor.model.run import ErrorRecord, RunStatus
 
 
-def summary(**values: Any) -> RunSummary:
-    return RunSummary(
+def summary(**values: Any) -> RunEntry:
+    return RunEntry(
         workflow_id="r",
         status=RunStatus.QUEUED,
         playbook="p",
@@ -60,7 +60,7 @@ def test_a_member_with_a_default_is_left_out_while_it_is_none() -> None:
     assert members(summary())["version"] is None
     required = component_schemas()["Summary"]["required"]
     assert {"parent", "resumed_from"}.isdisjoint(required)
-    assert {*required, "parent", "resumed_from"} == set(RunSummary.__annotations__)
+    assert {*required, "parent", "resumed_from"} == set(RunEntry.__annotations__)
 
 
 def test_views_within_views_are_converted() -> None:
@@ -92,7 +92,7 @@ def test_views_are_equal_if_their_members_are() -> None:
 
 
 def test_collections_in_views_are_arrays_and_objects() -> None:
-    hints = get_type_hints(RunSummary)
+    hints = get_type_hints(RunEntry)
     assert hints["tags"] == Sequence[str]
     properties = component_schemas()["Status"]["properties"]
     assert properties["steps"]["additionalProperties"] == {"$ref": "#/components/schemas/StepStatus"}
@@ -102,6 +102,6 @@ def test_collections_in_views_are_arrays_and_objects() -> None:
 
 def test_a_response_with_an_unknown_member_is_not_of_the_schema() -> None:
     document = json.loads(json.dumps(summary(), default=members))
-    response_model(RunSummary).model_validate(document)
+    response_model(RunEntry).model_validate(document)
     with pytest.raises(ValidationError):
-        response_model(RunSummary).model_validate(document | {"more": 1})
+        response_model(RunEntry).model_validate(document | {"more": 1})

@@ -27,6 +27,7 @@ class SqlDamage:
             "idempotency_keys (run_id, tenant, key, request_hash)",
             ":run_id, 't', 'k', 'h'",
         ),
+        "run_tags": ("run_tags (run_id, tenant, tag, created_at)", ":run_id, 't', 'x', 0"),
     }  # fmt: skip
     leftover_kinds = tuple(_rows)
 

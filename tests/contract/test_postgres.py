@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
@@ -14,10 +15,11 @@ from psycopg.conninfo import make_conninfo
 from noetl.executor.engine.start import new_run
 from noetl.executor.errors import FencedError, StoreError
 from noetl.executor.model.limits import PayloadLimits
-from noetl.executor.model.run import Claim
+from noetl.executor.model.run import Claim, RunStatus
 from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.model.start_request import StartRequest
 from noetl.executor.stores import open_store
+from noetl.executor.stores.cursors import write_cursor
 from noetl.executor.stores.postgres.database import SCHEMA_VERSION, STATEMENTS, PostgresResult, PostgresWriter
 from noetl.executor.stores.postgres.store import PostgresStore
 from noetl.executor.stores.sql.statements import to_numbered
@@ -26,6 +28,7 @@ from noetl.planner.plan import Plan
 from noetl.testing.run_harness import compile_text
 from noetl.testing.store_contract import MaintenanceContract, StoreContract
 from noetl.testing.store_contract.operations import CHAIN, DIAMOND, LEASE, claim_visit, start_run, succeed
+from tests.contract.payload_poison import check_payloads_are_not_read
 from tests.contract.sql_damage import SqlDamage
 
 LIMIT = 4096
@@ -150,6 +153,29 @@ def test_open_store_accepts_a_postgres_url(postgres_dsn: str) -> None:
     store.close()
 
 
+def test_lists_and_the_status_read_no_payload(postgres_dsn: str) -> None:
+    upgrade(postgres_dsn)
+    check_payloads_are_not_read(PostgresStore(postgres_dsn))
+
+
+def test_an_upgrade_finds_earlier_runs_by_their_tags(
+    postgres_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("noetl.infra.migrations.migrations", lambda: migrations()[:9])
+        upgrade(postgres_dsn)
+    with psycopg.connect(postgres_dsn) as connection:
+        connection.execute(
+            "insert into runs (id, tenant, playbook, plan_hash, status, origin, queue, input, environment,"
+            " variables, tags, created_at, live) values ('r', 'default', 'p', 'h', 'succeeded', 'service',"
+            " 'service', '{}', '{}', '{}', '[\"x\", \"\\u00e9\\ud83d\", \"x\"]', 1.0, 0)"
+        )
+    upgrade(postgres_dsn)
+    with closing(PostgresStore(postgres_dsn)) as store:
+        for tag, count in (("x", 1), ("é\ud83d", 1), ("y", 0)):
+            assert len(store.runs.find(RunFilter(tag=tag))[0]) == count
+
+
 def test_an_unreachable_server_is_reported() -> None:
     with pytest.raises(StoreError, match="The store in Postgres failed"):
         PostgresStore("postgresql://nobody@127.0.0.1:1/none?connect_timeout=1")
@@ -176,7 +202,18 @@ class TestQueries:
                 " select 'run' || n, 't' || n % 3, 'p', 'h', 'running', 'service', 'service',"
                 " '{}', '{}', '{}', '[]', n, 1 from generate_series(0, 6000) n"
             )
-            db.execute("analyze visits, runs")
+            db.execute(
+                "insert into runs (id, tenant, playbook, plan_hash, status, origin, queue, input,"
+                " environment, variables, tags, created_at, finished_at, live)"
+                " select 'past' || n, 'past', 'p' || n % 100, 'h',"
+                " case when n % 100 = 0 then 'failed' else 'succeeded' end, 'service', 'service',"
+                " '{}', '{}', '{}', '[]', n, n, 0 from generate_series(0, 20000) n"
+            )
+            db.execute(
+                "insert into run_tags select 'past', '\"' || n % 100 || '\"', n, 'past' || n"
+                " from generate_series(0, 20000) n"
+            )
+            db.execute("analyze visits, runs, run_tags")
         yield store
         store.close()
 
@@ -201,7 +238,7 @@ class TestQueries:
             operation()
         plans = []
         for text, values in statements_sent.items():
-            if f" from {table} " in text.replace("\n", " ") and " for update" not in text:
+            if f" from {table}" in text.replace("\n", " ") and " for update" not in text:
                 rows = store.database.fetch_all(f"explain {text}", **values)
                 numbered = to_numbered(text).text.replace("?", "$")
                 rows += store.database.fetch_all(f"explain (generic_plan) {numbered}")
@@ -230,6 +267,40 @@ class TestQueries:
         for plan in self.explain_queries(store, run_queries, monkeypatch, "runs"):
             assert plan.count("using runs_newest") == 2, plan
             assert "Seq Scan" not in plan and "Sort" not in plan
+
+    @pytest.mark.parametrize(
+        ("run_filter", "index"),
+        [
+            (RunFilter("past", status=RunStatus.FAILED, limit=20), "runs_by_status"),
+            (RunFilter("past", playbook="p7", limit=20), "runs_of_playbook"),
+            (RunFilter("past", tag="7", limit=20), "run_tags_pkey"),
+            (RunFilter("past", since=19_900.0, limit=20), "runs_newest"),
+            (RunFilter("t1", status=RunStatus.WAITING, limit=20), "runs_live"),
+            (RunFilter("t1", status=RunStatus.RUNNING, limit=20), "runs_"),
+            (RunFilter("past", parent="p", limit=20), "runs_children"),
+        ],
+    )
+    def test_filters_of_runs_use_an_index(
+        self, store: PostgresStore, monkeypatch: pytest.MonkeyPatch, run_filter: RunFilter, index: str
+    ) -> None:
+        def run_queries() -> None:
+            store.runs.find(run_filter)
+            store.runs.find(replace(run_filter, cursor=write_cursor(1e9, "")))
+
+        for plan in self.explain_queries(store, run_queries, monkeypatch, "run"):
+            assert index in plan, plan
+            assert "Seq Scan on runs" not in plan, plan
+            # The few runs that wait may be sorted after they are found in an index of open runs.
+            assert "Sort" not in plan or run_filter.status is RunStatus.WAITING, plan
+
+    def test_the_latest_visits_are_read_from_an_index(
+        self, store: PostgresStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        plans = self.explain_queries(
+            store, lambda: store.runs.overview("t0", "run3"), monkeypatch, "visits where run_id"
+        )
+        for plan in plans:
+            assert "using visits_of_steps" in plan and "Seq Scan" not in plan, plan
 
     def test_the_status_of_a_run_uses_an_index(
         self, store: PostgresStore, monkeypatch: pytest.MonkeyPatch

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from dataclasses import replace
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -15,11 +17,14 @@ import pytest
 from noetl.executor.errors import SettingError, StoreError
 from noetl.executor.model.limits import PayloadLimits
 from noetl.executor.model.run import RunStatus
+from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.stores import open_store
-from noetl.executor.stores.sqlite.file import SCHEMA_VERSION, STATEMENTS
+from noetl.executor.stores.cursors import write_cursor
+from noetl.executor.stores.sqlite.file import SCHEMA_VERSION, SCRIPTS, STATEMENTS
 from noetl.executor.stores.sqlite.store import SqliteStore
 from noetl.testing.store_contract import MaintenanceContract, StoreContract
 from noetl.testing.store_contract.operations import claim_visit, start_run, succeed
+from tests.contract.payload_poison import check_payloads_are_not_read
 from tests.contract.sql_damage import SqlDamage
 
 LIMIT = 4096
@@ -101,6 +106,82 @@ def test_queries_for_active_visits_use_an_index(tmp_path: Path) -> None:
             text
         )
     store.close()
+
+
+LISTS = (
+    (RunFilter(), "runs_newest"),
+    (RunFilter(since=1.0), "runs_newest"),
+    (RunFilter(status=RunStatus.FAILED), "runs_by_status"),
+    (RunFilter(status=RunStatus.RUNNING), "runs_by_status"),
+    (RunFilter(status=RunStatus.WAITING), "runs_live"),
+    (RunFilter(playbook="play"), "runs_of_playbook"),
+    (RunFilter(tag="x"), "PRIMARY KEY (tenant=? AND tag=?"),
+    (RunFilter(tag="x", status=RunStatus.FAILED, playbook="play"), "PRIMARY KEY (tenant=? AND tag=?"),
+    (RunFilter(parent="p"), "runs_children"),
+)
+
+
+def test_lists_of_runs_use_an_index(tmp_path: Path) -> None:
+    with closing(SqliteStore(str(tmp_path / "noetl.db"))) as store:
+        db = store.file.connection()
+        start_run(store, tags=["x"])
+        for run_filter, index in LISTS:
+            for cursor in (None, write_cursor(5.0, "r")):
+                page = replace(run_filter, cursor=cursor)
+                (query,) = trace_queries(db, partial(store.runs.find, page))
+                plan = [row["detail"] for row in db.execute(f"explain query plan {query}")]
+                assert index in plan[0], plan
+                assert not [line for line in plan if "SCAN" in line and "CONSTANT" not in line], plan
+                if run_filter.parent is None:
+                    assert not [line for line in plan if "TEMP B-TREE" in line], plan
+
+
+def test_the_status_of_a_run_reads_its_visits_from_an_index(tmp_path: Path) -> None:
+    with closing(SqliteStore(str(tmp_path / "noetl.db"))) as store:
+        run = start_run(store)
+        db = store.file.connection()
+        _, query = trace_queries(db, lambda: store.runs.overview("default", run.id))
+        plan = [row["detail"] for row in db.execute(f"explain query plan {query}")]
+        assert any("COVERING INDEX visits_of_steps (run_id=?)" in line for line in plan), plan
+        assert any("visits_of_steps (run_id=? AND step=? AND position=?)" in line for line in plan), plan
+        assert not [line for line in plan if "TEMP B-TREE" in line], plan
+
+
+def test_lists_and_the_status_read_no_payload(tmp_path: Path) -> None:
+    check_payloads_are_not_read(SqliteStore(str(tmp_path / "noetl.db")))
+
+
+def test_an_upgrade_keeps_runs_and_finds_them_by_their_tags(tmp_path: Path) -> None:
+    path = tmp_path / "noetl.db"
+    db = sqlite3.connect(path)
+    for number, script in SCRIPTS.items():
+        if number <= 11:
+            db.executescript(files("noetl.executor.stores.sqlite").joinpath(script).read_text("utf-8"))
+    db.execute(
+        "insert into runs (id, tenant, playbook, plan_hash, status, origin, queue, input, environment,"
+        " variables, tags, created_at, live, result, trace, stack) values ('r', 'default', 'p', 'h',"
+        " 'succeeded', 'service', 'service', '{\"i\":1}', '{\"e\":2}', '{\"v\":3}',"
+        " '[\"x\",\"\\u00e9\",\"x\"]', 1.0, 0, '4', 't', null)"
+    )
+    db.execute("pragma user_version = 11")
+    db.commit()
+    db.close()
+    with closing(SqliteStore(str(path), create=False)) as store:
+        run = store.runs.get("default", "r")
+        assert run is not None
+        values = (run.input, run.environment, run.variables, run.tags, run.result, run.trace)
+        assert values == ({"i": 1}, {"e": 2}, {"v": 3}, ("x", "é", "x"), 4, "t")
+        for tag, count in (("x", 1), ("é", 1), ("y", 0)):
+            assert len(store.runs.find(RunFilter(tag=tag))[0]) == count
+
+
+def trace_queries(db: sqlite3.Connection, operation: Callable[[], object]) -> list[str]:
+    """Return the statements of an operation, with their values."""
+    statements: list[str] = []
+    db.set_trace_callback(statements.append)
+    operation()
+    db.set_trace_callback(None)
+    return statements
 
 
 def test_open_reports_a_folder_that_cannot_be_written() -> None:

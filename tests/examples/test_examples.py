@@ -28,6 +28,7 @@ from noetl.executor.security.capabilities import service_capabilities
 from noetl.executor.stores.interface import Store
 from noetl.planner.compile import compile_playbook
 from noetl.testing.run_harness import RunHarness
+from noetl.testing.store_contract.operations import current_run
 from tests.http_server import StubExchange, StubServer, serve
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -328,7 +329,7 @@ class TestCloseDay:
         assert {region["region"]: region["total"] for region in play.result["closed"]} == TOTALS
         assert (play.result["total"], play.result["missing"]) == (2340.6, [])
         runs, _ = store.runs.find(RunFilter(parent=play.id))
-        assert sorted(run.input["region"] for run in runs) == sorted(TOTALS)
+        assert sorted(current_run(store, run).input["region"] for run in runs) == sorted(TOTALS)
 
     def test_a_region_without_orders_is_reported(self, example: Example, store: Store) -> None:
         play = example("close_day", regions=["atlantis", "asia"])
@@ -339,4 +340,5 @@ class TestCloseDay:
             "missing": ["atlantis"],
         }
         failed, _ = store.runs.find(RunFilter(parent=play.id, status=RunStatus.FAILED))
-        assert [run.error and run.error["type"] for run in failed] == ["NoOrders"]
+        errors = [current_run(store, run).error for run in failed]
+        assert [error and error["type"] for error in errors] == ["NoOrders"]

@@ -13,6 +13,7 @@ from noetl.executor.engine.external import read_public_url
 from noetl.executor.errors import RejectedError, SettingError
 from noetl.executor.model.ids import hash_secret
 from noetl.executor.model.run import NEVER, RunStatus
+from noetl.executor.model.run_summary import latest_visits
 from noetl.executor.stores.sqlite.store import SqliteStore
 from noetl.testing.run_harness import RunHarness
 
@@ -365,7 +366,7 @@ class TestQuestion:
 
     def questions(self, harness: RunHarness) -> list[dict[str, Any]]:
         """Return the questions of the step `ask` as clients see them."""
-        reports = step_reports(harness.run, ["ask"], harness.store.runs.visits(harness.id))
+        reports = step_reports(harness.status, ["ask"], latest_visits(harness.store.runs.visits(harness.id)))
         wait = reports["ask"].waiting_for
         assert wait is not None
         return [members(question) for question in wait.questions or ()]

@@ -14,6 +14,7 @@ from noetl.executor.model.events import timestamp
 from noetl.executor.model.limits import PayloadLimits
 from noetl.executor.model.run import RunStatus
 from noetl.executor.model.run_filter import RunFilter
+from noetl.executor.model.run_summary import summarize
 from noetl.executor.model.visit_transition import MAX_CLAIMS
 from noetl.executor.stores.sqlite.store import SqliteStore
 from noetl.testing.run_harness import LEASE_SECONDS, FakeClock, RunHarness
@@ -647,7 +648,7 @@ class TestStepRetries:
         )
         harness.execute_next()
         assert harness.status is RunStatus.WAITING
-        assert harness.store.runs.find(RunFilter(status=RunStatus.WAITING))[0] == [harness.run]
+        assert harness.store.runs.find(RunFilter(status=RunStatus.WAITING))[0] == [summarize(harness.run)]
         assert harness.finish().status is RunStatus.SUCCEEDED
 
 

@@ -13,6 +13,7 @@ from noetl.executor.model.run import Run, RunStatus
 from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.stores.sqlite.store import SqliteStore
 from noetl.testing.run_harness import RunHarness, register_playbook
+from noetl.testing.store_contract.operations import current_run
 
 CHILD = """
     name: child
@@ -39,7 +40,8 @@ def make_harness(store: SqliteStore, text: str = PARENT % ("", ""), **input: Any
 
 
 def children(playing: RunHarness) -> list[Run]:
-    return [run for run in playing.store.runs.find(RunFilter())[0] if run.id != playing.id]
+    summaries, _ = playing.store.runs.find(RunFilter())
+    return [current_run(playing.store, run) for run in summaries if run.id != playing.id]
 
 
 @pytest.fixture(autouse=True)

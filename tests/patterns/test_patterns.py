@@ -28,6 +28,7 @@ from noetl.infra.reference import ROOT
 from noetl.planner.compile import compile_playbook
 from noetl.planner.diagnostics.codes import Severity
 from noetl.testing.run_harness import RunHarness, compile_text
+from noetl.testing.store_contract.operations import current_run
 from tests.http_server import StubServer, serve
 
 TEXT = (ROOT / "docs" / "how-to" / "patterns.md").read_text("utf-8")
@@ -128,7 +129,11 @@ class PatternRun(RunHarness):
     def child_runs(self) -> list[Run]:
         """All child runs, directly and indirectly, the oldest first."""
         return sorted(
-            (run for run in self.store.runs.find(RunFilter(self.tenant))[0] if run.id != self.id),
+            (
+                current_run(self.store, run)
+                for run in self.store.runs.find(RunFilter(self.tenant))[0]
+                if run.id != self.id
+            ),
             key=lambda run: run.depth,
         )
 

@@ -240,7 +240,8 @@ def resume_run(
     from noetl.api.cli.local.run_to_end import check_settings, run_to_end
     from noetl.api.cli.sources import has_changed
     from noetl.api.service.runs import ResumeRequest
-    from noetl.api.service.views import RunSummary
+    from noetl.api.service.views import RunEntry
+    from noetl.executor.model.run_summary import summarize
 
     file_inputs = read_input_file(input_file) if input_file is not None else {}
     check_settings()
@@ -261,7 +262,7 @@ def resume_run(
             run_to_end(RunCommandContext(services, json, quiet), run, plan, follower)
             return
     if json:
-        write_json(RunSummary.from_run(run))
+        write_json(RunEntry.from_summary(summarize(run)))
     else:
         print_message(f"run {run.id} is {run.status.value}; the workers of its service execute it")
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from noetl.api.cli.display.run_board import RunBoard
 from noetl.executor.model.run_filter import RunFilter
+from noetl.executor.model.run_summary import RunSummary, summarize
 
 if TYPE_CHECKING:
     from noetl.executor.model.events import Event
@@ -26,7 +27,7 @@ class FollowedRun:
     `depth` is its distance from the first run. `cursor` is the id of the latest event that was read.
     """
 
-    run: Run
+    run: RunSummary
     depth: int = 0
     cursor: str | None = None
     board: RunBoard = field(default_factory=RunBoard)
@@ -41,10 +42,10 @@ class EventFollower:
 
     def __init__(self, store: Store, *runs: Run, depth: int = 0) -> None:
         self._store = store
-        self._followed = {run.id: FollowedRun(run, depth) for run in runs}
+        self._followed = {run.id: FollowedRun(summarize(run), depth) for run in runs}
         self.roots = list(self._followed.values())
 
-    def add(self, run: Run, depth: int) -> None:
+    def add(self, run: RunSummary, depth: int) -> None:
         """Follow another run."""
         if run.id not in self._followed:
             self._followed[run.id] = followed = FollowedRun(run, depth)

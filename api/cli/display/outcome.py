@@ -15,6 +15,7 @@ from noetl.executor.model.run import RunStatus
 if TYPE_CHECKING:
     from noetl.api.service.services import TenantServices
     from noetl.executor.model.run import Run
+    from noetl.executor.model.run_summary import RunSummary
     from noetl.executor.stores.interface import Store
     from noetl.planner.plan import Plan
 
@@ -65,7 +66,7 @@ def exit_unless_succeeded(run: Run) -> None:
         raise typer.Exit(EXIT_FAILED)
 
 
-def describe_end(context: RunCommandContext, run: Run) -> str:
+def describe_end(context: RunCommandContext, run: Run | RunSummary) -> str:
     """Return the status of a run that did not succeed, and how to resume it if that is possible."""
     hint = f"; resume it with `noetl runs resume {run.id}`" if context.can_resume else ""
     return f"{run.status.value}{hint}"

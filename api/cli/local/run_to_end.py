@@ -25,6 +25,7 @@ from noetl.executor.model.run_filter import RunFilter
 
 if TYPE_CHECKING:
     from noetl.executor.model.run import Run
+    from noetl.executor.model.run_summary import RunSummary
     from noetl.executor.stores.interface import Store
     from noetl.executor.worker import Worker
     from noetl.planner.plan import Plan
@@ -86,8 +87,9 @@ def run_to_end(
                 worker.stop()
         except KeyboardInterrupt:
             worker.stop(drain=False)
-            for open_run in _open_runs(store, run) if current.status.is_final else [run]:
-                hint = f"resume the run with `noetl runs resume {open_run.id}`"
+            is_over = current.status.is_final
+            for id in [other.id for other in _open_runs(store, run)] if is_over else [run.id]:
+                hint = f"resume the run with `noetl runs resume {id}`"
                 print_message(f"interrupted; {hint if context.can_resume else 'the run is lost'}")
             _exit_if_threads_hang()
             raise typer.Exit(EXIT_INTERRUPTED) from None
@@ -147,18 +149,18 @@ def _report_failed_detached_runs(context: RunCommandContext, run: Run, started_a
             print_message(f"run {other.id} of {other.playbook} {describe_end(context, other)}")
 
 
-def _list_runs(runs: list[Run]) -> str:
+def _list_runs(runs: list[RunSummary]) -> str:
     names = ", ".join(f"{run.id} of {run.playbook}" for run in runs[:_MAX_NAMED_RUNS])
     more = f" and {len(runs) - _MAX_NAMED_RUNS} more" if len(runs) > _MAX_NAMED_RUNS else ""
     return f"run{'s' if len(runs) > 1 else ''} {names}{more}"
 
 
-def _runs_of_queue(store: Store, run: Run) -> list[Run]:
+def _runs_of_queue(store: Store, run: Run) -> list[RunSummary]:
     """Return the other runs of the run's queue, the newest first.
 
     These are the run that the first process started, and all runs that began from it.
     """
-    runs: list[Run] = []
+    runs: list[RunSummary] = []
     first_run = store.runs.get(run.tenant, run.queue) or run
     cursor = None
     while True:
@@ -172,7 +174,7 @@ def _runs_of_queue(store: Store, run: Run) -> list[Run]:
             return runs
 
 
-def _open_runs(store: Store, run: Run) -> list[Run]:
+def _open_runs(store: Store, run: Run) -> list[RunSummary]:
     """Return the other runs that have not ended, except those that another of them waits for."""
     open_runs = [other for other in _runs_of_queue(store, run) if not other.status.is_final]
     ids = {other.id for other in open_runs}

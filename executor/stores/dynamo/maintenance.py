@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from noetl.executor.model.run import SERVICE_QUEUE
 from noetl.executor.model.special_visits import is_pseudo_step
+from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.context import DynamoContext
 from noetl.executor.stores.dynamo.open_runs import next_open_runs
 from noetl.executor.stores.dynamo.repairs import Repairs
@@ -43,6 +44,10 @@ class DynamoMaintenance:
     def __init__(self, context: DynamoContext, repairs: Repairs) -> None:
         self._context = context
         self._repairs = repairs
+
+    def probe(self) -> None:
+        """Return if the table answers to the read of one item."""
+        self._context.table.get(keys.SCHEMA)
 
     def check_consistency(self) -> list[Finding]:
         """Return the inconsistencies of the table, the bucket and the queue, without changing them."""

@@ -30,6 +30,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from noetl.executor.model.events import Event
 from noetl.executor.model.run import Branch, Run, RunStatus, Visit, WaitKey
+from noetl.executor.model.run_summary import RunSummary
 from noetl.executor.model.run_transition import run_started
 from noetl.executor.model.special_visits import deadline_visit
 from noetl.executor.model.visit_transition import enter_step
@@ -44,6 +45,13 @@ from noetl.executor.stores.dynamo.visit_items import (
     encode_event,
 )
 from noetl.planner.frozen import frozen
+
+SUMMARY_ATTRIBUTES = (
+    "pk", "sk", "tenant", "owner", "created", "at", "playbook", "version", "plan", "status", "origin",
+    "queue", "tags", "folder", "parent", "resumed", "started", "finished", "stop", "resumes", "deadline",
+    "first", "handed", "spread", "waits", "error",
+)  # fmt: skip
+"""Attributes of a head without payloads: those of a summary, and those from which its visits follow."""
 
 
 @frozen
@@ -138,6 +146,30 @@ def decode_run(head: Item, blobs: Blobs, counts: BranchCounts | None = None) -> 
         result=blobs.load(head.get("result")),
         error=blobs.load(head.get("error")),
         errors=tuple(blobs.load(head.get("errors")) or ()),
+    )
+
+
+def decode_summary(head: Item, status: RunStatus) -> RunSummary:
+    """Return the summary of the run of a head with SUMMARY_ATTRIBUTES, and with a status."""
+    parent = head.get("parent")
+    return RunSummary(
+        id=run_id_of(head),
+        tenant=tenant_of(head),
+        playbook=head["playbook"],
+        version=head.get("version"),
+        plan_hash=head["plan"],
+        status=status,
+        origin=head["origin"],
+        queue=head["queue"],
+        tags=tuple(head.get("tags", ())),
+        folder=head.get("folder"),
+        parent=None if parent is None else WaitKey(*parent),
+        resumed_from=head.get("resumed"),
+        created_at=head["at"],
+        started_at=head.get("started"),
+        finished_at=head.get("finished"),
+        stop=RunStatus(head["stop"]) if "stop" in head else None,
+        resumes=head.get("resumes", 0),
     )
 
 

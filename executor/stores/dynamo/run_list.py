@@ -5,11 +5,15 @@ several partitions (shards), so that they can be written fast. A filter may matc
 
 Algorithm: k-way merge (Knuth 1973). Each shard is read from the newest run on, up to MAX_PAGES pages, and
 the results are merged. If a shard was not read to its end, only runs that are newer than its last one are
-returned, and the cursor is there.
+returned, and the cursor is there. Heads are read without payloads. A head says if its run may be waiting;
+only the visits of such runs are read. If entries of the index are out of date, or runs have another status,
+the index is read on until the page is full.
 
-Cost: one query of each shard, and one batch read of the heads and counters of the runs on the page.
+Cost: one query of each shard, and one batch read of a hundred heads. A run that may be waiting takes three
+more requests, which are sent in parallel for the runs of a page.
 
-Limits: a page may have fewer runs than `limit`, or none, although the cursor says that there are more.
+Limits: a filter may exclude the newest 100,000 runs. Then a page has fewer runs than `limit`, or none, and
+its cursor continues there.
 """
 
 from __future__ import annotations
@@ -19,16 +23,30 @@ from typing import Any
 
 from noetl.executor.model.run import Run, RunStatus
 from noetl.executor.model.run_filter import RunFilter
+from noetl.executor.model.run_summary import RunOverview, RunSummary, latest_visits
 from noetl.executor.stores.cursors import read_cursor, write_cursor
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item, encode_item
 from noetl.executor.stores.dynamo.context import DynamoContext
-from noetl.executor.stores.dynamo.run_items import decode_run, run_id_of, spread_of, sum_counters, tenant_of
+from noetl.executor.stores.dynamo.run_items import (
+    SUMMARY_ATTRIBUTES,
+    decode_run,
+    decode_summary,
+    has_ended,
+    run_id_of,
+    spread_of,
+    sum_counters,
+    tenant_of,
+)
 from noetl.executor.stores.dynamo.run_snapshot import read_snapshot
+from noetl.executor.stores.dynamo.visit_items import without_outputs
 from noetl.planner.frozen import frozen, replace
 
 MAX_PAGES = 4
 """Number of pages of each index partition that are read for one page of runs."""
+
+MIN_CANDIDATES = 100
+"""Number of runs that are read at once to find those with an open status, which no index has."""
 
 _OPEN = (RunStatus.QUEUED, RunStatus.RUNNING)
 
@@ -43,7 +61,7 @@ class RunIndexQuery:
     run_filter: RunFilter
     before: str | None
 
-    def matches(self, run: Run, sort_key: str) -> bool:
+    def matches(self, run: RunSummary, sort_key: str) -> bool:
         """Return whether a run is in the list; the index may be out of date."""
         return self.run_filter.matches(run) and (self.before is None or sort_key < self.before)
 
@@ -105,37 +123,60 @@ class RunList:
         self._context.heads.remember(head)
         return self._current_run(head, items.get(item_keys[1]))
 
-    def find(self, run_filter: RunFilter) -> tuple[list[Run], str | None]:
+    def summary(self, tenant: str, run_id: str) -> RunSummary | None:
+        """Return the summary of a run of a tenant, or None if the tenant has no such run."""
+        head = self._context.table.get(keys.head(run_id), SUMMARY_ATTRIBUTES)
+        return None if head is None or tenant_of(head) != tenant else self._summarize(head)
+
+    def overview(self, tenant: str, run_id: str) -> RunOverview | None:
+        """Return what the status of a run shows, or None if the tenant has no such run."""
+        snapshot = read_snapshot(self._context, run_id, attributes=SUMMARY_ATTRIBUTES)
+        if snapshot is None or tenant_of(snapshot.head) != tenant:
+            return None
+        visits = [without_outputs(item.visit) for item in snapshot.current_items]
+        error = self._context.blobs.load(snapshot.head.get("error"))
+        return RunOverview(decode_summary(snapshot.head, snapshot.status()), error, latest_visits(visits))
+
+    def find(self, run_filter: RunFilter) -> tuple[list[RunSummary], str | None]:
         """Return a page of runs, newest first, and the cursor of the next page or None."""
         cursor, limit = run_filter.cursor, run_filter.limit
         before = None if cursor is None else keys.creation_sort_key(*read_cursor(cursor))
-        query = RunIndexQuery(run_filter, before)
         if run_filter.parent is not None:
-            runs = self._load_matching(query, self._child_ids(run_filter.parent))
-            last = runs[limit - 1] if len(runs) > limit else None
-            return runs[:limit], None if last is None else write_cursor(last.created_at, last.id)
-        sort_keys, end = self._list_sort_keys(query, limit + 1)
-        page = [sort_key.partition("#")[2] for sort_key in sort_keys[:limit]]
-        next_key = sort_keys[limit - 1] if len(sort_keys) > limit else end
-        runs = self._load_matching(query, page)
-        if next_key is None:
-            return runs, None
-        created_at, _, run_id = next_key.partition("#")
-        return runs, write_cursor(float(created_at), run_id)
+            query = RunIndexQuery(run_filter, before)
+            return _cut(self._load_matching(query, self._child_ids(run_filter.parent)), limit, None)
+        is_open = run_filter.status is not None and not run_filter.status.is_final
+        count = max(limit, MIN_CANDIDATES) if is_open else limit
+        runs: list[RunSummary] = []
+        while True:
+            query = RunIndexQuery(run_filter, before)
+            sort_keys, end = self._list_sort_keys(query, count + 1)
+            before = sort_keys[count - 1] if len(sort_keys) > count else end
+            runs += self._load_matching(query, [key.partition("#")[2] for key in sort_keys[:count]])
+            if before is None or end is not None or len(runs) >= limit:
+                return _cut(runs, limit, before)
 
-    def _load_matching(self, query: RunIndexQuery, run_ids: Sequence[str]) -> list[Run]:
+    def _load_matching(self, query: RunIndexQuery, run_ids: Sequence[str]) -> list[RunSummary]:
         """Return the runs that match the query, newest first."""
-        item_keys = [key for run_id in run_ids for key in (keys.head(run_id), keys.counter(run_id, 0))]
-        items = self._context.table.get_many(item_keys)
-        heads = [item for key, item in items.items() if key.sk == "H"]
-        runs: list[Run] = []
-        for head in sorted(heads, key=lambda head: str(head["created"]), reverse=True):
-            if tenant_of(head) != query.run_filter.tenant:
-                continue
-            run = self._current_run(head, items.get(keys.counter(run_id_of(head), 0)))
-            if query.matches(run, str(head["created"])):
-                runs.append(run)
-        return runs
+        items = self._context.table.get_many([keys.head(id) for id in run_ids], SUMMARY_ATTRIBUTES)
+        heads = [head for head in items.values() if tenant_of(head) == query.run_filter.tenant]
+        heads.sort(key=lambda head: str(head["created"]), reverse=True)
+        if query.run_filter.status is RunStatus.WAITING:
+            heads = [head for head in heads if "waits" in head]
+        runs = self._context.in_parallel(self._summarize, heads)
+        pairs = zip(heads, runs, strict=True)
+        return [run for head, run in pairs if query.matches(run, str(head["created"]))]
+
+    def _summarize(self, head: Item) -> RunSummary:
+        """Return the summary of a run. Its visits are read only if all of its active visits may wait."""
+        if "waits" not in head or has_ended(head):
+            return decode_summary(head, RunStatus(head["status"]))
+        snapshot = read_snapshot(self._context, run_id_of(head), attributes=SUMMARY_ATTRIBUTES)
+        # The run may have ended since its head was read.
+        return (
+            decode_summary(head, RunStatus(head["status"]))
+            if snapshot is None
+            else decode_summary(snapshot.head, snapshot.status())
+        )
 
     def _current_run(self, head: Item, first_counter: Item | None) -> Run:
         """Return a run with its counts, and with the status `waiting` if all of its active visits wait."""
@@ -186,6 +227,16 @@ class RunList:
                 return sort_keys[:count], None
             query = query | {"ExclusiveStartKey": page["LastEvaluatedKey"]}
         return sort_keys, str(page["LastEvaluatedKey"]["created"]["S"])
+
+
+def _cut(runs: list[RunSummary], limit: int, next_key: str | None) -> tuple[list[RunSummary], str | None]:
+    """Return at most `limit` runs, and the cursor after them. `next_key` is where the index was read to."""
+    if len(runs) > limit:
+        return runs[:limit], write_cursor(runs[limit - 1].created_at, runs[limit - 1].id)
+    if next_key is None:
+        return runs, None
+    created_at, _, run_id = next_key.partition("#")
+    return runs, write_cursor(float(created_at), run_id)
 
 
 def merge_shards(

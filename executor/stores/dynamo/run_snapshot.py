@@ -16,7 +16,7 @@ and visits are not read as of one moment, so a caller that must be certain check
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from noetl.executor.model.run import DEADLINE, Run, RunStatus
 from noetl.executor.model.run_transition import shown_status
@@ -95,14 +95,19 @@ class RunSnapshot:
         return shown_status(RunStatus(self.head["status"]), len(active), sum(map(is_waiting, active)))
 
 
-def read_snapshot(context: DynamoContext, run_id: str, *, with_outputs: bool = False) -> RunSnapshot | None:
-    """Return a snapshot of a run, or None if there is no such run."""
-    head = context.table.get(keys.head(run_id))
+def read_snapshot(
+    context: DynamoContext, run_id: str, *, with_outputs: bool = False, attributes: Sequence[str] = ()
+) -> RunSnapshot | None:
+    """Return a snapshot of a run, or None if there is no such run.
+
+    Its head has the named attributes, or all if none is named.
+    """
+    head = context.table.get(keys.head(run_id), attributes)
     if head is None:
         return None
     for reads in range(MAX_READS):
         if reads:
-            head = context.heads.read(run_id)
+            head = context.table.get(keys.head(run_id), attributes) or head
         partitions = context.in_parallel(
             lambda number: _read_partition(context.table, run_id, number), range(spread_of(head))
         )

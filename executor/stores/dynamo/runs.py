@@ -10,6 +10,7 @@ from noetl.executor.errors import PayloadTooLargeError, RejectedError
 from noetl.executor.model.events import Event
 from noetl.executor.model.run import HistoryPosition, Run, RunStatus, Visit
 from noetl.executor.model.run_filter import RunFilter
+from noetl.executor.model.run_summary import RunOverview, RunSummary
 from noetl.executor.model.run_transition import check_same_request
 from noetl.executor.model.special_visits import is_pseudo_step
 from noetl.executor.stores.dynamo import keys
@@ -32,6 +33,7 @@ from noetl.executor.stores.dynamo.visit_items import (
     decode_visit,
     encode_origin,
     encode_outcome,
+    without_outputs,
 )
 from noetl.planner.frozen import replace
 
@@ -87,7 +89,15 @@ class DynamoRuns:
         """Return a run of a tenant, or None if the tenant has no such run."""
         return self._list.get(tenant, run_id)
 
-    def find(self, run_filter: RunFilter) -> tuple[list[Run], str | None]:
+    def summary(self, tenant: str, run_id: str) -> RunSummary | None:
+        """Return the summary of a run of a tenant, or None if the tenant has no such run."""
+        return self._list.summary(tenant, run_id)
+
+    def overview(self, tenant: str, run_id: str) -> RunOverview | None:
+        """Return what the status of a run shows, or None if the tenant has no such run."""
+        return self._list.overview(tenant, run_id)
+
+    def find(self, run_filter: RunFilter) -> tuple[list[RunSummary], str | None]:
         """Return a page of runs, newest first, and the cursor of the next page or None."""
         return self._list.find(run_filter)
 
@@ -118,7 +128,7 @@ class DynamoRuns:
     def visits(self, run_id: str) -> list[Visit]:
         """Return all visits of a run in the order of their creation, without their outputs."""
         snapshot = read_snapshot(self._context, run_id)
-        return [] if snapshot is None else [_without_outputs(item.visit) for item in snapshot.current_items]
+        return [] if snapshot is None else [without_outputs(item.visit) for item in snapshot.current_items]
 
     def visits_with_outputs(self, run_id: str, visit_ids: Sequence[str] | None = None) -> list[Visit]:
         """Return the named visits, or all, with the names that they saved and their results."""
@@ -185,7 +195,3 @@ class DynamoRuns:
         ]
         visits = [item.visit for item in decoded if item is not None]
         return visits if len(visits) == len(decoded) else None
-
-
-def _without_outputs(visit: Visit) -> Visit:
-    return replace(visit, saved={}, result=None, failures=())

@@ -72,21 +72,28 @@ class DynamoTable:
         except ActionError as error:
             raise StoreError(f"The store in DynamoDB cannot be used: {error.message}") from error
 
-    def get(self, key: ItemKey) -> Item | None:
-        """Return an item, or None if it does not exist."""
+    def get(self, key: ItemKey, attributes: Sequence[str] = ()) -> Item | None:
+        """Return an item with the named attributes or all, or None if it does not exist."""
         response = self._call(
-            "get_item", TableName=self.name, Key=encode_item(key._asdict()), ConsistentRead=True
+            "get_item",
+            TableName=self.name,
+            Key=encode_item(key._asdict()),
+            ConsistentRead=True,
+            **_projection(attributes),
         )
         return decode_item(response["Item"]) if "Item" in response else None
 
-    def get_many(self, keys: Sequence[ItemKey]) -> dict[ItemKey, Item]:
-        """Return the items that exist, by key. Keys that DynamoDB leaves unprocessed are requested again."""
+    def get_many(self, keys: Sequence[ItemKey], attributes: Sequence[str] = ()) -> dict[ItemKey, Item]:
+        """Return the items that exist, by key, with the named attributes or all.
+
+        `attributes` must contain the key. Keys that DynamoDB leaves unprocessed are requested again.
+        """
         items: dict[ItemKey, Item] = {}
         distinct = list(dict.fromkeys(keys))
         for start in range(0, len(distinct), MAX_READ_ITEMS):
             remaining = [encode_item(key._asdict()) for key in distinct[start : start + MAX_READ_ITEMS]]
             for tries in range(MAX_TRIES):
-                request = {self.name: {"Keys": remaining, "ConsistentRead": True}}
+                request = {self.name: {"Keys": remaining, "ConsistentRead": True, **_projection(attributes)}}
                 response = self._call("batch_get_item", RequestItems=request)
                 for encoded in response["Responses"].get(self.name, ()):
                     item = decode_item(encoded)
@@ -134,10 +141,7 @@ class DynamoTable:
 
     def scan(self, attributes: Sequence[str] = ()) -> Iterator[Item]:
         """Yield every item of the table, with the named attributes or all."""
-        request: dict[str, Any] = {"TableName": self.name, "ConsistentRead": True}
-        if attributes:
-            names = {f"#{index}": name for index, name in enumerate(attributes)}
-            request |= {"ProjectionExpression": ", ".join(names), "ExpressionAttributeNames": names}
+        request = {"TableName": self.name, "ConsistentRead": True, **_projection(attributes)}
         return self._pages("scan", request)
 
     def _pages(self, call: str, request: dict[str, Any]) -> Iterator[Item]:
@@ -222,6 +226,12 @@ class DynamoTable:
         method: Callable[..., Any] = getattr(self.client, call)
         response: dict[str, Any] = call_with_retries(self._description, lambda: method(**request))
         return response
+
+
+def _projection(attributes: Sequence[str]) -> dict[str, Any]:
+    """Return the parameters of a read of the named attributes, or of all if none is named."""
+    names = {f"#{index}": name for index, name in enumerate(attributes)}
+    return {"ProjectionExpression": ", ".join(names), "ExpressionAttributeNames": names} if names else {}
 
 
 def _check_sizes(writes: Sequence[Write]) -> None:

@@ -57,7 +57,7 @@ from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.blobs import Blobs, from_bytes, to_bytes
 from noetl.executor.stores.dynamo.expressions import Condition
 from noetl.executor.stores.dynamo.keys import BRANCHES_PER_PARTITION
-from noetl.planner.frozen import frozen
+from noetl.planner.frozen import frozen, replace
 from noetl.planner.plan import Step
 
 StepOf = Callable[[str], Step]
@@ -192,6 +192,11 @@ def decode_origin(item: Item) -> VisitOrigin:
 def decode_pointers(packed: bytes | None) -> Pointers:
     """Return the pointers that an item stores in `names`."""
     return {} if packed is None else {name: (clock, id) for name, (clock, id) in from_bytes(packed).items()}
+
+
+def without_outputs(visit: Visit) -> Visit:
+    """Return a visit without the names that it saved, its result and its failures."""
+    return replace(visit, saved={}, result=None, failures=())
 
 
 def encode_origin(visit: Visit, origin: VisitOrigin) -> dict[str, Any]:

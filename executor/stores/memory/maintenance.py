@@ -34,6 +34,9 @@ class MemoryMaintenance:
     def __init__(self, state: MemoryState) -> None:
         self._state = state
 
+    def probe(self) -> None:
+        """Return at once: a store in memory always answers."""
+
     def check_consistency(self) -> list[Finding]:
         with self._state.lock:
             return limit_findings([*self._check_runs(), *self._check_references()])

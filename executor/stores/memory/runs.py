@@ -22,6 +22,7 @@ from noetl.executor.model.run import (
     Visit,
 )
 from noetl.executor.model.run_filter import RunFilter
+from noetl.executor.model.run_summary import RunOverview, RunSummary, latest_visits, summarize
 from noetl.executor.model.run_transition import (
     check_same_request,
     is_resumable,
@@ -84,10 +85,21 @@ class MemoryRuns:
             record = self._state.runs.get(run_id)
             return None if record is None or record.run.tenant != tenant else _shown_run(record)
 
-    def find(self, run_filter: RunFilter) -> tuple[list[Run], str | None]:
+    def summary(self, tenant: str, run_id: str) -> RunSummary | None:
+        run = self.get(tenant, run_id)
+        return None if run is None else summarize(run)
+
+    def overview(self, tenant: str, run_id: str) -> RunOverview | None:
+        with self._state.lock:
+            run = self.get(tenant, run_id)
+            if run is None:
+                return None
+            return RunOverview(summarize(run), run.error, latest_visits(self.visits(run_id)))
+
+    def find(self, run_filter: RunFilter) -> tuple[list[RunSummary], str | None]:
         before = None if run_filter.cursor is None else read_cursor(run_filter.cursor)
         with self._state.lock:
-            runs = [_shown_run(record) for record in self._state.runs.values()]
+            runs = [summarize(_shown_run(record)) for record in self._state.runs.values()]
         matching = [
             run
             for run in sorted(runs, key=lambda run: (run.created_at, run.id), reverse=True)

@@ -20,6 +20,9 @@ class PostgresMaintenance:
         self._shared = shared
         self._database = database
 
+    def probe(self) -> None:
+        self._shared.probe()
+
     def check_consistency(self) -> list[Finding]:
         return self._shared.check_consistency()
 

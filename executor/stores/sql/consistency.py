@@ -62,6 +62,7 @@ _CHECKS = (
     SqlConsistencyCheck("unknown runs", "consistency.parts_without_run"),
     SqlConsistencyCheck("unknown runs", "consistency.history_without_run"),
     SqlConsistencyCheck("unknown runs", "consistency.idempotency_keys_without_run"),
+    SqlConsistencyCheck("unknown runs", "consistency.tags_without_run"),
     SqlConsistencyCheck("unknown parents", "consistency.unknown_parents"),
     SqlConsistencyCheck("unknown plans", "consistency.unknown_plans_of_runs"),
     SqlConsistencyCheck("unknown plans", "consistency.unknown_plans_of_versions", UNKNOWN_PLAN_OF_VERSION),

@@ -46,6 +46,7 @@ _DELETIONS = (
     "sweep.delete_parts",
     "sweep.delete_history",
     "sweep.delete_idempotency_keys",
+    "sweep.delete_tags",
 )
 """Statements that delete the rows of runs from each table."""
 
@@ -69,6 +70,9 @@ class SqlMaintenance:
     def __init__(self, context: SqlContext, plans: SqlPlans) -> None:
         self._context = context
         self._plans = plans
+
+    def probe(self) -> None:
+        self._context.database.fetch_all("sweep.probe")
 
     def check_consistency(self) -> list[Finding]:
         # Only `noetl doctor` needs it, and a function that executes a step starts faster without it.

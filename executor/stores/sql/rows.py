@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from noetl.executor.model.events import Event
 from noetl.executor.model.registry import ApiKey, RegisteredPlaybook
 from noetl.executor.model.run import FailureState, Progress, Run, RunStatus, Visit, VisitStatus, WaitKey
+from noetl.executor.model.run_summary import RunSummary
 from noetl.executor.stores.cursors import write_event_id
 
 if TYPE_CHECKING:
@@ -92,6 +93,29 @@ def run_from_row(row: Row) -> Run:
         result=decode_json(row["result"]),
         error=decode_json(row["error"]),
         errors=tuple(json.loads(row["errors"])),
+    )
+
+
+def summary_from_row(row: Row) -> RunSummary:
+    """Return the summary of the run of a row with `{summary_columns}`."""
+    return RunSummary(
+        id=row["id"],
+        tenant=row["tenant"],
+        playbook=row["playbook"],
+        version=row["version"],
+        plan_hash=row["plan_hash"],
+        status=RunStatus(row["shown"]),
+        origin=row["origin"],
+        queue=row["queue"],
+        tags=tuple(json.loads(row["tags"])),
+        folder=row["folder"],
+        parent=parent_from_row(row),
+        resumed_from=row["resumed_from"],
+        created_at=row["created_at"],
+        started_at=row["started_at"],
+        finished_at=row["finished_at"],
+        stop=None if row["stop"] is None else RunStatus(row["stop"]),
+        resumes=row["resumes"],
     )
 
 

@@ -10,13 +10,13 @@ from noetl.executor.model.branch_stack import BranchStack, first_stack
 from noetl.executor.model.events import Event
 from noetl.executor.model.run import Branch, FailureState, HistoryPosition, Run, RunStatus, Visit
 from noetl.executor.model.run_filter import RunFilter
+from noetl.executor.model.run_summary import RunOverview, RunSummary, StepVisits
 from noetl.executor.model.run_transition import (
     check_same_request,
     is_resumable,
     resume_run,
     run_resumed,
     run_started,
-    shown_status,
     stop_run,
 )
 from noetl.executor.model.special_visits import deadline_visit
@@ -35,11 +35,13 @@ from noetl.executor.stores.sql.history import append_events
 from noetl.executor.stores.sql.plans import SqlPlans
 from noetl.executor.stores.sql.rows import (
     decode_events,
+    decode_json,
     encode_json,
     encode_json_or_null,
     encode_result,
     parent_from_row,
     run_from_row,
+    summary_from_row,
     visit_from_row,
 )
 from noetl.executor.stores.sql.waits import delete_answer
@@ -85,36 +87,55 @@ class SqlRuns:
             insert_visit(db, visit, run.queue, position=len(history))
             if run.deadline_at is not None:
                 insert_visit(db, deadline_visit(run.id, run.resumes, run.deadline_at), run.queue, position=0)
+            db.executemany(
+                "runs.add_tag",
+                [
+                    {
+                        "tenant": run.tenant,
+                        "tag": encode_json(tag),
+                        "created_at": run.created_at,
+                        "run_id": run.id,
+                    }
+                    for tag in run.tags
+                ],
+            )
             append_events(db, run.id, 1, [run_started(run)])
         self._context.announce_due(1)
         return run
 
     def get(self, tenant: str, run_id: str) -> Run | None:
         rows = self._context.database.fetch_all("runs.get", tenant=tenant, run_id=run_id)
-        return self._with_waiting(run_from_row(rows[0])) if rows else None
+        return replace(run_from_row(rows[0]), status=RunStatus(rows[0]["shown"])) if rows else None
 
-    def find(self, run_filter: RunFilter) -> tuple[list[Run], str | None]:
+    def summary(self, tenant: str, run_id: str) -> RunSummary | None:
+        rows = self._context.database.fetch_all("runs.summary", tenant=tenant, run_id=run_id)
+        return summary_from_row(rows[0]) if rows else None
+
+    def overview(self, tenant: str, run_id: str) -> RunOverview | None:
+        rows = self._context.database.fetch_all("runs.summary", tenant=tenant, run_id=run_id)
+        if not rows:
+            return None
+        visits = self._context.database.fetch_all("runs.latest_visits", run_id=run_id)
+        steps = {row["step"]: StepVisits(visit_from_row(row), row["started"]) for row in visits}
+        return RunOverview(summary_from_row(rows[0]), decode_json(rows[0]["error"]), steps)
+
+    def find(self, run_filter: RunFilter) -> tuple[list[RunSummary], str | None]:
         filters = {
-            "status": run_filter.status,
-            "playbook": run_filter.playbook,
             "tag": None if run_filter.tag is None else encode_json(run_filter.tag),
+            "playbook": run_filter.playbook,
             "since": run_filter.since,
             "queue": run_filter.queue,
             "parent": run_filter.parent,
+            **_status_values(run_filter.status),
         }
         values = {name: value for name, value in filters.items() if value is not None}
         if run_filter.cursor is not None:
             values["last_created_at"], values["last_id"] = read_cursor(run_filter.cursor)
+        query = "runs.find" if run_filter.tag is None else "runs.find_tagged"
         limit = run_filter.limit
-        rows = self._context.database.fetch_all(
-            "runs.find", tenant=run_filter.tenant, limit=limit + 1, **values
-        )
-        runs = [self._with_waiting(run_from_row(row)) for row in rows[:limit]]
-        # A run that waits has no status `waiting` in its row, so the status is compared again.
-        matching = [run for run in runs if run_filter.status in (None, run.status)]
-        if len(rows) <= limit:
-            return matching, None
-        return matching, write_cursor(rows[limit - 1]["created_at"], rows[limit - 1]["id"])
+        rows = self._context.database.fetch_all(query, tenant=run_filter.tenant, limit=limit + 1, **values)
+        runs = [summary_from_row(row) for row in rows[:limit]]
+        return runs, None if len(rows) <= limit else write_cursor(runs[-1].created_at, runs[-1].id)
 
     def visits(self, run_id: str) -> list[Visit]:
         return [visit_from_row(row) for row in self._context.database.fetch_all("runs.visits", run_id=run_id)]
@@ -196,12 +217,12 @@ class SqlRuns:
         self._context.announce_due()
         return resumed
 
-    def _with_waiting(self, run: Run) -> Run:
-        """Return the run, with the status `waiting` if all of its active visits wait."""
-        if run.status not in (RunStatus.QUEUED, RunStatus.RUNNING):
-            return run
-        counts = self._context.database.fetch_one("runs.count_waiting", run_id=run.id)
-        return replace(run, status=shown_status(run.status, counts["active"], counts["waiting"]))
+
+def _status_values(status: RunStatus | None) -> dict[str, Any]:
+    """Return the values of the conditions on the status. A run that waits has another status in its row."""
+    if status is RunStatus.WAITING:
+        return {"is_waiting": True}
+    return {"status": status, "is_open": None if status is None or status.is_final else True}
 
 
 def _read(db: Writer, run_id: str) -> Run:

@@ -38,6 +38,7 @@ SCRIPTS = {
     9: "answer_fields.sql",
     10: "stacks.sql",
     11: "turns.sql",
+    12: "lists.sql",
 }
 """Script that brings a store to each version, from the version before it or from an empty file."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import tracemalloc
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -26,6 +27,7 @@ from noetl.executor.model.run import (
     Visit,
     WaitKey,
 )
+from noetl.executor.model.run_summary import RunSummary
 from noetl.executor.model.start_request import StartRequest
 from noetl.executor.model.transition import apply_deadline, build_commit, suspend
 from noetl.executor.model.wait_transition import AnswerDeclaration
@@ -123,7 +125,7 @@ def end_run(store: Store, run: Run, status: RunStatus, now: float = 1.0) -> Run:
     return current_run(store, run)
 
 
-def current_run(store: Store, run: Run) -> Run:
+def current_run(store: Store, run: Run | RunSummary) -> Run:
     """Return a run as it is stored now."""
     stored = store.runs.get(run.tenant, run.id)
     assert stored is not None
@@ -157,6 +159,16 @@ def action_events(claim: Claim, *numbers: int) -> list[Event]:
 def without_id(event: Event) -> Event:
     """Return an event without the id that the store has given it."""
     return replace(event, id="")
+
+
+def peak_bytes(operation: Callable[[], object]) -> int:
+    """Return the greatest number of bytes that an operation holds at once, without those from before."""
+    tracemalloc.start()
+    try:
+        operation()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
 
 
 def run_concurrently(count: int, work: Callable[[int], Any]) -> list[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from textwrap import dedent
 from typing import Any
@@ -19,12 +20,14 @@ from noetl.executor.model.run import (
     WaitKey,
 )
 from noetl.executor.model.run_filter import RunFilter
+from noetl.executor.model.run_summary import RunSummary, latest_visits, summarize
 from noetl.executor.model.start_request import StartRequest
 from noetl.executor.model.transition import suspend
 from noetl.executor.stores.interface import Store
 from noetl.testing.store_contract.fixtures import ContractFixtures
 from noetl.testing.store_contract.operations import (
     CHAIN,
+    CYCLE,
     DIAMOND,
     LEASE,
     claim_visit,
@@ -32,10 +35,12 @@ from noetl.testing.store_contract.operations import (
     current_run,
     end_run,
     fail,
+    peak_bytes,
     run_concurrently,
     run_contents,
     start_run,
     succeed,
+    suspend_claim,
     visit_states,
     with_failed_items,
 )
@@ -340,6 +345,117 @@ class RunsContract(ContractFixtures):
         assert (current_run(second, run).trace, current_run(second, other).trace) == (trace, None)
         claim = claim_visit(store, run)
         assert claim.run.trace == trace
+
+    # Lists and status
+
+    def test_a_list_and_the_status_do_not_read_payloads(self, store: Store) -> None:
+        """Count memory, because a store has no other way to show what it has read."""
+        size, text = 300_000, "input: {text: string}\n" + dedent(CHAIN)
+        runs = [start_run(store, text, input={"text": "x" * size}, now=float(n)) for n in range(20)]
+        for run in runs[:2]:
+            for _ in range(3):
+                claim = claim_visit(store, run, 100.0)
+                store.queue.commit(succeed(store, claim, saved={"n": "y"}, data="y"), 100.0)
+            store.queue.finish(claim_visit(store, run, 100.0), RunStatus.SUCCEEDED, "z", [], 100.0)
+        readers: list[Callable[[], object]] = [
+            lambda: store.runs.find(RunFilter(limit=20)),
+            lambda: [store.runs.overview("default", run.id) for run in runs],
+            lambda: [store.runs.summary("default", run.id) for run in runs],
+            store.maintenance.probe,
+        ]
+        for read in readers:
+            read()  # plans and statements are cached now
+            assert peak_bytes(read) < 3 * size
+        ended = current_run(store, runs[0])
+        overview = store.runs.overview("default", ended.id)
+        assert overview is not None
+        assert (overview.summary, overview.error) == (summarize(ended), None)
+        assert {visits.latest.result for visits in overview.steps.values()} == {None}
+
+    def test_an_overview_has_the_latest_visit_of_each_step(self, store: Store) -> None:
+        run = start_run(store, CYCLE)
+        for expected in ({"a": 0}, {"a": 1, "b": 0}, {"a": 1, "b": 1}, {"a": 2, "b": 1}):
+            overview = store.runs.overview("default", run.id)
+            assert overview is not None
+            assert overview.summary == summarize(current_run(store, run))
+            assert overview.steps == latest_visits(store.runs.visits(run.id))
+            assert {step: visits.started for step, visits in overview.steps.items()} == expected
+            store.queue.commit(succeed(store, claim_visit(store, run, 100.0)), 1.0)
+        for _ in range(2):
+            store.queue.commit(succeed(store, claim_visit(store, run, 100.0)), 1.0)
+        store.queue.commit(fail(store, claim_visit(store, run, 100.0), retry_at=500.0), 1.0)
+        overview = store.runs.overview("default", run.id)
+        assert overview is not None
+        assert overview.steps == latest_visits(store.runs.visits(run.id))
+        retried = overview.steps["a"]
+        assert (retried.latest.number, retried.latest.attempt, retried.started) == (4, 2, 4)
+
+    def test_the_tenant_of_a_run_alone_reads_its_summary_and_overview(self, store: Store) -> None:
+        run = start_run(store)
+        assert store.runs.summary("default", run.id) == summarize(run)
+        for tenant, run_id in (("other", run.id), ("default", "unknown")):
+            assert store.runs.summary(tenant, run_id) is None
+            assert store.runs.overview(tenant, run_id) is None
+
+    def test_pages_of_waiting_runs_are_full(self, store: Store) -> None:
+        """Let every third run wait. A run that waits has another status in its row."""
+        runs = [start_run(store, now=float(number)) for number in range(24)]
+        for run in runs[::3]:
+            store.queue.commit(suspend_claim(claim_visit(store, run, 100.0)), 100.0)
+        for run in runs[1::3]:
+            claim_visit(store, run, 100.0)
+        waiting, running, queued = ([run.id for run in reversed(runs[first::3])] for first in range(3))
+        for status, expected in (("waiting", waiting), ("running", running), ("queued", queued)):
+            for limit in (1, 3, 8, 100):
+                pages = list(self.read_pages(store, RunFilter(status=RunStatus(status), limit=limit)))
+                assert [len(page) for page in pages[:-1]] == [limit] * (len(pages) - 1)
+                found = [run for page in pages for run in page]
+                assert [run.id for run in found] == expected
+                assert {run.status for run in found} == {status}
+
+    def test_a_run_with_an_active_branch_is_not_waiting(self, store: Store) -> None:
+        run = start_run(store, DIAMOND)
+        store.queue.commit(succeed(store, claim_visit(store, run)), 1.0)
+        for _ in range(3):
+            store.queue.commit(suspend_claim(claim_visit(store, run, 1.0)), 1.0)
+        assert store.runs.find(RunFilter(status=RunStatus.WAITING)) == ([], None)
+        assert [found.id for found in store.runs.find(RunFilter(status=RunStatus.RUNNING))[0]] == [run.id]
+        store.queue.commit(suspend_claim(claim_visit(store, run, 1.0)), 1.0)
+        assert [found.id for found in store.runs.find(RunFilter(status=RunStatus.WAITING))[0]] == [run.id]
+        assert store.runs.find(RunFilter(status=RunStatus.RUNNING)) == ([], None)
+
+    def test_filters_of_a_list_are_combined(self, store: Store) -> None:
+        tags: tuple[list[str], ...] = (["x"], ["x", "y", "x"], ["ÿ €"], [])
+        runs = [start_run(store, now=float(n), tags=tags[n % 4]) for n in range(8)]
+        runs += [start_run(store, f"name: other\n{dedent(CHAIN)}", now=8.0, tags=["x"])]
+        runs += [start_run(store, now=9.0, tags=["x"], tenant="another")]
+        store.runs.stop(runs[0].id, RunStatus.CANCELLED, 9.0)
+        end_run(store, runs[0], RunStatus.CANCELLED, 9.0)
+        expectations: list[tuple[dict[str, Any], list[int]]] = [
+            ({"tag": "x"}, [8, 5, 4, 1, 0]),
+            ({"tag": "ÿ €"}, [6, 2]),
+            ({"tag": "z"}, []),
+            ({"tag": "x", "status": RunStatus.CANCELLED}, [0]),
+            ({"tag": "x", "status": RunStatus.QUEUED, "since": 1.0}, [8, 5, 4, 1]),
+            ({"tag": "x", "playbook": "other"}, [8]),
+            ({"playbook": "play", "since": 6.0}, [7, 6]),
+            ({"playbook": "play", "status": RunStatus.CANCELLED}, [0]),
+            ({"tag": "x", "tenant": "another"}, [9]),
+        ]
+        for conditions, expected in expectations:
+            for limit in (1, 2, 100):
+                pages = self.read_pages(store, RunFilter(limit=limit, **conditions))
+                ids = [run.id for page in pages for run in page]
+                assert ids == [runs[number].id for number in expected], conditions
+
+    def read_pages(self, store: Store, run_filter: RunFilter) -> Iterator[list[RunSummary]]:
+        """Yield the pages of a list."""
+        while True:
+            page, cursor = store.runs.find(run_filter)
+            yield page
+            if cursor is None:
+                return
+            run_filter = replace(run_filter, cursor=cursor)
 
     def test_events_are_returned_in_pages(self, store: Store) -> None:
         run = start_run(store)

@@ -22,6 +22,7 @@ from noetl.api.cli.display.run_board import (
 from noetl.executor.engine.start import new_run
 from noetl.executor.model.events import Event, timestamp
 from noetl.executor.model.run import Run
+from noetl.executor.model.run_summary import summarize
 from noetl.executor.model.start_request import StartRequest
 from noetl.testing.run_harness import FakeClock, compile_text
 
@@ -43,7 +44,7 @@ class RecordedRun(FollowedRun):
     """A followed run whose events a test records, at the time of its clock."""
 
     def __init__(self, run: Run, clock: FakeClock, depth: int = 0) -> None:
-        super().__init__(run, depth)
+        super().__init__(summarize(run), depth)
         self.clock = clock
         self.unshown: list[Event] = []
 

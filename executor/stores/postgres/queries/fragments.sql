@@ -7,7 +7,6 @@
 -- name: binary
 collate "C"
 
--- The run has a tag, given as JSON. A cast to `jsonb` would fail for a tag with half a surrogate pair, and
--- then for each page of runs.
--- name: has_tag
-exists (select 1 from json_array_elements(tags::json) as tag where tag::text = :tag)
+-- The stored form of a tag that is given as JSON: text with half a surrogate pair is stored as JSON too.
+-- name: tag
+:tag

@@ -72,6 +72,10 @@ where not exists (select 1 from runs where runs.id = history.run_id) limit :limi
 select distinct run_id, 'idempotency_keys' as "table" from idempotency_keys
 where not exists (select 1 from runs where runs.id = idempotency_keys.run_id) limit :limit
 
+-- name: tags_without_run
+select distinct run_id, 'run_tags' as "table" from run_tags
+where not exists (select 1 from runs where runs.id = run_tags.run_id) limit :limit
+
 -- name: unknown_parents
 select id as run_id, parent_run from runs where parent_run is not null
 and not exists (select 1 from runs parent where parent.id = runs.parent_run) limit :limit

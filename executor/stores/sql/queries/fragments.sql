@@ -71,6 +71,33 @@ number = (
 -- name: active_visit
 select 1 from visits where run_id = runs.id and {active} and step <> '@deadline'
 
+-- An active visit of a step of the run `runs.id`.
+-- name: active_step
+select 1 from visits where visits.run_id = runs.id and {active} and {of_a_step}
+
+-- All active visits of the open run `runs.id` wait. The row of such a run has no status `waiting`.
+-- name: all_wait
+exists ({active_step}) and not exists ({active_step} and (status = 'ready' or status = 'running'))
+
+-- The status of the run `runs.id` that readers see: `run_transition.shown_status` in SQL.
+-- name: shown_status
+case when runs.finished_at is null and {all_wait} then 'waiting' else runs.status end
+
+-- Columns of a run that lists show. None of them is a payload.
+-- name: summary_columns
+runs.id, runs.tenant, runs.playbook, runs.version, runs.plan_hash, {shown_status} as shown, runs.origin,
+    runs.queue, runs.tags, runs.folder, runs.parent_run, runs.parent_visit, runs.parent_wait,
+    runs.resumed_from, runs.created_at, runs.started_at, runs.finished_at, runs.stop, runs.resumes
+
+-- Conditions of a list of runs.
+-- name: run_filters
+and runs.playbook = :playbook -- optional
+and runs.queue = :queue -- optional
+and runs.parent_run = :parent -- optional
+and runs.status = :status -- optional
+and :is_open and not (runs.finished_at is null and {all_wait}) -- optional
+and :is_waiting and runs.finished_at is null and {all_wait} -- optional
+
 -- A token can still answer one of the waits of the visit, or a child run has not ended.
 -- name: answerable
 (exists (

@@ -32,24 +32,41 @@ insert into visits (
 select * from runs where id = :run_id
 
 -- name: get
-select * from runs where id = :run_id and tenant = :tenant
+select runs.*, {shown_status} as shown from runs where id = :run_id and tenant = :tenant
 
--- A run that waits has no status `waiting` in its row.
+-- name: summary
+select {summary_columns}, runs.error from runs where id = :run_id and tenant = :tenant
+
+-- name: add_tag
+insert into run_tags values (:tenant, {tag}, :created_at, :run_id) on conflict do nothing
+
 -- name: find
-select * from runs where tenant = :tenant
-and playbook = :playbook -- optional
-and created_at >= :since -- optional
-and queue = :queue -- optional
-and parent_run = :parent -- optional
-and (status = :status or (:status = 'waiting' and status in ('queued', 'running'))) -- optional
-and {has_tag} -- optional
-and (created_at, id) < (:last_created_at, :last_id) -- optional
-order by created_at desc, id desc limit :limit
+select {summary_columns} from runs where runs.tenant = :tenant
+and (runs.created_at, runs.id) < (:last_created_at, :last_id) -- optional
+and runs.created_at >= :since -- optional
+{run_filters}
+order by runs.created_at desc, runs.id desc limit :limit
 
--- name: count_waiting
-select count(*) as active,
-    count(case when status in ('retrying', 'waiting') then 1 end) as waiting
-from visits where run_id = :run_id and {active} and {of_a_step}
+-- `cross join` lets SQLite read the tags first, in their order.
+-- name: find_tagged
+select {summary_columns} from run_tags cross join runs
+where run_tags.tenant = :tenant and run_tags.tag = {tag} and runs.id = run_tags.run_id
+and (run_tags.created_at, run_tags.run_id) < (:last_created_at, :last_id) -- optional
+and run_tags.created_at >= :since -- optional
+{run_filters}
+order by run_tags.created_at desc, run_tags.run_id desc limit :limit
+
+-- The latest visit of each step, and how many visits of the step have started. The visits are counted in an
+-- index; rows are read only of visits that have not been claimed in this attempt.
+-- name: latest_visits
+select {visit_columns}, claimed + case when claimed = entered then 0 else (
+        select count(*) from visits as unclaimed where unclaimed.run_id = :run_id and unclaimed.step = name
+        and unclaimed.started_at is null and (unclaimed.attempt > 1 or unclaimed.progress is not null)
+    ) end as started
+from (
+    select step as name, max(position) as last, count(*) as entered, count(started_at) as claimed
+    from visits where run_id = :run_id group by step
+) as steps cross join visits where run_id = :run_id and step = name and position = last
 
 -- name: visits
 select {visit_columns} from visits where run_id = :run_id order by position

@@ -36,6 +36,10 @@ where run_id = :run_id and {active} and status = 'running' and due_at > :longest
 -- name: has_entered
 select 1 from visits where run_id = :run_id and step = :step
 
+-- Any query that reads one row: whether the database answers.
+-- name: probe
+select 1 from plans limit 1
+
 -- name: count_open_runs
 select count(*) as open from runs where finished_at is null
 
@@ -74,6 +78,9 @@ delete from parts where run_id {in_ids}
 
 -- name: delete_history
 delete from history where run_id {in_ids}
+
+-- name: delete_tags
+delete from run_tags where run_id {in_ids}
 
 -- name: delete_idempotency_keys
 delete from idempotency_keys where run_id {in_ids}

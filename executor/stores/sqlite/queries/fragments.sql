@@ -7,6 +7,6 @@ in (select value from json_each(:ids))
 -- name: binary
 collate binary
 
--- The run has a tag, given as JSON.
--- name: has_tag
-exists (select 1 from json_each(tags) where json_each.value = json_extract(:tag, '$'))
+-- The value of a tag that is given as JSON.
+-- name: tag
+json_extract(:tag, '$')

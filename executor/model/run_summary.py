@@ -1,0 +1,96 @@
+"""Records of a run without its payloads: one for lists, one for the status.
+
+Problem: input, environment and result of a run may have megabytes. A list of runs shows none of them.
+
+Algorithm: a record of its own for each purpose (projection). Stores read only the columns of the record, and
+a caller cannot reach a payload through it.
+
+Cost: constant for each run of a list. The status has one visit for each step, however often it was visited.
+
+Limits: a step that waits shows its journal, whose size `PayloadLimits` bounds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from noetl.executor.model.run import ErrorRecord, Run, RunStatus, Visit, WaitKey
+from noetl.planner.frozen import frozen
+
+
+@frozen
+class RunSummary:
+    """The part of a run that a list shows. The fields are those of `Run`, without any payload."""
+
+    id: str
+    tenant: str
+    playbook: str
+    version: str | None
+    plan_hash: str
+    status: RunStatus
+    origin: str
+    queue: str
+    tags: Sequence[str]
+    folder: str | None
+    parent: WaitKey | None
+    resumed_from: str | None
+    created_at: float
+    started_at: float | None
+    finished_at: float | None
+    stop: RunStatus | None
+    resumes: int
+
+
+@frozen
+class StepVisits:
+    """The visits of one step of a run: the latest, without its outputs, and the number that have started."""
+
+    latest: Visit
+    started: int
+
+
+@frozen
+class RunOverview:
+    """The part of a run that its status shows: its summary, its error, its visits by step."""
+
+    summary: RunSummary
+    error: ErrorRecord | None
+    steps: dict[str, StepVisits]
+
+
+def summarize(run: Run) -> RunSummary:
+    """Return the summary of a run."""
+    return RunSummary(
+        id=run.id,
+        tenant=run.tenant,
+        playbook=run.playbook,
+        version=run.version,
+        plan_hash=run.plan_hash,
+        status=run.status,
+        origin=run.origin,
+        queue=run.queue,
+        tags=run.tags,
+        folder=run.folder,
+        parent=run.parent,
+        resumed_from=run.resumed_from,
+        created_at=run.created_at,
+        started_at=run.started_at,
+        finished_at=run.finished_at,
+        stop=run.stop,
+        resumes=run.resumes,
+    )
+
+
+def has_started(visit: Visit) -> bool:
+    """Return whether a worker has claimed a visit, in this attempt or before."""
+    return visit.started_at is not None or visit.attempt > 1 or visit.progress is not None
+
+
+def latest_visits(visits: Sequence[Visit]) -> dict[str, StepVisits]:
+    """Return the visits of each step, from all visits of a run in the order of their creation."""
+    counts: dict[str, int] = {}
+    latest: dict[str, Visit] = {}
+    for visit in visits:
+        counts[visit.step] = counts.get(visit.step, 0) + has_started(visit)
+        latest[visit.step] = visit
+    return {step: StepVisits(visit, counts[step]) for step, visit in latest.items()}

@@ -1,0 +1,34 @@
+"""Payloads that cannot be decoded, which show that an operation does not read them."""
+
+from __future__ import annotations
+
+from contextlib import closing
+
+import pytest
+
+from noetl.api.service.services import create_services
+from noetl.executor.actions import catalogue
+from noetl.executor.model.run_filter import RunFilter
+from noetl.executor.stores.sql.store import SqlStore
+from noetl.testing.store_contract.operations import claim_visit, start_run, succeed
+
+
+def check_payloads_are_not_read(store: SqlStore) -> None:
+    """Check lists, the status, the graph, the events, cancellation and the probe, and close the store."""
+    with closing(store):
+        run = start_run(store, tags=["x"])
+        store.queue.commit(succeed(store, claim_visit(store, run), saved={"n": 1}), 1.0)
+        with store.database.transaction() as db:
+            poison = "input = '{', environment = '{', variables = '{', result = '{', errors = '{'"
+            db.execute(f"update runs set {poison}")
+            db.execute("update visits set saved = '{', result = '{', failures = '{'")
+        services = create_services(store, catalogue())
+        assert [entry.workflow_id for entry in services.runs.find(RunFilter(tag="x")).items] == [run.id]
+        assert services.runs.report(run.id).progress.finished == 1
+        assert services.runs.step_states(run.id)["a"] == "succeeded"
+        assert services.runs.summary(run.id).tags == ("x",)
+        assert services.runs.events(run.id).items
+        assert services.runs.plan(run.id).hash == run.plan_hash
+        store.maintenance.probe()
+        with pytest.raises(ValueError, match="Expecting"):
+            services.runs.get(run.id)
