@@ -28,9 +28,13 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from noetl.api.auth.authentication import LOCAL_CALLER, Caller
+from noetl.api.auth.event_tickets import invalid_ticket
 from noetl.api.auth.loopback import loopback_problem
 from noetl.api.context import AppContext
-from noetl.api.http.problems import insufficient_scope, problem_from
+from noetl.api.http.event_stream import EventStreamResponse
+from noetl.api.http.negotiation import accepted_media_type
+from noetl.api.http.problems import TICKET_IN_QUERY, insufficient_scope, problem_from
+from noetl.api.http.requests import JSON_TYPE
 from noetl.api.http.route_match import ROUTE_MATCH, RouteMatch, RouteTable
 from noetl.api.service.services import TenantServices
 
@@ -66,6 +70,28 @@ class ScopeAccess:
         """Return the services for the tenant of the caller, whom the middleware has accepted."""
         caller: Caller = request.scope[_CALLER]
         return _services_of(request).for_tenant(caller.tenant)
+
+
+class StreamAccess(ScopeAccess):
+    """Declaration of the route of event streams, which also serves a caller that has a ticket for the run."""
+
+    async def __call__(
+        self, request: Request, _: Annotated[object, Security(_BEARER)] = None
+    ) -> TenantServices:
+        """Return the services for the tenant of the caller, whom the middleware has accepted."""
+        caller: Caller = request.scope[_CALLER]
+        if caller.run_id is not None:
+            is_for_run = caller.run_id == request.path_params["workflow_id"]
+            media_types = (JSON_TYPE, EventStreamResponse.media_type)
+            if not is_for_run or accepted_media_type(request, media_types) == JSON_TYPE:
+                raise invalid_ticket()
+        return await super().__call__(request)
+
+
+def _ticket_of(scope: Scope) -> str | None:
+    """Return the ticket in the query of a request. In another spelling it would not be redacted in logs."""
+    match = TICKET_IN_QUERY.search("?" + scope["query_string"].decode("latin-1"))
+    return match["ticket"] if match else None
 
 
 def _services_of(request: Request) -> TenantServices:
@@ -174,6 +200,9 @@ class AccessControl:
                 return LOCAL_CALLER
             if isinstance(access, PublicAccess):
                 return None
+            ticket = _ticket_of(scope) if isinstance(access, StreamAccess) and not authorization else None
+            if ticket is not None:
+                return authenticator.authenticate_ticket(ticket)
             caller = authenticator.authenticate(authorization)
             if access.scope is not None and not caller.may(access.scope):
                 raise insufficient_scope(access.scope)

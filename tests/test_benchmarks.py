@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from benchmarks import calls, growth, killing, planner, report, speed, waiting
+from benchmarks import calls, growth, killing, planner, report, speed, streams, waiting
 from benchmarks.checks import __main__ as checks
 from benchmarks.checks.corpus import CorpusPlaybook
 from benchmarks.checks.mutants import Original
@@ -137,3 +138,11 @@ def test_the_judgement_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture
     assert rows["all"]["detected"] <= rows["all"]["wrong"] <= rows["all"]["mutants"]
     assert [row["playbooks"] for row in written["agreement"]] == [3, 5, 2]
     assert "rename_target" in capsys.readouterr().out
+
+
+def test_streams_are_measured_in_a_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "SETTLE_SECONDS", 0.1)
+    monkeypatch.setattr(streams, "STEPS", 2)
+    measured = streams.measure(sys.executable, 12, 0.1)
+    assert (measured["listeners"], measured["accepted"]) == (12, 12)
+    assert 0 < measured["delay_ms_median"] <= measured["delay_ms_worst"]

@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from noetl.api.auth.api_keys import SCOPES, is_valid, key_id
+from noetl.api.auth.event_tickets import EventTickets
 from noetl.api.auth.jwt import TokenVerifier
 from noetl.api.http.problems import missing_credentials, unauthenticated
 from noetl.executor.errors import StoreError
@@ -27,11 +28,15 @@ _BEARER = re.compile(r"bearer +(?P<credentials>[\x21-\x7e]+) *", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """The authenticated sender of a request. `name` is for logs."""
+    """The authenticated sender of a request. `name` is for logs.
+
+    A caller with a ticket may only open the event stream of one run, `run_id`.
+    """
 
     name: str
     tenant: str
     scopes: frozenset[str]
+    run_id: str | None = None
 
     def may(self, scope: str) -> bool:
         """Return whether the caller has `scope`."""
@@ -70,6 +75,7 @@ class Authenticator:
         self._store = store
         self._tokens = tokens
         self._clock = clock
+        self.tickets = EventTickets(store, clock)
         self._is_required = always or tokens is not None
         self._checked_at = -RECHECK_SECONDS
         self._recorded_uses: dict[str, float] = {}
@@ -109,6 +115,15 @@ class Authenticator:
         if self._tokens is None:
             raise unauthenticated("The API key is unknown, and tokens are not accepted here.")
         return self._caller_of_claims(self._tokens, self._tokens.verify(credentials))
+
+    def authenticate_ticket(self, ticket: str) -> Caller:
+        """Return the caller that has a ticket for an event stream.
+
+        Raises:
+            Problem: 401, the ticket is not valid.
+        """
+        claims = self.tickets.verify(ticket)
+        return Caller("ticket", claims.tenant, expand_scopes(["read"]), claims.run_id)
 
     def _authenticate_key(self, text: str) -> Caller:
         id = key_id(text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http
 import logging
+import re
 import secrets
 from collections.abc import Mapping
 from typing import Any
@@ -101,12 +102,18 @@ def insufficient_scope(scope: str) -> Problem:
     return Problem(403, detail, slug="insufficient-scope", headers=headers, scope=scope)
 
 
+TICKET_IN_QUERY = re.compile(r"(?P<name>[?&]ticket=)(?P<ticket>[^&\s]*)")
+
+
 def redact_path(path: str) -> str:
-    """Replace the callback token in the path of a request, because the token is a credential.
+    """Replace the callback token and the ticket in the address of a request, because they are credentials.
 
     >>> redact_path("/workflows/callbacks/secret/heartbeat")
     '/workflows/callbacks/***'
+    >>> redact_path("/workflows/1/events?ticket=secret&limit=1")
+    '/workflows/1/events?ticket=***&limit=1'
     """
+    path = TICKET_IN_QUERY.sub(rf"\g<name>{MASK}", path)
     before, callbacks, token = path.partition(CALLBACK_PATH)
     return f"{before}{callbacks}{MASK}" if token else path
 

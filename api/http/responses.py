@@ -37,6 +37,13 @@ class CallbackReceipt(View, schema_name="Taken"):
     status: Literal["accepted"]
 
 
+class EventTicket(View, schema_name="EventTicket"):
+    """Ticket for the event stream of a run: the value of its query parameter `ticket`."""
+
+    ticket: str
+    expires_at: str
+
+
 class RunLinks(View, schema_name="Links"):
     status: str
     result: str

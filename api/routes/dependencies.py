@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 from starlette.concurrency import run_in_threadpool
 
-from noetl.api.access import PublicAccess, PublicServices, ScopeAccess
+from noetl.api.access import PublicAccess, PublicServices, ScopeAccess, StreamAccess
 from noetl.api.context import AppContext, AppServices
 from noetl.api.service.services import TenantServices
 from noetl.executor.model.run import Run
@@ -22,6 +22,9 @@ PublicTenantServices = Annotated[TenantServices, Depends(PublicServices())]
 
 ReadServices = Annotated[TenantServices, Depends(ScopeAccess("read"))]
 """Services of the caller's tenant, for a route that shows runs or playbooks."""
+
+StreamServices = Annotated[TenantServices, Depends(StreamAccess("read"))]
+"""Services of the caller's tenant, for the route of event streams."""
 
 RunServices = Annotated[TenantServices, Depends(ScopeAccess("run"))]
 """Services of the caller's tenant, for a route that starts, cancels or resumes runs."""

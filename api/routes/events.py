@@ -10,12 +10,13 @@ from starlette.responses import Response
 
 from noetl.api.http.event_stream import EventStreamResponse, StreamRequest
 from noetl.api.http.negotiation import accepted_media_type
-from noetl.api.http.openapi import PROBLEMS, response_body
+from noetl.api.http.openapi import PROBLEMS, response_body, text_parameter
 from noetl.api.http.requests import JSON_TYPE, check_query_names
-from noetl.api.http.responses import JsonResponse
-from noetl.api.routes.dependencies import ReadServices, opened_services
+from noetl.api.http.responses import EventTicket, JsonResponse
+from noetl.api.routes.dependencies import ReadServices, StreamServices, opened_services
 from noetl.api.service.runs import EVENTS_PER_PAGE
 from noetl.api.service.views import EventPage
+from noetl.executor.model.events import timestamp
 
 router = APIRouter(
     prefix="/workflows", tags=["workflows"], responses=PROBLEMS, default_response_class=JsonResponse
@@ -28,16 +29,19 @@ router = APIRouter(
         200: response_body(EventPage, EventStreamResponse.media_type),
         204: {"description": "The stream has ended with the event `Last-Event-ID`."},
     },
+    openapi_extra={
+        "parameters": [text_parameter("ticket", "query", "For a stream: a ticket instead of a key or token.")]
+    },
 )
 async def events(
     workflow_id: str,
     request: Request,
-    services: ReadServices,
+    services: StreamServices,
     cursor: str | None = None,
     limit: Annotated[int, Query(ge=1, le=EVENTS_PER_PAGE)] = EVENTS_PER_PAGE,
 ) -> Response:
     """Return the events after the one whose id is `cursor` (in a stream, also `Last-Event-ID`)."""
-    check_query_names(request, ("cursor", "limit"))
+    check_query_names(request, ("cursor", "limit", "ticket"))
     media_types = (JSON_TYPE, EventStreamResponse.media_type)
     if accepted_media_type(request, media_types) == JSON_TYPE:
         return JsonResponse(await run_in_threadpool(services.runs.events, workflow_id, cursor, limit))
@@ -48,3 +52,12 @@ async def events(
     )
     opened = opened_services(request)
     return EventStreamResponse(stream, services.runs, opened.watchers.current(), opened.open_streams)
+
+
+@router.post("/{workflow_id}/events/ticket", responses={200: response_body(EventTicket)})
+def ticket(workflow_id: str, request: Request, services: ReadServices) -> Response:
+    """Return a ticket with which a browser opens the event stream of the run within 60 seconds."""
+    run = services.runs.get(workflow_id)
+    text, claims = opened_services(request).authenticator.tickets.issue(run.tenant, run.id)
+    body = EventTicket(ticket=text, expires_at=timestamp(float(claims.expires_at)))
+    return JsonResponse(body, headers={"Cache-Control": "no-store"})

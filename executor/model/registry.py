@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from noetl.planner.frozen import frozen
 
+SERVICE_TENANT = "_service"
+"""Owner of keys that the service uses itself. No tenant has this name: names begin with a letter or digit."""
+
 
 @frozen
 class RegisteredPlaybook:

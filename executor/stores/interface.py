@@ -374,7 +374,9 @@ class ApiKeyStore(Protocol):
         ...
 
     def any_exist(self) -> bool:
-        """Return whether the store was ever given an API key, of any tenant."""
+        """Return whether the store was ever given an API key of any tenant. Keys of SERVICE_TENANT do not
+        count.
+        """
         ...
 
     def revoke(self, tenant: str, id: str, now: float) -> bool:

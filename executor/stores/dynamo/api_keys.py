@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from noetl.executor.clients.aws_retry import ConditionFailed
 from noetl.executor.errors import RejectedError
-from noetl.executor.model.registry import ApiKey
+from noetl.executor.model.registry import SERVICE_TENANT, ApiKey
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.expressions import ABSENT, PRESENT, Condition, Put, Update
@@ -31,7 +31,7 @@ class DynamoApiKeys:
                 [
                     Put(keys.api_key(key.id), item, (ABSENT,)),
                     Put(link, {"key": key.id}, when=()),
-                    Update(keys.ANY_API_KEY, {"there": True}),
+                    *([Update(keys.ANY_API_KEY, {"there": True})] if key.tenant != SERVICE_TENANT else []),
                 ]
             )
         except ConditionFailed:

@@ -6,7 +6,7 @@ The author of a store needs a unique index by id, and one by tenant. Only hashes
 from __future__ import annotations
 
 from noetl.executor.errors import RejectedError
-from noetl.executor.model.registry import ApiKey
+from noetl.executor.model.registry import SERVICE_TENANT, ApiKey
 from noetl.executor.stores.memory.state import MemoryState
 from noetl.planner.frozen import replace
 
@@ -33,7 +33,7 @@ class MemoryKeys:
         return sorted(keys, key=lambda key: (key.created_at, key.id))
 
     def any_exist(self) -> bool:
-        return bool(self._state.keys)
+        return any(key.tenant != SERVICE_TENANT for key in self._state.keys.values())
 
     def revoke(self, tenant: str, id: str, now: float) -> bool:
         with self._state.lock:

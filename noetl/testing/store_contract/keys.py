@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from noetl.executor.errors import RejectedError
-from noetl.executor.model.registry import ApiKey
+from noetl.executor.model.registry import SERVICE_TENANT, ApiKey
 from noetl.executor.stores.interface import Store
 from noetl.testing.store_contract.fixtures import ContractFixtures
 from noetl.testing.store_contract.operations import run_concurrently
@@ -36,6 +36,16 @@ class KeysContract(ContractFixtures):
             assert rejected.value.reason == "key_exists"
         assert store.keys.get("0123456789ab") == build_key()
         assert store.keys.find("another") == []
+
+    def test_a_key_of_the_service_belongs_to_no_tenant(self, store: Store, second: Store) -> None:
+        store.keys.add(build_key("event-tickets", tenant=SERVICE_TENANT))
+        assert second.keys.get("event-tickets") is not None
+        assert second.keys.find("default") == []
+        assert not store.keys.revoke("default", "event-tickets", 2.0)
+        # Otherwise a service without keys would ask all of its callers for one.
+        assert not second.keys.any_exist()
+        store.keys.add(build_key())
+        assert second.keys.any_exist()
 
     def test_has_keys_is_true_after_the_first_key(self, store: Store, second: Store) -> None:
         assert not store.keys.any_exist()

@@ -9,8 +9,9 @@ select * from keys where id = :id
 -- name: find
 select * from keys where tenant = :tenant order by created_at, id
 
+-- Keys that the service uses itself (SERVICE_TENANT) do not count.
 -- name: any
-select 1 as found from keys limit 1
+select 1 as found from keys where tenant <> '_service' limit 1
 
 -- name: revoke
 update keys set revoked_at = coalesce(revoked_at, :now) where tenant = :tenant and id = :id
