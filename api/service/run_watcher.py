@@ -250,9 +250,14 @@ class RunWatcher:
             *(self._refresh_feed(feed, positions.get(feed.run_id), clock) for feed in feeds),
             return_exceptions=True,
         )
-        for outcome in outcomes:
+        for feed, outcome in zip(feeds, outcomes, strict=True):
             if isinstance(outcome, StoreError):
                 self._record_failure(outcome)
+            elif isinstance(outcome, Exception):
+                # The followers of other runs must not suffer. Those of this run are cut off.
+                _log.error("run %s cannot be followed", feed.run_id, exc_info=outcome)
+                feed.is_deleted = True
+                feed.publish()
             elif isinstance(outcome, BaseException):
                 raise outcome
         return True in outcomes

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +17,9 @@ from noetl.api.service.run_watcher import EncodedEvent, RunFeed, RunWatcher, Run
 from noetl.executor.errors import StoreError
 from noetl.executor.model.run import END, HistoryPosition, Run, RunStatus
 from noetl.executor.stores.cursors import BEFORE_ALL_EVENTS, read_event_id
+from noetl.executor.stores.interface import Store
 from noetl.executor.stores.memory.store import MemoryStore
+from noetl.executor.stores.sqlite.store import SqliteStore
 from noetl.testing.store_contract.operations import action_events, claim_visit, start_run, succeed
 
 pytestmark = pytest.mark.anyio
@@ -45,7 +49,7 @@ def count_calls(part: Any, name: str, counts: Counter[str]) -> None:
     setattr(part, name, count)
 
 
-def write_events(store: MemoryStore, run: Run, count: int) -> None:
+def write_events(store: Store, run: Run, count: int) -> None:
     """Write events as the renewal of a claim does."""
     claim = claim_visit(store, run)
     for start in range(0, count, 10):
@@ -55,7 +59,7 @@ def write_events(store: MemoryStore, run: Run, count: int) -> None:
     store.queue.release(claim.visit, 0.0, counts=False)
 
 
-def cancel(store: MemoryStore, run: Run) -> None:
+def cancel(store: Store, run: Run) -> None:
     store.runs.stop(run.id, RunStatus.CANCELLED, 2.0)
     claim = claim_visit(store, run, 2.0)
     if claim.visit.step != END:  # A visit that has begun finishes first.
@@ -82,7 +86,7 @@ async def wait_for(is_true: Callable[[], bool]) -> None:
         await asyncio.sleep(0.01)
 
 
-def all_ids(store: MemoryStore, run: Run) -> list[str]:
+def all_ids(store: Store, run: Run) -> list[str]:
     return [f"id: {event.id}" for event in store.runs.events(run.id, None, 10**6)]
 
 
@@ -251,3 +255,41 @@ async def test_succeeding_steps_reach_a_listener(store: MemoryStore) -> None:
     await asyncio.to_thread(lambda: store.queue.commit(succeed(store, claim_visit(store, run)), 0.0))
     await asyncio.to_thread(cancel, store, run)
     assert await listener == all_ids(store, run)
+
+
+async def test_an_unreadable_run_ends_only_its_own_streams(
+    store: MemoryStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    watcher, broken, sound = RunWatcher(store, encode_event), start_run(store), start_run(store)
+    listeners = [asyncio.create_task(read_all(watcher, run)) for run in (broken, sound)]
+    await wait_for(lambda: sum(feed.start is not None for feed in watcher._feeds.values()) == 2)
+    events = store.runs.events
+
+    def fail(run_id: str, *arguments: Any) -> Any:
+        if run_id == broken.id:
+            raise ValueError("this is no event")
+        return events(run_id, *arguments)
+
+    monkeypatch.setattr(store.runs, "events", fail)
+    for run in (broken, sound):
+        await asyncio.to_thread(cancel, store, run)
+    await listeners[0]
+    monkeypatch.undo()
+    assert await listeners[1] == all_ids(store, sound)
+    assert f"run {broken.id} cannot be followed" in caplog.text
+
+
+async def test_changes_of_another_process_reach_listeners_and_waits(tmp_path: Path) -> None:
+    address = str(tmp_path / "noetl.db")
+    with closing(SqliteStore(address)) as store, closing(SqliteStore(address)) as second:
+        run = start_run(second)
+        watcher = RunWatcher(store, encode_event)
+        listener = asyncio.create_task(read_all(watcher, run))
+        waiting = asyncio.create_task(watcher.wait_until_ended(run.id, 60.0))
+        await wait_for(lambda: run.id in watcher._feeds and watcher._feeds[run.id].start is not None)
+        signals = store.changes.count
+        await asyncio.to_thread(write_events, second, run, 20)
+        await asyncio.to_thread(cancel, second, run)
+        assert await listener == all_ids(second, run)
+        await waiting
+        assert store.changes.count == signals

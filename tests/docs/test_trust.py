@@ -18,7 +18,9 @@ NAMED = sorted(set(re.findall(r"`((?:noetl/)?[a-z][\w/]*\.py(?:::\w+)?)`", PAGE)
 def find_tests(path: Path) -> frozenset[str]:
     """Return the names of the tests in a file, also of those in classes."""
     tree = ast.parse(path.read_text("utf-8"))
-    functions = [node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    functions = [
+        node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
     return frozenset(name for name in functions if name.startswith("test_"))
 
 
