@@ -145,10 +145,12 @@ class RetryLoop:
         self._check_allowed()
         self.context.actions.count()
         declaration = catalogue()[action.type]
-        call = self._make_call(declaration, attempt)
-        call.remaining_seconds()
+        deadline = self._deadline(declaration)
         try:
-            data = handler(action.type)(call)
+            with self.context.stopping(deadline):
+                call = self._make_call(declaration, attempt, deadline)
+                call.remaining_seconds()
+                data = handler(action.type)(call)
             saved = read_saved_names(declaration.saved_names(action.parameters), data)
         except (ActionError, Suspend, CancelledError, StoreError, FencedError):
             raise
@@ -165,16 +167,20 @@ class RetryLoop:
             message = f"action type `{type}` is not allowed here: {ACTIONS_SETTING} does not name it"
             raise ActionError("ActionDisabled", message, retryable=False)
 
-    def _make_call(self, declaration: ActionDeclaration, attempt: _Attempt) -> Call:
+    def _deadline(self, declaration: ActionDeclaration) -> float:
+        """Return the end of the attempt, on `time.monotonic`."""
+        seconds = None if declaration.suspends else self.action.timeout_seconds
+        end = self.context.deadlines.segment
+        return end if seconds is None else min(end, time.monotonic() + seconds)
+
+    def _make_call(self, declaration: ActionDeclaration, attempt: _Attempt, deadline: float) -> Call:
         """Return the call of the handler.
 
         Raises:
             ActionError: a parameter cannot be rendered.
+            CancelledError: the run was cancelled.
         """
         context, action, scope, position = self.context, self.action, self.scope, self.position
-        deadline = context.deadlines.segment
-        if action.timeout_seconds is not None and not declaration.suspends:
-            deadline = min(deadline, time.monotonic() + action.timeout_seconds)
         parameters = render_parameters(declaration, action.parameters, scope.lookup(position))
         labels = {
             "run": scope.run.id,
@@ -264,7 +270,7 @@ class RetryLoop:
             return True
         try:
             return is_true(parse_template(condition).evaluate(self.scope.lookup(self.position, error)))
-        except EvaluationError:
+        except (EvaluationError, ActionError):
             # The failure of the action says more than the failure of its condition.
             return False
 

@@ -17,6 +17,7 @@ from noetl.executor.security.redaction import redact_for_storage
 from noetl.executor.stores.interface import Store
 from noetl.planner.frozen import frozen, replace
 from noetl.planner.plan import Header
+from noetl.planner.templates.template import shared_budget
 
 
 def load_finally_scope(store: Store, claim: Claim) -> Scope:
@@ -105,13 +106,14 @@ def _evaluate_output(
     scope = Scope(run, visit, *state.read(header.reads))
     result: dict[str, Any] = {}
     errors = []
-    for name, value in header.output.items():
-        try:
-            result[name] = render(value, None, scope.lookup(f"output.{name}"))
-        except ActionError as problem:
-            result[name] = None
-            message = f"`output.{name}`: {problem.message}"
-            errors.append(error_record(visit, problem.type, message) | {"step": None})
+    with shared_budget():
+        for name, value in header.output.items():
+            try:
+                result[name] = render(value, None, scope.lookup(f"output.{name}"))
+            except ActionError as problem:
+                result[name] = None
+                message = f"`output.{name}`: {problem.message}"
+                errors.append(error_record(visit, problem.type, message) | {"step": None})
     return result, errors
 
 

@@ -24,6 +24,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from enum import Enum, auto
+from functools import partial
 
 from noetl.executor.engine.event_buffer import EventBuffer
 from noetl.executor.engine.external import FindPlaybook, VisitWaits, registry_finder
@@ -31,8 +32,8 @@ from noetl.executor.engine.finish import finish_run, load_finally_scope, stop_at
 from noetl.executor.engine.journal import read_used_time
 from noetl.executor.engine.scope import Scope, load_scope
 from noetl.executor.engine.step_work import StepResult, StepWork, make_rule_tests
-from noetl.executor.engine.work_context import InvocationTime, WorkContext
-from noetl.executor.errors import FencedError, NotJsonError, PayloadTooLargeError
+from noetl.executor.engine.work_context import InvocationTime, WorkContext, find_stop
+from noetl.executor.errors import CancelledError, FencedError, NotJsonError, PayloadTooLargeError
 from noetl.executor.model.events import Event
 from noetl.executor.model.json_values import round_trip_json
 from noetl.executor.model.outcome import CANCELLED, Cancelled, Choice, Outcome, Suspension, error_record
@@ -54,6 +55,7 @@ from noetl.executor.security.redaction import redact_for_storage
 from noetl.executor.stores.interface import Store
 from noetl.planner.frozen import frozen, replace
 from noetl.planner.plan import Step
+from noetl.planner.templates.template import shared_budget, stop_when
 
 logger = logging.getLogger("noetl.executor")
 
@@ -86,16 +88,25 @@ class VisitExecutor:
         work. The caller may write events from `events` meanwhile.
         """
         following = None
+        cancelled = cancelled or threading.Event()
         try:
             if claim.visit.step == END:
-                self.on_run_end(*finish_run(self.store, claim, self.clock))
+                self._finish_run(claim, cancelled)
             elif claim.visit.step == DEADLINE:
                 stop_at_deadline(self.store, claim, self.clock())
             else:
-                following = self._execute_step(claim, cancelled or threading.Event(), events or EventBuffer())
+                following = self._execute_step(claim, cancelled, events or EventBuffer())
         except FencedError:
             logger.debug("run %s: another worker has claimed `%s`", claim.run.id, claim.visit.step)
         return following
+
+    def _finish_run(self, claim: Claim, cancelled: threading.Event) -> None:
+        """End a run. If it is cancelled while its output is evaluated, it is claimed and ended again."""
+        try:
+            with stop_when(partial(find_stop, cancelled)):
+                self.on_run_end(*finish_run(self.store, claim, self.clock))
+        except CancelledError:
+            self.store.queue.release(claim.visit, self.clock(), counts=False)
 
     def _execute_step(self, claim: Claim, cancelled: threading.Event, events: EventBuffer) -> Claim | None:
         run, visit = claim.run, claim.visit
@@ -213,7 +224,12 @@ class _Segment:
         choice = work.suspended_choice(outcome)
         if choice is None:
             tests = make_rule_tests(step, work.scope)
-            choice = choose_case(step, visit, outcome, tests, self.executor.clock())
+            try:
+                # The time of the step does not count: its rule handles a `Timeout`.
+                with shared_budget(), stop_when(partial(find_stop, work.context.cancelled)):
+                    choice = choose_case(step, visit, outcome, tests, self.executor.clock())
+            except CancelledError:
+                return _Ending(CANCELLED, None, fallback)
         in_place = step.cases[choice.case].work if choice.case is not None else ()
         if not in_place:
             return _Ending(choice.outcome, choice, fallback)

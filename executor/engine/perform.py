@@ -15,7 +15,7 @@ from noetl.executor.engine.loop import LoopRun
 from noetl.executor.engine.rendering import render
 from noetl.executor.engine.scope import Scope
 from noetl.executor.engine.work_context import MAX_PARALLEL, WorkContext
-from noetl.executor.errors import ActionError
+from noetl.executor.errors import ActionError, CancelledError
 from noetl.executor.model.outcome import (
     CANCELLED,
     Cancelled,
@@ -168,16 +168,23 @@ def _perform_once(context: WorkContext, item: Work, scope: Scope, position: str)
         return CANCELLED
     try:
         context.check_time()
-        condition = item.condition
-        if condition is not None and _is_skipped(context, item, condition, scope, position):
-            return Outcome(action=_name_of(item), skipped=True)
-        if isinstance(item, TaskCall):
-            return _perform_task(context, item, scope, position)
-        result = RetryLoop(context, item, scope, position).run()
-        if isinstance(result, Outcome):
-            scope.save(result.saved, context.memory_budget)
+        with context.stopping():
+            return _perform_unless_skipped(context, item, scope, position)
     except ActionError as problem:
         return _failed(item, scope, problem)
+    except CancelledError:
+        return CANCELLED
+
+
+def _perform_unless_skipped(context: WorkContext, item: Work, scope: Scope, position: str) -> WorkResult:
+    condition = item.condition
+    if condition is not None and _is_skipped(context, item, condition, scope, position):
+        return Outcome(action=_name_of(item), skipped=True)
+    if isinstance(item, TaskCall):
+        return _perform_task(context, item, scope, position)
+    result = RetryLoop(context, item, scope, position).run()
+    if isinstance(result, Outcome):
+        scope.save(result.saved, context.memory_budget)
     return result
 
 

@@ -11,8 +11,9 @@ from noetl.executor.engine.loop import LoopRun
 from noetl.executor.engine.perform import perform
 from noetl.executor.engine.scope import Scope
 from noetl.executor.engine.work_context import InvocationTime, WorkContext
-from noetl.executor.errors import ActionError
+from noetl.executor.errors import ActionError, CancelledError
 from noetl.executor.model.outcome import (
+    CANCELLED,
     Cancelled,
     Choice,
     Outcome,
@@ -112,9 +113,13 @@ class StepWork:
         """
         lookup = self.scope.with_outcome(outcome).lookup("repeat")
         try:
-            if is_true(parse_template(repeat.until).evaluate(lookup)):
+            with self.context.stopping():
+                is_last = is_true(parse_template(repeat.until).evaluate(lookup))
+            if is_last:
                 return outcome
-        except EvaluationError as problem:
+        except CancelledError:
+            return CANCELLED
+        except (EvaluationError, ActionError) as problem:
             return self._failed(problem.type, f"`repeat.until`: {problem.message}")
         if rounds >= repeat.max_rounds:
             return self._failed("RepeatExhausted", f"`repeat.until` is not true after {rounds} rounds")

@@ -6,13 +6,15 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import field
+from functools import partial
 from typing import Any
 
 from noetl.executor.actions.action import ExternalWaits
 from noetl.executor.engine.event_buffer import EventBuffer, NullEventBuffer
 from noetl.executor.engine.scope import Scope
-from noetl.executor.errors import ActionError
+from noetl.executor.errors import ActionError, CancelledError
 from noetl.executor.model.action_budget import ActionBudget
 from noetl.executor.model.memory_budget import MemoryBudget
 from noetl.executor.model.outcome import Outcome
@@ -20,6 +22,7 @@ from noetl.executor.model.run import Run
 from noetl.executor.security.capabilities import Capabilities
 from noetl.planner.frozen import frozen, replace
 from noetl.planner.plan import Step, Task
+from noetl.planner.templates.template import stop_when
 
 DEFAULT_STEP_SECONDS = 24 * 3600.0
 FINALLY_STEP_SECONDS = 300.0
@@ -110,6 +113,14 @@ class WorkContext:
         """Return the same context with a buffer that drops events."""
         return replace(self, events=NullEventBuffer())
 
+    def stopping(self, deadline: float | None = None) -> AbstractContextManager[None]:
+        """Stop the templates in this block when the run is cancelled, or at the deadline.
+
+        They raise CancelledError, or an ActionError `Timeout`. The default deadline is that of the segment.
+        """
+        end = self.deadlines.segment if deadline is None else deadline
+        return stop_when(partial(find_stop, self.cancelled, end))
+
     def check_time(self) -> None:
         """Check that the segment has time left.
 
@@ -143,6 +154,15 @@ class WorkContext:
             kept = _with_prefix(Outcome(False, None, error, outcome.action), prefix)
             self.memory_budget.count(kept.size)
         return kept
+
+
+def find_stop(cancelled: threading.Event, deadline: float = math.inf) -> Exception | None:
+    """Return why work must stop: its run was cancelled or its process stops, or the deadline has passed."""
+    if cancelled.is_set():
+        return CancelledError()
+    if time.monotonic() >= deadline:
+        return ActionError("Timeout", "the action ran out of time")
+    return None
 
 
 def _with_prefix(outcome: Outcome, prefix: str) -> Outcome:

@@ -8,7 +8,8 @@ Algorithm: resource metering by prepaid units, as gas in the Ethereum virtual ma
 Secure Decentralised Generalised Transaction Ledger", 2014). Each operation computes an upper bound of its
 cost from the sizes of its operands, and charges it before it runs. One unit is about one character created,
 or a few nanoseconds. The thread's CPU clock is an additional limit. It is read only after about 1,000 units,
-because reading it is slow.
+because reading it is slow. At the same time `charge` checks whether the evaluation must stop
+because its step has ended (`stop_when`). `watchdog` interrupts work that never charges.
 
 Cost: one addition and one comparison per charge; a size estimate is linear in the number of values, not
 characters.
@@ -23,7 +24,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, ValuesView
+from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, Mapping, ValuesView
 from contextlib import contextmanager
 from typing import Any
 
@@ -57,6 +58,25 @@ class LimitExceeded(TemplateRuntimeError):
     """An expression exceeds a limit of size or time."""
 
 
+class EvaluationStopped(BaseException):
+    """The end of an evaluation from outside. `reason` is the exception that the evaluation raises.
+
+    It is no Exception, so that no filter of Jinja2 takes it for a failure of its own.
+    """
+
+    def __init__(self, reason: Exception) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+FindStop = Callable[[], Exception | None]
+"""A function that returns why an evaluation must stop, or None. Any thread may call it."""
+
+
+def _never() -> None:
+    return None
+
+
 _CALL_UNITS = 16
 """The cost of a call of `charge` itself. Counts for the clock only."""
 _UNITS_PER_CLOCK_CHECK = 1024
@@ -70,6 +90,7 @@ class _Usage(threading.local):
     deadline = math.inf
     is_shared = False
     shared_deadline = math.inf
+    find_stop: FindStop = staticmethod(_never)
 
 
 _usage = _Usage()
@@ -99,11 +120,31 @@ def shared_budget() -> Iterator[None]:
         _usage.shared_deadline = math.inf
 
 
+@contextmanager
+def stop_when(find_stop: FindStop) -> Iterator[None]:
+    """Stop the evaluations in this block on this thread when `find_stop` returns an exception, and raise it.
+
+    The conditions of enclosing blocks count as well.
+    """
+    outer = _usage.find_stop
+    _usage.find_stop = find_stop if outer is _never else lambda: outer() or find_stop()
+    try:
+        yield
+    finally:
+        _usage.find_stop = outer
+
+
+def current_limits() -> tuple[float, FindStop]:
+    """Return the deadline of the evaluation on this thread, in its CPU seconds, and what may stop it."""
+    return _usage.deadline, _usage.find_stop
+
+
 def charge(units: int) -> None:
     """Subtract `units` from the budget of the evaluation.
 
     Raises:
         LimitExceeded: the budget or the time is used up.
+        EvaluationStopped: the evaluation must stop.
     """
     _usage.units += units
     if _usage.units > BUDGET:
@@ -111,6 +152,9 @@ def charge(units: int) -> None:
     _usage.units_since_clock_check += _CALL_UNITS + units
     if _usage.units_since_clock_check > _UNITS_PER_CLOCK_CHECK:
         _usage.units_since_clock_check = 0
+        reason = _usage.find_stop()
+        if reason is not None:
+            raise EvaluationStopped(reason)
         if time.thread_time() > _usage.deadline:
             if time.thread_time() > _usage.shared_deadline:
                 raise LimitExceeded(f"the expressions together take more than {SHARED_SECONDS:g} s")

@@ -25,7 +25,14 @@ from jinja2.exceptions import UndefinedError
 from jinja2.runtime import Undefined
 
 from noetl.planner.templates.access_paths import AccessPath, find_access_path, find_accesses, find_local_names
-from noetl.planner.templates.budget import MAX_TEXT, LimitExceeded, shared_budget, start_budget
+from noetl.planner.templates.budget import (
+    MAX_TEXT,
+    EvaluationStopped,
+    LimitExceeded,
+    shared_budget,
+    start_budget,
+    stop_when,
+)
 from noetl.planner.templates.evaluator import (
     EvaluationError,
     compile_nodes,
@@ -46,6 +53,7 @@ from noetl.planner.templates.parser import (
     split_simple_parts,
 )
 from noetl.planner.templates.sandbox import FUNCTIONS, SANDBOX
+from noetl.planner.templates.watchdog import run_watched
 
 __all__ = [
     "EvaluationError",
@@ -59,6 +67,7 @@ __all__ = [
     "is_true",
     "parse_template",
     "shared_budget",
+    "stop_when",
 ]
 
 Lookup = Callable[[str], Any]
@@ -177,12 +186,16 @@ class Template:
 
         Raises:
             EvaluationError: a name is undefined, an operation fails, or a limit is exceeded.
+            Exception: what the condition of an enclosing `stop_when` returns.
         """
         if self.access_path is not None:
             return self._evaluate_access(lookup)
         if self.has_blocks:
-            return self._run(self._compute_text, lookup)
-        values = self._run(self._compute_values, lookup)
+            return self._run(self._compute_text, lookup, lambda text: text)
+        return self._run(self._compute_values, lookup, self._combine)
+
+    def _combine(self, values: list[Any]) -> Any:
+        """Return the value of the only expression, or the text with all values."""
         if self.is_expression:
             return to_json_value(values[0])
         remaining = iter(values)
@@ -199,7 +212,7 @@ class Template:
         """
         if self.access_path is not None:
             return [self._evaluate_access(lookup)]
-        return [to_json_value(value) for value in self._run(self._compute_values, lookup)]
+        return self._run(self._compute_values, lookup, lambda values: [to_json_value(v) for v in values])  # type: ignore[no-any-return]
 
     def _evaluate_access(self, lookup: Lookup) -> Any:
         assert self.access_path is not None
@@ -220,7 +233,10 @@ class Template:
         start_budget()
         return to_json_value(value)
 
-    def _run(self, function: Callable[[dict[str, Any]], Any], lookup: Lookup) -> Any:
+    def _run(
+        self, function: Callable[[dict[str, Any]], Any], lookup: Lookup, convert: Callable[[Any], Any]
+    ) -> Any:
+        """Return `convert(function(names))` for the values of the names that the template reads."""
         names: dict[str, Any] = {}
         for name in self.names:
             try:
@@ -230,7 +246,11 @@ class Template:
             names[name] = Function(value) if name in FUNCTIONS and callable(value) else value
         start_budget()
         try:
-            return function(names)
+            return run_watched(lambda: convert(function(names)))
+        except EvaluationStopped as stopped:
+            raise stopped.reason from None
+        except EvaluationError:
+            raise
         except UndefinedError as error:
             raise EvaluationError("UndefinedName", describe_error(error)) from None
         except (LimitExceeded, RecursionError, MemoryError) as error:

@@ -1,0 +1,130 @@
+"""Evaluations that are stopped from outside: at their next charge, or by the watchdog if they never charge."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from noetl.planner.templates import budget
+from noetl.planner.templates.template import EvaluationError, parse_template, stop_when
+
+ENDLESS = "{% for a in range(1000000) %}{% for b in range(1000000) %}{% endfor %}{% endfor %}"
+
+
+class StoppedError(Exception):
+    """The reason of the tests for which an evaluation stops."""
+
+
+def spin() -> None:
+    """Run for ever without a charge, as an operation would whose cost was forgotten."""
+    while True:
+        pass
+
+
+@pytest.fixture
+def no_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(budget, "BUDGET", 10**18)
+    monkeypatch.setattr(budget, "CPU_SECONDS", 3600.0)
+
+
+def stop_after(count: int) -> Callable[[], Exception | None]:
+    """Return a condition that is true from its call number `count` on."""
+    calls = iter(range(10**9))
+    return lambda: StoppedError("stop") if next(calls) >= count else None
+
+
+def evaluate(text: str) -> Any:
+    return parse_template(text).evaluate({"now": spin}.__getitem__)
+
+
+@pytest.mark.usefixtures("no_limits")
+@pytest.mark.parametrize(
+    "text",
+    [
+        ENDLESS,
+        "{% for a in range(1000000) %}{% for b in range(1000000) %}{{ 'x' in 'y' }}{% endfor %}{% endfor %}",
+        "{% for a in range(1000000) %}{% set x = range(1000) | map('string') | list %}{% endfor %}",
+        "{% for a in range(1000000) %}{% set x = 'a' * 1000 %}{% endfor %}",
+        "{% for a in range(1000000) %}{% set x = 'aXbX' | regex_replace('X', 'y') %}{% endfor %}",
+    ],
+)
+def test_an_evaluation_stops_at_its_next_charge(text: str) -> None:
+    with stop_when(stop_after(10)), pytest.raises(StoppedError):
+        evaluate(text)
+    assert evaluate("{{ range(3) | list }}") == [0, 1, 2]
+
+
+def test_the_work_until_a_stop_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(budget, "CPU_SECONDS", 3600.0)
+    with stop_when(lambda: StoppedError("at once")), pytest.raises(StoppedError):
+        evaluate(ENDLESS.replace("1000000", "1000"))
+    assert budget._usage.units < 2 * budget._UNITS_PER_CLOCK_CHECK
+
+
+def test_conditions_of_enclosing_blocks_count() -> None:
+    with stop_when(stop_after(0)), stop_when(lambda: None), pytest.raises(StoppedError):
+        evaluate("{{ range(1000) | list }}")
+    evaluate("{{ range(1000) | list }}")
+
+
+def test_work_that_never_charges_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(budget, "CPU_SECONDS", 3600.0)
+    stopped = threading.Event()
+    timer = threading.Timer(0.05, stopped.set)
+    timer.start()
+    is_stopped = stop_when(lambda: StoppedError("stop") if stopped.is_set() else None)
+    with is_stopped, pytest.raises(StoppedError, match="stop"):
+        evaluate("{{ now() }}")
+    timer.join()
+
+
+def test_work_that_never_charges_ends_with_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(budget, "CPU_SECONDS", 0.05)
+    with pytest.raises(EvaluationError, match=r"takes more than 0\.05 s") as caught:
+        evaluate("{{ now() }}")
+    assert caught.value.type == "LimitExceeded"
+
+
+def test_nothing_arrives_after_the_end_of_an_evaluation() -> None:
+    """Evaluations end at about the time at which the watchdog would interrupt them."""
+    chance = random.Random(1)
+    outcomes = {"ended": 0, "stopped": 0}
+
+    def run_for(seconds: float) -> Callable[[], str]:
+        def work() -> str:
+            ends_at = time.monotonic() + seconds
+            while time.monotonic() < ends_at:
+                pass
+            return "x"
+
+        return work
+
+    def evaluate_often() -> None:
+        for _ in range(12):
+            stops_at = time.monotonic() + 0.01
+            names = {"now": run_for(0.06 + 0.08 * chance.random())}
+            reason = StoppedError("late")
+            with stop_when(lambda: reason if time.monotonic() > stops_at else None):  # noqa: B023
+                try:
+                    parse_template("{{ now() }}").evaluate(names.__getitem__)
+                    outcomes["ended"] += 1
+                except StoppedError:
+                    outcomes["stopped"] += 1
+            for _ in range(20_000):
+                pass
+        finished.append(True)
+
+    finished: list[bool] = []
+    threads = [threading.Thread(target=evaluate_often) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(finished) == len(threads)
+    assert sum(outcomes.values()) == 12 * len(threads)
+    assert outcomes["stopped"] > 0
