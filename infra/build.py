@@ -61,7 +61,7 @@ PACKAGES = {
     "step": FunctionPackage(
         ("planner", "executor"),
         ("testing", "planner/checks", "planner/draw", "planner/diagnostics/explanations"),
-        ("ahocorasick-rs", "httpx", "jinja2", "psycopg", "regex"),
+        ("ahocorasick-rs", "google-re2", "httpx", "jinja2", "psycopg"),
         10 * MEGABYTE,
     ),
     "api": FunctionPackage(
@@ -70,6 +70,7 @@ PACKAGES = {
         (
             "ahocorasick-rs",
             "fastapi",
+            "google-re2",
             "jinja2",
             "mangum",
             "networkx",
@@ -77,7 +78,6 @@ PACKAGES = {
             "pydantic",
             "pyjwt",
             "pyyaml",
-            "regex",
         ),
         24 * MEGABYTE,
     ),

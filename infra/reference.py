@@ -36,7 +36,7 @@ from noetl.planner.program import template_uses
 from noetl.planner.syntax import limits, models, names, reader
 from noetl.planner.syntax import parser as playbook_parser
 from noetl.planner.syntax.json_schema import build_json_schema
-from noetl.planner.templates import budget, filters, sandbox
+from noetl.planner.templates import budget, patterns, sandbox
 from noetl.planner.templates import parser as template_parser
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -299,7 +299,12 @@ def _template_limits() -> list[LimitRow]:
         ("an expression, and all templates of an action together", work, _EXCEEDED),
         ("`environment` and `variables` at the start", initial_data, "the run is refused"),
         ("a whole number", f"{budget.MAX_INTEGER_BITS:,} bits", _EXCEEDED),
-        ("a regular expression", f"{filters.REGEX_SECONDS:g} s", _EXCEEDED),
+        ("a regular expression", f"{patterns.MAX_PATTERN:,} characters", _EXCEEDED),
+        (
+            "bytes of a text, times positions of a regular expression with more than 8",
+            f"{patterns.MAX_STEPS // 10**6} million",
+            _EXCEEDED,
+        ),
     ]
 
 

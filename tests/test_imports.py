@@ -26,7 +26,7 @@ SLOW = (
     "typer",
     "boto3",
     "uvicorn",
-    "regex",
+    "re2",
 )
 
 

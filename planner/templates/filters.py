@@ -5,8 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import math
-import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, date, datetime
 from typing import Any
@@ -34,11 +32,9 @@ from noetl.planner.templates.budget import (
 )
 from noetl.planner.templates.functions import describe
 from noetl.planner.templates.operators import add
+from noetl.planner.templates.patterns import replace_matches, search
 
-MAX_PATTERN = 1_000
-MAX_REPETITIONS = 10_000
 MAX_TIME_TEXT = 200
-REGEX_SECONDS = 1.0
 
 JSON_VALUE_UNITS = 32
 """The units for a value that `fromjson` creates, in addition to its characters.
@@ -158,49 +154,6 @@ def _sha256(value: str) -> str:
     return hashlib.sha256(raw).hexdigest()
 
 
-def _regex_search(text: str, pattern: str) -> Any:
-    """Return the groups of the first match as a list, or the whole match if there are no groups."""
-    _check_pattern(pattern)
-    charge(len(text))
-    import regex
-
-    try:
-        match = regex.search(pattern, text, timeout=REGEX_SECONDS)
-    except (regex.error, TimeoutError) as problem:
-        raise _regex_error(pattern, problem) from None
-    if match is None:
-        return None
-    return list(match.groups()) if match.re.groups else match.group()
-
-
-def _regex_replace(text: str, pattern: str, replacement: str = "") -> str:
-    _check_pattern(pattern)
-    import regex
-
-    try:
-        matches = sum(1 for _ in regex.finditer(pattern, text, timeout=REGEX_SECONDS))
-        charge_text(len(text) + matches * (len(replacement) + len(text) * replacement.count("\\")))
-        return regex.sub(pattern, replacement, text, timeout=REGEX_SECONDS)
-    except (regex.error, TimeoutError) as problem:
-        raise _regex_error(pattern, problem) from None
-
-
-def _check_pattern(pattern: str) -> None:
-    """Refuse large patterns, because their compilation has no time limit.
-
-    `a{1000}` counts as 1,000 repetitions.
-    """
-    repetitions = math.prod(max(int(number), 1) for number in re.findall(r"(\d+)\s*\}", pattern)[:100])
-    if len(pattern) > MAX_PATTERN or repetitions > MAX_REPETITIONS:
-        raise LimitExceeded("the pattern is too large")
-
-
-def _regex_error(pattern: str, problem: Exception) -> Exception:
-    if isinstance(problem, TimeoutError):
-        return LimitExceeded(f"the pattern {pattern!r} takes longer than {REGEX_SECONDS:g} s")
-    return ValueError(f"{pattern!r} is not a regular expression: {problem}")
-
-
 def _to_datetime(value: str | float | datetime, pattern: str | None = None) -> datetime:
     """Return a time from ISO 8601 text, from text in a `strptime` pattern, or from seconds since the epoch.
 
@@ -230,8 +183,8 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "b64encode": _b64encode,
     "b64decode": _b64decode,
     "sha256": _sha256,
-    "regex_search": _regex_search,
-    "regex_replace": _regex_replace,
+    "regex_search": search,
+    "regex_replace": replace_matches,
     "to_datetime": _to_datetime,
     "strftime": _strftime,
     "sum": _sum,

@@ -212,7 +212,12 @@ class Template:
         """
         if self.access_path is not None:
             return [self._evaluate_access(lookup)]
-        return self._run(self._compute_values, lookup, lambda values: [to_json_value(v) for v in values])  # type: ignore[no-any-return]
+
+        def convert(values: list[Any]) -> list[Any]:
+            return [to_json_value(value) for value in values]
+
+        values: list[Any] = self._run(self._compute_values, lookup, convert)
+        return values
 
     def _evaluate_access(self, lookup: Lookup) -> Any:
         assert self.access_path is not None

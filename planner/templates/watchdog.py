@@ -125,7 +125,7 @@ _watchdog = _Watchdog()
 
 
 def _reset() -> None:
-    """Forget the thread of the parent process, which a fork does not copy."""
+    """Replace the watchdog of the parent process, whose thread a fork does not copy."""
     global _watchdog  # noqa: PLW0603 - one watchdog for each process
     _watchdog = _Watchdog()
 

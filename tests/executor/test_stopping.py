@@ -42,10 +42,12 @@ TIMED_OUT = {
     "a condition": f'steps: [{{name: a, timeout: 100ms, run: [{{action: log, message: x, if: "{GUARD}"}}]}}]',
     "items": f'steps: [{{name: a, timeout: 100ms, loop: {{items: "{GUARD}"}}, run: [{OK}]}}]',
     "items of an action": (
-        f'steps: [{{name: a, timeout: 100ms, run: [{{action: log, message: x, loop: {{items: "{GUARD}"}}}}]}}]'
+        "steps: [{name: a, timeout: 100ms,"
+        f' run: [{{action: log, message: x, loop: {{items: "{GUARD}"}}}}]}}]'
     ),
     "parallel items": (
-        f'steps: [{{name: a, timeout: 100ms, parallel: true, run: [{OK}, {{action: log, message: "{ENDLESS}"}}]}}]'
+        f"steps: [{{name: a, timeout: 100ms, parallel: true, run: [{OK},"
+        f' {{action: log, message: "{ENDLESS}"}}]}}]'
     ),
     "a loop": (
         "steps: [{name: a, timeout: 100ms, loop: {items: [1, 2, 3], concurrency: 3},"
@@ -134,11 +136,11 @@ def test_a_worker_that_stops_ends_its_templates(store: SqliteStore, tmp_path: Pa
     harness = RunHarness(store, CANCELLED["work"])
     claim = harness.claim()
     assert claim is not None
-    keeper = LeaseKeeper(store, 30.0, harness.clock)
+    lease_keeper = LeaseKeeper(store, 30.0, harness.clock)
     executor: VisitExecutor = harness.executor()
-    worker = threading.Thread(target=keeper.execute, args=(executor, claim))
+    worker = threading.Thread(target=lease_keeper.execute, args=(executor, claim))
     worker.start()
-    timer = threading.Timer(0.1, keeper.release_all)
+    timer = threading.Timer(0.1, lease_keeper.release_all)
     timer.start()
     timer.join()
     worker.join()

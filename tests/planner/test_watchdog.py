@@ -1,4 +1,4 @@
-"""Evaluations that are stopped from outside: at their next charge, or by the watchdog if they never charge."""
+"""Evaluations that are stopped from outside: at their next charge, or else by the watchdog."""
 
 from __future__ import annotations
 
