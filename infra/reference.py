@@ -17,7 +17,16 @@ from fastapi.routing import APIRoute
 
 from noetl.api.access import ScopeAccess, declared_access
 from noetl.api.app import find_routers
-from noetl.executor.actions import _formats, _process, action, catalogue, file, http, python
+from noetl.executor.actions import (
+    _formats,
+    _postgres_connection,
+    _process,
+    action,
+    catalogue,
+    file,
+    http,
+    python,
+)
 from noetl.executor.clients import deadline_stream, egress
 from noetl.executor.engine import external, start, work_context
 from noetl.executor.model import action_budget, memory_budget
@@ -330,6 +339,11 @@ def _action_limits() -> list[LimitRow]:
         (
             "memory of the answers that arrive at the same time",
             "half of the memory, at most 1 GiB; a run half of it ([`NOETL_ANSWER_MEMORY`](settings.md))",
+            _EXCEEDED,
+        ),
+        (
+            "what a server of `postgres` sends for 32 rows",
+            f"{_postgres_connection.MAX_CHUNK_BYTES // _MIB} MiB",
             _EXCEEDED,
         ),
         ("redirects that `http` follows", f"{http.MAX_REDIRECTS}, or `follow_redirects`", "`HTTPStatus`"),

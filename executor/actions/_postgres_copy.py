@@ -22,7 +22,7 @@ from noetl.executor.model.sql import Bind, Sql
 from noetl.planner.lexers.sql import SqlLexer
 
 if TYPE_CHECKING:
-    from noetl.executor.actions._postgres_pool import Connection
+    from noetl.executor.actions._postgres_connection import BoundedConnection as Connection
 
 _CHUNK_BYTES = 256 * 1024
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -81,6 +81,7 @@ def prepare_copy_to(call: Call, *, query: Sql, file: str) -> Callable[[Connectio
                     for chunk in source:
                         call.remaining_seconds()
                         sink.write(chunk)
+                        connection.start_chunk()
                 return {"rowcount": cursor.rowcount}
         except OSError as error:
             raise os_file_error(file, error) from None

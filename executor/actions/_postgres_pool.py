@@ -4,8 +4,8 @@ Problem: open few connections, and let no run use a connection to a server that 
 
 Algorithm: a keyed object pool. The key is the tuple of vetted connection strings, each with one address. So a
 caller gets only connections to addresses that were vetted for it. A connection is idle or lent to one call.
-After a successful call `DISCARD ALL` resets the session; after a failure the connection is closed. A watchdog
-thread shuts down the socket of a call that is past its deadline. Source: PostgreSQL documentation, DISCARD.
+After a successful call `DISCARD ALL` resets the session; after a failure the connection is closed.
+Source: PostgreSQL documentation, DISCARD.
 
 Cost: a look-up is linear in the idle connections, at most 32. A look-up also polls each idle socket.
 
@@ -16,31 +16,27 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import select
-import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from noetl.executor.actions._postgres_servers import ConnectionString, connection_error, parse, vet_servers
 from noetl.executor.actions.action import Call
 from noetl.executor.clients.egress import CONNECT_SECONDS
-from noetl.executor.errors import ActionError
+from noetl.executor.errors import ActionError, CancelledError
 
 if TYPE_CHECKING:
     import psycopg
 
-    Connection = psycopg.Connection[dict[str, Any]]
+    from noetl.executor.actions._postgres_connection import BoundedConnection as Connection
+    from noetl.executor.model.arriving_data import ArrivingData
 
 _MAX_IDLE = 32
 _MAX_IDLE_SECONDS = 60.0
-_WATCHDOG_GRACE_SECONDS = 1.0
-"""Time after the deadline at which the socket of a silent server is shut down. The server times out first."""
-
 _MIN_CONNECT_SECONDS = 2
 """The shortest timeout that libpq accepts."""
 
@@ -70,8 +66,8 @@ class ConnectionPool:
         self._lock = threading.Lock()
 
     @contextmanager
-    def connection(self, connection_string: str, call: Call) -> Iterator[Connection]:
-        """Provide a connection in autocommit mode. Its socket is shut down after the deadline of the call.
+    def connection(self, connection_string: str, call: Call, arriving: ArrivingData) -> Iterator[Connection]:
+        """Provide a connection in autocommit mode, whose waits end with the call.
 
         Raises:
             ActionError: no server accepts a connection, or the connection is forbidden.
@@ -82,16 +78,14 @@ class ConnectionPool:
         else:
             servers = vet_servers(connection_string, call)
         connection = self._take(servers) or _connect(servers, call)
-        delay = call.remaining_seconds() + _WATCHDOG_GRACE_SECONDS
-        watchdog = threading.Timer(delay, _shut_down_socket, [connection])
-        watchdog.daemon = True
-        watchdog.start()
+        from noetl.executor.actions._postgres_connection import CallMeter
+
         is_clean = False
         try:
-            yield connection
-            is_clean = True
+            with CallMeter(call, arriving).measure(connection):
+                yield connection
+                is_clean = _is_reset(connection)
         finally:
-            watchdog.cancel()
             self._put_back(servers, connection, is_clean)
 
     def close(self) -> None:
@@ -120,16 +114,23 @@ class ConnectionPool:
     def _put_back(
         self, servers: tuple[ConnectionString, ...], connection: Connection, is_clean: bool
     ) -> None:
-        import psycopg
-
         if is_clean:
-            with suppress(psycopg.Error):
-                connection.execute("discard all")
-                with self._lock:
-                    if len(self._idle) < _MAX_IDLE:
-                        self._idle.append(_IdleConnection(servers, connection, time.monotonic()))
-                        return
+            with self._lock:
+                if len(self._idle) < _MAX_IDLE:
+                    self._idle.append(_IdleConnection(servers, connection, time.monotonic()))
+                    return
         connection.close()
+
+
+def _is_reset(connection: Connection) -> bool:
+    """Reset the session, and return whether this succeeded in the time of the call."""
+    import psycopg
+
+    try:
+        connection.execute("discard all")
+    except (psycopg.Error, ActionError, CancelledError):
+        return False
+    return True
 
 
 def limit_statement_time(connection: Connection, call: Call) -> None:
@@ -174,20 +175,17 @@ def _connect_failure(failure: psycopg.Error, call: Call) -> ActionError:
 
 
 def _connect_to(server: ConnectionString, call: Call) -> Connection:
-    import psycopg
-    from psycopg.rows import dict_row
+    from noetl.executor.actions._postgres_connection import BoundedConnection
 
     keywords = parse(server)
     timeout = keywords.get("connect_timeout", "")
     seconds = int(timeout) if timeout.isdecimal() and int(timeout) > 0 else CONNECT_SECONDS
     defaults: dict[str, Any] = {name: value for name, value in _KEEPALIVE.items() if name not in keywords}
-    return psycopg.connect(
+    return BoundedConnection.connect_for(
+        call,
         server,
-        autocommit=True,
         connect_timeout=max(math.ceil(min(seconds, call.remaining_seconds(), 3600)), _MIN_CONNECT_SECONDS),
         fallback_application_name=keywords.get("fallback_application_name", "noetl"),
-        prepare_threshold=None,
-        row_factory=dict_row,
         **defaults,
     )
 
@@ -202,14 +200,6 @@ def _is_alive(connection: Connection) -> bool:
     poll = select.poll()
     poll.register(connection.fileno(), select.POLLIN)
     return not poll.poll(0)
-
-
-def _shut_down_socket(connection: Connection) -> None:
-    """Shut the socket down, which wakes up the thread that waits for the server."""
-    import psycopg
-
-    with suppress(psycopg.Error, OSError), socket.socket(fileno=os.dup(connection.fileno())) as duplicate:
-        duplicate.shutdown(socket.SHUT_RDWR)
 
 
 CONNECTION_POOL = ConnectionPool()

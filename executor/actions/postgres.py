@@ -6,7 +6,7 @@ Values of templates are sent as parameters, never as a part of the statement.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +16,11 @@ from noetl.executor.actions._postgres_values import (
     quote_identifier,
     to_parameter,
     to_parameters,
-    to_plain,
     to_plain_row,
 )
 from noetl.executor.actions.action import DEFAULT_TIMEOUT_SECONDS, Call
 from noetl.executor.errors import ActionError
+from noetl.executor.model.arriving_data import json_weight
 from noetl.executor.model.json_values import write_json
 from noetl.executor.model.sql import Bind, Sql, SqlIdentifier
 from noetl.planner.catalogue import ActionDeclaration, Kind, Parameter, Sink
@@ -29,7 +29,7 @@ from noetl.planner.kinds import describe_kind_of
 if TYPE_CHECKING:
     import psycopg
 
-    from noetl.executor.actions._postgres_pool import Connection
+    from noetl.executor.actions._postgres_connection import BoundedConnection as Connection
 
 _ADDS_ROWS = re.compile(r"\b(?:insert|merge|call|copy)\b", re.IGNORECASE)
 _DETECTS_DUPLICATES = re.compile(r"\bon\s+conflict\b|\bnot\s+exists\b", re.IGNORECASE)
@@ -158,7 +158,10 @@ def perform(call: Call) -> Any:
     call = call.with_default_timeout(DEFAULT_TIMEOUT_SECONDS)
     work = _prepare(call)
     try:
-        with CONNECTION_POOL.connection(call.parameters["connection"], call) as connection:
+        with (
+            call.receive() as arriving,
+            CONNECTION_POOL.connection(call.parameters["connection"], call, arriving) as connection,
+        ):
             return work(connection)
     except psycopg.Error as error:
         raise _translate_error(error, call) from error
@@ -184,53 +187,80 @@ def _prepare(call: Call) -> Callable[[Connection], Any]:
 
 
 def _run(call: Call, statements: list[_Statement], connection: Connection, *, is_list: bool) -> Any:
+    from noetl.executor.actions._postgres_connection import ChunkCursor
+
+    fetch = call.parameters.get("fetch", "all")
+    result: Any = None
     # A single statement runs without a transaction, because `vacuum` and others must.
     with connection.transaction() if is_list else nullcontext():
-        for text, values in statements:
+        for number, (text, values) in enumerate(statements, 1):
             limit_statement_time(connection, call)
-            # psycopg's types require a literal text, but accept bytes.
-            cursor = connection.execute(text.encode(), values)
-    return _fetch_result(cursor, call.parameters.get("fetch", "all"))
+            with ChunkCursor(connection) as cursor:
+                chunks = cursor.execute_in_chunks(connection, text, values)
+                collector = _RowCollector(connection, fetch if number == len(statements) else "none")
+                collector.add_all(chunks)
+                result = collector.result(cursor.row_count)
+    return result
 
 
 def _run_for_rows(call: Call, text: str, rows: list[Any], connection: Connection) -> dict[str, Any]:
-    returns_rows = call.parameters.get("fetch") == "all"
-    collector = _RowCollector()
+    fetch = "all" if call.parameters.get("fetch") == "all" else "none"
+    collector = _RowCollector(connection, fetch)
     rowcount = 0
     with connection.transaction(), connection.cursor() as cursor:
         for start in range(0, len(rows), _ROWS_PER_BATCH):
             limit_statement_time(connection, call)
+            connection.start_chunk()
             batch = rows[start : start + _ROWS_PER_BATCH]
-            cursor.executemany(text.encode(), batch, returning=returns_rows)
+            cursor.executemany(text.encode(), batch, returning=fetch == "all")
             has_more = True
             while has_more:
                 rowcount += cursor.rowcount
-                if returns_rows and cursor.description is not None:
-                    collector.fetch(cursor)
-                has_more = returns_rows and bool(cursor.nextset())
-    return {"rows": collector.rows, "rowcount": rowcount} if returns_rows else {"rowcount": rowcount}
+                if fetch == "all" and cursor.description is not None:
+                    collector.add_all(iter(lambda: cursor.fetchmany(_ROWS_PER_BATCH), []))
+                has_more = fetch == "all" and bool(cursor.nextset())
+    return {"rows": collector.rows, "rowcount": rowcount} if fetch == "all" else {"rowcount": rowcount}
 
 
 class _RowCollector:
-    """Rows of a result as JSON values, up to the limit of what a step can save."""
+    """Rows of a result as JSON values, up to the limit of what a step can save.
 
-    def __init__(self) -> None:
+    `fetch` is the parameter of that name. Rows that it does not ask for are dropped.
+    """
+
+    def __init__(self, connection: Connection, fetch: str) -> None:
         self.rows: list[dict[str, Any]] = []
+        self._connection = connection
+        self._fetch = fetch
         self._characters = 0
 
-    def fetch(self, cursor: psycopg.Cursor[dict[str, Any]]) -> None:
-        """Add the rows of a cursor. Check the limit after each batch, so that memory use stays bounded.
+    def add_all(self, chunks: Iterable[list[dict[str, Any]]]) -> None:
+        """Add the rows of all chunks. Check the limit after each chunk, so that memory use stays bounded.
 
         Raises:
             ActionError: `LimitExceeded`.
         """
-        while rows := cursor.fetchmany(_ROWS_PER_BATCH):
-            batch = [to_plain_row(row) for row in rows]
-            self._characters += len(write_json(batch))
+        meter = self._connection.meter
+        assert meter is not None
+        for chunk in chunks:
+            wanted = chunk if self._fetch == "all" else chunk[:1]
+            if self._fetch == "none" or (self.rows and self._fetch != "all"):
+                continue
+            rows = [to_plain_row(row) for row in wanted]
+            text = write_json(rows)
+            self._characters += len(text)
             if self._characters > _MAX_CHARACTERS:
                 message = "the rows exceed 64 MiB: select fewer, or write them to a file with `copy_to`"
-                raise ActionError("LimitExceeded", message, retryable=False)
-            self.rows += batch
+                raise meter.fail(ActionError("LimitExceeded", message, retryable=False))
+            meter.arriving.keep(json_weight(text))
+            self.rows += rows
+
+    def result(self, row_count: int) -> Any:
+        """Return the result of the action for the collected rows."""
+        if self._fetch in ("all", "none"):
+            return {"rows": self.rows, "rowcount": row_count}
+        row = self.rows[0] if self.rows else None
+        return row if self._fetch == "one" or row is None else next(iter(row.values()), None)
 
 
 def _bind_rows(parameters: Mapping[str, Any]) -> tuple[str, list[Any]]:
@@ -297,19 +327,6 @@ def _join_parts(
 
 def _double_percent_signs(text: str) -> str:
     return text.replace("%", "%%")
-
-
-def _fetch_result(cursor: psycopg.Cursor[dict[str, Any]], fetch: str) -> Any:
-    has_rows = cursor.description is not None
-    if fetch in ("all", "none"):
-        collector = _RowCollector()
-        if has_rows and fetch == "all":
-            collector.fetch(cursor)
-        return {"rows": collector.rows, "rowcount": cursor.rowcount}
-    row = cursor.fetchone() if has_rows else None
-    if fetch == "one" or row is None:
-        return None if row is None else to_plain_row(row)
-    return to_plain(next(iter(row.values()), None))
 
 
 def _translate_error(error: psycopg.Error, call: Call) -> ActionError:
