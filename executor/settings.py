@@ -111,6 +111,14 @@ SETTINGS = (
         " or a token. Cookies are never used.",
     ),
     Setting(
+        "NOETL_ITEM_THREADS",
+        "execution",
+        "a whole number from 0 to 10000",
+        "`128`",
+        "How many threads of a process perform parallel items and items of loops, in addition to those of the"
+        " steps. A step gets half of them.",
+    ),
+    Setting(
         "NOETL_ANSWER_MEMORY",
         "execution",
         "a whole number of MiB from 16 to 1048576",

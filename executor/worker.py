@@ -13,6 +13,7 @@ from dataclasses import field
 
 from noetl.executor.engine.external import FindPlaybook, read_public_url
 from noetl.executor.engine.invocation import VisitExecutor
+from noetl.executor.engine.item_threads import read_item_threads
 from noetl.executor.errors import SettingError, StoreError
 from noetl.executor.model.run import SERVICE_QUEUE, Claim, Lease, Run
 from noetl.executor.model.worker_identity import process_name
@@ -97,6 +98,7 @@ def read_worker_settings(
     Raises:
         SettingError: a setting is invalid.
     """
+    read_item_threads(environ)
     return WorkerSettings(
         service_capabilities(environ),
         threads or read_thread_count(environ),

@@ -28,7 +28,7 @@ from noetl.executor.actions import (
     python,
 )
 from noetl.executor.clients import deadline_stream, egress
-from noetl.executor.engine import external, start, work_context
+from noetl.executor.engine import external, item_threads, start, work_context
 from noetl.executor.model import action_budget, memory_budget
 from noetl.executor.model.limits import PayloadLimits
 from noetl.executor.security import redaction
@@ -323,6 +323,11 @@ def _action_limits() -> list[LimitRow]:
     seconds = f"{action.DEFAULT_TIMEOUT_SECONDS / 3600:g} h, or `timeout`"
     return [
         ("items of `parallel` at the same time", f"{work_context.MAX_PARALLEL}; the others wait", ""),
+        (
+            "threads for parallel items and items of loops, in a process",
+            f"{item_threads.DEFAULT_THREADS}, a step half of them ([`NOETL_ITEM_THREADS`](settings.md))",
+            "",
+        ),
         ("the body of an `http` response", body, _EXCEEDED),
         ("the pages of an `http` action together", f"{http.LARGEST_BYTES // _MIB} MiB as JSON", _EXCEEDED),
         (

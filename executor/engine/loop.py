@@ -3,13 +3,14 @@
 Problem: a loop may have many items, some of which wait for days. It must continue after a suspension without
 repeating finished items, stop at the first failure unless failures are forgiven, and bound its memory.
 
-Algorithm: a bounded worker pool over one shared queue of item indexes. Items that were started before a
+Algorithm: a crew of threads with one shared queue of item indexes. Items that were started before a
 suspension are taken from the queue first. An item that suspends keeps its place among the `concurrency`
 running items. After the items of a batch, the loop suspends with their outcomes, which the store appends to
 the result; the last batch reads them back. Source: the bulkhead pattern; journal format in
 docs/decisions/0005-invocation-segments.md.
 
-Cost: at most min(`concurrency`, `MAX_PARALLEL`) threads; one suspension for each batch.
+Cost: at most min(`concurrency`, `MAX_PARALLEL`) threads, fewer if the process has no more
+(`noetl.executor.engine.item_threads`); one suspension for each batch.
 
 Limits: the outcomes of all batches must fit into `MAX_LOOP_RESULT`, and those of one batch into the memory
 budget.
@@ -19,10 +20,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Any
 
+from noetl.executor.engine.item_threads import ItemCrew
 from noetl.executor.engine.journal import changed_names, item_entry
 from noetl.executor.engine.rendering import render
 from noetl.executor.engine.scope import Scope
@@ -182,7 +183,7 @@ def _evaluate_items(loop: Loop, lookup: Lookup) -> list[Any]:
 
 
 class _BatchRun:
-    """The items of one batch, performed by a pool of threads. The first unforgiven failure stops it.
+    """The items of one batch, performed by a crew of threads. The first unforgiven failure stops it.
 
     `before` is the progress of the batches before it.
     """
@@ -221,12 +222,7 @@ class _BatchRun:
         ordered = sorted(pending, key=lambda index: (self._keys[index] not in self._context.journal, index))
         queue = iter(ordered)
         threads = min(self._loop.concurrency, len(ordered), MAX_PARALLEL)
-        if threads <= 1:
-            self._work(queue)
-        else:
-            with ThreadPoolExecutor(threads, thread_name_prefix="noetl-loop") as pool:
-                for future in [pool.submit(self._work, queue) for _ in range(threads)]:
-                    future.result()
+        ItemCrew(lambda: self._perform_next(queue), threads, self._context.helpers).run()
         if self._is_cancelled:
             return CANCELLED
         if self._suspended and not self._has_failed:
@@ -236,21 +232,24 @@ class _BatchRun:
             self._context.memory_budget.release(suspended.reserved)
         return [self._outcomes[index] for index in sorted(self._outcomes)]
 
-    def _work(self, queue: Iterator[int]) -> None:
-        """Perform items from the queue until it is empty, the loop ends early, or enough items run."""
-        while (index := self._start_next(queue)) is not None:
-            item_number = self._first + index
-            local = {self._loop.name: self._items[index], "loop": _loop_variable(item_number, self._total)}
-            item_scope = self._context.scope_of_item(self._keys[index], self._loop_run.scope, local)
-            self._scopes[index] = item_scope
-            item_position = f"{self._loop_run.position}[{item_number}]"
-            result = self._loop_run.item_work(self._item_context, item_scope, item_position)
-            if isinstance(result, Cancelled):
-                self._is_cancelled = True
-            elif isinstance(result, WorkSuspension):
-                self._suspended[index] = result
-            else:
-                self._finish_item(index, result)
+    def _perform_next(self, queue: Iterator[int]) -> bool:
+        """Perform the next item, and return whether there was one: the loop may end early, or enough run."""
+        index = self._start_next(queue)
+        if index is None:
+            return False
+        item_number = self._first + index
+        local = {self._loop.name: self._items[index], "loop": _loop_variable(item_number, self._total)}
+        item_scope = self._context.scope_of_item(self._keys[index], self._loop_run.scope, local)
+        self._scopes[index] = item_scope
+        item_position = f"{self._loop_run.position}[{item_number}]"
+        result = self._loop_run.item_work(self._item_context, item_scope, item_position)
+        if isinstance(result, Cancelled):
+            self._is_cancelled = True
+        elif isinstance(result, WorkSuspension):
+            self._suspended[index] = result
+        else:
+            self._finish_item(index, result)
+        return True
 
     def _start_next(self, queue: Iterator[int]) -> int | None:
         """Take the next item from the queue, or return None if no item may start."""

@@ -6,10 +6,11 @@ from there.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 from noetl.executor.engine.attempts import RetryLoop
+from noetl.executor.engine.item_threads import ItemCrew
 from noetl.executor.engine.journal import apply_inverse, changed_names, inverse_changes, item_entry
 from noetl.executor.engine.loop import LoopRun
 from noetl.executor.engine.rendering import render
@@ -52,7 +53,7 @@ def perform(
 
 
 class _ParallelRun:
-    """The items of parallel work, performed by a pool of threads, each in a scope of its own."""
+    """The items of parallel work, performed by a crew of threads, each in a scope of its own."""
 
     def __init__(self, context: WorkContext, work: Sequence[Work], scope: Scope, position: str) -> None:
         self._context = context
@@ -65,8 +66,7 @@ class _ParallelRun:
     def run(self) -> WorkResult:
         """Perform all items and return the list of their data, or the first failure in their order."""
         budget = self._context.memory_budget
-        with ThreadPoolExecutor(min(len(self._work), MAX_PARALLEL), thread_name_prefix="noetl-item") as pool:
-            results = list(pool.map(self._perform_one, range(len(self._work))))
+        results = self._perform_all()
         if any(isinstance(result, Cancelled) for result in results):
             return CANCELLED
         outcomes = [result for result in results if isinstance(result, Outcome)]
@@ -79,6 +79,22 @@ class _ParallelRun:
             budget.release(sum(suspension.reserved for suspension in suspensions))
             return Outcome(False, None, failed.error, failed.action)
         return self._suspend(results, suspensions) if suspensions else self._combine(outcomes)
+
+    def _perform_all(self) -> list[WorkResult]:
+        """Perform all items and return their results, in order."""
+        results: dict[int, WorkResult] = {}
+        queue = deque(range(len(self._work)))
+
+        def perform_next() -> bool:
+            try:
+                index = queue.popleft()
+            except IndexError:
+                return False
+            results[index] = self._perform_one(index)
+            return True
+
+        ItemCrew(perform_next, min(len(self._work), MAX_PARALLEL), self._context.helpers).run()
+        return [results[index] for index in range(len(self._work))]
 
     def _key(self, index: int) -> str:
         """Return the journal key of an item."""

@@ -13,6 +13,7 @@ from typing import Any
 
 from noetl.executor.actions.action import ExternalWaits
 from noetl.executor.engine.event_buffer import EventBuffer, NullEventBuffer
+from noetl.executor.engine.item_threads import HelperCount, attempt_helpers
 from noetl.executor.engine.scope import Scope
 from noetl.executor.errors import ActionError, CancelledError
 from noetl.executor.model.action_budget import ActionBudget
@@ -30,7 +31,7 @@ MAX_INVOCATION_FRACTION = 0.9
 """The fraction of an invocation that is enough to start any step, because some time has always passed."""
 
 MAX_PARALLEL = 32
-"""How many parallel items, or items of a loop, run at once; the others wait."""
+"""How many items of one list run at once, if enough threads are free; the others wait."""
 
 
 @frozen
@@ -94,7 +95,8 @@ class WorkContext:
 
     `events` collects events. `journal` is what the work left when it was last suspended, and
     `batch_outcomes_of` returns the outcomes of the completed batches of a loop. When `cancelled` is set, the
-    work ends. `memory_budget` bounds what the work holds, and `actions` how many actions it performs.
+    work ends. `memory_budget` bounds what the work holds, `actions` how many actions it performs, and
+    `helpers` the threads of its parallel items.
     """
 
     find_task: Callable[[str], Task]
@@ -108,6 +110,7 @@ class WorkContext:
     cancelled: threading.Event = field(default_factory=threading.Event)
     memory_budget: MemoryBudget = field(default_factory=MemoryBudget)
     actions: ActionBudget = field(default_factory=ActionBudget)
+    helpers: HelperCount = field(default_factory=attempt_helpers)
 
     def without_events(self) -> WorkContext:
         """Return the same context with a buffer that drops events."""
