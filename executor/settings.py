@@ -57,6 +57,14 @@ SETTINGS = (
         "Where a store in DynamoDB keeps values of more than 16 KB.",
     ),
     Setting(
+        "NOETL_STACK",
+        "capabilities",
+        "the name of a stack of AWS",
+        "none",
+        "The stack of this service. `lambda` does not invoke functions whose names start with it and a"
+        " hyphen.",
+    ),
+    Setting(
         "NOETL_RETENTION_DAYS",
         "store",
         "a number of days, at most 36500",
@@ -153,6 +161,28 @@ SETTINGS = (
         "`1` or `0`",
         "`0`",
         "Whether `shell` may run commands.",
+    ),
+    Setting(
+        "NOETL_COMMAND_MEMORY",
+        "capabilities",
+        "a whole number of MiB",
+        "`1024`",
+        "How much memory each process of a command or function may take (Linux: its data).",
+    ),
+    Setting(
+        "NOETL_COMMAND_FILE_SIZE",
+        "capabilities",
+        "a whole number of MiB",
+        "`1024`",
+        "How large a file may be that a command or function writes.",
+    ),
+    Setting(
+        "NOETL_COMMAND_PROCESSES",
+        "capabilities",
+        "a whole number",
+        "`256`",
+        "How many processes and threads a command or function may add to those of its user. The system does"
+        " not limit root.",
     ),
     Setting(
         "NOETL_FILES_ROOT",

@@ -6,15 +6,23 @@ import io
 import json
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from noetl.executor.errors import ActionError
 from noetl.executor.model.json_values import read_json, to_text, write_json
+from noetl.planner.catalogue import Kind, Parameter
 
 FORMATS = ("text", "json", "jsonl", "csv")
 MAX_VALUES = 5_000_000
 """Limit of the values in a text: cells of CSV; commas and opening brackets of JSON."""
+
+ESCAPE_FORMULAS = Parameter(
+    (Kind.BOOLEAN,),
+    "Whether a text in a CSV cell that a spreadsheet would take for a formula gets a `'` before it.",
+    requires=("content",),
+)
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 _LINE = re.compile(r"[^\r\n]*(?:\r\n?|\n)|[^\r\n]+")
 
@@ -76,6 +84,28 @@ def encode(content: Any, format: str) -> str:
     if isinstance(content, dict | list):
         raise FormatError("the content is not text: set `format` to `json`, `jsonl` or `csv`")
     return to_text(content)
+
+
+def encode_content(parameters: Mapping[str, Any]) -> str:
+    """Return the text of the parameter `content`. Raises as `encode` does."""
+    return encode(escape_formulas(parameters), parameters.get("format", "text"))
+
+
+def escape_formulas(parameters: Mapping[str, Any]) -> Any:
+    """Return the parameter `content`. If it is CSV and must be escaped, no cell of it starts a formula.
+
+    >>> escape_formulas({"format": "csv", "escape_formulas": True, "content": [{"a": "=1", "b": -1}]})
+    [{'a': "'=1", 'b': -1}]
+    """
+    content = parameters["content"]
+    if not parameters.get("escape_formulas") or parameters.get("format") != "csv":
+        return content
+    column_names(content)
+    return [{name: _escape_formula(value) for name, value in row.items()} for row in content]
+
+
+def _escape_formula(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA_STARTS) else value
 
 
 def column_names(rows: Any) -> list[str]:

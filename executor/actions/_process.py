@@ -1,25 +1,28 @@
-"""Commands of actions: each runs in its own process group, and nothing of the group outlives the action.
+"""Commands of actions: each has a supervisor process, and nothing of the command outlives the action.
 
 Problem: a command may start further processes, ignore signals, write without end, or keep pipes open. The
 action must still end by its deadline.
 
-Algorithm: the command leads a new session, and so a new process group (POSIX `setsid`). The caller reads and
-writes all pipes without blocking. A watcher thread waits for the leader without reaping it, so that the
-number of the group is not reused. Then it kills the group. Source: POSIX.1-2017, `setsid`, `kill`, `waitid`.
+Algorithm: a supervisor process (`_supervisor.py`) starts the command with its limits, and kills all of its
+descendants at the end. The caller reads and writes all pipes without blocking. A pipe tells the supervisor
+what to do, and its end, also if this process dies, tells it to kill everything. Source: POSIX.1-2017,
+`setsid`, `kill`; prctl(2), PR_SET_CHILD_SUBREAPER.
 
-Cost: one thread for each running command.
+Cost: one thread for each running command, and the start of the supervisor (about 20 ms).
 
-Limits: a process that leaves the group survives. Its pipes are abandoned half a second after the command
-ends.
+Limits: as those of the supervisor. The pipes of a process that survives are abandoned half a second after the
+command ends.
 """
 
 from __future__ import annotations
 
 import atexit
+import json
 import os
 import selectors
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -29,7 +32,9 @@ from pathlib import Path
 
 from noetl.executor.actions.action import Call
 from noetl.executor.errors import ActionError, CancelledError
+from noetl.executor.model.arriving_data import ArrivingData
 from noetl.executor.model.json_values import to_text
+from noetl.executor.security.process_privacy import hide_process
 from noetl.executor.security.secret_sources import register_secret_variables
 
 MAX_OUTPUT = 1024 * 1024
@@ -43,6 +48,11 @@ _LINGER_SECONDS = 0.5
 
 _POLL_SECONDS = 0.1
 _CHUNK_BYTES = 64 * 1024
+_SUPERVISOR = Path(__file__).with_name("_supervisor.py")
+_SUPERVISOR_VARIABLES = ("LD_LIBRARY_PATH", "PATH")
+_SUPERVISOR_SECONDS = 10.0
+"""How long a supervisor may take to kill everything before it is killed itself."""
+
 _INHERITED_VARIABLES = ("PATH", "HOME", "TMPDIR", "LANG")
 
 
@@ -95,9 +105,9 @@ def build_environment(call: Call, added: Mapping[str, object]) -> dict[str, str]
 
 
 def run_command(command: Command, call: Call) -> CompletedCommand:
-    """Run a command until it ends, and kill the rest of its process group.
+    """Run a command until it ends, and kill all processes that it has started.
 
-    If the deadline passes or the run is cancelled, the group gets SIGTERM, and SIGKILL two seconds later.
+    If the deadline passes or the run is cancelled, the command gets SIGTERM, and SIGKILL two seconds later.
 
     Raises:
         OSError: the command cannot be started.
@@ -105,17 +115,26 @@ def run_command(command: Command, call: Call) -> CompletedCommand:
         CancelledError: the run was cancelled.
     """
     call.remaining_seconds()
-    process, result_pipe = _start(command)
-    group = _ProcessGroup(process)
+    if not call.capabilities.inherit_environment:
+        hide_process()
+    with call.receive() as arriving:
+        return _run_counted(command, call, arriving)
+
+
+def _run_counted(command: Command, call: Call, arriving: ArrivingData) -> CompletedCommand:
+    """Run a command whose outputs are counted as arriving data."""
+    group, result_pipe = _start(command, call)
+    process = group.process
     assert process.stdout is not None
     assert process.stderr is not None
     outputs = {
-        process.stdout.fileno(): _OutputStream("stdout", MAX_OUTPUT),
-        process.stderr.fileno(): _OutputStream("stderr", MAX_OUTPUT),
+        process.stdout.fileno(): _OutputStream("stdout", MAX_OUTPUT, arriving),
+        process.stderr.fileno(): _OutputStream("stderr", MAX_OUTPUT, arriving),
     }
     if result_pipe is not None and command.max_result is not None:
-        outputs[result_pipe] = _OutputStream("result", command.max_result)
+        outputs[result_pipe] = _OutputStream("result", command.max_result, arriving)
     try:
+        group.wait_for_start(call)
         _exchange(process, group, call, command.stdin, outputs)
     except ActionError as error:
         group.end(_GRACE_SECONDS if error.type == "Timeout" else 0)
@@ -132,7 +151,7 @@ def run_command(command: Command, call: Call) -> CompletedCommand:
         if result_pipe is not None:
             os.close(result_pipe)
     return CompletedCommand(
-        process.returncode, **{output.name: bytes(output.data) for output in outputs.values()}
+        group.exit_code, **{output.name: bytes(output.data) for output in outputs.values()}
     )
 
 
@@ -150,51 +169,95 @@ def end_all_commands() -> None:
 
 
 class _ProcessGroup:
-    """A command and the processes that it starts."""
+    """A command with its supervisor `process` and the processes that it starts.
 
-    def __init__(self, leader: subprocess.Popen[bytes]) -> None:
-        self._leader = leader
+    `control` and `report` are the ends of the pipes to and from the supervisor.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes], control: int, report: int) -> None:
+        self.process = process
+        self.exit_code = -signal.SIGKILL
+        self._control: int | None = control
+        self._report = report
+        self._leader: int | None = None
+        self._failure: int | None = None
+        self._lock = threading.Lock()
         _running.add(self)
+        self._has_started = threading.Event()
         self._has_ended = threading.Event()
         self._ended_at = 0.0
-        self._watcher = threading.Thread(target=self._watch, name=f"watch-{leader.pid}", daemon=True)
+        self._watcher = threading.Thread(target=self._watch, name=f"watch-{process.pid}", daemon=True)
         self._watcher.start()
 
     def _watch(self) -> None:
-        # Until the leader is reaped, the system does not reuse the number of the group.
-        os.waitid(os.P_PID, self._leader.pid, os.WEXITED | os.WNOWAIT)
-        self._ended_at = time.monotonic()
-        self._has_ended.set()
-        self._send(signal.SIGKILL)
-        self._leader.wait()
+        is_reported = False
+        with os.fdopen(self._report, "rb") as lines:
+            for line in lines:
+                word, _, number = line.partition(b" ")
+                if word == b"started":
+                    self._leader = int(number)
+                elif word == b"failed":
+                    self._failure, is_reported = int(number), True
+                else:
+                    self.exit_code, is_reported = int(number), True
+                    self._set_ended()
+                self._has_started.set()
+        self.process.wait()
+        if self._leader is not None and not is_reported:
+            # Either this process has asked for the end, or the command has killed its supervisor.
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._leader, signal.SIGKILL)
+        self._has_started.set()
+        self._set_ended()
         _running.discard(self)
+
+    def _set_ended(self) -> None:
+        if not self._has_ended.is_set():
+            self._ended_at = time.monotonic()
+            self._has_ended.set()
 
     @property
     def has_lingering_pipes(self) -> bool:
-        """True some time after the end of the command: a process that left the group holds the open pipes."""
+        """True some time after the end of the command: a process that survived holds the open pipes."""
         return self._has_ended.is_set() and time.monotonic() - self._ended_at > _LINGER_SECONDS
+
+    def wait_for_start(self, call: Call) -> None:
+        """Wait until the command runs.
+
+        Raises:
+            OSError: it cannot be started.
+            ActionError: `Timeout`.
+            CancelledError: the run was cancelled.
+        """
+        while not self._has_started.wait(min(call.remaining_seconds(), _POLL_SECONDS)):
+            pass
+        if self._failure is not None:
+            raise OSError(self._failure, os.strerror(self._failure))
 
     def wait(self, seconds: float) -> bool:
         """Wait for the command to end, and return whether it did."""
         return self._has_ended.wait(seconds)
 
     def request_end(self) -> None:
-        """Send SIGTERM unless the command has ended. Do not wait."""
-        if not self._has_ended.is_set():
-            self._send(signal.SIGTERM)
+        """Ask the supervisor to send SIGTERM to the command. Do not wait."""
+        with self._lock, suppress(OSError):
+            if self._control is not None:
+                os.write(self._control, b"T")
 
     def end(self, grace_seconds: float) -> None:
-        """End all processes of the group. Wait until none is left."""
+        """End all processes of the command. Wait until none is left."""
         if grace_seconds and not self._has_ended.is_set():
-            self._send(signal.SIGTERM)
+            self.request_end()
             self._has_ended.wait(grace_seconds)
-        if not self._has_ended.is_set():
-            self._send(signal.SIGKILL)
-        self._watcher.join()
-
-    def _send(self, number: signal.Signals) -> None:
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._leader.pid, number)
+        with self._lock:
+            if self._control is not None:
+                os.close(self._control)
+                self._control = None
+        self._watcher.join(_SUPERVISOR_SECONDS)
+        if self._watcher.is_alive():
+            # The command may have stopped its supervisor.
+            self.process.kill()
+            self._watcher.join()
 
 
 @dataclass(slots=True)
@@ -203,22 +266,26 @@ class _OutputStream:
 
     name: str
     limit: int
+    arriving: ArrivingData
     data: bytearray = field(default_factory=bytearray)
 
     def append(self, chunk: bytes) -> None:
+        self.arriving.keep(2 * len(chunk))
         self.data += chunk
         if len(self.data) > self.limit:
             message = f"{self.name} is longer than {self.limit:,} bytes"
             raise ActionError("LimitExceeded", message, retryable=False)
 
 
-def _start(command: Command) -> tuple[subprocess.Popen[bytes], int | None]:
-    """Start a command. Return its process and the read end of its result pipe."""
+def _start(command: Command, call: Call) -> tuple[_ProcessGroup, int | None]:
+    """Start the supervisor of a command. Return its group and the read end of the result pipe."""
+    limits = call.capabilities.command_limits
     if command.max_result is None:
-        return _start_process(command, command.argv, ()), None
+        return _start_supervisor(command, command.argv, (), limits), None
     read_end, write_end = os.pipe()
     try:
-        return _start_process(command, [*command.argv, str(write_end)], (write_end,)), read_end
+        argv = [*command.argv, str(write_end)]
+        return _start_supervisor(command, argv, (write_end,), limits), read_end
     except BaseException:
         os.close(read_end)
         raise
@@ -226,19 +293,47 @@ def _start(command: Command) -> tuple[subprocess.Popen[bytes], int | None]:
         os.close(write_end)
 
 
-def _start_process(
-    command: Command, argv: Sequence[str], inherited_files: tuple[int, ...]
-) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        argv,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=command.env,
-        cwd=command.cwd,
-        start_new_session=True,
-        pass_fds=inherited_files,
-    )
+def _start_supervisor(
+    command: Command,
+    argv: Sequence[str],
+    inherited_files: tuple[int, ...],
+    limits: Sequence[tuple[str, int]],
+) -> _ProcessGroup:
+    request = json.dumps(
+        {
+            "argv": list(argv),
+            "env": dict(command.env),
+            "inherited_files": inherited_files,
+            "limits": dict(limits),
+        }
+    ).encode()
+    control_end, control = os.pipe()
+    report, report_end = os.pipe()
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-S", str(_SUPERVISOR), str(control_end), str(report_end)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            # The command has its own environment, which could change how an interpreter starts.
+            env={name: os.environ[name] for name in _SUPERVISOR_VARIABLES if name in os.environ},
+            cwd=command.cwd,
+            start_new_session=True,
+            pass_fds=(control_end, report_end, *inherited_files),
+        )
+    except BaseException:
+        os.close(control)
+        os.close(report)
+        raise
+    finally:
+        os.close(control_end)
+        os.close(report_end)
+    group = _ProcessGroup(process, control, report)
+    unsent = memoryview(b"%010d" % len(request) + request)
+    with suppress(BrokenPipeError):
+        while unsent:
+            unsent = unsent[os.write(control, unsent) :]
+    return group
 
 
 def _exchange(

@@ -19,11 +19,14 @@ from noetl.executor.actions._files import (
     resolve_path,
 )
 from noetl.executor.actions._formats import (
+    ESCAPE_FORMULAS,
     FORMATS,
     FormatError,
     column_names,
     decode,
     encode,
+    encode_content,
+    escape_formulas,
     read_csv,
     read_header,
     write_csv,
@@ -31,6 +34,7 @@ from noetl.executor.actions._formats import (
 from noetl.executor.actions._glob import find_files
 from noetl.executor.actions.action import Call
 from noetl.executor.errors import ActionError
+from noetl.executor.model.arriving_data import json_weight
 from noetl.planner.catalogue import ActionDeclaration, Kind, Parameter
 
 MAX_BYTES = 256 * 1024 * 1024
@@ -56,6 +60,7 @@ DECLARATION = ActionDeclaration(
             "The format of the file. Default: `text`. A CSV header may contain types: `amount:number,name`.",
             choices=FORMATS,
         ),
+        "escape_formulas": ESCAPE_FORMULAS,
     },
     one_of=_OPERATION_NAMES,
     summary=lambda parameters: next((name for name in _OPERATION_NAMES if name in parameters), ""),
@@ -74,6 +79,8 @@ def perform(call: Call) -> Any:
     call.remaining_seconds()
     operation = next(name for name in _OPERATIONS if name in call.parameters)
     path = call.parameters[operation]
+    if "\0" in path:
+        raise file_error(path.replace("\0", "\\0"), "invalid path")
     try:
         return _OPERATIONS[operation](root, path, call)
     except FormatError as error:
@@ -85,11 +92,17 @@ def perform(call: Call) -> Any:
 def _read(root: Path, path: str, call: Call) -> Any:
     target = resolve_path(root, path)
     format = call.parameters.get("format", "text")
-    if format != "csv":
-        return decode(_read_text(target, path), format)
-    # Read by row, so that the text and its rows are not in memory at the same time.
-    with open_for_reading(target, path) as file:
-        _check_size(os.fstat(file.fileno()).st_size, path)
+    with call.receive() as arriving, open_for_reading(target, path) as file:
+        size = os.fstat(file.fileno()).st_size
+        _check_size(size, path)
+        # The bytes and their text exist at the same time.
+        arriving.hold(2 * size)
+        if format != "csv":
+            text = _decode_utf8(file.read(MAX_BYTES + 1), path)
+            if format != "text":
+                arriving.hold(2 * size + json_weight(text))
+            return decode(text, format)
+        # Read by row, so that the text and its rows are not in memory at the same time.
         try:
             with io.TextIOWrapper(file, "utf-8-sig", newline="") as lines:
                 return read_csv(lines, call.remaining_seconds)
@@ -99,7 +112,7 @@ def _read(root: Path, path: str, call: Call) -> Any:
 
 def _write(root: Path, path: str, call: Call) -> dict[str, Any]:
     target = resolve_path(root, path)
-    data = _to_utf8(encode(call.parameters["content"], call.parameters.get("format", "text")))
+    data = _to_utf8(encode_content(call.parameters))
     with replace_file(target) as file:
         file.write(data)
     return _result(root, target, len(data))
@@ -108,7 +121,8 @@ def _write(root: Path, path: str, call: Call) -> dict[str, Any]:
 def _append(root: Path, path: str, call: Call) -> dict[str, Any]:
     target = resolve_path(root, path)
     format = call.parameters.get("format", "text")
-    data = _to_utf8(_text_to_append(target, path, call.parameters["content"], format))
+    content = escape_formulas(call.parameters)
+    data = _to_utf8(_text_to_append(target, path, content, format))
     target.parent.mkdir(parents=True, exist_ok=True)
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK
     descriptor = os.open(target, flags, 0o666)
@@ -179,6 +193,10 @@ _OPERATIONS: dict[str, Callable[[Path, str, Call], Any]] = {
 def _read_text(target: Path, path: str) -> str:
     with open_for_reading(target, path) as file:
         data = file.read(MAX_BYTES + 1)
+    return _decode_utf8(data, path)
+
+
+def _decode_utf8(data: bytes, path: str) -> str:
     _check_size(len(data), path)
     try:
         return data.decode("utf-8-sig")

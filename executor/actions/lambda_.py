@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import Any
 
@@ -11,6 +12,12 @@ from noetl.executor.model.json_values import read_json, write_json
 from noetl.executor.security.redaction import redacted_head
 from noetl.planner.catalogue import ActionDeclaration, Kind, Parameter
 
+STACK_SETTING = "NOETL_STACK"
+_MAX_RESPONSE = 6 * 1024 * 1024
+"""Limit of the response of a function, in bytes, as that of AWS Lambda."""
+_NAME_IN_ARN = re.compile(
+    r"(?:arn:[^:]*:lambda:[^:]*:)?(?:\d*:)?(?:function:)?(?P<name>[^:]+)(?::[^:]*)?", re.ASCII
+)
 _FUNCTION_NAME = re.compile(r"[\w:.$-]{1,200}", re.ASCII)
 
 
@@ -41,14 +48,21 @@ def perform(call: Call) -> Any:
     from noetl.executor.clients import aws
 
     name = call.parameters["function"]
+    _refuse_own_function(name)
     payload = call.parameters.get("payload", {})
 
     def invoke() -> tuple[str | None, str]:
         client = aws.client("lambda", aws.region_of_arn(name))
         answer = client.invoke(FunctionName=name, Payload=write_json(payload).encode())
-        return answer.get("FunctionError"), answer["Payload"].read().decode("utf-8", "replace")
+        data = answer["Payload"].read(_MAX_RESPONSE + 1)
+        return answer.get("FunctionError"), data.decode("utf-8", "replace")
 
-    function_error, text = aws.call_with_timeout(call.remaining_seconds(), f"`{name}`", invoke)
+    function_error, text = aws.call_with_timeout(
+        call.remaining_seconds(), f"`{name}`", invoke, call.cancelled
+    )
+    if len(text) > _MAX_RESPONSE:
+        message = f"the response of `{name}` is longer than {_MAX_RESPONSE:,} bytes"
+        raise ActionError("LimitExceeded", message, retryable=False)
     try:
         response = read_json(text) if text else None
     except ValueError as error:
@@ -56,6 +70,15 @@ def perform(call: Call) -> Any:
     if function_error:
         raise _function_failed(name, response)
     return response
+
+
+def _refuse_own_function(function: str) -> None:
+    """Raise `AccessDenied` for a function of this service: this one, or one of its stack on AWS."""
+    match = _NAME_IN_ARN.fullmatch(function)
+    name = (match["name"] if match else function).lower()
+    executor, stack = os.environ.get("AWS_LAMBDA_FUNCTION_NAME", ""), os.environ.get(STACK_SETTING, "")
+    if name == executor.lower() or (stack and name.startswith(f"{stack}-".lower())):
+        raise ActionError("AccessDenied", f"the function {name!r} is reserved for runs", retryable=False)
 
 
 def _function_failed(name: str, response: Any) -> ActionError:

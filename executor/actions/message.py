@@ -61,7 +61,8 @@ def perform(call: Call) -> str:
     from noetl.executor.clients import aws
 
     target = call.parameters["to"]
-    return aws.call_with_timeout(call.remaining_seconds(), f"`{target}`", _prepare_publish(call, target))
+    publish = _prepare_publish(call, target)
+    return aws.call_with_timeout(call.remaining_seconds(), f"`{target}`", publish, call.cancelled)
 
 
 def _prepare_publish(call: Call, target: str) -> Callable[[], str]:

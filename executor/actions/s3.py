@@ -8,9 +8,10 @@ from collections.abc import Callable
 from contextlib import closing
 from typing import Any
 
-from noetl.executor.actions._formats import FORMATS, FormatError, decode, encode
+from noetl.executor.actions._formats import ESCAPE_FORMULAS, FORMATS, FormatError, decode, encode_content
 from noetl.executor.actions.action import Call
 from noetl.executor.errors import ActionError
+from noetl.executor.model.arriving_data import json_weight
 from noetl.planner.catalogue import ActionDeclaration, Kind, Parameter
 
 MAX_BYTES = 256 * 1024 * 1024
@@ -60,6 +61,7 @@ DECLARATION = ActionDeclaration(
             "The format of the object. Default: `text`. A CSV header may contain types, as with `file`.",
             choices=FORMATS,
         ),
+        "escape_formulas": ESCAPE_FORMULAS,
     },
     one_of=("get", "put", "list", "delete"),
 )
@@ -84,6 +86,7 @@ def perform(call: Call) -> Any:
             call.remaining_seconds(),
             f"`{uri}`",
             lambda: _OPERATIONS[operation](aws.client("s3"), bucket, key, call),
+            call.cancelled,
         )
     except FormatError as error:
         raise ActionError("FileError", f"`{uri}`: {error}", retryable=False) from None
@@ -92,12 +95,18 @@ def perform(call: Call) -> Any:
 def _parse_uri(uri: str) -> tuple[str, str]:
     """Return bucket and key.
 
+    Some servers of S3 resolve dot segments and drop trailing dots, so that a name could mean another bucket.
+
     Raises:
-        ActionError: `AccessDenied` for the bucket with the state of runs.
+        ActionError: `AccessDenied` for the bucket with the state of runs; `ParameterError`.
     """
     match = _URI.fullmatch(uri)
     assert match is not None
-    if match["bucket"] == os.environ.get("NOETL_BUCKET"):
+    bucket_parts, key_parts = match["bucket"].split("."), re.split(r"[/\\]", match["key"] or "")
+    if "" in bucket_parts or "\\" in match["bucket"] or {".", ".."} & {*key_parts}:
+        message = f"`{uri}` must have no empty part of the bucket's name, and no `.` or `..` in its key"
+        raise ActionError("ParameterError", message, retryable=False)
+    if match["bucket"].lower() == os.environ.get("NOETL_BUCKET", "").lower():
         message = f"the bucket {match['bucket']!r} is reserved for the state of runs (NOETL_BUCKET)"
         raise ActionError("AccessDenied", message, retryable=False)
     return match["bucket"], match["key"] or ""
@@ -105,23 +114,27 @@ def _parse_uri(uri: str) -> tuple[str, str]:
 
 def _get(s3: Any, bucket: str, key: str, call: Call) -> Any:
     data = bytearray()
-    with closing(s3.get_object(Bucket=bucket, Key=key)["Body"]) as body:
+    with call.receive() as arriving, closing(s3.get_object(Bucket=bucket, Key=key)["Body"]) as body:
         for chunk in body.iter_chunks(_CHUNK_BYTES):
             call.remaining_seconds()
+            arriving.hold(2 * (len(data) + len(chunk)))
             data += chunk
             if len(data) > MAX_BYTES:
                 message = f"`s3://{bucket}/{key}` is longer than {MAX_BYTES:,} bytes"
                 raise ActionError("LimitExceeded", message, retryable=False)
-    try:
-        return decode(data.decode("utf-8-sig"), call.parameters.get("format", "text"))
-    except UnicodeDecodeError:
-        raise FormatError("not UTF-8") from None
+        try:
+            text = data.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            raise FormatError("not UTF-8") from None
+        format = call.parameters.get("format", "text")
+        arriving.hold(2 * len(data) + (0 if format == "text" else json_weight(text)))
+        return decode(text, format)
 
 
 def _put(s3: Any, bucket: str, key: str, call: Call) -> dict[str, Any]:
     format = call.parameters.get("format", "text")
     try:
-        data = encode(call.parameters["content"], format).encode()
+        data = encode_content(call.parameters).encode()
     except UnicodeEncodeError:
         raise FormatError("the content has an unpaired surrogate") from None
     answer = s3.put_object(Bucket=bucket, Key=key, Body=data, ContentType=_MEDIA_TYPES[format])

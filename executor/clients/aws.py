@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable
+from concurrent import futures
 from concurrent.futures import Future
 from functools import lru_cache
 from typing import Any, TypeVar
 
-from noetl.executor.errors import ActionError
+from noetl.executor.errors import ActionError, CancelledError
 
 Result = TypeVar("Result")
 
@@ -21,6 +23,8 @@ _IMPATIENT_SECONDS = 1.4
 """Timeout of a connection and of a read if a request waits for it."""
 _LONGEST_INVOCATION_SECONDS = 900
 _MAX_CLIENTS = 64
+_POLL_SECONDS = 0.1
+"""How often a thread that waits for a call checks whether its run was cancelled."""
 _CLIENT_LOCK = threading.Lock()
 """Creating a client is not thread-safe; using one is."""
 
@@ -76,11 +80,14 @@ _TRANSIENT = frozenset(
 )
 
 
-def call_with_timeout(seconds: float, subject: str, call: Callable[[], Result]) -> Result:
+def call_with_timeout(
+    seconds: float, subject: str, call: Callable[[], Result], cancelled: threading.Event | None = None
+) -> Result:
     """Return call(). A call that exceeds `seconds` cannot be interrupted; its thread is abandoned.
 
     Raises:
         ActionError: `Timeout`, or the translation of an AWS error.
+        CancelledError: `cancelled` was set.
     """
     future: Future[Result] = Future()
 
@@ -91,11 +98,15 @@ def call_with_timeout(seconds: float, subject: str, call: Callable[[], Result]) 
             future.set_exception(error)
 
     threading.Thread(target=run, name="aws", daemon=True).start()
+    until = time.monotonic() + seconds
+    while not futures.wait([future], min(max(until - time.monotonic(), 0.0), _POLL_SECONDS)).done:
+        if cancelled is not None and cancelled.is_set():
+            raise CancelledError
+        if time.monotonic() >= until:
+            raise ActionError("Timeout", f"{subject} did not answer in time")
     try:
-        return future.result(seconds)
+        return future.result()
     except Exception as error:
-        if not future.done():
-            raise ActionError("Timeout", f"{subject} did not answer in time") from error
         raise translate_error(error, subject) from error
 
 

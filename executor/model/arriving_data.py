@@ -25,7 +25,7 @@ from contextlib import contextmanager
 from functools import cache
 from weakref import WeakValueDictionary
 
-from noetl.executor.errors import ActionError, SettingError
+from noetl.executor.errors import ActionError, CancelledError, SettingError
 
 STEP_BYTES = 64 * 1024
 """The smallest number of bytes that a call reserves ahead, if it expects as many."""
@@ -91,6 +91,7 @@ class ArrivingData:
         self._expected = 0
         self._arrived = 0
         self._kept = 0
+        self._is_over = False
 
     def keep(self, size: int) -> None:
         """Reserve `size` bytes up to the end of the call, in addition to those of `expect` and `hold`.
@@ -119,6 +120,9 @@ class ArrivingData:
             ActionError: `LimitExceeded`; `Timeout`.
             CancelledError: the run was cancelled.
         """
+        if self._is_over:
+            # The thread of an abandoned call continues after its end.
+            raise CancelledError
         missing = self._kept + size - self._arrived
         if missing <= 0:
             return
@@ -128,7 +132,8 @@ class ArrivingData:
         self._arrived += more
 
     def release(self) -> None:
-        """Release all bytes."""
+        """Release all bytes, for good."""
+        self._is_over = True
         self._process.release(self._arrived)
         self._run.release(self._expected)
         self._arrived = self._expected = 0

@@ -22,6 +22,20 @@ ACTIONS_SETTING = "NOETL_ALLOW_ACTIONS"
 DEFAULT_LOG_BYTES = 16 * 1024 * 1024
 """How much the playbook of one run of a service may log in one process, unless `NOETL_LOG_BYTES` says."""
 
+_DEFAULT_STORE = "sqlite:///.noetl/noetl.db"
+
+COMMAND_LIMITS = (
+    ("NOETL_COMMAND_MEMORY", "RLIMIT_DATA", 1024 * 1024, 1024),
+    ("NOETL_COMMAND_FILE_SIZE", "RLIMIT_FSIZE", 1024 * 1024, 1024),
+    ("NOETL_COMMAND_PROCESSES", "RLIMIT_NPROC", 1, 256),
+)
+"""The limits of commands: the setting, the resource, the size of its unit, and the default in units."""
+
+_DEFAULT_LIMITS = (
+    ("RLIMIT_CORE", 0),
+    *((resource, unit * default) for _, resource, unit, default in COMMAND_LIMITS),
+)
+
 LOOPBACK_NETWORKS = ("127.0.0.0/8", "::1/128")
 
 
@@ -36,7 +50,8 @@ class Capabilities:
     reach although they are denied by default. With `any_server`, `postgres` passes the connection string to
     libpq unchanged (sockets, files and environment included) instead of connecting to a vetted address.
     `actions` are the action types that may be used; None means all. `log_bytes` is how much a run may log in
-    one process; None means any amount.
+    one process; None means any amount. `command_limits` are the limits of the processes of a command, by the
+    name of the resource in the module `resource`.
     """
 
     files_root: Path | None = None
@@ -48,6 +63,7 @@ class Capabilities:
     any_server: bool = False
     actions: tuple[str, ...] | None = None
     log_bytes: int | None = DEFAULT_LOG_BYTES
+    command_limits: tuple[tuple[str, int], ...] = _DEFAULT_LIMITS
 
 
 def local_run_capabilities(folder: Path) -> Capabilities:
@@ -62,6 +78,7 @@ def local_run_capabilities(folder: Path) -> Capabilities:
         networks=LOOPBACK_NETWORKS,
         any_server=True,
         log_bytes=None,
+        command_limits=(),
     )
 
 
@@ -79,6 +96,11 @@ def service_capabilities(environ: Mapping[str, str]) -> Capabilities:
         raise SettingError(f"NOETL_ALLOW_SHELL is {shell!r}; it must be 1 or 0.")
     modules = _words(environ, "NOETL_PYTHON_MODULES")
     read_arrival_limit(environ)
+    _check_folders(environ, root)
+    prefix = environ.get("NOETL_SECRETS_PREFIX", "")
+    if prefix and not prefix.endswith(("/", "_", ".", "-")):
+        message = f"NOETL_SECRETS_PREFIX is {prefix!r}; it must end with a separator, such as `{prefix}/`."
+        raise SettingError(message)
     return Capabilities(
         files_root=Path(root).resolve() if root else None,
         folder=_working_folder() if shell == "1" or modules else None,
@@ -87,7 +109,23 @@ def service_capabilities(environ: Mapping[str, str]) -> Capabilities:
         networks=tuple(_network(word) for word in _words(environ, "NOETL_ALLOW_NETWORKS")),
         actions=allowed_actions(environ),
         log_bytes=_read_log_bytes(environ),
+        command_limits=_read_command_limits(environ),
     )
+
+
+def _read_command_limits(environ: Mapping[str, str]) -> tuple[tuple[str, int], ...]:
+    """Return the limits of each command of `shell` and each function of `python`.
+
+    Raises:
+        SettingError: a setting is not a whole number from 1 to 1,048,576.
+    """
+    limits = [("RLIMIT_CORE", 0)]
+    for setting, resource, unit, default in COMMAND_LIMITS:
+        text = environ.get(setting, "").strip() or str(default)
+        if not text.isdecimal() or len(text) > 7 or not 1 <= int(text) <= 1_048_576:
+            raise SettingError(f"{setting} is {text!r}; it must be a whole number from 1 to 1048576.")
+        limits.append((resource, int(text) * unit))
+    return tuple(limits)
 
 
 def _read_log_bytes(environ: Mapping[str, str]) -> int:
@@ -95,6 +133,30 @@ def _read_log_bytes(environ: Mapping[str, str]) -> int:
     if not text.isdecimal() or len(text) > 15:
         raise SettingError(f"NOETL_LOG_BYTES is {text!r}; it must be a whole number of bytes.")
     return int(text)
+
+
+def _check_folders(environ: Mapping[str, str], files_root: str) -> None:
+    """Check that playbooks reach neither the store nor the secrets through the folder of their files.
+
+    Raises:
+        SettingError: NOETL_FILES_ROOT overlaps with the folder of one of them, or that of secrets is missing.
+    """
+    secrets = environ.get("NOETL_SECRETS_DIR", "").strip()
+    if secrets and not Path(secrets).is_dir():
+        raise SettingError(f"NOETL_SECRETS_DIR is {secrets!r}; it must be an existing folder.")
+    store = environ.get("NOETL_STORE", "").strip() or _DEFAULT_STORE
+    folders = {"NOETL_SECRETS_DIR": Path(secrets)} if secrets else {}
+    if store.startswith("sqlite:///"):
+        folders["NOETL_STORE"] = Path(store.removeprefix("sqlite:///").partition("?")[0]).parent
+    root = Path(files_root).resolve()
+    for setting, folder in folders.items() if files_root else ():
+        other = folder.resolve()
+        if root.is_relative_to(other) or other.is_relative_to(root):
+            message = (
+                f"NOETL_FILES_ROOT is {files_root!r}, which overlaps with {str(folder)!r} of {setting};"
+                " playbooks could read and delete these files: choose another folder."
+            )
+            raise SettingError(message)
 
 
 def allowed_actions(environ: Mapping[str, str]) -> tuple[str, ...] | None:

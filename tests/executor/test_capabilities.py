@@ -18,6 +18,7 @@ def test_a_local_run_has_the_capabilities_of_its_user(tmp_path: Path) -> None:
         networks=("127.0.0.0/8", "::1/128"),
         any_server=True,
         log_bytes=None,
+        command_limits=(),
     )
 
 

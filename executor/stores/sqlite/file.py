@@ -15,6 +15,7 @@ Limits: one machine. Another process waits for a write transaction for up to BUS
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -71,6 +72,8 @@ class SqliteFile:
             raise StoreError(f"There is no store at {path}.")
         try:
             _create_folder(self.path.parent)
+            # Only the owner may read runs. SQLite gives its other files the permissions of this one.
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
             self._prepare_schema()
         except (OSError, sqlite3.Error) as error:
             self.close()
@@ -221,7 +224,7 @@ class _Connection:
 def _create_folder(folder: Path) -> None:
     """Create the folder of a store, with a `.gitignore` for all of its files."""
     if not folder.exists():
-        folder.mkdir(parents=True)
+        folder.mkdir(mode=0o700, parents=True)
         (folder / ".gitignore").write_text("*\n")
 
 
