@@ -33,6 +33,7 @@ from noetl.executor.errors import FencedError, RejectedError
 from noetl.executor.model.events import Event
 from noetl.executor.model.ids import hash_secret
 from noetl.executor.model.run import Lease, RunStatus
+from noetl.executor.stores.cursors import read_event_id
 from noetl.testing.run_harness import LEASE_SECONDS
 from tests.simulation.faults import Fault
 from tests.simulation.scenarios import Scenario
@@ -95,8 +96,9 @@ class HistoryWatch:
     def __call__(self, world: SimulatedWorld) -> None:
         events = world.raw_store.runs.events(world.run_id, limit=10_000)
         require(events[: len(self.events)] == self.events, "I1", "an event was changed or removed")
-        ids = [tuple(map(int, event.id.split("-"))) for event in events[max(len(self.events) - 1, 0) :]]
-        require(ids == sorted(set(ids)), "I1", "the ids of events do not increase")
+        latest = events[max(len(self.events) - 1, 0) :]
+        places = [read_event_id(world.run_id, event.id) for event in latest]
+        require(places == sorted(set(places)), "I1", "the ids of events do not increase")
         self.events = events
 
 
