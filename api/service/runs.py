@@ -215,7 +215,7 @@ class RunService:
             NotFoundError: the tenant has no such run.
             RejectedError: `invalid_cursor`, if the run has no such event.
         """
-        place = read_event_id(self.get(run_id).id, id)
+        place = read_event_id(self.summary(run_id).id, id)
         if place != BEFORE_ALL_EVENTS:
             following = self.context.store.runs.events(run_id, write_event_id(run_id, place_before(place)), 1)
             if not following or following[0].id != id:
@@ -228,7 +228,8 @@ class RunService:
         Raises:
             NotFoundError: the tenant has no such run.
         """
-        return self.get(run_id).status.is_final and not self.context.store.runs.events(run_id, last_event, 1)
+        is_final = self.summary(run_id).status.is_final
+        return is_final and not self.context.store.runs.events(run_id, last_event, 1)
 
     def cancel(self, run_id: str) -> Run:
         """Cancel a run: abandon its work and start nothing new. A repeated call changes nothing.
