@@ -76,7 +76,13 @@ class AwsMeter:
     @contextmanager
     def attached(self, *services: str) -> Iterator[AwsMeter]:
         """Count until the block ends."""
-        clients = [client(service, without_retries=True) for service in services or ("dynamodb", "sqs", "s3")]
+        # The cache of clients has an entry for each way to ask for one.
+        patience: tuple[dict[str, bool], ...] = ({}, {"is_patient": True}, {"is_patient": False})
+        clients = [
+            client(service, without_retries=True, **options)
+            for service in services or ("dynamodb", "sqs", "s3")
+            for options in patience
+        ]
         hooks = (
             ("provide-client-params.dynamodb", self._request_units),
             ("before-send", self._count_request),

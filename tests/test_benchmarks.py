@@ -9,14 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import calls, growth, killing, planner, report, speed, streams, waiting
+from benchmarks import calls, growth, killing, lists, planner, report, speed, streams, waiting
 from benchmarks.checks import __main__ as checks
 from benchmarks.checks.corpus import CorpusPlaybook
 from benchmarks.checks.mutants import Original
 from benchmarks.checks.operators import OPERATORS
 from benchmarks.playbooks import SHAPES
+from noetl.api.service.services import create_services
 from noetl.executor.actions import catalogue
+from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.stores import open_store
+from noetl.executor.stores.interface import Store
 from noetl.infra.migrations import upgrade
 from noetl.planner.compile import compile_playbook
 
@@ -46,6 +49,40 @@ def test_calls_of_a_step_do_not_grow_with_the_run(tmp_path: Path) -> None:
 def test_calls_of_a_compilation_grow_with_the_playbook() -> None:
     assert calls.count_calls(lambda: None) <= 2
     assert calls.count_compilation(40) > 1.5 * calls.count_compilation(20)
+
+
+def check_status_of_many_visits(store: Store) -> None:
+    """Check that the status of a run of 2,000 visits costs as much as that of a run of one."""
+    services = create_services(store, catalogue())
+    one, many = lists.measure_status(services, "a store")
+    assert (one["visits"], many["visits"]) == (1, 2_000)
+    assert one["statements"] == many["statements"] == 2
+    assert many["bytes"] <= 1.1 * one["bytes"]
+    queried: list[str] = [run.workflow_id for run in services.runs.find(RunFilter()).items]
+    first, second = (calls.count_calls(lambda: services.runs.report(id)) for id in queried)  # noqa: B023
+    assert max(first, second) <= 1.1 * min(first, second)
+
+
+def test_the_status_of_many_visits_on_sqlite(tmp_path: Path) -> None:
+    with closing(open_store(f"sqlite:///{tmp_path}/noetl.db")) as store:
+        check_status_of_many_visits(store)
+
+
+def test_the_status_of_many_visits_on_postgres(postgres_dsn: str) -> None:
+    upgrade(postgres_dsn)
+    with closing(open_store(postgres_dsn)) as store:
+        check_status_of_many_visits(store)
+
+
+def test_rows_of_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lists, "RUNS", (20, 120))
+    monkeypatch.setattr(lists, "RARE", 100)
+    monkeypatch.setattr(lists, "PAYLOAD_RUNS", 3)
+    with closing(open_store(f"sqlite:///{tmp_path}/noetl.db")) as store:
+        services = create_services(store, catalogue())
+        assert {row["filter"] for row in lists.measure_filters(services, "SQLite")} > {"tag, rare"}
+        for row in lists.measure_payloads(services, "SQLite"):
+            assert row["bytes"] < lists.PAYLOAD_BYTES
 
 
 @pytest.mark.parametrize("database", ["SQLite", "Postgres"])
