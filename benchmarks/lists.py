@@ -163,8 +163,9 @@ def _add_runs(store: SqlStore, numbers: Sequence[int]) -> None:
     with store.database.transaction() as db:
         db.executemany(
             "insert into runs (id, tenant, playbook, plan_hash, status, origin, queue, input, environment,"
-            " variables, tags, created_at, finished_at, live) values (:id, 'default', :playbook, :hash, :status,"
-            " 'service', 'service', '{}', '{}', '{}', :tags, :at, :ended, 0)",
+            " variables, tags, created_at, finished_at, live)"
+            " values (:id, 'default', :playbook, :hash, :status, 'service', 'service', '{}', '{}', '{}',"
+            " :tags, :at, :ended, 0)",
             rows,
         )
         db.executemany(

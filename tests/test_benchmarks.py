@@ -54,10 +54,10 @@ def test_calls_of_a_compilation_grow_with_the_playbook() -> None:
 def check_status_of_many_visits(store: Store) -> None:
     """Check that the status of a run of 2,000 visits costs as much as that of a run of one."""
     services = create_services(store, catalogue())
-    one, many = lists.measure_status(services, "a store")
-    assert (one["visits"], many["visits"]) == (1, 2_000)
-    assert one["statements"] == many["statements"] == 2
-    assert many["bytes"] <= 1.1 * one["bytes"]
+    single, many = lists.measure_status(services, "a store")
+    assert (single["visits"], many["visits"]) == (1, 2_000)
+    assert single["statements"] == many["statements"] == 2
+    assert many["bytes"] <= 1.1 * single["bytes"]
     queried: list[str] = [run.workflow_id for run in services.runs.find(RunFilter()).items]
     first, second = (calls.count_calls(lambda: services.runs.report(id)) for id in queried)  # noqa: B023
     assert max(first, second) <= 1.1 * min(first, second)

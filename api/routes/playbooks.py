@@ -68,7 +68,7 @@ def version(name: str, version: str, request: Request, services: ReadServices) -
 
 @router.delete("/{name:path}/versions/{version:path}", status_code=204, responses=_REMOVED)
 def remove_version(name: str, version: str, services: AdminServices) -> Response:
-    """Remove a version from the registry. Runs of it continue."""
+    """Remove a version from the registry. 409 if it has runs that have not ended."""
     services.playbooks.unregister(name, version)
     return Response(status_code=204)
 
@@ -90,7 +90,7 @@ def playbook(name: str, request: Request, services: ReadServices) -> Response:
 
 @router.delete("/{name:playbook}", status_code=204, responses=_REMOVED)
 def remove(name: str, services: AdminServices) -> Response:
-    """Remove all versions of a playbook from the registry. Runs of them continue."""
+    """Remove all versions of a playbook. 409 if they have runs that have not ended."""
     services.playbooks.unregister(name)
     return Response(status_code=204)
 

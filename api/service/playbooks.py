@@ -17,6 +17,9 @@ from noetl.executor.model.events import timestamp
 from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.planner.frozen import frozen
 
+MAX_NAMED_RUNS = 10
+"""Number of live runs that the refusal to remove a playbook names."""
+
 _RESERVED_SEGMENTS = ("", ".", "..", "versions")
 """Segments that the name of a playbook must not have between slashes, because its path would be ambiguous."""
 
@@ -116,14 +119,37 @@ class PlaybookService:
         return PlaybookText(_entry(playbook), self.context.store.plans.get(playbook.plan_hash).source)
 
     def unregister(self, name: str, version: str | None = None) -> None:
-        """Remove a version of a playbook, or all versions, from the registry. Runs of it continue.
+        """Remove a version of a playbook, or all versions, from the registry.
+
+        A run that is started at the same time continues.
 
         Raises:
             NotFoundError: the registry has no such playbook.
+            RejectedError: `playbook_in_use`, with the ids of its oldest live runs as `runs`.
         """
         registry, now = self.context.store.registry, self.context.clock()
+        hashes = sorted(self._plan_hashes(name, version))
+        runs = self.context.store.runs
+        live = runs.live_runs(self.context.tenant, name, hashes, MAX_NAMED_RUNS) if hashes else []
+        if live:
+            message = f"{_subject(name, version)} has runs that have not ended: {', '.join(live)}"
+            raise RejectedError("playbook_in_use", message, runs=live)
         if not registry.unregister(self.context.tenant, name, version, now=now):
             raise _unknown_playbook(name, version)
+
+    def _plan_hashes(self, name: str, version: str | None) -> set[str]:
+        """Return the hashes of the plans of a version, or of all versions."""
+        registry, tenant = self.context.store.registry, self.context.tenant
+        if version is not None:
+            registered = registry.get(tenant, name, version)
+            return set() if registered is None else {registered.plan_hash}
+        hashes: set[str] = set()
+        cursor = None
+        while True:
+            page, cursor = registry.find(tenant, name, limit=1000, cursor=cursor)
+            hashes.update(playbook.plan_hash for playbook in page)
+            if cursor is None:
+                return hashes
 
 
 def registered_playbook(context: TenantContext, reference: PlaybookReference) -> RegisteredPlaybook:
@@ -149,8 +175,11 @@ def _entry(playbook: RegisteredPlaybook) -> PlaybookEntry:
 
 
 def _unknown_playbook(name: str, version: str | None) -> NotFoundError:
-    subject = f"playbook `{name}`" if version is None else f"version `{version}` of playbook `{name}`"
-    return NotFoundError(f"unknown {subject}")
+    return NotFoundError(f"unknown {_subject(name, version)}")
+
+
+def _subject(name: str, version: str | None) -> str:
+    return f"playbook `{name}`" if version is None else f"version `{version}` of playbook `{name}`"
 
 
 def _check_addressable(kind: str, text: str) -> None:

@@ -138,6 +138,13 @@ class RunStore(Protocol):
         """
         ...
 
+    def live_runs(self, tenant: str, playbook: str, plan_hashes: Sequence[str], limit: int) -> list[str]:
+        """Return the ids of runs of a service that have not ended and have one of the plans, oldest first.
+
+        The cost grows with the open runs, and not with those that have ended.
+        """
+        ...
+
     def visits(self, run_id: str) -> list[Visit]:
         """Return all visits of a run in the order of their creation, without their outputs."""
         ...

@@ -348,15 +348,22 @@ class TestChildRunsOverHttp:
         items = [read_view(RunEntry, item) for item in (await http.get("/workflows")).json()["items"]]
         assert {item.workflow_id: item.parent for item in items} == {parent: None, child: parent}
 
-    async def test_a_child_continues_after_its_playbook_is_removed(
+    async def test_a_playbook_is_removed_after_the_end_of_its_runs(
         self, http: httpx.AsyncClient, gate: Path
     ) -> None:
         parent, child, opened_gate = await self.start_parent(http, gate)
-        assert (await http.delete("/playbooks/etl/child")).status_code == 204
+        (version,) = (await http.get("/playbooks/etl/child/versions")).json()["items"]
+        for address in ("/playbooks/etl/child", f"/playbooks/etl/child/versions/{version['version']}"):
+            refusal = await http.delete(address)
+            assert_problem(refusal, 409, "playbook-in-use")
+            assert refusal.json()["runs"] == [child]
+            assert child in refusal.json()["detail"]
+        assert (await http.get("/playbooks/etl/child")).status_code == 200
         opened_gate.write("through")
         opened_gate.close()
         result = await self.wait_for_result(http, parent)
         assert (result["status"], result["result"]) == ("succeeded", {"found": {"read": "through"}})
+        assert (await http.delete("/playbooks/etl/child")).status_code == 204
         assert (await http.get(f"/workflows/{child}/graph?format=json")).status_code == 200
         again = await run(http, PATIENT, playbook=PARENT, input={"gate": str(gate)})
         assert again.json()["errors"][0]["message"] == "unknown playbook `etl/child`"

@@ -8,10 +8,20 @@ import pytest
 
 from benchmarks import cost
 from benchmarks.meter import AwsMeter, AwsUsage, lambda_dollars
+from noetl.executor.model.run import RunStatus
+from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.stores import open_store
+from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.store import DynamoStore
 from noetl.infra.dynamodb import upgrade
-from noetl.testing.store_contract.operations import LEASE, action_events, claim_visit, start_run, succeed
+from noetl.testing.store_contract.operations import (
+    LEASE,
+    action_events,
+    claim_visit,
+    start_run,
+    succeed,
+    suspend_claim,
+)
 from tests.aws import Client
 
 STEPS = 1_005
@@ -137,3 +147,31 @@ def test_a_step_in_sequential_mode_makes_these_requests(aws: Client) -> None:
         ("dynamodb", "UpdateItem"): 1,
         ("dynamodb", "BatchGetItem"): 1,
     }
+
+
+def test_lists_of_runs_make_these_requests(aws: Client) -> None:
+    """Read a page of a list. Only a run that may be waiting takes requests of its own."""
+    upgrade("noetl")
+    store = open_store("dynamodb://noetl")
+    runs = [start_run(store, now=float(number)) for number in range(12)]
+    for run in runs[:4]:
+        store.queue.commit(suspend_claim(claim_visit(store, run, 100.0)), 100.0)
+    shards = keys.SHARDS + 1
+    with AwsMeter().attached("dynamodb") as meter:
+        store.runs.find(RunFilter(status=RunStatus.QUEUED, limit=2))
+        queued = meter.read()
+        assert len(store.runs.find(RunFilter(status=RunStatus.WAITING, limit=2))[0]) == 2
+        waiting = meter.read()
+        store.maintenance.probe()
+        probe = meter.read()
+        store.runs.live_runs("default", "play", [runs[0].plan_hash], 10)
+        live = meter.read()
+        assert store.runs.overview("default", runs[0].id) is not None
+        overview = meter.read()
+    one_page = {("dynamodb", "Query"): shards, ("dynamodb", "BatchGetItem"): 1}
+    assert live.requests == {("dynamodb", "Query"): shards}  # these runs are local
+    assert probe.requests == {("dynamodb", "GetItem"): 1}
+    assert overview.requests == {("dynamodb", "GetItem"): 2, ("dynamodb", "Query"): 1}
+    waiting_runs = {("dynamodb", "Query"): shards + 4, ("dynamodb", "GetItem"): 8}
+    assert waiting.requests == one_page | waiting_runs
+    assert queued.requests == one_page | waiting_runs

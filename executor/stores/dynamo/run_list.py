@@ -21,13 +21,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from noetl.executor.model.run import Run, RunStatus
+from noetl.executor.model.run import SERVICE_QUEUE, Run, RunStatus
 from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.model.run_summary import RunOverview, RunSummary, latest_visits
 from noetl.executor.stores.cursors import read_cursor, write_cursor
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item, encode_item
 from noetl.executor.stores.dynamo.context import DynamoContext
+from noetl.executor.stores.dynamo.open_runs import list_open_runs
 from noetl.executor.stores.dynamo.run_items import (
     SUMMARY_ATTRIBUTES,
     decode_run,
@@ -154,6 +155,22 @@ class RunList:
             runs += self._load_matching(query, [key.partition("#")[2] for key in sort_keys[:count]])
             if before is None or end is not None or len(runs) >= limit:
                 return _cut(runs, limit, before)
+
+    def live_runs(self, tenant: str, playbook: str, plan_hashes: Sequence[str], limit: int) -> list[str]:
+        """Return the ids of runs of a service that have not ended and have one of the plans, oldest first."""
+        run_ids = {
+            *list_open_runs(self._context, SERVICE_QUEUE),
+            *self._context.heads.open_runs(SERVICE_QUEUE),
+        }
+        items = self._context.table.get_many([keys.head(id) for id in sorted(run_ids)], SUMMARY_ATTRIBUTES)
+        live = [
+            head
+            for head in items.values()
+            if not has_ended(head)
+            and (tenant_of(head), head["playbook"]) == (tenant, playbook)
+            and head["plan"] in plan_hashes
+        ]
+        return [run_id_of(head) for head in sorted(live, key=lambda head: str(head["created"]))][:limit]
 
     def _load_matching(self, query: RunIndexQuery, run_ids: Sequence[str]) -> list[RunSummary]:
         """Return the runs that match the query, newest first."""

@@ -101,6 +101,10 @@ class DynamoRuns:
         """Return a page of runs, newest first, and the cursor of the next page or None."""
         return self._list.find(run_filter)
 
+    def live_runs(self, tenant: str, playbook: str, plan_hashes: Sequence[str], limit: int) -> list[str]:
+        """Return the ids of runs of a service that have not ended and have one of the plans, oldest first."""
+        return self._list.live_runs(tenant, playbook, plan_hashes, limit)
+
     def stop(self, run_id: str, status: RunStatus, now: float) -> Run:
         """Let a run end with `status`: no visit starts any more, and running visits finish."""
         return self._stops.stop(run_id, status, now)

@@ -14,6 +14,7 @@ from noetl.executor.model.events import Event
 from noetl.executor.model.run import (
     DEADLINE,
     END,
+    SERVICE_QUEUE,
     Branch,
     FailureState,
     HistoryPosition,
@@ -108,6 +109,19 @@ class MemoryRuns:
         page = matching[: run_filter.limit]
         is_last = len(page) == len(matching)
         return page, None if is_last else write_cursor(page[-1].created_at, page[-1].id)
+
+    def live_runs(self, tenant: str, playbook: str, plan_hashes: Sequence[str], limit: int) -> list[str]:
+        with self._state.lock:
+            runs = sorted(
+                (record.run for record in self._state.runs.values()), key=lambda run: (run.created_at, run.id)
+            )
+        live = [run for run in runs if run.finished_at is None and run.queue == SERVICE_QUEUE]
+        named = [
+            run.id
+            for run in live
+            if (run.tenant, run.playbook) == (tenant, playbook) and run.plan_hash in plan_hashes
+        ]
+        return named[:limit]
 
     def visits(self, run_id: str) -> list[Visit]:
         return [replace(visit, saved={}, result=None, failures=()) for visit in self._visits(run_id)]

@@ -8,7 +8,15 @@ from typing import Any
 
 from noetl.executor.model.branch_stack import BranchStack, first_stack
 from noetl.executor.model.events import Event
-from noetl.executor.model.run import Branch, FailureState, HistoryPosition, Run, RunStatus, Visit
+from noetl.executor.model.run import (
+    SERVICE_QUEUE,
+    Branch,
+    FailureState,
+    HistoryPosition,
+    Run,
+    RunStatus,
+    Visit,
+)
 from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.model.run_summary import RunOverview, RunSummary, StepVisits
 from noetl.executor.model.run_transition import (
@@ -136,6 +144,17 @@ class SqlRuns:
         rows = self._context.database.fetch_all(query, tenant=run_filter.tenant, limit=limit + 1, **values)
         runs = [summary_from_row(row) for row in rows[:limit]]
         return runs, None if len(rows) <= limit else write_cursor(runs[-1].created_at, runs[-1].id)
+
+    def live_runs(self, tenant: str, playbook: str, plan_hashes: Sequence[str], limit: int) -> list[str]:
+        rows = self._context.database.fetch_all(
+            "runs.find_live",
+            tenant=tenant,
+            playbook=playbook,
+            queue=SERVICE_QUEUE,
+            ids=self._context.database.encode_list(plan_hashes),
+            limit=limit,
+        )
+        return [row["id"] for row in rows]
 
     def visits(self, run_id: str) -> list[Visit]:
         return [visit_from_row(row) for row in self._context.database.fetch_all("runs.visits", run_id=run_id)]

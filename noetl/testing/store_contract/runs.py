@@ -448,6 +448,31 @@ class RunsContract(ContractFixtures):
                 ids = [run.id for page in pages for run in page]
                 assert ids == [runs[number].id for number in expected], conditions
 
+    def test_live_runs_of_plans_are_found(self, store: Store) -> None:
+        ended = start_run(store, origin="service")
+        claim = store.queue.claim("service", LEASE, 1.0)
+        assert claim is not None
+        store.runs.stop(ended.id, RunStatus.CANCELLED, 1.0)
+        store.queue.commit(succeed(store, claim), 1.0)
+        end = store.queue.claim("service", LEASE, 1.0)
+        assert end is not None
+        store.queue.finish(end, RunStatus.CANCELLED, None, [], 1.0)
+        runs = [start_run(store, now=float(number), origin="service") for number in range(2, 5)]
+        other = start_run(store, DIAMOND, now=5.0, origin="service")
+        start_run(store, now=6.0, origin="service", tenant="another")
+        start_run(store, now=7.0)  # it is local
+        live = [run.id for run in runs]
+        hashes = [runs[0].plan_hash]
+        assert store.runs.live_runs("default", "play", hashes, 10) == live
+        assert store.runs.live_runs("default", "play", hashes, 2) == live[:2]
+        assert store.runs.live_runs("default", "play", [*hashes, other.plan_hash], 10) == [*live, other.id]
+        for tenant, playbook, plans in (
+            ("x", "play", hashes),
+            ("default", "x", hashes),
+            ("default", "play", ["x"]),
+        ):
+            assert store.runs.live_runs(tenant, playbook, plans, 10) == []
+
     def read_pages(self, store: Store, run_filter: RunFilter) -> Iterator[list[RunSummary]]:
         """Yield the pages of a list."""
         while True:

@@ -56,6 +56,10 @@ and run_tags.created_at >= :since -- optional
 {run_filters}
 order by run_tags.created_at desc, run_tags.run_id desc limit :limit
 
+-- name: find_live
+select id from runs where tenant = :tenant and playbook = :playbook and finished_at is null
+and queue = :queue and plan_hash {in_ids} order by created_at, id limit :limit
+
 -- The latest visit of each step, and how many visits of the step have started. The visits are counted in an
 -- index; rows are read only of visits that have not been claimed in this attempt.
 -- name: latest_visits
