@@ -87,6 +87,22 @@ SETTINGS = (
         " So one tenant cannot occupy all threads.",
     ),
     Setting(
+        "NOETL_MAX_BRANCHES",
+        "execution",
+        "a whole number from 1 to 1000000000",
+        "`100000`",
+        "How many branches of the runs of a tenant may be due, run or wait when another run starts. Beyond it"
+        " a start is answered by 429. A store in DynamoDB does not count them.",
+    ),
+    Setting(
+        "NOETL_MAX_CHILD_RUNS",
+        "execution",
+        "a whole number from 1 to 1000000000",
+        "`10000`",
+        "How many child runs a run and its child runs may start together, in one process. Beyond it"
+        " `workflow` fails with `LimitExceeded`.",
+    ),
+    Setting(
         "NOETL_LOG_BYTES",
         "execution",
         "a whole number of bytes",

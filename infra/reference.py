@@ -28,7 +28,7 @@ from noetl.executor.actions import (
     python,
 )
 from noetl.executor.clients import deadline_stream, egress
-from noetl.executor.engine import external, item_threads, start, work_context
+from noetl.executor.engine import external, item_threads, quotas, start, work_context
 from noetl.executor.model import action_budget, memory_budget
 from noetl.executor.model.limits import PayloadLimits
 from noetl.executor.security import redaction
@@ -374,6 +374,11 @@ def _run_limits() -> list[LimitRow]:
             "lines of the log of a run, in one process of a service",
             f"{DEFAULT_LOG_BYTES // _MIB} MiB, or `NOETL_LOG_BYTES`",
             "dropped",
+        ),
+        (
+            "child runs of a run and of its child runs, in one process of a service",
+            f"{quotas.DEFAULT_CHILD_RUNS:,}, or `{quotas.CHILD_RUNS_SETTING}`",
+            _EXCEEDED,
         ),
         ("runs that start each other", f"{external.MAX_RUN_DEPTH} deep", _EXCEEDED),
         ("a secret that is redacted", f"{redaction.MIN_REDACTED_LENGTH} characters or more", ""),

@@ -36,6 +36,7 @@ _STATUS_OF_REASON = {
     "invalid_name": 422,
     "invalid_text": 422,
     "unknown_step": 422,
+    "quota_exceeded": 429,
 }
 """Status code for the reason of a `RejectedError`. Any other reason is a conflict, 409."""
 
@@ -191,7 +192,9 @@ def problem_from(request: Request, error: Exception) -> Problem:
             return Problem(404, str(error), slug="not-found")
         case RejectedError():
             status = _STATUS_OF_REASON.get(error.reason, 409)
-            return Problem(status, error.message, slug=error.reason.replace("_", "-"), **error.details)
+            headers = {"Retry-After": "5"} if status == 429 else None
+            slug = error.reason.replace("_", "-")
+            return Problem(status, error.message, slug=slug, headers=headers, **error.details)
         case StoreError():
             _log.error("the store failed: %s", error)
             detail = "The store cannot be reached."

@@ -74,8 +74,9 @@ class RunService:
         Raises:
             PlaybookError: the playbook does not compile.
             NotFoundError: the registry has no such playbook.
-            RejectedError: `invalid_input`; `idempotency_key_reused`, by another request.
+            RejectedError: `invalid_input`; `idempotency_key_reused`, by another request; `quota_exceeded`.
         """
+        from noetl.executor.engine.quotas import check_branch_quota
         from noetl.executor.engine.start import new_run
 
         tenant, store = self.context.tenant, self.context.store
@@ -90,6 +91,7 @@ class RunService:
             request = replace(request, run_id=run_id)
         header, plan_hash = self._head_of(plan)
         run, first_visit = new_run(header, plan_hash, request, now=self.context.clock())
+        check_branch_quota(store, tenant, run.queue)
         if isinstance(plan, Plan):
             store.plans.save(plan)
         return store.runs.create(run, first_visit, idempotency=idempotency)

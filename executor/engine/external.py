@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+from noetl.executor.engine.quotas import CHILD_RUN_QUOTA, check_branch_quota
 from noetl.executor.errors import ActionError, RejectedError, SettingError
 from noetl.executor.model.ids import derived_id, hash_secret
 from noetl.executor.model.run import Claim, Run, RunStatus, Wait, WaitKey
@@ -99,6 +100,7 @@ class VisitWaits:
         if parent.depth >= MAX_RUN_DEPTH:
             message = f"`{playbook}` exceeds the limit of {MAX_RUN_DEPTH} levels of child runs"
             raise ActionError("LimitExceeded", message, retryable=False)
+        self._check_quotas(playbook)
         plan_hash = self.find_playbook(parent, playbook, version)
         if plan_hash is None:
             wanted = (
@@ -125,6 +127,16 @@ class VisitWaits:
             raise ActionError("ParameterError", message, retryable=False) from problem
         self.has_started_run |= not detached
         return self.store.runs.create(run, first_visit)
+
+    def _check_quotas(self, playbook: str) -> None:
+        """Raise an ActionError if the run or its tenant may start no more runs."""
+        parent = self.claim.run
+        try:
+            CHILD_RUN_QUOTA.check(parent)
+            check_branch_quota(self.store, parent.tenant, parent.queue)
+        except (RejectedError, SettingError) as problem:
+            message = f"`{playbook}` cannot be started: {problem}"
+            raise ActionError("LimitExceeded", message, retryable=False) from problem
 
     def read_run(self, run_id: str) -> Run:
         run = self.store.runs.get(self.claim.run.tenant, run_id)

@@ -13,15 +13,11 @@ Limits: counted in one process. A run that continues in another process has its 
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
+from noetl.executor.model.bounded_counter import BoundedCounter
 from noetl.executor.model.memory_budget import json_size
-
-MAX_COUNTED_RUNS = 10_000
-"""The number of runs whose log bytes are remembered."""
 
 Log: TypeAlias = Callable[[str, str, Mapping[str, Any]], None]
 """A function that writes a line: (level, message, fields)."""
@@ -31,8 +27,7 @@ class LogBudget:
     """The number of bytes that each run has logged."""
 
     def __init__(self) -> None:
-        self._used: OrderedDict[str, int] = OrderedDict()
-        self._lock = threading.Lock()
+        self._used = BoundedCounter()
 
     def limit(self, run_id: str, max_bytes: int | None, log: Log) -> Log:
         """Return the log function of a run that writes at most `max_bytes`, or any number if it is None."""
@@ -40,7 +35,8 @@ class LogBudget:
             return log
 
         def write(level: str, message: str, fields: Mapping[str, Any]) -> None:
-            before, used = self._count(run_id, len(message.encode("utf-8", "replace")) + json_size(fields))
+            size = len(message.encode("utf-8", "replace")) + json_size(fields)
+            before, used = self._used.add(run_id, size)
             if used <= max_bytes:
                 log(level, message, fields)
             elif before <= max_bytes:
@@ -50,15 +46,6 @@ class LogBudget:
                 log("warning", text, {})
 
         return write
-
-    def _count(self, run_id: str, size: int) -> tuple[int, int]:
-        """Return the bytes of a run before and after a line of `size` bytes."""
-        with self._lock:
-            before = self._used.pop(run_id, 0)
-            self._used[run_id] = before + size
-            if len(self._used) > MAX_COUNTED_RUNS:
-                self._used.popitem(last=False)
-            return before, before + size
 
 
 LOG_BUDGET = LogBudget()

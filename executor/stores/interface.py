@@ -218,6 +218,10 @@ class WorkQueue(Protocol):
         """
         ...
 
+    def count_active(self, queue: str, tenant: str, limit: int) -> int:
+        """Return how many visits of a tenant in a queue are due, run or wait, at most `limit`."""
+        ...
+
     def next_due(self, queue: str) -> float | None:
         """Return the due time of the first visit of a queue, or None if the queue is empty."""
         ...

@@ -85,6 +85,10 @@ class DynamoQueue:
             self._context.announcer.announce(due.head, due.items, now)
         return MessageOutcome.DONE
 
+    def count_active(self, queue: str, tenant: str, limit: int) -> int:
+        """Return 0: the table has no index of the active visits of a tenant."""
+        return 0
+
     def next_due(self, queue: str) -> float | None:
         """Return the due time of the first visit of a queue, or None if the queue is empty."""
         if self._context.announcer.external_queue(queue) is not None:

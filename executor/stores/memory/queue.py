@@ -82,6 +82,11 @@ class MemoryQueue:
         tenant = min(due, key=lambda tenant: (tenant <= self._last_tenant, tenant), default=None)
         return None if tenant is None else due[tenant]
 
+    def count_active(self, queue: str, tenant: str, limit: int) -> int:
+        with self._state.lock:
+            active = self._state.find_active(queue)
+            return min(sum(record.run.tenant == tenant for record, _ in active), limit)
+
     def next_due(self, queue: str) -> float | None:
         with self._state.lock:
             active = self._state.find_active(queue)

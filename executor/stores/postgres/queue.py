@@ -59,6 +59,7 @@ class PostgresQueue:
         self._database = database
         self._shared = SqlQueue(context, plans, self._write_claim)
         self.claim = self._shared.claim
+        self.count_active = self._shared.count_active
         self.next_due = self._shared.next_due
         self.renew = self._shared.renew
         self.release = self._shared.release

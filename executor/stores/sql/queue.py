@@ -108,6 +108,11 @@ class SqlQueue:
                 append_events(db, before.run_id, run["seq"], events)
         return Claim(run_from_row(run), with_saved(claimed, row["saved"]))
 
+    def count_active(self, queue: str, tenant: str, limit: int) -> int:
+        row = self._context.database.fetch_one("queue.count_active", turn=f"{queue} {tenant}", limit=limit)
+        count: int = row["active"]
+        return count
+
     def next_due(self, queue: str) -> float | None:
         rows = self._context.database.fetch_all("queue.next_due", queue=queue)
         return rows[0]["due_at"] if rows else None

@@ -89,6 +89,20 @@ class QueueContract(ContractFixtures):
         assert claim is not None
         assert claim.run.id == runs[0].id
 
+    def test_active_visits_of_a_tenant_are_counted(self, store: Store) -> None:
+        if type(store).__name__ == "DynamoStore":
+            pytest.skip("the table has no index of the active visits of a tenant")
+        runs = [start_run(store, tenant=tenant, origin="service") for tenant in ("a", "a", "b")]
+        start_run(store, tenant="a")
+        counts = [store.queue.count_active("service", tenant, 9) for tenant in ("a", "b", "c")]
+        assert counts == [2, 1, 0]
+        assert store.queue.count_active("service", "a", 1) == 1
+        store.runs.stop(runs[2].id, RunStatus.CANCELLED, 1.0)
+        claim = store.queue.claim("service", LEASE, 2.0, {"a"})
+        assert claim is not None
+        store.queue.finish(claim, RunStatus.CANCELLED, None, [], 2.0)
+        assert store.queue.count_active("service", "b", 9) == 0
+
     def test_branches_are_claimed_in_the_order_written(self, store: Store) -> None:
         run = start_run(store, DIAMOND)
         store.queue.commit(succeed(store, claim_visit(store, run)), 1.0)

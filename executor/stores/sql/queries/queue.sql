@@ -32,6 +32,11 @@ update visits set {set_claim} where {is_unchanged_and_due} returning saved
 -- name: begin_run
 {begin_run} where id = :run_id returning *
 
+-- name: count_active
+select count(*) as active from (
+    select 1 from visits where {turn} = :turn and {active} limit :limit
+) as counted
+
 -- name: next_due
 select due_at from visits where queue = :queue and {active} order by due_at limit 1
 

@@ -1,0 +1,119 @@
+"""Quotas: how many child runs a run may start, and how many active branches a tenant may have.
+
+Problem: a playbook that starts itself in a loop of 100 starts 100 runs, and each of them 100 more, down to
+ten levels.
+
+Algorithm: child runs are counted by the trace that they share with the run that began it. Active branches of
+a tenant are its visits that are due, run or wait. The store counts them up to the limit, at most once in
+COUNT_SECONDS for each tenant; starts in between are added.
+
+Cost: a look-up for each start. The count reads index entries, at most as many as the limit.
+
+Limits: both are counted in one process. Several processes may exceed the quota of a tenant by what they
+start in COUNT_SECONDS.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from noetl.executor.errors import RejectedError, SettingError
+from noetl.executor.model.bounded_counter import BoundedCounter
+from noetl.executor.model.run import SERVICE_QUEUE, Run
+from noetl.executor.model.tracing import trace_id
+from noetl.executor.stores.interface import Store
+
+COUNT_SECONDS = 1.0
+MAX_CACHED_TENANTS = 10_000
+CHILD_RUNS_SETTING = "NOETL_MAX_CHILD_RUNS"
+BRANCHES_SETTING = "NOETL_MAX_BRANCHES"
+DEFAULT_CHILD_RUNS = 10_000
+DEFAULT_BRANCHES = 100_000
+
+
+def read_limit(name: str, default: int, environ: Mapping[str, str] = os.environ) -> int:
+    """Return the limit that a setting names.
+
+    Raises:
+        SettingError: the setting is not a whole number from 1 to 1,000,000,000.
+    """
+    text = environ.get(name, "").strip() or str(default)
+    if not text.isdecimal() or len(text) > 10 or not 1 <= int(text) <= 1_000_000_000:
+        raise SettingError(f"{name} is {text!r}; it must be a whole number from 1 to 1000000000.")
+    return int(text)
+
+
+class ChildRunQuota:
+    """The child runs that each trace of a tenant has started in this process."""
+
+    def __init__(self) -> None:
+        self._counter = BoundedCounter()
+
+    def check(self, parent: Run) -> None:
+        """Count a child run of `parent`. Local runs have no quota.
+
+        Raises:
+            RejectedError: `quota_exceeded`, if the runs of its trace have started too many.
+            SettingError: the setting is invalid.
+        """
+        if parent.queue != SERVICE_QUEUE:
+            return
+        limit = read_limit(CHILD_RUNS_SETTING, DEFAULT_CHILD_RUNS)
+        _, count = self._counter.add(f"{parent.tenant} {trace_id(parent)}", 1)
+        if count > limit:
+            message = f"the run and its child runs have started {limit:,} runs ({CHILD_RUNS_SETTING})"
+            raise RejectedError("quota_exceeded", message, limit=limit, setting=CHILD_RUNS_SETTING)
+
+
+class BranchQuota:
+    """The active branches of each tenant in a store, as they were counted last, and the starts since then."""
+
+    def __init__(self, store: Store) -> None:
+        # The store is the weak key under which this object is found, so only its queue is kept.
+        self._count_active = store.queue.count_active
+        self._counted: dict[str, tuple[float, int]] = {}
+        self._lock = threading.Lock()
+
+    def check(self, tenant: str) -> None:
+        """Count a start of a run of a tenant.
+
+        Raises:
+            RejectedError: `quota_exceeded`, if the tenant has too many active branches.
+            SettingError: the setting is invalid.
+        """
+        limit = read_limit(BRANCHES_SETTING, DEFAULT_BRANCHES)
+        now = time.monotonic()
+        with self._lock:
+            counted_at, count = self._counted.get(tenant, (-COUNT_SECONDS, 0))
+        if now - counted_at >= COUNT_SECONDS:
+            counted_at, count = now, self._count_active(SERVICE_QUEUE, tenant, limit)
+        with self._lock:
+            if len(self._counted) >= MAX_CACHED_TENANTS:
+                self._counted.clear()
+            self._counted[tenant] = (counted_at, count + 1)
+        if count >= limit:
+            message = f"the tenant has {limit:,} branches that are due, run or wait ({BRANCHES_SETTING})"
+            raise RejectedError("quota_exceeded", message, limit=limit, setting=BRANCHES_SETTING)
+
+
+CHILD_RUN_QUOTA = ChildRunQuota()
+"""The quota of child runs in this process."""
+
+_BRANCH_QUOTAS: WeakKeyDictionary[Any, BranchQuota] = WeakKeyDictionary()
+
+
+def check_branch_quota(store: Store, tenant: str, queue: str) -> None:
+    """Count a start of a run of a tenant. Local runs have no quota.
+
+    Raises:
+        RejectedError: `quota_exceeded`, if the tenant has too many active branches.
+        SettingError: the setting is invalid.
+    """
+    if queue == SERVICE_QUEUE:
+        quota = _BRANCH_QUOTAS.get(store) or _BRANCH_QUOTAS.setdefault(store, BranchQuota(store))
+        quota.check(tenant)

@@ -1,0 +1,82 @@
+"""Quotas of child runs and of active branches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from noetl.executor.engine import quotas
+from noetl.executor.engine.quotas import ChildRunQuota, check_branch_quota, read_limit
+from noetl.executor.errors import RejectedError, SettingError
+from noetl.executor.model.run_filter import RunFilter
+from noetl.executor.stores.sqlite.store import SqliteStore
+from noetl.testing.run_harness import RunHarness, register_playbook
+
+CHILDREN = """
+    name: multiply
+    steps:
+    - name: a
+      loop: {items: "{{ range(10) | list }}"}
+      run: [{action: workflow, playbook: multiply, detach: true}]
+"""
+"""A playbook that starts itself ten times, as each of its child runs does."""
+
+
+@pytest.fixture(autouse=True)
+def uncounted(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr("noetl.executor.engine.external.CHILD_RUN_QUOTA", ChildRunQuota())
+    monkeypatch.setattr(quotas, "COUNT_SECONDS", 0.0)
+    yield
+
+
+def execute_all(harness: RunHarness) -> None:
+    while harness.execute_next():
+        pass
+
+
+def test_a_run_that_starts_itself_ends_at_the_quota(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NOETL_MAX_CHILD_RUNS", "25")
+    register_playbook(store, CHILDREN)
+    harness = RunHarness(store, CHILDREN, origin="service")
+    execute_all(harness)
+    runs, _ = store.runs.find(RunFilter("default", limit=100))
+    assert len(runs) == 26
+    failed = [run.error for run in runs if run.error is not None]
+    assert failed
+    assert {error["type"] for error in failed} == {"LimitExceeded"}
+    assert "have started 25 runs (NOETL_MAX_CHILD_RUNS)" in failed[0]["message"]
+
+
+def test_a_tenant_with_too_many_branches_starts_no_run(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NOETL_MAX_BRANCHES", "2")
+    text = "steps: [{name: a, run: [{action: wait, seconds: 60}]}]"
+    first = [RunHarness(store, text, origin="service") for _ in range(2)]
+    with pytest.raises(RejectedError, match=r"has 2 branches .* \(NOETL_MAX_BRANCHES\)") as caught:
+        check_branch_quota(store, "default", "service")
+    assert (caught.value.reason, caught.value.details["limit"]) == ("quota_exceeded", 2)
+    check_branch_quota(store, "other", "service")
+    check_branch_quota(store, "default", first[0].id)
+    first[0].finish()
+    check_branch_quota(store, "default", "service")
+
+
+def test_starts_are_counted_between_two_counts(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOETL_MAX_BRANCHES", "3")
+    monkeypatch.setattr(quotas, "COUNT_SECONDS", 3600.0)
+    for _ in range(3):
+        check_branch_quota(store, "default", "service")
+    with pytest.raises(RejectedError):
+        check_branch_quota(store, "default", "service")
+
+
+def test_the_settings_are_checked() -> None:
+    assert read_limit("NOETL_MAX_BRANCHES", 7, {}) == 7
+    assert read_limit("NOETL_MAX_BRANCHES", 7, {"NOETL_MAX_BRANCHES": "1"}) == 1
+    for text in ("0", "x", "-1", "1.5", "9" * 5000):
+        with pytest.raises(SettingError, match="NOETL_MAX_BRANCHES is"):
+            read_limit("NOETL_MAX_BRANCHES", 7, {"NOETL_MAX_BRANCHES": text})
