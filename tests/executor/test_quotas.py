@@ -44,7 +44,8 @@ def test_a_run_that_starts_itself_ends_at_the_quota(
     execute_all(harness)
     runs, _ = store.runs.find(RunFilter("default", limit=100))
     assert len(runs) == 26
-    failed = [run.error for run in runs if run.error is not None]
+    records = [store.runs.get("default", run.id) for run in runs]
+    failed = [run.error for run in records if run is not None and run.error is not None]
     assert failed
     assert {error["type"] for error in failed} == {"LimitExceeded"}
     assert "have started 25 runs (NOETL_MAX_CHILD_RUNS)" in failed[0]["message"]
