@@ -17,6 +17,7 @@ from noetl.api.service.services import TenantServices, create_services
 from noetl.executor.actions import catalogue
 from noetl.executor.errors import SettingError
 from noetl.executor.security.capabilities import ACTIONS_SETTING, allowed_actions
+from noetl.executor.security.secret_sources import register_local_secrets
 from noetl.executor.stores import open_store
 from noetl.executor.stores.interface import Store
 from noetl.planner.catalogue import Catalogue
@@ -71,6 +72,7 @@ class AppContext:
         """
         with self._lock:
             if self._services is None:
+                register_local_secrets(self.settings)
                 issuer = read_issuer(self.settings)
                 actions = allowed_catalogue(self.settings)
                 open_streams = stream_limit(self.settings)

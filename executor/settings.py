@@ -20,8 +20,8 @@ class Setting:
     meaning: str
 
 
-SECRET_PREFIX = "NOETL_SECRET_"
-"""The prefix of the variables that hold secrets. The rest of such a name is the name of the secret."""
+SECRET_PREFIXES = ("NOETL_SECRET_", "NOETL_TENANT_SECRET_")
+"""The prefixes of the variables that hold secrets: of the tenant `default`, and of others."""
 
 GROUPS = {
     "store": "Where runs are kept",
@@ -219,14 +219,33 @@ SETTINGS = (
         "secrets",
         "any text",
         "",
-        "The secret that playbooks read as `secrets.NAME`. Replace `NAME` by the name of the secret.",
+        "The secret that playbooks of the tenant `default` read as `secrets.NAME`. Replace `NAME` by the name"
+        " of the secret.",
+    ),
+    Setting(
+        "NOETL_TENANT_SECRET_TENANT__NAME",
+        "secrets",
+        "any text",
+        "",
+        "The secret that playbooks of another tenant read as `secrets.NAME`. Replace `TENANT` by the name of"
+        " the tenant, with each character other than a letter or digit as `_` and two hexadecimal digits:"
+        " `acme.eu` is `acme_2eeu`.",
     ),
     Setting(
         "NOETL_SECRETS_DIR",
         "secrets",
         "a folder",
         "none",
-        "A folder with one file for each secret, which has the name of the secret.",
+        "A folder with one file for each secret, which has the name of the secret. The secrets of another"
+        " tenant than `default` are in a folder of its own, `TENANT/NAME`.",
+    ),
+    Setting(
+        "NOETL_SECRETS_HOSTS",
+        "secrets",
+        "rules such as `TOKEN: api.example.com, *.example.org`, separated by `;` or line breaks",
+        "none: a service sends no secret anywhere",
+        "The hosts to which each secret may go. `TENANT/NAME` is the secret of another tenant than `default`,"
+        " and `action:shell` allows an action that sends nothing to a host.",
     ),
     Setting(
         "NOETL_SECRETS_PREFIX",
@@ -234,7 +253,7 @@ SETTINGS = (
         "a prefix of names",
         "none: AWS is not asked",
         "Secrets are also read from AWS Secrets Manager and Systems Manager, under this prefix and their"
-        " name.",
+        " name, those of another tenant than `default` under the prefix and `TENANT/NAME`.",
     ),
     Setting("NOETL_JWT_ISSUER", "tokens", "the name of an issuer", "none", "What `iss` of a token must be."),
     Setting(

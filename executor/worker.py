@@ -20,6 +20,7 @@ from noetl.executor.model.worker_identity import process_name
 from noetl.executor.runtime.lease_keeper import LeaseKeeper, read_lease_seconds
 from noetl.executor.runtime.tenant_shares import TenantShares
 from noetl.executor.security.capabilities import Capabilities, service_capabilities
+from noetl.executor.security.secret_sources import register_local_secrets
 from noetl.executor.stores.interface import Store
 from noetl.planner.frozen import frozen
 
@@ -138,6 +139,7 @@ class Worker:
 
     def start(self) -> None:
         """Start to execute visits. Take over the claims of dead workers of this machine at once."""
+        register_local_secrets()
         self._store.queue.release_dead(self._queue, time.time())
         for thread in (*self._threads, self._renewal):
             thread.start()

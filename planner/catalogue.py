@@ -81,6 +81,19 @@ class Parameter:
 
 
 @frozen
+class Destination:
+    """The servers to which an action sends the secrets in its parameters.
+
+    Attributes:
+        parameter: the parameter that names the server. It is rendered first.
+        hosts: a function from its rendered value to all hosts that the action may send parameters to.
+    """
+
+    parameter: str
+    hosts: Callable[[Any], Iterable[str]]
+
+
+@frozen
 class ActionDeclaration:
     """The interface of an action type.
 
@@ -92,6 +105,8 @@ class ActionDeclaration:
         result: the keys of the data of a result with their kinds, if the data is an object with fixed keys,
             else None.
         result_for: a function from the parameters as written to `result`, if the keys depend on them.
+        destination: where the action sends the secrets in its parameters. None: to no host. In a service, the
+            operator must then allow the destination `action:` and the type for each secret.
         suspends: whether the action waits for an external event without holding a worker.
         idempotent: whether the action has the same effect if it is executed twice.
         idempotent_when: a function from the parameters as written to `idempotent`, if it depends on them.
@@ -115,6 +130,7 @@ class ActionDeclaration:
     one_of: tuple[str, ...] = ()
     result: Mapping[str, Kind] | None = None
     result_for: Callable[[Mapping[str, Any]], Mapping[str, Kind] | None] | None = None
+    destination: Destination | None = None
     suspends: bool = False
     idempotent: bool = True
     idempotent_when: Callable[[Mapping[str, Any]], bool] | None = None

@@ -17,13 +17,13 @@ def warn_about_unknown_settings(environ: Mapping[str, str]) -> None:
     names = sorted(name for name in environ if name.startswith(_PREFIX))
     if not names:
         return
-    from noetl.executor.settings import SECRET_PREFIX, SETTINGS
+    from noetl.executor.settings import SECRET_PREFIXES, SETTINGS
     from noetl.planner.diagnostics.diagnostic import closest
 
     settings = {setting.name.removeprefix(_PREFIX) for setting in SETTINGS}
     for name in names:
         word = name.removeprefix(_PREFIX)
-        if word in settings or name.startswith(SECRET_PREFIX):
+        if word in settings or name.startswith(SECRET_PREFIXES):
             continue
         if meant := closest(word, settings):
             print_message(f"noetl: unknown setting `{name}`; did you mean `{_PREFIX}{meant}`?")

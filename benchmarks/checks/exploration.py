@@ -42,6 +42,7 @@ from noetl.executor.model.start_request import StartRequest
 from noetl.executor.model.transition import final_status
 from noetl.executor.model.visit_transition import MAX_CLAIMS
 from noetl.executor.security.capabilities import service_capabilities
+from noetl.executor.security.secret_access import SecretAccess
 from noetl.executor.stores.interface import Store
 from noetl.planner.catalogue import ActionDeclaration
 from noetl.planner.plan import MAX_COUNTED_VISITS, Action, Header, Loop, Plan, Step, Task, Work
@@ -507,13 +508,17 @@ class PlanExplorer(StateSpaceExplorer):
     # Stand-ins for actions.
 
     def render_or_skip(
-        self, declaration: ActionDeclaration, parameters: Mapping[str, Any], lookup: Lookup
+        self,
+        declaration: ActionDeclaration,
+        parameters: Mapping[str, Any],
+        lookup: Lookup,
+        secrets: SecretAccess,
     ) -> dict[str, Any]:
         """Render parameters. If faults ignore undefined names, parameters may stay as they are."""
         self.position = (self.position[0], self.sites.get(id(parameters)))
         self.is_later_item = _is_later_item(lookup)
         try:
-            rendered = render_parameters(declaration, parameters, lookup)
+            rendered = render_parameters(declaration, parameters, lookup, secrets)
         except ActionError as problem:
             if problem.type in PLAYBOOK_FAULTS:
                 self.record_mistake(self.position[0], problem.type, problem.message)

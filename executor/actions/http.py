@@ -21,7 +21,7 @@ from noetl.executor.errors import ActionError
 from noetl.executor.model.arriving_data import json_weight
 from noetl.executor.model.json_values import read_json, to_text, write_json
 from noetl.executor.security.redaction import redact, redacted_head
-from noetl.planner.catalogue import ActionDeclaration, Kind, Parameter, Sink
+from noetl.planner.catalogue import ActionDeclaration, Destination, Kind, Parameter, Sink
 from noetl.planner.frozen import replace
 from noetl.planner.kinds import describe_kind_of
 
@@ -101,6 +101,7 @@ DECLARATION = ActionDeclaration(
             },
         ),
     },
+    destination=Destination("url", lambda url: (_build_url(url, {}).raw_host.decode(),)),
     result=_RESPONSE,
     result_for=lambda parameters: None if "paginate" in parameters else _RESPONSE,
     summary=lambda parameters: str(parameters.get("method", "GET")),
@@ -344,6 +345,9 @@ def _request_pages(client: _Client, first: _HttpRequest, paginate: Mapping[str, 
         if next_url is None or not next_url.strip():
             return all_items
         request = _redirect_to(first, url, next_url.strip(), "has its next page at")
+        if request.url.host != first.url.host:
+            # The playbook may write what a page has echoed into the address of the next one.
+            call.check_host(request.url.raw_host.decode())
     raise ActionError("LimitExceeded", f"more pages than `max_pages`, {max_pages:,}", retryable=False)
 
 

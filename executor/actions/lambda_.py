@@ -10,7 +10,7 @@ from noetl.executor.actions.action import Call
 from noetl.executor.errors import ActionError
 from noetl.executor.model.json_values import read_json, write_json
 from noetl.executor.security.redaction import redacted_head
-from noetl.planner.catalogue import ActionDeclaration, Kind, Parameter
+from noetl.planner.catalogue import ActionDeclaration, Destination, Kind, Parameter
 
 STACK_SETTING = "NOETL_STACK"
 _MAX_RESPONSE = 6 * 1024 * 1024
@@ -39,9 +39,16 @@ DECLARATION = ActionDeclaration(
             (Kind.ANY,), "The input of the function. Default: an empty object.", secrets=True
         ),
     },
+    destination=Destination("function", lambda function: _hosts_of(function)),  # noqa: PLW0108
     summary=lambda parameters: str(parameters.get("function", "")),
     idempotent=False,
 )
+
+
+def _hosts_of(function: str) -> tuple[str]:
+    from noetl.executor.clients import aws
+
+    return (aws.endpoint_host("lambda", aws.region_of_arn(function)),)
 
 
 def perform(call: Call) -> Any:

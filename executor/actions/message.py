@@ -10,7 +10,7 @@ from typing import Any
 from noetl.executor.actions.action import Call
 from noetl.executor.errors import ActionError
 from noetl.executor.model.json_values import to_text, write_json
-from noetl.planner.catalogue import ActionDeclaration, Kind, Parameter
+from noetl.planner.catalogue import ActionDeclaration, Destination, Kind, Parameter
 
 _ARN = re.compile(
     r"arn:[\w-]+:(?P<service>sqs|sns|events):(?P<region>[\w-]+):(?P<account>\d+):(?P<name>[\w.,/+-]+)"
@@ -48,6 +48,7 @@ DECLARATION = ActionDeclaration(
         ),
         "group": Parameter((Kind.STRING,), "The group in a FIFO queue or topic. Default: the id of the run."),
     },
+    destination=Destination("to", lambda target: _hosts_of(target)),  # noqa: PLW0108
     idempotent=False,
 )
 
@@ -55,6 +56,22 @@ _QUEUE_HOST = re.compile(
     r"(?:sqs\.(?P<region>[\w-]+)|(?P<legacy_region>[\w-]+)\.queue)\.amazonaws\.com(?:\.cn)?"
 )
 _EVENT_ATTRIBUTES = ("source", "detail_type")
+
+
+def _hosts_of(target: str) -> tuple[str]:
+    """Return the host of the endpoint to which a message is sent."""
+    from noetl.executor.clients import aws
+
+    arn, url = _ARN.fullmatch(target), _QUEUE_URL.fullmatch(target)
+    if arn:
+        return (aws.endpoint_host(arn["service"], arn["region"]),)
+    assert url is not None
+    return (aws.endpoint_host("sqs", _region_of_queue(url)),)
+
+
+def _region_of_queue(url: re.Match[str]) -> str | None:
+    host = _QUEUE_HOST.fullmatch(url["host"])
+    return host and (host["region"] or host["legacy_region"])
 
 
 def perform(call: Call) -> str:
@@ -75,11 +92,7 @@ def _prepare_publish(call: Call, target: str) -> Callable[[], str]:
     queue = arn or url
     assert queue is not None
     _refuse_run_queue(queue["account"], queue["name"])
-    if arn:
-        region = arn["region"]
-    else:
-        host = _QUEUE_HOST.fullmatch(queue["host"])
-        region = host and (host["region"] or host["legacy_region"])
+    region = arn["region"] if arn else _region_of_queue(queue)
     return lambda: _send(call, queue, region, is_arn=bool(arn))
 
 

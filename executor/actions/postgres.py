@@ -23,7 +23,7 @@ from noetl.executor.errors import ActionError
 from noetl.executor.model.arriving_data import json_weight
 from noetl.executor.model.json_values import write_json
 from noetl.executor.model.sql import Bind, Sql, SqlIdentifier
-from noetl.planner.catalogue import ActionDeclaration, Kind, Parameter, Sink
+from noetl.planner.catalogue import ActionDeclaration, Destination, Kind, Parameter, Sink
 from noetl.planner.kinds import describe_kind_of
 
 if TYPE_CHECKING:
@@ -120,6 +120,7 @@ DECLARATION = ActionDeclaration(
             },
         ),
     },
+    destination=Destination("connection", lambda connection: _hosts_of(connection)),  # noqa: PLW0108
     one_of=("query", "copy_from", "copy_to"),
     summary=lambda parameters: next((name for name in ("copy_from", "copy_to") if name in parameters), ""),
     idempotent=False,
@@ -147,7 +148,20 @@ _Statement = tuple[str, Any]
 """Text for psycopg with placeholders, and their values or None."""
 
 
-def perform(call: Call) -> Any:
+def _hosts_of(connection: str) -> list[str]:
+    """Return the hosts in a connection string; one without a name is that of this machine.
+
+    Raises:
+        ActionError: `ParameterError`, if the string is invalid.
+    """
+    _import_driver()
+    from noetl.executor.actions._postgres_servers import parse
+
+    keywords = parse(connection)
+    return [host for name in ("host", "hostaddr") if name in keywords for host in keywords[name].split(",")]
+
+
+def _import_driver() -> Any:
     try:
         import psycopg
     except ImportError:
@@ -155,6 +169,11 @@ def perform(call: Call) -> Any:
 
         message = f"`postgres` needs the package psycopg; install it with `{install_command('postgres')}`"
         raise ActionError("ActionDisabled", message, retryable=False) from None
+    return psycopg
+
+
+def perform(call: Call) -> Any:
+    psycopg = _import_driver()
     call = call.with_default_timeout(DEFAULT_TIMEOUT_SECONDS)
     work = _prepare(call)
     try:

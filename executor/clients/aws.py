@@ -10,6 +10,7 @@ from concurrent import futures
 from concurrent.futures import Future
 from functools import lru_cache
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from noetl.executor.errors import ActionError, CancelledError
 
@@ -149,6 +150,11 @@ def client(
             return _session().create_client(service, region or os.environ.get("AWS_REGION"), config=config)
     except (BotoCoreError, ValueError) as error:
         raise translate_error(error, "AWS") from error
+
+
+def endpoint_host(service: str, region: str | None = None) -> str:
+    """Return the host to which the client of a service sends its requests. Raises as `client` does."""
+    return urlsplit(client(service, region).meta.endpoint_url).hostname or ""
 
 
 @lru_cache(1)

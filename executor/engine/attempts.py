@@ -22,6 +22,7 @@ from noetl.executor.model.tracing import make_traceparent, trace_id
 from noetl.executor.model.transition import retry_delay_seconds
 from noetl.executor.security.capabilities import ACTIONS_SETTING
 from noetl.executor.security.redaction import redact
+from noetl.executor.security.secret_access import SecretAccess
 from noetl.planner.catalogue import ActionDeclaration
 from noetl.planner.frozen import frozen, replace
 from noetl.planner.plan import Action, action_from_json
@@ -181,7 +182,8 @@ class RetryLoop:
             CancelledError: the run was cancelled.
         """
         context, action, scope, position = self.context, self.action, self.scope, self.position
-        parameters = render_parameters(declaration, action.parameters, scope.lookup(position))
+        secrets = SecretAccess(scope.run.tenant, context.capabilities.secret_hosts)
+        parameters = render_parameters(declaration, action.parameters, scope.lookup(position), secrets)
         labels = {
             "run": scope.run.id,
             "step": scope.visit.step,
@@ -204,6 +206,7 @@ class RetryLoop:
             external_waits=context.external_waits,
             perform_action=self._perform_nested,
             traceparent=make_traceparent(scope.run, scope.visit.id, scope.visit.attempt, position),
+            check_host=secrets.check_host,
         )
 
     def _perform_nested(self, nested: Mapping[str, Any], names: Mapping[str, Any]) -> Any:

@@ -13,10 +13,11 @@ from urllib.parse import quote
 
 from noetl.executor.errors import ActionError
 from noetl.executor.model.json_values import to_text
-from noetl.executor.security.secret_sources import SecretReference, resolve_secret
-from noetl.planner.catalogue import ActionDeclaration, Kind, Parameter, Sink
+from noetl.executor.security.secret_access import SecretAccess
+from noetl.executor.security.secret_sources import SecretReference
+from noetl.planner.catalogue import ActionDeclaration, Destination, Kind, Parameter, Sink
 from noetl.planner.diagnostics.wording import quote_or_describe
-from noetl.planner.frozen import replace
+from noetl.planner.frozen import frozen, replace
 from noetl.planner.kinds import describe_kind_of, describe_kinds, is_of_kind
 from noetl.planner.lexers.url import UrlComponent, UrlLexer
 from noetl.planner.templates.template import (
@@ -33,12 +34,26 @@ if TYPE_CHECKING:
     from noetl.executor.model.sql import Sql
 
 
+@frozen
+class _Reader:
+    """The names that templates read, and the secrets if the value is a parameter of an action."""
+
+    lookup: Lookup
+    secrets: SecretAccess | None = None
+
+    def with_names(self, names: Mapping[str, Any]) -> _Reader:
+        """Return a reader that reads `names` first."""
+        lookup = self.lookup
+        return _Reader(lambda name: names[name] if name in names else lookup(name), self.secrets)
+
+
 @shared_budget()
 def render_parameters(
-    declaration: ActionDeclaration, parameters: Mapping[str, Any], lookup: Lookup
+    declaration: ActionDeclaration, parameters: Mapping[str, Any], lookup: Lookup, secrets: SecretAccess
 ) -> dict[str, Any]:
     """Return all parameters of an action, rendered, and checked against its declaration.
 
+    The parameter that names the destination comes first: a secret that must not go there is not revealed.
     An optional parameter that renders to None is left out, unless None is an allowed value. A choice is
     returned as declared, whatever its case was.
 
@@ -46,47 +61,79 @@ def render_parameters(
         ActionError: a parameter has no value or an invalid value; the message names it. It is retryable only
             if a secret is temporarily unavailable.
     """
-    rendered = {}
+    reader = _Reader(lookup, secrets)
+    rendered: dict[str, Any] = {}
+    destination = declaration.destination
+    if destination is None:
+        secrets.set_destination(lambda: (f"action:{declaration.type}",))
+    elif destination.parameter in parameters:
+        name = destination.parameter
+        rendered[name] = _render_parameter(declaration, name, parameters[name], reader)
+        _set_destination(declaration, destination, rendered[name], secrets)
+    else:
+        secrets.set_destination(tuple)
     for name, value in parameters.items():
-        try:
-            rendered[name] = _render(value, declaration.parameters.get(name), lookup)
-        except ActionError as error:
-            raise ActionError(error.type, f"`{name}`: {error.message}", retryable=error.retryable) from error
-    return check_kinds(declaration, rendered)
+        if name not in rendered:
+            rendered[name] = _render_parameter(declaration, name, value, reader)
+    return check_kinds(declaration, {name: rendered[name] for name in parameters})
+
+
+def _render_parameter(declaration: ActionDeclaration, name: str, value: Any, reader: _Reader) -> Any:
+    try:
+        return _render(value, declaration.parameters.get(name), reader)
+    except ActionError as error:
+        raise ActionError(error.type, f"`{name}`: {error.message}", retryable=error.retryable) from error
+
+
+def _set_destination(
+    declaration: ActionDeclaration, destination: Destination, value: Any, secrets: SecretAccess
+) -> None:
+    """Set the destination of the secrets of an action, from the value of the parameter that names it.
+
+    Raises:
+        ActionError: the value is invalid, or a secret in it must not go there.
+    """
+    parameter = declaration.parameters[destination.parameter]
+    shown = f"the server in `{destination.parameter}`" if parameter.secrets else None
+    secrets.set_destination(
+        lambda: destination.hosts(_check_value(destination.parameter, value, parameter)), shown
+    )
 
 
 @shared_budget()
-def render(value: Any, parameter: Parameter | None, lookup: Lookup) -> Any:
+def render(
+    value: Any, parameter: Parameter | None, lookup: Lookup, secrets: SecretAccess | None = None
+) -> Any:
     """Return `value` with all templates in it evaluated, at any depth, within one budget. Keys stay
     unchanged.
 
     The result has the form that the sink of the parameter needs: an `Sql` object, a quoted command, an
-    encoded URL. `secrets` are revealed if the parameter accepts them, unknown if it does not, and references
-    without a parameter. A template that reads a deferred name of its parameter becomes a function of these
-    names, which are keyword arguments. An action that is a parameter is returned unchanged; it is rendered
-    when it is performed.
+    encoded URL. Secrets are revealed if the parameter accepts them and `secrets` is given, unknown if not,
+    and references without a parameter. A template that reads a deferred name of its parameter becomes a
+    function of these names, which are keyword arguments. An action that is a parameter is returned unchanged;
+    it is rendered when it is performed.
 
     Raises:
         ActionError: `UndefinedName`, `TemplateError`, `LimitExceeded`, `ParameterError`, or the error of a
             source of secrets.
     """
-    return _render(value, parameter, lookup)
+    return _render(value, parameter, _Reader(lookup, secrets))
 
 
-def _render(value: Any, parameter: Parameter | None, lookup: Lookup) -> Any:
+def _render(value: Any, parameter: Parameter | None, reader: _Reader) -> Any:
     if parameter is not None and Kind.ACTION in parameter.kinds:
         return value
     if parameter is not None and parameter.fields:
-        return _render_fields(value, parameter.fields, lookup)
+        return _render_fields(value, parameter.fields, reader)
     if isinstance(value, str):
-        return _render_text(value, parameter, lookup)
+        return _render_text(value, parameter, reader)
     if parameter is not None and parameter.sink is Sink.SHELL and isinstance(value, list):
         word = replace(parameter, sink=Sink.PLAIN)
-        return [to_text(_render(item, word, lookup)) for item in value]
+        return [to_text(_render(item, word, reader)) for item in value]
     if isinstance(value, dict):
-        return {key: _render(item, parameter, lookup) for key, item in value.items()}
+        return {key: _render(item, parameter, reader) for key, item in value.items()}
     if isinstance(value, list):
-        return [_render(item, parameter, lookup) for item in value]
+        return [_render(item, parameter, reader) for item in value]
     return value
 
 
@@ -159,7 +206,7 @@ def _parameter_error(message: str) -> ActionError:
     return ActionError("ParameterError", message, retryable=False)
 
 
-def _render_fields(value: Any, fields: Mapping[str, Parameter], lookup: Lookup) -> Any:
+def _render_fields(value: Any, fields: Mapping[str, Parameter], reader: _Reader) -> Any:
     if isinstance(value, str) and has_template(value):
         raise _parameter_error("it must be a literal mapping, not a template")
     if not isinstance(value, dict):
@@ -167,57 +214,55 @@ def _render_fields(value: Any, fields: Mapping[str, Parameter], lookup: Lookup) 
     rendered = {}
     for key, item in value.items():
         try:
-            rendered[key] = _render(item, fields.get(key), lookup)
+            rendered[key] = _render(item, fields.get(key), reader)
         except ActionError as error:
             raise ActionError(error.type, f"`{key}`: {error.message}", retryable=error.retryable) from error
     return rendered
 
 
-def _render_text(text: str, parameter: Parameter | None, lookup: Lookup) -> Any:
+def _render_text(text: str, parameter: Parameter | None, reader: _Reader) -> Any:
     if parameter is not None and parameter.deferred_names and _reads_any(text, parameter.deferred_names):
-        return _render_deferred(text, parameter, lookup)
+        return _render_deferred(text, parameter, reader)
     sink = Sink.PLAIN if parameter is None else parameter.sink
     if sink is Sink.SQL:
-        return _render_sql(text, parameter, lookup)
+        return _render_sql(text, parameter, reader)
     if not has_template(text):
         return text
     if sink is Sink.SHELL:
-        return _render_shell(text, parameter, lookup)
+        return _render_shell(text, parameter, reader)
     if sink is Sink.URL:
-        return _render_url(text, parameter, lookup)
-    return _evaluate(text, parameter, lookup)
+        return _render_url(text, parameter, reader)
+    return _evaluate(text, parameter, reader)
 
 
 def _reads_any(text: str, names: tuple[str, ...]) -> bool:
     return has_template(text) and not parse_template(text).names.isdisjoint(names)
 
 
-def _render_deferred(text: str, parameter: Parameter, lookup: Lookup) -> Callable[..., Any]:
-    return lambda **names: _evaluate(
-        text, parameter, lambda name: names[name] if name in names else lookup(name)
-    )
+def _render_deferred(text: str, parameter: Parameter, reader: _Reader) -> Callable[..., Any]:
+    return lambda **names: _evaluate(text, parameter, reader.with_names(names))
 
 
-def _evaluate(text: str, parameter: Parameter | None, lookup: Lookup) -> Any:
+def _evaluate(text: str, parameter: Parameter | None, reader: _Reader) -> Any:
     template = parse_template(text)
-    value = _with_secrets(template, parameter, lookup, template.evaluate)
+    value = _with_secrets(template, parameter, reader, template.evaluate)
     if parameter is None and "secrets" in template.names and not isinstance(value, SecretReference):
         raise _parameter_error("a secret must be passed alone: add text to it where it is used")
     return str(value) if isinstance(value, str) and not isinstance(value, SecretReference) else value
 
 
 def _evaluate_parts(
-    text: str, parameter: Parameter | None, lookup: Lookup
+    text: str, parameter: Parameter | None, reader: _Reader
 ) -> list[tuple[str | Expression, Any]]:
     """Return the parts of a text for a sink, each expression with its value."""
     template = parse_template(text)
     if template.parts is None:
         raise _parameter_error("`{% %}` is not allowed here")
-    values = iter(_with_secrets(template, parameter, lookup, template.values))
+    values = iter(_with_secrets(template, parameter, reader, template.values))
     return [(part, None if isinstance(part, str) else next(values)) for part in template.parts]
 
 
-def _with_secrets(template: Template, parameter: Parameter | None, lookup: Lookup, evaluate: Any) -> Any:
+def _with_secrets(template: Template, parameter: Parameter | None, reader: _Reader, evaluate: Any) -> Any:
     """Return evaluate(lookup), with the secrets that the parameter may read.
 
     Raises:
@@ -227,10 +272,11 @@ def _with_secrets(template: Template, parameter: Parameter | None, lookup: Looku
 
     def value_of(name: str) -> Any:
         if name == "secrets":
-            return _find_secrets(template, parameter, missing)
-        value = lookup(name)
-        reveals = parameter is not None and parameter.secrets and name == "args"
-        return _reveal_reads(value, template, name) if reveals else value
+            return _find_secrets(template, parameter, reader.secrets, missing)
+        value = reader.lookup(name)
+        if parameter is None or not parameter.secrets or reader.secrets is None or name != "args":
+            return value
+        return _reveal_reads(value, template, name, reader.secrets)
 
     try:
         return evaluate(value_of)
@@ -245,7 +291,7 @@ def _with_secrets(template: Template, parameter: Parameter | None, lookup: Looku
 
 
 def _find_secrets(
-    template: Template, parameter: Parameter | None, missing: list[ActionError]
+    template: Template, parameter: Parameter | None, secrets: SecretAccess | None, missing: list[ActionError]
 ) -> dict[str, str]:
     """Return the secrets that the template names: values if the parameter accepts secrets, else references.
 
@@ -254,12 +300,12 @@ def _find_secrets(
     names = {access[1] for access in template.reads if access[0] == "secrets" and len(access) > 1}
     if parameter is None:
         return {name: SecretReference(name) for name in names}
-    if not parameter.secrets:
+    if not parameter.secrets or secrets is None:
         raise _parameter_error("`secrets` is not allowed here")
     values = {}
     for name in sorted(names):
         try:
-            values[name] = resolve_secret(name)
+            values[name] = secrets.reveal(name)
         except ActionError as error:
             # A temporarily unavailable secret must not count as missing: `default` replaces missing secrets.
             if error.type != "ParameterError":
@@ -268,22 +314,22 @@ def _find_secrets(
     return values
 
 
-def _reveal_reads(value: Any, template: Template, name: str) -> Any:
+def _reveal_reads(value: Any, template: Template, name: str, secrets: SecretAccess) -> Any:
     """Return `value` with the secret references revealed that the template reads under `name`."""
     for access in template.reads:
         if access[0] == name:
-            value = _reveal_at(value, access[1:])
+            value = _reveal_at(value, access[1:], secrets)
     return value
 
 
-def _reveal_at(value: Any, path: tuple[str, ...]) -> Any:
+def _reveal_at(value: Any, path: tuple[str, ...], secrets: SecretAccess) -> Any:
     if isinstance(value, SecretReference):
-        return value.reveal()
+        return secrets.reveal(value.name)
     if isinstance(value, Mapping):
         keys = path[:1] or tuple(value)
-        return {**value, **{key: _reveal_at(value[key], path[1:]) for key in keys if key in value}}
+        return {**value, **{key: _reveal_at(value[key], path[1:], secrets) for key in keys if key in value}}
     if isinstance(value, list):
-        return [_reveal_at(item, ()) for item in value]
+        return [_reveal_at(item, (), secrets) for item in value]
     return value
 
 
@@ -293,13 +339,13 @@ def _is_sql(value: Any) -> bool:
     return isinstance(value, Sql)
 
 
-def _render_sql(text: str, parameter: Parameter | None, lookup: Lookup) -> Sql:
+def _render_sql(text: str, parameter: Parameter | None, reader: _Reader) -> Sql:
     from noetl.executor.model.sql import Bind, Sql, SqlIdentifier
 
     if not has_template(text):
         return Sql((text,))
     rendered: list[str | Bind | SqlIdentifier] = []
-    for part, value in _evaluate_parts(text, parameter, lookup):
+    for part, value in _evaluate_parts(text, parameter, reader):
         if isinstance(part, str):
             rendered.append(part)
         elif part.is_raw:
@@ -313,8 +359,8 @@ def _render_sql(text: str, parameter: Parameter | None, lookup: Lookup) -> Sql:
     return Sql(tuple(rendered))
 
 
-def _render_shell(text: str, parameter: Parameter | None, lookup: Lookup) -> Any:
-    parts = _evaluate_parts(text, parameter, lookup)
+def _render_shell(text: str, parameter: Parameter | None, reader: _Reader) -> Any:
+    parts = _evaluate_parts(text, parameter, reader)
     values = [value for part, value in parts if isinstance(part, Expression)]
     if parse_template(text).is_expression and isinstance(values[0], list):
         return [to_text(item) for item in values[0]]
@@ -324,11 +370,11 @@ def _render_shell(text: str, parameter: Parameter | None, lookup: Lookup) -> Any
     )
 
 
-def _render_url(text: str, parameter: Parameter | None, lookup: Lookup) -> Any:
+def _render_url(text: str, parameter: Parameter | None, reader: _Reader) -> Any:
     lexer = UrlLexer()
     url = ""
     path_spans: list[tuple[int, int]] = []
-    for part, value in _evaluate_parts(text, parameter, lookup):
+    for part, value in _evaluate_parts(text, parameter, reader):
         if isinstance(part, str):
             lexer.feed(part)
             url += part

@@ -25,6 +25,7 @@ from noetl.executor.model.worker_identity import process_name
 from noetl.executor.runtime.json_logs import LOG_CONTEXT
 from noetl.executor.runtime.lease_keeper import LeaseKeeper, read_lease_seconds
 from noetl.executor.security.capabilities import Capabilities, service_capabilities
+from noetl.executor.security.secret_sources import register_local_secrets
 from noetl.executor.stores import open_store
 from noetl.executor.stores.interface import MessageOutcome, QueuedStore
 from noetl.planner.frozen import frozen
@@ -225,6 +226,7 @@ def warm_state() -> WarmState:
             " Postgres database, and set NOETL_QUEUE to the URL of the queue."
         )
         raise SettingError(message)
+    register_local_secrets()
     return WarmState(
         cast("QueuedStore", store), service_capabilities(os.environ), read_lease_seconds(), read_public_url()
     )

@@ -9,11 +9,13 @@ from __future__ import annotations
 import atexit
 import ipaddress
 from collections.abc import Mapping
+from dataclasses import field
 from functools import cache
 from pathlib import Path
 
 from noetl.executor.errors import SettingError
 from noetl.executor.model.arriving_data import read_arrival_limit
+from noetl.executor.security.secret_hosts import SecretHosts, read_secret_hosts
 from noetl.planner.frozen import frozen
 
 ACTIONS_SETTING = "NOETL_ALLOW_ACTIONS"
@@ -51,7 +53,7 @@ class Capabilities:
     libpq unchanged (sockets, files and environment included) instead of connecting to a vetted address.
     `actions` are the action types that may be used; None means all. `log_bytes` is how much a run may log in
     one process; None means any amount. `command_limits` are the limits of the processes of a command, by the
-    name of the resource in the module `resource`.
+    name of the resource in the module `resource`. `secret_hosts` are the hosts to which each secret may go.
     """
 
     files_root: Path | None = None
@@ -64,6 +66,7 @@ class Capabilities:
     actions: tuple[str, ...] | None = None
     log_bytes: int | None = DEFAULT_LOG_BYTES
     command_limits: tuple[tuple[str, int], ...] = _DEFAULT_LIMITS
+    secret_hosts: SecretHosts = field(default_factory=SecretHosts)
 
 
 def local_run_capabilities(folder: Path) -> Capabilities:
@@ -79,6 +82,7 @@ def local_run_capabilities(folder: Path) -> Capabilities:
         any_server=True,
         log_bytes=None,
         command_limits=(),
+        secret_hosts=SecretHosts(allows_any=True),
     )
 
 
@@ -110,6 +114,7 @@ def service_capabilities(environ: Mapping[str, str]) -> Capabilities:
         actions=allowed_actions(environ),
         log_bytes=_read_log_bytes(environ),
         command_limits=_read_command_limits(environ),
+        secret_hosts=read_secret_hosts(environ),
     )
 
 

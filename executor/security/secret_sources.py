@@ -1,7 +1,11 @@
 """Sources of secrets: the environment, a folder, AWS Secrets Manager and Systems Manager.
 
 A secret travels through the executor as a reference, by name. Its value is read only when it is rendered into
-a parameter that accepts secrets; from then on it is redacted (`noetl.executor.security.redaction`).
+a parameter that accepts secrets (`noetl.executor.security.secret_access`). From then on it is redacted
+(`noetl.executor.security.redaction`).
+
+A secret belongs to one tenant. The names of other tenants than `default` are written so that no two tenants
+and no two secrets have the same place: see `encode_tenant`.
 """
 
 from __future__ import annotations
@@ -12,17 +16,22 @@ import os
 import re
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 from urllib.parse import quote
 
 from noetl.executor.errors import ActionError, SettingError, StoreError
+from noetl.executor.model.run import DEFAULT_TENANT
 from noetl.executor.security.redaction import MASK, REVEALED_SECRETS
 
 _FETCH_SECONDS = 20
 _VARIABLE_PREFIX = "NOETL_SECRET_"
+_TENANT_PREFIX = "NOETL_TENANT_SECRET_"
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_NOT_IN_VARIABLES = re.compile(r"[^A-Za-z0-9]")
+_NOT_IN_PATHS = re.compile(r"[^A-Za-z0-9.-]|^[.-]")
 
 
 class SecretReference(str):
@@ -36,15 +45,11 @@ class SecretReference(str):
         secret.name = name
         return secret
 
-    def reveal(self, environ: Mapping[str, str] = os.environ) -> str:
-        """Return the value, which is redacted from now on. Raises as `resolve_secret` does."""
-        return resolve_secret(self.name, environ)
-
     def __reduce__(self) -> tuple[type[SecretReference], tuple[str]]:
         return SecretReference, (self.name,)
 
 
-def resolve_secret(name: str, environ: Mapping[str, str] = os.environ) -> str:
+def resolve_secret(name: str, environ: Mapping[str, str] = os.environ, tenant: str = DEFAULT_TENANT) -> str:
     """Return the value of a secret from the first source that has it, and redact it from now on.
 
     The sources, in order:
@@ -54,33 +59,89 @@ def resolve_secret(name: str, environ: Mapping[str, str] = os.environ) -> str:
     3. with `NOETL_SECRETS_PREFIX`: `<prefix><name>` in AWS Secrets Manager,
     4. with `NOETL_SECRETS_PREFIX`: `<prefix><name>` in the parameter store of AWS Systems Manager.
 
+    Those of another tenant than `default` have the variable `NOETL_TENANT_SECRET_TENANT__NAME`, and
+    `<tenant>/<name>` instead of the name, with the tenant in its written form.
+
     Raises:
         ActionError: `ParameterError` if no source has it; else the error of a source, such as `AccessDenied`.
     """
     if not _NAME.fullmatch(name):
         raise ActionError("ParameterError", f"{name!r} is not a valid name of a secret", retryable=False)
-    value = environ.get(f"{_VARIABLE_PREFIX}{name}")
-    if value is None and (folder := environ.get("NOETL_SECRETS_DIR")):
-        value = _read_secret_file(Path(folder, name))
-    prefix = environ.get("NOETL_SECRETS_PREFIX", "")
+    place = _place_of(name, tenant)
+    value = environ.get(place.variable)
+    folder, prefix = environ.get("NOETL_SECRETS_DIR"), environ.get("NOETL_SECRETS_PREFIX", "")
+    if value is None and folder:
+        value = _read_secret_file(Path(folder), place.path)
     if value is None and prefix:
-        value = AWS_SECRETS.get(f"{prefix}{name}")
+        value = AWS_SECRETS.get(prefix + "/".join(place.path))
     if value is None:
-        hint = f", or store it as `{prefix}{name}` in Secrets Manager or Systems Manager" if prefix else ""
-        message = (
-            f"unknown secret `{name}`: set NOETL_SECRET_{name}, or set NOETL_SECRETS_DIR to a folder with"
-            f" this file{hint}"
-        )
-        raise ActionError("ParameterError", message, retryable=False)
+        raise _unknown_secret(name, place, prefix)
     REVEALED_SECRETS.add(value)
     return value
 
 
+class _Place(NamedTuple):
+    """The place of a secret in each source: its variable, and its path below a folder or prefix."""
+
+    variable: str
+    path: tuple[str, ...]
+
+
+def _place_of(name: str, tenant: str) -> _Place:
+    if tenant == DEFAULT_TENANT:
+        return _Place(f"{_VARIABLE_PREFIX}{name}", (name,))
+    variable = f"{_TENANT_PREFIX}{encode_tenant(tenant, _NOT_IN_VARIABLES)}__{name}"
+    return _Place(variable, (encode_tenant(tenant, _NOT_IN_PATHS), name))
+
+
+def encode_tenant(tenant: str, replaced: re.Pattern[str] = _NOT_IN_PATHS) -> str:
+    """Return the written form of a tenant, in which each byte of another character is `_` and two digits.
+
+    Each `_` is followed by two digits, so the form has no `__`, and different tenants have different forms.
+
+    >>> encode_tenant("acme.eu"), encode_tenant("a_b|c"), encode_tenant("..")
+    ('acme.eu', 'a_5fb_7cc', '_2e.')
+    >>> encode_tenant("acme.eu", _NOT_IN_VARIABLES)
+    'acme_2eeu'
+    """
+    return replaced.sub(
+        lambda match: "".join(f"_{byte:02x}" for byte in match[0].encode("utf-8", "surrogatepass")), tenant
+    )
+
+
+def _unknown_secret(name: str, place: _Place, prefix: str) -> ActionError:
+    """Return the error for a secret that no source has. It names the settings for the tenant."""
+    path = "/".join(place.path)
+    file = "this file" if len(place.path) == 1 else f"the file {path}"
+    hint = f", or store it as `{prefix}{path}` in Secrets Manager or Systems Manager" if prefix else ""
+    message = (
+        f"unknown secret `{name}`: set {place.variable}, or set NOETL_SECRETS_DIR to a folder with"
+        f" {file}{hint}"
+    )
+    return ActionError("ParameterError", message, retryable=False)
+
+
 def register_secret_variables(variables: Mapping[str, str]) -> None:
-    """Register every `NOETL_SECRET_*` value in `variables` for redaction: a child process gets them."""
+    """Register the value of every secret in `variables` for redaction."""
     for name, value in variables.items():
-        if name.startswith(_VARIABLE_PREFIX):
+        if name.startswith((_VARIABLE_PREFIX, _TENANT_PREFIX)):
             REVEALED_SECRETS.add(value)
+
+
+def register_local_secrets(environ: Mapping[str, str] = os.environ) -> None:
+    """Register the secrets of the environment and of `NOETL_SECRETS_DIR` for redaction.
+
+    So they are redacted also in a process that has not revealed them. Such a process may receive an answer
+    with the value, or it was restarted while a step waited.
+    """
+    register_secret_variables(environ)
+    folder = environ.get("NOETL_SECRETS_DIR")
+    if not folder:
+        return
+    for path in (*Path(folder).glob("*"), *Path(folder).glob("*/*")):
+        if _NAME.fullmatch(path.name) and path.is_file():
+            with suppress(OSError, UnicodeDecodeError):
+                REVEALED_SECRETS.add(_content_of(path))
 
 
 def pack_references(value: Any) -> dict[str, Any]:
@@ -118,15 +179,28 @@ def unpack_references(packed: Mapping[str, Any]) -> Any:
     return value
 
 
-def _read_secret_file(path: Path) -> str | None:
+def _read_secret_file(folder: Path, path: tuple[str, ...]) -> str | None:
+    """Return the content of the file at a path below a folder, or None if there is no such file.
+
+    Each part of the path must have exactly the name that the folder lists, because a file system may ignore
+    case. A folder with the name of the secret is that of a tenant, and counts as missing.
+    """
     try:
-        return path.read_text("utf-8").removesuffix("\n").removesuffix("\r")
-    except FileNotFoundError:
+        for part in path:
+            if part not in {entry.name for entry in folder.iterdir()}:
+                return None
+            folder /= part
+        return _content_of(folder)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return None
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8"
-        message = f"the file of secret `{path.name}` in NOETL_SECRETS_DIR cannot be read: {reason}"
+        message = f"the file of secret `{path[-1]}` in NOETL_SECRETS_DIR cannot be read: {reason}"
         raise ActionError("ParameterError", message, retryable=False) from None
+
+
+def _content_of(path: Path) -> str:
+    return path.read_text("utf-8").removesuffix("\n").removesuffix("\r")
 
 
 class AwsSecrets:

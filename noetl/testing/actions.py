@@ -31,6 +31,8 @@ from noetl.executor.model.json_values import write_json
 from noetl.executor.model.run import Run, RunStatus, Wait
 from noetl.executor.model.wait_transition import AnswerDeclaration
 from noetl.executor.security.capabilities import Capabilities
+from noetl.executor.security.secret_access import unrestricted_access
+from noetl.executor.security.secret_hosts import SecretHosts
 from noetl.executor.stores.memory.store import MemoryStore
 from noetl.planner.catalogue import ActionDeclaration
 from noetl.planner.compile import Compilation, compile_playbook
@@ -213,7 +215,9 @@ class ActionTester:
             ActionError: a parameter has no value or an invalid one.
         """
         with self._environment_of_secrets():
-            rendered = render_parameters(self.declaration, parameters, (names or {}).__getitem__)
+            rendered = render_parameters(
+                self.declaration, parameters, (names or {}).__getitem__, unrestricted_access()
+            )
         return self._new_call(rendered, None, is_resumed=False)
 
     def check(self, parameters: Mapping[str, Any]) -> Sequence[Diagnostic]:
@@ -238,7 +242,7 @@ class ActionTester:
         """
         with temporary_types(*self._modules), self._environment_of_secrets():
             harness = RunHarness(MemoryStore(), playbook, input, clock=FakeClock(self.now))
-            harness.capabilities = self.capabilities
+            harness.capabilities = replace(self.capabilities, secret_hosts=SecretHosts(allows_any=True))
             return harness.finish()
 
     def _new_call(self, rendered: Mapping[str, Any], state: Any, *, is_resumed: bool) -> Call:

@@ -20,7 +20,7 @@ import yaml
 from noetl.api.app import create_app
 from noetl.api.cli.app import app
 from noetl.executor.actions import catalogue
-from noetl.executor.settings import SECRET_PREFIX, SETTINGS
+from noetl.executor.settings import SECRET_PREFIXES, SETTINGS
 from noetl.infra.reference import ROOT
 from noetl.infra.site.markdown_links import find_code
 from tests.docs.page_mistakes import DOCS, PageMistake, report
@@ -151,7 +151,7 @@ def check_settings(text: str) -> Iterator[Problem]:
     known = {setting.name for setting in SETTINGS}
     for line, found in enumerate(text.splitlines(), 1):
         for name in SETTING.findall(found):
-            if name not in known and not name.startswith(SECRET_PREFIX):
+            if name not in known and not name.startswith(SECRET_PREFIXES):
                 fix = suggest(name, known, "take a name of docs/reference/settings.md")
                 yield line, f"unknown setting `{name}`", fix
 

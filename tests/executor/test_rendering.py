@@ -8,6 +8,7 @@ import pytest
 from noetl.executor.engine.rendering import check_kinds, render, render_parameters
 from noetl.executor.errors import ActionError
 from noetl.executor.model.sql import Bind, Sql, SqlIdentifier
+from noetl.executor.security.secret_access import unrestricted_access
 from noetl.executor.security.secret_sources import SecretReference
 from noetl.planner.catalogue import ActionDeclaration, Kind, Parameter, Sink
 
@@ -20,7 +21,7 @@ URL = Parameter((Kind.STRING,), "", sink=Sink.URL)
 
 
 def rendered(value: Any, parameter: Parameter | None = PLAIN, **names: Any) -> Any:
-    return render(value, parameter, names.__getitem__)
+    return render(value, parameter, names.__getitem__, unrestricted_access())
 
 
 def refusal(value: Any, parameter: Parameter | None, **names: Any) -> ActionError:
@@ -52,10 +53,12 @@ def test_a_rejected_value_is_a_parameter_error() -> None:
             "hidden": Parameter((Kind.STRING,), "", rejection_reason=refuses, secrets=True),
         },
     )
-    assert render_parameters(declaration, {"open": "{{ v }}"}, {"v": "b"}.__getitem__) == {"open": "b"}
+    assert render_parameters(
+        declaration, {"open": "{{ v }}"}, {"v": "b"}.__getitem__, unrestricted_access()
+    ) == {"open": "b"}
     for name, shown in (("open", "`a`"), ("hidden", "text")):
         with pytest.raises(ActionError) as caught:
-            render_parameters(declaration, {name: "{{ v }}"}, {"v": "a"}.__getitem__)
+            render_parameters(declaration, {name: "{{ v }}"}, {"v": "a"}.__getitem__, unrestricted_access())
         assert (caught.value.type, caught.value.retryable) == ("ParameterError", False)
         assert caught.value.message == f"`{name}` cannot be {shown}: write `b`"
 
@@ -241,7 +244,7 @@ DECLARATION = ActionDeclaration(
 
 def test_all_parameters_of_an_action_are_rendered() -> None:
     given = {"text": "{{ x }}", "level": "INFO", "either": "{{ none }}", "anything": "{{ none }}"}
-    assert render_parameters(DECLARATION, given, {"x": "y"}.__getitem__) == {
+    assert render_parameters(DECLARATION, given, {"x": "y"}.__getitem__, unrestricted_access()) == {
         "text": "y",
         "level": "info",
         "anything": None,
@@ -250,7 +253,9 @@ def test_all_parameters_of_an_action_are_rendered() -> None:
 
 @pytest.mark.parametrize(("size", "expected"), [("LARGE", "large"), (5, 5), ("{{ n }}", 7)])
 def test_only_a_text_is_compared_with_the_choices(size: Any, expected: Any) -> None:
-    assert render_parameters(DECLARATION, {"text": "", "size": size}, {"n": 7}.__getitem__) == {
+    assert render_parameters(
+        DECLARATION, {"text": "", "size": size}, {"n": 7}.__getitem__, unrestricted_access()
+    ) == {
         "text": "",
         "size": expected,
     }
@@ -267,7 +272,7 @@ def test_only_a_text_is_compared_with_the_choices(size: Any, expected: Any) -> N
 )
 def test_a_parameter_with_fields_is_a_literal_mapping(part: Any, message: str) -> None:
     with pytest.raises(ActionError) as caught:
-        render_parameters(DECLARATION, {"text": "", "part": part}, NOTHING.__getitem__)
+        render_parameters(DECLARATION, {"text": "", "part": part}, NOTHING.__getitem__, unrestricted_access())
     assert (caught.value.type, caught.value.message) == ("ParameterError", message)
 
 
@@ -296,7 +301,7 @@ def test_the_error_names_a_parameter_of_the_wrong_kind(given: Mapping[str, Any],
 
 def test_the_error_names_a_parameter_without_a_value() -> None:
     with pytest.raises(ActionError, match="`text`: ") as caught:
-        render_parameters(DECLARATION, {"text": "{{ missing }}"}, NOTHING.__getitem__)
+        render_parameters(DECLARATION, {"text": "{{ missing }}"}, NOTHING.__getitem__, unrestricted_access())
     assert (caught.value.type, caught.value.retryable) == ("UndefinedName", False)
 
 
@@ -313,5 +318,10 @@ def test_exactly_one_alternative_must_be_given() -> None:
 def test_an_error_does_not_reveal_a_secret(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NOETL_SECRET_TOKEN", "correct-horse")
     with pytest.raises(ActionError) as caught:
-        render(text, Parameter((Kind.ANY,), "", secrets=True), dict[str, object]().__getitem__)
+        render(
+            text,
+            Parameter((Kind.ANY,), "", secrets=True),
+            dict[str, object]().__getitem__,
+            unrestricted_access(),
+        )
     assert "horse" not in caught.value.message.lower()

@@ -12,6 +12,7 @@ from noetl.executor.engine.rendering import render
 from noetl.executor.errors import ActionError
 from noetl.executor.security import secret_sources
 from noetl.executor.security.redaction import MASK, redact
+from noetl.executor.security.secret_access import unrestricted_access
 from noetl.executor.security.secret_sources import AwsSecrets, resolve_secret
 from noetl.planner.catalogue import Kind, Parameter
 from tests.aws import Client, drop_permissions
@@ -37,7 +38,7 @@ def store_parameter(aws: Client, name: str, value: str) -> None:
 
 
 def render_text(text: str) -> Any:
-    return render(text, BODY, dict[str, object]().__getitem__)
+    return render(text, BODY, dict[str, object]().__getitem__, unrestricted_access())
 
 
 def test_the_environment_precedes_secrets_manager_and_systems_manager(
