@@ -30,6 +30,7 @@ from noetl.executor.actions import (
 from noetl.executor.clients import deadline_stream, egress
 from noetl.executor.engine import external, item_threads, quotas, start, work_context
 from noetl.executor.model import action_budget, memory_budget
+from noetl.executor.model.json_values import MAX_DEPTH
 from noetl.executor.model.limits import PayloadLimits
 from noetl.executor.security import redaction
 from noetl.executor.security.capabilities import DEFAULT_LOG_BYTES
@@ -351,6 +352,7 @@ def _action_limits() -> list[LimitRow]:
             f"{_postgres_connection.MAX_CHUNK_BYTES // _MIB} MiB",
             _EXCEEDED,
         ),
+        ("the depth of the result of an action, and of JSON from outside", f"{MAX_DEPTH} levels", _EXCEEDED),
         ("redirects that `http` follows", f"{http.MAX_REDIRECTS}, or `follow_redirects`", "`HTTPStatus`"),
         ("a file that `file` reads", file_size, _EXCEEDED),
         ("files that `list` finds", f"{file.MAX_FILES:,}", _EXCEEDED),

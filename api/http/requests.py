@@ -22,7 +22,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from email.message import Message
-from itertools import accumulate
 from typing import Any, TypeVar
 
 from anyio import CapacityLimiter, to_thread
@@ -32,13 +31,13 @@ from pydantic import BaseModel, Field
 from noetl.api.http.problems import Problem
 from noetl.api.service.compiler import InlinePlaybook, PlanSource, PlaybookReference
 from noetl.api.service.runs import ResumeRequest
+from noetl.executor.model.json_values import MAX_DEPTH, nests_deeper
 from noetl.executor.model.run import RunStatus
 from noetl.executor.model.run_filter import MAX_RUNS_PER_PAGE, RunFilter
 from noetl.executor.model.start_request import StartRequest
 from noetl.planner.diagnostics.diagnostic import did_you_mean
 
 MAX_BODY_BYTES = 1024 * 1024
-MAX_DEPTH = 100
 MAX_WAIT_SECONDS = 25
 
 MAX_INLINE_BYTES = 16 * 1024
@@ -57,12 +56,6 @@ IDEMPOTENCY_KEY = "^[\\x20-\\x7e]{1,255}$"
 """Pattern of an idempotency key: printable ASCII characters."""
 
 _SHOWN_NAME_LENGTH = 100
-
-_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)
-"""A JSON string. One that never ends extends to the end, so no text is scanned twice."""
-
-_NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
-_DEPTH_CHANGE = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 
 _NOT_PLAIN_IN_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 """Characters that may stand unescaped in JSON, and that YAML refuses or reads as line breaks."""
@@ -300,19 +293,6 @@ def _decode_strictly(body: bytes) -> Any:
     if b"\\u" in body and not _is_unicode(value):
         raise _MalformedJsonError("has half of a surrogate pair")
     return value
-
-
-def nests_deeper(body: bytes, limit: int) -> bool:
-    """Return whether JSON text is nested more than `limit` levels deep, without decoding it.
-
-    >>> nests_deeper(b'[[[0], "[[[["]]', 3), nests_deeper(b"[[[{", 3)
-    (False, True)
-    """
-    if body.count(b"[") + body.count(b"{") <= limit:
-        return False
-    brackets = _STRING.sub(b"", body).translate(None, _NOT_BRACKETS)
-    depths = accumulate(map(_DEPTH_CHANGE.__getitem__, brackets))
-    return any(map(limit.__lt__, depths))
 
 
 def _refuse_constant(name: str) -> Any:

@@ -8,6 +8,7 @@ from noetl.api.service.tenant import TenantContext
 from noetl.executor.model.ids import hash_secret
 from noetl.executor.model.run import WaitKey
 from noetl.executor.model.wait_transition import unknown_token
+from noetl.executor.security.redaction import redact_for_storage
 from noetl.planner.frozen import frozen
 
 
@@ -29,13 +30,14 @@ class CallbackService:
     def answer(self, token: str, body: Any) -> WaitKey:
         """Complete the action that waits for the token with `body`, and return the key of its wait.
 
-        The same answer again changes nothing.
+        The same answer again changes nothing. The answer is stored without secrets.
 
         Raises:
             RejectedError: `unknown_token`; `answered_otherwise`, by another answer before; `closed`, if no
                 action waits for it any more; `too_large`.
         """
-        return self.context.store.waits.answer(hash_secret(token), body, self.context.clock())
+        answer = redact_for_storage(body)
+        return self.context.store.waits.answer(hash_secret(token), answer, self.context.clock())
 
     def record_heartbeat(self, token: str) -> None:
         """Record that an external worker is still working on the answer to a token.

@@ -28,6 +28,7 @@ from noetl.executor.actions._postgres_servers import ConnectionString, connectio
 from noetl.executor.actions.action import Call
 from noetl.executor.clients.egress import CONNECT_SECONDS
 from noetl.executor.errors import ActionError, CancelledError
+from noetl.executor.model.json_values import read_json
 
 if TYPE_CHECKING:
     import psycopg
@@ -175,19 +176,35 @@ def _connect_failure(failure: psycopg.Error, call: Call) -> ActionError:
 
 
 def _connect_to(server: ConnectionString, call: Call) -> Connection:
+    from psycopg.types.json import set_json_loads
+
     from noetl.executor.actions._postgres_connection import BoundedConnection
 
     keywords = parse(server)
     timeout = keywords.get("connect_timeout", "")
     seconds = int(timeout) if timeout.isdecimal() and int(timeout) > 0 else CONNECT_SECONDS
     defaults: dict[str, Any] = {name: value for name, value in _KEEPALIVE.items() if name not in keywords}
-    return BoundedConnection.connect_for(
+    connection = BoundedConnection.connect_for(
         call,
         server,
         connect_timeout=max(math.ceil(min(seconds, call.remaining_seconds(), 3600)), _MIN_CONNECT_SECONDS),
         fallback_application_name=keywords.get("fallback_application_name", "noetl"),
         **defaults,
     )
+    set_json_loads(_load_json, connection)
+    return connection
+
+
+def _load_json(data: str | bytes) -> Any:
+    """Return the value of a column of the types json and jsonb.
+
+    Raises:
+        ActionError: `LimitExceeded`, if it is nested too deeply or has a number with too many digits.
+    """
+    try:
+        return read_json(data.decode() if isinstance(data, bytes) else data)
+    except ValueError as error:
+        raise ActionError("LimitExceeded", f"JSON in a row: {error}", retryable=False) from None
 
 
 def _is_alive(connection: Connection) -> bool:

@@ -19,7 +19,14 @@ from noetl.executor.actions.action import DEFAULT_TIMEOUT_SECONDS, Call
 from noetl.executor.clients.egress import MAX_IDLE_SECONDS
 from noetl.executor.errors import ActionError
 from noetl.executor.model.arriving_data import json_weight
-from noetl.executor.model.json_values import read_json, to_text, write_json
+from noetl.executor.model.json_values import (
+    MAX_DEPTH,
+    TooDeepError,
+    nests_deeper,
+    read_json,
+    to_text,
+    write_json,
+)
 from noetl.executor.security.redaction import redact, redacted_head
 from noetl.planner.catalogue import ActionDeclaration, Destination, Kind, Parameter, Sink
 from noetl.planner.frozen import replace
@@ -486,7 +493,7 @@ def _status_error(client: _Client, response: httpx.Response, headers: Mapping[st
     is_short = len(body) <= MAX_ERROR_BYTES
     kept_body = (
         _parse_body(response, body, client.arriving)
-        if is_short
+        if is_short and not nests_deeper(body, MAX_DEPTH)
         else redacted_head(_decode(response, body), MAX_ERROR_BYTES)
     )
     status = response.status_code
@@ -571,6 +578,8 @@ def _parse_body(response: httpx.Response, body: bytearray, arriving: ArrivingDat
         arriving.hold(held + json_weight(text))
         try:
             return read_json(text.removeprefix("\ufeff"))
+        except TooDeepError as error:
+            raise ActionError("LimitExceeded", f"the body cannot be read: {error}", retryable=False) from None
         except ValueError:
             pass
     return text

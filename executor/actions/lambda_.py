@@ -6,6 +6,7 @@ import os
 import re
 from typing import Any
 
+from noetl.executor.actions._formats import check_value_count
 from noetl.executor.actions.action import Call
 from noetl.executor.errors import ActionError
 from noetl.executor.model.json_values import read_json, write_json
@@ -70,6 +71,7 @@ def perform(call: Call) -> Any:
     if len(text) > _MAX_RESPONSE:
         message = f"the response of `{name}` is longer than {_MAX_RESPONSE:,} bytes"
         raise ActionError("LimitExceeded", message, retryable=False)
+    check_value_count(text)
     try:
         response = read_json(text) if text else None
     except ValueError as error:

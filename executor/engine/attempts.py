@@ -16,6 +16,7 @@ from noetl.executor.engine.work_context import WorkContext
 from noetl.executor.errors import ActionError, CancelledError, FencedError, StoreError
 from noetl.executor.model.events import Event
 from noetl.executor.model.ids import derived_id
+from noetl.executor.model.json_values import MAX_DEPTH, is_too_deep
 from noetl.executor.model.outcome import CANCELLED, Cancelled, Outcome, WorkResult, WorkSuspension
 from noetl.executor.model.run import ErrorRecord
 from noetl.executor.model.tracing import make_traceparent, trace_id
@@ -152,12 +153,15 @@ class RetryLoop:
                 call = self._make_call(declaration, attempt, deadline)
                 call.remaining_seconds()
                 data = handler(action.type)(call)
+            data = _receive(data)
             saved = read_saved_names(declaration.saved_names(action.parameters), data)
-        except (ActionError, Suspend, CancelledError, StoreError, FencedError):
+        except ActionError as problem:
+            raise _redacted_error(problem) from problem
+        except (Suspend, CancelledError, StoreError, FencedError):
             raise
         except Exception as bug:
             logger.exception("the handler of `%s` raised", action.type)
-            message = f"the handler of `{action.type}` raised: {bug}"
+            message = redact(f"the handler of `{action.type}` raised: {bug}")
             raise ActionError(type(bug).__name__, message) from bug
         return Outcome(True, data, None, action.type, saved=saved)
 
@@ -298,6 +302,29 @@ class RetryLoop:
         self.context.events.append(
             Event(type, happened_at, visit.step, visit.number, visit.attempt, duration, payload)
         )
+
+
+def _receive(data: Any) -> Any:
+    """Return the data of a handler without secrets, so that no template can take a part of one.
+
+    Raises:
+        ActionError: `LimitExceeded`, if the data is nested too deeply.
+    """
+    if is_too_deep(data):
+        message = f"the result is nested more than {MAX_DEPTH} levels deep"
+        raise ActionError("LimitExceeded", message, retryable=False)
+    return redact(data)
+
+
+def _redacted_error(problem: ActionError) -> ActionError:
+    """Return an error without secrets, and without details that are nested too deeply."""
+    return ActionError(
+        redact(problem.type),
+        redact(problem.message),
+        retryable=problem.retryable,
+        status=problem.status,
+        details=None if is_too_deep(problem.details) else redact(problem.details),
+    )
 
 
 def _titles_of(declaration: ActionDeclaration, state: Any) -> tuple[str, ...]:

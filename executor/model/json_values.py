@@ -3,8 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
+from itertools import accumulate
 from math import isfinite
 from typing import Any
+
+MAX_DEPTH = 100
+"""The most levels of arrays and objects in data that enters a run."""
+
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)
+"""A JSON string. One that never ends extends to the end, so no text is scanned twice."""
+
+_NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_DEPTH_CHANGE = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 _SCALARS = (str, int, float, bool, type(None))
@@ -21,12 +32,23 @@ def _parse_finite(text: str) -> float:
     return number
 
 
+class TooDeepError(ValueError):
+    """A JSON text or value with more levels than `MAX_DEPTH`."""
+
+    def __init__(self) -> None:
+        super().__init__(f"it is nested more than {MAX_DEPTH} levels deep")
+
+
 def read_json(text: str) -> Any:
     """Return the value of a JSON text.
 
     Raises:
         ValueError: the text is not JSON, or has a number or a character that JSON in UTF-8 cannot represent.
+        TooDeepError: it has more levels than `MAX_DEPTH`. It is not decoded.
     """
+    brackets = text.count("[") + text.count("{")
+    if brackets > MAX_DEPTH and nests_deeper(text.encode("utf-8", "surrogatepass"), MAX_DEPTH):
+        raise TooDeepError
     try:
         value = json.loads(text, parse_constant=_refuse_constant, parse_float=_parse_finite)
         if "\\ud" in text.lower():
@@ -40,6 +62,38 @@ def read_json(text: str) -> Any:
             raise ValueError("it contains a number with too many digits") from None
         raise
     return value
+
+
+def nests_deeper(text: bytes | bytearray, limit: int) -> bool:
+    """Return whether JSON text is nested more than `limit` levels deep, without decoding it.
+
+    >>> nests_deeper(b'[[[0], "[[[["]]', 3), nests_deeper(b"[[[{", 3)
+    (False, True)
+    """
+    if text.count(b"[") + text.count(b"{") <= limit:
+        return False
+    brackets = _STRING.sub(b"", text).translate(None, _NOT_BRACKETS)
+    depths = accumulate(map(_DEPTH_CHANGE.__getitem__, brackets))
+    return any(map(limit.__lt__, depths))
+
+
+def is_too_deep(value: Any) -> bool:
+    """Return whether a value has more than `MAX_DEPTH` levels of lists and objects.
+
+    >>> is_too_deep([[{"a": []}]])
+    False
+    """
+    level = [value] if isinstance(value, dict | list | tuple) else []
+    for _ in range(MAX_DEPTH):
+        level = [
+            part
+            for container in level
+            for part in (container.values() if isinstance(container, dict) else container)
+            if isinstance(part, dict | list | tuple)
+        ]
+        if not level:
+            return False
+    return True
 
 
 def write_json(value: Any) -> str:

@@ -9,6 +9,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from noetl.executor.model.events import timestamp
+from noetl.executor.security.redaction import redact
 
 LOG_CONTEXT: ContextVar[Mapping[str, Any]] = ContextVar("LOG_CONTEXT", default={})  # noqa: B039
 """Fields for the log lines of the current thread: run, step and request. Labels of a record replace them."""
@@ -43,7 +44,7 @@ class _JsonLines(logging.Formatter):
         }
         if record.exc_info:
             line["error"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str) + self._end
+        return str(redact(json.dumps(redact(line), default=str))) + self._end
 
 
 def _run_fields(record: logging.LogRecord) -> dict[str, Any]:

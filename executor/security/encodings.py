@@ -83,13 +83,12 @@ def written_forms(value: str) -> tuple[set[bytes], set[bytes]]:
     (True, True)
     """
     raw = _bytes(value)
-    canonical = to_canonical(list(undo_all(raw))[-1])
-    plain = {raw, canonical, *_as_utf16(value)}
-    plain |= {_bytes(value.replace(sign, twice)) for sign, twice in (('"', '""'), ("'", "''"), (" ", "+"))}
-    plain.add(_bytes(value.replace("'", "'\"'\"'")))
-    if _HEX_START.match(canonical) and len(canonical) >= 10:
-        # A percent sign before it makes an escape of its first two characters.
-        plain.add(canonical[2:])
+    doubled = (('"', '""'), ("'", "''"), ("'", "'\"'\"'"), (" ", "+"))
+    written = {raw, *(_bytes(value.replace(sign, escape)) for sign, escape in doubled)}
+    canonical = {to_canonical(list(undo_all(form))[-1]) for form in written}
+    plain = {*written, *canonical, *_as_utf16(value)}
+    # A percent sign before it makes an escape of its first two characters.
+    plain |= {form[2:] for form in canonical if _HEX_START.match(form) and len(form) >= 10}
     sources = {raw, *_as_utf16(value), json.dumps(value)[1:-1].encode(), quote(raw, safe="").encode()}
     sources.add(_bytes(json.dumps(value, ensure_ascii=False)[1:-1]))
     sources.add(quote(raw).encode())

@@ -80,18 +80,18 @@ def resolve_secret(name: str, environ: Mapping[str, str] = os.environ, tenant: s
     return value
 
 
-class _Place(NamedTuple):
+class _SecretPlace(NamedTuple):
     """The place of a secret in each source: its variable, and its path below a folder or prefix."""
 
     variable: str
     path: tuple[str, ...]
 
 
-def _place_of(name: str, tenant: str) -> _Place:
+def _place_of(name: str, tenant: str) -> _SecretPlace:
     if tenant == DEFAULT_TENANT:
-        return _Place(f"{_VARIABLE_PREFIX}{name}", (name,))
+        return _SecretPlace(f"{_VARIABLE_PREFIX}{name}", (name,))
     variable = f"{_TENANT_PREFIX}{encode_tenant(tenant, _NOT_IN_VARIABLES)}__{name}"
-    return _Place(variable, (encode_tenant(tenant, _NOT_IN_PATHS), name))
+    return _SecretPlace(variable, (encode_tenant(tenant, _NOT_IN_PATHS), name))
 
 
 def encode_tenant(tenant: str, replaced: re.Pattern[str] = _NOT_IN_PATHS) -> str:
@@ -109,7 +109,7 @@ def encode_tenant(tenant: str, replaced: re.Pattern[str] = _NOT_IN_PATHS) -> str
     )
 
 
-def _unknown_secret(name: str, place: _Place, prefix: str) -> ActionError:
+def _unknown_secret(name: str, place: _SecretPlace, prefix: str) -> ActionError:
     """Return the error for a secret that no source has. It names the settings for the tenant."""
     path = "/".join(place.path)
     file = "this file" if len(place.path) == 1 else f"the file {path}"

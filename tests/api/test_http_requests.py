@@ -15,7 +15,6 @@ from noetl.api.http.problems import Problem
 from noetl.api.http.requests import (
     MAX_BODY_BYTES,
     decode_json,
-    nests_deeper,
     read_callback_answer,
     read_idempotency_key,
     read_playbook,
@@ -25,6 +24,7 @@ from noetl.api.http.requests import (
 )
 from noetl.api.service.compiler import InlinePlaybook, PlaybookReference
 from noetl.api.service.runs import ResumeRequest
+from noetl.executor.model.json_values import nests_deeper
 from noetl.executor.model.start_request import StartRequest
 
 

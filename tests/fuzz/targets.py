@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 from noetl.api.http.bodies import REQUEST_BODIES, parse_body
 from noetl.api.http.problems import Problem
-from noetl.api.http.requests import MAX_DEPTH, decode_json
+from noetl.api.http.requests import decode_json
 from noetl.executor.actions import catalogue
+from noetl.executor.model.json_values import MAX_DEPTH
 from noetl.planner.compile import compile_playbook
 from noetl.planner.diagnostics.codes import Severity
 from noetl.planner.diagnostics.render import CheckedFile, render_concise, render_full, render_json

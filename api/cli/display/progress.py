@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from noetl.api.cli.display.event_follower import FollowedRun, RunEvents
-    from noetl.executor.model.events import Event
+from noetl.executor.model.events import Event
+from noetl.executor.security.redaction import redact
 
 _INTERNAL_STEP = "@"
 _SLOW_SECONDS = 2.0
@@ -246,7 +247,8 @@ class _LogLineHandler(logging.Handler):
         values = (
             "".join(f"  {name}={value}" for name, value in fields.items()) if isinstance(fields, dict) else ""
         )
-        self._console.print(to_printable(f"│ {level}{record.getMessage()}{reason}{values}"))
+        text = redact(f"│ {level}{record.getMessage()}{reason}{values}")
+        self._console.print(to_printable(text))
 
 
 def _indent(followed: FollowedRun, line: Text) -> Text:

@@ -46,7 +46,7 @@ def test_the_result_has_the_status_lower_case_headers_and_the_parsed_body() -> N
         ("application/json", b"{broken", "{broken"),
         ("application/json", b'{"a": NaN}', '{"a": NaN}'),
         ("application/json", b'"\\ud800"', '"\\ud800"'),
-        ("application/json", b"[" * 100_000, "[" * 100_000),
+        ("application/json", b"[" * 100, "[" * 100),
         ("application/json", b"", ""),
         ("text/plain; charset=iso-8859-1", b"caf\xe9", "café"),
         ("text/plain; charset=punycode", b"abc", "abc"),

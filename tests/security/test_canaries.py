@@ -1,0 +1,454 @@
+"""Canaries: secrets that must be found in no byte of a store, a log or an answer.
+
+A server echoes them in every encoding, in bodies, headers and errors. A playbook for each action type passes
+on what it gets by every path: results, errors, events, logs, callbacks, child runs, files and output.
+Then every byte is searched. The table CASES must name every action type.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from noetl.api.app import create_app
+from noetl.api.service.services import create_services
+from noetl.executor.actions import catalogue, temporary_types
+from noetl.executor.actions.action import Call
+from noetl.executor.clients import aws as aws_clients
+from noetl.executor.runtime.json_logs import log_as_json_lines
+from noetl.executor.security.capabilities import service_capabilities
+from noetl.executor.security.redaction import MASK
+from noetl.executor.security.secret_sources import register_local_secrets
+from noetl.executor.stores.interface import Store
+from noetl.executor.stores.sqlite.store import SqliteStore
+from noetl.infra import dynamodb
+from noetl.infra.migrations import upgrade
+from noetl.planner.catalogue import ActionDeclaration, Kind, Parameter
+from noetl.testing.run_harness import RunHarness, register_playbook
+from tests.http_server import StubExchange, StubServer, serve
+from tests.security.test_encoded_secrets import ENCODERS
+
+CANARIES = {
+    "WORD": 'canary-w0rd/"ü b+c\\x',
+    "DIGITS": "83746152093847",
+    "LINES": "-----BEGIN KEY-----\nCANARYkeyLINEnumber1/abc\nCANARYkeyLINEnumber2+def\n",
+    "DSN": "postgresql://canary:canary-pass%2Fword@127.0.0.1:1/canary-database",
+}
+TEXTS = [*CANARIES.values(), "CANARYkeyLINEnumber1/abc", "CANARYkeyLINEnumber2+def", "canary-pass/word"]
+"""The texts that are searched: the secrets, the lines of the key, and the password of the address."""
+
+OWN_WORDS = (0, 1, 4, 5, 6)
+"""The indexes of the texts of which no ten characters may be left."""
+
+REVEAL = {"X-Word": "{{ secrets.WORD | urlencode }}", "X-Digits": "{{ secrets.DIGITS }}"}
+KEEP = {"on_error": "continue"}
+
+
+def _echoes() -> dict[str, Any]:
+    texts = {
+        f"{name} of {index}": encode(text)
+        for name, encode in ENCODERS.items()
+        for index, text in enumerate(TEXTS)
+    }
+    return {
+        "texts": texts,
+        "number": int(CANARIES["DIGITS"]),
+        "nested": [[texts["json of 0"]]],
+        CANARIES["WORD"]: 1,
+    }
+
+
+def _answer(exchange: StubExchange) -> None:
+    """Send the canaries back: as JSON, as text, with a status of the path, or as a service of AWS does."""
+    target = exchange.received.target
+    body = json.dumps(_echoes())
+    status = int(target.rpartition("/")[2]) if target.startswith("/status/") else 200
+    if target.startswith("/text"):
+        body = "\n".join(map(str, _echoes()["texts"].values()))
+    if exchange.received.headers.get("x-amz-target"):
+        body = json.dumps({"MessageId": json.dumps(_echoes()["texts"])})
+    headers = {"content_type": "text/plain" if target.startswith("/text") else "application/json"}
+    exchange.reply(status, body.encode(), x_echo=CANARIES["DIGITS"], **headers)
+
+
+class Careless:
+    """An action type that raises what it received, as a bug would."""
+
+    DECLARATION = ActionDeclaration("careless", "", {"key": Parameter((Kind.ANY,), "", secrets=True)})
+
+    @staticmethod
+    def perform(call: Call) -> None:
+        raise ValueError(f"bad key: {call.parameters['key']} {json.dumps(_echoes())}")
+
+
+def _get(url: str, **parameters: Any) -> dict[str, Any]:
+    return {"action": "http", "url": url, "headers": REVEAL, "as": "reply", **parameters}
+
+
+Work = list[dict[str, Any]]
+
+CASES: dict[str, Callable[[str], Work]] = {
+    "http": lambda url: [
+        _get(url, method="POST", json={"a": ["{{ secrets.LINES }}"], "b": "{{ secrets.WORD }}"}),
+        {**_get(f"{url}text", auth={"bearer": "{{ secrets.DIGITS }}"}), "as": "text"},
+        {**_get(f"{url}status/500", form={"a": "{{ secrets.WORD }}"}, method="POST"), **KEEP},
+        {**_get(url, accept_status="{{ reply.body.texts.repr }}"), **KEEP},
+        {**_get(url, max_bytes=10), **KEEP},
+        {**_get(f"{url}status/404"), "as": "lost"},
+    ],
+    "set": lambda url: [
+        _get(url),
+        {"action": "set", "set": {"copy": "{{ reply }}", "part": "{{ (reply | string)[5:900] }}"}},
+    ],
+    "log": lambda url: [
+        _get(url),
+        {"action": "log", "message": "{{ reply.body | string }}", "fields": {"body": "{{ reply.body }}"}},
+        {
+            "action": "log",
+            "loop": {"items": "{{ reply.body.texts.values() | list }}"},
+            "message": "{{ item }}",
+        },
+    ],
+    "fail": lambda url: [
+        _get(url),
+        {
+            "action": "fail",
+            "message": "{{ reply }}",
+            "type": "{{ reply.body.texts['plain'] | default('X') }}",
+        },
+    ],
+    "wait": lambda url: [
+        _get(url),
+        {"action": "wait", "seconds": 60},
+        {"action": "set", "set": {"after": "{{ reply }}"}},
+    ],
+    "callback": lambda url: [
+        _get(url),
+        {
+            "action": "callback",
+            "title": "{{ reply.body.texts['unchanged of 0'] }}",
+            "details": "{{ reply }}",
+            "notify": {
+                "action": "http",
+                "method": "POST",
+                "url": url,
+                "headers": REVEAL,
+                "json": {"token": "{{ callback.token }}"},
+            },
+            "as": "answered",
+        },
+    ],
+    "workflow": lambda url: [
+        _get(url),
+        {"action": "workflow", "playbook": "child", "input": {"x": "{{ reply }}"}, "as": "child"},
+    ],
+    "postgres": lambda url: [
+        _get(url),
+        {
+            "action": "postgres",
+            "connection": "{{ secrets.DSN }}",
+            "query": "select {{ reply.body | string }}",
+            **KEEP,
+        },
+        {"action": "postgres", "connection": "{{ secrets.DSN }} nonsense=1", "query": "select 1", **KEEP},
+        {
+            "action": "postgres",
+            "connection": "host=127.0.0.1 port=1 user=a password={{ secrets.DIGITS }}",
+            "query": "select 1",
+            **KEEP,
+        },
+    ],
+    "shell": lambda url: [
+        _get(url),
+        {
+            "action": "shell",
+            "command": 'cat; for f in cat base64 "od -An -tx1 -v"; do printf %s "$KEY" | $f; echo; done; env',
+            "env": {"KEY": "{{ secrets.WORD }}"},
+            "stdin": "{{ secrets.LINES }}",
+            "parse": "lines",
+            "as": "output",
+        },
+        {"action": "shell", "command": 'printf %s "$KEY" >&2; exit 3', "env": {"KEY": "{{ secrets.WORD }}"}},
+    ],
+    "python": lambda _: [
+        {
+            "action": "python",
+            "function": "json:dumps",
+            "args": [["{{ secrets.WORD }}", "{{ secrets.LINES }}"]],
+            "as": "text",
+        },
+        {"action": "python", "function": "base64:b16encode", "args": ["{{ secrets.WORD }}"], **KEEP},
+        {"action": "python", "function": "builtins:int", "args": ["{{ secrets.WORD }}"]},
+    ],
+    "file": lambda url: [
+        _get(url),
+        {"action": "file", "write": "out.json", "format": "json", "content": "{{ reply }}"},
+        {"action": "file", "append": "out.txt", "content": "{{ reply.body | string }}"},
+        {"action": "file", "read": "out.json", "format": "json", "as": "content"},
+        {"action": "file", "read": "{{ reply.body.texts['unchanged of 1'] }}"},
+    ],
+    "s3": lambda url: [
+        _get(url),
+        {"action": "s3", "put": "s3://bucket/key", "content": "{{ reply.body | string }}", **KEEP},
+        {"action": "s3", "get": "s3://bucket/key", **KEEP},
+        {"action": "s3", "get": "s3://bucket/key", "format": "json", **KEEP},
+    ],
+    "message": lambda url: [
+        {"action": "message", "to": f"{url}123456789012/queue", "body": "{{ secrets.WORD }}", "as": "id"},
+    ],
+    "lambda": lambda _: [
+        {"action": "lambda", "function": "canary", "payload": {"key": "{{ secrets.LINES }}"}, "as": "answer"},
+    ],
+    "careless": lambda _: [{"action": "careless", "key": "{{ secrets.WORD }}"}],
+}
+"""Work for each action type. The address is that of the server that echoes."""
+
+
+def test_every_action_type_has_a_case() -> None:
+    assert set(CASES) == {*catalogue(), "careless"}, "add a case that passes secrets through the new type"
+
+
+@pytest.fixture
+def server() -> Iterator[StubServer]:
+    with serve(_answer) as started:
+        yield started
+
+
+@pytest.fixture
+def environ(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, server: StubServer) -> dict[str, str]:
+    """The settings of a service, which may send the canaries to the server and into commands."""
+    places = "127.0.0.1, action:shell, action:python, action:careless"
+    (tmp_path / "files").mkdir()
+    values = {
+        **{f"NOETL_SECRET_{name}": value for name, value in CANARIES.items()},
+        "NOETL_SECRETS_HOSTS": "\n".join(f"{name}: {places}" for name in CANARIES),
+        "NOETL_ALLOW_NETWORKS": "127.0.0.0/8",
+        "NOETL_ALLOW_SHELL": "1",
+        "NOETL_PYTHON_MODULES": "json,base64,builtins",
+        "NOETL_FILES_ROOT": str(tmp_path / "files"),
+        **{f"AWS_ENDPOINT_URL_{service}": server.url("") for service in ("S3", "SQS", "LAMBDA")},
+    }
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    if "AWS_REGION" not in os.environ:
+        for name in ("AWS_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            monkeypatch.setenv(name, "us-east-1")
+    aws_clients.reset_clients()
+    register_local_secrets()  # as a service does at its start
+    return values
+
+
+@pytest.fixture
+def log() -> Iterator[io.StringIO]:
+    """The log of the process, as a service writes it."""
+    root, stream = logging.getLogger(), io.StringIO()
+    handlers, level = root.handlers[:], root.level
+    root.handlers[:] = [logging.StreamHandler(stream)]
+    log_as_json_lines()
+    yield stream
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+def _run(store: Store, action_type: str, url: str, environ: Mapping[str, str]) -> RunHarness:
+    """Execute the case of an action type in a service, until nothing is due. Answer its callback."""
+    register_playbook(
+        store, "name: child\ninput: {x: any}\nsteps: [{name: a, run: [{action: fail, message: '{{ x }}'}]}]"
+    )
+    playbook = {
+        "name": "canary",
+        "output": {"all": "{{ steps.only.result | default(none) }}"},
+        "steps": [{"name": "only", "run": CASES[action_type](url)}],
+    }
+    with temporary_types(Careless):
+        harness = RunHarness(store, json.dumps(playbook), origin="service")
+        harness.capabilities = service_capabilities(environ)
+        _execute_due(harness)
+        if action_type == "callback":
+            services = create_services(store, catalogue())
+            services.callbacks.answer(_received_token, {"echo": _echoes()})
+            _execute_due(harness)
+    return harness
+
+
+_received_token = ""
+
+
+def _execute_due(harness: RunHarness) -> None:
+    for _ in range(50):
+        if not harness.execute_next(chained=True):
+            due = harness.store.queue.next_due(harness.queue)
+            if due is None or due > harness.clock.now + 3600:
+                return
+            harness.clock.now = max(harness.clock.now, due)
+
+
+def _leaks(text: str) -> list[str]:
+    """Return which canary a text has in which encoding, also if the text is JSON."""
+    found = []
+    for index, canary in enumerate(TEXTS):
+        for name, encode in ENCODERS.items():
+            written = encode(canary)
+            escaped = (json.dumps(written)[1:-1], json.dumps(written, ensure_ascii=False)[1:-1])
+            forms = {written, written.strip('"'), *escaped}
+            found += [f"{name} of {index}" for form in forms if form in text]
+        windows = (canary[start : start + 10] for start in range(len(canary) - 9))
+        found += [f"part of {index}: {window}" for window in windows if index in OWN_WORDS and window in text]
+    return found
+
+
+def _assert_clean(text: str, source: str) -> None:
+    leaks = _leaks(text)
+    assert not leaks, f"{source} has {leaks[:5]}"
+
+
+def _bytes_of(folder: Path) -> str:
+    """Return the content of all files of a folder, such as a database and its write-ahead log."""
+    files = [path for path in folder.glob("*") if path.is_file()]
+    return "\n".join(path.read_bytes().decode("utf-8", "replace") for path in files)
+
+
+def _dump_postgres(dsn: str) -> str:
+    import psycopg
+
+    with psycopg.connect(dsn) as connection:
+        tables = connection.execute("select tablename from pg_tables where schemaname = 'public'").fetchall()
+        rows = [
+            str(row[0])
+            for (table,) in tables
+            for row in connection.execute(f'select t::text from "{table}" t').fetchall()
+        ]
+    return "\n".join(rows)
+
+
+def _dump_items(items: Any) -> str:
+    def text_of(value: Any) -> str:
+        if isinstance(value, Mapping):
+            return " ".join(f"{name} {text_of(part)}" for name, part in value.items())
+        if isinstance(value, list | tuple | set):
+            return " ".join(map(text_of, value))
+        data = (
+            bytes(value)
+            if not isinstance(value, str | int | float | bool | type(None)) and hasattr(value, "__bytes__")
+            else value
+        )
+        if isinstance(data, bytes):
+            for start in (0, 1):
+                try:
+                    return zlib.decompress(data[start:]).decode()
+                except zlib.error:
+                    continue
+            return data.decode("utf-8", "replace")
+        return str(data)
+
+    return "\n".join(map(text_of, items))
+
+
+@pytest.fixture(autouse=True)
+def _token(server: StubServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Remember the token that a playbook sends to the server, as the answering party would."""
+
+    class Token(str):
+        __slots__ = ()
+
+    def find() -> str:
+        for request in server.requests:
+            if b'"token"' in request.body:
+                return str(json.loads(request.body)["token"])
+        raise AssertionError("no token was sent")
+
+    original = create_services
+
+    def services_with_token(*arguments: Any) -> Any:
+        monkeypatch.setattr(f"{__name__}._received_token", find())
+        return original(*arguments)
+
+    monkeypatch.setattr(f"{__name__}.create_services", services_with_token)
+    yield
+
+
+@pytest.mark.parametrize("action_type", CASES)
+async def test_sqlite_logs_and_answers_have_no_secret(
+    action_type: str, tmp_path: Path, server: StubServer, environ: dict[str, str], log: io.StringIO
+) -> None:
+    path = tmp_path / "noetl.db"
+    with closing(SqliteStore(str(path))) as store:
+        harness = _run(store, action_type, server.url(), environ)
+        dump = _bytes_of(tmp_path)
+    assert MASK in dump
+    _assert_clean(dump, "the file of the store")
+    _assert_clean(_bytes_of(tmp_path / "files"), "a file")
+    for name, answer in (await _read_all(harness, f"sqlite:///{path}")).items():
+        _assert_clean(answer, name)
+    _assert_clean(log.getvalue(), "the log")
+
+
+@pytest.mark.parametrize("action_type", CASES)
+def test_postgres_has_no_secret(
+    action_type: str, postgres_dsn: str, server: StubServer, environ: dict[str, str]
+) -> None:
+    from noetl.executor.stores.postgres.store import PostgresStore
+
+    upgrade(postgres_dsn)
+    with closing(PostgresStore(postgres_dsn)) as store:
+        _run(store, action_type, server.url(), environ)
+    dump = _dump_postgres(postgres_dsn)
+    assert MASK in dump
+    _assert_clean(dump, "the database")
+
+
+@pytest.mark.parametrize("action_type", CASES)
+def test_dynamodb_has_no_secret(
+    action_type: str, aws: Any, server: StubServer, environ: dict[str, str]
+) -> None:
+    from noetl.executor.stores.dynamo.store import DynamoStore
+
+    dynamodb.upgrade("noetl")
+    with closing(DynamoStore("noetl")) as store:
+        _run(store, action_type, server.url(), environ)
+        dump = _dump_items(store.context.table.scan())
+    assert MASK in dump
+    _assert_clean(dump, "the table")
+
+
+async def _read_all(harness: RunHarness, url: str) -> dict[str, str]:
+    """Return the answer of every route that reads, in each form that it has."""
+    id = harness.id
+    paths = [
+        "/workflows", f"/workflows/status/{id}", f"/workflows/result/{id}", f"/workflows/{id}/events",
+        *(f"/workflows/{id}/graph?format={format}" for format in ("json", "mermaid", "svg")),
+        "/playbooks", "/playbooks/child", "/playbooks/child/versions", "/readyz", "/metrics", "/openapi.json",
+    ]  # fmt: skip
+    answers = {}
+    app = create_app({"NOETL_STORE": url, "NOETL_WORKERS": "1"})
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client,
+    ):
+        for path in paths:
+            answers[path] = (await client.get(path)).text
+        children = json.loads(answers["/workflows"])["items"]
+        for child in children:
+            for kind in ("status", "result"):
+                path = f"/workflows/{kind}/{child['workflow_id']}"
+                answers[path] = (await client.get(path)).text
+    assert "canary" in answers["/workflows"]
+    return answers
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+pytestmark = pytest.mark.anyio
