@@ -19,7 +19,6 @@ from benchmarks.playbooks import SHAPES
 from noetl.executor.actions import catalogue
 from noetl.planner.compile import compile_playbook
 from noetl.planner.syntax.reader import MAX_BYTES
-from noetl.planner.templates import template as template_module
 
 OK = "{action: log, message: x}"
 
@@ -355,7 +354,6 @@ def _row(name: str, repetitions: int) -> dict[str, Any]:
         median_seconds(
             lambda: compile_playbook(playbook, catalogue()),  # noqa: B023
             repetitions,
-            prepare=template_module.cached_parse.cache_clear,
         )
         for playbook in (text, ordinary_playbook(len(text)))
     ]

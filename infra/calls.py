@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 from noetl.executor.actions import catalogue
 from noetl.infra.sizes import measure
 from noetl.planner.compile import compile_playbook
+from noetl.planner.templates.template import temporary_templates
 
 PLANNER = Path(__file__).resolve().parents[1] / "planner"
 """Folder of the modules whose calls count."""
@@ -87,9 +88,10 @@ class ModuleCall(NamedTuple):
 def trace_check(text: str = EXAMPLE) -> list[ModuleCall]:
     """Return the calls between modules in the check of a playbook, each once."""
     declarations = catalogue()
-    compile_playbook(text, declarations)
-    with _recorded_calls() as calls:
+    with temporary_templates():
         compile_playbook(text, declarations)
+        with _recorded_calls() as calls:
+            compile_playbook(text, declarations)
     return sorted(calls)
 
 

@@ -20,6 +20,7 @@ from noetl.planner.program.program import Program
 from noetl.planner.program.template_uses import find_template_uses
 from noetl.planner.syntax.parser import parse_playbook
 from noetl.planner.syntax.reader import read_document
+from noetl.planner.templates.template import temporary_templates
 
 FIRST_CHECKS = (
     "names",
@@ -74,7 +75,7 @@ def compile_playbook(text: str | bytes, catalogue: Catalogue, target: str | None
 
     With the target `lambda`, also check the limits of Lambda invocations.
     """
-    with gc_paused():
+    with gc_paused(), temporary_templates():
         return _compile(text, catalogue, target)
 
 

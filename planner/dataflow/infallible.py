@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
 from jinja2 import nodes
@@ -12,7 +11,13 @@ from noetl.planner.catalogue import Kind, Parameter, Sink
 from noetl.planner.dataflow.transfer import TaskEffects
 from noetl.planner.syntax.models import ActionEntry, Entry, Step
 from noetl.planner.templates.access_paths import AccessPath, child_nodes, find_access_path
-from noetl.planner.templates.template import Template, TemplateProblem, has_template, parse_template
+from noetl.planner.templates.template import (
+    Template,
+    TemplateProblem,
+    cached_by_text,
+    has_template,
+    parse_template,
+)
 
 _DEFINED_LENGTHS = {
     "input": 2,
@@ -75,7 +80,7 @@ def may_work_fail(run: Iterable[Entry], tasks: Mapping[str, TaskEffects]) -> boo
     return False
 
 
-@lru_cache(maxsize=16_384)
+@cached_by_text
 def _is_infallible_text(text: str) -> bool:
     """Return the same for a text, which may contain no template."""
     if not has_template(text):

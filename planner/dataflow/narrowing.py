@@ -23,7 +23,6 @@ import re
 from ast import literal_eval
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 from jinja2 import nodes
@@ -37,7 +36,7 @@ from noetl.planner.templates.access_paths import (
     find_local_names,
     find_root_name,
 )
-from noetl.planner.templates.template import Template, parse_template
+from noetl.planner.templates.template import Template, cached_by_text, parse_template
 
 RunResults = frozenset[str]
 """A set of possible results of a `run`."""
@@ -184,7 +183,7 @@ def is_unconditional(template: Template) -> bool:
     return not _is_conditional(template.source)
 
 
-@lru_cache(maxsize=65_536)
+@cached_by_text
 def _is_conditional(source: str) -> bool:
     return _CONDITIONAL.search(source) is not None
 
@@ -200,13 +199,13 @@ def handles_undefined(template: Template, *access: str) -> bool:
     return not is_unconditional(template) and access not in _required_with_prefixes(template.source)
 
 
-@lru_cache(maxsize=65_536)
+@cached_by_text
 def _required_with_prefixes(source: str) -> frozenset[AccessPath]:
     """Return the required accesses of a template and all their prefixes."""
     return frozenset().union(*(_prefixes(required.access) for required in _narrow(source).required))
 
 
-@lru_cache(maxsize=65_536)
+@cached_by_text
 def _narrow(source: str) -> Narrowing:
     template = parse_template(source)
     access, required = template.access_path, tuple(RequiredAccess(*read) for read in template.reads.items())

@@ -11,13 +11,16 @@ expressions.
 Cost: see `parser` for parsing. A compiled evaluation costs about as much as the same code in Python, plus
 charges.
 
-Limits: the cache holds 65,536 texts. The limits of one evaluation are in `budget`.
+Limits: the cache holds MAX_CACHED_BYTES, and a compilation keeps its templates only as long as it takes. The
+limits of one evaluation are in `budget`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import cached_property, lru_cache
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import _lru_cache_wrapper, cached_property, lru_cache
 from typing import Any, TypeVar
 
 from jinja2 import nodes
@@ -54,6 +57,7 @@ from noetl.planner.templates.parser import (
 )
 from noetl.planner.templates.sandbox import FUNCTIONS, SANDBOX
 from noetl.planner.templates.watchdog import run_watched
+from noetl.planner.weighted_cache import WeightedCache
 
 __all__ = [
     "EvaluationError",
@@ -74,6 +78,11 @@ Lookup = Callable[[str], Any]
 """Returns the value of a top-level name. Raises KeyError if the name is undefined."""
 
 T = TypeVar("T")
+
+MAX_CACHED_BYTES = 32 * 1024 * 1024
+"""How many bytes the cached templates may use together, by the estimate of the two numbers below."""
+ENTRY_BYTES = 1024
+BYTES_PER_CHARACTER = 128
 
 _RESULT = "noetl__result"
 """The name to which a compiled template assigns the list of its values."""
@@ -271,20 +280,67 @@ def parse_template(source: str) -> Template:
     Raises:
         TemplateProblem: the text is not a template, or uses something that the sandbox does not allow.
     """
-    result = cached_parse(source)
+    templates = _scope.templates
+    if templates is None:
+        result = TEMPLATES.get(source)
+    elif (known := templates.get(source)) is not None:
+        result = known
+    else:
+        result = templates[source] = _parse(source)
     if isinstance(result, TemplateProblem):
         raise result.without_traceback()
     return result
 
 
-@lru_cache(maxsize=65_536)
-def cached_parse(source: str) -> Template | TemplateProblem:
+_caches: list[_lru_cache_wrapper[Any]] = []
+
+
+def cached_by_text(function: Callable[[str], T]) -> _lru_cache_wrapper[T]:
+    """Return the function with a cache that the next end of a compilation clears."""
+    cached = lru_cache(maxsize=None)(function)
+    _caches.append(cached)
+    return cached
+
+
+@contextmanager
+def temporary_templates() -> Iterator[None]:
+    """Keep the templates that this thread parses in the block no longer than that. Nested blocks share them.
+
+    A compilation parses texts of any length, which need not be evaluated ever.
+    """
+    if _scope.templates is not None:
+        yield
+        return
+    _scope.templates = {}
+    try:
+        yield
+    finally:
+        _scope.templates = None
+        for cached in _caches:
+            cached.cache_clear()
+
+
+def _parse(source: str) -> Template | TemplateProblem:
     """Return the template of a text, or the problem that `parse_template` raises."""
     try:
         return Template(source)
     except TemplateProblem as problem:
         # The traceback of the raised exception would keep all its frames alive.
         return problem.without_traceback()
+
+
+class _Scope(threading.local):
+    """The templates of the compilation on this thread, or None outside of one."""
+
+    templates: dict[str, Template | TemplateProblem] | None = None
+
+
+_scope = _Scope()
+
+TEMPLATES = WeightedCache(
+    _parse, lambda source, _: ENTRY_BYTES + BYTES_PER_CHARACTER * len(source), MAX_CACHED_BYTES
+)
+"""The templates that were parsed last, outside of a compilation."""
 
 
 def is_true(value: object) -> bool:

@@ -17,7 +17,6 @@ from noetl.executor.actions import catalogue
 from noetl.planner.compile import Compilation, compile_playbook
 from noetl.planner.diagnostics.diagnostic import MAX_RATED_WORDS, closest
 from noetl.planner.program import template_uses
-from noetl.planner.templates.template import cached_parse
 
 MAX_CALLS = 2_000_000
 MAX_CALLS_PER_BYTE = 14
@@ -54,7 +53,6 @@ EXPECTED_CODES = {
 def test_the_cost_of_a_hostile_playbook_is_bounded(name: str) -> None:
     text = text_of(name)
     profile = cProfile.Profile()
-    cached_parse.cache_clear()
     compilation: Compilation = profile.runcall(compile_playbook, text, catalogue())
     calls = pstats.Stats(profile).total_calls  # type: ignore[attr-defined]
     assert calls <= MAX_CALLS + MAX_CALLS_PER_BYTE * len(text)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from noetl.planner.templates import template as template_module
 from noetl.planner.templates.template import (
+    TEMPLATES,
     EvaluationError,
     Expression,
     Identifier,
@@ -402,7 +403,7 @@ SNIPPETS = st.sampled_from(
 @given(st.lists(SNIPPETS, max_size=6).map("".join))
 def test_simple_texts_give_the_same_result_with_the_parser(text: str) -> None:
     def parse_result() -> object:
-        template_module.cached_parse.cache_clear()
+        TEMPLATES.clear()
         try:
             template = parse_template(text)
         except TemplateProblem as problem:
@@ -421,4 +422,4 @@ def test_simple_texts_give_the_same_result_with_the_parser(text: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(template_module, "split_simple_parts", lambda _: None)
         assert without_parser == parse_result()
-    template_module.cached_parse.cache_clear()
+    TEMPLATES.clear()
