@@ -5,7 +5,6 @@ Text of a playbook is made printable first; see `noetl.planner.diagnostics.termi
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,12 @@ from urllib.parse import quote
 
 from noetl.planner.diagnostics.codes import CODES, Severity
 from noetl.planner.diagnostics.diagnostic import Diagnostic, Span
-from noetl.planner.diagnostics.terminal_text import character_width, printable_character, to_printable
+from noetl.planner.diagnostics.terminal_text import (
+    character_width,
+    format_json,
+    printable_character,
+    to_printable,
+)
 
 STDIN = "-"
 """The file name of a playbook that is read from standard input."""
@@ -191,7 +195,7 @@ def render_json(files: Sequence[CheckedFile]) -> str:
         "errors": count_findings(files, Severity.ERROR),
         "warnings": count_findings(files, Severity.WARNING),
     }
-    return _dump(report)
+    return format_json(report)
 
 
 def render_sarif(files: Sequence[CheckedFile], version: str) -> str:
@@ -226,7 +230,7 @@ def render_sarif(files: Sequence[CheckedFile], version: str) -> str:
         "version": "2.1.0",
         "runs": [{"tool": {"driver": driver}, "columnKind": "unicodeCodePoints", "results": results}],
     }
-    return _dump(log)
+    return format_json(log)
 
 
 def _sarif_location(file: str, span: Span) -> dict[str, Any]:
@@ -276,7 +280,3 @@ def _escape_github_text(text: str) -> str:
 
 def _escape_github_property(text: str) -> str:
     return _escape_github_text(text).replace(":", "%3A").replace(",", "%2C")
-
-
-def _dump(value: Any) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"

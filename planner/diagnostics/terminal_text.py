@@ -1,4 +1,4 @@
-"""Text for terminals: no control characters, and its width in cells.
+"""Text for terminals: no control characters, and its width in cells. All output of commands is made here.
 
 Text of a playbook never reaches a terminal unchanged: control characters, and characters that change the
 direction of text, could hide or fake output.
@@ -6,7 +6,13 @@ direction of text, could hide or fake output.
 
 from __future__ import annotations
 
+import json
+import re
 import unicodedata
+from collections.abc import Callable
+from typing import Any
+
+_NOT_ASCII_PRINTABLE = re.compile("[^\n\x20-\x7e]")
 
 
 def to_printable(text: str) -> str:
@@ -31,6 +37,35 @@ def printable_character(character: str) -> str:
     if unicodedata.category(character) == "Zs":
         return " "
     return "\u2421" if code_point == 0x7F else "\ufffd"
+
+
+def to_printable_lines(text: str) -> str:
+    r"""Return the text with its line ends, and each of its lines printable.
+
+    >>> to_printable_lines("a\x9b1m\nb")
+    'a\ufffd1m\nb'
+    """
+    return "\n".join(map(to_printable, text.split("\n")))
+
+
+def format_json(value: Any, default: Callable[[Any], Any] | None = None) -> str:
+    r"""Return a JSON value as indented text that a terminal shows as it is.
+
+    Characters that are not printable are written as escapes, so the text has the same value for each reader.
+    `default` converts other objects, as that of `json.dumps`.
+
+    >>> print(format_json({"é": "\x9b1m"}), end="")
+    {
+      "é": "\u009b1m"
+    }
+    """
+    text = json.dumps(value, indent=2, ensure_ascii=False, default=default)
+    return _NOT_ASCII_PRINTABLE.sub(_escape_unless_printable, text) + "\n"
+
+
+def _escape_unless_printable(match: re.Match[str]) -> str:
+    character = match[0]
+    return character if character.isprintable() else json.dumps(character)[1:-1]
 
 
 def display_width(text: str) -> int:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from noetl.api.cli.display.console import CommandError
+from noetl.api.cli.display.console import CommandError, write_stdout
 from noetl.api.cli.sources import TargetOption
 
 if TYPE_CHECKING:
@@ -67,6 +67,9 @@ def plan(
         raise CommandError(f"--explain-joins supports the formats text and json, not {format.value}")
     plan = compile_or_fail(read_source(file), target=target)
     content = _explain_joins(plan, format) if explain_joins else _draw(plan, format)
+    if out is None and sys.stdout.isatty():
+        write_stdout(content.decode())
+        return
     if out is None:
         sys.stdout.flush()
         sys.stdout.buffer.write(content)
@@ -101,11 +104,9 @@ def _explain_joins(plan: Plan, format: PlanFormat) -> bytes:
     explanations = explain_joins(plan)
     if format is PlanFormat.TEXT:
         return render_explanations(explanations).encode()
-    import json
+    from noetl.planner.diagnostics.terminal_text import format_json
 
-    return (
-        json.dumps([entry.to_json() for entry in explanations], indent=2, ensure_ascii=False) + "\n"
-    ).encode()
+    return format_json([entry.to_json() for entry in explanations]).encode()
 
 
 def _draw(plan: Plan, format: PlanFormat) -> bytes:
@@ -120,9 +121,9 @@ def _draw(plan: Plan, format: PlanFormat) -> bytes:
         case PlanFormat.DOT:
             return dot.draw(plan, catalogue()).encode()
         case PlanFormat.JSON:
-            import json
+            from noetl.planner.diagnostics.terminal_text import format_json
 
-            return (json.dumps(plan.to_json(), indent=2, ensure_ascii=False) + "\n").encode()
+            return format_json(plan.to_json()).encode()
         case PlanFormat.SVG | PlanFormat.PNG:
             from noetl.api.graphviz import GraphvizError, render
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -53,16 +52,19 @@ def print_report(fragments: Iterable[StyledText], console: Console | None = None
 
 
 def write_stdout(text: str) -> None:
-    """Write text to stdout unchanged, and flush."""
-    sys.stdout.write(text)
+    """Write lines to stdout, with terminal control characters made visible, and flush."""
+    from noetl.planner.diagnostics.terminal_text import to_printable_lines
+
+    sys.stdout.write(to_printable_lines(text))
     sys.stdout.flush()
 
 
 def write_json(value: Any) -> None:
     """Write a view or a JSON value to stdout as indented JSON."""
     from noetl.api.service.views import members
+    from noetl.planner.diagnostics.terminal_text import format_json
 
-    write_stdout(json.dumps(value, indent=2, ensure_ascii=False, default=members) + "\n")
+    write_stdout(format_json(value, members))
 
 
 def write_table(rows: Sequence[tuple[str, ...]]) -> None:
