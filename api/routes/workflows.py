@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -24,11 +25,14 @@ from noetl.api.routes.dependencies import RETRY_AFTER, ReadServices, RunServices
 from noetl.api.service.views import RunEntry, RunPage, RunReport, RunResult
 from noetl.executor.model.run import Run
 from noetl.executor.model.run_summary import summarize
-from noetl.executor.model.tracing import parse_traceparent
+from noetl.executor.model.tracing import parse_trace
 
 router = APIRouter(
     prefix="/workflows", tags=["workflows"], responses=PROBLEMS, default_response_class=JsonResponse
 )
+
+REPLAYED = {"Idempotency-Replayed": "true"}
+"""Header of a response to a request whose idempotency key an earlier request had."""
 
 _START_REQUEST: dict[str, Any] = {
     **playbook_body("SubmissionBody"),
@@ -50,6 +54,7 @@ _START_REQUEST: dict[str, Any] = {
             "header",
             "W3C Trace Context: the requests of the run and its log belong to this trace.",
         ),
+        text_parameter("tracestate", "header", "W3C Trace Context: more of the trace, passed on as it is."),
     ],
 }
 _RESUME_REQUEST: dict[str, Any] = {
@@ -58,7 +63,7 @@ _RESUME_REQUEST: dict[str, Any] = {
         text_parameter(
             "Idempotency-Key",
             "header",
-            "With `from`: the same key with the same body starts one run.",
+            "The same key with the same body resumes once. With `from`, it starts one run.",
             pattern=IDEMPOTENCY_KEY,
         )
     ],
@@ -75,11 +80,15 @@ async def run(request: Request, services: RunServices) -> Response:
     """Start a run of the playbook in the body, or of a registered one."""
     key, wait_seconds = read_idempotency_key(request), read_wait_seconds(request)
     playbook, submission = await read_submission(request)
-    trace = parse_traceparent(request.headers.get("traceparent"))
+    trace = parse_trace(request.headers.get("traceparent"), request.headers.getlist("tracestate"))
     start = replace(submission, idempotency_key=key, trace=trace)
-    run = await run_in_threadpool(services.runs.start, playbook, start)
+
+    def start_run() -> tuple[bool, Run]:
+        return services.runs.has_request(key), services.runs.start(playbook, start)
+
+    is_replay, run = await run_in_threadpool(start_run)
     links = RunLinks.of_run(request, run.id)
-    headers = {"Location": links.status}
+    headers = {"Location": links.status} | (REPLAYED if is_replay else {})
     if wait_seconds is not None:
         headers["Preference-Applied"] = f"wait={wait_seconds}"
         run = await wait_until_finished(request, services, run, wait_seconds)
@@ -126,9 +135,16 @@ async def resume(workflow_id: str, request: Request, services: RunServices) -> R
     With `from`, start a new run at another step of it instead.
     """
     resume_request = await read_resume_request(request)
-    return _changed(request, await run_in_threadpool(services.runs.resume, workflow_id, resume_request))
+
+    def resume_run() -> tuple[bool, Run]:
+        is_replay = services.runs.has_request(resume_request.idempotency_key)
+        return is_replay, services.runs.resume(workflow_id, resume_request)
+
+    is_replay, run = await run_in_threadpool(resume_run)
+    return _changed(request, run, REPLAYED if is_replay else {})
 
 
-def _changed(request: Request, run: Run) -> Response:
+def _changed(request: Request, run: Run, more_headers: Mapping[str, str] | None = None) -> Response:
     headers = {"Location": RunLinks.of_run(request, run.id).status} | RETRY_AFTER
-    return JsonResponse(RunEntry.from_summary(summarize(run)), 202, headers=headers)
+    entry = RunEntry.from_summary(summarize(run))
+    return JsonResponse(entry, 202, headers={**headers, **(more_headers or {})})

@@ -30,6 +30,7 @@ from noetl.executor.model.events import timestamp
 from noetl.executor.model.run import Run, RunStatus, Visit
 from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.model.run_summary import RunOverview, RunSummary
+from noetl.executor.model.run_transition import check_same_request
 from noetl.executor.model.start_request import StartRequest
 from noetl.executor.stores.cursors import (
     BEFORE_ALL_EVENTS,
@@ -51,12 +52,16 @@ class ResumeRequest:
     """A request to resume a run. `input` replaces values of its input.
 
     With `step`, a new run starts at that step of the run, which has ended. The same `idempotency_key` with
-    the same request starts one run.
+    the same request resumes once, or starts one run.
     """
 
     input: Mapping[str, Any] = field(default_factory=dict)
     step: str | None = None
     idempotency_key: str | None = None
+
+    def idempotency(self, content: Any) -> tuple[str, str] | None:
+        """Return the key of the request with the hash of its content, or None without a key."""
+        return None if self.idempotency_key is None else (self.idempotency_key, _hash(content))
 
 
 @frozen
@@ -102,6 +107,10 @@ class RunService:
             return plan.header, plan.hash
         plan_hash = registered_playbook(self.context, plan).plan_hash
         return self.context.store.plans.header(plan_hash), plan_hash
+
+    def has_request(self, key: str | None) -> bool:
+        """Return whether an earlier request had an idempotency key. None is no key."""
+        return key is not None and self.context.store.runs.find_request(self.context.tenant, key) is not None
 
     def add(self, plan: Plan, run: Run, first_visit: Visit) -> Run:
         """Store a run of a compiled plan, with its first visit ready for a worker, and return it."""
@@ -257,6 +266,9 @@ class RunService:
         run = self._controllable_run(run_id, "resume")
         if request.step is not None:
             return self._restart(self.get(run_id), request.step, request)
+        idempotency = request.idempotency([run.id, "resume", dict(request.input)])
+        if (earlier := self._earlier_run(idempotency)) is not None:
+            return earlier
         if request.input and not run.status.is_final:
             message = f"run {run_id} has not ended, so its input cannot be corrected; resume it without input"
             raise RejectedError("not_ended", message)
@@ -266,7 +278,24 @@ class RunService:
         now = self.context.clock()
         deadline_at = None if header.timeout_seconds is None else now + header.timeout_seconds
         values = correct_input(header, self.get(run_id), request.input) if request.input else {}
-        return self.context.store.runs.resume(run.id, now, deadline_at=deadline_at, values=values)
+        return self.context.store.runs.resume(
+            run.id, now, deadline_at=deadline_at, values=values, idempotency=idempotency
+        )
+
+    def _earlier_run(self, idempotency: tuple[str, str] | None) -> Run | None:
+        """Return the run of an earlier request with an idempotency key, or None.
+
+        Raises:
+            RejectedError: `idempotency_key_reused`.
+        """
+        if idempotency is None:
+            return None
+        key, request_hash = idempotency
+        found = self.context.store.runs.find_request(self.context.tenant, key)
+        if found is None:
+            return None
+        check_same_request(found[0], request_hash)
+        return self.get(found[1])
 
     def _restart(self, run: Run, step: str, request: ResumeRequest) -> Run:
         from noetl.executor.engine.start import prefix_before, restart_from_step
@@ -281,8 +310,7 @@ class RunService:
         header, visits = plans.header(run.plan_hash), runs.visits_with_outputs(run.id)
         prefix = prefix_before(plans.step(run.plan_hash, step), run, visits, header.finally_step)
         new, first_visit, history = restart_from_step(header, prefix, request.input, now=self.context.clock())
-        key, content = request.idempotency_key, [run.id, step, dict(request.input)]
-        idempotency = None if key is None else (key, _hash(content))
+        idempotency = request.idempotency([run.id, step, dict(request.input)])
         return runs.create(new, first_visit, idempotency=idempotency, history=history)
 
     def _controllable_run(self, run_id: str, command: str) -> RunSummary:

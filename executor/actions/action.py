@@ -88,9 +88,10 @@ class ExternalWaits(Protocol):
 class Call:
     """One call of a handler: the rendered parameters of an action and its context.
 
-    `deadline` is a time of `time.monotonic`; the handler must raise `Timeout` by then. `traceparent` is the
-    W3C trace context for requests to other services. `check_host` raises `AccessDenied` if a secret in the
-    parameters must not go to a host. Call it before you send something to another host than the destination.
+    `deadline` is a time of `time.monotonic`; the handler must raise `Timeout` by then. `traceparent` and
+    `tracestate` are the W3C trace context for requests to other services. The second may be empty.
+    `check_host` raises `AccessDenied` if a secret in the parameters must not go to a host. Call it before you
+    send something to another host than the destination.
 
     The other fields are for handlers that suspend:
 
@@ -122,6 +123,7 @@ class Call:
     perform_action: Callable[[Mapping[str, Any], Mapping[str, Any]], Any] | None = None
     traceparent: str = ""
     check_host: Callable[[str], object] = str
+    tracestate: str = ""
 
     def with_default_timeout(self, seconds: float) -> Call:
         """Return a copy that ends after `seconds`, or this call if the action has a `timeout`."""

@@ -208,8 +208,6 @@ def _build_request(call: Call) -> _HttpRequest:
     method = parameters.get("method", "GET").upper()
     content, content_type = _encode_body(parameters)
     headers = {"accept": "*/*", "accept-encoding": "gzip", "user-agent": "noetl"}
-    if call.traceparent:
-        headers["traceparent"] = call.traceparent
     if content_type:
         headers["content-type"] = content_type
     if method in _UNSAFE_METHODS:
@@ -221,6 +219,9 @@ def _build_request(call: Call) -> _HttpRequest:
                 "`auth` and the header `Authorization` exclude each other: give one of them"
             )
         headers["authorization"] = _authorization(auth)
+    if call.traceparent and "traceparent" not in author_headers:
+        state = {"tracestate": call.tracestate} if call.tracestate else {}
+        headers |= {"traceparent": call.traceparent, **state}
     url = _build_url(parameters["url"], parameters.get("params", {}))
     return _HttpRequest(method, url, {**headers, **author_headers}, content)
 

@@ -19,7 +19,7 @@ from noetl.executor.model.ids import derived_id
 from noetl.executor.model.json_values import MAX_DEPTH, is_too_deep
 from noetl.executor.model.outcome import CANCELLED, Cancelled, Outcome, WorkResult, WorkSuspension
 from noetl.executor.model.run import ErrorRecord
-from noetl.executor.model.tracing import make_traceparent, trace_id
+from noetl.executor.model.tracing import make_traceparent, trace_labels, trace_state
 from noetl.executor.model.transition import retry_delay_seconds
 from noetl.executor.security.capabilities import ACTIONS_SETTING
 from noetl.executor.security.redaction import redact
@@ -192,7 +192,7 @@ class RetryLoop:
             "run": scope.run.id,
             "step": scope.visit.step,
             "visit": scope.visit.number,
-            "trace": trace_id(scope.run),
+            **trace_labels(scope.run),
         }
         return Call(
             parameters,
@@ -211,6 +211,7 @@ class RetryLoop:
             perform_action=self._perform_nested,
             traceparent=make_traceparent(scope.run, scope.visit.id, scope.visit.attempt, position),
             check_host=secrets.check_host,
+            tracestate=trace_state(scope.run),
         )
 
     def _perform_nested(self, nested: Mapping[str, Any], names: Mapping[str, Any]) -> Any:

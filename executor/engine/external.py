@@ -14,7 +14,7 @@ from noetl.executor.errors import ActionError, RejectedError, SettingError
 from noetl.executor.model.ids import derived_id, hash_secret
 from noetl.executor.model.run import Claim, Run, RunStatus, Wait, WaitKey
 from noetl.executor.model.start_request import StartRequest
-from noetl.executor.model.tracing import make_traceparent
+from noetl.executor.model.tracing import child_trace
 from noetl.executor.model.wait_transition import AnswerDeclaration
 from noetl.executor.security.redaction import CALLBACK_TOKENS
 from noetl.executor.stores.interface import Store
@@ -109,7 +109,7 @@ class VisitWaits:
             raise ActionError("ParameterError", f"unknown {wanted}", retryable=False)
         request = StartRequest(
             input=input,
-            trace=make_traceparent(parent, self.claim.visit.id, wait_id),
+            trace=child_trace(parent, self.claim.visit.id, wait_id),
             tenant=parent.tenant,
             origin=parent.origin,
             queue=parent.queue,

@@ -125,7 +125,8 @@ class Run:
     `resumes` how often it was resumed. `folder` is where a local run was started, `source` the file of its
     playbook; both are None in a service. `parent` is the wait of another run that the end of this run
     answers; `depth` is 0 for runs without a parent. `resumed_from` is the run whose history this run
-    continues. `trace` is the W3C `traceparent` of the request that started it.
+    continues. `trace` is the W3C trace of the request
+    that started it (see `noetl.executor.model.tracing`).
     """
 
     id: str

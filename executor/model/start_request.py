@@ -15,7 +15,7 @@ class StartRequest:
     """A request to start a run: all of it except the playbook.
 
     `input` are the inputs by name. `variables` replace the initial values of declared variables. `trace` is
-    the W3C `traceparent` of the client. The same `idempotency_key` with the same request starts one run.
+    the W3C trace of the client. The same `idempotency_key` with the same request starts one run.
 
     With the origin `local`, only the process that starts the run executes it. Each such run has its own queue
     unless `queue` is given. `folder` is where it was started, `source` the file of its playbook. `parent` is

@@ -50,8 +50,8 @@ class _JsonLines(logging.Formatter):
 def _run_fields(record: logging.LogRecord) -> dict[str, Any]:
     """Return the fields of the run, step and trace that a record is about."""
     labels = getattr(record, "labels", None)
-    names = {"workflow_id": "run", "step": "step", "visit": "visit", "trace_id": "trace"}
-    fields = (
-        {} if labels is None else {name: labels[label] for name, label in names.items() if label in labels}
-    )
+    labels = {} if labels is None else labels
+    names = {"workflow_id": "run", "step": "step", "visit": "visit"}
+    fields = {name: labels[label] for name, label in names.items() if label in labels}
+    fields |= {name: labels[name] for name in ("trace_id", "trace_flags", "trace_state") if name in labels}
     return {**LOG_CONTEXT.get(), **fields}

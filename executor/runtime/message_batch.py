@@ -20,7 +20,7 @@ from noetl.executor.engine.invocation import VisitExecutor
 from noetl.executor.engine.work_context import InvocationTime
 from noetl.executor.errors import MessageError, SettingError, StoreError
 from noetl.executor.model.run import Claim, Lease, Run, RunStatus
-from noetl.executor.model.tracing import trace_id
+from noetl.executor.model.tracing import trace_labels
 from noetl.executor.model.worker_identity import process_name
 from noetl.executor.runtime.json_logs import LOG_CONTEXT
 from noetl.executor.runtime.lease_keeper import LeaseKeeper, read_lease_seconds
@@ -166,7 +166,7 @@ class MessageBatch:
                 "workflow_id": claim.run.id,
                 "step": claim.visit.step,
                 "visit": claim.visit.number,
-                "trace_id": trace_id(claim.run),
+                **trace_labels(claim.run),
                 "request_id": self._request_id,
             }
         )

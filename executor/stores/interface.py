@@ -186,14 +186,29 @@ class RunStore(Protocol):
         ...
 
     def resume(
-        self, run_id: str, now: float, *, deadline_at: float | None, values: Mapping[str, Mapping[str, Any]]
+        self,
+        run_id: str,
+        now: float,
+        *,
+        deadline_at: float | None,
+        values: Mapping[str, Mapping[str, Any]],
+        idempotency: tuple[str, str] | None = None,
     ) -> Run:
         """Continue a run that has ended: its failed and parked visits become due.
 
         `values` may replace its `input` and `environment`. A run that has not ended is returned unchanged.
+        So is the run of an earlier request with the same idempotency key. `idempotency` is that key and the
+        hash of the request.
 
         Raises:
-            RejectedError: `not_resumable`.
+            RejectedError: `not_resumable`; `idempotency_key_reused`, as for `create`.
+        """
+        ...
+
+    def find_request(self, tenant: str, key: str) -> tuple[str, str] | None:
+        """Return the hash of the request that first had an idempotency key, and the id of its run.
+
+        The key is kept as long as the run. Return None for an unknown key.
         """
         ...
 

@@ -252,7 +252,7 @@ class ActionTester:
             self.idempotency_key,
             time.monotonic() + min(self.seconds, timeout),
             self.capabilities,
-            {"run": "run-1", "step": "only", "visit": 1, "trace": "0" * 32},
+            {"run": "run-1", "step": "only", "visit": 1, "trace_id": "0" * 32, "trace_flags": "01"},
             lambda level, message, fields: self.logs.append((level, message, fields)),
             self.cancelled,
             now=self.now,

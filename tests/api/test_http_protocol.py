@@ -379,3 +379,70 @@ async def test_every_origin_may_be_allowed_without_credentials(settings: dict[st
         response = await client.get("/healthz", headers={"Origin": "http://localhost"})
     assert response.headers["access-control-allow-origin"] == "*"
     assert "access-control-allow-credentials" not in response.headers
+
+
+async def test_a_repeated_start_is_marked(http: httpx.AsyncClient) -> None:
+    key = {"Idempotency-Key": "k"}
+    responses = [await http.post("/workflows/run", json={"playbook": ONE}, headers=key) for _ in range(3)]
+    assert len({response.json()["workflow_id"] for response in responses}) == 1
+    marks = [response.headers.get("idempotency-replayed") for response in responses]
+    assert marks == [None, "true", "true"]
+    unmarked = await http.post("/workflows/run", json={"playbook": ONE})
+    assert "idempotency-replayed" not in unmarked.headers
+
+
+FAILS = """\
+name: fails
+input: {ok: boolean}
+steps:
+- name: check
+  run: [{action: set, set: {n: 1}}]
+  rule: [{case: "{{ input.ok }}", run: [done]}, {case: default, run: [bad]}]
+- {name: done, run: [{action: set, set: {n: 2}}]}
+- {name: bad, run: [{action: fail, message: no}]}
+"""
+
+
+async def wait_for_end(http: httpx.AsyncClient, run_id: str) -> None:
+    while (await http.get(f"/workflows/result/{run_id}")).status_code == 202:
+        pass
+
+
+@pytest.mark.parametrize("body", [None, {"input": {"ok": False}}])
+async def test_one_key_resumes_once(http: httpx.AsyncClient, body: Any) -> None:
+    submission = {"playbook": FAILS, "input": {"ok": False}}
+    started = await http.post("/workflows/run", json=submission, headers={"Prefer": "wait=25"})
+    run_id = started.json()["workflow_id"]
+
+    async def resume(key: str, body: Any = body) -> httpx.Response:
+        headers = {"Idempotency-Key": key}
+        response = await http.post(f"/workflows/{run_id}/resume", json=body, headers=headers)
+        await wait_for_end(http, run_id)
+        return response
+
+    async def count_resumes() -> int:
+        events = (await http.get(f"/workflows/{run_id}/events")).json()["items"]
+        return sum(event["type"] == "workflow.resumed" for event in events)
+
+    marks = []
+    for _ in range(3):
+        response = await resume("k")
+        assert response.status_code == 202
+        marks.append(response.headers.get("idempotency-replayed"))
+    assert marks == [None, "true", "true"]
+    assert await count_resumes() == 1
+    assert_problem(await resume("k", {"input": {"ok": True}}), 422, "idempotency-key-reused")
+    assert_problem(await resume("k", {"from": "bad"}), 422, "idempotency-key-reused")
+    assert await count_resumes() == 1
+    assert "idempotency-replayed" not in (await resume("another")).headers
+    assert await count_resumes() == 2
+
+
+async def test_a_repeated_restart_is_marked(http: httpx.AsyncClient) -> None:
+    submission = {"playbook": FAILS, "input": {"ok": False}}
+    started = await http.post("/workflows/run", json=submission, headers={"Prefer": "wait=25"})
+    path, headers = f"/workflows/{started.json()['workflow_id']}/resume", {"Idempotency-Key": "k"}
+    first, again = [await http.post(path, json={"from": "bad"}, headers=headers) for _ in range(2)]
+    assert first.json()["workflow_id"] == again.json()["workflow_id"]
+    assert "idempotency-replayed" not in first.headers
+    assert again.headers["idempotency-replayed"] == "true"

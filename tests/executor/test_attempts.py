@@ -30,7 +30,13 @@ def test_a_call_has_parameters_key_labels_and_deadline(probe: FakeHandler) -> No
     (call,) = probe.calls
     assert call.parameters == {"say": "x"}
     assert call.idempotency_key == Scope(RUN, VISIT).idempotency_key("run.0")
-    assert call.labels == {"run": "r1", "step": "s", "visit": 1, "trace": trace_id(RUN)}
+    assert call.labels == {
+        "run": "r1",
+        "step": "s",
+        "visit": 1,
+        "trace_id": trace_id(RUN),
+        "trace_flags": "01",
+    }
     assert 0 < call.remaining_seconds() <= 60
 
 

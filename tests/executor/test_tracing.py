@@ -9,7 +9,13 @@ import httpx
 import pytest
 
 from noetl.executor.model.run import Run
-from noetl.executor.model.tracing import make_traceparent, parse_traceparent, trace_id
+from noetl.executor.model.tracing import (
+    MAX_STATE_LENGTH,
+    make_traceparent,
+    parse_trace,
+    trace_id,
+    trace_state,
+)
 from noetl.executor.runtime.json_logs import LOG_CONTEXT, log_as_json_lines
 from noetl.executor.stores.sqlite.store import SqliteStore
 from noetl.testing.run_harness import RunHarness, register_playbook
@@ -25,7 +31,9 @@ GIVEN = f"00-{TRACE}-{SPAN}-01"
     [
         (GIVEN, GIVEN),
         (f" {GIVEN} ", GIVEN),
-        (f"00-{TRACE}-{SPAN}-00", GIVEN),
+        (f"00-{TRACE}-{SPAN}-00", f"00-{TRACE}-{SPAN}-00"),
+        (f"00-{TRACE}-{SPAN}-03", f"00-{TRACE}-{SPAN}-03"),
+        (f"00-{TRACE}-{SPAN}-ff", f"00-{TRACE}-{SPAN}-03"),
         (f"01-{TRACE}-{SPAN}-01-more", GIVEN),
         (f"00-{TRACE}-{SPAN}-01-more", None),
         (f"ff-{TRACE}-{SPAN}-01", None),
@@ -38,7 +46,40 @@ GIVEN = f"00-{TRACE}-{SPAN}-01"
     ],
 )
 def test_traceparent_headers_are_parsed(text: str | None, read: str | None) -> None:
-    assert parse_traceparent(text) == read
+    assert parse_trace(text) == read
+
+
+@pytest.mark.parametrize(
+    ("headers", "state"),
+    [
+        ([], ""),
+        (["rojo=00f067aa0ba902b7,congo=t61rcWkgMzE"], "rojo=00f067aa0ba902b7,congo=t61rcWkgMzE"),
+        (["rojo=1", " congo=2 ,, \t"], "rojo=1,congo=2"),
+        (["1a-2@x=value with blanks"], "1a-2@x=value with blanks"),
+        (["rojo=1,rojo=2"], ""),
+        (["Rojo=1"], ""),
+        (["rojo"], ""),
+        (["rojo=a=b"], ""),
+        (["rojo=\x1b[2J"], ""),
+        (["rojo=1\r\nX-Injected: 1"], ""),
+        (["rojo=é"], ""),
+        ([f"rojo={'x' * 257}"], ""),
+        (
+            [",".join(f"a{number}=1" for number in range(32))],
+            ",".join(f"a{number}=1" for number in range(32)),
+        ),
+        ([",".join(f"a{number}=1" for number in range(33))], ""),
+        ([f"a={'x' * 200},b=1,c={'x' * 200},d={'x' * 200}"], "b=1"),
+        (
+            [",".join(f"a{number}={'x' * 100}" for number in range(6))],
+            ",".join(f"a{number}={'x' * 100}" for number in range(4)),
+        ),
+    ],
+)
+def test_the_state_of_a_trace_is_bounded(headers: list[str], state: str) -> None:
+    assert parse_trace(GIVEN, headers) == (f"{GIVEN} {state}" if state else GIVEN)
+    assert parse_trace(None, headers) is None
+    assert len(state) <= MAX_STATE_LENGTH
 
 
 def run_of(harness: RunHarness) -> Run:
@@ -52,7 +93,7 @@ def test_child_runs_belong_to_the_trace_of_their_parent(store: SqliteStore) -> N
     harness = RunHarness(store, PARENT % ("", ""), {"n": 0}).finish()
     [child] = children(harness)
     assert trace_id(child) == trace_id(run_of(harness))
-    assert child.trace is not None and parse_traceparent(child.trace) == child.trace
+    assert child.trace is not None and parse_trace(child.trace) == child.trace
 
 
 def test_requests_carry_the_traceparent(store: SqliteStore) -> None:
@@ -74,11 +115,35 @@ def test_requests_carry_the_traceparent(store: SqliteStore) -> None:
     assert custom == "mine"
 
 
+def test_flags_and_state_reach_requests_and_child_runs(store: SqliteStore) -> None:
+    with serve(lambda exchange: exchange.reply(connection="close")) as server:
+        child = f"name: child\nsteps: [{{name: a, run: [{{action: http, url: '{server.url()}'}}]}}]"
+        register_playbook(store, child)
+        text = f"""
+            steps:
+            - name: a
+              run: [{{action: http, url: "{server.url()}"}}, {{action: workflow, playbook: child}}]
+              rule: [{{case: default, run: [b]}}]
+            - {{name: b, run: [{{action: http, url: "{server.url()}", headers: {{Traceparent: mine}}}}]}}
+            """
+        trace = f"00-{TRACE}-{SPAN}-00 rojo=1,congo=2"
+        harness = RunHarness(store, text, {}, trace=trace).finish()
+        sent = [request.headers for request in server.requests]
+    assert run_of(harness).trace == trace
+    own = [headers for headers in sent if headers["traceparent"] != "mine"]
+    assert len(own) == 2
+    for headers in own:
+        assert headers["tracestate"] == "rojo=1,congo=2"
+        assert headers["traceparent"].split("-")[1::2] == [TRACE, "00"]
+    [custom] = [headers for headers in sent if headers["traceparent"] == "mine"]
+    assert "tracestate" not in custom
+
+
 def test_different_causes_have_different_span_ids(store: SqliteStore) -> None:
     run = run_of(RunHarness(store, "steps: [{name: a, run: [{action: set, set: {b: 1}}]}]", {}))
     spans = {make_traceparent(run, *cause) for cause in (("a", 1), ("a", 2), ("b", 1), ())}
     assert len(spans) == 4
-    assert all(parse_traceparent(span) == span and span.split("-")[1] == trace_id(run) for span in spans)
+    assert all(parse_trace(span) == span and span.split("-")[1] == trace_id(run) for span in spans)
 
 
 def test_log_lines_name_run_step_and_trace(capsys: pytest.CaptureFixture[str]) -> None:
@@ -88,7 +153,7 @@ def test_log_lines_name_run_step_and_trace(capsys: pytest.CaptureFixture[str]) -
     about = LOG_CONTEXT.set({"workflow_id": "a", "trace_id": TRACE})
     try:
         log_as_json_lines()
-        labels = {"run": "a", "step": "s", "visit": 2, "trace": TRACE}
+        labels = {"run": "a", "step": "s", "visit": 2, "trace_id": TRACE, "trace_flags": "00"}
         logging.getLogger("noetl.playbook").info(
             "one\nline \x1b[2J", extra={"fields": {"n": 1}, "labels": labels}
         )
@@ -102,7 +167,7 @@ def test_log_lines_name_run_step_and_trace(capsys: pytest.CaptureFixture[str]) -
         ("one\nline \x1b[2J", "a", TRACE),
         ("another", "a", TRACE),
     ]
-    assert (lines[0]["step"], lines[0]["visit"]) == ("s", 2)
+    assert (lines[0]["step"], lines[0]["visit"], lines[0]["trace_flags"]) == ("s", 2, "00")
 
 
 @pytest.mark.anyio
@@ -114,8 +179,13 @@ async def test_the_client_chooses_the_trace_of_a_run(tmp_path: object) -> None:
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
-            headers = {"Content-Type": "application/yaml", "traceparent": GIVEN}
+            headers = {
+                "Content-Type": "application/yaml",
+                "traceparent": GIVEN.replace("-01", "-00"),
+                "tracestate": "rojo=1",
+            }
             content = "name: x\nsteps: [{name: a, run: [{action: set, set: {b: 1}}]}]"
             answer = await http.post("/workflows/run", content=content, headers=headers)
         run = app.state.context.services().store.runs.get("default", answer.json()["workflow_id"])
-    assert run.trace == GIVEN and trace_id(run) == TRACE
+    assert run.trace == f"{GIVEN.replace('-01', '-00')} rojo=1"
+    assert (trace_id(run), trace_state(run)) == (TRACE, "rojo=1")

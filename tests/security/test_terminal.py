@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 
 from noetl.planner.diagnostics.terminal_text import format_json, to_printable_lines
 from tests.api.cli import conftest
-from tests.http_server import serve
+from tests.http_server import StubExchange, serve
 
 noetl, folder = conftest.noetl, conftest.folder
 
@@ -57,6 +58,10 @@ def test_errors_and_histories_are_harmless(noetl: Command, hostile_input: str) -
             assert_harmless(outcome.out + outcome.err)
 
 
+def reply_with(body: Any, exchange: StubExchange) -> None:
+    exchange.reply_json(body)
+
+
 def test_answers_of_a_service_are_harmless(noetl: Command, hostile_input: str) -> None:
     finished = {"workflow_id": "a", "result": {"said": HOSTILE}, "errors": []}
     error = {"step": HOSTILE, "type": HOSTILE, "message": HOSTILE}
@@ -65,7 +70,7 @@ def test_answers_of_a_service_are_harmless(noetl: Command, hostile_input: str) -
         finished | {"status": "succeeded"},
         finished | {"status": "failed", "errors": [error]},
     ):
-        with serve(lambda exchange, body=body: exchange.reply_json(body)) as server:
+        with serve(partial(reply_with, body)) as server:
             for options in ((), ("--json",)):
                 outcome = noetl("submit", "hostile.yaml", "--url", server.url(""), "--wait", *options)
                 assert_harmless(outcome.out + outcome.err)

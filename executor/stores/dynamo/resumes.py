@@ -22,7 +22,7 @@ from noetl.executor.clients.aws_retry import ConditionFailed
 from noetl.executor.errors import RejectedError, StoreError
 from noetl.executor.model.branch_stack import put_resumed_visits
 from noetl.executor.model.run import NEVER, FailureState, Run, Visit
-from noetl.executor.model.run_transition import is_resumable, resume_run, run_resumed
+from noetl.executor.model.run_transition import check_same_request, is_resumable, resume_run, run_resumed
 from noetl.executor.model.visit_transition import reopen
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
@@ -33,7 +33,7 @@ from noetl.executor.stores.dynamo.branch_stacks import (
     encode_stack,
 )
 from noetl.executor.stores.dynamo.context import DynamoContext
-from noetl.executor.stores.dynamo.expressions import Condition, Delete, Update, Write
+from noetl.executor.stores.dynamo.expressions import PRESENT, Condition, Delete, Update, Write
 from noetl.executor.stores.dynamo.retention import Retention
 from noetl.executor.stores.dynamo.run_ends import end_run
 from noetl.executor.stores.dynamo.run_items import (
@@ -42,6 +42,7 @@ from noetl.executor.stores.dynamo.run_items import (
     decode_run,
     derive_deadline_visit,
     encode_given,
+    put_request,
     run_id_of,
     spread_of,
 )
@@ -59,7 +60,13 @@ class Resumes:
         self._retention = retention
 
     def resume(
-        self, run_id: str, now: float, *, deadline_at: float | None, values: Mapping[str, Mapping[str, Any]]
+        self,
+        run_id: str,
+        now: float,
+        *,
+        deadline_at: float | None,
+        values: Mapping[str, Mapping[str, Any]],
+        idempotency: tuple[str, str] | None = None,
     ) -> Run:
         """Continue a run that has ended; a run that has not ended is returned unchanged.
 
@@ -71,20 +78,53 @@ class Resumes:
             raise StoreError(f"The store in DynamoDB has no run {run_id}.")
         head = snapshot.head
         run = decode_run(head, self._context.blobs, snapshot.counts)
+        if idempotency is not None and self._was_requested(run, idempotency) and "reopening" not in head:
+            return run
         if is_resumable(run, self._context.plans.header(head["plan"])):
             if head.get("expires", now + 1) <= now:
                 raise RejectedError("not_resumable", f"the retention period of run {run_id} is over")
             try:
-                head = self._reopen(snapshot, resume_run(run, deadline_at, values), now)
+                head = self._reopen(snapshot, resume_run(run, deadline_at, values), now, idempotency)
             except ConditionFailed:
-                return self.resume(run_id, now, deadline_at=deadline_at, values=values)
+                return self.resume(
+                    run_id, now, deadline_at=deadline_at, values=values, idempotency=idempotency
+                )
         elif "reopening" not in head:
+            if idempotency is not None:
+                self._record_request(run, idempotency)
             return run
         head = self._open_and_announce(snapshot, head, now)
         self._context.changes.notify()
         return load_run(self._context, head)
 
-    def _reopen(self, snapshot: RunSnapshot, run: Run, now: float) -> Item:
+    def _was_requested(self, run: Run, idempotency: tuple[str, str]) -> bool:
+        """Return whether an earlier request had the idempotency key.
+
+        Raises:
+            RejectedError: `idempotency_key_reused`.
+        """
+        name, request_hash = idempotency
+        item = self._context.table.get(keys.idempotency(run.tenant, name))
+        if item is not None:
+            check_same_request(item["request"], request_hash)
+        return item is not None
+
+    def _record_request(self, run: Run, idempotency: tuple[str, str]) -> None:
+        """Record the idempotency key of a request that found the run active. Its head names it for its expiry.
+
+        Raises:
+            RejectedError: `idempotency_key_reused`, by a request at the same time.
+        """
+        request = put_request(run, idempotency)
+        named = Update(keys.head(run.id), append={"requests": [request.key.pk]}, when=(PRESENT,))
+        try:
+            self._context.table.write([request, named])
+        except ConditionFailed:
+            self._was_requested(run, idempotency)
+
+    def _reopen(
+        self, snapshot: RunSnapshot, run: Run, now: float, idempotency: tuple[str, str] | None
+    ) -> Item:
         """Write a run that continues, and return its head.
 
         Branches that ended in an unhandled failure are counted again. If the resume is interrupted from here
@@ -93,7 +133,11 @@ class Resumes:
         head = snapshot.head
         is_same_end: tuple[Condition, ...] = (("finished", "=", head["finished"]),)
         sets = self._encode_reopened(head, run, now)
-        writes: list[Write] = [Update(keys.head(run.id), sets, when=is_same_end)]
+        request = None if idempotency is None else put_request(run, idempotency)
+        named = {} if request is None else {"requests": [request.key.pk]}
+        writes: list[Write] = [Update(keys.head(run.id), sets, append=named, when=is_same_end)]
+        if request is not None:
+            writes.append(request)
         if run.parent is not None:
             parent = run.parent
             spread = self._context.heads.spread(parent.run_id)

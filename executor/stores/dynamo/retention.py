@@ -47,8 +47,8 @@ class Retention:
             for item in self._context.table.query(keys.partition_key(run_id, number), ""):
                 item_keys.append(keys.ItemKey(item["pk"], item["sk"]))
                 item_keys += [keys.token(token) for token in item.get("tokens", ())]
-        if "key" in head:
-            item_keys.append(keys.ItemKey(head["key"], "I"))
+        requests = [*head.get("requests", ()), *([head["key"]] if "key" in head else [])]
+        item_keys += [keys.ItemKey(request, "I") for request in requests]
 
         def write(key: keys.ItemKey) -> None:
             delay = 0 if key == keys.head(run_id) else DAY_SECONDS

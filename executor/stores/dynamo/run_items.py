@@ -16,7 +16,7 @@ Attributes of a head (their names are stored, and never change): `tenant` and `o
 `deadline` are times. `given` is a blob of input, environment and variables. `first` is the first visit: id,
 step, clock, index; `handed` are its pointers. `told` is a blob of the events of the run. `waits` is set once
 the run may be waiting, `reopening` while a resume is not complete. `key` is the partition key of the
-idempotency key. `plan` is the hash of the plan, and `resumed` is `Run.resumed_from`. `spread` is the number
+idempotency key, and `requests` lists those of resumes. `plan` is the hash of the plan, and `resumed` is `Run.resumed_from`. `spread` is the number
 of partitions if it is not 1. `expires` is the time to live. Others are named as in `Run`.
 
 Attributes of a counter: `live`, `failed`, `version`, `j#JOIN` (branches that can reach a join), `a#JOIN`
@@ -37,6 +37,7 @@ from noetl.executor.model.visit_transition import enter_step
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.blobs import Blobs, to_bytes
+from noetl.executor.stores.dynamo.expressions import Put
 from noetl.executor.stores.dynamo.visit_items import (
     StepOf,
     VisitItem,
@@ -52,6 +53,13 @@ SUMMARY_ATTRIBUTES = (
     "first", "handed", "spread", "waits", "error",
 )  # fmt: skip
 """Attributes of a head without payloads: those of a summary, and those from which its visits follow."""
+
+
+def put_request(run: Run, idempotency: tuple[str, str]) -> Put:
+    """Return the write of the item of an idempotency key, which must be absent."""
+    name, request_hash = idempotency
+    item = {"run": run.id, "tenant": run.tenant, "request": request_hash}
+    return Put(keys.idempotency(run.tenant, name), item)
 
 
 @frozen

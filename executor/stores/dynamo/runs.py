@@ -23,6 +23,7 @@ from noetl.executor.stores.dynamo.run_items import (
     derive_deadline_visit,
     derive_first_visit,
     encode_head,
+    put_request,
     run_id_of,
 )
 from noetl.executor.stores.dynamo.run_list import RunList
@@ -60,9 +61,8 @@ class DynamoRuns:
         head = encode_head(run, first, len(history), spread, self._context.blobs)
         writes: list[Write] = [Put(keys.head(run.id), head)]
         if idempotency is not None:
-            name, request_hash = idempotency
-            request = {"run": run.id, "tenant": run.tenant, "request": request_hash}
-            writes.append(Put(keys.idempotency(run.tenant, name), request))
+            name, _ = idempotency
+            writes.append(put_request(run, idempotency))
             head["key"] = keys.idempotency(run.tenant, name).pk
         if run.parent is not None:
             child = keys.child(run.parent.run_id, run.parent.visit_id, run.id)
@@ -110,10 +110,23 @@ class DynamoRuns:
         return self._stops.stop(run_id, status, now)
 
     def resume(
-        self, run_id: str, now: float, *, deadline_at: float | None, values: Mapping[str, Mapping[str, Any]]
+        self,
+        run_id: str,
+        now: float,
+        *,
+        deadline_at: float | None,
+        values: Mapping[str, Mapping[str, Any]],
+        idempotency: tuple[str, str] | None = None,
     ) -> Run:
         """Continue a run that has ended: its failed and parked visits become due."""
-        return self._resumes.resume(run_id, now, deadline_at=deadline_at, values=values)
+        return self._resumes.resume(
+            run_id, now, deadline_at=deadline_at, values=values, idempotency=idempotency
+        )
+
+    def find_request(self, tenant: str, key: str) -> tuple[str, str] | None:
+        """Return the hash of the request that first had an idempotency key, and the id of its run."""
+        item = self._context.table.get(keys.idempotency(tenant, key))
+        return None if item is None else (item["request"], item["run"])
 
     def events(self, run_id: str, after: str | None = None, limit: int = 1000) -> list[Event]:
         """Return the history of a run after the event with the id `after`, in order."""

@@ -163,12 +163,26 @@ class MemoryRuns:
             return run
 
     def resume(
-        self, run_id: str, now: float, *, deadline_at: float | None, values: Mapping[str, Mapping[str, Any]]
+        self,
+        run_id: str,
+        now: float,
+        *,
+        deadline_at: float | None,
+        values: Mapping[str, Mapping[str, Any]],
+        idempotency: tuple[str, str] | None = None,
     ) -> Run:
         with self._state.change_runs():
             record = self._state.record(run_id)
             branches = MemoryBranches(self._state, record, now)
-            if not is_resumable(record.run, branches.plan.header):
+            requests = self._state.idempotency_keys
+            entry = None if idempotency is None else (record.run.tenant, idempotency[0])
+            if idempotency is not None and entry in requests:
+                check_same_request(requests[entry][0], idempotency[1])
+                return record.run
+            must_resume = is_resumable(record.run, branches.plan.header)
+            if idempotency is not None and entry is not None:
+                requests[entry] = (idempotency[1], run_id)
+            if not must_resume:
                 return record.run
             finally_step = branches.plan.header.finally_step
             record.delete_visits(END, DEADLINE, finally_step)
@@ -183,6 +197,10 @@ class MemoryRuns:
                 record.put(deadline_visit(run_id, run.resumes, deadline_at))
             record.append([run_resumed(run, now)])
             return run
+
+    def find_request(self, tenant: str, key: str) -> tuple[str, str] | None:
+        with self._state.lock:
+            return self._state.idempotency_keys.get((tenant, key))
 
     def _visits(self, run_id: str) -> list[Visit]:
         with self._state.lock:

@@ -72,15 +72,9 @@ class SqlRuns:
     ) -> Run:
         with self._context.transaction() as db:
             if idempotency is not None:
-                key, request_hash = idempotency
-                names = {"tenant": run.tenant, "key": key}
-                added = db.execute(
-                    "runs.add_idempotency_key", **names, request_hash=request_hash, run_id=run.id
-                )
-                if added.rowcount == 0:
-                    earlier = db.execute("runs.get_idempotency_key", **names).fetchone()
-                    check_same_request(earlier["request_hash"], request_hash)
-                    return _read(db, earlier["run_id"])
+                earlier_id = _add_request(db, run, idempotency)
+                if earlier_id is not None:
+                    return _read(db, earlier_id)
             step = self._plans.step(run.plan_hash, first.step)
             is_sequential = self._plans.header(run.plan_hash).sequential
             if not _insert_run(db, run, first_stack(step) if is_sequential else None):
@@ -208,7 +202,13 @@ class SqlRuns:
         return replace(run, stop=stop)
 
     def resume(
-        self, run_id: str, now: float, *, deadline_at: float | None, values: Mapping[str, Mapping[str, Any]]
+        self,
+        run_id: str,
+        now: float,
+        *,
+        deadline_at: float | None,
+        values: Mapping[str, Mapping[str, Any]],
+        idempotency: tuple[str, str] | None = None,
     ) -> Run:
         with self._context.transaction() as db:
             parent = parent_from_row(db.execute("runs.read", run_id=run_id).fetchone())
@@ -217,6 +217,8 @@ class SqlRuns:
             db.lock_run(run_id)
             run = _read(db, run_id)
             header = self._plans.header(run.plan_hash)
+            if idempotency is not None and _add_request(db, run, idempotency) is not None:
+                return run
             if not is_resumable(run, header):
                 return run
             db.execute("runs.delete_end", run_id=run.id, finally_step=header.finally_step)
@@ -236,6 +238,10 @@ class SqlRuns:
         self._context.announce_due()
         return resumed
 
+    def find_request(self, tenant: str, key: str) -> tuple[str, str] | None:
+        rows = self._context.database.fetch_all("runs.get_idempotency_key", tenant=tenant, key=key)
+        return (rows[0]["request_hash"], rows[0]["run_id"]) if rows else None
+
 
 def _status_values(status: RunStatus | None) -> dict[str, Any]:
     """Return the values of the conditions on the status. A run that waits has another status in its row."""
@@ -246,6 +252,22 @@ def _status_values(status: RunStatus | None) -> dict[str, Any]:
 
 def _read(db: Writer, run_id: str) -> Run:
     return run_from_row(db.execute("runs.read", run_id=run_id).fetchone())
+
+
+def _add_request(db: Writer, run: Run, idempotency: tuple[str, str]) -> str | None:
+    """Record the idempotency key of a request. Return the id of the run that an earlier one had, or None.
+
+    Raises:
+        RejectedError: `idempotency_key_reused`.
+    """
+    key, request_hash = idempotency
+    names = {"tenant": run.tenant, "key": key}
+    added = db.execute("runs.add_idempotency_key", **names, request_hash=request_hash, run_id=run.id)
+    if added.rowcount == 1:
+        return None
+    earlier = db.execute("runs.get_idempotency_key", **names).fetchone()
+    check_same_request(earlier["request_hash"], request_hash)
+    return str(earlier["run_id"])
 
 
 def _insert_run(db: Writer, run: Run, stack: BranchStack | None) -> bool:

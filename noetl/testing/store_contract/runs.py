@@ -16,6 +16,7 @@ from noetl.executor.model.outcome import Suspension
 from noetl.executor.model.run import (
     END,
     Progress,
+    Run,
     RunStatus,
     WaitKey,
 )
@@ -206,6 +207,49 @@ class RunsContract(ContractFixtures):
             store.queue.commit(succeed(store, claim_visit(store, run, 10.0)), 10.0)
         assert end_run(store, run, RunStatus.SUCCEEDED, 11.0).status is RunStatus.SUCCEEDED
         assert "workflow.resumed" in [event.type for event in store.runs.events(run.id)]
+
+    def test_one_idempotency_key_resumes_once(self, store: Store) -> None:
+        run = start_run(store)
+
+        def resume(key: tuple[str, str], now: float) -> Run:
+            return store.runs.resume(run.id, now, deadline_at=None, values={}, idempotency=key)
+
+        def fail_again(now: float) -> Run:
+            store.queue.commit(fail(store, claim_visit(store, run, now)), now)
+            return end_run(store, run, RunStatus.FAILED, now)
+
+        assert store.runs.find_request(run.tenant, "k") is None
+        fail_again(1.0)
+        assert resume(("k", "body"), 2.0).resumes == 1
+        assert resume(("k", "body"), 3.0).resumes == 1
+        assert store.runs.find_request(run.tenant, "k") == ("body", run.id)
+        assert store.runs.find_request("another", "k") is None
+        ended = fail_again(4.0)
+        assert resume(("k", "body"), 5.0) == ended
+        with pytest.raises(RejectedError) as rejected:
+            resume(("k", "another body"), 6.0)
+        assert rejected.value.reason == "idempotency_key_reused"
+        assert current_run(store, run) == ended
+        assert resume(("another", "body"), 7.0).resumes == 2
+        assert [event.type for event in store.runs.events(run.id)].count("workflow.resumed") == 2
+
+    def test_a_key_of_a_resume_without_effect_is_kept(self, store: Store) -> None:
+        run = start_run(store)
+        for now in (1.0, 2.0):
+            options: dict[str, Any] = {"deadline_at": None, "values": {}, "idempotency": ("k", "body")}
+            assert store.runs.resume(run.id, now, **options).resumes == 0
+        store.queue.commit(fail(store, claim_visit(store, run, 3.0)), 3.0)
+        ended = end_run(store, run, RunStatus.FAILED, 3.0)
+        assert store.runs.resume(run.id, 4.0, **options) == ended
+
+    def test_concurrent_resumes_with_one_idempotency_key_resume_once(self, store: Store) -> None:
+        run = start_run(store)
+        store.queue.commit(fail(store, claim_visit(store, run)), 1.0)
+        end_run(store, run, RunStatus.FAILED, 1.0)
+        options: dict[str, Any] = {"deadline_at": None, "values": {}, "idempotency": ("k", "body")}
+        runs = run_concurrently(6, lambda _: store.runs.resume(run.id, 2.0, **options))
+        assert {resumed.resumes for resumed in runs} == {1}
+        assert [event.type for event in store.runs.events(run.id)].count("workflow.resumed") == 1
 
     def test_a_resume_of_a_run_without_open_visits_ends_it(self, store: Store) -> None:
         run = start_run(store)
