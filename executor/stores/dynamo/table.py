@@ -68,7 +68,9 @@ class DynamoTable:
     def client(self) -> Any:
         """Client of the process for DynamoDB."""
         try:
-            return client("dynamodb", without_retries=True, is_patient=patience_seconds() is None)
+            if patience_seconds() is None:
+                return client("dynamodb", without_retries=True)
+            return client("dynamodb", without_retries=True, is_patient=False)
         except ActionError as error:
             raise StoreError(f"The store in DynamoDB cannot be used: {error.message}") from error
 
