@@ -33,12 +33,16 @@ from noetl.api.auth.loopback import loopback_problem
 from noetl.api.context import AppContext
 from noetl.api.http.event_stream import EventStreamResponse
 from noetl.api.http.negotiation import accepted_media_type
+from noetl.api.http.open_bodies import OpenBodies
 from noetl.api.http.problems import TICKET_IN_QUERY, insufficient_scope, problem_from
 from noetl.api.http.requests import JSON_TYPE
 from noetl.api.http.route_match import ROUTE_MATCH, RouteMatch, RouteTable
 from noetl.api.service.services import TenantServices
 
 _CALLER = "noetl.caller"
+
+_PUBLIC_BODIES = " public"
+"""Name under which the bodies of requests without a caller count. No tenant has it."""
 
 _BEARER = HTTPBearer(auto_error=False, scheme_name="bearer", description="An API key, or a JSON Web Token.")
 
@@ -154,8 +158,11 @@ class AccessControl:
     refused.
     """
 
-    def __init__(self, app: ASGIApp, context: AppContext, table: AccessTable) -> None:
+    def __init__(
+        self, app: ASGIApp, context: AppContext, table: AccessTable, bodies: OpenBodies | None = None
+    ) -> None:
         self._app = app
+        self._bodies = bodies or OpenBodies()
         self._context = context
         self._table = table
 
@@ -173,8 +180,11 @@ class AccessControl:
                 await send({"type": "websocket.close", "code": 1008, "reason": problem.detail})
             else:
                 await problem.response(scope["path"])(scope, receive, send)
-        else:
-            await self._app(scope, receive, send)
+            return
+        caller = scope[_CALLER]
+        if scope["type"] == "http":
+            receive = self._bodies.limit(receive, _PUBLIC_BODIES if caller is None else caller.tenant)
+        await self._app(scope, receive, send)
 
     async def _accepted_caller(self, scope: Scope, access: RouteAccess) -> Caller | None:
         """Return the caller; None at a public route.

@@ -26,6 +26,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from noetl.api import routes
 from noetl.api.access import AccessControl, AccessTable
+from noetl.api.compute.pool import read_compute_processes
 from noetl.api.context import AppContext
 from noetl.api.http import problems
 from noetl.api.http.cors import CorsMiddleware, read_cors_origins
@@ -76,6 +77,7 @@ def create_app(environ: Mapping[str, str] | None = None, *, has_gateway: bool = 
 
         settings = read_worker_settings(context.settings)
         read_cors_origins(context.settings)
+        context.compute_processes = read_compute_processes(context.settings)
         logging.getLogger("uvicorn.access").addFilter(problems.redact_tokens)
         services = await run_in_threadpool(context.services)
         try:
@@ -87,6 +89,7 @@ def create_app(environ: Mapping[str, str] | None = None, *, has_gateway: bool = 
             finally:
                 await run_in_threadpool(worker.stop, timeout_seconds=DRAIN_SECONDS)
         finally:
+            await services.compute.close()
             context.close()
 
     routers = find_routers()

@@ -9,19 +9,16 @@ from dataclasses import dataclass
 
 from noetl.api.auth.authentication import Authenticator
 from noetl.api.auth.jwt import TokenVerifier, read_issuer
+from noetl.api.compute.pool import ComputePool
 from noetl.api.http.event_stream import encode_event
 from noetl.api.http.open_limit import OpenLimit, stream_limit
+from noetl.api.service.compiler import allowed_catalogue
 from noetl.api.service.request_store import Circuit, guard_store
 from noetl.api.service.run_watcher import RunWatchers
 from noetl.api.service.services import TenantServices, create_services
-from noetl.executor.actions import catalogue
-from noetl.executor.errors import SettingError
-from noetl.executor.security.capabilities import ACTIONS_SETTING, allowed_actions
 from noetl.executor.security.secret_sources import register_local_secrets
 from noetl.executor.stores import open_store
 from noetl.executor.stores.interface import Store
-from noetl.planner.catalogue import Catalogue
-from noetl.planner.diagnostics.diagnostic import did_you_mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +33,7 @@ class AppServices:
     authenticator: Authenticator
     watchers: RunWatchers
     open_streams: OpenLimit
+    compute: ComputePool
 
 
 class AppContext:
@@ -50,6 +48,8 @@ class AppContext:
     ) -> None:
         self._environ = environ
         self._always_authenticated = always_authenticated
+        self.compute_processes = 0
+        """How many compute processes may start. Only a lifespan can stop them, so it sets the number."""
         self._services: AppServices | None = None
         self._lock = threading.Lock()
         self._opening = Circuit()
@@ -82,7 +82,8 @@ class AppContext:
                 authenticator = Authenticator(request_store, tokens, always=self._always_authenticated)
                 watchers = RunWatchers(request_store, encode_event)
                 services = create_services(request_store, actions)
-                self._services = AppServices(store, services, authenticator, watchers, open_streams)
+                compute = ComputePool(self.compute_processes, services.compiler, self.settings)
+                self._services = AppServices(store, services, authenticator, watchers, open_streams, compute)
             return self._services
 
     def close(self) -> None:
@@ -91,15 +92,3 @@ class AppContext:
             if self._services is not None:
                 self._services.store.close()
                 self._services = None
-
-
-def allowed_catalogue(settings: Mapping[str, str]) -> Catalogue:
-    """Return the action types that the settings allow."""
-    all_types, allowed = catalogue(), allowed_actions(settings)
-    if allowed is None:
-        return all_types
-    for name in allowed:
-        if name not in all_types:
-            hint = did_you_mean(name, all_types) or f"the types are {', '.join(all_types)}"
-            raise SettingError(f"{ACTIONS_SETTING} names the unknown action type {name!r}; {hint}")
-    return all_types.restricted_to(allowed, ACTIONS_SETTING)

@@ -7,11 +7,16 @@ import subprocess
 import sys
 import sysconfig
 
-_TIMEOUT_SECONDS = 120
+MAX_SECONDS = 120.0
+"""How long Graphviz may take for a person who waits at a terminal. A service has a lower limit."""
 
 
 class GraphvizError(Exception):
     """Graphviz is not installed or has failed. The message names the remedy."""
+
+
+class GraphvizTimeoutError(GraphvizError):
+    """Graphviz takes too long, or was ended for the time or the memory that it took."""
 
 
 def render(dot: str, format: str) -> bytes:
@@ -35,8 +40,15 @@ def render(dot: str, format: str) -> bytes:
             input=dot.encode(),
             capture_output=True,
             check=True,
-            timeout=_TIMEOUT_SECONDS,
+            timeout=MAX_SECONDS,
         )
-    except (OSError, subprocess.SubprocessError) as error:
-        raise GraphvizError(f"{program} cannot draw the plan: {error}") from error
+    except subprocess.TimeoutExpired:
+        message = f"Graphviz takes more than {MAX_SECONDS:g} s to draw the plan"
+        raise GraphvizTimeoutError(message) from None
+    except subprocess.CalledProcessError as error:
+        if error.returncode < 0:
+            raise GraphvizTimeoutError("Graphviz takes too long to draw the plan") from None
+        raise GraphvizError(f"Graphviz cannot draw the plan; it ended with {error.returncode}") from None
+    except OSError as error:
+        raise GraphvizError(f"Graphviz cannot be started: {error.strerror}") from None
     return process.stdout

@@ -56,10 +56,13 @@ class RejectedError(Exception):
     """
 
     def __init__(self, reason: str, message: str, **details: Any) -> None:
-        super().__init__(message)
+        super().__init__(reason, message)  # the arguments with which a pickle is created again
         self.reason = reason
         self.message = message
         self.details = details
+
+    def __str__(self) -> str:
+        return self.message
 
 
 class CancelledError(Exception):

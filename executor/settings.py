@@ -158,6 +158,22 @@ SETTINGS = (
         " them.",
     ),
     Setting(
+        "NOETL_MAX_CONNECTIONS",
+        "execution",
+        "a whole number from 1 to 60000",
+        "`2000`",
+        "How many connections `noetl serve` has open at the same time. The limit of open files may allow"
+        " fewer.",
+    ),
+    Setting(
+        "NOETL_COMPUTE_PROCESSES",
+        "execution",
+        "a whole number from 0 to 64",
+        "`2`",
+        "How many processes compile long playbooks, draw graphs and evaluate the expressions of a start. With"
+        " `0` the service itself does.",
+    ),
+    Setting(
         "NOETL_ALLOW_ACTIONS",
         "capabilities",
         "action types, separated by commas",

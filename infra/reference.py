@@ -28,7 +28,7 @@ from noetl.executor.actions import (
     python,
 )
 from noetl.executor.clients import deadline_stream, egress
-from noetl.executor.engine import external, item_threads, quotas, start, work_context
+from noetl.executor.engine import external, initial_data, item_threads, quotas, work_context
 from noetl.executor.model import action_budget, memory_budget
 from noetl.executor.model.json_values import MAX_DEPTH
 from noetl.executor.model.limits import PayloadLimits
@@ -302,12 +302,12 @@ def _language_limits() -> list[LimitRow]:
 def _template_limits() -> list[LimitRow]:
     units = f"{budget.BUDGET // _MIB} Mi characters and items"
     work = f"{units}, {budget.CPU_SECONDS:g} s of work, {budget.SHARED_SECONDS:g} s together"
-    initial_data = f"{start.MAX_INITIAL_DATA // _MIB} MiB as JSON"
+    start_data = f"{initial_data.MAX_INITIAL_DATA // _MIB} MiB as JSON"
     return [
         ("a text that an expression creates", f"{budget.MAX_TEXT // _MIB} MiB of characters", _EXCEEDED),
         ("a list that an expression creates", f"{budget.MAX_ITEMS:,} items", _EXCEEDED),
         ("an expression, and all templates of an action together", work, _EXCEEDED),
-        ("`environment` and `variables` at the start", initial_data, "the run is refused"),
+        ("`environment` and `variables` at the start", start_data, "the run is refused"),
         ("a whole number", f"{budget.MAX_INTEGER_BITS:,} bits", _EXCEEDED),
         ("a regular expression", f"{patterns.MAX_PATTERN:,} characters", _EXCEEDED),
         (

@@ -17,7 +17,13 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from noetl.api.http.responses import JsonResponse
-from noetl.api.service.errors import NotFoundError, PlaybookError
+from noetl.api.service.errors import (
+    NotFoundError,
+    PlaybookError,
+    ServiceBusyError,
+    TenantBusyError,
+    WorkLimitError,
+)
 from noetl.executor.engine.external import CALLBACK_PATH
 from noetl.executor.errors import RejectedError, SettingError, StoreError
 from noetl.executor.security.redaction import MASK
@@ -139,6 +145,9 @@ def install_handlers(app: FastAPI) -> None:
         RejectedError,
         StoreError,
         SettingError,
+        ServiceBusyError,
+        TenantBusyError,
+        WorkLimitError,
         RequestValidationError,
         HTTPException,
     ):
@@ -203,6 +212,12 @@ def problem_from(request: Request, error: Exception) -> Problem:
             _log.error("the service is not configured: %s", error)
             detail = "The service is not configured. The service log names the setting."
             return Problem(503, detail, slug="not-set-up")
+        case ServiceBusyError():
+            return Problem(503, str(error), slug="service-busy", headers={"Retry-After": "5"})
+        case TenantBusyError():
+            return Problem(429, str(error), slug="tenant-busy", headers={"Retry-After": "5"})
+        case WorkLimitError():
+            return Problem(422, str(error), slug="too-much-work")
         case RequestValidationError():
             detail = "; ".join(_describe_validation_error(entry) for entry in error.errors())
             return Problem(400, detail, slug="invalid-request")

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import asyncio
+from typing import Annotated, Any
 
 from fastapi import Depends, Request
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
 
 from noetl.api.access import PublicAccess, PublicServices, ScopeAccess, StreamAccess
+from noetl.api.compute.jobs import CompileJob, Job
 from noetl.api.context import AppContext, AppServices
+from noetl.api.service.compiler import plan_of
 from noetl.api.service.services import TenantServices
 from noetl.executor.model.run import Run
+from noetl.planner.plan import Plan
 
 RETRY_AFTER = {"Retry-After": "1"}
 
@@ -48,3 +53,42 @@ async def wait_until_finished(request: Request, services: TenantServices, run: R
         return run
     await opened_services(request).watchers.current().wait_until_ended(run.id, seconds)
     return await run_in_threadpool(services.runs.get, run.id)
+
+
+async def perform(request: Request, services: TenantServices, job: Job) -> Any:
+    """Return the result of a job for the tenant. If the client leaves, the job stops.
+
+    Raises:
+        ClientDisconnect: the client has left.
+        Exception: as `ComputePool.run` does.
+    """
+    compute = opened_services(request).compute
+    if job.is_light:
+        return await compute.run(job, services.tenant)
+    work = asyncio.ensure_future(compute.run(job, services.tenant))
+    departure = asyncio.ensure_future(_disconnect(request))
+    try:
+        await asyncio.wait({work, departure}, return_when=asyncio.FIRST_COMPLETED)
+        if work.done():
+            return work.result()
+        raise ClientDisconnect
+    finally:
+        for task in (work, departure):
+            task.cancel()
+        await asyncio.gather(work, departure, return_exceptions=True)
+
+
+async def _disconnect(request: Request) -> None:
+    """Return when the client has closed the connection. The body must have been read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def compile_long(request: Request, services: TenantServices, text: str | bytes) -> str | bytes | Plan:
+    """Return the plan of a long text of a playbook. Return a short text as it is.
+
+    Raises:
+        PlaybookError: the playbook does not compile.
+    """
+    job = CompileJob(text)
+    return text if job.is_light else plan_of(await perform(request, services, job))

@@ -5,16 +5,19 @@ from __future__ import annotations
 from enum import StrEnum
 
 from fastapi import APIRouter, Request
+from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from noetl.api import graphviz
+from noetl.api.compute.jobs import GraphJob, count_edges, graph_key
 from noetl.api.http.negotiation import FORMAT_PARAMETER, accepted_media_type
 from noetl.api.http.openapi import PROBLEMS, response_body
 from noetl.api.http.problems import Problem
 from noetl.api.http.requests import JSON_TYPE, check_query_names
 from noetl.api.http.responses import JsonResponse
-from noetl.api.routes.dependencies import ReadServices
-from noetl.api.service.views import PlanGraph, plan_graph
+from noetl.api.routes.dependencies import ReadServices, opened_services, perform
+from noetl.api.service.errors import WorkLimitError
+from noetl.api.service.views import PlanGraph
 
 router = APIRouter(
     prefix="/workflows", tags=["workflows"], responses=PROBLEMS, default_response_class=JsonResponse
@@ -22,6 +25,10 @@ router = APIRouter(
 
 _INERT = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; sandbox"}
 """Headers of the picture. Its words are from the playbook, so nothing in it may run as script."""
+
+
+MAX_PICTURE_EDGES = 500
+"""How many edges a picture may have. The time of Graphviz grows with their square."""
 
 
 class GraphFormat(StrEnum):
@@ -36,32 +43,38 @@ _FORMATS = {
     "text/plain": GraphFormat.MERMAID,
 }
 """The formats by their media types. A client that accepts any receives the first."""
+_MEDIA_TYPES = {format: media_type for media_type, format in _FORMATS.items()}
+_HEADERS = {GraphFormat.SVG: _INERT}
 
 
 @router.get(
     "/{workflow_id}/graph",
     responses={200: response_body(PlanGraph, "image/svg+xml", "text/plain")},
 )
-def graph(
+async def graph(
     workflow_id: str, request: Request, services: ReadServices, format: GraphFormat | None = None
 ) -> Response:
     """Return the plan with the states of the run's steps: JSON, a picture or Mermaid text."""
-    from noetl.executor.actions import catalogue
-    from noetl.planner.draw import dot, mermaid
-
     check_query_names(request, (FORMAT_PARAMETER,))
     if format is None:
         format = _FORMATS[accepted_media_type(request, tuple(_FORMATS))]
-    plan, states = services.runs.plan(workflow_id), services.runs.step_states(workflow_id)
-    match format:
-        case GraphFormat.MERMAID:
-            return Response(mermaid.draw(plan, catalogue(), states), media_type="text/plain")
-        case GraphFormat.JSON:
-            return JsonResponse(plan_graph(plan, states))
-        case GraphFormat.SVG:
-            try:
-                picture = graphviz.render(dot.draw(plan, catalogue(), states), "svg")
-            except graphviz.GraphvizError as error:
-                detail = f"{str(error)[0].upper()}{str(error)[1:]}."
-                raise Problem(501, detail, slug="not-supported") from error
-            return Response(picture, media_type="image/svg+xml", headers=_INERT)
+    plan_hash, states = await run_in_threadpool(services.runs.plan_states, workflow_id)
+    compute = opened_services(request).compute
+    drawing = compute.cached(graph_key(plan_hash, states, format))
+    if drawing is None:
+        plan = await run_in_threadpool(services.runs.plan, workflow_id)
+        if format is GraphFormat.SVG and count_edges(plan) > MAX_PICTURE_EDGES:
+            raise _too_large(f"has more than {MAX_PICTURE_EDGES} edges")
+        try:
+            drawing = await perform(request, services, GraphJob(plan, states, format))
+        except (graphviz.GraphvizTimeoutError, WorkLimitError):
+            raise _too_large(f"takes more than {GraphJob.seconds:g} s to draw, or too much memory") from None
+        except graphviz.GraphvizError as error:
+            detail = f"{str(error)[0].upper()}{str(error)[1:]}."
+            raise Problem(501, detail, slug="not-supported") from error
+    return Response(drawing, media_type=_MEDIA_TYPES[format], headers=_HEADERS.get(format))
+
+
+def _too_large(problem: str) -> Problem:
+    detail = f"The graph {problem}. Request it with `format=mermaid` or `format=json`."
+    return Problem(422, detail, slug="graph-too-large")

@@ -6,10 +6,11 @@ from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
+from noetl.api.compute.jobs import DescribeJob
 from noetl.api.http.openapi import PROBLEMS, playbook_body, response_body
 from noetl.api.http.requests import read_submission
 from noetl.api.http.responses import JsonResponse
-from noetl.api.routes.dependencies import ReadServices
+from noetl.api.routes.dependencies import ReadServices, perform
 from noetl.api.service.views import PlanDescription
 
 router = APIRouter(tags=["plans"], responses=PROBLEMS, default_response_class=JsonResponse)
@@ -21,4 +22,6 @@ router = APIRouter(tags=["plans"], responses=PROBLEMS, default_response_class=Js
 async def plan(request: Request, services: ReadServices) -> Response:
     """Return diagnostics, graph and statistics of the playbook in the body."""
     playbook, _ = await read_submission(request)
-    return JsonResponse(await run_in_threadpool(services.playbooks.describe, playbook))
+    text = await run_in_threadpool(services.playbooks.text, playbook)
+    description = await perform(request, services, DescribeJob(text))
+    return Response(description, media_type=JsonResponse.media_type)

@@ -16,7 +16,7 @@ from starlette.responses import Response
 from noetl.api.http.openapi import PROBLEMS, playbook_body, response_body
 from noetl.api.http.requests import check_query_names, read_playbook
 from noetl.api.http.responses import JsonResponse, PlaybookDocument, PlaybookLinks
-from noetl.api.routes.dependencies import AdminServices, ReadServices
+from noetl.api.routes.dependencies import AdminServices, ReadServices, compile_long
 from noetl.api.service.playbooks import PlaybookText
 from noetl.api.service.views import PlaybookEntry, PlaybookPage
 
@@ -46,7 +46,8 @@ Limit = Annotated[int, Query(ge=1, le=1000)]
 )
 async def register(request: Request, services: AdminServices) -> Response:
     """Register the playbook in the body under its name and version. 200 if it is registered already."""
-    entry, is_new = await run_in_threadpool(services.playbooks.register, await read_playbook(request))
+    playbook = await compile_long(request, services, await read_playbook(request))
+    entry, is_new = await run_in_threadpool(services.playbooks.register, playbook)
     location = PlaybookLinks.of_entry(request, entry).self
     return JsonResponse(entry, 201 if is_new else 200, headers={"Location": location})
 

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any
 
+from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Query, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
+from noetl.api.compute.jobs import InitialDataJob
 from noetl.api.http.openapi import PROBLEMS, optional_body, playbook_body, response_body, text_parameter
 from noetl.api.http.requests import (
     IDEMPOTENCY_KEY,
@@ -21,15 +23,27 @@ from noetl.api.http.requests import (
     read_wait_seconds,
 )
 from noetl.api.http.responses import AcceptedRun, JsonResponse, RunLinks
-from noetl.api.routes.dependencies import RETRY_AFTER, ReadServices, RunServices, wait_until_finished
+from noetl.api.routes.dependencies import (
+    RETRY_AFTER,
+    ReadServices,
+    RunServices,
+    compile_long,
+    perform,
+    wait_until_finished,
+)
+from noetl.api.service.compiler import InlinePlaybook, PlanSource
+from noetl.api.service.runs import RunDraft
 from noetl.api.service.views import RunEntry, RunPage, RunReport, RunResult
 from noetl.executor.model.run import Run
 from noetl.executor.model.run_summary import summarize
 from noetl.executor.model.tracing import parse_trace
+from noetl.planner.plan import Plan
 
 router = APIRouter(
     prefix="/workflows", tags=["workflows"], responses=PROBLEMS, default_response_class=JsonResponse
 )
+
+_resumers = CapacityLimiter(2)
 
 REPLAYED = {"Idempotency-Replayed": "true"}
 """Header of a response to a request whose idempotency key an earlier request had."""
@@ -82,11 +96,18 @@ async def run(request: Request, services: RunServices) -> Response:
     playbook, submission = await read_submission(request)
     trace = parse_trace(request.headers.get("traceparent"), request.headers.getlist("tracestate"))
     start = replace(submission, idempotency_key=key, trace=trace)
+    source: PlanSource | Plan = playbook
+    if isinstance(playbook, InlinePlaybook):
+        compiled = await compile_long(request, services, playbook.text)
+        source = compiled if isinstance(compiled, Plan) else playbook
 
-    def start_run() -> tuple[bool, Run]:
-        return services.runs.has_request(key), services.runs.start(playbook, start)
+    def start_run() -> tuple[bool, Run | RunDraft]:
+        return services.runs.has_request(key), services.runs.start_light(source, start)
 
     is_replay, run = await run_in_threadpool(start_run)
+    if isinstance(run, RunDraft):
+        values = await perform(request, services, InitialDataJob(run.data))
+        run = await run_in_threadpool(services.runs.create, run, values)
     links = RunLinks.of_run(request, run.id)
     headers = {"Location": links.status} | (REPLAYED if is_replay else {})
     if wait_seconds is not None:
@@ -140,7 +161,9 @@ async def resume(workflow_id: str, request: Request, services: RunServices) -> R
         is_replay = services.runs.has_request(resume_request.idempotency_key)
         return is_replay, services.runs.resume(workflow_id, resume_request)
 
-    is_replay, run = await run_in_threadpool(resume_run)
+    # Corrected input is evaluated again. Few threads do that, and none of those that answer other requests.
+    limiter = _resumers if resume_request.input or resume_request.step else None
+    is_replay, run = await to_thread.run_sync(resume_run, limiter=limiter)
     return _changed(request, run, REPLAYED if is_replay else {})
 
 

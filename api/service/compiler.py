@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from noetl.api.service.errors import PlaybookError
+from noetl.executor.actions import catalogue
+from noetl.executor.errors import SettingError
+from noetl.executor.security.capabilities import ACTIONS_SETTING, allowed_actions
 from noetl.planner.catalogue import Catalogue
+from noetl.planner.diagnostics.diagnostic import did_you_mean
 from noetl.planner.frozen import frozen
 from noetl.planner.plan import Plan
 
@@ -38,11 +43,11 @@ PlanSource = InlinePlaybook | PlaybookReference
 
 
 class PlaybookCompiler:
-    """A compiler of playbooks that caches its latest results. Safe to share between threads."""
+    """A compiler of playbooks that caches its latest `cache_size` results. Safe to share between threads."""
 
-    def __init__(self, catalogue: Catalogue) -> None:
-        self._catalogue = catalogue
-        self._compile_cached = lru_cache(maxsize=64)(self._compile)
+    def __init__(self, catalogue: Catalogue, *, cache_size: int = 64) -> None:
+        self.catalogue = catalogue
+        self._compile_cached = lru_cache(maxsize=cache_size)(self._compile)
 
     def compile(self, text: str | bytes) -> Compilation:
         """Compile a playbook. The result has a plan or errors; no text raises an exception."""
@@ -54,12 +59,32 @@ class PlaybookCompiler:
         Raises:
             PlaybookError: the playbook does not compile.
         """
-        compilation = self.compile(text)
-        if compilation.plan is None:
-            raise PlaybookError(compilation.diagnostics)
-        return compilation.plan
+        return plan_of(self.compile(text))
 
     def _compile(self, text: str | bytes) -> Compilation:
         from noetl.planner.compile import compile_playbook
 
-        return compile_playbook(text, self._catalogue)
+        return compile_playbook(text, self.catalogue)
+
+
+def plan_of(compilation: Compilation) -> Plan:
+    """Return the plan of a compilation.
+
+    Raises:
+        PlaybookError: the playbook does not compile.
+    """
+    if compilation.plan is None:
+        raise PlaybookError(compilation.diagnostics)
+    return compilation.plan
+
+
+def allowed_catalogue(settings: Mapping[str, str]) -> Catalogue:
+    """Return the action types that the settings allow."""
+    all_types, allowed = catalogue(), allowed_actions(settings)
+    if allowed is None:
+        return all_types
+    for name in allowed:
+        if name not in all_types:
+            hint = did_you_mean(name, all_types) or f"the types are {', '.join(all_types)}"
+            raise SettingError(f"{ACTIONS_SETTING} names the unknown action type {name!r}; {hint}")
+    return all_types.restricted_to(allowed, ACTIONS_SETTING)

@@ -19,3 +19,18 @@ class PlaybookError(Exception):
 
 class NotFoundError(Exception):
     """The tenant has no run or playbook of that id or name. The message is a sentence."""
+
+
+class ServiceBusyError(Exception):
+    """Too much work waits already. The message is a sentence."""
+
+
+class TenantBusyError(Exception):
+    """Too much work of the tenant waits or is open already. The message is a sentence."""
+
+
+class WorkLimitError(Exception):
+    """The work of a request takes too much time or memory."""
+
+    def __init__(self, subject: str, problem: str) -> None:
+        super().__init__(f"{subject} {problem}.")

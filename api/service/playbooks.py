@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from noetl.api.service.compiler import InlinePlaybook, PlanSource, PlaybookReference
-from noetl.api.service.errors import NotFoundError, PlaybookError
+from typing import TYPE_CHECKING
+
+from noetl.api.service.compiler import InlinePlaybook, PlanSource, PlaybookReference, plan_of
+from noetl.api.service.errors import NotFoundError
 from noetl.api.service.tenant import TenantContext
 from noetl.api.service.views import (
     DiagnosticEntry,
@@ -16,6 +18,10 @@ from noetl.executor.errors import RejectedError
 from noetl.executor.model.events import timestamp
 from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.planner.frozen import frozen
+from noetl.planner.plan import Plan
+
+if TYPE_CHECKING:
+    from noetl.planner.compile import Compilation
 
 MAX_NAMED_RUNS = 10
 """Number of live runs that the refusal to remove a playbook names."""
@@ -45,26 +51,20 @@ class PlaybookService:
             PlaybookError: the playbook does not compile.
             NotFoundError: the registry has no such playbook.
         """
-        if isinstance(playbook, InlinePlaybook):
-            text = playbook.text
-        else:
-            text = self.get(playbook.name, playbook.version).text
-        compilation = self.context.compiler.compile(text)
-        if compilation.plan is None:
-            raise PlaybookError(compilation.diagnostics)
-        header = compilation.plan.header.to_json()
-        return PlanDescription(
-            name=header["name"],
-            version=header["version"],
-            hash=compilation.plan.hash,
-            diagnostics=[DiagnosticEntry(**diagnostic.to_json()) for diagnostic in compilation.diagnostics],
-            graph=plan_graph(compilation.plan),
-            inputs=header["inputs"],
-            statistics=header["statistics"],
-        )
+        return describe(self.context.compiler.compile(self.text(playbook)))
 
-    def register(self, text: str | bytes) -> tuple[PlaybookEntry, bool]:
-        """Register a playbook under its name and version. Return its entry, and whether it is new.
+    def text(self, playbook: PlanSource) -> str | bytes:
+        """Return the text of a playbook.
+
+        Raises:
+            NotFoundError: the registry has no such playbook.
+        """
+        if isinstance(playbook, InlinePlaybook):
+            return playbook.text
+        return self.get(playbook.name, playbook.version).text
+
+    def register(self, playbook: str | bytes | Plan) -> tuple[PlaybookEntry, bool]:
+        """Register a playbook, its text or its plan. Return its entry, and whether it is new.
 
         Without a `version`, a playbook gets the next number. Registering the same text again changes nothing.
 
@@ -74,7 +74,7 @@ class PlaybookService:
                 if the version was registered with another text, even if it has been removed since.
         """
         store, tenant = self.context.store, self.context.tenant
-        plan = self.context.compiler.plan(text)
+        plan = playbook if isinstance(playbook, Plan) else self.context.compiler.plan(playbook)
         name, version = plan.header.name, plan.header.version
         _check_addressable("name", name)
         if version is not None:
@@ -150,6 +150,25 @@ class PlaybookService:
             hashes.update(playbook.plan_hash for playbook in page)
             if cursor is None:
                 return hashes
+
+
+def describe(compilation: Compilation) -> PlanDescription:
+    """Return the description of a plan.
+
+    Raises:
+        PlaybookError: the playbook does not compile.
+    """
+    plan = plan_of(compilation)
+    header = plan.header.to_json()
+    return PlanDescription(
+        name=header["name"],
+        version=header["version"],
+        hash=plan.hash,
+        diagnostics=[DiagnosticEntry(**diagnostic.to_json()) for diagnostic in compilation.diagnostics],
+        graph=plan_graph(plan),
+        inputs=header["inputs"],
+        statistics=header["statistics"],
+    )
 
 
 def registered_playbook(context: TenantContext, reference: PlaybookReference) -> RegisteredPlaybook:

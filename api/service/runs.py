@@ -6,7 +6,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from noetl.api.service.compiler import InlinePlaybook, PlanSource, PlaybookReference
 from noetl.api.service.errors import NotFoundError
@@ -43,6 +43,9 @@ from noetl.planner.diagnostics.diagnostic import did_you_mean
 from noetl.planner.frozen import frozen
 from noetl.planner.plan import Header, Plan, canonical_json
 
+if TYPE_CHECKING:
+    from noetl.executor.engine.initial_data import InitialData
+
 EVENTS_PER_PAGE = 1000
 _MAX_SHOWN_STEPS = 10
 
@@ -65,13 +68,44 @@ class ResumeRequest:
 
 
 @frozen
+class RunDraft:
+    """A run that is not stored yet. `plan` is None if it is registered.
+
+    `data` are its environment and variables before their evaluation, which may take long. `idempotency` is
+    the key and the hash of the request.
+    """
+
+    data: InitialData
+    plan_hash: str
+    request: StartRequest
+    plan: Plan | None
+    idempotency: tuple[str, str] | None
+
+
+@frozen
 class RunService:
     """The runs of one tenant."""
 
     context: TenantContext
 
-    def start(self, playbook: PlanSource, request: StartRequest) -> Run:
+    def start(self, playbook: PlanSource | Plan, request: StartRequest) -> Run:
         """Store a run of the playbook, with its first visit ready for a worker, and return it.
+
+        Raises:
+            PlaybookError, NotFoundError, RejectedError: as `draft` does.
+        """
+        draft = self.draft(playbook, request)
+        return draft if isinstance(draft, Run) else self.create(draft, draft.data.evaluate())
+
+    def start_light(self, playbook: PlanSource | Plan, request: StartRequest) -> Run | RunDraft:
+        """Start a run as `start` does if its data is evaluated quickly. Return the draft of another run."""
+        draft = self.draft(playbook, request)
+        if isinstance(draft, Run) or not draft.data.is_light:
+            return draft
+        return self.create(draft, draft.data.evaluate())
+
+    def draft(self, playbook: PlanSource | Plan, request: StartRequest) -> Run | RunDraft:
+        """Return a new run before its environment and variables are evaluated. Nothing is stored.
 
         Return the run of an earlier request that carried the same idempotency key, even if the registry has
         changed since.
@@ -81,8 +115,7 @@ class RunService:
             NotFoundError: the registry has no such playbook.
             RejectedError: `invalid_input`; `idempotency_key_reused`, by another request; `quota_exceeded`.
         """
-        from noetl.executor.engine.quotas import check_branch_quota
-        from noetl.executor.engine.start import new_run
+        from noetl.executor.engine.start import initial_data
 
         tenant, store = self.context.tenant, self.context.store
         plan = self.context.compiler.plan(playbook.text) if isinstance(playbook, InlinePlaybook) else playbook
@@ -95,11 +128,23 @@ class RunService:
                 return earlier
             request = replace(request, run_id=run_id)
         header, plan_hash = self._head_of(plan)
-        run, first_visit = new_run(header, plan_hash, request, now=self.context.clock())
-        check_branch_quota(store, tenant, run.queue)
-        if isinstance(plan, Plan):
-            store.plans.save(plan)
-        return store.runs.create(run, first_visit, idempotency=idempotency)
+        data = initial_data(header, request, now=self.context.clock())
+        return RunDraft(data, plan_hash, request, plan if isinstance(plan, Plan) else None, idempotency)
+
+    def create(self, draft: RunDraft, values: tuple[Mapping[str, Any], Mapping[str, Any]]) -> Run:
+        """Store a drafted run with the evaluated `values` of its environment and variables, and return it.
+
+        Raises:
+            RejectedError: `idempotency_key_reused`, by another request; `quota_exceeded`.
+        """
+        from noetl.executor.engine.quotas import check_branch_quota
+        from noetl.executor.engine.start import assemble_run
+
+        run, first_visit = assemble_run(draft.data, draft.plan_hash, draft.request, values)
+        check_branch_quota(self.context.store, self.context.tenant, run.queue)
+        if draft.plan is not None:
+            self.context.store.plans.save(draft.plan)
+        return self.context.store.runs.create(run, first_visit, idempotency=draft.idempotency)
 
     def _head_of(self, plan: Plan | PlaybookReference) -> tuple[Header, str]:
         """Return the header and the hash of a plan that was compiled, or that is registered."""
@@ -185,13 +230,15 @@ class RunService:
         """
         return self.context.store.plans.get(self.summary(run_id).plan_hash)
 
-    def step_states(self, run_id: str) -> dict[str, StepState]:
-        """Return the status of each step of a run.
+    def plan_states(self, run_id: str) -> tuple[str, dict[str, StepState]]:
+        """Return the hash of the plan of a run, and the status of each step.
 
         Raises:
             NotFoundError: the tenant has no such run.
         """
-        return {name: step.status for name, step in self._step_reports(self._overview(run_id)).items()}
+        overview = self._overview(run_id)
+        states = {name: step.status for name, step in self._step_reports(overview).items()}
+        return overview.summary.plan_hash, states
 
     def _step_reports(self, overview: RunOverview) -> dict[str, StepReport]:
         names = self.context.step_names(overview.summary.plan_hash)

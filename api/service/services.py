@@ -31,6 +31,15 @@ class TenantServices:
         """Store of the runs, for a caller that executes them or follows their events."""
         return self._context.store
 
+    @property
+    def compiler(self) -> PlaybookCompiler:
+        """Compiler of the playbooks of all tenants."""
+        return self._context.compiler
+
+    @property
+    def tenant(self) -> str:
+        return self._context.tenant
+
     def for_tenant(self, tenant: str) -> TenantServices:
         """Return the services of another tenant. They share the caches."""
         return TenantServices(replace(self._context, tenant=tenant))

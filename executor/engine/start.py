@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
-from uuid import uuid4
 
-from noetl.executor.engine.rendering import render
-from noetl.executor.errors import ActionError, RejectedError
-from noetl.executor.model.declared_values import DeclaredFields, value_problem
-from noetl.executor.model.events import timestamp
+from noetl.executor.engine.initial_data import InitialData, InitialDataBudget, initial_names, render_section
+from noetl.executor.errors import RejectedError
+from noetl.executor.model.declared_values import DeclaredFields
 from noetl.executor.model.ids import derived_id
-from noetl.executor.model.json_values import write_json
 from noetl.executor.model.run import (
     SERVICE_QUEUE,
     FailureState,
@@ -27,10 +23,6 @@ from noetl.executor.model.special_visits import is_branch_visit
 from noetl.executor.model.start_request import StartRequest
 from noetl.planner.frozen import frozen, replace
 from noetl.planner.plan import Header, Step
-from noetl.planner.templates.template import shared_budget
-
-MAX_INITIAL_DATA = 1024 * 1024
-"""The limit of the environment and the initial variables of a run together, in characters of JSON."""
 
 
 def new_run(header: Header, plan_hash: str, request: StartRequest, *, now: float) -> tuple[Run, Visit]:
@@ -42,16 +34,38 @@ def new_run(header: Header, plan_hash: str, request: StartRequest, *, now: float
         RejectedError: `superseded_plan`; `invalid_input`, with every input that is missing, unknown or
             invalid.
     """
+    data = initial_data(header, request, now=now)
+    return assemble_run(data, plan_hash, request, data.evaluate())
+
+
+def initial_data(header: Header, request: StartRequest, *, now: float) -> InitialData:
+    """Return the data of a new run of the plan with this header, before its expressions are evaluated.
+
+    Raises:
+        RejectedError: `superseded_plan`; `invalid_input`, with every input that is missing, unknown or
+            invalid.
+    """
     if header.is_superseded:
         message = (
             f"playbook `{header.name}` was compiled by an earlier version of NoETL, which performs the"
             " branches of `mode: sequential` in another order: register it again as a new version"
         )
         raise RejectedError("superseded_plan", message)
-    now = round(now, 6)  # the precision of timestamps, so that a run can be found by its timestamp
-    inputs = check_inputs(header, request.input)
+    # `now` has the precision of timestamps, so that a run can be found by its timestamp.
     run_id = request.run_id or secrets.token_hex(12)
-    environment, variables = _initial_data(header, run_id, inputs, request.variables or {}, now)
+    inputs = check_inputs(header, request.input)
+    return InitialData(header, run_id, inputs, request.variables or {}, round(now, 6))
+
+
+def assemble_run(
+    data: InitialData,
+    plan_hash: str,
+    request: StartRequest,
+    values: tuple[Mapping[str, Any], Mapping[str, Any]],
+) -> tuple[Run, Visit]:
+    """Return the run of a request, and its first visit. `values` are the evaluated data."""
+    header, run_id, now = data.header, data.run_id, data.now
+    environment, variables = values
     run = Run(
         id=run_id,
         tenant=request.tenant,
@@ -61,9 +75,9 @@ def new_run(header: Header, plan_hash: str, request: StartRequest, *, now: float
         status=RunStatus.QUEUED,
         origin=request.origin,
         queue=request.queue or (SERVICE_QUEUE if request.origin == "service" else run_id),
-        input=inputs,
-        environment=environment,
-        variables=variables,
+        input=dict(data.inputs),
+        environment=dict(environment),
+        variables=dict(variables),
         tags=tuple(request.tags),
         folder=request.folder,
         source=request.source,
@@ -78,27 +92,6 @@ def new_run(header: Header, plan_hash: str, request: StartRequest, *, now: float
     return run, Visit(visit_id, run_id, header.start, VisitStatus.READY, clock=1, names={}, due_at=now)
 
 
-def _initial_data(
-    header: Header, run_id: str, inputs: dict[str, Any], variables: Mapping[str, Any], now: float
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the environment of a new run, and its variables with the given initial values.
-
-    Raises:
-        RejectedError: `invalid_input`, if a value is missing, unknown or too large.
-    """
-    names = _initial_names(run_id, header, now) | inputs | {"input": inputs}
-    budget = InitialDataBudget()
-    environment = render_section("environment", header.environment, names, budget)
-    names_of_variables = environment | names | {"environment": environment}
-    initial = render_section("variables", header.variables, names_of_variables, budget)
-    for name, value in variables.items():
-        if name not in header.variables:
-            message = f"unknown variable `{name}`"
-            raise RejectedError("invalid_input", message, inputs=[value_problem(name, message)])
-        budget.reserve(f"variables.{name}", value)
-    return environment, {**initial, **variables}
-
-
 def correct_input(header: Header, run: Run, given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Return the input of a run with `given` replacing values, and its environment rendered again.
 
@@ -106,7 +99,7 @@ def correct_input(header: Header, run: Run, given: Mapping[str, Any]) -> dict[st
         RejectedError: `invalid_input`, as for a new run.
     """
     inputs = check_inputs(header, {**run.input, **given})
-    names = _initial_names(run.id, header, run.created_at) | inputs | {"input": inputs}
+    names = initial_names(run.id, header, run.created_at) | inputs | {"input": inputs}
     environment = render_section("environment", header.environment, names, InitialDataBudget())
     return {"input": inputs, "environment": environment}
 
@@ -219,60 +212,3 @@ def check_inputs(header: Header, given: Mapping[str, Any]) -> dict[str, Any]:
     if problems:
         raise RejectedError("invalid_input", "; ".join(str(p["message"]) for p in problems), inputs=problems)
     return declared.with_defaults(given)
-
-
-def _initial_names(run_id: str, header: Header, now: float) -> dict[str, Any]:
-    """Return the built-in names that `environment` and `variables` may read."""
-    run = {"id": run_id, "started_at": timestamp(now), "playbook": header.name, "version": header.version}
-    return {"run": run, "now": lambda: datetime.fromtimestamp(now, UTC), "uuid": lambda: str(uuid4())}
-
-
-class InitialDataBudget:
-    """The remaining budget of the environment and the variables of a run, in characters of JSON."""
-
-    def __init__(self) -> None:
-        self._remaining = MAX_INITIAL_DATA
-
-    def reserve(self, name: str, value: Any) -> None:
-        """Reserve the size of the value of an entry.
-
-        Raises:
-            RejectedError: `invalid_input`, if the budget is exceeded.
-        """
-        self._remaining -= len(write_json(value))
-        if self._remaining < 0:
-            message = f"`environment` and `variables` exceed {MAX_INITIAL_DATA:,} characters at `{name}`"
-            raise RejectedError("invalid_input", message, inputs=[value_problem(name, message)])
-
-
-@shared_budget()
-def render_section(
-    section: str, values: Mapping[str, Any], names: Mapping[str, Any], budget: InitialDataBudget
-) -> dict[str, Any]:
-    """Return a section of the playbook with its templates rendered, within one template budget.
-
-    Each entry reads `names`, and none of the other entries.
-
-    Raises:
-        RejectedError: `invalid_input`, if an entry has no value for these inputs or exceeds the budget.
-    """
-    rendered = {}
-    for name, value in values.items():
-        entry = f"{section}.{name}"
-        try:
-            rendered[name] = _render_entry(entry, value, names, budget)
-        except ActionError as problem:
-            message = f"`{entry}` has no value for this input: {problem.message}"
-            raise RejectedError("invalid_input", message, inputs=[value_problem(entry, message)]) from problem
-    return rendered
-
-
-def _render_entry(name: str, value: Any, names: Mapping[str, Any], budget: InitialDataBudget) -> Any:
-    # Render part by part, so that the data in memory never exceeds the budget by more than one part.
-    if isinstance(value, dict):
-        return {key: _render_entry(name, item, names, budget) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_render_entry(name, item, names, budget) for item in value]
-    rendered = render(value, None, names.__getitem__)
-    budget.reserve(name, rendered)
-    return rendered

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from noetl.executor.engine.initial_data import MAX_INITIAL_DATA
 from noetl.executor.engine.rendering import render
-from noetl.executor.engine.start import MAX_INITIAL_DATA, correct_input, new_run
+from noetl.executor.engine.start import correct_input, new_run
 from noetl.executor.errors import ActionError, RejectedError
 from noetl.executor.model.start_request import StartRequest
 from noetl.planner.templates import budget

@@ -96,9 +96,16 @@ def _serve(listener: socket.socket, environ: dict[str, str], root_path: str) -> 
 
     from noetl.api.app import create_app
     from noetl.api.auth.jwt import read_issuer
-    from noetl.api.context import allowed_catalogue
+    from noetl.api.compute.pool import read_compute_processes
+    from noetl.api.connections import (
+        ConnectionTable,
+        allow_connections,
+        read_max_connections,
+        timed_protocol,
+    )
     from noetl.api.http.cors import read_cors_origins
     from noetl.api.http.open_limit import stream_limit
+    from noetl.api.service.compiler import allowed_catalogue
     from noetl.executor.engine.external import read_public_url
     from noetl.executor.security.capabilities import service_capabilities
     from noetl.executor.stores import open_store
@@ -110,6 +117,8 @@ def _serve(listener: socket.socket, environ: dict[str, str], root_path: str) -> 
     stream_limit(environ)
     read_public_url(environ)
     read_cors_origins(environ)
+    max_connections = read_max_connections(environ)
+    read_compute_processes(environ)
     open_store(environ.get("NOETL_STORE")).close()
     clients = "to clients with an API key or a token" if _has_authentication(environ) else _LOOPBACK_ONLY
 
@@ -120,7 +129,14 @@ def _serve(listener: socket.socket, environ: dict[str, str], root_path: str) -> 
                 print_message(f"serving {_address(listener)} {clients}")
 
     log_as_json_lines()
-    config = uvicorn.Config(create_app(environ), log_level="warning", root_path=root_path)
+    connections = ConnectionTable(allow_connections(max_connections))
+    config = uvicorn.Config(
+        create_app(environ),
+        http=timed_protocol(connections),
+        ws="none",
+        log_level="warning",
+        root_path=root_path,
+    )
     server = AnnouncingServer(config)
     server.run(sockets=[listener])
     if not server.started:

@@ -1,0 +1,161 @@
+"""The jobs of requests: CPU work as data, which any process can perform.
+
+A job is light if a hop to another process would cost more than the job. Light jobs are performed where they
+are. The decision reads sizes only, so it is as cheap for a hostile job.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+from noetl.api import graphviz
+from noetl.api.service.compiler import PlaybookCompiler
+from noetl.api.service.playbooks import describe
+from noetl.api.service.views import StepState, plan_graph
+from noetl.executor.engine.initial_data import InitialData
+from noetl.planner.frozen import frozen
+from noetl.planner.plan import Plan
+
+if TYPE_CHECKING:
+    from noetl.planner.compile import Compilation
+
+MAX_LIGHT_LENGTH = 8 * 1024
+"""Longest text that is compiled where the request is. It takes some 30 ms."""
+
+MAX_LIGHT_EDGES = 100
+"""Largest graph that is drawn as Mermaid or JSON where the request is."""
+
+JOB_SECONDS = 10.0
+PICTURE_SECONDS = 5.0
+
+
+class Job(Protocol):
+    """A job. Performing it twice has the same result, if `key` is not None.
+
+    `key` identifies the result, `seconds` limits its CPU time, and `subject` names the work in a problem.
+    """
+
+    @property
+    def key(self) -> str | None: ...
+
+    @property
+    def is_light(self) -> bool: ...
+
+    @property
+    def seconds(self) -> float: ...
+
+    @property
+    def subject(self) -> str: ...
+
+    def perform(self, compiler: PlaybookCompiler) -> Any:
+        """Return the result. It can be pickled, and so can an exception."""
+        ...
+
+
+@frozen
+class CompileJob:
+    """The compilation of a text."""
+
+    text: str | bytes
+    subject = "The compilation of the playbook"
+    seconds = JOB_SECONDS
+
+    @property
+    def key(self) -> str:
+        return f"compile:{_digest(self.text)}"
+
+    @property
+    def is_light(self) -> bool:
+        return len(self.text) <= MAX_LIGHT_LENGTH
+
+    def perform(self, compiler: PlaybookCompiler) -> Compilation:
+        return compiler.compile(self.text)
+
+
+@frozen
+class DescribeJob:
+    """The description of the plan of a text, as JSON."""
+
+    text: str | bytes
+    subject = "The compilation of the playbook"
+    seconds = JOB_SECONDS
+
+    @property
+    def key(self) -> str:
+        return f"describe:{_digest(self.text)}"
+
+    @property
+    def is_light(self) -> bool:
+        return len(self.text) <= MAX_LIGHT_LENGTH
+
+    def perform(self, compiler: PlaybookCompiler) -> bytes:
+        from noetl.api.http.responses import JsonResponse
+
+        return bytes(JsonResponse(describe(compiler.compile(self.text))).body)
+
+
+@frozen
+class GraphJob:
+    """The graph of a plan with the states of its steps, as `svg`, `mermaid` or `json`."""
+
+    plan: Plan
+    states: Mapping[str, StepState]
+    format: str
+    subject = "The graph"
+    seconds = PICTURE_SECONDS
+
+    @property
+    def key(self) -> str:
+        return graph_key(self.plan.hash, self.states, self.format)
+
+    @property
+    def is_light(self) -> bool:
+        return self.format != "svg" and count_edges(self.plan) <= MAX_LIGHT_EDGES
+
+    def perform(self, compiler: PlaybookCompiler) -> bytes:
+        from noetl.api.http.responses import JsonResponse
+        from noetl.planner.draw import dot, mermaid
+
+        match self.format:
+            case "svg":
+                text = dot.draw(self.plan, compiler.catalogue, self.states)
+                return graphviz.render(text, "svg")
+            case "mermaid":
+                return mermaid.draw(self.plan, compiler.catalogue, self.states).encode()
+            case _:
+                return bytes(JsonResponse(plan_graph(self.plan, self.states)).body)
+
+
+@frozen
+class InitialDataJob:
+    """The evaluation of the environment and the variables of a new run. It may read the time."""
+
+    data: InitialData
+    subject = "The evaluation of `environment` and `variables`"
+    seconds = JOB_SECONDS
+    key = None
+
+    @property
+    def is_light(self) -> bool:
+        return self.data.is_light
+
+    def perform(self, compiler: PlaybookCompiler) -> tuple[dict[str, Any], dict[str, Any]]:
+        return self.data.evaluate()
+
+
+def graph_key(plan_hash: str, states: Mapping[str, StepState], format: str) -> str:
+    """Return the key of the job that draws a plan."""
+    text = "\n".join(f"{name}\t{state}" for name, state in states.items())
+    return f"graph:{format}:{plan_hash}:{_digest(text)}"
+
+
+def count_edges(plan: Plan) -> int:
+    """Return how many edges the graph of a plan has."""
+    return sum(len(case.targets) for step in plan.steps.values() for case in step.cases)
+
+
+def _digest(text: str | bytes) -> str:
+    data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+    return hashlib.sha256(data).hexdigest()

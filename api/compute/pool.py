@@ -1,0 +1,336 @@
+"""A pool of processes that perform the jobs of requests.
+
+Problem: compiling a playbook, drawing a graph, and evaluating expressions take up to seconds of CPU time. On
+a thread of the service, that work delays every other request, because one thread runs at a time. A thread
+cannot be stopped either: the work continues when its client has left.
+
+Algorithm: a bounded pool of processes, with one queue for each tenant. A process that is free takes a job of
+the tenant that was served least recently (round robin). Equal jobs share one execution, and a cache keeps
+the latest results. A process whose job takes too long, or has no client any more, is killed and replaced.
+
+Cost: some 1 ms and two messages for each job. A process starts with its first job, which takes 0.5 s.
+
+Limits: `processes`, MAX_WAITING and MAX_TENANT_WAITING jobs, MAX_WAIT_SECONDS, CACHE_BYTES, and those of
+`noetl.api.compute.worker`. A tenant uses all processes but one. Past a limit, `run` raises ServiceBusyError,
+TenantBusyError or WorkLimitError.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pickle
+import signal
+import sys
+from collections import Counter, OrderedDict, deque
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+
+from noetl.api.compute.jobs import Job
+from noetl.api.compute.worker import LENGTH_BYTES
+from noetl.api.service.compiler import PlaybookCompiler
+from noetl.api.service.errors import ServiceBusyError, TenantBusyError, WorkLimitError
+from noetl.executor.errors import SettingError
+
+DEFAULT_PROCESSES = 2
+MAX_PROCESSES = 64
+
+MAX_WAITING = 64
+"""How many jobs may wait for a process."""
+
+MAX_TENANT_WAITING = 32
+"""How many jobs of one tenant may wait for a process."""
+
+MAX_WAIT_SECONDS = 30.0
+START_SECONDS = 60.0
+"""How long a new process may take until it is ready."""
+
+WALL_FACTOR = 6
+"""How many times its CPU time a job may last on a machine that is busy."""
+
+CACHE_BYTES = 16 * 1024 * 1024
+"""How many bytes of results are kept."""
+
+_INHERITED = (
+    "PATH",
+    "PYTHONPATH",
+    "PYTHONHOME",
+    "LD_LIBRARY_PATH",
+    "HOME",
+    "LANG",
+    "LC_ALL",
+    "TMPDIR",
+    "SYSTEMROOT",
+)
+"""The variables that a process inherits, so that it sees no secret."""
+
+_PASSED = ("NOETL_ALLOW_ACTIONS",)
+
+
+def read_compute_processes(settings: Mapping[str, str]) -> int:
+    """Return how many compute processes a service may have.
+
+    Raises:
+        SettingError: `NOETL_COMPUTE_PROCESSES` is not a whole number from 0 to MAX_PROCESSES.
+    """
+    text = settings.get("NOETL_COMPUTE_PROCESSES", "").strip()
+    if not text:
+        return DEFAULT_PROCESSES
+    if not (text.isascii() and text.isdigit()) or int(text[:9]) > MAX_PROCESSES:
+        message = f"NOETL_COMPUTE_PROCESSES is {text!r}; it must be a whole number from 0 to {MAX_PROCESSES}."
+        raise SettingError(message)
+    return int(text)
+
+
+class ComputePool:
+    """A pool of `processes` compute processes. With 0, jobs are performed on threads of the service."""
+
+    def __init__(self, processes: int, compiler: PlaybookCompiler, settings: Mapping[str, str]) -> None:
+        self._queues = _TenantQueues(processes)
+        self._processes = processes
+        self._compiler = compiler
+        self._environ = {name: os.environ[name] for name in _INHERITED if name in os.environ}
+        self._environ |= {name: settings[name] for name in _PASSED if name in settings}
+        self._idle: list[_ComputeProcess] = []
+        self._active: set[_ComputeProcess] = set()
+        self._flights: dict[str, _Flight] = {}
+        self._cache = _ResultCache(CACHE_BYTES)
+
+    async def run(self, job: Job, tenant: str) -> Any:
+        """Return the result of a job. If the caller is cancelled, the job stops unless others wait for it.
+
+        Raises:
+            ServiceBusyError: too many jobs wait.
+            TenantBusyError: too many jobs of the tenant wait.
+            WorkLimitError: the job takes too much time or memory.
+            Exception: what the job raises.
+        """
+        if job.is_light or not self._processes:
+            return await run_in_threadpool(job.perform, self._compiler)
+        if job.key is None:
+            return _result_of(await self._perform(job, tenant))
+        return _result_of(self._cache.get(job.key) or await self._shared(job.key, job, tenant))
+
+    def cached(self, key: str) -> Any | None:
+        """Return the result of an earlier job with this key, or None."""
+        data = self._cache.get(key)
+        return None if data is None else _result_of(data)
+
+    async def close(self) -> None:
+        """Stop all processes, and wait until they have ended."""
+        for flight in tuple(self._flights.values()):
+            flight.task.cancel()
+        for process in (*self._idle, *self._active):
+            await process.stop()
+        self._idle.clear()
+
+    async def _shared(self, key: str, job: Job, tenant: str) -> bytes:
+        flight = self._flights.get(key)
+        if flight is None:
+            flight = self._flights[key] = _Flight(asyncio.create_task(self._perform(job, tenant)))
+        flight.waiting += 1
+        try:
+            data = await asyncio.shield(flight.task)
+        finally:
+            flight.waiting -= 1
+            if flight.waiting == 0:
+                flight.task.cancel()
+                if self._flights.get(key) is flight:
+                    del self._flights[key]
+        self._cache.add(key, data)
+        return data
+
+    async def _perform(self, job: Job, tenant: str) -> bytes:
+        """Return the pickled outcome of a job."""
+        async with self._queues.place(tenant), self._process() as process:
+            try:
+                async with asyncio.timeout(WALL_FACTOR * job.seconds):
+                    is_worn, outcome = await process.perform(job)
+            except TimeoutError:
+                raise WorkLimitError(
+                    job.subject, f"lasts more than {WALL_FACTOR * job.seconds:g} s"
+                ) from None
+            except (asyncio.IncompleteReadError, ConnectionError):
+                problem = f"takes more than {job.seconds:g} s of CPU time, or too much memory"
+                raise WorkLimitError(job.subject, problem) from None
+            process.is_reusable = not is_worn
+            return outcome
+
+    @asynccontextmanager
+    async def _process(self) -> AsyncIterator[_ComputeProcess]:
+        """Yield a process that is ready, and stop it afterwards unless it can be used again."""
+        process = self._idle.pop() if self._idle else await _ComputeProcess.start(self._environ)
+        self._active.add(process)
+        process.is_reusable = False
+        try:
+            yield process
+        finally:
+            self._active.discard(process)
+            if process.is_reusable:
+                self._idle.append(process)
+            else:
+                await process.stop()
+
+
+def _result_of(data: bytes) -> Any:
+    """Return the result in an outcome, or raise its exception."""
+    has_succeeded, result = pickle.loads(data)  # noqa: S301  A process of this service wrote it.
+    if has_succeeded:
+        return result
+    if isinstance(result, MemoryError):
+        raise WorkLimitError("The work", "takes too much memory")
+    raise result
+
+
+class _ComputeProcess:
+    """A process of `noetl.api.compute.worker`."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        self._process = process
+        self._input = process.stdin
+        self._output = process.stdout
+        self.is_reusable = True
+
+    @classmethod
+    async def start(cls, environ: Mapping[str, str]) -> _ComputeProcess:
+        """Start a process, and return it once it is ready for jobs."""
+        process = cls(
+            await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "noetl.api.compute.worker",
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                env=environ,
+                start_new_session=True,
+            )
+        )
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                await process._read()
+        except (asyncio.IncompleteReadError, TimeoutError):
+            await process.stop()
+            raise ServiceBusyError("No compute process can be started.") from None
+        except BaseException:
+            await process.stop()
+            raise
+        return process
+
+    async def perform(self, job: Job) -> tuple[bool, bytes]:
+        """Return whether the process is worn, and the pickled outcome of the job."""
+        data = pickle.dumps(job, pickle.HIGHEST_PROTOCOL)
+        self._input.write(len(data).to_bytes(LENGTH_BYTES, "big") + data)
+        await self._input.drain()
+        outcome: tuple[bool, bytes] = await self._read()
+        return outcome
+
+    async def stop(self) -> None:
+        """Kill the process and its children, and wait until it has ended."""
+        with suppress(ProcessLookupError, PermissionError):
+            if self._process.returncode is not None:
+                pass
+            elif hasattr(os, "killpg"):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            else:
+                self._process.kill()
+        self._input.close()
+        await asyncio.shield(self._process.wait())
+
+    async def _read(self) -> Any:
+        length = int.from_bytes(await self._output.readexactly(LENGTH_BYTES), "big")
+        return pickle.loads(await self._output.readexactly(length))  # noqa: S301
+
+
+@dataclass(slots=True, eq=False)
+class _Flight:
+    """A job that is performed, and the number of callers that wait for it."""
+
+    task: asyncio.Task[bytes]
+    waiting: int = 0
+
+
+class _ResultCache:
+    """The latest results, up to a number of bytes."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._results: OrderedDict[str, bytes] = OrderedDict()
+
+    def get(self, key: str) -> bytes | None:
+        data = self._results.get(key)
+        if data is not None:
+            self._results.move_to_end(key)
+        return data
+
+    def add(self, key: str, data: bytes) -> None:
+        self._bytes += len(data) - len(self._results.pop(key, b""))
+        self._results[key] = data
+        while self._bytes > self._max_bytes:
+            _, oldest = self._results.popitem(last=False)
+            self._bytes -= len(oldest)
+
+
+class _TenantQueues:
+    """The queues of tenants for a number of processes."""
+
+    def __init__(self, processes: int) -> None:
+        self._free = processes
+        self._share = max(processes - 1, 1)
+        self._running: Counter[str] = Counter()
+        self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
+
+    @asynccontextmanager
+    async def place(self, tenant: str) -> AsyncIterator[None]:
+        """Wait until a process is free for a job of a tenant, and occupy it during the block."""
+        await self._take(tenant)
+        try:
+            yield
+        finally:
+            self._free += 1
+            self._running[tenant] -= 1
+            self._give()
+
+    async def _take(self, tenant: str) -> None:
+        queue = self._waiting.setdefault(tenant, deque())
+        if len(queue) >= MAX_TENANT_WAITING:
+            raise TenantBusyError(f"{MAX_TENANT_WAITING} jobs of this tenant wait already.")
+        if sum(map(len, self._waiting.values())) >= MAX_WAITING:
+            raise ServiceBusyError(f"{MAX_WAITING} jobs wait already.")
+        ticket: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        queue.append(ticket)
+        self._give()
+        try:
+            async with asyncio.timeout(MAX_WAIT_SECONDS):
+                await ticket
+        except BaseException as error:
+            if ticket.done() and not ticket.cancelled():
+                self._free += 1
+                self._running[tenant] -= 1
+                self._give()
+            with suppress(ValueError):
+                queue.remove(ticket)
+            if isinstance(error, TimeoutError):
+                raise ServiceBusyError("The service has more work than time.") from None
+            raise
+
+    def _give(self) -> None:
+        """Give free processes to tenants with waiting jobs, beginning with the one served least recently."""
+        for tenant in tuple(self._waiting):
+            queue = self._waiting[tenant]
+            while queue and queue[0].done():
+                queue.popleft()
+            if not queue:
+                if not self._running[tenant]:
+                    del self._waiting[tenant], self._running[tenant]
+            elif self._free and self._running[tenant] < self._share:
+                self._free -= 1
+                self._running[tenant] += 1
+                queue.popleft().set_result(None)
+                self._waiting.move_to_end(tenant)

@@ -1,0 +1,108 @@
+"""The program of a compute process: `python -m noetl.api.compute.worker`.
+
+It reads jobs from standard input, and writes their results to standard output. A message is its length in 8
+bytes and a pickle. The parent created the process, so it is trusted. The process ends with its input.
+
+Limits: the memory of the process, and CPU seconds of each job. The kernel enforces both. The parent kills a
+process whose job takes too long, and one that has grown. So nothing stays of a hostile job.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import sys
+from typing import Any, BinaryIO
+
+from noetl.api.compute.jobs import Job
+from noetl.api.service.compiler import PlaybookCompiler, allowed_catalogue
+
+NICENESS = 5
+"""The priority of the process: it yields to the process that answers requests."""
+
+LENGTH_BYTES = 8
+MAX_MEMORY = 1024 * 1024 * 1024
+"""Bytes of address space of a compute process, and of Graphviz."""
+
+MAX_KEPT_MEMORY = 256 * 1024 * 1024
+"""Bytes of a process above which it is replaced after its job."""
+
+
+def main() -> None:
+    results, jobs = os.fdopen(os.dup(1), "wb"), os.fdopen(os.dup(0), "rb")
+    os.dup2(2, 1)  # so that no output becomes a part of a message
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    _be_modest()
+    compiler = PlaybookCompiler(allowed_catalogue(os.environ), cache_size=0)
+    import noetl.planner.compile  # noqa: F401  Imported before the first job, whose time is limited.
+
+    _write(results, None)
+    while (job := _read(jobs)) is not None:
+        _write(results, _outcome(job, compiler))
+
+
+def _outcome(job: Job, compiler: PlaybookCompiler) -> tuple[bool, bytes]:
+    """Return whether the process should be replaced, and the pickle of the result or the exception."""
+    from noetl.planner.templates.template import cached_parse
+
+    _limit_time(job.seconds)
+    try:
+        outcome: tuple[bool, Any] = (True, job.perform(compiler))
+    except Exception as error:  # noqa: BLE001  The parent raises it.
+        outcome = (False, error)
+    try:
+        cached_parse.cache_clear()
+        return _has_grown(), pickle.dumps(outcome, pickle.HIGHEST_PROTOCOL)
+    except MemoryError as error:
+        return True, pickle.dumps((False, error))
+
+
+def _read(stream: BinaryIO) -> Job | None:
+    head = stream.read(LENGTH_BYTES)
+    if len(head) < LENGTH_BYTES:
+        return None
+    job: Job = pickle.loads(stream.read(int.from_bytes(head, "big")))  # noqa: S301  The parent wrote it.
+    return job
+
+
+def _write(stream: BinaryIO, message: object) -> None:
+    data = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
+    stream.write(len(data).to_bytes(LENGTH_BYTES, "big") + data)
+    stream.flush()
+
+
+def _be_modest() -> None:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    os.nice(NICENESS)
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    limit = MAX_MEMORY if hard == resource.RLIM_INFINITY else min(MAX_MEMORY, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _limit_time(seconds: float) -> None:
+    """Let the kernel end the process if it uses more CPU time for the next job."""
+    if sys.platform == "win32":
+        return
+    import resource
+
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    limit = int(usage.ru_utime + usage.ru_stime + seconds) + 2
+    resource.setrlimit(resource.RLIMIT_CPU, (limit, hard))
+
+
+def _has_grown() -> bool:
+    if sys.platform == "win32":
+        return False
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit > MAX_KEPT_MEMORY
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""The bodies of requests that are on their way: their time, and their number.
+
+Problem: a client that never finishes a body holds a connection, memory and a task for as long as it likes.
+
+Algorithm: a middleware wraps the function that receives a body. All of a body must arrive within
+BODY_SECONDS, however slowly it drips. A body counts for its tenant while the app waits for a part of it.
+
+Cost: a timer for each part of a body.
+
+Limits: MAX_OPEN_BODIES. The bodies of callbacks count together, as those of one tenant.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+
+from starlette.types import Message, Receive
+
+from noetl.api.http.open_limit import OpenLimit
+from noetl.api.http.problems import Problem
+
+BODY_SECONDS = 25.0
+"""How long the body of a request may take."""
+
+MAX_OPEN_BODIES = 512
+"""How many bodies may be on their way. One tenant may have half of them."""
+
+
+class OpenBodies:
+    """The bodies that are on their way to an app."""
+
+    def __init__(self, seconds: float = BODY_SECONDS) -> None:
+        self.seconds = seconds
+        self._open = OpenLimit(
+            MAX_OPEN_BODIES, kind="unfinished bodies", slug="too-many-bodies", setting="MAX_OPEN_BODIES"
+        )
+
+    def limit(self, receive: Receive, tenant: str) -> Receive:
+        """Return a function that receives the same messages, within the limits for bodies.
+
+        It raises a `Problem`: 408, 429 or 503.
+        """
+        deadline, is_complete = math.inf, False
+
+        async def receive_in_time() -> Message:
+            nonlocal deadline, is_complete
+            if is_complete:
+                return await receive()
+            if deadline == math.inf:
+                deadline = asyncio.get_running_loop().time() + self.seconds
+            with self._open.open(tenant):
+                try:
+                    async with asyncio.timeout_at(deadline):
+                        message = await receive()
+                except TimeoutError:
+                    raise self._late() from None
+            is_complete = message["type"] != "http.request" or not message.get("more_body", False)
+            return message
+
+        return receive_in_time
+
+    def _late(self) -> Problem:
+        detail = f"The body of the request must arrive within {self.seconds:g} s."
+        return Problem(408, detail, slug="slow-body", title="Slow body", headers={"Connection": "close"})

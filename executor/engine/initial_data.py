@@ -1,0 +1,146 @@
+"""The environment and the variables of a new run: expressions that are evaluated before its first visit.
+
+Problem: the expressions come from the author of the playbook, and a start of a run is answered only after
+their evaluation. It may take seconds.
+
+Algorithm: `InitialData` holds everything that the evaluation needs, so another process can perform it.
+`is_light` decides whether that is worth a hop: texts that only insert values of names are light.
+
+Limits: MAX_INITIAL_DATA characters of JSON, and one shared budget of templates for each section.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any
+from uuid import uuid4
+
+from noetl.executor.engine.rendering import render
+from noetl.executor.errors import ActionError, RejectedError
+from noetl.executor.model.declared_values import value_problem
+from noetl.executor.model.events import timestamp
+from noetl.executor.model.json_values import write_json
+from noetl.planner.frozen import frozen
+from noetl.planner.plan import Header
+from noetl.planner.templates.template import shared_budget
+
+MAX_INITIAL_DATA = 1024 * 1024
+"""The limit of the environment and the initial variables of a run together, in characters of JSON."""
+
+MAX_LIGHT_LENGTH = 4096
+"""The characters of all texts with templates that are evaluated where the request is."""
+
+_LOOKUP = re.compile(r"\{\{ ?[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)* ?\}\}")
+"""A template that inserts the value of a name: no call, no operator, no filter."""
+
+
+@frozen
+class InitialData:
+    """The environment and the variables of a new run, before their expressions are evaluated.
+
+    `inputs` and `variables` are the given ones. `now` is in seconds since the epoch.
+    """
+
+    header: Header
+    run_id: str
+    inputs: dict[str, Any]
+    variables: Mapping[str, Any]
+    now: float
+
+    @property
+    def is_light(self) -> bool:
+        """Return whether the evaluation takes less time than its transfer to another process."""
+        sections = (self.header.environment, self.header.variables)
+        templates = [text for text in _texts(sections) if "{" in text]
+        if sum(map(len, templates)) > MAX_LIGHT_LENGTH:
+            return False
+        return not any("{{" in text or "{%" in text for text in (_LOOKUP.sub("", text) for text in templates))
+
+    def evaluate(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the environment, and the variables with the given initial values.
+
+        Raises:
+            RejectedError: `invalid_input`, if a value is missing, unknown or too large.
+        """
+        names = initial_names(self.run_id, self.header, self.now) | self.inputs | {"input": self.inputs}
+        budget = InitialDataBudget()
+        environment = render_section("environment", self.header.environment, names, budget)
+        names_of_variables = environment | names | {"environment": environment}
+        initial = render_section("variables", self.header.variables, names_of_variables, budget)
+        for name, value in self.variables.items():
+            if name not in self.header.variables:
+                message = f"unknown variable `{name}`"
+                raise RejectedError("invalid_input", message, inputs=[value_problem(name, message)])
+            budget.reserve(f"variables.{name}", value)
+        return environment, {**initial, **self.variables}
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Yield the texts in a value, at any depth."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _texts(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _texts(item)
+
+
+def initial_names(run_id: str, header: Header, now: float) -> dict[str, Any]:
+    """Return the built-in names that `environment` and `variables` may read."""
+    run = {"id": run_id, "started_at": timestamp(now), "playbook": header.name, "version": header.version}
+    return {"run": run, "now": lambda: datetime.fromtimestamp(now, UTC), "uuid": lambda: str(uuid4())}
+
+
+class InitialDataBudget:
+    """The remaining budget of the environment and the variables of a run, in characters of JSON."""
+
+    def __init__(self) -> None:
+        self._remaining = MAX_INITIAL_DATA
+
+    def reserve(self, name: str, value: Any) -> None:
+        """Reserve the size of the value of an entry.
+
+        Raises:
+            RejectedError: `invalid_input`, if the budget is exceeded.
+        """
+        self._remaining -= len(write_json(value))
+        if self._remaining < 0:
+            message = f"`environment` and `variables` exceed {MAX_INITIAL_DATA:,} characters at `{name}`"
+            raise RejectedError("invalid_input", message, inputs=[value_problem(name, message)])
+
+
+@shared_budget()
+def render_section(
+    section: str, values: Mapping[str, Any], names: Mapping[str, Any], budget: InitialDataBudget
+) -> dict[str, Any]:
+    """Return a section of the playbook with its templates rendered, within one template budget.
+
+    Each entry reads `names`, and none of the other entries.
+
+    Raises:
+        RejectedError: `invalid_input`, if an entry has no value for these inputs or exceeds the budget.
+    """
+    rendered = {}
+    for name, value in values.items():
+        entry = f"{section}.{name}"
+        try:
+            rendered[name] = _render_entry(entry, value, names, budget)
+        except ActionError as problem:
+            message = f"`{entry}` has no value for this input: {problem.message}"
+            raise RejectedError("invalid_input", message, inputs=[value_problem(entry, message)]) from problem
+    return rendered
+
+
+def _render_entry(name: str, value: Any, names: Mapping[str, Any], budget: InitialDataBudget) -> Any:
+    # Render part by part, so that the data in memory never exceeds the budget by more than one part.
+    if isinstance(value, dict):
+        return {key: _render_entry(name, item, names, budget) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_render_entry(name, item, names, budget) for item in value]
+    rendered = render(value, None, names.__getitem__)
+    budget.reserve(name, rendered)
+    return rendered

@@ -1,0 +1,61 @@
+"""Jobs of the tests of the compute pool. A compute process imports this module."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from noetl.api.service.compiler import PlaybookCompiler
+from noetl.planner.frozen import frozen
+
+
+@frozen
+class TestedJob:
+    """A job that is never light."""
+
+    __test__ = False
+    key: str | None = None
+    seconds: float = 20.0
+    is_light: bool = False
+    subject = "The job"
+
+
+@frozen
+class SpinningJob(TestedJob):
+    def perform(self, compiler: PlaybookCompiler) -> None:
+        while True:
+            pass
+
+
+@frozen
+class GrowingJob(TestedJob):
+    def perform(self, compiler: PlaybookCompiler) -> int:
+        return len(bytearray(4 * 1024**3))
+
+
+@frozen
+class EnvironmentJob(TestedJob):
+    def perform(self, compiler: PlaybookCompiler) -> dict[str, str]:
+        return dict(os.environ)
+
+
+@frozen
+class RecordingJob(TestedJob):
+    """A job that writes its process and its name to a file, and lasts for a while."""
+
+    path: str = ""
+    name: str = ""
+    pause: float = 0.0
+
+    def perform(self, compiler: PlaybookCompiler) -> int:
+        with Path(self.path).open("a") as file:
+            file.write(f"{os.getpid()} {self.name}\n")
+        time.sleep(self.pause)
+        return os.getpid()
+
+
+@frozen
+class FailingJob(TestedJob):
+    def perform(self, compiler: PlaybookCompiler) -> None:
+        raise LookupError("a reason")

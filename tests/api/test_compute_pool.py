@@ -1,0 +1,149 @@
+"""The processes that perform the CPU work of requests."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from noetl.api.compute import pool as pool_module
+from noetl.api.compute.pool import ComputePool, read_compute_processes
+from noetl.api.service.compiler import PlaybookCompiler
+from noetl.api.service.errors import ServiceBusyError, TenantBusyError, WorkLimitError
+from noetl.executor.actions import catalogue
+from noetl.executor.errors import SettingError
+from tests.api.compute_jobs import EnvironmentJob, FailingJob, GrowingJob, RecordingJob, SpinningJob
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def pool(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[ComputePool]:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))  # for the jobs of the tests
+    monkeypatch.setenv("NOETL_SECRET_X", "hidden")
+    created = ComputePool(2, PlaybookCompiler(catalogue()), os.environ)
+    yield created
+    await created.close()
+
+
+def wait_for_end(pid: int) -> None:
+    with suppress(ProcessLookupError):
+        while True:
+            os.kill(pid, 0)
+            time.sleep(0.02)
+
+
+async def wait_for_lines(path: Path, count: int) -> list[list[str]]:
+    def read() -> list[list[str]]:
+        while True:
+            lines = path.read_text().splitlines() if path.exists() else []
+            if len(lines) >= count:
+                return [line.split() for line in lines]
+            time.sleep(0.02)
+
+    return await asyncio.to_thread(read)
+
+
+async def test_a_process_performs_many_jobs(pool: ComputePool, tmp_path: Path) -> None:
+    job = RecordingJob(path=str(tmp_path / "log"))
+    pids = {await pool.run(job, "a") for _ in range(3)}
+    assert len(pids) == 1
+    assert os.getpid() not in pids
+
+
+async def test_a_light_job_stays_in_the_process(pool: ComputePool, tmp_path: Path) -> None:
+    assert await pool.run(RecordingJob(is_light=True, path=str(tmp_path / "log")), "a") == os.getpid()
+
+
+async def test_a_job_ends_at_its_limit_of_time_or_memory(pool: ComputePool, tmp_path: Path) -> None:
+    with pytest.raises(WorkLimitError, match="more than"):
+        await pool.run(SpinningJob(seconds=1.0), "a")
+    with pytest.raises(WorkLimitError, match="memory"):
+        await pool.run(GrowingJob(), "a")
+    assert await pool.run(RecordingJob(path=str(tmp_path / "log")), "a") != os.getpid()
+
+
+async def test_the_exception_of_a_job_is_raised(pool: ComputePool) -> None:
+    with pytest.raises(LookupError, match="a reason"):
+        await pool.run(FailingJob(), "a")
+
+
+async def test_a_job_whose_caller_leaves_is_killed(pool: ComputePool, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    task = asyncio.create_task(pool.run(RecordingJob(key="k", path=str(log), pause=100.0), "a"))
+    [[pid, *_]] = await wait_for_lines(log, 1)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    await asyncio.to_thread(wait_for_end, int(pid))
+
+
+async def test_equal_jobs_are_performed_once(pool: ComputePool, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    job = RecordingJob(key="k", path=str(log), pause=0.3)
+    leaving, *staying = [asyncio.create_task(pool.run(job, f"t{index}")) for index in range(10)]
+    await wait_for_lines(log, 1)
+    leaving.cancel()
+    assert len({*await asyncio.gather(*staying), await pool.run(job, "other")}) == 1
+    assert len(log.read_text().splitlines()) == 1
+
+
+async def test_a_tenant_does_not_wait_for_all_jobs_of_another(pool: ComputePool, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    pool = ComputePool(1, PlaybookCompiler(catalogue()), os.environ)
+    jobs = [
+        asyncio.create_task(pool.run(RecordingJob(path=str(log), name="first", pause=0.2), "first"))
+        for _ in range(6)
+    ]
+    await wait_for_lines(log, 1)
+    jobs.append(asyncio.create_task(pool.run(RecordingJob(path=str(log), name="second"), "second")))
+    assert len({*await asyncio.gather(*jobs)}) == 1
+    names = [name for _, name in await wait_for_lines(log, 7)]
+    assert names.index("second") <= 3
+    await pool.close()
+
+
+async def test_few_jobs_of_a_tenant_wait(
+    pool: ComputePool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool_module, "MAX_TENANT_WAITING", 3)
+    monkeypatch.setattr(pool_module, "MAX_WAITING", 4)
+    log = tmp_path / "log"
+    job = RecordingJob(path=str(log), pause=100.0)
+
+    async def outcomes(tenant: str, count: int) -> tuple[list[asyncio.Task[object]], list[type]]:
+        tasks = [asyncio.create_task(pool.run(job, tenant)) for _ in range(count)]
+        await asyncio.sleep(0.05)
+        return tasks, [type(task.exception()) for task in tasks if task.done()]
+
+    first, refused = await outcomes("first", 6)
+    assert refused == [TenantBusyError, TenantBusyError]
+    second, refused = await outcomes("second", 3)
+    assert refused == [ServiceBusyError]
+    for task in (*first, *second):
+        task.cancel()
+    await asyncio.gather(*first, *second, return_exceptions=True)
+    assert await pool.run(RecordingJob(path=str(log)), "first") != os.getpid()
+
+
+async def test_a_process_sees_no_secret(pool: ComputePool) -> None:
+    environ = await pool.run(EnvironmentJob(), "a")
+    assert "PATH" in environ
+    assert "NOETL_SECRET_X" not in environ
+
+
+async def test_without_processes_threads_perform_the_jobs(tmp_path: Path) -> None:
+    pool = ComputePool(0, PlaybookCompiler(catalogue()), {})
+    assert await pool.run(RecordingJob(path=str(tmp_path / "log")), "a") == os.getpid()
+
+
+def test_the_number_of_processes_is_checked() -> None:
+    assert read_compute_processes({}) == pool_module.DEFAULT_PROCESSES
+    assert read_compute_processes({"NOETL_COMPUTE_PROCESSES": "0"}) == 0
+    for text in ("-1", "x", "65", "1.5"):
+        with pytest.raises(SettingError, match="NOETL_COMPUTE_PROCESSES"):
+            read_compute_processes({"NOETL_COMPUTE_PROCESSES": text})

@@ -1,0 +1,105 @@
+"""CPU work of requests over HTTP: which process performs it, and what is refused."""
+
+from __future__ import annotations
+
+import httpx
+import pytest
+
+from noetl.executor.engine.initial_data import InitialData
+from noetl.planner import compile as compile_module
+from tests.api.responses import assert_problem
+
+pytestmark = pytest.mark.anyio
+
+YAML = {"Content-Type": "application/yaml"}
+
+
+def chain(size: int, name: str = "chain") -> str:
+    steps = (
+        f"- {{name: s{index}, run: [{{action: log, message: x}}], "
+        f"rule: [{{case: '{{{{ x > {index} }}}}', run: [s{min(index + 2, size)}]}}, "
+        f"{{case: default, run: [s{index + 1}]}}]}}\n"
+        for index in range(size)
+    )
+    end = f"- {{name: s{size}, run: [{{action: log, message: x}}]}}\n"
+    return f"name: {name}\ninput: {{x: {{default: 1}}}}\nsteps:\n{''.join(steps)}{end}"
+
+
+def forbid_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    def compile_playbook(*_: object) -> None:
+        raise AssertionError("a long text is compiled in the process that answers requests")
+
+    monkeypatch.setattr(compile_module, "compile_playbook", compile_playbook)
+
+
+async def test_a_long_playbook_is_compiled_in_another_process(
+    http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forbid_compiler(monkeypatch)
+    text = chain(300)
+    described = await http.post("/plan", content=text, headers=YAML)
+    assert described.status_code == 200, described.text
+    assert len(described.json()["graph"]["edges"]) == 600
+    started = await http.post("/workflows/run", content=text, headers=YAML)
+    assert started.json()["plan_hash"] == described.json()["hash"]
+    assert (await http.post("/playbooks", content=text, headers=YAML)).status_code == 201
+    wrong = await http.post("/plan", content=text.replace("run: [s7]", "run: [s_7]"), headers=YAML)
+    assert_problem(wrong, 422, "invalid-playbook")
+
+
+async def test_a_picture_with_too_many_edges_is_refused(http: httpx.AsyncClient) -> None:
+    started = await http.post("/workflows/run", content=chain(300), headers=YAML)
+    path = started.json()["links"]["graph"]
+    response = await http.get(path)
+    assert_problem(response, 422, "graph-too-large")
+    assert "format=mermaid" in response.json()["detail"]
+    assert len((await http.get(path, params={"format": "json"})).json()["edges"]) == 600
+    assert (await http.get(path, params={"format": "mermaid"})).text.startswith(("flowchart", "%%", "graph"))
+
+
+ENVIRONMENT = """\
+name: e
+input: {n: {default: 3}}
+environment: {total: "{{ range(n) | sum }}"}
+variables: {doubled: "{{ total * 2 }}"}
+steps:
+- {name: s, run: [{action: set, set: {x: "{{ doubled }}"}}]}
+"""
+
+
+async def test_expressions_of_a_start_are_evaluated_in_another_process(
+    http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def evaluate(_: InitialData) -> None:
+        raise AssertionError("an expression is evaluated in the process that answers requests")
+
+    monkeypatch.setattr(InitialData, "evaluate", evaluate)
+    body = {"playbook": ENVIRONMENT, "input": {"n": 4}}
+    response = await http.post("/workflows/run", json=body, headers={"Prefer": "wait=20"})
+    assert response.json()["result"] == {"x": 12}
+    refused = await http.post("/workflows/run", json={"playbook": ENVIRONMENT, "input": {"n": "x"}})
+    assert_problem(refused, 422, "invalid-input")
+    heavy = ENVIRONMENT.replace("range(n) | sum", "'x' * 10 ** 9")
+    assert_problem(await http.post("/workflows/run", json={"playbook": heavy}), 422, "invalid-input")
+
+
+@pytest.mark.parametrize(
+    ("value", "is_light"),
+    [
+        ("text", True),
+        ("{{ n }}", True),
+        ("https://{{ input.host }}/{{ n }}", True),
+        ({"a": ["{{ n }}", 1]}, True),
+        ("{{ n + 1 }}", False),
+        ("{{ now() }}", False),
+        ("{{ n | upper }}", False),
+        ("{{ n }}{% if n %}x{% endif %}", False),
+        ({"a": ["{{ range(9) }}"]}, False),
+        ("{{ n }}" * 1000, False),
+    ],
+)
+def test_only_texts_that_insert_names_are_light(value: object, is_light: bool) -> None:
+    from noetl.planner.plan import Header
+
+    header = Header("p", "s", environment={"e": value})
+    assert InitialData(header, "r", {}, {}, 0.0).is_light is is_light

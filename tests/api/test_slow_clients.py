@@ -1,0 +1,210 @@
+"""Clients that do not finish their requests, and more connections than a server accepts."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
+from typing import Any
+
+import pytest
+import uvicorn
+
+from noetl.api import access
+from noetl.api import connections as connections_module
+from noetl.api.app import create_app
+from noetl.api.connections import ConnectionTable, allow_connections, read_max_connections, timed_protocol
+from noetl.api.http import open_bodies
+from noetl.api.http.open_bodies import OpenBodies
+from noetl.api.http.problems import Problem
+from noetl.executor.errors import SettingError
+
+REQUEST = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+POST = (
+    b"POST /plan HTTP/1.1\r\nHost: localhost\r\n"
+    b"Content-Type: application/yaml\r\nContent-Length: 1000\r\n\r\n"
+)
+
+
+@contextmanager
+def serve(app: Any, table: ConnectionTable) -> Iterator[int]:
+    """Serve an app with the protocol of `noetl serve` in a thread, and yield its port."""
+    config = uvicorn.Config(
+        app, http=timed_protocol(table), ws="none", log_level="critical", access_log=False
+    )
+    server = uvicorn.Server(config)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            server.should_exit = server.force_exit = True
+            thread.join()
+
+
+async def answer(scope: Any, receive: Any, send: Any) -> None:
+    if scope["type"] == "lifespan":
+        raise NotImplementedError
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+    await send({"type": "http.response.body", "body": b""})
+
+
+def connect(port: int) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", port), timeout=60)
+
+
+def ask(client: socket.socket, request: bytes = REQUEST) -> bytes:
+    client.sendall(request)
+    return client.recv(4096)
+
+
+def read_until_closed(client: socket.socket, drip: bytes = b"") -> bytes:
+    """Return what the server sends until it closes the connection. Send `drip` again and again meanwhile."""
+    received = b""
+    client.settimeout(0.1 if drip else 60)
+    with suppress(ConnectionError):
+        while True:
+            try:
+                chunk = client.recv(4096)
+            except TimeoutError:
+                client.sendall(drip)
+                continue
+            if not chunk:
+                break
+            received += chunk
+    return received
+
+
+@pytest.mark.parametrize(
+    ("start", "drip"),
+    [
+        (b"", b""),
+        (b"GET / HTTP/1.1\r\n", b""),
+        (b"GET / HTTP/1.1\r\nX: ", b"x"),
+        (REQUEST, b""),
+        (REQUEST, b"G"),
+    ],
+    ids=["silent", "unfinished", "dripping", "idle", "dripping later"],
+)
+def test_a_connection_without_a_header_is_closed(start: bytes, drip: bytes) -> None:
+    table = ConnectionTable(100, header_seconds=0.3)
+    with serve(answer, table) as port, ExitStack() as stack:
+        clients = [stack.enter_context(connect(port)) for _ in range(5)]
+        for client in clients:
+            client.sendall(start)
+        for client in clients:
+            assert read_until_closed(client, drip).startswith(b"HTTP/1.1 200" if start == REQUEST else b"")
+        assert table.closed >= len(clients)
+        assert len(table) == 0
+
+
+def test_connections_without_a_header_keep_no_client_out() -> None:
+    table = ConnectionTable(8, header_seconds=1000.0)
+    with serve(answer, table) as port, ExitStack() as stack:
+        for _ in range(50):
+            stack.enter_context(connect(port))
+        for _ in range(3):
+            with connect(port) as client:
+                assert ask(client).startswith(b"HTTP/1.1 200")
+                assert ask(client).startswith(b"HTTP/1.1 200")
+        assert len(table) <= 8
+
+
+def test_a_server_whose_connections_all_work_refuses_others() -> None:
+    release = threading.Event()
+
+    async def wait(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            raise NotImplementedError
+        await asyncio.to_thread(release.wait)
+        await answer(scope, receive, send)
+
+    table = ConnectionTable(2)
+    with serve(wait, table) as port, ExitStack() as stack:
+        working = [stack.enter_context(connect(port)) for _ in range(2)]
+        for client in working:
+            client.sendall(REQUEST)
+        while not all(not connection.is_waiting for connection in table.connections) or len(table) < 2:
+            time.sleep(0.01)
+        with connect(port) as client:
+            refusal = read_until_closed(client)
+        release.set()
+        assert refusal.startswith(b"HTTP/1.1 503")
+        assert b"Retry-After" in refusal
+        assert b"urn:noetl:problem:too-many-connections" in refusal
+        assert all(client.recv(4096).startswith(b"HTTP/1.1 200") for client in working)
+
+
+@pytest.mark.parametrize("drip", [b"", b"#"])
+def test_a_body_that_does_not_end_is_refused(
+    drip: bytes, settings: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(access, "OpenBodies", partial(OpenBodies, 1.0))
+    with serve(create_app(settings), ConnectionTable(100)) as port, ExitStack() as stack:
+        clients = [stack.enter_context(connect(port)) for _ in range(5)]
+        for client in clients:
+            client.sendall(POST)
+        for client in clients:
+            response = read_until_closed(client, drip)
+            assert response.startswith(b"HTTP/1.1 408")
+            assert b"urn:noetl:problem:slow-body" in response
+        with connect(port) as client:
+            assert ask(client).startswith(b"HTTP/1.1 200")
+
+
+def test_a_tenant_has_few_unfinished_bodies(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(open_bodies, "MAX_OPEN_BODIES", 4)
+    bodies = OpenBodies()
+
+    async def never() -> Any:
+        await asyncio.Event().wait()
+
+    async def status(receive: Callable[[], Awaitable[Any]]) -> int:
+        with pytest.raises(Problem) as raised:
+            await receive()
+        return raised.value.status
+
+    async def play() -> list[int]:
+        opened = [asyncio.ensure_future(bodies.limit(never, tenant)()) for tenant in ("a", "a", "b")]
+        await asyncio.sleep(0)
+        statuses = [await status(bodies.limit(never, "a"))]
+        opened.append(asyncio.ensure_future(bodies.limit(never, "b")()))
+        await asyncio.sleep(0)
+        statuses.append(await status(bodies.limit(never, "c")))
+        for task in opened:
+            task.cancel()
+        await asyncio.gather(*opened, return_exceptions=True)
+        return statuses
+
+    assert asyncio.run(play()) == [429, 503]
+
+
+def test_a_complete_body_is_received_once() -> None:
+    messages = [
+        {"type": "http.request", "body": b"a", "more_body": True},
+        {"type": "http.request", "body": b"b", "more_body": False},
+        {"type": "http.disconnect"},
+    ]
+
+    async def receive() -> Any:
+        return messages.pop(0)
+
+    async def play() -> list[Any]:
+        limited = OpenBodies().limit(receive, "a")
+        return [await limited() for _ in range(3)]
+
+    expected = list(messages)
+    assert asyncio.run(play()) == expected
+
+
+def test_the_number_of_connections_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert read_max_connections({}) == connections_module.DEFAULT_CONNECTIONS
+    assert 1 <= allow_connections(10) <= 10
+    for text in ("0", "-1", "x", "60001"):
+        with pytest.raises(SettingError, match="NOETL_MAX_CONNECTIONS"):
+            read_max_connections({"NOETL_MAX_CONNECTIONS": text})
