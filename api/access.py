@@ -151,6 +151,12 @@ def declared_access(route: BaseRoute) -> RouteAccess:
     return declarations[0]
 
 
+def peer_address(scope: Scope) -> str:
+    """Return the address of the peer that has sent a request."""
+    client = scope.get("client")
+    return str(client[0]) if client else ""
+
+
 class AccessControl:
     """Middleware that refuses a request unless its caller has the access that its route declares.
 
@@ -202,6 +208,9 @@ class AccessControl:
             value.decode("latin-1") for name, value in scope["headers"] if name == b"authorization"
         ]
 
+        if opened is not None and authorization and not opened.limits.familiar.has(authorization[0]):
+            opened.limits.failures.check(peer_address(scope))  # without a thread, because many may come
+
         def authenticate() -> Caller | None:
             authenticator = self._context.services().authenticator
             if not authenticator.is_required():
@@ -213,9 +222,27 @@ class AccessControl:
             ticket = _ticket_of(scope) if isinstance(access, StreamAccess) and not authorization else None
             if ticket is not None:
                 return authenticator.authenticate_ticket(ticket)
-            caller = authenticator.authenticate(authorization)
+            caller = self._authenticated(authorization, peer_address(scope))
             if access.scope is not None and not caller.may(access.scope):
                 raise insufficient_scope(access.scope)
             return caller
 
         return await run_in_threadpool(authenticate)
+
+    def _authenticated(self, authorization: list[str], address: str) -> Caller:
+        """Return the caller of a request, and count the request.
+
+        Raises:
+            Problem: 401, 429 or 503.
+        """
+        services = self._context.services()
+        limits = services.limits
+        if not authorization or limits.familiar.has(authorization[0]):
+            caller = services.authenticator.authenticate(authorization)
+        else:
+            limits.failures.take(address)
+            caller = services.authenticator.authenticate(authorization)
+            limits.failures.give_back(address)
+            limits.familiar.add(authorization[0])
+        limits.callers.check(caller)
+        return caller

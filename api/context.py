@@ -9,6 +9,12 @@ from dataclasses import dataclass
 
 from noetl.api.auth.authentication import Authenticator
 from noetl.api.auth.jwt import TokenVerifier, read_issuer
+from noetl.api.auth.rate_limits import (
+    NO_RATE_LIMITS,
+    RequestLimits,
+    create_request_limits,
+    read_rate_settings,
+)
 from noetl.api.compute.pool import ComputePool
 from noetl.api.http.event_stream import encode_event
 from noetl.api.http.open_limit import OpenLimit, stream_limit
@@ -34,6 +40,7 @@ class AppServices:
     watchers: RunWatchers
     open_streams: OpenLimit
     compute: ComputePool
+    limits: RequestLimits
 
 
 class AppContext:
@@ -76,14 +83,19 @@ class AppContext:
                 issuer = read_issuer(self.settings)
                 actions = allowed_catalogue(self.settings)
                 open_streams = stream_limit(self.settings)
+                # The gateway limits the requests to a function, and names itself as the peer of all of them.
+                rates = NO_RATE_LIMITS if self._always_authenticated else read_rate_settings(self.settings)
                 store = self._opening.call(lambda: open_store(self.settings.get("NOETL_STORE")))
                 request_store = guard_store(store)
                 tokens = None if issuer is None else TokenVerifier(issuer)
                 authenticator = Authenticator(request_store, tokens, always=self._always_authenticated)
                 watchers = RunWatchers(request_store, encode_event)
                 services = create_services(request_store, actions)
+                limits = create_request_limits(rates, request_store.keys.count_requests)
                 compute = ComputePool(self.compute_processes, services.compiler, self.settings)
-                self._services = AppServices(store, services, authenticator, watchers, open_streams, compute)
+                self._services = AppServices(
+                    store, services, authenticator, watchers, open_streams, compute, limits
+                )
             return self._services
 
     def close(self) -> None:

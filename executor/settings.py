@@ -29,6 +29,7 @@ GROUPS = {
     "capabilities": "What playbooks of a service may do",
     "secrets": "Secrets",
     "tokens": "Tokens",
+    "rates": "Rate limits",
     "client": "The command line",
     "build": "The build for AWS",
 }
@@ -300,6 +301,36 @@ SETTINGS = (
         "the name of a claim",
         "none: all callers belong to `default`",
         "The claim with the tenant, which every token then needs.",
+    ),
+    Setting(
+        "NOETL_RATE_PER_KEY",
+        "rates",
+        "a number of requests in a minute; `0` is no limit",
+        "`30000`",
+        "How many requests a key or token may send. All processes that share the store count together.",
+    ),
+    Setting(
+        "NOETL_RATE_PER_TENANT",
+        "rates",
+        "a number of requests in a minute; `0` is no limit",
+        "`60000`",
+        "How many requests all callers of a tenant may send. All processes that share the store count"
+        " together.",
+    ),
+    Setting(
+        "NOETL_RATE_FAILURES",
+        "rates",
+        "a number of requests in a minute; `0` is no limit",
+        "`60`",
+        "How many requests with wrong credentials an address may send to a process, and how many with unknown"
+        " tokens of callbacks.",
+    ),
+    Setting(
+        "NOETL_RATE_CALLBACKS",
+        "rates",
+        "a number of requests in a minute; `0` is no limit",
+        "`30000`",
+        "How many answers and heartbeats of callbacks an address may send to a process.",
     ),
     Setting(
         "NOETL_API_KEY",

@@ -45,7 +45,7 @@ MAX_WAITING = 64
 MAX_TENANT_WAITING = 32
 """How many jobs of one tenant may wait for a process."""
 
-MAX_WAIT_SECONDS = 30.0
+MAX_WAIT_SECONDS = 60.0
 START_SECONDS = 60.0
 """How long a new process may take until it is ready."""
 

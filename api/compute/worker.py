@@ -43,15 +43,12 @@ def main() -> None:
 
 def _outcome(job: Job, compiler: PlaybookCompiler) -> tuple[bool, bytes]:
     """Return whether the process should be replaced, and the pickle of the result or the exception."""
-    from noetl.planner.templates.template import cached_parse
-
     _limit_time(job.seconds)
     try:
         outcome: tuple[bool, Any] = (True, job.perform(compiler))
     except Exception as error:  # noqa: BLE001  The parent raises it.
         outcome = (False, error)
     try:
-        cached_parse.cache_clear()
         return _has_grown(), pickle.dumps(outcome, pickle.HIGHEST_PROTOCOL)
     except MemoryError as error:
         return True, pickle.dumps((False, error))

@@ -12,10 +12,12 @@ from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
+from noetl.api.access import peer_address
 from noetl.api.http.openapi import NO_SECURITY, PROBLEMS, response_body
 from noetl.api.http.requests import read_callback_answer
 from noetl.api.http.responses import CallbackReceipt, JsonResponse
-from noetl.api.routes.dependencies import PublicTenantServices
+from noetl.api.routes.dependencies import PublicTenantServices, opened_services
+from noetl.api.service.services import TenantServices
 from noetl.executor.engine.external import CALLBACK_PATH
 
 router = APIRouter(
@@ -35,7 +37,7 @@ _ANSWER_BODY: dict[str, Any] = NO_SECURITY | {
 )
 async def answer(token: str, request: Request, services: PublicTenantServices) -> Response:
     """Accept the body as the answer of a waiting step. The same answer again changes nothing."""
-    await run_in_threadpool(services.callbacks.check_token, token)
+    await _check_token(request, services, token)
     body = await read_callback_answer(request)
     await run_in_threadpool(services.callbacks.answer, token, body)
     return _accepted()
@@ -47,10 +49,25 @@ async def answer(token: str, request: Request, services: PublicTenantServices) -
     responses={202: response_body(CallbackReceipt)},
     openapi_extra=NO_SECURITY,
 )
-def heartbeat(token: str, services: PublicTenantServices) -> Response:
+async def heartbeat(token: str, request: Request, services: PublicTenantServices) -> Response:
     """Record that the answer is still being worked on. The body is not read."""
-    services.callbacks.record_heartbeat(token)
+    await _check_token(request, services, token)
+    await run_in_threadpool(services.callbacks.record_heartbeat, token)
     return _accepted()
+
+
+async def _check_token(request: Request, services: TenantServices, token: str) -> None:
+    """Count a request of its address, and raise unless its token was given out.
+
+    Raises:
+        Problem: 429.
+        RejectedError: `unknown_token`.
+    """
+    limits, address = opened_services(request).limits, peer_address(request.scope)
+    limits.callbacks.take(address)
+    limits.unknown_tokens.take(address)
+    await run_in_threadpool(services.callbacks.check_token, token)
+    limits.unknown_tokens.give_back(address)
 
 
 def _accepted() -> Response:

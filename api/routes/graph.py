@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from noetl.api import graphviz
-from noetl.api.compute.jobs import GraphJob, count_edges, graph_key
+from noetl.api.compute.jobs import GraphJob, graph_key
 from noetl.api.http.negotiation import FORMAT_PARAMETER, accepted_media_type
 from noetl.api.http.openapi import PROBLEMS, response_body
 from noetl.api.http.problems import Problem
@@ -26,6 +27,8 @@ router = APIRouter(
 _INERT = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; sandbox"}
 """Headers of the picture. Its words are from the playbook, so nothing in it may run as script."""
 
+
+_readers = CapacityLimiter(2)
 
 MAX_PICTURE_EDGES = 500
 """How many edges a picture may have. The time of Graphviz grows with their square."""
@@ -58,13 +61,16 @@ async def graph(
     check_query_names(request, (FORMAT_PARAMETER,))
     if format is None:
         format = _FORMATS[accepted_media_type(request, tuple(_FORMATS))]
+    if format is GraphFormat.SVG:
+        header = await run_in_threadpool(services.runs.header, workflow_id)
+        if header.statistics["edges"] > MAX_PICTURE_EDGES:
+            raise _too_large(f"has more than {MAX_PICTURE_EDGES} edges")
     plan_hash, states = await run_in_threadpool(services.runs.plan_states, workflow_id)
     compute = opened_services(request).compute
     drawing = compute.cached(graph_key(plan_hash, states, format))
     if drawing is None:
-        plan = await run_in_threadpool(services.runs.plan, workflow_id)
-        if format is GraphFormat.SVG and count_edges(plan) > MAX_PICTURE_EDGES:
-            raise _too_large(f"has more than {MAX_PICTURE_EDGES} edges")
+        # A plan of 1 MiB takes a second to read, so few threads do that.
+        plan = await to_thread.run_sync(services.runs.plan, workflow_id, limiter=_readers)
         try:
             drawing = await perform(request, services, GraphJob(plan, states, format))
         except (graphviz.GraphvizTimeoutError, WorkLimitError):

@@ -230,6 +230,14 @@ class RunService:
         """
         return self.context.store.plans.get(self.summary(run_id).plan_hash)
 
+    def header(self, run_id: str) -> Header:
+        """Return the header of the plan of a run.
+
+        Raises:
+            NotFoundError: the tenant has no such run.
+        """
+        return self.context.store.plans.header(self.summary(run_id).plan_hash)
+
     def plan_states(self, run_id: str) -> tuple[str, dict[str, StepState]]:
         """Return the hash of the plan of a run, and the status of each step.
 

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from noetl.executor.model.events import Event
 from noetl.executor.model.registry import ApiKey, RegisteredPlaybook
+from noetl.executor.model.request_counts import RequestBatch
 from noetl.executor.model.run import (
     Claim,
     Commit,
@@ -413,6 +414,13 @@ class ApiKeyStore(Protocol):
 
     def touch(self, id: str, now: float) -> None:
         """Record that an API key was used; the latest time is kept."""
+        ...
+
+    def count_requests(self, batch: RequestBatch) -> bool:
+        """Count a batch of requests of a caller, unless its window would then have more than the limit.
+
+        Return whether the batch was counted. Counts of earlier windows are forgotten.
+        """
         ...
 
 

@@ -96,6 +96,7 @@ def _serve(listener: socket.socket, environ: dict[str, str], root_path: str) -> 
 
     from noetl.api.app import create_app
     from noetl.api.auth.jwt import read_issuer
+    from noetl.api.auth.rate_limits import read_rate_settings
     from noetl.api.compute.pool import read_compute_processes
     from noetl.api.connections import (
         ConnectionTable,
@@ -119,6 +120,7 @@ def _serve(listener: socket.socket, environ: dict[str, str], root_path: str) -> 
     read_cors_origins(environ)
     max_connections = read_max_connections(environ)
     read_compute_processes(environ)
+    read_rate_settings(environ)
     open_store(environ.get("NOETL_STORE")).close()
     clients = "to clients with an API key or a token" if _has_authentication(environ) else _LOOPBACK_ONLY
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from noetl.executor.clients.aws_retry import ConditionFailed
 from noetl.executor.errors import RejectedError
 from noetl.executor.model.registry import SERVICE_TENANT, ApiKey
+from noetl.executor.model.request_counts import RequestBatch
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.expressions import ABSENT, PRESENT, Condition, Put, Update
@@ -70,6 +71,25 @@ class DynamoApiKeys:
                 item = refusal.items[0]
             else:
                 return
+
+    def count_requests(self, batch: RequestBatch) -> bool:
+        key = keys.request_count(batch.subject, batch.place)
+        while True:
+            items = {item["sk"]: item for item in self._table.query(key.pk, "")}
+            window = [item for item in items.values() if batch.oldest_slot <= item["slot"] <= batch.slot]
+            if sum(item["count"] for item in window) + batch.size > batch.limit:
+                return False
+            place = items.get(key.sk)
+            earlier = place["count"] if place is not None and place["slot"] == batch.slot else 0
+            unchanged: tuple[Condition, ...] = (
+                (ABSENT,) if place is None else (("slot", "=", place["slot"]), ("count", "=", place["count"]))
+            )
+            try:
+                count = {"slot": batch.slot, "count": earlier + batch.size}
+                self._table.update(Update(key, count, when=unchanged))
+            except ConditionFailed:
+                continue
+            return True
 
 
 def _decode_key(item: Item) -> ApiKey:

@@ -146,6 +146,11 @@ def version(tenant: str, name: str, version: str) -> ItemKey:
     return ItemKey(f"B#{len(tenant)}.{tenant}{name}", f"V#{version}")
 
 
+def request_count(subject: str, place: int) -> ItemKey:
+    """Return the key of the requests of a caller in one slot of time."""
+    return ItemKey(f"Q#{subject}", f"{place:02d}")
+
+
 ANY_API_KEY = ItemKey("A#", "any")
 """Key of the item that exists if the table was ever given an API key."""
 

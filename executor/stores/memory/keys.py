@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from noetl.executor.errors import RejectedError
 from noetl.executor.model.registry import SERVICE_TENANT, ApiKey
+from noetl.executor.model.request_counts import RequestBatch
 from noetl.executor.stores.memory.state import MemoryState
 from noetl.planner.frozen import replace
 
@@ -49,3 +50,13 @@ class MemoryKeys:
             key = self._state.keys.get(id)
             if key is not None and (key.last_used_at or 0.0) < now:
                 self._state.keys[id] = replace(key, last_used_at=now)
+
+    def count_requests(self, batch: RequestBatch) -> bool:
+        with self._state.lock:
+            counts = self._state.request_counts.setdefault(batch.subject, {})
+            for slot in [slot for slot in counts if slot < batch.oldest_slot]:
+                del counts[slot]
+            if sum(counts.values()) + batch.size > batch.limit:
+                return False
+            counts[batch.slot] = counts.get(batch.slot, 0) + batch.size
+            return True

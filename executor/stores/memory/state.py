@@ -104,6 +104,8 @@ class MemoryState:
         self.tokens: dict[str, WaitToken] = {}
         self.playbooks: dict[tuple[str, str], dict[str, RegistryEntry]] = {}
         self.keys: dict[str, ApiKey] = {}
+        self.request_counts: dict[str, dict[int, int]] = {}
+        """Requests of each caller in the slots of its window."""
 
     @contextmanager
     def change_runs(self, due: int | None = None) -> Iterator[None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from noetl.executor.errors import RejectedError
 from noetl.executor.model.registry import ApiKey
+from noetl.executor.model.request_counts import RequestBatch
 from noetl.executor.stores.sql.context import SqlContext
 from noetl.executor.stores.sql.rows import encode_json, key_from_row
 
@@ -45,3 +46,19 @@ class SqlApiKeys:
     def touch(self, id: str, now: float) -> None:
         with self._context.database.transaction() as db:
             db.execute("keys.touch", id=id, now=now)
+
+    def count_requests(self, batch: RequestBatch) -> bool:
+        window = {"subject": batch.subject, "oldest": batch.oldest_slot, "slot": batch.slot}
+        with self._context.database.transaction() as db:
+            allowed = batch.limit - db.execute("keys.count_earlier_requests", **window).fetchone()["used"]
+            if batch.size > allowed:
+                return False
+            counted = db.execute(
+                "keys.count_requests",
+                subject=batch.subject,
+                place=batch.place,
+                slot=batch.slot,
+                size=batch.size,
+                allowed=allowed,
+            )
+            return counted.rowcount == 1

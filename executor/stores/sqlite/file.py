@@ -40,6 +40,7 @@ SCRIPTS = {
     10: "stacks.sql",
     11: "turns.sql",
     12: "lists.sql",
+    13: "request_counts.sql",
 }
 """Script that brings a store to each version, from the version before it or from an empty file."""
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
 
 from noetl.executor.errors import RejectedError
 from noetl.executor.model.registry import SERVICE_TENANT, ApiKey
+from noetl.executor.model.request_counts import SLOTS, RequestBatch
 from noetl.executor.stores.interface import Store
 from noetl.testing.store_contract.fixtures import ContractFixtures
 from noetl.testing.store_contract.operations import run_concurrently
@@ -97,3 +99,36 @@ class KeysContract(ContractFixtures):
             return True
 
         assert sum(run_concurrently(6, add)) == 1
+
+    # Requests
+
+    def test_stores_count_requests_together_up_to_the_limit(self, store: Store, second: Store) -> None:
+        batch = RequestBatch("a", 1000, 3, 10)
+        assert [used.keys.count_requests(batch) for used in (store, second, store, second)] == [
+            True,
+            True,
+            True,
+            False,
+        ]
+        assert second.keys.count_requests(replace(batch, size=1))
+        assert not store.keys.count_requests(replace(batch, size=1))
+        assert store.keys.count_requests(replace(batch, subject="b"))
+
+    def test_requests_count_until_the_window_has_passed(self, store: Store) -> None:
+        batch = RequestBatch("a", 1000, 5, 10)
+        assert store.keys.count_requests(batch)
+        assert store.keys.count_requests(replace(batch, slot=1004))
+        for slot in (1004, 1005, 1000 + SLOTS):
+            assert not store.keys.count_requests(replace(batch, slot=slot))
+        assert store.keys.count_requests(replace(batch, slot=1001 + SLOTS))
+        assert not store.keys.count_requests(replace(batch, slot=1001 + SLOTS))
+        assert store.keys.count_requests(replace(batch, slot=5000, size=10))
+
+    def test_requests_that_are_counted_at_once_stay_within_the_limit(
+        self, store: Store, second: Store
+    ) -> None:
+        batch = RequestBatch("a", 1000, 1, 20)
+        stores = [store, second] * 20
+        with ThreadPoolExecutor(4) as threads:
+            counted = list(threads.map(lambda used: used.keys.count_requests(batch), stores))
+        assert sum(counted) == 20

@@ -18,3 +18,15 @@ update keys set revoked_at = coalesce(revoked_at, :now) where tenant = :tenant a
 
 -- name: touch
 update keys set last_used_at = :now where id = :id and coalesce(last_used_at, 0) < :now
+
+-- name: count_earlier_requests
+select coalesce(sum(used), 0) as used from request_counts
+where subject = :subject and slot >= :oldest and slot < :slot
+
+-- The place of an earlier slot is taken over.
+-- name: count_requests
+insert into request_counts as counts (subject, place, slot, used) values (:subject, :place, :slot, :size)
+on conflict (subject, place) do update set slot = excluded.slot,
+    used = excluded.used + case when counts.slot = excluded.slot then counts.used else 0 end
+where counts.slot < excluded.slot
+    or (counts.slot = excluded.slot and counts.used + excluded.used <= :allowed)

@@ -1,0 +1,292 @@
+"""Rate limits: how many requests a caller may send in a minute, over all processes of a service.
+
+Problem: processes that share a store must allow a caller at most its limit together. A write to the store
+for each request would cost more than the request.
+
+Algorithm: a sliding window of SLOTS slots, counted in the store. A process takes batches of requests from
+the count (leases), and uses them up without the store. A 64th of the limit is free in each process and
+minute, so callers far below their limit cause no writes. A refusal holds until the next slot. Failed
+attempts are counted for each address and process by a token bucket (Turner, "New directions in
+communications", 1986).
+
+Cost: at most 64 writes in a minute for each caller and process, however many requests arrive.
+
+Limits: in any minute, each process may allow 5 % of the limit beyond it. Of addresses and credentials, the
+MAX_ADDRESSES and MAX_FAMILIAR latest are remembered.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import math
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from noetl.api.auth.authentication import Caller
+from noetl.api.http.problems import Problem
+from noetl.executor.errors import SettingError
+from noetl.executor.model.request_counts import SLOT_SECONDS, WINDOW_SECONDS, RequestBatch
+from noetl.planner.frozen import frozen
+
+BATCHES = 64
+"""How many batches a limit consists of."""
+
+MAX_ADDRESSES = 10_000
+MAX_FAMILIAR = 10_000
+MAX_CALLERS = 10_000
+_IPV6_NETWORK_BITS = 64
+
+Value = TypeVar("Value")
+
+CountRequests = Callable[[RequestBatch], bool]
+"""A function that counts a batch of requests unless the limit would be exceeded, and returns whether it did.
+"""
+
+
+@frozen
+class RateSettings:
+    """Requests in a minute: of a key or token, of a tenant, failed ones and callbacks of an address.
+
+    0 is no limit.
+    """
+
+    key: int
+    tenant: int
+    failures: int
+    callbacks: int
+
+
+NO_RATE_LIMITS = RateSettings(0, 0, 0, 0)
+
+_DEFAULTS = {
+    "NOETL_RATE_PER_KEY": 30_000,
+    "NOETL_RATE_PER_TENANT": 60_000,
+    "NOETL_RATE_FAILURES": 60,
+    "NOETL_RATE_CALLBACKS": 30_000,
+}
+MAX_RATE = 100_000_000
+
+
+def read_rate_settings(settings: Mapping[str, str]) -> RateSettings:
+    """Return the rate limits of a service.
+
+    Raises:
+        SettingError: a limit is not a whole number from 0 to MAX_RATE.
+    """
+    return RateSettings(*(_read_rate(settings, name, default) for name, default in _DEFAULTS.items()))
+
+
+def _read_rate(settings: Mapping[str, str], name: str, default: int) -> int:
+    text = settings.get(name, "").strip()
+    if not text:
+        return default
+    if not (text.isascii() and text.isdigit()) or int(text[:20]) > MAX_RATE:
+        message = f"{name} is {text!r}; it must be a number of requests in a minute, 0 to {MAX_RATE}."
+        raise SettingError(f"{message} 0 is no limit.")
+    return int(text)
+
+
+@dataclass(slots=True, eq=False)
+class _Allowance:
+    """The requests that a caller may still send to this process without a query of the store."""
+
+    free: int = 0
+    free_until: float = 0.0
+    leased: int = 0
+    leased_until: float = 0.0
+    refused_until: float = 0.0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+class RateLimiter:
+    """The limits of callers. Safe to share between threads."""
+
+    def __init__(
+        self, settings: RateSettings, count: CountRequests, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._settings = settings
+        self._count = count
+        self._clock = clock
+        self._allowances = _Latest[_Allowance](MAX_CALLERS, _Allowance)
+
+    def check(self, caller: Caller) -> None:
+        """Count a request of a caller.
+
+        Raises:
+            Problem: 429, the caller or its tenant has sent too many requests.
+        """
+        self._check("key", caller.name, self._settings.key)
+        self._check("tenant", caller.tenant, self._settings.tenant)
+
+    def _check(self, policy: str, name: str, limit: int) -> None:
+        if limit:
+            subject = f"{policy} {hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}"
+            refused_until = self._refusal(subject, limit)
+            if refused_until is not None:
+                raise too_many_requests(policy, limit, refused_until - self._clock())
+
+    def _refusal(self, subject: str, limit: int) -> float | None:
+        """Count a request, and return None. Or return until when requests are refused."""
+        allowance = self._allowances.get(subject)
+        with allowance.lock:
+            now = self._clock()
+            if now < allowance.refused_until:
+                return allowance.refused_until
+            if now >= allowance.free_until:
+                allowance.free, allowance.free_until = limit // BATCHES, now + WINDOW_SECONDS
+            if allowance.free:
+                allowance.free -= 1
+                return None
+            if not allowance.leased or now >= allowance.leased_until:
+                slot, size = int(now // SLOT_SECONDS), max(limit // BATCHES, 1)
+                if not self._count(RequestBatch(subject, slot, size, limit)):
+                    allowance.refused_until = (slot + 1) * SLOT_SECONDS
+                    return allowance.refused_until
+                allowance.leased, allowance.leased_until = size, now + WINDOW_SECONDS
+            allowance.leased -= 1
+            return None
+
+
+@dataclass(slots=True, eq=False)
+class _Bucket:
+    """The attempts that an address has left, and when that was computed."""
+
+    left: float
+    updated_at: float
+
+
+class AddressLimiter:
+    """A limit of attempts in a minute for each address, on this process. `policy` names it to clients."""
+
+    def __init__(self, policy: str, limit: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._policy = policy
+        self._limit = limit
+        self._clock = clock
+        self._buckets = _Latest[_Bucket](MAX_ADDRESSES, lambda: _Bucket(float(limit), clock()))
+
+    def check(self, address: str) -> None:
+        """Raise unless the address has an attempt left.
+
+        Raises:
+            Problem: 429.
+        """
+        if self._limit and (left := self._refilled(address).left) < 1:
+            raise too_many_requests(self._policy, self._limit, (1 - left) * WINDOW_SECONDS / self._limit)
+
+    def take(self, address: str) -> None:
+        """Count an attempt of an address.
+
+        Raises:
+            Problem: 429, the address has no attempt left.
+        """
+        self.check(address)
+        if self._limit:
+            self._refilled(address).left -= 1
+
+    def give_back(self, address: str) -> None:
+        """Count an attempt of an address no longer, because it has succeeded."""
+        if self._limit:
+            self._refilled(address).left += 1
+
+    def _refilled(self, address: str) -> _Bucket:
+        bucket, now = self._buckets.get(network_of(address)), self._clock()
+        gained = (now - bucket.updated_at) * self._limit / WINDOW_SECONDS
+        bucket.left, bucket.updated_at = min(bucket.left + gained, float(self._limit)), now
+        return bucket
+
+
+class FamiliarCredentials:
+    """The credentials that were accepted lately. Failures of others at their address do not stop them."""
+
+    def __init__(self) -> None:
+        self._digests = _Latest[None](MAX_FAMILIAR, lambda: None)
+
+    def add(self, credentials: str) -> None:
+        """Remember credentials that were accepted."""
+        self._digests.get(_digest(credentials))
+
+    def has(self, credentials: str) -> bool:
+        """Return whether the credentials were accepted lately."""
+        return self._digests.has(_digest(credentials))
+
+
+def too_many_requests(policy: str, limit: int, wait_seconds: float) -> Problem:
+    """Return the problem of a request beyond a limit, with the headers of the IETF draft for rate limits."""
+    seconds = max(math.ceil(wait_seconds), 1)
+    headers = {
+        "Retry-After": str(seconds),
+        "RateLimit-Policy": f'"{policy}";q={limit};w={WINDOW_SECONDS}',
+        "RateLimit": f'"{policy}";r=0;t={seconds}',
+    }
+    detail = f"Too many requests: the limit `{policy}` is {limit:,} in a minute. Try again in {seconds} s."
+    return Problem(429, detail, slug="too-many-requests", headers=headers)
+
+
+def network_of(address: str) -> str:
+    """Return the network that one client is assumed to control: an IPv4 address, or 64 bits of IPv6.
+
+    >>> network_of("192.0.2.1"), network_of("2001:db8::1:2:3")
+    ('192.0.2.1', '2001:db8::/64')
+    """
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    if parsed.version == 4:
+        return address
+    return str(ipaddress.ip_network((parsed, _IPV6_NETWORK_BITS), strict=False))
+
+
+def _digest(credentials: str) -> str:
+    return hashlib.sha256(credentials.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+class _Latest(Generic[Value]):
+    """The latest values by key, at most `size`. Safe to share between threads."""
+
+    def __init__(self, size: int, create: Callable[[], Value]) -> None:
+        self._size = size
+        self._create = create
+        self._values: OrderedDict[str, Value] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: str) -> Value:
+        """Return the value of a key, which is created if there is none."""
+        with self._lock:
+            if key not in self._values:
+                self._values[key] = self._create()
+                if len(self._values) > self._size:
+                    self._values.popitem(last=False)
+            self._values.move_to_end(key)
+            return self._values[key]
+
+    def has(self, key: str) -> bool:
+        """Return whether there is a value of the key."""
+        return key in self._values
+
+
+@frozen
+class RequestLimits:
+    """The limits of the requests to an app."""
+
+    callers: RateLimiter
+    failures: AddressLimiter
+    familiar: FamiliarCredentials
+    callbacks: AddressLimiter
+    unknown_tokens: AddressLimiter
+
+
+def create_request_limits(settings: RateSettings, count: CountRequests) -> RequestLimits:
+    """Return the limits of an app whose store counts requests with `count`."""
+    return RequestLimits(
+        RateLimiter(settings, count),
+        AddressLimiter("failures", settings.failures),
+        FamiliarCredentials(),
+        AddressLimiter("callbacks", settings.callbacks),
+        AddressLimiter("unknown-tokens", settings.failures),
+    )

@@ -1,0 +1,203 @@
+"""Rate limits of callers, of failed authentication and of callbacks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from noetl.api.app import create_app
+from noetl.api.auth import rate_limits
+from noetl.api.auth.api_keys import create_api_key
+from noetl.api.auth.authentication import Caller
+from noetl.api.auth.rate_limits import (
+    AddressLimiter,
+    FamiliarCredentials,
+    RateLimiter,
+    RateSettings,
+    read_rate_settings,
+)
+from noetl.api.http.problems import Problem
+from noetl.executor.errors import SettingError
+from noetl.executor.model.request_counts import SLOT_SECONDS, RequestBatch
+from noetl.executor.stores.memory.store import MemoryStore
+from noetl.executor.stores.sqlite.store import SqliteStore
+from tests.api.responses import assert_problem
+
+
+def caller(name: str = "key a", tenant: str = "t") -> Caller:
+    return Caller(name, tenant, frozenset())
+
+
+class Time:
+    def __init__(self) -> None:
+        self.now = 6_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def count_allowed(limiter: RateLimiter, times: int, sender: Caller | None = None) -> int:
+    return sum(is_allowed(lambda: limiter.check(sender or caller())) for _ in range(times))
+
+
+def is_allowed(check: Callable[[], None]) -> bool:
+    try:
+        check()
+    except Problem as problem:
+        assert problem.status == 429
+        return False
+    return True
+
+
+@pytest.mark.parametrize("limit", [1, 10, 63, 100, 1000, 6400])
+def test_two_processes_allow_the_limit_and_a_tenth_together(limit: int, tmp_path: Path) -> None:
+    stores = [SqliteStore(str(tmp_path / "noetl.db")) for _ in range(2)]
+    limiters = [RateLimiter(RateSettings(limit, 0, 0, 0), store.keys.count_requests) for store in stores]
+    with ThreadPoolExecutor(4) as threads:
+        allowed = sum(threads.map(lambda limiter: count_allowed(limiter, limit), limiters * 2))
+    for store in stores:
+        store.close()
+    assert limit * 0.9 <= allowed <= limit * 1.1
+
+
+def test_a_caller_far_below_its_limit_writes_nothing_and_no_caller_much() -> None:
+    batches: list[RequestBatch] = []
+    store = MemoryStore()
+
+    def count(batch: RequestBatch) -> bool:
+        batches.append(batch)
+        return store.keys.count_requests(batch)
+
+    limiter = RateLimiter(RateSettings(6400, 0, 0, 0), count, Time())
+    assert count_allowed(limiter, 100) == 100
+    assert not batches
+    assert count_allowed(limiter, 20_000) == 6400
+    assert len(batches) <= rate_limits.BATCHES + 1
+
+
+def test_requests_are_allowed_again_after_a_minute() -> None:
+    clock = Time()
+    limiter = RateLimiter(RateSettings(100, 0, 0, 0), MemoryStore().keys.count_requests, clock)
+    first = count_allowed(limiter, 1000)
+    assert 100 <= first <= 101
+    for _ in range(9):
+        clock.now += SLOT_SECONDS
+        assert count_allowed(limiter, 10) == 0
+    clock.now += 3 * SLOT_SECONDS
+    assert count_allowed(limiter, 1000) == first
+
+
+def test_a_key_and_a_tenant_have_limits_of_their_own() -> None:
+    limiter = RateLimiter(RateSettings(10, 15, 0, 0), MemoryStore().keys.count_requests, Time())
+    assert count_allowed(limiter, 20, caller("key a")) == 10
+    assert count_allowed(limiter, 20, caller("key b")) == 5
+    assert count_allowed(limiter, 20, caller("key c", "other")) == 10
+    unlimited = RateLimiter(RateSettings(0, 0, 0, 0), MemoryStore().keys.count_requests)
+    assert count_allowed(unlimited, 1000) == 1000
+
+
+def test_a_refusal_has_the_headers_of_rate_limits() -> None:
+    limiter = RateLimiter(RateSettings(1, 0, 0, 0), MemoryStore().keys.count_requests, Time())
+    limiter.check(caller())
+    with pytest.raises(Problem) as raised:
+        limiter.check(caller())
+    assert raised.value.headers == {
+        "Retry-After": "6",
+        "RateLimit-Policy": '"key";q=1;w=60',
+        "RateLimit": '"key";r=0;t=6',
+    }
+
+
+def test_an_address_gains_attempts_with_time() -> None:
+    clock = Time()
+    limiter = AddressLimiter("failures", 60, clock)
+    assert sum(is_allowed(lambda: limiter.take("192.0.2.1")) for _ in range(100)) == 60
+    assert is_allowed(lambda: limiter.take("192.0.2.2"))
+    clock.now += 5
+    assert sum(is_allowed(lambda: limiter.take("192.0.2.1")) for _ in range(100)) == 5
+    limiter.give_back("192.0.2.1")
+    assert is_allowed(lambda: limiter.check("192.0.2.1"))
+
+
+def test_one_client_may_have_a_network_of_ipv6() -> None:
+    limiter = AddressLimiter("failures", 1, Time())
+    limiter.take("2001:db8::1")
+    assert not is_allowed(lambda: limiter.check("2001:db8::2"))
+    assert is_allowed(lambda: limiter.check("2001:db8:0:1::1"))
+
+
+def test_few_addresses_and_credentials_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rate_limits, "MAX_FAMILIAR", 3)
+    familiar = FamiliarCredentials()
+    for number in range(5):
+        familiar.add(str(number))
+    assert [familiar.has(str(number)) for number in range(5)] == [False, False, True, True, True]
+
+
+def test_rates_are_checked() -> None:
+    assert read_rate_settings({"NOETL_RATE_PER_KEY": "0", "NOETL_RATE_FAILURES": "7"}).failures == 7
+    for text in ("-1", "1.5", "x", "1" * 30):
+        with pytest.raises(SettingError, match="NOETL_RATE_PER_TENANT"):
+            read_rate_settings({"NOETL_RATE_PER_TENANT": text})
+
+
+@pytest.mark.anyio
+class TestService:
+    """A service with an API key."""
+
+    @pytest.fixture
+    def settings(self, settings: dict[str, str]) -> dict[str, str]:
+        return settings | {"NOETL_RATE_PER_KEY": "50", "NOETL_RATE_FAILURES": "20"}
+
+    @pytest.fixture
+    def key(self, settings: dict[str, str]) -> str:
+        text, record = create_api_key("k", ["read"], "default", 1.0)
+        store = SqliteStore(settings["NOETL_STORE"].removeprefix("sqlite:///"))
+        store.keys.add(record)
+        store.close()
+        return text
+
+    async def statuses(self, http: httpx.AsyncClient, key: str, times: int) -> list[int]:
+        headers = {"Authorization": f"Bearer {key}"}
+        return [(await http.get("/workflows", headers=headers)).status_code for _ in range(times)]
+
+    async def test_wrong_keys_are_refused_without_a_look_up(self, key: str, http: httpx.AsyncClient) -> None:
+        assert await self.statuses(http, key, 1) == [200]
+        wrong = f"noetl_{'0' * 12}_{'0' * 64}"
+        statuses = await self.statuses(http, wrong, 50)
+        assert statuses[:20] == [401] * 20
+        assert statuses[30:] == [429] * 20
+        assert await self.statuses(http, key, 10) == [200] * 10
+        assert_problem(
+            await http.get("/workflows", headers={"Authorization": f"Bearer {wrong}"}),
+            429,
+            "too-many-requests",
+        )
+
+    async def test_a_key_has_a_limit(self, key: str, http: httpx.AsyncClient) -> None:
+        statuses = await self.statuses(http, key, 80)
+        assert statuses.count(200) == 50
+        assert statuses[50:] == [429] * 30
+
+    async def test_tokens_of_callbacks_cannot_be_guessed_for_long(
+        self, key: str, http: httpx.AsyncClient
+    ) -> None:
+        paths = [f"/workflows/callbacks/{number:064}" for number in range(30)]
+        statuses = [(await http.post(path)).status_code for path in paths]
+        statuses += [(await http.post(f"{path}/heartbeat")).status_code for path in paths]
+        assert statuses[:20] == [404] * 20
+        assert statuses[25:] == [429] * 35
+        assert await self.statuses(http, key, 1) == [200]
+
+
+def test_an_app_behind_a_gateway_leaves_rates_to_it(settings: dict[str, str]) -> None:
+    app = create_app(settings | {"NOETL_RATE_PER_KEY": "wrong"}, has_gateway=True)
+    context = app.state.context
+    limits = context.services().limits
+    for _ in range(100):
+        limits.failures.take("192.0.2.1")
+    context.close()
