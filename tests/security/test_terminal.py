@@ -22,8 +22,14 @@ Command = Callable[..., Any]
 HOSTILE = "\x1b[31m\x9b1m\x85\x7f\u202e\u2066\u2028\u2029\u200e\ufeff\r\U000e0001x"
 """Escape sequences, C1 controls, marks of direction, ends of lines, and an invisible tag."""
 
-PLAYBOOK = "name: hostile\ninput: {text: string}\nsteps: [{name: a, run: [{action: set, set: {t: '{{ input.text }}'}}]}]\noutput: {'said': '{{ t }}'}\n"
-FAILS = "name: fails\ninput: {text: string}\nsteps: [{name: a, run: [{action: fail, message: '{{ input.text }}'}]}]\n"
+PLAYBOOK = (
+    "name: hostile\ninput: {text: string}\n"
+    "steps: [{name: a, run: [{action: set, set: {t: '{{ input.text }}'}}]}]\noutput: {'said': '{{ t }}'}\n"
+)
+FAILS = (
+    "name: fails\ninput: {text: string}\n"
+    "steps: [{name: a, run: [{action: fail, message: '{{ input.text }}'}]}]\n"
+)
 
 
 def assert_harmless(text: str) -> None:

@@ -110,7 +110,7 @@ class Resumes:
         return item is not None
 
     def _record_request(self, run: Run, idempotency: tuple[str, str]) -> None:
-        """Record the idempotency key of a request that found the run active. Its head names it for its expiry.
+        """Record the idempotency key of a request that found the run active. Its head names the key.
 
         Raises:
             RejectedError: `idempotency_key_reused`, by a request at the same time.

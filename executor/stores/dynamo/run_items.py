@@ -16,12 +16,9 @@ Attributes of a head (their names are stored, and never change): `tenant` and `o
 `deadline` are times. `given` is a blob of input, environment and variables. `first` is the first visit: id,
 step, clock, index; `handed` are its pointers. `told` is a blob of the events of the run. `waits` is set once
 the run may be waiting, `reopening` while a resume is not complete. `key` is the partition key of the
-idempotency key, and `requests` lists those of resumes. `plan` is the hash of the plan, and `resumed` is `Run.resumed_from`. `spread` is the number
-of partitions if it is not 1. `expires` is the time to live. Others are named as in `Run`.
-
-Attributes of a counter: `live`, `failed`, `version`, `j#JOIN` (branches that can reach a join), `a#JOIN`
-(list of the visits whose branches have arrived there). `l#JOIN` is the set of the clocks of branches that the
-join waited for, and that went elsewhere or ended. In sequential mode, `stack` has all branches instead.
+idempotency key, and `requests` lists those of resumes. `plan` is the hash of the plan, and `resumed` is
+`Run.resumed_from`. `spread` is the number of partitions if it is not 1. `expires` is the time to live. Others
+are named as in `Run`.
 """
 
 from __future__ import annotations
