@@ -79,7 +79,8 @@ class Resumes:
         head = snapshot.head
         run = decode_run(head, self._context.blobs, snapshot.counts)
         if idempotency is not None and self._was_requested(run, idempotency) and "reopening" not in head:
-            return run
+            # The earlier request may have resumed the run since the snapshot was read.
+            return load_run(self._context, self._context.heads.read(run_id))
         if is_resumable(run, self._context.plans.header(head["plan"])):
             if head.get("expires", now + 1) <= now:
                 raise RejectedError("not_resumable", f"the retention period of run {run_id} is over")
