@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "trust.md").read_text("utf-8")
-NAMED = sorted(set(re.findall(r"`((?:noetl/)?[a-z][\w/]*\.py(?:::\w+)?)`", PAGE)))
+NAMED = sorted(set(re.findall(r"`([a-z][\w/]*\.py(?:::\w+)*)`", PAGE)))
 
 
 @cache
@@ -30,11 +30,10 @@ def test_the_page_names_tests() -> None:
 
 @pytest.mark.parametrize("named", NAMED)
 def test_a_named_test_exists(named: str) -> None:
-    file, _, test = named.partition("::")
-    path = ROOT / file if file.startswith("noetl/") else ROOT / "tests" / file
-    tests = find_tests(path)
+    file, *names = named.split("::")
+    tests = find_tests(ROOT / file)
     assert tests
-    assert not test or test in tests
+    assert not names or names[-1] in tests
 
 
 def test_each_row_has_a_test() -> None:
