@@ -10,17 +10,18 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 from unittest import mock
 
 from noetl.executor.actions import handler
 from noetl.executor.actions.action import Call
 from noetl.executor.engine.event_buffer import EventBuffer
 from noetl.executor.engine.invocation import VisitExecutor
+from noetl.executor.engine.item_threads import HelperCount
 from noetl.executor.engine.start import correct_input, new_run
 from noetl.executor.errors import ActionError, RejectedError, StoreError
 from noetl.executor.model.events import Event
@@ -338,8 +339,7 @@ class SimulatedWorld:
             mock.patch("noetl.executor.security.redaction.CALLBACK_TOKENS", tokens),
             mock.patch("noetl.executor.engine.external.CALLBACK_TOKENS", tokens),
             mock.patch("noetl.executor.engine.attempts.handler", fault_injecting_handler),
-            mock.patch("noetl.executor.engine.perform.ThreadPoolExecutor", _SerialExecutor),
-            mock.patch("noetl.executor.engine.loop.ThreadPoolExecutor", _SerialExecutor),
+            mock.patch("noetl.executor.engine.item_threads.process_helpers", lambda: HelperCount(0)),
         ):
             try:
                 yield
@@ -385,21 +385,3 @@ def _is_claim_after(newer: Visit, committed: Visit) -> bool:
     holder.
     """
     return newer.claims == newer.fence - committed.fence
-
-
-class _SerialExecutor:
-    """A thread pool that executes everything in the calling thread."""
-
-    def __init__(self, *_: Any, **__: Any) -> None: ...
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None: ...
-
-    def map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
-        return [function(item) for item in items]
-
-    def submit(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        result = function(*arguments)
-        return mock.Mock(result=lambda: result)
