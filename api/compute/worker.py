@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import pickle
 import sys
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from noetl.api.compute.jobs import Job
@@ -93,10 +94,18 @@ def _limit_time(seconds: float) -> None:
 
 
 def _has_grown() -> bool:
+    """Return whether the process keeps too much memory.
+
+    Linux counts the memory of the parent at the start into the maximum of `getrusage`, so that of a large
+    service would make each process look large. The present size is read there.
+    """
     if sys.platform == "win32":
         return False
     import resource
 
+    if sys.platform == "linux":
+        resident_pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
+        return resident_pages * resource.getpagesize() > MAX_KEPT_MEMORY
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit > MAX_KEPT_MEMORY
 

@@ -13,6 +13,7 @@ import pytest
 
 from noetl.api.compute import pool as pool_module
 from noetl.api.compute.pool import ComputePool, read_compute_processes
+from noetl.api.compute.worker import MAX_KEPT_MEMORY
 from noetl.api.service.compiler import PlaybookCompiler
 from noetl.api.service.errors import ServiceBusyError, TenantBusyError, WorkLimitError
 from noetl.executor.actions import catalogue
@@ -54,6 +55,13 @@ async def test_a_process_performs_many_jobs(pool: ComputePool, tmp_path: Path) -
     pids = {await pool.run(job, "a") for _ in range(3)}
     assert len(pids) == 1
     assert os.getpid() not in pids
+
+
+async def test_a_process_of_a_large_service_performs_many_jobs(pool: ComputePool, tmp_path: Path) -> None:
+    memory = b"x" * (MAX_KEPT_MEMORY + 1)
+    job = RecordingJob(path=str(tmp_path / "log"))
+    assert len({await pool.run(job, "a") for _ in range(3)}) == 1
+    assert len(memory) > MAX_KEPT_MEMORY
 
 
 async def test_a_light_job_stays_in_the_process(pool: ComputePool, tmp_path: Path) -> None:

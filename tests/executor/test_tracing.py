@@ -130,9 +130,9 @@ def test_flags_and_state_reach_requests_and_child_runs(store: SqliteStore) -> No
         harness = RunHarness(store, text, {}, trace=trace).finish()
         sent = [request.headers for request in server.requests]
     assert run_of(harness).trace == trace
-    own = [headers for headers in sent if headers["traceparent"] != "mine"]
-    assert len(own) == 2
-    for headers in own:
+    sent_by_noetl = [headers for headers in sent if headers["traceparent"] != "mine"]
+    assert len(sent_by_noetl) == 2
+    for headers in sent_by_noetl:
         assert headers["tracestate"] == "rojo=1,congo=2"
         assert headers["traceparent"].split("-")[1::2] == [TRACE, "00"]
     [custom] = [headers for headers in sent if headers["traceparent"] == "mine"]

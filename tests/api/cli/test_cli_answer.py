@@ -184,7 +184,7 @@ def test_an_answer_to_a_cancelled_run_is_refused(noetl: Command, abandoned: str)
         ("NaN", "NaN is not JSON;"),
         ("1e999", "the number 1e999 is too large;"),
         ("1" * 5000, "too many digits\n"),
-        ("[" * 100_000, "nested too deep\n"),
+        ("[" * 100_000, "nested more than 100 levels deep\n"),
         ('"\\ud800"', "surrogate pair\n"),
         ("", ")\n"),
     ],
