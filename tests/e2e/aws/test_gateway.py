@@ -17,11 +17,12 @@ ONE = "name: one\nsteps: [{name: a, run: [{action: set, set: {n: 1}}]}]\n"
 
 def test_requests_without_credentials_are_refused(stack: DeployedStack) -> None:
     with stack.http(None) as http:
-        assert http.get("/healthz").status_code == 200
+        for path in ("/healthz", "/docs", "/openapi.json"):
+            assert http.get(path).status_code == 200
         for answer in (
             http.get("/workflows"),
             http.post("/workflows/run", content=ONE, headers=CONTENT),
-            http.get("/docs"),
+            http.get("/playbooks"),
         ):
             assert_problem(answer, 401)
     with stack.http("noetl_" + "0" * 12 + "_" + "0" * 64) as http:
