@@ -260,11 +260,11 @@ class TestWhatIsLeft:
     def test_messages_are_delayed_until_they_are_due(self, monkeypatch: pytest.MonkeyPatch) -> None:
         with stub_client("sqs", messages, monkeypatch) as stub:
             for due, delay in ((1.0, None), (2.2, 2), (900.0, 899), (5000.0, 900)):
-                requests = {"QueueUrl": "http://q", "MessageBody": ANY} | (
+                requests = {"QueueUrl": "http://q", "MessageBody": ANY, "MessageGroupId": "acme"} | (
                     {} if delay is None else {"DelaySeconds": delay}
                 )
                 stub.add_response("send_message", {"MessageId": "m"}, requests)
-                MessageQueue("http://q").send([DueMessage("r", "v", "s", due)], 1.0)
+                MessageQueue("http://q").send([DueMessage("r", "v", "s", due, tenant="acme")], 1.0)
             stub.assert_no_pending_responses()
 
 
