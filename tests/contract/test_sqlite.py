@@ -203,7 +203,7 @@ def test_a_write_to_a_read_only_file_is_reported(tmp_path: Path) -> None:
 
 
 def test_open_refuses_a_folder(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="unable to open database file"):
+    with pytest.raises(StoreError, match="cannot be opened: Is a directory"):
         SqliteStore(str(tmp_path))
 
 
