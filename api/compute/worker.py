@@ -96,8 +96,8 @@ def _limit_time(seconds: float) -> None:
 def _has_grown() -> bool:
     """Return whether the process keeps too much memory.
 
-    Linux counts the memory of the parent at the start into the maximum of `getrusage`, so that of a large
-    service would make each process look large. The present size is read there.
+    On Linux, the maximum of `getrusage` includes the memory of the parent at the start. Then each process of
+    a large service would look large. So the present size is read there.
     """
     if sys.platform == "win32":
         return False

@@ -6,6 +6,7 @@ import pytest
 
 from noetl.executor.errors import SettingError
 from noetl.executor.security.capabilities import Capabilities, local_run_capabilities, service_capabilities
+from noetl.executor.security.secret_hosts import SecretHosts
 
 
 def test_a_local_run_has_the_capabilities_of_its_user(tmp_path: Path) -> None:
@@ -19,6 +20,7 @@ def test_a_local_run_has_the_capabilities_of_its_user(tmp_path: Path) -> None:
         any_server=True,
         log_bytes=None,
         command_limits=(),
+        secret_hosts=SecretHosts({}, allows_any=True),
     )
 
 
