@@ -1,6 +1,6 @@
 """Threads for parallel items and items of loops: counted in each attempt and in the process.
 
-Problem: items may be parallel as well, so that ten items of ten items of ten items took 1,110 threads. A
+Problem: items may be parallel as well, so ten items of ten items of ten items could take 1,110 threads. A
 fixed pool would deadlock, because an item waits for its own items.
 
 Algorithm: work sharing. The thread that has items performs them itself, one by one. It takes helpers from

@@ -46,6 +46,9 @@ SCRIPTS = {
 
 STATEMENTS = Statements(Path(__file__).parent / "queries", to_numbered)
 SCHEMA_VERSION = max(SCRIPTS)
+_MEMORY = ":memory:"
+"""The path of a database that SQLite keeps in memory."""
+
 BUSY_SECONDS = 10.0
 LOG_PAGES = 4000
 """Length of the log, in pages, at which SQLite writes it back to the file.
@@ -73,8 +76,9 @@ class SqliteFile:
             raise StoreError(f"There is no store at {path}.")
         try:
             _create_folder(self.path.parent)
-            # Only the owner may read runs. SQLite gives its other files the permissions of this one.
-            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
+            if path != _MEMORY:
+                # Only the owner may read runs. SQLite gives its other files the permissions of this one.
+                os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
             self._prepare_schema()
         except (OSError, sqlite3.Error) as error:
             self.close()
