@@ -23,14 +23,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import combinations
-from typing import Any, Self, cast
+from typing import Any, cast
 from unittest.mock import patch
 
 from benchmarks.checks.samples import MAX_INPUTS, Samples
 from noetl.executor.actions import catalogue, handler
 from noetl.executor.actions.action import Call
-from noetl.executor.engine import attempts, loop, perform
+from noetl.executor.engine import attempts, item_threads
 from noetl.executor.engine.invocation import VisitExecutor
+from noetl.executor.engine.item_threads import HelperCount
 from noetl.executor.engine.rendering import render_parameters
 from noetl.executor.engine.start import new_run
 from noetl.executor.errors import ActionError, RejectedError
@@ -188,26 +189,6 @@ class VisitOutcome:
     commit: Commit
     effects: tuple[str, ...]
     mistakes: frozenset[Mistake]
-
-
-class InlineThreadPool:
-    """A stand-in for a thread pool that calls functions at once, so that the order of choices is fixed."""
-
-    def __init__(self, *_: Any, **__: Any) -> None: ...
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None: ...
-
-    def map(self, function: Callable[[Any], Any], items: Any) -> list[Any]:
-        return [function(item) for item in items]
-
-    def submit(self, function: Callable[..., Any], *arguments: Any) -> InlineThreadPool:
-        function(*arguments)
-        return self
-
-    def result(self) -> None: ...
 
 
 class StoredPlan:
@@ -708,12 +689,12 @@ def explore_plan(plan: Plan, faults: FaultModel = FAULTLESS, *, max_inputs: int 
 
 @contextmanager
 def replaced_actions(explorer: PlanExplorer) -> Iterator[None]:
-    """Replace actions and thread pools of the executor by those of the explorer."""
+    """Replace the actions of the executor by those of the explorer, and perform parallel items serially."""
     with ExitStack() as stack:
         stack.enter_context(patch.object(attempts, "handler", explorer.handler))
         stack.enter_context(patch.object(attempts, "render_parameters", explorer.render_or_skip))
-        stack.enter_context(patch.object(perform, "ThreadPoolExecutor", InlineThreadPool))
-        stack.enter_context(patch.object(loop, "ThreadPoolExecutor", InlineThreadPool))
+        # Without helpers, parallel items are performed in order, so that the order of choices is fixed.
+        stack.enter_context(patch.object(item_threads, "process_helpers", lambda: HelperCount(0)))
         yield
 
 
