@@ -103,11 +103,11 @@ def _has_grown() -> bool:
         return False
     import resource
 
-    if sys.platform == "linux":
-        resident_pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
-        return resident_pages * resource.getpagesize() > MAX_KEPT_MEMORY
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit > MAX_KEPT_MEMORY
+    if sys.platform != "linux":
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit > MAX_KEPT_MEMORY
+    resident_pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
+    return resident_pages * resource.getpagesize() > MAX_KEPT_MEMORY
 
 
 if __name__ == "__main__":
