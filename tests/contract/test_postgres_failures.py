@@ -476,10 +476,13 @@ class TestPrepared:
         """A connection pooler may give each transaction another session."""
         run = start_run(store)
         self.read_run_often(store, run.id)
+        pool = store.postgres._pool
         for _ in range(12):
-            # Hidden from the client, which would otherwise forget the statements too.
-            with store.postgres._pool.connection() as connection:
-                connection.execute("do $$ begin execute 'deallocate all'; end $$", prepare=False)
+            with ExitStack() as held:
+                for _ in range(pool.get_stats()["pool_size"]):
+                    # Hidden from the client, which would otherwise forget the statements too.
+                    connection = held.enter_context(pool.connection())
+                    connection.execute("do $$ begin execute 'deallocate all'; end $$", prepare=False)
             assert store.runs.get("default", run.id) == run
         assert store.postgres._prepare_after is None
         assert start_run(store).status is RunStatus.QUEUED
