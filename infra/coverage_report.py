@@ -44,6 +44,12 @@ TESTS = (
     "tests/contract/test_memory.py",
     "tests/docs/test_reference.py",
     "tests/api/cli/test_cli_check.py",
+    "tests/security/test_calls.py",
+    "tests/security/test_depth.py",
+    "tests/security/test_encoded_secrets.py",
+    "tests/security/test_folders.py",
+    "tests/security/test_secret_hosts.py",
+    "tests/security/test_secret_owners.py",
     "tests/security/test_secrets.py",
     "tests/security/test_stored_secrets.py",
     "tests/style/test_doctests.py",
@@ -54,8 +60,9 @@ LEFT_OUT = (
     "tests/executor/test_aws.py",
     "tests/executor/test_dynamo_history.py",
     "tests/planner/test_hostile.py::test_the_cost_of_a_hostile_playbook_is_bounded",
+    "tests/planner/test_sandbox.py::test_values_up_to_the_limits_are_allowed",
 )
-"""Slow tests in the same folders: of clients of other systems, and of the cost of hostile playbooks."""
+"""Slow tests in the same folders: of clients of other systems, and of what tracing makes too slow."""
 
 HEADINGS = ("package", "files", "lines", "missing", "covered", "branches", "missing", "covered")
 

@@ -64,3 +64,14 @@ def test_settings_of_a_service_grant_capabilities(tmp_path: Path) -> None:
 def test_the_error_names_an_invalid_setting(environ: dict[str, str], message: str) -> None:
     with pytest.raises(SettingError, match=message):
         service_capabilities(environ)
+
+
+@pytest.mark.parametrize("text", ["0", "x", "-1", "1.5", "1048577"])
+def test_a_wrong_limit_of_commands_is_refused(text: str) -> None:
+    with pytest.raises(SettingError, match="NOETL_COMMAND_MEMORY"):
+        service_capabilities({"NOETL_COMMAND_MEMORY": text})
+
+
+def test_the_limits_of_commands_have_units() -> None:
+    limits = dict(service_capabilities({"NOETL_COMMAND_MEMORY": "2"}).command_limits)
+    assert limits["RLIMIT_DATA"] == 2 * 1024 * 1024

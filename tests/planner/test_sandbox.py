@@ -3,8 +3,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from jinja2.exceptions import TemplateRuntimeError
 
 from noetl.planner.templates.budget import MAX_INTEGER_BITS, MAX_ITEMS, MAX_TEXT
+from noetl.planner.templates.functions import Function
 from noetl.planner.templates.template import EvaluationError, TemplateProblem, parse_template
 
 NAMES: dict[str, Any] = {
@@ -350,3 +352,10 @@ def test_endless_work_exceeds_a_limit(text: str) -> None:
 def test_undefined_names_fail_in_tests(test: str) -> None:
     with pytest.raises(EvaluationError, match="`x` is undefined"):
         parse_template(f"{{{{ x is {test} }}}}").evaluate(dict[str, object]().__getitem__)
+
+
+def test_a_function_of_templates_has_no_text() -> None:
+    function = Function(len)
+    assert function([1, 2]) == 2
+    with pytest.raises(TemplateRuntimeError, match="the value is a function"):
+        str(function)

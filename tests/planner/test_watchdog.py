@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from noetl.planner.templates import budget
+from noetl.planner.templates import budget, watchdog
 from noetl.planner.templates.template import EvaluationError, parse_template, stop_when
 
 ENDLESS = "{% for a in range(1000000) %}{% for b in range(1000000) %}{% endfor %}{% endfor %}"
@@ -128,3 +128,24 @@ def test_nothing_arrives_after_the_end_of_an_evaluation() -> None:
     assert len(finished) == len(threads)
     assert sum(outcomes.values()) == 12 * len(threads)
     assert outcomes["stopped"] > 0
+
+
+def evaluation_without_clock(started_at: float) -> watchdog._Evaluation:
+    """Return an evaluation of this thread on a system that has no clock for each thread."""
+    return watchdog._Evaluation(threading.get_ident(), None, 0.0, lambda: None, started_at)
+
+
+def test_without_a_clock_for_each_thread_the_wall_clock_decides() -> None:
+    assert not evaluation_without_clock(time.monotonic()).must_be_interrupted()
+    assert evaluation_without_clock(time.monotonic() - 1000.0).must_be_interrupted()
+
+
+def test_an_evaluation_that_has_finished_is_not_interrupted() -> None:
+    evaluation = evaluation_without_clock(time.monotonic())
+    evaluation.finish()
+    evaluation.interrupt()
+
+
+def test_an_evaluation_whose_thread_has_ended_is_not_interrupted() -> None:
+    evaluation = watchdog._Evaluation(0, 2**30, 0.0, lambda: None, 0.0)
+    assert not evaluation.must_be_interrupted()
