@@ -359,3 +359,18 @@ def test_a_function_of_templates_has_no_text() -> None:
     assert function([1, 2]) == 2
     with pytest.raises(TemplateRuntimeError, match="the value is a function"):
         str(function)
+
+
+@pytest.mark.parametrize(
+    ("expression", "type"),
+    [
+        ("range(1000000) | list | tojson(indent=16)", "LimitExceeded"),
+        ("[[1] * 600000, [1] * 600000] | sum(start=[])", "LimitExceeded"),
+        ("missing | tojson", "UndefinedName"),
+        ("range(3) | map('string') | tojson", "TemplateError"),
+    ],
+)
+def test_filters_stop_at_what_they_cannot_hold(expression: str, type: str) -> None:
+    with pytest.raises(EvaluationError) as caught:
+        parse_template(f"{{{{ {expression} }}}}").evaluate({}.__getitem__)
+    assert caught.value.type == type

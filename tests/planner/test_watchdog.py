@@ -149,3 +149,11 @@ def test_an_evaluation_that_has_finished_is_not_interrupted() -> None:
 def test_an_evaluation_whose_thread_has_ended_is_not_interrupted() -> None:
     evaluation = watchdog._Evaluation(0, 2**30, 0.0, lambda: None, 0.0)
     assert not evaluation.must_be_interrupted()
+
+
+def test_an_evaluation_waits_for_its_interruption(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watchdog, "_DELIVERY_SECONDS", 0.02)
+    evaluation = evaluation_without_clock(time.monotonic())
+    evaluation.right.clear()  # as if the watchdog were about to interrupt it
+    evaluation.finish()
+    assert evaluation.right == []
