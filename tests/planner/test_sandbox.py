@@ -372,5 +372,5 @@ def test_a_function_of_templates_has_no_text() -> None:
 )
 def test_filters_stop_at_what_they_cannot_hold(expression: str, type: str) -> None:
     with pytest.raises(EvaluationError) as caught:
-        parse_template(f"{{{{ {expression} }}}}").evaluate({}.__getitem__)
+        evaluate(expression)
     assert caught.value.type == type
