@@ -1,4 +1,4 @@
-"""Where the environment and the variables of a new run are evaluated, and how large they may be."""
+"""The initial data of a run: the place where it is evaluated, and its size."""
 
 from __future__ import annotations
 
