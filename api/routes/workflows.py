@@ -37,6 +37,7 @@ from noetl.api.service.views import RunEntry, RunPage, RunReport, RunResult
 from noetl.executor.model.run import Run
 from noetl.executor.model.run_summary import summarize
 from noetl.executor.model.tracing import parse_trace
+from noetl.executor.security.redaction import redact
 from noetl.planner.plan import Plan
 
 router = APIRouter(
@@ -94,7 +95,8 @@ async def run(request: Request, services: RunServices) -> Response:
     """Start a run of the playbook in the body, or of a registered one."""
     key, wait_seconds = read_idempotency_key(request), read_wait_seconds(request)
     playbook, submission = await read_submission(request)
-    trace = parse_trace(request.headers.get("traceparent"), request.headers.getlist("tracestate"))
+    # The run sends its trace to every host that it calls.
+    trace = redact(parse_trace(request.headers.get("traceparent"), request.headers.getlist("tracestate")))
     start = replace(submission, idempotency_key=key, trace=trace)
     source: PlanSource | Plan = playbook
     if isinstance(playbook, InlinePlaybook):

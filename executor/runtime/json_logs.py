@@ -44,6 +44,8 @@ class _JsonLines(logging.Formatter):
         }
         if record.exc_info:
             line["error"] = self.formatException(record.exc_info)
+        elif record.exc_text:
+            line["error"] = record.exc_text
         return str(redact(json.dumps(redact(line), default=str))) + self._end
 
 

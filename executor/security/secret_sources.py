@@ -24,6 +24,7 @@ from urllib.parse import quote
 
 from noetl.executor.errors import ActionError, SettingError, StoreError
 from noetl.executor.model.run import DEFAULT_TENANT
+from noetl.executor.security.log_redaction import redact_log_records
 from noetl.executor.security.redaction import MASK, REVEALED_SECRETS
 
 _FETCH_SECONDS = 20
@@ -129,11 +130,12 @@ def register_secret_variables(variables: Mapping[str, str]) -> None:
 
 
 def register_local_secrets(environ: Mapping[str, str] = os.environ) -> None:
-    """Register the secrets of the environment and of `NOETL_SECRETS_DIR` for redaction.
+    """Register the secrets of the environment and of `NOETL_SECRETS_DIR` for redaction, also in all logs.
 
     So they are redacted also in a process that has not revealed them. Such a process may receive an answer
     with the value, or it was restarted while a step waited.
     """
+    redact_log_records()
     register_secret_variables(environ)
     folder = environ.get("NOETL_SECRETS_DIR")
     if not folder:

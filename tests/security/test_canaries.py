@@ -2,7 +2,8 @@
 
 A server echoes them in every encoding, in bodies, headers and errors. A playbook for each action type passes
 on what it gets by every path: results, errors, events, logs, callbacks, child runs, files and output.
-Then every byte is searched. The table CASES must name every action type.
+Then every byte is searched: of stores and buckets, logs, answers, trace headers and what `noetl doctor` says.
+The table CASES must name every action type.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import io
 import json
 import logging
 import os
+import sqlite3
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
@@ -21,6 +23,7 @@ import httpx
 import pytest
 
 from noetl.api.app import create_app
+from noetl.api.cli import main
 from noetl.api.service.services import create_services
 from noetl.executor.actions import catalogue, temporary_types
 from noetl.executor.actions.action import Call
@@ -49,6 +52,9 @@ TEXTS = [*CANARIES.values(), "CANARYkeyLINEnumber1/abc", "CANARYkeyLINEnumber2+d
 
 OWN_WORDS = (0, 1, 4, 5, 6)
 """The indexes of the texts of which no ten characters may be left."""
+
+BUCKETS = ("bucket", "values-of-the-store")
+"""The buckets of the playbook and of the store in DynamoDB."""
 
 REVEAL = {"X-Word": "{{ secrets.WORD | urlencode }}", "X-Digits": "{{ secrets.DIGITS }}"}
 KEEP = {"on_error": "continue"}
@@ -393,6 +399,53 @@ async def test_sqlite_logs_and_answers_have_no_secret(
     _assert_clean(log.getvalue(), "the log")
 
 
+def test_the_report_of_the_doctor_has_no_secret(
+    tmp_path: Path, server: StubServer, environ: dict[str, str], capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    path = tmp_path / "noetl.db"
+    with closing(SqliteStore(str(path))) as store:
+        harness = _run(store, "callback", server.url(), environ)
+    with closing(sqlite3.connect(path)) as database, database:
+        assert database.execute("delete from visits").rowcount
+    for options in ((), ("--json",)):
+        monkeypatch.setattr("sys.argv", ["noetl", "doctor", "--store", f"sqlite:///{path}", *options])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == 1
+        report = "".join(capsys.readouterr())
+        assert harness.id in report
+        _assert_clean(report, "the report")
+
+
+async def test_trace_headers_have_no_secret(
+    tmp_path: Path, server: StubServer, environ: dict[str, str], log: io.StringIO
+) -> None:
+    path = tmp_path / "noetl.db"
+    settings = {**environ, "NOETL_FILES_ROOT": "", "NOETL_STORE": f"sqlite:///{path}", "NOETL_WORKERS": "1"}
+    app = create_app(settings)
+    playbook = {"name": "traced", "steps": [{"name": "only", "run": [_get(server.url())]}]}
+    headers = {
+        "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        "tracestate": f"vendor={CANARIES['DIGITS']},other={ENCODERS['base64'](CANARIES['WORD']).strip('=')}",
+        "baggage": f"key={CANARIES['DIGITS']}",
+        "Prefer": "wait=25",
+    }
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client,
+    ):
+        answer = await client.post("/workflows/run", json={"playbook": playbook}, headers=headers)
+    assert answer.json()["status"] == "succeeded", answer.text
+    sent = server.requests[0].headers
+    assert sent["tracestate"].startswith(f"vendor={MASK}")
+    assert CANARIES["DIGITS"] in str(sent), "the secret itself was sent where it belongs"
+    trace = {name: value for name, value in sent.items() if "trace" in name or name == "baggage"}
+    _assert_clean(json.dumps(trace), "the headers of the trace")
+    _assert_clean(_bytes_of(tmp_path), "the file of the store")
+    _assert_clean(log.getvalue(), "the log")
+
+
 @pytest.mark.parametrize("action_type", CASES)
 def test_postgres_has_no_secret(
     action_type: str, postgres_dsn: str, server: StubServer, environ: dict[str, str]
@@ -407,18 +460,48 @@ def test_postgres_has_no_secret(
     _assert_clean(dump, "the database")
 
 
+@pytest.fixture
+def s3(aws: Any, environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The client of S3 with two buckets: of the playbook, and of the store. Accounts share their names."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", os.environ["AWS_ENDPOINT_URL"])
+    client = aws("s3")
+    for bucket in BUCKETS:
+        client.create_bucket(Bucket=bucket)
+    yield client
+    for bucket in BUCKETS:
+        for key in _keys_of(client, bucket):
+            client.delete_object(Bucket=bucket, Key=key)
+        client.delete_bucket(Bucket=bucket)
+
+
 @pytest.mark.parametrize("action_type", CASES)
-def test_dynamodb_has_no_secret(
-    action_type: str, aws: Any, server: StubServer, environ: dict[str, str]
+def test_dynamodb_and_s3_have_no_secret(
+    action_type: str, s3: Any, server: StubServer, environ: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from noetl.executor.stores.dynamo import blobs
     from noetl.executor.stores.dynamo.store import DynamoStore
 
+    monkeypatch.setattr(blobs, "INLINE_BYTES", 256)
     dynamodb.upgrade("noetl")
-    with closing(DynamoStore("noetl")) as store:
+    with closing(DynamoStore("noetl", bucket=BUCKETS[1])) as store:
         _run(store, action_type, server.url(), environ)
         dump = _dump_items(store.context.table.scan())
-    assert MASK in dump
+    playbook_objects, store_objects = (_dump_bucket(s3, bucket) for bucket in BUCKETS)
+    assert MASK in dump + store_objects
+    assert bool(playbook_objects) == (action_type == "s3")
     _assert_clean(dump, "the table")
+    _assert_clean(playbook_objects, "the bucket of the playbook")
+    _assert_clean(store_objects, "the bucket of the store")
+
+
+def _keys_of(client: Any, bucket: str) -> list[str]:
+    return [item["Key"] for item in client.list_objects_v2(Bucket=bucket).get("Contents", ())]
+
+
+def _dump_bucket(client: Any, bucket: str) -> str:
+    keys = _keys_of(client, bucket)
+    values = [client.get_object(Bucket=bucket, Key=key)["Body"].read() for key in keys]
+    return _dump_items([*keys, *values])
 
 
 async def _read_all(harness: RunHarness, url: str) -> dict[str, str]:
