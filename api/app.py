@@ -19,6 +19,7 @@ from types import FrameType
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
+from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
@@ -94,7 +95,7 @@ def create_app(environ: Mapping[str, str] | None = None, *, has_gateway: bool = 
 
     routers = find_routers()
     table = AccessTable(routers)
-    app = _LazySchemaApp(
+    app = _LazyDocumentApp(
         title="NoETL",
         version=version("noetl"),
         description="Compiles playbooks and runs them durably.",
@@ -142,18 +143,21 @@ def find_routers() -> list[APIRouter]:
     return [module.router for module in map(import_module, names) if hasattr(module, "router")]
 
 
-class _LazySchemaApp(FastAPI):
-    """An app that builds the schemas of its responses at the first request for them.
+class _LazyDocumentApp(FastAPI):
+    """An app that builds its document at the first request for it.
 
-    Building them takes longer than all the rest of the start.
+    Building it takes longer than all the rest of the start.
     """
 
     def openapi(self) -> dict[str, Any]:
-        from noetl.api.http.schemas import component_schemas
+        if self.openapi_schema is None:
+            from noetl.api.document.completion import complete_document
 
-        document = super().openapi()
-        document["components"].setdefault("schemas", {}).update(component_schemas())
-        return document
+            routes = [route for router in find_routers() for route in router.routes]
+            self.openapi_schema = complete_document(
+                super().openapi(), [route for route in routes if isinstance(route, APIRoute)]
+            )
+        return self.openapi_schema
 
 
 class StartupErrorMiddleware:

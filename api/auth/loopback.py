@@ -43,7 +43,7 @@ def loopback_problem(scope: Scope) -> Problem | None:
     reason = _reason_to_refuse(scope)
     if reason is None:
         return None
-    return Problem(403, f"{reason} {_RULE}", slug="loopback-only", title="Only this machine is served")
+    return Problem(403, f"{reason} {_RULE}", slug="loopback-only")
 
 
 def _reason_to_refuse(scope: Scope) -> str | None:

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, NamedTuple, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, WithJsonSchema
 
+from noetl.api.http.openapi import SCHEMA_REFERENCE
 from noetl.api.http.problems import Problem
 from noetl.planner.diagnostics.diagnostic import did_you_mean
 
@@ -54,6 +55,11 @@ def _playbook_form(value: Any) -> str | None:
     return "text" if isinstance(value, str) else None
 
 
+PlaybookObject = Annotated[
+    dict[str, Any], WithJsonSchema({"$ref": SCHEMA_REFERENCE.format(model="Playbook")})
+]
+"""A playbook as a JSON object. The compiler checks it, so the schema is that of the compiler."""
+
 ObjectMember = Annotated[dict[str, Any] | None, Expected("an object")]
 PLAYBOOK_EXPECTED = Expected("the text of a playbook or an object")
 
@@ -64,7 +70,7 @@ class SubmissionBody(RequestBody):
     playbook: Annotated[
         Annotated[str, Tag("text")]
         | Annotated[PlaybookReferenceBody, Tag("reference")]
-        | Annotated[dict[str, Any], Tag("object")],
+        | Annotated[PlaybookObject, Tag("object")],
         Discriminator(_playbook_form),
         PLAYBOOK_EXPECTED,
     ] = Field(description="The playbook as text or JSON, or `{name, version?}`.")
@@ -80,7 +86,7 @@ class SubmissionBody(RequestBody):
 class PlaybookBody(RequestBody):
     """A playbook."""
 
-    playbook: Annotated[str | dict[str, Any], PLAYBOOK_EXPECTED] = Field(
+    playbook: Annotated[str | PlaybookObject, PLAYBOOK_EXPECTED] = Field(
         description="The playbook, as text or as JSON."
     )
 

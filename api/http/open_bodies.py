@@ -62,4 +62,4 @@ class OpenBodies:
 
     def _late(self) -> Problem:
         detail = f"The body of the request must arrive within {self.seconds:g} s."
-        return Problem(408, detail, slug="slow-body", title="Slow body", headers={"Connection": "close"})
+        return Problem(408, detail, slug="slow-body", headers={"Connection": "close"})

@@ -1,61 +1,103 @@
-"""Descriptions of requests and responses in `/openapi.json`.
+"""Descriptions of requests and responses in `/openapi.json`, as routes declare them.
 
-They name schemas, which are built when a client requests the document (`noetl.api.http.schemas`).
+They name schemas, headers and types of problems. `noetl.api.document` completes them when a client requests
+the document.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
+from noetl.api.http.problem_types import PROBLEM_TYPES
 from noetl.api.service.views import SCHEMA_NAMES
 
 SCHEMA_REFERENCE = "#/components/schemas/{model}"
 """Place of a schema in `/openapi.json`, by its name."""
 
+PROBLEMS_KEY = "x-problems"
+"""Key of an operation under which its route declares problems, until the document is complete."""
+
 NO_SECURITY: dict[str, Any] = {"security": []}
 """Description of a route that needs no credentials."""
 
-PROBLEMS: dict[int | str, dict[str, Any]] = {
-    "4XX": {
-        "description": "A problem document (RFC 9457)",
-        "content": {
-            "application/problem+json": {"schema": {"$ref": SCHEMA_REFERENCE.format(model="ProblemDocument")}}
-        },
-    }
-}
-"""Description of the error responses of a router."""
+
+class HeaderParameter(NamedTuple):
+    """A header of a request. Its value matches `pattern` if there is one."""
+
+    name: str
+    description: str
+    example: str
+    pattern: str | None = None
 
 
-def response_body(view: type, *text_types: str) -> dict[str, Any]:
+def response_body(
+    view: type, *text_types: str, description: str, headers: Iterable[str] = ()
+) -> dict[str, Any]:
     """Return the description of a response: a view, or text of one of `text_types`.
 
     >>> from noetl.api.service.views import RunPage
-    >>> response_body(RunPage, "text/plain")["content"]["text/plain"]
+    >>> response_body(RunPage, "text/plain", description="The runs")["content"]["text/plain"]
     {'schema': {'type': 'string'}}
     """
     content = {"application/json": _schema_named(SCHEMA_NAMES[view])}
-    return {"content": content | {text_type: {"schema": {"type": "string"}} for text_type in text_types}}
+    texts = {text_type: {"schema": {"type": "string"}} for text_type in text_types}
+    body: dict[str, Any] = {"description": description, "content": content | texts}
+    if headers:
+        body["headers"] = {name: header_reference(name) for name in headers}
+    return body
+
+
+def header_reference(name: str) -> dict[str, str]:
+    """Return the reference to the description of a header of responses."""
+    return {"$ref": f"#/components/headers/{name}"}
 
 
 def playbook_body(model: str) -> dict[str, Any]:
     """Return the description of a request with a playbook: a JSON object of a model, or YAML."""
-    yaml = {"schema": {"type": "string", "description": "The playbook."}}
-    content = {"application/yaml": yaml, "application/json": _schema_named(model)}
+    content = {"application/yaml": _schema_named("Playbook"), "application/json": _schema_named(model)}
     return {"requestBody": {"required": True, "content": content}}
 
 
 def optional_body(model: str) -> dict[str, Any]:
     """Return the description of a request that may have a body: a JSON object of a model."""
-    return {"requestBody": {"content": {"application/json": _schema_named(model)}}}
+    return {"requestBody": {"required": False, "content": {"application/json": _schema_named(model)}}}
 
 
-def text_parameter(name: str, place: str, description: str, **schema: Any) -> dict[str, Any]:
+def problems(*slugs: str) -> dict[str, Any]:
+    """Return the declaration of the problems of a route, besides those that all such routes have.
+
+    Raises:
+        KeyError: a type is unknown.
+    """
+    for slug in slugs:
+        PROBLEM_TYPES[slug]
+    return {PROBLEMS_KEY: slugs}
+
+
+def header_parameters(*headers: HeaderParameter) -> list[dict[str, Any]]:
+    """Return the descriptions of headers of a request."""
+    return [
+        text_parameter(
+            header.name,
+            "header",
+            header.description,
+            example=header.example,
+            **({} if header.pattern is None else {"pattern": header.pattern}),
+        )
+        for header in headers
+    ]
+
+
+def text_parameter(name: str, place: str, description: str, *, example: str, **schema: Any) -> dict[str, Any]:
     """Return the description of an optional parameter that is text; `place` is `query` or `header`."""
     return {
         "name": name,
         "in": place,
+        "required": False,
         "schema": {"type": "string", **schema},
         "description": description,
+        "example": example,
     }
 
 

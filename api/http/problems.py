@@ -6,7 +6,7 @@ import http
 import logging
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -16,6 +16,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from noetl.api.http.problem_types import problem_type
 from noetl.api.http.responses import JsonResponse
 from noetl.api.service.errors import (
     NotFoundError,
@@ -24,33 +25,57 @@ from noetl.api.service.errors import (
     TenantBusyError,
     WorkLimitError,
 )
+from noetl.api.service.views import DiagnosticEntry, View
 from noetl.executor.engine.external import CALLBACK_PATH
 from noetl.executor.errors import RejectedError, SettingError, StoreError
 from noetl.executor.security.redaction import MASK
 
 _log = logging.getLogger("noetl.api")
 
-_STATUS_OF_REASON = {
-    "invalid_cursor": 400,
-    "unknown_token": 404,
-    "closed": 410,
-    "too_large": 413,
-    "idempotency_key_reused": 422,
-    "inside_region": 422,
-    "invalid_answer": 422,
-    "invalid_input": 422,
-    "invalid_name": 422,
-    "invalid_text": 422,
-    "unknown_step": 422,
-    "quota_exceeded": 429,
-}
-"""Status code for the reason of a `RejectedError`. Any other reason is a conflict, 409."""
+
+class InputProblem(View, schema_name="InputProblem"):
+    """A value of the input that does not fit. `line` is that of its declaration in the playbook."""
+
+    name: str
+    message: str
+    line: int | None
+
+
+class FieldProblem(View, schema_name="FieldProblem"):
+    """A field of an answer that is missing, unknown or invalid."""
+
+    name: str
+    message: str
+
+
+class ProblemDocument(View, schema_name="Problem"):
+    """Problem document (RFC 9457).
+
+    `type` names the problem for programs: `about:blank`, or `urn:noetl:problem:` with a name. The optional
+    members depend on it.
+    """
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+    available: Sequence[str] | None = None
+    diagnostics: Sequence[DiagnosticEntry] | None = None
+    fields: Sequence[FieldProblem] | None = None
+    inputs: Sequence[InputProblem] | None = None
+    key: str | None = None
+    limit: int | None = None
+    reference: str | None = None
+    runs: Sequence[str] | None = None
+    scope: str | None = None
+    setting: str | None = None
 
 
 class Problem(Exception):
     """An error that is answered with a problem document.
 
-    `slug` names the type of the problem for programs. It is None if the status is enough.
+    `slug` is one of PROBLEM_TYPES. It is None if the status is enough.
     `extras` are further members of the document.
     """
 
@@ -60,7 +85,6 @@ class Problem(Exception):
         detail: str,
         *,
         slug: str | None = None,
-        title: str | None = None,
         headers: Mapping[str, str] | None = None,
         **extras: Any,
     ) -> None:
@@ -68,8 +92,7 @@ class Problem(Exception):
         self.status = status
         self.detail = detail
         self.slug = slug
-        default_title = slug.replace("-", " ").capitalize() if slug else http.HTTPStatus(status).phrase
-        self.title = title or default_title
+        self.title = problem_type(slug).title_of(slug) if slug else http.HTTPStatus(status).phrase
         self.headers = headers
         self.extras = extras
 
@@ -200,9 +223,9 @@ def problem_from(request: Request, error: Exception) -> Problem:
         case NotFoundError():
             return Problem(404, str(error), slug="not-found")
         case RejectedError():
-            status = _STATUS_OF_REASON.get(error.reason, 409)
-            headers = {"Retry-After": "5"} if status == 429 else None
             slug = error.reason.replace("_", "-")
+            status = problem_type(slug).status
+            headers = {"Retry-After": "5"} if status == 429 else None
             return Problem(status, error.message, slug=slug, headers=headers, **error.details)
         case StoreError():
             _log.error("the store failed: %s", error)

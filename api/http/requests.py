@@ -22,12 +22,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from email.message import Message
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from anyio import CapacityLimiter, to_thread
 from fastapi import Request
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, ValidatorFunctionWrapHandler, WithJsonSchema, WrapValidator
 
+from noetl.api.http.openapi import HeaderParameter
 from noetl.api.http.problems import Problem
 from noetl.api.service.compiler import InlinePlaybook, PlanSource, PlaybookReference
 from noetl.api.service.runs import ResumeRequest
@@ -52,24 +53,77 @@ Decoded = TypeVar("Decoded")
 YAML_TYPES = ("application/yaml", "application/x-yaml", "text/yaml")
 JSON_TYPE = "application/json"
 
-IDEMPOTENCY_KEY = "^[\\x20-\\x7e]{1,255}$"
-"""Pattern of an idempotency key: printable ASCII characters."""
+IDEMPOTENCY_KEY = HeaderParameter(
+    "Idempotency-Key",
+    "The same key with the same request acts once. It is kept as long as the run.",
+    example="order-4711",
+    pattern="^[\\x20-\\x7e]{1,255}$",
+)
+PREFER = HeaderParameter(
+    "Prefer",
+    f"`wait=N`: return the result if the run finishes within N seconds, {MAX_WAIT_SECONDS} at most.",
+    example="wait=10",
+)
+TRACE_PARENT = HeaderParameter(
+    "traceparent",
+    "W3C Trace Context: the requests of the run and its log belong to this trace.",
+    example="00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+)
+TRACE_STATE = HeaderParameter(
+    "tracestate", "W3C Trace Context: more of the trace, passed on as it is.", example="vendor=value"
+)
+LAST_EVENT_ID = HeaderParameter(
+    "Last-Event-ID",
+    "For a stream: the id of the last event that the client has received.",
+    example="3-1-7c0b1f2ad1f04b0d9f1e2a3c",
+)
 
+LOCAL_TIME = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?$"
+"""Pattern of a time without a zone."""
+
+CURSOR_DESCRIPTION = "`next_cursor` of the page before."
+
+_TIME = re.compile(LOCAL_TIME[:-1].replace("T", "[Tt]") + r"([Zz]|[+-][0-9]{2}:[0-9]{2})?$")
 _SHOWN_NAME_LENGTH = 100
 
 _NOT_PLAIN_IN_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 """Characters that may stand unescaped in JSON, and that YAML refuses or reads as line breaks."""
 
 
+def _read_time(value: Any, read: ValidatorFunctionWrapHandler) -> Any:
+    """Return the time that a text is.
+
+    Raises:
+        ValueError: it is not a time of RFC 3339. pydantic would take a date or a number for a time, too.
+    """
+    time = read(value)
+    if isinstance(value, str) and not _TIME.fullmatch(value):
+        raise ValueError("the time must have the form 2026-01-31T09:30:00Z")
+    return time
+
+
+Time = Annotated[
+    datetime,
+    WrapValidator(_read_time),
+    WithJsonSchema(
+        {"anyOf": [{"type": "string", "format": "date-time"}, {"type": "string", "pattern": LOCAL_TIME}]}
+    ),
+]
+"""A time of RFC 3339. Its zone may be missing, and is UTC then."""
+
+
 class RunQuery(BaseModel):
     """The query parameters of a list of runs. `check_query_names` refuses others."""
 
-    status: RunStatus | None = None
-    playbook: str | None = None
-    tag: str | None = None
-    since: datetime | None = None
-    limit: int = Field(100, ge=1, le=MAX_RUNS_PER_PAGE)
-    cursor: str | None = None
+    status: RunStatus | None = Field(None, description="Only runs with this status.")
+    playbook: str | None = Field(None, description="Only runs of the playbook with this name.")
+    tag: str | None = Field(None, description="Only runs with this tag.")
+    since: Time | None = Field(
+        None,
+        description="Only runs that were created then or later. Without a zone, the time is in UTC.",
+    )
+    limit: int = Field(100, ge=1, le=MAX_RUNS_PER_PAGE, description="The most runs of the page.")
+    cursor: str | None = Field(None, description=CURSOR_DESCRIPTION)
 
     def to_filter(self) -> RunFilter:
         """Return the filter of the query. A time without a zone is in UTC."""
@@ -181,7 +235,7 @@ def decode_json(body: bytes, subject: str) -> Any:
         return _decode_strictly(body)
     except _MalformedJsonError as error:
         detail = f"{subject} {error}."
-        raise Problem(400, detail, slug="malformed-json", title="Malformed JSON") from None
+        raise Problem(400, detail, slug="malformed-json") from None
 
 
 def check_query_names(request: Request, known_names: Iterable[str]) -> None:
@@ -206,10 +260,10 @@ def read_idempotency_key(request: Request) -> str | None:
     Raises:
         Problem: 400, if the header is repeated, or is not 1 to 255 printable ASCII characters.
     """
-    values = request.headers.getlist("idempotency-key")
+    values = request.headers.getlist(IDEMPOTENCY_KEY.name)
     if not values:
         return None
-    if len(values) > 1 or not re.fullmatch(IDEMPOTENCY_KEY, values[0]):
+    if len(values) > 1 or not re.fullmatch(IDEMPOTENCY_KEY.pattern or "", values[0]):
         detail = "The header Idempotency-Key must be given once, with 1 to 255 printable ASCII characters."
         raise Problem(400, detail, slug="invalid-request")
     return values[0]
@@ -220,7 +274,7 @@ def read_wait_seconds(request: Request) -> int | None:
 
     Return None without this preference, or if N is not a number: RFC 7240 says to ignore it then.
     """
-    for preference in ",".join(request.headers.getlist("prefer")).split(","):
+    for preference in ",".join(request.headers.getlist(PREFER.name)).split(","):
         name, _, value = preference.partition(";")[0].partition("=")
         value = value.strip().strip('"')
         if name.strip().lower() == "wait" and re.fullmatch(r"\d{1,9}", value, re.ASCII):

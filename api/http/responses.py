@@ -10,7 +10,7 @@ from fastapi import Request
 from starlette.responses import JSONResponse
 
 from noetl.api.service.playbooks import PlaybookText
-from noetl.api.service.views import PlaybookEntry, View, members
+from noetl.api.service.views import PlaybookEntry, Timestamp, View, members
 from noetl.executor.model.run import Run, RunStatus
 
 
@@ -41,7 +41,7 @@ class EventTicket(View, schema_name="EventTicket"):
     """Ticket for the event stream of a run: the value of its query parameter `ticket`."""
 
     ticket: str
-    expires_at: str
+    expires_at: Timestamp
 
 
 class RunLinks(View, schema_name="Links"):
@@ -99,7 +99,7 @@ class PlaybookDocument(View, schema_name="RegisteredText"):
     name: str
     version: str
     plan_hash: str
-    created_at: str
+    created_at: Timestamp
     source: str
     links: PlaybookLinks
 

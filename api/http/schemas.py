@@ -1,6 +1,11 @@
 """Schemas of requests and responses, for `/openapi.json` only.
 
 Those of requests are the models that check them. Those of responses are derived from the views that are sent.
+That of a playbook is derived from the models of the compiler and the declarations of the action types.
+
+Later versions may add members to responses, so the schemas of responses allow further ones. Those of
+requests forbid them, because the checks do.
+
 Building the models takes longer than all the rest of the start, so nothing else imports this module.
 """
 
@@ -10,39 +15,27 @@ from collections.abc import Mapping
 from functools import cache, reduce
 from operator import or_
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, JsonValue, create_model
+from pydantic import BaseModel, Field, JsonValue, create_model
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, models_json_schema
 from pydantic_core.core_schema import TaggedUnionSchema
 
 from noetl.api.http.bodies import REQUEST_BODIES
 from noetl.api.http.openapi import SCHEMA_REFERENCE
-from noetl.api.service.views import SCHEMA_NAMES
-
-
-class ProblemDocument(BaseModel):
-    """Problem document (RFC 9457).
-
-    Further members depend on the type of the problem: `diagnostics`, `inputs`, `errors`, `reference`.
-    """
-
-    type: str
-    title: str
-    status: int
-    detail: str
-    instance: str
+from noetl.api.service.views import DATE_TIME, SCHEMA_NAMES, Timestamp
+from noetl.executor.actions import catalogue
+from noetl.planner.syntax.json_schema import build_component_schemas
 
 
 @cache
 def response_model(view: type) -> type[BaseModel]:
     """Return the pydantic model with the fields of a view or of a typed dictionary."""
-    hints = get_type_hints(view)
+    hints = get_type_hints(view, include_extras=True)
     fields: dict[str, Any] = {
         name: (_model_type(hints[name]), view.__dict__.get(name, ...)) for name in view.__annotations__
     }
-    config = ConfigDict(extra="forbid")
-    return create_model(SCHEMA_NAMES[view], __config__=config, __doc__=view.__doc__, **fields)
+    return create_model(SCHEMA_NAMES[view], __doc__=view.__doc__, **fields)
 
 
 def _model_type(hint: Any) -> Any:
@@ -51,6 +44,8 @@ def _model_type(hint: Any) -> Any:
         return response_model(hint)
     if hint is Any:
         return JsonValue
+    if hint == Timestamp:
+        return Annotated[str, Field(json_schema_extra={"format": DATE_TIME})]
     arguments = [_model_type(argument) for argument in get_args(hint)]
     match get_origin(hint):
         case origin if origin is Union or origin is UnionType:
@@ -76,9 +71,8 @@ def component_schemas() -> Mapping[str, Any]:
     """Return all schemas by their published names, for `components` of `/openapi.json`."""
     models: list[tuple[type[BaseModel], JsonSchemaMode]] = [
         *((response_model(view), "serialization") for view in SCHEMA_NAMES),
-        (ProblemDocument, "serialization"),
         *((body, "validation") for body in REQUEST_BODIES),
     ]
     _, document = models_json_schema(models, ref_template=SCHEMA_REFERENCE, schema_generator=_SchemaGenerator)
     schemas: dict[str, Any] = document["$defs"]
-    return schemas
+    return schemas | build_component_schemas(catalogue(), SCHEMA_REFERENCE)

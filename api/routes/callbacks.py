@@ -6,14 +6,14 @@ these two routes. No response and no log contains the token (`problems.redact_pa
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Path, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from noetl.api.access import peer_address
-from noetl.api.http.openapi import NO_SECURITY, PROBLEMS, response_body
+from noetl.api.http.openapi import NO_SECURITY, problems, response_body
 from noetl.api.http.requests import read_callback_answer
 from noetl.api.http.responses import CallbackReceipt, JsonResponse
 from noetl.api.routes.dependencies import PublicTenantServices, opened_services
@@ -23,19 +23,45 @@ from noetl.executor.engine.external import CALLBACK_PATH
 router = APIRouter(
     prefix=CALLBACK_PATH.rstrip("/"),
     tags=["callbacks"],
-    responses=PROBLEMS,
     default_response_class=JsonResponse,
 )
 
-_ANSWER_BODY: dict[str, Any] = NO_SECURITY | {
-    "requestBody": {"content": {"application/json": {"schema": {"description": "Any value; none is null."}}}}
+Token = Annotated[
+    str, Path(description="The token of the wait. It is the credential.", examples=["c2VjcmV0LXRva2Vu"])
+]
+
+_RECEIPT = response_body(CallbackReceipt, description="It was accepted.")
+_ANSWER_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": False,
+        "content": {
+            "application/json": {
+                "schema": {"description": "Any value; none is null."},
+                "example": {"approved": True},
+            }
+        },
+    }
 }
 
 
 @router.post(
-    "/{token}", status_code=202, responses={202: response_body(CallbackReceipt)}, openapi_extra=_ANSWER_BODY
+    "/{token}",
+    status_code=202,
+    responses={202: _RECEIPT},
+    openapi_extra={
+        **NO_SECURITY,
+        **_ANSWER_BODY,
+        **problems(
+            "unknown-token",
+            "answered-otherwise",
+            "closed",
+            "too-large",
+            "invalid-answer",
+            "too-many-requests",
+        ),
+    },
 )
-async def answer(token: str, request: Request, services: PublicTenantServices) -> Response:
+async def answer_callback(token: Token, request: Request, services: PublicTenantServices) -> Response:
     """Accept the body as the answer of a waiting step. The same answer again changes nothing."""
     await _check_token(request, services, token)
     body = await read_callback_answer(request)
@@ -46,10 +72,10 @@ async def answer(token: str, request: Request, services: PublicTenantServices) -
 @router.post(
     "/{token}/heartbeat",
     status_code=202,
-    responses={202: response_body(CallbackReceipt)},
-    openapi_extra=NO_SECURITY,
+    responses={202: _RECEIPT},
+    openapi_extra={**NO_SECURITY, **problems("unknown-token", "closed", "too-many-requests")},
 )
-async def heartbeat(token: str, request: Request, services: PublicTenantServices) -> Response:
+async def record_heartbeat(token: Token, request: Request, services: PublicTenantServices) -> Response:
     """Record that the answer is still being worked on. The body is not read."""
     await _check_token(request, services, token)
     await run_in_threadpool(services.callbacks.record_heartbeat, token)

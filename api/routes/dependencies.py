@@ -5,19 +5,26 @@ from __future__ import annotations
 import asyncio
 from typing import Annotated, Any
 
-from fastapi import Depends, Request
+from fastapi import Depends, Path, Query, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from noetl.api.access import PublicAccess, PublicServices, ScopeAccess, StreamAccess
 from noetl.api.compute.jobs import CompileJob, Job
 from noetl.api.context import AppContext, AppServices
+from noetl.api.http.requests import CURSOR_DESCRIPTION
 from noetl.api.service.compiler import plan_of
 from noetl.api.service.services import TenantServices
 from noetl.executor.model.run import Run
 from noetl.planner.plan import Plan
 
 RETRY_AFTER = {"Retry-After": "1"}
+
+RunId = Annotated[str, Path(description="The id of a run.", examples=["7c0b1f2ad1f04b0d9f1e2a3c"])]
+"""The part of a path that names a run."""
+
+Cursor = Annotated[str | None, Query(description=CURSOR_DESCRIPTION)]
+"""The query parameter for the place at which a page begins."""
 
 PUBLIC = Depends(PublicAccess())
 """Access to a route that needs no credentials and no store."""

@@ -10,42 +10,51 @@ from starlette.responses import Response
 
 from noetl.api.http.event_stream import EventStreamResponse, StreamRequest
 from noetl.api.http.negotiation import accepted_media_type
-from noetl.api.http.openapi import PROBLEMS, response_body, text_parameter
-from noetl.api.http.requests import JSON_TYPE, check_query_names
+from noetl.api.http.openapi import header_parameters, problems, response_body, text_parameter
+from noetl.api.http.requests import JSON_TYPE, LAST_EVENT_ID, check_query_names
 from noetl.api.http.responses import EventTicket, JsonResponse
-from noetl.api.routes.dependencies import ReadServices, StreamServices, opened_services
+from noetl.api.routes.dependencies import ReadServices, RunId, StreamServices, opened_services
 from noetl.api.service.runs import EVENTS_PER_PAGE
 from noetl.api.service.views import EventPage
 from noetl.executor.model.events import timestamp
 
-router = APIRouter(
-    prefix="/workflows", tags=["workflows"], responses=PROBLEMS, default_response_class=JsonResponse
+router = APIRouter(prefix="/workflows", tags=["workflows"], default_response_class=JsonResponse)
+
+_TICKET = text_parameter(
+    "ticket", "query", "For a stream: a ticket instead of a key or token.", example="WyJkZWZhdWx0Il0.c2ln"
 )
 
 
 @router.get(
     "/{workflow_id}/events",
     responses={
-        200: response_body(EventPage, EventStreamResponse.media_type),
+        200: response_body(
+            EventPage,
+            EventStreamResponse.media_type,
+            description="A page of events, or the stream of all events until the run ends.",
+        ),
         204: {"description": "The stream has ended with the event `Last-Event-ID`."},
     },
     openapi_extra={
-        "parameters": [text_parameter("ticket", "query", "For a stream: a ticket instead of a key or token.")]
+        **problems("not-found", "invalid-cursor", "quota-exceeded", "too-many-streams"),
+        "parameters": [_TICKET, *header_parameters(LAST_EVENT_ID)],
     },
 )
-async def events(
-    workflow_id: str,
+async def get_run_events(
+    workflow_id: RunId,
     request: Request,
     services: StreamServices,
-    cursor: str | None = None,
-    limit: Annotated[int, Query(ge=1, le=EVENTS_PER_PAGE)] = EVENTS_PER_PAGE,
+    cursor: Annotated[str | None, Query(description="The id of an event of the run.")] = None,
+    limit: Annotated[
+        int, Query(ge=1, le=EVENTS_PER_PAGE, description="The most events of the page.")
+    ] = EVENTS_PER_PAGE,
 ) -> Response:
     """Return the events after the one whose id is `cursor` (in a stream, also `Last-Event-ID`)."""
     check_query_names(request, ("cursor", "limit", "ticket"))
     media_types = (JSON_TYPE, EventStreamResponse.media_type)
     if accepted_media_type(request, media_types) == JSON_TYPE:
         return JsonResponse(await run_in_threadpool(services.runs.events, workflow_id, cursor, limit))
-    last_event = request.headers.get("last-event-id")
+    last_event = request.headers.get(LAST_EVENT_ID.name)
     state = request.app.state
     stream = StreamRequest(
         workflow_id, last_event or cursor, bool(last_event), state.stream_seconds, state.stream_bytes
@@ -54,8 +63,12 @@ async def events(
     return EventStreamResponse(stream, services.runs, opened.watchers.current(), opened.open_streams)
 
 
-@router.post("/{workflow_id}/events/ticket", responses={200: response_body(EventTicket)})
-def ticket(workflow_id: str, request: Request, services: ReadServices) -> Response:
+@router.post(
+    "/{workflow_id}/events/ticket",
+    responses={200: response_body(EventTicket, description="The ticket.")},
+    openapi_extra=problems("not-found"),
+)
+def create_event_ticket(workflow_id: RunId, request: Request, services: ReadServices) -> Response:
     """Return a ticket with which a browser opens the event stream of the run within 60 seconds."""
     run = services.runs.summary(workflow_id)
     text, claims = opened_services(request).authenticator.tickets.issue(run.tenant, run.id)

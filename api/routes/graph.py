@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Annotated
 
 from anyio import CapacityLimiter, to_thread
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from noetl.api import graphviz
 from noetl.api.compute.jobs import GraphJob, graph_key
 from noetl.api.http.negotiation import FORMAT_PARAMETER, accepted_media_type
-from noetl.api.http.openapi import PROBLEMS, response_body
+from noetl.api.http.openapi import problems, response_body
 from noetl.api.http.problems import Problem
 from noetl.api.http.requests import JSON_TYPE, check_query_names
 from noetl.api.http.responses import JsonResponse
-from noetl.api.routes.dependencies import ReadServices, opened_services, perform
+from noetl.api.routes.dependencies import ReadServices, RunId, opened_services, perform
 from noetl.api.service.errors import WorkLimitError
 from noetl.api.service.views import PlanGraph
 
-router = APIRouter(
-    prefix="/workflows", tags=["workflows"], responses=PROBLEMS, default_response_class=JsonResponse
-)
+router = APIRouter(prefix="/workflows", tags=["workflows"], default_response_class=JsonResponse)
 
 _INERT = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; sandbox"}
 """Headers of the picture. Its words are from the playbook, so nothing in it may run as script."""
@@ -40,6 +39,8 @@ class GraphFormat(StrEnum):
     JSON = "json"
 
 
+Format = Annotated[GraphFormat | None, Query(description="The format, whatever media types `Accept` allows.")]
+
 _FORMATS = {
     JSON_TYPE: GraphFormat.JSON,
     "image/svg+xml": GraphFormat.SVG,
@@ -52,10 +53,22 @@ _HEADERS = {GraphFormat.SVG: _INERT}
 
 @router.get(
     "/{workflow_id}/graph",
-    responses={200: response_body(PlanGraph, "image/svg+xml", "text/plain")},
+    responses={
+        200: response_body(
+            PlanGraph, "image/svg+xml", "text/plain", description="The graph in the requested format."
+        )
+    },
+    openapi_extra=problems(
+        "not-found",
+        "graph-too-large",
+        "too-much-work",
+        "tenant-busy",
+        "service-busy",
+        "not-supported",
+    ),
 )
-async def graph(
-    workflow_id: str, request: Request, services: ReadServices, format: GraphFormat | None = None
+async def get_run_graph(
+    workflow_id: RunId, request: Request, services: ReadServices, format: Format = None
 ) -> Response:
     """Return the plan with the states of the run's steps: JSON, a picture or Mermaid text."""
     check_query_names(request, (FORMAT_PARAMETER,))

@@ -12,14 +12,18 @@ from noetl.api.routes.dependencies import PUBLIC, PublicTenantServices
 router = APIRouter(tags=["health"], default_response_class=JsonResponse)
 
 
-@router.get("/healthz", dependencies=[PUBLIC], responses={200: response_body(HealthReport)})
-async def healthz() -> Response:
+@router.get(
+    "/healthz",
+    dependencies=[PUBLIC],
+    responses={200: response_body(HealthReport, description="The process answers.")},
+)
+async def check_health() -> Response:
     """Report that the process answers. The store is not queried."""
     return JsonResponse(HealthReport(status="ok"))
 
 
-@router.get("/readyz", responses={200: response_body(HealthReport)})
-def readyz(services: PublicTenantServices) -> Response:
+@router.get("/readyz", responses={200: response_body(HealthReport, description="The store answers.")})
+def check_readiness(services: PublicTenantServices) -> Response:
     """Report that the store answers; 503 if it does not."""
     services.store.maintenance.probe()
     return JsonResponse(HealthReport(status="ready"))

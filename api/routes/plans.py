@@ -7,19 +7,24 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from noetl.api.compute.jobs import DescribeJob
-from noetl.api.http.openapi import PROBLEMS, playbook_body, response_body
+from noetl.api.http.openapi import playbook_body, problems, response_body
 from noetl.api.http.requests import read_submission
 from noetl.api.http.responses import JsonResponse
 from noetl.api.routes.dependencies import ReadServices, perform
 from noetl.api.service.views import PlanDescription
 
-router = APIRouter(tags=["plans"], responses=PROBLEMS, default_response_class=JsonResponse)
+router = APIRouter(tags=["plans"], default_response_class=JsonResponse)
 
 
 @router.post(
-    "/plan", responses={200: response_body(PlanDescription)}, openapi_extra=playbook_body("SubmissionBody")
+    "/plan",
+    responses={200: response_body(PlanDescription, description="The plan of the playbook.")},
+    openapi_extra={
+        **playbook_body("SubmissionBody"),
+        **problems("not-found", "invalid-playbook", "too-much-work", "tenant-busy", "service-busy"),
+    },
 )
-async def plan(request: Request, services: ReadServices) -> Response:
+async def describe_plan(request: Request, services: ReadServices) -> Response:
     """Return diagnostics, graph and statistics of the playbook in the body."""
     playbook, _ = await read_submission(request)
     text = await run_in_threadpool(services.playbooks.text, playbook)

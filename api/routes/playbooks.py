@@ -8,21 +8,19 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Path, Query, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.convertors import PathConvertor, register_url_convertor
 from starlette.responses import Response
 
-from noetl.api.http.openapi import PROBLEMS, playbook_body, response_body
+from noetl.api.http.openapi import playbook_body, problems, response_body
 from noetl.api.http.requests import check_query_names, read_playbook
 from noetl.api.http.responses import JsonResponse, PlaybookDocument, PlaybookLinks
-from noetl.api.routes.dependencies import AdminServices, ReadServices, compile_long
+from noetl.api.routes.dependencies import AdminServices, Cursor, ReadServices, compile_long
 from noetl.api.service.playbooks import PlaybookText
 from noetl.api.service.views import PlaybookEntry, PlaybookPage
 
-router = APIRouter(
-    prefix="/playbooks", tags=["playbooks"], responses=PROBLEMS, default_response_class=JsonResponse
-)
+router = APIRouter(prefix="/playbooks", tags=["playbooks"], default_response_class=JsonResponse)
 
 
 class _PlaybookNameConvertor(PathConvertor):
@@ -33,18 +31,41 @@ class _PlaybookNameConvertor(PathConvertor):
 
 register_url_convertor("playbook", _PlaybookNameConvertor())
 
-_REMOVED: dict[int | str, dict[str, Any]] = {204: {"description": "It is not in the registry any more"}}
+_REMOVED: dict[int | str, dict[str, Any]] = {204: {"description": "It is not in the registry any more."}}
+_PAGE: dict[int | str, dict[str, Any]] = {
+    200: response_body(PlaybookPage, description="A page of playbooks.")
+}
+_DOCUMENT: dict[int | str, dict[str, Any]] = {
+    200: response_body(PlaybookDocument, description="The playbook.")
+}
 
-Limit = Annotated[int, Query(ge=1, le=1000)]
+Name = Annotated[
+    str, Path(description="The name of a playbook. A slash may stand as it is.", examples=["greet"])
+]
+Version = Annotated[str, Path(description="The version of a playbook.", examples=["1"])]
+Limit = Annotated[int, Query(ge=1, le=1000, description="The most playbooks of the page.")]
 
 
 @router.post(
     "",
     status_code=201,
-    responses={201: response_body(PlaybookEntry), 200: response_body(PlaybookEntry)},
-    openapi_extra=playbook_body("PlaybookBody"),
+    responses={
+        201: response_body(PlaybookEntry, description="It was registered.", headers=("Location",)),
+        200: response_body(PlaybookEntry, description="It was registered before.", headers=("Location",)),
+    },
+    openapi_extra={
+        **playbook_body("PlaybookBody"),
+        **problems(
+            "version-exists",
+            "invalid-name",
+            "invalid-playbook",
+            "too-much-work",
+            "tenant-busy",
+            "service-busy",
+        ),
+    },
 )
-async def register(request: Request, services: AdminServices) -> Response:
+async def register_playbook(request: Request, services: AdminServices) -> Response:
     """Register the playbook in the body under its name and version. 200 if it is registered already."""
     playbook = await compile_long(request, services, await read_playbook(request))
     entry, is_new = await run_in_threadpool(services.playbooks.register, playbook)
@@ -52,45 +73,55 @@ async def register(request: Request, services: AdminServices) -> Response:
     return JsonResponse(entry, 201 if is_new else 200, headers={"Location": location})
 
 
-@router.get("", responses={200: response_body(PlaybookPage)})
-def playbooks(
-    request: Request, services: ReadServices, limit: Limit = 100, cursor: str | None = None
+@router.get("", responses=_PAGE, openapi_extra=problems("invalid-cursor"))
+def list_playbooks(
+    request: Request, services: ReadServices, limit: Limit = 100, cursor: Cursor = None
 ) -> Response:
     """Return the newest version of each playbook, by name."""
     check_query_names(request, ("limit", "cursor"))
     return JsonResponse(services.playbooks.find(limit=limit, cursor=cursor))
 
 
-@router.get("/{name:path}/versions/{version:path}", responses={200: response_body(PlaybookDocument)})
-def version(name: str, version: str, request: Request, services: ReadServices) -> Response:
+@router.get("/{name:path}/versions/{version:path}", responses=_DOCUMENT, openapi_extra=problems("not-found"))
+def get_playbook_version(name: Name, version: Version, request: Request, services: ReadServices) -> Response:
     """Return a version of a playbook, with its text."""
     return _with_links(request, services.playbooks.get(name, version))
 
 
-@router.delete("/{name:path}/versions/{version:path}", status_code=204, responses=_REMOVED)
-def remove_version(name: str, version: str, services: AdminServices) -> Response:
+@router.delete(
+    "/{name:path}/versions/{version:path}",
+    status_code=204,
+    responses=_REMOVED,
+    openapi_extra=problems("not-found", "playbook-in-use"),
+)
+def remove_playbook_version(name: Name, version: Version, services: AdminServices) -> Response:
     """Remove a version from the registry. 409 if it has runs that have not ended."""
     services.playbooks.unregister(name, version)
     return Response(status_code=204)
 
 
-@router.get("/{name:path}/versions", responses={200: response_body(PlaybookPage)})
-def versions(
-    name: str, request: Request, services: ReadServices, limit: Limit = 100, cursor: str | None = None
+@router.get("/{name:path}/versions", responses=_PAGE, openapi_extra=problems("not-found", "invalid-cursor"))
+def list_playbook_versions(
+    name: Name, request: Request, services: ReadServices, limit: Limit = 100, cursor: Cursor = None
 ) -> Response:
     """Return all versions of a playbook, the newest first."""
     check_query_names(request, ("limit", "cursor"))
     return JsonResponse(services.playbooks.find(name, limit=limit, cursor=cursor))
 
 
-@router.get("/{name:playbook}", responses={200: response_body(PlaybookDocument)})
-def playbook(name: str, request: Request, services: ReadServices) -> Response:
+@router.get("/{name:playbook}", responses=_DOCUMENT, openapi_extra=problems("not-found"))
+def get_playbook(name: Name, request: Request, services: ReadServices) -> Response:
     """Return the newest version of a playbook, with its text."""
     return _with_links(request, services.playbooks.get(name))
 
 
-@router.delete("/{name:playbook}", status_code=204, responses=_REMOVED)
-def remove(name: str, services: AdminServices) -> Response:
+@router.delete(
+    "/{name:playbook}",
+    status_code=204,
+    responses=_REMOVED,
+    openapi_extra=problems("not-found", "playbook-in-use"),
+)
+def remove_playbook(name: Name, services: AdminServices) -> Response:
     """Remove all versions of a playbook. 409 if they have runs that have not ended."""
     services.playbooks.unregister(name)
     return Response(status_code=204)

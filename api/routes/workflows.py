@@ -12,9 +12,19 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from noetl.api.compute.jobs import InitialDataJob
-from noetl.api.http.openapi import PROBLEMS, optional_body, playbook_body, response_body, text_parameter
+from noetl.api.http.openapi import (
+    header_parameters,
+    optional_body,
+    playbook_body,
+    problems,
+    response_body,
+    text_parameter,
+)
 from noetl.api.http.requests import (
     IDEMPOTENCY_KEY,
+    PREFER,
+    TRACE_PARENT,
+    TRACE_STATE,
     RunQuery,
     check_query_names,
     read_idempotency_key,
@@ -26,6 +36,7 @@ from noetl.api.http.responses import AcceptedRun, JsonResponse, RunLinks
 from noetl.api.routes.dependencies import (
     RETRY_AFTER,
     ReadServices,
+    RunId,
     RunServices,
     compile_long,
     perform,
@@ -40,73 +51,80 @@ from noetl.executor.model.tracing import parse_trace
 from noetl.executor.security.redaction import redact
 from noetl.planner.plan import Plan
 
-router = APIRouter(
-    prefix="/workflows", tags=["workflows"], responses=PROBLEMS, default_response_class=JsonResponse
-)
+router = APIRouter(prefix="/workflows", tags=["workflows"], default_response_class=JsonResponse)
 
 _resumers = CapacityLimiter(2)
 
 REPLAYED = {"Idempotency-Replayed": "true"}
 """Header of a response to a request whose idempotency key an earlier request had."""
 
+_STARTED = ("Location", "Preference-Applied", "Idempotency-Replayed")
+_CHANGED = ("Location", "Retry-After")
+
+_INPUT = text_parameter(
+    "input", "query", "The run's input as a JSON object, where the body is YAML.", example='{"count": 3}'
+)
+
 _START_REQUEST: dict[str, Any] = {
     **playbook_body("SubmissionBody"),
-    "parameters": [
-        text_parameter("input", "query", "The run's input as a JSON object, where the body is YAML."),
-        text_parameter(
-            "Prefer",
-            "header",
-            "`wait=N`: return the result if the run finishes within N seconds, 25 at most.",
-        ),
-        text_parameter(
-            "Idempotency-Key",
-            "header",
-            "The same key with the same body starts one run.",
-            pattern=IDEMPOTENCY_KEY,
-        ),
-        text_parameter(
-            "traceparent",
-            "header",
-            "W3C Trace Context: the requests of the run and its log belong to this trace.",
-        ),
-        text_parameter("tracestate", "header", "W3C Trace Context: more of the trace, passed on as it is."),
-    ],
+    **problems(
+        "not-found",
+        "superseded-plan",
+        "invalid-playbook",
+        "invalid-input",
+        "idempotency-key-reused",
+        "too-much-work",
+        "tenant-busy",
+        "service-busy",
+    ),
+    "parameters": [_INPUT, *header_parameters(PREFER, IDEMPOTENCY_KEY, TRACE_PARENT, TRACE_STATE)],
 }
 _RESUME_REQUEST: dict[str, Any] = {
     **optional_body("ResumeBody"),
-    "parameters": [
-        text_parameter(
-            "Idempotency-Key",
-            "header",
-            "The same key with the same body resumes once. With `from`, it starts one run.",
-            pattern=IDEMPOTENCY_KEY,
-        )
-    ],
+    **problems(
+        "not-found",
+        "local-run",
+        "not-ended",
+        "not-resumable",
+        "superseded-plan",
+        "idempotency-key-reused",
+        "inside-region",
+        "invalid-input",
+        "unknown-step",
+    ),
+    "parameters": header_parameters(IDEMPOTENCY_KEY),
 }
 
 
 @router.post(
     "/run",
     status_code=202,
-    responses={202: response_body(AcceptedRun), 200: response_body(RunResult)},
+    responses={
+        202: response_body(
+            AcceptedRun, description="The run was accepted.", headers=(*_STARTED, "Retry-After")
+        ),
+        200: response_body(
+            RunResult, description="The run has ended within the time of `Prefer: wait`.", headers=_STARTED
+        ),
+    },
     openapi_extra=_START_REQUEST,
 )
-async def run(request: Request, services: RunServices) -> Response:
+async def start_run(request: Request, services: RunServices) -> Response:
     """Start a run of the playbook in the body, or of a registered one."""
     key, wait_seconds = read_idempotency_key(request), read_wait_seconds(request)
     playbook, submission = await read_submission(request)
     # The run sends its trace to every host that it calls.
     trace = redact(parse_trace(request.headers.get("traceparent"), request.headers.getlist("tracestate")))
-    start = replace(submission, idempotency_key=key, trace=trace)
+    submission = replace(submission, idempotency_key=key, trace=trace)
     source: PlanSource | Plan = playbook
     if isinstance(playbook, InlinePlaybook):
         compiled = await compile_long(request, services, playbook.text)
         source = compiled if isinstance(compiled, Plan) else playbook
 
-    def start_run() -> tuple[bool, Run | RunDraft]:
-        return services.runs.has_request(key), services.runs.start_light(source, start)
+    def start() -> tuple[bool, Run | RunDraft]:
+        return services.runs.has_request(key), services.runs.start_light(source, submission)
 
-    is_replay, run = await run_in_threadpool(start_run)
+    is_replay, run = await run_in_threadpool(start)
     if isinstance(run, RunDraft):
         values = await perform(request, services, InitialDataJob(run.data))
         run = await run_in_threadpool(services.runs.create, run, values)
@@ -120,28 +138,48 @@ async def run(request: Request, services: RunServices) -> Response:
     return JsonResponse(AcceptedRun.from_run(run, links), 202, headers=headers | RETRY_AFTER)
 
 
-@router.get("/status/{workflow_id}", responses={200: response_body(RunReport)})
-def status(workflow_id: str, services: ReadServices) -> Response:
+@router.get(
+    "/status/{workflow_id}",
+    responses={200: response_body(RunReport, description="The status of the run.")},
+    openapi_extra=problems("not-found"),
+)
+def get_run_status(workflow_id: RunId, services: ReadServices) -> Response:
     """Return the status of the run and of each of its steps."""
     return JsonResponse(services.runs.report(workflow_id))
 
 
-@router.get("/result/{workflow_id}", responses={200: response_body(RunResult), 202: response_body(RunResult)})
-def result(workflow_id: str, services: ReadServices) -> Response:
+@router.get(
+    "/result/{workflow_id}",
+    responses={
+        200: response_body(RunResult, description="The run has ended."),
+        202: response_body(RunResult, description="The run has not ended.", headers=("Retry-After",)),
+    },
+    openapi_extra=problems("not-found"),
+)
+def get_run_result(workflow_id: RunId, services: ReadServices) -> Response:
     """Return the result of the run; 202 while it has not finished."""
     body = services.runs.result(workflow_id)
     return JsonResponse(body) if body.status.is_final else JsonResponse(body, 202, headers=RETRY_AFTER)
 
 
-@router.get("", responses={200: response_body(RunPage)})
-def runs(request: Request, services: ReadServices, query: Annotated[RunQuery, Query()]) -> Response:
+@router.get(
+    "",
+    responses={200: response_body(RunPage, description="A page of runs.")},
+    openapi_extra=problems("invalid-cursor"),
+)
+def list_runs(request: Request, services: ReadServices, query: Annotated[RunQuery, Query()]) -> Response:
     """Return the runs, the newest first. `since` excludes runs that were created before it."""
     check_query_names(request, RunQuery.model_fields)
     return JsonResponse(services.runs.find(query.to_filter()))
 
 
-@router.post("/{workflow_id}/cancel", status_code=202, responses={202: response_body(RunEntry)})
-def cancel(workflow_id: str, request: Request, services: RunServices) -> Response:
+@router.post(
+    "/{workflow_id}/cancel",
+    status_code=202,
+    responses={202: response_body(RunEntry, description="The run is cancelled.", headers=_CHANGED)},
+    openapi_extra=problems("not-found", "finished", "local-run"),
+)
+def cancel_run(workflow_id: RunId, request: Request, services: RunServices) -> Response:
     """Cancel the run: abandon its work and start nothing new. A repeated request changes nothing."""
     return _changed(request, services.runs.cancel(workflow_id))
 
@@ -149,23 +187,29 @@ def cancel(workflow_id: str, request: Request, services: RunServices) -> Respons
 @router.post(
     "/{workflow_id}/resume",
     status_code=202,
-    responses={202: response_body(RunEntry)},
+    responses={
+        202: response_body(
+            RunEntry,
+            description="The run continues, or the new run was accepted.",
+            headers=(*_CHANGED, "Idempotency-Replayed"),
+        )
+    },
     openapi_extra=_RESUME_REQUEST,
 )
-async def resume(workflow_id: str, request: Request, services: RunServices) -> Response:
+async def resume_run(workflow_id: RunId, request: Request, services: RunServices) -> Response:
     """Resume the run at its failed and parked steps, with corrected input if given.
 
     With `from`, start a new run at another step of it instead.
     """
     resume_request = await read_resume_request(request)
 
-    def resume_run() -> tuple[bool, Run]:
+    def resume() -> tuple[bool, Run]:
         is_replay = services.runs.has_request(resume_request.idempotency_key)
         return is_replay, services.runs.resume(workflow_id, resume_request)
 
     # Corrected input is evaluated again. Few threads do that, and none of those that answer other requests.
     limiter = _resumers if resume_request.input or resume_request.step else None
-    is_replay, run = await to_thread.run_sync(resume_run, limiter=limiter)
+    is_replay, run = await to_thread.run_sync(resume, limiter=limiter)
     return _changed(request, run, REPLAYED if is_replay else {})
 
 

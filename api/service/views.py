@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import Any, ClassVar, dataclass_transform
+from typing import Annotated, Any, ClassVar, dataclass_transform
 
 from noetl.executor.model.events import Event, timestamp
 from noetl.executor.model.run import ErrorRecord, Run, RunStatus
@@ -27,6 +27,11 @@ from noetl.planner.plan import Plan
 
 SCHEMA_NAMES: dict[type, str] = {ErrorRecord: "Failure"}
 """The name under which `/openapi.json` publishes the schema of each view."""
+
+DATE_TIME = "date-time"
+
+Timestamp = Annotated[str, DATE_TIME]
+"""A time of RFC 3339. Its annotation is the format that its schema names."""
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
@@ -93,9 +98,9 @@ class RunEntry(View, schema_name="Summary"):
     version: str | None
     parent: str | None = None
     resumed_from: str | None = None
-    created_at: str
-    started_at: str | None
-    finished_at: str | None
+    created_at: Timestamp
+    started_at: Timestamp | None
+    finished_at: Timestamp | None
     tags: Sequence[str]
 
     @classmethod
@@ -164,7 +169,7 @@ class WaitReport(View, schema_name="WaitingFor"):
     `retried` is present if actions (their types) will be retried, `questions` if actions ask a person.
     """
 
-    until: str | None
+    until: Timestamp | None
     actions: Sequence[str]
     workflows: Sequence[str]
     retried: Sequence[str] | None = None
@@ -218,9 +223,9 @@ class RunReport(View, schema_name="Status"):
     playbook: str
     parent: str | None = None
     resumed_from: str | None = None
-    created_at: str
-    started_at: str | None
-    finished_at: str | None
+    created_at: Timestamp
+    started_at: Timestamp | None
+    finished_at: Timestamp | None
     steps: Mapping[str, StepReport]
     progress: RunProgress
     error: ErrorRecord | None
@@ -229,7 +234,7 @@ class RunReport(View, schema_name="Status"):
 class EventEntry(View, schema_name="HistoryEntry"):
     id: str
     type: str
-    at: str
+    at: Timestamp
     step: str | None
     visit: int | None
     attempt: int | None
@@ -303,7 +308,7 @@ class PlaybookEntry(View, schema_name="Registered"):
     name: str
     version: str
     plan_hash: str
-    created_at: str
+    created_at: Timestamp
 
 
 class PlaybookPage(View, schema_name="PlaybookPage"):

@@ -56,6 +56,53 @@ def build_json_schema(catalogue: Catalogue) -> dict[str, Any]:
     return {"$schema": _DIALECT, "title": "NoETL playbook", **schema}
 
 
+def build_component_schemas(catalogue: Catalogue, reference: str) -> dict[str, dict[str, Any]]:
+    """Return the same schema as separate schemas by name, of which `Playbook` is the first.
+
+    `reference` is the place of a schema, with `{model}` for its name. The names of all others begin with
+    `Playbook`, too. Each action type has a schema of its own, which `action` selects. So generators of
+    clients can make a type of each, which they cannot make of conditions.
+    """
+    schema = build_json_schema(catalogue)
+    definitions = schema.pop("$defs")
+    conditions = definitions["ActionEntry"].pop("allOf")
+    actions = {
+        _action_name(condition["if"]["properties"]["action"]["const"]): condition["then"]
+        for condition in conditions
+    }
+    mapping = {}
+    for action_type in sorted(catalogue):
+        name = _action_name(action_type)
+        action = actions[name]
+        action["type"] = "object"
+        action["properties"]["action"] = {"const": action_type, "type": "string"}
+        action["required"] = ["action", *action.get("required", ())]
+        mapping[action_type] = f"#/$defs/{name}"
+    definitions["ActionEntry"] = {
+        "description": definitions["ActionEntry"]["description"],
+        "oneOf": [{"$ref": place} for place in mapping.values()],
+        "discriminator": {"propertyName": "action", "mapping": mapping},
+    }
+    del schema["$schema"]
+    named = {"": schema, **definitions, **actions}
+    return {f"Playbook{name}": _refer(part, reference) for name, part in named.items()}
+
+
+def _action_name(action_type: str) -> str:
+    return "".join(word.capitalize() for word in action_type.replace("-", "_").split("_")) + "Action"
+
+
+def _refer(part: Any, reference: str) -> Any:
+    """Return a part of a schema in which each reference to a definition is one to a schema by name."""
+    if isinstance(part, dict):
+        return {key: _refer(value, reference) for key, value in part.items()}
+    if isinstance(part, list):
+        return [_refer(value, reference) for value in part]
+    if isinstance(part, str) and part.startswith("#/$defs/"):
+        return reference.format(model=f"Playbook{part.removeprefix('#/$defs/')}")
+    return part
+
+
 def _action_entry_schema(catalogue: Catalogue, common: Mapping[str, Any]) -> dict[str, Any]:
     types = sorted(catalogue)
     return {

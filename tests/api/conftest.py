@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from noetl.api.app import create_app
+from tests.api.conformance import record_violations
 
 
 @pytest.fixture
@@ -45,3 +46,11 @@ async def http(settings: dict[str, str]) -> AsyncIterator[httpx.AsyncClient]:
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=60) as client:
             yield client
+
+
+@pytest.fixture(autouse=True)
+def document_violations() -> Iterator[None]:
+    """Fail the test if a request or a response differs from `/openapi.json`."""
+    with record_violations() as violations:
+        yield
+    assert violations == []

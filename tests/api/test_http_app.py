@@ -46,7 +46,7 @@ async def test_the_openapi_document_has_all_routes_and_schemas(http: httpx.Async
         assert document["paths"][operation]["post"]["security"] == []
     assert "HTTPValidationError" not in str(document)
     referenced = set(re.findall(r"#/components/schemas/(\w+)", json.dumps(document)))
-    assert {"Accepted", "Failure", "ProblemDocument"} <= referenced <= set(document["components"]["schemas"])
+    assert {"Accepted", "Failure", "Problem"} <= referenced <= set(document["components"]["schemas"])
     names = {name for kind in document["components"].values() for name in kind}
     assert {name for name in names if not re.fullmatch(r"[A-Za-z0-9._-]+", name)} == set()
     schemes = set(document["components"]["securitySchemes"])

@@ -1,0 +1,1 @@
+"""The document `/openapi.json`, which describes all calls for programs."""

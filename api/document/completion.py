@@ -1,0 +1,222 @@
+"""Completion of the document that FastAPI generates from the routes.
+
+FastAPI knows paths, parameters and bodies. Three other things follow from what a route declares:
+
+- Its problems: those that the route declares, those of its access, those of its body, and those of all.
+- The headers and the examples of its responses.
+- Its name and its summary, which are the name of its function.
+
+Only a request for the document imports this module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from http import HTTPStatus
+from typing import Any
+
+from fastapi.routing import APIRoute
+
+from noetl.api.access import ScopeAccess, declared_access
+from noetl.api.document.examples import BODY_EXAMPLES, HEADERS, RESPONSE_EXAMPLES, TEXT_EXAMPLES
+from noetl.api.http.openapi import PROBLEMS_KEY, SCHEMA_REFERENCE, header_reference
+from noetl.api.http.problem_types import PROBLEM_TYPES
+from noetl.api.http.schemas import component_schemas
+
+PROBLEM_TYPE = "application/problem+json"
+PROBLEM_TYPES_KEY = "x-problem-types"
+"""Key of a response that lists the values of `type` which it may have."""
+
+TAGS = {
+    "workflows": "Runs: start, status, result, history, graph, cancel and resume.",
+    "callbacks": "Answers of external systems and persons to steps that wait.",
+    "playbooks": "The registry of playbooks.",
+    "plans": "The compiler, without a run.",
+    "health": "Health checks.",
+}
+OF_ALL = (
+    "invalid-request",
+    "loopback-only",
+    "internal-error",
+    "store-unavailable",
+    "not-set-up",
+    "too-many-connections",
+)
+OF_CALLERS = ("unauthenticated", "insufficient-scope", "too-many-requests", "issuer-unavailable")
+OF_BODIES = (
+    "malformed-json",
+    "slow-body",
+    "too-large",
+    "unsupported-media-type",
+    "quota-exceeded",
+    "too-many-bodies",
+)
+_FASTAPI_SCHEMAS = ("HTTPValidationError", "ValidationError")
+_SUCCESS = ("200", "201", "202")
+
+
+def complete_document(document: dict[str, Any], routes: Iterable[APIRoute]) -> dict[str, Any]:
+    """Return the document of FastAPI for some routes, with all that it lacks."""
+    by_place = {
+        (route.path_format, method.lower()): route for route in routes for method in route.methods or ()
+    }
+    paths = {
+        path: {
+            method: _complete_operation(operation, by_place[path, method], method)
+            for method, operation in operations.items()
+        }
+        for path, operations in document["paths"].items()
+    }
+    components = document.get("components", {})
+    schemas = {**components.get("schemas", {}), **component_schemas()}
+    for name in _FASTAPI_SCHEMAS:
+        schemas.pop(name, None)
+    return {
+        **document,
+        "tags": [{"name": name, "description": description} for name, description in TAGS.items()],
+        "paths": paths,
+        "components": {
+            **components,
+            "schemas": schemas,
+            "headers": HEADERS,
+            "examples": {slug: _problem_example(slug) for slug in PROBLEM_TYPES},
+        },
+    }
+
+
+def _complete_operation(operation: Mapping[str, Any], route: APIRoute, method: str) -> dict[str, Any]:
+    completed = {key: value for key, value in operation.items() if key != PROBLEMS_KEY}
+    words = route.name.split("_")
+    completed["operationId"] = words[0] + "".join(word.capitalize() for word in words[1:])
+    completed["summary"] = " ".join(words).capitalize()
+    responses = {
+        status: _complete_response(response, status, method)
+        for status, response in operation["responses"].items()
+        if "HTTPValidationError" not in str(response)
+    }
+    headers = {
+        name: entry for response in responses.values() for name, entry in response.get("headers", {}).items()
+    }
+    if "ETag" in headers:
+        responses["304"] = {"description": "The body has the tag of `If-None-Match`.", "headers": headers}
+    responses.update(_problem_responses(sorted(set(_problems_of(operation, route, method)))))
+    completed["responses"] = dict(sorted(responses.items()))
+    if parameters := list(_complete_parameters(operation.get("parameters", []), has_tag="304" in responses)):
+        completed["parameters"] = parameters
+    if "requestBody" in operation:
+        completed["requestBody"] = _complete_body(operation["requestBody"])
+    return completed
+
+
+def _problems_of(operation: Mapping[str, Any], route: APIRoute, method: str) -> Iterator[str]:
+    """Yield the types of problems that an operation may answer with."""
+    yield from operation.get(PROBLEMS_KEY, ())
+    yield from OF_ALL
+    if isinstance(declared_access(route), ScopeAccess):
+        yield from OF_CALLERS
+    if any("content" in response for response in route.responses.values()):
+        yield "answer-too-large"
+        if method == "get":
+            yield "not-acceptable"
+    if "{" in route.path or "requestBody" in operation or route.dependant.query_params:
+        yield "invalid-text"
+    if "requestBody" in operation:
+        yield from OF_BODIES
+        if "$ref" in str(operation["requestBody"]):
+            yield "invalid-body"
+
+
+def _problem_responses(slugs: Iterable[str]) -> dict[str, Any]:
+    """Return the descriptions of the responses with problems, by status."""
+    by_status: dict[str, list[str]] = {}
+    for slug in slugs:
+        by_status.setdefault(str(PROBLEM_TYPES[slug].status), []).append(slug)
+    return {status: _problem_response(status, names) for status, names in by_status.items()}
+
+
+def _problem_response(status: str, slugs: list[str]) -> dict[str, Any]:
+    listed = ", ".join(f"`{slug}`" for slug in slugs)
+    response: dict[str, Any] = {
+        "description": f"{HTTPStatus(int(status)).phrase}: {listed}",
+        "content": {
+            PROBLEM_TYPE: {
+                "schema": {"$ref": SCHEMA_REFERENCE.format(model="Problem")},
+                "examples": {slug: {"$ref": f"#/components/examples/{slug}"} for slug in slugs},
+            }
+        },
+        PROBLEM_TYPES_KEY: [f"urn:noetl:problem:{slug}" for slug in slugs],
+    }
+    if headers := {name: header_reference(name) for slug in slugs for name in PROBLEM_TYPES[slug].headers}:
+        response["headers"] = headers
+    return response
+
+
+def _problem_example(slug: str) -> dict[str, Any]:
+    kind = PROBLEM_TYPES[slug]
+    value = {
+        "type": f"urn:noetl:problem:{slug}",
+        "title": kind.title_of(slug),
+        "status": kind.status,
+        "detail": kind.detail,
+        "instance": "/workflows/run",
+    }
+    return {"value": value}
+
+
+def _complete_response(response: Mapping[str, Any], status: str, method: str) -> dict[str, Any]:
+    """Return the description of a successful response with examples, and with its tag if it has one."""
+    if "content" not in response:
+        return dict(response)
+    completed = {**response, "content": _with_examples(response["content"])}
+    if method == "get" and status in _SUCCESS:
+        completed["headers"] = {**response.get("headers", {}), "ETag": header_reference("ETag")}
+    return completed
+
+
+def _with_examples(content: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        media_type: {**entry, "example": _example_of(media_type, entry)}
+        for media_type, entry in content.items()
+    }
+
+
+def _example_of(media_type: str, entry: Mapping[str, Any]) -> Any:
+    name = entry["schema"].get("$ref", "").rpartition("/")[2]
+    if name in RESPONSE_EXAMPLES:
+        return RESPONSE_EXAMPLES[name]
+    return entry["example"] if "example" in entry else TEXT_EXAMPLES[media_type]
+
+
+def _complete_body(body: Mapping[str, Any]) -> dict[str, Any]:
+    content = {
+        media_type: {
+            "example": BODY_EXAMPLES.get(entry["schema"].get("$ref", "").rpartition("/")[2]),
+            **entry,
+        }
+        for media_type, entry in body["content"].items()
+    }
+    return {**body, "content": content}
+
+
+def _complete_parameters(
+    parameters: Iterable[Mapping[str, Any]], *, has_tag: bool
+) -> Iterator[dict[str, Any]]:
+    """Yield parameters without null, which no text of a query stands for, and without generated titles."""
+    for parameter in parameters:
+        schema = {key: value for key, value in parameter["schema"].items() if key != "title"}
+        alternatives = [entry for entry in schema.get("anyOf", ()) if entry != {"type": "null"}]
+        if len(alternatives) == 1:
+            del schema["anyOf"]
+            schema |= alternatives[0]
+        elif alternatives:
+            schema["anyOf"] = alternatives
+        yield {**parameter, "schema": schema}
+    if has_tag:
+        yield {
+            "name": "If-None-Match",
+            "in": "header",
+            "required": False,
+            "description": "The tag of the body that the client has. 304 if it is still the same.",
+            "schema": {"type": "string"},
+            "example": HEADERS["ETag"]["example"],
+        }

@@ -1,0 +1,195 @@
+"""Examples of requests, responses and headers in `/openapi.json`.
+
+Those of responses are the views that routes return, so the type checker compares them.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from noetl.api.http.responses import (
+    AcceptedRun,
+    CallbackReceipt,
+    EventTicket,
+    HealthReport,
+    JsonResponse,
+    PlaybookDocument,
+    PlaybookLinks,
+    RunLinks,
+)
+from noetl.api.service.views import (
+    SCHEMA_NAMES,
+    DiagnosticEntry,
+    EdgeEntry,
+    EventEntry,
+    EventPage,
+    PlanDescription,
+    PlanGraph,
+    PlaybookEntry,
+    PlaybookPage,
+    RunEntry,
+    RunPage,
+    RunProgress,
+    RunReport,
+    RunResult,
+    StepReport,
+    StepState,
+    View,
+)
+from noetl.executor.model.run import RunStatus
+from noetl.planner.diagnostics.codes import Severity
+
+_RUN = "7c0b1f2ad1f04b0d9f1e2a3c"
+_HASH = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+_TIME = "2026-01-31T09:30:00.000000Z"
+_TEXT = """\
+name: greet
+input: {who: string}
+steps:
+  - name: hello
+    run: [{action: log, message: "Hello {{ who }}"}]
+"""
+_PLAYBOOK = {
+    "name": "greet",
+    "input": {"who": "string"},
+    "steps": [{"name": "hello", "run": [{"action": "log", "message": "Hello {{ who }}"}]}],
+}
+_LINKS = RunLinks(
+    status=f"/workflows/status/{_RUN}",
+    result=f"/workflows/result/{_RUN}",
+    events=f"/workflows/{_RUN}/events",
+    graph=f"/workflows/{_RUN}/graph",
+    cancel=f"/workflows/{_RUN}/cancel",
+    resume=f"/workflows/{_RUN}/resume",
+)
+_ENTRY = RunEntry(
+    workflow_id=_RUN,
+    status=RunStatus.RUNNING,
+    playbook="greet",
+    version=None,
+    created_at=_TIME,
+    started_at=_TIME,
+    finished_at=None,
+    tags=["nightly"],
+)
+_REGISTERED = PlaybookEntry(name="greet", version="1", plan_hash=_HASH, created_at=_TIME)
+_GRAPH = PlanGraph(
+    start="hello",
+    steps={"hello": {"name": "hello"}},
+    edges=[EdgeEntry(source="hello", target="bye", guard="default", case=0)],
+)
+_VIEWS: tuple[View, ...] = (
+    AcceptedRun(workflow_id=_RUN, status=RunStatus.QUEUED, playbook="greet", plan_hash=_HASH, links=_LINKS),
+    CallbackReceipt(status="accepted"),
+    EventPage(
+        items=[
+            EventEntry(
+                id=f"1-1-{_RUN}",
+                type="workflow.started",
+                at=_TIME,
+                step=None,
+                visit=None,
+                attempt=None,
+                duration_ms=None,
+                payload={"playbook": "greet"},
+            )
+        ],
+        next_cursor=None,
+    ),
+    EventTicket(ticket="WyJkZWZhdWx0Il0.c2ln", expires_at=_TIME),
+    HealthReport(status="ok"),
+    PlanDescription(
+        name="greet",
+        version=None,
+        hash=_HASH,
+        diagnostics=[
+            DiagnosticEntry(
+                code="NP302",
+                severity=Severity.WARNING,
+                message="`who` may be undefined",
+                line=5,
+                column=10,
+                end_line=5,
+                end_column=20,
+                hint=None,
+            )
+        ],
+        graph=_GRAPH,
+        inputs={"who": {"type": "string"}},
+        statistics={"steps": 2, "edges": 1},
+    ),
+    _GRAPH,
+    PlaybookDocument(
+        name="greet",
+        version="1",
+        plan_hash=_HASH,
+        created_at=_TIME,
+        source=_TEXT,
+        links=PlaybookLinks(self="/playbooks/greet/versions/1", versions="/playbooks/greet/versions"),
+    ),
+    _REGISTERED,
+    PlaybookPage(items=[_REGISTERED], next_cursor=None),
+    _ENTRY,
+    RunPage(items=[_ENTRY], next_cursor=None),
+    RunReport(
+        workflow_id=_RUN,
+        status=RunStatus.RUNNING,
+        playbook="greet",
+        created_at=_TIME,
+        started_at=_TIME,
+        finished_at=None,
+        steps={"hello": StepReport(status=StepState.RUNNING, visits=1, attempt=1, case=None, error=None)},
+        progress=RunProgress(steps=1, finished=0, running=1),
+        error=None,
+    ),
+    RunResult(workflow_id=_RUN, status=RunStatus.SUCCEEDED, result={"greeting": "Hello you"}, errors=[]),
+)
+
+
+def _to_json(view: View) -> Any:
+    return json.loads(bytes(JsonResponse(view).body))
+
+
+RESPONSE_EXAMPLES = {SCHEMA_NAMES[type(view)]: _to_json(view) for view in _VIEWS}
+"""Examples of responses by the names of their schemas."""
+
+TEXT_EXAMPLES = {
+    "image/svg+xml": '<svg xmlns="http://www.w3.org/2000/svg"/>',
+    "text/event-stream": f'id: 1-1-{_RUN}\nevent: workflow.started\ndata: {{"type": "workflow.started"}}\n\n',
+    "text/plain": "flowchart TD\n    hello\n",
+}
+"""Examples of responses that are text, by their media types."""
+
+BODY_EXAMPLES: dict[str, Any] = {
+    "Playbook": _PLAYBOOK,
+    "PlaybookBody": {"playbook": _PLAYBOOK},
+    "ResumeBody": {"input": {"who": "you"}},
+    "SubmissionBody": {"playbook": _PLAYBOOK, "input": {"who": "you"}, "tags": ["nightly"]},
+}
+"""Examples of the bodies of requests by the names of their schemas."""
+
+
+def _header(
+    description: str, example: str, kind: str = "string", *, required: bool = False
+) -> dict[str, Any]:
+    return {
+        "description": description,
+        "schema": {"type": kind},
+        "required": required,
+        "example": int(example) if kind == "integer" else example,
+    }
+
+
+HEADERS: dict[str, dict[str, Any]] = {
+    "Accept-Post": _header("The media types that the call takes.", "application/yaml, application/json"),
+    "ETag": _header("The tag of the body.", 'W/"5f3b2c1d0e9f8a7b6c5d4e3f2a1b0c9d"'),
+    "Idempotency-Replayed": _header("`true`, if an earlier request had the same `Idempotency-Key`.", "true"),
+    "Location": _header("The path of the result of the request.", f"/workflows/status/{_RUN}", required=True),
+    "Preference-Applied": _header("The preference that was honoured.", "wait=10"),
+    "RateLimit": _header("What is left of the limit (IETF draft).", '"key";r=0;t=3'),
+    "RateLimit-Policy": _header("The limit (IETF draft).", '"key";q=600;w=60'),
+    "Retry-After": _header("The seconds after which to try again.", "5", "integer"),
+    "WWW-Authenticate": _header("The credentials that are needed (RFC 6750).", 'Bearer realm="noetl"'),
+}
+"""Descriptions of the headers of responses by name."""

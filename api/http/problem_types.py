@@ -1,0 +1,124 @@
+"""The types of problem documents: the status of each, an example of its sentence, and its headers.
+
+A route declares which types it may answer with. `/openapi.json` lists them for each call and status.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+CONFLICT = 409
+"""Status of a refusal by the state of a run or of the registry, if its type has no other."""
+
+
+class ProblemType(NamedTuple):
+    """A type of problem documents. `detail` is an example. `title` is None if it follows from the name."""
+
+    status: int
+    detail: str
+    headers: tuple[str, ...] = ()
+    title: str | None = None
+
+    def title_of(self, slug: str) -> str:
+        """Return the title of the documents of this type, whose name is `slug`."""
+        return self.title or slug.replace("-", " ").capitalize()
+
+
+_RETRY = ("Retry-After",)
+_CHALLENGE = ("WWW-Authenticate",)
+
+PROBLEM_TYPES: Mapping[str, ProblemType] = {
+    "invalid-request": ProblemType(400, "Unknown query parameter `statu`; did you mean `status`?"),
+    "malformed-json": ProblemType(
+        400, "The body is not JSON: Expecting value, line 1, column 1.", title="Malformed JSON"
+    ),
+    "invalid-cursor": ProblemType(400, "the cursor does not belong to this list"),
+    "unauthenticated": ProblemType(401, "The API key is unknown or revoked.", _CHALLENGE),
+    "insufficient-scope": ProblemType(
+        403, "The credentials do not have the required scope `run`.", _CHALLENGE
+    ),
+    "loopback-only": ProblemType(
+        403,
+        "The request comes from another machine. No authentication is configured, so only clients on this"
+        " machine are served.",
+        title="Only this machine is served",
+    ),
+    "not-found": ProblemType(404, "unknown run `7c0b1f2ad1f04b0d9f1e2a3c`"),
+    "unknown-token": ProblemType(404, "no step has ever waited for this answer"),
+    "not-acceptable": ProblemType(
+        406, "The header Accept allows none of the media types of this response: application/json."
+    ),
+    "slow-body": ProblemType(408, "The body of the request must arrive within 25 s."),
+    "answered-otherwise": ProblemType(CONFLICT, "another answer arrived before"),
+    "finished": ProblemType(CONFLICT, "run 7c0b1f2ad1f04b0d9f1e2a3c has already ended: succeeded"),
+    "local-run": ProblemType(
+        CONFLICT, "The run was started from a local file; use `noetl runs cancel 7c0b1f2ad1f04b0d9f1e2a3c`."
+    ),
+    "not-ended": ProblemType(
+        CONFLICT, "run 7c0b1f2ad1f04b0d9f1e2a3c has not ended, so no run can start from it"
+    ),
+    "not-resumable": ProblemType(
+        CONFLICT, "run 7c0b1f2ad1f04b0d9f1e2a3c has succeeded; there is nothing to resume"
+    ),
+    "playbook-in-use": ProblemType(CONFLICT, "playbook `greet` has runs that have not ended"),
+    "superseded-plan": ProblemType(CONFLICT, "the playbook was compiled by an earlier version of NoETL"),
+    "version-exists": ProblemType(CONFLICT, "version `1` of `greet` is registered with another text"),
+    "closed": ProblemType(410, "the step does not wait for an answer any more"),
+    "answer-too-large": ProblemType(
+        413, "The response has 7,000,000 bytes; the gateway takes at most 6,291,556."
+    ),
+    "too-large": ProblemType(413, "The body must have at most 1,048,576 bytes."),
+    "unsupported-media-type": ProblemType(
+        415, "The body must be application/json, in UTF-8 and not compressed.", ("Accept-Post",)
+    ),
+    "graph-too-large": ProblemType(
+        422, "The graph has more than 500 edges. Request it with `format=mermaid` or `format=json`."
+    ),
+    "idempotency-key-reused": ProblemType(
+        422, "the idempotency key was used for another request; a new request needs a new key"
+    ),
+    "inside-region": ProblemType(422, "step `b` is on one of several branches that join at `c`"),
+    "invalid-answer": ProblemType(422, "missing field `approved`"),
+    "invalid-body": ProblemType(422, "The body has no `playbook`."),
+    "invalid-input": ProblemType(422, "input `count` must be an integer"),
+    "invalid-name": ProblemType(
+        422, "the name of a registered playbook must be 1 to 100 printable characters"
+    ),
+    "invalid-playbook": ProblemType(422, "The playbook has 1 error; nothing was started or stored."),
+    "invalid-text": ProblemType(422, "the store cannot hold the character U+0000"),
+    "too-much-work": ProblemType(422, "The compilation of the playbook takes more than 10 s."),
+    "unknown-step": ProblemType(422, "unknown step `helo`; did you mean `hello`?"),
+    "quota-exceeded": ProblemType(
+        429, "the tenant has 1,000 branches that are due, run or wait (NOETL_MAX_BRANCHES)", _RETRY
+    ),
+    "tenant-busy": ProblemType(429, "32 jobs of this tenant wait already.", _RETRY),
+    "too-many-requests": ProblemType(
+        429,
+        "Too many requests: the limit `key` is 600 in a minute. Try again in 3 s.",
+        (*_RETRY, "RateLimit", "RateLimit-Policy"),
+    ),
+    "internal-error": ProblemType(
+        500, "Internal error. The service log has the details under this reference."
+    ),
+    "not-supported": ProblemType(501, "Graphviz is not installed."),
+    "issuer-unavailable": ProblemType(503, "The keys of the token issuer cannot be read.", _RETRY),
+    "not-set-up": ProblemType(503, "The service is not configured. The service log names the setting."),
+    "service-busy": ProblemType(503, "64 jobs wait already.", _RETRY),
+    "store-unavailable": ProblemType(503, "The store cannot be reached.", _RETRY),
+    "too-many-bodies": ProblemType(503, "512 unfinished bodies are open in this process.", _RETRY),
+    "too-many-connections": ProblemType(
+        503, "The service has as many requests as it accepts. Try again later.", _RETRY
+    ),
+    "too-many-streams": ProblemType(503, "1000 event streams are open in this process.", _RETRY),
+}
+"""The types by their names. The member `type` of a document is `urn:noetl:problem:` with the name."""
+
+
+def problem_type(slug: str) -> ProblemType:
+    """Return the type of a name. A name that is not known here is a conflict.
+
+    >>> problem_type("unknown-step").status, problem_type("key-exists").status
+    (422, 409)
+    """
+    return PROBLEM_TYPES.get(slug) or ProblemType(CONFLICT, "")
