@@ -7,8 +7,10 @@ Algorithm: an asynchronous exception (`PyThreadState_SetAsyncExc`), which the in
 thread before one of its next instructions. The watchdog and the evaluation share a list with one entry, the
 right to interrupt. `list.pop` is atomic, so exactly one of them takes it. The evaluation takes it when it
 ends; then no exception can arrive later. If the watchdog was faster, the evaluation waits for the exception,
-so that no other code receives it. No lock is held: an exception between two instructions could leave it
-locked.
+so that no other code receives it. At its next visit the watchdog withdraws an exception that has not arrived,
+and gives the right back. It interrupts again if the evaluation still runs: Python drops an exception that
+arrives in a callback of the garbage collector or in `__del__`. No lock is held: an exception between two
+instructions could leave it locked.
 
 Cost: about a microsecond for each evaluation, nothing while it runs. The thread sleeps unless there are
 evaluations.
@@ -50,6 +52,7 @@ class _Evaluation:
     """A running evaluation: its thread, its limits, and the right to interrupt it.
 
     `deadline` is in seconds of the clock `clock_id`, which counts the time of the thread on a processor.
+    `is_interrupted` is true from an interruption to the next visit: then the watchdog has the right.
     """
 
     thread_id: int
@@ -59,15 +62,27 @@ class _Evaluation:
     started_at: float
     right: list[None] = field(default_factory=lambda: [None])
     was_overdue: bool = False
+    is_interrupted: bool = False
 
     def finish(self) -> None:
-        """Take the right to interrupt, or wait for the exception of the watchdog."""
-        try:
-            self.right.pop()
-        except IndexError:
-            patience_ends_at = time.monotonic() + _DELIVERY_SECONDS
-            while time.monotonic() < patience_ends_at:
+        """Take the right to interrupt. While the watchdog has it, wait for its exception."""
+        patience_ends_at = time.monotonic() + _DELIVERY_SECONDS
+        while time.monotonic() < patience_ends_at:
+            try:
+                self.right.pop()
+            except IndexError:
                 time.sleep(0.001)
+            else:
+                return
+
+    def finish_interrupted(self) -> None:
+        """Take the right to interrupt, after an exception of the watchdog has arrived."""
+        while True:
+            try:
+                self.finish()
+            except Interrupted:
+                continue
+            return
 
     def must_be_interrupted(self) -> bool:
         """Return whether the evaluation has ignored its end since the last visit, or its time is used up."""
@@ -81,15 +96,29 @@ class _Evaluation:
         except OSError:  # the thread has ended
             return False
 
+    def visit(self) -> None:
+        """Interrupt the evaluation if it must be, or withdraw the exception of the last visit."""
+        if self.is_interrupted:
+            self._raise_in_thread(None)
+            self.is_interrupted = False
+            self.right.append(None)
+        elif self.must_be_interrupted():
+            self.interrupt()
+
     def interrupt(self) -> None:
         try:
             self.right.pop()
         except IndexError:
             return
+        self.is_interrupted = True
+        self._raise_in_thread(Interrupted)
+
+    def _raise_in_thread(self, exception: type[BaseException] | None) -> None:
+        """Raise `exception` in the thread, instead of one that has not arrived yet. None raises nothing."""
         import ctypes
 
-        thread_id, exception = ctypes.c_ulong(self.thread_id), ctypes.py_object(Interrupted)
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(thread_id, exception)
+        argument = None if exception is None else ctypes.py_object(exception)
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self.thread_id), argument)
 
 
 class _Watchdog:
@@ -113,8 +142,7 @@ class _Watchdog:
             self._is_needed.wait()
             time.sleep(POLL_SECONDS)
             for evaluation in list(self.running.values()):
-                if evaluation.must_be_interrupted():
-                    evaluation.interrupt()
+                evaluation.visit()
             if not self.running:
                 self._is_needed.clear()
                 if self.running:  # an evaluation began in between
@@ -167,6 +195,7 @@ def run_watched(evaluate: Callable[[], T]) -> T:
             raise
         evaluation.finish()
     except Interrupted:
+        evaluation.finish_interrupted()
         reason = find_stop()
         if reason is not None:
             raise EvaluationStopped(reason) from None

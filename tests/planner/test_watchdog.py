@@ -6,6 +6,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -18,6 +19,13 @@ ENDLESS = "{% for a in range(1000000) %}{% for b in range(1000000) %}{% endfor %
 
 class StoppedError(Exception):
     """The reason of the tests for which an evaluation stops."""
+
+
+def run_for(seconds: float) -> str:
+    ends_at = time.monotonic() + seconds
+    while time.monotonic() < ends_at:
+        pass
+    return "x"
 
 
 def spin() -> None:
@@ -90,24 +98,34 @@ def test_work_that_never_charges_ends_with_its_time(monkeypatch: pytest.MonkeyPa
     assert caught.value.type == "LimitExceeded"
 
 
+def test_an_interruption_that_python_drops_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python drops an exception that arrives in a callback of the garbage collector, and reports it."""
+    monkeypatch.setattr(budget, "CPU_SECONDS", 0.05)
+    dropped: list[BaseException] = []
+
+    def run_a_callback() -> None:
+        ends_at = time.monotonic() + 10.0
+        try:
+            run_for(10.0)
+        except watchdog.Interrupted as interruption:
+            dropped.append(interruption)
+        run_for(ends_at - time.monotonic())
+
+    with pytest.raises(EvaluationError, match="takes more than"):
+        parse_template("{{ now() }}").evaluate({"now": run_a_callback}.__getitem__)
+    assert len(dropped) == 1
+    evaluate("{{ range(3) | list }}")
+
+
 def test_nothing_arrives_after_the_end_of_an_evaluation() -> None:
     """Evaluations end at about the time at which the watchdog would interrupt them."""
     chance = random.Random(1)
     outcomes = {"ended": 0, "stopped": 0}
 
-    def run_for(seconds: float) -> Callable[[], str]:
-        def work() -> str:
-            ends_at = time.monotonic() + seconds
-            while time.monotonic() < ends_at:
-                pass
-            return "x"
-
-        return work
-
     def evaluate_often() -> None:
         for _ in range(12):
             stops_at = time.monotonic() + 0.01
-            names = {"now": run_for(0.06 + 0.08 * chance.random())}
+            names = {"now": partial(run_for, 0.06 + 0.08 * chance.random())}
             reason = StoppedError("late")
             with stop_when(lambda: reason if time.monotonic() > stops_at else None):  # noqa: B023
                 try:
