@@ -17,7 +17,7 @@ needs none.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Annotated
 
 from fastapi import APIRouter, Request, Security
@@ -164,11 +164,9 @@ class AccessControl:
     refused.
     """
 
-    def __init__(
-        self, app: ASGIApp, context: AppContext, table: AccessTable, bodies: OpenBodies | None = None
-    ) -> None:
+    def __init__(self, app: ASGIApp, context: AppContext, table: AccessTable) -> None:
         self._app = app
-        self._bodies = bodies or OpenBodies()
+        self._bodies = OpenBodies(lambda: context.settings)
         self._context = context
         self._table = table
 
@@ -207,8 +205,10 @@ class AccessControl:
         authorization = [
             value.decode("latin-1") for name, value in scope["headers"] if name == b"authorization"
         ]
+        ticket = _ticket_of(scope) if isinstance(access, StreamAccess) and not authorization else None
+        credentials = next(iter(authorization), None) if ticket is None else f"ticket {ticket}"
 
-        if opened is not None and authorization and not opened.limits.familiar.has(authorization[0]):
+        if opened is not None and credentials is not None and not opened.limits.familiar.has(credentials):
             opened.limits.failures.check(peer_address(scope))  # without a thread, because many may come
 
         def authenticate() -> Caller | None:
@@ -219,30 +219,32 @@ class AccessControl:
                 return LOCAL_CALLER
             if isinstance(access, PublicAccess):
                 return None
-            ticket = _ticket_of(scope) if isinstance(access, StreamAccess) and not authorization else None
-            if ticket is not None:
-                return authenticator.authenticate_ticket(ticket)
-            caller = self._authenticated(authorization, peer_address(scope))
+
+            def identify() -> Caller:
+                if ticket is not None:
+                    return authenticator.authenticate_ticket(ticket)
+                return authenticator.authenticate(authorization)
+
+            caller = self._counted(credentials, identify, peer_address(scope))
             if access.scope is not None and not caller.may(access.scope):
                 raise insufficient_scope(access.scope)
             return caller
 
         return await run_in_threadpool(authenticate)
 
-    def _authenticated(self, authorization: list[str], address: str) -> Caller:
-        """Return the caller of a request, and count the request.
+    def _counted(self, credentials: str | None, identify: Callable[[], Caller], address: str) -> Caller:
+        """Return the caller of a request whom `identify` returns, and count the request.
 
         Raises:
             Problem: 401, 429 or 503.
         """
-        services = self._context.services()
-        limits = services.limits
-        if not authorization or limits.familiar.has(authorization[0]):
-            caller = services.authenticator.authenticate(authorization)
+        limits = self._context.services().limits
+        if credentials is None or limits.familiar.has(credentials):
+            caller = identify()
         else:
             limits.failures.take(address)
-            caller = services.authenticator.authenticate(authorization)
+            caller = identify()
             limits.failures.give_back(address)
-            limits.familiar.add(authorization[0])
+            limits.familiar.add(credentials)
         limits.callers.check(caller)
         return caller

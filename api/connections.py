@@ -1,13 +1,15 @@
-"""The connections of `noetl serve`: a time limit for headers, and room for new connections.
+"""The connections of `noetl serve`: time limits for headers and for reading, and room for new connections.
 
 Problem: a server reads the header of a request before it calls the app. So the app cannot limit its time, and
-uvicorn does not. Some thousand connections without a request keep all others out.
+uvicorn does not. Some thousand connections without a request keep all others out. So do clients that do not
+read their responses.
 
 Algorithm: a connection waits while it has no request whose header is complete and whose response is not. A
 timer for each connection closes it if it has waited for HEADER_SECONDS, however slowly bytes drip in. If
-there are too many connections, a new one replaces the oldest that waits.
+there are too many connections, a new one replaces the oldest that waits. A client that must be waited for
+before more can be sent has `send_seconds` to read MIN_SENT_BYTES, again and again.
 
-Cost: a timer each HEADER_SECONDS for each connection.
+Cost: a timer each HEADER_SECONDS for each connection, and one each `send_seconds` for one that reads slowly.
 
 Limits: `max_connections`. If none of them waits, a new connection is answered with 503. The bodies of
 requests are limited by `noetl.api.http.open_bodies`.
@@ -17,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -25,11 +28,18 @@ from noetl.executor.errors import SettingError
 HEADER_SECONDS = 10.0
 """How long a connection may take for the header of a request."""
 
+DEFAULT_SEND_SECONDS = 30
+MAX_SEND_SECONDS = 3600
+MIN_SENT_BYTES = 16 * 1024
+"""How many bytes a slow client must read in the time of `NOETL_SEND_SECONDS`."""
+
 RESERVED_FILES = 200
 """Files that the process needs besides its connections: the store, pipes and folders."""
 
 DEFAULT_CONNECTIONS = 2000
 MAX_CONNECTIONS = 60_000
+
+_log = logging.getLogger("noetl.api")
 
 _FULL = {
     "type": "urn:noetl:problem:too-many-connections",
@@ -52,13 +62,33 @@ def read_max_connections(settings: Mapping[str, str]) -> int:
     return int(text)
 
 
+def read_send_seconds(settings: Mapping[str, str]) -> int:
+    """Return how long a client may read nothing of its response.
+
+    Raises:
+        SettingError: `NOETL_SEND_SECONDS` is not a whole number from 1 to MAX_SEND_SECONDS.
+    """
+    text = settings.get("NOETL_SEND_SECONDS", "").strip() or str(DEFAULT_SEND_SECONDS)
+    if not (text.isascii() and text.isdecimal()) or not 1 <= int(text[:9]) <= MAX_SEND_SECONDS:
+        message = f"NOETL_SEND_SECONDS is {text!r}; it must be a whole number from 1 to {MAX_SEND_SECONDS}."
+        raise SettingError(message)
+    return int(text)
+
+
 class ConnectionTable:
     """The open connections of a server, the oldest first."""
 
-    def __init__(self, max_connections: int, header_seconds: float = HEADER_SECONDS) -> None:
+    def __init__(
+        self,
+        max_connections: int,
+        header_seconds: float = HEADER_SECONDS,
+        send_seconds: float = DEFAULT_SEND_SECONDS,
+    ) -> None:
         self._max_connections = max_connections
         self._header_seconds = header_seconds
+        self._send_seconds = send_seconds
         self._timers: dict[TimedConnection, asyncio.TimerHandle] = {}
+        self._send_timers: dict[TimedConnection, asyncio.TimerHandle] = {}
         self.closed = 0
 
     def __len__(self) -> int:
@@ -81,6 +111,35 @@ class ConnectionTable:
         timer = self._timers.pop(connection, None)
         if timer is not None:
             timer.cancel()
+        self.stop_send_timer(connection)
+
+    def start_send_timer(self, connection: TimedConnection) -> None:
+        """Close a connection unless its client reads enough in time, again and again."""
+        if connection not in self._send_timers:
+            self._schedule_send_check(connection)
+
+    def stop_send_timer(self, connection: TimedConnection) -> None:
+        """Wait for the client of a connection no longer."""
+        timer = self._send_timers.pop(connection, None)
+        if timer is not None:
+            timer.cancel()
+
+    def _schedule_send_check(self, connection: TimedConnection) -> None:
+        loop, unsent = asyncio.get_running_loop(), connection.unsent_bytes
+        timer = loop.call_later(self._send_seconds, self._check_sending, connection, unsent)
+        self._send_timers[connection] = timer
+
+    def _check_sending(self, connection: TimedConnection, earlier_bytes: int) -> None:
+        unsent = connection.unsent_bytes
+        if unsent > max(earlier_bytes - MIN_SENT_BYTES, 0):
+            _log.warning(
+                "a client has not read its response for %g s (NOETL_SEND_SECONDS)", self._send_seconds
+            )
+            self._close(connection)
+        elif unsent:
+            self._schedule_send_check(connection)
+        else:
+            self.stop_send_timer(connection)
 
     def _close_oldest(self) -> bool:
         for connection in self._timers:
@@ -97,8 +156,10 @@ class ConnectionTable:
     def _check(self, connection: TimedConnection, earlier_request: object) -> None:
         if connection.is_waiting and connection.cycle is earlier_request:
             self._close(connection)
-        else:
-            self._schedule(connection)
+            return
+        if connection.unsent_bytes:
+            self.start_send_timer(connection)
+        self._schedule(connection)
 
     def _close(self, connection: TimedConnection) -> None:
         self.remove(connection)
@@ -121,10 +182,23 @@ class TimedConnection(asyncio.Protocol):
         self.table.remove(self)
         super().connection_lost(exc)
 
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self.table.start_send_timer(self)
+
+    def resume_writing(self) -> None:
+        self.table.stop_send_timer(self)
+        super().resume_writing()
+
+    @property
+    def unsent_bytes(self) -> int:
+        """Return how many bytes of responses the system has not taken, because the client does not read."""
+        return self.transport.get_write_buffer_size()
+
     @property
     def is_waiting(self) -> bool:
-        """Return whether the server waits for the header of a request."""
-        return self.cycle is None or self.cycle.response_complete
+        """Return whether the server waits for the header of a request, and the last response is sent."""
+        return (self.cycle is None or self.cycle.response_complete) and not self.unsent_bytes
 
     def refuse(self) -> None:
         """Answer with 503 before any request, and close the connection."""

@@ -17,7 +17,7 @@ from noetl.api.auth.rate_limits import (
 )
 from noetl.api.compute.pool import ComputePool
 from noetl.api.http.event_stream import encode_event
-from noetl.api.http.open_limit import OpenLimit, stream_limit
+from noetl.api.http.open_limit import OPEN_KINDS, STREAMS, WAITING_REQUESTS, OpenLimit, read_open_limit
 from noetl.api.service.compiler import allowed_catalogue
 from noetl.api.service.request_store import Circuit, guard_store
 from noetl.api.service.run_watcher import RunWatchers
@@ -39,6 +39,7 @@ class AppServices:
     authenticator: Authenticator
     watchers: RunWatchers
     open_streams: OpenLimit
+    waiting_requests: OpenLimit
     compute: ComputePool
     limits: RequestLimits
 
@@ -82,7 +83,7 @@ class AppContext:
                 register_local_secrets(self.settings)
                 issuer = read_issuer(self.settings)
                 actions = allowed_catalogue(self.settings)
-                open_streams = stream_limit(self.settings)
+                open_limits = {kind: read_open_limit(self.settings, kind) for kind in OPEN_KINDS}
                 # The gateway limits the requests to a function, and names itself as the peer of all of them.
                 rates = NO_RATE_LIMITS if self._always_authenticated else read_rate_settings(self.settings)
                 store = self._opening.call(lambda: open_store(self.settings.get("NOETL_STORE")))
@@ -94,7 +95,14 @@ class AppContext:
                 limits = create_request_limits(rates, request_store.keys.count_requests)
                 compute = ComputePool(self.compute_processes, services.compiler, self.settings)
                 self._services = AppServices(
-                    store, services, authenticator, watchers, open_streams, compute, limits
+                    store,
+                    services,
+                    authenticator,
+                    watchers,
+                    open_limits[STREAMS],
+                    open_limits[WAITING_REQUESTS],
+                    compute,
+                    limits,
                 )
             return self._services
 

@@ -7,7 +7,7 @@ Algorithm: a context variable says how long the operations of this context may w
 clients ask it. Without a value they wait as workers do.
 
 Limits: it bounds the wait for a connection and for retries. A statement that the server executes may take
-longer.
+longer: `noetl.executor.stores.postgres.patient_connection` says how long.
 """
 
 from __future__ import annotations

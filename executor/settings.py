@@ -159,6 +159,30 @@ SETTINGS = (
         " them.",
     ),
     Setting(
+        "NOETL_MAX_WAITING_REQUESTS",
+        "execution",
+        "a whole number from 1 to 100000",
+        "`1000`",
+        "How many requests with `Prefer: wait` wait in a process at the same time. A tenant may have half of"
+        " them. Others are answered at once.",
+    ),
+    Setting(
+        "NOETL_MAX_BODIES",
+        "execution",
+        "a whole number from 1 to 100000",
+        "`512`",
+        "How many bodies of requests are on their way to a process at the same time. A tenant may have half"
+        " of them.",
+    ),
+    Setting(
+        "NOETL_SEND_SECONDS",
+        "execution",
+        "a whole number of seconds from 1 to 3600",
+        "`30`",
+        "How long `noetl serve` waits for a client that does not read its response. In this time the client"
+        " must read 16 KiB, or all that is left.",
+    ),
+    Setting(
         "NOETL_MAX_CONNECTIONS",
         "execution",
         "a whole number from 1 to 60000",

@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote, urlsplit, urlunsplit
 from uuid import uuid4
@@ -105,6 +105,14 @@ class PostgresServer:
     def stop(self, mode: str = "fast") -> None:
         """Stop the server and all connections. The mode `immediate` is like a crash."""
         self._run("pg_ctl", "stop", "-w", "-m", mode)
+
+    def signal(self, number: int) -> None:
+        """Send a signal to all processes of the server, such as SIGSTOP to freeze it."""
+        main = int((self.home / "data" / "postmaster.pid").read_text().split()[0])
+        children = Path(f"/proc/{main}/task/{main}/children").read_text().split()
+        for process in (main, *map(int, children)):
+            with suppress(ProcessLookupError):
+                os.kill(process, number)
 
     def _run(self, program: str, *arguments: str) -> None:
         environ = {name: value for name, value in os.environ.items() if not name.startswith("PG")}

@@ -123,7 +123,9 @@ class Authenticator:
             Problem: 401, the ticket is not valid.
         """
         claims = self.tickets.verify(ticket)
-        return Caller("ticket", claims.tenant, expand_scopes(["read"]), claims.run_id)
+        return Caller(
+            f"ticket for run {claims.run_id}", claims.tenant, expand_scopes(["read"]), claims.run_id
+        )
 
     def _authenticate_key(self, text: str) -> Caller:
         id = key_id(text)

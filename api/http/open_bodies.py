@@ -7,34 +7,35 @@ BODY_SECONDS, however slowly it drips. A body counts for its tenant while the ap
 
 Cost: a timer for each part of a body.
 
-Limits: MAX_OPEN_BODIES. The bodies of callbacks count together, as those of one tenant.
+Limits: `NOETL_MAX_BODIES`. The bodies of callbacks count together, as those of one tenant.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Callable, Mapping
+from functools import cached_property
 
 from starlette.types import Message, Receive
 
-from noetl.api.http.open_limit import OpenLimit
+from noetl.api.http.open_limit import BODIES, OpenLimit, read_open_limit
 from noetl.api.http.problems import Problem
 
 BODY_SECONDS = 25.0
 """How long the body of a request may take."""
 
-MAX_OPEN_BODIES = 512
-"""How many bodies may be on their way. One tenant may have half of them."""
-
 
 class OpenBodies:
-    """The bodies that are on their way to an app."""
+    """The bodies that are on their way to an app. Its settings are read at the first body."""
 
-    def __init__(self, seconds: float = BODY_SECONDS) -> None:
+    def __init__(self, read_settings: Callable[[], Mapping[str, str]], seconds: float = BODY_SECONDS) -> None:
         self.seconds = seconds
-        self._open = OpenLimit(
-            MAX_OPEN_BODIES, kind="unfinished bodies", slug="too-many-bodies", setting="MAX_OPEN_BODIES"
-        )
+        self._read_settings = read_settings
+
+    @cached_property
+    def _open(self) -> OpenLimit:
+        return read_open_limit(self._read_settings(), BODIES)
 
     def limit(self, receive: Receive, tenant: str) -> Receive:
         """Return a function that receives the same messages, within the limits for bodies.

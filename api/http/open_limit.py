@@ -8,24 +8,39 @@ from contextlib import contextmanager
 
 from noetl.api.http.problems import Problem
 from noetl.executor.errors import SettingError
+from noetl.planner.frozen import frozen
 
 RETRY_SECONDS = 5
-MAX_STREAMS_SETTING = "NOETL_MAX_STREAMS"
-DEFAULT_MAX_STREAMS = 1000
+
+
+@frozen
+class OpenKind:
+    """A kind of things that clients hold open, with the setting of their limit and its default.
+
+    `slug` names the problem of too many.
+    """
+
+    name: str
+    slug: str
+    setting: str
+    default: int
+
+
+STREAMS = OpenKind("event streams", "too-many-streams", "NOETL_MAX_STREAMS", 1000)
+WAITING_REQUESTS = OpenKind(
+    "waiting requests", "too-many-waiting-requests", "NOETL_MAX_WAITING_REQUESTS", 1000
+)
+BODIES = OpenKind("unfinished bodies", "too-many-bodies", "NOETL_MAX_BODIES", 512)
+OPEN_KINDS = (STREAMS, WAITING_REQUESTS, BODIES)
 
 
 class OpenLimit:
-    """A limit of open things of a kind, such as event streams; one tenant may take half of it.
+    """A limit of open things of a kind; one tenant may take half of it. Only one thread may use it."""
 
-    `slug` names the problem of too many, and `setting` the setting of the limit. Only one thread may use it.
-    """
-
-    def __init__(self, limit: int, *, kind: str, slug: str, setting: str) -> None:
+    def __init__(self, limit: int, kind: OpenKind) -> None:
         self.limit = limit
         self.share = max(limit // 2, 1)
         self._kind = kind
-        self._slug = slug
-        self._setting = setting
         self._counts: Counter[str] = Counter()
 
     @property
@@ -41,9 +56,9 @@ class OpenLimit:
             Problem: 503, the process has too many; 429, the tenant has its share.
         """
         if self._counts[tenant] >= self.share:
-            raise self._problem(429, "quota-exceeded", f"{self.share} {self._kind} of this tenant")
+            raise self._problem(429, "quota-exceeded", f"{self.share} {self._kind.name} of this tenant")
         if self.count >= self.limit:
-            raise self._problem(503, self._slug, f"{self.limit} {self._kind}")
+            raise self._problem(503, self._kind.slug, f"{self.limit} {self._kind.name}")
         self._counts[tenant] += 1
         try:
             yield
@@ -52,18 +67,22 @@ class OpenLimit:
             if not self._counts[tenant]:
                 del self._counts[tenant]
 
+    def may_open(self, tenant: str) -> bool:
+        """Return whether the tenant may open one more."""
+        return self._counts[tenant] < self.share and self.count < self.limit
+
     def _problem(self, status: int, slug: str, subject: str) -> Problem:
-        detail = f"{subject} are open in this process, which is the limit ({self._setting})."
+        detail = f"{subject} are open in this process, which is the limit ({self._kind.setting})."
         return Problem(status, detail, slug=slug, headers={"Retry-After": str(RETRY_SECONDS)})
 
 
-def stream_limit(environ: Mapping[str, str]) -> OpenLimit:
-    """Return the limit of open event streams that `NOETL_MAX_STREAMS` sets.
+def read_open_limit(environ: Mapping[str, str], kind: OpenKind) -> OpenLimit:
+    """Return the limit that the setting of a kind sets.
 
     Raises:
         SettingError: the setting is not a whole number from 1 to 100,000.
     """
-    text = environ.get(MAX_STREAMS_SETTING, "").strip() or str(DEFAULT_MAX_STREAMS)
+    text = environ.get(kind.setting, "").strip() or str(kind.default)
     if not (text.isascii() and text.isdecimal()) or len(text) > 6 or not 1 <= int(text) <= 100_000:
-        raise SettingError(f"{MAX_STREAMS_SETTING} is {text!r}; it must be a whole number from 1 to 100000.")
-    return OpenLimit(int(text), kind="event streams", slug="too-many-streams", setting=MAX_STREAMS_SETTING)
+        raise SettingError(f"{kind.setting} is {text!r}; it must be a whole number from 1 to 100000.")
+    return OpenLimit(int(text), kind)

@@ -16,6 +16,7 @@ from noetl.api.http.requests import CURSOR_DESCRIPTION
 from noetl.api.service.compiler import plan_of
 from noetl.api.service.services import TenantServices
 from noetl.executor.model.run import Run
+from noetl.planner.frozen import replace
 from noetl.planner.plan import Plan
 
 RETRY_AFTER = {"Retry-After": "1"}
@@ -55,11 +56,19 @@ async def wait_until_finished(request: Request, services: TenantServices, run: R
     """Return the record of the run once it has finished, but after `seconds` or a stop signal at the latest.
 
     Nothing polls for this request, and no thread waits: the watcher asks the store for all followed runs.
+
+    Raises:
+        Problem: 429 or 503, too many requests wait.
     """
+    opened = opened_services(request)
     if run.status.is_final or not seconds:
         return run
-    await opened_services(request).watchers.current().wait_until_ended(run.id, seconds)
-    return await run_in_threadpool(services.runs.get, run.id)
+    with opened.waiting_requests.open(services.tenant):
+        has_ended = await opened.watchers.current().wait_until_ended(run.id, seconds)
+    if has_ended:
+        return await run_in_threadpool(services.runs.get, run.id)
+    summary = await run_in_threadpool(services.runs.summary, run.id)
+    return replace(run, status=summary.status)
 
 
 async def perform(request: Request, services: TenantServices, job: Job) -> Any:

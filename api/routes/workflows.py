@@ -39,6 +39,7 @@ from noetl.api.routes.dependencies import (
     RunId,
     RunServices,
     compile_long,
+    opened_services,
     perform,
     wait_until_finished,
 )
@@ -130,7 +131,9 @@ async def start_run(request: Request, services: RunServices) -> Response:
         run = await run_in_threadpool(services.runs.create, run, values)
     links = RunLinks.of_run(request, run.id)
     headers = {"Location": links.status} | (REPLAYED if is_replay else {})
-    if wait_seconds is not None:
+    # A client that may not wait is answered as one that did not ask for it (RFC 7240, section 2).
+    may_wait = opened_services(request).waiting_requests.may_open(services.tenant)
+    if wait_seconds is not None and may_wait:
         headers["Preference-Applied"] = f"wait={wait_seconds}"
         run = await wait_until_finished(request, services, run, wait_seconds)
         if run.status.is_final:

@@ -10,8 +10,8 @@ fail. Its success closes the circuit. Workers use the store itself, and wait.
 Cost: a lock and a context variable for each operation.
 
 Limits: only an error that says that the store is away opens the circuit. The operations that run when the
-store disappears still wait for PATIENCE_SECONDS. Postgres that has taken a statement and does not answer, for
-example because its process is frozen, holds the threads of these statements.
+store disappears still wait for PATIENCE_SECONDS. A frozen Postgres that has taken a statement holds
+its thread for longer (`noetl.executor.stores.postgres.patient_connection`).
 """
 
 from __future__ import annotations

@@ -155,12 +155,14 @@ class RunWatcher:
                 del self._feeds[run_id]
             self._wakeup.set()
 
-    async def wait_until_ended(self, run_id: str, seconds: float) -> None:
-        """Return when the run has ended, but after `seconds` or a stop of the process at the latest."""
-        with self.follow(run_id) as feed, suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                while not feed.has_ended and not self._is_stopping:
-                    await feed.published.wait()
+    async def wait_until_ended(self, run_id: str, seconds: float) -> bool:
+        """Return whether the run has ended: once it has, after `seconds`, or when the process stops."""
+        with self.follow(run_id) as feed:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    while not feed.has_ended and not self._is_stopping:
+                        await feed.published.wait()
+            return feed.has_ended
 
     async def read(
         self, feed: RunFeed, after: EventPlace, idle_seconds: Callable[[], float]

@@ -17,7 +17,7 @@ from starlette.requests import ClientDisconnect
 
 from noetl.api.context import AppServices
 from noetl.api.http.event_stream import EventStreamResponse, StreamRequest
-from noetl.api.http.open_limit import OpenLimit, stream_limit
+from noetl.api.http.open_limit import OPEN_KINDS, STREAMS, OpenKind, OpenLimit, read_open_limit
 from noetl.api.http.problems import Problem
 from noetl.api.service.views import EventPage, members
 from noetl.executor.errors import SettingError
@@ -207,7 +207,7 @@ async def test_the_number_of_open_streams_is_limited(http: httpx.AsyncClient, ga
 
 
 async def test_one_tenant_cannot_take_all_streams() -> None:
-    limit = OpenLimit(4, kind="streams", slug="too-many-streams", setting="SETTING")
+    limit = OpenLimit(4, STREAMS)
     with ExitStack() as stack:
         for tenant in ("greedy", "greedy", "honest", "third"):
             stack.enter_context(limit.open(tenant))
@@ -220,9 +220,10 @@ async def test_one_tenant_cannot_take_all_streams() -> None:
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "x", "100001", "1e3", "²", "9" * 5000])
-def test_a_wrong_number_of_streams_is_an_error(text: str) -> None:
-    with pytest.raises(SettingError, match="NOETL_MAX_STREAMS"):
-        stream_limit({"NOETL_MAX_STREAMS": text})
+@pytest.mark.parametrize("kind", OPEN_KINDS, ids=lambda kind: kind.setting)
+def test_a_wrong_limit_of_open_things_is_an_error(kind: OpenKind, text: str) -> None:
+    with pytest.raises(SettingError, match=kind.setting):
+        read_open_limit({kind.setting: text}, kind)
 
 
 async def test_a_disconnected_stream_is_not_counted(http: httpx.AsyncClient, gate: Path) -> None:
@@ -301,6 +302,25 @@ async def test_waiting_requests_share_one_reader(http: httpx.AsyncClient, gate: 
     await asyncio.to_thread(gate.write_bytes, b"")
     assert {(await response).status_code for response in waiting} == {200}
     assert watcher._feeds == {}
+
+
+async def test_a_tenant_waits_with_half_of_the_requests(http: httpx.AsyncClient, gate: Path) -> None:
+    limit = opened(http).waiting_requests
+    assert (limit.limit, limit.share) == (1000, 500)
+    limit.share = 2
+    playbook = f"name: held\nsteps:\n- name: hold\n  run:\n  - {{action: shell, command: [cat, {gate}]}}\n"
+    headers = {"Content-Type": "application/yaml", "Prefer": "wait=25", "Idempotency-Key": "same"}
+    waiting = [
+        asyncio.create_task(http.post("/workflows/run", content=playbook, headers=headers)) for _ in range(2)
+    ]
+    await wait_for(lambda: limit.count == 2)
+    with limit.open("another"):
+        at_once = await http.post("/workflows/run", content=playbook, headers=headers)
+    assert at_once.status_code == 202
+    assert "preference-applied" not in at_once.headers
+    await asyncio.to_thread(gate.write_bytes, b"")
+    assert {(await response).headers["preference-applied"] for response in waiting} == {"wait=25"}
+    assert limit.count == 0
 
 
 @pytest.mark.parametrize(

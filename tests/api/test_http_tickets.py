@@ -141,6 +141,38 @@ async def test_every_other_ticket_is_refused(
         assert (await http.get(foreign, params={"ticket": stolen}, headers=STREAM)).status_code == 404
 
 
+async def test_forged_tickets_are_failed_credentials(
+    settings: dict[str, str], keys: dict[str, dict[str, str]]
+) -> None:
+    async with client(settings | {"NOETL_RATE_FAILURES": "5"}) as (http, _):
+        path, other = await start(http, keys["run"]), await start(http, keys["run"])
+        known, fresh = [await request_ticket(http, target, keys["read"]) for target in (path, other)]
+        assert (await http.get(path, params={"ticket": known}, headers=STREAM)).status_code == 200
+        forged = [
+            await http.get(path, params={"ticket": f"{number}{fresh}"}, headers=STREAM)
+            for number in range(10)
+        ]
+        assert [response.status_code for response in forged] == [401] * 5 + [429] * 5
+        assert_problem(forged[-1], 429, "too-many-requests")
+        # What was accepted before is not stopped by failures at its address; what was not, waits.
+        assert (await http.get(path, params={"ticket": known}, headers=STREAM)).status_code == 200
+        assert (await http.get(other, params={"ticket": fresh}, headers=STREAM)).status_code == 429
+        assert (await http.get("/workflows", headers=keys["read"])).status_code == 200
+
+
+async def test_requests_with_tickets_of_a_run_are_counted(
+    settings: dict[str, str], keys: dict[str, dict[str, str]]
+) -> None:
+    async with client(settings | {"NOETL_RATE_PER_KEY": "6"}) as (http, _):
+        path = await start(http, keys["run"])
+        tickets = [await request_ticket(http, path, keys["read"]) for _ in range(2)]
+        opened = [
+            (await http.get(path, params={"ticket": tickets[number % 2]}, headers=STREAM)).status_code
+            for number in range(8)
+        ]
+        assert opened == [200] * 6 + [429] * 2
+
+
 async def test_a_ticket_is_good_for_nothing_else(
     settings: dict[str, str], keys: dict[str, dict[str, str]]
 ) -> None:

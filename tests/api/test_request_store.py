@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
 import threading
 import time
@@ -16,9 +17,12 @@ import pytest
 from noetl.api.app import create_app
 from noetl.api.service.request_store import PATIENCE_SECONDS, REST_SECONDS, Circuit, guard_store
 from noetl.executor.errors import RejectedError, StoreAwayError, StoreError
-from noetl.executor.patience import patience_seconds
+from noetl.executor.patience import limited_patience, patience_seconds
 from noetl.executor.stores.memory.store import MemoryStore
+from noetl.executor.stores.postgres import patient_connection
+from noetl.executor.stores.postgres.store import PostgresStore
 from noetl.infra.migrations import upgrade
+from noetl.testing.store_contract.operations import claim_visit, start_run, succeed
 from tests.postgres import empty_database, running_server
 
 pytestmark = pytest.mark.anyio
@@ -150,6 +154,30 @@ async def test_requests_are_answered_while_postgres_is_away() -> None:
                 headers={"Content-Type": "application/yaml", "Prefer": "wait=25"},
             )
             assert response.json()["result"] == {"b": 2}
+
+
+async def test_a_frozen_postgres_holds_no_thread_of_a_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patient_connection, "ANSWER_SECONDS", 1.0)
+    with running_server() as server, empty_database(server.dsn) as dsn:
+        upgrade(dsn)
+        async with serve({"NOETL_STORE": dsn}) as http:
+            await asyncio.gather(*(http.get("/workflows") for _ in range(60)))
+            store = PostgresStore(dsn)
+            commit = succeed(store, claim_visit(store, start_run(store, CHAIN)))
+            server.signal(signal.SIGSTOP)
+            try:
+                with limited_patience(PATIENCE_SECONDS), pytest.raises(StoreAwayError, match="no answer"):
+                    store.queue.commit(commit, 2.0)
+                assert await check_unavailable(http, 60) < 10 * SECONDS_OF_A_CLIENT
+                assert (await http.get("/readyz")).status_code == 503
+                assert (await http.get("/healthz")).status_code == 200
+            finally:
+                server.signal(signal.SIGCONT)
+            await wait_until_ready(http)
+            headers = {"Content-Type": "application/yaml", "Prefer": "wait=25"}
+            response = await http.post("/workflows/run", content=CHAIN, headers=headers)
+            assert response.json()["result"] == {"b": 2}
+            store.close()
 
 
 class SilentEndpoint:

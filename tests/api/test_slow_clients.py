@@ -17,8 +17,13 @@ import uvicorn
 from noetl.api import access
 from noetl.api import connections as connections_module
 from noetl.api.app import create_app
-from noetl.api.connections import ConnectionTable, allow_connections, read_max_connections, timed_protocol
-from noetl.api.http import open_bodies
+from noetl.api.connections import (
+    ConnectionTable,
+    allow_connections,
+    read_max_connections,
+    read_send_seconds,
+    timed_protocol,
+)
 from noetl.api.http.open_bodies import OpenBodies
 from noetl.api.http.problems import Problem
 from noetl.executor.errors import SettingError
@@ -103,6 +108,67 @@ def test_a_connection_without_a_header_is_closed(start: bytes, drip: bytes) -> N
         assert len(table) == 0
 
 
+LAST_PART = 16_000_000
+"""More bytes than the buffers of the system have."""
+
+
+class Endless:
+    """An app that sends parts of a response until the client has gone. `ended` is set then."""
+
+    def __init__(self, parts: int = 1_000_000) -> None:
+        self.parts = parts
+        self.ended = threading.Event()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            raise NotImplementedError
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            for _ in range(self.parts):
+                await send({"type": "http.response.body", "body": b"x" * 4096, "more_body": True})
+            await send({"type": "http.response.body", "body": b"y" * LAST_PART})
+        finally:
+            self.ended.set()
+
+
+def test_a_client_that_does_not_read_is_closed() -> None:
+    app, table = Endless(), ConnectionTable(100, send_seconds=0.2)
+    with serve(app, table) as port, connect(port) as client:
+        client.sendall(REQUEST)
+        assert app.ended.wait(60)
+        assert table.closed == 1
+        assert len(table) == 0
+
+
+def test_a_client_that_reads_slowly_gets_all() -> None:
+    app, table = Endless(parts=1), ConnectionTable(100, header_seconds=0.05, send_seconds=5.0)
+    with serve(app, table) as port, connect(port) as client:
+        client.sendall(REQUEST)
+        assert app.ended.wait(60)
+        received = 0
+        while received < LAST_PART:
+            part = client.recv(65_536)
+            assert part, f"closed after {received} bytes"
+            received += len(part)
+            time.sleep(0.002)
+
+
+def test_the_rest_of_a_response_that_is_not_read_is_closed() -> None:
+    app, table = Endless(parts=0), ConnectionTable(100, header_seconds=0.05, send_seconds=0.2)
+    with serve(app, table) as port, connect(port) as client:
+        client.sendall(REQUEST)
+        assert app.ended.wait(60)
+        while len(table):
+            time.sleep(0.01)
+        assert table.closed == 1
+
+
+@pytest.mark.parametrize("text", ["0", "x", "3601", "1.5"])
+def test_a_wrong_time_to_send_is_an_error(text: str) -> None:
+    with pytest.raises(SettingError, match="NOETL_SEND_SECONDS"):
+        read_send_seconds({"NOETL_SEND_SECONDS": text})
+
+
 def test_connections_without_a_header_keep_no_client_out() -> None:
     table = ConnectionTable(8, header_seconds=1000.0)
     with serve(answer, table) as port, ExitStack() as stack:
@@ -144,7 +210,7 @@ def test_a_server_whose_connections_all_work_refuses_others() -> None:
 def test_a_body_that_does_not_end_is_refused(
     drip: bytes, settings: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(access, "OpenBodies", partial(OpenBodies, 1.0))
+    monkeypatch.setattr(access, "OpenBodies", partial(OpenBodies, seconds=1.0))
     with serve(create_app(settings), ConnectionTable(100)) as port, ExitStack() as stack:
         clients = [stack.enter_context(connect(port)) for _ in range(5)]
         for client in clients:
@@ -157,9 +223,8 @@ def test_a_body_that_does_not_end_is_refused(
             assert ask(client).startswith(b"HTTP/1.1 200")
 
 
-def test_a_tenant_has_few_unfinished_bodies(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(open_bodies, "MAX_OPEN_BODIES", 4)
-    bodies = OpenBodies()
+def test_a_tenant_has_few_unfinished_bodies() -> None:
+    bodies = OpenBodies(lambda: {"NOETL_MAX_BODIES": "4"})
 
     async def never() -> Any:
         await asyncio.Event().wait()
@@ -195,7 +260,7 @@ def test_a_complete_body_is_received_once() -> None:
         return messages.pop(0)
 
     async def play() -> list[Any]:
-        limited = OpenBodies().limit(receive, "a")
+        limited = OpenBodies(dict).limit(receive, "a")
         return [await limited() for _ in range(3)]
 
     expected = list(messages)

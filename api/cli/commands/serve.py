@@ -102,10 +102,11 @@ def _serve(listener: socket.socket, environ: dict[str, str], root_path: str) -> 
         ConnectionTable,
         allow_connections,
         read_max_connections,
+        read_send_seconds,
         timed_protocol,
     )
     from noetl.api.http.cors import read_cors_origins
-    from noetl.api.http.open_limit import stream_limit
+    from noetl.api.http.open_limit import OPEN_KINDS, read_open_limit
     from noetl.api.service.compiler import allowed_catalogue
     from noetl.executor.engine.external import read_public_url
     from noetl.executor.security.capabilities import service_capabilities
@@ -115,10 +116,11 @@ def _serve(listener: socket.socket, environ: dict[str, str], root_path: str) -> 
     service_capabilities(environ)
     read_issuer(environ)
     allowed_catalogue(environ)
-    stream_limit(environ)
+    for kind in OPEN_KINDS:
+        read_open_limit(environ, kind)
     read_public_url(environ)
     read_cors_origins(environ)
-    max_connections = read_max_connections(environ)
+    max_connections, send_seconds = read_max_connections(environ), read_send_seconds(environ)
     read_compute_processes(environ)
     read_rate_settings(environ)
     open_store(environ.get("NOETL_STORE")).close()
@@ -131,7 +133,7 @@ def _serve(listener: socket.socket, environ: dict[str, str], root_path: str) -> 
                 print_message(f"serving {_address(listener)} {clients}")
 
     log_as_json_lines()
-    connections = ConnectionTable(allow_connections(max_connections))
+    connections = ConnectionTable(allow_connections(max_connections), send_seconds=send_seconds)
     config = uvicorn.Config(
         create_app(environ),
         http=timed_protocol(connections),

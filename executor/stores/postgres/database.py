@@ -87,6 +87,8 @@ class PostgresDatabase:
             import psycopg
             from psycopg.rows import dict_row
             from psycopg_pool import ConnectionPool
+
+            from noetl.executor.stores.postgres.patient_connection import PatientConnection
         except ImportError as error:
             from noetl.executor.extras import install_command
 
@@ -98,6 +100,7 @@ class PostgresDatabase:
         self.message_queue = message_queue
         self._pool: ConnectionPool[Connection] = ConnectionPool(
             self._conninfo,
+            connection_class=PatientConnection,
             kwargs={"autocommit": True, "row_factory": dict_row},
             min_size=1,
             max_size=MAX_CONNECTIONS if message_queue is None else MAX_CONNECTIONS_WITH_QUEUE,
