@@ -249,6 +249,14 @@ SETTINGS = (
         "The folder in which `file` may read and write.",
     ),
     Setting(
+        "NOETL_FILE_BYTES",
+        "capabilities",
+        "a whole number of bytes",
+        "`1073741824` (1 GiB)",
+        "How much one run may write to files in one process, by `file` and by `copy_to` of `postgres`. What is"
+        " replaced or deleted counts too.",
+    ),
+    Setting(
         "NOETL_PYTHON_MODULES",
         "capabilities",
         "names of modules, separated by commas, or `*`",

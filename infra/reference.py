@@ -33,7 +33,7 @@ from noetl.executor.model import action_budget, memory_budget
 from noetl.executor.model.json_values import MAX_DEPTH
 from noetl.executor.model.limits import PayloadLimits
 from noetl.executor.security import redaction
-from noetl.executor.security.capabilities import DEFAULT_LOG_BYTES
+from noetl.executor.security.capabilities import DEFAULT_FILE_BYTES, DEFAULT_LOG_BYTES
 from noetl.executor.settings import GROUPS, SETTINGS
 from noetl.infra import state_diagram
 from noetl.infra.reference_text import CONSTRUCTS, FAMILIES, FILTERS, KEYS, METHODS_OF
@@ -376,6 +376,11 @@ def _run_limits() -> list[LimitRow]:
             "lines of the log of a run, in one process of a service",
             f"{DEFAULT_LOG_BYTES // _MIB} MiB, or `NOETL_LOG_BYTES`",
             "dropped",
+        ),
+        (
+            "files that a run writes, in one process of a service",
+            f"{DEFAULT_FILE_BYTES // (1024 * _MIB)} GiB, or `NOETL_FILE_BYTES`",
+            _EXCEEDED,
         ),
         (
             "child runs of a run and of its child runs, in one process of a service",

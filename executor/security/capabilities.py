@@ -24,6 +24,9 @@ ACTIONS_SETTING = "NOETL_ALLOW_ACTIONS"
 DEFAULT_LOG_BYTES = 16 * 1024 * 1024
 """How much the playbook of one run of a service may log in one process, unless `NOETL_LOG_BYTES` says."""
 
+DEFAULT_FILE_BYTES = 1024 * 1024 * 1024
+"""How much one run of a service may write to files in one process, unless `NOETL_FILE_BYTES` says."""
+
 _DEFAULT_STORE = "sqlite:///.noetl/noetl.db"
 
 COMMAND_LIMITS = (
@@ -52,7 +55,7 @@ class Capabilities:
     reach although they are denied by default. With `any_server`, `postgres` passes the connection string to
     libpq unchanged (sockets, files and environment included) instead of connecting to a vetted address.
     `actions` are the action types that may be used; None means all. `log_bytes` is how much a run may log in
-    one process; None means any amount. `command_limits` are the limits of the processes of a command, by the
+    one process, and `file_bytes` how much it may write to files; None means any amount. `command_limits` are the limits of the processes of a command, by the
     name of the resource in the module `resource`. `secret_hosts` are the hosts to which each secret may go.
     """
 
@@ -65,6 +68,7 @@ class Capabilities:
     any_server: bool = False
     actions: tuple[str, ...] | None = None
     log_bytes: int | None = DEFAULT_LOG_BYTES
+    file_bytes: int | None = DEFAULT_FILE_BYTES
     command_limits: tuple[tuple[str, int], ...] = _DEFAULT_LIMITS
     secret_hosts: SecretHosts = field(default_factory=SecretHosts)
 
@@ -81,6 +85,7 @@ def local_run_capabilities(folder: Path) -> Capabilities:
         networks=LOOPBACK_NETWORKS,
         any_server=True,
         log_bytes=None,
+        file_bytes=None,
         command_limits=(),
         secret_hosts=SecretHosts(allows_any=True),
     )
@@ -112,7 +117,8 @@ def service_capabilities(environ: Mapping[str, str]) -> Capabilities:
         python_modules=modules,
         networks=tuple(_network(word) for word in _words(environ, "NOETL_ALLOW_NETWORKS")),
         actions=allowed_actions(environ),
-        log_bytes=_read_log_bytes(environ),
+        log_bytes=_read_bytes(environ, "NOETL_LOG_BYTES", DEFAULT_LOG_BYTES),
+        file_bytes=_read_bytes(environ, "NOETL_FILE_BYTES", DEFAULT_FILE_BYTES),
         command_limits=_read_command_limits(environ),
         secret_hosts=read_secret_hosts(environ),
     )
@@ -133,10 +139,10 @@ def _read_command_limits(environ: Mapping[str, str]) -> tuple[tuple[str, int], .
     return tuple(limits)
 
 
-def _read_log_bytes(environ: Mapping[str, str]) -> int:
-    text = environ.get("NOETL_LOG_BYTES", "").strip() or str(DEFAULT_LOG_BYTES)
+def _read_bytes(environ: Mapping[str, str], setting: str, default: int) -> int:
+    text = environ.get(setting, "").strip() or str(default)
     if not text.isdecimal() or len(text) > 15:
-        raise SettingError(f"NOETL_LOG_BYTES is {text!r}; it must be a whole number of bytes.")
+        raise SettingError(f"{setting} is {text!r}; it must be a whole number of bytes.")
     return int(text)
 
 

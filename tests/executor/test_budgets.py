@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from noetl.executor.errors import ActionError, SettingError, StoreError
 from noetl.executor.model.action_budget import ActionBudget
 from noetl.executor.model.events import Event
 from noetl.executor.runtime.lease_keeper import LeaseKeeper
-from noetl.executor.security.capabilities import DEFAULT_LOG_BYTES, service_capabilities
+from noetl.executor.security.capabilities import DEFAULT_FILE_BYTES, DEFAULT_LOG_BYTES, service_capabilities
 from noetl.executor.stores.sqlite.store import SqliteStore
 from noetl.testing.run_harness import RunHarness
 
@@ -142,8 +143,33 @@ class TestLogBudget:
         assert len(caplog.messages) == 11
         assert "NOETL_LOG_BYTES" in caplog.messages[-1]
 
-    def test_the_setting_is_checked(self) -> None:
-        assert service_capabilities({}).log_bytes == DEFAULT_LOG_BYTES
+    @pytest.mark.parametrize("setting", ["NOETL_LOG_BYTES", "NOETL_FILE_BYTES"])
+    def test_the_setting_is_checked(self, setting: str) -> None:
+        allowed = service_capabilities({})
+        assert (allowed.log_bytes, allowed.file_bytes) == (DEFAULT_LOG_BYTES, DEFAULT_FILE_BYTES)
         for text in ("x", "-1", "1.5", "9" * 5000):
-            with pytest.raises(SettingError, match="NOETL_LOG_BYTES is"):
-                service_capabilities({"NOETL_LOG_BYTES": text})
+            with pytest.raises(SettingError, match=f"{setting} is"):
+                service_capabilities({setting: text})
+
+
+class TestFileBudget:
+    @pytest.mark.parametrize("operation", ["write", "append"])
+    def test_a_run_cannot_fill_the_disk(self, store: SqliteStore, tmp_path: Path, operation: str) -> None:
+        text = f"""
+            steps:
+            - name: a
+              loop: {{items: "{{{{ range(100) | list }}}}"}}
+              run: [{{action: file, {operation}: out.txt, content: "{{{{ 'x' * 1000 }}}}"}}]
+        """
+        folder = tmp_path / "files"
+        folder.mkdir()
+        harness = RunHarness(store, text)
+        harness.capabilities = service_capabilities(
+            {"NOETL_FILES_ROOT": str(folder), "NOETL_STORE": "memory://", "NOETL_FILE_BYTES": "10500"}
+        )
+        assert harness.finish().status == "failed"
+        assert "10,500 bytes to files (NOETL_FILE_BYTES)" in str(harness.run.errors)
+        assert sum(path.stat().st_size for path in folder.iterdir()) <= 10_000
+        other = RunHarness(store, text.replace("range(100)", "range(10)"))
+        other.capabilities = harness.capabilities
+        assert other.finish().status == "succeeded"

@@ -19,6 +19,7 @@ def test_a_local_run_has_the_capabilities_of_its_user(tmp_path: Path) -> None:
         networks=("127.0.0.0/8", "::1/128"),
         any_server=True,
         log_bytes=None,
+        file_bytes=None,
         command_limits=(),
         secret_hosts=SecretHosts({}, allows_any=True),
     )
