@@ -76,8 +76,8 @@ class AwsMeter:
     @contextmanager
     def attached(self, *services: str) -> Iterator[AwsMeter]:
         """Count until the block ends."""
-        # The cache of clients has an entry for each way to ask for one.
-        patience: tuple[dict[str, bool], ...] = ({}, {"is_patient": True}, {"is_patient": False})
+        # The clients of workers, and those of requests.
+        patience: tuple[dict[str, bool], ...] = ({}, {"is_patient": False})
         clients = [
             client(service, without_retries=True, **options)
             for service in services or ("dynamodb", "sqs", "s3")

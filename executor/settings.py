@@ -253,8 +253,8 @@ SETTINGS = (
         "capabilities",
         "a whole number of bytes",
         "`1073741824` (1 GiB)",
-        "How much one run may write to files in one process, by `file` and by `copy_to` of `postgres`. What is"
-        " replaced or deleted counts too.",
+        "How much one run may write to files in one process, by `file` and by `copy_to` of `postgres`. What"
+        " is replaced or deleted counts too.",
     ),
     Setting(
         "NOETL_PYTHON_MODULES",
@@ -331,8 +331,9 @@ SETTINGS = (
         "NOETL_JWT_TENANT_CLAIM",
         "tokens",
         "the name of a claim",
-        "none: all callers belong to `default`",
-        "The claim with the tenant, which every token then needs.",
+        "none: all tokens belong to `default`",
+        "The claim with the tenant, which every token then needs. Set it if the issuer has several"
+        " organisations.",
     ),
     Setting(
         "NOETL_RATE_PER_KEY",

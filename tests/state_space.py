@@ -14,6 +14,7 @@ Limits: `MAX_STATES` states.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -53,6 +54,8 @@ from noetl.executor.model.transition import (
 from noetl.executor.model.visit_states import ACTIVE, PARKABLE
 from noetl.executor.model.visit_transition import claim, enter_step, park, reopen
 from noetl.planner.plan import Case, Plan
+
+_log = logging.getLogger("noetl.state_space")
 
 MAX_STATES = 60_000
 ATTEMPT_AFTER_RESUME = 9
@@ -135,15 +138,18 @@ class StateSpaceExplorer:
         seen = {first.key()}
         stack = [first]
         found = []
+        transitions = 0
         while stack:
             state = stack.pop()
             if state.is_final:
                 found.append(state)
             for following in self.successors(state):
+                transitions += 1
                 if following.key() not in seen:
                     seen.add(following.key())
                     stack.append(following)
             assert len(seen) < MAX_STATES
+        _log.info("%d states, %d transitions, %d ends", len(seen), transitions, len(found))
         return found
 
     def successors(self, state: RunState) -> Iterator[RunState]:

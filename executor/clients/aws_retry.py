@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from noetl.executor.clients.aws import translate_error
+from noetl.executor.clients.aws import client, translate_error
 from noetl.executor.errors import ActionError, StoreAwayError, StoreError
 from noetl.executor.patience import patience_seconds
 
@@ -115,6 +115,18 @@ def call_with_retries(target: str, call: Callable[[], Any]) -> Any:
     error_type = StoreAwayError if _has_type(translated_error, "ConnectionFailed") else StoreError
     times = "" if _is_out_of_patience(started_at) else f" {MAX_TRIES} times"
     raise error_type(f"{_subject(target)} failed{times}: {translated_error}") from problem
+
+
+def store_client(service: str) -> Any:
+    """Return the client of a service for a store: without retries, and as patient as the operation.
+
+    Raises:
+        ActionError: as `client` does.
+    """
+    # Keyword arguments that are left out are another entry in the cache of clients.
+    if patience_seconds() is None:
+        return client(service, without_retries=True)
+    return client(service, without_retries=True, is_patient=False)
 
 
 def _is_out_of_patience(started_at: float) -> bool:

@@ -55,8 +55,9 @@ class Capabilities:
     reach although they are denied by default. With `any_server`, `postgres` passes the connection string to
     libpq unchanged (sockets, files and environment included) instead of connecting to a vetted address.
     `actions` are the action types that may be used; None means all. `log_bytes` is how much a run may log in
-    one process, and `file_bytes` how much it may write to files; None means any amount. `command_limits` are the limits of the processes of a command, by the
-    name of the resource in the module `resource`. `secret_hosts` are the hosts to which each secret may go.
+    one process, and `file_bytes` how much it may write to files; None means any amount. `command_limits` are
+    the limits of the processes of a command, by the name of the resource in the module `resource`.
+    `secret_hosts` are the hosts to which each secret may go.
     """
 
     files_root: Path | None = None
@@ -171,8 +172,15 @@ def _check_folders(environ: Mapping[str, str], files_root: str) -> None:
 
 
 def allowed_actions(environ: Mapping[str, str]) -> tuple[str, ...] | None:
-    """Return the action types in `NOETL_ALLOW_ACTIONS`. None means that all are allowed."""
-    return _words(environ, ACTIONS_SETTING) or None
+    """Return the action types in `NOETL_ALLOW_ACTIONS`. None means that all are allowed.
+
+    Raises:
+        SettingError: the setting has commas only. It must not allow all types by mistake.
+    """
+    text, words = environ.get(ACTIONS_SETTING, "").strip(), _words(environ, ACTIONS_SETTING)
+    if text and not words:
+        raise SettingError(f"{ACTIONS_SETTING} is {text!r}; it must be action types, separated by commas.")
+    return words or None
 
 
 def _words(environ: Mapping[str, str], name: str) -> tuple[str, ...]:

@@ -51,7 +51,7 @@ def stub_client(service: str, module: Any, monkeypatch: pytest.MonkeyPatch) -> S
         aws_secret_access_key="y",
         endpoint_url="http://x.invalid",
     )
-    monkeypatch.setattr(module, "client", lambda *_, **__: client)
+    monkeypatch.setattr(module, "store_client", lambda _: client)
     return Stubber(client)
 
 

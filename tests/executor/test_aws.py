@@ -10,7 +10,9 @@ from uuid import uuid4
 import pytest
 
 from noetl.executor.clients import aws as ours
+from noetl.executor.clients.aws_retry import store_client
 from noetl.executor.errors import ActionError
+from noetl.executor.patience import limited_patience
 from tests.action_calls import perform_action
 from tests.aws import Client
 from tests.http_server import StubExchange, find_free_port, serve
@@ -117,3 +119,14 @@ def test_threads_share_a_client(aws: Client) -> None:
 )
 def test_the_region_of_an_arn(arn: str, region: str | None) -> None:
     assert ours.region_of_arn(arn) == region
+
+
+@pytest.mark.parametrize("service", ["dynamodb", "s3", "sqs"])
+def test_clients_of_stores_are_as_patient_as_the_operation(service: str) -> None:
+    with limited_patience(1.0):
+        of_request = store_client(service)
+        assert store_client(service) is of_request
+    of_worker = store_client(service)
+    assert of_request.meta.config.read_timeout < 2
+    assert of_worker.meta.config.read_timeout > 20
+    assert of_worker is ours.client(service, without_retries=True)

@@ -21,10 +21,8 @@ import zlib
 from collections import OrderedDict
 from typing import Any
 
-from noetl.executor.clients.aws import client
-from noetl.executor.clients.aws_retry import call_with_retries
+from noetl.executor.clients.aws_retry import call_with_retries, store_client
 from noetl.executor.errors import ActionError, StoreError
-from noetl.executor.patience import patience_seconds
 from noetl.executor.stores.sql.rows import encode_json
 
 INLINE_BYTES = 16 * 1024
@@ -118,7 +116,7 @@ class Blobs:
 
     def _call(self, call: str, **parameters: Any) -> Any:
         try:
-            method = getattr(client("s3", without_retries=True, is_patient=patience_seconds() is None), call)
+            method = getattr(store_client("s3"), call)
         except ActionError as error:
             raise StoreError(
                 f"The bucket of the store (NOETL_BUCKET) cannot be used: {error.message}"

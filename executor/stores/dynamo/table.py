@@ -20,16 +20,15 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from noetl.executor.clients.aws import client
 from noetl.executor.clients.aws_retry import (
     MAX_TRIES,
     ConditionFailed,
     ItemTooLarge,
     call_with_retries,
     pause_seconds,
+    store_client,
 )
 from noetl.executor.errors import ActionError, PayloadTooLargeError, StoreError
-from noetl.executor.patience import patience_seconds
 from noetl.executor.stores.dynamo.attributes import Item, decode_item, encode_item
 from noetl.executor.stores.dynamo.expressions import (
     WRITE_TOKEN,
@@ -68,9 +67,7 @@ class DynamoTable:
     def client(self) -> Any:
         """Client of the process for DynamoDB."""
         try:
-            if patience_seconds() is None:
-                return client("dynamodb", without_retries=True)
-            return client("dynamodb", without_retries=True, is_patient=False)
+            return store_client("dynamodb")
         except ActionError as error:
             raise StoreError(f"The store in DynamoDB cannot be used: {error.message}") from error
 

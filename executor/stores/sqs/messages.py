@@ -9,8 +9,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from noetl.executor.clients.aws import client
-from noetl.executor.clients.aws_retry import MAX_TRIES, call_with_retries, pause_seconds
+from noetl.executor.clients.aws_retry import MAX_TRIES, call_with_retries, pause_seconds, store_client
 from noetl.executor.errors import ActionError, StoreError
 from noetl.executor.model.run import NEVER
 from noetl.executor.stores.sqs.due_message import MAX_DELAY_SECONDS, DueMessage
@@ -81,7 +80,7 @@ class MessageQueue:
 
     def _call(self, call: str, **parameters: Any) -> dict[str, Any]:
         try:
-            method = getattr(client("sqs", without_retries=True), call)
+            method = getattr(store_client("sqs"), call)
         except ActionError as error:
             raise StoreError(
                 f"The queue of the store (NOETL_QUEUE) cannot be used: {error.message}"
