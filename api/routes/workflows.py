@@ -63,7 +63,7 @@ _STARTED = ("Location", "Preference-Applied", "Idempotency-Replayed")
 _CHANGED = ("Location", "Retry-After")
 
 _INPUT = text_parameter(
-    "input", "query", "The run's input as a JSON object, where the body is YAML.", example='{"count": 3}'
+    "input", "query", "The run's input as a JSON object, where the body is YAML.", example='{"who": "you"}'
 )
 
 _START_REQUEST: dict[str, Any] = {

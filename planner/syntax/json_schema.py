@@ -24,8 +24,9 @@ _KIND_SCHEMAS: Mapping[Kind, dict[str, Any]] = {
     Kind.INTEGER: {"type": "integer"},
     Kind.NUMBER: {"type": "number"},
     Kind.BOOLEAN: {"type": "boolean"},
-    Kind.OBJECT: {"type": "object"},
-    Kind.ARRAY: {"type": "array"},
+    # Generators of clients need both: without them, no member and no item is allowed.
+    Kind.OBJECT: {"type": "object", "additionalProperties": True},
+    Kind.ARRAY: {"type": "array", "items": {}},
     Kind.DURATION: _DURATION,
     Kind.ACTION: {"$ref": "#/$defs/ActionEntry"},
     Kind.ANY: {},

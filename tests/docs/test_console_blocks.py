@@ -34,7 +34,7 @@ NOT_PLAYED = {
     "docs/how-to/postgres.md": {"pip"},
     "docs/how-to/write-a-page.md": {"make", "python"},
     "docs/reference/commands.md": {"export", "noetl"},
-    "docs/reference/http.md": {"curl", "noetl", "uvicorn"},
+    "docs/reference/http.md": {"curl", "noetl", "npx", "openapi-python-client", "uvicorn"},
     "docs/tutorial/first-playbook.md": {"cd", "export", "make", "mkdir"},
 }
 STORY = """\
