@@ -17,7 +17,9 @@ needs none.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable
+from http import HTTPStatus
 from typing import Annotated
 
 from fastapi import APIRouter, Request, Security
@@ -43,6 +45,11 @@ _CALLER = "noetl.caller"
 
 _PUBLIC_BODIES = " public"
 """Name under which the bodies of requests without a caller count. No tenant has it."""
+
+REFUSAL_SECONDS = 0.5
+"""How long a caller beyond its limit of requests waits for its refusal."""
+
+MAX_DELAYED = 200
 
 _BEARER = HTTPBearer(auto_error=False, scheme_name="bearer", description="An API key, or a JSON Web Token.")
 
@@ -169,6 +176,7 @@ class AccessControl:
         self._bodies = OpenBodies(lambda: context.settings)
         self._context = context
         self._table = table
+        self._delayed = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -180,6 +188,8 @@ class AccessControl:
             scope[_CALLER] = await self._accepted_caller(scope, access)
         except Exception as error:  # noqa: BLE001  An unexpected error is raised again.
             problem = problem_from(Request({**scope, "type": "http"}), error)
+            if problem.status == HTTPStatus.TOO_MANY_REQUESTS:
+                await self._delay_refusal()
             if scope["type"] == "websocket":
                 await send({"type": "websocket.close", "code": 1008, "reason": problem.detail})
             else:
@@ -189,6 +199,19 @@ class AccessControl:
         if scope["type"] == "http":
             receive = self._bodies.limit(receive, _PUBLIC_BODIES if caller is None else caller.tenant)
         await self._app(scope, receive, send)
+
+    async def _delay_refusal(self) -> None:
+        """Let a caller wait for its refusal, so that one that asks again at once asks less often.
+
+        Callers beyond MAX_DELAYED are refused at once.
+        """
+        if self._delayed >= MAX_DELAYED:
+            return
+        self._delayed += 1
+        try:
+            await asyncio.sleep(REFUSAL_SECONDS)
+        finally:
+            self._delayed -= 1
 
     async def _accepted_caller(self, scope: Scope, access: RouteAccess) -> Caller | None:
         """Return the caller; None at a public route.

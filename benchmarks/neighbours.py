@@ -1,17 +1,19 @@
 """An honest tenant while another tenant harms it: `python -m benchmarks.neighbours`.
 
 A service is a process of `noetl serve` on SQLite or Postgres. The honest tenant measures three times: a
-start, a status, and the first step, from the start until a status shows that a worker has begun. Meanwhile
-another tenant does one of the things below. Each figure is the 99th percentile, and its ratio to that of the
-tenant alone.
+start, a status, and the first step, from the start until a status shows that a worker has begun. First it is
+alone. Then another tenant, a process of its own, does one of the things below. Each figure is the median of
+the 99th percentiles of some rounds, and of their ratios. Each round has a new service, so its two figures are
+measured under the same load of the machine.
 
-All requests go to this machine. Each case ends after SECONDS, and its requests and runs are bounded.
+All requests go to this machine. A round ends after SECONDS, and the runs are bounded.
 """
 
 from __future__ import annotations
 
 import argparse
 import http.client
+import itertools
 import json
 import os
 import re
@@ -22,21 +24,25 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from statistics import median
+from typing import Any, TypeAlias
 
 from benchmarks import report
 from noetl.infra.migrations import upgrade
 from tests.postgres import empty_database, running_server
 
-SECONDS = 12.0
+SECONDS = 10.0
+ROUNDS = 3
+KINDS = ("start", "status", "first step")
 MAX_SAMPLES = 200
-PAUSE_SECONDS = 0.05
+PAUSE_SECONDS = 0.005
 TIMEOUT_SECONDS = 10.0
 """A request that takes longer counts with this time."""
 MAX_START_SECONDS = 5.0
 """How long the other tenant starts runs before the measurement begins."""
+MAX_READ_BYTES = 100_000
 FOLDER = Path(__file__).parent
 NOETL = str(Path(sys.executable).with_name("noetl"))
 HONEST = "name: honest\nsteps: [{name: a, run: [{action: set, set: {x: 1}}]}]\n"
@@ -100,10 +106,11 @@ COLUMNS: Sequence[report.Column] = (
     ("another tenant", lambda row: row["case"]),
     *(
         column
-        for kind in ("start", "status", "first step")
+        for kind in KINDS
         for column in (
+            (f"{kind} alone", lambda row, kind=kind: f"{row[f'{kind} alone'] * 1e3:,.0f} ms"),
             (kind, lambda row, kind=kind: f"{row[kind] * 1e3:,.0f} ms"),
-            ("ratio", lambda row, kind=kind: f"{row[kind + ' ratio']:.1f}"),
+            ("ratio", lambda row, kind=kind: f"{row[f'{kind} ratio']:.1f}"),
         )
     ),
 )
@@ -146,24 +153,23 @@ class Service:
 
 
 class Client:
-    """A connection to a service with a key."""
+    """A connection to the service at a port, with a key."""
 
-    def __init__(self, service: Service, key: str) -> None:
-        self._port, self._key = service.port, key
+    def __init__(self, port: int, key: str) -> None:
+        self.port, self._key = port, key
         self._connection: http.client.HTTPConnection | None = None
 
     def request(self, method: str, path: str, body: bytes = b"", type: str = "application/json") -> Any:
-        """Return (status, JSON of the response or None). A failure is (0, None)."""
+        """Return (status, JSON of a short response or None). A failure is (0, None)."""
         try:
             if self._connection is None:
-                self._connection = http.client.HTTPConnection(
-                    "127.0.0.1", self._port, timeout=TIMEOUT_SECONDS
-                )
+                self._connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=TIMEOUT_SECONDS)
             headers = {"Authorization": f"Bearer {self._key}", "Content-Type": type}
             self._connection.request(method, path, body or None, headers)
             response = self._connection.getresponse()
             content = response.read()
-            return response.status, json.loads(content) if content[:1] in b"{[" and content else None
+            is_read = content[:1] == b"{" and len(content) < MAX_READ_BYTES
+            return response.status, json.loads(content) if is_read else None
         except (OSError, http.client.HTTPException, ValueError):
             if self._connection is not None:
                 self._connection.close()
@@ -174,10 +180,17 @@ class Client:
         return self.request("POST", "/workflows/run", text.encode(), "application/yaml")
 
 
+Connect: TypeAlias = Callable[[], Client]
+Case: TypeAlias = Callable[[Connect], None]
+"""A function that begins what the other tenant does. Its threads may continue."""
+
+Times: TypeAlias = tuple[dict[str, float], dict[str, float]]
+
+
 def measure_honest(service: Service, seconds: float) -> dict[str, float]:
     """Return the 99th percentiles of a start, a status and the first step, in seconds."""
-    client = Client(service, service.honest)
-    times: dict[str, list[float]] = {"start": [], "status": [], "first step": []}
+    client = Client(service.port, service.honest)
+    times: dict[str, list[float]] = {kind: [] for kind in KINDS}
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and len(times["start"]) < MAX_SAMPLES:
         begin = time.perf_counter()
@@ -204,30 +217,49 @@ def percentile_99(values: list[float]) -> float:
 
 
 @contextmanager
-def repeating(work: Callable[[], object], threads: int, limit: int) -> Iterator[None]:
-    """Call `work` from threads until the block ends, at most `limit` times each."""
-    stopped = threading.Event()
+def attack(service: Service, name: str) -> Iterator[None]:
+    """Let another process be the other tenant, whose case is `name`, until the block ends.
 
-    def repeat() -> None:
-        for _ in range(limit):
-            if stopped.is_set():
-                return
+    In this process it would delay the measurement itself.
+    """
+    command = [sys.executable, "-m", "benchmarks.neighbours", "--attack", name, "--port", str(service.port)]
+    environ = {**service.environ, "NOETL_API_KEY": service.other}
+    with subprocess.Popen(command, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            process.stdout.readline()
+            yield
+        finally:
+            process.kill()
+
+
+def perform_attack(name: str, port: int, key: str) -> None:
+    """Begin a case, report this on standard output, and continue until standard input ends.
+
+    The process yields to that of the service, since another tenant has a machine of its own.
+    """
+    os.nice(10)
+    CASES[name](lambda: Client(port, key))
+    print("begun", flush=True)
+    sys.stdin.read()
+
+
+def repeat(work: Callable[[], object], threads: int) -> None:
+    """Call `work` again and again on threads that end with the process."""
+
+    def work_for_ever() -> None:
+        while True:
             work()
 
-    running = [threading.Thread(target=repeat, daemon=True) for _ in range(threads)]
-    for thread in running:
-        thread.start()
-    try:
-        yield
-    finally:
-        stopped.set()
+    for _ in range(threads):
+        threading.Thread(target=work_for_ever, daemon=True).start()
 
 
-def starts(text: str, count: int, *, registered: bool = False) -> Callable[[Service, ExitStack], None]:
+def starts(text: str, count: int, *, registered: bool = False) -> Case:
     """Return a case that starts a number of runs of a playbook."""
 
-    def begin(service: Service, stack: ExitStack) -> None:
-        client = Client(service, service.other)
+    def begin(connect: Connect) -> None:
+        client = connect()
         if registered:
             client.request("POST", "/playbooks", text.encode(), "application/yaml")
         deadline = time.monotonic() + MAX_START_SECONDS
@@ -238,72 +270,71 @@ def starts(text: str, count: int, *, registered: bool = False) -> Callable[[Serv
     return begin
 
 
-def drips(service: Service, stack: ExitStack) -> None:
+def drips(connect: Connect) -> None:
     """Start runs whose server sends a byte every half second."""
-    server = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
-    stopped = threading.Event()
-    stack.callback(stopped.set)
+    server = socket.create_server(("127.0.0.1", 0))
 
     def serve(connection: socket.socket) -> None:
-        with connection:
-            try:
-                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
-                while not stopped.wait(0.5):
-                    connection.sendall(b"x")
-            except OSError:
-                return
+        with connection, suppress(OSError):
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+            while True:
+                time.sleep(0.5)
+                connection.sendall(b"x")
 
     def accept() -> None:
-        while not stopped.is_set():
-            try:
-                connection, _ = server.accept()
-            except OSError:
-                return
-            threading.Thread(target=serve, args=(connection,), daemon=True).start()
+        connection, _ = server.accept()
+        threading.Thread(target=serve, args=(connection,), daemon=True).start()
 
-    threading.Thread(target=accept, daemon=True).start()
-    starts(DRIPS.replace("PORT", str(server.getsockname()[1])), 40)(service, stack)
+    repeat(accept, 1)
+    starts(DRIPS.replace("PORT", str(server.getsockname()[1])), 40)(connect)
 
 
-def graphs(service: Service, stack: ExitStack) -> None:
-    started = Client(service, service.other).start(LARGE)[1]
+def graphs(connect: Connect) -> None:
+    """Ask for the graph of a large run from 45 connections."""
+    started = connect().start(LARGE)[1]
     path = f"/workflows/{(started or {}).get('workflow_id', 'none')}/graph"
-    local = threading.local()
-    stack.enter_context(
-        repeating(lambda: _client(local, service, service.other).request("GET", path), 45, 200)
-    )
+    _repeat_request(connect, 45, "GET", path)
 
 
-def plans(service: Service, stack: ExitStack) -> None:
+def plans(connect: Connect) -> None:
+    """Send a large playbook from 12 connections, each time another one."""
+    numbers = itertools.count()
     local = threading.local()
 
     def plan() -> None:
-        _client(local, service, service.other).request("POST", "/plan", LARGE.encode(), "application/yaml")
+        body = LARGE.replace("name: large", f"name: large{next(numbers)}", 1).encode()
+        _client(local, connect).request("POST", "/plan", body, "application/yaml")
 
-    stack.enter_context(repeating(plan, 12, 200))
+    repeat(plan, 12)
 
 
-def wrong_keys(service: Service, stack: ExitStack) -> None:
+def wrong_keys(connect: Connect) -> None:
     """Send about a thousand requests a second with wrong keys."""
+    port = connect().port
     local = threading.local()
 
     def ask() -> None:
         begin = time.monotonic()
-        _client(local, service, "noetl_wrong_key").request("GET", "/workflows?limit=1")
+        _client(local, lambda: Client(port, "noetl_wrong_key")).request("GET", "/workflows?limit=1")
         time.sleep(max(0.01 - (time.monotonic() - begin), 0.0))
 
-    stack.enter_context(repeating(ask, 10, 2000))
+    repeat(ask, 10)
 
 
-def _client(local: threading.local, service: Service, key: str) -> Client:
+def _repeat_request(connect: Connect, threads: int, method: str, path: str) -> None:
+    local = threading.local()
+    repeat(lambda: _client(local, connect).request(method, path), threads)
+
+
+def _client(local: threading.local, connect: Connect) -> Client:
     if not hasattr(local, "client"):
-        local.client = Client(service, key)
+        local.client = connect()
     client: Client = local.client
     return client
 
 
-CASES: Mapping[str, Callable[[Service, ExitStack], None]] = {
-    "does nothing": lambda _service, _stack: None,
+CASES: Mapping[str, Case] = {
+    "does nothing": lambda _connect: None,
     "retries a closed port": starts(RETRIES, 40),
     "reads servers that drip": drips,
     "starts itself 100 times": starts(MULTIPLIES, 1, registered=True),
@@ -317,28 +348,36 @@ CASES: Mapping[str, Callable[[Service, ExitStack], None]] = {
 }
 
 
-def measure(store: str, names: Sequence[str], seconds: float = SECONDS) -> list[report.Row]:
-    """Measure the cases on SQLite or Postgres, each with a new service on a new store."""
+def measure_round(store: str, name: str, seconds: float) -> Times:
+    """Measure a case once, with a new service on a new store: (alone, with the other tenant)."""
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(dir=FOLDER))
+        if store == "SQLite":
+            url = f"sqlite:///{folder}/noetl.db"
+        else:
+            server = stack.enter_context(running_server())
+            url = stack.enter_context(empty_database(server.dsn))
+            upgrade(url)
+        service = Service(url, folder)
+        stack.callback(service.stop)
+        measure_honest(service, 1.0)
+        alone = measure_honest(service, seconds)
+        with attack(service, name):
+            return alone, measure_honest(service, seconds)
+
+
+def measure(store: str, names: Sequence[str], seconds: float, rounds: int) -> list[report.Row]:
+    """Measure the cases on SQLite or Postgres. Each figure is the median of the rounds."""
     rows: list[report.Row] = []
-    for name in ("does nothing", *(name for name in names if name != "does nothing")):
-        with ExitStack() as stack:
-            folder = stack.enter_context(tempfile.TemporaryDirectory(dir=FOLDER))
-            if store == "SQLite":
-                url = f"sqlite:///{folder}/noetl.db"
-            else:
-                server = stack.enter_context(running_server())
-                url = stack.enter_context(empty_database(server.dsn))
-                upgrade(url)
-            service = Service(url, folder)
-            stack.callback(service.stop)
-            measure_honest(service, 1.0)
-            CASES[name](service, stack)
-            row: report.Row = {"case": name, **measure_honest(service, seconds)}
-        alone = rows[0] if rows else row
+    for name in names:
+        results = [measure_round(store, name, seconds) for _ in range(rounds)]
+        row: report.Row = {"case": name}
+        for kind in KINDS:
+            row[f"{kind} alone"] = median(alone[kind] for alone, _ in results)
+            row[kind] = median(attacked[kind] for _, attacked in results)
+            row[f"{kind} ratio"] = median(attacked[kind] / alone[kind] for alone, attacked in results)
         print(json.dumps(row), file=sys.stderr, flush=True)
-        rows.append(
-            row | {f"{kind} ratio": row[kind] / alone[kind] for kind in ("start", "status", "first step")}
-        )
+        rows.append(row)
     return rows
 
 
@@ -347,9 +386,15 @@ def main() -> None:
     parser.add_argument("--store", choices=("SQLite", "Postgres"), action="append")
     parser.add_argument("--case", choices=tuple(CASES), action="append")
     parser.add_argument("--seconds", type=float, default=SECONDS)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--attack", choices=tuple(CASES), help=argparse.SUPPRESS)
+    parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.attack:
+        perform_attack(options.attack, options.port, os.environ["NOETL_API_KEY"])
+        return
     for store in options.store or ("SQLite", "Postgres"):
-        rows = measure(store, options.case or tuple(CASES), options.seconds)
+        rows = measure(store, options.case or tuple(CASES), options.seconds, options.rounds)
         print(report.table(f"99th percentile of an honest tenant, {store}", COLUMNS, rows), flush=True)
 
 

@@ -9,6 +9,7 @@ import random
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import field
 
 from noetl.executor.engine.external import FindPlaybook, read_public_url
@@ -17,6 +18,7 @@ from noetl.executor.engine.item_threads import read_item_threads
 from noetl.executor.errors import SettingError, StoreError
 from noetl.executor.model.run import SERVICE_QUEUE, Claim, Lease, Run
 from noetl.executor.model.worker_identity import process_name
+from noetl.executor.precedence import working_for
 from noetl.executor.runtime.lease_keeper import LeaseKeeper, read_lease_seconds
 from noetl.executor.runtime.tenant_shares import TenantShares
 from noetl.executor.security.capabilities import Capabilities, service_capabilities
@@ -199,21 +201,27 @@ class Worker:
                 operation = EXECUTE
                 if self._queue == SERVICE_QUEUE:
                     turn_ends_at = time.monotonic() + TURN_SECONDS
-                tenant = None if claim is None else claim.run.tenant
-                try:
-                    while claim is not None:
-                        claim = self._lease_keeper.execute(executor, claim)
-                        self._failures.pop(EXECUTE, None)
-                        is_idle = False
-                finally:
-                    if tenant is not None:
-                        self._shares.release(tenant)
+                if claim is not None:
+                    self._execute_chain(executor, claim)
+                    is_idle = False
             except StoreError as error:
                 self._record_failure(operation, error)
             except Exception:
                 logger.exception("a step could not be executed; it is retried when its claim expires")
             if is_idle and not self._stopping.is_set():
                 self._store.work.wait(seen, self._idle_seconds())
+
+    def _execute_chain(self, executor: VisitExecutor, first: Claim) -> None:
+        """Execute a claimed visit, and those that its commit and later ones claim."""
+        tenant = first.run.tenant
+        claim: Claim | None = first
+        try:
+            with working_for(tenant) if self._queue == SERVICE_QUEUE else nullcontext():
+                while claim is not None:
+                    claim = self._lease_keeper.execute(executor, claim)
+                    self._failures.pop(EXECUTE, None)
+        finally:
+            self._shares.release(tenant)
 
     def _claim(self, lease: Lease) -> Claim | None:
         """Claim a visit of a tenant that may occupy another thread."""

@@ -7,6 +7,7 @@ are. The decision reads sizes only, so it is as cheap for a hostile job.
 from __future__ import annotations
 
 import hashlib
+import pickle
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -98,9 +99,14 @@ class DescribeJob:
 
 @frozen
 class GraphJob:
-    """The graph of a plan with the states of its steps, as `svg`, `mermaid` or `json`."""
+    """The graph of a plan with the states of its steps, as `svg`, `mermaid` or `json`.
 
-    plan: Plan
+    The plan is packed, because the thread that passes it on answers all requests.
+    """
+
+    plan_hash: str
+    edges: int
+    packed_plan: bytes
     states: Mapping[str, StepState]
     format: str
     subject = "The graph"
@@ -108,24 +114,25 @@ class GraphJob:
 
     @property
     def key(self) -> str:
-        return graph_key(self.plan.hash, self.states, self.format)
+        return graph_key(self.plan_hash, self.states, self.format)
 
     @property
     def is_light(self) -> bool:
-        return self.format != "svg" and count_edges(self.plan) <= MAX_LIGHT_EDGES
+        return self.format != "svg" and self.edges <= MAX_LIGHT_EDGES
 
     def perform(self, compiler: PlaybookCompiler) -> bytes:
         from noetl.api.http.responses import JsonResponse
         from noetl.planner.draw import dot, mermaid
 
+        plan = unpack_plan(self.packed_plan)
         match self.format:
             case "svg":
-                text = dot.draw(self.plan, compiler.catalogue, self.states)
+                text = dot.draw(plan, compiler.catalogue, self.states)
                 return graphviz.render(text, "svg")
             case "mermaid":
-                return mermaid.draw(self.plan, compiler.catalogue, self.states).encode()
+                return mermaid.draw(plan, compiler.catalogue, self.states).encode()
             case _:
-                return bytes(JsonResponse(plan_graph(self.plan, self.states)).body)
+                return bytes(JsonResponse(plan_graph(plan, self.states)).body)
 
 
 @frozen
@@ -151,9 +158,15 @@ def graph_key(plan_hash: str, states: Mapping[str, StepState], format: str) -> s
     return f"graph:{format}:{plan_hash}:{_digest(text)}"
 
 
-def count_edges(plan: Plan) -> int:
-    """Return how many edges the graph of a plan has."""
-    return sum(len(case.targets) for step in plan.steps.values() for case in step.cases)
+def pack_plan(plan: Plan) -> bytes:
+    """Return a plan as bytes for `unpack_plan`."""
+    return pickle.dumps(plan, pickle.HIGHEST_PROTOCOL)
+
+
+def unpack_plan(data: bytes) -> Plan:
+    """Return the plan of `pack_plan`."""
+    plan: Plan = pickle.loads(data)  # noqa: S301  This service wrote it.
+    return plan
 
 
 def _digest(text: str | bytes) -> str:

@@ -23,7 +23,7 @@ import pickle
 import signal
 import sys
 from collections import Counter, OrderedDict, deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -99,6 +99,7 @@ class ComputePool:
         self._active: set[_ComputeProcess] = set()
         self._flights: dict[str, _Flight] = {}
         self._cache = _ResultCache(CACHE_BYTES)
+        self._making = asyncio.Lock()
 
     async def run(self, job: Job, tenant: str) -> Any:
         """Return the result of a job. If the caller is cancelled, the job stops unless others wait for it.
@@ -119,6 +120,15 @@ class ComputePool:
         """Return the result of an earlier job with this key, or None."""
         data = self._cache.get(key)
         return None if data is None else _result_of(data)
+
+    async def remembered(self, key: str, make: Callable[[], Awaitable[bytes]]) -> bytes:
+        """Return the bytes of a key. If they are not kept, `make` returns them, one call at a time."""
+        data = self._cache.get(key)
+        if data is None:
+            async with self._making:
+                data = self._cache.get(key) or await make()
+                self._cache.add(key, data)
+        return data
 
     async def close(self) -> None:
         """Stop all processes, and wait until they have ended."""

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 from noetl.api.compute.jobs import Job
 from noetl.api.service.compiler import PlaybookCompiler, allowed_catalogue
 
-NICENESS = 5
+NICENESS = 19
 """The priority of the process: it yields to the process that answers requests."""
 
 LENGTH_BYTES = 8

@@ -9,11 +9,12 @@ from fastapi import Depends, Path, Query, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
-from noetl.api.access import PublicAccess, PublicServices, ScopeAccess, StreamAccess
+from noetl.api.access import REFUSAL_SECONDS, PublicAccess, PublicServices, ScopeAccess, StreamAccess
 from noetl.api.compute.jobs import CompileJob, Job
 from noetl.api.context import AppContext, AppServices
 from noetl.api.http.requests import CURSOR_DESCRIPTION
 from noetl.api.service.compiler import plan_of
+from noetl.api.service.errors import TenantBusyError
 from noetl.api.service.services import TenantServices
 from noetl.executor.model.run import Run
 from noetl.planner.frozen import replace
@@ -88,6 +89,9 @@ async def perform(request: Request, services: TenantServices, job: Job) -> Any:
         if work.done():
             return work.result()
         raise ClientDisconnect
+    except TenantBusyError:
+        await asyncio.sleep(REFUSAL_SECONDS)
+        raise
     finally:
         for task in (work, departure):
             task.cancel()

@@ -11,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from noetl.api import graphviz
-from noetl.api.compute.jobs import GraphJob, graph_key
+from noetl.api.compute.jobs import GraphJob, graph_key, pack_plan
 from noetl.api.http.negotiation import FORMAT_PARAMETER, accepted_media_type
 from noetl.api.http.openapi import problems, response_body
 from noetl.api.http.problems import Problem
@@ -74,18 +74,24 @@ async def get_run_graph(
     check_query_names(request, (FORMAT_PARAMETER,))
     if format is None:
         format = _FORMATS[accepted_media_type(request, tuple(_FORMATS))]
-    if format is GraphFormat.SVG:
-        header = await run_in_threadpool(services.runs.header, workflow_id)
-        if header.statistics["edges"] > MAX_PICTURE_EDGES:
-            raise _too_large(f"has more than {MAX_PICTURE_EDGES} edges")
-    plan_hash, states = await run_in_threadpool(services.runs.plan_states, workflow_id)
+    header = await run_in_threadpool(services.runs.header, workflow_id)
+    edges = header.statistics["edges"]
+    if format is GraphFormat.SVG and edges > MAX_PICTURE_EDGES:
+        raise _too_large(f"has more than {MAX_PICTURE_EDGES} edges")
     compute = opened_services(request).compute
+
+    async def read_plan() -> bytes:
+        return await run_in_threadpool(lambda: pack_plan(services.runs.plan(workflow_id)))
+
+    # The states of a large run take some 50 ms, so few threads read them.
+    plan_hash, states = await to_thread.run_sync(services.runs.plan_states, workflow_id, limiter=_readers)
     drawing = compute.cached(graph_key(plan_hash, states, format))
     if drawing is None:
-        # A plan of 1 MiB takes a second to read, so few threads do that.
-        plan = await to_thread.run_sync(services.runs.plan, workflow_id, limiter=_readers)
+        # A plan of 1 MiB takes a second to read.
+        packed_plan = await compute.remembered(f"plan:{plan_hash}", read_plan)
         try:
-            drawing = await perform(request, services, GraphJob(plan, states, format))
+            job = GraphJob(plan_hash, edges, packed_plan, states, format)
+            drawing = await perform(request, services, job)
         except (graphviz.GraphvizTimeoutError, WorkLimitError):
             raise _too_large(f"takes more than {GraphJob.seconds:g} s to draw, or too much memory") from None
         except graphviz.GraphvizError as error:

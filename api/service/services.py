@@ -53,16 +53,12 @@ def create_services(
     clock: Callable[[], float] = time.time,
 ) -> TenantServices:
     """Return the services of the default tenant for the playbooks of a catalogue."""
-
-    def read_step_names(plan_hash: str) -> tuple[str, ...]:
-        return tuple(store.plans.get(plan_hash).steps)
-
     return TenantServices(
         TenantContext(
             DEFAULT_TENANT,
             store,
             PlaybookCompiler(catalogue),
-            lru_cache(maxsize=64)(read_step_names),
+            lru_cache(maxsize=64)(store.plans.step_names),
             controls_local_runs,
             clock,
         )

@@ -21,6 +21,7 @@ from noetl.executor.model.outcome import CANCELLED, Cancelled, Outcome, WorkResu
 from noetl.executor.model.run import ErrorRecord
 from noetl.executor.model.tracing import make_traceparent, trace_labels, trace_state
 from noetl.executor.model.transition import retry_delay_seconds
+from noetl.executor.precedence import end_slice, wait_for_slice
 from noetl.executor.security.capabilities import ACTIONS_SETTING
 from noetl.executor.security.redaction import redact
 from noetl.executor.security.secret_access import SecretAccess
@@ -99,6 +100,7 @@ class RetryLoop:
             if self._must_suspend(delay, held_seconds):
                 due_at = self.context.clock() + delay
                 return WorkSuspension(self._journal(attempt), due_at, retried=(self.action.type,))
+            end_slice()
             if self.context.cancelled.wait(delay):
                 return CANCELLED
 
@@ -145,6 +147,7 @@ class RetryLoop:
         """
         action = self.action
         self._check_allowed()
+        wait_for_slice()
         self.context.actions.count()
         declaration = catalogue()[action.type]
         deadline = self._deadline(declaration)
@@ -152,6 +155,8 @@ class RetryLoop:
             with self.context.stopping(deadline):
                 call = self._make_call(declaration, attempt, deadline)
                 call.remaining_seconds()
+                if not declaration.cannot_fail:
+                    end_slice()  # The handler may block.
                 data = handler(action.type)(call)
             data = _receive(data)
             saved = read_saved_names(declaration.saved_names(action.parameters), data)

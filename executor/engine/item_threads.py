@@ -23,6 +23,7 @@ from contextvars import copy_context
 from functools import cache
 
 from noetl.executor.errors import SettingError
+from noetl.executor.precedence import end_slice
 
 THREADS_SETTING = "NOETL_ITEM_THREADS"
 DEFAULT_THREADS = 128
@@ -106,6 +107,7 @@ class ItemCrew:
                 self._is_drained |= not self._perform_next()
         finally:
             self._is_drained = True
+            end_slice()
             for thread in self._threads:
                 thread.join()
         if self._error is not None:

@@ -18,6 +18,7 @@ budget.
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -218,10 +219,12 @@ class _BatchRun:
         Items that were started before come first. A suspended item still counts as running, so it keeps
         another item from starting.
         """
-        pending = set(range(len(self._items))) - self._outcomes.keys()
-        ordered = sorted(pending, key=lambda index: (self._keys[index] not in self._context.journal, index))
-        queue = iter(ordered)
-        threads = min(self._loop.concurrency, len(ordered), MAX_PARALLEL)
+        journal = self._context.journal
+        pending = [index for index in range(len(self._items)) if index not in self._outcomes]
+        begun = [index for index in pending if self._keys[index] in journal]
+        untried = (index for index in pending if self._keys[index] not in journal)
+        queue = itertools.chain(begun, untried)
+        threads = min(self._loop.concurrency, len(pending), MAX_PARALLEL)
         ItemCrew(lambda: self._perform_next(queue), threads, self._context.helpers).run()
         if self._is_cancelled:
             return CANCELLED

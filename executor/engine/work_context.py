@@ -20,6 +20,7 @@ from noetl.executor.model.action_budget import ActionBudget
 from noetl.executor.model.memory_budget import MemoryBudget
 from noetl.executor.model.outcome import Outcome
 from noetl.executor.model.run import Run
+from noetl.executor.precedence import wait_for_slice
 from noetl.executor.security.capabilities import Capabilities
 from noetl.planner.frozen import frozen, replace
 from noetl.planner.plan import Step, Task
@@ -161,6 +162,7 @@ class WorkContext:
 
 def find_stop(cancelled: threading.Event, deadline: float = math.inf) -> Exception | None:
     """Return why work must stop: its run was cancelled or its process stops, or the deadline has passed."""
+    wait_for_slice()
     if cancelled.is_set():
         return CancelledError()
     if time.monotonic() >= deadline:

@@ -89,6 +89,10 @@ class PlanStore(Protocol):
         """Return one named task of a plan."""
         ...
 
+    def step_names(self, plan_hash: str) -> tuple[str, ...]:
+        """Return the names of the steps of a plan, in their order, without reading the steps."""
+        ...
+
     def get(self, plan_hash: str) -> Plan:
         """Return a complete plan with its source text, to show it."""
         ...

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import httpx
 import pytest
 
 from noetl.executor.engine.initial_data import InitialData
+from noetl.executor.stores.sql.plans import SqlPlans
 from noetl.planner import compile as compile_module
+from noetl.planner.plan import Plan
 from tests.api.responses import assert_problem
 
 pytestmark = pytest.mark.anyio
@@ -55,6 +59,25 @@ async def test_a_picture_with_too_many_edges_is_refused(http: httpx.AsyncClient)
     assert "format=mermaid" in response.json()["detail"]
     assert len((await http.get(path, params={"format": "json"})).json()["edges"]) == 600
     assert (await http.get(path, params={"format": "mermaid"})).text.startswith(("flowchart", "%%", "graph"))
+
+
+async def test_the_plan_of_a_large_graph_is_read_once(
+    http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[str] = []
+    read = SqlPlans.get
+
+    def count(plans: SqlPlans, plan_hash: str) -> Plan:
+        reads.append(plan_hash)
+        return read(plans, plan_hash)
+
+    monkeypatch.setattr(SqlPlans, "get", count)
+    started = await http.post("/workflows/run", content=chain(300), headers=YAML)
+    path = started.json()["links"]["graph"]
+    formats = ("json", "mermaid", "json", "mermaid")
+    responses = await asyncio.gather(*(http.get(path, params={"format": format}) for format in formats))
+    assert [response.status_code for response in responses] == [200] * 4
+    assert len(reads) == 1
 
 
 ENVIRONMENT = """\

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
 import pytest
 
+from noetl.api import access
 from noetl.api.app import create_app
 from noetl.api.auth import rate_limits
 from noetl.api.auth.api_keys import create_api_key
@@ -149,6 +152,10 @@ def test_rates_are_checked() -> None:
 class TestService:
     """A service with an API key."""
 
+    @pytest.fixture(autouse=True)
+    def undelayed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(access, "REFUSAL_SECONDS", 0.0)
+
     @pytest.fixture
     def settings(self, settings: dict[str, str]) -> dict[str, str]:
         return settings | {"NOETL_RATE_PER_KEY": "50", "NOETL_RATE_FAILURES": "20"}
@@ -192,6 +199,24 @@ class TestService:
         assert statuses[:20] == [404] * 20
         assert statuses[25:] == [429] * 35
         assert await self.statuses(http, key, 1) == [200]
+
+    async def test_refusals_are_delayed_up_to_a_number(
+        self, key: str, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        await self.statuses(http, "noetl_wrong", 25)
+        monkeypatch.setattr(access, "REFUSAL_SECONDS", 3600.0)
+        monkeypatch.setattr(access, "MAX_DELAYED", 1)
+        delayed = asyncio.create_task(self.statuses(http, "noetl_wrong", 1))
+        statuses: list[int] = []
+        while not statuses:
+            await asyncio.sleep(0)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(5.0):
+                    statuses = await self.statuses(http, "noetl_wrong", 1)
+        assert statuses == [429]
+        assert not delayed.done()
+        assert await self.statuses(http, key, 1) == [200]
+        delayed.cancel()
 
 
 def test_an_app_behind_a_gateway_leaves_rates_to_it(settings: dict[str, str]) -> None:

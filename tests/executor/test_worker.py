@@ -602,3 +602,23 @@ def test_a_stopped_worker_has_no_thread_in_its_store(tmp_path: Path) -> None:
     worker.stop()
     assert set(threading.enumerate()) <= before
     store.close()
+
+
+@pytest.mark.parametrize(("origin", "expected"), [("service", {"tenant-a"}), ("cli", set())])
+def test_visits_of_a_service_use_the_credit_of_their_tenant(
+    store: SqliteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, origin: str, expected: set[str]
+) -> None:
+    tenants: set[str] = set()
+
+    @contextmanager
+    def record(tenant: str) -> Iterator[None]:
+        tenants.add(tenant)
+        yield
+
+    monkeypatch.setattr(worker_module, "working_for", record)
+    text = "steps: [{name: a, run: [{action: set, set: {x: 1}}]}]"
+    harness = start(store, text, tmp_path, origin=origin, tenant="tenant-a")
+    queue = "service" if origin == "service" else harness.id
+    with working(store, tmp_path, queue=queue) as worker:
+        worker.wait_until_finished("tenant-a", harness.id, SECONDS)
+    assert tenants == expected

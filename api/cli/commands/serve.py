@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from typing import Annotated
 
 import typer
@@ -13,6 +14,9 @@ from noetl.api.cli.store_option import StoreOption
 from noetl.executor.runtime.json_logs import log_as_json_lines
 
 app = typer.Typer()
+
+SWITCH_SECONDS = 0.001
+"""After which time a thread that computes lets another thread run, such as that of a request."""
 
 _LOOPBACK_ONLY = "for this machine only, because no authentication is configured"
 
@@ -133,6 +137,7 @@ def _serve(listener: socket.socket, environ: dict[str, str], root_path: str) -> 
                 print_message(f"serving {_address(listener)} {clients}")
 
     log_as_json_lines()
+    sys.setswitchinterval(SWITCH_SECONDS)
     connections = ConnectionTable(allow_connections(max_connections), send_seconds=send_seconds)
     config = uvicorn.Config(
         create_app(environ),

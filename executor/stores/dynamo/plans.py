@@ -49,6 +49,10 @@ class DynamoPlans:
             except ConditionFailed:
                 continue
 
+    def step_names(self, plan_hash: str) -> tuple[str, ...]:
+        """Return the names of the steps of a plan, in their order."""
+        return tuple(self._document(plan_hash)["steps"])
+
     def get(self, plan_hash: str) -> Plan:
         """Return a complete plan."""
         document = self._document(plan_hash)

@@ -29,5 +29,8 @@ class MemoryPlans:
     def task(self, plan_hash: str, name: str) -> Task:
         return self._state.plan(plan_hash).tasks[name]
 
+    def step_names(self, plan_hash: str) -> tuple[str, ...]:
+        return tuple(self._state.plan(plan_hash).steps)
+
     def get(self, plan_hash: str) -> Plan:
         return self._state.plan(plan_hash)

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 from noetl.executor.errors import RejectedError, SchemaError, SettingError, StoreAwayError, StoreError
 from noetl.executor.model.run import NEVER, SERVICE_QUEUE
 from noetl.executor.patience import patience_seconds
+from noetl.executor.precedence import StoreOperation
 from noetl.executor.stores.postgres.address import CONNECT_SECONDS, configure_session, conninfo_of, failure_of
 from noetl.executor.stores.postgres.listener import CHANNEL, Listener
 from noetl.executor.stores.sql.database import UnwrittenError
@@ -234,7 +235,7 @@ class PostgresDatabase:
         from psycopg_pool import PoolTimeout
 
         try:
-            with self._pool.connection(timeout=patience_seconds()) as connection:
+            with StoreOperation(), self._pool.connection(timeout=patience_seconds()) as connection:
                 connection.prepare_threshold = self._prepare_after
                 try:
                     yield connection

@@ -45,6 +45,10 @@ class SqlPlans:
     def task(self, plan_hash: str, name: str) -> Task:
         return self._task(plan_hash, name)
 
+    def step_names(self, plan_hash: str) -> tuple[str, ...]:
+        rows = self._context.database.fetch_all("plans.step_names", hash=plan_hash)
+        return tuple(row["name"] for row in rows)
+
     def get(self, plan_hash: str) -> Plan:
         row = self._context.database.fetch_one("plans.get", hash=plan_hash)
         parts = [

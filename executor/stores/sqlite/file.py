@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from noetl.executor.errors import SchemaError, StoreError
+from noetl.executor.precedence import PrecedenceLock, StoreOperation
 from noetl.executor.stores.sql.statements import Statements, to_numbered
 
 SCRIPTS = {
@@ -71,7 +72,7 @@ class SqliteFile:
         self._local = threading.local()
         self._connections: dict[threading.Thread, _Connection] = {}
         self._connecting = threading.Lock()
-        self._writing = threading.Lock()
+        self._writing = PrecedenceLock()
         if not create and not self.path.exists():
             raise StoreError(f"There is no store at {path}.")
         try:
@@ -137,7 +138,7 @@ class SqliteFile:
         try:
             connection = self._thread_connection()
             db = connection.db
-            with self._writing, connection.in_use:
+            with StoreOperation(), self._writing, connection.in_use:
                 db.execute("begin immediate")
                 try:
                     yield SqliteWriter(db)
@@ -154,7 +155,7 @@ class SqliteFile:
         """Return all rows of a query."""
         try:
             connection = self._thread_connection()
-            with connection.in_use:
+            with StoreOperation(), connection.in_use:
                 return SqliteWriter(connection.db).execute(query, **values).fetchall()
         except sqlite3.Error as error:
             raise StoreError(f"The store at {self.path} failed: {error}.") from error

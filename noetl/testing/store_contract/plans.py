@@ -26,6 +26,7 @@ class PlansContract(ContractFixtures):
         assert stored.hash == plan.hash
         assert stored.source == plan.source
         assert list(stored.steps) == list(plan.steps)
+        assert store.plans.step_names(plan.hash) == tuple(plan.steps)
         assert store.plans.header(plan.hash) == plan.header
         assert all(store.plans.step(plan.hash, name) == step for name, step in plan.steps.items())
 

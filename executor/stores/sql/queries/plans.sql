@@ -15,6 +15,9 @@ select header, source from plans where hash = :hash
 -- name: header
 select header from plans where hash = :hash
 
+-- name: step_names
+select name from plan_parts where hash = :hash and kind = 'step' order by position
+
 -- name: parts
 select kind, name, body from plan_parts where hash = :hash order by position
 

@@ -1,0 +1,240 @@
+"""The precedence of short work over long work of the same process."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextvars import copy_context
+
+import pytest
+
+from noetl.executor import precedence
+from noetl.executor.precedence import (
+    MAX_CREDIT_SECONDS,
+    MAX_PAUSE_SECONDS,
+    MAX_SLICE_SECONDS,
+    CreditAccounts,
+    PrecedenceLock,
+    StoreOperation,
+    TimeSlices,
+    end_slice,
+    is_background,
+    wait_for_slice,
+    working_for,
+)
+
+
+class Clock:
+    """A clock that stands still until it is set."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def start(work: Callable[[], object]) -> threading.Thread:
+    thread = threading.Thread(target=copy_context().run, args=(work,), daemon=True)
+    thread.start()
+    return thread
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Wait until another thread has reached a state."""
+    pause = threading.Event()
+    for _ in range(10_000):
+        if condition():
+            return
+        pause.wait(0.001)
+    raise AssertionError("the other thread did not reach the state")
+
+
+@pytest.fixture
+def spent_credit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process whose tenants have used all of their credit."""
+    monkeypatch.setattr(precedence, "ACCOUNTS", CreditAccounts(lambda: 0.0))
+    monkeypatch.setattr(precedence, "SLICES", TimeSlices())
+    monkeypatch.setattr(precedence, "MAX_CREDIT_SECONDS", 0.0)
+
+
+def test_a_tenant_that_has_used_its_credit_is_in_the_background_until_it_has_some_again() -> None:
+    clock = Clock()
+    accounts = CreditAccounts(clock)
+    account = accounts.find("busy")
+    assert not accounts.charge(account, MAX_CREDIT_SECONDS / 2)
+    assert accounts.charge(account, 100.0)
+    assert not accounts.find("other").is_spent
+    clock.now += 60.0
+    assert not accounts.charge(accounts.find("busy"), 0.0)
+
+
+def test_a_tenant_with_several_threads_is_in_the_background() -> None:
+    with working_for("parallel"):
+        assert not is_background()
+        account = precedence.ACCOUNTS.find("parallel")
+        precedence.ACCOUNTS.add_thread(account, 1)
+        assert is_background()
+        precedence.ACCOUNTS.add_thread(account, -1)
+
+
+def test_one_thread_of_the_background_runs_at_a_time(spent_credit: None) -> None:
+    running, most, finished = 0, 0, []
+    lock = threading.Lock()
+
+    def work() -> None:
+        nonlocal running, most
+        with working_for("a"):
+            for _ in range(20):
+                wait_for_slice()
+                with lock:
+                    running += 1
+                    most = max(most, running)
+                with lock:
+                    running -= 1
+                end_slice()
+        finished.append(True)
+
+    threads = [start(work) for _ in range(8)]
+    for thread in threads:
+        thread.join(60)
+    assert (len(finished), most) == (8, 1)
+
+
+def test_tenants_get_slices_in_turn_whatever_the_number_of_their_threads() -> None:
+    slices = TimeSlices()
+    first = slices.take("many")
+    order: list[str] = []
+
+    def work(tenant: str) -> None:
+        taken = slices.take(tenant)
+        order.append(tenant)
+        slices.end(taken)
+
+    threads = []
+    for tenant in ("many", "many", "many", "many", "few"):
+        threads.append(start(lambda tenant=tenant: work(tenant)))  # type: ignore[misc]
+        wait_for(lambda: len(slices._waiting) == len(threads))
+    slices.end(first)
+    for thread in threads:
+        thread.join(60)
+    assert "few" in order[:2]
+
+
+def test_a_slice_begins_after_the_operations_of_the_foreground_but_does_not_wait_for_ever() -> None:
+    clock = Clock()
+    slices = TimeSlices(clock)
+    slices.enter_foreground()
+    begun: list[bool] = []
+    thread = start(lambda: begun.append(bool(slices.take("a"))))
+    wait_for(lambda: slices._paused_since is not None)
+    assert not begun
+    clock.now += 2 * MAX_PAUSE_SECONDS
+    thread.join(60)
+    assert begun
+    second = start(lambda: begun.append(bool(slices.take("a"))))
+    clock.now += MAX_SLICE_SECONDS
+    wait_for(lambda: slices._paused_since is not None or len(begun) == 2)
+    slices.leave_foreground()
+    second.join(60)
+    assert len(begun) == 2
+
+
+def test_a_thread_that_blocks_keeps_its_slice_for_a_limited_time() -> None:
+    clock = Clock()
+    slices = TimeSlices(clock)
+    blocked = slices.take("a")
+    begun: list[bool] = []
+    thread = start(lambda: begun.append(bool(slices.take("b"))))
+    wait_for(lambda: bool(slices._waiting))
+    clock.now += 2 * MAX_SLICE_SECONDS
+    thread.join(60)
+    assert begun
+    slices.end(blocked)
+    assert slices._slice is not None, "the end of a slice that is over ends no other"
+
+
+def test_an_interrupted_thread_leaves_the_queue() -> None:
+    class WatchdogSignal(BaseException):
+        pass
+
+    calls = 0
+
+    def clock() -> float:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise WatchdogSignal
+        return 0.0
+
+    slices = TimeSlices(clock)
+    first = slices.take("a")
+    with pytest.raises(WatchdogSignal):
+        slices.take("b")
+    slices.end(first)
+    assert slices.take("c").checked_at > 0.0
+
+
+def test_work_of_no_tenant_never_waits() -> None:
+    wait_for_slice()
+    end_slice()
+    assert not is_background()
+
+
+def test_a_store_operation_of_the_background_ends_its_slice(spent_credit: None) -> None:
+    with working_for("a"):
+        wait_for_slice()
+        assert precedence.SLICES._slice is not None
+        with StoreOperation():
+            assert precedence.SLICES._slice is None
+            assert precedence.SLICES.foreground == 0
+    with StoreOperation():
+        assert precedence.SLICES.foreground == 1
+    assert precedence.SLICES.foreground == 0
+
+
+def test_the_foreground_writes_first(spent_credit: None) -> None:
+    lock = PrecedenceLock()
+    order: list[str] = []
+
+    def write(name: str) -> None:
+        with lock:
+            order.append(name)
+
+    def write_in_background() -> None:
+        with working_for("a"):
+            write("background")
+
+    threads = []
+    with lock:
+        for work in (write_in_background, lambda: write("foreground"), lambda: write("foreground")):
+            threads.append(start(work))
+            wait_for(lambda: sum(map(len, lock._waiting.values())) == len(threads))
+    for thread in threads:
+        thread.join(60)
+    assert order == ["foreground", "foreground", "background"]
+
+
+def test_the_background_writes_after_some_writers_of_the_foreground(
+    spent_credit: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precedence, "FOREGROUND_SHARE", 1)
+    lock = PrecedenceLock()
+    order: list[str] = []
+
+    def write(name: str) -> None:
+        with lock:
+            order.append(name)
+
+    def write_in_background() -> None:
+        with working_for("a"):
+            write("background")
+
+    threads = []
+    with lock:
+        for work in (lambda: write("foreground"), lambda: write("foreground"), write_in_background):
+            threads.append(start(work))
+            wait_for(lambda: sum(map(len, lock._waiting.values())) == len(threads))
+    for thread in threads:
+        thread.join(60)
+    assert order == ["foreground", "background", "foreground"]
