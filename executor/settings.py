@@ -93,7 +93,8 @@ SETTINGS = (
         "a whole number from 1 to 1000000000",
         "`100000`",
         "How many branches of the runs of a tenant may be due, run or wait when another run starts. Beyond it"
-        " a start is answered by 429. A store in DynamoDB does not count them.",
+        " a start is answered by 429. A store in DynamoDB does not count them, so the setting is refused"
+        " there.",
     ),
     Setting(
         "NOETL_MAX_CHILD_RUNS",
@@ -102,6 +103,14 @@ SETTINGS = (
         "`10000`",
         "How many child runs a run and its child runs may start together, in one process. Beyond it"
         " `workflow` fails with `LimitExceeded`.",
+    ),
+    Setting(
+        "NOETL_MAX_WAITS",
+        "execution",
+        "a whole number from 1 to 1000000000",
+        "`10000`",
+        "How many actions of a step may wait at the same time: `wait`, `callback`, `workflow`, and those of"
+        " plugins that wait. Beyond it they fail with `LimitExceeded`.",
     ),
     Setting(
         "NOETL_LOG_BYTES",

@@ -15,6 +15,7 @@ from dataclasses import field
 from noetl.executor.engine.external import FindPlaybook, read_public_url
 from noetl.executor.engine.invocation import VisitExecutor
 from noetl.executor.engine.item_threads import read_item_threads
+from noetl.executor.engine.quotas import check_quota_settings
 from noetl.executor.errors import SettingError, StoreError
 from noetl.executor.model.run import SERVICE_QUEUE, Claim, Lease, Run
 from noetl.executor.model.worker_identity import process_name
@@ -140,7 +141,13 @@ class Worker:
         self._renewal = threading.Thread(target=self._renew_claims, name="noetl-lease", daemon=True)
 
     def start(self) -> None:
-        """Start to execute visits. Take over the claims of dead workers of this machine at once."""
+        """Start to execute visits. Take over the claims of dead workers of this machine at once.
+
+        Raises:
+            SettingError: a quota is invalid, or the store does not count what it limits.
+        """
+        if self._queue == SERVICE_QUEUE:
+            check_quota_settings(self._store)
         register_local_secrets()
         self._store.queue.release_dead(self._queue, time.time())
         for thread in (*self._threads, self._renewal):

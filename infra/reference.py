@@ -32,6 +32,7 @@ from noetl.executor.engine import external, initial_data, item_threads, quotas, 
 from noetl.executor.model import action_budget, memory_budget
 from noetl.executor.model.json_values import MAX_DEPTH
 from noetl.executor.model.limits import PayloadLimits
+from noetl.executor.model.wait_budget import DEFAULT_WAITS, WAITS_SETTING
 from noetl.executor.security import redaction
 from noetl.executor.security.capabilities import DEFAULT_FILE_BYTES, DEFAULT_LOG_BYTES
 from noetl.executor.settings import GROUPS, SETTINGS
@@ -372,6 +373,7 @@ def _run_limits() -> list[LimitRow]:
         ("the outputs of a visit, in SQLite", outputs, _TOO_LARGE),
         ("an answer to a callback", f"{payload_limits.answer_bytes // _MIB} MiB as JSON", "refused"),
         ("actions of a visit between two pauses", f"{action_budget.MAX_ACTIONS:,}", _EXCEEDED),
+        ("actions of a step that wait", f"{DEFAULT_WAITS:,}, or `{WAITS_SETTING}`", _EXCEEDED),
         (
             "lines of the log of a run, in one process of a service",
             f"{DEFAULT_LOG_BYTES // _MIB} MiB, or `NOETL_LOG_BYTES`",

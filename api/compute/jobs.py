@@ -28,6 +28,7 @@ MAX_LIGHT_LENGTH = 8 * 1024
 MAX_LIGHT_EDGES = 100
 """Largest graph that is drawn as Mermaid or JSON where the request is."""
 
+STEPS_OF_PART = 50
 JOB_SECONDS = 10.0
 PICTURE_SECONDS = 5.0
 
@@ -159,14 +160,21 @@ def graph_key(plan_hash: str, states: Mapping[str, StepState], format: str) -> s
 
 
 def pack_plan(plan: Plan) -> bytes:
-    """Return a plan as bytes for `unpack_plan`."""
-    return pickle.dumps(plan, pickle.HIGHEST_PROTOCOL)
+    """Return a plan as bytes for `unpack_plan`.
+
+    The steps are packed in parts, because no other thread runs while a part is packed.
+    """
+    steps = tuple(plan.steps.items())
+    parts = [steps[start : start + STEPS_OF_PART] for start in range(0, len(steps), STEPS_OF_PART)]
+    packed = [pickle.dumps(part, pickle.HIGHEST_PROTOCOL) for part in parts]
+    return pickle.dumps((plan.header, plan.tasks, plan.source, packed), pickle.HIGHEST_PROTOCOL)
 
 
 def unpack_plan(data: bytes) -> Plan:
     """Return the plan of `pack_plan`."""
-    plan: Plan = pickle.loads(data)  # noqa: S301  This service wrote it.
-    return plan
+    header, tasks, source, packed = pickle.loads(data)  # noqa: S301  This service wrote it.
+    steps = [step for part in packed for step in pickle.loads(part)]  # noqa: S301
+    return Plan(header, dict(steps), tasks, source)
 
 
 def _digest(text: str | bytes) -> str:

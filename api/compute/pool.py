@@ -112,9 +112,10 @@ class ComputePool:
         """
         if job.is_light or not self._processes:
             return await run_in_threadpool(job.perform, self._compiler)
-        if job.key is None:
+        key = job.key  # a digest of the whole job
+        if key is None:
             return _result_of(await self._perform(job, tenant))
-        return _result_of(self._cache.get(job.key) or await self._shared(job.key, job, tenant))
+        return _result_of(self._cache.get(key) or await self._shared(key, job, tenant))
 
     def cached(self, key: str) -> Any | None:
         """Return the result of an earlier job with this key, or None."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from noetl.api.service.compiler import InlinePlaybook, PlanSource, PlaybookReference
 from noetl.api.service.errors import NotFoundError
 from noetl.api.service.playbooks import registered_playbook
-from noetl.api.service.step_reports import step_reports
+from noetl.api.service.step_reports import step_reports, step_states
 from noetl.api.service.tenant import TenantContext
 from noetl.api.service.views import (
     EventEntry,
@@ -245,8 +245,8 @@ class RunService:
             NotFoundError: the tenant has no such run.
         """
         overview = self._overview(run_id)
-        states = {name: step.status for name, step in self._step_reports(overview).items()}
-        return overview.summary.plan_hash, states
+        names = self.context.step_names(overview.summary.plan_hash)
+        return overview.summary.plan_hash, step_states(overview.summary.status, names, overview.steps)
 
     def _step_reports(self, overview: RunOverview) -> dict[str, StepReport]:
         names = self.context.step_names(overview.summary.plan_hash)

@@ -23,6 +23,16 @@ def step_reports(
     return {name: _step_report(status, steps.get(name)) for name in names}
 
 
+def step_states(
+    status: RunStatus, names: Iterable[str], steps: Mapping[str, StepVisits]
+) -> dict[str, StepState]:
+    """Return the status of each step, which a report would show, by the name of the step."""
+    return {
+        name: StepState.PENDING if visits is None else _step_state(status, visits.latest)
+        for name, visits in ((name, steps.get(name)) for name in names)
+    }
+
+
 def _step_report(status: RunStatus, visits: StepVisits | None) -> StepReport:
     if visits is None:
         return StepReport(status=StepState.PENDING, visits=0, attempt=0, case=None, error=None)

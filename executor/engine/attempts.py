@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from noetl.executor.actions import catalogue, handler
@@ -157,7 +158,8 @@ class RetryLoop:
                 call.remaining_seconds()
                 if not declaration.cannot_fail:
                     end_slice()  # The handler may block.
-                data = handler(action.type)(call)
+                with self._place_to_wait() if declaration.suspends else nullcontext():
+                    data = handler(action.type)(call)
             data = _receive(data)
             saved = read_saved_names(declaration.saved_names(action.parameters), data)
         except ActionError as problem:
@@ -169,6 +171,23 @@ class RetryLoop:
             message = redact(f"the handler of `{action.type}` raised: {bug}")
             raise ActionError(type(bug).__name__, message) from bug
         return Outcome(True, data, None, action.type, saved=saved)
+
+    @contextmanager
+    def _place_to_wait(self) -> Iterator[None]:
+        """Count the action in this block among those that wait, unless it ends without waiting.
+
+        Raises:
+            ActionError: `LimitExceeded`, if too many actions of the visit wait.
+        """
+        self.context.waits.take()
+        try:
+            yield
+        except Suspend:
+            raise
+        except BaseException:
+            self.context.waits.give_back()
+            raise
+        self.context.waits.give_back()
 
     def _check_allowed(self) -> None:
         """Raise an ActionError if the action type is disabled."""

@@ -30,6 +30,7 @@ from noetl.executor.engine.event_buffer import EventBuffer
 from noetl.executor.engine.external import FindPlaybook, VisitWaits, registry_finder
 from noetl.executor.engine.finish import finish_run, load_finally_scope, stop_at_deadline
 from noetl.executor.engine.journal import read_used_time
+from noetl.executor.engine.quotas import read_limit
 from noetl.executor.engine.scope import Scope, load_scope
 from noetl.executor.engine.step_work import StepResult, StepWork, make_rule_tests
 from noetl.executor.engine.work_context import InvocationTime, WorkContext, find_stop
@@ -50,6 +51,7 @@ from noetl.executor.model.transition import (
     find_refusal,
     suspend,
 )
+from noetl.executor.model.wait_budget import DEFAULT_WAITS, WAITS_SETTING, WaitBudget
 from noetl.executor.security.capabilities import Capabilities
 from noetl.executor.security.redaction import redact_for_storage
 from noetl.executor.stores.interface import Store
@@ -134,6 +136,7 @@ class VisitExecutor:
             self._make_batch_reader(claim),
             waits,
             cancelled,
+            waits=WaitBudget(read_limit(WAITS_SETTING, DEFAULT_WAITS)),
         )
         work = StepWork(step, claim, scope, context, self.invocation, refusal)
         return _Segment(self, work, waits).execute()

@@ -26,6 +26,7 @@ from noetl.executor.errors import RejectedError, SettingError
 from noetl.executor.model.bounded_counter import BoundedCounter
 from noetl.executor.model.run import SERVICE_QUEUE, Run
 from noetl.executor.model.tracing import trace_id
+from noetl.executor.model.wait_budget import DEFAULT_WAITS, WAITS_SETTING
 from noetl.executor.stores.interface import Store
 
 COUNT_SECONDS = 1.0
@@ -46,6 +47,20 @@ def read_limit(name: str, default: int, environ: Mapping[str, str] = os.environ)
     if not text.isdecimal() or len(text) > 10 or not 1 <= int(text) <= 1_000_000_000:
         raise SettingError(f"{name} is {text!r}; it must be a whole number from 1 to 1000000000.")
     return int(text)
+
+
+def check_quota_settings(store: Store, environ: Mapping[str, str] = os.environ) -> None:
+    """Check the settings of quotas for a store.
+
+    Raises:
+        SettingError: a setting is invalid, or the store does not count what it limits.
+    """
+    read_limit(CHILD_RUNS_SETTING, DEFAULT_CHILD_RUNS, environ)
+    read_limit(WAITS_SETTING, DEFAULT_WAITS, environ)
+    read_limit(BRANCHES_SETTING, DEFAULT_BRANCHES, environ)
+    if environ.get(BRANCHES_SETTING, "").strip() and not store.queue.counts_active:
+        message = f"{BRANCHES_SETTING} is set, but this store does not count the branches of a tenant."
+        raise SettingError(f"{message} Remove the setting, or use a store in SQLite or Postgres.")
 
 
 class ChildRunQuota:
@@ -75,7 +90,7 @@ class BranchQuota:
 
     def __init__(self, store: Store) -> None:
         # The store is the weak key under which this object is found, so only its queue is kept.
-        self._count_active = store.queue.count_active
+        self._count_active = store.queue.count_active if store.queue.counts_active else None
         self._counted: dict[str, tuple[float, int]] = {}
         self._lock = threading.Lock()
 
@@ -86,6 +101,8 @@ class BranchQuota:
             RejectedError: `quota_exceeded`, if the tenant has too many active branches.
             SettingError: the setting is invalid.
         """
+        if self._count_active is None:
+            return
         limit = read_limit(BRANCHES_SETTING, DEFAULT_BRANCHES)
         now = time.monotonic()
         with self._lock:
@@ -112,8 +129,9 @@ def check_branch_quota(store: Store, tenant: str, queue: str) -> None:
 
     Raises:
         RejectedError: `quota_exceeded`, if the tenant has too many active branches.
-        SettingError: the setting is invalid.
+        SettingError: a setting is invalid, or the store does not count what it limits.
     """
     if queue == SERVICE_QUEUE:
+        check_quota_settings(store)
         quota = _BRANCH_QUOTAS.get(store) or _BRANCH_QUOTAS.setdefault(store, BranchQuota(store))
         quota.check(tenant)

@@ -20,6 +20,7 @@ from noetl.executor.model.action_budget import ActionBudget
 from noetl.executor.model.memory_budget import MemoryBudget
 from noetl.executor.model.outcome import Outcome
 from noetl.executor.model.run import Run
+from noetl.executor.model.wait_budget import WaitBudget
 from noetl.executor.precedence import wait_for_slice
 from noetl.executor.security.capabilities import Capabilities
 from noetl.planner.frozen import frozen, replace
@@ -96,8 +97,8 @@ class WorkContext:
 
     `events` collects events. `journal` is what the work left when it was last suspended, and
     `batch_outcomes_of` returns the outcomes of the completed batches of a loop. When `cancelled` is set, the
-    work ends. `memory_budget` bounds what the work holds, `actions` how many actions it performs, and
-    `helpers` the threads of its parallel items.
+    work ends. `memory_budget` bounds what the work holds, and `helpers` the threads of its parallel items.
+    `actions` bounds how many actions it performs, and `waits` how many of them wait.
     """
 
     find_task: Callable[[str], Task]
@@ -112,6 +113,7 @@ class WorkContext:
     memory_budget: MemoryBudget = field(default_factory=MemoryBudget)
     actions: ActionBudget = field(default_factory=ActionBudget)
     helpers: HelperCount = field(default_factory=attempt_helpers)
+    waits: WaitBudget = field(default_factory=WaitBudget)
 
     def without_events(self) -> WorkContext:
         """Return the same context with a buffer that drops events."""

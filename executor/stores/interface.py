@@ -230,6 +230,11 @@ class WorkQueue(Protocol):
         """True if claims take the tenants in turn, False if a queue outside of the store decides."""
         ...
 
+    @property
+    def counts_active(self) -> bool:
+        """True if the active visits of a tenant can be counted."""
+        ...
+
     def claim(self, queue: str, lease: Lease, now: float, passed_over: Collection[str] = ()) -> Claim | None:
         """Claim a due visit of a queue, or return None if no visit is due.
 
@@ -239,7 +244,10 @@ class WorkQueue(Protocol):
         ...
 
     def count_active(self, queue: str, tenant: str, limit: int) -> int:
-        """Return how many visits of a tenant in a queue are due, run or wait, at most `limit`."""
+        """Return how many visits of a tenant in a queue are due, run or wait, at most `limit`.
+
+        Call it only if `counts_active` is true.
+        """
         ...
 
     def next_due(self, queue: str) -> float | None:

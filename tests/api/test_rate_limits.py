@@ -203,6 +203,7 @@ class TestService:
     async def test_refusals_are_delayed_up_to_a_number(
         self, key: str, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        assert await self.statuses(http, key, 1) == [200]
         await self.statuses(http, "noetl_wrong", 25)
         monkeypatch.setattr(access, "REFUSAL_SECONDS", 3600.0)
         monkeypatch.setattr(access, "MAX_DELAYED", 1)

@@ -15,6 +15,7 @@ from noetl.executor.engine.log_budget import LogBudget
 from noetl.executor.errors import ActionError, SettingError, StoreError
 from noetl.executor.model.action_budget import ActionBudget
 from noetl.executor.model.events import Event
+from noetl.executor.model.wait_budget import WaitBudget
 from noetl.executor.runtime.lease_keeper import LeaseKeeper
 from noetl.executor.security.capabilities import DEFAULT_FILE_BYTES, DEFAULT_LOG_BYTES, service_capabilities
 from noetl.executor.stores.sqlite.store import SqliteStore
@@ -28,6 +29,14 @@ NESTED = """
     - {name: a, run: [{task: t1}, {task: t1}]}
 """.replace("CALLS", ", ".join(["{task: t2}"] * 5))
 """A playbook whose tasks perform twenty actions."""
+
+WAITS = """
+    steps:
+    - name: a
+      loop: {items: "{{ range(ITEMS) | list }}", concurrency: 9}
+      run: [{action: wait, seconds: 1}, {action: wait, until: "2001-01-01T00:00:00Z"}]
+"""
+"""A playbook with a step that waits for ITEMS things at the same time."""
 
 
 def test_an_action_beyond_the_budget_fails() -> None:
@@ -46,6 +55,38 @@ def test_actions_of_nested_tasks_are_counted_together(
     monkeypatch.setattr(ActionBudget.__init__, "__defaults__", (limit,))
     harness = RunHarness(store, NESTED).finish()
     assert harness.status == status
+
+
+class TestWaitBudget:
+    def test_an_action_that_does_not_wait_leaves_its_place(self) -> None:
+        budget = WaitBudget(1)
+        for _ in range(3):
+            budget.take()
+            budget.give_back()
+        budget.take()
+        with pytest.raises(
+            ActionError, match=r"more than 1 actions of the step wait \(NOETL_MAX_WAITS\)"
+        ) as caught:
+            budget.take()
+        assert (caught.value.type, caught.value.retryable) == ("LimitExceeded", False)
+
+    @pytest.mark.parametrize(("items", "status"), [(5, "waiting"), (6, "failed")])
+    def test_waits_of_a_step_are_counted_together(
+        self, store: SqliteStore, monkeypatch: pytest.MonkeyPatch, items: int, status: str
+    ) -> None:
+        monkeypatch.setenv("NOETL_MAX_WAITS", "5")
+        harness = RunHarness(store, WAITS.replace("ITEMS", str(items)))
+        while harness.execute_next():
+            pass
+        assert harness.status == status
+        assert harness.run.error is None or harness.run.error["type"] == "LimitExceeded"
+
+    def test_waits_that_follow_each_other_are_not_added_up(
+        self, store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("NOETL_MAX_WAITS", "2")
+        text = WAITS.replace("ITEMS", "6").replace("concurrency: 9", "concurrency: 2")
+        assert RunHarness(store, text).finish().status == "succeeded"
 
 
 class TestSpill:

@@ -50,6 +50,7 @@ class DynamoQueue:
         self._receiver = None if external is None else MessageReceiver(external)
         # SQS delivers the messages of the tenants in turn, by their groups.
         self.claims_in_turn: bool = external is None
+        self.counts_active = False
 
     def claim(self, queue: str, lease: Lease, now: float, passed_over: Collection[str] = ()) -> Claim | None:
         """Claim a due visit of a queue, of the tenants in turn, or return None if no visit is due.
@@ -86,8 +87,8 @@ class DynamoQueue:
         return MessageOutcome.DONE
 
     def count_active(self, queue: str, tenant: str, limit: int) -> int:
-        """Return 0: the table has no index of the active visits of a tenant."""
-        return 0
+        """Raise NotImplementedError: the table has no index of the active visits of a tenant."""
+        raise NotImplementedError
 
     def next_due(self, queue: str) -> float | None:
         """Return the due time of the first visit of a queue, or None if the queue is empty."""

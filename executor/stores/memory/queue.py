@@ -52,6 +52,7 @@ class MemoryQueue:
     """The work queue of a store in memory: the visits that are active."""
 
     claims_in_turn = True
+    counts_active = True
 
     def __init__(self, state: MemoryState) -> None:
         self._state = state

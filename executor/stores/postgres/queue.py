@@ -52,6 +52,7 @@ class PostgresQueue:
     """The work queue in Postgres. Operations that have no fast path are those of the shared queue."""
 
     claims_in_turn = True
+    counts_active = True
 
     def __init__(self, context: SqlContext, plans: SqlPlans, database: PostgresDatabase) -> None:
         self._context = context

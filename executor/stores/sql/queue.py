@@ -69,6 +69,7 @@ class SqlQueue:
     """The work queue of a SQL store. `write_claim` may be a faster way to write a claim."""
 
     claims_in_turn = True
+    counts_active = True
 
     def __init__(self, context: SqlContext, plans: SqlPlans, write_claim: ClaimWriter | None = None) -> None:
         self._context = context

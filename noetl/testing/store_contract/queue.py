@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from noetl.executor.engine.event_buffer import MAX_BATCH_CHARACTERS, MAX_BATCH_EVENTS, EventBuffer
-from noetl.executor.errors import FencedError, PayloadTooLargeError
+from noetl.executor.engine.quotas import check_branch_quota
+from noetl.executor.errors import FencedError, PayloadTooLargeError, SettingError
 from noetl.executor.model import visit_transition
 from noetl.executor.model.events import Event
 from noetl.executor.model.outcome import Suspension
@@ -89,9 +90,17 @@ class QueueContract(ContractFixtures):
         assert claim is not None
         assert claim.run.id == runs[0].id
 
-    def test_active_visits_of_a_tenant_are_counted(self, store: Store) -> None:
-        if type(store).__name__ == "DynamoStore":
-            pytest.skip("the table has no index of the active visits of a tenant")
+    def test_active_visits_of_a_tenant_are_counted_or_their_limit_is_refused(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        if not store.queue.counts_active:
+            check_branch_quota(store, "a", "service")
+            monkeypatch.setenv("NOETL_MAX_BRANCHES", "9")
+            with pytest.raises(
+                SettingError, match="NOETL_MAX_BRANCHES is set, but this store does not count"
+            ):
+                check_branch_quota(store, "a", "service")
+            return
         runs = [start_run(store, tenant=tenant, origin="service") for tenant in ("a", "a", "b")]
         start_run(store, tenant="a")
         counts = [store.queue.count_active("service", tenant, 9) for tenant in ("a", "b", "c")]
