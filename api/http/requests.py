@@ -78,12 +78,15 @@ LAST_EVENT_ID = HeaderParameter(
     example="3-1-7c0b1f2ad1f04b0d9f1e2a3c",
 )
 
-LOCAL_TIME = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?$"
-"""Pattern of a time without a zone."""
+LOCAL_TIME = (
+    "^[1-9][0-9]{3}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])"
+    r"T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]+)?$"
+)
+"""Pattern of a time without a zone. Whether the month has the day is left to the parser."""
 
 CURSOR_DESCRIPTION = "`next_cursor` of the page before."
 
-_TIME = re.compile(LOCAL_TIME[:-1].replace("T", "[Tt]") + r"([Zz]|[+-][0-9]{2}:[0-9]{2})?$")
+_TIME = re.compile(LOCAL_TIME[1:-1].replace("T", "[Tt]") + r"([Zz]|[+-][0-9]{2}:[0-9]{2})?")
 _SHOWN_NAME_LENGTH = 100
 
 _NOT_PLAIN_IN_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
