@@ -2,9 +2,9 @@
 
     python -m tests.api.generated_requests --max-examples 500 --seed 7
 
-Each option is one of `st run`. The command starts a service of its own, and sends the requests to it. It fails
-if a response has a status of 5XX, or anything that the document does not declare. It also fails if a request
-that the document forbids is accepted, or one that it allows is refused for its form.
+Each option is one of `st run`. The command starts a service of its own, and sends the requests to it. It
+fails if a response has a status of 5XX, or anything that the document does not declare. It also fails if a
+request that the document forbids is accepted, or one that it allows is refused for its form.
 """
 
 from __future__ import annotations
