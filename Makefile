@@ -28,7 +28,7 @@ test-all: test test-aws             ## run test and test-aws
 recipes: .venv/.dev                 ## perform the recipes of CONTRIBUTING.md in a scratch clone
 	$(BIN)/python -m tests.recipes
 
-test-pythons: .venv/.dev            ## run most tests on the other Pythons at hand, and with the lowest versions
+test-pythons: .venv/.dev            ## run part of the tests on other Pythons, and with the lowest versions
 	$(BIN)/nox
 
 check: .venv/.dev                   ## check format, lint, types, imports between packages, and style

@@ -1,10 +1,12 @@
-"""Test sessions: the suite on every Python from 3.11 up that is at hand, and with the lowest versions.
+"""Test sessions: on every Python from 3.11 up that is at hand, and with the lowest versions.
 
     make test-pythons                   # the sessions of CI; a Python that is missing is skipped
-    nox -s tests-3.11 -- tests/planner  # one session, and the tests of one folder
+    nox -s tests-3.12 -- tests          # one session, with all its tests
+    nox -s tests-3.12 -- tests/planner  # one session, and the tests of one folder
 
 `make test` runs every test with the locked versions on one Python. The sessions run fewer examples of each
-property, and leave out what does not depend on the interpreter (INDEPENDENT).
+property. `lowest` leaves out what does not depend on the interpreter or on the version of a package
+(INDEPENDENT). The versions of Python between that and the own one run what depends on them most (DEPENDENT).
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import nox
@@ -29,7 +32,23 @@ INDEPENDENT = (
     "tests/simulation",  # faults in an order that the tests choose
     "tests/planner/test_hostile.py",  # calls of functions, which each version of Python counts differently
     "tests/test_benchmarks.py",  # tools of this repository
-    "tests/e2e/aws",  # functions that bring a Python of their own
+    "tests/e2e",  # whole programs, whose parts other tests run; on AWS they bring a Python of their own
+    "tests/fuzz",  # findings of the fuzzer
+    "tests/metamorphic",  # the meaning of playbooks
+    "tests/oracle",  # the meaning of playbooks
+    "tests/security/test_bombs.py",  # the work of templates, counted in units
+    "tests/security/test_canaries.py",  # texts in databases and logs
+    "tests/contract/test_cost.py",  # counts of requests
+    "tests/contract/test_dynamodb.py",  # the meaning of a store; other tests use the client
+    "tests/contract/test_dynamodb_races.py",  # requests in an order that the tests choose
+)
+DEPENDENT = (
+    "tests/planner",  # syntax trees, templates and their limits
+    "tests/executor",  # threads, processes and signals
+    "tests/golden",  # messages
+    "tests/contract/test_memory.py",
+    "tests/contract/test_sqlite.py",  # the module sqlite3
+    "tests/test_imports.py",
 )
 
 nox.options.error_on_missing_interpreters = False
@@ -57,8 +76,8 @@ offer_pyenv_versions()
 
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
-    """Run the suite with the locked versions."""
-    run_suite(session, "requirements/dev.txt")
+    """Run the tests that depend on the interpreter most, with the locked versions."""
+    run_suite(session, "requirements/dev.txt", DEPENDENT)
 
 
 @nox.session(python=LOWEST)
@@ -67,13 +86,13 @@ def lowest(session: nox.Session) -> None:
     run_suite(session, "requirements/lowest.txt")
 
 
-def run_suite(session: nox.Session, requirements: str) -> None:
-    """Install the requirements of a file and the project, and run the tests."""
+def run_suite(session: nox.Session, requirements: str, paths: Sequence[str] = ()) -> None:
+    """Install the requirements of a file and the project, and run the tests in `paths`, or all."""
     session.install("--requirement", requirements)
     session.install("--no-deps", "--no-build-isolation", "--editable", ".")
     ignored = [f"--ignore={folder}" for folder in INDEPENDENT]
     session.run(
-        *("pytest", "-n", "auto", "--dist", "loadgroup", *ignored, *session.posargs),
+        *("pytest", "-n", "auto", "--dist", "loadgroup", *ignored, *(session.posargs or paths)),
         env={"HYPOTHESIS_PROFILE": "brief"},
     )
 

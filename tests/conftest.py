@@ -19,6 +19,15 @@ settings.register_profile("brief", deadline=None, database=None, derandomize=Tru
 settings.register_profile("explore", deadline=None, database=None, max_examples=5000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same every time"))
 
+MAX_EXTRA_WORKERS = 4
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Return twice the number of processors, up to a limit: tests wait half of the time."""
+    processors = os.cpu_count() or 1
+    return processors + min(processors, MAX_EXTRA_WORKERS)
+
+
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell without job control lets its background commands ignore SIGINT, and their children inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -24,7 +24,7 @@ from tests.simulation.dynamo_backend import shorten_retry_pauses
 
 IS_BRIEF = os.environ.get("HYPOTHESIS_PROFILE") == "brief"
 COUNT = int(os.environ.get("NOETL_ORACLE_COUNT", "100" if IS_BRIEF else "1000"))
-CHUNKS = 10
+CHUNKS = 20
 SMALL_STEPS = 4
 """The most steps of playbooks on DynamoDB, where a step costs some requests to the emulator."""
 
