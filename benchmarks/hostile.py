@@ -1,8 +1,8 @@
-"""Time of the compiler for hostile texts: `python -m benchmarks.hostile`.
+"""Time of the compiler for hostile texts, and of hostile expressions: `python -m benchmarks.hostile`.
 
 Each text is made to keep the compiler busy. Its time is compared with that of an ordinary playbook of the
 same length. Each text is about as large as its kind may be before a limit is exceeded, or exceeds one that
-is found late.
+is found late. `hostile_expressions` measures the expressions.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from benchmarks import report
+from benchmarks import hostile_expressions, report
 from benchmarks.measure import median_seconds
 from benchmarks.playbooks import SHAPES
 from noetl.executor.actions import catalogue
@@ -373,6 +373,8 @@ def main() -> None:
     options = parser.parse_args()
     rows = measure(options.names or TEXTS)
     print(report.table("Hostile texts", COLUMNS, rows))
+    if not options.names:
+        print(report.table("Hostile expressions", hostile_expressions.COLUMNS, hostile_expressions.measure()))
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ from noetl.planner.program import template_uses
 from noetl.planner.syntax import limits, models, names, reader
 from noetl.planner.syntax import parser as playbook_parser
 from noetl.planner.syntax.json_schema import build_json_schema
-from noetl.planner.templates import budget, patterns, sandbox
+from noetl.planner.templates import budget, evaluator, filter_costs, patterns, sandbox
 from noetl.planner.templates import parser as template_parser
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -279,6 +279,18 @@ def _limits(_: str) -> str:
     return _table(("what", "at most", "beyond it"), rows)
 
 
+def _prices(_: str) -> str:
+    rows = [
+        ("a name, a constant, an operator, a comparison", evaluator.NODE_UNITS),
+        ("an attribute, a test, or a simple filter such as `trim` or `int`", evaluator.CALL_UNITS),
+        ("a method or a function", evaluator.METHOD_UNITS),
+        ("another filter, such as `tojson`, `sort` or `regex_replace`", evaluator.FILTER_UNITS),
+        ("a round of a `for`", evaluator.ROUND_UNITS),
+        ("an item of `map`, `select` or `reject`, also outside of loops", filter_costs.CALL_UNITS),
+    ]
+    return _table(("in the body of a `for`", "units"), [(name, f"{units:,}") for name, units in rows])
+
+
 def _language_limits() -> list[LimitRow]:
     size = f"{reader.MAX_BYTES // _MIB} MiB of text, {reader.MAX_DEPTH} levels deep"
     steps = f"{limits.MAX_STEPS:,}; {limits.MAX_CASES:,}; {limits.MAX_TARGETS:,}"
@@ -301,7 +313,7 @@ def _language_limits() -> list[LimitRow]:
 
 
 def _template_limits() -> list[LimitRow]:
-    units = f"{budget.BUDGET // _MIB} Mi characters and items"
+    units = f"[{budget.BUDGET // _MIB} Mi units](#how-much-an-expression-may-do)"
     work = f"{units}, {budget.CPU_SECONDS:g} s of work, {budget.SHARED_SECONDS:g} s together"
     start_data = f"{initial_data.MAX_INITIAL_DATA // _MIB} MiB as JSON"
     return [
@@ -459,6 +471,7 @@ _RENDERERS: Mapping[str, Callable[[str], str]] = {
     "filters": _filters,
     "methods": _methods,
     "limits": _limits,
+    "prices": _prices,
     "reserved": _reserved,
     "diagnostics": _diagnostics,
     "routes": _routes,

@@ -6,13 +6,17 @@ cannot interrupt a single built-in operation, so a limit that is checked afterwa
 
 Algorithm: resource metering by prepaid units, as gas in the Ethereum virtual machine (Wood, "Ethereum: A
 Secure Decentralised Generalised Transaction Ledger", 2014). Each operation computes an upper bound of its
-cost from the sizes of its operands, and charges it before it runs. One unit is about one character created,
-or a few nanoseconds. The thread's CPU clock is an additional limit. It is read only after about 1,000 units,
-because reading it is slow. At the same time `charge` checks whether the evaluation must stop
-because its step has ended (`stop_when`). `watchdog` interrupts work that never charges.
+cost from the sizes of its operands, and charges it before it runs. A unit pays for a byte of memory, or for
+1.5 ns. So the budget ends after about 100 ms, whatever an expression does. Operations on short values have
+constant prices. A loop pays those of its body for all rounds in advance (see `evaluator`), so they need no
+charge when they run.
 
-Cost: one addition and one comparison per charge; a size estimate is linear in the number of values, not
-characters.
+At least every UNITS_PER_CHECK units, `charge` reads the CPU clock of the thread, which is an additional
+limit. At the same time it checks whether the evaluation must stop because its step has ended (`stop_when`).
+`watchdog` interrupts work that never charges.
+
+Cost: one subtraction and one comparison per charge. A size is computed level by level, in about as long as
+the C encoder of JSON takes for the same value.
 
 Limits: BUDGET units and CPU_SECONDS per evaluation. Evaluations in `shared_budget` share one budget and
 SHARED_SECONDS. Single values are limited by MAX_TEXT, MAX_ITEMS and MAX_INTEGER_BITS. Past a limit, `charge`
@@ -24,8 +28,18 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, Mapping, ValuesView
+from collections.abc import (
+    Callable,
+    ItemsView,
+    Iterable,
+    Iterator,
+    KeysView,
+    Mapping,
+    Sequence,
+    ValuesView,
+)
 from contextlib import contextmanager
+from itertools import chain, islice
 from typing import Any
 
 from jinja2.exceptions import TemplateRuntimeError
@@ -38,20 +52,41 @@ MAX_ITEMS = 1_000_000
 MAX_INTEGER_BITS = 4096
 BUDGET = 64 * 1024 * 1024
 """How many units an evaluation may use."""
-CPU_SECONDS = 3.0
-"""How long an evaluation may take."""
+CPU_SECONDS = 1.0
+"""How long an evaluation may take. Only a slow machine, or a price that is too low, reaches it."""
 SHARED_SECONDS = 10.0
 """How long all evaluations with a shared budget may take together."""
+UNITS_PER_CHECK = 64 * 1024
+"""How many units are used at most between two checks of the clock and of `stop_when`."""
 
-LOOP_ROUND_UNITS = 32
+SHORT = 64
+"""How many characters a text may have, so that operations on it have a constant price."""
+COMPARABLE = 1024
+"""How many characters a text may have, so that comparisons with it have a constant price."""
+
+MAX_BLOCK = 64
+"""How many items of an unread list are charged and read together."""
+
 LIST_ITEM_UNITS = 8
-LIST_UNITS = 32
-MAPPING_UNITS = 64
+LIST_UNITS = 256
+MAPPING_UNITS = 256
+NUMBER_UNITS = 32
+VALUE_UNITS = 24
+"""The price of visiting a value within another one."""
+CONTAINER_UNITS = 96
+"""The price of visiting a list or mapping within another one, without its values."""
+WALK_UNITS = 4096
+"""The price of a walk through a value, however small it is."""
+CONVERSION_UNITS = 96
+"""The price of the conversion of one value, of any type, to text or to JSON values."""
+SEARCHED_ITEM_UNITS = 8
 COMPARED_CHARACTERS_PER_UNIT = 32
-COMPARED_ITEMS_PER_UNIT = 4
 
-_SCALARS = frozenset({int, float, bool, type(None)})
+SCALARS = frozenset({int, float, bool, type(None)})
 _TEXTS = frozenset({str})
+_LISTS = frozenset({list, tuple})
+_SIZED = frozenset({dict, list, tuple, range})
+_VIEWS = (list, tuple, ValuesView, KeysView, ItemsView)
 
 
 class LimitExceeded(TemplateRuntimeError):
@@ -77,16 +112,14 @@ def _never() -> None:
     return None
 
 
-_CALL_UNITS = 16
-"""The cost of a call of `charge` itself. Counts for the clock only."""
-_UNITS_PER_CLOCK_CHECK = 1024
-
-
 class _Usage(threading.local):
-    """The units that evaluations on this thread have used. Deadlines are CPU seconds of the thread."""
+    """The units of the evaluations on this thread. Deadlines are CPU seconds of the thread.
 
-    units = 0
-    units_since_clock_check = 0
+    `granted` units may be used before the next check, and `left` of them have not been used.
+    """
+
+    granted = 0
+    left = 0
     deadline = math.inf
     is_shared = False
     shared_deadline = math.inf
@@ -98,10 +131,14 @@ _usage = _Usage()
 
 def start_budget() -> None:
     """Start the time of the next evaluation on this thread, and its budget unless it shares one."""
-    if not _usage.is_shared:
-        _usage.units = 0
-    _usage.units_since_clock_check = _UNITS_PER_CLOCK_CHECK
+    _usage.granted = used_units() if _usage.is_shared else 0
+    _usage.left = 0
     _usage.deadline = min(time.thread_time() + CPU_SECONDS, _usage.shared_deadline)
+
+
+def used_units() -> int:
+    """Return how many units the evaluation on this thread has used."""
+    return _usage.granted - _usage.left
 
 
 @contextmanager
@@ -110,7 +147,7 @@ def shared_budget() -> Iterator[None]:
     if _usage.is_shared:
         yield
         return
-    _usage.units = 0
+    _usage.granted = _usage.left = 0
     _usage.is_shared = True
     _usage.shared_deadline = time.thread_time() + SHARED_SECONDS
     try:
@@ -146,40 +183,35 @@ def charge(units: int) -> None:
         LimitExceeded: the budget or the time is used up.
         EvaluationStopped: the evaluation must stop.
     """
-    _usage.units += units
-    if _usage.units > BUDGET:
+    left = _usage.left - units
+    _usage.left = left
+    if left < 0:
+        _check()
+
+
+def _check() -> None:
+    """Grant the next units, unless the evaluation must end."""
+    used = _usage.granted = used_units()
+    _usage.left = 0
+    if used > BUDGET:
         raise LimitExceeded("the expression creates too much data")
-    _usage.units_since_clock_check += _CALL_UNITS + units
-    if _usage.units_since_clock_check > _UNITS_PER_CLOCK_CHECK:
-        _usage.units_since_clock_check = 0
-        reason = _usage.find_stop()
-        if reason is not None:
-            raise EvaluationStopped(reason)
-        if time.thread_time() > _usage.deadline:
-            if time.thread_time() > _usage.shared_deadline:
-                raise LimitExceeded(f"the expressions together take more than {SHARED_SECONDS:g} s")
-            raise LimitExceeded(f"the expression takes more than {CPU_SECONDS:g} s")
-
-
-@contextmanager
-def dry_run() -> Iterator[None]:
-    """Time a dry run of work that Jinja2 will repeat without charging.
-
-    Raises:
-        LimitExceeded: a repetition that takes twice as long would pass the deadline.
-    """
-    started = time.thread_time()
-    yield
+    reason = _usage.find_stop()
+    if reason is not None:
+        raise EvaluationStopped(reason)
     now = time.thread_time()
-    if now + 2 * (now - started) > _usage.deadline:
+    if now > _usage.deadline:
+        if now > _usage.shared_deadline:
+            raise LimitExceeded(f"the expressions together take more than {SHARED_SECONDS:g} s")
         raise LimitExceeded(f"the expression takes more than {CPU_SECONDS:g} s")
+    _usage.left = min(UNITS_PER_CHECK, BUDGET - used)
+    _usage.granted = used + _usage.left
 
 
-def charge_text(length: int) -> None:
-    """Charge for the creation of a text of `length` characters."""
+def charge_text(length: int, *, is_ascii: bool = True) -> None:
+    """Charge for the creation of a text of `length` characters. Beyond ASCII, each may take 4 bytes."""
     if length > MAX_TEXT:
         raise LimitExceeded(f"the expression creates a text of more than {MAX_TEXT:,} characters")
-    charge(length)
+    charge(length if is_ascii else 4 * length)
 
 
 def charge_items(length: int, units_per_item: int = 1) -> None:
@@ -195,18 +227,106 @@ def charge_bits(bits: int) -> None:
         raise LimitExceeded("the expression creates a number that is too large")
 
 
-def charge_each(items: Iterable[Any]) -> Iterator[Any]:
-    """Yield the items, and charge for each."""
-    for count, item in enumerate(items, 1):
-        charge_items(1) if count <= MAX_ITEMS else charge_items(count)
-        yield item
+def charge_each(items: Any, units: int = 1) -> Any:
+    """Return the items to iterate over, and charge for each: in advance if their number is known.
+
+    An item of a range is a new number.
+    """
+    kind = type(items)
+    if kind is range:
+        units += NUMBER_UNITS
+    elif kind not in _SIZED and not (hasattr(kind, "__len__") and hasattr(kind, "__iter__")):
+        return _charge_next(iter(items), units)
+    number = len(items)
+    if number > MAX_ITEMS:
+        charge_items(number)
+    left = _usage.left - units * number  # `charge`, without a call
+    _usage.left = left
+    if left < 0:
+        _check()
+    return items
 
 
-def charge_rounds(items: Iterable[Any]) -> Iterator[Any]:
-    """Yield the items of a loop, and charge for the work of each round."""
-    for item in items:
-        charge(LOOP_ROUND_UNITS)
-        yield item
+def _charge_next(items: Iterator[Any], units: int) -> Iterator[Any]:
+    """Yield the items, and charge for them in blocks. A block has at most as many items as all before it."""
+    count, block = 0, 1
+    while True:
+        charge(units * block)
+        batch = list(islice(items, block))
+        count += len(batch)
+        if count > MAX_ITEMS:
+            charge_items(count)
+        yield from batch
+        if len(batch) < block:
+            return
+        block = min(2 * block, MAX_BLOCK)
+
+
+def read_items(items: Any, units: int = 1) -> Sequence[Any]:
+    """Return the items as a list, a tuple or a view, and charge for each."""
+    items = charge_each(items, units)
+    return items if isinstance(items, list | tuple) else list(items)
+
+
+def measure(value: Any, indent: int = 0, refuse: Callable[[Any], None] | None = None) -> tuple[int, int]:
+    """Return the number of values inside a value, and the characters of its texts and of an indentation.
+
+    A shared list counts as often as it occurs. `refuse` receives what is neither text, number nor container.
+    The walk goes level by level, because the functions of Python then loop over each level in C.
+
+    >>> measure({"a": [1, "xyz"]})
+    (4, 4)
+
+    Raises:
+        LimitExceeded: the walk exceeds the budget.
+    """
+    charge(WALK_UNITS)
+    level: Sequence[Any] = (value,)
+    count = characters = depth = 0
+    while True:
+        kinds = set(map(type, level))
+        parts: list[Iterable[Any]] = []
+        size = containers = 0
+        for kind in kinds - SCALARS:
+            members: Sequence[Any] = (
+                level if len(kinds) == 1 else [item for item in level if type(item) is kind]
+            )
+            if issubclass(kind, str):
+                characters += sum(map(len, members))
+            elif issubclass(kind, _VIEWS):
+                containers += len(members)
+                size += sum(map(len, members))
+                parts += members
+            elif issubclass(kind, Mapping):
+                containers += len(members)
+                number, length = _measure_keys(members, refuse)
+                count += number
+                characters += length + indent * (depth + 1) * number
+                size += sum(map(len, members))
+                parts += (
+                    map(dict.values, members) if kind is dict else (member.values() for member in members)
+                )
+            elif refuse is not None:
+                for member in members:
+                    refuse(member)
+        charge(VALUE_UNITS * size + CONTAINER_UNITS * containers)
+        if size == 0:
+            return count, characters
+        depth += 1
+        count += size
+        characters += indent * depth * size
+        level = list(chain.from_iterable(parts))
+
+
+def _measure_keys(
+    mappings: Sequence[Mapping[Any, Any]], refuse: Callable[[Any], None] | None
+) -> tuple[int, int]:
+    """Return the number of values in the keys of mappings, and their characters."""
+    charge(VALUE_UNITS * sum(map(len, mappings)))
+    keys = list(chain.from_iterable(mappings))
+    if set(map(type, keys)) == _TEXTS:
+        return len(keys), sum(map(len, keys))
+    return measure(keys, 0, refuse)
 
 
 def charge_as_text(value: Any, indent: int = 0) -> None:
@@ -216,32 +336,12 @@ def charge_as_text(value: Any, indent: int = 0) -> None:
         LimitExceeded: the text would be too long.
         TypeError: the value contains a function or an unread list, whose text would be an address.
     """
-    size = 0
-    stack = [(value, 0)]
-    while stack:
-        item, depth = stack.pop()
-        if isinstance(item, str):
-            size += len(item)
-            continue
-        if type(item) in _SCALARS:
-            continue
-        inner: Iterable[Any] = ()
-        if isinstance(item, Mapping):
-            inner = (part for pair in item.items() for part in pair)
-        elif isinstance(item, list | tuple | ValuesView | KeysView | ItemsView):
-            inner = item
-        else:
-            _refuse_address(item)
-        for part in inner:
-            size += 1 + indent * (depth + 1)
-            if size % 4096 == 0:
-                charge(0)
-            if size > MAX_TEXT:
-                break
-            stack.append((part, depth + 1))
-        if size > MAX_TEXT:
-            break
-    charge_text(size)
+    kind = type(value)
+    if kind is str:
+        if len(value) > SHORT:
+            charge_text(len(value), is_ascii=value.isascii())
+    elif kind not in SCALARS:
+        charge_text(sum(measure(value, indent, _refuse_address)))
 
 
 def _refuse_address(value: Any) -> None:
@@ -254,105 +354,103 @@ def _refuse_address(value: Any) -> None:
         raise TypeError("the list has not been read yet: add `| list`")
 
 
-def comparison_cost(value: Any) -> int:
-    """Return the units of one comparison with a value. Scalars inside it cost almost nothing.
-
-    Raises:
-        LimitExceeded: the cost exceeds the whole budget.
-    """
-    units = 0
-    stack = [value]
-    while stack:
-        item = stack.pop()
-        if isinstance(item, str):
-            units += 1 + len(item) // COMPARED_CHARACTERS_PER_UNIT
-        elif isinstance(item, Mapping):
-            units += 1 + len(item)
-            stack += item.keys()
-            stack += item.values()
-        elif isinstance(item, list | tuple | ValuesView | KeysView | ItemsView):
-            units += 1 + len(item) // COMPARED_ITEMS_PER_UNIT
-            types = set(map(type, item))
-            if types == _TEXTS:
-                units += sum(map(len, item)) // COMPARED_CHARACTERS_PER_UNIT
-            elif not types <= _SCALARS:
-                stack += item
-        if units > BUDGET:
-            charge(units)
-        charge(0)
-    return units
-
-
 def charge_comparison(value: Any) -> Any:
-    """Charge for a comparison with the value, and return the value."""
-    if isinstance(value, str | list | tuple | Mapping | ValuesView | KeysView | ItemsView):
-        charge(comparison_cost(value))
+    """Charge for a comparison with the value or for its hash, and return the value."""
+    kind = type(value)
+    if kind is str:
+        if len(value) > COMPARABLE:
+            charge(len(value) // COMPARED_CHARACTERS_PER_UNIT)
+    elif kind not in SCALARS:
+        _, characters = measure(value)  # charges for each value
+        charge(characters // COMPARED_CHARACTERS_PER_UNIT)
     return value
 
 
-def charge_search(wanted: Any, container: Any) -> None:
-    """Charge for `wanted in container`: at most one comparison with each item."""
-    if isinstance(container, list | tuple) and not isinstance(wanted, list | tuple | Mapping):
-        units_per_item = 1 + (len(wanted) // COMPARED_CHARACTERS_PER_UNIT if isinstance(wanted, str) else 0)
-        charge((1 + len(container) // COMPARED_ITEMS_PER_UNIT) * units_per_item)
-    else:
+def contains(wanted: Any, container: Any) -> bool:
+    """Return `wanted in container`, charged for at most one comparison with each item.
+
+    A mapping finds its keys without a search.
+    """
+    kind = type(wanted)
+    is_small = kind in SCALARS or (kind is str and len(wanted) <= COMPARABLE)
+    kind = type(container)
+    if not is_small:
         charge_comparison(wanted)
-        charge_lookup(container)
+        if kind is not dict:
+            charge_comparison(container)
+    elif kind in _LISTS:
+        if len(container) > SHORT:
+            charge(SEARCHED_ITEM_UNITS * len(container))
+    elif kind is str:
+        if len(container) > SHORT:
+            charge(len(container))
+    elif kind is not dict and not isinstance(container, Mapping):
+        charge_comparison(container)
+    return wanted in container
 
 
-def charge_lookup(container: Any) -> Any:
-    """Charge for a search in the container, and return it. A mapping finds its keys without a search."""
-    return container if isinstance(container, Mapping) else charge_comparison(container)
-
-
-def charge_literal(value: Any) -> Any:
-    """Charge for a list or mapping literal with all its content, and return it. Its parts may be shared."""
-    charge_as_text(value)
-    return value
-
-
-def charge_slice(value: Any) -> Any:
-    """Charge for a slice of a text or list, and return it."""
-    if isinstance(value, list | tuple):
-        charge_items(len(value), LIST_ITEM_UNITS)
-    elif isinstance(value, str):
-        charge_text(len(value))
-    return value
+def charge_slice(value: Any, start: Any, stop: Any, step: Any) -> Any:
+    """Return `value[start:stop:step]`, charged before it is created."""
+    bounds = slice(start, stop, step)
+    if isinstance(value, str | list | tuple):
+        length = len(range(*bounds.indices(len(value))))
+        if not isinstance(value, str):
+            charge_items(length, LIST_ITEM_UNITS)
+        elif length > SHORT:
+            charge_text(length, is_ascii=value.isascii())
+    return value[bounds]
 
 
 def to_charged_text(value: Any) -> str:
     """Return the value as text, and charge for it before it is created."""
-    if not isinstance(value, str):
-        charge_as_text(value)
-    return str(value)
+    if type(value) is not str:
+        if type(value) not in SCALARS:
+            charge_as_text(value)
+        return str(value)
+    if len(value) > SHORT:
+        charge_text(len(value), is_ascii=value.isascii())
+    return value
 
 
-def concatenate(parts: Iterable[Any], separator: str = "") -> str:
+def concatenate(parts: Sequence[Any], separator: str = "") -> str:
     """Return the parts as one text, and charge for it before it is created."""
+    if set(map(type, parts)) != _TEXTS:
+        parts = _to_texts(parts)
+    length = sum(map(len, parts)) + len(separator) * max(len(parts) - 1, 0)
+    if length > SHORT:
+        charge_text(length, is_ascii=separator.isascii() and all(map(str.isascii, parts)))
+    return separator.join(parts)
+
+
+def _to_texts(parts: Sequence[Any]) -> list[str]:
+    charge(CONVERSION_UNITS * len(parts))
     texts: list[str] = []
     length = 0
     for part in parts:
-        texts.append(to_charged_text(part))
-        length += len(texts[-1]) + len(separator)
-        if length > MAX_TEXT + len(separator):
-            break
-    charge_text(max(length - len(separator), 0))
-    return separator.join(texts)
+        kind = type(part)
+        texts.append(part if kind is str else str(part) if kind in SCALARS else to_charged_text(part))
+        length += len(texts[-1])
+        if length > MAX_TEXT:
+            charge_text(length)
+    return texts
 
 
-def charge_sort(keys: list[Any], *, sorts: bool) -> None:
-    """Charge for sorting values by these keys. Without `sorts`, charge for one pass over the keys.
+def charge_sort(keys: Sequence[Any], *, sorts: bool) -> bool:
+    """Charge for sorting values by these keys, and return whether all of them are scalars.
 
-    Text keys cost extra, because the filters create a lower-case copy of each.
+    Without `sorts`, charge for one pass over the keys. Text keys cost extra, because the filters create a
+    lower-case copy of each.
     """
-    types = set(map(type, keys))
-    if types == _TEXTS:
+    kinds = set(map(type, keys))
+    are_scalars = kinds <= SCALARS
+    if are_scalars:
+        characters, units = 0, len(keys)
+    elif kinds == _TEXTS:
         characters = sum(map(len, keys))
         units = len(keys) + characters // COMPARED_CHARACTERS_PER_UNIT
-    elif types <= _SCALARS:
-        characters, units = 0, len(keys)
     else:
-        characters = sum(len(key) for key in keys if isinstance(key, str))
-        units = sum(1 + comparison_cost(key) for key in keys)
+        count, characters = measure(keys)
+        units = count + characters // COMPARED_CHARACTERS_PER_UNIT
     passes = math.ceil(math.log2(len(keys) + 1)) if sorts else 1
-    charge(characters + units * passes // COMPARED_ITEMS_PER_UNIT)
+    charge((0 if are_scalars else CONVERSION_UNITS * len(keys) + characters) + units * passes)
+    return are_scalars

@@ -1,13 +1,15 @@
 """The costs of the filters of Jinja2. Each filter is charged before it runs, and its result is limited.
 
 Problem: the filters of Jinja2 know no budget. Some take more than linear time: `trim` with many characters,
-`wordwrap` with long words, and `sort` of long texts that begin alike.
+`wordwrap` with long words. And most filters are applied to short texts, where a charge would cost more than
+the filter.
 
-Algorithm: a wrapper around each filter charges before the call. Charges apply to the iteration of the value,
-to converted arguments, and to the width that options ask for. `_CHARGES` holds the charges for the work of
-single filters. Source: the implementation of the filters in Jinja2 3.1.
+Algorithm: a wrapper around each filter. If all arguments are scalars and short texts, the filter has a
+constant price, which the loop around it has paid (see `evaluator`). Otherwise the wrapper charges for the
+iteration of the value, for converted arguments, and for the width that options ask for. `_CHARGES` holds the
+charges for the work of single filters. Source: the implementation of the filters in Jinja2 3.1.
 
-Cost: O(size of the arguments). Attributes by which a filter sorts are read once more, in a timed dry run.
+Cost: one call and a few type checks for short arguments, else O(size of the arguments).
 
 Limits: those of `budget`.
 """
@@ -15,15 +17,15 @@ Limits: those of `budget`.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, ItemsView, Iterator, KeysView, Mapping, ValuesView
+from collections.abc import Callable, ItemsView, KeysView, Mapping, ValuesView
 from typing import Any
 
-from jinja2 import Environment
-from jinja2.filters import make_attrgetter, make_multi_attrgetter
 from jinja2.utils import _PassArg
 
 from noetl.planner.templates.budget import (
     LIST_ITEM_UNITS,
+    NUMBER_UNITS,
+    SHORT,
     charge,
     charge_as_text,
     charge_bits,
@@ -31,39 +33,57 @@ from noetl.planner.templates.budget import (
     charge_items,
     charge_sort,
     charge_text,
-    dry_run,
     to_charged_text,
 )
-from noetl.planner.templates.filters import join, replace
 
 LINE_UNITS = 512
 WORD_UNITS = 32
-TITLE_CHARACTER_UNITS = 16
-STRIPPED_CHARACTER_UNITS = 4
+MATCHED_CHARACTER_UNITS = 48
+"""The price of a character that a filter reads with a regular expression, or quotes."""
+WRAPPED_CHARACTER_UNITS = 16
+ESCAPED_CHARACTER_UNITS = 8
 CHARACTER_PAIRS_PER_UNIT = 64
 """How many comparisons of two characters one unit pays for, where a filter may compare each with each."""
+CALL_UNITS = 512
+"""The price of a filter or test that another filter calls for an item."""
+
+_CONSTANT_FILTERS = frozenset({"abs", "count", "d", "default", "first", "items", "last", "length", "random"})
+"""The filters that take constant time. What reads their result pays for it."""
+SIMPLE_FILTERS = _CONSTANT_FILTERS | {
+    "b64decode", "b64encode", "capitalize", "center", "e", "escape", "filesizeformat", "float",
+    "forceescape", "identifier", "indent", "int", "lower", "raw", "replace", "round", "safe", "sha256",
+    "string", "title", "trim", "truncate", "upper",
+}  # fmt: skip
+"""The filters that take at most about a microsecond for a short text."""
+_CONSTANTS = frozenset({float, bool, type(None)})
+_MAX_OPTION = 1024
 
 
-def charge_filter(environment: Environment, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+def charge_filter(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     """Return the built-in filter with charges for its arguments, its work and its result."""
+    if name in _CONSTANT_FILTERS:
+        return function
     marker = _PassArg.from_obj(function)
-    first = 1 if marker is not None else 0
+    first = 0 if marker is None else 1
+    charge_arguments = _charge_arguments(name)
 
     def charged(*args: Any, **kwargs: Any) -> Any:
-        value = args[first] if len(args) > first else None
-        if isinstance(value, Iterator):
-            value = list(charge_each(value)) if name in _ORDER_FILTERS else charge_each(value)
+        for value in args[first:]:
+            kind = type(value)
+            if kind is str:
+                if len(value) > SHORT:
+                    break
+            elif kind is int:
+                if not -_MAX_OPTION <= value <= _MAX_OPTION:
+                    break
+            elif kind not in _CONSTANTS:
+                break
+        else:
+            if not kwargs:
+                return _charge_result(function(*args))
+        if len(args) > first:
+            value = charge_arguments(args[first], *args[first + 1 :], **kwargs)
             args = (*args[:first], value, *args[first + 1 :])
-        elif isinstance(value, str | list | tuple | Mapping | ValuesView | KeysView | ItemsView):
-            charge(len(value))
-        options = (*args[first + 1 :], *kwargs.values())
-        _charge_conversion(name, value, options)
-        if name in _CHARGES:
-            _CHARGES[name](environment, *args[first:], **kwargs)
-        if name == "replace":
-            return replace(value, *options)
-        if name == "join":
-            return join(environment, *args[first:], **kwargs)
         return _charge_result(function(*args, **kwargs))
 
     if marker is not None:
@@ -71,25 +91,59 @@ def charge_filter(environment: Environment, name: str, function: Callable[..., A
     return charged
 
 
-def _charge_conversion(name: str, value: Any, options: tuple[Any, ...]) -> None:
-    """Charge for the texts into which the filter converts its arguments, and for a wider result."""
-    if name in _TEXT_FILTERS:
-        for argument in (value, *options):
-            charge_as_text(argument)
-    if name in _WIDTH_BOUNDS:
-        charge_text(_WIDTH_BOUNDS[name](value, options))
+def _charge_arguments(name: str) -> Callable[..., Any]:
+    """Return a function that charges for the arguments of a filter, and returns the value to filter."""
+    units = _ITEM_UNITS.get(name, 1)
+    converts = name in _TEXT_FILTERS
+    width_bound = _WIDTH_BOUNDS.get(name)
+    charge_work = _CHARGES.get(name)
+
+    def charge_arguments(value: Any, *args: Any, **kwargs: Any) -> Any:
+        if hasattr(type(value), "__next__"):
+            value = charge_each(value, units)
+        elif type(value) is range:
+            charge((units + NUMBER_UNITS) * len(value))
+        elif isinstance(value, str | list | tuple | Mapping | ValuesView | KeysView | ItemsView):
+            charge(units * len(value))
+        options = (*args, *kwargs.values())
+        if converts:
+            for argument in (value, *options):
+                charge_as_text(argument)
+        if width_bound is not None:
+            charge_text(width_bound(value, options))
+        if charge_work is not None:
+            charge_work(value, *args, **kwargs)
+        return value
+
+    return charge_arguments
 
 
 def _charge_result(result: Any) -> Any:
     """Charge for the result of a filter, and return it."""
-    if isinstance(result, str):
-        charge_text(len(result))
+    kind = type(result)
+    if kind is str:
+        if len(result) > SHORT:
+            charge_text(len(result), is_ascii=result.isascii())
+    elif kind is int:
+        charge_bits(result.bit_length())
+    elif isinstance(result, str):
+        charge_text(len(result), is_ascii=result.isascii())
     elif isinstance(result, list | tuple):
         charge_items(len(result), LIST_ITEM_UNITS)
-    elif isinstance(result, int):
-        charge_bits(result.bit_length())
     return result
 
+
+_ITEM_UNITS = {
+    "batch": 64,
+    "dictsort": CALL_UNITS,
+    "map": CALL_UNITS,
+    "reject": CALL_UNITS,
+    "rejectattr": CALL_UNITS,
+    "select": CALL_UNITS,
+    "selectattr": CALL_UNITS,
+    "slice": 64,
+}
+"""What a filter pays for each item of its value, if it does more than to copy it."""
 
 _TEXT_FILTERS = frozenset(
     [
@@ -141,11 +195,10 @@ _LINE_BREAKS = re.compile(r"[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")
 _WORD_SEPARATORS = re.compile(r"[\s-]+")
 
 
-def _charge_wordwrap(
-    environment: Environment, text: Any, width: Any = 79, break_long_words: bool = True, *_: Any, **__: Any
-) -> None:
+def _charge_wordwrap(text: Any, width: Any = 79, break_long_words: bool = True, *_: Any, **__: Any) -> None:
     if not isinstance(text, str) or not isinstance(width, int):
         return
+    charge(WRAPPED_CHARACTER_UNITS * len(text))
     charge(
         LINE_UNITS * (1 + len(text) - len(_LINE_BREAKS.sub("", text)))
         + WORD_UNITS * (len(text) - len(_WORD_SEPARATORS.sub("", text)))
@@ -158,77 +211,49 @@ def _charge_wordwrap(
             charge(WORD_UNITS * length // width + length * length // (512 * width))
 
 
-def _charge_characters(units: int) -> Callable[..., None]:
-    return lambda _, text, *__, **___: charge(units * len(to_charged_text(text)))
+def _charge_characters(text: Any, *_: Any, **__: Any) -> None:
+    charge(MATCHED_CHARACTER_UNITS * len(to_charged_text(text)))
 
 
-def _charge_trim(environment: Environment, text: Any, chars: Any = None) -> None:
+def _charge_escape(text: Any) -> None:
+    text = to_charged_text(text)
+    length = len(text) + ESCAPED_CHARACTER_UNITS * sum(map(text.count, "&<>'\""))
+    charge_text(length, is_ascii=text.isascii())
+
+
+def _charge_trim(text: Any, chars: Any = None) -> None:
     if isinstance(chars, str):
         charge(len(to_charged_text(text)) * len(chars) // CHARACTER_PAIRS_PER_UNIT)
 
 
-def _charge_round(environment: Environment, value: Any, precision: Any = 0, *_: Any, **__: Any) -> None:
+def _charge_round(value: Any, precision: Any = 0, *_: Any, **__: Any) -> None:
     if isinstance(precision, int):
         charge_bits(4 * precision)
 
 
-def _charge_list(environment: Environment, value: Any) -> None:
+def _charge_list(value: Any) -> None:
     if isinstance(value, str):
         charge_items(len(value), LIST_ITEM_UNITS)
 
 
-def _sort_keys(value: Any, attribute: Any, getter: Callable[[Any], Any]) -> list[Any]:
-    """Return the keys by which a filter orders the values."""
-    if attribute is None and isinstance(value, list):
-        return value
-    with dry_run():
-        return list(charge_each(value) if attribute is None else map(getter, charge_each(value)))
-
-
-def _charge_sort_filter(
-    environment: Environment,
-    value: Any,
-    reverse: bool = False,
-    case_sensitive: bool = False,
-    attribute: Any = None,
-) -> None:
-    charge_sort(_sort_keys(value, attribute, make_multi_attrgetter(environment, attribute)), sorts=True)
-
-
-def _charge_groupby(
-    environment: Environment, value: Any, attribute: Any, default: Any = None, case_sensitive: bool = False
-) -> None:
-    charge_sort(
-        _sort_keys(value, attribute, make_attrgetter(environment, attribute, default=default)), sorts=True
-    )
-
-
-def _charge_selection(
-    environment: Environment, value: Any, case_sensitive: bool = False, attribute: Any = None
-) -> None:
-    charge_sort(_sort_keys(value, attribute, make_attrgetter(environment, attribute)), sorts=False)
-
-
 def _charge_dictsort(
-    environment: Environment, value: Any, case_sensitive: bool = False, by: str = "key", reverse: bool = False
+    value: Any, case_sensitive: bool = False, by: str = "key", reverse: bool = False
 ) -> None:
     charge_sort(list(value.values() if by == "value" else value), sorts=True)
 
 
-_ORDER_FILTERS = frozenset({"groupby", "max", "min", "sort", "unique"})
-
 _CHARGES: dict[str, Callable[..., None]] = {
     "dictsort": _charge_dictsort,
-    "groupby": _charge_groupby,
     "list": _charge_list,
-    "max": _charge_selection,
-    "min": _charge_selection,
     "round": _charge_round,
-    "sort": _charge_sort_filter,
-    "striptags": _charge_characters(STRIPPED_CHARACTER_UNITS),
-    "title": _charge_characters(TITLE_CHARACTER_UNITS),
+    "e": _charge_escape,
+    "escape": _charge_escape,
+    "forceescape": _charge_escape,
+    "striptags": _charge_characters,
+    "title": _charge_characters,
     "trim": _charge_trim,
-    "unique": _charge_selection,
+    "urlencode": _charge_characters,
+    "wordcount": _charge_characters,
     "wordwrap": _charge_wordwrap,
 }
 """The functions that charge for the work of a filter. Each takes the arguments of the filter."""

@@ -11,30 +11,35 @@ from typing import Any
 
 from jinja2 import Environment
 from jinja2.filters import make_attrgetter
-from jinja2.runtime import Undefined
-from jinja2.utils import pass_environment
+from jinja2.runtime import Context, Undefined
+from jinja2.utils import pass_context, pass_environment
 
 from noetl.planner.templates.budget import (
+    CONVERSION_UNITS,
+    LIST_ITEM_UNITS,
     MAX_ITEMS,
+    SCALARS,
+    SHORT,
     LimitExceeded,
     charge,
     charge_as_text,
     charge_comparison,
     charge_each,
     charge_items,
-    charge_literal,
-    charge_lookup,
-    charge_rounds,
     charge_slice,
     charge_text,
     concatenate,
+    contains,
+    read_items,
     to_charged_text,
 )
 from noetl.planner.templates.functions import describe
-from noetl.planner.templates.operators import add
+from noetl.planner.templates.operators import add, modulo, multiply, power
+from noetl.planner.templates.ordering import ATTRIBUTE_UNITS, ORDER_FILTERS
 from noetl.planner.templates.patterns import replace_matches, search
 
 MAX_TIME_TEXT = 200
+SUMMED_ITEM_UNITS = 24
 
 JSON_VALUE_UNITS = 32
 """The units for a value that `fromjson` creates, in addition to its characters.
@@ -44,9 +49,10 @@ A list or object costs twice as much.
 LOOP_FILTER = "noetl loop"
 CONCATENATION_FILTER = "noetl concatenation"
 COMPARISON_FILTER = "noetl comparison"
-LOOKUP_FILTER = "noetl lookup"
-LITERAL_FILTER = "noetl literal"
+MEMBERSHIP_FILTER = "noetl membership"
 SLICE_FILTER = "noetl slice"
+OUTPUT_FILTER = "noetl output"
+OPERATOR_FILTERS = {"+": "noetl add", "*": "noetl multiply", "**": "noetl power", "%": "noetl modulo"}
 
 
 class Raw(str):
@@ -61,27 +67,34 @@ class Identifier(str):
     __slots__ = ()
 
 
-def replace(text: Any, old: str, new: str, count: int | None = None) -> str:
+def replace(text: Any, old: Any, new: Any, count: int | None = None) -> str:
     """Return the text with `old` replaced by `new`, charged before it is created."""
-    text, old, new = to_charged_text(text), to_charged_text(old), to_charged_text(new)
-    occurrences = text.count(old) if count is None or count < 0 else min(text.count(old), count)
-    charge_text(len(text) + occurrences * max(len(new) - len(old), 0))
-    replaced: str = text.replace(old, new, -1 if count is None else count)
+    source, old, new = to_charged_text(text), to_charged_text(old), to_charged_text(new)
+    limit = -1 if count is None else count
+    if len(source) > SHORT or len(new) > SHORT:
+        occurrences = source.count(old) if limit < 0 else min(source.count(old), limit)
+        is_ascii = source.isascii() and new.isascii()
+        charge_text(len(source) + occurrences * max(len(new) - len(old), 0), is_ascii=is_ascii)
+        return source.replace(old, new, limit)
+    replaced = source.replace(old, new, limit)
+    if len(replaced) > SHORT:
+        charge_text(len(replaced), is_ascii=replaced.isascii())
     return replaced
 
 
 def join_texts(separator: str, items: Iterable[str]) -> str:
     """Return `separator.join(items)`, charged before it is created."""
-    return concatenate(charge_each(items), separator)
+    return concatenate(read_items(items, LIST_ITEM_UNITS), separator)
 
 
-def join(environment: Environment, value: Any, d: Any = "", attribute: Any = None) -> str:
+@pass_environment
+def _join(environment: Environment, value: Any, d: Any = "", attribute: Any = None) -> str:
     """Return the items, or an attribute of each, as one text. Jinja2 names the separator `d`."""
-    parts = charge_each(value)
-    return concatenate(
-        parts if attribute is None else map(make_attrgetter(environment, attribute), parts),
-        to_charged_text(d),
-    )
+    if attribute is None:
+        parts = read_items(value, LIST_ITEM_UNITS)
+    else:
+        parts = list(map(make_attrgetter(environment, attribute), read_items(value, ATTRIBUTE_UNITS)))
+    return concatenate(parts, to_charged_text(d))
 
 
 @pass_environment
@@ -89,17 +102,26 @@ def _sum(
     environment: Environment, items: Iterable[Any], attribute: str | int | None = None, start: Any = 0
 ) -> Any:
     """Return the sum of numbers, or the concatenation of lists if `start` is a list."""
-    charged_items = charge_each(items)
-    parts = (
-        charged_items if attribute is None else map(make_attrgetter(environment, attribute), charged_items)
-    )
-    if not isinstance(start, list):
-        for part in parts:
-            start = add(start, part)
-        return start
+    if attribute is not None:
+        items = list(map(make_attrgetter(environment, attribute), read_items(items, ATTRIBUTE_UNITS)))
+    elif type(items) is range:
+        charge_items(len(items), SUMMED_ITEM_UNITS)
+    else:
+        items = read_items(items, SUMMED_ITEM_UNITS)
+    if isinstance(start, list):
+        return _sum_lists(items, start)
+    if set(map(type, items)) <= SCALARS:
+        return sum(items, start)
+    for item in items:
+        charge(CONVERSION_UNITS)
+        start = add(start, item)
+    return start
+
+
+def _sum_lists(items: Iterable[Any], start: list[Any]) -> list[Any]:
     result = list(start)
-    for part in parts:
-        result += charge_each(part)
+    for item in items:
+        result += charge_each(item, LIST_ITEM_UNITS)
         if len(result) > MAX_ITEMS:
             charge_items(len(result))
     return result
@@ -175,9 +197,19 @@ def _strftime(value: str | float | datetime, pattern: str) -> str:
     return _to_datetime(value).strftime(pattern)
 
 
+@pass_context
+def _output(_: Context, value: Any) -> str:
+    """Return the text of an output.
+
+    Jinja2 would evaluate constants when it compiles a template, outside of the budget. A filter that reads
+    the context prevents this.
+    """
+    return to_charged_text(value)
+
+
 FILTERS: dict[str, Callable[..., Any]] = {
-    "identifier": lambda value: Identifier(charge_slice(to_charged_text(value))),
-    "raw": lambda value: Raw(charge_slice(to_charged_text(value))),
+    "identifier": lambda value: Identifier(to_charged_text(value)),
+    "raw": lambda value: Raw(to_charged_text(value)),
     "tojson": _to_json,
     "fromjson": _from_json,
     "b64encode": _b64encode,
@@ -188,10 +220,18 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "to_datetime": _to_datetime,
     "strftime": _strftime,
     "sum": _sum,
-    LOOP_FILTER: charge_rounds,
+    LOOP_FILTER: charge_each,
     COMPARISON_FILTER: charge_comparison,
-    LOOKUP_FILTER: charge_lookup,
-    LITERAL_FILTER: charge_literal,
+    MEMBERSHIP_FILTER: contains,
     SLICE_FILTER: charge_slice,
+    OUTPUT_FILTER: _output,
     CONCATENATION_FILTER: concatenate,
+    OPERATOR_FILTERS["+"]: add,
+    OPERATOR_FILTERS["*"]: multiply,
+    OPERATOR_FILTERS["**"]: power,
+    OPERATOR_FILTERS["%"]: modulo,
 }
+"""The filters of NoETL by their names, and the internal ones."""
+
+REPLACED_FILTERS: dict[str, Callable[..., Any]] = {"join": _join, "replace": replace, **ORDER_FILTERS}
+"""The filters of Jinja2 that have another implementation, which charges for its work."""

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-from noetl.planner.templates.budget import LIST_ITEM_UNITS, charge_bits, charge_items, charge_text
+from noetl.planner.templates.budget import LIST_ITEM_UNITS, SHORT, charge_bits, charge_items, charge_text
 
 
-def _multiply(left: Any, right: Any) -> Any:
-    for sequence, count in ((left, right), (right, left)):
-        if isinstance(sequence, str) and isinstance(count, int):
-            charge_text(len(sequence) * max(count, 0))
-        elif isinstance(sequence, list | tuple) and isinstance(count, int):
-            charge_items(len(sequence) * max(count, 0), LIST_ITEM_UNITS)
+def multiply(left: Any, right: Any) -> Any:
+    """Return `left * right`, charged for the text, list or number that it creates."""
+    if type(left) is float or type(right) is float:
+        return left * right
     if isinstance(left, int) and isinstance(right, int):
         charge_bits(left.bit_length() + right.bit_length())
+        return left * right
+    for sequence, count in ((left, right), (right, left)):
+        if isinstance(sequence, str) and isinstance(count, int):
+            charge_text(len(sequence) * max(count, 0), is_ascii=sequence.isascii())
+        elif isinstance(sequence, list | tuple) and isinstance(count, int):
+            charge_items(len(sequence) * max(count, 0), LIST_ITEM_UNITS)
     return left * right
 
 
-def _power(left: Any, right: Any) -> Any:
+def power(left: Any, right: Any) -> Any:
+    """Return `left ** right` if the number is not too large."""
     if isinstance(left, int) and isinstance(right, int):
         charge_bits(left.bit_length() * max(right, 0))
     return left**right
@@ -27,17 +31,20 @@ def _power(left: Any, right: Any) -> Any:
 
 def add(left: Any, right: Any) -> Any:
     """Return `left + right`, charged for the text or list that it creates."""
+    kind = type(left)
+    if kind is int or kind is float:
+        return left + right
     if isinstance(left, str) and isinstance(right, str):
-        charge_text(len(left) + len(right))
+        length = len(left) + len(right)
+        if length > SHORT:
+            charge_text(length, is_ascii=left.isascii() and right.isascii())
     elif isinstance(left, list | tuple) and isinstance(right, list | tuple):
         charge_items(len(left) + len(right), LIST_ITEM_UNITS)
     return left + right
 
 
-def _modulo(left: Any, right: Any) -> Any:
+def modulo(left: Any, right: Any) -> Any:
+    """Return the remainder of a division of numbers."""
     if isinstance(left, str):
         raise TypeError("`%` needs numbers; join texts with `~`")
     return left % right
-
-
-OPERATORS: dict[str, Callable[[Any, Any], Any]] = {"*": _multiply, "**": _power, "+": add, "%": _modulo}

@@ -7,7 +7,8 @@ first two, not the third.
 Algorithm: fail-safe defaults (Saltzer and Schroeder 1975): allow-lists on top of
 `ImmutableSandboxedEnvironment`. `getattr` returns keys of mappings, the attributes in `_METHODS`, and
 replacements for `replace` and `join` of texts, nothing else. `ALLOWED_NODES` excludes macros, imports and
-inheritance. All operations that can create a large value or run long charge the budget first (see `budget`).
+inheritance. All operations that can create a large value or run long charge the budget first (see `budget`,
+and `evaluator` for operators).
 
 Cost: one allow-list lookup per attribute, and the charges.
 
@@ -30,23 +31,21 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import _PassArg, missing
 
 from noetl.planner.templates.budget import (
-    LIST_ITEM_UNITS,
-    LIST_UNITS,
     MAPPING_UNITS,
     MAX_ITEMS,
+    SCALARS,
+    SHORT,
     charge,
-    charge_as_text,
     charge_comparison,
     charge_items,
-    charge_search,
     charge_text,
-    comparison_cost,
+    contains,
+    read_items,
     to_charged_text,
 )
 from noetl.planner.templates.filter_costs import CHARACTER_PAIRS_PER_UNIT, charge_filter
-from noetl.planner.templates.filters import FILTERS, join_texts, replace
+from noetl.planner.templates.filters import FILTERS, REPLACED_FILTERS, join_texts, replace
 from noetl.planner.templates.functions import Function, describe
-from noetl.planner.templates.operators import OPERATORS
 
 MAX_SHOWN_NAME = 100
 
@@ -172,12 +171,6 @@ CALLABLE_ATTRIBUTES = _TEXT_METHODS.union(
 """The attributes that may be called: the methods in `_METHODS`, and those that the sandbox replaces."""
 
 
-def _charge_output(value: Any) -> Any:
-    if not isinstance(value, str):
-        charge_as_text(value)
-    return value
-
-
 JINJA_FILTERS = (
     "abs", "batch", "capitalize", "center", "count", "d", "default", "dictsort", "e", "escape",
     "filesizeformat", "first", "float", "forceescape", "groupby", "indent", "int", "items", "join", "last",
@@ -199,27 +192,25 @@ JINJA_TESTS = (
 class Sandbox(ImmutableSandboxedEnvironment):
     """The environment that planner and executor share. `SANDBOX` is its only instance."""
 
-    intercepted_binops = frozenset(OPERATORS)
-
     def __init__(self) -> None:
         super().__init__(
             undefined=SandboxUndefined,
             optimized=False,
             keep_trailing_newline=True,
             cache_size=0,
-            finalize=_charge_output,
         )
         self.globals = {"range": Function(_range), "dict": Function(_dict)}
-        self.filters = {name: charge_filter(self, name, self.filters[name]) for name in JINJA_FILTERS}
-        self.filters |= FILTERS
+        self.filters = {name: charge_filter(name, self.filters[name]) for name in JINJA_FILTERS}
+        self.filters |= REPLACED_FILTERS | FILTERS
         self.tests = {name: self.tests[name] for name in JINJA_TESTS}
-        self.tests |= {name: _charge_operands(self.tests[name]) for name in _COMPARISON_TESTS}
         self.tests |= {name: _charge_text_test(self.tests[name]) for name in ("lower", "upper")}
-        self.tests["in"] = _charge_membership
+        self.tests["in"] = contains
+        compared = {name: _charge_operand(self.tests[name]) for name in _COMPARISON_TESTS}
         accept_undefined = {"defined", "undefined"}
         self.tests |= {
             name: _require_defined(test) for name, test in self.tests.items() if name not in accept_undefined
         }
+        self.tests |= compared
         self.tests |= {word.capitalize(): self.tests[word] for word in ("none", "true", "false")}
 
     @cached_property
@@ -229,7 +220,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
     def getattr(self, obj: Any, attribute: str) -> Any:
         if isinstance(obj, Undefined):
             obj._fail_with_undefined_error()
-        if isinstance(obj, Mapping):
+        if type(obj) is dict or isinstance(obj, Mapping):
             try:
                 return obj[attribute]
             except KeyError:
@@ -243,6 +234,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
                     value = getattr(obj, attribute)
                     if isinstance(obj, str | list | tuple):
                         value = _charge_method(obj, attribute, value)
+                    elif attribute == "get":
+                        value = _charge_key(value)
                     return Function(value) if callable(value) else value
                 break
         return self.undefined(obj=obj, name=attribute)
@@ -250,10 +243,13 @@ class Sandbox(ImmutableSandboxedEnvironment):
     def getitem(self, obj: Any, argument: Any) -> Any:
         if isinstance(obj, Undefined):
             obj._fail_with_undefined_error()
+        kind = type(argument)
+        if kind is not str and kind is not int:
+            charge_comparison(argument)
         try:
             return obj[argument]
         except (LookupError, TypeError):
-            if isinstance(argument, str):
+            if kind is str:
                 return self.getattr(obj, argument)
             return self.undefined(obj=obj, name=argument)
 
@@ -267,15 +263,20 @@ class Sandbox(ImmutableSandboxedEnvironment):
             function._fail_with_undefined_error()
         raise TypeError(f"{describe(function)} cannot be called")
 
-    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        return OPERATORS[operator](left, right)
+
+def _charge_key(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the method of a mapping with charges for the hash of its key."""
+    return lambda key, *args: method(charge_comparison(key), *args)
 
 
 def _charge_method(obj: Any, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
     """Return the method of a text or list with charges: it reads the whole value and may create a copy."""
 
     def charged(*args: Any) -> Any:
-        charge(len(obj) if isinstance(obj, str) else comparison_cost(obj))
+        if not isinstance(obj, str):
+            charge_comparison(obj)
+        elif len(obj) > SHORT:
+            charge(len(obj))
         for arg in args:
             charge_comparison(arg)
         if name in _SLOW_METHODS and args and isinstance(args[0], str):
@@ -283,20 +284,41 @@ def _charge_method(obj: Any, name: str, method: Callable[..., Any]) -> Callable[
         if name in ("split", "rsplit") and len(args) < 3:
             max_splits = args[1] if len(args) == 2 else -1
             args = (args[0] if args else None, min(max_splits, MAX_ITEMS) if max_splits >= 0 else MAX_ITEMS)
-        if name == "splitlines":
-            charge_items(obj.count("\n") + obj.count("\r"), LIST_UNITS)
+            charge_items(min(_count_parts(obj, args[0]), args[1] + 1), PART_UNITS)
+        elif name == "splitlines":
+            charge_items(1 + _count(obj, _LINE_BREAKS), PART_UNITS)
         result = method(*args)
-        if isinstance(result, list | tuple):
-            charge_items(len(result), LIST_UNITS)
-        elif isinstance(result, str):
-            charge_text(len(result))
+        if isinstance(result, str) and len(result) > SHORT:
+            charge_text(len(result), is_ascii=result.isascii())
+        elif isinstance(result, tuple):
+            charge(len(obj))
         return result
 
     return charged
 
 
+PART_UNITS = 64
+"""The price of a part of a text that was split: the part, and its place in the list."""
+_SPACES = " \t\n\r\v\f\x1c\x1d\x1e\x1f"
+_LINE_BREAKS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
+
+
+def _count(text: str, characters: str) -> int:
+    return sum(map(text.count, characters))
+
+
+def _count_parts(text: str, separator: object) -> int:
+    """Return an upper bound for the number of parts of a text."""
+    if isinstance(separator, str) and separator:
+        return 1 + text.count(separator)
+    return 1 + (_count(text, _SPACES) if text.isascii() else len(text) // 2)
+
+
 _SLOW_METHODS = frozenset({"lstrip", "rfind", "rindex", "rpartition", "rsplit", "rstrip", "strip"})
 """The methods that may compare each character of the text with each character of their argument."""
+
+
+ENTRY_UNITS = 64
 
 
 def _range(*bounds: int) -> range:
@@ -306,9 +328,9 @@ def _range(*bounds: int) -> range:
 
 
 def _dict(*args: Any, **kwargs: Any) -> dict[Any, Any]:
-    mapping: dict[Any, Any] = dict(*args, **kwargs)
-    charge(MAPPING_UNITS + 2 * LIST_ITEM_UNITS * len(mapping))
-    return mapping
+    parts = [arg if isinstance(arg, Mapping) else charge_comparison(read_items(arg)) for arg in args]
+    charge(MAPPING_UNITS + ENTRY_UNITS * (len(kwargs) + sum(map(len, parts))))
+    return dict(*parts, **kwargs)
 
 
 _COMPARISON_TESTS = frozenset(
@@ -332,9 +354,18 @@ _COMPARISON_TESTS = frozenset(
 )
 
 
-def _charge_operands(test: Any) -> Any:
-    """Return the built-in test with charges for its operands."""
-    return lambda left, right: test(charge_comparison(left), charge_comparison(right))
+def _charge_operand(test: Any) -> Any:
+    """Return the built-in comparison with a charge for one operand, unless either is a scalar.
+
+    A comparison with an undefined value fails without help.
+    """
+
+    def compare(left: Any, right: Any) -> Any:
+        if type(right) not in SCALARS and type(left) not in SCALARS:
+            charge_comparison(right)
+        return test(left, right)
+
+    return compare
 
 
 def _charge_text_test(test: Any) -> Any:
@@ -358,11 +389,6 @@ def _require_defined(test: Any) -> Any:
     if marker is not None:
         checked.jinja_pass_arg = marker  # type: ignore[attr-defined]
     return checked
-
-
-def _charge_membership(value: Any, container: Any) -> bool:
-    charge_search(value, container)
-    return value in container
 
 
 FUNCTIONS = frozenset({"range", "dict", "now", "uuid"})

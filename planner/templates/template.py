@@ -160,21 +160,19 @@ class Template:
         """Literal text and expressions in order, or None if the text has `{% %}` blocks."""
         return None if self.has_blocks else tuple(split_parts(self.source))
 
-    def _take_instrumented_nodes(self) -> list[nodes.Node]:
+    def _take_nodes(self) -> list[nodes.Node]:
         """Return nodes for compilation, which modifies them.
 
         A second call, on any thread, parses the text again.
         """
         body: list[nodes.Node] | None = self.__dict__.pop("_body", None)
-        return [instrument(node) for node in body or parse_nodes(self.source)]
+        return body or parse_nodes(self.source)
 
     @cached_property
     def _compute_values(self) -> Callable[[dict[str, Any]], Any]:
         """A function that returns the values of all expressions for the values of names."""
-        body = self._take_instrumented_nodes()
-        expressions = [
-            c for node in body for c in getattr(node, "nodes", ()) if not isinstance(c, nodes.TemplateData)
-        ]
+        outputs = (child for node in self._take_nodes() for child in getattr(node, "nodes", ()))
+        expressions = [instrument(node) for node in outputs if not isinstance(node, nodes.TemplateData)]
         target = nodes.Name(_RESULT, "store", lineno=1)
         assign = nodes.Assign(target, nodes.List(expressions, lineno=1), lineno=1)
         return compile_nodes(nodes.Template([assign], lineno=1), lambda context, _text: context.vars[_RESULT])
@@ -182,7 +180,7 @@ class Template:
     @cached_property
     def _compute_text(self) -> Callable[[dict[str, Any]], Any]:
         """A function that returns the rendered text for the values of names."""
-        body = self._take_instrumented_nodes()
+        body = [instrument(node) for node in self._take_nodes()]
         return compile_nodes(nodes.Template(body, lineno=1), lambda _context, text: text)
 
     def evaluate(self, lookup: Lookup) -> Any:

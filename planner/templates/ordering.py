@@ -1,0 +1,143 @@
+"""The filters that order values or compare them with each other: `sort`, `groupby`, `unique`, `min`, `max`.
+
+Problem: the filters of Jinja2 read the keys of the values while they sort, so nothing can be charged before.
+
+Algorithm: decorate, sort, undecorate. The keys are read once and charged, then the numbers of the values are
+ordered by their keys. Texts are compared without case unless `case_sensitive` is true, as in Jinja2.
+
+Cost: ATTRIBUTE_UNITS for each value, and the comparisons.
+
+Limits: those of `budget`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby
+from typing import Any, NamedTuple
+
+from jinja2 import Environment
+from jinja2.filters import _GroupTuple, ignore_case, make_attrgetter, make_multi_attrgetter
+from jinja2.utils import pass_environment
+
+from noetl.planner.templates.budget import LIST_ITEM_UNITS, charge_sort, read_items
+
+ATTRIBUTE_UNITS = 384
+"""The price of the attribute of one value."""
+
+
+class _Keyed(NamedTuple):
+    """Values with the keys by which they are ordered. `shown` are the keys before case was ignored."""
+
+    values: Sequence[Any]
+    keys: Sequence[Any]
+    shown: Sequence[Any]
+
+
+def _read(
+    values: Iterable[Any],
+    get_key: Callable[[Any], Any] | None,
+    *,
+    case_sensitive: bool = False,
+    sorts: bool = True,
+) -> _Keyed:
+    """Return the values with their keys, and charge for them. Without `get_key`, a value is its own key."""
+    items = read_items(values, LIST_ITEM_UNITS if get_key is None else ATTRIBUTE_UNITS)
+    shown = items if get_key is None else list(map(get_key, items))
+    are_scalars = charge_sort(shown, sorts=sorts)
+    keys = shown if case_sensitive or are_scalars else list(map(_ignore_case, shown))
+    return _Keyed(items, keys, shown)
+
+
+def _ignore_case(key: Any) -> Any:
+    """Return a key in lower case. The attributes of a sort are a list of keys."""
+    return list(map(ignore_case, key)) if type(key) is _Keys else ignore_case(key)
+
+
+class _Keys(list[Any]):
+    """The values of several attributes, which are one key."""
+
+    __slots__ = ()
+
+
+@pass_environment
+def _sort(
+    environment: Environment,
+    value: Iterable[Any],
+    reverse: bool = False,
+    case_sensitive: bool = False,
+    attribute: str | int | None = None,
+) -> list[Any]:
+    get_key: Callable[[Any], Any] | None = None
+    if isinstance(attribute, str) and "," in attribute:
+        get_keys = make_multi_attrgetter(environment, attribute)
+        get_key = lambda item: _Keys(get_keys(item))  # noqa: E731
+    elif attribute is not None:
+        get_key = make_attrgetter(environment, attribute)
+    keyed = _read(value, get_key, case_sensitive=case_sensitive)
+    if keyed.keys is keyed.values:
+        return sorted(keyed.values, reverse=reverse)
+    return [keyed.values[n] for n in _order(keyed.keys, reverse=reverse)]
+
+
+def _order(keys: Sequence[Any], *, reverse: bool = False) -> list[int]:
+    """Return the numbers of the keys in their order."""
+    return sorted(range(len(keys)), key=keys.__getitem__, reverse=reverse)
+
+
+@pass_environment
+def _group(
+    environment: Environment,
+    value: Iterable[Any],
+    attribute: str | int,
+    default: Any = None,
+    case_sensitive: bool = False,
+) -> list[Any]:
+    get_key = make_attrgetter(environment, attribute, default=default)
+    values, keys, shown = _read(value, get_key, case_sensitive=case_sensitive)
+    groups = (list(numbers) for _, numbers in groupby(_order(keys), keys.__getitem__))
+    return [_GroupTuple(shown[numbers[0]], [values[n] for n in numbers]) for numbers in groups]
+
+
+@pass_environment
+def _unique(
+    environment: Environment,
+    value: Iterable[Any],
+    case_sensitive: bool = False,
+    attribute: str | int | None = None,
+) -> Iterator[Any]:
+    get_key = None if attribute is None else make_attrgetter(environment, attribute)
+    values, keys, _ = _read(value, get_key, case_sensitive=case_sensitive, sorts=False)
+    first: dict[Any, Any] = {}
+    for key, item in zip(keys, values, strict=True):
+        first.setdefault(key, item)
+    return iter(first.values())
+
+
+def _select(select: Callable[..., int]) -> Callable[..., Any]:
+    """Return the filter that selects the value whose key is the smallest or the largest."""
+
+    @pass_environment
+    def select_value(
+        environment: Environment,
+        value: Iterable[Any],
+        case_sensitive: bool = False,
+        attribute: str | int | None = None,
+    ) -> Any:
+        get_key = None if attribute is None else make_attrgetter(environment, attribute)
+        values, keys, _ = _read(value, get_key, case_sensitive=case_sensitive, sorts=False)
+        if not values:
+            return environment.undefined("No aggregated item, sequence was empty.")
+        return values[select(range(len(keys)), key=keys.__getitem__)]
+
+    return select_value
+
+
+ORDER_FILTERS: dict[str, Callable[..., Any]] = {
+    "groupby": _group,
+    "max": _select(max),
+    "min": _select(min),
+    "sort": _sort,
+    "unique": _unique,
+}
+"""The filters by their names."""
