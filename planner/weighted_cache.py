@@ -15,14 +15,12 @@ V = TypeVar("V")
 
 
 class WeightedCache(Generic[K, V]):
-    """The values that `compute` returned for the latest keys, up to `max_weight` by the estimate `weigh`.
+    """The values of the latest keys, up to `max_weight` together. The weight of a value is an estimate.
 
     Safe to share between threads. A value that is heavier than a quarter of the cache is not kept.
     """
 
-    def __init__(self, compute: Callable[[K], V], weigh: Callable[[K, V], int], max_weight: int) -> None:
-        self._compute = compute
-        self._weigh = weigh
+    def __init__(self, max_weight: int) -> None:
         self._max_weight = max_weight
         self._entries: OrderedDict[K, tuple[V, int]] = OrderedDict()
         self._lock = threading.Lock()
@@ -31,23 +29,31 @@ class WeightedCache(Generic[K, V]):
     def __len__(self) -> int:
         return len(self._entries)
 
-    def get(self, key: K) -> V:
-        """Return `compute(key)`, or the same value as before if it is still kept.
-
-        Two threads may compute one value at the same time.
-        """
+    def find(self, key: K) -> V | None:
+        """Return the value of a key, or None if it is not kept."""
         with self._lock:
             entry = self._entries.get(key)
-            if entry is not None:
-                self._entries.move_to_end(key)
-                return entry[0]
-        value = self._compute(key)
-        weight = self._weigh(key, value)
-        if weight <= self._max_weight // 4:
-            self._add(key, value, weight)
+            if entry is None:
+                return None
+            self._entries.move_to_end(key)
+            return entry[0]
+
+    def get(self, key: K, load: Callable[[K], tuple[V, int]]) -> V:
+        """Return the value of a key. If it is not kept, `load(key)` returns it with its weight.
+
+        Two threads may load one value at the same time. A value must not be None.
+        """
+        kept = self.find(key)
+        if kept is not None:
+            return kept
+        value, weight = load(key)
+        self.add(key, value, weight)
         return value
 
-    def _add(self, key: K, value: V, weight: int) -> None:
+    def add(self, key: K, value: V, weight: int) -> None:
+        """Keep a value, unless the key has one or the value is too heavy."""
+        if weight > self._max_weight // 4:
+            return
         with self._lock:
             if key in self._entries:
                 return

@@ -35,6 +35,7 @@ from noetl.api.compute.worker import LENGTH_BYTES
 from noetl.api.service.compiler import PlaybookCompiler
 from noetl.api.service.errors import ServiceBusyError, TenantBusyError, WorkLimitError
 from noetl.executor.errors import SettingError
+from noetl.planner.weighted_cache import WeightedCache
 
 DEFAULT_PROCESSES = 2
 MAX_PROCESSES = 64
@@ -98,7 +99,7 @@ class ComputePool:
         self._idle: list[_ComputeProcess] = []
         self._active: set[_ComputeProcess] = set()
         self._flights: dict[str, _Flight] = {}
-        self._cache = _ResultCache(CACHE_BYTES)
+        self._cache: WeightedCache[str, bytes] = WeightedCache(CACHE_BYTES)
         self._making = asyncio.Lock()
 
     async def run(self, job: Job, tenant: str) -> Any:
@@ -115,20 +116,20 @@ class ComputePool:
         key = job.key  # a digest of the whole job
         if key is None:
             return _result_of(await self._perform(job, tenant))
-        return _result_of(self._cache.get(key) or await self._shared(key, job, tenant))
+        return _result_of(self._cache.find(key) or await self._shared(key, job, tenant))
 
     def cached(self, key: str) -> Any | None:
         """Return the result of an earlier job with this key, or None."""
-        data = self._cache.get(key)
+        data = self._cache.find(key)
         return None if data is None else _result_of(data)
 
     async def remembered(self, key: str, make: Callable[[], Awaitable[bytes]]) -> bytes:
         """Return the bytes of a key. If they are not kept, `make` returns them, one call at a time."""
-        data = self._cache.get(key)
+        data = self._cache.find(key)
         if data is None:
             async with self._making:
-                data = self._cache.get(key) or await make()
-                self._cache.add(key, data)
+                data = self._cache.find(key) or await make()
+                self._cache.add(key, data, len(data))
         return data
 
     async def close(self) -> None:
@@ -152,7 +153,7 @@ class ComputePool:
                 flight.task.cancel()
                 if self._flights.get(key) is flight:
                     del self._flights[key]
-        self._cache.add(key, data)
+        self._cache.add(key, data, len(data))
         return data
 
     async def _perform(self, job: Job, tenant: str) -> bytes:
@@ -264,28 +265,6 @@ class _Flight:
 
     task: asyncio.Task[bytes]
     waiting: int = 0
-
-
-class _ResultCache:
-    """The latest results, up to a number of bytes."""
-
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self._bytes = 0
-        self._results: OrderedDict[str, bytes] = OrderedDict()
-
-    def get(self, key: str) -> bytes | None:
-        data = self._results.get(key)
-        if data is not None:
-            self._results.move_to_end(key)
-        return data
-
-    def add(self, key: str, data: bytes) -> None:
-        self._bytes += len(data) - len(self._results.pop(key, b""))
-        self._results[key] = data
-        while self._bytes > self._max_bytes:
-            _, oldest = self._results.popitem(last=False)
-            self._bytes -= len(oldest)
 
 
 class _TenantQueues:

@@ -34,7 +34,7 @@ def main() -> None:
     os.dup2(2, 1)  # so that no output becomes a part of a message
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     _be_modest()
-    compiler = PlaybookCompiler(allowed_catalogue(os.environ), cache_size=0)
+    compiler = PlaybookCompiler(allowed_catalogue(os.environ), cache_bytes=0)
     import noetl.planner.compile  # noqa: F401  Imported before the first job, whose time is limited.
 
     _write(results, None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from noetl.api.service.errors import PlaybookError
@@ -14,13 +13,16 @@ from noetl.planner.catalogue import Catalogue
 from noetl.planner.diagnostics.diagnostic import did_you_mean
 from noetl.planner.frozen import frozen
 from noetl.planner.plan import Plan
+from noetl.planner.weighted_cache import WeightedCache
 
 if TYPE_CHECKING:
     # The compiler takes long to import, and most requests after a cold start do not need it.
     from noetl.planner.compile import Compilation
 
-_MAX_CACHED_LENGTH = 64 * 1024
-"""Longest text whose compilation is cached: a compilation needs many times the memory of its text."""
+CACHE_BYTES = 32 * 1024 * 1024
+"""How many bytes the compilations that a compiler keeps may use together, by the estimate below."""
+BYTES_PER_CHARACTER = 100
+ENTRY_BYTES = 16 * 1024
 
 
 @frozen
@@ -43,15 +45,18 @@ PlanSource = InlinePlaybook | PlaybookReference
 
 
 class PlaybookCompiler:
-    """A compiler of playbooks that caches its latest `cache_size` results. Safe to share between threads."""
+    """A compiler of playbooks that keeps its latest results, up to `cache_bytes`.
 
-    def __init__(self, catalogue: Catalogue, *, cache_size: int = 64) -> None:
+    Safe to share between threads.
+    """
+
+    def __init__(self, catalogue: Catalogue, *, cache_bytes: int = CACHE_BYTES) -> None:
         self.catalogue = catalogue
-        self._compile_cached = lru_cache(maxsize=cache_size)(self._compile)
+        self._compilations: WeightedCache[str | bytes, Compilation] = WeightedCache(cache_bytes)
 
     def compile(self, text: str | bytes) -> Compilation:
         """Compile a playbook. The result has a plan or errors; no text raises an exception."""
-        return (self._compile if len(text) > _MAX_CACHED_LENGTH else self._compile_cached)(text)
+        return self._compilations.get(text, self._compile)
 
     def plan(self, text: str | bytes) -> Plan:
         """Compile a playbook that must be correct, and return its plan.
@@ -61,10 +66,10 @@ class PlaybookCompiler:
         """
         return plan_of(self.compile(text))
 
-    def _compile(self, text: str | bytes) -> Compilation:
+    def _compile(self, text: str | bytes) -> tuple[Compilation, int]:
         from noetl.planner.compile import compile_playbook
 
-        return compile_playbook(text, self.catalogue)
+        return compile_playbook(text, self.catalogue), ENTRY_BYTES + BYTES_PER_CHARACTER * len(text)
 
 
 def plan_of(compilation: Compilation) -> Plan:

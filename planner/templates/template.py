@@ -280,7 +280,7 @@ def parse_template(source: str) -> Template:
     """
     templates = _scope.templates
     if templates is None:
-        result = TEMPLATES.get(source)
+        result = TEMPLATES.get(source, _load)
     elif (known := templates.get(source)) is not None:
         result = known
     else:
@@ -327,6 +327,11 @@ def _parse(source: str) -> Template | TemplateProblem:
         return problem.without_traceback()
 
 
+def _load(source: str) -> tuple[Template | TemplateProblem, int]:
+    """Return the template of a text or its problem, with an estimate of its bytes."""
+    return _parse(source), ENTRY_BYTES + BYTES_PER_CHARACTER * len(source)
+
+
 class _Scope(threading.local):
     """The templates of the compilation on this thread, or None outside of one."""
 
@@ -335,9 +340,7 @@ class _Scope(threading.local):
 
 _scope = _Scope()
 
-TEMPLATES = WeightedCache(
-    _parse, lambda source, _: ENTRY_BYTES + BYTES_PER_CHARACTER * len(source), MAX_CACHED_BYTES
-)
+TEMPLATES: WeightedCache[str, Template | TemplateProblem] = WeightedCache(MAX_CACHED_BYTES)
 """The templates that were parsed last, outside of a compilation."""
 
 

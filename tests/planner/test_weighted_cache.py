@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import gc
+import json
 import tracemalloc
 
 import pytest
 
+from noetl.api.service.compiler import PlaybookCompiler
 from noetl.executor.actions import catalogue
+from noetl.executor.stores.plan_parts import decode_part, weigh_part
 from noetl.planner.compile import compile_playbook
 from noetl.planner.dataflow import infallible, narrowing
 from noetl.planner.templates import template as template_module
@@ -16,27 +19,61 @@ from noetl.planner.weighted_cache import WeightedCache
 def test_the_entries_that_were_not_used_are_evicted() -> None:
     computed: list[str] = []
 
-    def compute(key: str) -> str:
+    def compute(key: str) -> tuple[str, int]:
         computed.append(key)
-        return key.upper()
+        return key.upper(), len(key)
 
-    cache = WeightedCache(compute, lambda key, _: len(key), 12)
-    assert [cache.get(key) for key in ("aaa", "bbb", "ccc", "ddd")] == ["AAA", "BBB", "CCC", "DDD"]
-    cache.get("aaa")
-    cache.get("eee")
+    cache: WeightedCache[str, str] = WeightedCache(12)
+    assert [cache.get(key, compute) for key in ("aaa", "bbb", "ccc", "ddd")] == ["AAA", "BBB", "CCC", "DDD"]
+    cache.get("aaa", compute)
+    cache.get("eee", compute)
     assert (len(cache), cache.weight) == (4, 12)
-    cache.get("aaa")
+    cache.get("aaa", compute)
     assert computed == ["aaa", "bbb", "ccc", "ddd", "eee"]
-    cache.get("bbb")
+    cache.get("bbb", compute)
     assert computed[-1] == "bbb"
     cache.clear()
     assert (len(cache), cache.weight) == (0, 0)
 
 
 def test_a_heavy_value_is_not_kept() -> None:
-    cache = WeightedCache(str.upper, lambda key, _: len(key), 12)
-    assert cache.get("aaaa") == "AAAA"
-    assert len(cache) == 0
+    cache: WeightedCache[str, str] = WeightedCache(12)
+    assert cache.get("aaaa", lambda key: (key.upper(), len(key))) == "AAAA"
+    assert (len(cache), cache.find("aaaa")) == (0, None)
+
+
+def test_a_value_that_is_kept_is_not_replaced() -> None:
+    cache: WeightedCache[str, str] = WeightedCache(12)
+    cache.add("a", "first", 2)
+    cache.add("a", "second", 3)
+    assert (cache.find("a"), cache.weight) == ("first", 2)
+
+
+def test_the_compilations_of_a_service_are_bounded_in_bytes() -> None:
+    compiler = PlaybookCompiler(catalogue(), cache_bytes=200_000)
+    text = "name: x\nsteps: [{name: a, run: [{action: log, message: ok}]}]\n"
+    first = compiler.compile(text)
+    assert compiler.compile(text) is first
+    for number in range(12):
+        compiler.compile(f"{text}# {number}")
+    assert compiler.compile(text) is not first
+    large = text + "#" * 1000
+    assert compiler.compile(large) is not compiler.compile(large)
+
+
+@pytest.mark.parametrize("length", [100, 10_000])
+def test_the_weight_of_a_step_is_at_least_its_memory(length: int) -> None:
+    entry = {"action": "log", "message": "x" * length}
+    text = json.dumps({"name": "x", "steps": [{"name": "a", "run": [entry] * 20}]})
+    plan = compile_playbook(text, catalogue()).plan
+    assert plan is not None
+    body = json.dumps(plan.steps["a"].to_json())
+    tracemalloc.start()
+    part = decode_part("step", "a", json.loads(body))
+    used = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert part == plan.steps["a"]
+    assert used <= weigh_part(len(body))
 
 
 def test_parsed_templates_are_bounded_in_bytes() -> None:

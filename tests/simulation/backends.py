@@ -104,10 +104,9 @@ class SqlBackend:
         return self.store
 
     def _clear_caches(self) -> None:
-        for name in ("_header", "_step", "_task", "_queue_of"):
-            for part in (self.store.plans, self.store.queue):
-                if (cache := getattr(part, name, None)) is not None:
-                    cache.cache_clear()
+        self.store.plans.parts.clear()
+        if (cache := getattr(self.store.queue, "_queue_of", None)) is not None:
+            cache.cache_clear()
 
     def check_consistency(self) -> list[Finding]:
         return check_consistency(self._database)

@@ -51,7 +51,12 @@ def from_bytes(packed: bytes) -> Any:
     >>> from_bytes(to_bytes(["x" * 1000])) == ["x" * 1000]
     True
     """
-    return json.loads(zlib.decompress(packed[1:]) if packed[:1] == _COMPRESSED else packed)
+    return json.loads(unpack(packed))
+
+
+def unpack(packed: bytes) -> bytes:
+    """Return the JSON text in the bytes of a value."""
+    return zlib.decompress(packed[1:]) if packed[:1] == _COMPRESSED else packed
 
 
 class Blobs:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 from noetl.executor.clients.aws_retry import ConditionFailed
 from noetl.executor.errors import StoreError
 from noetl.executor.stores.dynamo import keys
-from noetl.executor.stores.dynamo.blobs import from_bytes, to_bytes
+from noetl.executor.stores.dynamo.blobs import to_bytes, unpack
 from noetl.executor.stores.dynamo.expressions import Put
 from noetl.executor.stores.dynamo.keys import BRANCHES_PER_PARTITION, MAX_PARTITIONS
 from noetl.executor.stores.dynamo.table import DynamoTable
+from noetl.executor.stores.plan_parts import CACHE_BYTES, PartKey, decode_part, weigh_part
 from noetl.planner.plan import Header, Plan, Step, Task
+from noetl.planner.weighted_cache import WeightedCache
 
 BLOCK_BYTES = 350 * 1024
 
@@ -23,10 +24,8 @@ class DynamoPlans:
 
     def __init__(self, table: DynamoTable) -> None:
         self._table = table
-        self._document = lru_cache(maxsize=64)(self._read)
-        self.header = lru_cache(maxsize=1024)(self._header)
-        self.step = lru_cache(maxsize=4096)(self._step)
-        self.task = lru_cache(maxsize=1024)(self._task)
+        self._documents: WeightedCache[str, dict[str, Any]] = WeightedCache(CACHE_BYTES)
+        self._parts: WeightedCache[PartKey, Header | Step | Task] = WeightedCache(CACHE_BYTES)
 
     def save(self, plan: Plan) -> None:
         """Save a plan under its hash; a plan that is already saved stays as it is."""
@@ -60,30 +59,39 @@ class DynamoPlans:
         tasks = {name: Task.from_json(body) for name, body in document["tasks"].items()}
         return Plan(Header.from_json(document["header"]), steps, tasks, json.loads(document["source"]))
 
+    def header(self, plan_hash: str) -> Header:
+        return cast("Header", self._parts.get((plan_hash, "header", ""), self._read_part))
+
+    def step(self, plan_hash: str, name: str) -> Step:
+        return cast("Step", self._parts.get((plan_hash, "step", name), self._read_part))
+
+    def task(self, plan_hash: str, name: str) -> Task:
+        return cast("Task", self._parts.get((plan_hash, "task", name), self._read_part))
+
     def spread(self, plan_hash: str) -> int:
         """Return the number of partitions of each run of a plan."""
         return int(self._document(plan_hash)["spread"])
 
-    def _read(self, plan_hash: str) -> dict[str, Any]:
+    def _document(self, plan_hash: str) -> dict[str, Any]:
+        return self._documents.get(plan_hash, self._read)
+
+    def _read(self, plan_hash: str) -> tuple[dict[str, Any], int]:
+        """Return the document of a plan, with an estimate of its bytes."""
         first = self._table.get(keys.plan(plan_hash))
         if first is None:
             raise StoreError(f"The store in DynamoDB has no plan {plan_hash}.")
         rest = [keys.plan(plan_hash, number) for number in range(1, first["blocks"])]
         items = self._table.get_many(rest)
-        document: dict[str, Any] = from_bytes(
-            b"".join([first["body"], *(items[key]["body"] for key in rest)])
-        )
+        text = unpack(b"".join([first["body"], *(items[key]["body"] for key in rest)]))
+        document: dict[str, Any] = json.loads(text)
         named = {kind: dict(document[kind]) for kind in ("steps", "tasks")}
-        return {**document, **named, "spread": first["spread"]}
+        return {**document, **named, "spread": first["spread"]}, weigh_part(len(text))
 
-    def _header(self, plan_hash: str) -> Header:
-        return Header.from_json(self._document(plan_hash)["header"])
-
-    def _step(self, plan_hash: str, name: str) -> Step:
-        return Step.from_json(name, self._document(plan_hash)["steps"][name])
-
-    def _task(self, plan_hash: str, name: str) -> Task:
-        return Task.from_json(self._document(plan_hash)["tasks"][name])
+    def _read_part(self, key: PartKey) -> tuple[Header | Step | Task, int]:
+        plan_hash, kind, name = key
+        document = self._document(plan_hash)
+        body = document["header"] if kind == "header" else document[f"{kind}s"][name]
+        return decode_part(kind, name, body), weigh_part(len(json.dumps(body)))
 
 
 def spread_of(plan: Plan) -> int:

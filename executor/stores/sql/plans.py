@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from functools import lru_cache
-from typing import Any
+from typing import cast
 
+from noetl.executor.stores.plan_parts import CACHE_BYTES, PartKey, decode_part, weigh_part
 from noetl.executor.stores.sql.context import SqlContext
 from noetl.executor.stores.sql.rows import encode_json
 from noetl.planner.plan import Header, Plan, Step, Task
+from noetl.planner.weighted_cache import WeightedCache
 
 
 class SqlPlans:
@@ -16,9 +17,7 @@ class SqlPlans:
 
     def __init__(self, context: SqlContext) -> None:
         self._context = context
-        self._header = lru_cache(maxsize=1024)(self._read_header)
-        self._step = lru_cache(maxsize=4096)(self._read_step)
-        self._task = lru_cache(maxsize=1024)(self._read_task)
+        self.parts: WeightedCache[PartKey, Header | Step | Task] = WeightedCache(CACHE_BYTES)
 
     def save(self, plan: Plan) -> None:
         with self._context.database.transaction() as db:
@@ -37,13 +36,13 @@ class SqlPlans:
             db.executemany("plans.add_part", rows)
 
     def header(self, plan_hash: str) -> Header:
-        return self._header(plan_hash)
+        return cast("Header", self.parts.get((plan_hash, "header", ""), self._read))
 
     def step(self, plan_hash: str, name: str) -> Step:
-        return self._step(plan_hash, name)
+        return cast("Step", self.parts.get((plan_hash, "step", name), self._read))
 
     def task(self, plan_hash: str, name: str) -> Task:
-        return self._task(plan_hash, name)
+        return cast("Task", self.parts.get((plan_hash, "task", name), self._read))
 
     def step_names(self, plan_hash: str) -> tuple[str, ...]:
         rows = self._context.database.fetch_all("plans.step_names", hash=plan_hash)
@@ -59,16 +58,13 @@ class SqlPlans:
         tasks = {name: Task.from_json(body) for kind, name, body in parts if kind == "task"}
         return Plan(Header.from_json(json.loads(row["header"])), steps, tasks, row["source"])
 
-    def _read_header(self, plan_hash: str) -> Header:
-        row = self._context.database.fetch_one("plans.header", hash=plan_hash)
-        return Header.from_json(json.loads(row["header"]))
-
-    def _read_step(self, plan_hash: str, name: str) -> Step:
-        return Step.from_json(name, self._read_part(plan_hash, "step", name))
-
-    def _read_task(self, plan_hash: str, name: str) -> Task:
-        return Task.from_json(self._read_part(plan_hash, "task", name))
-
-    def _read_part(self, plan_hash: str, kind: str, name: str) -> Any:
-        row = self._context.database.fetch_one("plans.part", hash=plan_hash, kind=kind, name=name)
-        return json.loads(row["body"])
+    def _read(self, key: PartKey) -> tuple[Header | Step | Task, int]:
+        """Return a part of a plan, with an estimate of its bytes."""
+        plan_hash, kind, name = key
+        if kind == "header":
+            text = self._context.database.fetch_one("plans.header", hash=plan_hash)["header"]
+        else:
+            text = self._context.database.fetch_one("plans.part", hash=plan_hash, kind=kind, name=name)[
+                "body"
+            ]
+        return decode_part(kind, name, json.loads(text)), weigh_part(len(text))
