@@ -1,7 +1,7 @@
 """Processor time of a request to `noetl serve`: `python -m benchmarks.requests`.
 
-Each command is a program with the commands of NoETL, such as that of another commit. A service of each runs
-on a SQLite store of its own. They get the same requests in alternating rounds, on one connection. The figures
+Each command is a program with the commands of NoETL, such as that of another commit. A service of each has a
+store of its own. They get the same requests in alternating rounds, on one connection. The figures
 are medians of the processor time that a process has used in a round, divided by the number of requests.
 """
 
@@ -18,26 +18,36 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from benchmarks import report
 from benchmarks.measure import work_seconds
+from tests.postgres import empty_database, running_server
 
 NOETL = str(Path(sys.executable).with_name("noetl"))
 PLAYBOOK = b"name: one\nsteps: [{name: a, run: [{action: set, set: {x: 1}}]}]\noutput: {x: '{{ x }}'}\n"
 LISTED_RUNS = 20
+CHAIN_LENGTH = 100
+CHAIN = "name: chain\nsteps:\n" + "".join(
+    f"- {{name: s{number}, run: [{{action: set, set: {{x: {number}}}}}],"
+    f" rule: [{{case: default, run: [{'s' + str(number + 1) if number + 1 < CHAIN_LENGTH else ''}]}}]}}\n"
+    for number in range(CHAIN_LENGTH)
+)
+"""A playbook of steps that follow each other."""
 
 
 class MeasuredService:
-    """A service of a command. Requests have a key if `has_key`."""
+    """A service of a command, and a connection to it with a key."""
 
-    def __init__(self, command: Sequence[str], folder: Path) -> None:
-        folder.mkdir()
-        self._environ = {**os.environ, "NOETL_STORE": f"sqlite:///{folder}/noetl.db", "PYTHONUNBUFFERED": "1"}
+    def __init__(self, command: Sequence[str], folder: Path, store: str) -> None:
+        self._environ = {**os.environ, "NOETL_STORE": store, "PYTHONUNBUFFERED": "1"}
+        if store.startswith("postgres"):
+            subprocess.run([*command, "db", "upgrade"], env=self._environ, capture_output=True, check=True)
         self._log = (folder / "service.log").open("w+")
         key = [*command, "keys", "create", "k", "--scope", "admin"]
         created = subprocess.run(key, env=self._environ, capture_output=True, text=True, check=True)
@@ -46,15 +56,17 @@ class MeasuredService:
             [*command, "serve", "--port", "0"], env=self._environ, stdout=self._log, stderr=self._log
         )
         self._connection = http.client.HTTPConnection("127.0.0.1", self._find_port(), timeout=60)
-        self.run_id = self.start()
+        self.run_id = self.start(PLAYBOOK)
         for _ in range(LISTED_RUNS):
-            self.start()
+            self.start(PLAYBOOK)
 
-    def start(self) -> str:
-        """Start a run, and return its id."""
+    def start(self, playbook: bytes) -> str:
+        """Start a run, wait for its end, and return its id."""
         headers = {"Content-Type": "application/yaml", "Prefer": "wait=25"}
-        answer = self.request("POST", "/workflows/run", PLAYBOOK, headers)
-        return str(json.loads(answer)["workflow_id"])
+        answer = self.request("POST", "/workflows/run", playbook, headers)
+        run = json.loads(answer)
+        assert run["status"] == "succeeded", run
+        return str(run["workflow_id"])
 
     def request(self, method: str, path: str, body: bytes = b"", headers: Any = None) -> bytes:
         """Send a request, and return the body of its response."""
@@ -87,53 +99,73 @@ class MeasuredService:
         raise AssertionError(Path(self._log.name).read_text())
 
 
-def measure(commands: Sequence[Sequence[str]], rounds: int, count: int) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class MeasuredWork:
+    """A kind of requests. `send` sends one, which counts as `parts`."""
+
+    name: str
+    send: Callable[[MeasuredService], object]
+    parts: int = 1
+
+
+KINDS = (
+    MeasuredWork("healthz", lambda service: service.request("GET", "/healthz")),
+    MeasuredWork("status", lambda service: service.request("GET", f"/workflows/status/{service.run_id}")),
+    MeasuredWork(
+        f"list of {LISTED_RUNS}", lambda service: service.request("GET", f"/workflows?limit={LISTED_RUNS}")
+    ),
+    MeasuredWork("start and run", lambda service: service.start(PLAYBOOK)),
+    MeasuredWork("step of a chain", lambda service: service.start(CHAIN.encode()), parts=CHAIN_LENGTH),
+)
+
+
+def measure(
+    commands: Sequence[Sequence[str]], database: str, rounds: int, count: int
+) -> list[dict[str, Any]]:
     """Return a row for each kind of request, with the milliseconds for each command."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        services = [MeasuredService(command, folder / str(i)) for i, command in enumerate(commands)]
-        for service in services:
-            stack.callback(service.close)
-        return [_measure_kind(kind, services, rounds, count) for kind in _KINDS]
+        server = stack.enter_context(running_server()).dsn if database == "Postgres" else None
+        services = []
+        for index, command in enumerate(commands):
+            (own := folder / str(index)).mkdir()
+            url = (
+                f"sqlite:///{own}/noetl.db" if server is None else stack.enter_context(empty_database(server))
+            )
+            services.append(MeasuredService(command, own, url))
+            stack.callback(services[-1].close)
+        return [_measure_kind(kind, services, rounds, max(count // kind.parts, 1)) for kind in KINDS]
 
 
-_KINDS = ("healthz", "status", f"list of {LISTED_RUNS}", "start and run")
-
-
-def _send(service: MeasuredService, kind: str) -> None:
-    if kind == "start and run":
-        service.start()
-    else:
-        paths = (f"/workflows/status/{service.run_id}", f"/workflows?limit={LISTED_RUNS}")
-        service.request("GET", dict(zip(_KINDS, ("/healthz", *paths), strict=False))[kind])
-
-
-def _measure_kind(kind: str, services: Sequence[MeasuredService], rounds: int, count: int) -> dict[str, Any]:
+def _measure_kind(
+    kind: MeasuredWork, services: Sequence[MeasuredService], rounds: int, count: int
+) -> dict[str, Any]:
     milliseconds: list[list[float]] = [[] for _ in services]
     for _ in range(rounds):
         for service, figures in zip(services, milliseconds, strict=True):
             service.connect_again()
             before = service.cpu_seconds()
             for _ in range(count):
-                _send(service, kind)
-            figures.append((service.cpu_seconds() - before) / count * 1e3)
+                kind.send(service)
+            figures.append((service.cpu_seconds() - before) / (count * kind.parts) * 1e3)
     medians = [statistics.median(figures) for figures in milliseconds]
     cells = {str(number): f"{median:.2f} ms" for number, median in enumerate(medians, 1)}
-    return {"kind": kind, "ratio": f"{medians[-1] / medians[0]:.2f}", **cells}
+    return {"kind": kind.name, "ratio": f"{medians[-1] / medians[0]:.2f}", **cells}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.requests", description=__doc__)
     parser.add_argument("--command", action="append", help="a program with the commands of NoETL")
+    parser.add_argument("--database", choices=("SQLite", "Postgres"), default="SQLite")
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--count", type=int, default=200, help="requests of a round")
+    parser.add_argument("--count", type=int, default=200, help="requests or steps of a round")
     options = parser.parse_args()
     commands = [shlex.split(command) for command in options.command or [NOETL]]
-    rows = measure(commands, options.rounds, options.count)
+    rows = measure(commands, options.database, options.rounds, options.count)
     columns: list[report.Column] = [("request", itemgetter("kind"))]
     columns += [(f"command {number}", itemgetter(str(number))) for number in range(1, len(commands) + 1)]
     columns.append(("last/first", itemgetter("ratio")))
-    print(report.table("Processor time of a request", columns, rows))
+    print(report.table(f"Processor time of a request on {options.database}", columns, rows))
 
 
 if __name__ == "__main__":
