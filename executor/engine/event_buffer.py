@@ -7,7 +7,8 @@ Algorithm: a bounded-batch outbox with two locks. `_append_lock` guards the list
 admits one writer. The renewal (`flush_batch`) skips its turn if another writer is active; the commit
 (`flush_all`) waits for it. Events leave the buffer only when the store has confirmed them. The store receives
 the number of events already written, so it can number the new ones. A full buffer spills: the thread that
-records the next event first writes batches until the buffer is half empty. Source: the transactional outbox
+records the next event first writes batches until the buffer is half empty, also those of one long event.
+Source: the transactional outbox
 pattern (https://microservices.io/patterns/data/transactional-outbox.html).
 
 Cost: one append for each event; a batch has at most `MAX_BATCH_EVENTS` events.
@@ -113,11 +114,13 @@ class EventBuffer:
         with self._append_lock:
             self._events += [event() for event in self._progress.values()]
             self._progress.clear()
+            # Long events wait for the commit. They must not hold up the events of a buffer that is full.
+            may_be_long = len(self._events) > MAX_BUFFERED_EVENTS // 2
             batch: list[Event] = []
             characters = 0
             for event in islice(self._events, MAX_BATCH_EVENTS):
                 characters += json_size(event.payload)
-                if characters > MAX_BATCH_CHARACTERS:
+                if characters > MAX_BATCH_CHARACTERS and (batch or not may_be_long):
                     break
                 batch.append(event)
             return batch

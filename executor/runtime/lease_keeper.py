@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 
 from noetl.executor.engine.event_buffer import EventBuffer
 from noetl.executor.engine.invocation import VisitExecutor
-from noetl.executor.errors import SettingError, StoreError
+from noetl.executor.errors import PayloadTooLargeError, SettingError, StoreError
 from noetl.executor.model.run import Claim
 from noetl.executor.model.special_visits import finally_visit_id, is_pseudo_step
 from noetl.executor.stores.interface import Store
@@ -138,8 +138,11 @@ class LeaseKeeper:
             )
 
     def _spill(self, claim: Claim, events: EventBuffer) -> None:
-        """Write a batch of events while the claim is executed. A failure is left to the next renewal."""
-        with suppress(StoreError):
+        """Write a batch of events while the claim is executed. A failure is left to the next renewal.
+
+        An event that is too large for the store is left to the commit, which fails then.
+        """
+        with suppress(StoreError, PayloadTooLargeError):
             renew_claim(self._store, claim, self._clock() + self._lease_seconds, events)
 
     def release_all(self) -> None:

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import pytest
 
+from noetl.executor.engine import event_buffer
 from noetl.executor.engine.event_buffer import (
     MAX_BATCH_CHARACTERS,
     MAX_BATCH_EVENTS,
@@ -178,6 +179,19 @@ def test_an_event_that_is_too_long_and_all_later_ones_wait_for_the_commit(histor
     buffer.flush_batch(history.write_batch)
     buffer.flush_all(history.write_all)
     assert history.writes == [("a", 0), ("", 1), ("bc", None)]
+
+
+def test_a_long_event_does_not_hold_up_a_full_buffer(
+    history: FakeHistory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(event_buffer, "MAX_BUFFERED_EVENTS", 4)
+    buffer = EventBuffer(lambda full: full.flush_batch(history.write_batch))
+    for name in "abcdefgh":
+        is_long = name in "bcf"
+        buffer.append(Event(name, 0.0, payload={"text": "x" * MAX_BATCH_CHARACTERS} if is_long else {}))
+        assert len(buffer._events) <= 4
+    buffer.flush_all(history.write_all)
+    assert "".join(history.written) == "abcdefgh"
 
 
 def test_progress_of_a_loop_replaces_its_previous_progress(history: FakeHistory) -> None:
