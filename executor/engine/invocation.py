@@ -24,7 +24,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from enum import Enum, auto
-from functools import partial
 
 from noetl.executor.engine.event_buffer import EventBuffer
 from noetl.executor.engine.external import FindPlaybook, VisitWaits, registry_finder
@@ -33,8 +32,8 @@ from noetl.executor.engine.journal import read_used_time
 from noetl.executor.engine.quotas import read_limit
 from noetl.executor.engine.scope import Scope, load_scope
 from noetl.executor.engine.step_work import StepResult, StepWork, make_rule_tests
-from noetl.executor.engine.work_context import InvocationTime, WorkContext, find_stop
-from noetl.executor.errors import CancelledError, FencedError, NotJsonError, PayloadTooLargeError
+from noetl.executor.engine.work_context import InvocationTime, WorkContext, until_stopped
+from noetl.executor.errors import FencedError, NotJsonError, PayloadTooLargeError
 from noetl.executor.model.events import Event
 from noetl.executor.model.json_values import round_trip_json
 from noetl.executor.model.outcome import CANCELLED, Cancelled, Choice, Outcome, Suspension, error_record
@@ -57,7 +56,7 @@ from noetl.executor.security.redaction import redact_for_storage
 from noetl.executor.stores.interface import Store
 from noetl.planner.frozen import frozen, replace
 from noetl.planner.plan import Step
-from noetl.planner.templates.template import shared_budget, stop_when
+from noetl.planner.templates.template import shared_budget
 
 logger = logging.getLogger("noetl.executor")
 
@@ -104,11 +103,11 @@ class VisitExecutor:
 
     def _finish_run(self, claim: Claim, cancelled: threading.Event) -> None:
         """End a run. If it is cancelled while its output is evaluated, it is claimed and ended again."""
-        try:
-            with stop_when(partial(find_stop, cancelled)):
-                self.on_run_end(*finish_run(self.store, claim, self.clock))
-        except CancelledError:
+        ended = until_stopped(lambda: finish_run(self.store, claim, self.clock), cancelled)
+        if isinstance(ended, Cancelled):
             self.store.queue.release(claim.visit, self.clock(), counts=False)
+        else:
+            self.on_run_end(*ended)
 
     def _execute_step(self, claim: Claim, cancelled: threading.Event, events: EventBuffer) -> Claim | None:
         run, visit = claim.run, claim.visit
@@ -227,12 +226,15 @@ class _Segment:
         choice = work.suspended_choice(outcome)
         if choice is None:
             tests = make_rule_tests(step, work.scope)
-            try:
+            with shared_budget():
                 # The time of the step does not count: its rule handles a `Timeout`.
-                with shared_budget(), stop_when(partial(find_stop, work.context.cancelled)):
-                    choice = choose_case(step, visit, outcome, tests, self.executor.clock())
-            except CancelledError:
-                return _Ending(CANCELLED, None, fallback)
+                chosen = until_stopped(
+                    lambda: choose_case(step, visit, outcome, tests, self.executor.clock()),
+                    work.context.cancelled,
+                )
+            if isinstance(chosen, Cancelled):
+                return _Ending(chosen, None, fallback)
+            choice = chosen
         in_place = step.cases[choice.case].work if choice.case is not None else ()
         if not in_place:
             return _Ending(choice.outcome, choice, fallback)

@@ -29,7 +29,7 @@ from noetl.executor.engine.journal import changed_names, item_entry
 from noetl.executor.engine.rendering import render
 from noetl.executor.engine.scope import Scope
 from noetl.executor.engine.work_context import MAX_PARALLEL, WorkContext
-from noetl.executor.errors import ActionError, CancelledError
+from noetl.executor.errors import ActionError
 from noetl.executor.model.events import Event
 from noetl.executor.model.memory_budget import MAX_LOOP_RESULT
 from noetl.executor.model.outcome import (
@@ -91,11 +91,9 @@ class LoopRun:
         Raises:
             ActionError: the items are not a list, or the items or their data are too large.
         """
-        try:
-            with self.context.stopping():
-                items = _evaluate_items(self.loop, lookup)
-        except CancelledError:
-            return CANCELLED
+        items = self.context.until_stopped(lambda: _evaluate_items(self.loop, lookup))
+        if isinstance(items, Cancelled):
+            return items
         with self.context.memory_budget.reserved(items):
             start = _BatchStart.read(self.context.journal.get(self.position), len(items))
             first, size = start.progress.done, self.loop.batch or len(items)

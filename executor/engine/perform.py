@@ -16,7 +16,7 @@ from noetl.executor.engine.loop import LoopRun
 from noetl.executor.engine.rendering import render
 from noetl.executor.engine.scope import Scope
 from noetl.executor.engine.work_context import MAX_PARALLEL, WorkContext
-from noetl.executor.errors import ActionError, CancelledError
+from noetl.executor.errors import ActionError
 from noetl.executor.model.outcome import (
     CANCELLED,
     Cancelled,
@@ -184,12 +184,9 @@ def _perform_once(context: WorkContext, item: Work, scope: Scope, position: str)
         return CANCELLED
     try:
         context.check_time()
-        with context.stopping():
-            return _perform_unless_skipped(context, item, scope, position)
+        return context.until_stopped(lambda: _perform_unless_skipped(context, item, scope, position))
     except ActionError as problem:
         return _failed(item, scope, problem)
-    except CancelledError:
-        return CANCELLED
 
 
 def _perform_unless_skipped(context: WorkContext, item: Work, scope: Scope, position: str) -> WorkResult:

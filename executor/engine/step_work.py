@@ -11,9 +11,8 @@ from noetl.executor.engine.loop import LoopRun
 from noetl.executor.engine.perform import perform
 from noetl.executor.engine.scope import Scope
 from noetl.executor.engine.work_context import InvocationTime, WorkContext
-from noetl.executor.errors import ActionError, CancelledError
+from noetl.executor.errors import ActionError
 from noetl.executor.model.outcome import (
-    CANCELLED,
     Cancelled,
     Choice,
     Outcome,
@@ -113,14 +112,14 @@ class StepWork:
         """
         lookup = self.scope.with_outcome(outcome).lookup("repeat")
         try:
-            with self.context.stopping():
-                is_last = is_true(parse_template(repeat.until).evaluate(lookup))
-            if is_last:
-                return outcome
-        except CancelledError:
-            return CANCELLED
+            until = parse_template(repeat.until)
+            is_last = self.context.until_stopped(lambda: is_true(until.evaluate(lookup)))
         except (EvaluationError, ActionError) as problem:
             return self._failed(problem.type, f"`repeat.until`: {problem.message}")
+        if isinstance(is_last, Cancelled):
+            return is_last
+        if is_last:
+            return outcome
         if rounds >= repeat.max_rounds:
             return self._failed("RepeatExhausted", f"`repeat.until` is not true after {rounds} rounds")
         next_round = WorkSuspension({}, self.context.clock() + repeat.every_seconds)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import field
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from noetl.executor.actions.action import ExternalWaits
 from noetl.executor.engine.event_buffer import EventBuffer, NullEventBuffer
@@ -18,7 +18,7 @@ from noetl.executor.engine.scope import Scope
 from noetl.executor.errors import ActionError, CancelledError
 from noetl.executor.model.action_budget import ActionBudget
 from noetl.executor.model.memory_budget import MemoryBudget
-from noetl.executor.model.outcome import Outcome
+from noetl.executor.model.outcome import CANCELLED, Cancelled, Outcome
 from noetl.executor.model.run import Run
 from noetl.executor.model.wait_budget import WaitBudget
 from noetl.executor.precedence import wait_for_slice
@@ -30,6 +30,8 @@ from noetl.planner.templates.template import stop_when
 DEFAULT_STEP_SECONDS = 24 * 3600.0
 FINALLY_STEP_SECONDS = 300.0
 MAX_INVOCATION_FRACTION = 0.9
+
+Value = TypeVar("Value")
 """The fraction of an invocation that is enough to start any step, because some time has always passed."""
 
 MAX_PARALLEL = 32
@@ -119,13 +121,16 @@ class WorkContext:
         """Return the same context with a buffer that drops events."""
         return replace(self, events=NullEventBuffer())
 
-    def stopping(self, deadline: float | None = None) -> AbstractContextManager[None]:
+    def stopping(self, deadline: float) -> AbstractContextManager[None]:
         """Stop the templates in this block when the run is cancelled, or at the deadline.
 
-        They raise CancelledError, or an ActionError `Timeout`. The default deadline is that of the segment.
+        They raise CancelledError, or an ActionError `Timeout`.
         """
-        end = self.deadlines.segment if deadline is None else deadline
-        return stop_when(partial(find_stop, self.cancelled, end))
+        return stop_when(partial(find_stop, self.cancelled, deadline))
+
+    def until_stopped(self, work: Callable[[], Value]) -> Value | Cancelled:
+        """Return work(), or CANCELLED. It stops when the run is cancelled or the segment has no time left."""
+        return until_stopped(work, self.cancelled, self.deadlines.segment)
 
     def check_time(self) -> None:
         """Check that the segment has time left.
@@ -160,6 +165,21 @@ class WorkContext:
             kept = _with_prefix(Outcome(False, None, error, outcome.action), prefix)
             self.memory_budget.count(kept.size)
         return kept
+
+
+def until_stopped(
+    work: Callable[[], Value], cancelled: threading.Event, deadline: float = math.inf
+) -> Value | Cancelled:
+    """Return work(), or CANCELLED if its run was cancelled or its process stops. Its templates stop then.
+
+    Raises:
+        ActionError: `Timeout`, a template of it has passed the deadline. What `work` raises else.
+    """
+    try:
+        with stop_when(partial(find_stop, cancelled, deadline)):
+            return work()
+    except CancelledError:
+        return CANCELLED
 
 
 def find_stop(cancelled: threading.Event, deadline: float = math.inf) -> Exception | None:

@@ -1,4 +1,4 @@
-"""The page `docs/trust.md` names tests that exist."""
+"""The page `docs/trust.md` names tests and commands that exist."""
 
 from __future__ import annotations
 
@@ -12,6 +12,11 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "trust.md").read_text("utf-8")
 NAMED = sorted(set(re.findall(r"`([a-z][\w/]*\.py(?:::\w+)*)`", PAGE)))
+
+
+FIGURES = PAGE.partition("\n## Figures\n")[2].partition("\n## ")[0]
+COMMANDS = sorted(set(re.findall(r"`((?:[A-Z_]+=\w+ )?(?:python -m|pytest|make) [^`]+)`", FIGURES)))
+"""The commands of the table of figures."""
 
 
 @cache
@@ -36,10 +41,36 @@ def test_a_named_test_exists(named: str) -> None:
     assert not names or names[-1] in tests
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_of_a_figure_exists(command: str) -> None:
+    words = [word for word in command.split() if not re.match("[A-Z_]+=", word)]
+    if words[:2] == ["python", "-m"]:
+        path = ROOT.joinpath(*words[2].split("."))
+        source = path / "__main__.py" if path.is_dir() else path.with_suffix(".py")
+        assert '__name__ == "__main__"' in source.read_text("utf-8")
+        options = [word.partition("=")[0] for word in words[3:] if word.startswith("--")]
+        assert [option for option in options if f'"{option}"' not in source.read_text("utf-8")] == []
+    elif words[0] == "make":
+        assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
+    else:
+        files = [word for word in words[1:] if word.startswith("tests/")]
+        assert files
+        assert all((ROOT / file).exists() for file in files)
+
+
+def test_each_figure_has_a_command_and_a_measurement() -> None:
+    rows = [line.split("|")[1:-1] for line in FIGURES.splitlines() if re.match(r"\| \d", line)]
+    assert [int(row[0].split()[0].rstrip(".")) for row in rows] == list(range(1, len(rows) + 1))
+    assert len(rows) == 12
+    for number, _, command, measured in rows:
+        assert "`" in command or "not covered" in measured, number
+        assert re.search(r"\d", measured) or "not covered" in measured, number
+
+
 def test_each_row_has_a_test() -> None:
     rows = [
         line
-        for line in PAGE.splitlines()
+        for line in PAGE.partition("\n## Figures\n")[0].splitlines()
         if line.startswith("| ") and not line.startswith(("| ---", "| threat"))
     ]
     assert len(rows) > 30

@@ -184,8 +184,8 @@ class TestNestedActions:
         assert result_of([outer]) is CANCELLED
 
 
-def test_above_an_attempt_only_evaluations_raise_that_the_run_is_cancelled() -> None:
-    """Above one attempt, waiting and cancelling are values. An evaluation that is stopped raises, though."""
+def test_above_an_attempt_one_place_makes_a_stopped_evaluation_a_value() -> None:
+    """Above one attempt, waiting and cancelling are values. `until_stopped` returns that of an evaluation."""
     caught = {
         (name.id, path.name)
         for path in sorted(ENGINE.glob("*.py"))
@@ -194,5 +194,5 @@ def test_above_an_attempt_only_evaluations_raise_that_the_run_is_cancelled() -> 
         for name in ast.walk(handler.type)
         if isinstance(name, ast.Name) and name.id in ("Suspend", "CancelledError")
     }
-    evaluating = ("attempts.py", "invocation.py", "loop.py", "perform.py", "step_work.py")
-    assert caught == {("Suspend", "attempts.py"), *(("CancelledError", name) for name in evaluating)}
+    places = ("attempts.py", "work_context.py")
+    assert caught == {("Suspend", "attempts.py"), *(("CancelledError", name) for name in places)}
