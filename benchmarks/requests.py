@@ -128,11 +128,13 @@ def measure(
         server = stack.enter_context(running_server()).dsn if database == "Postgres" else None
         services = []
         for index, command in enumerate(commands):
-            (own := folder / str(index)).mkdir()
+            (service_folder := folder / str(index)).mkdir()
             url = (
-                f"sqlite:///{own}/noetl.db" if server is None else stack.enter_context(empty_database(server))
+                f"sqlite:///{service_folder}/noetl.db"
+                if server is None
+                else stack.enter_context(empty_database(server))
             )
-            services.append(MeasuredService(command, own, url))
+            services.append(MeasuredService(command, service_folder, url))
             stack.callback(services[-1].close)
         return [_measure_kind(kind, services, rounds, max(count // kind.parts, 1)) for kind in KINDS]
 

@@ -7,9 +7,9 @@ Algorithm: a bounded-batch outbox with two locks. `_append_lock` guards the list
 admits one writer. The renewal (`flush_batch`) skips its turn if another writer is active; the commit
 (`flush_all`) waits for it. Events leave the buffer only when the store has confirmed them. The store receives
 the number of events already written, so it can number the new ones. A full buffer spills: the thread that
-records the next event first writes batches until the buffer is half empty, also those of one long event.
-Source: the transactional outbox
-pattern (https://microservices.io/patterns/data/transactional-outbox.html).
+records the next event first writes batches until the buffer is half empty. Only then a batch may be one long
+event. Source: the transactional outbox pattern
+(https://microservices.io/patterns/data/transactional-outbox.html).
 
 Cost: one append for each event; a batch has at most `MAX_BATCH_EVENTS` events.
 
