@@ -67,13 +67,16 @@ def complete_document(document: dict[str, Any], routes: Iterable[APIRoute]) -> d
         }
         for path, operations in document["paths"].items()
     }
+    tags = {
+        tag for operations in paths.values() for operation in operations.values() for tag in operation["tags"]
+    }
     components = document.get("components", {})
     schemas = {**components.get("schemas", {}), **component_schemas()}
     for name in _FASTAPI_SCHEMAS:
         schemas.pop(name, None)
     return {
         **document,
-        "tags": [{"name": name, "description": description} for name, description in TAGS.items()],
+        "tags": [{"name": name, "description": TAGS.get(name, "")} for name in sorted(tags)],
         "paths": paths,
         "components": {
             **components,
@@ -174,17 +177,13 @@ def _complete_response(response: Mapping[str, Any], status: str, method: str) ->
 
 
 def _with_examples(content: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        media_type: {**entry, "example": _example_of(media_type, entry)}
-        for media_type, entry in content.items()
-    }
-
-
-def _example_of(media_type: str, entry: Mapping[str, Any]) -> Any:
-    name = entry["schema"].get("$ref", "").rpartition("/")[2]
-    if name in RESPONSE_EXAMPLES:
-        return RESPONSE_EXAMPLES[name]
-    return entry["example"] if "example" in entry else TEXT_EXAMPLES[media_type]
+    examples = {**TEXT_EXAMPLES, **RESPONSE_EXAMPLES}
+    completed = {}
+    for media_type, entry in content.items():
+        name = entry["schema"].get("$ref", media_type).removeprefix(SCHEMA_REFERENCE.format(model=""))
+        example = {"example": examples[name]} if name in examples else {}
+        completed[media_type] = {**example, **entry}
+    return completed
 
 
 def _complete_body(body: Mapping[str, Any]) -> dict[str, Any]:

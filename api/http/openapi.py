@@ -6,7 +6,7 @@ the document.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from noetl.api.http.problem_types import PROBLEM_TYPES
@@ -32,15 +32,23 @@ class HeaderParameter(NamedTuple):
 
 
 def response_body(
-    view: type, *text_types: str, description: str, headers: Iterable[str] = ()
+    view: type,
+    *text_types: str,
+    description: str,
+    headers: Iterable[str] = (),
+    example: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the description of a response: a view, or text of one of `text_types`.
+
+    Without an `example`, that of the view in `noetl.api.document.examples` is taken.
 
     >>> from noetl.api.service.views import RunPage
     >>> response_body(RunPage, "text/plain", description="The runs")["content"]["text/plain"]
     {'schema': {'type': 'string'}}
     """
-    content = {"application/json": _schema_named(SCHEMA_NAMES[view])}
+    content: dict[str, Any] = {"application/json": _schema_named(SCHEMA_NAMES[view])}
+    if example is not None:
+        content["application/json"]["example"] = example
     texts = {text_type: {"schema": {"type": "string"}} for text_type in text_types}
     body: dict[str, Any] = {"description": description, "content": content | texts}
     if headers:

@@ -13,6 +13,7 @@ from fastapi.routing import APIRoute
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from noetl.api.app import create_app, find_routers
+from noetl.api.document.completion import TAGS
 from noetl.api.http.problem_types import PROBLEM_TYPES
 from noetl.api.http.route_match import ROUTE_MATCH, RouteMatch
 from noetl.executor.actions import catalogue
@@ -40,6 +41,7 @@ def test_the_document_is_valid() -> None:
 
 def test_every_operation_has_a_name_a_summary_and_a_tag() -> None:
     tags = {tag["name"] for tag in described()["tags"]}
+    assert set(TAGS) <= tags
     ids = [operation["operationId"] for _, operation in operations()]
     assert len(ids) == len(set(ids))
     assert {"startRun", "getRunStatus", "listRuns", "registerPlaybook", "describePlan"} <= {*ids}
