@@ -7,9 +7,9 @@ Algorithm: a multilevel feedback queue (Corbató 1962) with two levels. A tenant
 refills slowly. While it has any, and one thread, its visits are in the foreground, as are requests. Otherwise
 its threads are in the background, where one at a time has a slice of SLICE_SECONDS. Tenants get slices by
 start-time fair queueing (Goyal, Vin and Cheng 1996), whatever the number of their threads. A slice begins
-after the store operations of the foreground. A thread ends its slice before it blocks. Otherwise it ends
-after MAX_SLICE_SECONDS, so no thread waits for ever. Threads wait for slices at points that they pass often:
-before each action, and when an expression checks its limits.
+after the store operations of the foreground, and ends early for them. A thread ends its slice before it
+blocks. Otherwise it ends after MAX_SLICE_SECONDS, so no thread waits for ever. Threads wait for slices at
+points that they pass often: before each action, and when an expression checks its limits.
 
 Cost: one look at the clock at each point. The threads of one tenant lose nothing, because they could not
 compute at the same time anyway.
@@ -32,8 +32,8 @@ from types import TracebackType
 
 from noetl.planner.frozen import frozen
 
-SLICE_SECONDS = 0.002
-"""How long a thread runs before the next of these points ends its slice."""
+SLICE_SECONDS = 0.01
+"""How long a thread runs before it gives way to others of the background."""
 
 MAX_SLICE_SECONDS = 0.1
 """After which time a slice ends without such a point: the thread may block."""
@@ -252,7 +252,8 @@ def wait_for_slice() -> None:
     if account is None:
         return
     now = time.monotonic()
-    if now < _state.until:
+    must_pause = _state.slice is not None and SLICES.foreground
+    if now < _state.until and not must_pause:
         return
     end_slice()
     if _charge():

@@ -175,6 +175,19 @@ def test_an_interrupted_thread_leaves_the_queue() -> None:
     assert slices.take("c").checked_at > 0.0
 
 
+def test_a_slice_ends_early_for_the_foreground(spent_credit: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precedence, "SLICE_SECONDS", 3600.0)
+    with working_for("a"):
+        wait_for_slice()
+        first = precedence.SLICES._slice
+        wait_for_slice()
+        assert precedence.SLICES._slice is first
+        precedence.SLICES.enter_foreground()
+        wait_for_slice()
+        assert precedence.SLICES._slice is not first
+        precedence.SLICES.leave_foreground()
+
+
 def test_work_of_no_tenant_never_waits() -> None:
     wait_for_slice()
     end_slice()
