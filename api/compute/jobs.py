@@ -102,20 +102,16 @@ class DescribeJob:
 class GraphJob:
     """The graph of a plan with the states of its steps, as `svg`, `mermaid` or `json`.
 
-    The plan is packed, because the thread that passes it on answers all requests.
+    The plan is packed and the key is given, because the thread that passes them on answers all requests.
     """
 
-    plan_hash: str
+    key: str
     edges: int
     packed_plan: bytes
     states: Mapping[str, StepState]
     format: str
     subject = "The graph"
     seconds = PICTURE_SECONDS
-
-    @property
-    def key(self) -> str:
-        return graph_key(self.plan_hash, self.states, self.format)
 
     @property
     def is_light(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated
 
@@ -19,7 +20,7 @@ from noetl.api.http.requests import JSON_TYPE, check_query_names
 from noetl.api.http.responses import JsonResponse
 from noetl.api.routes.dependencies import ReadServices, RunId, opened_services, perform
 from noetl.api.service.errors import WorkLimitError
-from noetl.api.service.views import PlanGraph
+from noetl.api.service.views import PlanGraph, StepState
 
 router = APIRouter(prefix="/workflows", tags=["workflows"], default_response_class=JsonResponse)
 
@@ -80,17 +81,21 @@ async def get_run_graph(
         raise _too_large(f"has more than {MAX_PICTURE_EDGES} edges")
     compute = opened_services(request).compute
 
+    def read_states() -> tuple[str, Mapping[str, StepState], str]:
+        plan_hash, states = services.runs.plan_states(workflow_id)
+        return plan_hash, states, graph_key(plan_hash, states, format)
+
     async def read_plan() -> bytes:
         return await run_in_threadpool(lambda: pack_plan(services.runs.plan(workflow_id)))
 
     # The states of a large run take some 50 ms, so few threads read them.
-    plan_hash, states = await to_thread.run_sync(services.runs.plan_states, workflow_id, limiter=_readers)
-    drawing = compute.cached(graph_key(plan_hash, states, format))
+    plan_hash, states, key = await to_thread.run_sync(read_states, limiter=_readers)
+    drawing = compute.cached(key)
     if drawing is None:
         # A plan of 1 MiB takes a second to read.
         packed_plan = await compute.remembered(f"plan:{plan_hash}", read_plan)
         try:
-            job = GraphJob(plan_hash, edges, packed_plan, states, format)
+            job = GraphJob(key, edges, packed_plan, states, format)
             drawing = await perform(request, services, job)
         except (graphviz.GraphvizTimeoutError, WorkLimitError):
             raise _too_large(f"takes more than {GraphJob.seconds:g} s to draw, or too much memory") from None
