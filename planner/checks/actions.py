@@ -1,12 +1,12 @@
 """Checks of actions: types, parameters, injection, addresses and literal secrets.
 
-These are the codes NP403, NP501 to NP509 and NP511.
+These are the codes NP403, NP501 to NP509, NP511 and NP512.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -17,7 +17,7 @@ from noetl.planner.checks.secrets import find_literal_secret
 from noetl.planner.diagnostics.diagnostic import closest, did_you_mean
 from noetl.planner.diagnostics.wording import as_code, quote_or_describe
 from noetl.planner.kinds import describe_kind_of, describe_kinds, is_of_kind
-from noetl.planner.lexers.shell import ShellLexer
+from noetl.planner.lexers.shell import ShellLexer, read_as_code
 from noetl.planner.lexers.sql import SqlLexer
 from noetl.planner.lexers.url import UrlComponent, UrlLexer
 from noetl.planner.program.program import Program
@@ -136,6 +136,8 @@ class _ActionChecker:
         if parameter.sink is not Sink.PLAIN:
             for text, text_path in _sink_texts(parameter, value, path):
                 self._check_sink(declaration, name, parameter.sink, text, text_path)
+            if parameter.sink is Sink.SHELL and isinstance(value, list):
+                self._check_arguments(value, path)
         if (
             Kind.ACTION in parameter.kinds
             and isinstance(value, dict)
@@ -264,7 +266,25 @@ class _ActionChecker:
             if lexer.context and not part.is_raw:
                 hint = _SHELL_HINTS.get(lexer.context, _USE_ENV)
                 self._report_context("NP509", lexer.context, part, path, hint)
+            elif not part.is_raw:
+                self._check_code(lexer.words, (part.start, part.end), path)
             lexer.feed_value()
+
+    def _check_arguments(self, arguments: list[Any], path: DocumentPath) -> None:
+        """Check a command that is a list: each template in it is an argument, unchanged."""
+        for index, argument in enumerate(arguments):
+            template = _parse(argument) if isinstance(argument, str) else None
+            for part in (template.parts or ()) if template else ():
+                if isinstance(part, Expression):
+                    words = [str(word) for word in arguments[:index]]
+                    self._check_code(words, (part.start, part.end), (*path, index))
+
+    def _check_code(self, words: Sequence[str], place: tuple[int, int], path: DocumentPath) -> None:
+        """Report a template after words of a command that reads it as code."""
+        if (command := read_as_code(words)) is not None:
+            span = self._document.text_span(path, *place)
+            hint = 'write the script as literal text, and pass the value after it as `"$1"`, or by `env`'
+            self._diagnostics.add("NP512", f"`{command}` executes the value as code", span, hint)
 
     def _report_context(
         self, code: str, context: str, part: Expression, path: DocumentPath, hint: str

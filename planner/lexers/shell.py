@@ -6,17 +6,19 @@ heredocs this quoting breaks and data becomes code, so NP509 must know the conte
 Algorithm: a pushdown lexer for the quoting rules of the POSIX shell (IEEE Std 1003.1-2017, "Shell Command
 Language", sections 2.2 to 2.7). A stack holds the open constructs, because `$( )`, `${ }` and quotes nest.
 Heredocs wait in a queue until the end of their line. The caller feeds literal text, and `feed_value` for each
-template between.
+template between. The lexer also collects the words of the current command. `eval` and `sh -c` read a value a
+second time, and no quoting protects it there (NP512).
 
 Cost: O(length of the text), one step per character.
 
-Limits: it does not parse commands. Each `)` closes the last `(` or `$(`, so a pattern of `case` inside `$( )`
-ends the substitution too early.
+Limits: it does not parse commands. Every word `eval` counts as the command of that name. Each `)` closes the
+last `(` or `$(`, so a pattern of `case` inside `$( )` ends the substitution too early.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 _HEREDOC = re.compile(r"<<(?P<tabs>-?)[ \t]*(?P<word>(?:'[^'\n]*'|\"[^\"\n]*\"|\\.|[^\s'\"\\;&|<>()])+)")
 _CONTEXTS = {
@@ -31,6 +33,26 @@ _CONTEXTS = {
     "\\": "an escape",
 }
 """The words for each open construct, by the delimiter that opens it."""
+
+
+SHELLS = frozenset({"ash", "bash", "dash", "ksh", "mksh", "sh", "su", "zsh"})
+"""The programs whose option `-c` takes a script."""
+
+_SCRIPT_OPTION = re.compile(r"-[A-Za-z]*c[A-Za-z]*")
+
+
+def read_as_code(words: Sequence[str]) -> str | None:
+    """Return the command that reads the word after these words as code, or None.
+
+    >>> read_as_code(["sudo", "/bin/bash", "-ec"]), read_as_code(["sh", "-c", "echo $1", "name"])
+    ('bash -c', None)
+    """
+    if "eval" in words:
+        return "eval"
+    if words and _SCRIPT_OPTION.fullmatch(words[-1]):
+        programs = (word.rpartition("/")[2] for word in words[:-1])
+        return next((f"{program} -c" for program in programs if program in SHELLS), None)
+    return None
 
 
 class ShellLexer:
@@ -48,6 +70,13 @@ class ShellLexer:
         self._is_word_start = True
         self._heredocs: list[tuple[str, bool]] = []
         self._line = ""
+        self._words: list[str] = []
+        self._word: str | None = None
+
+    @property
+    def words(self) -> Sequence[str]:
+        """The complete words of the simple command so far, without their quotes."""
+        return self._words
 
     @property
     def context(self) -> str | None:
@@ -61,6 +90,7 @@ class ShellLexer:
         """Move past a template: a word, or a part of one, that opens and closes nothing."""
         self._is_escaped = False
         self._is_word_start = False
+        self._word = (self._word or "") + "\0"
         if self._open[-1:] == ["<<"]:
             self._line += "\0"
 
@@ -68,7 +98,29 @@ class ShellLexer:
         """Move past literal text."""
         offset = 0
         while offset < len(text):
+            start, depth, was_escaped = offset, self._depth(), self._is_escaped
             offset = self._step(text, offset)
+            self._collect_word(text[start:offset], depth, was_escaped)
+
+    def _depth(self) -> int:
+        """Return the number of open constructs. A subshell contains commands, so it does not count."""
+        return sum(delimiter != "(" for delimiter in self._open)
+
+    def _collect_word(self, characters: str, depth: int, was_escaped: bool) -> None:
+        """Add characters to the current word. `depth` is the number of constructs that were open before."""
+        is_plain = depth == 0 and not was_escaped
+        if (is_plain and characters in ";&|()") or (
+            characters == "\n" and not self._depth() and not was_escaped
+        ):
+            self._words, self._word = [], None
+        elif is_plain and characters in " \t":
+            if self._word is not None:
+                self._words.append(self._word)
+            self._word = None
+        elif self._is_escaped or self._depth() != depth:
+            self._word = self._word or ""  # a quote or a backslash belongs to a word, but not to its text
+        else:
+            self._word = (self._word or "") + characters
 
     def _step(self, text: str, offset: int) -> int:
         """Read one character or delimiter; return the offset after it."""

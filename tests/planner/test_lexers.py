@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from noetl.planner.lexers.shell import ShellLexer
+from noetl.planner.lexers.shell import ShellLexer, read_as_code
 from noetl.planner.lexers.sql import SqlLexer
 from noetl.planner.lexers.url import UrlLexer
 
@@ -118,3 +118,40 @@ def test_components_of_urls(text_parts: list[str], components: list[str]) -> Non
         lexer.feed(text_part)
         found_components.append(lexer.component.value)
     assert found_components == components
+
+
+def commands_that_read_code(text: str) -> list[str | None]:
+    lexer = ShellLexer()
+    first, *rest = text.split(TEMPLATE)
+    lexer.feed(first)
+    commands = []
+    for text_part in rest:
+        commands.append(read_as_code(lexer.words))
+        lexer.feed_value()
+        lexer.feed(text_part)
+    return commands
+
+
+@pytest.mark.parametrize(
+    ("text", "commands"),
+    [
+        ("eval @ a@", ["eval", "eval"]),
+        ("eval a; echo @", [None]),
+        ("'eval' @", ["eval"]),
+        ("ev\\al x\\ y @", ["eval"]),
+        ("echo eval\\ @", [None]),
+        ("true && eval x=@ | cat @", ["eval", None]),
+        ("# eval\n@", [None]),
+        ("echo x # y\neval @", ["eval"]),
+        ("sh -c @ @", ["sh -c", None]),
+        ("sh -c 'echo \"$1\"' _ @", [None]),
+        ("sudo -u x /bin/bash -o pipefail -euc echo@", ["bash -c"]),
+        ("(sh -c @) || x -c @", ["sh -c", None]),
+        ("sh script.sh -c\n@", [None]),
+        ("su -c @ me", ["su -c"]),
+        ("echo @", [None]),
+        ("@ -c @", [None, None]),
+    ],
+)
+def test_words_that_a_command_reads_as_code(text: str, commands: list[str | None]) -> None:
+    assert commands_that_read_code(text) == commands

@@ -9,10 +9,13 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from noetl.executor.actions import catalogue
+from noetl.planner.compile import compile_playbook
 from noetl.planner.templates import budget, patterns
 from noetl.planner.templates.budget import LimitExceeded
 from noetl.planner.templates.patterns import PatternProblem, compile_pattern, replace_matches, search
 from noetl.planner.templates.template import EvaluationError, parse_template
+from tests.planner.findings import findings
 
 ATOMS = [
     "a",
@@ -203,3 +206,38 @@ def test_compiled_patterns_are_few() -> None:
 def test_wrong_arguments_have_a_message(expression: str, message: str) -> None:
     with pytest.raises(EvaluationError, match=re.escape(message)):
         parse_template("{{ " + expression + " }}").evaluate(dict[str, object]().__getitem__)
+
+
+def test_the_patterns_of_a_playbook_are_checked_up_to_a_limit() -> None:
+    """Compiling a pattern takes time, so a playbook of many large patterns is not checked to its end."""
+    large = [f"(?:[a-z]{{{length},}}){{30}}{length}" for length in range(20, 33)]
+    lines = (
+        "- {action: log, message: \"{{ 'x' | regex_search('" + pattern + "') }}\"}\n"
+        for pattern in large * 20
+    )
+    text = "name: x\nsteps:\n- name: a\n  run:\n  " + "  ".join(lines)
+    compile_pattern.cache_clear()
+    diagnostics = compile_playbook(text, catalogue()).diagnostics
+    assert [finding for finding in diagnostics if finding.code == "NP408"] == []
+    assert 0 < compile_pattern.cache_info().misses <= len(large)
+
+
+@pytest.mark.parametrize(
+    ("expression", "literal"),
+    [
+        ("x | regex_search('(?=a)')", "'(?=a)'"),
+        ("x | regex_search(pattern='(?<!a)b')", "'(?<!a)b'"),
+        ("[x] | map('regex_replace', '(?>a)', 'b') | list", "'(?>a)'"),
+        ("x | regex_replace('" + "a" * 1001 + "', 'b')", "'" + "a" * 1001 + "'"),
+        ("x | regex_search('((a{1000}){1000})')", "'((a{1000}){1000})'"),
+        ("x | regex_search('[a-z]+')", None),
+        ("x | regex_search(x)", None),
+        ("x | regex_search('(?=' ~ x)", None),
+        ("x | replace('(?=a)', 'regex_')", None),
+    ],
+)
+def test_literal_patterns_that_cannot_run_are_reported(expression: str, literal: str | None) -> None:
+    text = (
+        'input: {x: string}\nsteps: [{name: a, run: [{action: log, message: "{{ ' + expression + ' }}"}]}]\n'
+    )
+    assert findings(text, "NP408") == ([] if literal is None else [("NP408", literal)])
