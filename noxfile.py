@@ -38,6 +38,7 @@ INDEPENDENT = (
     "tests/oracle",  # the meaning of playbooks
     "tests/security/test_bombs.py",  # the work of templates, counted in units
     "tests/security/test_canaries.py",  # texts in databases and logs
+    "tests/api/clients",  # clients in environments of their own
     "tests/contract/test_cost.py",  # counts of requests
     "tests/contract/test_dynamodb.py",  # the meaning of a store; other tests use the client
     "tests/contract/test_dynamodb_races.py",  # requests in an order that the tests choose

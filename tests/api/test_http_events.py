@@ -257,6 +257,7 @@ async def test_a_disconnected_stream_is_not_counted(http: httpx.AsyncClient, gat
         assert sent[0]["status"] == 200
         assert services.open_streams.count == 0
         assert watcher._feeds == {}
+    await asyncio.to_thread(gate.write_bytes, b"")
 
 
 async def test_a_hundred_listeners_share_one_reader(http: httpx.AsyncClient, gate: Path) -> None:
