@@ -32,11 +32,14 @@ _REQUEST_HEADERS = (
     "tracestate",
 )
 _RESPONSE_HEADERS = (
+    "Accept-Post",
     "Allow",
     "ETag",
     "Idempotency-Replayed",
     "Location",
     "Preference-Applied",
+    "RateLimit",
+    "RateLimit-Policy",
     "Retry-After",
     "WWW-Authenticate",
 )
