@@ -247,6 +247,23 @@ def charge_each(items: Any, units: int = 1) -> Any:
     return items
 
 
+def charge_rounds(items: Any, units: int) -> Any:
+    """Return the items of a loop, and charge for all rounds as `charge_each` does.
+
+    A long loop still checks the clock and `stop_when` after every UNITS_PER_CHECK units.
+    """
+    charged = charge_each(items, units)
+    if charged is items and units * len(items) > UNITS_PER_CHECK:
+        return _check_in_blocks(iter(items), max(1, UNITS_PER_CHECK // units))
+    return charged
+
+
+def _check_in_blocks(items: Iterator[Any], block: int) -> Iterator[Any]:
+    while batch := list(islice(items, block)):
+        _check()
+        yield from batch
+
+
 def _charge_next(items: Iterator[Any], units: int) -> Iterator[Any]:
     """Yield the items, and charge for them in blocks. A block has at most as many items as all before it."""
     count, block = 0, 1
@@ -423,7 +440,7 @@ def concatenate(parts: Sequence[Any], separator: str = "") -> str:
 
 
 def _to_texts(parts: Sequence[Any]) -> list[str]:
-    charge(CONVERSION_UNITS * len(parts))
+    charge(2 * CONVERSION_UNITS * len(parts))
     texts: list[str] = []
     length = 0
     for part in parts:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks import guards, hostile_expressions
 from noetl.executor.engine.initial_data import MAX_INITIAL_DATA
 from noetl.executor.engine.rendering import render
 from noetl.executor.engine.start import correct_input, new_run
@@ -329,3 +330,11 @@ def test_the_initial_templates_share_a_budget() -> None:
     with pytest.raises(RejectedError, match="too much data") as caught:
         start_run(f"environment: {{{entries}}}")
     assert caught.value.reason == "invalid_input"
+
+
+def test_the_benchmarks_measure_refusals_and_guards() -> None:
+    refused = hostile_expressions.measure(["nested loops"])[0]
+    assert (refused["result"], refused["bytes"] < 64 * 1024 * 1024) == ("LimitExceeded", True)
+    honest = guards.measure(guards.TEMPLATES, rounds=1, seconds=0.0001)
+    assert [row["template"] for row in honest] == list(guards.TEMPLATES)
+    assert all(row["seconds"] > 0 and row["jinja_seconds"] > 0 for row in honest)
