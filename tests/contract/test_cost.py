@@ -108,7 +108,7 @@ def test_the_cost_of_a_branch_does_not_grow_with_the_fork(queue: str) -> None:
     store = open_store()
     assert isinstance(store, DynamoStore)
     with AwsMeter().attached("dynamodb", "sqs") as meter:
-        narrow, wide = (cost.measure_fork(store, queue, branches, meter) for branches in (40, 250))
+        narrow, wide = (cost.measure_fork(store, queue, branches, meter) for branches in (100, 300))
     assert wide["requests"] <= min(narrow["requests"] + 0.5, 8)
     assert wide["write_units"] <= narrow["write_units"] <= 6
     # A commit that empties the counter of a partition reads all counters. Several threads may do so.

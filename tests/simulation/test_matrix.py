@@ -25,7 +25,7 @@ from tests.simulation.mutants import MUTANTS, Mutant
 from tests.simulation.scenarios import SCENARIOS, Scenario
 from tests.simulation.world import FinishedPlay, SimulatedWorld
 
-SAMPLE_SIZES = {"memory store": 24, "memory": 24, "SQLite": 6, "Postgres": 6, "DynamoDB": 3}
+SAMPLE_SIZES = {"memory store": 12, "memory": 12, "SQLite": 6, "Postgres": 6, "DynamoDB": 3}
 all_scenarios = pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
 
 
