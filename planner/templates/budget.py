@@ -291,6 +291,7 @@ def measure(value: Any, indent: int = 0, refuse: Callable[[Any], None] | None = 
     A shared list counts as often as it occurs. `refuse` receives what is neither text, number nor container.
     The walk goes level by level, because the functions of Python then loop over each level in C.
 
+    >>> start_budget()
     >>> measure({"a": [1, "xyz"]})
     (4, 4)
 

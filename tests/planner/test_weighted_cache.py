@@ -12,7 +12,7 @@ from noetl.executor.stores.plan_parts import decode_part, weigh_part
 from noetl.planner.compile import compile_playbook
 from noetl.planner.dataflow import infallible, narrowing
 from noetl.planner.templates import template as template_module
-from noetl.planner.templates.template import TEMPLATES, parse_template
+from noetl.planner.templates.template import TEMPLATES, parse_template, temporary_templates
 from noetl.planner.weighted_cache import WeightedCache
 
 
@@ -78,15 +78,23 @@ def test_the_weight_of_a_step_is_at_least_its_memory(length: int) -> None:
 
 def test_parsed_templates_are_bounded_in_bytes() -> None:
     TEMPLATES.clear()
-    for index in range(200):
+    for index in range(60):
         parse_template("{{ [" + "1|e," * 1900 + str(index) + "] }}")
     assert TEMPLATES.weight <= template_module.MAX_CACHED_BYTES
-    assert 0 < len(TEMPLATES) < 200
+    assert 0 < len(TEMPLATES) < 60
     TEMPLATES.clear()
 
 
+def test_nested_blocks_share_their_templates() -> None:
+    with temporary_templates():
+        with temporary_templates():
+            kept = parse_template("{{ 1 + 1 }}")
+        assert parse_template("{{ 1 + 1 }}") is kept
+    assert parse_template("{{ 1 + 1 }}") is not kept
+
+
 @pytest.mark.parametrize(
-    "expression", ["[{n}, " + "1|e," * 900 + "1]", "a{n} is defined and " * 200 + "true"]
+    "expression", ["[{n}, " + "1|e," * 200 + "1]", "a{n} is defined and " * 200 + "true"]
 )
 def test_nothing_of_a_playbook_is_kept_after_its_compilation(expression: str) -> None:
     def compile_one(number: int) -> None:
