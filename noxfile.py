@@ -34,8 +34,11 @@ INDEPENDENT = (
     "tests/test_benchmarks.py",  # tools of this repository
     "tests/e2e",  # whole programs, whose parts other tests run; on AWS they bring a Python of their own
     "tests/fuzz",  # findings of the fuzzer
-    "tests/metamorphic",  # the meaning of playbooks
-    "tests/oracle",  # the meaning of playbooks
+    "tests/language",  # the meaning of playbooks, also in the next four
+    "tests/metamorphic",
+    "tests/oracle",
+    "tests/planner/test_agreement.py",
+    "tests/planner/test_rule_coverage.py",
     "tests/security/test_bombs.py",  # the work of templates, counted in units
     "tests/security/test_canaries.py",  # texts in databases and logs
     "tests/api/clients",  # clients in environments of their own
