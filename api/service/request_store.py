@@ -76,7 +76,10 @@ class Circuit:
 
 
 class _GuardedPart:
-    """A part of a store whose methods go through a circuit, with the patience of a request."""
+    """A part of a store whose methods go through a circuit, with the patience of a request.
+
+    What is no method, such as whether a queue counts active visits, is that of the part.
+    """
 
     def __init__(self, part: object, circuit: Circuit) -> None:
         self._part = part
@@ -84,6 +87,8 @@ class _GuardedPart:
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._part, name)
+        if not callable(method):
+            return method
 
         @wraps(method)
         def call(*arguments: Any, **options: Any) -> Any:

@@ -21,6 +21,7 @@ from noetl.executor.patience import limited_patience, patience_seconds
 from noetl.executor.stores.memory.store import MemoryStore
 from noetl.executor.stores.postgres import patient_connection
 from noetl.executor.stores.postgres.store import PostgresStore
+from noetl.infra import dynamodb
 from noetl.infra.migrations import upgrade
 from noetl.testing.store_contract.operations import claim_visit, start_run, succeed
 from tests.postgres import empty_database, running_server
@@ -203,6 +204,25 @@ def refusing_endpoint() -> Iterator[str]:
 def silent_endpoint() -> Iterator[str]:
     with closing(SilentEndpoint()) as endpoint:
         yield endpoint.url
+
+
+def test_what_is_no_method_is_that_of_the_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = MemoryStore()
+    assert guard_store(store).queue.counts_active is True
+    monkeypatch.setattr(store.queue, "counts_active", False, raising=False)
+    assert guard_store(store).queue.counts_active is False
+
+
+@pytest.mark.usefixtures("aws")
+async def test_a_run_starts_on_dynamodb() -> None:
+    dynamodb.upgrade("noetl")
+    transport = httpx.ASGITransport(create_app({"NOETL_STORE": "dynamodb://noetl"}))
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
+        text = "name: x\nsteps:\n- name: a\n  run:\n  - {action: set, set: {n: 1}}\n"
+        started = await http.post(
+            "/workflows/run", content=text, headers={"Content-Type": "application/yaml"}
+        )
+        assert started.status_code == 202, started.text
 
 
 @pytest.mark.parametrize("endpoint", [refusing_endpoint, silent_endpoint])
