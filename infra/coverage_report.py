@@ -63,7 +63,6 @@ LEFT_OUT = (
     "tests/executor/test_aws.py",
     "tests/executor/test_dynamo_history.py",
     "tests/planner/test_hostile.py::test_the_cost_of_a_hostile_playbook_is_bounded",
-    "tests/planner/test_sandbox.py::test_values_up_to_the_limits_are_allowed",
 )
 """Slow tests in the same folders: of clients of other systems, and of what tracing makes too slow."""
 
