@@ -112,6 +112,7 @@ def test_python_objects_cannot_be_reached(text: str) -> None:
         "{{ ('x' * 8000000) | replace('x', 'yy') }}",
         "{{ ('x' * 1000000).replace('x', 'y' * 1000) }}",
         "{{ (['x' * 1000] * 10000) | join }}",
+        "{{ ['x' * 5000000, 1, 'x' * 5000000] | join }}",
         "{{ [1, 2] | join('x' * 8000000) | length }}{{ [1, 2, 3, 4] | join('x' * 4000000) }}",
         "{{ ('x' * 4000000).join(['', '', '', '']) }}",
         "{{ ('x' * 5000000) ~ ('x' * 5000000) }}",
@@ -293,6 +294,10 @@ def test_each_evaluation_has_its_own_budget() -> None:
         ("2 in [[1], 2]", True),
         ("[1] in list", False),
         ("-1 == n - n - 1", True),
+        ("{1: 'a'} | string", "{1: 'a'}"),
+        ("('x' * 2000) in object", False),
+        ("'b' in ('a' * 100)", False),
+        ("text[0:2]", "hé"),
     ],
 )
 def test_expressions_have_values(expression: str, expected: Any) -> None:
