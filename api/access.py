@@ -30,13 +30,12 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from noetl.api.auth.authentication import LOCAL_CALLER, Caller
-from noetl.api.auth.event_tickets import invalid_ticket
 from noetl.api.auth.loopback import loopback_problem
 from noetl.api.context import AppContext
 from noetl.api.http.event_stream import EventStreamResponse
 from noetl.api.http.negotiation import accepted_media_type
 from noetl.api.http.open_bodies import OpenBodies
-from noetl.api.http.problems import TICKET_IN_QUERY, insufficient_scope, problem_from
+from noetl.api.http.problems import TICKET_IN_QUERY, insufficient_scope, problem_from, unauthenticated
 from noetl.api.http.requests import JSON_TYPE
 from noetl.api.http.route_match import ROUTE_MATCH, RouteMatch, RouteTable
 from noetl.api.service.services import TenantServices
@@ -91,11 +90,10 @@ class StreamAccess(ScopeAccess):
     ) -> TenantServices:
         """Return the services for the tenant of the caller, whom the middleware has accepted."""
         caller: Caller = request.scope[_CALLER]
-        if caller.run_id is not None:
-            is_for_run = caller.run_id == request.path_params["workflow_id"]
-            media_types = (JSON_TYPE, EventStreamResponse.media_type)
-            if not is_for_run or accepted_media_type(request, media_types) == JSON_TYPE:
-                raise invalid_ticket()
+        media_types = (JSON_TYPE, EventStreamResponse.media_type)
+        if caller.run_id is not None and accepted_media_type(request, media_types) == JSON_TYPE:
+            detail = f"A ticket opens the event stream only: send `Accept: {EventStreamResponse.media_type}`."
+            raise unauthenticated(detail)
         return await super().__call__(request)
 
 
@@ -229,7 +227,11 @@ class AccessControl:
             value.decode("latin-1") for name, value in scope["headers"] if name == b"authorization"
         ]
         ticket = _ticket_of(scope) if isinstance(access, StreamAccess) and not authorization else None
-        credentials = next(iter(authorization), None) if ticket is None else f"ticket {ticket}"
+        credentials = next(iter(authorization), None)
+        match: RouteMatch = scope[ROUTE_MATCH]
+        run_id = match.path_params.get("workflow_id", "")
+        if ticket is not None:
+            credentials = f"ticket {ticket} for {run_id}"  # for another run it is a wrong credential
 
         if opened is not None and credentials is not None and not opened.limits.familiar.has(credentials):
             opened.limits.failures.check(peer_address(scope))  # without a thread, because many may come
@@ -245,7 +247,7 @@ class AccessControl:
 
             def identify() -> Caller:
                 if ticket is not None:
-                    return authenticator.authenticate_ticket(ticket)
+                    return authenticator.authenticate_ticket(ticket, run_id)
                 return authenticator.authenticate(authorization)
 
             caller = self._counted(credentials, identify, peer_address(scope))

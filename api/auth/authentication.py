@@ -116,13 +116,13 @@ class Authenticator:
             raise unauthenticated("The API key is unknown, and tokens are not accepted here.")
         return self._caller_of_claims(self._tokens, self._tokens.verify(credentials))
 
-    def authenticate_ticket(self, ticket: str) -> Caller:
-        """Return the caller that has a ticket for an event stream.
+    def authenticate_ticket(self, ticket: str, run_id: str) -> Caller:
+        """Return the caller that has a ticket for the event stream of a run.
 
         Raises:
-            Problem: 401, the ticket is not valid.
+            Problem: 401, the ticket is not valid for this run.
         """
-        claims = self.tickets.verify(ticket)
+        claims = self.tickets.verify(ticket, run_id)
         return Caller(
             f"ticket for run {claims.run_id}", claims.tenant, expand_scopes(["read"]), claims.run_id
         )

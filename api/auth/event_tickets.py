@@ -64,11 +64,11 @@ class EventTickets:
         text = _encode(content.encode())
         return f"{text}.{_sign(self._signing_key(), text)}", claims
 
-    def verify(self, ticket: str) -> TicketClaims:
-        """Return what a valid ticket claims.
+    def verify(self, ticket: str, run_id: str) -> TicketClaims:
+        """Return what a valid ticket for a run claims.
 
         Raises:
-            Problem: 401, the ticket is not valid.
+            Problem: 401, the ticket is not valid, or is for another run.
         """
         match, key = _TICKET.fullmatch(ticket), self._stored_key()
         if match is None or key is None:
@@ -77,7 +77,7 @@ class EventTickets:
             raise invalid_ticket()
         padding = "=" * (-len(match["claims"]) % 4)
         claims = TicketClaims(*json.loads(base64.urlsafe_b64decode(match["claims"] + padding)))
-        if self._clock() >= claims.expires_at:
+        if claims.run_id != run_id or self._clock() >= claims.expires_at:
             raise invalid_ticket()
         return claims
 

@@ -6,8 +6,9 @@ A middleware finds it and leaves it in the scope of the request, under `ROUTE_MA
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from fastapi.routing import APIRoute
 from starlette.routing import BaseRoute, Match
@@ -22,11 +23,12 @@ class RouteMatch:
     """The routes of a path.
 
     `route` has the method of the request, too. It is None if no route has. Then `same_path` are the
-    routes that have the path.
+    routes that have the path. `path_params` are the parts of the path that the parameters of `route` name.
     """
 
     route: APIRoute | None
     same_path: tuple[APIRoute, ...] = ()
+    path_params: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def allowed_methods(self) -> tuple[str, ...]:
@@ -51,9 +53,9 @@ class RouteTable:
         """Return the routes of a request. A path behind a prefix (`root_path`) is compared without it."""
         same_path: list[APIRoute] = []
         for route in self._routes:
-            match, _ = route.matches(scope)
+            match, child_scope = route.matches(scope)
             if match is Match.FULL:
-                return RouteMatch(route)
+                return RouteMatch(route, path_params=child_scope["path_params"])
             if match is Match.PARTIAL:
                 same_path.append(route)
         return RouteMatch(None, tuple(same_path))

@@ -160,6 +160,30 @@ async def test_forged_tickets_are_failed_credentials(
         assert (await http.get("/workflows", headers=keys["read"])).status_code == 200
 
 
+async def test_a_ticket_for_another_run_is_a_failed_credential(
+    settings: dict[str, str], keys: dict[str, dict[str, str]]
+) -> None:
+    async with client(settings | {"NOETL_RATE_FAILURES": "5"}) as (http, _):
+        path, other = await start(http, keys["run"]), await start(http, keys["run"])
+        ticket = await request_ticket(http, path, keys["read"])
+        assert (await http.get(path, params={"ticket": ticket}, headers=STREAM)).status_code == 200
+        misused = [await http.get(other, params={"ticket": ticket}, headers=STREAM) for _ in range(7)]
+        assert [response.status_code for response in misused] == [401] * 5 + [429] * 2
+        assert (await http.get(path, params={"ticket": ticket}, headers=STREAM)).status_code == 200
+
+
+async def test_a_ticket_without_the_media_type_of_streams_is_no_failed_credential(
+    settings: dict[str, str], keys: dict[str, dict[str, str]]
+) -> None:
+    async with client(settings | {"NOETL_RATE_FAILURES": "2"}) as (http, _):
+        path = await start(http, keys["run"])
+        ticket = await request_ticket(http, path, keys["read"])
+        for _ in range(4):
+            page = await http.get(path, params={"ticket": ticket})
+            assert_problem(page, 401, "unauthenticated")
+            assert "text/event-stream" in page.json()["detail"]
+
+
 async def test_requests_with_tickets_of_a_run_are_counted(
     settings: dict[str, str], keys: dict[str, dict[str, str]]
 ) -> None:
@@ -251,7 +275,9 @@ def test_processes_that_start_together_sign_with_one_key() -> None:
 
     store.keys.add = add_after_another_process  # type: ignore[method-assign]
     ticket, claims = first.issue("default", "r")
-    assert second.verify(ticket) == claims
+    assert second.verify(ticket, "r") == claims
+    with pytest.raises(problems.Problem):
+        second.verify(ticket, "another")
 
 
 @pytest.mark.parametrize(
