@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import Annotated
 
-from fastapi import APIRouter, Request, Security
+from fastapi import APIRouter, Depends, Request, Security
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 from starlette.concurrency import run_in_threadpool
@@ -35,6 +35,7 @@ from noetl.api.context import AppContext
 from noetl.api.http.event_stream import EventStreamResponse
 from noetl.api.http.negotiation import accepted_media_type
 from noetl.api.http.open_bodies import OpenBodies
+from noetl.api.http.parameters import check_parameters
 from noetl.api.http.problems import TICKET_IN_QUERY, insufficient_scope, problem_from, unauthenticated
 from noetl.api.http.requests import JSON_TYPE
 from noetl.api.http.route_match import ROUTE_MATCH, RouteMatch, RouteTable
@@ -75,7 +76,10 @@ class ScopeAccess:
         self.scope = scope
 
     async def __call__(
-        self, request: Request, _: Annotated[object, Security(_BEARER)] = None
+        self,
+        request: Request,
+        _: Annotated[object, Security(_BEARER)] = None,
+        __: Annotated[None, Depends(check_parameters)] = None,
     ) -> TenantServices:
         """Return the services for the tenant of the caller, whom the middleware has accepted."""
         caller: Caller = request.scope[_CALLER]
@@ -86,7 +90,10 @@ class StreamAccess(ScopeAccess):
     """Declaration of the route of event streams, which also serves a caller that has a ticket for the run."""
 
     async def __call__(
-        self, request: Request, _: Annotated[object, Security(_BEARER)] = None
+        self,
+        request: Request,
+        _: Annotated[object, Security(_BEARER)] = None,
+        __: Annotated[None, Depends(check_parameters)] = None,
     ) -> TenantServices:
         """Return the services for the tenant of the caller, whom the middleware has accepted."""
         caller: Caller = request.scope[_CALLER]

@@ -7,7 +7,7 @@ the document.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from noetl.api.http.problem_types import PROBLEM_TYPES
 from noetl.api.service.views import SCHEMA_NAMES
@@ -20,15 +20,6 @@ PROBLEMS_KEY = "x-problems"
 
 NO_SECURITY: dict[str, Any] = {"security": []}
 """Description of a route that needs no credentials."""
-
-
-class HeaderParameter(NamedTuple):
-    """A header of a request. Its value matches `pattern` if there is one."""
-
-    name: str
-    description: str
-    example: str
-    pattern: str | None = None
 
 
 def response_body(
@@ -81,32 +72,6 @@ def problems(*slugs: str) -> dict[str, Any]:
     for slug in slugs:
         PROBLEM_TYPES[slug]
     return {PROBLEMS_KEY: slugs}
-
-
-def header_parameters(*headers: HeaderParameter) -> list[dict[str, Any]]:
-    """Return the descriptions of headers of a request."""
-    return [
-        text_parameter(
-            header.name,
-            "header",
-            header.description,
-            example=header.example,
-            **({} if header.pattern is None else {"pattern": header.pattern}),
-        )
-        for header in headers
-    ]
-
-
-def text_parameter(name: str, place: str, description: str, *, example: str, **schema: Any) -> dict[str, Any]:
-    """Return the description of an optional parameter that is text; `place` is `query` or `header`."""
-    return {
-        "name": name,
-        "in": place,
-        "required": False,
-        "schema": {"type": "string", **schema},
-        "description": description,
-        "example": example,
-    }
 
 
 def _schema_named(model: str) -> dict[str, Any]:

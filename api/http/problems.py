@@ -155,6 +155,10 @@ def redact_tokens(record: logging.LogRecord) -> bool:
     return True
 
 
+_PLACES = {"query": "query parameter", "path": "part of the path"}
+"""Words for the places of parameters. Another place is its own word: `header`."""
+
+
 def install_handlers(app: FastAPI) -> None:
     """Make `app` answer every expected error with a problem document."""
 
@@ -242,7 +246,7 @@ def problem_from(request: Request, error: Exception) -> Problem:
         case WorkLimitError():
             return Problem(422, str(error), slug="too-much-work")
         case RequestValidationError():
-            detail = "; ".join(_describe_validation_error(entry) for entry in error.errors())
+            detail = " ".join(_describe_validation_error(entry) for entry in error.errors())
             return Problem(400, detail, slug="invalid-request")
         case HTTPException():
             return _problem_of_http_error(request, error)
@@ -267,5 +271,7 @@ def _problem_of_http_error(request: Request, error: HTTPException) -> Problem:
 
 
 def _describe_validation_error(entry: Mapping[str, Any]) -> str:
-    location = ".".join(str(part) for part in entry["loc"])
-    return f"{location}: {entry['msg']}"
+    place, *names = (str(part) for part in entry["loc"])
+    message = str(entry["msg"]).removeprefix("Value error, ")
+    subject = _PLACES.get(place, place)
+    return f"The {subject} `{'.'.join(names)}` is not valid: {message[0].lower()}{message[1:]}."

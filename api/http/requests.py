@@ -1,4 +1,4 @@
-"""Strict reading of requests: bodies within a size limit, headers and query parameters.
+"""Strict reading of the bodies of requests, within a size limit.
 
 Problem: a client chooses the text of a body. JSON must have the same value for every parser. So a repeated
 key, a number out of range, or half a surrogate pair is an error. And no body may hold the event loop, on
@@ -19,27 +19,20 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
+from collections.abc import Callable
 from email.message import Message
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
 from anyio import CapacityLimiter, to_thread
 from fastapi import Request
-from pydantic import BaseModel, Field, ValidatorFunctionWrapHandler, WithJsonSchema, WrapValidator
 
-from noetl.api.http.openapi import HeaderParameter
 from noetl.api.http.problems import Problem
 from noetl.api.service.compiler import InlinePlaybook, PlanSource, PlaybookReference
 from noetl.api.service.runs import ResumeRequest
 from noetl.executor.model.json_values import MAX_DEPTH, nests_deeper
-from noetl.executor.model.run import RunStatus
-from noetl.executor.model.run_filter import MAX_RUNS_PER_PAGE, RunFilter
 from noetl.executor.model.start_request import StartRequest
-from noetl.planner.diagnostics.diagnostic import did_you_mean
 
 MAX_BODY_BYTES = 1024 * 1024
-MAX_WAIT_SECONDS = 25
 
 MAX_INLINE_BYTES = 16 * 1024
 """Largest body that is decoded on the event loop, which takes a few milliseconds at most."""
@@ -53,100 +46,17 @@ Decoded = TypeVar("Decoded")
 YAML_TYPES = ("application/yaml", "application/x-yaml", "text/yaml")
 JSON_TYPE = "application/json"
 
-IDEMPOTENCY_KEY = HeaderParameter(
-    "Idempotency-Key",
-    "The same key with the same request acts once. It is kept as long as the run.",
-    example="order-4711",
-    pattern="^[\\x20-\\x7e]{1,255}$",
-)
-PREFER = HeaderParameter(
-    "Prefer",
-    f"`wait=N`: return the result if the run finishes within N seconds, {MAX_WAIT_SECONDS} at most.",
-    example="wait=10",
-)
-TRACE_PARENT = HeaderParameter(
-    "traceparent",
-    "W3C Trace Context: the requests of the run and its log belong to this trace.",
-    example="00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
-)
-TRACE_STATE = HeaderParameter(
-    "tracestate", "W3C Trace Context: more of the trace, passed on as it is.", example="vendor=value"
-)
-LAST_EVENT_ID = HeaderParameter(
-    "Last-Event-ID",
-    "For a stream: the id of the last event that the client has received.",
-    example="3-1-7c0b1f2ad1f04b0d9f1e2a3c",
-)
-
-LOCAL_TIME = (
-    "^[1-9][0-9]{3}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])"
-    r"T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]+)?$"
-)
-"""Pattern of a time without a zone. Whether the month has the day is left to the parser."""
-
-CURSOR_DESCRIPTION = "`next_cursor` of the page before."
-
-_TIME = re.compile(LOCAL_TIME[1:-1].replace("T", "[Tt]") + r"([Zz]|[+-][0-9]{2}:[0-9]{2})?")
 _SHOWN_NAME_LENGTH = 100
 
 _NOT_PLAIN_IN_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 """Characters that may stand unescaped in JSON, and that YAML refuses or reads as line breaks."""
 
 
-def _read_time(value: Any, read: ValidatorFunctionWrapHandler) -> Any:
-    """Return the time that a text is.
-
-    Raises:
-        ValueError: it is not a time of RFC 3339. pydantic would take a date or a number for a time, too.
-    """
-    time = read(value)
-    if isinstance(value, str) and not _TIME.fullmatch(value):
-        raise ValueError("the time must have the form 2026-01-31T09:30:00Z")
-    return time
-
-
-Time = Annotated[
-    datetime,
-    WrapValidator(_read_time),
-    WithJsonSchema(
-        {"anyOf": [{"type": "string", "format": "date-time"}, {"type": "string", "pattern": LOCAL_TIME}]}
-    ),
-]
-"""A time of RFC 3339. Its zone may be missing, and is UTC then."""
-
-
-class RunQuery(BaseModel):
-    """The query parameters of a list of runs. `check_query_names` refuses others."""
-
-    status: RunStatus | None = Field(None, description="Only runs with this status.")
-    playbook: str | None = Field(None, description="Only runs of the playbook with this name.")
-    tag: str | None = Field(None, description="Only runs with this tag.")
-    since: Time | None = Field(
-        None,
-        description="Only runs that were created then or later. Without a zone, the time is in UTC.",
-    )
-    limit: int = Field(100, ge=1, le=MAX_RUNS_PER_PAGE, description="The most runs of the page.")
-    cursor: str | None = Field(None, description=CURSOR_DESCRIPTION)
-
-    def to_filter(self) -> RunFilter:
-        """Return the filter of the query. A time without a zone is in UTC."""
-        since = self.since
-        if since is not None and since.tzinfo is None:
-            since = since.replace(tzinfo=UTC)
-        return RunFilter(
-            status=self.status,
-            playbook=self.playbook,
-            tag=self.tag,
-            since=None if since is None else since.timestamp(),
-            limit=self.limit,
-            cursor=self.cursor,
-        )
-
-
-async def read_submission(request: Request) -> tuple[PlanSource, StartRequest]:
+async def read_submission(request: Request, input_text: str | None) -> tuple[PlanSource, StartRequest]:
     """Return the playbook of a request, and with what a run of it starts.
 
-    The playbook is sent as YAML, or as a member of a JSON object.
+    The playbook is sent as YAML, or as a member of a JSON object. `input_text` is the query parameter
+    `input`, which belongs to YAML.
 
     Raises:
         Problem: 400, 413, 415 or 422.
@@ -154,13 +64,15 @@ async def read_submission(request: Request) -> tuple[PlanSource, StartRequest]:
     content_type = _content_type(request, (*YAML_TYPES, JSON_TYPE))
     body = await _read_body(request)
     if content_type == JSON_TYPE:
-        check_query_names(request, ())
+        if input_text is not None:
+            detail = (
+                "The query parameter `input` is for a body of YAML. In JSON, `input` is a member of the body."
+            )
+            raise Problem(400, detail, slug="invalid-request")
         return await _decode(body, _parse_submission)
-    check_query_names(request, ("input",))
-    text = request.query_params.get("input")
-    if text is None:
+    if input_text is None:
         return InlinePlaybook(body), StartRequest()
-    input = decode_json(text.encode("utf-8", "surrogatepass"), "The query parameter `input`")
+    input = decode_json(input_text.encode("utf-8", "surrogatepass"), "The query parameter `input`")
     if not isinstance(input, dict):
         raise Problem(400, "The query parameter `input` must be a JSON object.", slug="invalid-request")
     return InlinePlaybook(body), StartRequest(input)
@@ -176,21 +88,19 @@ async def read_playbook(request: Request) -> str | bytes:
 
     content_type = _content_type(request, (*YAML_TYPES, JSON_TYPE))
     body = await _read_body(request)
-    check_query_names(request, ())
     if content_type != JSON_TYPE:
         return body
     return await _decode(body, lambda value: _playbook_text(parse_body(PlaybookBody, value).playbook))
 
 
-async def read_resume_request(request: Request) -> ResumeRequest:
-    """Return the header and the body of a request to resume a run. The body may be empty.
+async def read_resume_request(request: Request, key: str | None) -> ResumeRequest:
+    """Return a request to resume a run with its `Idempotency-Key`. The body may be empty.
 
     Raises:
         Problem: 400, 413, 415 or 422.
     """
     from noetl.api.http.bodies import ResumeBody, parse_body
 
-    key = read_idempotency_key(request)
     body = await _read_body(request)
     if not body:
         return ResumeRequest(idempotency_key=key)
@@ -239,50 +149,6 @@ def decode_json(body: bytes, subject: str) -> Any:
     except _MalformedJsonError as error:
         detail = f"{subject} {error}."
         raise Problem(400, detail, slug="malformed-json") from None
-
-
-def check_query_names(request: Request, known_names: Iterable[str]) -> None:
-    """Raise unless the query has only parameters of `known_names`, each once.
-
-    Raises:
-        Problem: 400.
-    """
-    known_names = tuple(known_names)
-    for name in request.query_params:
-        if name not in known_names:
-            hint = did_you_mean(name, known_names)
-            detail = f"Unknown query parameter `{name[:_SHOWN_NAME_LENGTH]}`" + (f"; {hint}" if hint else ".")
-            raise Problem(400, detail, slug="invalid-request")
-        if len(request.query_params.getlist(name)) > 1:
-            raise Problem(400, f"The query parameter `{name}` is given twice.", slug="invalid-request")
-
-
-def read_idempotency_key(request: Request) -> str | None:
-    """Return the header `Idempotency-Key` of a request, or None without one.
-
-    Raises:
-        Problem: 400, if the header is repeated, or is not 1 to 255 printable ASCII characters.
-    """
-    values = request.headers.getlist(IDEMPOTENCY_KEY.name)
-    if not values:
-        return None
-    if len(values) > 1 or not re.fullmatch(IDEMPOTENCY_KEY.pattern or "", values[0]):
-        detail = "The header Idempotency-Key must be given once, with 1 to 255 printable ASCII characters."
-        raise Problem(400, detail, slug="invalid-request")
-    return values[0]
-
-
-def read_wait_seconds(request: Request) -> int | None:
-    """Return the N of `Prefer: wait=N` (RFC 7240), at most `MAX_WAIT_SECONDS`.
-
-    Return None without this preference, or if N is not a number: RFC 7240 says to ignore it then.
-    """
-    for preference in ",".join(request.headers.getlist(PREFER.name)).split(","):
-        name, _, value = preference.partition(";")[0].partition("=")
-        value = value.strip().strip('"')
-        if name.strip().lower() == "wait" and re.fullmatch(r"\d{1,9}", value, re.ASCII):
-            return min(int(value), MAX_WAIT_SECONDS)
-    return None
 
 
 async def _read_body(request: Request) -> bytes:

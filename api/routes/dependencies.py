@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect
 from noetl.api.access import REFUSAL_SECONDS, PublicAccess, PublicServices, ScopeAccess, StreamAccess
 from noetl.api.compute.jobs import CompileJob, Job
 from noetl.api.context import AppContext, AppServices
-from noetl.api.http.requests import CURSOR_DESCRIPTION
+from noetl.api.http.parameters import CURSOR_DESCRIPTION
 from noetl.api.service.compiler import plan_of
 from noetl.api.service.errors import TenantBusyError
 from noetl.api.service.services import TenantServices

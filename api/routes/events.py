@@ -10,19 +10,15 @@ from starlette.responses import Response
 
 from noetl.api.http.event_stream import EventStreamResponse, StreamRequest
 from noetl.api.http.negotiation import accepted_media_type
-from noetl.api.http.openapi import header_parameters, problems, response_body, text_parameter
-from noetl.api.http.requests import JSON_TYPE, LAST_EVENT_ID, check_query_names
+from noetl.api.http.openapi import problems, response_body
+from noetl.api.http.parameters import EventQuery, LastEventId
+from noetl.api.http.requests import JSON_TYPE
 from noetl.api.http.responses import EventTicket, JsonResponse
 from noetl.api.routes.dependencies import ReadServices, RunId, StreamServices, opened_services
-from noetl.api.service.runs import EVENTS_PER_PAGE
 from noetl.api.service.views import EventPage
 from noetl.executor.model.events import timestamp
 
 router = APIRouter(prefix="/workflows", tags=["workflows"], default_response_class=JsonResponse)
-
-_TICKET = text_parameter(
-    "ticket", "query", "For a stream: a ticket instead of a key or token.", example="WyJkZWZhdWx0Il0.c2ln"
-)
 
 
 @router.get(
@@ -35,29 +31,24 @@ _TICKET = text_parameter(
         ),
         204: {"description": "The stream has ended with the event `Last-Event-ID`."},
     },
-    openapi_extra={
-        **problems("not-found", "invalid-cursor", "quota-exceeded", "too-many-streams"),
-        "parameters": [_TICKET, *header_parameters(LAST_EVENT_ID)],
-    },
+    openapi_extra=problems("not-found", "invalid-cursor", "quota-exceeded", "too-many-streams"),
 )
 async def get_run_events(
     workflow_id: RunId,
     request: Request,
     services: StreamServices,
-    cursor: Annotated[str | None, Query(description="The id of an event of the run.")] = None,
-    limit: Annotated[
-        int, Query(ge=1, le=EVENTS_PER_PAGE, description="The most events of the page.")
-    ] = EVENTS_PER_PAGE,
+    query: Annotated[EventQuery, Query()],
+    last_event: LastEventId = None,
 ) -> Response:
     """Return the events after the one whose id is `cursor` (in a stream, also `Last-Event-ID`)."""
-    check_query_names(request, ("cursor", "limit", "ticket"))
     media_types = (JSON_TYPE, EventStreamResponse.media_type)
     if accepted_media_type(request, media_types) == JSON_TYPE:
-        return JsonResponse(await run_in_threadpool(services.runs.events, workflow_id, cursor, limit))
-    last_event = request.headers.get(LAST_EVENT_ID.name)
+        return JsonResponse(
+            await run_in_threadpool(services.runs.events, workflow_id, query.cursor, query.limit)
+        )
     state = request.app.state
     stream = StreamRequest(
-        workflow_id, last_event or cursor, bool(last_event), state.stream_seconds, state.stream_bytes
+        workflow_id, last_event or query.cursor, bool(last_event), state.stream_seconds, state.stream_bytes
     )
     opened = opened_services(request)
     return EventStreamResponse(stream, services.runs, opened.watchers.current(), opened.open_streams)

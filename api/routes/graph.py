@@ -13,10 +13,10 @@ from starlette.responses import Response
 
 from noetl.api import graphviz
 from noetl.api.compute.jobs import GraphJob, graph_key, pack_plan
-from noetl.api.http.negotiation import FORMAT_PARAMETER, accepted_media_type
+from noetl.api.http.negotiation import accepted_media_type
 from noetl.api.http.openapi import problems, response_body
 from noetl.api.http.problems import Problem
-from noetl.api.http.requests import JSON_TYPE, check_query_names
+from noetl.api.http.requests import JSON_TYPE
 from noetl.api.http.responses import JsonResponse
 from noetl.api.routes.dependencies import ReadServices, RunId, opened_services, perform
 from noetl.api.service.errors import WorkLimitError
@@ -72,7 +72,6 @@ async def get_run_graph(
     workflow_id: RunId, request: Request, services: ReadServices, format: Format = None
 ) -> Response:
     """Return the plan with the states of the run's steps: JSON, a picture or Mermaid text."""
-    check_query_names(request, (FORMAT_PARAMETER,))
     if format is None:
         format = _FORMATS[accepted_media_type(request, tuple(_FORMATS))]
     header = await run_in_threadpool(services.runs.header, workflow_id)

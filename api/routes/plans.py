@@ -8,6 +8,7 @@ from starlette.responses import Response
 
 from noetl.api.compute.jobs import DescribeJob
 from noetl.api.http.openapi import playbook_body, problems, response_body
+from noetl.api.http.parameters import InputText
 from noetl.api.http.requests import read_submission
 from noetl.api.http.responses import JsonResponse
 from noetl.api.routes.dependencies import ReadServices, perform
@@ -24,9 +25,9 @@ router = APIRouter(tags=["plans"], default_response_class=JsonResponse)
         **problems("not-found", "invalid-playbook", "too-much-work", "tenant-busy", "service-busy"),
     },
 )
-async def describe_plan(request: Request, services: ReadServices) -> Response:
+async def describe_plan(request: Request, services: ReadServices, input_text: InputText = None) -> Response:
     """Return diagnostics, graph and statistics of the playbook in the body."""
-    playbook, _ = await read_submission(request)
+    playbook, _ = await read_submission(request, input_text)
     text = await run_in_threadpool(services.playbooks.text, playbook)
     description = await perform(request, services, DescribeJob(text))
     return Response(description, media_type=JsonResponse.media_type)

@@ -14,7 +14,7 @@ from starlette.convertors import PathConvertor, register_url_convertor
 from starlette.responses import Response
 
 from noetl.api.http.openapi import playbook_body, problems, response_body
-from noetl.api.http.requests import check_query_names, read_playbook
+from noetl.api.http.requests import read_playbook
 from noetl.api.http.responses import JsonResponse, PlaybookDocument, PlaybookLinks
 from noetl.api.routes.dependencies import AdminServices, Cursor, ReadServices, compile_long
 from noetl.api.service.playbooks import PlaybookText
@@ -74,11 +74,8 @@ async def register_playbook(request: Request, services: AdminServices) -> Respon
 
 
 @router.get("", responses=_PAGE, openapi_extra=problems("invalid-cursor"))
-def list_playbooks(
-    request: Request, services: ReadServices, limit: Limit = 100, cursor: Cursor = None
-) -> Response:
+def list_playbooks(services: ReadServices, limit: Limit = 100, cursor: Cursor = None) -> Response:
     """Return the newest version of each playbook, by name."""
-    check_query_names(request, ("limit", "cursor"))
     return JsonResponse(services.playbooks.find(limit=limit, cursor=cursor))
 
 
@@ -102,10 +99,9 @@ def remove_playbook_version(name: Name, version: Version, services: AdminService
 
 @router.get("/{name:path}/versions", responses=_PAGE, openapi_extra=problems("not-found", "invalid-cursor"))
 def list_playbook_versions(
-    name: Name, request: Request, services: ReadServices, limit: Limit = 100, cursor: Cursor = None
+    name: Name, services: ReadServices, limit: Limit = 100, cursor: Cursor = None
 ) -> Response:
     """Return all versions of a playbook, the newest first."""
-    check_query_names(request, ("limit", "cursor"))
     return JsonResponse(services.playbooks.find(name, limit=limit, cursor=cursor))
 
 

@@ -7,31 +7,14 @@ from dataclasses import replace
 from typing import Annotated, Any
 
 from anyio import CapacityLimiter, to_thread
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Header, Query, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from noetl.api.compute.jobs import InitialDataJob
-from noetl.api.http.openapi import (
-    header_parameters,
-    optional_body,
-    playbook_body,
-    problems,
-    response_body,
-    text_parameter,
-)
-from noetl.api.http.requests import (
-    IDEMPOTENCY_KEY,
-    PREFER,
-    TRACE_PARENT,
-    TRACE_STATE,
-    RunQuery,
-    check_query_names,
-    read_idempotency_key,
-    read_resume_request,
-    read_submission,
-    read_wait_seconds,
-)
+from noetl.api.http.openapi import optional_body, playbook_body, problems, response_body
+from noetl.api.http.parameters import IdempotencyKey, InputText, RunQuery, StartHeaders
+from noetl.api.http.requests import read_resume_request, read_submission
 from noetl.api.http.responses import AcceptedRun, JsonResponse, RunLinks
 from noetl.api.routes.dependencies import (
     RETRY_AFTER,
@@ -48,7 +31,6 @@ from noetl.api.service.runs import RunDraft
 from noetl.api.service.views import RunEntry, RunPage, RunReport, RunResult
 from noetl.executor.model.run import Run
 from noetl.executor.model.run_summary import summarize
-from noetl.executor.model.tracing import parse_trace
 from noetl.executor.security.redaction import redact
 from noetl.planner.plan import Plan
 
@@ -62,10 +44,6 @@ REPLAYED = {"Idempotency-Replayed": "true"}
 _STARTED = ("Location", "Preference-Applied", "Idempotency-Replayed")
 _CHANGED = ("Location", "Retry-After")
 
-_INPUT = text_parameter(
-    "input", "query", "The run's input as a JSON object, where the body is YAML.", example='{"who": "you"}'
-)
-
 _START_REQUEST: dict[str, Any] = {
     **playbook_body("SubmissionBody"),
     **problems(
@@ -78,7 +56,6 @@ _START_REQUEST: dict[str, Any] = {
         "tenant-busy",
         "service-busy",
     ),
-    "parameters": [_INPUT, *header_parameters(PREFER, IDEMPOTENCY_KEY, TRACE_PARENT, TRACE_STATE)],
 }
 _RESUME_REQUEST: dict[str, Any] = {
     **optional_body("ResumeBody"),
@@ -93,7 +70,6 @@ _RESUME_REQUEST: dict[str, Any] = {
         "invalid-input",
         "unknown-step",
     ),
-    "parameters": header_parameters(IDEMPOTENCY_KEY),
 }
 
 
@@ -110,13 +86,17 @@ _RESUME_REQUEST: dict[str, Any] = {
     },
     openapi_extra=_START_REQUEST,
 )
-async def start_run(request: Request, services: RunServices) -> Response:
+async def start_run(
+    request: Request,
+    services: RunServices,
+    sent: Annotated[StartHeaders, Header()],
+    input_text: InputText = None,
+) -> Response:
     """Start a run of the playbook in the body, or of a registered one."""
-    key, wait_seconds = read_idempotency_key(request), read_wait_seconds(request)
-    playbook, submission = await read_submission(request)
+    key, wait_seconds = sent.idempotency_key, sent.wait_seconds
+    playbook, submission = await read_submission(request, input_text)
     # The run sends its trace to every host that it calls.
-    trace = redact(parse_trace(request.headers.get("traceparent"), request.headers.getlist("tracestate")))
-    submission = replace(submission, idempotency_key=key, trace=trace)
+    submission = replace(submission, idempotency_key=key, trace=redact(sent.trace))
     source: PlanSource | Plan = playbook
     if isinstance(playbook, InlinePlaybook):
         compiled = await compile_long(request, services, playbook.text)
@@ -170,9 +150,8 @@ def get_run_result(workflow_id: RunId, services: ReadServices) -> Response:
     responses={200: response_body(RunPage, description="A page of runs.")},
     openapi_extra=problems("invalid-cursor"),
 )
-def list_runs(request: Request, services: ReadServices, query: Annotated[RunQuery, Query()]) -> Response:
+def list_runs(services: ReadServices, query: Annotated[RunQuery, Query()]) -> Response:
     """Return the runs, the newest first. `since` excludes runs that were created before it."""
-    check_query_names(request, RunQuery.model_fields)
     return JsonResponse(services.runs.find(query.to_filter()))
 
 
@@ -199,12 +178,14 @@ def cancel_run(workflow_id: RunId, request: Request, services: RunServices) -> R
     },
     openapi_extra=_RESUME_REQUEST,
 )
-async def resume_run(workflow_id: RunId, request: Request, services: RunServices) -> Response:
+async def resume_run(
+    workflow_id: RunId, request: Request, services: RunServices, idempotency_key: IdempotencyKey = None
+) -> Response:
     """Resume the run at its failed and parked steps, with corrected input if given.
 
     With `from`, start a new run at another step of it instead.
     """
-    resume_request = await read_resume_request(request)
+    resume_request = await read_resume_request(request, idempotency_key)
 
     def resume() -> tuple[bool, Run]:
         is_replay = services.runs.has_request(resume_request.idempotency_key)

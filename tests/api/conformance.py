@@ -121,7 +121,7 @@ class Exchange:
     def _violations_of_request(self, operation: dict[str, Any]) -> Iterator[str]:
         declared = {parameter["name"] for parameter in operation.get("parameters", ())}
         for name, _ in parse_qsl(self.scope["query_string"].decode()):
-            if operation.get("parameters") and name not in declared:
+            if operation.get("security") and name not in declared:
                 yield f"the query parameter {name} is accepted, but not declared"
         media_type = Headers(scope=self.scope).get("content-type", "").partition(";")[0]
         content = operation.get("requestBody", {}).get("content", {})

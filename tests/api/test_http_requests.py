@@ -11,16 +11,15 @@ import pytest
 import yaml
 from fastapi import Request
 
+from noetl.api.http.parameters import StartHeaders
 from noetl.api.http.problems import Problem
 from noetl.api.http.requests import (
     MAX_BODY_BYTES,
     decode_json,
     read_callback_answer,
-    read_idempotency_key,
     read_playbook,
     read_resume_request,
     read_submission,
-    read_wait_seconds,
 )
 from noetl.api.service.compiler import InlinePlaybook, PlaybookReference
 from noetl.api.service.runs import ResumeRequest
@@ -28,7 +27,7 @@ from noetl.executor.model.json_values import nests_deeper
 from noetl.executor.model.start_request import StartRequest
 
 
-def request(*chunks: bytes, query: str = "", **headers: str) -> Request:
+def request(*chunks: bytes, **headers: str) -> Request:
     pending = [{"type": "http.request", "body": chunk, "more_body": True} for chunk in chunks]
     pending.append({"type": "http.request", "body": b"", "more_body": False})
 
@@ -39,15 +38,15 @@ def request(*chunks: bytes, query: str = "", **headers: str) -> Request:
         "type": "http",
         "method": "POST",
         "path": "/workflows/run",
-        "query_string": query.encode(),
+        "query_string": b"",
         "headers": [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()],
     }
     return Request(scope, receive)
 
 
-def find_problem(*chunks: bytes, query: str = "", **headers: str) -> Problem:
+def find_problem(*chunks: bytes, input: str | None = None, **headers: str) -> Problem:
     with pytest.raises(Problem) as raised:
-        asyncio.run(read_submission(request(*chunks, query=query, **headers)))
+        asyncio.run(read_submission(request(*chunks, **headers), input))
     return raised.value
 
 
@@ -122,10 +121,8 @@ def test_json_is_decoded_to_its_value() -> None:
     "content_type", ["application/yaml", "application/x-yaml", "text/yaml", "Application/YAML; charset=UTF-8"]
 )
 def test_yaml_is_returned_unchanged(content_type: str) -> None:
-    sent_request = request(
-        b"name: a\n", b"steps: []\n", query="input=%7B%22n%22%3A+1%7D", content_type=content_type
-    )
-    playbook, start = asyncio.run(read_submission(sent_request))
+    sent_request = request(b"name: a\n", b"steps: []\n", content_type=content_type)
+    playbook, start = asyncio.run(read_submission(sent_request, '{"n": 1}'))
     assert playbook == InlinePlaybook(b"name: a\nsteps: []\n")
     assert start == StartRequest({"n": 1})
 
@@ -151,7 +148,7 @@ def test_other_content_types_are_unsupported(headers: dict[str, str]) -> None:
 def test_a_body_is_refused_as_soon_as_it_is_too_large() -> None:
     announced = request(content_type="application/yaml", content_length=str(MAX_BODY_BYTES + 1))
     with pytest.raises(Problem) as raised:
-        asyncio.run(read_submission(announced))
+        asyncio.run(read_submission(announced, None))
     assert raised.value.status == 413
     chunk = b"x" * (MAX_BODY_BYTES // 2 + 1)
     assert find_problem(chunk, chunk, chunk, content_type="application/yaml").status == 413
@@ -159,13 +156,13 @@ def test_a_body_is_refused_as_soon_as_it_is_too_large() -> None:
 
 def test_the_largest_body_is_read() -> None:
     sent_request = request(b"x" * MAX_BODY_BYTES, content_type="application/yaml")
-    assert asyncio.run(read_submission(sent_request))[0] == InlinePlaybook(b"x" * MAX_BODY_BYTES)
+    assert asyncio.run(read_submission(sent_request, None))[0] == InlinePlaybook(b"x" * MAX_BODY_BYTES)
 
 
 def test_json_has_a_playbook_with_input_variables_and_tags() -> None:
     body = {"playbook": "name: a", "input": {"n": 1}, "variables": {"v": 2}, "tags": ["x", "y"]}
     playbook, start = asyncio.run(
-        read_submission(request(json.dumps(body).encode(), content_type="application/json"))
+        read_submission(request(json.dumps(body).encode(), content_type="application/json"), None)
     )
     assert playbook == InlinePlaybook("name: a")
     assert start == StartRequest({"n": 1}, variables={"v": 2}, tags=("x", "y"))
@@ -175,7 +172,7 @@ def test_a_playbook_as_json_has_the_same_value_in_yaml() -> None:
     message = "\x7f\x85\u2028\u2029\ufeff\U0001f600\n\t\"'\x00é"
     playbook = {"name": "a", "steps": [{"name": "s", "run": [{"action": "log", "message": message}]}]}
     body = json.dumps({"playbook": playbook}).encode()
-    source, _ = asyncio.run(read_submission(request(body, content_type="application/json")))
+    source, _ = asyncio.run(read_submission(request(body, content_type="application/json"), None))
     assert isinstance(source, InlinePlaybook)
     assert yaml.safe_load(source.text) == playbook
 
@@ -208,16 +205,16 @@ def test_an_invalid_json_body_is_unprocessable(body: object, words: str) -> None
 
 
 @pytest.mark.parametrize(
-    ("query", "words"),
+    ("input", "content_type", "words"),
     [
-        ("input=%7B", "not JSON"),
-        ("input=[1]", "must be a JSON object"),
-        ("input=%7B%7D&input=%7B%7D", "twice"),
-        ("inptu=%7B%7D", "did you mean `input`?"),
+        ("{", "application/yaml", "not JSON"),
+        ("[1]", "application/yaml", "must be a JSON object"),
+        ('{"a": 1, "a": 2}', "application/yaml", "the key `a` twice"),
+        ("{}", "application/json", "a member of the body"),
     ],
 )
-def test_a_bad_query_is_refused(query: str, words: str) -> None:
-    problem = find_problem(b"name: a", query=query, content_type="application/yaml")
+def test_a_wrong_input_in_the_query_is_refused(input: str, content_type: str, words: str) -> None:
+    problem = find_problem(b"name: a", input=input, content_type=content_type)
     assert problem.status == 400
     assert words in problem.detail
 
@@ -234,7 +231,7 @@ def test_an_object_with_only_name_and_version_is_a_reference(
     playbook: dict[str, Any], reference: PlaybookReference
 ) -> None:
     body = json.dumps({"playbook": playbook, "input": {"n": 1}}).encode()
-    source, start = asyncio.run(read_submission(request(body, content_type="application/json")))
+    source, start = asyncio.run(read_submission(request(body, content_type="application/json"), None))
     assert (source, start.input) == (reference, {"n": 1})
 
 
@@ -243,27 +240,26 @@ def test_an_object_with_only_name_and_version_is_a_reference(
 )
 def test_another_object_is_a_playbook(playbook: dict[str, Any]) -> None:
     body = json.dumps({"playbook": playbook}).encode()
-    source, _ = asyncio.run(read_submission(request(body, content_type="application/json")))
+    source, _ = asyncio.run(read_submission(request(body, content_type="application/json"), None))
     assert isinstance(source, InlinePlaybook)
     assert yaml.safe_load(source.text) == playbook
 
 
 def test_a_playbook_to_register_is_yaml_or_json() -> None:
-    def read(body: bytes, query: str = "", **headers: str) -> str | bytes:
-        return asyncio.run(read_playbook(request(body, query=query, **headers)))
+    def read(body: bytes, **headers: str) -> str | bytes:
+        return asyncio.run(read_playbook(request(body, **headers)))
 
     assert read(b"name: a", content_type="application/yaml") == b"name: a"
     assert read(b'{"playbook": "name: a"}', content_type="application/json") == "name: a"
     reference = yaml.safe_load(read(b'{"playbook": {"name": "a"}}', content_type="application/json"))
     assert reference == {"name": "a"}
-    for body, query, headers, status in (
-        (b"name: a", "", {}, 415),
-        (b"name: a", "input=1", {"content_type": "application/yaml"}, 400),
-        (b"{}", "", {"content_type": "application/json"}, 422),
-        (b'{"playbook": "name: a", "input": {}}', "", {"content_type": "application/json"}, 422),
+    for body, headers, status in (
+        (b"name: a", {}, 415),
+        (b"{}", {"content_type": "application/json"}, 422),
+        (b'{"playbook": "name: a", "input": {}}', {"content_type": "application/json"}, 422),
     ):
         with pytest.raises(Problem) as raised:
-            read(body, query, **headers)
+            read(body, **headers)
         assert raised.value.status == status
 
 
@@ -293,7 +289,7 @@ def test_an_answer_without_a_body_is_null() -> None:
 
 def test_a_resume_request_may_have_input_and_a_step() -> None:
     def read(body: bytes, **headers: str) -> ResumeRequest:
-        return asyncio.run(read_resume_request(request(body, **headers)))
+        return asyncio.run(read_resume_request(request(body, **headers), None))
 
     assert read(b"") == ResumeRequest()
     assert read(b"{}", content_type="application/json") == ResumeRequest()
@@ -324,13 +320,12 @@ def test_a_resume_request_may_have_input_and_a_step() -> None:
     ],
 )
 def test_the_preferred_wait_is_read_and_limited(prefer: str, seconds: int | None) -> None:
-    assert read_wait_seconds(request(prefer=prefer)) == seconds
+    assert StartHeaders(Prefer=[prefer]).wait_seconds == seconds
+    assert StartHeaders(Prefer=["respond-async", prefer]).wait_seconds == seconds
 
 
-def test_an_idempotency_key_must_be_printable() -> None:
-    assert read_idempotency_key(request()) is None
-    assert read_idempotency_key(request(idempotency_key='"a b"')) == '"a b"'
-    for invalid_key in ("", "x" * 256, "a\tb", "\u00e9"):
-        with pytest.raises(Problem) as raised:
-            read_idempotency_key(request(idempotency_key=invalid_key))
-        assert raised.value.status == 400
+def test_two_traces_of_a_request_are_none() -> None:
+    parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    assert StartHeaders(traceparent=[parent], tracestate=["a=1", "b=2"]).trace == f"{parent} a=1,b=2"
+    assert StartHeaders(traceparent=[parent, parent], tracestate=["a=1"]).trace is None
+    assert StartHeaders().trace is None

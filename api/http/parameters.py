@@ -1,0 +1,250 @@
+"""Parameters of requests that routes declare: of the query, and headers.
+
+FastAPI parses the declared parameters and describes them in `/openapi.json`. What it would pass over in
+silence is refused by `check_parameters`: a parameter that the route does not declare, and one that is given
+twice.
+
+A header that may be repeated (RFC 9110, section 5.3) is declared as a list. It is described as text, because
+a client sends one line.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Any, get_args, get_origin
+
+from fastapi import Header, Query, Request
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    Field,
+    ValidatorFunctionWrapHandler,
+    WithJsonSchema,
+    WrapValidator,
+)
+
+from noetl.api.http.problems import Problem
+from noetl.api.service.runs import EVENTS_PER_PAGE
+from noetl.executor.model.run import RunStatus
+from noetl.executor.model.run_filter import MAX_RUNS_PER_PAGE, RunFilter
+from noetl.executor.model.tracing import parse_trace
+from noetl.planner.diagnostics.diagnostic import did_you_mean
+
+MAX_WAIT_SECONDS = 25
+
+LOCAL_TIME = (
+    "^[1-9][0-9]{3}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])"
+    r"T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]+)?$"
+)
+"""Pattern of a time without a zone. Whether the month has the day is left to the parser."""
+
+CURSOR_DESCRIPTION = "`next_cursor` of the page before."
+
+_TIME = re.compile(LOCAL_TIME[1:-1].replace("T", "[Tt]") + r"([Zz]|[+-][0-9]{2}:[0-9]{2})?")
+
+_SHOWN_NAME_LENGTH = 100
+_KEY_PATTERN = "^[\\x20-\\x7e]{1,255}$"
+
+
+def _lines(example: str) -> WithJsonSchema:
+    """Return the description of a header that may be repeated: the text of one line."""
+    return WithJsonSchema({"type": "string", "examples": [example]})
+
+
+InputText = Annotated[
+    str | None,
+    Query(
+        alias="input",
+        description="The run's input as a JSON object, where the body is YAML.",
+        examples=['{"who": "you"}'],
+    ),
+]
+"""The query parameter with the input of a run."""
+
+LastEventId = Annotated[
+    str | None,
+    Header(
+        alias="Last-Event-ID",
+        description="For a stream: the id of the last event that the client has received.",
+        examples=["3-1-7c0b1f2ad1f04b0d9f1e2a3c"],
+    ),
+]
+"""The header with which a browser continues a stream."""
+
+
+def _check_key(value: str) -> str:
+    if not re.fullmatch(_KEY_PATTERN, value):
+        raise ValueError("it must have 1 to 255 printable ASCII characters")
+    return value
+
+
+IdempotencyKey = Annotated[
+    Annotated[str, AfterValidator(_check_key), WithJsonSchema({"type": "string", "pattern": _KEY_PATTERN})]
+    | None,
+    Header(
+        alias="Idempotency-Key",
+        description="The same key with the same request acts once. It is kept as long as the run.",
+        examples=["order-4711"],
+    ),
+]
+"""The header that makes it safe to send a request again."""
+
+
+class StartHeaders(BaseModel):
+    """The headers of a request that starts a run."""
+
+    idempotency_key: IdempotencyKey = None
+    prefer: Annotated[list[str] | None, _lines("wait=10")] = Field(
+        default=None,
+        alias="Prefer",
+        description=(
+            f"`wait=N`: return the result if the run finishes within N seconds, {MAX_WAIT_SECONDS} at most."
+        ),
+    )
+    traceparent: Annotated[
+        list[str] | None, _lines("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
+    ] = Field(
+        default=None,
+        description="W3C Trace Context: the requests of the run and its log belong to this trace.",
+    )
+    tracestate: Annotated[list[str] | None, _lines("vendor=value")] = Field(
+        default=None,
+        description="W3C Trace Context: more of the trace, passed on as it is.",
+    )
+
+    @property
+    def wait_seconds(self) -> int | None:
+        """The N of `Prefer: wait=N` (RFC 7240), at most `MAX_WAIT_SECONDS`.
+
+        It is None without this preference, or if N is not a number: RFC 7240 says to ignore it then.
+        """
+        for preference in ",".join(self.prefer or ()).split(","):
+            name, _, value = preference.partition(";")[0].partition("=")
+            value = value.strip().strip('"')
+            if name.strip().lower() == "wait" and re.fullmatch(r"\d{1,9}", value, re.ASCII):
+                return min(int(value), MAX_WAIT_SECONDS)
+        return None
+
+    @property
+    def trace(self) -> str | None:
+        """The trace of the request. W3C Trace Context says to ignore two headers `traceparent`."""
+        parents = self.traceparent or ()
+        return parse_trace(parents[0], self.tracestate or ()) if len(parents) == 1 else None
+
+
+def _read_time(value: Any, read: ValidatorFunctionWrapHandler) -> Any:
+    """Return the time that a text is.
+
+    Raises:
+        ValueError: it is not a time of RFC 3339. pydantic would take a date or a number for a time, too.
+    """
+    if isinstance(value, str) and not _TIME.fullmatch(value):
+        raise ValueError("it must be a time such as 2026-01-31T09:30:00Z")
+    return read(value)
+
+
+Time = Annotated[
+    datetime,
+    WrapValidator(_read_time),
+    WithJsonSchema(
+        {"anyOf": [{"type": "string", "format": "date-time"}, {"type": "string", "pattern": LOCAL_TIME}]}
+    ),
+]
+"""A time of RFC 3339. Its zone may be missing, and is UTC then."""
+
+
+class RunQuery(BaseModel):
+    """The query parameters of a list of runs."""
+
+    status: RunStatus | None = Field(None, description="Only runs with this status.")
+    playbook: str | None = Field(None, description="Only runs of the playbook with this name.")
+    tag: str | None = Field(None, description="Only runs with this tag.")
+    since: Time | None = Field(
+        None,
+        description="Only runs that were created then or later. Without a zone, the time is in UTC.",
+    )
+    limit: int = Field(100, ge=1, le=MAX_RUNS_PER_PAGE, description="The most runs of the page.")
+    cursor: str | None = Field(None, description=CURSOR_DESCRIPTION)
+
+    def to_filter(self) -> RunFilter:
+        """Return the filter of the query. A time without a zone is in UTC."""
+        since = self.since
+        if since is not None and since.tzinfo is None:
+            since = since.replace(tzinfo=UTC)
+        return RunFilter(
+            status=self.status,
+            playbook=self.playbook,
+            tag=self.tag,
+            since=None if since is None else since.timestamp(),
+            limit=self.limit,
+            cursor=self.cursor,
+        )
+
+
+class EventQuery(BaseModel):
+    """The query parameters of the history of a run."""
+
+    cursor: str | None = Field(None, description="The id of an event of the run.")
+    limit: int = Field(EVENTS_PER_PAGE, ge=1, le=EVENTS_PER_PAGE, description="The most events of the page.")
+    ticket: str | None = Field(
+        None,
+        description="For a stream: a ticket instead of a key or token.",
+        examples=["WyJkZWZhdWx0Il0.c2ln"],
+    )
+    """Access control reads it before, as no route is entered without credentials."""
+
+
+def check_parameters(request: Request) -> None:
+    """Raise unless the route of a request declares all parameters of its query, and each is given once.
+
+    A header that the route declares is given once, too, unless it may be repeated.
+
+    Raises:
+        Problem: 400.
+    """
+    dependant = request.scope["route"].dependant
+    if query := request.query_params:
+        declared = _declared_names(dependant.query_params)
+        for name in query:
+            if name not in declared:
+                raise _unknown_parameter(name, tuple(declared))
+            if len(query.getlist(name)) > 1:
+                raise _repeated(f"query parameter `{name}`")
+    for name, may_repeat in _declared_names(dependant.header_params).items():
+        if not may_repeat and len(request.headers.getlist(name)) > 1:
+            raise _repeated(f"header `{name}`")
+
+
+def _declared_names(fields: Iterable[Any]) -> dict[str, bool]:
+    """Return the names of declared parameters, and whether each may be repeated."""
+    names: dict[str, bool] = {}
+    for field in fields:
+        annotation = field.field_info.annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            for name, info in annotation.model_fields.items():
+                names[info.alias or name] = _is_list(info.annotation)
+        else:
+            names[field.alias] = _is_list(annotation)
+    return names
+
+
+def _is_list(annotation: Any) -> bool:
+    return any(get_origin(part) is list for part in (annotation, *get_args(annotation)))
+
+
+def _unknown_parameter(name: str, declared: Sequence[str]) -> Problem:
+    detail = f"Unknown query parameter `{name[:_SHOWN_NAME_LENGTH]}`"
+    if hint := did_you_mean(name, declared):
+        return Problem(400, f"{detail}; {hint}", slug="invalid-request")
+    listed = (
+        f"; the parameters are {', '.join(f'`{known}`' for known in declared)}."
+        if declared
+        else "; there is none."
+    )
+    return Problem(400, detail + listed, slug="invalid-request")
+
+
+def _repeated(subject: str) -> Problem:
+    return Problem(400, f"The {subject} is given twice.", slug="invalid-request")
