@@ -101,8 +101,9 @@ SETTINGS = (
         "execution",
         "a whole number from 1 to 1000000000",
         "`10000`",
-        "How many child runs a run and its child runs may start together, in one process. Beyond it"
-        " `workflow` fails with `LimitExceeded`.",
+        "How many child runs a run and its child runs may start together. The store counts them, so that all"
+        " processes share the limit. DynamoDB may allow a tenth more. Beyond it `workflow` fails with"
+        " `LimitExceeded`.",
     ),
     Setting(
         "NOETL_MAX_WAITS",

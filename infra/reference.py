@@ -28,8 +28,8 @@ from noetl.executor.actions import (
     python,
 )
 from noetl.executor.clients import deadline_stream, egress
-from noetl.executor.engine import external, initial_data, item_threads, quotas, work_context
-from noetl.executor.model import action_budget, memory_budget
+from noetl.executor.engine import external, initial_data, item_threads, work_context
+from noetl.executor.model import action_budget, child_runs, memory_budget
 from noetl.executor.model.json_values import MAX_DEPTH
 from noetl.executor.model.limits import PayloadLimits
 from noetl.executor.model.wait_budget import DEFAULT_WAITS, WAITS_SETTING
@@ -397,8 +397,8 @@ def _run_limits() -> list[LimitRow]:
             _EXCEEDED,
         ),
         (
-            "child runs of a run and of its child runs, in one process of a service",
-            f"{quotas.DEFAULT_CHILD_RUNS:,}, or `{quotas.CHILD_RUNS_SETTING}`",
+            "child runs of a run of a service and of its child runs",
+            f"{child_runs.DEFAULT_CHILD_RUNS:,}, or `{child_runs.CHILD_RUNS_SETTING}`",
             _EXCEEDED,
         ),
         ("runs that start each other", f"{external.MAX_RUN_DEPTH} deep", _EXCEEDED),

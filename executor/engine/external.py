@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from noetl.executor.engine.quotas import CHILD_RUN_QUOTA, check_branch_quota
+from noetl.executor.engine.quotas import check_branch_quota, read_child_run_limit
 from noetl.executor.errors import ActionError, RejectedError, SettingError
 from noetl.executor.model.ids import derived_id, hash_secret
 from noetl.executor.model.run import Claim, Run, RunStatus, Wait, WaitKey
@@ -100,7 +100,7 @@ class VisitWaits:
         if parent.depth >= MAX_RUN_DEPTH:
             message = f"`{playbook}` exceeds the limit of {MAX_RUN_DEPTH} levels of child runs"
             raise ActionError("LimitExceeded", message, retryable=False)
-        self._check_quotas(playbook)
+        max_child_runs = self._check_quotas(playbook)
         plan_hash = self.find_playbook(parent, playbook, version)
         if plan_hash is None:
             wanted = (
@@ -117,6 +117,7 @@ class VisitWaits:
             source=parent.source,
             parent=None if detached else self._key(wait_id),
             depth=parent.depth + 1,
+            root=parent.root or parent.id,
             run_id=derived_id("workflow", parent.id, self.claim.visit.id, wait_id),
         )
         try:
@@ -126,17 +127,23 @@ class VisitWaits:
             message = f"`{playbook}` cannot be started: {problem.message}"
             raise ActionError("ParameterError", message, retryable=False) from problem
         self.has_started_run |= not detached
-        return self.store.runs.create(run, first_visit)
+        try:
+            return self.store.runs.create(run, first_visit, max_child_runs=max_child_runs)
+        except RejectedError as problem:
+            raise _start_refused(playbook, problem) from problem
 
-    def _check_quotas(self, playbook: str) -> None:
-        """Raise an ActionError if the run or its tenant may start no more runs."""
+    def _check_quotas(self, playbook: str) -> int | None:
+        """Return how many child runs the root of the run may have, or None for any number.
+
+        Raises:
+            ActionError: the tenant may start no more runs, or a setting is invalid.
+        """
         parent = self.claim.run
         try:
-            CHILD_RUN_QUOTA.check(parent)
             check_branch_quota(self.store, parent.tenant, parent.queue)
+            return read_child_run_limit(parent.queue)
         except (RejectedError, SettingError) as problem:
-            message = f"`{playbook}` cannot be started: {problem}"
-            raise ActionError("LimitExceeded", message, retryable=False) from problem
+            raise _start_refused(playbook, problem) from problem
 
     def read_run(self, run_id: str) -> Run:
         run = self.store.runs.get(self.claim.run.tenant, run_id)
@@ -157,3 +164,9 @@ class VisitWaits:
     def _key(self, wait_id: str) -> WaitKey:
         visit = self.claim.visit
         return WaitKey(visit.run_id, visit.id, wait_id)
+
+
+def _start_refused(playbook: str, problem: RejectedError | SettingError) -> ActionError:
+    """Return the error of a child run that a store or a quota refuses."""
+    message = f"`{playbook}` cannot be started: {problem}"
+    return ActionError("LimitExceeded", message, retryable=False)

@@ -1,16 +1,14 @@
-"""Quotas: how many child runs a run may start, and how many active branches a tenant may have.
+"""The quota of a tenant: how many active branches it may have. Its settings, and those of other limits.
 
-Problem: a playbook that starts itself in a loop of 100 starts 100 runs, and each of them 100 more, down to
-ten levels.
+Problem: a tenant that starts runs without end fills the store, and delays its own runs.
 
-Algorithm: child runs are counted by the trace that they share with the run that began it. Active branches of
-a tenant are its visits that are due, run or wait. The store counts them up to the limit, at most once in
-COUNT_SECONDS for each tenant; starts in between are added.
+Algorithm: active branches of a tenant are its visits that are due, run or wait. The store counts them up to
+the limit, at most once in COUNT_SECONDS for each tenant; starts in between are added.
 
 Cost: a look-up for each start. The count reads index entries, at most as many as the limit.
 
-Limits: both are counted in one process. Several processes may exceed the quota of a tenant by what they
-start in COUNT_SECONDS.
+Limits: starts in between are counted in one process. Several processes may exceed the quota of a tenant by
+what they start in COUNT_SECONDS.
 """
 
 from __future__ import annotations
@@ -23,17 +21,14 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from noetl.executor.errors import RejectedError, SettingError
-from noetl.executor.model.bounded_counter import BoundedCounter
-from noetl.executor.model.run import SERVICE_QUEUE, Run
-from noetl.executor.model.tracing import trace_id
+from noetl.executor.model.child_runs import CHILD_RUNS_SETTING, DEFAULT_CHILD_RUNS
+from noetl.executor.model.run import SERVICE_QUEUE
 from noetl.executor.model.wait_budget import DEFAULT_WAITS, WAITS_SETTING
 from noetl.executor.stores.interface import Store
 
 COUNT_SECONDS = 1.0
 MAX_CACHED_TENANTS = 10_000
-CHILD_RUNS_SETTING = "NOETL_MAX_CHILD_RUNS"
 BRANCHES_SETTING = "NOETL_MAX_BRANCHES"
-DEFAULT_CHILD_RUNS = 10_000
 DEFAULT_BRANCHES = 100_000
 
 
@@ -49,6 +44,15 @@ def read_limit(name: str, default: int, environ: Mapping[str, str] = os.environ)
     return int(text)
 
 
+def read_child_run_limit(queue: str) -> int | None:
+    """Return how many child runs the root of a run in a queue may have. Local runs have no limit: None.
+
+    Raises:
+        SettingError: the setting is invalid.
+    """
+    return read_limit(CHILD_RUNS_SETTING, DEFAULT_CHILD_RUNS) if queue == SERVICE_QUEUE else None
+
+
 def check_quota_settings(store: Store, environ: Mapping[str, str] = os.environ) -> None:
     """Check the settings of quotas for a store.
 
@@ -61,28 +65,6 @@ def check_quota_settings(store: Store, environ: Mapping[str, str] = os.environ) 
     if environ.get(BRANCHES_SETTING, "").strip() and not store.queue.counts_active:
         message = f"{BRANCHES_SETTING} is set, but this store does not count the branches of a tenant."
         raise SettingError(f"{message} Remove the setting, or use a store in SQLite or Postgres.")
-
-
-class ChildRunQuota:
-    """The child runs that each trace of a tenant has started in this process."""
-
-    def __init__(self) -> None:
-        self._counter = BoundedCounter()
-
-    def check(self, parent: Run) -> None:
-        """Count a child run of `parent`. Local runs have no quota.
-
-        Raises:
-            RejectedError: `quota_exceeded`, if the runs of its trace have started too many.
-            SettingError: the setting is invalid.
-        """
-        if parent.queue != SERVICE_QUEUE:
-            return
-        limit = read_limit(CHILD_RUNS_SETTING, DEFAULT_CHILD_RUNS)
-        _, count = self._counter.add(f"{parent.tenant} {trace_id(parent)}", 1)
-        if count > limit:
-            message = f"the run and its child runs have started {limit:,} runs ({CHILD_RUNS_SETTING})"
-            raise RejectedError("quota_exceeded", message, limit=limit, setting=CHILD_RUNS_SETTING)
 
 
 class BranchQuota:
@@ -117,9 +99,6 @@ class BranchQuota:
             message = f"the tenant has {limit:,} branches that are due, run or wait ({BRANCHES_SETTING})"
             raise RejectedError("quota_exceeded", message, limit=limit, setting=BRANCHES_SETTING)
 
-
-CHILD_RUN_QUOTA = ChildRunQuota()
-"""The quota of child runs in this process."""
 
 _BRANCH_QUOTAS: WeakKeyDictionary[Any, BranchQuota] = WeakKeyDictionary()
 

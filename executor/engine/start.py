@@ -83,6 +83,7 @@ def assemble_run(
         source=request.source,
         parent=request.parent,
         depth=request.depth,
+        root=request.root,
         trace=request.trace,
         created_at=now,
         deadline_at=None if header.timeout_seconds is None else now + header.timeout_seconds,

@@ -125,8 +125,8 @@ class Run:
     `resumes` how often it was resumed. `folder` is where a local run was started, `source` the file of its
     playbook; both are None in a service. `parent` is the wait of another run that the end of this run
     answers; `depth` is 0 for runs without a parent. `resumed_from` is the run whose history this run
-    continues. `trace` is the W3C trace of the request
-    that started it (see `noetl.executor.model.tracing`).
+    continues. `trace` is the W3C trace of the request that started it (see `noetl.executor.model.tracing`).
+    `root` is the run with which its chain of child runs began, or None for a run that no run has started.
     """
 
     id: str
@@ -148,6 +148,7 @@ class Run:
     depth: int = 0
     resumed_from: str | None = None
     trace: str | None = None
+    root: str | None = None
     started_at: float | None = None
     finished_at: float | None = None
     deadline_at: float | None = None

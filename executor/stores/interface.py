@@ -107,14 +107,18 @@ class RunStore(Protocol):
         first: Visit,
         idempotency: tuple[str, str] | None = None,
         history: Sequence[Visit] = (),
+        max_child_runs: int | None = None,
     ) -> Run:
         """Start a run with its first visit, or return the run that this request has started before.
 
         The earlier run has the same id, or the same idempotency key. `idempotency` is that key and the hash
-        of the request. `history` are finished visits of the run that this run continues.
+        of the request. `history` are finished visits of the run that this run continues. A child run is
+        counted by its root, which may have up to `max_child_runs`; a store may allow a tenth more. None
+        means any number.
 
         Raises:
-            RejectedError: `idempotency_key_reused`, if the key was used with another request before.
+            RejectedError: `idempotency_key_reused`, if the key was used with another request before;
+                `quota_exceeded`, if the root has too many child runs.
         """
         ...
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -22,6 +23,7 @@ from noetl.executor.security.capabilities import local_run_capabilities
 from noetl.executor.stores import open_store
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
+from noetl.executor.stores.dynamo.child_run_counts import choose_counter
 from noetl.executor.stores.dynamo.expressions import Put, Update
 from noetl.executor.stores.dynamo.open_runs import list_open_runs
 from noetl.executor.stores.dynamo.run_list import merge_shards
@@ -40,6 +42,7 @@ from noetl.testing.store_contract.operations import (
     fail,
     open_wait,
     run_contents,
+    start_child,
     start_run,
     succeed,
 )
@@ -151,6 +154,24 @@ class TestRetention:
             store.runs.resume(run.id, after, deadline_at=None, values={})
         store.runs.resume(run.id, 200.0, deadline_at=None, values={})
         assert not any("expires" in item for item in store.context.table.scan())
+
+    def test_counts_of_child_runs_expire(self, store: DynamoStore) -> None:
+        root = start_run(store)
+        for number in range(40):
+            start_child(store, root, None, f"c{number}", 100.0, root=root.id, max_child_runs=10_000)
+        counts = [item for item in store.context.table.scan() if item["sk"] == "D"]
+        assert len(counts) > 1
+        assert sum(item["started"] for item in counts) == 40
+        assert {item["expires"] for item in counts} == {100 + 2 * DAY_SECONDS}
+
+    def test_no_counter_refuses_a_child_run_before_the_limit(self) -> None:
+        limit = 10_000
+        counts: Counter[int] = Counter()
+        for run in range(limit):
+            number, allowed = choose_counter(str(run), limit)
+            counts[number] += 1
+            assert counts[number] <= allowed
+        assert len(counts) * allowed <= limit * 1.1
 
     @pytest.mark.parametrize("days", ["x", "0", "-1", "nan", "1e9"])
     def test_an_invalid_retention_is_refused(self, days: str) -> None:

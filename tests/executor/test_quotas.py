@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from noetl.executor.engine import quotas
-from noetl.executor.engine.quotas import ChildRunQuota, check_branch_quota, read_limit
+from noetl.executor.engine.quotas import check_branch_quota, read_limit
 from noetl.executor.errors import RejectedError, SettingError
 from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.stores.sqlite.store import SqliteStore
@@ -24,10 +22,8 @@ CHILDREN = """
 
 
 @pytest.fixture(autouse=True)
-def uncounted(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr("noetl.executor.engine.external.CHILD_RUN_QUOTA", ChildRunQuota())
+def uncounted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quotas, "COUNT_SECONDS", 0.0)
-    yield
 
 
 def execute_all(harness: RunHarness) -> None:
@@ -48,7 +44,11 @@ def test_a_run_that_starts_itself_ends_at_the_quota(
     failed = [run.error for run in records if run is not None and run.error is not None]
     assert failed
     assert {error["type"] for error in failed} == {"LimitExceeded"}
-    assert "have started 25 runs (NOETL_MAX_CHILD_RUNS)" in failed[0]["message"]
+    message = f"run {harness.id} and its child runs have started 25 runs (NOETL_MAX_CHILD_RUNS)"
+    assert message in failed[0]["message"]
+    other = RunHarness(store, CHILDREN, origin="service")
+    assert other.execute_next()
+    assert other.status != "failed"
 
 
 def test_a_tenant_with_too_many_branches_starts_no_run(

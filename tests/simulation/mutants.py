@@ -227,8 +227,15 @@ class FiresTimersEarly(SqlQueue):
 class IgnoresIdempotencyKeys(SqlRuns):
     """Runs that ignores idempotency keys."""
 
-    def create(self, run: Run, first: Visit, idempotency: Any = None, history: Sequence[Visit] = ()) -> Run:
-        return super().create(run, first, None, history)
+    def create(
+        self,
+        run: Run,
+        first: Visit,
+        idempotency: Any = None,
+        history: Sequence[Visit] = (),
+        max_child_runs: int | None = None,
+    ) -> Run:
+        return super().create(run, first, None, history, max_child_runs)
 
 
 class OverlooksEarlyAnswers(SqlQueue):

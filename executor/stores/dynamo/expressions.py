@@ -13,7 +13,7 @@ from noetl.planner.frozen import frozen
 Condition = tuple[str, str, Any]
 """An attribute name, an operator and a value.
 
-Operators: `=`, `<>`, `<`, `<=`, `>`, `in`, `absent`, `present`, `absent or =`.
+Operators: `=`, `<>`, `<`, `<=`, `>`, `in`, `absent`, `present`, `absent or =`, `absent or <`.
 """
 
 ABSENT: Condition = ("pk", "absent", None)
@@ -58,8 +58,9 @@ class _Placeholders:
                 return f"attribute_exists({placeholder})"
             case "in":
                 return f"{placeholder} IN ({', '.join(self.value(member) for member in value)})"
-            case "absent or =":
-                return f"(attribute_not_exists({placeholder}) OR {placeholder} = {self.value(value)})"
+            case "absent or =" | "absent or <":
+                comparison = f"{placeholder} {operator[-1]} {self.value(value)}"
+                return f"(attribute_not_exists({placeholder}) OR {comparison})"
         return f"{placeholder} {operator} {self.value(value)}"
 
     def parameters(self) -> dict[str, Any]:

@@ -115,6 +115,11 @@ def child(run_id: str, visit_id: str, child_id: str) -> ItemKey:
     return ItemKey(partition_key(run_id), f"K#{visit_id}#{child_id}")
 
 
+def child_runs(root: str, number: int) -> ItemKey:
+    """Return the key of one of the counters of the child runs of a root."""
+    return ItemKey(f"D#{root}#{number}", "D")
+
+
 def history_page(run_id: str, number: int) -> ItemKey:
     """Return the key of a page of the history, as its first reader has ordered it."""
     return ItemKey(partition_key(run_id), f"E#{number:08d}")

@@ -7,6 +7,7 @@ from typing import Any
 
 from noetl.executor.clients.aws_retry import ConditionFailed
 from noetl.executor.errors import PayloadTooLargeError, RejectedError
+from noetl.executor.model.child_runs import too_many_child_runs
 from noetl.executor.model.events import Event
 from noetl.executor.model.run import HistoryPosition, Run, RunStatus, Visit
 from noetl.executor.model.run_filter import RunFilter
@@ -15,6 +16,7 @@ from noetl.executor.model.run_transition import check_same_request
 from noetl.executor.model.special_visits import is_pseudo_step
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
+from noetl.executor.stores.dynamo.child_run_counts import ChildRunCounts
 from noetl.executor.stores.dynamo.context import DynamoContext
 from noetl.executor.stores.dynamo.expressions import Put, Write
 from noetl.executor.stores.dynamo.history import RunHistory
@@ -42,8 +44,11 @@ from noetl.planner.frozen import replace
 class DynamoRuns:
     """The runs of a DynamoDB store."""
 
-    def __init__(self, context: DynamoContext, stops: Stops, resumes: Resumes) -> None:
+    def __init__(
+        self, context: DynamoContext, stops: Stops, resumes: Resumes, child_runs: ChildRunCounts
+    ) -> None:
         self._context = context
+        self._child_runs = child_runs
         self._stops = stops
         self._resumes = resumes
         self._list = RunList(context)
@@ -55,6 +60,7 @@ class DynamoRuns:
         first: Visit,
         idempotency: tuple[str, str] | None = None,
         history: Sequence[Visit] = (),
+        max_child_runs: int | None = None,
     ) -> Run:
         """Start a run with its first visit, or return the run that this request has started before."""
         spread = self._context.plans.spread(run.plan_hash)
@@ -67,6 +73,8 @@ class DynamoRuns:
         if run.parent is not None:
             child = keys.child(run.parent.run_id, run.parent.visit_id, run.id)
             writes.append(Put(child, {"wait": run.parent.id}, when=()))
+        count = None if max_child_runs is None else self._child_runs.count(run, max_child_runs)
+        writes += [] if count is None else [count]
         if history:
             self._copy_history(run, history, spread)
         try:
@@ -76,6 +84,8 @@ class DynamoRuns:
         except ConditionFailed as refusal:
             if idempotency is not None and len(writes) > 1 and refusal.failed[1]:
                 return self._earlier_run(run.tenant, *idempotency)
+            if run.root is not None and max_child_runs is not None and not refusal.failed[0]:
+                raise too_many_child_runs(run.root, max_child_runs) from None
             existing = self._context.heads.read(run.id)
             self._announce_first(existing, run.created_at)
             return load_run(self._context, existing)

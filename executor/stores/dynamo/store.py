@@ -10,6 +10,7 @@ from noetl.executor.errors import SchemaError
 from noetl.executor.model.limits import PayloadLimits
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.api_keys import DynamoApiKeys
+from noetl.executor.stores.dynamo.child_run_counts import ChildRunCounts
 from noetl.executor.stores.dynamo.claims import Claims
 from noetl.executor.stores.dynamo.commits import Commits
 from noetl.executor.stores.dynamo.context import DynamoContext
@@ -66,7 +67,7 @@ class DynamoStore:
         claims = Claims(context, stops, wakeups)
         commits = Commits(context, limits)
         self.plans = context.plans
-        self.runs = DynamoRuns(context, stops, resumes)
+        self.runs = DynamoRuns(context, stops, resumes, ChildRunCounts(retention_seconds))
         self.queue = DynamoQueue(context, claims, commits, followups, repairs)
         self.waits = DynamoWaits(context, wakeups, limits)
         self.registry = DynamoPlaybooks(table)

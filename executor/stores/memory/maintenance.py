@@ -126,6 +126,8 @@ class MemoryMaintenance:
             parent = state.runs[run_id].run.parent
             if parent is None or parent.run_id in ended or parent.run_id not in state.runs:
                 del state.runs[run_id]
+        counts = state.child_runs.items()
+        state.child_runs = {root: count for root, count in counts if count[1] >= before}
         kept = state.runs.keys()
         state.tokens = {hash: token for hash, token in state.tokens.items() if token.key.run_id in kept}
         state.idempotency_keys = {k: entry for k, entry in state.idempotency_keys.items() if entry[1] in kept}

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from noetl.executor.model.branch_stack import first_stack
+from noetl.executor.model.child_runs import too_many_child_runs
 from noetl.executor.model.events import Event
 from noetl.executor.model.run import (
     DEADLINE,
@@ -54,6 +55,7 @@ class MemoryRuns:
         first: Visit,
         idempotency: tuple[str, str] | None = None,
         history: Sequence[Visit] = (),
+        max_child_runs: int | None = None,
     ) -> Run:
         with self._state.change_runs(due=1):
             step = self._state.plan(run.plan_hash).steps[first.step]
@@ -67,6 +69,11 @@ class MemoryRuns:
                     return self._state.record(run_id).run
             if run.id in self._state.runs:
                 return self._state.runs[run.id].run
+            if run.root is not None and max_child_runs is not None:
+                started, _ = self._state.child_runs.get(run.root, (0, 0.0))
+                if started >= max_child_runs:
+                    raise too_many_child_runs(run.root, max_child_runs)
+                self._state.child_runs[run.root] = (started + 1, run.created_at)
             record = self._state.runs[run.id] = RunRecord(run)
             record.put(*history)
             record.visit_counts[first.step] += 1

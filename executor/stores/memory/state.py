@@ -106,6 +106,8 @@ class MemoryState:
         self.keys: dict[str, ApiKey] = {}
         self.request_counts: dict[str, dict[int, int]] = {}
         """Requests of each caller in the slots of its window."""
+        self.child_runs: dict[str, tuple[int, float]] = {}
+        """Number of child runs of each root, and the time of the last start."""
 
     @contextmanager
     def change_runs(self, due: int | None = None) -> Iterator[None]:

@@ -50,7 +50,7 @@ MAX_CONNECTIONS_WITH_QUEUE = 4
 PREPARE_AFTER = 5
 """Number of executions of a statement after which a connection prepares it."""
 
-SCHEMA_VERSION = 11
+SCHEMA_VERSION = 12
 """Number of migrations in `infra/postgres` that this version needs."""
 
 _CONFLICTS = ("40001", "40P01")

@@ -125,6 +125,7 @@ class SqlMaintenance:
             ids = self._context.database.encode_list([row["id"] for row in deleted])
             for query in _DELETIONS if deleted else ():
                 db.execute(query, ids=ids)
+            db.execute("sweep.delete_child_run_counts", before=before)
 
 
 def _continue_stuck(branches: BranchTransaction) -> str:

@@ -80,6 +80,7 @@ def run_from_row(row: Row) -> Run:
         source=row["source"],
         parent=parent_from_row(row),
         depth=row["depth"],
+        root=row["root"],
         resumed_from=row["resumed_from"],
         trace=row["trace"],
         created_at=row["created_at"],

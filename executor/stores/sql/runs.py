@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from noetl.executor.model.branch_stack import BranchStack, first_stack
+from noetl.executor.model.child_runs import too_many_child_runs
 from noetl.executor.model.events import Event
 from noetl.executor.model.run import (
     SERVICE_QUEUE,
@@ -69,6 +70,7 @@ class SqlRuns:
         first: Visit,
         idempotency: tuple[str, str] | None = None,
         history: Sequence[Visit] = (),
+        max_child_runs: int | None = None,
     ) -> Run:
         with self._context.transaction() as db:
             if idempotency is not None:
@@ -102,6 +104,9 @@ class SqlRuns:
                 ],
             )
             append_events(db, run.id, 1, [run_started(run)])
+            if run.root is not None and max_child_runs is not None:
+                # Starts of the same root wait for each other here, so it comes last.
+                _count_child_run(db, run.root, run.created_at, max_child_runs)
         self._context.announce_due(1)
         return run
 
@@ -293,6 +298,7 @@ def _insert_run(db: Writer, run: Run, stack: BranchStack | None) -> bool:
         parent_visit=None if parent is None else parent.visit_id,
         parent_wait=None if parent is None else parent.id,
         depth=run.depth,
+        root=run.root,
         resumed_from=run.resumed_from,
         trace=run.trace,
         created_at=run.created_at,
@@ -301,6 +307,16 @@ def _insert_run(db: Writer, run: Run, stack: BranchStack | None) -> bool:
         stack=None if stack is None else encode_json(stack.to_json()),
     )
     return added.rowcount == 1
+
+
+def _count_child_run(db: Writer, root: str, now: float, limit: int) -> None:
+    """Count a child run of a root.
+
+    Raises:
+        RejectedError: `quota_exceeded`.
+    """
+    if db.execute("runs.count_child_run", root=root, now=now, limit=limit).rowcount != 1:
+        raise too_many_child_runs(root, limit)
 
 
 def _insert_finished(db: Writer, run: Run, visit: Visit, position: int) -> None:

@@ -42,6 +42,7 @@ SCRIPTS = {
     11: "turns.sql",
     12: "lists.sql",
     13: "request_counts.sql",
+    14: "child_runs.sql",
 }
 """Script that brings a store to each version, from the version before it or from an empty file."""
 

@@ -221,13 +221,14 @@ def start_child(
     """Start a child run, which answers a wait of its parent when it ends, if `key` is not None."""
     plan = compile_text(CHAIN)
     store.plans.save(plan)
+    max_child_runs = options.pop("max_child_runs", None)
     run, first = new_run(
         plan.header,
         plan.hash,
         StartRequest(run_id=id, parent=key, depth=1, origin="local", **{"queue": parent.queue, **options}),
         now=now,
     )
-    return store.runs.create(run, first)
+    return store.runs.create(run, first, max_child_runs=max_child_runs)
 
 
 def comparable_values(visit: Visit) -> tuple[Any, ...]:

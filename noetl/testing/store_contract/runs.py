@@ -39,6 +39,7 @@ from noetl.testing.store_contract.operations import (
     peak_bytes,
     run_concurrently,
     run_contents,
+    start_child,
     start_run,
     succeed,
     suspend_claim,
@@ -51,6 +52,32 @@ class RunsContract(ContractFixtures):
     """Tests of runs."""
 
     # Start of a run
+
+    def test_child_runs_are_counted_by_their_root(self, store: Store, second: Store) -> None:
+        root, other = start_run(store), start_run(store)
+        options: dict[str, Any] = {"root": root.id, "max_child_runs": 3}
+        children = [start_child(store, root, None, f"child{number}", **options) for number in range(3)]
+        assert current_run(store, children[0]).root == root.id
+        assert start_child(store, children[0], None, "child1", **options).id == "child1"
+        message = rf"run {root.id} and its child runs have started 3 runs \(NOETL_MAX_CHILD_RUNS\)"
+        with pytest.raises(RejectedError, match=message) as rejected:
+            start_child(second, children[2], None, "child3", **options)
+        assert (rejected.value.reason, rejected.value.details["limit"]) == ("quota_exceeded", 3)
+        assert store.runs.get("default", "child3") is None
+        start_child(store, other, None, "other", **{**options, "root": other.id})
+        start_child(store, root, None, "free", root=root.id)
+
+    def test_concurrent_starts_do_not_exceed_the_limit_of_child_runs(self, store: Store) -> None:
+        root = start_run(store)
+
+        def start(number: int) -> bool:
+            try:
+                start_child(store, root, None, f"child{number}", root=root.id, max_child_runs=4)
+            except RejectedError:
+                return False
+            return True
+
+        assert sum(run_concurrently(8, start)) == 4
 
     def test_a_run_is_read_as_it_was_created(self, store: Store) -> None:
         options: dict[str, Any] = {"tags": ["x", "é"], "folder": "/a b", "variables": {}}

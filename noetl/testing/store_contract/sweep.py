@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from noetl.executor.errors import RejectedError
 from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.executor.model.run import NEVER, Lease, RunStatus
 from noetl.executor.model.run_filter import RunFilter
@@ -13,7 +14,7 @@ from noetl.executor.model.worker_identity import process_name
 from noetl.executor.stores.interface import Store, SweepResult
 from noetl.testing.run_harness import LEASE_SECONDS, RunHarness, compile_text
 from noetl.testing.store_contract.damage import SweepDamage
-from noetl.testing.store_contract.operations import claim_visit, start_waiting_run
+from noetl.testing.store_contract.operations import claim_visit, start_child, start_run, start_waiting_run
 
 FORK = """
     steps:
@@ -189,6 +190,16 @@ class SweepContract:
         assert store.runs.visits(play.id) == []
         assert store.runs.events(play.id) == []
         assert failed_checks(store) == []
+
+    def test_the_count_of_child_runs_is_forgotten_after_the_retention_period(self, store: Store) -> None:
+        self.damage.set_retention(store, 100.0)
+        root = start_run(store)
+        start_child(store, root, None, "a", 1.0, root=root.id, max_child_runs=1)
+        store.maintenance.sweep(100.0)
+        with pytest.raises(RejectedError):
+            start_child(store, root, None, "b", 100.0, root=root.id, max_child_runs=1)
+        store.maintenance.sweep(102.0)
+        start_child(store, root, None, "b", 102.0, root=root.id, max_child_runs=1)
 
     def test_without_retention_runs_are_kept(self, store: Store) -> None:
         play = begin_run(store, FORK, 0)

@@ -9,13 +9,18 @@ select request_hash, run_id from idempotency_keys where tenant = :tenant and key
 -- name: add
 insert into runs (
     id, tenant, playbook, version, plan_hash, status, origin, queue, input, environment, variables,
-    tags, folder, source, parent_run, parent_visit, parent_wait, depth, resumed_from, trace, created_at,
-    deadline_at, live, stack, seq
+    tags, folder, source, parent_run, parent_visit, parent_wait, depth, root, resumed_from, trace,
+    created_at, deadline_at, live, stack, seq
 ) values (
     :id, :tenant, :playbook, :version, :plan_hash, :status, :origin, :queue, :input, :environment,
     :variables, :tags, :folder, :source, :parent_run, :parent_visit, :parent_wait, :depth,
-    :resumed_from, :trace, :created_at, :deadline_at, :live, :stack, 1
+    :root, :resumed_from, :trace, :created_at, :deadline_at, :live, :stack, 1
 ) on conflict do nothing
+
+-- name: count_child_run
+insert into child_runs as counts (root, started, counted_at) values (:root, 1, :now)
+on conflict (root) do update set started = counts.started + 1, counted_at = excluded.counted_at
+where counts.started < :limit
 
 -- A visit that another run has finished.
 -- name: add_finished_visit

@@ -55,6 +55,10 @@ delete from runs where id in (
     order by finished_at limit :limit
 ) and finished_at < :before returning id
 
+-- The count of a root is forgotten when it has started no child run for the time of retention.
+-- name: delete_child_run_counts
+delete from child_runs where counted_at < :before
+
 -- name: delete_visits
 delete from visits where run_id {in_ids}
 
