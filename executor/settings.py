@@ -106,6 +106,14 @@ SETTINGS = (
         " `LimitExceeded`.",
     ),
     Setting(
+        "NOETL_MAX_ACTIONS",
+        "execution",
+        "a whole number from 1 to 1000000000",
+        "`1000000`",
+        "How many attempts at actions a visit of a step may make, with all its pauses and attempts. Beyond it"
+        " they fail with `LimitExceeded`.",
+    ),
+    Setting(
         "NOETL_MAX_WAITS",
         "execution",
         "a whole number from 1 to 1000000000",
@@ -118,8 +126,8 @@ SETTINGS = (
         "execution",
         "a whole number of bytes",
         "`16777216` (16 MiB)",
-        "How much the `log` actions of one run may write to the log of one process. One line says that"
-        " later lines are dropped.",
+        "How much the `log` actions of one run may write to the log of one process. A visit that continues in"
+        " another process has its count there. One line says that later lines are dropped.",
     ),
     Setting(
         "NOETL_LEASE_SECONDS",
@@ -263,8 +271,9 @@ SETTINGS = (
         "capabilities",
         "a whole number of bytes",
         "`1073741824` (1 GiB)",
-        "How much one run may write to files in one process, by `file` and by `copy_to` of `postgres`. What"
-        " is replaced or deleted counts too.",
+        "How much one run may write to files in one process, by `file` and by `copy_to` of `postgres`. A"
+        " visit that continues in another process has its count there. What is replaced or deleted counts"
+        " too.",
     ),
     Setting(
         "NOETL_PYTHON_MODULES",

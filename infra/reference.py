@@ -29,10 +29,9 @@ from noetl.executor.actions import (
 )
 from noetl.executor.clients import deadline_stream, egress
 from noetl.executor.engine import external, initial_data, item_threads, work_context
-from noetl.executor.model import action_budget, child_runs, memory_budget
+from noetl.executor.model import child_runs, count_budget, memory_budget
 from noetl.executor.model.json_values import MAX_DEPTH
 from noetl.executor.model.limits import PayloadLimits
-from noetl.executor.model.wait_budget import DEFAULT_WAITS, WAITS_SETTING
 from noetl.executor.security import redaction
 from noetl.executor.security.capabilities import DEFAULT_FILE_BYTES, DEFAULT_LOG_BYTES
 from noetl.executor.settings import GROUPS, SETTINGS
@@ -384,8 +383,16 @@ def _run_limits() -> list[LimitRow]:
         ("memory of the work of a step, and the batches of a loop together", memory, _TOO_LARGE),
         ("the outputs of a visit, in SQLite", outputs, _TOO_LARGE),
         ("an answer to a callback", f"{payload_limits.answer_bytes // _MIB} MiB as JSON", "refused"),
-        ("actions of a visit between two pauses", f"{action_budget.MAX_ACTIONS:,}", _EXCEEDED),
-        ("actions of a step that wait", f"{DEFAULT_WAITS:,}, or `{WAITS_SETTING}`", _EXCEEDED),
+        (
+            "actions of a visit, with all its pauses and attempts",
+            f"{count_budget.DEFAULT_ACTIONS:,}, or `{count_budget.ACTIONS_SETTING}`",
+            _EXCEEDED,
+        ),
+        (
+            "actions of a step that wait",
+            f"{count_budget.DEFAULT_WAITS:,}, or `{count_budget.WAITS_SETTING}`",
+            _EXCEEDED,
+        ),
         (
             "lines of the log of a run, in one process of a service",
             f"{DEFAULT_LOG_BYTES // _MIB} MiB, or `NOETL_LOG_BYTES`",

@@ -12,11 +12,8 @@ from uuid import uuid4
 
 from noetl.executor.actions.action import Call
 from noetl.executor.errors import ActionError
-from noetl.executor.model.bounded_counter import BoundedCounter
+from noetl.executor.model.bounded_counter import WRITTEN_BYTES
 from noetl.executor.security.capabilities import Capabilities
-
-_WRITTEN_BYTES = BoundedCounter()
-"""The bytes that each run has written to files in this process."""
 
 
 def allowed_folder(capabilities: Capabilities, feature: str) -> Path:
@@ -96,12 +93,12 @@ def count_written_bytes(call: Call, size: int) -> None:
     """Count bytes that the run of a call is about to write. Nothing is given back for deleted files.
 
     Raises:
-        ActionError: `LimitExceeded`, the run writes more than its capabilities allow in this process.
+        ActionError: `LimitExceeded`, the run writes more than its capabilities allow.
     """
     limit = call.capabilities.file_bytes
     if limit is None:
         return
-    _, written = _WRITTEN_BYTES.add(str(call.labels.get("run", "")), size)
+    _, written = WRITTEN_BYTES.add(str(call.labels.get("run", "")), size)
     if written > limit:
         message = f"the run writes more than {limit:,} bytes to files (NOETL_FILE_BYTES)"
         raise ActionError("LimitExceeded", message, retryable=False)

@@ -149,7 +149,7 @@ class RetryLoop:
         action = self.action
         self._check_allowed()
         wait_for_slice()
-        self.context.actions.count()
+        self.context.actions.take()
         declaration = catalogue()[action.type]
         deadline = self._deadline(declaration)
         try:

@@ -32,8 +32,10 @@ from noetl.executor.engine.journal import read_used_time
 from noetl.executor.engine.quotas import read_limit
 from noetl.executor.engine.scope import Scope, load_scope
 from noetl.executor.engine.step_work import StepResult, StepWork, make_rule_tests
+from noetl.executor.engine.visit_counts import continue_actions, with_counts
 from noetl.executor.engine.work_context import InvocationTime, WorkContext, until_stopped
 from noetl.executor.errors import FencedError, NotJsonError, PayloadTooLargeError
+from noetl.executor.model.count_budget import DEFAULT_WAITS, WAITS_SETTING, wait_budget
 from noetl.executor.model.events import Event
 from noetl.executor.model.json_values import round_trip_json
 from noetl.executor.model.outcome import CANCELLED, Cancelled, Choice, Outcome, Suspension, error_record
@@ -50,7 +52,6 @@ from noetl.executor.model.transition import (
     find_refusal,
     suspend,
 )
-from noetl.executor.model.wait_budget import DEFAULT_WAITS, WAITS_SETTING, WaitBudget
 from noetl.executor.security.capabilities import Capabilities
 from noetl.executor.security.redaction import redact_for_storage
 from noetl.executor.stores.interface import Store
@@ -135,7 +136,8 @@ class VisitExecutor:
             self._make_batch_reader(claim),
             waits,
             cancelled,
-            waits=WaitBudget(read_limit(WAITS_SETTING, DEFAULT_WAITS)),
+            actions=continue_actions(visit),
+            waits=wait_budget(read_limit(WAITS_SETTING, DEFAULT_WAITS)),
         )
         work = StepWork(step, claim, scope, context, self.invocation, refusal)
         return _Segment(self, work, waits).execute()
@@ -279,6 +281,8 @@ class _Segment:
         else:
             assert ending.choice is not None
             commit = build_commit(self._step_of, visit, ending.choice, result, now)
+        if not isinstance(result, Cancelled):
+            commit = with_counts(commit, self.work.context.actions)
         if self._may_have_children():
             commit = replace(commit, may_have_children=True)
         if self.work.step.is_finally_step:

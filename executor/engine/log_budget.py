@@ -8,7 +8,8 @@ that has logged least recently.
 
 Cost: the length of each line, and one look-up.
 
-Limits: counted in one process. A run that continues in another process has its budget there again.
+Limits: counted in one process. A visit that continues in another process has its count there (see
+`noetl.executor.engine.visit_counts`). Another visit of the run begins with what that process has counted.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
-from noetl.executor.model.bounded_counter import BoundedCounter
+from noetl.executor.model.bounded_counter import LOGGED_BYTES, BoundedCounter
 from noetl.executor.model.memory_budget import json_size
 
 Log: TypeAlias = Callable[[str, str, Mapping[str, Any]], None]
@@ -24,10 +25,10 @@ Log: TypeAlias = Callable[[str, str, Mapping[str, Any]], None]
 
 
 class LogBudget:
-    """The number of bytes that each run has logged."""
+    """The budgets of runs, whose bytes `used` counts."""
 
-    def __init__(self) -> None:
-        self._used = BoundedCounter()
+    def __init__(self, used: BoundedCounter) -> None:
+        self._used = used
 
     def limit(self, run_id: str, max_bytes: int | None, log: Log) -> Log:
         """Return the log function of a run that writes at most `max_bytes`, or any number if it is None."""
@@ -48,5 +49,5 @@ class LogBudget:
         return write
 
 
-LOG_BUDGET = LogBudget()
+LOG_BUDGET = LogBudget(LOGGED_BYTES)
 """The log budget of this process."""

@@ -22,8 +22,8 @@ from weakref import WeakKeyDictionary
 
 from noetl.executor.errors import RejectedError, SettingError
 from noetl.executor.model.child_runs import CHILD_RUNS_SETTING, DEFAULT_CHILD_RUNS
+from noetl.executor.model.count_budget import ACTIONS_SETTING, DEFAULT_ACTIONS, DEFAULT_WAITS, WAITS_SETTING
 from noetl.executor.model.run import SERVICE_QUEUE
-from noetl.executor.model.wait_budget import DEFAULT_WAITS, WAITS_SETTING
 from noetl.executor.stores.interface import Store
 
 COUNT_SECONDS = 1.0
@@ -60,6 +60,7 @@ def check_quota_settings(store: Store, environ: Mapping[str, str] = os.environ) 
         SettingError: a setting is invalid, or the store does not count what it limits.
     """
     read_limit(CHILD_RUNS_SETTING, DEFAULT_CHILD_RUNS, environ)
+    read_limit(ACTIONS_SETTING, DEFAULT_ACTIONS, environ)
     read_limit(WAITS_SETTING, DEFAULT_WAITS, environ)
     read_limit(BRANCHES_SETTING, DEFAULT_BRANCHES, environ)
     if environ.get(BRANCHES_SETTING, "").strip() and not store.queue.counts_active:

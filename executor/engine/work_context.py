@@ -16,11 +16,10 @@ from noetl.executor.engine.event_buffer import EventBuffer, NullEventBuffer
 from noetl.executor.engine.item_threads import HelperCount, attempt_helpers
 from noetl.executor.engine.scope import Scope
 from noetl.executor.errors import ActionError, CancelledError
-from noetl.executor.model.action_budget import ActionBudget
+from noetl.executor.model.count_budget import CountBudget, action_budget, wait_budget
 from noetl.executor.model.memory_budget import MemoryBudget
 from noetl.executor.model.outcome import CANCELLED, Cancelled, Outcome
 from noetl.executor.model.run import Run
-from noetl.executor.model.wait_budget import WaitBudget
 from noetl.executor.precedence import wait_for_slice
 from noetl.executor.security.capabilities import Capabilities
 from noetl.planner.frozen import frozen, replace
@@ -113,9 +112,9 @@ class WorkContext:
     external_waits: ExternalWaits | None = None
     cancelled: threading.Event = field(default_factory=threading.Event)
     memory_budget: MemoryBudget = field(default_factory=MemoryBudget)
-    actions: ActionBudget = field(default_factory=ActionBudget)
     helpers: HelperCount = field(default_factory=attempt_helpers)
-    waits: WaitBudget = field(default_factory=WaitBudget)
+    actions: CountBudget = field(default_factory=action_budget)
+    waits: CountBudget = field(default_factory=wait_budget)
 
     def without_events(self) -> WorkContext:
         """Return the same context with a buffer that drops events."""

@@ -163,14 +163,16 @@ class Run:
 
 @frozen
 class Progress:
-    """The progress of a suspended visit. Both field names are part of the stored format.
+    """The progress of a suspended visit. The field names are part of the stored format.
 
     `round` is the number of completed rounds of `repeat`. `journal` holds, for each position of the suspended
-    work, what is needed to continue there (see `noetl.executor.engine.journal`).
+    work, what is needed to continue there (see `noetl.executor.engine.journal`). `counts` are those of its
+    segments so far (see `noetl.executor.engine.visit_counts`). A retry keeps them, too.
     """
 
     round: int = 0
     journal: Mapping[str, Any] = field(default_factory=dict)
+    counts: Mapping[str, int] = field(default_factory=dict)
 
 
 @frozen

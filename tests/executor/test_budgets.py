@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,9 @@ from noetl.executor.engine import event_buffer
 from noetl.executor.engine.event_buffer import MAX_BATCH_EVENTS, EventBuffer
 from noetl.executor.engine.log_budget import LogBudget
 from noetl.executor.errors import ActionError, SettingError, StoreError
-from noetl.executor.model.action_budget import ActionBudget
+from noetl.executor.model.bounded_counter import LOGGED_BYTES, WRITTEN_BYTES, BoundedCounter
+from noetl.executor.model.count_budget import action_budget, wait_budget
 from noetl.executor.model.events import Event
-from noetl.executor.model.wait_budget import WaitBudget
 from noetl.executor.runtime.lease_keeper import LeaseKeeper
 from noetl.executor.security.capabilities import DEFAULT_FILE_BYTES, DEFAULT_LOG_BYTES, service_capabilities
 from noetl.executor.stores.sqlite.store import SqliteStore
@@ -39,27 +40,56 @@ WAITS = """
 """A playbook with a step that waits for ITEMS things at the same time."""
 
 
+LOG = "{action: log, message: x}"
+PAUSES = {
+    "waits": (
+        f"run: [{LOG}, {{action: wait, seconds: 9}}, {LOG}, {{action: wait, seconds: 9}}, {LOG}]",
+        7,
+        "succeeded",
+    ),
+    "rounds": (f"repeat: {{until: '{{{{ false }}}}', every: 5s, max: 4}}, run: [{LOG}]", 4, "failed"),
+    "batches": (f"loop: {{items: '{{{{ range(9) | list }}}}', batch: 2}}, run: [{LOG}]", 9, "succeeded"),
+    "attempts": ("retry: {attempts: 3, delay: 5s}, run: [{action: shell, command: 'false'}]", 3, "failed"),
+}
+"""Work that pauses, the number of its attempts at actions, and how its run ends."""
+
+
 def test_an_action_beyond_the_budget_fails() -> None:
-    budget = ActionBudget(19)
-    for _ in range(19):
-        budget.count()
-    with pytest.raises(ActionError, match="performs more than 19 actions without a pause") as caught:
-        budget.count()
-    assert (caught.value.type, caught.value.retryable) == ("LimitExceeded", False)
+    budget = action_budget(19, 9)
+    for _ in range(10):
+        budget.take()
+    message = r"performs more than 19 actions \(NOETL_MAX_ACTIONS\)"
+    with pytest.raises(ActionError, match=message) as caught:
+        budget.take()
+    assert (caught.value.type, caught.value.retryable, budget.count) == ("LimitExceeded", False, 19)
 
 
 @pytest.mark.parametrize(("limit", "status"), [(20, "succeeded"), (19, "failed")])
 def test_actions_of_nested_tasks_are_counted_together(
     store: SqliteStore, monkeypatch: pytest.MonkeyPatch, limit: int, status: str
 ) -> None:
-    monkeypatch.setattr(ActionBudget.__init__, "__defaults__", (limit,))
+    monkeypatch.setenv("NOETL_MAX_ACTIONS", str(limit))
     harness = RunHarness(store, NESTED).finish()
     assert harness.status == status
 
 
-class TestWaitBudget:
+@pytest.mark.parametrize("name", PAUSES)
+@pytest.mark.parametrize("is_exceeded", [False, True])
+def test_actions_are_counted_over_all_segments_of_a_visit(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch, name: str, is_exceeded: bool
+) -> None:
+    work, actions, expected = PAUSES[name]
+    monkeypatch.setenv("NOETL_MAX_ACTIONS", str(actions - is_exceeded))
+    text = f"steps: [{{name: a, {work}}}, {{name: b, run: [{LOG}]}}]"
+    harness = RunHarness(store, text.replace("}, {name: b", ", rule: [{case: default, run: [b]}]}, {name: b"))
+    harness.finish()
+    assert harness.status == ("failed" if is_exceeded else expected)
+    assert ("LimitExceeded" in str(harness.run.errors)) == is_exceeded
+
+
+class TestWaitingActions:
     def test_an_action_that_does_not_wait_leaves_its_place(self) -> None:
-        budget = WaitBudget(1)
+        budget = wait_budget(1)
         for _ in range(3):
             budget.take()
             budget.give_back()
@@ -152,7 +182,7 @@ class TestLogBudget:
         def log(level: str, message: str, fields: Mapping[str, Any]) -> None:
             lines.append((level, message))
 
-        budget = LogBudget()
+        budget = LogBudget(BoundedCounter())
         write = budget.limit("r", 10, log)
         for _ in range(100):
             write("info", "1234", {})
@@ -163,7 +193,9 @@ class TestLogBudget:
 
     def test_fields_count_as_well(self) -> None:
         lines: list[str] = []
-        write = LogBudget().limit("r", 100, lambda _level, message, _fields: lines.append(message))
+        write = LogBudget(BoundedCounter()).limit(
+            "r", 100, lambda _level, message, _fields: lines.append(message)
+        )
         write("info", "", {"a": "x" * 200})
         write("info", "x", {})
         assert len(lines) == 1
@@ -191,6 +223,41 @@ class TestLogBudget:
         for text in ("x", "-1", "1.5", "9" * 5000):
             with pytest.raises(SettingError, match=f"{setting} is"):
                 service_capabilities({setting: text})
+
+
+@pytest.mark.parametrize("kind", ["logged", "written"])
+def test_bytes_of_a_visit_are_counted_over_its_segments(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str
+) -> None:
+    """Each segment is executed by a process of its own, as in Lambda."""
+    text = """
+        steps:
+        - name: a
+          repeat: {until: "{{ false }}", every: 5s, max: 4}
+          run:
+          - {action: log, message: "{{ 'x' * 1000 }}"}
+          - {action: file, append: a, content: "{{ 'x' * 1000 }}"}
+    """
+    (tmp_path / "files").mkdir()
+    setting = "NOETL_LOG_BYTES" if kind == "logged" else "NOETL_FILE_BYTES"
+    harness = RunHarness(store, text)
+    harness.capabilities = service_capabilities(
+        {"NOETL_FILES_ROOT": str(tmp_path / "files"), "NOETL_STORE": "memory://", setting: "2500"}
+    )
+    lines: list[str] = []
+    monkeypatch.setattr(
+        logging.getLogger("noetl.playbook"), "log", lambda _level, line, **_: lines.append(line)
+    )
+    for _ in range(4):
+        for counter in (LOGGED_BYTES, WRITTEN_BYTES):
+            monkeypatch.setattr(counter, "_counts", OrderedDict())
+        harness.execute_next()
+        harness.clock.advance(5.0)
+    size = (tmp_path / "files" / "a").stat().st_size
+    assert (size, "LimitExceeded" in str(harness.run.error)) == (
+        (4000, False) if kind == "logged" else (2000, True)
+    )
+    assert lines.count("x" * 1000) == (2 if kind == "logged" else 3)
 
 
 class TestFileBudget:

@@ -45,6 +45,7 @@ from noetl.executor.stores.dynamo.visit_items import (
     encode_events_item,
     encode_origin,
     encode_outcome,
+    encode_progress,
     is_held,
 )
 from noetl.executor.stores.sql.rows import encode_json
@@ -147,7 +148,7 @@ class Commits:
             dict(visit.saved) or None,
             visit.result,
             list(visit.failures) or None,
-            None if visit.progress is None else [visit.progress.round, dict(visit.progress.journal)],
+            None if visit.progress is None else encode_progress(visit.progress),
             *(list(part.outcomes) for part in commit.batch_results),
         ]
         with REJECT_UNSTORABLE_OUTPUTS:

@@ -18,7 +18,7 @@ Attributes of a visit item (their names are stored, and never change):
 | --- | --- |
 | `status`, `due`, `fence`, `claims`, `attempt`, `worker` | as in `Visit` |
 | `started`, `piece`, `finished` | times: start of the attempt, start of the segment, end of the visit |
-| `told` | metadata of the outcome, a blob: `e` error, `h` events, `p` progress (round, journal) |
+| `told` | metadata of the outcome, a blob: `e` error, `h` events, `p` progress (round, journal, counts) |
 | `gave` | outputs, a blob: `s` saved names, `r` result, `f` failed items of a loop |
 | `case`, `failure` | index of the case that was taken; what the failure did to the branch |
 | `begun` | list of starts of attempts: fence, time, worker, attempt |
@@ -227,7 +227,7 @@ def encode_outcome(visit: Visit, events: Sequence[Event], blobs: Blobs) -> dict[
     metadata = {
         "e": visit.error,
         "h": [encode_event(event) for event in events] or None,
-        "p": None if visit.progress is None else [visit.progress.round, dict(visit.progress.journal)],
+        "p": None if visit.progress is None else encode_progress(visit.progress),
     }
     outputs = {"s": dict(visit.saved) or None, "r": visit.result, "f": list(visit.failures) or None}
     return {
@@ -243,6 +243,11 @@ def encode_outcome(visit: Visit, events: Sequence[Event], blobs: Blobs) -> dict[
         "told": blobs.store(visit.run_id, _without_none(metadata)),
         "gave": blobs.store(visit.run_id, _without_none(outputs)),
     }
+
+
+def encode_progress(progress: Progress) -> list[Any]:
+    """Return the stored form of the progress of a visit."""
+    return [progress.round, dict(progress.journal), *([dict(progress.counts)] if progress.counts else [])]
 
 
 def encode_event(event: Event) -> list[Any]:
