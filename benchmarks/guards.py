@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
 from statistics import median
 from typing import Any
 
@@ -21,7 +22,13 @@ from noetl.planner.gc_control import gc_paused
 from noetl.planner.templates.template import parse_template
 
 ROWS = [
-    {"id": n, "name": f" Name {n % 40} ", "price": n * 0.5, "tags": ["a", "b", f"c{n % 7}"]}
+    {
+        "id": n,
+        "name": f" Name {n % 40} ",
+        "kind": f"k{n % 9}",
+        "price": n * 0.5,
+        "tags": ["a", "b", f"c{n % 7}"],
+    }
     for n in range(200)
 ]
 NAMES: dict[str, Any] = {
@@ -50,6 +57,26 @@ TEMPLATES = {
         " | join(', ') }}"
     ),
     "tojson": "{{ rows | tojson }}",
+    "assignments": (
+        "{% set total = order.total * 1.19 %}{% set name = order.customer.name | trim %}"
+        "{% set note = order.note | default('none') %}{{ name }}: {{ total | round(2) }} ({{ note }})"
+    ),
+    "separated list": (
+        "{% for row in rows %}{{ row.name }}{% if row.id is even %}*{% elif row.price > 9 %}!{% endif %}"
+        "{% if not loop.last %}, {% endif %}{% endfor %}"
+    ),
+    "groups": (
+        "{% for price, group in rows | groupby('kind') %}{{ price }}: {{ group | sum(attribute='price') }},"
+        " {{ group | length }}\n{% endfor %}"
+    ),
+    "sorted object": "{% for key, value in order.customer | dictsort %}{{ key }}={{ value }};{% endfor %}",
+    "defaults": (
+        "{{ order.coupon | default('none') ~ ', ' ~ (order.note | default(n)) ~ (missing | default('', true)) }}"
+    ),
+    "dates": "{{ '2026-01-31T10:15:00+00:00' | to_datetime | strftime('%d.%m.%Y %H:%M') }}",
+    "text": "{{ ('#1: #2 EUR' | replace('#1', order.status.title()) | replace('#2', order.total | string) | center(24))[:20] }}",
+    "sums": "{{ rows | map(attribute='price') | sum ~ ' of ' ~ rows | length }}",
+    "object": "{{ {'id': n, 'name': order.customer.name | trim, 'tags': rows[0].tags + ['x'], 'first': words[:3]} }}",
 }
 """Honest templates, by their kind."""
 NAMES["row"] = [1, 2, 3, 4, 5]
@@ -65,8 +92,11 @@ COLUMNS: Sequence[report.Column] = (
 def compile_with_jinja(text: str) -> Callable[[], Any]:
     """Return a function that evaluates the template in the sandbox of Jinja2 alone."""
     environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined)
+    environment.filters |= {"to_datetime": datetime.fromisoformat, "strftime": datetime.strftime}
     if text.startswith("{{"):
-        expression = environment.compile_expression(text.strip("{} "), undefined_to_none=False)
+        expression = environment.compile_expression(
+            text.removeprefix("{{").removesuffix("}}"), undefined_to_none=False
+        )
         return lambda: expression(NAMES)
     template = environment.from_string(text)
     return lambda: template.render(NAMES)

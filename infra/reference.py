@@ -46,7 +46,7 @@ from noetl.planner.program import template_uses
 from noetl.planner.syntax import limits, models, names, reader
 from noetl.planner.syntax import parser as playbook_parser
 from noetl.planner.syntax.json_schema import build_json_schema
-from noetl.planner.templates import budget, evaluator, filter_costs, patterns, sandbox
+from noetl.planner.templates import budget, filter_costs, patterns, prices, sandbox
 from noetl.planner.templates import parser as template_parser
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -280,11 +280,12 @@ def _limits(_: str) -> str:
 
 def _prices(_: str) -> str:
     rows = [
-        ("a name, a constant, an operator, a comparison", evaluator.NODE_UNITS),
-        ("an attribute, a test, or a simple filter such as `trim` or `int`", evaluator.CALL_UNITS),
-        ("a method or a function", evaluator.METHOD_UNITS),
-        ("another filter, such as `tojson`, `sort` or `regex_replace`", evaluator.FILTER_UNITS),
-        ("a round of a `for`", evaluator.ROUND_UNITS),
+        ("a name, a constant, an operator, a comparison", prices.NODE_UNITS),
+        ("an output `{{ }}`, in addition to its expression", prices.OUTPUT_UNITS),
+        ("an attribute, a test, or a simple filter such as `trim` or `int`", prices.CALL_UNITS),
+        ("a method or a function", prices.METHOD_UNITS),
+        ("another filter, such as `tojson`, `sort` or `regex_replace`", prices.FILTER_UNITS),
+        ("a round of a `for`", prices.ROUND_UNITS),
         ("an item of `map`, `select` or `reject`, also outside of loops", filter_costs.CALL_UNITS),
     ]
     return _table(("in the body of a `for`", "units"), [(name, f"{units:,}") for name, units in rows])

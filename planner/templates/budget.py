@@ -56,7 +56,7 @@ CPU_SECONDS = 1.0
 """How long an evaluation may take. Only a slow machine, or a price that is too low, reaches it."""
 SHARED_SECONDS = 10.0
 """How long all evaluations with a shared budget may take together."""
-UNITS_PER_CHECK = 64 * 1024
+UNITS_PER_CHECK = 256 * 1024
 """How many units are used at most between two checks of the clock and of `stop_when`."""
 
 SHORT = 64
@@ -112,49 +112,67 @@ def _never() -> None:
     return None
 
 
-class _Usage(threading.local):
-    """The units of the evaluations on this thread. Deadlines are CPU seconds of the thread.
+class Usage:
+    """The units of the evaluations on a thread. Deadlines are CPU seconds of the thread.
 
     `granted` units may be used before the next check, and `left` of them have not been used.
     """
 
-    granted = 0
-    left = 0
-    deadline = math.inf
-    is_shared = False
-    shared_deadline = math.inf
-    find_stop: FindStop = staticmethod(_never)
+    __slots__ = ("deadline", "find_stop", "granted", "is_shared", "left", "shared_deadline")
+
+    def __init__(self) -> None:
+        self.granted = 0
+        self.left = 0
+        self.deadline = math.inf
+        self.is_shared = False
+        self.shared_deadline = math.inf
+        self.find_stop: FindStop = _never
 
 
-_usage = _Usage()
+class _Thread(threading.local):
+    """The usage of this thread. Its attributes are not those of the thread, which take longer to reach."""
+
+    def __init__(self) -> None:
+        self.usage = Usage()
+
+
+_thread = _Thread()
+
+
+def current_usage() -> Usage:
+    """Return the usage of this thread."""
+    return _thread.usage
 
 
 def start_budget() -> None:
     """Start the time of the next evaluation on this thread, and its budget unless it shares one."""
-    _usage.granted = used_units() if _usage.is_shared else 0
-    _usage.left = 0
-    _usage.deadline = min(time.thread_time() + CPU_SECONDS, _usage.shared_deadline)
+    usage = _thread.usage
+    usage.granted = used_units() if usage.is_shared else 0
+    usage.left = 0
+    usage.deadline = min(time.thread_time() + CPU_SECONDS, usage.shared_deadline)
 
 
 def used_units() -> int:
     """Return how many units the evaluation on this thread has used."""
-    return _usage.granted - _usage.left
+    usage = _thread.usage
+    return usage.granted - usage.left
 
 
 @contextmanager
 def shared_budget() -> Iterator[None]:
     """Let all evaluations in this block share one budget, because their results are held together."""
-    if _usage.is_shared:
+    usage = _thread.usage
+    if usage.is_shared:
         yield
         return
-    _usage.granted = _usage.left = 0
-    _usage.is_shared = True
-    _usage.shared_deadline = time.thread_time() + SHARED_SECONDS
+    usage.granted = usage.left = 0
+    usage.is_shared = True
+    usage.shared_deadline = time.thread_time() + SHARED_SECONDS
     try:
         yield
     finally:
-        _usage.is_shared = False
-        _usage.shared_deadline = math.inf
+        usage.is_shared = False
+        usage.shared_deadline = math.inf
 
 
 @contextmanager
@@ -163,17 +181,19 @@ def stop_when(find_stop: FindStop) -> Iterator[None]:
 
     The conditions of enclosing blocks count as well.
     """
-    outer = _usage.find_stop
-    _usage.find_stop = find_stop if outer is _never else lambda: outer() or find_stop()
+    usage = _thread.usage
+    outer = usage.find_stop
+    usage.find_stop = find_stop if outer is _never else lambda: outer() or find_stop()
     try:
         yield
     finally:
-        _usage.find_stop = outer
+        usage.find_stop = outer
 
 
 def current_limits() -> tuple[float, FindStop]:
     """Return the deadline of the evaluation on this thread, in its CPU seconds, and what may stop it."""
-    return _usage.deadline, _usage.find_stop
+    usage = _thread.usage
+    return usage.deadline, usage.find_stop
 
 
 def charge(units: int) -> None:
@@ -183,28 +203,30 @@ def charge(units: int) -> None:
         LimitExceeded: the budget or the time is used up.
         EvaluationStopped: the evaluation must stop.
     """
-    left = _usage.left - units
-    _usage.left = left
+    usage = _thread.usage
+    left = usage.left - units
+    usage.left = left
     if left < 0:
         _check()
 
 
 def _check() -> None:
     """Grant the next units, unless the evaluation must end."""
-    used = _usage.granted = used_units()
-    _usage.left = 0
+    usage = _thread.usage
+    used = usage.granted = used_units()
+    usage.left = 0
     if used > BUDGET:
         raise LimitExceeded("the expression creates too much data")
-    reason = _usage.find_stop()
+    reason = usage.find_stop()
     if reason is not None:
         raise EvaluationStopped(reason)
     now = time.thread_time()
-    if now > _usage.deadline:
-        if now > _usage.shared_deadline:
+    if now > usage.deadline:
+        if now > usage.shared_deadline:
             raise LimitExceeded(f"the expressions together take more than {SHARED_SECONDS:g} s")
         raise LimitExceeded(f"the expression takes more than {CPU_SECONDS:g} s")
-    _usage.left = min(UNITS_PER_CHECK, BUDGET - used)
-    _usage.granted = used + _usage.left
+    usage.left = min(UNITS_PER_CHECK, BUDGET - used)
+    usage.granted = used + usage.left
 
 
 def charge_text(length: int, *, is_ascii: bool = True) -> None:
@@ -232,6 +254,7 @@ def charge_each(items: Any, units: int = 1) -> Any:
 
     An item of a range is a new number.
     """
+    usage = _thread.usage
     kind = type(items)
     if kind is range:
         units += NUMBER_UNITS
@@ -240,8 +263,8 @@ def charge_each(items: Any, units: int = 1) -> Any:
     number = len(items)
     if number > MAX_ITEMS:
         charge_items(number)
-    left = _usage.left - units * number  # `charge`, without a call
-    _usage.left = left
+    left = usage.left - units * number  # `charge`, without a call
+    usage.left = left
     if left < 0:
         _check()
     return items
@@ -265,22 +288,30 @@ def _check_in_blocks(items: Iterator[Any], block: int) -> Iterator[Any]:
 
 
 def _charge_next(items: Iterator[Any], units: int) -> Iterator[Any]:
-    """Yield the items, and charge for them in blocks. A block has at most as many items as all before it."""
-    count, block = 0, 1
+    """Yield the items, and charge for them in blocks."""
+    for block in _read_blocks(items, units):
+        yield from block
+
+
+def _read_blocks(items: Iterator[Any], units: int) -> Iterator[list[Any]]:
+    """Yield the items in blocks that are charged before. A block has at most as many items as all before it."""
+    count, size = 0, 1
     while True:
-        charge(units * block)
-        batch = list(islice(items, block))
-        count += len(batch)
+        charge(units * size)
+        block = list(islice(items, size))
+        count += len(block)
         if count > MAX_ITEMS:
             charge_items(count)
-        yield from batch
-        if len(batch) < block:
+        yield block
+        if len(block) < size:
             return
-        block = min(2 * block, MAX_BLOCK)
+        size = min(2 * size, MAX_BLOCK)
 
 
 def read_items(items: Any, units: int = 1) -> Sequence[Any]:
     """Return the items as a list, a tuple or a view, and charge for each."""
+    if hasattr(type(items), "__next__"):
+        return list(chain.from_iterable(_read_blocks(items, units)))
     items = charge_each(items, units)
     return items if isinstance(items, list | tuple) else list(items)
 
@@ -435,9 +466,13 @@ def concatenate(parts: Sequence[Any], separator: str = "") -> str:
     if set(map(type, parts)) != _TEXTS:
         parts = _to_texts(parts)
     length = sum(map(len, parts)) + len(separator) * max(len(parts) - 1, 0)
-    if length > SHORT:
+    if length > COMPARABLE:
         charge_text(length, is_ascii=separator.isascii() and all(map(str.isascii, parts)))
-    return separator.join(parts)
+        return separator.join(parts)
+    text = separator.join(parts)
+    if length > SHORT:
+        charge_text(length, is_ascii=text.isascii())
+    return text
 
 
 def _to_texts(parts: Sequence[Any]) -> list[str]:

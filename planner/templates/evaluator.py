@@ -1,19 +1,16 @@
 """Compile the syntax tree of a template into a function of its names, and convert the result to JSON values.
 
 Problem: Jinja2 has hooks for calls, filters and attributes, but none for loops, comparisons, slices and `~`.
-These operations must be charged to the budget too. A charge for each operation would cost more than the
-operation.
+These operations must be charged to the budget too.
 
-Algorithm: instrumentation of the syntax tree, with prices for basic blocks (Ball and Larus, "Optimally
-Profiling and Tracing Programs", 1994). The price of a round of a loop is computed when the template is
-compiled. It is the sum of its nodes; where only one of several branches is taken, the dearest counts. The
-loop charges it for all rounds before the first. So only what depends on the size of a value is charged when
-it runs. Such a node is replaced by a call of an internal filter (see `filters`). The names of these filters
-contain a blank, so no template can call them. Source: Jinja2 documentation, "Extensions", AST reference. The
-result is converted to JSON values; each copied value is charged.
+Algorithm: instrumentation of the syntax tree. A node whose cost depends on the size of a value is replaced by
+a call of an internal filter (see `filters`), which charges. The names of these filters contain a blank, so no
+template can call them. Loops and outputs are charged in the generated code (see `code_generator`), by prices
+of their nodes (see `prices`). Source: Jinja2 documentation, "Extensions", AST reference. The result is
+converted to JSON values; each copied value is charged.
 
-Cost: one charge per loop, and one filter call per operation on values of any size. Comparisons with short
-constants are not instrumented.
+Cost: one filter call per operation on values of any size. Comparisons with short constants are not
+instrumented.
 
 Limits: those of `budget`. A text is limited to MAX_TEXT characters in all, an error message to MAX_MESSAGE.
 """
@@ -23,14 +20,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date, datetime
-from itertools import islice
-from typing import Any, cast
+from typing import Any
 
 from jinja2 import nodes
 from jinja2.exceptions import TemplateRuntimeError, TemplateSyntaxError, UndefinedError
-from jinja2.runtime import Undefined
+from jinja2.runtime import Undefined, new_context
 
-from noetl.planner.templates.access_paths import child_nodes
 from noetl.planner.templates.budget import (
     COMPARABLE,
     CONVERSION_UNITS,
@@ -43,15 +38,13 @@ from noetl.planner.templates.budget import (
     LimitExceeded,
     charge,
     read_items,
+    used_units,
 )
-from noetl.planner.templates.filter_costs import SIMPLE_FILTERS
 from noetl.planner.templates.filters import (
     COMPARISON_FILTER,
     CONCATENATION_FILTER,
-    LOOP_FILTER,
     MEMBERSHIP_FILTER,
     OPERATOR_FILTERS,
-    OUTPUT_FILTER,
     SLICE_FILTER,
 )
 from noetl.planner.templates.functions import Function, describe
@@ -60,18 +53,6 @@ from noetl.planner.templates.sandbox import SANDBOX
 MAX_MESSAGE = 1_000
 """How many characters the message of an error keeps. Some messages quote a whole value."""
 TIME_UNITS = 32
-CHUNKS_PER_CHECK = 1024
-"""How many parts of a text are created before its length is checked."""
-ROUND_UNITS = 128
-"""The price of a round of a loop, without its body."""
-NODE_UNITS = 64
-"""The price of a node of the syntax tree in a loop, if it calls nothing."""
-CALL_UNITS = 448
-"""The price of a node that calls a simple function, on short values."""
-METHOD_UNITS = 896
-"""The price of a node that calls a method or a function of the language, on short values."""
-FILTER_UNITS = 2560
-"""The price of a filter that is not in SIMPLE_FILTERS, on short values."""
 
 
 class EvaluationError(Exception):
@@ -111,48 +92,6 @@ def _filtered(name: str, node: nodes.Expr, *args: nodes.Expr) -> nodes.Filter:
     return nodes.Filter(node, name, list(args), [], None, None, lineno=node.lineno)
 
 
-def _charge_loop(node: nodes.For) -> nodes.Node:
-    units = nodes.Const(round_units(node), lineno=node.lineno)
-    node.iter = _filtered(LOOP_FILTER, cast("nodes.Expr", node.iter), units)
-    return node
-
-
-def round_units(loop: nodes.For) -> int:
-    """Return the price of a round of a loop, without the rounds of loops in its body."""
-    return ROUND_UNITS + _block_units(loop.body) + (_units(loop.test) if loop.test is not None else 0)
-
-
-def _block_units(block: Sequence[nodes.Node]) -> int:
-    return sum(map(_units, block))
-
-
-def _units(node: nodes.Node) -> int:
-    """Return the price of a node with its descendants, for short values, without the rounds of loops."""
-    if isinstance(node, nodes.For):
-        return CALL_UNITS + _units(node.iter) + _block_units(node.else_)
-    if isinstance(node, nodes.If):
-        tests = _units(node.test) + sum(_units(branch.test) for branch in node.elif_)
-        blocks = (node.body, *(branch.body for branch in node.elif_), node.else_)
-        return tests + max(map(_block_units, blocks))
-    return _own_units(node) + _block_units(child_nodes(node))
-
-
-def _own_units(node: nodes.Node) -> int:
-    if isinstance(node, nodes.Filter):
-        is_simple = " " in node.name or node.name in SIMPLE_FILTERS
-        return CALL_UNITS if is_simple else FILTER_UNITS
-    return _UNITS.get(type(node), NODE_UNITS)
-
-
-_UNITS: Mapping[type[nodes.Node], int] = {
-    nodes.Call: METHOD_UNITS,
-    nodes.Getattr: CALL_UNITS,
-    nodes.Getitem: CALL_UNITS,
-    nodes.Test: CALL_UNITS,
-}
-"""The prices of the nodes that call a function of Python."""
-
-
 def _charge_compare(node: nodes.Compare) -> nodes.Node:
     """Charge for one operand of each comparison: a comparison costs at most as much as the smaller one.
 
@@ -190,15 +129,6 @@ def _is_number(node: nodes.Expr) -> bool:
     return isinstance(node, nodes.Const) and isinstance(node.value, int | float)
 
 
-def _charge_output(node: nodes.Output) -> nodes.Node:
-    """Charge for the conversion of the values to text."""
-    node.nodes = [
-        child if isinstance(child, nodes.TemplateData | nodes.Const) else _filtered(OUTPUT_FILTER, child)
-        for child in node.nodes
-    ]
-    return node
-
-
 def _charge_subscript(node: nodes.Getitem) -> nodes.Node:
     if not isinstance(node.arg, nodes.Slice):
         return node
@@ -218,11 +148,9 @@ _REPLACEMENTS: Mapping[type[nodes.Node], Callable[[Any], nodes.Node]] = {
     nodes.Add: _charge_operator,
     nodes.Compare: _charge_compare,
     nodes.Concat: lambda node: _filtered(CONCATENATION_FILTER, nodes.List(node.nodes, lineno=node.lineno)),
-    nodes.For: _charge_loop,
     nodes.Getitem: _charge_subscript,
     nodes.Mod: _charge_operator,
     nodes.Mul: _charge_operator,
-    nodes.Output: _charge_output,
     nodes.Pair: _charge_key,
     nodes.Pow: _charge_operator,
 }
@@ -243,15 +171,12 @@ def compile_nodes(tree: nodes.Template, select: Callable[[Any, Any], Any]) -> Ca
         raise EvaluationError("LimitExceeded", "the expression is nested too deeply") from None
 
     def run(names: dict[str, Any]) -> Any:
-        context = template.new_context(names)
-        chunks: list[str] = []
-        size = 0
-        output = template.root_render_func(context)
-        while added := list(islice(output, CHUNKS_PER_CHECK)):
-            size += sum(map(len, added))
-            if size > MAX_TEXT:
-                raise LimitExceeded(f"the text is longer than {MAX_TEXT:,} characters")
-            chunks += added
+        # `shared` keeps Jinja2 from copying the names once more.
+        context = new_context(SANDBOX, None, template.blocks, {**SANDBOX.globals, **names}, shared=True)
+        chunks = list(template.root_render_func(context))
+        # A character of a text costs a unit, except those of the template. So most texts need no count.
+        if used_units() > MAX_TEXT // 2 and sum(map(len, chunks)) > MAX_TEXT:
+            raise LimitExceeded(f"the text is longer than {MAX_TEXT:,} characters")
         return select(context, "".join(chunks))
 
     return run
@@ -300,7 +225,7 @@ def _convert(value: Any) -> Any:
         return {key if isinstance(key, str) else to_text(key): _convert(item) for key, item in value.items()}
     if isinstance(value, float):
         if not math.isfinite(value):
-            raise ValueError("the value is not a finite number")
+            raise ValueError(_NOT_FINITE)
         return value
     return _convert_other(value)
 
@@ -327,7 +252,11 @@ def _convert_other(value: Any) -> Any:
 def _convert_items(items: Sequence[Any]) -> list[Any]:
     charge(LIST_UNITS + COPIED_ITEM_UNITS * len(items))
     kinds = set(map(type, items))
-    if kinds <= _EXACT:
+    if kinds <= _PLAIN:
+        if float in kinds and not all(
+            map(math.isfinite, items if len(kinds) == 1 else [i for i in items if type(i) is float])
+        ):
+            raise ValueError(_NOT_FINITE)
         if str in kinds:
             charge(sum(map(len, items if len(kinds) == 1 else [i for i in items if type(i) is str])))
         return list(items)
@@ -335,8 +264,10 @@ def _convert_items(items: Sequence[Any]) -> list[Any]:
     return [_convert(item) for item in items]
 
 
-_EXACT = (SCALARS - {float}) | {str}
+_PLAIN = SCALARS | {str}
+_EXACT = _PLAIN - {float}
 """The types whose values are values of JSON as they are. A float may be infinite."""
+_NOT_FINITE = "the value is not a finite number"
 COPIED_ITEM_UNITS = 24
 
 

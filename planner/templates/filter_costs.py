@@ -67,7 +67,7 @@ def charge_filter(name: str, function: Callable[..., Any]) -> Callable[..., Any]
     first = 0 if marker is None else 1
     charge_arguments = _charge_arguments(name)
 
-    def charged(*args: Any, **kwargs: Any) -> Any:
+    def charge_and_call(*args: Any, **kwargs: Any) -> Any:
         for value in args[first:]:
             kind = type(value)
             if kind is str:
@@ -86,9 +86,18 @@ def charge_filter(name: str, function: Callable[..., Any]) -> Callable[..., Any]
             args = (*args[:first], value, *args[first + 1 :])
         return _charge_result(function(*args, **kwargs))
 
-    if marker is not None:
-        charged.jinja_pass_arg = marker  # type: ignore[attr-defined]
-    return charged
+    def charged(value: Any, *args: Any, **kwargs: Any) -> Any:
+        if type(value) is not str or len(value) > SHORT or args or kwargs:
+            return charge_and_call(value, *args, **kwargs)
+        result = function(value)
+        kind = type(result)
+        is_short = kind is int or (kind is str and len(result) <= SHORT)
+        return result if is_short else _charge_result(result)
+
+    if marker is None:
+        return charged
+    charge_and_call.jinja_pass_arg = marker  # type: ignore[attr-defined]
+    return charge_and_call
 
 
 def _charge_arguments(name: str) -> Callable[..., Any]:
@@ -231,11 +240,6 @@ def _charge_round(value: Any, precision: Any = 0, *_: Any, **__: Any) -> None:
         charge_bits(4 * precision)
 
 
-def _charge_list(value: Any) -> None:
-    if isinstance(value, str):
-        charge_items(len(value), LIST_ITEM_UNITS)
-
-
 def _charge_dictsort(
     value: Any, case_sensitive: bool = False, by: str = "key", reverse: bool = False
 ) -> None:
@@ -244,7 +248,6 @@ def _charge_dictsort(
 
 _CHARGES: dict[str, Callable[..., None]] = {
     "dictsort": _charge_dictsort,
-    "list": _charge_list,
     "round": _charge_round,
     "e": _charge_escape,
     "escape": _charge_escape,

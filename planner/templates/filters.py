@@ -10,10 +10,10 @@ from datetime import UTC, date, datetime
 from typing import Any
 
 from jinja2 import Environment
-from jinja2.filters import make_attrgetter
-from jinja2.runtime import Context, Undefined
-from jinja2.utils import pass_context, pass_environment
+from jinja2.runtime import Undefined
+from jinja2.utils import pass_environment
 
+from noetl.planner.templates.attributes import ATTRIBUTE_UNITS, attribute_getter
 from noetl.planner.templates.budget import (
     CONVERSION_UNITS,
     LIST_ITEM_UNITS,
@@ -26,7 +26,6 @@ from noetl.planner.templates.budget import (
     charge_comparison,
     charge_each,
     charge_items,
-    charge_rounds,
     charge_slice,
     charge_text,
     concatenate,
@@ -36,7 +35,7 @@ from noetl.planner.templates.budget import (
 )
 from noetl.planner.templates.functions import describe
 from noetl.planner.templates.operators import add, modulo, multiply, power
-from noetl.planner.templates.ordering import ATTRIBUTE_UNITS, ORDER_FILTERS
+from noetl.planner.templates.ordering import ORDER_FILTERS
 from noetl.planner.templates.patterns import replace_matches, search
 
 MAX_TIME_TEXT = 200
@@ -47,12 +46,10 @@ JSON_VALUE_UNITS = 32
 
 A list or object costs twice as much.
 """
-LOOP_FILTER = "noetl loop"
 CONCATENATION_FILTER = "noetl concatenation"
 COMPARISON_FILTER = "noetl comparison"
 MEMBERSHIP_FILTER = "noetl membership"
 SLICE_FILTER = "noetl slice"
-OUTPUT_FILTER = "noetl output"
 OPERATOR_FILTERS = {"+": "noetl add", "*": "noetl multiply", "**": "noetl power", "%": "noetl modulo"}
 
 
@@ -94,7 +91,7 @@ def _join(environment: Environment, value: Any, d: Any = "", attribute: Any = No
     if attribute is None:
         parts = read_items(value, LIST_ITEM_UNITS)
     else:
-        parts = list(map(make_attrgetter(environment, attribute), read_items(value, ATTRIBUTE_UNITS)))
+        parts = list(map(attribute_getter(environment, attribute), read_items(value, ATTRIBUTE_UNITS)))
     return concatenate(parts, to_charged_text(d))
 
 
@@ -104,7 +101,7 @@ def _sum(
 ) -> Any:
     """Return the sum of numbers, or the concatenation of lists if `start` is a list."""
     if attribute is not None:
-        items = list(map(make_attrgetter(environment, attribute), read_items(items, ATTRIBUTE_UNITS)))
+        items = list(map(attribute_getter(environment, attribute), read_items(items, ATTRIBUTE_UNITS)))
     elif type(items) is range:
         charge_items(len(items), SUMMED_ITEM_UNITS)
     else:
@@ -126,6 +123,15 @@ def _sum_lists(items: Iterable[Any], start: list[Any]) -> list[Any]:
         if len(result) > MAX_ITEMS:
             charge_items(len(result))
     return result
+
+
+def _list(value: Any) -> list[Any]:
+    """Return the items in a new list."""
+    if isinstance(value, str):
+        charge_items(len(value), LIST_ITEM_UNITS)
+        return list(value)
+    items = read_items(value, LIST_ITEM_UNITS)
+    return items if type(items) is list and items is not value else list(items)
 
 
 def _to_json(value: Any, indent: int | None = None) -> str:
@@ -198,16 +204,6 @@ def _strftime(value: str | float | datetime, pattern: str) -> str:
     return _to_datetime(value).strftime(pattern)
 
 
-@pass_context
-def _output(_: Context, value: Any) -> str:
-    """Return the text of an output.
-
-    Jinja2 would evaluate constants when it compiles a template, outside of the budget. A filter that reads
-    the context prevents this.
-    """
-    return to_charged_text(value)
-
-
 FILTERS: dict[str, Callable[..., Any]] = {
     "identifier": lambda value: Identifier(to_charged_text(value)),
     "raw": lambda value: Raw(to_charged_text(value)),
@@ -221,11 +217,9 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "to_datetime": _to_datetime,
     "strftime": _strftime,
     "sum": _sum,
-    LOOP_FILTER: charge_rounds,
     COMPARISON_FILTER: charge_comparison,
     MEMBERSHIP_FILTER: contains,
     SLICE_FILTER: charge_slice,
-    OUTPUT_FILTER: _output,
     CONCATENATION_FILTER: concatenate,
     OPERATOR_FILTERS["+"]: add,
     OPERATOR_FILTERS["*"]: multiply,
@@ -234,5 +228,10 @@ FILTERS: dict[str, Callable[..., Any]] = {
 }
 """The filters of NoETL by their names, and the internal ones."""
 
-REPLACED_FILTERS: dict[str, Callable[..., Any]] = {"join": _join, "replace": replace, **ORDER_FILTERS}
+REPLACED_FILTERS: dict[str, Callable[..., Any]] = {
+    "join": _join,
+    "list": _list,
+    "replace": replace,
+    **ORDER_FILTERS,
+}
 """The filters of Jinja2 that have another implementation, which charges for its work."""

@@ -9,9 +9,10 @@ from noetl.planner.templates.budget import LIST_ITEM_UNITS, SHORT, charge_bits, 
 
 def multiply(left: Any, right: Any) -> Any:
     """Return `left * right`, charged for the text, list or number that it creates."""
-    if type(left) is float or type(right) is float:
+    kind, other = type(left), type(right)
+    if kind is float or other is float:
         return left * right
-    if isinstance(left, int) and isinstance(right, int):
+    if kind is int and other is int:
         charge_bits(left.bit_length() + right.bit_length())
         return left * right
     for sequence, count in ((left, right), (right, left)):

@@ -20,10 +20,8 @@ from jinja2 import Environment
 from jinja2.filters import _GroupTuple, ignore_case, make_attrgetter, make_multi_attrgetter
 from jinja2.utils import pass_environment
 
+from noetl.planner.templates.attributes import ATTRIBUTE_UNITS, attribute_getter
 from noetl.planner.templates.budget import LIST_ITEM_UNITS, charge_sort, read_items
-
-ATTRIBUTE_UNITS = 384
-"""The price of the attribute of one value."""
 
 
 class _Keyed(NamedTuple):
@@ -73,7 +71,7 @@ def _sort(
         get_keys = make_multi_attrgetter(environment, attribute)
         get_key = lambda item: _Keys(get_keys(item))  # noqa: E731
     elif attribute is not None:
-        get_key = make_attrgetter(environment, attribute)
+        get_key = attribute_getter(environment, attribute)
     keyed = _read(value, get_key, case_sensitive=case_sensitive)
     if keyed.keys is keyed.values:
         return sorted(keyed.values, reverse=reverse)
@@ -106,7 +104,7 @@ def _unique(
     case_sensitive: bool = False,
     attribute: str | int | None = None,
 ) -> Iterator[Any]:
-    get_key = None if attribute is None else make_attrgetter(environment, attribute)
+    get_key = None if attribute is None else attribute_getter(environment, attribute)
     values, keys, _ = _read(value, get_key, case_sensitive=case_sensitive, sorts=False)
     first: dict[Any, Any] = {}
     for key, item in zip(keys, values, strict=True):
@@ -124,7 +122,7 @@ def _select(select: Callable[..., int]) -> Callable[..., Any]:
         case_sensitive: bool = False,
         attribute: str | int | None = None,
     ) -> Any:
-        get_key = None if attribute is None else make_attrgetter(environment, attribute)
+        get_key = None if attribute is None else attribute_getter(environment, attribute)
         values, keys, _ = _read(value, get_key, case_sensitive=case_sensitive, sorts=False)
         if not values:
             return environment.undefined("No aggregated item, sequence was empty.")

@@ -30,6 +30,7 @@ from jinja2.runtime import LoopContext, Undefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import _PassArg, missing
 
+from noetl.planner.templates.attributes import map_items
 from noetl.planner.templates.budget import (
     MAPPING_UNITS,
     MAX_ITEMS,
@@ -43,6 +44,7 @@ from noetl.planner.templates.budget import (
     read_items,
     to_charged_text,
 )
+from noetl.planner.templates.code_generator import ChargingGenerator
 from noetl.planner.templates.filter_costs import CHARACTER_PAIRS_PER_UNIT, charge_filter
 from noetl.planner.templates.filters import FILTERS, REPLACED_FILTERS, join_texts, replace
 from noetl.planner.templates.functions import Function, describe
@@ -192,6 +194,8 @@ JINJA_TESTS = (
 class Sandbox(ImmutableSandboxedEnvironment):
     """The environment that planner and executor share. `SANDBOX` is its only instance."""
 
+    code_generator_class = ChargingGenerator
+
     def __init__(self) -> None:
         super().__init__(
             undefined=SandboxUndefined,
@@ -200,7 +204,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
             cache_size=0,
         )
         self.globals = {"range": Function(_range), "dict": Function(_dict)}
-        self.filters = {name: charge_filter(name, self.filters[name]) for name in JINJA_FILTERS}
+        functions = self.filters | {"map": map_items}
+        self.filters = {name: charge_filter(name, functions[name]) for name in JINJA_FILTERS}
         self.filters |= REPLACED_FILTERS | FILTERS
         self.tests = {name: self.tests[name] for name in JINJA_TESTS}
         self.tests |= {name: _charge_text_test(self.tests[name]) for name in ("lower", "upper")}
@@ -218,13 +223,13 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return OffsetLexer(self)
 
     def getattr(self, obj: Any, attribute: str) -> Any:
-        if isinstance(obj, Undefined):
-            obj._fail_with_undefined_error()
         if type(obj) is dict or isinstance(obj, Mapping):
             try:
                 return obj[attribute]
             except KeyError:
                 pass
+        elif isinstance(obj, Undefined):
+            obj._fail_with_undefined_error()
         if isinstance(obj, str) and attribute in ("replace", "join"):
             function = replace if attribute == "replace" else join_texts
             return Function(partial(function, obj))
@@ -241,22 +246,17 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return self.undefined(obj=obj, name=attribute)
 
     def getitem(self, obj: Any, argument: Any) -> Any:
-        if isinstance(obj, Undefined):
-            obj._fail_with_undefined_error()
         kind = type(argument)
         if kind is not str and kind is not int:
             charge_comparison(argument)
         try:
-            return obj[argument]
+            return obj[argument]  # fails if `obj` is undefined
         except (LookupError, TypeError):
             if kind is str:
                 return self.getattr(obj, argument)
             return self.undefined(obj=obj, name=argument)
 
     def call(self, context: Any, function: Any, /, *args: Any, **kwargs: Any) -> Any:
-        # Jinja2 passes the names of a loop to functions that read the context. None does.
-        kwargs.pop("_loop_vars", None)
-        kwargs.pop("_block_vars", None)
         if type(function) is Function:
             return function.function(*args, **kwargs)
         if isinstance(function, Undefined):

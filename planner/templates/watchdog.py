@@ -162,7 +162,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_reset)
 
 
-class _Thread(threading.local):
+class _ThreadClock(threading.local):
     """The identity of this thread and its clock."""
 
     def __init__(self) -> None:
@@ -171,7 +171,7 @@ class _Thread(threading.local):
         self.clock_id = time.pthread_getcpuclockid(self.id) if has_clock else None
 
 
-_thread = _Thread()
+_thread = _ThreadClock()
 
 
 def run_watched(evaluate: Callable[[], T]) -> T:
