@@ -35,9 +35,9 @@ from noetl.api.context import AppContext
 from noetl.api.http.event_stream import EventStreamResponse
 from noetl.api.http.negotiation import accepted_media_type
 from noetl.api.http.open_bodies import OpenBodies
+from noetl.api.http.openapi import JSON_TYPE
 from noetl.api.http.parameters import check_parameters
 from noetl.api.http.problems import TICKET_IN_QUERY, insufficient_scope, problem_from, unauthenticated
-from noetl.api.http.requests import JSON_TYPE
 from noetl.api.http.route_match import ROUTE_MATCH, RouteMatch, RouteTable
 from noetl.api.service.services import TenantServices
 

@@ -6,6 +6,9 @@ FastAPI knows paths, parameters and bodies. Three other things follow from what 
 - The headers and the examples of its responses.
 - Its name and its summary, which are the name of its function.
 
+What is answered for a method or a path that no route has is described once: OTHER_RESPONSES. So generated
+clients have one function for each call.
+
 Only a request for the document imports this module.
 """
 
@@ -18,8 +21,14 @@ from typing import Any
 from fastapi.routing import APIRoute
 
 from noetl.api.access import ScopeAccess, declared_access
-from noetl.api.document.examples import BODY_EXAMPLES, HEADERS, RESPONSE_EXAMPLES, TEXT_EXAMPLES
-from noetl.api.http.openapi import PROBLEMS_KEY, SCHEMA_REFERENCE, header_reference
+from noetl.api.document.examples import (
+    BODY_EXAMPLES,
+    COMMON_HEADERS,
+    HEADERS,
+    RESPONSE_EXAMPLES,
+    TEXT_EXAMPLES,
+)
+from noetl.api.http.openapi import JSON_TYPE, PROBLEMS_KEY, SCHEMA_REFERENCE, header_reference
 from noetl.api.http.problem_types import PROBLEM_TYPES
 from noetl.api.http.schemas import component_schemas
 
@@ -51,6 +60,14 @@ OF_BODIES = (
     "quota-exceeded",
     "too-many-bodies",
 )
+OTHER_RESPONSES = {
+    "HEAD": "Head",
+    "OPTIONS": "Methods",
+    "other methods": "MethodNotAllowed",
+    "other paths": "UnknownPath",
+}
+"""The components that describe the responses to requests of no route, by what is requested."""
+
 _FASTAPI_SCHEMAS = ("HTTPValidationError", "ValidationError")
 _SUCCESS = ("200", "201", "202")
 
@@ -60,6 +77,10 @@ def complete_document(document: dict[str, Any], routes: Iterable[APIRoute]) -> d
     by_place = {
         (route.path_format, method.lower()): route for route in routes for method in route.methods or ()
     }
+    components = document.get("components", {})
+    schemas = {**components.get("schemas", {}), **component_schemas()}
+    for name in _FASTAPI_SCHEMAS:
+        schemas.pop(name, None)
     paths = {
         path: {
             method: _complete_operation(operation, by_place[path, method], method)
@@ -67,23 +88,88 @@ def complete_document(document: dict[str, Any], routes: Iterable[APIRoute]) -> d
         }
         for path, operations in document["paths"].items()
     }
+    paths = {
+        path: {method: _with_links(operation, schemas, paths) for method, operation in operations.items()}
+        for path, operations in paths.items()
+    }
     tags = {
         tag for operations in paths.values() for operation in operations.values() for tag in operation["tags"]
     }
-    components = document.get("components", {})
-    schemas = {**components.get("schemas", {}), **component_schemas()}
-    for name in _FASTAPI_SCHEMAS:
-        schemas.pop(name, None)
     return {
         **document,
+        "x-common-headers": COMMON_HEADERS,
+        "x-other-responses": {
+            request: {"$ref": f"#/components/responses/{name}"} for request, name in OTHER_RESPONSES.items()
+        },
         "tags": [{"name": name, "description": TAGS.get(name, "")} for name in sorted(tags)],
         "paths": paths,
         "components": {
             **components,
             "schemas": schemas,
             "headers": HEADERS,
+            "responses": _other_responses(),
+            "links": _links(paths),
             "examples": {slug: _problem_example(slug) for slug in PROBLEM_TYPES},
         },
+    }
+
+
+def _path_parameters(operation: Mapping[str, Any]) -> list[str]:
+    return [entry["name"] for entry in operation.get("parameters", ()) if entry["in"] == "path"]
+
+
+def _operations(paths: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    for operations in paths.values():
+        yield from operations.values()
+
+
+def _links(paths: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the links to all calls of a run or a playbook: what of a body names it in the path."""
+    return {
+        operation["operationId"]: {
+            "operationId": operation["operationId"],
+            "parameters": {name: f"$response.body#/{name}" for name in names},
+        }
+        for operation in _operations(paths)
+        if (names := _path_parameters(operation)) and operation.get("security")
+    }
+
+
+def _with_links(
+    operation: Mapping[str, Any], schemas: Mapping[str, Any], paths: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return an operation whose responses with a `Location` link to the calls of what they have created."""
+    responses = {}
+    for status, response in operation["responses"].items():
+        responses[status] = response
+        if "Location" not in response.get("headers", {}):
+            continue
+        name = response["content"][JSON_TYPE]["schema"]["$ref"].rpartition("/")[2]
+        members = schemas[name]["properties"].keys()
+        linked = [
+            target["operationId"]
+            for target in _operations(paths)
+            if (names := _path_parameters(target)) and members >= {*names}
+        ]
+        links = {id: {"$ref": f"#/components/links/{id}"} for id in linked}
+        responses[status] = {**response, "links": links}
+    return {**operation, "responses": responses}
+
+
+def _other_responses() -> dict[str, Any]:
+    """Return the descriptions of the responses that OTHER_RESPONSES names."""
+    allow = {"Allow": header_reference("Allow")}
+    content = {PROBLEM_TYPE: {"schema": {"$ref": SCHEMA_REFERENCE.format(model="Problem")}}}
+    unnamed = {"content": content, PROBLEM_TYPES_KEY: ["about:blank"]}
+    return {
+        "Head": {"description": "HEAD, where GET is: the status and the headers of GET, without a body."},
+        "Methods": {"description": "OPTIONS: 204 and the methods of the path.", "headers": allow},
+        "MethodNotAllowed": {
+            "description": "405: no call has the method at this path.",
+            "headers": allow,
+            **unnamed,
+        },
+        "UnknownPath": {"description": "404: no call has the path.", **unnamed},
     }
 
 

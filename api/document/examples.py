@@ -181,8 +181,21 @@ def _header(
     }
 
 
+COMMON_HEADERS: dict[str, dict[str, Any]] = {
+    "Cache-Control": _header("`no-cache` with a tag, `no-store` where a body has credentials.", "no-cache"),
+    "Connection": _header("`close`, if the rest of a body was not read.", "close"),
+    "Content-Encoding": _header("`gzip`, if the body is compressed.", "gzip"),
+    "Content-Security-Policy": _header("What a browser may load for it.", "default-src 'none'"),
+    "Referrer-Policy": _header("What a browser tells the next page.", "no-referrer"),
+    "Vary": _header("The headers of the request on which the body depends.", "Accept"),
+    "X-Accel-Buffering": _header("`no`: proxies pass a stream on as it arrives.", "no"),
+    "X-Content-Type-Options": _header("Browsers do not guess the media type.", "nosniff"),
+}
+"""Descriptions of the headers that any response may have. No program reads them to use the service."""
+
 HEADERS: dict[str, dict[str, Any]] = {
     "Accept-Post": _header("The media types that the call takes.", "application/yaml, application/json"),
+    "Allow": _header("The methods of the path.", "GET, HEAD, OPTIONS", required=True),
     "ETag": _header("The tag of the body.", 'W/"5f3b2c1d0e9f8a7b6c5d4e3f2a1b0c9d"'),
     "Idempotency-Replayed": _header("`true`, if an earlier request had the same `Idempotency-Key`.", "true"),
     "Location": _header("The path of the result of the request.", f"/workflows/status/{_RUN}", required=True),

@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from noetl.api.http.problems import Problem, redact_path
 from noetl.api.http.route_match import ROUTE_MATCH, RouteMatch
+from noetl.planner.diagnostics.wording import abbreviate
 
 _SENT_METHOD = "noetl.sent_method"
 """Key in the scope of a HEAD request that is answered as GET."""
@@ -65,6 +66,7 @@ class MethodMiddleware:
             response = Response(status_code=204, headers=headers)
         else:
             method = scope.get(_SENT_METHOD, scope["method"])
-            detail = f"{method} is not allowed at {redact_path(scope['path'])}."
+            place = abbreviate(redact_path(scope["path"]))
+            detail = f"{abbreviate(method)} is not allowed at {place}; its methods are {headers['Allow']}."
             response = Problem(405, detail, headers=headers).response(scope["path"])
         await response(scope, receive, send)

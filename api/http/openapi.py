@@ -18,6 +18,10 @@ SCHEMA_REFERENCE = "#/components/schemas/{model}"
 PROBLEMS_KEY = "x-problems"
 """Key of an operation under which its route declares problems, until the document is complete."""
 
+JSON_TYPE = "application/json"
+YAML_TYPES = ("application/yaml", "application/x-yaml", "text/yaml")
+"""Media types of YAML: the registered one, and two names that it had before (RFC 9512)."""
+
 NO_SECURITY: dict[str, Any] = {"security": []}
 """Description of a route that needs no credentials."""
 
@@ -37,9 +41,9 @@ def response_body(
     >>> response_body(RunPage, "text/plain", description="The runs")["content"]["text/plain"]
     {'schema': {'type': 'string'}}
     """
-    content: dict[str, Any] = {"application/json": _schema_named(SCHEMA_NAMES[view])}
+    content: dict[str, Any] = {JSON_TYPE: _schema_named(SCHEMA_NAMES[view])}
     if example is not None:
-        content["application/json"]["example"] = example
+        content[JSON_TYPE]["example"] = example
     texts = {text_type: {"schema": {"type": "string"}} for text_type in text_types}
     body: dict[str, Any] = {"description": description, "content": content | texts}
     if headers:
@@ -54,13 +58,13 @@ def header_reference(name: str) -> dict[str, str]:
 
 def playbook_body(model: str) -> dict[str, Any]:
     """Return the description of a request with a playbook: a JSON object of a model, or YAML."""
-    content = {"application/yaml": _schema_named("Playbook"), "application/json": _schema_named(model)}
-    return {"requestBody": {"required": True, "content": content}}
+    yaml = {media_type: _schema_named("Playbook") for media_type in YAML_TYPES}
+    return {"requestBody": {"required": True, "content": {**yaml, JSON_TYPE: _schema_named(model)}}}
 
 
 def optional_body(model: str) -> dict[str, Any]:
     """Return the description of a request that may have a body: a JSON object of a model."""
-    return {"requestBody": {"required": False, "content": {"application/json": _schema_named(model)}}}
+    return {"requestBody": {"required": False, "content": {JSON_TYPE: _schema_named(model)}}}
 
 
 def problems(*slugs: str) -> dict[str, Any]:

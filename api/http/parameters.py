@@ -19,6 +19,7 @@ from fastapi import Header, Query, Request
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     Field,
     ValidatorFunctionWrapHandler,
     WithJsonSchema,
@@ -145,6 +146,20 @@ def _read_time(value: Any, read: ValidatorFunctionWrapHandler) -> Any:
     return read(value)
 
 
+def _read_whole(value: Any) -> Any:
+    """Return the value. pydantic would take `1_0`, `1.0` and ` 1` for whole numbers, too.
+
+    Raises:
+        ValueError: it is a text that is no whole number.
+    """
+    if isinstance(value, str) and not re.fullmatch(r"-?[0-9]{1,20}", value):
+        raise ValueError("it must be a whole number")
+    return value
+
+
+WholeNumber = Annotated[int, BeforeValidator(_read_whole)]
+"""A whole number in decimal digits."""
+
 Time = Annotated[
     datetime,
     WrapValidator(_read_time),
@@ -165,7 +180,7 @@ class RunQuery(BaseModel):
         None,
         description="Only runs that were created then or later. Without a zone, the time is in UTC.",
     )
-    limit: int = Field(100, ge=1, le=MAX_RUNS_PER_PAGE, description="The most runs of the page.")
+    limit: WholeNumber = Field(100, ge=1, le=MAX_RUNS_PER_PAGE, description="The most runs of the page.")
     cursor: str | None = Field(None, description=CURSOR_DESCRIPTION)
 
     def to_filter(self) -> RunFilter:
@@ -187,7 +202,9 @@ class EventQuery(BaseModel):
     """The query parameters of the history of a run."""
 
     cursor: str | None = Field(None, description="The id of an event of the run.")
-    limit: int = Field(EVENTS_PER_PAGE, ge=1, le=EVENTS_PER_PAGE, description="The most events of the page.")
+    limit: WholeNumber = Field(
+        EVENTS_PER_PAGE, ge=1, le=EVENTS_PER_PAGE, description="The most events of the page."
+    )
     ticket: str | None = Field(
         None,
         description="For a stream: a ticket instead of a key or token.",

@@ -29,6 +29,7 @@ from noetl.api.service.views import DiagnosticEntry, View
 from noetl.executor.engine.external import CALLBACK_PATH
 from noetl.executor.errors import RejectedError, SettingError, StoreError
 from noetl.executor.security.redaction import MASK
+from noetl.planner.diagnostics.wording import abbreviate
 
 _log = logging.getLogger("noetl.api")
 
@@ -264,7 +265,8 @@ def _problem_of_http_error(request: Request, error: HTTPException) -> Problem:
     path = redact_path(request.url.path)
     match error.status_code:
         case 404:
-            return Problem(404, f"Unknown path {path}.")
+            root_path = request.scope.get("root_path", "")
+            return Problem(404, f"Unknown path {abbreviate(path)}; {root_path}/docs lists all paths.")
         case 405:
             return Problem(405, f"{request.method} is not allowed at {path}.", headers=error.headers)
     return Problem(error.status_code, str(error.detail), headers=error.headers)

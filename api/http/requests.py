@@ -26,6 +26,7 @@ from typing import Any, TypeVar
 from anyio import CapacityLimiter, to_thread
 from fastapi import Request
 
+from noetl.api.http.openapi import JSON_TYPE, YAML_TYPES
 from noetl.api.http.problems import Problem
 from noetl.api.service.compiler import InlinePlaybook, PlanSource, PlaybookReference
 from noetl.api.service.runs import ResumeRequest
@@ -42,9 +43,6 @@ MAX_DECODERS = 2
 
 _decoders = CapacityLimiter(MAX_DECODERS)
 Decoded = TypeVar("Decoded")
-
-YAML_TYPES = ("application/yaml", "application/x-yaml", "text/yaml")
-JSON_TYPE = "application/json"
 
 _SHOWN_NAME_LENGTH = 100
 

@@ -10,9 +10,8 @@ from starlette.responses import Response
 
 from noetl.api.http.event_stream import EventStreamResponse, StreamRequest
 from noetl.api.http.negotiation import accepted_media_type
-from noetl.api.http.openapi import problems, response_body
+from noetl.api.http.openapi import JSON_TYPE, problems, response_body
 from noetl.api.http.parameters import EventQuery, LastEventId
-from noetl.api.http.requests import JSON_TYPE
 from noetl.api.http.responses import EventTicket, JsonResponse
 from noetl.api.routes.dependencies import ReadServices, RunId, StreamServices, opened_services
 from noetl.api.service.views import EventPage

@@ -14,9 +14,8 @@ from starlette.responses import Response
 from noetl.api import graphviz
 from noetl.api.compute.jobs import GraphJob, graph_key, pack_plan
 from noetl.api.http.negotiation import accepted_media_type
-from noetl.api.http.openapi import problems, response_body
+from noetl.api.http.openapi import JSON_TYPE, problems, response_body
 from noetl.api.http.problems import Problem
-from noetl.api.http.requests import JSON_TYPE
 from noetl.api.http.responses import JsonResponse
 from noetl.api.routes.dependencies import ReadServices, RunId, opened_services, perform
 from noetl.api.service.errors import WorkLimitError

@@ -14,6 +14,7 @@ from starlette.convertors import PathConvertor, register_url_convertor
 from starlette.responses import Response
 
 from noetl.api.http.openapi import playbook_body, problems, response_body
+from noetl.api.http.parameters import WholeNumber
 from noetl.api.http.requests import read_playbook
 from noetl.api.http.responses import JsonResponse, PlaybookDocument, PlaybookLinks
 from noetl.api.routes.dependencies import AdminServices, Cursor, ReadServices, compile_long
@@ -43,7 +44,7 @@ Name = Annotated[
     str, Path(description="The name of a playbook. A slash may stand as it is.", examples=["greet"])
 ]
 Version = Annotated[str, Path(description="The version of a playbook.", examples=["1"])]
-Limit = Annotated[int, Query(ge=1, le=1000, description="The most playbooks of the page.")]
+Limit = Annotated[WholeNumber, Query(ge=1, le=1000, description="The most playbooks of the page.")]
 
 
 @router.post(

@@ -17,6 +17,7 @@ from noetl.api.service.views import (
 from noetl.executor.errors import RejectedError
 from noetl.executor.model.events import timestamp
 from noetl.executor.model.registry import RegisteredPlaybook
+from noetl.planner.diagnostics.wording import abbreviate
 from noetl.planner.frozen import frozen
 from noetl.planner.plan import Plan
 
@@ -194,7 +195,8 @@ def _entry(playbook: RegisteredPlaybook) -> PlaybookEntry:
 
 
 def _unknown_playbook(name: str, version: str | None) -> NotFoundError:
-    return NotFoundError(f"unknown {_subject(name, version)}")
+    shown_version = None if version is None else abbreviate(version)
+    return NotFoundError(f"unknown {_subject(abbreviate(name), shown_version)}")
 
 
 def _subject(name: str, version: str | None) -> str:

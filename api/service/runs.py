@@ -40,6 +40,7 @@ from noetl.executor.stores.cursors import (
     write_event_id,
 )
 from noetl.planner.diagnostics.diagnostic import did_you_mean
+from noetl.planner.diagnostics.wording import abbreviate
 from noetl.planner.frozen import frozen
 from noetl.planner.plan import Header, Plan, canonical_json
 
@@ -384,7 +385,7 @@ class RunService:
 
 
 def _unknown_run(run_id: str) -> NotFoundError:
-    return NotFoundError(f"unknown run `{run_id}`")
+    return NotFoundError(f"unknown run `{abbreviate(run_id)}`")
 
 
 def _hash_of_start(plan: Plan | PlaybookReference, request: StartRequest) -> str:

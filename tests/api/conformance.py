@@ -26,6 +26,12 @@ from noetl.api.http.problems import InternalErrorMiddleware
 from noetl.api.http.route_match import ROUTE_MATCH, RouteMatch
 
 PROBLEM_TYPE = "application/problem+json"
+UNDESCRIBED_HEADERS = ("content-type", "content-length", "access-control-")
+"""Headers that the document does not describe: OpenAPI ignores the first, and a browser reads the last."""
+
+OTHER_REQUESTS = {204: "OPTIONS", 404: "other paths", 405: "other methods"}
+"""Requests for a method or a path that no call has, by the status of the response."""
+
 JSON_TYPES = ("application/json", PROBLEM_TYPE)
 
 
@@ -84,8 +90,7 @@ class Exchange:
         headers = Headers(raw=self.start["headers"])
         media_type = headers.get("content-type", "").partition(";")[0]
         if route is None or not route.include_in_schema:
-            if media_type == PROBLEM_TYPE:
-                yield from find_errors({"$ref": "#/components/schemas/Problem"}, json.loads(self.body))
+            yield from self._violations_outside_calls(match, media_type)
             return
         operation = described()["paths"][route.path_format][self.scope["method"].lower()]
         responses = operation["responses"]
@@ -100,12 +105,27 @@ class Exchange:
 
     def _violations_of_headers(self, response: dict[str, Any], headers: Headers) -> Iterator[str]:
         declared = response.get("headers", {})
-        components = described()["components"]["headers"]
-        for name, header in components.items():
-            if name in headers and name not in declared:
+        known = {name.lower() for name in (*declared, *described()["x-common-headers"])}
+        for name in headers:
+            if name not in known and not name.startswith(UNDESCRIBED_HEADERS):
                 yield f"the header {name} is not declared"
-            if name in declared and header["required"] and name not in headers:
+        for name in declared:
+            if described()["components"]["headers"][name]["required"] and name not in headers:
                 yield f"the header {name} is missing"
+
+    def _violations_outside_calls(self, match: RouteMatch, media_type: str) -> Iterator[str]:
+        """Yield what is wrong with a response to a method or a path that no call has."""
+        assert self.start is not None
+        if media_type == PROBLEM_TYPE and self.is_complete:
+            yield from find_errors({"$ref": "#/components/schemas/Problem"}, json.loads(self.body))
+        name = OTHER_REQUESTS.get(self.start["status"])
+        if match.route is not None or name is None:
+            return
+        response = described()["x-other-responses"][name]["$ref"].rpartition("/")[2]
+        declared = described()["components"]["responses"][response]
+        yield from self._violations_of_headers(declared, Headers(raw=self.start["headers"]))
+        if media_type and media_type not in declared.get("content", {}):
+            yield f"the media type {media_type} is not declared"
 
     def _violations_of_body(self, response: dict[str, Any], media_type: str) -> Iterator[str]:
         if media_type not in response.get("content", {}):

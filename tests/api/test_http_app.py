@@ -15,6 +15,7 @@ import pytest
 from fastapi.routing import APIRoute
 
 from noetl.api.app import create_app, find_routers
+from noetl.api.http.openapi import JSON_TYPE, YAML_TYPES
 from noetl.executor.errors import StoreError
 
 pytestmark = pytest.mark.anyio
@@ -41,7 +42,7 @@ async def test_the_openapi_document_has_all_routes_and_schemas(http: httpx.Async
     }
     assert {"/workflows/run", "/playbooks/{name}/versions/{version}", "/healthz"} < set(document["paths"])
     body = document["paths"]["/workflows/run"]["post"]["requestBody"]["content"]
-    assert set(body) == {"application/yaml", "application/json"}
+    assert set(body) == {*YAML_TYPES, JSON_TYPE}
     for operation in ("/workflows/callbacks/{token}", "/workflows/callbacks/{token}/heartbeat"):
         assert document["paths"][operation]["post"]["security"] == []
     assert "HTTPValidationError" not in str(document)

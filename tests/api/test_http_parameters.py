@@ -41,6 +41,32 @@ async def test_a_similar_parameter_is_suggested(http: httpx.AsyncClient) -> None
     assert len(long.json()["detail"]) < 300
 
 
+@pytest.mark.parametrize("limit", ["1_0", "1.0", "%2B1", "%201", "1e1", "", "\u0663", "9" * 5000])
+async def test_a_number_is_decimal_digits(http: httpx.AsyncClient, limit: str) -> None:
+    for path in ("/workflows", "/playbooks", "/workflows/a/events"):
+        response = await http.get(f"{path}?limit={limit}")
+        assert_problem(response, 400, "invalid-request")
+        assert "`limit` is not valid: it must be a whole number" in response.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "words"),
+    [
+        ("GET", "/workflows/status/{}", "unknown run `"),
+        ("GET", "/playbooks/{}", "unknown playbook `"),
+        ("GET", "/playbooks/a/versions/{}", "unknown version `"),
+        ("GET", "/{}", "; /docs lists all paths."),
+        ("PUT", "/playbooks/{}", "; its methods are DELETE, GET, HEAD, OPTIONS."),
+    ],
+)
+async def test_what_is_long_is_shortened_in_sentences(
+    http: httpx.AsyncClient, method: str, path: str, words: str
+) -> None:
+    response = await http.request(method, path.format("x" * 5000))
+    assert words in response.json()["detail"]
+    assert len(response.json()["detail"]) < 200
+
+
 @pytest.mark.parametrize("key", [b"", b"x" * 256, b"a\tb", "\u00e9".encode()])
 async def test_an_idempotency_key_must_be_printable(http: httpx.AsyncClient, key: bytes) -> None:
     response = await http.post("/workflows/run", json={"playbook": YAML}, headers=[(b"Idempotency-Key", key)])

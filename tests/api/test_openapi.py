@@ -14,6 +14,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from noetl.api.app import create_app, find_routers
 from noetl.api.document.completion import TAGS
+from noetl.api.http.openapi import JSON_TYPE, YAML_TYPES
 from noetl.api.http.problem_types import PROBLEM_TYPES
 from noetl.api.http.route_match import ROUTE_MATCH, RouteMatch
 from noetl.executor.actions import catalogue
@@ -112,6 +113,71 @@ def test_the_playbook_is_a_part_of_the_document() -> None:
     assert "#/$defs/" not in json.dumps(document)
 
 
+def test_requests_of_no_call_are_described_once() -> None:
+    document = described()
+    methods = {method for operations in document["paths"].values() for method in operations}
+    assert methods == {"get", "post", "delete"}
+    responses = document["components"]["responses"]
+    references = {entry["$ref"] for entry in document["x-other-responses"].values()}
+    assert references == {f"#/components/responses/{name}" for name in responses}
+    assert set(document["x-other-responses"]) == {"HEAD", "OPTIONS", "other methods", "other paths"}
+    for name in ("Methods", "MethodNotAllowed"):
+        assert "Allow" in responses[name]["headers"]
+    assert not set(document["x-common-headers"]) & set(document["components"]["headers"])
+
+
+def test_what_is_created_links_to_its_calls() -> None:
+    document = described()
+    by_id = {operation["operationId"]: operation for _, operation in operations()}
+    for created, linked in (
+        ("startRun", {"getRunStatus", "getRunResult", "getRunEvents", "cancelRun", "resumeRun"}),
+        ("registerPlaybook", {"getPlaybook", "getPlaybookVersion", "removePlaybook"}),
+    ):
+        for status in ("200", "201", "202"):
+            if response := by_id[created]["responses"].get(status):
+                assert linked <= set(response["links"]), (created, status)
+    assert all("links" not in response for response in by_id["describePlan"]["responses"].values())
+    for id, link in document["components"]["links"].items():
+        names = [entry["name"] for entry in by_id[id]["parameters"] if entry["in"] == "path"]
+        assert list(link["parameters"]) == names, id
+
+
+@pytest.mark.parametrize("media_type", YAML_TYPES)
+async def test_every_media_type_of_a_body_is_accepted(http: httpx.AsyncClient, media_type: str) -> None:
+    content = described()["paths"]["/plan"]["post"]["requestBody"]["content"]
+    assert set(content) == {*YAML_TYPES, JSON_TYPE}
+    headers = {"Content-Type": media_type}
+    text = json.dumps(content[media_type]["example"])
+    assert (await http.post("/plan", content=text, headers=headers)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "headers", "violation"),
+    [
+        ("OPTIONS", "/healthz", 204, {"allow": "GET, HEAD, OPTIONS"}, None),
+        ("OPTIONS", "/healthz", 204, {}, "header Allow is missing"),
+        ("OPTIONS", "/healthz", 204, {"allow": "GET", "deprecation": "true"}, "header deprecation"),
+        ("PUT", "/healthz", 405, {"allow": "GET", "content-type": "text/html"}, "media type text/html"),
+        ("GET", "/nosuch", 404, {"content-type": PROBLEM_TYPE}, None),
+        ("GET", "/nosuch", 404, {"content-type": PROBLEM_TYPE, "ratelimit": "1"}, "header ratelimit"),
+    ],
+)
+def test_a_response_of_no_call_is_compared_too(
+    method: str, path: str, status: int, headers: dict[str, str], violation: str | None
+) -> None:
+    same_path = [
+        route
+        for router in find_routers()
+        for route in router.routes
+        if isinstance(route, APIRoute) and route.path == path
+    ]
+    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+    scope = {"method": method, "path": path, ROUTE_MATCH: RouteMatch(None, tuple(same_path))}
+    start = {"type": "http.response.start", "status": status, "headers": raw}
+    found = "\n".join(Exchange(scope, start=start).violations())
+    assert found == "" if violation is None else violation in found
+
+
 async def test_the_examples_of_requests_are_accepted(http: httpx.AsyncClient) -> None:
     for path in ("/plan", "/playbooks", "/workflows/run"):
         content = described()["paths"][path]["post"]["requestBody"]["content"]
@@ -142,7 +208,7 @@ async def test_a_time_of_a_query_is_of_its_schema(http: httpx.AsyncClient, query
         (200, {"content-type": "application/json"}, {"status": "ill"}, "is not one of"),
         (200, {"content-type": "application/json"}, {"status": "ok", "more": 1}, "more"),
         (200, {"content-type": "text/html"}, {"status": "ok"}, "media type text/html"),
-        (200, {"content-type": "application/json", "Location": "/"}, {"status": "ok"}, "header Location"),
+        (200, {"content-type": "application/json", "Location": "/"}, {"status": "ok"}, "header location"),
         (201, {"content-type": "application/json"}, {"status": "ok"}, "status 201"),
     ],
 )
