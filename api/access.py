@@ -38,8 +38,10 @@ from noetl.api.http.open_bodies import OpenBodies
 from noetl.api.http.openapi import JSON_TYPE
 from noetl.api.http.parameters import check_parameters
 from noetl.api.http.problems import TICKET_IN_QUERY, insufficient_scope, problem_from, unauthenticated
+from noetl.api.http.request_shares import RequestShares
 from noetl.api.http.route_match import ROUTE_MATCH, RouteMatch, RouteTable
 from noetl.api.service.services import TenantServices
+from noetl.executor.precedence import ForegroundWork
 
 _CALLER = "noetl.caller"
 
@@ -169,6 +171,13 @@ def peer_address(scope: Scope) -> str:
     return str(client[0]) if client else ""
 
 
+def _holder_of(caller: Caller | None, match: RouteMatch) -> str:
+    """Return whose places a request takes: those of its tenant, or without a caller those of its route."""
+    if caller is not None:
+        return caller.tenant
+    return f" {match.route.path if match.route else ''}"  # No tenant has a blank in its name.
+
+
 class AccessControl:
     """Middleware that refuses a request unless its caller has the access that its route declares.
 
@@ -179,6 +188,7 @@ class AccessControl:
     def __init__(self, app: ASGIApp, context: AppContext, table: AccessTable) -> None:
         self._app = app
         self._bodies = OpenBodies(lambda: context.settings)
+        self._shares = RequestShares(lambda: context.settings)
         self._context = context
         self._table = table
         self._delayed = 0
@@ -190,7 +200,8 @@ class AccessControl:
         scope[ROUTE_MATCH] = match = self._table.routes.find(scope)
         access = self._table.access_of(match, scope.get("method", ""))
         try:
-            scope[_CALLER] = await self._accepted_caller(scope, access)
+            with ForegroundWork():
+                scope[_CALLER] = await self._accepted_caller(scope, access)
         except Exception as error:  # noqa: BLE001  An unexpected error is raised again.
             problem = problem_from(Request({**scope, "type": "http"}), error)
             if problem.status == HTTPStatus.TOO_MANY_REQUESTS:
@@ -201,9 +212,12 @@ class AccessControl:
                 await problem.response(scope["path"])(scope, receive, send)
             return
         caller = scope[_CALLER]
-        if scope["type"] == "http":
-            receive = self._bodies.limit(receive, _PUBLIC_BODIES if caller is None else caller.tenant)
-        await self._app(scope, receive, send)
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        async with self._shares.place(scope, _holder_of(caller, match)) as place:
+            receive = self._bodies.limit(receive, _PUBLIC_BODIES if caller is None else caller.tenant, place)
+            await self._app(scope, receive, send)
 
     async def _delay_refusal(self) -> None:
         """Let a caller wait for its refusal, so that one that asks again at once asks less often.

@@ -7,7 +7,7 @@ Algorithm: a multilevel feedback queue (Corbató 1962) with two levels. A tenant
 refills slowly. While it has any, and one thread, its visits are in the foreground, as are requests. Otherwise
 its threads are in the background, where one at a time has a slice of SLICE_SECONDS. Tenants get slices by
 start-time fair queueing (Goyal, Vin and Cheng 1996), whatever the number of their threads. A slice begins
-after the store operations of the foreground, and ends early for them. A thread ends its slice before it
+when the foreground has nothing to do, and ends early for it. A thread ends its slice before it
 blocks. Otherwise it ends after MAX_SLICE_SECONDS, so no thread waits for ever. Threads wait for slices at
 points that they pass often: before each action, and when an expression checks its limits.
 
@@ -15,7 +15,8 @@ Cost: one look at the clock at each point. The threads of one tenant lose nothin
 compute at the same time anyway.
 
 Limits: work between two points is not interrupted. A slice waits at most MAX_PAUSE_SECONDS for the
-foreground, so that a flood of requests does not stop the work. Only the threads of one process are counted.
+foreground, and then does not end early for it. So a flood of requests does not stop the work. Only the
+threads of one process are counted.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ MAX_SLICE_SECONDS = 0.1
 MAX_CREDIT_SECONDS = 0.05
 """CPU time that a tenant with one thread may use before its visits are in the background."""
 
-CREDIT_RATE = 0.05
+CREDIT_RATE = 0.1
 """CPU seconds that a tenant gains in a second."""
 
 MAX_PAUSE_SECONDS = 0.02
@@ -117,14 +118,21 @@ class CreditAccounts:
 
 @frozen
 class Slice:
-    """The right of a thread of the background to run: until when without a check, and until when at all."""
+    """The right of a thread of the background to run: until when without a check, and until when at all.
+
+    It ends early for the foreground if `yields`.
+    """
 
     checked_at: float
     ends_at: float
+    yields: bool
 
 
 class TimeSlices:
-    """The time slices of threads in the background, and the number of store operations in the foreground."""
+    """The time slices of threads in the background.
+
+    `foreground` counts what the foreground does now: requests, visits and store operations.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -139,12 +147,12 @@ class TimeSlices:
         self.foreground = 0
 
     def enter_foreground(self) -> None:
-        """Begin a store operation of the foreground."""
+        """Begin work of the foreground."""
         with self._lock:
             self.foreground += 1
 
     def leave_foreground(self) -> None:
-        """End a store operation of the foreground."""
+        """End work of the foreground."""
         with self._lock:
             self.foreground -= 1
             if not self.foreground:
@@ -188,7 +196,8 @@ class TimeSlices:
     def _begin(self, now: float) -> Slice:
         """Give a slice to the first thread that waits."""
         self._tag, _, _ = heapq.heappop(self._waiting)
-        self._slice = Slice(now + SLICE_SECONDS, now + MAX_SLICE_SECONDS)
+        # A slice that has waited for the foreground long enough must not end for it at once.
+        self._slice = Slice(now + SLICE_SECONDS, now + MAX_SLICE_SECONDS, yields=not self.foreground)
         self._paused_since = None
         if not self._waiting:
             self._last_tags.clear()
@@ -210,11 +219,16 @@ class TimeSlices:
 
 
 class _ThreadState(threading.local):
-    """Until when the thread runs without a check, its CPU time at the last check, and its slice, if any."""
+    """Until when the thread runs without a check, its CPU time at the last check, and its slice, if any.
+
+    `executes_visits` within `working_for`. `counts` while the thread is counted in the foreground.
+    """
 
     until = 0.0
     cpu_seconds = 0.0
     slice: Slice | None = None
+    executes_visits = False
+    counts = False
 
 
 ACCOUNTS = CreditAccounts()
@@ -231,9 +245,13 @@ def working_for(tenant: str) -> Iterator[None]:
     token = _ACCOUNT.set(account)
     _state.cpu_seconds = time.thread_time()
     _state.until = 0.0
+    _state.executes_visits = True
+    if not account.is_spent:
+        _join_foreground()
     try:
         yield
     finally:
+        _state.executes_visits = False
         end_slice()
         _charge()
         _ACCOUNT.reset(token)
@@ -252,7 +270,7 @@ def wait_for_slice() -> None:
     if account is None:
         return
     now = time.monotonic()
-    must_pause = _state.slice is not None and SLICES.foreground
+    must_pause = _state.slice is not None and _state.slice.yields and SLICES.foreground
     if now < _state.until and not must_pause:
         return
     end_slice()
@@ -260,11 +278,23 @@ def wait_for_slice() -> None:
         _state.slice = SLICES.take(account.tenant)
         _state.until = _state.slice.checked_at
     else:
+        _join_foreground()
         _state.until = now + SLICE_SECONDS
 
 
+def _join_foreground() -> None:
+    """Count this thread in the foreground until it blocks. A helper of it is not counted."""
+    if _state.executes_visits and not _state.counts:
+        SLICES.enter_foreground()
+        _state.counts = True
+
+
 def end_slice() -> None:
-    """End the slice of this thread, because it blocks."""
+    """End the slice of this thread, or its work in the foreground, because it blocks."""
+    if _state.counts:
+        _state.counts = False
+        _state.until = 0.0
+        SLICES.leave_foreground()
     if _state.slice is not None:
         SLICES.end(_state.slice)
         _state.slice = None
@@ -276,6 +306,20 @@ def _charge() -> bool:
     account, seconds = _ACCOUNT.get(), time.thread_time()
     used, _state.cpu_seconds = seconds - _state.cpu_seconds, seconds
     return account is not None and ACCOUNTS.charge(account, used)
+
+
+class ForegroundWork:
+    """A block of a request, for which the background pauses. It must not block for long."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> None:
+        SLICES.enter_foreground()
+
+    def __exit__(
+        self, type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        SLICES.leave_foreground()
 
 
 class StoreOperation:

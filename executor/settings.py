@@ -193,6 +193,14 @@ SETTINGS = (
         " of them.",
     ),
     Setting(
+        "NOETL_TENANT_REQUESTS",
+        "execution",
+        "a whole number from 1 to 20",
+        "`8`",
+        "How many requests of a tenant a process answers at the same time. Others wait for them. Requests"
+        " that wait for a run, a compute process or their client are not counted.",
+    ),
+    Setting(
         "NOETL_SEND_SECONDS",
         "execution",
         "a whole number of seconds from 1 to 3600",

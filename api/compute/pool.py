@@ -26,7 +26,8 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 from starlette.concurrency import run_in_threadpool
 
@@ -45,6 +46,9 @@ MAX_WAITING = 64
 
 MAX_TENANT_WAITING = 32
 """How many jobs of one tenant may wait for a process."""
+
+READERS = 2
+"""How many threads read the data of jobs. The states of a large run take some 50 ms."""
 
 MAX_WAIT_SECONDS = 60.0
 START_SECONDS = 60.0
@@ -68,6 +72,8 @@ _INHERITED = (
     "SYSTEMROOT",
 )
 """The variables that a process inherits, so that it sees no secret."""
+
+T = TypeVar("T")
 
 _PASSED = ("NOETL_ALLOW_ACTIONS",)
 
@@ -100,7 +106,8 @@ class ComputePool:
         self._active: set[_ComputeProcess] = set()
         self._flights: dict[str, _Flight] = {}
         self._cache: WeightedCache[str, bytes] = WeightedCache(CACHE_BYTES)
-        self._making = asyncio.Lock()
+        self._readers = _TenantQueues(READERS)
+        self._making: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def run(self, job: Job, tenant: str) -> Any:
         """Return the result of a job. If the caller is cancelled, the job stops unless others wait for it.
@@ -124,13 +131,24 @@ class ComputePool:
         return None if data is None else _result_of(data)
 
     async def remembered(self, key: str, make: Callable[[], Awaitable[bytes]]) -> bytes:
-        """Return the bytes of a key. If they are not kept, `make` returns them, one call at a time."""
+        """Return the bytes of a key. If they are not kept, `make` returns them, one call for each key."""
         data = self._cache.find(key)
         if data is None:
-            async with self._making:
+            making = self._making.setdefault(key, asyncio.Lock())
+            async with making:
                 data = self._cache.find(key) or await make()
                 self._cache.add(key, data, len(data))
         return data
+
+    async def read(self, function: Callable[[], T], tenant: str) -> T:
+        """Return function(), which reads the data of a job on a thread. A tenant has all threads but one.
+
+        Raises:
+            ServiceBusyError, TenantBusyError: as `run` does.
+            Exception: what the function raises.
+        """
+        async with self._readers.place(tenant):
+            return await run_in_threadpool(function)
 
     async def close(self) -> None:
         """Stop all processes, and wait until they have ended."""

@@ -15,10 +15,12 @@ from dataclasses import dataclass
 
 from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from noetl.api.http.open_limit import OpenLimit
+from noetl.api.http.request_shares import place_of
 from noetl.api.service.run_watcher import RunFeed, RunWatcher
 from noetl.api.service.runs import RunService
 from noetl.api.service.views import CurrentStatus, EventEntry, View, members
@@ -84,6 +86,7 @@ class EventStreamResponse(EventSourceResponse):
                 return
             with self._watcher.follow(request.run_id) as feed:
                 self.body_iterator = self._frames(feed, place)
+                place_of(Request(scope)).give_up()
                 await super().__call__(scope, receive, send)
 
     def _find_place(self) -> tuple[EventPlace, bool]:

@@ -21,6 +21,7 @@ from starlette.types import Message, Receive
 
 from noetl.api.http.open_limit import BODIES, OpenLimit, read_open_limit
 from noetl.api.http.problems import Problem
+from noetl.api.http.request_shares import RequestPlace
 
 BODY_SECONDS = 25.0
 """How long the body of a request may take."""
@@ -37,10 +38,11 @@ class OpenBodies:
     def _open(self) -> OpenLimit:
         return read_open_limit(self._read_settings(), BODIES)
 
-    def limit(self, receive: Receive, tenant: str) -> Receive:
+    def limit(self, receive: Receive, tenant: str, place: RequestPlace) -> Receive:
         """Return a function that receives the same messages, within the limits for bodies.
 
-        It raises a `Problem`: 408, 429 or 503.
+        The request gives up its place while it waits for a part of its body.
+        The function raises a `Problem`: 408, 429 or 503.
         """
         deadline, is_complete = math.inf, False
 
@@ -52,7 +54,7 @@ class OpenBodies:
                 deadline = asyncio.get_running_loop().time() + self.seconds
             with self._open.open(tenant):
                 try:
-                    async with asyncio.timeout_at(deadline):
+                    async with place.given_up(), asyncio.timeout_at(deadline):
                         message = await receive()
                 except TimeoutError:
                     raise self._late() from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from typing import Annotated, Any
 
 from fastapi import Depends, Path, Query, Request
@@ -13,6 +14,7 @@ from noetl.api.access import REFUSAL_SECONDS, PublicAccess, PublicServices, Scop
 from noetl.api.compute.jobs import CompileJob, Job
 from noetl.api.context import AppContext, AppServices
 from noetl.api.http.parameters import CURSOR_DESCRIPTION
+from noetl.api.http.request_shares import place_of
 from noetl.api.service.compiler import plan_of
 from noetl.api.service.errors import TenantBusyError
 from noetl.api.service.services import TenantServices
@@ -65,7 +67,8 @@ async def wait_until_finished(request: Request, services: TenantServices, run: R
     if run.status.is_final or not seconds:
         return run
     with opened.waiting_requests.open(services.tenant):
-        has_ended = await opened.watchers.current().wait_until_ended(run.id, seconds)
+        async with place_of(request).given_up():
+            has_ended = await opened.watchers.current().wait_until_ended(run.id, seconds)
     if has_ended:
         return await run_in_threadpool(services.runs.get, run.id)
     summary = await run_in_threadpool(services.runs.summary, run.id)
@@ -82,7 +85,12 @@ async def perform(request: Request, services: TenantServices, job: Job) -> Any:
     compute = opened_services(request).compute
     if job.is_light:
         return await compute.run(job, services.tenant)
-    work = asyncio.ensure_future(compute.run(job, services.tenant))
+    async with place_of(request).given_up():
+        return await _perform_elsewhere(request, compute.run(job, services.tenant))
+
+
+async def _perform_elsewhere(request: Request, call: Coroutine[Any, Any, Any]) -> Any:
+    work = asyncio.ensure_future(call)
     departure = asyncio.ensure_future(_disconnect(request))
     try:
         await asyncio.wait({work, departure}, return_when=asyncio.FIRST_COMPLETED)

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated
 
-from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Query, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
@@ -16,6 +15,7 @@ from noetl.api.compute.jobs import GraphJob, graph_key, pack_plan
 from noetl.api.http.negotiation import accepted_media_type
 from noetl.api.http.openapi import JSON_TYPE, problems, response_body
 from noetl.api.http.problems import Problem
+from noetl.api.http.request_shares import place_of
 from noetl.api.http.responses import JsonResponse
 from noetl.api.routes.dependencies import ReadServices, RunId, opened_services, perform
 from noetl.api.service.errors import WorkLimitError
@@ -25,9 +25,6 @@ router = APIRouter(prefix="/workflows", tags=["workflows"], default_response_cla
 
 _INERT = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; sandbox"}
 """Headers of the picture. Its words are from the playbook, so nothing in it may run as script."""
-
-
-_readers = CapacityLimiter(2)
 
 MAX_PICTURE_EDGES = 500
 """How many edges a picture may have. The time of Graphviz grows with their square."""
@@ -84,14 +81,15 @@ async def get_run_graph(
         return plan_hash, states, graph_key(plan_hash, states, format)
 
     async def read_plan() -> bytes:
-        return await run_in_threadpool(lambda: pack_plan(services.runs.plan(workflow_id)))
+        return await compute.read(lambda: pack_plan(services.runs.plan(workflow_id)), services.tenant)
 
-    # The states of a large run take some 50 ms, so few threads read them.
-    plan_hash, states, key = await to_thread.run_sync(read_states, limiter=_readers)
+    async with place_of(request).given_up():
+        plan_hash, states, key = await compute.read(read_states, services.tenant)
     drawing = compute.cached(key)
     if drawing is None:
         # A plan of 1 MiB takes a second to read.
-        packed_plan = await compute.remembered(f"plan:{plan_hash}", read_plan)
+        async with place_of(request).given_up():
+            packed_plan = await compute.remembered(f"plan:{plan_hash}", read_plan)
         try:
             job = GraphJob(key, edges, packed_plan, states, format)
             drawing = await perform(request, services, job)

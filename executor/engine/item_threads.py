@@ -132,6 +132,7 @@ class ItemCrew:
         except BaseException as error:  # noqa: BLE001  The thread that calls `run` raises it.
             self._error = self._error or error
         finally:
+            end_slice()
             with self._lock:
                 self._active -= 1
             self._helpers.give_back()

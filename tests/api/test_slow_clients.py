@@ -26,6 +26,7 @@ from noetl.api.connections import (
 )
 from noetl.api.http.open_bodies import OpenBodies
 from noetl.api.http.problems import Problem
+from noetl.api.http.request_shares import RequestPlace
 from noetl.executor.errors import SettingError
 
 REQUEST = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -223,6 +224,10 @@ def test_a_body_that_does_not_end_is_refused(
             assert ask(client).startswith(b"HTTP/1.1 200")
 
 
+def free_place() -> RequestPlace:
+    return RequestPlace(asyncio.Semaphore())
+
+
 def test_a_tenant_has_few_unfinished_bodies() -> None:
     bodies = OpenBodies(lambda: {"NOETL_MAX_BODIES": "4"})
 
@@ -235,12 +240,14 @@ def test_a_tenant_has_few_unfinished_bodies() -> None:
         return raised.value.status
 
     async def play() -> list[int]:
-        opened = [asyncio.ensure_future(bodies.limit(never, tenant)()) for tenant in ("a", "a", "b")]
+        opened = [
+            asyncio.ensure_future(bodies.limit(never, tenant, free_place())()) for tenant in ("a", "a", "b")
+        ]
         await asyncio.sleep(0)
-        statuses = [await status(bodies.limit(never, "a"))]
-        opened.append(asyncio.ensure_future(bodies.limit(never, "b")()))
+        statuses = [await status(bodies.limit(never, "a", free_place()))]
+        opened.append(asyncio.ensure_future(bodies.limit(never, "b", free_place())()))
         await asyncio.sleep(0)
-        statuses.append(await status(bodies.limit(never, "c")))
+        statuses.append(await status(bodies.limit(never, "c", free_place())))
         for task in opened:
             task.cancel()
         await asyncio.gather(*opened, return_exceptions=True)
@@ -260,7 +267,7 @@ def test_a_complete_body_is_received_once() -> None:
         return messages.pop(0)
 
     async def play() -> list[Any]:
-        limited = OpenBodies(dict).limit(receive, "a")
+        limited = OpenBodies(dict).limit(receive, "a", free_place())
         return [await limited() for _ in range(3)]
 
     expected = list(messages)

@@ -9,11 +9,13 @@ from contextvars import copy_context
 import pytest
 
 from noetl.executor import precedence
+from noetl.executor.engine.item_threads import HelperCount, ItemCrew
 from noetl.executor.precedence import (
     MAX_CREDIT_SECONDS,
     MAX_PAUSE_SECONDS,
     MAX_SLICE_SECONDS,
     CreditAccounts,
+    ForegroundWork,
     PrecedenceLock,
     StoreOperation,
     TimeSlices,
@@ -186,6 +188,46 @@ def test_a_slice_ends_early_for_the_foreground(spent_credit: None, monkeypatch: 
         wait_for_slice()
         assert precedence.SLICES._slice is not first
         precedence.SLICES.leave_foreground()
+
+
+def test_a_slice_that_has_waited_for_the_foreground_does_not_end_early_for_it(
+    spent_credit: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precedence, "SLICE_SECONDS", 3600.0)
+    monkeypatch.setattr(precedence, "MAX_PAUSE_SECONDS", 0.0)
+    with working_for("a"), ForegroundWork():
+        wait_for_slice()
+        first = precedence.SLICES._slice
+        assert first is not None
+        wait_for_slice()
+        assert precedence.SLICES._slice is first
+
+
+def test_a_short_visit_is_in_the_foreground_until_it_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precedence, "SLICES", TimeSlices())
+    counts = []
+    with working_for("short"):
+        for step in (wait_for_slice, end_slice, end_slice, wait_for_slice):
+            step()
+            counts.append(precedence.SLICES.foreground)
+    counts.append(precedence.SLICES.foreground)
+    assert counts == [1, 0, 0, 1, 0]
+
+
+def test_a_helper_ends_its_slice(spent_credit: None) -> None:
+    slices: list[object] = []
+
+    def perform_next() -> bool:
+        if threading.current_thread().name == "noetl-item":
+            wait_for_slice()
+            slices.append(precedence.SLICES._slice)
+            return False
+        return True
+
+    with working_for("a"):
+        ItemCrew(perform_next, 2, HelperCount(1)).run()
+        assert slices[0] is not None
+        assert precedence.SLICES._slice is None
 
 
 def test_work_of_no_tenant_never_waits() -> None:

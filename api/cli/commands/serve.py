@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import sys
@@ -15,8 +16,11 @@ from noetl.executor.runtime.json_logs import log_as_json_lines
 
 app = typer.Typer()
 
-SWITCH_SECONDS = 0.001
-"""After which time a thread that computes lets another thread run, such as that of a request."""
+SWITCH_SECONDS = 0.0002
+"""After which time a thread that computes lets another thread run, such as that of a request.
+
+A request waits for this time again and again, some twenty times.
+"""
 
 _LOOPBACK_ONLY = "for this machine only, because no authentication is configured"
 
@@ -111,6 +115,7 @@ def _serve(listener: socket.socket, environ: dict[str, str], root_path: str) -> 
     )
     from noetl.api.http.cors import read_cors_origins
     from noetl.api.http.open_limit import OPEN_KINDS, read_open_limit
+    from noetl.api.http.request_shares import read_tenant_requests
     from noetl.api.service.compiler import allowed_catalogue
     from noetl.executor.engine.external import read_public_url
     from noetl.executor.security.capabilities import service_capabilities
@@ -122,6 +127,7 @@ def _serve(listener: socket.socket, environ: dict[str, str], root_path: str) -> 
     allowed_catalogue(environ)
     for kind in OPEN_KINDS:
         read_open_limit(environ, kind)
+    read_tenant_requests(environ)
     read_public_url(environ)
     read_cors_origins(environ)
     max_connections, send_seconds = read_max_connections(environ), read_send_seconds(environ)
@@ -134,6 +140,7 @@ def _serve(listener: socket.socket, environ: dict[str, str], root_path: str) -> 
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
             if self.started:
+                _exempt_from_collection()
                 print_message(f"serving {_address(listener)} {clients}")
 
     log_as_json_lines()
@@ -150,6 +157,15 @@ def _serve(listener: socket.socket, environ: dict[str, str], root_path: str) -> 
     server.run(sockets=[listener])
     if not server.started:
         raise CommandError("the service did not start")
+
+
+def _exempt_from_collection() -> None:
+    """Let the garbage collector ignore the objects of the start, such as modules, from now on.
+
+    Otherwise it examines them again and again. No thread runs meanwhile, for a tenth of a second.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def _address(listener: socket.socket) -> str:

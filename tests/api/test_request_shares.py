@@ -1,0 +1,145 @@
+"""The share of each tenant in the requests that are processed at the same time."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+
+import httpx
+import pytest
+
+from noetl.api.auth.api_keys import create_api_key
+from noetl.api.http.request_shares import (
+    DEFAULT_REQUESTS,
+    RequestPlace,
+    RequestShares,
+    read_tenant_requests,
+)
+from noetl.executor import precedence
+from noetl.executor.errors import SettingError
+from noetl.executor.model.run_filter import RunFilter
+from noetl.executor.model.run_summary import RunSummary
+from noetl.executor.stores import open_store
+from noetl.executor.stores.sql.runs import SqlRuns
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def keys(settings: dict[str, str]) -> dict[str, dict[str, str]]:
+    """The headers of a caller of each of two tenants."""
+    headers = {}
+    store = open_store(settings["NOETL_STORE"])
+    for tenant in ("many", "few"):
+        text, key = create_api_key("k", ["admin"], tenant, 1.0)
+        store.keys.add(key)
+        headers[tenant] = {"Authorization": f"Bearer {text}"}
+    store.close()
+    return headers
+
+
+class BlockedLists:
+    """Lists of the tenant `many`, which block in the store until `opened`. `begun` counts them."""
+
+    def __init__(self) -> None:
+        self.opened = threading.Event()
+        self.begun = 0
+
+
+@pytest.fixture
+def lists(monkeypatch: pytest.MonkeyPatch) -> Iterator[BlockedLists]:
+    blocked = BlockedLists()
+    find = SqlRuns.find
+
+    def block(runs: SqlRuns, run_filter: RunFilter) -> tuple[list[RunSummary], str | None]:
+        if run_filter.tenant == "many":
+            blocked.begun += 1
+            blocked.opened.wait()
+        return find(runs, run_filter)
+
+    monkeypatch.setattr(SqlRuns, "find", block)
+    yield blocked
+    blocked.opened.set()
+
+
+async def wait_for(condition: Callable[[], bool]) -> None:
+    for _ in range(10_000):
+        if condition():
+            return
+        await asyncio.sleep(0.001)
+    raise AssertionError("the requests did not reach the state")
+
+
+async def test_a_tenant_whose_requests_block_does_not_occupy_the_threads_of_others(
+    http: httpx.AsyncClient, keys: dict[str, dict[str, str]], lists: BlockedLists
+) -> None:
+    requests = [asyncio.ensure_future(http.get("/workflows", headers=keys["many"])) for _ in range(45)]
+    await wait_for(lambda: lists.begun == DEFAULT_REQUESTS)
+    for _ in range(3):
+        assert (await http.get("/workflows", headers=keys["few"])).status_code == 200
+    assert lists.begun == DEFAULT_REQUESTS
+    lists.opened.set()
+    responses = await asyncio.gather(*requests)
+    assert [response.status_code for response in responses] == [200] * 45
+
+
+async def test_requests_that_wait_for_a_run_occupy_no_place(
+    http: httpx.AsyncClient, keys: dict[str, dict[str, str]]
+) -> None:
+    text = "name: waiting\nsteps: [{name: a, run: [{action: wait, seconds: 3600}]}]\n"
+    headers = keys["many"] | {"Content-Type": "application/yaml", "Prefer": "wait=60"}
+    waiting = [
+        asyncio.ensure_future(http.post("/workflows/run", content=text, headers=headers))
+        for _ in range(DEFAULT_REQUESTS + 1)
+    ]
+
+    runs: list[str] = []
+    for _ in range(10_000):
+        listed = (await http.get("/workflows", headers=keys["many"])).json()["items"]
+        runs = [run["workflow_id"] for run in listed]
+        if len(runs) > DEFAULT_REQUESTS:
+            break
+    for run in runs:
+        await http.post(f"/workflows/{run}/cancel", headers=keys["many"])
+    responses = await asyncio.gather(*waiting)
+    assert [response.json()["status"] for response in responses] == ["cancelled"] * (DEFAULT_REQUESTS + 1)
+
+
+async def test_requests_get_places_in_order_and_one_whose_client_has_left_gets_none() -> None:
+    shares = RequestShares(lambda: {"NOETL_TENANT_REQUESTS": "1"})
+    order: list[str] = []
+
+    async def request(name: str) -> None:
+        async with shares.place({}, "a") as place:
+            order.append(name)
+            async with place.given_up():
+                await asyncio.sleep(0)
+
+    async with shares.place({}, "a"):
+        tasks = [asyncio.ensure_future(request(name)) for name in ("first", "left", "last")]
+        await asyncio.sleep(0)
+        tasks[1].cancel()
+        async with shares.place({}, "b"):
+            assert order == []
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert order == ["first", "last"]
+
+
+async def test_the_background_pauses_only_for_requests_that_have_a_place() -> None:
+    before = precedence.SLICES.foreground
+    place = RequestPlace(asyncio.Semaphore())
+    await place.take()
+    assert precedence.SLICES.foreground == before + 1
+    async with place.given_up():
+        assert precedence.SLICES.foreground == before
+    place.give_up()
+    async with place.given_up():
+        pass
+    assert precedence.SLICES.foreground == before
+
+
+@pytest.mark.parametrize("text", ["0", "21", "-1", "many", "1" * 20])
+def test_the_number_of_requests_is_checked(text: str) -> None:
+    with pytest.raises(SettingError, match="NOETL_TENANT_REQUESTS"):
+        read_tenant_requests({"NOETL_TENANT_REQUESTS": text})
