@@ -17,11 +17,13 @@ V = TypeVar("V")
 class WeightedCache(Generic[K, V]):
     """The values of the latest keys, up to `max_weight` together. The weight of a value is an estimate.
 
-    Safe to share between threads. A value that is heavier than a quarter of the cache is not kept.
+    Safe to share between threads. A value that is heavier than `max_value_weight` is not kept. The default is
+    a quarter of the cache, so that one value does not evict most others.
     """
 
-    def __init__(self, max_weight: int) -> None:
+    def __init__(self, max_weight: int, max_value_weight: int | None = None) -> None:
         self._max_weight = max_weight
+        self._max_value_weight = max_weight // 4 if max_value_weight is None else max_value_weight
         self._entries: OrderedDict[K, tuple[V, int]] = OrderedDict()
         self._lock = threading.Lock()
         self.weight = 0
@@ -52,7 +54,7 @@ class WeightedCache(Generic[K, V]):
 
     def add(self, key: K, value: V, weight: int) -> None:
         """Keep a value, unless the key has one or the value is too heavy."""
-        if weight > self._max_weight // 4:
+        if weight > self._max_value_weight:
             return
         with self._lock:
             if key in self._entries:

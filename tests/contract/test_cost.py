@@ -14,6 +14,10 @@ from noetl.executor.stores import open_store
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.store import DynamoStore
 from noetl.infra.dynamodb import upgrade
+from noetl.planner.plan import Plan
+from noetl.planner.syntax.limits import MAX_STEPS
+from noetl.planner.syntax.reader import MAX_BYTES
+from noetl.testing.run_harness import compile_text
 from noetl.testing.store_contract.operations import (
     LEASE,
     action_events,
@@ -79,6 +83,20 @@ def test_steps_in_one_invocation_cost_less(queue: str) -> None:
     rows = [cost.make_row(number, usage, 0.0) for number, (usage, _) in enumerate(spent, 1)][1:10]
     assert {row["all_requests"] for row in rows} == {3}
     assert max(row["dollars_a_million"] for row in rows) <= 2.1
+
+
+def test_the_largest_plan_is_read_once(aws: Client) -> None:
+    upgrade("noetl")
+    store = open_store("dynamodb://noetl")
+    plan = compile_text("steps: [{name: a, run: [{action: log, message: '{{ run.id }}'}]}]")
+    steps = {f"s{number}": plan.steps["a"] for number in range(MAX_STEPS)}
+    largest = Plan(plan.header, steps, plan.tasks, "x" * MAX_BYTES)
+    store.plans.save(largest)
+    with AwsMeter().attached("dynamodb") as meter:
+        store.plans.step(largest.hash, "s0")
+        assert meter.read().requests
+        store.plans.step(largest.hash, f"s{MAX_STEPS - 1}")
+        assert not meter.read().requests
 
 
 def test_a_renewal_makes_one_request(queue: str) -> None:

@@ -42,6 +42,13 @@ def test_a_heavy_value_is_not_kept() -> None:
     assert (len(cache), cache.find("aaaa")) == (0, None)
 
 
+def test_a_value_may_take_the_whole_cache() -> None:
+    cache: WeightedCache[str, str] = WeightedCache(12, 12)
+    cache.add("a", "light", 1)
+    cache.add("b", "heavy", 12)
+    assert (cache.find("a"), cache.find("b"), cache.weight) == (None, "heavy", 12)
+
+
 def test_a_value_that_is_kept_is_not_replaced() -> None:
     cache: WeightedCache[str, str] = WeightedCache(12)
     cache.add("a", "first", 2)

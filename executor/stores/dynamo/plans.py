@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, cast
 
 from noetl.executor.clients.aws_retry import ConditionFailed
@@ -17,6 +19,35 @@ from noetl.planner.plan import Header, Plan, Step, Task
 from noetl.planner.weighted_cache import WeightedCache
 
 BLOCK_BYTES = 350 * 1024
+TEXT_BYTES = 200
+"""What Python needs for a name and a text, besides their characters."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlanTexts:
+    """A plan as it was read: the JSON of its header, of its source, and of each of its steps and tasks.
+
+    Texts take a tenth of the memory of what they describe. So also the largest plan fits into the cache.
+    """
+
+    header: str
+    source: str
+    steps: Mapping[str, str]
+    tasks: Mapping[str, str]
+    spread: int
+
+    def part(self, kind: str, name: str) -> str:
+        """Return the JSON of a part. `kind` is `header`, `step` or `task`."""
+        if kind == "header":
+            return self.header
+        return self.steps[name] if kind == "step" else self.tasks[name]
+
+    @property
+    def weight(self) -> int:
+        """An estimate of its bytes in memory."""
+        parts = (*self.steps.items(), *self.tasks.items())
+        texts = len(self.header) + len(self.source) + sum(len(name) + len(text) for name, text in parts)
+        return texts + TEXT_BYTES * (1 + len(parts))
 
 
 class DynamoPlans:
@@ -24,7 +55,8 @@ class DynamoPlans:
 
     def __init__(self, table: DynamoTable) -> None:
         self._table = table
-        self._documents: WeightedCache[str, dict[str, Any]] = WeightedCache(CACHE_BYTES)
+        # A plan that is not kept is read again for each of its steps.
+        self._stored: WeightedCache[str, PlanTexts] = WeightedCache(CACHE_BYTES, CACHE_BYTES)
         self._parts: WeightedCache[PartKey, Header | Step | Task] = WeightedCache(CACHE_BYTES)
 
     def save(self, plan: Plan) -> None:
@@ -50,14 +82,15 @@ class DynamoPlans:
 
     def step_names(self, plan_hash: str) -> tuple[str, ...]:
         """Return the names of the steps of a plan, in their order."""
-        return tuple(self._document(plan_hash)["steps"])
+        return tuple(self._plan(plan_hash).steps)
 
     def get(self, plan_hash: str) -> Plan:
         """Return a complete plan."""
-        document = self._document(plan_hash)
-        steps = {name: Step.from_json(name, body) for name, body in document["steps"].items()}
-        tasks = {name: Task.from_json(body) for name, body in document["tasks"].items()}
-        return Plan(Header.from_json(document["header"]), steps, tasks, json.loads(document["source"]))
+        stored = self._plan(plan_hash)
+        steps = {name: Step.from_json(name, json.loads(text)) for name, text in stored.steps.items()}
+        tasks = {name: Task.from_json(json.loads(text)) for name, text in stored.tasks.items()}
+        header = Header.from_json(json.loads(stored.header))
+        return Plan(header, steps, tasks, json.loads(stored.source))
 
     def header(self, plan_hash: str) -> Header:
         return cast("Header", self._parts.get((plan_hash, "header", ""), self._read_part))
@@ -70,28 +103,33 @@ class DynamoPlans:
 
     def spread(self, plan_hash: str) -> int:
         """Return the number of partitions of each run of a plan."""
-        return int(self._document(plan_hash)["spread"])
+        return self._plan(plan_hash).spread
 
-    def _document(self, plan_hash: str) -> dict[str, Any]:
-        return self._documents.get(plan_hash, self._read)
+    def _plan(self, plan_hash: str) -> PlanTexts:
+        return self._stored.get(plan_hash, self._read)
 
-    def _read(self, plan_hash: str) -> tuple[dict[str, Any], int]:
-        """Return the document of a plan, with an estimate of its bytes."""
+    def _read(self, plan_hash: str) -> tuple[PlanTexts, int]:
+        """Return a plan with an estimate of its bytes."""
         first = self._table.get(keys.plan(plan_hash))
         if first is None:
             raise StoreError(f"The store in DynamoDB has no plan {plan_hash}.")
         rest = [keys.plan(plan_hash, number) for number in range(1, first["blocks"])]
         items = self._table.get_many(rest)
-        text = unpack(b"".join([first["body"], *(items[key]["body"] for key in rest)]))
-        document: dict[str, Any] = json.loads(text)
-        named = {kind: dict(document[kind]) for kind in ("steps", "tasks")}
-        return {**document, **named, "spread": first["spread"]}, weigh_part(len(text))
+        packed = b"".join([first["body"], *(items[key]["body"] for key in rest)])
+        document: dict[str, Any] = json.loads(unpack(packed))
+        stored = PlanTexts(
+            header=json.dumps(document["header"]),
+            source=document["source"],
+            steps={name: json.dumps(body) for name, body in document["steps"]},
+            tasks={name: json.dumps(body) for name, body in document["tasks"]},
+            spread=int(first["spread"]),
+        )
+        return stored, stored.weight
 
     def _read_part(self, key: PartKey) -> tuple[Header | Step | Task, int]:
         plan_hash, kind, name = key
-        document = self._document(plan_hash)
-        body = document["header"] if kind == "header" else document[f"{kind}s"][name]
-        return decode_part(kind, name, body), weigh_part(len(json.dumps(body)))
+        text = self._plan(plan_hash).part(kind, name)
+        return decode_part(kind, name, json.loads(text)), weigh_part(len(text))
 
 
 def spread_of(plan: Plan) -> int:
