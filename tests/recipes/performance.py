@@ -1,7 +1,8 @@
-"""Performance of recipes in a scratch clone, and the gates that must stay green after each.
+"""Performance of recipes in a scratch clone, and the gates that must be green afterwards.
 
-The clone has the files of the checkout, uncommitted changes of tracked files included. Programs are those of
-the environment that runs this module.
+The clone has the files of the checkout, uncommitted changes of tracked files included. Each recipe is
+performed on the files that the recipes before it have left, because the gates take a minute, however many
+recipes they check. Programs are those of the environment that runs this module.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from tests.recipes.recipe import (
 
 SHOWN_LINES = 25
 BINARIES = Path(sys.executable).parent
+IDENTITY = ("-c", "user.name=recipes", "-c", "user.email=recipes@example.com")
 PYTEST = ("pytest", "-q", "-n", "auto", "-p", "no:cacheprovider")
 
 TESTS = (
@@ -39,7 +41,7 @@ TESTS = (
     "--ignore=tests/docs/test_console_blocks.py",
     "--ignore=tests/style/test_commit_messages.py",
 )
-"""Tests that every recipe must leave green: they read the whole repository.
+"""Tests that the recipes must leave green: they read the whole repository.
 
 Those that play other pages or test the git hook are left out: they take long, and no recipe changes them.
 """
@@ -64,12 +66,12 @@ TESTS_OF_PAGES: Mapping[str, tuple[str, ...]] = {
         "tests/test_imports.py",
     ),
 }
-"""Further tests for each recipe: those that read a list of everything of its kind."""
+"""Further tests of each recipe: those that read a list of everything of its kind."""
 
 
 @dataclass(frozen=True)
 class Gate:
-    """A command that must succeed after a recipe, and what to do if it does not."""
+    """A command that must succeed after the recipes, and what to do if it does not."""
 
     command: tuple[str, ...]
     fix: str
@@ -88,17 +90,18 @@ GATES = (
 )
 
 
-def gates_of(recipe: Recipe) -> tuple[Gate, ...]:
-    """Return the gates of a recipe: those of all, and its tests."""
+def gates_of(recipes: Sequence[Recipe]) -> tuple[Gate, ...]:
+    """Return the gates of some recipes: those of all, and their tests."""
     fix = "let the recipe edit what the test reads; better: derive it from the new file"
-    return *GATES, Gate((*PYTEST, *TESTS, *TESTS_OF_PAGES[recipe.page]), fix)
+    tests = dict.fromkeys(test for recipe in recipes for test in TESTS_OF_PAGES[recipe.page])
+    return *GATES, Gate((*PYTEST, *TESTS, *tests), fix)
 
 
 @dataclass(frozen=True)
-class PerformedRecipe:
-    """The result of a recipe: the files that changed, the problems and the duration."""
+class Performance:
+    """The result of a recipe, or of the gates: the files that changed, the problems and the duration."""
 
-    recipe: Recipe
+    title: str
     files: tuple[str, ...]
     problems: tuple[str, ...]
     seconds: float
@@ -121,20 +124,26 @@ class ScratchClone:
         if (cache := checkout / ".mypy_cache").is_dir():
             shutil.copytree(cache, self.root / ".mypy_cache")
 
-    def perform(self, recipe: Recipe) -> PerformedRecipe:
-        """Perform a recipe on the unchanged files, and run the gates if its steps succeed."""
+    def perform(self, recipe: Recipe) -> Performance:
+        """Perform a recipe on the files that the recipes before it have left. Commit what it changes."""
         started_at = time.monotonic()
-        reset(self.root)
         problems = list(self._perform_steps(recipe))
         files = self.changed_files()
         problems = problems or list(find_unlisted(recipe, files))
-        if not problems:
-            problems += self._run_gates(recipe)
-            problems += find_unlisted(recipe, self.changed_files())
-        return PerformedRecipe(recipe, files, tuple(problems), time.monotonic() - started_at)
+        _git(self.root, "add", "--all")
+        _git(self.root, *IDENTITY, "commit", "--quiet", "--allow-empty", "--no-verify", "--message", "recipe")
+        return Performance(recipe.title, files, tuple(problems), time.monotonic() - started_at)
+
+    def run_gates(self, recipes: Sequence[Recipe]) -> Performance:
+        """Run the gates of the recipes that were performed."""
+        started_at = time.monotonic()
+        problems = list(self._run_gates(gates_of(recipes)))
+        files = self.changed_files()
+        problems += (f"`{file}` changes while the gates run: let no check write it" for file in files)
+        return Performance("gates", files, tuple(problems), time.monotonic() - started_at)
 
     def changed_files(self) -> tuple[str, ...]:
-        """Return the files that are new or differ from the checkout."""
+        """Return the files that are new or differ from the last commit."""
         status = _git(self.root, "status", "--porcelain", "--untracked-files=all")
         return tuple(line[3:] for line in status.splitlines())
 
@@ -163,8 +172,8 @@ class ScratchClone:
         with BashSession(self.root, self._output, self._environ()) as session:
             yield session
 
-    def _run_gates(self, recipe: Recipe) -> Iterator[str]:
-        for gate in gates_of(recipe):
+    def _run_gates(self, gates: Sequence[Gate]) -> Iterator[str]:
+        for gate in gates:
             environ = self._environ()
             if gate.folder != ".":
                 del environ["PYTHONPATH"]
@@ -178,7 +187,7 @@ class ScratchClone:
             )
             if done.returncode:
                 output = _last_lines((done.stdout + done.stderr).rstrip().splitlines())
-                yield f"`{' '.join(gate.command)}` fails after the recipe:{output}\n  fix: {gate.fix}"
+                yield f"`{' '.join(gate.command)}` fails after the recipes:{output}\n  fix: {gate.fix}"
 
     def _environ(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("NOETL_", "PG"))}
@@ -193,13 +202,6 @@ class ScratchClone:
         }
 
 
-def reset(clone: Path) -> None:
-    """Undo everything that a recipe has done in a clone, except the caches of tools."""
-    _git(clone, "reset", "--quiet", "--hard")
-    # -x: a folder of the last recipe must not stay because of ignored files in it.
-    _git(clone, "clean", "--quiet", "--force", "-d", "-x", "--exclude=.venv", "--exclude=.*_cache")
-
-
 def find_unlisted(recipe: Recipe, files: tuple[str, ...]) -> Iterator[str]:
     """Yield what differs between the files that changed and the row of the recipe."""
     for file in files:
@@ -212,12 +214,24 @@ def find_unlisted(recipe: Recipe, files: tuple[str, ...]) -> Iterator[str]:
         yield f"`{file}` does not change: remove it from the row of the recipe in CONTRIBUTING.md"
 
 
-def perform_all(checkout: Path, folder: Path, words: Mapping[str, None]) -> Iterator[PerformedRecipe]:
-    """Perform the recipes whose page contains one of the words, or all if there is no word."""
+def perform_all(checkout: Path, folder: Path, words: Mapping[str, None]) -> Iterator[Performance]:
+    """Perform the recipes whose page contains one of the words, or all if there is no word. Run the gates.
+
+    The gates are not run if there is no recipe, or if one has a problem.
+    """
     clone = ScratchClone(checkout, folder)
-    for recipe in read_recipes(clone.root):
-        if not words or any(word in recipe.page for word in words):
-            yield clone.perform(recipe)
+    recipes = [
+        recipe
+        for recipe in read_recipes(clone.root)
+        if not words or any(word in recipe.page for word in words)
+    ]
+    has_failed = not recipes
+    for recipe in recipes:
+        performed = clone.perform(recipe)
+        has_failed |= bool(performed.problems)
+        yield performed
+    if not has_failed:
+        yield clone.run_gates(recipes)
 
 
 def _last_lines(lines: Sequence[str]) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.recipes import performance
-from tests.recipes.performance import TESTS_OF_PAGES, Gate, ScratchClone, reset
+from tests.recipes.performance import TESTS_OF_PAGES, Gate
 from tests.recipes.recipe import (
     FileEdit,
     NewFile,
@@ -80,8 +80,11 @@ def perform(
     with pytest.MonkeyPatch.context() as patch:
         command = (Path(sys.executable).name, "-c", gate)
         patch.setattr(performance, "gates_of", lambda _: (Gate(command, "correct the page"),))
-        (recipe,) = read_recipes(checkout)
-        return ScratchClone(checkout, folder).perform(recipe).problems
+        return tuple(
+            problem
+            for performed in performance.perform_all(checkout, folder, {})
+            for problem in performed.problems
+        )
 
 
 def test_a_recipe_that_holds_has_no_problem(tmp_path: Path) -> None:
@@ -117,7 +120,7 @@ def test_other_output_is_a_problem(tmp_path: Path) -> None:
 
 def test_a_gate_that_fails_is_a_problem(tmp_path: Path) -> None:
     (problem,) = perform(tmp_path, gate="import sys; sys.exit('words.md must list `pear`')")
-    assert "fails after the recipe:\n  words.md must list `pear`\n  fix: correct the page" in problem
+    assert "fails after the recipes:\n  words.md must list `pear`\n  fix: correct the page" in problem
 
 
 def test_a_file_that_a_gate_must_not_change_is_a_problem(tmp_path: Path) -> None:
@@ -125,13 +128,9 @@ def test_a_file_that_a_gate_must_not_change_is_a_problem(tmp_path: Path) -> None
     assert problem.startswith("`index.txt` changes")
 
 
-def test_the_next_recipe_begins_without_ignored_files(tmp_path: Path) -> None:
-    page = PAGE.replace("$ cat words.txt", "$ touch words/a.log\n$ cat words.txt")
-    assert perform(tmp_path, page=page) == ()
-    clone = tmp_path / "clone"
-    assert (clone / "words" / "a.log").exists()
-    reset(clone)
-    assert not (clone / "words").exists()
+def test_a_recipe_begins_with_what_the_recipes_before_it_have_left(tmp_path: Path) -> None:
+    (problem,) = perform(tmp_path, table=TABLE + TABLE.splitlines()[-1], gate="import sys; sys.exit(1)")
+    assert problem.endswith("`words/pear.txt` exists already: choose another name for the example")
 
 
 def test_a_file_that_exists_is_not_replaced(tmp_path: Path) -> None:
