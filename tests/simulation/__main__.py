@@ -25,7 +25,7 @@ from tests.simulation.backends import (
 )
 from tests.simulation.dynamo_backend import dynamo_backend
 from tests.simulation.faults import Fault
-from tests.simulation.matrix import MatrixTally, find_scenario, play_scenario, play_without_faults
+from tests.simulation.matrix import MatrixTally, choose_cells, find_scenario, play_cells, play_without_faults
 from tests.simulation.memory_backend import MemoryBackend
 from tests.simulation.mutants import MUTANTS
 from tests.simulation.scenarios import SCENARIOS, Scenario
@@ -97,9 +97,10 @@ def _play_scenario(backend_name: str, options: MatrixOptions, scenario: str) -> 
         else:
             backend = memory_backend()
         world = SimulatedWorld(stack.enter_context(closing(backend)))
-        return play_scenario(
-            world, find_scenario(scenario), sample=options.sample, pairs=options.pairs, seed=options.seed
-        )
+        found = find_scenario(scenario)
+        expected = play_without_faults(world, found)
+        cells = choose_cells(found, expected, sample=options.sample, pairs=options.pairs, seed=options.seed)
+        return play_cells(world, cells, expected)
 
 
 def _detect_mutant(index: int) -> tuple[bool, str]:

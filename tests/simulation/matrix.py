@@ -99,15 +99,20 @@ def play_cell(world: SimulatedWorld, cell: MatrixCell, expected: FinishedPlay) -
     check_invariants(world, cell.scenario, play, expected)
 
 
-def play_scenario(
-    world: SimulatedWorld, scenario: Scenario, *, sample: int | None = None, pairs: int = 0, seed: int = 1
-) -> MatrixTally:
-    """Play all cells of a scenario, or a sample of them, and some pairs of faults."""
-    expected = play_without_faults(world, scenario)
+def choose_cells(
+    scenario: Scenario, expected: FinishedPlay, *, sample: int | None = None, pairs: int = 0, seed: int = 1
+) -> list[MatrixCell]:
+    """Return all cells of a scenario, or a sample of them, and some pairs of faults."""
     cells = list(all_cells(scenario, expected))
     chosen = cells if sample is None else sample_cells(cells, sample, f"{scenario.name} {seed}")
-    tally = MatrixTally(len(expected.calls), len(cells))
-    for cell in (*chosen, *pair_cells(scenario, expected, pairs, seed)):
+    return [*chosen, *pair_cells(scenario, expected, pairs, seed)]
+
+
+def play_cells(world: SimulatedWorld, cells: Iterable[MatrixCell], expected: FinishedPlay) -> MatrixTally:
+    """Play cells of one scenario."""
+    possible = sum(len(FAULTS_OF_PORT[port]) for port, _ in expected.calls)
+    tally = MatrixTally(len(expected.calls), possible)
+    for cell in cells:
         if len(cell.faults) > 1:
             tally.pairs += 1
         else:
