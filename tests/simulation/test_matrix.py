@@ -47,7 +47,7 @@ def play_in_memory(scenario: Scenario) -> FinishedPlay:
 
 @all_scenarios
 def test_invariants_hold_in_a_sample_of_the_matrix(backend: StoreBackend, scenario: Scenario) -> None:
-    """Without faults, the run has the end and the history that it has in memory."""
+    """Compare the run without faults with that in memory, and check runs with faults."""
     size, world = SAMPLE_SIZES[backend.name], SimulatedWorld(backend)
     expected = play_without_faults(world, scenario)
     assert end_of(expected) == end_of(play_in_memory(scenario))
