@@ -55,11 +55,7 @@ def read_max_connections(settings: Mapping[str, str]) -> int:
     Raises:
         SettingError: `NOETL_MAX_CONNECTIONS` is not a whole number from 1 to MAX_CONNECTIONS.
     """
-    text = settings.get("NOETL_MAX_CONNECTIONS", "").strip() or str(DEFAULT_CONNECTIONS)
-    if not (text.isascii() and text.isdecimal()) or not 1 <= int(text[:9]) <= MAX_CONNECTIONS:
-        message = f"NOETL_MAX_CONNECTIONS is {text!r}; it must be a whole number from 1 to {MAX_CONNECTIONS}."
-        raise SettingError(message)
-    return int(text)
+    return _read_number(settings, "NOETL_MAX_CONNECTIONS", DEFAULT_CONNECTIONS, MAX_CONNECTIONS)
 
 
 def read_send_seconds(settings: Mapping[str, str]) -> int:
@@ -68,10 +64,13 @@ def read_send_seconds(settings: Mapping[str, str]) -> int:
     Raises:
         SettingError: `NOETL_SEND_SECONDS` is not a whole number from 1 to MAX_SEND_SECONDS.
     """
-    text = settings.get("NOETL_SEND_SECONDS", "").strip() or str(DEFAULT_SEND_SECONDS)
-    if not (text.isascii() and text.isdecimal()) or not 1 <= int(text[:9]) <= MAX_SEND_SECONDS:
-        message = f"NOETL_SEND_SECONDS is {text!r}; it must be a whole number from 1 to {MAX_SEND_SECONDS}."
-        raise SettingError(message)
+    return _read_number(settings, "NOETL_SEND_SECONDS", DEFAULT_SEND_SECONDS, MAX_SEND_SECONDS)
+
+
+def _read_number(settings: Mapping[str, str], name: str, default: int, maximum: int) -> int:
+    text = settings.get(name, "").strip() or str(default)
+    if not (text.isascii() and text.isdecimal()) or not 1 <= int(text[:9]) <= maximum:
+        raise SettingError(f"{name} is {text!r}; it must be a whole number from 1 to {maximum}.")
     return int(text)
 
 

@@ -98,12 +98,17 @@ async def _perform_elsewhere(request: Request, call: Coroutine[Any, Any, Any]) -
             return work.result()
         raise ClientDisconnect
     except TenantBusyError:
-        await asyncio.sleep(REFUSAL_SECONDS)
+        await delay_refusal()
         raise
     finally:
         for task in (work, departure):
             task.cancel()
         await asyncio.gather(work, departure, return_exceptions=True)
+
+
+async def delay_refusal() -> None:
+    """Let a tenant wait for its refusal, so that one that asks again at once asks less often."""
+    await asyncio.sleep(REFUSAL_SECONDS)
 
 
 async def _disconnect(request: Request) -> None:

@@ -7,6 +7,8 @@ import asyncio
 import httpx
 import pytest
 
+from noetl.api.compute import pool
+from noetl.api.routes import dependencies
 from noetl.executor.engine.initial_data import InitialData
 from noetl.executor.stores.sql.plans import SqlPlans
 from noetl.planner import compile as compile_module
@@ -49,6 +51,28 @@ async def test_a_long_playbook_is_compiled_in_another_process(
     assert (await http.post("/playbooks", content=text, headers=YAML)).status_code == 201
     wrong = await http.post("/plan", content=text.replace("run: [s7]", "run: [s_7]"), headers=YAML)
     assert_problem(wrong, 422, "invalid-playbook")
+
+
+async def test_a_tenant_with_too_many_jobs_waits_for_its_refusal(
+    http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool, "MAX_TENANT_WAITING", 0)
+    refused = asyncio.Event()
+
+    async def wait_for_ever() -> None:
+        refused.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(dependencies, "delay_refusal", wait_for_ever)
+    waiting = asyncio.ensure_future(http.post("/plan", content=chain(300), headers=YAML))
+    await refused.wait()
+    assert not waiting.done()
+    waiting.cancel()
+    monkeypatch.undo()
+    monkeypatch.setattr(pool, "MAX_TENANT_WAITING", 0)
+    monkeypatch.setattr(dependencies, "REFUSAL_SECONDS", 0.0)
+    response = await http.post("/plan", content=chain(300), headers=YAML)
+    assert_problem(response, 429, "tenant-busy")
 
 
 async def test_a_picture_with_too_many_edges_is_refused(http: httpx.AsyncClient) -> None:

@@ -181,6 +181,25 @@ async def test_a_frozen_postgres_holds_no_thread_of_a_request(monkeypatch: pytes
             store.close()
 
 
+def test_a_worker_gives_up_a_frozen_postgres_and_connects_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    with running_server() as server, empty_database(server.dsn) as dsn:
+        upgrade(dsn)
+        with closing(PostgresStore(dsn)) as store:
+            run = start_run(store, CHAIN)
+            commit = succeed(store, claim_visit(store, run))
+            monkeypatch.setattr(patient_connection, "WORKER_ANSWER_SECONDS", 0.2)
+            server.signal(signal.SIGSTOP)
+            try:
+                with pytest.raises(StoreAwayError, match="no answer within"):
+                    store.queue.commit(commit, 2.0)
+                with pytest.raises(StoreAwayError):
+                    store.runs.get("default", run.id)
+            finally:
+                server.signal(signal.SIGCONT)
+            monkeypatch.undo()
+            assert store.runs.get("default", run.id) is not None
+
+
 class SilentEndpoint:
     """A server that accepts connections and never answers."""
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from contextvars import copy_context
+from functools import partial
 
 import pytest
 
@@ -248,48 +250,29 @@ def test_a_store_operation_of_the_background_ends_its_slice(spent_credit: None) 
     assert precedence.SLICES.foreground == 0
 
 
-def test_the_foreground_writes_first(spent_credit: None) -> None:
-    lock = PrecedenceLock()
-    order: list[str] = []
-
-    def write(name: str) -> None:
-        with lock:
-            order.append(name)
-
-    def write_in_background() -> None:
-        with working_for("a"):
-            write("background")
-
-    threads = []
-    with lock:
-        for work in (write_in_background, lambda: write("foreground"), lambda: write("foreground")):
-            threads.append(start(work))
-            wait_for(lambda: sum(map(len, lock._waiting.values())) == len(threads))
-    for thread in threads:
-        thread.join(60)
-    assert order == ["foreground", "foreground", "background"]
-
-
-def test_the_background_writes_after_some_writers_of_the_foreground(
-    spent_credit: None, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("share", "arrivals", "order"),
+    [
+        (8, "background foreground foreground", "foreground foreground background"),
+        (1, "foreground foreground background", "foreground background foreground"),
+    ],
+)
+def test_the_foreground_writes_first_but_the_background_after_some_of_its_writers(
+    share: int, arrivals: str, order: str, spent_credit: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(precedence, "FOREGROUND_SHARE", 1)
+    monkeypatch.setattr(precedence, "FOREGROUND_SHARE", share)
     lock = PrecedenceLock()
-    order: list[str] = []
+    written: list[str] = []
 
-    def write(name: str) -> None:
-        with lock:
-            order.append(name)
-
-    def write_in_background() -> None:
-        with working_for("a"):
-            write("background")
+    def write(level: str) -> None:
+        with working_for("a") if level == "background" else nullcontext(), lock:
+            written.append(level)
 
     threads = []
     with lock:
-        for work in (lambda: write("foreground"), lambda: write("foreground"), write_in_background):
-            threads.append(start(work))
+        for level in arrivals.split():
+            threads.append(start(partial(write, level)))
             wait_for(lambda: sum(map(len, lock._waiting.values())) == len(threads))
     for thread in threads:
         thread.join(60)
-    assert order == ["foreground", "background", "foreground"]
+    assert written == order.split()

@@ -1,15 +1,16 @@
-"""A connection of a store that waits for its server as long as the caller has patience.
+"""A connection of a store that does not wait for its server for ever.
 
 Problem: a server that is frozen, or a network that drops packets, leaves connections open and statements
-without an answer. Neither the server nor the system ends them soon. Each holds the thread of a request.
+without an answer. Neither the server nor the system ends them soon. Each holds the thread of a request, or a
+worker that should continue with the server that has taken over.
 
 Algorithm: psycopg waits for the server in one method, which takes a timeout. An operation with limited
-patience (`noetl.executor.patience`) gives up ANSWER_SECONDS after it has sent a statement. It closes its
-connection, because the answer may still arrive, and belongs to no later statement.
+patience (`noetl.executor.patience`) gives up ANSWER_SECONDS after it has sent a statement, and any other
+after WORKER_ANSWER_SECONDS. It closes its connection, because the answer may still arrive, and belongs to no
+later statement. The next operation connects again, perhaps to another server.
 
-Cost: none for workers, which wait.
-
-Limits: a statement that writes may have been executed. The error says only that the store has failed.
+Limits: a statement that writes may have been executed. The error says only that the store has failed. A
+worker then claims the visit again after its lease.
 """
 
 from __future__ import annotations
@@ -25,22 +26,25 @@ ANSWER_SECONDS = 10.0
 """How long a request waits for the answer to a statement. The server may be slow, and is not away then."""
 
 
+WORKER_ANSWER_SECONDS = 60.0
+"""How long a worker or a command waits. By default the server itself ends a statement after half of that."""
+
+
 class PatientConnection(psycopg.Connection[dict[str, Any]]):
-    """A connection whose waits end if a request waits for them for too long."""
+    """A connection whose waits end after a time."""
 
     def wait(self, gen: Any, *args: Any, **options: Any) -> Any:
         """Return the value of a generator of psycopg, as the base class does.
 
         Raises:
-            psycopg.OperationalError: the server did not answer a request in time. The connection is closed.
+            psycopg.OperationalError: the server did not answer in time. The connection is closed.
         """
-        if patience_seconds() is None:
-            return super().wait(gen, *args, **options)
-        deadline = time.monotonic() + ANSWER_SECONDS
+        seconds = WORKER_ANSWER_SECONDS if patience_seconds() is None else ANSWER_SECONDS
+        deadline = time.monotonic() + seconds
         try:
-            return super().wait(gen, *args, **{"timeout": ANSWER_SECONDS, **options})
+            return super().wait(gen, *args, **{"timeout": seconds, **options})
         except psycopg.OperationalError as error:
             if time.monotonic() < deadline:
                 raise
             self.close()
-            raise psycopg.OperationalError(f"no answer within {ANSWER_SECONDS:g} s") from error
+            raise psycopg.OperationalError(f"no answer within {seconds:g} s") from error
