@@ -71,12 +71,19 @@ TEMPLATES = {
     ),
     "sorted object": "{% for key, value in order.customer | dictsort %}{{ key }}={{ value }};{% endfor %}",
     "defaults": (
-        "{{ order.coupon | default('none') ~ ', ' ~ (order.note | default(n)) ~ (missing | default('', true)) }}"
+        "{{ order.coupon | default('none') ~ ', ' ~ (order.note | default(n))"
+        " ~ (missing | default('', true)) }}"
     ),
     "dates": "{{ '2026-01-31T10:15:00+00:00' | to_datetime | strftime('%d.%m.%Y %H:%M') }}",
-    "text": "{{ ('#1: #2 EUR' | replace('#1', order.status.title()) | replace('#2', order.total | string) | center(24))[:20] }}",
+    "text": (
+        "{{ ('#1: #2 EUR' | replace('#1', order.status.title()) | replace('#2', order.total | string)"
+        " | center(24))[:20] }}"
+    ),
     "sums": "{{ rows | map(attribute='price') | sum ~ ' of ' ~ rows | length }}",
-    "object": "{{ {'id': n, 'name': order.customer.name | trim, 'tags': rows[0].tags + ['x'], 'first': words[:3]} }}",
+    "object": (
+        "{{ {'id': n, 'name': order.customer.name | trim, 'tags': rows[0].tags + ['x'],"
+        " 'first': words[:3]} }}"
+    ),
 }
 """Honest templates, by their kind."""
 NAMES["row"] = [1, 2, 3, 4, 5]

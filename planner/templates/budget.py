@@ -81,8 +81,18 @@ CONVERSION_UNITS = 96
 """The price of the conversion of one value, of any type, to text or to JSON values."""
 SEARCHED_ITEM_UNITS = 8
 COMPARED_CHARACTERS_PER_UNIT = 32
+SHORT_BITS = 256
+"""How many bits an integer may have, so that operations on it have a constant price."""
+BIT_PAIRS_PER_UNIT = 512
+"""How many pairs of bits one unit pays for, where an operation combines each bit with each."""
+DIGIT_PAIRS_PER_UNIT = 64
+"""How many pairs of decimal digits one unit pays for, where a text is converted to an integer."""
+MAX_DIGITS = 4300
+"""How many decimal digits Python converts to an integer."""
 
 SCALARS = frozenset({int, float, bool, type(None)})
+_CONSTANT = SCALARS - {int}
+_LARGE = 1 << SHORT_BITS
 _TEXTS = frozenset({str})
 _LISTS = frozenset({list, tuple})
 _SIZED = frozenset({dict, list, tuple, range})
@@ -249,6 +259,33 @@ def charge_bits(bits: int) -> None:
         raise LimitExceeded("the expression creates a number that is too large")
 
 
+def charge_digits(number: int) -> None:
+    """Charge for the conversion of an integer to text, which takes quadratic time."""
+    bits = number.bit_length()
+    if bits > SHORT_BITS:
+        charge(bits * bits // BIT_PAIRS_PER_UNIT)
+
+
+def charge_product(left: int, right: int) -> None:
+    """Charge for a multiplication or a division of integers, which takes quadratic time."""
+    pairs = left.bit_length() * right.bit_length()
+    if pairs > SHORT_BITS * SHORT_BITS:
+        charge(pairs // BIT_PAIRS_PER_UNIT)
+
+
+def charge_number_text(text: str) -> None:
+    """Charge for the conversion of a text to an integer. Python converts at most MAX_DIGITS digits."""
+    length = min(len(text), MAX_DIGITS)
+    if length > SHORT:
+        charge(length * length // DIGIT_PAIRS_PER_UNIT)
+
+
+def charge_large_numbers(numbers: Sequence[Any]) -> None:
+    """Charge for the digits of numbers that are added, unless all of them are short."""
+    if numbers and not -_LARGE < min(numbers) <= max(numbers) < _LARGE:
+        charge(sum(number.bit_length() // 16 for number in numbers if isinstance(number, int)))
+
+
 def charge_each(items: Any, units: int = 1) -> Any:
     """Return the items to iterate over, and charge for each: in advance if their number is known.
 
@@ -294,7 +331,7 @@ def _charge_next(items: Iterator[Any], units: int) -> Iterator[Any]:
 
 
 def _read_blocks(items: Iterator[Any], units: int) -> Iterator[list[Any]]:
-    """Yield the items in blocks that are charged before. A block has at most as many items as all before it."""
+    """Yield the items in blocks, which are charged before. A block is at most as long as those before."""
     count, size = 0, 1
     while True:
         charge(units * size)
@@ -336,11 +373,15 @@ def measure(value: Any, indent: int = 0, refuse: Callable[[Any], None] | None = 
         kinds = set(map(type, level))
         parts: list[Iterable[Any]] = []
         size = containers = 0
-        for kind in kinds - SCALARS:
+        for kind in kinds - _CONSTANT:
             members: Sequence[Any] = (
                 level if len(kinds) == 1 else [item for item in level if type(item) is kind]
             )
-            if issubclass(kind, str):
+            if kind is int:
+                if refuse is not None and not -_LARGE < min(members) <= max(members) < _LARGE:
+                    for member in members:
+                        charge_digits(member)
+            elif issubclass(kind, str):
                 characters += sum(map(len, members))
             elif issubclass(kind, _VIEWS):
                 containers += len(members)
@@ -389,6 +430,8 @@ def charge_as_text(value: Any, indent: int = 0) -> None:
     if kind is str:
         if len(value) > SHORT:
             charge_text(len(value), is_ascii=value.isascii())
+    elif kind is int:
+        charge_digits(value)
     elif kind not in SCALARS:
         charge_text(sum(measure(value, indent, _refuse_address)))
 
@@ -453,8 +496,7 @@ def charge_slice(value: Any, start: Any, stop: Any, step: Any) -> Any:
 def to_charged_text(value: Any) -> str:
     """Return the value as text, and charge for it before it is created."""
     if type(value) is not str:
-        if type(value) not in SCALARS:
-            charge_as_text(value)
+        charge_as_text(value)
         return str(value)
     if len(value) > SHORT:
         charge_text(len(value), is_ascii=value.isascii())
@@ -481,7 +523,7 @@ def _to_texts(parts: Sequence[Any]) -> list[str]:
     length = 0
     for part in parts:
         kind = type(part)
-        texts.append(part if kind is str else str(part) if kind in SCALARS else to_charged_text(part))
+        texts.append(part if kind is str else to_charged_text(part))
         length += len(texts[-1])
         if length > MAX_TEXT:
             charge_text(length)

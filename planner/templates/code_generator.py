@@ -4,9 +4,9 @@ Problem: an inner loop of a few rounds, and an output of a short value, take les
 function. A call that charges would cost more than what it guards.
 
 Algorithm: inline caching of the usual case, as in the compilers of dynamic languages (Deutsch and Schiffman
-1984). The generated code compares the exact type of the value. A list whose rounds cost less than the units
-that are granted is charged by a subtraction, and a number or a short text is converted in place. Every other
-value goes through the function of `budget`. Source: Jinja2 documentation, "The High Level API",
+1984). The generated code compares the exact type of the value. A subtraction charges for a list whose rounds
+the granted units pay for. A number or a short text is converted in place. Every other value goes through the
+function of `budget`. Source: Jinja2 documentation, "The High Level API",
 `code_generator_class`.
 
 Cost: two comparisons and a subtraction for each loop, one or two comparisons for each output.

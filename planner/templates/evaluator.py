@@ -38,6 +38,7 @@ from noetl.planner.templates.budget import (
     LimitExceeded,
     charge,
     read_items,
+    to_charged_text,
     used_units,
 )
 from noetl.planner.templates.filters import (
@@ -148,6 +149,7 @@ _REPLACEMENTS: Mapping[type[nodes.Node], Callable[[Any], nodes.Node]] = {
     nodes.Add: _charge_operator,
     nodes.Compare: _charge_compare,
     nodes.Concat: lambda node: _filtered(CONCATENATION_FILTER, nodes.List(node.nodes, lineno=node.lineno)),
+    nodes.FloorDiv: _charge_operator,
     nodes.Getitem: _charge_subscript,
     nodes.Mod: _charge_operator,
     nodes.Mul: _charge_operator,
@@ -274,4 +276,4 @@ COPIED_ITEM_UNITS = 24
 def to_text(value: Any) -> str:
     """Return the value as a part of a text."""
     value = to_json_value(value)
-    return value if type(value) is str else str(value)
+    return to_charged_text(value)

@@ -29,8 +29,10 @@ from noetl.planner.templates.budget import (
     charge,
     charge_as_text,
     charge_bits,
+    charge_digits,
     charge_each,
     charge_items,
+    charge_number_text,
     charge_sort,
     charge_text,
     to_charged_text,
@@ -68,19 +70,8 @@ def charge_filter(name: str, function: Callable[..., Any]) -> Callable[..., Any]
     charge_arguments = _charge_arguments(name)
 
     def charge_and_call(*args: Any, **kwargs: Any) -> Any:
-        for value in args[first:]:
-            kind = type(value)
-            if kind is str:
-                if len(value) > SHORT:
-                    break
-            elif kind is int:
-                if not -_MAX_OPTION <= value <= _MAX_OPTION:
-                    break
-            elif kind not in _CONSTANTS:
-                break
-        else:
-            if not kwargs:
-                return _charge_result(function(*args))
+        if not kwargs and all(map(_is_short, args[first:])):
+            return _charge_result(function(*args))
         if len(args) > first:
             value = charge_arguments(args[first], *args[first + 1 :], **kwargs)
             args = (*args[:first], value, *args[first + 1 :])
@@ -98,6 +89,16 @@ def charge_filter(name: str, function: Callable[..., Any]) -> Callable[..., Any]
         return charged
     charge_and_call.jinja_pass_arg = marker  # type: ignore[attr-defined]
     return charge_and_call
+
+
+def _is_short(value: Any) -> bool:
+    """Return whether a filter of this argument has a constant price."""
+    kind = type(value)
+    if kind is str:
+        return bool(len(value) <= SHORT)
+    if kind is int:
+        return bool(-_MAX_OPTION <= value <= _MAX_OPTION)
+    return kind in _CONSTANTS
 
 
 def _charge_arguments(name: str) -> Callable[..., Any]:
@@ -238,6 +239,13 @@ def _charge_trim(text: Any, chars: Any = None) -> None:
 def _charge_round(value: Any, precision: Any = 0, *_: Any, **__: Any) -> None:
     if isinstance(precision, int):
         charge_bits(4 * precision)
+    if isinstance(value, int):
+        charge_digits(value)
+
+
+def _charge_int(value: Any, *_: Any, **__: Any) -> None:
+    if isinstance(value, str):
+        charge_number_text(value)
 
 
 def _charge_dictsort(
@@ -248,6 +256,7 @@ def _charge_dictsort(
 
 _CHARGES: dict[str, Callable[..., None]] = {
     "dictsort": _charge_dictsort,
+    "int": _charge_int,
     "round": _charge_round,
     "e": _charge_escape,
     "escape": _charge_escape,

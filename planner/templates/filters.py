@@ -15,6 +15,7 @@ from jinja2.utils import pass_environment
 
 from noetl.planner.templates.attributes import ATTRIBUTE_UNITS, attribute_getter
 from noetl.planner.templates.budget import (
+    COMPARABLE,
     CONVERSION_UNITS,
     LIST_ITEM_UNITS,
     MAX_ITEMS,
@@ -26,6 +27,8 @@ from noetl.planner.templates.budget import (
     charge_comparison,
     charge_each,
     charge_items,
+    charge_large_numbers,
+    charge_number_text,
     charge_slice,
     charge_text,
     concatenate,
@@ -34,7 +37,7 @@ from noetl.planner.templates.budget import (
     to_charged_text,
 )
 from noetl.planner.templates.functions import describe
-from noetl.planner.templates.operators import add, modulo, multiply, power
+from noetl.planner.templates.operators import add, divide, modulo, multiply, power
 from noetl.planner.templates.ordering import ORDER_FILTERS
 from noetl.planner.templates.patterns import replace_matches, search
 
@@ -50,7 +53,13 @@ CONCATENATION_FILTER = "noetl concatenation"
 COMPARISON_FILTER = "noetl comparison"
 MEMBERSHIP_FILTER = "noetl membership"
 SLICE_FILTER = "noetl slice"
-OPERATOR_FILTERS = {"+": "noetl add", "*": "noetl multiply", "**": "noetl power", "%": "noetl modulo"}
+OPERATOR_FILTERS = {
+    "+": "noetl add",
+    "*": "noetl multiply",
+    "**": "noetl power",
+    "%": "noetl modulo",
+    "//": "noetl divide",
+}
 
 
 class Raw(str):
@@ -109,6 +118,7 @@ def _sum(
     if isinstance(start, list):
         return _sum_lists(items, start)
     if set(map(type, items)) <= SCALARS:
+        charge_large_numbers(items)
         return sum(items, start)
     for item in items:
         charge(CONVERSION_UNITS)
@@ -159,7 +169,13 @@ def _from_json(text: str) -> Any:
     # The parser creates all values in one call, so they are counted in the text before.
     values = text.count(",") + 2 * (text.count("[") + text.count("{"))
     charge(len(text) + JSON_VALUE_UNITS * values)
-    return json.loads(text, parse_constant=_refuse_constant)
+    parse_int = _parse_int if len(text) > COMPARABLE // 4 else None
+    return json.loads(text, parse_constant=_refuse_constant, parse_int=parse_int)
+
+
+def _parse_int(digits: str) -> int:
+    charge_number_text(digits)
+    return int(digits)
 
 
 def _refuse_constant(name: str) -> Any:
@@ -225,6 +241,7 @@ FILTERS: dict[str, Callable[..., Any]] = {
     OPERATOR_FILTERS["*"]: multiply,
     OPERATOR_FILTERS["**"]: power,
     OPERATOR_FILTERS["%"]: modulo,
+    OPERATOR_FILTERS["//"]: divide,
 }
 """The filters of NoETL by their names, and the internal ones."""
 

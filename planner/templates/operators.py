@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from noetl.planner.templates.budget import LIST_ITEM_UNITS, SHORT, charge_bits, charge_items, charge_text
+from noetl.planner.templates.budget import (
+    LIST_ITEM_UNITS,
+    SHORT,
+    charge_bits,
+    charge_items,
+    charge_product,
+    charge_text,
+)
 
 
 def multiply(left: Any, right: Any) -> Any:
@@ -14,6 +21,7 @@ def multiply(left: Any, right: Any) -> Any:
         return left * right
     if kind is int and other is int:
         charge_bits(left.bit_length() + right.bit_length())
+        charge_product(left, right)
         return left * right
     for sequence, count in ((left, right), (right, left)):
         if isinstance(sequence, str) and isinstance(count, int):
@@ -25,9 +33,18 @@ def multiply(left: Any, right: Any) -> Any:
 
 def power(left: Any, right: Any) -> Any:
     """Return `left ** right` if the number is not too large."""
-    if isinstance(left, int) and isinstance(right, int):
-        charge_bits(left.bit_length() * max(right, 0))
+    if isinstance(left, int) and isinstance(right, int) and right > 1:
+        bits = left.bit_length() * right
+        charge_bits(bits)
+        charge_product(1 << bits, 1 << bits)
     return left**right
+
+
+def divide(left: Any, right: Any) -> Any:
+    """Return the quotient of a division of numbers, as a whole number."""
+    if isinstance(left, int) and isinstance(right, int):
+        charge_product(left, right)
+    return left // right
 
 
 def add(left: Any, right: Any) -> Any:
@@ -48,4 +65,6 @@ def modulo(left: Any, right: Any) -> Any:
     """Return the remainder of a division of numbers."""
     if isinstance(left, str):
         raise TypeError("`%` needs numbers; join texts with `~`")
+    if isinstance(left, int) and isinstance(right, int):
+        charge_product(left, right)
     return left % right

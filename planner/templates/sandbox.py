@@ -48,6 +48,7 @@ from noetl.planner.templates.code_generator import ChargingGenerator
 from noetl.planner.templates.filter_costs import CHARACTER_PAIRS_PER_UNIT, charge_filter
 from noetl.planner.templates.filters import FILTERS, REPLACED_FILTERS, join_texts, replace
 from noetl.planner.templates.functions import Function, describe
+from noetl.planner.templates.operators import modulo
 
 MAX_SHOWN_NAME = 100
 
@@ -209,7 +210,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         self.filters |= REPLACED_FILTERS | FILTERS
         self.tests = {name: self.tests[name] for name in JINJA_TESTS}
         self.tests |= {name: _charge_text_test(self.tests[name]) for name in ("lower", "upper")}
-        self.tests["in"] = contains
+        self.tests |= {"in": contains, "divisibleby": lambda value, divisor: modulo(value, divisor) == 0}
         compared = {name: _charge_operand(self.tests[name]) for name in _COMPARISON_TESTS}
         accept_undefined = {"defined", "undefined"}
         self.tests |= {

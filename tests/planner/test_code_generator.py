@@ -122,10 +122,10 @@ def test_a_loop_that_the_granted_units_pay_for_is_charged() -> None:
         evaluate(text)
         return budget.used_units()
 
-    one = units("{% for a in row %}{% endfor %}")
-    assert one > 0
-    assert units("{% for a in row %}{% endfor %}" * 3) == 3 * one
-    assert units("{% for a in words %}{% endfor %}") == 40 * one
+    units_of_row = units("{% for a in row %}{% endfor %}")
+    assert units_of_row > 0
+    assert units("{% for a in row %}{% endfor %}" * 3) == 3 * units_of_row
+    assert units("{% for a in words %}{% endfor %}") == 40 * units_of_row
 
 
 def test_a_text_of_the_template_is_charged_in_a_loop() -> None:

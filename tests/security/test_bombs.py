@@ -147,6 +147,40 @@ def test_ordinary_work_is_within_the_budget(
     assert parse_template("{{ " + expression + " }}").evaluate(NAMES.__getitem__) == expected
 
 
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "{% for i in numbers %}{{ large }}{% endfor %}",
+        "{% for i in numbers %}{% set x = large ~ '' %}{% endfor %}",
+        "{% for i in numbers %}{% set x = large | string %}{% endfor %}",
+        "{% for i in numbers %}{% set x = large // 3 ** 600 %}{% endfor %}",
+        "{% for i in numbers %}{% set x = large % 3 ** 600 %}{% endfor %}",
+        "{% for i in numbers %}{% set x = 3 ** 1200 * 3 ** 1200 %}{% endfor %}",
+        "{% for i in numbers %}{% set x = large is divisibleby(3 ** 600) %}{% endfor %}",
+        "{% for i in numbers %}{% set x = large | round(-1000) %}{% endfor %}",
+        "{% for i in numbers %}{% set x = digits | int %}{% endfor %}",
+        "{{ ([large] * 20000) | string }}",
+        "{{ ([large] * 20000) | tojson }}",
+        "{{ ([large] * 20000) | join }}",
+        "{{ ('[' ~ (digits ~ ',') * 1900 ~ '1]') | fromjson }}",
+    ],
+)
+def test_operations_on_large_numbers_are_charged_by_their_digits(expression: str) -> None:
+    # Converting 4,000 digits takes about 0.4 ms.
+    names = {"large": 10**4000, "digits": "9" * 4000, "numbers": list(range(20_000))}
+    with pytest.raises(EvaluationError) as caught:
+        parse_template(expression).evaluate(names.__getitem__)
+    assert caught.value.type == "LimitExceeded"
+
+
+def test_sums_of_large_numbers_are_charged_by_their_bits() -> None:
+    def units(number: int) -> int:
+        parse_template("{{ ([n] * 1000) | sum }}").evaluate({"n": number}.__getitem__)
+        return budget.used_units()
+
+    assert units(10**4000) > 20 * units(10)
+
+
 def test_a_key_lookup_is_not_charged_as_a_search() -> None:
     text = "{% for n in range(50000) %}{% if n in object %}x{% endif %}{% endfor %}"
     assert parse_template(text).evaluate(NAMES.__getitem__) == ""
