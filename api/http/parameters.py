@@ -146,7 +146,7 @@ def _read_time(value: Any, read: ValidatorFunctionWrapHandler) -> Any:
     return read(value)
 
 
-def _read_whole(value: Any) -> Any:
+def _read_integer(value: Any) -> Any:
     """Return the value. pydantic would take `1_0`, `1.0` and ` 1` for whole numbers, too.
 
     Raises:
@@ -157,7 +157,7 @@ def _read_whole(value: Any) -> Any:
     return value
 
 
-WholeNumber = Annotated[int, BeforeValidator(_read_whole)]
+WholeNumber = Annotated[int, BeforeValidator(_read_integer)]
 """A whole number in decimal digits."""
 
 Time = Annotated[
