@@ -146,18 +146,24 @@ def find_routers() -> list[APIRouter]:
 class _LazyDocumentApp(FastAPI):
     """An app that builds its document at the first request for it.
 
-    Building it takes longer than all the rest of the start.
+    Building it takes longer than all the rest of the start. Requests that arrive meanwhile wait for it.
     """
 
-    def openapi(self) -> dict[str, Any]:
-        if self.openapi_schema is None:
-            from noetl.api.document.completion import complete_document
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._document: dict[str, Any] | None = None
+        self._building = threading.Lock()
 
-            routes = [route for router in find_routers() for route in router.routes]
-            self.openapi_schema = complete_document(
-                super().openapi(), [route for route in routes if isinstance(route, APIRoute)]
-            )
-        return self.openapi_schema
+    def openapi(self) -> dict[str, Any]:
+        with self._building:
+            if self._document is None:
+                from noetl.api.document.completion import complete_document
+
+                routes = [route for router in find_routers() for route in router.routes]
+                self._document = complete_document(
+                    super().openapi(), [route for route in routes if isinstance(route, APIRoute)]
+                )
+            return self._document
 
 
 class StartupErrorMiddleware:

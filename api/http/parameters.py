@@ -164,7 +164,12 @@ Time = Annotated[
     datetime,
     WrapValidator(_read_time),
     WithJsonSchema(
-        {"anyOf": [{"type": "string", "format": "date-time"}, {"type": "string", "pattern": LOCAL_TIME}]}
+        {
+            "anyOf": [
+                {"type": "string", "format": "date-time", "pattern": "^[1-9]"},
+                {"type": "string", "pattern": LOCAL_TIME},
+            ]
+        }
     ),
 ]
 """A time of RFC 3339. Its zone may be missing, and is UTC then."""

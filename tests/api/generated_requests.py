@@ -14,10 +14,11 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
+import yaml
 
 from noetl.api.app import create_app
 from noetl.api.auth.api_keys import create_api_key
@@ -28,8 +29,20 @@ from tests.api.test_slow_clients import serve
 HOOKS = Path(__file__).with_name("generated_checks.py")
 ROOT = HOOKS.parents[2]
 
-WITH_PLAYBOOK = ("startRun", "describePlan", "registerPlaybook")
-"""The calls with a playbook, whose schema has too many parts to try each (the phase `coverage`)."""
+PARTS = {
+    "examples,fuzzing": ("--max-examples", "2"),
+    "coverage": (),
+    "stateful": ("--max-examples", "6", "--mode", "positive"),
+}
+"""Phases of schemathesis that run at the same time, in processes of their own, with further options.
+
+The phase `coverage` tries each part of each schema in many ways. A playbook has so many parts that this takes
+more than ten minutes for one call. So this phase has a schema of playbooks with their first level only.
+The phase `stateful` follows links from what it has created, so most of its playbooks are right ones.
+"""
+
+MAX_STEPS = 10
+"""How many calls follow each other in the phase `stateful`, along the links of the document."""
 
 PLAYBOOKS = {
     "ended": "name: ended\nsteps: [{name: a, run: [{action: set, set: {n: 1}}]}]",
@@ -37,50 +50,60 @@ PLAYBOOKS = {
 }
 
 
-def send_generated_requests(
-    folder: Path, *options: str, phases: Sequence[str]
-) -> subprocess.CompletedProcess[str]:
-    """Send requests to a service with a store in `folder`. Return the finished `st run`."""
+def send_generated_requests(folder: Path, *options: str) -> list[subprocess.CompletedProcess[str]]:
+    """Send requests to a service with a store in `folder`. Return the finished `st run` of each part."""
     settings = {
         "NOETL_STORE": f"sqlite:///{folder / 'noetl.db'}",
         "NOETL_WORKERS": "1",
         "NOETL_ALLOW_ACTIONS": "set,log,wait,fail,callback,workflow",
         "NOETL_RATE_FAILURES": "0",
     }
-    key, record = create_api_key("generated", ["admin"], "default", 1.0)
+    keys = {}
     store = open_store(settings["NOETL_STORE"])
-    store.keys.add(record)
+    # Each part has a tenant of its own, so that it removes nothing that another needs.
+    for number, phases in enumerate(PARTS):
+        keys[phases], record = create_api_key("generated", ["admin"], f"tenant-{number}", 1.0)
+        store.keys.add(record)
     store.close()
-    authorization = f"Bearer {key}"
-    disabled = "\n".join(
-        f'[[operations]]\ninclude-operation-id = "{name}"\nphases.coverage.enabled = false'
-        for name in WITH_PLAYBOOK
-    )
-    (folder / "schemathesis.toml").write_text(disabled)
+    configuration = folder / "schemathesis.toml"
+    configuration.write_text(f"[phases.stateful]\nmax-steps = {MAX_STEPS}\n")
     with serve(create_app(settings), ConnectionTable(100)) as port:
         address = f"http://127.0.0.1:{port}"
-        identifiers = create_resources(address, authorization)
-        command = [
-            *(str(Path(sys.executable).with_name("st")), "--no-color", "--config-file", "schemathesis.toml"),
-            *("run", f"{address}/openapi.json", "--header", f"Authorization: {authorization}"),
-            *("--phases", ",".join(phases), "--exclude-checks", "positive_data_acceptance"),
-            *("--suppress-health-check", "all", "--continue-on-failure", *options),
-        ]
-        environment = {
-            **os.environ,
-            "SCHEMATHESIS_HOOKS": str(HOOKS),
-            "IDENTIFIERS": json.dumps(identifiers),
-            "PYTHONPATH": str(ROOT),
-        }
-        return subprocess.run(
-            command,
-            check=False,
-            cwd=folder,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        playbooks = [yaml.safe_load(text) for text in PLAYBOOKS.values()]
+
+        def run(phases: str) -> subprocess.CompletedProcess[str]:
+            authorization = f"Bearer {keys[phases]}"
+            command = [
+                *(
+                    str(Path(sys.executable).with_name("st")),
+                    "--no-color",
+                    "--config-file",
+                    configuration.name,
+                ),
+                *("run", f"{address}/openapi.json", "--header", f"Authorization: {authorization}"),
+                *("--phases", phases, "--exclude-checks", "positive_data_acceptance"),
+                *("--suppress-health-check", "all", "--continue-on-failure", *options, *PARTS[phases]),
+            ]
+            environment = {
+                **os.environ,
+                "SCHEMATHESIS_HOOKS": str(HOOKS),
+                "IDENTIFIERS": json.dumps(create_resources(address, authorization)),
+                "PHASES": phases,
+                "PLAYBOOKS": json.dumps(playbooks),
+                "PYTHONPATH": str(ROOT),
+            }
+            return subprocess.run(
+                command,
+                check=False,
+                cwd=folder,
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+
+        with ThreadPoolExecutor(len(PARTS)) as pool:
+            return list(pool.map(run, PARTS))
 
 
 def create_resources(address: str, authorization: str) -> dict[str, list[str]]:
@@ -102,8 +125,6 @@ def create_resources(address: str, authorization: str) -> dict[str, list[str]]:
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as scratch:
-        done = send_generated_requests(
-            Path(scratch), *sys.argv[1:], phases=("examples", "coverage", "fuzzing")
-        )
-    print(done.stdout)
-    sys.exit(done.returncode)
+        parts = send_generated_requests(Path(scratch), *sys.argv[1:])
+    print("\n".join(part.stdout for part in parts))
+    sys.exit(max(part.returncode for part in parts))

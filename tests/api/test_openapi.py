@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 import httpx
@@ -13,6 +14,7 @@ from fastapi.routing import APIRoute
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from noetl.api.app import create_app, find_routers
+from noetl.api.document import completion
 from noetl.api.document.completion import TAGS
 from noetl.api.http.openapi import JSON_TYPE, YAML_TYPES
 from noetl.api.http.problem_types import PROBLEM_TYPES
@@ -38,6 +40,22 @@ def test_the_document_is_valid() -> None:
     schemes = document["components"]["securitySchemes"]
     schemes["key or token"] = schemes.pop("bearer")
     assert list(OpenAPIV31SpecValidator(document).iter_errors()) != []
+
+
+def test_a_request_that_arrives_meanwhile_receives_the_complete_document(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    app, complete = create_app({}), completion.complete_document
+    with ThreadPoolExecutor(1) as pool:
+        later: list[Future[dict[str, Any]]] = []
+
+        def complete_slowly(*arguments: Any) -> dict[str, Any]:
+            later.append(pool.submit(app.openapi))
+            wait(later, timeout=0.1)
+            return complete(*arguments)
+
+        monkeypatch.setattr(completion, "complete_document", complete_slowly)
+        assert app.openapi() == later[0].result() == described()
 
 
 def test_every_operation_has_a_name_a_summary_and_a_tag() -> None:
