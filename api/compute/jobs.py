@@ -9,18 +9,16 @@ from __future__ import annotations
 import hashlib
 import pickle
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from noetl.api import graphviz
-from noetl.api.service.compiler import PlaybookCompiler
+from noetl.api.service.compiler import PlaybookCompiler, plan_of
 from noetl.api.service.playbooks import describe
 from noetl.api.service.views import StepState, plan_graph
 from noetl.executor.engine.initial_data import InitialData
+from noetl.executor.precedence import wait_for_slice
 from noetl.planner.frozen import frozen
-from noetl.planner.plan import Plan
-
-if TYPE_CHECKING:
-    from noetl.planner.compile import Compilation
+from noetl.planner.plan import Plan, Step
 
 MAX_LIGHT_LENGTH = 8 * 1024
 """Longest text that is compiled where the request is. It takes some 30 ms."""
@@ -58,7 +56,7 @@ class Job(Protocol):
 
 @frozen
 class CompileJob:
-    """The compilation of a text."""
+    """The packed plan of a text."""
 
     text: str | bytes
     subject = "The compilation of the playbook"
@@ -72,8 +70,8 @@ class CompileJob:
     def is_light(self) -> bool:
         return len(self.text) <= MAX_LIGHT_LENGTH
 
-    def perform(self, compiler: PlaybookCompiler) -> Compilation:
-        return compiler.compile(self.text)
+    def perform(self, compiler: PlaybookCompiler) -> bytes:
+        return pack_plan(plan_of(compiler.compile(self.text)))
 
 
 @frozen
@@ -162,15 +160,21 @@ def pack_plan(plan: Plan) -> bytes:
     """
     steps = tuple(plan.steps.items())
     parts = [steps[start : start + STEPS_OF_PART] for start in range(0, len(steps), STEPS_OF_PART)]
-    packed = [pickle.dumps(part, pickle.HIGHEST_PROTOCOL) for part in parts]
+    packed = []
+    for part in parts:
+        wait_for_slice()
+        packed.append(pickle.dumps(part, pickle.HIGHEST_PROTOCOL))
     return pickle.dumps((plan.header, plan.tasks, plan.source, packed), pickle.HIGHEST_PROTOCOL)
 
 
 def unpack_plan(data: bytes) -> Plan:
     """Return the plan of `pack_plan`."""
     header, tasks, source, packed = pickle.loads(data)  # noqa: S301  This service wrote it.
-    steps = [step for part in packed for step in pickle.loads(part)]  # noqa: S301
-    return Plan(header, dict(steps), tasks, source)
+    steps: dict[str, Step] = {}
+    for part in packed:
+        wait_for_slice()
+        steps.update(pickle.loads(part))  # noqa: S301
+    return Plan(header, steps, tasks, source)
 
 
 def _digest(text: str | bytes) -> str:

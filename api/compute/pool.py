@@ -36,6 +36,7 @@ from noetl.api.compute.worker import LENGTH_BYTES
 from noetl.api.service.compiler import PlaybookCompiler
 from noetl.api.service.errors import ServiceBusyError, TenantBusyError, WorkLimitError
 from noetl.executor.errors import SettingError
+from noetl.executor.precedence import working_for
 from noetl.planner.weighted_cache import WeightedCache
 
 DEFAULT_PROCESSES = 2
@@ -143,12 +144,19 @@ class ComputePool:
     async def read(self, function: Callable[[], T], tenant: str) -> T:
         """Return function(), which reads the data of a job on a thread. A tenant has all threads but one.
 
+        It uses the credit of the tenant, and pauses where it calls `wait_for_slice`.
+
         Raises:
             ServiceBusyError, TenantBusyError: as `run` does.
             Exception: what the function raises.
         """
+
+        def read() -> T:
+            with working_for(tenant):
+                return function()
+
         async with self._readers.place(tenant):
-            return await run_in_threadpool(function)
+            return await run_in_threadpool(read)
 
     async def close(self) -> None:
         """Stop all processes, and wait until they have ended."""

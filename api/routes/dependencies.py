@@ -11,11 +11,10 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from noetl.api.access import REFUSAL_SECONDS, PublicAccess, PublicServices, ScopeAccess, StreamAccess
-from noetl.api.compute.jobs import CompileJob, Job
+from noetl.api.compute.jobs import CompileJob, Job, unpack_plan
 from noetl.api.context import AppContext, AppServices
 from noetl.api.http.parameters import CURSOR_DESCRIPTION
 from noetl.api.http.request_shares import place_of
-from noetl.api.service.compiler import plan_of
 from noetl.api.service.errors import TenantBusyError
 from noetl.api.service.services import TenantServices
 from noetl.executor.model.run import Run
@@ -124,4 +123,8 @@ async def compile_long(request: Request, services: TenantServices, text: str | b
         PlaybookError: the playbook does not compile.
     """
     job = CompileJob(text)
-    return text if job.is_light else plan_of(await perform(request, services, job))
+    if job.is_light:
+        return text
+    packed_plan = await perform(request, services, job)
+    async with place_of(request).given_up():
+        return await opened_services(request).compute.read(lambda: unpack_plan(packed_plan), services.tenant)

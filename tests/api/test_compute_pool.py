@@ -4,20 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from noetl.api.compute import jobs
 from noetl.api.compute import pool as pool_module
 from noetl.api.compute.pool import ComputePool, read_compute_processes
 from noetl.api.compute.worker import MAX_KEPT_MEMORY
 from noetl.api.service.compiler import PlaybookCompiler
 from noetl.api.service.errors import ServiceBusyError, TenantBusyError, WorkLimitError
 from noetl.executor.actions import catalogue
+from noetl.executor.engine.start import new_run
 from noetl.executor.errors import SettingError
+from noetl.executor.model.start_request import StartRequest
+from noetl.executor.precedence import ACCOUNTS
+from noetl.executor.stores.sql import plans as sql_plans
+from noetl.executor.stores.sql import runs as sql_runs
+from noetl.executor.stores.sqlite.store import SqliteStore
+from noetl.testing.run_harness import compile_text
 from tests.api.compute_jobs import EnvironmentJob, FailingJob, GrowingJob, RecordingJob, SpinningJob
 
 pytestmark = pytest.mark.anyio
@@ -113,6 +124,42 @@ async def test_a_tenant_does_not_wait_for_all_jobs_of_another(pool: ComputePool,
     names = [name for _, name in await wait_for_lines(log, 7)]
     assert names.index("second") <= 3
     await pool.close()
+
+
+async def test_a_tenant_reads_with_one_thread_and_its_own_credit(pool: ComputePool) -> None:
+    begun, opened = [], threading.Event()
+
+    def read(tenant: str) -> int:
+        begun.append(tenant)
+        if tenant == "many":
+            opened.wait()
+        return ACCOUNTS.find(tenant).threads
+
+    many = [asyncio.ensure_future(pool.read(partial(read, "many"), "many")) for _ in range(5)]
+    for _ in range(3):
+        assert await pool.read(partial(read, "few"), "few") == 1
+    assert begun.count("many") == 1
+    opened.set()
+    assert await asyncio.gather(*many) == [1] * 5
+
+
+def test_the_work_with_a_large_plan_pauses_often(monkeypatch: pytest.MonkeyPatch, store: SqliteStore) -> None:
+    pauses: list[str] = []
+    for module in (jobs, sql_plans, sql_runs):
+        monkeypatch.setattr(module, "wait_for_slice", lambda name=module.__name__: pauses.append(name))
+    action = "run: [{action: log, message: x}]"
+    steps = [
+        f"- {{name: s{index}, {action}, rule: [{{case: default, run: [s{index + 1}]}}]}}\n"
+        for index in range(99)
+    ]
+    plan = compile_text(f"name: large\nsteps:\n{''.join(steps)}- {{name: s99, {action}}}\n")
+    store.plans.save(plan)
+    read = store.plans.get(plan.hash)
+    assert jobs.unpack_plan(jobs.pack_plan(read)) == read == plan
+    run, first = new_run(plan.header, plan.hash, StartRequest(), now=0.0)
+    store.runs.create(run, first)
+    assert store.runs.overview(run.tenant, run.id) is not None
+    assert Counter(pauses) == {jobs.__name__: 4, sql_plans.__name__: 100, sql_runs.__name__: 1}
 
 
 async def test_few_jobs_of_a_tenant_wait(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import cast
 
+from noetl.executor.precedence import wait_for_slice
 from noetl.executor.stores.plan_parts import CACHE_BYTES, PartKey, decode_part, weigh_part
 from noetl.executor.stores.sql.context import SqlContext
 from noetl.executor.stores.sql.rows import encode_json
@@ -50,12 +51,15 @@ class SqlPlans:
 
     def get(self, plan_hash: str) -> Plan:
         row = self._context.database.fetch_one("plans.get", hash=plan_hash)
-        parts = [
-            (part["kind"], part["name"], json.loads(part["body"]))
-            for part in self._context.database.fetch_all("plans.parts", hash=plan_hash)
-        ]
-        steps = {name: Step.from_json(name, body) for kind, name, body in parts if kind == "step"}
-        tasks = {name: Task.from_json(body) for kind, name, body in parts if kind == "task"}
+        steps: dict[str, Step] = {}
+        tasks: dict[str, Task] = {}
+        for part in self._context.database.fetch_all("plans.parts", hash=plan_hash):
+            wait_for_slice()
+            name, body = part["name"], json.loads(part["body"])
+            if part["kind"] == "step":
+                steps[name] = Step.from_json(name, body)
+            elif part["kind"] == "task":
+                tasks[name] = Task.from_json(body)
         return Plan(Header.from_json(json.loads(row["header"])), steps, tasks, row["source"])
 
     def _read(self, key: PartKey) -> tuple[Header | Step | Task, int]:

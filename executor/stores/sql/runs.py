@@ -30,6 +30,7 @@ from noetl.executor.model.run_transition import (
 )
 from noetl.executor.model.special_visits import deadline_visit
 from noetl.executor.model.visit_transition import enter_step
+from noetl.executor.precedence import wait_for_slice
 from noetl.executor.stores.cursors import read_cursor, read_event_id, write_cursor
 from noetl.executor.stores.sql.branches import (
     BranchTransaction,
@@ -123,7 +124,10 @@ class SqlRuns:
         if not rows:
             return None
         visits = self._context.database.fetch_all("runs.latest_visits", run_id=run_id)
-        steps = {row["step"]: StepVisits(visit_from_row(row), row["started"]) for row in visits}
+        steps = {}
+        for row in visits:
+            wait_for_slice()
+            steps[row["step"]] = StepVisits(visit_from_row(row), row["started"])
         return RunOverview(summary_from_row(rows[0]), decode_json(rows[0]["error"]), steps)
 
     def find(self, run_filter: RunFilter) -> tuple[list[RunSummary], str | None]:
