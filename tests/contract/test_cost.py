@@ -168,7 +168,7 @@ def test_a_step_in_sequential_mode_makes_these_requests(aws: Client) -> None:
 
 
 def test_lists_of_runs_make_these_requests(aws: Client) -> None:
-    """Read a page of a list. Only a run that may be waiting takes requests of its own."""
+    """Read a page of a list. Runs that wait take no requests of their own."""
     upgrade("noetl")
     store = open_store("dynamodb://noetl")
     runs = [start_run(store, now=float(number)) for number in range(12)]
@@ -178,18 +178,37 @@ def test_lists_of_runs_make_these_requests(aws: Client) -> None:
     with AwsMeter().attached("dynamodb") as meter:
         store.runs.find(RunFilter(status=RunStatus.QUEUED, limit=2))
         queued = meter.read()
-        assert len(store.runs.find(RunFilter(status=RunStatus.WAITING, limit=2))[0]) == 2
+        assert len(store.runs.find(RunFilter(status=RunStatus.WAITING, limit=4))[0]) == 4
         waiting = meter.read()
         store.maintenance.probe()
         probe = meter.read()
         store.runs.live_runs("default", "play", [runs[0].plan_hash], 10)
         live = meter.read()
+        assert store.runs.summary("default", runs[0].id) is not None
+        summary = meter.read()
         assert store.runs.overview("default", runs[0].id) is not None
         overview = meter.read()
-    one_page = {("dynamodb", "Query"): shards, ("dynamodb", "BatchGetItem"): 1}
+    one_page = {("dynamodb", "Query"): shards, ("dynamodb", "BatchGetItem"): 2}  # heads and counters
     assert live.requests == {("dynamodb", "Query"): shards}  # these runs are local
     assert probe.requests == {("dynamodb", "GetItem"): 1}
+    assert summary.requests == {("dynamodb", "GetItem"): 1, ("dynamodb", "BatchGetItem"): 1}
     assert overview.requests == {("dynamodb", "GetItem"): 2, ("dynamodb", "Query"): 1}
-    waiting_runs = {("dynamodb", "Query"): shards + 4, ("dynamodb", "GetItem"): 8}
-    assert waiting.requests == one_page | waiting_runs
-    assert queued.requests == one_page | waiting_runs
+    assert waiting.requests == one_page
+    assert queued.requests == one_page
+
+
+def test_a_pause_makes_these_requests(aws: Client) -> None:
+    """The suspension and the claim after it are transactions with the counter of the run."""
+    upgrade("noetl")
+    store = open_store("dynamodb://noetl")
+    run = start_run(store)
+    claim = claim_visit(store, run)
+    commit = suspend_claim(claim)
+    with AwsMeter().attached("dynamodb") as meter:
+        store.queue.commit(commit, 1.0)
+        suspension = meter.read()
+        claim_visit(store, run, commit.visit.due_at)
+        resumption = meter.read()
+    assert suspension.requests["dynamodb", "TransactWriteItems"] == 1
+    assert suspension.requests["dynamodb", "UpdateItem"] == 0
+    assert resumption.requests["dynamodb", "TransactWriteItems"] == 1

@@ -21,18 +21,20 @@ from noetl.executor.model.run import Claim, Run, RunStatus, VisitStatus
 from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.security.capabilities import local_run_capabilities
 from noetl.executor.stores import open_store
-from noetl.executor.stores.dynamo import keys
+from noetl.executor.stores.dynamo import keys, run_list
 from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.child_run_counts import choose_counter
 from noetl.executor.stores.dynamo.expressions import Put, Update
 from noetl.executor.stores.dynamo.open_runs import list_open_runs
 from noetl.executor.stores.dynamo.run_list import merge_shards
+from noetl.executor.stores.dynamo.run_snapshot import read_snapshot
 from noetl.executor.stores.dynamo.store import DynamoStore
 from noetl.executor.stores.interface import MessageOutcome, Store, SweepResult
 from noetl.executor.stores.retention import DAY_SECONDS, read_retention_seconds
 from noetl.executor.stores.sqs.due_message import DueMessage
 from noetl.executor.worker import Worker, WorkerSettings
 from noetl.infra.dynamodb import upgrade
+from noetl.testing.run_harness import RunHarness
 from noetl.testing.store_contract import ConsistencyContract, StoreContract
 from noetl.testing.store_contract.operations import (
     DIAMOND,
@@ -45,6 +47,7 @@ from noetl.testing.store_contract.operations import (
     start_child,
     start_run,
     succeed,
+    suspend_claim,
 )
 from tests.aws import Client
 
@@ -179,6 +182,43 @@ class TestRetention:
             read_retention_seconds({"NOETL_RETENTION_DAYS": days})
 
 
+PAUSING = {
+    "a fork": """
+        steps:
+        - {name: a, rule: [{case: default, run: [b, c, d]}]}
+        - {name: b, run: [{action: wait, seconds: 10}], rule: [{case: default, run: [e]}]}
+        - {name: c, run: [{action: wait, seconds: 20}], rule: [{case: default, run: [e]}]}
+        - {name: d, run: [{action: set, set: {x: 1}}], rule: [{case: default, run: [e]}]}
+        - {name: e, run: [{action: wait, seconds: 10}, {action: wait, seconds: 10}]}
+    """,
+    "retries": """
+        steps:
+        - name: a
+          retry: {attempts: 3, delay: 10s}
+          run: [{action: fail, message: no}]
+          rule: [{case: "{{ error }}", run: [b]}]
+        - {name: b, run: [{action: wait, seconds: 10}]}
+    """,
+    "sequential mode": """
+        mode: sequential
+        steps:
+        - {name: a, rule: [{case: default, run: [b, c]}]}
+        - {name: b, run: [{action: wait, seconds: 10}], rule: [{case: default, run: [d]}]}
+        - {name: c, run: [{action: wait, seconds: 10}], rule: [{case: default, run: [d]}]}
+        - {name: d, run: [{action: wait, seconds: 10}]}
+    """,
+    "a finally step": """
+        finally: z
+        steps:
+        - {name: a, rule: [{case: default, run: [b, c]}]}
+        - {name: b, run: [{action: wait, seconds: 10}]}
+        - {name: c, run: [{action: set, set: {x: 1}}, {action: wait, seconds: 10}]}
+        - {name: z, run: [{action: wait, seconds: 10}]}
+    """,
+}
+"""Playbooks of runs that wait in all ways."""
+
+
 class TestLists:
     """Lists of runs, which are merged from several shards of an index."""
 
@@ -226,6 +266,86 @@ class TestLists:
         assert sorted(list_open_runs(store.context, "service")) == sorted((old.id, new.id))
         assert store.maintenance.sweep(3.0).runs == 2
 
+    @pytest.mark.parametrize("name", PAUSING)
+    def test_the_status_in_a_list_is_that_of_the_visits(self, store: DynamoStore, name: str) -> None:
+        """A list reads counters. After each operation, they say what the visits say."""
+        play = RunHarness(store, PAUSING[name])
+        seen: set[RunStatus] = set()
+
+        def is_open() -> bool:
+            snapshot = read_snapshot(store.context, play.id)
+            run = store.runs.summary("default", play.id)
+            assert snapshot is not None and run is not None
+            assert run.status == snapshot.status()
+            seen.add(run.status)
+            return not run.status.is_final
+
+        def execute_next() -> None:
+            if not play.execute_next():
+                play.clock.advance(10.0)
+
+        for _ in range(4):
+            assert is_open()
+            execute_next()
+        store.runs.stop(play.id, RunStatus.CANCELLED, play.clock())
+        while is_open():
+            execute_next()
+        play.resume()
+        while is_open():
+            execute_next()
+        assert play.status is RunStatus.SUCCEEDED
+        assert RunStatus.WAITING in seen
+
+    def test_a_run_that_an_earlier_version_has_suspended_is_listed(self, store: DynamoStore) -> None:
+        """It marked the head, and counted nothing."""
+        play = RunHarness(store, "steps: [{name: a, run: [{action: wait, seconds: 10}]}]")
+        assert play.execute_next()
+        (visit,) = store.runs.visits(play.id)
+        table = store.context.table
+        table.update(Update(keys.visit(play.id, visit.id, 1), {"paused": None}))
+        table.update(Update(keys.counter(play.id, 0), {"paused": None}))
+        table.update(Update(keys.head(play.id), {"waits": True}))
+        assert [run.id for run in store.runs.find(RunFilter(status=RunStatus.WAITING))[0]] == [play.id]
+        assert play.status is RunStatus.WAITING
+        assert play.finish().status is RunStatus.SUCCEEDED
+
+    def test_a_page_of_waiting_runs_is_full(
+        self, store: DynamoStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(run_list, "MIN_CANDIDATES", 4)
+        runs = [start_run(store, now=float(number)) for number in range(14)]
+        waiting = [runs[number] for number in (0, 6, 13)]
+        for run in waiting:
+            store.queue.commit(suspend_claim(claim_visit(store, run, 200.0)), 200.0)
+        page, cursor = store.runs.find(RunFilter(status=RunStatus.WAITING, limit=2))
+        assert [run.id for run in page] == [waiting[2].id, waiting[1].id]
+        page, cursor = store.runs.find(RunFilter(status=RunStatus.WAITING, limit=2, cursor=cursor))
+        assert ([run.id for run in page], cursor) == ([waiting[0].id], None)
+
+    def test_a_filter_that_excludes_many_runs_leaves_no_page_short(
+        self, store: DynamoStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Each partition of the index is read in pages of two entries, one page at once."""
+        runs = [start_run(store, now=float(n), tags=["x"] if n % 12 == 0 else []) for n in range(25)]
+        expected = [runs[24].id, runs[12].id, runs[0].id]
+        query_index = store.context.table.query_index
+        monkeypatch.setattr(
+            store.context.table,
+            "query_index",
+            lambda name, **query: query_index(name, **query | {"Limit": 2}),
+        )
+        monkeypatch.setattr(run_list, "MAX_PAGES", 1)
+        monkeypatch.setattr(run_list, "MAX_ROUNDS", 40)
+        assert [run.id for run in store.runs.find(RunFilter(tag="x", limit=3))[0]] == expected
+        monkeypatch.setattr(run_list, "MAX_ROUNDS", 3)
+        pages: list[list[str]] = []
+        cursor: str | None = None
+        while cursor is not None or not pages:
+            page, cursor = store.runs.find(RunFilter(tag="x", limit=3, cursor=cursor))
+            pages.append([run.id for run in page])
+        assert len(pages) > 1
+        assert [id for page in pages for id in page] == expected
+
     def test_a_run_that_is_only_in_the_index_is_skipped(
         self, store: DynamoStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -234,7 +354,7 @@ class TestLists:
         get_many = store.context.table.get_many
 
         def get_unexpired(
-            wanted: Sequence[keys.ItemKey], attributes: Sequence[str]
+            wanted: Sequence[keys.ItemKey], attributes: Sequence[str] = ()
         ) -> dict[keys.ItemKey, Item]:
             return {key: item for key, item in get_many(wanted, attributes).items() if key != expired}
 

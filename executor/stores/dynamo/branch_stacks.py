@@ -30,7 +30,7 @@ from noetl.executor.model.branch_stack import (
 )
 from noetl.executor.model.events import Event
 from noetl.executor.model.run import Branch, Commit, Visit
-from noetl.executor.model.visit_transition import enter_step
+from noetl.executor.model.visit_transition import enter_step, is_waiting
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.context import DynamoContext
@@ -40,6 +40,7 @@ from noetl.executor.stores.dynamo.run_snapshot import RunSnapshot
 from noetl.executor.stores.dynamo.visit_items import (
     VisitItem,
     VisitOrigin,
+    counted_pause,
     decode_visit,
     encode_events_item,
     encode_origin,
@@ -117,12 +118,21 @@ def begin_next_visit(context: DynamoContext, snapshot: RunSnapshot, now: float) 
     return turn_writes.begun
 
 
+def unpause(item: VisitItem, visit: Visit) -> tuple[int, dict[str, int]]:
+    """Return what a counter must add if a visit continues as `visit`, and the partition of the counter.
+
+    It was counted among the visits that wait. If it still waits, nothing changes.
+    """
+    pause = None if is_waiting(visit) else counted_pause(item.attributes)
+    return (0, {}) if pause is None else (pause[0], {pause[1]: -1})
+
+
 def build_reopen_writes(
     context: DynamoContext, item: VisitItem, visit: Visit, spread: int
 ) -> tuple[Sequence[Write], VisitItem]:
     """Return the writes by which a visit continues as `visit`, and the visit after them.
 
-    The events of its outcome move to an item of their own.
+    The events of its outcome move to an item of their own. The caller writes what `unpause` returns, too.
     """
     blobs = context.blobs
     sets = {
@@ -130,7 +140,8 @@ def build_reopen_writes(
         for name, value in (encode_outcome(visit, (), blobs) | encode_origin(visit, item.origin)).items()
         if value is not None or name in item.attributes
     }
-    outcome_only = ("at", "next", "numbers", "begins", "waited", "counted")
+    outcome_only: tuple[str, ...] = ("at", "next", "numbers", "begins", "waited", "counted")
+    outcome_only += () if is_waiting(visit) else ("paused",)
     sets |= {name: None for name in outcome_only if name in item.attributes}
     writes: list[Write] = [
         Update(keys.visit(visit.run_id, visit.id, spread), sets, when=is_unchanged(item.visit))
@@ -153,6 +164,8 @@ def _turn_writes(context: DynamoContext, head: Item, turn: Turn, update: Update,
     if turn.is_resumed:
         resumed = _read_resumed(context, head, branch)
         again = resume_visit(resumed.visit, branch, now)
+        _, unpaused = unpause(resumed, again)
+        update = replace(update, add={**update.add, **unpaused})
         writes, begun = build_reopen_writes(context, resumed, again, spread)
         return TurnWrites([update, *writes], begun)
     visit = enter_step(branch, run_id, now, turn.number, is_stopping="stop" in head)

@@ -10,8 +10,8 @@ in a stopping run is excluded as in Dekker's mutual exclusion (Dijkstra 1965): b
 read. A stop writes the head and then reads the visits. A claim writes the visit and then reads the head. So
 at least one of them sees the other, and a claim that finds the run stopping is undone.
 
-Cost: one write and one batch read. A message without a cause is about a visit that has an item, and costs
-one more read.
+Cost: one write and one batch read. The claim of a visit that waits is a transaction with a counter. A message
+without a cause is about a visit that has an item, and costs one more read.
 
 Limits: a process that dies between the write and the read of the head leaves a claim in a stopping run. Its
 lease expires, and the next claim executes the visit, as if it had started before the stop.
@@ -44,7 +44,13 @@ from noetl.executor.stores.dynamo.run_items import (
 )
 from noetl.executor.stores.dynamo.stops import Stops
 from noetl.executor.stores.dynamo.table import MAX_CONFLICTS
-from noetl.executor.stores.dynamo.visit_items import VisitItem, decode_lease, decode_visit, is_held
+from noetl.executor.stores.dynamo.visit_items import (
+    VisitItem,
+    counted_pause,
+    decode_lease,
+    decode_visit,
+    is_held,
+)
 from noetl.executor.stores.dynamo.wakeups import Wakeups
 from noetl.executor.stores.interface import MessageOutcome
 from noetl.executor.stores.sqs.due_message import DueMessage
@@ -128,12 +134,26 @@ class Claims:
             elif message.due_at > request.now:
                 return self._send_later(message, message.due_at, request.now)
             try:
-                item = self._context.table.update(_claim_update(request, before))
+                item = self._write(request, before)
             except ConditionFailed as failure:
                 before = failure.items[0] or self._context.table.get(key)
                 continue
             return self._complete(request, before, item)
         return MessageOutcome.HELD
+
+    def _write(self, request: ClaimRequest, before: Item | None) -> Item:
+        """Claim a visit as it was read, and return its item. One that waits is no longer counted as such.
+
+        Raises:
+            ConditionFailed: the visit has changed since it was read.
+        """
+        update, pause = _claim_update(request, before), counted_pause(before)
+        if before is None or pause is None:
+            return self._context.table.update(update)
+        update = replace(update, set={**update.set, "paused": None})
+        counter = Update(keys.counter(request.message.run_id, pause[0]), add={pause[1]: -1})
+        self._context.table.write([update, counter])
+        return update.applied_to(before)
 
     def _find_refusal(self, request: ClaimRequest, item: Item) -> FinishedVisit | MessageOutcome | None:
         """Return why a visit cannot be claimed, or None if it can."""

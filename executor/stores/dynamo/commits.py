@@ -8,7 +8,8 @@ outcome is one atomic write under the condition of the fence. For a step of a ch
 visit alone, else a transaction with the counters of the run. Everything that follows is a function of the
 stored outcome; `followups.py` applies it.
 
-Cost: one write for a step of a chain. A fork, an end or an arrival writes a transaction.
+Cost: one write for a step of a chain. A fork, an end or an arrival writes a transaction. So does a suspension
+or a retry, which also counts the visit among those that wait.
 
 Limits: if other commits change the same counters, the transaction is tried up to MAX_CONFLICTS times.
 """
@@ -17,7 +18,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from typing import Any
 
 from noetl.executor.clients.aws_retry import ConditionFailed, pause_seconds
@@ -29,6 +29,7 @@ from noetl.executor.model.visit_transition import (
     claim_lost,
     discards_batch_results,
     finish_end,
+    is_waiting,
 )
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
@@ -37,7 +38,7 @@ from noetl.executor.stores.dynamo.branch_writes import BranchWrites, build_branc
 from noetl.executor.stores.dynamo.caches import CachedClaim
 from noetl.executor.stores.dynamo.claimed_visits import read_origin
 from noetl.executor.stores.dynamo.context import DynamoContext
-from noetl.executor.stores.dynamo.expressions import PRESENT, Condition, Put, Update, Write
+from noetl.executor.stores.dynamo.expressions import Put, Update, Write
 from noetl.executor.stores.dynamo.run_items import append_event, spread_of
 from noetl.executor.stores.dynamo.table import MAX_CONFLICTS
 from noetl.executor.stores.dynamo.visit_items import (
@@ -83,8 +84,6 @@ class Commits:
         claim = self._context.claims.get(visit) or self._read_claim(visit)
         is_finished = visit.finished_at is not None
         outcome = encode_outcome(visit, commit.events if is_finished else (), self._context.blobs)
-        if not is_finished and visit.due_at > now and "waits" not in claim.head:
-            self._mark_waiting(claim.head)
         committed = self._write(commit, claim, outcome, now)
         self._context.claims.remove(visit)
         self._delete_loop_parts(visit, claim)
@@ -163,14 +162,6 @@ class Commits:
             raise claim_lost(visit)
         return CachedClaim(VisitItem(visit, read_origin(self._context, head, item), item), head)
 
-    def _mark_waiting(self, head: Item) -> None:
-        """Mark in the head that the run may be waiting, before a visit is suspended."""
-        is_open: tuple[Condition, ...] = (PRESENT, ("finished", "absent", None))
-        with suppress(ConditionFailed):
-            self._context.table.update(
-                Update(keys.ItemKey(head["pk"], head["sk"]), {"waits": True}, when=is_open)
-            )
-
     def _write(self, commit: Commit, claim: CachedClaim, outcome: Item, now: float) -> WrittenOutcome:
         """Write an outcome with everything that must be atomic with it, and return what was written."""
         visit, before = commit.visit, claim.item
@@ -181,6 +172,12 @@ class Commits:
             *self._event_writes(commit, spread),
             *_stop_writes(commit, claim.head, self._context.blobs),
         ]
+        pause = (
+            (before.origin.home, "ending" if commit.is_finally else "paused") if is_waiting(visit) else None
+        )
+        if pause is not None:
+            outcome = outcome | {"paused": list(pause)}
+            fixed.append(Update(keys.counter(visit.run_id, pause[0]), add={pause[1]: 1}))
         absorbed: set[str] = set()
         for tries in range(MAX_CONFLICTS):
             moves = build_branch_writes(self._context, commit, claim, absorbed, now)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import field
 from typing import Any
 
-from noetl.executor.stores.dynamo.attributes import encode_item, encode_value, size_of
+from noetl.executor.stores.dynamo.attributes import Item, decode_item, encode_item, encode_value, size_of
 from noetl.executor.stores.dynamo.keys import ItemKey
 from noetl.planner.frozen import frozen
 
@@ -89,6 +89,11 @@ class Update:
     def size(self) -> int:
         """Number of bytes of the attributes that are set."""
         return size_of(self.set) + size_of(self.keep)
+
+    def applied_to(self, item: Item) -> Item:
+        """Return an item as it is after the change, which neither adds to numbers nor keeps attributes."""
+        appended = {name: [*item.get(name, ()), *values] for name, values in self.append.items()}
+        return decode_item(encode_item({**item, **self.set, **appended}))
 
     def parameters(self, table: str, token: str | None) -> dict[str, Any]:
         """Return the parameters of the call; `token` is written with the change if it is not None."""

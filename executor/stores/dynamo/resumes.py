@@ -31,6 +31,7 @@ from noetl.executor.stores.dynamo.branch_stacks import (
     build_reopen_writes,
     decode_stack,
     encode_stack,
+    unpause,
 )
 from noetl.executor.stores.dynamo.context import DynamoContext
 from noetl.executor.stores.dynamo.expressions import PRESENT, Condition, Delete, Update, Write
@@ -252,6 +253,9 @@ class Resumes:
     def _open_visit(self, item: VisitItem, opened: Visit, spread: int) -> VisitItem:
         """Write a visit as it continues, and return it."""
         writes, again = build_reopen_writes(self._context, item, opened, spread)
+        home, unpaused = unpause(item, opened)
+        if unpaused:
+            writes = [*writes, Update(keys.counter(opened.run_id, home), add=unpaused)]
         # If it is refused, a concurrent resume has opened the visit, so it is open either way.
         with suppress(ConditionFailed):
             self._context.table.write(writes)

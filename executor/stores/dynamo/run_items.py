@@ -11,14 +11,19 @@ Cost: one counter item in the transaction of a fork, an end or an arrival. A ste
 
 Limits: the first branch of a run is counted in no item; `sum_counters` adds it.
 
+Attributes of a counter: `live` and `failed` are numbers of branches. `paused` is the number of visits that
+wait for a time or an answer, and `ending` is that of the finally step. `j#JOIN` is the number of branches on
+the way to a join, `a#JOIN` the list of arrivals, and `l#JOIN` the set of clocks. `stack` is a blob, and
+`version` counts the changes of branches.
+
 Attributes of a head (their names are stored, and never change): `tenant` and `open` are index partitions.
 `created` is the sort key of the indexes, and `owner` is the tenant. `at`, `started`, `finished` and
 `deadline` are times. `given` is a blob of input, environment and variables. `first` is the first visit: id,
-step, clock, index; `handed` are its pointers. `told` is a blob of the events of the run. `waits` is set once
-the run may be waiting, `reopening` while a resume is not complete. `key` is the partition key of the
-idempotency key, and `requests` lists those of resumes. `plan` is the hash of the plan, and `resumed` is
-`Run.resumed_from`. `spread` is the number of partitions if it is not 1. `expires` is the time to live. Others
-are named as in `Run`.
+step, clock, index; `handed` are its pointers. `told` is a blob of the events of the run. `waits` is set if an
+earlier version has suspended a visit, `reopening` while a resume is not complete. `key` is the partition key
+of the idempotency key, and `requests` lists those of resumes. `plan` is the hash of the plan, and `resumed`
+is `Run.resumed_from`. `spread` is the number of partitions if it is not 1. `expires` is the time to live.
+Others are named as in `Run`.
 """
 
 from __future__ import annotations
@@ -28,7 +33,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from noetl.executor.model.events import Event
 from noetl.executor.model.run import Branch, Run, RunStatus, Visit, WaitKey
 from noetl.executor.model.run_summary import RunSummary
-from noetl.executor.model.run_transition import run_started
+from noetl.executor.model.run_transition import run_started, shown_status
 from noetl.executor.model.special_visits import deadline_visit
 from noetl.executor.model.visit_transition import enter_step
 from noetl.executor.stores.dynamo import keys
@@ -232,6 +237,27 @@ def sum_counters(head: Item, counters: Sequence[Item], step_of: StepOf) -> Branc
             elif kind == "a":
                 arrivals.setdefault(join, []).extend(value)
     return BranchCounts(live, failed, joins, arrivals)
+
+
+def status_of(head: Item, counters: Sequence[Item]) -> RunStatus:
+    """Return the status of a run that readers see: `waiting` if all of its active visits wait.
+
+    A branch that waits at a join has no active visit. In sequential mode, only one branch has. The visits of
+    a stopping run are parked or end; only its finally step may wait.
+    """
+    status = RunStatus(head["status"])
+    paused = sum(counter.get("paused", 0) for counter in counters)
+    is_stopping = "stop" in head or has_ended(head)
+    if any(counter.get("ending", 0) > 0 for counter in counters):
+        return shown_status(status, 1, 1)
+    if is_stopping or paused <= 0:
+        return status
+    if any("stack" in counter for counter in counters):
+        return shown_status(status, 1, 1)
+    arrived = sum(len(value) for counter in counters for name, value in counter.items() if name[:2] == "a#")
+    live = 1 + sum(counter.get("live", 0) for counter in counters)
+    # The counters and the head are not read as of one moment.
+    return shown_status(status, max(live - arrived, paused), paused)
 
 
 class CounterDeltas:

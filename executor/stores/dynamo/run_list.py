@@ -5,15 +5,14 @@ several partitions (shards), so that they can be written fast. A filter may matc
 
 Algorithm: k-way merge (Knuth 1973). Each shard is read from the newest run on, up to MAX_PAGES pages, and
 the results are merged. If a shard was not read to its end, only runs that are newer than its last one are
-returned, and the cursor is there. Heads are read without payloads. A head says if its run may be waiting;
-only the visits of such runs are read. If entries of the index are out of date, or runs have another status,
-the index is read on until the page is full.
+returned. Heads are read without payloads, and the counters of runs that have not ended say whether all of
+their visits wait. If a filter or a status excludes runs, the index is read on until the page is full.
 
-Cost: one query of each shard, and one batch read of a hundred heads. A run that may be waiting takes three
-more requests, which are sent in parallel for the runs of a page.
+Cost: one query of each shard, one batch read of a hundred heads, and one of a hundred counters. A run has one
+counter for each of its partitions.
 
-Limits: a filter may exclude the newest 100,000 runs. Then a page has fewer runs than `limit`, or none, and
-its cursor continues there.
+Limits: the index is read on up to MAX_ROUNDS times. A filter that excludes the newest million runs may end a
+page early; its cursor continues there.
 """
 
 from __future__ import annotations
@@ -36,6 +35,7 @@ from noetl.executor.stores.dynamo.run_items import (
     has_ended,
     run_id_of,
     spread_of,
+    status_of,
     sum_counters,
     tenant_of,
 )
@@ -44,7 +44,10 @@ from noetl.executor.stores.dynamo.visit_items import without_outputs
 from noetl.planner.frozen import frozen, replace
 
 MAX_PAGES = 4
-"""Number of pages of each index partition that are read for one page of runs."""
+"""Number of pages of each index partition that are read at once."""
+
+MAX_ROUNDS = 10
+"""Number of times that the index is read on to fill a page."""
 
 MIN_CANDIDATES = 100
 """Number of runs that are read at once to find those with an open status, which no index has."""
@@ -127,7 +130,7 @@ class RunList:
     def summary(self, tenant: str, run_id: str) -> RunSummary | None:
         """Return the summary of a run of a tenant, or None if the tenant has no such run."""
         head = self._context.table.get(keys.head(run_id), SUMMARY_ATTRIBUTES)
-        return None if head is None or tenant_of(head) != tenant else self._summarize(head)
+        return None if head is None or tenant_of(head) != tenant else self._summarize([head])[0]
 
     def overview(self, tenant: str, run_id: str) -> RunOverview | None:
         """Return what the status of a run shows, or None if the tenant has no such run."""
@@ -148,13 +151,14 @@ class RunList:
         is_open = run_filter.status is not None and not run_filter.status.is_final
         count = max(limit, MIN_CANDIDATES) if is_open else limit
         runs: list[RunSummary] = []
-        while True:
+        for _ in range(MAX_ROUNDS):
             query = RunIndexQuery(run_filter, before)
             sort_keys, end = self._list_sort_keys(query, count + 1)
             before = sort_keys[count - 1] if len(sort_keys) > count else end
             runs += self._load_matching(query, [key.partition("#")[2] for key in sort_keys[:count]])
-            if before is None or end is not None or len(runs) >= limit:
-                return _cut(runs, limit, before)
+            if before is None or len(runs) >= limit:
+                break
+        return _cut(runs, limit, before)
 
     def live_runs(self, tenant: str, playbook: str, plan_hashes: Sequence[str], limit: int) -> list[str]:
         """Return the ids of runs of a service that have not ended and have one of the plans, oldest first."""
@@ -177,23 +181,30 @@ class RunList:
         items = self._context.table.get_many([keys.head(id) for id in run_ids], SUMMARY_ATTRIBUTES)
         heads = [head for head in items.values() if tenant_of(head) == query.run_filter.tenant]
         heads.sort(key=lambda head: str(head["created"]), reverse=True)
-        if query.run_filter.status is RunStatus.WAITING:
-            heads = [head for head in heads if "waits" in head]
-        runs = self._context.in_parallel(self._summarize, heads)
-        pairs = zip(heads, runs, strict=True)
+        pairs = zip(heads, self._summarize(heads), strict=True)
         return [run for head, run in pairs if query.matches(run, str(head["created"]))]
 
-    def _summarize(self, head: Item) -> RunSummary:
-        """Return the summary of a run. Its visits are read only if all of its active visits may wait."""
+    def _summarize(self, heads: Sequence[Item]) -> list[RunSummary]:
+        """Return the summaries of runs. The counters of all runs that have not ended are read at once."""
+        counter_keys = {
+            run_id_of(head): [keys.counter(run_id_of(head), number) for number in range(spread_of(head))]
+            for head in heads
+            if not has_ended(head)
+        }
+        items = self._context.table.get_many([key for group in counter_keys.values() for key in group])
+        counters = {
+            run_id: [items[key] for key in group if key in items] for run_id, group in counter_keys.items()
+        }
+        return [
+            decode_summary(head, self._find_status(head, counters.get(run_id_of(head), ()))) for head in heads
+        ]
+
+    def _find_status(self, head: Item, counters: Sequence[Item]) -> RunStatus:
+        """Return the status of a run. Its visits are read only if an earlier version has suspended one."""
         if "waits" not in head or has_ended(head):
-            return decode_summary(head, RunStatus(head["status"]))
+            return status_of(head, counters)
         snapshot = read_snapshot(self._context, run_id_of(head), attributes=SUMMARY_ATTRIBUTES)
-        # The run may have ended since its head was read.
-        return (
-            decode_summary(head, RunStatus(head["status"]))
-            if snapshot is None
-            else decode_summary(snapshot.head, snapshot.status())
-        )
+        return status_of(head, counters) if snapshot is None else snapshot.status()
 
     def _current_run(self, head: Item, first_counter: Item | None) -> Run:
         """Return a run with its counts, and with the status `waiting` if all of its active visits wait."""
@@ -202,15 +213,7 @@ class RunList:
         counters = [*([] if first_counter is None else [first_counter])]
         counters += self._context.table.get_many(other_keys).values()
         run = decode_run(head, self._context.blobs, sum_counters(head, counters, self._context.step_of(head)))
-        if run.status.is_final or "waits" not in head:
-            return run
-        snapshot = read_snapshot(self._context, run_id)
-        if snapshot is None:
-            return run
-        # The run may have ended since its head was read.
-        return replace(
-            decode_run(snapshot.head, self._context.blobs, snapshot.counts), status=snapshot.status()
-        )
+        return replace(run, status=self._find_status(head, counters))
 
     def _child_ids(self, parent: str) -> list[str]:
         items = self._context.table.query(keys.partition_key(parent), "K#")

@@ -23,6 +23,7 @@ Attributes of a visit item (their names are stored, and never change):
 | `case`, `failure` | index of the case that was taken; what the failure did to the branch |
 | `begun` | list of starts of attempts: fence, time, worker, attempt |
 | `awaits` | ids of the waits that the suspended visit waits for |
+| `paused` | while it waits: the partition of the counter that counts it, and the name of the number there |
 | `step`, `clock`, `number`, `names` | values that follow from the cause; `names` are the pointers, a blob |
 | `cause`, `causes`, `index`, `home`, `counts` | as in `VisitOrigin` |
 | `entered`, `forked`, `line` | `entered_at`, `has_forked`, `parent_clock` of `VisitOrigin` |
@@ -318,6 +319,11 @@ def home_of_branch(home: int, index: int, width: int, spread: int) -> int:
         return home
     branches_per_partition = max(BRANCHES_PER_PARTITION, -(-width // spread))
     return (home + index // branches_per_partition) % spread
+
+
+def counted_pause(item: Item | None) -> tuple[int, str] | None:
+    """Return the partition of the counter that counts a visit as waiting and the name of the number there."""
+    return None if item is None or "paused" not in item else (item["paused"][0], item["paused"][1])
 
 
 def is_held(fence: int) -> tuple[Condition, ...]:
