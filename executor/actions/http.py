@@ -8,10 +8,12 @@ from __future__ import annotations
 import base64
 import math
 import re
+import ssl
 import time
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from noetl.executor.actions._formats import check_value_count
@@ -121,6 +123,8 @@ _UNSAFE_METHODS = ("POST", "PUT", "PATCH", "DELETE")
 _IDEMPOTENT_METHODS = ("GET", "HEAD", "OPTIONS", "PUT", "DELETE")
 _RETRY_PAUSE_SECONDS = 0.1
 _RETRYABLE_STATUSES = (408, 425, 429)
+_FINAL_STATUSES = (501, 505)
+"""Statuses of 500 and more with which a server says that it never supports the request (RFC 9110)."""
 _REDIRECT_STATUSES = (301, 302, 303, 307, 308)
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 """Name of a header (RFC 9110)."""
@@ -159,7 +163,7 @@ class _Client:
     """The call, the connections and the reservations that all requests of one action share."""
 
     call: Call
-    transport: httpx.HTTPTransport
+    transport: httpx.BaseTransport
     arriving: ArrivingData
 
 
@@ -172,7 +176,7 @@ class _Reply(NamedTuple):
 
 
 def perform(call: Call) -> Any:
-    import httpx
+    import httpcore
 
     from noetl.executor.clients import egress
     from noetl.executor.clients.time_limit import time_limit
@@ -189,16 +193,17 @@ def perform(call: Call) -> Any:
             if "paginate" in call.parameters:
                 return _request_pages(client, request, call.parameters["paginate"])
             return _follow_redirects(client, request)[0]
-    except httpx.ConnectTimeout as error:
+    except httpcore.ConnectTimeout as error:
         raise ActionError("Timeout", f"`{host}` was not reached in time") from error
-    except (httpx.TimeoutException, TimeoutError) as error:
+    except (httpcore.TimeoutException, TimeoutError) as error:
         was_idle = call.deadline > time.monotonic()
         reason = f": it sent nothing for {max_idle:g} s; set `timeout` to wait longer" if was_idle else ""
         raise ActionError("Timeout", f"`{host}` did not answer in time{reason}") from error
-    except httpx.TransportError as error:
+    except (httpcore.NetworkError, httpcore.ProtocolError) as error:
         call.remaining_seconds()
         reason = str(error) or type(error).__name__
-        raise ActionError("ConnectionFailed", f"no response from `{host}`: {reason}") from error
+        message = f"no response from `{host}`: {reason}"
+        raise ActionError("ConnectionFailed", message, retryable=not _is_untrusted(error)) from error
 
 
 def _build_request(call: Call) -> _HttpRequest:
@@ -390,20 +395,23 @@ def _follow_redirects(client: _Client, request: _HttpRequest) -> tuple[dict[str,
 
 def _exchange_with_retries(client: _Client, request: _HttpRequest, *, is_final: bool) -> _Reply:
     """Retry after a connection failure, if the request was not sent or is idempotent (RFC 9110)."""
-    import httpx
+    import httpcore
 
     tries = 0
     while True:
         tries += 1
         try:
             return _exchange(client, request, is_final=is_final)
-        except httpx.TimeoutException:
-            raise
-        except httpx.TransportError as error:
-            was_not_sent = isinstance(error, httpx.ConnectError)
-            if tries == MAX_TRIES or not (was_not_sent or request.method in _IDEMPOTENT_METHODS):
+        except (httpcore.NetworkError, httpcore.ProtocolError) as error:
+            may_repeat = isinstance(error, httpcore.ConnectError) or request.method in _IDEMPOTENT_METHODS
+            if tries == MAX_TRIES or not may_repeat or _is_untrusted(error):
                 raise
         client.call.cancelled.wait(min(_RETRY_PAUSE_SECONDS * tries, client.call.remaining_seconds()))
+
+
+def _is_untrusted(error: Exception) -> bool:
+    """Return whether the certificate of the server is not valid. Another attempt gets the same one."""
+    return isinstance(error.__cause__, ssl.SSLCertVerificationError)
 
 
 def _exchange(client: _Client, request: _HttpRequest, *, is_final: bool) -> _Reply:
@@ -419,7 +427,7 @@ def _exchange(client: _Client, request: _HttpRequest, *, is_final: bool) -> _Rep
         response.close()
 
 
-def _send(transport: httpx.HTTPTransport, request: _HttpRequest) -> httpx.Response:
+def _send(transport: httpx.BaseTransport, request: _HttpRequest) -> httpx.Response:
     import httpx
 
     headers = [(name.encode(), value.encode()) for name, value in request.headers.items()]
@@ -501,10 +509,42 @@ def _status_error(client: _Client, response: httpx.Response, headers: Mapping[st
     return ActionError(
         "HTTPStatus",
         f"`{response.request.url.host}` answered {status} {response.reason_phrase}".rstrip(),
-        retryable=status >= 500 or status in _RETRYABLE_STATUSES,
+        retryable=status in _RETRYABLE_STATUSES or (status >= 500 and status not in _FINAL_STATUSES),
         status=status,
-        details={"headers": headers, "body": kept_body},
+        details={
+            "headers": headers,
+            "body": kept_body,
+            "retry_after_seconds": _retry_after_seconds(response.headers),
+        },
     )
+
+
+def _retry_after_seconds(headers: Mapping[str, str]) -> float | None:
+    """Return what the header `Retry-After` asks for, in seconds, or None (RFC 9110, section 10.2.3).
+
+    >>> _retry_after_seconds({"retry-after": "120"})
+    120.0
+    >>> date = {"date": "Fri, 31 Dec 1999 23:59:00 GMT"}
+    >>> _retry_after_seconds({**date, "retry-after": "Fri, 31 Dec 1999 23:59:59 GMT"})
+    59.0
+    >>> _retry_after_seconds({"retry-after": "soon"})
+    """
+    text = headers.get("retry-after", "").strip()
+    if text.isascii() and text.isdigit():
+        return float(text[:10])
+    until, now = _timestamp(text), _timestamp(headers.get("date", ""))
+    if until is None:
+        return None
+    # The clock of the server may differ from that of this machine.
+    return max(until - (time.time() if now is None else now), 0.0)
+
+
+def _timestamp(date: str) -> float | None:
+    """Return the Unix time of a date in a header, or None."""
+    try:
+        return parsedate_to_datetime(date).timestamp()
+    except ValueError:
+        return None
 
 
 def _read_body(client: _Client, response: httpx.Response, limit: int) -> tuple[bytearray, bool]:

@@ -35,6 +35,8 @@ class DeadlineStream(httpcore.NetworkStream):
         self._connection = connection
         self._connect_seconds = connect_seconds
         self._heads = AnswerHeads()
+        self.has_answer = False
+        """Whether a byte has arrived since the last request."""
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         """Return the next bytes; none at the end.
@@ -45,6 +47,7 @@ class DeadlineStream(httpcore.NetworkStream):
         """
         with _mapped(httpcore.ReadTimeout, httpcore.ReadError):
             chunk: bytes = self._wait(lambda: self._connection.recv(max_bytes))
+        self.has_answer = self.has_answer or bool(chunk)
         self._heads.feed(chunk)
         return chunk
 
@@ -55,6 +58,7 @@ class DeadlineStream(httpcore.NetworkStream):
             httpcore.WriteTimeout: the server did not take them in time.
         """
         self._heads = AnswerHeads()
+        self.has_answer = False
         unsent = memoryview(buffer)
         with _mapped(httpcore.WriteTimeout, httpcore.WriteError):
             while unsent:
@@ -69,8 +73,13 @@ class DeadlineStream(httpcore.NetworkStream):
 
     def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
-    ) -> httpcore.NetworkStream:
-        """Return the connection after the TLS handshake. A failure closes it."""
+    ) -> DeadlineStream:
+        """Return the connection after the TLS handshake. A failure closes it.
+
+        Raises:
+            httpcore.ConnectTimeout: the handshake takes too long.
+            httpcore.ConnectError: it fails. The cause is an `ssl.SSLError`.
+        """
         try:
             with _mapped(httpcore.ConnectTimeout, httpcore.ConnectError):
                 secured = ssl_context.wrap_socket(

@@ -25,7 +25,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterable
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from noetl.executor.clients.time_limit import wait_in_slices
 from noetl.executor.errors import ActionError
@@ -37,7 +37,6 @@ from noetl.planner.syntax.addresses import (
 )
 
 if TYPE_CHECKING:
-    import httpcore
     import httpx
 
 NETWORKS_SETTING = "NOETL_ALLOW_NETWORKS"
@@ -162,7 +161,7 @@ def resolve_and_vet(
 @cache
 def vetted_transport(
     networks: tuple[str, ...], action: str, resolver: Resolver = resolve_host
-) -> httpx.HTTPTransport:
+) -> httpx.BaseTransport:
     """Return the transport that connects to vetted addresses only. Use it inside `time_limit`.
 
     Errors name the type `action`. It has one connection pool for each value of `networks`, which lives until
@@ -171,55 +170,34 @@ def vetted_transport(
     import httpcore
     import httpx
 
+    from noetl.executor.clients.connection_pool import HttpConnectionPool
+    from noetl.executor.clients.deadline_stream import DeadlineStream, connect
+
     context = httpx.create_ssl_context()
-    transport = httpx.HTTPTransport(verify=context)
-    # httpx has no public way to set the network backend of its pool.
-    transport._pool = httpcore.ConnectionPool(  # noqa: SLF001
-        ssl_context=context,
-        max_connections=1000,
-        max_keepalive_connections=20,
-        keepalive_expiry=5.0,
-        network_backend=_make_backend(networks, action, resolver),
-    )
+    context.set_alpn_protocols(["http/1.1"])
+
+    def open_stream(origin: httpcore.Origin) -> DeadlineStream:
+        host = origin.host.decode("ascii")
+        try:
+            vetted = resolve_and_vet(host, origin.port, networks, action, resolver)
+        except TimeoutError as error:
+            raise httpcore.ConnectTimeout(str(error)) from None
+        except OSError as error:
+            raise httpcore.ConnectError(str(error)) from None
+        failure: Exception = httpcore.ConnectError(f"`{host}` has no address")
+        for address in vetted:
+            try:
+                stream = connect(address, origin.port, CONNECT_SECONDS)
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+                failure = error
+            else:
+                # The certificate is that of the name, not of the address.
+                return stream.start_tls(context, host) if origin.scheme == b"https" else stream
+        raise failure
+
+    transport = HttpConnectionPool(open_stream)
     atexit.register(transport.close)
     return transport
-
-
-def _make_backend(networks: tuple[str, ...], action: str, resolver: Resolver) -> httpcore.NetworkBackend:
-    """Return a network backend that connects to vetted addresses.
-
-    The request keeps the host name for its Host header and for TLS.
-    """
-    import httpcore
-
-    from noetl.executor.clients.deadline_stream import connect
-
-    class VettedBackend(httpcore.NetworkBackend):
-        """A network backend that connects to vetted addresses."""
-
-        def connect_tcp(
-            self,
-            host: str,
-            port: int,
-            timeout: float | None = None,
-            local_address: str | None = None,
-            socket_options: Any = None,
-        ) -> httpcore.NetworkStream:
-            failure: Exception = httpcore.ConnectError(f"`{host}` has no address")
-            try:
-                vetted = resolve_and_vet(host, port, networks, action, resolver)
-            except TimeoutError as error:
-                raise httpcore.ConnectTimeout(str(error)) from None
-            except OSError as error:
-                raise httpcore.ConnectError(str(error)) from None
-            for address in vetted:
-                try:
-                    return connect(address, port, CONNECT_SECONDS)
-                except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
-                    failure = error
-            raise failure
-
-    return VettedBackend()
 
 
 def _resolve_in_time(resolver: Resolver, host: str, port: int) -> list[str]:

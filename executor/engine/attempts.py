@@ -21,7 +21,7 @@ from noetl.executor.model.json_values import MAX_DEPTH, is_too_deep
 from noetl.executor.model.outcome import CANCELLED, Cancelled, Outcome, WorkResult, WorkSuspension
 from noetl.executor.model.run import ErrorRecord
 from noetl.executor.model.tracing import make_traceparent, trace_labels, trace_state
-from noetl.executor.model.transition import retry_delay_seconds
+from noetl.executor.model.transition import delay_after_failure
 from noetl.executor.precedence import end_slice, wait_for_slice
 from noetl.executor.security.capabilities import ACTIONS_SETTING
 from noetl.executor.security.redaction import redact
@@ -289,7 +289,8 @@ class RetryLoop:
         retry, scope, deadlines = self.action.retry, self.scope, self.context.deadlines
         if attempt.number >= retry.attempts or not error["retryable"]:
             return None
-        delay = retry_delay_seconds(retry, attempt.number, scope.run.id, scope.visit.id, self.position)
+        seed = (scope.run.id, scope.visit.id, self.position)
+        delay = delay_after_failure(retry, attempt.number, error, *seed)
         deadline = deadlines.attempt if self._must_suspend(delay, held_seconds + delay) else deadlines.segment
         if time.monotonic() + delay >= deadline or not self._wants_retry(error):
             return None

@@ -103,6 +103,19 @@ def retry_delay_seconds(retry: Retry, attempt: int, *seed: object) -> float:
     return delay
 
 
+def delay_after_failure(retry: Retry, attempt: int, error: ErrorRecord, *seed: object) -> float:
+    """Return the delay after attempt number `attempt`, which has failed with `error`.
+
+    It is longer than `retry_delay_seconds` if the detail `retry_after_seconds` asks for more. The maximum of
+    the retry bounds both.
+    """
+    details = error["details"]
+    requested = details.get("retry_after_seconds") if isinstance(details, dict) else None
+    if not isinstance(requested, int | float):
+        requested = 0.0
+    return max(retry_delay_seconds(retry, attempt, *seed), min(requested, retry.max_delay_seconds))
+
+
 def choose_case(step: Step, visit: Visit, outcome: Outcome, tests: RuleTests, now: float) -> Choice:
     """Return the retry or the case that follows from an outcome.
 
@@ -114,7 +127,7 @@ def choose_case(step: Step, visit: Visit, outcome: Outcome, tests: RuleTests, no
     error = outcome.error
     if outcome.failed and error is not None and error["retryable"] and visit.attempt < step.retry.attempts:
         if tests.retry(outcome):
-            delay = retry_delay_seconds(step.retry, visit.attempt, visit.run_id, visit.id)
+            delay = delay_after_failure(step.retry, visit.attempt, error, visit.run_id, visit.id)
             return Choice(outcome, failed=True, retry_at=now + delay)
     failed = outcome.failed
     while True:

@@ -101,6 +101,15 @@ class TestActionRetries:
         assert types == ["action.started", "action.retrying"] * 2 + ["action.started", "action.completed"]
         assert events[1].payload["wait_seconds"] == 0.25
 
+    def test_an_error_may_ask_for_a_longer_delay(self, probe: FakeHandler) -> None:
+        busy = ActionError("HTTPStatus", "busy", details={"retry_after_seconds": 0.5})
+        probe.answers = [busy, busy, "yes"]
+        waits: list[float] = []
+        context = work_context(waits=waits)
+        retry = Retry(4, 0.1, 1.0, max_delay_seconds=0.4, jitter=False)
+        assert outcome_of(fake_action(retry=retry), context=context).data == "yes"
+        assert waits == [0.4, 0.4]
+
     @pytest.mark.parametrize(("delay", "attempts"), [(9.9, 1), (1.1, 1), (0.3, 4)])
     def test_delays_that_are_long_together_suspend_the_work(
         self, probe: FakeHandler, delay: float, attempts: int

@@ -28,6 +28,7 @@ from noetl.executor.model.transition import (
     apply_deadline,
     build_commit,
     choose_case,
+    delay_after_failure,
     final_status,
     find_holders,
     find_refusal,
@@ -234,6 +235,23 @@ class TestRetryDelay:
         found = {retry_delay_seconds(Retry(5, 1.0), 1, "run", visit) for visit in range(100)}
         assert len(found) == 100
         assert max(found) - min(found) > 0.4
+
+    @pytest.mark.parametrize(
+        ("details", "expected"),
+        [
+            ({"retry_after_seconds": 5.0}, 5.0),
+            ({"retry_after_seconds": 900}, 20.0),
+            ({"retry_after_seconds": 0.5}, 1.0),
+            ({"retry_after_seconds": None}, 1.0),
+            ({"retry_after_seconds": "soon"}, 1.0),
+            (["a list"], 1.0),
+            (None, 1.0),
+        ],
+    )
+    def test_a_server_may_ask_for_a_longer_delay(self, details: object, expected: float) -> None:
+        retry = Retry(9, 1.0, 3.0, 20.0, jitter=False)
+        error = error_record(VISIT, "HTTPStatus", "busy", details=details)
+        assert delay_after_failure(retry, 1, error) == expected
 
 
 class TestBuildCommit:

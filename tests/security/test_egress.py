@@ -8,6 +8,7 @@ import ssl
 import threading
 import time
 
+import httpcore
 import httpx
 import pytest
 
@@ -235,7 +236,7 @@ def test_tls_uses_the_name_instead_of_the_address() -> None:
 
         thread = threading.Thread(target=shake)
         thread.start()
-        with pytest.raises(httpx.ConnectError):
+        with pytest.raises(httpcore.ConnectError):
             send_get(f"https://secure.test:{listener.getsockname()[1]}/", ScriptedResolver(["127.0.0.1"]))
         thread.join()
     assert names == ["secure.test"]
@@ -255,7 +256,7 @@ def test_a_resolver_that_does_not_respond_times_out() -> None:
         end.wait()
         return []
 
-    with pytest.raises(httpx.ConnectTimeout):
+    with pytest.raises(httpcore.ConnectTimeout):
         send_get("http://x.test/", silent, seconds=0.2)
     end.set()
 
@@ -264,7 +265,7 @@ def test_a_name_without_an_address_is_an_error() -> None:
     def unknown(host: str, port: int) -> list[str]:
         raise socket.gaierror("unknown")
 
-    with pytest.raises(httpx.ConnectError, match=r"`x\.test` cannot be resolved"):
+    with pytest.raises(httpcore.ConnectError, match=r"`x\.test` cannot be resolved"):
         send_get("http://x.test/", unknown)
-    with pytest.raises(httpx.ConnectError, match="has no address"):
+    with pytest.raises(httpcore.ConnectError, match="has no address"):
         send_get("http://x.test/", ScriptedResolver([]))

@@ -505,3 +505,29 @@ def test_the_end_of_the_process_closes_all_connections() -> None:
             command, cwd=Path(__file__).parents[3], capture_output=True, text=True, check=False
         )
     assert (ended.returncode, ended.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(("status", "is_retryable"), [(500, True), (503, True), (501, False), (505, False)])
+def test_statuses_that_a_retry_does_not_change_are_not_retried(status: int, is_retryable: bool) -> None:
+    with serve(lambda exchange: exchange.reply(status)) as server, pytest.raises(ActionError) as caught:
+        perform_action("http", url=server.url())
+    assert caught.value.retryable is is_retryable
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("7", 7.0),
+        ("Thu, 01 Jan 1970 00:00:00 GMT", 0.0),
+        ("9" * 400, 9_999_999_999.0),
+        ("-1", None),
+        ("", None),
+    ],
+)
+def test_an_error_says_when_the_server_wants_the_next_request(value: str, expected: float | None) -> None:
+    with (
+        serve(lambda exchange: exchange.reply(503, retry_after=value)) as server,
+        pytest.raises(ActionError) as caught,
+    ):
+        perform_action("http", url=server.url())
+    assert caught.value.details["retry_after_seconds"] == expected

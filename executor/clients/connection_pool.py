@@ -1,0 +1,155 @@
+"""A pool of HTTP connections: one request uses a connection at a time, and the next only if it is clean.
+
+Problem: to open a connection takes round trips, so it is kept for the next request. A server may close it
+just when that request is sent. It may also have sent more bytes than its answer has, and these would become
+the answer to the request of another run.
+
+Algorithm: a request takes the connection of its server that was kept last, so no other thread can use or
+close it. Afterwards it is kept if its answer is complete, and no byte follows. If a kept connection ends
+without a byte of an answer, the request is sent once more on a new one. It may be: its method is idempotent,
+or it has an idempotency key (RFC 9110, section 9.2.2; `net/http` of Go does the same).
+
+Cost: a request looks through at most `MAX_KEPT` connections.
+
+Limits: HTTP/1.1 only. A connection is kept for `KEPT_SECONDS`. Their number in use is that of the threads.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import httpcore
+import httpx
+
+from noetl.executor.clients.deadline_stream import DeadlineStream
+
+MAX_KEPT = 100
+KEPT_SECONDS = 5.0
+
+IDEMPOTENT_METHODS = ("GET", "HEAD", "OPTIONS", "PUT", "DELETE")
+
+
+class _HttpConnection(NamedTuple):
+    origin: httpcore.Origin
+    stream: DeadlineStream
+    http: httpcore.HTTP11Connection
+    kept_at: float
+
+    def is_usable(self) -> bool:
+        """Return whether another request may use it: its answer is complete, and nothing follows it."""
+        if not self.http.is_available() or self.http.has_expired():
+            return False
+        # httpcore would read what follows as the next answer.
+        surplus, _ = self.http._h11_state.trailing_data  # noqa: SLF001
+        return not surplus
+
+
+class HttpConnectionPool(httpx.BaseTransport):
+    """A transport whose connections are made by `connect`. Use it inside `time_limit`."""
+
+    def __init__(self, connect: Callable[[httpcore.Origin], DeadlineStream]) -> None:
+        self._connect = connect
+        self._kept: deque[_HttpConnection] = deque()
+        self._lock = threading.Lock()
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        """Send a request, and return the response as soon as its head has arrived. Close the response.
+
+        Raises:
+            httpcore.NetworkError, httpcore.ProtocolError: there is no response.
+            httpcore.TimeoutException: there is none in time.
+            ActionError: `ForbiddenAddress`.
+        """
+        sent = httpcore.Request(
+            method=request.method,
+            url=httpcore.URL(
+                scheme=request.url.raw_scheme,
+                host=request.url.raw_host,
+                port=request.url.port,
+                target=request.url.raw_path,
+            ),
+            headers=request.headers.raw,
+            content=request.stream,
+        )
+        kept = self._take(sent.url.origin)
+        if kept is not None:
+            try:
+                return self._send(kept, sent)
+            except (httpcore.NetworkError, httpcore.ProtocolError):
+                is_repeatable = request.method in IDEMPOTENT_METHODS or "idempotency-key" in request.headers
+                if kept.stream.has_answer or not is_repeatable:
+                    raise
+        return self._send(self._open(sent.url.origin), sent)
+
+    def close(self) -> None:
+        """Close the connections that are kept."""
+        with self._lock:
+            kept, self._kept = self._kept, deque()
+        for connection in kept:
+            connection.http.close()
+
+    def _open(self, origin: httpcore.Origin) -> _HttpConnection:
+        stream = self._connect(origin)
+        return _HttpConnection(origin, stream, httpcore.HTTP11Connection(origin, stream), 0.0)
+
+    def _send(self, connection: _HttpConnection, request: httpcore.Request) -> httpx.Response:
+        try:
+            response = connection.http.handle_request(request)
+        except BaseException:
+            connection.http.close()
+            raise
+        body = _Body(response, lambda: self._keep(connection))
+        return httpx.Response(
+            response.status, headers=response.headers, stream=body, extensions=response.extensions
+        )
+
+    def _take(self, origin: httpcore.Origin) -> _HttpConnection | None:
+        """Return the connection to a server that was kept last, or None."""
+        ended = []
+        try:
+            with self._lock:
+                while self._kept and self._kept[0].kept_at < time.monotonic() - KEPT_SECONDS:
+                    ended.append(self._kept.popleft())
+                for connection in reversed(tuple(self._kept)):
+                    if connection.origin == origin:
+                        self._kept.remove(connection)
+                        if connection.is_usable():
+                            return connection
+                        ended.append(connection)
+            return None
+        finally:
+            for connection in ended:
+                connection.http.close()
+
+    def _keep(self, connection: _HttpConnection) -> None:
+        """Keep a connection after its response, unless it cannot be used again."""
+        ended = connection
+        if connection.is_usable():
+            with self._lock:
+                self._kept.append(connection._replace(kept_at=time.monotonic()))
+                if len(self._kept) <= MAX_KEPT:
+                    return
+                ended = self._kept.popleft()
+        ended.http.close()
+
+
+class _Body(httpx.SyncByteStream):
+    """The body of a response. `on_close` is called once, when it is closed."""
+
+    def __init__(self, response: httpcore.Response, on_close: Callable[[], None]) -> None:
+        self._response = response
+        self._on_close: Callable[[], None] | None = on_close
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield from self._response.iter_stream()
+
+    def close(self) -> None:
+        """Close the response. The connection is kept if the body was read to its end."""
+        self._response.close()
+        on_close, self._on_close = self._on_close, None
+        if on_close is not None:
+            on_close()

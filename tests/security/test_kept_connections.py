@@ -1,0 +1,199 @@
+"""Connections that are kept for the next request, and servers that close or poison them."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
+
+from noetl.executor.clients import connection_pool
+from noetl.executor.errors import ActionError
+from tests.action_calls import perform_action
+from tests.http_server import StubExchange, serve
+
+OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+
+
+@contextmanager
+def serve_connections(talk: Callable[[int, socket.socket], None]) -> Iterator[str]:
+    """Yield the URL of a server that calls talk(number, connection) for each connection, from 1."""
+
+    def accept() -> None:
+        number = 0
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            number += 1
+            threading.Thread(target=talk, args=(number, connection), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=accept, daemon=True).start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+def read_request(connection: socket.socket) -> bytes:
+    """Return the head of a request; none at the end of the connection."""
+    data = b""
+    while b"\r\n\r\n" not in data:
+        chunk = connection.recv(65_536)
+        if not chunk:
+            return b""
+        data += chunk
+    return data
+
+
+class AnsweringServer:
+    """A server that answers the first request of each connection, and closes it at the second."""
+
+    def __init__(self, at_second: Callable[[socket.socket], None] = lambda _: None) -> None:
+        self.received: list[bytes] = []
+        self._at_second = at_second
+
+    def __call__(self, number: int, connection: socket.socket) -> None:
+        with connection:
+            if read_request(connection):
+                self.received.append(b"answered")
+                connection.sendall(OK)
+                if read_request(connection):
+                    self.received.append(b"closed")
+                    self._at_second(connection)
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "PATCH"])
+def test_a_kept_connection_that_ends_without_an_answer_is_replaced(method: str) -> None:
+    server = AnsweringServer()
+    with serve_connections(server) as url:
+        for _ in range(3):
+            assert perform_action("http", method=method, url=url)["body"] == "ok"
+    assert server.received == [b"answered", b"closed", b"answered", b"closed", b"answered"]
+
+
+def test_a_request_that_has_had_a_byte_of_its_answer_is_not_repeated() -> None:
+    server = AnsweringServer(lambda connection: connection.sendall(b"HTTP/1.1 2"))
+    with serve_connections(server) as url:
+        perform_action("http", method="POST", url=url)
+        with pytest.raises(ActionError) as caught:
+            perform_action("http", method="POST", url=url)
+    assert (caught.value.type, caught.value.retryable) == ("ConnectionFailed", True)
+    assert server.received == [b"answered", b"closed"]
+
+
+def test_a_new_connection_that_ends_without_an_answer_fails_a_post() -> None:
+    numbers: list[int] = []
+
+    def hang_up(number: int, connection: socket.socket) -> None:
+        with connection:
+            numbers.append(number)
+            read_request(connection)
+
+    with serve_connections(hang_up) as url, pytest.raises(ActionError) as caught:
+        perform_action("http", method="POST", url=url)
+    assert (caught.value.type, numbers) == ("ConnectionFailed", [1])
+
+
+@pytest.mark.parametrize(
+    "surplus", [b"x", b"\r\n", OK.replace(b"ok", b"no"), b"HTTP/1.1 100 Continue\r\n\r\n"]
+)
+def test_bytes_after_an_answer_answer_no_other_request(surplus: bytes) -> None:
+    numbers: list[int] = []
+
+    def talk(number: int, connection: socket.socket) -> None:
+        with connection:
+            while read_request(connection):
+                numbers.append(number)
+                connection.sendall(OK + (surplus if number == 1 else b""))
+
+    with serve_connections(talk) as url:
+        assert [perform_action("http", url=url)["body"] for _ in range(3)] == ["ok", "ok", "ok"]
+    assert numbers == [1, 2, 2]
+
+
+def test_an_answer_that_is_left_early_ends_its_connection() -> None:
+    def answer(exchange: StubExchange) -> None:
+        exchange.reply(200, b"x" * 1000)
+
+    with serve(answer) as server:
+        with pytest.raises(ActionError) as caught:
+            perform_action("http", url=server.url(), max_bytes=10)
+        assert caught.value.type == "LimitExceeded"
+        assert len(perform_action("http", url=server.url())["body"]) == 1000
+    assert len(server.connections) == 2
+
+
+def test_a_certificate_that_is_not_trusted_is_final(tmp_path: Path) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(write_certificate(tmp_path))
+    numbers: list[int] = []
+
+    def shake_hands(number: int, connection: socket.socket) -> None:
+        numbers.append(number)
+        with connection, suppress(OSError):
+            context.wrap_socket(connection, server_side=True)
+
+    with serve_connections(shake_hands) as url, pytest.raises(ActionError) as caught:
+        perform_action("http", url=url.replace("http:", "https:"))
+    assert (caught.value.type, caught.value.retryable, numbers) == ("ConnectionFailed", False, [1])
+    assert "self-signed certificate" in caught.value.message
+
+
+def write_certificate(folder: Path) -> Path:
+    """Write a certificate that no authority has signed, with its key. Return the file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+    now = datetime.now(UTC)
+    signed = builder.not_valid_before(now).not_valid_after(now + timedelta(days=1)).sign(key, SHA256())
+    file = folder / "certificate.pem"
+    key_text = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    file.write_bytes(key_text + signed.public_bytes(Encoding.PEM))
+    return file
+
+
+def test_an_old_connection_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection_pool, "KEPT_SECONDS", 0.0)
+    with serve(lambda exchange: exchange.reply()) as server:
+        for _ in range(2):
+            perform_action("http", url=server.url())
+    assert len(server.connections) == 2
+
+
+def test_the_number_of_kept_connections_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection_pool, "MAX_KEPT", 1)
+    with (
+        serve(lambda exchange: exchange.reply()) as first,
+        serve(lambda exchange: exchange.reply()) as second,
+    ):
+        for server in (first, second, first, second):
+            perform_action("http", url=server.url())
+    assert (len(first.connections), len(second.connections)) == (2, 2)
+
+
+def test_threads_share_connections_and_never_use_one_at_the_same_time() -> None:
+    """Each connection serves one request at a time, so an answer has the number of its request."""
+
+    def answer(exchange: StubExchange) -> None:
+        exchange.reply(200, exchange.received.target.encode())
+
+    def ask(number: int) -> tuple[str, str]:
+        path = f"/{number}"
+        return path, perform_action("http", method="POST", url=server.url(path))["body"]
+
+    with serve(answer) as server, ThreadPoolExecutor(16) as threads:
+        answers = list(threads.map(ask, range(600)))
+    assert all(path == body for path, body in answers)
+    assert len(server.connections) < 300
