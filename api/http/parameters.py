@@ -218,10 +218,11 @@ class EventQuery(BaseModel):
     """Access control reads it before, as no route is entered without credentials."""
 
 
-def check_parameters(request: Request) -> None:
+async def check_parameters(request: Request) -> None:
     """Raise unless the route of a request declares all parameters of its query, and each is given once.
 
     A header that the route declares is given once, too, unless it may be repeated.
+    It is no plain function, because FastAPI would call that on a thread.
 
     Raises:
         Problem: 400.
