@@ -101,7 +101,7 @@ def complete_document(document: dict[str, Any], routes: Iterable[APIRoute]) -> d
         "x-other-responses": {
             request: {"$ref": f"#/components/responses/{name}"} for request, name in OTHER_RESPONSES.items()
         },
-        "tags": [{"name": name, "description": TAGS.get(name, "")} for name in sorted(tags)],
+        "tags": [{"name": name, "description": TAGS.get(name, "")} for name in sorted(tags, key=_tag_place)],
         "paths": paths,
         "components": {
             **components,
@@ -112,6 +112,11 @@ def complete_document(document: dict[str, Any], routes: Iterable[APIRoute]) -> d
             "examples": {slug: _problem_example(slug) for slug in PROBLEM_TYPES},
         },
     }
+
+
+def _tag_place(name: str) -> tuple[int, str]:
+    """Return the place of a tag on the pages: those of TAGS in their order, then others."""
+    return [*TAGS, name].index(name), name
 
 
 def _path_parameters(operation: Mapping[str, Any]) -> list[str]:

@@ -61,6 +61,7 @@ def test_a_request_that_arrives_meanwhile_receives_the_complete_document(
 def test_every_operation_has_a_name_a_summary_and_a_tag() -> None:
     tags = {tag["name"] for tag in described()["tags"]}
     assert set(TAGS) <= tags
+    assert [tag["name"] for tag in described()["tags"]] == list(TAGS)
     ids = [operation["operationId"] for _, operation in operations()]
     assert len(ids) == len(set(ids))
     assert {"startRun", "getRunStatus", "listRuns", "registerPlaybook", "describePlan"} <= {*ids}
