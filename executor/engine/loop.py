@@ -41,6 +41,7 @@ from noetl.executor.model.outcome import (
     combine_suspensions,
 )
 from noetl.executor.model.run import BatchResult
+from noetl.executor.precedence import wait_for_slice
 from noetl.planner.frozen import frozen
 from noetl.planner.kinds import describe_kind_of
 from noetl.planner.plan import Loop
@@ -189,6 +190,7 @@ class _BatchRun:
 
     def __init__(self, loop_run: LoopRun, items: Sequence[Any], before: LoopProgress) -> None:
         context, position = loop_run.context, loop_run.position
+        wait_for_slice()  # The keys of 100,000 items take some 20 ms.
         self._loop_run = loop_run
         self._loop = loop_run.loop
         self._context = context
@@ -218,6 +220,7 @@ class _BatchRun:
         another item from starting.
         """
         journal = self._context.journal
+        wait_for_slice()
         pending = [index for index in range(len(self._items)) if index not in self._outcomes]
         begun = [index for index in pending if self._keys[index] in journal]
         untried = (index for index in pending if self._keys[index] not in journal)

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import pytest
 
+from noetl.executor.engine import loop
 from noetl.executor.model.run import RunStatus
 from noetl.executor.stores.sqlite.store import SqliteStore
 from noetl.testing.run_harness import RunHarness
@@ -56,6 +57,15 @@ class TestLoopsOfActions:
     def test_a_loop_without_items_does_no_work(self, store: SqliteStore) -> None:
         text = "steps: [{name: a, run: [{action: fail, message: no, loop: {items: []}, as: all}]}]"
         assert result(store, text) == {"all": []}
+
+    def test_a_loop_pauses_for_the_foreground_before_it_counts_its_items(
+        self, store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        pauses: list[None] = []
+        monkeypatch.setattr(loop, "wait_for_slice", lambda: pauses.append(None))
+        text = "steps: [{name: a, run: [{action: set, set: {x: 1}, loop: {items: [1, 2, 3]}}]}]"
+        assert RunHarness(store, text).finish().status == "succeeded"
+        assert len(pauses) == 2
 
     def test_a_failed_item_ends_the_loop(self, store: SqliteStore) -> None:
         text = """
