@@ -2,7 +2,8 @@
 
 Each text is made to keep the compiler busy. Its time is compared with that of an ordinary playbook of the
 same length. Each text is about as large as its kind may be before a limit is exceeded, or exceeds one that
-is found late. `hostile_expressions` measures the expressions.
+is found late. `hostile_expressions` measures the expressions, and `hostile_names` all names that they may
+use.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from benchmarks import hostile_expressions, report
+from benchmarks import hostile_expressions, hostile_names, report
 from benchmarks.measure import median_seconds
 from benchmarks.playbooks import SHAPES
 from noetl.executor.actions import catalogue
@@ -370,7 +371,11 @@ def _row(name: str, repetitions: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.hostile", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="TEXT", help=f"texts to compile: {', '.join(TEXTS)}")
+    parser.add_argument("--all-names", action="store_true", help="measure all names of expressions instead")
     options = parser.parse_args()
+    if options.all_names:
+        hostile_names.print_measurements(hostile_names.cases())
+        return
     rows = measure(options.names or TEXTS)
     print(report.table("Hostile texts", COLUMNS, rows))
     if not options.names:

@@ -282,8 +282,9 @@ def _prices(_: str) -> str:
     rows = [
         ("a name, a constant, an operator, a comparison", prices.NODE_UNITS),
         ("an output `{{ }}`, in addition to its expression", prices.OUTPUT_UNITS),
-        ("an attribute, a test, or a simple filter such as `trim` or `int`", prices.CALL_UNITS),
+        ("an attribute or a test", prices.CALL_UNITS),
         ("a method or a function", prices.METHOD_UNITS),
+        ("a simple filter such as `trim` or `int`", prices.SIMPLE_FILTER_UNITS),
         ("another filter, such as `tojson`, `sort` or `regex_replace`", prices.FILTER_UNITS),
         ("a round of a `for`", prices.ROUND_UNITS),
         ("an item of `map`, `select` or `reject`, also outside of loops", filter_costs.CALL_UNITS),

@@ -21,7 +21,7 @@ from jinja2.filters import make_attrgetter, sync_do_map
 from jinja2.runtime import Context
 from jinja2.utils import _PassArg, pass_context
 
-ATTRIBUTE_UNITS = 384
+ATTRIBUTE_UNITS = 768
 """The price of the attribute of one value."""
 
 

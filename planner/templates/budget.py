@@ -79,8 +79,14 @@ WALK_UNITS = 4096
 """The price of a walk through a value, however small it is."""
 CONVERSION_UNITS = 96
 """The price of the conversion of one value, of any type, to text or to JSON values."""
+SHOWN_VALUE_UNITS = 64
+"""The price of the text of a value within another one, in addition to its characters."""
+DECIMAL_UNITS = 192
+"""The price of the text of a decimal number."""
 SEARCHED_ITEM_UNITS = 8
 COMPARED_CHARACTERS_PER_UNIT = 32
+PASS_UNITS = 24
+"""The price of the comparison of one key, where values are not sorted."""
 SHORT_BITS = 256
 """How many bits an integer may have, so that operations on it have a constant price."""
 BIT_PAIRS_PER_UNIT = 512
@@ -91,7 +97,6 @@ MAX_DIGITS = 4300
 """How many decimal digits Python converts to an integer."""
 
 SCALARS = frozenset({int, float, bool, type(None)})
-_CONSTANT = SCALARS - {int}
 _LARGE = 1 << SHORT_BITS
 _TEXTS = frozenset({str})
 _LISTS = frozenset({list, tuple})
@@ -373,15 +378,13 @@ def measure(value: Any, indent: int = 0, refuse: Callable[[Any], None] | None = 
         kinds = set(map(type, level))
         parts: list[Iterable[Any]] = []
         size = containers = 0
-        for kind in kinds - _CONSTANT:
+        if refuse is not None:
+            _charge_number_texts(level, kinds)
+        for kind in kinds - SCALARS:
             members: Sequence[Any] = (
                 level if len(kinds) == 1 else [item for item in level if type(item) is kind]
             )
-            if kind is int:
-                if refuse is not None and not -_LARGE < min(members) <= max(members) < _LARGE:
-                    for member in members:
-                        charge_digits(member)
-            elif issubclass(kind, str):
+            if issubclass(kind, str):
                 characters += sum(map(len, members))
             elif issubclass(kind, _VIEWS):
                 containers += len(members)
@@ -408,11 +411,22 @@ def measure(value: Any, indent: int = 0, refuse: Callable[[Any], None] | None = 
         level = list(chain.from_iterable(parts))
 
 
+def _charge_number_texts(values: Sequence[Any], kinds: set[type]) -> None:
+    """Charge for the texts of the numbers among the values, which have these types."""
+    if float in kinds:
+        charge(DECIMAL_UNITS * len(values))
+    if int in kinds:
+        numbers = values if len(kinds) == 1 else [value for value in values if type(value) is int]
+        if not -_LARGE < min(numbers) <= max(numbers) < _LARGE:
+            for number in numbers:
+                charge_digits(number)
+
+
 def _measure_keys(
     mappings: Sequence[Mapping[Any, Any]], refuse: Callable[[Any], None] | None
 ) -> tuple[int, int]:
     """Return the number of values in the keys of mappings, and their characters."""
-    charge(VALUE_UNITS * sum(map(len, mappings)))
+    charge(2 * VALUE_UNITS * sum(map(len, mappings)))
     keys = list(chain.from_iterable(mappings))
     if set(map(type, keys)) == _TEXTS:
         return len(keys), sum(map(len, keys))
@@ -433,7 +447,9 @@ def charge_as_text(value: Any, indent: int = 0) -> None:
     elif kind is int:
         charge_digits(value)
     elif kind not in SCALARS:
-        charge_text(sum(measure(value, indent, _refuse_address)))
+        count, characters = measure(value, indent, _refuse_address)
+        charge(SHOWN_VALUE_UNITS * count)
+        charge_text(count + characters)
 
 
 def _refuse_address(value: Any) -> None:
@@ -546,6 +562,6 @@ def charge_sort(keys: Sequence[Any], *, sorts: bool) -> bool:
     else:
         count, characters = measure(keys)
         units = count + characters // COMPARED_CHARACTERS_PER_UNIT
-    passes = math.ceil(math.log2(len(keys) + 1)) if sorts else 1
+    passes = math.ceil(math.log2(len(keys) + 1)) if sorts else PASS_UNITS
     charge((0 if are_scalars else CONVERSION_UNITS * len(keys) + characters) + units * passes)
     return are_scalars

@@ -39,14 +39,18 @@ from noetl.planner.templates.budget import (
 )
 
 LINE_UNITS = 512
+INDENTED_LINE_UNITS = 128
 WORD_UNITS = 32
 MATCHED_CHARACTER_UNITS = 48
 """The price of a character that a filter reads with a regular expression, or quotes."""
 WRAPPED_CHARACTER_UNITS = 16
 ESCAPED_CHARACTER_UNITS = 8
+CASE_CHARACTER_UNITS = 4
+"""The price of a character whose case a filter or a method may change."""
+PARSED_CHARACTER_UNITS = 8
 CHARACTER_PAIRS_PER_UNIT = 64
 """How many comparisons of two characters one unit pays for, where a filter may compare each with each."""
-CALL_UNITS = 512
+CALL_UNITS = 1024
 """The price of a filter or test that another filter calls for an item."""
 
 _CONSTANT_FILTERS = frozenset({"abs", "count", "d", "default", "first", "items", "last", "length", "random"})
@@ -59,6 +63,7 @@ SIMPLE_FILTERS = _CONSTANT_FILTERS | {
 """The filters that take at most about a microsecond for a short text."""
 _CONSTANTS = frozenset({float, bool, type(None)})
 _MAX_OPTION = 1024
+_SHORT_NUMBER = 2**62
 
 
 def charge_filter(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -70,11 +75,13 @@ def charge_filter(name: str, function: Callable[..., Any]) -> Callable[..., Any]
     charge_arguments = _charge_arguments(name)
 
     def charge_and_call(*args: Any, **kwargs: Any) -> Any:
-        if not kwargs and all(map(_is_short, args[first:])):
+        value = args[first]
+        is_short = type(value) is int and -_SHORT_NUMBER < value < _SHORT_NUMBER
+        if not kwargs and all(map(_is_short, args[first + is_short :])):
             return _charge_result(function(*args))
-        if len(args) > first:
-            value = charge_arguments(args[first], *args[first + 1 :], **kwargs)
-            args = (*args[:first], value, *args[first + 1 :])
+        charge(CALL_UNITS)
+        value = charge_arguments(value, *args[first + 1 :], **kwargs)
+        args = (*args[:first], value, *args[first + 1 :])
         return _charge_result(function(*args, **kwargs))
 
     def charged(value: Any, *args: Any, **kwargs: Any) -> Any:
@@ -144,14 +151,14 @@ def _charge_result(result: Any) -> Any:
 
 
 _ITEM_UNITS = {
-    "batch": 64,
+    "batch": 192,
     "dictsort": CALL_UNITS,
     "map": CALL_UNITS,
     "reject": CALL_UNITS,
     "rejectattr": CALL_UNITS,
     "select": CALL_UNITS,
     "selectattr": CALL_UNITS,
-    "slice": 64,
+    "slice": 96,
 }
 """What a filter pays for each item of its value, if it does more than to copy it."""
 
@@ -184,7 +191,7 @@ def _largest_option(options: tuple[Any, ...]) -> int:
 
 
 def _indent_bound(value: Any, options: tuple[Any, ...]) -> int:
-    return (str(value).count("\n") + 1) * _largest_option(options)
+    return (str(value).count("\n") + 1) * (INDENTED_LINE_UNITS + _largest_option(options))
 
 
 def _wordwrap_bound(value: Any, options: tuple[Any, ...]) -> int:
@@ -243,8 +250,18 @@ def _charge_round(value: Any, precision: Any = 0, *_: Any, **__: Any) -> None:
         charge_digits(value)
 
 
+def _charge_case(text: Any) -> None:
+    charge(CASE_CHARACTER_UNITS * len(to_charged_text(text)))
+
+
+def _charge_float(value: Any, *_: Any, **__: Any) -> None:
+    if isinstance(value, str):
+        charge(PARSED_CHARACTER_UNITS * len(value))
+
+
 def _charge_int(value: Any, *_: Any, **__: Any) -> None:
     if isinstance(value, str):
+        charge(PARSED_CHARACTER_UNITS * len(value))
         charge_number_text(value)
 
 
@@ -256,7 +273,10 @@ def _charge_dictsort(
 
 _CHARGES: dict[str, Callable[..., None]] = {
     "dictsort": _charge_dictsort,
+    "capitalize": _charge_case,
+    "float": _charge_float,
     "int": _charge_int,
+    "lower": _charge_case,
     "round": _charge_round,
     "e": _charge_escape,
     "escape": _charge_escape,
@@ -264,6 +284,7 @@ _CHARGES: dict[str, Callable[..., None]] = {
     "striptags": _charge_characters,
     "title": _charge_characters,
     "trim": _charge_trim,
+    "upper": _charge_case,
     "urlencode": _charge_characters,
     "wordcount": _charge_characters,
     "wordwrap": _charge_wordwrap,

@@ -42,6 +42,10 @@ from noetl.planner.templates.ordering import ORDER_FILTERS
 from noetl.planner.templates.patterns import replace_matches, search
 
 MAX_TIME_TEXT = 200
+CALL_UNITS = 1024
+"""The price of a filter of NoETL that calls a parser or an encoder."""
+FORMATTED_CHARACTER_UNITS = 64
+"""The price of a character in a pattern of a time: one directive may create a text of thirty characters."""
 SUMMED_ITEM_UNITS = 24
 
 JSON_VALUE_UNITS = 32
@@ -149,6 +153,7 @@ def _to_json(value: Any, indent: int | None = None) -> str:
         value._fail_with_undefined_error()
     if indent is not None and not 0 <= indent <= 16:
         raise ValueError("the indent of `tojson` must be 0 to 16")
+    charge(CALL_UNITS)
     charge_as_text(value, indent or 0)
     text = json.dumps(value, ensure_ascii=False, indent=indent, allow_nan=False, default=_json_default)
     charge_text(len(text))
@@ -166,6 +171,9 @@ def _json_default(value: object) -> Any:
 
 
 def _from_json(text: str) -> Any:
+    if not isinstance(text, str):
+        raise TypeError(f"`fromjson` needs a text, not {describe(text)}")
+    charge(CALL_UNITS)
     # The parser creates all values in one call, so they are counted in the text before.
     values = text.count(",") + 2 * (text.count("[") + text.count("{"))
     charge(len(text) + JSON_VALUE_UNITS * values)
@@ -204,6 +212,7 @@ def _to_datetime(value: str | float | datetime, pattern: str | None = None) -> d
 
     A time without an offset is in UTC.
     """
+    charge(CALL_UNITS)
     if isinstance(value, int | float):
         return datetime.fromtimestamp(value, UTC)
     if isinstance(value, datetime):
@@ -215,6 +224,7 @@ def _to_datetime(value: str | float | datetime, pattern: str | None = None) -> d
 
 
 def _strftime(value: str | float | datetime, pattern: str) -> str:
+    charge(CALL_UNITS + FORMATTED_CHARACTER_UNITS * len(pattern))
     if len(pattern) > MAX_TIME_TEXT:
         raise LimitExceeded("the pattern of `strftime` is too long")
     return _to_datetime(value).strftime(pattern)

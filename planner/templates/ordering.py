@@ -21,7 +21,10 @@ from jinja2.filters import _GroupTuple, ignore_case, make_attrgetter, make_multi
 from jinja2.utils import pass_environment
 
 from noetl.planner.templates.attributes import ATTRIBUTE_UNITS, attribute_getter
-from noetl.planner.templates.budget import LIST_ITEM_UNITS, charge_sort, read_items
+from noetl.planner.templates.budget import LIST_ITEM_UNITS, charge, charge_sort, read_items
+
+ENTRY_UNITS = 128
+"""The price of the entry of one value in the table of `unique`."""
 
 
 class _Keyed(NamedTuple):
@@ -106,6 +109,7 @@ def _unique(
 ) -> Iterator[Any]:
     get_key = None if attribute is None else attribute_getter(environment, attribute)
     values, keys, _ = _read(value, get_key, case_sensitive=case_sensitive, sorts=False)
+    charge(ENTRY_UNITS * len(keys))
     first: dict[Any, Any] = {}
     for key, item in zip(keys, values, strict=True):
         first.setdefault(key, item)

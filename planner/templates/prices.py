@@ -27,7 +27,9 @@ NODE_UNITS = 64
 OUTPUT_UNITS = 128
 """The price of the conversion of a short value to text, in addition to its nodes."""
 CALL_UNITS = 448
-"""The price of a node that calls a simple function, on short values."""
+"""The price of a node that calls a function of the sandbox, on short values."""
+SIMPLE_FILTER_UNITS = 1024
+"""The price of a filter that is in SIMPLE_FILTERS, on short values."""
 METHOD_UNITS = 896
 """The price of a node that calls a method or a function of the language, on short values."""
 FILTER_UNITS = 2560
@@ -56,8 +58,9 @@ def _units(node: nodes.Node) -> int:
 
 def _own_units(node: nodes.Node) -> int:
     if isinstance(node, nodes.Filter):
-        is_simple = " " in node.name or node.name in SIMPLE_FILTERS
-        return CALL_UNITS if is_simple else FILTER_UNITS
+        if " " in node.name:
+            return CALL_UNITS
+        return SIMPLE_FILTER_UNITS if node.name in SIMPLE_FILTERS else FILTER_UNITS
     if isinstance(node, nodes.Output):
         return OUTPUT_UNITS * len(node.nodes)
     if isinstance(node, nodes.TemplateData):

@@ -45,7 +45,7 @@ from noetl.planner.templates.budget import (
     to_charged_text,
 )
 from noetl.planner.templates.code_generator import ChargingGenerator
-from noetl.planner.templates.filter_costs import CHARACTER_PAIRS_PER_UNIT, charge_filter
+from noetl.planner.templates.filter_costs import CASE_CHARACTER_UNITS, CHARACTER_PAIRS_PER_UNIT, charge_filter
 from noetl.planner.templates.filters import FILTERS, REPLACED_FILTERS, join_texts, replace
 from noetl.planner.templates.functions import Function, describe
 from noetl.planner.templates.operators import modulo
@@ -277,7 +277,7 @@ def _charge_method(obj: Any, name: str, method: Callable[..., Any]) -> Callable[
         if not isinstance(obj, str):
             charge_comparison(obj)
         elif len(obj) > SHORT:
-            charge(len(obj))
+            charge((CASE_CHARACTER_UNITS if name in _CASE_METHODS else 1) * len(obj))
         for arg in args:
             charge_comparison(arg)
         if name in _SLOW_METHODS and args and isinstance(args[0], str):
@@ -318,6 +318,9 @@ def _count_parts(text: str, separator: object) -> int:
 _SLOW_METHODS = frozenset({"lstrip", "rfind", "rindex", "rpartition", "rsplit", "rstrip", "strip"})
 """The methods that may compare each character of the text with each character of their argument."""
 
+
+_CASE_METHODS = frozenset({"capitalize", "casefold", "istitle", "lower", "swapcase", "title", "upper"})
+"""The methods that convert or compare the case of each character."""
 
 ENTRY_UNITS = 64
 
@@ -371,7 +374,14 @@ def _charge_operand(test: Any) -> Any:
 
 def _charge_text_test(test: Any) -> Any:
     """Return the built-in test of a text with charges for the conversion to text."""
-    return lambda value: test(to_charged_text(value))
+
+    def check(value: Any) -> Any:
+        text = to_charged_text(value)
+        if len(text) > SHORT:
+            charge(CASE_CHARACTER_UNITS * len(text))
+        return test(text)
+
+    return check
 
 
 def _require_defined(test: Any) -> Any:

@@ -1,0 +1,100 @@
+"""Every name that an expression may use has a price, and 10,000 items may go through each filter."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from jinja2 import nodes
+
+from benchmarks import hostile_names
+from noetl.planner.templates import budget
+from noetl.planner.templates.filters import FILTERS
+from noetl.planner.templates.parser import parse_nodes
+from noetl.planner.templates.prices import SIMPLE_FILTER_UNITS, round_units
+from noetl.planner.templates.sandbox import CALLABLE_ATTRIBUTES, FUNCTIONS, JINJA_FILTERS, JINJA_TESTS
+from noetl.planner.templates.template import EvaluationError, parse_template
+
+ITEMS = 10_000
+OWN_FILTERS = {name for name in FILTERS if " " not in name}
+NAMES: dict[str, Any] = {
+    "numbers": list(range(ITEMS)),
+    "words": [f"Word {n}" for n in range(ITEMS)],
+    "rows": [{"id": n, "name": f"n{n % 97}"} for n in range(ITEMS)],
+    "texts": ["WzEsIDJd", "2026-01-31T10:15:00+00:00", "[1, 2]"],
+    "object": {f"key {n}": n for n in range(ITEMS)},
+    "text": "Some words\n" * ITEMS,
+    "subject": "2026-01-31",
+}
+FILTERS_OF_LISTS = [
+    *("dictsort", "dictsort(by='value')", "items"),
+    *("batch(3) | list", "slice(3) | list", "first", "last", "length", "count", "list", "reverse | list"),
+    *("join(',')", "string", "tojson", "tojson | fromjson", "random", "unique | list", "sort", "max", "min"),
+    *("map('string') | list", "select('string') | list", "reject('none') | list", "sum"),
+]
+FILTERS_OF_ROWS = [
+    *("groupby('name')", "groupby('id')", "sort(attribute='name')", "sort(attribute='name,id')"),
+    *("map(attribute='id') | sum", "sum(attribute='id')", "max(attribute='id')", "min(attribute='id')"),
+    *("unique(attribute='id') | list", "join(',', attribute='name')", "tojson | fromjson | length"),
+    *("selectattr('id') | list", "selectattr('name', 'eq', 'n1') | list", "rejectattr('id') | list"),
+]
+
+
+def units_of(text: str) -> int:
+    """Return how many units an evaluation uses, also of one that fails for the type of a value."""
+    try:
+        parse_template(text).evaluate(NAMES.__getitem__)
+    except EvaluationError as error:
+        assert error.type != "LimitExceeded", error.message
+    return budget.used_units()
+
+
+def test_the_sweep_of_names_uses_every_name() -> None:
+    swept = {name for name, _ in hostile_names.expressions()}
+    allowed = {f"| {name}" for name in {*JINJA_FILTERS, *OWN_FILTERS}}
+    allowed |= {f"is {name}" for name in JINJA_TESTS}
+    allowed |= {f".{name}()" for name in CALLABLE_ATTRIBUTES}
+    allowed |= {f"{name}()" for name in FUNCTIONS}
+    assert swept >= allowed
+
+
+def test_every_expression_of_the_sweep_is_a_template() -> None:
+    for name, expression in hostile_names.expressions():
+        parse_template(
+            hostile_names.text_of(hostile_names.NameUse(name, expression, "text", in_loop=True), 1)
+        )
+
+
+@pytest.mark.parametrize("name", sorted({*JINJA_FILTERS, *OWN_FILTERS}))
+def test_every_filter_has_a_price_in_a_loop(name: str) -> None:
+    loops = [
+        parse_nodes(f"{{% for i in numbers %}}{{% set x = i{filter} %}}{{% endfor %}}")[0]
+        for filter in ("", f" | {name}")
+    ]
+    prices = [round_units(loop) for loop in loops if isinstance(loop, nodes.For)]
+    assert prices[1] - prices[0] >= SIMPLE_FILTER_UNITS
+
+
+@pytest.mark.parametrize("expression", FILTERS_OF_LISTS)
+@pytest.mark.parametrize("subject", ["numbers", "words"])
+def test_10_000_items_may_go_through_a_filter(subject: str, expression: str) -> None:
+    subject = "object" if expression.startswith(("dictsort", "items")) else subject
+    assert units_of(f"{{% set x = {subject} | {expression} %}}") < budget.BUDGET // 2
+
+
+@pytest.mark.parametrize("expression", FILTERS_OF_ROWS)
+def test_10_000_rows_may_go_through_a_filter(expression: str) -> None:
+    assert units_of(f"{{% set x = rows | {expression} %}}") < budget.BUDGET // 2
+
+
+@pytest.mark.parametrize("expression", ["title", "upper", "wordwrap(40)", "indent", "urlencode", "striptags"])
+def test_10_000_lines_may_go_through_a_filter(expression: str) -> None:
+    assert units_of(f"{{% set x = text | {expression} %}}") < budget.BUDGET // 2
+
+
+@pytest.mark.parametrize("name", sorted({*JINJA_FILTERS, *OWN_FILTERS}))
+def test_10_000_rounds_may_use_a_filter(name: str) -> None:
+    arguments = hostile_names.ARGUMENTS.get(name, ("",))[0]
+    text = f"{{% for i in numbers %}}{{% set x = subject | {name}{arguments} %}}{{% endfor %}}"
+    # An error of the first round still charges for all of them.
+    assert units_of(text) <= budget.BUDGET
