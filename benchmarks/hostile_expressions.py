@@ -63,6 +63,7 @@ EXPRESSIONS = {
     "JSON numbers": "{{ ('[' ~ '1.5,' * 2090000 ~ '0]') | fromjson }}",
     "JSON keys": "{{ ('{' ~ '\"a\":{' * 100000) | fromjson }}",
     "shared copies": "{{ [[[]] * 1000000] * 10 }}",
+    "converted rows": "{{ [[false, rows[0]]] * 100000 }}",
     "shared comparison": "{% set a = [1, 1] %}{% set b = [1, 1] %}"
     + "{% set a = [a, a] %}{% set b = [b, b] %}" * 31
     + "{{ a == b }}",

@@ -68,8 +68,8 @@ MAX_BLOCK = 64
 """How many items of an unread list are charged and read together."""
 
 LIST_ITEM_UNITS = 8
-LIST_UNITS = 256
-MAPPING_UNITS = 256
+LIST_UNITS = 512
+MAPPING_UNITS = 768
 NUMBER_UNITS = 32
 VALUE_UNITS = 24
 """The price of visiting a value within another one."""
@@ -77,7 +77,7 @@ CONTAINER_UNITS = 96
 """The price of visiting a list or mapping within another one, without its values."""
 WALK_UNITS = 4096
 """The price of a walk through a value, however small it is."""
-CONVERSION_UNITS = 96
+CONVERSION_UNITS = 128
 """The price of the conversion of one value, of any type, to text or to JSON values."""
 SHOWN_VALUE_UNITS = 64
 """The price of the text of a value within another one, in addition to its characters."""

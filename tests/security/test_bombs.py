@@ -173,6 +173,17 @@ def test_operations_on_large_numbers_are_charged_by_their_digits(expression: str
     assert caught.value.type == "LimitExceeded"
 
 
+def test_the_copy_of_a_container_costs_more_than_its_items() -> None:
+    def units(expression: str) -> int:
+        parse_template("{{ " + expression + " }}").evaluate(NAMES.__getitem__)
+        return budget.used_units()
+
+    numbers = units("[0] * 10000")
+    # A container takes as long as some twenty numbers.
+    assert units("[[]] * 10000") > 20 * numbers
+    assert units("[{}] * 10000") > 25 * numbers
+
+
 def test_sums_of_large_numbers_are_charged_by_their_bits() -> None:
     def units(number: int) -> int:
         parse_template("{{ ([n] * 1000) | sum }}").evaluate({"n": number}.__getitem__)
