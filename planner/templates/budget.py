@@ -534,7 +534,7 @@ def concatenate(parts: Sequence[Any], separator: str = "") -> str:
 
 
 def _to_texts(parts: Sequence[Any]) -> list[str]:
-    charge(2 * CONVERSION_UNITS * len(parts))
+    charge(3 * CONVERSION_UNITS * len(parts))
     texts: list[str] = []
     length = 0
     for part in parts:

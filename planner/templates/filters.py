@@ -122,7 +122,8 @@ def _sum(
     if isinstance(start, list):
         return _sum_lists(items, start)
     if set(map(type, items)) <= SCALARS:
-        charge_large_numbers(items)
+        if type(items) is not range:  # its items are short
+            charge_large_numbers(items)
         return sum(items, start)
     for item in items:
         charge(CONVERSION_UNITS)
