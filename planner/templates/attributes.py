@@ -21,8 +21,12 @@ from jinja2.filters import make_attrgetter, sync_do_map
 from jinja2.runtime import Context
 from jinja2.utils import _PassArg, pass_context
 
+from noetl.planner.templates.budget import charge
+
 ATTRIBUTE_UNITS = 768
 """The price of the attribute of one value."""
+OTHER_ATTRIBUTE_UNITS = 2048
+"""The price of an attribute that is missing, or of a value that is no plain object, in addition."""
 
 
 def attribute_getter(environment: Environment, attribute: str | int | None) -> Callable[[Any], Any]:
@@ -34,6 +38,7 @@ def attribute_getter(environment: Environment, attribute: str | int | None) -> C
     def read(item: Any) -> Any:
         if type(item) is dict and attribute in item:
             return item[attribute]
+        charge(OTHER_ATTRIBUTE_UNITS)
         return getter(item)
 
     return read

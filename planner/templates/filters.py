@@ -44,9 +44,10 @@ from noetl.planner.templates.patterns import replace_matches, search
 MAX_TIME_TEXT = 200
 CALL_UNITS = 1024
 """The price of a filter of NoETL that calls a parser or an encoder."""
-FORMATTED_CHARACTER_UNITS = 64
+FORMATTED_CHARACTER_UNITS = 96
 """The price of a character in a pattern of a time: one directive may create a text of thirty characters."""
 SUMMED_ITEM_UNITS = 24
+JOINED_ITEM_UNITS = 48
 
 JSON_VALUE_UNITS = 32
 """The units for a value that `fromjson` creates, in addition to its characters.
@@ -102,7 +103,7 @@ def join_texts(separator: str, items: Iterable[str]) -> str:
 def _join(environment: Environment, value: Any, d: Any = "", attribute: Any = None) -> str:
     """Return the items, or an attribute of each, as one text. Jinja2 names the separator `d`."""
     if attribute is None:
-        parts = read_items(value, LIST_ITEM_UNITS)
+        parts = read_items(value, JOINED_ITEM_UNITS)
     else:
         parts = list(map(attribute_getter(environment, attribute), read_items(value, ATTRIBUTE_UNITS)))
     return concatenate(parts, to_charged_text(d))
@@ -213,7 +214,7 @@ def _to_datetime(value: str | float | datetime, pattern: str | None = None) -> d
 
     A time without an offset is in UTC.
     """
-    charge(CALL_UNITS)
+    charge(CALL_UNITS if pattern is None else 4 * CALL_UNITS)
     if isinstance(value, int | float):
         return datetime.fromtimestamp(value, UTC)
     if isinstance(value, datetime):

@@ -23,6 +23,8 @@ from jinja2.utils import pass_environment
 from noetl.planner.templates.attributes import ATTRIBUTE_UNITS, attribute_getter
 from noetl.planner.templates.budget import LIST_ITEM_UNITS, charge, charge_sort, read_items
 
+GROUPED_ITEM_UNITS = 256
+"""The price of the place of one value in a group."""
 ENTRY_UNITS = 128
 """The price of the entry of one value in the table of `unique`."""
 
@@ -94,8 +96,13 @@ def _group(
     default: Any = None,
     case_sensitive: bool = False,
 ) -> list[Any]:
-    get_key = make_attrgetter(environment, attribute, default=default)
+    get_key = (
+        attribute_getter(environment, attribute)
+        if default is None
+        else make_attrgetter(environment, attribute, default=default)
+    )
     values, keys, shown = _read(value, get_key, case_sensitive=case_sensitive)
+    charge(GROUPED_ITEM_UNITS * len(keys))
     groups = (list(numbers) for _, numbers in groupby(_order(keys), keys.__getitem__))
     return [_GroupTuple(shown[numbers[0]], [values[n] for n in numbers]) for numbers in groups]
 

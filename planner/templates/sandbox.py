@@ -287,6 +287,7 @@ def _charge_method(obj: Any, name: str, method: Callable[..., Any]) -> Callable[
             args = (args[0] if args else None, min(max_splits, MAX_ITEMS) if max_splits >= 0 else MAX_ITEMS)
             charge_items(min(_count_parts(obj, args[0]), args[1] + 1), PART_UNITS)
         elif name == "splitlines":
+            charge(len(_LINE_BREAKS) // 2 * len(obj))
             charge_items(1 + _count(obj, _LINE_BREAKS), PART_UNITS)
         result = method(*args)
         if isinstance(result, str) and len(result) > SHORT:
