@@ -1,7 +1,8 @@
 """The AWS Lambda functions of the executor.
 
-`step` executes the visits that queue messages name, `dead_letter` fails those whose messages were retried too
-often, and `sweep` sends missing messages again.
+`step` executes the visits that queue messages name. `dead_letter` gets the messages that were received too
+often: it fails the visits that have lost too many workers, and sends the other messages again. `sweep` sends
+missing messages again.
 
 The engine is imported within functions: at the start of a Lambda function (`noetl.executor.runtime.preload`),
 or else when the first event arrives.
@@ -26,9 +27,10 @@ def step(event: Mapping[str, Any], context: LambdaContext) -> dict[str, Any]:
 
 
 def dead_letter(event: Mapping[str, Any], context: LambdaContext) -> dict[str, Any]:
-    """Fail the visits whose messages were delivered too often, so that no run waits for them.
+    """Fail the visits that have lost too many workers, so that no run waits for them.
 
-    A message that this version cannot decode stays in the queue for inspection.
+    The other messages are sent again: the store was away, or throttled. A message that this version cannot
+    decode stays in the queue for inspection.
     """
     return _process_batch(event, context, give_up=True)
 

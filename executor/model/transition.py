@@ -47,7 +47,7 @@ from noetl.executor.model.run import (
     VisitStatus,
 )
 from noetl.executor.model.visit_states import VisitTrigger, next_status
-from noetl.executor.model.visit_transition import MAX_CLAIMS
+from noetl.executor.model.visit_transition import MAX_CLAIMS, MAX_CLAIMS_OF_RULE
 from noetl.planner.frozen import frozen, replace
 from noetl.planner.plan import Case, Retry, Step
 
@@ -120,9 +120,12 @@ def choose_case(step: Step, visit: Visit, outcome: Outcome, tests: RuleTests, no
     """Return the retry or the case that follows from an outcome.
 
     After a failure only error-aware cases are evaluated; past `max_visits`, only those that do not lead back.
+    After MAX_CLAIMS_OF_RULE further claims there is no case: the work of one has ended its worker each time.
     A guard without a value fails the step with `GuardError`, and the error-aware cases are evaluated once
     more.
     """
+    if visit.claims > MAX_CLAIMS + MAX_CLAIMS_OF_RULE:
+        return Choice(outcome, failed=True)
     is_past_bound = step.max_visits is not None and visit.number > step.max_visits
     error = outcome.error
     if outcome.failed and error is not None and error["retryable"] and visit.attempt < step.retry.attempts:

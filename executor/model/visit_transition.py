@@ -24,6 +24,9 @@ from noetl.planner.frozen import replace
 MAX_CLAIMS = 5
 """A visit that was claimed more often without an outcome fails."""
 
+MAX_CLAIMS_OF_RULE = 3
+"""How many more claims may perform the case of its rule for this failure."""
+
 MAX_LEASE_SECONDS = 2 * 3600.0
 """Longest time until the end of a lease, even if two clocks differ by an hour."""
 
@@ -59,22 +62,20 @@ def is_waiting(visit: Visit) -> bool:
     return visit.status in (VisitStatus.RETRYING, VisitStatus.WAITING)
 
 
-def claim(visit: Visit, lease: Lease, now: float, *, give_up: bool = False) -> Visit:
+def claim(visit: Visit, lease: Lease, now: float) -> Visit:
     """Return the visit as a worker claims it. Its fence grows, so earlier claims are lost.
 
-    The attempt and its segment keep the times at which they were first claimed. With `give_up`, the claim
-    exceeds MAX_CLAIMS, so its execution fails the visit.
+    The attempt and its segment keep the times at which they were first claimed.
 
     >>> visit = enter_step(Branch("v1", "a", clock=1, names={}), "r1", due_at=5.0)
     >>> claimed = claim(visit, Lease("w1", seconds=30.0), now=6.0)
     >>> claimed.status.value, claimed.fence, claimed.claims, claimed.due_at, claimed.started_at
     ('running', 1, 1, 36.0, 6.0)
     """
-    claims = max(visit.claims, MAX_CLAIMS) if give_up else visit.claims
     return replace(
         visit,
         status=next_status(visit.status, VisitTrigger.CLAIM),
-        claims=claims + 1,
+        claims=visit.claims + 1,
         fence=visit.fence + 1,
         worker=lease.worker,
         due_at=now + lease.seconds,

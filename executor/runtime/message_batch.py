@@ -21,6 +21,7 @@ from noetl.executor.engine.work_context import InvocationTime
 from noetl.executor.errors import MessageError, SettingError, StoreError
 from noetl.executor.model.run import Claim, Lease, Run, RunStatus
 from noetl.executor.model.tracing import trace_labels
+from noetl.executor.model.visit_transition import MAX_CLAIMS
 from noetl.executor.model.worker_identity import process_name
 from noetl.executor.runtime.json_logs import LOG_CONTEXT
 from noetl.executor.runtime.lease_keeper import LeaseKeeper, read_lease_seconds
@@ -96,7 +97,8 @@ class InvocationMetrics:
 class MessageBatch:
     """The messages of one invocation, processed concurrently, each with the whole time of the invocation.
 
-    With `give_up`, their visits fail without being performed.
+    With `give_up`, the messages were received too often. Visits that have lost too many workers fail without
+    being performed, and the other messages are sent again.
     """
 
     def __init__(
@@ -152,10 +154,10 @@ class MessageBatch:
             body, executor.lease, time.time(), give_up=self._give_up
         )
         claim = claimed if isinstance(claimed, Claim) else None
-        if claim is not None and self._give_up:
-            self._metrics.add("GivenUp")
-        elif claim is None:
+        if claim is None:
             self._metrics.add("Held" if claimed is MessageOutcome.HELD else "Repeated")
+        elif claim.visit.claims > MAX_CLAIMS:
+            self._metrics.add("GivenUp")
         while claim is not None:
             claim = self._execute(executor, claim)
         return claimed is MessageOutcome.HELD

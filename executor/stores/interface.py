@@ -530,8 +530,9 @@ class MessageWorkQueue(WorkQueue, Protocol):
         """Claim the visit that a message names, or return what is to be done with the message.
 
         If the visit is finished, the visits that follow are announced again. If it is not due yet, the
-        message is sent again with a delay. With `give_up`, the claim exceeds the limit of claims, so that
-        its execution fails the visit.
+        message is sent again with a delay. With `give_up`, the message was received too often. The visit is
+        claimed only if it was claimed MAX_CLAIMS times before, so that its execution fails it. Otherwise no
+        worker was lost, and the message is sent again after GIVE_UP_DELAY_SECONDS.
 
         Raises:
             MessageError: the message was not sent by this store.

@@ -82,10 +82,7 @@ def _has_new_claim(before: Visit | None, after: Visit) -> bool:
 def _is_claimed(before: Visit, after: Visit) -> bool:
     lease = Lease(after.worker or "", 0.0)
     now = after.segment_started_at or 0.0
-    return any(
-        replace(claim(before, lease, now, give_up=give_up), due_at=after.due_at) == after
-        for give_up in (False, True)
-    )
+    return replace(claim(before, lease, now), due_at=after.due_at) == after
 
 
 def _is_released(before: Visit, after: Visit) -> bool:

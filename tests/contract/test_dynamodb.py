@@ -19,6 +19,7 @@ from noetl.executor.model.limits import PayloadLimits
 from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.executor.model.run import Claim, Run, RunStatus, VisitStatus
 from noetl.executor.model.run_filter import RunFilter
+from noetl.executor.model.visit_transition import MAX_CLAIMS
 from noetl.executor.security.capabilities import local_run_capabilities
 from noetl.executor.stores import open_store
 from noetl.executor.stores.dynamo import keys, run_list
@@ -31,7 +32,7 @@ from noetl.executor.stores.dynamo.run_snapshot import read_snapshot
 from noetl.executor.stores.dynamo.store import DynamoStore
 from noetl.executor.stores.interface import MessageOutcome, Store, SweepResult
 from noetl.executor.stores.retention import DAY_SECONDS, read_retention_seconds
-from noetl.executor.stores.sqs.due_message import DueMessage
+from noetl.executor.stores.sqs.due_message import GIVE_UP_DELAY_SECONDS, DueMessage
 from noetl.executor.worker import Worker, WorkerSettings
 from noetl.infra.dynamodb import upgrade
 from noetl.testing.run_harness import RunHarness
@@ -42,6 +43,7 @@ from noetl.testing.store_contract.operations import (
     claim_visit,
     end_run,
     fail,
+    lose_workers,
     open_wait,
     run_contents,
     start_child,
@@ -458,11 +460,31 @@ class TestQueue:
         assert run_contents(store, run) == before
         assert store.runs.get("default", "no") is None
 
+    def test_a_message_about_a_visit_that_lost_no_worker_is_not_given_up(
+        self, queue: str, aws: Client
+    ) -> None:
+        """It was received too often because the store was away, or refused the function."""
+        store = open_store()
+        assert isinstance(store, DynamoStore)
+        now = time.time()
+        run = start_run(store, origin="service", now=now)
+        body = receive_message(aws, queue)
+        for claims in range(MAX_CLAIMS):
+            done = store.queue.claim_message(body, LEASE, now, give_up=True)
+            assert done is MessageOutcome.DONE
+            assert count_messages(aws, queue, delayed=True) == claims + 1
+            claim = store.queue.claim_message(body, LEASE, now + GIVE_UP_DELAY_SECONDS)
+            assert isinstance(claim, Claim)
+            store.queue.release(claim.visit, now, counts=True)
+        assert [visit.claims for visit in store.runs.visits(run.id)] == [MAX_CLAIMS]
+
     def test_a_claim_that_gives_up_fails_the_visit(self, queue: str, aws: Client) -> None:
         store = open_store()
         assert isinstance(store, DynamoStore)
         run = start_run(store, origin="service", now=time.time())
-        claim = store.queue.claim_message(receive_message(aws, queue), LEASE, time.time(), give_up=True)
+        body = receive_message(aws, queue)
+        lose_workers(store, body)
+        claim = store.queue.claim_message(body, LEASE, time.time(), give_up=True)
         assert isinstance(claim, Claim)
         VisitExecutor(store, LEASE, local_run_capabilities(Path.cwd()), continues=lambda: False).execute(
             claim

@@ -25,7 +25,15 @@ from noetl.executor.stores.sqs.due_message import GRACE_SECONDS, DueMessage
 from noetl.infra.migrations import upgrade
 from noetl.testing.run_harness import compile_text
 from noetl.testing.store_contract import QueueContract, RunsContract, SweepContract, WaitsContract
-from noetl.testing.store_contract.operations import DIAMOND, LEASE, fail, run_concurrently, start_run, succeed
+from noetl.testing.store_contract.operations import (
+    DIAMOND,
+    LEASE,
+    fail,
+    lose_workers,
+    run_concurrently,
+    start_run,
+    succeed,
+)
 from tests.aws import Client, drop_permissions
 from tests.contract.sql_damage import SqlDamage
 from tests.postgres import empty_database
@@ -246,6 +254,8 @@ def test_a_message_of_another_sender_is_refused(store: PostgresStore, body: str)
 def test_a_claim_that_gives_up_fails_the_visit(store: PostgresStore, aws: Client, queue: str) -> None:
     run = start_service_run(store, DIAMOND)
     (body,) = receive_messages(aws, queue)
+    assert store.queue.claim_message(body, LEASE, time.time(), give_up=True) is MessageOutcome.DONE
+    lose_workers(store, body)
     claim = store.queue.claim_message(body, LEASE, time.time(), give_up=True)
     assert isinstance(claim, Claim)
     VisitExecutor(store, LEASE, service_capabilities({}), continues=lambda: False).execute(claim)

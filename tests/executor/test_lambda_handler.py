@@ -23,7 +23,7 @@ from noetl.executor.stores import open_store
 from noetl.executor.stores.dynamo.store import DynamoStore
 from noetl.executor.stores.interface import MessageOutcome
 from noetl.infra.dynamodb import upgrade
-from noetl.testing.store_contract.operations import start_run
+from noetl.testing.store_contract.operations import lose_workers, start_run
 from tests.aws import Client
 from tests.http_server import StubExchange, serve
 from tests.tool_environments import ROOT
@@ -240,13 +240,25 @@ def test_a_dead_letter_fails_its_visit_and_ends_the_run(
     queue: LambdaQueue, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = start(queue, ONE)
-    answer = handlers.dead_letter({"Records": queue.records()}, FakeLambdaContext(function_name="dead"))
+    [record] = queue.records()
+    lose_workers(queue.store, record["body"])
+    answer = handlers.dead_letter({"Records": [record]}, FakeLambdaContext(function_name="dead"))
     assert failures(answer) == []
     found = queue.store.runs.get("default", run.id)
     assert found is not None
     assert (found.status, [error["type"] for error in found.errors]) == (RunStatus.FAILED, ["WorkerLost"])
     [metrics] = [json.loads(line) for line in capsys.readouterr().out.splitlines() if "_aws" in line]
     assert (metrics["GivenUp"], metrics["RunsFailed"], metrics["FunctionName"]) == (1, 1, "dead")
+
+
+def test_a_dead_letter_whose_visit_lost_no_worker_is_sent_again(queue: LambdaQueue) -> None:
+    """The store was away for five receives, so no worker could claim the visit."""
+    run = start(queue, ONE)
+    assert failures(handlers.dead_letter({"Records": queue.records()}, FakeLambdaContext())) == []
+    assert queue.status(run) is RunStatus.QUEUED
+    attributes = ["ApproximateNumberOfMessagesDelayed"]
+    counts = queue.aws("sqs").get_queue_attributes(QueueUrl=queue.url, AttributeNames=attributes)
+    assert counts["Attributes"][attributes[0]] == "1"
 
 
 def test_unknown_messages_stay_in_the_dead_letter_queue(queue: LambdaQueue) -> None:

@@ -38,7 +38,7 @@ from noetl.executor.model.transition import (
     suspend,
 )
 from noetl.executor.model.visit_states import FINISHED, TRANSITIONS, IllegalTransitionError, VisitTrigger
-from noetl.executor.model.visit_transition import MAX_CLAIMS
+from noetl.executor.model.visit_transition import MAX_CLAIMS, MAX_CLAIMS_OF_RULE
 from noetl.planner.plan import Action, Case, Join, Retry, Step
 
 VISIT = Visit(
@@ -104,6 +104,15 @@ class TestChooseCase:
         assert (choice.case, choice.failed) == (2, True)
         choice = chosen(rule, failure(), plain=True, aware=False)
         assert (choice.case, choice.failed) == (None, True)
+
+    @pytest.mark.parametrize(("claims", "case"), [(MAX_CLAIMS + MAX_CLAIMS_OF_RULE, 0), (1 << 20, None)])
+    def test_a_case_whose_work_ends_its_workers_is_not_chosen_for_ever(
+        self, claims: int, case: int | None
+    ) -> None:
+        rule = step(Case("aware", error_aware=True))
+        tests = RuleTests(guard=lambda _case, _outcome: True, retry=lambda _: True)
+        choice = choose_case(rule, replace(VISIT, claims=claims), failure(), tests, 1.0)
+        assert (choice.case, choice.failed) == (case, True)
 
     def test_error_aware_cases_are_evaluated_after_success_too(self) -> None:
         assert chosen(step(Case("aware", error_aware=True)), Outcome(), aware=True) == Choice(

@@ -178,10 +178,6 @@ class TestClaim:
         again = claim(replace(RUNNING, started_at=0.0, segment_started_at=0.0), LEASE, NOW)
         assert (again.started_at, again.segment_started_at) == (0.0, 0.0)
 
-    @pytest.mark.parametrize(("claims", "after"), [(0, MAX_CLAIMS + 1), (7, 8)])
-    def test_a_claim_that_gives_up_exceeds_the_limit(self, claims: int, after: int) -> None:
-        assert claim(replace(READY, claims=claims), LEASE, NOW, give_up=True).claims == after
-
     @given(visits(*ACTIVE))
     def test_every_claim_raises_the_fence_by_one(self, visit: Visit) -> None:
         claimed = claim(visit, LEASE, NOW)

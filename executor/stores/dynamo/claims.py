@@ -28,7 +28,7 @@ from noetl.executor.model.run import DEADLINE, NEVER, Branch, Claim, Lease, RunS
 from noetl.executor.model.run_transition import begin_run
 from noetl.executor.model.special_visits import finally_visit_id
 from noetl.executor.model.visit_states import FINISHED
-from noetl.executor.model.visit_transition import claim, enter_step, revoke_claim, start_events
+from noetl.executor.model.visit_transition import MAX_CLAIMS, claim, enter_step, revoke_claim, start_events
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.caches import CachedClaim
@@ -53,7 +53,7 @@ from noetl.executor.stores.dynamo.visit_items import (
 )
 from noetl.executor.stores.dynamo.wakeups import Wakeups
 from noetl.executor.stores.interface import MessageOutcome
-from noetl.executor.stores.sqs.due_message import DueMessage
+from noetl.executor.stores.sqs.due_message import GIVE_UP_DELAY_SECONDS, DueMessage
 from noetl.planner.frozen import frozen, replace
 
 logger = logging.getLogger("noetl.executor")
@@ -63,9 +63,10 @@ logger = logging.getLogger("noetl.executor")
 class ClaimRequest:
     """A request to claim the visit of a message.
 
-    `known` is the visit if the caller has just created it. With `give_up`, the claim exceeds the limit of
-    claims. With `is_delivered`, the message comes from the external queue. It may be the last one about a
-    suspended visit, so an answer that has made no visit due is noticed.
+    `known` is the visit if the caller has just created it. With `give_up`, the message was received too
+    often: a visit that was not claimed MAX_CLAIMS times is left to a later message. With `is_delivered`, the
+    message comes from the external queue. It may be the last one about a suspended visit, so an answer that
+    has made no visit due is noticed.
     """
 
     message: DueMessage
@@ -119,9 +120,9 @@ class Claims:
         before: Item | None = None
         if request.known is not None and request.known.is_written:
             before = request.known.attributes
-        elif message.cause is None:
+        elif message.cause is None or request.give_up:
             before = self._context.table.get(key)
-            if before is None:
+            if before is None and message.cause is None:
                 logger.warning(
                     "message about unknown visit: run %s, visit %s", message.run_id, message.visit_id
                 )
@@ -133,6 +134,9 @@ class Claims:
                     return refusal
             elif message.due_at > request.now:
                 return self._send_later(message, message.due_at, request.now)
+            if request.give_up and (before or {}).get("claims", 0) < MAX_CLAIMS:
+                later = request.now + GIVE_UP_DELAY_SECONDS
+                return self._send_later(message, later, request.now)
             try:
                 item = self._write(request, before)
             except ConditionFailed as failure:
@@ -280,7 +284,7 @@ def _claim_update(request: ClaimRequest, before: Item | None) -> Update:
     """Return the write that claims a visit as it was read, or that creates its item if `before` is None."""
     message, key = request.message, request.visit_key
     visit = _visit_before(request, before)
-    claimed = claim(visit, request.lease, request.now, give_up=request.give_up)
+    claimed = claim(visit, request.lease, request.now)
     sets = {
         "status": claimed.status.value,
         "fence": claimed.fence,

@@ -29,7 +29,7 @@ from noetl.executor.model.run import (
     Visit,
     VisitStatus,
 )
-from noetl.executor.model.visit_transition import claim, enter_step, is_due, start_events
+from noetl.executor.model.visit_transition import MAX_CLAIMS, claim, enter_step, is_due, start_events
 from noetl.executor.stores.interface import MessageOutcome
 from noetl.executor.stores.postgres.database import PostgresDatabase
 from noetl.executor.stores.sql.context import SqlContext
@@ -44,7 +44,7 @@ from noetl.executor.stores.sql.rows import (
     visit_from_row,
     visit_values,
 )
-from noetl.executor.stores.sqs.due_message import DueMessage
+from noetl.executor.stores.sqs.due_message import GIVE_UP_DELAY_SECONDS, DueMessage
 from noetl.planner.frozen import replace
 
 
@@ -81,13 +81,19 @@ class PostgresQueue:
             return MessageOutcome.DONE
         visit = visit_from_row(rows[0])
         if is_due(visit, now):
-            claimed = self._write_claim(visit, claim(visit, lease, now, give_up=give_up), now)
+            if give_up and visit.claims < MAX_CLAIMS:
+                self._send_later(message, now + GIVE_UP_DELAY_SECONDS, rows[0]["tenant"])
+                return MessageOutcome.DONE
+            claimed = self._write_claim(visit, claim(visit, lease, now), now)
             return claimed or MessageOutcome.HELD
         if visit.status is VisitStatus.RUNNING:
             return MessageOutcome.HELD
         # The delay of a message is limited, so a message for a later time is sent again.
-        self._database.send_messages([replace(message, due_at=visit.due_at, tenant=rows[0]["tenant"])])
+        self._send_later(message, visit.due_at, rows[0]["tenant"])
         return MessageOutcome.DONE
+
+    def _send_later(self, message: DueMessage, due_at: float, tenant: str) -> None:
+        self._database.send_messages([replace(message, due_at=due_at, tenant=tenant)])
 
     def commit(self, commit: Commit, now: float, claim_for: Lease | None = None) -> Visit | None:
         branch = self._only_branch(commit)

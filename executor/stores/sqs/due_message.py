@@ -26,6 +26,9 @@ MAX_DELAY_SECONDS = 900
 GRACE_SECONDS = 120.0
 """Time after which an overdue visit counts as lost: until then its message or its worker may only be slow."""
 
+GIVE_UP_DELAY_SECONDS = 30.0
+"""The delay of a message that was received too often, but whose visit has not lost too many workers."""
+
 MAX_SPREAD = 64
 _FORMAT = 1
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 import tracemalloc
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,8 +31,9 @@ from noetl.executor.model.run import (
 from noetl.executor.model.run_summary import RunSummary
 from noetl.executor.model.start_request import StartRequest
 from noetl.executor.model.transition import apply_deadline, build_commit, suspend
+from noetl.executor.model.visit_transition import MAX_CLAIMS
 from noetl.executor.model.wait_transition import AnswerDeclaration
-from noetl.executor.stores.interface import Store
+from noetl.executor.stores.interface import QueuedStore, Store
 from noetl.testing.run_harness import compile_text
 
 CHAIN = """
@@ -85,6 +87,13 @@ def claim_visit(store: Store, run: Run, now: float = 0.0, lease: Lease = LEASE) 
     claim = store.queue.claim(run.id, lease, now)
     assert claim is not None
     return claim
+
+
+def lose_workers(store: QueuedStore, body: str) -> None:
+    """Claim the visit of a message as often as a visit may lose its worker, with leases that end at once."""
+    for _ in range(MAX_CLAIMS):
+        claim = store.queue.claim_message(body, Lease("lost", 0.0), time.time())
+        assert isinstance(claim, Claim)
 
 
 def succeed(

@@ -122,7 +122,7 @@ def test_a_step_that_kills_its_worker_fails_in_the_end(
         found = service.result(service.start(CALL.format(url=server.url())), seconds=110.0)
         assert (found["status"], [error["type"] for error in found["errors"]]) == ("failed", ["WorkerLost"])
         assert 3 <= len(server.requests) <= 5
-    assert '"GivenUp": 1' in stack.read_log("dead-letter")
+    assert '"GivenUp": 1' in stack.read_log("dead-letter") + stack.read_log("step")
     assert (
         service.run_to_end("steps: [{name: a, run: [{action: set, set: {n: 1}}]}]")["status"] == "succeeded"
     )
