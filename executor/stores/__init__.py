@@ -21,7 +21,9 @@ DEFAULT_URL = "sqlite:///.noetl/noetl.db"
 
 
 def open_store(url: str | None = None, *, create: bool = True) -> Store:
-    """Open the store at `url`, at `NOETL_STORE`, or at DEFAULT_URL. If `create` is false, it must exist.
+    """Open the store at `url`, at `NOETL_STORE`, or at DEFAULT_URL.
+
+    If `create` is false, it must exist, and opening it changes nothing.
 
     Raises:
         SettingError: the URL is not that of a store, or another setting of the store is invalid.

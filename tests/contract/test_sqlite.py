@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from noetl.executor.errors import SettingError, StoreError
+from noetl.executor.errors import SchemaError, SettingError, StoreError
 from noetl.executor.model.limits import PayloadLimits
 from noetl.executor.model.run import RunStatus
 from noetl.executor.model.run_filter import RunFilter
@@ -60,6 +60,20 @@ def test_open_refuses_a_file_that_is_not_a_database(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("create", [False, True])
+def test_the_database_of_another_program_is_left_alone(tmp_path: Path, create: bool) -> None:
+    path = tmp_path / "music.db"
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("create table songs (title)")
+        db.execute("pragma user_version = 2")
+        db.commit()
+    before = path.read_bytes()
+    with pytest.raises(StoreError, match=r"music\.db is a database of another program: name another file"):
+        SqliteStore(str(path), create=create)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_open_upgrades_a_store_of_an_earlier_version(tmp_path: Path) -> None:
     path = tmp_path / "noetl.db"
     db = sqlite3.connect(path)
@@ -73,7 +87,13 @@ def test_open_upgrades_a_store_of_an_earlier_version(tmp_path: Path) -> None:
     db.execute("pragma user_version = 2")
     db.commit()
     db.close()
-    store = SqliteStore(str(path), create=False)
+    before = path.read_bytes()
+    with pytest.raises(
+        SchemaError, match=r"has schema 2, and this version of noetl needs .* `noetl db upgrade"
+    ):
+        SqliteStore(str(path), create=False)
+    assert path.read_bytes() == before
+    store = SqliteStore(str(path))
     assert not store.keys.any_exist()
     assert [playbook.name for playbook in store.registry.find("default")[0]] == ["a"]
     (visit,) = store.runs.visits_with_outputs("run")
@@ -166,7 +186,7 @@ def test_an_upgrade_keeps_runs_and_finds_them_by_their_tags(tmp_path: Path) -> N
     db.execute("pragma user_version = 11")
     db.commit()
     db.close()
-    with closing(SqliteStore(str(path), create=False)) as store:
+    with closing(SqliteStore(str(path))) as store:
         run = store.runs.get("default", "r")
         assert run is not None
         values = (run.input, run.environment, run.variables, run.tags, run.result, run.trace)

@@ -24,7 +24,7 @@ def _group() -> None:
 
 @app.command("upgrade", epilog="Example: noetl db upgrade --store postgresql://localhost/noetl")
 def upgrade_database(store: StoreOption = None) -> None:
-    """Upgrade the schema of a store in Postgres, or create the table of a store in DynamoDB.
+    """Upgrade the schema of a store in Postgres or SQLite, or create the table of a store in DynamoDB.
 
     Workers may execute runs meanwhile. A repeated upgrade changes nothing.
     """
@@ -33,6 +33,9 @@ def upgrade_database(store: StoreOption = None) -> None:
     url = resolve_url(store)
     if url.startswith("dynamodb://"):
         _create_table(url)
+        return
+    if url.startswith("sqlite:///"):
+        _upgrade_file(url)
         return
     try:
         from noetl.infra import migrations
@@ -45,13 +48,25 @@ def upgrade_database(store: StoreOption = None) -> None:
         ) from error
     if not url.startswith(("postgres://", "postgresql://")):
         raise CommandError(
-            "only a store in Postgres or DynamoDB can be upgraded: name it with --store postgresql://HOST/DATABASE or"
-            " dynamodb://TABLE, or with NOETL_STORE"
+            "this store has no schema: name one in Postgres, SQLite or DynamoDB with --store or NOETL_STORE"
         )
     applied = migrations.upgrade(url)
     print_message(
         f"applied migration {', '.join(map(str, applied))}" if applied else "the schema is up to date"
     )
+
+
+def _upgrade_file(url: str) -> None:
+    from noetl.executor.errors import SchemaError
+    from noetl.executor.stores import open_store
+
+    try:
+        open_store(url, create=False).close()
+    except SchemaError:
+        open_store(url).close()
+        print_message("upgraded the schema")
+    else:
+        print_message("the schema is up to date")
 
 
 def _create_table(url: str) -> None:

@@ -64,9 +64,12 @@ def _check_root_path(text: str) -> str:
 
 
 def _has_authentication(environ: dict[str, str]) -> bool:
-    """Return whether the service will require credentials. Do not create a store for that."""
+    """Return whether the service will require credentials. Do not create a store for that.
+
+    A store of an earlier version is upgraded, as by the service itself.
+    """
     from noetl.api.auth.jwt import read_issuer
-    from noetl.executor.errors import StoreError
+    from noetl.executor.errors import SchemaError, StoreError
     from noetl.executor.stores import DEFAULT_URL, open_store
 
     if read_issuer(environ) is not None:
@@ -74,6 +77,8 @@ def _has_authentication(environ: dict[str, str]) -> bool:
     url = environ.get("NOETL_STORE") or DEFAULT_URL
     try:
         store = open_store(url, create=False)
+    except SchemaError:
+        store = open_store(url)
     except StoreError:
         if not url.startswith("sqlite:"):
             raise

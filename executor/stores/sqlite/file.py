@@ -19,7 +19,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -48,6 +48,8 @@ SCRIPTS = {
 
 STATEMENTS = Statements(Path(__file__).parent / "queries", to_numbered)
 SCHEMA_VERSION = max(SCRIPTS)
+STORE_TABLES = {"plans", "runs", "visits"}
+"""Tables that every store has had since its first version."""
 _MEMORY = ":memory:"
 """The path of a database that SQLite keeps in memory."""
 
@@ -62,10 +64,14 @@ CLOSE_TIMEOUT_SECONDS = 2.0
 
 
 class SqliteFile:
-    """The file at a path. If `create` is true, a missing file and its folder are created.
+    """The file at a path.
+
+    If `create` is true, a missing file and its folder are created, and a store of an earlier version is
+    upgraded. Otherwise opening a file writes nothing into it.
 
     Raises:
         StoreError: any method, if the file cannot be used; the constructor also if the file is not a store.
+        SchemaError: the constructor, if the store has a later version, or an earlier one without `create`.
     """
 
     def __init__(self, path: str, *, create: bool = True) -> None:
@@ -81,6 +87,12 @@ class SqliteFile:
             if path != _MEMORY:
                 # Only the owner may read runs. SQLite gives its other files the permissions of this one.
                 os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
+                version = read_schema_version(self.path)
+                if not create and version < SCHEMA_VERSION:
+                    raise SchemaError(
+                        f"The store at {path} has schema {version}, and this version of noetl needs"
+                        f" {SCHEMA_VERSION}: run `noetl db upgrade --store sqlite:///{path}`."
+                    )
             self._prepare_schema()
         except (OSError, sqlite3.Error) as error:
             self.close()
@@ -191,6 +203,25 @@ class SqliteFile:
                 f"The store at {self.path} has schema {version}, but this version of noetl knows only"
                 f" {SCHEMA_VERSION}: install a later version."
             )
+
+
+def read_schema_version(path: Path) -> int:
+    """Return the version of the schema of a file, 0 if the file is empty. Nothing is written.
+
+    Raises:
+        StoreError: the file is the database of another program.
+        sqlite3.Error: it is no database, or cannot be read.
+    """
+    address = f"{path.absolute().as_uri()}?mode=ro"
+    with closing(sqlite3.connect(address, uri=True, timeout=BUSY_SECONDS)) as db:
+        tables = {name for (name,) in db.execute("select name from sqlite_master where type = 'table'")}
+        if tables and not tables >= STORE_TABLES:
+            raise StoreError(
+                f"The file {path} is a database of another program: name another file with --store or"
+                " NOETL_STORE."
+            )
+        version: int = db.execute("pragma user_version").fetchone()[0]
+        return version
 
 
 class SqliteWriter:

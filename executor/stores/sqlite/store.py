@@ -9,10 +9,13 @@ from noetl.executor.stores.sqlite.file import SqliteFile
 
 
 class SqliteStore(SqlStore):
-    """The store in the file at a path. If `create` is true, a missing file and its folder are created.
+    """The store in the file at a path.
+
+    If `create` is true, a missing file and its folder are created, and an earlier schema is upgraded.
 
     Raises:
         StoreError: the file cannot be opened, or is not a store.
+        SchemaError: it has another schema.
     """
 
     def __init__(

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import sys
 from collections.abc import Callable
+from contextlib import closing
+from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -50,8 +54,23 @@ def test_missing_aws_credentials_are_two_sentences(noetl: Command, monkeypatch: 
     )
 
 
+def test_a_store_in_a_file_is_upgraded(noetl: Command, tmp_path: Path) -> None:
+    path = tmp_path / "noetl.db"
+    with closing(sqlite3.connect(path)) as db:
+        db.executescript(files("noetl.executor.stores.sqlite").joinpath("schema.sql").read_text("utf-8"))
+        db.execute("pragma user_version = 2")
+    store = f"sqlite:///{path}"
+    outcome = noetl("runs", "list", "--store", store)
+    assert outcome.exit_code == 2
+    assert f"run `noetl db upgrade --store {store}`" in outcome.err
+    for message in ("upgraded the schema\n", "the schema is up to date\n"):
+        outcome = noetl("db", "upgrade", "--store", store)
+        assert (outcome.exit_code, outcome.err) == (0, message)
+    assert noetl("runs", "list", "--store", store).exit_code == 0
+
+
 @pytest.mark.parametrize("store", ["sqlite:///noetl.db", "noetl"])
-def test_a_store_in_sqlite_cannot_be_upgraded(noetl: Command, store: str) -> None:
+def test_a_store_that_does_not_exist_is_not_upgraded(noetl: Command, store: str) -> None:
     outcome = noetl("db", "upgrade", "--store", store)
     assert (outcome.exit_code, outcome.out) == (2, "")
-    assert "--store postgresql://HOST/DATABASE" in outcome.err
+    assert "noetl.db" in outcome.err or "with --store or NOETL_STORE" in outcome.err
