@@ -299,7 +299,7 @@ class TestLists:
         assert RunStatus.WAITING in seen
 
     def test_a_run_that_an_earlier_version_has_suspended_is_listed(self, store: DynamoStore) -> None:
-        """It marked the head, and counted nothing."""
+        """An earlier version marked the head, and counted nothing."""
         play = RunHarness(store, "steps: [{name: a, run: [{action: wait, seconds: 10}]}]")
         assert play.execute_next()
         (visit,) = store.runs.visits(play.id)
@@ -463,7 +463,7 @@ class TestQueue:
     def test_a_message_about_a_visit_that_lost_no_worker_is_not_given_up(
         self, queue: str, aws: Client
     ) -> None:
-        """It was received too often because the store was away, or refused the function."""
+        """Such a message was received too often because the store was away, or refused the function."""
         store = open_store()
         assert isinstance(store, DynamoStore)
         now = time.time()
