@@ -49,6 +49,15 @@ _KEEPALIVE = {
 }
 """Settings that detect an unreachable server within a minute, however long a statement runs."""
 
+_PERMANENT_REFUSALS = (
+    "authentication failed",
+    "does not exist",
+    "no pg_hba.conf entry",
+    "is not permitted to log in",
+    "permission denied",
+)
+"""Parts of the messages of Postgres about a user or a database that it does not accept (SQLSTATE 28 and 3D)."""
+
 _log = logging.getLogger("noetl.executor")
 
 
@@ -165,14 +174,25 @@ def _connect_failure(failure: psycopg.Error, call: Call) -> ActionError:
     lines = [line for line in str(failure).strip().splitlines() if not line[:1].isspace()]
     reason = lines[-1] if lines else type(failure).__name__
     _, is_from_server, server_message = reason.partition("FATAL:")
-    is_temporary = "too many" in server_message or "starting up" in server_message
-    retryable = not is_from_server or is_temporary
+    retryable = not is_from_server or not _is_permanent(server_message)
     if not call.capabilities.any_server:
         _log.warning("no connection to Postgres: %s", reason)
         if not is_from_server:
             return connection_error()
         reason = f"the server refused the connection: {server_message.strip()}"
     return ActionError("ConnectionFailed", reason, retryable=retryable)
+
+
+def _is_permanent(message: str) -> bool:
+    """Return whether a server has refused a user or a database, which another attempt does not change.
+
+    libpq does not report the SQLSTATE of a refused connection, and servers speak many languages. So a message
+    that is not known counts as temporary: the server starts, stops, recovers or has no free connection.
+    """
+    # PgBouncer reports the last error of its server, which may have been corrected.
+    if "server login has been failing" in message:
+        return False
+    return any(words in message for words in _PERMANENT_REFUSALS)
 
 
 def _connect_to(server: ConnectionString, call: Call) -> Connection:

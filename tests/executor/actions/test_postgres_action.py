@@ -5,6 +5,8 @@ import json
 import socket
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -389,6 +391,52 @@ def test_a_refusal_of_the_server_is_not_retried(postgres_server: str) -> None:
             "postgres", connection=postgres_server.replace("/postgres?", "/missing?"), query="select 1"
         )
     assert (caught.value.type, caught.value.retryable) == ("ConnectionFailed", False)
+
+
+@contextmanager
+def refusing_server(message: str) -> Iterator[int]:
+    """Yield the port of a server that refuses each connection as Postgres does, with a message."""
+
+    def refuse() -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = listener.accept()
+                with client:
+                    client.recv(1024)
+                    body = b"SFATAL\0VFATAL\0C57P03\0M" + message.encode() + b"\0\0"
+                    client.sendall(b"E" + (len(body) + 4).to_bytes(4, "big") + body)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=refuse, daemon=True).start()
+        yield listener.getsockname()[1]
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.parametrize(
+    ("message", "is_retryable"),
+    [
+        ("the database system is starting up", True),
+        ("the database system is shutting down", True),
+        ("the database system is in recovery mode", True),
+        ("the database system is not yet accepting connections", True),
+        ("remaining connection slots are reserved for roles with the SUPERUSER attribute", True),
+        ("sorry, too many clients already", True),
+        ("das Datenbanksystem startet", True),
+        (
+            "server login has been failing, cached error: password authentication failed (server_login_retry)",
+            True,
+        ),
+        ('password authentication failed for user "ann"', False),
+        ('database "x" does not exist', False),
+        ('role "ann" is not permitted to log in', False),
+    ],
+)
+def test_only_a_user_or_database_is_refused_for_ever(message: str, is_retryable: bool) -> None:
+    with refusing_server(message) as port, pytest.raises(ActionError) as caught:
+        url = f"postgresql://ann:word@127.0.0.1:{port}/x?sslmode=disable&gssencmode=disable"
+        perform_action("postgres", connection=url, query="select 1")
+    assert message in caught.value.message
+    assert (caught.value.type, caught.value.retryable) == ("ConnectionFailed", is_retryable)
 
 
 def test_the_error_of_an_invalid_connection_string_does_not_quote_it() -> None:
