@@ -24,6 +24,6 @@ async def check_health() -> Response:
 
 @router.get("/readyz", responses={200: response_body(HealthReport, description="The store answers.")})
 def check_readiness(services: PublicTenantServices) -> Response:
-    """Report that the store answers; 503 if it does not."""
+    """Report that the store answers and can be written; 503 if not."""
     services.store.maintenance.probe()
     return JsonResponse(HealthReport(status="ready"))

@@ -444,7 +444,10 @@ class StoreMaintenance(Protocol):
     """Repair of what crashes and damage from outside have left behind."""
 
     def probe(self) -> None:
-        """Return if the store answers. The cost does not depend on what it contains."""
+        """Return if the store answers, and can be written as far as a read can tell.
+
+        The cost does not depend on what it contains.
+        """
         ...
 
     def check_consistency(self) -> list[Finding]:

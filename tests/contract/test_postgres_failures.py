@@ -461,6 +461,17 @@ class TestAddress:
             ]
             assert shown == ["7s", "read committed"]
 
+    def test_a_server_that_lets_nobody_write_is_not_ready(self, postgres_dsn: str) -> None:
+        """A replica is such a server, and one whose administrator has made it read-only."""
+        upgrade(postgres_dsn)
+        name = urlsplit(postgres_dsn).path[1:]
+        with closing(PostgresStore(postgres_dsn)) as store:
+            store.maintenance.probe()
+        with psycopg.connect(postgres_dsn, autocommit=True) as connection:
+            connection.execute(f"alter database {name} set default_transaction_read_only = on".encode())
+        with closing(PostgresStore(postgres_dsn)) as store, pytest.raises(StoreError, match="is read-only"):
+            store.maintenance.probe()
+
     def read_setting(self, store: PostgresStore, name: str) -> str:
         return str(store.postgres.fetch_one("select current_setting(:name) as value", name=name)["value"])
 

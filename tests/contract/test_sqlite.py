@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from noetl.executor.model.run import RunStatus
 from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.stores import open_store
 from noetl.executor.stores.cursors import write_cursor
+from noetl.executor.stores.sqlite import file
 from noetl.executor.stores.sqlite.file import SCHEMA_VERSION, SCRIPTS, STATEMENTS
 from noetl.executor.stores.sqlite.store import SqliteStore
 from noetl.testing.store_contract import MaintenanceContract, StoreContract
@@ -333,3 +335,38 @@ def test_a_result_that_is_also_saved_is_stored_once(
     (visit,) = store.runs.visits_with_outputs(run.id, [claim.visit.id])
     assert (visit.result, repr(visit.result), visit.saved) == (data, repr(data), saved)
     store.close()
+
+
+class TestProbe:
+    """A store that cannot be written is noticed by the readiness check, and refuses starts."""
+
+    @pytest.fixture
+    def store(self, tmp_path: Path) -> Iterator[SqliteStore]:
+        with closing(SqliteStore(str(tmp_path / "noetl.db"))) as opened:
+            opened.maintenance.probe()
+            yield opened
+
+    @pytest.mark.parametrize("replacement", [False, True])
+    def test_a_file_that_is_gone(self, store: SqliteStore, replacement: bool) -> None:
+        place = store.path.with_name("elsewhere.db")
+        store.path.rename(place)
+        if replacement:
+            SqliteStore(str(store.path)).close()
+        for operation in (store.maintenance.probe, lambda: start_run(store)):
+            with pytest.raises(StoreError, match="is gone: its file was deleted or replaced"):
+                operation()
+        if not replacement:
+            place.rename(store.path)
+            store.maintenance.probe()
+            start_run(store)
+
+    def test_a_full_disk(self, store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(file, "MIN_FREE_BYTES", 1 << 62)
+        with pytest.raises(StoreError, match="has no room: its disk is full"):
+            store.maintenance.probe()
+
+    def test_a_read_only_file(self, store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Tests may run as root, which may write to each file of a disk that is not read-only."""
+        monkeypatch.setattr(os, "access", lambda _path, _mode: False)
+        with pytest.raises(StoreError, match="is read-only"):
+            store.maintenance.probe()

@@ -179,6 +179,14 @@ class PostgresDatabase:
             raise StoreError("The store in Postgres is damaged: a required row is missing.")
         return rows[0]
 
+    def probe(self) -> None:
+        """Return if the server answers, and lets the store write."""
+        if not self.fetch_one("database.is_writable")["writable"]:
+            raise StoreError(
+                "The store in Postgres is read-only: name the primary server in NOETL_STORE, or let its user"
+                " write."
+            )
+
     def execute_returning(self, query: str, /, **values: Any) -> dict[str, Any] | None:
         """Execute one statement as a transaction, and return its first row or None."""
         with self._connection(lambda: False) as connection:

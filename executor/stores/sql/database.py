@@ -76,6 +76,10 @@ class Database(Protocol):
         """Return the first row of a query, or raise StoreError if there is none."""
         ...
 
+    def probe(self) -> None:
+        """Return if the database answers, and can be written. The cost does not depend on its contents."""
+        ...
+
     def encode_list(self, values: Sequence[str]) -> Any:
         """Return a list as the value of `:ids` in the fragment `{in_ids}`."""
         ...

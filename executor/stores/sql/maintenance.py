@@ -72,7 +72,7 @@ class SqlMaintenance:
         self._plans = plans
 
     def probe(self) -> None:
-        self._context.database.fetch_all("sweep.probe")
+        self._context.database.probe()
 
     def check_consistency(self) -> list[Finding]:
         # Only `noetl doctor` needs it, and a function that executes a step starts faster without it.

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -54,6 +55,8 @@ _MEMORY = ":memory:"
 """The path of a database that SQLite keeps in memory."""
 
 BUSY_SECONDS = 10.0
+MIN_FREE_BYTES = 1024 * 1024
+"""How many bytes of its disk a store needs, below which it counts as full."""
 LOG_PAGES = 4000
 """Length of the log, in pages, at which SQLite writes it back to the file.
 
@@ -76,6 +79,8 @@ class SqliteFile:
 
     def __init__(self, path: str, *, create: bool = True) -> None:
         self.path = Path(path)
+        self._is_in_memory = path == _MEMORY
+        self._identity: tuple[int, int] | None = None
         self._local = threading.local()
         self._connections: dict[threading.Thread, _Connection] = {}
         self._connecting = threading.Lock()
@@ -84,7 +89,7 @@ class SqliteFile:
             raise StoreError(f"There is no store at {path}.")
         try:
             _create_folder(self.path.parent)
-            if path != _MEMORY:
+            if not self._is_in_memory:
                 # Only the owner may read runs. SQLite gives its other files the permissions of this one.
                 os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
                 version = read_schema_version(self.path)
@@ -93,6 +98,7 @@ class SqliteFile:
                         f"The store at {path} has schema {version}, and this version of noetl needs"
                         f" {SCHEMA_VERSION}: run `noetl db upgrade --store sqlite:///{path}`."
                     )
+                self._identity = self._read_identity()
             self._prepare_schema()
         except (OSError, sqlite3.Error) as error:
             self.close()
@@ -116,7 +122,29 @@ class SqliteFile:
         """Return the connection of this thread."""
         return self._thread_connection().db
 
+    def _read_identity(self) -> tuple[int, int]:
+        """Return the device and the number of the file that has the path now."""
+        status = self.path.stat()
+        return status.st_dev, status.st_ino
+
+    def _check_identity(self) -> None:
+        """Raise StoreError if the file was deleted or replaced.
+
+        What is written to it would be lost, and other threads would use another file.
+        """
+        if self._identity is not None:
+            try:
+                is_same = self._read_identity() == self._identity
+            except OSError:
+                is_same = False
+            if not is_same:
+                raise StoreError(
+                    f"The store at {self.path} is gone: its file was deleted or replaced. Put it back, or start"
+                    " again with the new file."
+                )
+
     def _thread_connection(self) -> _Connection:
+        self._check_identity()
         connection: _Connection | None = getattr(self._local, "connection", None)
         if connection is None:
             db = sqlite3.connect(
@@ -179,6 +207,15 @@ class SqliteFile:
         if not rows:
             raise StoreError(f"The store at {self.path} is damaged: a required row is missing.")
         return rows[0]
+
+    def probe(self) -> None:
+        """Return if the file answers, and can be written."""
+        self.fetch_all("plans.exists", hash="")
+        if not self._is_in_memory:
+            if shutil.disk_usage(self.path).free < MIN_FREE_BYTES:
+                raise StoreError(f"The store at {self.path} has no room: its disk is full.")
+            if not os.access(self.path, os.W_OK):
+                raise StoreError(f"The store at {self.path} is read-only.")
 
     def encode_list(self, values: Sequence[str]) -> str:
         """Return a list as JSON."""

@@ -6,6 +6,10 @@ select 1 from runs where id = :run_id for update
 -- name: lock_name
 select pg_advisory_xact_lock(hashtextextended(:name, 0))
 
+-- Whether the server lets this user write: it may be a replica, or its administrator may have forbidden it.
+-- name: is_writable
+select current_setting('transaction_read_only') = 'off' as writable, exists (select 1 from plans) as has_plans
+
 -- name: notify
 select pg_notify(:channel, '')
 

@@ -36,10 +36,6 @@ where run_id = :run_id and {active} and status = 'running' and due_at > :longest
 -- name: has_entered
 select 1 from visits where run_id = :run_id and step = :step
 
--- Any query that reads one row: whether the database answers.
--- name: probe
-select 1 from plans limit 1
-
 -- name: count_open_runs
 select count(*) as open from runs where finished_at is null
 
