@@ -3,28 +3,37 @@
 Problem: a worker that dies leaves claims that others cannot take before their leases end. If it ran on this
 machine, the operating system knows that it is dead; but its process id may be in use again.
 
-Algorithm: identify a process by host and PID namespace, boot id, process id and start time. These four are
-never used twice (the start time distinguishes processes that reuse an id, the boot id those before a reboot).
+Algorithm: identify a process by host and PID namespace, boot id, process id and start time. The start time
+distinguishes processes that reuse an id, and the boot id distinguishes machines that share a host name, as
+clones and containers do.
 
-Cost: one read of `/proc/<pid>/stat` for each check.
+Cost: one signal 0, and one read of `/proc/<pid>/stat`, for each check.
 
-Limits: a process of another host or namespace is never reported dead. Without `/proc`, only the existence of
-the process id is checked.
+Limits: a process of another host, namespace or boot is never reported dead. Then its lease ends. The same
+holds for a process that this user may not see (`hidepid`), as long as its id is in use. Without `/proc`, only
+the existence of the process id is checked. Machines that continue from one snapshot of memory share a boot
+id, so give them host names of their own.
 """
 
 from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+
+_START_FIELD = 19
+"""Place of the start time, in clock ticks since boot, after the name of the process (proc_pid_stat(5))."""
 
 
 @cache
 def process_name() -> str:
     """Return the identity of this process: `HOST:NAMESPACE/BOOT/PID/START`."""
     pid = os.getpid()
-    return f"{_host_name()}/{_boot_id()}/{pid}/{_start_ticks(pid) or 0}"
+    fields = _read_stat(pid)
+    start_ticks = "0" if fields is None else fields[_START_FIELD]
+    return f"{_host_name()}/{_boot_id()}/{pid}/{start_ticks}"
 
 
 def is_dead(worker: str | None) -> bool:
@@ -37,10 +46,13 @@ def is_dead(worker: str | None) -> bool:
         return False
     _, boot_id, pid, start_ticks = parts[:4]
     if boot_id != _boot_id():
+        return False
+    if not _exists(int(pid)):
         return True
-    if start_ticks != "0":
-        return str(_start_ticks(int(pid))) != start_ticks
-    return not _exists(int(pid))
+    fields = _read_stat(int(pid))
+    if fields is None:
+        return False
+    return _has_ended(fields) or start_ticks not in ("0", fields[_START_FIELD])
 
 
 @cache
@@ -59,17 +71,18 @@ def _boot_id() -> str:
         return ""
 
 
-def _start_ticks(pid: int) -> int | None:
-    """Return when the process started, in clock ticks since boot.
-
-    Return None if it has ended, or if the system has no `/proc`.
-    """
+def _read_stat(pid: int) -> list[str] | None:
+    """Return what `/proc` says about a process, from its state on; None if it cannot be read."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")
     except OSError:
         return None
-    fields = stat.rpartition(")")[2].split()
-    return None if fields[0] in "ZX" else int(fields[19])
+    return stat.rpartition(")")[2].split()
+
+
+def _has_ended(fields: Sequence[str]) -> bool:
+    """Return whether only the entry of a process in the table of processes is left."""
+    return fields[0] in "ZX"
 
 
 def _exists(pid: int) -> bool:

@@ -52,9 +52,17 @@ def test_a_reused_process_id_is_recognized() -> None:
     assert worker_identity.is_dead(f"{name}/{boot}/{pid}/{int(started) - 1}")
 
 
-def test_a_process_before_a_reboot_is_dead() -> None:
+def test_a_process_of_another_boot_is_not_dead() -> None:
+    """It may be one of a clone of this machine with the same host name, which lives."""
     name, _, pid, started = worker_identity.process_name().split("/")
-    assert worker_identity.is_dead(f"{name}/00000000/{pid}/{started}")
+    assert not worker_identity.is_dead(f"{name}/00000000/{pid}/{started}")
+
+
+def test_a_process_that_this_user_may_not_see_is_not_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With `hidepid`, `/proc` has only the processes of the user."""
+    name = worker_identity.process_name()
+    monkeypatch.setattr(worker_identity, "_read_stat", lambda _: None)
+    assert not worker_identity.is_dead(name)
 
 
 @pytest.mark.parametrize("worker", [None, "", "one", "a/b/c/d/e", "elsewhere/1/2/3"])
