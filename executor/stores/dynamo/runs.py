@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from noetl.executor.clients.aws_retry import ConditionFailed
-from noetl.executor.errors import PayloadTooLargeError, RejectedError
+from noetl.executor.errors import PayloadTooLargeError, RejectedError, StoreError
 from noetl.executor.model.child_runs import too_many_child_runs
 from noetl.executor.model.events import Event
 from noetl.executor.model.run import HistoryPosition, Run, RunStatus, Visit
@@ -39,6 +40,8 @@ from noetl.executor.stores.dynamo.visit_items import (
     without_outputs,
 )
 from noetl.planner.frozen import replace
+
+logger = logging.getLogger("noetl.executor")
 
 
 class DynamoRuns:
@@ -183,11 +186,20 @@ class DynamoRuns:
         ]
 
     def _announce_first(self, head: Item, now: float) -> None:
-        """Announce the first visit and the deadline of a run, unless a worker has started the run."""
+        """Announce the first visit and the deadline of a run, unless a worker has started the run.
+
+        A failure is only logged, since the run exists, and a sweep announces it again.
+        """
         if head["status"] != RunStatus.QUEUED:
             return
         first, deadline = derive_first_visit(head, self._context.step_of(head)), derive_deadline_visit(head)
-        self._context.announcer.announce(head, [first, *([] if deadline is None else [deadline])], now)
+        visits = [first, *([] if deadline is None else [deadline])]
+        try:
+            self._context.announcer.announce(head, visits, now)
+        except StoreError as error:
+            logger.warning(
+                "no message was sent about run %s; a sweep will send it: %s", run_id_of(head), error
+            )
 
     def _earlier_run(self, tenant: str, key: str, request_hash: str) -> Run:
         """Return the run that an idempotency key has started before."""
