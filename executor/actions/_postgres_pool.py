@@ -56,7 +56,7 @@ _PERMANENT_REFUSALS = (
     "is not permitted to log in",
     "permission denied",
 )
-"""Parts of the messages of Postgres about a user or a database that it does not accept (SQLSTATE 28 and 3D)."""
+"""Parts of messages about a user or a database that a server does not accept (SQLSTATE 28 and 3D)."""
 
 _log = logging.getLogger("noetl.executor")
 

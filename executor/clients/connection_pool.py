@@ -127,14 +127,16 @@ class HttpConnectionPool(httpx.BaseTransport):
 
     def _keep(self, connection: _HttpConnection) -> None:
         """Keep a connection after its response, unless it cannot be used again."""
-        ended = connection
+        ended = []
         if connection.is_usable():
             with self._lock:
                 self._kept.append(connection._replace(kept_at=time.monotonic()))
-                if len(self._kept) <= MAX_KEPT:
-                    return
-                ended = self._kept.popleft()
-        ended.http.close()
+                while len(self._kept) > MAX_KEPT:
+                    ended.append(self._kept.popleft())
+        else:
+            ended.append(connection)
+        for connection_to_close in ended:
+            connection_to_close.http.close()
 
 
 class _Body(httpx.SyncByteStream):

@@ -23,6 +23,7 @@ from noetl.executor.model.run import RunStatus
 from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.security.capabilities import local_run_capabilities
 from noetl.executor.stores import open_store
+from noetl.executor.stores.postgres import database
 from noetl.executor.stores.postgres.store import PostgresStore
 from noetl.executor.stores.sql.consistency import check_consistency
 from noetl.executor.stores.sql.database import UnwrittenError
@@ -376,6 +377,18 @@ class TestTooManyConnections:
             with pytest.raises(StoreError, match=r"too many clients already\.$"):
                 store.runs.get("default", "x")
 
+    def test_a_pool_without_a_connection_says_whether_it_is_full(
+        self, postgres_dsn: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        upgrade(postgres_dsn)
+        monkeypatch.setattr(database, "MAX_CONNECTIONS", 1)
+        with closing(PostgresStore(postgres_dsn)) as store, store.postgres._pool.connection():
+            store.postgres._pool.timeout = 0.2
+            with pytest.raises(StoreError, match="all connections of this process are in use"):
+                store.runs.get("default", "x")
+            store.postgres._pool.resize(1, 2)
+            assert "was away for some seconds" in str(store.postgres._connection_failure())
+
 
 class TestAddress:
     @pytest.mark.parametrize(
@@ -461,7 +474,7 @@ class TestAddress:
             ]
             assert shown == ["7s", "read committed"]
 
-    def test_a_server_that_lets_nobody_write_is_not_ready(self, postgres_dsn: str) -> None:
+    def test_a_read_only_server_is_not_ready(self, postgres_dsn: str) -> None:
         """A replica is such a server, and one whose administrator has made it read-only."""
         upgrade(postgres_dsn)
         name = urlsplit(postgres_dsn).path[1:]
@@ -497,6 +510,21 @@ class TestPrepared:
             assert store.runs.get("default", run.id) == run
         assert store.postgres._prepare_after is None
         assert start_run(store).status is RunStatus.QUEUED
+
+    def test_statements_of_two_processes_have_different_names(
+        self, store: PostgresStore, postgres_dsn: str
+    ) -> None:
+        """Behind a pooler, a process may get the session of another one, with its prepared statements."""
+        run = start_run(store)
+        with closing(PostgresStore(postgres_dsn)) as other:
+            names = []
+            for process in (store, other):
+                self.read_run_often(process, run.id)
+                rows = process.postgres.fetch_all("select name from pg_prepared_statements")
+                names.append({row["name"] for row in rows})
+            assert names[0]
+            assert names[1]
+            assert names[0].isdisjoint(names[1])
 
     def test_a_table_may_get_another_column(
         self, store: PostgresStore, administrator: psycopg.Connection[Any]

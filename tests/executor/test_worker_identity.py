@@ -53,13 +53,13 @@ def test_a_reused_process_id_is_recognized() -> None:
 
 
 def test_a_process_of_another_boot_is_not_dead() -> None:
-    """It may be one of a clone of this machine with the same host name, which lives."""
+    """A clone of this machine has the same host name, and its process may live."""
     name, _, pid, started = worker_identity.process_name().split("/")
     assert not worker_identity.is_dead(f"{name}/00000000/{pid}/{started}")
 
 
 def test_a_process_that_this_user_may_not_see_is_not_dead(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With `hidepid`, `/proc` has only the processes of the user."""
+    """The option `hidepid` leaves only the processes of the user in `/proc`."""
     name = worker_identity.process_name()
     monkeypatch.setattr(worker_identity, "_read_stat", lambda _: None)
     assert not worker_identity.is_dead(name)

@@ -173,6 +173,9 @@ def test_an_old_connection_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_number_of_kept_connections_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    for _ in range(3):
+        with serve(lambda exchange: exchange.reply()) as earlier:
+            perform_action("http", url=earlier.url())
     monkeypatch.setattr(connection_pool, "MAX_KEPT", 1)
     with (
         serve(lambda exchange: exchange.reply()) as first,

@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 STATEMENTS = Statements(Path(__file__).parent / "queries", to_psycopg)
 MAX_CONNECTIONS = 64
 MAX_CONNECTIONS_WITH_QUEUE = 4
+MAX_IDLE_SECONDS = 60.0
+"""How long a connection is kept that nothing needs: a restart of the server makes many at once."""
 """Connections of a process if messages of a queue start many processes. A statement holds one."""
 
 PREPARE_AFTER = 5
@@ -107,6 +109,7 @@ class PostgresDatabase:
             max_size=MAX_CONNECTIONS if message_queue is None else MAX_CONNECTIONS_WITH_QUEUE,
             timeout=CONNECT_SECONDS,
             reconnect_timeout=CONNECT_SECONDS,
+            max_idle=MAX_IDLE_SECONDS,
             configure=configure_session,
             check=_check_connection,
             open=False,
@@ -285,6 +288,9 @@ class PostgresDatabase:
             psycopg.connect(self._conninfo(), connect_timeout=2).close()
         except psycopg.Error as error:
             return failure_of(error)
+        statistics = self._pool.get_stats()
+        if statistics["pool_size"] < self._pool.max_size:
+            return StoreAwayError("The store in Postgres failed: it was away for some seconds, and is back.")
         return StoreError("The store in Postgres failed: all connections of this process are in use.")
 
 

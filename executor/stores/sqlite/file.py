@@ -139,8 +139,8 @@ class SqliteFile:
                 is_same = False
             if not is_same:
                 raise StoreError(
-                    f"The store at {self.path} is gone: its file was deleted or replaced. Put it back, or start"
-                    " again with the new file."
+                    f"The store at {self.path} is gone: its file was deleted or replaced. Put it back, or"
+                    " start again with the new file."
                 )
 
     def _thread_connection(self) -> _Connection:

@@ -423,7 +423,7 @@ def refusing_server(message: str) -> Iterator[int]:
         ("sorry, too many clients already", True),
         ("das Datenbanksystem startet", True),
         (
-            "server login has been failing, cached error: password authentication failed (server_login_retry)",
+            "server login has been failing, cached error: password authentication failed",
             True,
         ),
         ('password authentication failed for user "ann"', False),
