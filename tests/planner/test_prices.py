@@ -98,3 +98,43 @@ def test_10_000_rounds_may_use_a_filter(name: str) -> None:
     text = f"{{% for i in numbers %}}{{% set x = subject | {name}{arguments} %}}{{% endfor %}}"
     # An error of the first round still charges for all of them.
     assert units_of(text) <= budget.BUDGET
+
+
+LONG = "ab" * 300
+"""A text that is too long for a constant price."""
+
+
+@pytest.mark.parametrize(
+    ("operand", "operation", "value"),
+    [
+        ("a b", "| wordwrap", "a b"),
+        (f"{LONG} b", "| wordwrap(9, false)", f"{LONG}\nb"),
+        (f"{LONG} b", "| wordwrap(10_000)", f"{LONG} b"),
+        (f" {LONG} ", "| trim", LONG),
+        (f"-{LONG}-", "| trim('-')", LONG),
+        (1.25, "| round(1)", 1.2),
+        (2.6, "| round(method='ceil')", 3.0),
+        (2**63 + 1, "| round", 2**63 + 1),
+        (2**63, "| float", 2.0**63),
+        (f"{'0' * 300}1.5", "| float", 1.5),
+        (2**63, "| int", 2**63),
+        ([], "| int(7)", 7),
+        (LONG, "is lower", True),
+        (LONG, "is upper", False),
+        (LONG, "in ['b']", False),
+        (7, "in (1, 7)", True),
+        ("x", "in {'x': 1}", True),
+    ],
+)
+def test_a_price_changes_no_value(operand: Any, operation: str, value: Any) -> None:
+    assert (
+        parse_template(f"{{{{ operand {operation} }}}}").evaluate({"operand": operand}.__getitem__) == value
+    )
+
+
+@pytest.mark.parametrize(
+    ("operand", "operation"), [(2**63, "| wordwrap"), (2**63, "| round('a')"), (5, "in 5")]
+)
+def test_a_price_changes_no_error(operand: Any, operation: str) -> None:
+    with pytest.raises(EvaluationError, match=r"'?(int|float|str)'?"):
+        parse_template(f"{{{{ operand {operation} }}}}").evaluate({"operand": operand}.__getitem__)
