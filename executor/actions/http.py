@@ -120,7 +120,6 @@ DECLARATION = ActionDeclaration(
 )
 
 _UNSAFE_METHODS = ("POST", "PUT", "PATCH", "DELETE")
-_IDEMPOTENT_METHODS = ("GET", "HEAD", "OPTIONS", "PUT", "DELETE")
 _RETRY_PAUSE_SECONDS = 0.1
 _RETRYABLE_STATUSES = (408, 425, 429)
 _FINAL_STATUSES = (501, 505)
@@ -397,13 +396,15 @@ def _exchange_with_retries(client: _Client, request: _HttpRequest, *, is_final: 
     """Retry after a connection failure, if the request was not sent or is idempotent (RFC 9110)."""
     import httpcore
 
+    from noetl.executor.clients.connection_pool import IDEMPOTENT_METHODS
+
     tries = 0
     while True:
         tries += 1
         try:
             return _exchange(client, request, is_final=is_final)
         except (httpcore.NetworkError, httpcore.ProtocolError) as error:
-            may_repeat = isinstance(error, httpcore.ConnectError) or request.method in _IDEMPOTENT_METHODS
+            may_repeat = isinstance(error, httpcore.ConnectError) or request.method in IDEMPOTENT_METHODS
             if tries == MAX_TRIES or not may_repeat or _is_untrusted(error):
                 raise
         client.call.cancelled.wait(min(_RETRY_PAUSE_SECONDS * tries, client.call.remaining_seconds()))
