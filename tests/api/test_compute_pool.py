@@ -127,15 +127,17 @@ async def test_a_tenant_does_not_wait_for_all_jobs_of_another(pool: ComputePool,
 
 
 async def test_a_tenant_reads_with_one_thread_and_its_own_credit(pool: ComputePool) -> None:
-    begun, opened = [], threading.Event()
+    begun, entered, opened = [], threading.Event(), threading.Event()
 
     def read(tenant: str) -> int:
         begun.append(tenant)
         if tenant == "many":
+            entered.set()
             opened.wait()
         return ACCOUNTS.find(tenant).threads
 
     many = [asyncio.ensure_future(pool.read(partial(read, "many"), "many")) for _ in range(5)]
+    await asyncio.to_thread(entered.wait)
     for _ in range(3):
         assert await pool.read(partial(read, "few"), "few") == 1
     assert begun.count("many") == 1
