@@ -138,6 +138,15 @@ SETTINGS = (
         " every third of it.",
     ),
     Setting(
+        "NOETL_CONTINUE_PERCENT",
+        "execution",
+        "a whole number from 0 to 90",
+        "`50`",
+        "In which first part of its time an invocation of a Lambda function continues with the next steps of"
+        " a run. Later steps get an invocation of their own, with its whole time. With `0` each step gets"
+        " one.",
+    ),
+    Setting(
         "NOETL_PUBLIC_URL",
         "execution",
         "an http or https URL",

@@ -23,6 +23,7 @@ from noetl.executor.model.run import Claim, Lease, Run, RunStatus
 from noetl.executor.model.tracing import trace_labels
 from noetl.executor.model.visit_transition import MAX_CLAIMS
 from noetl.executor.model.worker_identity import process_name
+from noetl.executor.runtime.function_settings import read_continue_fraction
 from noetl.executor.runtime.json_logs import LOG_CONTEXT
 from noetl.executor.runtime.lease_keeper import LeaseKeeper, read_lease_seconds
 from noetl.executor.security.capabilities import Capabilities, service_capabilities
@@ -33,12 +34,6 @@ from noetl.planner.frozen import frozen
 
 COMMIT_MARGIN_SECONDS = 2.0
 """The time of an invocation that is reserved for the commit of a step that used all of its time."""
-
-CONTINUE_FRACTION = 0.5
-"""The first part of an invocation, in which it also executes following visits.
-
-Later ones get a new invocation.
-"""
 
 MAX_CONCURRENT_MESSAGES = 10
 
@@ -62,6 +57,7 @@ class WarmState:
     capabilities: Capabilities
     lease_seconds: float
     public_url: str | None
+    continue_fraction: float
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -179,7 +175,7 @@ class MessageBatch:
 
     def _make_executor(self) -> VisitExecutor:
 
-        continues_until = self._started + self._seconds * CONTINUE_FRACTION
+        continues_until = self._started + self._seconds * self._warm.continue_fraction
         return VisitExecutor(
             self._warm.store,
             Lease(f"{process_name()}/{self._request_id}", self._warm.lease_seconds),
@@ -230,5 +226,9 @@ def warm_state() -> WarmState:
         raise SettingError(message)
     register_local_secrets()
     return WarmState(
-        cast("QueuedStore", store), service_capabilities(os.environ), read_lease_seconds(), read_public_url()
+        cast("QueuedStore", store),
+        service_capabilities(os.environ),
+        read_lease_seconds(),
+        read_public_url(),
+        read_continue_fraction(),
     )

@@ -19,6 +19,7 @@ from noetl.executor import lambda_handler as handlers
 from noetl.executor.errors import SettingError, StoreError
 from noetl.executor.model.run import Lease, Run, RunStatus
 from noetl.executor.runtime import message_batch
+from noetl.executor.runtime.function_settings import read_continue_fraction
 from noetl.executor.stores import open_store
 from noetl.executor.stores.dynamo.store import DynamoStore
 from noetl.executor.stores.interface import MessageOutcome
@@ -123,6 +124,24 @@ def test_one_invocation_executes_a_whole_run(
     [line] = [line for line in map(json.loads, caplog.text.splitlines()) if "has ended" in line["message"]]
     assert (line["workflow_id"], line["message"]) == (run.id, "the run of `chain` has ended: succeeded")
     assert len(line["trace_id"]) == 32
+
+
+def test_a_setting_gives_each_step_an_invocation(queue: LambdaQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOETL_CONTINUE_PERCENT", "0")
+    run = start(queue, CHAIN)
+    invocations = 0
+    while records := queue.records():
+        assert failures(handlers.step({"Records": records}, FakeLambdaContext())) == []
+        invocations += 1
+    assert (invocations, queue.status(run)) == (6, RunStatus.SUCCEEDED)
+
+
+@pytest.mark.parametrize("text", ["-1", "91", "x", "0.5", "100", "²"])
+def test_the_part_of_an_invocation_that_continues_is_checked(text: str) -> None:
+    assert read_continue_fraction({"NOETL_CONTINUE_PERCENT": "90"}) == 0.9
+    assert read_continue_fraction({"NOETL_CONTINUE_PERCENT": " "}) == 0.5
+    with pytest.raises(SettingError, match=f"NOETL_CONTINUE_PERCENT is '{text}'"):
+        read_continue_fraction({"NOETL_CONTINUE_PERCENT": text})
 
 
 def test_failed_runs_are_counted(queue: LambdaQueue, capsys: pytest.CaptureFixture[str]) -> None:
