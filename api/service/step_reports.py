@@ -9,8 +9,8 @@ from noetl.api.service.views import LoopReport, QuestionReport, StepReport, Step
 from noetl.executor.actions import catalogue
 from noetl.executor.model.events import timestamp
 from noetl.executor.model.outcome import Outcome
-from noetl.executor.model.run import NEVER, RunStatus, Visit, VisitStatus
-from noetl.executor.model.run_summary import StepVisits, has_started
+from noetl.executor.model.run import NEVER, RunStatus, VisitStatus
+from noetl.executor.model.run_summary import StepVisits, VisitSummary, has_started
 
 
 def step_reports(
@@ -48,7 +48,7 @@ def _step_report(status: RunStatus, visits: StepVisits | None) -> StepReport:
     )
 
 
-def _step_state(run_status: RunStatus, visit: Visit) -> StepState:
+def _step_state(run_status: RunStatus, visit: VisitSummary) -> StepState:
     """Return the status of a visit as clients see it: `ready` and `parked` are internal."""
     match visit.status:
         case VisitStatus.READY:
@@ -59,7 +59,7 @@ def _step_state(run_status: RunStatus, visit: Visit) -> StepState:
             return StepState(status.value)
 
 
-def _waits(visit: Visit) -> WaitReport:
+def _waits(visit: VisitSummary) -> WaitReport:
     """Return what resumes a waiting visit: a time, answers to actions, ends of child runs, or retries."""
     entries = [(position, entry) for position, entry in _journal(visit).items() if "action" in entry]
     suspended = [(position, entry) for position, entry in entries if "memory" in entry]
@@ -90,7 +90,7 @@ def _find_child_run(entry: Mapping[str, Any]) -> str | None:
     return declaration.child_run(entry["memory"])
 
 
-def _paused_loops(visit: Visit) -> list[LoopReport]:
+def _paused_loops(visit: VisitSummary) -> list[LoopReport]:
     """Return the progress of the paused loops of an unfinished visit. Skip loops inside items of a loop."""
     if visit.finished_at is not None:
         return []
@@ -112,5 +112,5 @@ def _paused_loops(visit: Visit) -> list[LoopReport]:
     return loops
 
 
-def _journal(visit: Visit) -> Mapping[str, Any]:
+def _journal(visit: VisitSummary) -> Mapping[str, Any]:
     return {} if visit.progress is None else visit.progress.journal

@@ -1,4 +1,4 @@
-"""Records of a run without its payloads: one for lists, one for the status.
+"""Records of a run and of its visits without their payloads: for lists, and for the status.
 
 Problem: input, environment and result of a run may have megabytes. A list of runs shows none of them.
 
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from noetl.executor.model.run import ErrorRecord, Run, RunStatus, Visit, WaitKey
+from noetl.executor.model.run import ErrorRecord, Progress, Run, RunStatus, Visit, VisitStatus, WaitKey
 from noetl.planner.frozen import frozen
 
 
@@ -42,10 +42,24 @@ class RunSummary:
 
 
 @frozen
-class StepVisits:
-    """The visits of one step of a run: the latest, without its outputs, and the number that have started."""
+class VisitSummary:
+    """The part of a visit that the status of its run shows. The fields are those of `Visit`."""
 
-    latest: Visit
+    status: VisitStatus
+    attempt: int
+    due_at: float
+    started_at: float | None
+    finished_at: float | None
+    case: int | None
+    error: ErrorRecord | None
+    progress: Progress | None
+
+
+@frozen
+class StepVisits:
+    """The visits of one step of a run: the latest, and the number that have started."""
+
+    latest: VisitSummary
     started: int
 
 
@@ -81,7 +95,21 @@ def summarize(run: Run) -> RunSummary:
     )
 
 
-def has_started(visit: Visit) -> bool:
+def summarize_visit(visit: Visit) -> VisitSummary:
+    """Return the summary of a visit."""
+    return VisitSummary(
+        status=visit.status,
+        attempt=visit.attempt,
+        due_at=visit.due_at,
+        started_at=visit.started_at,
+        finished_at=visit.finished_at,
+        case=visit.case,
+        error=visit.error,
+        progress=visit.progress,
+    )
+
+
+def has_started(visit: Visit | VisitSummary) -> bool:
     """Return whether a worker has claimed a visit, in this attempt or before."""
     return visit.started_at is not None or visit.attempt > 1 or visit.progress is not None
 
@@ -93,4 +121,4 @@ def latest_visits(visits: Sequence[Visit]) -> dict[str, StepVisits]:
     for visit in visits:
         counts[visit.step] = counts.get(visit.step, 0) + has_started(visit)
         latest[visit.step] = visit
-    return {step: StepVisits(visit, counts[step]) for step, visit in latest.items()}
+    return {step: StepVisits(summarize_visit(visit), counts[step]) for step, visit in latest.items()}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from noetl.executor.model.events import Event
 from noetl.executor.model.registry import ApiKey, RegisteredPlaybook
 from noetl.executor.model.run import FailureState, Progress, Run, RunStatus, Visit, VisitStatus, WaitKey
-from noetl.executor.model.run_summary import RunSummary
+from noetl.executor.model.run_summary import RunSummary, VisitSummary
 from noetl.executor.stores.cursors import write_event_id
 
 if TYPE_CHECKING:
@@ -173,8 +173,26 @@ def visit_from_row(row: Row) -> Visit:
         case=row["case"],
         error=decode_json(row["error"]),
         failure=None if row["failure"] is None else FailureState(row["failure"]),
-        progress=None if row["progress"] is None else Progress(**json.loads(row["progress"])),
+        progress=_progress_from_row(row),
     )
+
+
+def visit_summary_from_row(row: Row) -> VisitSummary:
+    """Return the summary of a visit from the columns of `runs.latest_visits`."""
+    return VisitSummary(
+        status=VisitStatus(row["status"]),
+        attempt=row["attempt"],
+        due_at=row["due_at"],
+        started_at=row["started_at"],
+        finished_at=row["finished_at"],
+        case=row["case"],
+        error=decode_json(row["error"]),
+        progress=_progress_from_row(row),
+    )
+
+
+def _progress_from_row(row: Row) -> Progress | None:
+    return None if row["progress"] is None else Progress(**json.loads(row["progress"]))
 
 
 def claim_values(visit: Visit) -> dict[str, Any]:

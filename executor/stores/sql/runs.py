@@ -53,6 +53,7 @@ from noetl.executor.stores.sql.rows import (
     run_from_row,
     summary_from_row,
     visit_from_row,
+    visit_summary_from_row,
 )
 from noetl.executor.stores.sql.waits import delete_answer
 from noetl.planner.frozen import replace
@@ -127,7 +128,7 @@ class SqlRuns:
         steps = {}
         for row in visits:
             wait_for_slice()
-            steps[row["step"]] = StepVisits(visit_from_row(row), row["started"])
+            steps[row["step"]] = StepVisits(visit_summary_from_row(row), row["started"])
         return RunOverview(summary_from_row(rows[0]), decode_json(rows[0]["error"]), steps)
 
     def find(self, run_filter: RunFilter) -> tuple[list[RunSummary], str | None]:

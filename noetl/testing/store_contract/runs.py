@@ -441,7 +441,6 @@ class RunsContract(ContractFixtures):
         overview = store.runs.overview("default", ended.id)
         assert overview is not None
         assert (overview.summary, overview.error) == (summarize(ended), None)
-        assert {visits.latest.result for visits in overview.steps.values()} == {None}
 
     def test_an_overview_has_the_latest_visit_of_each_step(self, store: Store) -> None:
         run = start_run(store, CYCLE)
@@ -459,7 +458,7 @@ class RunsContract(ContractFixtures):
         assert overview is not None
         assert overview.steps == latest_visits(store.runs.visits(run.id))
         retried = overview.steps["a"]
-        assert (retried.latest.number, retried.latest.attempt, retried.started) == (4, 2, 4)
+        assert (retried.latest.attempt, retried.started) == (2, 4)
 
     def test_the_tenant_of_a_run_alone_reads_its_summary_and_overview(self, store: Store) -> None:
         run = start_run(store)
