@@ -21,6 +21,8 @@ from noetl.executor.model.run import SERVICE_QUEUE, Claim, Lease, Run
 from noetl.executor.model.worker_identity import process_name
 from noetl.executor.precedence import working_for
 from noetl.executor.runtime.lease_keeper import LeaseKeeper, read_lease_seconds
+from noetl.executor.runtime.persistent_store import make_persistent
+from noetl.executor.runtime.store_failures import CLAIM, EXECUTE, StoreFailures
 from noetl.executor.runtime.tenant_shares import TenantShares
 from noetl.executor.security.capabilities import Capabilities, service_capabilities
 from noetl.executor.security.secret_sources import register_local_secrets
@@ -36,9 +38,6 @@ POLL_PAUSE_SECONDS = 0.005
 
 MAX_OUTAGE_SECONDS = 10.0
 """How long the store may fail before the threads that wait for a run get the error."""
-
-CLAIM, EXECUTE = "claim", "execute"
-"""The operations of a worker whose failures are tracked."""
 
 TURN_SECONDS = 0.25
 """How long a thread of a service continues with the visits of one run. Then it claims the next visit in turn.
@@ -125,9 +124,7 @@ class Worker:
         self._stopping = threading.Event()
         self._finished = threading.Event()
         self._lease_keeper = LeaseKeeper(store, settings.lease_seconds, time.time)
-        self._lock = threading.Lock()
-        self._failures: dict[str, tuple[float, StoreError]] = {}
-        """For each operation that fails because of the store: since when, and the first error."""
+        self._failures = StoreFailures(self._stopping)
         self._sweep_at = 0.0
         self.repaired = 0
         self._shares = TenantShares(settings.threads)
@@ -190,7 +187,7 @@ class Worker:
         lease = Lease(f"{process_name()}/{name}", settings.lease_seconds)
         turn_ends_at = math.inf
         executor = VisitExecutor(
-            self._store,
+            make_persistent(self._store, self._failures),
             lease,
             settings.capabilities,
             time.time,
@@ -199,20 +196,26 @@ class Worker:
             public_url=settings.public_url,
         )
         while not self._stopping.is_set():
+            if self._lease_keeper.is_failing:
+                # A visit with an expired lease may be one that another thread of this worker still executes.
+                self._stopping.wait(IDLE_SECONDS)
+                continue
             seen = self._store.work.count
             is_idle = True
-            operation = CLAIM
+            kind = CLAIM
             try:
                 claim = self._claim(lease)
-                self._failures.pop(CLAIM, None)
-                operation = EXECUTE
+                self._failures.clear(CLAIM)
+                kind = EXECUTE
                 if self._queue == SERVICE_QUEUE:
                     turn_ends_at = time.monotonic() + TURN_SECONDS
                 if claim is not None:
                     self._execute_chain(executor, claim)
                     is_idle = False
             except StoreError as error:
-                self._record_failure(operation, error)
+                self._failures.record(kind, error)
+                # Workers that keep an outcome try again sooner, so they come first when the store is back.
+                self._stopping.wait(IDLE_SECONDS)
             except Exception:
                 logger.exception("a step could not be executed; it is retried when its claim expires")
             if is_idle and not self._stopping.is_set():
@@ -226,7 +229,7 @@ class Worker:
             with working_for(tenant) if self._queue == SERVICE_QUEUE else nullcontext():
                 while claim is not None:
                     claim = self._lease_keeper.execute(executor, claim)
-                    self._failures.pop(EXECUTE, None)
+                    self._failures.clear(EXECUTE)
         finally:
             self._shares.release(tenant)
 
@@ -239,28 +242,13 @@ class Worker:
             lambda passed_over: queue.claim(self._queue, lease, time.time(), passed_over)
         )
 
-    def _record_failure(self, operation: str, error: StoreError) -> None:
-        """Log the first failure of an operation, and remember since when it fails.
-
-        The store of a worker that is stopping may be closed, so its failures are ignored.
-        """
-        with self._lock:
-            if operation not in self._failures and not self._stopping.is_set():
-                self._failures[operation] = (time.monotonic(), error)
-                logger.warning("the store failed; trying again: %s", error)
-
     def _raise_after_outage(self) -> None:
         """Raise the error of the store if it has failed for too long.
 
-        A visit whose execution failed is claimed again only after a lease.
+        An outcome that the store refuses is kept for a lease longer.
         """
-        for operation, limit in (
-            (CLAIM, MAX_OUTAGE_SECONDS),
-            (EXECUTE, MAX_OUTAGE_SECONDS + self._settings.lease_seconds),
-        ):
-            failure = self._failures.get(operation)
-            if failure is not None and time.monotonic() - failure[0] > limit:
-                raise failure[1]
+        self._failures.raise_after(CLAIM, MAX_OUTAGE_SECONDS)
+        self._failures.raise_after(EXECUTE, MAX_OUTAGE_SECONDS + self._settings.lease_seconds)
 
     def _idle_seconds(self) -> float:
         if self._shares.has_full_tenant():

@@ -82,6 +82,8 @@ class LeaseKeeper:
         self._lease_seconds = lease_seconds
         self._clock = clock
         self._held: dict[tuple[str, str], HeldClaim] = {}
+        self.is_failing = False
+        """Whether the store has refused the last renewal, so that active claims may be lost."""
         self._lock = threading.Lock()
 
     def execute(self, executor: VisitExecutor, claim: Claim) -> Claim | None:
@@ -107,23 +109,39 @@ class LeaseKeeper:
         third = self._lease_seconds / 3
         renew_at = time.monotonic() + third
         while not finished.wait(min(CANCEL_POLL_SECONDS, third)):
+            was_failing = self.is_failing
             try:
-                self._cancel_claims()
-                if time.monotonic() < renew_at:
-                    continue
-                renew_at = time.monotonic() + third
-                for held in self._active():
-                    self._renew(held, held.events if held.is_older_than(third) else None)
-                after_renewal()
-            except StoreError:
+                if self._poll(is_due=time.monotonic() >= renew_at):
+                    renew_at = time.monotonic() + third
+                    after_renewal()
+            except StoreError as error:
                 # The store of a process that has stopped may be closed.
-                if not finished.is_set():
-                    logger.exception("the store failed; claims are renewed when it is available again")
+                if not was_failing and not finished.is_set():
+                    logger.warning(
+                        "the store failed; claims are renewed when it is available again: %s", error
+                    )
             except Exception:
                 logger.exception(
                     "the active claims could not be checked; the next check is in %s s",
                     min(CANCEL_POLL_SECONDS, third),
                 )
+
+    def _poll(self, *, is_due: bool) -> bool:
+        """Cancel claims of cancelled runs, renew claims if it is time, and return whether that was done.
+
+        While the store refuses, each poll renews.
+        """
+        try:
+            self._cancel_claims()
+            if not is_due and not self.is_failing:
+                return False
+            for held in self._active():
+                self._renew(held, held.events if held.is_older_than(self._lease_seconds / 3) else None)
+        except StoreError:
+            self.is_failing = True
+            raise
+        self.is_failing = False
+        return True
 
     def _renew(self, held: HeldClaim, events: EventBuffer | None) -> None:
         """Renew a claim. An unexpected error does not keep the other claims from being renewed."""

@@ -20,7 +20,7 @@ def doctor(
     json: Annotated[bool, typer.Option("--json", help="Write JSON for programs.")] = False,
     store: StoreOption = None,
 ) -> None:
-    """Check that a store is consistent: no run is stuck, and no row is left over.
+    """Check that a store is consistent: no run is stuck, no row is left over, and it can be written.
 
     Workers may execute runs meanwhile.
     """
@@ -41,11 +41,16 @@ def doctor(
 
 
 def _find_inconsistencies(url: str | None) -> list[Finding]:
-    from noetl.executor.errors import SchemaError
+    from noetl.executor.errors import SchemaError, StoreError
     from noetl.executor.stores.finding import Finding
 
     try:
         with open_command_store(url, create=False) as store:
-            return store.maintenance.check_consistency()
+            findings = store.maintenance.check_consistency()
+            try:
+                store.maintenance.probe()
+            except StoreError as error:
+                findings.append(Finding("writable", str(error)))
+            return findings
     except SchemaError as error:
         return [Finding("schema", str(error))]

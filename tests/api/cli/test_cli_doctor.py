@@ -9,6 +9,7 @@ import pytest
 
 from noetl.executor.stores import open_store
 from noetl.executor.stores.sql.store import SqlStore
+from noetl.executor.stores.sqlite import file
 from noetl.infra.migrations import upgrade
 from noetl.testing.store_contract.operations import start_run
 from tests.api.cli.conftest import Command
@@ -70,6 +71,16 @@ def test_a_schema_of_another_version_is_a_finding(noetl: Command, postgres_dsn: 
     with psycopg.connect(postgres_dsn) as connection:
         connection.execute("insert into noetl_migrations (number) values (99)")
     assert "has schema 99" in noetl("doctor", "--store", postgres_dsn).out
+
+
+def test_a_store_that_cannot_be_written_is_a_finding(
+    noetl: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"sqlite:///{tmp_path}/noetl.db"
+    open_store(url).close()
+    monkeypatch.setattr(file, "MIN_FREE_BYTES", 1 << 62)
+    result = noetl("doctor", "--store", url)
+    assert (result.exit_code, result.out.endswith("has no room: its disk is full.\n")) == (1, True)
 
 
 @pytest.mark.parametrize(
