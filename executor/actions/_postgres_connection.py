@@ -11,6 +11,9 @@ server is faster. So one thread of the process watches the sockets, and shuts do
 
 Cost: one system call for each wait, and 50 a second for each running call.
 
+A connection pooler, such as PgBouncer, may give each transaction another session. Behind one, the timeout of
+a statement is set within a transaction only, and a statement without one is cancelled at its deadline.
+
 Limits: libpq keeps at most one chunk, which may have `MAX_CHUNK_BYTES`, and what arrives within
 `WATCH_SECONDS`. Elsewhere than on Linux, and on Unix sockets, bytes are counted when a chunk is complete.
 """
@@ -50,6 +53,9 @@ _RECEIVED_OFFSET = 128
 """Position of `tcpi_bytes_received` in `struct tcp_info` of Linux."""
 
 _CANCEL_SECONDS = 2.0
+_CANCEL_GRACE_SECONDS = 1.0
+"""How long the thread of a call has to cancel its statement, before its socket is shut down."""
+
 _ROWS = (pq.ExecStatus.SINGLE_TUPLE, pq.ExecStatus.TUPLES_CHUNK, pq.ExecStatus.TUPLES_OK)
 _NO_ROWS = (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.EMPTY_QUERY)
 
@@ -67,6 +73,8 @@ class CallMeter:
         self._socket: socket.socket | None = None
         self._mark = 0
         self._failure: BaseException | None = None
+        self._has_pooler = False
+        self._ended_at: float | None = None
 
     @contextmanager
     def measure(self, connection: BoundedConnection) -> Iterator[None]:
@@ -78,13 +86,15 @@ class CallMeter:
         connection.start_chunk()
         _WATCH.add(self)
         try:
+            self._has_pooler = connection.find_pooler()
             yield
         finally:
             _WATCH.remove(self)
             connection.meter = None
             if self._socket is not None:
                 self._socket.close()
-            if self.call.cancelled.is_set() and psycopg.capabilities.has_cancel_safe():
+            must_cancel = self.call.cancelled.is_set() or (self._has_pooler and self._failure is not None)
+            if must_cancel and psycopg.capabilities.has_cancel_safe():
                 with suppress(psycopg.Error):
                     connection.cancel_safe(timeout=_CANCEL_SECONDS)
 
@@ -123,7 +133,11 @@ class CallMeter:
     def shut_down_if_over(self) -> None:
         """Shut the socket down if the call has ended or its chunk is too long. This wakes up its thread."""
         call = self.call
-        is_ended = call.cancelled.is_set() or time.monotonic() > call.deadline
+        now = time.monotonic()
+        if self._ended_at is None and (call.cancelled.is_set() or now > call.deadline):
+            self._ended_at = now
+        grace = _CANCEL_GRACE_SECONDS if self._has_pooler else 0.0
+        is_ended = self._ended_at is not None and now >= self._ended_at + grace
         if (is_ended or self._received() - self._mark > MAX_CHUNK_BYTES) and self._socket is not None:
             with suppress(OSError):
                 self._socket.shutdown(socket.SHUT_RDWR)
@@ -177,6 +191,22 @@ class BoundedConnection(psycopg.Connection[dict[str, Any]]):
     """A connection whose waits are checked by the meter of the call that uses it."""
 
     meter: CallMeter | None = None
+    has_pooler: bool | None = None
+    """Whether there is a pooler between the connection and its session. None: not known yet."""
+
+    def find_pooler(self) -> bool:
+        """Return whether a pooler may give each transaction of the connection another session.
+
+        A pooler invents the process id that a connection receives at its start.
+        """
+        if self.has_pooler is None:
+            try:
+                row = self.execute("select pg_backend_pid() as pid").fetchone()
+            except psycopg.ProgrammingError:
+                # A server that has no such function is not known to keep sessions.
+                row = None
+            self.has_pooler = row is None or row["pid"] != self.info.backend_pid
+        return self.has_pooler
 
     def wait(self, gen: Any, *args: Any, **options: Any) -> Any:
         """Return the value of a generator of psycopg, as the base class does."""

@@ -4,7 +4,8 @@ Problem: open few connections, and let no run use a connection to a server that 
 
 Algorithm: a keyed object pool. The key is the tuple of vetted connection strings, each with one address. So a
 caller gets only connections to addresses that were vetted for it. A connection is idle or lent to one call.
-After a successful call `DISCARD ALL` resets the session; after a failure the connection is closed.
+After a successful call `DISCARD ALL` resets the session. After a failure, and behind a pooler such as
+PgBouncer, the connection is closed.
 Source: PostgreSQL documentation, DISCARD.
 
 Cost: a look-up is linear in the idle connections, at most 32. A look-up also polls each idle socket.
@@ -133,9 +134,14 @@ class ConnectionPool:
 
 
 def _is_reset(connection: Connection) -> bool:
-    """Reset the session, and return whether this succeeded in the time of the call."""
+    """Reset the session, and return whether this succeeded in the time of the call.
+
+    A session behind a pooler is not reset, because it may belong to another client by now.
+    """
     import psycopg
 
+    if connection.find_pooler():
+        return False
     try:
         connection.execute("discard all")
     except (psycopg.Error, ActionError, CancelledError):
@@ -144,9 +150,18 @@ def _is_reset(connection: Connection) -> bool:
 
 
 def limit_statement_time(connection: Connection, call: Call) -> None:
-    """Let the server stop each later statement at the deadline of the call."""
+    """Let the server stop each later statement at the deadline of the call.
+
+    Behind a pooler, the session may belong to another client after the transaction. There the setting ends
+    with it, and is not made without one.
+    """
+    from psycopg.pq import TransactionStatus
+
+    is_local = connection.find_pooler()
+    if is_local and connection.info.transaction_status != TransactionStatus.INTRANS:
+        return
     milliseconds = max(min(math.ceil(call.remaining_seconds() * 1000), 2**31 - 1), 1)
-    connection.execute(f"set statement_timeout = {milliseconds}")
+    connection.execute(f"set {'local ' if is_local else ''}statement_timeout = {milliseconds}")
 
 
 def _connect(servers: tuple[ConnectionString, ...], call: Call) -> Connection:

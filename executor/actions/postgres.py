@@ -136,6 +136,12 @@ Lost connection, serialization failure and deadlock, missing resources, shutdown
 """
 
 _QUERY_CANCELED = "57014"
+_PROTOCOL_VIOLATION = "08P01"
+"""SQLSTATE of most errors of PgBouncer, temporary ones included."""
+
+_NO_TRANSACTIONS = "transaction blocks not allowed"
+"""Part of the message of PgBouncer when it pools by statement."""
+
 _TEMPLATE_NAME = "noetl_{}"
 """Name of the parameter for the value of a template, by its index."""
 
@@ -359,6 +365,10 @@ def _translate_error(error: psycopg.Error, call: Call) -> ActionError:
         return ActionError(
             "ConnectionFailed", f"the connection was lost: {message}", details={"sqlstate": None}
         )
+    if sqlstate == _PROTOCOL_VIOLATION and _NO_TRANSACTIONS in message:
+        advice = "use one statement, or a pool of transactions"
+        message = f"the pooler gives each statement another session ({message}): {advice}"
+        return ActionError("SQLError", message, retryable=False, details={"sqlstate": sqlstate})
     is_temporary = sqlstate is not None and sqlstate.startswith(_RETRYABLE_SQLSTATES)
     retryable = is_temporary and sqlstate != _QUERY_CANCELED
     return ActionError("SQLError", message, retryable=retryable, details={"sqlstate": sqlstate})

@@ -46,6 +46,14 @@ def receive(client: socket.socket, size: int) -> bytes:
     return data
 
 
+ONE_PID = (
+    message(b"T", struct.pack(">h", 1) + b"pid\0" + struct.pack(">ihihih", 0, 0, 23, 4, -1, 0))
+    + data_row(b"0")
+    + message(b"C", b"SELECT 1\0")
+)
+"""The process id that a client knows if the server has told it none."""
+
+
 def start_session(client: socket.socket, server: HostileServer) -> None:
     """Accept a client without a password."""
     receive(client, int.from_bytes(receive(client, 4), "big") - 4)
@@ -66,6 +74,8 @@ def answer_query(hostile: Callable[[socket.socket, HostileServer], None]) -> Tal
             kind, text = read_message(client)
             if kind == b"Q" and text.startswith((b"set ", b"discard")):
                 server.send(client, message(b"C", b"SET\0") + READY)
+            elif kind == b"Q" and text.startswith(b"select pg_backend_pid()"):
+                server.send(client, ONE_PID + READY)
             elif kind in (b"Q", b"S"):
                 hostile(client, server)
 

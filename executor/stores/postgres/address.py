@@ -6,10 +6,10 @@ What the URI of the user sets is kept. Defaults fill in what it leaves open.
 from __future__ import annotations
 
 import re
-import secrets
 from typing import TYPE_CHECKING, Any
 
 from noetl.executor.errors import StoreAwayError, StoreError
+from noetl.executor.stores.postgres.pooler import set_random_names
 
 if TYPE_CHECKING:
     import psycopg
@@ -69,13 +69,13 @@ def conninfo_of(uri: str) -> str:
 def configure_session(connection: psycopg.Connection[Any]) -> None:
     """Apply SETTINGS by statements, because a connection pooler may refuse them as startup parameters.
 
-    Also give the prepared statements of the connection names that no other connection uses. Behind a pooler
-    that does not follow them, the session may have those of another process. A name of another process would
-    execute its statement, whatever that is. A name that is unknown is an error, and then none is prepared.
+    Also give its prepared statements random names. The session of a pooler may have those of another process,
+    and a name of that process would execute its statement.
     """
     connection.execute(_CONFIGURE.encode(), prepare=False)
-    # psycopg counts from 0 in each connection, and has no public way to set the names.
-    connection._prepared._prepared_idx = secrets.randbits(62)  # noqa: SLF001
+    set_random_names(connection)
+    # Without a handler, psycopg keeps all notifications. A session of a pooler may listen for others.
+    connection.add_notify_handler(lambda _: None)
 
 
 def failure_of(error: BaseException, problem: str = "failed") -> StoreError:

@@ -31,6 +31,7 @@ from noetl.executor.patience import patience_seconds
 from noetl.executor.precedence import StoreOperation
 from noetl.executor.stores.postgres.address import CONNECT_SECONDS, configure_session, conninfo_of, failure_of
 from noetl.executor.stores.postgres.listener import CHANNEL, Listener
+from noetl.executor.stores.postgres.pooler import Pooler, find_pooler
 from noetl.executor.stores.sql.database import UnwrittenError
 from noetl.executor.stores.sql.statements import Statements, to_psycopg
 from noetl.executor.stores.sqs.due_message import DueMessage
@@ -45,9 +46,10 @@ if TYPE_CHECKING:
 STATEMENTS = Statements(Path(__file__).parent / "queries", to_psycopg)
 MAX_CONNECTIONS = 64
 MAX_CONNECTIONS_WITH_QUEUE = 4
+"""Connections of a process if messages of a queue start many processes. A statement holds one."""
+
 MAX_IDLE_SECONDS = 60.0
 """How long a connection is kept that nothing needs: a restart of the server makes many at once."""
-"""Connections of a process if messages of a queue start many processes. A statement holds one."""
 
 PREPARE_AFTER = 5
 """Number of executions of a statement after which a connection prepares it."""
@@ -115,12 +117,15 @@ class PostgresDatabase:
             open=False,
         )
         self._prepare_after: int | None = PREPARE_AFTER
+        self._pooler = Pooler.NONE
         self._listeners: list[Listener] = []
         self._thread = threading.local()
         try:
             # A pool that finds no server reports it late and without the reason.
             with psycopg.connect(self._conninfo(), autocommit=True) as connection:
-                _check_schema(connection)
+                self._pooler = find_pooler(connection, _check_schema(connection))
+            if self._pooler is Pooler.FORGETS_PREPARED:
+                self._prepare_after = None
             self._pool.open()
         except BaseException as error:
             self.close()
@@ -233,8 +238,11 @@ class PostgresDatabase:
                 self.execute_returning("database.notify", channel=CHANNEL)
 
     def listen(self, on_notify: Callable[[], object]) -> None:
-        """Start a thread that calls `on_notify` for each notification, until the database is closed."""
-        if self.message_queue is None:
+        """Start a thread that calls `on_notify` for each notification, until the database is closed.
+
+        A pooler may lose notifications, or give them to other clients. Behind one, no thread is started.
+        """
+        if self.message_queue is None and self._pooler is Pooler.NONE:
             self._listeners.append(Listener(self._conninfo(), on_notify))
 
     @contextmanager
@@ -376,10 +384,14 @@ def _check_connection(connection: psycopg.Connection[Any]) -> None:
             connection.execute("select 1", prepare=False)
 
 
-def _check_schema(connection: psycopg.Connection[Any]) -> None:
-    table = connection.execute("select to_regclass('noetl_migrations')").fetchone()
+def _check_schema(connection: psycopg.Connection[Any]) -> int:
+    """Check that the schema is that of this version. Return the process id of the session."""
+    query = "select to_regclass('noetl_migrations') is not null, pg_backend_pid()"
+    row = connection.execute(query).fetchone()
+    assert row is not None
+    has_table, backend_pid = row
     applied = 0
-    if table is not None and table[0] is not None:
+    if has_table:
         row = connection.execute("select coalesce(max(number), 0) from noetl_migrations").fetchone()
         applied = 0 if row is None else row[0]
     if applied < SCHEMA_VERSION:
@@ -389,6 +401,7 @@ def _check_schema(connection: psycopg.Connection[Any]) -> None:
             f"The store in Postgres has schema {applied}, but this version of noetl knows only"
             f" {SCHEMA_VERSION}: install a later version."
         )
+    return int(backend_pid)
 
 
 def _to_columns(values: Mapping[str, Any]) -> dict[str, Any]:
