@@ -49,14 +49,14 @@ def sweep(event: Mapping[str, Any], context: LambdaContext) -> dict[str, Any]:
 
 
 def _process_batch(event: Mapping[str, Any], context: LambdaContext, *, give_up: bool) -> dict[str, Any]:
-    from noetl.executor.runtime.message_batch import InvocationMetrics, MessageBatch, warm_state
+    from noetl.executor.runtime.message_batch import InvocationMetrics, process_batch
 
     log_as_json_lines()
     records = event.get("Records") if isinstance(event, dict) else None
     if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
         raise TypeError("the event is not a batch of SQS messages")
     metrics = InvocationMetrics(context.function_name)
-    failed = MessageBatch(warm_state(), context, metrics, give_up=give_up).process_all(records)
+    failed = process_batch(records, context, metrics, give_up=give_up)
     metrics.write()
     return {"batchItemFailures": [{"itemIdentifier": id} for id in failed]}
 

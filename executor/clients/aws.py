@@ -18,8 +18,11 @@ Result = TypeVar("Result")
 
 _CONNECT_SECONDS = 5
 _READ_SECONDS = 60
-_READ_ONCE_SECONDS = 25
-"""The read timeout of clients that never retry. It is longer than the longest poll of a queue."""
+_STORE_CONNECT_SECONDS = 1
+_STORE_READ_SECONDS = {"dynamodb": 2}
+"""The timeouts of clients that never retry. Their caller does, and DynamoDB answers in milliseconds."""
+_OTHER_READ_SECONDS = 10
+"""The read timeout of the others: longer than a poll of a queue, and than a pause in a long object."""
 _IMPATIENT_SECONDS = 1.4
 """Timeout of a connection and of a read if a request waits for it."""
 _LONGEST_INVOCATION_SECONDS = 900
@@ -134,14 +137,12 @@ def client(
         message = f"AWS needs the package boto3; install it with `{install_command('aws')}`"
         raise ActionError("ActionDisabled", message, retryable=False) from None
     # An invocation without a response may still be running, so it is not sent again.
-    invokes = service == "lambda"
-    read_seconds = (
-        _LONGEST_INVOCATION_SECONDS if invokes else _READ_ONCE_SECONDS if without_retries else _READ_SECONDS
-    )
+    tries_once = without_retries or service == "lambda"
+    connect_seconds, read_seconds = _timeouts(service, without_retries=without_retries)
     config = Config(
-        connect_timeout=_CONNECT_SECONDS if is_patient else _IMPATIENT_SECONDS,
+        connect_timeout=connect_seconds if is_patient else _IMPATIENT_SECONDS,
         read_timeout=read_seconds if is_patient else _IMPATIENT_SECONDS,
-        retries={"mode": "standard", "total_max_attempts": 1 if invokes or without_retries else 3},
+        retries={"mode": "standard", "total_max_attempts": 1 if tries_once else 3},
         max_pool_connections=50,
         user_agent_extra="noetl",
     )
@@ -150,6 +151,15 @@ def client(
             return _session().create_client(service, region or os.environ.get("AWS_REGION"), config=config)
     except (BotoCoreError, ValueError) as error:
         raise translate_error(error, "AWS") from error
+
+
+def _timeouts(service: str, *, without_retries: bool) -> tuple[int, int]:
+    """Return the timeouts of a connection and of a read, in seconds."""
+    if service == "lambda":
+        return _CONNECT_SECONDS, _LONGEST_INVOCATION_SECONDS
+    if without_retries:
+        return _STORE_CONNECT_SECONDS, _STORE_READ_SECONDS.get(service, _OTHER_READ_SECONDS)
+    return _CONNECT_SECONDS, _READ_SECONDS
 
 
 def endpoint_host(service: str, region: str | None = None) -> str:

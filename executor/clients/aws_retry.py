@@ -8,27 +8,30 @@ Algorithm: capped exponential backoff with full jitter (Brooker, "Exponential Ba
 A failed condition is reported with the current item, and with whether an earlier try may have reached AWS.
 The caller then compares the item with the token that it wrote (`executor/stores/dynamo/table.py`).
 
-Cost: nothing while calls succeed. All pauses take 2.6 seconds on average and at most 5.2.
+Cost: nothing while calls succeed. The pauses of MAX_TRIES tries take 2.6 seconds on average and at most 5.2.
 
 Limits: after MAX_TRIES tries the call fails with a StoreError that leaves open whether the write was applied.
+An invocation of a function tries for as long as its time allows instead (`noetl.executor.patience`).
 """
 
 from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from noetl.executor.clients.aws import client, translate_error
 from noetl.executor.errors import ActionError, StoreAwayError, StoreError
-from noetl.executor.patience import patience_seconds
+from noetl.executor.patience import end_of_retries, patience_seconds
 
 MAX_TRIES = 9
 FIRST_PAUSE_SECONDS = 0.025
 MAX_PAUSE_SECONDS = 2.0
 RETRY_SHARE = 0.4
 """Part of the patience of a request in which retries begin."""
+
+_MAX_DOUBLINGS = 16
 
 _RETRYABLE_CODES = frozenset(
     {
@@ -65,7 +68,22 @@ class ItemTooLarge(Exception):
 
 def pause_seconds(tries: int) -> float:
     """Return the pause after a number of tries: random, between 0 and a limit that doubles."""
-    return random.uniform(0.0, min(FIRST_PAUSE_SECONDS * 2**tries, MAX_PAUSE_SECONDS))
+    doubled = FIRST_PAUSE_SECONDS * 2 ** min(tries, _MAX_DOUBLINGS)
+    return random.uniform(0.0, min(doubled, MAX_PAUSE_SECONDS))
+
+
+def each_try() -> Iterator[int]:
+    """Yield the number of each try from 1, after the pause before it, while the caller may try again."""
+    started_at, ends_at = time.monotonic(), end_of_retries()
+    tries = 1
+    yield tries
+    while not _is_out_of_patience(started_at):
+        pause = pause_seconds(tries - 1)
+        if tries >= MAX_TRIES if ends_at is None else time.monotonic() + pause >= ends_at:
+            return
+        time.sleep(pause)
+        tries += 1
+        yield tries
 
 
 def call_with_retries(target: str, call: Callable[[], Any]) -> Any:
@@ -76,18 +94,14 @@ def call_with_retries(target: str, call: Callable[[], Any]) -> Any:
     Raises:
         ConditionFailed: a condition did not hold.
         ItemTooLarge: an item is too large.
-        StoreError: the call failed for a permanent reason, or MAX_TRIES times.
+        StoreError: the call failed for a permanent reason, or in each try.
     """
     from botocore.exceptions import ClientError
 
     may_have_been_applied = False
     problem: Exception
-    started_at = time.monotonic()
-    for tries in range(MAX_TRIES):
-        if tries:
-            if _is_out_of_patience(started_at):
-                break
-            time.sleep(pause_seconds(tries - 1))
+    tries = 1
+    for tries in each_try():  # noqa: B007  The message has their number.
         try:
             return call()
         except ClientError as error:
@@ -113,7 +127,7 @@ def call_with_retries(target: str, call: Callable[[], Any]) -> Any:
             may_have_been_applied = True
     translated_error = translate_error(problem, target)
     error_type = StoreAwayError if _has_type(translated_error, "ConnectionFailed") else StoreError
-    times = "" if _is_out_of_patience(started_at) else f" {MAX_TRIES} times"
+    times = "" if tries == 1 else f" {tries} times"
     raise error_type(f"{_subject(target)} failed{times}: {translated_error}") from problem
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
@@ -20,22 +21,35 @@ from noetl.executor.engine.invocation import VisitExecutor
 from noetl.executor.engine.work_context import InvocationTime
 from noetl.executor.errors import MessageError, SettingError, StoreError
 from noetl.executor.model.run import Claim, Lease, Run, RunStatus
+from noetl.executor.model.special_visits import is_pseudo_step
 from noetl.executor.model.tracing import trace_labels
 from noetl.executor.model.visit_transition import MAX_CLAIMS
 from noetl.executor.model.worker_identity import process_name
+from noetl.executor.patience import limited_patience, retrying_until
 from noetl.executor.runtime.function_settings import read_continue_fraction
 from noetl.executor.runtime.json_logs import LOG_CONTEXT
 from noetl.executor.runtime.lease_keeper import LeaseKeeper, read_lease_seconds
+from noetl.executor.runtime.message_return import MessageReturn, message_of_claim
 from noetl.executor.security.capabilities import Capabilities, service_capabilities
 from noetl.executor.security.secret_sources import register_local_secrets
 from noetl.executor.stores import open_store
 from noetl.executor.stores.interface import MessageOutcome, QueuedStore
-from noetl.planner.frozen import frozen
+from noetl.executor.stores.sqs.due_message import DueMessage
+from noetl.planner.frozen import frozen, replace
 
 COMMIT_MARGIN_SECONDS = 2.0
 """The time of an invocation that is reserved for the commit of a step that used all of its time."""
 
+RETURN_MARGIN_SECONDS = 3.0
+"""The time before that in which no request to the store is tried again: messages are returned then."""
+
+RENEWAL_PATIENCE_SECONDS = 5.0
+"""How long a renewal of claims waits for the store. The next one is soon."""
+
 MAX_CONCURRENT_MESSAGES = 10
+
+MAX_RELEASED = 2
+"""How many workers a message names that have given up its visit: the last, and one whose visits follow."""
 
 logger = logging.getLogger("noetl.executor")
 
@@ -93,6 +107,7 @@ class InvocationMetrics:
 class MessageBatch:
     """The messages of one invocation, processed concurrently, each with the whole time of the invocation.
 
+    A message that was received before is processed alone afterwards: its visit may have ended its worker.
     With `give_up`, the messages were received too often. Visits that have lost too many workers fail without
     being performed, and the other messages are sent again.
     """
@@ -106,33 +121,58 @@ class MessageBatch:
         self._request_id = context.aws_request_id
         self._seconds = max(context.get_remaining_time_in_millis() / 1000 - COMMIT_MARGIN_SECONDS, 0.0)
         self._started = time.monotonic()
+        self._worker = f"{process_name()}/{self._request_id}"
+        self._numbers = itertools.count()
+        self._return = MessageReturn(os.environ.get("NOETL_QUEUE", ""))
         self._lease_keeper = LeaseKeeper(warm.store, warm.lease_seconds, time.time)
 
     def process_all(self, records: Sequence[Mapping[str, Any]]) -> list[str]:
         """Process the messages and return the ids of those to deliver again."""
+        records = self._without_copies(records)
+        first = [record for record in records if not _was_received_before(record)]
         finished = threading.Event()
         renewal = threading.Thread(
-            target=self._lease_keeper.renew_until, args=(finished,), name="noetl-lease", daemon=True
+            target=self._renew_until, args=(finished,), name="noetl-lease", daemon=True
         )
         renewal.start()
         try:
-            return [id for id in _run_concurrently(self._process, records) if id is not None]
+            with retrying_until(self._started + self._seconds - RETURN_MARGIN_SECONDS):
+                ids = _run_concurrently(self._process, first)
+                ids += [self._process(record) for record in records if _was_received_before(record)]
+            return [id for id in ids if id is not None]
         finally:
             finished.set()
-            renewal.join()
+            renewal.join(RENEWAL_PATIENCE_SECONDS)
+
+    def _renew_until(self, finished: threading.Event) -> None:
+        with limited_patience(RENEWAL_PATIENCE_SECONDS):
+            self._lease_keeper.renew_until(finished)
+
+    def _without_copies(self, records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+        """Return one message of each visit, and the unknown messages. The others need no second delivery."""
+        kept: dict[Any, Mapping[str, Any]] = {}
+        for record in records:
+            try:
+                message = DueMessage.decode(str(record.get("body", "")))
+            except MessageError:
+                kept[len(kept), None] = record
+                continue
+            key = message.run_id, message.visit_id
+            if key in kept:
+                self._metrics.add("Repeated")
+            if key not in kept or message.released is not None:
+                kept[key] = record
+        return list(kept.values())
 
     def _process(self, record: Mapping[str, Any]) -> str | None:
         """Process a message. Return its id if it must be delivered again."""
         id = str(record.get("messageId", ""))
         token = LOG_CONTEXT.set({"request_id": self._request_id})
         try:
-            return id if self._is_held_elsewhere(str(record.get("body", ""))) else None
+            return id if self._must_be_delivered_again(record) else None
         except MessageError as error:
             logger.error("unknown message %s: %s", id, error)  # noqa: TRY400  The traceback adds nothing.
             self._metrics.add("NotOurs")
-        except StoreError as error:
-            logger.warning("the store failed; message %s is delivered again: %s", id, error)
-            self._metrics.add("StoreFailures")
         except Exception:
             logger.exception("message %s could not be processed; it is delivered again", id)
             self._metrics.add("Bugs")
@@ -140,23 +180,57 @@ class MessageBatch:
             LOG_CONTEXT.reset(token)
         return id
 
-    def _is_held_elsewhere(self, body: str) -> bool:
+    def _must_be_delivered_again(self, record: Mapping[str, Any]) -> bool:
         """Execute the visit of a message, and following visits while there is time.
 
-        Return whether another worker holds the claim.
+        Return whether another worker holds the claim, or the visit is given up and no message replaces this.
         """
-        executor = self._make_executor()
-        claimed = self._warm.store.queue.claim_message(
-            body, executor.lease, time.time(), give_up=self._give_up
-        )
-        claim = claimed if isinstance(claimed, Claim) else None
-        if claim is None:
-            self._metrics.add("Held" if claimed is MessageOutcome.HELD else "Repeated")
-        elif claim.visit.claims > MAX_CLAIMS:
-            self._metrics.add("GivenUp")
-        while claim is not None:
-            claim = self._execute(executor, claim)
+        body, executor = str(record.get("body", "")), self._make_executor()
+        given_up, claim = DueMessage.decode(body), None
+        queue, worker = self._warm.store.queue, executor.lease.worker
+        try:
+            if given_up.released and queue.release_given_up(body, time.time()):
+                return False
+            # From here on, a request that fails may have been a claim.
+            given_up = replace(given_up, released=(worker, *given_up.released)[:MAX_RELEASED])
+            claimed = queue.claim_message(body, executor.lease, time.time(), give_up=self._give_up)
+            self._count(claimed)
+            claim = claimed if isinstance(claimed, Claim) else None
+            while claim is not None:
+                given_up = message_of_claim(given_up, claim)
+                claim = self._execute(executor, claim)
+        except StoreError as error:
+            logger.warning("the store failed; visit %s is given up: %s", given_up.visit_id, error)
+            self._metrics.add("StoreFailures")
+            if claim is not None:
+                given_up = replace(given_up, released=() if self._claim_counts(claim) else (worker,))
+            return not self._replace(record, given_up)
         return claimed is MessageOutcome.HELD
+
+    def _count(self, claimed: Claim | MessageOutcome) -> None:
+        if not isinstance(claimed, Claim):
+            self._metrics.add("Held" if claimed is MessageOutcome.HELD else "Repeated")
+        elif claimed.visit.claims > MAX_CLAIMS:
+            self._metrics.add("GivenUp")
+
+    def _replace(self, record: Mapping[str, Any], message: DueMessage) -> bool:
+        """Return whether a message replaces the one in `record`. If not, that one arrives again soon."""
+        with retrying_until(self._started + self._seconds):
+            is_replaced = self._return.send(message)
+            if not is_replaced:
+                self._return.shorten([record])
+        return is_replaced
+
+    def _claim_counts(self, claim: Claim) -> bool:
+        """Return whether a claim that is given up counts: a step with `at_most_once` has started."""
+        visit = claim.visit
+        if is_pseudo_step(visit.step):
+            return False
+        try:
+            return self._warm.store.plans.step(claim.run.plan_hash, visit.step).at_most_once
+        except StoreError:
+            # The step was not read, so it has not started.
+            return False
 
     def _execute(self, executor: VisitExecutor, claim: Claim) -> Claim | None:
         LOG_CONTEXT.set(
@@ -178,7 +252,8 @@ class MessageBatch:
         continues_until = self._started + self._seconds * self._warm.continue_fraction
         return VisitExecutor(
             self._warm.store,
-            Lease(f"{process_name()}/{self._request_id}", self._warm.lease_seconds),
+            # What a message leads to has a worker of its own, which may give it up.
+            Lease(f"{self._worker}.{next(self._numbers)}", self._warm.lease_seconds),
             self._warm.capabilities,
             invocation=InvocationTime(self._seconds, self._started + self._seconds),
             continues=lambda: time.monotonic() < continues_until,
@@ -196,11 +271,16 @@ class MessageBatch:
 def _run_concurrently(
     process: Callable[[Mapping[str, Any]], str | None], records: Sequence[Mapping[str, Any]]
 ) -> list[str | None]:
-    if len(records) == 1:
-        return [process(records[0])]
+    if len(records) <= 1:
+        return [process(record) for record in records]
     with ThreadPoolExecutor(MAX_CONCURRENT_MESSAGES, "noetl-walk") as pool:
         futures = [pool.submit(copy_context().run, process, record) for record in records]
         return [future.result() for future in futures]
+
+
+def _was_received_before(record: Mapping[str, Any]) -> bool:
+    count = str((record.get("attributes") or {}).get("ApproximateReceiveCount", ""))
+    return count.isdecimal() and int(count) > 1
 
 
 @cache
@@ -232,3 +312,30 @@ def warm_state() -> WarmState:
         read_public_url(),
         read_continue_fraction(),
     )
+
+
+def process_batch(
+    records: Sequence[Mapping[str, Any]],
+    context: LambdaContext,
+    metrics: InvocationMetrics,
+    *,
+    give_up: bool = False,
+) -> list[str]:
+    """Process the messages of an invocation, and return the ids of those to deliver again.
+
+    If the store cannot be opened, these are all messages. They arrive again soon.
+
+    Raises:
+        SettingError: a setting is missing or invalid.
+    """
+    ends_at = time.monotonic() + context.get_remaining_time_in_millis() / 1000 - COMMIT_MARGIN_SECONDS
+    try:
+        with retrying_until(ends_at - RETURN_MARGIN_SECONDS):
+            warm = warm_state()
+    except StoreError as error:
+        logger.warning("the store failed; %s messages are delivered again: %s", len(records), error)
+        metrics.add("StoreFailures", len(records))
+        with retrying_until(ends_at):
+            MessageReturn(os.environ.get("NOETL_QUEUE", "")).shorten(records)
+        return [str(record.get("messageId", "")) for record in records]
+    return MessageBatch(warm, context, metrics, give_up=give_up).process_all(records)

@@ -542,6 +542,17 @@ class MessageWorkQueue(WorkQueue, Protocol):
         """
         ...
 
+    def release_given_up(self, body: str, now: float) -> bool:
+        """Release the claim of a worker that the message names because it has given up the visit.
+
+        Return whether there was such a claim. Then another message is sent, and this one is done. The claim
+        is not counted. Call it before `claim_message` for a message that names workers.
+
+        Raises:
+            MessageError: as `claim_message` does.
+        """
+        ...
+
 
 class QueuedStore(Store, Protocol):
     """A store that may have an external queue."""

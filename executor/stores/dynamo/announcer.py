@@ -18,6 +18,7 @@ from noetl.executor.stores.dynamo.visit_items import VisitItem
 from noetl.executor.stores.sqs.due_message import DueMessage
 from noetl.executor.stores.sqs.memory_queue import InMemoryQueue
 from noetl.executor.stores.sqs.messages import MessageQueue
+from noetl.planner.frozen import replace
 
 MAX_PREFETCHED = 64
 """Number of visits that a claim reads with its message. Other outputs are read later."""
@@ -39,9 +40,14 @@ class Announcer:
         """Return the queue outside of the process that has the messages of a queue, or None."""
         return self.message_queue if queue == SERVICE_QUEUE else None
 
-    def announce(self, head: Item, items: Iterable[VisitItem], now: float) -> None:
-        """Send messages about visits of a run that are due now or later."""
-        messages = [self.message_about(item, head) for item in items]
+    def announce(
+        self, head: Item, items: Iterable[VisitItem], now: float, *, released: Sequence[str] = ()
+    ) -> None:
+        """Send messages about visits of a run that are due now or later.
+
+        `released` are workers that have given up all that followed (`DueMessage.released`).
+        """
+        messages = [replace(self.message_about(item, head), released=tuple(released)) for item in items]
         if messages:
             self.send(head["queue"], messages, now)
 

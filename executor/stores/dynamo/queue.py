@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from noetl.executor.clients.aws_retry import ConditionFailed
 from noetl.executor.errors import MessageError
 from noetl.executor.model.events import Event
-from noetl.executor.model.run import Claim, Commit, ErrorRecord, Lease, RunStatus, Visit
+from noetl.executor.model.run import Claim, Commit, ErrorRecord, Lease, RunStatus, Visit, VisitStatus
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.claims import ClaimRequest, Claims, FinishedVisit
 from noetl.executor.stores.dynamo.commits import Commits
@@ -26,7 +26,7 @@ from noetl.executor.stores.dynamo.repairs import Repairs
 from noetl.executor.stores.dynamo.run_items import tenant_of
 from noetl.executor.stores.dynamo.run_snapshot import read_snapshot
 from noetl.executor.stores.dynamo.table import MAX_CONFLICTS
-from noetl.executor.stores.dynamo.visit_items import decode_visit, encode_events_item, is_held
+from noetl.executor.stores.dynamo.visit_items import decode_lease, decode_visit, encode_events_item, is_held
 from noetl.executor.stores.interface import MessageOutcome
 from noetl.executor.stores.sqs.due_message import DueMessage
 from noetl.executor.stores.sqs.receiver import MessageReceiver
@@ -83,8 +83,22 @@ class DynamoQueue:
         finished = decode_visit(result.run_id, result.item, self._context.blobs)
         if finished is not None:
             due = self._followups.repeat(finished, now)
-            self._context.announcer.announce(due.head, due.items, now)
+            # The worker may have claimed one of them with its commit.
+            self._context.announcer.announce(due.head, due.items, now, released=message.released)
         return MessageOutcome.DONE
+
+    def release_given_up(self, body: str, now: float) -> bool:
+        """Release the claim of a worker that the message names, and that could not. Return whether it did."""
+        message = DueMessage.decode(body)
+        run_id, visit_id = message.run_id, message.visit_id
+        item = self._context.table.get(keys.visit(run_id, visit_id, message.spread))
+        if item is None or item["status"] != VisitStatus.RUNNING:
+            return False
+        if item["worker"] not in message.released or item.get("freed") == item["worker"]:
+            return False
+        # An earlier delivery of the message must not release the claim twice.
+        self._release(decode_lease(run_id, visit_id, item), now, counts=False, sets={"freed": item["worker"]})
+        return True
 
     def count_active(self, queue: str, tenant: str, limit: int) -> int:
         """Raise NotImplementedError: the table has no index of the active visits of a tenant."""
@@ -120,11 +134,15 @@ class DynamoQueue:
 
     def release(self, claimed: Visit, now: float, *, counts: bool) -> None:
         """Give up a claim on purpose: the visit is due at once, and a later commit is refused."""
+        self._release(claimed, now, counts=counts, sets={})
+
+    def _release(self, claimed: Visit, now: float, *, counts: bool, sets: Mapping[str, Any]) -> None:
         context, run_id = self._context, claimed.run_id
         added = {"fence": 1} if counts else {"fence": 1, "claims": -1}
         key = context.heads.visit_key(run_id, claimed.id)
         try:
-            item = context.table.update(Update(key, {"due": now}, added, when=is_held(claimed.fence)))
+            update = Update(key, {"due": now, **sets}, added, when=is_held(claimed.fence))
+            item = context.table.update(update)
         except ConditionFailed:
             return
         head = context.heads.read(run_id)

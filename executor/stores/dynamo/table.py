@@ -16,16 +16,14 @@ the token of a transaction for ten minutes. Reads are strongly consistent, excep
 from __future__ import annotations
 
 import secrets
-import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from noetl.executor.clients.aws_retry import (
-    MAX_TRIES,
     ConditionFailed,
     ItemTooLarge,
     call_with_retries,
-    pause_seconds,
+    each_try,
     store_client,
 )
 from noetl.executor.errors import ActionError, PayloadTooLargeError, StoreError
@@ -91,7 +89,7 @@ class DynamoTable:
         distinct = list(dict.fromkeys(keys))
         for start in range(0, len(distinct), MAX_READ_ITEMS):
             remaining = [encode_item(key._asdict()) for key in distinct[start : start + MAX_READ_ITEMS]]
-            for tries in range(MAX_TRIES):
+            for _ in each_try():
                 request = {self.name: {"Keys": remaining, "ConsistentRead": True, **_projection(attributes)}}
                 response = self._call("batch_get_item", RequestItems=request)
                 for encoded in response["Responses"].get(self.name, ()):
@@ -100,7 +98,6 @@ class DynamoTable:
                 remaining = response.get("UnprocessedKeys", {}).get(self.name, {}).get("Keys", [])
                 if not remaining:
                     break
-                time.sleep(pause_seconds(tries))
             else:
                 raise StoreError("The store in DynamoDB is overloaded: keys of a read stayed unprocessed.")
         return items
@@ -199,12 +196,11 @@ class DynamoTable:
         for start in range(0, len(keys), MAX_DELETIONS):
             batch = keys[start : start + MAX_DELETIONS]
             remaining = [{"DeleteRequest": {"Key": encode_item(key._asdict())}} for key in batch]
-            for tries in range(MAX_TRIES):
+            for _ in each_try():
                 response = self._call("batch_write_item", RequestItems={self.name: remaining})
                 remaining = response.get("UnprocessedItems", {}).get(self.name, [])
                 if not remaining:
                     break
-                time.sleep(pause_seconds(tries))
             else:
                 raise StoreError("The store in DynamoDB is overloaded: deletions stayed unprocessed.")
 

@@ -92,6 +92,18 @@ class PostgresQueue:
         self._send_later(message, visit.due_at, rows[0]["tenant"])
         return MessageOutcome.DONE
 
+    def release_given_up(self, body: str, now: float) -> bool:
+        """Release the claim of a worker that the message names, and that could not. Return whether it did."""
+        message = DueMessage.decode(body)
+        rows = self._database.fetch_all("queue.find_active", run_id=message.run_id, visit_id=message.visit_id)
+        visit = visit_from_row(rows[0]) if rows else None
+        if visit is None or visit.status is not VisitStatus.RUNNING or visit.due_at <= now:
+            return False
+        if visit.worker not in message.released:
+            return False
+        self.release(visit, now, counts=False)
+        return True
+
     def _send_later(self, message: DueMessage, due_at: float, tenant: str) -> None:
         self._database.send_messages([replace(message, due_at=due_at, tenant=tenant)])
 

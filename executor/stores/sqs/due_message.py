@@ -26,7 +26,7 @@ MAX_DELAY_SECONDS = 900
 GRACE_SECONDS = 120.0
 """Time after which an overdue visit counts as lost: until then its message or its worker may only be slow."""
 
-GIVE_UP_DELAY_SECONDS = 30.0
+GIVE_UP_DELAY_SECONDS = 5.0
 """The delay of a message that was received too often, but whose visit has not lost too many workers."""
 
 MAX_SPREAD = 64
@@ -40,7 +40,8 @@ class DueMessage:
     `spread` is the number of partitions of the run. `cause` is the id of the visit before this one, or
     "" for the first visit of a run. It is None if the visit has an item. `holders` are the visits whose
     outputs the step reads, so that the claim can read them at once. `tenant` is that of the run; the text of
-    the message does not have it.
+    the message does not have it. `released` are the workers that have given up the visit because the store
+    failed. A claim of theirs is not counted, and another worker need not wait for its end.
     """
 
     run_id: str
@@ -51,6 +52,7 @@ class DueMessage:
     cause: str | None = None
     holders: tuple[str, ...] = ()
     tenant: str = DEFAULT_TENANT
+    released: tuple[str, ...] = ()
 
     def encode(self) -> str:
         """Return the text of the message.
@@ -68,6 +70,7 @@ class DueMessage:
         fields |= {"spread": self.spread} if self.spread != 1 else {}
         fields |= {"cause": self.cause} if self.cause is not None else {}
         fields |= {"reads": list(self.holders)} if self.holders else {}
+        fields |= {"released": list(self.released)} if self.released else {}
         return json.dumps(fields, separators=(",", ":"))
 
     @classmethod
@@ -91,6 +94,7 @@ class DueMessage:
                 int(fields.get("spread", 1)),
                 fields.get("cause"),
                 tuple(fields.get("reads", ())),
+                released=tuple(fields.get("released", ())),
             )
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise MessageError("message was not sent by noetl") from error
@@ -100,6 +104,6 @@ class DueMessage:
 
     def is_valid(self) -> bool:
         """Return whether all ids are text, and the run, the visit and the spread can exist."""
-        ids = (self.run_id, self.visit_id, self.step, self.cause or "", *self.holders)
+        ids = (self.run_id, self.visit_id, self.step, self.cause or "", *self.holders, *self.released)
         has_ids = all(isinstance(id, str) for id in ids) and bool(self.run_id and self.visit_id)
         return has_ids and 1 <= self.spread <= MAX_SPREAD

@@ -5,11 +5,10 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from noetl.executor.clients.aws_retry import MAX_TRIES, call_with_retries, pause_seconds, store_client
+from noetl.executor.clients.aws_retry import call_with_retries, each_try, store_client
 from noetl.executor.errors import ActionError, StoreError
 from noetl.executor.model.run import NEVER
 from noetl.executor.stores.sqs.due_message import MAX_DELAY_SECONDS, DueMessage
@@ -43,13 +42,11 @@ class MessageQueue:
     def _send_batch(self, entries: Sequence[Mapping[str, Any]]) -> None:
         """Send up to MAX_BATCH messages, and those again that SQS did not accept."""
         remaining = {str(number): {"Id": str(number), **entry} for number, entry in enumerate(entries)}
-        for tries in range(MAX_TRIES):
+        for _ in each_try():
             response = self._call("send_message_batch", Entries=list(remaining.values()))
             remaining = {failed["Id"]: remaining[failed["Id"]] for failed in response.get("Failed", ())}
             if not remaining:
                 return
-            if tries + 1 < MAX_TRIES:
-                _sleep(pause_seconds(tries))
         raise StoreError("The queue of the store (NOETL_QUEUE) is overloaded: it does not accept messages.")
 
     def check_access(self) -> None:
@@ -120,7 +117,3 @@ def _delay_seconds(due_at: float, now: float) -> int:
     (2, 0, 900)
     """
     return min(max(math.ceil(due_at - now), 0), MAX_DELAY_SECONDS)
-
-
-def _sleep(seconds: float) -> None:
-    threading.Event().wait(seconds)
