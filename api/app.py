@@ -77,6 +77,7 @@ def create_app(environ: Mapping[str, str] | None = None, *, has_gateway: bool = 
         from noetl.executor.worker import Worker, read_worker_settings
 
         settings = read_worker_settings(context.settings)
+        context.worker_threads = settings.all_threads
         read_cors_origins(context.settings)
         context.compute_processes = read_compute_processes(context.settings)
         logging.getLogger("uvicorn.access").addFilter(problems.redact_tokens)

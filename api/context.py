@@ -58,6 +58,8 @@ class AppContext:
         self._always_authenticated = always_authenticated
         self.compute_processes = 0
         """How many compute processes may start. Only a lifespan can stop them, so it sets the number."""
+        self.worker_threads: int | None = None
+        """How many threads execute visits. Only a lifespan has workers, so it sets the number."""
         self._services: AppServices | None = None
         self._lock = threading.Lock()
         self._opening = Circuit()
@@ -86,7 +88,8 @@ class AppContext:
                 open_limits = {kind: read_open_limit(self.settings, kind) for kind in OPEN_KINDS}
                 # The gateway limits the requests to a function, and names itself as the peer of all of them.
                 rates = NO_RATE_LIMITS if self._always_authenticated else read_rate_settings(self.settings)
-                store = self._opening.call(lambda: open_store(self.settings.get("NOETL_STORE")))
+                url, threads = self.settings.get("NOETL_STORE"), self.worker_threads
+                store = self._opening.call(lambda: open_store(url, threads=threads))
                 request_store = guard_store(store)
                 tokens = None if issuer is None else TokenVerifier(issuer)
                 authenticator = Authenticator(request_store, tokens, always=self._always_authenticated)

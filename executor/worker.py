@@ -92,6 +92,11 @@ class WorkerSettings:
     find_playbook: FindPlaybook | None = None
     spare_threads: int = 0
 
+    @property
+    def all_threads(self) -> int:
+        """Threads that execute visits, for all tenants together."""
+        return self.threads + self.spare_threads
+
 
 def read_worker_settings(
     environ: Mapping[str, str] = os.environ, *, threads: int | None = None

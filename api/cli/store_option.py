@@ -26,8 +26,12 @@ StoreOption = Annotated[
 
 
 @contextmanager
-def open_command_store(url: str | None, *, create: bool = True) -> Iterator[Store]:
+def open_command_store(
+    url: str | None, *, create: bool = True, threads: int | None = None
+) -> Iterator[Store]:
     """Open the store at `url`, or the one that the environment names, and close it at the end.
+
+    `threads` is how many threads execute visits.
 
     Raises:
         CommandError: the store is in memory, so it has nothing for this command.
@@ -37,15 +41,15 @@ def open_command_store(url: str | None, *, create: bool = True) -> Iterator[Stor
             "the store memory:// is lost with its process, so no other command can read it:"
             " name a store with --store or NOETL_STORE"
         )
-    with _open(url, create) as store:
+    with _open(url, create, threads) as store:
         yield store
 
 
 @contextmanager
-def _open(url: str | None, create: bool) -> Iterator[Store]:
+def _open(url: str | None, create: bool, threads: int | None = None) -> Iterator[Store]:
     from noetl.executor.stores import open_store
 
-    store = open_store(url, create=create)
+    store = open_store(url, create=create, threads=threads)
     try:
         yield store
     finally:

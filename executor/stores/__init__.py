@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 DEFAULT_URL = "sqlite:///.noetl/noetl.db"
 
 
-def open_store(url: str | None = None, *, create: bool = True) -> Store:
+def open_store(url: str | None = None, *, create: bool = True, threads: int | None = None) -> Store:
     """Open the store at `url`, at `NOETL_STORE`, or at DEFAULT_URL.
 
-    If `create` is false, it must exist, and opening it changes nothing.
+    If `create` is false, it must exist, and opening it changes nothing. `threads` is how many threads of the
+    process execute visits, which limits the connections to Postgres.
 
     Raises:
         SettingError: the URL is not that of a store, or another setting of the store is invalid.
@@ -40,7 +41,10 @@ def open_store(url: str | None = None, *, create: bool = True) -> Store:
         from noetl.executor.stores.postgres.store import PostgresStore
 
         return PostgresStore(
-            lambda: resolve_url(url), queue_url=_queue_url(), retention_seconds=retention_seconds
+            lambda: resolve_url(url),
+            queue_url=_queue_url(),
+            threads=threads,
+            retention_seconds=retention_seconds,
         )
     if scheme == "dynamodb" and separator:
         return _open_dynamodb(table_name(url), retention_seconds)

@@ -389,6 +389,32 @@ class TestTooManyConnections:
             store.postgres._pool.resize(1, 2)
             assert "was away for some seconds" in str(store.postgres._connection_failure())
 
+    @pytest.mark.parametrize(("threads", "connections"), [(1, 9), (16, 24), (1000, 64), (None, 16)])
+    def test_connections_follow_the_threads(
+        self, postgres_dsn: str, threads: int | None, connections: int
+    ) -> None:
+        upgrade(postgres_dsn)
+        with closing(open_store(postgres_dsn, threads=threads)) as store:
+            assert isinstance(store, PostgresStore)
+            assert store.postgres._pool.max_size == connections
+
+    def test_connections_do_not_grow_with_restarts(
+        self, restartable_server: PostgresServer, restartable_dsn: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """All threads connect at once after a restart. Later the pool closes what it does not need."""
+        monkeypatch.setattr(database, "EXTRA_CONNECTIONS", 1)
+        monkeypatch.setattr(database, "MAX_IDLE_SECONDS", 0.2)
+        with closing(PostgresStore(restartable_dsn, threads=2)) as store, ThreadPoolExecutor(12) as pool:
+            run = start_run(store)
+            for _ in range(2):
+                restartable_server.stop()
+                restartable_server.start()
+                reads = [pool.submit(store.runs.get, "default", run.id) for _ in range(48)]
+                assert all(read.result() == run for read in reads)
+                assert store.postgres._pool.get_stats()["pool_size"] <= 3
+            while store.postgres._pool.get_stats()["pool_size"] > 1:
+                store.runs.get("default", run.id)
+
 
 class TestAddress:
     @pytest.mark.parametrize(

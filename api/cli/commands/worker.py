@@ -35,7 +35,10 @@ def worker(
     from noetl.executor.worker import Worker, read_worker_settings
 
     settings = read_worker_settings(threads=threads)
-    with Interruption() as interruption, open_command_store(store) as opened_store:
+    with (
+        Interruption() as interruption,
+        open_command_store(store, threads=settings.all_threads) as opened_store,
+    ):
         log_as_json_lines()
         worker = Worker(opened_store, settings)
         worker.start()

@@ -44,6 +44,10 @@ if TYPE_CHECKING:
     Connection = psycopg.Connection[dict[str, Any]]
 
 STATEMENTS = Statements(Path(__file__).parent / "queries", to_psycopg)
+DEFAULT_THREADS = 8
+EXTRA_CONNECTIONS = 8
+"""Connections of a process for requests, leases and the sweep. A statement holds one briefly."""
+
 MAX_CONNECTIONS = 64
 MAX_CONNECTIONS_WITH_QUEUE = 4
 """Connections of a process if messages of a queue start many processes. A statement holds one."""
@@ -78,8 +82,11 @@ logger = logging.getLogger("noetl.executor")
 class PostgresDatabase:
     """The database at a libpq URI, or at the URI that a function returns for every new connection.
 
-    The function allows a password to change. With `message_queue`, a committed transaction sends messages
-    about the visits of service runs that it made due. Without it, other processes receive a `NOTIFY`.
+    The function allows a password to change. The process has at most EXTRA_CONNECTIONS more connections than
+    `threads`, which execute visits, also when all connect at once after a restart of the server.
+
+    With `message_queue`, a committed transaction sends messages about the visits of service runs that it made
+    due. Without it, other processes receive a `NOTIFY`.
 
     Raises:
         StoreError: any method, if the database cannot be reached or fails; the constructor also if its
@@ -87,7 +94,12 @@ class PostgresDatabase:
         UnwrittenError: any method, if it failed for a transient reason and wrote nothing.
     """
 
-    def __init__(self, uri: str | Callable[[], str], message_queue: MessageQueue | None = None) -> None:
+    def __init__(
+        self,
+        uri: str | Callable[[], str],
+        message_queue: MessageQueue | None = None,
+        threads: int | None = None,
+    ) -> None:
         try:
             import psycopg
             from psycopg.rows import dict_row
@@ -103,12 +115,13 @@ class PostgresDatabase:
             ) from error
         self._uri = uri
         self.message_queue = message_queue
+        max_connections = min((threads or DEFAULT_THREADS) + EXTRA_CONNECTIONS, MAX_CONNECTIONS)
         self._pool: ConnectionPool[Connection] = ConnectionPool(
             self._conninfo,
             connection_class=PatientConnection,
             kwargs={"autocommit": True, "row_factory": dict_row},
             min_size=1,
-            max_size=MAX_CONNECTIONS if message_queue is None else MAX_CONNECTIONS_WITH_QUEUE,
+            max_size=max_connections if message_queue is None else MAX_CONNECTIONS_WITH_QUEUE,
             timeout=CONNECT_SECONDS,
             reconnect_timeout=CONNECT_SECONDS,
             max_idle=MAX_IDLE_SECONDS,

@@ -23,7 +23,7 @@ class PostgresStore(SqlStore):
 
     An operation that failed and certainly wrote nothing is retried. If it may have been written, it raises a
     StoreError. With the URL of a queue, messages announce the due visits of service runs, so that functions
-    execute them. The table remains the queue.
+    execute them. The table remains the queue. `threads` is how many threads of the process execute visits.
 
     Raises:
         StoreError: the database cannot be reached, or its schema is not up to date.
@@ -37,11 +37,12 @@ class PostgresStore(SqlStore):
         uri: str | Callable[[], str],
         *,
         queue_url: str | None = None,
+        threads: int | None = None,
         limits: PayloadLimits | None = None,
         retention_seconds: float | None = None,
     ) -> None:
         self.message_queue = None if queue_url is None else MessageQueue(queue_url)
-        self.postgres = PostgresDatabase(uri, self.message_queue)
+        self.postgres = PostgresDatabase(uri, self.message_queue, threads)
         super().__init__(SqlContext(self.postgres, limits, retention_seconds))
         self.queue = PostgresQueue(self.context, self.plans, self.postgres)
         self.maintenance = PostgresMaintenance(self.maintenance, self.postgres)
