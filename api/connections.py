@@ -24,6 +24,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from noetl.executor.errors import SettingError
+from noetl.executor.runtime.file_limit import RESERVED_FILES, raise_file_limit
 
 HEADER_SECONDS = 10.0
 """How long a connection may take for the header of a request."""
@@ -32,9 +33,6 @@ DEFAULT_SEND_SECONDS = 30
 MAX_SEND_SECONDS = 3600
 MIN_SENT_BYTES = 16 * 1024
 """How many bytes a slow client must read in the time of `NOETL_SEND_SECONDS`."""
-
-RESERVED_FILES = 200
-"""Files that the process needs besides its connections: the store, pipes and folders."""
 
 DEFAULT_CONNECTIONS = 2000
 MAX_CONNECTIONS = 60_000
@@ -218,21 +216,5 @@ def timed_protocol(table: ConnectionTable) -> type[asyncio.Protocol]:
 
 
 def allow_connections(wanted: int) -> int:
-    """Raise the limit of open files of the process for `wanted` connections, and return how many fit."""
-    try:
-        import resource
-    except ImportError:  # Windows has no such limit.
-        return wanted
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY:
-        return wanted
-    allowed = (
-        MAX_CONNECTIONS + RESERVED_FILES
-        if hard == resource.RLIM_INFINITY
-        else min(hard, MAX_CONNECTIONS + RESERVED_FILES)
-    )
-    needed = min(wanted + RESERVED_FILES, allowed)
-    if soft < needed:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
-        soft = needed
-    return max(min(wanted, soft - RESERVED_FILES), 1)
+    """Raise the limit of open files of the process, and return how many of the `wanted` connections fit."""
+    return max(min(wanted, raise_file_limit() - RESERVED_FILES), 1)

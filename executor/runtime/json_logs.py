@@ -9,6 +9,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from noetl.executor.model.events import timestamp
+from noetl.executor.runtime.repeat_limit import RepeatLimit
 from noetl.executor.security.redaction import redact
 
 LOG_CONTEXT: ContextVar[Mapping[str, Any]] = ContextVar("LOG_CONTEXT", default={})  # noqa: B039
@@ -16,11 +17,16 @@ LOG_CONTEXT: ContextVar[Mapping[str, Any]] = ContextVar("LOG_CONTEXT", default={
 
 
 def log_as_json_lines() -> None:
-    """Write the logs of this process as JSON lines, with the existing handlers or else to stderr."""
+    """Write the logs of this process as JSON lines, with the existing handlers or else to stderr.
+
+    A fault that is repeated has a few lines a minute.
+    """
     root = logging.getLogger()
     for handler in root.handlers or [logging.StreamHandler()]:
         # A handler without a terminator, as in Lambda, ends a line only where its text does.
         handler.setFormatter(_JsonLines("" if hasattr(handler, "terminator") else "\n"))
+        if not any(isinstance(limit, RepeatLimit) for limit in handler.filters):
+            handler.addFilter(RepeatLimit())
         root.addHandler(handler)
     root.setLevel(logging.INFO)
     logging.getLogger("botocore").setLevel(logging.WARNING)
@@ -42,6 +48,8 @@ class _JsonLines(logging.Formatter):
             **_run_fields(record),
             "fields": getattr(record, "fields", {}),
         }
+        if left_out := getattr(record, "left_out", 0):
+            line["left_out"] = left_out
         if record.exc_info:
             line["error"] = self.formatException(record.exc_info)
         elif record.exc_text:

@@ -156,6 +156,7 @@ def _serve(listener: socket.socket, environ: dict[str, str], root_path: str) -> 
         http=timed_protocol(connections),
         ws="none",
         log_level="warning",
+        log_config=None,
         root_path=root_path,
     )
     server = AnnouncingServer(config)

@@ -9,6 +9,7 @@ import typer
 from noetl.api.cli.display.console import print_message
 from noetl.api.cli.local.interruption import Interruption
 from noetl.api.cli.store_option import StoreOption, open_command_store
+from noetl.executor.runtime.file_limit import raise_file_limit
 from noetl.executor.runtime.json_logs import log_as_json_lines
 
 app = typer.Typer()
@@ -40,6 +41,7 @@ def worker(
         open_command_store(store, threads=settings.all_threads) as opened_store,
     ):
         log_as_json_lines()
+        raise_file_limit()
         worker = Worker(opened_store, settings)
         worker.start()
         print_message("working")
