@@ -10,7 +10,6 @@ or else when the first event arrives.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +40,8 @@ def sweep(event: Mapping[str, Any], context: LambdaContext) -> dict[str, Any]:
 
     log_as_json_lines()
     metrics = InvocationMetrics(context.function_name)
-    result = warm_state().store.maintenance.sweep(time.time())
+    store = warm_state().store
+    result = store.maintenance.sweep(store.clock())
     metrics.add("Swept", result.runs)
     metrics.add("SentAgain", result.repaired)
     metrics.write()

@@ -128,7 +128,7 @@ class Worker:
         self._queue = settings.queue
         self._stopping = threading.Event()
         self._finished = threading.Event()
-        self._lease_keeper = LeaseKeeper(store, settings.lease_seconds, time.time)
+        self._lease_keeper = LeaseKeeper(store, settings.lease_seconds, store.clock)
         self._failures = StoreFailures(self._stopping)
         self._sweep_at = 0.0
         self.repaired = 0
@@ -151,7 +151,7 @@ class Worker:
         if self._queue == SERVICE_QUEUE:
             check_quota_settings(self._store)
         register_local_secrets()
-        self._store.queue.release_dead(self._queue, time.time())
+        self._store.queue.release_dead(self._queue, self._store.clock())
         for thread in (*self._threads, self._renewal):
             thread.start()
 
@@ -195,7 +195,7 @@ class Worker:
             make_persistent(self._store, self._failures),
             lease,
             settings.capabilities,
-            time.time,
+            self._store.clock,
             continues=lambda: not self._stopping.is_set() and time.monotonic() < turn_ends_at,
             find_playbook=settings.find_playbook,
             public_url=settings.public_url,
@@ -242,9 +242,9 @@ class Worker:
         """Claim a visit of a tenant that may occupy another thread."""
         queue = self._store.queue
         if not queue.claims_in_turn:
-            return queue.claim(self._queue, lease, time.time())
+            return queue.claim(self._queue, lease, self._store.clock())
         return self._shares.claim(
-            lambda passed_over: queue.claim(self._queue, lease, time.time(), passed_over)
+            lambda passed_over: queue.claim(self._queue, lease, self._store.clock(), passed_over)
         )
 
     def _raise_after_outage(self) -> None:
@@ -263,7 +263,7 @@ class Worker:
             due_at = self._store.queue.next_due(self._queue)
         except StoreError:
             return IDLE_SECONDS
-        return IDLE_SECONDS if due_at is None else min(max(due_at - time.time(), 0.001), IDLE_SECONDS)
+        return IDLE_SECONDS if due_at is None else min(max(due_at - self._store.clock(), 0.001), IDLE_SECONDS)
 
     def _renew_claims(self) -> None:
         """Renew the active claims, take over those of dead workers, and sweep the store."""
@@ -271,8 +271,8 @@ class Worker:
         self._lease_keeper.renew_until(self._finished, self._take_over_and_sweep)
 
     def _take_over_and_sweep(self) -> None:
-        self._store.queue.release_dead(self._queue, time.time())
+        self._store.queue.release_dead(self._queue, self._store.clock())
         if time.monotonic() >= self._sweep_at:
-            self.repaired += self._store.maintenance.sweep(time.time()).repaired
+            self.repaired += self._store.maintenance.sweep(self._store.clock()).repaired
             # A random interval spreads the sweeps of workers that were started together.
             self._sweep_at = time.monotonic() + random.uniform(SWEEP_SECONDS / 2, SWEEP_SECONDS * 3 / 2)

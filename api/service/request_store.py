@@ -114,6 +114,7 @@ class _RequestStore:
         self.registry = _GuardedPart(store.registry, circuit)
         self.keys = _GuardedPart(store.keys, circuit)
         self.maintenance = _GuardedPart(store.maintenance, circuit)
+        self.clock = store.clock
         self.changes = store.changes
         self.work = store.work
         self.close = store.close

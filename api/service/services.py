@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
@@ -50,7 +49,7 @@ def create_services(
     catalogue: Catalogue,
     *,
     controls_local_runs: bool = False,
-    clock: Callable[[], float] = time.time,
+    clock: Callable[[], float] | None = None,
 ) -> TenantServices:
     """Return the services of the default tenant for the playbooks of a catalogue."""
     return TenantServices(
@@ -60,6 +59,6 @@ def create_services(
             PlaybookCompiler(catalogue),
             lru_cache(maxsize=64)(store.plans.step_names),
             controls_local_runs,
-            clock,
+            clock or store.clock,
         )
     )

@@ -124,7 +124,7 @@ class MessageBatch:
         self._worker = f"{process_name()}/{self._request_id}"
         self._numbers = itertools.count()
         self._return = MessageReturn(os.environ.get("NOETL_QUEUE", ""))
-        self._lease_keeper = LeaseKeeper(warm.store, warm.lease_seconds, time.time)
+        self._lease_keeper = LeaseKeeper(warm.store, warm.lease_seconds, warm.store.clock)
 
     def process_all(self, records: Sequence[Mapping[str, Any]]) -> list[str]:
         """Process the messages and return the ids of those to deliver again."""
@@ -187,13 +187,14 @@ class MessageBatch:
         """
         body, executor = str(record.get("body", "")), self._make_executor()
         given_up, claim = DueMessage.decode(body), None
-        queue, worker = self._warm.store.queue, executor.lease.worker
+        queue, clock = self._warm.store.queue, self._warm.store.clock
+        worker = executor.lease.worker
         try:
-            if given_up.released and queue.release_given_up(body, time.time()):
+            if given_up.released and queue.release_given_up(body, clock()):
                 return False
             # From here on, a request that fails may have been a claim.
             given_up = replace(given_up, released=(worker, *given_up.released)[:MAX_RELEASED])
-            claimed = queue.claim_message(body, executor.lease, time.time(), give_up=self._give_up)
+            claimed = queue.claim_message(body, executor.lease, clock(), give_up=self._give_up)
             self._count(claimed)
             claim = claimed if isinstance(claimed, Claim) else None
             while claim is not None:
@@ -255,6 +256,7 @@ class MessageBatch:
             # What a message leads to has a worker of its own, which may give it up.
             Lease(f"{self._worker}.{next(self._numbers)}", self._warm.lease_seconds),
             self._warm.capabilities,
+            self._warm.store.clock,
             invocation=InvocationTime(self._seconds, self._started + self._seconds),
             continues=lambda: time.monotonic() < continues_until,
             public_url=self._warm.public_url,

@@ -108,6 +108,7 @@ class _PersistentStore:
         self.registry = _PersistentPart(store.registry, policy)
         self.keys = _PersistentPart(store.keys, policy)
         self.maintenance = _PersistentPart(store.maintenance, policy)
+        self.clock = store.clock
         self.changes = store.changes
         self.work = store.work
         self.close = store.close

@@ -12,7 +12,7 @@ completes the first.
 Cost: one claim and one commit for each step. A commit may claim the next visit of the branch at once.
 
 Limits: an action may run twice, since a worker can die between the action and the commit. Only its commit is
-accepted once. Clocks of workers must agree to well within the length of a lease.
+accepted once. Times are those of the clock of the store, so the clocks of workers need not agree.
 
 A store consists of seven parts, one for each subject. The tests of `noetl.testing.store_contract` hold every
 store to this interface.
@@ -20,7 +20,7 @@ store to this interface.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -514,6 +514,11 @@ class Store(Protocol):
     @property
     def work(self) -> ChangeSignal:
         """Signal of this process that a visit has become due."""
+        ...
+
+    @property
+    def clock(self) -> Callable[[], float]:
+        """Clock of the store, in seconds since the epoch. All processes that share it pass its time."""
         ...
 
     def close(self) -> None:

@@ -52,17 +52,19 @@ def run(
     types = {name: declared.type for name, declared in plan.header.inputs.items()}
     values = {**file_inputs, **parse_input_pairs(inputs or (), types)}
     check_settings()
-    new_run, first_visit = _create_run(plan, values, file)
+    _create_run(plan, values, file, now=0.0)
     with open_command_services(store, create=True) as services:
+        new_run, first_visit = _create_run(plan, values, file, now=services.store.clock())
         stored_run = services.runs.add(plan, new_run, first_visit)
         context = RunCommandContext(services, json, quiet, can_resume=not is_in_memory(store))
         run_to_end(context, stored_run, plan)
 
 
-def _create_run(plan: Plan, values: Mapping[str, Any], file: str) -> tuple[Run, Visit]:
-    """Return a run with its first visit, before the store is opened: wrong input creates no store."""
-    import time
+def _create_run(plan: Plan, values: Mapping[str, Any], file: str, *, now: float) -> tuple[Run, Visit]:
+    """Return a run with its first visit.
 
+    It is also called before the store is opened, so that wrong input creates no store.
+    """
     from noetl.executor.engine.start import new_run
     from noetl.executor.errors import RejectedError
     from noetl.executor.model.start_request import StartRequest
@@ -70,7 +72,7 @@ def _create_run(plan: Plan, values: Mapping[str, Any], file: str) -> tuple[Run, 
     source = None if file == "-" else str(Path(file).absolute())
     request = StartRequest(values, origin="local", folder=str(Path.cwd()), source=source)
     try:
-        return new_run(plan.header, plan.hash, request, now=time.time())
+        return new_run(plan.header, plan.hash, request, now=now)
     except RejectedError as error:
         raise CommandError("\n".join(_input_problems(error, file, values)) or str(error)) from error
 

@@ -6,6 +6,9 @@ callers, and no two parts call each other. `context.py` holds what all of them s
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+
 from noetl.executor.errors import SchemaError
 from noetl.executor.model.limits import PayloadLimits
 from noetl.executor.stores.dynamo import keys
@@ -81,6 +84,11 @@ class DynamoStore:
     def message_queue(self) -> MessageQueue | None:
         """External queue, or None."""
         return self.context.announcer.message_queue
+
+    @property
+    def clock(self) -> Callable[[], float]:
+        """Clock of this machine."""
+        return time.time
 
     def close(self) -> None:
         """Return at once: the process shares its clients between stores."""

@@ -18,7 +18,6 @@ import logging
 import selectors
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from enum import Enum
@@ -36,6 +35,7 @@ from noetl.executor.stores.sql.database import UnwrittenError
 from noetl.executor.stores.sql.statements import Statements, to_psycopg
 from noetl.executor.stores.sqs.due_message import DueMessage
 from noetl.executor.stores.sqs.messages import MessageQueue
+from noetl.executor.stores.store_clock import StoreClock
 
 if TYPE_CHECKING:
     import psycopg
@@ -140,6 +140,7 @@ class PostgresDatabase:
             if self._pooler is Pooler.FORGETS_PREPARED:
                 self._prepare_after = None
             self._pool.open()
+            self.clock = StoreClock(lambda: float(self.fetch_one("database.read_time")["seconds"]))
         except BaseException as error:
             self.close()
             if isinstance(error, StoreError | SettingError):
@@ -238,7 +239,7 @@ class PostgresDatabase:
         if self.message_queue is None or not messages:
             return
         try:
-            self.message_queue.send(messages, time.time())
+            self.message_queue.send(messages, self.clock())
         except StoreError as error:
             logger.warning(
                 "no message was sent about %d due visits; a sweep will send them: %s", len(messages), error
@@ -348,9 +349,7 @@ class PostgresWriter:
 
     def find_made_due(self) -> list[DueMessage]:
         """Return messages about the visits of service runs that this transaction has made due."""
-        rows = self.execute(
-            "database.made_due", run_ids=list(self.runs), queue=SERVICE_QUEUE, now=time.time(), never=NEVER
-        )
+        rows = self.execute("database.made_due", run_ids=list(self.runs), queue=SERVICE_QUEUE, never=NEVER)
         return _due_messages(rows)
 
 

@@ -60,6 +60,11 @@ class Writer(Protocol):
 class Database(Protocol):
     """A database. Every method may be called from any thread, and raises StoreError if the database fails."""
 
+    @property
+    def clock(self) -> Callable[[], float]:
+        """Clock that all processes share that use the database, in seconds since the epoch."""
+        ...
+
     def close(self) -> None:
         """Close all connections."""
         ...

@@ -6,6 +6,8 @@ base class of another. What differs between databases is behind `Database`, and 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from noetl.executor.stores.change_signal import ChangeSignal
 from noetl.executor.stores.interface import StoreMaintenance, WorkQueue
 from noetl.executor.stores.sql.api_keys import SqlApiKeys
@@ -40,6 +42,10 @@ class SqlStore:
     @property
     def changes(self) -> ChangeSignal:
         return self.context.changes
+
+    @property
+    def clock(self) -> Callable[[], float]:
+        return self.context.database.clock
 
     @property
     def work(self) -> ChangeSignal:

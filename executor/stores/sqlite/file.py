@@ -19,6 +19,7 @@ import os
 import shutil
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -79,6 +80,8 @@ class SqliteFile:
 
     def __init__(self, path: str, *, create: bool = True) -> None:
         self.path = Path(path)
+        self.clock: Callable[[], float] = time.time
+        """The clock of the machine, which all processes of the file share."""
         self._is_in_memory = path == _MEMORY
         self._identity: tuple[int, int] | None = None
         self._local = threading.local()

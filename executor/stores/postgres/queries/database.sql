@@ -10,6 +10,10 @@ select pg_advisory_xact_lock(hashtextextended(:name, 0))
 -- name: is_writable
 select current_setting('transaction_read_only') = 'off' as writable, exists (select 1 from plans) as has_plans
 
+-- Time of the server, also within a transaction.
+-- name: read_time
+select extract(epoch from clock_timestamp())::float8 as seconds
+
 -- name: notify
 select pg_notify(:channel, '')
 
@@ -17,7 +21,9 @@ select pg_notify(:channel, '')
 -- A claimed visit is not among them, unless the claim was released.
 -- name: made_due
 select run_id, id, step, due_at, tenant from visits
-where run_id = any(:run_ids) and queue = :queue and {active} and (status <> 'running' or due_at <= :now)
+where run_id = any(:run_ids) and queue = :queue and {active} and (
+    status <> 'running' or due_at <= extract(epoch from clock_timestamp())
+)
 and due_at < :never and xmin = pg_current_xact_id()::xid
 
 -- name: find_overdue
