@@ -58,7 +58,8 @@ def resolve_secret(name: str, environ: Mapping[str, str] = os.environ, tenant: s
     1. the variable `NOETL_SECRET_<name>`,
     2. the file `<name>` in the folder `NOETL_SECRETS_DIR`,
     3. with `NOETL_SECRETS_PREFIX`: `<prefix><name>` in AWS Secrets Manager,
-    4. with `NOETL_SECRETS_PREFIX`: `<prefix><name>` in the parameter store of AWS Systems Manager.
+    4. with `NOETL_SECRETS_PREFIX`: `<prefix><name>` in the parameter store of AWS Systems Manager, with a
+       slash before it if it contains one.
 
     Those of another tenant than `default` have the variable `NOETL_TENANT_SECRET_TENANT__NAME`, and
     `<tenant>/<name>` instead of the name, with the tenant in its written form.
@@ -295,8 +296,11 @@ def _fetch_from_secrets_manager(name: str) -> str:
 def _fetch_from_parameter_store(name: str) -> str:
     from noetl.executor.clients import aws
 
+    # Systems Manager refuses a name with a slash that does not begin with one.
+    path = f"/{name.removeprefix('/')}" if "/" in name else name
+
     def fetch() -> str:
-        reply = aws.client("ssm").get_parameter(Name=name, WithDecryption=True)
+        reply = aws.client("ssm").get_parameter(Name=path, WithDecryption=True)
         return str(reply["Parameter"]["Value"])
 
-    return aws.call_with_timeout(_FETCH_SECONDS, f"parameter `{name}` in Systems Manager", fetch)
+    return aws.call_with_timeout(_FETCH_SECONDS, f"parameter `{path}` in Systems Manager", fetch)

@@ -57,6 +57,22 @@ def test_the_environment_precedes_secrets_manager_and_systems_manager(
     assert redact("Basic B of secrets manager") == f"Basic {MASK}"
 
 
+@pytest.mark.parametrize(
+    ("prefix", "tenant", "parameter"),
+    [
+        ("/a/", "default", "/a/A"),
+        ("a/", "default", "/a/A"),
+        ("a-", "default", "a-A"),
+        ("a-", "acme", "/a-acme/A"),
+    ],
+)
+def test_a_parameter_with_a_path_begins_with_a_slash(
+    aws: Client, prefix: str, tenant: str, parameter: str
+) -> None:
+    aws("ssm").put_parameter(Name=parameter, Value=parameter, Type="SecureString")
+    assert resolve_secret("A", {"NOETL_SECRETS_PREFIX": prefix}, tenant) == parameter
+
+
 @pytest.mark.parametrize("environ", [{}, {"NOETL_SECRETS_PREFIX": ""}])
 def test_without_a_prefix_aws_is_not_queried(aws: Client, environ: dict[str, str]) -> None:
     aws("ssm").put_parameter(Name="A", Value="x", Type="SecureString")
