@@ -419,7 +419,7 @@ SETTINGS = (
         "NOETL_ARCHITECTURE",
         "build",
         "`arm64` or `x86_64`",
-        "`arm64`",
+        "`Architecture` in `samconfig.toml`, else `arm64`",
         "The processor for which `sam build` builds the functions.",
     ),
     Setting(

@@ -2,7 +2,8 @@
 
     python3 infra/build.py step FOLDER [--python 3.13] [--architecture arm64]
 
-`sam build` calls it through `infra/Makefile`. The folder then contains the modules of the function and
+`sam build` calls it through `infra/Makefile`. Without `--architecture` it builds for the processor that the
+parameters in `samconfig.toml` give to the functions. The folder then contains the modules of the function and
 their requirements, but not boto3, which is in the runtime. Versions and hashes of the requirements are those
 of `requirements/step.txt` and `requirements/api.txt`. This script uses only the standard library. If its
 Python has no pip, it creates an environment with pip in `.venv`.
@@ -42,6 +43,8 @@ UNUSED_FILES = (
     "**/*.pxd",
 )
 MEGABYTE = 1024 * 1024
+SAM_CONFIGURATION = ROOT / "samconfig.toml"
+DEFAULT_ARCHITECTURE = "arm64"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,14 +94,14 @@ def main() -> None:
     action.add_argument("folder", type=Path, nargs="?")
     action.add_argument("--requirements", action="store_true", help="write the requirements, build nothing")
     parser.add_argument("--python", default="3.13", help="the version of the function's runtime")
-    parser.add_argument("--architecture", choices=PLATFORMS, default="arm64")
+    parser.add_argument("--architecture", choices=PLATFORMS)
     options = parser.parse_args()
     if options.requirements:
         print("\n".join(map(read_requirement, PACKAGES[options.package].requirements)))
         return
     if importlib.util.find_spec("pip") is None:
         _rerun_with_pip()
-    name, architecture = options.package, options.architecture
+    name, architecture = options.package, options.architecture or read_architecture(SAM_CONFIGURATION)
     zipped, unzipped = build(name, options.folder, python=options.python, architecture=architecture)
     sizes = f"{zipped / MEGABYTE:.1f} MB zipped, {unzipped / MEGABYTE:.1f} MB unzipped"
     print(f"{name}: {sizes}, for {architecture}")
@@ -124,6 +127,8 @@ def build(name: str, folder: Path, *, python: str, architecture: str) -> tuple[i
     for excluded in package.excluded:
         shutil.rmtree(folder / "noetl" / excluded)
     _write_metadata(folder)
+    # `noetl.executor.runtime.preload` refuses to run it on another processor.
+    (folder / "noetl" / "processor.txt").write_text(PLATFORMS[architecture])
     if is_same_python:
         _compile(folder / "noetl")
     else:
@@ -145,6 +150,22 @@ def measure(folder: Path) -> tuple[int, int]:
             for path in files:
                 archive.write(path, path.relative_to(folder))
         return file.tell(), sum(path.stat().st_size for path in files)
+
+
+def read_architecture(configuration: Path) -> str:
+    """Return the parameter `Architecture` in a configuration of the SAM CLI, or its default.
+
+    `sam deploy` takes its parameters from there, as a text or a list, unless they are given.
+    """
+    if not configuration.exists():
+        return DEFAULT_ARCHITECTURE
+    deployments = tomllib.loads(configuration.read_text("utf-8")).get("default", {})
+    parameters = [
+        deployments.get(command, {}).get("parameters", {}).get("parameter_overrides", "")
+        for command in ("deploy", "global")
+    ]
+    found = re.search(rf"\bArchitecture=\W*({'|'.join(PLATFORMS)})\b", str(parameters))
+    return found[1] if found else DEFAULT_ARCHITECTURE
 
 
 def read_requirement(name: str) -> str:

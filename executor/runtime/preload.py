@@ -10,9 +10,13 @@ import gc
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from noetl.executor.errors import ActionError
 from noetl.planner.frozen import frozen
+
+PROCESSOR_FILE = Path(__file__).parents[2] / "processor.txt"
+"""The file in which `infra/build.py` says for which processor a package is built."""
 
 
 @frozen
@@ -34,9 +38,30 @@ class Preload:
             _create_clients()
 
     def prepare_in_lambda(self) -> None:
-        """Prepare if this process is a Lambda function."""
+        """Prepare if this process is a Lambda function.
+
+        Raises:
+            RuntimeError: the package is built for another processor.
+        """
         if "AWS_LAMBDA_FUNCTION_NAME" in os.environ:
+            check_processor(PROCESSOR_FILE)
             self.prepare()
+
+
+def check_processor(file: Path) -> None:
+    """Compare the processor in a file with that of this machine. A checkout has no such file.
+
+    Raises:
+        RuntimeError: they differ, so compiled modules cannot be imported.
+    """
+    processor = os.uname().machine
+    built_for = file.read_text("utf-8") if file.exists() else processor
+    if built_for != processor:
+        architecture = {"aarch64": "arm64"}.get(processor, processor)
+        raise RuntimeError(
+            f"this package is built for {built_for}, and the function runs on {processor}: build it again with"
+            f" NOETL_ARCHITECTURE={architecture}, or deploy it with another Architecture"
+        )
 
 
 @contextmanager

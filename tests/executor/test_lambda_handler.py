@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from noetl.executor.errors import SettingError, StoreError
 from noetl.executor.model.run import Lease, Run, RunStatus
 from noetl.executor.runtime import message_batch, message_return
 from noetl.executor.runtime.function_settings import read_continue_fraction
+from noetl.executor.runtime.preload import check_processor
 from noetl.executor.stores import open_store
 from noetl.executor.stores.dynamo.store import DynamoStore
 from noetl.executor.stores.interface import MessageOutcome
@@ -428,6 +430,19 @@ print(
 )
 print(aws.client.cache_info().currsize, gc.isenabled())
 """
+
+    @pytest.mark.parametrize("built_for", [None, os.uname().machine])
+    def test_a_package_for_this_processor_is_accepted(self, tmp_path: Path, built_for: str | None) -> None:
+        file = tmp_path / "processor.txt"
+        if built_for is not None:
+            file.write_text(built_for)
+        check_processor(file)
+
+    def test_a_package_for_another_processor_is_refused(self, tmp_path: Path) -> None:
+        file = tmp_path / "processor.txt"
+        file.write_text("mips")
+        with pytest.raises(RuntimeError, match="is built for mips, and the function runs on"):
+            check_processor(file)
 
     @pytest.mark.parametrize(
         ("settings", "output"),
