@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -28,11 +29,72 @@ MIN_RECEIVES = 5
 API_HANDLER_PREFIX = "noetl.api."
 REQUIRED_ALARMS = {
     ("NoETL", "GivenUp"),
+    ("NoETL", "StoreFailures"),
     ("AWS/SQS", "ApproximateAgeOfOldestMessage"),
     ("AWS/Lambda", "Errors"),
     ("AWS/Lambda", "Throttles"),
     ("AWS/ApiGateway", "5xx"),
+    ("AWS/DynamoDB", "ReadThrottleEvents"),
+    ("AWS/DynamoDB", "WriteThrottleEvents"),
 }
+ALARMED_FUNCTION_METRICS = {
+    ("Errors", "StepFunction"),
+    ("Errors", "DeadLetterFunction"),
+    ("Errors", "SweepFunction"),
+    ("Throttles", "StepFunction"),
+    ("Throttles", "ApiFunction"),
+}
+MAX_DELAY_SECONDS = 15 * 60
+"""Time for which SQS holds a message back, at most."""
+
+CONNECTIONS_PER_BATCH = 4
+OTHER_BATCHES = 3
+"""Batches that use the database in addition to those of the queue: two of dead letters, and the sweep."""
+
+OWN_SIDS = ("Logs", "OwnQueue")
+"""Statements about what belongs to one function, so that they differ between functions."""
+
+INTERFACE_ACTIONS = frozenset(
+    {
+        "ec2:AssignPrivateIpAddresses",
+        "ec2:CreateNetworkInterface",
+        "ec2:DeleteNetworkInterface",
+        "ec2:UnassignPrivateIpAddresses",
+    }
+)
+"""Actions with which Lambda connects a function to a VPC. AWS requires them for the account's interfaces."""
+
+ACTIONS_WITHOUT_RESOURCES = {
+    "ec2:DescribeNetworkInterfaces": "IsInVpc",
+    "ec2:DescribeSubnets": "IsInVpc",
+    "xray:PutTelemetryRecords": "IsTraced",
+    "xray:PutTraceSegments": "IsTraced",
+}
+"""Actions that AWS grants only for all resources, with the condition under which a function needs them."""
+
+CALLBACK_ROUTES = (
+    "POST /workflows/callbacks/{token}",
+    "POST /workflows/callbacks/{token}/heartbeat",
+)
+PUBLIC_ROUTES = (
+    *CALLBACK_ROUTES,
+    "GET /workflows/{workflow_id}/events",
+    "GET /healthz",
+    "GET /readyz",
+    "GET /openapi.json",
+    "GET /docs",
+    "GET /redoc",
+    "GET /docs/assets/{name}",
+    "OPTIONS /{proxy+}",
+)
+"""Routes that need no token: public ones, and that of events, which a ticket opens too."""
+
+PARAMETER_PAIRS = (
+    ("SubnetIds", "subnet-1", "SecurityGroupIds", "sg-1"),
+    ("DomainName", "runs.example.com", "CertificateArn", "arn:aws:acm:us-east-1:1:certificate/1"),
+)
+"""Parameters that are required together, with examples. AWS refuses one of them late, in a partial stack."""
+AUTHENTICATIONS = ["api-keys", "jwt", "jwt-and-api-keys"]
 COMMON_SETTINGS = {"NOETL_ALLOW_ACTIONS": "AllowedActions", "NOETL_RETENTION_DAYS": "RetentionDays"}
 ISSUER_SETTINGS = {"NOETL_JWT_ISSUER": "JwtIssuer", "NOETL_JWT_AUDIENCE": "JwtAudience"}
 FORBIDDEN_SETTINGS = ("NOETL_ALLOW_SHELL", "NOETL_FILES_ROOT")
@@ -153,8 +215,12 @@ def check_data_protection(template: Template) -> Iterator[str]:
         if not (queue.get("SqsManagedSseEnabled") or queue.get("KmsMasterKeyId")):
             yield f"{name} is not encrypted"
     for name, table in _resources(template, "AWS::DynamoDB::Table"):
-        if not table.get("SSESpecification", {}).get("SSEEnabled"):
-            yield f"{name} is not encrypted"
+        # Without a key of the customer, DynamoDB encrypts at no cost. A key of AWS KMS costs per request.
+        _, own_key, other = table.get("SSESpecification", {}).get("Fn::If", (None, {}, {}))
+        if own_key.get("KMSMasterKeyId") != {"Ref": "KmsKeyArn"} or "SSEEnabled" in other:
+            yield f"{name} is not encrypted by KmsKeyArn, or pays for a key without it"
+        if table.get("DeletionProtectionEnabled") != {"Ref": "DeletionProtection"}:
+            yield f"{name} is not protected from deletion"
         if not table.get("PointInTimeRecoverySpecification", {}).get("PointInTimeRecoveryEnabled"):
             yield f"{name} has no point-in-time recovery"
         if table.get("TimeToLiveSpecification", {}).get("Enabled") is not True:
@@ -175,32 +241,78 @@ def check_buckets(template: Template) -> Iterator[str]:
 
 
 def check_retention(template: Template) -> Iterator[str]:
-    """Yield stores that are deleted with the stack."""
+    """Yield stores that are deleted with the stack, and other data whose deletion is not stated."""
     for name, resource in template["Resources"].items():
         policies = (resource.get("DeletionPolicy"), resource.get("UpdateReplacePolicy"))
         is_store = resource["Type"] in ("AWS::DynamoDB::Table", "AWS::S3::Bucket")
         if is_store and policies != ("Retain", "Retain"):
             yield f"{name} is deleted with the stack"
+        is_stated = None not in policies
+        if resource["Type"] in ("AWS::SQS::Queue", "AWS::Logs::LogGroup") and not is_stated:
+            yield f"{name} does not state what is deleted with the stack"
 
 
-def check_permissions(template: Template) -> Iterator[str]:
-    """Yield functions that share a role, or that have wildcards in their permissions."""
+def check_roles(template: Template) -> Iterator[str]:
+    """Yield functions without a role of their own, and roles with rights that the template does not show.
+
+    The SAM transform creates a missing role, and attaches policies that AWS manages and that have wildcards.
+    """
     roles: set[str] = set()
     for name, function in _resources(template, "AWS::Lambda::Function"):
         role = _name_of(function["Role"])
         if role in roles:
             yield f"{name} shares the role {role}"
         roles.add(role)
-        for statement in _statements_of(template, function):
-            if statement.get("Effect") != "Allow" or "NotAction" in statement or "NotResource" in statement:
-                yield f"{name} has a statement that does not say what is allowed"
-                continue
-            for action in _as_list(statement["Action"]):
-                if "*" in action:
-                    yield f"{name} may {action}"
-            for resource in _as_list(statement["Resource"]):
-                if not _is_specific(resource):
-                    yield f"{name} has rights on {json.dumps(resource)}"
+    for name, role_properties in _resources(template, "AWS::IAM::Role"):
+        if name not in roles:
+            yield f"{name} is the role of no function"
+        for policy in _alternatives(role_properties.get("ManagedPolicyArns", [])):
+            if policy not in ({"Ref": "ActionsPolicyArn"}, {"Ref": "AWS::NoValue"}):
+                yield f"{name} has the managed policy {json.dumps(policy)}"
+        if role_properties.get("PermissionsBoundary", {}).get("Fn::If", [None, None])[1] != {
+            "Ref": "PermissionsBoundaryArn"
+        }:
+            yield f"{name} lacks the permissions boundary"
+
+
+def check_permissions(template: Template) -> Iterator[str]:
+    """Yield wildcards in the permissions of functions."""
+    for name, function in _resources(template, "AWS::Lambda::Function"):
+        for condition, statement in _conditional_statements(template, function):
+            yield from (f"{name} {problem}" for problem in _find_wildcards(condition, statement))
+        denied = {
+            action
+            for statement in _statements_of(template, function)
+            if _applies_to_code_only(statement)
+            for action in statement["Action"]
+        }
+        if not {*INTERFACE_ACTIONS, "ec2:DescribeNetworkInterfaces", "ec2:DescribeSubnets"} <= denied:
+            yield f"{name} gives playbooks the rights with which Lambda manages network interfaces"
+
+
+def _find_wildcards(condition: str | None, statement: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what a statement allows without need. `condition` is the one under which it is in effect."""
+    if _applies_to_code_only(statement):
+        return
+    if statement.get("Effect") != "Allow" or "NotAction" in statement or "NotResource" in statement:
+        yield "has a statement that does not say what is allowed"
+        return
+    actions, resources = _as_list(statement["Action"]), list(_alternatives(statement["Resource"]))
+    yield from (f"may {action}" for action in actions if "*" in action)
+    if condition == "IsInVpc" and INTERFACE_ACTIONS.issuperset(actions):
+        account = "arn:${AWS::Partition}:ec2:${AWS::Region}:${AWS::AccountId}:*/*"
+        resources = [resource for resource in resources if resource != {"Fn::Sub": account}]
+    elif all(ACTIONS_WITHOUT_RESOURCES.get(action, "") == condition for action in actions):
+        resources = [resource for resource in resources if resource != "*"]
+    for resource in resources:
+        if not _is_specific(resource):
+            yield f"has rights on {json.dumps(resource)}"
+
+
+def _applies_to_code_only(statement: Mapping[str, Any]) -> bool:
+    """Return whether a statement denies the requests of a function's code, and not those of Lambda itself."""
+    has_source = {"Null": {"lambda:SourceFunctionArn": "false"}}
+    return statement.get("Effect") == "Deny" and statement.get("Condition") == has_source
 
 
 def check_dead_letter_functions(template: Template) -> Iterator[str]:
@@ -223,16 +335,23 @@ def check_dead_letter_functions(template: Template) -> Iterator[str]:
             )
             if function.get("Environment") != dead_letter_function.get("Environment"):
                 yield f"{dead_letter_name} has other settings than {name}"
-            statements = list(_statements_of(template, function))
-            if statements != list(_statements_of(template, dead_letter_function)):
+            rights, dead_letter_rights = (
+                [
+                    statement
+                    for statement in _statements_of(template, properties)
+                    if statement.get("Sid") not in OWN_SIDS
+                ]
+                for properties in (function, dead_letter_function)
+            )
+            if rights != dead_letter_rights:
                 yield f"{dead_letter_name} has other rights than {name}"
 
 
 def check_authentication(template: Template) -> Iterator[str]:
     """Yield ways to deploy a service that serves callers without authentication."""
     parameter = template["Parameters"].get("Authentication", {})
-    if "Default" in parameter or sorted(parameter.get("AllowedValues", ())) != ["api-keys", "jwt"]:
-        yield "`Authentication` must be chosen at deployment, from `api-keys` and `jwt`"
+    if "Default" in parameter or parameter.get("AllowedValues") != AUTHENTICATIONS:
+        yield f"`Authentication` must be chosen at deployment, from {', '.join(AUTHENTICATIONS)}"
     complete = _default_parameters(template) | {
         "Authentication": "jwt",
         "JwtIssuer": "https://issuer.test",
@@ -241,9 +360,44 @@ def check_authentication(template: Template) -> Iterator[str]:
     for name in ISSUER_SETTINGS.values():
         if not broken_rules(template, complete | {name: ""}):
             yield f"tokens are accepted without `{name}`"
-    for name, route in _resources(template, "AWS::ApiGatewayV2::Route"):
-        if route["RouteKey"] != "$default":
-            yield f"{name} is a route outside of the application"
+
+
+def check_routes(template: Template) -> Iterator[str]:
+    """Yield routes that lead past the application or its authentication, and callbacks without a throttle.
+
+    With tokens alone, the gateway checks them before a function is invoked.
+    """
+    [(api_function, _)] = [
+        (name, function)
+        for name, function in _resources(template, "AWS::Lambda::Function")
+        if function["Handler"].startswith(API_HANDLER_PREFIX)
+    ]
+    integrations = [
+        name
+        for name, integration in _resources(template, "AWS::ApiGatewayV2::Integration")
+        if _name_of(integration["IntegrationUri"]) == api_function
+    ]
+    routes = {route["RouteKey"]: route for _, route in _resources(template, "AWS::ApiGatewayV2::Route")}
+    for key, route in routes.items():
+        if key not in ("$default", *PUBLIC_ROUTES) or route["Target"] not in [
+            {"Fn::Sub": f"integrations/${{{name}}}"} for name in integrations
+        ]:
+            yield f"{key} is a route outside of the application"
+    yield from (f"tokens are required for {key}" for key in PUBLIC_ROUTES if key not in routes)
+    authorizer = routes.get("$default", {}).get("AuthorizerId", {}).get("Fn::If", (None, {}))
+    properties = _properties(template, _name_of(authorizer[1]))
+    condition = template["Conditions"].get(authorizer[0])
+    configuration = {"Issuer": {"Ref": "JwtIssuer"}, "Audience": [{"Ref": "JwtAudience"}]}
+    is_for_tokens = condition is not None and [
+        _evaluate(template, condition, {"Authentication": choice}) for choice in AUTHENTICATIONS
+    ] == [False, True, False]
+    if not is_for_tokens or properties.get("JwtConfiguration") != configuration:
+        yield "the gateway does not check tokens where `Authentication` is `jwt`"
+    for name, stage in _resources(template, "AWS::ApiGatewayV2::Stage"):
+        settings = stage.get("RouteSettings", {})
+        for key in CALLBACK_ROUTES:
+            if settings.get(key, {}).get("ThrottlingRateLimit") != {"Ref": "CallbacksPerSecond"}:
+                yield f"{name} has no throttle of its own for {key}"
 
 
 def check_settings(template: Template) -> Iterator[str]:
@@ -262,19 +416,56 @@ def check_settings(template: Template) -> Iterator[str]:
                     yield f"{name} lacks the setting of {parameter}"
 
 
-def check_vpc(template: Template) -> Iterator[str]:
-    """Yield a VPC that is accepted with subnets but without security groups, or the reverse.
+def check_secrets(template: Template) -> Iterator[str]:
+    """Yield rights on other secrets than those with the prefix.
 
-    Lambda refuses both, but only when a part of the stack exists.
+    In the parameter store, names with a slash begin with one. The names of its resources have no second one.
     """
-    complete = _default_parameters(template) | {
-        "Authentication": "api-keys",
-        "SubnetIds": "subnet-1",
-        "SecurityGroupIds": "sg-1",
-    }
-    for present, missing in (("SubnetIds", "SecurityGroupIds"), ("SecurityGroupIds", "SubnetIds")):
-        if not broken_rules(template, complete | {missing: ""}):
-            yield f"`{present}` are accepted without `{missing}`"
+    for name, function in _resources(template, "AWS::Lambda::Function"):
+        if "NOETL_SECRETS_PREFIX" not in function["Environment"]["Variables"]:
+            continue
+        resources = {
+            statement["Sid"]: statement["Resource"]
+            for statement in _statements_of(template, function)
+            if statement.get("Sid") in ("Secrets", "ParameterStore")
+        }
+        for prefix, parameter in (("/a/b/", "a/b/"), ("a/b/", "a/b/"), ("a-", "a-")):
+            parameters = {"SecretsPrefix": prefix}
+            allowed = {sid: _evaluate(template, text, parameters) for sid, text in resources.items()}
+            if not allowed.get("Secrets", "").endswith(f":secret:{prefix}*"):
+                yield f"{name} may not read the secrets of the prefix {prefix} in Secrets Manager"
+            if not allowed.get("ParameterStore", "").endswith(f":parameter/{parameter}*"):
+                yield f"{name} may not read the parameters of the prefix {prefix} in Systems Manager"
+
+
+def check_parameter_pairs(template: Template) -> Iterator[str]:
+    """Yield parameters that are accepted without those that they need."""
+    complete = _default_parameters(template) | {"Authentication": "api-keys"}
+    for first, first_value, second, second_value in PARAMETER_PAIRS:
+        for present, value, missing in ((first, first_value, second), (second, second_value, first)):
+            if not broken_rules(template, complete | {present: value, missing: ""}):
+                yield f"`{present}` is accepted without `{missing}`"
+
+
+def check_connections(template: Template) -> Iterator[str]:
+    """Yield a concurrency that is accepted although the database has too few connections for it."""
+    [requests] = [
+        function.get("ReservedConcurrentExecutions", {}).get("Fn::If", (None, {}))[1]
+        for _, function in _resources(template, "AWS::Lambda::Function")
+        if function["Handler"].startswith(API_HANDLER_PREFIX)
+    ]
+    reserved = requests.get("Fn::If", (None, None))[1]
+    if reserved is None:
+        yield "requests may use all connections of the database, and all invocations of the account"
+        return
+    complete = _default_parameters(template) | {"Authentication": "api-keys", "DatabaseSecretArn": "arn"}
+    limits = ("DatabaseConnections", "MaximumConcurrency")
+    for parameters in _parameter_choices(template, *({"Ref": name} for name in limits)):
+        connections, concurrency = (int(parameters[name]) for name in limits)
+        most = CONNECTIONS_PER_BATCH * (concurrency + OTHER_BATCHES)
+        most += int(_evaluate(template, reserved, parameters))
+        if most > connections and not broken_rules(template, complete | parameters):
+            yield f"{concurrency} batches may need {most} connections, but the database has {connections}"
 
 
 def broken_rules(template: Template, parameters: Mapping[str, Any]) -> list[str]:
@@ -294,7 +485,8 @@ def broken_rules(template: Template, parameters: Mapping[str, Any]) -> list[str]
 def check_store_choice(template: Template) -> Iterator[str]:
     """Yield resources and functions that do not follow the choice of the store.
 
-    Runs are stored in a table and a bucket, or in a Postgres database whose address is in a secret.
+    Runs are stored in a table and a bucket, or in a Postgres database whose address is in a secret. A table
+    or bucket of that name is not created.
     """
     for name, resource in template["Resources"].items():
         is_store = resource["Type"] in (
@@ -303,7 +495,7 @@ def check_store_choice(template: Template) -> Iterator[str]:
             "AWS::S3::BucketPolicy",
         )
         if is_store and not _is_only_for_dynamodb(template, resource):
-            yield f"{name} is created although runs are stored in Postgres"
+            yield f"{name} is created although runs are stored in Postgres, or in an existing one"
     secret = {"Ref": "DatabaseSecretArn"}
     for name, function in _resources(template, "AWS::Lambda::Function"):
         store = function["Environment"]["Variables"].get("NOETL_STORE")
@@ -317,11 +509,14 @@ def check_store_choice(template: Template) -> Iterator[str]:
 
 
 def _is_only_for_dynamodb(template: Template, resource: Mapping[str, Any]) -> bool:
-    """Return whether a resource is created exactly if no database is given."""
+    """Return whether a resource is created exactly if no database and none of its kind is given."""
     condition = template["Conditions"].get(resource.get("Condition"))
+    is_table = resource["Type"] == "AWS::DynamoDB::Table"
+    existing = "ExistingTableName" if is_table else "ExistingBucketName"
     return condition is not None and [
-        _evaluate(template, condition, {"DatabaseSecretArn": secret}) for secret in ("", "arn")
-    ] == [True, False]
+        _evaluate(template, condition, {"DatabaseSecretArn": secret, existing: name})
+        for secret, name in (("", ""), ("arn", ""), ("", "runs"))
+    ] == [True, False, False]
 
 
 def check_api(template: Template) -> Iterator[str]:
@@ -349,13 +544,37 @@ def check_monitoring(template: Template) -> Iterator[str]:
         group = _name_of(function.get("LoggingConfig", {}).get("LogGroup"))
         if not group or not _properties(template, group).get("RetentionInDays"):
             yield f"{name} keeps its logs forever"
-    alarms = set()
+    alarms, functions = set(), set()
     for name, alarm in _resources(template, "AWS::CloudWatch::Alarm"):
         alarms.add((alarm["Namespace"], alarm["MetricName"]))
+        functions.add((alarm["MetricName"], _name_of(alarm["Dimensions"][0]["Value"])))
         if "AlarmActions" not in alarm or "docs/how-to/aws.md#alarms" not in alarm["AlarmDescription"]:
             yield f"{name} has no action, or no link to its instructions"
     for namespace, metric in sorted(REQUIRED_ALARMS - alarms):
         yield f"there is no alarm for {metric} of {namespace}"
+    for metric, alarmed in sorted(ALARMED_FUNCTION_METRICS - functions):
+        yield f"there is no alarm for {metric} of {alarmed}"
+
+
+def check_oldest_messages(template: Template) -> Iterator[str]:
+    """Yield alarms about old messages that a healthy queue raises.
+
+    A message is held back until it is due. Then an invocation executes its step, and the steps that follow.
+    """
+    for name, alarm in _resources(template, "AWS::CloudWatch::Alarm"):
+        if alarm["MetricName"] != "ApproximateAgeOfOldestMessage":
+            continue
+        for mapping in _mappings(template):
+            queue = {"Fn::GetAtt": [_name_of(mapping["EventSourceArn"]), "QueueName"]}
+            if alarm["Dimensions"] != [{"Name": "QueueName", "Value": queue}]:
+                continue
+            timeout = _properties(template, _name_of(mapping["FunctionName"])).get("Timeout", 3)
+            for parameters in _parameter_choices(template, timeout, alarm["Threshold"]):
+                healthy = MAX_DELAY_SECONDS + int(_evaluate(template, timeout, parameters))
+                threshold = int(_evaluate(template, alarm["Threshold"], parameters))
+                is_dead_letter = "RedrivePolicy" not in _queue_of(template, mapping)
+                if not is_dead_letter and threshold <= healthy:
+                    yield f"{name} is raised after {threshold} s, but messages may be {healthy} s old"
 
 
 def check_table(template: Template) -> Iterator[str]:
@@ -375,14 +594,19 @@ CHECKS: tuple[Callable[[Template], Iterable[str]], ...] = (
     check_data_protection,
     check_buckets,
     check_retention,
+    check_roles,
     check_permissions,
     check_dead_letter_functions,
     check_authentication,
+    check_routes,
     check_settings,
-    check_vpc,
+    check_secrets,
+    check_parameter_pairs,
+    check_connections,
     check_store_choice,
     check_api,
     check_monitoring,
+    check_oldest_messages,
     check_table,
 )
 
@@ -434,22 +658,47 @@ def _default_parameters(template: Template) -> dict[str, Any]:
 
 def _statements_of(template: Template, function: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     """Yield the statements of the function's own role. A conditional yields all of its alternatives."""
+    yield from (statement for _, statement in _conditional_statements(template, function))
+
+
+def _conditional_statements(
+    template: Template, function: Mapping[str, Any]
+) -> Iterator[tuple[str | None, Mapping[str, Any]]]:
+    """Yield the statements of the function's own role, each with the name of its condition, if it has one."""
     for policy in _properties(template, _name_of(function["Role"])).get("Policies", ()):
         for statement in _as_list(policy["PolicyDocument"]["Statement"]):
-            alternatives = statement["Fn::If"][1:] if "Fn::If" in statement else [statement]
-            yield from (alternative for alternative in alternatives if "Ref" not in alternative)
+            condition, *alternatives = statement.get("Fn::If", (None, statement))
+            yield from ((condition, rights) for rights in alternatives if "Ref" not in rights)
+
+
+def _alternatives(value: Any) -> Iterator[Any]:
+    """Yield the members of a value that is one, a list, or a conditional of such values.
+
+    >>> list(_alternatives({"Fn::If": ["IsNew", ["a", "b"], {"Ref": "Old"}]}))
+    ['a', 'b', {'Ref': 'Old'}]
+    """
+    if isinstance(value, dict) and "Fn::If" in value:
+        for alternative in value["Fn::If"][1:]:
+            yield from _alternatives(alternative)
+    elif isinstance(value, list):
+        for member in value:
+            yield from _alternatives(member)
+    else:
+        yield value
 
 
 def _is_specific(resource: Any) -> bool:
     """Return whether a resource of a statement has no wildcard, except at its end.
 
-    A final `*` is allowed for the content of a resource, and for names with the prefix of a parameter.
+    A final `*` is allowed for the content of a bucket, and for names with the prefix of a parameter.
     """
     text = resource.get("Fn::Sub") if isinstance(resource, dict) else resource
     if text is None:
         return bool(_name_of(resource))
+    text = _as_list(text)[0]
     prefix = str(text).removesuffix("*")
-    return "*" not in prefix and (not str(text).endswith("*") or prefix.endswith((".Arn}/", "Prefix}")))
+    endings = (".Arn}/", "${ExistingBucketName}/", "Prefix}")
+    return "*" not in prefix and (not str(text).endswith("*") or prefix.endswith(endings))
 
 
 def _denies_plain_http(policy: Mapping[str, Any], bucket: str) -> bool:
@@ -490,6 +739,8 @@ def _evaluate(template: Template, expression: Any, parameters: Mapping[str, Any]
     def evaluate(part: Any) -> Any:
         return _evaluate(template, part, parameters)
 
+    if isinstance(expression, list):
+        return [evaluate(part) for part in expression]
     if not isinstance(expression, dict):
         return expression
     [(function, argument)] = expression.items()
@@ -498,20 +749,31 @@ def _evaluate(template: Template, expression: Any, parameters: Mapping[str, Any]
             value = parameters[argument]
             is_list = template["Parameters"][argument]["Type"] == "CommaDelimitedList"
             return value.split(",") if is_list else value
+        case "Condition":
+            return evaluate(template["Conditions"][argument])
         case "Fn::FindInMap":
-            name, first_key, second_key = map(evaluate, argument)
+            name, first_key, second_key = evaluate(argument)
             return template["Mappings"][name][str(first_key)][second_key]
-        case "Fn::Equals":
-            return evaluate(argument[0]) == evaluate(argument[1])
-        case "Fn::EachMemberEquals":
-            return all(member == evaluate(argument[1]) for member in evaluate(argument[0]))
-        case "Fn::Not":
-            return not evaluate(argument[0])
-        case "Fn::And":
-            return all(map(evaluate, argument))
-        case "Fn::Or":
-            return any(map(evaluate, argument))
-    raise ValueError(f"unknown function {function} of CloudFormation")
+        case "Fn::Sub":
+            text, values = argument if isinstance(argument, list) else (argument, {})
+            named = {**parameters, **{name: evaluate(value) for name, value in values.items()}}
+            return re.sub(r"\$\{(\w+)\}", lambda match: str(named[match[1]]), text)
+    if function not in _FUNCTIONS:
+        raise ValueError(f"unknown function {function} of CloudFormation")
+    return _FUNCTIONS[function](*evaluate(argument))
+
+
+_FUNCTIONS: Mapping[str, Callable[..., Any]] = {
+    "Fn::And": lambda *conditions: all(conditions),
+    "Fn::Contains": lambda values, value: str(value) in map(str, values),
+    "Fn::EachMemberEquals": lambda members, value: all(member == value for member in members),
+    "Fn::Equals": lambda value, other: str(value) == str(other),
+    "Fn::Join": lambda separator, parts: separator.join(map(str, parts)),
+    "Fn::Not": lambda condition: not condition,
+    "Fn::Or": lambda *conditions: any(conditions),
+    "Fn::Split": lambda separator, text: text.split(separator),
+}
+"""Functions of CloudFormation, of evaluated arguments."""
 
 
 if __name__ == "__main__":

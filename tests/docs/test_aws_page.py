@@ -44,5 +44,5 @@ def test_every_alarm_is_described(template: dict[str, Any]) -> None:
     resources = template["Resources"].items()
     alarms = {name for name, resource in resources if resource["Type"] == "AWS::CloudWatch::Alarm"}
     assert set(table_rows("Alarms")) == alarms
-    assert "Each of the eight alarms" in TEXT
-    assert len(alarms) == 8
+    assert "Each of the thirteen alarms" in TEXT
+    assert len(alarms) == 13

@@ -30,7 +30,7 @@ NOT_PLAYED = {
     "docs/how-it-works/fuzzing.md": {"make"},
     "docs/how-it-works/supply-chain.md": {".venv/bin/python", "make"},
     "docs/how-it-works/testing.md": {".venv/bin/coverage", "make"},
-    "docs/how-to/aws.md": {"aws", "export", "noetl", "pip", "sam"},
+    "docs/how-to/aws.md": {"aws", "eval", "export", "noetl", "pip", "sam"},
     "docs/how-to/postgres.md": {"pip"},
     "docs/how-to/write-a-page.md": {"make", "python"},
     "docs/reference/commands.md": {"export", "noetl"},

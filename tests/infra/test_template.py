@@ -10,8 +10,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from fastapi.routing import APIRoute
 
-from noetl.infra.checks import TEMPLATE, broken_rules, find_problems
+from noetl.api.access import PublicAccess, StreamAccess, declared_access
+from noetl.api.app import find_routers
+from noetl.infra.checks import PUBLIC_ROUTES, TEMPLATE, broken_rules, find_problems
 from tests.tool_environments import ROOT, tool_environment
 
 TRANSLATOR = "aws-sam-translator==1.115.0"
@@ -67,7 +70,7 @@ def test_the_template_has_no_problems(template: dict[str, Any]) -> None:
         ),
         (lambda t: properties(t, "SweepFunction").update(RecursiveLoop="Allow"), "for no reason"),
         (lambda t: properties(t, "StepQueue").pop("VisibilityTimeout"), "hides messages for 30 s"),
-        (lambda t: t["Mappings"]["Visibility"]["900"].update(Seconds=5399), "hides messages for 5399 s"),
+        (lambda t: t["Mappings"]["Seconds"]["900"].update(Visibility=5399), "hides messages for 5399 s"),
         (lambda t: properties(t, "DeadLetterFunction").update(Timeout=900), "may take 900 s"),
         (lambda t: properties(t, "StepFunctionMessages").pop("FunctionResponseTypes"), "does not report"),
         (lambda t: properties(t, "StepFunctionMessages").update(BatchSize=11), "needs a batching window"),
@@ -80,7 +83,14 @@ def test_the_template_has_no_problems(template: dict[str, Any]) -> None:
         (lambda t: properties(t, "DeadLetterQueue").update(MessageRetentionPeriod=60), "deletes messages"),
         (lambda t: t["Resources"].pop("DeadLetterFunctionMessages"), "no function reads DeadLetterQueue"),
         (lambda t: properties(t, "StepQueue").pop("SqsManagedSseEnabled"), "StepQueue is not encrypted"),
-        (lambda t: properties(t, "Table").pop("SSESpecification"), "Table is not encrypted"),
+        (lambda t: properties(t, "Table").pop("SSESpecification"), "Table is not encrypted by KmsKeyArn"),
+        (
+            lambda t: properties(t, "Table").update(SSESpecification={"SSEEnabled": True}),
+            "pays for a key without it",
+        ),
+        (lambda t: properties(t, "Table").pop("DeletionProtectionEnabled"), "not protected from deletion"),
+        (lambda t: t["Resources"]["StepQueue"].pop("DeletionPolicy"), "StepQueue does not state what"),
+        (lambda t: t["Resources"]["ApiLogs"].pop("UpdateReplacePolicy"), "ApiLogs does not state what"),
         (
             lambda t: properties(t, "Table").pop("PointInTimeRecoverySpecification"),
             "no point-in-time recovery",
@@ -107,6 +117,59 @@ def test_the_template_has_no_problems(template: dict[str, Any]) -> None:
             lambda t: properties(t, "SweepFunction").update(Role=properties(t, "StepFunction")["Role"]),
             "shares the role",
         ),
+        (
+            lambda t: properties(t, "SweepFunctionRole").update(
+                ManagedPolicyArns=["arn:aws:iam::aws:policy/service-role/AWSLambdaVPCAccessExecutionRole"]
+            ),
+            "SweepFunctionRole has the managed policy",
+        ),
+        (
+            lambda t: properties(t, "StepFunctionRole")["ManagedPolicyArns"]["Fn::If"][1].append("arn:x"),
+            'StepFunctionRole has the managed policy "arn:x"',
+        ),
+        (lambda t: properties(t, "ApiFunctionRole").pop("PermissionsBoundary"), "lacks the permissions"),
+        (
+            lambda t: properties(t, "SweepFunction").update(Role="arn:aws:iam::1:role/any"),
+            "SweepFunctionRole is the role of no function",
+        ),
+        (
+            lambda t: statement(t, "StepFunction", "Interfaces")["Action"].append("ec2:RunInstances"),
+            "StepFunction has rights on",
+        ),
+        (
+            lambda t: statement(t, "StepFunction", "Interfaces").update(Resource="*"),
+            'StepFunction has rights on "*"',
+        ),
+        (
+            lambda t: statement(t, "StepFunction", "Traces").update(Action=["xray:GetTraceSummaries"]),
+            'StepFunction has rights on "*"',
+        ),
+        (
+            lambda t: statement(t, "StepFunction", "InterfacesNotForCode").pop("Condition"),
+            "gives playbooks the rights",
+        ),
+        (
+            lambda t: statement(t, "StepFunction", "InterfacesNotForCode")["Action"].pop(),
+            "gives playbooks the rights",
+        ),
+        (
+            lambda t: properties(t, "SweepFunctionRole")["Policies"][0]["PolicyDocument"]["Statement"].append(
+                {"Effect": "Allow", "Action": "ec2:DescribeSubnets", "Resource": "*"}
+            ),
+            'SweepFunction has rights on "*"',
+        ),
+        (
+            lambda t: statement(t, "StepFunction", "ParameterStore").update(
+                Resource={"Fn::Sub": "arn:aws:ssm:us-east-1:1:parameter/${SecretsPrefix}*"}
+            ),
+            "may not read the parameters of the prefix /a/b/",
+        ),
+        (
+            lambda t: statement(t, "DeadLetterFunction", "Secrets").update(
+                Resource={"Fn::Sub": "arn:aws:secretsmanager:us-east-1:1:secret:x${SecretsPrefix}*"}
+            ),
+            "may not read the secrets of the prefix a-",
+        ),
         (lambda t: variables(t, "DeadLetterFunction").pop("NOETL_ALLOW_NETWORKS"), "other settings"),
         (
             lambda t: statement(t, "DeadLetterFunction", "Payloads")["Action"].pop(),
@@ -121,12 +184,41 @@ def test_the_template_has_no_problems(template: dict[str, Any]) -> None:
         ),
         (
             lambda t: t["Rules"].pop("SubnetsNeedSecurityGroups"),
-            "`SubnetIds` are accepted without `SecurityGroupIds`",
+            "`SubnetIds` is accepted without `SecurityGroupIds`",
         ),
         (
             lambda t: t["Rules"].pop("SecurityGroupsNeedSubnets"),
-            "`SecurityGroupIds` are accepted without `SubnetIds`",
+            "`SecurityGroupIds` is accepted without `SubnetIds`",
         ),
+        (lambda t: t["Rules"].pop("DomainNeedsCertificate"), "`DomainName` is accepted without"),
+        (lambda t: t["Rules"].pop("CertificateNeedsDomain"), "`CertificateArn` is accepted without"),
+        (
+            lambda t: t["Rules"].pop("ConnectionsFor20"),
+            "100 batches may need 420 connections, but the database has 100",
+        ),
+        (
+            lambda t: t["Mappings"]["Requests"]["250"].update(Concurrency=39),
+            "50 batches may need 251 connections, but the database has 250",
+        ),
+        (
+            lambda t: properties(t, "ApiFunction").pop("ReservedConcurrentExecutions"),
+            "requests may use all connections",
+        ),
+        (lambda t: properties(t, "ApiRoute").pop("AuthorizerId"), "the gateway does not check tokens"),
+        (
+            lambda t: t["Conditions"].update(HasAuthorizer=t["Conditions"]["HasIssuer"]),
+            "the gateway does not check tokens",
+        ),
+        (
+            lambda t: properties(t, "ApiAuthorizer")["JwtConfiguration"].update(Audience=["*"]),
+            "the gateway does not check tokens",
+        ),
+        (lambda t: t["Resources"].pop("EventsRoute"), "tokens are required for GET /workflows/"),
+        (
+            lambda t: properties(t, "HealthRoute").update(Target="integrations/another"),
+            "GET /healthz is a route outside of the application",
+        ),
+        (lambda t: properties(t, "ApiStage").pop("RouteSettings"), "no throttle of its own for POST"),
         (lambda t: variables(t, "ApiFunction").pop("NOETL_JWT_AUDIENCE"), "lacks the setting of JwtAudience"),
         (lambda t: variables(t, "StepFunction").update(NOETL_ALLOW_SHELL="1"), "NOETL_ALLOW_SHELL"),
         (
@@ -140,6 +232,10 @@ def test_the_template_has_no_problems(template: dict[str, Any]) -> None:
         (
             lambda t: t["Resources"]["PayloadBucket"].pop("Condition"),
             "PayloadBucket is created although runs are stored in Postgres",
+        ),
+        (
+            lambda t: t["Resources"]["Table"].update(Condition="InDynamo"),
+            "Table is created although runs are stored in Postgres, or in an existing one",
         ),
         (
             lambda t: variables(t, "SweepFunction").update(NOETL_STORE="x"),
@@ -166,7 +262,17 @@ def test_the_template_has_no_problems(template: dict[str, Any]) -> None:
         ),
         (lambda t: properties(t, "StepLogs").pop("RetentionInDays"), "StepFunction keeps its logs forever"),
         (lambda t: properties(t, "ApiFunction").pop("LoggingConfig"), "ApiFunction keeps its logs forever"),
-        (lambda t: t["Resources"].pop("ThrottlesAlarm"), "no alarm for Throttles"),
+        (
+            lambda t: (t["Resources"].pop("ThrottlesAlarm"), t["Resources"].pop("ApiThrottlesAlarm")),
+            "no alarm for Throttles of AWS/Lambda",
+        ),
+        (lambda t: t["Resources"].pop("ApiThrottlesAlarm"), "no alarm for Throttles of ApiFunction"),
+        (lambda t: t["Resources"].pop("DeadLetterErrorsAlarm"), "no alarm for Errors of DeadLetterFunction"),
+        (lambda t: t["Resources"].pop("WriteThrottlesAlarm"), "no alarm for WriteThrottleEvents"),
+        (
+            lambda t: properties(t, "OldestMessageAlarm").update(Threshold=300),
+            "raised after 300 s, but messages may be 915 s old",
+        ),
         (lambda t: properties(t, "GivenUpAlarm").pop("AlarmActions"), "has no action"),
         (lambda t: properties(t, "Table")["KeySchema"].reverse(), "another KeySchema"),
     ],
@@ -185,6 +291,30 @@ def test_each_check_finds_its_problem(template: dict[str, Any], change: Change, 
         ({"Authentication": "jwt"}, 2),
         ({"Authentication": "jwt", "JwtIssuer": "https://issuer.test"}, 1),
         ({"Authentication": "jwt", "JwtIssuer": "https://issuer.test", "JwtAudience": "noetl"}, 0),
+        ({"Authentication": "jwt-and-api-keys"}, 2),
+        ({"Authentication": "api-keys", "DatabaseSecretArn": "arn"}, 1),
+        ({"Authentication": "api-keys", "DatabaseSecretArn": "arn", "MaximumConcurrency": "20"}, 0),
+        ({"Authentication": "api-keys", "DatabaseSecretArn": "arn", "DatabaseConnections": "500"}, 0),
+        (
+            {
+                "Authentication": "api-keys",
+                "DatabaseSecretArn": "arn",
+                "DatabaseConnections": "500",
+                "MaximumConcurrency": "200",
+            },
+            1,
+        ),
+        (
+            {
+                "Authentication": "api-keys",
+                "DatabaseSecretArn": "arn",
+                "MaximumConcurrency": "10",
+                "ExistingTableName": "runs",
+                "ExistingBucketName": "runs",
+            },
+            2,
+        ),
+        ({"Authentication": "api-keys", "DomainName": "runs.example.com"}, 1),
         ({"Authentication": "api-keys", "SubnetIds": "subnet-1,subnet-2"}, 1),
         ({"Authentication": "api-keys", "SecurityGroupIds": "sg-1"}, 1),
         ({"Authentication": "api-keys", "SubnetIds": "subnet-1,subnet-2", "SecurityGroupIds": "sg-1"}, 0),
@@ -229,3 +359,14 @@ def test_the_dashboard_shows_every_metric_with_an_alarm(template: dict[str, Any]
         if resource["Type"] == "AWS::CloudWatch::Alarm"
     }
     assert alarmed <= metrics
+
+
+def test_routes_without_a_token_are_those_that_the_application_serves_without_one() -> None:
+    routes = {
+        f"{method} {route.path}"
+        for router in find_routers()
+        for route in router.routes
+        if isinstance(route, APIRoute) and isinstance(declared_access(route), PublicAccess | StreamAccess)
+        for method in route.methods or ()
+    }
+    assert {*PUBLIC_ROUTES} - {"OPTIONS /{proxy+}"} == routes

@@ -174,7 +174,10 @@ class DeployedStack:
 
 
 def _put_numbers(template: Any, given: Mapping[str, str]) -> None:
-    """Replace references to numeric parameters by their values, because the emulator passes text."""
+    """Replace references to numeric parameters by their values, because the emulator passes text.
+
+    Variables of the environment are text.
+    """
     numbers = {
         name: int(given.get(name, parameter["Default"]))
         for name, parameter in template["Parameters"].items()
@@ -185,7 +188,7 @@ def _put_numbers(template: Any, given: Mapping[str, str]) -> None:
         if isinstance(value, dict) and value.get("Ref") in numbers and place != "Fn::FindInMap":
             return numbers[value["Ref"]]
         if isinstance(value, dict):
-            return {name: put(part, name) for name, part in value.items()}
+            return {name: part if name == "Variables" else put(part, name) for name, part in value.items()}
         return [put(part, place) for part in value] if isinstance(value, list) else value
 
     template["Resources"] = put(template["Resources"])
@@ -209,8 +212,8 @@ def deploy(
             packages[handler] = package(built / name)
             s3.put_object(Bucket=bucket, Key=handler, Body=packages[handler])
         function |= {"CodeUri": f"s3://{bucket}/{handler}", "Runtime": "provided.al2023"}
-        for policy in function["Policies"]:
-            for statement in policy.get("Statement", ()):
+        for policy in template["Resources"][f"{name}Role"]["Properties"]["Policies"]:
+            for statement in policy["PolicyDocument"]["Statement"]:
                 if statement.get("Action") == "sqs:SendMessage":
                     statement["Action"] = ["sqs:SendMessage", "sqs:SendMessageBatch"]
     del template["Resources"]["PayloadBucketPolicy"]
@@ -218,9 +221,11 @@ def deploy(
     given = {"Authentication": "api-keys", "Architecture": "x86_64", "StepTimeoutSeconds": "15", **parameters}
     _put_numbers(template, given)
     name = f"noetl-{secrets.token_hex(4)}"
+    # A template of more than 51,200 bytes is read from a bucket. `sam deploy` does the same.
+    s3.put_object(Bucket=bucket, Key="template.json", Body=json.dumps(template).encode())
     cloudformation.create_stack(
         StackName=name,
-        TemplateBody=json.dumps(template),
+        TemplateURL=f"{server}/{bucket}/template.json",
         Capabilities=["CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND"],
         Parameters=[{"ParameterKey": key, "ParameterValue": value} for key, value in given.items()],
     )

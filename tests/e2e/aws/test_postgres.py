@@ -53,7 +53,13 @@ def stack(account: str, built: Path, postgres_server: str) -> Iterator[DeployedS
         upgrade(dsn)
         owner = DeployedStack(account, {}).client("secretsmanager")
         arn = owner.create_secret(Name=f"database-{secrets.token_hex(4)}", SecretString=dsn)["ARN"]
-        yield deploy(account, built, DatabaseSecretArn=arn, AllowedNetworks="127.0.0.0/8")
+        yield deploy(
+            account,
+            built,
+            DatabaseSecretArn=arn,
+            MaximumConcurrency="20",
+            AllowedNetworks="127.0.0.0/8",
+        )
 
 
 @pytest.fixture(scope="module")

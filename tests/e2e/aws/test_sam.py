@@ -9,6 +9,7 @@ from pathlib import Path
 import boto3
 import pytest
 
+from noetl.infra.stack import SETTINGS
 from tests.aws import REGION
 from tests.e2e.aws.stack import SAM, DeployedStack
 from tests.tool_environments import ROOT, tool_environment
@@ -56,11 +57,12 @@ def test_a_stack_is_deployed_and_deleted(account: str, built: Path, tmp_path: Pa
     cloudformation = boto3.client("cloudformation", region_name=REGION)
     [found] = cloudformation.describe_stacks(StackName="by-hand")["Stacks"]
     outputs = {output["OutputKey"]: output["OutputValue"] for output in found["Outputs"]}
-    settings = (
-        f"export NOETL_STORE={outputs['StoreUrl']} NOETL_QUEUE={outputs['QueueUrl']}"
-        f" NOETL_BUCKET={outputs['BucketName']}"
-    )
-    assert outputs["Settings"] == settings
+    assert outputs["Settings"] in done.stdout  # in one line
+    python = ROOT / ".venv" / "bin" / "python"
+    command = outputs["Settings"].replace("python", str(python)) + " && env"
+    shown = subprocess.run(["sh", "-c", command], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    for setting, output in SETTINGS.items():
+        assert f"{setting}={outputs[output]}\n" in shown
     stack = DeployedStack(account, outputs)
     with stack.http(None) as http:
         assert http.get("/healthz").json() == {"status": "ok"}
