@@ -59,8 +59,8 @@ def check_processor(file: Path) -> None:
     if built_for != processor:
         architecture = {"aarch64": "arm64"}.get(processor, processor)
         raise RuntimeError(
-            f"this package is built for {built_for}, and the function runs on {processor}: build it again with"
-            f" NOETL_ARCHITECTURE={architecture}, or deploy it with another Architecture"
+            f"this package is built for {built_for}, and the function runs on {processor}: build it again"
+            f" with NOETL_ARCHITECTURE={architecture}, or deploy it with another Architecture"
         )
 
 
