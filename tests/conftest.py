@@ -12,7 +12,7 @@ from hypothesis import settings
 
 from noetl.executor.stores.sqlite.store import SqliteStore
 
-pytest_plugins = ("tests.aws", "tests.postgres")
+pytest_plugins = ("tests.aws", "tests.moto_aws", "tests.postgres")
 
 settings.register_profile("same every time", deadline=None, database=None, derandomize=True, max_examples=60)
 settings.register_profile("brief", deadline=None, database=None, derandomize=True, max_examples=20)

@@ -3,16 +3,20 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from botocore.response import StreamingBody
+import requests
 from botocore.stub import Stubber
 
 from noetl.executor.clients import aws as ours
 from noetl.executor.errors import ActionError
 from tests.action_calls import perform_action
-from tests.aws import Client, drop_permissions
+from tests.aws import REGION, Client, drop_permissions
+
+RESPONSES = "http://motoapi.amazonaws.com/moto-api/static/lambda-simple/response"
+"""Where moto takes the responses of functions, which it does not execute."""
 
 CODE = """
 def answer(event, context):
@@ -84,7 +88,7 @@ def test_a_missing_permission_is_an_error(
     assert (caught.value.type, caught.value.retryable) == ("AccessDenied", False)
 
 
-def test_an_invalid_name_is_refused(aws: Client) -> None:
+def test_an_invalid_name_is_refused(moto_aws: Client) -> None:
     with pytest.raises(ActionError) as caught:
         perform_action("lambda", function="")
     assert (caught.value.type, caught.value.retryable) == ("ParameterError", False)
@@ -99,7 +103,7 @@ def test_an_invalid_name_is_refused(aws: Client) -> None:
     ],
 )
 def test_errors_of_the_service_are_translated(
-    aws: Client, code: str, status: int, type_: str, retryable: bool
+    moto_aws: Client, code: str, status: int, type_: str, retryable: bool
 ) -> None:
     with Stubber(ours.client("lambda", None)) as stub, pytest.raises(ActionError, match="not now") as caught:
         stub.add_client_error("invoke", code, "not now", status)
@@ -107,20 +111,26 @@ def test_errors_of_the_service_are_translated(
     assert (caught.value.type, caught.value.status, caught.value.retryable) == (type_, status, retryable)
 
 
-@pytest.mark.parametrize(("body", "expected"), [(b"", None), (b"null", None), (b'"x"', "x")])
-def test_a_response_may_be_empty_or_any_json(aws: Client, body: bytes, expected: Any) -> None:
-    with Stubber(ours.client("lambda", None)) as stub:
-        stub.add_response(
-            "invoke", {"StatusCode": 200, "Payload": StreamingBody(io.BytesIO(body), len(body))}
-        )
-        assert perform_action("lambda", function="echo") == expected
+@pytest.fixture
+def respond(moto_aws: Client) -> Callable[[str], None]:
+    """A function that chooses the next response of a function."""
+
+    def choose(text: str) -> None:
+        requests.post(RESPONSES, json={"results": [text], "region": REGION}).raise_for_status()
+
+    return choose
 
 
-def test_a_response_that_is_not_json_is_an_error(aws: Client) -> None:
-    with (
-        Stubber(ours.client("lambda", None)) as stub,
-        pytest.raises(ActionError, match="not JSON") as caught,
-    ):
-        stub.add_response("invoke", {"StatusCode": 200, "Payload": StreamingBody(io.BytesIO(b"{"), 1)})
+@pytest.mark.parametrize(("body", "expected"), [("", None), ("null", None), ('"ü"', "ü")])
+def test_a_response_may_be_empty_or_any_json(
+    respond: Callable[[str], None], body: str, expected: Any
+) -> None:
+    respond(body)
+    assert perform_action("lambda", function="echo") == expected
+
+
+def test_a_response_that_is_not_json_is_an_error(respond: Callable[[str], None]) -> None:
+    respond("{")
+    with pytest.raises(ActionError, match="not JSON") as caught:
         perform_action("lambda", function="echo")
     assert (caught.value.type, caught.value.retryable) == ("FunctionFailed", False)

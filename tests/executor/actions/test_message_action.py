@@ -40,8 +40,8 @@ class AwsQueue:
 
 
 @pytest.fixture
-def queue(aws: Client) -> AwsQueue:
-    return AwsQueue(aws, "orders")
+def queue(moto_aws: Client) -> AwsQueue:
+    return AwsQueue(moto_aws, "orders")
 
 
 @pytest.mark.parametrize(
@@ -77,8 +77,8 @@ def test_attributes_are_sent_with_their_types(queue: AwsQueue) -> None:
     }
 
 
-def test_a_fifo_queue_discards_a_message_with_the_same_key(aws: Client) -> None:
-    fifo = AwsQueue(aws, "orders.fifo")
+def test_a_fifo_queue_discards_a_message_with_the_same_key(moto_aws: Client) -> None:
+    fifo = AwsQueue(moto_aws, "orders.fifo")
     for key in ("one", "one", "two"):
         perform_action("message", to=fifo.url, body=key, key=key, group="{{ g }}", names={"g": "eu"})
     perform_action("message", to=fifo.arn, body="three", key="three")
@@ -87,8 +87,8 @@ def test_a_fifo_queue_discards_a_message_with_the_same_key(aws: Client) -> None:
     assert {message["Attributes"]["MessageGroupId"] for message in messages} == {"eu", "run-1"}
 
 
-def test_a_message_is_published_to_a_topic(aws: Client, queue: AwsQueue) -> None:
-    sns = aws("sns")
+def test_a_message_is_published_to_a_topic(moto_aws: Client, queue: AwsQueue) -> None:
+    sns = moto_aws("sns")
     topic = sns.create_topic(Name="news")["TopicArn"]
     queue.admit("sns.amazonaws.com")
     sns.subscribe(TopicArn=topic, Protocol="sqs", Endpoint=queue.arn)
@@ -99,8 +99,8 @@ def test_a_message_is_published_to_a_topic(aws: Client, queue: AwsQueue) -> None
     assert note["MessageAttributes"]["kind"]["Value"] == "b"
 
 
-def test_an_event_is_put_on_a_bus(aws: Client, queue: AwsQueue) -> None:
-    events = aws("events")
+def test_an_event_is_put_on_a_bus(moto_aws: Client, queue: AwsQueue) -> None:
+    events = moto_aws("events")
     bus = events.create_event_bus(Name="shop")["EventBusArn"]
     queue.admit("events.amazonaws.com")
     events.put_rule(Name="all", EventBusName="shop", EventPattern='{"source": ["shop.orders"]}')
@@ -134,14 +134,14 @@ def test_an_event_is_put_on_a_bus(aws: Client, queue: AwsQueue) -> None:
         ({"to": f"arn:aws:sns:{REGION}:123456789012:news", "group": "a"}, "end with `.fifo`"),
     ],
 )
-def test_invalid_messages_are_refused(aws: Client, parameters: dict[str, Any], message: str) -> None:
+def test_invalid_messages_are_refused(moto_aws: Client, parameters: dict[str, Any], message: str) -> None:
     with pytest.raises(ActionError, match=message) as caught:
         perform_action("message", **{"body": "x", **parameters})
     assert (caught.value.type, caught.value.retryable) == ("ParameterError", False)
 
 
 @pytest.mark.parametrize("service", ["sqs", "sns"])
-def test_a_missing_queue_or_topic_is_an_error(aws: Client, queue: AwsQueue, service: str) -> None:
+def test_a_missing_queue_or_topic_is_an_error(moto_aws: Client, queue: AwsQueue, service: str) -> None:
     with pytest.raises(ActionError) as caught:
         perform_action(
             "message", to=queue.arn.replace(":sqs:", f":{service}:").replace("orders", "none"), body="x"
@@ -149,9 +149,8 @@ def test_a_missing_queue_or_topic_is_an_error(aws: Client, queue: AwsQueue, serv
     assert (caught.value.type, caught.value.retryable) == ("NotFound", False)
 
 
-def test_a_missing_permission_is_an_error(
-    aws: Client, queue: AwsQueue, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_permission_is_an_error(aws: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    queue = AwsQueue(aws, "orders")
     drop_permissions(aws, monkeypatch)
     with pytest.raises(ActionError) as caught:
         perform_action("message", to=queue.url, body="x")
@@ -175,7 +174,9 @@ def test_the_queue_of_runs_is_forbidden(queue: AwsQueue, monkeypatch: pytest.Mon
         ("NoAccess", "AWSError", False),
     ],
 )
-def test_an_event_that_a_bus_refuses_is_an_error(aws: Client, code: str, type_: str, retryable: bool) -> None:
+def test_an_event_that_a_bus_refuses_is_an_error(
+    moto_aws: Client, code: str, type_: str, retryable: bool
+) -> None:
     answer = {"FailedEntryCount": 1, "Entries": [{"ErrorCode": code, "ErrorMessage": "not now"}]}
     with (
         Stubber(ours.client("events", REGION)) as events,

@@ -1,11 +1,9 @@
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
 import pytest
-from botocore.stub import Stubber
 
 from noetl.executor.actions import s3
 from noetl.executor.clients import aws as aws_clients
@@ -15,10 +13,10 @@ from tests.aws import Client, drop_permissions
 
 
 @pytest.fixture
-def bucket(aws: Client) -> str:
+def bucket(moto_aws: Client) -> str:
     """The name of an empty bucket. Names are unique across all accounts."""
     name = f"orders-{uuid4()}"
-    aws("s3").create_bucket(Bucket=name)
+    moto_aws("s3").create_bucket(Bucket=name)
     return name
 
 
@@ -46,14 +44,14 @@ def test_an_object_is_written_and_read_in_its_format(
     assert found["ETag"].strip('"') == put["etag"]
 
 
-def test_a_csv_header_may_contain_types(aws: Client, bucket: str) -> None:
-    aws("s3").put_object(Bucket=bucket, Key="x.csv", Body="\ufeffid:integer,name\n1,ann\n".encode())
+def test_a_csv_header_may_contain_types(moto_aws: Client, bucket: str) -> None:
+    moto_aws("s3").put_object(Bucket=bucket, Key="x.csv", Body="\ufeffid:integer,name\n1,ann\n".encode())
     assert perform_action("s3", get=f"s3://{bucket}/x.csv", format="csv") == [{"id": 1, "name": "ann"}]
 
 
-def test_objects_are_listed_by_prefix(aws: Client, bucket: str) -> None:
+def test_objects_are_listed_by_prefix(moto_aws: Client, bucket: str) -> None:
     for key in ("2026/b", "2026/a ü", "other"):
-        aws("s3").put_object(Bucket=bucket, Key=key, Body=b"abc")
+        moto_aws("s3").put_object(Bucket=bucket, Key=key, Body=b"abc")
     first, second = perform_action("s3", list=f"s3://{bucket}/2026/")
     assert first.pop("modified_at").endswith("+00:00")
     assert first == {
@@ -71,23 +69,17 @@ def test_objects_are_listed_by_prefix(aws: Client, bucket: str) -> None:
     assert perform_action("s3", list=f"s3://{bucket}/none") == []
 
 
-def test_all_pages_of_a_list_are_read_up_to_the_limit(aws: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    def page(key: str, **more: Any) -> dict[str, Any]:
-        return {
-            "Contents": [{"Key": key, "Size": 0, "ETag": '"e"', "LastModified": datetime.now(UTC)}],
-            **more,
-        }
-
-    first = page("a", IsTruncated=True, NextContinuationToken="next")
-    request = {"Bucket": "orders", "Prefix": ""}
-    with Stubber(aws_clients.client("s3")) as stub:
-        for _ in range(2):
-            stub.add_response("list_objects_v2", first, request)
-            stub.add_response("list_objects_v2", page("b"), {**request, "ContinuationToken": "next"})
-        assert [entry["key"] for entry in perform_action("s3", list="s3://orders")] == ["a", "b"]
-        monkeypatch.setattr(s3, "MAX_OBJECTS", 1)
-        with pytest.raises(ActionError, match="more than 1 objects") as caught:
-            perform_action("s3", list="s3://orders")
+def test_all_pages_of_a_list_are_read_up_to_the_limit(
+    moto_aws: Client, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MOTO_S3_DEFAULT_MAX_KEYS", "1")
+    for key in ("a", "b", "c"):
+        moto_aws("s3").put_object(Bucket=bucket, Key=key, Body=b"")
+    assert moto_aws("s3").list_objects_v2(Bucket=bucket)["IsTruncated"]
+    assert [entry["key"] for entry in perform_action("s3", list=f"s3://{bucket}")] == ["a", "b", "c"]
+    monkeypatch.setattr(s3, "MAX_OBJECTS", 2)
+    with pytest.raises(ActionError, match="more than 2 objects") as caught:
+        perform_action("s3", list=f"s3://{bucket}")
     assert caught.value.type == "LimitExceeded"
 
 
@@ -110,18 +102,18 @@ def test_a_missing_object_or_bucket_is_an_error(bucket: str, suffix: str) -> Non
     ("body", "format", "message"), [(b"{", "json", "invalid JSON"), (b"\xff", "text", "not UTF-8")]
 )
 def test_an_object_that_violates_its_format_is_an_error(
-    aws: Client, bucket: str, body: bytes, format: str, message: str
+    moto_aws: Client, bucket: str, body: bytes, format: str, message: str
 ) -> None:
-    aws("s3").put_object(Bucket=bucket, Key="x", Body=body)
+    moto_aws("s3").put_object(Bucket=bucket, Key="x", Body=body)
     with pytest.raises(ActionError, match=message) as caught:
         perform_action("s3", get=f"s3://{bucket}/x", format=format)
     assert (caught.value.type, caught.value.retryable) == ("FileError", False)
 
 
 def test_an_object_that_is_too_long_is_refused(
-    aws: Client, bucket: str, monkeypatch: pytest.MonkeyPatch
+    moto_aws: Client, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    aws("s3").put_object(Bucket=bucket, Key="x", Body=b"abcd")
+    moto_aws("s3").put_object(Bucket=bucket, Key="x", Body=b"abcd")
     monkeypatch.setattr(s3, "MAX_BYTES", 3)
     with pytest.raises(ActionError, match="longer than 3 bytes") as caught:
         perform_action("s3", get=f"s3://{bucket}/x")
@@ -135,7 +127,9 @@ def test_an_invalid_uri_is_refused(uri: str) -> None:
     assert caught.value.type == "ParameterError"
 
 
-def test_a_missing_permission_is_an_error(aws: Client, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_permission_is_an_error(aws: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    bucket = f"orders-{uuid4()}"
+    aws("s3").create_bucket(Bucket=bucket)
     perform_action("s3", put=f"s3://{bucket}/x", content="x")
     drop_permissions(aws, monkeypatch)
     with pytest.raises(ActionError) as caught:

@@ -1,0 +1,99 @@
+"""The store in DynamoDB with its queue and its bucket, in the process of the test (moto).
+
+`tests/contract/test_dynamodb.py` has the contract of stores, with an emulator.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from noetl.executor.errors import FencedError
+from noetl.executor.model.run import Claim, RunStatus
+from noetl.executor.security.capabilities import local_run_capabilities
+from noetl.executor.stores import open_store
+from noetl.executor.stores.dynamo.store import DynamoStore
+from noetl.executor.stores.interface import MessageOutcome
+from noetl.executor.worker import Worker, WorkerSettings
+from noetl.infra.dynamodb import upgrade
+from noetl.testing.store_contract.operations import DIAMOND, LEASE, claim_visit, start_run, succeed
+from tests.aws import Client
+
+BUCKET = "payloads-of-runs"
+LARGE = random.Random(7).randbytes(400_000).hex()
+"""Text that compression leaves too large for an item."""
+
+
+@pytest.fixture
+def queue(moto_aws: Client, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URL of the queue of a store, which the environment names."""
+    upgrade("noetl")
+    moto_aws("s3").create_bucket(Bucket=BUCKET)
+    url = str(moto_aws("sqs").create_queue(QueueName="noetl")["QueueUrl"])
+    monkeypatch.setenv("NOETL_STORE", "dynamodb://noetl")
+    monkeypatch.setenv("NOETL_BUCKET", BUCKET)
+    monkeypatch.setenv("NOETL_QUEUE", url)
+    return url
+
+
+@pytest.fixture
+def store(queue: str) -> Iterator[DynamoStore]:
+    with closing(open_store()) as opened:
+        assert isinstance(opened, DynamoStore)
+        yield opened
+
+
+def count_messages(moto_aws: Client, queue: str) -> int:
+    names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+    found = moto_aws("sqs").get_queue_attributes(QueueUrl=queue, AttributeNames=names)["Attributes"]
+    return sum(int(found[name]) for name in names)
+
+
+def test_a_run_is_executed_from_messages(
+    store: DynamoStore, queue: str, moto_aws: Client, tmp_path: Path
+) -> None:
+    run = start_run(store, DIAMOND, now=time.time(), origin="service")
+    worker = Worker(store, WorkerSettings(local_run_capabilities(tmp_path), threads=1, queue="service"))
+    worker.start()
+    try:
+        assert worker.wait_until_finished("default", run.id, 60.0).status is RunStatus.SUCCEEDED
+    finally:
+        worker.stop()
+    steps = sorted(visit.step for visit in store.runs.visits(run.id))
+    assert steps == ["@end", "a", "b1", "b2", "b3", "b4", "c", "d"]
+    assert count_messages(moto_aws, queue) == 0
+
+
+def test_a_message_is_claimed_once(store: DynamoStore, queue: str, moto_aws: Client) -> None:
+    run = start_run(store, now=time.time(), origin="service")
+    (message,) = moto_aws("sqs").receive_message(QueueUrl=queue)["Messages"]
+    claim = store.queue.claim_message(message["Body"], LEASE, time.time())
+    assert isinstance(claim, Claim)
+    assert (claim.run.id, claim.visit.step) == (run.id, "a")
+    assert store.queue.claim_message(message["Body"], LEASE, time.time()) is MessageOutcome.HELD
+    store.queue.commit(succeed(store, claim), time.time())
+    assert store.queue.claim_message(message["Body"], LEASE, time.time()) is MessageOutcome.DONE
+
+
+def test_a_large_value_is_an_object_of_the_bucket(store: DynamoStore, moto_aws: Client) -> None:
+    run = start_run(store)
+    claim = claim_visit(store, run, 1.0)
+    store.queue.commit(succeed(store, claim, saved={"n": LARGE}), 1.0)
+    assert moto_aws("s3").list_objects_v2(Bucket=BUCKET)["KeyCount"] == 1
+    (visit,) = store.runs.visits_with_outputs(run.id, [claim.visit.id])
+    assert visit.saved == {"n": LARGE}
+
+
+def test_the_commit_of_a_lost_claim_is_refused(store: DynamoStore) -> None:
+    """The condition of a transaction compares the fence."""
+    run = start_run(store)
+    claim = claim_visit(store, run, 1.0)
+    store.queue.commit(succeed(store, claim), 1.0)
+    with pytest.raises(FencedError):
+        store.queue.commit(succeed(store, claim, saved={"n": 2}), 1.0)
+    assert [visit.saved for visit in store.runs.visits_with_outputs(run.id, [claim.visit.id])] == [{}]
