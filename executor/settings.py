@@ -174,7 +174,7 @@ SETTINGS = (
         "NOETL_ANSWER_MEMORY",
         "execution",
         "a whole number of MiB from 16 to 1048576",
-        "half of the memory, at most 1024",
+        "half of the memory (of a Lambda function: without 96 MiB), at most 1024",
         "How much memory the answers that a process receives may take at once. A run gets half of it.",
     ),
     Setting(

@@ -140,7 +140,10 @@ class VisitExecutor:
             waits=wait_budget(read_limit(WAITS_SETTING, DEFAULT_WAITS)),
         )
         work = StepWork(step, claim, scope, context, self.invocation, refusal)
-        return _Segment(self, work, waits).execute()
+        try:
+            return _Segment(self, work, waits).execute()
+        finally:
+            context.memory_budget.close()
 
     def _is_superseded(self, run: Run, step: Step) -> bool:
         """Return whether a step must not be performed, because its plan is superseded.
@@ -263,6 +266,8 @@ class _Segment:
             PayloadTooLargeError: the data is too large for the store.
         """
         executor, run, now = self.executor, self.work.claim.run, self.executor.clock()
+        if isinstance(ending.result, Outcome):
+            self.work.context.memory_budget.reserve_commit(ending.result.size)
         commit = self._build_commit(ending, now)
         may_continue = not isinstance(ending.result, Cancelled) and executor.continues()
         lease = executor.lease if may_continue else None

@@ -11,8 +11,8 @@ released.
 
 Cost: one reservation for each `STEP_BYTES` that arrive.
 
-Limits: half of the memory of the process, and at most 1 GiB, unless NOETL_ANSWER_MEMORY says otherwise. A run
-gets half of that.
+Limits: half of the memory of the machine, or of what the code leaves of a Lambda function. At most 1 GiB,
+unless NOETL_ANSWER_MEMORY says otherwise. A run gets half of that.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from functools import cache
 from weakref import WeakValueDictionary
 
 from noetl.executor.errors import ActionError, CancelledError, SettingError
+from noetl.executor.model.function_memory import free_bytes, read_function_bytes
 
 STEP_BYTES = 64 * 1024
 """The smallest number of bytes that a call reserves ahead, if it expects as many."""
@@ -186,10 +187,10 @@ def read_arrival_limit(environ: Mapping[str, str] = os.environ) -> int:
 
 
 def _memory_of_process(environ: Mapping[str, str]) -> int:
-    """Return the memory of the Lambda function or of the machine, in bytes."""
-    function_size = environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "")
-    if function_size.isdecimal():
-        return int(function_size) * _MIB
+    """Return the free memory of the Lambda function, or that of the machine, in bytes."""
+    function_size = read_function_bytes(environ)
+    if function_size is not None:
+        return free_bytes(function_size)
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError):

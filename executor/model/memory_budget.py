@@ -11,7 +11,8 @@ is refused which a store would accept.
 Cost: one traversal of each value that is reserved.
 
 Limits: `MAX_RESERVED` for one attempt; past it, the action fails with `PayloadTooLarge`. The real size of a
-Python object is a small multiple of the size of its JSON.
+Python object is a small multiple of the size of its JSON. In a Lambda function, the attempts of a batch also
+share `FunctionMemory`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from noetl.executor.errors import ActionError
+from noetl.executor.errors import ActionError, PayloadTooLargeError
+from noetl.executor.model.function_memory import FunctionMemory, function_memory
 
 MAX_RESERVED = 256 * 1024 * 1024
 """The most that the work of an attempt may hold, in characters of JSON."""
@@ -32,10 +34,14 @@ MAX_LOOP_RESULT = 64 * 1024 * 1024
 
 
 class MemoryBudget:
-    """A counter of the data that work holds, shared by all threads of the work."""
+    """A counter of the data that work holds, shared by all threads of the work.
 
-    def __init__(self, limit: int = MAX_RESERVED) -> None:
+    In a Lambda function, `shared` is what all work of the process holds.
+    """
+
+    def __init__(self, limit: int = MAX_RESERVED, shared: FunctionMemory | None = None) -> None:
         self._limit = limit
+        self._shared = shared or function_memory()
         self._reserved = 0
         self._lock = threading.Lock()
 
@@ -50,11 +56,46 @@ class MemoryBudget:
                 message = f"the work of the step holds more than {self._limit:,} characters of JSON"
                 raise ActionError("PayloadTooLarge", message, retryable=False)
             self._reserved += size
+            held = self._reserved - size
+        self._reserve_shared(size, held)
+
+    def reserve_commit(self, size: int) -> None:
+        """Reserve what a commit writes, in `size` characters, unless as many are reserved already.
+
+        Only a Lambda function needs this: elsewhere, the limits of the store suffice.
+
+        Raises:
+            PayloadTooLargeError: the budget would be exceeded.
+        """
+        if self._shared is not None and size > self._reserved:
+            try:
+                self.reserve(size - self._reserved)
+            except ActionError as problem:
+                raise PayloadTooLargeError(problem.message) from None
+
+    def close(self) -> None:
+        """Release all that is reserved, at the end of the work."""
+        self.count(-self._reserved)
+
+    def _reserve_shared(self, size: int, held: int) -> None:
+        if self._shared is None:
+            return
+        if size <= 0:
+            self._shared.count(size)
+            return
+        try:
+            self._shared.reserve(size, held)
+        except ActionError:
+            with self._lock:
+                self._reserved -= size
+            raise
 
     def count(self, size: int) -> None:
         """Count `size` characters that the work holds in any case, also past the limit."""
         with self._lock:
             self._reserved += size
+        if self._shared is not None:
+            self._shared.count(size)
 
     def release(self, size: int) -> None:
         """Release `size` reserved characters."""

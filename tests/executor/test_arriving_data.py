@@ -98,7 +98,7 @@ def test_calls_that_wait_for_each_other_fail_after_a_while(monkeypatch: pytest.M
     ("environ", "expected"),
     [
         ({"NOETL_ANSWER_MEMORY": "16"}, 16 * MIB),
-        ({"AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "256"}, 128 * MIB),
+        ({"AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "256"}, 80 * MIB),
         ({"AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "10240"}, 1024 * MIB),
     ],
 )

@@ -263,6 +263,26 @@ def test_a_repeated_message_changes_nothing(queue: LambdaQueue) -> None:
     assert queue.status(run) is RunStatus.SUCCEEDED
 
 
+def test_a_message_that_was_received_before_is_processed_alone(
+    queue: LambdaQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = [start(queue, ONE) for _ in range(4)]
+    records = queue.records()
+    for record in records[:2]:
+        record["attributes"] = {"ApproximateReceiveCount": "2"}
+    concurrent: list[int] = []
+    run_concurrently = message_batch._run_concurrently
+
+    def record_and_run(process: Any, batch: Any) -> Any:
+        concurrent.append(len(batch))
+        return run_concurrently(process, batch)
+
+    monkeypatch.setattr(message_batch, "_run_concurrently", record_and_run)
+    assert failures(handlers.step({"Records": records}, FakeLambdaContext())) == []
+    assert concurrent == [2]
+    assert [queue.status(run) for run in runs] == [RunStatus.SUCCEEDED] * 4
+
+
 def test_a_dead_letter_fails_its_visit_and_ends_the_run(
     queue: LambdaQueue, capsys: pytest.CaptureFixture[str]
 ) -> None:

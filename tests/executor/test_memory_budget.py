@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from noetl.executor.engine.work_context import WorkContext
-from noetl.executor.errors import ActionError
+from noetl.executor.errors import ActionError, PayloadTooLargeError
+from noetl.executor.model.function_memory import FunctionMemory, function_memory, read_function_bytes
 from noetl.executor.model.memory_budget import MemoryBudget, json_size
+from noetl.executor.patience import retrying_until
 from noetl.executor.stores.sqlite.store import SqliteStore
 from noetl.testing.run_harness import RunHarness
 
@@ -185,3 +188,61 @@ def test_a_name_overwritten_by_a_parallel_item_is_released(
     harness = RunHarness(store, text).finish()
     assert harness.error_types == []
     assert small_budget[-1] == sum(json_size(value) for value in harness.result.values())
+
+
+class TestFunction:
+    """Budgets that share the memory of a Lambda function."""
+
+    def test_a_visit_waits_until_others_have_released_their_data(self) -> None:
+        memory = FunctionMemory(10)
+        first, second = MemoryBudget(shared=memory), MemoryBudget(shared=memory)
+        first.reserve(6)
+        waiting = threading.Thread(target=second.reserve, args=(6,))
+        waiting.start()
+        first.close()
+        waiting.join()
+        assert memory.reserved == 6
+        second.reserve(-2)
+        second.release(4)
+        assert memory.reserved == 0
+
+    def test_a_visit_that_needs_more_fails_at_once(self) -> None:
+        memory = FunctionMemory(10)
+        budget = MemoryBudget(shared=memory)
+        budget.reserve(6)
+        with pytest.raises(ActionError, match="memory of the function") as refused:
+            budget.reserve(5)
+        assert (refused.value.type, refused.value.retryable) == ("PayloadTooLarge", False)
+        budget.reserve(4)
+        assert memory.reserved == 10
+
+    def test_a_visit_that_waits_for_too_long_fails(self) -> None:
+        memory = FunctionMemory(10)
+        MemoryBudget(shared=memory).reserve(6)
+        with retrying_until(0.0), pytest.raises(ActionError, match="the steps of this function") as refused:
+            MemoryBudget(shared=memory).reserve(6)
+        assert refused.value.retryable
+        assert memory.reserved == 6
+
+    def test_a_commit_reserves_what_is_not_reserved_yet(self) -> None:
+        memory = FunctionMemory(10)
+        budget = MemoryBudget(shared=memory)
+        budget.reserve(6)
+        budget.reserve_commit(5)
+        assert memory.reserved == 6
+        budget.reserve_commit(9)
+        assert memory.reserved == 9
+        with pytest.raises(PayloadTooLargeError, match=r"\(StepMemory\)"):
+            budget.reserve_commit(11)
+        MemoryBudget(shared=None).reserve_commit(1000)
+
+    def test_the_limit_follows_from_the_memory(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert function_memory() is None
+        assert read_function_bytes({}) is None
+        for megabytes, limit in (("128", 3), ("256", 16), ("512", 41), ("64", 1)):
+            function_memory.cache_clear()
+            monkeypatch.setenv("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", megabytes)
+            memory = function_memory()
+            assert memory is not None
+            assert memory.limit // 1024 // 1024 == limit
+        function_memory.cache_clear()

@@ -7,7 +7,7 @@ S3 under its run and the SHA-256 of its bytes, and the item holds that key. Stor
 nothing, and a read verifies the hash.
 
 Cost: one S3 request for each long value. Up to _CACHED_BYTES of values are cached, least recently used first
-out.
+out. In a Lambda function it is at most a 16th of the free memory.
 
 Limits: the object of a commit that was refused stays in the bucket, and no item refers to it.
 """
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import threading
 import zlib
 from collections import OrderedDict
@@ -23,6 +24,7 @@ from typing import Any
 
 from noetl.executor.clients.aws_retry import call_with_retries, store_client
 from noetl.executor.errors import ActionError, StoreError
+from noetl.executor.model.function_memory import free_bytes, read_function_bytes
 from noetl.executor.stores.sql.rows import encode_json
 
 INLINE_BYTES = 16 * 1024
@@ -66,6 +68,8 @@ class Blobs:
         self.bucket = bucket
         self._cache: OrderedDict[str, bytes] = OrderedDict()
         self._cached_bytes = 0
+        size = read_function_bytes(os.environ)
+        self._cache_limit = _CACHED_BYTES if size is None else min(_CACHED_BYTES, free_bytes(size) // 16)
         self._lock = threading.Lock()
 
     def store(self, run_id: str, value: Any) -> bytes | None:
@@ -116,7 +120,7 @@ class Blobs:
             if key not in self._cache:
                 self._cache[key] = packed
                 self._cached_bytes += len(packed)
-            while self._cached_bytes > _CACHED_BYTES:
+            while self._cached_bytes > self._cache_limit:
                 self._cached_bytes -= len(self._cache.popitem(last=False)[1])
 
     def _call(self, call: str, **parameters: Any) -> Any:

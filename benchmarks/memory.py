@@ -1,0 +1,164 @@
+"""The memory of a function: `python -m benchmarks.memory`.
+
+Executes batches of messages in a process whose memory a cgroup limits, as Lambda does. Each batch must
+end with named errors at worst. The command fails if the process is killed, a run does not end, or there are
+no cgroups.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import string
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from benchmarks import report
+from benchmarks.cost import emulated_account
+from noetl.executor.actions import catalogue
+from noetl.executor.clients.aws import client
+from noetl.executor.engine.start import new_run
+from noetl.executor.model.start_request import StartRequest
+from noetl.executor.stores import open_store
+from noetl.planner.compile import compile_playbook
+
+MEGABYTE = 1024 * 1024
+CGROUPS = Path("/sys/fs/cgroup")
+VALUE = "name: value\nsteps: [{name: a, run: [{action: set, set: {v: \"{{ 'x' * SIZE }}\"}}]}]\n"
+OBJECT = "name: object\nsteps: [{name: a, run: [{action: s3, get: 's3://data/SIZE'}]}]\n"
+CASES = (
+    ("ten values of 6 MB", VALUE, 10, 6_000_000),
+    ("an object of 30 MB", OBJECT, 1, 30_000_000),
+    ("ten objects of 6 MB", OBJECT, 10, 6_000_000),
+)
+COLUMNS: Sequence[report.Column] = (
+    ("batch", lambda row: row["batch"]),
+    ("succeeded", lambda row: f"{row['succeeded']:,}"),
+    ("errors", lambda row: ", ".join(f"{count} {name}" for name, count in row["errors"].items()) or "none"),
+    ("not ended", lambda row: f"{row['open']:,}"),
+    ("most memory", lambda row: f"{row['megabytes']:,.0f} MB"),
+    ("end of the process", lambda row: "killed" if row["status"] else "returned"),
+)
+
+CHILD = """
+import json, sys, time
+from noetl.executor import lambda_handler
+class Context:
+    aws_request_id, function_name = "memory", "step"
+    ends_at = time.monotonic() + 120
+    def get_remaining_time_in_millis(self):
+        return int((self.ends_at - time.monotonic()) * 1000)
+lambda_handler.step(json.load(sys.stdin), Context())
+"""
+
+
+@contextmanager
+def limited_group(size: int) -> Iterator[Path]:
+    """Yield a cgroup of version 1 or 2 whose processes have `size` bytes of memory.
+
+    Raises:
+        RuntimeError: neither is mounted, or this process may not create a group.
+    """
+    is_second = (CGROUPS / "cgroup.controllers").exists()
+    parent = CGROUPS if is_second else CGROUPS / "memory"
+    group = parent / f"noetl-{os.getpid()}"
+    try:
+        if is_second and "memory" not in (parent / "cgroup.subtree_control").read_text().split():
+            (parent / "cgroup.subtree_control").write_text("+memory")
+        group.mkdir()
+        (group / ("memory.max" if is_second else "memory.limit_in_bytes")).write_text(str(size))
+    except OSError as error:
+        raise RuntimeError(f"the memory of a process cannot be limited by a cgroup: {error}") from error
+    try:
+        yield group
+    finally:
+        group.rmdir()
+
+
+def execute(group: Path, megabytes: int, event: object) -> int:
+    """Execute a batch in a process of a cgroup, and return its exit status.
+
+    The process enters the group before it starts to execute Python.
+    """
+    enter = ["sh", "-c", 'echo $$ > "$0" && exec "$@"', str(group / "cgroup.procs")]
+    process = subprocess.Popen(
+        [*enter, sys.executable, "-c", CHILD],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={
+            **os.environ,
+            "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(megabytes),
+            "AWS_LAMBDA_FUNCTION_NAME": "step",
+        },
+    )
+    assert process.stdin is not None
+    process.stdin.write(json.dumps(event).encode())
+    process.stdin.close()
+    return process.wait()
+
+
+def read_peak(group: Path) -> int:
+    """Return the most bytes that the processes of a cgroup took, or 0 if the kernel does not count them."""
+    for name in ("memory.peak", "memory.max_usage_in_bytes"):
+        if (group / name).exists():
+            return int((group / name).read_text())
+    return 0
+
+
+def measure(batch: str, playbook: str, count: int, size: int, megabytes: int) -> report.Row:
+    """Return how a batch of `count` runs of a playbook with values of `size` bytes ends."""
+    with emulated_account() as queue, limited_group(megabytes * MEGABYTE) as group:
+        s3, sqs = client("s3"), client("sqs", without_retries=True)
+        for bucket in ("payloads", "data"):
+            s3.create_bucket(Bucket=bucket)
+        text = "".join(random.Random(7).choices(string.ascii_letters + string.digits, k=size))
+        s3.put_object(Bucket="data", Key=str(size), Body=text.encode())
+        os.environ["NOETL_BUCKET"] = "payloads"
+        compilation = compile_playbook(playbook.replace("SIZE", str(size)), catalogue())
+        assert compilation.plan is not None, compilation.diagnostics
+        plan = compilation.plan
+        with closing(open_store()) as store:
+            store.plans.save(plan)
+            request = StartRequest({}, origin="service")
+            runs = [
+                store.runs.create(*new_run(plan.header, plan.hash, request, now=time.time()))
+                for _ in range(count)
+            ]
+            messages = sqs.receive_message(QueueUrl=queue, MaxNumberOfMessages=10, WaitTimeSeconds=1)
+            records = [
+                {"messageId": message["MessageId"], "body": message["Body"]}
+                for message in messages["Messages"]
+            ]
+            status = execute(group, megabytes, {"Records": records})
+            peak = read_peak(group)
+            ended = [run for run in (store.runs.get(run.tenant, run.id) for run in runs) if run is not None]
+    return {
+        "batch": batch,
+        "succeeded": sum(run.status == "succeeded" for run in ended),
+        "errors": dict(Counter(error["type"] for run in ended for error in run.errors)),
+        "open": sum(not run.status.is_final for run in ended),
+        "megabytes": peak / MEGABYTE,
+        "status": status,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--megabytes", type=int, default=256, help="memory of the function")
+    megabytes = parser.parse_args().megabytes
+    rows = [measure(*case, megabytes) for case in CASES]
+    print(report.table(f"Batches in a function with {megabytes} MB", COLUMNS, rows))
+    if any(row["status"] or row["open"] for row in rows):
+        sys.exit("a function was killed, or a run did not end")
+
+
+if __name__ == "__main__":
+    main()
