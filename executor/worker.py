@@ -260,10 +260,11 @@ class Worker:
             # Its due visits wait for its own threads.
             return IDLE_SECONDS
         try:
-            due_at = self._store.queue.next_due(self._queue)
+            now = self._store.clock()
+            due_at = self._store.queue.next_due(self._queue, now + IDLE_SECONDS)
         except StoreError:
             return IDLE_SECONDS
-        return IDLE_SECONDS if due_at is None else min(max(due_at - self._store.clock(), 0.001), IDLE_SECONDS)
+        return IDLE_SECONDS if due_at is None else max(due_at - now, 0.001)
 
     def _renew_claims(self) -> None:
         """Renew the active claims, take over those of dead workers, and sweep the store."""

@@ -242,8 +242,8 @@ class WorkQueue(Protocol):
     def claim(self, queue: str, lease: Lease, now: float, passed_over: Collection[str] = ()) -> Claim | None:
         """Claim a due visit of a queue, or return None if no visit is due.
 
-        Claims take the tenants in turn, and of a tenant the visit that has been due longest. No visit of a
-        tenant in `passed_over` is claimed.
+        Claims take the tenants in turn. Of a tenant they take the visit that has been due longest, and in
+        turn the one of those that wait for nothing. No visit of a tenant in `passed_over` is claimed.
         """
         ...
 
@@ -254,8 +254,11 @@ class WorkQueue(Protocol):
         """
         ...
 
-    def next_due(self, queue: str) -> float | None:
-        """Return the due time of the first visit of a queue, or None if the queue is empty."""
+    def next_due(self, queue: str, until: float | None = None) -> float | None:
+        """Return the due time of the first visit of a queue, or None if the queue is empty.
+
+        If `until` is a time close to the present, later visits do not count. The query is cheaper then.
+        """
         ...
 
     def renew(

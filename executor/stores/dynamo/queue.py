@@ -104,11 +104,12 @@ class DynamoQueue:
         """Raise NotImplementedError: the table has no index of the active visits of a tenant."""
         raise NotImplementedError
 
-    def next_due(self, queue: str) -> float | None:
+    def next_due(self, queue: str, until: float | None = None) -> float | None:
         """Return the due time of the first visit of a queue, or None if the queue is empty."""
         if self._context.announcer.external_queue(queue) is not None:
             return None
-        return min((message.due_at for message in self._find_due(queue)), default=None)
+        first = min((message.due_at for message in self._find_due(queue)), default=None)
+        return None if first is None or (until is not None and first > until) else first
 
     def renew(
         self, claimed: Visit, until: float, events: Sequence[Event] = (), events_already_written: int = 0

@@ -12,6 +12,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from noetl.executor.model.bounded_counter import BoundedCounter
 from noetl.executor.model.branch_stack import is_turn_over
 from noetl.executor.model.events import Event
 from noetl.executor.model.limits import REJECT_UNSTORABLE_OUTPUTS, PayloadLimits
@@ -56,6 +57,7 @@ class MemoryQueue:
 
     def __init__(self, state: MemoryState) -> None:
         self._state = state
+        self._claims = BoundedCounter()
         self._last_tenant = ""
 
     def claim(self, queue: str, lease: Lease, now: float, passed_over: Collection[str] = ()) -> Claim | None:
@@ -74,24 +76,31 @@ class MemoryQueue:
     def _find_turn(
         self, queue: str, now: float, passed_over: Collection[str]
     ) -> tuple[RunRecord, Visit] | None:
-        """Return the longest due visit of the tenant whose turn it is: the next one that has any."""
-        due = {
-            record.run.tenant: (record, visit)
-            for record, visit in reversed(self._state.find_active(queue))
-            if is_due(visit, now) and record.run.tenant not in passed_over
-        }
+        """Return a due visit of the tenant whose turn it is: the next one that has any.
+
+        It is the one that has been due longest, and in turn the one of those that wait for nothing.
+        """
+        due: dict[str, list[tuple[RunRecord, Visit]]] = {}
+        for record, visit in self._state.find_active(queue):
+            if is_due(visit, now) and record.run.tenant not in passed_over:
+                due.setdefault(record.run.tenant, []).append((record, visit))
         tenant = min(due, key=lambda tenant: (tenant <= self._last_tenant, tenant), default=None)
-        return None if tenant is None else due[tenant]
+        if tenant is None:
+            return None
+        ready = [found for found in due[tenant] if found[1].status is VisitStatus.READY]
+        claims, _ = self._claims.add(tenant, 1)
+        return (ready if ready and claims % 2 else due[tenant])[0]
 
     def count_active(self, queue: str, tenant: str, limit: int) -> int:
         with self._state.lock:
             active = self._state.find_active(queue)
             return min(sum(record.run.tenant == tenant for record, _ in active), limit)
 
-    def next_due(self, queue: str) -> float | None:
+    def next_due(self, queue: str, until: float | None = None) -> float | None:
         with self._state.lock:
             active = self._state.find_active(queue)
-            return active[0][1].due_at if active else None
+            first = active[0][1].due_at if active else None
+            return None if first is None or (until is not None and first > until) else first
 
     def renew(
         self, claimed: Visit, until: float, events: Sequence[Event] = (), events_already_written: int = 0

@@ -182,6 +182,7 @@ class PostgresQueue:
             names=encode_json(branch.names),
             worker=lease.worker,
             leased_until=now + lease.seconds,
+            since=self._context.floor.known(queue, now),
             now=now,
             queue=queue,
             claims_next=claim_for is not None,

@@ -34,6 +34,7 @@ from noetl.executor.model.special_visits import end_visit, finally_visit, finall
 from noetl.executor.model.transition import merge_arrivals
 from noetl.executor.model.visit_transition import claim, enter_step, is_due, reopen, start_events
 from noetl.executor.stores.sql.database import Result, Writer
+from noetl.executor.stores.sql.due_floor import NO_FLOOR
 from noetl.executor.stores.sql.plans import SqlPlans
 from noetl.executor.stores.sql.rows import Row, claim_values, encode_json, visit_from_row, visit_values
 from noetl.planner.frozen import replace
@@ -46,7 +47,8 @@ class BranchTransaction:
 
     `run` is the row of the run in the transaction, `header` that of its plan. `claimed` is the visit that was
     claimed, and `count` the number of visits that were added. `started` are the events of the claim.
-    `absorbed` is the number of branches that ended because their visit existed.
+    No visit that was due before `claims_since` is claimed. `absorbed` is the number of branches that ended
+    because their visit existed.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class BranchTransaction:
         self.header = plans.header(run["plan_hash"])
         self.now = now
         self.claim_for = claim_for
+        self.claims_since = NO_FLOOR
         self.claimed: Visit | None = None
         self.started: tuple[Event, ...] = ()
         self.count = 0
@@ -198,6 +201,7 @@ class BranchTransaction:
             queue=self.run["queue"],
             worker=lease.worker,
             leased_until=self.now + lease.seconds,
+            since=self.claims_since,
             now=self.now,
         ).fetchone()
         if row is not None:

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from noetl.executor.model.limits import PayloadLimits
 from noetl.executor.stores.change_signal import ChangeSignal
 from noetl.executor.stores.sql.database import Database, Writer
+from noetl.executor.stores.sql.due_floor import DueFloor
 
 
 class SqlContext:
@@ -24,6 +25,7 @@ class SqlContext:
         self.database = database
         self.limits = limits or PayloadLimits()
         self.retention_seconds = retention_seconds
+        self.floor = DueFloor(database.clock)
         self.changes = ChangeSignal()
         self.work = ChangeSignal()
 

@@ -8,6 +8,9 @@ run first, so transactions of one run are serial. A parent run is locked before 
 deadlocks. A claim is a conditional update of a due visit that increases its fence. A commit is one
 transaction: the outcome under the condition of the fence, then counters, joins, new visits and history.
 
+Claims of a tenant take the visit that has been due longest, and in turn the one of those that wait for
+nothing. So thousands of timers that are due at once do not delay new runs.
+
 Claims take the tenants in turn: round robin (Nagle 1987, "On packet switches with infinite storage") between
 tenants, by due time within a tenant. Each process remembers the tenant that it has served last, so turns need
 no write and no lock. A loose index scan finds the next tenant with a due visit.
@@ -23,10 +26,12 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple, TypeAlias
 
+from noetl.executor.model.bounded_counter import BoundedCounter
 from noetl.executor.model.branch_stack import is_turn_over
 from noetl.executor.model.events import Event
 from noetl.executor.model.limits import REJECT_UNSTORABLE_OUTPUTS, PayloadLimits
@@ -46,6 +51,7 @@ from noetl.executor.stores.sql.database import Result, Writer
 from noetl.executor.stores.sql.history import append_events
 from noetl.executor.stores.sql.plans import SqlPlans
 from noetl.executor.stores.sql.rows import (
+    Row,
     claim_values,
     encode_json,
     encode_json_or_null,
@@ -75,28 +81,42 @@ class SqlQueue:
         self._context = context
         self._plans = plans
         self._write = write_claim or self._write_claim
+        self._claims = BoundedCounter()
+        """The number of claims of each tenant."""
         self._last_tenant = ""
         """The tenant that a thread of this process has served last. The next claim begins after it."""
 
     def claim(self, queue: str, lease: Lease, now: float, passed_over: Collection[str] = ()) -> Claim | None:
         candidates, database = 1, self._context.database
         skipped = {"ids": database.encode_list([f"{queue} {t}" for t in passed_over])} if passed_over else {}
-        while due := database.fetch_all(
-            "queue.find_due",
-            queue=queue,
-            now=now,
-            after=f"{queue} {self._last_tenant}",
-            limit=candidates,
-            **skipped,
-        ):
+        since = self._context.floor.begin(queue, now)
+        while due := self._find_due(queue, now, since, limit=candidates, **skipped):
             self._last_tenant = due[0]["tenant"]
-            visit = visit_from_row(due[random.randrange(len(due))])
+            visit = visit_from_row(random.choice(self._share(due)))
             claimed = self._write(visit, claim(visit, lease, now), now)
             if claimed is not None:
                 return claimed
             # Another worker was faster. Competing workers now choose among more visits, so they collide less.
             candidates = min(candidates * 4, MAX_CANDIDATES)
         return None
+
+    def _find_due(self, queue: str, now: float, since: float, **options: Any) -> list[Row]:
+        """Return the longest due visits of the next tenant, and learn where the next claim may begin."""
+        started_at = time.monotonic()
+        after = f"{queue} {self._last_tenant}"
+        due = self._context.database.fetch_all(
+            "queue.find_due", queue=queue, now=now, since=since, after=after, **options
+        )
+        if due or "ids" not in options:
+            first_due = due[0]["first_due"] if due else None
+            self._context.floor.learn(queue, since, first_due, now, time.monotonic() - started_at)
+        return due
+
+    def _share(self, due: Sequence[Row]) -> list[Row]:
+        """Return the visits of one kind: in turn those that wait for nothing, and those of any kind."""
+        claims, _ = self._claims.add(due[0]["tenant"], 1)
+        ready = [row for row in due if row["is_ready"]]
+        return ready if ready and claims % 2 else [row for row in due if not row["is_ready"]]
 
     def _write_claim(self, before: Visit, claimed: Visit, now: float) -> Claim | None:
         with self._context.database.transaction() as db:
@@ -114,8 +134,9 @@ class SqlQueue:
         count: int = row["active"]
         return count
 
-    def next_due(self, queue: str) -> float | None:
-        rows = self._context.database.fetch_all("queue.next_due", queue=queue)
+    def next_due(self, queue: str, until: float | None = None) -> float | None:
+        bounds = {} if until is None else {"until": until, "since": self._context.floor.known(queue, until)}
+        rows = self._context.database.fetch_all("queue.next_due", queue=queue, **bounds)
         return rows[0]["due_at"] if rows else None
 
     def renew(
@@ -171,6 +192,7 @@ class SqlQueue:
             run = db.execute("queue.read_run", run_id=visit.run_id).fetchone()
             _require_claim(visit, written)
             branches = BranchTransaction(db, self._plans, run, now, claim_for)
+            branches.claims_since = self._context.floor.known(run["queue"], now)
             _apply_commit(branches, commit)
             events = [*commit.events, *branches.started]
             if events:

@@ -45,6 +45,7 @@ SCRIPTS = {
     12: "lists.sql",
     13: "request_counts.sql",
     14: "child_runs.sql",
+    15: "shares.sql",
 }
 """Script that brings a store to each version, from the version before it or from an empty file."""
 

@@ -44,6 +44,7 @@ from noetl.testing.store_contract.operations import (
     run_contents,
     start_run,
     succeed,
+    suspend_claim,
     with_failed_items,
     without_id,
 )
@@ -70,6 +71,21 @@ class QueueContract(ContractFixtures):
         assert {run.id for run in quiet} <= set(order[:3])
         assert [id for id in order if id in {run.id for run in busy}] == [run.id for run in busy]
         assert store.queue.claim("service", LEASE, 9.0) is None
+
+    def test_new_runs_and_due_timers_share_the_turns(self, store: Store) -> None:
+        if not store.queue.counts_active:
+            return  # A queue in memory takes the visits of a tenant in order.
+        for _ in range(8):
+            start_run(store, now=0.0, origin="service")
+        for _ in range(8):
+            claim = store.queue.claim("service", LEASE, 1.0)
+            assert claim is not None
+            store.queue.commit(suspend_claim(claim, due_at=5.0), 1.0)
+        new = [start_run(store, now=now, origin="service").id for now in (6.0, 7.0)]
+        claims = [store.queue.claim("service", LEASE, 9.0) for _ in range(10)]
+        order = [claim.run.id for claim in claims if claim is not None]
+        assert [order.index(id) // 2 for id in new] == [0, 1]
+        assert len(set(order)) == 10
 
     def test_a_tenant_without_due_visits_has_no_turn(self, store: Store) -> None:
         for tenant in ("a", "c"):

@@ -21,7 +21,7 @@ select pg_notify(:channel, '')
 -- A claimed visit is not among them, unless the claim was released.
 -- name: made_due
 select run_id, id, step, due_at, tenant from visits
-where run_id = any(:run_ids) and queue = :queue and {active} and (
+where run_id = any(:run_ids) and queue = :queue and {active_in_run} and (
     status <> 'running' or due_at <= extract(epoch from clock_timestamp())
 )
 and due_at < :never and xmin = pg_current_xact_id()::xid

@@ -45,10 +45,10 @@ on conflict (run_id, step) do update
 
 -- name: park_visits
 update visits set status = 'parked', due_at = case when status = 'ready' then :now else due_at end
-where run_id = :run_id and {active} and status <> 'running' and {of_a_step} and id <> :finally_visit
+where run_id = :run_id and {active_in_run} and status <> 'running' and {of_a_step} and id <> :finally_visit
 
 -- name: is_any_running
-select 1 from visits where run_id = :run_id and {active} and status = 'running' and {of_a_step}
+select 1 from visits where run_id = :run_id and {active_in_run} and status = 'running' and {of_a_step}
 
 -- name: find_children
 select id from runs

@@ -5,6 +5,11 @@
 -- name: active
 (status = 'ready' or status = 'running' or status = 'waiting' or status = 'retrying')
 
+-- The visit is not finished, in a query for the visits of one run. It reads the index of active visits of a
+-- run, which no other query can use.
+-- name: active_in_run
+(finished_at is null and {active})
+
 -- Key of the turns in which claims take the tenants of a queue.
 -- name: turn
 ((queue || ' ' || tenant) {binary})
@@ -51,7 +56,7 @@ update runs set seq = seq + 1, status = 'running', started_at = coalesce(started
 update visits set status = 'running', claims = claims + 1, fence = fence + 1, worker = :worker,
     due_at = :leased_until, started_at = :now, piece_at = :now
 where run_id = :run_id and (run_id, id) = (
-    select run_id, id from visits where queue = :queue and {active} and due_at <= :now
+    select run_id, id from visits where queue = :queue and {active} and due_at >= :since and due_at <= :now
     order by due_at, position limit 1
 ) and status = 'ready' and started_at is null and progress is null and {of_a_step}
 
@@ -69,11 +74,12 @@ number = (
 
 -- A visit without which the run `runs.id` does not continue.
 -- name: active_visit
-select 1 from visits where run_id = runs.id and {active} and step <> '@deadline'
+select 1 from visits
+where visits.run_id = runs.id and visits.finished_at is null and {active} and step <> '@deadline'
 
 -- An active visit of a step of the run `runs.id`.
 -- name: active_step
-select 1 from visits where visits.run_id = runs.id and {active} and {of_a_step}
+select 1 from visits where visits.run_id = runs.id and visits.finished_at is null and {active} and {of_a_step}
 
 -- All active visits of the open run `runs.id` wait. The row of such a run has no status `waiting`.
 -- name: all_wait

@@ -3,28 +3,41 @@
 -- The longest due visits of the tenant whose turn it is: the next one after `:after` that has any. `turns`
 -- steps from tenant to tenant by the index `visits_turns`, and stops at the first one with a due visit. Lap 0
 -- has the tenants after `:after`; lap 1 begins again with the first one. Keys are those of `{turn}`; `:ids`
--- are passed over.
+-- are passed over. The first rows are the longest due visits that wait for nothing, and the others are those
+-- of any kind. No visit before `:since` is read.
 -- name: find_due
-with recursive turns (key, lap) as (
+with recursive head (due_at) as (
+    select due_at from visits where queue = :queue and {active} and due_at >= :since order by due_at limit 1
+), turns (key, lap) as (
     select cast(:after as text) {binary}, 0
-    where (select due_at from visits where queue = :queue and {active} order by due_at limit 1) <= :now
+    where (select due_at from head) <= :now
     union all
     select (
         select {turn} from visits
-        where {turn} > coalesce(turns.key, :queue || ' ') and {turn} < :queue || '!' and {active}
+        where {turn} > coalesce(turns.key, :queue || ' ') and {turn} < :queue || '!' and due_at >= :since
+        and {active}
         order by {turn} limit 1
     ), turns.lap + case when turns.key is null then 1 else 0 end
     from turns where turns.lap = 0 or turns.key < :after
 ), next_turn as (
     select key from turns where (lap = 1 or key > :after) and (
-        select due_at from visits where {turn} = turns.key and {active} order by due_at limit 1
+        select due_at from visits where {turn} = turns.key and {active} and due_at >= :since
+        order by due_at limit 1
     ) <= :now
     and not (key {in_ids}) -- optional
     limit 1
 )
-select {visit_columns}, tenant from visits
-where {turn} = (select key from next_turn) and {active} and due_at <= :now
-order by due_at, position limit :limit
+select * from (
+    select 1 as is_ready, (select due_at from head) as first_due, {visit_columns}, tenant from visits
+    where {turn} = (select key from next_turn) and status = 'ready' and due_at >= :since and due_at <= :now
+    order by due_at, position limit :limit
+) as ready
+union all
+select * from (
+    select 0 as is_ready, (select due_at from head) as first_due, {visit_columns}, tenant from visits
+    where {turn} = (select key from next_turn) and {active} and due_at >= :since and due_at <= :now
+    order by due_at, position limit :limit
+) as longest_due
 
 -- name: write_claim
 update visits set {set_claim} where {is_unchanged_and_due} returning saved
@@ -38,7 +51,10 @@ select count(*) as active from (
 ) as counted
 
 -- name: next_due
-select due_at from visits where queue = :queue and {active} order by due_at limit 1
+select due_at from visits where queue = :queue and {active}
+and due_at >= :since -- optional
+and due_at <= :until -- optional
+order by due_at limit 1
 
 -- name: renew
 update visits set due_at = :until where {held}

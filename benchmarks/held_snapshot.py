@@ -1,0 +1,108 @@
+"""Ten steps on a Postgres while a session holds a snapshot: `python -m benchmarks.held_snapshot [SECONDS]`.
+
+Runs of ten steps start at RUNS_A_SECOND, first without and then with the snapshot. `measure` returns how long
+a run takes at the end of each time, and how many runs wait for a worker then.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import psycopg
+
+from noetl.executor.actions import catalogue
+from noetl.executor.engine.start import new_run
+from noetl.executor.model.start_request import StartRequest
+from noetl.executor.security.capabilities import local_run_capabilities
+from noetl.executor.stores.postgres.store import PostgresStore
+from noetl.executor.worker import Worker, WorkerSettings
+from noetl.infra.migrations import upgrade
+from noetl.planner.compile import compile_playbook
+from tests.postgres import empty_database, running_server
+
+SECONDS = 600.0
+RUNS_A_SECOND = 14.0
+STEPS = 10
+THREADS = 8
+LAST_RUNS = 100
+"""The number of runs at the end of a time whose duration counts."""
+
+
+def _text() -> str:
+    rules = [f", rule: [{{case: default, run: [s{number + 1}]}}]" for number in range(STEPS - 1)]
+    steps = [
+        f"- {{name: s{number}, run: [{{action: set, set: {{x: {number}}}}}]{rule}}}"
+        for number, rule in enumerate([*rules, ""])
+    ]
+    return "\n".join(["name: chain", "steps:", *steps])
+
+
+@contextmanager
+def _snapshot(dsn: str, *, is_held: bool) -> Iterator[None]:
+    """Keep a snapshot in a session, as a backup or a forgotten transaction does."""
+    with psycopg.connect(dsn) as session:
+        if is_held:
+            session.execute("set transaction isolation level repeatable read")
+            session.execute("select count(*) from visits")
+        yield
+        session.rollback()
+
+
+def _run_for(dsn: str, seconds: float, *, is_held: bool) -> dict[str, Any]:
+    """Start runs for some seconds, and return how long the last of them took."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        closing(PostgresStore(dsn)) as store,
+        _snapshot(dsn, is_held=is_held),
+    ):
+        plan = compile_playbook(_text(), catalogue()).plan
+        assert plan is not None
+        store.plans.save(plan)
+        worker = Worker(store, WorkerSettings(local_run_capabilities(Path(folder)), threads=THREADS))
+        worker.start()
+        took: list[float] = []
+        waiters: list[threading.Thread] = []
+        started_at = time.monotonic()
+
+        def start_run() -> None:
+            begun = time.monotonic()
+            new = new_run(plan.header, plan.hash, StartRequest({}), now=store.clock())
+            run = store.runs.create(*new)
+            store.work.notify()
+            worker.wait_until_finished(run.tenant, run.id)
+            took.append(time.monotonic() - begun)
+
+        while time.monotonic() - started_at < seconds:
+            waiter = threading.Thread(target=start_run)
+            waiter.start()
+            waiters.append(waiter)
+            time.sleep(max(started_at + len(waiters) / RUNS_A_SECOND - time.monotonic(), 0.0))
+        waiting = sum(waiter.is_alive() for waiter in waiters)
+        for waiter in waiters:
+            waiter.join()
+        worker.stop()
+    return {"runs": len(took), "seconds": median(took[-LAST_RUNS:]), "waiting": waiting}
+
+
+def measure(seconds: float = SECONDS) -> dict[str, dict[str, Any]]:
+    """Measure runs of ten steps without and with a snapshot that is held for some seconds."""
+    rows = {}
+    with running_server() as server:
+        for name, is_held in (("without", False), ("held", True)):
+            with empty_database(server.dsn) as dsn:
+                upgrade(dsn)
+                rows[name] = _run_for(dsn, seconds, is_held=is_held)
+    return rows
+
+
+if __name__ == "__main__":
+    for name, row in measure(float(sys.argv[1]) if len(sys.argv) > 1 else SECONDS).items():
+        print(f"{name:<10}{row['runs']:>7} runs   {row['seconds']:.3f} s   {row['waiting']} wait")

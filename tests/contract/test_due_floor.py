@@ -1,0 +1,145 @@
+"""The due floor, and claims while a session of Postgres holds a snapshot."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
+
+import psycopg
+import pytest
+
+from noetl.executor.model.run import SERVICE_QUEUE
+from noetl.executor.stores.postgres.database import STATEMENTS
+from noetl.executor.stores.postgres.store import PostgresStore
+from noetl.executor.stores.sql import due_floor
+from noetl.executor.stores.sql.due_floor import (
+    FULL_SCAN_SECONDS,
+    FULL_SCAN_SHARE,
+    MARGIN_SECONDS,
+    NO_FLOOR,
+    DueFloor,
+)
+from noetl.infra.migrations import upgrade
+from noetl.testing.run_harness import FakeClock
+from noetl.testing.store_contract.operations import LEASE, start_run
+
+DEAD = 2_000
+ADD_VISITS = """
+    insert into visits (run_id, id, step, queue, tenant, status, position, clock, names, number, due_at)
+    select 'dead', number::text, 'a', 'service', 'default', 'ready', 0, 1, '{}', 1,
+        extract(epoch from clock_timestamp()) - 60 + number / 1e6
+    from generate_series(1, %s) as number
+"""
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock(1000.0)
+
+
+@pytest.fixture
+def timer() -> FakeClock:
+    return FakeClock(0.0)
+
+
+@pytest.fixture
+def floor(clock: FakeClock, timer: FakeClock) -> DueFloor:
+    """A floor that has seen no visit before the margin."""
+    floor = DueFloor(clock, timer)
+    assert floor.begin("q", clock()) == NO_FLOOR
+    floor.learn("q", NO_FLOOR, None, clock(), 0.0)
+    return floor
+
+
+class TestDueFloor:
+    def test_a_claim_begins_where_the_last_one_has_ended(self, floor: DueFloor, clock: FakeClock) -> None:
+        assert floor.begin("q", clock()) == clock() - MARGIN_SECONDS
+        assert floor.begin("other", clock()) == NO_FLOOR
+        clock.advance(3.0)
+        floor.learn("q", floor.known("q", clock()), 999.0, clock(), 0.0)
+        assert floor.known("q", clock()) == clock() - MARGIN_SECONDS
+
+    def test_a_visit_that_is_due_stays_above_the_floor(self, floor: DueFloor, clock: FakeClock) -> None:
+        clock.advance(60.0)
+        floor.learn("q", floor.begin("q", clock()), 1001.0, clock(), 0.0)
+        assert floor.known("q", clock()) == 1001.0
+
+    def test_a_full_scan_lowers_the_floor(self, floor: DueFloor, clock: FakeClock, timer: FakeClock) -> None:
+        timer.advance(FULL_SCAN_SECONDS)
+        assert [floor.begin("q", clock()) for _ in range(2)] == [NO_FLOOR, clock() - MARGIN_SECONDS]
+        floor.learn("q", NO_FLOOR, 5.0, clock(), 0.0)
+        assert floor.known("q", clock()) == 5.0
+
+    def test_a_slow_full_scan_is_rare(self, floor: DueFloor, clock: FakeClock, timer: FakeClock) -> None:
+        floor.learn("q", NO_FLOOR, None, clock(), 2.0)
+        timer.advance(FULL_SCAN_SHARE * 2.0 - 1.0)
+        assert floor.begin("q", clock()) != NO_FLOOR
+        timer.advance(1.0)
+        assert floor.begin("q", clock()) == NO_FLOOR
+
+    @pytest.mark.parametrize("seconds", [-3600.0, 3600.0])
+    def test_another_time_than_that_of_the_store_has_no_floor(
+        self, floor: DueFloor, clock: FakeClock, seconds: float
+    ) -> None:
+        known = floor.known("q", clock())
+        assert floor.begin("q", clock() + seconds) == NO_FLOOR
+        floor.learn("q", NO_FLOOR, None, clock() + seconds, 0.0)
+        assert floor.known("q", clock()) == known
+
+    def test_a_clock_that_is_put_back_has_no_floor(self, floor: DueFloor, clock: FakeClock) -> None:
+        clock.advance(-3600.0)
+        assert floor.begin("q", clock()) == NO_FLOOR
+
+
+@pytest.fixture
+def store(postgres_dsn: str) -> Iterator[PostgresStore]:
+    upgrade(postgres_dsn)
+    with closing(PostgresStore(postgres_dsn)) as opened:
+        yield opened
+
+
+def read_blocks(dsn: str, query: str, **values: Any) -> int:
+    """Return how many blocks of tables and indexes a query reads."""
+    with psycopg.connect(dsn) as connection:
+        text = b"explain (analyze, buffers, format json) " + STATEMENTS.text(query, values)
+        (((plan,),),) = connection.execute(text, values)
+        return int(plan["Plan"]["Shared Hit Blocks"] + plan["Plan"]["Shared Read Blocks"])
+
+
+def test_a_held_snapshot_does_not_make_claims_read_dead_entries(
+    postgres_dsn: str, store: PostgresStore
+) -> None:
+    with psycopg.connect(postgres_dsn) as holder, psycopg.connect(postgres_dsn, autocommit=True) as writer:
+        writer.execute(ADD_VISITS, (DEAD,))
+        holder.execute("set transaction isolation level repeatable read")
+        holder.execute("select count(*) from visits")
+        writer.execute("update visits set status = 'succeeded'")
+        writer.execute("vacuum analyze visits")
+        assert store.queue.claim(SERVICE_QUEUE, LEASE, store.clock()) is None
+        run = start_run(store, now=store.clock(), origin=SERVICE_QUEUE)
+        now = store.clock()
+        since = store.context.floor.known(SERVICE_QUEUE, now)
+        values = {"queue": SERVICE_QUEUE, "now": now, "after": "service ", "limit": 1}
+        blocks, blocks_without = (
+            read_blocks(postgres_dsn, "queue.find_due", **values, since=bound) for bound in (since, NO_FLOOR)
+        )
+        next_due = {"queue": SERVICE_QUEUE, "until": now + 1.0, "since": since}
+        assert read_blocks(postgres_dsn, "queue.next_due", **next_due) < 50
+        assert blocks < 60
+        assert blocks_without > 4 * blocks, "the snapshot keeps the dead entries"
+        claim = store.queue.claim(SERVICE_QUEUE, LEASE, store.clock())
+        assert claim is not None
+        assert claim.run.id == run.id
+
+
+def test_a_visit_that_is_late_is_found_by_a_full_scan(
+    store: PostgresStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert store.queue.claim(SERVICE_QUEUE, LEASE, store.clock()) is None
+    start_run(store, now=store.clock() - 60.0, origin=SERVICE_QUEUE)
+    assert store.queue.claim(SERVICE_QUEUE, LEASE, store.clock()) is None
+    store.context.floor._timer = lambda: time.monotonic() + due_floor.FULL_SCAN_SECONDS
+    assert store.queue.next_due(SERVICE_QUEUE) is not None
+    assert store.queue.claim(SERVICE_QUEUE, LEASE, store.clock()) is not None
