@@ -21,9 +21,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import report
+from benchmarks import report, run_cost
 from benchmarks.meter import PRICES, AwsMeter, AwsUsage, lambda_dollars
-from benchmarks.playbooks import fan_out
+from benchmarks.playbooks import fan_out, text_chain
 from noetl.executor.actions import catalogue
 from noetl.executor.clients.aws import client
 from noetl.executor.engine.invocation import VisitExecutor
@@ -69,17 +69,6 @@ COMPARISON_COLUMNS: Sequence[report.Column] = (
 )
 
 
-def chain(steps: int) -> str:
-    """Return a playbook whose steps each read the result of the step before."""
-    lines = ["name: cost", "input: {text: string}", "steps:"]
-    for number in range(steps):
-        previous = "input.text" if number == 0 else f"r{number - 1}"
-        value = f"{{{{ {previous}[7:] ~ {previous}[:7] }}}}"
-        rule = f", rule: [{{case: default, run: [s{number + 1}]}}]" if number + 1 < steps else ""
-        lines.append(f'- {{name: s{number}, run: [{{action: set, set: {{r{number}: "{value}"}}}}]{rule}}}')
-    return "\n".join(lines)
-
-
 def measure_chain(
     store: DynamoStore,
     queue: str,
@@ -93,7 +82,7 @@ def measure_chain(
 
     With `same_invocation`, one invocation executes all steps.
     """
-    compilation = compile_playbook(chain(steps), catalogue())
+    compilation = compile_playbook(text_chain(steps), catalogue())
     assert compilation.plan is not None, compilation.diagnostics
     store.plans.save(compilation.plan)
     text = "".join(random.Random(7).choices(string.ascii_letters + string.digits, k=RESULT_BYTES))
@@ -204,6 +193,16 @@ def measure_forks(widths: Sequence[int] = BRANCHES) -> list[report.Row]:
         return [measure_fork(store, queue, width, meter) for width in widths]
 
 
+def measure_run_tables() -> str:
+    """Return tables of the cost of whole runs, with an emulator in this process."""
+    with ExitStack() as stack:
+        queue = stack.enter_context(emulated_account())
+        store = open_store()
+        assert isinstance(store, DynamoStore)
+        meter = stack.enter_context(AwsMeter().attached("dynamodb", "sqs"))
+        return run_cost.render_tables(run_cost.measure_shapes(store, queue, meter))
+
+
 @contextmanager
 def emulated_account() -> Iterator[str]:
     """Run an emulator with a table and a queue, and yield the URL of the queue."""
@@ -226,6 +225,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1_010, help="number of steps of the chain")
     steps = parser.parse_args().steps
     print(f"{PRICES['region']}, prices of {PRICES['as_of']}: {PRICES['source']}\n")
+    print(measure_run_tables())
     rows = measure(steps)
     print(report.table("A step that reads 1 KB and saves 1 KB, in an invocation of its own", COLUMNS, rows))
     same_invocation_rows = measure(min(steps, 110), same_invocation=True)

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import report
-from benchmarks.cost import chain, emulated_account
+from benchmarks.cost import emulated_account
+from benchmarks.playbooks import text_chain
 from benchmarks.runtime import LambdaRuntime, running
 from noetl.executor.actions import catalogue
 from noetl.executor.clients.aws import client
@@ -174,7 +175,7 @@ def measure_warm_invocations(folder: Path) -> list[report.Row]:
 def _run_seconds(runtime: LambdaRuntime, store: DynamoStore, queue: str, steps: int) -> float:
     """Return the median time of an invocation that executes a run with this number of steps."""
     sqs = client("sqs", without_retries=True)
-    plan = compile_playbook(chain(steps), catalogue()).plan
+    plan = compile_playbook(text_chain(steps), catalogue()).plan
     assert plan is not None
     store.plans.save(plan)
     events = []

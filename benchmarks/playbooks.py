@@ -64,6 +64,17 @@ def set_chain(steps: int, result_bytes: int = 0) -> str:
     return "\n".join([*lines, f'output: {{last: "{{{{ {last} }}}}"}}', ""])
 
 
+def text_chain(steps: int) -> str:
+    """Return a playbook whose steps each read the result of the step before."""
+    lines = ["name: cost", "input: {text: string}", "steps:"]
+    for number in range(steps):
+        previous = "input.text" if number == 0 else f"r{number - 1}"
+        value = f"{{{{ {previous}[7:] ~ {previous}[:7] }}}}"
+        rule = f", rule: [{{case: default, run: [s{number + 1}]}}]" if number + 1 < steps else ""
+        lines.append(f'- {{name: s{number}, run: [{{action: set, set: {{r{number}: "{value}"}}}}]{rule}}}')
+    return "\n".join(lines)
+
+
 def fan_out(branches: int, result_bytes: int = 0) -> str:
     """Return a fork whose branches save a number, or a text of `result_bytes`, and a join."""
     names = ", ".join(f"b{index}" for index in range(branches))

@@ -55,7 +55,7 @@ SETTINGS = (
         "store",
         "the name of an S3 bucket",
         "none",
-        "Where a store in DynamoDB keeps values of more than 16 KB.",
+        "Where a store in DynamoDB keeps values of more than 8 KB.",
     ),
     Setting(
         "NOETL_STACK",

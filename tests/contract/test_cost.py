@@ -6,12 +6,13 @@ import statistics
 
 import pytest
 
-from benchmarks import cost
-from benchmarks.meter import AwsMeter, AwsUsage, lambda_dollars
+from benchmarks import cost, run_cost
+from benchmarks.meter import PRICES, AwsMeter, AwsUsage, lambda_dollars
 from noetl.executor.model.run import RunStatus
 from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.stores import open_store
 from noetl.executor.stores.dynamo import keys
+from noetl.executor.stores.dynamo.blobs import INLINE_BYTES
 from noetl.executor.stores.dynamo.store import DynamoStore
 from noetl.infra.dynamodb import upgrade
 from noetl.planner.plan import Plan
@@ -27,6 +28,7 @@ from noetl.testing.store_contract.operations import (
     suspend_claim,
 )
 from tests.aws import Client
+from tests.tool_environments import ROOT
 
 STEPS = 305
 REQUESTS = 4
@@ -212,3 +214,39 @@ def test_a_pause_makes_these_requests(aws: Client) -> None:
     assert suspension.requests["dynamodb", "TransactWriteItems"] == 1
     assert suspension.requests["dynamodb", "UpdateItem"] == 0
     assert resumption.requests["dynamodb", "TransactWriteItems"] == 1
+
+
+def test_the_costs_on_the_page_are_those_of_runs(queue: str) -> None:
+    store = open_store()
+    assert isinstance(store, DynamoStore)
+    with AwsMeter().attached("dynamodb", "sqs") as meter:
+        rows = run_cost.measure_shapes(store, queue, meter, repeats=1)
+    page = (ROOT / "docs" / "how-to" / "aws.md").read_text("utf-8").splitlines()
+    shown = set(page)
+    # The time of functions differs, and so does the order of branches. The rest is the same each time.
+    exact = ("DynamoDB", "SQS", "Logs", "API")
+    for part in exact:
+        [cells] = [line.split("|")[2:-1] for line in page if line.startswith(f"| {part} |")]
+        for cell, row in zip(cells, rows, strict=True):
+            has_branches = row["name"] in ("fork of 10", "portable.yaml")
+            assert float(cell) == pytest.approx(
+                row["dollars"][part], abs=0.01, rel=0.5 if has_branches else 0
+            )
+    tables = run_cost.render_tables(rows)
+    computed = [
+        line for line in tables.splitlines() if line.startswith(("| Step Functions", "| alarms", "| its log"))
+    ]
+    assert len(computed) == 4
+    assert shown.issuperset(computed)
+
+
+def test_a_value_is_stored_where_it_costs_less() -> None:
+    prices = PRICES["per_million"]
+    bucket = prices["s3_puts"] + prices["s3_gets"]
+
+    def item(kilobytes: int) -> float:
+        reads = -(-kilobytes // 4)
+        return float(kilobytes * prices["dynamodb_write_units"] + reads * prices["dynamodb_read_units"])
+
+    longest = INLINE_BYTES // 1024
+    assert item(longest) < bucket < item(longest + 1)

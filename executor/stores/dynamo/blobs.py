@@ -27,8 +27,11 @@ from noetl.executor.errors import ActionError, StoreError
 from noetl.executor.model.function_memory import free_bytes, read_function_bytes
 from noetl.executor.stores.sql.rows import encode_json
 
-INLINE_BYTES = 16 * 1024
-"""Longest value that stays in its item although there is a bucket: a longer one costs less in S3."""
+INLINE_BYTES = 8 * 1024
+"""Longest value that stays in its item although there is a bucket: a longer one costs less in S3.
+
+A test compares the prices. The bytes are those of the compressed value.
+"""
 
 _MIN_COMPRESSED = 160
 """Length in bytes below which compression gains nothing."""
