@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from noetl.api.cli.display.console import EXIT_FAILED, CommandError, print_message
-from noetl.api.cli.service_requests import parse_service_url, unexpected_response
+from noetl.api.cli.service_requests import parse_service_url, send_request
 from noetl.executor.model.json_values import read_json
 
 if TYPE_CHECKING:
@@ -56,39 +56,17 @@ def answer_over_http(url: str, answer: Any, *, heartbeat: bool) -> None:
     Raises:
         CommandError: the request fails, or the service refuses it.
     """
-    import httpx
-
     url = url.strip().rstrip("/") + ("/heartbeat" if heartbeat else "")
     host = parse_service_url(url, "the URL of the callback", is_secret=True).netloc
-    try:
-        response = httpx.post(url, json=answer, timeout=_HTTP_TIMEOUT_SECONDS)
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise CommandError(f"request to {host} failed: {error}") from error
+    response = send_request("POST", url, host, _HTTP_TIMEOUT_SECONDS, json=answer)
     if not response.is_success:
-        detail = _problem_detail(response)
-        if detail is None:
-            raise unexpected_response(response, "check the URL of the callback")
+        detail = response.body.get("detail") if isinstance(response.body, dict) else None
+        if not isinstance(detail, str):
+            raise response.unexpected("check the URL of the callback")
         raise CommandError(f"{host} refused the request: {detail}", EXIT_FAILED)
-    if response.status_code != _ACCEPTED or not _is_receipt(response):
-        raise unexpected_response(response, "check the URL of the callback")
+    if response.status != _ACCEPTED or response.body != {"status": "accepted"}:
+        raise response.unexpected("check the URL of the callback")
     print_message("heartbeat recorded" if heartbeat else "answered")
-
-
-def _is_receipt(response: Any) -> bool:
-    """Return whether a response is that of a service which has recorded an answer or a heartbeat."""
-    try:
-        return bool(response.json() == {"status": "accepted"})
-    except ValueError:
-        return False
-
-
-def _problem_detail(response: Any) -> str | None:
-    """Return the detail of a problem document, or None if the response is another one."""
-    try:
-        detail = response.json()["detail"]
-    except (ValueError, LookupError, TypeError):
-        detail = None
-    return detail if isinstance(detail, str) else None
 
 
 def answer_in_store(services: TenantServices, token: str, answer: Any, *, heartbeat: bool) -> None:

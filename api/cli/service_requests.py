@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, urlsplit
 
 from noetl.api.cli.display.console import EXIT_FAILED, CommandError
+from noetl.executor.model.json_values import read_json
 from noetl.planner.diagnostics.wording import abbreviate
 
 if TYPE_CHECKING:
     from httpx import Response
+
+MAX_RESPONSE_BYTES = 256 * 1024 * 1024
+"""Limit of the body of a response. The result of a run is shorter."""
+
+_WRONG_VERSION = "WRONG_VERSION_NUMBER"
+"""Part of the message of OpenSSL if the server does not speak TLS."""
 
 
 def parse_service_url(text: str, subject: str, *, is_secret: bool = False) -> SplitResult:
@@ -32,11 +39,60 @@ def parse_service_url(text: str, subject: str, *, is_secret: bool = False) -> Sp
     return parts
 
 
-def unexpected_response(response: Response, remedy: str) -> CommandError:
-    """Return the error for a response that no NoETL service gives."""
-    request = response.request
-    status = f"{response.status_code} {response.reason_phrase}".strip()
-    kind = response.headers.get("content-type", "").partition(";")[0].strip()
-    body = f"a body of type {kind}" if kind else "a body without a type" if response.content else "no body"
-    answer = f"{request.url.netloc.decode()} answered {request.method} with {status} and {body}"
-    return CommandError(f"{answer}, unlike a NoETL service; {remedy}", EXIT_FAILED)
+def send_request(method: str, url: str, host: str, timeout_seconds: float, **options: Any) -> ServiceResponse:
+    """Send a request, and return the response with its whole body. `options` are those of httpx.
+
+    Raises:
+        CommandError: there is no response, or it is too long.
+    """
+    import httpx
+
+    content = bytearray()
+    try:
+        with httpx.stream(method, url, timeout=timeout_seconds, **options) as response:
+            for chunk in response.iter_bytes():
+                content += chunk
+                if len(content) > MAX_RESPONSE_BYTES:
+                    raise CommandError(
+                        f"{host} sent a body of more than {MAX_RESPONSE_BYTES:,} bytes", EXIT_FAILED
+                    )
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        reason = str(error) or type(error).__name__
+        if _WRONG_VERSION in reason:
+            reason = "the server does not answer in TLS; is its address http://?"
+        raise CommandError(f"request to {host} failed: {reason}") from error
+    return ServiceResponse(response, bytes(content))
+
+
+class ServiceResponse:
+    """A response whose body was read."""
+
+    def __init__(self, response: Response, content: bytes) -> None:
+        self.status = response.status_code
+        self.is_success = response.is_success
+        self._response = response
+        self._has_content = bool(content)
+        self.body = _parse(content)
+        """The value of the body, or None if it is not JSON."""
+
+    def unexpected(self, remedy: str) -> CommandError:
+        """Return the error for a response that no NoETL service gives."""
+        response = self._response
+        status = f"{self.status} {response.reason_phrase}".strip()
+        kind = response.headers.get("content-type", "").partition(";")[0].strip()
+        has_body = "a body without a type" if self._has_content else "no body"
+        body = f"a body of type {kind}" if kind else has_body
+        method, host = response.request.method, response.request.url.netloc.decode()
+        if response.has_redirect_location:
+            remedy = f"it refers to {abbreviate(response.headers['location'])}; {remedy}"
+        return CommandError(
+            f"{host} answered {method} with {status} and {body}, unlike a NoETL service; {remedy}",
+            EXIT_FAILED,
+        )
+
+
+def _parse(content: bytes) -> Any:
+    try:
+        return read_json(content.decode())
+    except ValueError:
+        return None

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
 
 from noetl.api.cli.commands.run import InputFileOption, InputPairsOption
 from noetl.api.cli.display.console import EXIT_FAILED, CommandError, print_message, write_json, write_stdout
-from noetl.api.cli.service_requests import parse_service_url, unexpected_response
+from noetl.api.cli.service_requests import parse_service_url, send_request
 from noetl.executor.model.run import RunStatus
 
 app = typer.Typer()
@@ -19,7 +19,8 @@ app = typer.Typer()
 _HTTP_TIMEOUT_SECONDS = 60.0
 _POLL_SECONDS = 0.5
 _UNAUTHENTICATED = 401
-_RESULT_MEMBERS = ("workflow_id", "status", "result", "errors")
+_ACCEPTED: Mapping[str, type] = {"workflow_id": str, "status": str}
+_RESULT: Mapping[str, type] = {**_ACCEPTED, "result": object, "errors": list}
 
 
 @app.command(no_args_is_help=True, epilog="Example: noetl submit deploy.yaml --url https://noetl.example.com")
@@ -47,7 +48,7 @@ def submit(
     values = {**file_inputs, **parse_input_pairs(inputs or (), types)}
     body = {"playbook": source.text, "input": values}
     service = ServiceClient(url, os.environ.get("NOETL_API_KEY", "").strip())
-    accepted = service.request("POST", "/workflows/run", body, members=("workflow_id", "status"))
+    accepted = service.request("POST", "/workflows/run", body, members=_ACCEPTED)
     if not wait:
         if json:
             write_json(accepted)
@@ -61,7 +62,7 @@ def submit(
         write_json(result["result"])
     if result["status"] != RunStatus.SUCCEEDED:
         for error in result["errors"]:
-            print_message(f"step `{error['step']}`: {error['type']}: {error['message']}")
+            print_message(_describe_error(error))
         print_message(f"run {result['workflow_id']} {result['status']}")
         raise typer.Exit(EXIT_FAILED)
 
@@ -70,7 +71,7 @@ def _wait_for_result(service: ServiceClient, workflow_id: str) -> dict[str, Any]
     """Return the result of a run once it has ended."""
     print_message(f"run {workflow_id}")
     while True:
-        result = service.request("GET", f"/workflows/result/{workflow_id}", members=_RESULT_MEMBERS)
+        result = service.request("GET", f"/workflows/result/{workflow_id}", members=_RESULT)
         if RunStatus(result["status"]).is_final:
             return result
         time.sleep(_POLL_SECONDS)
@@ -90,39 +91,55 @@ class ServiceClient:
         self._headers = {"Authorization": f"Bearer {credentials}"} if credentials else {}
 
     def request(
-        self, method: str, path: str, body: Mapping[str, Any] | None = None, *, members: Sequence[str]
+        self, method: str, path: str, body: Mapping[str, Any] | None = None, *, members: Mapping[str, type]
     ) -> dict[str, Any]:
-        """Send a request, and return the body of the response, which must have `members`.
+        """Send a request, and return the body of the response, which must have `members` of these types.
 
         Raises:
             CommandError: the request fails, the service refuses it, or the server is not a NoETL service.
         """
-        import httpx
-
-        try:
-            response = httpx.request(
-                method, self._url + path, json=body, headers=self._headers, timeout=_HTTP_TIMEOUT_SECONDS
-            )
-            response_body = response.json()
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise CommandError(f"request to {self._host} failed: {error}") from error
-        except ValueError:
-            response_body = None
-        if not response.is_success and isinstance(response_body, dict):
-            lines = _problem_lines(self._host, response.status_code, response_body)
-            if response.status_code == _UNAUTHENTICATED and not self._headers:
+        response = send_request(
+            method, self._url + path, self._host, _HTTP_TIMEOUT_SECONDS, json=body, headers=self._headers
+        )
+        if not response.is_success and isinstance(response.body, dict):
+            lines = _problem_lines(self._host, response.status, response.body)
+            if response.status == _UNAUTHENTICATED and not self._headers:
                 lines[-1] += " Set NOETL_API_KEY."
             raise CommandError("\n".join(lines), EXIT_FAILED)
-        if not isinstance(response_body, dict) or not response_body.keys() >= set(members):
-            raise unexpected_response(response, "check --url")
-        return response_body
+        if not response.is_success or not _has_members(response.body, members):
+            raise response.unexpected("check --url")
+        found: dict[str, Any] = response.body
+        return found
+
+
+def _has_members(body: Any, members: Mapping[str, type]) -> bool:
+    """Return whether a body is an object with these members, and has the status of a run."""
+    return (
+        isinstance(body, dict)
+        and body.keys() >= members.keys()
+        and all(isinstance(body[name], kind) for name, kind in members.items())
+        and body["status"] in set(RunStatus)
+    )
+
+
+def _describe_error(error: Any) -> str:
+    """Return a line about an error in the result of a run."""
+    if not isinstance(error, dict):
+        return str(error)
+    return f"step `{error.get('step')}`: {error.get('type')}: {error.get('message')}"
 
 
 def _problem_lines(host: str, status: int, problem: Mapping[str, Any]) -> list[str]:
     """Return the diagnostics and the detail of a problem document, or the status of another response."""
-    lines = [
-        f"line {found['line']}, column {found['column']}: {found['code']}: {found['message']}"
-        for found in problem.get("diagnostics", ())
-    ]
+    diagnostics = problem.get("diagnostics")
+    lines = map(_describe_diagnostic, diagnostics if isinstance(diagnostics, list) else ())
     detail = problem.get("detail") or problem.get("message") or status
-    return [*lines, f"{host} refused the request: {detail}"]
+    return [*filter(None, lines), f"{host} refused the request: {detail}"]
+
+
+def _describe_diagnostic(found: Any) -> str | None:
+    """Return a line about a diagnostic, or None if it has another form."""
+    try:
+        return f"line {found['line']}, column {found['column']}: {found['code']}: {found['message']}"
+    except (LookupError, TypeError):
+        return None
