@@ -43,6 +43,12 @@ TURN_SECONDS = 0.25
 """How long a thread of a service continues with the visits of one run. Then it claims the next visit in turn.
 """
 
+RETENTION_PAUSE_SECONDS = 5.0
+"""How often, on average, a worker deletes runs that are older than the retention."""
+
+DELETION_PAUSE_SECONDS = 0.01
+"""The pause between two deletions while more runs are too old."""
+
 SWEEP_SECONDS = 60.0
 """How often, on average, a worker searches for runs that no worker would continue."""
 
@@ -141,6 +147,7 @@ class Worker:
             for name in names
         ]
         self._renewal = threading.Thread(target=self._renew_claims, name="noetl-lease", daemon=True)
+        self._retention = threading.Thread(target=self._delete_old_runs, name="noetl-retention", daemon=True)
 
     def start(self) -> None:
         """Start to execute visits. Take over the claims of dead workers of this machine at once.
@@ -152,7 +159,7 @@ class Worker:
             check_quota_settings(self._store)
         register_local_secrets()
         self._store.queue.release_dead(self._queue, self._store.clock())
-        for thread in (*self._threads, self._renewal):
+        for thread in (*self._threads, self._renewal, self._retention):
             thread.start()
 
     def stop(self, *, drain: bool = True, timeout_seconds: float | None = None) -> None:
@@ -168,8 +175,9 @@ class Worker:
             thread.join(None if deadline is None else max(deadline - time.monotonic(), 0.0))
         self._finished.set()
         self._lease_keeper.release_all()
-        if drain and self._renewal.is_alive():
-            self._renewal.join(None if deadline is None else max(deadline - time.monotonic(), 0.0))
+        for thread in (self._renewal, self._retention) if drain else ():
+            if thread.is_alive():
+                thread.join(None if deadline is None else max(deadline - time.monotonic(), 0.0))
 
     def wait_until_finished(self, tenant: str, run_id: str, timeout_seconds: float | None = None) -> Run:
         """Return the run when it has ended, or as it is after the timeout."""
@@ -277,3 +285,18 @@ class Worker:
             self.repaired += self._store.maintenance.sweep(self._store.clock()).repaired
             # A random interval spreads the sweeps of workers that were started together.
             self._sweep_at = time.monotonic() + random.uniform(SWEEP_SECONDS / 2, SWEEP_SECONDS * 3 / 2)
+
+    def _delete_old_runs(self) -> None:
+        """Delete runs that are older than the retention, a few at a time, so that commits wait for none."""
+        is_left = False
+        while not self._finished.wait(DELETION_PAUSE_SECONDS if is_left else self._retention_pause()):
+            try:
+                is_left = self._store.maintenance.delete_old(self._store.clock())
+            except StoreError as error:
+                is_left = False
+                if not self._finished.is_set():
+                    logger.warning("old runs could not be deleted; trying again: %s", error)
+
+    def _retention_pause(self) -> float:
+        """Return a random pause, which spreads the deletions of workers that were started together."""
+        return random.uniform(RETENTION_PAUSE_SECONDS / 2, RETENTION_PAUSE_SECONDS * 3 / 2)

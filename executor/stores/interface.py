@@ -457,6 +457,13 @@ class StoreMaintenance(Protocol):
         """Return the inconsistencies of the store, without changing it; runs may be active meanwhile."""
         ...
 
+    def delete_old(self, now: float) -> bool:
+        """Delete a few of the runs that are older than the retention, and return whether more may be left.
+
+        A store that deletes them itself returns False.
+        """
+        ...
+
     def sweep(self, now: float, *, limit: int = 200) -> SweepResult:
         """Repair up to `limit` unfinished runs that no worker would continue.
 

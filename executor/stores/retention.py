@@ -2,12 +2,14 @@
 
 Problem: ended runs would fill the store. A run must not vanish while a parent or a child run refers to it.
 
-Algorithm: SQL stores delete ended runs during a sweep, oldest first, with all rows that belong to them.
+Algorithm: SQL stores delete ended runs oldest first, with all rows that belong to them. A transaction deletes
+a few runs, so that commits wait for milliseconds. A worker repeats it until no run is too old, every five
+seconds. A sweep does the same, for functions without such a worker.
 DynamoDB deletes items whose time to live is over; the head of a run expires one day before its other items.
 
 Cost: one deletion for each row or item.
 
-Limits: a SQL sweep deletes up to a thousand runs. DynamoDB may delete an expired item a few days late.
+Limits: a sweep deletes up to 5,000 runs. DynamoDB may delete an expired item a few days late.
 """
 
 from __future__ import annotations

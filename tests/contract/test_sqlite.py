@@ -293,6 +293,28 @@ def test_a_full_disk_is_reported_and_loses_nothing(tmp_path: Path) -> None:
     store.close()
 
 
+def test_the_log_is_cut_when_a_long_reader_has_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log grows as long as the reader may need its older pages."""
+    monkeypatch.setattr(file, "MAX_LOG_BYTES", 100_000)
+    monkeypatch.setattr(file, "LOG_PAGES", 10)
+    log = tmp_path / "noetl.db-wal"
+    with (
+        closing(SqliteStore(str(tmp_path / "noetl.db"))) as store,
+        closing(sqlite3.connect(tmp_path / "noetl.db", isolation_level=None)) as reader,
+    ):
+        start_run(store)
+        reader.execute("begin")
+        reader.execute("select count(*) from runs").fetchone()
+        for _ in range(30):
+            start_run(store)
+        grown = log.stat().st_size
+        reader.execute("commit")
+        for _ in range(3):
+            start_run(store)
+        assert grown > 3 * 100_000
+        assert log.stat().st_size <= 100_000
+
+
 def test_close_while_a_thread_reads_the_store(tmp_path: Path) -> None:
     store = SqliteStore(str(tmp_path / "noetl.db"))
     reading, closed = threading.Event(), threading.Event()

@@ -15,6 +15,7 @@ import noetl.executor.worker as worker_module
 from noetl.executor.errors import SettingError, StoreError
 from noetl.executor.model.events import Event
 from noetl.executor.model.run import Claim, Lease, Run, RunStatus, Visit
+from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.model.worker_identity import process_name
 from noetl.executor.runtime.lease_keeper import LeaseKeeper, read_lease_seconds
 from noetl.executor.security.capabilities import local_run_capabilities
@@ -22,6 +23,7 @@ from noetl.executor.stores.sql.queue import SqlQueue
 from noetl.executor.stores.sqlite.store import SqliteStore
 from noetl.executor.worker import Worker, WorkerSettings, read_spare_thread_count, read_thread_count
 from noetl.testing.run_harness import RunHarness, compile_text
+from noetl.testing.store_contract.operations import start_ended_run
 
 BLOCKING_PLAYBOOK = """
     steps:
@@ -97,6 +99,34 @@ def test_a_worker_of_a_local_run_ignores_other_queues(store: SqliteStore, tmp_pa
     with working(store, tmp_path, queue=mine.queue) as worker:
         finished(worker, mine)
     assert (other.status, served.status) == (RunStatus.QUEUED, RunStatus.QUEUED)
+
+
+def test_old_runs_are_deleted_until_none_is_left(
+    store: SqliteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After one pause, more runs are deleted than one transaction deletes."""
+    monkeypatch.setattr(worker_module, "RETENTION_PAUSE_SECONDS", 0.01)
+    for _ in range(45):
+        start_ended_run(store)
+    store.context.retention_seconds = 60.0
+    with working(store, tmp_path):
+        wait_until(lambda: store.runs.find(RunFilter()) == ([], None))
+
+
+def test_a_failed_deletion_is_tried_again(
+    store: SqliteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(worker_module, "RETENTION_PAUSE_SECONDS", 0.01)
+    tries: list[None] = []
+
+    def delete_old(_now: float) -> bool:
+        tries.append(None)
+        raise StoreError("The store is away.")
+
+    monkeypatch.setattr(store.maintenance, "delete_old", delete_old)
+    with working(store, tmp_path):
+        wait_until(lambda: len(tries) > 1)
+    assert "old runs could not be deleted; trying again: The store is away." in caplog.text
 
 
 def test_a_run_created_later_is_executed(store: SqliteStore, tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 _POLL_SECONDS = 0.1
 _STOP_TIMEOUT_SECONDS = 5.0
 _THREAD_TIMEOUT_SECONDS = 3.0
-_WORKER_THREADS = ("noetl-walk", "noetl-lease", "noetl-item")
+_WORKER_THREADS = ("noetl-walk", "noetl-lease", "noetl-retention", "noetl-item")
 """Prefixes of the names of threads that execute runs, or parallel parts of their work."""
 
 _MAX_NAMED_RUNS = 5

@@ -55,6 +55,11 @@ class DynamoMaintenance:
 
         return ConsistencyCheck(self._context).check_consistency()
 
+    def delete_old(self, now: float) -> bool:
+        """Return False: DynamoDB deletes items whose time to live is over."""
+        del now
+        return False
+
     def sweep(
         self, now: float, *, queue: str = SERVICE_QUEUE, limit: int = MAX_RUNS_PER_SWEEP
     ) -> SweepResult:

@@ -41,6 +41,12 @@ class MemoryMaintenance:
         with self._state.lock:
             return limit_findings([*self._check_runs(), *self._check_references()])
 
+    def delete_old(self, now: float) -> bool:
+        with self._state.lock:
+            if self._state.retention_seconds is not None:
+                self._delete_old(now - self._state.retention_seconds)
+            return False
+
     def sweep(self, now: float, *, limit: int = 200) -> SweepResult:
         with self._state.change_runs():
             open_records = [r for r in self._state.runs.values() if r.run.finished_at is None]
@@ -51,8 +57,7 @@ class MemoryMaintenance:
                     repaired += 1
                     fields = {"workflow_id": record.run.id, "repaired": repair}
                     logger.warning("run %s was repaired: %s", record.run.id, repair, extra={"fields": fields})
-            if self._state.retention_seconds is not None:
-                self._delete_old(now - self._state.retention_seconds)
+            self.delete_old(now)
             return SweepResult(len(open_records), repaired)
 
     def _check_runs(self) -> Iterator[Finding]:

@@ -26,6 +26,9 @@ class PostgresMaintenance:
     def check_consistency(self) -> list[Finding]:
         return self._shared.check_consistency()
 
+    def delete_old(self, now: float) -> bool:
+        return self._shared.delete_old(now)
+
     def sweep(self, now: float, *, limit: int = 200) -> SweepResult:
         """Repair runs as every SQL store does, and send messages about overdue visits again."""
         result = self._shared.sweep(now, limit=limit)

@@ -33,8 +33,11 @@ from noetl.executor.stores.sql.rows import encode_json, run_from_row
 if TYPE_CHECKING:
     from noetl.executor.stores.finding import Finding
 
-MAX_DELETED_RUNS = 1_000
-"""Number of runs that one sweep deletes at most."""
+MAX_DELETED_RUNS = 20
+"""Number of runs that one transaction deletes at most, so that commits of SQLite wait for milliseconds."""
+
+MAX_DELETIONS = 250
+"""Number of deletions of one sweep at most."""
 
 _DELETIONS = (
     "sweep.delete_visits",
@@ -99,8 +102,9 @@ class SqlMaintenance:
                 repaired += self._repair(row["run_id"], damage, now)
         if repaired:
             self._context.announce_due()
-        if self._context.retention_seconds is not None:
-            self._delete_old(now - self._context.retention_seconds)
+        for _ in range(MAX_DELETIONS):
+            if not self.delete_old(now):
+                break
         return SweepResult(self._context.database.fetch_one("sweep.count_open_runs")["open"], repaired)
 
     def _repair(self, run_id: str, damage: _Damage, now: float) -> bool:
@@ -118,14 +122,23 @@ class SqlMaintenance:
         logger.warning("run %s was repaired: %s", run_id, repair, extra={"fields": fields})
         return True
 
-    def _delete_old(self, before: float) -> None:
-        """Delete runs that ended before a time, with all of their rows."""
+    def delete_old(self, now: float) -> bool:
+        """Delete some runs that are older than the retention, with all of their rows.
+
+        Return whether more may be left.
+        """
+        if self._context.retention_seconds is None:
+            return False
+        before = now - self._context.retention_seconds
+        if not self._context.database.fetch_all("sweep.find_old", before=before):
+            return False
         with self._context.database.transaction() as db:
             deleted = db.execute("sweep.delete_runs", before=before, limit=MAX_DELETED_RUNS).fetchall()
             ids = self._context.database.encode_list([row["id"] for row in deleted])
             for query in _DELETIONS if deleted else ():
                 db.execute(query, ids=ids)
             db.execute("sweep.delete_child_run_counts", before=before)
+            return len(deleted) == MAX_DELETED_RUNS
 
 
 def _continue_stuck(branches: BranchTransaction) -> str:

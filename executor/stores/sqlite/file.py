@@ -64,6 +64,9 @@ LOG_PAGES = 4000
 
 A write-back waits for the disk twice. This is four times the default of SQLite.
 """
+MAX_LOG_BYTES = 64 * 1024 * 1024
+"""Length to which SQLite cuts the log when it begins it anew. A reader that stays lets it grow until then."""
+
 CLOSE_TIMEOUT_SECONDS = 2.0
 """Time that `close` waits for a connection that a thread is using."""
 
@@ -165,6 +168,7 @@ class SqliteFile:
                 db.execute("pragma journal_mode = wal")
                 db.execute("pragma synchronous = full")
                 db.execute(f"pragma wal_autocheckpoint = {LOG_PAGES}")
+                db.execute(f"pragma journal_size_limit = {MAX_LOG_BYTES}")
             self._local.connection = connection
         return connection
 

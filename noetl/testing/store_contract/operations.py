@@ -134,6 +134,13 @@ def end_run(store: Store, run: Run, status: RunStatus, now: float = 1.0) -> Run:
     return current_run(store, run)
 
 
+def start_ended_run(store: Store) -> Run:
+    """Start a run, cancel it and end it at 1.0, and return it."""
+    run = start_run(store)
+    store.runs.stop(run.id, RunStatus.CANCELLED, 1.0)
+    return end_run(store, run, RunStatus.CANCELLED)
+
+
 def current_run(store: Store, run: Run | RunSummary) -> Run:
     """Return a run as it is stored now."""
     stored = store.runs.get(run.tenant, run.id)

@@ -14,7 +14,13 @@ from noetl.executor.model.worker_identity import process_name
 from noetl.executor.stores.interface import Store, SweepResult
 from noetl.testing.run_harness import LEASE_SECONDS, RunHarness, compile_text
 from noetl.testing.store_contract.damage import SweepDamage
-from noetl.testing.store_contract.operations import claim_visit, start_child, start_run, start_waiting_run
+from noetl.testing.store_contract.operations import (
+    claim_visit,
+    start_child,
+    start_ended_run,
+    start_run,
+    start_waiting_run,
+)
 
 FORK = """
     steps:
@@ -189,6 +195,19 @@ class SweepContract:
         assert [run.finished_at for run in store.runs.find(RunFilter())[0]] == [None]
         assert store.runs.visits(play.id) == []
         assert store.runs.events(play.id) == []
+        assert failed_checks(store) == []
+
+    def test_old_runs_are_deleted_in_small_parts(self, store: Store) -> None:
+        """Delete none in DynamoDB, which deletes them itself."""
+        self.damage.set_retention(store, 100.0)
+        for _ in range(21):
+            start_ended_run(store)
+        parts = 0
+        while store.maintenance.delete_old(1e9):
+            parts += 1
+            assert len(store.runs.find(RunFilter())[0]) == 21 - 20 * parts
+        remaining = len(store.runs.find(RunFilter())[0])
+        assert (parts, remaining) in ((1, 0), (0, 0), (0, 21))
         assert failed_checks(store) == []
 
     def test_the_count_of_child_runs_is_forgotten_after_the_retention_period(self, store: Store) -> None:

@@ -39,6 +39,11 @@ select 1 from visits where run_id = :run_id and step = :step
 -- name: count_open_runs
 select count(*) as open from runs where finished_at is null
 
+-- Whether anything is old enough to be deleted.
+-- name: find_old
+select 1 where exists (select 1 from runs where finished_at < :before)
+    or exists (select 1 from child_runs where counted_at < :before)
+
 -- A run is kept while its parent is kept, which may ask for it, and while it has children.
 -- name: delete_runs
 delete from runs where id in (
