@@ -136,6 +136,7 @@ _VIEWS: tuple[View, ...] = (
         workflow_id=_RUN,
         status=RunStatus.RUNNING,
         playbook="greet",
+        version=None,
         created_at=_TIME,
         started_at=_TIME,
         finished_at=None,

@@ -128,7 +128,8 @@ class RunService:
             if (earlier := store.runs.get(tenant, run_id)) is not None:
                 return earlier
             request = replace(request, run_id=run_id)
-        header, plan_hash = self._head_of(plan)
+        header, plan_hash, version = self._head_of(plan)
+        request = replace(request, version=version)
         data = initial_data(header, request, now=self.context.clock())
         return RunDraft(data, plan_hash, request, plan if isinstance(plan, Plan) else None, idempotency)
 
@@ -147,12 +148,12 @@ class RunService:
             self.context.store.plans.save(draft.plan)
         return self.context.store.runs.create(run, first_visit, idempotency=draft.idempotency)
 
-    def _head_of(self, plan: Plan | PlaybookReference) -> tuple[Header, str]:
-        """Return the header and the hash of a plan that was compiled, or that is registered."""
+    def _head_of(self, plan: Plan | PlaybookReference) -> tuple[Header, str, str | None]:
+        """Return the header, hash and version of a plan that was compiled, or that is registered."""
         if isinstance(plan, Plan):
-            return plan.header, plan.hash
-        plan_hash = registered_playbook(self.context, plan).plan_hash
-        return self.context.store.plans.header(plan_hash), plan_hash
+            return plan.header, plan.hash, plan.header.version
+        found = registered_playbook(self.context, plan)
+        return self.context.store.plans.header(found.plan_hash), found.plan_hash, found.version
 
     def has_request(self, key: str | None) -> bool:
         """Return whether an earlier request had an idempotency key. None is no key."""
@@ -205,6 +206,7 @@ class RunService:
             workflow_id=run.id,
             status=run.status,
             playbook=run.playbook,
+            version=run.version,
             parent=parent_of(run),
             resumed_from=run.resumed_from,
             created_at=timestamp(run.created_at),

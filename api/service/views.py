@@ -221,6 +221,7 @@ class RunReport(View, schema_name="Status"):
     workflow_id: str
     status: RunStatus
     playbook: str
+    version: str | None
     parent: str | None = None
     resumed_from: str | None = None
     created_at: Timestamp

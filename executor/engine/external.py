@@ -118,6 +118,7 @@ class VisitWaits:
             parent=None if detached else self._key(wait_id),
             depth=parent.depth + 1,
             root=parent.root or parent.id,
+            version=version,
             run_id=derived_id("workflow", parent.id, self.claim.visit.id, wait_id),
         )
         try:

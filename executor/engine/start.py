@@ -70,7 +70,7 @@ def assemble_run(
         id=run_id,
         tenant=request.tenant,
         playbook=header.name,
-        version=header.version,
+        version=request.version or header.version,
         plan_hash=plan_hash,
         status=RunStatus.QUEUED,
         origin=request.origin,
@@ -156,6 +156,7 @@ def restart_from_step(
         origin=run.origin,
         folder=run.folder,
         source=run.source,
+        version=run.version,
     )
     new, first_visit = new_run(header, run.plan_hash, request, now=now)
     new = replace(new, resumed_from=run.id)

@@ -20,7 +20,8 @@ class StartRequest:
     With the origin `local`, only the process that starts the run executes it. Each such run has its own queue
     unless `queue` is given. `folder` is where it was started, `source` the file of its playbook. `parent` is
     the wait that the end of the run answers, `depth` the number of runs above it, and `root` the topmost of
-    them. `run_id` is the id of the run if it follows from the request; otherwise the id is random.
+    them. `version` is that of a registered playbook, which may declare none. `run_id` is the id of the run if
+    it follows from the request; otherwise the id is random.
     """
 
     input: Mapping[str, Any] = field(default_factory=dict)
@@ -36,4 +37,5 @@ class StartRequest:
     parent: WaitKey | None = None
     depth: int = 0
     root: str | None = None
+    version: str | None = None
     run_id: str | None = None

@@ -106,6 +106,20 @@ class TestRegistration:
         answer = await run(http, PATIENT, playbook={"name": "greet"})
         assert answer.json()["status"] == "succeeded"
 
+    async def test_a_run_carries_the_version_of_the_registry(self, http: httpx.AsyncClient) -> None:
+        await register(http, GREET % "Ada")
+        await register(http, GREET % "Eve")
+        versions = []
+        for playbook in ({"name": "greet"}, {"name": "greet", "version": "1"}, GREET % "Eve"):
+            started = (await run(http, PATIENT, playbook=playbook)).json()
+            status = read_view(
+                RunReport, (await http.get(f"/workflows/status/{started['workflow_id']}")).json()
+            )
+            versions.append(status.version)
+        assert versions == ["2", "1", None]
+        items = [read_view(RunEntry, item) for item in (await http.get("/workflows")).json()["items"]]
+        assert [item.version for item in items] == [None, "1", "2"]
+
     async def test_a_playbook_with_errors_is_not_registered(self, http: httpx.AsyncClient) -> None:
         response = await register(http, "name: greet\nsteps: [{name: a, run: [{action: htpp}]}]\n")
         assert_problem(response, 422, "invalid-playbook")

@@ -16,7 +16,7 @@ from noetl.executor.model.run import RunStatus
 
 if TYPE_CHECKING:
     from noetl.api.service.runs import RunService
-    from noetl.api.service.views import EventEntry, RunReport, StepReport
+    from noetl.api.service.views import EventEntry, RunEntry, RunReport, StepReport
     from noetl.executor.model.run import Run
     from noetl.planner.plan import Plan
 
@@ -57,12 +57,17 @@ def list_runs(
     if json:
         write_json(page)
         return
-    rows = [(run.workflow_id, run.status, run.created_at[:19], run.playbook) for run in page.items]
+    rows = [(run.workflow_id, run.status, run.created_at[:19], _title_of(run)) for run in page.items]
     write_table(rows)
     if not rows:
         print_message("no runs")
     if page.next_cursor:
         print_message(f"more runs: --cursor {page.next_cursor}")
+
+
+def _title_of(run: RunEntry) -> str:
+    """Return the name of the playbook of a run, with its version if it has one."""
+    return run.playbook if run.version is None else f"{run.playbook} {run.version}"
 
 
 @app.command("show", no_args_is_help=True, epilog="Example: noetl runs show ID")
@@ -90,6 +95,7 @@ def _write_status(report: RunReport, plan: Plan) -> None:
 
     write_stdout(f"run {report.workflow_id} {report.status}\n")
     for label, value in (
+        ("version", report.version),
         ("created", report.created_at),
         ("started", report.started_at),
         ("finished", report.finished_at),
