@@ -15,11 +15,14 @@ from typing import Any
 
 from noetl.planner.frozen import frozen
 
-FORMAT = 2
+FORMAT = 3
 """The version of the JSON format of plans, and of what they mean. Runs of older plans keep their meaning."""
 
-READABLE_FORMATS = (1, FORMAT)
-"""The formats that this version reads. Format 1 is what versions wrote that had no clocks of joins."""
+READABLE_FORMATS = (1, 2, FORMAT)
+"""The formats that this version reads.
+
+Versions that had no clocks of joins wrote format 1. Those that had no ordered ids of visits wrote format 2.
+"""
 
 MAX_COUNTED_VISITS = 10**15
 """The largest number of visits in statistics. It stands for itself and all larger numbers."""
@@ -318,6 +321,14 @@ class Step:
     live_names: frozenset[str] = frozenset()
     line: int = 0
     format: int = FORMAT
+
+    @property
+    def has_ordered_visits(self) -> bool:
+        """True if there may be many visits, and their ids are in the order of their clocks.
+
+        Several branches may make the same visit at a join, so the ids there have no clock.
+        """
+        return self.format > 2 and self.cyclic and self.join is None
 
     def to_json(self) -> dict[str, Any]:
         return {

@@ -28,7 +28,7 @@ from typing import Any, TypeAlias
 from noetl.executor.model.ids import derived_id
 from noetl.executor.model.run import Branch, FailureState, Pointers, Visit
 from noetl.executor.model.special_visits import is_pseudo_step
-from noetl.executor.model.transition import StepOf, names_after
+from noetl.executor.model.transition import StepOf, id_of_entry, names_after
 from noetl.executor.model.visit_states import FINISHED
 from noetl.executor.model.visit_transition import reopen
 from noetl.planner.frozen import frozen, replace
@@ -247,7 +247,7 @@ class _StackChanges:
                 id = derived_id("join", frame.step, frame.wave)
                 return self._begin(id, self.step_of(frame.step), clock, names)
             target = self._take_target(frame)
-            visit_id = self._find_entered(frame, target, names)
+            visit_id = self._find_entered(frame, target, clock, names)
             if visit_id is not None:
                 return self._begin(visit_id, target, clock, names)
             self.fire_joins()
@@ -261,10 +261,10 @@ class _StackChanges:
             self.frames.append(replace(frame, index=frame.index + 1))
         return self.step_of(targets[frame.index])
 
-    def _find_entered(self, frame: ForkFrame, target: Step, names: Pointers) -> str | None:
+    def _find_entered(self, frame: ForkFrame, target: Step, clock: int, names: Pointers) -> str | None:
         """Return the id of the visit that a branch begins, or None if it arrives at a join."""
         if target.join is None:
-            return derived_id(frame.visit_id, frame.case, target.name)
+            return id_of_entry(frame.visit_id, frame.case, target, clock)
         if target.join.mode == "all":
             self._arrive(target)
             return None

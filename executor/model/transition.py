@@ -33,7 +33,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from noetl.executor.model.events import Event, timestamp
-from noetl.executor.model.ids import derived_id
+from noetl.executor.model.ids import derived_id, ordered_id
 from noetl.executor.model.outcome import Choice, Outcome, Suspension, error_record
 from noetl.executor.model.run import (
     NEVER,
@@ -233,12 +233,18 @@ def _branch_to(target: Step, visit: Visit, clock: int, names: Pointers) -> Branc
     """
     carried = {name: pointer for name, pointer in names.items() if name in target.live_names}
     if target.join is None or target.join.mode == "all":
-        id = derived_id(visit.id, visit.case, target.name)
+        id = id_of_entry(visit.id, visit.case, target, clock)
         return Branch(id, target.name, clock, carried, target.join is not None, target.cyclic)
     wave = carried.get(f"steps.{target.join.dominator}", (0, ""))[1]
     return Branch(
         derived_id("any", target.name, wave), target.name, clock, carried, False, target.cyclic, True
     )
+
+
+def id_of_entry(cause: str, case: int | None, target: Step, clock: int) -> str:
+    """Return the id of the visit that a branch makes of a step, after the case of the visit `cause`."""
+    id = derived_id(cause, case, target.name)
+    return ordered_id(target.name, clock, id) if target.has_ordered_visits else id
 
 
 def suspend(visit: Visit, suspension: Suspension, now: float) -> Commit:

@@ -8,10 +8,12 @@ import pytest
 
 from benchmarks import cost, run_cost
 from benchmarks.meter import PRICES, AwsMeter, AwsUsage, lambda_dollars
-from noetl.executor.model.run import RunStatus
+from noetl.executor.model.ids import ORDERED, ordered_id
+from noetl.executor.model.run import Run, RunStatus
 from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.stores import open_store
 from noetl.executor.stores.dynamo import keys
+from noetl.executor.stores.dynamo.attributes import encode_item
 from noetl.executor.stores.dynamo.blobs import INLINE_BYTES
 from noetl.executor.stores.dynamo.store import DynamoStore
 from noetl.infra.dynamodb import upgrade
@@ -20,6 +22,7 @@ from noetl.planner.syntax.limits import MAX_STEPS
 from noetl.planner.syntax.reader import MAX_BYTES
 from noetl.testing.run_harness import compile_text
 from noetl.testing.store_contract.operations import (
+    CYCLE,
     LEASE,
     action_events,
     claim_visit,
@@ -197,6 +200,45 @@ def test_lists_of_runs_make_these_requests(aws: Client) -> None:
     assert overview.requests == {("dynamodb", "GetItem"): 2, ("dynamodb", "Query"): 1}
     assert waiting.requests == one_page
     assert queued.requests == one_page
+
+
+def test_the_status_of_a_long_run_costs_little(aws: Client) -> None:
+    """Compare one visit with 100 and with 2,000. The visits between are copies of the last ones."""
+    upgrade("noetl")
+    store = open_store("dynamodb://noetl")
+    assert isinstance(store, DynamoStore)
+    run = start_run(store, CYCLE)
+    units: dict[int, float] = {}
+    with AwsMeter().attached("dynamodb") as meter:
+        for count in (1, 100, 2000):
+            if count > 1:
+                for _ in range(4):
+                    claim = claim_visit(store, run, 100.0)
+                    store.queue.commit(succeed(store, claim, saved={"text": "x" * 600}), 1.0)
+                _copy_visits(store, run, count)
+            meter.read()
+            overview = store.runs.overview("default", run.id)
+            usage = meter.read()
+            assert overview is not None
+            units[count] = usage.read_units
+            assert usage.count("dynamodb") <= 6
+        assert store.runs.visits(run.id)
+        assert meter.read().read_units > 10 * units[2000]
+    assert max(units.values()) <= 3 * units[1]
+
+
+def _copy_visits(store: DynamoStore, run: Run, count: int) -> None:
+    """Add visits of the steps on the cycle that were before the last ones, up to `count` visits."""
+    table = store.context.table
+    items = [item for item in table.query(keys.partition_key(run.id), "V#") if "finished" in item]
+    copied = [item for item in items if item["sk"].startswith(f"V#{ORDERED}")][:2]
+    copies = []
+    for number in range(count - len(items)):
+        item = copied[number % 2]
+        key = keys.visit(run.id, ordered_id(item["step"], 0, f"{number:012}"), 1)
+        copies.append({"PutRequest": {"Item": encode_item(item | key._asdict())}})
+    for start in range(0, len(copies), 25):
+        table.client.batch_write_item(RequestItems={table.name: copies[start : start + 25]})
 
 
 def test_a_pause_makes_these_requests(aws: Client) -> None:

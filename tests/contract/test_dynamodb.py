@@ -19,10 +19,11 @@ from noetl.executor.model.limits import PayloadLimits
 from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.executor.model.run import Claim, Run, RunStatus, VisitStatus
 from noetl.executor.model.run_filter import RunFilter
+from noetl.executor.model.run_summary import latest_visits
 from noetl.executor.model.visit_transition import MAX_CLAIMS
 from noetl.executor.security.capabilities import local_run_capabilities
 from noetl.executor.stores import open_store
-from noetl.executor.stores.dynamo import keys, run_list
+from noetl.executor.stores.dynamo import keys, run_list, run_overview
 from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.child_run_counts import choose_counter
 from noetl.executor.stores.dynamo.expressions import Put, Update
@@ -117,6 +118,39 @@ class ItemDamage:
         store.context.table.write([Put(key, {"run": run_id})])
 
 
+OVERVIEWS = {
+    "nested cycles": """
+        steps:
+        - {name: once, rule: [{case: default, run: [outer]}]}
+        - {name: outer, max_visits: 90, rule: [{case: "{{ run.id }}", run: [inner]}]}
+        - {name: inner, max_visits: 90, rule: [{case: "{{ run.id }}", run: [inner]}, {case: default, run: [outer]}]}
+    """,
+    "branches on cycles": """
+        steps:
+        - {name: a, max_visits: 90, rule: [{case: "{{ run.id }}", run: [b, c]}]}
+        - {name: b, max_visits: 90, rule: [{case: "{{ run.id }}", run: [c]}, {case: default, run: [b]}]}
+        - {name: c, max_visits: 90, rule: [{case: "{{ run.id }}", run: [c]}, {case: default, run: [d]}]}
+        - {name: d, max_visits: 90, rule: [{case: "{{ run.id }}", run: [c]}]}
+    """,
+    "a join on a cycle": """
+        steps:
+        - {name: a, max_visits: 90, rule: [{case: "{{ run.id }}", run: [b, c]}]}
+        - {name: b, rule: [{case: default, run: [meet]}]}
+        - {name: c, rule: [{case: default, run: [meet]}]}
+        - {name: meet, rule: [{case: "{{ run.id }}", run: [a]}, {case: default, run: [e]}]}
+        - {name: e, rule: [{case: default, run: [a]}]}
+    """,
+    "sequential branches on cycles": """
+        mode: sequential
+        steps:
+        - {name: a, rule: [{case: default, run: [b, c]}]}
+        - {name: b, max_visits: 90, rule: [{case: "{{ run.id }}", run: [b]}, {case: default, run: [d]}]}
+        - {name: c, max_visits: 90, rule: [{case: "{{ run.id }}", run: [c]}, {case: default, run: [d]}]}
+        - {name: d, run: [{action: log, message: x}]}
+    """,
+}
+
+
 class TestDynamo(StoreContract, ConsistencyContract):
     limits = PayloadLimits(payload_bytes=LIMIT, answer_bytes=LIMIT)
     damage = ItemDamage()
@@ -133,6 +167,30 @@ class TestDynamo(StoreContract, ConsistencyContract):
         opened = DynamoStore("noetl", limits=self.limits)
         yield opened
         opened.close()
+
+
+@pytest.mark.parametrize("text", OVERVIEWS.values(), ids=OVERVIEWS)
+def test_an_overview_without_most_visits_is_complete(
+    aws: Client, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_overview, "MIN_READ_VISITS", 0)
+    upgrade("noetl")
+    store = DynamoStore("noetl")
+    run = start_run(store, text)
+    for number in range(1, 18):
+        claim = claim_visit(store, run, float(number))
+        cases = len(store.plans.step(run.plan_hash, claim.visit.step).cases)
+        commit = succeed(store, claim, case=(0 if number % 8 else cases - 1) if cases else None)
+        if number > 12:
+            claimed = store.runs.overview("default", run.id)
+            assert claimed is not None
+            assert claimed.steps == latest_visits(store.runs.visits(run.id))
+        store.queue.commit(commit, float(number))
+    overview, current = store.runs.overview("default", run.id), store.runs.get("default", run.id)
+    assert overview is not None
+    assert current is not None
+    assert overview.steps == latest_visits(store.runs.visits(run.id))
+    assert overview.summary.status is current.status
 
 
 class TestRetention:

@@ -65,7 +65,9 @@ def build_branch_writes(
     entering = [not branch.is_arrival and branch.id not in absorbed for branch in branches]
     numbers = VisitNumbers(context.table, run_id)
     taken = [
-        numbers.take(branch, origin) if branch.is_counted and is_entering and has_forked else 0
+        numbers.take(branch, origin, commit.visit.id)
+        if branch.is_counted and is_entering and has_forked
+        else 0
         for branch, is_entering in zip(branches, entering, strict=True)
     ]
     puts: dict[str, Put] = {}

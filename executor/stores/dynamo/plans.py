@@ -27,7 +27,7 @@ TEXT_BYTES = 200
 class PlanTexts:
     """A plan as it was read: the JSON of its header, of its source, and of each of its steps and tasks.
 
-    Texts take a tenth of the memory of what they describe. So also the largest plan fits into the cache.
+    `ordered_steps` are the names of the steps whose visits have ordered ids. Texts take a tenth of the memory of what they describe. So also the largest plan fits into the cache.
     """
 
     header: str
@@ -35,6 +35,7 @@ class PlanTexts:
     steps: Mapping[str, str]
     tasks: Mapping[str, str]
     spread: int
+    ordered_steps: tuple[str, ...] = ()
 
     def part(self, kind: str, name: str) -> str:
         """Return the JSON of a part. `kind` is `header`, `step` or `task`."""
@@ -84,6 +85,10 @@ class DynamoPlans:
         """Return the names of the steps of a plan, in their order."""
         return tuple(self._plan(plan_hash).steps)
 
+    def ordered_steps(self, plan_hash: str) -> tuple[str, ...]:
+        """Return the names of the steps on cycles whose visits have ordered ids."""
+        return self._plan(plan_hash).ordered_steps
+
     def get(self, plan_hash: str) -> Plan:
         """Return a complete plan."""
         stored = self._plan(plan_hash)
@@ -123,6 +128,11 @@ class DynamoPlans:
             steps={name: json.dumps(body) for name, body in document["steps"]},
             tasks={name: json.dumps(body) for name, body in document["tasks"]},
             spread=int(first["spread"]),
+            ordered_steps=tuple(
+                name
+                for name, body in document["steps"]
+                if body["cyclic"] and Step.from_json(name, body).has_ordered_visits
+            ),
         )
         return stored, stored.weight
 

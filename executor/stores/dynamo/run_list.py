@@ -22,7 +22,7 @@ from typing import Any
 
 from noetl.executor.model.run import SERVICE_QUEUE, Run, RunStatus
 from noetl.executor.model.run_filter import RunFilter
-from noetl.executor.model.run_summary import RunOverview, RunSummary, latest_visits
+from noetl.executor.model.run_summary import RunOverview, RunSummary
 from noetl.executor.stores.cursors import read_cursor, write_cursor
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item, encode_item
@@ -39,8 +39,8 @@ from noetl.executor.stores.dynamo.run_items import (
     sum_counters,
     tenant_of,
 )
+from noetl.executor.stores.dynamo.run_overview import read_overview
 from noetl.executor.stores.dynamo.run_snapshot import read_snapshot
-from noetl.executor.stores.dynamo.visit_items import without_outputs
 from noetl.planner.frozen import frozen, replace
 
 MAX_PAGES = 4
@@ -134,12 +134,10 @@ class RunList:
 
     def overview(self, tenant: str, run_id: str) -> RunOverview | None:
         """Return what the status of a run shows, or None if the tenant has no such run."""
-        snapshot = read_snapshot(self._context, run_id, attributes=SUMMARY_ATTRIBUTES)
-        if snapshot is None or tenant_of(snapshot.head) != tenant:
+        head = self._context.table.get(keys.head(run_id), SUMMARY_ATTRIBUTES)
+        if head is None or tenant_of(head) != tenant:
             return None
-        visits = [without_outputs(item.visit) for item in snapshot.current_items]
-        error = self._context.blobs.load(snapshot.head.get("error"))
-        return RunOverview(decode_summary(snapshot.head, snapshot.status()), error, latest_visits(visits))
+        return read_overview(self._context, head)
 
     def find(self, run_filter: RunFilter) -> tuple[list[RunSummary], str | None]:
         """Return a page of runs, newest first, and the cursor of the next page or None."""

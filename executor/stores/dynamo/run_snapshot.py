@@ -114,7 +114,7 @@ def read_snapshot(
         written = [item for partition in partitions for item in partition]
         counters = [item for item in written if item["sk"] == "C"]
         visits = [item for item in written if item["sk"] != "C"]
-        items, is_torn = _assemble_visits(context, head, visits, with_outputs=with_outputs)
+        items, is_torn = assemble_visits(context, head, visits, with_outputs=with_outputs)
         if not is_torn:
             break
     counts = sum_counters(head, counters, context.step_of(head))
@@ -128,7 +128,7 @@ def _read_partition(table: DynamoTable, run_id: str, number: int) -> list[Item]:
     return visits if counter is None else [counter, *visits]
 
 
-def _assemble_visits(
+def assemble_visits(
     context: DynamoContext, head: Item, visits: Iterable[Item], *, with_outputs: bool
 ) -> tuple[list[VisitItem], bool]:
     """Return the visits of items and those that follow from them, and whether the read was torn."""

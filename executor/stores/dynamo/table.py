@@ -131,6 +131,26 @@ class DynamoTable:
         }
         return self._pages("query", request)
 
+    def query_range(
+        self, pk: str, first: str, last: str, *, limit: int | None = None, backward: bool = False
+    ) -> tuple[list[Item], bool]:
+        """Return the items of a partition whose sort keys are from `first` to `last`, and whether these are
+        all.
+
+        With `limit`, at most so many are read, the last ones if `backward`.
+        """
+        request = {
+            "TableName": self.name,
+            "KeyConditionExpression": "pk = :pk AND sk BETWEEN :first AND :last",
+            "ExpressionAttributeValues": encode_item({":pk": pk, ":first": first, ":last": last}),
+            "ConsistentRead": True,
+            "ScanIndexForward": not backward,
+        }
+        if limit is None:
+            return list(self._pages("query", request)), True
+        response = self._call("query", Limit=limit, **request)
+        return [decode_item(item) for item in response["Items"]], "LastEvaluatedKey" not in response
+
     def query_index(self, name: str, **parameters: Any) -> dict[str, Any]:
         """Return a page of an index, as the client returns it."""
         return dict(self._call("query", TableName=self.name, IndexName=name, **parameters))

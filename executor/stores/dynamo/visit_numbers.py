@@ -19,14 +19,16 @@ class VisitNumbers:
         self._table = table
         self._run_id = run_id
         self._counts: dict[str, tuple[int, int]] = {}
+        self._latest: dict[str, tuple[str, str]] = {}
 
-    def take(self, branch: Branch, origin: VisitOrigin) -> int:
-        """Return the next number for the step of a branch."""
+    def take(self, branch: Branch, origin: VisitOrigin, cause: str = "") -> int:
+        """Return the next number for the step of a branch. `cause` is the visit before, unless it is a join."""
         if branch.step not in self._counts:
             item = self._table.get(keys.visit_count(self._run_id, branch.step)) or {}
             self._counts[branch.step] = (item.get("visits", 0), 0)
         before, taken = self._counts[branch.step]
         self._counts[branch.step] = (before, taken + 1)
+        self._latest[branch.step] = (branch.id, cause)
         return int(origin.counts.get(branch.step, 0) + before + taken + 1)
 
     def writes(self) -> list[Write]:
@@ -35,5 +37,7 @@ class VisitNumbers:
         for step, (before, taken) in self._counts.items():
             is_unchanged: Condition = ("visits", "=", before) if before else ("visits", "absent", None)
             key = keys.visit_count(self._run_id, step)
-            writes.append(Update(key, {"visits": before + taken}, when=(is_unchanged,)))
+            visit, cause = self._latest[step]
+            sets = {"visits": before + taken, "latest": visit, "cause": cause}
+            writes.append(Update(key, sets, when=(is_unchanged,)))
         return writes
