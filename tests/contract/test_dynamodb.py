@@ -123,7 +123,9 @@ OVERVIEWS = {
         steps:
         - {name: once, rule: [{case: default, run: [outer]}]}
         - {name: outer, max_visits: 90, rule: [{case: "{{ run.id }}", run: [inner]}]}
-        - {name: inner, max_visits: 90, rule: [{case: "{{ run.id }}", run: [inner]}, {case: default, run: [outer]}]}
+        - name: inner
+          max_visits: 90
+          rule: [{case: "{{ run.id }}", run: [inner]}, {case: default, run: [outer]}]
     """,
     "branches on cycles": """
         steps:
@@ -570,7 +572,7 @@ class TestQueue:
         run = start_run(store, origin="service", now=now)
         claim = store.queue.claim_message(receive_message(aws, queue), LEASE, now + 0.5)
         assert isinstance(claim, Claim)
-        store.queue.commit(fail(store, claim, retry_at=now + 5000.0), now)
+        store.queue.commit(fail(store, claim, retry_at=now + 500.0), now)
         assert count_messages(aws, queue, delayed=True) == 1
         assert (
             store.queue.claim_message(DueMessage(run.id, claim.visit.id, "a", now).encode(), LEASE, now + 1)

@@ -7,21 +7,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from noetl.executor.model.run import SERVICE_QUEUE
+from noetl.executor.model.run import DEADLINE, NEVER, SERVICE_QUEUE, Run
 from noetl.executor.model.special_visits import is_pseudo_step
 from noetl.executor.model.transition import find_holders
 from noetl.executor.stores.change_signal import ChangeSignal
+from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.plans import DynamoPlans
 from noetl.executor.stores.dynamo.run_items import spread_of, tenant_of
 from noetl.executor.stores.dynamo.visit_items import VisitItem
-from noetl.executor.stores.sqs.due_message import DueMessage
+from noetl.executor.stores.sqs.due_message import MAX_DELAY_SECONDS, DueMessage
 from noetl.executor.stores.sqs.memory_queue import InMemoryQueue
 from noetl.executor.stores.sqs.messages import MessageQueue
 from noetl.planner.frozen import replace
 
 MAX_PREFETCHED = 64
 """Number of visits that a claim reads with its message. Other outputs are read later."""
+
+
+def has_row(head: Item, item: VisitItem) -> bool:
+    """Return whether a visit is in the index `due`. The visit of the deadline is, if the head is."""
+    return "wakes" in item.attributes or (item.visit.step == DEADLINE and "wakes" in head)
 
 
 class Announcer:
@@ -40,14 +46,35 @@ class Announcer:
         """Return the queue outside of the process that has the messages of a queue, or None."""
         return self.message_queue if queue == SERVICE_QUEUE else None
 
+    def is_long_wait(self, queue: str, due_at: float, now: float) -> bool:
+        """Return whether a visit of a queue is due later than the queue outside can delay a message.
+
+        Such a visit is in the index `due` instead.
+        """
+        return self.is_indexed(queue, due_at) and now + MAX_DELAY_SECONDS < due_at
+
+    def is_indexed(self, queue: str, due_at: float) -> bool:
+        """Return whether the index `due` may have a visit that waits until this time."""
+        return self.external_queue(queue) is not None and due_at < NEVER
+
+    def deadline_row(self, run: Run, now: float) -> Item:
+        """Return the attributes with which the head of a run is in the index `due`, for its deadline."""
+        if run.deadline_at is None or not self.is_long_wait(run.queue, run.deadline_at, now):
+            return {}
+        return {"wakes": keys.due_shard(run.id), "due": run.deadline_at}
+
     def announce(
         self, head: Item, items: Iterable[VisitItem], now: float, *, released: Sequence[str] = ()
     ) -> None:
-        """Send messages about visits of a run that are due now or later.
+        """Send messages about visits of a run that are due now or later, unless the index `due` has them.
 
         `released` are workers that have given up all that followed (`DueMessage.released`).
         """
-        messages = [replace(self.message_about(item, head), released=tuple(released)) for item in items]
+        messages = [
+            replace(self.message_about(item, head), released=tuple(released))
+            for item in items
+            if not (has_row(head, item) and self.is_long_wait(head["queue"], item.visit.due_at, now))
+        ]
         if messages:
             self.send(head["queue"], messages, now)
 

@@ -124,17 +124,17 @@ def unpause(item: VisitItem, visit: Visit) -> tuple[int, dict[str, int]]:
     It was counted among the visits that wait. If it still waits, nothing changes.
     """
     pause = None if is_waiting(visit) else counted_pause(item.attributes)
-    return (0, {}) if pause is None else (pause[0], {pause[1]: -1})
+    return (0, {}) if pause is None else pause
 
 
 def build_reopen_writes(
-    context: DynamoContext, item: VisitItem, visit: Visit, spread: int
+    context: DynamoContext, head: Item, item: VisitItem, visit: Visit
 ) -> tuple[Sequence[Write], VisitItem]:
     """Return the writes by which a visit continues as `visit`, and the visit after them.
 
     The events of its outcome move to an item of their own. The caller writes what `unpause` returns, too.
     """
-    blobs = context.blobs
+    blobs, spread = context.blobs, spread_of(head)
     sets = {
         name: value
         for name, value in (encode_outcome(visit, (), blobs) | encode_origin(visit, item.origin)).items()
@@ -143,6 +143,11 @@ def build_reopen_writes(
     outcome_only: tuple[str, ...] = ("at", "next", "numbers", "begins", "waited", "counted")
     outcome_only += () if is_waiting(visit) else ("paused",)
     sets |= {name: None for name in outcome_only if name in item.attributes}
+    if is_waiting(visit) and context.announcer.is_indexed(head["queue"], visit.due_at):
+        # Its counter may count it as one that waits long, although it is due soon.
+        sets["wakes"] = keys.due_shard(visit.run_id)
+    elif "wakes" in item.attributes:
+        sets["wakes"] = None
     writes: list[Write] = [
         Update(keys.visit(visit.run_id, visit.id, spread), sets, when=is_unchanged(item.visit))
     ]
@@ -166,7 +171,7 @@ def _turn_writes(context: DynamoContext, head: Item, turn: Turn, update: Update,
         again = resume_visit(resumed.visit, branch, now)
         _, unpaused = unpause(resumed, again)
         update = replace(update, add={**update.add, **unpaused})
-        writes, begun = build_reopen_writes(context, resumed, again, spread)
+        writes, begun = build_reopen_writes(context, head, resumed, again)
         return TurnWrites([update, *writes], begun)
     visit = enter_step(branch, run_id, now, turn.number, is_stopping="stop" in head)
     origin = VisitOrigin(entered_at=now, has_forked=True, parent_clock=branch.clock)

@@ -42,6 +42,7 @@ from noetl.executor.stores.dynamo.run_items import (
     spread_of,
     tenant_of,
 )
+from noetl.executor.stores.dynamo.sleeping_runs import is_asleep, wake_run
 from noetl.executor.stores.dynamo.stops import Stops
 from noetl.executor.stores.dynamo.table import MAX_CONFLICTS
 from noetl.executor.stores.dynamo.visit_items import (
@@ -133,10 +134,10 @@ class Claims:
                 if refusal is not None:
                     return refusal
             elif message.due_at > request.now:
-                return self._send_later(message, message.due_at, request.now)
+                return self._send_later(message, message.due_at, request.now, {})
             if request.give_up and (before or {}).get("claims", 0) < MAX_CLAIMS:
                 later = request.now + GIVE_UP_DELAY_SECONDS
-                return self._send_later(message, later, request.now)
+                return self._send_later(message, later, request.now, {})
             try:
                 item = self._write(request, before)
             except ConditionFailed as failure:
@@ -155,7 +156,7 @@ class Claims:
         if before is None or pause is None:
             return self._context.table.update(update)
         update = replace(update, set={**update.set, "paused": None})
-        counter = Update(keys.counter(request.message.run_id, pause[0]), add={pause[1]: -1})
+        counter = Update(keys.counter(request.message.run_id, pause[0]), add=pause[1])
         self._context.table.write([update, counter])
         return update.applied_to(before)
 
@@ -173,13 +174,19 @@ class Claims:
         if status is VisitStatus.WAITING and request.is_delivered:
             if self._wakeups.wake_if_answered(message.run_id, message.visit_id, now):
                 return None
-        return self._send_later(replace(message, cause=None), item["due"], now)
+        return self._send_later(replace(message, cause=None), item["due"], now, item)
 
-    def _send_later(self, message: DueMessage, due_at: float, now: float) -> MessageOutcome:
-        """Send a message again for the time when its visit is due, because its delay is limited."""
+    def _send_later(self, message: DueMessage, due_at: float, now: float, item: Item) -> MessageOutcome:
+        """Send a message again for the time when its visit is due, unless the index `due` has the visit.
+
+        `item` is that of the visit, or empty.
+        """
         if due_at < NEVER:
             head = self._context.table.get(keys.head(message.run_id))
             if head is not None and not has_ended(head):
+                has_row = "wakes" in item or (message.step == DEADLINE and "wakes" in head)
+                if has_row and self._context.announcer.is_long_wait(head["queue"], due_at, now):
+                    return MessageOutcome.DONE
                 later = replace(message, due_at=due_at, tenant=tenant_of(head))
                 self._context.announcer.send(head["queue"], [later], now)
         return MessageOutcome.DONE
@@ -205,6 +212,8 @@ class Claims:
             return MessageOutcome.DONE
         if head["status"] == RunStatus.QUEUED:
             head = self._begin_run(head, now)
+        if is_asleep(head):
+            head = wake_run(self._context, head)
         if not self._context.claims.add(CachedClaim(claimed, head)):
             return MessageOutcome.HELD
         holders = [decode_visit(message.run_id, holder, self._context.blobs) for holder in reads.holders]
@@ -307,6 +316,7 @@ def _claim_update(request: ClaimRequest, before: Item | None) -> Update:
         ("due", "=", before["due"]),
         ("fence", "absent or =", before.get("fence", 0)),
     )
+    sets |= {"wakes": None} if "wakes" in before else {}
     return Update(key, sets, append=append, when=when)
 
 

@@ -23,7 +23,7 @@ from typing import Any
 from noetl.executor.clients.aws_retry import ConditionFailed, pause_seconds
 from noetl.executor.errors import FencedError, StoreError
 from noetl.executor.model.limits import REJECT_UNSTORABLE_OUTPUTS, PayloadLimits
-from noetl.executor.model.run import Claim, Commit, ErrorRecord, Run, RunStatus, Visit
+from noetl.executor.model.run import NEVER, Claim, Commit, ErrorRecord, Run, RunStatus, Visit
 from noetl.executor.model.run_transition import finish_run, run_finished
 from noetl.executor.model.visit_transition import (
     claim_lost,
@@ -40,6 +40,7 @@ from noetl.executor.stores.dynamo.claimed_visits import read_origin
 from noetl.executor.stores.dynamo.context import DynamoContext
 from noetl.executor.stores.dynamo.expressions import Put, Update, Write
 from noetl.executor.stores.dynamo.run_items import append_event, spread_of
+from noetl.executor.stores.dynamo.sleeping_runs import can_sleep, sleep_update
 from noetl.executor.stores.dynamo.table import MAX_CONFLICTS
 from noetl.executor.stores.dynamo.visit_items import (
     VisitItem,
@@ -135,6 +136,7 @@ class Commits:
             "errors": blobs.store(run.id, list(run.errors)) if run.errors else None,
             "finished": now,
             "open": None,
+            "wakes": None,
             "told": append_event(head, run_finished(run), blobs),
         }
         keep = {} if error is None else {"error": error}
@@ -172,17 +174,24 @@ class Commits:
             *self._event_writes(commit, spread),
             *_stop_writes(commit, claim.head, self._context.blobs),
         ]
-        pause = (
-            (before.origin.home, "ending" if commit.is_finally else "paused") if is_waiting(visit) else None
-        )
-        if pause is not None:
-            outcome = outcome | {"paused": list(pause)}
-            fixed.append(Update(keys.counter(visit.run_id, pause[0]), add={pause[1]: 1}))
+        if is_waiting(visit):
+            home, names = before.origin.home, ["ending" if commit.is_finally else "paused"]
+            is_long = self._context.announcer.is_long_wait(claim.head["queue"], visit.due_at, now)
+            names += ["long"] if is_long or visit.due_at == NEVER else []
+            outcome = outcome | {"paused": [home, *names]}
+            outcome |= {"wakes": keys.due_shard(visit.run_id)} if is_long else {}
+            fixed.append(Update(keys.counter(visit.run_id, home), add=dict.fromkeys(names, 1)))
         absorbed: set[str] = set()
+        sleep = list(self._sleep_writes(commit, claim, now))
         for tries in range(MAX_CONFLICTS):
             moves = build_branch_writes(self._context, commit, claim, absorbed, now)
             sets = _visit_attributes(commit, before, outcome, moves, now)
-            writes: list[Write] = [Update(key, sets, when=is_held(visit.fence)), *fixed, *moves.writes]
+            writes: list[Write] = [
+                Update(key, sets, when=is_held(visit.fence)),
+                *fixed,
+                *sleep,
+                *moves.writes,
+            ]
             try:
                 self._context.table.write(writes)
             except ConditionFailed as refusal:
@@ -190,6 +199,8 @@ class Commits:
                     raise claim_lost(visit) from None
                 # A visit that exists was created by another branch, so this branch ends there.
                 refused = {write.key for write, failed in zip(writes, refusal.failed, strict=True) if failed}
+                # A run that stops is not put to sleep.
+                sleep = [write for write in sleep if write.key not in refused]
                 absorbed |= {id for id, created in moves.created.items() if created in refused}
                 if tries:
                     time.sleep(pause_seconds(min(tries, 4)))
@@ -198,6 +209,17 @@ class Commits:
             written = VisitItem(visit, before.origin, item | key._asdict())
             return WrittenOutcome(written, claim.head, moves.begun)
         raise StoreError(f"A step of run {visit.run_id} could not be committed: too many concurrent writers.")
+
+    def _sleep_writes(self, commit: Commit, claim: CachedClaim, now: float) -> Iterable[Update]:
+        """Yield the write that puts a run to sleep, if its only branch waits longer than a message can.
+
+        An answer may arrive soon, so a run that waits only for an answer is left to the sweep.
+        """
+        visit, head = commit.visit, claim.head
+        is_only_branch = not (claim.item.origin.has_forked or commit.is_finally)
+        is_long = self._context.announcer.is_long_wait(head["queue"], visit.due_at, now)
+        if is_only_branch and is_long and is_waiting(visit) and can_sleep(self._context, head):
+            yield sleep_update(head)
 
     def _loop_part_writes(self, commit: Commit, spread: int) -> Iterable[Put]:
         visit = commit.visit

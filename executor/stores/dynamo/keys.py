@@ -42,6 +42,9 @@ class ItemKey(NamedTuple):
     sk: str
 
 
+SENT_WAKEUPS = ItemKey("S#due", "S")
+"""Key of the item that says up to which time the sweep has sent messages about visits in the index `due`."""
+
 SCHEMA = ItemKey("S#schema", "S")
 """Key of the item that holds the schema version of the table."""
 
@@ -192,6 +195,25 @@ def open_shard(queue: str, run_id: str) -> str:
     spread.
     """
     return shard(queue, run_id) if queue == SERVICE_QUEUE else queue
+
+
+def due_shard(run_id: str) -> str:
+    """Return the partition of the visits of a run in the index of due visits, which has SHARDS partitions."""
+    return shard(SERVICE_QUEUE, run_id)
+
+
+def asleep_shard(run_id: str) -> str:
+    """Return the partition of a run in the index of open runs while it only waits, and no sweep reads it.
+
+    >>> asleep_shard("r") == "asleep#" + shard(SERVICE_QUEUE, "r")
+    True
+    """
+    return f"asleep#{shard(SERVICE_QUEUE, run_id)}"
+
+
+def asleep_shards(queue: str) -> list[str]:
+    """Return all partitions of the runs of a queue that only wait, in the index of open runs."""
+    return [f"asleep#{name}" for name in shards(queue)[1:]] if queue == SERVICE_QUEUE else []
 
 
 def open_shards(queue: str) -> list[str]:

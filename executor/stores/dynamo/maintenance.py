@@ -5,9 +5,11 @@ Problem: a message may be lost, and a worker may die between an outcome and what
 Algorithm: a reconciliation loop. Source: the controller pattern of Kubernetes. A sweep reads a page of the
 index of open runs, from the place where the last sweep stopped. For each run it takes a snapshot. It
 completes followups that are missing, and announces visits that have been overdue for GRACE_SECONDS. All
-repairs are idempotent, so concurrent sweeps are safe.
+repairs are idempotent, so concurrent sweeps are safe. A run whose visits all wait long is then left out
+(`sleeping_runs.py`). Visits that are due soon are found in an index (`due_index.py`).
 
-Cost: a query of each index partition, and one read of each of the runs of a page.
+Cost: a query of each index partition, and one read of each of the runs of a page. A run that sleeps costs
+nothing.
 
 Limits: a run with a commit in the last GRACE_SECONDS is not repaired, because its worker may still be active.
 """
@@ -21,10 +23,12 @@ from noetl.executor.model.run import SERVICE_QUEUE
 from noetl.executor.model.special_visits import is_pseudo_step
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.context import DynamoContext
+from noetl.executor.stores.dynamo.due_index import DueIndex
 from noetl.executor.stores.dynamo.open_runs import next_open_runs
 from noetl.executor.stores.dynamo.repairs import Repairs
 from noetl.executor.stores.dynamo.run_items import has_ended
 from noetl.executor.stores.dynamo.run_snapshot import RunSnapshot, read_snapshot
+from noetl.executor.stores.dynamo.sleeping_runs import put_quiet_to_sleep
 from noetl.executor.stores.dynamo.visit_items import VisitItem
 from noetl.executor.stores.interface import SweepResult
 from noetl.executor.stores.sqs.due_message import GRACE_SECONDS
@@ -44,6 +48,7 @@ class DynamoMaintenance:
     def __init__(self, context: DynamoContext, repairs: Repairs) -> None:
         self._context = context
         self._repairs = repairs
+        self._due_index = DueIndex(context)
 
     def probe(self) -> None:
         """Return if the table answers to the read of one item."""
@@ -63,13 +68,16 @@ class DynamoMaintenance:
     def sweep(
         self, now: float, *, queue: str = SERVICE_QUEUE, limit: int = MAX_RUNS_PER_SWEEP
     ) -> SweepResult:
-        """Examine up to `limit` open runs of a queue, repair them, and announce overdue visits.
+        """Send messages about visits that are due soon, and examine up to `limit` open runs of a queue.
 
-        Successive sweeps go through all runs.
+        These are repaired, and their overdue visits announced. Successive sweeps go through all runs, except
+        those that sleep.
         """
+        lost = self._due_index.send_messages(queue, now)
         run_ids = next_open_runs(self._context, queue, limit)
-        repaired = self._context.in_parallel(lambda run_id: self._sweep_run(run_id, now), run_ids)
-        return SweepResult(len(run_ids), sum(repaired))
+        awake = put_quiet_to_sleep(self._context, run_ids)
+        repaired = self._context.in_parallel(lambda run_id: self._sweep_run(run_id, now), awake)
+        return SweepResult(len(run_ids), lost + sum(repaired))
 
     def _sweep_run(self, run_id: str, now: float) -> int:
         """Repair a run, announce its overdue visits, and return how many visits were announced."""

@@ -13,14 +13,15 @@ from noetl.executor.stores.dynamo.expressions import Update
 
 def list_open_runs(context: DynamoContext, queue: str) -> list[str]:
     """Return the ids of the runs of a queue that have not ended, as the index knows them."""
-    pages = context.in_parallel(lambda shard: _list_shard(context, shard), keys.open_shards(queue))
+    shards = [*keys.open_shards(queue), *keys.asleep_shards(queue)]
+    pages = context.in_parallel(lambda shard: _list_shard(context, shard), shards)
     return [run_id for page in pages for run_id in page]
 
 
 def next_open_runs(context: DynamoContext, queue: str, limit: int) -> list[str]:
     """Return the ids of the next open runs of a queue, at most `limit`, or one of each index partition.
 
-    Successive calls go through all runs, and start again at the end.
+    Runs that sleep are left out. Successive calls go through all runs, and start again at the end.
     """
     shards = keys.open_shards(queue)
     page_size = max(limit // len(shards), 1)

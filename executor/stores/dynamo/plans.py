@@ -27,7 +27,8 @@ TEXT_BYTES = 200
 class PlanTexts:
     """A plan as it was read: the JSON of its header, of its source, and of each of its steps and tasks.
 
-    `ordered_steps` are the names of the steps whose visits have ordered ids. Texts take a tenth of the memory of what they describe. So also the largest plan fits into the cache.
+    `ordered_steps` are the names of the steps whose visits have ordered ids. Texts take a tenth of the memory
+    of what they describe. So also the largest plan fits into the cache.
     """
 
     header: str

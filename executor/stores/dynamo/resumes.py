@@ -45,7 +45,6 @@ from noetl.executor.stores.dynamo.run_items import (
     encode_given,
     put_request,
     run_id_of,
-    spread_of,
 )
 from noetl.executor.stores.dynamo.run_snapshot import RunSnapshot, load_run, read_snapshot
 from noetl.executor.stores.dynamo.table import MAX_CONFLICTS
@@ -162,6 +161,9 @@ class Resumes:
             "deadline": run.deadline_at,
             "given": encode_given(run, blobs),
             "open": keys.open_shard(head["queue"], run.id),
+            "wakes": None,
+            "due": None,
+            **self._context.announcer.deadline_row(run, now),
             "told": append_event(head, run_resumed(run, now), blobs),
             "reopening": True,
         }
@@ -247,12 +249,12 @@ class Resumes:
         for item in snapshot.items:
             visit = reopen(item.visit, now)
             if visit is not None and self._context.is_branch_visit(item.visit, head):
-                opened.append(self._open_visit(item, visit, spread_of(head)))
+                opened.append(self._open_visit(item, visit, head))
         return opened
 
-    def _open_visit(self, item: VisitItem, opened: Visit, spread: int) -> VisitItem:
+    def _open_visit(self, item: VisitItem, opened: Visit, head: Item) -> VisitItem:
         """Write a visit as it continues, and return it."""
-        writes, again = build_reopen_writes(self._context, item, opened, spread)
+        writes, again = build_reopen_writes(self._context, head, item, opened)
         home, unpaused = unpause(item, opened)
         if unpaused:
             writes = [*writes, Update(keys.counter(opened.run_id, home), add=unpaused)]

@@ -12,7 +12,8 @@ Cost: one counter item in the transaction of a fork, an end or an arrival. A ste
 Limits: the first branch of a run is counted in no item; `sum_counters` adds it.
 
 Attributes of a counter: `live` and `failed` are numbers of branches. `paused` is the number of visits that
-wait for a time or an answer, and `ending` is that of the finally step. `j#JOIN` is the number of branches on
+wait for a time or an answer, and `ending` is that of the finally step. `long` is the number of those that
+wait longer than a message can be delayed. `j#JOIN` is the number of branches on
 the way to a join, `a#JOIN` the list of arrivals, and `l#JOIN` the set of clocks. `stack` is a blob, and
 `version` counts the changes of branches.
 

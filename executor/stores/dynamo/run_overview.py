@@ -33,7 +33,7 @@ from noetl.executor.stores.dynamo.run_items import (
     status_of,
     sum_counters,
 )
-from noetl.executor.stores.dynamo.run_snapshot import RunSnapshot, assemble_visits, read_snapshot
+from noetl.executor.stores.dynamo.run_snapshot import RunSnapshot, assemble_visits, read_snapshot_of
 from noetl.executor.stores.dynamo.visit_items import without_outputs
 
 MIN_READ_VISITS = 8
@@ -49,7 +49,7 @@ def read_overview(context: DynamoContext, head: Item) -> RunOverview:
     """Return the overview of the run of a head, which has at least SUMMARY_ATTRIBUTES."""
     steps = context.plans.ordered_steps(head["plan"])
     if not steps or spread_of(head) > 1 or "waits" in head:
-        return _read_whole(context, head)
+        return _read_all(context, head)
     run_id = run_id_of(head)
     pk, table = keys.partition_key(run_id), context.table
     counter = table.get(keys.counter(run_id, 0))
@@ -73,10 +73,9 @@ def read_overview(context: DynamoContext, head: Item) -> RunOverview:
     return RunOverview(decode_summary(head, status), context.blobs.load(head.get("error")), overviews)
 
 
-def _read_whole(context: DynamoContext, head: Item) -> RunOverview:
+def _read_all(context: DynamoContext, head: Item) -> RunOverview:
     """Return the overview of a run from all of its visits."""
-    snapshot = read_snapshot(context, run_id_of(head), attributes=SUMMARY_ATTRIBUTES)
-    assert snapshot is not None
+    snapshot = read_snapshot_of(context, head, attributes=SUMMARY_ATTRIBUTES)
     visits = [without_outputs(item.visit) for item in snapshot.current_items]
     error = context.blobs.load(snapshot.head.get("error"))
     return RunOverview(decode_summary(snapshot.head, snapshot.status()), error, latest_visits(visits))

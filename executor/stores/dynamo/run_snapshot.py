@@ -105,6 +105,14 @@ def read_snapshot(
     head = context.table.get(keys.head(run_id), attributes)
     if head is None:
         return None
+    return read_snapshot_of(context, head, with_outputs=with_outputs, attributes=attributes)
+
+
+def read_snapshot_of(
+    context: DynamoContext, head: Item, *, with_outputs: bool = False, attributes: Sequence[str] = ()
+) -> RunSnapshot:
+    """Return a snapshot of the run of a head that was just read, with the named attributes or all."""
+    run_id = run_id_of(head)
     for reads in range(MAX_READS):
         if reads:
             head = context.table.get(keys.head(run_id), attributes) or head

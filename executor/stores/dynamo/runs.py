@@ -68,6 +68,7 @@ class DynamoRuns:
         """Start a run with its first visit, or return the run that this request has started before."""
         spread = self._context.plans.spread(run.plan_hash)
         head = encode_head(run, first, len(history), spread, self._context.blobs)
+        head |= self._context.announcer.deadline_row(run, run.created_at)
         writes: list[Write] = [Put(keys.head(run.id), head)]
         if idempotency is not None:
             name, _ = idempotency

@@ -54,7 +54,8 @@ class Stops:
             return stop_run(decode_run(head, self._context.blobs), status)
         if "stop" not in head:
             is_open: tuple[Condition, ...] = (PRESENT, ("finished", "absent", None))
-            update = Update(keys.head(run_id), keep={"stop": str(status)}, when=is_open)
+            awake = {"open": keys.open_shard(head["queue"], run_id)}
+            update = Update(keys.head(run_id), awake, keep={"stop": str(status)}, when=is_open)
             try:
                 head = self._context.table.update(update)
             except ConditionFailed:
@@ -108,9 +109,10 @@ class Stops:
         """Park a visit, unless a worker has claimed it since it was read."""
         visit, parked = item.visit, park(item.visit, now)
         key = keys.visit(visit.run_id, visit.id, spread_of(head))
-        state = {"status": parked.status.value, "due": parked.due_at}
+        state: Item = {"status": parked.status.value, "due": parked.due_at}
         with suppress(ConditionFailed):
             if item.is_written:
+                state |= {"wakes": None} if "wakes" in item.attributes else {}
                 self._context.table.update(Update(key, state, when=is_unchanged(visit)))
                 return
             cause = {"cause": item.origin.cause} if item.origin.cause else {}

@@ -23,7 +23,8 @@ Attributes of a visit item (their names are stored, and never change):
 | `case`, `failure` | index of the case that was taken; what the failure did to the branch |
 | `begun` | list of starts of attempts: fence, time, worker, attempt |
 | `awaits` | ids of the waits that the suspended visit waits for |
-| `paused` | while it waits: the partition of the counter that counts it, and the name of the number there |
+| `paused` | while it waits: the partition of the counter that counts it, and the names of the numbers there |
+| `wakes` | while it waits long: a partition of the index `due`; the range key of this index is `due` |
 | `step`, `clock`, `number`, `names` | values that follow from the cause; `names` are the pointers, a blob |
 | `cause`, `causes`, `index`, `home`, `counts` | as in `VisitOrigin` |
 | `entered`, `forked`, `line` | `entered_at`, `has_forked`, `parent_clock` of `VisitOrigin` |
@@ -321,9 +322,12 @@ def home_of_branch(home: int, index: int, width: int, spread: int) -> int:
     return (home + index // branches_per_partition) % spread
 
 
-def counted_pause(item: Item | None) -> tuple[int, str] | None:
-    """Return the partition of the counter that counts a visit as waiting and the name of the number there."""
-    return None if item is None or "paused" not in item else (item["paused"][0], item["paused"][1])
+def counted_pause(item: Item | None) -> tuple[int, dict[str, int]] | None:
+    """Return the partition of the counter that counts a visit as waiting, and what its claim adds there."""
+    if item is None or "paused" not in item:
+        return None
+    home, *names = item["paused"]
+    return home, dict.fromkeys(names, -1)
 
 
 def is_held(fence: int) -> tuple[Condition, ...]:

@@ -22,7 +22,10 @@ class VisitNumbers:
         self._latest: dict[str, tuple[str, str]] = {}
 
     def take(self, branch: Branch, origin: VisitOrigin, cause: str = "") -> int:
-        """Return the next number for the step of a branch. `cause` is the visit before, unless it is a join."""
+        """Return the next number for the step of a branch.
+
+        `cause` is the visit before, or "" after a join.
+        """
         if branch.step not in self._counts:
             item = self._table.get(keys.visit_count(self._run_id, branch.step)) or {}
             self._counts[branch.step] = (item.get("visits", 0), 0)

@@ -4,7 +4,8 @@ Problem: an answer may arrive while its visit is running, being suspended, suspe
 
 Algorithm: both sides write before they read, as in Dekker's mutual exclusion (Dijkstra 1965). An answer
 writes the wait and then makes the visit due; a suspension writes the visit and then reads the waits. So one
-of them sees the other. The first answer is kept by a conditional write.
+of them sees the other. The first answer is kept by a conditional write. If the visit is suspended already,
+one transaction writes both.
 
 Cost: an answer reads the token, the wait, the visit and the head, and writes the wait and the visit.
 
@@ -22,6 +23,7 @@ from noetl.executor.clients.aws_retry import ConditionFailed
 from noetl.executor.errors import PayloadTooLargeError, RejectedError
 from noetl.executor.model.limits import PayloadLimits
 from noetl.executor.model.run import Wait, WaitKey
+from noetl.executor.model.visit_states import WAKEABLE
 from noetl.executor.model.wait_transition import (
     AnswerDeclaration,
     check_same_answer,
@@ -34,6 +36,7 @@ from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.context import DynamoContext
 from noetl.executor.stores.dynamo.expressions import ABSENT, Condition, ConditionCheck, Put, Update, Write
+from noetl.executor.stores.dynamo.run_items import run_id_of
 from noetl.executor.stores.dynamo.visit_items import is_held
 from noetl.executor.stores.dynamo.wakeups import Wakeups
 from noetl.executor.stores.sql.rows import encode_json
@@ -85,28 +88,45 @@ class DynamoWaits:
         self._limits.check_answer(encode_json(body))
         key, item, declared = self._find_wait(token_hash)
         while "answered" not in item:
-            self._check_open(key, item)
+            head, visit = self._check_open(key, item)
             answer = complete_answer(declared, body)
             text = encode_json(answer)
             self._limits.check_answer(text)
             packed = self._context.blobs.store(key.run_id, answer) or text.encode()
             when: tuple[Condition, ...] = (("answered", "absent", None), ("closed", "absent", None))
+            update = Update(self._wait_key(key), {"answer": packed, "answered": now}, when=when)
             try:
-                self._context.table.update(
-                    Update(self._wait_key(key), {"answer": packed, "answered": now}, when=when)
-                )
+                self._write_answer(update, head, visit, now)
             except PayloadTooLargeError as problem:
                 raise RejectedError("too_large", f"the answer cannot be stored: {problem}") from None
             except ConditionFailed as refusal:
                 item = refusal.items[0] or {}
                 continue
-            self._wakeups.make_due(key.run_id, key.visit_id, now)
             self._context.changes.notify()
             return key
         check_same_answer(self._context.blobs.load(item["answer"]), body, declared)
         # The process that stored the answer may have died before it made the visit due.
         self._wakeups.wake_if_answered(key.run_id, key.visit_id, now)
         return key
+
+    def _write_answer(self, update: Update, head: Item, visit: Item, now: float) -> None:
+        """Write an answer, and make its visit due.
+
+        Raises:
+            ConditionFailed: the wait accepts no answer any more.
+        """
+        if visit["status"] in WAKEABLE:
+            try:
+                self._context.table.write([update, self._wakeups.due_update(head, visit, now)])
+            except ConditionFailed as refusal:
+                if refusal.failed[0]:
+                    raise
+            else:
+                self._wakeups.announce_due(head, visit, now)
+                return
+        # The visit is running, or has changed since it was read.
+        self._context.table.update(update)
+        self._wakeups.make_due(run_id_of(head), visit["sk"][2:], now)
 
     def record_heartbeat(self, token_hash: str, now: float) -> None:
         """Record that the external worker behind a wait is alive."""
@@ -123,12 +143,17 @@ class DynamoWaits:
         declared = self._context.blobs.load(token.get("fields"))
         return key, self._context.table.get(self._wait_key(key)) or {}, declared
 
-    def _check_open(self, key: WaitKey, item: Item) -> None:
-        """Check that a wait accepts an answer, and that its visit and its run have not ended."""
+    def _check_open(self, key: WaitKey, item: Item) -> tuple[Item, Item]:
+        """Check that a wait accepts an answer, and that its visit and its run have not ended.
+
+        Return the head of the run, and the item of the visit.
+        """
         item_keys = [self._context.heads.visit_key(key.run_id, key.visit_id), keys.head(key.run_id)]
         items = self._context.table.get_many(item_keys)
         is_active = all(item_key in items and "finished" not in items[item_key] for item_key in item_keys)
         check_wait_open(is_closed="closed" in item, is_answered="answered" in item, is_active=is_active)
+        visit, head = (items[item_key] for item_key in item_keys)
+        return head, visit
 
     def _wait_key(self, key: WaitKey) -> keys.ItemKey:
         return keys.wait(key.run_id, key.visit_id, key.id, self._context.heads.spread(key.run_id))

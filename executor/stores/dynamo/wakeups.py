@@ -12,7 +12,7 @@ from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.context import DynamoContext
 from noetl.executor.stores.dynamo.expressions import Condition, Update
-from noetl.executor.stores.dynamo.run_items import has_ended, tenant_of
+from noetl.executor.stores.dynamo.run_items import has_ended, run_id_of, tenant_of
 from noetl.executor.stores.sqs.due_message import DueMessage
 
 
@@ -24,15 +24,27 @@ class Wakeups:
 
     def make_due(self, run_id: str, visit_id: str, now: float) -> None:
         """Make a suspended visit due now, or a parked visit when its run resumes."""
+        head = self._context.heads.read(run_id)
         key = self._context.heads.visit_key(run_id, visit_id)
         states = tuple(status.value for status in WAKEABLE)
+        sets = self._due_now(head, now)
         try:
-            item = self._context.table.update(Update(key, {"due": now}, when=(("status", "in", states),)))
+            item = self._context.table.update(Update(key, sets, when=(("status", "in", states),)))
         except ConditionFailed:
             return  # it is running, and reads its waits when it is suspended
-        head = self._context.heads.read(run_id)
         if item["status"] == VisitStatus.WAITING and not has_ended(head):
             self._announce(head, visit_id, item["step"], now)
+
+    def due_update(self, head: Item, item: Item, now: float) -> Update:
+        """Return the write that makes a suspended or parked visit due, if it is as it was read."""
+        sets = self._due_now(head, now) if item["status"] == VisitStatus.WAITING else {"due": now}
+        when: tuple[Condition, ...] = (("status", "=", item["status"]), ("fence", "=", item["fence"]))
+        return Update(keys.ItemKey(item["pk"], item["sk"]), sets, when=when)
+
+    def announce_due(self, head: Item, item: Item, now: float) -> None:
+        """Announce a suspended visit that is due now. A parked visit is due when its run resumes."""
+        if item["status"] == VisitStatus.WAITING:
+            self._announce(head, item["sk"][2:], item["step"], now)
 
     def wake_if_answered(self, run_id: str, visit_id: str, now: float) -> bool:
         """Make a suspended visit due if one of its waits has an answer, and return whether it was."""
@@ -45,17 +57,26 @@ class Wakeups:
         waits = [keys.wait(run_id, visit_id, id, spread) for id in item.get("awaits", ())]
         if not any("answered" in wait for wait in table.get_many(waits).values()):
             return False
+        head = self._context.heads.read(run_id)
         when: tuple[Condition, ...] = (
             ("status", "=", VisitStatus.WAITING.value),
             ("fence", "=", item["fence"]),
             ("due", "=", item["due"]),
         )
         try:
-            table.update(Update(key, {"due": now}, when=when))
+            table.update(Update(key, self._due_now(head, now), when=when))
         except ConditionFailed:
             return False
-        self._announce(self._context.heads.read(run_id), visit_id, item["step"], now)
+        self._announce(head, visit_id, item["step"], now)
         return True
+
+    def _due_now(self, head: Item, now: float) -> Item:
+        """Return the attributes of a visit that is due now. If its message is lost, the index `due` has it.
+
+        Its run may sleep, and then no sweep reads the run.
+        """
+        is_external = self._context.announcer.external_queue(head["queue"]) is not None
+        return {"due": now} | ({"wakes": keys.due_shard(run_id_of(head))} if is_external else {})
 
     def wake_parent(self, head: Item, now: float) -> None:
         """Wake the visit of the parent run that waits for a run that has ended."""
