@@ -26,6 +26,7 @@ from noetl.executor.stores import open_store
 from noetl.executor.stores.dynamo import keys, run_list, run_overview
 from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.child_run_counts import choose_counter
+from noetl.executor.stores.dynamo.date_clock import DateClock
 from noetl.executor.stores.dynamo.expressions import Put, Update
 from noetl.executor.stores.dynamo.open_runs import list_open_runs
 from noetl.executor.stores.dynamo.run_list import merge_shards
@@ -193,6 +194,22 @@ def test_an_overview_without_most_visits_is_complete(
     assert current is not None
     assert overview.steps == latest_visits(store.runs.visits(run.id))
     assert overview.summary.status is current.status
+
+
+@pytest.mark.parametrize("ahead", [3600.0, -3600.0])
+def test_a_worker_whose_clock_differs_by_an_hour_takes_no_live_claim(aws: Client, ahead: float) -> None:
+    upgrade("noetl")
+    first, second = DynamoStore("noetl"), DynamoStore("noetl")
+    table = second.context.table
+    table.clock = DateClock(lambda: table.get(keys.SCHEMA), lambda: time.time() + ahead)
+    run = start_run(second, now=first.clock())
+    assert abs(second.clock() - first.clock()) < 5.0
+    claim = claim_visit(first, run, first.clock() + 5.0)
+    assert second.queue.claim(run.id, LEASE, second.clock()) is None
+    # Its own claim is valid for the others as long as that of any worker.
+    first.queue.commit(suspend_claim(claim, due_at=0.0), first.clock())
+    again = claim_visit(second, run, second.clock() + 10.0)
+    assert abs(again.visit.due_at - first.clock() - 40.0) < 10.0
 
 
 class TestRetention:

@@ -6,7 +6,6 @@ callers, and no two parts call each other. `context.py` holds what all of them s
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 from noetl.executor.errors import SchemaError
@@ -87,8 +86,8 @@ class DynamoStore:
 
     @property
     def clock(self) -> Callable[[], float]:
-        """Clock of this machine."""
-        return time.time
+        """Clock of DynamoDB, by its answers."""
+        return self.context.table.clock
 
     def close(self) -> None:
         """Return at once: the process shares its clients between stores."""

@@ -28,6 +28,7 @@ from noetl.executor.clients.aws_retry import (
 )
 from noetl.executor.errors import ActionError, PayloadTooLargeError, StoreError
 from noetl.executor.stores.dynamo.attributes import Item, decode_item, encode_item
+from noetl.executor.stores.dynamo.date_clock import DateClock
 from noetl.executor.stores.dynamo.expressions import (
     WRITE_TOKEN,
     ConditionCheck,
@@ -36,7 +37,7 @@ from noetl.executor.stores.dynamo.expressions import (
     Update,
     Write,
 )
-from noetl.executor.stores.dynamo.keys import ItemKey
+from noetl.executor.stores.dynamo.keys import SCHEMA, ItemKey
 
 MAX_READ_ITEMS = 100
 MAX_TRANSACTION_ITEMS = 100
@@ -59,6 +60,7 @@ class DynamoTable:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.clock = DateClock(lambda: self.get(SCHEMA))
         self._description = f"table {name} (NOETL_STORE)"
 
     @property
@@ -239,7 +241,9 @@ class DynamoTable:
 
     def _call(self, call: str, **request: Any) -> dict[str, Any]:
         method: Callable[..., Any] = getattr(self.client, call)
-        response: dict[str, Any] = call_with_retries(self._description, lambda: method(**request))
+        response: dict[str, Any] = call_with_retries(
+            self._description, lambda: self.clock.observe(lambda: method(**request))
+        )
         return response
 
 
