@@ -196,12 +196,12 @@ def test_an_overview_without_most_visits_is_complete(
     assert overview.summary.status is current.status
 
 
-@pytest.mark.parametrize("ahead", [3600.0, -3600.0])
-def test_a_worker_whose_clock_differs_by_an_hour_takes_no_live_claim(aws: Client, ahead: float) -> None:
+@pytest.mark.parametrize("difference", [3600.0, -3600.0])
+def test_a_worker_whose_clock_differs_by_an_hour_takes_no_live_claim(aws: Client, difference: float) -> None:
     upgrade("noetl")
     first, second = DynamoStore("noetl"), DynamoStore("noetl")
     table = second.context.table
-    table.clock = DateClock(lambda: table.get(keys.SCHEMA), lambda: time.time() + ahead)
+    table.clock = DateClock(lambda: table.get(keys.SCHEMA), lambda: time.time() + difference)
     run = start_run(second, now=first.clock())
     assert abs(second.clock() - first.clock()) < 5.0
     claim = claim_visit(first, run, first.clock() + 5.0)

@@ -40,10 +40,10 @@ class Machine:
         return self.clock() - self.server - self.now
 
 
-@pytest.mark.parametrize("ahead", [-3600.0, -35.0, 0.0, 0.4, 31.0, 3600.0])
-def test_the_time_is_that_of_the_server(ahead: float) -> None:
-    machine = Machine(1e9, 1e9 + ahead)
-    assert machine.error == pytest.approx(ahead)
+@pytest.mark.parametrize("difference", [-3600.0, -35.0, 0.0, 0.4, 31.0, 3600.0])
+def test_the_time_is_that_of_the_server(difference: float) -> None:
+    machine = Machine(1e9, 1e9 + difference)
+    assert machine.error == pytest.approx(difference)
     for _ in range(3):
         machine.clock.observe(machine.answer)
     assert abs(machine.error) <= 1.5
@@ -69,7 +69,7 @@ def test_a_local_clock_that_is_set_makes_one_request(jump: float) -> None:
 
 
 def test_a_machine_that_was_frozen_reads_the_time() -> None:
-    """Its timer has stood still meanwhile, and its local clock has been set to the right time."""
+    """The timer has stood still meanwhile, and the local clock has been set to the right time."""
     machine = Machine(1e9, 1e9)
     machine.clock.observe(machine.answer)
     machine.server += 500.0

@@ -3,16 +3,16 @@
 Problem: workers compare times that other workers have written: ends of leases, due times, expiries of
 callbacks. A worker whose own clock is ahead would take claims that are valid.
 
-Algorithm: each answer has the time of the server, in whole seconds. The server has read it between the request
-and the answer, so the difference between its time and a timer of this process has a lower and an upper bound.
-The bounds of successive answers are intersected (Marzullo and Owicki 1983). The time of the local clock is
+Algorithm: each answer has the time of the server, in whole seconds. The server has read it between the
+request and the answer. So the difference between its time and a timer of this process has two bounds. The
+bounds of successive answers are intersected (Marzullo and Owicki 1983). The time of the local clock is
 moved into the bounds, so a clock that is right stays as it is.
 
 Cost: no request, since every answer has the header. If the local clock has moved against the timer, because
 it was set or the machine was frozen, one item is read.
 
-Limits: the bounds are up to a second apart. They grow by MAX_DRIFT of the time since the last answer. An answer
-that contradicts the bounds replaces them, since the clock of the server or the timer has jumped.
+Limits: the bounds are up to a second apart. They grow by MAX_DRIFT of the time since the last answer. An
+answer that contradicts the bounds replaces them, since the clock of the server or the timer has jumped.
 """
 
 from __future__ import annotations
