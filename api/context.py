@@ -18,6 +18,7 @@ from noetl.api.auth.rate_limits import (
 from noetl.api.compute.pool import ComputePool
 from noetl.api.http.event_stream import encode_event
 from noetl.api.http.open_limit import OPEN_KINDS, STREAMS, WAITING_REQUESTS, OpenLimit, read_open_limit
+from noetl.api.http.shared_limit import SharedLimit
 from noetl.api.service.compiler import allowed_catalogue
 from noetl.api.service.request_store import Circuit, guard_store
 from noetl.api.service.run_watcher import RunWatchers
@@ -42,6 +43,8 @@ class AppServices:
     waiting_requests: OpenLimit
     compute: ComputePool
     limits: RequestLimits
+    shared_waits: SharedLimit | None
+    """The limit of waiting requests of all functions together, or None outside of a function."""
 
 
 class AppContext:
@@ -85,7 +88,10 @@ class AppContext:
                 register_local_secrets(self.settings)
                 issuer = read_issuer(self.settings)
                 actions = allowed_catalogue(self.settings)
-                open_limits = {kind: read_open_limit(self.settings, kind) for kind in OPEN_KINDS}
+                has_gateway = self._always_authenticated
+                open_limits = {
+                    kind: read_open_limit(self.settings, kind, has_gateway=has_gateway) for kind in OPEN_KINDS
+                }
                 # The gateway limits the requests to a function, and names itself as the peer of all of them.
                 rates = NO_RATE_LIMITS if self._always_authenticated else read_rate_settings(self.settings)
                 url, threads = self.settings.get("NOETL_STORE"), self.worker_threads
@@ -106,6 +112,11 @@ class AppContext:
                     open_limits[WAITING_REQUESTS],
                     compute,
                     limits,
+                    SharedLimit(
+                        "waits", open_limits[WAITING_REQUESTS].limit, request_store.keys.count_requests
+                    )
+                    if has_gateway
+                    else None,
                 )
             return self._services
 

@@ -189,9 +189,9 @@ SETTINGS = (
         "NOETL_MAX_WAITING_REQUESTS",
         "execution",
         "a whole number from 1 to 100000",
-        "`1000`",
+        "`1000`; `50` in a Lambda function",
         "How many requests with `Prefer: wait` wait in a process at the same time. A tenant may have half of"
-        " them. Others are answered at once.",
+        " them. Others are answered at once. The Lambda functions of a stack count together.",
     ),
     Setting(
         "NOETL_MAX_BODIES",

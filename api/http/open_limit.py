@@ -17,18 +17,19 @@ RETRY_SECONDS = 5
 class OpenKind:
     """A kind of things that clients hold open, with the setting of their limit and its default.
 
-    `slug` names the problem of too many.
+    `slug` names the problem of too many. Behind a gateway, the default is `gateway_default` if it is set.
     """
 
     name: str
     slug: str
     setting: str
     default: int
+    gateway_default: int | None = None
 
 
 STREAMS = OpenKind("event streams", "too-many-streams", "NOETL_MAX_STREAMS", 1000)
 WAITING_REQUESTS = OpenKind(
-    "waiting requests", "too-many-waiting-requests", "NOETL_MAX_WAITING_REQUESTS", 1000
+    "waiting requests", "too-many-waiting-requests", "NOETL_MAX_WAITING_REQUESTS", 1000, 50
 )
 BODIES = OpenKind("unfinished bodies", "too-many-bodies", "NOETL_MAX_BODIES", 512)
 OPEN_KINDS = (STREAMS, WAITING_REQUESTS, BODIES)
@@ -76,13 +77,14 @@ class OpenLimit:
         return Problem(status, detail, slug=slug, headers={"Retry-After": str(RETRY_SECONDS)})
 
 
-def read_open_limit(environ: Mapping[str, str], kind: OpenKind) -> OpenLimit:
+def read_open_limit(environ: Mapping[str, str], kind: OpenKind, *, has_gateway: bool = False) -> OpenLimit:
     """Return the limit that the setting of a kind sets.
 
     Raises:
         SettingError: the setting is not a whole number from 1 to 100,000.
     """
-    text = environ.get(kind.setting, "").strip() or str(kind.default)
+    default = kind.gateway_default if has_gateway and kind.gateway_default is not None else kind.default
+    text = environ.get(kind.setting, "").strip() or str(default)
     if not (text.isascii() and text.isdecimal()) or len(text) > 6 or not 1 <= int(text) <= 100_000:
         raise SettingError(f"{kind.setting} is {text!r}; it must be a whole number from 1 to 100000.")
     return OpenLimit(int(text), kind)

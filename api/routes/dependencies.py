@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
 from fastapi import Depends, Path, Query, Request
@@ -72,6 +73,21 @@ async def wait_until_finished(request: Request, services: TenantServices, run: R
         return await run_in_threadpool(services.runs.get, run.id)
     summary = await run_in_threadpool(services.runs.summary, run.id)
     return replace(run, status=summary.status)
+
+
+@asynccontextmanager
+async def place_to_wait(request: Request, tenant: str) -> AsyncIterator[bool]:
+    """Yield whether a request of a tenant may wait. Functions count the requests that wait together."""
+    shared = opened_services(request).shared_waits
+    if shared is None:
+        yield True
+        return
+    place = shared.open(tenant)
+    may_wait = await run_in_threadpool(place.__enter__)
+    try:
+        yield may_wait
+    finally:
+        await run_in_threadpool(place.__exit__, None, None, None)
 
 
 async def perform(request: Request, services: TenantServices, job: Job) -> Any:

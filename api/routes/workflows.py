@@ -24,6 +24,7 @@ from noetl.api.routes.dependencies import (
     compile_long,
     opened_services,
     perform,
+    place_to_wait,
     wait_until_finished,
 )
 from noetl.api.service.compiler import InlinePlaybook, PlanSource
@@ -112,11 +113,12 @@ async def start_run(
     links = RunLinks.of_run(request, run.id)
     headers = {"Location": links.status} | (REPLAYED if is_replay else {})
     # A client that may not wait is answered as one that did not ask for it (RFC 7240, section 2).
-    may_wait = opened_services(request).waiting_requests.may_open(services.tenant)
-    if wait_seconds is not None and may_wait:
-        headers["Preference-Applied"] = f"wait={wait_seconds}"
-        run = await wait_until_finished(request, services, run, wait_seconds)
-        if run.status.is_final:
+    if wait_seconds is not None and opened_services(request).waiting_requests.may_open(services.tenant):
+        async with place_to_wait(request, services.tenant) as may_wait:
+            if may_wait:
+                headers["Preference-Applied"] = f"wait={wait_seconds}"
+                run = await wait_until_finished(request, services, run, wait_seconds)
+        if may_wait and run.status.is_final:
             return JsonResponse(RunResult.from_run(run), headers=headers)
     return JsonResponse(AcceptedRun.from_run(run, links), 202, headers=headers | RETRY_AFTER)
 

@@ -17,6 +17,8 @@ SLOT_SECONDS = WINDOW_SECONDS // SLOTS
 class RequestBatch:
     """A batch of `size` requests of a caller in a slot, of which there may be `limit` in the window.
 
+    A negative size takes back requests that were counted in this slot.
+
     The number of a slot is the time in seconds since the epoch, divided by SLOT_SECONDS.
     """
 

@@ -132,3 +132,11 @@ class KeysContract(ContractFixtures):
         with ThreadPoolExecutor(4) as threads:
             counted = list(threads.map(lambda used: used.keys.count_requests(batch), stores))
         assert sum(counted) == 20
+
+    def test_requests_are_taken_back_from_their_slot(self, store: Store, second: Store) -> None:
+        first, later = RequestBatch("key x", 100, 1, 1), RequestBatch("key x", 104, 1, 1)
+        assert store.keys.count_requests(first)
+        assert not second.keys.count_requests(later)
+        assert second.keys.count_requests(replace(first, size=-1))
+        assert store.keys.count_requests(later)
+        assert not second.keys.count_requests(later)
