@@ -45,6 +45,17 @@ def open_command_store(
         yield store
 
 
+NO_QUEUE = (
+    "no queue is configured: if Lambda functions execute the runs, set NOETL_QUEUE as they have it. Otherwise"
+    " this command sends them no message, and their sweep finds a run later"
+)
+
+
+def is_without_queue(store: Store) -> bool:
+    """Return whether the store is a table without a queue, so that functions get no messages about it."""
+    return getattr(store, "message_queue", store) is None and not store.queue.counts_active
+
+
 @contextmanager
 def _open(url: str | None, create: bool, threads: int | None = None) -> Iterator[Store]:
     from noetl.executor.stores import open_store

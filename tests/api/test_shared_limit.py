@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import httpx
 import pytest
 
@@ -19,12 +21,22 @@ ONE = "name: one\nsteps: [{name: a, run: [{action: set, set: {n: 1}}]}]\n"
 
 def test_processes_share_the_limit_and_a_tenant_has_half() -> None:
     store = MemoryStore()
-    here, there = (SharedLimit("waits", 4, store.keys.count_requests, lambda: 600.0) for _ in range(2))
-    with here.open("a") as first, there.open("a") as second, here.open("a") as third:
+    first_process, second_process = (
+        SharedLimit("waits", 4, store.keys.count_requests, lambda: 600.0) for _ in range(2)
+    )
+    with (
+        first_process.open("a") as first,
+        second_process.open("a") as second,
+        first_process.open("a") as third,
+    ):
         assert (first, second, third) == (True, True, False)
-        with here.open("b") as fourth, there.open("b") as fifth, there.open("c") as sixth:
+        with (
+            first_process.open("b") as fourth,
+            second_process.open("b") as fifth,
+            second_process.open("c") as sixth,
+        ):
             assert (fourth, fifth, sixth) == (True, True, False)
-    with there.open("c") as may_wait:
+    with second_process.open("c") as may_wait:
         assert may_wait
 
 
@@ -32,7 +44,8 @@ def test_a_process_that_died_holds_its_place_for_a_minute() -> None:
     store = MemoryStore()
     assert store.keys.count_requests(RequestBatch("waits", 100, 1, 1))
     for now, expected in ((606.0, False), (660.0, False), (672.0, True)):
-        with SharedLimit("waits", 1, store.keys.count_requests, lambda now=now: now).open("a") as may_wait:
+        limit = SharedLimit("waits", 1, store.keys.count_requests, partial(float, now))
+        with limit.open("a") as may_wait:
             assert may_wait is expected
 
 

@@ -148,15 +148,21 @@ def test_two_workers_share_the_work(workers: WorkerProcesses, store: Store, gate
     assert wait_for_end(store, held).result == {"message": "now"}
 
 
-def test_the_error_of_a_missing_database_names_the_settings(workers: WorkerProcesses, tmp_path: Path) -> None:
+def test_a_worker_waits_for_a_missing_database_and_names_the_settings(
+    workers: WorkerProcesses, tmp_path: Path
+) -> None:
     missing = start_noetl(
         tmp_path, "worker", NOETL_STORE="postgresql://nobody@127.0.0.1:1/none?connect_timeout=1"
     )
-    said = missing.communicate(timeout=SECONDS)[1]
-    assert missing.returncode == 2
-    assert said.startswith("noetl: The store in Postgres failed: ")
-    assert said.endswith(" Set the store with NOETL_STORE or --store.\n")
-    assert "Traceback" not in said
+    workers.all.append(missing)
+    assert missing.stderr is not None
+    line = missing.stderr.readline()
+    assert line.startswith("waiting for the store: The store in Postgres failed: ")
+    assert line.endswith(" Set the store with NOETL_STORE or --store.\n")
+    assert missing.poll() is None
+    missing.terminate()
+    assert "Traceback" not in missing.communicate(timeout=SECONDS)[1]
+    assert missing.returncode == 130
 
 
 def test_killed_workers_lose_no_runs(postgres_dsn: str) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from noetl.api.cli.display.console import EXIT_FAILED, print_message, write_json, write_stdout
-from noetl.api.cli.store_option import StoreOption, open_command_store
+from noetl.api.cli.store_option import NO_QUEUE, StoreOption, is_without_queue, open_command_store
 
 if TYPE_CHECKING:
     from noetl.executor.stores.finding import Finding
@@ -46,6 +46,8 @@ def _find_inconsistencies(url: str | None) -> list[Finding]:
 
     try:
         with open_command_store(url, create=False) as store:
+            if is_without_queue(store):
+                print_message(NO_QUEUE)
             findings = store.maintenance.check_consistency()
             try:
                 store.maintenance.probe()

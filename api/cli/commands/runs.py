@@ -11,7 +11,7 @@ import typer
 from noetl.api.cli.commands.run import InputFileOption, InputPairsOption
 from noetl.api.cli.display.console import print_message, write_json, write_stdout, write_table
 from noetl.api.cli.run_ids import find_run
-from noetl.api.cli.store_option import StoreOption, open_command_services
+from noetl.api.cli.store_option import NO_QUEUE, StoreOption, is_without_queue, open_command_services
 from noetl.executor.model.run import RunStatus
 
 if TYPE_CHECKING:
@@ -271,6 +271,8 @@ def resume_run(
         write_json(RunEntry.from_summary(summarize(run)))
     else:
         print_message(f"run {run.id} is {run.status.value}; the workers of its service execute it")
+    if is_without_queue(services.store):
+        print_message(NO_QUEUE)
 
 
 @app.command("watch", no_args_is_help=True, epilog="Example: noetl runs watch ID")

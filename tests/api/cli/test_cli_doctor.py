@@ -10,9 +10,11 @@ import pytest
 from noetl.executor.stores import open_store
 from noetl.executor.stores.sql.store import SqlStore
 from noetl.executor.stores.sqlite import file
+from noetl.infra.dynamodb import upgrade as upgrade_table
 from noetl.infra.migrations import upgrade
 from noetl.testing.store_contract.operations import start_run
 from tests.api.cli.conftest import Command
+from tests.aws import Client
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -90,3 +92,17 @@ def test_a_missing_store_is_a_usage_error(noetl: Command, url: str) -> None:
     result = noetl("doctor", "--store", url)
     assert (result.exit_code, result.out) == (2, "")
     assert result.err.startswith("noetl: ")
+
+
+def test_a_table_without_a_queue_is_mentioned(
+    noetl: Command, aws: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NOETL_QUEUE", raising=False)
+    upgrade_table("noetl")
+    result = noetl("doctor", "--store", "dynamodb://noetl")
+    assert result.exit_code == 0
+    assert result.err.startswith(
+        "no queue is configured: if Lambda functions execute the runs, set NOETL_QUEUE"
+    )
+    monkeypatch.setenv("NOETL_QUEUE", aws("sqs").create_queue(QueueName="noetl")["QueueUrl"])
+    assert noetl("doctor", "--store", "dynamodb://noetl").err == "the store is consistent\n"
