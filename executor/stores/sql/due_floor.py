@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-MARGIN_SECONDS = 5.0
+MARGIN_SECONDS = 2.0
 """How far the floor stays behind the present."""
 
 FULL_SCAN_SECONDS = 10.0

@@ -10,3 +10,17 @@ collate "C"
 -- The stored form of a tag that is given as JSON: text with half a surrogate pair is stored as JSON too.
 -- name: tag
 :tag
+
+-- The visit is not finished, in a query for visits of one run. Such a query must not imply the condition of
+-- the indexes of due times. While these have few live entries, the planner takes all of their entries for
+-- few, although a held snapshot keeps the dead ones.
+-- name: active_in_run
+(finished_at is null and status not in ('parked', 'succeeded', 'failed'))
+
+-- The visit is claimed, in a query for one visit.
+-- name: is_running
+coalesce(status, '') = 'running'
+
+-- The visit waits for nothing, in a query for one visit.
+-- name: is_ready
+coalesce(status, '') = 'ready'

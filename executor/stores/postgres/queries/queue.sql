@@ -60,7 +60,7 @@ with done as (
 select following.* from done left join following on true
 
 -- name: find_active
-select {visit_columns}, tenant from visits where run_id = :run_id and id = :visit_id and {active}
+select {visit_columns}, tenant from visits where run_id = :run_id and id = :visit_id and {active_in_run}
 
 -- name: read_queue
 select queue, plan_hash from runs where id = :run_id

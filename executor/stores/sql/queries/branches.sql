@@ -48,7 +48,7 @@ update visits set status = 'parked', due_at = case when status = 'ready' then :n
 where run_id = :run_id and {active_in_run} and status <> 'running' and {of_a_step} and id <> :finally_visit
 
 -- name: is_any_running
-select 1 from visits where run_id = :run_id and {active_in_run} and status = 'running' and {of_a_step}
+select 1 from visits where run_id = :run_id and {active_in_run} and {is_running} and {of_a_step}
 
 -- name: find_children
 select id from runs

@@ -5,11 +5,6 @@
 -- name: active
 (status = 'ready' or status = 'running' or status = 'waiting' or status = 'retrying')
 
--- The visit is not finished, in a query for the visits of one run. It reads the index of active visits of a
--- run, which no other query can use.
--- name: active_in_run
-(finished_at is null and {active})
-
 -- Key of the turns in which claims take the tenants of a queue.
 -- name: turn
 ((queue || ' ' || tenant) {binary})
@@ -20,7 +15,7 @@ substr(step, 1, 1) <> '@'
 
 -- The claim with this fence is held.
 -- name: held
-run_id = :run_id and id = :visit_id and fence = :fence and status = 'running'
+run_id = :run_id and id = :visit_id and fence = :fence and {is_running}
 
 -- Columns of a visit without its outputs.
 -- name: visit_columns
@@ -43,7 +38,7 @@ status = :status, claims = :claims, fence = :fence, worker = :worker, due_at = :
 
 -- The visit is due, and nothing has changed since it was read.
 -- name: is_unchanged_and_due
-run_id = :run_id and id = :visit_id and {active} and due_at <= :now and fence = :fence_before
+run_id = :run_id and id = :visit_id and {active_in_run} and due_at <= :now and fence = :fence_before
     and claims = :claims_before and attempt = :attempt and coalesce(started_at, -1) = :started_before
 
 -- The first claim of a run begins it.
@@ -58,7 +53,7 @@ update visits set status = 'running', claims = claims + 1, fence = fence + 1, wo
 where run_id = :run_id and (run_id, id) = (
     select run_id, id from visits where queue = :queue and {active} and due_at >= :since and due_at <= :now
     order by due_at, position limit 1
-) and status = 'ready' and started_at is null and progress is null and {of_a_step}
+) and {is_ready} and started_at is null and progress is null and {of_a_step}
 
 -- Outcome of a finished visit.
 -- name: set_finished
@@ -75,15 +70,15 @@ number = (
 -- A visit without which the run `runs.id` does not continue.
 -- name: active_visit
 select 1 from visits
-where visits.run_id = runs.id and visits.finished_at is null and {active} and step <> '@deadline'
+where visits.run_id = runs.id and {active_in_run} and step <> '@deadline'
 
 -- An active visit of a step of the run `runs.id`.
 -- name: active_step
-select 1 from visits where visits.run_id = runs.id and visits.finished_at is null and {active} and {of_a_step}
+select 1 from visits where visits.run_id = runs.id and {active_in_run} and {of_a_step}
 
 -- All active visits of the open run `runs.id` wait. The row of such a run has no status `waiting`.
 -- name: all_wait
-exists ({active_step}) and not exists ({active_step} and (status = 'ready' or status = 'running'))
+exists ({active_step}) and not exists ({active_step} and status <> 'waiting' and status <> 'retrying')
 
 -- The status of the run `runs.id` that readers see: `run_transition.shown_status` in SQL.
 -- name: shown_status

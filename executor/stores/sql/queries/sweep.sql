@@ -31,7 +31,7 @@ where run_id = :run_id and status = 'waiting' and due_at >= :never and not {answ
 
 -- name: end_leases
 update visits set due_at = :now
-where run_id = :run_id and {active_in_run} and status = 'running' and due_at > :longest
+where run_id = :run_id and {active_in_run} and {is_running} and due_at > :longest
 
 -- name: has_entered
 select 1 from visits where run_id = :run_id and step = :step

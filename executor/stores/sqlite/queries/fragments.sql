@@ -10,3 +10,15 @@ collate binary
 -- The value of a tag that is given as JSON.
 -- name: tag
 json_extract(:tag, '$')
+
+-- The visit is not finished, in a query for visits of one run.
+-- name: active_in_run
+{active}
+
+-- The visit is claimed, in a query for one visit.
+-- name: is_running
+status = 'running'
+
+-- The visit waits for nothing, in a query for one visit.
+-- name: is_ready
+status = 'ready'
