@@ -31,6 +31,8 @@ BYTES = 64 * 1024 * 1024
 """How much memory an expression may take."""
 LARGEST = 2**17
 SMALLEST = 2**7
+REPETITIONS = 4
+"""How many times an expression is repeated that takes half of the limit or more. The shortest time counts."""
 
 SUBJECTS: dict[str, Callable[[int], Any]] = {
     "numbers": lambda n: list(range(n)),
@@ -237,6 +239,10 @@ def measure(selected: Iterable[NameUse]) -> list[dict[str, Any]]:
         row: dict[str, Any] = {"case": case, "seconds": 0.0, "bytes": 0, "refused": None, "passed": None}
         while size >= SMALLEST:
             seconds, grown, units, result = _evaluate_in_child(case, size)
+            if seconds > SECONDS / 2:
+                # Other programs of the machine only add to a time.
+                repeated = (_evaluate_in_child(case, size)[0] for _ in range(REPETITIONS))
+                seconds = min(seconds, *repeated)
             row["bytes"] = max(row["bytes"], grown)
             row["seconds"] = max(row["seconds"], seconds)
             if result == "LimitExceeded":

@@ -75,16 +75,18 @@ VALUE_UNITS = 24
 """The price of visiting a value within another one."""
 CONTAINER_UNITS = 96
 """The price of visiting a list or mapping within another one, without its values."""
-WALK_UNITS = 4096
+WALK_UNITS = 6144
 """The price of a walk through a value, however small it is."""
 CONVERSION_UNITS = 128
 """The price of the conversion of one value, of any type, to text or to JSON values."""
-SHOWN_VALUE_UNITS = 64
+SHOWN_VALUE_UNITS = 128
 """The price of the text of a value within another one, in addition to its characters."""
 DECIMAL_UNITS = 192
 """The price of the text of a decimal number."""
 SEARCHED_ITEM_UNITS = 8
 COMPARED_CHARACTERS_PER_UNIT = 32
+SORTED_TEXT_UNITS = 288
+"""The price of the key of one value that is no scalar, where values are sorted."""
 PASS_UNITS = 24
 """The price of the comparison of one key, where values are not sorted."""
 SHORT_BITS = 256
@@ -484,6 +486,8 @@ def contains(wanted: Any, container: Any) -> bool:
     kind = type(container)
     if not is_small:
         charge_comparison(wanted)
+        if kind is str and type(wanted) is str:
+            charge(len(wanted))  # a search for a long text prepares a table
         if kind is not dict:
             charge_comparison(container)
     elif kind in _LISTS:
@@ -563,5 +567,6 @@ def charge_sort(keys: Sequence[Any], *, sorts: bool) -> bool:
         count, characters = measure(keys)
         units = count + characters // COMPARED_CHARACTERS_PER_UNIT
     passes = math.ceil(math.log2(len(keys) + 1)) if sorts else PASS_UNITS
-    charge((0 if are_scalars else CONVERSION_UNITS * len(keys) + characters) + units * passes)
+    key_units = SORTED_TEXT_UNITS if sorts else CONVERSION_UNITS
+    charge((0 if are_scalars else key_units * len(keys) + characters) + units * passes)
     return are_scalars

@@ -38,11 +38,16 @@ from noetl.planner.templates.budget import (
     to_charged_text,
 )
 
-LINE_UNITS = 512
+LINE_UNITS = 640
 INDENTED_LINE_UNITS = 128
-WORD_UNITS = 32
+WORD_UNITS = 768
+"""The price of a word and of the blanks after it, where a filter wraps lines."""
+COPIED_PAIRS_PER_UNIT = 16
+"""How many pairs of characters one unit pays for, where a filter copies the rest of a word for each line."""
 MATCHED_CHARACTER_UNITS = 48
 """The price of a character that a filter reads with a regular expression, or quotes."""
+TITLE_CHARACTER_UNITS = 112
+"""The price of a character of `title`, which is a match of its own if it is a word."""
 WRAPPED_CHARACTER_UNITS = 16
 ESCAPED_CHARACTER_UNITS = 8
 CASE_CHARACTER_UNITS = 4
@@ -58,9 +63,11 @@ _CONSTANT_FILTERS = frozenset({"abs", "count", "d", "default", "first", "items",
 SIMPLE_FILTERS = _CONSTANT_FILTERS | {
     "b64decode", "b64encode", "capitalize", "center", "e", "escape", "filesizeformat", "float",
     "forceescape", "identifier", "indent", "int", "lower", "raw", "replace", "round", "safe", "sha256",
-    "string", "title", "trim", "truncate", "upper",
+    "strftime", "string", "trim", "truncate", "upper",
 }  # fmt: skip
-"""The filters that take at most about a microsecond for a short text."""
+"""The filters that take at most about a microsecond for a short text, or charge for more themselves."""
+_STEEP_FILTERS = frozenset({"wordwrap"})
+"""The filters whose time depends on their options even if the text is short: a line for each character."""
 _CONSTANTS = frozenset({float, bool, type(None)})
 _MAX_OPTION = 1024
 _SHORT_NUMBER = 2**62
@@ -73,11 +80,12 @@ def charge_filter(name: str, function: Callable[..., Any]) -> Callable[..., Any]
     marker = _PassArg.from_obj(function)
     first = 0 if marker is None else 1
     charge_arguments = _charge_arguments(name)
+    is_steep = name in _STEEP_FILTERS
 
     def charge_and_call(*args: Any, **kwargs: Any) -> Any:
         value = args[first]
         is_short = type(value) is int and -_SHORT_NUMBER < value < _SHORT_NUMBER
-        if not kwargs and all(map(_is_short, args[first + is_short :])):
+        if not (is_steep or kwargs) and all(map(_is_short, args[first + is_short :])):
             return _charge_result(function(*args))
         charge(CALL_UNITS)
         value = charge_arguments(value, *args[first + 1 :], **kwargs)
@@ -217,7 +225,7 @@ def _charge_wordwrap(text: Any, width: Any = 79, break_long_words: bool = True, 
         return
     charge(WRAPPED_CHARACTER_UNITS * len(text))
     charge(
-        LINE_UNITS * (1 + len(text) - len(_LINE_BREAKS.sub("", text)))
+        LINE_UNITS * (1 + len(text) - len(_LINE_BREAKS.sub("", text)) + len(text) // max(width, 1))
         + WORD_UNITS * (len(text) - len(_WORD_SEPARATORS.sub("", text)))
     )
     width = max(width, 1)
@@ -225,11 +233,15 @@ def _charge_wordwrap(text: Any, width: Any = 79, break_long_words: bool = True, 
         for word in re.finditer(rf"\S{{{width + 1},}}", text):
             # For each line, the filter copies the rest of the word.
             length = len(word[0])
-            charge(WORD_UNITS * length // width + length * length // (512 * width))
+            charge(length * length // (COPIED_PAIRS_PER_UNIT * width))
 
 
 def _charge_characters(text: Any, *_: Any, **__: Any) -> None:
     charge(MATCHED_CHARACTER_UNITS * len(to_charged_text(text)))
+
+
+def _charge_title(text: Any) -> None:
+    charge(TITLE_CHARACTER_UNITS * len(to_charged_text(text)))
 
 
 def _charge_escape(text: Any) -> None:
@@ -282,7 +294,7 @@ _CHARGES: dict[str, Callable[..., None]] = {
     "escape": _charge_escape,
     "forceescape": _charge_escape,
     "striptags": _charge_characters,
-    "title": _charge_characters,
+    "title": _charge_title,
     "trim": _charge_trim,
     "upper": _charge_case,
     "urlencode": _charge_characters,

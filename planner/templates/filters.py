@@ -44,9 +44,11 @@ from noetl.planner.templates.patterns import replace_matches, search
 MAX_TIME_TEXT = 200
 CALL_UNITS = 1024
 """The price of a filter of NoETL that calls a parser or an encoder."""
-FORMATTED_CHARACTER_UNITS = 96
-"""The price of a character in a pattern of a time: one directive may create a text of thirty characters."""
+DIRECTIVE_UNITS = 416
+"""The price of a directive in a pattern of a time. One may create a text of thirty characters."""
 SUMMED_ITEM_UNITS = 24
+ADDED_LIST_UNITS = 288
+"""The price of a list that `sum` appends to another one, without its items."""
 JOINED_ITEM_UNITS = 48
 
 JSON_VALUE_UNITS = 32
@@ -135,6 +137,7 @@ def _sum(
 def _sum_lists(items: Iterable[Any], start: list[Any]) -> list[Any]:
     result = list(start)
     for item in items:
+        charge(ADDED_LIST_UNITS)
         result += charge_each(item, LIST_ITEM_UNITS)
         if len(result) > MAX_ITEMS:
             charge_items(len(result))
@@ -226,7 +229,7 @@ def _to_datetime(value: str | float | datetime, pattern: str | None = None) -> d
 
 
 def _strftime(value: str | float | datetime, pattern: str) -> str:
-    charge(CALL_UNITS + FORMATTED_CHARACTER_UNITS * len(pattern))
+    charge(CALL_UNITS + len(pattern) + DIRECTIVE_UNITS * pattern.count("%"))
     if len(pattern) > MAX_TIME_TEXT:
         raise LimitExceeded("the pattern of `strftime` is too long")
     return _to_datetime(value).strftime(pattern)

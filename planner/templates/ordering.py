@@ -43,9 +43,13 @@ def _read(
     *,
     case_sensitive: bool = False,
     sorts: bool = True,
+    attributes: int = 1,
 ) -> _Keyed:
-    """Return the values with their keys, and charge for them. Without `get_key`, a value is its own key."""
-    items = read_items(values, LIST_ITEM_UNITS if get_key is None else ATTRIBUTE_UNITS)
+    """Return the values with their keys, and charge for them. Without `get_key`, a value is its own key.
+
+    `attributes` is the number of attributes that `get_key` reads.
+    """
+    items = read_items(values, LIST_ITEM_UNITS if get_key is None else attributes * ATTRIBUTE_UNITS)
     shown = items if get_key is None else list(map(get_key, items))
     are_scalars = charge_sort(shown, sorts=sorts)
     keys = shown if case_sensitive or are_scalars else list(map(_ignore_case, shown))
@@ -72,12 +76,15 @@ def _sort(
     attribute: str | int | None = None,
 ) -> list[Any]:
     get_key: Callable[[Any], Any] | None = None
+    attributes = 1
     if isinstance(attribute, str) and "," in attribute:
+        # Jinja2 reads them, and once more if one is missing.
+        attributes = 2 + attribute.count(",")
         get_keys = make_multi_attrgetter(environment, attribute)
         get_key = lambda item: _Keys(get_keys(item))  # noqa: E731
     elif attribute is not None:
         get_key = attribute_getter(environment, attribute)
-    keyed = _read(value, get_key, case_sensitive=case_sensitive)
+    keyed = _read(value, get_key, case_sensitive=case_sensitive, attributes=attributes)
     if keyed.keys is keyed.values:
         return sorted(keyed.values, reverse=reverse)
     return [keyed.values[n] for n in _order(keyed.keys, reverse=reverse)]

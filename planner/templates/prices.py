@@ -26,13 +26,13 @@ NODE_UNITS = 64
 """The price of a node of the syntax tree in a loop, if it calls nothing."""
 OUTPUT_UNITS = 128
 """The price of the conversion of a short value to text, in addition to its nodes."""
-CALL_UNITS = 448
+CALL_UNITS = 768
 """The price of a node that calls a function of the sandbox, on short values."""
 SIMPLE_FILTER_UNITS = 1024
 """The price of a filter that is in SIMPLE_FILTERS, on short values."""
 METHOD_UNITS = 896
 """The price of a node that calls a method or a function of the language, on short values."""
-FILTER_UNITS = 2560
+FILTER_UNITS = 3072
 """The price of a filter that is not in SIMPLE_FILTERS, on short values."""
 
 

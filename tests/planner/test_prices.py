@@ -9,6 +9,7 @@ from jinja2 import nodes
 
 from benchmarks import hostile_names
 from noetl.planner.templates import budget
+from noetl.planner.templates.filter_costs import LINE_UNITS
 from noetl.planner.templates.filters import FILTERS
 from noetl.planner.templates.parser import parse_nodes
 from noetl.planner.templates.prices import SIMPLE_FILTER_UNITS, round_units
@@ -92,12 +93,19 @@ def test_10_000_lines_may_go_through_a_filter(expression: str) -> None:
     assert units_of(f"{{% set x = text | {expression} %}}") < budget.BUDGET // 2
 
 
-@pytest.mark.parametrize("name", sorted({*JINJA_FILTERS, *OWN_FILTERS}))
+@pytest.mark.parametrize("name", sorted({*JINJA_FILTERS, *OWN_FILTERS} - {"wordwrap"}))
 def test_10_000_rounds_may_use_a_filter(name: str) -> None:
     arguments = hostile_names.ARGUMENTS.get(name, ("",))[0]
     text = f"{{% for i in numbers %}}{{% set x = subject | {name}{arguments} %}}{{% endfor %}}"
     # An error of the first round still charges for all of them.
     assert units_of(text) <= budget.BUDGET
+
+
+def test_a_wrapped_line_has_the_same_price_in_a_short_text() -> None:
+    rounds, width = 1000, 2
+    text = f"{{% for i in range({rounds}) %}}{{% set x = subject | wordwrap({width}) %}}{{% endfor %}}"
+    lines = len(NAMES["subject"]) // width
+    assert units_of(text) >= rounds * lines * LINE_UNITS
 
 
 LONG = "ab" * 300
