@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -52,16 +53,18 @@ def run(
     types = {name: declared.type for name, declared in plan.header.inputs.items()}
     values = {**file_inputs, **parse_input_pairs(inputs or (), types)}
     check_settings()
-    _create_run(plan, values, file, now=0.0)
+    checked_run, _ = _create_run(plan, values, file, time.time())
     with open_command_services(store, create=True) as services:
-        new_run, first_visit = _create_run(plan, values, file, now=services.store.clock())
+        new_run, first_visit = _create_run(plan, values, file, services.store.clock(), checked_run.id)
         stored_run = services.runs.add(plan, new_run, first_visit)
         context = RunCommandContext(services, json, quiet, can_resume=not is_in_memory(store))
         run_to_end(context, stored_run, plan)
 
 
-def _create_run(plan: Plan, values: Mapping[str, Any], file: str, *, now: float) -> tuple[Run, Visit]:
-    """Return a run with its first visit.
+def _create_run(
+    plan: Plan, values: Mapping[str, Any], file: str, now: float, run_id: str | None = None
+) -> tuple[Run, Visit]:
+    """Return a run with its first visit. Its id is random, if none is given.
 
     It is also called before the store is opened, so that wrong input creates no store.
     """
@@ -70,7 +73,7 @@ def _create_run(plan: Plan, values: Mapping[str, Any], file: str, *, now: float)
     from noetl.executor.model.start_request import StartRequest
 
     source = None if file == "-" else str(Path(file).absolute())
-    request = StartRequest(values, origin="local", folder=str(Path.cwd()), source=source)
+    request = StartRequest(values, origin="local", folder=str(Path.cwd()), source=source, run_id=run_id)
     try:
         return new_run(plan.header, plan.hash, request, now=now)
     except RejectedError as error:
