@@ -217,7 +217,7 @@ class MessageBatch:
     def _replace(self, record: Mapping[str, Any], message: DueMessage) -> bool:
         """Return whether a message replaces the one in `record`. If not, that one arrives again soon."""
         with retrying_until(self._started + self._seconds):
-            is_replaced = self._return.send(message)
+            is_replaced = self._return.send(message, self._warm.store.clock())
             if not is_replaced:
                 self._return.shorten([record])
         return is_replaced

@@ -18,7 +18,6 @@ earlier.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -49,9 +48,11 @@ class MessageReturn:
                 queue = MessageQueue(_queue_of(record, self.queue_url))
                 _try_to(partial(queue.extend_visibility, handle, RETURN_SECONDS))
 
-    def send(self, message: DueMessage) -> bool:
-        """Send a message about a visit that is given up, to arrive later. Return whether it was sent."""
-        now = time.time()
+    def send(self, message: DueMessage, now: float) -> bool:
+        """Send a message about a visit that is given up, to arrive later. Return whether it was sent.
+
+        `now` is the time of the store.
+        """
         later = replace(message, due_at=now + RETURN_SECONDS)
         return bool(self.queue_url) and _try_to(partial(MessageQueue(self.queue_url).send, [later], now))
 
