@@ -404,9 +404,9 @@ def test_a_sweep_reports_what_it_repaired(queue: LambdaQueue, monkeypatch: pytes
     run = start(queue, ONE)
     queue.records()  # and they are lost
     assert handlers.sweep({}, FakeLambdaContext()) == {"runs": 1, "sent_again": 0}
-    later = time.time() + 1000
+    later = queue.store.clock() + 1000
     with monkeypatch.context() as changed:
-        changed.setattr("time.time", lambda: later)
+        changed.setattr(DynamoStore, "clock", property(lambda _: lambda: later))
         assert handlers.sweep({}, FakeLambdaContext()) == {"runs": 1, "sent_again": 1}
     assert queue.records() != []
     assert queue.status(run) is not RunStatus.SUCCEEDED

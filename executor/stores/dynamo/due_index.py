@@ -22,7 +22,7 @@ from typing import Any
 
 from noetl.executor.clients.aws_retry import ConditionFailed
 from noetl.executor.errors import StoreError
-from noetl.executor.model.run import DEADLINE, VisitStatus
+from noetl.executor.model.run import DEADLINE
 from noetl.executor.model.visit_states import ACTIVE
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item, decode_item, encode_item
@@ -162,7 +162,7 @@ class DueIndex:
                 item = {}
             elif deadline is not None:
                 key = keys.visit(row.run_id, deadline.visit.id, spread_of(item))
-                item = table.get(key) or {"status": VisitStatus.READY, "due": row.due_at}
+                item = table.get(key) or {"status": deadline.visit.status, "due": row.due_at}
             if item.get("status") not in ACTIVE:
                 self._remove(row)
             elif item["due"] <= now:
