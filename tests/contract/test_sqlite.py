@@ -387,6 +387,22 @@ class TestProbe:
         with pytest.raises(StoreError, match="has no room: its disk is full"):
             store.maintenance.probe()
 
+    def test_a_damaged_page_that_was_read(self, tmp_path: Path) -> None:
+        path = tmp_path / "damaged.db"
+        with closing(SqliteStore(str(path))) as store:
+            start_run(store)
+            db = store.file.connection()
+            size = db.execute("pragma page_size").fetchone()[0]
+            page = db.execute("select rootpage from sqlite_schema where name = 'runs'").fetchone()[0]
+        with path.open("r+b") as opened:
+            opened.seek((page - 1) * size)
+            opened.write(b"x" * size)
+        with closing(SqliteStore(str(path))) as store:
+            with pytest.raises(StoreError, match="malformed"):
+                store.runs.find(RunFilter(tenant="default"))
+            with pytest.raises(StoreError, match=r"is damaged: .*malformed. Restore a copy of it"):
+                store.maintenance.probe()
+
     def test_a_read_only_file(self, store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
         """Tests may run as root, which may write to each file of a disk that is not read-only."""
         monkeypatch.setattr(os, "access", lambda _path, _mode: False)

@@ -56,6 +56,10 @@ STORE_TABLES = {"plans", "runs", "visits"}
 _MEMORY = ":memory:"
 """The path of a database that SQLite keeps in memory."""
 
+_PRIMARY_CODE = 0xFF
+"""The part of an error code of SQLite that all codes of one kind share."""
+_DAMAGE_CODES = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+
 BUSY_SECONDS = 10.0
 MIN_FREE_BYTES = 1024 * 1024
 """How many bytes of its disk a store needs, below which it counts as full."""
@@ -88,6 +92,7 @@ class SqliteFile:
         """The clock of the machine, which all processes of the file share."""
         self._is_in_memory = path == _MEMORY
         self._identity: tuple[int, int] | None = None
+        self._damage: str | None = None
         self._local = threading.local()
         self._connections: dict[threading.Thread, _Connection] = {}
         self._connecting = threading.Lock()
@@ -197,7 +202,7 @@ class SqliteFile:
                         db.execute("rollback")
                     raise
         except sqlite3.Error as error:
-            raise StoreError(f"The store at {self.path} failed: {error}.") from error
+            raise self._failure(error) from error
         after_commit()
 
     def fetch_all(self, query: str, /, **values: Any) -> list[sqlite3.Row]:
@@ -207,7 +212,7 @@ class SqliteFile:
             with StoreOperation(), connection.in_use:
                 return SqliteWriter(connection.db).execute(query, **values).fetchall()
         except sqlite3.Error as error:
-            raise StoreError(f"The store at {self.path} failed: {error}.") from error
+            raise self._failure(error) from error
 
     def fetch_one(self, query: str, /, **values: Any) -> sqlite3.Row:
         """Return the first row of a query, or raise StoreError if there is none."""
@@ -217,13 +222,21 @@ class SqliteFile:
         return rows[0]
 
     def probe(self) -> None:
-        """Return if the file answers, and can be written."""
+        """Return if the file answers, can be written, and was not found damaged before."""
         self.fetch_all("plans.exists", hash="")
+        if self._damage is not None:
+            raise StoreError(self._damage)
         if not self._is_in_memory:
             if shutil.disk_usage(self.path).free < MIN_FREE_BYTES:
                 raise StoreError(f"The store at {self.path} has no room: its disk is full.")
             if not os.access(self.path, os.W_OK):
                 raise StoreError(f"The store at {self.path} is read-only.")
+
+    def _failure(self, error: sqlite3.Error) -> StoreError:
+        """Return the error of an operation that failed. Remember if the file is damaged."""
+        if getattr(error, "sqlite_errorcode", 0) & _PRIMARY_CODE in _DAMAGE_CODES:
+            self._damage = f"The store at {self.path} is damaged: {error}. Restore a copy of it."
+        return StoreError(f"The store at {self.path} failed: {error}.")
 
     def encode_list(self, values: Sequence[str]) -> str:
         """Return a list as JSON."""
