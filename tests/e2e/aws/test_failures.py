@@ -228,13 +228,17 @@ def test_an_exception_of_a_handler_is_reported_by_lambda(stack: DeployedStack) -
     assert "not a batch of SQS messages" in error["errorMessage"]
 
 
-def test_the_sweep_examines_open_runs(service: DeployedService, stack: DeployedStack) -> None:
+def test_the_sweep_may_read_what_is_due_and_leaves_runs_that_sleep(
+    service: DeployedService, stack: DeployedStack
+) -> None:
     id = service.start("steps: [{name: a, run: [{action: wait, seconds: 3600}]}]")
     service.wait_for_step(id, "a", "waiting")
     answer = stack.client("lambda").invoke(FunctionName=stack.outputs["SweepFunctionName"], Payload=b"{}")
     assert "FunctionError" not in answer
-    assert json.loads(answer["Payload"].read())["runs"] >= 1
+    assert json.loads(answer["Payload"].read())["sent_again"] == 0
+    assert service.status(id)["status"] == "waiting"
     service.http.post(f"/workflows/{id}/cancel")
+    assert service.result(id)["status"] == "cancelled"
 
 
 def test_a_missing_permission_is_logged(service: DeployedService, stack: DeployedStack) -> None:
