@@ -1,12 +1,11 @@
-"""The executor does what the interpreter of the reference allows, on fresh random playbooks.
+"""The executor does what the interpreter of the reference allows, on random playbooks.
 
-`NOETL_ORACLE_SEED` repeats a failure, `NOETL_ORACLE_COUNT` changes the number of playbooks.
+`NOETL_ORACLE_COUNT` changes the number of playbooks.
 """
 
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,7 @@ from tests.oracle.comparison import OutcomeJudge, Verdict
 from tests.oracle.execution import quiet_logs
 from tests.oracle.run_case import CASES, RunCase
 from tests.oracle.sample import SampleReport, judge_sample
+from tests.oracle.seeds import seeds_of_chunk
 from tests.oracle.stores import open_dynamo, open_postgres, open_sqlite
 from tests.simulation.dynamo_backend import shorten_retry_pauses
 
@@ -27,16 +27,6 @@ COUNT = int(os.environ.get("NOETL_ORACLE_COUNT", "100" if IS_BRIEF else "1000"))
 CHUNKS = 20
 SMALL_STEPS = 4
 """The most steps of playbooks on DynamoDB, where a step costs some requests to the emulator."""
-
-
-def read_seed() -> int:
-    """Return the seed of the environment, or one that differs in every session of a machine."""
-    return int(os.environ.get("NOETL_ORACLE_SEED") or int(time.time()) % 10**8 * 1000)
-
-
-def seeds_of_chunk(chunk: int) -> range:
-    first, size = read_seed() + chunk * (COUNT // CHUNKS), COUNT // CHUNKS
-    return range(first, first + size)
 
 
 def assert_agreement(report: SampleReport) -> None:
@@ -49,7 +39,7 @@ def assert_agreement(report: SampleReport) -> None:
 def test_stores_do_what_the_reference_says(chunk: int, tmp_path: Path, postgres_dsn: str) -> None:
     with open_sqlite(tmp_path) as sqlite, open_postgres(postgres_dsn) as postgres:
         stores: dict[str, Store] = {"memory": MemoryStore(), "sqlite": sqlite, "postgres": postgres}
-        assert_agreement(judge_sample(stores, seeds_of_chunk(chunk), max_steps=14, runs=1))
+        assert_agreement(judge_sample(stores, seeds_of_chunk(chunk, COUNT // CHUNKS), max_steps=14, runs=1))
 
 
 @pytest.mark.parametrize("chunk", range(CHUNKS))
@@ -58,7 +48,7 @@ def test_dynamodb_does_what_the_reference_says(
 ) -> None:
     shorten_retry_pauses(monkeypatch)
     stores = {"dynamo": open_dynamo()}
-    assert_agreement(judge_sample(stores, seeds_of_chunk(chunk), SMALL_STEPS, runs=1))
+    assert_agreement(judge_sample(stores, seeds_of_chunk(chunk, COUNT // CHUNKS), SMALL_STEPS, runs=1))
 
 
 @pytest.mark.parametrize("path", sorted(CASES.glob("*.yaml")), ids=lambda path: path.stem)
