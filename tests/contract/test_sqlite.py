@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 import threading
@@ -24,6 +25,7 @@ from noetl.executor.stores.cursors import write_cursor
 from noetl.executor.stores.sqlite import file
 from noetl.executor.stores.sqlite.file import SCHEMA_VERSION, SCRIPTS, STATEMENTS
 from noetl.executor.stores.sqlite.store import SqliteStore
+from noetl.testing.run_harness import compile_text
 from noetl.testing.store_contract import MaintenanceContract, StoreContract
 from noetl.testing.store_contract.operations import claim_visit, start_run, succeed
 from tests.contract.payload_poison import check_payloads_are_not_read
@@ -275,6 +277,25 @@ def test_commits_are_synchronous(tmp_path: Path) -> None:
     assert db.execute("pragma journal_mode").fetchone()[0] == "wal"
     assert db.execute("pragma synchronous").fetchone()[0] == 2
     store.close()
+
+
+def test_a_large_plan_is_saved_by_two_statements(tmp_path: Path) -> None:
+    """Each statement waits for its turn among the threads of Python while all other writers wait for it."""
+    steps = [
+        {
+            "name": f"s{number}",
+            "run": [{"action": "log", "message": "x"}],
+            "rule": [{"case": "default", "run": [f"s{number + 1}"] if number < 99 else []}],
+        }
+        for number in range(100)
+    ]
+    plan = compile_text(json.dumps({"name": "large", "steps": steps}))
+    with closing(SqliteStore(str(tmp_path / "store.db"))) as store:
+        executed: list[str] = []
+        store.file.connection().set_trace_callback(executed.append)
+        store.plans.save(plan)
+        assert sum(text.startswith("insert") for text in executed) == 2
+        assert store.plans.get(plan.hash) == plan
 
 
 def test_a_full_disk_is_reported_and_loses_nothing(tmp_path: Path) -> None:

@@ -21,20 +21,15 @@ class SqlPlans:
         self.parts: WeightedCache[PartKey, Header | Step | Task] = WeightedCache(CACHE_BYTES)
 
     def save(self, plan: Plan) -> None:
-        with self._context.database.transaction() as db:
-            if db.execute("plans.exists", hash=plan.hash).fetchone():
-                return
-            header = encode_json(plan.header.to_json())
+        database = self._context.database
+        if database.fetch_all("plans.exists", hash=plan.hash):
+            return
+        # Other writers wait for a transaction, so the texts of a large plan are made before it begins.
+        header, parts = encode_json(plan.header.to_json()), _encode_parts(plan)
+        with database.transaction() as db:
             added = db.execute("plans.add", hash=plan.hash, header=header, source=plan.source)
-            if added.rowcount == 0:
-                return
-            parts = [("step", name, encode_json(step.to_json())) for name, step in plan.steps.items()]
-            parts += [("task", name, encode_json(task.to_json())) for name, task in plan.tasks.items()]
-            rows = [
-                {"hash": plan.hash, "kind": kind, "position": index, "name": name, "body": body}
-                for index, (kind, name, body) in enumerate(parts)
-            ]
-            db.executemany("plans.add_part", rows)
+            if added.rowcount:
+                db.execute("plans.add_parts", hash=plan.hash, parts=parts)
 
     def header(self, plan_hash: str) -> Header:
         return cast("Header", self.parts.get((plan_hash, "header", ""), self._read))
@@ -72,3 +67,10 @@ class SqlPlans:
                 "body"
             ]
         return decode_part(kind, name, json.loads(text)), weigh_part(len(text))
+
+
+def _encode_parts(plan: Plan) -> str:
+    """Return the steps and tasks of a plan as a JSON array of kind, position, name and JSON of each."""
+    parts = [("step", name, encode_json(step.to_json())) for name, step in plan.steps.items()]
+    parts += [("task", name, encode_json(task.to_json())) for name, task in plan.tasks.items()]
+    return encode_json([(kind, position, name, body) for position, (kind, name, body) in enumerate(parts)])

@@ -3,6 +3,13 @@
 -- name: in_ids
 = any(:ids)
 
+-- The rows of `:parts`, a JSON array of arrays of kind, position, name and body.
+-- name: part_rows
+json_array_elements(:parts::json)
+
+-- name: part_columns
+value ->> 0, (value ->> 1)::integer, value ->> 2, value ->> 3
+
 -- Order of texts by their bytes.
 -- name: binary
 collate "C"

@@ -6,8 +6,9 @@ select 1 from plans where hash = :hash
 -- name: add
 insert into plans values (:hash, :header, :source) on conflict do nothing
 
--- name: add_part
-insert into plan_parts values (:hash, :kind, :position, :name, :body)
+-- All parts of a plan at once. One statement does not give way to other threads of Python for each row.
+-- name: add_parts
+insert into plan_parts select :hash, {part_columns} from {part_rows}
 
 -- name: get
 select header, source from plans where hash = :hash

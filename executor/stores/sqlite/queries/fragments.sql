@@ -3,6 +3,14 @@
 -- name: in_ids
 in (select value from json_each(:ids))
 
+-- The rows of `:parts`, a JSON array of arrays of kind, position, name and body.
+-- name: part_rows
+json_each(:parts)
+
+-- name: part_columns
+json_extract(value, '$[0]'), json_extract(value, '$[1]'),
+json_extract(value, '$[2]'), json_extract(value, '$[3]')
+
 -- Order of texts by their bytes.
 -- name: binary
 collate binary
