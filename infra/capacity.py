@@ -1,7 +1,8 @@
 """Capacity planning: demand, cost and first limit of a rate of runs in an AWS account.
 
     python -m noetl.infra.capacity FILE --runs-per-second 50 [--step-seconds 0.05] [--memory 256]
-                                   [--result-bytes 1024]
+                                   [--result-bytes 1024] [--maximum-concurrency 100]
+                                   [--api-concurrency 100]
 
 Problem: estimate the demand of a playbook at a rate of runs, without a load test.
 
@@ -10,6 +11,8 @@ measured by `python -m benchmarks.cost` in an emulator. Steps in progress follow
 1961). Quotas and prices are the defaults that AWS publishes for us-east-1.
 
 Cost: linear in the steps of the plan.
+
+`--maximum-concurrency` and `--api-concurrency` are those of the stack (`template.yaml`).
 
 Limits: it is an estimate. Each step counts as an invocation, but one invocation executes several short
 steps of a chain. Each step counts as visited once, so cycles are not included.
@@ -51,6 +54,18 @@ RUN_INDEX_WRITES = 2.0
 INVOCATION_SECONDS = 0.02
 """Time of a step in addition to its work: reads, commit and message."""
 
+REQUEST_SECONDS = 0.05
+"""Time of the request that starts a run, in the function of the API."""
+
+ACCOUNT_CONCURRENCY = 1_000
+"""Concurrent invocations of all functions of an account, unless it has a higher quota."""
+
+BATCH_MESSAGES = 10
+"""Messages in a batch of a queue that is never empty. Each leads to a step at the same time."""
+
+MAX_CONCURRENCY = 1_000
+"""The highest MaximumConcurrency of an event source of Lambda."""
+
 UNIT_BYTES = 1024
 MONTH_SECONDS = 30 * 24 * 3600.0
 
@@ -81,9 +96,10 @@ class RunShape:
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """Runs of one shape at a constant rate.
+    """Runs of one shape at a constant rate, in a stack.
 
     A step works for `step_seconds` in a function with `memory` megabytes, and saves `result_bytes`.
+    `max_concurrency` and `api_concurrency` are the parameters MaximumConcurrency and ApiConcurrency.
     """
 
     shape: RunShape
@@ -91,6 +107,8 @@ class Workload:
     step_seconds: float = 0.05
     memory: int = 256
     result_bytes: int = 256
+    max_concurrency: int = 100
+    api_concurrency: int = 100
 
     @property
     def steps_per_second(self) -> float:
@@ -99,12 +117,13 @@ class Workload:
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """Demand of a workload: steps in progress at the same time; all others for each second.
+    """Demand of a workload: steps and requests in progress at the same time; all others for each second.
 
     `run_writes` are the write units of one run.
     """
 
     concurrent_steps: float
+    concurrent_requests: float
     write_units: float
     read_units: float
     messages: float
@@ -149,6 +168,7 @@ def compute_demand(load: Workload) -> Demand:
     seconds = load.step_seconds + INVOCATION_SECONDS
     return Demand(
         concurrent_steps=load.steps_per_second * seconds,
+        concurrent_requests=load.runs_per_second * REQUEST_SECONDS,
         write_units=load.runs_per_second * (RUN_WRITES + writes),
         read_units=load.runs_per_second * (RUN_READS + reads),
         messages=load.runs_per_second * (shape.steps + 1),
@@ -166,15 +186,27 @@ def rank_limits(load: Workload) -> list[CapacityLimit]:
         "use fewer and longer runs, or several stacks: the runs of a tenant share eight partitions,"
         " and so do all open runs"
     )
-    queue_remedy = "set MaximumConcurrency to 1000, then deploy a second stack"
+    is_highest = load.max_concurrency >= MAX_CONCURRENCY
+    queue_remedy = "deploy a second stack" if is_highest else "raise MaximumConcurrency"
     rows = (
         (
-            "concurrent invocations of an account",
-            1_000,
+            "concurrent invocations that the API leaves of an account",
+            max(ACCOUNT_CONCURRENCY - load.api_concurrency, 1),
             demand.concurrent_steps,
             f"{raise_quota} Lambda concurrency",
         ),
-        ("concurrent steps of a queue", 10_000, demand.concurrent_steps, queue_remedy),
+        (
+            f"concurrent steps with MaximumConcurrency {load.max_concurrency:,}",
+            BATCH_MESSAGES * load.max_concurrency,
+            demand.concurrent_steps,
+            queue_remedy,
+        ),
+        (
+            f"concurrent requests with ApiConcurrency {load.api_concurrency:,}",
+            load.api_concurrency or ACCOUNT_CONCURRENCY,
+            demand.concurrent_requests,
+            "raise ApiConcurrency" if load.api_concurrency else f"{raise_quota} Lambda concurrency",
+        ),
         ("write units of the table", 40_000, demand.write_units, f"{raise_quota} the table"),
         ("read units of the table", 40_000, demand.read_units, f"{raise_quota} the table"),
         ("write units of the partitions of an index", SHARDS * 1_000, demand.index_writes, index_remedy),
@@ -214,6 +246,7 @@ def render_report(load: Workload) -> str:
         f"{runs} runs a second of {load.shape.steps:,} steps: {steps} steps a second",
         "",
         f"  concurrent steps         {demand.concurrent_steps:>12,.1f}",
+        f"  concurrent requests      {demand.concurrent_requests:>12,.1f}",
         f"  write units a second     {demand.write_units:>12,.0f}",
         f"  read units a second      {demand.read_units:>12,.0f}",
         f"  messages a second        {demand.messages:>12,.0f}",
@@ -243,17 +276,33 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--step-seconds", type=float, default=0.05, help="how long a step works")
     parser.add_argument("--memory", type=int, default=256, help="megabytes of the function")
     parser.add_argument("--result-bytes", type=int, default=256, help="how much a step saves")
+    parser.add_argument(
+        "--maximum-concurrency", type=int, default=100, help="MaximumConcurrency of the stack"
+    )
+    parser.add_argument("--api-concurrency", type=int, default=100, help="ApiConcurrency of the stack")
     options = parser.parse_args(arguments)
     is_valid = (
         0 < options.runs_per_second < 1e9
         and 0 <= options.step_seconds <= 900
         and options.memory > 0 <= options.result_bytes
+        and 2 <= options.maximum_concurrency <= MAX_CONCURRENCY
+        and options.api_concurrency >= 0
     )
     if not is_valid:
-        parser.error("rates and sizes must be positive, and a step takes at most 900 seconds")
-    rate, seconds = options.runs_per_second, options.step_seconds
-    shape = _read_shape(options.file)
-    print(render_report(Workload(shape, rate, seconds, options.memory, options.result_bytes)))
+        parser.error(
+            "rates and sizes must be positive, a step takes at most 900 seconds, and MaximumConcurrency is"
+            f" from 2 to {MAX_CONCURRENCY}"
+        )
+    load = Workload(
+        _read_shape(options.file),
+        options.runs_per_second,
+        options.step_seconds,
+        options.memory,
+        options.result_bytes,
+        options.maximum_concurrency,
+        options.api_concurrency,
+    )
+    print(render_report(load))
 
 
 def _read_shape(file: Path) -> RunShape:

@@ -22,6 +22,7 @@ from noetl.planner.compile import compile_playbook
 ROOT = Path(__file__).resolve().parents[2]
 PLAYBOOK = str(ROOT / "examples" / "portable.yaml")
 CHAIN = RunShape(10, 0, 0)
+INVOCATIONS = "concurrent invocations that the API leaves of an account"
 
 
 def test_the_units_of_a_chain_are_those_measured() -> None:
@@ -88,7 +89,12 @@ def demand_values(load: Workload) -> list[float]:
     ("load", "first"),
     [
         (Workload(CHAIN, 400.0, step_seconds=0.0), "write units of the table"),
-        (Workload(RunShape(1_000, 0, 0), 10.0, step_seconds=5.0), "concurrent invocations of an account"),
+        (Workload(RunShape(1_000, 0, 0), 10.0, step_seconds=5.0), INVOCATIONS),
+        (
+            Workload(CHAIN, 3.0, step_seconds=5.0, max_concurrency=10),
+            "concurrent steps with MaximumConcurrency 10",
+        ),
+        (Workload(CHAIN, 200.0, api_concurrency=2), "concurrent requests with ApiConcurrency 2"),
         (
             Workload(RunShape(10_000, 0, 0), 10.0, step_seconds=0.0, result_bytes=10_000),
             "write units of the table",
@@ -104,6 +110,16 @@ def test_limits_are_ranked_by_the_share_that_is_used(load: Workload, first: str)
     assert limits[0].name == first
     assert [limit.share for limit in limits] == sorted((limit.share for limit in limits), reverse=True)
     assert all(limit.remedy and limit.amount > 0 for limit in limits)
+
+
+def test_the_remedy_depends_on_the_parameters_of_the_stack() -> None:
+    def find_remedies(**stack: int) -> list[str]:
+        limits = rank_limits(Workload(CHAIN, 1.0, **stack))
+        return sorted(limit.remedy for limit in limits if "oncurrency" in limit.name)
+
+    assert find_remedies() == ["raise ApiConcurrency", "raise MaximumConcurrency"]
+    highest = find_remedies(max_concurrency=1_000, api_concurrency=0)
+    assert highest == ["deploy a second stack", "request a higher quota of Lambda concurrency"]
 
 
 def test_runs_are_spread_over_the_partitions_of_an_index() -> None:
@@ -147,6 +163,8 @@ def test_a_million_steps_cost_at_most_five_dollars() -> None:
         ["--runs-per-second", "0"],
         ["--runs-per-second", "nan"],
         ["--runs-per-second", "1", "--step-seconds", "901"],
+        ["--runs-per-second", "1", "--maximum-concurrency", "1001"],
+        ["--runs-per-second", "1", "--api-concurrency", "-1"],
     ],
 )
 def test_invalid_rates_are_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
