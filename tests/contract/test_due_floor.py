@@ -16,20 +16,24 @@ from noetl.executor.stores.postgres.store import PostgresStore
 from noetl.executor.stores.sql import due_floor
 from noetl.executor.stores.sql.due_floor import (
     FULL_SCAN_SECONDS,
-    FULL_SCAN_SHARE,
     MARGIN_SECONDS,
+    MAX_WIDE_PAUSE_SECONDS,
     NO_FLOOR,
+    SCAN_SHARE,
+    WIDE_MARGIN_SECONDS,
     DueFloor,
 )
 from noetl.infra.migrations import upgrade
 from noetl.testing.run_harness import FakeClock
 from noetl.testing.store_contract.operations import LEASE, start_run
 
-DEAD = 2_000
+DEAD = 4_000
+"""Visits that were due in the past, or whose leases would end in the future."""
+
 ADD_VISITS = """
     insert into visits (run_id, id, step, queue, tenant, status, position, clock, names, number, due_at)
     select 'dead', number::text, 'a', 'service', 'default', 'ready', 0, 1, '{}', 1,
-        extract(epoch from clock_timestamp()) - 60 + number / 1e6
+        extract(epoch from clock_timestamp()) + case when number %% 2 = 0 then -60 else 20 end + number / 1e6
     from generate_series(1, %s) as number
 """
 
@@ -46,10 +50,10 @@ def timer() -> FakeClock:
 
 @pytest.fixture
 def floor(clock: FakeClock, timer: FakeClock) -> DueFloor:
-    """A floor that has seen no visit before the margin."""
+    """A floor that has seen no visit before the margin, in a scan of a hundredth of a second."""
     floor = DueFloor(clock, timer)
     assert floor.begin("q", clock()) == NO_FLOOR
-    floor.learn("q", NO_FLOOR, None, clock(), 0.0)
+    floor.learn("q", NO_FLOOR, None, clock(), 0.01)
     return floor
 
 
@@ -58,24 +62,41 @@ class TestDueFloor:
         assert floor.begin("q", clock()) == clock() - MARGIN_SECONDS
         assert floor.begin("other", clock()) == NO_FLOOR
         clock.advance(1.0)
-        floor.learn("q", floor.known("q", clock()), 999.0, clock(), 0.0)
-        assert floor.known("q", clock()) == clock() - MARGIN_SECONDS
+        floor.learn("q", floor.known("q", clock()), 999.95, clock(), 0.0)
+        assert floor.known("q", clock()) == 999.95
 
     def test_a_visit_that_is_due_stays_above_the_floor(self, floor: DueFloor, clock: FakeClock) -> None:
         clock.advance(60.0)
         floor.learn("q", floor.begin("q", clock()), 1001.0, clock(), 0.0)
         assert floor.known("q", clock()) == 1001.0
 
+    def test_a_wide_scan_lowers_the_floor(self, floor: DueFloor, clock: FakeClock, timer: FakeClock) -> None:
+        timer.advance(SCAN_SHARE * 0.01)
+        wide, narrow = (floor.begin("q", clock()) for _ in range(2))
+        assert (wide, narrow) == (clock() - WIDE_MARGIN_SECONDS, clock() - MARGIN_SECONDS)
+        floor.learn("q", wide, 999.0, clock(), 0.0)
+        # A claim that had begun before has not seen this visit.
+        floor.learn("q", narrow, None, clock(), 0.0)
+        assert floor.known("q", clock()) == 999.0
+
+    def test_a_wide_scan_that_reports_nothing_is_repeated(
+        self, floor: DueFloor, clock: FakeClock, timer: FakeClock
+    ) -> None:
+        for _ in range(2):
+            timer.advance(MAX_WIDE_PAUSE_SECONDS)
+            assert floor.begin("q", clock()) == clock() - WIDE_MARGIN_SECONDS
+
     def test_a_full_scan_lowers_the_floor(self, floor: DueFloor, clock: FakeClock, timer: FakeClock) -> None:
         timer.advance(FULL_SCAN_SECONDS)
-        assert [floor.begin("q", clock()) for _ in range(2)] == [NO_FLOOR, clock() - MARGIN_SECONDS]
+        scans = [floor.begin("q", clock()) for _ in range(3)]
+        assert scans == [NO_FLOOR, clock() - WIDE_MARGIN_SECONDS, clock() - MARGIN_SECONDS]
         floor.learn("q", NO_FLOOR, 5.0, clock(), 0.0)
         assert floor.known("q", clock()) == 5.0
 
-    def test_a_slow_full_scan_is_rare(self, floor: DueFloor, clock: FakeClock, timer: FakeClock) -> None:
+    def test_slow_scans_are_rare(self, floor: DueFloor, clock: FakeClock, timer: FakeClock) -> None:
         floor.learn("q", NO_FLOOR, None, clock(), 2.0)
-        timer.advance(FULL_SCAN_SHARE * 2.0 - 1.0)
-        assert floor.begin("q", clock()) != NO_FLOOR
+        timer.advance(SCAN_SHARE * 2.0 - 1.0)
+        assert floor.begin("q", clock()) == clock() - MARGIN_SECONDS
         timer.advance(1.0)
         assert floor.begin("q", clock()) == NO_FLOOR
 
@@ -118,10 +139,14 @@ def test_a_held_snapshot_does_not_make_claims_read_dead_entries(
         writer.execute("update visits set status = 'succeeded', finished_at = 1")
         writer.execute("vacuum analyze visits")
         assert store.queue.claim(SERVICE_QUEUE, LEASE, store.clock()) is None
+        now = store.clock()
+        values = {"queue": SERVICE_QUEUE, "now": now, "after": "service ", "limit": 1}
+        since = store.context.floor.known(SERVICE_QUEUE, now)
+        assert read_blocks(postgres_dsn, "queue.find_due", **values, since=since) < 10
         run = start_run(store, now=store.clock(), origin=SERVICE_QUEUE)
         now = store.clock()
         since = store.context.floor.known(SERVICE_QUEUE, now)
-        values = {"queue": SERVICE_QUEUE, "now": now, "after": "service ", "limit": 1}
+        values["now"] = now
         blocks, blocks_without = (
             read_blocks(postgres_dsn, "queue.find_due", **values, since=bound) for bound in (since, NO_FLOOR)
         )

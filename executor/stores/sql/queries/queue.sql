@@ -4,13 +4,14 @@
 -- steps from tenant to tenant by the index `visits_turns`, and stops at the first one with a due visit. Lap 0
 -- has the tenants after `:after`; lap 1 begins again with the first one. Keys are those of `{turn}`; `:ids`
 -- are passed over. The first rows are the longest due visits that wait for nothing, and the others are those
--- of any kind. No visit before `:since` is read.
+-- of any kind. No visit before `:since` is read, nor the ends of leases, which are after `:now`.
 -- name: find_due
 with recursive head (due_at) as (
-    select due_at from visits where queue = :queue and {active} and due_at >= :since order by due_at limit 1
+    select due_at from visits where queue = :queue and {active} and due_at >= :since and due_at <= :now
+    order by due_at limit 1
 ), turns (key, lap) as (
     select cast(:after as text) {binary}, 0
-    where (select due_at from head) <= :now
+    where exists (select 1 from head)
     union all
     select (
         select {turn} from visits
@@ -20,10 +21,9 @@ with recursive head (due_at) as (
     ), turns.lap + case when turns.key is null then 1 else 0 end
     from turns where turns.lap = 0 or turns.key < :after
 ), next_turn as (
-    select key from turns where (lap = 1 or key > :after) and (
-        select due_at from visits where {turn} = turns.key and {active} and due_at >= :since
-        order by due_at limit 1
-    ) <= :now
+    select key from turns where (lap = 1 or key > :after) and exists (
+        select 1 from visits where {turn} = turns.key and {active} and due_at >= :since and due_at <= :now
+    )
     and not (key {in_ids}) -- optional
     limit 1
 )
