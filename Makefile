@@ -92,7 +92,10 @@ clean:                              ## remove what these commands have made
 	@touch $@
 
 .venv/.dev: .venv/.made requirements/dev.txt pyproject.toml setup.py | .venv/.hook
-	$(INSTALL) --requirement requirements/dev.txt
+	@# uv installs the tools in seconds, pip in a minute. So pip installs uv, also with the locked hash.
+	@awk '/^[^ ]/ { is_uv = /^uv==/ } is_uv' requirements/dev.txt >.venv/uv.txt
+	$(INSTALL) --requirement .venv/uv.txt
+	UV_NATIVE_TLS=1 $(BIN)/uv pip install --quiet --python $(BIN)/python --requirement requirements/dev.txt
 	$(INSTALL) --no-deps --no-build-isolation --editable .
 	@# mypy and import-linter follow no extended __path__: there `noetl` leads to this folder.
 	@mkdir -p .venv/src && ln -sfn ../.. .venv/src/noetl

@@ -68,6 +68,9 @@ DEPENDENT = (
 )
 
 nox.options.error_on_missing_interpreters = False
+nox.options.default_venv_backend = "uv"  # It installs the packages of a session in seconds, pip in a minute.
+nox.options.download_python = "never"
+os.environ.setdefault("UV_NATIVE_TLS", "1")  # uv trusts the certificates of the system, as pip does.
 # `make test` has run on this Python, and `lowest` runs on the lowest one.
 nox.options.sessions = [f"tests-{python}" for python in PYTHONS if python not in (OWN, LOWEST)] + ["lowest"]
 
@@ -119,7 +122,6 @@ def lock(session: nox.Session) -> None:
 
     Each file has the hashes of all packages. The functions of AWS and the tools get the versions of `dev`.
     """
-    session.install("uv")
     project, dev = "pyproject.toml", ("--extra", "dev")
     write_lock(session, "dev", *dev, project)
     write_lock(session, "lowest", "--resolution", "lowest-direct", *dev, project)
