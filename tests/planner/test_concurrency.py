@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from itertools import combinations, permutations
 
 import pytest
-from hypothesis import assume, given, reject, settings
+from hypothesis import assume, given, reject
 from hypothesis import strategies as st
 
 from noetl.planner.graph import concurrency
@@ -15,6 +15,7 @@ from noetl.planner.graph.join_finder import find_joins
 from noetl.planner.graph.joins import DEFAULT_MODES
 from tests.planner.branch_model import BranchModel, BranchState, Step, TooManyStates
 from tests.planner.test_joins import DIAMOND, Cases, make_cfg
+from tests.property_settings import examples
 from tests.strategies import any_flows, mixed_modes
 
 Pair = tuple[Step, Step]
@@ -76,7 +77,7 @@ def is_acyclic(cfg: ControlFlowGraph) -> bool:
     return not any(map(cfg.is_cyclic, cfg.reachable))
 
 
-@settings(max_examples=250)
+@examples(2)
 @given(drawn=st.data())
 def test_parallel_steps_agree_with_the_model(drawn: st.DataObject) -> None:
     """The analysis is exact on acyclic graphs, and misses no pair on cyclic ones."""
@@ -91,7 +92,7 @@ def test_parallel_steps_agree_with_the_model(drawn: st.DataObject) -> None:
     assert parallel == found if is_acyclic(cfg) else parallel <= found
 
 
-@settings(max_examples=250)
+@examples(2)
 @given(drawn=st.data())
 def test_parallel_steps_of_steps_visited_once_agree_with_the_model(drawn: st.DataObject) -> None:
     cfg = drawn.draw(any_flows())
@@ -106,7 +107,7 @@ def test_parallel_steps_of_steps_visited_once_agree_with_the_model(drawn: st.Dat
     assert parallel == found if is_acyclic(cfg) else parallel <= found <= parallel_pairs(cfg, modes)
 
 
-@settings(max_examples=250)
+@examples(2)
 @given(drawn=st.data())
 def test_contested_steps_are_unordered_if_they_had_more_visits(drawn: st.DataObject) -> None:
     cfg = drawn.draw(any_flows())

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from noetl.executor.actions import catalogue
@@ -14,6 +14,7 @@ from noetl.planner.syntax.limits import MAX_CASES, MAX_STEPS, MAX_TARGETS, MAX_T
 from noetl.planner.syntax.models import ActionEntry, Model, Playbook, TaskEntry
 from noetl.planner.syntax.parser import MAX_SCHEMA_VIOLATIONS, ParsedPlaybook, parse_playbook
 from noetl.planner.syntax.reader import Document, read_document
+from tests.property_settings import examples
 
 
 def parse_text(text: str) -> tuple[ParsedPlaybook | None, Document, list[Diagnostic]]:
@@ -769,7 +770,7 @@ PLAYBOOKS = st.fixed_dictionaries(
 @example({"name": "p", "steps": [{"name": "a", "rnu": [], "runs": []}]})
 @example({"name": "p", "steps": [{"name": "a", "run": [{"acton": 1, "action_": 2}]}]})
 @example({"name": "p", "tasks": {"": {"name": 5}}, "steps": [{"name": "a"}]})
-@settings(max_examples=1500, deadline=None)
+@examples(10)
 def test_no_data_raises_an_exception(data: Any) -> None:
     result, document, diagnostics = parse_text(json.dumps(data))
     assert result is not None or diagnostics

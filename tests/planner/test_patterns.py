@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from noetl.executor.actions import catalogue
@@ -16,6 +16,7 @@ from noetl.planner.templates.budget import LimitExceeded
 from noetl.planner.templates.patterns import PatternProblem, compile_pattern, replace_matches, search
 from noetl.planner.templates.template import EvaluationError, parse_template
 from tests.planner.findings import findings
+from tests.property_settings import examples
 
 ATOMS = [
     "a",
@@ -57,7 +58,7 @@ def fresh_budget() -> None:
 
 
 @given(regular_expressions, texts)
-@settings(max_examples=600, deadline=None)
+@examples(5)
 def test_a_search_finds_what_python_finds(pattern: str, text: str) -> None:
     budget.start_budget()
     expected: Any = re.search(pattern, text)
@@ -69,7 +70,7 @@ def test_a_search_finds_what_python_finds(pattern: str, text: str) -> None:
 @given(
     regular_expressions, texts, st.sampled_from(["", "x", "<\\g<0>>".replace("\\g<0>", "é"), r"\\", r"\n"])
 )
-@settings(max_examples=300, deadline=None)
+@examples(3)
 def test_a_replacement_equals_that_of_python(pattern: str, text: str, replacement: str) -> None:
     # After an empty match, Python tries a longer one at the same place.
     assume(all(match.group() for match in re.finditer(pattern, text)))

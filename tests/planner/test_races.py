@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import pytest
-from hypothesis import assume, given, reject, settings
+from hypothesis import assume, given, reject
 from hypothesis import strategies as st
 
 from noetl.planner import lower
@@ -15,6 +15,7 @@ from noetl.planner.graph.join_finder import find_joins
 from tests.planner.branch_model import TooManyStates
 from tests.planner.causality_model import MAX_VISITS, CausalityModel
 from tests.planner.findings import diagnose, findings, hints, messages, playbook
+from tests.property_settings import examples
 from tests.strategies import any_flows, mixed_modes
 
 
@@ -395,7 +396,7 @@ def find_racing_steps(cfg: ControlFlowGraph, modes: Mapping[str, str]) -> set[fr
     return pairs
 
 
-@settings(max_examples=100)
+@examples(1)
 @given(drawn=st.data())
 def test_races_are_the_pairs_that_nothing_orders(drawn: st.DataObject) -> None:
     """NP303 is exact on acyclic playbooks, and misses no pair on cyclic ones."""

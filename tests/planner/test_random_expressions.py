@@ -7,12 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from noetl.planner.templates import budget
 from noetl.planner.templates.sandbox import JINJA_FILTERS, JINJA_TESTS
 from noetl.planner.templates.template import EvaluationError, TemplateProblem, parse_template
+from tests.property_settings import examples
 
 UNITS = 1024 * 1024
 """The budget of an example. With a smaller one than in production, more examples exceed it."""
@@ -142,7 +143,7 @@ def small_budget() -> Any:
         yield
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+@examples(1, suppress_health_check=list(HealthCheck))
 @given(TEXTS)
 def test_every_expression_ends_in_time_with_a_value_or_a_named_error(text: str) -> None:
     outcomes: list[str] = []

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, example, given
 from hypothesis import strategies as st
 
 from noetl.planner.diagnostics.codes import Severity
@@ -16,6 +16,7 @@ from noetl.planner.syntax import reader
 from noetl.planner.syntax.document import position
 from noetl.planner.syntax.reader import Document, read_document
 from noetl.planner.syntax.scalars import describe_yaml_1_1_value, resolve_scalar
+from tests.property_settings import examples
 
 
 def find_spans(text: str | bytes) -> list[tuple[str, int, int, int, int]]:
@@ -98,7 +99,7 @@ JSON = st.recursive(
 
 
 @given(JSON, st.booleans(), st.sampled_from([None, 2, "\t"]))
-@settings(max_examples=300, deadline=None)
+@examples(3)
 def test_json_has_the_same_data_as_with_a_json_parser(value: object, is_ascii: bool, indent: Any) -> None:
     assert read_valid(json.dumps(value, ensure_ascii=is_ascii, indent=indent)).data == value
 
@@ -175,7 +176,7 @@ def test_the_warning_contains_both_values() -> None:
 
 
 @given(st.from_regex(r"[-+.0-9a-fox_:yYnNeEtTZ ~]{1,12}", fullmatch=True))
-@settings(max_examples=500, deadline=None)
+@examples(5)
 def test_scalars_without_a_warning_are_equal_in_yaml_1_1(text: str) -> None:
     if describe_yaml_1_1_value(text) is not None:
         return
@@ -423,7 +424,7 @@ def test_span_at_the_edges_of_a_value() -> None:
         st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"], exclude_characters="\u2028\u2029\ufeff")
     )
 )
-@settings(max_examples=300, deadline=None)
+@examples(3)
 def test_each_character_of_a_dumped_text_has_its_span(value: str) -> None:
     for style in (None, "'", '"', "|", ">"):
         text = yaml.dump(
@@ -472,7 +473,7 @@ SNIPPETS = st.sampled_from(
 @example("? ? ?")
 @example("&a [&a [*a]]")
 @example("!<x> &y 'a'")
-@settings(max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@examples(10, suppress_health_check=[HealthCheck.too_slow])
 def test_no_text_raises_an_exception(text: str | bytes) -> None:
     diagnostics = Diagnostics()
     result = read_document(text, diagnostics)

@@ -9,13 +9,14 @@ from typing import Any
 from urllib.parse import unquote
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from noetl.executor.errors import ActionError
 from noetl.executor.security.capabilities import local_run_capabilities
 from tests.action_calls import LOCAL, perform_action
 from tests.http_server import StubExchange, serve
+from tests.property_settings import examples
 
 HOSTILE_TEXTS = [
     "'; drop table t; --",
@@ -58,9 +59,7 @@ HOSTILE_TEXTS = [
     "\x01",
 ]
 TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=50)
-REAL_SERVICES = settings(
-    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+REAL_SERVICES = examples(1, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 class TestSqlInjection:
@@ -109,7 +108,7 @@ class TestShellInjection:
         assert shell["stdout"] == words["stdout"] == f"<{value}><end>"
         assert list(tmp_path.iterdir()) == []
 
-    @settings(REAL_SERVICES, max_examples=40)
+    @examples(0.5, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(value=TEXTS)
     def test_any_value(self, value: str) -> None:
         result = perform_action("shell", command="printf %s {{ v }}x{{ v }}", names={"v": value})

@@ -8,7 +8,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from noetl.executor.model.run import Claim, RunStatus, VisitStatus
@@ -18,6 +18,7 @@ from noetl.executor.stores.sqlite.store import SqliteStore
 from noetl.planner.graph.cfg import ControlFlowGraph
 from noetl.planner.plan import Plan
 from noetl.testing.run_harness import LEASE_SECONDS, RunHarness, compile_text
+from tests.property_settings import examples
 from tests.state_space import StateSpaceExplorer
 from tests.strategies import Chances, case_taken, chances, flows
 
@@ -103,7 +104,7 @@ def expected_statuses(flow: ControlFlowGraph, chances: Chances) -> dict[str, str
     return found
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(1, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     flows(acyclic=True).flatmap(lambda flow: st.tuples(st.just(flow), chances(flow))), st.integers(0, 2**16)
 )
