@@ -70,7 +70,7 @@ SETTINGS = (
         "store",
         "a number of days, at most 36500",
         "none: runs are kept",
-        "How long after its end a run is deleted.",
+        "How long after its end a run is deleted. Plans that no run and no playbook needs are deleted too.",
     ),
     Setting(
         "NOETL_WORKERS",

@@ -74,7 +74,10 @@ class PlanStore(Protocol):
     """Plans, saved under their hashes. A plan never changes."""
 
     def save(self, plan: Plan) -> None:
-        """Save a plan under its hash; a plan that is already saved stays as it is."""
+        """Save a plan under its hash; a plan that is already saved stays as it is.
+
+        The plan is then kept for half an hour at least, so that a run of it can be started.
+        """
         ...
 
     def header(self, plan_hash: str) -> Header:
@@ -119,6 +122,7 @@ class RunStore(Protocol):
         Raises:
             RejectedError: `idempotency_key_reused`, if the key was used with another request before;
                 `quota_exceeded`, if the root has too many child runs.
+            StoreError: the plan was deleted. No run is ever without its plan.
         """
         ...
 
@@ -458,9 +462,10 @@ class StoreMaintenance(Protocol):
         ...
 
     def delete_old(self, now: float) -> bool:
-        """Delete a few of the runs that are older than the retention, and return whether more may be left.
+        """Delete a few runs that are older than the retention, and return whether more may be left.
 
-        A store that deletes them itself returns False.
+        A few plans that no run and no registered playbook names are deleted too. A store that deletes old
+        runs itself returns False.
         """
         ...
 

@@ -4,7 +4,8 @@ Problem: ended runs would fill the store. A run must not vanish while a parent o
 
 Algorithm: SQL stores delete ended runs oldest first, with all rows that belong to them. A transaction deletes
 a few runs, so that commits wait for milliseconds. A worker repeats it until no run is too old, every five
-seconds. A sweep does the same, for functions without such a worker.
+seconds. A sweep does the same, for functions without such a worker. Plans that nothing names any more are
+deleted too (`plan_uses.py`).
 DynamoDB deletes items whose time to live is over; the head of a run expires one day before its other items.
 
 Cost: one deletion for each row or item.

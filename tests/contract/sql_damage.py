@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from noetl.executor.model.run import Run
+from noetl.executor.stores.plan_uses import PlanUses
 from noetl.executor.stores.sql.store import SqlStore
 
 
@@ -65,6 +66,10 @@ class SqlDamage:
 
     def set_retention(self, store: SqlStore, seconds: float) -> None:
         store.context.retention_seconds = seconds
+
+    def age_plans(self, store: SqlStore, seconds: float) -> None:
+        store.plans.uses = PlanUses()
+        _change(store, "update plans set used_at = used_at - :seconds", seconds=seconds)
 
 
 def _change(store: SqlStore, query: str, **values: Any) -> None:

@@ -62,6 +62,10 @@ class MemoryDamage:
     def set_retention(self, store: MemoryStore, seconds: float) -> None:
         store.state.retention_seconds = seconds
 
+    def age_plans(self, store: MemoryStore, seconds: float) -> None:
+        uses = store.state.plan_uses
+        store.state.plan_uses = {plan_hash: used_at - seconds for plan_hash, used_at in uses.items()}
+
 
 def test_the_url_opens_an_empty_store(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NOETL_RETENTION_DAYS", "2")

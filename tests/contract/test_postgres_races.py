@@ -14,16 +14,18 @@ from typing import Any
 import psycopg
 import pytest
 
-from noetl.executor.errors import FencedError, RejectedError
+from noetl.executor.errors import FencedError, RejectedError, StoreError
 from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.executor.model.run import END, Lease, Run, RunStatus, VisitStatus, WaitKey
 from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.security.capabilities import local_run_capabilities
+from noetl.executor.stores.plan_uses import UNUSED_SECONDS
 from noetl.executor.stores.postgres.database import PostgresDatabase
 from noetl.executor.stores.postgres.store import PostgresStore
 from noetl.executor.stores.sql.consistency import check_consistency
 from noetl.executor.worker import Worker, WorkerSettings
 from noetl.infra.migrations import upgrade
+from noetl.planner.plan import Plan
 from noetl.testing.run_harness import compile_text
 from noetl.testing.store_contract.operations import (
     CHAIN,
@@ -41,6 +43,8 @@ from noetl.testing.store_contract.operations import (
     succeed,
     suspend_claim,
 )
+from noetl.testing.store_contract.sweep import save_plan, start_saved
+from tests.contract.sql_damage import SqlDamage
 
 ROUNDS = 12
 TERMINAL = {"workflow.completed", "workflow.failed", "workflow.cancelled", "workflow.timed_out"}
@@ -430,6 +434,50 @@ def test_concurrent_registrations_get_different_versions(stores: list[PostgresSt
         )
 
     assert sorted(map(str, run_concurrently(8, register))) == [str(number) for number in range(1, 9)]
+    assert check_consistency(stores[0].database) == []
+
+
+@pytest.fixture
+def unused_plan(stores: list[PostgresStore]) -> Plan:
+    """A plan that nothing has named or used for longer than it is kept."""
+    for store in stores:
+        store.context.retention_seconds = 100.0
+    plan = save_plan(stores[0], "unused")
+    SqlDamage().age_plans(stores[0], UNUSED_SECONDS + 60.0)
+    return plan
+
+
+def test_a_deletion_waits_for_a_start_of_the_plan(
+    stores: list[PostgresStore],
+    unused_plan: Plan,
+    observer: LockObserver,
+    run_in_thread: Callable[..., Future[Any]],
+) -> None:
+    now = stores[0].clock()
+    with stores[0].database.transaction() as db:
+        stores[0].plans.touch(db, unused_plan.hash, now)
+        deletion = run_in_thread(stores[1].maintenance.delete_old, now)
+        observer.wait_for_blocked()
+    assert deletion.result() is False
+    assert start_saved(stores[2], unused_plan, "run").plan_hash == unused_plan.hash
+    assert check_consistency(stores[0].database) == []
+
+
+def test_a_start_waits_for_a_deletion_of_its_plan(
+    stores: list[PostgresStore],
+    unused_plan: Plan,
+    observer: LockObserver,
+    run_in_thread: Callable[..., Future[Any]],
+) -> None:
+    with stores[0].database.transaction() as db:
+        assert db.execute("plans.delete_unused", ids=[unused_plan.hash], before=stores[0].clock()).rowcount
+        start = run_in_thread(start_saved, stores[1], unused_plan, "run")
+        saving = run_in_thread(stores[2].plans.save, unused_plan)
+        observer.wait_for_blocked(2)
+        db.execute("plans.delete_parts", ids=[unused_plan.hash])
+    assert isinstance(start.exception(), StoreError)
+    assert saving.exception() is None
+    assert stores[3].plans.get(unused_plan.hash).to_json() == unused_plan.to_json()
     assert check_consistency(stores[0].database) == []
 
 

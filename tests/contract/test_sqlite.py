@@ -22,12 +22,14 @@ from noetl.executor.model.run import RunStatus
 from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.stores import open_store
 from noetl.executor.stores.cursors import write_cursor
+from noetl.executor.stores.plan_uses import TOUCH_SECONDS, UNUSED_SECONDS
 from noetl.executor.stores.sqlite import file
 from noetl.executor.stores.sqlite.file import SCHEMA_VERSION, SCRIPTS, STATEMENTS
 from noetl.executor.stores.sqlite.store import SqliteStore
 from noetl.testing.run_harness import compile_text
 from noetl.testing.store_contract import MaintenanceContract, StoreContract
 from noetl.testing.store_contract.operations import claim_visit, start_run, succeed
+from noetl.testing.store_contract.sweep import save_plan, start_saved
 from tests.contract.payload_poison import check_payloads_are_not_read
 from tests.contract.sql_damage import SqlDamage
 
@@ -107,6 +109,45 @@ def test_open_upgrades_a_store_of_an_earlier_version(tmp_path: Path) -> None:
     again = SqliteStore(str(path))
     assert again.file.fetch_one("pragma user_version")[0] == SCHEMA_VERSION
     again.close()
+
+
+def test_a_plan_of_an_earlier_version_is_deleted_an_hour_after_it_is_found(tmp_path: Path) -> None:
+    """A worker of an earlier version, which may still work on the store, writes no time of use."""
+    with closing(SqliteStore(str(tmp_path / "noetl.db"), retention_seconds=1.0)) as store:
+        plan, now = save_plan(store, "a"), store.clock()
+        with store.file.transaction() as db:
+            db.execute("update plans set used_at = 0")
+        assert store.maintenance.delete_old(now) is False
+        assert store.plans.get(plan.hash).hash == plan.hash
+        assert store.maintenance.delete_old(now + UNUSED_SECONDS + 1) is False
+        with pytest.raises(StoreError):
+            store.plans.get(plan.hash)
+
+
+def test_unused_plans_are_found_by_indexes(tmp_path: Path) -> None:
+    with closing(SqliteStore(str(tmp_path / "noetl.db"), retention_seconds=1.0)) as store:
+        start_run(store)
+        db = store.file.connection()
+        queries = trace_queries(db, partial(store.maintenance.delete_old, store.clock() + UNUSED_SECONDS + 1))
+        searches = [query for query in queries if "plan" in query]
+        assert len(searches) == 5
+        for query in searches:
+            plan = [row["detail"] for row in db.execute(f"explain query plan {query}")]
+            assert not [line for line in plan if line.startswith("SCAN") and "json_each" not in line], query
+
+
+def test_starts_of_a_plan_seldom_write_its_use(tmp_path: Path) -> None:
+    with closing(SqliteStore(str(tmp_path / "noetl.db"))) as store:
+        db = store.file.connection()
+        plan = save_plan(store, "a")
+        start_saved(store, plan, "first")
+        for number in range(3):
+            queries = trace_queries(db, partial(start_saved, store, plan, f"run{number}"))
+            assert not [query for query in queries if "plans" in query]
+        assert trace_queries(db, partial(store.plans.save, plan)) == []
+        SqlDamage().age_plans(store, TOUCH_SECONDS + 1.0)
+        queries = trace_queries(db, partial(start_saved, store, plan, "later"))
+        assert len([query for query in queries if "plans" in query]) == 1
 
 
 def test_queries_for_active_visits_use_an_index(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from noetl.executor.errors import ActionError
 if TYPE_CHECKING:
     from noetl.executor.model.run import Run
     from noetl.executor.stores.interface import Store
+    from noetl.planner.plan import Plan
 
 _SUFFIXES = (".yaml", ".yml", ".json")
 
@@ -61,7 +62,7 @@ class SiblingPlaybookFinder:
         self._choices: dict[
             tuple[Path, str, str | None], tuple[list[_PlaybookFile], _PlaybookFile | None]
         ] = {}
-        self._plan_hashes: dict[_PlaybookFile, str] = {}
+        self._plans: dict[_PlaybookFile, Plan] = {}
 
     def __call__(self, run: Run, name: str, version: str | None) -> str | None:
         """Return the hash of the plan of a playbook. The plan is in the store.
@@ -113,11 +114,13 @@ class SiblingPlaybookFinder:
         return self._heads[file]
 
     def _compile_cached(self, file: _PlaybookFile, run: Run, name: str) -> str:
-        if file not in self._plan_hashes:
-            self._plan_hashes[file] = self._compile(file.path, run, name)
-        return self._plan_hashes[file]
+        if file not in self._plans:
+            self._plans[file] = self._compile(file.path, run, name)
+        # Retention may have deleted a plan that was saved for an earlier run.
+        self._store.plans.save(self._plans[file])
+        return self._plans[file].hash
 
-    def _compile(self, path: Path, run: Run, name: str) -> str:
+    def _compile(self, path: Path, run: Run, name: str) -> Plan:
         from noetl.api.cli.sources import PlaybookSource, compile_source
         from noetl.planner.diagnostics.codes import Severity
 
@@ -131,8 +134,7 @@ class SiblingPlaybookFinder:
             first = next(d for d in compilation.diagnostics if d.severity is Severity.ERROR)
             position = f"{shown_path}:{first.span.line}"
             raise _error(f"`{name}` does not compile: {position}: {first.code} {first.message}")
-        self._store.plans.save(compilation.plan)
-        return compilation.plan.hash
+        return compilation.plan
 
     def _unknown_playbook(
         self, files: list[_PlaybookFile], run: Run, name: str, version: str | None

@@ -24,6 +24,7 @@ from noetl.executor.stores.finding import (
 from noetl.executor.stores.interface import SweepResult
 from noetl.executor.stores.memory.branches import MemoryBranches
 from noetl.executor.stores.memory.state import MemoryState, RunRecord
+from noetl.executor.stores.plan_uses import UNUSED_SECONDS
 
 logger = logging.getLogger("noetl.executor")
 
@@ -45,6 +46,7 @@ class MemoryMaintenance:
         with self._state.lock:
             if self._state.retention_seconds is not None:
                 self._delete_old(now - self._state.retention_seconds)
+                self._delete_plans(now - UNUSED_SECONDS)
             return False
 
     def sweep(self, now: float, *, limit: int = 200) -> SweepResult:
@@ -84,7 +86,7 @@ class MemoryMaintenance:
             if run.plan_hash not in state.plans:
                 yield finding_of_run("unknown plans", run.id, playbook=run.playbook)
         for versions in state.playbooks.values():
-            for playbook in [entry.playbook for entry in versions.values()]:
+            for playbook in [entry.playbook for entry in versions.values() if not entry.is_removed]:
                 if playbook.plan_hash not in state.plans:
                     message = UNKNOWN_PLAN_OF_VERSION.format(version=playbook.version, name=playbook.name)
                     yield Finding("unknown plans", message)
@@ -136,6 +138,16 @@ class MemoryMaintenance:
         kept = state.runs.keys()
         state.tokens = {hash: token for hash, token in state.tokens.items() if token.key.run_id in kept}
         state.idempotency_keys = {k: entry for k, entry in state.idempotency_keys.items() if entry[1] in kept}
+
+    def _delete_plans(self, before: float) -> None:
+        """Delete plans that were last used before a time, and that no run and no playbook names."""
+        state = self._state
+        named = {record.run.plan_hash for record in state.runs.values()}
+        for versions in state.playbooks.values():
+            named |= {entry.playbook.plan_hash for entry in versions.values() if not entry.is_removed}
+        kept = {id for id in state.plans if id in named or state.plan_uses.get(id, before) >= before}
+        state.plans = {id: plan for id, plan in state.plans.items() if id in kept}
+        state.plan_uses = {id: used_at for id, used_at in state.plan_uses.items() if id in kept}
 
 
 def _find_active_steps(record: RunRecord) -> list[Visit]:

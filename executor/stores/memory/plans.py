@@ -19,6 +19,7 @@ class MemoryPlans:
     def save(self, plan: Plan) -> None:
         with self._state.lock:
             self._state.plans.setdefault(plan.hash, plan)
+            self._state.use_plan(plan.hash)
 
     def header(self, plan_hash: str) -> Header:
         return self._state.plan(plan_hash).header

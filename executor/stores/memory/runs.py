@@ -59,6 +59,7 @@ class MemoryRuns:
     ) -> Run:
         with self._state.change_runs(due=1):
             step = self._state.plan(run.plan_hash).steps[first.step]
+            self._state.use_plan(run.plan_hash)
             if idempotency is not None:
                 key, request_hash = idempotency
                 earlier_hash, run_id = self._state.idempotency_keys.setdefault(

@@ -8,8 +8,9 @@ first change.
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -95,10 +96,13 @@ class MemoryState:
     def __init__(self, limits: PayloadLimits, retention_seconds: float | None) -> None:
         self.limits = limits
         self.retention_seconds = retention_seconds
+        self.clock: Callable[[], float] = time.time
         self.lock = threading.RLock()
         self.changes = ChangeSignal()
         self.work = ChangeSignal()
         self.plans: dict[str, Plan] = {}
+        self.plan_uses: dict[str, float] = {}
+        """Time of the last use of each plan. A store that writes it to a disk does so every ten minutes."""
         self.runs: dict[str, RunRecord] = {}
         self.idempotency_keys: dict[tuple[str, str], tuple[str, str]] = {}
         self.tokens: dict[str, WaitToken] = {}
@@ -124,6 +128,10 @@ class MemoryState:
         if plan_hash not in self.plans:
             raise StoreError(f"The store has no plan {plan_hash}.")
         return self.plans[plan_hash]
+
+    def use_plan(self, plan_hash: str) -> None:
+        """Record a use of a plan, which is then kept for an hour."""
+        self.plan_uses[plan_hash] = self.clock()
 
     def record(self, run_id: str) -> RunRecord:
         if run_id not in self.runs:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 from noetl.executor.model.limits import PayloadLimits
 from noetl.executor.stores.memory.keys import MemoryKeys
 from noetl.executor.stores.memory.maintenance import MemoryMaintenance
@@ -27,7 +25,7 @@ class MemoryStore:
         self, *, limits: PayloadLimits = DEFAULT_LIMITS, retention_seconds: float | None = None
     ) -> None:
         self.state = state = MemoryState(limits, retention_seconds)
-        self.clock = time.time
+        self.clock = state.clock
         self.changes = state.changes
         self.work = state.work
         self.plans = MemoryPlans(state)

@@ -25,6 +25,7 @@ from noetl.executor.model.run_transition import lose_branch
 from noetl.executor.model.special_visits import deadline_visit
 from noetl.executor.model.visit_transition import MAX_LEASE_SECONDS
 from noetl.executor.stores.interface import SweepResult
+from noetl.executor.stores.plan_uses import MAX_DELETED_PLANS, UNUSED_SECONDS
 from noetl.executor.stores.sql.branches import BranchTransaction, insert_visit
 from noetl.executor.stores.sql.context import SqlContext
 from noetl.executor.stores.sql.plans import SqlPlans
@@ -123,13 +124,16 @@ class SqlMaintenance:
         return True
 
     def delete_old(self, now: float) -> bool:
-        """Delete some runs that are older than the retention, with all of their rows.
+        """Delete some runs that are older than the retention, with all of their rows, and some unused plans.
 
         Return whether more may be left.
         """
         if self._context.retention_seconds is None:
             return False
-        before = now - self._context.retention_seconds
+        has_more_runs = self._delete_runs(now - self._context.retention_seconds)
+        return self._delete_plans(now) or has_more_runs
+
+    def _delete_runs(self, before: float) -> bool:
         if not self._context.database.fetch_all("sweep.find_old", before=before):
             return False
         with self._context.database.transaction() as db:
@@ -139,6 +143,19 @@ class SqlMaintenance:
                 db.execute(query, ids=ids)
             db.execute("sweep.delete_child_run_counts", before=before)
             return len(deleted) == MAX_DELETED_RUNS
+
+    def _delete_plans(self, now: float) -> bool:
+        unused = {"before": now - UNUSED_SECONDS, "limit": MAX_DELETED_PLANS}
+        if not self._context.database.fetch_all("plans.find_unused", **unused):
+            return False
+        encode_list = self._context.database.encode_list
+        with self._context.database.transaction() as db:
+            found = [row["hash"] for row in db.execute("plans.find_unused", **unused).fetchall()]
+            examined = {"ids": encode_list(found), "before": unused["before"]}
+            deleted = db.execute("plans.delete_unused", **examined).fetchall()
+            db.execute("plans.delete_parts", ids=encode_list([row["hash"] for row in deleted]))
+            db.execute("plans.mark_examined", now=now, **examined)
+        return len(found) == MAX_DELETED_PLANS
 
 
 def _continue_stuck(branches: BranchTransaction) -> str:

@@ -7,7 +7,9 @@ from typing import cast
 
 from noetl.executor.precedence import wait_for_slice
 from noetl.executor.stores.plan_parts import CACHE_BYTES, PartKey, decode_part, weigh_part
+from noetl.executor.stores.plan_uses import TOUCH_SECONDS, PlanUses, deleted_plan
 from noetl.executor.stores.sql.context import SqlContext
+from noetl.executor.stores.sql.database import Writer
 from noetl.executor.stores.sql.rows import encode_json
 from noetl.planner.plan import Header, Plan, Step, Task
 from noetl.planner.weighted_cache import WeightedCache
@@ -18,18 +20,38 @@ class SqlPlans:
 
     def __init__(self, context: SqlContext) -> None:
         self._context = context
+        self.uses = PlanUses()
         self.parts: WeightedCache[PartKey, Header | Step | Task] = WeightedCache(CACHE_BYTES)
 
     def save(self, plan: Plan) -> None:
+        now = self._context.database.clock()
+        if not self.uses.is_recent(plan.hash, now):
+            self.uses.record(plan.hash, self._save(plan, now))
+
+    def _save(self, plan: Plan, now: float) -> float:
+        """Save a plan, and return the time of its last use."""
         database = self._context.database
-        if database.fetch_all("plans.exists", hash=plan.hash):
-            return
+        use = database.fetch_all("plans.find_use", hash=plan.hash)
+        if use and now < use[0]["used_at"] + TOUCH_SECONDS:
+            return float(use[0]["used_at"])
         # Other writers wait for a transaction, so the texts of a large plan are made before it begins.
         header, parts = encode_json(plan.header.to_json()), _encode_parts(plan)
         with database.transaction() as db:
-            added = db.execute("plans.add", hash=plan.hash, header=header, source=plan.source)
+            if use and db.execute("plans.touch", hash=plan.hash, now=now).rowcount:
+                return now
+            added = db.execute("plans.add", hash=plan.hash, header=header, source=plan.source, now=now)
             if added.rowcount:
                 db.execute("plans.add_parts", hash=plan.hash, parts=parts)
+        return now
+
+    def touch(self, db: Writer, plan_hash: str, now: float) -> None:
+        """Record in a transaction that a plan is used. Call `uses.record` after its commit.
+
+        Raises:
+            StoreError: the plan was deleted.
+        """
+        if db.execute("plans.touch", hash=plan_hash, now=now).rowcount == 0:
+            raise deleted_plan(plan_hash)
 
     def header(self, plan_hash: str) -> Header:
         return cast("Header", self.parts.get((plan_hash, "header", ""), self._read))

@@ -74,7 +74,11 @@ class SqlRuns:
         history: Sequence[Visit] = (),
         max_child_runs: int | None = None,
     ) -> Run:
+        now = self._context.database.clock()
+        is_touched = not self._plans.uses.is_recent(run.plan_hash, now)
         with self._context.transaction() as db:
+            if is_touched:
+                self._plans.touch(db, run.plan_hash, now)
             if idempotency is not None:
                 earlier_id = _add_request(db, run, idempotency)
                 if earlier_id is not None:
@@ -109,6 +113,8 @@ class SqlRuns:
             if run.root is not None and max_child_runs is not None:
                 # Starts of the same root wait for each other here, so it comes last.
                 _count_child_run(db, run.root, run.created_at, max_child_runs)
+        if is_touched:
+            self._plans.uses.record(run.plan_hash, now)
         self._context.announce_due(1)
         return run
 

@@ -46,6 +46,7 @@ SCRIPTS = {
     13: "request_counts.sql",
     14: "child_runs.sql",
     15: "shares.sql",
+    16: "plan_uses.sql",
 }
 """Script that brings a store to each version, from the version before it or from an empty file."""
 
@@ -223,7 +224,7 @@ class SqliteFile:
 
     def probe(self) -> None:
         """Return if the file answers, can be written, and was not found damaged before."""
-        self.fetch_all("plans.exists", hash="")
+        self.fetch_all("plans.find_use", hash="")
         if self._damage is not None:
             raise StoreError(self._damage)
         if not self._is_in_memory:

@@ -54,3 +54,7 @@ class SweepDamage(StoreDamage, Protocol):
     def set_retention(self, store: Any, seconds: float) -> None:
         """Let the store delete runs that ended longer ago than this."""
         ...
+
+    def age_plans(self, store: Any, seconds: float) -> None:
+        """Move the last use of each plan into the past, and let this process forget when plans were used."""
+        ...

@@ -85,4 +85,5 @@ select id as run_id, playbook from runs
 where not exists (select 1 from plans where hash = plan_hash) limit :limit
 
 -- name: unknown_plans_of_versions
-select name, version from playbooks where not exists (select 1 from plans where hash = plan_hash) limit :limit
+select name, version from playbooks where removed_at is null
+and not exists (select 1 from plans where hash = plan_hash) limit :limit

@@ -1,10 +1,15 @@
--- Plans: a header and a source, and the steps and tasks as parts.
+-- Plans: a header and a source, and the steps and tasks as parts. `used_at` is the time of the last use.
 
--- name: exists
-select 1 from plans where hash = :hash
+-- name: find_use
+select used_at from plans where hash = :hash
+
+-- A deletion that has begun waits for this, and then finds the plan used. Or this waits, and finds no plan.
+-- name: touch
+update plans set used_at = :now where hash = :hash
 
 -- name: add
-insert into plans values (:hash, :header, :source) on conflict do nothing
+insert into plans (hash, header, source, used_at) values (:hash, :header, :source, :now)
+on conflict do nothing
 
 -- All parts of a plan at once. One statement does not give way to other threads of Python for each row.
 -- name: add_parts
@@ -24,3 +29,18 @@ select kind, name, body from plan_parts where hash = :hash order by position
 
 -- name: part
 select body from plan_parts where hash = :hash and kind = :kind and name = :name
+
+-- name: find_unused
+select hash from plans where used_at < :before order by used_at limit :limit
+
+-- Plans of a worker of an earlier version have no time. They are kept until they have been examined once.
+-- name: delete_unused
+delete from plans where hash {in_ids} and used_at < :before and used_at > 0
+and not exists (select 1 from runs where plan_hash = plans.hash)
+and not exists (select 1 from playbooks where plan_hash = plans.hash and removed_at is null) returning hash
+
+-- name: delete_parts
+delete from plan_parts where hash {in_ids}
+
+-- name: mark_examined
+update plans set used_at = :now where hash {in_ids} and used_at < :before
