@@ -154,6 +154,16 @@ def test_a_held_snapshot_does_not_make_claims_read_dead_entries(
         assert read_blocks(postgres_dsn, "queue.next_due", **next_due) < 50
         assert blocks < 60
         assert blocks_without > 4 * blocks, "the snapshot keeps the dead entries"
+        assert store.queue.count_active(SERVICE_QUEUE, "default", 9) == 1
+        turn = f"{SERVICE_QUEUE} default"
+        count: dict[str, Any] = {"turn": turn, "limit": 9}
+        since_of_tenant = store.context.floor.known(turn, store.clock())
+        counted, counted_without = (
+            read_blocks(postgres_dsn, "queue.count_active", **count, since=bound)
+            for bound in (since_of_tenant, NO_FLOOR)
+        )
+        # A count must read the ends of leases, which are in the future: those of the last lease seconds.
+        assert counted_without > 1.5 * counted, "the snapshot keeps the dead entries"
         visit: dict[str, Any] = {"run_id": run.id, "visit_id": "a", "fence": 1, "until": now}
         for blocks_of_run in (
             read_blocks(postgres_dsn, "runs.get", tenant="default", run_id=run.id),

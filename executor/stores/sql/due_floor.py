@@ -8,9 +8,9 @@ Algorithm: a low-water mark. A claim reports the first due time that it has seen
 there, but at least MARGIN_SECONDS before the present. Visits may become due in the past: a transaction takes
 time until it is visible, and an outcome may wait for its store. So some claims begin at a second mark, which
 stays WIDE_MARGIN_SECONDS behind, and one in FULL_SCAN_SECONDS begins at the head of the index. Both lower the
-marks if they have to.
+marks if they have to. The count of the active visits of a tenant has marks for the tenant.
 
-Cost: a few numbers for each queue. The wide scans take at most a twentieth of the time, and so do the full
+Cost: a few numbers for each queue and tenant. The wide scans take at most a twentieth of the time, and so do the full
 scans.
 
 Limits: a visit that becomes due more than WIDE_MARGIN_SECONDS in the past is found by the next full scan. A

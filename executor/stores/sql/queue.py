@@ -130,7 +130,11 @@ class SqlQueue:
         return Claim(run_from_row(run), with_saved(claimed, row["saved"]))
 
     def count_active(self, queue: str, tenant: str, limit: int) -> int:
-        row = self._context.database.fetch_one("queue.count_active", turn=f"{queue} {tenant}", limit=limit)
+        # The visits of a tenant have a floor of their own. A process that claims none learns it too.
+        turn, now, started_at = f"{queue} {tenant}", self._context.database.clock(), time.monotonic()
+        since = self._context.floor.begin(turn, now)
+        row = self._context.database.fetch_one("queue.count_active", turn=turn, since=since, limit=limit)
+        self._context.floor.learn(turn, since, row["first_due"], now, time.monotonic() - started_at)
         count: int = row["active"]
         return count
 

@@ -46,8 +46,9 @@ update visits set {set_claim} where {is_unchanged_and_due} returning saved
 {begin_run} where id = :run_id returning *
 
 -- name: count_active
-select count(*) as active from (
-    select 1 from visits where {turn} = :turn and {active} limit :limit
+select count(*) as active, min(due_at) as first_due from (
+    select due_at from visits where {turn} = :turn and {active} and due_at >= :since
+    order by due_at limit :limit
 ) as counted
 
 -- name: next_due
