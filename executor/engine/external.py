@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from noetl.executor.engine.quotas import check_branch_quota, read_child_run_limit
@@ -25,9 +25,16 @@ MAX_RUN_DEPTH = 10
 CALLBACK_PATH = "/workflows/callbacks/"
 """The path of the HTTP interface to which a token is appended."""
 
-FindPlaybook = Callable[[Run, str, str | None], str | None]
-"""A function (parent run, name, version) that returns the plan hash of a playbook, or None if it is unknown.
-"""
+
+class FoundPlaybook(NamedTuple):
+    """The plan of a playbook that was found, and its version, or None if it has none."""
+
+    plan_hash: str
+    version: str | None
+
+
+FindPlaybook = Callable[[Run, str, str | None], FoundPlaybook | None]
+"""A function (parent run, name, version) that finds a playbook, or returns None if it is unknown."""
 
 
 def read_public_url(environ: Mapping[str, str] = os.environ) -> str | None:
@@ -55,9 +62,9 @@ def read_public_url(environ: Mapping[str, str] = os.environ) -> str | None:
 def registry_finder(store: Store) -> FindPlaybook:
     """Return a function that finds playbooks in the registry of the run's tenant."""
 
-    def find(run: Run, name: str, version: str | None) -> str | None:
+    def find(run: Run, name: str, version: str | None) -> FoundPlaybook | None:
         playbook = store.registry.get(run.tenant, name, version)
-        return None if playbook is None else playbook.plan_hash
+        return None if playbook is None else FoundPlaybook(playbook.plan_hash, playbook.version)
 
     return find
 
@@ -101,8 +108,8 @@ class VisitWaits:
             message = f"`{playbook}` exceeds the limit of {MAX_RUN_DEPTH} levels of child runs"
             raise ActionError("LimitExceeded", message, retryable=False)
         max_child_runs = self._check_quotas(playbook)
-        plan_hash = self.find_playbook(parent, playbook, version)
-        if plan_hash is None:
+        found = self.find_playbook(parent, playbook, version)
+        if found is None:
             wanted = (
                 f"playbook `{playbook}`" if version is None else f"version {version} of playbook `{playbook}`"
             )
@@ -118,12 +125,12 @@ class VisitWaits:
             parent=None if detached else self._key(wait_id),
             depth=parent.depth + 1,
             root=parent.root or parent.id,
-            version=version,
+            version=found.version,
             run_id=derived_id("workflow", parent.id, self.claim.visit.id, wait_id),
         )
         try:
-            header = self.store.plans.header(plan_hash)
-            run, first_visit = new_run(header, plan_hash, request, now=self.clock())
+            header = self.store.plans.header(found.plan_hash)
+            run, first_visit = new_run(header, found.plan_hash, request, now=self.clock())
         except RejectedError as problem:
             message = f"`{playbook}` cannot be started: {problem.message}"
             raise ActionError("ParameterError", message, retryable=False) from problem

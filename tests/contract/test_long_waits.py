@@ -327,5 +327,10 @@ def test_a_table_without_the_index_is_named(aws: Client) -> None:
     queue = str(aws("sqs").create_queue(QueueName="steps")["QueueUrl"])
     with pytest.raises(StoreError, match="has no index `due`: run `noetl db upgrade`"):
         DynamoStore("noetl", queue_url=queue).maintenance.sweep(NOW)
+    (finding,) = DynamoStore("noetl").maintenance.check_consistency()
+    assert (finding.check, finding.message.startswith("The table noetl has no index `due`")) == (
+        "index",
+        True,
+    )
     assert "index due" in upgrade("noetl")
     assert DynamoStore("noetl", queue_url=queue).maintenance.sweep(NOW) == SweepResult(0, 0)

@@ -134,6 +134,8 @@ class TestChildRunStarts:
         pinned = PARENT % (', version: "1"', "")
         assert make_harness(store, pinned, n=1).finish().result["found"] == {"twice": 2}
         assert make_harness(store, n=1).finish().result["found"] == {"twice": 3}
+        children = [run for run in store.runs.find(RunFilter())[0] if run.playbook == "child"]
+        assert sorted(str(run.version) for run in children) == ["1", "b"]
         (error,) = make_harness(store, PARENT % (", version: c", ""), n=1).finish().run.errors
         assert error["message"] == "unknown version c of playbook `child`"
 

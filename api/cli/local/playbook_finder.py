@@ -12,7 +12,7 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple
 
-from noetl.executor.engine.external import registry_finder
+from noetl.executor.engine.external import FoundPlaybook, registry_finder
 from noetl.executor.errors import ActionError
 
 if TYPE_CHECKING:
@@ -64,8 +64,8 @@ class SiblingPlaybookFinder:
         ] = {}
         self._plans: dict[_PlaybookFile, Plan] = {}
 
-    def __call__(self, run: Run, name: str, version: str | None) -> str | None:
-        """Return the hash of the plan of a playbook. The plan is in the store.
+    def __call__(self, run: Run, name: str, version: str | None) -> FoundPlaybook | None:
+        """Return a playbook whose plan is in the store.
 
         Raises:
             ActionError: the playbook is unknown, its file does not compile, or several files match.
@@ -78,10 +78,10 @@ class SiblingPlaybookFinder:
             file = self._choose_cached(folder, files, run, name, version)
             if file is not None:
                 return self._compile_cached(file, run, name)
-            plan_hash = self._find_registered(run, name, version)
-            if plan_hash is None:
+            found = self._find_registered(run, name, version)
+            if found is None:
                 raise self._unknown_playbook(files, run, name, version)
-            return plan_hash
+            return found
 
     def _choose_cached(
         self, folder: Path, files: list[_PlaybookFile], run: Run, name: str, version: str | None
@@ -113,12 +113,13 @@ class SiblingPlaybookFinder:
             self._heads[file] = _read_head(file)
         return self._heads[file]
 
-    def _compile_cached(self, file: _PlaybookFile, run: Run, name: str) -> str:
+    def _compile_cached(self, file: _PlaybookFile, run: Run, name: str) -> FoundPlaybook:
         if file not in self._plans:
             self._plans[file] = self._compile(file.path, run, name)
+        plan = self._plans[file]
         # Retention may have deleted a plan that was saved for an earlier run.
-        self._store.plans.save(self._plans[file])
-        return self._plans[file].hash
+        self._store.plans.save(plan)
+        return FoundPlaybook(plan.hash, plan.header.version)
 
     def _compile(self, path: Path, run: Run, name: str) -> Plan:
         from noetl.api.cli.sources import PlaybookSource, compile_source

@@ -24,6 +24,7 @@ from noetl.executor.model.visit_states import ACTIVE
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.context import DynamoContext
+from noetl.executor.stores.dynamo.due_index import DueIndex
 from noetl.executor.stores.dynamo.run_items import has_ended
 from noetl.executor.stores.dynamo.run_snapshot import RunSnapshot, read_snapshot
 from noetl.executor.stores.finding import (
@@ -60,8 +61,11 @@ class ConsistencyCheck:
         return limit_findings(findings)
 
     def _check_services(self) -> Iterable[Finding]:
-        """Yield findings about the bucket and the queue of the store."""
-        checks = {"bucket": self._context.blobs.check_access}
+        """Yield findings about the bucket, the index of due visits and the queue of the store."""
+        checks = {
+            "bucket": self._context.blobs.check_access,
+            "index": DueIndex(self._context).check_access,
+        }
         if isinstance(self._context.announcer.message_queue, MessageQueue):
             checks["queue"] = self._context.announcer.message_queue.check_access
         for name, check_access in checks.items():

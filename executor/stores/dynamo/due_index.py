@@ -22,7 +22,7 @@ from typing import Any
 
 from noetl.executor.clients.aws_retry import ConditionFailed
 from noetl.executor.errors import StoreError
-from noetl.executor.model.run import DEADLINE
+from noetl.executor.model.run import DEADLINE, SERVICE_QUEUE
 from noetl.executor.model.visit_states import ACTIVE
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item, decode_item, encode_item
@@ -75,6 +75,16 @@ class DueIndex:
 
     def __init__(self, context: DynamoContext) -> None:
         self._context = context
+
+    def check_access(self) -> None:
+        """Check that the table has the index, and that it may be read.
+
+        Raises:
+            StoreError: it is missing, or access is denied.
+        """
+        values = {":shard": keys.shards(SERVICE_QUEUE)[0]}
+        request = {"KeyConditionExpression": "wakes = :shard", "Limit": 1}
+        self._query({**request, "ExpressionAttributeValues": encode_item(values)})
 
     def send_messages(self, queue: str, now: float) -> int:
         """Send the messages about visits that are due soon, and return how many had been lost."""

@@ -10,8 +10,8 @@ time until it is visible, and an outcome may wait for its store. So some claims 
 stays WIDE_MARGIN_SECONDS behind, and one in FULL_SCAN_SECONDS begins at the head of the index. Both lower the
 marks if they have to. The count of the active visits of a tenant has marks for the tenant.
 
-Cost: a few numbers for each queue and tenant. The wide scans take at most a twentieth of the time, and so do the full
-scans.
+Cost: a few numbers for each queue and tenant. The wide scans take at most a twentieth of the time, and so do
+the full scans.
 
 Limits: a visit that becomes due more than WIDE_MARGIN_SECONDS in the past is found by the next full scan. A
 caller whose time is not that of the store has no floor.

@@ -12,6 +12,7 @@ import pytest
 
 from noetl.api.cli import sources
 from noetl.api.cli.local.playbook_finder import SiblingPlaybookFinder
+from noetl.executor.engine.external import FoundPlaybook
 from noetl.executor.errors import ActionError
 from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.executor.model.run import Run
@@ -44,10 +45,10 @@ def finder(store: SqliteStore) -> SiblingPlaybookFinder:
     return SiblingPlaybookFinder(store)
 
 
-def answer_of(store: SqliteStore, plan_hash: str | None) -> Any:
-    """Return the value that the playbook of the plan saves as `answer`."""
-    assert plan_hash is not None
-    return store.plans.step(plan_hash, "only").run[0].to_json()["parameters"]["set"]["answer"]
+def answer_of(store: SqliteStore, found: FoundPlaybook | None) -> Any:
+    """Return the value that a playbook saves as `answer`."""
+    assert found is not None
+    return store.plans.step(found.plan_hash, "only").run[0].to_json()["parameters"]["set"]["answer"]
 
 
 def find_error(
@@ -107,7 +108,9 @@ def test_a_requested_version_is_found_in_files_and_registry(
 ) -> None:
     (tmp_path / "child.yaml").write_text(child(2, version="2"))
     (tmp_path / "old.yaml").write_text(child(1, version="1"))
-    assert answer_of(store, finder(run, "child", None)) == 2
+    found = finder(run, "child", None)
+    assert found is not None
+    assert (answer_of(store, found), found.version) == (2, "2")
     assert answer_of(store, finder(run, "child", "1")) == 1
     assert answer_of(store, finder(run, "child", "2")) == 2
     register_text(store, child(3, version="3"))
