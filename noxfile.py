@@ -5,8 +5,9 @@
     nox -s tests-3.12 -- tests/planner  # one session, and the tests of one folder
 
 `make test` runs every test with the locked versions on one Python. The sessions run fewer examples of each
-property. `lowest` leaves out what does not depend on the interpreter or on the version of a package
-(INDEPENDENT). The versions of Python between that and the own one run what depends on them most (DEPENDENT).
+property. The versions of Python between the lowest and the own one run what depends on them most (DEPENDENT).
+`lowest` also runs what uses other packages (WITH_PACKAGES). With arguments, a session leaves out only what
+depends on neither (INDEPENDENT).
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ INDEPENDENT = (
     "tests/security/test_bombs.py",  # the work of templates, counted in units
     "tests/security/test_canaries.py",  # texts in databases and logs
     "tests/api/clients",  # clients in environments of their own
+    "tests/api/test_generated_requests.py",  # the meaning of requests that a generator makes
     "tests/contract/test_cost.py",  # counts of requests
     "tests/contract/test_dynamodb.py",  # the meaning of a store; other tests use the client
     "tests/contract/test_dynamodb_races.py",  # requests in an order that the tests choose
@@ -65,6 +67,39 @@ DEPENDENT = (
     "tests/contract/test_memory.py",
     "tests/contract/test_sqlite.py",  # the module sqlite3
     "tests/test_imports.py",
+)
+CLIENTS = (
+    # boto3, which hides the differences between versions of Python.
+    "tests/executor/actions/test_lambda_action.py",
+    "tests/executor/actions/test_message_action.py",
+    "tests/executor/actions/test_s3_action.py",
+    "tests/executor/test_aws.py",
+    "tests/executor/test_dynamo_history.py",
+    "tests/executor/test_dynamo_store.py",
+    "tests/executor/test_lambda_handler.py",
+)
+WITH_PACKAGES = (
+    *DEPENDENT,
+    "tests/api",  # FastAPI, Starlette, uvicorn, HTTPX, Typer, Rich and PyJWT
+    "tests/contract/test_pgbouncer.py",  # psycopg
+    "tests/contract/test_postgres.py",
+    "tests/contract/test_postgres_failures.py",
+    "tests/examples",
+    "tests/planner/test_draw.py",  # Graphviz
+    "tests/planner/test_graph.py",  # NetworkX
+    "tests/planner/test_parser.py",  # Pydantic
+    "tests/security/test_commands.py",
+    "tests/security/test_egress.py",  # HTTPX and AnyIO
+    "tests/security/test_encoded_secrets.py",  # Aho-Corasick
+    "tests/security/test_hostile_http.py",
+    "tests/security/test_hostile_postgres.py",
+    "tests/security/test_injection.py",
+    "tests/security/test_kept_connections.py",
+    "tests/security/test_log_redaction.py",
+    "tests/security/test_servers.py",
+    "tests/security/test_terminal.py",
+    "tests/test_import_names.py",
+    "tests/testing",  # pytest
 )
 
 nox.options.error_on_missing_interpreters = False
@@ -96,22 +131,28 @@ offer_pyenv_versions()
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
     """Run the tests that depend on the interpreter most, with the locked versions."""
-    run_suite(session, "requirements/dev.txt", DEPENDENT)
+    run_suite(session, "requirements/dev.txt", DEPENDENT, CLIENTS)
 
 
 @nox.session(python=LOWEST)
 def lowest(session: nox.Session) -> None:
-    """Run the suite with the lowest versions that pyproject.toml allows."""
-    run_suite(session, "requirements/lowest.txt")
+    """Run the tests that use other packages, with the lowest versions that pyproject.toml allows."""
+    run_suite(session, "requirements/lowest.txt", WITH_PACKAGES)
 
 
-def run_suite(session: nox.Session, requirements: str, paths: Sequence[str] = ()) -> None:
-    """Install the requirements of a file and the project, and run the tests in `paths`, or all."""
+def run_suite(
+    session: nox.Session, requirements: str, paths: Sequence[str], left_out: Sequence[str] = ()
+) -> None:
+    """Install the requirements of a file and the project. Run the tests in `paths` that are not left out.
+
+    Arguments of the session replace both lists.
+    """
     session.install("--requirement", requirements)
     session.install("--no-deps", "--no-build-isolation", "--editable", ".")
-    ignored = [f"--ignore={folder}" for folder in INDEPENDENT]
+    ignored = INDEPENDENT if session.posargs else (*INDEPENDENT, *left_out)
     session.run(
-        *("pytest", "-n", "auto", "--dist", "loadgroup", *ignored, *(session.posargs or paths)),
+        *("pytest", "-n", "auto", "--dist", "loadgroup", *(f"--ignore={path}" for path in ignored)),
+        *(session.posargs or paths),
         env={"HYPOTHESIS_PROFILE": "brief"},
     )
 
