@@ -1,6 +1,7 @@
 """The executor does what the interpreter of the reference allows, on random playbooks.
 
-`NOETL_ORACLE_COUNT` changes the number of playbooks.
+`NOETL_ORACLE_COUNT` changes the number of playbooks, and so do the profiles of `HYPOTHESIS_PROFILE`.
+`python -m tests.oracle` judges many more.
 """
 
 from __future__ import annotations
@@ -22,11 +23,14 @@ from tests.oracle.seeds import seeds_of_chunk
 from tests.oracle.stores import open_dynamo, open_postgres, open_sqlite
 from tests.simulation.dynamo_backend import shorten_retry_pauses
 
-IS_BRIEF = os.environ.get("HYPOTHESIS_PROFILE") == "brief"
-COUNT = int(os.environ.get("NOETL_ORACLE_COUNT", "100" if IS_BRIEF else "1000"))
-CHUNKS = 20
+COUNTS = {"brief": 80, "explore": 4000}
+COUNT = int(os.environ.get("NOETL_ORACLE_COUNT", COUNTS.get(os.environ.get("HYPOTHESIS_PROFILE", ""), 400)))
+CHUNKS = 8
 SMALL_STEPS = 4
-"""The most steps of playbooks on DynamoDB, where a step costs some requests to the emulator."""
+"""The most steps of playbooks on DynamoDB, where a step costs some requests to the emulator.
+
+For the same reason, only half of the playbooks are run there.
+"""
 
 
 def assert_agreement(report: SampleReport) -> None:
@@ -48,7 +52,7 @@ def test_dynamodb_does_what_the_reference_says(
 ) -> None:
     shorten_retry_pauses(monkeypatch)
     stores = {"dynamo": open_dynamo()}
-    assert_agreement(judge_sample(stores, seeds_of_chunk(chunk, COUNT // CHUNKS), SMALL_STEPS, runs=1))
+    assert_agreement(judge_sample(stores, seeds_of_chunk(chunk, COUNT // CHUNKS // 2), SMALL_STEPS, runs=1))
 
 
 @pytest.mark.parametrize("path", sorted(CASES.glob("*.yaml")), ids=lambda path: path.stem)
