@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import os
 import subprocess
+import sys
 from pathlib import Path
 
-from noetl.infra.environment import create_environment
+from uv import find_uv_bin
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -23,18 +25,16 @@ def tool_environment(*requirements: str) -> Path:
     with (folder.parent / f"{folder.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not made.exists():
-            create_environment(str(folder))
-            pip = [
-                str(folder / "bin" / "python"),
-                "-m",
-                "pip",
-                "install",
-                "--quiet",
-                "--disable-pip-version-check",
-            ]
-            subprocess.run([*pip, *requirements], check=True)
+            run_uv("venv", "--clear", "--python", sys.executable, str(folder))
+            run_uv("pip", "install", "--python", str(folder / "bin" / "python"), *requirements)
             made.touch()
     return folder
+
+
+def run_uv(*arguments: str) -> None:
+    """Run uv, which trusts the certificates of the system, as pip does."""
+    environ = {"UV_NATIVE_TLS": "1", **os.environ}
+    subprocess.run([find_uv_bin(), *arguments, "--quiet"], check=True, env=environ)
 
 
 def environment_folder(*requirements: str) -> Path:
