@@ -41,6 +41,10 @@ class StoreAwayError(StoreError):
     """A store that cannot be reached now. A later operation may succeed."""
 
 
+class PayloadLostError(StoreError):
+    """A stored value that was deleted, or that is damaged. The message names it. It stays lost."""
+
+
 class SchemaError(StoreError):
     """A store with the schema of another version. The message says what to do."""
 

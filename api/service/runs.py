@@ -317,9 +317,9 @@ class RunService:
 
         Raises:
             NotFoundError: the tenant has no such run.
-            RejectedError: `not_resumable`, if it has succeeded; `not_ended`, if a step or input is given;
-                `unknown_step`; `inside_region`; `invalid_input`; `local_run`; `idempotency_key_reused`, by
-                another request.
+            RejectedError: `not_resumable`, if it has succeeded; `payload_lost`; `unknown_step`;
+                `not_ended`, if a step or input is given; `inside_region`; `invalid_input`; `local_run`;
+                `idempotency_key_reused`, by another request.
         """
         run = self._controllable_run(run_id, "resume")
         if request.step is not None:

@@ -42,6 +42,9 @@ def perform(call: Call) -> Any:
     else:
         child = waits.read_run(state["run"])
     if child.status is RunStatus.SUCCEEDED:
+        if child.errors:
+            # Its result was deleted from the store.
+            raise ActionError("PayloadLost", f"run {child.id}: {child.errors[0]['message']}", retryable=False)
         return child.result
     if call.is_resumed or state.get("again"):
         if child.stop is not None and not child.status.is_final:

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, TypeAlias
 
-from noetl.executor.engine.scope import view_step
-from noetl.executor.model.run import Visit, VisitStatus
+from noetl.executor.engine.scope import find_lost_names, view_step
+from noetl.executor.model.run import Run, Visit, VisitStatus
 from noetl.executor.model.special_visits import is_pseudo_step
 from noetl.executor.model.transition import merge_names
 from noetl.executor.stores.interface import Store
@@ -37,16 +37,20 @@ class FinalState:
         """Return the visits with an unhandled failure."""
         return [visit for visit in self._visits if visit.has_ended_branch and visit.error is not None]
 
-    def read(self, reads: Sequence[str] | None = None) -> tuple[dict[str, Any], StepViews]:
-        """Return the values of names and the views of steps: those in `reads` (as in a plan), or all."""
+    def read(self, reads: Sequence[str] | None = None) -> tuple[dict[str, Any], StepViews, Sequence[Visit]]:
+        """Return the values of names, the views of steps, and the visits that have them.
+
+        These are the names and steps in `reads` (as in a plan), or all.
+        """
         if reads is not None and not reads:
-            return {}, {}
+            return {}, {}, ()
         state = self._read_newest(reads) if reads is not None and self._is_long else None
         if state is None:
-            return final_names(self._visits_with_outputs), final_steps(self._visits_with_outputs)
+            visits = self._visits_with_outputs
+            return final_names(visits), final_steps(visits), visits
         return state
 
-    def _read_newest(self, reads: Sequence[str]) -> tuple[dict[str, Any], StepViews] | None:
+    def _read_newest(self, reads: Sequence[str]) -> tuple[dict[str, Any], StepViews, Sequence[Visit]] | None:
         """Return what is read from a few visits. Return None if older visits may have saved a name."""
         names = {name for name in reads if not name.startswith("steps.")}
         steps = {name.removeprefix("steps.") for name in reads} - names
@@ -62,7 +66,7 @@ class FinalState:
         if not names <= {name for id in newest for name in by_id[id].saved}:
             return None
         viewed = [by_id.get(visit.id, visit) for visit in self._visits if visit.step in steps]
-        return final_names(list(by_id.values())), final_steps(viewed)
+        return final_names(visits), final_steps(viewed), visits
 
     @cached_property
     def _visits(self) -> list[Visit]:
@@ -88,6 +92,19 @@ class _StepViews(dict[str, Mapping[str, Any]]):
 def final_names(visits: Sequence[Visit]) -> dict[str, Any]:
     """Return the values of the names over all branches, without those of failed branches."""
     return merge_names([(v.clock, v.id, v.saved) for v in visits if not v.has_ended_branch])
+
+
+def find_lost_state(run: Run, visits: Sequence[Visit], reads: Sequence[str] | None) -> dict[str, str]:
+    """Return what is lost of each name in the final state, as `find_lost_names` does.
+
+    Of the steps, only those in `reads` count.
+    """
+    holders: dict[str, Visit] = {}
+    if any(visit.lost_payload is not None for visit in visits):
+        for visit in _in_causal_order(visits):
+            names = () if visit.has_ended_branch else visit.saved
+            holders |= dict.fromkeys([*names, *{f"steps.{visit.step}"}.intersection(reads or ())], visit)
+    return find_lost_names(run, holders)
 
 
 def final_steps(visits: Iterable[Visit], *, is_cancelled: bool = False) -> StepViews:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from noetl.executor.engine.final_state import FinalState, final_names, final_steps
+from noetl.executor.engine.final_state import FinalState, final_names, final_steps, find_lost_state
 from noetl.executor.engine.rendering import render
 from noetl.executor.engine.scope import Scope
 from noetl.executor.errors import ActionError, PayloadTooLargeError
@@ -16,11 +16,11 @@ from noetl.executor.model.transition import final_status
 from noetl.executor.security.redaction import redact_for_storage
 from noetl.executor.stores.interface import Store
 from noetl.planner.frozen import frozen, replace
-from noetl.planner.plan import Header
+from noetl.planner.plan import Header, Step
 from noetl.planner.templates.template import shared_budget
 
 
-def load_finally_scope(store: Store, claim: Claim) -> Scope:
+def load_finally_scope(store: Store, claim: Claim, step: Step) -> Scope:
     """Return the scope of the finally step: final names and steps, and the status that the run will have."""
     run = _reload_run(store, claim)
     visits = [visit for visit in store.runs.visits_with_outputs(run.id) if visit.id != claim.visit.id]
@@ -29,7 +29,8 @@ def load_finally_scope(store: Store, claim: Claim) -> Scope:
     ending = {"status": status.value, "error": error}
     saved = dict(claim.visit.saved)
     steps = final_steps(visits, is_cancelled=status is RunStatus.CANCELLED)
-    return Scope(run, claim.visit, final_names(visits), steps, saved, ending=ending)
+    lost = find_lost_state(run, visits, step.reads)
+    return Scope(run, claim.visit, final_names(visits), steps, saved, ending=ending, lost=lost)
 
 
 def stop_at_deadline(store: Store, claim: Claim, now: float) -> None:
@@ -100,10 +101,16 @@ def _reload_run(store: Store, claim: Claim) -> Run:
 def _evaluate_output(
     header: Header, run: Run, visit: Visit, state: FinalState
 ) -> tuple[dict[str, Any], list[ErrorRecord]]:
-    """Return the result of a run, and an error for each entry of `output` that cannot be evaluated."""
+    """Return the result of a run, and an error for each entry of `output` that cannot be evaluated.
+
+    Without `output`, the result has all names, and an error for each whose value was deleted from the store.
+    """
+    names, steps, visits = state.read(header.reads)
+    lost = find_lost_state(run, visits, header.reads)
     if header.output is None:
-        return state.read()[0], []
-    scope = Scope(run, visit, *state.read(header.reads))
+        problems = {name: message for name, message in lost.items() if name in names}
+        return names, [_output_error(visit, name, "PayloadLost", text) for name, text in problems.items()]
+    scope = Scope(run, visit, names, steps, lost=lost)
     result: dict[str, Any] = {}
     errors = []
     with shared_budget():
@@ -112,9 +119,12 @@ def _evaluate_output(
                 result[name] = render(value, None, scope.lookup(f"output.{name}"))
             except ActionError as problem:
                 result[name] = None
-                message = f"`output.{name}`: {problem.message}"
-                errors.append(error_record(visit, problem.type, message) | {"step": None})
+                errors.append(_output_error(visit, f"output.{name}", problem.type, problem.message))
     return result, errors
+
+
+def _output_error(visit: Visit, name: str, type: str, message: str) -> ErrorRecord:
+    return error_record(visit, type, f"`{name}`: {message}") | {"step": None}
 
 
 def _timeout_error(visit: Visit) -> ErrorRecord:

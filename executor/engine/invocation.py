@@ -34,7 +34,7 @@ from noetl.executor.engine.scope import Scope, load_scope
 from noetl.executor.engine.step_work import StepResult, StepWork, make_rule_tests
 from noetl.executor.engine.visit_counts import continue_actions, with_counts
 from noetl.executor.engine.work_context import InvocationTime, WorkContext, until_stopped
-from noetl.executor.errors import FencedError, NotJsonError, PayloadTooLargeError
+from noetl.executor.errors import FencedError, NotJsonError, PayloadLostError, PayloadTooLargeError
 from noetl.executor.model.count_budget import DEFAULT_WAITS, WAITS_SETTING, wait_budget
 from noetl.executor.model.events import Event
 from noetl.executor.model.json_values import round_trip_json
@@ -154,7 +154,7 @@ class VisitExecutor:
 
     def _load_scope(self, claim: Claim, step: Step) -> Scope:
         if step.is_finally_step:
-            return load_finally_scope(self.store, claim)
+            return load_finally_scope(self.store, claim, step)
         return load_scope(self.store, claim, step)
 
     def _make_batch_reader(self, claim: Claim) -> Callable[[str], list[Outcome]]:
@@ -202,7 +202,7 @@ class _Segment:
         If the store cannot keep the data of the step's work, the step fails and its rule is evaluated again.
         If it cannot keep that of in-place work or of this second try, the failure is unhandled.
         """
-        ending = self._decide(self.work.perform(), _Fallback.RULE)
+        ending = self._decide(self._perform(self.work.perform), _Fallback.RULE)
         while True:
             try:
                 return self._commit(ending)
@@ -214,6 +214,13 @@ class _Segment:
                 ending = self._decide(failure, _Fallback.UNHANDLED)
             else:
                 ending = _unhandled(failure)
+
+    def _perform(self, work: Callable[[], StepResult]) -> StepResult:
+        """Perform work of the step. It fails if a payload that it continues with is lost."""
+        try:
+            return work()
+        except PayloadLostError as problem:
+            return Outcome(False, None, error_record(self.work.claim.visit, "PayloadLost", str(problem)))
 
     def _decide(self, result: StepResult, fallback: _Fallback) -> _Ending:
         """Return the ending of a result of the step's work. After an outcome, the rule is evaluated."""
@@ -243,7 +250,8 @@ class _Segment:
         in_place = step.cases[choice.case].work if choice.case is not None else ()
         if not in_place:
             return _Ending(choice.outcome, choice, fallback)
-        return _Ending(work.perform_in_place(choice, in_place), choice, _Fallback.UNHANDLED)
+        result = self._perform(lambda: work.perform_in_place(choice, in_place))
+        return _Ending(result, choice, _Fallback.UNHANDLED)
 
     def _abandon(self) -> _Ending:
         """Return the ending of cancelled work. A step with `at_most_once` fails."""

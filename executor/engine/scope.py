@@ -20,7 +20,7 @@ from noetl.executor.model.transition import find_holders
 from noetl.executor.stores.interface import Store
 from noetl.planner.frozen import replace
 from noetl.planner.plan import Step
-from noetl.planner.templates.template import Lookup
+from noetl.planner.templates.template import EvaluationError, Lookup
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -30,7 +30,8 @@ class Scope:
     `loaded` are values that earlier visits saved; `steps` are the views of other steps (`steps.NAME`);
     `saved` are the names that this visit has saved. `outcome` is set after the work of the step, `ending` in
     the finally step. `local` are the names of enclosing loops, `args` those of the enclosing task. `sizes`
-    are the reserved sizes of the saved names.
+    are the reserved sizes of the saved names. `lost` says, for names whose values were deleted from the
+    store, which payload is lost.
     """
 
     run: Run
@@ -43,6 +44,7 @@ class Scope:
     local: Mapping[str, Any] = field(default_factory=dict)
     args: Mapping[str, Any] | None = None
     sizes: dict[str, int] = field(default_factory=dict)
+    lost: Mapping[str, str] = field(default_factory=dict)
 
     def copy(self, local: Mapping[str, Any] | None = None) -> Scope:
         """Return a scope that reads the same names and `local`, and has its own saved names."""
@@ -58,7 +60,8 @@ class Scope:
     def lookup(self, position: str, error: Any = None) -> Lookup:
         """Return the function that evaluates a name at a position of the work.
 
-        Values of `uuid` and idempotency keys are derived from the position.
+        Values of `uuid` and idempotency keys are derived from the position. For a name whose value was
+        deleted from the store, the function raises an EvaluationError `PayloadLost`.
         """
         uuids = _UuidSequence(self.visit, position)
         builtins: dict[str, Callable[[], Any]] = {
@@ -79,6 +82,8 @@ class Scope:
         def value_of(name: str) -> Any:
             if name in self.local:
                 return self.local[name]
+            if name in self.lost and name not in self.saved:
+                raise EvaluationError("PayloadLost", self.lost[name])
             return builtins[name]() if name in builtins else self.value(name)
 
         return value_of
@@ -87,11 +92,14 @@ class Scope:
         """Return the value of a saved name, a variable, an input or an entry of `environment`, in this order.
 
         Raises:
+            EvaluationError: `PayloadLost`, if the value was deleted from the store.
             KeyError: the name has no value.
         """
         for values in (self.saved, self.loaded, self.run.variables, self.run.input):
             if name in values:
                 return values[name]
+        if self.run.lost_payload is not None:
+            raise EvaluationError("PayloadLost", self.run.lost_payload)
         return self.run.environment[name]
 
     def save(self, names: Mapping[str, Any], budget: MemoryBudget) -> None:
@@ -172,7 +180,21 @@ def load_scope(store: Store, claim: Claim, step: Step) -> Scope:
             steps[name.removeprefix("steps.")] = view_step(holder)
         elif holder is not None and name in holder.saved:
             loaded[name] = holder.saved[name]
-    return Scope(run, visit, loaded, steps, dict(visit.saved))
+    lost = find_lost_names(run, {name: visits[id] for name, id in holders.items() if id in visits})
+    return Scope(run, visit, loaded, steps, dict(visit.saved), lost=lost)
+
+
+def find_lost_names(run: Run, holders: Mapping[str, Visit]) -> dict[str, str]:
+    """Return what is lost of each name that a scope must not read, from the visits that hold what it reads.
+
+    The names of `holders` are as in `Step.reads`. If the view of one of its steps is lost, so is `steps`.
+    """
+    given = {} if run.lost_payload is None else dict.fromkeys(("input", "environment"), run.lost_payload)
+    return given | {
+        "steps" if name.startswith("steps.") else name: visit.lost_payload
+        for name, visit in holders.items()
+        if visit.lost_payload is not None
+    }
 
 
 def view_step(visit: Visit | None) -> Mapping[str, Any]:

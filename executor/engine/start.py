@@ -19,6 +19,7 @@ from noetl.executor.model.run import (
     Visit,
     VisitStatus,
 )
+from noetl.executor.model.run_transition import check_input_kept
 from noetl.executor.model.special_visits import is_branch_visit
 from noetl.executor.model.start_request import StartRequest
 from noetl.planner.frozen import frozen, replace
@@ -97,8 +98,9 @@ def correct_input(header: Header, run: Run, given: Mapping[str, Any]) -> dict[st
     """Return the input of a run with `given` replacing values, and its environment rendered again.
 
     Raises:
-        RejectedError: `invalid_input`, as for a new run.
+        RejectedError: `invalid_input`, as for a new run; `payload_lost`, if the input of the run was deleted.
     """
+    check_input_kept(run)
     inputs = check_inputs(header, {**run.input, **given})
     names = initial_names(run.id, header, run.created_at) | inputs | {"input": inputs}
     environment = render_section("environment", header.environment, names, InitialDataBudget())
@@ -125,7 +127,7 @@ def prefix_before(step: Step, run: Run, visits: Sequence[Visit], finally_step: s
 
     Raises:
         RejectedError: `not_ended`; `unknown_step` for the finally step; `inside_region` if other branches may
-            be on their way to a join after the step.
+            be on their way to a join after the step; `payload_lost` if data of the run was deleted.
     """
     _check_can_restart(run, step)
     last = max((v for v in visits if v.step == step.name), key=lambda v: (v.clock, v.id), default=None)
@@ -134,6 +136,10 @@ def prefix_before(step: Step, run: Run, visits: Sequence[Visit], finally_step: s
         key=lambda v: (v.clock, v.id),
     )
     finished = [v for v in finished if is_branch_visit(v, finally_step)]
+    check_input_kept(run)
+    for visit in finished:
+        if visit.lost_payload is not None:
+            raise RejectedError("payload_lost", f"run {run.id} cannot continue: {visit.lost_payload}")
     return RunPrefix(run, step, finished, _final_pointers(finished) if last is None else last.names)
 
 

@@ -127,6 +127,8 @@ class Run:
     answers; `depth` is 0 for runs without a parent. `resumed_from` is the run whose history this run
     continues. `trace` is the W3C trace of the request that started it (see `noetl.executor.model.tracing`).
     `root` is the run with which its chain of child runs began, or None for a run that no run has started.
+    `lost_payload` says that its input, environment and variables were deleted from the store. They are empty
+    then.
     """
 
     id: str
@@ -159,6 +161,7 @@ class Run:
     result: Any = None
     error: ErrorRecord | None = None
     errors: Sequence[ErrorRecord] = ()
+    lost_payload: str | None = None
 
 
 @frozen
@@ -209,7 +212,8 @@ class Visit:
     when the visit may be claimed; while it is running, the end of its lease. `started_at` is when the attempt
     was first claimed, `segment_started_at` when its current segment was: each suspension ends a segment.
     `result` is the data of its last item, `failures` the failed items of its loop. `progress` is set while
-    the visit is suspended; `saved` then holds the names saved so far.
+    the visit is suspended; `saved` then holds the names saved so far. `lost_payload` says that its outcome or
+    its outputs were deleted from the store. They are empty then, and saved names have the value None.
     """
 
     id: str
@@ -234,6 +238,7 @@ class Visit:
     error: ErrorRecord | None = None
     failure: FailureState | None = None
     progress: Progress | None = None
+    lost_payload: str | None = None
 
     @property
     def has_ended_branch(self) -> bool:

@@ -134,13 +134,26 @@ def is_resumable(run: Run, header: Header) -> bool:
     """Return whether a resume has anything to do: a run that has not ended goes on anyway.
 
     Raises:
-        RejectedError: `not_resumable`, if the run has succeeded, or if its plan is superseded.
+        RejectedError: `not_resumable`, if the run has succeeded, or if its plan is superseded;
+            `payload_lost`, if its input was deleted.
     """
     if run.status is RunStatus.SUCCEEDED:
         raise RejectedError("not_resumable", f"run {run.id} has succeeded; there is nothing to resume")
     if run.status.is_final and header.is_superseded:
         raise RejectedError("not_resumable", SUPERSEDED_ORDER)
+    if run.status.is_final:
+        check_input_kept(run)
     return run.status.is_final
+
+
+def check_input_kept(run: Run) -> None:
+    """Check that a run can continue, or that another run can continue its history.
+
+    Raises:
+        RejectedError: `payload_lost`, if its input was deleted from the store.
+    """
+    if run.lost_payload is not None:
+        raise RejectedError("payload_lost", f"run {run.id} cannot continue: {run.lost_payload}")
 
 
 def resume_run(

@@ -42,6 +42,7 @@ from noetl.executor.model.run import (
     ErrorRecord,
     FailureState,
     Pointers,
+    Progress,
     RunStatus,
     Visit,
     VisitStatus,
@@ -89,6 +90,8 @@ def find_refusal(step: Step, visit: Visit) -> ErrorRecord | None:
     if visit.claims > MAX_CLAIMS:
         message = f"the step was started {MAX_CLAIMS} times, and no worker finished it"
         return error_record(visit, "WorkerLost", message)
+    if visit.lost_payload is not None:
+        return error_record(visit, "PayloadLost", visit.lost_payload)
     return None
 
 
@@ -165,6 +168,7 @@ def build_commit(step_of: StepOf, visit: Visit, choice: Choice, outcome: Outcome
     `outcome` is that of the choice, or that of the in-place work of the chosen case. A failure is unhandled
     if no case was chosen after it, or if in-place work failed. Then `on_error` of the step decides.
     """
+    visit = _without_lost_payload(visit)
     if choice.retry_at is not None:
         return _commit_retry(visit, choice, choice.retry_at, now)
     step = step_of(visit.step)
@@ -191,6 +195,13 @@ def build_commit(step_of: StepOf, visit: Visit, choice: Choice, outcome: Outcome
     branches = branches_after(done, step, step_of)
     change = len(targets) - 1
     return Commit(done, branches, counter_changes, _left_clock(visit, step), change, events=events)
+
+
+def _without_lost_payload(visit: Visit) -> Visit:
+    """Return the visit without what was lost. If its run is resumed, its work starts again."""
+    if visit.lost_payload is None:
+        return visit
+    return replace(visit, saved={}, progress=Progress(), lost_payload=None)
 
 
 def _left_clock(visit: Visit, step: Step) -> int:

@@ -214,7 +214,8 @@ class RunStore(Protocol):
         hash of the request.
 
         Raises:
-            RejectedError: `not_resumable`; `idempotency_key_reused`, as for `create`.
+            RejectedError: `not_resumable`; `payload_lost`, if its input was deleted;
+                `idempotency_key_reused`, as for `create`.
         """
         ...
 

@@ -92,8 +92,8 @@ def test_a_name_that_only_an_input_has_is_read(store: ReadCountingStore) -> None
 @pytest.mark.parametrize("reads", [["x"], ["early"], ["early", "x"], ["steps.s1"], ["steps.s1", "x"]])
 def test_a_partial_read_equals_a_full_read(store: ReadCountingStore, reads: list[str]) -> None:
     harness = RunHarness(store, chain('{x: "{{ x }}"}')).finish()
-    partial, partial_steps = FinalState(store, harness.id, STEPS).read(reads)
-    complete, complete_steps = FinalState(store, harness.id, STEPS).read()
+    partial, partial_steps, _ = FinalState(store, harness.id, STEPS).read(reads)
+    complete, complete_steps, _ = FinalState(store, harness.id, STEPS).read()
     for name in reads:
         if name.startswith("steps."):
             assert partial_steps[name[6:]] == complete_steps[name[6:]]

@@ -6,6 +6,7 @@ import gc
 import itertools
 import json
 import os
+import random
 import subprocess
 import sys
 import threading
@@ -28,7 +29,7 @@ from noetl.executor.stores import open_store
 from noetl.executor.stores.dynamo.store import DynamoStore
 from noetl.executor.stores.interface import MessageOutcome
 from noetl.infra.dynamodb import upgrade
-from noetl.testing.store_contract.operations import lose_workers, start_run
+from noetl.testing.store_contract.operations import current_run, lose_workers, start_run
 from tests.aws import Client
 from tests.aws_faults import DENIED, THROTTLED, TIMEOUT, Fault, faulty_table
 from tests.http_server import StubExchange, serve
@@ -145,6 +146,27 @@ def test_a_setting_gives_each_step_an_invocation(queue: LambdaQueue, monkeypatch
         assert failures(handlers.step({"Records": records}, FakeLambdaContext())) == []
         invocations += 1
     assert (invocations, queue.status(run)) == (6, RunStatus.SUCCEEDED)
+
+
+def test_a_step_whose_payload_was_deleted_fails_in_its_first_invocation(
+    queue: LambdaQueue, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bucket, s3 = queue.url.split("/")[-2] + "-values", queue.aws("s3")
+    s3.create_bucket(Bucket=bucket)
+    monkeypatch.setenv("NOETL_BUCKET", bucket)
+    text = (
+        "name: long\nsteps: [{name: a, run: [{action: log, message: '{{ text }}'}]}]\ninput: {text: string}\n"
+    )
+    options: dict[str, Any] = {"input": {"text": random.Random(7).randbytes(9000).hex()}, "origin": "service"}
+    run = start_run(open_store(), text, now=time.time(), **options)
+    [stored] = s3.list_objects_v2(Bucket=bucket)["Contents"]
+    s3.delete_object(Bucket=bucket, Key=stored["Key"])
+    assert failures(handlers.step({"Records": queue.records()}, FakeLambdaContext())) == []
+    [metrics] = [json.loads(line) for line in capsys.readouterr().out.splitlines() if "_aws" in line]
+    assert (metrics["RunsFailed"], "StoreFailures" in metrics) == (1, False)
+    assert [error["type"] for error in current_run(open_store(), run).errors] == ["PayloadLost"]
+    with pytest.raises(StoreError, match="Set NOETL_BUCKET"):
+        current_run(queue.store, run)
 
 
 @pytest.mark.parametrize("text", ["-1", "91", "x", "0.5", "100", "²"])

@@ -337,6 +337,16 @@ def test_the_linter_finds_nothing(path: Any) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.parametrize("function", ["StepFunction", "DeadLetterFunction", "SweepFunction", "ApiFunction"])
+def test_functions_can_see_that_a_payload_does_not_exist(template: dict[str, Any], function: str) -> None:
+    # Otherwise S3 refuses to read a missing object as if rights were missing.
+    objects, listed = statement(template, function, "Payloads"), statement(template, function, "Missing")
+    assert listed["Action"] == "s3:ListBucket"
+    assert "PayloadBucket" in json.dumps(objects["Resource"]) and "PayloadBucket" in json.dumps(
+        listed["Resource"]
+    )
+
+
 def test_the_output_of_a_stack_gives_the_parameters_of_its_dashboard(template: dict[str, Any]) -> None:
     text = (ROOT / "infra" / "dashboard.yaml").read_text("utf-8")
     names = re.findall(r"^  (\w+): \{Type: String", text, re.MULTILINE)

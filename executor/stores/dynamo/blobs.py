@@ -23,7 +23,7 @@ from collections import OrderedDict
 from typing import Any
 
 from noetl.executor.clients.aws_retry import call_with_retries, store_client
-from noetl.executor.errors import ActionError, StoreError
+from noetl.executor.errors import ActionError, PayloadLostError, StoreError
 from noetl.executor.model.function_memory import free_bytes, read_function_bytes
 from noetl.executor.stores.sql.rows import encode_json
 
@@ -48,6 +48,11 @@ def to_bytes(value: Any) -> bytes:
         return text
     packed = _COMPRESSED + zlib.compress(text)
     return packed if len(packed) < len(text) else text
+
+
+def is_in_bucket(stored: bytes | None) -> bool:
+    """Return whether a stored value is the key of an object."""
+    return stored is not None and stored[:1] == _IN_BUCKET
 
 
 def from_bytes(packed: bytes) -> Any:
@@ -99,7 +104,11 @@ class Blobs:
             self._call("head_bucket")
 
     def load(self, stored: bytes | None) -> Any:
-        """Return the value that `store` was given, or None for {}."""
+        """Return the value that `store` was given, or None for {}.
+
+        Raises:
+            PayloadLostError: its object was deleted, or is damaged.
+        """
         if stored is None:
             return None
         return from_bytes(self._fetch(stored[1:].decode("ascii")) if stored[:1] == _IN_BUCKET else stored)
@@ -109,13 +118,35 @@ class Blobs:
             if key in self._cache:
                 self._cache.move_to_end(key)
                 return self._cache[key]
-        packed: bytes = self._call("get_object", Key=key)
+        packed = self._get_object(key)
         if hashlib.sha256(packed).hexdigest() != key.rpartition("/")[2]:
-            raise StoreError(
-                f"The store in DynamoDB is damaged: object {key} in bucket {self.bucket} does not match its"
-                " hash."
-            )
+            raise PayloadLostError(f"object {key} in bucket {self.bucket} does not match its hash")
         self._add_to_cache(key, packed)
+        return packed
+
+    def load_if_kept(self, stored: bytes | None) -> Any:
+        """Return the value that `store` was given, or None for {} and for a value that is lost."""
+        try:
+            return self.load(stored)
+        except PayloadLostError:
+            return None
+
+    def _get_object(self, key: str) -> bytes:
+        """Return the bytes of an object.
+
+        Raises:
+            PayloadLostError: it does not exist, although its bucket does.
+            StoreError: no bucket is named.
+        """
+        if self.bucket is None:
+            raise StoreError("The store in DynamoDB has values in a bucket. Set NOETL_BUCKET to its name.")
+        try:
+            packed: bytes = self._call("get_object", Key=key)
+        except StoreError as error:
+            response = getattr(error.__cause__, "response", {})
+            if response.get("Error", {}).get("Code") != "NoSuchKey":
+                raise
+            raise PayloadLostError(f"object {key} is not in bucket {self.bucket} any more") from error
         return packed
 
     def _add_to_cache(self, key: str, packed: bytes) -> None:

@@ -151,7 +151,7 @@ def build_reopen_writes(
     writes: list[Write] = [
         Update(keys.visit(visit.run_id, visit.id, spread), sets, when=is_unchanged(item.visit))
     ]
-    events = (blobs.load(item.attributes.get("told")) or {}).get("h")
+    events = (blobs.load_if_kept(item.attributes.get("told")) or {}).get("h")
     if events:
         events_key = keys.claim_events(visit.run_id, visit.id, item.visit.fence, spread)
         events_item = encode_events_item([Event(*event) for event in events], blobs, visit.run_id)

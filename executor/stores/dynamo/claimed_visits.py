@@ -47,7 +47,9 @@ def _derive_candidates(
     if item.get("cause", "") == "":
         deadline = derive_deadline_visit(head)
         return [derive_first_visit(head, step_of), *([] if deadline is None else [deadline])]
-    decoded = None if cause is None else decode_visit(run_id_of(head), cause, context.blobs)
+    decoded = (
+        None if cause is None else decode_visit(run_id_of(head), cause, context.blobs, with_outputs=False)
+    )
     if decoded is None:
         return []
     return derive_followers(decoded, step_of, spread_of(head))

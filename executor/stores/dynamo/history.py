@@ -117,7 +117,7 @@ class RunHistory:
         for number in range(spread_of(snapshot.head)):
             for item in self._context.table.query(keys.partition_key(run_id, number), "X#"):
                 event_items.setdefault(item["sk"].split("#")[1], []).append(item)
-        run_events = self._context.blobs.load(snapshot.head.get("told")) or []
+        run_events = self._context.blobs.load_if_kept(snapshot.head.get("told")) or []
         run_stream = EventStream(RUN_STREAM, tuple(_decode_event(event) for event in run_events))
         streams = [self._stream(item, event_items.get(item.visit.id, ())) for item in snapshot.items]
         return {RUN_STREAM: run_stream} | {stream.name: stream for stream in streams if stream is not None}
@@ -140,9 +140,10 @@ class RunHistory:
             place = (int(fence), _RENEWAL, int(first[0])) if first else (int(fence), _OUTCOME, 0)
             if place[0] <= visit.fence:
                 entries[place] = [
-                    _decode_event(event) for event in self._context.blobs.load(event_item["told"]) or ()
+                    _decode_event(event)
+                    for event in self._context.blobs.load_if_kept(event_item["told"]) or ()
                 ]
-        if outcome_events := (self._context.blobs.load(item.attributes.get("told")) or {}).get("h"):
+        if outcome_events := (self._context.blobs.load_if_kept(item.attributes.get("told")) or {}).get("h"):
             entries[visit.fence, _OUTCOME, 0] = [_decode_event(event) for event in outcome_events]
         events = tuple(event for place in sorted(entries) for event in entries[place])
         causes = origin.causes or ((origin.cause,) if origin.cause else ())

@@ -192,7 +192,8 @@ class DynamoJoins:
         arrivals: list[Branch] = []
         origins: list[VisitOrigin] = []
         for id in ids:
-            item = decode_visit(run_id, items[keys.visit(run_id, id, spread)], self._context.blobs)
+            stored = items[keys.visit(run_id, id, spread)]
+            item = decode_visit(run_id, stored, self._context.blobs, with_outputs=False)
             assert item is not None
             branches = branches_after(item.visit, step_of(item.visit.step), step_of)
             arrivals.append(next(branch for branch in branches if branch.is_arrival and branch.step == join))

@@ -80,7 +80,7 @@ class DynamoQueue:
         result = self._claims.claim(ClaimRequest(message, lease, now, give_up=give_up, is_delivered=True))
         if not isinstance(result, FinishedVisit):
             return result
-        finished = decode_visit(result.run_id, result.item, self._context.blobs)
+        finished = decode_visit(result.run_id, result.item, self._context.blobs, with_outputs=False)
         if finished is not None:
             due = self._followups.repeat(finished, now)
             # The worker may have claimed one of them with its commit.

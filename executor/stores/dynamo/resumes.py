@@ -71,7 +71,7 @@ class Resumes:
         """Continue a run that has ended; a run that has not ended is returned unchanged.
 
         Raises:
-            RejectedError: `not_resumable`.
+            RejectedError: `not_resumable`, `payload_lost`.
         """
         snapshot = read_snapshot(self._context, run_id, with_outputs=True)
         if snapshot is None:

@@ -30,9 +30,11 @@ Others are named as in `Run`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
+from noetl.executor.errors import PayloadLostError
 from noetl.executor.model.events import Event
-from noetl.executor.model.run import Branch, Run, RunStatus, Visit, WaitKey
+from noetl.executor.model.run import Branch, ErrorRecord, Run, RunStatus, Visit, WaitKey
 from noetl.executor.model.run_summary import RunSummary
 from noetl.executor.model.run_transition import run_started, shown_status
 from noetl.executor.model.special_visits import deadline_visit
@@ -125,9 +127,14 @@ def encode_given(run: Run, blobs: Blobs) -> bytes | None:
 
 
 def decode_run(head: Item, blobs: Blobs, counts: BranchCounts | None = None) -> Run:
-    """Return the run of a head; without `counts`, it has one branch."""
-    given = blobs.load(head.get("given")) or {}
-    parent = head.get("parent")
+    """Return the run of a head; without `counts`, it has one branch. Values that were deleted are empty."""
+    given, lost_given = _load_or_lose(head, "given", "input", blobs)
+    result, lost_result = _load_or_lose(head, "result", "result", blobs)
+    error, lost_error = _load_or_lose(head, "error", "error", blobs)
+    errors, lost_errors = _load_or_lose(head, "errors", "errors", blobs)
+    given, parent = given or {}, head.get("parent")
+    # The result of a run that has ended is not silently null.
+    lost = [_lost_record(message) for message in (lost_result, lost_errors) if message is not None]
     return Run(
         id=run_id_of(head),
         tenant=tenant_of(head),
@@ -156,9 +163,31 @@ def decode_run(head: Item, blobs: Blobs, counts: BranchCounts | None = None) -> 
         failed_branches=0 if counts is None else counts.failed,
         stop=RunStatus(head["stop"]) if "stop" in head else None,
         resumes=head.get("resumes", 0),
-        result=blobs.load(head.get("result")),
-        error=blobs.load(head.get("error")),
-        errors=tuple(blobs.load(head.get("errors")) or ()),
+        result=result,
+        error=error if lost_error is None else _lost_record(lost_error),
+        errors=(*(errors or ()), *lost),
+        lost_payload=lost_given,
+    )
+
+
+def _load_or_lose(head: Item, attribute: str, noun: str, blobs: Blobs) -> tuple[Any, str | None]:
+    """Return a value of a head, and None. Return None and the reason if the value was deleted."""
+    try:
+        return blobs.load(head.get(attribute)), None
+    except PayloadLostError as problem:
+        return None, f"the {noun} of the run is lost: {problem}"
+
+
+def _lost_record(message: str) -> ErrorRecord:
+    return ErrorRecord(
+        type="PayloadLost",
+        message=message,
+        action=None,
+        step=None,
+        attempt=1,
+        retryable=False,
+        status=None,
+        details=None,
     )
 
 
@@ -311,5 +340,5 @@ def arrival_joins(branches: Sequence[Branch]) -> list[str]:
 
 def append_event(head: Item, event: Event, blobs: Blobs) -> bytes:
     """Return the events of a run with one more, as its head stores them."""
-    events = blobs.load(head.get("told")) or []
+    events = blobs.load_if_kept(head.get("told")) or []
     return blobs.store(run_id_of(head), [*events, encode_event(event)]) or b"[]"

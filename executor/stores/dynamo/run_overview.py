@@ -70,14 +70,14 @@ def read_overview(context: DynamoContext, head: Item) -> RunOverview:
             if visit.id.startswith(ORDERED)
         }
     status = status_of(head, [] if counter is None else [counter])
-    return RunOverview(decode_summary(head, status), context.blobs.load(head.get("error")), overviews)
+    return RunOverview(decode_summary(head, status), context.blobs.load_if_kept(head.get("error")), overviews)
 
 
 def _read_all(context: DynamoContext, head: Item) -> RunOverview:
     """Return the overview of a run from all of its visits."""
     snapshot = read_snapshot_of(context, head, attributes=SUMMARY_ATTRIBUTES)
     visits = [without_outputs(item.visit) for item in snapshot.current_items]
-    error = context.blobs.load(snapshot.head.get("error"))
+    error = context.blobs.load_if_kept(snapshot.head.get("error"))
     return RunOverview(decode_summary(snapshot.head, snapshot.status()), error, latest_visits(visits))
 
 

@@ -146,9 +146,7 @@ def assemble_visits(
     initial = (derive_first_visit(head, step_of), derive_deadline_visit(head))
     derived = {item.visit.id: item for item in initial if item is not None}
     for id, visit in written.items():
-        # The followers of a finished visit depend on its outputs.
-        needs_outputs = with_outputs or bool(visit.get("next"))
-        item = decode_visit(run_id, visit, context.blobs, with_outputs=needs_outputs)
+        item = decode_visit(run_id, visit, context.blobs, with_outputs=with_outputs)
         if item is not None:
             decoded[id] = item
             followers = derive_followers(item, step_of, spread)

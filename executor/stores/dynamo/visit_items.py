@@ -20,6 +20,7 @@ Attributes of a visit item (their names are stored, and never change):
 | `started`, `piece`, `finished` | times: start of the attempt, start of the segment, end of the visit |
 | `told` | metadata of the outcome, a blob: `e` error, `h` events, `p` progress (round, journal, counts) |
 | `gave` | outputs, a blob: `s` saved names, `r` result, `f` failed items of a loop |
+| `saves` | names of the saved values, if these are in the bucket |
 | `case`, `failure` | index of the case that was taken; what the failure did to the branch |
 | `begun` | list of starts of attempts: fence, time, worker, attempt |
 | `awaits` | ids of the waits that the suspended visit waits for |
@@ -43,7 +44,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field
 from typing import Any
 
+from noetl.executor.errors import PayloadLostError
 from noetl.executor.model.events import Event
+from noetl.executor.model.outcome import error_record
 from noetl.executor.model.run import (
     END,
     Branch,
@@ -56,7 +59,7 @@ from noetl.executor.model.run import (
 from noetl.executor.model.transition import branches_after
 from noetl.executor.model.visit_transition import enter_step
 from noetl.executor.stores.dynamo.attributes import Item
-from noetl.executor.stores.dynamo.blobs import Blobs, from_bytes, to_bytes
+from noetl.executor.stores.dynamo.blobs import Blobs, from_bytes, is_in_bucket, to_bytes
 from noetl.executor.stores.dynamo.expressions import Condition
 from noetl.executor.stores.dynamo.keys import BRANCHES_PER_PARTITION
 from noetl.planner.frozen import frozen, replace
@@ -117,24 +120,28 @@ def decode_visit(
 ) -> VisitItem | None:
     """Return the visit of an item, or None if its origin is neither stored nor given by `derived`.
 
-    `derived` is the visit as it follows from its cause. Without `with_outputs`, saved names, result
-    and failures are left out.
+    `derived` is the visit as it follows from its cause. Without `with_outputs`, result and failures are left
+    out if they are in the bucket, and saved names have the value None. So have those that were deleted.
     """
     if "clock" not in item and derived is None:
         return None
-    metadata = blobs.load(item.get("told")) or {}
-    outputs = (blobs.load(item.get("gave")) or {}) if with_outputs else {}
+    needs_outputs = with_outputs or not ("saves" in item and is_in_bucket(item.get("gave")))
+    metadata, lost_outcome = _load_or_lose(blobs, item.get("told"))
+    outputs, lost_outputs = _load_or_lose(blobs, item.get("gave") if needs_outputs else None)
+    if lost_outputs is not None or not needs_outputs:
+        outputs = {"s": dict.fromkeys(item.get("saves", ()))}
     clock, names, number, origin = (
         (item["clock"], decode_pointers(item.get("names")), item.get("number", 1), decode_origin(item))
         if "clock" in item or derived is None
         else (derived.visit.clock, derived.visit.names, derived.visit.number, derived.origin)
     )
-    progress = metadata.get("p")
+    progress, status = metadata.get("p"), VisitStatus(item["status"])
+    lost = lost_outcome or lost_outputs
     visit = Visit(
         id=item["sk"][2:],
         run_id=run_id,
         step=item["step"],
-        status=VisitStatus(item["status"]),
+        status=status,
         clock=clock,
         names=names,
         number=number,
@@ -154,7 +161,23 @@ def decode_visit(
         failure=FailureState(item["failure"]) if "failure" in item else None,
         progress=None if progress is None else Progress(*progress),
     )
+    if lost is not None:
+        message = f"the data of visit {number} of step `{visit.step}` is lost: {lost}"
+        error = visit.error
+        if lost_outcome is not None and status is VisitStatus.FAILED:
+            error = error_record(visit, "PayloadLost", message)
+        visit = replace(visit, lost_payload=message, error=error)
+    elif derived is not None and derived.visit.lost_payload is not None and visit.finished_at is None:
+        visit = replace(visit, lost_payload=derived.visit.lost_payload)
     return VisitItem(visit, origin, item)
+
+
+def _load_or_lose(blobs: Blobs, stored: bytes | None) -> tuple[dict[str, Any], str | None]:
+    """Return the value of a blob, and None. Return {} and the reason if the value was deleted."""
+    try:
+        return blobs.load(stored) or {}, None
+    except PayloadLostError as problem:
+        return {}, str(problem)
 
 
 def decode_lease(run_id: str, visit_id: str, item: Item) -> Visit:
@@ -225,14 +248,11 @@ def encode_unclaimed(visit: Visit, origin: VisitOrigin) -> dict[str, Any]:
 
 
 def encode_outcome(visit: Visit, events: Sequence[Event], blobs: Blobs) -> dict[str, Any]:
-    """Return the attributes of the outcome of a claim. A value None removes the attribute."""
-    metadata = {
-        "e": visit.error,
-        "h": [encode_event(event) for event in events] or None,
-        "p": None if visit.progress is None else encode_progress(visit.progress),
-    }
-    outputs = {"s": dict(visit.saved) or None, "r": visit.result, "f": list(visit.failures) or None}
-    return {
+    """Return the attributes of the outcome of a claim. A value None removes the attribute.
+
+    Those whose values were lost stay unchanged.
+    """
+    attributes = {
         "status": visit.status.value,
         "attempt": visit.attempt if visit.attempt != 1 else None,
         "claims": visit.claims,
@@ -242,8 +262,20 @@ def encode_outcome(visit: Visit, events: Sequence[Event], blobs: Blobs) -> dict[
         "finished": visit.finished_at,
         "case": visit.case,
         "failure": None if visit.failure is None else visit.failure.value,
+    }
+    if visit.lost_payload is not None:
+        return attributes
+    metadata = {
+        "e": visit.error,
+        "h": [encode_event(event) for event in events] or None,
+        "p": None if visit.progress is None else encode_progress(visit.progress),
+    }
+    outputs = {"s": dict(visit.saved) or None, "r": visit.result, "f": list(visit.failures) or None}
+    stored_outputs = blobs.store(visit.run_id, _without_none(outputs))
+    return attributes | {
         "told": blobs.store(visit.run_id, _without_none(metadata)),
-        "gave": blobs.store(visit.run_id, _without_none(outputs)),
+        "gave": stored_outputs,
+        "saves": sorted(visit.saved) if is_in_bucket(stored_outputs) else None,
     }
 
 
@@ -291,6 +323,13 @@ def derive_followers(cause: VisitItem, step_of: StepOf, spread: int) -> list[Vis
             parent_clock=visit.clock,
         )
         follower = enter_step(branch, visit.run_id, attributes["at"], number)
+        if (
+            visit.lost_payload is not None
+            and is_in_bucket(attributes.get("gave"))
+            and "saves" not in attributes
+        ):
+            # An earlier version has stored the item, so the names that the follower may read are lost.
+            follower = replace(follower, lost_payload=visit.lost_payload)
         followers.append(VisitItem(follower, follower_origin))
     return followers
 
