@@ -18,6 +18,7 @@ import ast
 import re
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -98,8 +99,13 @@ def statements(text: str) -> Iterator[tuple[str, str]]:
     yield from zip(parts[::2], parts[1::2], strict=True)
 
 
-def strings(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield the strings of a file: in SQL with their names. `{}` stands for the values in an f-string."""
+@cache
+def strings(path: Path) -> tuple[tuple[str, str], ...]:
+    """Return the strings of a file: in SQL with their names. `{}` stands for the values in an f-string."""
+    return tuple(find_strings(path))
+
+
+def find_strings(path: Path) -> Iterator[tuple[str, str]]:
     text = path.read_text("utf-8")
     if path.suffix == ".sql":
         yield from statements(text)

@@ -20,25 +20,25 @@ from noetl.planner.diagnostics.codes import Severity
 from noetl.testing.run_harness import compile_text
 
 
-@pytest.mark.parametrize("first", range(0, 48, 12))
+@pytest.mark.parametrize("first", range(0, 100, 25))
 def test_findings_agree_with_all_runs(first: int) -> None:
     found = agreement.measure(
-        CorpusPlaybook("chance", str(seed), random_playbook(seed)) for seed in range(first, first + 12)
+        CorpusPlaybook("chance", str(seed), random_playbook(seed)) for seed in range(first, first + 25)
     )
-    assert found.playbooks == 12
+    assert found.playbooks == 25
     assert not found.refuted, found.disagreements
     assert found.confirmed
     # The compiler does not report failures by the loss of a worker in infallible work.
     assert found.unreported.keys() <= {"undefined name after a loss"}, found.disagreements
 
 
-@pytest.mark.parametrize("first", range(0, 48, 12))
+@pytest.mark.parametrize("first", range(0, 100, 25))
 def test_findings_about_literals_agree_with_all_runs(first: int) -> None:
     """A case that is called unreachable is never taken. Some other warnings about values cannot come true."""
     found = agreement.measure(
-        CorpusPlaybook("choice", str(seed), choice_playbook(seed)) for seed in range(first, first + 12)
+        CorpusPlaybook("choice", str(seed), choice_playbook(seed)) for seed in range(first, first + 25)
     )
-    assert found.playbooks == 12
+    assert found.playbooks == 25
     assert found.confirmed["NP203"]
     assert found.refuted.keys() <= {"NP301", "NP302", "NP303"}, found.disagreements
     assert found.unreported.keys() <= {"undefined name after a loss"}, found.disagreements

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from noetl.executor.actions import catalogue
@@ -24,7 +24,6 @@ from noetl.planner.graph.joins import Joins
 from noetl.planner.plan import Case, Plan, Step
 from tests.planner.programs import build_program
 from tests.planner.stack_model import OPAQUE, StackModel
-from tests.property_settings import examples
 from tests.state_space import MAX_STATES, RunState, StateSpaceExplorer, VisitChoice
 from tests.strategies import any_flows, mixed_modes
 
@@ -224,7 +223,7 @@ def explore(drawn: RandomPlaybook) -> FactExplorer:
     return explorer
 
 
-@examples(1)
+@settings(max_examples=80)
 @given(drawn_playbooks(tests_facts=True))
 def test_must_sets_are_below_and_may_sets_above_all_runs(drawn: RandomPlaybook) -> None:
     explorer, (table, solution) = explore(drawn), analyse(drawn, with_implications=True)
@@ -243,7 +242,7 @@ def test_must_sets_are_below_and_may_sets_above_all_runs(drawn: RandomPlaybook) 
         assert keys & frozenset.union(*explorer.ended_with_failures) <= keys_of(table, solution.end_may)
 
 
-@examples(1.5)
+@settings(max_examples=150)
 @given(drawn_playbooks(tests_facts=True, is_sequential=True))
 def test_must_sets_are_below_and_may_sets_above_all_sequential_runs(drawn: RandomPlaybook) -> None:
     model = StackModel(drawn.plan, drawn.cfg, drawn.joins)
@@ -263,7 +262,7 @@ def test_must_sets_are_below_and_may_sets_above_all_sequential_runs(drawn: Rando
         assert keys & frozenset.union(*ended) <= keys_of(table, solution.end_may)
 
 
-@examples(1)
+@settings(max_examples=80)
 @given(drawn_playbooks(tests_facts=False))
 def test_must_and_may_sets_are_exact_on_acyclic_playbooks(drawn: RandomPlaybook) -> None:
     """The sets are exact if guards may have both values and there are no cycles.
@@ -301,7 +300,7 @@ def follow(drawn: RandomPlaybook, witness: Witness) -> FactExplorer:
     return explorer
 
 
-@examples(1)
+@settings(max_examples=80)
 @given(drawn_playbooks(tests_facts=False))
 def test_witnesses_are_real_runs(drawn: RandomPlaybook) -> None:
     assume(drawn.is_acyclic)

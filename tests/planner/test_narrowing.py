@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from noetl.planner.dataflow.narrowing import (
@@ -9,6 +11,7 @@ from noetl.planner.dataflow.narrowing import (
     NOT_FAILED,
     SUCCEEDED,
     TOLERATED,
+    Condition,
     RunResults,
     handles_undefined,
     narrow,
@@ -165,3 +168,8 @@ def test_template_is_narrowed_again_after_evaluation() -> None:
     assert template.evaluate(dict[str, object]().__getitem__) is False
     assert required_accesses(template.source) == ["never_seen.x"]
     assert template.evaluate({"never_seen": {"x": 1}}.__getitem__) == 1
+
+
+@pytest.mark.parametrize(("literals", "selected"), [([1, 2], 0b10), ([1, "a"], None), ([[1], 2], None)])
+def test_a_condition_selects_literals_that_can_be_compared(literals: list[Any], selected: int | None) -> None:
+    assert Condition(("x",), "gt 1", truth=True).select(literals) == selected
