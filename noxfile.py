@@ -24,6 +24,7 @@ import nox
 PYTHONS = tuple(nox.project.python_versions(nox.project.load_toml(), max_version="3.14"))
 LOWEST = PYTHONS[0]
 OWN = f"{sys.version_info.major}.{sys.version_info.minor}"
+WITH_PIP = ("--seed",)  # Messages of missing extras name pip where it is installed, and tests call it.
 FUNCTIONS = ("step", "api")  # the packages of `infra/build.py`
 INDEPENDENT = (
     "tests/style",  # the text of the repository
@@ -128,13 +129,13 @@ def offer_pyenv_versions() -> None:
 offer_pyenv_versions()
 
 
-@nox.session(python=PYTHONS)
+@nox.session(python=PYTHONS, venv_params=WITH_PIP)
 def tests(session: nox.Session) -> None:
     """Run the tests that depend on the interpreter most, with the locked versions."""
     run_suite(session, "requirements/dev.txt", DEPENDENT, CLIENTS)
 
 
-@nox.session(python=LOWEST)
+@nox.session(python=LOWEST, venv_params=WITH_PIP)
 def lowest(session: nox.Session) -> None:
     """Run the tests that use other packages, with the lowest versions that pyproject.toml allows."""
     run_suite(session, "requirements/lowest.txt", WITH_PACKAGES)

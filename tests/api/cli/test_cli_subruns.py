@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Callable
@@ -73,7 +74,7 @@ def test_the_steps_of_both_are_shown(noetl: Command) -> None:
     outcome = noetl("run", "parent.yaml")
     assert outcome.json == {"found": {"done": True}}
     child = runs_by_playbook(noetl)["child"]["workflow_id"]
-    shown = [line.partition(" ms")[0].rstrip("0123456789").rstrip() for line in outcome.err.splitlines()]
+    shown = [re.split(r"\s+[\d.]+ m?s\b", line)[0].rstrip() for line in outcome.err.splitlines()]
     in_order = [line for line in shown if line.lstrip()[0] in "✓✗"]
     assert in_order == [
         "  ✓ child: first",
