@@ -12,9 +12,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from uv import find_uv_bin
-
 ROOT = Path(__file__).resolve().parent.parent
+UV = Path(sys.executable).parent / "uv"
 
 
 def tool_environment(*requirements: str) -> Path:
@@ -34,7 +33,7 @@ def tool_environment(*requirements: str) -> Path:
 def run_uv(*arguments: str) -> None:
     """Run uv, which trusts the certificates of the system, as pip does."""
     environ = {"UV_NATIVE_TLS": "1", **os.environ}
-    subprocess.run([find_uv_bin(), *arguments, "--quiet"], check=True, env=environ)
+    subprocess.run([UV, *arguments, "--quiet"], check=True, env=environ)
 
 
 def environment_folder(*requirements: str) -> Path:
