@@ -126,8 +126,8 @@ SETTINGS = (
         "execution",
         "a whole number of bytes",
         "`16777216` (16 MiB)",
-        "How much the `log` actions of one run may write to the log of one process. A visit that continues in"
-        " another process has its count there. One line says that later lines are dropped.",
+        "How much the `log` actions of one run may log, in all processes. One line says that later lines are"
+        " dropped.",
     ),
     Setting(
         "NOETL_LEASE_SECONDS",
@@ -288,9 +288,8 @@ SETTINGS = (
         "capabilities",
         "a whole number of bytes",
         "`1073741824` (1 GiB)",
-        "How much one run may write to files in one process, by `file` and by `copy_to` of `postgres`. A"
-        " visit that continues in another process has its count there. What is replaced or deleted counts"
-        " too.",
+        "How much one run may write to files in all processes, by `file` and by `copy_to` of `postgres`. What"
+        " is replaced or deleted counts too.",
     ),
     Setting(
         "NOETL_PYTHON_MODULES",

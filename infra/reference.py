@@ -396,12 +396,12 @@ def _run_limits() -> list[LimitRow]:
             _EXCEEDED,
         ),
         (
-            "lines of the log of a run, in one process of a service",
+            "lines of the log of a run of a service",
             f"{DEFAULT_LOG_BYTES // _MIB} MiB, or `NOETL_LOG_BYTES`",
             "dropped",
         ),
         (
-            "files that a run writes, in one process of a service",
+            "files that a run of a service writes",
             f"{DEFAULT_FILE_BYTES // (1024 * _MIB)} GiB, or `NOETL_FILE_BYTES`",
             _EXCEEDED,
         ),

@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 from uuid import uuid4
 
-from noetl.executor.actions.action import Call
 from noetl.executor.errors import ActionError
-from noetl.executor.model.bounded_counter import WRITTEN_BYTES
 from noetl.executor.security.capabilities import Capabilities
 
 
@@ -87,21 +85,6 @@ def replace_file(target: Path) -> Iterator[BinaryIO]:
         with suppress(OSError):
             temporary.unlink()
         raise
-
-
-def count_written_bytes(call: Call, size: int) -> None:
-    """Count bytes that the run of a call is about to write. Nothing is given back for deleted files.
-
-    Raises:
-        ActionError: `LimitExceeded`, the run writes more than its capabilities allow.
-    """
-    limit = call.capabilities.file_bytes
-    if limit is None:
-        return
-    _, written = WRITTEN_BYTES.add(str(call.labels.get("run", "")), size)
-    if written > limit:
-        message = f"the run writes more than {limit:,} bytes to files (NOETL_FILE_BYTES)"
-        raise ActionError("LimitExceeded", message, retryable=False)
 
 
 def file_error(path: str, problem: str) -> ActionError:

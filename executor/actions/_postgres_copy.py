@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from noetl.executor.actions._files import (
     allowed_folder,
-    count_written_bytes,
     file_error,
     open_for_reading,
     os_file_error,
@@ -54,7 +53,7 @@ def prepare_copy_from(
                 with cursor.copy(statement.encode()) as sink:
                     while chunk:
                         call.remaining_seconds()
-                        count_written_bytes(call, len(chunk))
+                        call.count_written(len(chunk))
                         sink.write(chunk)
                         chunk = source.read(_CHUNK_BYTES)
                 return {"rowcount": cursor.rowcount}
@@ -82,7 +81,7 @@ def prepare_copy_to(call: Call, *, query: Sql, file: str) -> Callable[[Connectio
                 with cursor.copy(statement.encode()) as source:
                     for chunk in source:
                         call.remaining_seconds()
-                        count_written_bytes(call, len(chunk))
+                        call.count_written(len(chunk))
                         sink.write(chunk)
                         connection.start_chunk()
                 return {"rowcount": cursor.rowcount}

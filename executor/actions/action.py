@@ -91,7 +91,8 @@ class Call:
     `deadline` is a time of `time.monotonic`; the handler must raise `Timeout` by then. `traceparent` and
     `tracestate` are the W3C trace context for requests to other services. The second may be empty.
     `check_host` raises `AccessDenied` if a secret in the parameters must not go to a host. Call it before you
-    send something to another host than the destination.
+    send something to another host than the destination. `count_written` raises `LimitExceeded` if the run
+    would write too many bytes to files. Call it before you write a number of bytes.
 
     The other fields are for handlers that suspend:
 
@@ -124,6 +125,7 @@ class Call:
     traceparent: str = ""
     check_host: Callable[[str], object] = str
     tracestate: str = ""
+    count_written: Callable[[int], object] = int
 
     def with_default_timeout(self, seconds: float) -> Call:
         """Return a copy that ends after `seconds`, or this call if the action has a `timeout`."""

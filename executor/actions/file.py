@@ -11,7 +11,6 @@ from typing import Any
 
 from noetl.executor.actions._files import (
     allowed_folder,
-    count_written_bytes,
     file_error,
     open_for_reading,
     os_file_error,
@@ -114,7 +113,7 @@ def _read(root: Path, path: str, call: Call) -> Any:
 def _write(root: Path, path: str, call: Call) -> dict[str, Any]:
     target = resolve_path(root, path)
     data = _to_utf8(encode_content(call.parameters))
-    count_written_bytes(call, len(data))
+    call.count_written(len(data))
     with replace_file(target) as file:
         file.write(data)
     return _result(root, target, len(data))
@@ -125,7 +124,7 @@ def _append(root: Path, path: str, call: Call) -> dict[str, Any]:
     format = call.parameters.get("format", "text")
     content = escape_formulas(call.parameters)
     data = _to_utf8(_text_to_append(target, path, content, format))
-    count_written_bytes(call, len(data))
+    call.count_written(len(data))
     target.parent.mkdir(parents=True, exist_ok=True)
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK
     descriptor = os.open(target, flags, 0o666)

@@ -10,8 +10,8 @@ from typing import Any
 
 from noetl.executor.actions import catalogue, handler
 from noetl.executor.actions.action import Call, Suspend
-from noetl.executor.engine.log_budget import LOG_BUDGET
 from noetl.executor.engine.rendering import render_parameters
+from noetl.executor.engine.run_bytes import limit_files, limit_log
 from noetl.executor.engine.scope import Scope
 from noetl.executor.engine.work_context import WorkContext
 from noetl.executor.errors import ActionError, CancelledError, FencedError, StoreError
@@ -224,7 +224,12 @@ class RetryLoop:
             deadline,
             context.capabilities,
             labels,
-            LOG_BUDGET.limit(scope.run.id, context.capabilities.log_bytes, _make_playbook_log(labels)),
+            limit_log(
+                scope.run.id,
+                context.capabilities.log_bytes,
+                _make_playbook_log(labels),
+                add_to_store=context.add_bytes,
+            ),
             context.cancelled,
             now=context.clock(),
             state=attempt.state,
@@ -236,6 +241,9 @@ class RetryLoop:
             traceparent=make_traceparent(scope.run, scope.visit.id, scope.visit.attempt, position),
             check_host=secrets.check_host,
             tracestate=trace_state(scope.run),
+            count_written=limit_files(
+                scope.run.id, context.capabilities.file_bytes, add_to_store=context.add_bytes
+            ),
         )
 
     def _perform_nested(self, nested: Mapping[str, Any], names: Mapping[str, Any]) -> Any:

@@ -138,6 +138,7 @@ class VisitExecutor:
             cancelled,
             actions=continue_actions(visit),
             waits=wait_budget(read_limit(WAITS_SETTING, DEFAULT_WAITS)),
+            add_bytes=self.store.runs.add_bytes,
         )
         work = StepWork(step, claim, scope, context, self.invocation, refusal)
         try:

@@ -32,22 +32,3 @@ class BoundedCounter:
         """Return the count of a key."""
         with self._lock:
             return self._counts.get(key, 0)
-
-    def raise_to(self, key: str, count: int) -> None:
-        """Set the count of a key, unless it is greater already.
-
-        >>> counter = BoundedCounter()
-        >>> counter.raise_to("a", 3), counter.raise_to("a", 2), counter.count("a")
-        (None, None, 3)
-        """
-        with self._lock:
-            self._counts[key] = max(self._counts.pop(key, 0), count)
-            if len(self._counts) > self._max_keys:
-                self._counts.popitem(last=False)
-
-
-LOGGED_BYTES = BoundedCounter()
-"""The bytes that the playbook of each run has logged, as far as this process knows."""
-
-WRITTEN_BYTES = BoundedCounter()
-"""The bytes that each run has written to files, as far as this process knows."""

@@ -22,10 +22,10 @@ ACTIONS_SETTING = "NOETL_ALLOW_ACTIONS"
 """The setting that lists the action types that playbooks of a service may use."""
 
 DEFAULT_LOG_BYTES = 16 * 1024 * 1024
-"""How much the playbook of one run of a service may log in one process, unless `NOETL_LOG_BYTES` says."""
+"""How much the playbook of one run of a service may log, unless `NOETL_LOG_BYTES` says."""
 
 DEFAULT_FILE_BYTES = 1024 * 1024 * 1024
-"""How much one run of a service may write to files in one process, unless `NOETL_FILE_BYTES` says."""
+"""How much one run of a service may write to files, unless `NOETL_FILE_BYTES` says."""
 
 _DEFAULT_STORE = "sqlite:///.noetl/noetl.db"
 
@@ -54,8 +54,8 @@ class Capabilities:
     that the language reference names. `networks` are address ranges (CIDR) that `http` and `postgres` may
     reach although they are denied by default. With `any_server`, `postgres` passes the connection string to
     libpq unchanged (sockets, files and environment included) instead of connecting to a vetted address.
-    `actions` are the action types that may be used; None means all. `log_bytes` is how much a run may log in
-    one process, and `file_bytes` how much it may write to files; None means any amount. `command_limits` are
+    `actions` are the action types that may be used; None means all. `log_bytes` is how much a run may log,
+    and `file_bytes` how much it may write to files; None means any amount. `command_limits` are
     the limits of the processes of a command, by the name of the resource in the module `resource`.
     `secret_hosts` are the hosts to which each secret may go.
     """

@@ -24,6 +24,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
+from noetl.executor.model.byte_kind import ByteKind
 from noetl.executor.model.events import Event
 from noetl.executor.model.registry import ApiKey, RegisteredPlaybook
 from noetl.executor.model.request_counts import RequestBatch
@@ -223,6 +224,13 @@ class RunStore(Protocol):
         """Return the hash of the request that first had an idempotency key, and the id of its run.
 
         The key is kept as long as the run. Return None for an unknown key.
+        """
+        ...
+
+    def add_bytes(self, run_id: str, kind: ByteKind, size: int) -> int:
+        """Add to the bytes that a run has logged or written, and return their sum of all processes.
+
+        The sum is deleted with the run. For a run that was deleted, return `size`.
         """
         ...
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from noetl.executor.engine import event_buffer
+from noetl.executor.engine import event_buffer, run_bytes
 from noetl.executor.engine.event_buffer import MAX_BATCH_EVENTS, EventBuffer
-from noetl.executor.engine.log_budget import LogBudget
+from noetl.executor.engine.run_bytes import ByteCounter, ignore_bytes, limit_log
 from noetl.executor.errors import ActionError, SettingError, StoreError
-from noetl.executor.model.bounded_counter import LOGGED_BYTES, WRITTEN_BYTES, BoundedCounter
+from noetl.executor.model.byte_kind import ByteKind
 from noetl.executor.model.count_budget import action_budget, wait_budget
 from noetl.executor.model.events import Event
 from noetl.executor.runtime.lease_keeper import LeaseKeeper
@@ -182,20 +182,19 @@ class TestLogBudget:
         def log(level: str, message: str, fields: Mapping[str, Any]) -> None:
             lines.append((level, message))
 
-        budget = LogBudget(BoundedCounter())
-        write = budget.limit("r", 10, log)
+        counter = ByteCounter("logged")
+        write = limit_log("r", 10, log, counter=counter)
         for _ in range(100):
             write("info", "1234", {})
-        budget.limit("other", 10, log)("info", "5678", {})
+        limit_log("other", 10, log, counter=counter)("info", "5678", {})
         assert [line for line in lines if line[0] == "info"] == [("info", "1234")] * 2 + [("info", "5678")]
         (stop,) = [message for level, message in lines if level == "warning"]
         assert "the run has logged 10 bytes (NOETL_LOG_BYTES)" in stop
 
     def test_fields_count_as_well(self) -> None:
         lines: list[str] = []
-        write = LogBudget(BoundedCounter()).limit(
-            "r", 100, lambda _level, message, _fields: lines.append(message)
-        )
+        counter = ByteCounter("logged")
+        write = limit_log("r", 100, lambda _level, message, _fields: lines.append(message), counter=counter)
         write("info", "", {"a": "x" * 200})
         write("info", "x", {})
         assert len(lines) == 1
@@ -225,19 +224,69 @@ class TestLogBudget:
                 service_capabilities({setting: text})
 
 
+class TestByteCounter:
+    """Counters of several processes that share a store, each with the same limit."""
+
+    def test_processes_exceed_the_limit_by_a_portion_each(self) -> None:
+        totals: Counter[str] = Counter()
+        requests = 0
+
+        def add_to_store(run_id: str, _kind: ByteKind, size: int) -> int:
+            nonlocal requests
+            requests += 1
+            totals[run_id] += size
+            return totals[run_id]
+
+        limit, processes = 256_000, [ByteCounter("logged") for _ in range(8)]
+        used = 0
+        for _ in range(1000):
+            for process in processes:
+                before, after = process.add("r", 300, limit, add_to_store)
+                used += 300 * (before <= limit and after <= limit)
+        assert limit - 300 < used <= limit + len(processes) * limit // 256
+        # A run over its limit writes nothing any more.
+        assert requests <= 256 + len(processes)
+
+    def test_a_run_that_uses_little_writes_nothing(self) -> None:
+        counter = ByteCounter("written")
+        for _ in range(255):
+            counter.add("r", 1, 65_536, _refuse)
+        with pytest.raises(StoreError, match="the store is away"):
+            counter.add("r", 1, 65_536, _refuse)
+        # What could not be counted is counted with the next bytes.
+        assert counter.add("r", 1, 65_536, lambda _run, _kind, size: size + 1000) == (256, 1257)
+
+    def test_the_run_that_used_bytes_least_recently_is_forgotten(self) -> None:
+        counter = ByteCounter("logged", max_runs=2)
+        for run_id in ("a", "b", "a", "c"):
+            counter.add(run_id, 1, 1000, ignore_bytes)
+        assert counter.add("a", 1, 1000, ignore_bytes) == (2, 3)
+        assert counter.add("b", 1, 1000, ignore_bytes) == (0, 1)
+
+
+def _refuse(_run_id: str, _kind: ByteKind, _size: int) -> int:
+    raise StoreError("the store is away")
+
+
 @pytest.mark.parametrize("kind", ["logged", "written"])
-def test_bytes_of_a_visit_are_counted_over_its_segments(
-    store: SqliteStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str
+@pytest.mark.parametrize("flow", ["pauses", "cycle"])
+def test_bytes_of_a_run_are_counted_over_its_processes(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str, flow: str
 ) -> None:
-    """Each segment is executed by a process of its own, as in Lambda."""
+    """Each segment and each visit is executed by a process of its own, as in Lambda."""
     text = """
         steps:
         - name: a
-          repeat: {until: "{{ false }}", every: 5s, max: 4}
+          FLOW
           run:
           - {action: log, message: "{{ 'x' * 1000 }}"}
           - {action: file, append: a, content: "{{ 'x' * 1000 }}"}
-    """
+    """.replace(
+        "FLOW",
+        'repeat: {until: "{{ false }}", every: 5s, max: 4}'
+        if flow == "pauses"
+        else 'max_visits: 4\n          rule: [{case: "{{ steps.a.visits < 4 }}", run: [a]}, {case: default}]',
+    )
     (tmp_path / "files").mkdir()
     setting = "NOETL_LOG_BYTES" if kind == "logged" else "NOETL_FILE_BYTES"
     harness = RunHarness(store, text)
@@ -249,8 +298,8 @@ def test_bytes_of_a_visit_are_counted_over_its_segments(
         logging.getLogger("noetl.playbook"), "log", lambda _level, line, **_: lines.append(line)
     )
     for _ in range(4):
-        for counter in (LOGGED_BYTES, WRITTEN_BYTES):
-            monkeypatch.setattr(counter, "_counts", OrderedDict())
+        for counter in (run_bytes.LOGGED_BYTES, run_bytes.WRITTEN_BYTES):
+            monkeypatch.setattr(counter, "_runs", OrderedDict())
         harness.execute_next()
         harness.clock.advance(5.0)
     size = (tmp_path / "files" / "a").stat().st_size

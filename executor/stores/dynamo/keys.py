@@ -20,6 +20,7 @@ from __future__ import annotations
 import hashlib
 from typing import NamedTuple
 
+from noetl.executor.model.byte_kind import ByteKind
 from noetl.executor.model.run import SERVICE_QUEUE
 
 MAX_PARTITIONS = 64
@@ -121,6 +122,11 @@ def child(run_id: str, visit_id: str, child_id: str) -> ItemKey:
 def child_runs(root: str, number: int) -> ItemKey:
     """Return the key of one of the counters of the child runs of a root."""
     return ItemKey(f"D#{root}#{number}", "D")
+
+
+def byte_count(run_id: str, kind: ByteKind) -> ItemKey:
+    """Return the key of the number of bytes that a run has logged or written."""
+    return ItemKey(partition_key(run_id), f"B#{kind}")
 
 
 def history_page(run_id: str, number: int) -> ItemKey:

@@ -8,6 +8,7 @@ from typing import Any
 
 from noetl.executor.clients.aws_retry import ConditionFailed
 from noetl.executor.errors import PayloadTooLargeError, RejectedError, StoreError
+from noetl.executor.model.byte_kind import ByteKind
 from noetl.executor.model.child_runs import too_many_child_runs
 from noetl.executor.model.events import Event
 from noetl.executor.model.run import HistoryPosition, Run, RunStatus, Visit
@@ -19,7 +20,7 @@ from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.child_run_counts import ChildRunCounts
 from noetl.executor.stores.dynamo.context import DynamoContext
-from noetl.executor.stores.dynamo.expressions import Put, Write
+from noetl.executor.stores.dynamo.expressions import Put, Update, Write
 from noetl.executor.stores.dynamo.history import RunHistory
 from noetl.executor.stores.dynamo.resumes import Resumes
 from noetl.executor.stores.dynamo.run_items import (
@@ -150,6 +151,14 @@ class DynamoRuns:
         """Return the status of each run. A step changes its visit only, so no number counts the changes."""
         heads = self._context.table.get_many([keys.head(run_id) for run_id in run_ids])
         return {run_id_of(head): HistoryPosition(RunStatus(head["status"]), None) for head in heads.values()}
+
+    def add_bytes(self, run_id: str, kind: ByteKind, size: int) -> int:
+        """Add to the bytes that a run has logged or written, and return their sum of all processes.
+
+        A request that is repeated may count its bytes twice.
+        """
+        counted = self._context.table.update(Update(keys.byte_count(run_id, kind), add={"bytes": size}))
+        return int(counted["bytes"])
 
     def cancelled_runs(self, run_ids: Sequence[str]) -> set[str]:
         """Return which of the runs are cancelled, so that their running visits must be abandoned."""

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from noetl.executor.model.branch_stack import first_stack
+from noetl.executor.model.byte_kind import ByteKind
 from noetl.executor.model.child_runs import too_many_child_runs
 from noetl.executor.model.events import Event
 from noetl.executor.model.run import (
@@ -149,6 +150,15 @@ class MemoryRuns:
         with self._state.lock:
             record = self._state.runs.get(run_id)
             return [] if record is None else record.history[position : position + limit]
+
+    def add_bytes(self, run_id: str, kind: ByteKind, size: int) -> int:
+        """Add to the bytes that a run has logged or written, and return their sum of all processes."""
+        with self._state.lock:
+            record = self._state.runs.get(run_id)
+            if record is None:
+                return size
+            record.bytes[kind] += size
+            return record.bytes[kind]
 
     def cancelled_runs(self, run_ids: Sequence[str]) -> set[str]:
         with self._state.lock:

@@ -43,6 +43,7 @@ class RunRecord:
     run: Run
     visits: dict[str, Visit] = field(default_factory=dict)
     visit_counts: Counter[str] = field(default_factory=Counter)
+    bytes: Counter[str] = field(default_factory=Counter)
     live: Counter[str] = field(default_factory=Counter)
     waves: Counter[str] = field(default_factory=Counter)
     clocks: Counter[str] = field(default_factory=Counter)

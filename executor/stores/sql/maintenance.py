@@ -51,6 +51,7 @@ _DELETIONS = (
     "sweep.delete_history",
     "sweep.delete_idempotency_keys",
     "sweep.delete_tags",
+    "sweep.delete_bytes",
 )
 """Statements that delete the rows of runs from each table."""
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from noetl.executor.model.branch_stack import BranchStack, first_stack
+from noetl.executor.model.byte_kind import ByteKind
 from noetl.executor.model.child_runs import too_many_child_runs
 from noetl.executor.model.events import Event
 from noetl.executor.model.run import (
@@ -198,6 +199,12 @@ class SqlRuns:
         ids = self._context.database.encode_list(run_ids)
         rows = self._context.database.fetch_all("runs.positions", ids=ids)
         return {row["id"]: HistoryPosition(RunStatus(row["status"]), row["seq"]) for row in rows}
+
+    def add_bytes(self, run_id: str, kind: ByteKind, size: int) -> int:
+        """Add to the bytes that a run has logged or written, and return their sum of all processes."""
+        with self._context.database.transaction() as db:
+            row = db.execute("runs.add_bytes", run_id=run_id, kind=kind, size=size).fetchone()
+            return size if row is None else int(row["bytes"])
 
     def cancelled_runs(self, run_ids: Sequence[str]) -> set[str]:
         if not run_ids:

@@ -47,6 +47,7 @@ SCRIPTS = {
     14: "child_runs.sql",
     15: "shares.sql",
     16: "plan_uses.sql",
+    17: "run_bytes.sql",
 }
 """Script that brings a store to each version, from the version before it or from an empty file."""
 

@@ -67,6 +67,17 @@ class RunsContract(ContractFixtures):
         start_child(store, other, None, "other", **{**options, "root": other.id})
         start_child(store, root, None, "free", root=root.id)
 
+    def test_bytes_of_a_run_are_summed_by_kind(self, store: Store, second: Store) -> None:
+        run, other = start_run(store), start_run(store)
+        assert store.runs.add_bytes(run.id, "logged", 3) == 3
+        assert second.runs.add_bytes(run.id, "logged", 2**40) == 2**40 + 3
+        assert store.runs.add_bytes(run.id, "written", 5) == 5
+        assert store.runs.add_bytes(other.id, "logged", 1) == 1
+        assert sorted(run_concurrently(8, lambda _: store.runs.add_bytes(other.id, "written", 1))) == [
+            *range(1, 9)
+        ]
+        assert store.maintenance.check_consistency() == []
+
     def test_concurrent_starts_do_not_exceed_the_limit_of_child_runs(self, store: Store) -> None:
         root = start_run(store)
 

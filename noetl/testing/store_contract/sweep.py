@@ -220,6 +220,7 @@ class SweepContract:
         self.damage.set_retention(store, 100.0)
         play = begin_run(store, FORK, 0)
         play.finish()
+        assert store.runs.add_bytes(play.id, "logged", 7) == 7
         begin_run(store, WAIT, 1)
         play.clock.advance(99.0)
         store.maintenance.sweep(play.clock())
@@ -230,6 +231,7 @@ class SweepContract:
         assert [run.finished_at for run in store.runs.find(RunFilter())[0]] == [None]
         assert store.runs.visits(play.id) == []
         assert store.runs.events(play.id) == []
+        assert [store.runs.add_bytes(play.id, "logged", 1) for _ in range(2)] == [1, 1]
         assert failed_checks(store) == []
 
     def test_old_runs_are_deleted_in_small_parts(self, store: Store) -> None:

@@ -114,3 +114,7 @@ delete from visits where run_id = :run_id and (step in ('@end', '@deadline') or 
 -- name: find_reopened_visits
 select {visit_columns} from visits
 where run_id = :run_id and (status = 'parked' or failure in ('open', 'ended'))
+
+-- name: add_bytes
+insert into run_bytes as counts (run_id, kind, bytes) select id, :kind, :size from runs where id = :run_id
+on conflict (run_id, kind) do update set bytes = counts.bytes + :size returning bytes

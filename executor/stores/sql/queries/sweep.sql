@@ -84,6 +84,9 @@ delete from parts where run_id {in_ids}
 -- name: delete_history
 delete from history where run_id {in_ids}
 
+-- name: delete_bytes
+delete from run_bytes where run_id {in_ids}
+
 -- name: delete_tags
 delete from run_tags where run_id {in_ids}
 
