@@ -61,7 +61,10 @@ def lambda_dollars(seconds: float) -> float:
 
 
 class AwsMeter:
-    """A counter of the requests that the clients of the store send."""
+    """A counter of the requests that the clients of the store send, and that are answered.
+
+    A slow emulator does not answer in time, and the client asks again. Such a request is not counted.
+    """
 
     def __init__(self) -> None:
         self.usage = AwsUsage()
@@ -85,7 +88,7 @@ class AwsMeter:
         ]
         hooks = (
             ("provide-client-params.dynamodb", self._request_units),
-            ("before-send", self._count_request),
+            ("before-send", self._count_sent),
             ("after-call", self._count_response),
         )
         for aws_client in clients:
@@ -103,10 +106,8 @@ class AwsMeter:
             return params | {"ReturnConsumedCapacity": "TOTAL"}
         return None
 
-    def _count_request(self, request: Any, event_name: str, **_: Any) -> None:
-        service, operation = event_name.split(".")[1:]
+    def _count_sent(self, request: Any, **_: Any) -> None:
         with self._lock:
-            self.usage.requests[service, operation] += 1
             self.usage.sent_bytes += (
                 len(request.body or b"") if isinstance(request.body, (bytes, str, type(None))) else 0
             )
@@ -116,6 +117,7 @@ class AwsMeter:
         capacities = [capacity] if isinstance(capacity, dict) else capacity or ()
         units = sum(part["CapacityUnits"] for part in capacities)
         with self._lock:
+            self.usage.requests[model.service_model.service_id.hyphenize(), model.name] += 1
             self.usage.received_bytes += len(http_response.content)
             if model.name in _WRITES:
                 self.usage.write_units += units
