@@ -52,6 +52,7 @@ from noetl.executor.model.transition import (
     find_refusal,
     suspend,
 )
+from noetl.executor.model.visit_transition import seconds_until_start
 from noetl.executor.security.capabilities import Capabilities
 from noetl.executor.security.redaction import redact_for_storage
 from noetl.executor.stores.interface import Store
@@ -86,11 +87,14 @@ class VisitExecutor:
     ) -> Claim | None:
         """Execute a claimed visit up to its commit. Return the claim of a following visit, if there is one.
 
-        If another worker has taken the claim meanwhile, nothing is written. Set `cancelled` to abandon the
-        work. The caller may write events from `events` meanwhile.
+        A visit that was claimed ahead is executed when it is due. If another worker has taken the claim
+        meanwhile, nothing is written. Set `cancelled` to abandon the work. The caller may write events from
+        `events` meanwhile.
         """
         following = None
         cancelled = cancelled or threading.Event()
+        if (seconds := seconds_until_start(claim.visit, self.clock())) > 0.0:
+            cancelled.wait(seconds)
         try:
             if claim.visit.step == END:
                 self._finish_run(claim, cancelled)

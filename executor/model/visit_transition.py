@@ -27,6 +27,9 @@ MAX_CLAIMS = 5
 MAX_CLAIMS_OF_RULE = 3
 """How many more claims may perform the case of its rule for this failure."""
 
+MAX_AHEAD_SECONDS = 1.0
+"""How long before its due time a worker may claim the visit that it has suspended. It holds its thread."""
+
 MAX_LEASE_SECONDS = 2 * 3600.0
 """Longest time until the end of a lease, even if two clocks differ by an hour."""
 
@@ -82,6 +85,18 @@ def claim(visit: Visit, lease: Lease, now: float) -> Visit:
         started_at=now if visit.started_at is None else visit.started_at,
         segment_started_at=now if visit.segment_started_at is None else visit.segment_started_at,
     )
+
+
+def seconds_until_start(claimed: Visit, now: float) -> float:
+    """Return how long the worker of a claim must wait before it executes a visit that it has claimed ahead.
+
+    >>> visit = enter_step(Branch("v1", "a", clock=1, names={}), "r1", due_at=5.2)
+    >>> claimed = claim(visit, Lease("w1", seconds=30.0), now=5.2)
+    >>> round(seconds_until_start(claimed, now=5.0), 6), seconds_until_start(claimed, now=6.0)
+    (0.2, 0.0)
+    """
+    begins_at = now if claimed.segment_started_at is None else claimed.segment_started_at
+    return min(max(begins_at - now, 0.0), MAX_AHEAD_SECONDS)
 
 
 def start_events(before: Visit, claimed: Visit) -> tuple[Event, ...]:

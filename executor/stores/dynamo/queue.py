@@ -15,7 +15,9 @@ from noetl.executor.clients.aws_retry import ConditionFailed
 from noetl.executor.errors import MessageError
 from noetl.executor.model.events import Event
 from noetl.executor.model.run import Claim, Commit, ErrorRecord, Lease, RunStatus, Visit, VisitStatus
+from noetl.executor.model.visit_transition import MAX_AHEAD_SECONDS
 from noetl.executor.stores.dynamo import keys
+from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.claims import ClaimRequest, Claims, FinishedVisit
 from noetl.executor.stores.dynamo.commits import Commits
 from noetl.executor.stores.dynamo.context import DynamoContext
@@ -26,7 +28,13 @@ from noetl.executor.stores.dynamo.repairs import Repairs
 from noetl.executor.stores.dynamo.run_items import tenant_of
 from noetl.executor.stores.dynamo.run_snapshot import read_snapshot
 from noetl.executor.stores.dynamo.table import MAX_CONFLICTS
-from noetl.executor.stores.dynamo.visit_items import decode_lease, decode_visit, encode_events_item, is_held
+from noetl.executor.stores.dynamo.visit_items import (
+    VisitItem,
+    decode_lease,
+    decode_visit,
+    encode_events_item,
+    is_held,
+)
 from noetl.executor.stores.interface import MessageOutcome
 from noetl.executor.stores.sqs.due_message import DueMessage
 from noetl.executor.stores.sqs.receiver import MessageReceiver
@@ -189,22 +197,40 @@ class DynamoQueue:
     def _claim_or_announce(
         self, due: DueVisits, committed: Visit, now: float, claim_for: Lease | None
     ) -> Visit | None:
-        """Claim the first due visit if there is a lease, and announce the others."""
+        """Claim the first due visit if there is a lease, and announce the others.
+
+        The committed visit itself is claimed ahead, as of the time when it is due, if that is soon.
+        """
         claimed: Visit | None = None
         rest = []
         for item in due.items:
-            may_claim = claimed is None and item.visit.id != committed.id and item.visit.due_at <= now
-            if claim_for is not None and may_claim:
+            if item.visit.id == committed.id:
+                may_claim = self._is_due_soon(item, due.head, now)
+            else:
+                may_claim = item.visit.due_at <= now
+            if claim_for is not None and claimed is None and may_claim:
                 message = self._context.announcer.message_about(item, due.head)
                 # The outputs that the step reads are read when it starts.
                 message = replace(message, holders=())
-                claim = self._claims.claim(ClaimRequest(message, claim_for, now, known=item))
+                as_of = max(item.visit.due_at, now)
+                claim = self._claims.claim(ClaimRequest(message, claim_for, as_of, known=item))
                 if isinstance(claim, Claim):
                     claimed = claim.visit
                     continue
             rest.append(item)
         self._context.announcer.announce(due.head, rest, now)
         return claimed
+
+    def _is_due_soon(self, item: VisitItem, head: Item, now: float) -> bool:
+        """Return whether a visit that waits is due before a message about it could arrive.
+
+        SQS delays a message by whole seconds. A visit that waits for an answer is left to the answer.
+        """
+        visit = item.visit
+        if self._context.announcer.external_queue(head["queue"]) is None or "awaits" in item.attributes:
+            return False
+        is_pause = visit.status is VisitStatus.RETRYING or visit.due_at > now
+        return is_pause and visit.due_at - now <= MAX_AHEAD_SECONDS
 
     def _claim_received(self, receiver: MessageReceiver, lease: Lease, now: float) -> Claim | None:
         """Claim a visit of a received message. If there is none, one thread waits for messages."""
