@@ -183,7 +183,8 @@ class MessageBatch:
     def _must_be_delivered_again(self, record: Mapping[str, Any]) -> bool:
         """Execute the visit of a message, and following visits while there is time.
 
-        Return whether another worker holds the claim, or the visit is given up and no message replaces this.
+        If another worker holds the claim, or the visit is given up, another message replaces this one, so
+        that no delivery counts as a failure. Return whether none could be sent.
         """
         body, executor = str(record.get("body", "")), self._make_executor()
         given_up, claim = DueMessage.decode(body), None
@@ -206,7 +207,7 @@ class MessageBatch:
             if claim is not None:
                 given_up = replace(given_up, released=() if self._claim_counts(claim) else (worker,))
             return not self._replace(record, given_up)
-        return claimed is MessageOutcome.HELD
+        return claimed is MessageOutcome.HELD and not self._replace(record, DueMessage.decode(body))
 
     def _count(self, claimed: Claim | MessageOutcome) -> None:
         if not isinstance(claimed, Claim):

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ import pytest
 from noetl.executor import lambda_handler as handlers
 from noetl.executor.clients import aws_retry
 from noetl.executor.errors import SettingError, StoreError
-from noetl.executor.model.run import Lease, Run, RunStatus
+from noetl.executor.model.run import Claim, Lease, Run, RunStatus
 from noetl.executor.runtime import message_batch, message_return
 from noetl.executor.runtime.function_settings import read_continue_fraction
 from noetl.executor.runtime.preload import check_processor
@@ -265,10 +265,14 @@ def test_a_message_whose_visit_fails_to_execute_is_delivered_again(
     assert queue.delayed() == 1 - position % 2
 
 
-def test_a_message_whose_visit_is_claimed_elsewhere_is_delivered_again(queue: LambdaQueue) -> None:
+def test_a_held_message_that_cannot_be_replaced_is_delivered_again(
+    queue: LambdaQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
     start(queue, ONE)
     [record] = queue.records()
     queue.store.queue.claim_message(record["body"], Lease("other", 60.0), time.time())
+    message_batch.warm_state()
+    monkeypatch.setenv("NOETL_QUEUE", "")
     assert failures(handlers.step({"Records": [record]}, FakeLambdaContext())) == [record["messageId"]]
 
 
@@ -303,6 +307,20 @@ def test_a_message_that_was_received_before_is_processed_alone(
     assert failures(handlers.step({"Records": records}, FakeLambdaContext())) == []
     assert concurrent == [2]
     assert [queue.status(run) for run in runs] == [RunStatus.SUCCEEDED] * 4
+
+
+@pytest.mark.parametrize("function", [handlers.step, handlers.dead_letter])
+def test_a_message_whose_visit_another_invocation_holds_is_no_failure(
+    queue: LambdaQueue, function: Callable[..., dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = start(queue, ONE)
+    [record] = queue.records()
+    claimed = queue.store.queue.claim_message(record["body"], Lease("other", 60.0), time.time())
+    assert isinstance(claimed, Claim)
+    assert failures(function({"Records": [record]}, FakeLambdaContext())) == []
+    assert (queue.delayed(), queue.status(run)) == (1, RunStatus.RUNNING)
+    [metrics] = [json.loads(line) for line in capsys.readouterr().out.splitlines() if "_aws" in line]
+    assert metrics["Held"] == 1
 
 
 def test_a_dead_letter_fails_its_visit_and_ends_the_run(
