@@ -1,7 +1,10 @@
-"""Waiting runs in SQLite and a long loop, their memory and delay: `python -m benchmarks.waiting`.
+"""Waiting runs and a long loop, their memory and delay: `python -m benchmarks.waiting`.
 
-Every run waits for its own time; the times are spread over `SPREAD_SECONDS`. The measurement is in this
-process, so its memory includes the worker, the store and the start of the runs.
+In SQLite, every run waits for its own time; the times are spread over `SPREAD_SECONDS`. The measurement is in
+this process, so its memory includes the worker, the store and the start of the runs.
+
+In SQLite and Postgres, all runs wait for the same time. From then on, a new run starts every `START_SECONDS`.
+The delay of its first step is measured, until no run waits any more.
 """
 
 from __future__ import annotations
@@ -11,6 +14,8 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Mapping
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
@@ -22,15 +27,24 @@ from noetl.executor.model.start_request import StartRequest
 from noetl.executor.security.capabilities import local_run_capabilities
 from noetl.executor.stores import open_store
 from noetl.executor.stores.interface import Store
+from noetl.executor.stores.postgres.store import PostgresStore
+from noetl.executor.stores.sqlite.store import SqliteStore
 from noetl.executor.worker import Worker, WorkerSettings
+from noetl.infra.migrations import upgrade
 from noetl.planner.compile import compile_playbook
 from noetl.planner.plan import Plan
+from tests.postgres import empty_database, running_server
 
 RUNS = 10_000
 ITEMS = 100_000
 SPREAD_SECONDS = 100.0
 THREADS = 8
 FOLDER = Path(__file__).parent
+START_SECONDS = 0.1
+RUNS_A_SECOND = 40
+"""How many runs a machine executes until they wait, at least."""
+
+NEW = "name: new\nsteps: [{name: a, run: [{action: set, set: {x: 1}}]}]"
 WAIT = """
 name: patient
 input: {until: string}
@@ -63,6 +77,50 @@ def measure(runs: int = RUNS, items: int = ITEMS, spread_seconds: float = SPREAD
             store.close()
 
 
+def measure_due_together(
+    store: Store, runs: int = RUNS, wait_seconds: float = RUNS / RUNS_A_SECOND + 2
+) -> dict[str, Any]:
+    """Measure the first steps of new runs while runs are due that have all waited for the same time."""
+    worker = Worker(store, WorkerSettings(local_run_capabilities(FOLDER), threads=THREADS))
+    worker.start()
+    try:
+        wait, new = _plan(store, WAIT), _plan(store, NEW)
+        due_at = store.clock() + wait_seconds
+        given = {"until": datetime.fromtimestamp(due_at, UTC).isoformat()}
+        for _ in range(runs):
+            store.runs.create(*new_run(wait.header, wait.hash, StartRequest(given), now=store.clock()))
+        while (next_due := store.queue.next_due("service")) is not None and next_due < due_at:
+            time.sleep(0.1)
+        have_waited = store.clock() < due_at
+        time.sleep(max(due_at - store.clock(), 0.0))
+        started = []
+        while store.queue.next_due("service") is not None or not started:
+            run = new_run(new.header, new.hash, StartRequest({}), now=store.clock())
+            started.append(store.runs.create(*run))
+            time.sleep(START_SECONDS)
+        took = store.clock() - due_at
+        late = [_first_started_at(store, run.id) - run.created_at for run in started]
+    finally:
+        worker.stop()
+    return {
+        "due_together": runs,
+        "all_waited_at_once": have_waited,
+        "seconds_until_none_waits": took,
+        "new_runs": len(started),
+        "first_step_seconds_median": median(late),
+        "first_step_seconds_worst": max(late),
+    }
+
+
+def _first_started_at(store: Store, run_id: str) -> float:
+    return next(event.at for event in store.runs.events(run_id) if event.type == "step.started")
+
+
+def _print(row: Mapping[str, Any]) -> None:
+    for name, value in row.items():
+        print(f"{name:<28}{value:,.2f}" if isinstance(value, float) else f"{name:<28}{value}")
+
+
 def _loop(store: Store, worker: Worker, items: int) -> dict[str, Any]:
     plan = _plan(store, LOOP)
     before = _memory()
@@ -84,7 +142,7 @@ def _wait(store: Store, worker: Worker, runs: int, spread_seconds: float) -> dic
     plan = _plan(store, WAIT)
     begun = time.time()
     # All runs wait before the first is due.
-    first_due = begun + runs / 40 + 2
+    first_due = begun + runs / RUNS_A_SECOND + 2
     due = {}
     for index in range(runs):
         due_at = first_due + spread_seconds * index / runs
@@ -127,5 +185,13 @@ def _memory() -> float:
 
 
 if __name__ == "__main__":
-    for name, value in measure().items():
-        print(f"{name:<28}{value:,.2f}" if isinstance(value, float) else f"{name:<28}{value:,}")
+    _print(measure())
+    with (
+        tempfile.TemporaryDirectory(dir=FOLDER) as folder,
+        closing(SqliteStore(f"{folder}/noetl.db")) as sqlite,
+    ):
+        _print({"store": "SQLite", **measure_due_together(sqlite)})
+    with running_server() as server, empty_database(server.dsn) as dsn:
+        upgrade(dsn)
+        with closing(PostgresStore(dsn, threads=THREADS)) as postgres:
+            _print({"store": "Postgres", **measure_due_together(postgres)})

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import calls, growth, killing, lists, planner, report, speed, streams, waiting
+from benchmarks import calls, growth, killing, lists, planner, report, retention, speed, streams, waiting
 from benchmarks.checks import __main__ as checks
 from benchmarks.checks.corpus import CorpusPlaybook
 from benchmarks.checks.mutants import Original
@@ -20,6 +20,7 @@ from noetl.executor.actions import catalogue
 from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.stores import open_store
 from noetl.executor.stores.interface import Store
+from noetl.executor.stores.sqlite.store import SqliteStore
 from noetl.infra.migrations import upgrade
 from noetl.planner.compile import compile_playbook
 
@@ -121,6 +122,21 @@ def test_what_waits() -> None:
     found = waiting.measure(runs=5, items=2_500, spread_seconds=0.1)
     assert (found["items"], found["runs"]) == (2_500, 5)
     assert found["late_seconds_worst"] >= found["late_seconds_median"] >= 0
+
+
+def test_new_runs_while_others_are_due_together(tmp_path: Path) -> None:
+    with closing(SqliteStore(str(tmp_path / "noetl.db"))) as store:
+        found = waiting.measure_due_together(store, runs=3, wait_seconds=0.3)
+        assert found["new_runs"] >= 1
+        assert found["first_step_seconds_worst"] >= found["first_step_seconds_median"] >= 0
+        assert len(store.runs.find(RunFilter())[0]) == 3 + found["new_runs"]
+
+
+def test_runs_that_are_kept_too_long() -> None:
+    found = retention.measure("SQLite", seconds=0.3, keep_seconds=0.1, runs_a_second=20.0)
+    assert 1 <= found["started"] <= 7
+    assert 0 <= found["most_old"] <= found["started"]
+    assert 0 <= found["left"] <= found["started"]
 
 
 DIAMOND = """
