@@ -73,8 +73,10 @@ _SESSION_ENDED = ("57P01", "57P02", "57P03", "57P05", "25P03")
 _Selector = getattr(selectors, "PollSelector", selectors.SelectSelector)
 """A selector that is created without a system call."""
 
-_STALE_PLAN = "0A000"
-"""Feature not supported. One cause: a table has other columns than when the statement was prepared."""
+_STALE_PLAN = ("0A000", "RevalidateCachedQuery")
+"""A table has other columns than when the statement was prepared: the code, which has other causes too, and
+the function of the server. The message has the language of the server.
+"""
 
 logger = logging.getLogger("noetl.executor")
 
@@ -292,7 +294,8 @@ class PostgresDatabase:
         """Return whether nothing was written and a retry may succeed."""
         if error.sqlstate in _CONFLICTS:
             return True
-        if error.sqlstate in _NOT_PREPARED or (error.sqlstate == _STALE_PLAN and "cached plan" in str(error)):
+        is_stale = (error.sqlstate, error.diag.source_function) == _STALE_PLAN
+        if is_stale or error.sqlstate in _NOT_PREPARED:
             if error.sqlstate in _NOT_PREPARED:
                 self._prepare_after = None
             connection.close()
