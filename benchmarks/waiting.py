@@ -4,7 +4,7 @@ In SQLite, every run waits for its own time; the times are spread over `SPREAD_S
 this process, so its memory includes the worker, the store and the start of the runs.
 
 In SQLite and Postgres, all runs wait for the same time. From then on, a new run starts every `START_SECONDS`.
-The delay of its first step is measured, until no run waits any more.
+The delay of its first step is measured, until no run waits any more, or for `NEW_SECONDS`.
 """
 
 from __future__ import annotations
@@ -23,11 +23,13 @@ from typing import Any
 
 from noetl.executor.actions import catalogue
 from noetl.executor.engine.start import new_run
+from noetl.executor.model.run import Run, RunStatus, VisitStatus
 from noetl.executor.model.start_request import StartRequest
 from noetl.executor.security.capabilities import local_run_capabilities
 from noetl.executor.stores import open_store
 from noetl.executor.stores.interface import Store
 from noetl.executor.stores.postgres.store import PostgresStore
+from noetl.executor.stores.sql.store import SqlStore
 from noetl.executor.stores.sqlite.store import SqliteStore
 from noetl.executor.worker import Worker, WorkerSettings
 from noetl.infra.migrations import upgrade
@@ -41,6 +43,9 @@ SPREAD_SECONDS = 100.0
 THREADS = 8
 FOLDER = Path(__file__).parent
 START_SECONDS = 0.1
+NEW_SECONDS = 30.0
+"""How long new runs start, unless no run waits any more."""
+
 RUNS_A_SECOND = 40
 """How many runs a machine executes until they wait, at least."""
 
@@ -77,39 +82,65 @@ def measure(runs: int = RUNS, items: int = ITEMS, spread_seconds: float = SPREAD
             store.close()
 
 
-def measure_due_together(
-    store: Store, runs: int = RUNS, wait_seconds: float = RUNS / RUNS_A_SECOND + 2
-) -> dict[str, Any]:
-    """Measure the first steps of new runs while runs are due that have all waited for the same time."""
+def measure_due_together(store: SqlStore, runs: int = RUNS, wait_seconds: float = 10.0) -> dict[str, Any]:
+    """Measure the first steps of new runs while runs are due that have all waited for the same time.
+
+    One run is executed until it waits, and then copied.
+    """
     worker = Worker(store, WorkerSettings(local_run_capabilities(FOLDER), threads=THREADS))
     worker.start()
     try:
         wait, new = _plan(store, WAIT), _plan(store, NEW)
         due_at = store.clock() + wait_seconds
         given = {"until": datetime.fromtimestamp(due_at, UTC).isoformat()}
-        for _ in range(runs):
-            store.runs.create(*new_run(wait.header, wait.hash, StartRequest(given), now=store.clock()))
-        while (next_due := store.queue.next_due("service")) is not None and next_due < due_at:
-            time.sleep(0.1)
+        run = store.runs.create(*new_run(wait.header, wait.hash, StartRequest(given), now=store.clock()))
+        while not _waits(store, run.id):
+            time.sleep(0.01)
+        _copy(store, run.id, runs - 1)
         have_waited = store.clock() < due_at
         time.sleep(max(due_at - store.clock(), 0.0))
-        started = []
-        while store.queue.next_due("service") is not None or not started:
-            run = new_run(new.header, new.hash, StartRequest({}), now=store.clock())
-            started.append(store.runs.create(*run))
+        started: list[Run] = []
+        while not started or (
+            store.clock() < due_at + NEW_SECONDS and store.queue.next_due("service") is not None
+        ):
+            start = new_run(new.header, new.hash, StartRequest({}), now=store.clock())
+            started.append(store.runs.create(*start))
             time.sleep(START_SECONDS)
         took = store.clock() - due_at
+        while any(_is_queued(store, run.id) for run in started):
+            time.sleep(START_SECONDS)
         late = [_first_started_at(store, run.id) - run.created_at for run in started]
     finally:
         worker.stop()
     return {
         "due_together": runs,
         "all_waited_at_once": have_waited,
-        "seconds_until_none_waits": took,
+        "seconds": took,
         "new_runs": len(started),
         "first_step_seconds_median": median(late),
         "first_step_seconds_worst": max(late),
     }
+
+
+def _is_queued(store: Store, run_id: str) -> bool:
+    return store.runs.positions([run_id])[run_id].status is RunStatus.QUEUED
+
+
+def _waits(store: Store, run_id: str) -> bool:
+    return any(visit.status is VisitStatus.WAITING for visit in store.runs.visits(run_id))
+
+
+def _copy(store: SqlStore, run_id: str, count: int) -> None:
+    """Copy a run and its visits."""
+    numbers = "with recursive numbers (n) as (select 1 union all select n + 1 from numbers where n < :count)"
+    with store.database.transaction() as db:
+        for table, key in (("runs", "id"), ("visits", "run_id"), ("history", "run_id")):
+            row = db.execute(f"select * from {table} where {key} = :run_id", run_id=run_id).fetchone()
+            columns = ", ".join(f'"{name}"' for name in dict(row) if name != key)
+            copied = f"select 'copy' || n, {columns} from {table}, numbers where {key} = :run_id"
+            db.execute(
+                f"{numbers} insert into {table} ({key}, {columns}) {copied}", run_id=run_id, count=count
+            )
 
 
 def _first_started_at(store: Store, run_id: str) -> float:

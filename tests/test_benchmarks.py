@@ -126,7 +126,7 @@ def test_what_waits() -> None:
 
 def test_new_runs_while_others_are_due_together(tmp_path: Path) -> None:
     with closing(SqliteStore(str(tmp_path / "noetl.db"))) as store:
-        found = waiting.measure_due_together(store, runs=3, wait_seconds=0.3)
+        found = waiting.measure_due_together(store, runs=3, wait_seconds=0.5)
         assert found["new_runs"] >= 1
         assert found["first_step_seconds_worst"] >= found["first_step_seconds_median"] >= 0
         assert len(store.runs.find(RunFilter())[0]) == 3 + found["new_runs"]
