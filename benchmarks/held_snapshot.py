@@ -1,7 +1,8 @@
 """Ten steps on a Postgres while a session holds a snapshot: `python -m benchmarks.held_snapshot [SECONDS]`.
 
 Runs of ten steps start at RUNS_A_SECOND, first without and then with the snapshot. `measure` returns how long
-a run takes at the end of each time, and how many runs wait for a worker then. Without a snapshot, a minute is
+a run takes at the end of each time, how many blocks the server reads for it, and how many runs wait for a
+worker then. The blocks do not depend on what else the machine does. Without a snapshot, a minute is
 enough: nothing that slows a run down grows. The command fails if a run takes LIMIT times as long with it.
 """
 
@@ -35,6 +36,16 @@ LIMIT = 2.0
 RUNS_A_SECOND = 14.0
 STEPS = 10
 THREADS = 8
+MAX_WAITING = 64
+"""The number of runs that have not ended, with which no other begins."""
+
+BLOCKS = """
+    select sum(heap_blks_hit + heap_blks_read + idx_blks_hit + idx_blks_read)::float8
+    from pg_statio_user_tables
+"""
+LAST_PART = 0.9
+"""Where the last part of a time begins, in which blocks are counted."""
+
 LAST_RUNS = 100
 """The number of runs at the end of a time whose duration counts."""
 
@@ -59,6 +70,13 @@ def _snapshot(dsn: str, *, is_held: bool) -> Iterator[None]:
         session.rollback()
 
 
+def _read_blocks(dsn: str) -> float:
+    """Return how many blocks of tables and indexes the server has read."""
+    with psycopg.connect(dsn) as connection:
+        ((blocks,),) = connection.execute(BLOCKS)
+        return float(blocks)
+
+
 def _run_for(dsn: str, seconds: float, *, is_held: bool) -> dict[str, Any]:
     """Start runs for some seconds, and return how long the last of them took."""
     with (
@@ -72,8 +90,11 @@ def _run_for(dsn: str, seconds: float, *, is_held: bool) -> dict[str, Any]:
         worker = Worker(store, WorkerSettings(local_run_capabilities(Path(folder)), threads=THREADS))
         worker.start()
         took: list[float] = []
+        places = threading.Semaphore(MAX_WAITING)
         waiters: list[threading.Thread] = []
         started_at = time.monotonic()
+        blocks = 0.0
+        counted = 0
 
         def start_run() -> None:
             begun = time.monotonic()
@@ -82,17 +103,27 @@ def _run_for(dsn: str, seconds: float, *, is_held: bool) -> dict[str, Any]:
             store.work.notify()
             worker.wait_until_finished(run.tenant, run.id)
             took.append(time.monotonic() - begun)
+            places.release()
 
-        while time.monotonic() - started_at < seconds:
+        while (now := time.monotonic()) - started_at < seconds:
+            if not counted and now - started_at > LAST_PART * seconds:
+                blocks, counted = -_read_blocks(dsn), len(took)
+            places.acquire()
             waiter = threading.Thread(target=start_run)
             waiter.start()
             waiters.append(waiter)
-            time.sleep(max(started_at + len(waiters) / RUNS_A_SECOND - time.monotonic(), 0.0))
+            time.sleep(max(now + 1 / RUNS_A_SECOND - time.monotonic(), 0.0))
         waiting = sum(waiter.is_alive() for waiter in waiters)
+        blocks, counted = blocks + _read_blocks(dsn), len(took) - counted
         for waiter in waiters:
             waiter.join()
         worker.stop()
-    return {"runs": len(took), "seconds": median(took[-LAST_RUNS:]), "waiting": waiting}
+    return {
+        "runs": len(took),
+        "seconds": median(took[-LAST_RUNS:]),
+        "blocks": blocks / max(counted, 1),
+        "waiting": waiting,
+    }
 
 
 def measure(seconds: float = SECONDS) -> dict[str, dict[str, Any]]:
@@ -111,7 +142,8 @@ def measure(seconds: float = SECONDS) -> dict[str, dict[str, Any]]:
 def main() -> None:
     rows = measure(float(sys.argv[1]) if len(sys.argv) > 1 else SECONDS)
     for name, row in rows.items():
-        print(f"{name:<10}{row['runs']:>7} runs   {row['seconds']:.3f} s   {row['waiting']} wait")
+        figures = f"{row['seconds']:.3f} s   {row['blocks']:,.0f} blocks a run   {row['waiting']} wait"
+        print(f"{name:<10}{row['runs']:>7} runs   {figures}")
     if rows["held"]["seconds"] > LIMIT * rows["without"]["seconds"]:
         sys.exit(f"a run took more than {LIMIT:g} times as long with the snapshot")
 

@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import random
+import re
 import string
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 from benchmarks import report
 from benchmarks.cost import emulated_account
@@ -31,12 +33,28 @@ from noetl.planner.compile import compile_playbook
 
 MEGABYTE = 1024 * 1024
 CGROUPS = Path("/sys/fs/cgroup")
+FIRST_LIMITS = "memory.limit_in_bytes", "memory.memsw.limit_in_bytes"
+SECOND_LIMITS = "memory.max", "memory.swap.max"
+TEMPLATE = Path(__file__).parents[1] / "template.yaml"
 VALUE = "name: value\nsteps: [{name: a, run: [{action: set, set: {v: \"{{ 'x' * SIZE }}\"}}]}]\n"
 OBJECT = "name: object\nsteps: [{name: a, run: [{action: s3, get: 's3://data/SIZE'}]}]\n"
+NAMES = [f"v{number}" for number in range(10)]
+READ = (
+    "- {{name: s{0}, run: [{{action: s3, get: 's3://data/SIZE', as: v{0}}}],"
+    " rule: [{{case: default, run: [s{1}]}}]}}\n"
+)
+VALUES = (
+    "name: values\nsteps:\n"
+    + "".join(READ.format(number, number + 1) for number in range(10))
+    + f'- {{name: s10, run: [{{action: set, set: {{n: "{{{{ [{", ".join(NAMES)}] | length }}}}"}}}}]}}\n'
+    + "output: {n: '{{ n }}'}\n"
+)
 CASES = (
     ("ten values of 6 MB", VALUE, 10, 6_000_000),
     ("an object of 30 MB", OBJECT, 1, 30_000_000),
     ("ten objects of 6 MB", OBJECT, 10, 6_000_000),
+    ("ten objects of 15 MB", OBJECT, 10, 15_000_000),
+    ("a step that reads ten values of 5 MB", VALUES, 1, 5_000_000),
 )
 COLUMNS: Sequence[report.Column] = (
     ("batch", lambda row: row["batch"]),
@@ -59,27 +77,48 @@ lambda_handler.step(json.load(sys.stdin), Context())
 """
 
 
+def find_second_version() -> Path | None:
+    """Return where cgroups of version 2 with the controller of memory are mounted, or None.
+
+    On a hybrid system, the controllers of version 1 are next to `unified`, and each belongs to one version.
+    """
+    for root in (CGROUPS, CGROUPS / "unified"):
+        controllers = root / "cgroup.controllers"
+        if controllers.exists() and "memory" in controllers.read_text().split():
+            return root
+    return None
+
+
 @contextmanager
 def limited_group(size: int) -> Iterator[Path]:
-    """Yield a cgroup of version 1 or 2 whose processes have `size` bytes of memory.
+    """Yield a cgroup of version 1 or 2 whose processes have `size` bytes of memory, and no other in a swap.
 
     Raises:
         RuntimeError: neither is mounted, or this process may not create a group.
     """
-    is_second = (CGROUPS / "cgroup.controllers").exists()
-    parent = CGROUPS if is_second else CGROUPS / "memory"
+    second = find_second_version()
+    parent = second or CGROUPS / "memory"
     group = parent / f"noetl-{os.getpid()}"
     try:
-        if is_second and "memory" not in (parent / "cgroup.subtree_control").read_text().split():
+        if second is not None and "memory" not in (parent / "cgroup.subtree_control").read_text().split():
             (parent / "cgroup.subtree_control").write_text("+memory")
         group.mkdir()
-        (group / ("memory.max" if is_second else "memory.limit_in_bytes")).write_text(str(size))
+        limit, swap = SECOND_LIMITS if second is not None else FIRST_LIMITS
+        (group / limit).write_text(str(size))
+        if (group / swap).exists():
+            # Version 1 limits memory and swap together, version 2 the swap alone.
+            (group / swap).write_text("0" if second is not None else str(size))
     except OSError as error:
         raise RuntimeError(f"the memory of a process cannot be limited by a cgroup: {error}") from error
     try:
         yield group
     finally:
         group.rmdir()
+
+
+def read_allocator_settings() -> dict[str, str]:
+    """Return the variables of the C allocator that the template gives the functions."""
+    return dict(re.findall(r'(MALLOC_\w+): "(\d+)"', TEMPLATE.read_text("utf-8")))
 
 
 def execute(group: Path, megabytes: int, event: object) -> int:
@@ -97,6 +136,7 @@ def execute(group: Path, megabytes: int, event: object) -> int:
             **os.environ,
             "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(megabytes),
             "AWS_LAMBDA_FUNCTION_NAME": "step",
+            **read_allocator_settings(),
         },
     )
     assert process.stdin is not None
@@ -111,6 +151,16 @@ def read_peak(group: Path) -> int:
         if (group / name).exists():
             return int((group / name).read_text())
     return 0
+
+
+def receive_records(sqs: Any, queue: str) -> list[dict[str, str]]:
+    """Return the available messages in Lambda's form. None of them arrives again."""
+    answer = sqs.receive_message(QueueUrl=queue, MaxNumberOfMessages=10, WaitTimeSeconds=1)
+    records = []
+    for message in answer.get("Messages", ()):
+        sqs.delete_message(QueueUrl=queue, ReceiptHandle=message["ReceiptHandle"])
+        records.append({"messageId": message["MessageId"], "body": message["Body"]})
+    return records
 
 
 def measure(batch: str, playbook: str, count: int, size: int, megabytes: int) -> report.Row:
@@ -132,12 +182,9 @@ def measure(batch: str, playbook: str, count: int, size: int, megabytes: int) ->
                 store.runs.create(*new_run(plan.header, plan.hash, request, now=time.time()))
                 for _ in range(count)
             ]
-            messages = sqs.receive_message(QueueUrl=queue, MaxNumberOfMessages=10, WaitTimeSeconds=1)
-            records = [
-                {"messageId": message["MessageId"], "body": message["Body"]}
-                for message in messages["Messages"]
-            ]
-            status = execute(group, megabytes, {"Records": records})
+            status = 0
+            while not status and (records := receive_records(sqs, queue)):
+                status = execute(group, megabytes, {"Records": records})
             peak = read_peak(group)
             ended = [run for run in (store.runs.get(run.tenant, run.id) for run in runs) if run is not None]
     return {

@@ -4,12 +4,27 @@ from __future__ import annotations
 
 import json
 import sys
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 
-from benchmarks import calls, growth, killing, lists, planner, report, retention, speed, streams, waiting
+from benchmarks import (
+    calls,
+    growth,
+    held_snapshot,
+    killing,
+    lists,
+    memory,
+    outage,
+    planner,
+    report,
+    retention,
+    speed,
+    streams,
+    waiting,
+)
 from benchmarks.checks import __main__ as checks
 from benchmarks.checks.corpus import CorpusPlaybook
 from benchmarks.checks.mutants import Original
@@ -21,8 +36,10 @@ from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.stores import open_store
 from noetl.executor.stores.interface import Store
 from noetl.executor.stores.sqlite.store import SqliteStore
+from noetl.infra import dynamodb
 from noetl.infra.migrations import upgrade
 from noetl.planner.compile import compile_playbook
+from tests.aws import Client
 
 
 @pytest.mark.parametrize(
@@ -199,3 +216,75 @@ def test_streams_are_measured_in_a_service(monkeypatch: pytest.MonkeyPatch) -> N
     measured = streams.measure(sys.executable, 12, 0.1)
     assert (measured["listeners"], measured["accepted"]) == (12, 12)
     assert 0 < measured["delay_ms_median"] <= measured["delay_ms_worst"]
+
+
+@pytest.fixture
+def account(aws: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The account in which benchmarks run: that of the test, instead of one of a new emulator."""
+
+    @contextmanager
+    def use_account() -> Iterator[str]:
+        dynamodb.upgrade("noetl")
+        queue: str = aws("sqs").create_queue(QueueName="noetl")["QueueUrl"]
+        monkeypatch.setenv("NOETL_STORE", "dynamodb://noetl")
+        monkeypatch.setenv("NOETL_QUEUE", queue)
+        yield queue
+
+    for module in (outage, memory):
+        monkeypatch.setattr(module, "emulated_account", use_account)
+
+
+def test_runs_survive_an_outage(account: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outage, "WARM_UP_SECONDS", 0.2)
+    row = outage.measure("throttled", 0.3, runs=2, threads=2)
+    assert (row["runs"], row["failed"], row["open"]) == (2, 0, 0)
+    assert row["refused"] > 0
+    assert outage.is_harmless(row)
+    assert "throttled" in report.table("Outage", outage.COLUMNS, [row])
+    assert not outage.is_harmless({**row, "failed": 1})
+
+
+def test_a_batch_in_a_function_with_little_memory(account: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    try:
+        with memory.limited_group(64 * memory.MEGABYTE):
+            pass
+    except RuntimeError as error:
+        pytest.skip(str(error))
+    monkeypatch.setenv("NOETL_BUCKET", "")
+    row = memory.measure("two values", memory.OBJECT, 2, 1_000, 256)
+    assert (row["succeeded"], row["errors"], row["open"], row["status"]) == (2, {}, 0, 0)
+    assert "two values" in report.table("Memory", memory.COLUMNS, [row])
+
+
+def test_memory_needs_a_cgroup(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(memory, "CGROUPS", tmp_path)
+    with pytest.raises(RuntimeError, match="cannot be limited by a cgroup"), memory.limited_group(1):
+        pass
+
+
+@pytest.mark.parametrize("folder", [".", "unified"])
+def test_memory_is_limited_by_cgroups_of_version_2(
+    folder: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(memory, "CGROUPS", tmp_path)
+    root = tmp_path / folder
+    root.mkdir(exist_ok=True)
+    (root / "cgroup.controllers").write_text("cpu memory pids\n")
+    (root / "cgroup.subtree_control").write_text("cpu\n")
+    with memory.limited_group(1_000) as group:
+        assert group.parent == root
+        assert (root / "cgroup.subtree_control").read_text() == "+memory"
+        assert (group / "memory.max").read_text() == "1000"
+        (group / "memory.max").unlink()
+
+
+def test_the_allocator_returns_large_blocks() -> None:
+    assert memory.read_allocator_settings() == {"MALLOC_MMAP_THRESHOLD_": str(memory.MEGABYTE)}
+
+
+def test_runs_while_a_snapshot_is_held(postgres_dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(held_snapshot, "RUNS_A_SECOND", 20.0)
+    upgrade(postgres_dsn)
+    row = held_snapshot._run_for(postgres_dsn, 0.5, is_held=True)
+    assert row["runs"] >= 2
+    assert row["seconds"] > 0

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from noetl.executor.errors import ActionError, CancelledError
 from noetl.executor.model.arriving_data import ArrivingData, process_arrivals
+from noetl.executor.model.memory_budget import AnswerMemory
 from noetl.executor.model.run import NEVER, Run, Wait
 from noetl.executor.model.wait_transition import AnswerDeclaration
 from noetl.executor.security.capabilities import Capabilities
@@ -92,7 +93,8 @@ class Call:
     `tracestate` are the W3C trace context for requests to other services. The second may be empty.
     `check_host` raises `AccessDenied` if a secret in the parameters must not go to a host. Call it before you
     send something to another host than the destination. `count_written` raises `LimitExceeded` if the run
-    would write too many bytes to files. Call it before you write a number of bytes.
+    would write too many bytes to files. Call it before you write a number of bytes. `answer_memory` is what
+    the call reserves for its answer in the memory of a Lambda function.
 
     The other fields are for handlers that suspend:
 
@@ -126,6 +128,7 @@ class Call:
     check_host: Callable[[str], object] = str
     tracestate: str = ""
     count_written: Callable[[int], object] = int
+    answer_memory: AnswerMemory | None = None
 
     def with_default_timeout(self, seconds: float) -> Call:
         """Return a copy that ends after `seconds`, or this call if the action has a `timeout`."""
@@ -152,7 +155,8 @@ class Call:
 
         A handler reserves before it reads or decodes: `with call.receive() as arriving: arriving.hold(n)`.
         """
-        return process_arrivals().receive(str(self.labels.get("run", "")), self.remaining_seconds)
+        run_id = str(self.labels.get("run", ""))
+        return process_arrivals().receive(run_id, self.remaining_seconds, self.answer_memory)
 
 
 class ActionModule(Protocol):

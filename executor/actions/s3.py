@@ -114,7 +114,10 @@ def _parse_uri(uri: str) -> tuple[str, str]:
 
 def _get(s3: Any, bucket: str, key: str, call: Call) -> Any:
     data = bytearray()
-    with call.receive() as arriving, closing(s3.get_object(Bucket=bucket, Key=key)["Body"]) as body:
+    answer = s3.get_object(Bucket=bucket, Key=key)
+    with call.receive() as arriving, closing(answer["Body"]) as body:
+        # The object and its text exist at the same time.
+        arriving.expect(2 * min(answer["ContentLength"], MAX_BYTES))
         for chunk in body.iter_chunks(_CHUNK_BYTES):
             call.remaining_seconds()
             arriving.hold(2 * (len(data) + len(chunk)))

@@ -18,6 +18,7 @@ from noetl.executor.errors import ActionError, CancelledError, FencedError, Stor
 from noetl.executor.model.events import Event
 from noetl.executor.model.ids import derived_id
 from noetl.executor.model.json_values import MAX_DEPTH, is_too_deep
+from noetl.executor.model.memory_budget import AnswerMemory
 from noetl.executor.model.outcome import CANCELLED, Cancelled, Outcome, WorkResult, WorkSuspension
 from noetl.executor.model.run import ErrorRecord
 from noetl.executor.model.tracing import make_traceparent, trace_labels, trace_state
@@ -153,8 +154,8 @@ class RetryLoop:
         declaration = catalogue()[action.type]
         deadline = self._deadline(declaration)
         try:
-            with self.context.stopping(deadline):
-                call = self._make_call(declaration, attempt, deadline)
+            with self.context.stopping(deadline), self.context.memory_budget.receiving() as answer:
+                call = self._make_call(declaration, attempt, deadline, answer)
                 call.remaining_seconds()
                 if not declaration.cannot_fail:
                     end_slice()  # The handler may block.
@@ -202,7 +203,13 @@ class RetryLoop:
         end = self.context.deadlines.segment
         return end if seconds is None else min(end, time.monotonic() + seconds)
 
-    def _make_call(self, declaration: ActionDeclaration, attempt: _Attempt, deadline: float) -> Call:
+    def _make_call(
+        self,
+        declaration: ActionDeclaration,
+        attempt: _Attempt,
+        deadline: float,
+        answer: AnswerMemory | None,
+    ) -> Call:
         """Return the call of the handler.
 
         Raises:
@@ -244,6 +251,7 @@ class RetryLoop:
             count_written=limit_files(
                 scope.run.id, context.capabilities.file_bytes, add_to_store=context.add_bytes
             ),
+            answer_memory=answer,
         )
 
     def _perform_nested(self, nested: Mapping[str, Any], names: Mapping[str, Any]) -> Any:

@@ -11,6 +11,7 @@ from noetl.executor.engine.rendering import render
 from noetl.executor.engine.scope import Scope
 from noetl.executor.errors import ActionError, PayloadTooLargeError
 from noetl.executor.model.outcome import error_record
+from noetl.executor.model.read_memory import BYTES_OF_RESULT, reserve_result, strict_reads
 from noetl.executor.model.run import Claim, Commit, ErrorRecord, Run, RunStatus, Visit, VisitStatus
 from noetl.executor.model.transition import final_status
 from noetl.executor.security.redaction import redact_for_storage
@@ -51,14 +52,17 @@ class RunEnding:
 def finish_run(store: Store, claim: Claim, clock: Callable[[], float]) -> tuple[Run, RunStatus]:
     """Evaluate the output of a run and store its final status.
 
-    A result that is too large for the store fails the run. Return the run as it was before, and the status.
+    A result that is too large for the store or the memory fails the run. Return the run as it was before, and
+    the status.
     """
     run = _reload_run(store, claim)
-    ending = _evaluate_ending(store, claim.visit, run)
-    result, errors = redact_for_storage(ending.result), redact_for_storage(ending.errors)
     try:
+        with strict_reads(BYTES_OF_RESULT):
+            ending = _evaluate_ending(store, claim.visit, run)
+        result, errors = redact_for_storage(ending.result), redact_for_storage(ending.errors)
+        reserve_result(result)
         store.queue.finish(claim, ending.status, result, errors, clock())
-    except PayloadTooLargeError as problem:
+    except (ActionError, PayloadTooLargeError) as problem:
         too_large = error_record(claim.visit, "PayloadTooLarge", str(problem)) | {"step": None}
         ending = RunEnding(RunStatus.FAILED, None, [too_large])
         store.queue.finish(claim, ending.status, ending.result, ending.errors, clock())

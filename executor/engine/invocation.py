@@ -24,6 +24,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from enum import Enum, auto
+from typing import Any
 
 from noetl.executor.engine.event_buffer import EventBuffer
 from noetl.executor.engine.external import FindPlaybook, VisitWaits, registry_finder
@@ -34,11 +35,18 @@ from noetl.executor.engine.scope import Scope, load_scope
 from noetl.executor.engine.step_work import StepResult, StepWork, make_rule_tests
 from noetl.executor.engine.visit_counts import continue_actions, with_counts
 from noetl.executor.engine.work_context import InvocationTime, WorkContext, until_stopped
-from noetl.executor.errors import FencedError, NotJsonError, PayloadLostError, PayloadTooLargeError
+from noetl.executor.errors import (
+    ActionError,
+    FencedError,
+    NotJsonError,
+    PayloadLostError,
+    PayloadTooLargeError,
+)
 from noetl.executor.model.count_budget import DEFAULT_WAITS, WAITS_SETTING, wait_budget
 from noetl.executor.model.events import Event
 from noetl.executor.model.json_values import round_trip_json
 from noetl.executor.model.outcome import CANCELLED, Cancelled, Choice, Outcome, Suspension, error_record
+from noetl.executor.model.read_memory import carry_reads, keep_reads, strict_reads
 from noetl.executor.model.run import DEADLINE, END, Claim, Commit, Lease, Run, RunStatus, Visit
 from noetl.executor.model.run_transition import SUPERSEDED_ORDER
 from noetl.executor.model.special_visits import is_pseudo_step
@@ -125,7 +133,13 @@ class VisitExecutor:
         if not self.invocation.suffices_for(step):
             self.store.queue.release(visit, self.clock(), counts=False)
             return None
-        scope, refusal = self._load_scope(claim, step), find_refusal(step, visit)
+        try:
+            with strict_reads():
+                scope, refusal = self._load_scope(claim, step), find_refusal(step, visit)
+            keep_reads()
+        except ActionError as problem:
+            scope = Scope(run, visit, saved=dict(visit.saved))
+            refusal = error_record(visit, problem.type, problem.message, retryable=problem.retryable)
         find_playbook = self.find_playbook or registry_finder(self.store)
         waits = VisitWaits(self.store, claim, find_playbook, self.public_url, self.clock)
         now = self.clock()
@@ -146,7 +160,9 @@ class VisitExecutor:
         )
         work = StepWork(step, claim, scope, context, self.invocation, refusal)
         try:
-            return _Segment(self, work, waits).execute()
+            following = _Segment(self, work, waits).execute()
+            carry_reads(*(_outputs_of(visit) for visit in following.prefetched) if following else ())
+            return following
         finally:
             context.memory_budget.close()
 
@@ -279,8 +295,9 @@ class _Segment:
             PayloadTooLargeError: the data is too large for the store.
         """
         executor, run, now = self.executor, self.work.claim.run, self.executor.clock()
-        if isinstance(ending.result, Outcome):
-            self.work.context.memory_budget.reserve_commit(ending.result.size)
+        budget = self.work.context.memory_budget
+        if budget.is_shared and isinstance(ending.result, Outcome):
+            budget.reserve_commit(ending.result.size)
         commit = self._build_commit(ending, now)
         may_continue = not isinstance(ending.result, Cancelled) and executor.continues()
         lease = executor.lease if may_continue else None
@@ -322,6 +339,10 @@ def _prefetch(store: Store, run: Run, following: Visit, done: Visit) -> Claim:
     reads = () if is_pseudo_step(following.step) else store.plans.step(run.plan_hash, following.step).reads
     is_read = done.finished_at is not None and done.id in find_holders(following.names, reads).values()
     return Claim(run, following, (_as_stored(done),) if is_read else ())
+
+
+def _outputs_of(visit: Visit) -> list[Any]:
+    return [visit.saved, visit.result, list(visit.failures)]
 
 
 def _as_stored(visit: Visit) -> Visit:

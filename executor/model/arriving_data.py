@@ -7,7 +7,8 @@ Algorithm: two nested counters of bytes, one for each run and one for the proces
 in operating systems). An action reserves before it reads: the size that it expects from the counter of its
 run, and what has arrived from both. It waits if a counter is exhausted. A call that holds bytes waits for
 `PATIENCE_SECONDS` only, because another call may wait for these bytes. At the end of the call its bytes are
-released.
+released. In a Lambda function, an action also reserves memory of the function (`AnswerMemory`), which it
+keeps until its answer is saved.
 
 Cost: one reservation for each `STEP_BYTES` that arrive.
 
@@ -27,6 +28,7 @@ from weakref import WeakValueDictionary
 
 from noetl.executor.errors import ActionError, CancelledError, SettingError
 from noetl.executor.model.function_memory import free_bytes, read_function_bytes
+from noetl.executor.model.memory_budget import AnswerMemory
 
 STEP_BYTES = 64 * 1024
 """The smallest number of bytes that a call reserves ahead, if it expects as many."""
@@ -38,6 +40,9 @@ VALUE_BYTES = 64
 """The memory of a small Python object, such as an empty list."""
 
 MEMORY_SETTING = "NOETL_ANSWER_MEMORY"
+
+BYTES_OF_ANSWER = 2
+"""The bytes that a call holds for each character of its answer: those that have arrived, and the text."""
 
 _MIB = 1024 * 1024
 _DEFAULT_LIMIT = 1024 * _MIB
@@ -83,9 +88,19 @@ class ByteBudget:
 
 
 class ArrivingData:
-    """The bytes that one call has reserved, in the budgets of its run and of the process."""
+    """The bytes that one call has reserved, in the budgets of its run and of the process.
 
-    def __init__(self, run: ByteBudget, process: ByteBudget, remaining_seconds: Callable[[], float]) -> None:
+    `answer` is what it reserves in the memory of a Lambda function.
+    """
+
+    def __init__(
+        self,
+        run: ByteBudget,
+        process: ByteBudget,
+        remaining_seconds: Callable[[], float],
+        answer: AnswerMemory | None = None,
+    ) -> None:
+        self._answer = answer
         self._run = run
         self._process = process
         self._remaining_seconds = remaining_seconds
@@ -111,6 +126,8 @@ class ArrivingData:
         """
         more = self._kept + size - self._expected
         if more > 0:
+            if self._answer is not None:
+                self._answer.grow((self._expected + more) // BYTES_OF_ANSWER, self._remaining_seconds)
             self._run.reserve(more, self._expected, self._remaining_seconds)
             self._expected += more
 
@@ -149,16 +166,19 @@ class Arrivals:
         self._lock = threading.Lock()
 
     @contextmanager
-    def receive(self, run_id: str, remaining_seconds: Callable[[], float]) -> Iterator[ArrivingData]:
+    def receive(
+        self, run_id: str, remaining_seconds: Callable[[], float], answer: AnswerMemory | None = None
+    ) -> Iterator[ArrivingData]:
         """Provide the reservations of a call of a run. They are released at the end of the block.
 
-        `remaining_seconds()` returns the time of the call, or raises the error that ends it.
+        `remaining_seconds()` returns the time of the call, or raises the error that ends it. What is
+        reserved for the `answer` is not released.
         """
         with self._lock:
             run = self._runs.get(run_id)
             if run is None:
                 run = self._runs[run_id] = ByteBudget(self.process.limit // 2, "a run")
-        data = ArrivingData(run, self.process, remaining_seconds)
+        data = ArrivingData(run, self.process, remaining_seconds, answer)
         try:
             yield data
         finally:

@@ -12,17 +12,18 @@ Cost: one traversal of each value that is reserved.
 
 Limits: `MAX_RESERVED` for one attempt; past it, the action fails with `PayloadTooLarge`. The real size of a
 Python object is a small multiple of the size of its JSON. In a Lambda function, the attempts of a batch also
-share `FunctionMemory`.
+share `FunctionMemory`. There an action reserves memory for its answer before it arrives. What is saved next
+in the thread of the action takes this reservation over, so that no other attempt gets it in between.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
-from noetl.executor.errors import ActionError, PayloadTooLargeError
+from noetl.executor.errors import ActionError, CancelledError, PayloadTooLargeError
 from noetl.executor.model.function_memory import FunctionMemory, function_memory
 
 MAX_RESERVED = 256 * 1024 * 1024
@@ -43,10 +44,17 @@ class MemoryBudget:
         self._limit = limit
         self._shared = shared or function_memory()
         self._reserved = 0
+        self._answers: dict[int, AnswerMemory] = {}
+        """The answers that were not saved yet, by the thread of their action."""
         self._lock = threading.Lock()
 
+    @property
+    def is_shared(self) -> bool:
+        """True in a Lambda function."""
+        return self._shared is not None
+
     def reserve(self, size: int) -> None:
-        """Reserve `size` characters.
+        """Reserve `size` characters. The last answer of this thread counts for them.
 
         Raises:
             ActionError: `PayloadTooLarge`, if the budget would be exceeded.
@@ -57,7 +65,8 @@ class MemoryBudget:
                 raise ActionError("PayloadTooLarge", message, retryable=False)
             self._reserved += size
             held = self._reserved - size
-        self._reserve_shared(size, held)
+        if self._shared is not None:
+            self._reserve_shared(self._shared, size, held)
 
     def reserve_commit(self, size: int) -> None:
         """Reserve what a commit writes, in `size` characters, unless as many are reserved already.
@@ -73,19 +82,59 @@ class MemoryBudget:
             except ActionError as problem:
                 raise PayloadTooLargeError(problem.message) from None
 
+    def receiving(self) -> AbstractContextManager[AnswerMemory | None]:
+        """Return a block for a call in this thread, with the memory of its answer, or None if none counts.
+
+        After the block, the reservation stays until this thread saves data or begins another call.
+        """
+        return nullcontext() if self._shared is None else self._receiving(self._shared)
+
+    @contextmanager
+    def _receiving(self, shared: FunctionMemory) -> Iterator[AnswerMemory]:
+        # The last answer of this thread was dropped, unless it was saved.
+        self._keep_answer(None)
+        answer = AnswerMemory(shared, lambda: self._reserved)
+        try:
+            yield answer
+        except BaseException:
+            answer.release()
+            raise
+        self._keep_answer(answer)
+
+    def _keep_answer(self, answer: AnswerMemory | None) -> None:
+        """Remember the last answer of this thread, and release the one before."""
+        last = self._take_answer()
+        if last is not None:
+            last.release()
+        if answer is not None:
+            with self._lock:
+                self._answers[threading.get_ident()] = answer
+
     def close(self) -> None:
         """Release all that is reserved, at the end of the work."""
+        with self._lock:
+            answers, self._answers = self._answers, {}
+        for answer in answers.values():
+            answer.release()
         self.count(-self._reserved)
 
-    def _reserve_shared(self, size: int, held: int) -> None:
-        if self._shared is None:
-            return
+    def _take_answer(self) -> AnswerMemory | None:
+        with self._lock:
+            return self._answers.pop(threading.get_ident(), None)
+
+    def _reserve_shared(self, shared: FunctionMemory, size: int, held: int) -> None:
         if size <= 0:
-            self._shared.count(size)
+            shared.count(size)
+            return
+        answer = self._take_answer()
+        arrived = 0 if answer is None else answer.give_up()
+        if arrived >= size:
+            shared.count(size - arrived)
             return
         try:
-            self._shared.reserve(size, held)
+            shared.reserve(size - arrived, held + arrived)
         except ActionError:
+            shared.count(-arrived)
             with self._lock:
                 self._reserved -= size
             raise
@@ -114,6 +163,48 @@ class MemoryBudget:
             yield
         finally:
             self.release(size)
+
+
+class AnswerMemory:
+    """The characters that a call has reserved for its answer, in the memory of a Lambda function.
+
+    `held()` are the characters that its visit holds.
+    """
+
+    def __init__(self, shared: FunctionMemory, held: Callable[[], int]) -> None:
+        self._shared = shared
+        self._held = held
+        self._reserved = 0
+        self._is_over = False
+        self._lock = threading.Lock()
+
+    def grow(self, size: int, remaining_seconds: Callable[[], float]) -> None:
+        """Reserve up to `size` characters in all. `remaining_seconds()` returns the time of the action.
+
+        Raises:
+            ActionError: `PayloadTooLarge`, if others hold too much; or what `remaining_seconds` raises.
+            CancelledError: the call is over, and its thread was abandoned.
+        """
+        if size <= self._reserved:
+            return
+        more = self._shared.reserve_answer(size - self._reserved, self._held, remaining_seconds)
+        with self._lock:
+            if not self._is_over:
+                self._reserved += more
+                return
+        self._shared.count(-more)
+        raise CancelledError
+
+    def give_up(self) -> int:
+        """Return how many characters are reserved, which belong to the caller from now on."""
+        with self._lock:
+            self._is_over = True
+            reserved, self._reserved = self._reserved, 0
+        return reserved
+
+    def release(self) -> None:
+        """Release all characters, for good."""
+        self._shared.count(-self.give_up())
 
 
 def json_size(value: Any) -> int:

@@ -20,6 +20,7 @@ from noetl.executor.engine.external import read_public_url
 from noetl.executor.engine.invocation import VisitExecutor
 from noetl.executor.engine.work_context import InvocationTime
 from noetl.executor.errors import MessageError, SettingError, StoreError
+from noetl.executor.model.read_memory import counting_reads
 from noetl.executor.model.run import Claim, Lease, Run, RunStatus
 from noetl.executor.model.special_visits import is_pseudo_step
 from noetl.executor.model.tracing import trace_labels
@@ -169,7 +170,8 @@ class MessageBatch:
         id = str(record.get("messageId", ""))
         token = LOG_CONTEXT.set({"request_id": self._request_id})
         try:
-            return id if self._must_be_delivered_again(record) else None
+            with counting_reads():
+                return id if self._must_be_delivered_again(record) else None
         except MessageError as error:
             logger.error("unknown message %s: %s", id, error)  # noqa: TRY400  The traceback adds nothing.
             self._metrics.add("NotOurs")

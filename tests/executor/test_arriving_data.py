@@ -10,6 +10,8 @@ import pytest
 from noetl.executor.errors import ActionError, CancelledError, SettingError
 from noetl.executor.model import arriving_data
 from noetl.executor.model.arriving_data import Arrivals, read_arrival_limit
+from noetl.executor.model.function_memory import FunctionMemory
+from noetl.executor.model.memory_budget import MemoryBudget
 
 MIB = 1024 * 1024
 
@@ -139,3 +141,13 @@ def test_the_limit_holds_for_many_calls_at_once() -> None:
     assert max(most) <= 1000
     assert arrivals.process.reserved == 0
     assert all(error.retryable for error in failures)
+
+
+def test_an_answer_counts_in_the_memory_of_a_function() -> None:
+    memory = FunctionMemory(100)
+    budget = MemoryBudget(shared=memory)
+    with budget.receiving() as answer, Arrivals(400).receive("a", plenty, answer) as data:
+        data.expect(60)
+        assert memory.reserved == 30
+        data.hold(100)
+    assert memory.reserved == 50

@@ -12,10 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from noetl.executor.engine.work_context import WorkContext
-from noetl.executor.errors import ActionError, PayloadTooLargeError
+from noetl.executor.errors import ActionError, CancelledError, PayloadTooLargeError
+from noetl.executor.model import memory_budget
 from noetl.executor.model.function_memory import FunctionMemory, function_memory, read_function_bytes
 from noetl.executor.model.memory_budget import MemoryBudget, json_size
 from noetl.executor.patience import retrying_until
+from noetl.executor.stores.memory.store import MemoryStore
 from noetl.executor.stores.sqlite.store import SqliteStore
 from noetl.testing.run_harness import RunHarness
 
@@ -246,3 +248,117 @@ class TestFunction:
             assert memory is not None
             assert memory.limit // 1024 // 1024 == limit
         function_memory.cache_clear()
+
+
+def plenty() -> float:
+    return 60.0
+
+
+class TestAnswers:
+    """Answers of actions, which count in the memory of a Lambda function before they arrive."""
+
+    @pytest.mark.parametrize(("arriving", "saved"), [(60, 50), (20, 50), (50, 50)])
+    def test_an_answer_counts_until_it_is_saved(self, arriving: int, saved: int) -> None:
+        memory = FunctionMemory(100)
+        budget = MemoryBudget(shared=memory)
+        with budget.receiving() as answer:
+            assert answer is not None
+            answer.grow(arriving // 2, plenty)
+            answer.grow(arriving, plenty)
+            answer.grow(1, plenty)
+        assert memory.reserved == arriving
+        budget.reserve(saved)
+        assert memory.reserved == saved
+        budget.close()
+        assert memory.reserved == 0
+
+    def test_the_next_call_drops_the_last_answer(self) -> None:
+        memory = FunctionMemory(100)
+        budget = MemoryBudget(shared=memory)
+        for _ in range(2):
+            with budget.receiving() as answer:
+                assert answer is not None
+                assert memory.reserved == 0
+                answer.grow(60, plenty)
+        budget.close()
+        assert memory.reserved == 0
+
+    def test_a_call_within_a_call_drops_its_answer_with_that_of_the_other(self) -> None:
+        memory = FunctionMemory(100)
+        budget = MemoryBudget(shared=memory)
+        with budget.receiving() as outer:
+            assert outer is not None
+            outer.grow(10, plenty)
+            with budget.receiving() as inner:
+                assert inner is not None
+                inner.grow(60, plenty)
+        assert memory.reserved == 10
+
+    def test_a_failed_call_releases_its_answer(self) -> None:
+        memory = FunctionMemory(100)
+        with pytest.raises(KeyError), MemoryBudget(shared=memory).receiving() as answer:
+            assert answer is not None
+            answer.grow(60, plenty)
+            raise KeyError
+        assert memory.reserved == 0
+        # Its thread may have been abandoned.
+        assert answer is not None
+        with pytest.raises(CancelledError):
+            answer.grow(61, plenty)
+        assert memory.reserved == 0
+
+    def test_an_answer_that_is_too_large_waits_until_it_is_alone(self) -> None:
+        memory = FunctionMemory(100)
+        budget = MemoryBudget(shared=memory)
+        budget.reserve(30)
+        with budget.receiving() as answer:
+            assert answer is not None
+            answer.grow(1000, plenty)
+        assert memory.reserved == 100
+
+    def test_an_answer_waits_only_while_its_action_has_time(self) -> None:
+        memory = FunctionMemory(100)
+        MemoryBudget(shared=memory).reserve(100)
+        budget = MemoryBudget(shared=memory)
+        with (
+            pytest.raises(ActionError, match="the steps of this function") as refused,
+            budget.receiving() as answer,
+        ):
+            assert answer is not None
+            answer.grow(10, lambda: 0.5)
+        assert (refused.value.type, refused.value.retryable) == ("PayloadTooLarge", True)
+        assert memory.reserved == 100
+
+    def test_what_cannot_be_saved_releases_its_answer(self) -> None:
+        memory = FunctionMemory(100)
+        MemoryBudget(shared=memory).reserve(70)
+        budget = MemoryBudget(shared=memory)
+        with budget.receiving() as answer:
+            assert answer is not None
+            answer.grow(20, plenty)
+        with retrying_until(0.0), pytest.raises(ActionError):
+            budget.reserve(50)
+        assert memory.reserved == 70
+
+    def test_nothing_is_counted_elsewhere(self) -> None:
+        with MemoryBudget(shared=None).receiving() as answer:
+            assert answer is None
+
+    def test_an_action_reserves_before_its_answer_arrives(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        sizes: list[int] = []
+
+        class RecordingMemory(FunctionMemory):
+            def reserve_answer(self, size: int, *args: Any) -> int:
+                sizes.append(size)
+                return super().reserve_answer(size, *args)
+
+        memory = RecordingMemory(10_000)
+        monkeypatch.setattr(memory_budget, "function_memory", lambda: memory)
+        (tmp_path / "data").write_text("x" * 1000)
+        text = "name: reads\nsteps: [{name: a, run: [{action: file, read: data, as: x}]}]\n"
+        harness = RunHarness(MemoryStore(), text, folder=tmp_path).finish()
+        assert harness.result == {"x": "x" * 1000}
+        assert sum(sizes) == 1000
+        assert memory.reserved == 0

@@ -20,11 +20,13 @@ import os
 import threading
 import zlib
 from collections import OrderedDict
+from contextlib import closing
 from typing import Any
 
 from noetl.executor.clients.aws_retry import call_with_retries, store_client
 from noetl.executor.errors import ActionError, PayloadLostError, StoreError
 from noetl.executor.model.function_memory import free_bytes, read_function_bytes
+from noetl.executor.model.read_memory import is_counting_reads, reserve_read
 from noetl.executor.stores.sql.rows import encode_json
 
 INLINE_BYTES = 8 * 1024
@@ -37,13 +39,23 @@ _MIN_COMPRESSED = 160
 """Length in bytes below which compression gains nothing."""
 
 _CACHED_BYTES = 32 * 1024 * 1024
+_CHUNK_BYTES = 64 * 1024
+_LENGTH = "characters"
+"""The metadata of an object that say how long its value is as JSON."""
+
+_GUESSED_RATIO = 2
+"""How much longer the value of an object is than its bytes, if it has no such metadata."""
+
 _COMPRESSED, _IN_BUCKET = b"z", b"@"
 """First bytes that mark a compressed value and the key of an object. JSON text begins with neither."""
 
 
 def to_bytes(value: Any) -> bytes:
     """Return the JSON of a value, compressed if that is shorter."""
-    text = encode_json(value).encode("ascii")
+    return _pack(encode_json(value).encode("ascii"))
+
+
+def _pack(text: bytes) -> bytes:
     if len(text) < _MIN_COMPRESSED:
         return text
     packed = _COMPRESSED + zlib.compress(text)
@@ -69,6 +81,21 @@ def unpack(packed: bytes) -> bytes:
     return zlib.decompress(packed[1:]) if packed[:1] == _COMPRESSED else packed
 
 
+def count_characters(packed: bytes) -> int:
+    """Return the length of the JSON text in the bytes of a value, without holding it.
+
+    >>> count_characters(to_bytes("x" * 1_000_000))
+    1000002
+    """
+    if packed[:1] != _COMPRESSED:
+        return len(packed)
+    decompressor, rest, length = zlib.decompressobj(), packed[1:], 0
+    while rest:
+        length += len(decompressor.decompress(rest, _CHUNK_BYTES))
+        rest = decompressor.unconsumed_tail
+    return length + len(decompressor.flush())
+
+
 class Blobs:
     """Values of runs as bytes for items. `bucket` is the name of the S3 bucket for long values, or None."""
 
@@ -86,11 +113,15 @@ class Blobs:
         """
         if value is None or value == {}:
             return None
-        packed = to_bytes(value)
+        text = encode_json(value).encode("ascii")
+        packed = _pack(text)
         if self.bucket is None or len(packed) <= INLINE_BYTES:
             return packed
         key = f"runs/{run_id}/{hashlib.sha256(packed).hexdigest()}"
-        self._call("put_object", Key=key, Body=packed, ContentType="application/octet-stream")
+        metadata = {_LENGTH: str(len(text))}
+        del text
+        media_type = "application/octet-stream"
+        self._call("put_object", Key=key, Body=packed, ContentType=media_type, Metadata=metadata)
         self._add_to_cache(key, packed)
         return _IN_BUCKET + key.encode("ascii")
 
@@ -108,16 +139,23 @@ class Blobs:
 
         Raises:
             PayloadLostError: its object was deleted, or is damaged.
+            ActionError: `PayloadTooLarge`, in a block `strict_reads`, if the memory does not suffice.
         """
         if stored is None:
             return None
-        return from_bytes(self._fetch(stored[1:].decode("ascii")) if stored[:1] == _IN_BUCKET else stored)
+        if stored[:1] == _IN_BUCKET:
+            return from_bytes(self._fetch(stored[1:].decode("ascii")))
+        _reserve(stored)
+        return from_bytes(stored)
 
     def _fetch(self, key: str) -> bytes:
         with self._lock:
-            if key in self._cache:
+            cached = self._cache.get(key)
+            if cached is not None:
                 self._cache.move_to_end(key)
-                return self._cache[key]
+        if cached is not None:
+            _reserve(cached)
+            return cached
         packed = self._get_object(key)
         if hashlib.sha256(packed).hexdigest() != key.rpartition("/")[2]:
             raise PayloadLostError(f"object {key} in bucket {self.bucket} does not match its hash")
@@ -165,8 +203,39 @@ class Blobs:
                 f"The bucket of the store (NOETL_BUCKET) cannot be used: {error.message}"
             ) from error
 
-        def call_once() -> Any:
-            response = method(Bucket=self.bucket, **parameters)
-            return response["Body"].read() if "Body" in response else response
+        has_reserved = False
 
-        return call_with_retries(f"bucket {self.bucket} (NOETL_BUCKET)", call_once)
+        def call_once() -> Any:
+            nonlocal has_reserved
+            response = method(Bucket=self.bucket, **parameters)
+            if "Body" not in response:
+                return response
+            with closing(response["Body"]) as body:
+                if not has_reserved:
+                    try:
+                        reserve_read(_length_of(response))
+                    except ActionError as problem:
+                        return problem
+                    has_reserved = True
+                return body.read()
+
+        result = call_with_retries(f"bucket {self.bucket} (NOETL_BUCKET)", call_once)
+        if isinstance(result, ActionError):
+            raise result
+        return result
+
+
+def _length_of(response: Any) -> int:
+    """Return the length of the value of an object as JSON, or a guess."""
+    text = response.get("Metadata", {}).get(_LENGTH, "")
+    return int(text) if text.isdecimal() else _GUESSED_RATIO * int(response["ContentLength"])
+
+
+def _reserve(packed: bytes) -> None:
+    """Reserve memory for a value that is about to be decompressed.
+
+    Raises:
+        ActionError: as `reserve_read`.
+    """
+    if is_counting_reads():
+        reserve_read(count_characters(packed))

@@ -24,6 +24,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from noetl.executor.clients.aws_retry import ConditionFailed
+from noetl.executor.errors import ActionError
+from noetl.executor.model.read_memory import strict_reads
 from noetl.executor.model.run import DEADLINE, NEVER, Branch, Claim, Lease, RunStatus, Visit, VisitStatus
 from noetl.executor.model.run_transition import begin_run
 from noetl.executor.model.special_visits import finally_visit_id
@@ -216,9 +218,17 @@ class Claims:
             head = wake_run(self._context, head)
         if not self._context.claims.add(CachedClaim(claimed, head)):
             return MessageOutcome.HELD
-        holders = [decode_visit(message.run_id, holder, self._context.blobs) for holder in reads.holders]
-        visits = tuple(holder.visit for holder in holders if holder is not None)
-        return Claim(decode_run(head, self._context.blobs), claimed.visit, visits)
+        run = decode_run(head, self._context.blobs)
+        return Claim(run, claimed.visit, self._decode_holders(message.run_id, reads.holders))
+
+    def _decode_holders(self, run_id: str, items: Sequence[Item]) -> tuple[Visit, ...]:
+        """Return the visits that the step reads, or none if they do not fit: then the step reads them."""
+        try:
+            with strict_reads():
+                holders = [decode_visit(run_id, item, self._context.blobs) for item in items]
+        except ActionError:
+            return ()
+        return tuple(holder.visit for holder in holders if holder is not None)
 
     def _read(self, request: ClaimRequest, item: Item) -> ClaimReads:
         """Read the head, the cause if the item does not hold its origin, and what the step reads, at once."""

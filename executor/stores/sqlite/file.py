@@ -90,6 +90,7 @@ class SqliteFile:
 
     def __init__(self, path: str, *, create: bool = True) -> None:
         self.path = Path(path)
+        self._path = str(self.path)
         self.clock: Callable[[], float] = time.time
         """The clock of the machine, which all processes of the file share."""
         self._is_in_memory = path == _MEMORY
@@ -138,7 +139,7 @@ class SqliteFile:
 
     def _read_identity(self) -> tuple[int, int]:
         """Return the device and the number of the file that has the path now."""
-        status = self.path.stat()
+        status = os.stat(self._path)  # noqa: PTH116  Each transaction does this; a `Path` takes longer.
         return status.st_dev, status.st_ino
 
     def _check_identity(self) -> None:
