@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from noetl.executor.stores.finding import Finding
+from noetl.executor.stores.plan_uses import PlanUses
 from noetl.executor.stores.postgres.store import PostgresStore
 from noetl.executor.stores.sql.consistency import check_consistency
 from noetl.executor.stores.sql.queue import SqlQueue
@@ -27,6 +28,7 @@ RUN_TABLES = (
     "waits",
     "tokens",
     "idempotency_keys",
+    "run_bytes",
 )
 BACKEND_NAMES = ("memory store", "memory", "SQLite", "Postgres", "DynamoDB")
 
@@ -105,6 +107,7 @@ class SqlBackend:
 
     def _clear_caches(self) -> None:
         self.store.plans.parts.clear()
+        self.store.plans.uses = PlanUses()
         if (cache := getattr(self.store.queue, "_queue_of", None)) is not None:
             cache.cache_clear()
 
