@@ -42,6 +42,7 @@ TESTS = (
     "tests/patterns",
     "tests/docs/test_pages.py",
     "tests/contract/test_memory.py",
+    "tests/contract/test_lost_payloads.py",
     "tests/docs/test_reference.py",
     "tests/api/cli/test_cli_check.py",
     "tests/api/test_openapi.py",

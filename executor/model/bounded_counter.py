@@ -27,8 +27,3 @@ class BoundedCounter:
             if len(self._counts) > self._max_keys:
                 self._counts.popitem(last=False)
             return before, before + amount
-
-    def count(self, key: str) -> int:
-        """Return the count of a key."""
-        with self._lock:
-            return self._counts.get(key, 0)

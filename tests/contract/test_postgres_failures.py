@@ -511,6 +511,16 @@ class TestAddress:
         with closing(PostgresStore(postgres_dsn)) as store, pytest.raises(StoreError, match="is read-only"):
             store.maintenance.probe()
 
+    def test_a_session_that_may_not_write_is_replaced(self, postgres_dsn: str) -> None:
+        """A session that began while the server was read-only stays so."""
+        upgrade(postgres_dsn)
+        with closing(PostgresStore(postgres_dsn)) as store:
+            with store.postgres._pool.connection() as connection:
+                connection.execute("set default_transaction_read_only = on")
+            with pytest.raises(StoreError, match="read-only"):
+                start_run(store)
+            assert start_run(store).status is RunStatus.QUEUED
+
     def read_setting(self, store: PostgresStore, name: str) -> str:
         return str(store.postgres.fetch_one("select current_setting(:name) as value", name=name)["value"])
 

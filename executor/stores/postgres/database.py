@@ -70,6 +70,9 @@ _NOT_PREPARED = ("26000", "42P05")
 _SESSION_ENDED = ("57P01", "57P02", "57P03", "57P05", "25P03")
 """The server has ended the session and rolled back its transaction."""
 
+_READ_ONLY = "25006"
+"""The session may not write: its server is a standby, or was read-only when the session began."""
+
 _Selector = getattr(selectors, "PollSelector", selectors.SelectSelector)
 """A selector that is created without a system call."""
 
@@ -294,6 +297,10 @@ class PostgresDatabase:
         """Return whether nothing was written and a retry may succeed."""
         if error.sqlstate in _CONFLICTS:
             return True
+        if error.sqlstate == _READ_ONLY:
+            # It stays so until its end. A new session may reach another server, or be allowed to write.
+            connection.close()
+            return False
         is_stale = (error.sqlstate, error.diag.source_function) == _STALE_PLAN
         if is_stale or error.sqlstate in _NOT_PREPARED:
             if error.sqlstate in _NOT_PREPARED:
