@@ -246,7 +246,9 @@ class _ComputeProcess:
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 env=environ,
-                start_new_session=True,
+                # Not a session: Linux shares the processors among sessions, whatever their priorities
+                # (`sched_autogroup`).
+                process_group=0,
             )
         )
         try:

@@ -17,7 +17,7 @@ import pytest
 from noetl.api.compute import jobs
 from noetl.api.compute import pool as pool_module
 from noetl.api.compute.pool import ComputePool, read_compute_processes
-from noetl.api.compute.worker import MAX_KEPT_MEMORY
+from noetl.api.compute.worker import MAX_KEPT_MEMORY, NICENESS
 from noetl.api.service.compiler import PlaybookCompiler
 from noetl.api.service.errors import ServiceBusyError, TenantBusyError, WorkLimitError
 from noetl.executor.actions import catalogue
@@ -66,6 +66,14 @@ async def test_a_process_performs_many_jobs(pool: ComputePool, tmp_path: Path) -
     pids = {await pool.run(job, "a") for _ in range(3)}
     assert len(pids) == 1
     assert os.getpid() not in pids
+
+
+async def test_a_process_yields_to_the_service(pool: ComputePool, tmp_path: Path) -> None:
+    """Linux may share the processors among sessions first. Then a priority counts within a session only."""
+    pid = await pool.run(RecordingJob(path=str(tmp_path / "log")), "a")
+    assert os.getsid(pid) == os.getsid(0)
+    assert os.getpgid(pid) == pid
+    assert os.getpriority(os.PRIO_PROCESS, pid) == NICENESS
 
 
 async def test_a_process_of_a_large_service_performs_many_jobs(pool: ComputePool, tmp_path: Path) -> None:
