@@ -64,20 +64,16 @@ class ByteCounter:
             return before, after
         try:
             total = add_to_store(run_id, self._kind, missing)
-        except BaseException:
-            self._change(run_id, 0, missing)
+        except BaseException:  # also the exception by which the watchdog stops this thread
+            with self._lock:
+                known, later = self._runs.pop(run_id, (0, 0))
+                self._keep(run_id, known, later + missing)
             raise
-        return before, self._change(run_id, total, 0)
-
-    def _change(self, run_id: str, total: int, missing: int) -> int:
-        """Raise the bytes of a run to `total` and those not stored, count `missing` again, and return the
-        bytes.
-        """
         with self._lock:
-            known, unstored = self._runs.pop(run_id, (0, 0))
-            known, unstored = max(known, total + unstored), unstored + missing
-            self._keep(run_id, known, unstored)
-            return known
+            known, later = self._runs.pop(run_id, (0, 0))
+            known = max(known, total + later)
+            self._keep(run_id, known, later)
+        return before, known
 
     def _keep(self, run_id: str, known: int, missing: int) -> None:
         self._runs[run_id] = known, missing
