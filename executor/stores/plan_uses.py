@@ -6,7 +6,8 @@ not delete the plan of a run that is just being started. A start should not writ
 Algorithm: a plan has a time of its last use, like the access time of a file system that is mounted with
 `relatime`. The start of a run writes it in the transaction of the run, unless this process has seen a time
 less than TOUCH_SECONDS ago. Such a plan is deleted no sooner than UNUSED_SECONDS after that time, when the
-start is long over. If the plan is gone, the start is refused. A deletion examines the plans that have been
+start is long over. If the plan is gone, the start is refused, whatever this process has seen: the store may
+have been restored from a copy. A deletion examines the plans that have been
 unused longest, and gives those that are still named the present time.
 
 Cost: no statement for most starts, and one for the first start of a plan in a process and ten minutes. A plan
@@ -51,6 +52,11 @@ class PlanUses:
         """
         used_at = self._times.get(plan_hash)
         return used_at is not None and now < used_at + TOUCH_SECONDS
+
+    def forget(self, plan_hash: str) -> None:
+        """Remove the use of a plan, so that the next save and the next start ask the store."""
+        with self._lock:
+            self._times.pop(plan_hash, None)
 
     def record(self, plan_hash: str, used_at: float) -> None:
         """Remember a use that is committed."""

@@ -67,6 +67,10 @@ class SqlDamage:
     def set_retention(self, store: SqlStore, seconds: float) -> None:
         store.context.retention_seconds = seconds
 
+    def restore_without_plans(self, store: SqlStore) -> None:
+        _change(store, "delete from plan_parts")
+        _change(store, "delete from plans")
+
     def age_plans(self, store: SqlStore, seconds: float) -> None:
         store.plans.uses = PlanUses()
         _change(store, "update plans set used_at = used_at - :seconds", seconds=seconds)

@@ -62,6 +62,9 @@ class MemoryDamage:
     def set_retention(self, store: MemoryStore, seconds: float) -> None:
         store.state.retention_seconds = seconds
 
+    def restore_without_plans(self, store: MemoryStore) -> None:
+        store.state.plans.clear()
+
     def age_plans(self, store: MemoryStore, seconds: float) -> None:
         uses = store.state.plan_uses
         store.state.plan_uses = {plan_hash: used_at - seconds for plan_hash, used_at in uses.items()}

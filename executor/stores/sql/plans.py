@@ -44,6 +44,10 @@ class SqlPlans:
                 db.execute("plans.add_parts", hash=plan.hash, parts=parts)
         return now
 
+    def exists(self, plan_hash: str) -> bool:
+        """Return whether the store has a plan."""
+        return bool(self._context.database.fetch_all("plans.find_use", hash=plan_hash))
+
     def touch(self, db: Writer, plan_hash: str, now: float) -> None:
         """Record in a transaction that a plan is used. Call `uses.record` after its commit.
 

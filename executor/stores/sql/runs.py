@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from noetl.executor.errors import StoreAwayError, StoreError
 from noetl.executor.model.branch_stack import BranchStack, first_stack
 from noetl.executor.model.byte_kind import ByteKind
 from noetl.executor.model.child_runs import too_many_child_runs
@@ -33,6 +34,7 @@ from noetl.executor.model.special_visits import deadline_visit
 from noetl.executor.model.visit_transition import enter_step
 from noetl.executor.precedence import wait_for_slice
 from noetl.executor.stores.cursors import read_cursor, read_event_id, write_cursor
+from noetl.executor.stores.plan_uses import deleted_plan
 from noetl.executor.stores.sql.branches import (
     BranchTransaction,
     count_live,
@@ -74,6 +76,22 @@ class SqlRuns:
         idempotency: tuple[str, str] | None = None,
         history: Sequence[Visit] = (),
         max_child_runs: int | None = None,
+    ) -> Run:
+        try:
+            return self._create(run, first, idempotency, history, max_child_runs)
+        except StoreError as error:
+            self._plans.uses.forget(run.plan_hash)
+            if isinstance(error, StoreAwayError) or self._plans.exists(run.plan_hash):
+                raise
+            raise deleted_plan(run.plan_hash) from error
+
+    def _create(
+        self,
+        run: Run,
+        first: Visit,
+        idempotency: tuple[str, str] | None,
+        history: Sequence[Visit],
+        max_child_runs: int | None,
     ) -> Run:
         now = self._context.database.clock()
         is_touched = not self._plans.uses.is_recent(run.plan_hash, now)

@@ -55,6 +55,10 @@ class SweepDamage(StoreDamage, Protocol):
         """Let the store delete runs that ended longer ago than this."""
         ...
 
+    def restore_without_plans(self, store: Any) -> None:
+        """Delete all plans, as if an operator had restored a copy of the store under this process."""
+        ...
+
     def age_plans(self, store: Any, seconds: float) -> None:
         """Move the last use of each plan into the past, and let this process forget when plans were used."""
         ...

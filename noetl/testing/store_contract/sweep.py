@@ -302,6 +302,19 @@ class SweepContract:
         assert store.plans.get(plan.hash).to_json() == plan.to_json()
         assert failed_checks(store) == []
 
+    @pytest.mark.parametrize("is_cached", [False, True])
+    def test_a_plan_that_was_used_just_now_may_be_gone(self, store: Store, is_cached: bool) -> None:
+        """Check a store that was restored from a copy, which lacks the plans of its processes."""
+        plan = save_plan(store, "a")
+        if is_cached:
+            start_saved(store, plan, "before")
+        self.damage.restore_without_plans(store)
+        with pytest.raises(StoreError, match="no plan"):
+            start_saved(store, plan, "refused")
+        store.plans.save(plan)
+        assert start_saved(store, plan, "run").plan_hash == plan.hash
+        assert store.plans.get(plan.hash).to_json() == plan.to_json()
+
     def test_a_plan_is_not_deleted_while_its_run_starts(self, store: Store) -> None:
         self.damage.set_retention(store, 100.0)
         plans = [save_plan(store, str(number)) for number in range(8)]

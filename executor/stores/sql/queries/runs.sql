@@ -6,15 +6,17 @@ insert into idempotency_keys values (:tenant, :key, :request_hash, :run_id) on c
 -- name: get_idempotency_key
 select request_hash, run_id from idempotency_keys where tenant = :tenant and key = :key
 
+-- A plan that is gone is null here, which the table refuses.
 -- name: add
 insert into runs (
     id, tenant, playbook, version, plan_hash, status, origin, queue, input, environment, variables,
     tags, folder, source, parent_run, parent_visit, parent_wait, depth, root, resumed_from, trace,
     created_at, deadline_at, live, stack, seq
 ) values (
-    :id, :tenant, :playbook, :version, :plan_hash, :status, :origin, :queue, :input, :environment,
-    :variables, :tags, :folder, :source, :parent_run, :parent_visit, :parent_wait, :depth,
-    :root, :resumed_from, :trace, :created_at, :deadline_at, :live, :stack, 1
+    :id, :tenant, :playbook, :version, (select hash from plans where hash = :plan_hash), :status,
+    :origin, :queue, :input, :environment, :variables, :tags, :folder, :source,
+    :parent_run, :parent_visit, :parent_wait, :depth, :root, :resumed_from, :trace,
+    :created_at, :deadline_at, :live, :stack, 1
 ) on conflict do nothing
 
 -- name: count_child_run
