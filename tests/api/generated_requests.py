@@ -23,6 +23,7 @@ import yaml
 from noetl.api.app import create_app
 from noetl.api.auth.api_keys import create_api_key
 from noetl.api.connections import ConnectionTable
+from noetl.api.http.parameters import MAX_WAIT_SECONDS
 from noetl.executor.stores import open_store
 from tests.api.test_slow_clients import serve
 
@@ -43,6 +44,9 @@ The phase `stateful` follows links from what it has created, so most of its play
 
 MAX_STEPS = 10
 """How many calls follow each other in the phase `stateful`, along the links of the document."""
+
+TIMEOUT_SECONDS = MAX_WAIT_SECONDS + 60
+"""How long a call may take. A generated `Prefer: wait=N` may ask for the longest wait of the service."""
 
 PLAYBOOKS = {
     "ended": "name: ended\nsteps: [{name: a, run: [{action: set, set: {n: 1}}]}]",
@@ -82,7 +86,8 @@ def send_generated_requests(folder: Path, *options: str) -> list[subprocess.Comp
                 ),
                 *("run", f"{address}/openapi.json", "--header", f"Authorization: {authorization}"),
                 *("--phases", phases, "--exclude-checks", "positive_data_acceptance"),
-                *("--suppress-health-check", "all", "--continue-on-failure", *options, *PARTS[phases]),
+                *("--suppress-health-check", "all", "--continue-on-failure"),
+                *("--request-timeout", str(TIMEOUT_SECONDS), *options, *PARTS[phases]),
             ]
             environment = {
                 **os.environ,
