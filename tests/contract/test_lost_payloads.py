@@ -65,6 +65,13 @@ def delete_payloads(aws: Client) -> None:
         aws("s3").delete_object(Bucket="values", Key=key)
 
 
+def finish_without_payloads(playing: RunHarness, aws: Client) -> None:
+    """Delete all payloads, and finish the run in a process that has read none of them."""
+    delete_payloads(aws)
+    playing.store = open_dynamo()
+    playing.finish()
+
+
 def start_with_lost_text(aws: Client, store: DynamoStore, text: str, *, steps: int = 1) -> RunHarness:
     """Start a run with a short input, execute its first steps, and delete all payloads."""
     playing = RunHarness(store, text, {"text": LONG})
@@ -189,9 +196,7 @@ def test_a_step_whose_saved_names_are_lost_fails_and_a_resume_starts_it_again(
     """
     playing = RunHarness(store, text)
     assert playing.execute_next()
-    delete_payloads(moto_aws)
-    playing.store = open_dynamo()
-    playing.finish()
+    finish_without_payloads(playing, moto_aws)
     assert (playing.status, playing.error_types) == (RunStatus.FAILED, ["PayloadLost"])
     playing.resume().finish()
     assert (playing.status, playing.result) == (RunStatus.SUCCEEDED, {"n": 2})
@@ -204,9 +209,7 @@ def test_a_loop_whose_batch_results_are_lost_fails(store: DynamoStore, moto_aws:
     loop = f"{{action: set, loop: {{items: [1, 2, 3, 4], batch: 2}}, set: {{value: {LONG}}}}}"
     playing = RunHarness(store, f"steps: [{{name: a, {step % loop}}}]")
     assert playing.execute_next()
-    delete_payloads(moto_aws)
-    playing.store = open_dynamo()
-    playing.finish()
+    finish_without_payloads(playing, moto_aws)
     assert (playing.status, playing.error_types) == (RunStatus.FAILED, ["PayloadLost"])
 
 
@@ -218,9 +221,7 @@ def test_a_child_run_whose_result_is_lost_is_an_error_of_its_parent(
     playing = RunHarness(store, "steps: [{name: call, run: [{action: workflow, playbook: child}]}]")
     while not any(run.status is RunStatus.SUCCEEDED for run in store.runs.find(RunFilter())[0]):
         assert playing.execute_next()
-    delete_payloads(moto_aws)
-    playing.store = open_dynamo()
-    playing.finish()
+    finish_without_payloads(playing, moto_aws)
     assert (playing.status, playing.error_types) == (RunStatus.FAILED, ["PayloadLost"])
     assert "the result of the run is lost" in playing.run.errors[0]["message"]
 
@@ -231,9 +232,7 @@ def test_the_error_of_a_failed_visit_may_be_lost(store: DynamoStore, moto_aws: C
     """
     playing = RunHarness(store, text)
     assert playing.execute_next()
-    delete_payloads(moto_aws)
-    playing.store = open_dynamo()
-    playing.finish()
+    finish_without_payloads(playing, moto_aws)
     assert (playing.status, playing.error_types) == (RunStatus.FAILED, ["PayloadLost"])
     assert playing.run.error is not None and playing.run.error["type"] == "PayloadLost"
 
