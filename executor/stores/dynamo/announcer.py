@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from noetl.executor.model.run import DEADLINE, NEVER, SERVICE_QUEUE, Run
+from noetl.executor.model.run import DEADLINE, NEVER, SERVICE_QUEUE, Run, VisitStatus
 from noetl.executor.model.special_visits import is_pseudo_step
 from noetl.executor.model.transition import find_holders
 from noetl.executor.stores.change_signal import ChangeSignal
@@ -101,4 +101,5 @@ class Announcer:
             cause=None if item.is_written else item.origin.cause,
             holders=tuple(holders[:MAX_PREFETCHED]),
             tenant=tenant_of(head),
+            is_ready=visit.status is VisitStatus.READY,
         )

@@ -41,7 +41,8 @@ class DueMessage:
     "" for the first visit of a run. It is None if the visit has an item. `holders` are the visits whose
     outputs the step reads, so that the claim can read them at once. `tenant` is that of the run; the text of
     the message does not have it. `released` are the workers that have given up the visit because the store
-    failed. A claim of theirs is not counted, and another worker need not wait for its end.
+    failed. A claim of theirs is not counted, and another worker need not wait for its end. `is_ready` says
+    whether the visit waits for nothing; the text does not have it either.
     """
 
     run_id: str
@@ -53,6 +54,7 @@ class DueMessage:
     holders: tuple[str, ...] = ()
     tenant: str = DEFAULT_TENANT
     released: tuple[str, ...] = ()
+    is_ready: bool = False
 
     def encode(self) -> str:
         """Return the text of the message.
