@@ -171,13 +171,6 @@ def peer_address(scope: Scope) -> str:
     return str(client[0]) if client else ""
 
 
-def _holder_of(caller: Caller | None, match: RouteMatch) -> str:
-    """Return whose places a request takes: those of its tenant, or without a caller those of its route."""
-    if caller is not None:
-        return caller.tenant
-    return f" {match.route.path if match.route else ''}"  # No tenant has a blank in its name.
-
-
 class AccessControl:
     """Middleware that refuses a request unless its caller has the access that its route declares.
 
@@ -215,8 +208,9 @@ class AccessControl:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        async with self._shares.place(scope, _holder_of(caller, match)) as place:
-            receive = self._bodies.limit(receive, _PUBLIC_BODIES if caller is None else caller.tenant, place)
+        tenant = None if caller is None else caller.tenant
+        async with self._shares.place(scope, tenant, match.route.path if match.route else "") as place:
+            receive = self._bodies.limit(receive, _PUBLIC_BODIES if tenant is None else tenant, place)
             await self._app(scope, receive, send)
 
     async def _delay_refusal(self) -> None:

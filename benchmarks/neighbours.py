@@ -296,6 +296,12 @@ def graphs(connect: Connect) -> None:
     _repeat_request(connect, 45, "GET", path)
 
 
+def statuses(connect: Connect) -> None:
+    """Ask for the status of a run from 45 connections."""
+    started = connect().start(HONEST)[1]
+    _repeat_request(connect, 45, "GET", f"/workflows/status/{(started or {}).get('workflow_id', 'none')}")
+
+
 def plans(connect: Connect) -> None:
     """Send a large playbook from 12 connections, each time another one."""
     numbers = itertools.count()
@@ -343,6 +349,7 @@ CASES: Mapping[str, Case] = {
     "logs 10 GB": starts(LOGS, 8),
     "20,000 waits": starts(WAITS, 4),
     "45 graphs": graphs,
+    "45 statuses": statuses,
     "12 large plans": plans,
     "1,000 wrong keys a second": wrong_keys,
 }

@@ -206,8 +206,9 @@ SETTINGS = (
         "execution",
         "a whole number from 1 to 20",
         "`8`",
-        "How many requests of a tenant a process answers at the same time. Others wait for them. Requests"
-        " that wait for a run, a compute process or their client are not counted.",
+        "How many requests of a tenant a process answers at the same time. Others wait for them. While"
+        " other tenants send requests, it answers an eighth of this number, at least one. Requests that wait"
+        " for a run, a compute process or their client are not counted.",
     ),
     Setting(
         "NOETL_SEND_SECONDS",

@@ -4,11 +4,12 @@ Problem: requests are processed by one event loop and forty threads. A tenant wi
 loop, or holds all threads while its requests wait for the store. Then all other tenants wait as well.
 
 Algorithm: a request needs a place of its tenant, of which there are few. Others of the tenant wait in the
-order of their arrival. A request gives up its place while it waits for its client, for a run, or for a
-compute process. So a place is held only by what uses the loop or one thread. Requests without a caller have
-places for each route.
+order of their arrival. While several tenants send requests, each has an eighth of its places, because each
+thread that runs delays all requests. A request gives up its place while it waits for its client, for a run,
+or for a compute process. So a place is held only by what uses the loop or one thread. Requests without a
+caller have places for each route.
 
-Cost: a semaphore for each tenant that has requests.
+Cost: a counter and a queue for each tenant that has requests.
 
 Limits: `NOETL_TENANT_REQUESTS`. How many requests wait is limited by the connections. The background pauses
 for requests that have a place (`noetl.executor.precedence`).
@@ -17,9 +18,12 @@ for requests that have a place (`noetl.executor.precedence`).
 from __future__ import annotations
 
 import asyncio
+import time
+from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import cached_property
+from typing import Protocol
 from weakref import WeakValueDictionary
 
 from starlette.requests import Request
@@ -32,6 +36,12 @@ SETTING = "NOETL_TENANT_REQUESTS"
 DEFAULT_REQUESTS = 8
 MAX_REQUESTS = 20
 """Half of the threads that process requests."""
+
+CONTENTION_SECONDS = 1.0
+"""How long after its latest request a tenant counts as one that sends requests."""
+
+CONTENDED_PART = 8
+"""A tenant has its places divided by this number, at least one, while other tenants send requests."""
 
 _PLACE = "noetl.request_place"
 
@@ -48,10 +58,73 @@ def read_tenant_requests(settings: Mapping[str, str]) -> int:
     return int(text)
 
 
+class RequestPlaces(Protocol):
+    """A number of places, each of which one request holds."""
+
+    async def acquire(self) -> object: ...
+
+    def release(self) -> None: ...
+
+
+class ActiveTenants:
+    """The tenants that have sent a request in the last CONTENTION_SECONDS."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._seen_at: OrderedDict[str, float] = OrderedDict()
+
+    def add(self, tenant: str) -> None:
+        """Note a request of a tenant."""
+        self._seen_at[tenant] = self._clock()
+        self._seen_at.move_to_end(tenant)
+
+    def has_others(self, tenant: str) -> bool:
+        """Return whether a tenant other than this one sends requests."""
+        oldest = self._clock() - CONTENTION_SECONDS
+        while self._seen_at and next(iter(self._seen_at.values())) < oldest:
+            self._seen_at.popitem(last=False)
+        return len(self._seen_at) > (tenant in self._seen_at)
+
+
+class TenantPlaces:
+    """The places of a tenant. `limit` returns how many there are now, at least one."""
+
+    def __init__(self, limit: Callable[[], int]) -> None:
+        self._limit = limit
+        self._held = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    async def acquire(self) -> None:
+        """Wait for a place, in the order of the calls."""
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        self._give()
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if not turn.cancelled():
+                self.release()
+            raise
+
+    def release(self) -> None:
+        """Give a place back."""
+        self._held -= 1
+        self._give()
+
+    def _give(self) -> None:
+        """Give places to those that wait. While some wait, others hold places, so this is called again."""
+        limit = self._limit()
+        while self._waiting and self._held < limit:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                self._held += 1
+                turn.set_result(None)
+
+
 class RequestPlace:
     """The place of a request among those of its tenant. Only the task of the request may use it."""
 
-    def __init__(self, places: asyncio.Semaphore) -> None:
+    def __init__(self, places: RequestPlaces) -> None:
         self._places = places
         self._work = ForegroundWork()
         self._is_held = False
@@ -84,26 +157,43 @@ class RequestPlace:
 class RequestShares:
     """The places of all tenants. Their number is read from the settings at the first request."""
 
-    def __init__(self, read_settings: Callable[[], Mapping[str, str]]) -> None:
+    def __init__(
+        self, read_settings: Callable[[], Mapping[str, str]], clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._read_settings = read_settings
-        self._places: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+        self._active = ActiveTenants(clock)
+        self._places: WeakValueDictionary[str, TenantPlaces] = WeakValueDictionary()
 
     @cached_property
     def _number(self) -> int:
         return read_tenant_requests(self._read_settings())
 
     @asynccontextmanager
-    async def place(self, scope: Scope, tenant: str) -> AsyncIterator[RequestPlace]:
-        """Wait for a place of a tenant, and occupy it for the request of a scope during the block."""
-        places = self._places.get(tenant)
-        if places is None:
-            places = self._places[tenant] = asyncio.Semaphore(self._number)
-        place = scope[_PLACE] = RequestPlace(places)
+    async def place(self, scope: Scope, tenant: str | None, route: str) -> AsyncIterator[RequestPlace]:
+        """Wait for a place of a tenant, and occupy it for the request of a scope during the block.
+
+        Without a tenant, the place is one of the route.
+        """
+        if tenant is not None:
+            self._active.add(tenant)
+        place = scope[_PLACE] = RequestPlace(self._places_of(tenant, route))
         try:
             await place.take()
             yield place
         finally:
             place.give_up()
+
+    def _places_of(self, tenant: str | None, route: str) -> TenantPlaces:
+        holder = f" {route}" if tenant is None else tenant  # No tenant has a blank in its name.
+
+        def limit() -> int:
+            is_contended = self._active.has_others(holder)
+            return max(self._number // CONTENDED_PART, 1) if is_contended else self._number
+
+        places = self._places.get(holder)
+        if places is None:
+            places = self._places[holder] = TenantPlaces(limit)
+        return places
 
 
 def place_of(request: Request) -> RequestPlace:

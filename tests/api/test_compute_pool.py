@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import threading
 import time
 from collections import Counter
@@ -17,7 +18,7 @@ import pytest
 from noetl.api.compute import jobs
 from noetl.api.compute import pool as pool_module
 from noetl.api.compute.pool import ComputePool, read_compute_processes
-from noetl.api.compute.worker import MAX_KEPT_MEMORY, NICENESS
+from noetl.api.compute.worker import MAX_KEPT_MEMORY, NICENESS, yield_to_the_service
 from noetl.api.service.compiler import PlaybookCompiler
 from noetl.api.service.errors import ServiceBusyError, TenantBusyError, WorkLimitError
 from noetl.executor.actions import catalogue
@@ -73,7 +74,21 @@ async def test_a_process_yields_to_the_service(pool: ComputePool, tmp_path: Path
     pid = await pool.run(RecordingJob(path=str(tmp_path / "log")), "a")
     assert os.getsid(pid) == os.getsid(0)
     assert os.getpgid(pid) == pid
-    assert os.getpriority(os.PRIO_PROCESS, pid) == NICENESS
+    if sys.platform == "linux":
+        assert os.sched_getscheduler(pid) == os.SCHED_IDLE
+    else:
+        assert os.getpriority(os.PRIO_PROCESS, pid) == NICENESS
+
+
+def test_a_process_without_the_right_to_be_idle_has_a_low_priority(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    nice: list[int] = []
+    monkeypatch.setattr(os, "sched_setscheduler", refuse, raising=False)
+    monkeypatch.setattr(os, "nice", nice.append)
+    yield_to_the_service()
+    assert nice == [NICENESS]
 
 
 async def test_a_process_of_a_large_service_performs_many_jobs(pool: ComputePool, tmp_path: Path) -> None:

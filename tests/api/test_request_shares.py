@@ -11,9 +11,12 @@ import pytest
 
 from noetl.api.auth.api_keys import create_api_key
 from noetl.api.http.request_shares import (
+    CONTENDED_PART,
+    CONTENTION_SECONDS,
     DEFAULT_REQUESTS,
     RequestPlace,
     RequestShares,
+    TenantPlaces,
     read_tenant_requests,
 )
 from noetl.executor import precedence
@@ -111,19 +114,81 @@ async def test_requests_get_places_in_order_and_one_whose_client_has_left_gets_n
     order: list[str] = []
 
     async def request(name: str) -> None:
-        async with shares.place({}, "a") as place:
+        async with shares.place({}, "a", "/route") as place:
             order.append(name)
             async with place.given_up():
                 await asyncio.sleep(0)
 
-    async with shares.place({}, "a"):
+    async with shares.place({}, "a", "/route"):
         tasks = [asyncio.ensure_future(request(name)) for name in ("first", "left", "last")]
         await asyncio.sleep(0)
         tasks[1].cancel()
-        async with shares.place({}, "b"):
+        async with shares.place({}, "b", "/route"):
             assert order == []
     await asyncio.gather(*tasks, return_exceptions=True)
     assert order == ["first", "last"]
+
+
+class Requests:
+    """Requests that hold their place until they are `ended`. `open` of them hold one at the same time."""
+
+    def __init__(self, shares: RequestShares) -> None:
+        self._shares = shares
+        self._open = 0
+        self.most = 0
+
+    async def _send(self, tenant: str | None, ended: asyncio.Event) -> None:
+        async with self._shares.place({}, tenant, "/route"):
+            self._open += 1
+            self.most = max(self.most, self._open)
+            await ended.wait()
+            self._open -= 1
+
+    async def send(self, tenant: str | None, count: int) -> int:
+        """Send a number of requests together, and return how many held a place at the same time."""
+        self.most, ended = 0, asyncio.Event()
+        requests = [asyncio.ensure_future(self._send(tenant, ended)) for _ in range(count)]
+        for _ in range(3):
+            await asyncio.sleep(0)
+        ended.set()
+        await asyncio.gather(*requests)
+        return self.most
+
+
+async def test_a_tenant_has_fewer_places_while_another_sends_requests() -> None:
+    now = 0.0
+    requests = Requests(RequestShares(lambda: {"NOETL_TENANT_REQUESTS": "16"}, lambda: now))
+    assert await requests.send("a", 30) == 16
+    assert await requests.send("b", 1) == 1
+    assert await requests.send("a", 30) == 16 // CONTENDED_PART
+    assert await requests.send(None, 30) == 16 // CONTENDED_PART
+    now += CONTENTION_SECONDS + 0.1
+    assert await requests.send(None, 30) == 16
+    assert await requests.send("a", 30) == 16
+
+
+async def test_requests_without_a_caller_take_no_places_of_tenants() -> None:
+    requests = Requests(RequestShares(lambda: {"NOETL_TENANT_REQUESTS": "16"}, lambda: 0.0))
+    assert await requests.send(None, 1) == 1
+    assert await requests.send("a", 30) == 16
+
+
+async def test_a_tenant_has_one_place_at_least() -> None:
+    requests = Requests(RequestShares(lambda: {"NOETL_TENANT_REQUESTS": "1"}, lambda: 0.0))
+    await requests.send("b", 1)
+    assert await requests.send("a", 3) == 1
+
+
+async def test_a_place_of_a_request_that_leaves_when_it_gets_it_is_free_again() -> None:
+    places = TenantPlaces(lambda: 1)
+    await places.acquire()
+    waiting = asyncio.ensure_future(places.acquire())
+    await asyncio.sleep(0)
+    places.release()
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    await asyncio.wait_for(places.acquire(), 5)
 
 
 async def test_the_background_pauses_only_for_requests_that_have_a_place() -> None:
