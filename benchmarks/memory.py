@@ -18,9 +18,11 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from benchmarks import report
 from benchmarks.cost import emulated_account
@@ -29,6 +31,7 @@ from noetl.executor.clients.aws import client
 from noetl.executor.engine.start import new_run
 from noetl.executor.model.start_request import StartRequest
 from noetl.executor.stores import open_store
+from noetl.infra.migrations import upgrade
 from noetl.planner.compile import compile_playbook
 
 MEGABYTE = 1024 * 1024
@@ -55,6 +58,10 @@ CASES = (
     ("ten objects of 6 MB", OBJECT, 10, 6_000_000),
     ("ten objects of 15 MB", OBJECT, 10, 15_000_000),
     ("a step that reads ten values of 5 MB", VALUES, 1, 5_000_000),
+    ("a step that reads ten values of 12 MB", VALUES, 1, 12_000_000),
+    ("ten values of 6 MB, Postgres", VALUE, 10, 6_000_000),
+    ("a step that reads ten values of 5 MB, Postgres", VALUES, 1, 5_000_000),
+    ("a step that reads ten values of 12 MB, Postgres", VALUES, 1, 12_000_000),
 )
 COLUMNS: Sequence[report.Column] = (
     ("batch", lambda row: row["batch"]),
@@ -163,9 +170,27 @@ def receive_records(sqs: Any, queue: str) -> list[dict[str, str]]:
     return records
 
 
+@contextmanager
+def postgres_database() -> Iterator[None]:
+    """Let the functions use a new store in Postgres."""
+    from tests.postgres import running_server
+
+    with running_server() as server, pytest.MonkeyPatch.context() as patch:
+        upgrade(server.dsn)
+        patch.setenv("NOETL_STORE", server.dsn)
+        yield
+
+
 def measure(batch: str, playbook: str, count: int, size: int, megabytes: int) -> report.Row:
-    """Return how a batch of `count` runs of a playbook with values of `size` bytes ends."""
-    with emulated_account() as queue, limited_group(megabytes * MEGABYTE) as group:
+    """Return how a batch of `count` runs of a playbook with values of `size` bytes ends.
+
+    A batch with `Postgres` in its name has its store there.
+    """
+    with ExitStack() as stack:
+        queue = stack.enter_context(emulated_account())
+        if "Postgres" in batch:
+            stack.enter_context(postgres_database())
+        group = stack.enter_context(limited_group(megabytes * MEGABYTE))
         s3, sqs = client("s3"), client("sqs", without_retries=True)
         for bucket in ("payloads", "data"):
             s3.create_bucket(Bucket=bucket)

@@ -44,7 +44,7 @@ from noetl.executor.errors import (
 )
 from noetl.executor.model.count_budget import DEFAULT_WAITS, WAITS_SETTING, wait_budget
 from noetl.executor.model.events import Event
-from noetl.executor.model.json_values import round_trip_json
+from noetl.executor.model.json_values import find_saved_result, round_trip_json, take_saved_result
 from noetl.executor.model.outcome import CANCELLED, Cancelled, Choice, Outcome, Suspension, error_record
 from noetl.executor.model.read_memory import carry_reads, keep_reads, strict_reads
 from noetl.executor.model.run import DEADLINE, END, Claim, Commit, Lease, Run, RunStatus, Visit
@@ -342,15 +342,18 @@ def _prefetch(store: Store, run: Run, following: Visit, done: Visit) -> Claim:
 
 
 def _outputs_of(visit: Visit) -> list[Any]:
-    return [visit.saved, visit.result, list(visit.failures)]
+    """Return the different outputs of a visit: its result may be a saved value."""
+    is_saved = find_saved_result(visit.result, visit.saved) is not None
+    return [visit.saved, None if is_saved else visit.result, list(visit.failures)]
 
 
 def _as_stored(visit: Visit) -> Visit:
     """Return the visit as a store would return it: its outputs have passed through JSON."""
+    saved, name = round_trip_json(dict(visit.saved)), find_saved_result(visit.result, visit.saved)
     return replace(
         visit,
-        saved=round_trip_json(dict(visit.saved)),
-        result=round_trip_json(visit.result),
+        saved=saved,
+        result=round_trip_json(visit.result) if name is None else take_saved_result(name, saved),
         failures=tuple(round_trip_json(list(visit.failures))) if visit.failures else (),
         error=round_trip_json(visit.error),
     )

@@ -39,7 +39,10 @@ PATIENCE_SECONDS = 10.0
 """How long a visit waits that holds data itself, because others may wait for it."""
 
 SMALL_SIZE = 64 * 1024
-"""The characters that a visit may hold while it waits for longer, because others need not wait for them."""
+"""The characters that a visit may hold while it waits for longer, because others need not wait for them.
+
+What is no larger and must be read or written is counted without a wait.
+"""
 
 MAX_WAIT_SECONDS = 60.0
 """How long a visit waits that holds little data."""
@@ -68,6 +71,8 @@ class FunctionMemory:
             ActionError: `PayloadTooLarge`, if the visit alone exceeds the limit, or others hold too much.
         """
         self.check(held + size)
+        if size <= 0:
+            return
         now = time.monotonic()
         seconds = (end_of_retries() or now + PATIENCE_SECONDS) - now
         self._wait_and_reserve(lambda: size, min(seconds, _patience(held)), lambda: None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from itertools import accumulate
 from math import isfinite
 from typing import Any
@@ -145,3 +146,26 @@ def round_trip_json(value: Any) -> Any:
     if type(value) is dict and all(type(key) is str for key in value):
         return {key: round_trip_json(item) for key, item in value.items()}
     return json.loads(json.dumps(value))
+
+
+def find_saved_result(result: Any, saved: Mapping[str, Any]) -> str | None:
+    """Return the name of the saved value that a result is, or "" if it is all of `saved`, or None for others.
+
+    >>> rows = [1]
+    >>> [find_saved_result(result, {"n": rows}) for result in (rows, {"n": rows}, 2)]
+    ['n', '', None]
+    """
+    if result is None:
+        return None
+    if (
+        isinstance(result, dict)
+        and list(result) == list(saved)
+        and all(result[name] is saved[name] for name in saved)
+    ):
+        return ""
+    return next((name for name, value in saved.items() if value is result), None)
+
+
+def take_saved_result(name: str, saved: Mapping[str, Any]) -> Any:
+    """Return the result for which `find_saved_result` has returned a name."""
+    return saved[name] if name else saved

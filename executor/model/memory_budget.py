@@ -24,7 +24,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from noetl.executor.errors import ActionError, CancelledError, PayloadTooLargeError
-from noetl.executor.model.function_memory import FunctionMemory, function_memory
+from noetl.executor.model.function_memory import SMALL_SIZE, FunctionMemory, function_memory
 
 MAX_RESERVED = 256 * 1024 * 1024
 """The most that the work of an attempt may hold, in characters of JSON."""
@@ -71,12 +71,17 @@ class MemoryBudget:
     def reserve_commit(self, size: int) -> None:
         """Reserve what a commit writes, in `size` characters, unless as many are reserved already.
 
-        Only a Lambda function needs this: elsewhere, the limits of the store suffice.
+        Only a Lambda function needs this: elsewhere, the limits of the store suffice. A small commit, such as
+        that of a refusal, is counted in any case. So a step always ends.
 
         Raises:
             PayloadTooLargeError: the budget would be exceeded.
         """
-        if self._shared is not None and size > self._reserved:
+        if self._shared is None or size <= self._reserved:
+            return
+        if size <= SMALL_SIZE:
+            self.count(size - self._reserved)
+        else:
             try:
                 self.reserve(size - self._reserved)
             except ActionError as problem:

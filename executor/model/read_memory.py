@@ -22,7 +22,12 @@ from contextvars import ContextVar
 from typing import Any
 
 from noetl.executor.errors import ActionError
-from noetl.executor.model.function_memory import BYTES_OF_CHARACTER, FunctionMemory, function_memory
+from noetl.executor.model.function_memory import (
+    BYTES_OF_CHARACTER,
+    SMALL_SIZE,
+    FunctionMemory,
+    function_memory,
+)
 from noetl.executor.model.memory_budget import json_size
 
 BYTES_OF_KEPT = 2
@@ -59,9 +64,14 @@ class ReadMemory:
     def reserve(self, size: int, *, is_strict: bool) -> None:
         """Reserve `size` characters as those of `shared`.
 
+        A small value that must be read is counted at once: the visit that it waits for may be its own.
+
         Raises:
             ActionError: as `read`.
         """
+        if size <= SMALL_SIZE and not is_strict:
+            self._count(self.reserved + size)
+            return
         try:
             self._shared.reserve(size, self.reserved)
         except ActionError:
@@ -69,6 +79,15 @@ class ReadMemory:
                 raise
             self._shared.count(size)
         self.reserved += size
+
+    def mark(self) -> tuple[int, int]:
+        """Return a state to which `undo` returns."""
+        return self._characters, self.reserved
+
+    def undo(self, mark: tuple[int, int]) -> None:
+        """Release what was read since a mark, because it was dropped."""
+        self._characters, size = mark
+        self._count(size)
 
     def keep(self) -> None:
         """Release what was needed to receive and to decode the values."""
@@ -107,12 +126,28 @@ def counting_reads() -> Iterator[None]:
 
 @contextmanager
 def strict_reads(bytes_of_character: int = BYTES_OF_READ) -> Iterator[None]:
-    """Let values that do not fit into the memory be errors in this block."""
+    """Let values that do not fit into the memory be errors in this block. After one, all are released."""
     token = _STRICT_BYTES.set(bytes_of_character)
     try:
-        yield
+        with dropped_on_error():
+            yield
     finally:
         _STRICT_BYTES.reset(token)
+
+
+@contextmanager
+def dropped_on_error() -> Iterator[None]:
+    """Release what this block has read if it ends with an error, because it has dropped it."""
+    reader = _READER.get()
+    if reader is None:
+        yield
+        return
+    mark = reader.mark()
+    try:
+        yield
+    except BaseException:
+        reader.undo(mark)
+        raise
 
 
 def keep_reads() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,12 @@ from hypothesis import strategies as st
 from noetl.executor.engine.work_context import WorkContext
 from noetl.executor.errors import ActionError, CancelledError, PayloadTooLargeError
 from noetl.executor.model import memory_budget
-from noetl.executor.model.function_memory import FunctionMemory, function_memory, read_function_bytes
+from noetl.executor.model.function_memory import (
+    SMALL_SIZE,
+    FunctionMemory,
+    function_memory,
+    read_function_bytes,
+)
 from noetl.executor.model.memory_budget import MemoryBudget, json_size
 from noetl.executor.patience import retrying_until
 from noetl.executor.stores.memory.store import MemoryStore
@@ -221,22 +227,35 @@ class TestFunction:
     def test_a_visit_that_waits_for_too_long_fails(self) -> None:
         memory = FunctionMemory(10)
         MemoryBudget(shared=memory).reserve(6)
-        with retrying_until(0.0), pytest.raises(ActionError, match="the steps of this function") as refused:
+        with (
+            retrying_until(time.monotonic()),
+            pytest.raises(ActionError, match="the steps of this function") as refused,
+        ):
             MemoryBudget(shared=memory).reserve(6)
         assert refused.value.retryable
         assert memory.reserved == 6
 
     def test_a_commit_reserves_what_is_not_reserved_yet(self) -> None:
-        memory = FunctionMemory(10)
+        size = SMALL_SIZE + 1
+        memory = FunctionMemory(10 * size)
         budget = MemoryBudget(shared=memory)
-        budget.reserve(6)
-        budget.reserve_commit(5)
-        assert memory.reserved == 6
-        budget.reserve_commit(9)
-        assert memory.reserved == 9
+        budget.reserve(6 * size)
+        budget.reserve_commit(5 * size)
+        assert memory.reserved == 6 * size
+        budget.reserve_commit(9 * size)
+        assert memory.reserved == 9 * size
         with pytest.raises(PayloadTooLargeError, match=r"\(StepMemory\)"):
-            budget.reserve_commit(11)
+            budget.reserve_commit(11 * size)
         MemoryBudget(shared=None).reserve_commit(1000)
+
+    def test_a_small_commit_is_never_refused(self) -> None:
+        memory = FunctionMemory(10)
+        memory.reserve(10, 0)
+        budget = MemoryBudget(shared=memory)
+        budget.reserve_commit(SMALL_SIZE)
+        assert memory.reserved == 10 + SMALL_SIZE
+        budget.close()
+        assert memory.reserved == 10
 
     def test_the_limit_follows_from_the_memory(self, monkeypatch: pytest.MonkeyPatch) -> None:
         assert function_memory() is None
@@ -336,7 +355,7 @@ class TestAnswers:
         with budget.receiving() as answer:
             assert answer is not None
             answer.grow(20, plenty)
-        with retrying_until(0.0), pytest.raises(ActionError):
+        with retrying_until(time.monotonic()), pytest.raises(ActionError):
             budget.reserve(50)
         assert memory.reserved == 70
 

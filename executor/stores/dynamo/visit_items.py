@@ -19,7 +19,7 @@ Attributes of a visit item (their names are stored, and never change):
 | `status`, `due`, `fence`, `claims`, `attempt`, `worker` | as in `Visit` |
 | `started`, `piece`, `finished` | times: start of the attempt, start of the segment, end of the visit |
 | `told` | metadata of the outcome, a blob: `e` error, `h` events, `p` progress (round, journal, counts) |
-| `gave` | outputs, a blob: `s` saved names, `r` result, `f` failed items of a loop |
+| `gave` | outputs, a blob: `s` saved names, `r` result, `f` failed items of a loop, `n` as below |
 | `saves` | names of the saved values, if these are in the bucket |
 | `case`, `failure` | index of the case that was taken; what the failure did to the branch |
 | `begun` | list of starts of attempts: fence, time, worker, attempt |
@@ -36,6 +36,8 @@ Attributes of a visit item (their names are stored, and never change):
 | `resumes` | the resume count of the run, for the visits that end it |
 | `history` | set if the visit was copied from the run that this run continues |
 | `expires` | time from which the item may be deleted |
+
+A result that is also a saved value is stored once: `n` is the name of the value, or "" for all saved names.
 """
 
 from __future__ import annotations
@@ -46,6 +48,7 @@ from typing import Any
 
 from noetl.executor.errors import PayloadLostError
 from noetl.executor.model.events import Event
+from noetl.executor.model.json_values import find_saved_result, take_saved_result
 from noetl.executor.model.outcome import error_record
 from noetl.executor.model.run import (
     END,
@@ -135,7 +138,7 @@ def decode_visit(
         if "clock" in item or derived is None
         else (derived.visit.clock, derived.visit.names, derived.visit.number, derived.origin)
     )
-    progress, status = metadata.get("p"), VisitStatus(item["status"])
+    progress, status, saved = metadata.get("p"), VisitStatus(item["status"]), outputs.get("s", {})
     lost = lost_outcome or lost_outputs
     visit = Visit(
         id=item["sk"][2:],
@@ -153,8 +156,8 @@ def decode_visit(
         started_at=item.get("started"),
         segment_started_at=item.get("piece"),
         finished_at=item.get("finished"),
-        saved=outputs.get("s", {}),
-        result=outputs.get("r"),
+        saved=saved,
+        result=take_saved_result(outputs["n"], saved) if "n" in outputs else outputs.get("r"),
         failures=tuple(outputs.get("f", ())),
         case=item.get("case"),
         error=metadata.get("e"),
@@ -270,7 +273,13 @@ def encode_outcome(visit: Visit, events: Sequence[Event], blobs: Blobs) -> dict[
         "h": [encode_event(event) for event in events] or None,
         "p": None if visit.progress is None else encode_progress(visit.progress),
     }
-    outputs = {"s": dict(visit.saved) or None, "r": visit.result, "f": list(visit.failures) or None}
+    saved_result = find_saved_result(visit.result, visit.saved)
+    outputs = {
+        "s": dict(visit.saved) or None,
+        "r": visit.result if saved_result is None else None,
+        "n": saved_result,
+        "f": list(visit.failures) or None,
+    }
     stored_outputs = blobs.store(visit.run_id, _without_none(outputs))
     return attributes | {
         "told": blobs.store(visit.run_id, _without_none(metadata)),

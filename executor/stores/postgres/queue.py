@@ -20,6 +20,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
+from noetl.executor.model.read_memory import is_counting_reads, reserve_read
 from noetl.executor.model.run import (
     SERVICE_QUEUE,
     Branch,
@@ -130,6 +131,8 @@ class PostgresQueue:
         )
         if row is None:
             return None
+        if is_counting_reads():
+            reserve_read(_count_payload(row))
         return Claim(run_from_row(row), with_saved(claimed, row["saved"]))
 
     def _only_branch(self, commit: Commit) -> Branch | None:
@@ -241,3 +244,8 @@ class PostgresQueue:
             "failure": visit.failure,
             "failures": outputs.failures,
         }
+
+
+def _count_payload(row: Row) -> int:
+    """Return the characters of JSON that a claim has read, which must be read in any case."""
+    return sum(len(row[column] or "") for column in ("saved", "input", "environment", "variables"))

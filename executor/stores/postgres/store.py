@@ -1,7 +1,7 @@
 """The store in Postgres, for any number of workers on any number of machines.
 
-It is the store of `sql/store.py` with a work queue and a maintenance of its own. Here, and nowhere else, the
-parts learn to retry.
+It is the store of `sql/store.py` with runs, a work queue and a maintenance of its own. Here, and nowhere
+else, the parts learn to retry.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from noetl.executor.model.limits import PayloadLimits
 from noetl.executor.stores.postgres.database import PostgresDatabase
 from noetl.executor.stores.postgres.maintenance import PostgresMaintenance
 from noetl.executor.stores.postgres.queue import PostgresQueue
+from noetl.executor.stores.postgres.runs import PostgresRuns
 from noetl.executor.stores.sql.context import SqlContext
 from noetl.executor.stores.sql.retry import retry_part
 from noetl.executor.stores.sql.store import SqlStore
@@ -29,6 +30,7 @@ class PostgresStore(SqlStore):
         StoreError: the database cannot be reached, or its schema is not up to date.
     """
 
+    runs: PostgresRuns
     queue: PostgresQueue
     maintenance: PostgresMaintenance
 
@@ -44,6 +46,7 @@ class PostgresStore(SqlStore):
         self.message_queue = None if queue_url is None else MessageQueue(queue_url)
         self.postgres = PostgresDatabase(uri, self.message_queue, threads)
         super().__init__(SqlContext(self.postgres, limits, retention_seconds))
+        self.runs = PostgresRuns(self.context, self.plans)
         self.queue = PostgresQueue(self.context, self.plans, self.postgres)
         self.maintenance = PostgresMaintenance(self.maintenance, self.postgres)
         for part in (

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from noetl.executor.model.events import Event
+from noetl.executor.model.json_values import find_saved_result, take_saved_result
 from noetl.executor.model.registry import ApiKey, RegisteredPlaybook
 from noetl.executor.model.run import FailureState, Progress, Run, RunStatus, Visit, VisitStatus, WaitKey
 from noetl.executor.model.run_summary import RunSummary, VisitSummary
@@ -44,13 +45,7 @@ def encode_result(result: Any, saved: Mapping[str, Any]) -> str | None:
     """
     if result is None:
         return None
-    if (
-        isinstance(result, dict)
-        and list(result) == list(saved)
-        and all(result[name] is saved[name] for name in saved)
-    ):
-        return "="
-    name = next((name for name, value in saved.items() if value is result), None)
+    name = find_saved_result(result, saved)
     return encode_json(result) if name is None else f"={name}"
 
 
@@ -58,7 +53,7 @@ def decode_result(text: str | None, saved: Mapping[str, Any]) -> Any:
     """Return the result that `encode_result` was given."""
     if text is None or not text.startswith("="):
         return decode_json(text)
-    return saved[text[1:]] if len(text) > 1 else saved
+    return take_saved_result(text[1:], saved)
 
 
 def run_from_row(row: Row) -> Run:

@@ -1,7 +1,8 @@
 """The store in a SQL database, which SQLite and Postgres share: it puts the parts of a store together.
 
 A part is an object for one subject, as in `interface.py`. The parts share a `SqlContext`; none of them is a
-base class of another. What differs between databases is behind `Database`, and in the fragments of a dialect.
+base class of a part for another subject. What differs between databases is behind `Database`, and in the
+fragments of a dialect.
 """
 
 from __future__ import annotations

@@ -1,0 +1,34 @@
+-- Outputs of visits whose lengths are known before they are read. `octet_length` reads no text.
+
+-- All visits, or those in `:ids`. The outputs are null past `:most` characters.
+-- name: counted_visits
+select {visit_columns}, characters, total <= :most as is_complete,
+    case when total <= :most then saved end as saved,
+    case when total <= :most then result end as result,
+    case when total <= :most then failures end as failures
+from (
+    select *, sum(characters) over (order by clock, id) as total from (
+        select *, coalesce(octet_length(saved), 0) + coalesce(octet_length(result), 0)
+            + coalesce(octet_length(failures), 0) as characters
+        from visits where run_id = :run_id
+        and :is_all and step not in ('@end', '@deadline') -- optional
+        and id {in_ids} -- optional
+    ) measured
+) summed order by clock, id
+
+-- name: outputs
+select saved, result, failures from visits where run_id = :run_id and id = :visit_id
+
+-- The bodies are null past `:most` characters.
+-- name: counted_batch_results
+select position, characters, total <= :most as is_complete,
+    case when total <= :most then body end as body
+from (
+    select position, body, octet_length(body) as characters,
+        sum(octet_length(body)) over (order by position) as total
+    from parts where run_id = :run_id and visit_id = :visit_id and loop = :loop
+) summed order by position
+
+-- name: batch_result
+select body from parts
+where run_id = :run_id and visit_id = :visit_id and loop = :loop and position = :position
