@@ -13,7 +13,8 @@ unused longest, and gives those that are still named the present time.
 Cost: no statement for most starts, and one for the first start of a plan in a process and ten minutes. A plan
 that is named is examined once an hour.
 
-Limits: a plan is deleted up to two hours after the last run that names it.
+Limits: a plan is deleted up to two hours after the last run that names it. DynamoDB has rules of its own
+(`dynamo/plan_uses.py`).
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ a few runs, so that commits wait for milliseconds. A worker repeats it until no 
 seconds. A sweep does the same, for functions without such a worker. Plans that nothing names any more are
 deleted too (`plan_uses.py`).
 DynamoDB deletes items whose time to live is over; the head of a run expires one day before its other items.
+Plans in DynamoDB have rules of their own (`dynamo/plan_uses.py`).
 
 Cost: one deletion for each row or item.
 

@@ -28,7 +28,15 @@ from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.child_run_counts import choose_counter
 from noetl.executor.stores.dynamo.date_clock import DateClock
 from noetl.executor.stores.dynamo.expressions import Put, Update
+from noetl.executor.stores.dynamo.keys import ItemKey
 from noetl.executor.stores.dynamo.open_runs import list_open_runs
+from noetl.executor.stores.dynamo.plan_deletion import PlanDeletion
+from noetl.executor.stores.dynamo.plan_uses import (
+    EXPIRY_DELAY_SECONDS,
+    RENEWAL_SECONDS,
+    USE_SECONDS,
+    DynamoPlanUses,
+)
 from noetl.executor.stores.dynamo.run_list import merge_shards
 from noetl.executor.stores.dynamo.run_snapshot import read_snapshot
 from noetl.executor.stores.dynamo.store import DynamoStore
@@ -38,7 +46,7 @@ from noetl.executor.stores.sqs.due_message import GIVE_UP_DELAY_SECONDS, GRACE_S
 from noetl.executor.worker import Worker, WorkerSettings
 from noetl.infra.dynamodb import upgrade
 from noetl.testing.run_harness import RunHarness
-from noetl.testing.store_contract import ConsistencyContract, StoreContract
+from noetl.testing.store_contract import ConsistencyContract, PlanDeletionContract, StoreContract
 from noetl.testing.store_contract.operations import (
     DIAMOND,
     LEASE,
@@ -118,6 +126,38 @@ class ItemDamage:
         }[kind]
         store.context.table.write([Put(key, {"run": run_id})])
 
+    def delete_visit(self, store: DynamoStore, run: Run, step: str) -> None:
+        raise NotImplementedError
+
+    def set_retention(self, store: DynamoStore, seconds: float) -> None:
+        store.context.plan_uses.retention_seconds = seconds
+
+    def restore_without_plans(self, store: DynamoStore) -> None:
+        """Delete all plans. No table is restored in place: another one gets its name, so processes start."""
+        table = store.context.table
+        table.delete([ItemKey(item["pk"], item["sk"]) for item in table.scan() if item["pk"][0] == "P"])
+        _forget_uses(store)
+
+    def age_plans(self, store: DynamoStore, seconds: float) -> None:
+        """Let DynamoDB delete all items that have a time to live, too."""
+        table = store.context.table
+        for item in list(table.scan()):
+            if "expires" in item:
+                table.delete([ItemKey(item["pk"], item["sk"])])
+            elif item["sk"] == "U" and "due" in item:
+                table.update(Update(ItemKey(item["pk"], item["sk"]), add={"due": -seconds}))
+        table.delete([keys.PLAN_DELETION])
+        _forget_uses(store)
+
+
+def _forget_uses(store: DynamoStore) -> None:
+    """Let a store know of no plan, as in a new process."""
+    context = store.context
+    context.plan_uses = DynamoPlanUses(context.table, context.plan_uses.retention_seconds)
+    context.plans.uses = context.plan_uses
+    context.plans._stored.clear()
+    store.maintenance.plan_deletion = PlanDeletion(context)
+
 
 OVERVIEWS = {
     "nested cycles": """
@@ -154,7 +194,10 @@ OVERVIEWS = {
 }
 
 
-class TestDynamo(StoreContract, ConsistencyContract):
+class TestDynamo(StoreContract, ConsistencyContract, PlanDeletionContract):
+    unused_seconds = USE_SECONDS + RENEWAL_SECONDS
+    seconds_after_end = EXPIRY_DELAY_SECONDS + 100.0
+    deletes_runs = False
     limits = PayloadLimits(payload_bytes=LIMIT, answer_bytes=LIMIT)
     damage = ItemDamage()
 
@@ -230,7 +273,15 @@ class TestRetention:
         end_run(store, run, RunStatus.CANCELLED, 100.0)
         times = {item["sk"][0]: item.get("expires") for item in store.context.table.scan()}
         after = 100 + 3 * DAY_SECONDS
-        assert times == {"H": after - DAY_SECONDS, "V": after, "W": after, "T": after, "I": after, "B": None}
+        assert times == {
+            "H": after - DAY_SECONDS,
+            "V": after,
+            "W": after,
+            "T": after,
+            "I": after,
+            "B": None,
+            "U": None,
+        }
         assert store.maintenance.check_consistency() == []
         with pytest.raises(RejectedError, match="retention period"):
             store.runs.resume(run.id, after, deadline_at=None, values={})

@@ -24,7 +24,13 @@ from noetl.executor.stores.postgres.store import PostgresStore
 from noetl.executor.stores.sqs.due_message import GRACE_SECONDS, DueMessage
 from noetl.infra.migrations import upgrade
 from noetl.testing.run_harness import compile_text
-from noetl.testing.store_contract import QueueContract, RunsContract, SweepContract, WaitsContract
+from noetl.testing.store_contract import (
+    PlanDeletionContract,
+    QueueContract,
+    RunsContract,
+    SweepContract,
+    WaitsContract,
+)
 from noetl.testing.store_contract.operations import (
     DIAMOND,
     LEASE,
@@ -102,7 +108,7 @@ def store(queue: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[PostgresStore
     opened.close()
 
 
-class TestPostgresWithQueue(RunsContract, QueueContract, WaitsContract, SweepContract):
+class TestPostgresWithQueue(RunsContract, QueueContract, WaitsContract, SweepContract, PlanDeletionContract):
     limits = PayloadLimits(payload_bytes=LIMIT, answer_bytes=LIMIT)
     damage = SqlDamage()
 

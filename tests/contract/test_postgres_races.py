@@ -43,7 +43,7 @@ from noetl.testing.store_contract.operations import (
     succeed,
     suspend_claim,
 )
-from noetl.testing.store_contract.sweep import save_plan, start_saved
+from noetl.testing.store_contract.plan_deletion import save_plan, start_saved
 from tests.contract.sql_damage import SqlDamage
 
 ROUNDS = 12

@@ -29,7 +29,7 @@ from noetl.executor.stores.sqlite.store import SqliteStore
 from noetl.testing.run_harness import compile_text
 from noetl.testing.store_contract import MaintenanceContract, StoreContract
 from noetl.testing.store_contract.operations import claim_visit, start_run, succeed
-from noetl.testing.store_contract.sweep import save_plan, start_saved
+from noetl.testing.store_contract.plan_deletion import save_plan, start_saved
 from tests.contract.payload_poison import check_payloads_are_not_read
 from tests.contract.sql_damage import SqlDamage
 

@@ -101,6 +101,7 @@ class Commits:
         """
         self._limits.check_result(encode_json(result), encode_json(list(errors)))
         head = self._context.heads.read(claim.run.id)
+        self._context.plan_uses.require_after_end(head["plan"])
         run = finish_run(claim.run, status, result, errors, now)
         writes: list[Write] = [
             self._finish_visit(head, claim.visit, now),
@@ -219,6 +220,7 @@ class Commits:
         is_only_branch = not (claim.item.origin.has_forked or commit.is_finally)
         is_long = self._context.announcer.is_long_wait(head["queue"], visit.due_at, now)
         if is_only_branch and is_long and is_waiting(visit) and can_sleep(self._context, head):
+            self._context.plan_uses.require(head["plan"])
             yield sleep_update(head)
 
     def _loop_part_writes(self, commit: Commit, spread: int) -> Iterable[Put]:

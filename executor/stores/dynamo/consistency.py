@@ -142,7 +142,7 @@ class _TableScan:
             self.kinds_by_run.setdefault(rest.partition("#")[0], set()).add(item["sk"].partition("#")[0])
         elif kind in ("T", "I"):
             self.kinds_by_run.setdefault(item["run"], set()).add(kind)
-        elif kind == "P":
+        elif kind == "P" and item["sk"] != "U":
             self.plans.add(rest)
         elif kind == "B" and item["sk"].startswith("V#") and "removed" not in item:
             name = rest.partition(".")[2][int(rest.partition(".")[0]) :]

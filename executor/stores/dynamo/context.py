@@ -19,6 +19,7 @@ from noetl.executor.stores.dynamo.announcer import Announcer
 from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.blobs import Blobs
 from noetl.executor.stores.dynamo.caches import ClaimCache, RunHeads
+from noetl.executor.stores.dynamo.plan_uses import DynamoPlanUses
 from noetl.executor.stores.dynamo.plans import DynamoPlans
 from noetl.executor.stores.dynamo.table import DynamoTable
 from noetl.executor.stores.dynamo.visit_items import StepOf
@@ -34,11 +35,16 @@ class DynamoContext:
     """The table of a store with its bucket and its queue, and what this process remembers of runs."""
 
     def __init__(
-        self, table: DynamoTable, message_queue: MessageQueue | None = None, bucket: str | None = None
+        self,
+        table: DynamoTable,
+        message_queue: MessageQueue | None = None,
+        bucket: str | None = None,
+        retention_seconds: float | None = None,
     ) -> None:
         self.table = table
         self.blobs = Blobs(bucket)
-        self.plans = DynamoPlans(table)
+        self.plan_uses = DynamoPlanUses(table, retention_seconds)
+        self.plans = DynamoPlans(table, self.plan_uses)
         self.heads = RunHeads(table, remembers_service=message_queue is None)
         self.claims = ClaimCache()
         self.announcer = Announcer(self.plans, message_queue)

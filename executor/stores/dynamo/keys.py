@@ -46,6 +46,9 @@ class ItemKey(NamedTuple):
 SENT_WAKEUPS = ItemKey("S#due", "S")
 """Key of the item that says up to which time the sweep has sent messages about visits in the index `due`."""
 
+PLAN_DELETION = ItemKey("S#plans", "S")
+"""Key of the item that says how far the deletion of unused plans is."""
+
 SCHEMA = ItemKey("S#schema", "S")
 """Key of the item that holds the schema version of the table."""
 
@@ -139,6 +142,11 @@ def plan(plan_hash: str, block: int = 0) -> ItemKey:
     return ItemKey(f"P#{plan_hash}", f"B#{block:04d}")
 
 
+def plan_use(plan_hash: str) -> ItemKey:
+    """Return the key of the use of a plan."""
+    return ItemKey(f"P#{plan_hash}", "U")
+
+
 def token(token_hash: str) -> ItemKey:
     """Return the key of a token that answers a wait."""
     return ItemKey(f"T#{token_hash}", "T")
@@ -206,6 +214,16 @@ def open_shard(queue: str, run_id: str) -> str:
 def due_shard(run_id: str) -> str:
     """Return the partition of the visits of a run in the index of due visits, which has SHARDS partitions."""
     return shard(SERVICE_QUEUE, run_id)
+
+
+def plan_shard(plan_hash: str) -> str:
+    """Return the partition of the use of a plan in the index `due`, which has SHARDS partitions for uses."""
+    return shard("plans", plan_hash)
+
+
+def plan_shards() -> list[str]:
+    """Return all partitions of the uses of plans in the index `due`."""
+    return shards("plans")[1:]
 
 
 def asleep_shard(run_id: str) -> str:

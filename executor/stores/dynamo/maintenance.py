@@ -6,7 +6,8 @@ Algorithm: a reconciliation loop. Source: the controller pattern of Kubernetes. 
 index of open runs, from the place where the last sweep stopped. For each run it takes a snapshot. It
 completes followups that are missing, and announces visits that have been overdue for GRACE_SECONDS. All
 repairs are idempotent, so concurrent sweeps are safe. A run whose visits all wait long is then left out
-(`sleeping_runs.py`). Visits that are due soon are found in an index (`due_index.py`).
+(`sleeping_runs.py`). Visits that are due soon are found in an index (`due_index.py`). Once a day, unused
+plans are deleted (`plan_deletion.py`).
 
 Cost: a query of each index partition, and one read of each of the runs of a page. A run that sleeps costs
 nothing.
@@ -19,12 +20,14 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from noetl.executor.errors import StoreError
 from noetl.executor.model.run import SERVICE_QUEUE
 from noetl.executor.model.special_visits import is_pseudo_step
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.context import DynamoContext
 from noetl.executor.stores.dynamo.due_index import DueIndex
 from noetl.executor.stores.dynamo.open_runs import next_open_runs
+from noetl.executor.stores.dynamo.plan_deletion import PlanDeletion
 from noetl.executor.stores.dynamo.repairs import Repairs
 from noetl.executor.stores.dynamo.run_items import has_ended
 from noetl.executor.stores.dynamo.run_snapshot import RunSnapshot, read_snapshot
@@ -49,6 +52,7 @@ class DynamoMaintenance:
         self._context = context
         self._repairs = repairs
         self._due_index = DueIndex(context)
+        self.plan_deletion = PlanDeletion(context)
 
     def probe(self) -> None:
         """Return if the table answers to the read of one item."""
@@ -61,9 +65,12 @@ class DynamoMaintenance:
         return ConsistencyCheck(self._context).check_consistency()
 
     def delete_old(self, now: float) -> bool:
-        """Return False: DynamoDB deletes items whose time to live is over."""
+        """Delete some unused plans. Return whether more may be left.
+
+        DynamoDB itself deletes runs whose time to live is over. Times are those of its clock.
+        """
         del now
-        return False
+        return self.plan_deletion.delete_some()
 
     def sweep(
         self, now: float, *, queue: str = SERVICE_QUEUE, limit: int = MAX_RUNS_PER_SWEEP
@@ -77,7 +84,15 @@ class DynamoMaintenance:
         run_ids = next_open_runs(self._context, queue, limit)
         awake = put_quiet_to_sleep(self._context, run_ids)
         repaired = self._context.in_parallel(lambda run_id: self._sweep_run(run_id, now), awake)
+        self._delete_plans()
         return SweepResult(len(run_ids), lost + sum(repaired))
+
+    def _delete_plans(self) -> None:
+        """Delete some unused plans. A failure is only logged, since runs do not depend on it."""
+        try:
+            self.plan_deletion.delete_some()
+        except StoreError as error:
+            logger.warning("unused plans could not be deleted; a later sweep tries again: %s", error)
 
     def _sweep_run(self, run_id: str, now: float) -> int:
         """Repair a run, announce its overdue visits, and return how many visits were announced."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -11,9 +12,10 @@ from noetl.executor.clients.aws_retry import ConditionFailed
 from noetl.executor.errors import StoreError
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.blobs import to_bytes, unpack
-from noetl.executor.stores.dynamo.expressions import Put
+from noetl.executor.stores.dynamo.expressions import PRESENT, ConditionCheck, Put
 from noetl.executor.stores.dynamo.keys import BRANCHES_PER_PARTITION, MAX_PARTITIONS
-from noetl.executor.stores.dynamo.table import DynamoTable
+from noetl.executor.stores.dynamo.plan_uses import DynamoPlanUses
+from noetl.executor.stores.dynamo.table import MAX_CONFLICTS, DynamoTable
 from noetl.executor.stores.plan_parts import CACHE_BYTES, PartKey, decode_part, weigh_part
 from noetl.planner.plan import Header, Plan, Step, Task
 from noetl.planner.weighted_cache import WeightedCache
@@ -55,16 +57,29 @@ class PlanTexts:
 class DynamoPlans:
     """The plans of a table. A plan never changes, so what was read of it is cached."""
 
-    def __init__(self, table: DynamoTable) -> None:
+    def __init__(self, table: DynamoTable, uses: DynamoPlanUses) -> None:
         self._table = table
+        self.uses = uses
         # A plan that is not kept is read again for each of its steps.
         self._stored: WeightedCache[str, PlanTexts] = WeightedCache(CACHE_BYTES, CACHE_BYTES)
         self._parts: WeightedCache[PartKey, Header | Step | Task] = WeightedCache(CACHE_BYTES)
 
     def save(self, plan: Plan) -> None:
         """Save a plan under its hash; a plan that is already saved stays as it is."""
-        if self._table.get(keys.plan(plan.hash)) is not None:
+        if self.uses.is_required(plan.hash):
             return
+        for _ in range(MAX_CONFLICTS):
+            use = self._table.get(keys.plan_use(plan.hash))
+            if use is not None or self._table.get(keys.plan(plan.hash), ("blocks",)) is not None:
+                self.uses.remember(plan.hash, use)
+                if self.uses.require(plan.hash):
+                    return
+            elif self._add(plan):
+                return
+        raise StoreError(f"Plan {plan.hash} could not be saved: too many concurrent writers.")
+
+    def _add(self, plan: Plan) -> bool:
+        """Add a plan with its use. Return False if another process has changed one of its items."""
         document = {
             "header": plan.header.to_json(),
             "steps": [[name, step.to_json()] for name, step in plan.steps.items()],
@@ -73,14 +88,20 @@ class DynamoPlans:
         }
         packed = to_bytes(document)
         blocks = [packed[start : start + BLOCK_BYTES] for start in range(0, len(packed), BLOCK_BYTES)]
+        for number, block in list(enumerate(blocks))[1:]:
+            with suppress(ConditionFailed):
+                self._table.write([Put(keys.plan(plan.hash, number), {"body": block})])
         # The first block holds the number of blocks. It is written last, so the plan exists when it is
         # complete.
-        for number, block in reversed(list(enumerate(blocks))):
-            description = {"blocks": len(blocks), "spread": spread_of(plan)} if number == 0 else {}
-            try:
-                self._table.write([Put(keys.plan(plan.hash, number), {"body": block, **description})])
-            except ConditionFailed:
-                continue
+        first = {"body": blocks[0], "blocks": len(blocks), "spread": spread_of(plan)}
+        use = self.uses.encode(plan.hash, len(blocks))
+        rest = [ConditionCheck(keys.plan(plan.hash, number), (PRESENT,)) for number in range(1, len(blocks))]
+        try:
+            self._table.write([Put(keys.plan(plan.hash), first), Put(keys.plan_use(plan.hash), use), *rest])
+        except ConditionFailed:
+            return False
+        self.uses.remember(plan.hash, use)
+        return True
 
     def step_names(self, plan_hash: str) -> tuple[str, ...]:
         """Return the names of the steps of a plan, in their order."""
@@ -116,9 +137,12 @@ class DynamoPlans:
 
     def _read(self, plan_hash: str) -> tuple[PlanTexts, int]:
         """Return a plan with an estimate of its bytes."""
-        first = self._table.get(keys.plan(plan_hash))
+        first_key, use_key = keys.plan(plan_hash), keys.plan_use(plan_hash)
+        found = self._table.get_many([first_key, use_key])
+        first = found.get(first_key)
         if first is None:
             raise StoreError(f"The store in DynamoDB has no plan {plan_hash}.")
+        self.uses.remember(plan_hash, found.get(use_key))
         rest = [keys.plan(plan_hash, number) for number in range(1, first["blocks"])]
         items = self._table.get_many(rest)
         packed = b"".join([first["body"], *(items[key]["body"] for key in rest)])

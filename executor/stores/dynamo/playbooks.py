@@ -2,10 +2,13 @@
 
 The item of a name stores the newest version and an `edition`. A change of the playbook requires the edition
 that was read, and increases it, so concurrent changes of one playbook are serial (optimistic concurrency).
+The same transaction counts the registered versions of each plan in its use (`plan_uses.py`). The attribute
+`counted` of a version says that it is counted.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 
 from noetl.executor.clients.aws_retry import ConditionFailed
@@ -14,10 +17,10 @@ from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.executor.stores.cursors import read_key_cursor, write_key_cursor
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
-from noetl.executor.stores.dynamo.expressions import Condition, Put, Update, Write
+from noetl.executor.stores.dynamo.expressions import PRESENT, Condition, Put, Update, Write
 from noetl.executor.stores.dynamo.table import MAX_CONFLICTS, DynamoTable
 
-MAX_REMOVED = 90
+MAX_REMOVED = 45
 """Number of versions that one transaction removes."""
 
 
@@ -44,6 +47,10 @@ class DynamoPlaybooks:
         tenant, name = playbook.tenant, playbook.name
         name_item = self._table.get(keys.playbook(tenant, name)) or {}
         versions = {item["version"]: item for item in self._versions(tenant, name)}
+        use_key = keys.plan_use(playbook.plan_hash)
+        # Plans of earlier versions have no use, and are kept for ever.
+        is_counted = self._table.get(use_key) is not None
+        count = [Update(use_key, add={"versions": 1}, when=(PRESENT,))] if is_counted else []
         newest = _newest(versions.values())
         if playbook.version is not None:
             registered = versions.get(playbook.version)
@@ -57,7 +64,8 @@ class DynamoPlaybooks:
                 del registered["removed"]
                 key = keys.version(tenant, name, registered["version"])
                 name_update = _name_update(playbook, name_item, _newest(versions.values()))
-                self._table.write([Update(key, {"removed": None}), name_update])
+                sets = {"removed": None, "counted": is_counted or None}
+                self._table.write([Update(key, sets), name_update, *count])
             return _decode_playbook(tenant, name, registered)
         number = max((item["number"] for item in versions.values()), default=0) + 1
         version = playbook.version
@@ -66,9 +74,11 @@ class DynamoPlaybooks:
                 number += 1
             version = str(number)
         item = {"version": version, "number": number, "plan": playbook.plan_hash, "at": playbook.created_at}
+        counted = {"counted": True} if is_counted else {}
         writes: list[Write] = [
-            Put(keys.version(tenant, name, version), item),
+            Put(keys.version(tenant, name, version), item | counted),
             _name_update(playbook, name_item, item),
+            *count,
         ]
         self._table.write(writes)
         return _decode_playbook(tenant, name, item)
@@ -124,6 +134,7 @@ class DynamoPlaybooks:
                 Update(keys.version(tenant, name, item["version"]), {"removed": now}) for item in chosen
             ]
             writes.append(_name_update(playbook, name_item, _newest(remaining)))
+            writes += self._count_removed(chosen)
             try:
                 self._table.write(writes)
             except ConditionFailed:
@@ -131,6 +142,19 @@ class DynamoPlaybooks:
             has_more = version is None and bool(remaining)
             return len(chosen) + (self.unregister(tenant, name, now=now) if has_more else 0)
         raise StoreError(f"Playbook `{name}` could not be removed: too many concurrent writers.")
+
+    def _count_removed(self, versions: Iterable[Item]) -> list[Update]:
+        """Return the writes that count removed versions in the uses of their plans.
+
+        The deletion of plans examines these again.
+        """
+        counts = Counter(item["plan"] for item in versions if "counted" in item)
+        uses = self._table.get_many([keys.plan_use(plan_hash) for plan_hash in counts])
+        return [
+            Update(key, {"wakes": keys.plan_shard(hash)}, add={"versions": -counts[hash]}, when=(PRESENT,))
+            for hash, key in ((hash, keys.plan_use(hash)) for hash in counts)
+            if key in uses
+        ]
 
 
 def _name_update(playbook: RegisteredPlaybook, name_item: Item, newest: Item | None) -> Update:

@@ -132,6 +132,7 @@ class Resumes:
         on, the next one completes it.
         """
         head = snapshot.head
+        self._context.plan_uses.require(head["plan"])
         is_same_end: tuple[Condition, ...] = (("finished", "=", head["finished"]),)
         sets = self._encode_reopened(head, run, now)
         request = None if idempotency is None else put_request(run, idempotency)

@@ -23,16 +23,16 @@ from noetl.executor.stores.retention import DAY_SECONDS
 
 
 class Retention:
-    """The expiry of ended runs, which are kept for `seconds`, or for ever."""
+    """The expiry of ended runs, which are kept for `retention_seconds`, or for ever."""
 
-    def __init__(self, context: DynamoContext, seconds: float | None) -> None:
+    def __init__(self, context: DynamoContext) -> None:
         self._context = context
-        self._seconds = seconds
 
     def set_expiry(self, head: Item, now: float) -> None:
         """Set the time from which the items of an ended run may be deleted."""
-        if self._seconds is not None:
-            self._write_expiry(head, int(now + self._seconds))
+        seconds = self._context.plan_uses.retention_seconds
+        if seconds is not None:
+            self._write_expiry(head, int(now + seconds))
 
     def clear_expiry(self, head: Item) -> None:
         """Remove the time from which the items of a run may be deleted."""

@@ -40,6 +40,7 @@ from noetl.executor.stores.dynamo.visit_items import (
     encode_outcome,
     without_outputs,
 )
+from noetl.executor.stores.plan_uses import deleted_plan
 from noetl.planner.frozen import replace
 
 logger = logging.getLogger("noetl.executor")
@@ -68,6 +69,8 @@ class DynamoRuns:
     ) -> Run:
         """Start a run with its first visit, or return the run that this request has started before."""
         spread = self._context.plans.spread(run.plan_hash)
+        if not self._context.plan_uses.require(run.plan_hash):
+            raise deleted_plan(run.plan_hash)
         head = encode_head(run, first, len(history), spread, self._context.blobs)
         head |= self._context.announcer.deadline_row(run, run.created_at)
         writes: list[Write] = [Put(keys.head(run.id), head)]

@@ -72,6 +72,7 @@ def put_quiet_to_sleep(context: DynamoContext, run_ids: Sequence[str]) -> list[s
 
 def _put_to_sleep(context: DynamoContext, head: Item) -> bool:
     """Put a run to sleep, unless a visit is claimed meanwhile, and return whether it sleeps."""
+    context.plan_uses.require(head["plan"])
     try:
         context.table.update(sleep_update(head))
     except ConditionFailed:
@@ -110,6 +111,7 @@ def sleep_update(head: Item) -> Update:
 def wake_run(context: DynamoContext, head: Item) -> Item:
     """Let a run that sleeps be read by sweeps again, and return its head."""
     run_id = run_id_of(head)
+    context.plan_uses.require(head["plan"])
     awake = Update(
         keys.head(run_id),
         {"open": keys.open_shard(head["queue"], run_id)},

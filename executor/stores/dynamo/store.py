@@ -58,9 +58,9 @@ class DynamoStore:
         table = DynamoTable(table) if isinstance(table, str) else table
         limits = limits or PayloadLimits()
         message_queue = None if queue_url is None else MessageQueue(queue_url)
-        self.context = context = DynamoContext(table, message_queue, bucket)
+        self.context = context = DynamoContext(table, message_queue, bucket, retention_seconds)
         wakeups = Wakeups(context)
-        retention = Retention(context, retention_seconds)
+        retention = Retention(context)
         joins = DynamoJoins(context)
         stops = Stops(context, joins)
         resumes = Resumes(context, retention)

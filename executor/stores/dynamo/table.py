@@ -157,6 +157,10 @@ class DynamoTable:
         """Return a page of an index, as the client returns it."""
         return dict(self._call("query", TableName=self.name, IndexName=name, **parameters))
 
+    def scan_index(self, name: str, **parameters: Any) -> dict[str, Any]:
+        """Return a page of all partitions of an index, as the client returns it."""
+        return dict(self._call("scan", TableName=self.name, IndexName=name, **parameters))
+
     def scan(self, attributes: Sequence[str] = ()) -> Iterator[Item]:
         """Yield every item of the table, with the named attributes or all."""
         request = {"TableName": self.name, "ConsistentRead": True, **_projection(attributes)}

@@ -20,6 +20,7 @@ for part in (
 from noetl.testing.store_contract.consistency import ConsistencyContract
 from noetl.testing.store_contract.damage import StoreDamage, SweepDamage
 from noetl.testing.store_contract.keys import KeysContract
+from noetl.testing.store_contract.plan_deletion import PlanDeletionContract
 from noetl.testing.store_contract.plans import PlansContract
 from noetl.testing.store_contract.queue import QueueContract
 from noetl.testing.store_contract.registry import RegistryContract
@@ -33,6 +34,7 @@ __all__ = [
     "ConsistencyContract",
     "KeysContract",
     "MaintenanceContract",
+    "PlanDeletionContract",
     "PlansContract",
     "QueueContract",
     "RegistryContract",
@@ -61,7 +63,9 @@ class StoreContract(
     """Tests of all parts but maintenance. A subclass has a fixture `store`, which returns an empty store."""
 
 
-class MaintenanceContract(ConsistencyContract, SweepContract, RepairTransitionsContract):
+class MaintenanceContract(
+    ConsistencyContract, SweepContract, PlanDeletionContract, RepairTransitionsContract
+):
     """Tests of maintenance. A subclass has a fixture `store`, and a `damage` that damages the store."""
 
     damage: SweepDamage

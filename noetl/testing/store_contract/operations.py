@@ -264,3 +264,7 @@ def refusal_of_heartbeat(store: Store, token: str = "t") -> str:
     with pytest.raises(RejectedError) as rejected:
         store.waits.record_heartbeat(token, 9.0)
     return rejected.value.reason
+
+
+def failed_checks(store: Store) -> list[str]:
+    return [finding.check for finding in store.maintenance.check_consistency()]
