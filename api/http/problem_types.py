@@ -61,6 +61,9 @@ PROBLEM_TYPES: Mapping[str, ProblemType] = {
     "not-resumable": ProblemType(
         CONFLICT, "run 7c0b1f2ad1f04b0d9f1e2a3c has succeeded; there is nothing to resume"
     ),
+    "payload-lost": ProblemType(
+        CONFLICT, "the earlier answer, with which this one is compared, is lost: object runs/7c0b1f2a/0a1b"
+    ),
     "playbook-in-use": ProblemType(CONFLICT, "playbook `greet` has runs that have not ended"),
     "superseded-plan": ProblemType(CONFLICT, "the playbook was compiled by an earlier version of NoETL"),
     "version-exists": ProblemType(CONFLICT, "version `1` of `greet` is registered with another text"),

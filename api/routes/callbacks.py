@@ -54,6 +54,7 @@ _ANSWER_BODY: dict[str, Any] = {
         **problems(
             "unknown-token",
             "answered-otherwise",
+            "payload-lost",
             "closed",
             "too-large",
             "invalid-answer",

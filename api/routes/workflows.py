@@ -65,6 +65,7 @@ _RESUME_REQUEST: dict[str, Any] = {
         "local-run",
         "not-ended",
         "not-resumable",
+        "payload-lost",
         "superseded-plan",
         "idempotency-key-reused",
         "inside-region",

@@ -47,7 +47,17 @@ from noetl.executor.model.events import Event
 from noetl.executor.model.json_values import find_saved_result, round_trip_json, take_saved_result
 from noetl.executor.model.outcome import CANCELLED, Cancelled, Choice, Outcome, Suspension, error_record
 from noetl.executor.model.read_memory import carry_reads, keep_reads, strict_reads
-from noetl.executor.model.run import DEADLINE, END, Claim, Commit, Lease, Run, RunStatus, Visit
+from noetl.executor.model.run import (
+    DEADLINE,
+    END,
+    Claim,
+    Commit,
+    ErrorRecord,
+    Lease,
+    Run,
+    RunStatus,
+    Visit,
+)
 from noetl.executor.model.run_transition import SUPERSEDED_ORDER
 from noetl.executor.model.special_visits import is_pseudo_step
 from noetl.executor.model.transition import (
@@ -58,6 +68,7 @@ from noetl.executor.model.transition import (
     commit_of_finally_step,
     find_holders,
     find_refusal,
+    stop_run_at,
     suspend,
 )
 from noetl.executor.model.visit_transition import seconds_until_start
@@ -221,7 +232,8 @@ class _Segment:
         """Perform, decide and commit. Return the claim of a following visit, if there is one.
 
         If the store cannot keep the data of the step's work, the step fails and its rule is evaluated again.
-        If it cannot keep that of in-place work or of this second try, the failure is unhandled.
+        If it cannot keep that of in-place work or of this second try, the failure is unhandled. If the store
+        has lost what the commit continues with, such as the other branches, the run fails.
         """
         ending = self._decide(self._perform(self.work.perform), _Fallback.RULE)
         while True:
@@ -231,6 +243,9 @@ class _Segment:
                 if ending.fallback is _Fallback.ERROR:
                     raise
                 failure = self._failure(problem)
+            except PayloadLostError as problem:
+                self._stop_run(error_record(self.work.claim.visit, "PayloadLost", str(problem)))
+                return None
             if ending.fallback is _Fallback.RULE:
                 ending = self._decide(failure, _Fallback.UNHANDLED)
             else:
@@ -305,6 +320,14 @@ class _Segment:
             lambda events: executor.store.queue.commit(_with_events(commit, events), now, lease)
         )
         return None if following is None else _prefetch(executor.store, run, following, commit.visit)
+
+    def _stop_run(self, error: ErrorRecord) -> None:
+        """Let the step and its run fail. The branches of the run stay as they are."""
+        executor, visit, now = self.executor, self.work.claim.visit, self.executor.clock()
+        commit = stop_run_at(self.work.step, visit, Outcome(False, None, error), now)
+        self.work.context.events.flush_all(
+            lambda events: executor.store.queue.commit(_with_events(commit, events), now)
+        )
 
     def _build_commit(self, ending: _Ending, now: float) -> Commit:
         """Return the commit of an ending, without the events that happened before it."""

@@ -19,7 +19,7 @@ from noetl.executor.model.run import (
     Visit,
     VisitStatus,
 )
-from noetl.executor.model.run_transition import check_input_kept
+from noetl.executor.model.run_transition import check_input_kept, payload_lost
 from noetl.executor.model.special_visits import is_branch_visit
 from noetl.executor.model.start_request import StartRequest
 from noetl.planner.frozen import frozen, replace
@@ -139,7 +139,7 @@ def prefix_before(step: Step, run: Run, visits: Sequence[Visit], finally_step: s
     check_input_kept(run)
     for visit in finished:
         if visit.lost_payload is not None:
-            raise RejectedError("payload_lost", f"run {run.id} cannot continue: {visit.lost_payload}")
+            raise payload_lost(run.id, visit.lost_payload)
     return RunPrefix(run, step, finished, _final_pointers(finished) if last is None else last.names)
 
 

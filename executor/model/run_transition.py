@@ -153,7 +153,12 @@ def check_input_kept(run: Run) -> None:
         RejectedError: `payload_lost`, if its input was deleted from the store.
     """
     if run.lost_payload is not None:
-        raise RejectedError("payload_lost", f"run {run.id} cannot continue: {run.lost_payload}")
+        raise payload_lost(run.id, run.lost_payload)
+
+
+def payload_lost(run_id: str, reason: str) -> RejectedError:
+    """Return the refusal to continue a run some of whose data was deleted from the store."""
+    return RejectedError("payload_lost", f"run {run_id} cannot continue: {reason}")
 
 
 def resume_run(

@@ -347,6 +347,13 @@ def _commit_unhandled(step: Step, visit: Visit, choice: Choice, outcome: Outcome
     return Commit(failed, (), counter_changes, _left_clock(visit, step), -1, 1, events=events)
 
 
+def stop_run_at(step: Step, visit: Visit, outcome: Outcome, now: float) -> Commit:
+    """Return the commit of an unhandled failure that stops the run, whatever `on_error` of the step says."""
+    return _commit_unhandled(
+        replace(step, on_error="abort"), visit, Choice(outcome, failed=True), outcome, now
+    )
+
+
 def commit_of_finally_step(commit: Commit) -> Commit:
     """Return the commit of the finally step: it is on no branch, and its failure does not stop the run."""
     return replace(

@@ -365,7 +365,7 @@ class WaitStore(Protocol):
         Raises:
             RejectedError: `unknown_token`; `answered_otherwise`, if another answer arrived before; `closed`,
                 if the wait accepts no answer any more; `invalid_answer`, if it does not have the declared
-                fields; `too_large`.
+                fields; `too_large`; `payload_lost`, if these fields or the earlier answer were deleted.
         """
         ...
 

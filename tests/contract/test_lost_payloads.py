@@ -5,14 +5,17 @@ from __future__ import annotations
 import random
 import string
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from noetl.executor.engine.start import prefix_before
 from noetl.executor.errors import RejectedError
-from noetl.executor.model.run import Run, RunStatus
+from noetl.executor.model.ids import hash_secret
+from noetl.executor.model.run import Run, RunStatus, WaitKey
 from noetl.executor.model.run_filter import RunFilter
+from noetl.executor.stores.dynamo import blobs
 from noetl.executor.stores.dynamo.store import DynamoStore
 from noetl.infra.dynamodb import upgrade
 from noetl.testing.run_harness import RunHarness, register_playbook
@@ -250,3 +253,87 @@ def test_a_run_with_lost_payloads_is_swept_listed_and_cancelled(store: DynamoSto
     end = claim_visit(fresh, run, 1002.0)
     fresh.queue.finish(end, RunStatus.CANCELLED, None, [], 1002.0)
     assert fresh.runs.get("default", run.id).status is RunStatus.CANCELLED
+
+
+FORK = f"""
+    mode: sequential
+    steps:
+    - {{name: a, run: [], rule: [{{case: default, run: [{", ".join(f"s{n}" for n in range(4))}]}}]}}
+""" + "".join(f"    - {{name: s{n}, run: [{{action: set, set: {{n: {n}}}}}]}}\n" for n in range(4))
+
+
+def start_with_lost_stack(store: DynamoStore, aws: Client, text: str) -> RunHarness:
+    """Start a run in sequential mode, and delete its stack after the first branch."""
+    playing = RunHarness(store, text)
+    for _ in range(2):
+        assert playing.execute_next()
+    delete_payloads(aws)
+    playing.store = open_dynamo()
+    return playing
+
+
+@pytest.mark.parametrize("ending", ["", "finally: end"])
+@pytest.mark.usefixtures("small_items")
+def test_a_run_whose_stack_is_lost_fails_and_is_not_resumed(
+    store: DynamoStore, moto_aws: Client, ending: str
+) -> None:
+    end = "    - {name: end, run: [{action: log, message: ended}]}\n    finally: end\n" if ending else ""
+    playing = start_with_lost_stack(store, moto_aws, FORK + end)
+    playing.finish()
+    assert (playing.status, playing.error_types) == (RunStatus.FAILED, ["PayloadLost"])
+    error = playing.visit("s1").error
+    assert error is not None and "the stack of the branches of the run is lost" in error["message"]
+    assert playing.store.maintenance.check_consistency() == []
+    with pytest.raises(RejectedError, match="cannot continue: the stack of the branches"):
+        playing.resume()
+
+
+CALLBACK = """
+    steps:
+    - name: a
+      run:
+      - action: callback
+        notify: {action: file, write: token.txt, content: "{{ callback.token }}"}
+        as: text
+      rule: [{case: error, run: [b]}, {case: default, run: []}]
+    - {name: b, run: [{action: set, set: {seen: "{{ steps.a.error.type }}"}}]}
+    output: {seen: "{{ seen }}"}
+"""
+
+
+@pytest.fixture
+def small_items(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let almost all values be in the bucket."""
+    monkeypatch.setattr(blobs, "INLINE_BYTES", 10)
+
+
+@pytest.mark.usefixtures("small_items")
+def test_a_lost_answer_is_an_error_of_its_step_and_of_a_repetition(
+    store: DynamoStore, moto_aws: Client, tmp_path: Path
+) -> None:
+    playing = RunHarness(store, CALLBACK, folder=tmp_path)
+    assert playing.execute_next()
+    token = hash_secret((tmp_path / "token.txt").read_text())
+    store.waits.answer(token, LONG, playing.clock())
+    delete_payloads(moto_aws)
+    playing.store = open_dynamo()
+    with pytest.raises(RejectedError, match=r"the earlier answer, .* is lost: object runs/") as refused:
+        playing.store.waits.answer(token, LONG, playing.clock())
+    assert refused.value.reason == "payload_lost"
+    playing.finish()
+    assert (playing.status, playing.result) == (RunStatus.SUCCEEDED, {"seen": "PayloadLost"})
+
+
+@pytest.mark.usefixtures("small_items")
+def test_an_answer_whose_declared_fields_are_lost_is_refused(store: DynamoStore, moto_aws: Client) -> None:
+    run = start_run(store, SAVES, input={"text": LONG})
+    claim = claim_visit(store, run, 1.0)
+    key = WaitKey(run.id, claim.visit.id, "w")
+    store.waits.open_wait(key, claim.visit.fence, "token", {"approved": {"type": "boolean"}})
+    delete_payloads(moto_aws)
+    other = open_dynamo()
+    with pytest.raises(RejectedError, match="the answer's fields is lost: object runs/") as refused:
+        other.waits.answer("token", {"approved": True}, 2.0)
+    assert refused.value.reason == "payload_lost"
+    other.waits.record_heartbeat("token", 3.0)
+    assert other.waits.wait(key).last_heartbeat_at == 3.0

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from noetl.executor.errors import PayloadLostError
 from noetl.executor.model.branch_stack import (
     BranchStack,
     Turn,
@@ -73,8 +74,15 @@ class TurnWrites:
 
 
 def decode_stack(context: DynamoContext, head: Item, counter: Item) -> StoredStack:
-    """Return the stack of a run in sequential mode, which its counter holds."""
-    data = context.blobs.load(counter.get("stack"))
+    """Return the stack of a run in sequential mode, which its counter holds.
+
+    Raises:
+        PayloadLostError: it was deleted, so no branch of the run can continue.
+    """
+    try:
+        data = context.blobs.load(counter.get("stack"))
+    except PayloadLostError as problem:
+        raise PayloadLostError(f"the stack of the branches of the run is lost: {problem}") from problem
     first = context.step_of(head)(head["first"][1])
     stack = first_stack(first) if data is None else BranchStack.from_json(data)
     return StoredStack(stack, counter.get("version"))

@@ -19,10 +19,16 @@ from contextlib import suppress
 from typing import Any
 
 from noetl.executor.clients.aws_retry import ConditionFailed
-from noetl.executor.errors import RejectedError, StoreError
+from noetl.executor.errors import PayloadLostError, RejectedError, StoreError
 from noetl.executor.model.branch_stack import put_resumed_visits
 from noetl.executor.model.run import NEVER, FailureState, Run, Visit
-from noetl.executor.model.run_transition import check_same_request, is_resumable, resume_run, run_resumed
+from noetl.executor.model.run_transition import (
+    check_same_request,
+    is_resumable,
+    payload_lost,
+    resume_run,
+    run_resumed,
+)
 from noetl.executor.model.visit_transition import reopen
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
@@ -193,7 +199,10 @@ class Resumes:
     def _put_on_stack(self, snapshot: RunSnapshot) -> Update:
         """Return the write that puts the visits on the stack that a resume continues."""
         context, head = self._context, snapshot.head
-        stored = decode_stack(context, head, snapshot.counter)
+        try:
+            stored = decode_stack(context, head, snapshot.counter)
+        except PayloadLostError as problem:
+            raise payload_lost(run_id_of(head), str(problem)) from problem
         opened = [
             item.visit
             for item in snapshot.items

@@ -20,7 +20,7 @@ from __future__ import annotations
 from typing import Any
 
 from noetl.executor.clients.aws_retry import ConditionFailed
-from noetl.executor.errors import PayloadTooLargeError, RejectedError
+from noetl.executor.errors import PayloadLostError, PayloadTooLargeError, RejectedError
 from noetl.executor.model.limits import PayloadLimits
 from noetl.executor.model.run import Wait, WaitKey
 from noetl.executor.model.visit_states import WAKEABLE
@@ -84,9 +84,14 @@ class DynamoWaits:
         return self._context.table.get(keys.token(token_hash)) is not None
 
     def answer(self, token_hash: str, body: Any, now: float) -> WaitKey:
-        """Answer a wait and return its key: its visit is due at once."""
+        """Answer a wait and return its key: its visit is due at once.
+
+        Raises:
+            RejectedError: as in `interface.py`, and `payload_lost`.
+        """
         self._limits.check_answer(encode_json(body))
-        key, item, declared = self._find_wait(token_hash)
+        key, item, token = self._find_wait(token_hash)
+        declared = self._load(token.get("fields"), "the declaration of the answer's fields")
         while "answered" not in item:
             head, visit = self._check_open(key, item)
             answer = complete_answer(declared, body)
@@ -104,10 +109,22 @@ class DynamoWaits:
                 continue
             self._context.changes.notify()
             return key
-        check_same_answer(self._context.blobs.load(item["answer"]), body, declared)
         # The process that stored the answer may have died before it made the visit due.
         self._wakeups.wake_if_answered(key.run_id, key.visit_id, now)
+        earlier = self._load(item["answer"], "the earlier answer, with which this one is compared,")
+        check_same_answer(earlier, body, declared)
         return key
+
+    def _load(self, stored: bytes | None, noun: str) -> Any:
+        """Return a value that an answer needs.
+
+        Raises:
+            RejectedError: `payload_lost`.
+        """
+        try:
+            return self._context.blobs.load(stored)
+        except PayloadLostError as problem:
+            raise RejectedError("payload_lost", f"{noun} is lost: {problem}") from problem
 
     def _write_answer(self, update: Update, head: Item, visit: Item, now: float) -> None:
         """Write an answer, and make its visit due.
@@ -134,14 +151,13 @@ class DynamoWaits:
         self._check_open(key, item)
         self._context.table.update(Update(self._wait_key(key), {"heard": now}))
 
-    def _find_wait(self, token_hash: str) -> tuple[WaitKey, Item, AnswerDeclaration | None]:
-        """Return the wait that a token answers, its item, and the declared fields of the answer."""
+    def _find_wait(self, token_hash: str) -> tuple[WaitKey, Item, Item]:
+        """Return the wait that a token answers, its item, and that of the token."""
         token = self._context.table.get(keys.token(token_hash))
         if token is None:
             raise unknown_token()
         key = WaitKey(token["run"], token["visit"], token["wait"])
-        declared = self._context.blobs.load(token.get("fields"))
-        return key, self._context.table.get(self._wait_key(key)) or {}, declared
+        return key, self._context.table.get(self._wait_key(key)) or {}, token
 
     def _check_open(self, key: WaitKey, item: Item) -> tuple[Item, Item]:
         """Check that a wait accepts an answer, and that its visit and its run have not ended.
