@@ -422,6 +422,9 @@ def refusing_server(message: str) -> Iterator[int]:
         ("remaining connection slots are reserved for roles with the SUPERUSER attribute", True),
         ("sorry, too many clients already", True),
         ("das Datenbanksystem startet", True),
+        # A server in another language refuses for ever, but its words are unknown.
+        ("Passwort-Authentifizierung für Benutzer »ann« fehlgeschlagen", True),
+        ("Datenbank »x« existiert nicht", True),
         (
             "server login has been failing, cached error: password authentication failed",
             True,
