@@ -24,6 +24,10 @@ MESSAGES = {
     ),
     "unknown runs": "`{table}` has rows of unknown run {run_id}",
     "unknown parents": "run {run_id} has unknown parent run {parent_run}",
+    "lost payloads": (
+        "run {run_id} has not ended, and object {key} is not in its bucket any more"
+        " ({checked:,} of {count:,} values of open runs were checked)"
+    ),
     "unknown plans": "run {run_id} of `{playbook}` has an unknown plan",
 }
 """Message of each check of a run, with the values that it needs in braces."""

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from noetl.executor.engine.start import prefix_before
-from noetl.executor.errors import RejectedError
+from noetl.executor.errors import RejectedError, StoreError
 from noetl.executor.model.ids import hash_secret
 from noetl.executor.model.run import Run, RunStatus, WaitKey
 from noetl.executor.model.run_filter import RunFilter
-from noetl.executor.stores.dynamo import blobs
+from noetl.executor.stores.dynamo import blobs, consistency
 from noetl.executor.stores.dynamo.store import DynamoStore
 from noetl.infra.dynamodb import upgrade
 from noetl.testing.run_harness import RunHarness, register_playbook
@@ -248,7 +248,9 @@ def test_a_run_with_lost_payloads_is_swept_listed_and_cancelled(store: DynamoSto
     assert [summary.id for summary in fresh.runs.find(RunFilter())[0]] == [run.id]
     assert [visit.step for visit in fresh.runs.visits(run.id)] == ["a", "b"]
     assert fresh.runs.events(run.id)
-    assert fresh.maintenance.check_consistency() == []
+    (*findings,) = fresh.maintenance.check_consistency()
+    assert {(finding.check, finding.run_id) for finding in findings} == {("lost payloads", run.id)}
+    assert "any more (2 of 2 values of open runs were checked)" in findings[0].message
     assert fresh.runs.stop(run.id, RunStatus.CANCELLED, 1001.0).stop is RunStatus.CANCELLED
     end = claim_visit(fresh, run, 1002.0)
     fresh.queue.finish(end, RunStatus.CANCELLED, None, [], 1002.0)
@@ -337,3 +339,30 @@ def test_an_answer_whose_declared_fields_are_lost_is_refused(store: DynamoStore,
     assert refused.value.reason == "payload_lost"
     other.waits.record_heartbeat("token", 3.0)
     assert other.waits.wait(key).last_heartbeat_at == 3.0
+
+
+@pytest.mark.usefixtures("small_items")
+def test_the_check_of_payloads_is_limited(
+    store: DynamoStore, moto_aws: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start_with_lost_stack(store, moto_aws, FORK)
+    monkeypatch.setattr(consistency, "MAX_CHECKED_PAYLOADS", 1)
+    (finding,) = open_dynamo().maintenance.check_consistency()
+    assert "(1 of " in finding.message
+
+
+def test_no_value_of_an_unknown_bucket_is_lost(
+    store: DynamoStore, moto_aws: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start_with_saved_text(store, moto_aws)
+    for bucket, problem in (("unknown", "there is no bucket unknown"), (None, "Set NOETL_BUCKET")):
+        (finding,) = DynamoStore("noetl", bucket=bucket).maintenance.check_consistency()
+        assert finding.check == "bucket"
+        assert problem in finding.message
+
+    def fail(*_: object, **__: object) -> None:
+        raise StoreError("The bucket is away.")
+
+    monkeypatch.setattr(blobs.Blobs, "_call", fail)
+    with pytest.raises(StoreError, match="away"):
+        blobs.Blobs("values").has_object(b"@runs/r/0")

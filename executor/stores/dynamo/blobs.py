@@ -35,6 +35,9 @@ INLINE_BYTES = 8 * 1024
 A test compares the prices. The bytes are those of the compressed value.
 """
 
+NO_BUCKET = "The store in DynamoDB has values in a bucket. Set NOETL_BUCKET to its name."
+"""The problem of a store without the name of its bucket."""
+
 _MIN_COMPRESSED = 160
 """Length in bytes below which compression gains nothing."""
 
@@ -134,6 +137,16 @@ class Blobs:
         if self.bucket is not None:
             self._call("head_bucket")
 
+    def has_object(self, stored: bytes) -> bool:
+        """Return whether the object of a value in the bucket exists."""
+        try:
+            self._call("head_object", Key=stored[1:].decode("ascii"))
+        except StoreError as error:
+            if _error_code(error) not in ("404", "NoSuchKey"):
+                raise
+            return False
+        return True
+
     def load(self, stored: bytes | None) -> Any:
         """Return the value that `store` was given, or None for {}.
 
@@ -177,12 +190,11 @@ class Blobs:
             StoreError: no bucket is named.
         """
         if self.bucket is None:
-            raise StoreError("The store in DynamoDB has values in a bucket. Set NOETL_BUCKET to its name.")
+            raise StoreError(NO_BUCKET)
         try:
             packed: bytes = self._call("get_object", Key=key)
         except StoreError as error:
-            response = getattr(error.__cause__, "response", {})
-            if response.get("Error", {}).get("Code") != "NoSuchKey":
+            if _error_code(error) != "NoSuchKey":
                 raise
             raise PayloadLostError(f"object {key} is not in bucket {self.bucket} any more") from error
         return packed
@@ -223,6 +235,11 @@ class Blobs:
         if isinstance(result, ActionError):
             raise result
         return result
+
+
+def _error_code(error: StoreError) -> str:
+    """Return the code with which S3 has refused a request."""
+    return str(getattr(error.__cause__, "response", {}).get("Error", {}).get("Code", ""))
 
 
 def _length_of(response: Any) -> int:

@@ -6,7 +6,8 @@ Algorithm: reference checking, as in fsck (McKusick and Kowalski 1994). One scan
 no run and no plan. Each run is then read by itself. A finding about a run is reported if it is found again
 in each of CHECKS_PER_RUN reads.
 
-Cost: one scan of the table, and one read of each run, or CHECKS_PER_RUN reads of a run with findings.
+Cost: one scan of the table, and one read of each run, or CHECKS_PER_RUN reads of a run with findings. Then a
+request to the bucket for each of up to MAX_CHECKED_PAYLOADS values of open runs.
 
 Limits: an inconsistency that lasts longer than the reads of an active run is reported although it would
 vanish.
@@ -15,7 +16,7 @@ vanish.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from noetl.executor.errors import StoreError
@@ -23,9 +24,10 @@ from noetl.executor.model.run import DEADLINE, NEVER, RunStatus, Visit, VisitSta
 from noetl.executor.model.visit_states import ACTIVE
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
+from noetl.executor.stores.dynamo.blobs import NO_BUCKET, is_in_bucket
 from noetl.executor.stores.dynamo.context import DynamoContext
 from noetl.executor.stores.dynamo.due_index import DueIndex
-from noetl.executor.stores.dynamo.run_items import has_ended
+from noetl.executor.stores.dynamo.run_items import has_ended, run_id_of
 from noetl.executor.stores.dynamo.run_snapshot import RunSnapshot, read_snapshot
 from noetl.executor.stores.finding import (
     UNKNOWN_PLAN_OF_VERSION,
@@ -38,6 +40,9 @@ from noetl.executor.stores.finding import (
 from noetl.executor.stores.sqs.messages import MessageQueue
 
 CHECKS_PER_RUN = 3
+MAX_CHECKED_PAYLOADS = 1_000
+"""The number of values of open runs whose objects are looked up in the bucket."""
+
 PAUSE_SECONDS = 0.3
 """Pause between two reads of a run."""
 
@@ -56,9 +61,30 @@ class ConsistencyCheck:
         for item in self._context.table.scan(_SCANNED):
             scan.add(item)
         findings = [*self._check_services(), *scan.findings()]
-        for findings_of_run in self._context.in_parallel(self._check_run, sorted(scan.heads)):
+        payloads: list[_Payload] = []
+        for findings_of_run, payloads_of_run in self._context.in_parallel(
+            self._check_run, sorted(scan.heads)
+        ):
             findings += findings_of_run
+            payloads += payloads_of_run
+        if "bucket" not in {finding.check for finding in findings}:
+            findings += self._check_payloads(payloads)
         return limit_findings(findings)
+
+    def _check_payloads(self, payloads: Sequence[_Payload]) -> Iterable[Finding]:
+        """Yield findings about values of open runs that are not in the bucket, of MAX_CHECKED_PAYLOADS."""
+        if payloads and self._context.blobs.bucket is None:
+            yield Finding("bucket", NO_BUCKET)
+            return
+        checked = payloads[:MAX_CHECKED_PAYLOADS]
+        exist = self._context.in_parallel(
+            lambda payload: self._context.blobs.has_object(payload.stored), checked
+        )
+        for payload, exists in zip(checked, exist, strict=True):
+            if not exists:
+                key = payload.stored[1:].decode("ascii")
+                counts = {"checked": len(checked), "count": len(payloads)}
+                yield finding_of_run("lost payloads", payload.run_id, key=key, **counts)
 
     def _check_services(self) -> Iterable[Finding]:
         """Yield findings about the bucket, the index of due visits and the queue of the store."""
@@ -74,21 +100,24 @@ class ConsistencyCheck:
             except StoreError as error:
                 yield Finding(name, str(error))
 
-    def _check_run(self, run_id: str) -> list[Finding]:
+    def _check_run(self, run_id: str) -> tuple[list[Finding], list[_Payload]]:
+        """Return the findings about a run, and its values in the bucket if it is open."""
         head = self._context.table.get(keys.head(run_id))
         if head is not None and self._context.table.get(keys.plan(head["plan"])) is None:
             # Without its plan, nothing else can be checked.
-            return [finding_of_run("unknown plans", run_id, playbook=head["playbook"])]
+            return [finding_of_run("unknown plans", run_id, playbook=head["playbook"])], []
         confirmed: list[Finding] = []
+        payloads: list[_Payload] = []
         for check in range(CHECKS_PER_RUN):
             if check:
                 time.sleep(PAUSE_SECONDS)
             snapshot = read_snapshot(self._context, run_id)
             findings = [] if snapshot is None else list(self._findings(snapshot))
+            payloads = [] if snapshot is None else _payloads_of(snapshot)
             confirmed = findings if check == 0 else [finding for finding in confirmed if finding in findings]
             if not confirmed:
                 break
-        return confirmed
+        return confirmed, payloads
 
     def _findings(self, snapshot: RunSnapshot) -> Iterable[Finding]:
         head, counts = snapshot.head, snapshot.counts
@@ -120,6 +149,25 @@ class ConsistencyCheck:
         links = self._context.table.query(keys.partition_key(visit.run_id), f"K#{visit.id}#")
         heads = self._context.table.get_many([keys.head(link["sk"].split("#", 2)[2]) for link in links])
         return any(not has_ended(head) for head in heads.values())
+
+
+@dataclass(frozen=True, slots=True)
+class _Payload:
+    """A value of a run that its bucket holds."""
+
+    run_id: str
+    stored: bytes
+
+
+def _payloads_of(snapshot: RunSnapshot) -> list[_Payload]:
+    """Return the different values in the bucket that an open run names, in the order of its visits."""
+    head = snapshot.head
+    if has_ended(head):
+        return []
+    values = [head.get("given"), snapshot.counter.get("stack")]
+    values += [item.attributes.get(name) for item in snapshot.items for name in ("told", "gave")]
+    run_id = run_id_of(head)
+    return [_Payload(run_id, value) for value in dict.fromkeys(values) if value and is_in_bucket(value)]
 
 
 @dataclass(slots=True)
