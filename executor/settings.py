@@ -92,9 +92,9 @@ SETTINGS = (
         "execution",
         "a whole number from 1 to 1000000000",
         "`100000`",
-        "How many branches of the runs of a tenant may be due, run or wait when another run starts. Beyond it"
-        " a start is answered by 429. A store in DynamoDB does not count them, so the setting is refused"
-        " there.",
+        "How many branches of the runs of a tenant may be due, run or wait when another run starts or is"
+        " resumed. Beyond it the answer is 429, and `workflow` fails with `LimitExceeded`. A store in"
+        " DynamoDB does not count them, so the setting is refused there.",
     ),
     Setting(
         "NOETL_MAX_CHILD_RUNS",

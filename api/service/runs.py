@@ -139,11 +139,10 @@ class RunService:
         Raises:
             RejectedError: `idempotency_key_reused`, by another request; `quota_exceeded`.
         """
-        from noetl.executor.engine.quotas import check_branch_quota
         from noetl.executor.engine.start import assemble_run
 
         run, first_visit = assemble_run(draft.data, draft.plan_hash, draft.request, values)
-        check_branch_quota(self.context.store, self.context.tenant, run.queue)
+        self._check_quota(run.queue)
         if draft.plan is not None:
             self.context.store.plans.save(draft.plan)
         return self.context.store.runs.create(run, first_visit, idempotency=draft.idempotency)
@@ -319,7 +318,7 @@ class RunService:
             NotFoundError: the tenant has no such run.
             RejectedError: `not_resumable`, if it has succeeded; `payload_lost`; `unknown_step`;
                 `not_ended`, if a step or input is given; `inside_region`; `invalid_input`; `local_run`;
-                `idempotency_key_reused`, by another request.
+                `idempotency_key_reused`, by another request; `quota_exceeded`.
         """
         run = self._controllable_run(run_id, "resume")
         if request.step is not None:
@@ -336,6 +335,7 @@ class RunService:
         now = self.context.clock()
         deadline_at = None if header.timeout_seconds is None else now + header.timeout_seconds
         values = correct_input(header, self.get(run_id), request.input) if request.input else {}
+        self._check_quota(run.queue)
         return self.context.store.runs.resume(
             run.id, now, deadline_at=deadline_at, values=values, idempotency=idempotency
         )
@@ -365,11 +365,25 @@ class RunService:
             more = " and more" if len(names) > _MAX_SHOWN_STEPS else ""
             hint = did_you_mean(step, names) or f"the playbook has {shown}{more}"
             raise RejectedError("unknown_step", f"unknown step `{step}`; {hint}")
+        idempotency = request.idempotency([run.id, step, dict(request.input)])
+        if (earlier := self._earlier_run(idempotency)) is not None:
+            return earlier
         header, visits = plans.header(run.plan_hash), runs.visits_with_outputs(run.id)
         prefix = prefix_before(plans.step(run.plan_hash, step), run, visits, header.finally_step)
         new, first_visit, history = restart_from_step(header, prefix, request.input, now=self.context.clock())
-        idempotency = request.idempotency([run.id, step, dict(request.input)])
+        self._check_quota(new.queue)
         return runs.create(new, first_visit, idempotency=idempotency, history=history)
+
+    def _check_quota(self, queue: str) -> None:
+        """Count the start or the resumption of a run in a queue.
+
+        Raises:
+            RejectedError: `quota_exceeded`, if the tenant has too many active branches.
+            SettingError: a setting is invalid, or the store does not count what it limits.
+        """
+        from noetl.executor.engine.quotas import check_branch_quota
+
+        check_branch_quota(self.context.store, self.context.tenant, queue)
 
     def _controllable_run(self, run_id: str, command: str) -> RunSummary:
         """Return the summary of a run that may be cancelled and resumed here.

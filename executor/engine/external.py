@@ -140,8 +140,10 @@ class VisitWaits:
         except RejectedError as problem:
             raise _start_refused(playbook, problem) from problem
 
-    def _check_quotas(self, playbook: str) -> int | None:
+    def _check_quotas(self, started: str) -> int | None:
         """Return how many child runs the root of the run may have, or None for any number.
+
+        `started` is the playbook or the run to start.
 
         Raises:
             ActionError: the tenant may start no more runs, or a setting is invalid.
@@ -151,7 +153,7 @@ class VisitWaits:
             check_branch_quota(self.store, parent.tenant, parent.queue)
             return read_child_run_limit(parent.queue)
         except (RejectedError, SettingError) as problem:
-            raise _start_refused(playbook, problem) from problem
+            raise _start_refused(started, problem) from problem
 
     def read_run(self, run_id: str) -> Run:
         run = self.store.runs.get(self.claim.run.tenant, run_id)
@@ -163,6 +165,7 @@ class VisitWaits:
             self.store.runs.stop(run_id, RunStatus.CANCELLED, self.clock())
 
     def resume_run(self, run_id: str) -> None:
+        self._check_quotas(run_id)
         now = self.clock()
         seconds = self.store.plans.header(self.read_run(run_id).plan_hash).timeout_seconds
         deadline_at = None if seconds is None else now + seconds
@@ -174,7 +177,7 @@ class VisitWaits:
         return WaitKey(visit.run_id, visit.id, wait_id)
 
 
-def _start_refused(playbook: str, problem: RejectedError | SettingError) -> ActionError:
+def _start_refused(started: str, problem: RejectedError | SettingError) -> ActionError:
     """Return the error of a child run that a store or a quota refuses."""
-    message = f"`{playbook}` cannot be started: {problem}"
+    message = f"`{started}` cannot be started: {problem}"
     return ActionError("LimitExceeded", message, retryable=False)

@@ -66,6 +66,47 @@ def test_a_tenant_with_too_many_branches_starts_no_run(
     check_branch_quota(store, "default", "service")
 
 
+PARENT = """
+    steps:
+    - name: a
+      run: [{action: workflow, playbook: multiply, detach: %s}]
+"""
+
+
+@pytest.mark.parametrize("detached", ["true", "false"])
+def test_a_tenant_with_too_many_branches_starts_no_child_run(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch, detached: str
+) -> None:
+    monkeypatch.setenv("NOETL_MAX_BRANCHES", "1")
+    register_playbook(store, CHILDREN)
+    harness = RunHarness(store, PARENT % detached, origin="service")
+    execute_all(harness)
+    assert harness.error_types == ["LimitExceeded"]
+    assert "NOETL_MAX_BRANCHES" in harness.run.errors[0]["message"]
+    assert [run.id for run in store.runs.find(RunFilter("default"))[0]] == [harness.id]
+
+
+def test_a_tenant_with_too_many_branches_resumes_no_child_run(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register_playbook(store, "name: multiply\nsteps: [{name: a, run: [{action: fail, message: no}]}]")
+    harness = RunHarness(store, PARENT % "false", origin="service")
+    execute_all(harness)
+    assert harness.error_types == ["WorkflowFailed"]
+    harness.resume()
+    monkeypatch.setenv("NOETL_MAX_BRANCHES", "1")
+    execute_all(harness)
+    assert harness.error_types == ["LimitExceeded"]
+    (child,) = (run for run in store.runs.find(RunFilter("default"))[0] if run.id != harness.id)
+    assert child.resumes == 0
+    monkeypatch.setenv("NOETL_MAX_BRANCHES", "9")
+    harness.resume()
+    execute_all(harness)
+    assert harness.error_types == ["WorkflowFailed"]
+    (child,) = (run for run in store.runs.find(RunFilter("default"))[0] if run.id != harness.id)
+    assert child.resumes == 1
+
+
 def test_starts_are_counted_between_two_counts(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NOETL_MAX_BRANCHES", "3")
     monkeypatch.setattr(quotas, "COUNT_SECONDS", 3600.0)
