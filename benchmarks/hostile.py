@@ -372,7 +372,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.hostile", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="TEXT", help=f"texts to compile: {', '.join(TEXTS)}")
     parser.add_argument("--all-names", action="store_true", help="measure all names of expressions instead")
+    parser.add_argument("--dearest", type=int, metavar="N", help="of all names, only the dearest N")
     options = parser.parse_args()
+    if options.dearest:
+        hostile_names.print_dearest(hostile_names.cases(), options.dearest)
+        return
     if options.all_names:
         hostile_names.print_measurements(hostile_names.cases())
         return

@@ -4,6 +4,13 @@ The expressions are generated from the lists of what is allowed, so a new filter
 here. Each name is applied to values of several kinds, once and in a loop. The size of the value, or the
 number of rounds, starts above the budget and is halved until the expression is within it. So the largest
 expression that passes and the smallest that is refused are both measured. Each runs in a process of its own.
+
+Times are those of the processor in the thread, not of the clock. Other programs still slow a processor down,
+since they share its caches and its cores. So a fixed piece of work is measured before and after each
+evaluation, and its share of the fastest such work is the share by which the evaluation was slowed down.
+
+`--dearest N` is a short sweep. It evaluates each expression only until a part of the budget is used, and
+calculates the time of the whole budget from it. It then measures the N expressions that take longest.
 """
 
 from __future__ import annotations
@@ -16,6 +23,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
+from statistics import median
 from typing import Any, NamedTuple
 
 from benchmarks import report
@@ -31,12 +40,15 @@ BYTES = 64 * 1024 * 1024
 """How much memory an expression may take."""
 LARGEST = 2**17
 SMALLEST = 2**7
+ESTIMATED_UNITS = budget.BUDGET // 16
+"""How many units are used at least to estimate the time of the whole budget."""
 REPETITIONS = 4
-"""How many times an expression is repeated that takes half of the limit or more. The shortest time counts."""
+"""How many times an expression is repeated that takes half of the limit or more. The median counts."""
 
 SUBJECTS: dict[str, Callable[[int], Any]] = {
     "numbers": lambda n: list(range(n)),
     "decimals": lambda n: [i / 7 for i in range(n)],
+    "shuffled": lambda n: [i * 1_000_003 % 2_000_003 / 7 for i in range(n)],
     "words": lambda n: [f"Word {i}" for i in range(n)],
     "rows": lambda n: [{"id": i, "name": f"n{i % 97}", "tags": ["a", "b"]} for i in range(n // 4)],
     "lists": lambda n: [[i, i] for i in range(n // 4)],
@@ -184,8 +196,36 @@ def text_of(case: NameUse, size: int) -> str:
     return f"{{% set x = {case.expression}{suffix} %}}"
 
 
-def evaluate(case: NameUse, size: int) -> tuple[float, int, int, str]:
-    """Return the CPU seconds, the grown bytes and the units of an evaluation, and how it ended."""
+class Evaluation(NamedTuple):
+    """The CPU seconds, the grown bytes and the units of an evaluation, and how it ended.
+
+    `reference` is how many CPU seconds the reference work took next to it.
+    """
+
+    seconds: float
+    grown: int
+    units: int
+    result: str
+    reference: float
+
+    @property
+    def relative(self) -> float:
+        """Return the time as a multiple of that of the reference work."""
+        return self.seconds / self.reference
+
+
+def _reference_seconds() -> float:
+    """Return how long the reference work takes now: what filters do, in Python and in C."""
+    started = time.thread_time()
+    for start in range(0, 4_000, 20):
+        texts = [f"Word {i}" for i in range(start, start + 20)]
+        {text.upper(): len(text) for text in texts}
+        " ".join(sorted(texts, reverse=True)).split("1")
+    return time.thread_time() - started
+
+
+def evaluate(case: NameUse, size: int) -> Evaluation:
+    """Evaluate a case in this process."""
     subject = SHORT_SUBJECTS[case.kind] if case.in_loop else SUBJECTS[case.kind](size)
     other = SHORT_SUBJECTS[case.kind] if case.in_loop else SUBJECTS[case.kind](size)
     names: dict[str, Any] = {
@@ -198,6 +238,8 @@ def evaluate(case: NameUse, size: int) -> tuple[float, int, int, str]:
     template = parse_template(text_of(case, size))
     with suppress(EvaluationError):  # compiles
         template.evaluate({**names, "subject": [], "other": [], "size": 1}.__getitem__)
+    _reference_seconds()
+    references = [_reference_seconds() for _ in range(2)]
     before = _peak_memory()
     started = time.thread_time()
     try:
@@ -206,26 +248,49 @@ def evaluate(case: NameUse, size: int) -> tuple[float, int, int, str]:
     except EvaluationError as error:
         result = error.type
     seconds = time.thread_time() - started
-    return seconds, _peak_memory() - before, budget.used_units(), result
+    grown = _peak_memory() - before
+    references += [_reference_seconds() for _ in range(2)]
+    return Evaluation(seconds, grown, budget.used_units(), result, median(references))
 
 
 def _peak_memory() -> int:
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def _evaluate_in_child(case: NameUse, size: int) -> tuple[float, int, int, str]:
+def _in_child(function: Callable[[], Any]) -> Any:
+    """Return the JSON value that a function returns in a process of its own."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(reader)
-        os.write(writer, json.dumps(evaluate(case, size)).encode())
+        os.write(writer, json.dumps(function()).encode())
         os._exit(0)
     os.close(writer)
     with os.fdopen(reader) as stream:
         text = stream.read()
     os.waitpid(child, 0)
-    seconds, grown, units, result = json.loads(text)
-    return seconds, grown, units, result
+    return json.loads(text)
+
+
+def _evaluate_in_child(case: NameUse, size: int) -> Evaluation:
+    return Evaluation(*_in_child(partial(evaluate, case, size)))
+
+
+def _sizes(case: NameUse) -> Iterator[tuple[int, Evaluation]]:
+    """Yield the sizes to measure, the largest first, with an evaluation of each.
+
+    After the first size that passes, the last is the one that is expected to use the whole budget.
+    """
+    size = LARGEST
+    while True:
+        evaluation = _evaluate_in_child(case, size)
+        yield size, evaluation
+        if evaluation.result != "LimitExceeded" or size <= SMALLEST:
+            break
+        size //= 2
+    if evaluation.result != "LimitExceeded" and size < LARGEST:
+        size = int(size * min(0.99 * budget.BUDGET / evaluation.units, 2))
+        yield size, _evaluate_in_child(case, size)
 
 
 def measure(selected: Iterable[NameUse]) -> list[dict[str, Any]]:
@@ -234,27 +299,60 @@ def measure(selected: Iterable[NameUse]) -> list[dict[str, Any]]:
     A case that fails for another reason counts as one that passes.
     """
     rows = []
+    references = []
     for case in selected:
-        size = LARGEST
-        row: dict[str, Any] = {"case": case, "seconds": 0.0, "bytes": 0, "refused": None, "passed": None}
-        while size >= SMALLEST:
-            seconds, grown, units, result = _evaluate_in_child(case, size)
-            if seconds > SECONDS / 2:
-                # Other programs of the machine only add to a time.
-                repeated = (_evaluate_in_child(case, size)[0] for _ in range(REPETITIONS))
-                seconds = min(seconds, *repeated)
-            row["bytes"] = max(row["bytes"], grown)
-            row["seconds"] = max(row["seconds"], seconds)
-            if result == "LimitExceeded":
-                row["refused"] = size
-            else:
-                row["passed"] = size
-                row["units"] = units
-                row["result"] = result
-                break
-            size //= 2
+        row: dict[str, Any] = {"case": case, "relative": 0.0, "bytes": 0, "refused": None, "passed": None}
+        for size, evaluation in _sizes(case):
+            relative = evaluation.relative
+            if evaluation.seconds > SECONDS / 2:
+                repeated = (_evaluate_in_child(case, size).relative for _ in range(REPETITIONS))
+                relative = median((relative, *repeated))
+            references.append(evaluation.reference)
+            row["bytes"] = max(row["bytes"], evaluation.grown)
+            row["relative"] = max(row["relative"], relative)
+            row["refused" if evaluation.result == "LimitExceeded" else "passed"] = size
         rows.append(row)
-    return rows
+    fastest = _fastest(references)
+    return [{**row, "seconds": row["relative"] * fastest} for row in rows]
+
+
+def _fastest(references: Sequence[float]) -> float:
+    """Return how long the reference work takes when other programs do not disturb it."""
+    return sorted(references)[len(references) // 20]
+
+
+def _estimate(case: NameUse) -> tuple[float, float]:
+    """Return the time of the whole budget, in multiples of the reference work, and the time of that.
+
+    The time of a case that ends at its largest size with few units is not extrapolated.
+    """
+    size = SMALLEST
+    while True:
+        evaluation = evaluate(case, size)
+        units = evaluation.units
+        is_last = evaluation.result == "LimitExceeded" or 2 * size > LARGEST
+        if is_last or units >= ESTIMATED_UNITS:
+            break
+        while 2 * size <= LARGEST:
+            size *= 2
+            units *= 2
+            if units >= ESTIMATED_UNITS:
+                break
+    is_extrapolated = ESTIMATED_UNITS // 4 <= evaluation.units < budget.BUDGET
+    factor = budget.BUDGET / evaluation.units if is_extrapolated else 1.0
+    relative = evaluation.relative
+    if factor * evaluation.seconds > SECONDS / 2:
+        relative = median((relative, *(evaluate(case, size).relative for _ in range(2))))
+    return factor * relative, evaluation.reference
+
+
+def estimate(selected: Iterable[NameUse]) -> list[tuple[float, NameUse]]:
+    """Return the cases with the CPU seconds that each takes for the whole budget, the dearest first."""
+    cases = list(selected)
+    estimates = [_in_child(partial(_estimate, case)) for case in cases]
+    fastest = _fastest([reference for _, reference in estimates])
+    seconds = (relative * fastest for relative, _ in estimates)
+    return sorted(zip(seconds, cases, strict=True), key=lambda pair: -pair[0])
 
 
 COLUMNS: Sequence[report.Column] = (
@@ -276,14 +374,33 @@ def print_measurements(selected: Iterable[NameUse], share: float = 0.7) -> None:
     print(report.table("Names of expressions", COLUMNS, sorted(large, key=lambda row: -row["seconds"])))
 
 
-def main() -> None:
+ESTIMATE_COLUMNS: Sequence[report.Column] = (
+    *COLUMNS[:3],
+    ("CPU", lambda row: f"{row['seconds'] * 1e3:,.0f} ms"),
+)
+
+
+def print_dearest(selected: Iterable[NameUse], number: int, share: float = 0.7) -> None:
+    """Estimate the time of each expression, and measure those that take longest."""
+    estimates = estimate(selected)
+    dearest = estimates[:number]
+    large = [{"case": case, "seconds": seconds} for seconds, case in dearest if seconds > share * SECONDS]
+    print(f"{len(estimates):,} expressions, the whole budget takes {estimates[0][0] * 1e3:,.0f} ms at most")
+    print(report.table("Estimates", ESTIMATE_COLUMNS, large))
+    print_measurements((case for _, case in dearest), share)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.hostile_names", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="only these names, such as `| sort`")
     parser.add_argument("--share", type=float, default=0.7, help="show what takes this share of a limit")
-    options = parser.parse_args()
-    print_measurements(
-        (case for case in cases() if not options.names or case.name in options.names), options.share
-    )
+    parser.add_argument("--dearest", type=int, metavar="N", help="estimate all, measure the dearest N")
+    options = parser.parse_args(arguments)
+    selected = (case for case in cases() if not options.names or case.name in options.names)
+    if options.dearest:
+        print_dearest(selected, options.dearest, options.share)
+    else:
+        print_measurements(selected, options.share)
 
 
 if __name__ == "__main__":

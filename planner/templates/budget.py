@@ -40,6 +40,7 @@ from collections.abc import (
 )
 from contextlib import contextmanager
 from itertools import chain, islice
+from operator import gt
 from typing import Any
 
 from jinja2.exceptions import TemplateRuntimeError
@@ -67,12 +68,14 @@ COMPARABLE = 1024
 MAX_BLOCK = 64
 """How many items of an unread list are charged and read together."""
 
-LIST_ITEM_UNITS = 8
+LIST_ITEM_UNITS = 10
+CHARACTER_TEXT_UNITS = 72
+"""The price of a text of one character beyond Latin-1. Python has the others once."""
 LIST_UNITS = 512
 MAPPING_UNITS = 768
 NUMBER_UNITS = 32
-VALUE_UNITS = 24
-"""The price of visiting a value within another one."""
+VALUE_UNITS = 72
+"""The price of visiting a value within another one, and of comparing it."""
 CONTAINER_UNITS = 96
 """The price of visiting a list or mapping within another one, without its values."""
 WALK_UNITS = 6144
@@ -85,9 +88,15 @@ DECIMAL_UNITS = 192
 """The price of the text of a decimal number."""
 SEARCHED_ITEM_UNITS = 8
 COMPARED_CHARACTERS_PER_UNIT = 32
-SORTED_TEXT_UNITS = 288
-"""The price of the key of one value that is no scalar, where values are sorted."""
-PASS_UNITS = 24
+ORDER_UNITS = 14
+"""The price of the comparison of one number with the next, which shows how far a list is in order."""
+SORTED_TEXT_UNITS = 224
+"""The price of the key of one value that is a text, where values are sorted."""
+SORTED_OTHER_UNITS = 64
+"""The price of the key of one value that is neither scalar nor text, where values are sorted."""
+SORTED_KEY_UNITS = 10
+"""The price of the comparisons of one key in each pass of a sort, for keys in any order."""
+PASS_UNITS = 48
 """The price of the comparison of one key, where values are not sorted."""
 SHORT_BITS = 256
 """How many bits an integer may have, so that operations on it have a constant price."""
@@ -99,6 +108,7 @@ MAX_DIGITS = 4300
 """How many decimal digits Python converts to an integer."""
 
 SCALARS = frozenset({int, float, bool, type(None)})
+_NUMBERS = frozenset({int, float, bool})
 _LARGE = 1 << SHORT_BITS
 _TEXTS = frozenset({str})
 _LISTS = frozenset({list, tuple})
@@ -357,7 +367,11 @@ def read_items(items: Any, units: int = 1) -> Sequence[Any]:
     if hasattr(type(items), "__next__"):
         return list(chain.from_iterable(_read_blocks(items, units)))
     items = charge_each(items, units)
-    return items if isinstance(items, list | tuple) else list(items)
+    if isinstance(items, list | tuple):
+        return items
+    if isinstance(items, str) and not items.isascii():
+        charge(CHARACTER_TEXT_UNITS * len(items))
+    return list(items)
 
 
 def measure(value: Any, indent: int = 0, refuse: Callable[[Any], None] | None = None) -> tuple[int, int]:
@@ -435,8 +449,10 @@ def _measure_keys(
     return measure(keys, 0, refuse)
 
 
-def charge_as_text(value: Any, indent: int = 0) -> None:
-    """Charge for the text of a value before it is created. A shared list counts as often as it occurs.
+def charge_as_text(value: Any, indent: int = 0) -> int:
+    """Charge for the text of a value before it is created, and return about how many characters it has.
+
+    A shared list counts as often as it occurs.
 
     Raises:
         LimitExceeded: the text would be too long.
@@ -446,12 +462,15 @@ def charge_as_text(value: Any, indent: int = 0) -> None:
     if kind is str:
         if len(value) > SHORT:
             charge_text(len(value), is_ascii=value.isascii())
-    elif kind is int:
+        return len(value)
+    if kind is int:
         charge_digits(value)
     elif kind not in SCALARS:
         count, characters = measure(value, indent, _refuse_address)
         charge(SHOWN_VALUE_UNITS * count)
         charge_text(count + characters)
+        return count + characters
+    return 0
 
 
 def _refuse_address(value: Any) -> None:
@@ -557,16 +576,33 @@ def charge_sort(keys: Sequence[Any], *, sorts: bool) -> bool:
     lower-case copy of each.
     """
     kinds = set(map(type, keys))
-    are_scalars = kinds <= SCALARS
-    if are_scalars:
-        characters, units = 0, len(keys)
-    elif kinds == _TEXTS:
-        characters = sum(map(len, keys))
-        units = len(keys) + characters // COMPARED_CHARACTERS_PER_UNIT
+    if kinds <= SCALARS:
+        charge(len(keys) * (_number_passes(keys, kinds) * SORTED_KEY_UNITS if sorts else PASS_UNITS))
+        return True
+    if kinds == _TEXTS:
+        count, characters, key_units = len(keys), sum(map(len, keys)), SORTED_TEXT_UNITS
     else:
-        count, characters = measure(keys)
-        units = count + characters // COMPARED_CHARACTERS_PER_UNIT
-    passes = math.ceil(math.log2(len(keys) + 1)) if sorts else PASS_UNITS
-    key_units = SORTED_TEXT_UNITS if sorts else CONVERSION_UNITS
-    charge((0 if are_scalars else key_units * len(keys) + characters) + units * passes)
-    return are_scalars
+        (count, characters), key_units = measure(keys), SORTED_OTHER_UNITS
+    compared = characters // COMPARED_CHARACTERS_PER_UNIT
+    if sorts:
+        passes = _passes(len(keys))
+        charge(
+            key_units * len(keys) + characters + (SORTED_KEY_UNITS * len(keys) + count + compared) * passes
+        )
+    else:
+        charge(CONVERSION_UNITS * len(keys) + characters + (count + compared) * PASS_UNITS)
+    return False
+
+
+def _passes(number: int) -> int:
+    """Return how many times a sort merges a number of runs, which are in order."""
+    return math.ceil(math.log2(number + 1))
+
+
+def _number_passes(keys: Sequence[Any], kinds: set[type]) -> int:
+    """Return how many passes a sort of scalars takes. Numbers that are in order already take one."""
+    if not kinds <= _NUMBERS:
+        return _passes(len(keys))
+    charge(ORDER_UNITS * len(keys))
+    falls = sum(map(gt, keys, islice(keys, 1, None)))
+    return _passes(1 + min(falls, len(keys) - 1 - falls))

@@ -38,25 +38,32 @@ from noetl.planner.templates.budget import (
     to_charged_text,
 )
 
-LINE_UNITS = 640
+LINE_UNITS = 800
 INDENTED_LINE_UNITS = 128
-WORD_UNITS = 768
+WORD_UNITS = 1024
 """The price of a word and of the blanks after it, where a filter wraps lines."""
 COPIED_PAIRS_PER_UNIT = 16
 """How many pairs of characters one unit pays for, where a filter copies the rest of a word for each line."""
+ENTITY_UNITS = 512
+"""The price of an entity of markup, in addition to its characters."""
 MATCHED_CHARACTER_UNITS = 48
 """The price of a character that a filter reads with a regular expression, or quotes."""
-TITLE_CHARACTER_UNITS = 112
+TITLE_CHARACTER_UNITS = 136
 """The price of a character of `title`, which is a match of its own if it is a word."""
 WRAPPED_CHARACTER_UNITS = 16
 ESCAPED_CHARACTER_UNITS = 8
-CASE_CHARACTER_UNITS = 4
+CASE_CHARACTER_UNITS = 5
 """The price of a character whose case a filter or a method may change."""
-PARSED_CHARACTER_UNITS = 8
+PARSED_CHARACTER_UNITS = 12
+REFUSED_VALUE_UNITS = 1536
+"""The price of the errors that `int` and `float` catch where they return their default."""
 CHARACTER_PAIRS_PER_UNIT = 64
 """How many comparisons of two characters one unit pays for, where a filter may compare each with each."""
 CALL_UNITS = 1024
 """The price of a filter or test that another filter calls for an item."""
+
+LONG_CALL_UNITS = 1536
+"""The price of a filter whose arguments are not all short, in addition to its work."""
 
 _CONSTANT_FILTERS = frozenset({"abs", "count", "d", "default", "first", "items", "last", "length", "random"})
 """The filters that take constant time. What reads their result pays for it."""
@@ -66,8 +73,10 @@ SIMPLE_FILTERS = _CONSTANT_FILTERS | {
     "strftime", "string", "trim", "truncate", "upper",
 }  # fmt: skip
 """The filters that take at most about a microsecond for a short text, or charge for more themselves."""
-_STEEP_FILTERS = frozenset({"wordwrap"})
-"""The filters whose time depends on their options even if the text is short: a line for each character."""
+_STEEP_FILTERS = frozenset({"title", "wordwrap"})
+"""The filters that take long for each character, even of a short text: a line or a word may have one."""
+_CONVERSIONS = frozenset({"float", "int"})
+"""The filters that return a default for what they cannot convert."""
 _CONSTANTS = frozenset({float, bool, type(None)})
 _MAX_OPTION = 1024
 _SHORT_NUMBER = 2**62
@@ -77,6 +86,8 @@ def charge_filter(name: str, function: Callable[..., Any]) -> Callable[..., Any]
     """Return the built-in filter with charges for its arguments, its work and its result."""
     if name in _CONSTANT_FILTERS:
         return function
+    if name in _CONVERSIONS:
+        function = _charge_default(function)
     marker = _PassArg.from_obj(function)
     first = 0 if marker is None else 1
     charge_arguments = _charge_arguments(name)
@@ -87,7 +98,7 @@ def charge_filter(name: str, function: Callable[..., Any]) -> Callable[..., Any]
         is_short = type(value) is int and -_SHORT_NUMBER < value < _SHORT_NUMBER
         if not (is_steep or kwargs) and all(map(_is_short, args[first + is_short :])):
             return _charge_result(function(*args))
-        charge(CALL_UNITS)
+        charge(LONG_CALL_UNITS)
         value = charge_arguments(value, *args[first + 1 :], **kwargs)
         args = (*args[:first], value, *args[first + 1 :])
         return _charge_result(function(*args, **kwargs))
@@ -101,9 +112,21 @@ def charge_filter(name: str, function: Callable[..., Any]) -> Callable[..., Any]
         return result if is_short else _charge_result(result)
 
     if marker is None:
-        return charged
+        return charge_and_call if is_steep else charged
     charge_and_call.jinja_pass_arg = marker  # type: ignore[attr-defined]
     return charge_and_call
+
+
+def _charge_default(convert: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the filter with a charge where it may return its default. Then it has caught errors."""
+
+    def convert_charged(value: Any, *args: Any, **kwargs: Any) -> Any:
+        result = convert(value, *args, **kwargs)
+        if not result or args or kwargs:
+            charge(REFUSED_VALUE_UNITS)
+        return result
+
+    return convert_charged
 
 
 def _is_short(value: Any) -> bool:
@@ -159,7 +182,7 @@ def _charge_result(result: Any) -> Any:
 
 
 _ITEM_UNITS = {
-    "batch": 192,
+    "batch": 320,
     "dictsort": CALL_UNITS,
     "map": CALL_UNITS,
     "reject": CALL_UNITS,
@@ -240,6 +263,11 @@ def _charge_characters(text: Any, *_: Any, **__: Any) -> None:
     charge(MATCHED_CHARACTER_UNITS * len(to_charged_text(text)))
 
 
+def _charge_markup(text: Any) -> None:
+    text = to_charged_text(text)
+    charge(MATCHED_CHARACTER_UNITS * len(text) + ENTITY_UNITS * text.count("&"))
+
+
 def _charge_title(text: Any) -> None:
     charge(TITLE_CHARACTER_UNITS * len(to_charged_text(text)))
 
@@ -272,8 +300,8 @@ def _charge_float(value: Any, *_: Any, **__: Any) -> None:
 
 
 def _charge_int(value: Any, *_: Any, **__: Any) -> None:
+    _charge_float(value)
     if isinstance(value, str):
-        charge(PARSED_CHARACTER_UNITS * len(value))
         charge_number_text(value)
 
 
@@ -286,6 +314,7 @@ def _charge_dictsort(
 _CHARGES: dict[str, Callable[..., None]] = {
     "dictsort": _charge_dictsort,
     "capitalize": _charge_case,
+    "filesizeformat": _charge_float,
     "float": _charge_float,
     "int": _charge_int,
     "lower": _charge_case,
@@ -293,7 +322,7 @@ _CHARGES: dict[str, Callable[..., None]] = {
     "e": _charge_escape,
     "escape": _charge_escape,
     "forceescape": _charge_escape,
-    "striptags": _charge_characters,
+    "striptags": _charge_markup,
     "title": _charge_title,
     "trim": _charge_trim,
     "upper": _charge_case,

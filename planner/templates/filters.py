@@ -46,12 +46,18 @@ CALL_UNITS = 1024
 """The price of a filter of NoETL that calls a parser or an encoder."""
 DIRECTIVE_UNITS = 416
 """The price of a directive in a pattern of a time. One may create a text of thirty characters."""
-SUMMED_ITEM_UNITS = 24
-ADDED_LIST_UNITS = 288
+SUMMED_ITEM_UNITS = 32
+ADDED_LIST_UNITS = 416
 """The price of a list that `sum` appends to another one, without its items."""
 JOINED_ITEM_UNITS = 48
+QUOTED_CHARACTER_UNITS = 2
+"""The price of a character of a text that `tojson` reads for characters to escape."""
+REPLACED_PART_UNITS = 8
+"""The price of an occurrence that `replace` finds and replaces."""
+DECODED_CHARACTER_UNITS = 3
+"""The price of a character that `b64decode` checks and decodes."""
 
-JSON_VALUE_UNITS = 32
+JSON_VALUE_UNITS = 72
 """The units for a value that `fromjson` creates, in addition to its characters.
 
 A list or object costs twice as much.
@@ -89,6 +95,7 @@ def replace(text: Any, old: Any, new: Any, count: int | None = None) -> str:
         occurrences = source.count(old) if limit < 0 else min(source.count(old), limit)
         is_ascii = source.isascii() and new.isascii()
         charge_text(len(source) + occurrences * max(len(new) - len(old), 0), is_ascii=is_ascii)
+        charge(REPLACED_PART_UNITS * occurrences)
         return source.replace(old, new, limit)
     replaced = source.replace(old, new, limit)
     if len(replaced) > SHORT:
@@ -146,9 +153,6 @@ def _sum_lists(items: Iterable[Any], start: list[Any]) -> list[Any]:
 
 def _list(value: Any) -> list[Any]:
     """Return the items in a new list."""
-    if isinstance(value, str):
-        charge_items(len(value), LIST_ITEM_UNITS)
-        return list(value)
     items = read_items(value, LIST_ITEM_UNITS)
     return items if type(items) is list and items is not value else list(items)
 
@@ -159,7 +163,7 @@ def _to_json(value: Any, indent: int | None = None) -> str:
     if indent is not None and not 0 <= indent <= 16:
         raise ValueError("the indent of `tojson` must be 0 to 16")
     charge(CALL_UNITS)
-    charge_as_text(value, indent or 0)
+    charge(QUOTED_CHARACTER_UNITS * charge_as_text(value, indent or 0))
     text = json.dumps(value, ensure_ascii=False, indent=indent, allow_nan=False, default=_json_default)
     charge_text(len(text))
     return text
@@ -181,7 +185,7 @@ def _from_json(text: str) -> Any:
     charge(CALL_UNITS)
     # The parser creates all values in one call, so they are counted in the text before.
     values = text.count(",") + 2 * (text.count("[") + text.count("{"))
-    charge(len(text) + JSON_VALUE_UNITS * values)
+    charge(3 * len(text) + JSON_VALUE_UNITS * values)
     parse_int = _parse_int if len(text) > COMPARABLE // 4 else None
     return json.loads(text, parse_constant=_refuse_constant, parse_int=parse_int)
 
@@ -203,6 +207,7 @@ def _b64encode(value: str) -> str:
 
 def _b64decode(value: str) -> str:
     charge_text(len(value))
+    charge(DECODED_CHARACTER_UNITS * len(value))
     return base64.b64decode(value, validate=True).decode()
 
 

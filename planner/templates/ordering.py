@@ -17,7 +17,7 @@ from itertools import groupby
 from typing import Any, NamedTuple
 
 from jinja2 import Environment
-from jinja2.filters import _GroupTuple, ignore_case, make_attrgetter, make_multi_attrgetter
+from jinja2.filters import _GroupTuple, ignore_case, make_attrgetter
 from jinja2.utils import pass_environment
 
 from noetl.planner.templates.attributes import ATTRIBUTE_UNITS, attribute_getter
@@ -78,10 +78,9 @@ def _sort(
     get_key: Callable[[Any], Any] | None = None
     attributes = 1
     if isinstance(attribute, str) and "," in attribute:
-        # Jinja2 reads them, and once more if one is missing.
-        attributes = 2 + attribute.count(",")
-        get_keys = make_multi_attrgetter(environment, attribute)
-        get_key = lambda item: _Keys(get_keys(item))  # noqa: E731
+        getters = [attribute_getter(environment, part) for part in attribute.split(",")]
+        attributes = len(getters)
+        get_key = lambda item: _Keys([get(item) for get in getters])  # noqa: E731
     elif attribute is not None:
         get_key = attribute_getter(environment, attribute)
     keyed = _read(value, get_key, case_sensitive=case_sensitive, attributes=attributes)

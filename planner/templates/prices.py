@@ -30,7 +30,7 @@ CALL_UNITS = 768
 """The price of a node that calls a function of the sandbox, on short values."""
 SIMPLE_FILTER_UNITS = 1024
 """The price of a filter that is in SIMPLE_FILTERS, on short values."""
-METHOD_UNITS = 896
+METHOD_UNITS = 1152
 """The price of a node that calls a method or a function of the language, on short values."""
 FILTER_UNITS = 3072
 """The price of a filter that is not in SIMPLE_FILTERS, on short values."""

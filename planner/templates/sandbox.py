@@ -277,7 +277,7 @@ def _charge_method(obj: Any, name: str, method: Callable[..., Any]) -> Callable[
         if not isinstance(obj, str):
             charge_comparison(obj)
         elif len(obj) > SHORT:
-            charge((CASE_CHARACTER_UNITS if name in _CASE_METHODS else 1) * len(obj))
+            charge((1 if name in _SEARCHING_METHODS else CASE_CHARACTER_UNITS) * len(obj))
         for arg in args:
             charge_comparison(arg)
         if name in _SLOW_METHODS and args and isinstance(args[0], str):
@@ -320,8 +320,22 @@ _SLOW_METHODS = frozenset({"lstrip", "rfind", "rindex", "rpartition", "rsplit", 
 """The methods that may compare each character of the text with each character of their argument."""
 
 
-_CASE_METHODS = frozenset({"capitalize", "casefold", "istitle", "lower", "swapcase", "title", "upper"})
-"""The methods that convert or compare the case of each character."""
+_SEARCHING_METHODS = frozenset(
+    [
+        "endswith",
+        "find",
+        "index",
+        "isascii",
+        "partition",
+        "removeprefix",
+        "removesuffix",
+        "rfind",
+        "rindex",
+        "rpartition",
+        "startswith",
+    ]
+)
+"""The methods that compare or copy many characters at once. All others convert or check each character."""
 
 ENTRY_UNITS = 64
 

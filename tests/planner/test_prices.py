@@ -9,6 +9,7 @@ from jinja2 import nodes
 
 from benchmarks import hostile_names
 from noetl.planner.templates import budget
+from noetl.planner.templates.attributes import ATTRIBUTE_UNITS, OTHER_ATTRIBUTE_UNITS
 from noetl.planner.templates.filter_costs import LINE_UNITS
 from noetl.planner.templates.filters import FILTERS
 from noetl.planner.templates.parser import parse_nodes
@@ -106,6 +107,63 @@ def test_a_wrapped_line_has_the_same_price_in_a_short_text() -> None:
     text = f"{{% for i in range({rounds}) %}}{{% set x = subject | wordwrap({width}) %}}{{% endfor %}}"
     lines = len(NAMES["subject"]) // width
     assert units_of(text) >= rounds * lines * LINE_UNITS
+
+
+CHARACTERS = 2000
+RULES = [
+    # Each character is read or converted, without and with a result.
+    ("'xx' * 1000", "x.split()", 4 * CHARACTERS),
+    ("'xx' * 1000", "x.lstrip('xyz')", 4 * CHARACTERS),
+    ("'xx' * 1000", "x.islower()", 4 * CHARACTERS),
+    ("'xx' * 1000", "x | tojson", 4 * CHARACTERS),
+    ("'xx' * 1000", "x | filesizeformat", 8 * CHARACTERS),
+    ("'WzFd' * 500", "x | b64decode", 4 * CHARACTERS),
+    # Each occurrence is found and replaced, however long it is.
+    ("'xx' * 1000", "x | replace('x', 'y')", 9 * CHARACTERS),
+    ("'xx' * 1000", "x.replace('x', 'y')", 9 * CHARACTERS),
+    # An entity is looked up by all its beginnings.
+    ("'&a' * 1000", "x | striptags", (48 + 256) * CHARACTERS),
+    # A wide character becomes a text of its own, which takes more than 60 bytes.
+    ("'😀é' * 1000", "x | list", 64 * CHARACTERS),
+    # Values that are compared are visited first.
+    ("(range(2000) | list)", "x == x + []", 48 * CHARACTERS),
+    ("'[' ~ '0,' * 1999 ~ '0]'", "x | fromjson", 64 * CHARACTERS),
+]
+
+
+@pytest.mark.parametrize(("value", "expression", "least"), RULES)
+def test_work_has_the_price_of_what_is_read_and_created(value: str, expression: str, least: int) -> None:
+    value_units = units_of(f"{{% set x = {value} %}}")
+    assert units_of(f"{{% set x = {value} %}}{{% set y = {expression} %}}") - value_units >= least
+
+
+@pytest.mark.parametrize(
+    ("name", "units"), [("int", 2500), ("int(0, 16)", 2500), ("float", 2500), ("title", 9000)]
+)
+def test_short_texts_have_the_price_of_errors_and_words(name: str, units: int) -> None:
+    def units_of_rounds(expression: str) -> int:
+        return units_of(f"{{% for i in range(100) %}}{{% set x = {expression} %}}{{% endfor %}}")
+
+    text = "'Some text with 50 characters, of words and more, too.'"
+    assert units_of_rounds(f"{text} | {name}") - units_of_rounds(text) >= 100 * units
+
+
+def test_a_sort_has_the_price_of_the_order_of_its_numbers() -> None:
+    def units(numbers: list[Any]) -> int:
+        parse_template("{% set x = numbers | sort %}").evaluate({"numbers": numbers}.__getitem__)
+        return budget.used_units()
+
+    ordered = list(range(2000))
+    shuffled = [n * 997 % 2003 for n in ordered]
+    assert units(ordered) == units(ordered[::-1]) < 100 * 2000
+    assert units(shuffled) - units(ordered) >= 8 * 9 * 2000
+    assert units([]) < units([None]) < units([0, 1])
+
+
+def test_each_missing_attribute_of_a_sort_is_charged() -> None:
+    with pytest.raises(EvaluationError, match="undefined"):
+        parse_template("{{ rows | sort(attribute='no,none') }}").evaluate(NAMES.__getitem__)
+    assert budget.used_units() >= 2 * ITEMS * (ATTRIBUTE_UNITS + OTHER_ATTRIBUTE_UNITS)
 
 
 LONG = "ab" * 300
