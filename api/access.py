@@ -32,6 +32,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from noetl.api.auth.authentication import LOCAL_CALLER, Caller
 from noetl.api.auth.loopback import loopback_problem
 from noetl.api.context import AppContext
+from noetl.api.http.access_log import note_caller
 from noetl.api.http.event_stream import EventStreamResponse
 from noetl.api.http.negotiation import accepted_media_type
 from noetl.api.http.open_bodies import OpenBodies
@@ -204,7 +205,9 @@ class AccessControl:
             else:
                 await problem.response(scope["path"])(scope, receive, send)
             return
-        caller = scope[_CALLER]
+        caller: Caller | None = scope[_CALLER]
+        if caller is not None:
+            note_caller(caller.name, caller.tenant)
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

@@ -30,6 +30,7 @@ from noetl.api.access import AccessControl, AccessTable
 from noetl.api.compute.pool import read_compute_processes
 from noetl.api.context import AppContext
 from noetl.api.http import problems
+from noetl.api.http.access_log import AccessLogMiddleware
 from noetl.api.http.cors import CorsMiddleware, read_cors_origins
 from noetl.api.http.entity_tags import EntityTagMiddleware
 from noetl.api.http.framing import FramingMiddleware
@@ -104,7 +105,7 @@ def create_app(environ: Mapping[str, str] | None = None, *, has_gateway: bool = 
         default_response_class=JsonResponse,
         redirect_slashes=False,
         openapi_url=None,
-        middleware=_middleware(context, table),
+        middleware=_middleware(context, table, has_access_log=not has_gateway),
     )
     app.state.context = context
     app.state.stream_seconds = GATEWAY_SECONDS if has_gateway else math.inf
@@ -115,7 +116,7 @@ def create_app(environ: Mapping[str, str] | None = None, *, has_gateway: bool = 
     return app
 
 
-def _middleware(context: AppContext, table: AccessTable) -> list[Middleware]:
+def _middleware(context: AppContext, table: AccessTable, *, has_access_log: bool) -> list[Middleware]:
     """Return what each request passes before its route, the outermost first."""
 
     def read_settings() -> Mapping[str, str]:
@@ -123,6 +124,7 @@ def _middleware(context: AppContext, table: AccessTable) -> list[Middleware]:
 
     own_segments = table.routes.first_segments
     return [
+        *([Middleware(AccessLogMiddleware)] if has_access_log else []),
         Middleware(StartupErrorMiddleware),
         Middleware(SecurityHeadersMiddleware),
         Middleware(HeadMiddleware),

@@ -211,6 +211,14 @@ SETTINGS = (
         " for a run, a compute process or their client are not counted.",
     ),
     Setting(
+        "NOETL_ACCESS_LOG",
+        "execution",
+        "`on` or `off`",
+        "`on`",
+        "Whether `noetl serve` logs each request: its caller, address, status, bytes and seconds. Probes that"
+        " succeed are left out.",
+    ),
+    Setting(
         "NOETL_SEND_SECONDS",
         "execution",
         "a whole number of seconds from 1 to 3600",

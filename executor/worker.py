@@ -16,6 +16,7 @@ from noetl.executor.engine.external import FindPlaybook, read_public_url
 from noetl.executor.engine.invocation import VisitExecutor
 from noetl.executor.engine.item_threads import read_item_threads
 from noetl.executor.engine.quotas import check_quota_settings
+from noetl.executor.engine.run_log import log_run_end
 from noetl.executor.errors import SettingError, StoreError
 from noetl.executor.model.run import SERVICE_QUEUE, Claim, Lease, Run
 from noetl.executor.model.worker_identity import process_name
@@ -207,6 +208,7 @@ class Worker:
             continues=lambda: not self._stopping.is_set() and time.monotonic() < turn_ends_at,
             find_playbook=settings.find_playbook,
             public_url=settings.public_url,
+            on_run_end=lambda run, ending: log_run_end(run, ending, self._store.clock()),
         )
         while not self._stopping.is_set():
             if self._lease_keeper.is_failing:

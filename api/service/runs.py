@@ -25,6 +25,7 @@ from noetl.api.service.views import (
     StepState,
     parent_of,
 )
+from noetl.executor.engine.run_log import log_run_resume, log_run_start
 from noetl.executor.errors import RejectedError
 from noetl.executor.model.events import timestamp
 from noetl.executor.model.run import Run, RunStatus, Visit
@@ -145,7 +146,9 @@ class RunService:
         self._check_quota(run.queue)
         if draft.plan is not None:
             self.context.store.plans.save(draft.plan)
-        return self.context.store.runs.create(run, first_visit, idempotency=draft.idempotency)
+        created = self.context.store.runs.create(run, first_visit, idempotency=draft.idempotency)
+        log_run_start(created, run)
+        return created
 
     def _head_of(self, plan: Plan | PlaybookReference) -> tuple[Header, str, str | None]:
         """Return the header, hash and version of a plan that was compiled, or that is registered."""
@@ -336,9 +339,12 @@ class RunService:
         deadline_at = None if header.timeout_seconds is None else now + header.timeout_seconds
         values = correct_input(header, self.get(run_id), request.input) if request.input else {}
         self._check_quota(run.queue)
-        return self.context.store.runs.resume(
+        resumed = self.context.store.runs.resume(
             run.id, now, deadline_at=deadline_at, values=values, idempotency=idempotency
         )
+        if run.status.is_final and not resumed.status.is_final:
+            log_run_resume(resumed)
+        return resumed
 
     def _earlier_run(self, idempotency: tuple[str, str] | None) -> Run | None:
         """Return the run of an earlier request with an idempotency key, or None.
@@ -372,7 +378,9 @@ class RunService:
         prefix = prefix_before(plans.step(run.plan_hash, step), run, visits, header.finally_step)
         new, first_visit, history = restart_from_step(header, prefix, request.input, now=self.context.clock())
         self._check_quota(new.queue)
-        return runs.create(new, first_visit, idempotency=idempotency, history=history)
+        created = runs.create(new, first_visit, idempotency=idempotency, history=history)
+        log_run_start(created, new)
+        return created
 
     def _check_quota(self, queue: str) -> None:
         """Count the start or the resumption of a run in a queue.

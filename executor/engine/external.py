@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from noetl.executor.engine.quotas import check_branch_quota, read_child_run_limit
+from noetl.executor.engine.run_log import log_run_start
 from noetl.executor.errors import ActionError, RejectedError, SettingError
 from noetl.executor.model.ids import derived_id, hash_secret
 from noetl.executor.model.run import Claim, Run, RunStatus, Wait, WaitKey
@@ -136,9 +137,11 @@ class VisitWaits:
             raise ActionError("ParameterError", message, retryable=False) from problem
         self.has_started_run |= not detached
         try:
-            return self.store.runs.create(run, first_visit, max_child_runs=max_child_runs)
+            child = self.store.runs.create(run, first_visit, max_child_runs=max_child_runs)
         except RejectedError as problem:
             raise _start_refused(playbook, problem) from problem
+        log_run_start(child, run)
+        return child
 
     def _check_quotas(self, started: str) -> int | None:
         """Return how many child runs the root of the run may have, or None for any number.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from noetl.executor.engine.final_state import FinalState, final_names, final_steps, find_lost_state
@@ -12,11 +12,11 @@ from noetl.executor.engine.scope import Scope
 from noetl.executor.errors import ActionError, PayloadTooLargeError
 from noetl.executor.model.outcome import error_record
 from noetl.executor.model.read_memory import BYTES_OF_RESULT, reserve_result, strict_reads
-from noetl.executor.model.run import Claim, Commit, ErrorRecord, Run, RunStatus, Visit, VisitStatus
+from noetl.executor.model.run import Claim, Commit, ErrorRecord, Run, RunEnding, RunStatus, Visit, VisitStatus
 from noetl.executor.model.transition import final_status
 from noetl.executor.security.redaction import redact_for_storage
 from noetl.executor.stores.interface import Store
-from noetl.planner.frozen import frozen, replace
+from noetl.planner.frozen import replace
 from noetl.planner.plan import Header, Step
 from noetl.planner.templates.template import shared_budget
 
@@ -40,20 +40,11 @@ def stop_at_deadline(store: Store, claim: Claim, now: float) -> None:
     store.queue.commit(Commit(done, stop=RunStatus.TIMED_OUT), now)
 
 
-@frozen
-class RunEnding:
-    """The end of a run: its final status, its result and its errors."""
-
-    status: RunStatus
-    result: Any
-    errors: Sequence[ErrorRecord]
-
-
-def finish_run(store: Store, claim: Claim, clock: Callable[[], float]) -> tuple[Run, RunStatus]:
+def finish_run(store: Store, claim: Claim, clock: Callable[[], float]) -> tuple[Run, RunEnding]:
     """Evaluate the output of a run and store its final status.
 
     A result that is too large for the store or the memory fails the run. Return the run as it was before, and
-    the status.
+    its ending.
     """
     run = _reload_run(store, claim)
     try:
@@ -62,11 +53,12 @@ def finish_run(store: Store, claim: Claim, clock: Callable[[], float]) -> tuple[
         result, errors = redact_for_storage(ending.result), redact_for_storage(ending.errors)
         reserve_result(result)
         store.queue.finish(claim, ending.status, result, errors, clock())
+        ending = replace(ending, result=result, errors=errors)
     except (ActionError, PayloadTooLargeError) as problem:
         too_large = error_record(claim.visit, "PayloadTooLarge", str(problem)) | {"step": None}
         ending = RunEnding(RunStatus.FAILED, None, [too_large])
         store.queue.finish(claim, ending.status, ending.result, ending.errors, clock())
-    return run, ending.status
+    return run, ending
 
 
 def _evaluate_ending(store: Store, visit: Visit, run: Run) -> RunEnding:

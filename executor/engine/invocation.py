@@ -55,6 +55,7 @@ from noetl.executor.model.run import (
     ErrorRecord,
     Lease,
     Run,
+    RunEnding,
     RunStatus,
     Visit,
 )
@@ -88,7 +89,7 @@ class VisitExecutor:
 
     If `continues()` is true, a commit also claims a following visit. `invocation` is its time.
     `find_playbook` finds the playbooks of child runs, by default in the registry. `public_url` is the base
-    URL of callbacks. `on_run_end` is called with each run that this worker ends, and its status.
+    URL of callbacks. `on_run_end` is called with each run that this worker ends, and its ending.
     """
 
     store: Store
@@ -99,7 +100,7 @@ class VisitExecutor:
     continues: Callable[[], bool] = lambda: True
     find_playbook: FindPlaybook | None = None
     public_url: str | None = None
-    on_run_end: Callable[[Run, RunStatus], object] = lambda _run, _status: None
+    on_run_end: Callable[[Run, RunEnding], object] = lambda _run, _ending: None
 
     def execute(
         self, claim: Claim, cancelled: threading.Event | None = None, events: EventBuffer | None = None

@@ -97,6 +97,15 @@ SERVICE_QUEUE = "service"
 
 
 @frozen
+class RunEnding:
+    """The end of a run: its final status, its result and its errors."""
+
+    status: RunStatus
+    result: Any
+    errors: Sequence[ErrorRecord]
+
+
+@frozen
 class WaitKey:
     """The key of an external wait: run, visit, and an id that is unique within the visit."""
 

@@ -18,10 +18,11 @@ from typing import Any, Protocol, cast
 
 from noetl.executor.engine.external import read_public_url
 from noetl.executor.engine.invocation import VisitExecutor
+from noetl.executor.engine.run_log import log_run_end
 from noetl.executor.engine.work_context import InvocationTime
 from noetl.executor.errors import MessageError, SettingError, StoreError
 from noetl.executor.model.read_memory import counting_reads
-from noetl.executor.model.run import Claim, Lease, Run, RunStatus
+from noetl.executor.model.run import Claim, Lease, Run, RunEnding, RunStatus
 from noetl.executor.model.special_visits import is_pseudo_step
 from noetl.executor.model.tracing import trace_labels
 from noetl.executor.model.visit_transition import MAX_CLAIMS
@@ -266,10 +267,10 @@ class MessageBatch:
             on_run_end=self._record_run_end,
         )
 
-    def _record_run_end(self, run: Run, status: RunStatus) -> None:
-        logger.info("the run of `%s` has ended: %s", run.playbook, status)
+    def _record_run_end(self, run: Run, ending: RunEnding) -> None:
+        log_run_end(run, ending, self._warm.store.clock())
         self._metrics.add("RunsEnded")
-        if status in (RunStatus.FAILED, RunStatus.TIMED_OUT):
+        if ending.status in (RunStatus.FAILED, RunStatus.TIMED_OUT):
             self._metrics.add("RunsFailed")
 
 

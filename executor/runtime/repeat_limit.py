@@ -9,7 +9,7 @@ window, MAX_RECORDS records pass. The first record of the next window says how m
 Cost: a look-up in a dictionary for each warning or error.
 
 Limits: a message with a number or an id of its own is another fault. At most MAX_FAULTS are counted, the
-latest ones. Lines that playbooks log have limits of their own, and all pass.
+latest ones. Lines that playbooks log have limits of their own, and all pass. So do those about runs.
 """
 
 from __future__ import annotations
@@ -17,12 +17,16 @@ from __future__ import annotations
 import logging
 import threading
 
+from noetl.executor.engine.run_log import RUN_LOGGER
+
 MAX_RECORDS = 5
 WINDOW_SECONDS = 60.0
 MAX_FAULTS = 1000
 MAX_KEY_LENGTH = 500
 
 PLAYBOOK_LOGGER = "noetl.playbook"
+
+_UNLIMITED = (PLAYBOOK_LOGGER, RUN_LOGGER)
 
 _Fault = tuple[str, int, str]
 
@@ -41,7 +45,7 @@ class RepeatLimit(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Return whether a record passes."""
-        if record.levelno < logging.WARNING or record.name == PLAYBOOK_LOGGER:
+        if record.levelno < logging.WARNING or record.name in _UNLIMITED:
             return True
         head = record.getMessage().partition("\n")[0][:MAX_KEY_LENGTH]
         fault = (record.name, record.levelno, head)

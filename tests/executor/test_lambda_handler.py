@@ -133,8 +133,8 @@ def test_one_invocation_executes_a_whole_run(
     assert (metrics["Steps"], metrics["RunsEnded"], metrics["FunctionName"]) == (6, 1, "step")
     named = metrics["_aws"]["CloudWatchMetrics"][0]["Metrics"]
     assert {metric["Name"] for metric in named} == {"Steps", "RunsEnded", "Milliseconds"} < set(metrics)
-    [line] = [line for line in map(json.loads, caplog.text.splitlines()) if "has ended" in line["message"]]
-    assert (line["workflow_id"], line["message"]) == (run.id, "the run of `chain` has ended: succeeded")
+    [line] = [line for line in map(json.loads, caplog.text.splitlines()) if "succeeded" in line["message"]]
+    assert (line["workflow_id"], line["message"]) == (run.id, "run succeeded: chain")
     assert len(line["trace_id"]) == 32
 
 

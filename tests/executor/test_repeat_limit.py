@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from noetl.executor.engine.run_log import RUN_LOGGER
 from noetl.executor.runtime import repeat_limit
 from noetl.executor.runtime.file_limit import MAX_FILES, raise_file_limit
 from noetl.executor.runtime.json_logs import log_as_json_lines
@@ -48,6 +49,7 @@ class TestRepeatLimit:
         for number in range(3 * MAX_RECORDS):
             assert limit.filter(fault(1000, f"run {number} failed"))
             assert limit.filter(fault(1000, name=repeat_limit.PLAYBOOK_LOGGER))
+            assert limit.filter(fault(1000, name=RUN_LOGGER))
             assert limit.filter(fault(1000, level=logging.INFO))
 
     def test_the_memory_is_bounded(self) -> None:

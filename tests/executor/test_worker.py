@@ -220,7 +220,7 @@ def test_claims_are_renewed_while_a_step_is_active(store: SqliteStore, tmp_path:
 
     watched = SqliteStore(str(store.path))
     watched.queue = RenewalCountingQueue(watched.context, watched.plans)
-    with working(watched, tmp_path, lease_seconds=0.3) as worker:
+    with working(watched, tmp_path, lease_seconds=2.0) as worker:
         with gate.open("w") as writer:
             renewed.wait()
             writer.write("go")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import socket
 import sys
@@ -108,9 +109,6 @@ def _serve(listener: socket.socket, environ: dict[str, str], root_path: str) -> 
     import uvicorn
 
     from noetl.api.app import create_app
-    from noetl.api.auth.jwt import read_issuer
-    from noetl.api.auth.rate_limits import read_rate_settings
-    from noetl.api.compute.pool import read_compute_processes
     from noetl.api.connections import (
         ConnectionTable,
         allow_connections,
@@ -118,27 +116,10 @@ def _serve(listener: socket.socket, environ: dict[str, str], root_path: str) -> 
         read_send_seconds,
         timed_protocol,
     )
-    from noetl.api.http.cors import read_cors_origins
-    from noetl.api.http.open_limit import OPEN_KINDS, read_open_limit
-    from noetl.api.http.request_shares import read_tenant_requests
-    from noetl.api.service.compiler import allowed_catalogue
-    from noetl.executor.engine.external import read_public_url
-    from noetl.executor.security.capabilities import service_capabilities
-    from noetl.executor.stores import open_store
+    from noetl.api.http.access_log import ACCESS_LOGGER, read_access_log
 
-    # What the app would find out after its start is an error of this command.
-    service_capabilities(environ)
-    read_issuer(environ)
-    allowed_catalogue(environ)
-    for kind in OPEN_KINDS:
-        read_open_limit(environ, kind)
-    read_tenant_requests(environ)
-    read_public_url(environ)
-    read_cors_origins(environ)
+    _check_settings(environ)
     max_connections, send_seconds = read_max_connections(environ), read_send_seconds(environ)
-    read_compute_processes(environ)
-    read_rate_settings(environ)
-    open_store(environ.get("NOETL_STORE")).close()
     clients = "to clients with an API key or a token" if _has_authentication(environ) else _LOOPBACK_ONLY
 
     class AnnouncingServer(uvicorn.Server):
@@ -149,6 +130,7 @@ def _serve(listener: socket.socket, environ: dict[str, str], root_path: str) -> 
                 print_message(f"serving {_address(listener)} {clients}")
 
     log_as_json_lines()
+    logging.getLogger(ACCESS_LOGGER).disabled = not read_access_log(environ)
     sys.setswitchinterval(SWITCH_SECONDS)
     connections = ConnectionTable(allow_connections(max_connections), send_seconds=send_seconds)
     config = uvicorn.Config(
@@ -163,6 +145,32 @@ def _serve(listener: socket.socket, environ: dict[str, str], root_path: str) -> 
     server.run(sockets=[listener])
     if not server.started:
         raise CommandError("the service did not start")
+
+
+def _check_settings(environ: dict[str, str]) -> None:
+    """Raise the error of a setting or a store that the app would find only after its start."""
+    from noetl.api.auth.jwt import read_issuer
+    from noetl.api.auth.rate_limits import read_rate_settings
+    from noetl.api.compute.pool import read_compute_processes
+    from noetl.api.http.cors import read_cors_origins
+    from noetl.api.http.open_limit import OPEN_KINDS, read_open_limit
+    from noetl.api.http.request_shares import read_tenant_requests
+    from noetl.api.service.compiler import allowed_catalogue
+    from noetl.executor.engine.external import read_public_url
+    from noetl.executor.security.capabilities import service_capabilities
+    from noetl.executor.stores import open_store
+
+    service_capabilities(environ)
+    read_issuer(environ)
+    allowed_catalogue(environ)
+    for kind in OPEN_KINDS:
+        read_open_limit(environ, kind)
+    read_tenant_requests(environ)
+    read_public_url(environ)
+    read_cors_origins(environ)
+    read_compute_processes(environ)
+    read_rate_settings(environ)
+    open_store(environ.get("NOETL_STORE")).close()
 
 
 def _exempt_from_collection() -> None:
