@@ -19,6 +19,7 @@ from noetl.executor.security.capabilities import local_run_capabilities
 from noetl.executor.stores import open_store
 from noetl.executor.stores.dynamo.store import DynamoStore
 from noetl.executor.stores.interface import MessageOutcome
+from noetl.executor.stores.sqs.due_message import DueMessage
 from noetl.executor.worker import Worker, WorkerSettings
 from noetl.infra.dynamodb import upgrade
 from noetl.testing.store_contract.operations import DIAMOND, LEASE, claim_visit, start_run, succeed
@@ -78,6 +79,41 @@ def test_a_message_is_claimed_once(store: DynamoStore, queue: str, moto_aws: Cli
     assert store.queue.claim_message(message["Body"], LEASE, time.time()) is MessageOutcome.HELD
     store.queue.commit(succeed(store, claim), time.time())
     assert store.queue.claim_message(message["Body"], LEASE, time.time()) is MessageOutcome.DONE
+
+
+@pytest.mark.parametrize("stops", [False, True])
+def test_the_end_of_a_dead_worker_has_a_message_when_that_of_its_step_returns(
+    store: DynamoStore, queue: str, moto_aws: Client, stops: bool
+) -> None:
+    """The worker has claimed the end with the commit of the last step, so no message was sent about it."""
+    text, now = "steps: [{name: a, run: [{action: set, set: {n: 1}}]}]", float(int(time.time()))
+    run = start_run(store, text, now=now, origin="service")
+    (message,) = moto_aws("sqs").receive_message(QueueUrl=queue)["Messages"]
+    claim = store.queue.claim_message(message["Body"], LEASE, now)
+    assert isinstance(claim, Claim)
+    if stops:
+        store.runs.stop(run.id, RunStatus.CANCELLED, now)
+    end = store.queue.commit(succeed(store, claim, case=None), now, LEASE)
+    assert end is not None
+    assert end.step == "@end"
+    assert count_sent(moto_aws, queue) == 0
+    with closing(open_store()) as second:
+        assert isinstance(second, DynamoStore)
+        assert second.queue.claim_message(message["Body"], LEASE, now + 1.0) is MessageOutcome.DONE
+        assert count_sent(moto_aws, queue) == 1
+        body = DueMessage(run.id, end.id, "@end", end.due_at).encode()
+        again = second.queue.claim_message(body, LEASE, end.due_at + 1.0)
+        assert isinstance(again, Claim)
+        second.queue.finish(again, RunStatus.SUCCEEDED, None, [], end.due_at + 1.0)
+        assert second.queue.claim_message(message["Body"], LEASE, end.due_at + 2.0) is MessageOutcome.DONE
+    assert count_sent(moto_aws, queue) == 1
+
+
+def count_sent(moto_aws: Client, queue: str) -> int:
+    """Return the number of messages that wait for their time, or to be received."""
+    names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesDelayed"]
+    found = moto_aws("sqs").get_queue_attributes(QueueUrl=queue, AttributeNames=names)["Attributes"]
+    return sum(int(found[name]) for name in names)
 
 
 def test_a_large_value_is_an_object_of_the_bucket(store: DynamoStore, moto_aws: Client) -> None:

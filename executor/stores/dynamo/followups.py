@@ -84,7 +84,7 @@ class Followups:
 
         `begun` are the visits that the commit itself has written. A repetition passes None, and reads them.
         """
-        visit = item.visit
+        visit, is_repeated = item.visit, begun is None
         if visit.step == END:
             self.complete_end(head, now)
             return []
@@ -94,16 +94,17 @@ class Followups:
         due: list[VisitItem] = []
         is_empty = False
         if item.attributes.get("counted"):
-            fired, is_empty = self._joins.fire_touched(item, head, now, again=begun is None)
+            fired, is_empty = self._joins.fire_touched(item, head, now, again=is_repeated)
             due += fired
         due += self._read_begun(item, head) if begun is None else begun
         due += self._followers(item, head) if is_finished else self._suspended(item, now)
         if item.attributes.get("last"):
-            return due + (end_run(self._context, head, now) if is_finished else [])
+            ends = end_run(self._context, head, now, is_repeated=is_repeated) if is_finished else []
+            return due + ends
         if "stop" in head or (visit.step == DEADLINE and is_finished):
-            return self._stops.settle(visit.run_id, now)
+            return self._stops.settle(visit.run_id, now, is_repeated=is_repeated)
         if is_finished and is_empty:
-            due += end_run(self._context, head, now)
+            due += end_run(self._context, head, now, is_repeated=is_repeated)
         return due
 
     def _head_for(self, item: VisitItem, known_head: Item | None) -> Item:

@@ -13,20 +13,22 @@ from noetl.executor.stores.dynamo.run_items import run_id_of, spread_of
 from noetl.executor.stores.dynamo.visit_items import VisitItem, VisitOrigin, decode_visit, encode_unclaimed
 
 
-def end_run(context: DynamoContext, head: Item, now: float) -> list[VisitItem]:
+def end_run(context: DynamoContext, head: Item, now: float, *, is_repeated: bool = False) -> list[VisitItem]:
     """Create the visit of the finally step, or after it the visit that ends the run; return it if it is due.
 
-    The ids are derived, so a repetition finds the visits that exist.
+    The ids are derived, so a repetition finds the visits that exist. It also returns a running visit: its
+    worker may have died, and has claimed it without a message. It is due at the end of its lease.
     """
+    statuses = (VisitStatus.READY, VisitStatus.RUNNING) if is_repeated else (VisitStatus.READY,)
     run_id, resumes = run_id_of(head), head.get("resumes", 0)
     finally_step = context.finally_step(head)
     if finally_step is not None:
         visit = finally_visit(run_id, finally_step, resumes, now)
         item, is_new = _create(context, head, visit, now)
         if is_new or item.visit.finished_at is None:
-            return [item] if item.visit.status is VisitStatus.READY else []
+            return [item] if item.visit.status in statuses else []
     item, _ = _create(context, head, end_visit(run_id, resumes, now), now)
-    return [item] if item.visit.status is VisitStatus.READY else []
+    return [item] if item.visit.status in statuses else []
 
 
 def _create(context: DynamoContext, head: Item, visit: Visit, now: float) -> tuple[VisitItem, bool]:

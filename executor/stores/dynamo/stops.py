@@ -64,9 +64,11 @@ class Stops:
         self._context.changes.notify()
         return load_run(self._context, head)
 
-    def settle(self, run_id: str, now: float) -> list[VisitItem]:
+    def settle(self, run_id: str, now: float, *, is_repeated: bool = False) -> list[VisitItem]:
         """Park what has not started in a stopping run, and end it if no visit is running; return the due
         visits.
+
+        A repetition also returns the visit of the end that is running.
         """
         for tries in range(MAX_CONFLICTS):
             snapshot = read_snapshot(self._context, run_id)
@@ -83,7 +85,9 @@ class Stops:
             item.visit.status is VisitStatus.RUNNING and not is_pseudo_step(item.visit.step)
             for item in snapshot.active_items
         )
-        return [] if is_running else end_run(self._context, snapshot.head, now)
+        if is_running:
+            return []
+        return end_run(self._context, snapshot.head, now, is_repeated=is_repeated)
 
     def parkable_items(self, snapshot: RunSnapshot) -> list[VisitItem]:
         """Return the visits of a stopping run that have not started or that are suspended."""
