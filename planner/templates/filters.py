@@ -46,7 +46,7 @@ CALL_UNITS = 1024
 """The price of a filter of NoETL that calls a parser or an encoder."""
 DIRECTIVE_UNITS = 416
 """The price of a directive in a pattern of a time. One may create a text of thirty characters."""
-SUMMED_ITEM_UNITS = 32
+SUMMED_ITEM_UNITS = 24
 ADDED_LIST_UNITS = 416
 """The price of a list that `sum` appends to another one, without its items."""
 JOINED_ITEM_UNITS = 48
@@ -131,8 +131,9 @@ def _sum(
         items = read_items(items, SUMMED_ITEM_UNITS)
     if isinstance(start, list):
         return _sum_lists(items, start)
-    if set(map(type, items)) <= SCALARS:
-        if type(items) is not range:  # its items are short
+    kinds = set(map(type, items))
+    if kinds <= SCALARS:
+        if int in kinds and type(items) is not range:  # Other scalars, and the items of a range, are short.
             charge_large_numbers(items)
         return sum(items, start)
     for item in items:
