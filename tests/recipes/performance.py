@@ -190,7 +190,11 @@ class ScratchClone:
                 yield f"`{' '.join(gate.command)}` fails after the recipes:{output}\n  fix: {gate.fix}"
 
     def _environ(self) -> dict[str, str]:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("NOETL_", "PG"))}
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("NOETL_", "PG", "PYTEST_"))
+        }
         return kept | {
             "PATH": os.pathsep.join([str(BINARIES), os.environ["PATH"]]),
             "PYTHONPATH": str(self.root),
