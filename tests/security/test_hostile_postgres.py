@@ -104,7 +104,7 @@ NOTICE = message(b"N", b"SNOTICE\0C00000\0M" + b"x" * 1000 + b"\0\0")
 NOTIFICATION = message(b"A", b"\0\0\0\1c\0" + b"x" * 1000 + b"\0")
 LONG_ROW = b"D" + struct.pack(">ihi", 2_000_000_000, 1, 1_999_999_990)
 FLOODS = {
-    "one endless row": repeat(b"x" * MIB, ONE_COLUMN + LONG_ROW),
+    "one endless row": repeat(b"x" * (MIB // 4), ONE_COLUMN + LONG_ROW),
     "notices": repeat(NOTICE * 100),
     "notifications": repeat(NOTIFICATION * 100),
     "parameters": repeat(message(b"S", b"a\0" + b"x" * 10_000 + b"\0") * 10),
@@ -120,7 +120,7 @@ def connection_to(server: HostileServer) -> str:
 def test_a_flood_is_left_at_the_limit(
     flood: Callable[[socket.socket, HostileServer], None], fetch: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_postgres_connection, "MAX_CHUNK_BYTES", 8 * MIB)
+    monkeypatch.setattr(_postgres_connection, "MAX_CHUNK_BYTES", 2 * MIB)
     with serve_hostile(answer_query(flood)) as server:
         with pytest.raises(ActionError) as caught:
             perform_action(
