@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
+from contextlib import AsyncExitStack
 from http import HTTPStatus
 from typing import Annotated
 
@@ -39,10 +40,11 @@ from noetl.api.http.open_bodies import OpenBodies
 from noetl.api.http.openapi import JSON_TYPE
 from noetl.api.http.parameters import check_parameters
 from noetl.api.http.problems import TICKET_IN_QUERY, insufficient_scope, problem_from, unauthenticated
-from noetl.api.http.request_shares import RequestShares
+from noetl.api.http.request_shares import RequestPlace, RequestShares
 from noetl.api.http.route_match import ROUTE_MATCH, RouteMatch, RouteTable
 from noetl.api.service.services import TenantServices
 from noetl.executor.precedence import ForegroundWork
+from noetl.planner.frozen import frozen
 
 _CALLER = "noetl.caller"
 
@@ -172,6 +174,34 @@ def peer_address(scope: Scope) -> str:
     return str(client[0]) if client else ""
 
 
+@frozen
+class _Credentials:
+    """The credentials of a request: its headers `Authorization`, or the ticket for the events of a run."""
+
+    authorization: list[str]
+    ticket: str | None
+    run_id: str
+
+    @classmethod
+    def of_request(cls, scope: Scope, access: RouteAccess) -> _Credentials:
+        authorization = [
+            value.decode("latin-1") for name, value in scope["headers"] if name == b"authorization"
+        ]
+        ticket = _ticket_of(scope) if isinstance(access, StreamAccess) and not authorization else None
+        match: RouteMatch = scope[ROUTE_MATCH]
+        return cls(authorization, ticket, match.path_params.get("workflow_id", ""))
+
+    @property
+    def text(self) -> str | None:
+        """Return what identifies the credentials, or None if there are none.
+
+        A ticket for another run is a wrong credential.
+        """
+        if self.ticket is not None:
+            return f"ticket {self.ticket} for {self.run_id}"
+        return next(iter(self.authorization), None)
+
+
 class AccessControl:
     """Middleware that refuses a request unless its caller has the access that its route declares.
 
@@ -193,28 +223,55 @@ class AccessControl:
             return
         scope[ROUTE_MATCH] = match = self._table.routes.find(scope)
         access = self._table.access_of(match, scope.get("method", ""))
-        try:
-            with ForegroundWork():
-                scope[_CALLER] = await self._accepted_caller(scope, access)
-        except Exception as error:  # noqa: BLE001  An unexpected error is raised again.
-            problem = problem_from(Request({**scope, "type": "http"}), error)
-            if problem.status == HTTPStatus.TOO_MANY_REQUESTS:
-                await self._delay_refusal()
-            if scope["type"] == "websocket":
-                await send({"type": "websocket.close", "code": 1008, "reason": problem.detail})
-            else:
-                await problem.response(scope["path"])(scope, receive, send)
-            return
-        caller: Caller | None = scope[_CALLER]
-        if caller is not None:
-            note_caller(caller.name, caller.tenant)
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        tenant = None if caller is None else caller.tenant
-        async with self._shares.place(scope, tenant, match.route.path if match.route else "") as place:
+        credentials = _Credentials.of_request(scope, access)
+        route = match.route.path if match.route else ""
+        async with AsyncExitStack() as places:
+            place: RequestPlace | None = None
+            if (tenant := self._familiar_tenant(scope, access, credentials)) is not None:
+                place = await places.enter_async_context(self._shares.place(scope, tenant, route))
+            try:
+                with ForegroundWork():
+                    caller = scope[_CALLER] = await self._accepted_caller(scope, access, credentials)
+            except Exception as error:  # noqa: BLE001  An unexpected error is raised again.
+                await places.aclose()
+                await self._refuse(scope, receive, send, error)
+                return
+            if caller is not None:
+                note_caller(caller.name, caller.tenant)
+            if scope["type"] != "http":
+                await self._app(scope, receive, send)
+                return
+            tenant = None if caller is None else caller.tenant
+            if place is None:
+                place = await places.enter_async_context(self._shares.place(scope, tenant, route))
             receive = self._bodies.limit(receive, _PUBLIC_BODIES if tenant is None else tenant, place)
             await self._app(scope, receive, send)
+
+    def _familiar_tenant(self, scope: Scope, access: RouteAccess, credentials: _Credentials) -> str | None:
+        """Return the tenant of credentials that were accepted lately, so that it waits for its own place.
+
+        Otherwise a tenant with many connections would authenticate many requests at the same time.
+        """
+        opened = self._context.opened_services
+        if opened is None or credentials.text is None or scope["type"] != "http":
+            return None
+        if isinstance(access, PublicAccess):
+            return None
+        return opened.limits.familiar.tenant_of(credentials.text)
+
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send, error: Exception) -> None:
+        """Answer a request whose caller is not accepted.
+
+        Raises:
+            Exception: the error, if it is unexpected.
+        """
+        problem = problem_from(Request({**scope, "type": "http"}), error)
+        if problem.status == HTTPStatus.TOO_MANY_REQUESTS:
+            await self._delay_refusal()
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008, "reason": problem.detail})
+        else:
+            await problem.response(scope["path"])(scope, receive, send)
 
     async def _delay_refusal(self) -> None:
         """Let a caller wait for its refusal, so that one that asks again at once asks less often.
@@ -229,7 +286,9 @@ class AccessControl:
         finally:
             self._delayed -= 1
 
-    async def _accepted_caller(self, scope: Scope, access: RouteAccess) -> Caller | None:
+    async def _accepted_caller(
+        self, scope: Scope, access: RouteAccess, credentials: _Credentials
+    ) -> Caller | None:
         """Return the caller; None at a public route.
 
         Raises:
@@ -241,17 +300,8 @@ class AccessControl:
         opened = self._context.opened_services
         if problem is None and opened is not None and opened.authenticator.is_known_as_optional():
             return LOCAL_CALLER  # without a thread, which would take a tenth of a short request
-        authorization = [
-            value.decode("latin-1") for name, value in scope["headers"] if name == b"authorization"
-        ]
-        ticket = _ticket_of(scope) if isinstance(access, StreamAccess) and not authorization else None
-        credentials = next(iter(authorization), None)
-        match: RouteMatch = scope[ROUTE_MATCH]
-        run_id = match.path_params.get("workflow_id", "")
-        if ticket is not None:
-            credentials = f"ticket {ticket} for {run_id}"  # for another run it is a wrong credential
-
-        if opened is not None and credentials is not None and not opened.limits.familiar.has(credentials):
+        text = credentials.text
+        if opened is not None and text is not None and opened.limits.familiar.tenant_of(text) is None:
             opened.limits.failures.check(peer_address(scope))  # without a thread, because many may come
 
         def authenticate() -> Caller | None:
@@ -264,11 +314,11 @@ class AccessControl:
                 return None
 
             def identify() -> Caller:
-                if ticket is not None:
-                    return authenticator.authenticate_ticket(ticket, run_id)
-                return authenticator.authenticate(authorization)
+                if credentials.ticket is not None:
+                    return authenticator.authenticate_ticket(credentials.ticket, credentials.run_id)
+                return authenticator.authenticate(credentials.authorization)
 
-            caller = self._counted(credentials, identify, peer_address(scope))
+            caller = self._counted(text, identify, peer_address(scope))
             if access.scope is not None and not caller.may(access.scope):
                 raise insufficient_scope(access.scope)
             return caller
@@ -282,12 +332,12 @@ class AccessControl:
             Problem: 401, 429 or 503.
         """
         limits = self._context.services().limits
-        if credentials is None or limits.familiar.has(credentials):
+        if credentials is None or limits.familiar.tenant_of(credentials) is not None:
             caller = identify()
         else:
             limits.failures.take(address)
             caller = identify()
             limits.failures.give_back(address)
-            limits.familiar.add(credentials)
+            limits.familiar.add(credentials, caller.tenant)
         limits.callers.check(caller)
         return caller

@@ -112,7 +112,7 @@ class RateLimiter:
         self._settings = settings
         self._count = count
         self._clock = clock
-        self._allowances = _Latest[_Allowance](MAX_CALLERS, _Allowance)
+        self._allowances = _Latest[_Allowance](MAX_CALLERS)
 
     def check(self, caller: Caller) -> None:
         """Count a request of a caller.
@@ -132,7 +132,7 @@ class RateLimiter:
 
     def _refusal(self, subject: str, limit: int) -> float | None:
         """Count a request, and return None. Or return until when requests are refused."""
-        allowance = self._allowances.get(subject)
+        allowance = self._allowances.get(subject, _Allowance)
         with allowance.lock:
             now = self._clock()
             if now < allowance.refused_until:
@@ -167,7 +167,7 @@ class AddressLimiter:
         self._policy = policy
         self._limit = limit
         self._clock = clock
-        self._buckets = _Latest[_Bucket](MAX_ADDRESSES, lambda: _Bucket(float(limit), clock()))
+        self._buckets = _Latest[_Bucket](MAX_ADDRESSES)
 
     def check(self, address: str) -> None:
         """Raise unless the address has an attempt left.
@@ -194,25 +194,29 @@ class AddressLimiter:
             self._refilled(address).left += 1
 
     def _refilled(self, address: str) -> _Bucket:
-        bucket, now = self._buckets.get(network_of(address)), self._clock()
+        now = self._clock()
+        bucket = self._buckets.get(network_of(address), lambda: _Bucket(float(self._limit), now))
         gained = (now - bucket.updated_at) * self._limit / WINDOW_SECONDS
         bucket.left, bucket.updated_at = min(bucket.left + gained, float(self._limit)), now
         return bucket
 
 
 class FamiliarCredentials:
-    """The credentials that were accepted lately. Failures of others at their address do not stop them."""
+    """The credentials that were accepted lately, with their tenants.
+
+    Failures of others at their address do not stop them. They are authenticated nevertheless.
+    """
 
     def __init__(self) -> None:
-        self._digests = _Latest[None](MAX_FAMILIAR, lambda: None)
+        self._tenants = _Latest[str](MAX_FAMILIAR)
 
-    def add(self, credentials: str) -> None:
+    def add(self, credentials: str, tenant: str) -> None:
         """Remember credentials that were accepted."""
-        self._digests.get(_digest(credentials))
+        self._tenants.get(_digest(credentials), lambda: tenant)
 
-    def has(self, credentials: str) -> bool:
-        """Return whether the credentials were accepted lately."""
-        return self._digests.has(_digest(credentials))
+    def tenant_of(self, credentials: str) -> str | None:
+        """Return the tenant of credentials that were accepted lately, or None."""
+        return self._tenants.find(_digest(credentials))
 
 
 def too_many_requests(policy: str, limit: int, wait_seconds: float) -> Problem:
@@ -249,25 +253,24 @@ def _digest(credentials: str) -> str:
 class _Latest(Generic[Value]):
     """The latest values by key, at most `size`. Safe to share between threads."""
 
-    def __init__(self, size: int, create: Callable[[], Value]) -> None:
+    def __init__(self, size: int) -> None:
         self._size = size
-        self._create = create
         self._values: OrderedDict[str, Value] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, key: str) -> Value:
+    def get(self, key: str, create: Callable[[], Value]) -> Value:
         """Return the value of a key, which is created if there is none."""
         with self._lock:
             if key not in self._values:
-                self._values[key] = self._create()
+                self._values[key] = create()
                 if len(self._values) > self._size:
                     self._values.popitem(last=False)
             self._values.move_to_end(key)
             return self._values[key]
 
-    def has(self, key: str) -> bool:
-        """Return whether there is a value of the key."""
-        return key in self._values
+    def find(self, key: str) -> Value | None:
+        """Return the value of a key, or None if there is none."""
+        return self._values.get(key)
 
 
 @frozen

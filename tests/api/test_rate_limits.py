@@ -137,8 +137,9 @@ def test_few_addresses_and_credentials_are_remembered(monkeypatch: pytest.Monkey
     monkeypatch.setattr(rate_limits, "MAX_FAMILIAR", 3)
     familiar = FamiliarCredentials()
     for number in range(5):
-        familiar.add(str(number))
-    assert [familiar.has(str(number)) for number in range(5)] == [False, False, True, True, True]
+        familiar.add(str(number), f"tenant {number}")
+    found = [familiar.tenant_of(str(number)) for number in range(5)]
+    assert found == [None, None, "tenant 2", "tenant 3", "tenant 4"]
 
 
 def test_rates_are_checked() -> None:

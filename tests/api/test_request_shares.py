@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from noetl.api.auth.api_keys import create_api_key
+from noetl.api.auth.authentication import Authenticator, Caller
 from noetl.api.http.request_shares import (
     CONTENDED_PART,
     CONTENTION_SECONDS,
@@ -85,6 +86,30 @@ async def test_a_tenant_whose_requests_block_does_not_occupy_the_threads_of_othe
     lists.opened.set()
     responses = await asyncio.gather(*requests)
     assert [response.status_code for response in responses] == [200] * 45
+
+
+async def test_a_tenant_waits_for_its_place_before_it_is_authenticated_again(
+    http: httpx.AsyncClient,
+    keys: dict[str, dict[str, str]],
+    lists: BlockedLists,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    authenticate, authenticated = Authenticator.authenticate, 0
+
+    def count(authenticator: Authenticator, headers: list[str]) -> Caller:
+        nonlocal authenticated
+        authenticated += 1
+        return authenticate(authenticator, headers)
+
+    monkeypatch.setattr(Authenticator, "authenticate", count)
+    assert (await http.get("/workflows/unknown", headers=keys["many"])).status_code == 404
+    requests = [asyncio.ensure_future(http.get("/workflows", headers=keys["many"])) for _ in range(20)]
+    await wait_for(lambda: lists.begun == DEFAULT_REQUESTS)
+    await http.get("/workflows", headers=keys["few"])
+    assert authenticated == 1 + DEFAULT_REQUESTS + 1
+    lists.opened.set()
+    assert {response.status_code for response in await asyncio.gather(*requests)} == {200}
+    assert authenticated == 1 + 20 + 1
 
 
 async def test_requests_that_wait_for_a_run_occupy_no_place(
