@@ -127,6 +127,7 @@ class ItemDamage:
         store.context.table.write([Put(key, {"run": run_id})])
 
     def delete_visit(self, store: DynamoStore, run: Run, step: str) -> None:
+        """Raise NotImplementedError: only the contract of sweeps needs it, and it is not for DynamoDB."""
         raise NotImplementedError
 
     def set_retention(self, store: DynamoStore, seconds: float) -> None:
