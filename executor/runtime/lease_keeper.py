@@ -30,6 +30,7 @@ from noetl.executor.engine.invocation import VisitExecutor
 from noetl.executor.errors import PayloadTooLargeError, SettingError, StoreError
 from noetl.executor.model.run import Claim
 from noetl.executor.model.special_visits import finally_visit_id, is_pseudo_step
+from noetl.executor.runtime.store_failures import FailureReasons
 from noetl.executor.stores.interface import Store
 
 CANCEL_POLL_SECONDS = 0.5
@@ -84,6 +85,7 @@ class LeaseKeeper:
         self._held: dict[tuple[str, str], HeldClaim] = {}
         self.is_failing = False
         """Whether the store has refused the last renewal, so that active claims may be lost."""
+        self._reasons = FailureReasons("claims are renewed when it is available again")
         self._lock = threading.Lock()
 
     def execute(self, executor: VisitExecutor, claim: Claim) -> Claim | None:
@@ -109,17 +111,14 @@ class LeaseKeeper:
         third = self._lease_seconds / 3
         renew_at = time.monotonic() + third
         while not finished.wait(min(CANCEL_POLL_SECONDS, third)):
-            was_failing = self.is_failing
             try:
                 if self._poll(is_due=time.monotonic() >= renew_at):
                     renew_at = time.monotonic() + third
                     after_renewal()
             except StoreError as error:
                 # The store of a process that has stopped may be closed.
-                if not was_failing and not finished.is_set():
-                    logger.warning(
-                        "the store failed; claims are renewed when it is available again: %s", error
-                    )
+                if not finished.is_set():
+                    self._reasons.log(error)
             except Exception:
                 logger.exception(
                     "the active claims could not be checked; the next check is in %s s",
@@ -141,6 +140,7 @@ class LeaseKeeper:
             self.is_failing = True
             raise
         self.is_failing = False
+        self._reasons.clear()
         return True
 
     def _renew(self, held: HeldClaim, events: EventBuffer | None) -> None:

@@ -1,10 +1,11 @@
 """The failures of the store that the threads of a worker meet.
 
 Problem: a store may refuse some operations for minutes, and others succeed meanwhile. A failure must be in
-the log, once and not at each try. A command that waits for its run must end with an error after a while.
+the log, once and not at each try. Its first reason may be a cut connection, and a later one the cause, such as
+a server that only allows reads. A command that waits for its run must end with an error after a while.
 
-Algorithm: each thread has at most one failure for each kind of operation: since when, and its first error. It
-ends when the store answers the same thread.
+Algorithm: each thread has at most one failure for each kind of operation: since when, its latest error, and
+the reasons that are in the log. It ends when the store answers the same thread.
 
 Cost: a look-up in a dictionary for each operation that succeeds.
 """
@@ -21,7 +22,38 @@ from noetl.executor.runtime.persistent_store import PAUSE_SECONDS
 CLAIM, EXECUTE = "claim", "execute"
 """The kinds of operations: claims, and all that belong to the execution of a claimed visit."""
 
+MAX_REASONS = 5
+"""How many different reasons of a failure are logged."""
+
 logger = logging.getLogger("noetl.executor")
+
+
+class FailureReasons:
+    """The reasons of a failure that are in the log, at most MAX_REASONS. `consequence` says what follows."""
+
+    def __init__(self, consequence: str) -> None:
+        self._consequence = consequence
+        self._logged: set[str] = set()
+
+    def log(self, error: StoreError) -> None:
+        """Log the reason, unless it is in the log."""
+        reason = str(error)
+        if reason not in self._logged and len(self._logged) < MAX_REASONS:
+            self._logged.add(reason)
+            logger.warning("the store failed; %s: %s", self._consequence, reason)
+
+    def clear(self) -> None:
+        """Forget the reasons: the failure has ended."""
+        self._logged.clear()
+
+
+class StoreFailure:
+    """A failure: since when (monotonic), its latest error, and its reasons."""
+
+    def __init__(self, error: StoreError) -> None:
+        self.since = time.monotonic()
+        self.error = error
+        self.reasons = FailureReasons("trying again")
 
 
 class StoreFailures:
@@ -32,14 +64,14 @@ class StoreFailures:
 
     def __init__(self, stopping: threading.Event) -> None:
         self._stopping = stopping
-        self._failures: dict[tuple[str, int], tuple[float, StoreError]] = {}
+        self._failures: dict[tuple[str, int], StoreFailure] = {}
 
     def record(self, kind: str, error: StoreError) -> None:
-        """Record that an operation of this thread has failed. Log its first failure."""
-        key = (kind, threading.get_ident())
-        if key not in self._failures and not self._stopping.is_set():
-            self._failures[key] = (time.monotonic(), error)
-            logger.warning("the store failed; trying again: %s", error)
+        """Record that an operation of this thread has failed. Log its reason when it is a new one."""
+        if not self._stopping.is_set():
+            failure = self._failures.setdefault((kind, threading.get_ident()), StoreFailure(error))
+            failure.error = error
+            failure.reasons.log(error)
 
     def clear(self, kind: str) -> None:
         """Record that an operation of this thread has succeeded."""
@@ -57,6 +89,6 @@ class StoreFailures:
 
     def raise_after(self, kind: str, seconds: float) -> None:
         """Raise the error of an operation that has failed for longer than `seconds`."""
-        for (failed, _), (since, error) in list(self._failures.items()):
-            if failed == kind and time.monotonic() - since > seconds:
-                raise error
+        for (failed, _), failure in list(self._failures.items()):
+            if failed == kind and time.monotonic() - failure.since > seconds:
+                raise failure.error

@@ -208,10 +208,24 @@ class TestPersistentStore:
         assert len(queue.leases) == 1
         assert persistent.claims_in_turn is True
 
-    def test_a_failure_that_lasts_is_raised(self, store: SqliteStore) -> None:
+    def test_a_failure_that_lasts_is_raised_with_its_latest_reason(self) -> None:
         failures = StoreFailures(threading.Event())
         failures.record(EXECUTE, StoreError("the first"))
         failures.record(EXECUTE, StoreError("the second"))
         failures.raise_after(EXECUTE, SECONDS)
-        with pytest.raises(StoreError, match="the first"):
+        with pytest.raises(StoreError, match="the second"):
             failures.raise_after(EXECUTE, -1.0)
+
+    def test_each_reason_of_a_failure_is_logged_once(self, caplog: pytest.LogCaptureFixture) -> None:
+        """The first may be a connection that was cut, and the second its cause."""
+        failures = StoreFailures(threading.Event())
+        for reason in ("cut", "cut", "read-only", "cut", *(f"port {number}" for number in range(100))):
+            failures.record(EXECUTE, StoreError(reason))
+        failures.clear(EXECUTE)
+        failures.record(EXECUTE, StoreError("cut"))
+        tried = "the store failed; trying again: "
+        assert caplog.messages == [
+            *(tried + reason for reason in ("cut", "read-only", "port 0", "port 1", "port 2")),
+            "the store works again",
+            tried + "cut",
+        ]
