@@ -19,8 +19,8 @@ class GraphvizTimeoutError(GraphvizError):
     """Graphviz takes too long, or was ended for the time or the memory that it took."""
 
 
-def render(dot: str, format: str) -> bytes:
-    """Render DOT text as `svg` or `png`.
+def render(dot: str, format: str, seconds: float = MAX_SECONDS) -> bytes:
+    """Render DOT text as `svg`, or as coordinates in the format `json0`, in at most `seconds`.
 
     Raises:
         GraphvizError: neither `graphviz-pure` nor `dot` is installed, or the program has failed.
@@ -33,17 +33,17 @@ def render(dot: str, format: str) -> bytes:
         from noetl.executor.extras import install_command
 
         command = install_command("graph", sys.executable)
-        raise GraphvizError(f"{format} needs Graphviz; install it with `{command}`")
+        raise GraphvizError(f"a picture needs Graphviz; install it with `{command}`")
     try:
         process = subprocess.run(
             [program, f"-T{format}"],
             input=dot.encode(),
             capture_output=True,
             check=True,
-            timeout=MAX_SECONDS,
+            timeout=seconds,
         )
     except subprocess.TimeoutExpired:
-        message = f"Graphviz takes more than {MAX_SECONDS:g} s to draw the plan"
+        message = f"Graphviz takes more than {seconds:g} s to draw the plan"
         raise GraphvizTimeoutError(message) from None
     except subprocess.CalledProcessError as error:
         if error.returncode < 0:

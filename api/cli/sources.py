@@ -14,6 +14,7 @@ from noetl.api.cli.display.console import EXIT_FAILED, CommandError, print_repor
 
 if TYPE_CHECKING:
     from noetl.planner.compile import Compilation
+    from noetl.planner.diagnostics.diagnostic import Diagnostic
     from noetl.planner.diagnostics.render import CheckedFile
     from noetl.planner.plan import Plan
 
@@ -108,6 +109,17 @@ def compile_or_fail(source: PlaybookSource, *, quiet: bool = False, target: str 
     Raises:
         CommandError: the playbook has errors.
     """
+    return compile_with_findings(source, quiet=quiet, target=target)[0]
+
+
+def compile_with_findings(
+    source: PlaybookSource, *, quiet: bool = False, target: str | None = None
+) -> tuple[Plan, tuple[Diagnostic, ...]]:
+    """Return the plan of a playbook and its diagnostics, which are also printed to stderr.
+
+    Raises:
+        CommandError: the playbook has errors.
+    """
     from noetl.planner.diagnostics.codes import Severity
     from noetl.planner.diagnostics.render import render_full, summarise
 
@@ -120,7 +132,7 @@ def compile_or_fail(source: PlaybookSource, *, quiet: bool = False, target: str 
         print_report(render_full([checked]))
     if compilation.plan is None:
         raise CommandError(summarise([checked]), EXIT_FAILED)
-    return compilation.plan
+    return compilation.plan, tuple(compilation.diagnostics)
 
 
 def checked_source(source: PlaybookSource, compilation: Compilation) -> CheckedFile:

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import pickle
-from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from noetl.api import graphviz
 from noetl.api.service.compiler import PlaybookCompiler, plan_of
 from noetl.api.service.playbooks import describe
-from noetl.api.service.views import StepState, plan_graph
+from noetl.api.service.views import plan_graph
 from noetl.executor.engine.initial_data import InitialData
 from noetl.executor.precedence import wait_for_slice
 from noetl.planner.frozen import frozen
 from noetl.planner.plan import Plan, Step
+
+if TYPE_CHECKING:
+    from noetl.planner.draw.layout import Layout
+    from noetl.planner.draw.run_marks import DrawnRun
 
 MAX_LIGHT_LENGTH = 8 * 1024
 """Longest text that is compiled where the request is. It takes some 30 ms."""
@@ -97,37 +99,57 @@ class DescribeJob:
 
 
 @frozen
+class LayoutJob:
+    """The layout of a picture of a plan, whatever the states of its steps. A large plan is folded.
+
+    Groups of steps with one of `failed` are not folded. The plan is packed and the key is given, because the
+    thread that passes them on answers all requests.
+    """
+
+    key: str
+    packed_plan: bytes
+    failed: tuple[str, ...]
+    subject = "The picture"
+    seconds = PICTURE_SECONDS
+    is_light = False
+
+    def perform(self, compiler: PlaybookCompiler) -> Layout:
+        from noetl.api.pictures import LayoutRequest, lay_out
+
+        request = LayoutRequest(has_states=True, failed=self.failed)
+        return lay_out(unpack_plan(self.packed_plan), compiler.catalogue, request)
+
+
+@frozen
 class GraphJob:
     """The graph of a plan with the states of its steps, as `svg`, `mermaid` or `json`.
 
-    The plan is packed and the key is given, because the thread that passes them on answers all requests.
+    `layout` is set for `svg`, and packed like the plan.
     """
 
     key: str
     edges: int
     packed_plan: bytes
-    states: Mapping[str, StepState]
+    run: DrawnRun
     format: str
+    layout: Layout | None = None
     subject = "The graph"
     seconds = PICTURE_SECONDS
 
     @property
     def is_light(self) -> bool:
-        return self.format != "svg" and self.edges <= MAX_LIGHT_EDGES
+        return self.edges <= MAX_LIGHT_EDGES
 
     def perform(self, compiler: PlaybookCompiler) -> bytes:
         from noetl.api.http.responses import JsonResponse
-        from noetl.planner.draw import dot, mermaid
+        from noetl.planner.draw import mermaid, run_marks, svg
 
         plan = unpack_plan(self.packed_plan)
-        match self.format:
-            case "svg":
-                text = dot.draw(plan, compiler.catalogue, self.states)
-                return graphviz.render(text, "svg")
-            case "mermaid":
-                return mermaid.draw(plan, compiler.catalogue, self.states).encode()
-            case _:
-                return bytes(JsonResponse(plan_graph(plan, self.states)).body)
+        if self.layout is not None:
+            return svg.write_svg(self.layout, run_marks.mark_run(plan, self.run)).encode()
+        if self.format == "mermaid":
+            return mermaid.draw(plan, compiler.catalogue, self.run.states).encode()
+        return bytes(JsonResponse(plan_graph(plan, self.run.states)).body)
 
 
 @frozen
@@ -147,10 +169,16 @@ class InitialDataJob:
         return self.data.evaluate()
 
 
-def graph_key(plan_hash: str, states: Mapping[str, StepState], format: str) -> str:
-    """Return the key of the job that draws a plan."""
-    text = "\n".join(f"{name}\t{state}" for name, state in states.items())
+def graph_key(plan_hash: str, run: DrawnRun, format: str) -> str:
+    """Return the key of the job that draws a run."""
+    counts = sorted(run.taken.items()), sorted(run.visits.items())
+    text = repr((run.id, run.status, sorted(run.states.items()), counts))
     return f"graph:{format}:{plan_hash}:{_digest(text)}"
+
+
+def layout_key(plan_hash: str, failed: tuple[str, ...]) -> str:
+    """Return the key of the job that lays out a plan."""
+    return f"layout:{plan_hash}:{_digest(repr(failed))}"
 
 
 def pack_plan(plan: Plan) -> bytes:

@@ -28,7 +28,7 @@ from noetl.api.service.views import (
 from noetl.executor.engine.run_log import log_run_resume, log_run_start
 from noetl.executor.errors import RejectedError
 from noetl.executor.model.events import timestamp
-from noetl.executor.model.run import Run, RunStatus, Visit
+from noetl.executor.model.run import Run, RunStatus, Visit, VisitStatus
 from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.model.run_summary import RunOverview, RunSummary
 from noetl.executor.model.run_transition import check_same_request
@@ -42,6 +42,7 @@ from noetl.executor.stores.cursors import (
 )
 from noetl.planner.diagnostics.diagnostic import did_you_mean
 from noetl.planner.diagnostics.wording import abbreviate
+from noetl.planner.draw.run_marks import DrawnRun
 from noetl.planner.frozen import frozen
 from noetl.planner.plan import Header, Plan, canonical_json
 
@@ -243,15 +244,24 @@ class RunService:
         """
         return self.context.store.plans.header(self.summary(run_id).plan_hash)
 
-    def plan_states(self, run_id: str) -> tuple[str, dict[str, StepState]]:
-        """Return the hash of the plan of a run, and the status of each step.
+    def drawn_run(self, run_id: str, *, counts_visits: bool = True) -> tuple[str, DrawnRun]:
+        """Return the hash of the plan of a run, and what a drawing shows of the run.
+
+        With `counts_visits`, it reads all visits. Without, it knows only the states of steps.
 
         Raises:
             NotFoundError: the tenant has no such run.
         """
         overview = self._overview(run_id)
-        names = self.context.step_names(overview.summary.plan_hash)
-        return overview.summary.plan_hash, step_states(overview.summary.status, names, overview.steps)
+        summary = overview.summary
+        states = step_states(summary.status, self.context.step_names(summary.plan_hash), overview.steps)
+        taken: Counter[tuple[str, int]] = Counter()
+        visits: Counter[str] = Counter()
+        for visit in self.context.store.runs.visits(summary.id) if counts_visits else ():
+            visits[visit.step] += 1
+            if visit.status in (VisitStatus.SUCCEEDED, VisitStatus.FAILED) and not visit.has_ended_branch:
+                taken[visit.step, -1 if visit.case is None else visit.case] += 1
+        return summary.plan_hash, DrawnRun(states, taken, visits, summary.status.value, summary.id)
 
     def _step_reports(self, overview: RunOverview) -> dict[str, StepReport]:
         names = self.context.step_names(overview.summary.plan_hash)

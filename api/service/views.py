@@ -287,7 +287,7 @@ class PlanGraph(View, schema_name="Graph"):
     edges: Sequence[EdgeEntry]
 
 
-def plan_graph(plan: Plan, states: Mapping[str, StepState] | None = None) -> PlanGraph:
+def plan_graph(plan: Plan, states: Mapping[str, str] | None = None) -> PlanGraph:
     """Return the graph of a plan. With the states of its steps in a run, each step has its `status`."""
     steps = {name: step.to_json() for name, step in plan.steps.items()}
     for name, state in (states or {}).items():

@@ -1,11 +1,11 @@
 """The failures of the store that the threads of a worker meet.
 
 Problem: a store may refuse some operations for minutes, and others succeed meanwhile. A failure must be in
-the log, once and not at each try. Its first reason may be a cut connection, and a later one the cause, such as
-a server that only allows reads. A command that waits for its run must end with an error after a while.
+the log, once and not at each try. Its first reason may be a cut connection, and a later one the cause, such
+as a server that only allows reads. A command that waits for its run must end with an error after a while.
 
-Algorithm: each thread has at most one failure for each kind of operation: since when, its latest error, and
-the reasons that are in the log. It ends when the store answers the same thread.
+Algorithm: each thread has at most one failure for each kind of operation. It has its start, its latest error,
+and the reasons that are in the log. It ends when the store answers the same thread.
 
 Cost: a look-up in a dictionary for each operation that succeeds.
 """
@@ -43,7 +43,7 @@ class FailureReasons:
             logger.warning("the store failed; %s: %s", self._consequence, reason)
 
     def clear(self) -> None:
-        """Forget the reasons: the failure has ended."""
+        """Remove the reasons: the failure has ended."""
         self._logged.clear()
 
 

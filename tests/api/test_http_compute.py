@@ -8,7 +8,9 @@ import httpx
 import pytest
 
 from noetl.api.compute import pool
-from noetl.api.routes import dependencies
+from noetl.api.compute.jobs import GraphJob, LayoutJob
+from noetl.api.pictures import PictureError
+from noetl.api.routes import dependencies, graph
 from noetl.executor.engine.initial_data import InitialData
 from noetl.executor.stores.sql.plans import SqlPlans
 from noetl.planner import compile as compile_module
@@ -75,14 +77,43 @@ async def test_a_tenant_with_too_many_jobs_waits_for_its_refusal(
     assert_problem(response, 429, "tenant-busy")
 
 
-async def test_a_picture_with_too_many_edges_is_refused(http: httpx.AsyncClient) -> None:
+async def test_a_picture_that_is_too_large_is_refused(
+    http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
     started = await http.post("/workflows/run", content=chain(300), headers=YAML)
     path = started.json()["links"]["graph"]
+
+    async def refuse(*arguments: object) -> None:
+        raise PictureError("too large")
+
+    monkeypatch.setattr(graph, "perform", refuse)
     response = await http.get(path, params={"format": "svg"})
     assert_problem(response, 422, "graph-too-large")
     assert "format=mermaid" in response.json()["detail"]
+    monkeypatch.undo()
     assert len((await http.get(path, params={"format": "json"})).json()["edges"]) == 600
     assert (await http.get(path, params={"format": "mermaid"})).text.startswith(("flowchart", "%%", "graph"))
+
+
+async def test_the_layout_of_a_plan_is_computed_once(
+    http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs: list[object] = []
+    perform = dependencies.perform
+
+    async def record(request: object, services: object, job: object) -> object:
+        jobs.append(job)
+        return await perform(request, services, job)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(graph, "perform", record)
+    paths = []
+    for _ in range(2):
+        started = await http.post("/workflows/run", content=chain(3), headers=YAML)
+        paths.append(started.json()["links"]["graph"])
+    for path in paths:
+        assert (await http.get(path, params={"format": "svg"})).text.startswith("<svg")
+    assert len({job.key for job in jobs if isinstance(job, LayoutJob)}) == 1
+    assert len({job.key for job in jobs if isinstance(job, GraphJob)}) == 2
 
 
 async def test_the_plan_of_a_large_graph_is_read_once(

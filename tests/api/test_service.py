@@ -152,7 +152,7 @@ def test_tenants_do_not_see_each_other(services: TenantServices) -> None:
             other.report,
             other.result,
             other.plan,
-            other.plan_states,
+            other.drawn_run,
             other.events,
             other.cancel,
             lambda run_id, runs=other: runs.resume(run_id, ResumeRequest()),

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 import xml.etree.ElementTree as ET
 
-from noetl.api import graphviz
+from noetl.api.pictures import lay_out
 from noetl.executor.actions import catalogue
 from noetl.infra.reference import ROOT
 from noetl.planner.compile import compile_playbook
-from noetl.planner.draw import dot
+from noetl.planner.draw.svg import write_svg
 
 README = (ROOT / "README.md").read_text("utf-8")
 PLAYBOOK = (ROOT / "examples" / "quickstart.yaml").read_text("utf-8")
@@ -17,7 +17,7 @@ PICTURE = ROOT / "docs" / "images" / "quickstart.svg"
 MOST_LINES = 80
 
 
-def labels(svg: bytes) -> list[str]:
+def labels(svg: str) -> list[str]:
     """Return the texts of a picture. Positions and widths depend on the version of Graphviz."""
     texts = ET.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")
     return sorted(element.text or "" for element in texts)
@@ -35,9 +35,9 @@ def test_the_example_has_steps_of_the_quickstart() -> None:
 def test_the_picture_is_the_graph_of_the_quickstart() -> None:
     plan = compile_playbook(PLAYBOOK, catalogue()).plan
     assert plan is not None
-    drawn = graphviz.render(dot.draw(plan, catalogue()), "svg")
-    assert labels(PICTURE.read_bytes()) == labels(drawn), (
-        f"run `noetl plan examples/quickstart.yaml -f svg -o {PICTURE.relative_to(ROOT)}`"
+    drawn = write_svg(lay_out(plan, catalogue()))
+    assert labels(PICTURE.read_text("utf-8")) == labels(drawn), (
+        f"run `noetl plan examples/quickstart.yaml -o {PICTURE.relative_to(ROOT)}`"
     )
     assert f'<img src="{PICTURE.relative_to(ROOT)}"' in README
 

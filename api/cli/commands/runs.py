@@ -10,6 +10,15 @@ import typer
 
 from noetl.api.cli.commands.run import InputFileOption, InputPairsOption
 from noetl.api.cli.display.console import print_message, write_json, write_stdout, write_table
+from noetl.api.cli.drawings import (
+    Drawing,
+    FormatOption,
+    OutOption,
+    UnfoldOption,
+    choose_format,
+    draw,
+    write_drawing,
+)
 from noetl.api.cli.run_ids import find_run
 from noetl.api.cli.store_option import NO_QUEUE, StoreOption, is_without_queue, open_command_services
 from noetl.executor.model.run import RunStatus
@@ -203,6 +212,26 @@ def _all_events(runs: RunService, id: str) -> Iterator[EventEntry]:
         cursor = page.next_cursor
         if cursor is None:
             return
+
+
+@app.command("graph", no_args_is_help=True, epilog="Example: noetl runs graph ID -o run.svg")
+def draw_run(
+    id: IdArgument,
+    format: FormatOption = None,
+    out: OutOption = None,
+    unfold: UnfoldOption = False,
+    store: StoreOption = None,
+) -> None:
+    """Draw the plan of a run, with the states of its steps and the edges that were taken."""
+    from noetl.api.service.views import plan_graph
+
+    format = choose_format(format, out)
+    with open_command_services(store) as services:
+        run = find_run(services, id)
+        plan = services.runs.plan(run.id)
+        _, drawn = services.runs.drawn_run(run.id)
+    drawing = Drawing(plan, plan_graph(plan, drawn.states), drawn, unfolded=unfold)
+    write_drawing(draw(drawing, format), out)
 
 
 @app.command("cancel", no_args_is_help=True, epilog="Example: noetl runs cancel ID")

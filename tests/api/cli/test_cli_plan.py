@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from noetl.executor.extras import install_command
+
 Command = Callable[..., Any]
 
 FORK = """\
@@ -49,7 +51,13 @@ def test_json_is_the_plan(noetl: Command) -> None:
 
 @pytest.mark.parametrize(
     ("format", "start"),
-    [("mermaid", b"flowchart TD\n"), ("dot", b"digraph"), ("svg", b"<?xml"), ("png", b"\x89PNG")],
+    [
+        ("mermaid", b"flowchart TD\n"),
+        ("dot", b"digraph"),
+        ("svg", b"<svg"),
+        ("png", b"\x89PNG"),
+        ("html", b"<!DOCTYPE html>"),
+    ],
 )
 def test_pictures_go_to_a_file(noetl: Command, format: str, start: bytes) -> None:
     outcome = noetl("plan", "fork.yaml", "-f", format, "-o", "picture")
@@ -65,11 +73,38 @@ def test_an_unwritable_file_is_a_sentence(noetl: Command) -> None:
 
 @pytest.mark.parametrize(
     ("file", "start"),
-    [("x.svg", b"<?xml"), ("x.DOT", b"digraph"), ("x.mmd", b"flowchart"), ("x.json", b"{"), ("x", b"fork:")],
+    [
+        ("x.svg", b"<svg"),
+        ("x.DOT", b"digraph"),
+        ("x.mmd", b"flowchart"),
+        ("x.json", b"{"),
+        ("x.png", b"\x89PNG"),
+        ("x.html", b"<!"),
+        ("x", b"fork:"),
+    ],
 )
 def test_the_suffix_of_the_file_chooses_the_format(noetl: Command, file: str, start: bytes) -> None:
     assert noetl("plan", "fork.yaml", "-o", file).exit_code == 0
     assert Path(file).read_bytes().startswith(start)
+
+
+def test_a_format_that_contradicts_the_file_is_refused(noetl: Command) -> None:
+    outcome = noetl("plan", "fork.yaml", "-f", "svg", "-o", "x.png")
+    assert (outcome.exit_code, outcome.out) == (2, "")
+    assert outcome.err == (
+        "noetl: -f svg contradicts the suffix of x.png, which means png; leave out -f, or rename the file\n"
+    )
+    assert not Path("x.png").exists()
+    outcome = noetl("plan", "fork.yaml", "-o", "x.gif")
+    assert (outcome.exit_code, outcome.err[:31]) == (2, "noetl: unknown format of x.gif;")
+
+
+def test_a_missing_resvg_has_a_hint(noetl: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "resvg_py", None)
+    outcome = noetl("plan", "fork.yaml", "-o", "x.png")
+    assert (outcome.exit_code, outcome.out) == (2, "")
+    command = install_command("graph", sys.executable)
+    assert outcome.err == f"noetl: png needs resvg; install it with `{command}`\n"
 
 
 def test_a_missing_graphviz_has_a_hint(noetl: Command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,7 +112,7 @@ def test_a_missing_graphviz_has_a_hint(noetl: Command, monkeypatch: pytest.Monke
     outcome = noetl("plan", "fork.yaml", "-f", "svg")
     assert (outcome.exit_code, outcome.out) == (2, "")
     command = f"{sys.executable} -m pip install 'graphviz-pure"
-    assert outcome.err.startswith(f"noetl: svg needs Graphviz; install it with `{command}")
+    assert outcome.err.startswith(f"noetl: a picture needs Graphviz; install it with `{command}")
 
 
 def test_a_plan_with_warnings_is_drawn(noetl: Command) -> None:

@@ -1,0 +1,97 @@
+"""Pictures of plans and runs: layout by Graphviz, SVG in the look of NoETL, and PNG by resvg."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from noetl.api import graphviz
+from noetl.planner.catalogue import ActionDeclaration
+from noetl.planner.draw.advances import FONTS
+from noetl.planner.draw.chart import make_chart
+from noetl.planner.draw.folding import FOLD_FROM, fold_groups
+from noetl.planner.draw.layout import Layout, read_layout, to_dot
+from noetl.planner.draw.run_marks import RunMarks
+from noetl.planner.draw.svg import PictureOptions, write_svg
+from noetl.planner.plan import Plan
+
+UNFOLDED_SECONDS = 5.0
+"""How long the layout of a large plan with all its steps may take. Past it, the plan stays folded."""
+
+MAX_PICTURE_SIZE = 3000
+"""How many nodes and edges a picture may have, folded. More would be neither drawn in time nor read."""
+
+_ZOOM = 2.0
+_MAX_PIXELS = 16_000
+"""Longest side of a PNG. Larger pictures have a smaller zoom."""
+
+
+class PictureError(Exception):
+    """A picture cannot be made. The message names the remedy."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayoutRequest:
+    """The use of a layout: for a run or a plan, with these failed steps, and whether no step is folded."""
+
+    has_states: bool = False
+    failed: Collection[str] = ()
+    unfolded: bool = False
+
+
+def lay_out(
+    plan: Plan, action_types: Mapping[str, ActionDeclaration], request: LayoutRequest | None = None
+) -> Layout:
+    """Return the layout of a plan. A large plan is folded, unless `unfolded` and dot is fast enough.
+
+    Raises:
+        PictureError: the plan is too large for a picture, even folded.
+        GraphvizError: dot is not installed, or has failed.
+    """
+    request = request or LayoutRequest()
+    if request.unfolded and len(plan.steps) >= FOLD_FROM:
+        try:
+            return _lay_out(plan, action_types, request, (), UNFOLDED_SECONDS)
+        except graphviz.GraphvizTimeoutError:
+            pass
+    groups = () if len(plan.steps) < FOLD_FROM else fold_groups(plan, request.failed)
+    return _lay_out(plan, action_types, request, groups, graphviz.MAX_SECONDS)
+
+
+def _lay_out(
+    plan: Plan,
+    action_types: Mapping[str, ActionDeclaration],
+    request: LayoutRequest,
+    groups: tuple[tuple[str, ...], ...],
+    seconds: float,
+) -> Layout:
+    chart = make_chart(plan, action_types, groups, has_states=request.has_states)
+    size = len(chart.nodes) + len(chart.edges)
+    if size > MAX_PICTURE_SIZE and not request.unfolded:
+        raise PictureError(
+            f"the picture has {size:,} nodes and edges; at most {MAX_PICTURE_SIZE:,} are drawn"
+        )
+    return read_layout(chart, graphviz.render(to_dot(chart), "json0", seconds))
+
+
+def to_png(layout: Layout, marks: RunMarks | None = None) -> bytes:
+    """Return the picture of a layout as PNG, with the fonts of this package.
+
+    Raises:
+        PictureError: resvg is not installed, or cannot draw the picture.
+    """
+    try:
+        from resvg_py import svg_to_bytes
+    except ImportError:
+        from noetl.executor.extras import install_command
+
+        command = install_command("graph", sys.executable)
+        raise PictureError(f"png needs resvg; install it with `{command}`") from None
+    text = write_svg(layout, marks, PictureOptions(adapts=False))
+    zoom = min(_ZOOM, _MAX_PIXELS / max(layout.width, layout.height, 1.0))
+    fonts = [str(FONTS / f"inter-{weight}.ttf") for weight in (400, 600)]
+    try:
+        return bytes(svg_to_bytes(svg_string=text, zoom=zoom, font_files=fonts))
+    except ValueError as error:
+        raise PictureError(f"resvg cannot draw the picture: {error}") from error

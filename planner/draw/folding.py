@@ -1,0 +1,103 @@
+"""Folding of large plans: sets of steps that one node of a picture shows.
+
+Problem: a picture of hundreds of steps is a ribbon that no person can read, and dot needs long for it.
+
+Algorithm: first the regions between a fork and its join, the largest first. They are disjoint, and have at
+most a quarter of all steps. Then the chains, in which each step or region has one successor and is its only
+predecessor. Both have at least MIN_GROUP steps.
+
+Cost: linear in the edges, and in the sum of the sizes of all regions.
+
+Limits: plans with fewer than FOLD_FROM steps are not folded.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection
+
+from noetl.planner.plan import Plan
+
+FOLD_FROM = 200
+MIN_GROUP = 4
+MAX_OPENED = 60
+"""Largest group that is opened because of a failure in it."""
+
+_SHARE = 4
+
+Groups = tuple[tuple[str, ...], ...]
+
+
+def fold_groups(plan: Plan, failed: Collection[str] = ()) -> Groups:
+    """Return the groups of steps of a large plan that are drawn as one node each.
+
+    A group with a step of `failed` stays open, unless it has more than MAX_OPENED steps.
+    """
+    if len(plan.steps) < FOLD_FROM:
+        return ()
+    regions = _regions(plan)
+    groups = _chains(plan, regions)
+    marked = set(failed)
+    return tuple(group for group in groups if len(group) > MAX_OPENED or not marked.intersection(group))
+
+
+def _regions(plan: Plan) -> list[tuple[str, ...]]:
+    """Return disjoint sets of steps from a fork to its join."""
+    members: defaultdict[str, list[str]] = defaultdict(list)
+    for name, step in plan.steps.items():
+        for join in step.regions:
+            members[join].append(name)
+    regions = []
+    for join, inside in members.items():
+        declared = plan.steps[join].join
+        ends = {join} if declared is None or declared.dominator is None else {declared.dominator, join}
+        regions.append(
+            tuple(name for name in plan.steps if name in ends)
+            + tuple(name for name in inside if name not in ends)
+        )
+    regions.sort(key=len, reverse=True)
+    taken: set[str] = set()
+    chosen = []
+    for region in regions:
+        if MIN_GROUP <= len(region) <= len(plan.steps) // _SHARE and taken.isdisjoint(region):
+            taken.update(region)
+            chosen.append(region)
+    return chosen
+
+
+def _chains(plan: Plan, regions: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """Return the chains of steps and regions, and the regions that are in no chain."""
+    unit_of: dict[str, tuple[str, ...]] = {name: (name,) for name in plan.steps}
+    for region in regions:
+        unit_of.update(dict.fromkeys(region, region))
+    after: defaultdict[tuple[str, ...], set[tuple[str, ...]]] = defaultdict(set)
+    before: defaultdict[tuple[str, ...], set[tuple[str, ...]]] = defaultdict(set)
+    branching = set()
+    for name, step in plan.steps.items():
+        unit = unit_of[name]
+        if len(unit) == 1 and (len(step.cases) > 1 or step.is_finally_step):
+            branching.add(unit)
+        for target in (target for case in step.cases for target in case.targets):
+            if unit_of[target] is not unit:
+                after[unit].add(unit_of[target])
+                before[unit_of[target]].add(unit)
+    links = {
+        unit: next(iter(targets))
+        for unit, targets in after.items()
+        if len(targets) == 1 and unit not in branching
+    }
+    links = {
+        unit: target for unit, target in links.items() if len(before[target]) == 1 and target not in branching
+    }
+    continued = set(links.values())
+    heads = [unit for unit in dict.fromkeys(unit_of.values()) if unit not in continued]
+    chains = []
+    for head in heads:
+        chain: list[str] = list(head)
+        unit = head
+        while unit in links:
+            unit = links[unit]
+            chain += unit
+        if len(chain) >= MIN_GROUP:
+            chains.append(tuple(chain))
+    return chains

@@ -1,0 +1,417 @@
+"""Pictures: charts, their layout by the real dot, and the SVG, PNG and HTML that show them."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import struct
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from dataclasses import replace
+from html.parser import HTMLParser
+from itertools import combinations
+
+import pytest
+
+from noetl.api import graphviz, pictures
+from noetl.api.pictures import LayoutRequest, PictureError, lay_out, to_png
+from noetl.executor.actions import catalogue
+from noetl.planner.diagnostics.diagnostic import Diagnostic, Span
+from noetl.planner.draw import folding
+from noetl.planner.draw.advances import FONTS, fit_text, text_width
+from noetl.planner.draw.chart import NodeKind, make_chart
+from noetl.planner.draw.colours import DARK, LIGHT
+from noetl.planner.draw.folding import fold_groups
+from noetl.planner.draw.page import write_page
+from noetl.planner.draw.run_marks import DrawnRun, RunMarks, mark_run
+from noetl.planner.draw.svg import PictureOptions, write_svg
+from noetl.planner.plan import Action, Case, Join, Loop, Plan, Retry, Step
+from tests.planner.test_draw import case, chain_plan, forked_plan, plan_of
+
+SVG = "{http://www.w3.org/2000/svg}"
+HOSTILE = '<script>alert(1)</script> \x1b[31mred \u202egnp.exe שלום & "quoted" ]]>'
+
+
+def rich_plan() -> Plan:
+    """Return a plan with every mark: all joins, ends, a loop, a call, retries and a step that runs last."""
+    return plan_of(
+        Step(
+            "load",
+            (Action("http", {"url": "https://x.test"}, retry=Retry(attempts=3)),),
+            cases=(
+                case("error", "broken", aware=True),
+                case("result.data", "left", "right"),
+                Case(None, work=(Action("log", {}),)),
+            ),
+        ),
+        Step(
+            "left", loop=Loop("{{ files }}", concurrency=8, forgiving=True), cases=(case("default", "all"),)
+        ),
+        Step("right", on_error="continue", cases=(case("default", "all", "any", "each"),)),
+        Step("all", (Action("workflow", {"playbook": "close"}),), join=Join("load")),
+        Step("any", join=Join("right", "any")),
+        Step("each", runs_per_branch=True),
+        Step("broken", (Action("fail", {"message": "x"}),)),
+        Step("last", is_finally_step=True),
+    )
+
+
+def forks_plan(number: int) -> Plan:
+    """Return forks of two branches with a join, each after the one before it, with a choice between them."""
+    steps = []
+    for index in range(number):
+        names = {end: f"{end}{index}" for end in ("fork", "a", "b", "join", "choose")}
+        following = f"fork{index + 1}" if index + 1 < number else names["fork"]
+        steps += [
+            Step(names["fork"], cases=(case("default", names["a"], names["b"]),)),
+            Step(names["a"], cases=(case("default", names["join"]),), regions=(names["join"],)),
+            Step(names["b"], cases=(case("default", names["join"]),), regions=(names["join"],)),
+            Step(names["join"], join=Join(names["fork"]), cases=(case("default", names["choose"]),)),
+            Step(names["choose"], cases=(case("x", following), case("default"))),
+        ]
+    return plan_of(*steps)
+
+
+def picture_of(plan: Plan, run: DrawnRun | None = None, request: LayoutRequest | None = None) -> str:
+    marks = None if run is None else mark_run(plan, run)
+    request = request or LayoutRequest(has_states=run is not None)
+    return write_svg(lay_out(plan, catalogue(), request), marks)
+
+
+def texts_of(svg: str) -> list[str]:
+    return [element.text or "" for element in ET.fromstring(svg).iter(f"{SVG}text")]
+
+
+def classes_of(svg: str, tag: str) -> list[str]:
+    return [element.get("class") or "" for element in ET.fromstring(svg).iter(f"{SVG}{tag}")]
+
+
+def read_advances(font: bytes) -> dict[int, int]:
+    """Return the advances of a TrueType font by code point, in thousandths."""
+    count = struct.unpack(">H", font[4:6])[0]
+    tables = {}
+    for index in range(count):
+        tag, _, offset, _ = struct.unpack(">4sIII", font[12 + 16 * index : 28 + 16 * index])
+        tables[tag.decode()] = offset
+    units = struct.unpack(">H", font[tables["head"] + 18 : tables["head"] + 20])[0]
+    metrics = struct.unpack(">H", font[tables["hhea"] + 34 : tables["hhea"] + 36])[0]
+    advances = [
+        struct.unpack(">H", font[tables["hmtx"] + 4 * min(i, metrics - 1) :][:2])[0] for i in range(2000)
+    ]
+    return {code: round(advances[glyph] * 1000 / units) for code, glyph in read_glyphs(font, tables["cmap"])}
+
+
+def read_glyphs(font: bytes, cmap: int) -> Iterator[tuple[int, int]]:
+    """Yield the code points of a font with their glyphs, from its table of format 4."""
+    start = cmap + struct.unpack(">I", font[cmap + 8 : cmap + 12])[0]
+    assert struct.unpack(">H", font[start : start + 2])[0] == 4
+    segments = struct.unpack(">H", font[start + 6 : start + 8])[0] // 2
+    ends, starts, deltas, offsets = (
+        struct.unpack(f">{segments}H", font[begin : begin + 2 * segments])
+        for begin in (start + 14 + shift + 2 * segments * part for part, shift in enumerate((0, 2, 2, 2)))
+    )
+    for index in range(segments):
+        for code in range(starts[index], min(ends[index], 0xFFFE) + 1):
+            glyph = code
+            if offsets[index]:
+                table = start + 16 + 6 * segments + 2 * index + offsets[index]
+                place = table + 2 * (code - starts[index])
+                glyph = struct.unpack(">H", font[place : place + 2])[0]
+            yield code, (glyph + deltas[index]) & 0xFFFF
+
+
+@pytest.mark.parametrize(("weight", "bold"), [(400, False), (600, True)])
+def test_widths_are_those_of_the_fonts(weight: int, bold: bool) -> None:
+    advances = read_advances((FONTS / f"inter-{weight}.ttf").read_bytes())
+    assert len(advances) > 500
+    assert {code: round(text_width(chr(code), 1000, bold=bold)) for code in advances} == advances
+
+
+def test_text_without_a_width_is_estimated_and_fits() -> None:
+    assert text_width("日本", 10) == 20
+    assert text_width("e\u0301", 10) == text_width("e", 10)
+    assert text_width("\u0e01", 10) > 0
+    assert fit_text("short", 100, 12) == "short"
+    assert text_width(fit_text("x" * 500, 100, 12), 12) <= 100
+
+
+def test_the_picture_shows_all_notes_of_the_steps() -> None:
+    svg = picture_of(rich_plan())
+    texts = texts_of(svg)
+    for words in (
+        "up to 3 attempts",
+        "continues after failed items",
+        "on_error: continue",
+        "workflow close",
+        "finally, in every ending",
+        "join: all",
+        "example",
+        "8 steps, 7 edges, 2 forks, 2 joins",
+        "case for errors",
+        "waits for all",
+        "continues with the first",
+        "runs for each",
+        "calls a playbook",
+        "end with a failure",
+    ):
+        assert words in texts, words
+    assert any("8 at the same time" in text for text in texts)
+    assert [text for text in texts if text in "123"] == ["1", "2", "3", "1"]  # the cases, and the legend
+
+
+def test_ends_differ_in_shape() -> None:
+    chart = make_chart(rich_plan(), catalogue())
+    ends = {node.title: node.end for node in chart.nodes if node.end and node.title}
+    assert ends == {
+        "all": NodeKind.GOOD_END,
+        "any": NodeKind.GOOD_END,
+        "each": NodeKind.GOOD_END,
+        "broken": NodeKind.FAILURE_END,
+        "last": NodeKind.GOOD_END,
+    }
+    svg = picture_of(rich_plan())
+    broken = re.search(r'<g id="n-2".*?</g>\n?</g>|<title>broken</title>.*', svg)
+    assert broken is not None
+    boxes = [element for element in ET.fromstring(svg).iter(f"{SVG}path") if element.get("class") == "box"]
+    assert len(boxes) == 1  # the cut corners
+    assert (
+        make_chart(plan_of(Step("a", (Action("gone", {}),))), catalogue()).nodes[1].end is NodeKind.GOOD_END
+    )
+
+
+def test_every_label_has_its_length_and_none_collide() -> None:
+    layout = lay_out(rich_plan(), catalogue())
+    svg = write_svg(layout)
+    for element in ET.fromstring(svg).iter(f"{SVG}text"):
+        if element.get("class") != "number":
+            assert float(element.get("textLength") or 0) > 0
+    boxes = [
+        (x, y, x + node.width, y + node.height)
+        for node, (x, y) in zip(layout.chart.nodes, layout.corners, strict=True)
+    ]
+    for edge, path in zip(layout.chart.edges, layout.paths, strict=True):
+        if path.label is not None:
+            x, y = path.label
+            boxes.append((x - edge.label_width / 2, y - 6, x + edge.label_width / 2, y + 6))
+    for left, right in combinations(boxes, 2):
+        is_clear = left[2] <= right[0] or right[2] <= left[0] or left[3] <= right[1] or right[3] <= left[1]
+        assert is_clear, (left, right)
+
+
+def test_each_edge_runs_between_its_nodes() -> None:
+    layout = lay_out(rich_plan(), catalogue())
+    places = {
+        node.key: (x, y, x + node.width, y + node.height)
+        for node, (x, y) in zip(layout.chart.nodes, layout.corners, strict=True)
+    }
+    for edge, path in zip(layout.chart.edges, layout.paths, strict=True):
+        for (x, y), key in ((path.points[0], edge.source), (path.tip, edge.target)):
+            left, top, right, bottom = places[key]
+            assert left - 1 <= x <= right + 1, edge
+            assert top - 1 <= y <= bottom + 1, edge
+
+
+def test_the_picture_of_a_run_has_states_and_taken_edges() -> None:
+    run = DrawnRun(
+        {"load": "succeeded", "left": "running", "meet": "pending", "right": "failed"},
+        {("load", 0): 2},
+        {"load": 2, "left": 1, "right": 1},
+        "running",
+        "5a14a9fa",
+    )
+    svg = picture_of(forked_plan(), run)
+    texts = texts_of(svg)
+    assert "running · run 5a14a9fa" in texts
+    assert "succeeded, 2 visits" in texts
+    assert texts.count("2\u00d7") == 3  # to the fork, and from it to two steps
+    assert {"may run", "will not run", "failed"} <= set(texts)
+    nodes = {
+        element.get("id"): element.get("class")
+        for element in ET.fromstring(svg).iter(f"{SVG}g")
+        if element.get("id")
+    }
+    assert nodes["n-1"] == "node succeeded"
+    assert nodes["n-4"] == "node may"
+    assert nodes["n-6"] == "node never"
+    edges = classes_of(svg, "path")
+    assert edges.count("edge taken") == 5  # also from the start, and in the legend
+    assert "edge never" in edges
+
+
+def test_after_the_end_of_a_run_nothing_may_run() -> None:
+    run = DrawnRun({"load": "failed"}, {}, {"load": 1}, "failed", "x")
+    marks = mark_run(forked_plan(), run)
+    assert set(marks.states.values()) == {"failed", "never"}
+    alive = mark_run(forked_plan(), DrawnRun({"left": "pending"}, {}, {"left": 1}, "running"))
+    assert alive.states["left"] == "pending"
+    assert alive.states["report"] == "may"  # `meet` leads back to `load`
+    nothing = mark_run(forked_plan(), DrawnRun({}))
+    assert nothing.states["lonely"] == "never"
+    assert nothing.states["meet"] == "may"
+
+
+def test_names_cannot_be_markup_anywhere() -> None:
+    plan = plan_of(
+        Step(HOSTILE, (Action("log", {}),), cases=(case(f"x == '{HOSTILE}'", HOSTILE), case("default"))),
+        name=HOSTILE,
+    )
+    layout = lay_out(plan, catalogue())
+    svg = write_svg(layout)
+    page = write_page(layout, None, f"name: {HOSTILE}\n", (finding(HOSTILE),))
+    for text in (svg, page):
+        assert "<script" not in text
+        assert "\x1b" not in text
+        assert "\u202e" not in text
+    ET.fromstring(svg)
+    assert any("<script>" in text for text in texts_of(svg))
+
+
+def finding(message: str) -> Diagnostic:
+    return Diagnostic("NP006", message, Span(1, 1, 1, 2), hint=message)
+
+
+class Tags(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+
+def test_the_page_is_one_file_that_loads_nothing() -> None:
+    plan = forked_plan()
+    page = write_page(lay_out(plan, catalogue()), None, "name: example\nsteps: []\n", (finding("odd"),))
+    parser = Tags()
+    parser.feed(page)
+    tags = [tag for tag, _ in parser.tags]
+    assert "script" not in tags
+    for _, attributes in parser.tags:
+        assert not {"src", "style", "onload", "onclick"} & set(attributes)
+        link = attributes.get("href")
+        assert link is None or link.startswith("#L")
+    (policy,) = [a["content"] for _, a in parser.tags if a.get("http-equiv") == "Content-Security-Policy"]
+    styles = re.findall(r"<style>(.*?)</style>", page, re.DOTALL)
+    assert len(styles) == 1
+    digest = base64.b64encode(hashlib.sha256(styles[0].encode()).digest()).decode()
+    assert policy == (f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'")
+    assert "url(" not in styles[0]
+    assert "@import" not in styles[0]
+    assert '<li id="L1" class="error">' in page
+    assert "Findings: 1" in page
+
+
+def test_steps_of_the_page_are_links_to_their_lines() -> None:
+    plan = plan_of(Step("a", line=7))
+    assert '<a href="#L7">' in write_page(lay_out(plan, catalogue()), None, "")
+    assert "<a " not in write_svg(lay_out(plan, catalogue()))
+
+
+def test_png_is_drawn_with_the_fonts_of_the_package() -> None:
+    layout = lay_out(rich_plan(), catalogue())
+    content = to_png(layout)
+    assert content.startswith(b"\x89PNG")
+    width, height = struct.unpack(">II", content[16:24])
+    assert width > layout.width
+    assert height > layout.height
+    silent = tuple(
+        replace(node, title="", lines=()) if node.kind is NodeKind.STEP else node
+        for node in layout.chart.nodes
+    )
+    assert len(to_png(replace(layout, chart=replace(layout.chart, nodes=silent)))) < len(content) * 0.8
+
+
+def test_a_large_plan_is_folded() -> None:
+    plan = forks_plan(50)
+    groups = fold_groups(plan)
+    assert len(plan.steps) == 250
+    assert [len(group) for group in groups] == [4] * 50
+    layout = lay_out(plan, catalogue())
+    assert layout.chart.folded == 200
+    titles = [node.title for node in layout.chart.nodes if node.kind is NodeKind.GROUP]
+    assert titles == ["4 steps"] * 50
+    assert "folded steps" in texts_of(write_svg(layout))
+    unfolded = lay_out(chain_plan(folding.FOLD_FROM), catalogue(), LayoutRequest(unfolded=True))
+    assert sum(node.kind is NodeKind.STEP for node in unfolded.chart.nodes) == folding.FOLD_FROM
+
+
+def test_a_chain_is_one_node_with_its_worst_state() -> None:
+    plan = chain_plan(300)
+    (group,) = fold_groups(plan)
+    assert len(group) == 300
+    states = dict.fromkeys(plan.steps, "succeeded") | {"step 7": "failed", "step 8": "failed"}
+    svg = picture_of(plan, DrawnRun(states, {}, {}, "failed", "x"))
+    assert "2 failed" in texts_of(svg)
+    assert "300 steps" in texts_of(svg)
+    assert fold_groups(chain_plan(folding.FOLD_FROM - 1)) == ()
+
+
+def test_a_small_group_with_a_failure_is_open() -> None:
+    plan = forks_plan(50)
+    assert len(fold_groups(plan, ["a7"])) == 49
+    assert len(fold_groups(chain_plan(300), ["step 7"])) == 1
+
+
+def test_a_picture_that_takes_too_long_stays_folded(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds: list[float] = []
+    render = graphviz.render
+
+    def refuse_large(dot: str, format: str, limit: float = 0) -> bytes:
+        seconds.append(limit)
+        if len(seconds) == 1:
+            raise graphviz.GraphvizTimeoutError("too long")
+        return render(dot, format, limit)
+
+    monkeypatch.setattr(graphviz, "render", refuse_large)
+    layout = lay_out(chain_plan(300), catalogue(), LayoutRequest(unfolded=True))
+    assert layout.chart.folded == 300
+    assert seconds == [pictures.UNFOLDED_SECONDS, graphviz.MAX_SECONDS]
+
+
+def test_a_plan_that_is_too_large_when_folded_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pictures, "MAX_PICTURE_SIZE", 100)
+    with pytest.raises(PictureError, match="at most 100 are drawn"):
+        lay_out(forks_plan(50), catalogue())
+
+
+def test_the_layout_as_json_has_coordinates_of_all_nodes_and_edges() -> None:
+    layout = lay_out(rich_plan(), catalogue())
+    data = layout.to_json()
+    assert {name for node in data["nodes"] for name in node["steps"]} == set(rich_plan().steps)
+    assert all(node["x"] >= 0 and node["y"] >= 0 for node in data["nodes"])
+    assert all(len(edge["points"]) >= 5 for edge in data["edges"])
+    assert len(data["edges"]) == len(layout.chart.edges)
+
+
+def luminance(colour: str) -> float:
+    parts = [int(colour[index : index + 2], 16) / 255 for index in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(first: str, second: str) -> float:
+    light, dark = sorted((luminance(first), luminance(second)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize("tokens", [LIGHT, DARK], ids=["light", "dark"])
+def test_texts_and_edges_stand_out(tokens: dict[str, str]) -> None:
+    for ink in ("ink", "ink2", "ink3"):
+        for ground in ("bg", "sunk", "hover"):
+            assert contrast(tokens[ink], tokens[ground]) >= 4.5
+    for ink in ("bad", "pause", "accent"):
+        assert contrast(tokens[ink], tokens[f"{ink}-tint"]) >= 4.5
+    assert contrast(tokens["edge"], tokens["sunk"]) >= 3
+
+
+def test_a_picture_for_png_has_no_rules_for_viewers() -> None:
+    layout = lay_out(forked_plan(), catalogue())
+    assert "@media (prefers-color-scheme:dark)" in write_svg(layout)
+    assert "@media" not in write_svg(layout, None, PictureOptions(adapts=False))
+
+
+def test_marks_of_an_unknown_state_are_drawn() -> None:
+    marks = RunMarks({"load": "new-state"}, DrawnRun({}))
+    assert marks.state_of(["load"]) == "never"
+    ET.fromstring(write_svg(lay_out(forked_plan(), catalogue(), LayoutRequest(has_states=True)), marks))
