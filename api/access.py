@@ -91,6 +91,17 @@ class ScopeAccess:
         return _services_of(request).for_tenant(caller.tenant)
 
 
+def require_scope(request: Request, scope: str) -> None:
+    """Check that the caller of a request has a scope which only some requests of its route need.
+
+    Raises:
+        Problem: 403.
+    """
+    caller: Caller = request.scope[_CALLER]
+    if not caller.may(scope):
+        raise insufficient_scope(scope)
+
+
 class StreamAccess(ScopeAccess):
     """Declaration of the route of event streams, which also serves a caller that has a ticket for the run."""
 

@@ -23,6 +23,7 @@ from noetl.api.service.compiler import allowed_catalogue
 from noetl.api.service.request_store import Circuit, guard_store
 from noetl.api.service.run_watcher import RunWatchers
 from noetl.api.service.services import TenantServices, create_services
+from noetl.api.service.store_latency import StoreLatency
 from noetl.executor.security.secret_sources import register_local_secrets
 from noetl.executor.stores import open_store
 from noetl.executor.stores.interface import Store
@@ -43,6 +44,7 @@ class AppServices:
     waiting_requests: OpenLimit
     compute: ComputePool
     limits: RequestLimits
+    latency: StoreLatency
     shared_waits: SharedLimit | None
     """The limit of waiting requests of all functions together, or None outside of a function."""
 
@@ -96,7 +98,8 @@ class AppContext:
                 rates = NO_RATE_LIMITS if self._always_authenticated else read_rate_settings(self.settings)
                 url, threads = self.settings.get("NOETL_STORE"), self.worker_threads
                 store = self._opening.call(lambda: open_store(url, threads=threads))
-                request_store = guard_store(store)
+                latency = StoreLatency()
+                request_store = guard_store(store, latency=latency)
                 tokens = None if issuer is None else TokenVerifier(issuer)
                 authenticator = Authenticator(request_store, tokens, always=self._always_authenticated)
                 watchers = RunWatchers(request_store, encode_event)
@@ -112,6 +115,7 @@ class AppContext:
                     open_limits[WAITING_REQUESTS],
                     compute,
                     limits,
+                    latency,
                     SharedLimit(
                         "waits", open_limits[WAITING_REQUESTS].limit, request_store.keys.count_requests
                     )

@@ -77,6 +77,7 @@ PACKAGES = {
             "jinja2",
             "mangum",
             "networkx",
+            "prometheus-client",
             "psycopg",
             "pydantic",
             "pyjwt",

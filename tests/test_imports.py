@@ -27,6 +27,7 @@ SLOW = (
     "boto3",
     "uvicorn",
     "re2",
+    "prometheus_client",
 )
 
 
@@ -57,6 +58,7 @@ def test_the_service_starts_without_the_document_of_its_calls() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     loaded = set(done.stdout.split())
     assert {"noetl.api.http.openapi", "noetl.api.routes.workflows"} <= loaded
+    assert "prometheus_client" not in loaded
     assert not loaded & {"noetl.api.http.schemas", "noetl.api.http.bodies", "noetl.api.document"}
 
 

@@ -15,7 +15,8 @@ from noetl.executor.model.registry import ApiKey
 SCOPES = ("read", "run", "admin")
 """Permissions of a caller. Each includes those before it.
 
-`read` shows runs and playbooks; `run` starts, cancels and resumes runs; `admin` changes the registry.
+`read` shows runs and playbooks; `run` starts, cancels and resumes runs; `admin` changes the registry,
+and reads the metrics of all tenants together.
 """
 
 _TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@|-]{0,99}")

@@ -41,7 +41,7 @@ TAGS = {
     "callbacks": "Answers of external systems and persons to steps that wait.",
     "playbooks": "The registry of playbooks.",
     "plans": "The compiler, without a run.",
-    "health": "Health checks.",
+    "health": "Health checks and metrics.",
 }
 OF_ALL = (
     "invalid-request",

@@ -51,6 +51,12 @@ def response_body(
     return body
 
 
+def text_body(*media_types: str, description: str, example: str) -> dict[str, Any]:
+    """Return the description of a response that is text of one of some media types."""
+    content = {media_type: {"schema": {"type": "string"}, "example": example} for media_type in media_types}
+    return {"description": description, "content": content}
+
+
 def header_reference(name: str) -> dict[str, str]:
     """Return the reference to the description of a header of responses."""
     return {"$ref": f"#/components/headers/{name}"}

@@ -7,7 +7,7 @@ Algorithm: a circuit breaker (Nygard, "Release It!", 2007). An operation waits f
 failure all operations fail at once for REST_SECONDS. Then one of them tries the store while the others still
 fail. Its success closes the circuit. Workers use the store itself, and wait.
 
-Cost: a lock and a context variable for each operation.
+Cost: two locks and a context variable for each operation.
 
 Limits: only an error that says that the store is away opens the circuit. The operations that run when the
 store disappears still wait for PATIENCE_SECONDS. A frozen Postgres that has taken a statement holds
@@ -19,9 +19,10 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, TypeVar, cast
 
+from noetl.api.service.store_latency import StoreLatency
 from noetl.executor.errors import StoreAwayError
 from noetl.executor.patience import limited_patience
 from noetl.executor.stores.interface import Store
@@ -81,9 +82,10 @@ class _GuardedPart:
     What is no method, such as whether a queue counts active visits, is that of the part.
     """
 
-    def __init__(self, part: object, circuit: Circuit) -> None:
+    def __init__(self, part: object, circuit: Circuit, record: Callable[[float], None]) -> None:
         self._part = part
         self._circuit = circuit
+        self._record = record
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._part, name)
@@ -92,28 +94,36 @@ class _GuardedPart:
 
         @wraps(method)
         def call(*arguments: Any, **options: Any) -> Any:
-            with limited_patience(PATIENCE_SECONDS):
-                return self._circuit.call(lambda: method(*arguments, **options))
+            started_at = time.perf_counter()
+            try:
+                with limited_patience(PATIENCE_SECONDS):
+                    return self._circuit.call(lambda: method(*arguments, **options))
+            finally:
+                self._record(time.perf_counter() - started_at)
 
         return call
 
 
-def guard_store(store: Store, circuit: Circuit | None = None) -> Store:
-    """Return a store for requests. Its operations fail soon while the store is away."""
-    return cast("Store", _RequestStore(store, circuit or Circuit()))
+def guard_store(store: Store, circuit: Circuit | None = None, latency: StoreLatency | None = None) -> Store:
+    """Return a store for requests. Its operations fail soon while the store is away, and are timed."""
+    return cast("Store", _RequestStore(store, circuit or Circuit(), latency or StoreLatency()))
 
 
 class _RequestStore:
     """A store whose parts go through one circuit. Its signals are those of the store."""
 
-    def __init__(self, store: Store, circuit: Circuit) -> None:
-        self.plans = _GuardedPart(store.plans, circuit)
-        self.runs = _GuardedPart(store.runs, circuit)
-        self.queue = _GuardedPart(store.queue, circuit)
-        self.waits = _GuardedPart(store.waits, circuit)
-        self.registry = _GuardedPart(store.registry, circuit)
-        self.keys = _GuardedPart(store.keys, circuit)
-        self.maintenance = _GuardedPart(store.maintenance, circuit)
+    def __init__(self, store: Store, circuit: Circuit, latency: StoreLatency) -> None:
+        def guard(name: str) -> Any:
+            return _GuardedPart(getattr(store, name), circuit, partial(latency.record, name))
+
+        self.plans = guard("plans")
+        self.runs = guard("runs")
+        self.queue = guard("queue")
+        self.waits = guard("waits")
+        self.registry = guard("registry")
+        self.keys = guard("keys")
+        self.facts = guard("facts")
+        self.maintenance = guard("maintenance")
         self.clock = store.clock
         self.changes = store.changes
         self.work = store.work

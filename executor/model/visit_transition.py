@@ -147,6 +147,7 @@ def release(visit: Visit, now: float, *, counts: bool) -> Visit:
         due_at=now,
         fence=visit.fence + 1,
         claims=visit.claims - (0 if counts else 1),
+        worker=None,
     )
 
 

@@ -14,7 +14,7 @@ Cost: one claim and one commit for each step. A commit may claim the next visit 
 Limits: an action may run twice, since a worker can die between the action and the commit. Only its commit is
 accepted once. Times are those of the clock of the store, so the clocks of workers need not agree.
 
-A store consists of seven parts, one for each subject. The tests of `noetl.testing.store_contract` hold every
+A store consists of eight parts, one for each subject. The tests of `noetl.testing.store_contract` hold every
 store to this interface.
 """
 
@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from noetl.executor.model.byte_kind import ByteKind
 from noetl.executor.model.events import Event
+from noetl.executor.model.metrics import StoreMetrics
 from noetl.executor.model.registry import ApiKey, RegisteredPlaybook
 from noetl.executor.model.request_counts import RequestBatch
 from noetl.executor.model.run import (
@@ -456,6 +457,18 @@ class ApiKeyStore(Protocol):
         ...
 
 
+class FactStore(Protocol):
+    """Facts about runs that are counted for metrics. Deleted runs stay counted."""
+
+    def read(self, tenant: str | None, now: float) -> StoreMetrics | None:
+        """Return what was counted for a tenant, or for all tenants together if it is None.
+
+        Every fact counts that was committed before the call. Those of all tenants have no label of a
+        playbook. Return None if the store counts nothing.
+        """
+        ...
+
+
 class StoreMaintenance(Protocol):
     """Repair of what crashes and damage from outside have left behind."""
 
@@ -523,6 +536,11 @@ class Store(Protocol):
     @property
     def keys(self) -> ApiKeyStore:
         """API keys."""
+        ...
+
+    @property
+    def facts(self) -> FactStore:
+        """Facts that are counted for metrics."""
         ...
 
     @property

@@ -181,7 +181,8 @@ def schema_of_sqlite(db: sqlite3.Connection) -> SqlSchema:
             continue
         rows = [tuple(row) for row in db.execute(f"pragma table_info({table})")]
         key = sorted((place, name) for _, name, _, _, _, place in rows if place)
-        primary_keys[table] = tuple(name for _, name in key)
+        if key:
+            primary_keys[table] = tuple(name for _, name in key)
         tables[table] = {
             name: Column(type.lower(), bool(required or place), default)
             for _, name, type, required, default, place in rows

@@ -27,7 +27,7 @@ from noetl.executor.stores.sqlite import file
 from noetl.executor.stores.sqlite.file import SCHEMA_VERSION, SCRIPTS, STATEMENTS
 from noetl.executor.stores.sqlite.store import SqliteStore
 from noetl.testing.run_harness import compile_text
-from noetl.testing.store_contract import MaintenanceContract, StoreContract
+from noetl.testing.store_contract import FactsContract, MaintenanceContract, StoreContract
 from noetl.testing.store_contract.operations import claim_visit, start_run, succeed
 from noetl.testing.store_contract.plan_deletion import save_plan, start_saved
 from tests.contract.payload_poison import check_payloads_are_not_read
@@ -36,7 +36,7 @@ from tests.contract.sql_damage import SqlDamage
 LIMIT = 4096
 
 
-class TestSqlite(StoreContract, MaintenanceContract):
+class TestSqlite(StoreContract, FactsContract, MaintenanceContract):
     limits = PayloadLimits(payload_bytes=LIMIT, answer_bytes=LIMIT)
     damage = SqlDamage()
 

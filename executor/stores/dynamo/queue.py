@@ -150,7 +150,7 @@ class DynamoQueue:
         added = {"fence": 1} if counts else {"fence": 1, "claims": -1}
         key = context.heads.visit_key(run_id, claimed.id)
         try:
-            update = Update(key, {"due": now, **sets}, added, when=is_held(claimed.fence))
+            update = Update(key, {"due": now, "worker": None, **sets}, added, when=is_held(claimed.fence))
             item = context.table.update(update)
         except ConditionFailed:
             return

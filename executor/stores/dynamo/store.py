@@ -16,6 +16,7 @@ from noetl.executor.stores.dynamo.child_run_counts import ChildRunCounts
 from noetl.executor.stores.dynamo.claims import Claims
 from noetl.executor.stores.dynamo.commits import Commits
 from noetl.executor.stores.dynamo.context import DynamoContext
+from noetl.executor.stores.dynamo.facts import DynamoFacts
 from noetl.executor.stores.dynamo.followups import Followups
 from noetl.executor.stores.dynamo.joins import DynamoJoins
 from noetl.executor.stores.dynamo.maintenance import DynamoMaintenance
@@ -74,6 +75,7 @@ class DynamoStore:
         self.waits = DynamoWaits(context, wakeups, limits)
         self.registry = DynamoPlaybooks(table)
         self.keys = DynamoApiKeys(table)
+        self.facts = DynamoFacts()
         self.maintenance = DynamoMaintenance(context, repairs)
         self.changes = context.changes
         self.work = context.announcer.work

@@ -16,6 +16,7 @@ from noetl.executor.model.bounded_counter import BoundedCounter
 from noetl.executor.model.branch_stack import is_turn_over
 from noetl.executor.model.events import Event
 from noetl.executor.model.limits import REJECT_UNSTORABLE_OUTPUTS, PayloadLimits
+from noetl.executor.model.metrics import LEASE_LOST, fact_of_end, fact_of_outcome, loses_lease
 from noetl.executor.model.run import (
     DEADLINE,
     Claim,
@@ -44,6 +45,7 @@ from noetl.executor.model.visit_transition import (
 )
 from noetl.executor.model.worker_identity import is_dead
 from noetl.executor.stores.memory.branches import MemoryBranches
+from noetl.executor.stores.memory.facts import add_fact
 from noetl.executor.stores.memory.state import MemoryState, RunRecord
 from noetl.executor.stores.memory.waits import give_answer
 from noetl.planner.frozen import replace
@@ -71,6 +73,7 @@ class MemoryQueue:
             record.put(claimed)
             record.run = begin_run(record.run, now)
             record.append(start_events(visit, claimed))
+            add_fact(self._state, record.run, LEASE_LOST if loses_lease(visit) else None)
             return Claim(record.run, replace(claimed, result=None, failures=()))
 
     def _find_turn(
@@ -150,6 +153,7 @@ class MemoryQueue:
             waits = [record.waits.get(WaitKey(run.id, visit.id, id)) for id in commit.awaits]
             is_answered = any(wait is not None and wait.answered_at is not None for wait in waits)
             record.put(wake(visit, now) if is_answered else visit)
+            add_fact(self._state, run, fact_of_outcome(visit, now))
             _store_batch_results(record, commit)
             branches = MemoryBranches(self._state, record, now, claim_for)
             _apply_commit(branches, commit)
@@ -171,6 +175,7 @@ class MemoryQueue:
             result, errors = map(json.loads, texts)
             record.run = finish_run(record.run, status, result, errors, now)
             record.append([run_finished(record.run)])
+            add_fact(self._state, record.run, fact_of_end(record.run, now))
             if record.run.parent is not None:
                 give_answer(self._state, record.run.parent, None, now)
 

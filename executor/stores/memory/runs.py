@@ -13,6 +13,7 @@ from noetl.executor.model.branch_stack import first_stack
 from noetl.executor.model.byte_kind import ByteKind
 from noetl.executor.model.child_runs import too_many_child_runs
 from noetl.executor.model.events import Event
+from noetl.executor.model.metrics import RUN_STARTED
 from noetl.executor.model.run import (
     DEADLINE,
     END,
@@ -39,6 +40,7 @@ from noetl.executor.model.special_visits import deadline_visit, is_pseudo_step
 from noetl.executor.model.visit_transition import enter_step, is_waiting, reopen
 from noetl.executor.stores.cursors import read_cursor, read_event_id, write_cursor
 from noetl.executor.stores.memory.branches import MemoryBranches
+from noetl.executor.stores.memory.facts import add_fact
 from noetl.executor.stores.memory.state import MemoryState, RunRecord
 from noetl.executor.stores.memory.waits import delete_answer
 from noetl.planner.frozen import replace
@@ -88,6 +90,7 @@ class MemoryRuns:
             if run.deadline_at is not None:
                 record.put(deadline_visit(run.id, run.resumes, run.deadline_at))
             record.append([run_started(run)])
+            add_fact(self._state, run, RUN_STARTED)
             return run
 
     def get(self, tenant: str, run_id: str) -> Run | None:

@@ -19,6 +19,7 @@ from noetl.executor.errors import StoreError
 from noetl.executor.model.branch_stack import BranchStack
 from noetl.executor.model.events import Event
 from noetl.executor.model.limits import PayloadLimits
+from noetl.executor.model.metrics import FactTotal
 from noetl.executor.model.registry import ApiKey, RegisteredPlaybook
 from noetl.executor.model.run import Branch, Pointers, Run, Visit, Wait, WaitKey
 from noetl.executor.model.visit_states import ACTIVE
@@ -111,6 +112,8 @@ class MemoryState:
         self.keys: dict[str, ApiKey] = {}
         self.request_counts: dict[str, dict[int, int]] = {}
         """Requests of each caller in the slots of its window."""
+        self.fact_totals: dict[str, dict[tuple[str, str, str, int], FactTotal]] = {}
+        """Totals for metrics of each tenant, by label, kind, status and bucket."""
         self.child_runs: dict[str, tuple[int, float]] = {}
         """Number of child runs of each root, and the time of the last start."""
 

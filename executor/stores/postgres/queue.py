@@ -20,6 +20,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
+from noetl.executor.model.metrics import FactKind, loses_lease, timed_fact
 from noetl.executor.model.read_memory import is_counting_reads, reserve_read
 from noetl.executor.model.run import (
     SERVICE_QUEUE,
@@ -34,6 +35,7 @@ from noetl.executor.model.visit_transition import MAX_CLAIMS, claim, enter_step,
 from noetl.executor.stores.interface import MessageOutcome
 from noetl.executor.stores.postgres.database import PostgresDatabase
 from noetl.executor.stores.sql.context import SqlContext
+from noetl.executor.stores.sql.facts import fact_values
 from noetl.executor.stores.sql.plans import SqlPlans
 from noetl.executor.stores.sql.queue import SqlQueue, claim_condition, encode_outputs, with_saved
 from noetl.executor.stores.sql.rows import (
@@ -128,6 +130,8 @@ class PostgresQueue:
             **claim_condition(before, claimed, now),
             events=encode_events(events),
             starts=bool(events),
+            lost_lease=FactKind.LOST_LEASE,
+            loses_lease=loses_lease(before),
         )
         if row is None:
             return None
@@ -228,10 +232,12 @@ class PostgresQueue:
         return True
 
     def _finished_values(self, commit: Commit) -> dict[str, Any]:
-        """Return the values of `{set_finished}` and `{held}`."""
+        """Return the values of `{set_finished}` and `{held}`, and of the fact that the step has ended."""
         visit = commit.visit
         outputs = encode_outputs(commit, self._context.limits)
+        fact = timed_fact(FactKind.STEP, visit.status, visit.started_at, visit.finished_at or 0.0)
         return {
+            **fact_values(fact),
             "run_id": visit.run_id,
             "visit_id": visit.id,
             "fence": visit.fence,

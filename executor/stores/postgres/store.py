@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from noetl.executor.model.limits import PayloadLimits
 from noetl.executor.stores.postgres.database import PostgresDatabase
+from noetl.executor.stores.postgres.facts import PostgresFacts
 from noetl.executor.stores.postgres.maintenance import PostgresMaintenance
 from noetl.executor.stores.postgres.queue import PostgresQueue
 from noetl.executor.stores.postgres.runs import PostgresRuns
@@ -45,7 +46,8 @@ class PostgresStore(SqlStore):
     ) -> None:
         self.message_queue = None if queue_url is None else MessageQueue(queue_url)
         self.postgres = PostgresDatabase(uri, self.message_queue, threads)
-        super().__init__(SqlContext(self.postgres, limits, retention_seconds))
+        context = SqlContext(self.postgres, limits, retention_seconds)
+        super().__init__(context, PostgresFacts(context))
         self.runs = PostgresRuns(self.context, self.plans)
         self.queue = PostgresQueue(self.context, self.plans, self.postgres)
         self.maintenance = PostgresMaintenance(self.maintenance, self.postgres)
@@ -56,6 +58,7 @@ class PostgresStore(SqlStore):
             self.waits,
             self.registry,
             self.keys,
+            self.facts,
             self.maintenance,
         ):
             retry_part(part)

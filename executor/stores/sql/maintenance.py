@@ -28,6 +28,7 @@ from noetl.executor.stores.interface import SweepResult
 from noetl.executor.stores.plan_uses import MAX_DELETED_PLANS, UNUSED_SECONDS
 from noetl.executor.stores.sql.branches import BranchTransaction, insert_visit
 from noetl.executor.stores.sql.context import SqlContext
+from noetl.executor.stores.sql.facts import SqlFacts
 from noetl.executor.stores.sql.plans import SqlPlans
 from noetl.executor.stores.sql.rows import encode_json, run_from_row
 
@@ -72,9 +73,10 @@ class _Damage(NamedTuple):
 class SqlMaintenance:
     """The maintenance of a SQL store."""
 
-    def __init__(self, context: SqlContext, plans: SqlPlans) -> None:
+    def __init__(self, context: SqlContext, plans: SqlPlans, facts: SqlFacts) -> None:
         self._context = context
         self._plans = plans
+        self._facts = facts
 
     def probe(self) -> None:
         self._context.database.probe()
@@ -86,8 +88,8 @@ class SqlMaintenance:
         return check_consistency(self._context.database)
 
     def sweep(self, now: float, *, limit: int = 200) -> SweepResult:
-        """Repair up to `limit` runs of each kind of damage, and delete runs that are older than the
-        retention.
+        """Repair up to `limit` runs of each kind of damage, fold facts, and delete runs that are older than
+        the retention.
 
         Concurrent sweeps of several workers are safe.
         """
@@ -104,6 +106,7 @@ class SqlMaintenance:
                 repaired += self._repair(row["run_id"], damage, now)
         if repaired:
             self._context.announce_due()
+        self._facts.fold()
         for _ in range(MAX_DELETIONS):
             if not self.delete_old(now):
                 break

@@ -35,6 +35,7 @@ from noetl.executor.model.bounded_counter import BoundedCounter
 from noetl.executor.model.branch_stack import is_turn_over
 from noetl.executor.model.events import Event
 from noetl.executor.model.limits import REJECT_UNSTORABLE_OUTPUTS, PayloadLimits
+from noetl.executor.model.metrics import LEASE_LOST, fact_of_end, fact_of_outcome, loses_lease
 from noetl.executor.model.run import Claim, Commit, ErrorRecord, Lease, RunStatus, Visit
 from noetl.executor.model.run_transition import finish_run, run_finished
 from noetl.executor.model.visit_transition import (
@@ -48,6 +49,7 @@ from noetl.executor.model.worker_identity import is_dead
 from noetl.executor.stores.sql.branches import BranchTransaction
 from noetl.executor.stores.sql.context import SqlContext
 from noetl.executor.stores.sql.database import Result, Writer
+from noetl.executor.stores.sql.facts import add_fact
 from noetl.executor.stores.sql.history import append_events
 from noetl.executor.stores.sql.plans import SqlPlans
 from noetl.executor.stores.sql.rows import (
@@ -125,6 +127,8 @@ class SqlQueue:
             if row is None:
                 return None
             run = db.execute("queue.begin_run", run_id=before.run_id, now=now).fetchone()
+            if loses_lease(before):
+                add_fact(db, before.run_id, LEASE_LOST)
             if events := start_events(before, claimed):
                 append_events(db, before.run_id, run["seq"], events)
         return Claim(run_from_row(run), with_saved(claimed, row["saved"]))
@@ -195,6 +199,7 @@ class SqlQueue:
             _write_batch_results(db, visit, outputs.parts)
             run = db.execute("queue.read_run", run_id=visit.run_id).fetchone()
             _require_claim(visit, written)
+            add_fact(db, visit.run_id, fact_of_outcome(visit, now))
             branches = BranchTransaction(db, self._plans, run, now, claim_for)
             branches.claims_since = self._context.floor.known(run["queue"], now)
             _apply_commit(branches, commit)
@@ -228,7 +233,9 @@ class SqlQueue:
                 finished_at=run.finished_at,
             ).fetchone()
             _require_claim(visit, written)
-            append_events(db, run.id, row["seq"], [run_finished(run_from_row(row))])
+            ended = run_from_row(row)
+            add_fact(db, run.id, fact_of_end(ended, now))
+            append_events(db, run.id, row["seq"], [run_finished(ended)])
             if run.parent is not None:
                 give_answer(db, run.parent, "null", now)
         self._context.announce_due()

@@ -11,6 +11,7 @@ from noetl.executor.model.branch_stack import BranchStack, first_stack
 from noetl.executor.model.byte_kind import ByteKind
 from noetl.executor.model.child_runs import too_many_child_runs
 from noetl.executor.model.events import Event
+from noetl.executor.model.metrics import RUN_STARTED
 from noetl.executor.model.run import (
     SERVICE_QUEUE,
     Branch,
@@ -44,6 +45,7 @@ from noetl.executor.stores.sql.branches import (
 )
 from noetl.executor.stores.sql.context import SqlContext
 from noetl.executor.stores.sql.database import Writer
+from noetl.executor.stores.sql.facts import add_fact
 from noetl.executor.stores.sql.history import append_events
 from noetl.executor.stores.sql.plans import SqlPlans
 from noetl.executor.stores.sql.rows import (
@@ -129,6 +131,7 @@ class SqlRuns:
                 ],
             )
             append_events(db, run.id, 1, [run_started(run)])
+            add_fact(db, run.id, RUN_STARTED)
             if run.root is not None and max_child_runs is not None:
                 # Starts of the same root wait for each other here, so it comes last.
                 _count_child_run(db, run.root, run.created_at, max_child_runs)

@@ -14,6 +14,7 @@ from noetl.executor.stores.interface import StoreMaintenance, WorkQueue
 from noetl.executor.stores.sql.api_keys import SqlApiKeys
 from noetl.executor.stores.sql.context import SqlContext
 from noetl.executor.stores.sql.database import Database
+from noetl.executor.stores.sql.facts import SqlFacts
 from noetl.executor.stores.sql.maintenance import SqlMaintenance
 from noetl.executor.stores.sql.plans import SqlPlans
 from noetl.executor.stores.sql.playbooks import SqlPlaybooks
@@ -25,15 +26,16 @@ from noetl.executor.stores.sql.waits import SqlWaits
 class SqlStore:
     """A store in a SQL database, by its parts."""
 
-    def __init__(self, context: SqlContext) -> None:
+    def __init__(self, context: SqlContext, facts: SqlFacts) -> None:
         self.context = context
+        self.facts = facts
         self.plans = SqlPlans(self.context)
         self.runs = SqlRuns(self.context, self.plans)
         self.queue: WorkQueue = SqlQueue(self.context, self.plans)
         self.waits = SqlWaits(self.context)
         self.registry = SqlPlaybooks(self.context)
         self.keys = SqlApiKeys(self.context)
-        self.maintenance: StoreMaintenance = SqlMaintenance(self.context, self.plans)
+        self.maintenance: StoreMaintenance = SqlMaintenance(self.context, self.plans, facts)
 
     @property
     def database(self) -> Database:

@@ -48,6 +48,7 @@ SCRIPTS = {
     15: "shares.sql",
     16: "plan_uses.sql",
     17: "run_bytes.sql",
+    18: "facts.sql",
 }
 """Script that brings a store to each version, from the version before it or from an empty file."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from noetl.executor.model.limits import PayloadLimits
 from noetl.executor.stores.sql.context import SqlContext
 from noetl.executor.stores.sql.store import SqlStore
+from noetl.executor.stores.sqlite.facts import SqliteFacts
 from noetl.executor.stores.sqlite.file import SqliteFile
 
 
@@ -28,4 +29,5 @@ class SqliteStore(SqlStore):
     ) -> None:
         self.file = SqliteFile(path, create=create)
         self.path = self.file.path
-        super().__init__(SqlContext(self.file, limits, retention_seconds))
+        context = SqlContext(self.file, limits, retention_seconds)
+        super().__init__(context, SqliteFacts(context))

@@ -12,13 +12,14 @@ The page docs/how-to/add-a-store.md says how to write a store.
 import pytest
 
 for part in (
-    "consistency", "keys", "plans", "queue", "registry", "runs", "sequential", "sweep", "transitions",
-    "waits",
+    "consistency", "facts", "keys", "plans", "queue", "registry", "runs", "sequential", "sweep",
+    "transitions", "waits",
 ):  # fmt: skip
     pytest.register_assert_rewrite(f"{__name__}.{part}")
 
 from noetl.testing.store_contract.consistency import ConsistencyContract
 from noetl.testing.store_contract.damage import StoreDamage, SweepDamage
+from noetl.testing.store_contract.facts import FactsContract
 from noetl.testing.store_contract.keys import KeysContract
 from noetl.testing.store_contract.plan_deletion import PlanDeletionContract
 from noetl.testing.store_contract.plans import PlansContract
@@ -32,6 +33,7 @@ from noetl.testing.store_contract.waits import WaitsContract
 
 __all__ = [
     "ConsistencyContract",
+    "FactsContract",
     "KeysContract",
     "MaintenanceContract",
     "PlanDeletionContract",

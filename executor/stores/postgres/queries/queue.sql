@@ -9,6 +9,8 @@ with locked as (
     returning saved
 ), run as (
     {begin_run} where id = :run_id and exists (select 1 from claimed) returning *
+), lost as (
+    insert into facts select tenant, playbook, :lost_lease, '', 0, 0 from run where :loses_lease
 ), recorded as (
     insert into history select id, seq, :events from run where :starts
 )
@@ -22,7 +24,9 @@ with locked as (
     update visits set {set_finished} where {held} and exists (select 1 from locked) returning id
 ), run as (
     update runs set seq = seq + 1 where id = :run_id and exists (select 1 from done)
-    returning seq, queue, tenant
+    returning seq, queue, tenant, playbook
+), measured as (
+    insert into facts select tenant, playbook, :kind, :status, :bucket, :seconds from run
 ), entered as (
     insert into visits ({new_visit_columns})
     select :run_id, :next_visit_id, :next_step, queue, tenant, :next_status, seq << 12, :next_clock,
@@ -48,7 +52,10 @@ with done as (
 ), arrived as (
     insert into arrivals select :run_id, :join, :arrival_id, :clock, :names from done on conflict do nothing
 ), run as (
-    update runs set seq = seq + 1 where id = :run_id and exists (select 1 from done) returning id, seq
+    update runs set seq = seq + 1 where id = :run_id and exists (select 1 from done)
+    returning id, seq, tenant, playbook
+), measured as (
+    insert into facts select tenant, playbook, :kind, :status, :bucket, :seconds from run
 ), following as (
     {claim_next} and exists (select 1 from done) and :claims_next returning {visit_columns}, saved
 ), recorded as (

@@ -64,7 +64,7 @@ update visits set due_at = :until where {held}
 update runs set seq = seq + 1 where id = :run_id returning seq
 
 -- name: release
-update visits set due_at = :now, fence = fence + 1, claims = claims - :uncounted where {held}
+update visits set due_at = :now, fence = fence + 1, claims = claims - :uncounted, worker = null where {held}
 
 -- name: find_workers
 select distinct worker from visits where queue = :queue and {active} and status = 'running' and due_at > :now
