@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Self
+
+PLACE_MEMBERS = ("key", "expression", "values")
+"""The members of an error record that `ActionError.place` may hold."""
 
 
 class ActionError(Exception):
     """A failure of an action, which a playbook can handle.
 
     `type` is an error type of the language, or one that the handler defines. `retryable` is false if another
-    attempt cannot succeed. `status` is the HTTP status, if there is one.
+    attempt cannot succeed. `status` is the HTTP status, if there is one. `place` holds the members of the
+    error record that say which expression failed (`PLACE_MEMBERS`).
     """
 
     def __init__(
@@ -27,6 +32,33 @@ class ActionError(Exception):
         self.retryable = retryable
         self.status = status
         self.details = details
+        self.place: Mapping[str, Any] = {}
+
+    def with_place(self, place: Mapping[str, Any]) -> Self:
+        """Return the same error with another `place`."""
+        return self._replace(self.message, place)
+
+    def at_key(self, key: str | int) -> Self:
+        """Return the same error at an entry of a mapping or a list: `key` comes before the key so far.
+
+        >>> ActionError("E", "m").at_key("x").at_key(0).at_key("set").place
+        {'key': 'set[0].x'}
+        """
+        inner = self.place.get("key", "")
+        step = f"[{key}]" if isinstance(key, int) else key
+        joined = f"{step}{'.' * (not inner.startswith('['))}{inner}" if inner else step
+        return self.with_place({**self.place, "key": joined})
+
+    def with_key_in_message(self) -> Self:
+        """Return the same error with a message that begins with its key."""
+        return self._replace(f"`{self.place['key']}`: {self.message}", self.place)
+
+    def _replace(self, message: str, place: Mapping[str, Any]) -> Self:
+        error = type(self)(
+            self.type, message, retryable=self.retryable, status=self.status, details=self.details
+        )
+        error.place = place
+        return error
 
 
 class SettingError(Exception):

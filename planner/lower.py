@@ -182,7 +182,8 @@ class Lowering:
         forgiven = getattr(entry, "on_error", None) == "continue"
         if isinstance(entry, TaskEntry):
             loop = lower_loop(entry.loop)
-            return TaskCall(entry.task, entry.with_, entry.as_, lower_condition(entry.if_), forgiven, loop)
+            condition, line = lower_condition(entry.if_), self.find_line(entry)
+            return TaskCall(entry.task, entry.with_, entry.as_, condition, forgiven, loop, line)
         assert isinstance(entry, ActionEntry)
         return Action(
             type=entry.action,
@@ -195,7 +196,12 @@ class Lowering:
             timeout_seconds=entry.timeout,
             forgiven=forgiven,
             loop=lower_loop(entry.loop),
+            line=self.find_line(entry),
         )
+
+    def find_line(self, entry: ActionEntry | TaskEntry) -> int:
+        """Return the line on which an entry begins; 0 for an action that is a parameter of another."""
+        return self.program.document.span(entry.path).line if entry.path else 0
 
     def lower_parameter(self, entry: ActionEntry, name: str, value: Any) -> Any:
         """Return a parameter as written; lower it if it is an action."""

@@ -122,7 +122,7 @@ class Action:
 
     `parameters` contain templates as text, at any depth. A parameter that is an action has the form of
     `to_json`. `condition` is the guard of `if`, `save_as` the name of `as`. `forgiven` means `on_error:
-    continue`.
+    continue`. `line` is the line of the action in the text, or 0 if it is unknown.
     """
 
     type: str
@@ -133,6 +133,7 @@ class Action:
     timeout_seconds: float | None = None
     forgiven: bool = False
     loop: Loop | None = None
+    line: int = 0
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -144,12 +145,13 @@ class Action:
             "timeout_seconds": self.timeout_seconds,
             "forgiven": self.forgiven,
             "loop": self.loop and self.loop.to_json(),
+            "line": self.line,
         }
 
 
 @frozen
 class TaskCall:
-    """A call of a task. `args` contain templates as text."""
+    """A call of a task. `args` contain templates as text. `line` is as in `Action`."""
 
     task: str
     args: Mapping[str, Any]
@@ -157,6 +159,7 @@ class TaskCall:
     condition: str | None = None
     forgiven: bool = False
     loop: Loop | None = None
+    line: int = 0
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -166,6 +169,7 @@ class TaskCall:
             "if": self.condition,
             "forgiven": self.forgiven,
             "loop": self.loop and self.loop.to_json(),
+            "line": self.line,
         }
 
 
@@ -175,7 +179,8 @@ Work = Action | TaskCall
 def _work_from_json(data: Mapping[str, Any]) -> Work:
     if "task" in data:
         loop = Loop.from_json(data["loop"])
-        return TaskCall(data["task"], data["args"], data["as"], data["if"], data["forgiven"], loop)
+        line = data.get("line", 0)
+        return TaskCall(data["task"], data["args"], data["as"], data["if"], data["forgiven"], loop, line)
     return action_from_json(data)
 
 
@@ -190,6 +195,8 @@ def action_from_json(data: Mapping[str, Any]) -> Action:
         data["timeout_seconds"],
         data["forgiven"],
         Loop.from_json(data["loop"]),
+        # Plans of earlier versions do not have this key.
+        data.get("line", 0),
     )
 
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from functools import cache, reduce
 from operator import or_
 from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NotRequired, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, Field, JsonValue, create_model
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, models_json_schema
@@ -32,9 +32,12 @@ from noetl.planner.syntax.json_schema import build_component_schemas
 def response_model(view: type) -> type[BaseModel]:
     """Return the pydantic model with the fields of a view or of a typed dictionary."""
     hints = get_type_hints(view, include_extras=True)
-    fields: dict[str, Any] = {
-        name: (_model_type(hints[name]), view.__dict__.get(name, ...)) for name in view.__annotations__
-    }
+    fields: dict[str, Any] = {}
+    for name in view.__annotations__:
+        if get_origin(hints[name]) is NotRequired:
+            fields[name] = (_model_type(get_args(hints[name])[0]) | None, None)
+        else:
+            fields[name] = (_model_type(hints[name]), view.__dict__.get(name, ...))
     return create_model(SCHEMA_NAMES[view], __doc__=view.__doc__, **fields)
 
 

@@ -20,12 +20,12 @@ from enum import StrEnum
 from typing import Annotated, Any, ClassVar, dataclass_transform
 
 from noetl.executor.model.events import Event, timestamp
-from noetl.executor.model.run import ErrorRecord, Run, RunStatus
+from noetl.executor.model.run import ErrorRecord, FailedItem, Run, RunStatus
 from noetl.executor.model.run_summary import RunSummary
 from noetl.planner.diagnostics.codes import Severity
 from noetl.planner.plan import Plan
 
-SCHEMA_NAMES: dict[type, str] = {ErrorRecord: "Failure"}
+SCHEMA_NAMES: dict[type, str] = {ErrorRecord: "Failure", FailedItem: "FailedItem"}
 """The name under which `/openapi.json` publishes the schema of each view."""
 
 DATE_TIME = "date-time"

@@ -14,7 +14,7 @@ from noetl.executor.engine.rendering import render_parameters
 from noetl.executor.engine.run_bytes import limit_files, limit_log
 from noetl.executor.engine.scope import Scope
 from noetl.executor.engine.work_context import WorkContext
-from noetl.executor.errors import ActionError, CancelledError, FencedError, StoreError
+from noetl.executor.errors import PLACE_MEMBERS, ActionError, CancelledError, FencedError, StoreError
 from noetl.executor.model.events import Event
 from noetl.executor.model.ids import derived_id
 from noetl.executor.model.json_values import MAX_DEPTH, is_too_deep
@@ -130,7 +130,7 @@ class RetryLoop:
         try:
             return self._call_handler(attempt)
         except ActionError as problem:
-            return Outcome(False, None, self.scope.failure(problem, type), type)
+            return Outcome(False, None, self.scope.failure(problem, type, self.action.line), type)
         except _NestedSuspension as nested:
             journal = {**self._journal(attempt, memory=attempt.state), **nested.suspension.journal}
             return replace(nested.suspension, journal=journal)
@@ -366,7 +366,7 @@ def _redacted_error(problem: ActionError) -> ActionError:
         retryable=problem.retryable,
         status=problem.status,
         details=None if is_too_deep(problem.details) else redact(problem.details),
-    )
+    ).with_place(problem.place)
 
 
 def _titles_of(declaration: ActionDeclaration, state: Any) -> tuple[str, ...]:
@@ -384,7 +384,7 @@ def _action_error(error: ErrorRecord) -> ActionError:
         retryable=error["retryable"],
         status=error["status"],
         details=error["details"],
-    )
+    ).with_place({name: value for name, value in error.items() if name in PLACE_MEMBERS})
 
 
 def read_saved_names(names: Iterable[str], data: Any) -> dict[str, Any]:

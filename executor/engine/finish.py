@@ -10,7 +10,7 @@ from noetl.executor.engine.final_state import FinalState, final_names, final_ste
 from noetl.executor.engine.rendering import render
 from noetl.executor.engine.scope import Scope
 from noetl.executor.errors import ActionError, PayloadTooLargeError
-from noetl.executor.model.outcome import error_record
+from noetl.executor.model.outcome import error_record, place_error
 from noetl.executor.model.read_memory import BYTES_OF_RESULT, reserve_result, strict_reads
 from noetl.executor.model.run import Claim, Commit, ErrorRecord, Run, RunEnding, RunStatus, Visit, VisitStatus
 from noetl.executor.model.transition import final_status
@@ -105,7 +105,8 @@ def _evaluate_output(
     lost = find_lost_state(run, visits, header.reads)
     if header.output is None:
         problems = {name: message for name, message in lost.items() if name in names}
-        return names, [_output_error(visit, name, "PayloadLost", text) for name, text in problems.items()]
+        lost_names = (ActionError("PayloadLost", f"`{name}`: {text}") for name, text in problems.items())
+        return names, [_output_error(visit, problem) for problem in lost_names]
     scope = Scope(run, visit, names, steps, lost=lost)
     result: dict[str, Any] = {}
     errors = []
@@ -115,12 +116,14 @@ def _evaluate_output(
                 result[name] = render(value, None, scope.lookup(f"output.{name}"))
             except ActionError as problem:
                 result[name] = None
-                errors.append(_output_error(visit, f"output.{name}", problem.type, problem.message))
+                error = problem.at_key(name).at_key("output").with_key_in_message()
+                errors.append(_output_error(visit, error))
     return result, errors
 
 
-def _output_error(visit: Visit, name: str, type: str, message: str) -> ErrorRecord:
-    return error_record(visit, type, f"`{name}`: {message}") | {"step": None}
+def _output_error(visit: Visit, problem: ActionError) -> ErrorRecord:
+    record = error_record(visit, problem.type, problem.message) | {"step": None}
+    return place_error(record, problem.place)
 
 
 def _timeout_error(visit: Visit) -> ErrorRecord:

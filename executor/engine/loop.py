@@ -24,9 +24,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from noetl.executor.engine.failed_expression import describe_expression
 from noetl.executor.engine.item_threads import ItemCrew
 from noetl.executor.engine.journal import changed_names, item_entry
-from noetl.executor.engine.rendering import render
+from noetl.executor.engine.preview import preview
+from noetl.executor.engine.rendering import render_at_key
 from noetl.executor.engine.scope import Scope
 from noetl.executor.engine.work_context import MAX_PARALLEL, WorkContext
 from noetl.executor.errors import ActionError
@@ -40,12 +42,12 @@ from noetl.executor.model.outcome import (
     WorkSuspension,
     combine_suspensions,
 )
-from noetl.executor.model.run import BatchResult
+from noetl.executor.model.run import BatchResult, FailedItem
 from noetl.executor.precedence import wait_for_slice
 from noetl.planner.frozen import frozen
 from noetl.planner.kinds import describe_kind_of
 from noetl.planner.plan import Loop
-from noetl.planner.templates.template import Lookup
+from noetl.planner.templates.template import Lookup, parse_template
 
 
 @frozen
@@ -175,10 +177,13 @@ def _evaluate_items(loop: Loop, lookup: Lookup) -> list[Any]:
     Raises:
         ActionError: `loop.items` has no value, or is not a list.
     """
-    items = render(loop.items, None, lookup)
+    items = render_at_key("loop.items", loop.items, lookup)
     if not isinstance(items, list):
         message = f"`loop.items` must be a list, not {describe_kind_of(items)}"
-        raise ActionError("ParameterError", message, retryable=False)
+        place = {"key": "loop.items"}
+        if isinstance(loop.items, str):
+            place |= describe_expression(parse_template(loop.items), lookup)
+        raise ActionError("ParameterError", message, retryable=False).with_place(place)
     return items
 
 
@@ -269,8 +274,7 @@ class _BatchRun:
         """Add the outcome of an item, and drop what the item saved."""
         item_scope = self._scopes.pop(index)
         item_scope.release(self._context.memory_budget)
-        prefix = f"item {self._first + index + 1:,} of {self._total:,}: "
-        outcome = self._context.reserve_outcome(outcome, item_scope, prefix)
+        outcome = self._context.reserve_outcome(outcome, item_scope, self._describe_item(index))
         with self._lock:
             self._running -= 1
             self._outcomes[index] = outcome
@@ -278,6 +282,12 @@ class _BatchRun:
             self._progress = self._progress.plus([outcome])
             if not self._has_failed and len(self._outcomes) < len(self._items):
                 self._loop_run.report_progress(self._progress, is_final=False)
+
+    def _describe_item(self, index: int) -> Callable[[], FailedItem]:
+        """Return the function that describes an item after its failure."""
+        return lambda: FailedItem(
+            number=self._first + index + 1, total=self._total, value=preview(self._items[index])
+        )
 
     def _suspend(self) -> WorkSuspension:
         """Return the suspension of the batch, with an entry for each finished and each suspended item."""

@@ -10,10 +10,11 @@ from collections import deque
 from collections.abc import Sequence
 
 from noetl.executor.engine.attempts import RetryLoop
+from noetl.executor.engine.failed_expression import expression_error
 from noetl.executor.engine.item_threads import ItemCrew
 from noetl.executor.engine.journal import apply_inverse, changed_names, inverse_changes, item_entry
 from noetl.executor.engine.loop import LoopRun
-from noetl.executor.engine.rendering import render
+from noetl.executor.engine.rendering import render_at_key
 from noetl.executor.engine.scope import Scope
 from noetl.executor.engine.work_context import MAX_PARALLEL, WorkContext
 from noetl.executor.errors import ActionError
@@ -209,10 +210,12 @@ def _is_skipped(context: WorkContext, item: Work, condition: str, scope: Scope, 
     """
     if position in context.journal or _frame_of(item, position) in context.journal:
         return False
+    template, lookup = parse_template(condition), scope.lookup(position)
     try:
-        return not is_true(parse_template(condition).evaluate(scope.lookup(position)))
+        return not is_true(template.evaluate(lookup))
     except EvaluationError as problem:
-        raise ActionError(problem.type, f"`if`: {problem.message}", retryable=False) from problem
+        error = expression_error(problem, template, lookup).at_key("if")
+        raise error.with_key_in_message() from problem
 
 
 def _perform_task(context: WorkContext, call: TaskCall, scope: Scope, position: str) -> WorkResult:
@@ -221,7 +224,7 @@ def _perform_task(context: WorkContext, call: TaskCall, scope: Scope, position: 
     frame = _frame_of(call, position)
     entry = context.journal.get(frame)
     if entry is None:
-        args = render(dict(call.args), None, scope.lookup(position))
+        args = render_at_key("with", dict(call.args), scope.lookup(position))
     else:
         args = unpack_references(entry["args"])
     task_scope = replace(scope, local={}, args=args)
@@ -243,7 +246,7 @@ def _frame_of(item: Work, position: str) -> str:
 
 def _failed(item: Work, scope: Scope, problem: ActionError) -> Outcome:
     name = _name_of(item)
-    return Outcome(False, None, scope.failure(problem, name), name)
+    return Outcome(False, None, scope.failure(problem, name, item.line), name)
 
 
 def _name_of(item: Work) -> str:

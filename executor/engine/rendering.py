@@ -7,10 +7,11 @@ percent-encoded in URLs, so that data cannot become code.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from noetl.executor.engine.failed_expression import expression_error
 from noetl.executor.errors import ActionError
 from noetl.executor.model.json_values import to_text
 from noetl.executor.security.secret_access import SecretAccess
@@ -82,7 +83,7 @@ def _render_parameter(declaration: ActionDeclaration, name: str, value: Any, rea
     try:
         return _render(value, declaration.parameters.get(name), reader)
     except ActionError as error:
-        raise ActionError(error.type, f"`{name}`: {error.message}", retryable=error.retryable) from error
+        raise error.at_key(name).with_key_in_message() from error
 
 
 def _set_destination(
@@ -120,6 +121,18 @@ def render(
     return _render(value, parameter, _Reader(lookup, secrets))
 
 
+def render_at_key(key: str, value: Any, lookup: Lookup) -> Any:
+    """Return `value` rendered as `render` does without a parameter. An error names the key.
+
+    Raises:
+        ActionError: as `render`.
+    """
+    try:
+        return render(value, None, lookup)
+    except ActionError as error:
+        raise error.at_key(key).with_key_in_message() from error
+
+
 def _render(value: Any, parameter: Parameter | None, reader: _Reader) -> Any:
     if parameter is not None and Kind.ACTION in parameter.kinds:
         return value
@@ -131,10 +144,21 @@ def _render(value: Any, parameter: Parameter | None, reader: _Reader) -> Any:
         word = replace(parameter, sink=Sink.PLAIN)
         return [to_text(_render(item, word, reader)) for item in value]
     if isinstance(value, dict):
-        return {key: _render(item, parameter, reader) for key, item in value.items()}
+        return dict(_render_entries(value.items(), parameter, reader))
     if isinstance(value, list):
-        return [_render(item, parameter, reader) for item in value]
+        return [item for _, item in _render_entries(enumerate(value), parameter, reader)]
     return value
+
+
+def _render_entries(
+    entries: Iterable[tuple[Any, Any]], parameter: Parameter | None, reader: _Reader
+) -> Iterator[tuple[Any, Any]]:
+    """Yield the entries of a mapping or list, rendered. An error names the key of its entry."""
+    for key, item in entries:
+        try:
+            yield key, _render(item, parameter, reader)
+        except ActionError as error:
+            raise error.at_key(key) from error
 
 
 def check_kinds(declaration: ActionDeclaration, rendered: Mapping[str, Any]) -> dict[str, Any]:
@@ -216,7 +240,7 @@ def _render_fields(value: Any, fields: Mapping[str, Parameter], reader: _Reader)
         try:
             rendered[key] = _render(item, fields.get(key), reader)
         except ActionError as error:
-            raise ActionError(error.type, f"`{key}`: {error.message}", retryable=error.retryable) from error
+            raise error.at_key(key) from error
     return rendered
 
 
@@ -286,8 +310,9 @@ def _with_secrets(template: Template, parameter: Parameter | None, reader: _Read
         if "secrets" in template.names or ("args" in template.names and error.type == "TemplateError"):
             # The message of the template error may quote the value.
             message = "a template that may contain a secret failed; the details are withheld"
-            raise ActionError(error.type, message, retryable=False) from None
-        raise ActionError(error.type, error.message, retryable=False) from error
+            withheld = EvaluationError(error.type, message)
+            raise expression_error(withheld, template, reader.lookup) from None
+        raise expression_error(error, template, reader.lookup) from error
 
 
 def _find_secrets(

@@ -14,7 +14,7 @@ from noetl.executor.model.events import timestamp
 from noetl.executor.model.ids import derived_id
 from noetl.executor.model.json_values import to_json_value
 from noetl.executor.model.memory_budget import MemoryBudget, json_size
-from noetl.executor.model.outcome import Outcome, error_record
+from noetl.executor.model.outcome import Outcome, error_record, place_error
 from noetl.executor.model.run import Claim, ErrorRecord, Run, Visit, VisitStatus
 from noetl.executor.model.transition import find_holders
 from noetl.executor.stores.interface import Store
@@ -125,8 +125,8 @@ class Scope:
         self.sizes.clear()
         self.sizes.update(sizes or {})
 
-    def failure(self, problem: ActionError, action: str) -> ErrorRecord:
-        """Return the record of a failure of an action or a task of this visit."""
+    def failure(self, problem: ActionError, action: str, line: int = 0) -> ErrorRecord:
+        """Return the record of a failure of an action or a task of this visit, at its line if it is known."""
         record = error_record(
             self.visit,
             problem.type,
@@ -134,7 +134,8 @@ class Scope:
             retryable=problem.retryable,
             details=to_json_value(problem.details),
         )
-        return record | {"action": action, "status": problem.status}
+        record = {**record, "action": action, "status": problem.status}
+        return place_error(record, {**problem.place, "line": line} if line else problem.place)
 
     def idempotency_key(self, position: str) -> str:
         """Return the idempotency key of a position: the same in every attempt, and unique in all runs."""

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
+from noetl.executor.engine.failed_expression import describe_expression, expression_error
 from noetl.executor.engine.journal import IN_PLACE, with_used_time
 from noetl.executor.engine.loop import LoopRun
 from noetl.executor.engine.perform import perform
@@ -20,6 +21,7 @@ from noetl.executor.model.outcome import (
     WorkResult,
     WorkSuspension,
     error_record,
+    place_error,
 )
 from noetl.executor.model.run import Claim, ErrorRecord, Progress
 from noetl.executor.model.transition import GuardError, RuleTests
@@ -95,7 +97,7 @@ class StepWork:
         try:
             return self._perform_loop(step.loop, position)
         except ActionError as problem:
-            return self._failed(problem.type, problem.message)
+            return self._failed(problem)
 
     def _perform_loop(self, loop: Loop, position: str) -> WorkResult:
         step = self.step
@@ -111,22 +113,29 @@ class StepWork:
         `rounds` is the number of completed rounds.
         """
         lookup = self.scope.with_outcome(outcome).lookup("repeat")
+        until = parse_template(repeat.until)
         try:
-            until = parse_template(repeat.until)
             is_last = self.context.until_stopped(lambda: is_true(until.evaluate(lookup)))
-        except (EvaluationError, ActionError) as problem:
-            return self._failed(problem.type, f"`repeat.until`: {problem.message}")
+        except EvaluationError as problem:
+            error = expression_error(problem, until, lookup)
+            return self._failed(error.at_key("repeat.until").with_key_in_message())
+        except ActionError as problem:
+            return self._failed(problem.at_key("repeat.until").with_key_in_message())
         if isinstance(is_last, Cancelled):
             return is_last
         if is_last:
             return outcome
         if rounds >= repeat.max_rounds:
-            return self._failed("RepeatExhausted", f"`repeat.until` is not true after {rounds} rounds")
+            message = f"`repeat.until` is not true after {rounds} rounds"
+            place = describe_expression(until, lookup)
+            return self._failed(ActionError("RepeatExhausted", message).with_place(place))
         next_round = WorkSuspension({}, self.context.clock() + repeat.every_seconds)
         return self._suspend(self.context, next_round, rounds, outcome.saved)
 
-    def _failed(self, type: str, message: str) -> Outcome:
-        return Outcome(False, None, error_record(self.claim.visit, type, message))
+    def _failed(self, problem: ActionError) -> Outcome:
+        place = {**problem.place, "line": self.step.line}
+        error = error_record(self.claim.visit, problem.type, problem.message)
+        return Outcome(False, None, place_error(error, place))
 
     def _suspend(
         self, context: WorkContext, suspended: WorkSuspension, round: int, saved: Mapping[str, Any]
@@ -178,13 +187,14 @@ def make_guard_test(scope: Scope) -> Callable[[Case, Outcome], bool]:
 
     def test(case: Case, outcome: Outcome) -> bool:
         assert case.guard is not None
-        template = parse_template(case.guard)
+        template, lookup = parse_template(case.guard), scope.with_outcome(outcome).lookup("rule")
         try:
-            return is_true(template.evaluate(scope.with_outcome(outcome).lookup("rule")))
+            return is_true(template.evaluate(lookup))
         except EvaluationError as problem:
             if not outcome.failed and _needs_error(template, problem):
                 return False
-            raise GuardError(f"guard `{case.guard}` has no value: {problem.message}") from problem
+            message = f"guard `{case.guard}` has no value: {problem.message}"
+            raise GuardError(message, describe_expression(template, lookup)) from problem
 
     return test
 

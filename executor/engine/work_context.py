@@ -20,7 +20,7 @@ from noetl.executor.errors import ActionError, CancelledError
 from noetl.executor.model.count_budget import CountBudget, action_budget, wait_budget
 from noetl.executor.model.memory_budget import MemoryBudget
 from noetl.executor.model.outcome import CANCELLED, Cancelled, Outcome
-from noetl.executor.model.run import Run
+from noetl.executor.model.run import FailedItem, Run
 from noetl.executor.precedence import wait_for_slice
 from noetl.executor.security.capabilities import Capabilities
 from noetl.planner.frozen import frozen, replace
@@ -154,17 +154,20 @@ class WorkContext:
         stored = self.journal.get(position, {}).get("done")
         return None if stored is None else Outcome.from_list(stored)
 
-    def reserve_outcome(self, outcome: Outcome, scope: Scope, prefix: str = "") -> Outcome:
-        """Reserve memory for an outcome until the parallel work has finished. A message begins with `prefix`.
+    def reserve_outcome(
+        self, outcome: Outcome, scope: Scope, describe_item: Callable[[], FailedItem] | None = None
+    ) -> Outcome:
+        """Reserve memory for an outcome until the parallel work has finished.
 
-        Return the outcome, or a failure if the memory budget is exceeded.
+        The error of a failure names the item of its loop, if there is one. Return the outcome, or a failure
+        if the memory budget is exceeded.
         """
-        kept = _with_prefix(outcome, prefix)
+        kept = _with_item(outcome, describe_item)
         try:
             self.memory_budget.reserve(kept.size)
         except ActionError as problem:
             error = scope.failure(problem, outcome.action or "loop")
-            kept = _with_prefix(Outcome(False, None, error, outcome.action), prefix)
+            kept = _with_item(Outcome(False, None, error, outcome.action), describe_item)
             self.memory_budget.count(kept.size)
         return kept
 
@@ -194,8 +197,10 @@ def find_stop(cancelled: threading.Event, deadline: float = math.inf) -> Excepti
     return None
 
 
-def _with_prefix(outcome: Outcome, prefix: str) -> Outcome:
-    """Return the outcome; the message of a failure begins with `prefix`."""
-    if not prefix or not outcome.failed or outcome.error is None:
+def _with_item(outcome: Outcome, describe_item: Callable[[], FailedItem] | None) -> Outcome:
+    """Return the outcome; the error of a failure names the item. An inner loop has named its own item."""
+    if describe_item is None or not outcome.failed or outcome.error is None:
         return outcome
-    return replace(outcome, error=outcome.error | {"message": prefix + outcome.error["message"]})
+    item, error = describe_item(), outcome.error
+    message = f"item {item['number']:,} of {item['total']:,}: {error['message']}"
+    return replace(outcome, error={**error, "message": message, "item": error.get("item", item)})

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import field
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 from noetl.executor.model.memory_budget import json_size
 from noetl.executor.model.run import NEVER, BatchResult, ErrorRecord, Progress, Visit
@@ -170,7 +170,12 @@ class Suspension:
 
 
 def error_record(
-    visit: Visit, type: str, message: str, *, retryable: bool = False, details: Any = None
+    visit: Visit,
+    type: str,
+    message: str,
+    *,
+    retryable: bool = False,
+    details: Any = None,
 ) -> ErrorRecord:
     """Return the record of a failure of a visit, which no action caused."""
     return ErrorRecord(
@@ -183,3 +188,8 @@ def error_record(
         status=None,
         details=details,
     )
+
+
+def place_error(record: ErrorRecord, place: Mapping[str, Any]) -> ErrorRecord:
+    """Return an error record with the optional members in `place`."""
+    return cast("ErrorRecord", {**record, **place})

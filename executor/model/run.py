@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 from noetl.planner.frozen import frozen
 
@@ -69,8 +69,21 @@ class VisitStatus(StrEnum):
     FAILED = "failed"
 
 
+class FailedItem(TypedDict):
+    """Item of a loop whose work failed: its number from 1, and its value as text, which may be cut."""
+
+    number: int
+    total: int
+    value: str
+
+
 class ErrorRecord(TypedDict):
-    """A failure as playbooks, events and HTTP responses show it."""
+    """A failure as playbooks, events and HTTP responses show it.
+
+    `line` is that of the action in the playbook. `key` names the parameter whose `expression` failed, and
+    `values` holds each name of the expression with its value as text, which may be cut. Records of earlier
+    versions have none of the optional members.
+    """
 
     type: str
     message: str
@@ -80,6 +93,11 @@ class ErrorRecord(TypedDict):
     retryable: bool
     status: int | None
     details: Any
+    line: NotRequired[int]
+    key: NotRequired[str]
+    expression: NotRequired[str]
+    values: NotRequired[Mapping[str, str]]
+    item: NotRequired[FailedItem]
 
 
 Pointers = Mapping[str, tuple[int, str]]

@@ -34,7 +34,7 @@ from typing import Any
 
 from noetl.executor.model.events import Event, timestamp
 from noetl.executor.model.ids import derived_id, ordered_id
-from noetl.executor.model.outcome import Choice, Outcome, Suspension, error_record
+from noetl.executor.model.outcome import Choice, Outcome, Suspension, error_record, place_error
 from noetl.executor.model.run import (
     NEVER,
     Branch,
@@ -57,11 +57,12 @@ StepOf = Callable[[str], Step]
 
 
 class GuardError(Exception):
-    """A guard that has no value."""
+    """A guard that has no value. `place` is as in `ActionError`."""
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, place: Mapping[str, Any] | None = None) -> None:
         super().__init__(message)
         self.message = message
+        self.place = place or {}
 
 
 GuardTest = Callable[[Case, Outcome], bool]
@@ -144,7 +145,8 @@ def choose_case(step: Step, visit: Visit, outcome: Outcome, tests: RuleTests, no
         except GuardError as problem:
             was_guard_error = outcome.error is not None and outcome.error["type"] == "GuardError"
             earlier = None if outcome.error is None else {"error": outcome.error}
-            guard_error = error_record(visit, "GuardError", problem.message, details=earlier)
+            record = error_record(visit, "GuardError", problem.message, details=earlier)
+            guard_error = place_error(record, {**problem.place, "line": step.line})
             outcome = replace(outcome, success=False, forgiven=False, error=guard_error, saved={})
             if failed and was_guard_error:
                 return Choice(outcome, failed=True)

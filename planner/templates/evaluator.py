@@ -41,6 +41,7 @@ from noetl.planner.templates.budget import (
     to_charged_text,
     used_units,
 )
+from noetl.planner.templates.error_sentences import to_sentence
 from noetl.planner.templates.filters import (
     COMPARISON_FILTER,
     CONCATENATION_FILTER,
@@ -72,7 +73,7 @@ def describe_error(error: BaseException) -> str:
     """Return the message of an error that an evaluation raised, cut to MAX_MESSAGE characters."""
     if isinstance(error, ZeroDivisionError):
         return "division by zero"
-    return str(error)[:MAX_MESSAGE]
+    return to_sentence(str(error)[:MAX_MESSAGE])
 
 
 def instrument(node: nodes.Node) -> nodes.Node:

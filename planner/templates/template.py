@@ -70,6 +70,7 @@ __all__ = [
     "has_template",
     "is_true",
     "parse_template",
+    "read_access",
     "shared_budget",
     "stop_when",
 ]
@@ -228,18 +229,7 @@ class Template:
 
     def _evaluate_access(self, lookup: Lookup) -> Any:
         assert self.access_path is not None
-        name, *attributes = self.access_path
-        try:
-            value = lookup(name)
-        except KeyError:
-            raise EvaluationError("UndefinedName", f"`{name}` is undefined") from None
-        try:
-            for attribute in attributes:
-                value = SANDBOX.getattr(value, attribute)
-            if isinstance(value, Undefined):
-                value._fail_with_undefined_error()
-        except UndefinedError as error:
-            raise EvaluationError("UndefinedName", describe_error(error)) from None
+        value = read_access(self.access_path, lookup)
         if is_json_type(value):
             return value
         start_budget()
@@ -270,6 +260,27 @@ class Template:
             raise EvaluationError("LimitExceeded", message) from None
         except Exception as error:  # noqa: BLE001 - any error of a filter is a failure of the expression
             raise EvaluationError("TemplateError", describe_error(error) or type(error).__name__) from None
+
+
+def read_access(path: AccessPath, lookup: Lookup) -> Any:
+    """Return the value at an access path. It may be of a type that JSON does not have.
+
+    Raises:
+        EvaluationError: `UndefinedName`, if the name or an attribute is undefined.
+    """
+    name, *attributes = path
+    try:
+        value = lookup(name)
+    except KeyError:
+        raise EvaluationError("UndefinedName", f"`{name}` is undefined") from None
+    try:
+        for attribute in attributes:
+            value = SANDBOX.getattr(value, attribute)
+        if isinstance(value, Undefined):
+            value._fail_with_undefined_error()
+    except UndefinedError as error:
+        raise EvaluationError("UndefinedName", describe_error(error)) from None
+    return value
 
 
 def parse_template(source: str) -> Template:

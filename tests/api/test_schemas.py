@@ -19,7 +19,9 @@ from noetl.api.service.views import (
     WaitReport,
     members,
 )
+from noetl.executor.model.outcome import error_record
 from noetl.executor.model.run import ErrorRecord, RunStatus
+from tests.executor.fake_handler import VISIT
 
 
 def summary(**values: Any) -> RunEntry:
@@ -38,11 +40,23 @@ def summary(**values: Any) -> RunEntry:
 
 def test_the_schema_of_an_error_has_the_members_of_its_record() -> None:
     fields = response_model(ErrorRecord).model_fields
+    optional = {"line", "key", "expression", "values", "item"}
     expected = {
-        name: JsonValue if hint is Any else hint for name, hint in get_type_hints(ErrorRecord).items()
+        name: JsonValue if hint is Any else hint
+        for name, hint in get_type_hints(ErrorRecord).items()
+        if name not in optional
     }
-    assert {name: field.annotation for name, field in fields.items()} == expected
-    assert all(field.is_required() for field in fields.values())
+    assert {name: f.annotation for name, f in fields.items() if name not in optional} == expected
+    assert fields.keys() == expected.keys() | optional
+    assert {name for name, field in fields.items() if not field.is_required()} == optional
+
+
+def test_the_record_of_an_earlier_version_is_of_the_schema_of_an_error() -> None:
+    record = error_record(VISIT, "Failed", "no")
+    response_model(ErrorRecord).model_validate(record)
+    item = {"number": 2, "total": 3, "value": "{}"}
+    place = {"line": 3, "key": "set.x", "expression": "{{ n }}", "values": {"n": "1"}, "item": item}
+    assert response_model(ErrorRecord).model_validate(record | place).model_dump() == record | place
 
 
 def test_every_view_and_every_body_has_a_schema_of_its_name() -> None:

@@ -256,7 +256,7 @@ class TestNameVisibility:
         harness = run_to_end(store, text)
         assert (harness.status, harness.error_types) == ("failed", ["UndefinedName"])
         assert harness.run.error is not None
-        assert harness.run.error["message"] == "`set`: `x` is undefined"
+        assert harness.run.error["message"] == "`set.y`: `x` is undefined"
 
     def test_inferred_inputs_are_required(self, store: SqliteStore) -> None:
         text = """

@@ -19,6 +19,7 @@ from pathlib import Path
 from unittest import mock
 
 from noetl.api.cli import main
+from tests.golden.failed_runs import FAILED_RUNS
 
 COMMANDS_FOLDER = Path(__file__).parent / "commands"
 
@@ -140,6 +141,7 @@ name: login
 input: {password: integer, db_password: {enum: [one, two]}}
 steps: [{name: greet, run: [{action: log, message: hi}]}]
 """
+_FAILED_RUN_SETTINGS = {"NOETL_SECRET_TOKEN": "Tr0ub4dor3-horse"}
 _FILES = {"good.yaml": GOOD, "trip.yaml": _TRIP, "login.yaml": _LOGIN}
 
 COMMAND_CASES = (
@@ -245,6 +247,10 @@ COMMAND_CASES = (
             "noetl runs resume {ID}",
             "noetl runs cancel {PREFIX}",
         ],
+    ),
+    *(
+        CommandCase(name, [f"noetl run {name}.yaml -q"], {f"{name}.yaml": text}, environ=_FAILED_RUN_SETTINGS)
+        for name, text in FAILED_RUNS.items()
     ),
     # Services
     CommandCase(

@@ -30,7 +30,7 @@ def test_actions_are_lowered() -> None:
           - {action: log, message: ok, if: false}
     """)
     first, second, third, fourth = plan.steps["a"].run
-    assert first == Action("log", {"message": "{{ 1 }}", "level": "info"})
+    assert first == Action("log", {"message": "{{ 1 }}", "level": "info"}, line=6)
     assert second == Action(
         "shell",
         {"command": "true"},
@@ -39,6 +39,7 @@ def test_actions_are_lowered() -> None:
         Retry(4, 0.5, 3.0, 3600.0, False, "{{ error.status }}"),
         120.0,
         True,
+        line=7,
     )
     assert isinstance(third, Action)
     assert (third.condition, third.retry) == (None, Retry(attempts=2))
@@ -61,7 +62,7 @@ def test_tasks_are_lowered() -> None:
     assert plan.tasks["two"].parallel
     assert plan.tasks["two"].run == (
         TaskCall("one", {}),
-        TaskCall("one", {"x": "{{ 1 }}"}, "y", "{{ 2 }}", True),
+        TaskCall("one", {"x": "{{ 1 }}"}, "y", "{{ 2 }}", True, line=9),
     )
 
 
@@ -83,7 +84,7 @@ def test_cases_are_lowered() -> None:
             "{{ error }}", True, ("b",), counter_changes={"a": -1} if "a" in plan.steps["a"].regions else {}
         ),
         Case("{{ result.success }}", True, ("a", "c"), counter_changes={"a": 1}, leads_back=True),
-        Case("{{ run.id }}", False, (), (Action("log", {"message": "ok"}),)),
+        Case("{{ run.id }}", False, (), (Action("log", {"message": "ok"}, line=9),)),
         Case(None),
     )
 

@@ -127,13 +127,16 @@ def _write_status(report: RunReport, plan: Plan) -> None:
 
 def _write_errors(run: Run, report: RunReport, plan: Plan) -> None:
     """Write the errors of the steps, and those of the run that no step has."""
+    from noetl.api.cli.display.failure import fact_lines, failure_line_number
     from noetl.api.cli.display.run_board import format_error
 
     step_errors = {name: step.error for name, step in report.steps.items() if step.error}
     if step_errors or run.errors or run.error:
         write_stdout("\n")
     for name, error in step_errors.items():
-        write_stdout(f"{name} (line {plan.steps[name].line}): {format_error(error)}\n")
+        line = failure_line_number(error, plan)
+        write_stdout(f"{name} (line {line}): {format_error(error)}\n")
+        write_stdout("".join(f"{fact}\n" for fact in fact_lines(error)))
     for error in run.errors or filter(None, [run.error]):
         if error["step"] not in step_errors:
             write_stdout(f"{format_error(error)}\n")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from noetl.api.cli.display.console import EXIT_FAILED, print_message, write_json
-from noetl.api.cli.display.run_board import format_duration, format_error
+from noetl.api.cli.display.failure import failure_lines, shown_file
+from noetl.api.cli.display.run_board import format_duration
 from noetl.executor.model.run import RunStatus
 
 if TYPE_CHECKING:
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from noetl.executor.model.run_summary import RunSummary
     from noetl.executor.stores.interface import Store
     from noetl.planner.plan import Plan
+
+HasShown = Callable[[str, Any], bool]
+"""A function that returns whether the failure with this record, of the run with this id, was printed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +42,15 @@ class RunCommandContext:
         return self.services.store
 
 
-def print_outcome(context: RunCommandContext, run: Run, plan: Plan) -> None:
-    """Print the errors and the status of a run to stderr, and write its result to stdout."""
+def print_outcome(context: RunCommandContext, run: Run, plan: Plan, has_shown: HasShown) -> None:
+    """Print the errors and the status of a run to stderr, and write its result to stdout.
+
+    Errors that were printed when they happened are not repeated.
+    """
     for error in _errors_of(run):
-        print_message(_error_line(error, plan, _shown_file(run)))
+        if not has_shown(run.id, error):
+            for line in failure_lines(error, plan, shown_file(run)):
+                print_message(line)
     if run.status is not RunStatus.SUCCEEDED:
         print_message(f"run {run.id} {describe_end(context, run)}")
     elif not context.quiet:
@@ -72,25 +81,8 @@ def describe_end(context: RunCommandContext, run: Run | RunSummary) -> str:
     return f"{run.status.value}{hint}"
 
 
-def _shown_file(run: Run) -> str | None:
-    """Return the file of a local run, relative to the working directory if it is below."""
-    if run.source is None:
-        return None
-    path = os.path.relpath(run.source)
-    return run.source if path.startswith("..") else path
-
-
 def _errors_of(run: Run) -> list[Any]:
     errors = list(run.errors)
     if run.error is not None and run.error not in errors:
         errors.insert(0, run.error)
     return errors
-
-
-def _error_line(error: Any, plan: Plan, file: str | None) -> str:
-    step = plan.steps.get(error["step"] or "")
-    position = f"{file or 'line'}:{step.line}: " if step and file else f"line {step.line}: " if step else ""
-    subject = f"step `{error['step']}`" if error["step"] else "the run"
-    action = f", action {error['action']}" if error["action"] else ""
-    attempt = f", attempt {error['attempt']}" if error["attempt"] > 1 else ""
-    return f"{position}{subject}{action}{attempt}: {format_error(error)}"

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from noetl.api.cli.display.console import stderr_console
+from noetl.api.cli.display.failure import fact_lines, failure_key, place_lines
 from noetl.api.cli.display.run_board import (
     BAR_WIDTH,
     ActiveVisit,
@@ -51,6 +52,8 @@ VisitKey = tuple[str, str, int]
 class ProgressDisplay:
     """A context in which the progress and the log of `followed` runs are shown.
 
+    `file` is the playbook of the run that is not a child, as messages show it.
+
     On a terminal, the lines of the active visits are redrawn, unless `stop_redrawing` was called.
     """
 
@@ -59,15 +62,18 @@ class ProgressDisplay:
         followed: Sequence[FollowedRun] = (),
         *,
         quiet: bool = False,
+        file: str | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._followed = followed
         self._quiet = quiet
+        self._file = file
         self._clock = clock
         self._console = stderr_console()
         self._can_redraw = self._console.is_terminal and not self._console.is_dumb_terminal and not quiet
         self._live: Live | None = None
         self._log = _LogLineHandler(self._console, logging.ERROR if quiet else logging.INFO)
+        self._shown_failures: set[tuple[Any, ...]] = set()
         self._announced: set[tuple[VisitKey, ActivityState]] = set()
         self._loop_shown_at: dict[VisitKey, float] = {}
         self._transitions: dict[VisitKey, Mapping[str, Any]] = {}
@@ -132,8 +138,26 @@ class ProgressDisplay:
                     yield _indent(followed, _wait_line(event))
             case "step.completed" | "step.failed" | "step.retrying":
                 transition, retries = self._transitions.pop(key, None), self._retry_counts.pop(key, 0)
-                line = visit_end_line(event, transition, retries, self._loop_counts.pop(key, None))
-                yield _indent(followed, line)
+                loop_counts = self._loop_counts.pop(key, None)
+                yield _indent(followed, visit_end_line(event, transition, retries, loop_counts))
+                if event.type == "step.failed":
+                    yield from self._failure_facts(followed, event.payload.get("error"))
+
+    def _failure_facts(self, followed: FollowedRun, error: Any) -> Iterator[Text]:
+        """Yield the place of a failure and the facts about its expression, below its line."""
+        from rich.text import Text
+
+        if not error:
+            return
+        self._shown_failures.add((followed.run.id, *failure_key(error)))
+        indent = "  " * followed.depth
+        file = None if followed.depth else self._file
+        for fact in (*place_lines(error, file), *fact_lines(error)):
+            yield Text(indent + fact, style="dim")
+
+    def has_shown(self, run_id: str, error: Any) -> bool:
+        """Return whether the failure with this error record was printed when it happened."""
+        return (run_id, *failure_key(error)) in self._shown_failures
 
     def _loop_lines(self, followed: FollowedRun, event: Event, key: VisitKey) -> Iterator[Text]:
         """Yield the progress of a loop every few seconds, if the terminal cannot be redrawn."""

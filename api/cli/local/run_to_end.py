@@ -12,6 +12,7 @@ import typer
 
 from noetl.api.cli.display.console import EXIT_INTERRUPTED, print_message
 from noetl.api.cli.display.event_follower import EventFollower
+from noetl.api.cli.display.failure import shown_file
 from noetl.api.cli.display.outcome import (
     RunCommandContext,
     describe_end,
@@ -74,13 +75,14 @@ def run_to_end(
         print_message(f"run {run.id} of {run.playbook}{origin}")
     with Interruption() as interruption:
         try:
-            with ProgressDisplay(follower.roots, quiet=context.quiet) as progress:
+            file = shown_file(run)
+            with ProgressDisplay(follower.roots, quiet=context.quiet, file=file) as progress:
                 # Only now, because the display shows what steps log from here on.
                 worker.start()
                 execution = _LocalExecution(context, run, worker, follower, progress, interruption)
                 current = execution.wait_until_finished()
                 progress.stop_redrawing()
-                print_outcome(context, current, plan)
+                print_outcome(context, current, plan, progress.has_shown)
                 if store.queue.next_due(run.queue) is not None:
                     progress.start_redrawing()
                     execution.finish_detached_runs()

@@ -8,6 +8,7 @@ import typer
 
 from noetl.api.cli.display.console import EXIT_INTERRUPTED, print_message
 from noetl.api.cli.display.event_follower import EventFollower
+from noetl.api.cli.display.failure import shown_file
 from noetl.api.cli.display.outcome import RunCommandContext, exit_unless_succeeded, print_outcome
 from noetl.api.cli.display.progress import ProgressDisplay
 from noetl.api.cli.local.interruption import Interruption
@@ -31,23 +32,25 @@ def watch_until_finished(context: RunCommandContext, run: Run) -> None:
             print_message(f"run {run.id} of {run.playbook}")
         if run.origin == "local" and not run.status.is_final and is_abandoned(store, run):
             print_message(f"no live worker holds this run; resume it with `noetl runs resume {run.id}`")
-        finished_run = _follow_until_finished(context, run)
+        finished_run, progress = _follow_until_finished(context, run)
     except KeyboardInterrupt:
         print_message(f"stopped watching; watch the run again with `noetl runs watch {run.id}`")
         raise typer.Exit(EXIT_INTERRUPTED) from None
-    print_outcome(context, finished_run, store.plans.get(finished_run.plan_hash))
+    print_outcome(context, finished_run, store.plans.get(finished_run.plan_hash), progress.has_shown)
     exit_unless_succeeded(finished_run)
 
 
-def _follow_until_finished(context: RunCommandContext, run: Run) -> Run:
+def _follow_until_finished(context: RunCommandContext, run: Run) -> tuple[Run, ProgressDisplay]:
+    """Return the record of the run once it has ended, and the display of its progress."""
     store = context.store
     follower = EventFollower(store, run)
-    with Interruption() as interruption, ProgressDisplay(follower.roots, quiet=context.quiet) as progress:
+    display = ProgressDisplay(follower.roots, quiet=context.quiet, file=shown_file(run))
+    with Interruption() as interruption, display as progress:
         while True:
             interruption.raise_if_requested()
             change_count = store.changes.count
             current = context.services.runs.get(run.id)
             progress.show(follower.new_events())
             if current.status.is_final:
-                return current
+                return current, progress
             store.changes.wait(change_count, _POLL_SECONDS)

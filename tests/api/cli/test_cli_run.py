@@ -115,7 +115,7 @@ def test_a_failure_names_the_step_its_line_and_how_to_resume(noetl: Command) -> 
     outcome = noetl("run", "demo.yaml", "-i", "count=1", "-i", "region=nowhere", "-q")
     assert (outcome.exit_code, outcome.out) == (1, "")
     first, second = outcome.err.splitlines()
-    assert first == "demo.yaml:21: step `lose`, action fail: Lost: no ␛[31mway"
+    assert first == "demo.yaml:22: step `lose`, action fail: Lost: no ␛[31mway"
     id = second.split()[1]
     assert second == f"run {id} failed; resume it with `noetl runs resume {id}`"
     with_json = noetl("run", "demo.yaml", "-i", "count=1", "-i", "region=nowhere", "--json")
@@ -224,7 +224,7 @@ def test_runs_are_listed_and_shown(noetl: Command) -> None:
 
     shown = noetl("runs", "show", id)
     assert shown.out.startswith(f"run {id} failed\n")
-    assert "✗" in shown.out and "lose (line 21): Lost: no ␛[31mway" in shown.out
+    assert "✗" in shown.out and "lose (line 22): Lost: no ␛[31mway" in shown.out
     assert noetl("runs", "show", id, "--json").json["steps"]["lose"]["error"]["type"] == "Lost"
 
     events = noetl("runs", "events", id, "--json").json

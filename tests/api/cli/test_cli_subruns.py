@@ -123,7 +123,7 @@ def test_a_failed_child_succeeds_after_a_resume_of_either(noetl: Command, resume
     Path("broken").touch()
     failed = noetl("run", "parent.yaml", "-q", "--json")
     assert (failed.exit_code, failed.json["errors"][0]["type"]) == (1, "WorkflowFailed")
-    assert failed.err.startswith("parent.yaml:3: step `call`, action workflow: WorkflowFailed: run ")
+    assert failed.err.startswith("parent.yaml:4: step `call`, action workflow: WorkflowFailed: run ")
     before = runs_by_playbook(noetl)
     assert noetl("runs", "resume", before[resumed]["workflow_id"], "-q").exit_code == 1
     Path("broken").unlink()

@@ -1,0 +1,73 @@
+"""Lines about the failure of a step: its place, its reason, and the facts about its expression."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from noetl.api.cli.display.run_board import format_error
+from noetl.planner.diagnostics.terminal_text import to_printable
+
+if TYPE_CHECKING:
+    from noetl.executor.model.run import Run
+    from noetl.planner.plan import Plan
+
+_LABEL_WIDTH = 12
+
+
+def failure_lines(error: Mapping[str, Any], plan: Plan, file: str | None) -> list[str]:
+    """Return the line about a failure of a run, and its facts on lines of their own.
+
+    `file` is that of the playbook, if it is known. The action has the line, or else the step.
+    """
+    line = failure_line_number(error, plan)
+    position = f"{file or 'line'}:{line}: " if line and file else f"line {line}: " if line else ""
+    subject = f"step `{error['step']}`" if error["step"] else "the run"
+    action = f", action {error['action']}" if error["action"] else ""
+    attempt = f", attempt {error['attempt']}" if error["attempt"] > 1 else ""
+    return [f"{position}{subject}{action}{attempt}: {format_error(error)}", *fact_lines(error)]
+
+
+def place_lines(error: Mapping[str, Any], file: str | None) -> Iterator[str]:
+    """Yield an indented line with the place of the action that failed, if its line is known."""
+    if "line" in error:
+        place = f"{file}:{error['line']}" if file else f"line {error['line']}"
+        yield _fact("at", f"{place}, action {error['action']}" if error.get("action") else place)
+
+
+def failure_key(error: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return what identifies a failure among those of a run."""
+    return tuple(error.get(name) for name in ("step", "attempt", "type", "message"))
+
+
+def shown_file(run: Run) -> str | None:
+    """Return the file of a local run, relative to the working directory if it is below."""
+    if run.source is None:
+        return None
+    path = os.path.relpath(run.source)
+    return run.source if path.startswith("..") else path
+
+
+def failure_line_number(error: Mapping[str, Any], plan: Plan) -> int | None:
+    """Return the line of the action that failed, or of its step, or None if there is neither."""
+    step = plan.steps.get(error["step"] or "")
+    return error.get("line") or (None if step is None else step.line)
+
+
+def fact_lines(error: Mapping[str, Any]) -> Iterator[str]:
+    """Yield an indented line for each fact of an error record: expression, values of its names, and item.
+
+    >>> list(fact_lines({"expression": "{{ n + 1 }}", "values": {"n": "none"}}))
+    ['  expression  {{ n + 1 }}', '  values      n = none']
+    """
+    if "expression" in error:
+        yield _fact("expression", error["expression"])
+    if error.get("values"):
+        yield _fact("values", ", ".join(f"{name} = {value}" for name, value in error["values"].items()))
+    if "item" in error:
+        yield _fact("item", error["item"]["value"])
+
+
+def _fact(label: str, text: str) -> str:
+    return f"  {label:<{_LABEL_WIDTH}}{to_printable(text)}"
