@@ -130,6 +130,14 @@ SETTINGS = (
         " dropped.",
     ),
     Setting(
+        "NOETL_KEEP_INPUTS",
+        "execution",
+        "`on` or `off`",
+        "`on`",
+        "Whether the history of a run has the input of each attempt at an action. That is up to 2,048"
+        " characters of each rendered parameter, without secrets.",
+    ),
+    Setting(
         "NOETL_LEASE_SECONDS",
         "execution",
         "a number of seconds from 1 to 3600",

@@ -15,6 +15,7 @@ from dataclasses import field
 from noetl.executor.engine.external import FindPlaybook, read_public_url
 from noetl.executor.engine.invocation import VisitExecutor
 from noetl.executor.engine.item_threads import read_item_threads
+from noetl.executor.engine.kept_data import keeps_inputs
 from noetl.executor.engine.quotas import check_quota_settings
 from noetl.executor.engine.run_log import log_run_end
 from noetl.executor.errors import SettingError, StoreError
@@ -154,10 +155,11 @@ class Worker:
         """Start to execute visits. Take over the claims of dead workers of this machine at once.
 
         Raises:
-            SettingError: a quota is invalid, or the store does not count what it limits.
+            SettingError: a setting is invalid, or the store does not count what a quota limits.
         """
         if self._queue == SERVICE_QUEUE:
             check_quota_settings(self._store)
+        keeps_inputs()
         register_local_secrets()
         self._store.queue.release_dead(self._queue, self._store.clock())
         for thread in (*self._threads, self._renewal, self._retention):

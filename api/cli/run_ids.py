@@ -1,4 +1,7 @@
-"""Ids of runs on the command line. The first characters of an id are enough if no other run has them."""
+"""Ids of runs on the command line. The first characters of an id are enough if no other run has them.
+
+`last` is the run that was started last.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ if TYPE_CHECKING:
     from noetl.api.service.services import TenantServices
     from noetl.executor.model.run import Run
 
+LAST = "last"
 MIN_PREFIX_LENGTH = 4
 SAFE_PREFIX_LENGTH = 8
 """Length of a prefix that two of a billion runs hardly share. A shorter one needs a look at all runs."""
@@ -22,7 +26,7 @@ _MAX_SHOWN = 5
 
 
 def find_run(services: TenantServices, text: str) -> Run:
-    """Return the run with an id, or the only run whose id begins with `text`.
+    """Return the run with an id, or the only run whose id begins with `text`. `last` is the newest run.
 
     Raises:
         CommandError: no run has the id, or the prefix is ambiguous or too short.
@@ -30,6 +34,11 @@ def find_run(services: TenantServices, text: str) -> Run:
     from noetl.api.service.errors import NotFoundError
     from noetl.executor.model.run_filter import RunFilter
 
+    if text == LAST:
+        newest = services.runs.find(RunFilter(limit=1)).items
+        if not newest:
+            raise CommandError("there is no run in this store")
+        return services.runs.get(newest[0].workflow_id)
     try:
         return services.runs.get(text)
     except NotFoundError as error:

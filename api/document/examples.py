@@ -18,6 +18,16 @@ from noetl.api.http.responses import (
     PlaybookLinks,
     RunLinks,
 )
+from noetl.api.service.data_views import (
+    ActionReport,
+    AttemptReport,
+    LogLine,
+    LogPage,
+    RunDetails,
+    RunInput,
+    RunSource,
+    StepData,
+)
 from noetl.api.service.views import (
     SCHEMA_NAMES,
     DiagnosticEntry,
@@ -78,6 +88,18 @@ _GRAPH = PlanGraph(
     start="hello",
     steps={"hello": {"name": "hello"}},
     edges=[EdgeEntry(source="hello", target="bye", guard="default", case=0)],
+)
+_LINE = LogLine(
+    id=f"3-1-{_RUN}",
+    logged_at=_TIME,
+    step="hello",
+    visit=1,
+    attempt=1,
+    action="greet",
+    position="run.0",
+    stream="line",
+    level="info",
+    text="Hello you",
 )
 _VIEWS: tuple[View, ...] = (
     AcceptedRun(workflow_id=_RUN, status=RunStatus.QUEUED, playbook="greet", plan_hash=_HASH, links=_LINKS),
@@ -145,6 +167,64 @@ _VIEWS: tuple[View, ...] = (
         error=None,
     ),
     RunResult(workflow_id=_RUN, status=RunStatus.SUCCEEDED, result={"greeting": "Hello you"}, errors=[]),
+    LogPage(items=[_LINE], next_cursor=None, last_event=f"3-1-{_RUN}"),
+    RunDetails(
+        workflow_id=_RUN,
+        status=RunStatus.RUNNING,
+        headline="hello",
+        playbook="greet",
+        version=None,
+        plan_hash=_HASH,
+        tags=["nightly"],
+        created_at=_TIME,
+        started_at=_TIME,
+        finished_at=None,
+        duration_ms=12.5,
+        steps={"hello": StepReport(status=StepState.RUNNING, visits=1, attempt=1, case=None, error=None)},
+        progress=RunProgress(steps=1, finished=0, running=1),
+        error=None,
+    ),
+    RunInput(workflow_id=_RUN, input={"who": "you"}),
+    RunSource(workflow_id=_RUN, playbook="greet", version=None, plan_hash=_HASH, source=_TEXT),
+    StepData(
+        workflow_id=_RUN,
+        step="hello",
+        line=4,
+        visit=1,
+        visits=1,
+        status=StepState.SUCCEEDED,
+        attempt=1,
+        started_at=_TIME,
+        finished_at=_TIME,
+        duration_ms=12.5,
+        error=None,
+        case=None,
+        guards=[],
+        targets=[],
+        result=None,
+        saved=[],
+        failures=[],
+        attempts=[
+            AttemptReport(
+                attempt=1,
+                worker="w1",
+                started_at=_TIME,
+                finished_at=_TIME,
+                error=None,
+                actions=[
+                    ActionReport(
+                        action="greet",
+                        position="run.0",
+                        status=StepState.SUCCEEDED,
+                        started_at=_TIME,
+                        duration_ms=0.4,
+                        input={"message": "Hello you"},
+                    )
+                ],
+            )
+        ],
+        lines=[_LINE],
+    ),
 )
 
 

@@ -27,6 +27,7 @@ from pydantic import (
 )
 
 from noetl.api.http.problems import Problem
+from noetl.api.service.run_data import LINES_PER_PAGE
 from noetl.api.service.runs import EVENTS_PER_PAGE
 from noetl.executor.model.run import RunStatus
 from noetl.executor.model.run_filter import MAX_RUNS_PER_PAGE, RunFilter
@@ -216,6 +217,25 @@ class EventQuery(BaseModel):
         examples=["WyJkZWZhdWx0Il0.c2ln"],
     )
     """Access control reads it before, as no route is entered without credentials."""
+
+
+class StepQuery(BaseModel):
+    """The query parameters of the data of a step."""
+
+    name: str = Field(description="The name of the step.", examples=["hello"])
+    visit: WholeNumber | None = Field(
+        None, ge=1, description="The number of the visit, from 1. Default: the latest."
+    )
+
+
+class LogQuery(BaseModel):
+    """The query parameters of the log of a run."""
+
+    step: str | None = Field(None, description="Only lines of this step.")
+    cursor: str | None = Field(None, description=CURSOR_DESCRIPTION)
+    limit: WholeNumber = Field(
+        LINES_PER_PAGE, ge=1, le=LINES_PER_PAGE, description="The most lines of the page."
+    )
 
 
 async def check_parameters(request: Request) -> None:

@@ -9,6 +9,7 @@ from functools import lru_cache
 from noetl.api.service.callbacks import CallbackService
 from noetl.api.service.compiler import PlaybookCompiler
 from noetl.api.service.playbooks import PlaybookService
+from noetl.api.service.run_data import RunDataService
 from noetl.api.service.runs import RunService
 from noetl.api.service.tenant import TenantContext
 from noetl.executor.model.run import DEFAULT_TENANT
@@ -22,6 +23,7 @@ class TenantServices:
     def __init__(self, context: TenantContext) -> None:
         self._context = context
         self.runs = RunService(context)
+        self.data = RunDataService(context, self.runs)
         self.playbooks = PlaybookService(context)
         self.callbacks = CallbackService(context)
 

@@ -9,7 +9,7 @@ from noetl.api.service.views import LoopReport, QuestionReport, StepReport, Step
 from noetl.executor.actions import catalogue
 from noetl.executor.model.events import timestamp
 from noetl.executor.model.outcome import Outcome
-from noetl.executor.model.run import NEVER, RunStatus, VisitStatus
+from noetl.executor.model.run import NEVER, RunStatus, Visit, VisitStatus
 from noetl.executor.model.run_summary import StepVisits, VisitSummary, has_started
 
 
@@ -28,7 +28,7 @@ def step_states(
 ) -> dict[str, StepState]:
     """Return the status of each step, which a report would show, by the name of the step."""
     return {
-        name: StepState.PENDING if visits is None else _step_state(status, visits.latest)
+        name: StepState.PENDING if visits is None else visit_state(status, visits.latest)
         for name, visits in ((name, steps.get(name)) for name in names)
     }
 
@@ -38,17 +38,17 @@ def _step_report(status: RunStatus, visits: StepVisits | None) -> StepReport:
         return StepReport(status=StepState.PENDING, visits=0, attempt=0, case=None, error=None)
     visit = visits.latest
     return StepReport(
-        status=_step_state(status, visit),
+        status=visit_state(status, visit),
         visits=visits.started,
         attempt=visit.attempt if has_started(visit) else 0,
         case=visit.case,
         error=visit.error,
-        waiting_for=_waits(visit) if visit.status is VisitStatus.WAITING else None,
+        waiting_for=visit_waits(visit) if visit.status is VisitStatus.WAITING else None,
         loops=_paused_loops(visit) or None,
     )
 
 
-def _step_state(run_status: RunStatus, visit: VisitSummary) -> StepState:
+def visit_state(run_status: RunStatus, visit: VisitSummary | Visit) -> StepState:
     """Return the status of a visit as clients see it: `ready` and `parked` are internal."""
     match visit.status:
         case VisitStatus.READY:
@@ -59,7 +59,7 @@ def _step_state(run_status: RunStatus, visit: VisitSummary) -> StepState:
             return StepState(status.value)
 
 
-def _waits(visit: VisitSummary) -> WaitReport:
+def visit_waits(visit: VisitSummary | Visit) -> WaitReport:
     """Return what resumes a waiting visit: a time, answers to actions, ends of child runs, or retries."""
     entries = [(position, entry) for position, entry in _journal(visit).items() if "action" in entry]
     suspended = [(position, entry) for position, entry in entries if "memory" in entry]
@@ -112,5 +112,5 @@ def _paused_loops(visit: VisitSummary) -> list[LoopReport]:
     return loops
 
 
-def _journal(visit: VisitSummary) -> Mapping[str, Any]:
+def _journal(visit: VisitSummary | Visit) -> Mapping[str, Any]:
     return {} if visit.progress is None else visit.progress.journal

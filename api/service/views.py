@@ -15,6 +15,7 @@ results, are passed through.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar, dataclass_transform
@@ -77,6 +78,11 @@ def members(view: object) -> dict[str, Any]:
     if not isinstance(view, View):
         raise TypeError(f"an object of the type {type(view).__name__} has no JSON form")
     return vars(view)
+
+
+def to_json(view: View) -> Any:
+    """Return the JSON object of a view, in which all views are objects."""
+    return json.loads(json.dumps(view, default=members))
 
 
 class StepState(StrEnum):

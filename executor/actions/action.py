@@ -94,7 +94,8 @@ class Call:
     `check_host` raises `AccessDenied` if a secret in the parameters must not go to a host. Call it before you
     send something to another host than the destination. `count_written` raises `LimitExceeded` if the run
     would write too many bytes to files. Call it before you write a number of bytes. `answer_memory` is what
-    the call reserves for its answer in the memory of a Lambda function.
+    the call reserves for its answer in the memory of a Lambda function. `keep_output` adds the output
+    of a command to the lines of the run: (`stdout` or `stderr`, text).
 
     The other fields are for handlers that suspend:
 
@@ -129,6 +130,7 @@ class Call:
     tracestate: str = ""
     count_written: Callable[[int], object] = int
     answer_memory: AnswerMemory | None = None
+    keep_output: Callable[[str, str], object] = lambda _stream, _text: None
 
     def with_default_timeout(self, seconds: float) -> Call:
         """Return a copy that ends after `seconds`, or this call if the action has a `timeout`."""

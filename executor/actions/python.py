@@ -68,7 +68,10 @@ def perform(call: Call) -> Any:
     argv = [sys.executable, "-P", str(_CHILD)]
     environment = build_environment(call, {})
     command = Command(argv, environment, call.capabilities.folder, request, max_result=MAX_RESULT)
-    return _result(run_command(command, call))
+    completed = run_command(command, call)
+    call.keep_output("stdout", completed.stdout.decode("utf-8", "replace"))
+    call.keep_output("stderr", completed.stderr.decode("utf-8", "replace"))
+    return _result(completed)
 
 
 def _allowed_function(call: Call) -> tuple[str, str]:

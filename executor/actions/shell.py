@@ -80,6 +80,8 @@ def _working_folder(call: Call) -> Path | None:
 def _result(call: Call, completed: CompletedCommand) -> dict[str, Any]:
     stdout = completed.stdout.decode("utf-8", "replace")
     stderr = completed.stderr.decode("utf-8", "replace")
+    call.keep_output("stdout", stdout)
+    call.keep_output("stderr", stderr)
     exit_code = completed.exit_code
     details = {
         "exit_code": exit_code,

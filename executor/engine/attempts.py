@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from noetl.executor.actions import catalogue, handler
 from noetl.executor.actions.action import Call, Suspend
 from noetl.executor.engine.rendering import render_parameters
-from noetl.executor.engine.run_bytes import limit_files, limit_log
+from noetl.executor.engine.run_bytes import Log, limit_files, limit_log
 from noetl.executor.engine.scope import Scope
 from noetl.executor.engine.work_context import WorkContext
 from noetl.executor.errors import PLACE_MEMBERS, ActionError, CancelledError, FencedError, StoreError
@@ -55,7 +55,8 @@ class _Attempt:
     """One attempt at an action: its number from 1, when it started, and the state of its last `Suspend`.
 
     `tries` are the resumes of the run and the attempt of the visit. `is_resumed` is true if they have changed
-    since the action began; `begun` counts these changes from 1.
+    since the action began; `begun` counts these changes from 1. `is_new` is true in the segment in which the
+    attempt started.
     """
 
     number: int
@@ -64,6 +65,7 @@ class _Attempt:
     is_resumed: bool
     started_at: float | None = None
     state: Any = None
+    is_new: bool = False
 
     def next(self) -> _Attempt:
         return _Attempt(self.number + 1, self.begun, self.tries, self.is_resumed)
@@ -117,12 +119,13 @@ class RetryLoop:
         return _Attempt(number, begun, tries, is_resumed, entry["started_at"], entry.get("memory"))
 
     def _start(self, attempt: _Attempt) -> _Attempt:
-        """Return the attempt with its start, which is recorded unless it started before a suspension."""
+        """Return the attempt with its start. It is new unless it started before a suspension."""
         if attempt.started_at is not None:
             return attempt
         now = self.context.clock()
-        self._record_event("action.started", now, {})
-        return _Attempt(attempt.number, attempt.begun, attempt.tries, attempt.is_resumed, now, attempt.state)
+        return _Attempt(
+            attempt.number, attempt.begun, attempt.tries, attempt.is_resumed, now, attempt.state, is_new=True
+        )
 
     def _perform(self, attempt: _Attempt) -> WorkResult:
         """Call the handler once. Its exceptions become results here, and nowhere else."""
@@ -148,14 +151,19 @@ class RetryLoop:
         An unexpected exception becomes an ActionError.
         """
         action = self.action
-        self._check_allowed()
-        wait_for_slice()
-        self.context.actions.take()
         declaration = catalogue()[action.type]
         deadline = self._deadline(declaration)
+        secrets = SecretAccess(self.scope.run.tenant, self.context.capabilities.secret_hosts)
+        call: Call | None = None
         try:
             with self.context.stopping(deadline), self.context.memory_budget.receiving() as answer:
-                call = self._make_call(declaration, attempt, deadline, answer)
+                try:
+                    self._check_allowed()
+                    wait_for_slice()
+                    self.context.actions.take()
+                    call = self._make_call(declaration, attempt, deadline, answer, secrets)
+                finally:
+                    self._record_start(attempt, declaration, call, secrets)
                 call.remaining_seconds()
                 if not declaration.cannot_fail:
                     end_slice()  # The handler may block.
@@ -209,6 +217,7 @@ class RetryLoop:
         attempt: _Attempt,
         deadline: float,
         answer: AnswerMemory | None,
+        secrets: SecretAccess,
     ) -> Call:
         """Return the call of the handler.
 
@@ -217,7 +226,6 @@ class RetryLoop:
             CancelledError: the run was cancelled.
         """
         context, action, scope, position = self.context, self.action, self.scope, self.position
-        secrets = SecretAccess(scope.run.tenant, context.capabilities.secret_hosts)
         parameters = render_parameters(declaration, action.parameters, scope.lookup(position), secrets)
         labels = {
             "run": scope.run.id,
@@ -234,7 +242,7 @@ class RetryLoop:
             limit_log(
                 scope.run.id,
                 context.capabilities.log_bytes,
-                _make_playbook_log(labels),
+                self._make_log(labels),
                 add_to_store=context.add_bytes,
             ),
             context.cancelled,
@@ -252,7 +260,24 @@ class RetryLoop:
                 scope.run.id, context.capabilities.file_bytes, add_to_store=context.add_bytes
             ),
             answer_memory=answer,
+            keep_output=lambda stream, text: self._keep_line({"stream": stream, "text": text}),
         )
+
+    def _make_log(self, labels: Mapping[str, Any]) -> Log:
+        """Return the log function of the action. It labels each line with the run and step, and keeps it."""
+        write = _make_playbook_log(labels)
+
+        def log(level: str, message: str, fields: Mapping[str, Any]) -> None:
+            write(level, message, fields)
+            details = {"fields": dict(fields)} if fields else {}
+            self._keep_line({"stream": "line", "level": level, "text": message, **details})
+
+        return log
+
+    def _keep_line(self, line: Mapping[str, Any]) -> None:
+        """Add a line to the history. An empty one is left out."""
+        if self.context.kept_data is not None and line["text"]:
+            self.context.kept_data.add_line(self.action.type, self.position, line)
 
     def _perform_nested(self, nested: Mapping[str, Any], names: Mapping[str, Any]) -> Any:
         """Perform an action that is a parameter of this one, with additional local names. Return its data.
@@ -322,6 +347,20 @@ class RetryLoop:
         except (EvaluationError, ActionError):
             # The failure of the action says more than the failure of its condition.
             return False
+
+    def _record_start(
+        self, attempt: _Attempt, declaration: ActionDeclaration, call: Call | None, secrets: SecretAccess
+    ) -> None:
+        """Record the start of a new attempt with its input. Without a call, its input has no value."""
+        context, started_at = self.context, attempt.started_at
+        if not attempt.is_new or context.events.drops_events or started_at is None:
+            return
+        details = {}
+        if context.kept_data is not None and call is not None:
+            details = context.kept_data.describe_input(
+                declaration, call.parameters, masks_secrets=secrets.has_revealed_short
+            )
+        self._record_event("action.started", started_at, details)
 
     def _record_end(self, attempt: _Attempt, outcome: Outcome, delay: float | None) -> None:
         """Record how an attempt ended, and the delay before the next one."""
@@ -399,7 +438,7 @@ def read_saved_names(names: Iterable[str], data: Any) -> dict[str, Any]:
     return {name: data[name] for name in names}
 
 
-def _make_playbook_log(labels: Mapping[str, Any]) -> Callable[[str, str, Mapping[str, Any]], None]:
+def _make_playbook_log(labels: Mapping[str, Any]) -> Log:
     """Return the log function of a playbook, which labels each line with its run and step."""
 
     def log(level: str, message: str, fields: Mapping[str, Any]) -> None:

@@ -47,6 +47,8 @@ class EventBuffer:
     They are redacted on writing. `spill` writes a batch of this buffer when it is full.
     """
 
+    drops_events = False
+
     def __init__(self, spill: Callable[[EventBuffer], object] | None = None) -> None:
         self._spill = spill
         self._events: list[Event] = []
@@ -133,6 +135,8 @@ class EventBuffer:
 
 class NullEventBuffer(EventBuffer):
     """A buffer that drops its events: those of the items of a loop."""
+
+    drops_events = True
 
     def append(self, event: Event) -> None:
         """Drop the event."""

@@ -23,6 +23,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import field
 from enum import Enum, auto
 from typing import Any
 
@@ -30,6 +31,7 @@ from noetl.executor.engine.event_buffer import EventBuffer
 from noetl.executor.engine.external import FindPlaybook, VisitWaits, registry_finder
 from noetl.executor.engine.finish import finish_run, load_finally_scope, stop_at_deadline
 from noetl.executor.engine.journal import read_used_time
+from noetl.executor.engine.kept_data import KeptData, keeps_inputs
 from noetl.executor.engine.quotas import read_limit
 from noetl.executor.engine.scope import Scope, load_scope
 from noetl.executor.engine.step_work import StepResult, StepWork, make_rule_tests
@@ -89,7 +91,8 @@ class VisitExecutor:
 
     If `continues()` is true, a commit also claims a following visit. `invocation` is its time.
     `find_playbook` finds the playbooks of child runs, by default in the registry. `public_url` is the base
-    URL of callbacks. `on_run_end` is called with each run that this worker ends, and its ending.
+    URL of callbacks. `on_run_end` is called with each run that this worker ends, and its ending. With
+    `keeps_inputs`, the history has the inputs of actions.
     """
 
     store: Store
@@ -101,6 +104,7 @@ class VisitExecutor:
     find_playbook: FindPlaybook | None = None
     public_url: str | None = None
     on_run_end: Callable[[Run, RunEnding], object] = lambda _run, _ending: None
+    keeps_inputs: bool = field(default_factory=keeps_inputs)
 
     def execute(
         self, claim: Claim, cancelled: threading.Event | None = None, events: EventBuffer | None = None
@@ -169,6 +173,7 @@ class VisitExecutor:
             actions=continue_actions(visit),
             waits=wait_budget(read_limit(WAITS_SETTING, DEFAULT_WAITS)),
             add_bytes=self.store.runs.add_bytes,
+            kept_data=KeptData(events, visit, self.clock, with_inputs=self.keeps_inputs),
         )
         work = StepWork(step, claim, scope, context, self.invocation, refusal)
         try:

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from noetl.executor.actions.action import ExternalWaits
 from noetl.executor.engine.event_buffer import EventBuffer, NullEventBuffer
 from noetl.executor.engine.item_threads import HelperCount, attempt_helpers
+from noetl.executor.engine.kept_data import KeptData
 from noetl.executor.engine.run_bytes import AddToStore, ignore_bytes
 from noetl.executor.engine.scope import Scope
 from noetl.executor.errors import ActionError, CancelledError
@@ -101,7 +102,8 @@ class WorkContext:
     `batch_outcomes_of` returns the outcomes of the completed batches of a loop. When `cancelled` is set, the
     work ends. `memory_budget` bounds what the work holds, and `helpers` the threads of its parallel items.
     `actions` bounds how many actions it performs, and `waits` how many of them wait. `add_bytes` adds to the
-    bytes that the run has logged or written in all processes.
+    bytes that the run has logged or written in all processes. `kept_data` is what the history keeps of the
+    actions, if it keeps any of it.
     """
 
     find_task: Callable[[str], Task]
@@ -118,6 +120,7 @@ class WorkContext:
     actions: CountBudget = field(default_factory=action_budget)
     waits: CountBudget = field(default_factory=wait_budget)
     add_bytes: AddToStore = ignore_bytes
+    kept_data: KeptData | None = None
 
     def without_events(self) -> WorkContext:
         """Return the same context with a buffer that drops events."""

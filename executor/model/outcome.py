@@ -142,12 +142,16 @@ def combine_suspensions(
 class Choice:
     """Decision after an outcome: the index of the case taken, or None; or a retry that is due at
     `retry_at`.
+
+    `guards` are the guards that were evaluated, in their order: the index of the case, and the value. The
+    value of a guard that has none is None.
     """
 
     outcome: Outcome
     failed: bool
     case: int | None = None
     retry_at: float | None = None
+    guards: tuple[tuple[int, bool | None], ...] = ()
 
 
 @frozen

@@ -137,11 +137,12 @@ def choose_case(step: Step, visit: Visit, outcome: Outcome, tests: RuleTests, no
             delay = delay_after_failure(step.retry, visit.attempt, error, visit.run_id, visit.id)
             return Choice(outcome, failed=True, retry_at=now + delay)
     failed = outcome.failed
+    guards: list[tuple[int, bool | None]] = []
     while True:
         try:
-            return Choice(
-                outcome, failed, _find_first_true(step, outcome, failed, is_past_bound, tests.guard)
-            )
+            candidates = _find_candidates(step, failed=failed, is_past_bound=is_past_bound)
+            case = _find_first_true(candidates, outcome, tests.guard, guards)
+            return Choice(outcome, failed, case, guards=tuple(guards))
         except GuardError as problem:
             was_guard_error = outcome.error is not None and outcome.error["type"] == "GuardError"
             earlier = None if outcome.error is None else {"error": outcome.error}
@@ -149,17 +150,33 @@ def choose_case(step: Step, visit: Visit, outcome: Outcome, tests: RuleTests, no
             guard_error = place_error(record, {**problem.place, "line": step.line})
             outcome = replace(outcome, success=False, forgiven=False, error=guard_error, saved={})
             if failed and was_guard_error:
-                return Choice(outcome, failed=True)
+                return Choice(outcome, failed=True, guards=tuple(guards))
             failed = True
 
 
+def _find_candidates(step: Step, *, failed: bool, is_past_bound: bool) -> list[tuple[int, Case]]:
+    """Return the cases that may be chosen, with their indexes."""
+    return [
+        (index, case)
+        for index, case in enumerate(step.cases)
+        if not ((failed and not case.error_aware) or (is_past_bound and case.leads_back))
+    ]
+
+
 def _find_first_true(
-    step: Step, outcome: Outcome, failed: bool, is_past_bound: bool, test: GuardTest
+    cases: Sequence[tuple[int, Case]],
+    outcome: Outcome,
+    test: GuardTest,
+    guards: list[tuple[int, bool | None]],
 ) -> int | None:
-    for index, case in enumerate(step.cases):
-        if (failed and not case.error_aware) or (is_past_bound and case.leads_back):
-            continue
-        if case.guard is None or test(case, outcome):
+    """Return the index of the first case whose guard is true, or None. Add the values to `guards`."""
+    for index, case in cases:
+        if case.guard is None:
+            return index
+        guards.append((index, None))
+        is_chosen = test(case, outcome)
+        guards[-1] = (index, is_chosen)
+        if is_chosen:
             return index
     return None
 
@@ -191,7 +208,8 @@ def build_commit(step_of: StepOf, visit: Visit, choice: Choice, outcome: Outcome
         error=choice.outcome.error if choice.failed else None,
         failure=FailureState.HANDLED if choice.failed else None,
     )
-    transition = _visit_event(visit, "step.transition", now, {"case": choice.case, "targets": list(targets)})
+    payload = {"case": choice.case, "targets": list(targets), **_guards_payload(choice)}
+    transition = _visit_event(visit, "step.transition", now, payload)
     finished = _finished_event(done, now)
     events = (transition, finished) if step.cases else (finished,)
     branches = branches_after(done, step, step_of)
@@ -342,7 +360,7 @@ def _commit_unhandled(step: Step, visit: Visit, choice: Choice, outcome: Outcome
         error=outcome.error,
         failure=FailureState.OPEN if stops_run else FailureState.ENDED,
     )
-    events = (_finished_event(failed, now),)
+    events = (_finished_event(failed, now, _guards_payload(choice)),)
     if stops_run:
         return Commit(failed, stop=RunStatus.FAILED, error=outcome.error, events=events)
     counter_changes = dict.fromkeys(step.regions, -1)
@@ -441,7 +459,17 @@ def _visit_event(
     return Event(type, happened_at, visit.step, visit.number, visit.attempt, duration, payload)
 
 
-def _finished_event(visit: Visit, now: float) -> Event:
+def _guards_payload(choice: Choice) -> dict[str, Any]:
+    """Return what an event says of the guards of a rule: nothing if none was evaluated."""
+    return (
+        {"guards": [{"case": case, "value": value} for case, value in choice.guards]} if choice.guards else {}
+    )
+
+
+def _finished_event(visit: Visit, now: float, details: Mapping[str, Any] | None = None) -> Event:
     failed = visit.status is VisitStatus.FAILED
-    payload = {"error": visit.error, "handled": visit.failure is FailureState.HANDLED} if failed else {}
+    payload: dict[str, Any] = {}
+    if failed:
+        handled = visit.failure is FailureState.HANDLED
+        payload = {"error": visit.error, "handled": handled, **(details or {})}
     return _visit_event(visit, "step.failed" if failed else "step.completed", now, payload, visit.started_at)

@@ -28,6 +28,8 @@ class SecretAccess:
         self._hosts = hosts
         self._environ = environ
         self._revealed: set[str] = set()
+        self.has_revealed_short = False
+        """Whether a revealed secret is too short to be found in texts."""
         self._find_hosts: Callable[[], Iterable[str]] | None = None
         self._shown: str | None = None
 
@@ -46,6 +48,7 @@ class SecretAccess:
             )
             raise ActionError("AccessDenied", message, retryable=False)
         self._revealed.add(name)
+        self.has_revealed_short |= len(value) < MIN_REDACTED_LENGTH
         return value
 
     def set_destination(self, find_hosts: Callable[[], Iterable[str]], shown: str | None = None) -> None:

@@ -44,10 +44,10 @@ def _read_value(hint: Any, value: Any) -> Any:
         return hint(**{name: _read_value(hints[name], member) for name, member in value.items()})
     if isinstance(hint, type) and issubclass(hint, Enum):
         return hint(value)
+    if value is not None and type(None) in arguments:
+        return _read_value(arguments[0], value)
     if isinstance(value, list) and arguments:
         return [_read_value(arguments[0], item) for item in value]
     if get_origin(hint) is Mapping:
         return {key: _read_value(arguments[1], item) for key, item in value.items()}
-    if value is not None and type(None) in arguments:
-        return _read_value(arguments[0], value)
     return value

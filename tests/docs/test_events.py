@@ -18,14 +18,16 @@ TEXT = """
     - name: a
       loop: {items: [1, 2], batch: 1}
       run: [{action: set, set: {x: "{{ item }}"}}]
-      rule: [{case: default, run: [b]}]
+      rule: [{case: "{{ input.why == 'never' }}", run: [b]}, {case: default, run: [b]}]
     - name: b
       retry: {attempts: 2, delay: 1s}
       run:
       - {action: wait, seconds: "{{ input.seconds }}"}
       - {action: callback, title: Continue?, timeout: 1s, on_error: continue}
+      - {action: log, message: "{{ 'long ' * 2000 }}", fields: {n: 1}}
       - {action: shell, command: "test {{ input.why }} = none", retry: {attempts: 2, delay: 1ms}}
       - {action: shell, command: "false", retry: {attempts: 2, delay: 20s}, on_error: continue}
+      rule: [{case: "{{ error.type == 'Never' }}", run: []}, {case: default, run: []}]
 """
 
 

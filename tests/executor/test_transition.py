@@ -115,14 +115,23 @@ class TestChooseCase:
         assert (choice.case, choice.failed) == (case, True)
 
     def test_error_aware_cases_are_evaluated_after_success_too(self) -> None:
-        assert chosen(step(Case("aware", error_aware=True)), Outcome(), aware=True) == Choice(
-            Outcome(), False, 0
-        )
+        choice = chosen(step(Case("aware", error_aware=True)), Outcome(), aware=True)
+        assert choice == Choice(Outcome(), False, 0, guards=((0, True),))
 
     def test_a_forgiven_failure_counts_as_success(self) -> None:
         outcome = replace(failure(), forgiven=True)
         rule = step(Case("plain"), retry=Retry(attempts=3))
-        assert chosen(rule, outcome, plain=True) == Choice(outcome, False, 0)
+        assert chosen(rule, outcome, plain=True) == Choice(outcome, False, 0, guards=((0, True),))
+
+    def test_a_choice_has_the_values_of_the_guards(self) -> None:
+        """Guards after the chosen case were not evaluated, and the default case has none."""
+        rule = step(Case("no"), Case("yes"), Case("later"), Case(None))
+        assert chosen(rule, Outcome(), no=False, yes=True, later=True).guards == ((0, False), (1, True))
+        assert chosen(step(Case("no"), Case(None)), Outcome(), no=False).guards == ((0, False),)
+
+    def test_a_guard_without_a_value_is_none(self) -> None:
+        choice = chosen(step(Case("no"), Case("broken")), Outcome(), no=False, broken="`x` has no value")
+        assert (choice.failed, choice.guards) == (True, ((0, False), (1, None)))
 
     def test_a_guard_without_a_value_fails_the_step(self) -> None:
         rule = step(Case("broken"), Case("plain"), Case("aware", error_aware=True), retry=Retry(attempts=3))

@@ -282,6 +282,7 @@ def test_events_of_an_active_step_are_written(store: SqliteStore, tmp_path: Path
             assert [(e.type, e.payload.get("position")) for e in seen if e.step == "a"] == [
                 ("step.started", None),
                 ("action.started", "run.0"),
+                ("action.log", "run.0"),
                 ("action.completed", "run.0"),
                 ("action.started", "run.1"),
             ]
@@ -289,7 +290,7 @@ def test_events_of_an_active_step_are_written(store: SqliteStore, tmp_path: Path
             writer.write("go")
         finished(worker, harness)
     assert harness.events[: len(seen)] == seen
-    assert harness.event_types("a")[4:] == ["action.completed", "step.transition", "step.completed"]
+    assert harness.event_types("a")[5:] == ["action.completed", "step.transition", "step.completed"]
 
 
 def test_progress_of_an_active_loop_is_written(store: SqliteStore, tmp_path: Path, gate: Path) -> None:

@@ -582,7 +582,7 @@ class StoreMachine(RuleBasedStateMachine):
         )
 
     def history_of(self, id: str) -> Counter[str]:
-        """Return the events without time, order and worker.
+        """Return the events without time, order, worker and the id of the run.
 
         The number of suspensions is left out, because it depends on time. So are the events that the rule
         `renew` has written.
@@ -596,7 +596,8 @@ class StoreMachine(RuleBasedStateMachine):
                 for n, v in event.payload.items()
                 if n not in ("worker", "next_attempt_at", "wait_seconds")
             }
-            history[json.dumps([event.type, event.step, event.visit, event.attempt, payload])] += 1
+            entry = json.dumps([event.type, event.step, event.visit, event.attempt, payload])
+            history[entry.replace(id, "ID")] += 1
         return history
 
 

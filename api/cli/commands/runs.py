@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from noetl.api.cli.commands.run import InputFileOption, InputPairsOption
-from noetl.api.cli.display.console import print_message, write_json, write_stdout, write_table
+from noetl.api.cli.display.console import (
+    CommandError,
+    print_message,
+    write_json,
+    write_stdout,
+    write_table,
+)
 from noetl.api.cli.drawings import (
     Drawing,
     FormatOption,
@@ -24,6 +30,7 @@ from noetl.api.cli.store_option import NO_QUEUE, StoreOption, is_without_queue, 
 from noetl.executor.model.run import RunStatus
 
 if TYPE_CHECKING:
+    from noetl.api.service.data_views import StepData
     from noetl.api.service.runs import RunService
     from noetl.api.service.views import EventEntry, RunEntry, RunReport, StepReport
     from noetl.executor.model.run import Run
@@ -36,10 +43,13 @@ app = typer.Typer(
     epilog="Example: noetl runs list --status failed",
 )
 
-IdArgument = Annotated[str, typer.Argument(metavar="ID", help="The id of a run, or its first characters.")]
+IdArgument = Annotated[
+    str, typer.Argument(metavar="ID", help="The id of a run, its first characters, or `last`.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON for programs.")]
 QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Print only errors.")]
 
+_FOLLOW_SECONDS = 0.5
 _MAX_SHOWN_QUESTIONS = 10
 """How many questions of a step `noetl runs show` lists."""
 
@@ -79,11 +89,32 @@ def _title_of(run: RunEntry) -> str:
     return run.playbook if run.version is None else f"{run.playbook} {run.version}"
 
 
-@app.command("show", no_args_is_help=True, epilog="Example: noetl runs show ID")
-def show_run(id: IdArgument, json: JsonOption = False, store: StoreOption = None) -> None:
-    """Show the status of a run and of its steps, and what it waits for."""
+@app.command("show", no_args_is_help=True, epilog="Example: noetl runs show last --step load")
+def show_run(
+    id: IdArgument,
+    step: Annotated[
+        str | None, typer.Option("--step", metavar="NAME", help="Show the data of this step.")
+    ] = None,
+    visit: Annotated[
+        int | None,
+        typer.Option("--visit", metavar="N", min=1, help="With --step: the visit. Default: the latest."),
+    ] = None,
+    json: JsonOption = False,
+    store: StoreOption = None,
+) -> None:
+    """Show the status of a run and of its steps, and what it waits for.
+
+    With --step, show what a step received, did, saved and wrote, and which case followed.
+    """
     from noetl.api.cli.local.run_to_end import is_abandoned
 
+    if step is not None:
+        with open_command_services(store) as services:
+            data = services.data.step(find_run(services, id).id, step, visit)
+        _write_step(data, json=json)
+        return
+    if visit is not None:
+        raise CommandError("--visit needs --step")
     with open_command_services(store) as services:
         run = find_run(services, id)
         report, plan = services.runs.report(run.id), services.runs.plan(run.id)
@@ -96,6 +127,52 @@ def show_run(id: IdArgument, json: JsonOption = False, store: StoreOption = None
     _write_errors(run, report, plan)
     if has_no_worker:
         print_message(f"no live worker holds this run; resume it with `noetl runs resume {run.id}`")
+
+
+def _write_step(data: StepData, *, json: bool) -> None:
+    from noetl.api.cli.display.step_data import format_step
+    from noetl.api.service.views import to_json
+
+    if json:
+        write_json(data)
+    else:
+        write_stdout(format_step(to_json(data)))
+
+
+@app.command("logs", no_args_is_help=True, epilog="Example: noetl runs logs last -f")
+def show_log(
+    id: IdArgument,
+    step: Annotated[
+        str | None, typer.Option("--step", metavar="NAME", help="Only lines of this step.")
+    ] = None,
+    follow: Annotated[
+        bool, typer.Option("-f", "--follow", help="Wait for further lines until the run ends.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Write each line as JSON.")] = False,
+    store: StoreOption = None,
+) -> None:
+    """Show what a run has written: the lines of `log`, and the output of commands.
+
+    Lines of a step appear when the step is committed or pauses.
+    """
+    import time
+
+    from noetl.api.cli.display.step_data import format_log_line
+    from noetl.api.service.views import to_json
+    from noetl.executor.model.json_values import write_json as to_json_text
+
+    with open_command_services(store) as services:
+        run, cursor = find_run(services, id), None
+        while True:
+            has_ended = services.runs.summary(run.id).status.is_final
+            page = services.data.log(run.id, step, cursor)
+            for line in map(to_json, page.items):
+                write_stdout((to_json_text(line) if json else format_log_line(line)) + "\n")
+            if page.next_cursor is None and (has_ended or not follow):
+                return
+            cursor = page.last_event
+            if page.next_cursor is None:
+                time.sleep(_FOLLOW_SECONDS)
 
 
 def _write_status(report: RunReport, plan: Plan) -> None:

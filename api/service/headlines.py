@@ -1,0 +1,63 @@
+"""The headline of a run: in one line, why it failed, what it waits for, or what it does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from noetl.api.service.views import RunReport, StepReport, StepState
+from noetl.executor.model.run import RunStatus
+
+MAX_LENGTH = 120
+
+
+def describe_run(report: RunReport) -> str:
+    """Return the headline of a run, at most MAX_LENGTH characters without control characters.
+
+    It is the first error, else what the run waits for, else the steps at work, else the status.
+    """
+    text = _find_error(report) or _find_wait(report.steps) or _find_work(report.steps)
+    line = " ".join((text or _describe_status(report)).split())
+    printable = "".join(
+        character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in line
+    )
+    return printable if len(printable) <= MAX_LENGTH else f"{printable[: MAX_LENGTH - 1]}…"
+
+
+def _find_error(report: RunReport) -> str | None:
+    if report.error is not None:
+        step = report.error["step"]
+        return f"{step}: {report.error['message']}" if step else report.error["message"]
+    for name, step_report in report.steps.items():
+        if step_report.status is StepState.FAILED and step_report.error is not None:
+            return f"{name}: {step_report.error['message']}"
+    return None
+
+
+def _find_wait(steps: Mapping[str, StepReport]) -> str | None:
+    if any(step.status is StepState.RUNNING for step in steps.values()):
+        return None
+    for name, step in steps.items():
+        wait = step.waiting_for
+        if wait is not None:
+            titles = [question.title for question in wait.questions or () if question.title]
+            actions = ", ".join([*wait.actions, *(f"retry of {action}" for action in wait.retried or ())])
+            until = "" if wait.until is None else f", until {wait.until[:19]}Z"
+            return f"{name} waits: {titles[0] if titles else actions}{until}"
+        if step.status is StepState.RETRYING and step.error is not None:
+            return f"{name} is tried again: {step.error['message']}"
+    return None
+
+
+def _find_work(steps: Mapping[str, StepReport]) -> str | None:
+    running = [name for name, step in steps.items() if step.status is StepState.RUNNING]
+    if not running:
+        return None
+    more = f" and {len(running) - 1} more" if len(running) > 1 else ""
+    return f"{running[0]}{more}"
+
+
+def _describe_status(report: RunReport) -> str:
+    progress = report.progress
+    if report.status is RunStatus.QUEUED:
+        return "waits for a worker"
+    return f"{progress.finished} of {progress.steps} steps"

@@ -1,0 +1,241 @@
+"""The service of the data of runs: what steps received, did, saved and wrote, and the input and text of runs.
+
+Problem: to repair a run, a person must see the data of one visit of one step. The run may have thousands of
+visits, and values of megabytes.
+
+Algorithm: the visit, its outputs and its events are read and combined. The value that a name had before is
+that of the visit to which the pointer of the branch leads. Values are shown up to a length.
+
+Cost: one read of the visits without their outputs, of the outputs of the visit and of those before it, and
+of the history.
+
+Limits: the history is read as a whole, so the cost grows with the events of the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from noetl.api.service.data_views import (
+    MAX_SHOWN_CHARACTERS,
+    LogLine,
+    LogPage,
+    RunDetails,
+    RunInput,
+    RunSource,
+    SavedValue,
+    StepData,
+)
+from noetl.api.service.errors import NotFoundError
+from noetl.api.service.headlines import describe_run
+from noetl.api.service.runs import RunService
+from noetl.api.service.step_reports import visit_state, visit_waits
+from noetl.api.service.tenant import TenantContext
+from noetl.api.service.visit_history import find_transition, list_attempts, to_log_line
+from noetl.executor.model.events import Event, timestamp
+from noetl.executor.model.json_values import write_json
+from noetl.executor.model.run import Run, Visit, VisitStatus
+from noetl.planner.diagnostics.diagnostic import did_you_mean
+from noetl.planner.diagnostics.wording import abbreviate
+from noetl.planner.frozen import frozen
+
+LINES_PER_PAGE = 1000
+MAX_SCANNED_EVENTS = 10_000
+"""How many events a page of the log is taken from. A page may have fewer lines than its limit."""
+
+_EVENTS_PER_READ = 1000
+
+
+@frozen
+class RunDataService:
+    """The data of the runs of one tenant."""
+
+    context: TenantContext
+    runs: RunService
+
+    def details(self, run_id: str) -> RunDetails:
+        """Return a run at a glance.
+
+        Raises:
+            NotFoundError: the tenant has no such run.
+        """
+        report, run = self.runs.report(run_id), self.runs.summary(run_id)
+        seconds = None
+        if run.started_at is not None:
+            seconds = (run.finished_at or self.context.clock()) - run.started_at
+        return RunDetails(
+            **{name: value for name, value in vars(report).items() if name not in ("steps", "progress")},
+            headline=describe_run(report),
+            plan_hash=run.plan_hash,
+            tags=run.tags,
+            duration_ms=_to_milliseconds(seconds),
+            steps=report.steps,
+            progress=report.progress,
+        )
+
+    def input(self, run_id: str) -> RunInput:
+        """Return the input of a run.
+
+        Raises:
+            NotFoundError: the tenant has no such run.
+        """
+        run = self.runs.get(run_id)
+        return RunInput(workflow_id=run.id, input=run.input)
+
+    def source(self, run_id: str) -> RunSource:
+        """Return the text of the playbook of a run.
+
+        Raises:
+            NotFoundError: the tenant has no such run.
+        """
+        run, plan = self.runs.get(run_id), self.runs.plan(run_id)
+        return RunSource(
+            workflow_id=run.id,
+            playbook=run.playbook,
+            version=run.version,
+            plan_hash=run.plan_hash,
+            file=run.source,
+            source=plan.source,
+        )
+
+    def log(
+        self, run_id: str, step: str | None = None, after: str | None = None, limit: int = LINES_PER_PAGE
+    ) -> LogPage:
+        """Return one page of the lines that a run, or one step of it, has written, those after an event.
+
+        `next_cursor` is null if the store has no further events yet.
+
+        Raises:
+            NotFoundError: the tenant has no such run, or the run has no such step.
+            RejectedError: `invalid_cursor`.
+        """
+        run = self.runs.summary(run_id)
+        if step is not None:
+            self._check_step(run.plan_hash, step)
+        lines: list[LogLine] = []
+        scanned = 0
+        for event in self._events(run.id, after):
+            if len(lines) == limit or scanned == MAX_SCANNED_EVENTS:
+                return LogPage(items=lines, next_cursor=after, last_event=after)
+            scanned, after = scanned + 1, event.id
+            if event.type == "action.log" and step in (None, event.step):
+                lines.append(to_log_line(event))
+        return LogPage(items=lines, next_cursor=None, last_event=after)
+
+    def step(self, run_id: str, name: str, number: int | None = None) -> StepData:
+        """Return a visit of a step with its data: the visit with this number, or the latest.
+
+        Raises:
+            NotFoundError: the tenant has no such run, the run has no such step, or the step no such visit.
+        """
+        run = self.runs.get(run_id)
+        self._check_step(run.plan_hash, name)
+        visits = self._find_visits(run, name)
+        visit = next((visit for visit in reversed(visits) if number in (None, visit.number)), None)
+        if visit is None:
+            problem = "has not started" if not visits else f"has no visit {number}; it has {len(visits)}"
+            raise NotFoundError(f"step `{abbreviate(name)}` of run `{run.id}` {problem}")
+        return self._describe_visit(run, visit, len(visits))
+
+    def _check_step(self, plan_hash: str, name: str) -> None:
+        names = self.context.step_names(plan_hash)
+        if name not in names:
+            hint = did_you_mean(name, names)
+            raise NotFoundError(f"unknown step `{abbreviate(name)}`" + (f"; {hint}" if hint else ""))
+
+    def _find_visits(self, run: Run, name: str) -> list[Visit]:
+        """Return the visits of a step that have started, in the order of their numbers."""
+        visits = [visit for visit in self.context.store.runs.visits(run.id) if visit.step == name]
+        started = [
+            visit
+            for visit in visits
+            if visit.started_at is not None or visit.finished_at is not None or visit.progress is not None
+        ]
+        return sorted(started, key=lambda visit: visit.number)
+
+    def _describe_visit(self, run: Run, visit: Visit, number_of_visits: int) -> StepData:
+        step = self.context.store.plans.step(run.plan_hash, visit.step)
+        (complete,) = self.context.store.runs.visits_with_outputs(run.id, [visit.id])
+        events = [
+            event for event in self._events(run.id) if (event.step, event.visit) == (visit.step, visit.number)
+        ]
+        state = visit_state(run.status, visit)
+        guards, targets = find_transition(events, step)
+        shown, cut = cut_values({"result": complete.result, "failures": list(complete.failures)})
+        seconds = None
+        if visit.started_at is not None:
+            seconds = (visit.finished_at or self.context.clock()) - visit.started_at
+        return StepData(
+            workflow_id=run.id,
+            step=visit.step,
+            line=step.line,
+            visit=visit.number,
+            visits=number_of_visits,
+            status=state,
+            attempt=visit.attempt,
+            started_at=timestamp(visit.started_at),
+            finished_at=timestamp(visit.finished_at),
+            duration_ms=_to_milliseconds(seconds),
+            error=visit.error,
+            waiting_for=visit_waits(visit) if visit.status is VisitStatus.WAITING else None,
+            case=visit.case,
+            guards=guards,
+            targets=targets,
+            result=shown["result"],
+            saved=self._describe_saved(run, complete),
+            failures=shown["failures"] if "failures" not in cut else [],
+            attempts=list_attempts(events, state),
+            lines=[to_log_line(event) for event in events if event.type == "action.log"],
+            cut=cut or None,
+        )
+
+    def _describe_saved(self, run: Run, visit: Visit) -> list[SavedValue]:
+        """Return the values that a visit saved, with those that the names had in its branch before."""
+        before = {**run.input, **run.variables, **self._values_before(run, visit)}
+        saved = []
+        for name, value in visit.saved.items():
+            members = {"value": value, **({"before": before[name]} if name in before else {})}
+            shown, cut = cut_values(members)
+            saved.append(SavedValue(name=name, **shown, cut=cut or None))
+        return saved
+
+    def _values_before(self, run: Run, visit: Visit) -> dict[str, Any]:
+        holders = {name: visit.names[name][1] for name in visit.saved if name in visit.names}
+        ids = sorted(set(holders.values()) - {visit.id})
+        visits = self.context.store.runs.visits_with_outputs(run.id, ids) if ids else []
+        outputs = {visit.id: visit.saved for visit in visits}
+        return {
+            name: outputs[holder][name] for name, holder in holders.items() if name in outputs.get(holder, {})
+        }
+
+    def _events(self, run_id: str, after: str | None = None) -> Iterator[Event]:
+        while True:
+            events = self.context.store.runs.events(run_id, after, _EVENTS_PER_READ)
+            yield from events
+            if len(events) < _EVENTS_PER_READ:
+                return
+            after = events[-1].id
+
+
+def cut_values(
+    values: Mapping[str, Any], length: int = MAX_SHOWN_CHARACTERS
+) -> tuple[dict[str, Any], dict[str, int]]:
+    """Return the values, of which long ones are replaced by the beginning of their text, and their lengths.
+
+    >>> cut_values({"n": 1, "rows": "abcdef"}, 4)
+    ({'n': 1, 'rows': 'abcd'}, {'rows': 8})
+    """
+    shown: dict[str, Any] = {}
+    cut: dict[str, int] = {}
+    for name, value in values.items():
+        text = write_json(value)
+        if len(text) <= length:
+            shown[name] = value
+        else:
+            shown[name], cut[name] = (value if isinstance(value, str) else text)[:length], len(text)
+    return shown, cut
+
+
+def _to_milliseconds(seconds: float | None) -> float | None:
+    return None if seconds is None else round(max(seconds, 0.0) * 1000, 3)

@@ -1,0 +1,162 @@
+"""The inputs and lines that the history keeps of actions, within bounds and without secrets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from noetl.executor.actions import catalogue
+from noetl.executor.engine.event_buffer import EventBuffer
+from noetl.executor.engine.kept_data import (
+    MAX_KEPT_CHARACTERS,
+    MAX_LINE_CHARACTERS,
+    MAX_VALUE_CHARACTERS,
+    KeptData,
+    keeps_inputs,
+)
+from noetl.executor.errors import SettingError
+from noetl.executor.model.events import Event
+from noetl.executor.model.sql import Bind, Sql, SqlIdentifier
+from noetl.executor.security.redaction import MASK, REVEALED_SECRETS
+from noetl.executor.stores.interface import Store
+from noetl.testing.run_harness import RunHarness
+from tests.executor.fake_handler import VISIT
+
+
+def make(*, with_inputs: bool = True) -> tuple[KeptData, EventBuffer]:
+    buffer = EventBuffer()
+    return KeptData(buffer, VISIT, lambda: 5.0, with_inputs=with_inputs), buffer
+
+
+def events_of(buffer: EventBuffer) -> list[Event]:
+    found: list[Event] = []
+    buffer.flush_all(found.extend)
+    return found
+
+
+def describe(kept: KeptData, type: str, *, masks_secrets: bool = False, **parameters: Any) -> dict[str, Any]:
+    return kept.describe_input(catalogue()[type], parameters, masks_secrets=masks_secrets)
+
+
+def test_parameters_are_kept_as_json() -> None:
+    kept, _ = make()
+    assert describe(kept, "set", set={"n": 1, "rows": (1, [None])}) == {
+        "input": {"set": {"n": 1, "rows": [1, [None]]}}
+    }
+    assert describe(kept, "wait", seconds=float("nan")) == {"input": {"seconds": "nan"}}
+
+
+def test_a_statement_is_kept_with_its_values() -> None:
+    kept, _ = make()
+    statement = Sql(("select * from ", SqlIdentifier("t"), " where id in (", Bind(7), ", ", Bind("x"), ")"))
+    query = [statement, Sql(("commit",))]
+    shown = describe(kept, "postgres", query=query, copy={"query": Sql(("select 1",))}, each=lambda: 1)
+    assert shown["input"] == {
+        "query": [{"text": 'select * from "t" where id in ($1, $2)', "values": [7, "x"]}, "commit"],
+        "copy": {"query": "select 1"},
+        "each": "(computed for each item)",
+    }
+
+
+def test_of_a_long_value_the_beginning_is_kept() -> None:
+    kept, _ = make()
+    shown = describe(kept, "log", message="m" * 5000, fields={"rows": list(range(2000))})
+    assert shown["input"]["message"] == "m" * MAX_VALUE_CHARACTERS
+    assert len(shown["input"]["fields"]) == MAX_VALUE_CHARACTERS
+    assert shown["cut"] == {
+        "message": 5002,
+        "fields": len('{"rows":[]}') + len(",".join(map(str, range(2000)))),
+    }
+
+
+def test_a_secret_at_the_end_of_what_is_kept_is_masked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A part of it would not be found any more."""
+    secret = "a-secret-of-22-letters"
+    monkeypatch.setattr(REVEALED_SECRETS, "_values", type(REVEALED_SECRETS._values)())
+    monkeypatch.setattr(REVEALED_SECRETS, "_search", None)
+    REVEALED_SECRETS.add(secret)
+    kept, buffer = make()
+    text = "m" * (MAX_VALUE_CHARACTERS - 5) + secret
+    assert describe(kept, "log", message=text)["input"]["message"].endswith("m***")
+    kept.add_line("log", "run.0", {"stream": "line", "text": "m" * (MAX_LINE_CHARACTERS - 5) + secret})
+    assert events_of(buffer)[0].payload["text"].endswith("m***")
+
+
+def test_a_parameter_with_a_short_secret_is_a_mask() -> None:
+    """A secret of a few characters cannot be found in a text."""
+    kept, _ = make()
+    shown = describe(kept, "shell", command="env", env={"TOKEN": "abc"}, masks_secrets=True)
+    assert shown["input"] == {"command": "env", "env": MASK}
+
+
+def test_a_segment_keeps_a_number_of_characters() -> None:
+    kept, buffer = make()
+    for _ in range(MAX_KEPT_CHARACTERS // MAX_VALUE_CHARACTERS):
+        assert describe(kept, "log", message="m" * MAX_VALUE_CHARACTERS)["input"]
+    assert describe(kept, "log", message="mm", level="info") == {
+        "input": {},
+        "cut": {"message": 4, "level": 6},
+    }
+    for _ in range(3):
+        kept.add_line("log", "run.0", {"stream": "line", "level": "info", "text": "x"})
+    (event,) = events_of(buffer)
+    assert event.payload == {
+        "action": "log",
+        "position": "run.0",
+        "stream": "line",
+        "level": "warning",
+        "text": "the history keeps 65,536 characters; later lines are left out",
+    }
+
+
+def test_a_long_line_is_cut() -> None:
+    kept, buffer = make()
+    kept.add_line("shell", "run.0", {"stream": "stdout", "text": "x" * 1_000_000})
+    (event,) = events_of(buffer)
+    assert (event.type, event.step, event.at) == ("action.log", VISIT.step, 5.0)
+    assert (len(event.payload["text"]), event.payload["cut"]) == (MAX_LINE_CHARACTERS, 1_000_000)
+
+
+def test_inputs_can_be_left_out() -> None:
+    kept, buffer = make(with_inputs=False)
+    assert describe(kept, "log", message="m") == {}
+    kept.add_line("log", "run.0", {"stream": "line", "level": "info", "text": "m"})
+    assert len(events_of(buffer)) == 1
+
+
+def test_the_setting_is_on_or_off() -> None:
+    assert [keeps_inputs({"NOETL_KEEP_INPUTS": text}) for text in ("", "on", " OFF ")] == [True, True, False]
+    with pytest.raises(SettingError, match="NOETL_KEEP_INPUTS is 'no'; it must be on or off"):
+        keeps_inputs({"NOETL_KEEP_INPUTS": "no"})
+
+
+PLAYBOOK = """\
+name: kept
+steps:
+  - name: a
+    run:
+      - {action: shell, command: "echo one; exit 3", on_error: continue}
+      - {action: set, set: {x: "{{ 1 / 0 }}"}}
+"""
+
+
+def test_a_command_that_fails_keeps_its_output(store: Store, tmp_path: Path) -> None:
+    """A parameter that has no value leaves the start of the action without input."""
+    harness = RunHarness(store, PLAYBOOK, folder=tmp_path).finish()
+    lines = [event.payload["text"] for event in harness.events if event.type == "action.log"]
+    assert lines == ["one\n"]
+    starts = [event.payload for event in harness.events if event.type == "action.started"]
+    assert [(start["action"], start.get("input")) for start in starts] == [
+        ("shell", {"command": "echo one; exit 3"}),
+        ("set", None),
+    ]
+
+
+def test_without_inputs_the_history_has_none(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NOETL_KEEP_INPUTS", "off")
+    harness = RunHarness(store, PLAYBOOK, folder=tmp_path).finish()
+    assert not any("input" in event.payload for event in harness.events)
