@@ -8,13 +8,17 @@ from pathlib import Path
 from noetl.api.pictures import lay_out
 from noetl.executor.actions import catalogue
 from noetl.planner.compile import compile_playbook
+from noetl.planner.draw import boxes
 from noetl.planner.draw.svg import write_svg
+from noetl.planner.draw.text import headline
 from noetl.planner.plan import Plan
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "docs" / "images"
 PAGE = ROOT / "docs" / "how-to" / "read-a-picture.md"
 EXAMPLES = ("quickstart", "retry_and_recover", "fan_out", "approval", "close_day", "onboard_user")
+
+WIDTH = 90
 
 _HEAD = """\
 # Pictures of the examples
@@ -46,12 +50,12 @@ def _plan(name: str) -> Plan:
 
 
 def _section(name: str, plan: Plan) -> Iterator[str]:
-    from noetl.planner.draw import text
-
     yield f"\n## {name.replace('_', ' ').capitalize()}\n\n"
     yield f"![The graph of `{name}`](../images/{name}.svg)\n\n"
-    drawn = text.draw(plan, catalogue())
-    yield f"`noetl plan examples/{name}.yaml` prints:\n\n```text\n{drawn}```\n"
+    drawn = boxes.draw(plan, catalogue(), width=WIDTH)
+    assert drawn is not None, name
+    yield f"`noetl plan examples/{name}.yaml` prints in a terminal:\n\n"
+    yield f"```text\n{headline(plan)}\n{drawn}```\n"
 
 
 if __name__ == "__main__":

@@ -61,11 +61,21 @@ UnfoldOption = Annotated[
 ]
 
 
+OutlineOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--outline/--boxes",
+        help="Write text as one line for each step, or as boxes. Default: boxes in a terminal, if they fit.",
+    ),
+]
+
+
 @dataclass(frozen=True, slots=True)
 class Drawing:
     """The content of a drawing: a plan, and the run or the findings that are shown with it.
 
-    `unfolded` draws each step of a large plan. `data` is what the format `json` writes.
+    `unfolded` draws each step of a large plan. `outline` chooses the form of text. `data` is what the format
+    `json` writes.
     """
 
     plan: Plan
@@ -73,6 +83,7 @@ class Drawing:
     run: DrawnRun | None = None
     findings: tuple[Diagnostic, ...] = ()
     unfolded: bool = False
+    outline: bool | None = None
 
 
 def choose_format(format: DrawingFormat | None, out: str | None) -> DrawingFormat:
@@ -124,13 +135,13 @@ def draw(drawing: Drawing, format: DrawingFormat) -> bytes:
         CommandError: a package that the format needs is not installed, or the plan is too large for it.
     """
     from noetl.executor.actions import catalogue
-    from noetl.planner.draw import dot, mermaid, text
+    from noetl.planner.draw import dot, mermaid
 
     action_types = catalogue()
     states = None if drawing.run is None else drawing.run.states
     match format:
         case DrawingFormat.TEXT:
-            return text.draw(drawing.plan, action_types, states).encode()
+            return _draw_text(drawing, action_types).encode()
         case DrawingFormat.MERMAID:
             return mermaid.draw(drawing.plan, action_types, states).encode()
         case DrawingFormat.DOT:
@@ -142,6 +153,23 @@ def draw(drawing: Drawing, format: DrawingFormat) -> bytes:
             return format_json(drawing.data, members).encode()
         case _:
             return _draw_picture(drawing, format, action_types)
+
+
+def _draw_text(drawing: Drawing, action_types: Mapping[str, ActionDeclaration]) -> str:
+    """Return the plan as boxes if they fit into the terminal, else as an outline."""
+    import shutil
+
+    from noetl.planner.draw import boxes, text
+
+    states = None if drawing.run is None else drawing.run.states
+    is_terminal = sys.stdout.isatty()
+    width = shutil.get_terminal_size().columns
+    has_boxes = is_terminal if drawing.outline is None else not drawing.outline
+    drawn = boxes.draw(drawing.plan, action_types, states, width=width) if has_boxes else None
+    if drawn is not None:
+        return f"{text.wrap(text.headline(drawing.plan), width)}\n{drawn}"
+    outline = text.draw(drawing.plan, action_types, states)
+    return text.wrap(outline, width) if is_terminal else outline
 
 
 def _draw_picture(

@@ -13,13 +13,13 @@ from noetl.planner.catalogue import ActionDeclaration
 from noetl.planner.diagnostics.terminal_text import to_printable
 from noetl.planner.draw.advances import fit_text, text_width
 from noetl.planner.draw.outline import (
+    FINALLY,
     Outline,
     guard_text,
     is_error_path,
-    join_mode,
     make_outline,
     may_match_no_case,
-    repetition_notes,
+    step_notes,
 )
 from noetl.planner.plan import Action, Case, Plan, Step, Work
 
@@ -188,7 +188,9 @@ class _ChartBuilder:
                 height=0,
                 title=fit_text(to_printable(step.name), MAX_TEXT, TITLE_SIZE, bold=True),
                 lines=tuple(
-                    fit_text(line, MAX_TEXT, TEXT_SIZE) for line in (work, *_pack(_notes(step))) if line
+                    fit_text(line, MAX_TEXT, TEXT_SIZE)
+                    for line in (work, *_pack(note for note in step_notes(step) if note != FINALLY))
+                    if line
                 ),
                 steps=(step.name,),
                 position=self._shape.position[step.name],
@@ -316,29 +318,6 @@ def _fails(work: Work, action_types: Mapping[str, ActionDeclaration]) -> bool:
     """Return whether the work always fails."""
     declaration = action_types.get(work.type) if isinstance(work, Action) else None
     return declaration is not None and declaration.never_succeeds and work.condition is None
-
-
-def _attempts(work: Work) -> int:
-    return work.retry.attempts if isinstance(work, Action) else 1
-
-
-def _notes(step: Step) -> Iterator[str]:
-    if mode := join_mode(step):
-        yield mode
-    yield from (note for note in repetition_notes(step) if note != "finally")
-    loops = [*([step.loop] if step.loop else []), *(work.loop for work in step.run if work.loop)]
-    for loop in loops:
-        if loop is not step.loop:
-            yield "loop"
-        if loop.concurrency > 1:
-            yield f"{loop.concurrency} at the same time"
-        if loop.forgiving:
-            yield "continues after failed items"
-    attempts = max(step.retry.attempts, *(_attempts(work) for work in step.run), 1)
-    if attempts > 1:
-        yield f"up to {attempts} attempts"
-    if step.on_error == "continue":
-        yield "on_error: continue"
 
 
 def _pack(notes: Iterable[str]) -> Iterator[str]:

@@ -6,8 +6,22 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from noetl.planner.catalogue import ActionDeclaration
-from noetl.planner.diagnostics.terminal_text import to_printable
-from noetl.planner.plan import Case, Plan, Step, TaskCall, Work
+from noetl.planner.diagnostics.terminal_text import character_width, display_width, to_printable
+from noetl.planner.plan import Action, Case, Plan, Step, TaskCall, Work
+
+STATE_SIGNS = {
+    "pending": "·",
+    "running": "▶",
+    "waiting": "◷",
+    "retrying": "↻",
+    "succeeded": "✓",
+    "failed": "✗",
+    "cancelled": "⊘",
+}
+"""The sign of each state of a step in a terminal."""
+
+FINALLY = "finally"
+"""The note on the step that runs last."""
 
 STATE_COLOURS = {
     "pending": ("#f6f8fa", "#57606a"),
@@ -142,7 +156,31 @@ def repetition_notes(step: Step) -> Iterator[str]:
     if step.repeat is not None:
         yield f"up to {step.repeat.max_rounds} rounds"
     if step.is_finally_step:
-        yield "finally"
+        yield FINALLY
+
+
+def _attempts(work: Work) -> int:
+    return work.retry.attempts if isinstance(work, Action) else 1
+
+
+def step_notes(step: Step) -> Iterator[str]:
+    """Yield all notes on a step: joins, repetitions, loops, attempts and survived errors."""
+    if mode := join_mode(step):
+        yield mode
+    yield from repetition_notes(step)
+    loops = [*([step.loop] if step.loop else []), *(work.loop for work in step.run if work.loop)]
+    for loop in loops:
+        if loop is not step.loop:
+            yield "loop"
+        if loop.concurrency > 1:
+            yield f"{loop.concurrency} at the same time"
+        if loop.forgiving:
+            yield "continues after failed items"
+    attempts = max(step.retry.attempts, *(_attempts(work) for work in step.run), 1)
+    if attempts > 1:
+        yield f"up to {attempts} attempts"
+    if step.on_error == "continue":
+        yield "on_error: continue"
 
 
 def summarise_work(work: Work, action_types: Mapping[str, ActionDeclaration]) -> str:
@@ -163,3 +201,20 @@ def truncate(text: str, limit: int) -> str:
     'abc…'
     """
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def cut_to_width(text: str, width: int) -> str:
+    """Return a printable text, cut to at most `width` cells of a terminal.
+
+    >>> cut_to_width("日本語", 5)
+    '日本…'
+    """
+    if display_width(text) <= width:
+        return text
+    kept, used = [], 1
+    for character in text:
+        used += character_width(character)
+        if used > width:
+            break
+        kept.append(character)
+    return "".join(kept) + "…"

@@ -8,7 +8,9 @@ from collections.abc import Iterator, Mapping
 from noetl.planner.catalogue import ActionDeclaration
 from noetl.planner.diagnostics.terminal_text import display_width, to_printable
 from noetl.planner.draw.outline import (
+    STATE_SIGNS,
     Outline,
+    cut_to_width,
     guard_text,
     join_mode,
     make_outline,
@@ -18,15 +20,6 @@ from noetl.planner.draw.outline import (
 )
 from noetl.planner.plan import MAX_COUNTED_VISITS, Case, Plan, Step
 
-_STATE_SIGNS = {
-    "pending": "·",
-    "running": "▶",
-    "waiting": "◷",
-    "retrying": "↻",
-    "succeeded": "✓",
-    "failed": "✗",
-    "cancelled": "⊘",
-}
 _MAX_INDENT = 8
 _MAX_NAME_LENGTH = 32
 _MAX_WORK_WIDTH = 32
@@ -40,11 +33,32 @@ def draw(
     return "\n".join(_lines(plan, action_types, states)) + "\n"
 
 
+def wrap(drawing: str, width: int) -> str:
+    """Return a drawing whose lines have at most `width` cells. The rest of a line is indented below it.
+
+    >>> print(wrap("1  load  http GET  → left, right", 20))
+    1  load  http GET  →
+        left, right
+    """
+    return "\n".join(part for line in drawing.split("\n") for part in _wrap_line(line, max(width, 20)))
+
+
+def _wrap_line(line: str, width: int) -> Iterator[str]:
+    indent = " " * min(len(line) - len(line.lstrip()) + 4, width // 2)
+    while display_width(line) > width:
+        limit = len(cut_to_width(line, width + 1)) - 1
+        end = line.rfind(" ", len(indent), limit + 1)
+        end = limit if end < 0 else end
+        yield line[:end].rstrip()
+        line = indent + line[end:].lstrip()
+    yield line
+
+
 def _lines(
     plan: Plan, action_types: Mapping[str, ActionDeclaration], states: Mapping[str, str] | None
 ) -> Iterator[str]:
     shape = make_outline(plan, action_types)
-    yield _headline(plan)
+    yield headline(plan)
     titles = {
         name: "  " * min(len(step.regions), _MAX_INDENT) + _short_name(name)
         for name, step in plan.steps.items()
@@ -57,7 +71,7 @@ def _lines(
 
     for name in shape.order:
         step = plan.steps[name]
-        sign = "" if states is None else _STATE_SIGNS.get(states.get(name, "pending"), "?") + " "
+        sign = "" if states is None else STATE_SIGNS.get(states.get(name, "pending"), "?") + " "
         head = f"{shape.position[name]:>{digits}}  {sign}"
         line = f"{head}{_pad(titles[name], title_column)}  {_pad(works[name], work_column)}"
         if not step.cases:
@@ -84,7 +98,8 @@ def _pad(text: str, column: int) -> str:
     return text + " " * (column - display_width(text))
 
 
-def _headline(plan: Plan) -> str:
+def headline(plan: Plan) -> str:
+    """Return the name of a plan, and the numbers of its steps, edges, forks, joins and visits."""
     steps = list(plan.steps.values())
     numbers = (
         (len(steps), "step"),

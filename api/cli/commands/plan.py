@@ -11,6 +11,7 @@ from noetl.api.cli.drawings import (
     Drawing,
     DrawingFormat,
     FormatOption,
+    OutlineOption,
     OutOption,
     UnfoldOption,
     choose_format,
@@ -34,6 +35,7 @@ def plan(
         bool,
         typer.Option("--explain-joins", help="Explain which joins wait for which branches, as text or json."),
     ] = False,
+    outline: OutlineOption = None,
     unfold: UnfoldOption = False,
     target: TargetOption = None,
 ) -> None:
@@ -47,7 +49,8 @@ def plan(
     if explain_joins:
         content = _explain_joins(plan, format)
     else:
-        content = draw(Drawing(plan, plan.to_json(), findings=findings, unfolded=unfold), format)
+        drawing = Drawing(plan, plan.to_json(), findings=findings, unfolded=unfold, outline=outline)
+        content = draw(drawing, format)
     write_drawing(content, out)
 
 

@@ -19,6 +19,7 @@ from noetl.api.cli.display.console import (
 from noetl.api.cli.drawings import (
     Drawing,
     FormatOption,
+    OutlineOption,
     OutOption,
     UnfoldOption,
     choose_format,
@@ -299,6 +300,7 @@ def draw_run(
     id: IdArgument,
     format: FormatOption = None,
     out: OutOption = None,
+    outline: OutlineOption = None,
     unfold: UnfoldOption = False,
     store: StoreOption = None,
 ) -> None:
@@ -310,7 +312,7 @@ def draw_run(
         run = find_run(services, id)
         plan = services.runs.plan(run.id)
         _, drawn = services.runs.drawn_run(run.id)
-    drawing = Drawing(plan, plan_graph(plan, drawn.states), drawn, unfolded=unfold)
+    drawing = Drawing(plan, plan_graph(plan, drawn.states), drawn, unfolded=unfold, outline=outline)
     write_drawing(draw(drawing, format), out)
 
 

@@ -99,6 +99,29 @@ def test_a_format_that_contradicts_the_file_is_refused(noetl: Command) -> None:
     assert (outcome.exit_code, outcome.err[:31]) == (2, "noetl: unknown format of x.gif;")
 
 
+def test_boxes_are_drawn_on_request(noetl: Command) -> None:
+    outcome = noetl("plan", "fork.yaml", "--boxes")
+    assert outcome.out.startswith("fork: 4 steps, 4 edges, 1 fork, 1 join, at most 4 visits\n")
+    assert "│ begin │" in outcome.out
+    assert noetl("plan", "fork.yaml", "--outline").out == noetl("plan", "fork.yaml").out
+
+
+def test_a_terminal_shows_boxes_if_they_fit(noetl: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    from noetl.api.cli.drawings import Drawing, DrawingFormat, draw
+    from noetl.executor.actions import catalogue
+    from noetl.planner.compile import compile_playbook
+
+    plan = compile_playbook(FORK, catalogue()).plan
+    assert plan is not None
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    for columns, has_boxes in ((100, True), (20, True), (18, False)):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        text = draw(Drawing(plan, None), DrawingFormat.TEXT).decode()
+        assert ("╭" in text) is has_boxes
+        assert max(map(len, text.splitlines())) <= max(columns, 20)
+        assert "╭" not in draw(Drawing(plan, None, outline=True), DrawingFormat.TEXT).decode()
+
+
 def test_a_missing_resvg_has_a_hint(noetl: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "resvg_py", None)
     outcome = noetl("plan", "fork.yaml", "-o", "x.png")
