@@ -17,6 +17,7 @@ from benchmarks import (
     killing,
     lists,
     memory,
+    metrics,
     outage,
     planner,
     report,
@@ -288,3 +289,21 @@ def test_runs_while_a_snapshot_is_held(postgres_dsn: str, monkeypatch: pytest.Mo
     row = held_snapshot._run_for(postgres_dsn, 0.5, is_held=True)
     assert row["runs"] >= 2
     assert row["seconds"] > 0
+
+
+def test_scrapes_are_measured_with_and_without_facts(tmp_path: Path) -> None:
+    with closing(SqliteStore(str(tmp_path / "noetl.db"))) as store:
+        row = metrics.measure_scrape(store, playbooks=3, facts=240)
+        read = store.facts.read("default", store.clock())
+    assert read is not None
+    assert {total.playbook for total in read.totals} == {f"playbook {number}" for number in range(10)}
+    names = {"text", "OpenMetrics", "text after facts", "OpenMetrics after facts"}
+    assert row["seconds"].keys() == row["processor"].keys() == names
+    assert "SQLite" in report.table("Scrapes", metrics.SCRAPE, [{"store": "SQLite", **row}])
+
+
+def test_a_wrong_counter_is_reported() -> None:
+    assert metrics.differences({"a": 1.0, "b": 2.0}, {"a": 1.0 + 1e-9, "c": 1.0}) == {
+        "b": (2.0, 0.0),
+        "c": (0.0, 1.0),
+    }

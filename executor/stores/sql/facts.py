@@ -18,7 +18,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from noetl.executor.model.metrics import (
@@ -33,15 +33,13 @@ from noetl.executor.model.registry import SERVICE_TENANT
 from noetl.executor.model.run import SERVICE_QUEUE
 from noetl.executor.stores.sql.context import SqlContext
 from noetl.executor.stores.sql.database import Writer
-from noetl.executor.stores.sql.rows import Row
+from noetl.executor.stores.sql.rows import Row, encode_json
 
 MAX_FOLDED = 10_000
 """Number of facts that one transaction moves to totals, so that commits of SQLite wait for milliseconds."""
 
 MAX_FOLDS = 20
 """Number of transactions of one fold at most."""
-
-_LABELS = ("tenant", "playbook", "kind", "status", "bucket")
 
 
 def add_fact(db: Writer, run_id: str, fact: Fact | None) -> None:
@@ -103,7 +101,7 @@ class SqlFacts(ABC):
             taken = self._take(db, MAX_FOLDED)
             tenants = sorted({row["tenant"] for row in taken})
             found = db.execute("facts.find_labels", ids=self._context.database.encode_list(tenants))
-            db.executemany("facts.add_total", _totals_of(taken, found))
+            db.execute("facts.add_totals", totals=encode_json(_totals_of(taken, found)))
             return sum(row["count"] for row in taken)
 
     @abstractmethod
@@ -116,8 +114,8 @@ def _total_of(row: Row) -> FactTotal:
     return FactTotal(row["playbook"], kind, row["status"], row["bucket"], row["count"], row["seconds"])
 
 
-def _totals_of(taken: Iterable[Row], found: Iterable[Row]) -> list[Mapping[str, Any]]:
-    """Return what facts add to the totals of their tenants, and to those of all tenants."""
+def _totals_of(taken: Iterable[Row], found: Iterable[Row]) -> list[list[Any]]:
+    """Return what facts add to the totals of their tenants, and to those of all tenants, as rows."""
     labels: defaultdict[str, set[str]] = defaultdict(set)
     for row in found:
         labels[row["tenant"]].add(row["playbook"])
@@ -129,7 +127,4 @@ def _totals_of(taken: Iterable[Row], found: Iterable[Row]) -> list[Mapping[str, 
             key = (*owner, row["kind"], row["status"], row["bucket"])
             count, seconds = sums[key]
             sums[key] = (count + row["count"], seconds + row["seconds"])
-    return [
-        {**dict(zip(_LABELS, key, strict=True)), "count": count, "seconds": seconds}
-        for key, (count, seconds) in sums.items()
-    ]
+    return [[*key, count, seconds] for key, (count, seconds) in sums.items()]

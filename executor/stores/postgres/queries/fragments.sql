@@ -10,6 +10,14 @@ json_array_elements(:parts::json)
 -- name: part_columns
 value ->> 0, (value ->> 1)::integer, value ->> 2, value ->> 3
 
+-- The rows of `:totals`, a JSON array of arrays of the columns of `fact_totals`.
+-- name: total_rows
+json_array_elements(:totals::json)
+
+-- name: total_columns
+value ->> 0, value ->> 1, value ->> 2, value ->> 3, (value ->> 4)::integer, (value ->> 5)::bigint,
+(value ->> 6)::double precision
+
 -- Order of texts by their bytes.
 -- name: binary
 collate "C"

@@ -11,9 +11,9 @@ select 1 from facts limit 1
 -- name: find_labels
 select distinct tenant, playbook from fact_totals where tenant {in_ids}
 
--- name: add_total
+-- name: add_totals
 insert into fact_totals (tenant, playbook, kind, status, bucket, count, seconds)
-values (:tenant, :playbook, :kind, :status, :bucket, :count, :seconds)
+select {total_columns} from {total_rows} where true
 on conflict (tenant, playbook, kind, status, bucket) do update set
     count = fact_totals.count + excluded.count, seconds = fact_totals.seconds + excluded.seconds
 

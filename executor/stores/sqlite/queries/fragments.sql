@@ -11,6 +11,15 @@ json_each(:parts)
 json_extract(value, '$[0]'), json_extract(value, '$[1]'),
 json_extract(value, '$[2]'), json_extract(value, '$[3]')
 
+-- The rows of `:totals`, a JSON array of arrays of the columns of `fact_totals`.
+-- name: total_rows
+json_each(:totals)
+
+-- name: total_columns
+json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
+json_extract(value, '$[3]'), json_extract(value, '$[4]'), json_extract(value, '$[5]'),
+json_extract(value, '$[6]')
+
 -- Order of texts by their bytes.
 -- name: binary
 collate binary
