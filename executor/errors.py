@@ -61,6 +61,16 @@ class ActionError(Exception):
         return error
 
 
+def timeout_error(limit: str = "") -> ActionError:
+    """Return the failure of an action that has exceeded a limit, which it names with its value.
+
+    >>> timeout_error("its limit of 5 s").message, timeout_error().message
+    ('the action exceeded its limit of 5 s', 'the action ran out of time')
+    """
+    message = f"the action exceeded {limit}" if limit else "the action ran out of time"
+    return ActionError("Timeout", message)
+
+
 class SettingError(Exception):
     """An invalid or missing setting. The message is a sentence that names the setting."""
 

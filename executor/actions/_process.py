@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import atexit
 import json
+import math
 import os
 import selectors
 import signal
@@ -25,7 +26,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,10 +36,17 @@ from noetl.executor.errors import ActionError, CancelledError
 from noetl.executor.model.arriving_data import ArrivingData
 from noetl.executor.model.json_values import to_text
 from noetl.executor.security.process_privacy import hide_process
+from noetl.executor.security.redaction import redacted_head
 from noetl.executor.security.secret_sources import register_secret_variables
 
 MAX_OUTPUT = 1024 * 1024
 """Limit of the output of a command on each stream, in bytes."""
+
+MAX_KEPT_OUTPUT = 4096
+"""Limit of the characters of each stream that an error keeps."""
+
+_DRAIN_SECONDS = 1.0
+"""How long a command may still run after its output has become too long, so that its exit code is known."""
 
 _GRACE_SECONDS = 2.0
 """Time between SIGTERM and SIGKILL."""
@@ -111,7 +119,7 @@ def run_command(command: Command, call: Call) -> CompletedCommand:
 
     Raises:
         OSError: the command cannot be started.
-        ActionError: `Timeout`; `LimitExceeded` if the output on a stream is too long.
+        ActionError: `Timeout`; `LimitExceeded` if the output on a stream is too long, with its beginning.
         CancelledError: the run was cancelled.
     """
     call.remaining_seconds()
@@ -133,9 +141,10 @@ def _run_counted(command: Command, call: Call, arriving: ArrivingData) -> Comple
     }
     if result_pipe is not None and command.max_result is not None:
         outputs[result_pipe] = _OutputStream("result", command.max_result, arriving)
+    has_ended = False
     try:
         group.wait_for_start(call)
-        _exchange(process, group, call, command.stdin, outputs)
+        has_ended = _exchange(process, group, call, command.stdin, outputs)
     except ActionError as error:
         group.end(_GRACE_SECONDS if error.type == "Timeout" else 0)
         raise
@@ -150,8 +159,27 @@ def _run_counted(command: Command, call: Call, arriving: ArrivingData) -> Comple
                     stream.close()
         if result_pipe is not None:
             os.close(result_pipe)
+    for output in outputs.values():
+        if output.is_cut:
+            raise _too_long(output, outputs.values(), group.exit_code if has_ended else None)
     return CompletedCommand(
         group.exit_code, **{output.name: bytes(output.data) for output in outputs.values()}
+    )
+
+
+def _too_long(cut: _OutputStream, outputs: Iterable[_OutputStream], exit_code: int | None) -> ActionError:
+    """Return the failure of a command with too much output. It keeps the beginning of each stream."""
+    end = "it was ended" if exit_code is None else f"its exit code was {exit_code}"
+    beginnings = {
+        output.name: redacted_head(output.data.decode("utf-8", "replace"), MAX_KEPT_OUTPUT)
+        for output in outputs
+        if output.name != "result"
+    }
+    return ActionError(
+        "LimitExceeded",
+        f"{cut.name} is longer than {cut.limit:,} bytes; {end}",
+        retryable=False,
+        details={"exit_code": exit_code, **beginnings},
     )
 
 
@@ -268,13 +296,14 @@ class _OutputStream:
     limit: int
     arriving: ArrivingData
     data: bytearray = field(default_factory=bytearray)
+    is_cut: bool = False
 
     def append(self, chunk: bytes) -> None:
-        self.arriving.keep(2 * len(chunk))
-        self.data += chunk
-        if len(self.data) > self.limit:
-            message = f"{self.name} is longer than {self.limit:,} bytes"
-            raise ActionError("LimitExceeded", message, retryable=False)
+        """Add a chunk. What exceeds the limit is dropped."""
+        kept = chunk[: self.limit - len(self.data)]
+        self.arriving.keep(2 * len(kept))
+        self.data += kept
+        self.is_cut |= len(kept) < len(chunk)
 
 
 def _start(command: Command, call: Call) -> tuple[_ProcessGroup, int | None]:
@@ -342,8 +371,12 @@ def _exchange(
     call: Call,
     data: bytes,
     outputs: Mapping[int, _OutputStream],
-) -> None:
-    """Write `data` to stdin and read all outputs, until the command has ended and its pipes are closed."""
+) -> bool:
+    """Write `data` to stdin and read all outputs, until the command has ended and its pipes are closed.
+
+    Return whether it has ended. After a stream was too long it has `_DRAIN_SECONDS` for that.
+    """
+    drain_end = math.inf
     stdin = process.stdin
     assert stdin is not None
     unsent = memoryview(data)
@@ -352,7 +385,7 @@ def _exchange(
             selector.register(descriptor, selectors.EVENT_READ)
         os.set_blocking(stdin.fileno(), False)
         selector.register(stdin, selectors.EVENT_WRITE)
-        while selector.get_map() and not group.has_lingering_pipes:
+        while selector.get_map() and not group.has_lingering_pipes and time.monotonic() < drain_end:
             for key, _ in selector.select(min(call.remaining_seconds(), _POLL_SECONDS)):
                 if key.fileobj is stdin:
                     unsent = _write(key.fd, unsent)
@@ -361,10 +394,14 @@ def _exchange(
                         stdin.close()
                 elif chunk := os.read(key.fd, _CHUNK_BYTES):
                     outputs[key.fd].append(chunk)
+                    if outputs[key.fd].is_cut:
+                        drain_end = min(drain_end, time.monotonic() + _DRAIN_SECONDS)
                 else:
                     selector.unregister(key.fd)
     while not group.wait(min(call.remaining_seconds(), _POLL_SECONDS)):
-        pass
+        if time.monotonic() >= drain_end:
+            return False
+    return True
 
 
 def _write(descriptor: int, data: memoryview) -> memoryview:

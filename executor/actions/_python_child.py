@@ -9,6 +9,7 @@ import importlib
 import inspect
 import json
 import os
+import site
 import sys
 import traceback
 from collections.abc import Sequence
@@ -24,7 +25,7 @@ def respond(request: dict[str, Any]) -> dict[str, Any]:
     - `invalid_call`: why the function cannot be called like this
     - `forbidden`: why the function may not be called
     - `not_json`: why the result is not JSON
-    - `type`, `message` and `traceback` of an exception
+    - `type`, `message`, `place` and `traceback` of an exception
     """
     if request["folder"]:
         sys.path.insert(0, request["folder"])
@@ -79,7 +80,31 @@ def call_function(function: Any, args: Any) -> dict[str, Any]:
 def describe_exception(error: BaseException) -> dict[str, Any]:
     """Return the response for an exception."""
     trace = "".join(traceback.format_exception(error))
-    return {"type": type(error).__name__, "message": str(error), "traceback": trace}
+    message, place = error.msg if isinstance(error, SyntaxError) else str(error), find_place(error)
+    return {"type": type(error).__name__, "message": message, "place": place, "traceback": trace}
+
+
+def find_place(error: BaseException) -> str | None:
+    """Return the file and the line in the code of the user where an exception was raised.
+
+    A library may have raised it. Then this is the line that called the library.
+    """
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{shorten(error.filename)}:{error.lineno}"
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if is_of_user(frame.filename)]
+    return f"{shorten(frames[-1].filename)}:{frames[-1].lineno}" if frames else None
+
+
+def is_of_user(file: str) -> bool:
+    """Return whether a file is neither this script nor a part of Python or of an installed package."""
+    libraries = (os.__file__.rpartition(os.sep)[0], *site.getsitepackages(), site.getusersitepackages())
+    return file != __file__ and not file.startswith(("<", *(f"{folder}{os.sep}" for folder in libraries)))
+
+
+def shorten(file: str) -> str:
+    """Return a file relative to the working folder, if it is in it."""
+    relative = os.path.relpath(file)
+    return file if relative.startswith("..") else relative
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 from dataclasses import field
 from typing import Any, Protocol
 
-from noetl.executor.errors import ActionError, CancelledError
+from noetl.executor.errors import CancelledError, timeout_error
 from noetl.executor.model.arriving_data import ArrivingData, process_arrivals
 from noetl.executor.model.memory_budget import AnswerMemory
 from noetl.executor.model.run import NEVER, Run, Wait
@@ -89,7 +89,8 @@ class ExternalWaits(Protocol):
 class Call:
     """One call of a handler: the rendered parameters of an action and its context.
 
-    `deadline` is a time of `time.monotonic`; the handler must raise `Timeout` by then. `traceparent` and
+    `deadline` is a time of `time.monotonic`; the handler must raise `Timeout` by then. `limit` says in words
+    which time limit ends there. `traceparent` and
     `tracestate` are the W3C trace context for requests to other services. The second may be empty.
     `check_host` raises `AccessDenied` if a secret in the parameters must not go to a host. Call it before you
     send something to another host than the destination. `count_written` raises `LimitExceeded` if the run
@@ -131,12 +132,14 @@ class Call:
     count_written: Callable[[int], object] = int
     answer_memory: AnswerMemory | None = None
     keep_output: Callable[[str, str], object] = lambda _stream, _text: None
+    limit: str = ""
 
     def with_default_timeout(self, seconds: float) -> Call:
         """Return a copy that ends after `seconds`, or this call if the action has a `timeout`."""
-        if self.timeout_seconds is not None:
+        end = time.monotonic() + seconds
+        if self.timeout_seconds is not None or end >= self.deadline:
             return self
-        return replace(self, deadline=min(self.deadline, time.monotonic() + seconds))
+        return replace(self, deadline=end, limit=f"the limit of {seconds:g} s that holds without `timeout`")
 
     def remaining_seconds(self) -> float:
         """Return the seconds until the deadline.
@@ -149,7 +152,7 @@ class Call:
             raise CancelledError
         left = self.deadline - time.monotonic()
         if left <= 0:
-            raise ActionError("Timeout", "the action ran out of time")
+            raise timeout_error(self.limit)
         return left
 
     def receive(self) -> AbstractContextManager[ArrivingData]:

@@ -125,6 +125,7 @@ _RETRYABLE_STATUSES = (408, 425, 429)
 _FINAL_STATUSES = (501, 505)
 """Statuses of 500 and more with which a server says that it never supports the request (RFC 9110)."""
 _REDIRECT_STATUSES = (301, 302, 303, 307, 308)
+_ERROR_NUMBER = re.compile(r"^\[Errno -?\d+\] ")
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 """Name of a header (RFC 9110)."""
 _CONTROL_CHARACTER = re.compile(r"[^\t\x20-\x7e\x80-\ud7ff\ue000-\U0010ffff]")
@@ -142,6 +143,9 @@ _RESERVED_HEADERS = frozenset(
 )  # fmt: skip
 """Headers that frame the message or select the host. A playbook that set them could evade the checks."""
 _CREDENTIAL_HEADERS = frozenset({"authorization", "cookie", "proxy-authorization"})
+_SHOWN_BODY = 200
+"""How many characters of the body the message of a failed response has."""
+_SHOWN_URL = 200
 _GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
 _DECOMPRESSED_CHUNK_BYTES = 64 * 1024
 _GUESSED_LENGTH = 256 * 1024
@@ -159,11 +163,12 @@ class _HttpRequest:
 
 @dataclass(frozen=True, slots=True)
 class _Client:
-    """The call, the connections and the reservations that all requests of one action share."""
+    """The call, connections, reservations and idle limit that all requests of one action share."""
 
     call: Call
     transport: httpx.BaseTransport
     arriving: ArrivingData
+    max_idle: float
 
 
 class _Reply(NamedTuple):
@@ -175,8 +180,6 @@ class _Reply(NamedTuple):
 
 
 def perform(call: Call) -> Any:
-    import httpcore
-
     from noetl.executor.clients import egress
     from noetl.executor.clients.time_limit import time_limit
 
@@ -185,24 +188,11 @@ def perform(call: Call) -> Any:
     transport = egress.vetted_transport(call.capabilities.networks, DECLARATION.type)
     call.remaining_seconds()
     max_idle = egress.MAX_IDLE_SECONDS if call.timeout_seconds is None else math.inf
-    host = request.url.host
-    try:
-        with time_limit(call.deadline, max_idle, call.cancelled), call.receive() as arriving:
-            client = _Client(call, transport, arriving)
-            if "paginate" in call.parameters:
-                return _request_pages(client, request, call.parameters["paginate"])
-            return _follow_redirects(client, request)[0]
-    except httpcore.ConnectTimeout as error:
-        raise ActionError("Timeout", f"`{host}` was not reached in time") from error
-    except (httpcore.TimeoutException, TimeoutError) as error:
-        was_idle = call.deadline > time.monotonic()
-        reason = f": it sent nothing for {max_idle:g} s; set `timeout` to wait longer" if was_idle else ""
-        raise ActionError("Timeout", f"`{host}` did not answer in time{reason}") from error
-    except (httpcore.NetworkError, httpcore.ProtocolError) as error:
-        call.remaining_seconds()
-        reason = str(error) or type(error).__name__
-        message = f"no response from `{host}`: {reason}"
-        raise ActionError("ConnectionFailed", message, retryable=not _is_untrusted(error)) from error
+    with time_limit(call.deadline, max_idle, call.cancelled), call.receive() as arriving:
+        client = _Client(call, transport, arriving, max_idle)
+        if "paginate" in call.parameters:
+            return _request_pages(client, request, call.parameters["paginate"])
+        return _follow_redirects(client, request)[0]
 
 
 def _build_request(call: Call) -> _HttpRequest:
@@ -382,7 +372,7 @@ def _follow_redirects(client: _Client, request: _HttpRequest) -> tuple[dict[str,
     follow = client.call.parameters.get("follow_redirects", True)
     remaining_redirects = MAX_REDIRECTS if follow is True else int(follow)
     while True:
-        reply = _exchange_with_retries(client, request, is_final=follow in (False, 0))
+        reply = _exchange_or_explain(client, request, is_final=follow in (False, 0))
         if reply.location is None:
             return reply.result, request.url
         if remaining_redirects == 0:
@@ -390,6 +380,47 @@ def _follow_redirects(client: _Client, request: _HttpRequest) -> tuple[dict[str,
             raise ActionError("HTTPStatus", message, retryable=False, status=reply.status)
         remaining_redirects -= 1
         request = _redirect(request, reply.status, reply.location)
+
+
+def _exchange_or_explain(client: _Client, request: _HttpRequest, *, is_final: bool) -> _Reply:
+    """Return the reply to a request.
+
+    Raises:
+        ActionError: there is none. The message names the request, its server, and the limit that has passed.
+    """
+    import httpcore
+
+    call, max_idle = client.call, client.max_idle
+    server, subject = _server_of(request.url), _describe_request(request.method, request.url)
+    try:
+        return _exchange_with_retries(client, request, is_final=is_final)
+    except httpcore.ConnectTimeout as error:
+        limit = f"the action exceeded {call.limit}" if call.deadline <= time.monotonic() else str(error)
+        message = f"{subject}: `{server}` was not reached in time" + (f": {limit}" if limit else "")
+        raise ActionError("Timeout", message) from error
+    except (httpcore.TimeoutException, TimeoutError) as error:
+        was_idle = call.deadline > time.monotonic()
+        reason = f"it sent nothing for {max_idle:g} s; set `timeout` to wait longer"
+        reason = reason if was_idle else f"the action exceeded {call.limit or 'its time'}"
+        raise ActionError("Timeout", f"{subject}: `{server}` did not answer in time: {reason}") from error
+    except (httpcore.NetworkError, httpcore.ProtocolError) as error:
+        call.remaining_seconds()
+        reason = _ERROR_NUMBER.sub("", str(error)) or type(error).__name__
+        message = f"{subject}: no response from `{server}`: {reason}"
+        raise ActionError("ConnectionFailed", message, retryable=not _is_untrusted(error)) from error
+
+
+def _describe_request(method: str, url: httpx.URL) -> str:
+    """Return the method and the URL of a request, without its query, which may have secrets."""
+    shown = f"{url.scheme}://{url.netloc.decode()}{url.path}"
+    shown = shown if len(shown) <= _SHOWN_URL else f"{shown[: _SHOWN_URL - 1]}…"
+    return f"{method} {shown}{'?…' if url.query else ''}"
+
+
+def _server_of(url: httpx.URL) -> str:
+    """Return the host and the port of a URL."""
+    port = url.port or (443 if url.scheme == "https" else 80)
+    return f"{f'[{url.host}]' if ':' in url.host else url.host}:{port}"
 
 
 def _exchange_with_retries(client: _Client, request: _HttpRequest, *, is_final: bool) -> _Reply:
@@ -506,10 +537,13 @@ def _status_error(client: _Client, response: httpx.Response, headers: Mapping[st
         if is_short and not nests_deeper(body, MAX_DEPTH)
         else redacted_head(_decode(response, body), MAX_ERROR_BYTES)
     )
-    status = response.status_code
+    status, request = response.status_code, response.request
+    subject = _describe_request(request.method, request.url)
+    beginning = " ".join(redacted_head(_decode(response, body), MAX_ERROR_BYTES)[:_SHOWN_BODY].split())
+    answer = f"{subject} answered {status} {response.reason_phrase}".rstrip()
     return ActionError(
         "HTTPStatus",
-        f"`{response.request.url.host}` answered {status} {response.reason_phrase}".rstrip(),
+        f"{answer}: {beginning}" if beginning else answer,
         retryable=status in _RETRYABLE_STATUSES or (status >= 500 and status not in _FINAL_STATUSES),
         status=status,
         details={

@@ -11,6 +11,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from noetl.executor.actions._postgres_copy import prepare_copy_from, prepare_copy_to
+from noetl.executor.actions._postgres_errors import naming_statement, translate_error
 from noetl.executor.actions._postgres_pool import CONNECTION_POOL, limit_statement_time
 from noetl.executor.actions._postgres_values import (
     quote_identifier,
@@ -27,8 +28,6 @@ from noetl.planner.catalogue import ActionDeclaration, Destination, Kind, Parame
 from noetl.planner.kinds import describe_kind_of
 
 if TYPE_CHECKING:
-    import psycopg
-
     from noetl.executor.actions._postgres_connection import BoundedConnection as Connection
 
 _ADDS_ROWS = re.compile(r"\b(?:insert|merge|call|copy)\b", re.IGNORECASE)
@@ -129,19 +128,6 @@ DECLARATION = ActionDeclaration(
     is_atomic=True,
 )
 
-_RETRYABLE_SQLSTATES = ("08", "40", "53", "57P", "58", "55P03", "55006")
-"""SQLSTATEs, or their first characters, of temporary errors.
-
-Lost connection, serialization failure and deadlock, missing resources, shutdown, system error, locks.
-"""
-
-_QUERY_CANCELED = "57014"
-_PROTOCOL_VIOLATION = "08P01"
-"""SQLSTATE of most errors of PgBouncer, temporary ones included."""
-
-_NO_TRANSACTIONS = "transaction blocks not allowed"
-"""Part of the message of PgBouncer when it pools by statement."""
-
 _TEMPLATE_NAME = "noetl_{}"
 """Name of the parameter for the value of a template, by its index."""
 
@@ -189,7 +175,7 @@ def perform(call: Call) -> Any:
         ):
             return work(connection)
     except psycopg.Error as error:
-        raise _translate_error(error, call) from error
+        raise translate_error(error, call) from error
 
 
 def _prepare(call: Call) -> Callable[[Connection], Any]:
@@ -220,7 +206,7 @@ def _run(call: Call, statements: list[_Statement], connection: Connection, *, is
     with connection.transaction() if is_list else nullcontext():
         for number, (text, values) in enumerate(statements, 1):
             limit_statement_time(connection, call)
-            with ChunkCursor(connection) as cursor:
+            with naming_statement(text, has_values=bool(values)), ChunkCursor(connection) as cursor:
                 chunks = cursor.execute_in_chunks(connection, text, values)
                 collector = _RowCollector(connection, fetch if number == len(statements) else "none")
                 collector.add_all(chunks)
@@ -237,7 +223,8 @@ def _run_for_rows(call: Call, text: str, rows: list[Any], connection: Connection
             limit_statement_time(connection, call)
             connection.start_chunk()
             batch = rows[start : start + _ROWS_PER_BATCH]
-            cursor.executemany(text.encode(), batch, returning=fetch == "all")
+            with naming_statement(text, has_values=True):
+                cursor.executemany(text.encode(), batch, returning=fetch == "all")
             has_more = True
             while has_more:
                 rowcount += cursor.rowcount
@@ -352,26 +339,6 @@ def _join_parts(
 
 def _double_percent_signs(text: str) -> str:
     return text.replace("%", "%%")
-
-
-def _translate_error(error: psycopg.Error, call: Call) -> ActionError:
-    import psycopg
-
-    sqlstate = error.sqlstate
-    message = error.diag.message_primary or str(error).strip().partition("\n")[0] or type(error).__name__
-    if sqlstate == _QUERY_CANCELED or sqlstate is None:
-        call.remaining_seconds()
-    if sqlstate is None and isinstance(error, psycopg.OperationalError):
-        return ActionError(
-            "ConnectionFailed", f"the connection was lost: {message}", details={"sqlstate": None}
-        )
-    if sqlstate == _PROTOCOL_VIOLATION and _NO_TRANSACTIONS in message:
-        advice = "use one statement, or a pool of transactions"
-        message = f"the pooler gives each statement another session ({message}): {advice}"
-        return ActionError("SQLError", message, retryable=False, details={"sqlstate": sqlstate})
-    is_temporary = sqlstate is not None and sqlstate.startswith(_RETRYABLE_SQLSTATES)
-    retryable = is_temporary and sqlstate != _QUERY_CANCELED
-    return ActionError("SQLError", message, retryable=retryable, details={"sqlstate": sqlstate})
 
 
 def _parameter_error(message: str) -> ActionError:

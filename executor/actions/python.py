@@ -107,7 +107,9 @@ def _result(completed: CompletedCommand) -> Any:
     type_, message = response["type"], response["message"]
     trace = redacted_tail(response["traceback"], _MAX_DETAIL_LENGTH)
     details = {"type": type_, "message": message, "traceback": trace, "stderr": stderr}
-    raise ActionError("FunctionFailed", redacted_head(f"{type_}: {message}", 500), details=details)
+    place = f" ({response['place']})" if response["place"] else ""
+    shown = redacted_head(f"{type_}: {message}", 500) + redacted_head(place, 500)
+    raise ActionError("FunctionFailed", shown, details={**details, "place": response["place"]})
 
 
 def _not_json(reason: str) -> ActionError:

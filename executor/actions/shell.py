@@ -6,7 +6,13 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from noetl.executor.actions._process import Command, CompletedCommand, build_environment, run_command
+from noetl.executor.actions._process import (
+    MAX_KEPT_OUTPUT,
+    Command,
+    CompletedCommand,
+    build_environment,
+    run_command,
+)
 from noetl.executor.actions.action import Call
 from noetl.executor.errors import ActionError
 from noetl.executor.model.json_values import read_json, to_text
@@ -48,9 +54,6 @@ DECLARATION = ActionDeclaration(
     idempotent=False,
 )
 
-_MAX_DETAIL_LENGTH = 4096
-"""Limit of the characters of each stream that an error keeps."""
-
 
 def perform(call: Call) -> dict[str, Any]:
     if not call.capabilities.shell:
@@ -85,8 +88,8 @@ def _result(call: Call, completed: CompletedCommand) -> dict[str, Any]:
     exit_code = completed.exit_code
     details = {
         "exit_code": exit_code,
-        "stdout": redacted_tail(stdout, _MAX_DETAIL_LENGTH),
-        "stderr": redacted_tail(stderr, _MAX_DETAIL_LENGTH),
+        "stdout": redacted_tail(stdout, MAX_KEPT_OUTPUT),
+        "stderr": redacted_tail(stderr, MAX_KEPT_OUTPUT),
     }
     if exit_code != 0:
         last_line = stderr.strip().rpartition("\n")[2] or stdout.strip().rpartition("\n")[2]

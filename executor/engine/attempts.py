@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -152,16 +153,17 @@ class RetryLoop:
         """
         action = self.action
         declaration = catalogue()[action.type]
-        deadline = self._deadline(declaration)
+        deadline, limit = self._deadline(declaration)
         secrets = SecretAccess(self.scope.run.tenant, self.context.capabilities.secret_hosts)
         call: Call | None = None
         try:
-            with self.context.stopping(deadline), self.context.memory_budget.receiving() as answer:
+            with self.context.stopping(deadline, limit), self.context.memory_budget.receiving() as answer:
                 try:
                     self._check_allowed()
                     wait_for_slice()
                     self.context.actions.take()
-                    call = self._make_call(declaration, attempt, deadline, answer, secrets)
+                    call = self._make_call(declaration, attempt, answer, secrets)
+                    call = replace(call, deadline=deadline, limit=limit)
                 finally:
                     self._record_start(attempt, declaration, call, secrets)
                 call.remaining_seconds()
@@ -205,21 +207,22 @@ class RetryLoop:
             message = f"action type `{type}` is not allowed here: {ACTIONS_SETTING} does not name it"
             raise ActionError("ActionDisabled", message, retryable=False)
 
-    def _deadline(self, declaration: ActionDeclaration) -> float:
-        """Return the end of the attempt, on `time.monotonic`."""
+    def _deadline(self, declaration: ActionDeclaration) -> tuple[float, str]:
+        """Return the end of the attempt, on `time.monotonic`, and in words the limit that ends there."""
         seconds = None if declaration.suspends else self.action.timeout_seconds
-        end = self.context.deadlines.segment
-        return end if seconds is None else min(end, time.monotonic() + seconds)
+        deadlines = self.context.deadlines
+        if seconds is None or (end := time.monotonic() + seconds) >= deadlines.segment:
+            return deadlines.segment, deadlines.limit
+        return end, f"its `timeout` of {seconds:g} s"
 
     def _make_call(
         self,
         declaration: ActionDeclaration,
         attempt: _Attempt,
-        deadline: float,
         answer: AnswerMemory | None,
         secrets: SecretAccess,
     ) -> Call:
-        """Return the call of the handler.
+        """Return the call of the handler, which has no deadline yet.
 
         Raises:
             ActionError: a parameter cannot be rendered.
@@ -236,7 +239,7 @@ class RetryLoop:
         return Call(
             parameters,
             scope.idempotency_key(position),
-            deadline,
+            math.inf,
             context.capabilities,
             labels,
             limit_log(

@@ -17,7 +17,7 @@ from noetl.executor.engine.item_threads import HelperCount, attempt_helpers
 from noetl.executor.engine.kept_data import KeptData
 from noetl.executor.engine.run_bytes import AddToStore, ignore_bytes
 from noetl.executor.engine.scope import Scope
-from noetl.executor.errors import ActionError, CancelledError
+from noetl.executor.errors import ActionError, CancelledError, timeout_error
 from noetl.executor.model.count_budget import CountBudget, action_budget, wait_budget
 from noetl.executor.model.memory_budget import MemoryBudget
 from noetl.executor.model.outcome import CANCELLED, Cancelled, Outcome
@@ -44,12 +44,13 @@ class Deadlines:
     """The time limits of one invocation segment, on `time.monotonic`.
 
     `attempt_started` is when the attempt would have started without its suspensions. `attempt` is the end of
-    the attempt, `segment` the end of this segment.
+    the attempt, `segment` the end of this segment. `limit` says in words which limit ends the segment.
     """
 
     attempt_started: float
     attempt: float
     segment: float
+    limit: str = ""
 
 
 @frozen
@@ -84,10 +85,17 @@ class InvocationTime:
         default = FINALLY_STEP_SECONDS if step.is_finally_step else DEFAULT_STEP_SECONDS
         attempt_started = started - used_seconds
         attempt = attempt_started + (step.timeout_seconds or default)
+        limit = f"the `timeout` of its step, {step.timeout_seconds:g} s" if step.timeout_seconds else ""
         if not step.is_finally_step and run.deadline_at is not None:
-            attempt = min(attempt, started + max(run.deadline_at - now, 0.0))
+            run_end = started + max(run.deadline_at - now, 0.0)
+            if run_end < attempt:
+                seconds = run.deadline_at - (run.started_at or run.created_at)
+                attempt, limit = run_end, f"the `timeout` of the playbook, {seconds:g} s"
         segment = min(attempt, started + self.seconds, self.ends_at or math.inf)
-        return Deadlines(attempt_started, attempt, segment)
+        if segment < attempt:
+            limit = f"the time of an invocation, {self.seconds:g} s"
+        limit = limit or f"the limit of a step without `timeout`, {default:g} s"
+        return Deadlines(attempt_started, attempt, segment, limit)
 
 
 def _no_batches(loop: str) -> list[Outcome]:
@@ -126,16 +134,16 @@ class WorkContext:
         """Return the same context with a buffer that drops events."""
         return replace(self, events=NullEventBuffer())
 
-    def stopping(self, deadline: float) -> AbstractContextManager[None]:
-        """Stop the templates in this block when the run is cancelled, or at the deadline.
+    def stopping(self, deadline: float, limit: str) -> AbstractContextManager[None]:
+        """Stop the templates in this block when the run is cancelled, or at the deadline of a limit.
 
         They raise CancelledError, or an ActionError `Timeout`.
         """
-        return stop_when(partial(find_stop, self.cancelled, deadline))
+        return stop_when(partial(find_stop, self.cancelled, deadline, limit))
 
     def until_stopped(self, work: Callable[[], Value]) -> Value | Cancelled:
         """Return work(), or CANCELLED. It stops when the run is cancelled or the segment has no time left."""
-        return until_stopped(work, self.cancelled, self.deadlines.segment)
+        return until_stopped(work, self.cancelled, self.deadlines.segment, self.deadlines.limit)
 
     def check_time(self) -> None:
         """Check that the segment has time left.
@@ -144,7 +152,7 @@ class WorkContext:
             ActionError: `Timeout`.
         """
         if time.monotonic() >= self.deadlines.segment:
-            raise ActionError("Timeout", "the action ran out of time")
+            raise timeout_error(self.deadlines.limit)
 
     def scope_of_item(self, position: str, scope: Scope, local: Mapping[str, Any] | None = None) -> Scope:
         """Return the scope of a parallel item, with the names it had saved when it was suspended."""
@@ -176,7 +184,7 @@ class WorkContext:
 
 
 def until_stopped(
-    work: Callable[[], Value], cancelled: threading.Event, deadline: float = math.inf
+    work: Callable[[], Value], cancelled: threading.Event, deadline: float = math.inf, limit: str = ""
 ) -> Value | Cancelled:
     """Return work(), or CANCELLED if its run was cancelled or its process stops. Its templates stop then.
 
@@ -184,19 +192,19 @@ def until_stopped(
         ActionError: `Timeout`, a template of it has passed the deadline. What `work` raises else.
     """
     try:
-        with stop_when(partial(find_stop, cancelled, deadline)):
+        with stop_when(partial(find_stop, cancelled, deadline, limit)):
             return work()
     except CancelledError:
         return CANCELLED
 
 
-def find_stop(cancelled: threading.Event, deadline: float = math.inf) -> Exception | None:
-    """Return why work must stop: its run was cancelled or its process stops, or the deadline has passed."""
+def find_stop(cancelled: threading.Event, deadline: float = math.inf, limit: str = "") -> Exception | None:
+    """Return why work must stop: its run was cancelled or its process stops, or a limit has passed."""
     wait_for_slice()
     if cancelled.is_set():
         return CancelledError()
     if time.monotonic() >= deadline:
-        return ActionError("Timeout", "the action ran out of time")
+        return timeout_error(limit)
     return None
 
 

@@ -106,7 +106,7 @@ def _serve(response: tuple[int, str]) -> Iterator[str]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["content-length"]))
+            self.rfile.read(int(self.headers["content-length"] or 0))
             body = text.encode()
             self.send_response(status)
             self.send_header("content-length", str(len(body)))
@@ -140,6 +140,56 @@ _LOGIN = """\
 name: login
 input: {password: integer, db_password: {enum: [one, two]}}
 steps: [{name: greet, run: [{action: log, message: hi}]}]
+"""
+_FETCH = """\
+name: fetch
+steps:
+  - name: get
+    run:
+      - {action: http, url: "{{ url | raw }}"}
+"""
+_BACKUP = """\
+name: backup
+steps:
+  - name: copy
+    run:
+      - action: shell
+        command: "echo copied 3 files; echo 'disk full' >&2; echo 'gave up' >&2; exit 3"
+"""
+_FLOOD = """\
+name: flood
+steps:
+  - name: list
+    run:
+      - {action: shell, command: "echo begin; yes | head -c 1100000; exit 4"}
+"""
+_LOAD = """\
+name: load
+input: {function: {default: "orders:load"}}
+steps:
+  - name: load
+    run:
+      - {action: python, function: "{{ function }}", args: {order: {id: 1}}}
+"""
+_ORDERS = """\
+def load(order):
+    return price(order)
+
+
+def price(order):
+    return order["price"]
+"""
+_LATE = """\
+name: late
+input: {path: string}
+steps:
+  - name: begin
+    rule: [{case: "{{ input.path == 'a' }}", run: [a]}, {case: default, run: [b]}]
+  - name: a
+    run: [{action: shell, command: "sleep 9", timeout: 100ms}]
+  - name: b
+    timeout: 100ms
+    run: [{action: shell, command: "sleep 9"}]
 """
 _FAILED_RUN_SETTINGS = {"NOETL_SECRET_TOKEN": "Tr0ub4dor3-horse"}
 _FILES = {"good.yaml": GOOD, "trip.yaml": _TRIP, "login.yaml": _LOGIN}
@@ -251,6 +301,32 @@ COMMAND_CASES = (
     *(
         CommandCase(name, [f"noetl run {name}.yaml -q"], {f"{name}.yaml": text}, environ=_FAILED_RUN_SETTINGS)
         for name, text in FAILED_RUNS.items()
+    ),
+    # Actions that fail
+    CommandCase(
+        "failed_request",
+        [
+            "noetl run fetch.yaml -q -i url={URL}/orders?key=1",
+            "noetl run fetch.yaml -q -i url=http://127.0.0.1:1",
+        ],
+        {"fetch.yaml": _FETCH},
+        response=(404, '{"error": "no such  order"}'),
+    ),
+    CommandCase(
+        "failed_command",
+        ["noetl run backup.yaml -q"],
+        {"backup.yaml": _BACKUP},
+    ),
+    CommandCase("failed_long_output", ["noetl run flood.yaml -q"], {"flood.yaml": _FLOOD}),
+    CommandCase(
+        "failed_function",
+        ["noetl run load.yaml -q", "noetl run load.yaml -q -i function=broken:load"],
+        {"load.yaml": _LOAD, "orders.py": _ORDERS, "broken.py": "def load(:\n"},
+    ),
+    CommandCase(
+        "failed_by_a_timeout",
+        ["noetl run late.yaml -q -i path=a", "noetl run late.yaml -q -i path=b"],
+        {"late.yaml": _LATE},
     ),
     # Services
     CommandCase(

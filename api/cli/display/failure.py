@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from noetl.planner.plan import Plan
 
 _LABEL_WIDTH = 12
+_MAX_LINES = 5
+_MAX_LINE = 300
 
 
 def failure_lines(error: Mapping[str, Any], plan: Plan, file: str | None) -> list[str]:
@@ -67,6 +69,24 @@ def fact_lines(error: Mapping[str, Any]) -> Iterator[str]:
         yield _fact("values", ", ".join(f"{name} = {value}" for name, value in error["values"].items()))
     if "item" in error:
         yield _fact("item", error["item"]["value"])
+    yield from _detail_lines(error)
+
+
+def _detail_lines(error: Mapping[str, Any]) -> Iterator[str]:
+    """Yield lines with the statement of SQL, or the end or the beginning of what a command has written."""
+    details = error.get("details")
+    if not isinstance(details, dict):
+        return
+    for name in ("statement", "hint", "stdout", "stderr"):
+        text = details.get(name)
+        lines = text.strip().splitlines() if isinstance(text, str) else []
+        if len(lines) == 1 and lines[0] in error["message"]:
+            continue
+        # Of output that was too long, the error has the beginning.
+        is_tail = name.startswith("std") and error["type"] != "LimitExceeded"
+        shown = lines[-_MAX_LINES:] if is_tail else lines[:_MAX_LINES]
+        for number, line in enumerate(shown):
+            yield _fact(name if number == 0 else "", line[:_MAX_LINE])
 
 
 def _fact(label: str, text: str) -> str:

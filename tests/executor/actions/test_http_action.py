@@ -531,3 +531,20 @@ def test_an_error_says_when_the_server_wants_the_next_request(value: str, expect
     ):
         perform_action("http", url=server.url())
     assert caught.value.details["retry_after_seconds"] == expected
+
+
+def test_a_failed_request_names_method_address_and_the_beginning_of_the_body() -> None:
+    body = b"<h1>no\n\n  such order</h1>" + b"x" * 500
+    with serve(lambda exchange: exchange.reply(404, body)) as server, pytest.raises(ActionError) as caught:
+        perform_action("http", method="delete", url=server.url("/orders"), params={"key": "12345"})
+    message = caught.value.message
+    subject = f"DELETE {server.url('/orders')}?… answered 404 Not Found"
+    assert message.startswith(f"{subject}: <h1>no such order</h1>xxx")
+    assert "12345" not in message and len(message) < 300
+
+
+def test_a_long_address_is_cut() -> None:
+    with serve(lambda exchange: exchange.reply(500, b"")) as server, pytest.raises(ActionError) as caught:
+        perform_action("http", url=server.url("/" + "a" * 500))
+    assert caught.value.message.endswith("aaa… answered 500 Internal Server Error")
+    assert len(caught.value.message) < 250

@@ -64,7 +64,13 @@ def test_a_list_of_statements_is_one_transaction(postgres_dsn: str) -> None:
             query=["insert into t values (1)", "insert into t values (1)"],
         )
     assert (caught.value.type, caught.value.retryable) == ("SQLError", False)
-    assert caught.value.details == {"sqlstate": "23505"}
+    problem = 'duplicate key value violates unique constraint "t_pkey"'
+    assert caught.value.message == f"{problem}: Key (a)=(1) already exists. (SQLSTATE 23505)"
+    assert caught.value.details == {
+        "sqlstate": "23505",
+        "detail": "Key (a)=(1) already exists.",
+        "statement": "insert into t values (1)",
+    }
     assert (
         perform_action("postgres", connection=postgres_dsn, query="select count(*) from t", fetch="value")
         == 0
@@ -209,11 +215,21 @@ def test_invalid_statements_are_refused(query: Any, params: Any, message: str) -
 def test_errors_of_sql_are_not_retried(postgres_dsn: str, query: str, sqlstate: str) -> None:
     with pytest.raises(ActionError) as caught:
         perform_action("postgres", connection=postgres_dsn, query=query)
-    assert (caught.value.type, caught.value.retryable, caught.value.details) == (
+    assert (caught.value.type, caught.value.retryable, caught.value.details["sqlstate"]) == (
         "SQLError",
         False,
-        {"sqlstate": sqlstate},
+        sqlstate,
     )
+
+
+def test_the_place_in_a_statement_is_that_of_the_text_in_the_playbook(postgres_dsn: str) -> None:
+    query = "\n  select %(a)s::int,\n    5 %% 2, nosuch"
+    with pytest.raises(ActionError) as caught:
+        perform_action("postgres", connection=postgres_dsn, query=query, params={"a": 1})
+    assert caught.value.message == (
+        'column "nosuch" does not exist (SQLSTATE 42703, line 2, column 12 of the statement)'
+    )
+    assert caught.value.details["statement"] == "select $1::int,\n    5 % 2, nosuch"
 
 
 @pytest.mark.parametrize("sqlstate", ["40001", "40P01", "53300", "55P03", "57P03"])
@@ -221,10 +237,10 @@ def test_temporary_errors_are_retryable(postgres_dsn: str, sqlstate: str) -> Non
     raising = f"do $$ begin raise exception using errcode = '{sqlstate}'; end $$"
     with pytest.raises(ActionError) as caught:
         perform_action("postgres", connection=postgres_dsn, query=raising)
-    assert (caught.value.type, caught.value.retryable, caught.value.details) == (
+    assert (caught.value.type, caught.value.retryable, caught.value.details["sqlstate"]) == (
         "SQLError",
         True,
-        {"sqlstate": sqlstate},
+        sqlstate,
     )
 
 

@@ -82,6 +82,8 @@ def test_an_exception_is_reported(folder: Path, function: str, type_: str, messa
     assert (error.type, error.retryable) == ("FunctionFailed", True)
     assert (error.details["type"], error.details["message"]) == (type_, message)
     assert f"in {function}" in error.details["traceback"]
+    assert error.message.startswith(f"{type_}: {message} (lib/orders.py:")
+    assert error.message.endswith(f"({error.details['place']})")
 
 
 def test_the_death_of_the_process_is_reported(folder: Path) -> None:

@@ -153,8 +153,18 @@ def test_output_is_limited() -> None:
     with pytest.raises(ActionError, match="stdout is longer than 1,048,576 bytes") as caught:
         shell("yes")
     assert (caught.value.type, caught.value.retryable) == ("LimitExceeded", False)
+    assert caught.value.details["exit_code"] is None
     with pytest.raises(ActionError, match="stderr is longer"):
         shell("yes >&2")
+
+
+def test_of_long_output_the_beginning_and_the_exit_code_are_kept() -> None:
+    with pytest.raises(ActionError, match="bytes; its exit code was 4") as caught:
+        shell("echo begin; echo note >&2; yes | head -c 1100000; exit 4")
+    details = caught.value.details
+    assert (details["exit_code"], details["stderr"]) == (4, "note\n")
+    assert details["stdout"].startswith("begin\ny\n")
+    assert len(details["stdout"]) == 4096
 
 
 def test_a_timeout_terminates_the_process_group(tmp_path: Path) -> None:
