@@ -10,6 +10,7 @@ from noetl.api import graphviz
 from noetl.planner.catalogue import ActionDeclaration
 from noetl.planner.draw.advances import FONTS
 from noetl.planner.draw.chart import make_chart
+from noetl.planner.draw.columns import arrange_columns
 from noetl.planner.draw.folding import FOLD_FROM, fold_groups
 from noetl.planner.draw.layout import Layout, read_layout, to_dot
 from noetl.planner.draw.run_marks import RunMarks
@@ -72,7 +73,8 @@ def _lay_out(
         raise PictureError(
             f"the picture has {size:,} nodes and edges; at most {MAX_PICTURE_SIZE:,} are drawn"
         )
-    return read_layout(chart, graphviz.render(to_dot(chart), "json0", seconds))
+    answer = graphviz.render(to_dot(chart), "json0", seconds)
+    return arrange_columns(read_layout(chart, answer))
 
 
 def to_png(layout: Layout, marks: RunMarks | None = None) -> bytes:

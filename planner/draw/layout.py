@@ -26,11 +26,17 @@ _LARGE = 300
 
 @dataclass(frozen=True, slots=True)
 class EdgePath:
-    """The course of an edge: a start, the points of cubic Bézier curves, the tip, and the label's centre."""
+    """The course of an edge: a start, the points of cubic Bézier curves, the tip, and the label's centre.
+
+    An edge from one column of the picture to the next has two `marks` with the same `number`. A line leads
+    from its start to the first mark. Another leads from the second mark to its tip.
+    """
 
     points: tuple[Point, ...]
     tip: Point
     label: Point | None
+    marks: tuple[Point, Point] | None = None
+    number: int = 0
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,7 @@ class Layout:
                     "routes": [list(route) for route in edge.routes],
                     "points": [list(point) for point in (*path.points, path.tip)],
                     "label_at": path.label and list(path.label),
+                    "marks": path.marks and [list(mark) for mark in path.marks],
                 }
                 for edge, path in zip(chart.edges, self.paths, strict=True)
             ],

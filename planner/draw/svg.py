@@ -117,6 +117,9 @@ class _SvgWriter:
         elif marks is not None and not marks.may_follow(edge):
             classes.append("never")
         suffix = "".join(f" {name}" for name in classes)
+        if path.marks is not None:
+            yield from _cut_edge(path, path.marks, suffix)
+            return
         source = path.points[0]
         curves = " ".join(f"{x:g},{y:g}" for x, y in path.points[1:])
         has_arrow = not edge.target.startswith("f")
@@ -273,6 +276,18 @@ def _edge_label(edge: ChartEdge, centre: Point, count: int) -> str:
         x += text_width(f"{edge.label} " if edge.label else "", TEXT_SIZE)
         parts.append(_text(_times(count), (x + 2, y), "label count", bold=True))
     return "".join(parts)
+
+
+def _cut_edge(path: EdgePath, marks: tuple[Point, Point], suffix: str) -> Iterator[str]:
+    """Yield the two lines of an edge that continues in another column, and their marks."""
+    for start, end in ((path.points[0], marks[0]), (marks[1], path.tip)):
+        yield f'<path class="edge{suffix}" d="M{start[0]:g},{start[1]:g} L{end[0]:g},{end[1]:g}"/>'
+    yield f'<path class="tip{suffix}" d="{_arrow(marks[1], path.tip)}"/>'
+    words = str(path.number)
+    half = text_width(words, TEXT_SIZE, bold=True) / 2
+    for x, y in marks:
+        yield f'<circle class="box" cx="{x:g}" cy="{y:g}" r="9"/>'
+        yield _text(words, (x - half, y + 4), "count", bold=True)
 
 
 def _times(count: int) -> str:

@@ -375,6 +375,40 @@ def test_a_plan_that_is_too_large_when_folded_is_refused(monkeypatch: pytest.Mon
         lay_out(forks_plan(50), catalogue())
 
 
+def test_a_tall_picture_continues_in_the_next_column() -> None:
+    layout = lay_out(chain_plan(40), catalogue())
+    assert layout.height <= 2.6 * layout.width
+    marked = [path for path in layout.paths if path.marks is not None]
+    assert [path.number for path in marked] == list(range(1, len(marked) + 1))
+    assert marked
+    boxes = [
+        (x, y, x + node.width, y + node.height)
+        for node, (x, y) in zip(layout.chart.nodes, layout.corners, strict=True)
+    ]
+    for left, right in combinations(boxes, 2):
+        assert left[2] <= right[0] or right[2] <= left[0] or left[3] <= right[1] or right[3] <= left[1]
+    for x, y, end, bottom in boxes:
+        assert 0 <= x <= end <= layout.width
+        assert 0 <= y <= bottom <= layout.height
+    texts = texts_of(write_svg(layout))
+    assert texts.count("1") == 2
+    assert lay_out(chain_plan(5), catalogue()).paths[0].marks is None
+
+
+def test_a_tall_picture_without_a_place_to_cut_is_not_cut() -> None:
+    names = [f"s{index}" for index in range(40)]
+    steps = [
+        Step(
+            name,
+            cases=(case("x", *names[index + 1 : index + 2]), case("default", *names[index + 2 : index + 3])),
+        )
+        for index, name in enumerate(names)
+    ]
+    layout = lay_out(plan_of(Step("first", cases=(case("default", "s0"),)), *steps), catalogue())
+    assert layout.height > 2.5 * layout.width
+    assert all(path.marks is None for path in layout.paths)
+
+
 def test_the_layout_as_json_has_coordinates_of_all_nodes_and_edges() -> None:
     layout = lay_out(rich_plan(), catalogue())
     data = layout.to_json()
