@@ -93,6 +93,17 @@ class Destination:
     hosts: Callable[[Any], Iterable[str]]
 
 
+class OpenWait(NamedTuple):
+    """A wait of a suspended action that an answer ends: its id, its start and its end.
+
+    Times are seconds since the epoch. Without an end, `expires_at` is None.
+    """
+
+    id: str
+    opened_at: float
+    expires_at: float | None
+
+
 @frozen
 class ActionDeclaration:
     """The interface of an action type.
@@ -122,6 +133,7 @@ class ActionDeclaration:
         child_run: a function from the state of a suspended action to the id of the run that it waits for.
         question: a function from this state to what the action asks a person, or None. A question has some
             of the keys `title`, `details` and `answer` (declared fields).
+        open_wait: a function from this state to the wait that an answer ends.
     """
 
     type: str
@@ -144,6 +156,7 @@ class ActionDeclaration:
     awaits: str | None = None
     child_run: Callable[[Any], str] | None = None
     question: Callable[[Any], Mapping[str, Any] | None] | None = None
+    open_wait: Callable[[Any], OpenWait] | None = None
 
     def result_keys(self, parameters: Mapping[str, Any]) -> Mapping[str, Kind] | None:
         """Return the keys of the data of a result for these parameters, or None if they are not known."""

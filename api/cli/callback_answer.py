@@ -12,6 +12,7 @@ from noetl.api.cli.service_requests import parse_service_url, send_request
 from noetl.executor.model.json_values import read_json
 
 if TYPE_CHECKING:
+    from noetl.api.service.inbox import AnswerRequest
     from noetl.api.service.services import TenantServices
     from noetl.executor.model.run import Run, WaitKey
     from noetl.executor.stores.interface import Store
@@ -83,6 +84,22 @@ def answer_in_store(services: TenantServices, token: str, answer: Any, *, heartb
             print_message("heartbeat recorded")
             return
         key = services.callbacks.answer(token, answer)
+    except RejectedError as error:
+        raise CommandError(error.message, EXIT_FAILED) from error
+    print_message(f"answered run {key.run_id}")
+    _print_resume_hint(services, key)
+
+
+def answer_step(services: TenantServices, run_id: str, request: AnswerRequest) -> None:
+    """Write an answer to a question of a step to the store, without its token. Print as `answer_in_store`.
+
+    Raises:
+        CommandError: the step does not wait, asks several questions, or refuses the answer.
+    """
+    from noetl.executor.errors import RejectedError
+
+    try:
+        key = services.inbox.answer(run_id, request)
     except RejectedError as error:
         raise CommandError(error.message, EXIT_FAILED) from error
     print_message(f"answered run {key.run_id}")

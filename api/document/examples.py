@@ -28,8 +28,10 @@ from noetl.api.service.data_views import (
     RunSource,
     StepData,
 )
+from noetl.api.service.inbox_views import CaseEntry, InboxEntry, InboxPage
 from noetl.api.service.views import (
     SCHEMA_NAMES,
+    CurrentStatus,
     DiagnosticEntry,
     EdgeEntry,
     EventEntry,
@@ -167,6 +169,23 @@ _VIEWS: tuple[View, ...] = (
         error=None,
     ),
     RunResult(workflow_id=_RUN, status=RunStatus.SUCCEEDED, result={"greeting": "Hello you"}, errors=[]),
+    CurrentStatus(workflow_id=_RUN, status=RunStatus.RUNNING),
+    InboxPage(
+        items=[
+            InboxEntry(
+                workflow_id=_RUN,
+                playbook="pay",
+                step="ask",
+                visit=1,
+                position="run.0",
+                opened_at=_TIME,
+                expires_at=None,
+                title="Pay the invoice?",
+                cases=[CaseEntry(case=0, guard=None, targets=["pay"])],
+            )
+        ],
+        next_cursor=None,
+    ),
     LogPage(items=[_LINE], next_cursor=None, last_event=f"3-1-{_RUN}"),
     RunDetails(
         workflow_id=_RUN,
@@ -245,6 +264,7 @@ TEXT_EXAMPLES = {
 BODY_EXAMPLES: dict[str, Any] = {
     "Playbook": _PLAYBOOK,
     "PlaybookBody": {"playbook": _PLAYBOOK},
+    "AnswerBody": {"step": "ask", "answer": {"approved": True}},
     "ResumeBody": {"input": {"who": "you"}},
     "SubmissionBody": {"playbook": _PLAYBOOK, "input": {"who": "you"}, "tags": ["nightly"]},
 }

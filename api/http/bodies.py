@@ -100,7 +100,20 @@ class ResumeBody(RequestBody):
     )
 
 
-REQUEST_BODIES: tuple[type[RequestBody], ...] = (SubmissionBody, PlaybookBody, ResumeBody)
+class AnswerBody(RequestBody):
+    """An answer to a question of a waiting step."""
+
+    step: Annotated[str, Expected("the name of a step")] = Field(description="The step that asks.")
+    visit: Annotated[int | None, Field(ge=1), Expected("a whole number from 1")] = Field(
+        None, description="The number of the visit. Default: the latest."
+    )
+    position: Annotated[str | None, Expected("the position of an action")] = Field(
+        None, description="The place of the action, if the step asks several questions."
+    )
+    answer: Any = Field(None, description="The answer: any value, or an object with the declared fields.")
+
+
+REQUEST_BODIES: tuple[type[RequestBody], ...] = (SubmissionBody, PlaybookBody, ResumeBody, AnswerBody)
 
 
 def parse_body(model: type[Body], value: Any) -> Body:

@@ -68,6 +68,11 @@ def playbook_body(model: str) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {**yaml, JSON_TYPE: _schema_named(model)}}}
 
 
+def required_body(model: str) -> dict[str, Any]:
+    """Return the description of a request that has a body: a JSON object of a model."""
+    return {"requestBody": {"required": True, "content": {JSON_TYPE: _schema_named(model)}}}
+
+
 def optional_body(model: str) -> dict[str, Any]:
     """Return the description of a request that may have a body: a JSON object of a model."""
     return {"requestBody": {"required": False, "content": {JSON_TYPE: _schema_named(model)}}}

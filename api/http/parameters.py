@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from fastapi import Header, Query, Request
 from pydantic import (
@@ -27,6 +27,7 @@ from pydantic import (
 )
 
 from noetl.api.http.problems import Problem
+from noetl.api.service.inbox import RUNS_PER_PAGE
 from noetl.api.service.run_data import LINES_PER_PAGE
 from noetl.api.service.runs import EVENTS_PER_PAGE
 from noetl.executor.model.run import RunStatus
@@ -236,6 +237,19 @@ class LogQuery(BaseModel):
     limit: WholeNumber = Field(
         LINES_PER_PAGE, ge=1, le=LINES_PER_PAGE, description="The most lines of the page."
     )
+
+
+class InboxQuery(BaseModel):
+    """The query parameters of the inbox."""
+
+    order: Literal["newest", "expires"] = Field(
+        "newest",
+        description="`expires`: what expires first comes first, of the newest 200 runs, on one page.",
+    )
+    limit: WholeNumber = Field(
+        RUNS_PER_PAGE, ge=1, le=RUNS_PER_PAGE, description="The most runs of the page."
+    )
+    cursor: str | None = Field(None, description=CURSOR_DESCRIPTION)
 
 
 async def check_parameters(request: Request) -> None:

@@ -50,6 +50,9 @@ PROBLEM_TYPES: Mapping[str, ProblemType] = {
         406, "The header Accept allows none of the media types of this response: application/json."
     ),
     "slow-body": ProblemType(408, "The body of the request must arrive within 25 s."),
+    "ambiguous-question": ProblemType(
+        CONFLICT, "the step asks 2 questions; name one by its position: `run.0`, `run.1`"
+    ),
     "answered-otherwise": ProblemType(CONFLICT, "another answer arrived before"),
     "finished": ProblemType(CONFLICT, "run 7c0b1f2ad1f04b0d9f1e2a3c has already ended: succeeded"),
     "local-run": ProblemType(

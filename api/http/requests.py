@@ -29,6 +29,7 @@ from fastapi import Request
 from noetl.api.http.openapi import JSON_TYPE, YAML_TYPES
 from noetl.api.http.problems import Problem
 from noetl.api.service.compiler import InlinePlaybook, PlanSource, PlaybookReference
+from noetl.api.service.inbox import AnswerRequest
 from noetl.api.service.runs import ResumeRequest
 from noetl.executor.model.json_values import MAX_DEPTH, nests_deeper
 from noetl.executor.model.start_request import StartRequest
@@ -105,6 +106,20 @@ async def read_resume_request(request: Request, key: str | None) -> ResumeReques
     _content_type(request, (JSON_TYPE,))
     resume = await _decode(body, lambda value: parse_body(ResumeBody, value))
     return ResumeRequest(resume.input or {}, resume.step, key)
+
+
+async def read_answer_request(request: Request) -> AnswerRequest:
+    """Return an answer to a question of a step.
+
+    Raises:
+        Problem: 400, 413, 415 or 422.
+    """
+    from noetl.api.http.bodies import AnswerBody, parse_body
+
+    body = await _read_body(request)
+    _content_type(request, (JSON_TYPE,))
+    answer = await _decode(body, lambda value: parse_body(AnswerBody, value))
+    return AnswerRequest(answer.step, answer.answer, answer.visit, answer.position)
 
 
 async def read_callback_answer(request: Request) -> Any:

@@ -8,6 +8,7 @@ from functools import lru_cache
 
 from noetl.api.service.callbacks import CallbackService
 from noetl.api.service.compiler import PlaybookCompiler
+from noetl.api.service.inbox import InboxService
 from noetl.api.service.playbooks import PlaybookService
 from noetl.api.service.run_data import RunDataService
 from noetl.api.service.runs import RunService
@@ -24,6 +25,7 @@ class TenantServices:
         self._context = context
         self.runs = RunService(context)
         self.data = RunDataService(context, self.runs)
+        self.inbox = InboxService(context, self.runs)
         self.playbooks = PlaybookService(context)
         self.callbacks = CallbackService(context)
 

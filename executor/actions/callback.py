@@ -9,7 +9,7 @@ from noetl.executor.actions.action import Call, Suspend
 from noetl.executor.errors import ActionError
 from noetl.executor.model.declared_values import expand_declarations
 from noetl.executor.model.run import NEVER, Wait
-from noetl.planner.catalogue import ActionDeclaration, Kind, Parameter
+from noetl.planner.catalogue import ActionDeclaration, Kind, OpenWait, Parameter
 from noetl.planner.syntax.durations import parse_duration
 
 _TYPES = frozenset({"string", "integer", "number", "boolean", "object", "array"})
@@ -41,6 +41,9 @@ DECLARATION = ActionDeclaration(
     suspends=True,
     awaits="an answer",
     question=lambda state: state.get("question"),
+    open_wait=lambda state: OpenWait(
+        state["wait"], state["asked_at"], state["expires_at"] if state["expires_at"] < NEVER else None
+    ),
 )
 
 

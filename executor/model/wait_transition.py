@@ -34,6 +34,11 @@ def unknown_token() -> RejectedError:
     return RejectedError("unknown_token", "no step has ever waited for this answer")
 
 
+def wait_closed() -> RejectedError:
+    """Return the refusal of an answer for which no step waits any more."""
+    return RejectedError("closed", "the step does not wait for an answer any more")
+
+
 def check_wait_open(*, is_closed: bool, is_answered: bool, is_active: bool) -> None:
     """Check that a wait accepts an answer or a heartbeat.
 
@@ -43,7 +48,7 @@ def check_wait_open(*, is_closed: bool, is_answered: bool, is_active: bool) -> N
         RejectedError: `closed`.
     """
     if is_closed or is_answered or not is_active:
-        raise RejectedError("closed", "the step does not wait for an answer any more")
+        raise wait_closed()
 
 
 def complete_answer(declared: AnswerDeclaration | None, body: Any) -> Any:

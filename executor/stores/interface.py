@@ -370,6 +370,16 @@ class WaitStore(Protocol):
         """
         ...
 
+    def answer_wait(self, key: WaitKey, declared: AnswerDeclaration | None, body: Any, now: float) -> None:
+        """Answer a wait without a token, as `answer` does. The caller has checked who may answer it.
+
+        `declared` are the fields that the answer must have, or None if it may be any value.
+
+        Raises:
+            RejectedError: as `answer`; `closed` also if the wait was never opened.
+        """
+        ...
+
     def record_heartbeat(self, token_hash: str, now: float) -> None:
         """Record that the external worker behind a wait is alive.
 

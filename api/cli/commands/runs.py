@@ -402,7 +402,12 @@ def watch_run(
     "answer", no_args_is_help=True, epilog="Example: noetl runs answer TOKEN -d '{\"approved\": true}'"
 )
 def answer_callback(
-    token: Annotated[str, typer.Argument(metavar="TOKEN", help="The token of the callback, or its URL.")],
+    token: Annotated[
+        str,
+        typer.Argument(
+            metavar="TOKEN", help="The token of the callback, or its URL. With --step: the id of the run."
+        ),
+    ],
     data: Annotated[
         str,
         typer.Option(
@@ -412,6 +417,13 @@ def answer_callback(
             help="The answer. Without it the answer is null; - reads standard input.",
         ),
     ] = "null",
+    step: Annotated[
+        str | None, typer.Option("--step", metavar="NAME", help="Answer this step of a run, without a token.")
+    ] = None,
+    position: Annotated[
+        str | None,
+        typer.Option("--position", help="With --step: which action, if it asks several questions."),
+    ] = None,
     heartbeat: Annotated[
         bool, typer.Option("--heartbeat", help="Report that the answer is still being worked on.")
     ] = False,
@@ -419,11 +431,27 @@ def answer_callback(
 ) -> None:
     """Answer a step that waits in a `callback`.
 
-    A URL is answered over HTTP. A token, or a URL with --store, is answered in the store.
+    A URL is answered over HTTP. A token, or a URL with --store, is answered in the store. So is a step that
+    --step names.
     """
-    from noetl.api.cli.callback_answer import answer_in_store, answer_over_http, parse_answer, token_from
+    from noetl.api.cli.callback_answer import (
+        answer_in_store,
+        answer_over_http,
+        answer_step,
+        parse_answer,
+        token_from,
+    )
+    from noetl.api.service.inbox import AnswerRequest
 
     answer = None if heartbeat else parse_answer(data)
+    if step is None and position is not None:
+        raise CommandError("--position needs --step")
+    if step is not None:
+        if heartbeat:
+            raise CommandError("--heartbeat needs a token, and not --step")
+        with open_command_services(store) as services:
+            answer_step(services, find_run(services, token).id, AnswerRequest(step, answer, None, position))
+        return
     if store is None and "://" in token:
         answer_over_http(token, answer, heartbeat=heartbeat)
         return

@@ -31,6 +31,7 @@ from noetl.executor.model.wait_transition import (
     complete_answer,
     unknown_token,
     wait_claim_lost,
+    wait_closed,
 )
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
@@ -92,6 +93,20 @@ class DynamoWaits:
         self._limits.check_answer(encode_json(body))
         key, item, token = self._find_wait(token_hash)
         declared = self._load(token.get("fields"), "the declaration of the answer's fields")
+        self._answer(key, item, declared, body, now)
+        return key
+
+    def answer_wait(self, key: WaitKey, declared: AnswerDeclaration | None, body: Any, now: float) -> None:
+        """Answer a wait without a token, as `answer` does."""
+        self._limits.check_answer(encode_json(body))
+        item = self._context.table.get(self._wait_key(key))
+        if item is None:
+            raise wait_closed()
+        self._answer(key, item, declared, body, now)
+
+    def _answer(
+        self, key: WaitKey, item: Item, declared: AnswerDeclaration | None, body: Any, now: float
+    ) -> None:
         while "answered" not in item:
             head, visit = self._check_open(key, item)
             answer = complete_answer(declared, body)
@@ -108,12 +123,11 @@ class DynamoWaits:
                 item = refusal.items[0] or {}
                 continue
             self._context.changes.notify()
-            return key
+            return
         # The process that stored the answer may have died before it made the visit due.
         self._wakeups.wake_if_answered(key.run_id, key.visit_id, now)
         earlier = self._load(item["answer"], "the earlier answer, with which this one is compared,")
         check_same_answer(earlier, body, declared)
-        return key
 
     def _load(self, stored: bytes | None, noun: str) -> Any:
         """Return a value that an answer needs.

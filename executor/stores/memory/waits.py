@@ -19,6 +19,7 @@ from noetl.executor.model.wait_transition import (
     complete_answer,
     unknown_token,
     wait_claim_lost,
+    wait_closed,
 )
 from noetl.executor.stores.memory.state import MemoryState, WaitToken
 from noetl.planner.frozen import replace
@@ -59,15 +60,26 @@ class MemoryWaits:
         self._state.limits.check_answer(_encode(body))
         with self._state.change_runs(due=1):
             key, declared = self._find_token(token_hash)
-            wait = self.wait(key)
-            if wait.answered_at is not None:
-                check_same_answer(wait.answer, body, declared)
-                return key
-            self._check_open(key, wait)
-            text = _encode(complete_answer(declared, body))
-            self._state.limits.check_answer(text)
-            give_answer(self._state, key, json.loads(text), now)
+            self._answer(key, declared, body, now)
             return key
+
+    def answer_wait(self, key: WaitKey, declared: AnswerDeclaration | None, body: Any, now: float) -> None:
+        self._state.limits.check_answer(_encode(body))
+        with self._state.change_runs(due=1):
+            record = self._state.runs.get(key.run_id)
+            if record is None or key not in record.waits:
+                raise wait_closed()
+            self._answer(key, declared, body, now)
+
+    def _answer(self, key: WaitKey, declared: AnswerDeclaration | None, body: Any, now: float) -> None:
+        wait = self.wait(key)
+        if wait.answered_at is not None:
+            check_same_answer(wait.answer, body, declared)
+            return
+        self._check_open(key, wait)
+        text = _encode(complete_answer(declared, body))
+        self._state.limits.check_answer(text)
+        give_answer(self._state, key, json.loads(text), now)
 
     def record_heartbeat(self, token_hash: str, now: float) -> None:
         with self._state.lock:

@@ -25,6 +25,7 @@ from noetl.executor.model.wait_transition import (
     complete_answer,
     unknown_token,
     wait_claim_lost,
+    wait_closed,
 )
 from noetl.executor.stores.sql.context import SqlContext
 from noetl.executor.stores.sql.database import Writer
@@ -66,16 +67,39 @@ class SqlWaits:
         self._context.limits.check_answer(encode_json(body))
         with self._context.database.transaction() as db:
             key, row, declared = _lock_wait(db, token_hash)
-            if row["answered_at"] is not None:
-                check_same_answer(json.loads(row["answer"]), body, declared)
-                return key
-            _check_open(db, key, row)
-            text = encode_json(complete_answer(declared, body))
-            self._context.limits.check_answer(text)
-            give_answer(db, key, text, now)
+            is_first = self._answer(db, row, declared, body, now)
+        if is_first:
+            self._announce()
+        return key
+
+    def answer_wait(self, key: WaitKey, declared: AnswerDeclaration | None, body: Any, now: float) -> None:
+        self._context.limits.check_answer(encode_json(body))
+        with self._context.database.transaction() as db:
+            db.lock_run(key.run_id)
+            row = db.execute("waits.get", **asdict(key)).fetchone()
+            if row is None:
+                raise wait_closed()
+            is_first = self._answer(db, row, declared, body, now)
+        if is_first:
+            self._announce()
+
+    def _answer(
+        self, db: Writer, row: Row, declared: AnswerDeclaration | None, body: Any, now: float
+    ) -> bool:
+        """Give the answer to the wait of a row, whose run is locked. Return False if it has it already."""
+        key = WaitKey(row["run_id"], row["visit_id"], row["id"])
+        if row["answered_at"] is not None:
+            check_same_answer(json.loads(row["answer"]), body, declared)
+            return False
+        _check_open(db, key, row)
+        text = encode_json(complete_answer(declared, body))
+        self._context.limits.check_answer(text)
+        give_answer(db, key, text, now)
+        return True
+
+    def _announce(self) -> None:
         self._context.announce_due(1)
         self._context.changes.notify()
-        return key
 
     def record_heartbeat(self, token_hash: str, now: float) -> None:
         with self._context.database.transaction() as db:

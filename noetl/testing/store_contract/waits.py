@@ -157,6 +157,35 @@ class WaitsContract(ContractFixtures):
         assert sum(taken) == 1
         assert store.waits.wait(key).answer == taken.index(True)
 
+    def test_a_wait_is_answered_without_its_token(self, store: Store, second: Store) -> None:
+        """Apply the rules of an answer with a token."""
+        declared = {"ok": {"type": "boolean"}, "note": {"type": "string", "default": "none"}}
+        _, key = start_waiting_run(store, declared=declared)
+        with pytest.raises(RejectedError) as rejected:
+            store.waits.answer_wait(key, declared, {"ok": 1}, 5.0)
+        assert rejected.value.reason == "invalid_answer"
+        store.waits.answer_wait(key, declared, {"ok": True}, 5.0)
+        assert second.waits.wait(key).answer == {"ok": True, "note": "none"}
+        assert store.queue.next_due(key.run_id) == 5.0
+        store.waits.answer_wait(key, declared, {"ok": True}, 6.0)
+        store.waits.answer("t", {"ok": True}, 6.0)
+        assert refusal_of_answer(store, {"ok": False}) == "answered_otherwise"
+        with pytest.raises(RejectedError) as rejected:
+            store.waits.answer_wait(key, declared, {"ok": False}, 7.0)
+        assert rejected.value.reason == "answered_otherwise"
+
+    def test_only_an_open_wait_is_answered_without_its_token(self, store: Store) -> None:
+        _, key = start_waiting_run(store)
+        for unknown in (replace(key, id="other"), replace(key, visit_id="other")):
+            with pytest.raises(RejectedError) as rejected:
+                store.waits.answer_wait(unknown, None, 1, 5.0)
+            assert rejected.value.reason == "closed"
+        store.waits.close_wait(key, 4.0)
+        with pytest.raises(RejectedError) as rejected:
+            store.waits.answer_wait(key, None, 1, 5.0)
+        assert rejected.value.reason == "closed"
+        assert store.waits.wait(key).answered_at is None
+
     def test_an_unknown_token_is_refused(self, store: Store) -> None:
         start_waiting_run(store)
         assert (

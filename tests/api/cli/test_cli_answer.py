@@ -244,3 +244,49 @@ class TestAnswerOverHttp:
         outcome = noetl("runs", "answer", "http://127.0.0.1:9/workflows/callbacks/x")
         assert (outcome.exit_code, len(outcome.err.splitlines())) == (2, 1)
         assert outcome.err.startswith("noetl: request to 127.0.0.1:9 failed: ")
+
+
+def test_the_inbox_lists_questions_that_are_answered_without_a_token(
+    noetl: Command, folder: Path, start: Start
+) -> None:
+    (folder / "pay.yaml").write_text(
+        'name: pay\nsteps:\n- name: ask\n  run: [{action: callback, title: "Pay?\\e[31m", answer:'
+        " {approved: boolean}, timeout: 2h, as: decision}]\n"
+        '  rule: [{case: "{{ decision.approved }}", run: [book]}, {case: default, run: []}]\n'
+        "- {name: book, run: [{action: set, set: {booked: 1}}]}\n"
+    )
+    process = start("run", "pay.yaml", "--json")
+    assert process.stderr is not None
+    while "waits for" not in process.stderr.readline():
+        pass
+    shown = noetl("inbox")
+    assert "\x1b" not in shown.out
+    lines = shown.out.splitlines()
+    assert lines[0].startswith("pay  ")
+    assert lines[1:] == [
+        "  Pay?␛[31m",
+        "  answer.approved: boolean",
+        "  {{ decision.approved }} → book",
+        "  default → end",
+    ]
+    assert [entry["step"] for entry in noetl("inbox", "--json").json["items"]] == ["ask"]
+    refused = noetl("runs", "answer", "last", "--step", "ask", "-d", '{"approved": 1}')
+    assert (refused.exit_code, "approved" in refused.err) == (1, True)
+    answered = noetl("runs", "answer", "last", "--step", "ask", "-d", '{"approved": true}')
+    assert (answered.exit_code, answered.err.startswith("answered run ")) == (0, True)
+    assert process.wait(60) == 0
+    again = noetl("runs", "answer", "last", "--step", "ask", "-d", '{"approved": true}')
+    assert (again.exit_code, again.err) == (1, "noetl: the step does not wait for an answer any more\n")
+    empty = noetl("inbox")
+    assert (empty.out, empty.err) == ("", "nothing waits for a person\n")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [(("--position", "run.0"), "--position needs --step"), (("--step", "a", "--heartbeat"), "needs a token")],
+)
+def test_options_that_do_not_go_together_are_refused(
+    noetl: Command, options: tuple[str, ...], message: str
+) -> None:
+    outcome = noetl("runs", "answer", "x", *options)
+    assert (outcome.exit_code, message in outcome.err) == (2, True)

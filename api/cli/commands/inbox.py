@@ -1,0 +1,35 @@
+"""The command `noetl inbox`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from noetl.api.cli.display.console import print_message, write_json, write_stdout
+from noetl.api.cli.store_option import StoreOption, open_command_services
+
+app = typer.Typer()
+
+
+@app.command(epilog="Example: noetl inbox")
+def inbox(
+    json: Annotated[bool, typer.Option("--json", help="Write JSON for programs.")] = False,
+    store: StoreOption = None,
+) -> None:
+    """Show what the waiting runs of a store ask persons; what expires first comes first.
+
+    Answer with `noetl runs answer ID --step NAME -d JSON`.
+    """
+    from noetl.api.cli.display.inbox import format_entry
+    from noetl.api.service.views import to_json
+
+    with open_command_services(store) as services:
+        page = services.inbox.find_urgent()
+    if json:
+        write_json(page)
+        return
+    for entry in page.items:
+        write_stdout(format_entry(to_json(entry)))
+    if not page.items:
+        print_message("nothing waits for a person")
