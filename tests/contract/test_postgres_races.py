@@ -22,6 +22,7 @@ from noetl.executor.security.capabilities import local_run_capabilities
 from noetl.executor.stores.plan_uses import UNUSED_SECONDS
 from noetl.executor.stores.postgres.database import PostgresDatabase
 from noetl.executor.stores.postgres.store import PostgresStore
+from noetl.executor.stores.sql import facts
 from noetl.executor.stores.sql.consistency import check_consistency
 from noetl.executor.worker import Worker, WorkerSettings
 from noetl.infra.migrations import upgrade
@@ -435,6 +436,22 @@ def test_concurrent_registrations_get_different_versions(stores: list[PostgresSt
 
     assert sorted(map(str, run_concurrently(8, register))) == [str(number) for number in range(1, 9)]
     assert check_consistency(stores[0].database) == []
+
+
+def test_concurrent_folds_count_each_fact_once(
+    stores: list[PostgresStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(facts, "MAX_FOLDED", 3)
+
+    def start_and_read(index: int) -> None:
+        for _ in range(10):
+            start_run(stores[index % 4])
+            stores[index % 4].facts.read("default", 0.0)
+
+    run_concurrently(8, start_and_read)
+    metrics = stores[0].facts.read("default", 0.0)
+    assert metrics is not None
+    assert [(total.kind, total.count) for total in metrics.totals] == [("start", 80)]
 
 
 @pytest.fixture

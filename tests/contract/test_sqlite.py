@@ -23,6 +23,7 @@ from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.stores import open_store
 from noetl.executor.stores.cursors import write_cursor
 from noetl.executor.stores.plan_uses import TOUCH_SECONDS, UNUSED_SECONDS
+from noetl.executor.stores.sql import facts
 from noetl.executor.stores.sqlite import file
 from noetl.executor.stores.sqlite.file import SCHEMA_VERSION, SCRIPTS, STATEMENTS
 from noetl.executor.stores.sqlite.store import SqliteStore
@@ -148,6 +149,18 @@ def test_starts_of_a_plan_seldom_write_its_use(tmp_path: Path) -> None:
         SqlDamage().age_plans(store, TOUCH_SECONDS + 1.0)
         queries = trace_queries(db, partial(start_saved, store, plan, "later"))
         assert begin_of_queries(queries, "plans") == ["update plans set", "insert into runs"]
+
+
+def test_a_fold_has_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(facts, "MAX_FOLDED", 2)
+    monkeypatch.setattr(facts, "MAX_FOLDS", 2)
+    with closing(SqliteStore(str(tmp_path / "noetl.db"))) as store:
+        for _ in range(5):
+            start_run(store)
+        for count in (4, 5):
+            metrics = store.facts.read("default", 0.0)
+            assert metrics is not None
+            assert [total.count for total in metrics.totals] == [count]
 
 
 def begin_of_queries(queries: Sequence[str], table: str) -> list[str]:

@@ -8,8 +8,10 @@ from typing import Any
 from noetl.executor.model.metrics import MAX_PLAYBOOKS, OTHER_PLAYBOOKS, StoreMetrics
 from noetl.executor.model.run import SERVICE_QUEUE, Lease, Run, RunStatus
 from noetl.executor.stores.interface import Store
+from noetl.testing.store_contract.damage import SweepDamage
 from noetl.testing.store_contract.fixtures import ContractFixtures
 from noetl.testing.store_contract.operations import (
+    DIAMOND,
     LEASE,
     claim_visit,
     end_run,
@@ -47,7 +49,9 @@ def perform(store: Store, run: Run) -> None:
 
 
 class FactsContract(ContractFixtures):
-    """Tests of facts, for a store that counts them."""
+    """Tests of facts, for a store that counts them. `store` is an empty store, and `damage` damages it."""
+
+    damage: SweepDamage
 
     def test_an_empty_store_has_counted_nothing(self, store: Store) -> None:
         assert read_metrics(store) == read_metrics(store, None) == StoreMetrics([], 0, None, 0)
@@ -137,7 +141,17 @@ class FactsContract(ContractFixtures):
         assert claimed is not None
         assert read_metrics(store, None, 6.0).due == 2
 
+    def test_steps_of_forks_and_joins_are_counted(self, store: Store) -> None:
+        run = start_run(store, DIAMOND)
+        for _ in range(7):
+            store.queue.commit(succeed(store, claim_visit(store, run, 1.0)), 1.0)
+        counted = counts(read_metrics(store))
+        assert {count for (_, kind, _), count in counted.items() if kind == "step"} == {7}
+
     def test_deleted_runs_stay_counted(self, store: Store) -> None:
-        perform(store, start_named(store, "p"))
-        assert store.maintenance.sweep(2.0).repaired == 0
+        self.damage.set_retention(store, 100.0)
+        run = start_named(store, "p")
+        perform(store, run)
+        store.maintenance.sweep(200.0)
+        assert store.runs.get(run.tenant, run.id) is None
         assert counts(read_metrics(store))["p", "run", "succeeded"] == 1
