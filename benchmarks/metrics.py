@@ -49,7 +49,7 @@ SCRAPES = 10
 FACTS_BETWEEN = 1_500
 """Facts between two scrapes: those of 100 steps a second, for 15 seconds."""
 
-LEASE_SECONDS = "2"
+LEASE_SECONDS = "10"
 MAX_SECONDS = 600.0
 ACTIVE_PLAYBOOKS = 10
 FORMATS = (("text", PROMETHEUS_TYPE), ("OpenMetrics", OPENMETRICS_TYPE))

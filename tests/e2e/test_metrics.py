@@ -17,7 +17,7 @@ def test_counters_are_those_of_the_tables_after_a_worker_was_killed(
         counted = count_in_tables(store)
         for url in urls:
             assert differences(read_counters(httpx.get(f"{url}/metrics").text), counted) == {}
-        assert counted["noetl_lost_leases_total held"] == 1
+        assert counted["noetl_lost_leases_total held"] >= 1
         assert counted["noetl_step_retries_total retries"] == 2
         with running_prometheus(tmp_path, [url.removeprefix("http://") for url in urls]) as prometheus:
             ended = {
