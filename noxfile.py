@@ -87,6 +87,7 @@ WITH_PACKAGES = (
     "tests/contract/test_postgres_failures.py",
     "tests/examples",
     "tests/planner/test_draw.py",  # Graphviz
+    "tests/planner/test_pictures.py",  # Graphviz and resvg
     "tests/planner/test_graph.py",  # NetworkX
     "tests/planner/test_parser.py",  # Pydantic
     "tests/security/test_commands.py",

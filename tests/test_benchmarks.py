@@ -19,6 +19,7 @@ from benchmarks import (
     memory,
     metrics,
     outage,
+    pictures,
     planner,
     report,
     retention,
@@ -58,6 +59,13 @@ def test_rows_of_the_planner() -> None:
     row = planner._row("ladder", 10, 1)
     assert row["ratio"] == pytest.approx(row["compile_seconds"] / row["load_seconds"])
     assert "ladder" in report.table("Compiling", report.PLANNER, [row])
+
+
+def test_rows_of_pictures() -> None:
+    row = pictures.measure("chain", 210)
+    assert (row["shape"], row["steps"]) == ("chain", 210)
+    assert row["folded"]["nodes"] < 10 < row["unfolded"]["nodes"]
+    assert "chain" in report.table("Pictures", pictures.COLUMNS, [row])
 
 
 def test_calls_of_a_step_do_not_grow_with_the_run(tmp_path: Path) -> None:

@@ -345,10 +345,10 @@ def _aim(edge: ChartEdge, target: str, direct: ChartEdge | None = None) -> Chart
 
 
 def _merge_edges(edges: Iterable[ChartEdge]) -> Iterator[ChartEdge]:
-    """Yield the edges. Those of a group that have the same ends are one."""
+    """Yield the edges. Those to and from a group that have no label and the same ends are one."""
     merged: dict[tuple[str, str], ChartEdge] = {}
     for edge in edges:
-        if not edge.source.startswith("g"):
+        if edge.label or edge.number or not (edge.source.startswith("g") or edge.target.startswith("g")):
             yield edge
             continue
         ends = (edge.source, edge.target)

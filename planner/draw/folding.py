@@ -4,7 +4,7 @@ Problem: a picture of hundreds of steps is a ribbon that no person can read, and
 
 Algorithm: first the regions between a fork and its join, the largest first. They are disjoint, and have at
 most a quarter of all steps. Then the chains, in which each step or region has one successor and is its only
-predecessor. Both have at least MIN_GROUP steps.
+predecessor. Cases for errors do not count. A group has at least MIN_GROUP steps.
 
 Cost: linear in the edges, and in the sum of the sizes of all regions.
 
@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection
 
+from noetl.planner.draw.outline import is_error_path
 from noetl.planner.plan import Plan
 
 FOLD_FROM = 200
@@ -42,24 +43,17 @@ def fold_groups(plan: Plan, failed: Collection[str] = ()) -> Groups:
 
 
 def _regions(plan: Plan) -> list[tuple[str, ...]]:
-    """Return disjoint sets of steps from a fork to its join."""
+    """Return disjoint sets of steps between a fork and its join, with the join."""
     members: defaultdict[str, list[str]] = defaultdict(list)
     for name, step in plan.steps.items():
         for join in step.regions:
             members[join].append(name)
-    regions = []
-    for join, inside in members.items():
-        declared = plan.steps[join].join
-        ends = {join} if declared is None or declared.dominator is None else {declared.dominator, join}
-        regions.append(
-            tuple(name for name in plan.steps if name in ends)
-            + tuple(name for name in inside if name not in ends)
-        )
+    regions = [tuple(dict.fromkeys((*inside, join))) for join, inside in members.items()]
     regions.sort(key=len, reverse=True)
     taken: set[str] = set()
     chosen = []
     for region in regions:
-        if MIN_GROUP <= len(region) <= len(plan.steps) // _SHARE and taken.isdisjoint(region):
+        if len(region) <= len(plan.steps) // _SHARE and taken.isdisjoint(region):
             taken.update(region)
             chosen.append(region)
     return chosen
@@ -75,9 +69,10 @@ def _chains(plan: Plan, regions: list[tuple[str, ...]]) -> list[tuple[str, ...]]
     branching = set()
     for name, step in plan.steps.items():
         unit = unit_of[name]
-        if len(unit) == 1 and (len(step.cases) > 1 or step.is_finally_step):
+        cases = [case for case in step.cases if not is_error_path(case)]
+        if len(unit) == 1 and (len(cases) > 1 or step.is_finally_step):
             branching.add(unit)
-        for target in (target for case in step.cases for target in case.targets):
+        for target in (target for case in cases for target in case.targets):
             if unit_of[target] is not unit:
                 after[unit].add(unit_of[target])
                 before[unit_of[target]].add(unit)

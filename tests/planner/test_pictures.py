@@ -347,6 +347,34 @@ def test_a_chain_is_one_node_with_its_worst_state() -> None:
     assert fold_groups(chain_plan(folding.FOLD_FROM - 1)) == ()
 
 
+def test_cases_for_errors_do_not_break_a_chain() -> None:
+    names = [f"s{index}" for index in range(250)]
+    steps = [
+        Step(
+            name,
+            cases=(
+                case("result.success", *names[index + 1 : index + 2], aware=True),
+                case("error", "report", aware=True),
+            ),
+        )
+        for index, name in enumerate(names)
+    ]
+    plan = plan_of(*steps, Step("report"))
+    (group,) = fold_groups(plan)
+    assert len(group) == 250
+    chart = make_chart(plan, catalogue(), (group,))
+    assert [(edge.source, edge.target) for edge in chart.edges] == [("start", "g0"), ("g0", "s251")]
+
+
+def test_a_picture_that_resvg_refuses_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**options: object) -> bytes:
+        raise ValueError("odd")
+
+    monkeypatch.setattr("resvg_py.svg_to_bytes", refuse)
+    with pytest.raises(PictureError, match="resvg cannot draw the picture: odd"):
+        to_png(lay_out(forked_plan(), catalogue()))
+
+
 def test_a_small_group_with_a_failure_is_open() -> None:
     plan = forks_plan(50)
     assert len(fold_groups(plan, ["a7"])) == 49
