@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from noetl.api.service.views import RunReport, StepReport, StepState
 from noetl.executor.model.run import RunStatus
+from noetl.planner.diagnostics.terminal_text import to_printable
 
 MAX_LENGTH = 120
 
@@ -17,9 +18,7 @@ def describe_run(report: RunReport) -> str:
     """
     text = _find_error(report) or _find_wait(report.steps) or _find_work(report.steps)
     line = " ".join((text or _describe_status(report)).split())
-    printable = "".join(
-        character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in line
-    )
+    printable = to_printable(line)
     return printable if len(printable) <= MAX_LENGTH else f"{printable[: MAX_LENGTH - 1]}…"
 
 

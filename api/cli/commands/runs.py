@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -33,7 +34,7 @@ from noetl.executor.model.run import RunStatus
 if TYPE_CHECKING:
     from noetl.api.service.data_views import StepData
     from noetl.api.service.runs import RunService
-    from noetl.api.service.views import EventEntry, RunEntry, RunReport, StepReport
+    from noetl.api.service.views import EventEntry, RunReport, StepReport
     from noetl.executor.model.run import Run
     from noetl.planner.plan import Plan
 
@@ -61,6 +62,13 @@ def list_runs(
     playbook: Annotated[
         str | None, typer.Option("--playbook", metavar="NAME", help="Only runs of this playbook.")
     ] = None,
+    tag: Annotated[str | None, typer.Option("--tag", metavar="TAG", help="Only runs with this tag.")] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            "--since", metavar="TIME", help="Only runs created since: 2026-01-31T09:00Z, or 30m, 2h, 1d."
+        ),
+    ] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, max=1000, help="The maximum number of runs.")] = 100,
     cursor: Annotated[
         str | None, typer.Option("--cursor", help="The next_cursor of the previous page.")
@@ -68,26 +76,29 @@ def list_runs(
     json: JsonOption = False,
     store: StoreOption = None,
 ) -> None:
-    """List runs, the newest first."""
+    """List runs, the newest first: id, status, start, duration, playbook, tags and headline.
+
+    The headline is the first error, what the run waits for, or the step at work.
+    """
+    from noetl.api.cli.display.run_list import format_runs, parse_since
+    from noetl.api.service.views import to_json
     from noetl.executor.model.run_filter import RunFilter
 
-    run_filter = RunFilter(status=status, playbook=playbook, limit=limit, cursor=cursor)
     with open_command_services(store) as services:
+        created_since = None if since is None else parse_since(since, services.store.clock())
+        run_filter = RunFilter(
+            status=status, playbook=playbook, tag=tag, since=created_since, limit=limit, cursor=cursor
+        )
         page = services.runs.find(run_filter)
+        headlines = {} if json else {run.workflow_id: services.data.headline(run) for run in page.items}
     if json:
         write_json(page)
         return
-    rows = [(run.workflow_id, run.status, run.created_at[:19], _title_of(run)) for run in page.items]
-    write_table(rows)
-    if not rows:
+    write_table(format_runs([to_json(run) for run in page.items], headlines, with_header=sys.stdout.isatty()))
+    if not page.items:
         print_message("no runs")
     if page.next_cursor:
         print_message(f"more runs: --cursor {page.next_cursor}")
-
-
-def _title_of(run: RunEntry) -> str:
-    """Return the name of the playbook of a run, with its version if it has one."""
-    return run.playbook if run.version is None else f"{run.playbook} {run.version}"
 
 
 @app.command("show", no_args_is_help=True, epilog="Example: noetl runs show last --step load")

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from noetl.executor.worker import Worker
+from noetl.planner.diagnostics.terminal_text import to_printable
 
 Command = Callable[..., Any]
 
@@ -217,6 +218,13 @@ def test_runs_are_listed_and_shown(noetl: Command) -> None:
     failed = noetl("runs", "list", "--status", "failed")
     assert len(failed.out.splitlines()) == 1
     id = failed.out.split()[0]
+    error = noetl("runs", "show", id, "--json").json["error"]
+    assert failed.out.rstrip().endswith(f"{error['step']}: {to_printable(error['message'])}")
+    assert len(noetl("runs", "list", "--since", "1h").out.splitlines()) == 2
+    assert noetl("runs", "list", "--since", "9999-01-01").err == "no runs\n"
+    assert noetl("runs", "list", "--tag", "none").err == "no runs\n"
+    wrong = noetl("runs", "list", "--since", "yesterday")
+    assert (wrong.exit_code, "--since is `yesterday`; it must be a time" in wrong.err) == (2, True)
 
     first = noetl("runs", "list", "--limit", "1", "--json").json
     second = noetl("runs", "list", "--limit", "1", "--cursor", first["next_cursor"], "--json").json

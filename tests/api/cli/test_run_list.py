@@ -1,0 +1,42 @@
+"""The table of `noetl runs list`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from noetl.api.cli.display.run_list import format_runs
+
+RUN: dict[str, Any] = {
+    "workflow_id": "1" * 24,
+    "status": "failed",
+    "playbook": "close",
+    "version": "2",
+    "created_at": "2026-01-31T09:30:00.123456Z",
+    "started_at": "2026-01-31T09:30:01.000000Z",
+    "finished_at": "2026-01-31T09:31:01.000000Z",
+    "tags": ["nightly", "eu"],
+    "parent": "2" * 24,
+}
+
+
+def test_a_row_has_the_facts_of_a_run() -> None:
+    assert format_runs([RUN], {"1" * 24: "check: no"}, with_header=False) == [
+        (
+            "1" * 24,
+            "failed",
+            "2026-01-31T09:30:00",
+            "1 m 0 s",
+            "close 2",
+            "nightly,eu",
+            "of 22222222  check: no",
+        )
+    ]
+
+
+def test_an_open_run_has_no_duration_and_a_list_for_persons_has_a_header() -> None:
+    run = {**RUN, "finished_at": None, "version": None, "tags": []}
+    del run["parent"]
+    header, row = format_runs([run], {}, with_header=True)
+    assert (header[0], header[-1], len(header)) == ("ID", "WHAT", len(row))
+    assert row[3:] == ("", "close", "", "")
+    assert format_runs([], {}, with_header=True) == []
