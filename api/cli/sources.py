@@ -14,6 +14,7 @@ from noetl.api.cli.display.console import EXIT_FAILED, CommandError, print_repor
 
 if TYPE_CHECKING:
     from noetl.planner.compile import Compilation
+    from noetl.planner.diagnostics.codes import Severity
     from noetl.planner.diagnostics.diagnostic import Diagnostic
     from noetl.planner.diagnostics.render import CheckedFile
     from noetl.planner.plan import Plan
@@ -103,36 +104,56 @@ def has_changed(file: str, plan: Plan) -> bool:
     return compiled is None or compiled.hash != plan.hash
 
 
-def compile_or_fail(source: PlaybookSource, *, quiet: bool = False, target: str | None = None) -> Plan:
-    """Return the plan of a playbook, and print its diagnostics to stderr. With `quiet`, print only errors.
+def compile_or_fail(source: PlaybookSource, *, quiet: bool = False) -> Plan:
+    """Return the plan of a playbook, and print a line for each warning to stderr, unless `quiet`.
+
+    A playbook with errors is reported in full. `noetl check` reports the others in full, with their notes.
 
     Raises:
         CommandError: the playbook has errors.
     """
-    return compile_with_findings(source, quiet=quiet, target=target)[0]
+    from noetl.planner.diagnostics.codes import Severity
+    from noetl.planner.diagnostics.render import render_concise
+
+    compilation = compile_source(source)
+    checked = checked_source(source, compilation)
+    if compilation.plan is None:
+        raise _report_errors(_with_severity(checked, Severity.ERROR) if quiet else checked)
+    if not quiet:
+        print_report(render_concise([_with_severity(checked, Severity.WARNING)]))
+    return compilation.plan
 
 
 def compile_with_findings(
-    source: PlaybookSource, *, quiet: bool = False, target: str | None = None
+    source: PlaybookSource, *, target: str | None = None
 ) -> tuple[Plan, tuple[Diagnostic, ...]]:
     """Return the plan of a playbook and its diagnostics, which are also printed to stderr.
 
     Raises:
         CommandError: the playbook has errors.
     """
-    from noetl.planner.diagnostics.codes import Severity
-    from noetl.planner.diagnostics.render import render_full, summarise
+    from noetl.planner.diagnostics.render import render_full
 
     compilation = compile_source(source, target)
     checked = checked_source(source, compilation)
-    if quiet:
-        errors = tuple(d for d in compilation.diagnostics if d.severity is Severity.ERROR)
-        checked = replace(checked, diagnostics=errors)
+    if compilation.plan is None:
+        raise _report_errors(checked)
     if checked.diagnostics:
         print_report(render_full([checked]))
-    if compilation.plan is None:
-        raise CommandError(summarise([checked]), EXIT_FAILED)
     return compilation.plan, tuple(compilation.diagnostics)
+
+
+def _report_errors(checked: CheckedFile) -> CommandError:
+    """Print the findings in full, and return the error that ends the command."""
+    from noetl.planner.diagnostics.render import render_full, summarise
+
+    print_report(render_full([checked]))
+    return CommandError(summarise([checked]), EXIT_FAILED)
+
+
+def _with_severity(checked: CheckedFile, severity: Severity) -> CheckedFile:
+    """Return a checked file with its findings of one severity."""
+    return replace(checked, diagnostics=tuple(d for d in checked.diagnostics if d.severity is severity))
 
 
 def checked_source(source: PlaybookSource, compilation: Compilation) -> CheckedFile:

@@ -85,6 +85,11 @@ class EventBuffer:
             else:
                 self._progress[loop] = event
 
+    @property
+    def has_progress(self) -> bool:
+        """True if a loop has reported progress that is not written."""
+        return bool(self._progress)
+
     def flush_batch(self, write: Callable[[Sequence[Event], int], bool]) -> None:
         """Call write(events, already_written) with the next batch, and drop the batch if it returns true.
 

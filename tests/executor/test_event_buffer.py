@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -20,7 +22,7 @@ from noetl.executor.engine.invocation import VisitExecutor
 from noetl.executor.errors import PayloadTooLargeError, StoreError
 from noetl.executor.model.events import Event
 from noetl.executor.model.run import Claim, Run, RunStatus, Visit, VisitStatus
-from noetl.executor.runtime.lease_keeper import CANCEL_POLL_SECONDS, LeaseKeeper
+from noetl.executor.runtime.lease_keeper import CANCEL_POLL_SECONDS, HeldClaim, LeaseKeeper
 from noetl.executor.security.redaction import CallbackTokens
 from noetl.executor.stores.interface import Store
 
@@ -330,3 +332,17 @@ def test_only_events_of_work_older_than_a_third_of_a_lease_are_written(
         working.may_stop.set()
         thread.join()
     assert store.checked == [("long", ["long begins"], 0), ("long", ["long goes on"], 1), ("short", [], 0)]
+
+
+@pytest.mark.parametrize(("origin", "is_written"), [("local", True), ("service", False)])
+def test_the_progress_of_a_loop_of_a_local_run_is_written_before_a_renewal(
+    origin: str, is_written: bool
+) -> None:
+    """A person is watching. Its age doubles from one write to the next."""
+    held = HeldClaim(
+        cast("Claim", SimpleNamespace(run=SimpleNamespace(origin=origin))), time.monotonic() - 1.1
+    )
+    assert not held.takes_progress()
+    held.events.report_progress("run", lambda: cast("Event", None), is_final=False)
+    assert held.takes_progress() is is_written
+    assert not held.takes_progress()

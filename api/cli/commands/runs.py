@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -52,6 +52,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON for program
 QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Print only errors.")]
 
 _FOLLOW_SECONDS = 0.5
+_MAX_PAYLOAD = 160
 _MAX_SHOWN_QUESTIONS = 10
 """How many questions of a step `noetl runs show` lists."""
 
@@ -281,19 +282,44 @@ def show_events(id: IdArgument, json: JsonOption = False, store: StoreOption = N
     if json:
         write_json({"items": events, "next_cursor": None})
         return
-    import json as encoder
+    header = ("time", "event", "step", "duration", "details")
+    write_table([header, *map(_event_row, events)])
 
-    write_table(
-        [
-            (
-                event.at,
-                event.type,
-                event.step or "",
-                encoder.dumps(event.payload, ensure_ascii=False) if event.payload else "",
-            )
-            for event in events
-        ]
-    )
+
+def _event_row(event: EventEntry) -> tuple[str, ...]:
+    """Return the cells of an event: time, type, step with visit, duration, and details of its payload."""
+    from noetl.api.cli.display.run_board import format_duration
+
+    visit = f" visit {event.visit}" if (event.visit or 1) > 1 else ""
+    attempt = f" attempt {event.attempt}" if (event.attempt or 1) > 1 else ""
+    duration = "" if event.duration_ms is None else format_duration(event.duration_ms / 1000)
+    step = f"{event.step or ''}{visit}{attempt}"
+    return event.at[:23], event.type, step, duration, _describe_payload(event.payload)
+
+
+def _describe_payload(payload: Mapping[str, Any]) -> str:
+    """Return the payload of an event as words, at most `_MAX_PAYLOAD` characters; --json has all of it.
+
+    >>> _describe_payload({"action": "set", "error": {"type": "Failed", "message": "no"}, "targets": ["a"]})
+    'action set, error Failed: no, targets a'
+    """
+    from noetl.executor.model.json_values import write_json as to_json
+
+    parts = []
+    for name, value in payload.items():
+        if value is None or value in ([], {}):
+            continue
+        match value:
+            case {"type": str(type), "message": str(message)} if name == "error":
+                parts.append(f"{name} {type}: {message}")
+            case str():
+                parts.append(f"{name} {value}")
+            case [*items] if all(isinstance(item, str) for item in items):
+                parts.append(f"{name} {' '.join(items)}")
+            case _:
+                parts.append(f"{name} {to_json(value)}")
+    text = ", ".join(parts)
+    return text if len(text) <= _MAX_PAYLOAD else text[: _MAX_PAYLOAD - 1] + "…"
 
 
 def _all_events(runs: RunService, id: str) -> Iterator[EventEntry]:

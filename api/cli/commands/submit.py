@@ -20,6 +20,7 @@ _HTTP_TIMEOUT_SECONDS = 60.0
 _POLL_SECONDS = 0.5
 _UNAUTHENTICATED = 401
 _ACCEPTED: Mapping[str, type] = {"workflow_id": str, "status": str}
+_STATE_SIGNS = {"succeeded": "✓", "failed": "✗", "running": "▶", "waiting": "◷", "retrying": "↻"}
 _RESULT: Mapping[str, type] = {**_ACCEPTED, "result": object, "errors": list}
 
 
@@ -62,7 +63,8 @@ def submit(
         write_json(result["result"])
     if result["status"] != RunStatus.SUCCEEDED:
         for error in result["errors"]:
-            print_message(_describe_error(error))
+            for line in _describe_error(error):
+                print_message(line)
         print_message(f"run {result['workflow_id']} {result['status']}")
         raise typer.Exit(EXIT_FAILED)
 
@@ -70,11 +72,31 @@ def submit(
 def _wait_for_result(service: ServiceClient, workflow_id: str) -> dict[str, Any]:
     """Return the result of a run once it has ended."""
     print_message(f"run {workflow_id}")
+    shown: dict[str, tuple[Any, Any]] = {}
     while True:
-        result = service.request("GET", f"/workflows/result/{workflow_id}", members=_RESULT)
-        if RunStatus(result["status"]).is_final:
-            return result
+        report = service.request("GET", f"/workflows/status/{workflow_id}", members=_ACCEPTED)
+        steps = report.get("steps")
+        for name, step in steps.items() if isinstance(steps, dict) else ():
+            state = (step.get("status"), step.get("visits"))
+            if shown.get(name, ("pending", 0)) != state:
+                shown[name] = state
+                print_message(_describe_state(name, step))
+        if RunStatus(report["status"]).is_final:
+            return service.request("GET", f"/workflows/result/{workflow_id}", members=_RESULT)
         time.sleep(_POLL_SECONDS)
+
+
+def _describe_state(name: str, step: Mapping[str, Any]) -> str:
+    """Return a line about the new state of a step.
+
+    >>> _describe_state("pay", {"status": "retrying", "visits": 2})
+    '↻ pay  retrying  visit 2'
+    """
+    status = str(step.get("status"))
+    sign = _STATE_SIGNS.get(status, "·")
+    word = "" if status in ("succeeded", "failed") else f"  {status}"
+    visits = step.get("visits")
+    return f"{sign} {name}{word}{f'  visit {visits}' if isinstance(visits, int) and visits > 1 else ''}"
 
 
 class ServiceClient:
@@ -122,11 +144,15 @@ def _has_members(body: Any, members: Mapping[str, type]) -> bool:
     )
 
 
-def _describe_error(error: Any) -> str:
-    """Return a line about an error in the result of a run."""
+def _describe_error(error: Any) -> list[str]:
+    """Return lines about an error in the result of a run."""
+    from noetl.api.cli.display.failure import fact_lines
+
     if not isinstance(error, dict):
-        return str(error)
-    return f"step `{error.get('step')}`: {error.get('type')}: {error.get('message')}"
+        return [str(error)]
+    line = f"line {error['line']}: " if "line" in error else ""
+    first = f"{line}step `{error.get('step')}`: {error.get('type')}: {error.get('message')}"
+    return [first, *fact_lines(error)]
 
 
 def _problem_lines(host: str, status: int, problem: Mapping[str, Any]) -> list[str]:

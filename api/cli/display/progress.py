@@ -25,7 +25,7 @@ from noetl.api.cli.display.run_board import (
     is_run_end,
     parse_time,
 )
-from noetl.planner.diagnostics.terminal_text import to_printable
+from noetl.planner.diagnostics.terminal_text import display_width, to_printable
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -42,6 +42,9 @@ _SLOW_SECONDS = 2.0
 
 _MAX_ACTIVE_LINES = 12
 _NARROW_WIDTH = 60
+_STATE_WIDTH = 50
+"""Cells of a line that its name leaves to the bar, the counts and the rate."""
+_MIN_NAME_WIDTH = 24
 _INTERRUPT_ECHO = "^C"
 """Text that a terminal adds to the last line at Ctrl-C. A line that it wraps could not be erased."""
 
@@ -222,7 +225,7 @@ def _active_visits(followed_runs: Iterable[FollowedRun]) -> Iterator[tuple[Follo
 def _active_line(visit: ActiveVisit, now: float, width: int) -> Text:
     from rich.text import Text
 
-    step = to_printable(visit.step)
+    step = _cut_name(visit.step, width)
     remaining = "" if visit.until is None else format_countdown(visit.until - now)
     match visit.state:
         case ActivityState.WAITING:
@@ -240,6 +243,16 @@ def _active_line(visit: ActiveVisit, now: float, width: int) -> Text:
             )
             details = f"  {_format_elapsed(now - visit.since)}{attempt}{actions}"
             return Text.assemble(("▶ ", "cyan"), step, (details, "dim"))
+
+
+def _cut_name(name: str, width: int) -> str:
+    """Return the name of a step, cut so that the rest of its line has place in `width` cells."""
+    from rich.cells import set_cell_size
+
+    shown, limit = to_printable(name), max(width - _STATE_WIDTH, _MIN_NAME_WIDTH)
+    if display_width(shown) <= limit:
+        return shown
+    return set_cell_size(shown, limit - 1).rstrip() + "…"
 
 
 def _format_elapsed(seconds: float) -> str:
@@ -271,8 +284,21 @@ class _LogLineHandler(logging.Handler):
         values = (
             "".join(f"  {name}={value}" for name, value in fields.items()) if isinstance(fields, dict) else ""
         )
-        text = redact(f"│ {level}{record.getMessage()}{reason}{values}")
-        self._console.print(to_printable(text))
+        labels = getattr(record, "labels", None)
+        step = labels.get("step") if isinstance(labels, dict) else None
+        origin = f"{step}: " if step is not None else ""
+        text = to_printable(redact(f"{origin}{level}{record.getMessage()}{reason}{values}"))
+        for line in self._wrap(text):
+            self._console.print(f"│ {line}")
+
+    def _wrap(self, text: str) -> Iterable[str]:
+        """Return the lines of a text, broken between words on a terminal."""
+        from rich.text import Text
+
+        if not self._console.is_terminal:
+            return (text,)
+        width = max(self._console.width - len("│ "), 1)
+        return (line.plain.rstrip() for line in Text(text).wrap(self._console, width))
 
 
 def _indent(followed: FollowedRun, line: Text) -> Text:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from typing import TYPE_CHECKING
 
 import typer
@@ -16,8 +18,11 @@ from noetl.api.cli.local.run_to_end import is_abandoned
 
 if TYPE_CHECKING:
     from noetl.executor.model.run import Run
+    from noetl.executor.stores.interface import Store
 
 _POLL_SECONDS = 0.2
+_CHECK_SECONDS = 2.0
+"""How often the command checks whether the process that executes the run is alive."""
 
 
 def watch_until_finished(context: RunCommandContext, run: Run) -> None:
@@ -30,8 +35,6 @@ def watch_until_finished(context: RunCommandContext, run: Run) -> None:
     try:
         if not context.quiet:
             print_message(f"run {run.id} of {run.playbook}")
-        if run.origin == "local" and not run.status.is_final and is_abandoned(store, run):
-            print_message(f"no live worker holds this run; resume it with `noetl runs resume {run.id}`")
         finished_run, progress = _follow_until_finished(context, run)
     except KeyboardInterrupt:
         print_message(f"stopped watching; watch the run again with `noetl runs watch {run.id}`")
@@ -46,11 +49,22 @@ def _follow_until_finished(context: RunCommandContext, run: Run) -> tuple[Run, P
     follower = EventFollower(store, run)
     display = ProgressDisplay(follower.roots, quiet=context.quiet, file=shown_file(run))
     with Interruption() as interruption, display as progress:
+        is_reported, checked_at = context.quiet, -math.inf
         while True:
             interruption.raise_if_requested()
             change_count = store.changes.count
             current = context.services.runs.get(run.id)
+            if not is_reported and time.monotonic() - checked_at >= _CHECK_SECONDS:
+                is_reported, checked_at = _report_dead_worker(store, current), time.monotonic()
             progress.show(follower.new_events())
             if current.status.is_final:
                 return current, progress
             store.changes.wait(change_count, _POLL_SECONDS)
+
+
+def _report_dead_worker(store: Store, run: Run) -> bool:
+    """Return whether no live process holds a local run. Then print how to resume it."""
+    if run.origin != "local" or run.status.is_final or not is_abandoned(store, run):
+        return False
+    print_message(f"no live worker holds this run; resume it with `noetl runs resume {run.id}`")
+    return True

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from noetl.api.cli.commands.runs import _describe_payload
 from noetl.executor.worker import Worker
 from noetl.planner.diagnostics.terminal_text import to_printable
 
@@ -75,7 +76,7 @@ def test_the_result_goes_to_stdout_and_progress_to_stderr(noetl: Command, folder
     steps = [line.split()[1] for line in lines if line.startswith("✓")]
     assert steps[0] == "begin" and set(steps) == {"begin", "left", "right", "meet"}
     assert "→ left, right" in outcome.err
-    assert "│ warning: met ␛[31mat 10\n" in outcome.err
+    assert "│ meet: warning: met ␛[31mat 10\n" in outcome.err
     assert (folder / ".noetl" / "noetl.db").exists()
 
 
@@ -99,7 +100,7 @@ def test_log_lines_of_the_first_moment_are_shown(noetl: Command, monkeypatch: py
 
     monkeypatch.setattr(Worker, "start", start_and_wait)
     outcome = noetl("run", "demo.yaml", "-i", "count=1")
-    assert "│ warning: met ␛[31mat 10\n" in outcome.err
+    assert "│ meet: warning: met ␛[31mat 10\n" in outcome.err
 
 
 def test_json_has_status_result_errors_and_steps(noetl: Command) -> None:
@@ -238,7 +239,10 @@ def test_runs_are_listed_and_shown(noetl: Command) -> None:
     events = noetl("runs", "events", id, "--json").json
     types = [event["type"] for event in events["items"]]
     assert types[0] == "workflow.started" and types[-1] == "workflow.failed"
-    assert len(noetl("runs", "events", id).out.splitlines()) == len(types)
+    table = noetl("runs", "events", id).out.splitlines()
+    assert len(table) == len(types) + 1
+    assert table[0].split() == ["time", "event", "step", "duration", "details"]
+    assert any("lose" in row and "error Lost: no" in row for row in table)
 
 
 def test_a_failed_run_is_resumed_with_corrected_input(noetl: Command) -> None:
@@ -316,3 +320,26 @@ def test_a_run_without_a_worker_can_be_cancelled(
     outcome = noetl("runs", "cancel", run["workflow_id"], "--json")
     assert outcome.json == {"workflow_id": run["workflow_id"], "status": "cancelled"}
     assert Path("trace").read_text() == "first\n"
+
+
+def test_warnings_are_lines_and_notes_are_left_to_check(noetl: Command) -> None:
+    request = "{action: python, function: 'm:f', if: '{{ false }}', retry: 2}"
+    playbook = f"name: w\nsteps: [{{name: a, run: [{{action: log, message: hi, as: x}}, {request}]}}]\n"
+    checked = noetl("check", "-", stdin=playbook)
+    assert "note[NP510]" in checked.err + checked.out
+    outcome = noetl("run", "-", stdin=playbook)
+    assert "NP510" not in outcome.err
+    assert all(line.startswith("-:2:") for line in outcome.err.splitlines() if "warning" in line)
+    assert "warning" not in noetl("run", "-", "-q", stdin=playbook).err
+
+
+@pytest.mark.parametrize(
+    ("payload", "text"),
+    [
+        ({"error": {"type": "E", "message": "no"}, "handled": False}, "error E: no, handled false"),
+        ({"input": {}, "x": None, "targets": ["a", "b"], "n": {"k": 1}}, 'targets a b, n {"k":1}'),
+        ({"text": "x" * 500}, "text " + "x" * 154 + "…"),
+    ],
+)
+def test_the_payload_of_an_event_is_shown_in_words(payload: dict[str, Any], text: str) -> None:
+    assert _describe_payload(payload) == text

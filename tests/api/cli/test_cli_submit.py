@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from noetl.api.cli import service_requests
+from noetl.api.cli.commands import submit
 from tests.api.cli.conftest import Command
 from tests.http_server import StubExchange, serve
 
@@ -84,6 +85,39 @@ def test_a_result_with_other_errors_is_reported(noetl: Command, errors: object, 
         outcome = noetl("submit", "-", "--url", server.url(""), "--wait", stdin=PLAYBOOK)
     assert (outcome.exit_code, outcome.out) == (1, "")
     assert message in outcome.err
+
+
+def test_the_steps_are_shown_while_the_command_waits(noetl: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(submit, "_POLL_SECONDS", 0.0)
+    states = iter(
+        [{}, {"a": ("running", 1)}, {"a": ("succeeded", 1), "b": ("retrying", 2)}, {"b": ("failed", 2)}]
+    )
+    error = {"type": "Failed", "message": "no", "step": "b", "line": 7, "expression": "{{ n }}"}
+
+    def answer(exchange: StubExchange) -> None:
+        run = {"workflow_id": "r1", "status": "failed"}
+        if exchange.received.method == "POST":
+            exchange.reply_json(ACCEPTED)
+        elif "/status/" in exchange.received.target:
+            steps = next(states)
+            status = "failed" if "failed" in str(steps) else "running"
+            rows = {name: {"status": state, "visits": visits} for name, (state, visits) in steps.items()}
+            exchange.reply_json({**run, "status": status, "steps": rows})
+        else:
+            exchange.reply_json({**run, "result": None, "errors": [error]})
+
+    with serve(answer) as server:
+        outcome = noetl("submit", "-", "--url", server.url(""), "--wait", stdin=PLAYBOOK)
+    assert outcome.err.splitlines() == [
+        "run r1",
+        "▶ a  running",
+        "✓ a",
+        "↻ b  retrying  visit 2",
+        "✗ b  visit 2",
+        "line 7: step `b`: Failed: no",
+        "  expression  {{ n }}",
+        "run r1 failed",
+    ]
 
 
 def test_a_body_without_end_is_left(noetl: Command, monkeypatch: pytest.MonkeyPatch) -> None:

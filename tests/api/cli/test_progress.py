@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -208,6 +209,12 @@ class TestActiveLines:
         recorded.record("step.waiting", "the name of a step that is long", actions=["callback"], until=None)
         assert recorded.lines(width=20) == ["◷ the name of a ste…"]
 
+    def test_a_long_name_leaves_the_place_of_the_bar(self, recorded: RecordedRun) -> None:
+        recorded.record("step.started", "n" * 100)
+        recorded.record("loop.progress", "n" * 100, position="run", done=5, total=10, failed=0)
+        assert recorded.lines() == [f"▶ {'n' * 29}…  ██████████░░░░░░░░░░ 5 of 10"]
+        assert recorded.lines(width=200) == [f"▶ {'n' * 100}  ██████████░░░░░░░░░░ 5 of 10"]
+
     def test_control_sequences_in_names_are_visible(self, recorded: RecordedRun) -> None:
         recorded.record("step.started", "a\x1b[2J")
         assert recorded.lines() == ["▶ a␛[2J  0.0 s"]
@@ -274,6 +281,24 @@ class TestEventLines:
         recorded.record("step.failed", error={"type": "Broken", "message": "so\x1b it is"})
         assert new_lines() == ["✗ each  3 of 4,000 items, 1 failed  Broken: so␛ it is"]
 
+    def test_a_failure_is_shown_with_its_facts_once(
+        self, recorded: RecordedRun, progress: ProgressDisplay, new_lines: Any
+    ) -> None:
+        error = {
+            "type": "E", "message": "no", "step": "each", "attempt": 1, "action": "set", "line": 7,
+            "expression": "{{ n }}", "values": {"n": "1"}, "item": {"number": 1, "total": 2, "value": "{}"},
+        }  # fmt: skip
+        recorded.record("step.failed", error=error)
+        assert new_lines() == [
+            "✗ each  E: no",
+            "  at          line 7, action set",
+            "  expression  {{ n }}",
+            "  values      n = 1",
+            "  item        {}",
+        ]
+        assert progress.has_shown(recorded.run.id, error)
+        assert not progress.has_shown(recorded.run.id, {**error, "message": "other"})
+
     def test_a_slow_step_is_announced_once(
         self, recorded: RecordedRun, clock: FakeClock, new_lines: Any
     ) -> None:
@@ -328,6 +353,22 @@ class TestEventLines:
             recorded.record("step.completed")
             progress.show([(recorded, event) for event in recorded.unshown])
         assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_a_log_line_names_its_step_and_wraps_at_words(
+    is_terminal: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    monkeypatch.setenv("FORCE_COLOR" if is_terminal else "NO_COLOR", "1")
+    monkeypatch.setenv("TERM", "dumb")
+    with ProgressDisplay():
+        labels = {"step": "load"}
+        logging.getLogger("noetl.playbook").info("copied all the\x1b files", extra={"labels": labels})
+        logging.getLogger("noetl.playbook").warning("short")
+    lines = capsys.readouterr().err.splitlines()
+    wrapped = ["│ load: copied all", "│ the␛ files"]
+    assert lines == [*(wrapped if is_terminal else ["│ load: copied all the␛ files"]), "│ warning: short"]
 
 
 def test_a_loop_without_items_has_an_empty_bar() -> None:
