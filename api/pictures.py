@@ -18,7 +18,7 @@ from noetl.planner.draw.svg import PictureOptions, write_svg
 from noetl.planner.plan import Plan
 
 UNFOLDED_SECONDS = 5.0
-"""How long the layout of a large plan with all its steps may take. Past it, the plan stays folded."""
+"""How long the layout of a plan with all its steps may take. Past it, the plan is folded."""
 
 MAX_PICTURE_SIZE = 3000
 """How many nodes and edges a picture may have, folded. More would be neither drawn in time nor read."""
@@ -44,19 +44,19 @@ class LayoutRequest:
 def lay_out(
     plan: Plan, action_types: Mapping[str, ActionDeclaration], request: LayoutRequest | None = None
 ) -> Layout:
-    """Return the layout of a plan. A large plan is folded, unless `unfolded` and dot is fast enough.
+    """Return the layout of a plan. It is folded if it is large and not `unfolded`, or if dot is too slow.
 
     Raises:
         PictureError: the plan is too large for a picture, even folded.
         GraphvizError: dot is not installed, or has failed.
     """
     request = request or LayoutRequest()
-    if request.unfolded and len(plan.steps) >= FOLD_FROM:
+    if request.unfolded or len(plan.steps) < FOLD_FROM:
         try:
             return _lay_out(plan, action_types, request, (), UNFOLDED_SECONDS)
         except graphviz.GraphvizTimeoutError:
             pass
-    groups = () if len(plan.steps) < FOLD_FROM else fold_groups(plan, request.failed)
+    groups = fold_groups(plan, request.failed)
     return _lay_out(plan, action_types, request, groups, graphviz.MAX_SECONDS)
 
 
@@ -69,7 +69,7 @@ def _lay_out(
 ) -> Layout:
     chart = make_chart(plan, action_types, groups, has_states=request.has_states)
     size = len(chart.nodes) + len(chart.edges)
-    if size > MAX_PICTURE_SIZE and not request.unfolded:
+    if size > MAX_PICTURE_SIZE and seconds > UNFOLDED_SECONDS:
         raise PictureError(
             f"the picture has {size:,} nodes and edges; at most {MAX_PICTURE_SIZE:,} are drawn"
         )

@@ -5,6 +5,7 @@ A chart does not depend on the state of a run. So one layout serves all pictures
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -37,6 +38,12 @@ JOIN_HEIGHT = 9.0
 MIN_WIDTH = 104.0
 MAX_TEXT = 216.0
 MAX_LABEL = 190.0
+MAX_ARROWS = 8
+"""How many arrows may lead to a step that is not a join. More are drawn as jumps: they end at its name.
+
+Long arrows from all steps to one handler hide everything else, and dot needs minutes for them.
+"""
+
 COUNT_WIDTH = 38.0
 STATE_WIDTH = 120.0
 """Space for the words of a state, such as `will not run, 12 visits`."""
@@ -47,6 +54,7 @@ class NodeKind(StrEnum):
     GROUP = "group"
     WORK = "work"
     FORK = "fork"
+    JUMP = "jump"
     START = "start"
     GOOD_END = "end"
     FAILURE_END = "failure"
@@ -134,6 +142,7 @@ class _ChartBuilder:
         self._groups = groups
         self._has_states = has_states
         self._group_of = {name: index for index, group in enumerate(groups) for name in group}
+        self._jumps = self._find_jumps()
 
     def build(self) -> Chart:
         nodes = [ChartNode("start", NodeKind.START, GLYPH, GLYPH)]
@@ -159,6 +168,20 @@ class _ChartBuilder:
             self._has_states,
             folded,
         )
+
+    def _find_jumps(self) -> set[tuple[str, str]]:
+        """Return the edges that are drawn as jumps: all but one to a step that too many lead to."""
+        sources: defaultdict[str, list[str]] = defaultdict(list)
+        for name in self._shape.order:
+            for case in self._plan.steps[name].cases:
+                if len(case.targets) == 1 and name not in self._group_of:
+                    sources[case.targets[0]].append(name)
+        return {
+            (name, target)
+            for target, names in sources.items()
+            if len(names) > MAX_ARROWS and self._plan.steps[target].join is None
+            for name in names[:-1]
+        }
 
     def _key(self, name: str) -> str:
         group = self._group_of.get(name)
@@ -259,7 +282,12 @@ class _ChartBuilder:
             yield node, _aim(edge, node.key)
         elif len(case.targets) == 1 or not several:
             for direct in self._edges_to(key, step, index):
-                yield None, _aim(edge, direct.target, direct)
+                target = direct.routes[0][2]
+                if (step.name, target) in self._jumps:
+                    jump = self._jump_node(suffix, target, edge)
+                    yield jump, replace(_aim(edge, jump.key, direct), label="", number=0)
+                else:
+                    yield None, _aim(edge, direct.target, direct)
         else:
             node = ChartNode(f"f{suffix}", NodeKind.FORK, 44.0, 4.0)
             yield node, _aim(edge, node.key)
@@ -287,6 +315,12 @@ class _ChartBuilder:
     def _end_after(self, run: tuple[Work, ...]) -> NodeKind:
         fails = any(_fails(work, self._shape.action_types) for work in run)
         return NodeKind.FAILURE_END if fails else NodeKind.GOOD_END
+
+    def _jump_node(self, suffix: str, target: str, edge: ChartEdge) -> ChartNode:
+        words = (str(edge.number) if edge.number else "", edge.label, f"\u2192 {to_printable(target)}")
+        text = fit_text(" ".join(filter(None, words)), MAX_TEXT, TEXT_SIZE)
+        width = round(text_width(text, TEXT_SIZE) + 4, 1)
+        return ChartNode(f"t{suffix}", NodeKind.JUMP, width, 16.0, lines=(text,))
 
     def _work_node(self, key: str, run: tuple[Work, ...]) -> ChartNode:
         text = fit_text(self._shape.summarise_run(run, limit=60), MAX_TEXT, TEXT_SIZE)

@@ -8,7 +8,7 @@ predecessor. Cases for errors do not count. A group has at least MIN_GROUP steps
 
 Cost: linear in the edges, and in the sum of the sizes of all regions.
 
-Limits: plans with fewer than FOLD_FROM steps are not folded.
+Limits: plans with fewer than FOLD_FROM steps are folded only if their layout takes too long.
 """
 
 from __future__ import annotations
@@ -30,12 +30,10 @@ Groups = tuple[tuple[str, ...], ...]
 
 
 def fold_groups(plan: Plan, failed: Collection[str] = ()) -> Groups:
-    """Return the groups of steps of a large plan that are drawn as one node each.
+    """Return the groups of steps that are drawn as one node each.
 
     A group with a step of `failed` stays open, unless it has more than MAX_OPENED steps.
     """
-    if len(plan.steps) < FOLD_FROM:
-        return ()
     regions = _regions(plan)
     groups = _chains(plan, regions)
     marked = set(failed)

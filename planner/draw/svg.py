@@ -145,6 +145,8 @@ class _SvgWriter:
                 yield f'<rect class="bar" x="{x}" y="{y}" width="{node.width}" height="3" rx="1.5"/>'
             case NodeKind.GOOD_END | NodeKind.FAILURE_END:
                 yield _glyph(node.kind.value, centre)
+            case NodeKind.JUMP:
+                yield _text(node.lines[0], (x + 2, y + 12), "text")
             case NodeKind.WORK:
                 yield f'<g class="work">{_box(node, corner)}'
                 yield _text(node.lines[0], (x + PADDING, y + 17), "text")

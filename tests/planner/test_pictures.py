@@ -344,7 +344,27 @@ def test_a_chain_is_one_node_with_its_worst_state() -> None:
     svg = picture_of(plan, DrawnRun(states, {}, {}, "failed", "x"))
     assert "2 failed" in texts_of(svg)
     assert "300 steps" in texts_of(svg)
-    assert fold_groups(chain_plan(folding.FOLD_FROM - 1)) == ()
+    assert lay_out(chain_plan(folding.FOLD_FROM - 1), catalogue()).chart.folded == 0
+
+
+def test_arrows_to_a_handler_of_many_steps_end_at_its_name() -> None:
+    names = [f"s{index}" for index in range(60)]
+    steps = [
+        Step(
+            name,
+            cases=(
+                case("result.success", *names[index + 1 : index + 2], aware=True),
+                case("error", "report", aware=True),
+            ),
+        )
+        for index, name in enumerate(names)
+    ]
+    plan = plan_of(*steps, Step("report"))
+    layout = lay_out(plan, catalogue())
+    assert texts_of(write_svg(layout)).count("2 error → report") == 59
+    assert sum(edge.target == "s61" for edge in layout.chart.edges) == 1
+    few = make_chart(plan_of(*steps[50:], Step("report")), catalogue()).nodes
+    assert sum(node.kind is NodeKind.JUMP for node in few) == 9
 
 
 def test_cases_for_errors_do_not_break_a_chain() -> None:
@@ -392,8 +412,8 @@ def test_a_picture_that_takes_too_long_stays_folded(monkeypatch: pytest.MonkeyPa
         return render(dot, format, limit)
 
     monkeypatch.setattr(graphviz, "render", refuse_large)
-    layout = lay_out(chain_plan(300), catalogue(), LayoutRequest(unfolded=True))
-    assert layout.chart.folded == 300
+    layout = lay_out(chain_plan(100), catalogue())
+    assert layout.chart.folded == 100
     assert seconds == [pictures.UNFOLDED_SECONDS, graphviz.MAX_SECONDS]
 
 
