@@ -3,9 +3,27 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, requires
 from importlib.util import find_spec
 from shlex import quote
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from noetl.planner.catalogue import ActionDeclaration
+
+
+def describe_missing_extras(declarations: Iterable[ActionDeclaration]) -> list[str]:
+    """Return a sentence for each extra that action types need and this installation does not have."""
+    types_of_extra: dict[str, list[str]] = {}
+    for declaration in declarations:
+        if declaration.extra is not None and find_spec(declaration.extra[1]) is None:
+            types_of_extra.setdefault(declaration.extra[0], []).append(f"`{declaration.type}`")
+    return [
+        f"{' and '.join(names)} cannot run in this installation; install what is missing with"
+        f" `{install_command(extra)}`"
+        for extra, names in types_of_extra.items()
+    ]
 
 
 def install_command(extra: str, python: str = "python3") -> str:

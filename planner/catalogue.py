@@ -122,6 +122,7 @@ class ActionDeclaration:
         idempotent: whether the action has the same effect if it is executed twice.
         idempotent_when: a function from the parameters as written to `idempotent`, if it depends on them.
         is_atomic: whether an action that has failed has changed nothing.
+        extra: the extra of this installation that the action needs, and a package of it.
         summary: a function from the parameters as written to the text that drawings show after the type.
         saves: the parameter whose keys are names. The result has these keys, and each value is saved under
             its name.
@@ -147,6 +148,7 @@ class ActionDeclaration:
     idempotent: bool = True
     idempotent_when: Callable[[Mapping[str, Any]], bool] | None = None
     is_atomic: bool = False
+    extra: tuple[str, str] | None = None
     summary: Callable[[Mapping[str, Any]], str] | None = None
     saves: str | None = None
     saves_given_values: bool = False

@@ -28,6 +28,7 @@ def _check_function_name(name: str) -> str | None:
 
 DECLARATION = ActionDeclaration(
     type="lambda",
+    extra=("aws", "boto3"),
     description="Invokes a function of AWS Lambda. Its result is the response.",
     parameters={
         "function": Parameter(

@@ -26,6 +26,7 @@ def _check_target(target: str) -> str | None:
 
 DECLARATION = ActionDeclaration(
     type="message",
+    extra=("aws", "boto3"),
     description="Publishes a message. Its result is the message's id.",
     parameters={
         "to": Parameter(

@@ -59,6 +59,7 @@ def _result_of(parameters: Mapping[str, Any]) -> Mapping[str, Kind] | None:
 
 DECLARATION = ActionDeclaration(
     type="postgres",
+    extra=("postgres", "psycopg"),
     description=(
         "Runs one statement, or a list of statements in one transaction. The result of a list is that of its"
         " last statement. Default timeout: one hour."

@@ -31,6 +31,7 @@ def _check_prefix_uri(uri: str) -> str | None:
 
 DECLARATION = ActionDeclaration(
     type="s3",
+    extra=("aws", "boto3"),
     description="Reads, writes, lists or deletes objects of a bucket.",
     parameters={
         "get": Parameter(

@@ -41,11 +41,14 @@ def check(
     The exit code is 1 if there is an error.
     """
     from noetl.api.cli.sources import checked_source, compile_source, read_source
+    from noetl.executor.actions import catalogue
+    from noetl.executor.extras import describe_missing_extras
     from noetl.planner.diagnostics import render
     from noetl.planner.diagnostics.codes import Severity
 
     sources = [read_source(file) for file in files]
-    checked = [checked_source(source, compile_source(source, target)) for source in sources]
+    compiled = [compile_source(source, target) for source in sources]
+    checked = [checked_source(*pair) for pair in zip(sources, compiled, strict=True)]
     console = stderr_console()
     match format:
         case CheckFormat.FULL:
@@ -61,5 +64,10 @@ def check(
             write_stdout(render.render_sarif(checked, version("noetl")))
         case CheckFormat.GITHUB:
             write_stdout(render.render_github(checked))
+    if format in (CheckFormat.FULL, CheckFormat.CONCISE):
+        plans = [compilation.plan for compilation in compiled if compilation.plan is not None]
+        types = sorted({type for plan in plans for type in plan.header.statistics["actions"]})
+        for sentence in describe_missing_extras(catalogue()[type] for type in types):
+            print_message(f"note: {sentence}")
     if render.count_findings(checked, Severity.ERROR):
         raise typer.Exit(EXIT_FAILED)

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from noetl.executor import extras
+
 Command = Callable[..., Any]
 
 GOOD = "name: good\nsteps:\n  - name: greet\n    run: [{action: log, message: hello}]\n"
@@ -231,3 +233,18 @@ def test_a_playbook_that_exceeds_the_limits_of_lambda_is_refused(noetl: Command)
     assert refused.exit_code == 1
     assert "error[NP601]" in refused.err
     assert noetl("plan", "-", "--target", "lambda", stdin=text).exit_code == 1
+
+
+def test_actions_that_need_a_missing_extra_are_noted(noetl: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def find(package: str) -> object:
+        return None if package in ("psycopg", "boto3") else object()
+
+    actions = "[{action: s3, get: 's3://b/k'}, {action: postgres, connection: c, query: select 1}]"
+    playbook = f"name: x\nsteps: [{{name: a, run: {actions}}}]\n"
+    assert "cannot run in this installation" not in noetl("check", "-", stdin=playbook).err
+    monkeypatch.setattr(extras, "find_spec", find)
+    outcome = noetl("check", "-", stdin=playbook)
+    lines = [line for line in outcome.err.splitlines() if line.startswith("note: `")]
+    assert [line.partition(" cannot")[0] for line in lines] == ["note: `postgres`", "note: `s3`"]
+    assert "pip install 'psycopg[binary,pool]" in lines[0] and "boto3" in lines[1]
+    assert "note: `" not in noetl("check", "-", "--format", "json", stdin=playbook).err
