@@ -6,10 +6,10 @@ visits, and values of megabytes.
 Algorithm: the visit, its outputs and its events are read and combined. The value that a name had before is
 that of the visit to which the pointer of the branch leads. Values are shown up to a length.
 
-Cost: one read of the visits without their outputs, of the outputs of the visit and of those before it, and
-of the history.
+Cost: one read of the visits without their outputs, and one of the events of the visit. Two more for the
+outputs of the visit, and for those before it.
 
-Limits: the history is read as a whole, so the cost grows with the events of the run.
+Limits: a store in DynamoDB reads all events of the run for those of a visit.
 """
 
 from __future__ import annotations
@@ -167,9 +167,7 @@ class RunDataService:
     def _describe_visit(self, run: Run, visit: Visit, number_of_visits: int) -> StepData:
         step = self.context.store.plans.step(run.plan_hash, visit.step)
         (complete,) = self.context.store.runs.visits_with_outputs(run.id, [visit.id])
-        events = [
-            event for event in self._events(run.id) if (event.step, event.visit) == (visit.step, visit.number)
-        ]
+        events = self.context.store.runs.visit_events(run.id, visit.step, visit.number)
         state = visit_state(run.status, visit)
         guards, targets = find_transition(events, step)
         shown, cut = cut_values({"result": complete.result, "failures": list(complete.failures)})

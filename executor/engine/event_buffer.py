@@ -72,6 +72,16 @@ class EventBuffer:
         spill(self)
         return self._written > before
 
+    def drop_kept_data(self) -> bool:
+        """Drop the lines and the inputs in the events, and return whether there were any.
+
+        A store that cannot keep them together with the outcome of a step keeps the outcome.
+        """
+        with self._append_lock:
+            before = list(self._events)
+            self._events = [_without_input(event) for event in before if event.type != "action.log"]
+            return self._events != before
+
     def report_progress(self, loop: str, event: Callable[[], Event], *, is_final: bool) -> None:
         """Set the progress event of the loop at a position. It replaces the previous one of this loop.
 
@@ -148,6 +158,13 @@ class NullEventBuffer(EventBuffer):
 
     def report_progress(self, loop: str, event: Callable[[], Event], *, is_final: bool) -> None:
         """Drop the event."""
+
+
+def _without_input(event: Event) -> Event:
+    if "input" not in event.payload:
+        return event
+    payload = {name: value for name, value in event.payload.items() if name not in ("input", "cut")}
+    return replace(event, payload=payload)
 
 
 def _redacted(events: Sequence[Event]) -> tuple[Event, ...]:

@@ -237,15 +237,18 @@ class _Segment:
     def execute(self) -> Claim | None:
         """Perform, decide and commit. Return the claim of a following visit, if there is one.
 
-        If the store cannot keep the data of the step's work, the step fails and its rule is evaluated again.
-        If it cannot keep that of in-place work or of this second try, the failure is unhandled. If the store
-        has lost what the commit continues with, such as the other branches, the run fails.
+        If the store cannot keep the data of the step's work, its inputs and lines are left out. If it still
+        cannot, the step fails and its rule is evaluated again. If it cannot keep that of in-place work or of
+        this second try, the failure is unhandled. If the store has lost what the commit continues with, such
+        as the other branches, the run fails.
         """
         ending = self._decide(self._perform(self.work.perform), _Fallback.RULE)
         while True:
             try:
                 return self._commit(ending)
             except (NotJsonError, PayloadTooLargeError) as problem:
+                if isinstance(problem, PayloadTooLargeError) and self.work.context.events.drop_kept_data():
+                    continue
                 if ending.fallback is _Fallback.ERROR:
                     raise
                 failure = self._failure(problem)

@@ -182,6 +182,10 @@ class RunStore(Protocol):
         """
         ...
 
+    def visit_events(self, run_id: str, step: str, number: int) -> list[Event]:
+        """Return the events of one visit of a step, in order. `number` is that of the visit."""
+        ...
+
     def positions(self, run_ids: Sequence[str]) -> dict[str, HistoryPosition]:
         """Return the status of each run that exists, and how far its history has come.
 

@@ -16,8 +16,9 @@ from noetl.executor.engine.kept_data import (
     KeptData,
     keeps_inputs,
 )
-from noetl.executor.errors import SettingError
+from noetl.executor.errors import PayloadTooLargeError, SettingError
 from noetl.executor.model.events import Event
+from noetl.executor.model.run import Commit, Lease, Visit
 from noetl.executor.model.sql import Bind, Sql, SqlIdentifier
 from noetl.executor.security.redaction import MASK, REVEALED_SECRETS
 from noetl.executor.stores.interface import Store
@@ -160,3 +161,25 @@ def test_without_inputs_the_history_has_none(
     monkeypatch.setenv("NOETL_KEEP_INPUTS", "off")
     harness = RunHarness(store, PLAYBOOK, folder=tmp_path).finish()
     assert not any("input" in event.payload for event in harness.events)
+
+
+def test_an_outcome_that_is_too_large_with_its_inputs_is_kept_without_them(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step must not fail for what only its history needs."""
+    commit = store.queue.commit
+
+    def refuse_inputs(written: Commit, now: float, claim_for: Lease | None = None) -> Visit | None:
+        if any("input" in event.payload or event.type == "action.log" for event in written.events):
+            raise PayloadTooLargeError("the item is too large")
+        return commit(written, now, claim_for)
+
+    monkeypatch.setattr(store.queue, "commit", refuse_inputs)
+    text = "steps: [{name: a, run: [{action: log, message: m}, {action: set, set: {x: 1}}]}]"
+    harness = RunHarness(store, f"name: kept\n{text}", folder=tmp_path).finish()
+    assert (harness.status, harness.result) == ("succeeded", {"x": 1})
+    assert [event.type for event in harness.events if event.step == "a"] == [
+        "step.started",
+        *["action.started", "action.completed"] * 2,
+        "step.completed",
+    ]

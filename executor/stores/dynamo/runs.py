@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -149,6 +150,11 @@ class DynamoRuns:
     def events(self, run_id: str, after: str | None = None, limit: int = 1000) -> list[Event]:
         """Return the history of a run after the event with the id `after`, in order."""
         return self._history.events(run_id, after, limit)
+
+    def visit_events(self, run_id: str, step: str, number: int) -> list[Event]:
+        """Return the events of one visit. All events of the run are read, as their order is that of all."""
+        events = self._history.events(run_id, None, limit=sys.maxsize)
+        return [event for event in events if (event.step, event.visit) == (step, number)]
 
     def positions(self, run_ids: Sequence[str]) -> dict[str, HistoryPosition]:
         """Return the status of each run. A step changes its visit only, so no number counts the changes."""

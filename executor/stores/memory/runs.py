@@ -168,6 +168,12 @@ class MemoryRuns:
             records = [record for id, record in self._state.runs.items() if id in run_ids]
             return {record.run.id for record in records if record.run.stop is RunStatus.CANCELLED}
 
+    def visit_events(self, run_id: str, step: str, number: int) -> list[Event]:
+        with self._state.lock:
+            record = self._state.runs.get(run_id)
+            history = [] if record is None else list(record.history)
+        return [event for event in history if (event.step, event.visit) == (step, number)]
+
     def positions(self, run_ids: Sequence[str]) -> dict[str, HistoryPosition]:
         with self._state.lock:
             records = [self._state.runs[id] for id in run_ids if id in self._state.runs]

@@ -214,6 +214,14 @@ class SqlRuns:
             events += entry[index + 1 :] if row["seq"] == seq else entry
         return events[:limit]
 
+    def visit_events(self, run_id: str, step: str, number: int) -> list[Event]:
+        # Postgres writes some names itself, and escapes fewer characters. Then all events are read.
+        is_plain = encode_json(step) == f'"{step}"'
+        needle = f'"{step}",{number},' if is_plain else ""
+        rows = self._context.database.fetch_all("history.find_of_visit", run_id=run_id, needle=needle)
+        events = [event for row in rows for event in decode_events(run_id, row["seq"], row["events"])]
+        return [event for event in events if (event.step, event.visit) == (step, number)]
+
     def positions(self, run_ids: Sequence[str]) -> dict[str, HistoryPosition]:
         if not run_ids:
             return {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -595,6 +596,27 @@ class RunsContract(ContractFixtures):
             with pytest.raises(RejectedError) as rejected:
                 store.runs.events(run.id, place)
             assert len(rejected.value.message) < 200
+
+    @pytest.mark.parametrize("name", ["a", "é 😀", 'a"b\\', "100%_"])
+    def test_the_events_of_a_visit_are_found(self, store: Store, name: str) -> None:
+        """Find them also for names with characters that a store escapes, or that are wildcards of SQL."""
+        step = json.dumps(name)
+        text = f"""
+            steps:
+            - name: {step}
+              max_visits: 3
+              rule: [{{case: "{{{{ run.id }}}}", run: [{step}]}}, {{case: default, run: []}}]
+        """
+        run = start_run(store, text)
+        for _ in range(3):
+            store.queue.commit(succeed(store, claim_visit(store, run)), 0.0)
+        complete = store.runs.events(run.id)
+        for number in (1, 2, 3):
+            expected = [event for event in complete if (event.step, event.visit) == (name, number)]
+            assert len(expected) >= 3
+            assert store.runs.visit_events(run.id, name, number) == expected
+        assert store.runs.visit_events(run.id, name, 4) == []
+        assert store.runs.visit_events(run.id, "other", 1) == []
 
     def test_a_cursor_of_another_run_is_refused(self, store: Store) -> None:
         run, other = start_run(store), start_run(store)

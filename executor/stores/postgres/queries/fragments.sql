@@ -39,3 +39,6 @@ coalesce(status, '') = 'running'
 -- The visit waits for nothing, in a query for one visit.
 -- name: is_ready
 coalesce(status, '') = 'ready'
+
+-- name: has_needle
+strpos(events, :needle) > 0

@@ -39,3 +39,6 @@ status = 'running'
 -- The visit waits for nothing, in a query for one visit.
 -- name: is_ready
 status = 'ready'
+
+-- name: has_needle
+instr(events, :needle) > 0
