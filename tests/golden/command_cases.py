@@ -30,6 +30,7 @@ _RUN_ID = re.compile(r"\b[0-9a-f]{24}\b")
 _VARYING = (
     (_RUN_ID, "ID"),
     (re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d"), "TIME"),
+    (re.compile(r"(?<=  )\d+(?:\.\d)? m?s\b"), "DURATION"),
     (re.compile(r"127\.0\.0\.1:\d{4,5}"), "127.0.0.1:PORT"),
 )
 
