@@ -228,7 +228,7 @@ class TestLease:
     @pytest.mark.parametrize(("counts", "claims"), [(True, 1), (False, 0)])
     def test_a_release_makes_the_visit_due_and_refuses_later_writes(self, counts: bool, claims: int) -> None:
         released = release(RUNNING, NOW, counts=counts)
-        assert released == replace(RUNNING, due_at=NOW, fence=2, claims=claims)
+        assert released == replace(RUNNING, due_at=NOW, fence=2, claims=claims, worker=None)
         assert not is_held(released, RUNNING.fence)
 
     def test_only_the_newest_claim_of_a_running_visit_is_held(self) -> None:

@@ -290,7 +290,12 @@ def test_events_of_an_active_step_are_written(store: SqliteStore, tmp_path: Path
             writer.write("go")
         finished(worker, harness)
     assert harness.events[: len(seen)] == seen
-    assert harness.event_types("a")[5:] == ["action.completed", "step.transition", "step.completed"]
+    assert harness.event_types("a")[5:] == [
+        "action.log",
+        "action.completed",
+        "step.transition",
+        "step.completed",
+    ]
 
 
 def test_progress_of_an_active_loop_is_written(store: SqliteStore, tmp_path: Path, gate: Path) -> None:

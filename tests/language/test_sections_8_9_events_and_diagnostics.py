@@ -37,7 +37,8 @@ def test_a_run_has_an_append_only_history() -> None:
     types = [event.type for event in harness.events]
     assert types[0] == "workflow.started"
     assert types[-1] == "workflow.completed"
-    step_events = ["step.started", "action.started", "action.completed", "step.completed", "step.transition"]
+    actions = ["action.started", "action.log", "action.completed"]
+    step_events = ["step.started", *actions, "step.completed", "step.transition"]
     assert sorted(harness.event_types("a")) == sorted(step_events)
     places = [(event.step, event.type) for event in harness.events]
     assert places.index(("a", "step.completed")) < places.index(("b", "step.started"))

@@ -102,10 +102,11 @@ class DynamoQueue:
         item = self._context.table.get(keys.visit(run_id, visit_id, message.spread))
         if item is None or item["status"] != VisitStatus.RUNNING:
             return False
-        if item["worker"] not in message.released or item.get("freed") == item["worker"]:
+        worker = item.get("worker")  # A visit that was released has none.
+        if worker not in message.released or item.get("freed") == worker:
             return False
         # An earlier delivery of the message must not release the claim twice.
-        self._release(decode_lease(run_id, visit_id, item), now, counts=False, sets={"freed": item["worker"]})
+        self._release(decode_lease(run_id, visit_id, item), now, counts=False, sets={"freed": worker})
         return True
 
     def count_active(self, queue: str, tenant: str, limit: int) -> int:
