@@ -39,10 +39,15 @@ class RouteMatch:
 
 
 class RouteTable:
-    """The routes of an app, in the order in which its router compares them."""
+    """The routes of an app, in the order in which its router compares them.
+
+    A path without parameters hides those with parameters: `/workflows/run` is not the run `run`.
+    """
 
     def __init__(self, routes: Iterable[BaseRoute]) -> None:
         self._routes = [route for route in routes if isinstance(route, APIRoute)]
+        self._fixed = [route for route in self._routes if "{" not in route.path]
+        self._patterns = [route for route in self._routes if "{" in route.path]
 
     @property
     def first_segments(self) -> frozenset[str]:
@@ -51,11 +56,14 @@ class RouteTable:
 
     def find(self, scope: Scope) -> RouteMatch:
         """Return the routes of a request. A path behind a prefix (`root_path`) is compared without it."""
-        same_path: list[APIRoute] = []
-        for route in self._routes:
-            match, child_scope = route.matches(scope)
-            if match is Match.FULL:
-                return RouteMatch(route, path_params=child_scope["path_params"])
-            if match is Match.PARTIAL:
-                same_path.append(route)
-        return RouteMatch(None, tuple(same_path))
+        for routes in (self._fixed, self._patterns):
+            same_path: list[APIRoute] = []
+            for route in routes:
+                match, child_scope = route.matches(scope)
+                if match is Match.FULL:
+                    return RouteMatch(route, path_params=child_scope["path_params"])
+                if match is Match.PARTIAL:
+                    same_path.append(route)
+            if same_path:
+                return RouteMatch(None, tuple(same_path))
+        return RouteMatch(None)

@@ -122,7 +122,7 @@ async def test_a_stream_through_a_gateway_ends_early_and_can_be_continued(
     all_events = parse_frames((await http.get(path, headers=STREAM)).text)
     transport = http._transport
     assert isinstance(transport, httpx.ASGITransport)
-    transport.app.state.stream_bytes = 300  # type: ignore[attr-defined]
+    transport.app.state.stream_bytes = 500  # type: ignore[attr-defined]
     found: list[dict[str, str]] = []
     while not found or found[-1]["event"] != "end":
         after = {"Last-Event-ID": found[-1]["id"]} if found else {}

@@ -108,7 +108,7 @@ def test_values_do_not_depend_on_the_case(text: str, expected: Any) -> None:
         ("{{ 'x' in missing }}", "`missing` is undefined"),
         ("{{ missing.a }}", "`missing` is undefined"),
         ("{{ missing[0] }}", "`missing` is undefined"),
-        ("{% for a in n %}{% endfor %}", "'int' object is not iterable"),
+        ("{% for a in n %}{% endfor %}", "it needs a list, not a number"),
     ],
 )
 def test_other_values_fail_as_before(text: str, message: str) -> None:
