@@ -48,6 +48,10 @@ class DrawnRun:
     id: str = ""
 
 
+_OPEN = ("", "queued", "running", "waiting")
+"""The statuses of a run that has not ended, and that of a run whose status is not known."""
+
+
 @dataclass(frozen=True)
 class RunMarks:
     """The marks of a run. `states` has `may` and `never` for the steps that have not started."""
@@ -91,7 +95,7 @@ class RunMarks:
 
 def mark_run(plan: Plan, run: DrawnRun) -> RunMarks:
     """Return the marks of a run. Steps that have not started may run if a living branch can reach them."""
-    is_over = run.status in ("succeeded", "failed", "cancelled")
+    is_over = run.status not in _OPEN
     reachable = set() if is_over else _reachable(plan, run)
     shown = {}
     for name in plan.steps:

@@ -23,6 +23,7 @@ from noetl.planner.draw.advances import FONTS, fit_text, text_width
 from noetl.planner.draw.chart import NodeKind, make_chart
 from noetl.planner.draw.colours import DARK, LIGHT
 from noetl.planner.draw.folding import fold_groups
+from noetl.planner.draw.outline import step_notes
 from noetl.planner.draw.page import write_page
 from noetl.planner.draw.run_marks import DrawnRun, RunMarks, mark_run
 from noetl.planner.draw.svg import PictureOptions, write_svg
@@ -497,3 +498,26 @@ def test_marks_of_an_unknown_state_are_drawn() -> None:
     marks = RunMarks({"load": "new-state"}, DrawnRun({}))
     assert marks.state_of(["load"]) == "never"
     ET.fromstring(write_svg(lay_out(forked_plan(), catalogue(), LayoutRequest(has_states=True)), marks))
+
+
+@pytest.mark.parametrize("status", ["succeeded", "completed_with_errors", "failed", "cancelled", "timed_out"])
+def test_nothing_may_run_after_an_end(status: str) -> None:
+    plan = chain_plan(3)
+    first = plan.header.start
+    marks = mark_run(plan, DrawnRun({first: "succeeded"}, visits={first: 1}, status=status))
+    assert [marks.state_of([name]) for name in plan.steps if name != first] == ["never"] * 2
+
+
+def test_the_last_step_of_an_open_run_may_run() -> None:
+    plan = plan_of(Step("a"), Step("tidy"))
+    plan = replace(plan, header=replace(plan.header, finally_step="tidy"))
+    marks = mark_run(plan, DrawnRun({"a": "running"}, visits={"a": 1}, status="running"))
+    assert marks.state_of(["tidy"]) == "may"
+
+
+def test_notes_of_a_loop_around_an_action() -> None:
+    action = Action("log", {}, loop=Loop("{{ rows }}", "row", forgiving=True))
+    notes = list(step_notes(Step("a", run=(action,))))
+    assert notes == ["loop", "continues after failed items"]
+    action = Action("log", {}, loop=Loop("{{ rows }}", "row", concurrency=4))
+    assert list(step_notes(Step("a", run=(action,)))) == ["loop", "4 at the same time"]
