@@ -3,13 +3,14 @@
 Problem: the token of a callback may be lost in a message, and the store has only its hash. Who has a key must
 see what waits, and answer it without the token.
 
-Algorithm: the open runs are read in pages, and the questions in the journals of their waiting visits. An
+Algorithm: the waiting runs are read in pages, and the questions in the journals of their visits. An
 answer names its run, step and visit, and ends the wait that the journal names. The rules are those of an
 answer with a token.
 
 Cost: one query for a page of runs, and one for each of them.
 
-Limits: `order=expires` sorts the questions of up to MAX_SORTED_RUNS runs.
+Limits: a run is not listed while another of its branches works. Its questions can be answered nevertheless.
+`order=expires` sorts the questions of up to MAX_SORTED_RUNS runs.
 """
 
 from __future__ import annotations
