@@ -122,9 +122,9 @@ class LayoutJob:
 
 @frozen
 class GraphJob:
-    """The graph of a plan with the states of its steps, as `svg`, `mermaid` or `json`.
+    """The graph of a plan with the states of its steps, as `svg`, `mermaid`, `json` or `coordinates`.
 
-    `layout` is set for `svg`, and packed like the plan.
+    `layout` is set for `svg` and `coordinates`, and packed like the plan.
     """
 
     key: str
@@ -142,11 +142,14 @@ class GraphJob:
 
     def perform(self, compiler: PlaybookCompiler) -> bytes:
         from noetl.api.http.responses import JsonResponse
-        from noetl.planner.draw import mermaid, run_marks, svg
+        from noetl.planner.draw import mermaid, run_graph, run_marks, svg
 
         plan = unpack_plan(self.packed_plan)
         if self.layout is not None:
-            return svg.write_svg(self.layout, run_marks.mark_run(plan, self.run)).encode()
+            marks = run_marks.mark_run(plan, self.run)
+            if self.format == "svg":
+                return svg.write_svg(self.layout, marks).encode()
+            return bytes(JsonResponse(run_graph.describe_run_graph(self.layout, marks)).body)
         if self.format == "mermaid":
             return mermaid.draw(plan, compiler.catalogue, self.run.states).encode()
         return bytes(JsonResponse(plan_graph(plan, self.run.states)).body)
@@ -171,8 +174,8 @@ class InitialDataJob:
 
 def graph_key(plan_hash: str, run: DrawnRun, format: str) -> str:
     """Return the key of the job that draws a run."""
-    counts = sorted(run.taken.items()), sorted(run.visits.items())
-    text = repr((run.id, run.status, sorted(run.states.items()), counts))
+    counts = (run.states, run.taken, run.visits, run.last_visits, run.last_taken)
+    text = repr((run.id, run.status, [sorted(count.items()) for count in counts]))
     return f"graph:{format}:{plan_hash}:{_digest(text)}"
 
 

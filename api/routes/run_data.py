@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request
+from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from noetl.api.http.openapi import problems, response_body
 from noetl.api.http.parameters import LogQuery, StepQuery
+from noetl.api.http.problems import Problem
 from noetl.api.http.responses import JsonResponse
 from noetl.api.routes.dependencies import ReadServices, RunId
+from noetl.api.routes.run_drawing import COORDINATES, draw_run
 from noetl.api.service.data_views import LogPage, RunDetails, RunInput, RunSource, StepData
+
+Include = Annotated[
+    Literal["graph"] | None,
+    Query(description="`graph`: also the drawing of the run, and the cursor of its later events."),
+]
 
 router = APIRouter(prefix="/workflows", tags=["workflows"], default_response_class=JsonResponse)
 
@@ -19,11 +27,25 @@ router = APIRouter(prefix="/workflows", tags=["workflows"], default_response_cla
 @router.get(
     "/{workflow_id}",
     responses={200: response_body(RunDetails, description="The run at a glance.")},
-    openapi_extra=problems("not-found"),
+    openapi_extra=problems("not-found", "tenant-busy", "service-busy"),
 )
-def get_run(workflow_id: RunId, services: ReadServices) -> Response:
+async def get_run(
+    workflow_id: RunId, request: Request, services: ReadServices, include: Include = None
+) -> Response:
     """Return the run at a glance: its status and that of its steps, its tags, and a headline."""
-    return JsonResponse(services.data.details(workflow_id))
+    if include is None:
+        return JsonResponse(await run_in_threadpool(services.data.details, workflow_id))
+    # Events that follow the cursor may be in the rest already. None is missing.
+    cursor = await run_in_threadpool(services.runs.last_event, workflow_id)
+    details = await run_in_threadpool(services.data.details, workflow_id)
+    drawing, problem = None, None
+    try:
+        drawing = await draw_run(request, services, workflow_id, COORDINATES)
+    except Problem as error:
+        if error.slug not in ("graph-too-large", "not-supported"):
+            raise
+        problem = error.detail
+    return JsonResponse(services.data.with_graph(details, drawing, problem, cursor))
 
 
 @router.get(

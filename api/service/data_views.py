@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from noetl.api.service.graph_views import RunGraph
 from noetl.api.service.views import (
     LoopReport,
     RunProgress,
@@ -152,6 +153,8 @@ class RunDetails(View, schema_name="RunDetails"):
     """Run at a glance: its status and that of its steps, its tags, and a headline.
 
     `headline` is at most 120 characters: the first error, what the run waits for, or the step at work.
+    `graph` and `cursor` are present if the graph was requested. `cursor` is the id of the latest event that
+    the rest shows: later events follow it. `graph_problem` says why a run has no graph.
     """
 
     workflow_id: str
@@ -170,3 +173,6 @@ class RunDetails(View, schema_name="RunDetails"):
     steps: Mapping[str, StepReport]
     progress: RunProgress
     error: ErrorRecord | None
+    cursor: str | None = None
+    graph: RunGraph | None = None
+    graph_problem: str | None = None

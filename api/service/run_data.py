@@ -14,6 +14,7 @@ Limits: a store in DynamoDB reads all events of the run for those of a visit.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -28,11 +29,12 @@ from noetl.api.service.data_views import (
     StepData,
 )
 from noetl.api.service.errors import NotFoundError
+from noetl.api.service.graph_views import RunGraph
 from noetl.api.service.headlines import describe_run
 from noetl.api.service.runs import RunService
 from noetl.api.service.step_reports import visit_state, visit_waits
 from noetl.api.service.tenant import TenantContext
-from noetl.api.service.views import RunEntry
+from noetl.api.service.views import JoinReport, RunEntry, StepReport
 from noetl.api.service.visit_history import find_transition, list_attempts, to_log_line
 from noetl.executor.model.events import Event, timestamp
 from noetl.executor.model.json_values import write_json
@@ -74,6 +76,25 @@ class RunDataService:
             steps=report.steps,
             progress=report.progress,
         )
+
+    def with_graph(
+        self, details: RunDetails, drawing: bytes | None, problem: str | None, cursor: str | None
+    ) -> RunDetails:
+        """Return the details of a run with its drawing as JSON, or with the problem if it has none."""
+        added: dict[str, Any] = {"cursor": cursor, "graph_problem": problem}
+        if drawing is not None:
+            drawn = json.loads(drawing)
+            reachable, joins = drawn["reachable"], drawn["joins"]
+            added["graph"] = RunGraph(**drawn["graph"])
+            added["steps"] = {
+                name: StepReport(
+                    **vars(report),
+                    reachable=reachable.get(name),
+                    join=JoinReport(**joins[name]) if name in joins else None,
+                )
+                for name, report in details.steps.items()
+            }
+        return RunDetails(**{**vars(details), **added})
 
     def headline(self, run: RunEntry) -> str:
         """Return the headline of a run of a list. It is empty if the run has succeeded or was cancelled."""

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from noetl.executor.engine.initial_data import InitialData
 
 EVENTS_PER_PAGE = 1000
+_ALL_EVENTS = 10**9
 _MAX_SHOWN_STEPS = 10
 
 
@@ -257,11 +258,31 @@ class RunService:
         states = step_states(summary.status, self.context.step_names(summary.plan_hash), overview.steps)
         taken: Counter[tuple[str, int]] = Counter()
         visits: Counter[str] = Counter()
-        for visit in self.context.store.runs.visits(summary.id) if counts_visits else ():
+        last_visits: dict[str, int] = {}
+        last_taken: dict[tuple[str, int], int] = {}
+        for place, visit in enumerate(self.context.store.runs.visits(summary.id) if counts_visits else ()):
             visits[visit.step] += 1
+            last_visits[visit.step] = place
             if visit.status in (VisitStatus.SUCCEEDED, VisitStatus.FAILED) and not visit.has_ended_branch:
-                taken[visit.step, -1 if visit.case is None else visit.case] += 1
-        return summary.plan_hash, DrawnRun(states, taken, visits, summary.status.value, summary.id)
+                case = visit.step, -1 if visit.case is None else visit.case
+                taken[case] += 1
+                last_taken[case] = place
+        run = DrawnRun(states, taken, visits, summary.status.value, summary.id, last_visits, last_taken)
+        return summary.plan_hash, run
+
+    def last_event(self, run_id: str) -> str | None:
+        """Return the id of the latest event of a run, or None if it has none yet.
+
+        Raises:
+            NotFoundError: the tenant has no such run.
+        """
+        runs, id = self.context.store.runs, self.summary(run_id).id
+        position = runs.positions([id]).get(id)
+        # A store that does not count its entries is read from the start.
+        seq = 0 if position is None else position.entry or 0
+        after = write_event_id(id, place_before((seq, 0)))
+        events = runs.events(id, after, _ALL_EVENTS)
+        return events[-1].id if events else None
 
     def _step_reports(self, overview: RunOverview) -> dict[str, StepReport]:
         names = self.context.step_names(overview.summary.plan_hash)

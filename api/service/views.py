@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import Annotated, Any, ClassVar, dataclass_transform
+from typing import Annotated, Any, ClassVar, Literal, dataclass_transform
 
 from noetl.executor.model.events import Event, timestamp
 from noetl.executor.model.run import ErrorRecord, FailedItem, Run, RunStatus
@@ -195,11 +195,19 @@ class LoopReport(View, schema_name="LoopCounts"):
     total: int
 
 
+class JoinReport(View, schema_name="JoinReport"):
+    """Steps from which a branch has arrived at a join that waits, and those from which one may arrive."""
+
+    arrived: Sequence[str]
+    missing: Sequence[str]
+
+
 class StepReport(View, schema_name="StepStatus"):
     """Latest visit of a step.
 
     `waiting_for` is present if `status` is `waiting`. `loops` is present if a loop of an unfinished step has
-    paused.
+    paused. `reachable` and `join` are present in a run with its graph. They say whether a step that has
+    not started may still run, and what a join waits for.
     """
 
     status: StepState
@@ -209,6 +217,8 @@ class StepReport(View, schema_name="StepStatus"):
     error: ErrorRecord | None
     waiting_for: WaitReport | None = None
     loops: Sequence[LoopReport] | None = None
+    reachable: Literal["may", "never"] | None = None
+    join: JoinReport | None = None
 
 
 class RunProgress(View, schema_name="Progress"):

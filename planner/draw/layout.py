@@ -67,10 +67,10 @@ class Layout:
                     "width": node.width,
                     "height": node.height,
                     "join": node.join or None,
-                    "loop": node.is_loop,
-                    "calls": node.calls,
+                    "is_loop": node.is_loop,
+                    "calls_playbook": node.calls,
                     "end": node.end and node.end.value,
-                    "finally": node.is_finally,
+                    "is_finally": node.is_finally,
                 }
                 for node, (x, y) in zip(chart.nodes, self.corners, strict=True)
             ],
@@ -80,8 +80,10 @@ class Layout:
                     "target": edge.target,
                     "label": edge.label,
                     "number": edge.number or None,
-                    "error": edge.is_error,
-                    "routes": [list(route) for route in edge.routes],
+                    "is_error": edge.is_error,
+                    "routes": [
+                        {"step": step, "case": case, "target": target} for step, case, target in edge.routes
+                    ],
                     "points": [list(point) for point in (*path.points, path.tip)],
                     "label_at": path.label and list(path.label),
                     "marks": path.marks and [list(mark) for mark in path.marks],

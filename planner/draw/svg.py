@@ -32,7 +32,7 @@ from noetl.planner.draw.colours import style_sheet
 from noetl.planner.draw.glyphs import GLYPHS
 from noetl.planner.draw.layout import EdgePath, Layout, Point
 from noetl.planner.draw.legend import LegendEntry, legend_entries
-from noetl.planner.draw.run_marks import WORDS, RunMarks
+from noetl.planner.draw.run_marks import MAY_RUN, WORDS, RunMarks
 
 MARGIN = 24.0
 _HEADING = 50.0
@@ -112,10 +112,8 @@ class _SvgWriter:
         marks = self._marks
         count = 0 if marks is None else marks.count_of(edge)
         classes = ["error"] if edge.is_error else []
-        if count:
-            classes.append("taken")
-        elif marks is not None and not marks.may_follow(edge):
-            classes.append("never")
+        if marks is not None and (mark := marks.mark_of(edge)) != MAY_RUN:
+            classes.append(mark)
         suffix = "".join(f" {name}" for name in classes)
         if path.marks is not None:
             yield from _cut_edge(path, path.marks, suffix)

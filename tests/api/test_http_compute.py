@@ -10,7 +10,7 @@ import pytest
 from noetl.api.compute import pool
 from noetl.api.compute.jobs import GraphJob, LayoutJob
 from noetl.api.pictures import PictureError
-from noetl.api.routes import dependencies, graph
+from noetl.api.routes import dependencies, run_drawing
 from noetl.executor.engine.initial_data import InitialData
 from noetl.executor.stores.sql.plans import SqlPlans
 from noetl.planner import compile as compile_module
@@ -86,7 +86,7 @@ async def test_a_picture_that_is_too_large_is_refused(
     async def refuse(*arguments: object) -> None:
         raise PictureError("too large")
 
-    monkeypatch.setattr(graph, "perform", refuse)
+    monkeypatch.setattr(run_drawing, "perform", refuse)
     response = await http.get(path, params={"format": "svg"})
     assert_problem(response, 422, "graph-too-large")
     assert "format=mermaid" in response.json()["detail"]
@@ -105,7 +105,7 @@ async def test_the_layout_of_a_plan_is_computed_once(
         jobs.append(job)
         return await perform(request, services, job)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(graph, "perform", record)
+    monkeypatch.setattr(run_drawing, "perform", record)
     paths = []
     for _ in range(2):
         started = await http.post("/workflows/run", content=chain(3), headers=YAML)

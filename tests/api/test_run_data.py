@@ -9,7 +9,9 @@ from typing import Any
 import httpx
 import pytest
 
+from noetl.api import graphviz
 from noetl.api.http.problem_types import PROBLEM_TYPES
+from noetl.api.routes import run_drawing
 from noetl.api.service.data_views import (
     MAX_SHOWN_CHARACTERS,
     LogPage,
@@ -258,3 +260,89 @@ steps:
     step = await read_step(http, workflow_id, "ask")
     assert step.waiting_for is not None
     assert [action.status for action in step.attempts[0].actions] == ["waiting"]
+
+
+GATHERING = """\
+name: gathering
+steps:
+  - name: start
+    run: [{action: log, message: go}]
+    rule: [{case: default, run: [left, right]}]
+  - name: left
+    run: [{action: callback, title: "Ready?", as: answer}]
+    rule: [{case: "{{ answer.ready }}", run: [meet]}, {case: default, run: [other]}]
+  - {name: right, run: [{action: set, set: {x: 1}}], rule: [{case: default, run: [meet]}]}
+  - {name: meet, run: [{action: log, message: done}]}
+  - {name: other, run: [{action: log, message: done}]}
+"""
+
+
+async def wait_for_status(http: httpx.AsyncClient, workflow_id: str, status: str) -> None:
+    async with asyncio.timeout(60):
+        path = f"/workflows/status/{workflow_id}"
+        while (await http.get(path)).json()["status"] != status:  # noqa: ASYNC110  It must be polled.
+            await asyncio.sleep(0.05)
+
+
+async def read_drawn(http: httpx.AsyncClient, workflow_id: str) -> RunDetails:
+    response = await http.get(f"/workflows/{workflow_id}", params={"include": "graph"})
+    assert response.status_code == 200, response.text
+    return read_view(RunDetails, response.json())
+
+
+async def test_one_request_has_all_that_a_page_shows_of_a_run(http: httpx.AsyncClient) -> None:
+    response = await http.post("/workflows/run", json={"playbook": GATHERING})
+    workflow_id = response.json()["workflow_id"]
+    await wait_for_status(http, workflow_id, "waiting")
+    run = await read_drawn(http, workflow_id)
+    assert run.graph is not None
+    assert run.graph_problem is None
+    assert {name: step.reachable for name, step in run.steps.items()} == {
+        "start": None,
+        "left": None,
+        "right": None,
+        "meet": "may",
+        "other": "may",
+    }
+    join = run.steps["meet"].join
+    assert join is not None
+    assert (join.arrived, join.missing) == (["right"], ["left"])
+    assert run.steps["right"].join is None
+    words = {node.steps[0]: node.words for node in run.graph.nodes if node.state is not None}
+    assert words["meet"] == "waits, 1 of 2 here"
+    assert sorted(edge.mark for edge in run.graph.edges) == ["may", "may", *["taken"] * 4]
+    events = (await http.get(f"/workflows/{workflow_id}/events")).json()["items"]
+    assert run.cursor == events[-1]["id"]
+
+    answer = {"step": "left", "answer": {"ready": True}}
+    assert (await http.post(f"/workflows/{workflow_id}/answer", json=answer)).status_code == 202
+    await wait_for_status(http, workflow_id, "succeeded")
+    following = (await http.get(f"/workflows/{workflow_id}/events", params={"cursor": run.cursor})).json()
+    assert [event["type"] for event in following["items"]][-1] == "workflow.completed"
+    ended = await read_drawn(http, workflow_id)
+    assert (ended.steps["meet"].join, ended.steps["other"].reachable) == (None, "never")
+
+
+async def test_a_run_at_a_glance_has_no_drawing_unless_requested(http: httpx.AsyncClient) -> None:
+    workflow_id = await start(http, ORDERS, price=20)
+    run = (await http.get(f"/workflows/{workflow_id}")).json()
+    assert run.keys().isdisjoint({"graph", "cursor", "graph_problem"})
+    response = await http.get(f"/workflows/{workflow_id}", params={"include": "everything"})
+    assert_problem(response, 400, None)
+
+
+async def test_a_run_that_cannot_be_drawn_says_why(
+    http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(*arguments: object) -> None:
+        raise graphviz.GraphvizError("a picture needs Graphviz; install it")
+
+    workflow_id = await start(http, ORDERS, price=20)
+    monkeypatch.setattr(run_drawing, "perform", refuse)
+    run = await read_drawn(http, workflow_id)
+    assert run.graph is None
+    assert run.graph_problem == "A picture needs Graphviz; install it."
+    assert run.steps["add"].status == "succeeded"
+    assert run.cursor is not None
+    response = await http.get(f"/workflows/{workflow_id}/graph", params={"format": "svg"})
+    assert_problem(response, 501, "not-supported")

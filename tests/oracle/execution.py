@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from random import Random
@@ -26,6 +26,9 @@ from noetl.testing.run_harness import FakeClock, RunHarness
 
 MAX_SEGMENTS = 3000
 """The most invocation segments of one run. Random playbooks need fewer than a tenth."""
+
+WORKERS = (1, 2, 3, 8, 20)
+"""How many workers a run may have."""
 
 TIMING_CODES = frozenset({"NP303", "NP307"})
 """The diagnostics which say that an outcome depends on timing."""
@@ -96,7 +99,7 @@ def execute(
     """
     random = Random(seed)
     harness = RunHarness(store, plan, inputs, clock=FakeClock())
-    execution = _Execution(harness, random, workers or random.choice([1, 2, 3, 8, 20]))
+    execution = _Execution(harness, random, workers or random.choice(WORKERS))
     execution.finish()
     run, visits = harness.run, harness.visits
     started = [visit for visit in visits if visit.started_at is not None]
@@ -109,11 +112,20 @@ def execute(
     )
 
 
+def execute_observed(harness: RunHarness, seed: int, observe: Callable[[], None]) -> None:
+    """Execute a run to its end as `execute` does. Call `observe` before each segment, and at the end."""
+    random = Random(seed)
+    _Execution(harness, random, random.choice(WORKERS), observe).finish()
+
+
 class _Execution:
     """Workers that hold claims. The clock stands still while one of them holds a claim."""
 
-    def __init__(self, harness: RunHarness, random: Random, workers: int) -> None:
+    def __init__(
+        self, harness: RunHarness, random: Random, workers: int, observe: Callable[[], None] = lambda: None
+    ) -> None:
         self._harness = harness
+        self._observe = observe
         self._random = random
         self._workers = workers
         self._held: list[tuple[str, Claim]] = []
@@ -123,6 +135,7 @@ class _Execution:
     def finish(self) -> None:
         for _ in range(MAX_SEGMENTS):
             self._claim()
+            self._observe()
             if self._held:
                 self._perform()
             elif self._harness.run.status.is_final:

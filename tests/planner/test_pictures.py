@@ -25,7 +25,8 @@ from noetl.planner.draw.colours import DARK, LIGHT
 from noetl.planner.draw.folding import fold_groups
 from noetl.planner.draw.outline import step_notes
 from noetl.planner.draw.page import write_page
-from noetl.planner.draw.run_marks import DrawnRun, RunMarks, mark_run
+from noetl.planner.draw.run_graph import describe_run_graph
+from noetl.planner.draw.run_marks import DrawnRun, JoinWait, RunMarks, mark_run
 from noetl.planner.draw.svg import PictureOptions, write_svg
 from noetl.planner.plan import Action, Case, Join, Loop, Plan, Retry, Step
 from tests.planner.test_draw import case, chain_plan, forked_plan, plan_of
@@ -521,3 +522,55 @@ def test_notes_of_a_loop_around_an_action() -> None:
     assert notes == ["loop", "continues after failed items"]
     action = Action("log", {}, loop=Loop("{{ rows }}", "row", concurrency=4))
     assert list(step_notes(Step("a", run=(action,)))) == ["loop", "4 at the same time"]
+
+
+def gathering_plan() -> Plan:
+    return plan_of(
+        Step("start", cases=(case("default", "left", "right"),)),
+        Step("left", cases=(case("x", "meet"), case("default", "other"))),
+        Step("right", cases=(case("default", "meet"),)),
+        Step("meet", join=Join("start")),
+        Step("other"),
+    )
+
+
+def test_a_join_says_how_many_branches_have_arrived() -> None:
+    run = DrawnRun(
+        {"start": "succeeded", "left": "waiting", "right": "succeeded"},
+        {("start", 0): 1, ("right", 0): 1},
+        {"start": 1, "left": 1, "right": 1},
+        "running",
+        last_visits={"start": 0, "left": 1, "right": 2},
+        last_taken={("start", 0): 0, ("right", 0): 2},
+    )
+    marks = mark_run(gathering_plan(), run)
+    assert marks.joins == {"meet": JoinWait(("right",), ("left",))}
+    assert marks.words_of(["meet"]) == "waits, 1 of 2 here"
+    layout = lay_out(gathering_plan(), catalogue(), LayoutRequest(has_states=True))
+    assert "waits, 1 of 2 here" in texts_of(write_svg(layout, marks))
+    drawing = describe_run_graph(layout, marks)
+    assert drawing["joins"] == {"meet": {"arrived": ["right"], "missing": ["left"]}}
+    assert drawing["reachable"] == {"meet": "may", "other": "may"}
+    states = {
+        node["steps"][0]: (node["state"], node["words"])
+        for node in drawing["graph"]["nodes"]
+        if node["state"] is not None
+    }
+    assert states["left"] == ("waiting", "waiting")
+    assert states["meet"] == ("may", "waits, 1 of 2 here")
+    edges = {
+        (edge["source"], edge["target"]): (edge["mark"], edge["taken"]) for edge in drawing["graph"]["edges"]
+    }
+    assert {mark for mark, _ in edges.values()} == {"taken", "may"}
+    assert all((mark == "taken") == (taken > 0) for mark, taken in edges.values())
+
+
+def test_a_join_waits_for_nothing_after_the_end_of_its_run() -> None:
+    run = DrawnRun(
+        {"start": "succeeded", "right": "succeeded", "left": "failed"},
+        status="failed",
+        last_visits={"start": 0, "left": 1, "right": 2},
+        last_taken={("start", 0): 0, ("right", 0): 2},
+    )
+    marks = mark_run(gathering_plan(), run)
+    assert (marks.joins, marks.states["meet"]) == ({}, "never")

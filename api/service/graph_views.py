@@ -1,0 +1,73 @@
+"""Views of the graph of a run: its drawing in coordinates, with states of steps and counts of edges."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from noetl.api.service.views import View
+
+
+class DrawnNode(View, schema_name="DrawnNode"):
+    """Box of a drawing, with its upper left corner and its size.
+
+    `kind` is `step`, `group` (several steps that are folded), `work` (in a case), `fork`, `jump`, `start`,
+    `end` or `failure`. `steps` are the names of the steps that it shows. `end` is the kind of end if a branch
+    may end at the step. `state` is that of the step, or the most urgent one of several: one of the status, or
+    `may` or `never`. `words` has it as pictures write it.
+    """
+
+    key: str
+    kind: str
+    steps: Sequence[str]
+    title: str
+    lines: Sequence[str]
+    x: float
+    y: float
+    width: float
+    height: float
+    join: str | None
+    is_loop: bool
+    calls_playbook: bool
+    end: str | None
+    is_finally: bool
+    state: str | None
+    words: str | None
+
+
+class EdgeRoute(View, schema_name="EdgeRoute"):
+    """Case of a step that an edge shows, with the step to which it leads."""
+
+    step: str
+    case: int
+    target: str
+
+
+class DrawnEdge(View, schema_name="DrawnEdge"):
+    """Line of a drawing from one node to another.
+
+    `points` are the start, the points of cubic Bézier curves, and the tip. `number` is the place of the case
+    in its rule, from 1. `marks` are present in pictures of several columns: the line is cut between them.
+    `mark` says whether the edge was taken, may still be, or will not be. `taken` counts how often.
+    """
+
+    source: str
+    target: str
+    label: str
+    number: int | None
+    is_error: bool
+    routes: Sequence[EdgeRoute]
+    points: Sequence[Sequence[float]]
+    label_at: Sequence[float] | None
+    marks: Sequence[Sequence[float]] | None
+    mark: Literal["taken", "may", "never"]
+    taken: int
+
+
+class RunGraph(View, schema_name="RunGraph"):
+    """Drawing of a run, in points. A large plan is folded as in pictures."""
+
+    width: float
+    height: float
+    nodes: Sequence[DrawnNode]
+    edges: Sequence[DrawnEdge]
