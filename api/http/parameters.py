@@ -95,26 +95,13 @@ IdempotencyKey = Annotated[
 """The header that makes it safe to send a request again."""
 
 
-class StartHeaders(BaseModel):
-    """The headers of a request that starts a run."""
+class WaitHeaders(BaseModel):
+    """The header of a request that may wait for a run."""
 
-    idempotency_key: IdempotencyKey = None
     prefer: Annotated[list[str] | None, _lines("wait=10")] = Field(
         default=None,
         alias="Prefer",
-        description=(
-            f"`wait=N`: return the result if the run finishes within N seconds, {MAX_WAIT_SECONDS} at most."
-        ),
-    )
-    traceparent: Annotated[
-        list[str] | None, _lines("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
-    ] = Field(
-        default=None,
-        description="W3C Trace Context: the requests of the run and its log belong to this trace.",
-    )
-    tracestate: Annotated[list[str] | None, _lines("vendor=value")] = Field(
-        default=None,
-        description="W3C Trace Context: more of the trace, passed on as it is.",
+        description=f"`wait=N`: wait for the run for at most N seconds, {MAX_WAIT_SECONDS} at most.",
     )
 
     @property
@@ -129,6 +116,22 @@ class StartHeaders(BaseModel):
             if name.strip().lower() == "wait" and re.fullmatch(r"\d{1,9}", value, re.ASCII):
                 return min(int(value), MAX_WAIT_SECONDS)
         return None
+
+
+class StartHeaders(WaitHeaders):
+    """The headers of a request that starts a run."""
+
+    idempotency_key: IdempotencyKey = None
+    traceparent: Annotated[
+        list[str] | None, _lines("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
+    ] = Field(
+        default=None,
+        description="W3C Trace Context: the requests of the run and its log belong to this trace.",
+    )
+    tracestate: Annotated[list[str] | None, _lines("vendor=value")] = Field(
+        default=None,
+        description="W3C Trace Context: more of the trace, passed on as it is.",
+    )
 
     @property
     def trace(self) -> str | None:

@@ -1,14 +1,12 @@
-"""Dependencies and helpers of the routes: the services of the caller, and the wait for a run."""
+"""Dependencies and helpers of the routes: the services of the caller, and jobs for them."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import Coroutine
 from typing import Annotated, Any
 
 from fastapi import Depends, Path, Query, Request
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from noetl.api.access import REFUSAL_SECONDS, PublicAccess, PublicServices, ScopeAccess, StreamAccess
@@ -18,11 +16,7 @@ from noetl.api.http.parameters import CURSOR_DESCRIPTION
 from noetl.api.http.request_shares import place_of
 from noetl.api.service.errors import TenantBusyError
 from noetl.api.service.services import TenantServices
-from noetl.executor.model.run import Run
-from noetl.planner.frozen import replace
 from noetl.planner.plan import Plan
-
-RETRY_AFTER = {"Retry-After": "1"}
 
 RunId = Annotated[str, Path(description="The id of a run.", examples=["7c0b1f2ad1f04b0d9f1e2a3c"])]
 """The part of a path that names a run."""
@@ -53,41 +47,6 @@ def opened_services(request: Request) -> AppServices:
     """Return the services of the app, which the dependencies of a request have opened."""
     context: AppContext = request.app.state.context
     return context.services()
-
-
-async def wait_until_finished(request: Request, services: TenantServices, run: Run, seconds: float) -> Run:
-    """Return the record of the run once it has finished, but after `seconds` or a stop signal at the latest.
-
-    Nothing polls for this request, and no thread waits: the watcher asks the store for all followed runs.
-
-    Raises:
-        Problem: 429 or 503, too many requests wait.
-    """
-    opened = opened_services(request)
-    if run.status.is_final or not seconds:
-        return run
-    with opened.waiting_requests.open(services.tenant):
-        async with place_of(request).given_up():
-            has_ended = await opened.watchers.current().wait_until_ended(run.id, seconds)
-    if has_ended:
-        return await run_in_threadpool(services.runs.get, run.id)
-    summary = await run_in_threadpool(services.runs.summary, run.id)
-    return replace(run, status=summary.status)
-
-
-@asynccontextmanager
-async def place_to_wait(request: Request, tenant: str) -> AsyncIterator[bool]:
-    """Yield whether a request of a tenant may wait. Functions count the requests that wait together."""
-    shared = opened_services(request).shared_waits
-    if shared is None:
-        yield True
-        return
-    place = shared.open(tenant)
-    may_wait = await run_in_threadpool(place.__enter__)
-    try:
-        yield may_wait
-    finally:
-        await run_in_threadpool(place.__exit__, None, None, None)
 
 
 async def perform(request: Request, services: TenantServices, job: Job) -> Any:

@@ -13,20 +13,17 @@ from starlette.responses import Response
 
 from noetl.api.compute.jobs import InitialDataJob
 from noetl.api.http.openapi import optional_body, playbook_body, problems, response_body
-from noetl.api.http.parameters import IdempotencyKey, InputText, RunQuery, StartHeaders
+from noetl.api.http.parameters import IdempotencyKey, InputText, RunQuery, StartHeaders, WaitHeaders
 from noetl.api.http.requests import read_resume_request, read_submission
 from noetl.api.http.responses import AcceptedRun, JsonResponse, RunLinks
 from noetl.api.routes.dependencies import (
-    RETRY_AFTER,
     ReadServices,
     RunId,
     RunServices,
     compile_long,
-    opened_services,
     perform,
-    place_to_wait,
-    wait_until_finished,
 )
+from noetl.api.routes.waiting import RETRY_AFTER, place_to_wait, wait_until_changed, wait_until_finished
 from noetl.api.service.compiler import InlinePlaybook, PlanSource
 from noetl.api.service.runs import RunDraft
 from noetl.api.service.views import RunEntry, RunPage, RunReport, RunResult
@@ -113,39 +110,69 @@ async def start_run(
         run = await run_in_threadpool(services.runs.create, run, values)
     links = RunLinks.of_run(request, run.id)
     headers = {"Location": links.status} | (REPLAYED if is_replay else {})
-    # A client that may not wait is answered as one that did not ask for it (RFC 7240, section 2).
-    if wait_seconds is not None and opened_services(request).waiting_requests.may_open(services.tenant):
-        async with place_to_wait(request, services.tenant) as may_wait:
-            if may_wait:
-                headers["Preference-Applied"] = f"wait={wait_seconds}"
-                run = await wait_until_finished(request, services, run, wait_seconds)
-        if may_wait and run.status.is_final:
-            return JsonResponse(RunResult.from_run(run), headers=headers)
+    async with place_to_wait(request, services.tenant, wait_seconds) as may_wait:
+        if may_wait:
+            headers["Preference-Applied"] = f"wait={wait_seconds}"
+            run = await wait_until_finished(request, services, run, wait_seconds or 0)
+    if may_wait and run.status.is_final:
+        return JsonResponse(RunResult.from_run(run), headers=headers)
     return JsonResponse(AcceptedRun.from_run(run, links), 202, headers=headers | RETRY_AFTER)
 
 
 @router.get(
     "/status/{workflow_id}",
-    responses={200: response_body(RunReport, description="The status of the run.")},
+    responses={
+        200: response_body(RunReport, description="The status of the run.", headers=("Preference-Applied",))
+    },
     openapi_extra=problems("not-found"),
 )
-def get_run_status(workflow_id: RunId, services: ReadServices) -> Response:
-    """Return the status of the run and of each of its steps."""
-    return JsonResponse(services.runs.report(workflow_id))
+async def get_run_status(
+    workflow_id: RunId, request: Request, services: ReadServices, sent: Annotated[WaitHeaders, Header()]
+) -> Response:
+    """Return the status of the run and of each of its steps.
+
+    With `Prefer: wait=N` and `If-None-Match`, wait for a status of another tag.
+    """
+
+    def read() -> Response:
+        return JsonResponse(services.runs.report(workflow_id))
+
+    async with place_to_wait(request, services.tenant, sent.wait_seconds) as may_wait:
+        if not may_wait:
+            return await run_in_threadpool(read)
+        # A run that is unknown must not be followed.
+        run = await run_in_threadpool(services.runs.summary, workflow_id)
+        response = await wait_until_changed(request, run.id, read, sent.wait_seconds or 0)
+    response.headers["Preference-Applied"] = f"wait={sent.wait_seconds}"
+    return response
 
 
 @router.get(
     "/result/{workflow_id}",
     responses={
-        200: response_body(RunResult, description="The run has ended."),
-        202: response_body(RunResult, description="The run has not ended.", headers=("Retry-After",)),
+        200: response_body(RunResult, description="The run has ended.", headers=("Preference-Applied",)),
+        202: response_body(
+            RunResult, description="The run has not ended.", headers=("Retry-After", "Preference-Applied")
+        ),
     },
     openapi_extra=problems("not-found"),
 )
-def get_run_result(workflow_id: RunId, services: ReadServices) -> Response:
-    """Return the result of the run; 202 while it has not finished."""
-    body = services.runs.result(workflow_id)
-    return JsonResponse(body) if body.status.is_final else JsonResponse(body, 202, headers=RETRY_AFTER)
+async def get_run_result(
+    workflow_id: RunId, request: Request, services: ReadServices, sent: Annotated[WaitHeaders, Header()]
+) -> Response:
+    """Return the result of the run; 202 while it has not finished. `Prefer: wait=N` waits for it."""
+    run = await run_in_threadpool(services.runs.get, workflow_id)
+    headers = {}
+    async with place_to_wait(request, services.tenant, sent.wait_seconds) as may_wait:
+        if may_wait:
+            headers["Preference-Applied"] = f"wait={sent.wait_seconds}"
+            run = await wait_until_finished(request, services, run, sent.wait_seconds or 0)
+    body = RunResult.from_run(run)
+    return JsonResponse(
+        body,
+        200 if run.status.is_final else 202,
+        headers=headers | (RETRY_AFTER if not run.status.is_final else {}),
+    )
 
 
 @router.get(

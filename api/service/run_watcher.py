@@ -190,6 +190,11 @@ class RunWatcher:
                 place = batch[-1].place
                 yield batch
 
+    @property
+    def is_stopping(self) -> bool:
+        """True if the process stops, so that nothing waits any more."""
+        return self._is_stopping
+
     def stop(self) -> None:
         """Let all followers return, and refuse to wait from now on."""
         self._is_stopping = True

@@ -1,0 +1,88 @@
+"""Requests that wait for a run: until it has ended, or until its status has changed.
+
+A client that may not wait is answered as one that did not ask for it (RFC 7240, section 2).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+
+from fastapi import Request
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+
+from noetl.api.http.entity_tags import entity_tag, has_tag
+from noetl.api.http.request_shares import place_of
+from noetl.api.routes.dependencies import opened_services
+from noetl.api.service.services import TenantServices
+from noetl.executor.model.run import Run
+from noetl.planner.frozen import replace
+
+RETRY_AFTER = {"Retry-After": "1"}
+
+
+@asynccontextmanager
+async def place_to_wait(request: Request, tenant: str, seconds: int | None) -> AsyncIterator[bool]:
+    """Yield whether a request of a tenant may wait, which `seconds` must ask for.
+
+    The requests that wait in this process are counted. Functions count those that wait together.
+    """
+    opened = opened_services(request)
+    if seconds is None or not opened.waiting_requests.may_open(tenant):
+        yield False
+        return
+    if opened.shared_waits is None:
+        with opened.waiting_requests.open(tenant):
+            yield True
+        return
+    place = opened.shared_waits.open(tenant)
+    may_wait = await run_in_threadpool(place.__enter__)
+    try:
+        if may_wait and opened.waiting_requests.may_open(tenant):
+            with opened.waiting_requests.open(tenant):
+                yield True
+        else:
+            yield False
+    finally:
+        await run_in_threadpool(place.__exit__, None, None, None)
+
+
+async def wait_until_finished(request: Request, services: TenantServices, run: Run, seconds: float) -> Run:
+    """Return the record of the run once it has finished, but after `seconds` or a stop signal at the latest.
+
+    Nothing polls for this request, and no thread waits: the watcher asks the store for all followed runs.
+    """
+    if run.status.is_final or not seconds:
+        return run
+    async with place_of(request).given_up():
+        has_ended = await opened_services(request).watchers.current().wait_until_ended(run.id, seconds)
+    if has_ended:
+        return await run_in_threadpool(services.runs.get, run.id)
+    summary = await run_in_threadpool(services.runs.summary, run.id)
+    return replace(run, status=summary.status)
+
+
+async def wait_until_changed(
+    request: Request, run_id: str, read: Callable[[], Response], seconds: float
+) -> Response:
+    """Return the response of `read` once its tag is not in `If-None-Match`, or the run has ended.
+
+    Return it after `seconds` or a stop signal at the latest.
+    """
+    tags = request.headers.getlist("if-none-match")
+    watcher, clock = opened_services(request).watchers.current(), asyncio.get_running_loop().time
+    ends_at = clock() + seconds
+    with watcher.follow(run_id) as feed:
+        while True:
+            # A change after this line wakes the request.
+            published, has_ended = feed.published, feed.has_ended or watcher.is_stopping
+            response = await run_in_threadpool(read)
+            is_known = has_tag(tags, await entity_tag(bytes(response.body)))
+            if has_ended or not is_known or clock() >= ends_at:
+                return response
+            async with place_of(request).given_up():
+                with suppress(TimeoutError):
+                    async with asyncio.timeout_at(ends_at):
+                        await published.wait()
