@@ -141,9 +141,13 @@ def _middleware(context: AppContext, table: AccessTable, *, has_access_log: bool
 
 
 def find_routers() -> list[APIRouter]:
-    """Return the routers of `api/routes`: each module with a `router` is a part of the app."""
+    """Return the routers of `api/routes`: each module with a `router` is a part of the app.
+
+    Those whose paths have no parameters come first, so that `/workflows/statistics` is not taken for a run.
+    """
     names = [f"{routes.__name__}.{module.name}" for module in pkgutil.iter_modules(routes.__path__)]
-    return [module.router for module in map(import_module, names) if hasattr(module, "router")]
+    routers = [module.router for module in map(import_module, names) if hasattr(module, "router")]
+    return sorted(routers, key=lambda router: any("{" in route.path for route in router.routes))
 
 
 class _LazyDocumentApp(FastAPI):

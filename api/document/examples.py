@@ -29,6 +29,7 @@ from noetl.api.service.data_views import (
     StepData,
 )
 from noetl.api.service.inbox_views import CaseEntry, InboxEntry, InboxPage
+from noetl.api.service.statistics import DurationReport, PlaybookStatistics, StepStatistics
 from noetl.api.service.views import (
     SCHEMA_NAMES,
     CurrentStatus,
@@ -202,6 +203,23 @@ _VIEWS: tuple[View, ...] = (
         steps={"hello": StepReport(status=StepState.RUNNING, visits=1, attempt=1, case=None, error=None)},
         progress=RunProgress(steps=1, finished=0, running=1),
         error=None,
+    ),
+    PlaybookStatistics(
+        playbook="greet",
+        runs=3,
+        since=_TIME,
+        statuses={"succeeded": 2, "failed": 1},
+        success_rate=0.6667,
+        duration=DurationReport(count=2, median_ms=4.1, p95_ms=5.2, max_ms=5.2),
+        steps={
+            "hello": StepStatistics(
+                runs=3,
+                visits=3,
+                failed=1,
+                retried=0,
+                duration=DurationReport(count=3, median_ms=0.4, p95_ms=0.5, max_ms=0.5),
+            )
+        },
     ),
     RunInput(workflow_id=_RUN, input={"who": "you"}),
     RunSource(workflow_id=_RUN, playbook="greet", version=None, plan_hash=_HASH, source=_TEXT),

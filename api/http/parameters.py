@@ -30,6 +30,7 @@ from noetl.api.http.problems import Problem
 from noetl.api.service.inbox import RUNS_PER_PAGE
 from noetl.api.service.run_data import LINES_PER_PAGE
 from noetl.api.service.runs import EVENTS_PER_PAGE
+from noetl.api.service.statistics import DEFAULT_RUNS, MAX_RUNS
 from noetl.executor.model.run import RunStatus
 from noetl.executor.model.run_filter import MAX_RUNS_PER_PAGE, RunFilter
 from noetl.executor.model.tracing import parse_trace
@@ -206,6 +207,13 @@ class RunQuery(BaseModel):
             limit=self.limit,
             cursor=self.cursor,
         )
+
+
+class StatisticsQuery(BaseModel):
+    """The query parameters of the statistics of a playbook."""
+
+    playbook: str = Field(description="The name of the playbook.", examples=["greet"])
+    runs: WholeNumber = Field(DEFAULT_RUNS, ge=1, le=MAX_RUNS, description="How many of the newest runs.")
 
 
 class EventQuery(BaseModel):

@@ -12,6 +12,7 @@ from noetl.api.service.inbox import InboxService
 from noetl.api.service.playbooks import PlaybookService
 from noetl.api.service.run_data import RunDataService
 from noetl.api.service.runs import RunService
+from noetl.api.service.statistics import StatisticsService
 from noetl.api.service.tenant import TenantContext
 from noetl.executor.model.run import DEFAULT_TENANT
 from noetl.executor.stores.interface import Store
@@ -27,6 +28,7 @@ class TenantServices:
         self.data = RunDataService(context, self.runs)
         self.inbox = InboxService(context, self.runs)
         self.playbooks = PlaybookService(context)
+        self.statistics = StatisticsService(context)
         self.callbacks = CallbackService(context)
 
     @property
