@@ -67,7 +67,10 @@ class PublicAccess:
 
 
 class PublicServices(PublicAccess):
-    """Declaration of a route that needs no credentials. Its response must not contain data of a tenant."""
+    """Declaration of a route that needs no credentials.
+
+    Its response must not contain data of a tenant, unless the path has a credential.
+    """
 
     async def __call__(self, request: Request) -> TenantServices:  # type: ignore[override]
         """Return the services of the default tenant."""

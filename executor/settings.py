@@ -415,7 +415,7 @@ SETTINGS = (
         "rates",
         "a number of requests in a minute; `0` is no limit",
         "`30000`",
-        "How many answers and heartbeats of callbacks an address may send to a process.",
+        "How many answers, forms and heartbeats of callbacks an address may send to a process.",
     ),
     Setting(
         "NOETL_API_KEY",

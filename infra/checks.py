@@ -73,6 +73,7 @@ ACTIONS_WITHOUT_RESOURCES = {
 """Actions that AWS grants only for all resources, with the condition under which a function needs them."""
 
 CALLBACK_ROUTES = (
+    "GET /workflows/callbacks/{token}",
     "POST /workflows/callbacks/{token}",
     "POST /workflows/callbacks/{token}/heartbeat",
 )

@@ -6,7 +6,9 @@ served. A web page in a browser on this machine, or a proxy, can send requests f
 Algorithm: refuse a peer whose address is not a loopback address. Refuse a header of a forwarding proxy (RFC
 7239). Refuse a `Host` that is not a loopback name: after DNS rebinding, a foreign name resolves to this
 machine. Refuse a foreign `Origin` (RFC 6454), because browsers send simple requests to any address. For the
-same reason, refuse a cross-site `Sec-Fetch-Site` (W3C Fetch Metadata) on methods that change something.
+same reason, refuse a cross-site `Sec-Fetch-Site` (W3C Fetch Metadata) on methods that change something. A
+page whose policy is `no-referrer` sends its own forms with the Origin `null`. They are served if
+`Sec-Fetch-Site`, which no page can set, is `same-origin`.
 
 Cost: a scan of the headers of each request.
 
@@ -57,11 +59,12 @@ def _reason_to_refuse(scope: Scope) -> str | None:
     hosts = headers.getlist("host")
     if len(hosts) != 1 or not is_loopback(_host_name(hosts[0])):
         return "The Host of the request is not a loopback name."
+    sites = headers.getlist("sec-fetch-site")
     for origin in headers.getlist("origin"):
-        if _origin_host(origin) != hosts[0].lower():
+        is_own_form = origin == "null" and sites == ["same-origin"]
+        if not is_own_form and _origin_host(origin) != hosts[0].lower():
             return "The Origin of the request is another site."
     is_safe = scope["type"] == "http" and scope["method"] in _SAFE_METHODS
-    sites = headers.getlist("sec-fetch-site")
     if not is_safe and any(site in ("cross-site", "same-site") for site in sites):
         return "The request comes from a page of another site, according to its Sec-Fetch-Site."
     return None

@@ -28,7 +28,14 @@ from noetl.api.document.examples import (
     RESPONSE_EXAMPLES,
     TEXT_EXAMPLES,
 )
-from noetl.api.http.openapi import JSON_TYPE, PROBLEMS_KEY, SCHEMA_REFERENCE, header_reference
+from noetl.api.http.openapi import (
+    HTML_TYPE,
+    JSON_TYPE,
+    PAGES_KEY,
+    PROBLEMS_KEY,
+    SCHEMA_REFERENCE,
+    header_reference,
+)
 from noetl.api.http.problem_types import PROBLEM_TYPES
 from noetl.api.http.schemas import component_schemas
 
@@ -179,7 +186,7 @@ def _other_responses() -> dict[str, Any]:
 
 
 def _complete_operation(operation: Mapping[str, Any], route: APIRoute, method: str) -> dict[str, Any]:
-    completed = {key: value for key, value in operation.items() if key != PROBLEMS_KEY}
+    completed = {key: value for key, value in operation.items() if key not in (PROBLEMS_KEY, PAGES_KEY)}
     words = route.name.split("_")
     completed["operationId"] = words[0] + "".join(word.capitalize() for word in words[1:])
     completed["summary"] = " ".join(words).capitalize()
@@ -193,7 +200,8 @@ def _complete_operation(operation: Mapping[str, Any], route: APIRoute, method: s
     }
     if "ETag" in headers:
         responses["304"] = {"description": "The body has the tag of `If-None-Match`.", "headers": headers}
-    responses.update(_problem_responses(sorted(set(_problems_of(operation, route, method)))))
+    slugs = sorted(set(_problems_of(operation, route, method)))
+    responses.update(_problem_responses(slugs, has_pages=PAGES_KEY in operation))
     completed["responses"] = dict(sorted(responses.items()))
     if parameters := list(_complete_parameters(operation.get("parameters", []), has_tag="304" in responses)):
         completed["parameters"] = parameters
@@ -220,12 +228,15 @@ def _problems_of(operation: Mapping[str, Any], route: APIRoute, method: str) -> 
             yield "invalid-body"
 
 
-def _problem_responses(slugs: Iterable[str]) -> dict[str, Any]:
-    """Return the descriptions of the responses with problems, by status."""
+def _problem_responses(slugs: Iterable[str], *, has_pages: bool) -> dict[str, Any]:
+    """Return the descriptions of the responses with problems, by status. Some are pages for browsers, too."""
     by_status: dict[str, list[str]] = {}
     for slug in slugs:
         by_status.setdefault(str(PROBLEM_TYPES[slug].status), []).append(slug)
-    return {status: _problem_response(status, names) for status, names in by_status.items()}
+    responses = {status: _problem_response(status, names) for status, names in by_status.items()}
+    for response in responses.values() if has_pages else ():
+        response["content"][HTML_TYPE] = {"schema": {"type": "string"}, "example": TEXT_EXAMPLES[HTML_TYPE]}
+    return responses
 
 
 def _problem_response(status: str, slugs: list[str]) -> dict[str, Any]:

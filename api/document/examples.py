@@ -28,7 +28,13 @@ from noetl.api.service.data_views import (
     RunSource,
     StepData,
 )
-from noetl.api.service.inbox_views import CaseEntry, InboxEntry, InboxPage
+from noetl.api.service.inbox_views import (
+    AnswerChoice,
+    CallbackQuestion,
+    CaseEntry,
+    InboxEntry,
+    InboxPage,
+)
 from noetl.api.service.statistics import DurationReport, PlaybookStatistics, StepStatistics
 from noetl.api.service.views import (
     SCHEMA_NAMES,
@@ -171,6 +177,12 @@ _VIEWS: tuple[View, ...] = (
     ),
     RunResult(workflow_id=_RUN, status=RunStatus.SUCCEEDED, result={"greeting": "Hello you"}, errors=[]),
     CurrentStatus(workflow_id=_RUN, status=RunStatus.RUNNING),
+    CallbackQuestion(
+        title="Pay the invoice?",
+        answer={"approved": {"type": "boolean"}},
+        expires_at=_TIME,
+        choices=[AnswerChoice(field="approved", value=True, case=0, targets=["pay"])],
+    ),
     InboxPage(
         items=[
             InboxEntry(
@@ -275,6 +287,7 @@ RESPONSE_EXAMPLES = {SCHEMA_NAMES[type(view)]: _to_json(view) for view in _VIEWS
 TEXT_EXAMPLES = {
     "image/svg+xml": '<svg xmlns="http://www.w3.org/2000/svg"/>',
     "text/event-stream": f'id: 1-1-{_RUN}\nevent: workflow.started\ndata: {{"type": "workflow.started"}}\n\n',
+    "text/html": "<!doctype html>",
     "text/plain": "flowchart TD\n    hello\n",
 }
 """Examples of responses that are text, by their media types."""

@@ -18,7 +18,15 @@ SCHEMA_REFERENCE = "#/components/schemas/{model}"
 PROBLEMS_KEY = "x-problems"
 """Key of an operation under which its route declares problems, until the document is complete."""
 
+PAGES_KEY = "x-problem-pages"
+"""Key of an operation whose problems are pages for browsers, until the document is complete."""
+
+PROBLEM_PAGES: dict[str, Any] = {PAGES_KEY: True}
+"""Description of a route whose problems are pages for a client that prefers HTML."""
+
 JSON_TYPE = "application/json"
+HTML_TYPE = "text/html"
+FORM_TYPE = "application/x-www-form-urlencoded"
 YAML_TYPES = ("application/yaml", "application/x-yaml", "text/yaml")
 """Media types of YAML: the registered one, and two names that it had before (RFC 9512)."""
 

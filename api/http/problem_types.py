@@ -33,6 +33,7 @@ PROBLEM_TYPES: Mapping[str, ProblemType] = {
     "malformed-json": ProblemType(
         400, "The body is not JSON: Expecting value, line 1, column 1.", title="Malformed JSON"
     ),
+    "malformed-form": ProblemType(400, "The form has the field `note` twice."),
     "invalid-cursor": ProblemType(400, "the cursor does not belong to this list"),
     "unauthenticated": ProblemType(401, "The API key is unknown or revoked.", _CHALLENGE),
     "insufficient-scope": ProblemType(

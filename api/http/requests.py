@@ -19,25 +19,29 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from email.message import Message
 from typing import Any, TypeVar
+from urllib.parse import parse_qsl
 
 from anyio import CapacityLimiter, to_thread
 from fastapi import Request
 
-from noetl.api.http.openapi import JSON_TYPE, YAML_TYPES
+from noetl.api.http.openapi import FORM_TYPE, JSON_TYPE, YAML_TYPES
 from noetl.api.http.problems import Problem
 from noetl.api.service.compiler import InlinePlaybook, PlanSource, PlaybookReference
 from noetl.api.service.inbox import AnswerRequest
 from noetl.api.service.runs import ResumeRequest
 from noetl.executor.model.json_values import MAX_DEPTH, nests_deeper
 from noetl.executor.model.start_request import StartRequest
+from noetl.planner.frozen import frozen
 
 MAX_BODY_BYTES = 1024 * 1024
 
 MAX_INLINE_BYTES = 16 * 1024
 """Largest body that is decoded on the event loop, which takes a few milliseconds at most."""
+
+MAX_FORM_FIELDS = 1000
 
 MAX_DECODERS = 2
 """How many larger bodies are decoded at the same time."""
@@ -122,17 +126,48 @@ async def read_answer_request(request: Request) -> AnswerRequest:
     return AnswerRequest(answer.step, answer.answer, answer.visit, answer.position)
 
 
+@frozen
+class FormBody:
+    """The texts of a form that a browser has sent, by the names of its fields."""
+
+    texts: Mapping[str, str]
+
+
 async def read_callback_answer(request: Request) -> Any:
-    """Return the JSON value in the body of a request, or None if the body is empty.
+    """Return the JSON value in the body of a request, or None if the body is empty; of a form a FormBody.
 
     Raises:
         Problem: 400, 413 or 415.
     """
     body = await _read_body(request)
-    if not body:
+    # A browser sends a form in which nothing is chosen as an empty body.
+    if not body and not request.headers.get("content-type", "").startswith(FORM_TYPE):
         return None
-    _content_type(request, (JSON_TYPE,))
+    if _content_type(request, (JSON_TYPE, FORM_TYPE)) == FORM_TYPE:
+        return FormBody(_parse_form(body))
     return await _decode(body, lambda value: value)
+
+
+def _parse_form(body: bytes) -> dict[str, str]:
+    """Return the texts of a form.
+
+    Raises:
+        Problem: 400.
+    """
+    try:
+        pairs = parse_qsl(
+            body.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=MAX_FORM_FIELDS
+        )
+    except ValueError:
+        detail = f"The body is not a form of at most {MAX_FORM_FIELDS:,} fields in UTF-8."
+        raise Problem(400, detail, slug="malformed-form") from None
+    texts = dict(pairs)
+    if len(texts) < len(pairs):
+        counts = Counter(name for name, _ in pairs)
+        name = next(name for name, count in counts.items() if count > 1)
+        detail = f"The form has the field `{name[:_SHOWN_NAME_LENGTH]}` twice."
+        raise Problem(400, detail, slug="malformed-form")
+    return texts
 
 
 async def _decode(body: bytes, read: Callable[[Any], Decoded]) -> Decoded:

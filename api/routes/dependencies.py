@@ -28,7 +28,7 @@ PUBLIC = Depends(PublicAccess())
 """Access to a route that needs no credentials and no store."""
 
 PublicTenantServices = Annotated[TenantServices, Depends(PublicServices())]
-"""Services for a route that needs no credentials. Its response must not contain data of a tenant."""
+"""Services for a route that needs no credentials, as `PublicServices` says."""
 
 ReadServices = Annotated[TenantServices, Depends(ScopeAccess("read"))]
 """Services of the caller's tenant, for a route that shows runs or playbooks."""

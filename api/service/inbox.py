@@ -20,16 +20,15 @@ from typing import Any
 
 from noetl.api.service.errors import NotFoundError
 from noetl.api.service.inbox_views import CaseEntry, InboxEntry, InboxPage
+from noetl.api.service.questions import questions_of
 from noetl.api.service.runs import RunService
 from noetl.api.service.tenant import TenantContext
-from noetl.executor.actions import catalogue
 from noetl.executor.errors import RejectedError
 from noetl.executor.model.events import timestamp
-from noetl.executor.model.run import RunStatus, Visit, VisitStatus, WaitKey
+from noetl.executor.model.run import RunStatus, WaitKey
 from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.model.wait_transition import wait_closed
 from noetl.executor.security.redaction import redact_for_storage
-from noetl.planner.catalogue import OpenWait
 from noetl.planner.frozen import frozen
 from noetl.planner.plan import Step
 
@@ -48,16 +47,6 @@ class AnswerRequest:
     answer: Any = None
     visit: int | None = None
     position: str | None = None
-
-
-@frozen
-class _Question:
-    """An open wait of a visit, its position in the work, and what it asks."""
-
-    visit: Visit
-    position: str
-    wait: OpenWait
-    content: dict[str, Any]
 
 
 @frozen
@@ -109,7 +98,7 @@ class InboxService:
         if latest is None:
             raise NotFoundError(f"step `{step}` of run `{run.id}` has no visit {visit or 1}")
         questions = [
-            question for question in _questions_of(latest) if request.position in (None, question.position)
+            question for question in questions_of(latest) if request.position in (None, question.position)
         ]
         if not questions:
             raise wait_closed()
@@ -125,7 +114,7 @@ class InboxService:
 
     def _entries(self, run_id: str, playbook: str, plan_hash: str) -> Iterator[InboxEntry]:
         for visit in self.context.store.runs.visits(run_id):
-            for question in _questions_of(visit):
+            for question in questions_of(visit):
                 step = self.context.store.plans.step(plan_hash, visit.step)
                 yield InboxEntry(
                     workflow_id=run_id,
@@ -140,21 +129,6 @@ class InboxService:
                     answer=question.content.get("answer"),
                     cases=_cases_of(step),
                 )
-
-
-def _questions_of(visit: Visit) -> list[_Question]:
-    """Return what the suspended actions of a visit ask, in the order of their positions."""
-    if visit.status is not VisitStatus.WAITING or visit.progress is None:
-        return []
-    questions = []
-    for position, entry in sorted(visit.progress.journal.items()):
-        declaration = catalogue().get(entry["action"]) if "memory" in entry else None
-        if declaration is not None and declaration.open_wait is not None:
-            content = declaration.question(entry["memory"]) if declaration.question is not None else None
-            questions.append(
-                _Question(visit, position, declaration.open_wait(entry["memory"]), dict(content or {}))
-            )
-    return questions
 
 
 def _cases_of(step: Step) -> list[CaseEntry]:

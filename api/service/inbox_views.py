@@ -16,6 +16,29 @@ class CaseEntry(View, schema_name="Case"):
     targets: Sequence[str]
 
 
+class AnswerChoice(View, schema_name="AnswerChoice"):
+    """Possible answer, or value of one field of it, and the case and the steps to which it leads."""
+
+    field: str | None
+    value: Any
+    case: int
+    targets: Sequence[str]
+
+
+class CallbackQuestion(View, schema_name="CallbackQuestion"):
+    """Question behind the address of a callback.
+
+    `answer` has the declared fields of the answer. `choices` says where possible answers lead, if the rule
+    of the step depends on nothing else.
+    """
+
+    title: str | None = None
+    details: Any = None
+    answer: Mapping[str, Any] | None = None
+    expires_at: Timestamp | None
+    choices: Sequence[AnswerChoice]
+
+
 class InboxEntry(View, schema_name="InboxEntry"):
     """Question that a waiting step asks a person.
 

@@ -11,6 +11,7 @@ from noetl.planner.frozen import frozen
 
 if TYPE_CHECKING:
     from noetl.executor.model.events import Event
+    from noetl.executor.model.wait_transition import AnswerDeclaration
 
 END = "@end"
 """The pseudo-step whose visit ends a run: it evaluates the output and sets the final status."""
@@ -140,6 +141,20 @@ class Wait:
     answer: Any = None
     answered_at: float | None = None
     last_heartbeat_at: float | None = None
+
+
+@frozen
+class TokenWait:
+    """The wait that a token answers, and the tenant of its run.
+
+    `declared` are the fields that an answer must have, or None if it may be any value.
+    """
+
+    key: WaitKey
+    tenant: str
+    declared: AnswerDeclaration | None
+    answered_at: float | None
+    is_closed: bool
 
 
 @frozen

@@ -37,6 +37,7 @@ from noetl.executor.model.run import (
     Lease,
     Run,
     RunStatus,
+    TokenWait,
     Visit,
     Wait,
     WaitKey,
@@ -361,6 +362,16 @@ class WaitStore(Protocol):
 
     def has_token(self, token_hash: str) -> bool:
         """Return whether the token was given out, so that its answer is worth reading. Nothing is locked."""
+        ...
+
+    def find_wait(self, token_hash: str) -> TokenWait | None:
+        """Return the wait that a token answers, or None if the token is unknown or its run was deleted.
+
+        Nothing is locked.
+
+        Raises:
+            RejectedError: `payload_lost`, if the declared fields were deleted.
+        """
         ...
 
     def answer(self, token_hash: str, body: Any, now: float) -> WaitKey:

@@ -9,7 +9,7 @@ otherwise the document would be stricter than the checks.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -25,6 +25,7 @@ from noetl.api.app import create_app
 from noetl.api.http.problems import InternalErrorMiddleware
 from noetl.api.http.route_match import ROUTE_MATCH, RouteMatch
 
+FORM_TYPE = "application/x-www-form-urlencoded"
 PROBLEM_TYPE = "application/problem+json"
 UNDESCRIBED_HEADERS = ("content-type", "content-length", "access-control-")
 """Headers that the document does not describe: OpenAPI ignores the first, and a browser reads the last."""
@@ -148,7 +149,11 @@ class Exchange:
         if not self.request_body or media_type not in content:
             return
         text = self.request_body.decode()
-        value = json.loads(text) if media_type == "application/json" else yaml.safe_load(text)
+        readers: dict[str, Callable[[str], Any]] = {
+            "application/json": json.loads,
+            FORM_TYPE: lambda form: dict(parse_qsl(form)),
+        }
+        value = readers.get(media_type, yaml.safe_load)(text)
         for error in find_errors(content[media_type]["schema"], value):
             yield f"the body is accepted, but not declared: {error}"
 

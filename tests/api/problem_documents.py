@@ -103,6 +103,7 @@ REQUESTS = [
     *_posts("/workflows/callbacks/nosuch/heartbeat", None),
     WrongRequest("POST", "/workflows/callbacks/nosuch", "x", {"Content-Type": "text/plain"}),
     WrongRequest("GET", "/workflows/callbacks/secret"),
+    WrongRequest("PUT", "/workflows/callbacks/secret"),
     WrongRequest("PUT", "/workflows"),
     WrongRequest("GET", "/nosuch"),
     WrongRequest("GET", "/workflows", None, {"Host": "noetl.example.com"}),

@@ -97,13 +97,18 @@ def test_every_example_is_of_its_schema() -> None:
         assert find_errors(problem, example["value"]) == []
 
 
+WITH_PAGES = ("GET /workflows/callbacks/{token}", "POST /workflows/callbacks/{token}")
+"""Operations that answer a browser with pages."""
+
+
 def test_every_status_with_a_problem_lists_its_types() -> None:
     listed = set()
     for name, operation in operations():
         for status, response in operation["responses"].items():
             if not status.startswith(("4", "5")):
                 continue
-            assert list(response["content"]) == [PROBLEM_TYPE], name
+            pages = ["text/html"] if name in WITH_PAGES else []
+            assert list(response["content"]) == [PROBLEM_TYPE, *pages], name
             types = [text.removeprefix("urn:noetl:problem:") for text in response["x-problem-types"]]
             assert {str(PROBLEM_TYPES[slug].status) for slug in types} == {status}, name
             listed.update(types)

@@ -22,7 +22,7 @@ from typing import Any
 from noetl.executor.clients.aws_retry import ConditionFailed
 from noetl.executor.errors import PayloadLostError, PayloadTooLargeError, RejectedError
 from noetl.executor.model.limits import PayloadLimits
-from noetl.executor.model.run import Wait, WaitKey
+from noetl.executor.model.run import TokenWait, Wait, WaitKey
 from noetl.executor.model.visit_states import WAKEABLE
 from noetl.executor.model.wait_transition import (
     AnswerDeclaration,
@@ -37,7 +37,7 @@ from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.context import DynamoContext
 from noetl.executor.stores.dynamo.expressions import ABSENT, Condition, ConditionCheck, Put, Update, Write
-from noetl.executor.stores.dynamo.run_items import run_id_of
+from noetl.executor.stores.dynamo.run_items import run_id_of, spread_of, tenant_of
 from noetl.executor.stores.dynamo.visit_items import is_held
 from noetl.executor.stores.dynamo.wakeups import Wakeups
 from noetl.executor.stores.sql.rows import encode_json
@@ -83,6 +83,22 @@ class DynamoWaits:
     def has_token(self, token_hash: str) -> bool:
         """Return whether the token was given out."""
         return self._context.table.get(keys.token(token_hash)) is not None
+
+    def find_wait(self, token_hash: str) -> TokenWait | None:
+        """Return the wait that a token answers, or None if the token is unknown or its run was deleted.
+
+        Raises:
+            RejectedError: `payload_lost`.
+        """
+        token = self._context.table.get(keys.token(token_hash))
+        head = None if token is None else self._context.table.get(keys.head(token["run"]))
+        if token is None or head is None:
+            return None
+        key = WaitKey(token["run"], token["visit"], token["wait"])
+        item_key = keys.wait(key.run_id, key.visit_id, key.id, spread_of(head))
+        item = self._context.table.get(item_key) or {}
+        declared = self._load(token.get("fields"), "the declaration of the answer's fields")
+        return TokenWait(key, tenant_of(head), declared, item.get("answered"), "closed" in item)
 
     def answer(self, token_hash: str, body: Any, now: float) -> WaitKey:
         """Answer a wait and return its key: its visit is due at once.

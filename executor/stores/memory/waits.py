@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from noetl.executor.model.run import Wait, WaitKey
+from noetl.executor.model.run import TokenWait, Wait, WaitKey
 from noetl.executor.model.visit_states import FINISHED
 from noetl.executor.model.visit_transition import wake
 from noetl.executor.model.wait_transition import (
@@ -55,6 +55,15 @@ class MemoryWaits:
 
     def has_token(self, token_hash: str) -> bool:
         return token_hash in self._state.tokens
+
+    def find_wait(self, token_hash: str) -> TokenWait | None:
+        with self._state.lock:
+            token = self._state.tokens.get(token_hash)
+            record = None if token is None else self._state.runs.get(token.key.run_id)
+            if token is None or record is None:
+                return None
+            wait, is_closed = self.wait(token.key), token.key in record.closed_waits
+            return TokenWait(token.key, record.run.tenant, token.declared, wait.answered_at, is_closed)
 
     def answer(self, token_hash: str, body: Any, now: float) -> WaitKey:
         self._state.limits.check_answer(_encode(body))

@@ -17,7 +17,7 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from noetl.executor.model.run import Wait, WaitKey
+from noetl.executor.model.run import TokenWait, Wait, WaitKey
 from noetl.executor.model.wait_transition import (
     AnswerDeclaration,
     check_same_answer,
@@ -62,6 +62,15 @@ class SqlWaits:
 
     def has_token(self, token_hash: str) -> bool:
         return bool(self._context.database.fetch_all("waits.get_token", token_hash=token_hash))
+
+    def find_wait(self, token_hash: str) -> TokenWait | None:
+        rows = self._context.database.fetch_all("waits.find_by_token", token_hash=token_hash)
+        if not rows:
+            return None
+        (row,) = rows
+        key = WaitKey(row["run_id"], row["visit_id"], row["wait_id"])
+        is_closed = row["closed_at"] is not None
+        return TokenWait(key, row["tenant"], decode_json(row["fields"]), row["answered_at"], is_closed)
 
     def answer(self, token_hash: str, body: Any, now: float) -> WaitKey:
         self._context.limits.check_answer(encode_json(body))

@@ -13,6 +13,7 @@ from noetl.executor.model.run import (
     NEVER,
     Progress,
     RunStatus,
+    TokenWait,
     VisitStatus,
     Wait,
     WaitKey,
@@ -66,6 +67,18 @@ class WaitsContract(ContractFixtures):
         assert store.waits.has_token("t")
         assert second.waits.has_token("t")
         assert not store.waits.has_token("u")
+
+    def test_a_token_leads_to_its_wait(self, store: Store, second: Store) -> None:
+        run, key = start_waiting_run(store, declared=self.DECLARED)
+        expected = TokenWait(key, run.tenant, self.DECLARED, answered_at=None, is_closed=False)
+        assert (store.waits.find_wait("u"), store.waits.find_wait("t")) == (None, expected)
+        store.waits.answer("t", {"approved": True}, 5.0)
+        assert second.waits.find_wait("t") == replace(expected, answered_at=5.0)
+
+    def test_a_token_leads_to_a_wait_that_is_closed(self, store: Store) -> None:
+        run, key = start_waiting_run(store)
+        store.waits.close_wait(key, 4.0)
+        assert store.waits.find_wait("t") == TokenWait(key, run.tenant, None, None, is_closed=True)
 
     @pytest.mark.parametrize(
         "body", [None, False, 0, "", [], {}, {"a": None}, 1.5, 2**70, "\ud800", "é\x00", [[{}]]]

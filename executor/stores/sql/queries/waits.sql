@@ -20,6 +20,14 @@ where run_id = :run_id and visit_id = :visit_id and id = :id returning *
 -- name: get_token
 select * from tokens where hash = :token_hash
 
+-- name: find_by_token
+select tokens.run_id, tokens.visit_id, tokens.wait_id, tokens.fields, runs.tenant,
+waits.answered_at, waits.closed_at
+from tokens join runs on runs.id = tokens.run_id
+left join waits
+on waits.run_id = tokens.run_id and waits.visit_id = tokens.visit_id and waits.id = tokens.wait_id
+where tokens.hash = :token_hash
+
 -- name: is_active
 select 1 from visits join runs on runs.id = visits.run_id
 where visits.run_id = :run_id and visits.id = :visit_id
