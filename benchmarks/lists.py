@@ -53,11 +53,20 @@ steps:
 """
 FILTERS: Sequence[tuple[str, RunFilter]] = (
     ("first page", RunFilter(limit=20)),
-    ("status failed, rare", RunFilter(status=RunStatus.FAILED, limit=20)),
-    ("status waiting", RunFilter(status=RunStatus.WAITING, limit=20)),
-    ("tag, rare", RunFilter(tag="rare", limit=20)),
+    ("status failed, rare", RunFilter(statuses=(RunStatus.FAILED,), limit=20)),
+    ("status waiting", RunFilter(statuses=(RunStatus.WAITING,), limit=20)),
+    ("tag, rare", RunFilter(tags=("rare",), limit=20)),
     ("playbook, rare", RunFilter(playbook="rare", limit=20)),
+    ("oldest first", RunFilter(is_oldest_first=True, limit=20)),
+    ("several statuses", RunFilter(statuses=(RunStatus.FAILED, RunStatus.TIMED_OUT), limit=20)),
+    ("key of a tag, rare", RunFilter(tags=("key",), limit=20)),
+    ("two tags, one rare", RunFilter(tags=("often", "rare"), limit=20)),
+    ("text in a playbook, rare", RunFilter(text="RAR", limit=20)),
+    ("text of no run", RunFilter(text="nothing", limit=20)),
 )
+COUNTED_STEPS: Sequence[float | None] = (None, max(RUNS) / 100)
+"""The steps of the two requests that count runs. None counts them by status only."""
+
 MEMORY_COLUMNS: Sequence[report.Column] = (
     ("store", lambda row: row["store"]),
     ("request", lambda row: row["request"]),
@@ -99,14 +108,24 @@ def measure_payloads(services: TenantServices, name: str) -> list[report.Row]:
 
 def measure_filters(services: TenantServices, name: str) -> list[report.Row]:
     """Return the time of a page with each filter, among each number of runs."""
-    rows: list[report.Row] = [{"store": name, "filter": title} for title, _ in FILTERS]
+    titles = [title for title, _ in FILTERS] + ["counts", "histogram"]
+    rows: list[report.Row] = [{"store": name, "filter": title} for title in titles]
     added = 0
     for count in RUNS:
         _add_runs(_sql_store(services), range(added, count))
         added = count
-        for row, (_, run_filter) in zip(rows, FILTERS, strict=True):
-            row[str(count)] = _median_seconds(lambda: services.runs.find(run_filter))  # noqa: B023
+        for row, (_, run_filter) in zip(rows, FILTERS, strict=False):
+            row[str(count)] = _median_seconds(lambda: services.lists.page(run_filter))  # noqa: B023
+        for row, step in zip(rows[len(FILTERS) :], COUNTED_STEPS, strict=True):
+            row[str(count)] = _median_seconds(lambda: _count(services, step))  # noqa: B023
     return rows
+
+
+def _count(services: TenantServices, step: float | None) -> object:
+    """Count all runs, in intervals of a step that hold them all."""
+    if step is None:
+        return services.lists.counts(RunFilter())
+    return services.lists.histogram(RunFilter(since=0.0, until=float(max(RUNS))), step)
 
 
 def measure_status(services: TenantServices, name: str) -> list[report.Row]:
@@ -154,12 +173,13 @@ def _add_runs(store: SqlStore, numbers: Sequence[int]) -> None:
                 "playbook": "rare" if is_rare else "play",
                 "hash": run.plan_hash,
                 "status": "running" if is_open else "failed" if is_rare else "succeeded",
-                "tags": '["rare"]' if is_rare else '["often"]',
+                "tags": '["often","rare","key=1"]' if is_rare else '["often"]',
                 "at": float(number),
                 "ended": None if is_open else float(number),
             }
         )
-        tags.append({"tag": '"rare"' if is_rare else '"often"', "at": float(number), "id": f"r{number}"})
+        names = ('"often"', '"rare"', '"key=1"', '"key"') if is_rare else ('"often"',)
+        tags += [{"tag": tag, "at": float(number), "id": f"r{number}"} for tag in names]
     with store.database.transaction() as db:
         db.executemany(
             "insert into runs (id, tenant, playbook, plan_hash, status, origin, queue, input, environment,"

@@ -43,15 +43,18 @@ from noetl.api.service.views import (
     EdgeEntry,
     EventEntry,
     EventPage,
+    HistogramBucket,
     PlanDescription,
     PlanGraph,
     PlaybookEntry,
     PlaybookPage,
     RunEntry,
+    RunHistogram,
     RunPage,
     RunProgress,
     RunReport,
     RunResult,
+    StatusCounts,
     StepReport,
     StepState,
     View,
@@ -92,6 +95,8 @@ _ENTRY = RunEntry(
     finished_at=None,
     tags=["nightly"],
 )
+_COUNTS = {status: int(status is RunStatus.RUNNING) for status in RunStatus}
+_LISTED = RunEntry(**{**vars(_ENTRY), "headline": "hello"})
 _REGISTERED = PlaybookEntry(name="greet", version="1", plan_hash=_HASH, created_at=_TIME)
 _GRAPH = PlanGraph(
     start="hello",
@@ -162,7 +167,14 @@ _VIEWS: tuple[View, ...] = (
     _REGISTERED,
     PlaybookPage(items=[_REGISTERED], next_cursor=None),
     _ENTRY,
-    RunPage(items=[_ENTRY], next_cursor=None),
+    RunPage(items=[_LISTED], next_cursor=None),
+    StatusCounts(total=1, more=False, statuses=_COUNTS),
+    RunHistogram(
+        step_seconds=900.0,
+        total=1,
+        more=False,
+        buckets=[HistogramBucket(start="2026-01-31T09:30:00.000000Z", statuses=_COUNTS)],
+    ),
     RunReport(
         workflow_id=_RUN,
         status=RunStatus.RUNNING,

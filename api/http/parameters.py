@@ -29,12 +29,14 @@ from pydantic import (
 from noetl.api.http.problems import Problem
 from noetl.api.service.inbox import RUNS_PER_PAGE
 from noetl.api.service.run_data import LINES_PER_PAGE
+from noetl.api.service.run_lists import parse_step
 from noetl.api.service.runs import EVENTS_PER_PAGE
 from noetl.api.service.statistics import DEFAULT_RUNS, MAX_RUNS
 from noetl.executor.model.run import RunStatus
 from noetl.executor.model.run_filter import MAX_RUNS_PER_PAGE, RunFilter
 from noetl.executor.model.tracing import parse_trace
 from noetl.planner.diagnostics.diagnostic import did_you_mean
+from noetl.planner.frozen import replace
 
 MAX_WAIT_SECONDS = 25
 
@@ -47,6 +49,11 @@ LOCAL_TIME = (
 CURSOR_DESCRIPTION = "`next_cursor` of the page before."
 
 _TIME = re.compile(LOCAL_TIME[1:-1].replace("T", "[Tt]") + r"([Zz]|[+-][0-9]{2}:[0-9]{2})?")
+
+MAX_STATUSES = 16
+MAX_TAGS = 10
+MAX_TEXT_LENGTH = 200
+STEP_PATTERN = "^[0-9]{1,9}(s|m|h|d)$"
 
 _SHOWN_NAME_LENGTH = 100
 _KEY_PATTERN = "^[\\x20-\\x7e]{1,255}$"
@@ -181,29 +188,80 @@ Time = Annotated[
 """A time of RFC 3339. Its zone may be missing, and is UTC then."""
 
 
-class RunQuery(BaseModel):
-    """The query parameters of a list of runs."""
+def _to_seconds(time: datetime | None) -> float | None:
+    if time is None:
+        return None
+    return (time if time.tzinfo is not None else time.replace(tzinfo=UTC)).timestamp()
 
-    status: RunStatus | None = Field(None, description="Only runs with this status.")
+
+def _check_step(value: str) -> str:
+    parse_step(value)
+    return value
+
+
+class RunConditions(BaseModel):
+    """The query parameters that select runs."""
+
+    status: list[RunStatus] = Field(
+        default_factory=list,
+        max_length=MAX_STATUSES,
+        description="Only runs with this status. May be repeated: a run has one of them.",
+    )
     playbook: str | None = Field(None, description="Only runs of the playbook with this name.")
-    tag: str | None = Field(None, description="Only runs with this tag.")
+    tag: list[str] = Field(
+        default_factory=list,
+        max_length=MAX_TAGS,
+        description=(
+            "Only runs with this tag. `KEY` also finds `KEY=VALUE`. May be repeated: a run has all of them."
+        ),
+        examples=[["env=prod"]],
+    )
     since: Time | None = Field(
         None,
         description="Only runs that were created then or later. Without a zone, the time is in UTC.",
+    )
+    until: Time | None = Field(
+        None, description="Only runs that were created before then. Without a zone, the time is in UTC."
+    )
+    parent: str | None = Field(None, description="Only runs that this run has started and waits for.")
+    q: str | None = Field(
+        None,
+        min_length=1,
+        max_length=MAX_TEXT_LENGTH,
+        description=(
+            "Only runs with this text: at the beginning of the id, in the name of the playbook, or in the"
+            " headline. It is no pattern. Capital letters of ASCII are as small ones."
+        ),
+        examples=["timeout"],
+    )
+
+    def to_filter(self) -> RunFilter:
+        """Return the filter of the query. A time without a zone is in UTC."""
+        return RunFilter(
+            statuses=tuple(self.status),
+            playbook=self.playbook,
+            tags=tuple(self.tag),
+            since=_to_seconds(self.since),
+            until=_to_seconds(self.until),
+            parent=self.parent,
+            text=self.q,
+        )
+
+
+class RunQuery(RunConditions):
+    """The query parameters of a list of runs."""
+
+    sort: Literal["-created_at", "created_at"] = Field(
+        "-created_at", description="The order: `created_at` begins with the oldest run."
     )
     limit: WholeNumber = Field(100, ge=1, le=MAX_RUNS_PER_PAGE, description="The most runs of the page.")
     cursor: str | None = Field(None, description=CURSOR_DESCRIPTION)
 
     def to_filter(self) -> RunFilter:
-        """Return the filter of the query. A time without a zone is in UTC."""
-        since = self.since
-        if since is not None and since.tzinfo is None:
-            since = since.replace(tzinfo=UTC)
-        return RunFilter(
-            status=self.status,
-            playbook=self.playbook,
-            tag=self.tag,
-            since=None if since is None else since.timestamp(),
+        """Return the filter of the query with its order and page."""
+        return replace(
+            super().to_filter(),
+            is_oldest_first=self.sort == "created_at",
             limit=self.limit,
             cursor=self.cursor,
         )
@@ -214,6 +272,21 @@ class StatisticsQuery(BaseModel):
 
     playbook: str = Field(description="The name of the playbook.", examples=["greet"])
     runs: WholeNumber = Field(DEFAULT_RUNS, ge=1, le=MAX_RUNS, description="How many of the newest runs.")
+
+
+class HistogramQuery(RunConditions):
+    """The query parameters of a histogram of runs."""
+
+    step: Annotated[str, AfterValidator(_check_step)] = Field(
+        "15m",
+        description="The length of an interval: `15m`, `1h` or `1d`; at least a second and at most 366 days.",
+        pattern=STEP_PATTERN,
+    )
+
+    @property
+    def step_seconds(self) -> float:
+        """The length of an interval in seconds."""
+        return parse_step(self.step)
 
 
 class EventQuery(BaseModel):
@@ -264,9 +337,9 @@ class InboxQuery(BaseModel):
 
 
 async def check_parameters(request: Request) -> None:
-    """Raise unless the route of a request declares all parameters of its query, and each is given once.
+    """Raise unless the route of a request declares all parameters of its query.
 
-    A header that the route declares is given once, too, unless it may be repeated.
+    Each is given once, and so is a header that the route declares, unless it may be repeated.
     It is no plain function, because FastAPI would call that on a thread.
 
     Raises:
@@ -278,7 +351,7 @@ async def check_parameters(request: Request) -> None:
         for name in query:
             if name not in declared:
                 raise _unknown_parameter(name, tuple(declared))
-            if len(query.getlist(name)) > 1:
+            if len(query.getlist(name)) > 1 and not declared[name]:
                 raise _repeated(f"query parameter `{name}`")
     for name, may_repeat in _declared_names(dependant.header_params).items():
         if not may_repeat and len(request.headers.getlist(name)) > 1:

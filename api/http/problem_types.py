@@ -35,6 +35,7 @@ PROBLEM_TYPES: Mapping[str, ProblemType] = {
     ),
     "malformed-form": ProblemType(400, "The form has the field `note` twice."),
     "invalid-cursor": ProblemType(400, "the cursor does not belong to this list"),
+    "invalid-interval": ProblemType(400, "2,880 intervals; a histogram has 1 to 500 intervals of `step`"),
     "unauthenticated": ProblemType(401, "The API key is unknown or revoked.", _CHALLENGE),
     "insufficient-scope": ProblemType(
         403, "The credentials do not have the required scope `run`.", _CHALLENGE

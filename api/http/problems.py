@@ -273,7 +273,8 @@ def _problem_of_http_error(request: Request, error: HTTPException) -> Problem:
 
 
 def _describe_validation_error(entry: Mapping[str, Any]) -> str:
-    place, *names = (str(part) for part in entry["loc"])
+    # The number of a value of a repeated parameter says nothing to its reader.
+    place, *names = (part for part in entry["loc"] if isinstance(part, str))
     message = str(entry["msg"]).removeprefix("Value error, ")
     subject = _PLACES.get(place, place)
     return f"The {subject} `{'.'.join(names)}` is not valid: {message[0].lower()}{message[1:]}."

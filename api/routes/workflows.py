@@ -181,8 +181,8 @@ async def get_run_result(
     openapi_extra=problems("invalid-cursor"),
 )
 def list_runs(services: ReadServices, query: Annotated[RunQuery, Query()]) -> Response:
-    """Return the runs, the newest first. `since` excludes runs that were created before it."""
-    return JsonResponse(services.runs.find(query.to_filter()))
+    """Return a page of the runs of a filter, each with its headline, the newest or the oldest first."""
+    return JsonResponse(services.lists.page(query.to_filter()))
 
 
 @router.post(

@@ -64,7 +64,7 @@ class InboxService:
         Raises:
             RejectedError: `invalid_cursor`.
         """
-        page = RunFilter(self.context.tenant, RunStatus.WAITING, limit=limit, cursor=cursor)
+        page = RunFilter(self.context.tenant, (RunStatus.WAITING,), limit=limit, cursor=cursor)
         runs, next_cursor = self.context.store.runs.find(page)
         entries = [entry for run in runs for entry in self._entries(run.id, run.playbook, run.plan_hash)]
         return InboxPage(items=entries, next_cursor=next_cursor)

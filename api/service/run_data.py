@@ -34,11 +34,11 @@ from noetl.api.service.headlines import describe_run
 from noetl.api.service.runs import RunService
 from noetl.api.service.step_reports import visit_state, visit_waits
 from noetl.api.service.tenant import TenantContext
-from noetl.api.service.views import JoinReport, RunEntry, StepReport
+from noetl.api.service.views import JoinReport, StepReport
 from noetl.api.service.visit_history import find_transition, list_attempts, to_log_line
 from noetl.executor.model.events import Event, timestamp
 from noetl.executor.model.json_values import write_json
-from noetl.executor.model.run import Run, RunStatus, Visit, VisitStatus
+from noetl.executor.model.run import Run, Visit, VisitStatus
 from noetl.planner.diagnostics.diagnostic import did_you_mean
 from noetl.planner.diagnostics.wording import abbreviate
 from noetl.planner.frozen import frozen
@@ -96,12 +96,10 @@ class RunDataService:
             }
         return RunDetails(**{**vars(details), **added})
 
-    def headline(self, run: RunEntry) -> str:
-        """Return the headline of a run of a list. It is empty if the run has succeeded or was cancelled."""
-        if run.status in (RunStatus.SUCCEEDED, RunStatus.CANCELLED):
-            return ""
+    def headline(self, run_id: str) -> str:
+        """Return the headline of a run of a list. It is empty if the run was deleted."""
         try:
-            return describe_run(self.runs.report(run.workflow_id))
+            return describe_run(self.runs.report(run_id))
         except NotFoundError:
             return ""  # It was deleted after the list was read.
 

@@ -11,6 +11,7 @@ from noetl.api.service.compiler import PlaybookCompiler
 from noetl.api.service.inbox import InboxService
 from noetl.api.service.playbooks import PlaybookService
 from noetl.api.service.run_data import RunDataService
+from noetl.api.service.run_lists import RunListService
 from noetl.api.service.runs import RunService
 from noetl.api.service.statistics import StatisticsService
 from noetl.api.service.tenant import TenantContext
@@ -26,6 +27,7 @@ class TenantServices:
         self._context = context
         self.runs = RunService(context)
         self.data = RunDataService(context, self.runs)
+        self.lists = RunListService(context, self.data)
         self.inbox = InboxService(context, self.runs)
         self.playbooks = PlaybookService(context)
         self.statistics = StatisticsService(context)

@@ -98,6 +98,12 @@ class StepState(StrEnum):
 
 
 class RunEntry(View, schema_name="Summary"):
+    """Run of a list.
+
+    `headline` is present in lists: at most 120 characters with the first error, what the run waits for, or
+    the step at work. It is empty if the run has succeeded or was cancelled.
+    """
+
     workflow_id: str
     status: RunStatus
     playbook: str
@@ -108,9 +114,10 @@ class RunEntry(View, schema_name="Summary"):
     started_at: Timestamp | None
     finished_at: Timestamp | None
     tags: Sequence[str]
+    headline: str | None = None
 
     @classmethod
-    def from_summary(cls, run: RunSummary) -> RunEntry:
+    def from_summary(cls, run: RunSummary, headline: str | None = None) -> RunEntry:
         return cls(
             workflow_id=run.id,
             status=run.status,
@@ -122,6 +129,7 @@ class RunEntry(View, schema_name="Summary"):
             started_at=timestamp(run.started_at),
             finished_at=timestamp(run.finished_at),
             tags=run.tags,
+            headline=headline,
         )
 
 
@@ -133,6 +141,37 @@ def parent_of(run: RunSummary) -> str | None:
 class RunPage(View, schema_name="RunPage"):
     items: Sequence[RunEntry]
     next_cursor: str | None
+
+
+class StatusCounts(View, schema_name="StatusCounts"):
+    """Numbers of runs by status.
+
+    `more` is true if there are more runs than `total`. The newest were counted then.
+    """
+
+    total: int
+    more: bool
+    statuses: Mapping[RunStatus, int]
+
+
+class HistogramBucket(View, schema_name="HistogramBucket"):
+    """Numbers of the runs that were created in one interval, by status."""
+
+    start: Timestamp
+    statuses: Mapping[RunStatus, int]
+
+
+class RunHistogram(View, schema_name="Histogram"):
+    """Numbers of runs by status, for each interval of their creation, the oldest first.
+
+    `more` is true if there are more runs than `total`. The newest were counted then, so the numbers of older
+    intervals are too small.
+    """
+
+    step_seconds: float
+    total: int
+    more: bool
+    buckets: Sequence[HistogramBucket]
 
 
 class RunResult(View, schema_name="Result"):

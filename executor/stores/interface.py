@@ -42,7 +42,7 @@ from noetl.executor.model.run import (
     Wait,
     WaitKey,
 )
-from noetl.executor.model.run_filter import RunFilter
+from noetl.executor.model.run_filter import RunCounts, RunFilter
 from noetl.executor.model.run_summary import RunOverview, RunSummary
 from noetl.executor.model.wait_transition import AnswerDeclaration
 from noetl.executor.stores.change_signal import ChangeSignal
@@ -145,12 +145,21 @@ class RunStore(Protocol):
         ...
 
     def find(self, run_filter: RunFilter) -> tuple[list[RunSummary], str | None]:
-        """Return a page of the runs of a filter, newest first, and the cursor of the next page or None.
+        """Return a page of the runs of a filter, and the cursor of the next page or None.
 
-        Payloads are not read. A page has as many runs as the filter allows, unless it is the last.
+        Payloads are not read. A page has as many runs as the filter allows, unless it is the last. The page
+        of a filter with `text` may have fewer, since a store reads a bounded number of runs for it.
 
         Raises:
             RejectedError: `invalid_cursor`.
+        """
+        ...
+
+    def count(self, run_filter: RunFilter, step_seconds: float | None, limit: int) -> RunCounts:
+        """Return the numbers of the runs of a filter by status, and by interval of their creation.
+
+        `step_seconds` is the length of an interval; None means one interval for all. The newest `limit` runs
+        are counted, and a store may stop earlier. The order, the page and `text` of the filter are ignored.
         """
         ...
 

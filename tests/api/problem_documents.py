@@ -83,7 +83,7 @@ REQUESTS = [
             "since=x",
             "cursor=x",
             "statu=failed",
-            "tag=a&tag=b",
+            "playbook=a&playbook=b",
         )
     ),
     WrongRequest("GET", "/workflows/status/nosuch"),

@@ -26,9 +26,12 @@ async def test_an_unknown_parameter_of_the_query_is_refused(http: httpx.AsyncCli
             assert response.status_code != 400, path
             continue
         assert_problem(response, 400, "invalid-request")
-        declared = [entry["name"] for entry in operation.get("parameters", ()) if entry["in"] == "query"]
-        for name in declared:
+        declared = [entry for entry in operation.get("parameters", ()) if entry["in"] == "query"]
+        for entry in declared:
+            name = entry["name"]
             assert f"`{name}`" in response.json()["detail"]
+            if entry["schema"].get("type") == "array":
+                continue
             repeated = await http.request(method, f"{path}?{name}=1&{name}=1")
             assert_problem(repeated, 400, "invalid-request")
             assert f"`{name}` is given twice" in repeated.json()["detail"]

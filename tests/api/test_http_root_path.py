@@ -222,9 +222,9 @@ def test_a_conversation_through_a_gateway(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr(lambda_handler, "MAX_RESPONSE_BYTES", 300_000)
-    monkeypatch.setattr(lambda_handler, "MAX_BALANCER_BYTES", 290_000)
-    limit = "290,000" if front.event is alb_event else "300,000"
+    monkeypatch.setattr(lambda_handler, "MAX_RESPONSE_BYTES", 350_000)
+    monkeypatch.setattr(lambda_handler, "MAX_BALANCER_BYTES", 340_000)
+    limit = "340,000" if front.event is alb_event else "350,000"
     with gateway(front, monkeypatch, settings) as send:
         converse(send, front.prefix, {"authorization": f"Bearer {key}"}, limit, tmp_path / "token")
 

@@ -75,8 +75,9 @@ def test_a_member_with_a_default_is_left_out_while_it_is_none() -> None:
     assert members(summary(parent="q"))["parent"] == "q"
     assert members(summary())["version"] is None
     required = component_schemas()["Summary"]["required"]
-    assert {"parent", "resumed_from"}.isdisjoint(required)
-    assert {*required, "parent", "resumed_from"} == set(RunEntry.__annotations__)
+    optional = {"parent", "resumed_from", "headline"}
+    assert optional.isdisjoint(required)
+    assert {*required, *optional} == set(RunEntry.__annotations__)
 
 
 def test_views_within_views_are_converted() -> None:

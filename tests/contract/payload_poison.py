@@ -23,7 +23,7 @@ def check_payloads_are_not_read(store: SqlStore) -> None:
             db.execute(f"update runs set {poison}")
             db.execute("update visits set saved = '{', result = '{', failures = '{'")
         services = create_services(store, catalogue())
-        assert [entry.workflow_id for entry in services.runs.find(RunFilter(tag="x")).items] == [run.id]
+        assert [entry.workflow_id for entry in services.runs.find(RunFilter(tags=("x",))).items] == [run.id]
         assert services.runs.report(run.id).progress.finished == 1
         assert services.runs.drawn_run(run.id)[1].states["a"] == "succeeded"
         assert services.runs.summary(run.id).tags == ("x",)

@@ -181,9 +181,9 @@ def test_lists_of_runs_make_these_requests(aws: Client) -> None:
         store.queue.commit(suspend_claim(claim_visit(store, run, 100.0)), 100.0)
     shards = keys.SHARDS + 1
     with AwsMeter().attached("dynamodb") as meter:
-        store.runs.find(RunFilter(status=RunStatus.QUEUED, limit=2))
+        store.runs.find(RunFilter(statuses=(RunStatus.QUEUED,), limit=2))
         queued = meter.read()
-        assert len(store.runs.find(RunFilter(status=RunStatus.WAITING, limit=4))[0]) == 4
+        assert len(store.runs.find(RunFilter(statuses=(RunStatus.WAITING,), limit=4))[0]) == 4
         waiting = meter.read()
         store.maintenance.probe()
         probe = meter.read()

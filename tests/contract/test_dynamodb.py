@@ -436,7 +436,7 @@ class TestLists:
         table.update(Update(keys.visit(play.id, visit.id, 1), {"paused": None}))
         table.update(Update(keys.counter(play.id, 0), {"paused": None}))
         table.update(Update(keys.head(play.id), {"waits": True}))
-        assert [run.id for run in store.runs.find(RunFilter(status=RunStatus.WAITING))[0]] == [play.id]
+        assert [run.id for run in store.runs.find(RunFilter(statuses=(RunStatus.WAITING,)))[0]] == [play.id]
         assert play.status is RunStatus.WAITING
         assert play.finish().status is RunStatus.SUCCEEDED
 
@@ -448,9 +448,9 @@ class TestLists:
         waiting = [runs[number] for number in (0, 6, 13)]
         for run in waiting:
             store.queue.commit(suspend_claim(claim_visit(store, run, 200.0)), 200.0)
-        page, cursor = store.runs.find(RunFilter(status=RunStatus.WAITING, limit=2))
+        page, cursor = store.runs.find(RunFilter(statuses=(RunStatus.WAITING,), limit=2))
         assert [run.id for run in page] == [waiting[2].id, waiting[1].id]
-        page, cursor = store.runs.find(RunFilter(status=RunStatus.WAITING, limit=2, cursor=cursor))
+        page, cursor = store.runs.find(RunFilter(statuses=(RunStatus.WAITING,), limit=2, cursor=cursor))
         assert ([run.id for run in page], cursor) == ([waiting[0].id], None)
 
     def test_a_filter_that_excludes_many_runs_leaves_no_page_short(
@@ -467,12 +467,12 @@ class TestLists:
         )
         monkeypatch.setattr(run_list, "MAX_PAGES", 1)
         monkeypatch.setattr(run_list, "MAX_ROUNDS", 40)
-        assert [run.id for run in store.runs.find(RunFilter(tag="x", limit=3))[0]] == expected
+        assert [run.id for run in store.runs.find(RunFilter(tags=("x",), limit=3))[0]] == expected
         monkeypatch.setattr(run_list, "MAX_ROUNDS", 3)
         pages: list[list[str]] = []
         cursor: str | None = None
         while cursor is not None or not pages:
-            page, cursor = store.runs.find(RunFilter(tag="x", limit=3, cursor=cursor))
+            page, cursor = store.runs.find(RunFilter(tags=("x",), limit=3, cursor=cursor))
             pages.append([run.id for run in page])
         assert len(pages) > 1
         assert [id for page in pages for id in page] == expected

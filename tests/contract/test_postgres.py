@@ -168,12 +168,12 @@ def test_an_upgrade_finds_earlier_runs_by_their_tags(
         connection.execute(
             "insert into runs (id, tenant, playbook, plan_hash, status, origin, queue, input, environment,"
             " variables, tags, created_at, live) values ('r', 'default', 'p', 'h', 'succeeded', 'service',"
-            " 'service', '{}', '{}', '{}', '[\"x\", \"\\u00e9\\ud83d\", \"x\"]', 1.0, 0)"
+            ' \'service\', \'{}\', \'{}\', \'{}\', \'["x", "\\u00e9\\ud83d", "x", "k=\\"v", "=y"]\', 1.0, 0)'
         )
     upgrade(postgres_dsn)
     with closing(PostgresStore(postgres_dsn)) as store:
-        for tag, count in (("x", 1), ("é\ud83d", 1), ("y", 0)):
-            assert len(store.runs.find(RunFilter(tag=tag))[0]) == count
+        for tag, count in (("x", 1), ("é\ud83d", 1), ("y", 0), ('k="v', 1), ("k", 1), ("", 0)):
+            assert len(store.runs.find(RunFilter(tags=(tag,)))[0]) == count
 
 
 def test_an_unreachable_server_is_reported() -> None:
@@ -271,13 +271,15 @@ class TestQueries:
     @pytest.mark.parametrize(
         ("run_filter", "index"),
         [
-            (RunFilter("past", status=RunStatus.FAILED, limit=20), "runs_by_status"),
+            (RunFilter("past", statuses=(RunStatus.FAILED,), limit=20), "runs_by_status"),
             (RunFilter("past", playbook="p7", limit=20), "runs_of_playbook"),
-            (RunFilter("past", tag="7", limit=20), "run_tags_pkey"),
+            (RunFilter("past", tags=("7",), limit=20), "run_tags_pkey"),
             (RunFilter("past", since=19_900.0, limit=20), "runs_newest"),
-            (RunFilter("t1", status=RunStatus.WAITING, limit=20), "runs_live"),
-            (RunFilter("t1", status=RunStatus.RUNNING, limit=20), "runs_"),
+            (RunFilter("t1", statuses=(RunStatus.WAITING,), limit=20), "runs_live"),
+            (RunFilter("t1", statuses=(RunStatus.RUNNING,), limit=20), "runs_"),
             (RunFilter("past", parent="p", limit=20), "runs_children"),
+            (RunFilter("past", since=10.0, until=90.0, is_oldest_first=True, limit=20), "runs_newest"),
+            (RunFilter("past", tags=("7",), is_oldest_first=True, limit=20), "run_tags_pkey"),
         ],
     )
     def test_filters_of_runs_use_an_index(
@@ -291,7 +293,7 @@ class TestQueries:
             assert index in plan, plan
             assert "Seq Scan on runs" not in plan, plan
             # The few runs that wait may be sorted after they are found in an index of open runs.
-            assert "Sort" not in plan or run_filter.status is RunStatus.WAITING, plan
+            assert "Sort" not in plan or run_filter.statuses == (RunStatus.WAITING,), plan
 
     def test_the_latest_visits_are_read_from_an_index(
         self, store: PostgresStore, monkeypatch: pytest.MonkeyPatch

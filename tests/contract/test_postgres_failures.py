@@ -587,5 +587,5 @@ class TestText:
     def test_tags_may_be_any_text(self, store: PostgresStore, tag: str) -> None:
         run = start_run(store, tags=[tag, "x"])
         start_run(store, tags=["y", f"{tag}{tag}"])
-        assert [run_with_tag.id for run_with_tag in store.runs.find(RunFilter(tag=tag))[0]] == [run.id]
-        assert [run_with_tag.id for run_with_tag in store.runs.find(RunFilter(tag="x"))[0]] == [run.id]
+        assert [run_with_tag.id for run_with_tag in store.runs.find(RunFilter(tags=(tag,)))[0]] == [run.id]
+        assert [run_with_tag.id for run_with_tag in store.runs.find(RunFilter(tags=("x",)))[0]] == [run.id]

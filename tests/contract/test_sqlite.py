@@ -19,7 +19,7 @@ import pytest
 from noetl.executor.errors import SchemaError, SettingError, StoreError
 from noetl.executor.model.limits import PayloadLimits
 from noetl.executor.model.run import RunStatus
-from noetl.executor.model.run_filter import RunFilter
+from noetl.executor.model.run_filter import OPEN_STATUSES, RunFilter
 from noetl.executor.stores import open_store
 from noetl.executor.stores.cursors import write_cursor
 from noetl.executor.stores.plan_uses import TOUCH_SECONDS, UNUSED_SECONDS
@@ -194,13 +194,20 @@ def test_queries_for_active_visits_use_an_index(tmp_path: Path) -> None:
 LISTS = (
     (RunFilter(), "runs_newest"),
     (RunFilter(since=1.0), "runs_newest"),
-    (RunFilter(status=RunStatus.FAILED), "runs_by_status"),
-    (RunFilter(status=RunStatus.RUNNING), "runs_by_status"),
-    (RunFilter(status=RunStatus.WAITING), "runs_live"),
+    (RunFilter(statuses=(RunStatus.FAILED,)), "runs_by_status"),
+    (RunFilter(statuses=(RunStatus.RUNNING,)), "runs_by_status"),
+    (RunFilter(statuses=(RunStatus.WAITING,)), "runs_live"),
     (RunFilter(playbook="play"), "runs_of_playbook"),
-    (RunFilter(tag="x"), "PRIMARY KEY (tenant=? AND tag=?"),
-    (RunFilter(tag="x", status=RunStatus.FAILED, playbook="play"), "PRIMARY KEY (tenant=? AND tag=?"),
+    (RunFilter(tags=("x",)), "PRIMARY KEY (tenant=? AND tag=?"),
+    (
+        RunFilter(tags=("x",), statuses=(RunStatus.FAILED,), playbook="play"),
+        "PRIMARY KEY (tenant=? AND tag=?",
+    ),
     (RunFilter(parent="p"), "runs_children"),
+    (RunFilter(since=1.0, until=9.0, is_oldest_first=True), "runs_newest"),
+    (RunFilter(statuses=tuple(OPEN_STATUSES)), "runs_live"),
+    (RunFilter(statuses=(RunStatus.FAILED,), is_oldest_first=True), "runs_by_status"),
+    (RunFilter(tags=("x",), is_oldest_first=True), "PRIMARY KEY (tenant=? AND tag=?"),
 )
 
 
@@ -255,7 +262,20 @@ def test_an_upgrade_keeps_runs_and_finds_them_by_their_tags(tmp_path: Path) -> N
         values = (run.input, run.environment, run.variables, run.tags, run.result, run.trace)
         assert values == ({"i": 1}, {"e": 2}, {"v": 3}, ("x", "é", "x"), 4, "t")
         for tag, count in (("x", 1), ("é", 1), ("y", 0)):
-            assert len(store.runs.find(RunFilter(tag=tag))[0]) == count
+            assert len(store.runs.find(RunFilter(tags=(tag,)))[0]) == count
+
+
+def test_an_upgrade_finds_runs_by_the_keys_of_their_tags(tmp_path: Path) -> None:
+    path = tmp_path / "noetl.db"
+    with closing(SqliteStore(str(path))) as store:
+        run = start_run(store, tags=["env=prod", "=x", "plain"])
+        with store.database.transaction() as db:
+            db.execute("delete from run_tags where tag = 'env'")
+            db.execute("pragma user_version = 18")
+    with closing(SqliteStore(str(path))) as store:
+        for tag, count in (("env", 1), ("env=prod", 1), ("=x", 1), ("", 0), ("plain", 1), ("prod", 0)):
+            found = store.runs.find(RunFilter(tags=(tag,)))[0]
+            assert [found_run.id for found_run in found] == [run.id] * count
 
 
 def trace_queries(db: sqlite3.Connection, operation: Callable[[], object]) -> list[str]:

@@ -339,6 +339,6 @@ class TestCloseDay:
             "closed": [{"region": "asia", "orders": 3, "total": TOTALS["asia"]}],
             "missing": ["atlantis"],
         }
-        failed, _ = store.runs.find(RunFilter(parent=play.id, status=RunStatus.FAILED))
+        failed, _ = store.runs.find(RunFilter(parent=play.id, statuses=(RunStatus.FAILED,)))
         errors = [current_run(store, run).error for run in failed]
         assert [error and error["type"] for error in errors] == ["NoOrders"]

@@ -648,7 +648,9 @@ class TestStepRetries:
         )
         harness.execute_next()
         assert harness.status is RunStatus.WAITING
-        assert harness.store.runs.find(RunFilter(status=RunStatus.WAITING))[0] == [summarize(harness.run)]
+        assert harness.store.runs.find(RunFilter(statuses=(RunStatus.WAITING,)))[0] == [
+            summarize(harness.run)
+        ]
         assert harness.finish().status is RunStatus.SUCCEEDED
 
 

@@ -27,9 +27,18 @@ from noetl.api.cli.drawings import (
     draw,
     write_drawing,
 )
+from noetl.api.cli.run_filters import (
+    FilterOptions,
+    ParentOption,
+    PlaybookOption,
+    SearchOption,
+    SinceOption,
+    StatusOption,
+    TagOption,
+    UntilOption,
+)
 from noetl.api.cli.run_ids import find_run
 from noetl.api.cli.store_option import NO_QUEUE, StoreOption, is_without_queue, open_command_services
-from noetl.executor.model.run import RunStatus
 
 if TYPE_CHECKING:
     from noetl.api.service.data_views import StepData
@@ -57,19 +66,19 @@ _MAX_SHOWN_QUESTIONS = 10
 """How many questions of a step `noetl runs show` lists."""
 
 
-@app.command("list", epilog="Example: noetl runs list --status failed --limit 20")
+@app.command("list", epilog="Example: noetl runs list --status failed --status timed_out --limit 20")
 def list_runs(
-    status: Annotated[RunStatus | None, typer.Option("--status", help="Only runs with this status.")] = None,
-    playbook: Annotated[
-        str | None, typer.Option("--playbook", metavar="NAME", help="Only runs of this playbook.")
-    ] = None,
-    tag: Annotated[str | None, typer.Option("--tag", metavar="TAG", help="Only runs with this tag.")] = None,
-    since: Annotated[
-        str | None,
-        typer.Option(
-            "--since", metavar="TIME", help="Only runs created since: 2026-01-31T09:00Z, or 30m, 2h, 1d."
-        ),
-    ] = None,
+    status: StatusOption = None,
+    playbook: PlaybookOption = None,
+    tag: TagOption = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
+    parent: ParentOption = None,
+    search: SearchOption = None,
+    oldest_first: Annotated[bool, typer.Option("--oldest-first", help="Begin with the oldest run.")] = False,
+    counts: Annotated[
+        bool, typer.Option("--counts", help="Show only the numbers of runs by status.")
+    ] = False,
     limit: Annotated[int, typer.Option("--limit", min=1, max=1000, help="The maximum number of runs.")] = 100,
     cursor: Annotated[
         str | None, typer.Option("--cursor", help="The next_cursor of the previous page.")
@@ -81,25 +90,64 @@ def list_runs(
 
     The headline is the first error, what the run waits for, or the step at work.
     """
-    from noetl.api.cli.display.run_list import format_runs, parse_since
+    from noetl.api.cli.display.run_list import format_counts, format_runs
     from noetl.api.service.views import to_json
-    from noetl.executor.model.run_filter import RunFilter
+    from noetl.planner.frozen import replace
 
+    options = FilterOptions(status, playbook, tag, since, until, parent, search)
     with open_command_services(store) as services:
-        created_since = None if since is None else parse_since(since, services.store.clock())
-        run_filter = RunFilter(
-            status=status, playbook=playbook, tag=tag, since=created_since, limit=limit, cursor=cursor
-        )
-        page = services.runs.find(run_filter)
-        headlines = {} if json else {run.workflow_id: services.data.headline(run) for run in page.items}
+        run_filter = options.to_filter(services)
+        if counts:
+            numbers = services.lists.counts(run_filter)
+        else:
+            page = services.lists.page(
+                replace(run_filter, is_oldest_first=oldest_first, limit=limit, cursor=cursor)
+            )
     if json:
-        write_json(page)
+        write_json(numbers if counts else page)
+    elif counts:
+        write_table(format_counts(to_json(numbers)))
+    else:
+        write_table(format_runs([to_json(run) for run in page.items], with_header=sys.stdout.isatty()))
+        if page.next_cursor:
+            print_message(f"more runs: --cursor {page.next_cursor}")
+        elif not page.items:
+            print_message("no runs")
+
+
+@app.command("histogram", epilog="Example: noetl runs histogram --step 1h --since 2d")
+def show_histogram(
+    step: Annotated[
+        str, typer.Option("--step", metavar="DURATION", help="The length of an interval: 15m, 1h, 1d.")
+    ] = "15m",
+    status: StatusOption = None,
+    playbook: PlaybookOption = None,
+    tag: TagOption = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
+    parent: ParentOption = None,
+    search: SearchOption = None,
+    json: JsonOption = False,
+    store: StoreOption = None,
+) -> None:
+    """Count runs by the time of their creation: in each interval, by status."""
+    from noetl.api.cli.display.run_list import format_histogram
+    from noetl.api.service.run_lists import parse_step
+    from noetl.api.service.views import to_json
+
+    try:
+        step_seconds = parse_step(step)
+    except ValueError as error:
+        raise CommandError(f"--step is `{step}`; {error}") from error
+    options = FilterOptions(status, playbook, tag, since, until, parent, search)
+    with open_command_services(store) as services:
+        histogram = services.lists.histogram(options.to_filter(services), step_seconds)
+    if json:
+        write_json(histogram)
         return
-    write_table(format_runs([to_json(run) for run in page.items], headlines, with_header=sys.stdout.isatty()))
-    if not page.items:
-        print_message("no runs")
-    if page.next_cursor:
-        print_message(f"more runs: --cursor {page.next_cursor}")
+    write_table(format_histogram(to_json(histogram)))
+    if histogram.more:
+        print_message(f"there are more than {histogram.total:,} runs; only the newest were counted")
 
 
 @app.command("show", no_args_is_help=True, epilog="Example: noetl runs show last --step load")

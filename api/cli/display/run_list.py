@@ -1,7 +1,8 @@
-"""The table of `noetl runs list`, and the time of its option `--since`."""
+"""The tables of `noetl runs list` and `noetl runs histogram`, and the times of their options."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -12,15 +13,16 @@ from noetl.api.cli.display.run_board import format_duration, parse_time
 from noetl.planner.syntax.durations import parse_duration
 
 _HEADER = ("ID", "STATUS", "CREATED", "DURATION", "PLAYBOOK", "TAGS", "WHAT")
+_BAR_LENGTH = 20
 _DURATION = re.compile(r"\d+(\.\d+)?\s*[a-z]+", re.IGNORECASE)
 
 
-def parse_since(text: str, now: float) -> float:
-    """Return the time that `--since` names, in seconds since the epoch: a time, or a duration before `now`.
+def parse_run_time(option: str, text: str, now: float) -> float:
+    """Return the time that an option names, in seconds since the epoch: a time, or a duration before `now`.
 
     A time without a zone is in UTC.
 
-    >>> parse_since("1970-01-01T00:01", 500.0), parse_since("2m", 500.0)
+    >>> parse_run_time("--since", "1970-01-01T00:01", 500.0), parse_run_time("--since", "2m", 500.0)
     (60.0, 380.0)
 
     Raises:
@@ -33,21 +35,19 @@ def parse_since(text: str, now: float) -> float:
         return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
     except ValueError:
         example = "a time such as 2026-01-31T09:00Z, or a duration such as 30m, 2h or 1d"
-        raise CommandError(f"--since is `{text}`; it must be {example}") from None
+        raise CommandError(f"{option} is `{text}`; it must be {example}") from None
 
 
-def format_runs(
-    runs: Sequence[Mapping[str, Any]], headlines: Mapping[str, str], *, with_header: bool
-) -> list[tuple[str, ...]]:
-    """Return the rows of runs, which are JSON objects of `GET /workflows`. `headlines` are by id.
+def format_runs(runs: Sequence[Mapping[str, Any]], *, with_header: bool) -> list[tuple[str, ...]]:
+    """Return the rows of runs, which are JSON objects of `GET /workflows`.
 
     The header is for persons: programs read the first column.
     """
-    rows = [_format_run(run, headlines.get(run["workflow_id"], "")) for run in runs]
+    rows = [_format_run(run) for run in runs]
     return [_HEADER, *rows] if with_header and rows else rows
 
 
-def _format_run(run: Mapping[str, Any], headline: str) -> tuple[str, ...]:
+def _format_run(run: Mapping[str, Any]) -> tuple[str, ...]:
     started, finished = parse_time(run["started_at"]), parse_time(run["finished_at"])
     duration = "" if started is None or finished is None else format_duration(finished - started)
     title = run["playbook"] if run["version"] is None else f"{run['playbook']} {run['version']}"
@@ -59,5 +59,35 @@ def _format_run(run: Mapping[str, Any], headline: str) -> tuple[str, ...]:
         duration,
         title,
         ",".join(run["tags"]),
-        f"{parent}{headline}",
+        f"{parent}{run.get('headline', '')}",
     )
+
+
+def format_counts(counts: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Return the rows of the counts of `GET /workflows/counts`: each status that a run has, and the total.
+
+    >>> format_counts({"total": 3, "more": True, "statuses": {"failed": 3, "queued": 0}})
+    [('failed', '3'), ('total', 'more than 3')]
+    """
+    rows = [(status, f"{number:,}") for status, number in counts["statuses"].items() if number]
+    return [*rows, ("total", f"{'more than ' * counts['more']}{counts['total']:,}")]
+
+
+def format_histogram(histogram: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Return the rows of `GET /workflows/histogram`: time, number of runs, a bar, and the statuses.
+
+    >>> bucket = {"start": "2026-01-31T09:30:00.000000Z", "statuses": {"failed": 1, "succeeded": 2}}
+    >>> format_histogram({"buckets": [bucket]})
+    [('2026-01-31T09:30:00', '3', '████████████████████', 'failed 1, succeeded 2')]
+    """
+    totals = [sum(bucket["statuses"].values()) for bucket in histogram["buckets"]]
+    largest = max(totals, default=0) or 1
+    return [
+        (
+            bucket["start"][:19],
+            f"{total:,}",
+            "█" * math.ceil(total * _BAR_LENGTH / largest),
+            ", ".join(f"{status} {number:,}" for status, number in bucket["statuses"].items() if number),
+        )
+        for bucket, total in zip(histogram["buckets"], totals, strict=True)
+    ]

@@ -1,31 +1,32 @@
-"""Lists of runs, newest first.
+"""Lists of runs in the order of their creation, and their counts.
 
 Problem: a list of runs must be sorted by time of creation. The index spreads the runs of a tenant over
 several partitions (shards), so that they can be written fast. A filter may match few of many runs.
 
-Algorithm: k-way merge (Knuth 1973). Each shard is read from the newest run on, up to MAX_PAGES pages, and
-the results are merged. If a shard was not read to its end, only runs that are newer than its last one are
+Algorithm: k-way merge (Knuth 1973). Each shard is read in the order of the list, up to MAX_PAGES pages, and
+the results are merged. If a shard was not read to its end, only runs that come before its last one are
 returned. Heads are read without payloads, and the counters of runs that have not ended say whether all of
 their visits wait. If a filter or a status excludes runs, the index is read on until the page is full.
 
 Cost: one query of each shard, one batch read of a hundred heads, and one of a hundred counters. A run has one
-counter for each of its partitions.
+counter for each of its partitions. A count is as many pages of a list.
 
 Limits: the index is read on up to MAX_ROUNDS times. A filter that excludes the newest million runs may end a
-page early; its cursor continues there.
+page early; its cursor continues there. A count ends after MAX_COUNTED runs.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 from noetl.executor.model.run import SERVICE_QUEUE, Run, RunStatus
-from noetl.executor.model.run_filter import RunFilter
+from noetl.executor.model.run_filter import RunCounts, RunFilter, has_tag, may_have_text
 from noetl.executor.model.run_summary import RunOverview, RunSummary
 from noetl.executor.stores.cursors import read_cursor, write_cursor
 from noetl.executor.stores.dynamo import keys
-from noetl.executor.stores.dynamo.attributes import Item, encode_item
+from noetl.executor.stores.dynamo.attributes import Item, decode_item, encode_item
 from noetl.executor.stores.dynamo.context import DynamoContext
 from noetl.executor.stores.dynamo.open_runs import list_open_runs
 from noetl.executor.stores.dynamo.run_items import (
@@ -52,28 +53,51 @@ MAX_ROUNDS = 10
 MIN_CANDIDATES = 100
 """Number of runs that are read at once to find those with an open status, which no index has."""
 
-_OPEN = (RunStatus.QUEUED, RunStatus.RUNNING)
+MAX_COUNTED = 2_000
+"""Number of runs that a count reads at most."""
+
+_STORED_OPEN = (RunStatus.QUEUED, RunStatus.RUNNING)
 
 
 @frozen
 class RunIndexQuery:
     """A query of the index for the runs of a filter.
 
-    `before` is the sort key of the run where the page before has ended.
+    `last` is the sort key of the run where the page before has ended.
     """
 
     run_filter: RunFilter
-    before: str | None
+    last: str | None
 
     def matches(self, run: RunSummary, sort_key: str) -> bool:
         """Return whether a run is in the list; the index may be out of date."""
-        return self.run_filter.matches(run) and (self.before is None or sort_key < self.before)
+        if not self.run_filter.matches(run) or sort_key == self.last:
+            return False
+        return self.last is None or (sort_key > self.last) is self.run_filter.is_oldest_first
+
+    def may_match(self, entry: Item) -> bool:
+        """Return whether the run of an entry of the index may be in the list, as its tags and text say."""
+        wanted, status = self.run_filter, RunStatus(entry["status"])
+        run_id = entry["created"].partition("#")[2]
+        if wanted.text is not None and not may_have_text(run_id, entry["playbook"], status, wanted.text):
+            return False
+        return all(has_tag(entry.get("tags", ()), tag) for tag in wanted.tags)
+
+    @property
+    def is_filtered_later(self) -> bool:
+        """Return whether entries are compared after they were read, so that more of them are read."""
+        return bool(self.run_filter.text or self.run_filter.tags)
 
     def parameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the parameters of a query of the index, and its values without that of the partition."""
         wanted = self.run_filter
-        earliest = keys.creation_sort_key(max(wanted.since or 0.0, 0.0), "")
-        values: dict[str, Any] = {":from": earliest, ":to": self.before or "~"}
+        first = keys.creation_sort_key(max(wanted.since or 0.0, 0.0), "")
+        end = "~" if wanted.until is None else keys.creation_sort_key(max(wanted.until, 0.0), "")
+        if self.last is not None and wanted.is_oldest_first:
+            first = max(first, self.last)
+        elif self.last is not None:
+            end = min(end, self.last)
+        values: dict[str, Any] = {":from": first, ":to": max(first, end)}
         names: dict[str, str] = {}
         conditions: list[str] = []
         statuses = self._index_statuses()
@@ -87,12 +111,13 @@ class RunIndexQuery:
         if wanted.queue is not None:
             names["#q"], values[":q"] = "queue", wanted.queue
             conditions.append("#q = :q")
-        if wanted.tag is not None:
-            names["#g"], values[":g"] = "tags", wanted.tag
-            conditions.append("contains(#g, :g)")
+        for index, tag in enumerate(tag for tag in wanted.tags if "=" in tag):
+            # The key of a tag is in no attribute: `may_match` compares it.
+            names["#g"], values[f":g{index}"] = "tags", tag
+            conditions.append(f"contains(#g, :g{index})")
         query: dict[str, Any] = {
             "KeyConditionExpression": "tenant = :t AND created BETWEEN :from AND :to",
-            "ScanIndexForward": False,
+            "ScanIndexForward": wanted.is_oldest_first,
         }
         query |= {"FilterExpression": " AND ".join(conditions)} if conditions else {}
         query |= {"ExpressionAttributeNames": names} if names else {}
@@ -100,15 +125,13 @@ class RunIndexQuery:
 
     def _index_statuses(self) -> list[RunStatus]:
         """Return the statuses in the index that a run of the list may have. `waiting` is never stored."""
-        if self.run_filter.status is None:
-            return []
-        if self.run_filter.status is RunStatus.WAITING:
-            return list(_OPEN)
-        # A resumed run is queued again, and the index may still show it as running.
-        return [
-            self.run_filter.status,
-            *([RunStatus.RUNNING] if self.run_filter.status is RunStatus.QUEUED else []),
-        ]
+        wanted = set(self.run_filter.statuses)
+        if RunStatus.WAITING in wanted:
+            wanted |= {*_STORED_OPEN}
+        if RunStatus.QUEUED in wanted:
+            # A resumed run is queued again, and the index may still show it as running.
+            wanted.add(RunStatus.RUNNING)
+        return [status for status in RunStatus if status in wanted and status is not RunStatus.WAITING]
 
 
 class RunList:
@@ -140,23 +163,37 @@ class RunList:
         return read_overview(self._context, head)
 
     def find(self, run_filter: RunFilter) -> tuple[list[RunSummary], str | None]:
-        """Return a page of runs, newest first, and the cursor of the next page or None."""
+        """Return a page of runs, and the cursor of the next page or None."""
         cursor, limit = run_filter.cursor, run_filter.limit
-        before = None if cursor is None else keys.creation_sort_key(*read_cursor(cursor))
+        last = None if cursor is None else keys.creation_sort_key(*read_cursor(cursor))
         if run_filter.parent is not None:
-            query = RunIndexQuery(run_filter, before)
+            query = RunIndexQuery(run_filter, last)
             return _cut(self._load_matching(query, self._child_ids(run_filter.parent)), limit, None)
-        is_open = run_filter.status is not None and not run_filter.status.is_final
-        count = max(limit, MIN_CANDIDATES) if is_open else limit
+        is_open = any(not status.is_final for status in run_filter.statuses)
+        count = max(limit, MIN_CANDIDATES) if is_open or run_filter.text else limit
         runs: list[RunSummary] = []
         for _ in range(MAX_ROUNDS):
-            query = RunIndexQuery(run_filter, before)
+            query = RunIndexQuery(run_filter, last)
             sort_keys, end = self._list_sort_keys(query, count + 1)
-            before = sort_keys[count - 1] if len(sort_keys) > count else end
+            last = sort_keys[count - 1] if len(sort_keys) > count else end
             runs += self._load_matching(query, [key.partition("#")[2] for key in sort_keys[:count]])
-            if before is None or len(runs) >= limit:
+            if last is None or len(runs) >= limit:
                 break
-        return _cut(runs, limit, before)
+        return _cut(runs, limit, last)
+
+    def count(self, run_filter: RunFilter, step_seconds: float | None, limit: int) -> RunCounts:
+        """Return the numbers of the runs of a filter, up to MAX_COUNTED or `limit`."""
+        limit = min(limit, MAX_COUNTED)
+        page = replace(run_filter, text=None, is_oldest_first=False, limit=min(limit, 1000), cursor=None)
+        numbers: Counter[tuple[int, RunStatus]] = Counter()
+        while True:
+            runs, cursor = self.find(page)
+            numbers.update(
+                (int(run.created_at // step_seconds) if step_seconds else 0, run.status) for run in runs
+            )
+            if cursor is None or numbers.total() >= limit:
+                return RunCounts(numbers, is_complete=cursor is None)
+            page = replace(page, cursor=cursor)
 
     def live_runs(self, tenant: str, playbook: str, plan_hashes: Sequence[str], limit: int) -> list[str]:
         """Return the ids of runs of a service that have not ended and have one of the plans, oldest first."""
@@ -175,10 +212,10 @@ class RunList:
         return [run_id_of(head) for head in sorted(live, key=lambda head: str(head["created"]))][:limit]
 
     def _load_matching(self, query: RunIndexQuery, run_ids: Sequence[str]) -> list[RunSummary]:
-        """Return the runs that match the query, newest first."""
+        """Return the runs that match the query, in its order."""
         items = self._context.table.get_many([keys.head(id) for id in run_ids], SUMMARY_ATTRIBUTES)
         heads = [head for head in items.values() if tenant_of(head) == query.run_filter.tenant]
-        heads.sort(key=lambda head: str(head["created"]), reverse=True)
+        heads.sort(key=lambda head: str(head["created"]), reverse=not query.run_filter.is_oldest_first)
         pairs = zip(heads, self._summarize(heads), strict=True)
         return [run for head, run in pairs if query.matches(run, str(head["created"]))]
 
@@ -218,32 +255,36 @@ class RunList:
         return [item["sk"].split("#", 2)[2] for item in items]
 
     def _list_sort_keys(self, query: RunIndexQuery, count: int) -> tuple[list[str], str | None]:
-        """Return the index sort keys of the newest runs, and where the index was read to if there may be
+        """Return the first index sort keys of the list, and where the index was read to if there may be
         more.
         """
         parameters, values = query.parameters()
-        if "FilterExpression" not in parameters:
+        if "FilterExpression" not in parameters and not query.is_filtered_later:
             parameters["Limit"] = count + 1
 
         def list_shard(shard: str) -> tuple[list[str], str | None]:
             encoded = encode_item(values | {":t": shard})
-            return self._list_shard(parameters | {"ExpressionAttributeValues": encoded}, count, query.before)
+            return self._list_shard(parameters | {"ExpressionAttributeValues": encoded}, count, query)
 
-        return merge_shards(
-            self._context.in_parallel(list_shard, keys.shards(query.run_filter.tenant)), count
-        )
+        shards = self._context.in_parallel(list_shard, keys.shards(query.run_filter.tenant))
+        return merge_shards(shards, count, is_ascending=query.run_filter.is_oldest_first)
 
     def _list_shard(
-        self, query: dict[str, Any], count: int, before: str | None
+        self, parameters: dict[str, Any], count: int, query: RunIndexQuery
     ) -> tuple[list[str], str | None]:
-        """Return sort keys of the newest runs of a shard, and where it was read to if there may be more."""
+        """Return the first sort keys of a shard, and where it was read to if there may be more."""
         sort_keys: list[str] = []
         for _ in range(MAX_PAGES):
-            page = self._context.table.query_index("runs", **query)
-            sort_keys += [item["created"]["S"] for item in page["Items"] if item["created"]["S"] != before]
+            page = self._context.table.query_index("runs", **parameters)
+            entries = map(decode_item, page["Items"])
+            sort_keys += [
+                entry["created"]
+                for entry in entries
+                if entry["created"] != query.last and query.may_match(entry)
+            ]
             if len(sort_keys) >= count or "LastEvaluatedKey" not in page:
                 return sort_keys[:count], None
-            query = query | {"ExclusiveStartKey": page["LastEvaluatedKey"]}
+            parameters = parameters | {"ExclusiveStartKey": page["LastEvaluatedKey"]}
         return sort_keys, str(page["LastEvaluatedKey"]["created"]["S"])
 
 
@@ -258,17 +299,21 @@ def _cut(runs: list[RunSummary], limit: int, next_key: str | None) -> tuple[list
 
 
 def merge_shards(
-    shards: Sequence[tuple[Sequence[str], str | None]], count: int
+    shards: Sequence[tuple[Sequence[str], str | None]], count: int, *, is_ascending: bool = False
 ) -> tuple[list[str], str | None]:
-    """Return the newest sort keys of all shards, and up to where all shards were read if there may be more.
+    """Return the first sort keys of all shards, and up to where all shards were read if there may be more.
 
-    Each shard has its sort keys, newest first, and where it was read to, or None if it was read to its end.
-    An older key than that is left out, since the shard may have a newer one.
+    Each shard has its sort keys, the newest first or the oldest. It also has where it was read to, or None at
+    its end. A key after that is left out, since the shard may have one before it.
 
     >>> merge_shards([(["9", "4"], None), (["7"], "7")], 10)
     (['9', '7'], '7')
+    >>> merge_shards([(["4", "9"], None), (["7"], "7")], 10, is_ascending=True)
+    (['4', '7'], '7')
     """
-    end = max((end for _, end in shards if end is not None), default=None)
-    candidates = (key for sort_keys, _ in shards for key in sort_keys if end is None or key >= end)
-    merged = sorted(candidates, reverse=True)[:count]
-    return merged, None if len(merged) == count else end
+    ends = [end for _, end in shards if end is not None]
+    end = (min if is_ascending else max)(ends) if ends else None
+    merged = sorted((key for sort_keys, _ in shards for key in sort_keys), reverse=not is_ascending)
+    if end is not None:
+        merged = [key for key in merged if (key <= end if is_ascending else key >= end)]
+    return merged[:count], None if len(merged) >= count else end

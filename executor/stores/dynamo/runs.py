@@ -13,7 +13,7 @@ from noetl.executor.model.byte_kind import ByteKind
 from noetl.executor.model.child_runs import too_many_child_runs
 from noetl.executor.model.events import Event
 from noetl.executor.model.run import HistoryPosition, Run, RunStatus, Visit
-from noetl.executor.model.run_filter import RunFilter
+from noetl.executor.model.run_filter import RunCounts, RunFilter
 from noetl.executor.model.run_summary import RunOverview, RunSummary
 from noetl.executor.model.run_transition import check_same_request
 from noetl.executor.model.special_visits import is_pseudo_step
@@ -117,8 +117,12 @@ class DynamoRuns:
         return self._list.overview(tenant, run_id)
 
     def find(self, run_filter: RunFilter) -> tuple[list[RunSummary], str | None]:
-        """Return a page of runs, newest first, and the cursor of the next page or None."""
+        """Return a page of runs, and the cursor of the next page or None."""
         return self._list.find(run_filter)
+
+    def count(self, run_filter: RunFilter, step_seconds: float | None, limit: int) -> RunCounts:
+        """Return the numbers of the runs of a filter by interval and status."""
+        return self._list.count(run_filter, step_seconds, limit)
 
     def live_runs(self, tenant: str, playbook: str, plan_hashes: Sequence[str], limit: int) -> list[str]:
         """Return the ids of runs of a service that have not ended and have one of the plans, oldest first."""

@@ -6,6 +6,7 @@ paged. The transitions of a run are functions of `noetl.executor.model.run_trans
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,7 +26,7 @@ from noetl.executor.model.run import (
     RunStatus,
     Visit,
 )
-from noetl.executor.model.run_filter import RunFilter
+from noetl.executor.model.run_filter import RunCounts, RunFilter
 from noetl.executor.model.run_summary import RunOverview, RunSummary, latest_visits, summarize
 from noetl.executor.model.run_transition import (
     check_same_request,
@@ -110,17 +111,31 @@ class MemoryRuns:
             return RunOverview(summarize(run), run.error, latest_visits(self.visits(run_id)))
 
     def find(self, run_filter: RunFilter) -> tuple[list[RunSummary], str | None]:
-        before = None if run_filter.cursor is None else read_cursor(run_filter.cursor)
-        with self._state.lock:
-            runs = [summarize(_shown_run(record)) for record in self._state.runs.values()]
+        last = None if run_filter.cursor is None else read_cursor(run_filter.cursor)
+        is_oldest_first = run_filter.is_oldest_first
         matching = [
             run
-            for run in sorted(runs, key=lambda run: (run.created_at, run.id), reverse=True)
-            if run_filter.matches(run) and (before is None or (run.created_at, run.id) < before)
+            for run in self._matching(run_filter, is_oldest_first=is_oldest_first)
+            if last is None or ((run.created_at, run.id) > last) is is_oldest_first
+            if (run.created_at, run.id) != last
         ]
         page = matching[: run_filter.limit]
         is_last = len(page) == len(matching)
         return page, None if is_last else write_cursor(page[-1].created_at, page[-1].id)
+
+    def count(self, run_filter: RunFilter, step_seconds: float | None, limit: int) -> RunCounts:
+        runs = self._matching(replace(run_filter, text=None), is_oldest_first=False)
+        numbers = Counter(
+            (int(run.created_at // step_seconds) if step_seconds else 0, run.status) for run in runs[:limit]
+        )
+        return RunCounts(numbers, is_complete=len(runs) <= limit)
+
+    def _matching(self, run_filter: RunFilter, *, is_oldest_first: bool) -> list[RunSummary]:
+        """Return all runs of a filter in an order."""
+        with self._state.lock:
+            runs = [summarize(_shown_run(record)) for record in self._state.runs.values()]
+        ordered = sorted(runs, key=lambda run: (run.created_at, run.id), reverse=not is_oldest_first)
+        return [run for run in ordered if run_filter.matches(run)]
 
     def live_runs(self, tenant: str, playbook: str, plan_hashes: Sequence[str], limit: int) -> list[str]:
         with self._state.lock:

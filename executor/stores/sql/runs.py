@@ -21,7 +21,7 @@ from noetl.executor.model.run import (
     RunStatus,
     Visit,
 )
-from noetl.executor.model.run_filter import RunFilter
+from noetl.executor.model.run_filter import RunCounts, RunFilter, tag_keys
 from noetl.executor.model.run_summary import RunOverview, RunSummary, StepVisits
 from noetl.executor.model.run_transition import (
     check_same_request,
@@ -34,7 +34,7 @@ from noetl.executor.model.run_transition import (
 from noetl.executor.model.special_visits import deadline_visit
 from noetl.executor.model.visit_transition import enter_step
 from noetl.executor.precedence import wait_for_slice
-from noetl.executor.stores.cursors import read_cursor, read_event_id, write_cursor
+from noetl.executor.stores.cursors import read_event_id
 from noetl.executor.stores.plan_uses import deleted_plan
 from noetl.executor.stores.sql.branches import (
     BranchTransaction,
@@ -60,6 +60,7 @@ from noetl.executor.stores.sql.rows import (
     visit_from_row,
     visit_summary_from_row,
 )
+from noetl.executor.stores.sql.run_list import count_runs, find_runs
 from noetl.executor.stores.sql.waits import delete_answer
 from noetl.planner.frozen import replace
 
@@ -127,7 +128,7 @@ class SqlRuns:
                         "created_at": run.created_at,
                         "run_id": run.id,
                     }
-                    for tag in run.tags
+                    for tag in (*run.tags, *tag_keys(run.tags))
                 ],
             )
             append_events(db, run.id, 1, [run_started(run)])
@@ -160,22 +161,10 @@ class SqlRuns:
         return RunOverview(summary_from_row(rows[0]), decode_json(rows[0]["error"]), steps)
 
     def find(self, run_filter: RunFilter) -> tuple[list[RunSummary], str | None]:
-        filters = {
-            "tag": None if run_filter.tag is None else encode_json(run_filter.tag),
-            "playbook": run_filter.playbook,
-            "since": run_filter.since,
-            "queue": run_filter.queue,
-            "parent": run_filter.parent,
-            **_status_values(run_filter.status),
-        }
-        values = {name: value for name, value in filters.items() if value is not None}
-        if run_filter.cursor is not None:
-            values["last_created_at"], values["last_id"] = read_cursor(run_filter.cursor)
-        query = "runs.find" if run_filter.tag is None else "runs.find_tagged"
-        limit = run_filter.limit
-        rows = self._context.database.fetch_all(query, tenant=run_filter.tenant, limit=limit + 1, **values)
-        runs = [summary_from_row(row) for row in rows[:limit]]
-        return runs, None if len(rows) <= limit else write_cursor(runs[-1].created_at, runs[-1].id)
+        return find_runs(self._context.database, run_filter)
+
+    def count(self, run_filter: RunFilter, step_seconds: float | None, limit: int) -> RunCounts:
+        return count_runs(self._context.database, run_filter, step_seconds, limit)
 
     def live_runs(self, tenant: str, playbook: str, plan_hashes: Sequence[str], limit: int) -> list[str]:
         rows = self._context.database.fetch_all(
@@ -293,13 +282,6 @@ class SqlRuns:
     def find_request(self, tenant: str, key: str) -> tuple[str, str] | None:
         rows = self._context.database.fetch_all("runs.get_idempotency_key", tenant=tenant, key=key)
         return (rows[0]["request_hash"], rows[0]["run_id"]) if rows else None
-
-
-def _status_values(status: RunStatus | None) -> dict[str, Any]:
-    """Return the values of the conditions on the status. A run that waits has another status in its row."""
-    if status is RunStatus.WAITING:
-        return {"is_waiting": True}
-    return {"status": status, "is_open": None if status is None or status.is_final else True}
 
 
 def _read(db: Writer, run_id: str) -> Run:

@@ -49,6 +49,7 @@ SCRIPTS = {
     16: "plan_uses.sql",
     17: "run_bytes.sql",
     18: "facts.sql",
+    19: "tag_keys.sql",
 }
 """Script that brings a store to each version, from the version before it or from an empty file."""
 

@@ -390,15 +390,15 @@ class RunsContract(ContractFixtures):
 
         assert ids() == {first.id, second.id}
         assert ids(playbook="x") == {first.id}
-        assert ids(tag="red") == {first.id}
-        assert ids(tag="blue") == {first.id, second.id}
-        assert ids(tag="re") == set()
+        assert ids(tags=("red",)) == {first.id}
+        assert ids(tags=("blue",)) == {first.id, second.id}
+        assert ids(tags=("re",)) == set()
         assert ids(since=2.0) == {second.id}
-        assert ids(status=RunStatus.CANCELLED) == {first.id}
-        assert ids(status=RunStatus.QUEUED) == {second.id}
-        assert ids(status=RunStatus.QUEUED, playbook="x") == set()
+        assert ids(statuses=(RunStatus.CANCELLED,)) == {first.id}
+        assert ids(statuses=(RunStatus.QUEUED,)) == {second.id}
+        assert ids(statuses=(RunStatus.QUEUED,), playbook="x") == set()
         claim_visit(store, second, 3.0)
-        assert ids(status=RunStatus.RUNNING) == {second.id}
+        assert ids(statuses=(RunStatus.RUNNING,)) == {second.id}
 
     def test_runs_are_filtered_by_queue_and_parent(self, store: Store) -> None:
         root, other = start_run(store, now=1.0), start_run(store, now=2.0)
@@ -489,7 +489,7 @@ class RunsContract(ContractFixtures):
         waiting, running, queued = ([run.id for run in reversed(runs[first::3])] for first in range(3))
         for status, expected in (("waiting", waiting), ("running", running), ("queued", queued)):
             for limit in (1, 3, 8, 100):
-                pages = list(self.read_pages(store, RunFilter(status=RunStatus(status), limit=limit)))
+                pages = list(self.read_pages(store, RunFilter(statuses=(RunStatus(status),), limit=limit)))
                 assert [len(page) for page in pages[:-1]] == [limit] * (len(pages) - 1)
                 found = [run for page in pages for run in page]
                 assert [run.id for run in found] == expected
@@ -500,11 +500,15 @@ class RunsContract(ContractFixtures):
         store.queue.commit(succeed(store, claim_visit(store, run)), 1.0)
         for _ in range(3):
             store.queue.commit(suspend_claim(claim_visit(store, run, 1.0)), 1.0)
-        assert store.runs.find(RunFilter(status=RunStatus.WAITING)) == ([], None)
-        assert [found.id for found in store.runs.find(RunFilter(status=RunStatus.RUNNING))[0]] == [run.id]
+        assert store.runs.find(RunFilter(statuses=(RunStatus.WAITING,))) == ([], None)
+        assert [found.id for found in store.runs.find(RunFilter(statuses=(RunStatus.RUNNING,)))[0]] == [
+            run.id
+        ]
         store.queue.commit(suspend_claim(claim_visit(store, run, 1.0)), 1.0)
-        assert [found.id for found in store.runs.find(RunFilter(status=RunStatus.WAITING))[0]] == [run.id]
-        assert store.runs.find(RunFilter(status=RunStatus.RUNNING)) == ([], None)
+        assert [found.id for found in store.runs.find(RunFilter(statuses=(RunStatus.WAITING,)))[0]] == [
+            run.id
+        ]
+        assert store.runs.find(RunFilter(statuses=(RunStatus.RUNNING,))) == ([], None)
 
     def test_filters_of_a_list_are_combined(self, store: Store) -> None:
         tags: tuple[list[str], ...] = (["x"], ["x", "y", "x"], ["ÿ €"], [])
@@ -514,15 +518,15 @@ class RunsContract(ContractFixtures):
         store.runs.stop(runs[0].id, RunStatus.CANCELLED, 9.0)
         end_run(store, runs[0], RunStatus.CANCELLED, 9.0)
         expectations: list[tuple[dict[str, Any], list[int]]] = [
-            ({"tag": "x"}, [8, 5, 4, 1, 0]),
-            ({"tag": "ÿ €"}, [6, 2]),
-            ({"tag": "z"}, []),
-            ({"tag": "x", "status": RunStatus.CANCELLED}, [0]),
-            ({"tag": "x", "status": RunStatus.QUEUED, "since": 1.0}, [8, 5, 4, 1]),
-            ({"tag": "x", "playbook": "other"}, [8]),
+            ({"tags": ("x",)}, [8, 5, 4, 1, 0]),
+            ({"tags": ("ÿ €",)}, [6, 2]),
+            ({"tags": ("z",)}, []),
+            ({"tags": ("x",), "statuses": (RunStatus.CANCELLED,)}, [0]),
+            ({"tags": ("x",), "statuses": (RunStatus.QUEUED,), "since": 1.0}, [8, 5, 4, 1]),
+            ({"tags": ("x",), "playbook": "other"}, [8]),
             ({"playbook": "play", "since": 6.0}, [7, 6]),
-            ({"playbook": "play", "status": RunStatus.CANCELLED}, [0]),
-            ({"tag": "x", "tenant": "another"}, [9]),
+            ({"playbook": "play", "statuses": (RunStatus.CANCELLED,)}, [0]),
+            ({"tags": ("x",), "tenant": "another"}, [9]),
         ]
         for conditions, expected in expectations:
             for limit in (1, 2, 100):

@@ -48,7 +48,7 @@ def waiting_run(folder: Path, start: Start) -> tuple[subprocess.Popen[str], str]
     os.mkfifo("token")
     process, token = start("run", "ask.yaml"), Path("token").read_text().strip()
     store = open_store()
-    while not store.runs.find(RunFilter(status=RunStatus.WAITING))[0]:
+    while not store.runs.find(RunFilter(statuses=(RunStatus.WAITING,)))[0]:
         assert process.poll() is None
     store.close()
     return process, token

@@ -16,11 +16,12 @@ RUN: dict[str, Any] = {
     "finished_at": "2026-01-31T09:31:01.000000Z",
     "tags": ["nightly", "eu"],
     "parent": "2" * 24,
+    "headline": "check: no",
 }
 
 
 def test_a_row_has_the_facts_of_a_run() -> None:
-    assert format_runs([RUN], {"1" * 24: "check: no"}, with_header=False) == [
+    assert format_runs([RUN], with_header=False) == [
         (
             "1" * 24,
             "failed",
@@ -34,9 +35,9 @@ def test_a_row_has_the_facts_of_a_run() -> None:
 
 
 def test_an_open_run_has_no_duration_and_a_list_for_persons_has_a_header() -> None:
-    run = {**RUN, "finished_at": None, "version": None, "tags": []}
+    run = {**RUN, "finished_at": None, "version": None, "tags": [], "headline": ""}
     del run["parent"]
-    header, row = format_runs([run], {}, with_header=True)
+    header, row = format_runs([run], with_header=True)
     assert (header[0], header[-1], len(header)) == ("ID", "WHAT", len(row))
     assert row[3:] == ("", "close", "", "")
-    assert format_runs([], {}, with_header=True) == []
+    assert format_runs([], with_header=True) == []

@@ -50,7 +50,7 @@ def main(address: str, key: str) -> None:
     print({name: step.status.value for name, step in status.steps.additional_properties.items()})
     graph = get_run_graph.sync(accepted.workflow_id, client=client)
     events = get_run_events.sync(accepted.workflow_id, client=client)
-    runs = list_runs.sync(client=client, status=RunStatus.SUCCEEDED, since=status.created_at)
+    runs = list_runs.sync(client=client, status=[RunStatus.SUCCEEDED], since=status.created_at)
     print(graph.start, events.items[0].type_, [run.playbook for run in runs.items])
     refused = start_run.sync(client=client, body=SubmissionBody.from_dict({"playbook": "name: x"}))
     assert isinstance(refused, Problem), refused

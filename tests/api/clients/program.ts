@@ -13,10 +13,10 @@ const playbook: Playbook = {
   steps: [{ name: "hello", run: [{ action: "set", set: { greeting: "Hello {{ who }}" } }] }],
 };
 const submission: Submission = { playbook, input: { who: "you" }, tags: ["nightly"] };
-const query: Query = { status: "waiting", since: "2026-01-31T09:30:00Z", limit: 10 };
+const query: Query = { status: ["waiting"], since: "2026-01-31T09:30:00Z", limit: 10 };
 
 // @ts-expect-error No run has this status.
-const wrongQuery: Query = { status: "lost" };
+const wrongQuery: Query = { status: ["lost"] };
 // @ts-expect-error A request has no other members than the document says.
 const wrongSubmission: Submission = { playbook, tag: "nightly" };
 // @ts-expect-error No action has this type.

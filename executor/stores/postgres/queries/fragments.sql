@@ -42,3 +42,18 @@ coalesce(status, '') = 'ready'
 
 -- name: has_needle
 strpos(events, :needle) > 0
+
+-- The rows of `:tags`, an array of tags that are given as JSON.
+-- name: given_tags
+unnest(:tags::text[]) given (value)
+
+-- name: given_tag
+given.value
+
+-- The id of a run begins with `:text`, or its playbook has it. Only letters of ASCII have two cases.
+-- name: has_text
+(starts_with(lower(runs.id collate "C"), :text) or strpos(lower(runs.playbook collate "C"), :text) > 0)
+
+-- Number of steps from the epoch to the creation of a run. 0 is one interval for all.
+-- name: interval
+case when :step > 0 then floor(runs.created_at / :step)::bigint else 0 end

@@ -92,12 +92,34 @@ runs.id, runs.tenant, runs.playbook, runs.version, runs.plan_hash, {shown_status
 
 -- Conditions of a list of runs.
 -- name: run_filters
+and runs.created_at >= :since -- optional
+and runs.created_at < :until -- optional
+{other_run_filters}
+
+-- Conditions of a list of runs with a tag, which is read in the order of the tags.
+-- name: tagged_run_filters
+and run_tags.created_at >= :since -- optional
+and run_tags.created_at < :until -- optional
+{other_run_filters}
+
+-- name: other_run_filters
 and runs.playbook = :playbook -- optional
 and runs.queue = :queue -- optional
 and runs.parent_run = :parent -- optional
+and not exists (select 1 from {given_tags} where not {has_given_tag}) -- optional
+and (runs.status {not_silent} or {has_text}) -- optional
 and runs.status = :status -- optional
 and :is_open and not (runs.finished_at is null and {all_wait}) -- optional
 and :is_waiting and runs.finished_at is null and {all_wait} -- optional
+and :is_unfinished and runs.finished_at is null -- optional
+
+-- A run without these statuses may have a headline.
+-- name: not_silent
+not in ('succeeded', 'cancelled')
+
+-- The run has the tag of a row of `{given_tags}`.
+-- name: has_given_tag
+exists (select 1 from run_tags has where has.run_id = runs.id and has.tag = {given_tag})
 
 -- A token can still answer one of the waits of the visit, or a child run has not ended.
 -- name: answerable

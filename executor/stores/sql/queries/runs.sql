@@ -50,18 +50,66 @@ insert into run_tags values (:tenant, {tag}, :created_at, :run_id) on conflict d
 -- name: find
 select {summary_columns} from runs where runs.tenant = :tenant
 and (runs.created_at, runs.id) < (:last_created_at, :last_id) -- optional
-and runs.created_at >= :since -- optional
+and (runs.created_at, runs.id) >= (:end_created_at, :end_id) -- optional
 {run_filters}
 order by runs.created_at desc, runs.id desc limit :limit
+
+-- name: find_oldest
+select {summary_columns} from runs where runs.tenant = :tenant
+and (runs.created_at, runs.id) > (:last_created_at, :last_id) -- optional
+and (runs.created_at, runs.id) <= (:end_created_at, :end_id) -- optional
+{run_filters}
+order by runs.created_at, runs.id limit :limit
 
 -- `cross join` lets SQLite read the tags first, in their order.
 -- name: find_tagged
 select {summary_columns} from run_tags cross join runs
 where run_tags.tenant = :tenant and run_tags.tag = {tag} and runs.id = run_tags.run_id
 and (run_tags.created_at, run_tags.run_id) < (:last_created_at, :last_id) -- optional
-and run_tags.created_at >= :since -- optional
-{run_filters}
+and (run_tags.created_at, run_tags.run_id) >= (:end_created_at, :end_id) -- optional
+{tagged_run_filters}
 order by run_tags.created_at desc, run_tags.run_id desc limit :limit
+
+-- name: find_oldest_tagged
+select {summary_columns} from run_tags cross join runs
+where run_tags.tenant = :tenant and run_tags.tag = {tag} and runs.id = run_tags.run_id
+and (run_tags.created_at, run_tags.run_id) > (:last_created_at, :last_id) -- optional
+and (run_tags.created_at, run_tags.run_id) <= (:end_created_at, :end_id) -- optional
+{tagged_run_filters}
+order by run_tags.created_at, run_tags.run_id limit :limit
+
+-- The last of the next `:limit` runs of a tenant, where a search for text ends.
+-- name: find_end
+select created_at, id from runs where tenant = :tenant
+and (created_at, id) < (:last_created_at, :last_id) -- optional
+order by created_at desc, id desc limit 1 offset :limit
+
+-- name: find_oldest_end
+select created_at, id from runs where tenant = :tenant
+and (created_at, id) > (:last_created_at, :last_id) -- optional
+order by created_at, id limit 1 offset :limit
+
+-- Up to `:limit` runs with a tag.
+-- name: count_tag
+select count(*) as number from (
+    select 1 from run_tags where tenant = :tenant and tag = {tag} limit :limit
+) counted
+
+-- The newest runs of a filter, counted by interval and status.
+-- name: count
+select step, shown, count(*) as number from (
+    select {interval} as step, {shown_status} as shown from runs where runs.tenant = :tenant
+    {run_filters}
+    order by runs.created_at desc, runs.id desc limit :limit
+) as counted group by step, shown
+
+-- name: count_tagged
+select step, shown, count(*) as number from (
+    select {interval} as step, {shown_status} as shown from run_tags cross join runs
+    where run_tags.tenant = :tenant and run_tags.tag = {tag} and runs.id = run_tags.run_id
+    {tagged_run_filters}
+    order by run_tags.created_at desc, run_tags.run_id desc limit :limit
+) as counted group by step, shown
 
 -- name: find_live
 select id from runs where tenant = :tenant and playbook = :playbook and finished_at is null

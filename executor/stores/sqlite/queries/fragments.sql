@@ -42,3 +42,18 @@ status = 'ready'
 
 -- name: has_needle
 instr(events, :needle) > 0
+
+-- The rows of `:tags`, a JSON array of tags that are given as JSON.
+-- name: given_tags
+json_each(:tags) given
+
+-- name: given_tag
+json_extract(given.value, '$')
+
+-- The id of a run begins with `:text`, or its playbook has it. Only letters of ASCII have two cases.
+-- name: has_text
+(substr(lower(runs.id), 1, length(:text)) = :text or instr(lower(runs.playbook), :text) > 0)
+
+-- Number of steps from the epoch to the creation of a run. 0 is one interval for all.
+-- name: interval
+case when :step > 0 then cast(runs.created_at / :step as integer) else 0 end

@@ -1,0 +1,238 @@
+"""The service of lists of runs: pages with headlines, a search for text, and counts of runs.
+
+Problem: a headline follows from the steps of a run, and no store knows it. A list shows it for each run,
+and a search looks into it.
+
+Algorithm: a store excludes the runs that cannot match, and reads a bounded number of them (`RunFilter.text`).
+The headlines of the others are computed, up to MAX_HEADLINES for a page. A cursor carries a checksum of the
+filter of its list.
+
+Cost: one read of the steps of each run with a headline. Runs that have succeeded or were cancelled have none.
+
+Limits: a page ends early after MAX_HEADLINES headlines, or after MAX_READS reads of a search; its cursor
+continues there. `since` and `until` are not in the checksum, because they are bounds in the order of the
+list. A client may compute them anew for each page.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import zlib
+from collections import Counter
+
+from noetl.api.service.run_data import RunDataService
+from noetl.api.service.tenant import TenantContext
+from noetl.api.service.views import HistogramBucket, RunEntry, RunHistogram, RunPage, StatusCounts
+from noetl.executor.errors import RejectedError
+from noetl.executor.model.events import timestamp
+from noetl.executor.model.run import RunStatus
+from noetl.executor.model.run_filter import (
+    MAX_RUNS_PER_PAGE,
+    WITHOUT_HEADLINE,
+    RunCounts,
+    RunFilter,
+    fold_case,
+    has_text,
+)
+from noetl.executor.model.run_summary import RunSummary
+from noetl.executor.stores.cursors import write_cursor
+from noetl.planner.frozen import frozen, replace
+from noetl.planner.syntax.durations import parse_duration
+
+MAX_HEADLINES = 200
+"""The number of headlines that are computed for one page."""
+
+MAX_READS = 2
+"""The number of times that one search reads runs of the store."""
+
+MAX_COUNTED = 20_000
+"""The number of runs that one request counts at most."""
+
+MAX_BUCKETS = 500
+"""The number of intervals of a histogram."""
+
+DEFAULT_BUCKETS = 96
+"""The number of intervals of a histogram without `since`."""
+
+MAX_STEP_SECONDS = 366 * 86_400.0
+"""The greatest length of an interval."""
+
+_SEPARATOR = "."
+
+
+@frozen
+class ListedRun:
+    """A run of a list with its headline."""
+
+    summary: RunSummary
+    headline: str
+
+    def has_text(self, text: str | None) -> bool:
+        """Return whether the id, the playbook or the headline of the run has a text. None is in all."""
+        if text is None or has_text(self.summary.id, self.summary.playbook, text):
+            return True
+        return fold_case(text) in fold_case(self.headline)
+
+
+@frozen
+class RunListService:
+    """The lists of the runs of one tenant."""
+
+    context: TenantContext
+    data: RunDataService
+
+    def page(self, run_filter: RunFilter) -> RunPage:
+        """Return one page of runs with their headlines, and the cursor of the next page.
+
+        Raises:
+            RejectedError: `invalid_cursor`, also if the cursor is one of another filter or order.
+        """
+        runs, cursor = self.find(run_filter)
+        items = [RunEntry.from_summary(run.summary, run.headline) for run in runs]
+        return RunPage(items=items, next_cursor=cursor)
+
+    def find(self, run_filter: RunFilter) -> tuple[list[ListedRun], str | None]:
+        """Return the runs of one page, and the cursor of the next page or None.
+
+        Raises:
+            RejectedError: as `page` does.
+        """
+        wanted = replace(run_filter, tenant=self.context.tenant)
+        checksum = _checksum(wanted)
+        wanted = replace(wanted, cursor=_open_cursor(wanted.cursor, checksum))
+        found, cursor = self._read(wanted)
+        return found, None if cursor is None else f"{cursor}{_SEPARATOR}{checksum}"
+
+    def counts(self, run_filter: RunFilter) -> StatusCounts:
+        """Return the numbers of the runs of a filter by status. Its page and order are ignored."""
+        counts = self._count(run_filter, None)
+        numbers: Counter[RunStatus] = Counter()
+        for (_, status), number in counts.numbers.items():
+            numbers[status] += number
+        return StatusCounts(
+            total=counts.total,
+            more=not counts.is_complete,
+            statuses={name: numbers[name] for name in RunStatus},
+        )
+
+    def histogram(self, run_filter: RunFilter, step_seconds: float) -> RunHistogram:
+        """Return the numbers of the runs of a filter by status, for each interval of their creation.
+
+        Intervals begin at multiples of `step_seconds` since the epoch. Without `until`, the last one is that
+        of the present. Without `since`, there are DEFAULT_BUCKETS.
+
+        Raises:
+            RejectedError: `invalid_interval`, if there are none, or more than MAX_BUCKETS.
+        """
+        now = self.context.clock()
+        end = math.floor(now / step_seconds) + 1
+        if run_filter.until is not None:
+            end = math.ceil(run_filter.until / step_seconds)
+        first = end - DEFAULT_BUCKETS
+        if run_filter.since is not None:
+            first = math.floor(run_filter.since / step_seconds)
+        first = max(first, 0)
+        if not 0 < end - first <= MAX_BUCKETS:
+            problem = "`since` must be before `until`" if end <= first else f"{end - first:,} intervals"
+            raise RejectedError(
+                "invalid_interval", f"{problem}; a histogram has 1 to {MAX_BUCKETS} intervals of `step`"
+            )
+        since, until = run_filter.since, run_filter.until
+        wanted = replace(
+            run_filter,
+            since=first * step_seconds if since is None else since,
+            until=end * step_seconds if until is None else until,
+        )
+        counts = self._count(wanted, step_seconds)
+        buckets = [
+            HistogramBucket(
+                start=timestamp(number * step_seconds),
+                statuses={status: counts.numbers.get((number, status), 0) for status in RunStatus},
+            )
+            for number in range(first, end)
+        ]
+        return RunHistogram(
+            step_seconds=step_seconds, total=counts.total, more=not counts.is_complete, buckets=buckets
+        )
+
+    def _count(self, run_filter: RunFilter, step_seconds: float | None) -> RunCounts:
+        wanted = replace(run_filter, tenant=self.context.tenant, cursor=None)
+        if wanted.text is None:
+            return self.context.store.runs.count(wanted, step_seconds, MAX_COUNTED)
+        runs, cursor = self._read(replace(wanted, is_oldest_first=False, limit=MAX_COUNTED))
+        summaries = [run.summary for run in runs]
+        numbers = Counter(
+            (int(run.created_at // step_seconds) if step_seconds else 0, run.status) for run in summaries
+        )
+        return RunCounts(numbers, is_complete=cursor is None)
+
+    def _read(self, wanted: RunFilter) -> tuple[list[ListedRun], str | None]:
+        """Return the runs of one page, and the cursor of the store after them or None."""
+        found: list[ListedRun] = []
+        headlines, last = 0, None
+        batch = wanted
+        if wanted.text is not None:
+            batch = replace(wanted, limit=min(max(wanted.limit, MAX_HEADLINES), MAX_RUNS_PER_PAGE))
+        for _ in range(MAX_READS):
+            runs, cursor = self.context.store.runs.find(batch)
+            for position, run in enumerate(runs):
+                has_headline = run.status not in WITHOUT_HEADLINE
+                if has_headline and headlines == MAX_HEADLINES and last is not None:
+                    return found, write_cursor(last.created_at, last.id)
+                headlines, last = headlines + has_headline, run
+                listed = ListedRun(run, self.data.headline(run.id) if has_headline else "")
+                if listed.has_text(wanted.text):
+                    found.append(listed)
+                if len(found) == wanted.limit and (cursor is not None or position + 1 < len(runs)):
+                    return found, write_cursor(run.created_at, run.id)
+            if cursor is None or wanted.text is None:
+                break
+            batch = replace(batch, cursor=cursor)
+        return found, cursor
+
+
+def parse_step(text: str) -> float:
+    """Return the seconds of the step of a histogram.
+
+    >>> parse_step("15m")
+    900.0
+
+    Raises:
+        ValueError: it is no duration, or too short or too long.
+    """
+    seconds = parse_duration(text)
+    if not 1 <= seconds <= MAX_STEP_SECONDS:
+        raise ValueError("it must be at least 1 second and at most 366 days")
+    return seconds
+
+
+def _checksum(run_filter: RunFilter) -> str:
+    """Return the part of a cursor that tells lists with other filters apart."""
+    conditions = [
+        run_filter.tenant,
+        sorted({status.value for status in run_filter.statuses}),
+        run_filter.playbook,
+        sorted(set(run_filter.tags)),
+        run_filter.queue,
+        run_filter.parent,
+        None if run_filter.text is None else fold_case(run_filter.text),
+        run_filter.is_oldest_first,
+    ]
+    return f"{zlib.crc32(json.dumps(conditions).encode()):08x}"
+
+
+def _open_cursor(cursor: str | None, checksum: str) -> str | None:
+    """Return the cursor of the store in a cursor of a list.
+
+    Raises:
+        RejectedError: `invalid_cursor`.
+    """
+    if cursor is None:
+        return None
+    place, separator, found = cursor.rpartition(_SEPARATOR)
+    if not separator:
+        raise RejectedError("invalid_cursor", "the cursor does not belong to a list of runs")
+    if found != checksum:
+        raise RejectedError("invalid_cursor", "the cursor belongs to a list with another filter or order")
+    return place

@@ -1,0 +1,4 @@
+-- The table of tags has the key of each tag `KEY=VALUE`, too, so that a list finds all of its values.
+insert or ignore into run_tags
+    select tenant, substr(tag, 1, instr(tag, '=') - 1), created_at, run_id from run_tags
+    where instr(tag, '=') > 1;
