@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
-import sys
 import sysconfig
+from pathlib import Path
+
+_FOLDERS = os.pathsep.join((sysconfig.get_path("scripts"), str(Path(__file__).parents[2] / "bin")))
+"""Folders of the programs of packages: those of this Python, and that of the package of a function."""
 
 MAX_SECONDS = 120.0
 """How long Graphviz may take for a person who waits at a terminal. A service has a lower limit."""
@@ -23,17 +27,14 @@ def render(dot: str, format: str, seconds: float = MAX_SECONDS) -> bytes:
     """Render DOT text as `svg`, or as coordinates in the format `json0`, in at most `seconds`.
 
     Raises:
-        GraphvizError: neither `graphviz-pure` nor `dot` is installed, or the program has failed.
+        GraphvizError: neither `graphviz-pure` nor `dot` can be found, or the program has failed.
     """
-    scripts = sysconfig.get_path("scripts")
-    program = (
-        shutil.which("graphviz-pure", path=scripts) or shutil.which("graphviz-pure") or shutil.which("dot")
-    )
+    program = shutil.which("graphviz-pure", path=_FOLDERS) or shutil.which("graphviz-pure")
+    program = program or shutil.which("dot")
     if program is None:
-        from noetl.executor.extras import install_command
-
-        command = install_command("graph", sys.executable)
-        raise GraphvizError(f"a picture needs Graphviz; install it with `{command}`")
+        raise GraphvizError(
+            "the program `graphviz-pure` of NoETL is missing, so nothing can be drawn; install NoETL again"
+        )
     try:
         process = subprocess.run(
             [program, f"-T{format}"],

@@ -31,7 +31,7 @@ def install_command(extra: str, python: str = "python3") -> str:
 
     It names the packages and not the extra, because they come from a package index and NoETL itself may not.
 
-    >>> install_command("graph").startswith("python3 -m pip install 'graphviz-pure")
+    >>> install_command("jwt").startswith("python3 -m pip install 'pyjwt")
     True
     """
     try:

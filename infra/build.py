@@ -34,7 +34,6 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 PLATFORMS = {"arm64": "aarch64", "x86_64": "x86_64"}
 UNUSED_FILES = (
-    "bin",
     "**/__pycache__",
     "**/tests",
     "**/*.pyi",
@@ -51,13 +50,15 @@ DEFAULT_ARCHITECTURE = "arm64"
 class FunctionPackage:
     """The content of a package: subpackages of `noetl`, and requirements by their names in `pyproject.toml`.
 
-    `excluded` are paths below `noetl` that the function does not import. `max_bytes` limits the zipped size.
+    `excluded` are paths below `noetl` that the function does not import. `programs` are the commands of
+    requirements that it starts. `max_bytes` limits the zipped size.
     """
 
     packages: tuple[str, ...]
     excluded: tuple[str, ...]
     requirements: tuple[str, ...]
     max_bytes: int
+    programs: tuple[str, ...] = ()
 
 
 PACKAGES = {
@@ -74,6 +75,7 @@ PACKAGES = {
             "ahocorasick-rs",
             "fastapi",
             "google-re2",
+            "graphviz-pure",
             "jinja2",
             "mangum",
             "networkx",
@@ -83,7 +85,8 @@ PACKAGES = {
             "pyjwt",
             "pyyaml",
         ),
-        24 * MEGABYTE,
+        30 * MEGABYTE,
+        programs=("graphviz-pure",),
     ),
 }
 
@@ -119,6 +122,12 @@ def build(name: str, folder: Path, *, python: str, architecture: str) -> tuple[i
     for pattern in UNUSED_FILES:
         for path in sorted(folder.glob(pattern), reverse=True):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
+    programs = folder / "bin"
+    for program in programs.glob("*"):
+        if program.name not in package.programs:
+            program.unlink()
+    if programs.exists() and not package.programs:
+        programs.rmdir()
     is_same_python = python == f"{sys.version_info.major}.{sys.version_info.minor}"
     if is_same_python:
         _compile(folder, removes_sources=True)

@@ -134,8 +134,8 @@ def test_a_missing_graphviz_has_a_hint(noetl: Command, monkeypatch: pytest.Monke
     monkeypatch.setattr("shutil.which", lambda *_, **__: None)
     outcome = noetl("plan", "fork.yaml", "-f", "svg")
     assert (outcome.exit_code, outcome.out) == (2, "")
-    command = f"{sys.executable} -m pip install 'graphviz-pure"
-    assert outcome.err.startswith(f"noetl: a picture needs Graphviz; install it with `{command}")
+    problem = "the program `graphviz-pure` of NoETL is missing, so nothing can be drawn"
+    assert outcome.err == f"noetl: {problem}; install NoETL again\n"
 
 
 def test_a_plan_with_warnings_is_drawn(noetl: Command) -> None:

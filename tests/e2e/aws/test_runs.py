@@ -49,6 +49,11 @@ def test_the_portable_example_succeeds(service: DeployedService) -> None:
     assert answer.status_code == 200, answer.text
     assert answer.json()["status"] == "succeeded"
     assert answer.json()["result"]["customer"] == yaml.safe_load(text)["input"]["customer"]["default"]
+    workflow_id = answer.json()["workflow_id"]
+    picture = service.http.get(f"/workflows/{workflow_id}/graph", params={"format": "svg"})
+    assert (picture.status_code, picture.text[:4]) == (200, "<svg"), picture.text
+    run = service.http.get(f"/workflows/{workflow_id}", params={"include": "graph"}).json()
+    assert {name for node in run["graph"]["nodes"] for name in node["steps"]} == run["steps"].keys()
 
 
 def test_the_branches_of_a_fork_are_joined(service: DeployedService) -> None:
