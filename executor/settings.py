@@ -134,8 +134,8 @@ SETTINGS = (
         "execution",
         "`on` or `off`",
         "`on`",
-        "Whether the history of a run has the input of each attempt at an action. That is up to 2,048"
-        " characters of each rendered parameter, without secrets.",
+        "Whether the history of a run has the input of each attempt at an action, and of failed items"
+        " of loops. That is up to 2,048 characters of each rendered parameter, without secrets.",
     ),
     Setting(
         "NOETL_LEASE_SECONDS",

@@ -23,6 +23,8 @@ from noetl.api.service.data_views import (
     AttemptReport,
     LogLine,
     LogPage,
+    LoopItem,
+    LoopItems,
     RunDetails,
     RunInput,
     RunSource,
@@ -44,6 +46,7 @@ from noetl.api.service.views import (
     EventEntry,
     EventPage,
     HistogramBucket,
+    ItemState,
     PlanDescription,
     PlanGraph,
     PlaybookEntry,
@@ -59,7 +62,7 @@ from noetl.api.service.views import (
     StepState,
     View,
 )
-from noetl.executor.model.run import RunStatus
+from noetl.executor.model.run import ErrorRecord, RunStatus
 from noetl.planner.diagnostics.codes import Severity
 
 _RUN = "7c0b1f2ad1f04b0d9f1e2a3c"
@@ -114,6 +117,18 @@ _LINE = LogLine(
     stream="line",
     level="info",
     text="Hello you",
+)
+_FAILURE = ErrorRecord(
+    type="CommandFailed",
+    message="item 17 of 500: the command ended with exit code 3",
+    action="greet",
+    step="hello",
+    attempt=1,
+    retryable=True,
+    status=None,
+    details=None,
+    line=5,
+    item={"number": 17, "total": 500, "value": '"you"'},
 )
 _VIEWS: tuple[View, ...] = (
     AcceptedRun(workflow_id=_RUN, status=RunStatus.QUEUED, playbook="greet", plan_hash=_HASH, links=_LINKS),
@@ -244,6 +259,26 @@ _VIEWS: tuple[View, ...] = (
                 duration=DurationReport(count=3, median_ms=0.4, p95_ms=0.5, max_ms=0.5),
             )
         },
+    ),
+    LoopItems(
+        workflow_id=_RUN,
+        step="hello",
+        visit=1,
+        status=StepState.SUCCEEDED,
+        loop="run",
+        total=500,
+        counts={"succeeded": 499, "failed": 1},
+        items=[
+            LoopItem(
+                number=17,
+                state=ItemState.FAILED,
+                value='"you"',
+                attempts=1,
+                error=_FAILURE,
+                input={"message": "Hello you"},
+            )
+        ],
+        next_cursor=None,
     ),
     RunInput(workflow_id=_RUN, input={"who": "you"}),
     RunSource(workflow_id=_RUN, playbook="greet", version=None, plan_hash=_HASH, source=_TEXT),

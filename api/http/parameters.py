@@ -28,10 +28,12 @@ from pydantic import (
 
 from noetl.api.http.problems import Problem
 from noetl.api.service.inbox import RUNS_PER_PAGE
+from noetl.api.service.loop_items import ITEMS_PER_PAGE, MAX_ITEMS_PER_PAGE, ItemQuery
 from noetl.api.service.run_data import LINES_PER_PAGE
 from noetl.api.service.run_lists import parse_step
 from noetl.api.service.runs import EVENTS_PER_PAGE
 from noetl.api.service.statistics import DEFAULT_RUNS, MAX_RUNS
+from noetl.api.service.views import ItemState
 from noetl.executor.model.run import RunStatus
 from noetl.executor.model.run_filter import MAX_RUNS_PER_PAGE, RunFilter
 from noetl.executor.model.tracing import parse_trace
@@ -311,6 +313,26 @@ class StepQuery(BaseModel):
     visit: WholeNumber | None = Field(
         None, ge=1, description="The number of the visit, from 1. Default: the latest."
     )
+
+
+class ItemsQuery(BaseModel):
+    """The query parameters of the items of a loop."""
+
+    step: str = Field(description="The name of the step.", examples=["hello"])
+    visit: WholeNumber | None = Field(
+        None, ge=1, description="The number of the visit, from 1. Default: the latest."
+    )
+    loop: str | None = Field(
+        None, description="The position of the loop in the step. Default: the last that has begun."
+    )
+    state: ItemState | None = Field(None, description="Only items with this state.")
+    limit: WholeNumber = Field(
+        ITEMS_PER_PAGE, ge=1, le=MAX_ITEMS_PER_PAGE, description="The most items of the page."
+    )
+    cursor: str | None = Field(None, description=CURSOR_DESCRIPTION)
+
+    def to_query(self) -> ItemQuery:
+        return ItemQuery(self.step, self.visit, self.loop, self.state, self.cursor, self.limit)
 
 
 class LogQuery(BaseModel):

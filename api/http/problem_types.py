@@ -95,6 +95,7 @@ PROBLEM_TYPES: Mapping[str, ProblemType] = {
     ),
     "invalid-playbook": ProblemType(422, "The playbook has 1 error; nothing was started or stored."),
     "invalid-text": ProblemType(422, "the store cannot hold the character U+0000"),
+    "no-loop": ProblemType(422, "step `hello` has no loop"),
     "too-much-work": ProblemType(422, "The compilation of the playbook takes more than 10 s."),
     "unknown-step": ProblemType(422, "unknown step `helo`; did you mean `hello`?"),
     "quota-exceeded": ProblemType(

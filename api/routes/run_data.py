@@ -1,4 +1,4 @@
-"""Routes of the data of a run: the run at a glance, one visit of a step, the log, the input and the text."""
+"""Routes of the data of a run: at a glance, visits of steps, items, the log, the input and the text."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from noetl.api.http.openapi import problems, response_body
-from noetl.api.http.parameters import LogQuery, StepQuery
+from noetl.api.http.parameters import ItemsQuery, LogQuery, StepQuery
 from noetl.api.http.problems import Problem
 from noetl.api.http.responses import JsonResponse
 from noetl.api.routes.dependencies import ReadServices, RunId
 from noetl.api.routes.run_drawing import COORDINATES, draw_run
-from noetl.api.service.data_views import LogPage, RunDetails, RunInput, RunSource, StepData
+from noetl.api.service.data_views import LogPage, LoopItems, RunDetails, RunInput, RunSource, StepData
 
 Include = Annotated[
     Literal["graph"] | None,
@@ -56,6 +56,16 @@ async def get_run(
 def get_step(workflow_id: RunId, services: ReadServices, query: Annotated[StepQuery, Query()]) -> Response:
     """Return one visit of a step: what it received, did, saved and wrote, and which case followed."""
     return JsonResponse(services.data.step(workflow_id, query.name, query.visit))
+
+
+@router.get(
+    "/{workflow_id}/items",
+    responses={200: response_body(LoopItems, description="A page of items.")},
+    openapi_extra=problems("not-found", "no-loop", "invalid-cursor"),
+)
+def get_items(workflow_id: RunId, services: ReadServices, query: Annotated[ItemsQuery, Query()]) -> Response:
+    """Return items of a loop with their states and errors, and the counts of all states."""
+    return JsonResponse(services.items.page(workflow_id, query.to_query()))
 
 
 @router.get(

@@ -10,6 +10,8 @@ from typing import Any
 
 from noetl.api.service.graph_views import RunGraph
 from noetl.api.service.views import (
+    ItemState,
+    ItemWait,
     LoopReport,
     RunProgress,
     StepReport,
@@ -131,6 +133,45 @@ class StepData(View, schema_name="StepData"):
     attempts: Sequence[AttemptReport]
     lines: Sequence[LogLine]
     cut: Mapping[str, int] | None = None
+
+
+class LoopItem(View, schema_name="LoopItem"):
+    """Item of a loop: its number from 1, and its state.
+
+    `value` is the beginning of the item as JSON. `attempts` are those of the action that failed or waits.
+    `input` has the rendered parameters of the action that failed, and `cut` the lengths of those of which it
+    has only the beginning. What is not recorded is left out.
+    """
+
+    number: int
+    state: ItemState
+    value: str | None = None
+    attempts: int | None = None
+    error: ErrorRecord | None = None
+    input: Mapping[str, Any] | None = None
+    cut: Mapping[str, int] | None = None
+    waiting_for: ItemWait | None = None
+
+
+class LoopItems(View, schema_name="LoopItems"):
+    """Page of the items of a loop of a visit, whose status is `status`.
+
+    `loop` is the position of the loop in the step, and null before it has begun. `loops` is present if the
+    visit has several. `total` is null before the loop has reported its items. `counts` are the numbers of
+    items by state. `unlisted` counts those of which is not recorded which they are. They are on no page.
+    """
+
+    workflow_id: str
+    step: str
+    visit: int
+    status: StepState
+    loop: str | None
+    loops: Sequence[LoopReport] | None = None
+    total: int | None
+    counts: Mapping[str, int]
+    unlisted: Mapping[str, int] | None = None
+    items: Sequence[LoopItem]
+    next_cursor: str | None
 
 
 class RunInput(View, schema_name="RunInput"):

@@ -39,6 +39,7 @@ from noetl.api.service.visit_history import find_transition, list_attempts, to_l
 from noetl.executor.model.events import Event, timestamp
 from noetl.executor.model.json_values import write_json
 from noetl.executor.model.run import Run, Visit, VisitStatus
+from noetl.executor.model.run_summary import RunSummary
 from noetl.planner.diagnostics.diagnostic import did_you_mean
 from noetl.planner.diagnostics.wording import abbreviate
 from noetl.planner.frozen import frozen
@@ -159,13 +160,23 @@ class RunDataService:
             NotFoundError: the tenant has no such run, the run has no such step, or the step no such visit.
         """
         run = self.runs.get(run_id)
+        visit, number_of_visits = self.find_visit(run, name, number)
+        return self._describe_visit(run, visit, number_of_visits)
+
+    def find_visit(self, run: Run | RunSummary, name: str, number: int | None = None) -> tuple[Visit, int]:
+        """Return a visit of a step without its outputs, and how often the step was visited.
+
+        Raises:
+            NotFoundError: the run has no such step, or the step no such visit.
+        """
         self._check_step(run.plan_hash, name)
-        visits = self._find_visits(run, name)
+        visits = self._find_visits(run.id, name)
         visit = next((visit for visit in reversed(visits) if number in (None, visit.number)), None)
         if visit is None:
+            self.runs.summary(run.id)  # The run may have been deleted meanwhile.
             problem = "has not started" if not visits else f"has no visit {number}; it has {len(visits)}"
             raise NotFoundError(f"step `{abbreviate(name)}` of run `{run.id}` {problem}")
-        return self._describe_visit(run, visit, len(visits))
+        return visit, len(visits)
 
     def _check_step(self, plan_hash: str, name: str) -> None:
         names = self.context.step_names(plan_hash)
@@ -173,9 +184,9 @@ class RunDataService:
             hint = did_you_mean(name, names)
             raise NotFoundError(f"unknown step `{abbreviate(name)}`" + (f"; {hint}" if hint else ""))
 
-    def _find_visits(self, run: Run, name: str) -> list[Visit]:
+    def _find_visits(self, run_id: str, name: str) -> list[Visit]:
         """Return the visits of a step that have started, in the order of their numbers."""
-        visits = [visit for visit in self.context.store.runs.visits(run.id) if visit.step == name]
+        visits = [visit for visit in self.context.store.runs.visits(run_id) if visit.step == name]
         started = [
             visit
             for visit in visits

@@ -9,6 +9,7 @@ from functools import lru_cache
 from noetl.api.service.callbacks import CallbackService
 from noetl.api.service.compiler import PlaybookCompiler
 from noetl.api.service.inbox import InboxService
+from noetl.api.service.loop_items import LoopItemService
 from noetl.api.service.playbooks import PlaybookService
 from noetl.api.service.run_data import RunDataService
 from noetl.api.service.run_lists import RunListService
@@ -28,6 +29,7 @@ class TenantServices:
         self.runs = RunService(context)
         self.data = RunDataService(context, self.runs)
         self.lists = RunListService(context, self.data)
+        self.items = LoopItemService(self.data)
         self.inbox = InboxService(context, self.runs)
         self.playbooks = PlaybookService(context)
         self.statistics = StatisticsService(context)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from noetl.api.service.views import LoopReport, QuestionReport, StepReport, StepState, WaitReport
+from noetl.api.service.views import ItemWait, LoopReport, QuestionReport, StepReport, StepState, WaitReport
 from noetl.executor.actions import catalogue
 from noetl.executor.model.events import timestamp
 from noetl.executor.model.outcome import Outcome
@@ -61,16 +61,26 @@ def visit_state(run_status: RunStatus, visit: VisitSummary | Visit) -> StepState
 
 def visit_waits(visit: VisitSummary | Visit) -> WaitReport:
     """Return what resumes a waiting visit: a time, answers to actions, ends of child runs, or retries."""
-    entries = [(position, entry) for position, entry in _journal(visit).items() if "action" in entry]
+    return WaitReport(
+        until=timestamp(visit.due_at) if visit.due_at < NEVER else None, **_waits(_journal(visit))
+    )
+
+
+def item_waits(journal: Mapping[str, Any]) -> ItemWait:
+    """Return what resumes an item of a loop that waits, from the journal entries of its actions."""
+    return ItemWait(**_waits(journal))
+
+
+def _waits(journal: Mapping[str, Any]) -> dict[str, Any]:
+    entries = [(position, entry) for position, entry in journal.items() if "action" in entry]
     suspended = [(position, entry) for position, entry in entries if "memory" in entry]
     questions = [_find_question(position, entry) for position, entry in suspended]
-    return WaitReport(
-        until=timestamp(visit.due_at) if visit.due_at < NEVER else None,
-        actions=sorted({entry["action"] for _, entry in suspended}),
-        workflows=[run for _, entry in suspended if (run := _find_child_run(entry)) is not None],
-        retried=sorted({entry["action"] for _, entry in entries if "memory" not in entry}) or None,
-        questions=[question for question in questions if question is not None] or None,
-    )
+    return {
+        "actions": sorted({entry["action"] for _, entry in suspended}),
+        "workflows": [run for _, entry in suspended if (run := _find_child_run(entry)) is not None],
+        "retried": sorted({entry["action"] for _, entry in entries if "memory" not in entry}) or None,
+        "questions": [question for question in questions if question is not None] or None,
+    }
 
 
 def _find_question(position: str, entry: Mapping[str, Any]) -> QuestionReport | None:

@@ -97,6 +97,22 @@ class StepState(StrEnum):
     CANCELLED = "cancelled"
 
 
+class ItemState(StrEnum):
+    """The state of an item of a loop.
+
+    `open`: it has not ended, and its step runs. It may run, wait, or have to begin. `cancelled`: it has not
+    ended, and the loop has.
+    """
+
+    PENDING = "pending"
+    OPEN = "open"
+    WAITING = "waiting"
+    RETRYING = "retrying"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
 class RunEntry(View, schema_name="Summary"):
     """Run of a list.
 
@@ -215,6 +231,15 @@ class WaitReport(View, schema_name="WaitingFor"):
     """
 
     until: Timestamp | None
+    actions: Sequence[str]
+    workflows: Sequence[str]
+    retried: Sequence[str] | None = None
+    questions: Sequence[QuestionReport] | None = None
+
+
+class ItemWait(View, schema_name="ItemWaitingFor"):
+    """Reasons that an item of a loop waits or is retried. The members are those of `WaitingFor`."""
+
     actions: Sequence[str]
     workflows: Sequence[str]
     retried: Sequence[str] | None = None

@@ -11,6 +11,7 @@ from typing import Any
 
 from noetl.executor.actions import catalogue, handler
 from noetl.executor.actions.action import Call, Suspend
+from noetl.executor.engine.kept_data import ActionCall
 from noetl.executor.engine.rendering import render_parameters
 from noetl.executor.engine.run_bytes import Log, limit_files, limit_log
 from noetl.executor.engine.scope import Scope
@@ -91,6 +92,7 @@ class RetryLoop:
             attempt = self._start(attempt)
             result = self._perform(attempt)
             if not isinstance(result, Outcome):
+                self._keep_failure(attempt, None)
                 return result
             delay = (
                 None
@@ -355,18 +357,26 @@ class RetryLoop:
         self, attempt: _Attempt, declaration: ActionDeclaration, call: Call | None, secrets: SecretAccess
     ) -> None:
         """Record the start of a new attempt with its input. Without a call, its input has no value."""
-        context, started_at = self.context, attempt.started_at
-        if not attempt.is_new or context.events.drops_events or started_at is None:
+        context, started_at, kept = self.context, attempt.started_at, self.context.kept_data
+        started = (
+            None
+            if call is None or kept is None
+            else ActionCall(declaration, call.parameters, secrets.has_revealed_short)
+        )
+        if context.events.drops_events:
+            if kept is not None and started is not None:
+                kept.remember_call(self.position, started)
             return
-        details = {}
-        if context.kept_data is not None and call is not None:
-            details = context.kept_data.describe_input(
-                declaration, call.parameters, masks_secrets=secrets.has_revealed_short
-            )
+        if not attempt.is_new or started_at is None:
+            return
+        details = {} if kept is None or started is None else kept.describe_input(started)
         self._record_event("action.started", started_at, details)
 
     def _record_end(self, attempt: _Attempt, outcome: Outcome, delay: float | None) -> None:
         """Record how an attempt ended, and the delay before the next one."""
+        if self.context.events.drops_events:
+            self._keep_failure(attempt, outcome if delay is None else None)
+            return
         now, started_at = self.context.clock(), attempt.started_at
         if outcome.error is None:
             self._record_event("action.completed", now, {}, started_at)
@@ -376,6 +386,19 @@ class RetryLoop:
             self._record_event("action.failed", now, {"error": error}, started_at)
         else:
             self._record_event("action.retrying", now, {"error": error, "wait_seconds": delay}, started_at)
+
+    def _keep_failure(self, attempt: _Attempt, outcome: Outcome | None) -> None:
+        """Keep the call of an item of a loop until its item has ended if it has failed finally, else drop it.
+
+        Without an outcome, the action waits or is retried.
+        """
+        kept = self.context.kept_data
+        if kept is None:
+            return
+        if outcome is not None and outcome.error is not None:
+            kept.keep_failed_call(self.position, outcome.error, attempt.number)
+        else:
+            kept.forget_call(self.position)
 
     def _record_event(
         self, type: str, happened_at: float, details: Mapping[str, Any], started_at: float | None = None

@@ -38,6 +38,9 @@ MAX_BATCH_CHARACTERS = 32 * 1024
 """The limits of one batch that is written while a visit is running: events, and characters of JSON payload.
 """
 
+_KEPT_EVENTS = ("action.log", "loop.item_failed")
+"""The events that only keep data: what they report is counted elsewhere."""
+
 T = TypeVar("T")
 
 
@@ -73,13 +76,13 @@ class EventBuffer:
         return self._written > before
 
     def drop_kept_data(self) -> bool:
-        """Drop the lines and the inputs in the events, and return whether there were any.
+        """Drop the lines, the failed items and the inputs in the events. Return whether there were any.
 
         A store that cannot keep them together with the outcome of a step keeps the outcome.
         """
         with self._append_lock:
             before = list(self._events)
-            self._events = [_without_input(event) for event in before if event.type != "action.log"]
+            self._events = [_without_input(event) for event in before if event.type not in _KEPT_EVENTS]
             return self._events != before
 
     def report_progress(self, loop: str, event: Callable[[], Event], *, is_final: bool) -> None:

@@ -7,9 +7,14 @@ Algorithm: events carry the data. `action.started` has the rendered parameters. 
 the action `log`, or the output of a command. Of a longer value only the beginning is kept, and its length.
 One segment of a visit keeps MAX_KEPT_CHARACTERS; later data is left out, and the last line says so.
 
-Cost: one encoding of each parameter as JSON. No additional event for an action that writes nothing.
+The items of a loop have no events of their actions. A failed item has the event `loop.item_failed`, with its
+error and the input of the action that failed. Until an item has ended, its call is only referred to.
 
-Limits: the items of a loop keep their lines, and not their inputs. The error of a failed item has its values.
+Cost: one encoding of each parameter as JSON. No additional event for an action that writes nothing. For an
+item that succeeds, one entry of a dictionary is set and removed.
+
+Limits: one segment keeps MAX_ITEMS_CHARACTERS of failed items. Later ones are only counted. Of items that
+succeed, the lines are kept, and not the inputs.
 """
 
 from __future__ import annotations
@@ -23,9 +28,10 @@ from noetl.executor.engine.event_buffer import EventBuffer
 from noetl.executor.errors import SettingError
 from noetl.executor.model.events import Event
 from noetl.executor.model.json_values import to_json_value, write_json
-from noetl.executor.model.run import Visit
+from noetl.executor.model.run import FailedItem, Visit
 from noetl.executor.security.redaction import MASK, redacted_head
 from noetl.planner.catalogue import ActionDeclaration
+from noetl.planner.frozen import frozen, replace
 
 if TYPE_CHECKING:
     from noetl.executor.model.sql import Sql
@@ -44,6 +50,18 @@ MAX_LINE_CHARACTERS = 8192
 MAX_KEPT_CHARACTERS = 64 * 1024
 """How much the history keeps of all actions of a segment."""
 
+MAX_ITEMS_CHARACTERS = 64 * 1024
+"""How much the history keeps of all failed items of a segment."""
+
+MAX_ITEM_INPUT_CHARACTERS = 4096
+"""How much the history keeps of the input of one failed item."""
+
+_MAX_ERROR_CHARACTERS = 2048
+"""How much the history keeps of the message of a failed item, and how much of its details."""
+
+_MAX_FAILED_CALLS = 256
+"""How many calls that have failed are referred to until their items have ended: some for each thread."""
+
 _COMPUTED = "(computed for each item)"
 """Stands for a parameter that the action itself evaluates."""
 
@@ -60,6 +78,66 @@ def keeps_inputs(environ: Mapping[str, str] = os.environ) -> bool:
     return text == "on"
 
 
+class _KeptAllowance:
+    """A number of characters that may be kept. Threads may share it."""
+
+    def __init__(self, characters: int) -> None:
+        self.free = characters
+        self._lock = threading.Lock()
+
+    def reserve(self, characters: int) -> bool:
+        """Return whether so many further characters may be kept, and count them."""
+        with self._lock:
+            if characters > self.free:
+                return False
+            self.free -= characters
+            return True
+
+
+@frozen
+class ActionCall:
+    """A call of an action with rendered parameters.
+
+    With `masks_secrets`, those that may contain a secret are masked. It is for secrets
+    that are too short to be found in texts.
+    """
+
+    declaration: ActionDeclaration
+    parameters: Mapping[str, Any]
+    masks_secrets: bool
+
+    def describe(self, allowance: _KeptAllowance) -> dict[str, Any]:
+        """Return `input`, the values of the parameters, and `cut`, the lengths of those kept in part."""
+        kept: dict[str, Any] = {}
+        cut: dict[str, int] = {}
+        is_saved = any(True for _ in self.declaration.saved_names(self.parameters))
+        limit = MAX_SAVED_CHARACTERS if is_saved else MAX_VALUE_CHARACTERS
+        for name, value in self.parameters.items():
+            declared = self.declaration.parameters.get(name)
+            if self.masks_secrets and declared is not None and declared.secrets:
+                kept[name] = MASK
+                continue
+            shown = to_json_value(_to_plain_data(value))
+            text = write_json(shown)
+            if not allowance.reserve(min(len(text), limit)):
+                cut[name] = len(text)
+            elif len(text) > limit:
+                beginning = shown if isinstance(shown, str) else text
+                kept[name], cut[name] = redacted_head(beginning, limit), len(text)
+            else:
+                kept[name] = shown
+        return {"input": kept, **({"cut": cut} if cut else {})}
+
+
+@frozen
+class _FailedCall:
+    """A call that has failed finally, its error, and the number of its attempts."""
+
+    error: Mapping[str, Any]
+    call: ActionCall | None
+    attempts: int
+
+
 class KeptData:
     """The data that the history keeps of the actions of one segment of `visit`. Threads may share it."""
 
@@ -70,40 +148,55 @@ class KeptData:
         self._visit = visit
         self._clock = clock
         self._with_inputs = with_inputs
-        self._free = MAX_KEPT_CHARACTERS
+        self._allowance = _KeptAllowance(MAX_KEPT_CHARACTERS)
+        self._items_allowance = _KeptAllowance(MAX_ITEMS_CHARACTERS)
+        self._calls: dict[str, ActionCall] = {}
+        self._failed_calls: dict[int, _FailedCall] = {}
         self._is_full = False
         self._lock = threading.Lock()
 
-    def describe_input(
-        self, declaration: ActionDeclaration, parameters: Mapping[str, Any], *, masks_secrets: bool
-    ) -> dict[str, Any]:
-        """Return what the event `action.started` says of rendered parameters.
+    def describe_input(self, call: ActionCall) -> dict[str, Any]:
+        """Return what the event `action.started` says of a call: `input` and `cut`."""
+        return call.describe(self._allowance) if self._with_inputs else {}
 
-        `input` has the values, and `cut` the lengths of those of which only a part is kept. With
-        `masks_secrets`, a parameter that may contain a secret is a mask. It is for secrets that are too short
-        to be found in texts.
-        """
-        if not self._with_inputs:
-            return {}
-        kept: dict[str, Any] = {}
-        cut: dict[str, int] = {}
-        is_saved = any(True for _ in declaration.saved_names(parameters))
-        limit = MAX_SAVED_CHARACTERS if is_saved else MAX_VALUE_CHARACTERS
-        for name, value in parameters.items():
-            declared = declaration.parameters.get(name)
-            if masks_secrets and declared is not None and declared.secrets:
-                kept[name] = MASK
-                continue
-            shown = to_json_value(_to_plain_data(value))
-            text = write_json(shown)
-            if not self._reserve(min(len(text), limit)):
-                cut[name] = len(text)
-            elif len(text) > limit:
-                beginning = shown if isinstance(shown, str) else text
-                kept[name], cut[name] = redacted_head(beginning, limit), len(text)
-            else:
-                kept[name] = shown
-        return {"input": kept, **({"cut": cut} if cut else {})}
+    def remember_call(self, position: str, call: ActionCall) -> None:
+        """Keep the call of an item of a loop, whose action is at `position`, until it has ended."""
+        if self._with_inputs:
+            self._calls[position] = call
+
+    def forget_call(self, position: str) -> None:
+        """Drop the call of an item that has not failed finally."""
+        self._calls.pop(position, None)
+
+    def keep_failed_call(self, position: str, error: Mapping[str, Any], attempts: int) -> None:
+        """Keep the call that has failed with an error, until its item has ended."""
+        self._add_failed_call(_FailedCall(error, self._calls.pop(position, None), attempts))
+
+    def replace_error(self, cause: Mapping[str, Any], error: Mapping[str, Any]) -> None:
+        """Move the call of an error to the error that a loop has made of it."""
+        with self._lock:
+            failed = self._failed_calls.pop(id(cause), None)
+        if failed is not None:
+            self._add_failed_call(replace(failed, error=error))
+
+    def add_failed_item(
+        self, loop: str, item: FailedItem, cause: Mapping[str, Any], error: Mapping[str, Any]
+    ) -> None:
+        """Add a failed item of the loop at a position to the history. `error` follows from its `cause`."""
+        with self._lock:
+            failed = self._failed_calls.pop(id(cause), None)
+        shown = shorten_error(error)
+        if not self._items_allowance.reserve(len(write_json(shown))):
+            return
+        payload: dict[str, Any] = {"position": loop, "item": item, "error": shown}
+        if failed is not None:
+            payload["attempts"] = failed.attempts
+        if failed is not None and failed.call is not None:
+            allowance = _KeptAllowance(min(MAX_ITEM_INPUT_CHARACTERS, self._items_allowance.free))
+            before = allowance.free
+            payload |= failed.call.describe(allowance)
+            self._items_allowance.reserve(before - allowance.free)
+        self._append("loop.item_failed", payload)
 
     def add_line(self, action: str, position: str, line: Mapping[str, Any]) -> None:
         """Add a line of an action to the history. `line` has its `stream` and its `text`, without secrets."""
@@ -111,7 +204,7 @@ class KeptData:
         payload = {"action": action, "position": position, **line}
         if len(text) > MAX_LINE_CHARACTERS:
             payload |= {"text": redacted_head(text, MAX_LINE_CHARACTERS), "cut": len(text)}
-        if not self._reserve(len(payload["text"]) + len(write_json(line.get("fields", {})))):
+        if not self._allowance.reserve(len(payload["text"]) + len(write_json(line.get("fields", {})))):
             if self._is_full:
                 return
             self._is_full = True
@@ -119,18 +212,28 @@ class KeptData:
             payload["text"] = (
                 f"the history keeps {MAX_KEPT_CHARACTERS:,} characters; later lines are left out"
             )
+        self._append("action.log", payload)
+
+    def _append(self, type: str, payload: Mapping[str, Any]) -> None:
         visit = self._visit
         self._events.append(
-            Event("action.log", self._clock(), visit.step, visit.number, visit.attempt, payload=payload)
+            Event(type, self._clock(), visit.step, visit.number, visit.attempt, payload=payload)
         )
 
-    def _reserve(self, characters: int) -> bool:
-        """Return whether so many further characters may be kept, and count them."""
+    def _add_failed_call(self, failed: _FailedCall) -> None:
         with self._lock:
-            if characters > self._free:
-                return False
-            self._free -= characters
-            return True
+            self._failed_calls[id(failed.error)] = failed
+            if len(self._failed_calls) > _MAX_FAILED_CALLS:
+                del self._failed_calls[next(iter(self._failed_calls))]
+
+
+def shorten_error(error: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an error whose message and details are not long. Of long ones the beginning is left."""
+    shown = {**error, "message": redacted_head(str(error["message"]), _MAX_ERROR_CHARACTERS)}
+    text = write_json(error.get("details"))
+    if len(text) > _MAX_ERROR_CHARACTERS:
+        shown["details"] = redacted_head(text, _MAX_ERROR_CHARACTERS)
+    return shown
 
 
 def _to_plain_data(value: Any) -> Any:

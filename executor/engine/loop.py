@@ -42,7 +42,7 @@ from noetl.executor.model.outcome import (
     WorkSuspension,
     combine_suspensions,
 )
-from noetl.executor.model.run import BatchResult, FailedItem
+from noetl.executor.model.run import BatchResult, ErrorRecord, FailedItem
 from noetl.executor.precedence import wait_for_slice
 from noetl.planner.frozen import frozen
 from noetl.planner.kinds import describe_kind_of
@@ -142,6 +142,21 @@ class LoopRun:
             )
 
         context.events.report_progress(self.position, make_event, is_final=is_final)
+
+    def report_failed_item(
+        self, describe_item: Callable[[], FailedItem], cause: ErrorRecord, error: ErrorRecord
+    ) -> None:
+        """Record a failed item as an event. An inner loop leaves it to the loop around it.
+
+        `error` follows from the `cause`, which the work of the item has returned.
+        """
+        kept = self.context.kept_data
+        if kept is None:
+            return
+        if self.context.events.drops_events:
+            kept.replace_error(cause, error)
+        else:
+            kept.add_failed_item(self.position, describe_item(), cause, error)
 
 
 @frozen
@@ -274,7 +289,12 @@ class _BatchRun:
         """Add the outcome of an item, and drop what the item saved."""
         item_scope = self._scopes.pop(index)
         item_scope.release(self._context.memory_budget)
+        cause = outcome.error
         outcome = self._context.reserve_outcome(outcome, item_scope, self._describe_item(index))
+        if outcome.failed and outcome.error is not None:
+            self._loop_run.report_failed_item(
+                self._describe_item(index), cause or outcome.error, outcome.error
+            )
         with self._lock:
             self._running -= 1
             self._outcomes[index] = outcome

@@ -178,6 +178,14 @@ class RunStore(Protocol):
         """Return the named visits, or all, with the names that they saved and their results."""
         ...
 
+    def failures_text(self, run_id: str, visit_id: str, start: int, length: int) -> str:
+        """Return up to `length` characters of the JSON of the failed items of a visit, from `start` on.
+
+        It is compact JSON in ASCII. So a reader of many failures decodes only those of a page.
+        The text is empty past its end, and if the visit has none.
+        """
+        ...
+
     def batch_results(self, run_id: str, visit_id: str, loop: str) -> list[Sequence[Any]]:
         """Return the committed batch results of one loop of a visit, in order; `loop` is its position in the
         work.

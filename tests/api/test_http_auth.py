@@ -28,7 +28,11 @@ from tests.api.responses import assert_problem
 
 pytestmark = pytest.mark.anyio
 
-GREET = "name: greet\nsteps: [{name: greet, run: [{action: log, message: hello}]}]\noutput: {said: hello}\n"
+GREET = """\
+name: greet
+steps: [{name: greet, loop: {items: [1]}, run: [{action: log, message: hello}]}]
+output: {said: hello}
+"""
 YAML = {"Content-Type": "application/yaml"}
 
 ROW = re.compile(r"^\| `([A-Z]+) (/[^`]*)` \| (?:`(\w+)`|none) \|", re.MULTILINE)
@@ -73,7 +77,8 @@ async def send_request(
     if method == "post" and path in ("/workflows/run", "/playbooks", "/plan"):
         return await http.post(path, headers=headers | YAML, content=GREET)
     body = {"step": "greet"} if path.endswith("/answer") else None
-    query = {"name": "greet"} if path.endswith("/step") else None
+    names = {"/step": {"name": "greet"}, "/items": {"step": "greet"}}
+    query = next((query for end, query in names.items() if path.endswith(end)), None)
     return await http.request(method, path.format_map(ids), headers=headers, json=body, params=query)
 
 

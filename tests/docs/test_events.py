@@ -16,8 +16,8 @@ TEXT = """
     timeout: 50s
     steps:
     - name: a
-      loop: {items: [1, 2], batch: 1}
-      run: [{action: set, set: {x: "{{ item }}"}}]
+      loop: {items: [1, 2], batch: 1, on_error: continue}
+      run: [{action: set, set: {x: "{{ item }}"}}, {action: fail, message: "{{ 'y' * 9000 }}"}]
       rule: [{case: "{{ input.why == 'never' }}", run: [b]}, {case: default, run: [b]}]
     - name: b
       retry: {attempts: 2, delay: 1s}

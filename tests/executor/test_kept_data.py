@@ -13,6 +13,7 @@ from noetl.executor.engine.kept_data import (
     MAX_KEPT_CHARACTERS,
     MAX_LINE_CHARACTERS,
     MAX_VALUE_CHARACTERS,
+    ActionCall,
     KeptData,
     keeps_inputs,
 )
@@ -38,7 +39,7 @@ def events_of(buffer: EventBuffer) -> list[Event]:
 
 
 def describe(kept: KeptData, type: str, *, masks_secrets: bool = False, **parameters: Any) -> dict[str, Any]:
-    return kept.describe_input(catalogue()[type], parameters, masks_secrets=masks_secrets)
+    return kept.describe_input(ActionCall(catalogue()[type], parameters, masks_secrets))
 
 
 def test_parameters_are_kept_as_json() -> None:

@@ -42,6 +42,7 @@ from noetl.executor.stores.dynamo.visit_items import (
     without_outputs,
 )
 from noetl.executor.stores.plan_uses import deleted_plan
+from noetl.executor.stores.sql.rows import encode_json
 from noetl.planner.frozen import replace
 
 logger = logging.getLogger("noetl.executor")
@@ -197,6 +198,11 @@ class DynamoRuns:
             wanted_ids = frozenset(visit_ids)
             chosen = [visit for visit in visits if visit.id in wanted_ids]
         return sorted(chosen, key=lambda visit: (visit.clock, visit.id))
+
+    def failures_text(self, run_id: str, visit_id: str, start: int, length: int) -> str:
+        """Return a part of the JSON of the failed items of a visit. All outputs of the visit are read."""
+        failures = [list(visit.failures) for visit in self.visits_with_outputs(run_id, [visit_id])]
+        return encode_json(failures[0])[start : start + length] if failures and failures[0] else ""
 
     def batch_results(self, run_id: str, visit_id: str, loop: str) -> list[Sequence[Any]]:
         """Return the committed batch results of one loop of a visit, in order."""

@@ -44,6 +44,7 @@ from noetl.executor.stores.memory.branches import MemoryBranches
 from noetl.executor.stores.memory.facts import add_fact
 from noetl.executor.stores.memory.state import MemoryState, RunRecord
 from noetl.executor.stores.memory.waits import delete_answer
+from noetl.executor.stores.sql.rows import encode_json
 from noetl.planner.frozen import replace
 
 
@@ -157,6 +158,10 @@ class MemoryRuns:
         visits = [visit for visit in self._visits(run_id) if not is_pseudo_step(visit.step)]
         named = [visit for visit in visits if visit_ids is None or visit.id in visit_ids]
         return sorted(named, key=lambda visit: (visit.clock, visit.id))
+
+    def failures_text(self, run_id: str, visit_id: str, start: int, length: int) -> str:
+        failures = [list(visit.failures) for visit in self._visits(run_id) if visit.id == visit_id]
+        return encode_json(failures[0])[start : start + length] if failures and failures[0] else ""
 
     def batch_results(self, run_id: str, visit_id: str, loop: str) -> list[Sequence[Any]]:
         with self._state.lock:

@@ -188,6 +188,12 @@ class SqlRuns:
             rows = self._context.database.fetch_all("runs.some_visits_with_outputs", run_id=run_id, ids=ids)
         return [visit_from_row(row) for row in rows]
 
+    def failures_text(self, run_id: str, visit_id: str, start: int, length: int) -> str:
+        rows = self._context.database.fetch_all(
+            "runs.failures_text", run_id=run_id, visit_id=visit_id, place=start + 1, length=length
+        )
+        return str(rows[0]["part"]) if rows else ""
+
     def batch_results(self, run_id: str, visit_id: str, loop: str) -> list[Sequence[Any]]:
         rows = self._context.database.fetch_all(
             "runs.batch_results", run_id=run_id, visit_id=visit_id, loop=loop

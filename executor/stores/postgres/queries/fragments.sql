@@ -57,3 +57,6 @@ given.value
 -- Number of steps from the epoch to the creation of a run. 0 is one interval for all.
 -- name: interval
 case when :step > 0 then floor(runs.created_at / :step)::bigint else 0 end
+
+-- name: failures_part
+substr(failures, :place, :length)

@@ -57,3 +57,7 @@ json_extract(given.value, '$')
 -- Number of steps from the epoch to the creation of a run. 0 is one interval for all.
 -- name: interval
 case when :step > 0 then cast(runs.created_at / :step as integer) else 0 end
+
+-- The text is in ASCII. SQLite counts the characters of a text from its start, but not the bytes of a blob.
+-- name: failures_part
+cast(substr(cast(failures as blob), :place, :length) as text)
