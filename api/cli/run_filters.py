@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Protocol
 
 import typer
 
-from noetl.api.cli.run_ids import find_run
+from noetl.api.cli.run_ids import FindableRuns, find_run
 from noetl.executor.model.run import RunStatus
 from noetl.planner.frozen import frozen
 
 if TYPE_CHECKING:
-    from noetl.api.service.services import TenantServices
     from noetl.executor.model.run_filter import RunFilter
 
 StatusOption = Annotated[
@@ -48,6 +47,12 @@ SearchOption = Annotated[
 ]
 
 
+class FilterableRuns(FindableRuns, Protocol):
+    """Runs that can be found, with the time that a duration before now is counted from."""
+
+    def current_time(self) -> float: ...
+
+
 @frozen
 class FilterOptions:
     """The options of a command that select runs, as texts."""
@@ -60,7 +65,7 @@ class FilterOptions:
     parent: str | None = None
     search: str | None = None
 
-    def to_filter(self, services: TenantServices) -> RunFilter:
+    def to_filter(self, runs: FilterableRuns) -> RunFilter:
         """Return the filter of the options. A duration is counted back from now.
 
         Raises:
@@ -69,13 +74,13 @@ class FilterOptions:
         from noetl.api.cli.display.run_list import parse_run_time
         from noetl.executor.model.run_filter import RunFilter
 
-        now = services.store.clock()
+        now = runs.current_time()
         return RunFilter(
             statuses=tuple(self.status or ()),
             playbook=self.playbook,
             tags=tuple(self.tag or ()),
             since=None if self.since is None else parse_run_time("--since", self.since, now),
             until=None if self.until is None else parse_run_time("--until", self.until, now),
-            parent=None if self.parent is None else find_run(services, self.parent).id,
+            parent=None if self.parent is None else find_run(runs, self.parent).id,
             text=self.search or None,
         )

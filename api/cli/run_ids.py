@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 import string
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from noetl.api.cli.display.console import CommandError
 
 if TYPE_CHECKING:
-    from noetl.api.service.services import TenantServices
+    from noetl.api.service.views import RunPage
     from noetl.executor.model.run import Run
+    from noetl.executor.model.run_filter import RunFilter
 
 LAST = "last"
 MIN_PREFIX_LENGTH = 4
@@ -25,7 +26,18 @@ COMPARED_RUNS = 1000
 _MAX_SHOWN = 5
 
 
-def find_run(services: TenantServices, text: str) -> Run:
+class FindableRuns(Protocol):
+    """Runs that can be found by their ids, and words for where they are."""
+
+    @property
+    def place(self) -> str: ...
+
+    def get(self, run_id: str) -> Run: ...
+
+    def find(self, run_filter: RunFilter) -> RunPage: ...
+
+
+def find_run(runs: FindableRuns, text: str) -> Run:
     """Return the run with an id, or the only run whose id begins with `text`. `last` is the newest run.
 
     Raises:
@@ -35,18 +47,18 @@ def find_run(services: TenantServices, text: str) -> Run:
     from noetl.executor.model.run_filter import RunFilter
 
     if text == LAST:
-        newest = services.runs.find(RunFilter(limit=1)).items
+        newest = runs.find(RunFilter(limit=1)).items
         if not newest:
-            raise CommandError("there is no run in this store")
-        return services.runs.get(newest[0].workflow_id)
+            raise CommandError(f"there is no run in {runs.place}")
+        return runs.get(newest[0].workflow_id)
     try:
-        return services.runs.get(text)
+        return runs.get(text)
     except NotFoundError as error:
-        hint = "`noetl runs list` shows the runs of this store"
+        hint = f"`noetl runs list` shows the runs of {runs.place}"
         prefix = text.rstrip("….").lower()
         if not prefix or not set(prefix) <= set(string.hexdigits):
             raise CommandError(f"{error}; {hint}") from error
-        page = services.runs.find(RunFilter(limit=COMPARED_RUNS))
+        page = runs.find(RunFilter(limit=COMPARED_RUNS))
         ids = [run.workflow_id for run in page.items if run.workflow_id.startswith(prefix)]
         if not ids:
             raise CommandError(f"{error}; {hint}") from error
@@ -55,4 +67,4 @@ def find_run(services: TenantServices, text: str) -> Run:
             raise CommandError(f"ambiguous run id `{text}`; write more of it: {shown}") from error
         if len(prefix) < (SAFE_PREFIX_LENGTH if page.next_cursor else MIN_PREFIX_LENGTH):
             raise CommandError(f"run id `{text}` is too short; did you mean `{ids[0]}`?") from error
-        return services.runs.get(ids[0])
+        return runs.get(ids[0])

@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
+from noetl.api.cli.access.opening import UrlOption, open_runs
 from noetl.api.cli.display.console import print_message, write_json, write_stdout
-from noetl.api.cli.store_option import StoreOption, open_command_services
+from noetl.api.cli.store_option import StoreOption
 
 app = typer.Typer()
 
@@ -16,16 +17,17 @@ app = typer.Typer()
 def inbox(
     json: Annotated[bool, typer.Option("--json", help="Write JSON for programs.")] = False,
     store: StoreOption = None,
+    url: UrlOption = None,
 ) -> None:
-    """Show what the waiting runs of a store ask persons; what expires first comes first.
+    """Show what the waiting runs of a store or a service ask persons; what expires first comes first.
 
     Answer with `noetl runs answer ID --step NAME -d JSON`.
     """
     from noetl.api.cli.display.inbox import format_entry
     from noetl.api.service.views import to_json
 
-    with open_command_services(store) as services:
-        page = services.inbox.find_urgent()
+    with open_runs(store, url) as runs:
+        page = runs.questions()
     if json:
         write_json(page)
         return

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from noetl.api.cli.access.opening import UrlOption, open_runs
 from noetl.api.cli.commands.run import InputFileOption, InputPairsOption
 from noetl.api.cli.display.console import (
     CommandError,
@@ -38,18 +39,20 @@ from noetl.api.cli.run_filters import (
     UntilOption,
 )
 from noetl.api.cli.run_ids import find_run
-from noetl.api.cli.store_option import NO_QUEUE, StoreOption, is_without_queue, open_command_services
+from noetl.api.cli.store_option import NO_QUEUE, StoreOption, is_without_queue
 
 if TYPE_CHECKING:
+    from noetl.api.cli.access.run_access import RunAccess
+    from noetl.api.cli.display.outcome import RunCommandContext
     from noetl.api.service.data_views import StepData
-    from noetl.api.service.runs import RunService
+    from noetl.api.service.runs import ResumeRequest
     from noetl.api.service.views import EventEntry, RunReport, StepReport
     from noetl.executor.model.run import Run
     from noetl.planner.plan import Plan
 
 app = typer.Typer(
     name="runs",
-    help="Show, watch, answer, cancel and resume the runs of a store.",
+    help="Show, watch, answer, cancel and resume the runs of a store, or of a service.",
     no_args_is_help=True,
     epilog="Example: noetl runs list --status failed",
 )
@@ -85,6 +88,7 @@ def list_runs(
     ] = None,
     json: JsonOption = False,
     store: StoreOption = None,
+    url: UrlOption = None,
 ) -> None:
     """List runs, the newest first: id, status, start, duration, playbook, tags and headline.
 
@@ -95,14 +99,12 @@ def list_runs(
     from noetl.planner.frozen import replace
 
     options = FilterOptions(status, playbook, tag, since, until, parent, search)
-    with open_command_services(store) as services:
-        run_filter = options.to_filter(services)
+    with open_runs(store, url) as runs:
+        run_filter = options.to_filter(runs)
         if counts:
-            numbers = services.lists.counts(run_filter)
+            numbers = runs.counts(run_filter)
         else:
-            page = services.lists.page(
-                replace(run_filter, is_oldest_first=oldest_first, limit=limit, cursor=cursor)
-            )
+            page = runs.page(replace(run_filter, is_oldest_first=oldest_first, limit=limit, cursor=cursor))
     if json:
         write_json(numbers if counts else page)
     elif counts:
@@ -129,6 +131,7 @@ def show_histogram(
     search: SearchOption = None,
     json: JsonOption = False,
     store: StoreOption = None,
+    url: UrlOption = None,
 ) -> None:
     """Count runs by the time of their creation: in each interval, by status."""
     from noetl.api.cli.display.run_list import format_histogram
@@ -140,8 +143,8 @@ def show_histogram(
     except ValueError as error:
         raise CommandError(f"--step is `{step}`; {error}") from error
     options = FilterOptions(status, playbook, tag, since, until, parent, search)
-    with open_command_services(store) as services:
-        histogram = services.lists.histogram(options.to_filter(services), step_seconds)
+    with open_runs(store, url) as runs:
+        histogram = runs.histogram(options.to_filter(runs), step_seconds)
     if json:
         write_json(histogram)
         return
@@ -162,25 +165,23 @@ def show_run(
     ] = None,
     json: JsonOption = False,
     store: StoreOption = None,
+    url: UrlOption = None,
 ) -> None:
     """Show the status of a run and of its steps, and what it waits for.
 
     With --step, show what a step received, did, saved and wrote, and which case followed.
     """
-    from noetl.api.cli.local.run_to_end import is_abandoned
-
     if step is not None:
-        with open_command_services(store) as services:
-            data = services.data.step(find_run(services, id).id, step, visit)
+        with open_runs(store, url) as runs:
+            data = runs.step(find_run(runs, id).id, step, visit)
         _write_step(data, json=json)
         return
     if visit is not None:
         raise CommandError("--visit needs --step")
-    with open_command_services(store) as services:
-        run = find_run(services, id)
-        report, plan = services.runs.report(run.id), services.runs.plan(run.id)
-        is_open = run.origin == "local" and not run.status.is_final
-        has_no_worker = is_open and is_abandoned(services.store, run)
+    with open_runs(store, url) as runs:
+        run = find_run(runs, id)
+        report, plan = runs.report(run.id), runs.plan(run.id)
+        has_no_worker = runs.is_abandoned(run)
     if json:
         write_json(report)
         return
@@ -211,6 +212,7 @@ def show_log(
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Write each line as JSON.")] = False,
     store: StoreOption = None,
+    url: UrlOption = None,
 ) -> None:
     """Show what a run has written: the lines of `log`, and the output of commands.
 
@@ -222,11 +224,11 @@ def show_log(
     from noetl.api.service.views import to_json
     from noetl.executor.model.json_values import write_json as to_json_text
 
-    with open_command_services(store) as services:
-        run, cursor = find_run(services, id), None
+    with open_runs(store, url) as runs:
+        run, cursor = find_run(runs, id), None
         while True:
-            has_ended = services.runs.summary(run.id).status.is_final
-            page = services.data.log(run.id, step, cursor)
+            has_ended = run.status.is_final or runs.get(run.id).status.is_final
+            page = runs.log(run.id, step, cursor)
             for line in map(to_json, page.items):
                 write_stdout((to_json_text(line) if json else format_log_line(line)) + "\n")
             if page.next_cursor is None and (has_ended or not follow):
@@ -323,10 +325,12 @@ def _describe_questions(step: StepReport) -> Iterator[str]:
 
 
 @app.command("events", no_args_is_help=True, epilog="Example: noetl runs events ID --json")
-def show_events(id: IdArgument, json: JsonOption = False, store: StoreOption = None) -> None:
+def show_events(
+    id: IdArgument, json: JsonOption = False, store: StoreOption = None, url: UrlOption = None
+) -> None:
     """Show the events of a run, in order."""
-    with open_command_services(store) as services:
-        events = list(_all_events(services.runs, find_run(services, id).id))
+    with open_runs(store, url) as runs:
+        events = list(_all_events(runs, find_run(runs, id).id))
     if json:
         write_json({"items": events, "next_cursor": None})
         return
@@ -370,7 +374,7 @@ def _describe_payload(payload: Mapping[str, Any]) -> str:
     return text if len(text) <= _MAX_PAYLOAD else text[: _MAX_PAYLOAD - 1] + "…"
 
 
-def _all_events(runs: RunService, id: str) -> Iterator[EventEntry]:
+def _all_events(runs: RunAccess, id: str) -> Iterator[EventEntry]:
     cursor = None
     while True:
         page = runs.events(id, cursor)
@@ -388,34 +392,32 @@ def draw_run(
     outline: OutlineOption = None,
     unfold: UnfoldOption = False,
     store: StoreOption = None,
+    url: UrlOption = None,
 ) -> None:
     """Draw the plan of a run, with the states of its steps and the edges that were taken."""
     from noetl.api.service.views import plan_graph
 
     format = choose_format(format, out)
-    with open_command_services(store) as services:
-        run = find_run(services, id)
-        plan = services.runs.plan(run.id)
-        _, drawn = services.runs.drawn_run(run.id)
+    with open_runs(store, url) as runs:
+        run = find_run(runs, id)
+        plan, drawn = runs.plan(run.id), runs.drawn_run(run.id)
     drawing = Drawing(plan, plan_graph(plan, drawn.states), drawn, unfolded=unfold, outline=outline)
     write_drawing(draw(drawing, format), out)
 
 
 @app.command("cancel", no_args_is_help=True, epilog="Example: noetl runs cancel ID")
-def cancel_run(id: IdArgument, json: JsonOption = False, store: StoreOption = None) -> None:
+def cancel_run(
+    id: IdArgument, json: JsonOption = False, store: StoreOption = None, url: UrlOption = None
+) -> None:
     """Cancel a run: abandon its work, and start nothing new."""
-    from noetl.api.cli.local.run_to_end import wait_until_stopped
-    from noetl.api.service.views import CurrentStatus
-
-    with open_command_services(store) as services:
-        run = services.runs.cancel(find_run(services, id).id)
-        if run.origin == "local":
-            # No service executes such a run, and the process that did may be gone.
-            run = wait_until_stopped(services.store, run)
+    with open_runs(store, url) as runs:
+        run = runs.cancel(find_run(runs, id).id)
     if json:
-        write_json(CurrentStatus(workflow_id=run.id, status=run.status))
+        write_json(run)
     else:
-        print_message(f"run {run.id} is {run.status.value if run.status.is_final else 'being cancelled'}")
+        print_message(
+            f"run {run.workflow_id} is {run.status.value if run.status.is_final else 'being cancelled'}"
+        )
 
 
 @app.command("resume", no_args_is_help=True, epilog="Example: noetl runs resume ID -i region=us")
@@ -427,6 +429,7 @@ def resume_run(
         str | None, typer.Option("--from", metavar="STEP", help="Start a new run at this step instead.")
     ] = None,
     store: StoreOption = None,
+    url: UrlOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -436,51 +439,64 @@ def resume_run(
 
     With --from, start a new run at a step of a run that has ended, with the names that had values there.
     """
-    from noetl.api.cli.display.event_follower import EventFollower
     from noetl.api.cli.display.outcome import RunCommandContext
     from noetl.api.cli.inputs import parse_input_pairs, read_input_file
-    from noetl.api.cli.local.run_to_end import check_settings, run_to_end
-    from noetl.api.cli.sources import has_changed
+    from noetl.api.cli.local.run_to_end import check_settings
     from noetl.api.service.runs import ResumeRequest
-    from noetl.api.service.views import RunEntry
-    from noetl.executor.model.run_summary import summarize
 
     file_inputs = read_input_file(input_file) if input_file is not None else {}
     check_settings()
-    with open_command_services(store) as services:
-        run = find_run(services, id)
-        plan = services.runs.plan(run.id)
+    with open_runs(store, url) as runs:
+        run = find_run(runs, id)
+        plan = runs.plan(run.id)
         types = {name: declared.type for name, declared in plan.header.inputs.items()}
         request = ResumeRequest({**file_inputs, **parse_input_pairs(inputs or (), types)}, step)
-        follower = None
-        if step is None:
-            follower = EventFollower(services.store, run)
-            follower.skip_past_events()
-        run = services.runs.resume(run.id, request)
-        if run.origin == "local":
-            if run.source is not None and not quiet and has_changed(run.source, plan):
-                file = Path(run.source).name
-                print_message(f"{file} has changed; the run continues with the playbook it was started with")
-            run_to_end(RunCommandContext(services, json, quiet), run, plan, follower)
+        services = runs.services
+        if services is not None and run.origin == "local":
+            _resume_here(RunCommandContext(services, json, quiet), run, plan, request)
             return
+        entry = runs.resume(run.id, request)
+        has_no_queue = services is not None and is_without_queue(services.store)
     if json:
-        write_json(RunEntry.from_summary(summarize(run)))
+        write_json(entry)
     else:
-        print_message(f"run {run.id} is {run.status.value}; the workers of its service execute it")
-    if is_without_queue(services.store):
+        print_message(
+            f"run {entry.workflow_id} is {entry.status.value}; the workers of its service execute it"
+        )
+    if has_no_queue:
         print_message(NO_QUEUE)
+
+
+def _resume_here(context: RunCommandContext, run: Run, plan: Plan, request: ResumeRequest) -> None:
+    """Resume a local run, and execute it in this process."""
+    from noetl.api.cli.display.event_follower import EventFollower
+    from noetl.api.cli.local.run_to_end import run_to_end
+    from noetl.api.cli.sources import has_changed
+
+    follower = None
+    if request.step is None:
+        follower = EventFollower(context.store.runs, run)
+        follower.skip_past_events()
+    resumed = context.services.runs.resume(run.id, request)
+    if resumed.source is not None and not context.quiet and has_changed(resumed.source, plan):
+        file = Path(resumed.source).name
+        print_message(f"{file} has changed; the run continues with the playbook it was started with")
+    run_to_end(context, resumed, plan, follower)
 
 
 @app.command("watch", no_args_is_help=True, epilog="Example: noetl runs watch ID")
 def watch_run(
-    id: IdArgument, json: JsonOption = False, quiet: QuietOption = False, store: StoreOption = None
+    id: IdArgument,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+    store: StoreOption = None,
+    url: UrlOption = None,
 ) -> None:
     """Watch a run that another process executes, until it ends. Ctrl-C does not stop the run."""
-    from noetl.api.cli.display.outcome import RunCommandContext
-    from noetl.api.cli.local.watch import watch_until_finished
+    from noetl.api.cli.access.watch import WatchContext, watch_until_finished
 
-    with open_command_services(store) as services:
-        watch_until_finished(RunCommandContext(services, json, quiet), find_run(services, id))
+    with open_runs(store, url) as runs:
+        watch_until_finished(WatchContext(runs, json, quiet), find_run(runs, id))
 
 
 @app.command(
@@ -513,32 +529,26 @@ def answer_callback(
         bool, typer.Option("--heartbeat", help="Report that the answer is still being worked on.")
     ] = False,
     store: StoreOption = None,
+    url: UrlOption = None,
 ) -> None:
     """Answer a step that waits in a `callback`.
 
-    A URL is answered over HTTP. A token, or a URL with --store, is answered in the store. So is a step that
-    --step names.
+    A URL is answered over HTTP. A token, or a URL with --store, is answered in the store, or in the service
+    at --url. So is a step that --step names.
     """
-    from noetl.api.cli.callback_answer import (
-        answer_in_store,
-        answer_over_http,
-        answer_step,
-        parse_answer,
-        token_from,
-    )
+    from noetl.api.cli.callback_answer import answer_over_http, parse_answer, token_from
     from noetl.api.service.inbox import AnswerRequest
 
     answer = None if heartbeat else parse_answer(data)
     if step is None and position is not None:
         raise CommandError("--position needs --step")
-    if step is not None:
-        if heartbeat:
-            raise CommandError("--heartbeat needs a token, and not --step")
-        with open_command_services(store) as services:
-            answer_step(services, find_run(services, token).id, AnswerRequest(step, answer, None, position))
-        return
-    if store is None and "://" in token:
+    if step is not None and heartbeat:
+        raise CommandError("--heartbeat needs a token, and not --step")
+    if step is None and store is None and url is None and "://" in token:
         answer_over_http(token, answer, heartbeat=heartbeat)
         return
-    with open_command_services(store) as services:
-        answer_in_store(services, token_from(token), answer, heartbeat=heartbeat)
+    with open_runs(store, url) as runs:
+        if step is None:
+            runs.answer_token(token_from(token), answer, heartbeat=heartbeat)
+        else:
+            runs.answer_step(find_run(runs, token).id, AnswerRequest(step, answer, None, position))

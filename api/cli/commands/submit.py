@@ -2,31 +2,40 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import quote
 
 import typer
 
+from noetl.api.cli.access.service_client import ServiceClient, UnknownResourceError
 from noetl.api.cli.commands.run import InputFileOption, InputPairsOption
 from noetl.api.cli.display.console import EXIT_FAILED, CommandError, print_message, write_json, write_stdout
-from noetl.api.cli.service_requests import parse_service_url, send_request
 from noetl.executor.model.run import RunStatus
+
+if TYPE_CHECKING:
+    from noetl.api.cli.sources import PlaybookSource
 
 app = typer.Typer()
 
-_HTTP_TIMEOUT_SECONDS = 60.0
 _POLL_SECONDS = 0.5
-_UNAUTHENTICATED = 401
 _ACCEPTED: Mapping[str, type] = {"workflow_id": str, "status": str}
+_REGISTERED = ("name", "version", "source")
 _STATE_SIGNS = {"succeeded": "✓", "failed": "✗", "running": "▶", "waiting": "◷", "retrying": "↻"}
 _RESULT: Mapping[str, type] = {**_ACCEPTED, "result": object, "errors": list}
 
 
 @app.command(no_args_is_help=True, epilog="Example: noetl submit deploy.yaml --url https://noetl.example.com")
 def submit(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="A playbook, or - for standard input.")],
+    file: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE",
+            help="A playbook, or - for standard input. NAME or NAME@VERSION is one that the service has.",
+        ),
+    ],
     url: Annotated[str, typer.Option("--url", metavar="URL", help="The address of the service.")],
     inputs: InputPairsOption = None,
     input_file: InputFileOption = None,
@@ -37,19 +46,17 @@ def submit(
 ) -> None:
     """Start a run of a playbook in a service, and write its id to stdout.
 
+    A file wins over a registered playbook with the same name.
+
     NOETL_API_KEY is the API key or the token for the service.
     """
     from noetl.api.cli.inputs import parse_input_pairs, read_input_file
-    from noetl.api.cli.sources import compile_source, read_source
 
-    source = read_source(file)
+    service = ServiceClient(url)
     file_inputs = read_input_file(input_file) if input_file is not None else {}
-    plan = compile_source(source).plan
-    types = {} if plan is None else {name: declared.type for name, declared in plan.header.inputs.items()}
-    values = {**file_inputs, **parse_input_pairs(inputs or (), types)}
-    body = {"playbook": source.text, "input": values}
-    service = ServiceClient(url, os.environ.get("NOETL_API_KEY", "").strip())
-    accepted = service.request("POST", "/workflows/run", body, members=_ACCEPTED)
+    playbook, types = _find_playbook(service, file)
+    body = {"playbook": playbook, "input": {**file_inputs, **parse_input_pairs(inputs or (), types)}}
+    accepted = _request(service, "POST", "/workflows/run", body, members=_ACCEPTED)
     if not wait:
         if json:
             write_json(accepted)
@@ -69,12 +76,59 @@ def submit(
         raise typer.Exit(EXIT_FAILED)
 
 
+def _find_playbook(service: ServiceClient, text: str) -> tuple[Any, dict[str, str]]:
+    """Return a playbook as the body of a request names it, and the declared types of its inputs.
+
+    It is the text of a file, or the name and the version of a registered playbook. A name without a version
+    is the newest one, as the service has it now.
+
+    Raises:
+        CommandError: there is neither such a file nor such a playbook.
+    """
+    from noetl.api.cli.sources import PLAYBOOK_SUFFIXES, PlaybookSource, read_source
+
+    if text in ("", "-") or text.endswith(PLAYBOOK_SUFFIXES) or _is_path(text):
+        source = read_source(text)
+        return source.text, _input_types(source)
+    name, _, version = text.rpartition("@")
+    if not name or not version:
+        name, version = text, ""
+    address = f"/playbooks/{quote(name, safe='')}" + (
+        f"/versions/{quote(version, safe='')}" if version else ""
+    )
+    try:
+        response = service.request("GET", address)
+    except UnknownResourceError as error:
+        raise CommandError(f"there is no file {text}, and {service.host} says: {error}") from error
+    found = response.body
+    if not isinstance(found, dict) or not all(isinstance(found.get(key), str) for key in _REGISTERED):
+        raise response.unexpected("check --url")
+    types = _input_types(PlaybookSource(text, found["source"].encode("utf-8", "replace")))
+    return {"name": name, "version": found["version"]}, types
+
+
+def _is_path(text: str) -> bool:
+    """Return whether a text names something on the disk. A folder is reported as one."""
+    try:
+        return Path(text).exists()
+    except (OSError, ValueError):
+        return False
+
+
+def _input_types(source: PlaybookSource) -> dict[str, str]:
+    """Return the declared types of the inputs; none if the playbook does not compile here."""
+    from noetl.api.cli.sources import compile_source
+
+    plan = compile_source(source).plan
+    return {} if plan is None else {name: declared.type for name, declared in plan.header.inputs.items()}
+
+
 def _wait_for_result(service: ServiceClient, workflow_id: str) -> dict[str, Any]:
     """Return the result of a run once it has ended."""
     print_message(f"run {workflow_id}")
     shown: dict[str, tuple[Any, Any]] = {}
     while True:
-        report = service.request("GET", f"/workflows/status/{workflow_id}", members=_ACCEPTED)
+        report = _request(service, "GET", f"/workflows/status/{workflow_id}", members=_ACCEPTED)
         steps = report.get("steps")
         for name, step in steps.items() if isinstance(steps, dict) else ():
             state = (step.get("status"), step.get("visits"))
@@ -82,7 +136,7 @@ def _wait_for_result(service: ServiceClient, workflow_id: str) -> dict[str, Any]
                 shown[name] = state
                 print_message(_describe_state(name, step))
         if RunStatus(report["status"]).is_final:
-            return service.request("GET", f"/workflows/result/{workflow_id}", members=_RESULT)
+            return _request(service, "GET", f"/workflows/result/{workflow_id}", members=_RESULT)
         time.sleep(_POLL_SECONDS)
 
 
@@ -99,39 +153,24 @@ def _describe_state(name: str, step: Mapping[str, Any]) -> str:
     return f"{sign} {name}{word}{f'  visit {visits}' if isinstance(visits, int) and visits > 1 else ''}"
 
 
-class ServiceClient:
-    """A client of a remote service."""
+def _request(
+    service: ServiceClient,
+    method: str,
+    path: str,
+    body: Mapping[str, Any] | None = None,
+    *,
+    members: Mapping[str, type],
+) -> dict[str, Any]:
+    """Send a request, and return the body of the response, which must have `members` of these types.
 
-    def __init__(self, url: str, credentials: str) -> None:
-        from noetl.api.auth.loopback import is_loopback
-
-        parts = parse_service_url(url, "--url")
-        if credentials and parts.scheme == "http" and not is_loopback(parts.hostname or ""):
-            raise CommandError("NOETL_API_KEY is not sent over http, where others can read it; use https")
-        self._url = url.rstrip("/")
-        self._host = parts.netloc.rpartition("@")[2]
-        self._headers = {"Authorization": f"Bearer {credentials}"} if credentials else {}
-
-    def request(
-        self, method: str, path: str, body: Mapping[str, Any] | None = None, *, members: Mapping[str, type]
-    ) -> dict[str, Any]:
-        """Send a request, and return the body of the response, which must have `members` of these types.
-
-        Raises:
-            CommandError: the request fails, the service refuses it, or the server is not a NoETL service.
-        """
-        response = send_request(
-            method, self._url + path, self._host, _HTTP_TIMEOUT_SECONDS, json=body, headers=self._headers
-        )
-        if not response.is_success and isinstance(response.body, dict):
-            lines = _problem_lines(self._host, response.status, response.body)
-            if response.status == _UNAUTHENTICATED and not self._headers:
-                lines[-1] += " Set NOETL_API_KEY."
-            raise CommandError("\n".join(lines), EXIT_FAILED)
-        if not response.is_success or not _has_members(response.body, members):
-            raise response.unexpected("check --url")
-        found: dict[str, Any] = response.body
-        return found
+    Raises:
+        CommandError: the request fails, the service refuses it, or the server is not a NoETL service.
+    """
+    response = service.request(method, path, body)
+    if not _has_members(response.body, members):
+        raise response.unexpected("check --url")
+    found: dict[str, Any] = response.body
+    return found
 
 
 def _has_members(body: Any, members: Mapping[str, type]) -> bool:
@@ -153,19 +192,3 @@ def _describe_error(error: Any) -> list[str]:
     line = f"line {error['line']}: " if "line" in error else ""
     first = f"{line}step `{error.get('step')}`: {error.get('type')}: {error.get('message')}"
     return [first, *fact_lines(error)]
-
-
-def _problem_lines(host: str, status: int, problem: Mapping[str, Any]) -> list[str]:
-    """Return the diagnostics and the detail of a problem document, or the status of another response."""
-    diagnostics = problem.get("diagnostics")
-    lines = map(_describe_diagnostic, diagnostics if isinstance(diagnostics, list) else ())
-    detail = problem.get("detail") or problem.get("message") or status
-    return [*filter(None, lines), f"{host} refused the request: {detail}"]
-
-
-def _describe_diagnostic(found: Any) -> str | None:
-    """Return a line about a diagnostic, or None if it has another form."""
-    try:
-        return f"line {found['line']}, column {found['column']}: {found['code']}: {found['message']}"
-    except (LookupError, TypeError):
-        return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from noetl.api.cli.display.run_board import RunBoard
 from noetl.executor.model.run_filter import RunFilter
@@ -14,10 +14,17 @@ from noetl.executor.model.run_summary import RunSummary, summarize
 if TYPE_CHECKING:
     from noetl.executor.model.events import Event
     from noetl.executor.model.run import Run
-    from noetl.executor.stores.interface import Store
 
 _EVENTS_PER_QUERY = 1000
 _RUNS_PER_QUERY = 100
+
+
+class EventReader(Protocol):
+    """Reader of the events of runs, and of the runs that a run has started: a store, or a service."""
+
+    def events(self, run_id: str, after: str | None, limit: int) -> list[Event]: ...
+
+    def find(self, run_filter: RunFilter) -> tuple[list[RunSummary], str | None]: ...
 
 
 @dataclass
@@ -40,8 +47,8 @@ RunEvents = list[tuple[FollowedRun, "Event"]]
 class EventFollower:
     """A reader of the new events of runs, and of the runs that they start and wait for."""
 
-    def __init__(self, store: Store, *runs: Run, depth: int = 0) -> None:
-        self._store = store
+    def __init__(self, reader: EventReader, *runs: Run, depth: int = 0) -> None:
+        self._reader = reader
         self._followed = {run.id: FollowedRun(summarize(run), depth) for run in runs}
         self.roots = list(self._followed.values())
 
@@ -78,7 +85,7 @@ class EventFollower:
     def _read_events(self, followed: FollowedRun) -> Iterator[Event]:
         if followed.board.has_ended:
             return
-        while events := self._store.runs.events(followed.run.id, followed.cursor, _EVENTS_PER_QUERY):
+        while events := self._reader.events(followed.run.id, followed.cursor, _EVENTS_PER_QUERY):
             followed.cursor = events[-1].id
             yield from events
             if len(events) < _EVENTS_PER_QUERY:
@@ -90,7 +97,7 @@ class EventFollower:
         If the parent has new events, query all children: one that had ended may have been resumed.
         """
         since = parent.children[-1].run.created_at if parent.children and not has_events else None
-        runs, _ = self._store.runs.find(
+        runs, _ = self._reader.find(
             RunFilter(parent.run.tenant, parent=parent.run.id, since=since, limit=_RUNS_PER_QUERY)
         )
         for run in reversed(runs):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import typer
 
@@ -15,6 +15,7 @@ from noetl.executor.model.run import RunStatus
 
 if TYPE_CHECKING:
     from noetl.api.service.services import TenantServices
+    from noetl.api.service.views import RunReport, RunResult
     from noetl.executor.model.run import Run
     from noetl.executor.model.run_summary import RunSummary
     from noetl.executor.stores.interface import Store
@@ -22,6 +23,30 @@ if TYPE_CHECKING:
 
 HasShown = Callable[[str, Any], bool]
 """A function that returns whether the failure with this record, of the run with this id, was printed."""
+
+
+class RunReports(Protocol):
+    """The results of runs, and the reports about their steps."""
+
+    def result(self, run_id: str) -> RunResult: ...
+
+    def report(self, run_id: str) -> RunReport: ...
+
+
+class OutcomeContext(Protocol):
+    """Part of a command that the report of a run needs: where runs are read, and the options."""
+
+    @property
+    def reports(self) -> RunReports: ...
+
+    @property
+    def as_json(self) -> bool: ...
+
+    @property
+    def quiet(self) -> bool: ...
+
+    @property
+    def can_resume(self) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +66,12 @@ class RunCommandContext:
         """Store of the run, for the execution of the run and for its events."""
         return self.services.store
 
+    @property
+    def reports(self) -> RunReports:
+        return self.services.runs
 
-def print_outcome(context: RunCommandContext, run: Run, plan: Plan, has_shown: HasShown) -> None:
+
+def print_outcome(context: OutcomeContext, run: Run, plan: Plan, has_shown: HasShown) -> None:
     """Print the errors and the status of a run to stderr, and write its result to stdout.
 
     Errors that were printed when they happened are not repeated.
@@ -59,8 +88,8 @@ def print_outcome(context: RunCommandContext, run: Run, plan: Plan, has_shown: H
     if context.as_json:
         from noetl.api.service.views import members
 
-        runs = context.services.runs
-        write_json({**members(runs.result(run.id)), "steps": runs.report(run.id).steps})
+        reports = context.reports
+        write_json({**members(reports.result(run.id)), "steps": reports.report(run.id).steps})
     elif run.status in (RunStatus.SUCCEEDED, RunStatus.COMPLETED_WITH_ERRORS):
         write_json(run.result)
 
@@ -75,7 +104,7 @@ def exit_unless_succeeded(run: Run) -> None:
         raise typer.Exit(EXIT_FAILED)
 
 
-def describe_end(context: RunCommandContext, run: Run | RunSummary) -> str:
+def describe_end(context: OutcomeContext, run: Run | RunSummary) -> str:
     """Return the status of a run that did not succeed, and how to resume it if that is possible."""
     hint = f"; resume it with `noetl runs resume {run.id}`" if context.can_resume else ""
     return f"{run.status.value}{hint}"

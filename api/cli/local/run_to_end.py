@@ -69,7 +69,7 @@ def run_to_end(
     store = context.store
     worker = _create_worker(store, run)
     current, started_at = run, time.time()
-    follower = follower or EventFollower(store, run)
+    follower = follower or EventFollower(store.runs, run)
     if not context.quiet:
         origin = f", from run {run.resumed_from}" if run.resumed_from else ""
         print_message(f"run {run.id} of {run.playbook}{origin}")

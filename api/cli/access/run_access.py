@@ -1,0 +1,134 @@
+"""The interface through which commands reach runs: those of a store, or those of a service over HTTP.
+
+Problem: `noetl runs` must do the same for a store on this machine and for a service elsewhere.
+
+Algorithm: a bridge (Gamma et al., 1994). A command has one `RunAccess` and does not know which. The views are
+those of the service, so the output is the same.
+
+Limits: only a store has runs of a local file that this process can execute: `services` is None over HTTP.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from noetl.api.cli.display.event_follower import EventReader
+    from noetl.api.service.data_views import LogPage, StepData
+    from noetl.api.service.inbox import AnswerRequest
+    from noetl.api.service.inbox_views import InboxPage
+    from noetl.api.service.runs import ResumeRequest
+    from noetl.api.service.services import TenantServices
+    from noetl.api.service.views import (
+        CurrentStatus,
+        EventPage,
+        RunEntry,
+        RunHistogram,
+        RunPage,
+        RunReport,
+        RunResult,
+        StatusCounts,
+    )
+    from noetl.executor.model.run import Run
+    from noetl.executor.model.run_filter import RunFilter
+    from noetl.planner.draw.run_marks import DrawnRun
+    from noetl.planner.plan import Plan
+
+
+class RunAccess(Protocol):
+    """The runs that a command can reach. Methods about a run raise NotFoundError if there is no such run."""
+
+    @property
+    def place(self) -> str:
+        """Words for where the runs are: `this store`, or `this service`."""
+        ...
+
+    @property
+    def services(self) -> TenantServices | None:
+        """Services of a store, with which this process can execute runs; None over HTTP."""
+        ...
+
+    @property
+    def reader(self) -> EventReader:
+        """Reader of the events of runs, and of the runs that they start."""
+        ...
+
+    def current_time(self) -> float:
+        """Return the time, in seconds since the epoch."""
+        ...
+
+    def find(self, run_filter: RunFilter) -> RunPage:
+        """Return one page of runs. Headlines may be missing."""
+        ...
+
+    def page(self, run_filter: RunFilter) -> RunPage:
+        """Return one page of runs with their headlines."""
+        ...
+
+    def counts(self, run_filter: RunFilter) -> StatusCounts:
+        """Return the numbers of the runs of a filter by status."""
+        ...
+
+    def histogram(self, run_filter: RunFilter, step_seconds: float) -> RunHistogram:
+        """Return the numbers of the runs of a filter by status, for each interval of their creation."""
+        ...
+
+    def get(self, run_id: str) -> Run:
+        """Return the record of a run. Over HTTP it has only what the status and the result show."""
+        ...
+
+    def report(self, run_id: str) -> RunReport:
+        """Return the status of a run and of its steps."""
+        ...
+
+    def result(self, run_id: str) -> RunResult:
+        """Return the result of a run."""
+        ...
+
+    def plan(self, run_id: str) -> Plan:
+        """Return the plan of a run, with its source."""
+        ...
+
+    def drawn_run(self, run_id: str) -> DrawnRun:
+        """Return what a drawing shows of a run."""
+        ...
+
+    def step(self, run_id: str, name: str, visit: int | None) -> StepData:
+        """Return a visit of a step with its data."""
+        ...
+
+    def log(self, run_id: str, step: str | None, after: str | None) -> LogPage:
+        """Return one page of the lines of a run."""
+        ...
+
+    def events(self, run_id: str, after: str | None) -> EventPage:
+        """Return one page of the events of a run."""
+        ...
+
+    def questions(self) -> InboxPage:
+        """Return what the waiting runs ask persons; what expires first comes first."""
+        ...
+
+    def answer_step(self, run_id: str, request: AnswerRequest) -> None:
+        """Answer a question of a step, and print that."""
+        ...
+
+    def answer_token(self, token: str, answer: Any, *, heartbeat: bool) -> None:
+        """Answer a callback, or record a heartbeat, and print that."""
+        ...
+
+    def cancel(self, run_id: str) -> CurrentStatus:
+        """Cancel a run. A local run is then stopped as far as it can be."""
+        ...
+
+    def resume(self, run_id: str, request: ResumeRequest) -> RunEntry:
+        """Resume a run of a service, or start a new run at a step of it."""
+        ...
+
+    def wait_for_change(self) -> None:
+        """Return when something may have changed."""
+        ...
+
+    def is_abandoned(self, run: Run) -> bool:
+        """Return whether no live process holds an unfinished local run."""
+        ...

@@ -1,0 +1,82 @@
+"""The client of a remote service: its address, its credentials, and sentences about what it refuses."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from noetl.api.cli.display.console import EXIT_FAILED, CommandError
+from noetl.api.cli.service_requests import ServiceResponse, parse_service_url, send_request
+
+HTTP_TIMEOUT_SECONDS = 60.0
+_UNAUTHENTICATED, _NOT_FOUND = 401, 404
+
+
+class UnknownResourceError(CommandError):
+    """A response 404 with a problem document: the service does not have what the request names."""
+
+
+class ServiceClient:
+    """A client of a remote service. NOETL_API_KEY has its credentials."""
+
+    def __init__(self, url: str, credentials: str | None = None) -> None:
+        from noetl.api.auth.loopback import is_loopback
+
+        parts = parse_service_url(url, "--url")
+        if credentials is None:
+            credentials = os.environ.get("NOETL_API_KEY", "").strip()
+        if credentials and parts.scheme == "http" and not is_loopback(parts.hostname or ""):
+            raise CommandError("NOETL_API_KEY is not sent over http, where others can read it; use https")
+        self._url = url.rstrip("/")
+        self.host = parts.netloc.rpartition("@")[2]
+        self._headers = {"Authorization": f"Bearer {credentials}"} if credentials else {}
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        params: Mapping[str, Any] | None = None,
+    ) -> ServiceResponse:
+        """Send a request, and return the successful response.
+
+        Raises:
+            UnknownResourceError: the service does not have what the request names.
+            CommandError: the request fails, or the service refuses it.
+        """
+        response = send_request(
+            method,
+            self._url + path,
+            self.host,
+            HTTP_TIMEOUT_SECONDS,
+            json=body,
+            params={name: value for name, value in (params or {}).items() if value is not None},
+            headers=self._headers,
+        )
+        if response.is_success:
+            return response
+        if not isinstance(response.body, dict):
+            raise response.unexpected("check --url")
+        lines = _problem_lines(self.host, response.status, response.body)
+        if response.status == _UNAUTHENTICATED and not self._headers:
+            lines[-1] += " Set NOETL_API_KEY."
+        if response.status == _NOT_FOUND and response.body.get("type") == "urn:noetl:problem:not-found":
+            raise UnknownResourceError(str(response.body.get("detail")))
+        raise CommandError("\n".join(lines), EXIT_FAILED)
+
+
+def _problem_lines(host: str, status: int, problem: Mapping[str, Any]) -> list[str]:
+    """Return the diagnostics and the detail of a problem document, or the status of another response."""
+    diagnostics = problem.get("diagnostics")
+    lines = map(_describe_diagnostic, diagnostics if isinstance(diagnostics, list) else ())
+    detail = problem.get("detail") or problem.get("message") or status
+    return [*filter(None, lines), f"{host} refused the request: {detail}"]
+
+
+def _describe_diagnostic(found: Any) -> str | None:
+    """Return a line about a diagnostic, or None if it has another form."""
+    try:
+        return f"line {found['line']}, column {found['column']}: {found['code']}: {found['message']}"
+    except (LookupError, TypeError):
+        return None

@@ -1,0 +1,298 @@
+"""Access of commands to the runs of a service, over HTTP.
+
+The plan of a run is compiled from its text, because a service sends no plan. So a drawing is made here, with
+the same code as that of a store. The records of runs have only what the status and the result show.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote
+
+from noetl.api.cli.access.received_views import receive_view
+from noetl.api.cli.access.service_client import ServiceClient, UnknownResourceError
+from noetl.api.cli.display.console import EXIT_FAILED, CommandError, print_message
+from noetl.api.cli.display.run_board import parse_time
+from noetl.api.service.errors import NotFoundError
+from noetl.api.service.views import View
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from noetl.api.service.data_views import LogPage, StepData
+    from noetl.api.service.inbox import AnswerRequest
+    from noetl.api.service.inbox_views import InboxPage
+    from noetl.api.service.runs import ResumeRequest
+    from noetl.api.service.views import (
+        CurrentStatus,
+        EventEntry,
+        EventPage,
+        RunEntry,
+        RunHistogram,
+        RunPage,
+        RunReport,
+        RunResult,
+        StatusCounts,
+    )
+    from noetl.executor.model.events import Event
+    from noetl.executor.model.run import Run
+    from noetl.executor.model.run_filter import RunFilter
+    from noetl.executor.model.run_summary import RunSummary
+    from noetl.planner.draw.run_marks import DrawnRun
+    from noetl.planner.plan import Plan
+
+_POLL_SECONDS = 1.0
+_END_WITHOUT_CASE = -1
+_TENANT, _ORIGIN = "default", "service"
+
+V = TypeVar("V", bound=View)
+
+
+class ServiceRuns:
+    """The runs of a service (implements `RunAccess`)."""
+
+    place = "this service"
+    services = None
+
+    def __init__(self, client: ServiceClient) -> None:
+        self._client = client
+
+    @property
+    def reader(self) -> ServiceReader:
+        return ServiceReader(self)
+
+    def current_time(self) -> float:
+        return time.time()
+
+    def find(self, run_filter: RunFilter) -> RunPage:
+        return self.page(run_filter)
+
+    def page(self, run_filter: RunFilter) -> RunPage:
+        from noetl.api.service.views import RunPage
+
+        order = "created_at" if run_filter.is_oldest_first else None
+        query = {"sort": order, "limit": run_filter.limit, "cursor": run_filter.cursor}
+        return self._get(RunPage, "/workflows", **_to_conditions(run_filter), **query)
+
+    def counts(self, run_filter: RunFilter) -> StatusCounts:
+        from noetl.api.service.views import StatusCounts
+
+        return self._get(StatusCounts, "/workflows/counts", **_to_conditions(run_filter))
+
+    def histogram(self, run_filter: RunFilter, step_seconds: float) -> RunHistogram:
+        from noetl.api.service.views import RunHistogram
+
+        step = f"{step_seconds:.0f}s"
+        return self._get(RunHistogram, "/workflows/histogram", **_to_conditions(run_filter), step=step)
+
+    def get(self, run_id: str) -> Run:
+        from noetl.api.service.data_views import RunDetails
+
+        details = self._get(RunDetails, _path(run_id))
+        return _to_run(details, self.result(run_id) if details.status.is_final else None)
+
+    def report(self, run_id: str) -> RunReport:
+        from noetl.api.service.views import RunReport
+
+        return self._get(RunReport, f"/workflows/status/{quote(run_id, safe='')}")
+
+    def result(self, run_id: str) -> RunResult:
+        from noetl.api.service.views import RunResult
+
+        return self._get(RunResult, f"/workflows/result/{quote(run_id, safe='')}")
+
+    def plan(self, run_id: str) -> Plan:
+        from noetl.api.service.compiler import PlaybookCompiler
+        from noetl.api.service.data_views import RunSource
+        from noetl.api.service.errors import PlaybookError
+        from noetl.executor.actions import catalogue
+
+        source = self._get(RunSource, _path(run_id, "source"))
+        try:
+            return PlaybookCompiler(catalogue()).plan(source.source)
+        except PlaybookError as error:
+            message = "this version of noetl cannot compile the playbook of the run; --json shows its status"
+            raise CommandError(message, EXIT_FAILED) from error
+
+    def drawn_run(self, run_id: str) -> DrawnRun:
+        from noetl.planner.draw.run_marks import DrawnRun
+
+        report = self.report(run_id)
+        cases: dict[tuple[str, int], int] = {}
+        visits = set()
+        for event in self._all_events(run_id):
+            if event.step is None or event.step.startswith("@"):
+                continue
+            visit = (event.step, event.visit or 1)
+            visits.add(visit)
+            if event.type == "step.transition" and isinstance(event.payload.get("case"), int):
+                cases[visit] = event.payload["case"]
+            elif event.type == "step.completed":
+                cases.setdefault(visit, _END_WITHOUT_CASE)
+        states = {name: step.status for name, step in report.steps.items()}
+        taken = Counter((step, case) for (step, _), case in cases.items())
+        counts = Counter(step for step, _ in visits)
+        return DrawnRun(states, taken, counts, report.status.value, report.workflow_id)
+
+    def step(self, run_id: str, name: str, visit: int | None) -> StepData:
+        from noetl.api.service.data_views import StepData
+
+        return self._get(StepData, _path(run_id, "step"), name=name, visit=visit)
+
+    def log(self, run_id: str, step: str | None, after: str | None) -> LogPage:
+        from noetl.api.service.data_views import LogPage
+
+        return self._get(LogPage, _path(run_id, "logs"), step=step, cursor=after)
+
+    def events(self, run_id: str, after: str | None) -> EventPage:
+        from noetl.api.service.views import EventPage
+
+        return self._get(EventPage, _path(run_id, "events"), cursor=after)
+
+    def _all_events(self, run_id: str) -> Iterator[EventEntry]:
+        cursor = None
+        while True:
+            page = self.events(run_id, cursor)
+            yield from page.items
+            cursor = page.next_cursor
+            if cursor is None:
+                return
+
+    def questions(self) -> InboxPage:
+        from noetl.api.service.inbox_views import InboxPage
+
+        return self._get(InboxPage, "/inbox", order="expires")
+
+    def answer_step(self, run_id: str, request: AnswerRequest) -> None:
+        from noetl.api.service.views import CurrentStatus
+
+        body = {"step": request.step, "answer": request.answer}
+        body |= {} if request.visit is None else {"visit": request.visit}
+        body |= {} if request.position is None else {"position": request.position}
+        answered = self._send(CurrentStatus, _path(run_id, "answer"), body)
+        print_message(f"answered run {answered.workflow_id}")
+
+    def answer_token(self, token: str, answer: Any, *, heartbeat: bool) -> None:
+        from noetl.api.http.responses import CallbackReceipt
+
+        end = "/heartbeat" if heartbeat else ""
+        self._send(CallbackReceipt, f"/workflows/callbacks/{quote(token, safe='')}{end}", answer)
+        print_message("heartbeat recorded" if heartbeat else "answered")
+
+    def cancel(self, run_id: str) -> CurrentStatus:
+        from noetl.api.service.views import CurrentStatus, RunEntry
+
+        entry = self._send(RunEntry, _path(run_id, "cancel"))
+        return CurrentStatus(workflow_id=entry.workflow_id, status=entry.status)
+
+    def resume(self, run_id: str, request: ResumeRequest) -> RunEntry:
+        from noetl.api.service.views import RunEntry
+
+        body: dict[str, Any] = {"input": dict(request.input)} if request.input else {}
+        body |= {} if request.step is None else {"from": request.step}
+        return self._send(RunEntry, _path(run_id, "resume"), body or None)
+
+    def wait_for_change(self) -> None:
+        time.sleep(_POLL_SECONDS)
+
+    def is_abandoned(self, run: Run) -> bool:
+        return False
+
+    def _get(self, view: type[V], path: str, **params: Any) -> V:
+        return self._request(view, "GET", path, None, params)
+
+    def _send(self, view: type[V], path: str, body: Any = None) -> V:
+        return self._request(view, "POST", path, body, {})
+
+    def _request(self, view: type[V], method: str, path: str, body: Any, params: dict[str, Any]) -> V:
+        """Send a request, and return the response as a view.
+
+        Raises:
+            NotFoundError: the service has no such run or step.
+            CommandError: the request fails, or the server is not a NoETL service.
+        """
+        try:
+            response = self._client.request(method, path, body, params)
+        except UnknownResourceError as error:
+            raise NotFoundError(str(error)) from error
+        try:
+            return receive_view(view, response.body)
+        except (ValueError, TypeError, AttributeError) as error:
+            raise response.unexpected("check --url") from error
+
+
+class ServiceReader:
+    """The events of runs of a service, and the runs that they start (implements `EventReader`)."""
+
+    def __init__(self, runs: ServiceRuns) -> None:
+        self._runs = runs
+
+    def events(self, run_id: str, after: str | None, limit: int) -> list[Event]:
+        return [_to_event(entry) for entry in self._runs.events(run_id, after).items]
+
+    def find(self, run_filter: RunFilter) -> tuple[list[RunSummary], str | None]:
+        from noetl.executor.model.run_summary import summarize
+
+        page = self._runs.find(run_filter)
+        return [summarize(_to_run(entry)) for entry in page.items], page.next_cursor
+
+
+def _path(run_id: str, part: str = "") -> str:
+    return f"/workflows/{quote(run_id, safe='')}" + (f"/{part}" if part else "")
+
+
+def _to_conditions(run_filter: RunFilter) -> dict[str, Any]:
+    """Return the query parameters of lists of runs for the conditions of a filter."""
+    from noetl.executor.model.events import timestamp
+
+    return {
+        "status": list(run_filter.statuses),
+        "playbook": run_filter.playbook,
+        "tag": list(run_filter.tags),
+        "since": timestamp(run_filter.since),
+        "until": timestamp(run_filter.until),
+        "parent": run_filter.parent,
+        "q": run_filter.text,
+    }
+
+
+def _to_event(entry: EventEntry) -> Event:
+    from noetl.executor.model.events import Event
+
+    seconds = None if entry.duration_ms is None else entry.duration_ms / 1000
+    happened_at = parse_time(entry.at) or 0.0
+    return Event(
+        entry.type, happened_at, entry.step, entry.visit, entry.attempt, seconds, entry.payload, entry.id
+    )
+
+
+def _to_run(view: Any, result: RunResult | None = None) -> Run:
+    """Return the record of a run, as far as an entry of a list or the details of a run show it."""
+    from noetl.executor.model.run import Run, WaitKey
+
+    parent = getattr(view, "parent", None)
+    return Run(
+        id=view.workflow_id,
+        tenant=_TENANT,
+        playbook=view.playbook,
+        version=view.version,
+        plan_hash=getattr(view, "plan_hash", ""),
+        status=view.status,
+        origin=_ORIGIN,
+        queue="",
+        input={},
+        environment={},
+        variables={},
+        tags=view.tags,
+        folder=None,
+        created_at=parse_time(view.created_at) or 0.0,
+        parent=None if parent is None else WaitKey(parent, "", ""),
+        resumed_from=view.resumed_from,
+        started_at=parse_time(view.started_at),
+        finished_at=parse_time(view.finished_at),
+        error=getattr(view, "error", None),
+        errors=() if result is None else result.errors,
+        result=None if result is None else result.result,
+    )

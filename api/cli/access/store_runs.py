@@ -1,0 +1,121 @@
+"""Access of commands to the runs of a store."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from noetl.api.cli.display.event_follower import EventReader
+    from noetl.api.service.data_views import LogPage, StepData
+    from noetl.api.service.inbox import AnswerRequest
+    from noetl.api.service.inbox_views import InboxPage
+    from noetl.api.service.runs import ResumeRequest
+    from noetl.api.service.services import TenantServices
+    from noetl.api.service.views import (
+        CurrentStatus,
+        EventPage,
+        RunEntry,
+        RunHistogram,
+        RunPage,
+        RunReport,
+        RunResult,
+        StatusCounts,
+    )
+    from noetl.executor.model.run import Run
+    from noetl.executor.model.run_filter import RunFilter
+    from noetl.planner.draw.run_marks import DrawnRun
+    from noetl.planner.plan import Plan
+
+_POLL_SECONDS = 0.2
+
+
+class StoreRuns:
+    """The runs of a store (implements `RunAccess`)."""
+
+    place = "this store"
+
+    def __init__(self, services: TenantServices) -> None:
+        self.services = services
+        self._change_count = services.store.changes.count
+
+    @property
+    def reader(self) -> EventReader:
+        return self.services.store.runs
+
+    def current_time(self) -> float:
+        return self.services.store.clock()
+
+    def find(self, run_filter: RunFilter) -> RunPage:
+        return self.services.runs.find(run_filter)
+
+    def page(self, run_filter: RunFilter) -> RunPage:
+        return self.services.lists.page(run_filter)
+
+    def counts(self, run_filter: RunFilter) -> StatusCounts:
+        return self.services.lists.counts(run_filter)
+
+    def histogram(self, run_filter: RunFilter, step_seconds: float) -> RunHistogram:
+        return self.services.lists.histogram(run_filter, step_seconds)
+
+    def get(self, run_id: str) -> Run:
+        self._change_count = self.services.store.changes.count
+        return self.services.runs.get(run_id)
+
+    def report(self, run_id: str) -> RunReport:
+        return self.services.runs.report(run_id)
+
+    def result(self, run_id: str) -> RunResult:
+        return self.services.runs.result(run_id)
+
+    def plan(self, run_id: str) -> Plan:
+        return self.services.runs.plan(run_id)
+
+    def drawn_run(self, run_id: str) -> DrawnRun:
+        return self.services.runs.drawn_run(run_id)[1]
+
+    def step(self, run_id: str, name: str, visit: int | None) -> StepData:
+        return self.services.data.step(run_id, name, visit)
+
+    def log(self, run_id: str, step: str | None, after: str | None) -> LogPage:
+        return self.services.data.log(run_id, step, after)
+
+    def events(self, run_id: str, after: str | None) -> EventPage:
+        return self.services.runs.events(run_id, after)
+
+    def questions(self) -> InboxPage:
+        return self.services.inbox.find_urgent()
+
+    def answer_step(self, run_id: str, request: AnswerRequest) -> None:
+        from noetl.api.cli.callback_answer import answer_step
+
+        answer_step(self.services, run_id, request)
+
+    def answer_token(self, token: str, answer: Any, *, heartbeat: bool) -> None:
+        from noetl.api.cli.callback_answer import answer_in_store
+
+        answer_in_store(self.services, token, answer, heartbeat=heartbeat)
+
+    def cancel(self, run_id: str) -> CurrentStatus:
+        from noetl.api.cli.local.run_to_end import wait_until_stopped
+        from noetl.api.service.views import CurrentStatus
+
+        run = self.services.runs.cancel(run_id)
+        if run.origin == "local":
+            # No service executes such a run, and the process that did may be gone.
+            run = wait_until_stopped(self.services.store, run)
+        return CurrentStatus(workflow_id=run.id, status=run.status)
+
+    def resume(self, run_id: str, request: ResumeRequest) -> RunEntry:
+        from noetl.api.service.views import RunEntry
+        from noetl.executor.model.run_summary import summarize
+
+        return RunEntry.from_summary(summarize(self.services.runs.resume(run_id, request)))
+
+    def wait_for_change(self) -> None:
+        self.services.store.changes.wait(self._change_count, _POLL_SECONDS)
+
+    def is_abandoned(self, run: Run) -> bool:
+        from noetl.api.cli.local.run_to_end import is_abandoned
+
+        is_open = run.origin == "local" and not run.status.is_final
+        return is_open and is_abandoned(self.services.store, run)
