@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from noetl.api.cli.display.event_follower import EventReader
-    from noetl.api.service.data_views import LogPage, StepData
+    from noetl.api.service.data_views import LogPage, RunInput, RunSource, StepData
     from noetl.api.service.inbox import AnswerRequest
     from noetl.api.service.inbox_views import InboxPage
     from noetl.api.service.runs import ResumeRequest
@@ -87,6 +87,14 @@ class RunAccess(Protocol):
 
     def plan(self, run_id: str) -> Plan:
         """Return the plan of a run, with its source."""
+        ...
+
+    def source(self, run_id: str) -> RunSource:
+        """Return the text of the playbook of a run."""
+        ...
+
+    def input(self, run_id: str) -> RunInput:
+        """Return the input of a run."""
         ...
 
     def drawn_run(self, run_id: str) -> DrawnRun:

@@ -21,7 +21,7 @@ from noetl.api.service.views import View
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from noetl.api.service.data_views import LogPage, StepData
+    from noetl.api.service.data_views import LogPage, RunInput, RunSource, StepData
     from noetl.api.service.inbox import AnswerRequest
     from noetl.api.service.inbox_views import InboxPage
     from noetl.api.service.runs import ResumeRequest
@@ -105,16 +105,25 @@ class ServiceRuns:
 
     def plan(self, run_id: str) -> Plan:
         from noetl.api.service.compiler import PlaybookCompiler
-        from noetl.api.service.data_views import RunSource
         from noetl.api.service.errors import PlaybookError
         from noetl.executor.actions import catalogue
 
-        source = self._get(RunSource, _path(run_id, "source"))
+        source = self.source(run_id)
         try:
             return PlaybookCompiler(catalogue()).plan(source.source)
         except PlaybookError as error:
             message = "this version of noetl cannot compile the playbook of the run; --json shows its status"
             raise CommandError(message, EXIT_FAILED) from error
+
+    def source(self, run_id: str) -> RunSource:
+        from noetl.api.service.data_views import RunSource
+
+        return self._get(RunSource, _path(run_id, "source"))
+
+    def input(self, run_id: str) -> RunInput:
+        from noetl.api.service.data_views import RunInput
+
+        return self._get(RunInput, _path(run_id, "input"))
 
     def drawn_run(self, run_id: str) -> DrawnRun:
         from noetl.planner.draw.run_marks import DrawnRun

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from noetl.api.cli.display.event_follower import EventReader
-    from noetl.api.service.data_views import LogPage, StepData
+    from noetl.api.service.data_views import LogPage, RunInput, RunSource, StepData
     from noetl.api.service.inbox import AnswerRequest
     from noetl.api.service.inbox_views import InboxPage
     from noetl.api.service.runs import ResumeRequest
@@ -69,6 +69,12 @@ class StoreRuns:
 
     def plan(self, run_id: str) -> Plan:
         return self.services.runs.plan(run_id)
+
+    def source(self, run_id: str) -> RunSource:
+        return self.services.data.source(run_id)
+
+    def input(self, run_id: str) -> RunInput:
+        return self.services.data.input(run_id)
 
     def drawn_run(self, run_id: str) -> DrawnRun:
         return self.services.runs.drawn_run(run_id)[1]

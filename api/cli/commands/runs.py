@@ -384,6 +384,29 @@ def _all_events(runs: RunAccess, id: str) -> Iterator[EventEntry]:
             return
 
 
+@app.command("diff", no_args_is_help=True, epilog="Example: noetl runs diff 4e21aa09 last")
+def diff_runs(
+    first: Annotated[str, typer.Argument(metavar="A", help="The id of a run, as for `runs show`.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="The id of the other run.")],
+    json: JsonOption = False,
+    store: StoreOption = None,
+    url: UrlOption = None,
+) -> None:
+    """Show what differs between two runs: playbook, input, and the visits of steps.
+
+    Visits are compared by their state, case, attempts, error and outputs. Durations are shown, and not compared.
+    """
+    from noetl.api.cli.access.run_comparison import compare
+    from noetl.api.cli.display.run_diff import format_diff
+
+    with open_runs(store, url) as runs:
+        diff = compare(runs, find_run(runs, first), find_run(runs, second))
+    if json:
+        write_json(diff)
+    else:
+        write_stdout(format_diff(diff))
+
+
 @app.command("graph", no_args_is_help=True, epilog="Example: noetl runs graph ID -o run.svg")
 def draw_run(
     id: IdArgument,

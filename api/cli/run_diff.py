@@ -1,0 +1,195 @@
+"""The difference between two runs: playbook, inputs, and the visits of steps.
+
+Problem: "it worked yesterday" needs the first place at which today's run went another way.
+
+Algorithm: visits are aligned by step and number. They are in the order of the first run, then of the second.
+Of each pair, state, case, error and attempts are compared, and outputs where they are known.
+
+Cost: linear in the visits. Values are compared as JSON and shown up to MAX_VALUE characters.
+
+Limits: MAX_VISITS visits of each run are read. Durations always differ, so they are shown and not compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from typing import Any
+
+from noetl.planner.plan import canonical_json
+
+MAX_VISITS = 20_000
+MAX_VALUE = 2000
+MAX_COMPARED_LINES = 2000
+"""Lines of a playbook beyond which the changed lines are not counted, because that takes quadratic time."""
+
+VisitKey = tuple[str, int]
+"""The name of a step, and the number of the visit."""
+
+_ENDS = {"step.completed": "succeeded", "step.failed": "failed", "step.waiting": "waiting"}
+_MISSING = object()
+
+
+@dataclass
+class ComparedVisit:
+    """A visit as the events of its run show it. Its outputs are known only if they were read."""
+
+    state: str = "running"
+    attempts: int = 1
+    case: int | None = None
+    targets: tuple[str, ...] = ()
+    error: str | None = None
+    duration_ms: float | None = None
+    outputs: Mapping[str, Any] | None = None
+
+    def facts(self) -> dict[str, Any]:
+        """Return what is compared, by the words for it."""
+        return {
+            "state": self.state,
+            "attempts": self.attempts,
+            "case": self.case,
+            "targets": list(self.targets),
+            "error": self.error,
+        }
+
+
+@dataclass
+class ComparedRun:
+    """A run with all that is compared of it."""
+
+    workflow_id: str
+    playbook: str
+    version: str | None
+    plan_hash: str
+    status: str
+    duration_ms: float | None
+    source: str
+    input: Mapping[str, Any]
+    visits: dict[VisitKey, ComparedVisit]
+    result: Any = None
+
+
+def read_visits(events: Iterable[Mapping[str, Any]]) -> dict[VisitKey, ComparedVisit]:
+    """Return the visits of a history, in the order of their start; at most MAX_VISITS.
+
+    >>> event = {"type": "step.started", "step": "a", "visit": 1, "attempt": 2, "payload": {}}
+    >>> read_visits([event])["a", 1].attempts
+    2
+    """
+    visits: dict[VisitKey, ComparedVisit] = {}
+    for event in events:
+        step = event["step"]
+        if step is None or step.startswith("@"):
+            continue
+        key = (step, event["visit"] or 1)
+        if key not in visits and len(visits) == MAX_VISITS:
+            break
+        _apply(visits.setdefault(key, ComparedVisit()), event)
+    return visits
+
+
+def _apply(visit: ComparedVisit, event: Mapping[str, Any]) -> None:
+    payload = event["payload"]
+    match event["type"]:
+        case "step.started":
+            visit.state, visit.attempts, visit.error = "running", event["attempt"] or 1, None
+        case "step.transition":
+            targets = payload.get("targets")
+            visit.case = payload.get("case")
+            visit.targets = tuple(map(str, targets)) if isinstance(targets, list) else ()
+        case "step.retrying":
+            visit.state, visit.error = "retrying", _describe_error(payload.get("error"))
+        case "step.completed" | "step.failed" | "step.waiting" as type:
+            visit.state, visit.duration_ms = _ENDS[type], event["duration_ms"]
+            visit.error = _describe_error(payload.get("error"))
+
+
+def _describe_error(error: Any) -> str | None:
+    if not isinstance(error, Mapping):
+        return None
+    return f"{error.get('type')}: {error.get('message')}"
+
+
+def compare_runs(a: ComparedRun, b: ComparedRun) -> dict[str, Any]:
+    """Return the differences of two runs as JSON. A list is empty where nothing differs."""
+    return {
+        "runs": [_describe_run(run) for run in (a, b)],
+        "run": _changes(
+            {"playbook": a.playbook, "version": a.version, "status": a.status, "result": a.result},
+            {"playbook": b.playbook, "version": b.version, "status": b.status, "result": b.result},
+        ),
+        "plan": None
+        if a.plan_hash == b.plan_hash
+        else {"changed_lines": _count_changed_lines(a.source, b.source)},
+        "input": _changes(a.input, b.input),
+        "steps": list(_compare_visits(a.visits, b.visits)),
+        "same": sum(_differences(visit, b.visits.get(key)) == [] for key, visit in a.visits.items()),
+        "cut": len(a.visits) == MAX_VISITS or len(b.visits) == MAX_VISITS,
+    }
+
+
+def _describe_run(run: ComparedRun) -> dict[str, Any]:
+    return {
+        "workflow_id": run.workflow_id,
+        "playbook": run.playbook,
+        "version": run.version,
+        "status": run.status,
+        "duration_ms": run.duration_ms,
+    }
+
+
+def _compare_visits(
+    a: Mapping[VisitKey, ComparedVisit], b: Mapping[VisitKey, ComparedVisit]
+) -> Iterable[dict[str, Any]]:
+    for step, number in dict.fromkeys([*a, *b]):
+        visit_a, visit_b = a.get((step, number)), b.get((step, number))
+        changes = _differences(visit_a, visit_b)
+        if changes:
+            durations = [None if visit is None else visit.duration_ms for visit in (visit_a, visit_b)]
+            yield {"step": step, "visit": number, "changes": changes, "duration_ms": durations}
+
+
+def _differences(a: ComparedVisit | None, b: ComparedVisit | None) -> list[dict[str, Any]]:
+    if a is None or b is None:
+        states = [None if visit is None else visit.state for visit in (a, b)]
+        return [{"name": "state", "values": states}]
+    changes = _changes(a.facts(), b.facts())
+    if a.outputs is not None and b.outputs is not None:
+        changes += _changes(a.outputs, b.outputs)
+    return changes
+
+
+def _changes(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return each name whose values differ. A name that one side lacks has only the other value.
+
+    >>> _changes({"n": 1, "m": 2}, {"n": True, "m": 2})
+    [{'name': 'n', 'values': [1, True]}]
+    >>> _changes({"n": 1}, {})
+    [{'name': 'n', 'only': 'a', 'values': [1, None]}]
+    """
+    changes = []
+    for name in dict.fromkeys([*a, *b]):
+        left, right = a.get(name, _MISSING), b.get(name, _MISSING)
+        if left is _MISSING:
+            changes.append({"name": name, "only": "b", "values": [None, _shorten(right)]})
+        elif right is _MISSING:
+            changes.append({"name": name, "only": "a", "values": [_shorten(left), None]})
+        elif canonical_json(left) != canonical_json(right):
+            changes.append({"name": name, "values": [_shorten(left), _shorten(right)]})
+    return changes
+
+
+def _shorten(value: Any) -> Any:
+    """Return a value, or the beginning of the text of a long one."""
+    text = canonical_json(value)
+    return value if len(text) <= MAX_VALUE else f"{text[:MAX_VALUE]}… ({len(text):,} characters)"
+
+
+def _count_changed_lines(a: str, b: str) -> int | None:
+    """Return how many lines were added, removed or replaced, or None for long texts."""
+    lines_a, lines_b = a.splitlines(), b.splitlines()
+    if max(len(lines_a), len(lines_b)) > MAX_COMPARED_LINES:
+        return None
+    matcher = SequenceMatcher(None, lines_a, lines_b, autojunk=True)
+    return sum(max(i2 - i1, j2 - j1) for tag, i1, i2, j1, j2 in matcher.get_opcodes() if tag != "equal")
