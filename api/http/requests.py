@@ -140,8 +140,7 @@ async def read_callback_answer(request: Request) -> Any:
         Problem: 400, 413 or 415.
     """
     body = await _read_body(request)
-    # A browser sends a form in which nothing is chosen as an empty body.
-    if not body and not request.headers.get("content-type", "").startswith(FORM_TYPE):
+    if not body:
         return None
     if _content_type(request, (JSON_TYPE, FORM_TYPE)) == FORM_TYPE:
         return FormBody(_parse_form(body))

@@ -117,6 +117,8 @@ async def answer_callback(token: Token, request: Request, services: PublicTenant
     async def accept() -> Response:
         await _check_token(request, services, token)
         body = await read_callback_answer(request)
+        if body is None and _prefers_page(request):
+            body = FormBody({})  # A browser sends a form without a choice as an empty body.
         if isinstance(body, FormBody):
             return await run_in_threadpool(_answer_by_form, request, services, token, body)
         await run_in_threadpool(services.callbacks.answer, token, body)

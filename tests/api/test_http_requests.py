@@ -15,6 +15,7 @@ from noetl.api.http.parameters import StartHeaders
 from noetl.api.http.problems import Problem
 from noetl.api.http.requests import (
     MAX_BODY_BYTES,
+    FormBody,
     decode_json,
     read_callback_answer,
     read_playbook,
@@ -275,8 +276,10 @@ def test_an_answer_without_a_body_is_null() -> None:
     assert (
         asyncio.run(read_callback_answer(request(content_type="application/x-www-form-urlencoded"))) is None
     )
+    form = request(b"a=1&b=", content_type="application/x-www-form-urlencoded")
+    assert asyncio.run(read_callback_answer(form)) == FormBody({"a": "1", "b": ""})
     for headers, status in (
-        ({"content_type": "application/x-www-form-urlencoded"}, 415),
+        ({"content_type": "multipart/form-data"}, 415),
         ({"content_type": "application/yaml"}, 415),
         ({}, 415),
         ({"content_type": "application/json", "content_length": str(MAX_BODY_BYTES + 1)}, 413),
