@@ -394,7 +394,7 @@ def diff_runs(
 ) -> None:
     """Show what differs between two runs: playbook, input, and the visits of steps.
 
-    Visits are compared by their state, case, attempts, error and outputs. Durations are shown, and not compared.
+    Visits are compared by their state, case, attempts, error and outputs. Durations are only shown.
     """
     from noetl.api.cli.access.run_comparison import compare
     from noetl.api.cli.display.run_diff import format_diff
