@@ -96,7 +96,11 @@ PARAMETER_PAIRS = (
 )
 """Parameters that are required together, with examples. AWS refuses one of them late, in a partial stack."""
 AUTHENTICATIONS = ["api-keys", "jwt", "jwt-and-api-keys"]
-COMMON_SETTINGS = {"NOETL_ALLOW_ACTIONS": "AllowedActions", "NOETL_RETENTION_DAYS": "RetentionDays"}
+COMMON_SETTINGS = {
+    "NOETL_ALLOW_ACTIONS": "AllowedActions",
+    "NOETL_KEEP_INPUTS": "KeepInputs",
+    "NOETL_RETENTION_DAYS": "RetentionDays",
+}
 ISSUER_SETTINGS = {"NOETL_JWT_ISSUER": "JwtIssuer", "NOETL_JWT_AUDIENCE": "JwtAudience"}
 FORBIDDEN_SETTINGS = ("NOETL_ALLOW_SHELL", "NOETL_FILES_ROOT")
 PUBLIC_ACCESS_BLOCKS = ("BlockPublicAcls", "BlockPublicPolicy", "IgnorePublicAcls", "RestrictPublicBuckets")

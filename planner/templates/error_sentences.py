@@ -63,7 +63,26 @@ _SENTENCES: tuple[tuple[re.Pattern[str], Callable[..., str]], ...] = (
         re.compile(r"argument of type '(.+)' is not .+"),
         lambda kind: f"`in` needs a list, an object or a text, not {_kind(kind)}",
     ),
-    (re.compile(r"'(.+)' object is not iterable"), lambda kind: f"it needs a list, not {_kind(kind)}"),
+    (
+        re.compile(r"'(.+)' object is not (?:iterable|reversible)"),
+        lambda kind: f"it needs a list, not {_kind(kind)}",
+    ),
+    (
+        re.compile(r"float\(\) argument must be .+, not '(.+)'"),
+        lambda kind: f"it needs a number, not {_kind(kind)}",
+    ),
+    (
+        re.compile(r"\S+\(\) missing \d+ required (?:positional|keyword-only) arguments?: (.+)"),
+        lambda names: f"it needs an argument: {names.replace(chr(39), '`')}",
+    ),
+    (
+        re.compile(r"\S+\(\) takes .+ positional arguments? but .+ given"),
+        lambda: "it has too many arguments",
+    ),
+    (
+        re.compile(r"\S+\(\) got an unexpected keyword argument '(.+)'(?:\..*)?"),
+        lambda name: f"it has no argument `{name}`",
+    ),
     (re.compile(r"object of type '(.+)' has no len\(\)"), lambda kind: f"{_kind(kind)} has no length"),
     (
         re.compile(r"'(.+)' object cannot be interpreted as an integer"),
@@ -72,6 +91,10 @@ _SENTENCES: tuple[tuple[re.Pattern[str], Callable[..., str]], ...] = (
     (
         re.compile(r"'(.+)' object has no attribute 'items'"),
         lambda kind: f"it needs an object, not {_kind(kind)}",
+    ),
+    (
+        re.compile(r"'(.+)' object has no attribute 'splitlines'"),
+        lambda kind: f"it needs a text, not {_kind(kind)}; make it a text with `string`",
     ),
     (re.compile(r"slice indices must be .+"), lambda: "the bounds of `[a:b]` must be whole numbers"),
     (re.compile(r"\(34, .+\)"), lambda: "the number is too large"),

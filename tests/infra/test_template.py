@@ -230,6 +230,10 @@ def test_the_template_has_no_problems(template: dict[str, Any]) -> None:
             "lacks the setting of RetentionDays",
         ),
         (
+            lambda t: variables(t, "StepFunction").pop("NOETL_KEEP_INPUTS"),
+            "lacks the setting of KeepInputs",
+        ),
+        (
             lambda t: t["Resources"]["PayloadBucket"].pop("Condition"),
             "PayloadBucket is created although runs are stored in Postgres",
         ),

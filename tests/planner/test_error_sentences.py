@@ -30,6 +30,13 @@ NAMES = {"text": "x", "none_": None, "items": [1], "object": {"a": 1}}
         ("text | dictsort", "it needs an object, not a text"),
         ("text[1:text]", "the bounds of `[a:b]` must be whole numbers"),
         ("10.0 ** 400", "the number is too large"),
+        ("3 | last", "it needs a list, not a number"),
+        ("[1] | filesizeformat", "it needs a number, not a list"),
+        ("text | regex_search", "it needs an argument: `pattern`"),
+        ("text | replace", "it needs an argument: `old` and `new`"),
+        ("text | upper(1, 2)", "it has too many arguments"),
+        ("text | center(width=3, fill=1)", "it has no argument `fill`"),
+        ("3 | wordwrap", "it needs a text, not a number; make it a text with `string`"),
         ("1 / 0", "division by zero"),
     ],
 )
