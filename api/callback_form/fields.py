@@ -118,7 +118,7 @@ def _declared_field(
     else:
         control = "line" if field.type in ("integer", "number") else "text"
     hint = "" if options else _HINTS.get(field.type, _HINT_OF_ANY if field.type == "any" else "")
-    words = [_shown(field.description)] if field.description else []
+    words = [_shown(field.description).rstrip(".")] if field.description else []
     return FormField(
         name,
         control,

@@ -188,7 +188,7 @@ async def test_the_link_shows_a_labelled_form_and_changes_nothing(
     assert [control["value"] for control in form.named("colour")] == ['"red"', '"green"', "3"]
     assert (form.chosen("approved"), form.chosen("colour")) == ([], [])
     assert form.named("count")[0]["value"] == "1"
-    assert {"Pay?", "sum", "5", "Yes", "No", "A part of one.. A number"} <= set(form.texts)
+    assert {"Pay?", "sum", "5", "Yes", "No", "A part of one. A number"} <= set(form.texts)
     assert "An answer counts until 20" in form.text
     assert (await http.get(f"/workflows/{callback_run.workflow_id}/events")).json() == before
     await http.head(callback_run.path, headers=BROWSER)
