@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Annotated, Protocol
 
 import typer
 
+from noetl.api.cli.display.console import CommandError, print_message
 from noetl.api.cli.run_ids import FindableRuns, find_run
 from noetl.executor.model.run import RunStatus
 from noetl.planner.frozen import frozen
 
 if TYPE_CHECKING:
+    from noetl.api.service.views import RunPage
     from noetl.executor.model.run_filter import RunFilter
 
 StatusOption = Annotated[
@@ -53,6 +56,12 @@ class FilterableRuns(FindableRuns, Protocol):
     def current_time(self) -> float: ...
 
 
+class SelectableRuns(FilterableRuns, Protocol):
+    """Runs that a filter can select."""
+
+    def page(self, run_filter: RunFilter) -> RunPage: ...
+
+
 @frozen
 class FilterOptions:
     """The options of a command that select runs, as texts."""
@@ -84,3 +93,34 @@ class FilterOptions:
             parent=None if self.parent is None else find_run(runs, self.parent).id,
             text=self.search or None,
         )
+
+
+def confirm_selection(runs: SelectableRuns, run_filter: RunFilter, *, is_confirmed: bool) -> list[str]:
+    """Return the ids of the runs of a filter that have not ended, after a person has agreed to their number.
+
+    Raises:
+        CommandError: nobody has agreed.
+    """
+    from noetl.executor.model.run_filter import MAX_RUNS_PER_PAGE, OPEN_STATUSES
+    from noetl.planner.frozen import replace
+
+    wanted = replace(run_filter, limit=MAX_RUNS_PER_PAGE)
+    if not wanted.statuses:
+        wanted = replace(wanted, statuses=tuple(OPEN_STATUSES))
+    elif not OPEN_STATUSES.issuperset(wanted.statuses):
+        raise CommandError("runs that have ended cannot be cancelled; --status must be an open status")
+    ids: list[str] = []
+    while True:
+        page = runs.page(wanted)
+        ids += [run.workflow_id for run in page.items]
+        if page.next_cursor is None:
+            break
+        wanted = replace(wanted, cursor=page.next_cursor)
+    if ids and not is_confirmed:
+        if not sys.stdin.isatty():
+            raise CommandError(f"the filter selects {len(ids):,} runs; repeat the command with --yes")
+        if not typer.confirm(f"Cancel {len(ids):,} runs?", err=True):
+            raise CommandError("nothing was cancelled")
+    if not ids:
+        print_message("no runs")
+    return ids

@@ -40,6 +40,7 @@ from noetl.api.service.inbox_views import (
 from noetl.api.service.statistics import DurationReport, PlaybookStatistics, StepStatistics
 from noetl.api.service.views import (
     SCHEMA_NAMES,
+    BulkReport,
     CurrentStatus,
     DiagnosticEntry,
     EdgeEntry,
@@ -57,6 +58,7 @@ from noetl.api.service.views import (
     RunProgress,
     RunReport,
     RunResult,
+    SkippedRun,
     StatusCounts,
     StepReport,
     StepState,
@@ -183,6 +185,11 @@ _VIEWS: tuple[View, ...] = (
     PlaybookPage(items=[_REGISTERED], next_cursor=None),
     _ENTRY,
     RunPage(items=[_LISTED], next_cursor=None),
+    BulkReport(
+        accepted=1,
+        skipped=[SkippedRun(workflow_id=_RUN, reason="finished", detail="the run has already ended")],
+        next_cursor=None,
+    ),
     StatusCounts(total=1, more=False, statuses=_COUNTS),
     RunHistogram(
         step_seconds=900.0,
@@ -342,6 +349,7 @@ TEXT_EXAMPLES = {
 BODY_EXAMPLES: dict[str, Any] = {
     "Playbook": _PLAYBOOK,
     "PlaybookBody": {"playbook": _PLAYBOOK},
+    "BulkBody": {"ids": [_RUN]},
     "AnswerBody": {"step": "ask", "answer": {"approved": True}},
     "ResumeBody": {"input": {"who": "you"}},
     "SubmissionBody": {"playbook": _PLAYBOOK, "input": {"who": "you"}, "tags": ["nightly"]},

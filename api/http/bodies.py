@@ -18,6 +18,7 @@ from noetl.api.http.openapi import SCHEMA_REFERENCE
 from noetl.api.http.problems import Problem
 from noetl.planner.diagnostics.diagnostic import did_you_mean
 
+MAX_IDS = 100
 MAX_TAGS = 50
 MAX_TAG_LENGTH = 100
 _SHOWN_NAME_LENGTH = 100
@@ -113,7 +114,21 @@ class AnswerBody(RequestBody):
     answer: Any = Field(None, description="The answer: any value, or an object with the declared fields.")
 
 
-REQUEST_BODIES: tuple[type[RequestBody], ...] = (SubmissionBody, PlaybookBody, ResumeBody, AnswerBody)
+class BulkBody(RequestBody):
+    """The runs that a bulk request names."""
+
+    ids: Annotated[
+        list[str], Field(min_length=1, max_length=MAX_IDS), Expected(f"a list of 1 to {MAX_IDS} ids of runs")
+    ] = Field(description="The ids of runs.")
+
+
+REQUEST_BODIES: tuple[type[RequestBody], ...] = (
+    SubmissionBody,
+    PlaybookBody,
+    ResumeBody,
+    AnswerBody,
+    BulkBody,
+)
 
 
 def parse_body(model: type[Body], value: Any) -> Body:

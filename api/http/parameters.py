@@ -276,6 +276,17 @@ class StatisticsQuery(BaseModel):
     runs: WholeNumber = Field(DEFAULT_RUNS, ge=1, le=MAX_RUNS, description="How many of the newest runs.")
 
 
+class BulkQuery(RunConditions):
+    """The query parameters of a request that changes many runs."""
+
+    cursor: str | None = Field(None, description=CURSOR_DESCRIPTION)
+
+    def to_selection(self) -> RunFilter | None:
+        """Return the filter of the query, or None if it has no condition."""
+        run_filter = self.to_filter()
+        return None if run_filter == RunFilter() else replace(run_filter, cursor=self.cursor)
+
+
 class HistogramQuery(RunConditions):
     """The query parameters of a histogram of runs."""
 

@@ -35,6 +35,9 @@ PROBLEM_TYPES: Mapping[str, ProblemType] = {
     ),
     "malformed-form": ProblemType(400, "The form has the field `note` twice."),
     "invalid-cursor": ProblemType(400, "the cursor does not belong to this list"),
+    "ambiguous-selection": ProblemType(
+        400, "The request names runs by `ids` in the body, or by a filter in the query; it has both."
+    ),
     "invalid-interval": ProblemType(400, "2,880 intervals; a histogram has 1 to 500 intervals of `step`"),
     "unauthenticated": ProblemType(401, "The API key is unknown or revoked.", _CHALLENGE),
     "insufficient-scope": ProblemType(

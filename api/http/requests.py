@@ -19,7 +19,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from email.message import Message
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
@@ -33,6 +33,7 @@ from noetl.api.service.compiler import InlinePlaybook, PlanSource, PlaybookRefer
 from noetl.api.service.inbox import AnswerRequest
 from noetl.api.service.runs import ResumeRequest
 from noetl.executor.model.json_values import MAX_DEPTH, nests_deeper
+from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.model.start_request import StartRequest
 from noetl.planner.frozen import frozen
 
@@ -124,6 +125,25 @@ async def read_answer_request(request: Request) -> AnswerRequest:
     _content_type(request, (JSON_TYPE,))
     answer = await _decode(body, lambda value: parse_body(AnswerBody, value))
     return AnswerRequest(answer.step, answer.answer, answer.visit, answer.position)
+
+
+async def read_run_selection(request: Request, run_filter: RunFilter | None) -> Sequence[str] | RunFilter:
+    """Return the ids of runs in the body of a request, or the filter of its query.
+
+    Raises:
+        Problem: 400, 413, 415 or 422; also if there are both, or neither.
+    """
+    from noetl.api.http.bodies import BulkBody, parse_body
+
+    body = await _read_body(request)
+    if body and run_filter is None:
+        _content_type(request, (JSON_TYPE,))
+        return (await _decode(body, lambda value: parse_body(BulkBody, value))).ids
+    if body or run_filter is None:
+        problem = "has both" if body else "has neither"
+        detail = f"The request names runs by `ids` in the body, or by a filter in the query; it {problem}."
+        raise Problem(400, detail, slug="ambiguous-selection")
+    return run_filter
 
 
 @frozen

@@ -98,11 +98,22 @@ class RunListService:
         Raises:
             RejectedError: as `page` does.
         """
-        wanted = replace(run_filter, tenant=self.context.tenant)
-        checksum = _checksum(wanted)
-        wanted = replace(wanted, cursor=_open_cursor(wanted.cursor, checksum))
+        wanted, checksum = self._open(run_filter)
         found, cursor = self._read(wanted)
-        return found, None if cursor is None else f"{cursor}{_SEPARATOR}{checksum}"
+        return found, _close_cursor(cursor, checksum)
+
+    def find_ids(self, run_filter: RunFilter) -> tuple[list[str], str | None]:
+        """Return the ids of one page. Headlines are computed only for a search.
+
+        Raises:
+            RejectedError: as `page` does.
+        """
+        if run_filter.text is not None:
+            found, cursor = self.find(run_filter)
+            return [run.summary.id for run in found], cursor
+        wanted, checksum = self._open(run_filter)
+        runs, cursor = self.context.store.runs.find(wanted)
+        return [run.id for run in runs], _close_cursor(cursor, checksum)
 
     def counts(self, run_filter: RunFilter) -> StatusCounts:
         """Return the numbers of the runs of a filter by status. Its page and order are ignored."""
@@ -155,6 +166,12 @@ class RunListService:
         return RunHistogram(
             step_seconds=step_seconds, total=counts.total, more=not counts.is_complete, buckets=buckets
         )
+
+    def _open(self, run_filter: RunFilter) -> tuple[RunFilter, str]:
+        """Return the filter of this tenant with the cursor of the store, and the checksum of the filter."""
+        wanted = replace(run_filter, tenant=self.context.tenant)
+        checksum = _checksum(wanted)
+        return replace(wanted, cursor=_open_cursor(wanted.cursor, checksum)), checksum
 
     def _count(self, run_filter: RunFilter, step_seconds: float | None) -> RunCounts:
         wanted = replace(run_filter, tenant=self.context.tenant, cursor=None)
@@ -220,6 +237,11 @@ def _checksum(run_filter: RunFilter) -> str:
         run_filter.is_oldest_first,
     ]
     return f"{zlib.crc32(json.dumps(conditions).encode()):08x}"
+
+
+def _close_cursor(cursor: str | None, checksum: str) -> str | None:
+    """Return the cursor of a list for a cursor of the store."""
+    return None if cursor is None else f"{cursor}{_SEPARATOR}{checksum}"
 
 
 def _open_cursor(cursor: str | None, checksum: str) -> str | None:

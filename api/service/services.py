@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 
+from noetl.api.service.bulk import BulkService
 from noetl.api.service.callbacks import CallbackService
 from noetl.api.service.compiler import PlaybookCompiler
 from noetl.api.service.inbox import InboxService
@@ -29,6 +30,7 @@ class TenantServices:
         self.runs = RunService(context)
         self.data = RunDataService(context, self.runs)
         self.lists = RunListService(context, self.data)
+        self.bulk = BulkService(self.runs, self.lists)
         self.items = LoopItemService(self.data)
         self.inbox = InboxService(context, self.runs)
         self.playbooks = PlaybookService(context)

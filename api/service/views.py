@@ -190,6 +190,26 @@ class RunHistogram(View, schema_name="Histogram"):
     buckets: Sequence[HistogramBucket]
 
 
+class SkippedRun(View, schema_name="SkippedRun"):
+    """Run that a bulk request has not changed. `reason` is the type of a problem."""
+
+    workflow_id: str
+    reason: str
+    detail: str
+
+
+class BulkReport(View, schema_name="BulkReport"):
+    """Result of a bulk request.
+
+    `accepted` counts the runs that were changed, or had been before. `next_cursor` is present if the filter
+    may select more runs.
+    """
+
+    accepted: int
+    skipped: Sequence[SkippedRun]
+    next_cursor: str | None
+
+
 class RunResult(View, schema_name="Result"):
     workflow_id: str
     status: RunStatus

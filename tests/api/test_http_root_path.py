@@ -34,7 +34,7 @@ steps:
   run: [{action: set, set: {said: "{{ 'ß' * 40000 }}"}}]
   rule: [{case: default, run: [more]}]
 - name: more
-  run: [{action: set, set: {all: "{{ [said, said, said, said, said] }}"}}]
+  run: [{action: set, set: {all: "{{ [said, said, said, said, said, said] }}"}}]
 output: {all: "{{ all }}"}
 """
 ASK = """\
@@ -222,9 +222,9 @@ def test_a_conversation_through_a_gateway(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr(lambda_handler, "MAX_RESPONSE_BYTES", 350_000)
-    monkeypatch.setattr(lambda_handler, "MAX_BALANCER_BYTES", 340_000)
-    limit = "340,000" if front.event is alb_event else "350,000"
+    monkeypatch.setattr(lambda_handler, "MAX_RESPONSE_BYTES", 450_000)
+    monkeypatch.setattr(lambda_handler, "MAX_BALANCER_BYTES", 440_000)
+    limit = "440,000" if front.event is alb_event else "450,000"
     with gateway(front, monkeypatch, settings) as send:
         converse(send, front.prefix, {"authorization": f"Bearer {key}"}, limit, tmp_path / "token")
 

@@ -37,6 +37,7 @@ from noetl.api.cli.run_filters import (
     StatusOption,
     TagOption,
     UntilOption,
+    confirm_selection,
 )
 from noetl.api.cli.run_ids import find_run
 from noetl.api.cli.store_option import NO_QUEUE, StoreOption, is_without_queue
@@ -429,18 +430,38 @@ def draw_run(
 
 
 @app.command("cancel", no_args_is_help=True, epilog="Example: noetl runs cancel ID")
-def cancel_run(
-    id: IdArgument, json: JsonOption = False, store: StoreOption = None, url: UrlOption = None
+def cancel_runs(
+    ids: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="ID…", help="Ids of runs, their first characters, or `last`."),
+    ] = None,
+    status: StatusOption = None,
+    playbook: PlaybookOption = None,
+    tag: TagOption = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
+    parent: ParentOption = None,
+    search: SearchOption = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="With a filter: do not ask.")] = False,
+    json: JsonOption = False,
+    store: StoreOption = None,
+    url: UrlOption = None,
 ) -> None:
-    """Cancel a run: abandon its work, and start nothing new."""
+    """Cancel runs: abandon their work, and start nothing new. A filter selects all that have not ended."""
+    options = FilterOptions(status, playbook, tag, since, until, parent, search)
+    if bool(ids) == (options != FilterOptions()):
+        raise CommandError("name runs by their ids or by a filter such as --playbook, not by both")
     with open_runs(store, url) as runs:
-        run = runs.cancel(find_run(runs, id).id)
-    if json:
-        write_json(run)
-    else:
-        print_message(
-            f"run {run.workflow_id} is {run.status.value if run.status.is_final else 'being cancelled'}"
-        )
+        if ids:
+            selected = [find_run(runs, id).id for id in ids]
+        else:
+            selected = confirm_selection(runs, options.to_filter(runs), is_confirmed=yes)
+        for run in map(runs.cancel, selected):
+            if json:
+                write_json(run)
+            else:
+                shown_status = run.status.value if run.status.is_final else "being cancelled"
+                print_message(f"run {run.workflow_id} is {shown_status}")
 
 
 @app.command("resume", no_args_is_help=True, epilog="Example: noetl runs resume ID -i region=us")

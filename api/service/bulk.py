@@ -1,0 +1,83 @@
+"""The service that cancels or resumes many runs with one request.
+
+Problem: after an outage, hundreds of runs must be resumed. One request cannot wait for all of them, and one
+run that refuses must not stop the others.
+
+Algorithm: a request changes a page of runs, one after the other, and reports those that were skipped with the
+reason. Its cursor continues behind them. Both operations are idempotent, so a request may be repeated.
+
+Cost: one change for each run of a page.
+
+Limits: MAX_RUNS runs for each request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from noetl.api.service.errors import NotFoundError
+from noetl.api.service.run_lists import RunListService
+from noetl.api.service.runs import ResumeRequest, RunService
+from noetl.api.service.views import BulkReport, SkippedRun
+from noetl.executor.errors import RejectedError
+from noetl.executor.model.run import RunStatus
+from noetl.executor.model.run_filter import OPEN_STATUSES, RunFilter
+from noetl.planner.frozen import frozen, replace
+
+MAX_RUNS = 100
+"""The number of runs that one request changes at most."""
+
+_RESUMABLE = tuple(status for status in RunStatus if status.is_final and status is not RunStatus.SUCCEEDED)
+
+
+@frozen
+class BulkService:
+    """Changes of many runs of one tenant. Runs are named by their ids, or selected by a filter."""
+
+    runs: RunService
+    lists: RunListService
+
+    def cancel(self, selection: Sequence[str] | RunFilter) -> BulkReport:
+        """Cancel runs, of a filter without statuses those that have not ended.
+
+        Raises:
+            RejectedError: `invalid_cursor`.
+        """
+        return self._change(selection, tuple(OPEN_STATUSES), self.runs.cancel)
+
+    def resume(self, selection: Sequence[str] | RunFilter) -> BulkReport:
+        """Resume runs, of a filter without statuses those that have ended and not succeeded.
+
+        Raises:
+            RejectedError: `invalid_cursor`.
+        """
+
+        def resume(run_id: str) -> None:
+            if not self.runs.summary(run_id).status.is_final:
+                raise RejectedError("not_ended", f"run {run_id} has not ended")
+            self.runs.resume(run_id, ResumeRequest())
+
+        return self._change(selection, _RESUMABLE, resume)
+
+    def _change(
+        self,
+        selection: Sequence[str] | RunFilter,
+        statuses: Sequence[RunStatus],
+        change: Callable[[str], object],
+    ) -> BulkReport:
+        cursor = None
+        if isinstance(selection, RunFilter):
+            wanted = replace(selection, statuses=selection.statuses or statuses, limit=MAX_RUNS)
+            ids, cursor = self.lists.find_ids(wanted)
+        else:
+            ids = list(dict.fromkeys(selection))
+        skipped = []
+        for run_id in ids:
+            try:
+                change(run_id)
+            except NotFoundError as error:
+                skipped.append(SkippedRun(workflow_id=run_id, reason="not-found", detail=str(error)))
+            except RejectedError as error:
+                reason = error.reason.replace("_", "-")
+                skipped.append(SkippedRun(workflow_id=run_id, reason=reason, detail=error.message))
+        return BulkReport(accepted=len(ids) - len(skipped), skipped=skipped, next_cursor=cursor)

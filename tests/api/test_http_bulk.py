@@ -1,0 +1,124 @@
+"""Bulk requests: many runs are cancelled or resumed with one request."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import Any
+
+import httpx
+import pytest
+
+from noetl.api.service import bulk
+from noetl.api.service.services import create_services
+from noetl.api.service.views import BulkReport
+from noetl.executor.actions import catalogue
+from noetl.executor.model.run_filter import RunFilter
+from noetl.executor.model.start_request import StartRequest
+from noetl.executor.stores import open_store
+from noetl.planner.compile import compile_playbook
+from tests.api.responses import assert_problem, read_view
+
+pytestmark = pytest.mark.anyio
+
+HELD = "name: held\nsteps: [{name: a, run: [{action: wait, seconds: 3600}]}]\n"
+FINE = "name: fine\nsteps: [{name: a, run: [{action: set, set: {n: 1}}]}]\n"
+BROKEN = "name: broken\nsteps: [{name: a, run: [{action: fail, message: no}]}]\n"
+
+
+async def start(http: httpx.AsyncClient, playbook: str, *tags: str) -> str:
+    prefer = {} if playbook == HELD else {"Prefer": "wait=25"}
+    response = await http.post(
+        "/workflows/run", json={"playbook": playbook, "tags": list(tags)}, headers=prefer
+    )
+    assert response.status_code in (200, 202), response.text
+    workflow_id: str = response.json()["workflow_id"]
+    return workflow_id
+
+
+async def change(http: httpx.AsyncClient, operation: str, **request: Any) -> BulkReport:
+    response = await http.post(f"/workflows/bulk/{operation}", **request)
+    assert response.status_code == 202, response.text
+    return read_view(BulkReport, response.json())
+
+
+async def result(http: httpx.AsyncClient, workflow_id: str) -> str:
+    """Return the status of a run when it has ended."""
+    for _ in range(3):
+        response = await http.get(f"/workflows/result/{workflow_id}", headers={"Prefer": "wait=25"})
+        if response.status_code == 200:
+            break
+    status: str = response.json()["status"]
+    return status
+
+
+async def test_named_runs_are_cancelled_and_others_skipped_with_a_reason(http: httpx.AsyncClient) -> None:
+    held, fine = await start(http, HELD), await start(http, FINE)
+    ids = [held, fine, "unknown\x1b[31m", held]
+    for _ in range(2):
+        report = await change(http, "cancel", json={"ids": ids})
+        assert (report.accepted, report.next_cursor) == (1, None)
+        reasons = [(skipped.workflow_id, skipped.reason) for skipped in report.skipped]
+        assert reasons == [(fine, "finished"), ("unknown\x1b[31m", "not-found")]
+        assert await result(http, held) == "cancelled"
+
+
+async def test_the_runs_of_a_filter_are_cancelled_in_pages(
+    http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bulk, "MAX_RUNS", 2)
+    held = [await start(http, HELD, "env=test") for _ in range(3)]
+    other, ended = await start(http, HELD, "env=prod"), await start(http, FINE, "env=test")
+    report = await change(http, "cancel", params={"tag": "env=test"})
+    assert (report.accepted, report.skipped) == (2, [])
+    assert report.next_cursor is not None
+    wrong = await http.post("/workflows/bulk/cancel", params={"tag": "env", "cursor": report.next_cursor})
+    assert_problem(wrong, 400, "invalid-cursor")
+    report = await change(http, "cancel", params={"tag": "env=test", "cursor": report.next_cursor})
+    assert (report.accepted, report.next_cursor) == (1, None)
+    assert [await result(http, run) for run in held] == ["cancelled"] * 3
+    assert await result(http, ended) == "succeeded"
+    running = await http.get(f"/workflows/status/{other}")
+    assert running.json()["finished_at"] is None
+
+
+async def test_failed_runs_of_a_filter_are_resumed(http: httpx.AsyncClient) -> None:
+    broken, fine, held = [await start(http, text, "x") for text in (BROKEN, FINE, HELD)]
+    report = await change(http, "resume", params={"tag": "x"})
+    assert (report.accepted, report.skipped) == (1, [])
+    assert await result(http, broken) == "failed"
+    visits = (await http.get(f"/workflows/status/{broken}")).json()["steps"]["a"]
+    assert visits["attempt"] >= 1
+    events = (await http.get(f"/workflows/{broken}/events")).json()["items"]
+    assert "workflow.resumed" in [event["type"] for event in events]
+    report = await change(http, "resume", json={"ids": [fine, held]})
+    assert [skipped.reason for skipped in report.skipped] == ["not-resumable", "not-ended"]
+
+
+@pytest.mark.parametrize("operation", ["cancel", "resume"])
+async def test_a_request_must_name_its_runs_in_one_way(http: httpx.AsyncClient, operation: str) -> None:
+    path = f"/workflows/bulk/{operation}"
+    held = await start(http, HELD)
+    for response in (
+        await http.post(path),
+        await http.post(path, params={"cursor": "x"}),
+        await http.post(path, params={"q": "held"}, json={"ids": [held]}),
+    ):
+        assert_problem(response, 400, "ambiguous-selection")
+    assert_problem(await http.post(path, params={"limit": 5}), 400, "invalid-request")
+    for ids in ([], [1], "x", ["a"] * 101, None):
+        assert_problem(await http.post(path, json={"ids": ids}), 422, "invalid-body")
+    assert_problem(await http.post(path, json={"filter": {}}), 422, "invalid-body")
+    assert (await http.get(f"/workflows/status/{held}")).json()["finished_at"] is None
+
+
+def test_a_tenant_changes_no_run_of_another() -> None:
+    with closing(open_store("memory://")) as store:
+        mine = create_services(store, catalogue())
+        plan = compile_playbook(HELD, catalogue()).plan
+        assert plan is not None
+        run, other = mine.runs.start(plan, StartRequest()), mine.for_tenant("other")
+        report = other.bulk.cancel([run.id])
+        assert (report.accepted, report.skipped[0].reason) == (0, "not-found")
+        assert other.bulk.cancel(RunFilter(tenant="default", playbook="held")).accepted == 0
+        assert mine.runs.get(run.id).stop is None
+        assert mine.bulk.cancel(RunFilter(playbook="held")).accepted == 1
