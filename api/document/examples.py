@@ -37,6 +37,7 @@ from noetl.api.service.inbox_views import (
     InboxEntry,
     InboxPage,
 )
+from noetl.api.service.loop_states import ItemState
 from noetl.api.service.statistics import DurationReport, PlaybookStatistics, StepStatistics
 from noetl.api.service.views import (
     SCHEMA_NAMES,
@@ -47,7 +48,6 @@ from noetl.api.service.views import (
     EventEntry,
     EventPage,
     HistogramBucket,
-    ItemState,
     PlanDescription,
     PlanGraph,
     PlaybookEntry,

@@ -29,11 +29,11 @@ from pydantic import (
 from noetl.api.http.problems import Problem
 from noetl.api.service.inbox import RUNS_PER_PAGE
 from noetl.api.service.loop_items import ITEMS_PER_PAGE, MAX_ITEMS_PER_PAGE, ItemQuery
+from noetl.api.service.loop_states import ItemState
 from noetl.api.service.run_data import LINES_PER_PAGE
 from noetl.api.service.run_lists import parse_step
 from noetl.api.service.runs import EVENTS_PER_PAGE
 from noetl.api.service.statistics import DEFAULT_RUNS, MAX_RUNS
-from noetl.api.service.views import ItemState
 from noetl.executor.model.run import RunStatus
 from noetl.executor.model.run_filter import MAX_RUNS_PER_PAGE, RunFilter
 from noetl.executor.model.tracing import parse_trace

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from noetl.api.service.graph_views import RunGraph
+from noetl.api.service.loop_states import ItemState
 from noetl.api.service.views import (
-    ItemState,
     ItemWait,
     LoopReport,
     RunProgress,

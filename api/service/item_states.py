@@ -21,7 +21,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import field
 from typing import Any, TypeAlias
 
-from noetl.api.service.views import ItemState, LoopReport
+from noetl.api.service.loop_states import ItemState
+from noetl.api.service.views import LoopReport
 from noetl.executor.model.events import Event
 from noetl.executor.model.outcome import Outcome
 from noetl.executor.model.run import ErrorRecord, Visit, VisitStatus

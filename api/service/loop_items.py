@@ -27,9 +27,10 @@ from typing import Any, cast
 from noetl.api.service.data_views import LoopItem, LoopItems
 from noetl.api.service.errors import NotFoundError
 from noetl.api.service.item_states import FindLoop, KnownItem, LoopFacts, read_loops, with_error
+from noetl.api.service.loop_states import ItemState
+from noetl.api.service.plan_loops import find_loop, has_loop
 from noetl.api.service.run_data import RunDataService
 from noetl.api.service.step_reports import item_waits, visit_state
-from noetl.api.service.views import ItemState
 from noetl.executor.engine.kept_data import shorten_error
 from noetl.executor.engine.preview import preview
 from noetl.executor.errors import RejectedError
@@ -38,7 +39,7 @@ from noetl.executor.model.run_summary import RunSummary
 from noetl.executor.stores.interface import Store
 from noetl.planner.diagnostics.wording import abbreviate
 from noetl.planner.frozen import frozen, replace
-from noetl.planner.plan import Loop, Step, Task, TaskCall
+from noetl.planner.plan import Step
 
 ITEMS_PER_PAGE = 100
 MAX_ITEMS_PER_PAGE = 1000
@@ -46,12 +47,10 @@ MAX_PAGE_CHARACTERS = 1 << 19
 """How much of the stored failures a page decodes. A page may have fewer items than its limit."""
 
 _PART_CHARACTERS = 1 << 16
-_INDEX = re.compile(r"\.(\d+)")
 _DECODER = json.JSONDecoder()
 _MAX_PLACE = 1 << 40
 _MEMBERS = {"index", "item", "error"}
 _MAX_SHOWN_LOOPS = 20
-_WORK = re.compile(r"(?:run|rule\.(\d+))(?:~\d+)?")
 
 
 @frozen
@@ -282,44 +281,6 @@ def _choose_loop(loops: Mapping[str, LoopFacts], position: str | None) -> str | 
         known = f"; the visit has {names}" if loops else "; none has begun"
         raise NotFoundError(f"unknown loop `{abbreviate(position)}`{known}")
     return position
-
-
-def has_loop(step: Step, task_of: Callable[[str], Task]) -> bool:
-    """Return whether a step has a loop, in its own work, in that of its cases, or in tasks that it calls."""
-    if step.loop is not None:
-        return True
-    seen: set[str] = set()
-    work = [*step.run, *(item for case in step.cases for item in case.work)]
-    while work:
-        item = work.pop()
-        if item.loop is not None:
-            return True
-        if isinstance(item, TaskCall) and item.task not in seen:
-            seen.add(item.task)
-            work += task_of(item.task).run
-    return False
-
-
-def find_loop(step: Step, task_of: Callable[[str], Task], position: str) -> Loop | None:
-    """Return the loop of a step at a position, such as `run`, `run.0` or `rule.1.0/notify.2`.
-
-    It is None if the plan has no loop there.
-    """
-    match = _WORK.match(position)
-    if match is None:
-        return None
-    work = step.run if match[1] is None else step.cases[int(match[1])].work
-    rest = position[match.end() :]
-    if not rest:
-        return step.loop
-    while index := _INDEX.match(rest):
-        item, rest = work[int(index[1])], rest[index.end() :]
-        if not rest:
-            return item.loop
-        if not isinstance(item, TaskCall) or not rest.startswith(f"/{item.task}."):
-            return None
-        work, rest = task_of(item.task).run, rest[len(item.task) + 1 :]
-    return None
 
 
 def _write_cursor(after: int, place: int, scope: str) -> str:

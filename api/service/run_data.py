@@ -32,9 +32,9 @@ from noetl.api.service.errors import NotFoundError
 from noetl.api.service.graph_views import RunGraph
 from noetl.api.service.headlines import describe_run
 from noetl.api.service.runs import RunService
-from noetl.api.service.step_reports import visit_state, visit_waits
+from noetl.api.service.step_reports import count_loops, visit_state, visit_waits
 from noetl.api.service.tenant import TenantContext
-from noetl.api.service.views import JoinReport, StepReport
+from noetl.api.service.views import JoinReport, RunReport, StepReport
 from noetl.api.service.visit_history import find_transition, list_attempts, to_log_line
 from noetl.executor.model.events import Event, timestamp
 from noetl.executor.model.json_values import write_json
@@ -47,6 +47,9 @@ from noetl.planner.frozen import frozen
 LINES_PER_PAGE = 1000
 MAX_SCANNED_EVENTS = 10_000
 """How many events a page of the log is taken from. A page may have fewer lines than its limit."""
+
+MAX_COUNTED_VISITS = 500
+"""Up to how many visits of a run the events of its loops are read to show the run."""
 
 _EVENTS_PER_READ = 1000
 
@@ -64,7 +67,7 @@ class RunDataService:
         Raises:
             NotFoundError: the tenant has no such run.
         """
-        report, run = self.runs.report(run_id), self.runs.summary(run_id)
+        report, run = self.report(run_id), self.runs.summary(run_id)
         seconds = None
         if run.started_at is not None:
             seconds = (run.finished_at or self.context.clock()) - run.started_at
@@ -77,6 +80,26 @@ class RunDataService:
             steps=report.steps,
             progress=report.progress,
         )
+
+    def report(self, run_id: str) -> RunReport:
+        """Return the status of a run, with the counts of the loops of each step, also of ended ones.
+
+        If the run has more than MAX_COUNTED_VISITS visits, only loops that have paused have counts.
+
+        Raises:
+            NotFoundError: the tenant has no such run.
+        """
+        overview = self.runs.overview(run_id)
+        report = self.runs.describe(overview)
+        steps = dict(report.steps)
+        if sum(step.visits for step in steps.values()) <= MAX_COUNTED_VISITS:
+            for name in self.context.loop_steps(overview.summary.plan_hash):
+                if steps[name].visits:
+                    number = overview.steps[name].latest.number
+                    events = self.context.store.runs.visit_events(run_id, name, number)
+                    loops = count_loops(events, steps[name].loops or ()) or None
+                    steps[name] = StepReport(**{**vars(steps[name]), "loops": loops})
+        return RunReport(**{**vars(report), "steps": steps})
 
     def with_graph(
         self, details: RunDetails, drawing: bytes | None, problem: str | None, cursor: str | None

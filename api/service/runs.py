@@ -190,7 +190,12 @@ class RunService:
             raise _unknown_run(run_id)
         return run
 
-    def _overview(self, run_id: str) -> RunOverview:
+    def overview(self, run_id: str) -> RunOverview:
+        """Return what the status of a run shows.
+
+        Raises:
+            NotFoundError: the tenant has no such run.
+        """
         overview = self.context.store.runs.overview(self.context.tenant, run_id)
         if overview is None:
             raise _unknown_run(run_id)
@@ -202,7 +207,10 @@ class RunService:
         Raises:
             NotFoundError: the tenant has no such run.
         """
-        overview = self._overview(run_id)
+        return self.describe(self.overview(run_id))
+
+    def describe(self, overview: RunOverview) -> RunReport:
+        """Return the status of the run of an overview, and of its steps."""
         run, steps = overview.summary, self._step_reports(overview)
         counts = Counter(step.status for step in steps.values())
         finished = counts[StepState.SUCCEEDED] + counts[StepState.FAILED]
@@ -253,7 +261,7 @@ class RunService:
         Raises:
             NotFoundError: the tenant has no such run.
         """
-        overview = self._overview(run_id)
+        overview = self.overview(run_id)
         summary = overview.summary
         states = step_states(summary.status, self.context.step_names(summary.plan_hash), overview.steps)
         taken: Counter[tuple[str, int]] = Counter()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from noetl.api.service.bulk import BulkService
 from noetl.api.service.callbacks import CallbackService
 from noetl.api.service.compiler import PlaybookCompiler
 from noetl.api.service.inbox import InboxService
 from noetl.api.service.loop_items import LoopItemService
+from noetl.api.service.plan_loops import find_loop_steps
 from noetl.api.service.playbooks import PlaybookService
 from noetl.api.service.run_data import RunDataService
 from noetl.api.service.run_lists import RunListService
@@ -70,6 +71,7 @@ def create_services(
             store,
             PlaybookCompiler(catalogue),
             lru_cache(maxsize=64)(store.plans.step_names),
+            lru_cache(maxsize=64)(partial(find_loop_steps, store)),
             controls_local_runs,
             clock or store.clock,
         )

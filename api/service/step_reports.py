@@ -7,7 +7,7 @@ from typing import Any
 
 from noetl.api.service.views import ItemWait, LoopReport, QuestionReport, StepReport, StepState, WaitReport
 from noetl.executor.actions import catalogue
-from noetl.executor.model.events import timestamp
+from noetl.executor.model.events import Event, timestamp
 from noetl.executor.model.outcome import Outcome
 from noetl.executor.model.run import NEVER, RunStatus, Visit, VisitStatus
 from noetl.executor.model.run_summary import StepVisits, VisitSummary, has_started
@@ -98,6 +98,21 @@ def _find_child_run(entry: Mapping[str, Any]) -> str | None:
     if declaration is None or declaration.child_run is None:
         return None
     return declaration.child_run(entry["memory"])
+
+
+def count_loops(events: Iterable[Event], paused: Iterable[LoopReport]) -> list[LoopReport]:
+    """Return the progress of the loops of a visit, from its events and from the loops that have paused."""
+    loops: dict[str, LoopReport] = {}
+    for event in events:
+        if event.type == "step.started":
+            loops.clear()  # Another attempt repeats what is not committed.
+        elif event.type == "loop.progress":
+            loops[event.payload["position"]] = LoopReport(**event.payload)
+    for loop in paused:
+        latest = loops.get(loop.position)
+        if latest is None or latest.done <= loop.done:
+            loops[loop.position] = loop
+    return list(loops.values())
 
 
 def _paused_loops(visit: VisitSummary) -> list[LoopReport]:

@@ -13,7 +13,7 @@ from noetl.planner.frozen import frozen
 class TenantContext:
     """A tenant, the store of its runs and playbooks, and caches that do not depend on the tenant.
 
-    `step_names` returns the names of the steps of a saved plan. `controls_local_runs` is whether runs of a
+    `step_names` returns the names of the steps of a saved plan, `loop_steps` those that have a loop. `controls_local_runs` is whether runs of a
     local file may be cancelled and resumed: the workers of a service do not execute them.
     """
 
@@ -21,5 +21,6 @@ class TenantContext:
     store: Store
     compiler: PlaybookCompiler
     step_names: Callable[[str], tuple[str, ...]]
+    loop_steps: Callable[[str], frozenset[str]]
     controls_local_runs: bool
     clock: Callable[[], float]

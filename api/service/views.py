@@ -97,22 +97,6 @@ class StepState(StrEnum):
     CANCELLED = "cancelled"
 
 
-class ItemState(StrEnum):
-    """The state of an item of a loop.
-
-    `open`: it has not ended, and its step runs. It may run, wait, or have to begin. `cancelled`: it has not
-    ended, and the loop has.
-    """
-
-    PENDING = "pending"
-    OPEN = "open"
-    WAITING = "waiting"
-    RETRYING = "retrying"
-    SUCCEEDED = "succeeded"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-
-
 class RunEntry(View, schema_name="Summary"):
     """Run of a list.
 
@@ -267,7 +251,7 @@ class ItemWait(View, schema_name="ItemWaitingFor"):
 
 
 class LoopReport(View, schema_name="LoopCounts"):
-    """Progress of an unfinished loop at its latest pause, between batches or for a wait.
+    """Progress of a loop: at its latest pause, between batches or for a wait, or as its events report it.
 
     `position` is the place of the loop in the step. `done` counts the finished items, `failed` those of them
     that failed.

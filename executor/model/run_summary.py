@@ -46,6 +46,7 @@ class VisitSummary:
     """The part of a visit that the status of its run shows. The fields are those of `Visit`."""
 
     status: VisitStatus
+    number: int
     attempt: int
     due_at: float
     started_at: float | None
@@ -99,6 +100,7 @@ def summarize_visit(visit: Visit) -> VisitSummary:
     """Return the summary of a visit."""
     return VisitSummary(
         status=visit.status,
+        number=visit.number,
         attempt=visit.attempt,
         due_at=visit.due_at,
         started_at=visit.started_at,

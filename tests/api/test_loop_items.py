@@ -13,9 +13,11 @@ import pytest
 
 from noetl.api.service.data_views import LoopItems
 from noetl.api.service.errors import NotFoundError
-from noetl.api.service.loop_items import ItemQuery, find_loop, has_loop, read_entries
+from noetl.api.service.loop_items import ItemQuery, read_entries
+from noetl.api.service.loop_states import ItemState
+from noetl.api.service.plan_loops import find_loop, has_loop
 from noetl.api.service.services import TenantServices, create_services
-from noetl.api.service.views import ItemState, to_json
+from noetl.api.service.views import to_json
 from noetl.executor.actions import catalogue
 from noetl.executor.engine.kept_data import MAX_ITEMS_CHARACTERS
 from noetl.executor.errors import RejectedError

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from noetl.api.cli.display.event_follower import EventReader
-    from noetl.api.service.data_views import LogPage, RunInput, RunSource, StepData
+    from noetl.api.service.data_views import LogPage, LoopItems, RunDetails, RunInput, RunSource, StepData
     from noetl.api.service.inbox import AnswerRequest
     from noetl.api.service.inbox_views import InboxPage
+    from noetl.api.service.loop_items import ItemQuery
     from noetl.api.service.runs import ResumeRequest
     from noetl.api.service.services import TenantServices
     from noetl.api.service.views import (
@@ -99,6 +100,14 @@ class RunAccess(Protocol):
 
     def drawn_run(self, run_id: str) -> DrawnRun:
         """Return what a drawing shows of a run."""
+        ...
+
+    def details(self, run_id: str) -> RunDetails:
+        """Return a run at a glance, with the counts of its loops."""
+        ...
+
+    def items(self, run_id: str, query: ItemQuery) -> LoopItems:
+        """Return one page of the items of a loop."""
         ...
 
     def step(self, run_id: str, name: str, visit: int | None) -> StepData:

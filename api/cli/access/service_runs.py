@@ -21,9 +21,10 @@ from noetl.api.service.views import View
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from noetl.api.service.data_views import LogPage, RunInput, RunSource, StepData
+    from noetl.api.service.data_views import LogPage, LoopItems, RunDetails, RunInput, RunSource, StepData
     from noetl.api.service.inbox import AnswerRequest
     from noetl.api.service.inbox_views import InboxPage
+    from noetl.api.service.loop_items import ItemQuery
     from noetl.api.service.runs import ResumeRequest
     from noetl.api.service.views import (
         CurrentStatus,
@@ -144,6 +145,16 @@ class ServiceRuns:
         taken = Counter((step, case) for (step, _), case in cases.items())
         counts = Counter(step for step, _ in visits)
         return DrawnRun(states, taken, counts, report.status.value, report.workflow_id)
+
+    def details(self, run_id: str) -> RunDetails:
+        from noetl.api.service.data_views import RunDetails
+
+        return self._get(RunDetails, f"/workflows/{quote(run_id, safe='')}")
+
+    def items(self, run_id: str, query: ItemQuery) -> LoopItems:
+        from noetl.api.service.data_views import LoopItems
+
+        return self._get(LoopItems, _path(run_id, "items"), **vars(query))
 
     def step(self, run_id: str, name: str, visit: int | None) -> StepData:
         from noetl.api.service.data_views import StepData

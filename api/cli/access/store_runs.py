@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from noetl.api.cli.display.event_follower import EventReader
-    from noetl.api.service.data_views import LogPage, RunInput, RunSource, StepData
+    from noetl.api.service.data_views import LogPage, LoopItems, RunDetails, RunInput, RunSource, StepData
     from noetl.api.service.inbox import AnswerRequest
     from noetl.api.service.inbox_views import InboxPage
+    from noetl.api.service.loop_items import ItemQuery
     from noetl.api.service.runs import ResumeRequest
     from noetl.api.service.services import TenantServices
     from noetl.api.service.views import (
@@ -78,6 +79,12 @@ class StoreRuns:
 
     def drawn_run(self, run_id: str) -> DrawnRun:
         return self.services.runs.drawn_run(run_id)[1]
+
+    def details(self, run_id: str) -> RunDetails:
+        return self.services.data.details(run_id)
+
+    def items(self, run_id: str, query: ItemQuery) -> LoopItems:
+        return self.services.items.page(run_id, query)
 
     def step(self, run_id: str, name: str, visit: int | None) -> StepData:
         return self.services.data.step(run_id, name, visit)

@@ -41,13 +41,14 @@ from noetl.api.cli.run_filters import (
 )
 from noetl.api.cli.run_ids import find_run
 from noetl.api.cli.store_option import NO_QUEUE, StoreOption, is_without_queue
+from noetl.api.service.loop_states import ItemState
 
 if TYPE_CHECKING:
     from noetl.api.cli.access.run_access import RunAccess
     from noetl.api.cli.display.outcome import RunCommandContext
-    from noetl.api.service.data_views import StepData
+    from noetl.api.service.data_views import RunDetails, StepData
     from noetl.api.service.runs import ResumeRequest
-    from noetl.api.service.views import EventEntry, RunReport, StepReport
+    from noetl.api.service.views import EventEntry, StepReport
     from noetl.executor.model.run import Run
     from noetl.planner.plan import Plan
 
@@ -181,7 +182,7 @@ def show_run(
         raise CommandError("--visit needs --step")
     with open_runs(store, url) as runs:
         run = find_run(runs, id)
-        report, plan = runs.report(run.id), runs.plan(run.id)
+        report, plan = runs.details(run.id), runs.plan(run.id)
         has_no_worker = runs.is_abandoned(run)
     if json:
         write_json(report)
@@ -200,6 +201,60 @@ def _write_step(data: StepData, *, json: bool) -> None:
         write_json(data)
     else:
         write_stdout(format_step(to_json(data)))
+
+
+@app.command(
+    "items", no_args_is_help=True, epilog="Example: noetl runs items last --step load --state failed"
+)
+def list_items(
+    id: IdArgument,
+    step: Annotated[str, typer.Option("--step", metavar="NAME", help="The step with the loop.")],
+    state: Annotated[ItemState | None, typer.Option("--state", help="Only items in this state.")] = None,
+    visit: Annotated[
+        int | None, typer.Option("--visit", metavar="N", min=1, help="The visit. Default: the latest.")
+    ] = None,
+    loop: Annotated[
+        str | None,
+        typer.Option(
+            "--loop", metavar="POSITION", help="The loop, if the step has several. Default: the last."
+        ),
+    ] = None,
+    limit: Annotated[
+        int, typer.Option("--limit", min=1, max=1000, help="The maximum number of items.")
+    ] = 100,
+    cursor: Annotated[
+        str | None, typer.Option("--cursor", help="The next_cursor of the previous page.")
+    ] = None,
+    json: JsonOption = False,
+    store: StoreOption = None,
+    url: UrlOption = None,
+) -> None:
+    """List the items of a loop with their states, and the counts of all states.
+
+    A failed item has its value, its error, and what its action had received.
+    """
+    from noetl.api.cli.display.item_table import format_counts, format_items
+    from noetl.api.service.loop_items import ItemQuery
+    from noetl.api.service.views import to_json
+    from noetl.planner.diagnostics.terminal_text import to_printable
+
+    query = ItemQuery(step, visit, loop, state, cursor, limit)
+    with open_runs(store, url) as runs:
+        page = runs.items(find_run(runs, id).id, query)
+    if json:
+        write_json(page)
+        return
+    place = f"{to_printable(page.step)}  visit {page.visit}" + (f"  {page.loop}" if page.loops else "")
+    total = "no items yet" if page.total is None else f"{page.total:,} items"
+    write_stdout(f"{place}  {total}" + (f": {format_counts(page.counts)}" if page.counts else "") + "\n")
+    if page.items:
+        write_table(format_items([to_json(item) for item in page.items]))
+    if page.unlisted:
+        print_message(f"not recorded which items these are: {format_counts(page.unlisted)}")
+    if page.loops and loop is None:
+        print_message(f"other loops: {', '.join(f'--loop {entry.position}' for entry in page.loops)}")
+    if page.next_cursor:
+        print_message(f"more items: --cursor {page.next_cursor}")
 
 
 @app.command("logs", no_args_is_help=True, epilog="Example: noetl runs logs last -f")
@@ -239,7 +294,7 @@ def show_log(
                 time.sleep(_FOLLOW_SECONDS)
 
 
-def _write_status(report: RunReport, plan: Plan) -> None:
+def _write_status(report: RunDetails, plan: Plan) -> None:
     from noetl.executor.actions import catalogue
     from noetl.planner.draw import text
 
@@ -255,7 +310,10 @@ def _write_status(report: RunReport, plan: Plan) -> None:
         if value is not None:
             write_stdout(f"{label:<9}{value}\n")
     states = {name: step.status for name, step in report.steps.items()}
+    loops = [line for name, step in report.steps.items() for line in _describe_loops(name, step)]
     write_stdout("\n" + text.draw(plan, catalogue(), states))
+    if loops:
+        write_stdout("\n" + "".join(f"{line}\n" for line in loops))
     waits = [
         line
         for name, step in report.steps.items()
@@ -266,7 +324,18 @@ def _write_status(report: RunReport, plan: Plan) -> None:
         write_stdout("\n" + "".join(f"{wait}\n" for wait in waits))
 
 
-def _write_errors(run: Run, report: RunReport, plan: Plan) -> None:
+def _describe_loops(name: str, step: StepReport) -> Iterator[str]:
+    """Yield a line with the counts of each loop of the latest visit of a step."""
+    from noetl.planner.diagnostics.terminal_text import to_printable
+
+    loops = step.loops or ()
+    for loop in loops:
+        place = f" {loop.position}" if len(loops) > 1 else ""
+        failed = f", {loop.failed:,} failed" if loop.failed else ""
+        yield f"{to_printable(name)}{to_printable(place)}: {loop.done:,} of {loop.total:,} items{failed}"
+
+
+def _write_errors(run: Run, report: RunDetails, plan: Plan) -> None:
     """Write the errors of the steps, and those of the run that no step has."""
     from noetl.api.cli.display.failure import fact_lines, failure_line_number
     from noetl.api.cli.display.run_board import format_error

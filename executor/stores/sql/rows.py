@@ -176,6 +176,7 @@ def visit_summary_from_row(row: Row) -> VisitSummary:
     """Return the summary of a visit from the columns of `runs.latest_visits`."""
     return VisitSummary(
         status=VisitStatus(row["status"]),
+        number=row["number"],
         attempt=row["attempt"],
         due_at=row["due_at"],
         started_at=row["started_at"],

@@ -120,3 +120,43 @@ def test_a_cut_line_says_so() -> None:
         "09:30:00.123  a  shell  stdout  x",
         "              (the first of 20,000 characters)",
     ]
+
+
+def test_the_items_of_a_loop_are_a_table(noetl: Command, reported: str) -> None:
+    shown = noetl("runs", "items", "last", "--step", "later")
+    lines = [" ".join(line.split()) for line in shown.out.splitlines()]
+    assert (shown.exit_code, shown.err) == (0, "")
+    assert lines[:4] == [
+        "later visit 1 2 items: 1 succeeded, 1 failed",
+        "item state value details",
+        "1 succeeded",
+        "2 failed 0 TemplateError: item 2 of 2: `set.y`: division by zero",
+    ]
+    assert "values n = 0" in lines, shown.out
+    failed = noetl("runs", "items", reported, "--step", "later", "--state", "failed", "--json").json
+    assert (failed["counts"], [item["number"] for item in failed["items"]]) == (
+        {"succeeded": 1, "failed": 1},
+        [2],
+    )
+
+
+def test_items_are_listed_in_pages(noetl: Command, reported: str) -> None:
+    first = noetl("runs", "items", reported, "--step", "later", "--limit", "1")
+    assert first.err.startswith("more items: --cursor ")
+    cursor = first.err.split()[-1]
+    second = noetl("runs", "items", reported, "--step", "later", "--limit", "1", "--cursor", cursor)
+    assert ("1     succeeded" in first.out, "2     failed" in second.out, second.err) == (True, True, "")
+
+
+def test_a_step_without_a_loop_has_no_items(noetl: Command, reported: str) -> None:
+    result = noetl("runs", "items", reported, "--step", "<b>a")
+    assert (result.exit_code, result.err) == (2, "noetl: step `<b>a` has no loop\n")
+    broken = noetl("runs", "items", reported, "--step", "later", "--state", "broken")
+    assert broken.exit_code == 2
+    assert "--state" in broken.err
+
+
+def test_a_run_shows_the_counts_of_its_loops(noetl: Command, reported: str) -> None:
+    assert "\nlater: 2 of 2 items, 1 failed\n" in noetl("runs", "show", reported).out
+    report = noetl("runs", "show", reported, "--json").json
+    assert report["steps"]["later"]["loops"] == [{"position": "run", "done": 2, "failed": 1, "total": 2}]
