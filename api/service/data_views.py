@@ -122,6 +122,9 @@ class StepData(View, schema_name="StepData"):
     started_at: Timestamp | None
     finished_at: Timestamp | None
     duration_ms: float | None
+    work_ms: float | None
+    waiting_ms: float | None
+    queued_ms: float | None
     error: ErrorRecord | None
     waiting_for: WaitReport | None = None
     case: int | None
@@ -211,6 +214,9 @@ class RunDetails(View, schema_name="RunDetails"):
     started_at: Timestamp | None
     finished_at: Timestamp | None
     duration_ms: float | None
+    work_ms: float | None
+    waiting_ms: float | None
+    queued_ms: float | None
     steps: Mapping[str, StepReport]
     progress: RunProgress
     error: ErrorRecord | None

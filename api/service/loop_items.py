@@ -84,7 +84,7 @@ class LoopItemService:
             RejectedError: `no_loop`, the step has no loop; `invalid_cursor`.
         """
         run = self.data.runs.summary(run_id)
-        visit, _ = self.data.find_visit(run, query.step, query.visit)
+        visit = self.data.find_visit(run, query.step, query.visit).visit
         step = self._store.plans.step(run.plan_hash, visit.step)
         tasks = partial(self._store.plans.task, run.plan_hash)
         if not has_loop(step, tasks):

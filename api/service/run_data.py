@@ -15,7 +15,8 @@ Limits: a store in DynamoDB reads all events of the run for those of a visit.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from noetl.api.service.data_views import (
@@ -27,6 +28,14 @@ from noetl.api.service.data_views import (
     RunSource,
     SavedValue,
     StepData,
+)
+from noetl.api.service.durations import (
+    Durations,
+    ReadyTimes,
+    measure,
+    plain_intervals,
+    to_members,
+    visit_intervals,
 )
 from noetl.api.service.errors import NotFoundError
 from noetl.api.service.graph_views import RunGraph
@@ -40,6 +49,7 @@ from noetl.executor.model.events import Event, timestamp
 from noetl.executor.model.json_values import write_json
 from noetl.executor.model.run import Run, Visit, VisitStatus
 from noetl.executor.model.run_summary import RunSummary
+from noetl.executor.model.special_visits import is_pseudo_step
 from noetl.planner.diagnostics.diagnostic import did_you_mean
 from noetl.planner.diagnostics.wording import abbreviate
 from noetl.planner.frozen import frozen
@@ -48,10 +58,20 @@ LINES_PER_PAGE = 1000
 MAX_SCANNED_EVENTS = 10_000
 """How many events a page of the log is taken from. A page may have fewer lines than its limit."""
 
-MAX_COUNTED_VISITS = 500
+MAX_COUNTED_VISITS = 100
 """Up to how many visits of a run the events of its loops are read to show the run."""
 
 _EVENTS_PER_READ = 1000
+_MAX_VISIT_READS = 10
+
+
+@frozen
+class FoundVisit:
+    """A visit without its outputs, how often its step was visited, and all visits of the run."""
+
+    visit: Visit
+    visits_of_step: int
+    visits: Sequence[Visit]
 
 
 @frozen
@@ -72,13 +92,19 @@ class RunDataService:
         if run.started_at is not None:
             seconds = (run.finished_at or self.context.clock()) - run.started_at
         return RunDetails(
-            **{name: value for name, value in vars(report).items() if name not in ("steps", "progress")},
+            **{
+                name: value
+                for name, value in vars(report).items()
+                if name not in ("steps", "progress", "error")
+            },
             headline=describe_run(report),
             plan_hash=run.plan_hash,
             tags=run.tags,
             duration_ms=_to_milliseconds(seconds),
+            **to_members(self._measure_run(run, report)),
             steps=report.steps,
             progress=report.progress,
+            error=report.error,
         )
 
     def report(self, run_id: str) -> RunReport:
@@ -183,23 +209,23 @@ class RunDataService:
             NotFoundError: the tenant has no such run, the run has no such step, or the step no such visit.
         """
         run = self.runs.get(run_id)
-        visit, number_of_visits = self.find_visit(run, name, number)
-        return self._describe_visit(run, visit, number_of_visits)
+        return self._describe_visit(run, self.find_visit(run, name, number))
 
-    def find_visit(self, run: Run | RunSummary, name: str, number: int | None = None) -> tuple[Visit, int]:
-        """Return a visit of a step without its outputs, and how often the step was visited.
+    def find_visit(self, run: Run | RunSummary, name: str, number: int | None = None) -> FoundVisit:
+        """Return a visit of a step without its outputs.
 
         Raises:
             NotFoundError: the run has no such step, or the step no such visit.
         """
         self._check_step(run.plan_hash, name)
-        visits = self._find_visits(run.id, name)
+        all_visits = self.context.store.runs.visits(run.id)
+        visits = _find_started(all_visits, name)
         visit = next((visit for visit in reversed(visits) if number in (None, visit.number)), None)
         if visit is None:
             self.runs.summary(run.id)  # The run may have been deleted meanwhile.
             problem = "has not started" if not visits else f"has no visit {number}; it has {len(visits)}"
             raise NotFoundError(f"step `{abbreviate(name)}` of run `{run.id}` {problem}")
-        return visit, len(visits)
+        return FoundVisit(visit, len(visits), all_visits)
 
     def _check_step(self, plan_hash: str, name: str) -> None:
         names = self.context.step_names(plan_hash)
@@ -207,17 +233,46 @@ class RunDataService:
             hint = did_you_mean(name, names)
             raise NotFoundError(f"unknown step `{abbreviate(name)}`" + (f"; {hint}" if hint else ""))
 
-    def _find_visits(self, run_id: str, name: str) -> list[Visit]:
-        """Return the visits of a step that have started, in the order of their numbers."""
-        visits = [visit for visit in self.context.store.runs.visits(run_id) if visit.step == name]
-        started = [
-            visit
-            for visit in visits
-            if visit.started_at is not None or visit.finished_at is not None or visit.progress is not None
-        ]
-        return sorted(started, key=lambda visit: visit.number)
+    def _measure_visit(self, run: Run, found: FoundVisit, events: Sequence[Event]) -> Durations:
+        """Return the durations of a visit. Time in the queue counts from the end of what leads to it."""
+        begin = next((event.at for event in events if event.type == "step.started"), None)
+        times = ReadyTimes(found.visits, self.context.targets(run.plan_hash))
+        ready_at = _find_ready_time(run, found.visit, begin, times)
+        return measure(visit_intervals(found.visit, events, ready_at, self.context.clock()))
 
-    def _describe_visit(self, run: Run, visit: Visit, number_of_visits: int) -> StepData:
+    def _measure_run(self, run: RunSummary, report: RunReport) -> Durations | None:
+        """Return the durations of a run, or None if it has more than MAX_COUNTED_VISITS visits."""
+        if sum(step.visits for step in report.steps.values()) > MAX_COUNTED_VISITS:
+            return None
+        visits = [visit for visit in self.context.store.runs.visits(run.id) if not is_pseudo_step(visit.step)]
+        made_here = [visit for visit in visits if (visit.finished_at or math.inf) >= run.created_at]
+        paused = [v for v in made_here if run.resumes or v.attempt > 1 or v.progress is not None]
+        histories, paused_ids = self._read_histories(run.id, paused), {visit.id for visit in paused}
+        times = ReadyTimes(visits, self.context.targets(run.plan_hash))
+        now, intervals = self.context.clock(), []
+        for visit in made_here:
+            events = histories.get((visit.step, visit.number), ())
+            begin = next((event.at for event in events if event.type == "step.started"), visit.started_at)
+            ready_at = _find_ready_time(run, visit, begin, times)
+            if visit.id in paused_ids:
+                intervals += visit_intervals(visit, events, ready_at, now)
+            else:
+                intervals += plain_intervals(visit, ready_at, now)
+        return measure(intervals)
+
+    def _read_histories(self, run_id: str, visits: Sequence[Visit]) -> dict[tuple[str, int], list[Event]]:
+        """Return the events of visits by step and number. Of many visits, all events of the run are read."""
+        keys = {(visit.step, visit.number) for visit in visits}
+        if len(keys) <= _MAX_VISIT_READS:
+            return {key: self.context.store.runs.visit_events(run_id, *key) for key in keys}
+        histories: dict[tuple[str, int], list[Event]] = {key: [] for key in keys}
+        for event in self._events(run_id):
+            if (key := (event.step or "", event.visit or 0)) in histories:
+                histories[key].append(event)
+        return histories
+
+    def _describe_visit(self, run: Run, found: FoundVisit) -> StepData:
+        visit = found.visit
         step = self.context.store.plans.step(run.plan_hash, visit.step)
         (complete,) = self.context.store.runs.visits_with_outputs(run.id, [visit.id])
         events = self.context.store.runs.visit_events(run.id, visit.step, visit.number)
@@ -232,12 +287,13 @@ class RunDataService:
             step=visit.step,
             line=step.line,
             visit=visit.number,
-            visits=number_of_visits,
+            visits=found.visits_of_step,
             status=state,
             attempt=visit.attempt,
             started_at=timestamp(visit.started_at),
             finished_at=timestamp(visit.finished_at),
             duration_ms=_to_milliseconds(seconds),
+            **to_members(self._measure_visit(run, found, events)),
             error=visit.error,
             waiting_for=visit_waits(visit) if visit.status is VisitStatus.WAITING else None,
             case=visit.case,
@@ -277,6 +333,27 @@ class RunDataService:
             if len(events) < _EVENTS_PER_READ:
                 return
             after = events[-1].id
+
+
+def _find_ready_time(
+    run: Run | RunSummary, visit: Visit, begin: float | None, times: ReadyTimes
+) -> float | None:
+    """Return when a visit could first be claimed in this run. The first one could when it was created."""
+    if visit.clock <= 1:
+        return run.created_at
+    ready_at = times.find(visit, begin)
+    return None if ready_at is None else max(ready_at, run.created_at)
+
+
+def _find_started(visits: Sequence[Visit], name: str) -> list[Visit]:
+    """Return the visits of a step that have started, in the order of their numbers."""
+    started = [
+        visit
+        for visit in visits
+        if visit.step == name
+        and (visit.started_at is not None or visit.finished_at is not None or visit.progress is not None)
+    ]
+    return sorted(started, key=lambda visit: visit.number)
 
 
 def cut_values(

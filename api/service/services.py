@@ -11,7 +11,7 @@ from noetl.api.service.callbacks import CallbackService
 from noetl.api.service.compiler import PlaybookCompiler
 from noetl.api.service.inbox import InboxService
 from noetl.api.service.loop_items import LoopItemService
-from noetl.api.service.plan_loops import find_loop_steps
+from noetl.api.service.plan_loops import find_loop_steps, find_targets
 from noetl.api.service.playbooks import PlaybookService
 from noetl.api.service.run_data import RunDataService
 from noetl.api.service.run_lists import RunListService
@@ -72,6 +72,7 @@ def create_services(
             PlaybookCompiler(catalogue),
             lru_cache(maxsize=64)(store.plans.step_names),
             lru_cache(maxsize=64)(partial(find_loop_steps, store)),
+            lru_cache(maxsize=64)(partial(find_targets, store)),
             controls_local_runs,
             clock or store.clock,
         )

@@ -154,7 +154,9 @@ class ServiceRuns:
     def items(self, run_id: str, query: ItemQuery) -> LoopItems:
         from noetl.api.service.data_views import LoopItems
 
-        return self._get(LoopItems, _path(run_id, "items"), **vars(query))
+        names = ("step", "visit", "loop", "state", "cursor", "limit")
+        params = {name: getattr(query, name) for name in names}
+        return self._get(LoopItems, _path(run_id, "items"), **params)
 
     def step(self, run_id: str, name: str, visit: int | None) -> StepData:
         from noetl.api.service.data_views import StepData

@@ -295,6 +295,7 @@ def show_log(
 
 
 def _write_status(report: RunDetails, plan: Plan) -> None:
+    from noetl.api.cli.display.step_data import format_split
     from noetl.executor.actions import catalogue
     from noetl.planner.draw import text
 
@@ -304,6 +305,7 @@ def _write_status(report: RunDetails, plan: Plan) -> None:
         ("created", report.created_at),
         ("started", report.started_at),
         ("finished", report.finished_at),
+        ("time", (report.finished_at and format_split(vars(report))) or None),
         ("parent", report.parent),
         ("from", report.resumed_from),
     ):

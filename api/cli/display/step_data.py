@@ -38,12 +38,27 @@ def format_log_line(line: Mapping[str, Any]) -> str:
     )
 
 
+def format_split(data: Mapping[str, Any]) -> str:
+    """Return work, waiting and queued time as words, or "" if it is not known or there was only work.
+
+    >>> format_split({"work_ms": 1500.0, "waiting_ms": 60000.0, "queued_ms": 2.0})
+    'work 1.5 s, waiting 1 m 0 s, queued 2 ms'
+    """
+    if data["work_ms"] is None or not (data["waiting_ms"] or data["queued_ms"] > 100):
+        return ""
+    return ", ".join(
+        f"{name} {format_duration(data[f'{name}_ms'] / 1000)}" for name in ("work", "waiting", "queued")
+    )
+
+
 def _step_lines(data: Mapping[str, Any]) -> Iterator[str]:
     duration = "" if data["duration_ms"] is None else f"  {format_duration(data['duration_ms'] / 1000)}"
     yield (
         f"{to_printable(data['step'])}  visit {data['visit']} of {data['visits']}  {data['status']}{duration}"
         f"  (line {data['line']})"
     )
+    if split := format_split(data):
+        yield f"  {split}"
     if data["error"]:
         yield from _error_lines(data["error"], "  ")
     for attempt in data["attempts"]:

@@ -311,3 +311,20 @@ def test_the_key_is_sent_and_not_over_http_to_others(noetl: Command, monkeypatch
     result = noetl("runs", "list", "--url", "http://noetl.example.com")
     assert result.err == "noetl: NOETL_API_KEY is not sent over http, where others can read it; use https\n"
     assert "--url must be an http or https URL" in noetl("runs", "list", "--url", "noetl.example.com").err
+
+
+def test_the_items_of_a_loop_of_a_service_are_listed(
+    compared: Callable[..., CommandResult], service: ServedStore
+) -> None:
+    text = """
+        name: loop
+        steps:
+          - name: each
+            loop: {items: [2, 0, 1], on_error: continue}
+            run: [{action: set, set: {x: "{{ 1 / item }}"}}]
+    """
+    run_id = service.start(text, "succeeded")
+    failed = compared("runs", "items", run_id, "--step", "each", "--state", "failed", "--json").json
+    assert [(item["number"], item["value"]) for item in failed["items"]] == [(2, "0")]
+    assert "2 succeeded, 1 failed" in compared("runs", "items", run_id, "--step", "each", "--limit", "1").out
+    assert "each: 3 of 3 items, 1 failed" in compared("runs", "show", run_id).out

@@ -1,0 +1,150 @@
+"""Work, waiting and queued time of visits and runs, from the records that exist anyway."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from noetl.api.service.data_views import RunDetails, StepData
+from noetl.api.service.durations import measure
+from noetl.api.service.services import TenantServices, create_services
+from noetl.executor.actions import catalogue
+from noetl.executor.model.run import RunStatus
+from noetl.executor.stores.interface import Store
+from noetl.executor.stores.memory.store import MemoryStore
+from noetl.executor.stores.sqlite.store import SqliteStore
+from noetl.testing.run_harness import FakeClock, RunHarness
+
+PAUSING = """
+steps:
+  - name: a
+    run: [{action: wait, seconds: 60}]
+    rule: [{case: default, run: [b]}]
+  - name: b
+    retry: {attempts: 2, delay: 100s}
+    run: [{action: shell, command: "exit {{ 2 - step.attempt }}"}]
+"""
+
+
+@pytest.fixture(params=["sqlite", "memory"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    store: Store = MemoryStore() if request.param == "memory" else SqliteStore(str(tmp_path / "noetl.db"))
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def services(store: Store, clock: FakeClock) -> TenantServices:
+    return create_services(store, catalogue(), clock=clock)
+
+
+def split(view: StepData | RunDetails) -> tuple[object, ...]:
+    """Return work, waiting and queued time in seconds."""
+    times = (view.work_ms, view.waiting_ms, view.queued_ms)
+    return tuple(None if value is None else round(value / 1000, 1) for value in times)
+
+
+def test_timers_and_retries_wait_and_late_claims_queue(
+    services: TenantServices, store: Store, clock: FakeClock
+) -> None:
+    play = RunHarness(store, PAUSING, clock=clock)
+    clock.advance(5)
+    assert play.execute_next()  # It waits for 60 s.
+    clock.advance(40)
+    assert split(services.data.step(play.id, "a")) == (0, 40, 5)
+    clock.advance(30)
+    assert play.execute_next()  # 10 s late.
+    assert split(services.data.step(play.id, "a")) == (0, 60, 15)
+    clock.advance(3)
+    assert split(services.data.details(play.id)) == (0, 60, 18)
+    assert play.execute_next()  # It fails, and is tried again in 100 s.
+    delay = play.visit("b").due_at - clock()
+    clock.advance(delay + 7)
+    assert split(services.data.step(play.id, "b")) == (0, round(delay, 1), 10)
+    play.finish()
+    assert split(services.data.step(play.id, "b")) == (0, round(delay, 1), 10)
+    total = (0, round(60 + delay, 1), 25)
+    assert split(services.data.details(play.id)) == total
+    clock.advance(1000)
+    assert split(services.data.details(play.id)) == total
+
+
+def test_a_step_at_work_counts_up_to_now(services: TenantServices, store: Store, clock: FakeClock) -> None:
+    play = RunHarness(store, PAUSING, clock=clock)
+    claim = play.claim()
+    assert claim is not None
+    clock.advance(9)
+    assert split(services.data.step(play.id, "a")) == (9, 0, 0)
+    assert split(services.data.details(play.id)) == (9, 0, 0)
+
+
+def test_an_answer_ends_the_waiting(services: TenantServices, store: Store, clock: FakeClock) -> None:
+    text = """
+        steps:
+          - name: ask
+            run: [{action: callback, title: Continue?}]
+    """
+    play = RunHarness(store, text, clock=clock)
+    assert play.execute_next()
+    clock.advance(500)
+    assert split(services.data.details(play.id)) == (0, 500, 0)
+    store.runs.stop(play.id, RunStatus.CANCELLED, clock())
+    play.finish()
+    clock.advance(500)
+    assert split(services.data.details(play.id))[0] == 0
+
+
+def test_the_time_between_two_batches_is_work(
+    services: TenantServices, store: Store, clock: FakeClock
+) -> None:
+    text = """
+        steps:
+          - name: a
+            loop: {items: [1, 2, 3], batch: 2}
+            run: [{action: set, set: {x: 1}}]
+    """
+    play = RunHarness(store, text, clock=clock)
+    assert play.execute_next()
+    clock.advance(4)
+    assert split(services.data.step(play.id, "a")) == (0, 0, 4)
+    play.finish()
+    assert split(services.data.step(play.id, "a")) == (4, 0, 0)
+
+
+def test_parallel_branches_count_once(services: TenantServices, store: Store, clock: FakeClock) -> None:
+    text = """
+        steps:
+          - name: a
+            run: [{action: set, set: {x: 1}}]
+            rule: [{case: default, run: [b, c]}]
+          - {name: b, run: [{action: wait, seconds: 50}]}
+          - {name: c, run: [{action: wait, seconds: 80}]}
+    """
+    play = RunHarness(store, text, clock=clock).finish()
+    assert split(services.data.details(play.id)) == (0, 80, 0)
+    assert measure([]) == measure([(0, 5.0, 5.0)])
+
+
+def test_the_time_between_a_failure_and_a_resume_does_not_count(
+    services: TenantServices, store: Store, clock: FakeClock
+) -> None:
+    text = """
+        input: {code: {type: integer, default: 1}}
+        steps:
+          - {name: a, run: [{action: shell, command: "exit {{ code }}"}]}
+    """
+    play = RunHarness(store, text, clock=clock).finish()
+    clock.advance(1000)
+    assert split(services.data.details(play.id)) == (0, 0, 0)
+    play.resume(code=0)
+    clock.advance(2)
+    play.finish()
+    assert play.status == "succeeded"
+    assert split(services.data.details(play.id)) == (0, 0, 0)
