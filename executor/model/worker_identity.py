@@ -36,6 +36,16 @@ def process_name() -> str:
     return f"{_host_name()}/{_boot_id()}/{pid}/{start_ticks}"
 
 
+def describe_worker(worker: str) -> str:
+    """Return the host and the process of a worker in words, or an identity of another form as it is.
+
+    >>> describe_worker("vm:4026531836/97831829/16003/396623/noetl-walk-0"), describe_worker("one")
+    ('vm process 16003', 'one')
+    """
+    host, *parts = worker.split("/")
+    return f"{host.partition(':')[0]} process {parts[1]}" if len(parts) > 2 else worker
+
+
 def is_dead(worker: str | None) -> bool:
     """Return whether a worker was a process of this machine that has ended.
 

@@ -428,12 +428,15 @@ def _describe_payload(payload: Mapping[str, Any]) -> str:
     'action set, error Failed: no, targets a'
     """
     from noetl.executor.model.json_values import write_json as to_json
+    from noetl.executor.model.worker_identity import describe_worker
 
     parts = []
     for name, value in payload.items():
         if value is None or value in ([], {}):
             continue
         match value:
+            case str() if name == "worker":
+                parts.append(f"worker {describe_worker(value)}")
             case {"type": str(type), "message": str(message)} if name == "error":
                 parts.append(f"{name} {type}: {message}")
             case str():

@@ -8,6 +8,7 @@ from typing import Any
 from noetl.api.cli.display.failure import fact_lines
 from noetl.api.cli.display.run_board import format_duration, format_error
 from noetl.executor.model.json_values import write_json
+from noetl.executor.model.worker_identity import describe_worker
 from noetl.planner.diagnostics.terminal_text import to_printable
 
 _SYMBOLS = {"succeeded": "✓", "failed": "✗", "retrying": "↻", "waiting": "◷", "running": "▶"}
@@ -81,7 +82,7 @@ def _section(title: str, lines: Any) -> Iterator[str]:
 
 def _attempt_lines(attempt: Mapping[str, Any]) -> Iterator[str]:
     yield ""
-    worker = f"  by {to_printable(attempt['worker'])}" if attempt["worker"] else ""
+    worker = f"  by {to_printable(describe_worker(attempt['worker']))}" if attempt["worker"] else ""
     started = f"  {attempt['started_at'][:19]}Z" if attempt["started_at"] else ""
     yield f"attempt {attempt['attempt']}{started}{worker}"
     for action in attempt["actions"]:

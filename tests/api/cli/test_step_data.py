@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -160,3 +162,10 @@ def test_a_run_shows_the_counts_of_its_loops(noetl: Command, reported: str) -> N
     assert "\nlater: 2 of 2 items, 1 failed\n" in noetl("runs", "show", reported).out
     report = noetl("runs", "show", reported, "--json").json
     assert report["steps"]["later"]["loops"] == [{"position": "run", "done": 2, "failed": 1, "total": 2}]
+
+
+def test_a_worker_is_shown_by_its_host_and_process(noetl: Command) -> None:
+    noetl("run", "-", "-q", stdin="name: one\nsteps:\n- {name: a, run: [{action: set, set: {x: 1}}]}\n")
+    process = f"{socket.gethostname()} process {os.getpid()}"
+    assert f"worker {process}\n" in noetl("runs", "events", "last").out
+    assert f"by {process}\n" in noetl("runs", "show", "last", "--step", "a").out
