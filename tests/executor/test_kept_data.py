@@ -10,6 +10,7 @@ import pytest
 from noetl.executor.actions import catalogue
 from noetl.executor.engine.event_buffer import EventBuffer
 from noetl.executor.engine.kept_data import (
+    MAX_ITEMS_CHARACTERS,
     MAX_KEPT_CHARACTERS,
     MAX_LINE_CHARACTERS,
     MAX_VALUE_CHARACTERS,
@@ -19,7 +20,7 @@ from noetl.executor.engine.kept_data import (
 )
 from noetl.executor.errors import PayloadTooLargeError, SettingError
 from noetl.executor.model.events import Event
-from noetl.executor.model.run import Commit, Lease, Visit
+from noetl.executor.model.run import Commit, ErrorRecord, FailedItem, Lease, Visit
 from noetl.executor.model.sql import Bind, Sql, SqlIdentifier
 from noetl.executor.security.redaction import MASK, REVEALED_SECRETS
 from noetl.executor.stores.interface import Store
@@ -121,6 +122,89 @@ def test_a_long_line_is_cut() -> None:
     assert (len(event.payload["text"]), event.payload["cut"]) == (MAX_LINE_CHARACTERS, 1_000_000)
 
 
+ITEM: FailedItem = {"number": 2, "total": 3, "value": "7"}
+
+
+def fail_call(kept: KeptData, position: str, message: str, **parameters: Any) -> ErrorRecord:
+    """Let a call of an item fail finally, and return its error."""
+    error = make_error(message)
+    kept.remember_call(position, ActionCall(catalogue()["set"], parameters, False))
+    kept.keep_failed_call(position, error, 2)
+    return error
+
+
+def make_error(message: str, details: Any = None) -> ErrorRecord:
+    return {
+        "type": "TemplateError",
+        "message": message,
+        "action": None,
+        "step": "a",
+        "attempt": 1,
+        "retryable": False,
+        "status": None,
+        "details": details,
+    }
+
+
+def test_a_failed_item_has_the_input_of_the_call_that_failed() -> None:
+    kept, buffer = make()
+    cause = fail_call(kept, "run.0", "no", set={"x": 1})
+    kept.add_failed_item("run", ITEM, cause, {**cause, "message": "item 2 of 3: no"})
+    (event,) = events_of(buffer)
+    assert (event.type, event.payload["item"], event.payload["attempts"]) == ("loop.item_failed", ITEM, 2)
+    assert event.payload["error"]["message"] == "item 2 of 3: no"
+    assert event.payload["input"] == {"set": {"x": 1}}
+
+
+def test_the_item_of_an_outer_loop_has_the_input_of_the_inner_one() -> None:
+    kept, buffer = make()
+    cause = fail_call(kept, "run.0[1]", "no", set={"x": 1})
+    outer = {**cause, "message": "item 1 of 1: no"}
+    kept.replace_error(cause, outer)
+    kept.replace_error(make_error("of another call"), make_error("unknown"))
+    kept.add_failed_item("run", ITEM, outer, outer)
+    assert events_of(buffer)[0].payload["input"] == {"set": {"x": 1}}
+
+
+def test_a_failed_item_without_a_call_has_no_input() -> None:
+    kept, buffer = make(with_inputs=False)
+    kept.add_failed_item("run", ITEM, fail_call(kept, "run.0", "no", set={"x": 1}), make_error("no"))
+    kept.add_failed_item("run", ITEM, make_error("no"), make_error("no"))
+    first, second = events_of(buffer)
+    assert first.payload.keys() == {"position", "item", "error", "attempts"}
+    assert second.payload.keys() == {"position", "item", "error"}
+
+
+def test_a_call_that_has_not_failed_finally_is_dropped() -> None:
+    kept, buffer = make()
+    kept.remember_call("run.0", ActionCall(catalogue()["set"], {"set": {"x": 1}}, False))
+    kept.forget_call("run.0")
+    error = make_error("no")
+    kept.keep_failed_call("run.0", error, 1)
+    kept.add_failed_item("run", ITEM, error, error)
+    assert "input" not in events_of(buffer)[0].payload
+
+
+def test_a_segment_keeps_a_number_of_characters_of_failed_items() -> None:
+    kept, buffer = make()
+    long = make_error("m" * 10_000, {"body": "b" * 10_000})
+    for _ in range(100):
+        kept.add_failed_item("run", ITEM, long, long)
+    errors = [event.payload["error"] for event in events_of(buffer)]
+    assert 10 < len(errors) < 20
+    assert sum(len(error["message"]) + len(error["details"]) for error in errors) <= MAX_ITEMS_CHARACTERS
+
+
+def test_few_calls_are_referred_to_until_their_items_have_ended() -> None:
+    kept, buffer = make()
+    causes = [fail_call(kept, f"run.{number}", "no", set={"x": number}) for number in range(300)]
+    kept.add_failed_item("run", ITEM, causes[0], causes[0])
+    kept.add_failed_item("run", ITEM, causes[-1], causes[-1])
+    oldest, newest = events_of(buffer)
+    assert "input" not in oldest.payload
+    assert newest.payload["input"] == {"set": {"x": 299}}
+
+
 def test_inputs_can_be_left_out() -> None:
     kept, buffer = make(with_inputs=False)
     assert describe(kept, "log", message="m") == {}
@@ -184,3 +268,18 @@ def test_an_outcome_that_is_too_large_with_its_inputs_is_kept_without_them(
         *["action.started", "action.completed"] * 2,
         "step.completed",
     ]
+
+
+def test_an_item_of_nested_loops_keeps_the_input_of_its_action(store: Store) -> None:
+    playbook = """
+        steps:
+        - name: a
+          loop: {items: [1, 2], as: x, on_error: continue}
+          run:
+          - {action: fail, message: "no {{ z }}", loop: {items: "{{ [5] if x == 2 else [] }}", as: z}}
+    """
+    run = RunHarness(store, playbook).finish()
+    failed = [event for event in store.runs.events(run.id) if event.type == "loop.item_failed"]
+    assert [event.payload["item"]["number"] for event in failed] == [2]
+    assert failed[0].payload["error"]["message"] == "item 2 of 2: item 1 of 1: no 5"
+    assert failed[0].payload["input"] == {"message": "no 5"}

@@ -121,6 +121,7 @@ class SequentialContract:
     @pytest.mark.parametrize("bad", ["b", "c", "d", "bc", "cd", "bcd"])
     def test_failed_branches_resume_in_the_order_in_which_they_began(self, store: Store, bad: str) -> None:
         playing = play(store, MIXED, *bad)
+        assert [error["step"] for error in playing.run.errors] == [*bad], playing.run.errors
         assert (playing.status, playing.run.failed_branches) == (RunStatus.COMPLETED_WITH_ERRORS, len(bad))
         performed = len(playing.result["seen"])
         resumed = playing.resume(bad=[]).finish()
