@@ -27,7 +27,8 @@ from noetl.planner.frozen import frozen, replace
 MAX_RUNS = 100
 """The number of runs that one request changes at most."""
 
-_RESUMABLE = tuple(status for status in RunStatus if status.is_final and status is not RunStatus.SUCCEEDED)
+_RESUMABLE = (RunStatus.FAILED, RunStatus.COMPLETED_WITH_ERRORS, RunStatus.TIMED_OUT)
+"""The statuses of the runs that a filter without statuses resumes. Cancelled runs were ended on purpose."""
 
 
 @frozen
@@ -46,7 +47,7 @@ class BulkService:
         return self._change(selection, tuple(OPEN_STATUSES), self.runs.cancel)
 
     def resume(self, selection: Sequence[str] | RunFilter) -> BulkReport:
-        """Resume runs, of a filter without statuses those that have ended and not succeeded.
+        """Resume runs, of a filter without statuses those that failed, timed out or completed with errors.
 
         Raises:
             RejectedError: `invalid_cursor`.

@@ -122,3 +122,15 @@ def test_a_tenant_changes_no_run_of_another() -> None:
         assert other.bulk.cancel(RunFilter(tenant="default", playbook="held")).accepted == 0
         assert mine.runs.get(run.id).stop is None
         assert mine.bulk.cancel(RunFilter(playbook="held")).accepted == 1
+
+
+async def test_a_filter_resumes_no_cancelled_run(http: httpx.AsyncClient) -> None:
+    held, broken = await start(http, HELD), await start(http, BROKEN)
+    await change(http, "cancel", json={"ids": [held]})
+    assert await result(http, held) == "cancelled"
+    report = await change(http, "resume", params={"since": "2020-01-01T00:00:00Z"})
+    assert (report.accepted, report.skipped) == (1, [])
+    assert await result(http, broken) == "failed"
+    assert await result(http, held) == "cancelled"
+    report = await change(http, "resume", params={"status": "cancelled"})
+    assert (report.accepted, report.skipped) == (1, [])
