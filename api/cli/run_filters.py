@@ -99,7 +99,7 @@ def confirm_selection(runs: SelectableRuns, run_filter: RunFilter, *, is_confirm
     """Return the ids of the runs of a filter that have not ended, after a person has agreed to their number.
 
     Raises:
-        CommandError: nobody has agreed.
+        CommandError: the person has not agreed, or the status is not an open one.
     """
     from noetl.executor.model.run_filter import MAX_RUNS_PER_PAGE, OPEN_STATUSES
     from noetl.planner.frozen import replace
