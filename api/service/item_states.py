@@ -155,7 +155,7 @@ def _state_of_rest(visit: Visit, *, is_cancelled: bool) -> ItemState:
 
 
 class _LoopRecord:
-    """The records of one loop, which are read one after another."""
+    """The records of one loop, each of which is read when it is needed."""
 
     def __init__(self, loop: Loop | None) -> None:
         self._loop = loop

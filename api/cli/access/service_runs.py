@@ -132,19 +132,26 @@ class ServiceRuns:
         report = self.report(run_id)
         cases: dict[tuple[str, int], int] = {}
         visits = set()
-        for event in self._all_events(run_id):
+        last_visits: dict[str, int] = {}
+        last_taken: dict[tuple[str, int], int] = {}
+        for place, event in enumerate(self._all_events(run_id)):
             if event.step is None or event.step.startswith("@"):
                 continue
             visit = (event.step, event.visit or 1)
-            visits.add(visit)
+            if visit not in visits:
+                visits.add(visit)
+                last_visits[event.step] = place
             if event.type == "step.transition" and isinstance(event.payload.get("case"), int):
                 cases[visit] = event.payload["case"]
+                last_taken[event.step, cases[visit]] = place
             elif event.type == "step.completed":
                 cases.setdefault(visit, _END_WITHOUT_CASE)
         states = {name: step.status for name, step in report.steps.items()}
         taken = Counter((step, case) for (step, _), case in cases.items())
         counts = Counter(step for step, _ in visits)
-        return DrawnRun(states, taken, counts, report.status.value, report.workflow_id)
+        return DrawnRun(
+            states, taken, counts, report.status.value, report.workflow_id, last_visits, last_taken
+        )
 
     def details(self, run_id: str) -> RunDetails:
         from noetl.api.service.data_views import RunDetails

@@ -328,3 +328,21 @@ def test_the_items_of_a_loop_of_a_service_are_listed(
     assert [(item["number"], item["value"]) for item in failed["items"]] == [(2, "0")]
     assert "2 succeeded, 1 failed" in compared("runs", "items", run_id, "--step", "each", "--limit", "1").out
     assert "each: 3 of 3 items, 1 failed" in compared("runs", "show", run_id).out
+
+
+@pytest.mark.parametrize(("mode", "words"), [("parallel", "waits, 1 of 2 here"), ("sequential", "may run")])
+def test_a_picture_shows_branches_that_wait_for_others(
+    compared: Callable[..., CommandResult], service: ServedStore, mode: str, words: str
+) -> None:
+    playbook = f"""\
+name: forked
+mode: {mode}
+steps:
+  - {{name: begin, run: [{{action: log, message: go}}], rule: [{{case: default, run: [ask, other]}}]}}
+  - {{name: ask, run: [{{action: callback, as: go}}], rule: [{{case: default, run: [end]}}]}}
+  - {{name: other, run: [{{action: set, set: {{x: 1}}}}], rule: [{{case: default, run: [end]}}]}}
+  - {{name: end, run: [{{action: log, message: done}}]}}
+"""
+    picture = compared("runs", "graph", service.start(playbook, "waiting"), "-f", "svg")
+    assert f">{words}<" in picture.out
+    assert ">will not run<" not in picture.out
