@@ -51,7 +51,8 @@ class RepeatLimit(logging.Filter):
         fault = (record.name, record.levelno, head)
         with self._lock:
             began_at, count = self._windows.get(fault, (record.created, 0))
-            if 0 <= record.created - began_at < WINDOW_SECONDS:
+            # Other threads may bring records with times a little before that of the first one.
+            if abs(record.created - began_at) < WINDOW_SECONDS:
                 self._windows[fault] = (began_at, count + 1)
                 self._forget_oldest()
                 return count < MAX_RECORDS

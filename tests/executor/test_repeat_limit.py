@@ -39,6 +39,11 @@ class TestRepeatLimit:
         assert limit.filter(last)
         assert vars(last)["left_out"] == 0
 
+    def test_records_of_several_threads_come_in_any_order(self) -> None:
+        limit = RepeatLimit()
+        passed = [limit.filter(fault(1000 - number / 1000)) for number in range(2 * MAX_RECORDS)]
+        assert passed == [True] * MAX_RECORDS + [False] * MAX_RECORDS
+
     def test_a_clock_that_goes_back_begins_a_minute(self) -> None:
         limit = RepeatLimit()
         assert [limit.filter(fault(1000)) for _ in range(MAX_RECORDS + 1)][-1] is False
