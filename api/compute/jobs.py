@@ -174,8 +174,8 @@ class InitialDataJob:
 
 def graph_key(plan_hash: str, run: DrawnRun, format: str) -> str:
     """Return the key of the job that draws a run."""
-    counts = (run.states, run.taken, run.visits, run.last_visits, run.last_taken)
-    text = repr((run.id, run.status, [sorted(count.items()) for count in counts]))
+    facts = (run.states, run.taken, run.visits, run.last_visits, run.last_taken, run.loops)
+    text = repr((run.id, run.status, [sorted(fact.items()) for fact in facts]))
     return f"graph:{format}:{plan_hash}:{_digest(text)}"
 
 

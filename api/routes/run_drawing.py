@@ -43,7 +43,7 @@ async def draw_run(request: Request, services: TenantServices, workflow_id: str,
     is_picture = format in (GraphFormat.SVG, COORDINATES)
 
     def read_run() -> tuple[str, DrawnRun, str]:
-        plan_hash, run = services.runs.drawn_run(workflow_id, counts_visits=is_picture)
+        plan_hash, run = services.data.drawn_run(workflow_id, counts_visits=is_picture)
         return plan_hash, run, graph_key(plan_hash, run, format)
 
     async def read_plan() -> bytes:

@@ -8,13 +8,21 @@ from typing import Literal
 from noetl.api.service.views import View
 
 
+class DrawnItems(View, schema_name="DrawnItems"):
+    """Items of the loop of a step: how many have ended, and how many of those have failed, of how many."""
+
+    done: int
+    failed: int
+    total: int
+
+
 class DrawnNode(View, schema_name="DrawnNode"):
     """Box of a drawing, with its upper left corner and its size.
 
     `kind` is `step`, `group` (several steps that are folded), `work` (in a case), `fork`, `jump`, `start`,
     `end` or `failure`. `steps` are the names of the steps that it shows. `end` is the kind of end if a branch
     may end at the step. `state` is that of the step, or the most urgent one of several: one of the status, or
-    `may` or `never`. `words` has it as pictures write it.
+    `may` or `never`. `words` has it as pictures write it. `items` is set for a loop that has begun.
     """
 
     key: str
@@ -33,6 +41,7 @@ class DrawnNode(View, schema_name="DrawnNode"):
     is_finally: bool
     state: str | None
     words: str | None
+    items: DrawnItems | None
 
 
 class EdgeRoute(View, schema_name="EdgeRoute"):

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -41,7 +42,7 @@ from noetl.api.service.errors import NotFoundError
 from noetl.api.service.graph_views import RunGraph
 from noetl.api.service.headlines import describe_run
 from noetl.api.service.runs import RunService
-from noetl.api.service.step_reports import count_loops, visit_state, visit_waits
+from noetl.api.service.step_reports import count_loops, drawn_loops, visit_state, visit_waits
 from noetl.api.service.tenant import TenantContext
 from noetl.api.service.views import JoinReport, RunReport, StepReport
 from noetl.api.service.visit_history import find_transition, list_attempts, to_log_line
@@ -52,6 +53,7 @@ from noetl.executor.model.run_summary import RunSummary
 from noetl.executor.model.special_visits import is_pseudo_step
 from noetl.planner.diagnostics.diagnostic import did_you_mean
 from noetl.planner.diagnostics.wording import abbreviate
+from noetl.planner.draw.run_marks import DrawnRun
 from noetl.planner.frozen import frozen
 
 LINES_PER_PAGE = 1000
@@ -145,6 +147,42 @@ class RunDataService:
                 for name, report in details.steps.items()
             }
         return RunDetails(**{**vars(details), **added})
+
+    def drawn_run(self, run_id: str, *, counts_visits: bool = True) -> tuple[str, DrawnRun]:
+        """Return the hash of the plan of a run, and what a drawing shows of the run.
+
+        With `counts_visits`, it reads all visits and the counts of loops. Without, it knows only the states.
+
+        Raises:
+            NotFoundError: the tenant has no such run.
+        """
+        summary = self.runs.summary(run_id)
+        report = self.report(run_id) if counts_visits else self.runs.report(run_id)
+        states = {name: step.status for name, step in report.steps.items()}
+        if not counts_visits:
+            return summary.plan_hash, DrawnRun(states, status=report.status.value, id=summary.id)
+        visits: Counter[str] = Counter()
+        taken: Counter[tuple[str, int]] = Counter()
+        last_visits: dict[str, int] = {}
+        last_taken: dict[tuple[str, int], int] = {}
+        for place, visit in enumerate(self.context.store.runs.visits(summary.id)):
+            visits[visit.step] += 1
+            last_visits[visit.step] = place
+            if visit.status in (VisitStatus.SUCCEEDED, VisitStatus.FAILED) and not visit.has_ended_branch:
+                case = visit.step, -1 if visit.case is None else visit.case
+                taken[case] += 1
+                last_taken[case] = place
+        run = DrawnRun(
+            states,
+            taken,
+            visits,
+            report.status.value,
+            summary.id,
+            last_visits,
+            last_taken,
+            drawn_loops(report.steps),
+        )
+        return summary.plan_hash, run
 
     def headline(self, run_id: str) -> str:
         """Return the headline of a run of a list. It is empty if the run was deleted."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from noetl.api.service.compiler import InlinePlaybook, PlanSource, PlaybookReference
 from noetl.api.service.errors import NotFoundError
 from noetl.api.service.playbooks import registered_playbook
-from noetl.api.service.step_reports import step_reports, step_states
+from noetl.api.service.step_reports import step_reports
 from noetl.api.service.tenant import TenantContext
 from noetl.api.service.views import (
     EventEntry,
@@ -28,7 +28,7 @@ from noetl.api.service.views import (
 from noetl.executor.engine.run_log import log_run_resume, log_run_start
 from noetl.executor.errors import RejectedError
 from noetl.executor.model.events import timestamp
-from noetl.executor.model.run import Run, RunStatus, Visit, VisitStatus
+from noetl.executor.model.run import Run, RunStatus, Visit
 from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.model.run_summary import RunOverview, RunSummary
 from noetl.executor.model.run_transition import check_same_request
@@ -42,7 +42,6 @@ from noetl.executor.stores.cursors import (
 )
 from noetl.planner.diagnostics.diagnostic import did_you_mean
 from noetl.planner.diagnostics.wording import abbreviate
-from noetl.planner.draw.run_marks import DrawnRun
 from noetl.planner.frozen import frozen
 from noetl.planner.plan import Header, Plan, canonical_json
 
@@ -252,31 +251,6 @@ class RunService:
             NotFoundError: the tenant has no such run.
         """
         return self.context.store.plans.header(self.summary(run_id).plan_hash)
-
-    def drawn_run(self, run_id: str, *, counts_visits: bool = True) -> tuple[str, DrawnRun]:
-        """Return the hash of the plan of a run, and what a drawing shows of the run.
-
-        With `counts_visits`, it reads all visits. Without, it knows only the states of steps.
-
-        Raises:
-            NotFoundError: the tenant has no such run.
-        """
-        overview = self.overview(run_id)
-        summary = overview.summary
-        states = step_states(summary.status, self.context.step_names(summary.plan_hash), overview.steps)
-        taken: Counter[tuple[str, int]] = Counter()
-        visits: Counter[str] = Counter()
-        last_visits: dict[str, int] = {}
-        last_taken: dict[tuple[str, int], int] = {}
-        for place, visit in enumerate(self.context.store.runs.visits(summary.id) if counts_visits else ()):
-            visits[visit.step] += 1
-            last_visits[visit.step] = place
-            if visit.status in (VisitStatus.SUCCEEDED, VisitStatus.FAILED) and not visit.has_ended_branch:
-                case = visit.step, -1 if visit.case is None else visit.case
-                taken[case] += 1
-                last_taken[case] = place
-        run = DrawnRun(states, taken, visits, summary.status.value, summary.id, last_visits, last_taken)
-        return summary.plan_hash, run
 
     def last_event(self, run_id: str) -> str | None:
         """Return the id of the latest event of a run, or None if it has none yet.

@@ -5,12 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from noetl.api.service.views import ItemWait, LoopReport, QuestionReport, StepReport, StepState, WaitReport
+from noetl.api.service.views import (
+    ItemWait,
+    LoopReport,
+    QuestionReport,
+    StepReport,
+    StepState,
+    WaitReport,
+)
 from noetl.executor.actions import catalogue
 from noetl.executor.model.events import Event, timestamp
 from noetl.executor.model.outcome import Outcome
 from noetl.executor.model.run import NEVER, RunStatus, Visit, VisitStatus
 from noetl.executor.model.run_summary import StepVisits, VisitSummary, has_started
+from noetl.planner.draw.run_marks import DrawnLoop
 
 
 def step_reports(
@@ -21,16 +29,6 @@ def step_reports(
     `status` is the status of the run, `steps` the visits of its steps.
     """
     return {name: _step_report(status, steps.get(name)) for name in names}
-
-
-def step_states(
-    status: RunStatus, names: Iterable[str], steps: Mapping[str, StepVisits]
-) -> dict[str, StepState]:
-    """Return the status of each step, which a report would show, by the name of the step."""
-    return {
-        name: StepState.PENDING if visits is None else visit_state(status, visits.latest)
-        for name, visits in ((name, steps.get(name)) for name in names)
-    }
 
 
 def _step_report(status: RunStatus, visits: StepVisits | None) -> StepReport:
@@ -113,6 +111,19 @@ def count_loops(events: Iterable[Event], paused: Iterable[LoopReport]) -> list[L
         if latest is None or latest.done <= loop.done:
             loops[loop.position] = loop
     return list(loops.values())
+
+
+def drawn_loops(steps: Mapping[str, StepReport]) -> dict[str, DrawnLoop]:
+    """Return the items of the loops of each step that has counts of them, by the name of the step."""
+    return {
+        name: DrawnLoop(
+            done=sum(loop.done for loop in step.loops),
+            failed=sum(loop.failed for loop in step.loops),
+            total=sum(loop.total for loop in step.loops),
+        )
+        for name, step in steps.items()
+        if step.loops
+    }
 
 
 def _paused_loops(visit: VisitSummary) -> list[LoopReport]:

@@ -44,9 +44,15 @@ MAX_ARROWS = 8
 Long arrows from all steps to one handler hide everything else, and dot needs minutes for them.
 """
 
+RIM = 3.0
+"""Height of the progress of a loop on the lower rim of its box."""
+
 COUNT_WIDTH = 38.0
 STATE_WIDTH = 120.0
 """Space for the words of a state, such as `will not run, 12 visits`."""
+
+ITEMS_WIDTH = 164.0
+"""Space for the words of a loop, such as `4,512 failed, 10,000 of 10,000`."""
 
 
 class NodeKind(StrEnum):
@@ -193,7 +199,7 @@ class _ChartBuilder:
         texts += [text_width(line, TEXT_SIZE) for line in node.lines]
         rows = len(node.lines)
         if self._has_states:
-            texts.append(STATE_WIDTH)
+            texts.append(ITEMS_WIDTH if node.is_loop else STATE_WIDTH)
             rows += 1
         width = max(*texts, MIN_WIDTH - 2 * PADDING) + 2 * PADDING
         width += (GLYPH + GAP) * (self._has_states + (node.end is not None))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from noetl.planner.draw.chart import NodeKind
@@ -20,6 +21,8 @@ def describe_run_graph(layout: Layout, marks: RunMarks) -> dict[str, Any]:
         has_state = node.kind in (NodeKind.STEP, NodeKind.GROUP)
         entry["state"] = marks.state_of(node.steps) if has_state else None
         entry["words"] = marks.words_of(node.steps) if has_state else None
+        loop = marks.loop_of(node.steps) if has_state else None
+        entry["items"] = None if loop is None else asdict(loop)
     for edge, entry in zip(layout.chart.edges, graph["edges"], strict=True):
         entry["mark"], entry["taken"] = marks.mark_of(edge), marks.count_of(edge)
     return {

@@ -33,6 +33,15 @@ _BY_URGENCY = (
 _ALIVE = frozenset({"running", "waiting", "retrying"})
 
 
+@dataclass(frozen=True, slots=True)
+class DrawnLoop:
+    """The items of a loop: how many have ended, how many of those have failed, and how many there are."""
+
+    done: int
+    failed: int
+    total: int
+
+
 @dataclass(frozen=True)
 class DrawnRun:
     """A run, as far as a picture shows it.
@@ -40,7 +49,8 @@ class DrawnRun:
     `states` are the states of the steps. `visits` counts the visits of each step. `taken` counts how often
     each case of each step was taken; case -1 is an end because no case applied. `status` and `id` are those
     of the run. `last_visits` has the place of the latest visit of each step among all visits, in the order of
-    their creation. `last_taken` has the place of the latest visit that took a case.
+    their creation. `last_taken` has the place of the latest visit that took a case. `loops` are the loops of
+    the latest visits of steps, as one for each step.
     """
 
     states: Mapping[str, str]
@@ -50,6 +60,7 @@ class DrawnRun:
     id: str = ""
     last_visits: Mapping[str, int] = field(default_factory=dict)
     last_taken: Mapping[tuple[str, int], int] = field(default_factory=dict)
+    loops: Mapping[str, DrawnLoop] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +101,8 @@ class RunMarks:
         if len(steps) == 1 and (wait := self.joins.get(steps[0])) is not None:
             arrived = len(wait.arrived)
             return f"waits, {arrived} of {arrived + len(wait.missing)} here"
+        if (loop := self.loop_of(steps)) is not None:
+            return f"{f'{loop.failed:,} failed, ' if loop.failed else ''}{loop.done:,} of {loop.total:,}"
         if len(steps) == 1:
             state = self.states.get(steps[0], WILL_NOT_RUN)
             visits = self.run.visits.get(steps[0], 0)
@@ -97,6 +110,10 @@ class RunMarks:
         state = self.state_of(steps)
         count = sum(self.states.get(name, WILL_NOT_RUN) == state for name in steps)
         return f"{count:,} {WORDS.get(state, state)}"
+
+    def loop_of(self, steps: Sequence[str]) -> DrawnLoop | None:
+        """Return the loop of a step that has started one. Several steps have none."""
+        return self.run.loops.get(steps[0]) if len(steps) == 1 else None
 
     def count_of(self, edge: ChartEdge) -> int:
         """Return how often an edge was taken."""

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
 from noetl.planner.diagnostics.terminal_text import to_printable
-from noetl.planner.draw.advances import text_width
+from noetl.planner.draw.advances import fit_text, text_width
 from noetl.planner.draw.chart import (
     FRAME,
     GAP,
     GLYPH,
     JOIN_HEIGHT,
     PADDING,
+    RIM,
     TEXT_LINE,
     TEXT_SIZE,
     TITLE_LINE,
@@ -32,13 +33,14 @@ from noetl.planner.draw.colours import style_sheet
 from noetl.planner.draw.glyphs import GLYPHS
 from noetl.planner.draw.layout import EdgePath, Layout, Point
 from noetl.planner.draw.legend import LegendEntry, legend_entries
-from noetl.planner.draw.run_marks import MAY_RUN, WORDS, RunMarks
+from noetl.planner.draw.run_marks import MAY_RUN, WORDS, DrawnLoop, RunMarks
 
 MARGIN = 24.0
 _HEADING = 50.0
 _HEADING_SIZE = 15.0
 _LEGEND_LINE = 24.0
 _MIN_WIDTH = 380.0
+_RIM_INSET = 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +177,8 @@ class _SvgWriter:
         left = x + PADDING + inset
         top = y + node.top + inset
         middle = (y + node.top + y + node.height) / 2
+        if marks is not None and (loop := marks.loop_of(node.steps)) is not None:
+            yield from _loop_rim(loop, corner, node)
         if marks is not None:
             yield _glyph(state, (left + GLYPH / 2, middle))
             left += GLYPH + GAP
@@ -185,7 +189,8 @@ class _SvgWriter:
             yield _text(line, (left, baseline), "text")
             baseline += TEXT_LINE
         if words:
-            yield _text(words, (left, baseline), "text state")
+            space = x + node.width - PADDING - left - (GLYPH + GAP) * (node.end is not None)
+            yield _text(fit_text(words, space, TEXT_SIZE), (left, baseline), "text state")
         if node.end is not None:
             yield _glyph(node.end.value, (x + node.width - PADDING - inset - GLYPH / 2, middle))
         yield "</g>"
@@ -238,6 +243,16 @@ def _box(node: ChartNode, corner: Point) -> str:
             f'height="{height - 2 * FRAME:.1f}" rx="3"/>'
         )
     return "".join(parts)
+
+
+def _loop_rim(loop: DrawnLoop, corner: Point, node: ChartNode) -> Iterator[str]:
+    """Yield the progress of a loop as a line on the lower rim of its box, with its failed items last."""
+    x, y, width = corner[0] + _RIM_INSET, corner[1] + node.height - RIM, node.width - 2 * _RIM_INSET
+    for classes, items in (("fill-ok", loop.done - loop.failed), ("fill-bad", loop.failed)):
+        length = width * min(items / max(loop.total, 1), 1.0)
+        if length > 0:
+            yield f'<rect class="{classes}" x="{x:.1f}" y="{y:.1f}" width="{length:.1f}" height="{RIM:g}"/>'
+            x += length
 
 
 def _cut_corners(corner: Point, width: float, height: float) -> str:

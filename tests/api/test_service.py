@@ -146,13 +146,14 @@ def test_tenants_do_not_see_each_other(services: TenantServices) -> None:
     assert start(services.for_tenant("two"), ADD, {"a": 2}, idempotency_key="k").id != run.id
     page = services.for_tenant("one").runs.find(RunFilter(tenant="two"))
     assert [item.workflow_id for item in page.items] == [run.id]
-    for other in (services.runs, services.for_tenant("two").runs):
+    for tenant in (services, services.for_tenant("two")):
+        other = tenant.runs
         for call in (
             other.get,
             other.report,
             other.result,
             other.plan,
-            other.drawn_run,
+            tenant.data.drawn_run,
             other.events,
             other.cancel,
             lambda run_id, runs=other: runs.resume(run_id, ResumeRequest()),

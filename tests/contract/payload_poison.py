@@ -25,7 +25,7 @@ def check_payloads_are_not_read(store: SqlStore) -> None:
         services = create_services(store, catalogue())
         assert [entry.workflow_id for entry in services.runs.find(RunFilter(tags=("x",))).items] == [run.id]
         assert services.runs.report(run.id).progress.finished == 1
-        assert services.runs.drawn_run(run.id)[1].states["a"] == "succeeded"
+        assert services.data.drawn_run(run.id)[1].states["a"] == "succeeded"
         assert services.runs.summary(run.id).tags == ("x",)
         assert services.runs.events(run.id).items
         assert services.runs.plan(run.id).hash == run.plan_hash

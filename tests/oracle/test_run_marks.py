@@ -32,7 +32,7 @@ class _Observer:
 
     def __call__(self) -> None:
         harness = self._harness
-        _, drawn = self._services.runs.drawn_run(harness.id)
+        _, drawn = self._services.data.drawn_run(harness.id)
         marks = mark_run(harness.plan, drawn)
         self.moments.append((marks, Counter(drawn.visits)))
         run = harness.run

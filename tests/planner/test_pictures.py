@@ -26,7 +26,7 @@ from noetl.planner.draw.folding import fold_groups
 from noetl.planner.draw.outline import step_notes
 from noetl.planner.draw.page import write_page
 from noetl.planner.draw.run_graph import describe_run_graph
-from noetl.planner.draw.run_marks import DrawnRun, JoinWait, RunMarks, mark_run
+from noetl.planner.draw.run_marks import DrawnLoop, DrawnRun, JoinWait, RunMarks, mark_run
 from noetl.planner.draw.svg import PictureOptions, write_svg
 from noetl.planner.plan import Action, Case, Join, Loop, Plan, Retry, Step
 from tests.planner.test_draw import case, chain_plan, forked_plan, plan_of
@@ -522,6 +522,30 @@ def test_notes_of_a_loop_around_an_action() -> None:
     assert notes == ["loop", "continues after failed items"]
     action = Action("log", {}, loop=Loop("{{ rows }}", "row", concurrency=4))
     assert list(step_notes(Step("a", run=(action,)))) == ["loop", "4 at the same time"]
+
+
+@pytest.mark.parametrize(
+    ("loop", "words", "lengths"),
+    [
+        (DrawnLoop(0, 0, 4), "0 of 4", []),
+        (DrawnLoop(3, 1, 4), "1 failed, 3 of 4", [0.5, 0.25]),
+        (DrawnLoop(4, 4, 4), "4 failed, 4 of 4", [1.0]),
+        (DrawnLoop(0, 0, 0), "0 of 0", []),
+        (DrawnLoop(10_000, 4_512, 10_000), "4,512 failed, 10,000 of 10,000", [0.5488, 0.4512]),
+    ],
+)
+def test_the_rim_of_a_loop_is_its_progress(loop: DrawnLoop, words: str, lengths: list[float]) -> None:
+    plan = plan_of(Step("each", loop=Loop("{{ rows }}", "row")))
+    marks = mark_run(plan, DrawnRun({"each": "running"}, visits={"each": 1}, loops={"each": loop}))
+    layout = lay_out(plan, catalogue(), LayoutRequest(has_states=True))
+    picture = write_svg(layout, marks)
+    assert words in texts_of(picture)
+    drawn = describe_run_graph(layout, marks)["graph"]
+    node = next(node for node in drawn["nodes"] if node["steps"] == ["each"])
+    assert node["items"] == {"done": loop.done, "failed": loop.failed, "total": loop.total}
+    rim = re.findall(r'<rect class="fill-(?:ok|bad)" [^>]*width="([\d.]+)" height="3"/>', picture)
+    inner = node["width"] - 8
+    assert [float(length) / inner for length in rim] == pytest.approx(lengths, abs=0.001)
 
 
 def gathering_plan() -> Plan:

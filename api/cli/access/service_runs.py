@@ -127,9 +127,10 @@ class ServiceRuns:
         return self._get(RunInput, _path(run_id, "input"))
 
     def drawn_run(self, run_id: str) -> DrawnRun:
+        from noetl.api.service.step_reports import drawn_loops
         from noetl.planner.draw.run_marks import DrawnRun
 
-        report = self.report(run_id)
+        report = self.details(run_id)
         cases: dict[tuple[str, int], int] = {}
         visits = set()
         last_visits: dict[str, int] = {}
@@ -149,9 +150,8 @@ class ServiceRuns:
         states = {name: step.status for name, step in report.steps.items()}
         taken = Counter((step, case) for (step, _), case in cases.items())
         counts = Counter(step for step, _ in visits)
-        return DrawnRun(
-            states, taken, counts, report.status.value, report.workflow_id, last_visits, last_taken
-        )
+        id, loops = report.workflow_id, drawn_loops(report.steps)
+        return DrawnRun(states, taken, counts, report.status.value, id, last_visits, last_taken, loops)
 
     def details(self, run_id: str) -> RunDetails:
         from noetl.api.service.data_views import RunDetails

@@ -78,7 +78,7 @@ class StoreRuns:
         return self.services.data.input(run_id)
 
     def drawn_run(self, run_id: str) -> DrawnRun:
-        return self.services.runs.drawn_run(run_id)[1]
+        return self.services.data.drawn_run(run_id)[1]
 
     def details(self, run_id: str) -> RunDetails:
         return self.services.data.details(run_id)

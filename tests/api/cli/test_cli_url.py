@@ -328,6 +328,7 @@ def test_the_items_of_a_loop_of_a_service_are_listed(
     assert [(item["number"], item["value"]) for item in failed["items"]] == [(2, "0")]
     assert "2 succeeded, 1 failed" in compared("runs", "items", run_id, "--step", "each", "--limit", "1").out
     assert "each: 3 of 3 items, 1 failed" in compared("runs", "show", run_id).out
+    assert ">1 failed, 3 of 3<" in compared("runs", "graph", run_id, "-f", "svg").out
 
 
 @pytest.mark.parametrize(("mode", "words"), [("parallel", "waits, 1 of 2 here"), ("sequential", "may run")])
