@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from noetl.api.pictures import lay_out
+from noetl.api.pictures import lay_out, to_png
 from noetl.executor.actions import catalogue
 from noetl.planner.compile import compile_playbook
 from noetl.planner.draw import boxes
@@ -24,23 +24,27 @@ _HEAD = """\
 # Pictures of the examples
 
 How do the signs of a picture look? This page shows the examples as `noetl plan FILE -o FILE.svg` draws them,
-and as `noetl plan` draws them in a terminal. [The reference](../reference/commands.md#pictures) explains the
-signs.
+and as `noetl plan` draws them in a terminal. PNG is for programs that show no SVG. [The
+reference](../reference/commands.md#pictures) explains the signs.
 """
 
 
 def main() -> None:
-    for path, text in expected_files().items():
-        path.write_text(text, "utf-8")
+    for path, content in expected_files().items():
+        path.write_bytes(content)
         print(path.relative_to(ROOT))
 
 
-def expected_files() -> Mapping[Path, str]:
-    """Return the texts of the page and of all pictures by their paths."""
+def expected_files() -> Mapping[Path, bytes]:
+    """Return the contents of the page and of all pictures by their paths."""
     plans = {name: _plan(name) for name in EXAMPLES}
-    pictures = {FOLDER / f"{name}.svg": write_svg(lay_out(plan, catalogue())) for name, plan in plans.items()}
+    files = {}
+    for name, plan in plans.items():
+        layout = lay_out(plan, catalogue())
+        files[FOLDER / f"{name}.svg"] = write_svg(layout).encode()
+        files[FOLDER / f"{name}.png"] = to_png(layout)
     page = "".join([_HEAD, *(section for name, plan in plans.items() for section in _section(name, plan))])
-    return {**pictures, PAGE: page}
+    return {**files, PAGE: page.encode()}
 
 
 def _plan(name: str) -> Plan:
@@ -51,7 +55,7 @@ def _plan(name: str) -> Plan:
 
 def _section(name: str, plan: Plan) -> Iterator[str]:
     yield f"\n## {name.replace('_', ' ').capitalize()}\n\n"
-    yield f"![The graph of `{name}`](../images/{name}.svg)\n\n"
+    yield f"![The graph of `{name}`](../images/{name}.svg)\n\n[The same as PNG](../images/{name}.png)\n\n"
     drawn = boxes.draw(plan, catalogue(), width=WIDTH)
     assert drawn is not None, name
     yield f"`noetl plan examples/{name}.yaml` prints in a terminal:\n\n"
