@@ -131,6 +131,8 @@ class ActionDeclaration:
         never_succeeds: whether the action always ends in a failure.
         error_type: the parameter that gives the type of this failure, if any.
         awaits: what a suspended action waits for, in words, apart from a time. The default is its type.
+        called_playbook: a function from the parameters as written to the name and the version of the playbook
+            that the action runs, or None if it is not known before a run. The version may be None.
         child_run: a function from the state of a suspended action to the id of the run that it waits for.
         question: a function from this state to what the action asks a person, or None. A question has some
             of the keys `title`, `details` and `answer` (declared fields).
@@ -156,6 +158,7 @@ class ActionDeclaration:
     never_succeeds: bool = False
     error_type: str | None = None
     awaits: str | None = None
+    called_playbook: Callable[[Mapping[str, Any]], tuple[str, str | None] | None] | None = None
     child_run: Callable[[Any], str] | None = None
     question: Callable[[Any], Mapping[str, Any] | None] | None = None
     open_wait: Callable[[Any], OpenWait] | None = None

@@ -16,6 +16,7 @@ from noetl.api.cli.display.console import CommandError, write_stdout
 if TYPE_CHECKING:
     from noetl.planner.catalogue import ActionDeclaration
     from noetl.planner.diagnostics.diagnostic import Diagnostic
+    from noetl.planner.draw.called_playbooks import CalledPlaybook, PlaybookCall
     from noetl.planner.draw.layout import Layout
     from noetl.planner.draw.run_marks import DrawnRun, RunMarks
     from noetl.planner.plan import Plan
@@ -71,11 +72,20 @@ OutlineOption = Annotated[
 
 
 @dataclass(frozen=True, slots=True)
+class CalledPlan:
+    """The plan of a called playbook, or the problem why there is none."""
+
+    call: PlaybookCall
+    plan: Plan | None = None
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Drawing:
     """The content of a drawing: a plan, and the run or the findings that are shown with it.
 
     `unfolded` draws each step of a large plan. `outline` chooses the form of text. `data` is what the format
-    `json` writes.
+    `json` writes. The format `html` also shows the plans that are `called`.
     """
 
     plan: Plan
@@ -84,6 +94,7 @@ class Drawing:
     findings: tuple[Diagnostic, ...] = ()
     unfolded: bool = False
     outline: bool | None = None
+    called: tuple[CalledPlan, ...] = ()
 
 
 def choose_format(format: DrawingFormat | None, out: str | None) -> DrawingFormat:
@@ -198,8 +209,22 @@ def _write_picture(drawing: Drawing, format: DrawingFormat, layout: Layout, mark
         case DrawingFormat.HTML:
             from noetl.planner.draw import page
 
-            return page.write_page(layout, marks, drawing.plan.source, drawing.findings).encode()
+            called = [_lay_out_called(called) for called in drawing.called]
+            return page.write_page(layout, marks, drawing.plan.source, drawing.findings, called).encode()
         case _:
             from noetl.planner.draw import svg
 
             return svg.write_svg(layout, marks).encode()
+
+
+def _lay_out_called(called: CalledPlan) -> CalledPlaybook:
+    from noetl.api.pictures import PictureError, lay_out
+    from noetl.executor.actions import catalogue
+    from noetl.planner.draw.called_playbooks import CalledPlaybook
+
+    if called.plan is None:
+        return CalledPlaybook(called.call, problem=called.problem)
+    try:
+        return CalledPlaybook(called.call, lay_out(called.plan, catalogue()))
+    except PictureError as error:
+        return CalledPlaybook(called.call, problem=str(error))

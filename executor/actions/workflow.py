@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from noetl.executor.actions.action import Call, Suspend
 from noetl.executor.errors import ActionError
 from noetl.executor.model.run import NEVER, Run, RunStatus
 from noetl.planner.catalogue import ActionDeclaration, Kind, Parameter
+from noetl.planner.templates.parser import has_template
+
+
+def _called_playbook(parameters: Mapping[str, Any]) -> tuple[str, str | None] | None:
+    name, version = parameters.get("playbook"), parameters.get("version")
+    if not isinstance(name, str) or has_template(name):
+        return None
+    return name, version if isinstance(version, str) and not has_template(version) else None
+
 
 DECLARATION = ActionDeclaration(
     type="workflow",
@@ -24,6 +34,7 @@ DECLARATION = ActionDeclaration(
     summary=lambda parameters: str(parameters.get("playbook", "")),
     suspends=True,
     awaits="another run",
+    called_playbook=_called_playbook,
     child_run=lambda state: str(state["run"]),
     idempotent=False,
 )

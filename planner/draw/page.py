@@ -13,6 +13,7 @@ from xml.sax.saxutils import escape
 
 from noetl.planner.diagnostics.diagnostic import Diagnostic
 from noetl.planner.diagnostics.terminal_text import to_printable
+from noetl.planner.draw.called_playbooks import CalledPlaybook
 from noetl.planner.draw.colours import DARK, LIGHT, style_sheet
 from noetl.planner.draw.layout import Layout
 from noetl.planner.draw.run_marks import RunMarks
@@ -25,6 +26,8 @@ main{display:grid;grid-template-columns:minmax(0,3fr) minmax(320px,2fr);min-heig
 figure{margin:0;overflow:auto;max-height:100vh;position:sticky;top:0}
 figure svg{display:block;min-width:100%}
 section{padding:16px 20px;border-left:1px solid;overflow-x:auto}
+figure>h2,figure>p,summary{margin:0;padding:8px 20px}
+summary{cursor:pointer}
 h2{font-size:13px;font-weight:600;margin:0 0 8px}
 ul,ol{list-style:none;margin:0 0 20px;padding:0}
 .source{font:12px/18px "JetBrains Mono",ui-monospace,Menlo,Consolas,monospace;counter-reset:line}
@@ -38,9 +41,13 @@ svg a:hover .box{stroke-width:2}
 
 
 def write_page(
-    layout: Layout, marks: RunMarks | None, source: str, findings: Sequence[Diagnostic] = ()
+    layout: Layout,
+    marks: RunMarks | None,
+    source: str,
+    findings: Sequence[Diagnostic] = (),
+    called: Sequence[CalledPlaybook] = (),
 ) -> str:
-    """Return the page of a plan, or of a run."""
+    """Return the page of a plan, or of a run. Pictures of called playbooks are below, each folded."""
     style = f"{style_sheet()}{_FRAME}{_tokens(LIGHT)}@media (prefers-color-scheme:dark){{{_tokens(DARK)}}}\n"
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode("ascii")
     policy = f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
@@ -54,7 +61,9 @@ def write_page(
         f"<title>{escape(layout.chart.name)}</title>",
         f"<style>{style}</style>",
         "<main>",
-        f"<figure>{write_svg(layout, marks, options)}</figure>",
+        f"<figure>{write_svg(layout, marks, options)}",
+        *_called_playbooks(called),
+        "</figure>",
         "<section>",
         *_findings(findings),
         "<h2>Source</h2>",
@@ -80,6 +89,20 @@ def _tokens(tokens: dict[str, str]) -> str:
         f".findings .error b{{color:{tokens['bad']}}}"
         f".findings .warning b{{color:{tokens['pause']}}}\n"
     )
+
+
+def _called_playbooks(called: Sequence[CalledPlaybook]) -> Iterator[str]:
+    if called:
+        yield "<h2>Called playbooks</h2>"
+    for number, playbook in enumerate(called, 1):
+        name = f"<bdi>{_escape(str(playbook.call))}</bdi>"
+        if playbook.layout is None:
+            yield f"<p>{name}: {_escape(playbook.problem)}</p>"
+        else:
+            options = PictureOptions(has_style=False, prefix=f"c{number}-")
+            facts = _escape(playbook.layout.chart.facts)
+            yield f"<details><summary>{name}: {facts}</summary>"
+            yield f"{write_svg(playbook.layout, None, options)}</details>"
 
 
 def _findings(findings: Sequence[Diagnostic]) -> Iterator[str]:

@@ -48,12 +48,13 @@ class PictureOptions:
     """Options of a picture.
 
     `has_style`: with its style sheet. `adapts`: dark for a dark background. `has_links`: each step is a link
-    to its line, such as `#L12`.
+    to its line, such as `#L12`. `prefix` begins each `id`, for a document with several pictures.
     """
 
     has_style: bool = True
     adapts: bool = True
     has_links: bool = False
+    prefix: str = ""
 
 
 def write_svg(layout: Layout, marks: RunMarks | None = None, options: PictureOptions | None = None) -> str:
@@ -166,7 +167,8 @@ class _SvgWriter:
         words = "" if marks is None else marks.words_of(node.steps)
         names = ", ".join(map(to_printable, node.steps[:20]))
         classes = f"node {_class(state)}"
-        yield f'<g id="n-{node.position}" class="{classes}"><title>{escape(names)}</title>'
+        identifier = f"{self._options.prefix}n-{node.position}"
+        yield f'<g id="{identifier}" class="{classes}"><title>{escape(names)}</title>'
         x, y = corner
         if node.join:
             yield _join_sign(node, corner)

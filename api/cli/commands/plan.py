@@ -40,6 +40,7 @@ def plan(
     target: TargetOption = None,
 ) -> None:
     """Compile a playbook and draw its plan, without running anything."""
+    from noetl.api.cli.local.called_plans import find_called_plans
     from noetl.api.cli.sources import compile_with_findings, read_source
 
     format = choose_format(format, out)
@@ -49,7 +50,10 @@ def plan(
     if explain_joins:
         content = _explain_joins(plan, format)
     else:
-        drawing = Drawing(plan, plan.to_json(), findings=findings, unfolded=unfold, outline=outline)
+        called = find_called_plans(file, plan) if format is DrawingFormat.HTML else ()
+        drawing = Drawing(
+            plan, plan.to_json(), findings=findings, unfolded=unfold, outline=outline, called=called
+        )
         content = draw(drawing, format)
     write_drawing(content, out)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from noetl.api.cli.local.called_plans import MAX_CALLED_PLANS
 from noetl.executor.extras import install_command
 
 Command = Callable[..., Any]
@@ -160,3 +162,57 @@ def test_joins_are_explained(noetl: Command) -> None:
     refused = noetl("plan", "fork.yaml", "--explain-joins", "-f", "svg")
     assert (refused.exit_code, refused.out) == (2, "")
     assert "supports the formats text and json" in refused.err
+
+
+CALLER = """\
+name: {name}
+steps:
+  - name: a
+    run:
+      - {{action: workflow, playbook: {called}}}
+      - {{action: workflow, playbook: "{{{{ 'un' ~ 'known' }}}}"}}
+"""
+
+
+def called_playbooks(noetl: Command, file: Path) -> list[str]:
+    """Return how the page of a playbook names those that it calls, without the facts of their plans."""
+    page = noetl("plan", str(file), "-f", "html", stdin=CALLER.format(name="x", called="second")).out
+    lines = re.findall(
+        r"^(<details><summary>|<p>)<bdi>(.*?)</bdi>: (.*?)(?:</summary>|</p>)", page, re.MULTILINE
+    )
+    assert page.count("</svg>") == 1 + sum(tag != "<p>" for tag, _, _ in lines)
+    identifiers = re.findall(r' id="([^"]*)"', page)
+    assert len(set(identifiers)) == len(identifiers)
+    return [f"{name}: {words}" for _, name, words in lines]
+
+
+def test_a_page_shows_the_playbooks_that_are_called(noetl: Command, tmp_path: Path) -> None:
+    first = tmp_path / "first.yaml"
+    first.write_text(CALLER.format(name="first", called="second"))
+    assert called_playbooks(noetl, first) == [
+        f"second: it is not in {tmp_path}; a service takes it from its registry"
+    ]
+    (tmp_path / "second.yaml").write_text(CALLER.format(name="second", called="first"))
+    assert called_playbooks(noetl, first) == ["second: 1 step", "first: 1 step"]
+    (tmp_path / "second.yaml").write_text("name: second\nsteps: []\n")
+    assert called_playbooks(noetl, first) == [f"second: {tmp_path / 'second.yaml'} does not compile"]
+    (tmp_path / "second.yaml").unlink()
+    for number in (1, 2):
+        (tmp_path / f"{number}.yaml").write_text(CALLER.format(name="second", called="first"))
+    assert called_playbooks(noetl, first) == [f"second: 2 files in {tmp_path} have this name"]
+    assert called_playbooks(noetl, Path("-")) == ["second: standard input has no folder in which to find it"]
+
+
+def test_a_page_shows_a_bounded_number_of_called_playbooks(noetl: Command, tmp_path: Path) -> None:
+    for number in range(MAX_CALLED_PLANS + 5):
+        text = CALLER.format(name=f"p{number}", called=f"p{number + 1}")
+        (tmp_path / f"p{number}.yaml").write_text(text)
+    assert len(called_playbooks(noetl, tmp_path / "p0.yaml")) == MAX_CALLED_PLANS
+
+
+def test_the_name_of_a_called_playbook_cannot_be_markup(noetl: Command, tmp_path: Path) -> None:
+    first = tmp_path / "first.yaml"
+    first.write_text(CALLER.format(name="first", called='"<script>alert(1)</script>"'))
+    page = noetl("plan", str(first), "-f", "html").out
+    assert "<script" not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
