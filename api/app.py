@@ -34,6 +34,7 @@ from noetl.api.http.access_log import AccessLogMiddleware
 from noetl.api.http.cors import CorsMiddleware, read_cors_origins
 from noetl.api.http.entity_tags import EntityTagMiddleware
 from noetl.api.http.framing import FramingMiddleware
+from noetl.api.http.list_stream import MAX_STREAM_SECONDS
 from noetl.api.http.methods import HeadMiddleware, MethodMiddleware
 from noetl.api.http.negotiation import NegotiationMiddleware
 from noetl.api.http.responses import JsonResponse
@@ -87,7 +88,7 @@ def create_app(environ: Mapping[str, str] | None = None, *, has_gateway: bool = 
             worker = Worker(services.store, settings)
             await run_in_threadpool(worker.start)
             try:
-                with _on_stop_signal(services.watchers.stop):
+                with _on_stop_signal(services.stop_streams):
                     yield
             finally:
                 await run_in_threadpool(worker.stop, timeout_seconds=DRAIN_SECONDS)
@@ -110,6 +111,8 @@ def create_app(environ: Mapping[str, str] | None = None, *, has_gateway: bool = 
     app.state.context = context
     app.state.stream_seconds = GATEWAY_SECONDS if has_gateway else math.inf
     app.state.stream_bytes = GATEWAY_BYTES if has_gateway else math.inf
+    app.state.has_streams = not has_gateway
+    app.state.list_stream_seconds = MAX_STREAM_SECONDS
     problems.install_handlers(app)
     for router in routers:
         app.include_router(router)

@@ -17,9 +17,11 @@ from noetl.api.auth.rate_limits import (
 )
 from noetl.api.compute.pool import ComputePool
 from noetl.api.http.event_stream import encode_event
+from noetl.api.http.list_stream import LIST_ENCODER
 from noetl.api.http.open_limit import OPEN_KINDS, STREAMS, WAITING_REQUESTS, OpenLimit, read_open_limit
 from noetl.api.http.shared_limit import SharedLimit
 from noetl.api.service.compiler import allowed_catalogue
+from noetl.api.service.list_watcher import ListWatchers
 from noetl.api.service.request_store import Circuit, guard_store
 from noetl.api.service.run_watcher import RunWatchers
 from noetl.api.service.services import TenantServices, create_services
@@ -40,6 +42,7 @@ class AppServices:
     services: TenantServices
     authenticator: Authenticator
     watchers: RunWatchers
+    list_watchers: ListWatchers
     open_streams: OpenLimit
     waiting_requests: OpenLimit
     compute: ComputePool
@@ -47,6 +50,11 @@ class AppServices:
     latency: StoreLatency
     shared_waits: SharedLimit | None
     """The limit of waiting requests of all functions together, or None outside of a function."""
+
+    def stop_streams(self) -> None:
+        """Let all streams and waiting requests end soon. Any thread may call it, also a signal handler."""
+        self.watchers.stop()
+        self.list_watchers.stop()
 
 
 class AppContext:
@@ -103,6 +111,7 @@ class AppContext:
                 tokens = None if issuer is None else TokenVerifier(issuer)
                 authenticator = Authenticator(request_store, tokens, always=self._always_authenticated)
                 watchers = RunWatchers(request_store, encode_event)
+                list_watchers = ListWatchers(request_store.changes, LIST_ENCODER)
                 services = create_services(request_store, actions)
                 limits = create_request_limits(rates, request_store.keys.count_requests)
                 compute = ComputePool(self.compute_processes, services.compiler, self.settings)
@@ -111,6 +120,7 @@ class AppContext:
                     services,
                     authenticator,
                     watchers,
+                    list_watchers,
                     open_limits[STREAMS],
                     open_limits[WAITING_REQUESTS],
                     compute,

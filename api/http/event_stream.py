@@ -35,12 +35,22 @@ MAX_RETRY_MILLISECONDS = 3000
 """Range of the pause of a browser before it connects again. It is random, to spread the listeners."""
 
 
+STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+"""Headers that keep caches and proxies from holding a stream back."""
+
+
+def encode_retry() -> bytes:
+    """Return the first frame of a stream: how long a browser waits before it connects again."""
+    return format_sse_event(retry=random.randint(MIN_RETRY_MILLISECONDS, MAX_RETRY_MILLISECONDS))
+
+
 def encode_event(event: Event) -> bytes:
     """Return the frame of an event of the history."""
-    return _encode_frame(event.type, EventEntry.from_event(event), event.id)
+    return encode_frame(event.type, EventEntry.from_event(event), event.id)
 
 
-def _encode_frame(event_type: str, body: View, event_id: str | None) -> bytes:
+def encode_frame(event_type: str, body: View, event_id: str | None = None) -> bytes:
+    """Return the frame of an event whose data is the JSON of a view."""
     # ASCII, because some clients read U+2028 as the end of a line.
     data = json.dumps(body, separators=(",", ":"), default=members)
     return format_sse_event(data_str=data, event=event_type, id=event_id)
@@ -70,8 +80,7 @@ class EventStreamResponse(EventSourceResponse):
     def __init__(
         self, request: StreamRequest, runs: RunService, watcher: RunWatcher, limit: OpenLimit
     ) -> None:
-        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-        super().__init__((), headers=headers)
+        super().__init__((), headers=STREAM_HEADERS)
         self._request = request
         self._runs = runs
         self._watcher = watcher
@@ -100,7 +109,7 @@ class EventStreamResponse(EventSourceResponse):
         request, clock = self._request, asyncio.get_running_loop().time
         ends_at, remaining = clock() + request.seconds, request.bytes
         after = request.after
-        yield format_sse_event(retry=random.randint(MIN_RETRY_MILLISECONDS, MAX_RETRY_MILLISECONDS))
+        yield encode_retry()
         batches = self._watcher.read(
             feed, place, lambda: min(KEEP_ALIVE_SECONDS, max(ends_at - clock(), 0.0))
         )
@@ -117,4 +126,4 @@ class EventStreamResponse(EventSourceResponse):
                 yield KEEPALIVE_COMMENT
         if feed.is_complete and feed.position is not None:
             status = CurrentStatus(workflow_id=request.run_id, status=feed.position.status)
-            yield _encode_frame("end", status, after)
+            yield encode_frame("end", status, after)

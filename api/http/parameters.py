@@ -55,6 +55,8 @@ _TIME = re.compile(LOCAL_TIME[1:-1].replace("T", "[Tt]") + r"([Zz]|[+-][0-9]{2}:
 MAX_STATUSES = 16
 MAX_TAGS = 10
 MAX_TEXT_LENGTH = 200
+DEFAULT_FOLLOWED = 100
+MAX_FOLLOWED = 200
 STEP_PATTERN = "^[0-9]{1,9}(s|m|h|d)$"
 
 _SHOWN_NAME_LENGTH = 100
@@ -267,6 +269,18 @@ class RunQuery(RunConditions):
             limit=self.limit,
             cursor=self.cursor,
         )
+
+
+class ListStreamQuery(RunConditions):
+    """The query parameters of the stream of a list of runs."""
+
+    limit: WholeNumber = Field(
+        DEFAULT_FOLLOWED, ge=1, le=MAX_FOLLOWED, description="How many of the newest runs are followed."
+    )
+
+    def to_filter(self) -> RunFilter:
+        """Return the filter of the query with the number of its runs."""
+        return replace(super().to_filter(), limit=self.limit)
 
 
 class StatisticsQuery(BaseModel):

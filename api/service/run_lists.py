@@ -20,6 +20,8 @@ import json
 import math
 import zlib
 from collections import Counter
+from collections.abc import Sequence
+from typing import Protocol
 
 from noetl.api.service.run_data import RunDataService
 from noetl.api.service.tenant import TenantContext
@@ -75,6 +77,31 @@ class ListedRun:
         return fold_case(text) in fold_case(self.headline)
 
 
+class HeadlineSource(Protocol):
+    """What a list takes headlines from."""
+
+    def prepare(self, runs: Sequence[RunSummary]) -> None:
+        """Let the next headlines be those of these runs."""
+        ...
+
+    def headline(self, run: RunSummary) -> str:
+        """Return the headline of a run that may have one."""
+        ...
+
+
+@frozen
+class ComputedHeadlines:
+    """The headlines of runs, each computed from the steps of its run."""
+
+    data: RunDataService
+
+    def prepare(self, runs: Sequence[RunSummary]) -> None:
+        """Return nothing: each headline is computed when it is requested."""
+
+    def headline(self, run: RunSummary) -> str:
+        return self.data.headline(run.id)
+
+
 @frozen
 class RunListService:
     """The lists of the runs of one tenant."""
@@ -92,14 +119,16 @@ class RunListService:
         items = [RunEntry.from_summary(run.summary, run.headline) for run in runs]
         return RunPage(items=items, next_cursor=cursor)
 
-    def find(self, run_filter: RunFilter) -> tuple[list[ListedRun], str | None]:
+    def find(
+        self, run_filter: RunFilter, headlines: HeadlineSource | None = None
+    ) -> tuple[list[ListedRun], str | None]:
         """Return the runs of one page, and the cursor of the next page or None.
 
         Raises:
             RejectedError: as `page` does.
         """
         wanted, checksum = self._open(run_filter)
-        found, cursor = self._read(wanted)
+        found, cursor = self._read(wanted, headlines or ComputedHeadlines(self.data))
         return found, _close_cursor(cursor, checksum)
 
     def find_ids(self, run_filter: RunFilter) -> tuple[list[str], str | None]:
@@ -177,28 +206,30 @@ class RunListService:
         wanted = replace(run_filter, tenant=self.context.tenant, cursor=None)
         if wanted.text is None:
             return self.context.store.runs.count(wanted, step_seconds, MAX_COUNTED)
-        runs, cursor = self._read(replace(wanted, is_oldest_first=False, limit=MAX_COUNTED))
+        newest = replace(wanted, is_oldest_first=False, limit=MAX_COUNTED)
+        runs, cursor = self._read(newest, ComputedHeadlines(self.data))
         summaries = [run.summary for run in runs]
         numbers = Counter(
             (int(run.created_at // step_seconds) if step_seconds else 0, run.status) for run in summaries
         )
         return RunCounts(numbers, is_complete=cursor is None)
 
-    def _read(self, wanted: RunFilter) -> tuple[list[ListedRun], str | None]:
+    def _read(self, wanted: RunFilter, headlines: HeadlineSource) -> tuple[list[ListedRun], str | None]:
         """Return the runs of one page, and the cursor of the store after them or None."""
         found: list[ListedRun] = []
-        headlines, last = 0, None
+        headline_count, last = 0, None
         batch = wanted
         if wanted.text is not None:
             batch = replace(wanted, limit=min(max(wanted.limit, MAX_HEADLINES), MAX_RUNS_PER_PAGE))
         for _ in range(MAX_READS):
             runs, cursor = self.context.store.runs.find(batch)
+            headlines.prepare(runs)
             for position, run in enumerate(runs):
                 has_headline = run.status not in WITHOUT_HEADLINE
-                if has_headline and headlines == MAX_HEADLINES and last is not None:
+                if has_headline and headline_count == MAX_HEADLINES and last is not None:
                     return found, write_cursor(last.created_at, last.id)
-                headlines, last = headlines + has_headline, run
-                listed = ListedRun(run, self.data.headline(run.id) if has_headline else "")
+                headline_count, last = headline_count + has_headline, run
+                listed = ListedRun(run, headlines.headline(run) if has_headline else "")
                 if listed.has_text(wanted.text):
                     found.append(listed)
                 if len(found) == wanted.limit and (cursor is not None or position + 1 < len(runs)):

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 from bisect import bisect_right
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -29,6 +28,7 @@ from typing import TypeVar
 
 from anyio import CapacityLimiter, to_thread
 
+from noetl.api.service.loop_watchers import LoopWatchers
 from noetl.executor.errors import StoreError
 from noetl.executor.model.events import Event
 from noetl.executor.model.run import HistoryPosition
@@ -307,32 +307,8 @@ class RunWatcher:
             _log.warning("the store failed; runs are followed again when it answers: %s", error)
 
 
-class RunWatchers:
+class RunWatchers(LoopWatchers[RunWatcher]):
     """The watchers of an app, one for each event loop that runs it."""
 
     def __init__(self, store: Store, encode: Callable[[Event], bytes]) -> None:
-        self._store = store
-        self._encode = encode
-        self._lock = threading.Lock()
-        self._watchers: dict[asyncio.AbstractEventLoop, RunWatcher] = {}
-        self._is_stopping = False
-
-    def current(self) -> RunWatcher:
-        """Return the watcher of the running event loop."""
-        loop = asyncio.get_running_loop()
-        with self._lock:
-            watcher = self._watchers.get(loop)
-            if watcher is None:
-                # Most servers have one loop. Lambda and test clients may create many.
-                self._watchers = {loop: old for loop, old in self._watchers.items() if not loop.is_closed()}
-                watcher = self._watchers[loop] = RunWatcher(self._store, self._encode)
-            if self._is_stopping:
-                watcher.stop()
-            return watcher
-
-    def stop(self) -> None:
-        """Let the followers of all watchers return soon. Any thread may call it, also a signal handler."""
-        self._is_stopping = True
-        for loop, watcher in list(self._watchers.items()):
-            with suppress(RuntimeError):  # The loop may be closed.
-                loop.call_soon_threadsafe(watcher.stop)
+        super().__init__(lambda: RunWatcher(store, encode))

@@ -161,6 +161,19 @@ class HistogramBucket(View, schema_name="HistogramBucket"):
     statuses: Mapping[RunStatus, int]
 
 
+class ListReady(View, schema_name="ListReady"):
+    """End of the runs with which a stream of a list begins. `more` is whether the list has a next page."""
+
+    runs: int
+    more: bool
+
+
+class RemovedRun(View, schema_name="RemovedRun"):
+    """Run that has left the list of a stream, or was deleted."""
+
+    workflow_id: str
+
+
 class RunHistogram(View, schema_name="Histogram"):
     """Numbers of runs by status, for each interval of their creation, the oldest first.
 

@@ -42,6 +42,7 @@ def settings(tmp_path: Path) -> dict[str, str]:
 @pytest.fixture
 async def http(settings: dict[str, str]) -> AsyncIterator[httpx.AsyncClient]:
     app = create_app(settings)
+    app.state.list_stream_seconds = 0.0  # This transport returns only complete responses.
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=60) as client:

@@ -71,7 +71,9 @@ def send_generated_requests(folder: Path, *options: str) -> list[subprocess.Comp
     store.close()
     configuration = folder / "schemathesis.toml"
     configuration.write_text(f"[phases.stateful]\nmax-steps = {MAX_STEPS}\n")
-    with serve(create_app(settings), ConnectionTable(100)) as port:
+    app = create_app(settings)
+    app.state.list_stream_seconds = 0.1  # The client reads each response to its end.
+    with serve(app, ConnectionTable(100)) as port:
         address = f"http://127.0.0.1:{port}"
         playbooks = [yaml.safe_load(text) for text in PLAYBOOKS.values()]
 

@@ -430,6 +430,7 @@ async def http_with_issuer(settings: dict[str, str]) -> AsyncIterator[httpx.Asyn
             "NOETL_JWT_TENANT_CLAIM": "org",
         }
         app = create_app(settings | issuer_settings)
+        app.state.list_stream_seconds = 0.0  # This transport returns only complete responses.
         async with app.router.lifespan_context(app):
             transport = httpx.ASGITransport(app, client=("203.0.113.9", 1))
             async with httpx.AsyncClient(
