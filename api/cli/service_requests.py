@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, urlsplit
 
-from noetl.api.cli.display.console import EXIT_FAILED, CommandError
+from noetl.api.cli.display.console import EXIT_FAILED, EXIT_USAGE, CommandError
 from noetl.executor.model.json_values import read_json
 from noetl.planner.diagnostics.wording import abbreviate
 
@@ -17,6 +17,24 @@ MAX_RESPONSE_BYTES = 256 * 1024 * 1024
 
 _WRONG_VERSION = "WRONG_VERSION_NUMBER"
 """Part of the message of OpenSSL if the server does not speak TLS."""
+
+
+PASSING_STATUSES = (429, 502, 503, 504)
+"""Statuses of a service or a proxy that ask a client to come again later."""
+
+
+class PassingFailureError(CommandError):
+    """A request that may succeed later: there is no response, or the service asks to come again.
+
+    `summary` says it for a client that tries again. `retry_after` is how many seconds it must wait at least.
+    """
+
+    def __init__(
+        self, message: str, exit_code: int = EXIT_USAGE, *, summary: str = "", retry_after: float = 0.0
+    ) -> None:
+        super().__init__(message, exit_code)
+        self.summary = summary or message
+        self.retry_after = retry_after
 
 
 def parse_service_url(text: str, subject: str, *, is_secret: bool = False) -> SplitResult:
@@ -43,7 +61,8 @@ def send_request(method: str, url: str, host: str, timeout_seconds: float, **opt
     """Send a request, and return the response with its whole body. `options` are those of httpx.
 
     Raises:
-        CommandError: there is no response, or it is too long.
+        PassingFailureError: there is no response, but a later request may have one.
+        CommandError: there can be no response, or it is too long.
     """
     import httpx
 
@@ -60,7 +79,11 @@ def send_request(method: str, url: str, host: str, timeout_seconds: float, **opt
         reason = str(error) or type(error).__name__
         if _WRONG_VERSION in reason:
             reason = "the server does not answer in TLS; is its address http://?"
-        raise CommandError(f"request to {host} failed: {reason}") from error
+        may_pass = isinstance(error, httpx.TransportError) and not isinstance(
+            error, httpx.UnsupportedProtocol
+        )
+        error_type = PassingFailureError if may_pass else CommandError
+        raise error_type(f"request to {host} failed: {reason}") from error
     return ServiceResponse(response, bytes(content))
 
 
@@ -74,6 +97,12 @@ class ServiceResponse:
         self._has_content = bool(content)
         self.body = _parse(content)
         """The value of the body, or None if it is not JSON."""
+
+    @property
+    def retry_after(self) -> float:
+        """The seconds of the header `Retry-After`, or 0 if it has none."""
+        text = self._response.headers.get("retry-after", "")
+        return float(text) if text.isascii() and text.isdigit() and len(text) < 6 else 0.0
 
     def unexpected(self, remedy: str) -> CommandError:
         """Return the error for a response that no NoETL service gives."""

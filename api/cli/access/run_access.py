@@ -13,6 +13,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from noetl.api.cli.display.event_follower import EventReader
     from noetl.api.service.data_views import LogPage, LoopItems, RunDetails, RunInput, RunSource, StepData
     from noetl.api.service.inbox import AnswerRequest
@@ -140,6 +142,10 @@ class RunAccess(Protocol):
 
     def resume(self, run_id: str, request: ResumeRequest) -> RunEntry:
         """Resume a run of a service, or start a new run at a step of it."""
+        ...
+
+    def outlast_outages(self, check: Callable[[], object]) -> None:
+        """Repeat reads from now on while a service is away. `check` is called while they wait."""
         ...
 
     def wait_for_change(self) -> None:

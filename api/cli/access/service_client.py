@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from noetl.api.cli.access.outage import ServiceOutage
 from noetl.api.cli.display.console import EXIT_FAILED, CommandError
-from noetl.api.cli.service_requests import ServiceResponse, parse_service_url, send_request
+from noetl.api.cli.service_requests import (
+    PASSING_STATUSES,
+    PassingFailureError,
+    ServiceResponse,
+    parse_service_url,
+    send_request,
+)
 
 HTTP_TIMEOUT_SECONDS = 60.0
 _UNAUTHENTICATED, _NOT_FOUND = 401, 404
@@ -31,6 +38,11 @@ class ServiceClient:
         self._url = url.rstrip("/")
         self.host = parts.netloc.rpartition("@")[2]
         self._headers = {"Authorization": f"Bearer {credentials}"} if credentials else {}
+        self._outage: ServiceOutage | None = None
+
+    def outlast_outages(self, check: Callable[[], object]) -> None:
+        """Repeat requests that change nothing while the service is away. `check` is called meanwhile."""
+        self._outage = ServiceOutage(self.host, check)
 
     def request(
         self,
@@ -43,7 +55,21 @@ class ServiceClient:
 
         Raises:
             UnknownResourceError: the service does not have what the request names.
+            OutageError: the service is away for too long, and `outlast_outages` was called before.
             CommandError: the request fails, or the service refuses it.
+        """
+        if self._outage is None or method != "GET":
+            return self._request_once(method, path, body, params)
+        return self._outage.outlast(lambda: self._request_once(method, path, body, params))
+
+    def _request_once(
+        self, method: str, path: str, body: Any, params: Mapping[str, Any] | None
+    ) -> ServiceResponse:
+        """Send a request, and return the successful response.
+
+        Raises:
+            PassingFailureError: a later request may succeed.
+            CommandError: as `request`.
         """
         response = send_request(
             method,
@@ -56,6 +82,8 @@ class ServiceClient:
         )
         if response.is_success:
             return response
+        if response.status in PASSING_STATUSES:
+            raise self._passing_failure(response)
         if not isinstance(response.body, dict):
             raise response.unexpected("check --url")
         lines = _problem_lines(self.host, response.status, response.body)
@@ -64,6 +92,15 @@ class ServiceClient:
         if response.status == _NOT_FOUND and response.body.get("type") == "urn:noetl:problem:not-found":
             raise UnknownResourceError(str(response.body.get("detail")))
         raise CommandError("\n".join(lines), EXIT_FAILED)
+
+    def _passing_failure(self, response: ServiceResponse) -> CommandError:
+        """Return the error for a response that asks to come again later."""
+        if isinstance(response.body, dict):
+            message = "\n".join(_problem_lines(self.host, response.status, response.body))
+            return PassingFailureError(message, EXIT_FAILED, retry_after=response.retry_after)
+        summary = f"{self.host} answered with {response.status}"
+        message = str(response.unexpected("check --url"))
+        return PassingFailureError(message, EXIT_FAILED, summary=summary, retry_after=response.retry_after)
 
 
 def _problem_lines(host: str, status: int, problem: Mapping[str, Any]) -> list[str]:

@@ -19,7 +19,7 @@ from noetl.api.service.errors import NotFoundError
 from noetl.api.service.views import View
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from noetl.api.service.data_views import LogPage, LoopItems, RunDetails, RunInput, RunSource, StepData
     from noetl.api.service.inbox import AnswerRequest
@@ -222,6 +222,9 @@ class ServiceRuns:
         body: dict[str, Any] = {"input": dict(request.input)} if request.input else {}
         body |= {} if request.step is None else {"from": request.step}
         return self._send(RunEntry, _path(run_id, "resume"), body or None)
+
+    def outlast_outages(self, check: Callable[[], object]) -> None:
+        self._client.outlast_outages(check)
 
     def wait_for_change(self) -> None:
         time.sleep(_POLL_SECONDS)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from noetl.api.cli.display.event_follower import EventReader
     from noetl.api.service.data_views import LogPage, LoopItems, RunDetails, RunInput, RunSource, StepData
     from noetl.api.service.inbox import AnswerRequest
@@ -123,6 +125,9 @@ class StoreRuns:
         from noetl.executor.model.run_summary import summarize
 
         return RunEntry.from_summary(summarize(self.services.runs.resume(run_id, request)))
+
+    def outlast_outages(self, check: Callable[[], object]) -> None:
+        """Return at once: the connections of a store try again themselves."""
 
     def wait_for_change(self) -> None:
         self.services.store.changes.wait(self._change_count, _POLL_SECONDS)

@@ -57,6 +57,7 @@ def _follow_until_finished(context: WatchContext, run: Run) -> tuple[Run, Progre
     follower = EventFollower(runs.reader, run)
     display = ProgressDisplay(follower.roots, quiet=context.quiet, file=shown_file(run))
     with Interruption() as interruption, display as progress:
+        runs.outlast_outages(interruption.raise_if_requested)
         is_reported, checked_at = context.quiet, -math.inf
         while True:
             interruption.raise_if_requested()

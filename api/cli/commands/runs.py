@@ -282,6 +282,8 @@ def show_log(
 
     with open_runs(store, url) as runs:
         run, cursor = find_run(runs, id), None
+        if follow:
+            runs.outlast_outages(lambda: None)
         while True:
             has_ended = run.status.is_final or runs.get(run.id).status.is_final
             page = runs.log(run.id, step, cursor)
