@@ -9,6 +9,7 @@ import string
 from typing import TYPE_CHECKING, Protocol
 
 from noetl.api.cli.display.console import CommandError
+from noetl.planner.frozen import replace
 
 if TYPE_CHECKING:
     from noetl.api.service.views import RunPage
@@ -17,11 +18,6 @@ if TYPE_CHECKING:
 
 LAST = "last"
 MIN_PREFIX_LENGTH = 4
-SAFE_PREFIX_LENGTH = 8
-"""Length of a prefix that two of a billion runs hardly share. A shorter one needs a look at all runs."""
-
-COMPARED_RUNS = 1000
-"""How many runs a prefix is compared with, the newest first: one page of the list of runs."""
 
 _MAX_SHOWN = 5
 
@@ -58,13 +54,29 @@ def find_run(runs: FindableRuns, text: str) -> Run:
         prefix = text.rstrip("….").lower()
         if not prefix or not set(prefix) <= set(string.hexdigits):
             raise CommandError(f"{error}; {hint}") from error
-        page = runs.find(RunFilter(limit=COMPARED_RUNS))
-        ids = [run.workflow_id for run in page.items if run.workflow_id.startswith(prefix)]
+        ids = _find_ids(runs, prefix)
         if not ids:
             raise CommandError(f"{error}; {hint}") from error
         if len(ids) > 1:
             shown = ", ".join(ids[:_MAX_SHOWN]) + (" and more" if len(ids) > _MAX_SHOWN else "")
             raise CommandError(f"ambiguous run id `{text}`; write more of it: {shown}") from error
-        if len(prefix) < (SAFE_PREFIX_LENGTH if page.next_cursor else MIN_PREFIX_LENGTH):
+        if len(prefix) < MIN_PREFIX_LENGTH:
             raise CommandError(f"run id `{text}` is too short; did you mean `{ids[0]}`?") from error
         return runs.get(ids[0])
+
+
+def _find_ids(runs: FindableRuns, prefix: str) -> list[str]:
+    """Return the ids of runs that begin with a prefix, at most one more than a message shows.
+
+    A page may have no run although others follow: a store may read a bounded number of runs for it.
+    """
+    from noetl.executor.model.run_filter import RunFilter
+
+    ids: list[str] = []
+    wanted = RunFilter(id_prefix=prefix, limit=_MAX_SHOWN + 1)
+    while True:
+        page = runs.find(wanted)
+        ids += [run.workflow_id for run in page.items]
+        if page.next_cursor is None or len(ids) > _MAX_SHOWN:
+            return ids[: _MAX_SHOWN + 1]
+        wanted = replace(wanted, cursor=page.next_cursor)

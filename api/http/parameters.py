@@ -228,6 +228,13 @@ class RunConditions(BaseModel):
         None, description="Only runs that were created before then. Without a zone, the time is in UTC."
     )
     parent: str | None = Field(None, description="Only runs that this run has started and waits for.")
+    id: str | None = Field(
+        None,
+        min_length=1,
+        max_length=MAX_TEXT_LENGTH,
+        description="Only runs whose id begins with this.",
+        examples=["7c0b1f2a"],
+    )
     q: str | None = Field(
         None,
         min_length=1,
@@ -249,6 +256,7 @@ class RunConditions(BaseModel):
             until=_to_seconds(self.until),
             parent=self.parent,
             text=self.q,
+            id_prefix=self.id,
         )
 
 

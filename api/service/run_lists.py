@@ -78,7 +78,7 @@ class ListedRun:
 
 
 class HeadlineSource(Protocol):
-    """What a list takes headlines from."""
+    """Source of the headlines of a list."""
 
     def prepare(self, runs: Sequence[RunSummary]) -> None:
         """Let the next headlines be those of these runs."""
@@ -265,6 +265,7 @@ def _checksum(run_filter: RunFilter) -> str:
         run_filter.queue,
         run_filter.parent,
         None if run_filter.text is None else fold_case(run_filter.text),
+        run_filter.id_prefix,
         run_filter.is_oldest_first,
     ]
     return f"{zlib.crc32(json.dumps(conditions).encode()):08x}"

@@ -25,7 +25,8 @@ class RunFilter:
     A condition that is None or empty excludes no run. A run has one of the `statuses`, and all of the `tags`
     (`has_tag`). `since` excludes runs that were created before it, `until` those created then or later, in
     seconds since the epoch. `parent` is the id of the run that has started them and waits for them.
-    `text` excludes runs without a headline, unless their id or playbook has it (`may_have_text`).
+    `text` excludes runs without a headline, unless their id or playbook has it (`may_have_text`). The ids of
+    all runs begin with `id_prefix`.
 
     A page has at most `limit` runs, the newest first, or the oldest. `cursor` is where the page before it
     ended.
@@ -40,6 +41,7 @@ class RunFilter:
     queue: str | None = None
     parent: str | None = None
     text: str | None = None
+    id_prefix: str | None = None
     is_oldest_first: bool = False
     limit: int = 100
     cursor: str | None = None
@@ -55,6 +57,7 @@ class RunFilter:
             and (self.until is None or run.created_at < self.until)
             and self.queue in (None, run.queue)
             and (self.parent is None or (run.parent is not None and run.parent.run_id == self.parent))
+            and run.id.startswith(self.id_prefix or "")
             and (self.text is None or may_have_text(run.id, run.playbook, run.status, self.text))
         )
 

@@ -287,6 +287,7 @@ def _to_conditions(run_filter: RunFilter) -> dict[str, Any]:
         "until": timestamp(run_filter.until),
         "parent": run_filter.parent,
         "q": run_filter.text,
+        "id": run_filter.id_prefix,
     }
 
 

@@ -76,9 +76,11 @@ class RunIndexQuery:
         return self.last is None or (sort_key > self.last) is self.run_filter.is_oldest_first
 
     def may_match(self, entry: Item) -> bool:
-        """Return whether the run of an entry of the index may be in the list, as its tags and text say."""
+        """Return whether the run of an entry of the index may be in the list, as far as the entry says."""
         wanted, status = self.run_filter, RunStatus(entry["status"])
         run_id = entry["created"].partition("#")[2]
+        if not run_id.startswith(wanted.id_prefix or ""):
+            return False
         if wanted.text is not None and not may_have_text(run_id, entry["playbook"], status, wanted.text):
             return False
         return all(has_tag(entry.get("tags", ()), tag) for tag in wanted.tags)
@@ -86,7 +88,7 @@ class RunIndexQuery:
     @property
     def is_filtered_later(self) -> bool:
         """Return whether entries are compared after they were read, so that more of them are read."""
-        return bool(self.run_filter.text or self.run_filter.tags)
+        return bool(self.run_filter.text or self.run_filter.tags or self.run_filter.id_prefix)
 
     def parameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the parameters of a query of the index, and its values without that of the partition."""

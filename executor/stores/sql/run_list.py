@@ -105,6 +105,7 @@ def _filter_values(database: Database, run_filter: RunFilter) -> dict[str, Any]:
         "until": run_filter.until,
         "queue": run_filter.queue,
         "parent": run_filter.parent,
+        "id_prefix": run_filter.id_prefix,
         "text": None if run_filter.text is None else fold_case(run_filter.text),
     }
     return {name: value for name, value in values.items() if value is not None}

@@ -65,6 +65,24 @@ class RunListsContract(ContractFixtures):
         oldest = list_ids(store, RunFilter(limit=2, is_oldest_first=True, until=50.0), after_page=start_newer)
         assert oldest == [run.id for run in runs]
 
+    def test_a_list_has_the_runs_whose_id_begins_with_a_text(self, store: Store) -> None:
+        runs = [start_run(store, now=float(number), tags=["x"]) for number in range(40)]
+        for run in runs[:3]:
+            for length in (1, 3, 8, len(run.id)):
+                prefix = run.id[:length]
+                expected = [other.id for other in reversed(runs) if other.id.startswith(prefix)]
+                for conditions in ({}, {"tags": ("x",)}, {"playbook": "play"}, {"text": run.id[:1]}):
+                    for limit in (1, 100):
+                        wanted = RunFilter(id_prefix=prefix, limit=limit, **conditions)
+                        assert list_ids(store, wanted) == expected, conditions
+                assert store.runs.count(RunFilter(id_prefix=prefix), None, 1000).total == len(expected)
+        queued = RunFilter(id_prefix=runs[0].id[:12], statuses=(RunStatus.QUEUED,))
+        assert list_ids(store, queued) == [runs[0].id]
+        assert list_ids(store, replace(queued, statuses=(RunStatus.FAILED,))) == []
+        for prefix in ("%", "_", "*", "g", f"{runs[0].id}0", runs[0].id.upper() + "x"):
+            assert list_ids(store, RunFilter(id_prefix=prefix)) == []
+        assert list_ids(store, RunFilter("another", id_prefix=runs[0].id)) == []
+
     def test_until_excludes_runs_that_were_created_then(self, store: Store) -> None:
         runs = [start_run(store, now=float(number)) for number in range(5)]
         for since, until, numbers in (

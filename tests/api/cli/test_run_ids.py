@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from noetl.api.cli import run_ids
+from noetl.api.cli.display.console import CommandError
+from noetl.api.cli.run_ids import find_run
+from noetl.api.service.errors import NotFoundError
+from noetl.api.service.views import RunEntry, RunPage
+from noetl.executor.model.run_filter import RunFilter
+from noetl.executor.stores.sqlite.store import SqliteStore
+from noetl.testing.store_contract.operations import start_run
 
 Command = Callable[..., Any]
 
@@ -46,12 +54,63 @@ def test_an_ambiguous_prefix_names_the_runs(noetl: Command, ids: list[str]) -> N
     assert outcome.err == f"noetl: ambiguous run id `abcd`; write more of it: {ids[1]}, {ids[0]}\n"
 
 
-def test_a_prefix_that_is_too_short_is_completed(
-    noetl: Command, ids: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_prefix_that_is_too_short_is_completed(noetl: Command, ids: list[str]) -> None:
     outcome = noetl("runs", "show", "123")
     assert outcome.err == f"noetl: run id `123` is too short; did you mean `{ids[2]}`?\n"
-    # Where a page does not hold all runs, a short prefix might also be that of an older run.
-    monkeypatch.setattr(run_ids, "COMPARED_RUNS", 2)
-    assert "too short" in noetl("runs", "show", "1234567").err
-    assert noetl("runs", "show", "12345678").exit_code == 0
+    assert noetl("runs", "show", "1234").exit_code == 0
+
+
+def test_a_prefix_is_compared_with_all_runs(
+    noetl: Command, ids: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The two oldest runs begin alike, and more than a page of newer runs does not."""
+    numbers = itertools.count()
+    monkeypatch.setattr("noetl.executor.engine.start.secrets.token_hex", lambda _: f"f{next(numbers):023x}")
+    with closing(SqliteStore(str(folder / ".noetl" / "noetl.db"))) as store:
+        for _ in range(1100):
+            start_run(store, now=4e9)
+    ambiguous = noetl("runs", "show", "abcdef")
+    assert (ambiguous.exit_code, ambiguous.err) == (
+        2,
+        f"noetl: ambiguous run id `abcdef`; write more of it: {ids[1]}, {ids[0]}\n",
+    )
+    assert noetl("runs", "show", "abcdef0", "--json").json["workflow_id"] == ids[0]
+    assert noetl("runs", "show", "12345678", "--json").json["workflow_id"] == ids[2]
+
+
+class PagedRuns:
+    """Runs whose pages may be empty although others follow, as those of DynamoDB."""
+
+    place = "this store"
+
+    def __init__(self, *pages: list[str]) -> None:
+        self.pages = pages
+        self.filters: list[RunFilter] = []
+
+    def get(self, run_id: str) -> Any:
+        if len(run_id) < 24:
+            raise NotFoundError(f"unknown run `{run_id}`")
+        return run_id
+
+    def find(self, run_filter: RunFilter) -> RunPage:
+        self.filters.append(run_filter)
+        number = int(run_filter.cursor or 0)
+        items = [RunEntry(workflow_id=run_id) for run_id in self.pages[number]]  # type: ignore[call-arg]
+        more = str(number + 1) if number + 1 < len(self.pages) else None
+        return RunPage(items=items, next_cursor=more)
+
+
+def test_pages_are_read_until_the_prefix_is_known_to_be_of_one_run() -> None:
+    only = "abcd" + "0" * 20
+    runs = PagedRuns([], [only], [])
+    found: Any = find_run(runs, "ABCD…")
+    assert found == only
+    assert [(wanted.id_prefix, wanted.cursor) for wanted in runs.filters] == [
+        ("abcd", None),
+        ("abcd", "1"),
+        ("abcd", "2"),
+    ]
+    many = PagedRuns(*[[f"abcd{number:020}"] for number in range(50)])
+    with pytest.raises(CommandError, match=r"ambiguous run id `abcd`.* and more"):
+        find_run(many, "abcd")
+    assert len(many.filters) == 6

@@ -106,6 +106,7 @@ and run_tags.created_at < :until -- optional
 and runs.playbook = :playbook -- optional
 and runs.queue = :queue -- optional
 and runs.parent_run = :parent -- optional
+and substr(runs.id, 1, length(:id_prefix)) = :id_prefix -- optional
 and not exists (select 1 from {given_tags} where not {has_given_tag}) -- optional
 and (runs.status {not_silent} or {has_text}) -- optional
 and runs.status = :status -- optional
