@@ -87,6 +87,10 @@ class PayloadLostError(StoreError):
     """A stored value that was deleted, or that is damaged. The message names it. It stays lost."""
 
 
+class UnknownRunError(StoreError):
+    """A run that the store does not have, or that was deleted. The message names it."""
+
+
 class SchemaError(StoreError):
     """A store with the schema of another version. The message says what to do."""
 

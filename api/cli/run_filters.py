@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Protocol
 
 import typer
@@ -95,32 +96,86 @@ class FilterOptions:
         )
 
 
-def confirm_selection(runs: SelectableRuns, run_filter: RunFilter, *, is_confirmed: bool) -> list[str]:
-    """Return the ids of the runs of a filter that have not ended, after a person has agreed to their number.
+class RunChange(StrEnum):
+    """A change that a command makes to runs."""
+
+    CANCEL = "cancel"
+    DELETE = "delete"
+
+    def narrow(self, run_filter: RunFilter) -> RunFilter:
+        """Return a filter of the runs that may be changed. Without statuses, it selects all of them.
+
+        Raises:
+            CommandError: --status names a status whose runs cannot be changed.
+        """
+        from noetl.executor.model.run_filter import MAX_RUNS_PER_PAGE, OPEN_STATUSES
+        from noetl.planner.frozen import replace
+
+        allowed = OPEN_STATUSES if self is RunChange.CANCEL else frozenset(RunStatus) - OPEN_STATUSES
+        if not allowed.issuperset(run_filter.statuses):
+            problem = {
+                RunChange.CANCEL: "runs that have ended cannot be cancelled; --status must be an open status",
+                RunChange.DELETE: "open runs cannot be deleted; --status must be a final status",
+            }
+            raise CommandError(problem[self])
+        # A deletion begins with the oldest runs, since a run is deleted together with its child runs.
+        return replace(
+            run_filter,
+            statuses=run_filter.statuses or tuple(allowed),
+            is_oldest_first=self is RunChange.DELETE,
+            limit=MAX_RUNS_PER_PAGE,
+        )
+
+
+def check_selection(ids: list[str] | None, options: FilterOptions) -> None:
+    """Check that a command names its runs in one way.
 
     Raises:
-        CommandError: the person has not agreed, or the status is not an open one.
+        CommandError: there are ids and a filter, or neither.
     """
-    from noetl.executor.model.run_filter import MAX_RUNS_PER_PAGE, OPEN_STATUSES
+    if bool(ids) == (options != FilterOptions()):
+        raise CommandError("name runs by their ids or by a filter such as --playbook, not by both")
+
+
+def select_runs(
+    runs: SelectableRuns, change: RunChange, selection: list[str] | FilterOptions, *, is_confirmed: bool
+) -> list[str]:
+    """Return the ids of the runs that a command names, or of those of its filter that may be changed.
+
+    A person has agreed to the number of a filter, and to each deletion.
+
+    Raises:
+        CommandError: a run is unknown, or the person has not agreed.
+    """
+    if isinstance(selection, FilterOptions):
+        selected = _find_all(runs, change.narrow(selection.to_filter(runs)))
+        subject = f"the filter selects {_count(selected)}"
+    else:
+        selected = list(dict.fromkeys(find_run(runs, id).id for id in selection))
+        subject = f"{_count(selected)} would be deleted"
+        is_confirmed = is_confirmed or change is not RunChange.DELETE
+    if not selected:
+        print_message("no runs")
+    elif not is_confirmed:
+        if not sys.stdin.isatty():
+            raise CommandError(f"{subject}; repeat the command with --yes")
+        if not typer.confirm(f"{change.capitalize()} {_count(selected)}?", err=True):
+            raise CommandError("nothing was changed")
+    return selected
+
+
+def _count(ids: list[str]) -> str:
+    return f"{len(ids):,} run" + ("" if len(ids) == 1 else "s")
+
+
+def _find_all(runs: SelectableRuns, run_filter: RunFilter) -> list[str]:
+    """Return the ids of all runs of a filter."""
     from noetl.planner.frozen import replace
 
-    wanted = replace(run_filter, limit=MAX_RUNS_PER_PAGE)
-    if not wanted.statuses:
-        wanted = replace(wanted, statuses=tuple(OPEN_STATUSES))
-    elif not OPEN_STATUSES.issuperset(wanted.statuses):
-        raise CommandError("runs that have ended cannot be cancelled; --status must be an open status")
     ids: list[str] = []
     while True:
-        page = runs.page(wanted)
+        page = runs.page(run_filter)
         ids += [run.workflow_id for run in page.items]
         if page.next_cursor is None:
-            break
-        wanted = replace(wanted, cursor=page.next_cursor)
-    if ids and not is_confirmed:
-        if not sys.stdin.isatty():
-            raise CommandError(f"the filter selects {len(ids):,} runs; repeat the command with --yes")
-        if not typer.confirm(f"Cancel {len(ids):,} runs?", err=True):
-            raise CommandError("nothing was cancelled")
-    if not ids:
-        print_message("no runs")
-    return ids
+            return ids
+        run_filter = replace(run_filter, cursor=page.next_cursor)

@@ -59,6 +59,11 @@ PROBLEM_TYPES: Mapping[str, ProblemType] = {
         CONFLICT, "the step asks 2 questions; name one by its position: `run.0`, `run.1`"
     ),
     "answered-otherwise": ProblemType(CONFLICT, "another answer arrived before"),
+    "child-run": ProblemType(
+        CONFLICT,
+        "run 7c0b1f2ad1f04b0d9f1e2a3c was started by run 3fa90c1be2d84f6a8b7c5d10, which is kept; delete run"
+        " 3fa90c1be2d84f6a8b7c5d10 with it",
+    ),
     "finished": ProblemType(CONFLICT, "run 7c0b1f2ad1f04b0d9f1e2a3c has already ended: succeeded"),
     "local-run": ProblemType(
         CONFLICT, "The run was started from a local file; use `noetl runs cancel 7c0b1f2ad1f04b0d9f1e2a3c`."

@@ -27,7 +27,7 @@ from noetl.api.service.errors import (
 )
 from noetl.api.service.views import DiagnosticEntry, View
 from noetl.executor.engine.external import CALLBACK_PATH
-from noetl.executor.errors import RejectedError, SettingError, StoreError
+from noetl.executor.errors import RejectedError, SettingError, StoreError, UnknownRunError
 from noetl.executor.security.redaction import MASK
 from noetl.planner.diagnostics.wording import abbreviate
 
@@ -225,7 +225,7 @@ def problem_from(request: Request, error: Exception) -> Problem:
             return error
         case PlaybookError():
             return _problem_of_playbook(error)
-        case NotFoundError():
+        case NotFoundError() | UnknownRunError():
             return Problem(404, str(error), slug="not-found")
         case RejectedError():
             slug = error.reason.replace("_", "-")

@@ -1,4 +1,4 @@
-"""Routes of runs: start, status, result, list, cancel and resume."""
+"""Routes of runs: start, status, result, list, cancel, resume and delete."""
 
 from __future__ import annotations
 
@@ -225,6 +225,18 @@ async def resume_run(
     limiter = _resumers if resume_request.input or resume_request.step else None
     is_replay, run = await to_thread.run_sync(resume, limiter=limiter)
     return _changed(request, run, REPLAYED if is_replay else {})
+
+
+@router.delete(
+    "/{workflow_id}",
+    status_code=204,
+    responses={204: {"description": "The run was deleted."}},
+    openapi_extra=problems("not-found", "not-ended", "child-run"),
+)
+def delete_run(workflow_id: RunId, services: RunServices) -> Response:
+    """Delete the run with its history, its data and the runs that it has started. 409 if it has not ended."""
+    services.runs.delete(workflow_id)
+    return Response(status_code=204)
 
 
 def _changed(request: Request, run: Run, more_headers: Mapping[str, str] | None = None) -> Response:

@@ -325,6 +325,16 @@ class RunService:
         run = self._controllable_run(run_id, "cancel")
         return self.context.store.runs.stop(run.id, RunStatus.CANCELLED, self.context.clock())
 
+    def delete(self, run_id: str) -> None:
+        """Delete a run that has ended, with all that it has left and all runs that it has started.
+
+        Raises:
+            NotFoundError: the tenant has no such run.
+            RejectedError: `not_ended`; `child_run`, if the run that has started it is kept.
+        """
+        if not self.context.store.runs.delete(self.context.tenant, run_id):
+            raise _unknown_run(run_id)
+
     def resume(self, run_id: str, request: ResumeRequest) -> Run:
         """Resume a run at its failed and parked visits, or start a new run at a step of it. Return that run.
 

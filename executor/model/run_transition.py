@@ -26,7 +26,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from noetl.executor.errors import RejectedError
+from noetl.executor.errors import RejectedError, UnknownRunError
 from noetl.executor.model.events import Event
 from noetl.executor.model.run import ErrorRecord, Run, RunStatus
 from noetl.planner.frozen import replace
@@ -110,6 +110,29 @@ def stop_run(run: Run, status: RunStatus) -> Run:
             raise RejectedError("finished", f"run {run.id} has already ended: {run.status}")
         return run
     return replace(run, stop=run.stop or status)
+
+
+def check_deletable(run_id: str, parent: str | None, open_ids: Sequence[str]) -> None:
+    """Check that a run may be deleted, with the runs that it has started.
+
+    `parent` is the run that has started it, if the store still has it. `open_ids` are those of these runs
+    that have not ended.
+
+    Raises:
+        RejectedError: `child_run`, `not_ended`.
+    """
+    if parent is not None:
+        message = f"run {run_id} was started by run {parent}, which is kept; delete run {parent} with it"
+        raise RejectedError("child_run", message)
+    if open_ids:
+        is_own = run_id in open_ids
+        which = f"run {run_id}" if is_own else f"run {open_ids[0]}, which run {run_id} has started,"
+        raise RejectedError("not_ended", f"{which} has not ended; cancel it first, or wait for its end")
+
+
+def unknown_run(run_id: str) -> UnknownRunError:
+    """Return the error of a request for a run that does not exist, or not any more."""
+    return UnknownRunError(f"unknown run `{run_id}`")
 
 
 def lose_branch(run: Run) -> Run:

@@ -351,6 +351,19 @@ def test_functions_can_see_that_a_payload_does_not_exist(template: dict[str, Any
     )
 
 
+def test_only_functions_that_delete_runs_may_delete_values(template: dict[str, Any]) -> None:
+    for function in ("SweepFunction", "ApiFunction"):
+        assert statement(template, function, "Deletions")["Action"] == "s3:DeleteObject"
+        written = statement(template, function, "Payloads")["Resource"]
+        assert statement(template, function, "Deletions")["Resource"] == written
+        assert {"dynamodb:Query", "dynamodb:BatchWriteItem", "dynamodb:DeleteItem"} <= set(
+            statement(template, function, "Data")["Action"]
+        )
+    for function in ("StepFunction", "DeadLetterFunction"):
+        role = template["Resources"][template["Resources"][function]["Properties"]["Role"]["Fn::GetAtt"][0]]
+        assert "s3:DeleteObject" not in json.dumps(role)
+
+
 def test_the_output_of_a_stack_gives_the_parameters_of_its_dashboard(template: dict[str, Any]) -> None:
     text = (ROOT / "infra" / "dashboard.yaml").read_text("utf-8")
     names = re.findall(r"^  (\w+): \{Type: String", text, re.MULTILINE)

@@ -140,6 +140,10 @@ class RunAccess(Protocol):
         """Cancel a run. A local run is then stopped as far as it can be."""
         ...
 
+    def delete(self, run_id: str) -> None:
+        """Delete a run that has ended, and the runs that it has started."""
+        ...
+
     def resume(self, run_id: str, request: ResumeRequest) -> RunEntry:
         """Resume a run of a service, or start a new run at a step of it."""
         ...

@@ -216,6 +216,12 @@ class ServiceRuns:
         entry = self._send(RunEntry, _path(run_id, "cancel"))
         return CurrentStatus(workflow_id=entry.workflow_id, status=entry.status)
 
+    def delete(self, run_id: str) -> None:
+        try:
+            self._client.request("DELETE", _path(run_id))
+        except UnknownResourceError as error:
+            raise NotFoundError(str(error)) from error
+
     def resume(self, run_id: str, request: ResumeRequest) -> RunEntry:
         from noetl.api.service.views import RunEntry
 

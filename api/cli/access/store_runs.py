@@ -120,6 +120,9 @@ class StoreRuns:
             run = wait_until_stopped(self.services.store, run)
         return CurrentStatus(workflow_id=run.id, status=run.status)
 
+    def delete(self, run_id: str) -> None:
+        self.services.runs.delete(run_id)
+
     def resume(self, run_id: str, request: ResumeRequest) -> RunEntry:
         from noetl.api.service.views import RunEntry
         from noetl.executor.model.run_summary import summarize

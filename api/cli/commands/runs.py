@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +13,7 @@ import typer
 from noetl.api.cli.access.opening import UrlOption, open_runs
 from noetl.api.cli.commands.run import InputFileOption, InputPairsOption
 from noetl.api.cli.display.console import (
+    EXIT_FAILED,
     CommandError,
     print_message,
     write_json,
@@ -32,12 +34,14 @@ from noetl.api.cli.run_filters import (
     FilterOptions,
     ParentOption,
     PlaybookOption,
+    RunChange,
     SearchOption,
     SinceOption,
     StatusOption,
     TagOption,
     UntilOption,
-    confirm_selection,
+    check_selection,
+    select_runs,
 )
 from noetl.api.cli.run_ids import find_run
 from noetl.api.cli.store_option import NO_QUEUE, StoreOption, is_without_queue
@@ -54,11 +58,14 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="runs",
-    help="Show, watch, answer, cancel and resume the runs of a store, or of a service.",
+    help="Show, watch, answer, cancel, resume and delete the runs of a store, or of a service.",
     no_args_is_help=True,
     epilog="Example: noetl runs list --status failed",
 )
 
+IdsArgument = Annotated[
+    list[str], typer.Argument(metavar="ID…", help="Ids of runs, their first characters, or `last`.")
+]
 IdArgument = Annotated[
     str, typer.Argument(metavar="ID", help="The id of a run, its first characters, or `last`.")
 ]
@@ -525,19 +532,53 @@ def cancel_runs(
 ) -> None:
     """Cancel runs: abandon their work, and start nothing new. A filter selects all that have not ended."""
     options = FilterOptions(status, playbook, tag, since, until, parent, search)
-    if bool(ids) == (options != FilterOptions()):
-        raise CommandError("name runs by their ids or by a filter such as --playbook, not by both")
+    check_selection(ids, options)
     with open_runs(store, url) as runs:
-        if ids:
-            selected = [find_run(runs, id).id for id in ids]
-        else:
-            selected = confirm_selection(runs, options.to_filter(runs), is_confirmed=yes)
-        for run in map(runs.cancel, selected):
+        for run in map(runs.cancel, select_runs(runs, RunChange.CANCEL, ids or options, is_confirmed=yes)):
             if json:
                 write_json(run)
             else:
                 shown_status = run.status.value if run.status.is_final else "being cancelled"
                 print_message(f"run {run.workflow_id} is {shown_status}")
+
+
+@app.command("delete", no_args_is_help=True, epilog="Example: noetl runs delete ID")
+def delete_runs(
+    ids: IdsArgument,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    store: StoreOption = None,
+    url: UrlOption = None,
+) -> None:
+    """Delete runs that have ended: their history, their data, and the runs that they have started."""
+    with open_runs(store, url) as runs:
+        selected = select_runs(runs, RunChange.DELETE, ids, is_confirmed=yes)
+        _change_each(selected, runs.delete, "deleted")
+
+
+def _change_each(run_ids: Sequence[str], change: Callable[[str], object], done: str) -> None:
+    """Change runs, and print which were changed and which were refused.
+
+    A run that does not exist any more was deleted together with the one that has started it.
+
+    Raises:
+        CommandError: a run was refused; the others have been changed.
+    """
+    from noetl.api.service.errors import NotFoundError
+    from noetl.executor.errors import RejectedError
+
+    refused = 0
+    for run_id in run_ids:
+        try:
+            with suppress(NotFoundError):
+                change(run_id)
+            print_message(f"run {run_id} is {done}")
+        except (RejectedError, CommandError) as refusal:
+            if len(run_ids) == 1:
+                raise CommandError(str(refusal), EXIT_FAILED) from refusal
+            refused += 1
+            print_message(f"noetl: {refusal}")
+    if refused:
+        raise CommandError(f"{refused:,} of {len(run_ids):,} runs were refused", EXIT_FAILED)
 
 
 @app.command("resume", no_args_is_help=True, epilog="Example: noetl runs resume ID -i region=us")

@@ -128,6 +128,25 @@ class Blobs:
         self._add_to_cache(key, packed)
         return _IN_BUCKET + key.encode("ascii")
 
+    def delete_run(self, run_id: str) -> None:
+        """Delete all objects of a run.
+
+        Raises:
+            StoreError: the bucket cannot be reached, or access is denied.
+        """
+        if self.bucket is None:
+            return
+        while True:
+            page = self._call("list_objects_v2", Prefix=f"runs/{run_id}/")
+            found = [{"Key": entry["Key"]} for entry in page.get("Contents", ())]
+            if found:
+                deleted = self._call("delete_objects", Delete={"Objects": found, "Quiet": True})
+                if deleted.get("Errors"):
+                    reason = deleted["Errors"][0].get("Message", "access is denied")
+                    raise StoreError(f"Objects in bucket {self.bucket} could not be deleted: {reason}.")
+            if not page.get("IsTruncated"):
+                return
+
     def check_access(self) -> None:
         """Check that the bucket exists and may be used, if one is named.
 

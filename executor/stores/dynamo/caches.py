@@ -10,8 +10,8 @@ from collections import OrderedDict
 from threading import Lock
 from typing import TypeVar
 
-from noetl.executor.errors import StoreError
 from noetl.executor.model.run import SERVICE_QUEUE, Visit
+from noetl.executor.model.run_transition import unknown_run
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.run_items import run_id_of, spread_of
@@ -41,10 +41,10 @@ class RunHeads:
         self._lock = Lock()
 
     def read(self, run_id: str) -> Item:
-        """Return the head of a run, or raise StoreError if there is no such run."""
+        """Return the head of a run, or raise UnknownRunError if there is no such run."""
         head = self._table.get(keys.head(run_id))
         if head is None:
-            raise StoreError(f"The store in DynamoDB has no run {run_id}.")
+            raise unknown_run(run_id)
         self.remember(head)
         return head
 

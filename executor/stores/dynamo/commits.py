@@ -21,7 +21,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from noetl.executor.clients.aws_retry import ConditionFailed, pause_seconds
-from noetl.executor.errors import FencedError, StoreError
+from noetl.executor.errors import FencedError, StoreError, UnknownRunError
 from noetl.executor.model.limits import REJECT_UNSTORABLE_OUTPUTS, PayloadLimits
 from noetl.executor.model.run import NEVER, Claim, Commit, ErrorRecord, Run, RunStatus, Visit
 from noetl.executor.model.run_transition import finish_run, run_finished
@@ -100,7 +100,7 @@ class Commits:
             PayloadTooLargeError: the result cannot be stored. Nothing was written.
         """
         self._limits.check_result(encode_json(result), encode_json(list(errors)))
-        head = self._context.heads.read(claim.run.id)
+        head = self._read_head(claim.visit)
         self._context.plan_uses.require_after_end(head["plan"])
         run = finish_run(claim.run, status, result, errors, now)
         writes: list[Write] = [
@@ -157,9 +157,20 @@ class Commits:
             texts = [encode_json(output) for output in outputs if output is not None]
         self._limits.check_outputs(texts)
 
+    def _read_head(self, visit: Visit) -> Item:
+        """Return the head of the run of a claimed visit.
+
+        Raises:
+            FencedError: the run was deleted, so the claim was lost before.
+        """
+        try:
+            return self._context.heads.read(visit.run_id)
+        except UnknownRunError as problem:
+            raise claim_lost(visit) from problem
+
     def _read_claim(self, visit: Visit) -> CachedClaim:
         """Read what is needed to commit a claim that another process has made."""
-        head = self._context.heads.read(visit.run_id)
+        head = self._read_head(visit)
         item = self._context.table.get(keys.visit(visit.run_id, visit.id, spread_of(head)))
         if item is None or item.get("fence") != visit.fence:
             raise claim_lost(visit)

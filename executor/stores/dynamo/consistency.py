@@ -172,9 +172,13 @@ def _payloads_of(snapshot: RunSnapshot) -> list[_Payload]:
 
 @dataclass(slots=True)
 class _TableScan:
-    """The runs and plans of a table, and the items that refer to them."""
+    """The runs and plans of a table, and the items that refer to them.
+
+    A sweep will delete the items of the runs in `deleted`.
+    """
 
     heads: set[str] = field(default_factory=set)
+    deleted: set[str] = field(default_factory=set)
     plans: set[str] = field(default_factory=set)
     kinds_by_run: dict[str, set[str]] = field(default_factory=dict)
     messages_by_plan: dict[str, str] = field(default_factory=dict)
@@ -182,6 +186,8 @@ class _TableScan:
     def add(self, item: Item) -> None:
         """Add an item of the scan; items that will expire are ignored."""
         kind, _, rest = item["pk"].partition("#")
+        if kind == "G":
+            self.deleted.add(rest)
         if "expires" in item:
             return
         if kind == "R" and item["sk"] == "H":
@@ -199,7 +205,7 @@ class _TableScan:
 
     def findings(self) -> Iterable[Finding]:
         """Yield findings about items of unknown runs and plans."""
-        for run_id in sorted(self.kinds_by_run.keys() - self.heads):
+        for run_id in sorted(self.kinds_by_run.keys() - self.heads - self.deleted):
             for kind in sorted(self.kinds_by_run[run_id]):
                 yield finding_of_run("unknown runs", run_id, table=_KINDS.get(kind, kind))
         for plan_hash in sorted(self.messages_by_plan.keys() - self.plans):

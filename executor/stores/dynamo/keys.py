@@ -49,6 +49,9 @@ SENT_WAKEUPS = ItemKey("S#due", "S")
 PLAN_DELETION = ItemKey("S#plans", "S")
 """Key of the item that says how far the deletion of unused plans is."""
 
+DELETIONS = "deletions"
+"""Partition of the index `due` with the records of deletions."""
+
 SCHEMA = ItemKey("S#schema", "S")
 """Key of the item that holds the schema version of the table."""
 
@@ -135,6 +138,11 @@ def byte_count(run_id: str, kind: ByteKind) -> ItemKey:
 def history_page(run_id: str, number: int) -> ItemKey:
     """Return the key of a page of the history, as its first reader has ordered it."""
     return ItemKey(partition_key(run_id), f"E#{number:08d}")
+
+
+def deletion(run_id: str) -> ItemKey:
+    """Return the key of the record of the deletion of a run."""
+    return ItemKey(f"G#{run_id}", "G")
 
 
 def plan(plan_hash: str, block: int = 0) -> ItemKey:

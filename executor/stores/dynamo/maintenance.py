@@ -6,11 +6,11 @@ Algorithm: a reconciliation loop. Source: the controller pattern of Kubernetes. 
 index of open runs, from the place where the last sweep stopped. For each run it takes a snapshot. It
 completes followups that are missing, and announces visits that have been overdue for GRACE_SECONDS. All
 repairs are idempotent, so concurrent sweeps are safe. A run whose visits all wait long is then left out
-(`sleeping_runs.py`). Visits that are due soon are found in an index (`due_index.py`). Once a day, unused
-plans are deleted (`plan_deletion.py`).
+(`sleeping_runs.py`). Visits that are due soon are found in an index (`due_index.py`). So are deletions of
+runs that were interrupted (`run_deletion.py`). Once a day, unused plans are deleted (`plan_deletion.py`).
 
-Cost: a query of each index partition, and one read of each of the runs of a page. A run that sleeps costs
-nothing.
+Cost: a query of each index partition and one of deletions, and one read of each of the runs of a page. A run
+that sleeps costs nothing.
 
 Limits: a run with a commit in the last GRACE_SECONDS is not repaired, because its worker may still be active.
 """
@@ -29,6 +29,7 @@ from noetl.executor.stores.dynamo.due_index import DueIndex
 from noetl.executor.stores.dynamo.open_runs import next_open_runs
 from noetl.executor.stores.dynamo.plan_deletion import PlanDeletion
 from noetl.executor.stores.dynamo.repairs import Repairs
+from noetl.executor.stores.dynamo.run_deletion import RunDeletion
 from noetl.executor.stores.dynamo.run_items import has_ended
 from noetl.executor.stores.dynamo.run_snapshot import RunSnapshot, read_snapshot
 from noetl.executor.stores.dynamo.sleeping_runs import put_quiet_to_sleep
@@ -48,9 +49,10 @@ logger = logging.getLogger("noetl.executor")
 class DynamoMaintenance:
     """The consistency check of a DynamoDB store, and the sweep of its open runs."""
 
-    def __init__(self, context: DynamoContext, repairs: Repairs) -> None:
+    def __init__(self, context: DynamoContext, repairs: Repairs, run_deletion: RunDeletion) -> None:
         self._context = context
         self._repairs = repairs
+        self._run_deletion = run_deletion
         self._due_index = DueIndex(context)
         self.plan_deletion = PlanDeletion(context)
 
@@ -84,8 +86,16 @@ class DynamoMaintenance:
         run_ids = next_open_runs(self._context, queue, limit)
         awake = put_quiet_to_sleep(self._context, run_ids)
         repaired = self._context.in_parallel(lambda run_id: self._sweep_run(run_id, now), awake)
+        self._complete_deletions(now)
         self._delete_plans()
         return SweepResult(len(run_ids), lost + sum(repaired))
+
+    def _complete_deletions(self, now: float) -> None:
+        """Complete deletions of runs. A failure is only logged, since runs do not depend on it."""
+        try:
+            self._run_deletion.complete_some(now)
+        except StoreError as error:
+            logger.warning("runs could not be deleted; a later sweep tries again: %s", error)
 
     def _delete_plans(self) -> None:
         """Delete some unused plans. A failure is only logged, since runs do not depend on it."""

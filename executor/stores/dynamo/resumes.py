@@ -28,6 +28,7 @@ from noetl.executor.model.run_transition import (
     payload_lost,
     resume_run,
     run_resumed,
+    unknown_run,
 )
 from noetl.executor.model.visit_transition import reopen
 from noetl.executor.stores.dynamo import keys
@@ -81,7 +82,7 @@ class Resumes:
         """
         snapshot = read_snapshot(self._context, run_id, with_outputs=True)
         if snapshot is None:
-            raise StoreError(f"The store in DynamoDB has no run {run_id}.")
+            raise unknown_run(run_id)
         head = snapshot.head
         run = decode_run(head, self._context.blobs, snapshot.counts)
         if idempotency is not None and self._was_requested(run, idempotency) and "reopening" not in head:

@@ -24,6 +24,7 @@ from noetl.executor.stores.dynamo.context import DynamoContext
 from noetl.executor.stores.dynamo.expressions import Put, Update, Write
 from noetl.executor.stores.dynamo.history import RunHistory
 from noetl.executor.stores.dynamo.resumes import Resumes
+from noetl.executor.stores.dynamo.run_deletion import RunDeletion
 from noetl.executor.stores.dynamo.run_items import (
     derive_deadline_visit,
     derive_first_visit,
@@ -52,9 +53,15 @@ class DynamoRuns:
     """The runs of a DynamoDB store."""
 
     def __init__(
-        self, context: DynamoContext, stops: Stops, resumes: Resumes, child_runs: ChildRunCounts
+        self,
+        context: DynamoContext,
+        stops: Stops,
+        resumes: Resumes,
+        child_runs: ChildRunCounts,
+        deletion: RunDeletion,
     ) -> None:
         self._context = context
+        self._deletion = deletion
         self._child_runs = child_runs
         self._stops = stops
         self._resumes = resumes
@@ -146,6 +153,10 @@ class DynamoRuns:
         return self._resumes.resume(
             run_id, now, deadline_at=deadline_at, values=values, idempotency=idempotency
         )
+
+    def delete(self, tenant: str, run_id: str) -> bool:
+        """Delete a run that has ended, with all runs that it has started."""
+        return self._deletion.delete(tenant, run_id)
 
     def find_request(self, tenant: str, key: str) -> tuple[str, str] | None:
         """Return the hash of the request that first had an idempotency key, and the id of its run."""

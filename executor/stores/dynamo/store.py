@@ -25,6 +25,7 @@ from noetl.executor.stores.dynamo.queue import DynamoQueue
 from noetl.executor.stores.dynamo.repairs import Repairs
 from noetl.executor.stores.dynamo.resumes import Resumes
 from noetl.executor.stores.dynamo.retention import Retention
+from noetl.executor.stores.dynamo.run_deletion import RunDeletion
 from noetl.executor.stores.dynamo.runs import DynamoRuns
 from noetl.executor.stores.dynamo.stops import Stops
 from noetl.executor.stores.dynamo.table import DynamoTable
@@ -70,13 +71,14 @@ class DynamoStore:
         claims = Claims(context, stops, wakeups)
         commits = Commits(context, limits)
         self.plans = context.plans
-        self.runs = DynamoRuns(context, stops, resumes, ChildRunCounts(retention_seconds))
+        deletion = RunDeletion(context)
+        self.runs = DynamoRuns(context, stops, resumes, ChildRunCounts(retention_seconds), deletion)
         self.queue = DynamoQueue(context, claims, commits, followups, repairs)
         self.waits = DynamoWaits(context, wakeups, limits)
         self.registry = DynamoPlaybooks(table)
         self.keys = DynamoApiKeys(table)
         self.facts = DynamoFacts()
-        self.maintenance = DynamoMaintenance(context, repairs)
+        self.maintenance = DynamoMaintenance(context, repairs, deletion)
         self.changes = context.changes
         self.work = context.announcer.work
         _check_schema(table)

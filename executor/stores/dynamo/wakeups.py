@@ -5,7 +5,10 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from noetl.executor.clients.aws_retry import ConditionFailed
+from noetl.executor.errors import UnknownRunError
 from noetl.executor.model.run import VisitStatus
 from noetl.executor.model.visit_states import WAKEABLE
 from noetl.executor.stores.dynamo import keys
@@ -82,7 +85,8 @@ class Wakeups:
         """Wake the visit of the parent run that waits for a run that has ended."""
         if "parent" in head:
             run_id, visit_id, _ = head["parent"]
-            self.make_due(run_id, visit_id, now)
+            with suppress(UnknownRunError):  # the parent was deleted
+                self.make_due(run_id, visit_id, now)
 
     def _announce(self, head: Item, visit_id: str, step: str, now: float) -> None:
         run_id = head["pk"][2:]

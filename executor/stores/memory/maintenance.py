@@ -129,15 +129,16 @@ class MemoryMaintenance:
         parents = {
             run.parent.run_id for run in (r.run for r in state.runs.values()) if run.parent is not None
         }
-        for run_id in ended - parents:
-            parent = state.runs[run_id].run.parent
-            if parent is None or parent.run_id in ended or parent.run_id not in state.runs:
-                del state.runs[run_id]
+        leaves = {run_id: state.runs[run_id].run.parent for run_id in ended - parents}
+        state.delete_runs(
+            [
+                run_id
+                for run_id, parent in leaves.items()
+                if parent is None or parent.run_id in ended or parent.run_id not in state.runs
+            ]
+        )
         counts = state.child_runs.items()
         state.child_runs = {root: count for root, count in counts if count[1] >= before}
-        kept = state.runs.keys()
-        state.tokens = {hash: token for hash, token in state.tokens.items() if token.key.run_id in kept}
-        state.idempotency_keys = {k: entry for k, entry in state.idempotency_keys.items() if entry[1] in kept}
 
     def _delete_plans(self, before: float) -> None:
         """Delete plans that were last used before a time, and that no run and no playbook names."""

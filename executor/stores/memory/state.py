@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -22,6 +22,7 @@ from noetl.executor.model.limits import PayloadLimits
 from noetl.executor.model.metrics import FactTotal
 from noetl.executor.model.registry import ApiKey, RegisteredPlaybook
 from noetl.executor.model.run import Branch, Pointers, Run, Visit, Wait, WaitKey
+from noetl.executor.model.run_transition import unknown_run
 from noetl.executor.model.visit_states import ACTIVE
 from noetl.executor.model.visit_transition import is_held
 from noetl.executor.model.wait_transition import AnswerDeclaration
@@ -139,8 +140,17 @@ class MemoryState:
 
     def record(self, run_id: str) -> RunRecord:
         if run_id not in self.runs:
-            raise StoreError(f"The store has no run {run_id}.")
+            raise unknown_run(run_id)
         return self.runs[run_id]
+
+    def delete_runs(self, run_ids: Collection[str]) -> None:
+        """Delete runs with everything that belongs to them, and that is not in their records."""
+        for run_id in run_ids:
+            del self.runs[run_id]
+            self.child_runs.pop(run_id, None)
+        kept = self.runs.keys()
+        self.tokens = {hash: token for hash, token in self.tokens.items() if token.key.run_id in kept}
+        self.idempotency_keys = {k: entry for k, entry in self.idempotency_keys.items() if entry[1] in kept}
 
     def find_held(self, run_id: str, visit_id: str, fence: int) -> tuple[RunRecord, Visit] | None:
         """Return the visit of a claim and its run, or None if the claim is lost.

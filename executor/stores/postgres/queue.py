@@ -20,6 +20,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
+from noetl.executor.errors import FencedError
 from noetl.executor.model.metrics import FactKind, loses_lease, timed_fact
 from noetl.executor.model.read_memory import is_counting_reads, reserve_read
 from noetl.executor.model.run import (
@@ -164,8 +165,15 @@ class PostgresQueue:
         return None if is_sequential else branch
 
     def _read_queue(self, run_id: str) -> tuple[str, bool]:
-        """Return the queue of a run, and whether its plan is sequential. Neither ever changes."""
-        row = self._database.fetch_one("queue.read_queue", run_id=run_id)
+        """Return the queue of a run, and whether its plan is sequential. Neither ever changes.
+
+        Raises:
+            FencedError: the run was deleted, so the claim of its visit was lost before.
+        """
+        rows = self._database.fetch_all("queue.read_queue", run_id=run_id)
+        if not rows:
+            raise FencedError(f"run {run_id} was deleted")
+        (row,) = rows
         return row["queue"], self._plans.header(row["plan_hash"]).sequential
 
     def _commit_arrival(

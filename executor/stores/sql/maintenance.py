@@ -31,6 +31,7 @@ from noetl.executor.stores.sql.context import SqlContext
 from noetl.executor.stores.sql.facts import SqlFacts
 from noetl.executor.stores.sql.plans import SqlPlans
 from noetl.executor.stores.sql.rows import encode_json, run_from_row
+from noetl.executor.stores.sql.run_deletion import delete_rows
 
 if TYPE_CHECKING:
     from noetl.executor.stores.finding import Finding
@@ -40,21 +41,6 @@ MAX_DELETED_RUNS = 20
 
 MAX_DELETIONS = 250
 """Number of deletions of one sweep at most."""
-
-_DELETIONS = (
-    "sweep.delete_visits",
-    "sweep.delete_joins",
-    "sweep.delete_arrivals",
-    "sweep.delete_visit_counts",
-    "sweep.delete_waits",
-    "sweep.delete_tokens",
-    "sweep.delete_parts",
-    "sweep.delete_history",
-    "sweep.delete_idempotency_keys",
-    "sweep.delete_tags",
-    "sweep.delete_bytes",
-)
-"""Statements that delete the rows of runs from each table."""
 
 logger = logging.getLogger("noetl.executor")
 
@@ -143,8 +129,8 @@ class SqlMaintenance:
         with self._context.database.transaction() as db:
             deleted = db.execute("sweep.delete_runs", before=before, limit=MAX_DELETED_RUNS).fetchall()
             ids = self._context.database.encode_list([row["id"] for row in deleted])
-            for query in _DELETIONS if deleted else ():
-                db.execute(query, ids=ids)
+            if deleted:
+                delete_rows(db, ids)
             db.execute("sweep.delete_child_run_counts", before=before)
             return len(deleted) == MAX_DELETED_RUNS
 

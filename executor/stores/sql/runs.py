@@ -30,6 +30,7 @@ from noetl.executor.model.run_transition import (
     run_resumed,
     run_started,
     stop_run,
+    unknown_run,
 )
 from noetl.executor.model.special_visits import deadline_visit
 from noetl.executor.model.visit_transition import enter_step
@@ -54,12 +55,12 @@ from noetl.executor.stores.sql.rows import (
     encode_json,
     encode_json_or_null,
     encode_result,
-    parent_from_row,
     run_from_row,
     summary_from_row,
     visit_from_row,
     visit_summary_from_row,
 )
+from noetl.executor.stores.sql.run_deletion import delete_tree
 from noetl.executor.stores.sql.run_list import count_runs, find_runs
 from noetl.executor.stores.sql.waits import delete_answer
 from noetl.planner.frozen import replace
@@ -258,7 +259,7 @@ class SqlRuns:
         idempotency: tuple[str, str] | None = None,
     ) -> Run:
         with self._context.transaction() as db:
-            parent = parent_from_row(db.execute("runs.read", run_id=run_id).fetchone())
+            parent = _read(db, run_id).parent
             if parent is not None:
                 db.lock_run(parent.run_id)
             db.lock_run(run_id)
@@ -285,13 +286,24 @@ class SqlRuns:
         self._context.announce_due()
         return resumed
 
+    def delete(self, tenant: str, run_id: str) -> bool:
+        return delete_tree(self._context, tenant, run_id)
+
     def find_request(self, tenant: str, key: str) -> tuple[str, str] | None:
         rows = self._context.database.fetch_all("runs.get_idempotency_key", tenant=tenant, key=key)
         return (rows[0]["request_hash"], rows[0]["run_id"]) if rows else None
 
 
 def _read(db: Writer, run_id: str) -> Run:
-    return run_from_row(db.execute("runs.read", run_id=run_id).fetchone())
+    """Return a run.
+
+    Raises:
+        UnknownRunError: it does not exist, or was deleted.
+    """
+    row = db.execute("runs.read", run_id=run_id).fetchone()
+    if row is None:
+        raise unknown_run(run_id)
+    return run_from_row(row)
 
 
 def _add_request(db: Writer, run: Run, idempotency: tuple[str, str]) -> str | None:

@@ -145,7 +145,10 @@ def _lock_wait(db: Writer, token_hash: str) -> tuple[WaitKey, Row, AnswerDeclara
         raise unknown_token()
     key = WaitKey(token["run_id"], token["visit_id"], token["wait_id"])
     db.lock_run(key.run_id)
-    return key, db.execute("waits.get", **asdict(key)).fetchone(), decode_json(token["fields"])
+    row = db.execute("waits.get", **asdict(key)).fetchone()
+    if row is None:
+        raise unknown_token()  # its run was deleted since the token was read
+    return key, row, decode_json(token["fields"])
 
 
 def _check_open(db: Writer, key: WaitKey, row: Row) -> None:

@@ -12,8 +12,8 @@ The page docs/how-to/add-a-store.md says how to write a store.
 import pytest
 
 for part in (
-    "consistency", "facts", "keys", "plans", "queue", "registry", "run_lists", "runs",
-    "sequential", "sweep", "transitions", "waits",
+    "consistency", "facts", "keys", "plans", "queue", "registry", "run_deletion", "run_lists",
+    "runs", "sequential", "sweep", "transitions", "waits",
 ):  # fmt: skip
     pytest.register_assert_rewrite(f"{__name__}.{part}")
 
@@ -25,6 +25,7 @@ from noetl.testing.store_contract.plan_deletion import PlanDeletionContract
 from noetl.testing.store_contract.plans import PlansContract
 from noetl.testing.store_contract.queue import QueueContract
 from noetl.testing.store_contract.registry import RegistryContract
+from noetl.testing.store_contract.run_deletion import RunDeletionContract
 from noetl.testing.store_contract.run_lists import RunListsContract
 from noetl.testing.store_contract.runs import RunsContract
 from noetl.testing.store_contract.sequential import SequentialContract
@@ -42,6 +43,7 @@ __all__ = [
     "QueueContract",
     "RegistryContract",
     "RepairTransitionsContract",
+    "RunDeletionContract",
     "RunListsContract",
     "RunsContract",
     "SequentialContract",
@@ -60,6 +62,7 @@ class StoreContract(
     RegistryContract,
     RunsContract,
     RunListsContract,
+    RunDeletionContract,
     QueueContract,
     WaitsContract,
     SequentialContract,

@@ -347,3 +347,16 @@ steps:
     picture = compared("runs", "graph", service.start(playbook, "waiting"), "-f", "svg")
     assert f">{words}<" in picture.out
     assert ">will not run<" not in picture.out
+
+
+def test_runs_of_a_service_are_deleted(noetl: Command, service: ServedStore) -> None:
+    run, held = service.start(PLAYBOOK, "failed", n=0), service.start(ASK, "waiting")
+    result = noetl("runs", "delete", held, run[:12], "--yes", "--url", service.url)
+    assert result.exit_code == 1
+    refused, deleted, count = result.err.splitlines()
+    host = service.url.removeprefix("http://")
+    sentence = f"run {held} has not ended; cancel it first, or wait for its end"
+    assert refused == f"noetl: {host} refused the request: {sentence}"
+    assert (deleted, count) == (f"run {run} is deleted", "noetl: 1 of 2 runs were refused")
+    again = noetl("runs", "delete", run, "--yes", "--url", service.url)
+    assert (again.exit_code, f"unknown run `{run}`" in again.err) == (2, True)

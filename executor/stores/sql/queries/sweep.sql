@@ -56,9 +56,30 @@ delete from runs where id in (
     order by finished_at limit :limit
 ) and finished_at < :before returning id
 
+-- A run, and all runs that it or one of those has started: the leaves first, the run last. The column
+-- `parent` is that of the run, if it exists.
+-- name: find_tree
+with recursive tree (id) as (
+    select id from runs where id = :run_id and tenant = :tenant
+    union
+    select child.id from tree join runs as child on child.parent_run = tree.id
+)
+select runs.id, runs.finished_at is not null as ended,
+    (select parent.id from runs as parent where parent.id = runs.parent_run) as parent
+from tree join runs on runs.id = tree.id order by runs.depth desc, runs.id = :run_id
+
+-- name: delete_ended
+delete from runs where id {in_ids} and finished_at is not null returning id
+
+-- name: find_child
+select 1 from runs where parent_run {in_ids} limit 1
+
 -- The count of a root is forgotten when it has started no child run for the time of retention.
 -- name: delete_child_run_counts
 delete from child_runs where counted_at < :before
+
+-- name: delete_own_child_run_counts
+delete from child_runs where root {in_ids}
 
 -- name: delete_visits
 delete from visits where run_id {in_ids}
