@@ -10,7 +10,7 @@ import typer
 
 from noetl.api.cli.display.console import CommandError, print_message
 from noetl.api.cli.run_ids import FindableRuns, find_run
-from noetl.executor.model.run import RunStatus
+from noetl.executor.model.run import SERVICE_QUEUE, RunStatus
 from noetl.planner.frozen import frozen
 
 if TYPE_CHECKING:
@@ -100,10 +100,11 @@ class RunChange(StrEnum):
     """A change that a command makes to runs."""
 
     CANCEL = "cancel"
+    RESUME = "resume"
     DELETE = "delete"
 
     def narrow(self, run_filter: RunFilter) -> RunFilter:
-        """Return a filter of the runs that may be changed. Without statuses, it selects all of them.
+        """Return a filter of the runs that may be changed. Without statuses, it selects those of the change.
 
         Raises:
             CommandError: --status names a status whose runs cannot be changed.
@@ -111,17 +112,27 @@ class RunChange(StrEnum):
         from noetl.executor.model.run_filter import MAX_RUNS_PER_PAGE, OPEN_STATUSES
         from noetl.planner.frozen import replace
 
-        allowed = OPEN_STATUSES if self is RunChange.CANCEL else frozenset(RunStatus) - OPEN_STATUSES
+        ended = frozenset(RunStatus) - OPEN_STATUSES
+        match self:
+            case RunChange.CANCEL:
+                allowed, problem = OPEN_STATUSES, "runs that have ended cannot be cancelled"
+                hint = "--status must be an open status"
+            case RunChange.RESUME:
+                allowed, problem = ended - {RunStatus.SUCCEEDED}, "open and succeeded runs cannot be resumed"
+                hint = "--status must be failed, timed_out, completed_with_errors or cancelled"
+            case RunChange.DELETE:
+                allowed, problem = ended, "open runs cannot be deleted"
+                hint = "--status must be a final status"
         if not allowed.issuperset(run_filter.statuses):
-            problem = {
-                RunChange.CANCEL: "runs that have ended cannot be cancelled; --status must be an open status",
-                RunChange.DELETE: "open runs cannot be deleted; --status must be a final status",
-            }
-            raise CommandError(problem[self])
-        # A deletion begins with the oldest runs, since a run is deleted together with its child runs.
+            raise CommandError(f"{problem}; {hint}")
+        # Cancelled runs were ended on purpose.
+        defaults = allowed - {RunStatus.CANCELLED} if self is RunChange.RESUME else allowed
         return replace(
             run_filter,
-            statuses=run_filter.statuses or tuple(allowed),
+            statuses=run_filter.statuses or tuple(defaults),
+            # A local run is resumed in the process of the command, so only by itself.
+            queue=SERVICE_QUEUE if self is RunChange.RESUME else None,
+            # A run is deleted with its child runs, so the oldest runs come first.
             is_oldest_first=self is RunChange.DELETE,
             limit=MAX_RUNS_PER_PAGE,
         )

@@ -1,4 +1,4 @@
-"""Routes that cancel or resume many runs with one request."""
+"""Routes that cancel, resume or delete many runs with one request."""
 
 from __future__ import annotations
 
@@ -46,3 +46,17 @@ async def resume_runs(
     """Resume the runs that the body names or the filter selects, up to 100, and continue at the cursor."""
     selection = await read_run_selection(request, query.to_selection())
     return JsonResponse(await run_in_threadpool(services.bulk.resume, selection), 202)
+
+
+@router.post(
+    "/delete",
+    status_code=202,
+    responses={202: response_body(BulkReport, description="The runs that were accepted are deleted.")},
+    openapi_extra=_REQUEST,
+)
+async def delete_runs(
+    request: Request, services: RunServices, query: Annotated[BulkQuery, Query()]
+) -> Response:
+    """Delete the runs that the body names or the filter selects, up to 100, and continue at the cursor."""
+    selection = await read_run_selection(request, query.to_selection())
+    return JsonResponse(await run_in_threadpool(services.bulk.delete, selection), 202)

@@ -1,10 +1,10 @@
-"""The service that cancels or resumes many runs with one request.
+"""The service that cancels, resumes or deletes many runs with one request.
 
 Problem: after an outage, hundreds of runs must be resumed. One request cannot wait for all of them, and one
 run that refuses must not stop the others.
 
 Algorithm: a request changes a page of runs, one after the other, and reports those that were skipped with the
-reason. Its cursor continues behind them. Both operations are idempotent, so a request may be repeated.
+reason. Its cursor continues behind them. All operations are idempotent, so a request may be repeated.
 
 Cost: one change for each run of a page.
 
@@ -19,7 +19,7 @@ from noetl.api.service.errors import NotFoundError
 from noetl.api.service.run_lists import RunListService
 from noetl.api.service.runs import ResumeRequest, RunService
 from noetl.api.service.views import BulkReport, SkippedRun
-from noetl.executor.errors import RejectedError
+from noetl.executor.errors import RejectedError, UnknownRunError
 from noetl.executor.model.run import RunStatus
 from noetl.executor.model.run_filter import OPEN_STATUSES, RunFilter
 from noetl.planner.frozen import frozen, replace
@@ -60,6 +60,23 @@ class BulkService:
 
         return self._change(selection, _RESUMABLE, resume)
 
+    def delete(self, selection: Sequence[str] | RunFilter) -> BulkReport:
+        """Delete runs, of a filter without statuses all that have ended.
+
+        Raises:
+            RejectedError: `invalid_cursor`.
+        """
+        ended = [status for status in RunStatus if status.is_final]
+        report = self._change(selection, ended, self.runs.delete)
+        # A child run that was refused may have been deleted with the run that has started it.
+        skipped = [
+            entry
+            for entry in report.skipped
+            if entry.reason != "child-run" or self.runs.exists(entry.workflow_id)
+        ]
+        accepted = report.accepted + len(report.skipped) - len(skipped)
+        return BulkReport(accepted=accepted, skipped=skipped, next_cursor=report.next_cursor)
+
     def _change(
         self,
         selection: Sequence[str] | RunFilter,
@@ -76,7 +93,7 @@ class BulkService:
         for run_id in ids:
             try:
                 change(run_id)
-            except NotFoundError as error:
+            except (NotFoundError, UnknownRunError) as error:
                 skipped.append(SkippedRun(workflow_id=run_id, reason="not-found", detail=str(error)))
             except RejectedError as error:
                 reason = error.reason.replace("_", "-")

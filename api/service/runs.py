@@ -178,6 +178,10 @@ class RunService:
             raise _unknown_run(run_id)
         return run
 
+    def exists(self, run_id: str) -> bool:
+        """Return whether the tenant has a run."""
+        return self.context.store.runs.summary(self.context.tenant, run_id) is not None
+
     def summary(self, run_id: str) -> RunSummary:
         """Return the summary of a run, which has no payloads.
 

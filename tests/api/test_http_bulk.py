@@ -1,4 +1,4 @@
-"""Bulk requests: many runs are cancelled or resumed with one request."""
+"""Bulk requests: many runs are cancelled, resumed or deleted with one request."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ pytestmark = pytest.mark.anyio
 
 HELD = "name: held\nsteps: [{name: a, run: [{action: wait, seconds: 3600}]}]\n"
 FINE = "name: fine\nsteps: [{name: a, run: [{action: set, set: {n: 1}}]}]\n"
+PARENT = "name: parent\nsteps: [{name: a, run: [{action: workflow, playbook: fine, as: x}]}]\n"
 BROKEN = "name: broken\nsteps: [{name: a, run: [{action: fail, message: no}]}]\n"
 
 
@@ -94,7 +95,7 @@ async def test_failed_runs_of_a_filter_are_resumed(http: httpx.AsyncClient) -> N
     assert [skipped.reason for skipped in report.skipped] == ["not-resumable", "not-ended"]
 
 
-@pytest.mark.parametrize("operation", ["cancel", "resume"])
+@pytest.mark.parametrize("operation", ["cancel", "resume", "delete"])
 async def test_a_request_must_name_its_runs_in_one_way(http: httpx.AsyncClient, operation: str) -> None:
     path = f"/workflows/bulk/{operation}"
     held = await start(http, HELD)
@@ -134,3 +135,44 @@ async def test_a_filter_resumes_no_cancelled_run(http: httpx.AsyncClient) -> Non
     assert await result(http, held) == "cancelled"
     report = await change(http, "resume", params={"status": "cancelled"})
     assert (report.accepted, report.skipped) == (1, [])
+
+
+async def test_named_runs_are_deleted_and_others_skipped_with_a_reason(http: httpx.AsyncClient) -> None:
+    held, fine, broken = [await start(http, text) for text in (HELD, FINE, BROKEN)]
+    report = await change(http, "delete", json={"ids": [held, fine, "unknown", broken, fine]})
+    assert (report.accepted, report.next_cursor) == (2, None)
+    reasons = [(skipped.workflow_id, skipped.reason) for skipped in report.skipped]
+    assert reasons == [(held, "not-ended"), ("unknown", "not-found")]
+    assert [entry["workflow_id"] for entry in (await http.get("/workflows")).json()["items"]] == [held]
+    again = await change(http, "delete", json={"ids": [fine]})
+    assert (again.accepted, again.skipped[0].reason) == (0, "not-found")
+
+
+async def test_the_runs_of_a_filter_are_deleted_in_pages(
+    http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bulk, "MAX_RUNS", 2)
+    for _ in range(3):
+        await start(http, FINE, "env=test")
+    held, other = await start(http, HELD, "env=test"), await start(http, FINE, "env=prod")
+    report = await change(http, "delete", params={"tag": "env=test"})
+    assert (report.accepted, report.skipped) == (2, [])
+    report = await change(http, "delete", params={"tag": "env=test", "cursor": report.next_cursor})
+    assert (report.accepted, report.skipped, report.next_cursor) == (1, [], None)
+    listed = (await http.get("/workflows")).json()["items"]
+    assert [entry["workflow_id"] for entry in listed] == [other, held]
+    report = await change(
+        http, "delete", params={"tag": "env=test", "status": ["waiting", "queued", "running"]}
+    )
+    assert (report.accepted, [skipped.reason for skipped in report.skipped]) == (0, ["not-ended"])
+
+
+async def test_a_child_run_that_is_deleted_with_its_parent_is_accepted(http: httpx.AsyncClient) -> None:
+    await http.post("/playbooks", content=FINE, headers={"Content-Type": "application/yaml"})
+    parent = await start(http, PARENT)
+    (child,) = (await http.get(f"/workflows?parent={parent}")).json()["items"]
+    report = await change(http, "delete", params={"playbook": "fine"})
+    assert (report.accepted, [skipped.reason for skipped in report.skipped]) == (0, ["child-run"])
+    report = await change(http, "delete", json={"ids": [child["workflow_id"], parent]})
+    assert (report.accepted, report.skipped) == (2, [])
+    assert (await http.get("/workflows")).json()["items"] == []

@@ -14,12 +14,11 @@ from noetl.executor.model.start_request import StartRequest
 from noetl.executor.stores import open_store
 from noetl.planner.compile import compile_playbook
 from tests.api.responses import assert_problem
-from tests.api.test_http_bulk import BROKEN, FINE, HELD, result, start
+from tests.api.test_http_bulk import BROKEN, FINE, HELD, PARENT, result, start
 
 pytestmark = pytest.mark.anyio
 
 ASK = "name: ask\nsteps: [{name: a, run: [{action: callback, as: x}]}]\n"
-PARENT = "name: parent\nsteps: [{name: a, run: [{action: workflow, playbook: fine, as: x}]}]\n"
 
 
 def assert_detail(response: httpx.Response, status: int, slug: str, detail: str) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -52,7 +53,7 @@ if TYPE_CHECKING:
     from noetl.api.cli.display.outcome import RunCommandContext
     from noetl.api.service.data_views import RunDetails, StepData
     from noetl.api.service.runs import ResumeRequest
-    from noetl.api.service.views import EventEntry, StepReport
+    from noetl.api.service.views import EventEntry, RunEntry, StepReport
     from noetl.executor.model.run import Run
     from noetl.planner.plan import Plan
 
@@ -64,7 +65,7 @@ app = typer.Typer(
 )
 
 IdsArgument = Annotated[
-    list[str], typer.Argument(metavar="ID…", help="Ids of runs, their first characters, or `last`.")
+    list[str] | None, typer.Argument(metavar="ID…", help="Ids of runs, their first characters, or `last`.")
 ]
 IdArgument = Annotated[
     str, typer.Argument(metavar="ID", help="The id of a run, its first characters, or `last`.")
@@ -514,10 +515,7 @@ def draw_run(
 
 @app.command("cancel", no_args_is_help=True, epilog="Example: noetl runs cancel ID")
 def cancel_runs(
-    ids: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="ID…", help="Ids of runs, their first characters, or `last`."),
-    ] = None,
+    ids: IdsArgument = None,
     status: StatusOption = None,
     playbook: PlaybookOption = None,
     tag: TagOption = None,
@@ -542,23 +540,38 @@ def cancel_runs(
                 print_message(f"run {run.workflow_id} is {shown_status}")
 
 
-@app.command("delete", no_args_is_help=True, epilog="Example: noetl runs delete ID")
+@app.command("delete", no_args_is_help=True, epilog="Example: noetl runs delete --playbook nightly")
 def delete_runs(
-    ids: IdsArgument,
+    ids: IdsArgument = None,
+    status: StatusOption = None,
+    playbook: PlaybookOption = None,
+    tag: TagOption = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
+    parent: ParentOption = None,
+    search: SearchOption = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     store: StoreOption = None,
     url: UrlOption = None,
 ) -> None:
-    """Delete runs that have ended: their history, their data, and the runs that they have started."""
+    """Delete runs: their history, their data, and the runs that they have started.
+
+    A filter selects all that have ended. Others are refused.
+    """
+    options = FilterOptions(status, playbook, tag, since, until, parent, search)
+    check_selection(ids, options)
     with open_runs(store, url) as runs:
-        selected = select_runs(runs, RunChange.DELETE, ids, is_confirmed=yes)
+        selected = select_runs(runs, RunChange.DELETE, ids or options, is_confirmed=yes)
         _change_each(selected, runs.delete, "deleted")
 
 
-def _change_each(run_ids: Sequence[str], change: Callable[[str], object], done: str) -> None:
+def _change_each(
+    run_ids: Sequence[str], change: Callable[[str], object], done: str, *, json: bool = False
+) -> None:
     """Change runs, and print which were changed and which were refused.
 
-    A run that does not exist any more was deleted together with the one that has started it.
+    A run that does not exist any more was deleted together with the one that has started it. With `json`,
+    write what the change returns.
 
     Raises:
         CommandError: a run was refused; the others have been changed.
@@ -568,64 +581,115 @@ def _change_each(run_ids: Sequence[str], change: Callable[[str], object], done: 
 
     refused = 0
     for run_id in run_ids:
+        changed = None
         try:
             with suppress(NotFoundError):
-                change(run_id)
-            print_message(f"run {run_id} is {done}")
+                changed = change(run_id)
         except (RejectedError, CommandError) as refusal:
             if len(run_ids) == 1:
                 raise CommandError(str(refusal), EXIT_FAILED) from refusal
             refused += 1
             print_message(f"noetl: {refusal}")
+            continue
+        if json and changed is not None:
+            write_json(changed)
+        else:
+            print_message(f"run {run_id} is {done}")
     if refused:
         raise CommandError(f"{refused:,} of {len(run_ids):,} runs were refused", EXIT_FAILED)
 
 
 @app.command("resume", no_args_is_help=True, epilog="Example: noetl runs resume ID -i region=us")
-def resume_run(
-    id: IdArgument,
+def resume_runs(
+    ids: IdsArgument = None,
     inputs: InputPairsOption = None,
     input_file: InputFileOption = None,
     step: Annotated[
         str | None, typer.Option("--from", metavar="STEP", help="Start a new run at this step instead.")
     ] = None,
+    status: StatusOption = None,
+    playbook: PlaybookOption = None,
+    tag: TagOption = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
+    parent: ParentOption = None,
+    search: SearchOption = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="With a filter: do not ask.")] = False,
     store: StoreOption = None,
     url: UrlOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Resume a run that crashed, failed or was stopped, with corrected input if given.
+    """Resume runs that crashed, failed or were stopped, with corrected input if given.
 
-    The run continues with the playbook it was started with, also if the file has changed.
+    A run continues with the playbook it was started with, also if the file has changed. A filter selects runs
+    of a service that failed, timed out or completed with errors, and cancelled ones if --status names them.
 
     With --from, start a new run at a step of a run that has ended, with the names that had values there.
     """
-    from noetl.api.cli.display.outcome import RunCommandContext
     from noetl.api.cli.inputs import parse_input_pairs, read_input_file
     from noetl.api.cli.local.run_to_end import check_settings
     from noetl.api.service.runs import ResumeRequest
 
+    options = FilterOptions(status, playbook, tag, since, until, parent, search)
+    check_selection(ids, options)
+    is_single = ids is not None and len(ids) == 1
+    if not is_single and (inputs or input_file is not None or step is not None):
+        raise CommandError("inputs and --from need the id of one run")
     file_inputs = read_input_file(input_file) if input_file is not None else {}
     check_settings()
     with open_runs(store, url) as runs:
-        run = find_run(runs, id)
+        if not is_single:
+            selected = select_runs(runs, RunChange.RESUME, ids or options, is_confirmed=yes)
+            _change_each(selected, partial(_resume_in_service, runs), "resumed", json=json)
+            return
+        run = find_run(runs, (ids or [""])[0])
         plan = runs.plan(run.id)
         types = {name: declared.type for name, declared in plan.header.inputs.items()}
         request = ResumeRequest({**file_inputs, **parse_input_pairs(inputs or (), types)}, step)
-        services = runs.services
-        if services is not None and run.origin == "local":
-            _resume_here(RunCommandContext(services, json, quiet), run, plan, request)
-            return
-        entry = runs.resume(run.id, request)
-        has_no_queue = services is not None and is_without_queue(services.store)
-    if json:
+        _resume_one(runs, run, plan, request, _Output(json, quiet))
+
+
+class _Output(NamedTuple):
+    """What a command writes: JSON for programs, or only errors."""
+
+    json: bool
+    quiet: bool
+
+
+def _resume_one(runs: RunAccess, run: Run, plan: Plan, request: ResumeRequest, output: _Output) -> None:
+    """Resume a run: a local one in this process, another one in its service."""
+    from noetl.api.cli.display.outcome import RunCommandContext
+
+    services = runs.services
+    if services is not None and run.origin == "local":
+        _resume_here(RunCommandContext(services, output.json, output.quiet), run, plan, request)
+        return
+    entry = runs.resume(run.id, request)
+    if output.json:
         write_json(entry)
     else:
         print_message(
             f"run {entry.workflow_id} is {entry.status.value}; the workers of its service execute it"
         )
-    if has_no_queue:
+    if services is not None and is_without_queue(services.store):
         print_message(NO_QUEUE)
+
+
+def _resume_in_service(runs: RunAccess, run_id: str) -> RunEntry:
+    """Resume a run of a service, one of several, and return it.
+
+    Raises:
+        CommandError: the run was started from a local file, or has not ended.
+    """
+    from noetl.api.service.runs import ResumeRequest
+
+    run = runs.get(run_id)
+    if runs.services is not None and run.origin == "local":
+        raise CommandError(f"run {run_id} was started from a local file; resume it by itself")
+    if not run.status.is_final:
+        raise CommandError(f"run {run_id} has not ended")
+    return runs.resume(run_id, ResumeRequest())
 
 
 def _resume_here(context: RunCommandContext, run: Run, plan: Plan, request: ResumeRequest) -> None:

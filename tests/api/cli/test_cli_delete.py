@@ -77,3 +77,37 @@ def test_a_run_that_has_not_ended_is_refused_and_the_others_are_deleted(
     assert result.exit_code == 1
     lines = [f"noetl: {sentence}", f"run {ids[0]} is deleted", "noetl: 1 of 2 runs were refused"]
     assert result.err.splitlines() == lines
+
+
+def test_the_runs_of_a_filter_are_deleted(noetl: Command, ids: list[str]) -> None:
+    refused = noetl("runs", "delete", "--playbook", "fine")
+    assert (refused.exit_code, refused.err) == (
+        2,
+        "noetl: the filter selects 2 runs; repeat the command with --yes\n",
+    )
+    result = noetl("runs", "delete", "--since", "1d", "--yes")
+    assert (result.exit_code, result.err.count("is deleted")) == (0, 2)
+    assert noetl("runs", "delete", "--since", "1d", "--yes").err == "no runs\n"
+    assert ids[2] in noetl("runs", "list").out
+
+
+def test_a_child_run_of_a_filter_is_deleted_with_its_parent(noetl: Command) -> None:
+    Path("fine.yaml").write_text(FINE)
+    Path("parent.yaml").write_text(
+        "name: parent\nsteps: [{name: a, run: [{action: workflow, playbook: fine, as: x}]}]\n"
+    )
+    assert noetl("run", "parent.yaml", "-q").exit_code == 0
+    refused = noetl("runs", "delete", "--playbook", "fine", "--yes")
+    assert (refused.exit_code, "which is kept; delete run" in refused.err) == (1, True)
+    result = noetl("runs", "delete", "--since", "1d", "--yes")
+    assert (result.exit_code, result.err.count("is deleted")) == (0, 2)
+    assert noetl("runs", "list").err == "no runs\n"
+
+
+def test_the_filter_of_a_deletion_names_ended_runs(noetl: Command, ids: list[str]) -> None:
+    for arguments in ((), (ids[0], "--playbook", "fine"), ("--yes",)):
+        result = noetl("runs", "delete", *arguments)
+        assert result.exit_code == 2
+    result = noetl("runs", "delete", "--status", "running", "--yes")
+    message = "noetl: open runs cannot be deleted; --status must be a final status\n"
+    assert (result.exit_code, result.err) == (2, message)

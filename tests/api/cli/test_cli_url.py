@@ -360,3 +360,52 @@ def test_runs_of_a_service_are_deleted(noetl: Command, service: ServedStore) -> 
     assert (deleted, count) == (f"run {run} is deleted", "noetl: 1 of 2 runs were refused")
     again = noetl("runs", "delete", run, "--yes", "--url", service.url)
     assert (again.exit_code, f"unknown run `{run}`" in again.err) == (2, True)
+
+
+def count_resumes(service: ServedStore, run_id: str) -> int:
+    """Return how often a run was resumed."""
+    events = httpx.get(f"{service.url}/workflows/{run_id}/events", timeout=60).json()["items"]
+    return [event["type"] for event in events].count("workflow.resumed")
+
+
+@pytest.mark.parametrize("place", ["store", "url"])
+def test_several_runs_of_a_service_are_resumed(noetl: Command, service: ServedStore, place: str) -> None:
+    where = (f"--{place}", getattr(service, place))
+    runs = [service.start(PLAYBOOK, "failed", n=0) for _ in range(2)]
+    waiting = service.start(ASK, "waiting")
+    result = noetl("runs", "resume", *runs, waiting, *where)
+    assert result.exit_code == 1
+    lines = [f"run {run} is resumed" for run in runs]
+    lines += [f"noetl: run {waiting} has not ended", "noetl: 1 of 3 runs were refused"]
+    assert result.err.splitlines() == lines
+    for run in runs:
+        service.wait(run, "failed")
+        assert count_resumes(service, run) == 1
+
+
+@pytest.mark.parametrize("place", ["store", "url"])
+def test_the_runs_of_a_filter_are_resumed(noetl: Command, service: ServedStore, place: str) -> None:
+    where = (f"--{place}", getattr(service, place))
+    name = f"broken_{place}"
+    text = PLAYBOOK.replace("name: mixed", f"name: {name}")
+    failed, fine = service.start(text, "failed", n=0), service.start(text, "succeeded")
+    held = service.start(ASK.replace("name: ask\nsteps", f"name: {name}\nsteps"), "waiting")
+    assert noetl("runs", "cancel", held, "--url", service.url).exit_code == 0
+    service.wait(held, "cancelled")
+    refused = noetl("runs", "resume", "--playbook", name, *where)
+    assert refused.err == "noetl: the filter selects 1 run; repeat the command with --yes\n"
+    result = noetl("runs", "resume", "--playbook", name, "--yes", "--json", *where)
+    assert (result.exit_code, json.loads(result.out)["workflow_id"]) == (0, failed)
+    service.wait(failed, "failed")
+    assert [count_resumes(service, run) for run in (failed, fine, held)] == [1, 0, 0]
+    result = noetl("runs", "resume", "--playbook", name, "--status", "cancelled", "--yes", *where)
+    assert result.err == f"run {held} is resumed\n"
+    for arguments in (("--status", "running"), ("--status", "succeeded")):
+        wrong = noetl("runs", "resume", *arguments, "--yes", *where)
+        assert (wrong.exit_code, "--status must be failed, timed_out" in wrong.err) == (2, True)
+
+
+def test_inputs_are_those_of_one_run(noetl: Command) -> None:
+    for arguments in (("a", "b", "-i", "n=1"), ("--playbook", "x", "--from", "end")):
+        result = noetl("runs", "resume", *arguments)
+        assert (result.exit_code, result.err) == (2, "noetl: inputs and --from need the id of one run\n")
