@@ -58,6 +58,7 @@ from noetl.api.service.views import (
     RunProgress,
     RunReport,
     RunResult,
+    RunTags,
     SkippedRun,
     StatusCounts,
     StepReport,
@@ -211,6 +212,7 @@ _VIEWS: tuple[View, ...] = (
     ),
     RunResult(workflow_id=_RUN, status=RunStatus.SUCCEEDED, result={"greeting": "Hello you"}, errors=[]),
     CurrentStatus(workflow_id=_RUN, status=RunStatus.RUNNING),
+    RunTags(workflow_id=_RUN, tags=["nightly", "env=prod"]),
     CallbackQuestion(
         title="Pay the invoice?",
         answer={"approved": {"type": "boolean"}},
@@ -356,6 +358,7 @@ BODY_EXAMPLES: dict[str, Any] = {
     "Playbook": _PLAYBOOK,
     "PlaybookBody": {"playbook": _PLAYBOOK},
     "BulkBody": {"ids": [_RUN]},
+    "TagsBody": {"add": ["env=prod"], "remove": ["draft"]},
     "AnswerBody": {"step": "ask", "answer": {"approved": True}},
     "ResumeBody": {"input": {"who": "you"}},
     "SubmissionBody": {"playbook": _PLAYBOOK, "input": {"who": "you"}, "tags": ["nightly"]},

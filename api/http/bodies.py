@@ -16,11 +16,10 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, Validatio
 
 from noetl.api.http.openapi import SCHEMA_REFERENCE
 from noetl.api.http.problems import Problem
+from noetl.executor.model.run_tags import MAX_TAG_LENGTH, MAX_TAGS
 from noetl.planner.diagnostics.diagnostic import did_you_mean
 
 MAX_IDS = 100
-MAX_TAGS = 50
-MAX_TAG_LENGTH = 100
 _SHOWN_NAME_LENGTH = 100
 
 
@@ -65,6 +64,9 @@ ObjectMember = Annotated[dict[str, Any] | None, Expected("an object")]
 PLAYBOOK_EXPECTED = Expected("the text of a playbook or an object")
 
 
+TAGS_EXPECTED = Expected(f"at most {MAX_TAGS} strings of 1 to {MAX_TAG_LENGTH} characters")
+
+
 class SubmissionBody(RequestBody):
     """A playbook, with the input, the variables and the tags of its run."""
 
@@ -80,7 +82,7 @@ class SubmissionBody(RequestBody):
     tags: Annotated[
         list[Annotated[str, Field(min_length=1, max_length=MAX_TAG_LENGTH)]] | None,
         Field(max_length=MAX_TAGS),
-        Expected(f"at most {MAX_TAGS} strings of 1 to {MAX_TAG_LENGTH} characters"),
+        TAGS_EXPECTED,
     ] = None
 
 
@@ -114,6 +116,20 @@ class AnswerBody(RequestBody):
     answer: Any = Field(None, description="The answer: any value, or an object with the declared fields.")
 
 
+TagsMember = Annotated[
+    list[Annotated[str, Field(min_length=1, max_length=MAX_TAG_LENGTH)]],
+    Field(max_length=MAX_TAGS),
+    TAGS_EXPECTED,
+]
+
+
+class TagsBody(RequestBody):
+    """A change of the tags of a run."""
+
+    add: TagsMember = Field([], description="New tags. `KEY=VALUE` replaces the earlier tags with this key.")
+    remove: TagsMember = Field([], description="Tags, or keys of tags, that the run loses.")
+
+
 class BulkBody(RequestBody):
     """The runs that a bulk request names."""
 
@@ -128,6 +144,7 @@ REQUEST_BODIES: tuple[type[RequestBody], ...] = (
     ResumeBody,
     AnswerBody,
     BulkBody,
+    TagsBody,
 )
 
 

@@ -104,6 +104,7 @@ PROBLEM_TYPES: Mapping[str, ProblemType] = {
     "invalid-playbook": ProblemType(422, "The playbook has 1 error; nothing was started or stored."),
     "invalid-text": ProblemType(422, "the store cannot hold the character U+0000"),
     "no-loop": ProblemType(422, "step `hello` has no loop"),
+    "too-many-tags": ProblemType(422, "the run would have 51 tags; a run has at most 50"),
     "too-much-work": ProblemType(422, "The compilation of the playbook takes more than 10 s."),
     "unknown-step": ProblemType(422, "unknown step `helo`; did you mean `hello`?"),
     "quota-exceeded": ProblemType(

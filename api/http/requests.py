@@ -34,6 +34,7 @@ from noetl.api.service.inbox import AnswerRequest
 from noetl.api.service.runs import ResumeRequest
 from noetl.executor.model.json_values import MAX_DEPTH, nests_deeper
 from noetl.executor.model.run_filter import RunFilter
+from noetl.executor.model.run_tags import TagChange
 from noetl.executor.model.start_request import StartRequest
 from noetl.planner.frozen import frozen
 
@@ -125,6 +126,20 @@ async def read_answer_request(request: Request) -> AnswerRequest:
     _content_type(request, (JSON_TYPE,))
     answer = await _decode(body, lambda value: parse_body(AnswerBody, value))
     return AnswerRequest(answer.step, answer.answer, answer.visit, answer.position)
+
+
+async def read_tag_change(request: Request) -> TagChange:
+    """Return a change of the tags of a run.
+
+    Raises:
+        Problem: 400, 413, 415 or 422.
+    """
+    from noetl.api.http.bodies import TagsBody, parse_body
+
+    body = await _read_body(request)
+    _content_type(request, (JSON_TYPE,))
+    change = await _decode(body, lambda value: parse_body(TagsBody, value))
+    return TagChange(tuple(change.add), tuple(change.remove))
 
 
 async def read_run_selection(request: Request, run_filter: RunFilter | None) -> Sequence[str] | RunFilter:

@@ -12,9 +12,9 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from noetl.api.compute.jobs import InitialDataJob
-from noetl.api.http.openapi import optional_body, playbook_body, problems, response_body
+from noetl.api.http.openapi import optional_body, playbook_body, problems, required_body, response_body
 from noetl.api.http.parameters import IdempotencyKey, InputText, RunQuery, StartHeaders, WaitHeaders
-from noetl.api.http.requests import read_resume_request, read_submission
+from noetl.api.http.requests import read_resume_request, read_submission, read_tag_change
 from noetl.api.http.responses import AcceptedRun, JsonResponse, RunLinks
 from noetl.api.routes.dependencies import (
     ReadServices,
@@ -26,7 +26,7 @@ from noetl.api.routes.dependencies import (
 from noetl.api.routes.waiting import RETRY_AFTER, place_to_wait, wait_until_changed, wait_until_finished
 from noetl.api.service.compiler import InlinePlaybook, PlanSource
 from noetl.api.service.runs import RunDraft
-from noetl.api.service.views import RunEntry, RunPage, RunReport, RunResult
+from noetl.api.service.views import RunEntry, RunPage, RunReport, RunResult, RunTags
 from noetl.executor.model.run import Run
 from noetl.executor.model.run_summary import summarize
 from noetl.executor.security.redaction import redact
@@ -225,6 +225,17 @@ async def resume_run(
     limiter = _resumers if resume_request.input or resume_request.step else None
     is_replay, run = await to_thread.run_sync(resume, limiter=limiter)
     return _changed(request, run, REPLAYED if is_replay else {})
+
+
+@router.patch(
+    "/{workflow_id}/tags",
+    responses={200: response_body(RunTags, description="The tags of the run after the change.")},
+    openapi_extra={**required_body("TagsBody"), **problems("not-found", "too-many-tags")},
+)
+async def change_run_tags(workflow_id: RunId, request: Request, services: RunServices) -> Response:
+    """Add tags to the run and remove tags, also after its end. A repeated request changes nothing."""
+    change = await read_tag_change(request)
+    return JsonResponse(await run_in_threadpool(services.runs.change_tags, workflow_id, change))
 
 
 @router.delete(

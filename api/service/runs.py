@@ -21,6 +21,7 @@ from noetl.api.service.views import (
     RunProgress,
     RunReport,
     RunResult,
+    RunTags,
     StepReport,
     StepState,
     parent_of,
@@ -31,6 +32,7 @@ from noetl.executor.model.events import timestamp
 from noetl.executor.model.run import Run, RunStatus, Visit
 from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.model.run_summary import RunOverview, RunSummary
+from noetl.executor.model.run_tags import TagChange
 from noetl.executor.model.run_transition import check_same_request
 from noetl.executor.model.start_request import StartRequest
 from noetl.executor.stores.cursors import (
@@ -328,6 +330,18 @@ class RunService:
         """
         run = self._controllable_run(run_id, "cancel")
         return self.context.store.runs.stop(run.id, RunStatus.CANCELLED, self.context.clock())
+
+    def change_tags(self, run_id: str, change: TagChange) -> RunTags:
+        """Change the tags of a run, and return them.
+
+        Raises:
+            NotFoundError: the tenant has no such run.
+            RejectedError: `too_many_tags`.
+        """
+        tags = self.context.store.runs.change_tags(self.context.tenant, run_id, change)
+        if tags is None:
+            raise _unknown_run(run_id)
+        return RunTags(workflow_id=run_id, tags=tags)
 
     def delete(self, run_id: str) -> None:
         """Delete a run that has ended, with all that it has left and all runs that it has started.

@@ -225,6 +225,13 @@ class CurrentStatus(View, schema_name="CurrentStatus"):
     status: RunStatus
 
 
+class RunTags(View, schema_name="RunTags"):
+    """Tags of a run after a change."""
+
+    workflow_id: str
+    tags: Sequence[str]
+
+
 class QuestionReport(View, schema_name="Question"):
     """Question that a waiting action asks a person.
 

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from noetl.executor.model.run import DEFAULT_TENANT, RunStatus
 from noetl.executor.model.run_summary import RunSummary
+from noetl.executor.model.run_tags import has_tag
 from noetl.planner.frozen import frozen
 
 MAX_RUNS_PER_PAGE = 1000
@@ -76,25 +77,6 @@ class RunCounts:
     def total(self) -> int:
         """The number of all runs that were counted."""
         return sum(self.numbers.values())
-
-
-def has_tag(tags: Collection[str], tag: str) -> bool:
-    """Return whether one of the tags of a run is `tag`, or `tag=VALUE` with any value.
-
-    >>> has_tag(["env=prod"], "env"), has_tag(["env=prod"], "env=prod"), has_tag(["env=prod"], "env=test")
-    (True, True, False)
-    """
-    return tag in tags or tag in tag_keys(tags)
-
-
-def tag_keys(tags: Collection[str]) -> list[str]:
-    """Return the keys of the tags of the form `KEY=VALUE`, each once.
-
-    >>> tag_keys(["env=prod", "env=test", "nightly", "=x"])
-    ['env']
-    """
-    keys = (tag.partition("=")[0] for tag in tags if "=" in tag)
-    return list(dict.fromkeys(key for key in keys if key))
 
 
 def fold_case(text: str) -> str:

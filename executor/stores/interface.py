@@ -44,6 +44,7 @@ from noetl.executor.model.run import (
 )
 from noetl.executor.model.run_filter import RunCounts, RunFilter
 from noetl.executor.model.run_summary import RunOverview, RunSummary
+from noetl.executor.model.run_tags import TagChange
 from noetl.executor.model.wait_transition import AnswerDeclaration
 from noetl.executor.stores.change_signal import ChangeSignal
 from noetl.planner.frozen import frozen
@@ -240,6 +241,16 @@ class RunStore(Protocol):
         Raises:
             RejectedError: `not_resumable`; `payload_lost`, if its input was deleted;
                 `idempotency_key_reused`, as for `create`.
+        """
+        ...
+
+    def change_tags(self, tenant: str, run_id: str, change: TagChange) -> tuple[str, ...] | None:
+        """Change the tags of a run, and return them, or None if the tenant has no such run.
+
+        Concurrent changes are all applied. Lists with a filter of tags follow at once, or within seconds.
+
+        Raises:
+            RejectedError: `too_many_tags`.
         """
         ...
 

@@ -30,10 +30,12 @@ if TYPE_CHECKING:
         RunPage,
         RunReport,
         RunResult,
+        RunTags,
         StatusCounts,
     )
     from noetl.executor.model.run import Run
     from noetl.executor.model.run_filter import RunFilter
+    from noetl.executor.model.run_tags import TagChange
     from noetl.planner.draw.run_marks import DrawnRun
     from noetl.planner.plan import Plan
 
@@ -138,6 +140,10 @@ class RunAccess(Protocol):
 
     def cancel(self, run_id: str) -> CurrentStatus:
         """Cancel a run. A local run is then stopped as far as it can be."""
+        ...
+
+    def change_tags(self, run_id: str, change: TagChange) -> RunTags:
+        """Change the tags of a run, and return them."""
         ...
 
     def delete(self, run_id: str) -> None:

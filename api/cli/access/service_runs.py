@@ -35,12 +35,14 @@ if TYPE_CHECKING:
         RunPage,
         RunReport,
         RunResult,
+        RunTags,
         StatusCounts,
     )
     from noetl.executor.model.events import Event
     from noetl.executor.model.run import Run
     from noetl.executor.model.run_filter import RunFilter
     from noetl.executor.model.run_summary import RunSummary
+    from noetl.executor.model.run_tags import TagChange
     from noetl.planner.draw.run_marks import DrawnRun
     from noetl.planner.plan import Plan
 
@@ -215,6 +217,12 @@ class ServiceRuns:
 
         entry = self._send(RunEntry, _path(run_id, "cancel"))
         return CurrentStatus(workflow_id=entry.workflow_id, status=entry.status)
+
+    def change_tags(self, run_id: str, change: TagChange) -> RunTags:
+        from noetl.api.service.views import RunTags
+
+        body = {"add": list(change.add), "remove": list(change.remove)}
+        return self._request(RunTags, "PATCH", _path(run_id, "tags"), body, {})
 
     def delete(self, run_id: str) -> None:
         try:

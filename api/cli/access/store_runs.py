@@ -22,10 +22,12 @@ if TYPE_CHECKING:
         RunPage,
         RunReport,
         RunResult,
+        RunTags,
         StatusCounts,
     )
     from noetl.executor.model.run import Run
     from noetl.executor.model.run_filter import RunFilter
+    from noetl.executor.model.run_tags import TagChange
     from noetl.planner.draw.run_marks import DrawnRun
     from noetl.planner.plan import Plan
 
@@ -119,6 +121,9 @@ class StoreRuns:
             # No service executes such a run, and the process that did may be gone.
             run = wait_until_stopped(self.services.store, run)
         return CurrentStatus(workflow_id=run.id, status=run.status)
+
+    def change_tags(self, run_id: str, change: TagChange) -> RunTags:
+        return self.services.runs.change_tags(run_id, change)
 
     def delete(self, run_id: str) -> None:
         self.services.runs.delete(run_id)

@@ -540,6 +540,37 @@ def cancel_runs(
                 print_message(f"run {run.workflow_id} is {shown_status}")
 
 
+@app.command("tag", no_args_is_help=True, epilog="Example: noetl runs tag last env=prod --remove draft")
+def tag_run(
+    id: IdArgument,
+    tags: Annotated[
+        list[str] | None, typer.Argument(metavar="TAG…", help="Tags to add, KEY=VALUE or a name.")
+    ] = None,
+    remove: Annotated[
+        list[str] | None, typer.Option("--remove", metavar="TAG", help="Remove this tag, or all of this key.")
+    ] = None,
+    json: JsonOption = False,
+    store: StoreOption = None,
+    url: UrlOption = None,
+) -> None:
+    """Add tags to a run and remove tags, also after its end. KEY=VALUE replaces the earlier tags of its key.
+
+    The tags of the run are printed.
+    """
+    from noetl.executor.model.run_tags import MAX_TAG_LENGTH, TagChange
+
+    for tag in (*(tags or ()), *(remove or ())):
+        is_text = not any("\ud800" <= character <= "\udfff" for character in tag)
+        if not (is_text and 1 <= len(tag) <= MAX_TAG_LENGTH):
+            raise CommandError(f"a tag must have 1 to {MAX_TAG_LENGTH} characters, in UTF-8")
+    with open_runs(store, url) as runs:
+        changed = runs.change_tags(find_run(runs, id).id, TagChange(tuple(tags or ()), tuple(remove or ())))
+    if json:
+        write_json(changed)
+    else:
+        write_stdout("".join(f"{tag}\n" for tag in changed.tags))
+
+
 @app.command("delete", no_args_is_help=True, epilog="Example: noetl runs delete --playbook nightly")
 def delete_runs(
     ids: IdsArgument = None,
@@ -651,7 +682,7 @@ def resume_runs(
 
 
 class _Output(NamedTuple):
-    """What a command writes: JSON for programs, or only errors."""
+    """The form of what a command writes: JSON for programs, or only errors."""
 
     json: bool
     quiet: bool

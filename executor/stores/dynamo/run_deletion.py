@@ -1,7 +1,8 @@
 """The deletion of runs on request: the head decides, and a record of the deletion completes it.
 
 Problem: a run has more items than a transaction may hold, and objects in the bucket. A process may die
-between any two requests. The run may be resumed at the same time, and workers that have lost their claims write late.
+between any two requests. The run may be resumed at the same time, and workers that have lost their claims
+write late.
 
 Algorithm: a durable intent, then idempotent steps: the forward recovery of a saga (Garcia-Molina and Salem
 1987). One transaction deletes the heads of a tree of runs and puts a record for each. Its condition is that

@@ -22,8 +22,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from noetl.executor.model.run import SERVICE_QUEUE, Run, RunStatus
-from noetl.executor.model.run_filter import RunCounts, RunFilter, has_tag, may_have_text
+from noetl.executor.model.run_filter import RunCounts, RunFilter, may_have_text
 from noetl.executor.model.run_summary import RunOverview, RunSummary
+from noetl.executor.model.run_tags import has_tag
 from noetl.executor.stores.cursors import read_cursor, write_cursor
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item, decode_item, encode_item

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from noetl.executor.clients.aws_retry import ConditionFailed
@@ -15,13 +16,14 @@ from noetl.executor.model.events import Event
 from noetl.executor.model.run import HistoryPosition, Run, RunStatus, Visit
 from noetl.executor.model.run_filter import RunCounts, RunFilter
 from noetl.executor.model.run_summary import RunOverview, RunSummary
+from noetl.executor.model.run_tags import TagChange
 from noetl.executor.model.run_transition import check_same_request
 from noetl.executor.model.special_visits import is_pseudo_step
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.child_run_counts import ChildRunCounts
 from noetl.executor.stores.dynamo.context import DynamoContext
-from noetl.executor.stores.dynamo.expressions import Put, Update, Write
+from noetl.executor.stores.dynamo.expressions import PRESENT, Put, Update, Write
 from noetl.executor.stores.dynamo.history import RunHistory
 from noetl.executor.stores.dynamo.resumes import Resumes
 from noetl.executor.stores.dynamo.run_deletion import RunDeletion
@@ -31,10 +33,12 @@ from noetl.executor.stores.dynamo.run_items import (
     encode_head,
     put_request,
     run_id_of,
+    tenant_of,
 )
 from noetl.executor.stores.dynamo.run_list import RunList
 from noetl.executor.stores.dynamo.run_snapshot import load_run, read_snapshot
 from noetl.executor.stores.dynamo.stops import Stops
+from noetl.executor.stores.dynamo.table import MAX_CONFLICTS
 from noetl.executor.stores.dynamo.visit_items import (
     VisitOrigin,
     decode_visit,
@@ -153,6 +157,23 @@ class DynamoRuns:
         return self._resumes.resume(
             run_id, now, deadline_at=deadline_at, values=values, idempotency=idempotency
         )
+
+    def change_tags(self, tenant: str, run_id: str, change: TagChange) -> tuple[str, ...] | None:
+        """Change the tags of a run, and return them, or None if the tenant has no such run."""
+        key = keys.head(run_id)
+        for _ in range(MAX_CONFLICTS):
+            head = self._context.table.get(key, ("pk", "tenant", "owner", "tags"))
+            if head is None or tenant_of(head) != tenant:
+                return None
+            tags = change.apply(head.get("tags", ()))
+            unchanged = ("tags", "=", head["tags"]) if "tags" in head else ("tags", "absent", None)
+            with suppress(ConditionFailed):
+                self._context.table.update(
+                    Update(key, {"tags": list(tags) or None}, when=(PRESENT, unchanged))
+                )
+                self._context.changes.notify()
+                return tags
+        raise StoreError(f"The tags of run {run_id} could not be changed: too many concurrent writers.")
 
     def delete(self, tenant: str, run_id: str) -> bool:
         """Delete a run that has ended, with all runs that it has started."""

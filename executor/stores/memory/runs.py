@@ -28,6 +28,7 @@ from noetl.executor.model.run import (
 )
 from noetl.executor.model.run_filter import RunCounts, RunFilter
 from noetl.executor.model.run_summary import RunOverview, RunSummary, latest_visits, summarize
+from noetl.executor.model.run_tags import TagChange
 from noetl.executor.model.run_transition import (
     check_deletable,
     check_same_request,
@@ -245,6 +246,15 @@ class MemoryRuns:
                 record.put(deadline_visit(run_id, run.resumes, deadline_at))
             record.append([run_resumed(run, now)])
             return run
+
+    def change_tags(self, tenant: str, run_id: str, change: TagChange) -> tuple[str, ...] | None:
+        with self._state.change_runs():
+            record = self._state.runs.get(run_id)
+            if record is None or record.run.tenant != tenant:
+                return None
+            tags = change.apply(record.run.tags)
+            record.run = replace(record.run, tags=tags)
+            return tags
 
     def delete(self, tenant: str, run_id: str) -> bool:
         with self._state.change_runs():

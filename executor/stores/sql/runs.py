@@ -21,8 +21,9 @@ from noetl.executor.model.run import (
     RunStatus,
     Visit,
 )
-from noetl.executor.model.run_filter import RunCounts, RunFilter, tag_keys
+from noetl.executor.model.run_filter import RunCounts, RunFilter
 from noetl.executor.model.run_summary import RunOverview, RunSummary, StepVisits
+from noetl.executor.model.run_tags import TagChange, tag_keys
 from noetl.executor.model.run_transition import (
     check_same_request,
     is_resumable,
@@ -120,18 +121,7 @@ class SqlRuns:
             insert_visit(db, visit, run.queue, position=len(history))
             if run.deadline_at is not None:
                 insert_visit(db, deadline_visit(run.id, run.resumes, run.deadline_at), run.queue, position=0)
-            db.executemany(
-                "runs.add_tag",
-                [
-                    {
-                        "tenant": run.tenant,
-                        "tag": encode_json(tag),
-                        "created_at": run.created_at,
-                        "run_id": run.id,
-                    }
-                    for tag in (*run.tags, *tag_keys(run.tags))
-                ],
-            )
+            _add_tags(db, run.id, run.tags)
             append_events(db, run.id, 1, [run_started(run)])
             add_fact(db, run.id, RUN_STARTED)
             if run.root is not None and max_child_runs is not None:
@@ -286,6 +276,18 @@ class SqlRuns:
         self._context.announce_due()
         return resumed
 
+    def change_tags(self, tenant: str, run_id: str, change: TagChange) -> tuple[str, ...] | None:
+        with self._context.transaction() as db:
+            db.lock_run(run_id)
+            row = db.execute("runs.find_tags", run_id=run_id, tenant=tenant).fetchone()
+            if row is None:
+                return None
+            tags = change.apply(json.loads(row["tags"]))
+            db.execute("runs.set_tags", run_id=run_id, tags=encode_json(list(tags)))
+            db.execute("sweep.delete_tags", ids=self._context.database.encode_list([run_id]))
+            _add_tags(db, run_id, tags)
+            return tags
+
     def delete(self, tenant: str, run_id: str) -> bool:
         return delete_tree(self._context, tenant, run_id)
 
@@ -304,6 +306,12 @@ def _read(db: Writer, run_id: str) -> Run:
     if row is None:
         raise unknown_run(run_id)
     return run_from_row(row)
+
+
+def _add_tags(db: Writer, run_id: str, tags: Sequence[str]) -> None:
+    """Add rows of tags, by which a list finds the run. They have the keys of tags, too."""
+    rows = [{"run_id": run_id, "tag": encode_json(tag)} for tag in (*tags, *tag_keys(tags))]
+    db.executemany("runs.add_tag", rows)
 
 
 def _add_request(db: Writer, run: Run, idempotency: tuple[str, str]) -> str | None:

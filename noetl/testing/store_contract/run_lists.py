@@ -10,16 +10,22 @@ from typing import Any
 
 import pytest
 
+from noetl.executor.errors import RejectedError
 from noetl.executor.model.run import Run, RunStatus, WaitKey
 from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.model.run_summary import RunSummary
+from noetl.executor.model.run_tags import MAX_TAGS, TagChange
 from noetl.executor.stores.interface import Store
 from noetl.testing.store_contract.fixtures import ContractFixtures
 from noetl.testing.store_contract.operations import (
     CHAIN,
     claim_visit,
+    current_run,
     end_run,
+    failed_checks,
+    run_concurrently,
     start_run,
+    succeed,
     suspend_claim,
 )
 
@@ -44,6 +50,54 @@ class RunListsContract(ContractFixtures):
                 wanted = RunFilter(statuses=statuses, limit=limit)
                 assert list_ids(store, wanted) == expected, statuses
                 assert list_ids(store, replace(wanted, is_oldest_first=True)) == expected[::-1], statuses
+
+    def test_changed_tags_are_those_of_lists(self, store: Store) -> None:
+        run, other = start_run(store, tags=("env=prod", "nightly")), start_run(store, tags=("env=prod",))
+        change = TagChange(["env=test", "<b>\x1b[31m"], ["nightly"])
+        for _ in range(2):
+            tags = store.runs.change_tags("default", run.id, change)
+            assert tags == ("env=test", "<b>\x1b[31m")
+        assert current_run(store, run).tags == tags
+        for tag, ids in (
+            ("env", [other.id, run.id]),
+            ("env=prod", [other.id]),
+            ("env=test", [run.id]),
+            ("nightly", []),
+            ("<b>\x1b[31m", [run.id]),
+        ):
+            assert sorted(list_ids(store, RunFilter(tags=(tag,)))) == sorted(ids)
+            assert sum(store.runs.count(RunFilter(tags=(tag,)), None, 10).numbers.values()) == len(ids)
+        assert store.runs.change_tags("default", run.id, TagChange(remove=["env", "<b>\x1b[31m"])) == ()
+        assert current_run(store, run).tags == ()
+        assert list_ids(store, RunFilter(tags=("env",))) == [other.id]
+        assert failed_checks(store) == []
+
+    def test_tags_of_an_active_run_are_changed_and_stay(self, store: Store) -> None:
+        run = start_run(store, "steps: [{name: a, run: [{action: set, set: {n: 1}}]}]")
+        claim = claim_visit(store, run)
+        assert store.runs.change_tags("default", run.id, TagChange(["a=1"])) == ("a=1",)
+        store.queue.commit(succeed(store, claim), 1.0)
+        assert end_run(store, run, RunStatus.SUCCEEDED).tags == ("a=1",)
+        assert store.runs.change_tags("default", run.id, TagChange(["b"])) == ("a=1", "b")
+
+    def test_concurrent_changes_of_tags_are_all_applied(self, store: Store) -> None:
+        run = start_run(store)
+        run_concurrently(
+            4, lambda n: store.runs.change_tags("default", run.id, TagChange([f"k{n}=1", f"n{n}"]))
+        )
+        assert sorted(current_run(store, run).tags) == sorted(
+            tag for n in range(4) for tag in (f"k{n}=1", f"n{n}")
+        )
+        assert [len(list_ids(store, RunFilter(tags=(f"k{n}",)))) for n in range(4)] == [1] * 4
+
+    def test_tags_of_unknown_runs_and_too_many_tags(self, store: Store) -> None:
+        run = start_run(store, tags=("x",))
+        assert store.runs.change_tags("other", run.id, TagChange(["a"])) is None
+        assert store.runs.change_tags("default", "unknown", TagChange(["a"])) is None
+        with pytest.raises(RejectedError) as rejected:
+            store.runs.change_tags("default", run.id, TagChange([f"t{n}" for n in range(MAX_TAGS)]))
+        assert rejected.value.reason == "too_many_tags"
+        assert current_run(store, run).tags == ("x",)
 
     def test_a_list_may_begin_with_the_oldest_run(self, store: Store) -> None:
         runs = [start_run(store, now=float(number // 2), tags=["x"]) for number in range(9)]

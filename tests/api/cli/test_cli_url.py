@@ -409,3 +409,11 @@ def test_inputs_are_those_of_one_run(noetl: Command) -> None:
     for arguments in (("a", "b", "-i", "n=1"), ("--playbook", "x", "--from", "end")):
         result = noetl("runs", "resume", *arguments)
         assert (result.exit_code, result.err) == (2, "noetl: inputs and --from need the id of one run\n")
+
+
+def test_tags_of_a_run_of_a_service_are_changed(
+    compared: Callable[..., CommandResult], succeeded: str
+) -> None:
+    result = compared("runs", "tag", succeeded, "env=prod", "x", "--remove", "none")
+    assert (result.exit_code, result.out) == (0, "env=prod\nx\n")
+    assert compared("runs", "tag", succeeded, "--remove", "env", "--remove", "x", "--json").exit_code == 0

@@ -45,7 +45,13 @@ select runs.*, {shown_status} as shown from runs where id = :run_id and tenant =
 select {summary_columns}, runs.error from runs where id = :run_id and tenant = :tenant
 
 -- name: add_tag
-insert into run_tags values (:tenant, {tag}, :created_at, :run_id) on conflict do nothing
+insert into run_tags select tenant, {tag}, created_at, id from runs where id = :run_id on conflict do nothing
+
+-- name: find_tags
+select tags from runs where id = :run_id and tenant = :tenant
+
+-- name: set_tags
+update runs set tags = :tags where id = :run_id
 
 -- name: find
 select {summary_columns} from runs where runs.tenant = :tenant
