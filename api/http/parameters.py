@@ -177,6 +177,9 @@ def _read_integer(value: Any) -> Any:
 WholeNumber = Annotated[int, BeforeValidator(_read_integer)]
 """A whole number in decimal digits."""
 
+VisitNumber = Annotated[int, Field(ge=1), BeforeValidator(_read_integer)]
+"""The number of a visit. Only with the limit before the validator does the schema have it as `minimum`."""
+
 Time = Annotated[
     datetime,
     WrapValidator(_read_time),
@@ -343,8 +346,8 @@ class StepQuery(BaseModel):
     """The query parameters of the data of a step."""
 
     name: str = Field(description="The name of the step.", examples=["hello"])
-    visit: WholeNumber | None = Field(
-        None, ge=1, description="The number of the visit, from 1. Default: the latest."
+    visit: VisitNumber | None = Field(
+        None, description="The number of the visit, from 1. Default: the latest."
     )
 
 
@@ -352,8 +355,8 @@ class ItemsQuery(BaseModel):
     """The query parameters of the items of a loop."""
 
     step: str = Field(description="The name of the step.", examples=["hello"])
-    visit: WholeNumber | None = Field(
-        None, ge=1, description="The number of the visit, from 1. Default: the latest."
+    visit: VisitNumber | None = Field(
+        None, description="The number of the visit, from 1. Default: the latest."
     )
     loop: str | None = Field(
         None, description="The position of the loop in the step. Default: the last that has begun."

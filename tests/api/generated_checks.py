@@ -41,7 +41,12 @@ def shorten(context: Any, raw_schema: dict[str, Any]) -> None:
 
 
 def use_identifiers(context: Any, path_parameters: dict[str, Any]) -> dict[str, Any]:
-    """Return the parameters of a path. Most of them are replaced by identifiers that exist."""
+    """Return the parameters of a path. Most of them are replaced by identifiers that exist.
+
+    Those of a deletion are not, since other requests need the runs.
+    """
+    if context.operation.definition.raw["operationId"] == "deleteRun":
+        return path_parameters
     return {name: _choose(name, value) for name, value in (path_parameters or {}).items()}
 
 
