@@ -65,6 +65,16 @@ def text_body(*media_types: str, description: str, example: str) -> dict[str, An
     return {"description": description, "content": content}
 
 
+def stream_body(description: str, example: str) -> dict[str, Any]:
+    """Return the description of a response that is a stream of server-sent events.
+
+    Its schema has no type: some clients compare each event with it, and others the text.
+    """
+    schema = {"description": "Server-sent events, each with JSON as its `data`."}
+    content = {"text/event-stream": {"schema": schema, "example": example}}
+    return {"description": description, "content": content}
+
+
 def header_reference(name: str) -> dict[str, str]:
     """Return the reference to the description of a header of responses."""
     return {"$ref": f"#/components/headers/{name}"}

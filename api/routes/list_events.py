@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from noetl.api.http.list_stream import ListStreamRequest, ListStreamResponse
-from noetl.api.http.openapi import problems, text_body
+from noetl.api.http.openapi import problems, stream_body
 from noetl.api.http.parameters import ListStreamQuery
 from noetl.api.http.problems import Problem
 from noetl.api.routes.dependencies import ReadServices, opened_services
@@ -35,8 +35,7 @@ data: {"workflow_id":"7c0b1f2ad1f04b0d9f1e2a3c"}
 @router.get(
     "/events",
     responses={
-        200: text_body(
-            ListStreamResponse.media_type,
+        200: stream_body(
             description="The stream: `run` for each run, `ready`, then `run` and `gone` for each change.",
             example=_EXAMPLE,
         )
