@@ -144,8 +144,10 @@ def check_selection(ids: list[str] | None, options: FilterOptions) -> None:
     Raises:
         CommandError: there are ids and a filter, or neither.
     """
-    if bool(ids) == (options != FilterOptions()):
-        raise CommandError("name runs by their ids or by a filter such as --playbook, not by both")
+    has_filter = options != FilterOptions()
+    if bool(ids) == has_filter:
+        problem = "there are ids and a filter" if has_filter else "no run is named"
+        raise CommandError(f"{problem}; name runs by their ids or by a filter such as --playbook")
 
 
 def select_runs(
