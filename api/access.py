@@ -105,6 +105,12 @@ def require_scope(request: Request, scope: str) -> None:
         raise insufficient_scope(scope)
 
 
+def caller_name(request: Request) -> str:
+    """Return the name of the caller of a request to a route that needs a scope, as logs have it."""
+    caller: Caller = request.scope[_CALLER]
+    return caller.name
+
+
 class StreamAccess(ScopeAccess):
     """Declaration of the route of event streams, which also serves a caller that has a ticket for the run."""
 

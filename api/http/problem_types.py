@@ -64,6 +64,9 @@ PROBLEM_TYPES: Mapping[str, ProblemType] = {
         "run 7c0b1f2ad1f04b0d9f1e2a3c was started by run 3fa90c1be2d84f6a8b7c5d10, which is kept; delete run"
         " 3fa90c1be2d84f6a8b7c5d10 with it",
     ),
+    "ending": ProblemType(
+        CONFLICT, "run 7c0b1f2ad1f04b0d9f1e2a3c is already ending, so it cannot be paused; wait for its end"
+    ),
     "finished": ProblemType(CONFLICT, "run 7c0b1f2ad1f04b0d9f1e2a3c has already ended: succeeded"),
     "local-run": ProblemType(
         CONFLICT, "The run was started from a local file; use `noetl runs cancel 7c0b1f2ad1f04b0d9f1e2a3c`."
@@ -74,6 +77,7 @@ PROBLEM_TYPES: Mapping[str, ProblemType] = {
     "not-resumable": ProblemType(
         CONFLICT, "run 7c0b1f2ad1f04b0d9f1e2a3c has succeeded; there is nothing to resume"
     ),
+    "paused": ProblemType(CONFLICT, "run 7c0b1f2ad1f04b0d9f1e2a3c is paused; unpause it, and it continues"),
     "payload-lost": ProblemType(
         CONFLICT, "the earlier answer, with which this one is compared, is lost: object runs/7c0b1f2a/0a1b"
     ),

@@ -1,4 +1,4 @@
-"""Routes that cancel, resume or delete many runs with one request."""
+"""Routes that cancel, pause, unpause, resume or delete many runs with one request."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
+from noetl.api.access import caller_name
 from noetl.api.http.openapi import optional_body, problems, response_body
 from noetl.api.http.parameters import BulkQuery
 from noetl.api.http.requests import read_run_selection
@@ -32,6 +33,34 @@ async def cancel_runs(
     """Cancel the runs that the body names or the filter selects, up to 100, and continue at the cursor."""
     selection = await read_run_selection(request, query.to_selection())
     return JsonResponse(await run_in_threadpool(services.bulk.cancel, selection), 202)
+
+
+@router.post(
+    "/pause",
+    status_code=202,
+    responses={202: response_body(BulkReport, description="The runs that were accepted are paused.")},
+    openapi_extra=_REQUEST,
+)
+async def pause_runs(
+    request: Request, services: RunServices, query: Annotated[BulkQuery, Query()]
+) -> Response:
+    """Pause the runs that the body names or the filter selects, up to 100, and continue at the cursor."""
+    selection = await read_run_selection(request, query.to_selection())
+    return JsonResponse(await run_in_threadpool(services.bulk.pause, selection, caller_name(request)), 202)
+
+
+@router.post(
+    "/unpause",
+    status_code=202,
+    responses={202: response_body(BulkReport, description="The runs that were accepted continue.")},
+    openapi_extra=_REQUEST,
+)
+async def unpause_runs(
+    request: Request, services: RunServices, query: Annotated[BulkQuery, Query()]
+) -> Response:
+    """Continue the paused runs that the body names or the filter selects, and go on at the cursor."""
+    selection = await read_run_selection(request, query.to_selection())
+    return JsonResponse(await run_in_threadpool(services.bulk.unpause, selection, caller_name(request)), 202)
 
 
 @router.post(

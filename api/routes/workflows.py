@@ -11,6 +11,7 @@ from fastapi import APIRouter, Header, Query, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
+from noetl.api.access import caller_name
 from noetl.api.compute.jobs import InitialDataJob
 from noetl.api.http.openapi import optional_body, playbook_body, problems, required_body, response_body
 from noetl.api.http.parameters import IdempotencyKey, InputText, RunQuery, StartHeaders, WaitHeaders
@@ -28,7 +29,7 @@ from noetl.api.service.compiler import InlinePlaybook, PlanSource
 from noetl.api.service.runs import RunDraft
 from noetl.api.service.views import RunEntry, RunPage, RunReport, RunResult, RunTags
 from noetl.executor.model.run import Run
-from noetl.executor.model.run_summary import summarize
+from noetl.executor.model.run_summary import RunSummary, summarize
 from noetl.executor.security.redaction import redact
 from noetl.planner.plan import Plan
 
@@ -62,6 +63,7 @@ _RESUME_REQUEST: dict[str, Any] = {
         "local-run",
         "not-ended",
         "not-resumable",
+        "paused",
         "payload-lost",
         "superseded-plan",
         "idempotency-key-reused",
@@ -193,7 +195,29 @@ def list_runs(services: ReadServices, query: Annotated[RunQuery, Query()]) -> Re
 )
 def cancel_run(workflow_id: RunId, request: Request, services: RunServices) -> Response:
     """Cancel the run: abandon its work and start nothing new. A repeated request changes nothing."""
-    return _changed(request, services.runs.cancel(workflow_id))
+    return _changed(request, summarize(services.runs.cancel(workflow_id)))
+
+
+@router.post(
+    "/{workflow_id}/pause",
+    status_code=202,
+    responses={202: response_body(RunEntry, description="The run is paused.", headers=_CHANGED)},
+    openapi_extra=problems("not-found", "finished", "ending", "local-run"),
+)
+def pause_run(workflow_id: RunId, request: Request, services: RunServices) -> Response:
+    """Pause the run: running steps finish, and nothing new starts. A repeated request changes nothing."""
+    return _changed(request, services.runs.pause(workflow_id, caller_name(request)))
+
+
+@router.post(
+    "/{workflow_id}/unpause",
+    status_code=202,
+    responses={202: response_body(RunEntry, description="The run continues.", headers=_CHANGED)},
+    openapi_extra=problems("not-found", "finished", "local-run"),
+)
+def unpause_run(workflow_id: RunId, request: Request, services: RunServices) -> Response:
+    """Let the paused run continue where it was. A repeated request changes nothing."""
+    return _changed(request, services.runs.unpause(workflow_id, caller_name(request)))
 
 
 @router.post(
@@ -224,7 +248,7 @@ async def resume_run(
     # Corrected input is evaluated again. Few threads do that, and none of those that answer other requests.
     limiter = _resumers if resume_request.input or resume_request.step else None
     is_replay, run = await to_thread.run_sync(resume, limiter=limiter)
-    return _changed(request, run, REPLAYED if is_replay else {})
+    return _changed(request, summarize(run), REPLAYED if is_replay else {})
 
 
 @router.patch(
@@ -250,7 +274,7 @@ def delete_run(workflow_id: RunId, services: RunServices) -> Response:
     return Response(status_code=204)
 
 
-def _changed(request: Request, run: Run, more_headers: Mapping[str, str] | None = None) -> Response:
+def _changed(request: Request, run: RunSummary, more_headers: Mapping[str, str] | None = None) -> Response:
     headers = {"Location": RunLinks.of_run(request, run.id).status} | RETRY_AFTER
-    entry = RunEntry.from_summary(summarize(run))
+    entry = RunEntry.from_summary(run)
     return JsonResponse(entry, 202, headers={**headers, **(more_headers or {})})

@@ -1,4 +1,4 @@
-"""The service that cancels, resumes or deletes many runs with one request.
+"""The service that cancels, pauses, unpauses, resumes or deletes many runs with one request.
 
 Problem: after an outage, hundreds of runs must be resumed. One request cannot wait for all of them, and one
 run that refuses must not stop the others.
@@ -76,6 +76,23 @@ class BulkService:
         ]
         accepted = report.accepted + len(report.skipped) - len(skipped)
         return BulkReport(accepted=accepted, skipped=skipped, next_cursor=report.next_cursor)
+
+    def pause(self, selection: Sequence[str] | RunFilter, caller: str | None = None) -> BulkReport:
+        """Pause runs, of a filter without statuses those that have not ended and are not paused.
+
+        Raises:
+            RejectedError: `invalid_cursor`.
+        """
+        statuses = tuple(OPEN_STATUSES - {RunStatus.PAUSED})
+        return self._change(selection, statuses, lambda run_id: self.runs.pause(run_id, caller))
+
+    def unpause(self, selection: Sequence[str] | RunFilter, caller: str | None = None) -> BulkReport:
+        """Let runs continue, of a filter without statuses those that are paused.
+
+        Raises:
+            RejectedError: `invalid_cursor`.
+        """
+        return self._change(selection, (RunStatus.PAUSED,), lambda run_id: self.runs.unpause(run_id, caller))
 
     def _change(
         self,

@@ -1,4 +1,4 @@
-"""The headline of a run: in one line, why it failed, what it waits for, or what it does."""
+"""The headline of a run: in one line, why it failed, what it waits for or does, or that it is paused."""
 
 from __future__ import annotations
 
@@ -14,10 +14,14 @@ MAX_LENGTH = 120
 def describe_run(report: RunReport) -> str:
     """Return the headline of a run, at most MAX_LENGTH characters without control characters.
 
-    It is the first error, else what the run waits for, else the steps at work, else the status.
+    It is the first error, else what the run waits for, else the steps at work, else the status. That of a
+    paused run says so.
     """
-    text = _find_error(report) or _find_wait(report.steps) or _find_work(report.steps)
-    line = " ".join((text or _describe_status(report)).split())
+    wait, work = _find_wait(report.steps), _find_work(report.steps)
+    state = wait or work or _describe_status(report)
+    if report.status is RunStatus.PAUSED:
+        state = f"paused; {state}" if work is None else f"paused; at work: {work}"
+    line = " ".join((_find_error(report) or state).split())
     printable = to_printable(line)
     return printable if len(printable) <= MAX_LENGTH else f"{printable[: MAX_LENGTH - 1]}…"
 

@@ -27,6 +27,7 @@ from noetl.executor.errors import RejectedError
 from noetl.executor.model.events import timestamp
 from noetl.executor.model.run import RunStatus, WaitKey
 from noetl.executor.model.run_filter import RunFilter
+from noetl.executor.model.run_summary import RunSummary
 from noetl.executor.model.wait_transition import wait_closed
 from noetl.executor.security.redaction import redact_for_storage
 from noetl.planner.frozen import frozen
@@ -57,20 +58,21 @@ class InboxService:
     runs: RunService
 
     def find(self, cursor: str | None = None, limit: int = RUNS_PER_PAGE) -> InboxPage:
-        """Return the questions of one page of waiting runs, the newest run first.
+        """Return the questions of one page of waiting and paused runs, the newest run first.
 
         A page may have fewer questions than runs, or more.
 
         Raises:
             RejectedError: `invalid_cursor`.
         """
-        page = RunFilter(self.context.tenant, (RunStatus.WAITING,), limit=limit, cursor=cursor)
+        statuses = (RunStatus.WAITING, RunStatus.PAUSED)
+        page = RunFilter(self.context.tenant, statuses, limit=limit, cursor=cursor)
         runs, next_cursor = self.context.store.runs.find(page)
-        entries = [entry for run in runs for entry in self._entries(run.id, run.playbook, run.plan_hash)]
+        entries = [entry for run in runs for entry in self._entries(run)]
         return InboxPage(items=entries, next_cursor=next_cursor)
 
     def find_urgent(self) -> InboxPage:
-        """Return the questions of up to MAX_SORTED_RUNS waiting runs; those that expire first come first."""
+        """Return the questions of up to MAX_SORTED_RUNS of these runs; those that expire first come first."""
         page = self.find(limit=MAX_SORTED_RUNS)
         entries = sorted(page.items, key=lambda entry: (entry.expires_at is None, entry.expires_at or ""))
         return InboxPage(items=entries, next_cursor=None)
@@ -98,7 +100,9 @@ class InboxService:
         if latest is None:
             raise NotFoundError(f"step `{step}` of run `{run.id}` has no visit {visit or 1}")
         questions = [
-            question for question in questions_of(latest) if request.position in (None, question.position)
+            question
+            for question in questions_of(latest, is_paused=run.status is RunStatus.PAUSED)
+            if request.position in (None, question.position)
         ]
         if not questions:
             raise wait_closed()
@@ -112,13 +116,13 @@ class InboxService:
         self.context.store.waits.answer_wait(key, declared, body, self.context.clock())
         return key
 
-    def _entries(self, run_id: str, playbook: str, plan_hash: str) -> Iterator[InboxEntry]:
-        for visit in self.context.store.runs.visits(run_id):
-            for question in questions_of(visit):
-                step = self.context.store.plans.step(plan_hash, visit.step)
+    def _entries(self, run: RunSummary) -> Iterator[InboxEntry]:
+        for visit in self.context.store.runs.visits(run.id):
+            for question in questions_of(visit, is_paused=run.status is RunStatus.PAUSED):
+                step = self.context.store.plans.step(run.plan_hash, visit.step)
                 yield InboxEntry(
-                    workflow_id=run_id,
-                    playbook=playbook,
+                    workflow_id=run.id,
+                    playbook=run.playbook,
                     step=visit.step,
                     visit=visit.number,
                     position=question.position,

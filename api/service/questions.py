@@ -20,9 +20,13 @@ class OpenQuestion:
     content: dict[str, Any]
 
 
-def questions_of(visit: Visit) -> list[OpenQuestion]:
-    """Return what the suspended actions of a visit ask, in the order of their positions."""
-    if visit.status is not VisitStatus.WAITING or visit.progress is None:
+def questions_of(visit: Visit, *, is_paused: bool = False) -> list[OpenQuestion]:
+    """Return what the suspended actions of a visit ask, in the order of their positions.
+
+    With `is_paused`, its run is paused, and has parked the visit.
+    """
+    statuses = (VisitStatus.WAITING, VisitStatus.PARKED) if is_paused else (VisitStatus.WAITING,)
+    if visit.status not in statuses or visit.progress is None:
         return []
     questions = []
     for position, entry in sorted(visit.progress.journal.items()):

@@ -353,6 +353,30 @@ class RunService:
         if not self.context.store.runs.delete(self.context.tenant, run_id):
             raise _unknown_run(run_id)
 
+    def pause(self, run_id: str, caller: str | None = None) -> RunSummary:
+        """Pause a run: running steps finish, and nothing new starts. A repeated call changes nothing.
+
+        `caller` is who requests it, if known.
+
+        Raises:
+            NotFoundError: the tenant has no such run.
+            RejectedError: `finished`; `ending`, if it is ending; `local_run`.
+        """
+        run = self._controllable_run(run_id, "pause")
+        self.context.store.pauses.pause(run.id, self.context.clock(), caller)
+        return self.summary(run_id)
+
+    def unpause(self, run_id: str, caller: str | None = None) -> RunSummary:
+        """Let a paused run continue. For a run that is not paused, the call changes nothing.
+
+        Raises:
+            NotFoundError: the tenant has no such run.
+            RejectedError: `finished`; `local_run`.
+        """
+        run = self._controllable_run(run_id, "unpause")
+        self.context.store.pauses.unpause(run.id, self.context.clock(), caller)
+        return self.summary(run_id)
+
     def resume(self, run_id: str, request: ResumeRequest) -> Run:
         """Resume a run at its failed and parked visits, or start a new run at a step of it. Return that run.
 
@@ -360,7 +384,7 @@ class RunService:
 
         Raises:
             NotFoundError: the tenant has no such run.
-            RejectedError: `not_resumable`, if it has succeeded; `payload_lost`; `unknown_step`;
+            RejectedError: `not_resumable`, if it has succeeded; `paused`; `payload_lost`; `unknown_step`;
                 `not_ended`, if a step or input is given; `inside_region`; `invalid_input`; `local_run`;
                 `idempotency_key_reused`, by another request; `quota_exceeded`.
         """

@@ -41,7 +41,7 @@ def _step_report(status: RunStatus, visits: StepVisits | None) -> StepReport:
         attempt=visit.attempt if has_started(visit) else 0,
         case=visit.case,
         error=visit.error,
-        waiting_for=visit_waits(visit) if visit.status is VisitStatus.WAITING else None,
+        waiting_for=visit_waits(visit) if visit_state(status, visit) is StepState.WAITING else None,
         loops=_paused_loops(visit) or None,
     )
 
@@ -52,9 +52,19 @@ def visit_state(run_status: RunStatus, visit: VisitSummary | Visit) -> StepState
         case VisitStatus.READY:
             return StepState.PENDING
         case VisitStatus.PARKED:
+            if run_status is RunStatus.PAUSED:
+                return _state_before_pause(visit)
             return StepState.CANCELLED if run_status is RunStatus.CANCELLED else StepState.PENDING
         case status:
             return StepState(status.value)
+
+
+def _state_before_pause(visit: VisitSummary | Visit) -> StepState:
+    """Return the status of a visit that its paused run has parked."""
+    if visit.error is not None:
+        return StepState.RETRYING
+    is_suspended = any("memory" in entry for entry in _journal(visit).values())
+    return StepState.WAITING if is_suspended else StepState.PENDING
 
 
 def visit_waits(visit: VisitSummary | Visit) -> WaitReport:

@@ -58,7 +58,7 @@ def perform(call: Call) -> Any:
             raise ActionError("PayloadLost", f"run {child.id}: {child.errors[0]['message']}", retryable=False)
         return child.result
     if call.is_resumed or state.get("again"):
-        if child.stop is not None and not child.status.is_final:
+        if child.ending is not None and not child.status.is_final:
             # The child is stopping. It is resumed as soon as its end answers the wait.
             raise Suspend({**state, "again": True}, wait_id=state["wait"])
         if child.status.is_final:

@@ -25,7 +25,7 @@ def load_finally_scope(store: Store, claim: Claim, step: Step) -> Scope:
     """Return the scope of the finally step: final names and steps, and the status that the run will have."""
     run = _reload_run(store, claim)
     visits = [visit for visit in store.runs.visits_with_outputs(run.id) if visit.id != claim.visit.id]
-    status = final_status(run.stop, run.failed_branches)
+    status = final_status(run.ending, run.failed_branches)
     error = _timeout_error(claim.visit) if status is RunStatus.TIMED_OUT else run.error
     ending = {"status": status.value, "error": error}
     saved = dict(claim.visit.saved)
@@ -64,7 +64,7 @@ def finish_run(store: Store, claim: Claim, clock: Callable[[], float]) -> tuple[
 def _evaluate_ending(store: Store, visit: Visit, run: Run) -> RunEnding:
     header = store.plans.header(run.plan_hash)
     state = FinalState(store, run.id, header.statistics.get("most_visits", math.inf))
-    status = final_status(run.stop, run.failed_branches)
+    status = final_status(run.ending, run.failed_branches)
     errors = _unhandled_errors(state, status, header.finally_step)
     if status is RunStatus.SUCCEEDED and errors:
         status = RunStatus.FAILED

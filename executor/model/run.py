@@ -25,11 +25,15 @@ NEVER = 253402300799.0
 
 
 class RunStatus(StrEnum):
-    """The status of a run. A run starts `queued`; the last five statuses are final."""
+    """The status of a run. A run starts `queued`; the last five statuses are final.
+
+    `waiting` and `paused` are not stored as statuses. They follow from the visits and from `Run.stop`.
+    """
 
     QUEUED = "queued"
     RUNNING = "running"
     WAITING = "waiting"
+    PAUSED = "paused"
     SUCCEEDED = "succeeded"
     COMPLETED_WITH_ERRORS = "completed_with_errors"
     FAILED = "failed"
@@ -38,7 +42,7 @@ class RunStatus(StrEnum):
 
     @property
     def is_final(self) -> bool:
-        return self not in (RunStatus.QUEUED, RunStatus.RUNNING, RunStatus.WAITING)
+        return self not in (RunStatus.QUEUED, RunStatus.RUNNING, RunStatus.WAITING, RunStatus.PAUSED)
 
 
 @frozen
@@ -56,9 +60,9 @@ class VisitStatus(StrEnum):
     """The status of a visit.
 
     `ready`, `retrying` and `waiting` visits can be claimed from `due_at` on: `retrying` after a failed
-    attempt, `waiting` after a suspension. A `parked` visit belongs to a stopped run; a resume of the run
-    makes it ready or waiting. `succeeded` and `failed` are final. `noetl.executor.model.transition` has the
-    table of transitions.
+    attempt, `waiting` after a suspension. A `parked` visit belongs to a stopped or paused run; when that
+    run continues, the visit is active again. `succeeded` and `failed` are final.
+    `noetl.executor.model.transition` has the table of transitions.
     """
 
     READY = "ready"
@@ -162,15 +166,15 @@ class Run:
     """One execution of a plan. Times are seconds since the epoch.
 
     `queue` names the workers that execute it: those of the service, or those of the process that started a
-    local run. `stop` is the status of a run that is stopping, while running steps finish. `live` is the
-    number of its branches, `failed_branches` the number of those that ended in an unhandled failure, and
-    `resumes` how often it was resumed. `folder` is where a local run was started, `source` the file of its
-    playbook; both are None in a service. `parent` is the wait of another run that the end of this run
-    answers; `depth` is 0 for runs without a parent. `resumed_from` is the run whose history this run
-    continues. `trace` is the W3C trace of the request that started it (see `noetl.executor.model.tracing`).
-    `root` is the run with which its chain of child runs began, or None for a run that no run has started.
-    `lost_payload` says that its input, environment and variables were deleted from the store. They are empty
-    then.
+    local run. `stop` is the status of a run that is stopping, while running steps finish, or `paused` (see
+    `ending`). `live` is the number of its branches, `failed_branches` the number of those that ended in an
+    unhandled failure, and `resumes` how often it was resumed. `folder` is where a local run was started,
+    `source` the file of its playbook; both are None in a service. `parent` is the wait of another run that
+    the end of this run answers; `depth` is 0 for runs without a parent. `resumed_from` is the run whose
+    history this run continues. `trace` is the W3C trace of the request that started it (see
+    `noetl.executor.model.tracing`). `root` is the run with which its chain of child runs began, or None for
+    a run that no run has started. `lost_payload` says that its input, environment and variables were deleted
+    from the store. They are empty then.
     """
 
     id: str
@@ -204,6 +208,16 @@ class Run:
     error: ErrorRecord | None = None
     errors: Sequence[ErrorRecord] = ()
     lost_payload: str | None = None
+
+    @property
+    def ending(self) -> RunStatus | None:
+        """Status with which a stopping run ends, or None. A paused run does not end."""
+        return None if self.stop is RunStatus.PAUSED else self.stop
+
+    @property
+    def is_paused(self) -> bool:
+        """True if the run is paused, so that none of its visits starts."""
+        return self.stop is RunStatus.PAUSED and not self.status.is_final
 
 
 @frozen

@@ -1,4 +1,4 @@
-"""The transitions of a run, as pure functions: start, end, stop and resume, with the events they record.
+"""The transitions of a run, as pure functions: start, end, stop, pause and resume, with their events.
 
 Problem: the HTTP service, the workers and the sweep start, stop, resume and end runs in every store. A
 request must have the same effect, or be refused with the same sentence, in all of them.
@@ -11,10 +11,17 @@ read.
 | --- | --- | --- | --- |
 | queued, running | a visit is claimed | running | `begin_run` |
 | queued, running | stopped | the same, with `stop` | `stop_run` |
+| queued, running | paused | the same, with `stop` = `paused` | `pause_run` |
+| paused | unpaused | the same, without `stop` | `unpause_run` |
 | running | the visit of `@end` is committed | a final status | `finish_run` |
 | a final status except succeeded | resumed | queued | `resume_run` |
 
-A running run shows the status `waiting` while all of its active visits wait. That status is not stored.
+A running run shows the status `waiting` while all of its active visits wait, and `paused` if `stop` says so.
+These statuses are not stored.
+
+A pause parks the visits that wait or have not started. Running visits finish, and what follows is parked. So
+no branch enters a step, and the run does not end by itself. A stop ends a pause: a cancelled run, a run that
+is out of time, and a run that a running visit has failed. A finally step that has begun is not paused.
 
 Cost: constant.
 
@@ -63,14 +70,18 @@ def begin_run(run: Run, now: float) -> Run:
     )
 
 
-def shown_status(status: RunStatus, active: int, waiting: int) -> RunStatus:
+def shown_status(status: RunStatus, stop: RunStatus | None, active: int, waiting: int) -> RunStatus:
     """Return the status that readers see of a run with a stored status, by the numbers of its visits.
 
     An open run is `waiting` while all of its active visits wait. Visits of pseudo-steps do not count.
 
-    >>> shown_status(RunStatus.RUNNING, active=2, waiting=2).value
+    >>> shown_status(RunStatus.RUNNING, None, active=2, waiting=2).value
     'waiting'
+    >>> shown_status(RunStatus.RUNNING, RunStatus.PAUSED, active=2, waiting=2).value
+    'paused'
     """
+    if stop is RunStatus.PAUSED and not status.is_final:
+        return RunStatus.PAUSED
     return RunStatus.WAITING if not status.is_final and 0 < active == waiting else status
 
 
@@ -79,6 +90,7 @@ def finish_run(run: Run, status: RunStatus, result: Any, errors: Sequence[ErrorR
     return replace(
         run,
         status=status,
+        stop=run.ending,
         result=result,
         errors=tuple(errors),
         error=next(iter(errors), None) if run.error is None else run.error,
@@ -109,7 +121,63 @@ def stop_run(run: Run, status: RunStatus) -> Run:
         if run.status is not status:
             raise RejectedError("finished", f"run {run.id} has already ended: {run.status}")
         return run
-    return replace(run, stop=run.stop or status)
+    return replace(run, stop=decide_stop(run.stop, status))
+
+
+def decide_stop(stop: RunStatus | None, requested: RunStatus | None) -> RunStatus | None:
+    """Return the `stop` of a run after a request, or after a commit that requests none.
+
+    The first stop decides. It replaces a pause.
+
+    >>> decide_stop(RunStatus.PAUSED, RunStatus.CANCELLED).value
+    'cancelled'
+    """
+    return requested or stop if stop in (None, RunStatus.PAUSED) else stop
+
+
+def pause_run(run: Run, *, is_ending: bool) -> Run:
+    """Return a run that is paused. A paused run is returned unchanged.
+
+    `is_ending` is true if its finally step has begun, or if it waits only for its end.
+
+    Raises:
+        RejectedError: `finished`, if the run has ended; `ending`, if it is ending.
+    """
+    _check_open(run, "start it again")
+    if run.is_paused:
+        return run
+    if is_ending or run.stop is not None:
+        message = f"run {run.id} is already ending, so it cannot be paused; wait for its end"
+        raise RejectedError("ending", message)
+    return replace(run, stop=RunStatus.PAUSED)
+
+
+def unpause_run(run: Run) -> Run:
+    """Return a run that is not paused. Any other open run is returned unchanged.
+
+    Raises:
+        RejectedError: `finished`, if the run has ended.
+    """
+    _check_open(run, "resume it")
+    return replace(run, stop=None) if run.is_paused else run
+
+
+def _check_open(run: Run, fix: str) -> None:
+    """Check that a run has not ended. `fix` is what a client may do with one that has."""
+    if run.status.is_final:
+        fix = "start it again" if run.status is RunStatus.SUCCEEDED else fix
+        message = f"run {run.id} has already ended: {run.status}; {fix} to let it continue"
+        raise RejectedError("finished", message)
+
+
+def run_paused(now: float, caller: str | None) -> Event:
+    """Return the event of a pause. `caller` is who has requested it, if known."""
+    return Event("workflow.paused", now, payload={} if caller is None else {"by": caller})
+
+
+def run_unpaused(now: float, caller: str | None) -> Event:
+    """Return the event of the end of a pause. `caller` is who has requested it, if known."""
+    return Event("workflow.unpaused", now, payload={} if caller is None else {"by": caller})
 
 
 def check_deletable(run_id: str, parent: str | None, open_ids: Sequence[str]) -> None:
@@ -158,8 +226,10 @@ def is_resumable(run: Run, header: Header) -> bool:
 
     Raises:
         RejectedError: `not_resumable`, if the run has succeeded, or if its plan is superseded;
-            `payload_lost`, if its input was deleted.
+            `paused`, if it is paused; `payload_lost`, if its input was deleted.
     """
+    if run.is_paused:
+        raise RejectedError("paused", f"run {run.id} is paused; unpause it, and it continues")
     if run.status is RunStatus.SUCCEEDED:
         raise RejectedError("not_resumable", f"run {run.id} has succeeded; there is nothing to resume")
     if run.status.is_final and header.is_superseded:

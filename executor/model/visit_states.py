@@ -27,7 +27,7 @@ ACTIVE = (VisitStatus.READY, VisitStatus.RUNNING, VisitStatus.WAITING, VisitStat
 """The statuses of visits that a worker executes, or will claim when they are due."""
 
 PARKABLE = (VisitStatus.READY, VisitStatus.RETRYING, VisitStatus.WAITING)
-"""The statuses of visits that are parked when their run stops."""
+"""The statuses of visits that are parked when their run stops or is paused."""
 
 WAKEABLE = (VisitStatus.WAITING, VisitStatus.PARKED)
 """The statuses of visits that an answer makes due."""
@@ -40,7 +40,7 @@ class VisitTrigger(StrEnum):
     """Cause of a change of the status or the due time of a visit. Its value is the label in diagrams."""
 
     ENTER = "branch enters the step"
-    ENTER_STOPPING = "branch enters, run is stopping"
+    ENTER_STOPPING = "branch enters, run stops or is paused"
     CLAIM = "claimed"
     RENEW = "lease renewed"
     RELEASE = "claim released"
@@ -51,12 +51,15 @@ class VisitTrigger(StrEnum):
     SUSPEND = "suspended"
     YIELD = "suspended, due at once"
     ABANDON = "run cancelled, work abandoned"
-    REVOKE = "claimed as the run stopped"
+    REVOKE = "claimed as the run stopped or was paused"
     WAKE = "answer arrives"
-    PARK = "run stops"
+    PARK = "run stops or is paused"
     REOPEN = "run resumed"
     REOPEN_SUSPENDED = "run resumed, still suspended"
     UNPARK = "repaired by the sweep"
+    UNPAUSE = "run unpaused"
+    UNPAUSE_WAITING = "run unpaused, still suspended"
+    UNPAUSE_RETRYING = "run unpaused, to be retried"
 
 
 TRANSITIONS: dict[VisitStatus | None, dict[VisitTrigger, VisitStatus]] = {
@@ -95,6 +98,9 @@ TRANSITIONS: dict[VisitStatus | None, dict[VisitTrigger, VisitStatus]] = {
         VisitTrigger.REOPEN: VisitStatus.READY,
         VisitTrigger.REOPEN_SUSPENDED: VisitStatus.WAITING,
         VisitTrigger.UNPARK: VisitStatus.READY,
+        VisitTrigger.UNPAUSE: VisitStatus.READY,
+        VisitTrigger.UNPAUSE_WAITING: VisitStatus.WAITING,
+        VisitTrigger.UNPAUSE_RETRYING: VisitStatus.RETRYING,
     },
     VisitStatus.SUCCEEDED: {},
     VisitStatus.FAILED: {
@@ -113,6 +119,8 @@ COMBINED: tuple[tuple[VisitTrigger, VisitTrigger], ...] = (
     (VisitTrigger.SUSPEND, VisitTrigger.PARK),
     (VisitTrigger.YIELD, VisitTrigger.PARK),
     (VisitTrigger.ABANDON, VisitTrigger.PARK),
+    (VisitTrigger.REOPEN, VisitTrigger.PARK),
+    (VisitTrigger.REOPEN_SUSPENDED, VisitTrigger.PARK),
 )
 """Two successive transitions that a store may write at once, in a commit."""
 

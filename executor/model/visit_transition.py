@@ -37,7 +37,7 @@ MAX_LEASE_SECONDS = 2 * 3600.0
 def enter_step(
     branch: Branch, run_id: str, due_at: float, number: int = 1, *, is_stopping: bool = False
 ) -> Visit:
-    """Return the visit that a branch makes when it enters a step: ready, or parked in a stopping run.
+    """Return the visit that a branch makes as it enters a step: ready, or parked if the run stops or pauses.
 
     >>> enter_step(Branch("v1", "a", clock=1, names={}), "r1", due_at=5.0).status.value
     'ready'
@@ -157,13 +157,13 @@ def end_lease(visit: Visit, now: float) -> Visit:
 
 
 def park(visit: Visit, now: float) -> Visit:
-    """Return a visit as its stopping run parks it. A time that it waits for is kept."""
+    """Return a visit as its stopping or paused run parks it. A time that it waits for is kept."""
     due_at = now if visit.status is VisitStatus.READY else visit.due_at
     return replace(visit, status=next_status(visit.status, VisitTrigger.PARK), due_at=due_at)
 
 
 def revoke_claim(before: Visit, claimed: Visit, now: float) -> Visit:
-    """Return the visit of a claim that is undone, because the run was stopping when it was made.
+    """Return the visit of a claim that is undone, because its run was stopping or paused.
 
     `before` is the visit before the claim. Its fence has grown, so the claim is lost.
     """
@@ -186,6 +186,20 @@ def wake(visit: Visit, now: float) -> Visit:
 def unpark(visit: Visit, now: float) -> Visit:
     """Return a parked visit of a run that does not stop, as the sweep repairs it."""
     return replace(visit, status=next_status(visit.status, VisitTrigger.UNPARK), due_at=now)
+
+
+def unpause(visit: Visit, now: float) -> Visit:
+    """Return a parked visit of a run that was paused, as it was before, and due at once if its time has come.
+
+    >>> parked = park(enter_step(Branch("v1", "a", clock=1, names={}), "r1", due_at=5.0), now=6.0)
+    >>> unpause(parked, now=8.0).status.value, unpause(parked, now=8.0).due_at
+    ('ready', 8.0)
+    """
+    if visit.error is not None:
+        trigger = VisitTrigger.UNPAUSE_RETRYING
+    else:
+        trigger = VisitTrigger.UNPAUSE_WAITING if visit.due_at > now else VisitTrigger.UNPAUSE
+    return replace(visit, status=next_status(visit.status, trigger), due_at=max(visit.due_at, now))
 
 
 def reopen(visit: Visit, now: float) -> Visit | None:

@@ -76,9 +76,10 @@ def find_contradictions(run: CheckedRun, can_continue: Callable[[Visit], bool]) 
     """Yield the findings about one run. `can_continue` says whether an active visit is ever due."""
     if run.is_ended != run.status.is_final:
         yield finding_of_run("endings of runs", run.id, status=run.status)
-    if not run.is_ended and not run.active:
+    is_idle = run.is_ended or (run.status is RunStatus.PAUSED and not run.active)
+    if not is_idle and not run.active:
         yield finding_of_run("stuck", run.id)
-    elif not run.is_ended and not any(map(can_continue, run.active)):
+    elif not is_idle and not any(map(can_continue, run.active)):
         yield finding_of_run("waits in vain", run.id)
     for visit in run.active if run.is_ended else ():
         yield finding_of_run("goes on after its end", run.id, step=visit.step)

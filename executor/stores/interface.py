@@ -14,7 +14,7 @@ Cost: one claim and one commit for each step. A commit may claim the next visit 
 Limits: an action may run twice, since a worker can die between the action and the commit. Only its commit is
 accepted once. Times are those of the clock of the store, so the clocks of workers need not agree.
 
-A store consists of eight parts, one for each subject. The tests of `noetl.testing.store_contract` hold every
+A store consists of nine parts, one for each subject. The tests of `noetl.testing.store_contract` hold every
 store to this interface.
 """
 
@@ -239,7 +239,7 @@ class RunStore(Protocol):
         hash of the request.
 
         Raises:
-            RejectedError: `not_resumable`; `payload_lost`, if its input was deleted;
+            RejectedError: `not_resumable`; `paused`; `payload_lost`, if its input was deleted;
                 `idempotency_key_reused`, as for `create`.
         """
         ...
@@ -282,6 +282,31 @@ class RunStore(Protocol):
 
     def cancelled_runs(self, run_ids: Sequence[str]) -> set[str]:
         """Return which of the runs are cancelled, so that their running visits must be abandoned."""
+        ...
+
+
+class PauseStore(Protocol):
+    """Pauses of runs. No visit of a paused run starts; the visits and answers of the run are kept."""
+
+    def pause(self, run_id: str, now: float, caller: str | None = None) -> Run:
+        """Pause a run and the child runs that it waits for: no visit starts, and running visits finish.
+
+        Times and answers are kept. `caller` is who requests it, if known. A second call completes the first.
+
+        Raises:
+            RejectedError: `finished`, if the run has ended; `ending`, if it stops, or if its finally step has
+                begun.
+        """
+        ...
+
+    def unpause(self, run_id: str, now: float, caller: str | None = None) -> Run:
+        """Let a paused run and its paused child runs continue. Any other open run is returned unchanged.
+
+        Visits whose time has come or whose answer has arrived are due at once.
+
+        Raises:
+            RejectedError: `finished`, if the run has ended.
+        """
         ...
 
 
@@ -581,6 +606,11 @@ class Store(Protocol):
     @property
     def runs(self) -> RunStore:
         """Runs with their visits."""
+        ...
+
+    @property
+    def pauses(self) -> PauseStore:
+        """Pauses of runs."""
         ...
 
     @property

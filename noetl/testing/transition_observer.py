@@ -31,6 +31,7 @@ from noetl.executor.model.visit_transition import (
     renew,
     reopen,
     unpark,
+    unpause,
     wake,
 )
 
@@ -118,6 +119,12 @@ def _is_reopened(before: Visit, after: Visit) -> bool:
     return carried == after and after.clock >= before.clock
 
 
+def _is_unpaused(before: Visit, after: Visit) -> bool:
+    # A visit that goes on waiting keeps its due time, which is later than the end of the pause.
+    times = (after.due_at, before.due_at - 1)
+    return any(unpause(before, now) == after for now in times)
+
+
 _ALLOWED: Mapping[VisitTrigger, Callable[[Any, Visit], bool]] = {
     VisitTrigger.ENTER: _is_entered,
     VisitTrigger.ENTER_STOPPING: _is_entered,
@@ -143,12 +150,22 @@ _ALLOWED: Mapping[VisitTrigger, Callable[[Any, Visit], bool]] = {
     VisitTrigger.REOPEN: _is_reopened,
     VisitTrigger.REOPEN_SUSPENDED: _is_reopened,
     VisitTrigger.UNPARK: lambda before, after: unpark(before, after.due_at) == after,
+    VisitTrigger.UNPAUSE: _is_unpaused,
+    VisitTrigger.UNPAUSE_WAITING: _is_unpaused,
+    VisitTrigger.UNPAUSE_RETRYING: _is_unpaused,
 }
 """For each trigger, whether its pure function makes this change of a visit.
 
 The statuses are those of the table. The outcomes of an attempt depend on its work, so they are compared only
 in part.
 """
+
+_OTHER_CALLS = {
+    "unpause": (VisitTrigger.UNPARK, VisitTrigger.REOPEN, VisitTrigger.REOPEN_SUSPENDED),
+    "resume": (VisitTrigger.UNPAUSE, VisitTrigger.UNPAUSE_WAITING, VisitTrigger.UNPAUSE_RETRYING),
+    "sweep": (VisitTrigger.UNPAUSE,),
+}
+"""For some calls, triggers of other calls that may change a visit in the same way."""
 
 
 def explanations(change: VisitChange, table: Table = TRANSITIONS) -> set[tuple[VisitTrigger, ...]]:
@@ -161,7 +178,9 @@ def explanations(change: VisitChange, table: Table = TRANSITIONS) -> set[tuple[V
     single = {
         (trigger,)
         for trigger, status_after in table.get(status, {}).items()
-        if status_after is after.status and _ALLOWED[trigger](before, after)
+        if status_after is after.status
+        and trigger not in _OTHER_CALLS.get(change.call, ())
+        and _ALLOWED[trigger](before, after)
     }
     combined = {
         (first, second)
@@ -243,7 +262,7 @@ class ObservedStore:
 
     def __getattr__(self, name: str) -> Any:
         attribute = getattr(self._store, name)
-        if name in ("runs", "queue", "waits", "maintenance"):
+        if name in ("runs", "pauses", "queue", "waits", "maintenance"):
             return ObservedStore(attribute, self._observer)
         if not callable(attribute):
             return attribute

@@ -94,6 +94,9 @@ REQUESTS = [
     WrongRequest("GET", "/workflows/{done}/graph?format=gif"),
     *_posts("/workflows/nosuch/cancel", None),
     *_posts("/workflows/{done}/cancel", None),
+    *_posts("/workflows/nosuch/pause", None),
+    *_posts("/workflows/{done}/pause", None),
+    *_posts("/workflows/{done}/unpause", None),
     *_posts(
         "/workflows/{done}/resume", None, "{", [], {"form": "x"}, {"from": 1}, {"input": 1}, {"from": "helo"}
     ),

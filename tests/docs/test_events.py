@@ -43,6 +43,8 @@ def test_the_page_lists_all_events_and_their_keys(store: SqliteStore) -> None:
     failed.resume(why="none").finish()
     late = RunHarness(store, TEXT, {"seconds": 60}).finish()
     cancelled = RunHarness(store, TEXT)
+    for change in (store.pauses.pause, store.pauses.unpause):
+        change(cancelled.id, cancelled.clock(), "ann")
     store.runs.stop(cancelled.id, RunStatus.CANCELLED, cancelled.clock())
     cancelled.finish()
     assert (failed.status, late.status, cancelled.status) == ("succeeded", "timed_out", "cancelled")

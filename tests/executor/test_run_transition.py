@@ -9,20 +9,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from noetl.executor.errors import FencedError, NotJsonError, PayloadTooLargeError, RejectedError
+from noetl.executor.model.events import Event
 from noetl.executor.model.limits import REJECT_UNSTORABLE_OUTPUTS, PayloadLimits
 from noetl.executor.model.outcome import error_record
 from noetl.executor.model.run import Run, RunStatus, Visit, VisitStatus
 from noetl.executor.model.run_transition import (
     begin_run,
     check_same_request,
+    decide_stop,
     finish_run,
     is_resumable,
+    pause_run,
     resume_run,
     run_finished,
+    run_paused,
     run_resumed,
     run_started,
+    run_unpaused,
     shown_status,
     stop_run,
+    unpause_run,
 )
 from noetl.executor.model.wait_transition import (
     check_same_answer,
@@ -79,10 +85,17 @@ class TestStart:
             (RunStatus.FAILED, 1, 1, RunStatus.FAILED),
         ],
     )
+    @pytest.mark.parametrize("stop", [None, RunStatus.CANCELLED])
     def test_a_run_is_shown_as_waiting_while_all_of_it_waits(
-        self, status: RunStatus, active: int, waiting: int, shown: RunStatus
+        self, status: RunStatus, active: int, waiting: int, shown: RunStatus, stop: RunStatus | None
     ) -> None:
-        assert shown_status(status, active, waiting) is shown
+        assert shown_status(status, stop, active, waiting) is shown
+
+    @pytest.mark.parametrize(("active", "waiting"), [(2, 2), (2, 1), (0, 0)])
+    def test_a_run_is_shown_as_paused_until_it_ends(self, active: int, waiting: int) -> None:
+        for status in (RunStatus.QUEUED, RunStatus.RUNNING):
+            assert shown_status(status, RunStatus.PAUSED, active, waiting) is RunStatus.PAUSED
+        assert shown_status(RunStatus.FAILED, RunStatus.PAUSED, active, waiting) is RunStatus.FAILED
 
     def test_an_idempotency_key_belongs_to_one_request(self) -> None:
         check_same_request("x", "x")
@@ -141,6 +154,52 @@ class TestStop:
             assert (refusal.value.reason, str(refusal.value)) == (
                 "finished", f"run r1 has already ended: {status.value}",
             )  # fmt: skip
+
+
+class TestPause:
+    def test_an_open_run_is_paused_once(self) -> None:
+        for run in (QUEUED, RUNNING):
+            paused = pause_run(run, is_ending=False)
+            assert paused == replace(run, stop=RunStatus.PAUSED)
+            assert (paused.is_paused, paused.ending) == (True, None)
+            assert pause_run(paused, is_ending=False) is paused
+            assert pause_run(paused, is_ending=True) is paused
+            assert unpause_run(paused) == run
+            assert unpause_run(run) is run
+
+    def test_a_run_that_is_ending_is_not_paused(self) -> None:
+        stopping = stop_run(RUNNING, RunStatus.CANCELLED)
+        for run, is_ending in ((stopping, False), (RUNNING, True)):
+            with pytest.raises(RejectedError) as refusal:
+                pause_run(run, is_ending=is_ending)
+            assert (refusal.value.reason, str(refusal.value)) == (
+                "ending", "run r1 is already ending, so it cannot be paused; wait for its end",
+            )  # fmt: skip
+        assert unpause_run(stopping) is stopping
+
+    @pytest.mark.parametrize("status", FINAL)
+    def test_an_ended_run_is_neither_paused_nor_unpaused(self, status: RunStatus) -> None:
+        ended = finish_run(pause_run(RUNNING, is_ending=False), status, None, [], 20.0)
+        assert (ended.stop, ended.is_paused) == (None, False)
+        with pytest.raises(RejectedError, match="has already ended"):
+            pause_run(ended, is_ending=False)
+        with pytest.raises(RejectedError, match="has already ended"):
+            unpause_run(ended)
+
+    def test_a_stop_replaces_a_pause(self) -> None:
+        paused = pause_run(RUNNING, is_ending=False)
+        assert stop_run(paused, RunStatus.CANCELLED) == replace(RUNNING, stop=RunStatus.CANCELLED)
+        assert decide_stop(RunStatus.PAUSED, None) is RunStatus.PAUSED
+        assert decide_stop(RunStatus.FAILED, RunStatus.CANCELLED) is RunStatus.FAILED
+
+    def test_the_events_name_who_requested_them(self) -> None:
+        assert run_paused(3.0, "ann") == Event("workflow.paused", 3.0, payload={"by": "ann"})
+        assert run_unpaused(4.0, None) == Event("workflow.unpaused", 4.0, payload={})
+
+    def test_a_paused_run_is_not_resumed(self) -> None:
+        with pytest.raises(RejectedError) as refusal:
+            is_resumable(pause_run(RUNNING, is_ending=False), HEADER)
+        assert refusal.value.reason == "paused"
 
 
 class TestResume:

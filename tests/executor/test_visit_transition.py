@@ -132,8 +132,8 @@ class TestTable:
     @pytest.mark.parametrize(
         ("status", "message"),
         [
-            (None, "a visit that does not exist has no transition `run stops`"),
-            (VisitStatus.FAILED, "a failed visit has no transition `run stops`"),
+            (None, "a visit that does not exist has no transition `run stops or is paused`"),
+            (VisitStatus.FAILED, "a failed visit has no transition `run stops or is paused`"),
         ],
     )
     def test_another_transition_is_refused(self, status: VisitStatus | None, message: str) -> None:

@@ -32,7 +32,8 @@ class Fault(Enum):
 
     With `DELAY` and `TAKEOVER` the lease of the caller has expired. With `DELAY` another worker has finished
     all work before the call is made. With `TAKEOVER` another worker has claimed the visit and still executes
-    it.
+    it. With `PAUSE` an operator pauses the run before the call, and unpauses it when nothing else is
+    possible. With `SHORT_PAUSE` he unpauses it at once.
     """
 
     CRASH_BEFORE = "crash before"
@@ -42,9 +43,12 @@ class Fault(Enum):
     DELAY = "delay past the lease"
     TAKEOVER = "taken over meanwhile"
     DUPLICATE = "duplicate delivery"
+    PAUSE = "paused meanwhile"
+    SHORT_PAUSE = "paused and unpaused meanwhile"
 
 
 _LATE_FAULTS = frozenset({Fault.DELAY, Fault.TAKEOVER})
+_PAUSES = frozenset({Fault.PAUSE, Fault.SHORT_PAUSE})
 _CRASH_FAULTS = frozenset({Fault.CRASH_BEFORE, Fault.CRASH_AFTER})
 _ERROR_FAULTS = frozenset({Fault.ERROR, Fault.LOST_RESPONSE})
 
@@ -52,16 +56,16 @@ FAULTS_OF_PORT: Mapping[str, frozenset[Fault]] = {
     "store": frozenset(Fault),
     "action": frozenset(Fault),
     # The execution of a claim. The queue of an SQL store is its table of visits, so a delivery cannot fail.
-    "queue": _CRASH_FAULTS | _LATE_FAULTS | {Fault.DUPLICATE},
+    "queue": _CRASH_FAULTS | _LATE_FAULTS | _PAUSES | {Fault.DUPLICATE},
     # A clock has no effect, so a crash after the call equals one before the next call.
     "clock": _LATE_FAULTS | {Fault.CRASH_BEFORE},
     # Inside a transaction, a crash after a statement equals one before the next: both roll back.
-    "begin": _LATE_FAULTS | {Fault.CRASH_BEFORE, Fault.ERROR},
+    "begin": _LATE_FAULTS | _PAUSES | {Fault.CRASH_BEFORE, Fault.ERROR},
     "statement": frozenset({Fault.CRASH_BEFORE, Fault.ERROR}),
     "read": frozenset({Fault.CRASH_BEFORE, Fault.ERROR}),
     "commit": _CRASH_FAULTS | _ERROR_FAULTS,
     # A statement that is a transaction of its own, or one request to a store over HTTP.
-    "request": _CRASH_FAULTS | _ERROR_FAULTS | _LATE_FAULTS,
+    "request": _CRASH_FAULTS | _ERROR_FAULTS | _LATE_FAULTS | _PAUSES,
 }
 """Faults that a call can have, by its port."""
 
@@ -70,18 +74,24 @@ class FaultPoints:
     """The numbered calls of one run, and the faults that happen at some of them."""
 
     def __init__(self) -> None:
-        self.restart({}, lambda **_: None)
+        self.restart({}, lambda **_: None, lambda **_: None)
 
-    def restart(self, faults: Mapping[int, Fault], run_other_worker: Callable[..., object]) -> None:
+    def restart(
+        self,
+        faults: Mapping[int, Fault],
+        run_other_worker: Callable[..., object],
+        pause_run: Callable[..., object],
+    ) -> None:
         """Number the calls from 1 again, with faults by number.
 
         `run_other_worker` is called for a late fault, with `finish=True` if the other worker finishes its
-        work.
+        work. `pause_run` is called for a pause, with `is_short=True` if it ends at once.
         """
         self.calls: list[tuple[str, str]] = []
         self.injected: list[tuple[str, Fault]] = []
         self._faults = faults
         self._run_other_worker = run_other_worker
+        self._pause_run = pause_run
         self._disabled_depth = 0
 
     @contextmanager
@@ -113,6 +123,9 @@ class FaultPoints:
         if fault in _LATE_FAULTS:
             with self.disabled():
                 self._run_other_worker(finish=fault is Fault.DELAY)
+        if fault in _PAUSES:
+            with self.disabled():
+                self._pause_run(is_short=fault is Fault.SHORT_PAUSE)
 
     def inject_after(self, fault: Fault | None, port: str) -> None:
         """Inject a fault that happens after the effect of a call."""
@@ -144,7 +157,7 @@ def _create_error(port: str, problem: str, *, unwritten: bool) -> Exception:
     return StoreError(f"The store {problem}.")
 
 
-STORE_PARTS = ("plans", "runs", "queue", "waits", "registry", "keys", "maintenance")
+STORE_PARTS = ("plans", "runs", "pauses", "queue", "waits", "registry", "keys", "maintenance")
 
 
 class FaultInjectingStore:

@@ -31,7 +31,7 @@ CHILD = """
 
 @dataclass(frozen=True)
 class OperatorAct:
-    """A command that an operator gives once the run has a status: `cancel` or `resume`."""
+    """Command of an operator once the run has a status: `cancel`, `resume`, `pause` or `unpause`."""
 
     status: RunStatus
     command: str
@@ -64,6 +64,8 @@ class Scenario:
 
 
 CANCEL = OperatorAct(RunStatus.WAITING, "cancel")
+PAUSE = OperatorAct(RunStatus.WAITING, "pause")
+UNPAUSE = OperatorAct(RunStatus.PAUSED, "unpause")
 SCENARIOS = (
     Scenario(
         "chain",
@@ -425,6 +427,65 @@ SCENARIOS = (
         """,
         RunStatus.CANCELLED,
         acts=(CANCEL,),
+    ),
+    Scenario(
+        "paused and unpaused",
+        """
+        finally: tidy
+        steps:
+        - {name: a, run: [WORK], rule: [{case: default, run: [b, c, d]}]}
+        - {name: b, run: [WORK, {action: wait, seconds: 3h}, {action: set, set: {x: 1}}],
+           rule: [{case: default, run: [e]}]}
+        - {name: c, retry: {attempts: 2, delay: 40s},
+           run: [WORK, {action: shell, command: ["false"], if: "{{ step.attempt < 2 }}"}],
+           rule: [{case: default, run: [e]}]}
+        - {name: d, run: [{action: workflow, playbook: child, input: {n: 7}, as: y}, WORK],
+           rule: [{case: default, run: [e]}]}
+        - {name: e, run: [WORK, {action: set, set: {z: "{{ x + y.half }}"}}]}
+        - {name: tidy, run: [WORK]}
+        output: {z: "{{ z }}"}
+        """,
+        result={"z": 3.0},
+        acts=(PAUSE, UNPAUSE, PAUSE, UNPAUSE),
+    ),
+    Scenario(
+        "paused and unpaused in sequential mode",
+        """
+        mode: sequential
+        steps:
+        - {name: a, run: [WORK, {action: wait, seconds: 5}], rule: [{case: default, run: [b, c]}]}
+        - {name: b, run: [{action: callback, timeout: 10h, notify: SEND_TOKEN, as: x}],
+           rule: [{case: default, run: [d]}]}
+        - {name: c, loop: {items: [1, 2, 3], batch: 1}, run: [WORK], rule: [{case: default, run: [d]}]}
+        - {name: d, run: [WORK, {action: set, set: {z: "{{ x }}"}}]}
+        output: {z: "{{ z }}"}
+        """,
+        result={"z": "yes"},
+        acts=(PAUSE, UNPAUSE),
+    ),
+    Scenario(
+        "paused and cancelled",
+        """
+        steps:
+        - {name: a, run: [{action: workflow, playbook: child, input: {n: 50000}}],
+           rule: [{case: default, run: [b]}]}
+        - {name: b, run: [WORK]}
+        """,
+        RunStatus.CANCELLED,
+        acts=(PAUSE, OperatorAct(RunStatus.PAUSED, "cancel")),
+    ),
+    Scenario(
+        "paused until the deadline",
+        """
+        timeout: 2h
+        steps:
+        - {name: a, run: [WORK], rule: [{case: default, run: [b, c]}]}
+        - {name: b, run: [WORK, {action: wait, seconds: 1h}]}
+        - {name: c, run: [WORK, {action: callback, timeout: 4h}]}
+        """,
+        RunStatus.TIMED_OUT,
+        errors=("Timeout",),
+        acts=(PAUSE,),
     ),
     Scenario(
         "failed and resumed",

@@ -1,8 +1,8 @@
 """Random playbooks in a store, with random actions of workers, operators and the clock, chosen by Hypothesis.
 
 Workers claim and execute visits, are late, repeat work, and crash. The clock advances, callbacks are
-answered, runs are cancelled and resumed. The invariants are checked after each action. Finally every run is
-executed to its end, which must be the end that one worker reaches without interference.
+answered, runs are cancelled, paused, unpaused and resumed. The invariants are checked after each action.
+Finally every run is executed to its end, which must be the end that one worker reaches without interference.
 """
 
 from __future__ import annotations
@@ -294,7 +294,7 @@ class StoreMachine(RuleBasedStateMachine):
         """Inject a crash or an error at a call of the store."""
         claim = self.pop_claim(data, self.held_claims)
         points = FaultPoints()
-        points.restart({call_number: fault}, lambda **_: None)
+        points.restart({call_number: fault}, lambda **_: None, lambda **_: None)
         store: Any = FaultInjectingStore(self.store, points, lambda _: None, lambda *_: None)
         with suppress(SimulatedCrash, StoreError):
             VisitExecutor(
@@ -345,7 +345,9 @@ class StoreMachine(RuleBasedStateMachine):
     def resume(self, data: st.DataObject, ok: bool) -> None:
         id = data.draw(st.sampled_from(sorted(self.runs)))
         run = self.run_of(id)
-        if not run.status.is_final:
+        if run.is_paused:
+            self.assert_unchanged(lambda: self.assert_rejected(lambda: self.resume_run(id, ok=ok)))
+        elif not run.status.is_final:
             self.assert_unchanged(lambda: self.resume_run(id, ok=ok))
         elif run.status is RunStatus.SUCCEEDED:
             self.assert_unchanged(lambda: self.assert_rejected(lambda: self.resume_run(id, ok=ok)))
@@ -355,7 +357,40 @@ class StoreMachine(RuleBasedStateMachine):
             resumed = self.resume_run(id, ok=ok)
             assert (resumed.status, resumed.resumes) == (RunStatus.QUEUED, run.resumes + 1)
 
+    @precondition(lambda self: self.runs)
+    @rule(data=st.data())
+    def pause(self, data: st.DataObject) -> None:
+        id = data.draw(st.sampled_from(sorted(self.runs)))
+        run = self.run_of(id)
+        is_ending = any(visit.step in ("last", "@end") for visit in self.store.runs.visits(id))
+        if run.status.is_final or run.ending is not None or is_ending:
+            self.assert_unchanged(lambda: self.assert_rejected(lambda: self.change_pause(id, "pause")))
+            return
+        self.change_pause(id, "pause")
+        assert self.run_of(id).status is RunStatus.PAUSED
+        self.assert_unchanged(lambda: self.change_pause(id, "pause"))
+
+    @precondition(lambda self: self.runs)
+    @rule(data=st.data())
+    def unpause(self, data: st.DataObject) -> None:
+        id = data.draw(st.sampled_from(sorted(self.runs)))
+        if self.run_of(id).status.is_final:
+            self.assert_unchanged(lambda: self.assert_rejected(lambda: self.change_pause(id, "unpause")))
+            return
+        self.change_pause(id, "unpause")
+        assert not self.run_of(id).is_paused
+        self.assert_unchanged(lambda: self.change_pause(id, "unpause"))
+
     # Invariants.
+
+    @invariant()
+    def nothing_is_due_in_a_paused_run(self) -> None:
+        """Check that only running visits and the deadline of a paused run may be claimed."""
+        for id in self.runs:
+            active = [visit for visit in self.store.runs.visits(id) if visit.status in ACTIVE]
+            if self.run_of(id).is_paused:
+                steps = {visit.step for visit in active if visit.status is not VisitStatus.RUNNING}
+                assert steps <= {"@deadline"}
 
     @invariant()
     def branches_are_conserved(self) -> None:
@@ -412,7 +447,7 @@ class StoreMachine(RuleBasedStateMachine):
     def finished_runs_do_not_change(self) -> None:
         for id, known in self.runs.items():
             run = self.run_of(id)
-            known.was_stopped |= run.stop is not None
+            known.was_stopped |= run.ending is not None
             if run.status.is_final:
                 known.final_contents = known.final_contents or self.contents_of(id)
                 assert self.contents_of(id) == known.final_contents
@@ -421,7 +456,8 @@ class StoreMachine(RuleBasedStateMachine):
     def no_run_is_stuck(self) -> None:
         """Check that a run that has not ended has a due or a waiting visit."""
         for id in self.runs:
-            if not self.run_of(id).status.is_final:
+            run = self.run_of(id)
+            if not run.status.is_final and not run.is_paused:
                 assert any(v.status in OPEN_STATUSES[:4] for v in self.store.runs.visits(id))
 
     @invariant()
@@ -430,8 +466,10 @@ class StoreMachine(RuleBasedStateMachine):
             events = self.store.runs.events(id, limit=10_000)
             types = Counter(event.type for event in events)
             assert types["workflow.started"] == 1
+            run, pauses = self.run_of(id), (types["workflow.paused"], types["workflow.unpaused"])
             endings = sum(times for type, times in types.items() if type.startswith("workflow.")) - 1
-            run = self.run_of(id)
+            endings -= sum(pauses)
+            assert pauses[0] - pauses[1] >= run.is_paused
             assert endings == 2 * run.resumes + run.status.is_final
             ended = Counter((e.step, e.visit) for e in events if e.type == "step.completed")
             assert all(
@@ -450,6 +488,9 @@ class StoreMachine(RuleBasedStateMachine):
     def finish_all(self) -> None:
         undisturbed = self.create("plain", "plain", ok=True)
         self.finish(undisturbed.id, "plain")
+        for id in self.runs:
+            if self.run_of(id).is_paused:
+                self.change_pause(id, "unpause")
         for id, known in self.runs.items():
             self.finish(id, QUEUE)
             resumes = 0
@@ -507,6 +548,9 @@ class StoreMachine(RuleBasedStateMachine):
 
     def stop(self, id: str) -> None:
         self.store.runs.stop(id, RunStatus.CANCELLED, self.clock())
+
+    def change_pause(self, id: str, command: str) -> None:
+        getattr(self.store.pauses, command)(id, self.clock())
 
     def resume_run(self, id: str, *, ok: bool) -> Run:
         header, now = self.plan.header, self.clock()
@@ -584,12 +628,12 @@ class StoreMachine(RuleBasedStateMachine):
     def history_of(self, id: str) -> Counter[str]:
         """Return the events without time, order, worker and the id of the run.
 
-        The number of suspensions is left out, because it depends on time. So are the events that the rule
-        `renew` has written.
+        The number of suspensions is left out, because it depends on time. So are pauses, and the events that
+        the rule `renew` has written.
         """
         history: Counter[str] = Counter()
         for event in self.store.runs.events(id, limit=10_000):
-            if event.type == "step.waiting" or "renewal" in event.payload:
+            if event.type == "step.waiting" or event.type.endswith("paused") or "renewal" in event.payload:
                 continue
             payload = {
                 n: v

@@ -114,7 +114,8 @@ class SimulatedWorld:
         self.current_act: OperatorAct | None = None
         self.run_id = self.queue = ""
         self.has_ended = False
-        self.points.restart({}, self.run_other_worker)
+        self.is_held = False
+        self.points.restart({}, self.run_other_worker, self.pause_run)
         with self.test_doubles(), self.points.disabled():
             self.raw_store = self.backend.clear()
             self.raw_store.plans.save(_CHILD_PLAN)
@@ -122,7 +123,7 @@ class SimulatedWorld:
                 RegisteredPlaybook("default", "child", None, _CHILD_PLAN.hash, 0.0)
             )
             self.store: Any = self._wrap_store()
-        self.points.restart(faults or {}, self.run_other_worker)
+        self.points.restart(faults or {}, self.run_other_worker, self.pause_run)
         with self.test_doubles():
             for _ in range(MAX_ROUNDS):
                 if self._play_round(check):
@@ -175,6 +176,10 @@ class SimulatedWorld:
         is_act_due = any(run.id == self.run_id and self._is_act_due(run) for run in runs)
         if self.current_act is not None or is_act_due:
             return False
+        if self.is_held:
+            self.clock.advance(1.0)
+            self._unpause()
+            return False
         if all(run.status.is_final for run in runs):
             return True
         if due is None or due >= NEVER:
@@ -207,6 +212,8 @@ class SimulatedWorld:
         with suppress(RejectedError):
             if self.current_act.command == "cancel":
                 self.store.runs.stop(self.run_id, RunStatus.CANCELLED, self.clock())
+            elif self.current_act.command in ("pause", "unpause"):
+                getattr(self.store.pauses, self.current_act.command)(self.run_id, self.clock())
             else:
                 header = self.scenario.plan.header
                 deadline = None if header.timeout_seconds is None else self.clock() + header.timeout_seconds
@@ -270,6 +277,24 @@ class SimulatedWorld:
                 self.other_claims.append(claim)
                 return
             self._execute(claim, "other")
+
+    def pause_run(self, *, is_short: bool) -> None:
+        """Pause the run as another operator, until nothing else is possible. Fault points are disabled."""
+        if not self.run_id:
+            return
+        self._before_call("pause")
+        with suppress(RejectedError):  # it is ending
+            self.raw_store.pauses.pause(self.run_id, self.clock())
+            self.is_held = True
+            self._observe_call("pause", (), None)
+        if is_short and self.is_held:
+            self._unpause()
+
+    def _unpause(self) -> None:
+        with suppress(RejectedError):  # it has ended
+            self.raw_store.pauses.unpause(self.run_id, self.clock())
+        self.is_held = False
+        self._observe_call("unpause", (), None)
 
     def answer_callbacks(self) -> bool:
         """Answer with every token that the run has sent. Return whether there was one."""

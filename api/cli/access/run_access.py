@@ -150,6 +150,14 @@ class RunAccess(Protocol):
         """Delete a run that has ended, and the runs that it has started."""
         ...
 
+    def pause(self, run_id: str) -> CurrentStatus:
+        """Pause a run."""
+        ...
+
+    def unpause(self, run_id: str) -> CurrentStatus:
+        """Let a paused run continue."""
+        ...
+
     def resume(self, run_id: str, request: ResumeRequest) -> RunEntry:
         """Resume a run of a service, or start a new run at a step of it."""
         ...

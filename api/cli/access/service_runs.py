@@ -213,9 +213,18 @@ class ServiceRuns:
         print_message("heartbeat recorded" if heartbeat else "answered")
 
     def cancel(self, run_id: str) -> CurrentStatus:
+        return self._change(run_id, "cancel")
+
+    def pause(self, run_id: str) -> CurrentStatus:
+        return self._change(run_id, "pause")
+
+    def unpause(self, run_id: str) -> CurrentStatus:
+        return self._change(run_id, "unpause")
+
+    def _change(self, run_id: str, command: str) -> CurrentStatus:
         from noetl.api.service.views import CurrentStatus, RunEntry
 
-        entry = self._send(RunEntry, _path(run_id, "cancel"))
+        entry = self._send(RunEntry, _path(run_id, command))
         return CurrentStatus(workflow_id=entry.workflow_id, status=entry.status)
 
     def change_tags(self, run_id: str, change: TagChange) -> RunTags:

@@ -128,6 +128,16 @@ class StoreRuns:
     def delete(self, run_id: str) -> None:
         self.services.runs.delete(run_id)
 
+    def pause(self, run_id: str) -> CurrentStatus:
+        from noetl.api.service.views import CurrentStatus
+
+        return CurrentStatus(workflow_id=run_id, status=self.services.runs.pause(run_id).status)
+
+    def unpause(self, run_id: str) -> CurrentStatus:
+        from noetl.api.service.views import CurrentStatus
+
+        return CurrentStatus(workflow_id=run_id, status=self.services.runs.unpause(run_id).status)
+
     def resume(self, run_id: str, request: ResumeRequest) -> RunEntry:
         from noetl.api.service.views import RunEntry
         from noetl.executor.model.run_summary import summarize

@@ -53,13 +53,13 @@ if TYPE_CHECKING:
     from noetl.api.cli.display.outcome import RunCommandContext
     from noetl.api.service.data_views import RunDetails, StepData
     from noetl.api.service.runs import ResumeRequest
-    from noetl.api.service.views import EventEntry, RunEntry, StepReport
+    from noetl.api.service.views import CurrentStatus, EventEntry, RunEntry, StepReport
     from noetl.executor.model.run import Run
     from noetl.planner.plan import Plan
 
 app = typer.Typer(
     name="runs",
-    help="Show, watch, answer, cancel, resume and delete the runs of a store, or of a service.",
+    help="Show, watch, answer, pause, cancel, resume and delete the runs of a store, or of a service.",
     no_args_is_help=True,
     epilog="Example: noetl runs list --status failed",
 )
@@ -538,6 +538,40 @@ def cancel_runs(
             else:
                 shown_status = run.status.value if run.status.is_final else "being cancelled"
                 print_message(f"run {run.workflow_id} is {shown_status}")
+
+
+RunIdsArgument = Annotated[
+    list[str], typer.Argument(metavar="ID…", help="Ids of runs, their first characters, or `last`.")
+]
+
+
+@app.command("pause", no_args_is_help=True, epilog="Example: noetl runs pause ID")
+def pause_runs(
+    ids: RunIdsArgument, json: JsonOption = False, store: StoreOption = None, url: UrlOption = None
+) -> None:
+    """Pause runs: running steps finish, and nothing new starts. `runs unpause` lets them continue."""
+    with open_runs(store, url) as runs:
+        for run_id in [find_run(runs, id).id for id in ids]:
+            _print_change(runs.pause(run_id), json=json)
+
+
+@app.command("unpause", no_args_is_help=True, epilog="Example: noetl runs unpause ID")
+def unpause_runs(
+    ids: RunIdsArgument, json: JsonOption = False, store: StoreOption = None, url: UrlOption = None
+) -> None:
+    """Let paused runs continue where they were."""
+    with open_runs(store, url) as runs:
+        for run in [find_run(runs, id) for id in ids]:
+            _print_change(runs.unpause(run.id), json=json)
+            if run.origin == "local":
+                print_message(f"if its process has ended, continue it with `noetl runs resume {run.id}`")
+
+
+def _print_change(run: CurrentStatus, *, json: bool) -> None:
+    if json:
+        write_json(run)
+    else:
+        print_message(f"run {run.workflow_id} is {run.status.value}")
 
 
 @app.command("tag", no_args_is_help=True, epilog="Example: noetl runs tag last env=prod --remove draft")

@@ -200,7 +200,7 @@ def wait_until_stopped(store: Store, run: Run) -> Run:
             stopping_runs = [
                 other
                 for other in _runs_of_queue(store, run)
-                if other.stop is not None and not other.status.is_final
+                if other.stop not in (None, RunStatus.PAUSED) and not other.status.is_final
             ]
             has_ended = current.status.is_final and not stopping_runs
             if has_ended or interruption.is_requested or time.monotonic() >= deadline:

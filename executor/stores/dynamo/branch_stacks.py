@@ -126,7 +126,7 @@ def begin_next_visit(context: DynamoContext, snapshot: RunSnapshot, now: float) 
     return turn_writes.begun
 
 
-def unpause(item: VisitItem, visit: Visit) -> tuple[int, dict[str, int]]:
+def end_counted_wait(item: VisitItem, visit: Visit) -> tuple[int, dict[str, int]]:
     """Return what a counter must add if a visit continues as `visit`, and the partition of the counter.
 
     It was counted among the visits that wait. If it still waits, nothing changes.
@@ -140,7 +140,8 @@ def build_reopen_writes(
 ) -> tuple[Sequence[Write], VisitItem]:
     """Return the writes by which a visit continues as `visit`, and the visit after them.
 
-    The events of its outcome move to an item of their own. The caller writes what `unpause` returns, too.
+    The events of its outcome move to an item of their own. The caller writes what `end_counted_wait`
+    returns, too.
     """
     blobs, spread = context.blobs, spread_of(head)
     sets = {
@@ -177,8 +178,8 @@ def _turn_writes(context: DynamoContext, head: Item, turn: Turn, update: Update,
     if turn.is_resumed:
         resumed = _read_resumed(context, head, branch)
         again = resume_visit(resumed.visit, branch, now)
-        _, unpaused = unpause(resumed, again)
-        update = replace(update, add={**update.add, **unpaused})
+        _, counted = end_counted_wait(resumed, again)
+        update = replace(update, add={**update.add, **counted})
         writes, begun = build_reopen_writes(context, head, resumed, again)
         return TurnWrites([update, *writes], begun)
     visit = enter_step(branch, run_id, now, turn.number, is_stopping="stop" in head)

@@ -6,9 +6,9 @@ the same moment.
 Algorithm: optimistic concurrency control (Kung and Robinson 1981). A claim is one conditional write of the
 visit's item, which creates the item if there is none. It requires status, due time and fence as they were
 read, and increases the fence. One batch read then loads the run and the outputs that the step reads. A claim
-in a stopping run is excluded as in Dekker's mutual exclusion (Dijkstra 1965): both sides write before they
-read. A stop writes the head and then reads the visits. A claim writes the visit and then reads the head. So
-at least one of them sees the other, and a claim that finds the run stopping is undone.
+in a run that stops or is paused is excluded as in Dekker's mutual exclusion (Dijkstra 1965): both sides
+write before they read. A stop writes the head and then reads the visits. A claim writes the visit and then
+reads the head. So at least one of them sees the other, and a claim that finds the run stopping is undone.
 
 Cost: one write and one batch read. The claim of a visit that waits is a transaction with a counter. A message
 without a cause is about a visit that has an item, and costs one more read.
@@ -37,15 +37,16 @@ from noetl.executor.stores.dynamo.caches import CachedClaim
 from noetl.executor.stores.dynamo.claimed_visits import decode_claimed_visit
 from noetl.executor.stores.dynamo.context import DynamoContext
 from noetl.executor.stores.dynamo.expressions import ABSENT, Condition, Delete, Update
+from noetl.executor.stores.dynamo.pauses import Pauses
 from noetl.executor.stores.dynamo.run_items import (
     decode_run,
     derive_deadline_visit,
     has_ended,
     spread_of,
+    starts_nothing,
     tenant_of,
 )
 from noetl.executor.stores.dynamo.sleeping_runs import is_asleep, wake_run
-from noetl.executor.stores.dynamo.stops import Stops
 from noetl.executor.stores.dynamo.table import MAX_CONFLICTS
 from noetl.executor.stores.dynamo.visit_items import (
     VisitItem,
@@ -112,9 +113,9 @@ ClaimResult = Claim | FinishedVisit | MessageOutcome
 class Claims:
     """The claims of visits, by messages about them."""
 
-    def __init__(self, context: DynamoContext, stops: Stops, wakeups: Wakeups) -> None:
+    def __init__(self, context: DynamoContext, pauses: Pauses, wakeups: Wakeups) -> None:
         self._context = context
-        self._stops = stops
+        self._pauses = pauses
         self._wakeups = wakeups
 
     def claim(self, request: ClaimRequest) -> ClaimResult:
@@ -208,9 +209,9 @@ class Claims:
             self._undo_creation(request, item)
             return MessageOutcome.DONE
         is_first_claim = (before or {}).get("claims", 0) == 0
-        if "stop" in head and is_first_claim and self._context.is_branch_visit(claimed.visit, head):
+        if starts_nothing(head) and is_first_claim and self._context.is_branch_visit(claimed.visit, head):
             self._revoke(request, before, item)
-            self._context.announcer.announce(head, self._stops.settle(message.run_id, now), now)
+            self._context.announcer.announce(head, self._pauses.settle(head, now), now)
             return MessageOutcome.DONE
         if head["status"] == RunStatus.QUEUED:
             head = self._begin_run(head, now)
@@ -269,7 +270,7 @@ class Claims:
                 self._context.table.write([Delete(request.visit_key, when=is_held(1))])
 
     def _revoke(self, request: ClaimRequest, before: Item | None, item: Item) -> None:
-        """Undo a claim in a stopping run, and park its visit."""
+        """Undo a claim in a run that stops or is paused, and park its visit."""
         message = request.message
         claimed = decode_lease(message.run_id, message.visit_id, item)
         visit = revoke_claim(_visit_before(request, before), claimed, request.now)

@@ -27,7 +27,7 @@ from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.blobs import NO_BUCKET, is_in_bucket
 from noetl.executor.stores.dynamo.context import DynamoContext
 from noetl.executor.stores.dynamo.due_index import DueIndex
-from noetl.executor.stores.dynamo.run_items import has_ended, run_id_of
+from noetl.executor.stores.dynamo.run_items import has_ended, is_paused, run_id_of
 from noetl.executor.stores.dynamo.run_snapshot import RunSnapshot, read_snapshot
 from noetl.executor.stores.finding import (
     UNKNOWN_PLAN_OF_VERSION,
@@ -124,7 +124,7 @@ class ConsistencyCheck:
         run_id, current = head["pk"][2:], [item.visit for item in snapshot.current_items]
         run = CheckedRun(
             run_id,
-            RunStatus(head["status"]),
+            RunStatus.PAUSED if is_paused(head) else RunStatus(head["status"]),
             has_ended(head),
             [item.visit for item in snapshot.items],
             [visit for visit in current if visit.status in ACTIVE and visit.step != DEADLINE],

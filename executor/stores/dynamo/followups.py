@@ -23,10 +23,10 @@ from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.commits import WrittenOutcome
 from noetl.executor.stores.dynamo.context import DynamoContext
 from noetl.executor.stores.dynamo.joins import DynamoJoins
+from noetl.executor.stores.dynamo.pauses import Pauses
 from noetl.executor.stores.dynamo.retention import Retention
 from noetl.executor.stores.dynamo.run_ends import end_run
-from noetl.executor.stores.dynamo.run_items import spread_of
-from noetl.executor.stores.dynamo.stops import Stops
+from noetl.executor.stores.dynamo.run_items import is_paused, spread_of, starts_nothing
 from noetl.executor.stores.dynamo.visit_items import VisitItem, decode_visit, derive_followers
 from noetl.executor.stores.dynamo.wakeups import Wakeups
 from noetl.planner.frozen import frozen
@@ -44,11 +44,17 @@ class Followups:
     """The effects of stored outcomes on joins, branches, child runs and the run itself."""
 
     def __init__(
-        self, context: DynamoContext, joins: DynamoJoins, stops: Stops, wakeups: Wakeups, retention: Retention
+        self,
+        context: DynamoContext,
+        joins: DynamoJoins,
+        pauses: Pauses,
+        wakeups: Wakeups,
+        retention: Retention,
     ) -> None:
         self._context = context
         self._joins = joins
-        self._stops = stops
+        self._pauses = pauses
+        self._stops = pauses.stops
         self._wakeups = wakeups
         self._retention = retention
 
@@ -73,9 +79,9 @@ class Followups:
         self._retention.set_expiry(head, now)
 
     def settle_stop(self, run_id: str, now: float) -> DueVisits:
-        """Settle a run that has begun to stop since the head of the claim was read."""
+        """Settle a run that stops or is paused since the head of the claim was read."""
         head = self._context.heads.read(run_id)
-        return DueVisits(head, self._stops.settle(run_id, now) if "stop" in head else [])
+        return DueVisits(head, self._pauses.settle(head, now) if starts_nothing(head) else [])
 
     def _due_after(
         self, item: VisitItem, head: Item, now: float, begun: list[VisitItem] | None = None
@@ -103,6 +109,9 @@ class Followups:
             return due + ends
         if "stop" in head or (visit.step == DEADLINE and is_finished):
             return self._stops.settle(visit.run_id, now, is_repeated=is_repeated)
+        if is_paused(head):
+            self._pauses.pause_child_runs(head, visit.id, now)
+            return self._pauses.settle(head, now)
         if is_finished and is_empty:
             due += end_run(self._context, head, now, is_repeated=is_repeated)
         return due

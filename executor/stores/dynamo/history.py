@@ -30,7 +30,7 @@ from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.context import DynamoContext
 from noetl.executor.stores.dynamo.expressions import Put
-from noetl.executor.stores.dynamo.run_items import spread_of
+from noetl.executor.stores.dynamo.run_items import decode_shift, spread_of
 from noetl.executor.stores.dynamo.run_snapshot import read_snapshot
 from noetl.executor.stores.dynamo.table import MAX_CONFLICTS
 from noetl.executor.stores.dynamo.visit_items import VisitItem
@@ -43,6 +43,9 @@ _START, _RENEWAL, _OUTCOME = range(3)
 
 RUN_STREAM = ""
 """Name of the stream of events of the run; streams of visits are named by the ids of the visits."""
+
+PAUSE_STREAM = "#pauses"
+"""Name of the stream of the pauses of the run. It is apart, so that each stream only grows at its end."""
 
 
 @frozen
@@ -120,7 +123,11 @@ class RunHistory:
         run_events = self._context.blobs.load_if_kept(snapshot.head.get("told")) or []
         run_stream = EventStream(RUN_STREAM, tuple(_decode_event(event) for event in run_events))
         streams = [self._stream(item, event_items.get(item.visit.id, ())) for item in snapshot.items]
-        return {RUN_STREAM: run_stream} | {stream.name: stream for stream in streams if stream is not None}
+        shifts = snapshot.head.get("shifts", ())
+        pause_stream = EventStream(PAUSE_STREAM, tuple(decode_shift(shift) for shift in shifts))
+        return {RUN_STREAM: run_stream, PAUSE_STREAM: pause_stream} | {
+            stream.name: stream for stream in streams if stream is not None
+        }
 
     def _stream(self, item: VisitItem, event_items: Iterable[Item]) -> EventStream | None:
         """Return the events of a visit: starts of attempts, events of renewals, and outcomes of claims.

@@ -39,8 +39,10 @@ from noetl.executor.stores.dynamo.run_items import (
     BranchCounts,
     CounterDeltas,
     has_ended,
+    is_paused,
     run_id_of,
     spread_of,
+    starts_nothing,
     sum_counters,
 )
 from noetl.executor.stores.dynamo.table import MAX_CONFLICTS
@@ -207,7 +209,7 @@ class DynamoJoins:
         numbers = VisitNumbers(self._table, run_id_of(head))
         taken = numbers.take(branch, origin) if branch.is_counted else 0
         number, _ = number_visit(branch, origin, taken)
-        is_stopping = "stop" in head or has_ended(head)
+        is_stopping = starts_nothing(head) or has_ended(head)
         visit = enter_step(branch, run_id_of(head), now, number, is_stopping=is_stopping)
         return visit, numbers.writes()
 
@@ -241,9 +243,10 @@ def _counter_writes(run_id: str, join: str, counters: Sequence[Item], deltas: Co
 
 
 def _is_same_state(head: Item) -> tuple[Condition, ...]:
-    """Return the condition that a run is still stopping, has still ended, or is still neither."""
+    """Return the condition that a run still stops, has still ended, is still paused, or is still neither."""
     if "stop" in head:
         return (("stop", "present", None),)
     if has_ended(head):
         return (("finished", "present", None),)
-    return (("stop", "absent", None), ("finished", "absent", None))
+    is_active: tuple[Condition, ...] = (("stop", "absent", None), ("finished", "absent", None))
+    return (*is_active, ("held", "present" if is_paused(head) else "absent", None))

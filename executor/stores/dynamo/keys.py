@@ -125,6 +125,11 @@ def child(run_id: str, visit_id: str, child_id: str) -> ItemKey:
     return ItemKey(partition_key(run_id), f"K#{visit_id}#{child_id}")
 
 
+def child_prefix(visit_id: str | None = None) -> str:
+    """Return what the sort keys of links to child runs begin with: those of a visit, or of all visits."""
+    return "K#" if visit_id is None else f"K#{visit_id}#"
+
+
 def child_runs(root: str, number: int) -> ItemKey:
     """Return the key of one of the counters of the child runs of a root."""
     return ItemKey(f"D#{root}#{number}", "D")

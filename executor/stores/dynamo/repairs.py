@@ -6,11 +6,11 @@ from noetl.executor.model.run import VisitStatus
 from noetl.executor.model.special_visits import is_pseudo_step
 from noetl.executor.stores.dynamo.context import DynamoContext
 from noetl.executor.stores.dynamo.joins import DynamoJoins
+from noetl.executor.stores.dynamo.pauses import Pauses
 from noetl.executor.stores.dynamo.resumes import Resumes
 from noetl.executor.stores.dynamo.run_ends import end_run
-from noetl.executor.stores.dynamo.run_items import has_ended, run_id_of
+from noetl.executor.stores.dynamo.run_items import has_ended, is_paused, run_id_of
 from noetl.executor.stores.dynamo.run_snapshot import RunSnapshot
-from noetl.executor.stores.dynamo.stops import Stops
 from noetl.executor.stores.dynamo.visit_items import VisitItem
 from noetl.executor.stores.dynamo.wakeups import Wakeups
 
@@ -19,11 +19,12 @@ class Repairs:
     """Repairs of runs. All of them are idempotent, so concurrent repairs of a run are safe."""
 
     def __init__(
-        self, context: DynamoContext, joins: DynamoJoins, stops: Stops, resumes: Resumes, wakeups: Wakeups
+        self, context: DynamoContext, joins: DynamoJoins, pauses: Pauses, resumes: Resumes, wakeups: Wakeups
     ) -> None:
         self._context = context
         self._joins = joins
-        self._stops = stops
+        self._pauses = pauses
+        self._stops = pauses.stops
         self._resumes = resumes
         self._wakeups = wakeups
 
@@ -46,8 +47,12 @@ class Repairs:
             # The counters of a snapshot are not as of one moment, so they are read again.
             due, counts = self._joins.fire(head, None, now)
             is_empty = counts.live <= 0
+        if is_paused(head):
+            return self._pauses.settle(head, now) if self._stops.parkable_items(snapshot) else []
         if "stop" in head:
             return due if self._is_settled(snapshot, active) else self._stops.settle(run_id, now)
+        if self._pauses.paused_items(snapshot):
+            due += self._pauses.settle(head, now)
         if not due and is_empty and not self._is_ending(snapshot):
             due = end_run(self._context, head, now)
         return due

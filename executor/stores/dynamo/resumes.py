@@ -38,7 +38,7 @@ from noetl.executor.stores.dynamo.branch_stacks import (
     build_reopen_writes,
     decode_stack,
     encode_stack,
-    unpause,
+    end_counted_wait,
 )
 from noetl.executor.stores.dynamo.context import DynamoContext
 from noetl.executor.stores.dynamo.expressions import PRESENT, Condition, Delete, Update, Write
@@ -161,6 +161,7 @@ class Resumes:
         return {
             "status": run.status.value,
             "stop": None,
+            "held": None,
             "finished": None,
             "result": None,
             "error": None,
@@ -266,9 +267,9 @@ class Resumes:
     def _open_visit(self, item: VisitItem, opened: Visit, head: Item) -> VisitItem:
         """Write a visit as it continues, and return it."""
         writes, again = build_reopen_writes(self._context, head, item, opened)
-        home, unpaused = unpause(item, opened)
-        if unpaused:
-            writes = [*writes, Update(keys.counter(opened.run_id, home), add=unpaused)]
+        home, counted = end_counted_wait(item, opened)
+        if counted:
+            writes = [*writes, Update(keys.counter(opened.run_id, home), add=counted)]
         # If it is refused, a concurrent resume has opened the visit, so it is open either way.
         with suppress(ConditionFailed):
             self._context.table.write(writes)

@@ -22,8 +22,10 @@ Attributes of a head (their names are stored, and never change): `tenant` and `o
 `deadline` are times. `given` is a blob of input, environment and variables. `first` is the first visit: id,
 step, clock, index; `handed` are its pointers. `told` is a blob of the events of the run. `waits` is set if an
 earlier version has suspended a visit, `reopening` while a resume is not complete. `key` is the partition key
-of the idempotency key, and `requests` lists those of resumes. `plan` is the hash of the plan, and `resumed`
-is `Run.resumed_from`. `spread` is the number of partitions if it is not 1. `expires` is the time to live.
+of the idempotency key, and `requests` lists those of resumes. `held` is set while the run is paused.
+`shifts` lists the begins and ends of pauses: type of the event, time, and the caller, if known. `plan` is
+the hash of the plan, and `resumed` is `Run.resumed_from`. `spread` is the number of partitions if it is not
+1. `expires` is the time to live.
 Others are named as in `Run`.
 """
 
@@ -54,8 +56,8 @@ from noetl.planner.frozen import frozen
 
 SUMMARY_ATTRIBUTES = (
     "pk", "sk", "tenant", "owner", "created", "at", "playbook", "version", "plan", "status", "origin",
-    "queue", "tags", "folder", "parent", "resumed", "started", "finished", "stop", "resumes", "deadline",
-    "first", "handed", "spread", "waits", "error",
+    "queue", "tags", "folder", "parent", "resumed", "started", "finished", "stop", "held", "resumes",
+    "deadline", "first", "handed", "spread", "waits", "error",
 )  # fmt: skip
 """Attributes of a head without payloads: those of a summary, and those from which its visits follow."""
 
@@ -161,7 +163,7 @@ def decode_run(head: Item, blobs: Blobs, counts: BranchCounts | None = None) -> 
         deadline_at=head.get("deadline"),
         live=1 if counts is None else counts.live,
         failed_branches=0 if counts is None else counts.failed,
-        stop=RunStatus(head["stop"]) if "stop" in head else None,
+        stop=stop_of(head),
         resumes=head.get("resumes", 0),
         result=result,
         error=error if lost_error is None else _lost_record(lost_error),
@@ -210,7 +212,7 @@ def decode_summary(head: Item, status: RunStatus) -> RunSummary:
         created_at=head["at"],
         started_at=head.get("started"),
         finished_at=head.get("finished"),
-        stop=RunStatus(head["stop"]) if "stop" in head else None,
+        stop=stop_of(head),
         resumes=head.get("resumes", 0),
     )
 
@@ -233,6 +235,34 @@ def spread_of(head: Item) -> int:
 def has_ended(head: Item) -> bool:
     """Return whether a run has ended."""
     return "finished" in head
+
+
+def is_paused(head: Item) -> bool:
+    """Return whether a run is paused. A stop replaces the pause, and leaves `held` as it is."""
+    return "held" in head and "stop" not in head and not has_ended(head)
+
+
+def starts_nothing(head: Item) -> bool:
+    """Return whether no visit of a branch may start, because the run stops or is paused."""
+    return "stop" in head or is_paused(head)
+
+
+def stop_of(head: Item) -> RunStatus | None:
+    """Return `Run.stop` of a run."""
+    if "stop" in head:
+        return RunStatus(head["stop"])
+    return RunStatus.PAUSED if is_paused(head) else None
+
+
+def encode_shift(event: Event) -> list[Any]:
+    """Return the begin or the end of a pause as `shifts` has it."""
+    return [event.type, event.at, *event.payload.values()]
+
+
+def decode_shift(shift: Sequence[Any]) -> Event:
+    """Return the event that `encode_shift` was given."""
+    type, time, *caller = shift
+    return Event(type, time, payload={"by": caller[0]} if caller else {})
 
 
 def derive_first_visit(head: Item, step_of: StepOf) -> VisitItem:
@@ -270,24 +300,23 @@ def sum_counters(head: Item, counters: Sequence[Item], step_of: StepOf) -> Branc
 
 
 def status_of(head: Item, counters: Sequence[Item]) -> RunStatus:
-    """Return the status of a run that readers see: `waiting` if all of its active visits wait.
+    """Return the status of a run that readers see: `paused`, or `waiting` if all of its active visits wait.
 
     A branch that waits at a join has no active visit. In sequential mode, only one branch has. The visits of
     a stopping run are parked or end; only its finally step may wait.
     """
-    status = RunStatus(head["status"])
+    status, stop = RunStatus(head["status"]), stop_of(head)
     paused = sum(counter.get("paused", 0) for counter in counters)
-    is_stopping = "stop" in head or has_ended(head)
-    if any(counter.get("ending", 0) > 0 for counter in counters):
-        return shown_status(status, 1, 1)
-    if is_stopping or paused <= 0:
+    if stop is RunStatus.PAUSED or any(counter.get("ending", 0) > 0 for counter in counters):
+        return shown_status(status, stop, 1, 1)
+    if stop is not None or has_ended(head) or paused <= 0:
         return status
     if any("stack" in counter for counter in counters):
-        return shown_status(status, 1, 1)
+        return shown_status(status, stop, 1, 1)
     arrived = sum(len(value) for counter in counters for name, value in counter.items() if name[:2] == "a#")
     live = 1 + sum(counter.get("live", 0) for counter in counters)
     # The counters and the head are not read as of one moment.
-    return shown_status(status, max(live - arrived, paused), paused)
+    return shown_status(status, stop, max(live - arrived, paused), paused)
 
 
 class CounterDeltas:

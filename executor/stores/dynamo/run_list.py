@@ -58,6 +58,7 @@ MAX_COUNTED = 2_000
 """Number of runs that a count reads at most."""
 
 _STORED_OPEN = (RunStatus.QUEUED, RunStatus.RUNNING)
+_NEVER_STORED = (RunStatus.WAITING, RunStatus.PAUSED)
 
 
 @frozen
@@ -127,14 +128,14 @@ class RunIndexQuery:
         return query, values
 
     def _index_statuses(self) -> list[RunStatus]:
-        """Return the statuses in the index that a run of the list may have. `waiting` is never stored."""
+        """Return the statuses in the index that a run of the list may have."""
         wanted = set(self.run_filter.statuses)
-        if RunStatus.WAITING in wanted:
+        if not wanted.isdisjoint(_NEVER_STORED):
             wanted |= {*_STORED_OPEN}
         if RunStatus.QUEUED in wanted:
             # A resumed run is queued again, and the index may still show it as running.
             wanted.add(RunStatus.RUNNING)
-        return [status for status in RunStatus if status in wanted and status is not RunStatus.WAITING]
+        return [status for status in RunStatus if status in wanted and status not in _NEVER_STORED]
 
 
 class RunList:
@@ -245,7 +246,7 @@ class RunList:
         return status_of(head, counters) if snapshot is None else snapshot.status()
 
     def _current_run(self, head: Item, first_counter: Item | None) -> Run:
-        """Return a run with its counts, and with the status `waiting` if all of its active visits wait."""
+        """Return a run with its counts, and with the status that readers see."""
         run_id = run_id_of(head)
         other_keys = [keys.counter(run_id, number) for number in range(1, spread_of(head))]
         counters = [*([] if first_counter is None else [first_counter])]

@@ -34,6 +34,7 @@ from noetl.executor.stores.dynamo.run_items import (
     has_ended,
     run_id_of,
     spread_of,
+    stop_of,
     sum_counters,
 )
 from noetl.executor.stores.dynamo.table import DynamoTable
@@ -90,9 +91,10 @@ class RunSnapshot:
         return sorted(active, key=lambda item: (item.visit.due_at, *item.sort_key))
 
     def status(self) -> RunStatus:
-        """Return the status of the run, which is `waiting` if all of its active visits wait."""
+        """Return the status of the run that readers see."""
         active = [item.visit for item in self.active_items if not is_pseudo_step(item.visit.step)]
-        return shown_status(RunStatus(self.head["status"]), len(active), sum(map(is_waiting, active)))
+        waiting = sum(map(is_waiting, active))
+        return shown_status(RunStatus(self.head["status"]), stop_of(self.head), len(active), waiting)
 
 
 def read_snapshot(

@@ -31,6 +31,7 @@ from noetl.executor.stores.dynamo.run_items import (
     derive_deadline_visit,
     derive_first_visit,
     encode_head,
+    is_paused,
     put_request,
     run_id_of,
     tenant_of,
@@ -196,7 +197,12 @@ class DynamoRuns:
     def positions(self, run_ids: Sequence[str]) -> dict[str, HistoryPosition]:
         """Return the status of each run. A step changes its visit only, so no number counts the changes."""
         heads = self._context.table.get_many([keys.head(run_id) for run_id in run_ids])
-        return {run_id_of(head): HistoryPosition(RunStatus(head["status"]), None) for head in heads.values()}
+        return {
+            run_id_of(head): HistoryPosition(
+                RunStatus.PAUSED if is_paused(head) else RunStatus(head["status"]), None
+            )
+            for head in heads.values()
+        }
 
     def add_bytes(self, run_id: str, kind: ByteKind, size: int) -> int:
         """Add to the bytes that a run has logged or written, and return their sum of all processes.

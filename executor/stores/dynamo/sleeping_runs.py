@@ -30,6 +30,7 @@ from noetl.executor.stores.dynamo.run_items import (
     has_ended,
     run_id_of,
     spread_of,
+    starts_nothing,
     status_of,
     sum_counters,
 )
@@ -42,7 +43,7 @@ def can_sleep(context: DynamoContext, head: Item) -> bool:
     The message of a deadline that the index `due` does not have may be lost, so its run stays awake.
     """
     is_external = context.announcer.external_queue(head["queue"]) is not None
-    is_unfinished = not has_ended(head) and "stop" not in head and "reopening" not in head
+    is_unfinished = not has_ended(head) and not starts_nothing(head) and "reopening" not in head
     return is_external and is_unfinished and ("deadline" not in head or "wakes" in head)
 
 
@@ -99,12 +100,12 @@ def is_asleep(head: Item) -> bool:
 
 
 def sleep_update(head: Item) -> Update:
-    """Return the write that puts a run to sleep, unless it stops."""
+    """Return the write that puts a run to sleep, unless it stops or is paused."""
     run_id = run_id_of(head)
     return Update(
         keys.head(run_id),
         {"open": keys.asleep_shard(run_id)},
-        when=(("open", "present", None), ("stop", "absent", None)),
+        when=(("open", "present", None), ("stop", "absent", None), ("held", "absent", None)),
     )
 
 

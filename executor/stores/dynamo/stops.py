@@ -74,7 +74,7 @@ class Stops:
             snapshot = read_snapshot(self._context, run_id)
             if snapshot is None or "stop" not in snapshot.head or has_ended(snapshot.head):
                 return []
-            if not self._park_all(snapshot, now):
+            if not self.park_all(snapshot, now):
                 break
             time.sleep(pause_seconds(tries) if tries > 1 else 0.0)
         else:
@@ -90,7 +90,7 @@ class Stops:
         return end_run(self._context, snapshot.head, now, is_repeated=is_repeated)
 
     def parkable_items(self, snapshot: RunSnapshot) -> list[VisitItem]:
-        """Return the visits of a stopping run that have not started or that are suspended."""
+        """Return the visits of a stopping or paused run that have not started or that are suspended."""
         return [
             item
             for item in snapshot.active_items
@@ -101,7 +101,7 @@ class Stops:
         """Cancel the runs that a visit has started and no longer waits for."""
         self._cancel_children(run_id, now, of_visit=visit_id)
 
-    def _park_all(self, snapshot: RunSnapshot, now: float) -> bool:
+    def park_all(self, snapshot: RunSnapshot, now: float) -> bool:
         """Park all visits that are not running, and return whether there were any."""
         head = snapshot.head
         fired, _ = self._joins.fire(head, None, now)
@@ -117,7 +117,9 @@ class Stops:
         with suppress(ConditionFailed):
             if item.is_written:
                 state |= {"wakes": None} if "wakes" in item.attributes else {}
-                self._context.table.update(Update(key, state, when=is_unchanged(visit)))
+                # An answer may have made it due since it was read.
+                is_same: tuple[Condition, ...] = (*is_unchanged(visit), ("due", "=", item.attributes["due"]))
+                self._context.table.update(Update(key, state, when=is_same))
                 return
             cause = {"cause": item.origin.cause} if item.origin.cause else {}
             self._context.table.write([Put(key, {"step": visit.step, **cause, **state})])
@@ -126,7 +128,7 @@ class Stops:
         self, run_id: str, now: float, *, of_visit: str | None = None, except_visit: str | None = None
     ) -> None:
         """Cancel the child runs of one visit, or of all visits except one."""
-        prefix = "K#" if of_visit is None else f"K#{of_visit}#"
+        prefix = keys.child_prefix(of_visit)
         for item in self._context.table.query(keys.partition_key(run_id), prefix):
             _, visit_id, child = item["sk"].split("#", 2)
             if visit_id == except_visit:

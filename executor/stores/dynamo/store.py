@@ -20,6 +20,7 @@ from noetl.executor.stores.dynamo.facts import DynamoFacts
 from noetl.executor.stores.dynamo.followups import Followups
 from noetl.executor.stores.dynamo.joins import DynamoJoins
 from noetl.executor.stores.dynamo.maintenance import DynamoMaintenance
+from noetl.executor.stores.dynamo.pauses import Pauses
 from noetl.executor.stores.dynamo.playbooks import DynamoPlaybooks
 from noetl.executor.stores.dynamo.queue import DynamoQueue
 from noetl.executor.stores.dynamo.repairs import Repairs
@@ -66,9 +67,10 @@ class DynamoStore:
         joins = DynamoJoins(context)
         stops = Stops(context, joins)
         resumes = Resumes(context, retention)
-        repairs = Repairs(context, joins, stops, resumes, wakeups)
-        followups = Followups(context, joins, stops, wakeups, retention)
-        claims = Claims(context, stops, wakeups)
+        self.pauses = pauses = Pauses(context, joins, stops, resumes)
+        repairs = Repairs(context, joins, pauses, resumes, wakeups)
+        followups = Followups(context, joins, pauses, wakeups, retention)
+        claims = Claims(context, pauses, wakeups)
         commits = Commits(context, limits)
         self.plans = context.plans
         deletion = RunDeletion(context)

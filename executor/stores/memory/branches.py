@@ -13,7 +13,9 @@ Limits: commits of one run must be serial. The author of a store locks the run, 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 
+from noetl.executor.errors import RejectedError
 from noetl.executor.model.branch_stack import (
     BranchStack,
     Turn,
@@ -26,6 +28,7 @@ from noetl.executor.model.branch_stack import (
 from noetl.executor.model.events import Event
 from noetl.executor.model.run import (
     DEADLINE,
+    END,
     Branch,
     Commit,
     FailureState,
@@ -35,7 +38,7 @@ from noetl.executor.model.run import (
     VisitStatus,
     WaitKey,
 )
-from noetl.executor.model.run_transition import stop_run
+from noetl.executor.model.run_transition import pause_run, run_paused, run_unpaused, stop_run, unpause_run
 from noetl.executor.model.special_visits import (
     end_visit,
     finally_visit,
@@ -45,7 +48,7 @@ from noetl.executor.model.special_visits import (
 )
 from noetl.executor.model.transition import merge_arrivals
 from noetl.executor.model.visit_states import PARKABLE
-from noetl.executor.model.visit_transition import claim, enter_step, park, reopen, start_events
+from noetl.executor.model.visit_transition import claim, enter_step, park, reopen, start_events, unpause
 from noetl.executor.stores.memory.state import MemoryState, RunRecord
 from noetl.planner.frozen import replace
 
@@ -119,24 +122,85 @@ class MemoryBranches:
 
     def stop_run(self) -> None:
         """Park visits that are not running, cancel child runs, and end the run if no visit is running."""
-        run, finally_step = self.record.run, self.plan.header.finally_step
         active = [visit for visit in self.record.find_active() if not is_pseudo_step(visit.step)]
-        for visit in active:
-            if visit.status in PARKABLE and is_branch_visit(visit, finally_step):
-                self.record.put(park(visit, self.now))
-        finally_id = finally_visit_id(run.resumes)
+        self._park_visits()
+        finally_id = finally_visit_id(self.record.run.resumes)
         self._cancel_children(lambda parent: parent.visit_id != finally_id)
         if not any(visit.status is VisitStatus.RUNNING for visit in active):
             self.end_run()
+
+    @property
+    def is_ending(self) -> bool:
+        """True if the finally step has begun, or the visit that ends the run exists."""
+        final_steps = {END, self.plan.header.finally_step}
+        return any(visit.step in final_steps for visit in self.record.visits.values())
+
+    def pause_run(self, caller: str | None) -> None:
+        """Pause the run and the child runs that it waits for, unless it is paused.
+
+        Raises:
+            RejectedError: as `run_transition.pause_run`.
+        """
+        paused = pause_run(self.record.run, is_ending=self.is_ending)
+        if paused is self.record.run:
+            return
+        self.record.run = paused
+        self.record.append([run_paused(self.now, caller)])
+        self._park_visits()
+        self._pause_children(None, caller)
+
+    def stay_paused(self, visit: Visit) -> None:
+        """Park what the commit of a visit has made due, and pause the child runs that the visit waits for."""
+        self._park_visits()
+        self._pause_children(lambda parent: parent.visit_id == visit.id, None)
+
+    def unpause_run(self, caller: str | None) -> None:
+        """Let a paused run and its paused child runs continue.
+
+        Raises:
+            RejectedError: as `run_transition.unpause_run`.
+        """
+        run = unpause_run(self.record.run)
+        if run is self.record.run:
+            return
+        self.record.run = run
+        self.record.append([run_unpaused(self.now, caller)])
+        waiting_ids = frozenset() if self.record.stack is None else self.record.stack.resumed_ids
+        parked = [visit for visit in self.record.visits.values() if visit.status is VisitStatus.PARKED]
+        self.record.put(*(unpause(visit, self.now) for visit in parked if visit.id not in waiting_ids))
+        for child in self._open_children(None):
+            MemoryBranches(self.state, child, self.now).unpause_run(caller)
+        if run.live == 0:
+            self.end_run()
+
+    def _park_visits(self) -> None:
+        for visit in self.record.find_active():
+            if visit.status in PARKABLE and is_branch_visit(visit, self.plan.header.finally_step):
+                self.record.put(park(visit, self.now))
+
+    def _pause_children(self, condition: Callable[[WaitKey], bool] | None, caller: str | None) -> None:
+        for child in self._open_children(condition):
+            with suppress(RejectedError):  # it is ending
+                MemoryBranches(self.state, child, self.now).pause_run(caller)
+
+    def _open_children(self, condition: Callable[[WaitKey], bool] | None) -> list[RunRecord]:
+        """Return the child runs that have not ended, of visits that fulfil a condition, or of all visits."""
+        return [
+            child
+            for child in self.state.runs.values()
+            if (parent := child.run.parent) is not None
+            and parent.run_id == self.record.run.id
+            and child.run.finished_at is None
+            and (condition is None or condition(parent))
+        ]
 
     def cancel_children_of(self, visit_id: str) -> None:
         """Cancel the runs that a visit has started and no longer waits for."""
         self._cancel_children(lambda parent: parent.visit_id == visit_id)
 
     def _cancel_children(self, condition: Callable[[WaitKey], bool]) -> None:
-        for child in self.state.runs.values():
-            parent, is_open = child.run.parent, child.run.finished_at is None and child.run.stop is None
-            if is_open and parent is not None and parent.run_id == self.record.run.id and condition(parent):
+        for child in self._open_children(condition):
+            if child.run.ending is None:
                 child.run = stop_run(child.run, RunStatus.CANCELLED)
                 MemoryBranches(self.state, child, self.now).stop_run()
 
@@ -189,14 +253,15 @@ class MemoryBranches:
         self.record.run = replace(self.record.run, live=turn.stack.branches)
         if branch is None:
             return False
-        if turn.is_resumed:
-            self._claim_or_put(resume_visit(self.record.visits[branch.id], branch, self.now))
-        else:
+        if not turn.is_resumed:
             self._enter_as(branch, turn.number)
+            return True
+        visit = resume_visit(self.record.visits[branch.id], branch, self.now)
+        self._claim_or_put(visit if self.record.run.stop is None else park(visit, self.now))
         return True
 
     def _enter_as(self, branch: Branch, number: int) -> None:
-        """Let a branch enter a step with the visit of a number. In a stopping run, the visit is parked."""
+        """Let a branch enter a step with the visit of a number, parked if the run stops or is paused."""
         is_stopping = self.record.run.stop is not None
         self._add(enter_step(branch, self.record.run.id, self.now, number, is_stopping=is_stopping))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 
-from noetl.executor.model.run import DEADLINE, NEVER, Visit, VisitStatus
+from noetl.executor.model.run import DEADLINE, NEVER, RunStatus, Visit, VisitStatus
 from noetl.executor.model.run_transition import lose_branch
 from noetl.executor.model.special_visits import deadline_visit
 from noetl.executor.model.visit_transition import end_lease, is_endless, unpark, wake
@@ -66,8 +66,9 @@ class MemoryMaintenance:
         for record in self._state.runs.values():
             run, visits, active = record.run, record.visits.values(), _find_active_steps(record)
             is_ended = run.finished_at is not None
+            status = RunStatus.PAUSED if run.is_paused else run.status
             checked = CheckedRun(
-                run.id, run.status, is_ended, visits, active, run.live, record.live, record.arrivals
+                run.id, status, is_ended, visits, active, run.live, record.live, record.arrivals
             )
             yield from find_contradictions(checked, self._can_continue)
 
@@ -106,6 +107,8 @@ class MemoryMaintenance:
         """Repair an unfinished run, and return a description of the repair, or None if it is sound."""
         run, active = record.run, _find_active_steps(record)
         branches = MemoryBranches(self._state, record, now)
+        if run.is_paused and not active:
+            return None
         if not active:
             return _continue_stuck(branches)
         if not any(map(self._can_continue, active)):
@@ -117,7 +120,7 @@ class MemoryMaintenance:
             return "a lease that exceeded the limit has ended"
         finally_step = branches.plan.header.finally_step
         steps = {visit.step for visit in record.visits.values()}
-        if run.stop is None and run.deadline_at is not None and not steps & {DEADLINE, finally_step}:
+        if run.ending is None and run.deadline_at is not None and not steps & {DEADLINE, finally_step}:
             record.put(deadline_visit(run.id, run.resumes, run.deadline_at))
             return "its deadline is set"
         return None

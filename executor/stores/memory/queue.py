@@ -29,7 +29,7 @@ from noetl.executor.model.run import (
     VisitStatus,
     WaitKey,
 )
-from noetl.executor.model.run_transition import begin_run, finish_run, run_finished
+from noetl.executor.model.run_transition import begin_run, decide_stop, finish_run, run_finished
 from noetl.executor.model.visit_states import FINISHED
 from noetl.executor.model.visit_transition import (
     claim,
@@ -147,7 +147,7 @@ class MemoryQueue:
                 run,
                 live=run.live + commit.branches_change,
                 failed_branches=run.failed_branches + commit.failed_branches,
-                stop=run.stop or commit.stop,
+                stop=decide_stop(run.stop, commit.stop),
                 error=run.error or commit.error,
             )
             waits = [record.waits.get(WaitKey(run.id, visit.id, id)) for id in commit.awaits]
@@ -221,9 +221,9 @@ def _store_batch_results(record: RunRecord, commit: Commit) -> None:
 def _apply_commit(branches: MemoryBranches, commit: Commit) -> None:
     """Apply what follows from an outcome that was written: branches, child runs, the end of the run.
 
-    The order matters: a join fires before the run may end, and a stop parks what has just been entered.
+    The order matters: a join fires before the run may end, and a stop or a pause parks what is due since.
     """
-    visit, run_stops = commit.visit, branches.record.run.stop is not None
+    visit, run = commit.visit, branches.record.run
     is_finished = visit.status in FINISHED
     has_next = True
     if not branches.is_sequential:
@@ -235,7 +235,9 @@ def _apply_commit(branches: MemoryBranches, commit: Commit) -> None:
     if commit.is_finally:
         if is_finished:
             branches.end_run()
-    elif run_stops:
+    elif run.is_paused:
+        branches.stay_paused(visit)
+    elif run.stop is not None:
         branches.stop_run()
     elif is_finished:
         may_end = not has_next or commit.branches_change < 0 or branches.absorbed

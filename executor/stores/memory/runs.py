@@ -100,7 +100,7 @@ class MemoryRuns:
     def get(self, tenant: str, run_id: str) -> Run | None:
         with self._state.lock:
             record = self._state.runs.get(run_id)
-            return None if record is None or record.run.tenant != tenant else _shown_run(record)
+            return None if record is None or record.run.tenant != tenant else shown_run(record)
 
     def summary(self, tenant: str, run_id: str) -> RunSummary | None:
         run = self.get(tenant, run_id)
@@ -136,7 +136,7 @@ class MemoryRuns:
     def _matching(self, run_filter: RunFilter, *, is_oldest_first: bool) -> list[RunSummary]:
         """Return all runs of a filter in an order."""
         with self._state.lock:
-            runs = [summarize(_shown_run(record)) for record in self._state.runs.values()]
+            runs = [summarize(shown_run(record)) for record in self._state.runs.values()]
         ordered = sorted(runs, key=lambda run: (run.created_at, run.id), reverse=not is_oldest_first)
         return [run for run in ordered if run_filter.matches(run)]
 
@@ -200,7 +200,10 @@ class MemoryRuns:
         with self._state.lock:
             records = [self._state.runs[id] for id in run_ids if id in self._state.runs]
             return {
-                record.run.id: HistoryPosition(record.run.status, len(record.history)) for record in records
+                record.run.id: HistoryPosition(
+                    RunStatus.PAUSED if record.run.is_paused else record.run.status, len(record.history)
+                )
+                for record in records
             }
 
     def stop(self, run_id: str, status: RunStatus, now: float) -> Run:
@@ -281,8 +284,9 @@ class MemoryRuns:
             return [] if record is None else list(record.visits.values())
 
 
-def _shown_run(record: RunRecord) -> Run:
-    """Return the run, with the status `waiting` if all of its active visits wait."""
+def shown_run(record: RunRecord) -> Run:
+    """Return the run with the status that readers see."""
     active = [visit for visit in record.find_active() if not is_pseudo_step(visit.step)]
     waiting = sum(map(is_waiting, active))
-    return replace(record.run, status=shown_status(record.run.status, len(active), waiting))
+    run = record.run
+    return replace(run, status=shown_status(run.status, run.stop, len(active), waiting))

@@ -6,6 +6,7 @@ from noetl.executor.model.limits import PayloadLimits
 from noetl.executor.stores.memory.facts import MemoryFacts
 from noetl.executor.stores.memory.keys import MemoryKeys
 from noetl.executor.stores.memory.maintenance import MemoryMaintenance
+from noetl.executor.stores.memory.pauses import MemoryPauses
 from noetl.executor.stores.memory.plans import MemoryPlans
 from noetl.executor.stores.memory.queue import MemoryQueue
 from noetl.executor.stores.memory.registry import MemoryRegistry
@@ -31,6 +32,7 @@ class MemoryStore:
         self.work = state.work
         self.plans = MemoryPlans(state)
         self.runs = MemoryRuns(state)
+        self.pauses = MemoryPauses(state)
         self.queue = MemoryQueue(state)
         self.waits = MemoryWaits(state)
         self.registry = MemoryRegistry(state)

@@ -54,6 +54,7 @@ class PostgresStore(SqlStore):
         for part in (
             self.plans,
             self.runs,
+            self.pauses,
             self.queue,
             self.waits,
             self.registry,

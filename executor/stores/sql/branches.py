@@ -18,8 +18,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
+from noetl.executor.errors import RejectedError
 from noetl.executor.model.branch_stack import (
     BranchStack,
     Turn,
@@ -29,14 +31,31 @@ from noetl.executor.model.branch_stack import (
     resume_visit,
 )
 from noetl.executor.model.events import Event
-from noetl.executor.model.run import Branch, Commit, FailureState, Lease, RunStatus, Visit
+from noetl.executor.model.run import Branch, Commit, FailureState, Lease, Run, RunStatus, Visit
+from noetl.executor.model.run_transition import pause_run, run_paused, run_unpaused, unpause_run
 from noetl.executor.model.special_visits import end_visit, finally_visit, finally_visit_id
 from noetl.executor.model.transition import merge_arrivals
-from noetl.executor.model.visit_transition import claim, enter_step, is_due, reopen, start_events
+from noetl.executor.model.visit_transition import (
+    claim,
+    enter_step,
+    is_due,
+    park,
+    reopen,
+    start_events,
+    unpause,
+)
 from noetl.executor.stores.sql.database import Result, Writer
 from noetl.executor.stores.sql.due_floor import NO_FLOOR
+from noetl.executor.stores.sql.history import append_events
 from noetl.executor.stores.sql.plans import SqlPlans
-from noetl.executor.stores.sql.rows import Row, claim_values, encode_json, visit_from_row, visit_values
+from noetl.executor.stores.sql.rows import (
+    Row,
+    claim_values,
+    encode_json,
+    run_from_row,
+    visit_from_row,
+    visit_values,
+)
 from noetl.planner.frozen import replace
 from noetl.planner.plan import Step
 
@@ -102,16 +121,48 @@ class BranchTransaction:
             self._fire(join)
 
     def enter(self, branch: Branch) -> None:
-        """Let a branch enter a step; in a stopping run its visit is parked."""
+        """Let a branch enter a step; if the run stops or is paused, its visit is parked."""
         self._enter_as(branch, count_visit(self.db, self.run["id"], branch))
 
     def stop_run(self) -> None:
         """Park visits that are not running, cancel child runs, and end the run if no visit is running."""
-        finally_id = finally_visit_id(self.run["resumes"])
-        self.db.execute("branches.park_visits", run_id=self.run["id"], now=self.now, finally_visit=finally_id)
-        self._cancel_runs("branches.find_children_of_other_visits", finally_id)
+        self._park_visits()
+        self._cancel_runs("branches.find_children_of_other_visits", finally_visit_id(self.run["resumes"]))
         if self.db.execute("branches.is_any_running", run_id=self.run["id"]).fetchone() is None:
             self.end_run()
+
+    def pause(self) -> None:
+        """Park visits that are not running, and pause the child runs of the run."""
+        self._park_visits()
+        self._pause_children()
+
+    def stay_paused(self, visit: Visit) -> None:
+        """Park what the commit of a visit has made due, and pause the child runs that the visit waits for."""
+        self._park_visits()
+        self._pause_children(visit_id=visit.id)
+
+    def unpause(self) -> None:
+        """Let parked visits continue, and end the run if no branch is left."""
+        rows = self.db.execute("branches.find_parked", run_id=self.run["id"]).fetchall()
+        waiting_ids = self.stack.resumed_ids if self.header.sequential else frozenset[str]()
+        visits = [unpause(visit_from_row(row), self.now) for row in rows if row["id"] not in waiting_ids]
+        values = [
+            {"run_id": visit.run_id, "visit_id": visit.id, "status": visit.status, "due_at": visit.due_at}
+            for visit in visits
+        ]
+        self.db.executemany("branches.unpause_visit", values)
+        if self.run["live"] == 0:
+            self.end_run()
+
+    def _park_visits(self) -> None:
+        finally_id = finally_visit_id(self.run["resumes"])
+        self.db.execute("branches.park_visits", run_id=self.run["id"], now=self.now, finally_visit=finally_id)
+
+    def _pause_children(self, **only: str) -> None:
+        found = self.db.execute("branches.find_open_children", run_id=self.run["id"], **only)
+        for child in found.fetchall():
+            with suppress(RejectedError):  # it is ending
+                pause_branches(self.db, self.plans, child["id"], self.now)
 
     def cancel_child_runs(self, visit_id: str) -> None:
         """Cancel the runs that a visit has started and no longer waits for."""
@@ -176,6 +227,8 @@ class BranchTransaction:
             return True
         row = self.db.execute("branches.read_visit", run_id=run_id, visit_id=branch.id).fetchone()
         visit = resume_visit(visit_from_row(row), branch, self.now)
+        if self.run["stop"] is not None:
+            visit = park(visit, self.now)
         if self.claim_for is not None and self.claimed is None and is_due(visit, self.now):
             visit = self._claim(visit, self.claim_for)
         self.db.execute("branches.reopen_visit", **_reopened_values(visit))
@@ -265,6 +318,48 @@ def stop_branches(db: Writer, plans: SqlPlans, run_id: str, status: RunStatus, n
     run = db.execute("runs.stop", run_id=run_id, stop=status).fetchone()
     BranchTransaction(db, plans, run, now).stop_run()
     return RunStatus(run["stop"])
+
+
+def pause_branches(db: Writer, plans: SqlPlans, run_id: str, now: float, caller: str | None = None) -> Run:
+    """Pause a run and its child runs, unless it is paused, and return it.
+
+    Raises:
+        RejectedError: as `run_transition.pause_run`.
+    """
+    db.lock_run(run_id)
+    run = run_from_row(db.execute("runs.read", run_id=run_id).fetchone())
+    finally_id = finally_visit_id(run.resumes)
+    ending = db.execute("branches.is_ending", run_id=run_id, finally_visit=finally_id).fetchone()
+    paused = pause_run(run, is_ending=ending is not None)
+    if paused is not run:
+        row = _write_pause(db, paused, run_paused(now, caller))
+        BranchTransaction(db, plans, row, now).pause()
+    return paused
+
+
+def unpause_branches(db: Writer, plans: SqlPlans, run_id: str, now: float, caller: str | None = None) -> Run:
+    """Let a run and its child runs continue that are paused, and return it.
+
+    Raises:
+        RejectedError: as `run_transition.unpause_run`.
+    """
+    db.lock_run(run_id)
+    run = run_from_row(db.execute("runs.read", run_id=run_id).fetchone())
+    unpaused = unpause_run(run)
+    if unpaused is run:
+        return run
+    row = _write_pause(db, unpaused, run_unpaused(now, caller))
+    BranchTransaction(db, plans, row, now).unpause()
+    for child in db.execute("branches.find_open_children", run_id=run_id).fetchall():
+        unpause_branches(db, plans, child["id"], now, caller)
+    return unpaused
+
+
+def _write_pause(db: Writer, run: Run, event: Event) -> Row:
+    """Write that a run is paused or not, with the event, and return the columns that its branches need."""
+    row: Row = db.execute("runs.pause", run_id=run.id, stop=run.stop).fetchone()
+    append_events(db, run.id, row["seq"], [event])
+    return row
 
 
 def count_visit(db: Writer, run_id: str, branch: Branch) -> int:

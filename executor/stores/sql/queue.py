@@ -286,7 +286,10 @@ def with_saved(visit: Visit, saved: str | None) -> Visit:
 
 
 def write_outcome(db: Writer, visit: Visit, outputs: EncodedOutputs, *, may_park: bool) -> Result:
-    """Write the outcome of a visit, if its claim is held. A suspended visit of a stopping run is parked."""
+    """Write the outcome of a visit, if its claim is held.
+
+    A suspended visit is parked if its run stops or is paused.
+    """
     return db.execute(
         "queue.write_outcome",
         may_park=may_park and visit.finished_at is None,
@@ -348,6 +351,8 @@ def _apply_commit(branches: BranchTransaction, commit: Commit) -> None:
     if commit.is_finally:
         if is_finished:
             branches.end_run()
+    elif branches.run["stop"] == RunStatus.PAUSED:
+        branches.stay_paused(visit)
     elif branches.run["stop"] is not None:
         branches.stop_run()
     elif is_finished:

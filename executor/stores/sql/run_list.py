@@ -126,7 +126,7 @@ def _order_tags(database: Database, tenant: str, tags: Sequence[str]) -> Sequenc
 def _status_conditions(statuses: Collection[RunStatus]) -> list[dict[str, Any]]:
     """Return the values of the conditions on the status, for each query that a list needs.
 
-    A run that waits has another status in its row.
+    A run that waits or is paused has another status in its row.
     """
     if not statuses or set(statuses) == set(RunStatus):
         return [{}]
@@ -135,9 +135,11 @@ def _status_conditions(statuses: Collection[RunStatus]) -> list[dict[str, Any]]:
         conditions.append({"is_unfinished": True})
         statuses = set(statuses) - OPEN_STATUSES
     for status in RunStatus:
-        if status is RunStatus.WAITING and status in statuses:
-            conditions.append({"is_waiting": True})
-        elif status in statuses:
+        if status not in statuses:
+            continue
+        if status in (RunStatus.WAITING, RunStatus.PAUSED):
+            conditions.append({f"is_{status}": True})
+        else:
             conditions.append({"status": status} | ({} if status.is_final else {"is_open": True}))
     return conditions
 

@@ -16,6 +16,7 @@ from noetl.executor.stores.sql.context import SqlContext
 from noetl.executor.stores.sql.database import Database
 from noetl.executor.stores.sql.facts import SqlFacts
 from noetl.executor.stores.sql.maintenance import SqlMaintenance
+from noetl.executor.stores.sql.pauses import SqlPauses
 from noetl.executor.stores.sql.plans import SqlPlans
 from noetl.executor.stores.sql.playbooks import SqlPlaybooks
 from noetl.executor.stores.sql.queue import SqlQueue
@@ -31,6 +32,7 @@ class SqlStore:
         self.facts = facts
         self.plans = SqlPlans(self.context)
         self.runs = SqlRuns(self.context, self.plans)
+        self.pauses = SqlPauses(self.context, self.plans)
         self.queue: WorkQueue = SqlQueue(self.context, self.plans)
         self.waits = SqlWaits(self.context)
         self.registry = SqlPlaybooks(self.context)

@@ -21,6 +21,7 @@ from noetl.testing.store_contract.consistency import ConsistencyContract
 from noetl.testing.store_contract.damage import StoreDamage, SweepDamage
 from noetl.testing.store_contract.facts import FactsContract
 from noetl.testing.store_contract.keys import KeysContract
+from noetl.testing.store_contract.pauses import PausesContract
 from noetl.testing.store_contract.plan_deletion import PlanDeletionContract
 from noetl.testing.store_contract.plans import PlansContract
 from noetl.testing.store_contract.queue import QueueContract
@@ -38,6 +39,7 @@ __all__ = [
     "FactsContract",
     "KeysContract",
     "MaintenanceContract",
+    "PausesContract",
     "PlanDeletionContract",
     "PlansContract",
     "QueueContract",
@@ -65,6 +67,7 @@ class StoreContract(
     RunDeletionContract,
     QueueContract,
     WaitsContract,
+    PausesContract,
     SequentialContract,
     TransitionsContract,
 ):

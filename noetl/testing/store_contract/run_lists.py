@@ -35,6 +35,8 @@ SOME_STATUSES: tuple[tuple[RunStatus, ...], ...] = (
     (RunStatus.WAITING, RunStatus.SUCCEEDED),
     (RunStatus.RUNNING, RunStatus.QUEUED, RunStatus.WAITING, RunStatus.FAILED),
     (RunStatus.QUEUED, RunStatus.QUEUED),
+    (RunStatus.PAUSED,),
+    (RunStatus.QUEUED, RunStatus.RUNNING, RunStatus.WAITING, RunStatus.PAUSED),
     tuple(RunStatus),
 )
 
@@ -289,8 +291,10 @@ def start_runs_of_all_statuses(store: Store) -> list[tuple[Run, RunStatus]]:
             end_with(store, run, status)
         elif status is not RunStatus.QUEUED:
             claim: Any = claim_visit(store, run, 100.0)
-            if status is RunStatus.WAITING:
+            if status in (RunStatus.WAITING, RunStatus.PAUSED):
                 store.queue.commit(suspend_claim(claim), 100.0)
+            if status is RunStatus.PAUSED:
+                store.pauses.pause(run.id, 100.0)
     return runs
 
 

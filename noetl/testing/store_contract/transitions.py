@@ -29,6 +29,7 @@ from noetl.testing.store_contract.operations import (
     succeed,
     suspend_claim,
 )
+from noetl.testing.store_contract.pauses import resume_sequential
 from noetl.testing.transition_observer import Row, observe_store, table_without
 
 FORK = """
@@ -181,6 +182,26 @@ def resume_failed(store: Store) -> None:
     store.runs.resume(run.id, 2.0, deadline_at=None, values={})
 
 
+def unpause_ready(store: Store) -> None:
+    run = start_run(store)
+    store.pauses.pause(run.id, 1.0)
+    store.pauses.unpause(run.id, 2.0)
+
+
+def unpause_waiting(store: Store) -> None:
+    run = start_run(store)
+    store.queue.commit(wait_until(claim_visit(store, run), 5.0), 1.0)
+    store.pauses.pause(run.id, 1.0)
+    store.pauses.unpause(run.id, 2.0)
+
+
+def unpause_retrying(store: Store) -> None:
+    run = start_run(store)
+    store.queue.commit(fail(store, claim_visit(store, run), retry_at=5.0), 1.0)
+    store.pauses.pause(run.id, 1.0)
+    store.pauses.unpause(run.id, 2.0)
+
+
 SCENARIOS: Mapping[Row, Scenario] = {
     (None, VisitTrigger.ENTER): start_run,
     (None, VisitTrigger.ENTER_STOPPING): enter_in_stopping_run,
@@ -203,6 +224,9 @@ SCENARIOS: Mapping[Row, Scenario] = {
     (VisitStatus.PARKED, VisitTrigger.WAKE): answer_parked,
     (VisitStatus.PARKED, VisitTrigger.REOPEN): resume_retrying,
     (VisitStatus.PARKED, VisitTrigger.REOPEN_SUSPENDED): resume_waiting,
+    (VisitStatus.PARKED, VisitTrigger.UNPAUSE): unpause_ready,
+    (VisitStatus.PARKED, VisitTrigger.UNPAUSE_WAITING): unpause_waiting,
+    (VisitStatus.PARKED, VisitTrigger.UNPAUSE_RETRYING): unpause_retrying,
     (VisitStatus.FAILED, VisitTrigger.REOPEN): resume_failed,
 }
 """For each row of the table that every store makes: calls by which it does."""
@@ -240,12 +264,26 @@ def abandon_in_stopping_run(store: Store) -> None:
     store.queue.commit(abandon(claim.visit), 1.0)
 
 
+def continue_failed_in_paused_run(store: Store) -> None:
+    run, claim = resume_sequential(store, is_waiting=False)
+    store.pauses.pause(run.id, 5.0)
+    store.queue.commit(succeed(store, claim), 6.0, LEASE)
+
+
+def continue_suspended_in_paused_run(store: Store) -> None:
+    run, claim = resume_sequential(store, is_waiting=True)
+    store.pauses.pause(run.id, 5.0)
+    store.queue.commit(succeed(store, claim), 6.0, LEASE)
+
+
 COMBINED_SCENARIOS: Mapping[tuple[VisitTrigger, VisitTrigger], Scenario] = {
     (VisitTrigger.ENTER, VisitTrigger.CLAIM): enter_and_claim,
     (VisitTrigger.RETRY, VisitTrigger.PARK): retry_in_stopping_run,
     (VisitTrigger.SUSPEND, VisitTrigger.PARK): suspend_in_stopping_run,
     (VisitTrigger.YIELD, VisitTrigger.PARK): yield_in_stopping_run,
     (VisitTrigger.ABANDON, VisitTrigger.PARK): abandon_in_stopping_run,
+    (VisitTrigger.REOPEN, VisitTrigger.PARK): continue_failed_in_paused_run,
+    (VisitTrigger.REOPEN_SUSPENDED, VisitTrigger.PARK): continue_suspended_in_paused_run,
 }
 """Calls that make two transitions at once."""
 

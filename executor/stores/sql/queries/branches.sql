@@ -52,11 +52,26 @@ select 1 from visits where run_id = :run_id and {active_in_run} and {is_running}
 
 -- name: find_children
 select id from runs
-where parent_run = :run_id and parent_visit = :visit_id and finished_at is null and stop is null
+where parent_run = :run_id and parent_visit = :visit_id and finished_at is null and {not_ending}
 
 -- name: find_children_of_other_visits
 select id from runs
-where parent_run = :run_id and parent_visit <> :visit_id and finished_at is null and stop is null
+where parent_run = :run_id and parent_visit <> :visit_id and finished_at is null and {not_ending}
+
+-- Child runs of a visit, or of all visits.
+-- name: find_open_children
+select id from runs where parent_run = :run_id and finished_at is null
+and parent_visit = :visit_id -- optional
+
+-- The finally step has begun, or the visit that ends the run exists.
+-- name: is_ending
+select 1 from visits where run_id = :run_id and (step = '@end' or id = :finally_visit)
+
+-- name: find_parked
+select {visit_columns} from visits where run_id = :run_id and status = 'parked'
+
+-- name: unpause_visit
+update visits set status = :status, due_at = :due_at where run_id = :run_id and id = :visit_id
 
 -- name: delete_deadline
 delete from visits where run_id = :run_id and step = '@deadline'

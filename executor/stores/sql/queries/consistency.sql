@@ -1,9 +1,9 @@
 -- Queries that find nothing in a sound store. Their columns fill the message of the check. The sweep asks the
 -- first two also about one run.
 
--- Unfinished runs without an active visit.
+-- Unfinished runs without an active visit. A paused run needs none.
 -- name: stuck
-select id as run_id from runs where finished_at is null and not exists ({active_visit})
+select id as run_id from runs where finished_at is null and not exists ({active_visit}) and not {is_paused}
 and id = :run_id -- optional
 limit :limit
 

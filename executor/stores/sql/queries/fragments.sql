@@ -80,9 +80,18 @@ select 1 from visits where visits.run_id = runs.id and {active_in_run} and {of_a
 -- name: all_wait
 exists ({active_step}) and not exists ({active_step} and status <> 'waiting' and status <> 'retrying')
 
+-- The run `runs.id` is paused: `Run.is_paused` in SQL.
+-- name: is_paused
+(runs.finished_at is null and coalesce(runs.stop, '') = 'paused')
+
+-- The run does not stop, but may be paused: `Run.ending` is None.
+-- name: not_ending
+coalesce(stop, 'paused') = 'paused'
+
 -- The status of the run `runs.id` that readers see: `run_transition.shown_status` in SQL.
 -- name: shown_status
-case when runs.finished_at is null and {all_wait} then 'waiting' else runs.status end
+case when {is_paused} then 'paused' when runs.finished_at is null and {all_wait} then 'waiting'
+    else runs.status end
 
 -- Columns of a run that lists show. None of them is a payload.
 -- name: summary_columns
@@ -110,8 +119,9 @@ and substr(runs.id, 1, length(:id_prefix)) = :id_prefix -- optional
 and not exists (select 1 from {given_tags} where not {has_given_tag}) -- optional
 and (runs.status {not_silent} or {has_text}) -- optional
 and runs.status = :status -- optional
-and :is_open and not (runs.finished_at is null and {all_wait}) -- optional
-and :is_waiting and runs.finished_at is null and {all_wait} -- optional
+and :is_open and not (runs.finished_at is null and {all_wait}) and not {is_paused} -- optional
+and :is_waiting and runs.finished_at is null and {all_wait} and not {is_paused} -- optional
+and :is_paused and {is_paused} -- optional
 and :is_unfinished and runs.finished_at is null -- optional
 
 -- A run without these statuses may have a headline.

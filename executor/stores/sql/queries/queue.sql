@@ -74,11 +74,11 @@ update visits set due_at = :now where queue = :queue and {active} and status = '
 
 -- name: count_outcome
 update runs set seq = seq + 1, live = live + :branches_change,
-    failed_branches = failed_branches + :failed_branches, stop = coalesce(stop, :stop),
-    error = coalesce(error, :run_error)
+    failed_branches = failed_branches + :failed_branches,
+    stop = coalesce(nullif(stop, 'paused'), :stop, stop), error = coalesce(error, :run_error)
 where id = :run_id
 
--- A suspended visit of a stopping run is parked.
+-- A suspended visit of a run that stops or is paused is parked.
 -- name: write_outcome
 update visits set status = case when :may_park and exists (
         select 1 from runs where id = visits.run_id and stop is not null
@@ -100,5 +100,5 @@ delete from parts where run_id = :run_id and visit_id = :visit_id
 
 -- name: finish_run
 update runs set seq = seq + 1, status = :status, result = :result, errors = :errors,
-    error = coalesce(error, :error), finished_at = :finished_at
+    error = coalesce(error, :error), stop = nullif(stop, 'paused'), finished_at = :finished_at
 where id = :run_id returning *

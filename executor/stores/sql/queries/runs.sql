@@ -156,10 +156,14 @@ select body from parts where run_id = :run_id and visit_id = :visit_id and loop 
 select id from runs where stop = 'cancelled' and id {in_ids}
 
 -- name: positions
-select id, status, seq from runs where id {in_ids}
+select id, case when {is_paused} then 'paused' else status end as status, seq from runs where id {in_ids}
 
 -- name: stop
-update runs set stop = coalesce(stop, :stop) where id = :run_id returning {run_columns}
+update runs set stop = coalesce(nullif(stop, 'paused'), :stop) where id = :run_id returning {run_columns}
+
+-- Begin of a pause, or its end if `:stop` is null.
+-- name: pause
+update runs set stop = :stop, seq = seq + 1 where id = :run_id returning {run_columns}
 
 -- name: resume
 update runs set status = :status, stop = :stop, resumes = :resumes, seq = seq + 1, finished_at = :finished_at,

@@ -6,7 +6,7 @@ and run_id = :run_id -- optional
 limit :limit
 
 -- name: find_missing_deadlines
-select id as run_id from runs where finished_at is null and stop is null and deadline_at is not null
+select id as run_id from runs where finished_at is null and {not_ending} and deadline_at is not null
 and not exists (select 1 from visits where run_id = runs.id and step = '@deadline')
 and id = :run_id -- optional
 limit :limit

@@ -1,0 +1,28 @@
+"""Pauses of runs in a SQL store. Each is one transaction that has locked the run, and then its child runs."""
+
+from __future__ import annotations
+
+from noetl.executor.model.run import Run, RunStatus
+from noetl.executor.stores.sql.branches import pause_branches, unpause_branches
+from noetl.executor.stores.sql.context import SqlContext
+from noetl.executor.stores.sql.plans import SqlPlans
+from noetl.planner.frozen import replace
+
+
+class SqlPauses:
+    """The pauses of a SQL store."""
+
+    def __init__(self, context: SqlContext, plans: SqlPlans) -> None:
+        self._context = context
+        self._plans = plans
+
+    def pause(self, run_id: str, now: float, caller: str | None = None) -> Run:
+        with self._context.transaction() as db:
+            run = pause_branches(db, self._plans, run_id, now, caller)
+        return replace(run, status=RunStatus.PAUSED)
+
+    def unpause(self, run_id: str, now: float, caller: str | None = None) -> Run:
+        with self._context.transaction() as db:
+            run = unpause_branches(db, self._plans, run_id, now, caller)
+        self._context.announce_due()
+        return run
