@@ -350,7 +350,7 @@ class RunService:
             NotFoundError: the tenant has no such run.
             RejectedError: `not_ended`; `child_run`, if the run that has started it is kept.
         """
-        if not self.context.store.runs.delete(self.context.tenant, run_id):
+        if not self.context.store.maintenance.delete_run(self.context.tenant, run_id):
             raise _unknown_run(run_id)
 
     def pause(self, run_id: str, caller: str | None = None) -> RunSummary:

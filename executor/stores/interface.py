@@ -254,18 +254,6 @@ class RunStore(Protocol):
         """
         ...
 
-    def delete(self, tenant: str, run_id: str) -> bool:
-        """Delete a run that has ended: all that it has left, and all runs that it has started.
-
-        Return False if the tenant has no such run. After an interruption, the run exists still, or nothing of
-        it can be read. Another call or a sweep deletes the rest.
-
-        Raises:
-            RejectedError: `not_ended`, if one of these runs has not ended; `child_run`, if the store still
-                has the run that has started this one.
-        """
-        ...
-
     def find_request(self, tenant: str, key: str) -> tuple[str, str] | None:
         """Return the hash of the request that first had an idempotency key, and the id of its run.
 
@@ -571,6 +559,18 @@ class StoreMaintenance(Protocol):
 
     def check_consistency(self) -> list[Finding]:
         """Return the inconsistencies of the store, without changing it; runs may be active meanwhile."""
+        ...
+
+    def delete_run(self, tenant: str, run_id: str) -> bool:
+        """Delete a run that has ended: all that it has left, and all runs that it has started.
+
+        Return False if the tenant has no such run. After an interruption, the run exists still, or nothing of
+        it can be read. Another call or a sweep deletes the rest.
+
+        Raises:
+            RejectedError: `not_ended`, if one of these runs has not ended; `child_run`, if the store still
+                has the run that has started this one.
+        """
         ...
 
     def delete_old(self, now: float) -> bool:

@@ -76,7 +76,8 @@ async def send_request(
     headers = {} if key is None else bearer(key)
     if method == "post" and path in ("/workflows/run", "/playbooks", "/plan"):
         return await http.post(path, headers=headers | YAML, content=GREET)
-    body = {"step": "greet"} if path.endswith("/answer") else None
+    bodies = {"/answer": {"step": "greet"}, "/tags": {"add": ["checked"]}}
+    body = next((body for end, body in bodies.items() if path.endswith(end)), None)
     names = {"/step": {"name": "greet"}, "/items": {"step": "greet"}}
     query = next((query for end, query in names.items() if path.endswith(end)), None)
     return await http.request(method, path.format_map(ids), headers=headers, json=body, params=query)

@@ -89,11 +89,11 @@ def test_objects_are_deleted_with_their_run(store: DynamoStore, aws: Client, buc
     first, second = (RunHarness(store, LONG, folder=Path.cwd()).finish() for _ in range(2))
     assert {key.split("/")[1] for key in list_objects(aws, bucket)} == {first.id, second.id}
     value = second.visits[0]
-    assert store.runs.delete("default", first.id)
+    assert store.maintenance.delete_run("default", first.id)
     assert {key.split("/")[1] for key in list_objects(aws, bucket)} == {second.id}
     store.context.blobs = Blobs(bucket)  # without what is cached
     assert second.visits[0] == value
-    assert store.runs.delete("default", second.id)
+    assert store.maintenance.delete_run("default", second.id)
     assert list_objects(aws, bucket) == []
 
 
@@ -104,13 +104,13 @@ def test_more_objects_than_a_page_of_the_list_are_deleted(
     for number in range(1001):
         aws("s3").put_object(Bucket=bucket, Key=f"runs/{run.id}/{number}", Body=b"")
     aws("s3").put_object(Bucket=bucket, Key=f"runs/{run.id}x/0", Body=b"")
-    assert store.runs.delete("default", run.id)
+    assert store.maintenance.delete_run("default", run.id)
     assert list_objects(aws, bucket) == [f"runs/{run.id}x/0"]
 
 
 def test_nothing_is_left_an_hour_after_a_deletion(store: DynamoStore) -> None:
     run = start_tree(store)
-    assert store.runs.delete("default", run.id)
+    assert store.maintenance.delete_run("default", run.id)
     assert [pk[0] for pk, _ in list_items(store)] == ["G", "G"]
     # A worker that has lost its claim may write late.
     store.runs.add_bytes(run.id, "logged", 5)
@@ -134,7 +134,7 @@ def test_a_deletion_that_is_interrupted_is_completed_by_a_sweep(store: DynamoSto
         is_interrupted = False
         with faulty_table(refuse):
             try:
-                store.runs.delete("default", run.id)
+                store.maintenance.delete_run("default", run.id)
             except StoreError:
                 is_interrupted = True
         kept = [store.runs.get("default", id) is not None for id in (run.id, "child")]
@@ -142,7 +142,7 @@ def test_a_deletion_that_is_interrupted_is_completed_by_a_sweep(store: DynamoSto
         if kept[0]:
             # Nothing has been deleted: the run may be resumed, or be deleted again.
             assert len(store.runs.visits(run.id)) == 2
-            assert store.runs.delete("default", run.id)
+            assert store.maintenance.delete_run("default", run.id)
         else:
             assert store.runs.find(RunFilter())[0] == []
             with pytest.raises(StoreError, match="unknown run"):
@@ -169,14 +169,14 @@ def test_a_second_request_completes_a_deletion(
     with monkeypatch.context() as patch:
         patch.setattr(Blobs, "delete_run", refuse)
         with pytest.raises(StoreError, match="access denied"):
-            store.runs.delete("default", play.id)
+            store.maintenance.delete_run("default", play.id)
         sweep(store, RETRY_SECONDS + 60.0)
     assert store.runs.get("default", play.id) is None
     assert list_objects(aws, bucket) == stored != []
-    assert not store.runs.delete("other", play.id)
-    assert store.runs.delete("default", play.id)
+    assert not store.maintenance.delete_run("other", play.id)
+    assert store.maintenance.delete_run("default", play.id)
     assert list_objects(aws, bucket) == []
-    assert not store.runs.delete("default", play.id)
+    assert not store.maintenance.delete_run("default", play.id)
 
 
 def test_a_run_with_the_id_of_a_deleted_one_is_kept(store: DynamoStore) -> None:
@@ -184,7 +184,7 @@ def test_a_run_with_the_id_of_a_deleted_one_is_kept(store: DynamoStore) -> None:
         start_run(store, run_id="same", key=("k", "hash"))
         store.runs.stop("same", RunStatus.CANCELLED, 1.0)
         end_run(store, current_run(store, start_run(store, run_id="same")), RunStatus.CANCELLED)
-        assert store.runs.delete("default", "same")
+        assert store.maintenance.delete_run("default", "same")
     run = start_run(store, run_id="same", key=("k", "hash"))
     sweep(store, LATE_SECONDS + 60.0)
     assert len(store.runs.visits("same")) == 1
@@ -200,9 +200,9 @@ def test_a_large_tree_is_deleted_in_parts(store: DynamoStore) -> None:
     while claim := store.queue.claim("q", LEASE, 2.0):
         store.queue.finish(claim, RunStatus.CANCELLED, None, [], 2.0)
     with pytest.raises(RejectedError, match="has not ended"):
-        store.runs.delete("default", run.id)
+        store.maintenance.delete_run("default", run.id)
     end_run(store, run, RunStatus.CANCELLED, 2.0)
-    assert store.runs.delete("default", run.id)
+    assert store.maintenance.delete_run("default", run.id)
     assert store.runs.find(RunFilter())[0] == []
     sweep(store, LATE_SECONDS + 60.0)
     assert list_items(store) == []

@@ -56,6 +56,10 @@ class DynamoMaintenance:
         self._due_index = DueIndex(context)
         self.plan_deletion = PlanDeletion(context)
 
+    def delete_run(self, tenant: str, run_id: str) -> bool:
+        """Delete a run that has ended, with all runs that it has started."""
+        return self._run_deletion.delete(tenant, run_id)
+
     def probe(self) -> None:
         """Return if the table answers to the read of one item."""
         self._context.table.get(keys.SCHEMA)

@@ -26,7 +26,6 @@ from noetl.executor.stores.dynamo.context import DynamoContext
 from noetl.executor.stores.dynamo.expressions import PRESENT, Put, Update, Write
 from noetl.executor.stores.dynamo.history import RunHistory
 from noetl.executor.stores.dynamo.resumes import Resumes
-from noetl.executor.stores.dynamo.run_deletion import RunDeletion
 from noetl.executor.stores.dynamo.run_items import (
     derive_deadline_visit,
     derive_first_visit,
@@ -63,10 +62,8 @@ class DynamoRuns:
         stops: Stops,
         resumes: Resumes,
         child_runs: ChildRunCounts,
-        deletion: RunDeletion,
     ) -> None:
         self._context = context
-        self._deletion = deletion
         self._child_runs = child_runs
         self._stops = stops
         self._resumes = resumes
@@ -175,10 +172,6 @@ class DynamoRuns:
                 self._context.changes.notify()
                 return tags
         raise StoreError(f"The tags of run {run_id} could not be changed: too many concurrent writers.")
-
-    def delete(self, tenant: str, run_id: str) -> bool:
-        """Delete a run that has ended, with all runs that it has started."""
-        return self._deletion.delete(tenant, run_id)
 
     def find_request(self, tenant: str, key: str) -> tuple[str, str] | None:
         """Return the hash of the request that first had an idempotency key, and the id of its run."""

@@ -74,7 +74,7 @@ class DynamoStore:
         commits = Commits(context, limits)
         self.plans = context.plans
         deletion = RunDeletion(context)
-        self.runs = DynamoRuns(context, stops, resumes, ChildRunCounts(retention_seconds), deletion)
+        self.runs = DynamoRuns(context, stops, resumes, ChildRunCounts(retention_seconds))
         self.queue = DynamoQueue(context, claims, commits, followups, repairs)
         self.waits = DynamoWaits(context, wakeups, limits)
         self.registry = DynamoPlaybooks(table)

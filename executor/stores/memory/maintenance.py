@@ -10,7 +10,7 @@ import logging
 from collections.abc import Iterator
 
 from noetl.executor.model.run import DEADLINE, NEVER, RunStatus, Visit, VisitStatus
-from noetl.executor.model.run_transition import lose_branch
+from noetl.executor.model.run_transition import check_deletable, lose_branch
 from noetl.executor.model.special_visits import deadline_visit
 from noetl.executor.model.visit_transition import end_lease, is_endless, unpark, wake
 from noetl.executor.stores.finding import (
@@ -41,6 +41,21 @@ class MemoryMaintenance:
     def check_consistency(self) -> list[Finding]:
         with self._state.lock:
             return limit_findings([*self._check_runs(), *self._check_references()])
+
+    def delete_run(self, tenant: str, run_id: str) -> bool:
+        with self._state.change_runs():
+            runs = {id: record.run for id, record in self._state.runs.items()}
+            run = runs.get(run_id)
+            if run is None or run.tenant != tenant:
+                return False
+            parent = run.parent.run_id if run.parent is not None and run.parent.run_id in runs else None
+            tree = [run_id]
+            # The list grows while it is read: each run is followed by those that it has started.
+            for id in tree:
+                tree += [r.id for r in runs.values() if r.parent is not None and r.parent.run_id == id]
+            check_deletable(run_id, parent, [id for id in tree if runs[id].finished_at is None])
+            self._state.delete_runs(tree)
+            return True
 
     def delete_old(self, now: float) -> bool:
         with self._state.lock:

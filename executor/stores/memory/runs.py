@@ -30,7 +30,6 @@ from noetl.executor.model.run_filter import RunCounts, RunFilter
 from noetl.executor.model.run_summary import RunOverview, RunSummary, latest_visits, summarize
 from noetl.executor.model.run_tags import TagChange
 from noetl.executor.model.run_transition import (
-    check_deletable,
     check_same_request,
     is_resumable,
     resume_run,
@@ -258,21 +257,6 @@ class MemoryRuns:
             tags = change.apply(record.run.tags)
             record.run = replace(record.run, tags=tags)
             return tags
-
-    def delete(self, tenant: str, run_id: str) -> bool:
-        with self._state.change_runs():
-            runs = {id: record.run for id, record in self._state.runs.items()}
-            run = runs.get(run_id)
-            if run is None or run.tenant != tenant:
-                return False
-            parent = run.parent.run_id if run.parent is not None and run.parent.run_id in runs else None
-            tree = [run_id]
-            # The list grows while it is read: each run is followed by those that it has started.
-            for id in tree:
-                tree += [r.id for r in runs.values() if r.parent is not None and r.parent.run_id == id]
-            check_deletable(run_id, parent, [id for id in tree if runs[id].finished_at is None])
-            self._state.delete_runs(tree)
-            return True
 
     def find_request(self, tenant: str, key: str) -> tuple[str, str] | None:
         with self._state.lock:

@@ -26,6 +26,9 @@ class PostgresMaintenance:
     def check_consistency(self) -> list[Finding]:
         return self._shared.check_consistency()
 
+    def delete_run(self, tenant: str, run_id: str) -> bool:
+        return self._shared.delete_run(tenant, run_id)
+
     def delete_old(self, now: float) -> bool:
         return self._shared.delete_old(now)
 

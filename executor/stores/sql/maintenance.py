@@ -31,7 +31,7 @@ from noetl.executor.stores.sql.context import SqlContext
 from noetl.executor.stores.sql.facts import SqlFacts
 from noetl.executor.stores.sql.plans import SqlPlans
 from noetl.executor.stores.sql.rows import encode_json, run_from_row
-from noetl.executor.stores.sql.run_deletion import delete_rows
+from noetl.executor.stores.sql.run_deletion import delete_rows, delete_tree
 
 if TYPE_CHECKING:
     from noetl.executor.stores.finding import Finding
@@ -72,6 +72,9 @@ class SqlMaintenance:
         from noetl.executor.stores.sql.consistency import check_consistency
 
         return check_consistency(self._context.database)
+
+    def delete_run(self, tenant: str, run_id: str) -> bool:
+        return delete_tree(self._context, tenant, run_id)
 
     def sweep(self, now: float, *, limit: int = 200) -> SweepResult:
         """Repair up to `limit` runs of each kind of damage, fold facts, and delete runs that are older than

@@ -61,7 +61,6 @@ from noetl.executor.stores.sql.rows import (
     visit_from_row,
     visit_summary_from_row,
 )
-from noetl.executor.stores.sql.run_deletion import delete_tree
 from noetl.executor.stores.sql.run_list import count_runs, find_runs
 from noetl.executor.stores.sql.waits import delete_answer
 from noetl.planner.frozen import replace
@@ -287,9 +286,6 @@ class SqlRuns:
             db.execute("sweep.delete_tags", ids=self._context.database.encode_list([run_id]))
             _add_tags(db, run_id, tags)
             return tags
-
-    def delete(self, tenant: str, run_id: str) -> bool:
-        return delete_tree(self._context, tenant, run_id)
 
     def find_request(self, tenant: str, key: str) -> tuple[str, str] | None:
         rows = self._context.database.fetch_all("runs.get_idempotency_key", tenant=tenant, key=key)

@@ -51,7 +51,7 @@ def cancel(store: Store, run: Run) -> Run:
 def refusal_of_deletion(store: Store, run: Run) -> tuple[str, str]:
     """Return the reason and the message with which the deletion of a run is refused."""
     with pytest.raises(RejectedError) as rejected:
-        store.runs.delete(run.tenant, run.id)
+        store.maintenance.delete_run(run.tenant, run.id)
     return rejected.value.reason, rejected.value.message
 
 
@@ -67,8 +67,8 @@ class RunDeletionContract:
         for other in (run, tagged, child):
             cancel(store, other)
         ids = (play.id, run.id, tagged.id, child.id)
-        assert [store.runs.delete("default", id) for id in ids] == [True] * 4
-        assert [store.runs.delete("default", id) for id in ids] == [False] * 4
+        assert [store.maintenance.delete_run("default", id) for id in ids] == [True] * 4
+        assert [store.maintenance.delete_run("default", id) for id in ids] == [False] * 4
         for id in ids:
             assert store.runs.get("default", id) is None
             assert store.runs.overview("default", id) is None
@@ -89,7 +89,7 @@ class RunDeletionContract:
             child = start_child(store, run, None, "child", queue="child", root=run.id, max_child_runs=1)
             for started in (run, child):
                 cancel(store, started)
-                assert store.runs.delete("default", started.id)
+                assert store.maintenance.delete_run("default", started.id)
 
     def test_a_run_that_has_not_ended_is_not_deleted(self, store: Store) -> None:
         run = start_run(store)
@@ -102,14 +102,14 @@ class RunDeletionContract:
 
     def test_a_run_of_another_tenant_is_unknown(self, store: Store) -> None:
         run = start_ended_run(store)
-        assert not store.runs.delete("other", run.id)
-        assert not store.runs.delete("default", "unknown")
+        assert not store.maintenance.delete_run("other", run.id)
+        assert not store.maintenance.delete_run("default", "unknown")
         assert current_run(store, run).status is RunStatus.CANCELLED
 
     def test_other_runs_stay(self, store: Store) -> None:
         run, other = start_ended_run(store), start_run(store, tags=("x",), key=("other", "hash"))
         contents = run_contents(store, other)
-        assert store.runs.delete("default", run.id)
+        assert store.maintenance.delete_run("default", run.id)
         assert run_contents(store, other) == contents
         assert [found.id for found in store.runs.find(RunFilter(tags=("x",)))[0]] == [other.id]
         assert store.runs.find_request("default", "other") == ("hash", other.id)
@@ -131,7 +131,7 @@ class RunDeletionContract:
             reason, message = refusal_of_deletion(store, descendant)
             assert reason == "child_run"
             assert message.startswith(f"run {descendant.id} was started by run {parent.id}, which is kept")
-        assert store.runs.delete("default", run.id)
+        assert store.maintenance.delete_run("default", run.id)
         assert store.runs.find(RunFilter())[0] == []
         assert failed_checks(store) == []
 
@@ -148,7 +148,7 @@ class RunDeletionContract:
     def test_requests_for_a_deleted_run_are_refused(self, store: Store) -> None:
         run, key = start_waiting_run(store)
         cancel(store, run)
-        assert store.runs.delete("default", run.id)
+        assert store.maintenance.delete_run("default", run.id)
         with pytest.raises(UnknownRunError, match=f"unknown run `{run.id}`"):
             store.runs.resume(run.id, 3.0, deadline_at=None, values={})
         with pytest.raises(UnknownRunError):
@@ -164,7 +164,7 @@ class RunDeletionContract:
         current = claim_visit(store, run, now=100.0)
         store.queue.commit(fail(store, current, now=101.0), 101.0)
         end_run(store, run, RunStatus.FAILED, 102.0)
-        assert store.runs.delete("default", run.id)
+        assert store.maintenance.delete_run("default", run.id)
         with pytest.raises(FencedError):
             store.queue.commit(succeed(store, late), 103.0)
         with pytest.raises(FencedError):
@@ -183,7 +183,7 @@ class RunDeletionContract:
                     if index % 2:
                         store.runs.resume(run.id, 3.0, deadline_at=None, values={})
                         return "resumed"
-                    return "deleted" if store.runs.delete("default", run.id) else "unknown"
+                    return "deleted" if store.maintenance.delete_run("default", run.id) else "unknown"
                 except (RejectedError, UnknownRunError) as refusal:
                     return getattr(refusal, "reason", "unknown")
 
@@ -204,6 +204,6 @@ class RunDeletionContract:
         new, first, history = restart_from_step(header, prefix, {}, now=5.0)
         created = store.runs.create(new, first, history=history)
         contents = run_contents(store, created)
-        assert store.runs.delete("default", run.id)
+        assert store.maintenance.delete_run("default", run.id)
         assert run_contents(store, created) == contents
         assert created.resumed_from == run.id
