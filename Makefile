@@ -7,7 +7,7 @@ BIN := .venv/bin
 FUZZ_SECONDS ?= 60
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help run test test-aws test-all test-pythons recipes check check-imports check-commits docs coverage \
+.PHONY: help run test test-aws test-ui test-all ui test-pythons recipes check check-imports check-commits docs coverage \
 	format lock audit sbom fuzz fuzz-controls bench matrix clean
 
 help:                               ## list what make can do
@@ -17,13 +17,19 @@ run: .venv/.core                    ## compile, draw and run examples/quickstart
 	$(BIN)/noetl plan examples/quickstart.yaml
 	$(BIN)/noetl run examples/quickstart.yaml
 
-test: .venv/.dev                    ## run every test, except those of test-aws
-	$(BIN)/pytest -n auto --dist loadgroup --ignore tests/e2e/aws
+test: .venv/.dev                    ## run every test, except those of test-aws and test-ui
+	$(BIN)/pytest -n auto --dist loadgroup --ignore tests/e2e/aws --ignore tests/ui
 
 test-aws: .venv/.dev                ## build and deploy the service to an emulator of AWS, and test it
 	$(BIN)/pytest tests/e2e/aws
 
-test-all: test test-aws             ## run test and test-aws
+test-all: test test-ui test-aws     ## run test, test-ui and test-aws
+
+test-ui: .venv/.dev                 ## test the page in the Chromium of this machine; needs Node.js, too
+	$(BIN)/pytest -n auto --dist loadgroup tests/ui
+
+ui: .venv/.core                     ## check the sources of the page, and make what browsers load; needs Node.js
+	$(BIN)/python -m noetl.infra.ui
 
 recipes: .venv/.dev                 ## perform the recipes of CONTRIBUTING.md in a scratch clone
 	$(BIN)/python -m tests.recipes

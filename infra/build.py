@@ -41,6 +41,9 @@ UNUSED_FILES = (
     "**/*.c",
     "**/*.pxd",
 )
+DEVELOPMENT_FILES = ("source", "*.mjs", "package*.json", "tsconfig.json")
+"""Files of `api/ui` from which the bundle is made. No other package has files of these names."""
+
 MEGABYTE = 1024 * 1024
 SAM_CONFIGURATION = ROOT / "samconfig.toml"
 DEFAULT_ARCHITECTURE = "arm64"
@@ -148,7 +151,7 @@ def build(name: str, folder: Path, *, python: str, architecture: str) -> tuple[i
 
 
 def _copy_package(name: str, target: Path) -> None:
-    ignore = shutil.ignore_patterns("__pycache__")
+    ignore = shutil.ignore_patterns("__pycache__", *DEVELOPMENT_FILES)
     shutil.copytree(ROOT / name, target, ignore=ignore, dirs_exist_ok=True)
 
 

@@ -86,6 +86,10 @@ PUBLIC_ROUTES = (
     "GET /docs",
     "GET /redoc",
     "GET /docs/assets/{name}",
+    "GET /",
+    "GET /ui",
+    "GET /ui/files/{name}",
+    "GET /ui/{address+}",
     "OPTIONS /{proxy+}",
 )
 """Routes that need no token: public ones, and that of events, which a ticket opens too."""

@@ -42,7 +42,16 @@ REQUIRED_SCOPES: dict[tuple[str, str], str | None] = {
 }
 """Scope that each route needs, or None if it is public: the table of calls in the documentation."""
 
-PAGES = ("/openapi.json", "/docs", "/docs/assets/{name}", "/redoc")
+PAGES = (
+    "/openapi.json",
+    "/docs",
+    "/docs/assets/{name}",
+    "/redoc",
+    "/",
+    "/ui",
+    "/ui/files/{name}",
+    "/ui/{address}",
+)
 GUARDED = [(method, path, scope) for (method, path), scope in REQUIRED_SCOPES.items() if scope is not None]
 
 
@@ -200,7 +209,9 @@ async def test_the_documentation_needs_no_credentials(
     assert (await http.get(path)).status_code == 200
 
 
-@pytest.mark.parametrize("path", ["/nosuch", "/workflows/nosuch/nosuch", "//healthz", "/healthz/"])
+@pytest.mark.parametrize(
+    "path", ["/nosuch", "/workflows/nosuch/nosuch", "http://localhost//healthz", "/healthz/"]
+)
 async def test_unknown_paths_need_credentials(
     http: httpx.AsyncClient, keys: dict[str, str], path: str
 ) -> None:

@@ -390,7 +390,7 @@ def test_the_dashboard_shows_every_metric_with_an_alarm(template: dict[str, Any]
 
 def test_routes_without_a_token_are_those_that_the_application_serves_without_one() -> None:
     routes = {
-        f"{method} {route.path}"
+        f"{method} {route.path.replace(':path}', '+}')}"
         for router in find_routers()
         for route in router.routes
         if isinstance(route, APIRoute) and isinstance(declared_access(route), PublicAccess | StreamAccess)

@@ -1,0 +1,91 @@
+"""Routes of the page in a browser: one document for all its addresses, and the files that it loads.
+
+They need no credentials, as they say nothing of a tenant. The page sends a key with each of its requests.
+"""
+
+from __future__ import annotations
+
+import gzip
+from functools import cache
+from html import escape
+from importlib.resources import files
+
+from fastapi import APIRouter, HTTPException, Request
+from starlette.responses import RedirectResponse, Response
+
+from noetl.api.http.problems import Problem
+from noetl.api.routes.dependencies import PUBLIC
+
+router = APIRouter(include_in_schema=False, dependencies=[PUBLIC])
+
+PAGE_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; font-src 'self'; connect-src 'self';"
+    " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+_FILES = {
+    "app.js": "text/javascript",
+    "page.css": "text/css",
+    "inter.woff2": "font/woff2",
+    "jetbrains-mono.woff2": "font/woff2",
+    "LICENSES.txt": "text/plain",
+}
+
+_DOCUMENT = """\
+<!DOCTYPE html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>NoETL</title>
+<link rel="stylesheet" href="{root}/ui/files/page.css">
+<link rel="preload" href="{root}/ui/files/inter.woff2" as="font" type="font/woff2" crossorigin>
+<div id="app"></div>
+<noscript>This page needs JavaScript. The command line shows the same: noetl runs list --url URL</noscript>
+<script type="module" src="{root}/ui/files/app.js" data-root="{root}"></script>
+"""
+
+
+@router.get("/")
+def start(request: Request) -> Response:
+    """Send a browser to the page. A program gets the problem of an unknown path."""
+    if "text/html" not in request.headers.get("accept", ""):
+        raise HTTPException(404)
+    return RedirectResponse(f"{_root(request)}/ui", 307)
+
+
+@router.get("/ui/files/{name}")
+def file(name: str, request: Request) -> Response:
+    """Return a file that the page loads."""
+    media_type = _FILES.get(name)
+    if media_type is None:
+        raise Problem(404, "Unknown file of the page.", slug="not-found")
+    headers = {"Cache-Control": "public, max-age=300", "Vary": "Accept-Encoding"}
+    is_packed = media_type == "font/woff2"
+    if is_packed or "gzip" not in request.headers.get("accept-encoding", ""):
+        return Response(_read(name), media_type=media_type, headers=headers)
+    return Response(_pack(name), media_type=media_type, headers={**headers, "Content-Encoding": "gzip"})
+
+
+@router.get("/ui")
+@router.get("/ui/{address:path}")
+def page(request: Request) -> Response:
+    """Return the page. Its script reads the address."""
+    text = _DOCUMENT.format(root=escape(_root(request)))
+    headers = {"Content-Security-Policy": PAGE_POLICY, "Cache-Control": "no-cache"}
+    return Response(text, media_type="text/html", headers=headers)
+
+
+def _root(request: Request) -> str:
+    return str(request.scope.get("root_path") or "").rstrip("/")
+
+
+@cache
+def _read(name: str) -> bytes:
+    return (files("noetl.api.ui") / "bundle" / name).read_bytes()
+
+
+@cache
+def _pack(name: str) -> bytes:
+    """Return a file compressed. It is done once, because anyone may request the file again and again."""
+    return gzip.compress(_read(name), mtime=0)

@@ -1,0 +1,1 @@
+"""The page of NoETL: `bundle` is what browsers load, and is made from `source` by `make ui`."""

@@ -1,0 +1,32 @@
+/** Bundle the page into `bundle`. The same sources and packages give the same bytes. */
+
+import { copyFileSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { build } from "esbuild";
+
+const out = process.argv[2] ?? "bundle";
+const FONTS = {
+  "inter.woff2": "@fontsource-variable/inter/files/inter-latin-wght-normal.woff2",
+  "jetbrains-mono.woff2": "@fontsource/jetbrains-mono/files/jetbrains-mono-latin-400-normal.woff2",
+};
+const PACKAGES = ["preact", "@fontsource-variable/inter", "@fontsource/jetbrains-mono"];
+
+mkdirSync(out, { recursive: true });
+await build({
+  entryPoints: { app: "source/main.tsx", page: "source/page.css" },
+  outdir: out,
+  bundle: true,
+  minify: true,
+  format: "esm",
+  target: "es2022",
+  jsx: "automatic",
+  jsxImportSource: "preact",
+  legalComments: "none",
+  charset: "utf8",
+  external: Object.keys(FONTS).map((name) => `*${name}`),
+});
+for (const [name, path] of Object.entries(FONTS)) copyFileSync(`node_modules/${path}`, `${out}/${name}`);
+const licences = PACKAGES.map((name) => {
+  const { version } = JSON.parse(readFileSync(`node_modules/${name}/package.json`, "utf8"));
+  return `${name} ${version}\n\n${readFileSync(`node_modules/${name}/LICENSE`, "utf8").trim()}\n`;
+});
+writeFileSync(`${out}/LICENSES.txt`, licences.join("\n----\n\n"));

@@ -1,0 +1,73 @@
+/** The address of the view: every view, filter and selection is in it, so that a link shows the same. */
+
+import { useEffect, useState } from "preact/hooks";
+
+export interface Address {
+  /** The parts of the path below `/ui`, such as `["runs", "4e21aa09"]`. */
+  parts: string[];
+  params: URLSearchParams;
+  hash: string;
+}
+
+const CHANGED = "noetl-address";
+let base = "";
+
+/** Set the path of the page, such as `/ui`, or `/prod/ui` behind a gateway. */
+export function setBase(path: string): void {
+  base = path;
+}
+
+export function readAddress(): Address {
+  const path = location.pathname.slice(base.length);
+  const parts = path.split("/").filter(Boolean).map(decodeURIComponent);
+  return { parts, params: new URLSearchParams(location.search), hash: location.hash.slice(1) };
+}
+
+/** Return the link to a view. */
+export function linkTo(parts: readonly string[], params?: URLSearchParams, hash = ""): string {
+  const search = params?.toString();
+  return `${base}/${parts.map(encodeURIComponent).join("/")}${search ? `?${search}` : ""}${hash ? `#${hash}` : ""}`;
+}
+
+export function go(link: string, { replace = false } = {}): void {
+  if (link === location.pathname + location.search + location.hash) return;
+  if (replace) history.replaceState(history.state, "", link);
+  else history.pushState(null, "", link);
+  dispatchEvent(new Event(CHANGED));
+}
+
+/** Change parameters of the address. An empty value removes one. */
+export function setParams(changes: Record<string, string | string[] | null>, options?: { replace?: boolean }): void {
+  const { parts, params, hash } = readAddress();
+  for (const [name, value] of Object.entries(changes)) {
+    params.delete(name);
+    for (const item of Array.isArray(value) ? value : [value]) if (item) params.append(name, item);
+  }
+  go(linkTo(parts, params, hash), options);
+}
+
+export function useAddress(): Address {
+  const [address, setAddress] = useState(readAddress);
+  useEffect(() => {
+    const update = () => setAddress(readAddress());
+    addEventListener("popstate", update);
+    addEventListener(CHANGED, update);
+    return () => {
+      removeEventListener("popstate", update);
+      removeEventListener(CHANGED, update);
+    };
+  }, []);
+  return address;
+}
+
+/** Follow links of the page without loading it again. Other buttons and keys do what browsers do. */
+export function followLinks(event: MouseEvent): void {
+  if (event.defaultPrevented || event.button !== 0 || event.metaKey || event.ctrlKey || event.shiftKey || event.altKey) {
+    return;
+  }
+  const anchor = (event.target as Element).closest?.("a[href]");
+  if (!(anchor instanceof HTMLAnchorElement) || anchor.target || anchor.origin !== location.origin) return;
+  if (!anchor.pathname.startsWith(`${base}/`)) return;
+  event.preventDefault();
+  go(anchor.pathname + anchor.search + anchor.hash);
+}

@@ -1,0 +1,264 @@
+/** The answers of the service, as far as the page reads them. `/openapi.json` describes all of them. */
+
+export type RunState =
+  | "queued"
+  | "running"
+  | "waiting"
+  | "paused"
+  | "succeeded"
+  | "completed_with_errors"
+  | "failed"
+  | "cancelled"
+  | "timed_out";
+
+export const RUN_STATES: readonly RunState[] = [
+  "running",
+  "waiting",
+  "queued",
+  "paused",
+  "failed",
+  "completed_with_errors",
+  "timed_out",
+  "cancelled",
+  "succeeded",
+];
+
+export function hasEnded(state: RunState): boolean {
+  return !["queued", "running", "waiting", "paused"].includes(state);
+}
+
+export interface RunEntry {
+  workflow_id: string;
+  status: RunState;
+  playbook: string;
+  version: string | null;
+  parent: string | null;
+  resumed_from: string | null;
+  created_at: string;
+  started_at: string | null;
+  finished_at: string | null;
+  tags: string[];
+  headline: string | null;
+}
+
+export interface Page<T> {
+  items: T[];
+  next_cursor: string | null;
+}
+
+export interface StatusCounts {
+  total: number;
+  more: boolean;
+  statuses: Partial<Record<RunState, number>>;
+}
+
+export interface Histogram {
+  step_seconds: number;
+  total: number;
+  more: boolean;
+  buckets: { start: string; statuses: Partial<Record<RunState, number>> }[];
+}
+
+export interface ErrorRecord {
+  type: string;
+  message: string;
+  action: string | null;
+  step: string | null;
+  attempt: number;
+  status: number | null;
+  details: unknown;
+  line?: number;
+  key?: string;
+  expression?: string;
+  values?: Record<string, string>;
+  item?: { number: number; total: number; value: string };
+}
+
+export interface LoopCounts {
+  position: string;
+  done: number;
+  failed: number;
+  total: number;
+}
+
+export interface Question {
+  position: string;
+  title?: string;
+  details?: unknown;
+  answer?: Record<string, Field>;
+}
+
+export interface Field {
+  type?: string;
+  description?: string;
+  default?: unknown;
+  enum?: unknown[];
+  required?: boolean;
+}
+
+export interface WaitReport {
+  until: string | null;
+  actions: string[];
+  workflows: string[];
+  retried?: string[];
+  questions?: Question[];
+}
+
+export interface StepReport {
+  status: string;
+  visits: number;
+  attempt: number;
+  case: number | null;
+  error: ErrorRecord | null;
+  waiting_for?: WaitReport;
+  loops?: LoopCounts[];
+  reachable?: "may" | "never";
+  join?: { arrived: string[]; missing: string[] };
+}
+
+export interface GraphNode {
+  key: string;
+  kind: "step" | "group" | "work" | "fork" | "jump" | "start" | "end" | "failure";
+  steps: string[];
+  title: string;
+  lines: string[];
+  x: number;
+  y: number;
+  width: number;
+  height: number;
+  join: string | null;
+  is_loop: boolean;
+  calls_playbook: boolean;
+  end: string | null;
+  is_finally: boolean;
+  state: string | null;
+  words: string | null;
+  items: { done: number; failed: number; total: number } | null;
+}
+
+export interface GraphEdge {
+  source: string;
+  target: string;
+  label: string;
+  number: number | null;
+  is_error: boolean;
+  points: [number, number][];
+  label_at: [number, number] | null;
+  marks: [number, number][] | null;
+  mark: "taken" | "may" | "never";
+  taken: number;
+}
+
+export interface RunDetails extends RunEntry {
+  plan_hash: string;
+  duration_ms: number | null;
+  work_ms?: number | null;
+  waiting_ms?: number | null;
+  queued_ms?: number | null;
+  steps: Record<string, StepReport>;
+  progress: { steps: number; finished: number; running: number };
+  error: ErrorRecord | null;
+  cursor?: string | null;
+  graph_problem?: string | null;
+  graph?: { width: number; height: number; nodes: GraphNode[]; edges: GraphEdge[] };
+}
+
+export interface ActionReport {
+  action: string;
+  position: string;
+  status: string;
+  started_at: string | null;
+  duration_ms: number | null;
+  input?: unknown;
+  cut?: unknown;
+}
+
+export interface AttemptReport {
+  attempt: number;
+  worker: string | null;
+  started_at: string | null;
+  finished_at: string | null;
+  error: ErrorRecord | null;
+  actions: ActionReport[];
+  loops?: LoopCounts[];
+}
+
+export interface LogLine {
+  id: string;
+  logged_at: string;
+  step: string;
+  visit: number;
+  attempt: number;
+  action: string;
+  position: string;
+  stream: string;
+  level: string;
+  text: string;
+}
+
+export interface StepData {
+  workflow_id: string;
+  step: string;
+  line: number;
+  visit: number;
+  visits: number;
+  status: string;
+  attempt: number;
+  started_at: string | null;
+  finished_at: string | null;
+  duration_ms: number | null;
+  work_ms?: number | null;
+  waiting_ms?: number | null;
+  queued_ms?: number | null;
+  error: ErrorRecord | null;
+  waiting_for?: WaitReport;
+  case: number | null;
+  guards: { case: number; guard: string | null; value?: unknown }[];
+  targets: string[];
+  result: unknown;
+  saved: { name: string; old?: unknown; new: unknown }[];
+  failures: unknown[];
+  attempts: AttemptReport[];
+  lines: LogLine[];
+}
+
+export interface LoopItem {
+  number: number;
+  state: string;
+  value?: string;
+  attempts?: number;
+  error?: ErrorRecord;
+}
+
+export interface LoopItems {
+  total: number | null;
+  counts: Record<string, number>;
+  items: LoopItem[];
+  next_cursor: string | null;
+}
+
+export interface HistoryEntry {
+  id: string;
+  type: string;
+  at: string;
+  step: string | null;
+  visit: number | null;
+  attempt: number | null;
+  duration_ms: number | null;
+  payload: Record<string, unknown>;
+}
+
+export interface InboxEntry {
+  workflow_id: string;
+  playbook: string;
+  step: string;
+  visit: number;
+  position: string;
+  item?: number | null;
+  opened_at: string;
+  expires_at: string | null;
+  title: string | null;
+  details: unknown;
+  answer: Record<string, Field> | null;
+  cases: { case: number; guard: string | null; targets: string[] }[];
+}

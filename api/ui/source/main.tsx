@@ -1,0 +1,204 @@
+/** The page of NoETL. It starts here: the service, the key, the head of all views, and the view of the address. */
+
+import { render } from "preact";
+import { useEffect, useMemo, useRef, useState } from "preact/hooks";
+
+import { followLinks, go, linkTo, setBase, useAddress } from "./address";
+import type { InboxEntry, Page } from "./answers";
+import { count } from "./format";
+import { InboxView } from "./inbox/view";
+import { SharedContext, useAnswer } from "./parts/context";
+import { keysAreOn, switchKeys, useKeys } from "./parts/keys";
+import { RunView } from "./run/view";
+import { RunsView } from "./runs/view";
+import { Service } from "./service";
+import type { Connection } from "./stream";
+
+const CONNECTION: Record<Connection, string> = {
+  live: "Live",
+  polling: "Every few seconds",
+  lost: "Reconnecting",
+  paused: "Paused",
+};
+
+interface KeyRequest {
+  isWrong: boolean;
+  resolve: (key: string) => void;
+}
+
+function App({ root }: { root: string }) {
+  const [connection, setConnection] = useState<Connection>("live");
+  const [keyRequest, setKeyRequest] = useState<KeyRequest | null>(null);
+  const service = useMemo(() => new Service(root, (isWrong) => new Promise((resolve) => setKeyRequest({ isWrong, resolve }))), []);
+  const shared = useMemo(() => ({ service, setConnection }), [service]);
+  return (
+    <SharedContext.Provider value={shared}>
+      <Head connection={connection} />
+      <View />
+      {keyRequest && (
+        <KeyDialog
+          isWrong={keyRequest.isWrong}
+          onKey={(key) => {
+            setKeyRequest(null);
+            keyRequest.resolve(key);
+          }}
+        />
+      )}
+    </SharedContext.Provider>
+  );
+}
+
+function View() {
+  const { parts } = useAddress();
+  const [name, id] = parts;
+  useEffect(() => {
+    if (!name) go(linkTo(["runs"]), { replace: true });
+    document.title = [id, name, "NoETL"].filter(Boolean).join(" · ");
+  }, [name, id]);
+  if (!name || (name === "runs" && !id)) return <RunsView />;
+  if (name === "runs" && id) return <RunView key={id} id={id} />;
+  if (name === "inbox") return <InboxView />;
+  return (
+    <main>
+      <p class="empty">
+        There is no such page. <a href={linkTo(["runs"])}>All runs</a>
+      </p>
+    </main>
+  );
+}
+
+function Head({ connection }: { connection: Connection }) {
+  const { parts } = useAddress();
+  const inbox = useAnswer<Page<InboxEntry>>("/inbox?order=expires");
+  const search = useRef<HTMLInputElement>(null);
+  const [showsKeys, setShowsKeys] = useState(false);
+  const waiting = inbox.data?.items.length ?? 0;
+  useKeys({ "/": () => search.current?.focus(), "?": () => setShowsKeys(true) });
+  return (
+    <header class="top">
+      <a class="name" href={linkTo(["runs"])}>
+        NoETL
+      </a>
+      <nav aria-label="Views">
+        <a href={linkTo(["runs"])} aria-current={parts[0] === "runs" ? "page" : undefined}>
+          Runs
+        </a>
+        <a href={linkTo(["inbox"])} aria-current={parts[0] === "inbox" ? "page" : undefined}>
+          Inbox {waiting > 0 && <b class="badge">{inbox.data?.next_cursor ? `${count(waiting)}+` : count(waiting)}</b>}
+        </a>
+      </nav>
+      <form
+        role="search"
+        onSubmit={(event) => {
+          event.preventDefault();
+          const text = search.current?.value.trim() ?? "";
+          go(linkTo(["runs"], new URLSearchParams(text ? { q: text, since: "all" } : {})));
+        }}
+      >
+        <input ref={search} type="search" aria-label="Find a run or a playbook" placeholder="Find a run or a playbook" />
+        <kbd aria-hidden="true">/</kbd>
+      </form>
+      <span class={`connection ${connection}`} role="status">
+        {CONNECTION[connection]}
+      </span>
+      <button type="button" aria-label="Light or dark" onClick={switchTheme}>
+        ◐
+      </button>
+      {showsKeys && <Keys onClose={() => setShowsKeys(false)} />}
+    </header>
+  );
+}
+
+function switchTheme(): void {
+  const isDark = matchMedia("(prefers-color-scheme: dark)").matches;
+  const shown = document.documentElement.dataset["theme"] ?? (isDark ? "dark" : "light");
+  document.documentElement.dataset["theme"] = shown === "dark" ? "light" : "dark";
+}
+
+const KEYS: [keys: string, meaning: string][] = [
+  ["/", "find"],
+  ["j k", "next and previous run"],
+  ["x", "select a run"],
+  ["Enter", "open a run"],
+  [".", "show new runs"],
+  ["Esc", "close"],
+  ["[ ]", "previous and next step"],
+  ["n", "next failed step"],
+  ["f", "show the complete graph"],
+  ["+ −", "zoom"],
+  ["g t b", "graph, timeline, both"],
+  ["c", "copy the link"],
+  ["y", "copy the command"],
+];
+
+function Keys({ onClose }: { onClose: () => void }) {
+  const [areOn, setAreOn] = useState(keysAreOn);
+  const dialog = useDialog();
+  return (
+    <dialog ref={dialog} onClose={onClose} aria-label="Keys">
+      <h2>Keys</h2>
+      <dl class="pairs">
+        {KEYS.map(([keys, meaning]) => (
+          <div key={keys}>
+            <dt>
+              <kbd>{keys}</kbd>
+            </dt>
+            <dd>{meaning}</dd>
+          </div>
+        ))}
+      </dl>
+      <label>
+        <input
+          type="checkbox"
+          checked={areOn}
+          onChange={(event) => {
+            switchKeys(event.currentTarget.checked);
+            setAreOn(keysAreOn());
+          }}
+        />{" "}
+        Single keys work
+      </label>
+      <form method="dialog">
+        <button>Close</button>
+      </form>
+    </dialog>
+  );
+}
+
+function KeyDialog({ isWrong, onKey }: { isWrong: boolean; onKey: (key: string) => void }) {
+  const [key, setKey] = useState("");
+  const dialog = useDialog();
+  return (
+    <dialog ref={dialog} onCancel={(event) => event.preventDefault()} aria-label="Key">
+      <form
+        onSubmit={(event) => {
+          event.preventDefault();
+          if (key.trim()) onKey(key.trim());
+        }}
+      >
+        <h2>{isWrong ? "The key is not valid any more." : "This service needs a key."}</h2>
+        <p>
+          Paste a key to go on. It stays in the memory of this browser. An operator makes one with <code>noetl keys create</code>.
+        </p>
+        <input type="password" aria-label="Key" autoComplete="off" value={key} onInput={(event) => setKey(event.currentTarget.value)} />
+        <button type="submit" class="primary">
+          Use the key
+        </button>
+      </form>
+    </dialog>
+  );
+}
+
+function useDialog() {
+  const dialog = useRef<HTMLDialogElement>(null);
+  useEffect(() => {
+    dialog.current?.showModal();
+  }, []);
+  return dialog;
+}
+
+const script = document.currentScript ?? document.querySelector<HTMLScriptElement>("script[data-root]");
+const root = script?.getAttribute("data-root") ?? "";
+setBase(`${root}/ui`);
+addEventListener("click", followLinks);
+render(<App root={root} />, document.getElementById("app") as HTMLElement);

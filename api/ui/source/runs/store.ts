@@ -1,0 +1,104 @@
+/** The rows of the list: pages by cursor, changes in place, and new runs that wait until they are wanted. */
+
+import type { Page, RunEntry } from "../answers";
+import { count } from "../format";
+import type { Service } from "../service";
+import type { Frame } from "../stream";
+import { filterQuery, type RunFilter } from "./filter";
+
+export const PAGE_SIZE = 200;
+
+export class RunRows {
+  rows: RunEntry[] = [];
+  /** Runs that are newer than the first row, the newest first. They are not shown. */
+  fresh: RunEntry[] = [];
+  /** Runs of `rows` that the filter does not select any more. They stay, so that no row moves. */
+  readonly gone = new Set<string>();
+  isComplete = false;
+  isLoading = false;
+  private cursor: string | null = null;
+  private readonly places = new Map<string, number>();
+  private readonly now = Date.now();
+
+  constructor(
+    private readonly service: Service,
+    readonly filter: RunFilter,
+    private readonly onChange: () => void,
+    private readonly signal: AbortSignal,
+  ) {}
+
+  /** Load the next page, unless one is loading or there are no more. */
+  async loadMore(): Promise<void> {
+    if (this.isLoading || this.isComplete) return;
+    this.isLoading = true;
+    try {
+      const page = await this.readPage(this.cursor ?? "");
+      for (const run of page.items) this.append(run);
+      this.cursor = page.next_cursor;
+      this.isComplete = page.next_cursor === null;
+    } finally {
+      this.isLoading = false;
+      this.onChange();
+    }
+  }
+
+  /** Apply a frame of the stream of runs. */
+  apply({ event, data }: Frame): void {
+    const run = data as RunEntry;
+    if (event === "run") this.put(run);
+    else if (event === "gone") this.drop(run.workflow_id);
+    this.onChange();
+  }
+
+  /** Read the newest page again, for a service without streams. */
+  async poll(): Promise<void> {
+    const page = await this.readPage("");
+    for (const run of [...page.items].reverse()) this.put(run);
+    this.onChange();
+  }
+
+  /** Show the runs that are new. */
+  showFresh(): void {
+    this.rows = [...this.fresh, ...this.rows];
+    this.fresh = [];
+    this.places.clear();
+    this.rows.forEach((run, place) => this.places.set(run.workflow_id, place));
+    this.onChange();
+  }
+
+  private readPage(cursor: string): Promise<Page<RunEntry>> {
+    const more: Record<string, string | number> = { limit: PAGE_SIZE, cursor, sort: this.filter.sort };
+    const path = `/workflows${filterQuery(this.filter, this.now, more)}`;
+    return this.service.read<Page<RunEntry>>(path, { signal: this.signal });
+  }
+
+  private append(run: RunEntry): void {
+    if (this.places.has(run.workflow_id)) return;
+    this.places.set(run.workflow_id, this.rows.length);
+    this.rows.push(run);
+  }
+
+  private put(run: RunEntry): void {
+    const place = this.places.get(run.workflow_id);
+    const waiting = this.fresh.findIndex(({ workflow_id }) => workflow_id === run.workflow_id);
+    this.gone.delete(run.workflow_id);
+    if (place !== undefined) this.rows[place] = run;
+    else if (waiting >= 0) this.fresh[waiting] = run;
+    else if (this.isNewest(run)) this.fresh.unshift(run);
+  }
+
+  private drop(id: string): void {
+    if (this.places.has(id)) this.gone.add(id);
+    this.fresh = this.fresh.filter(({ workflow_id }) => workflow_id !== id);
+  }
+
+  private isNewest(run: RunEntry): boolean {
+    const first = this.rows[0];
+    return !first || run.created_at > first.created_at;
+  }
+}
+
+/** Return the words for runs that are new. */
+export function freshWords(fresh: readonly RunEntry[]): string {
+  return fresh.length === 1 ? "1 new run" : `${count(fresh.length)} new runs`;
+}

@@ -1,0 +1,325 @@
+/** The list of runs. The service filters, sorts and counts. The address has the filter. */
+
+import { useEffect, useMemo, useRef, useState } from "preact/hooks";
+
+import type { Histogram as HistogramAnswer, RunEntry, StatusCounts } from "../answers";
+import { go, linkTo, setParams, useAddress } from "../address";
+import { age, count, duration, shortId, utc } from "../format";
+import { describe, useAnswer, useShared } from "../parts/context";
+import { useKeys } from "../parts/keys";
+import { State, StateSign } from "../parts/state";
+import { useNow } from "../parts/times";
+import { printable } from "../parts/value";
+import { follow } from "../stream";
+import { BulkBar } from "./bulk";
+import { filterQuery, GROUPS, isFiltered, PERIODS, readFilter, type RunFilter } from "./filter";
+import { Histogram } from "./histogram";
+import { freshWords, PAGE_SIZE, RunRows } from "./store";
+
+const ROW = 34;
+const EXTRA_ROWS = 12;
+
+export function RunsView() {
+  const { service, setConnection } = useShared();
+  const { params } = useAddress();
+  const key = params.toString();
+  const filter = useMemo(() => readFilter(params), [key]);
+  const [, setVersion] = useState(0);
+  const [problem, setProblem] = useState("");
+  const [selected, setSelected] = useState<ReadonlySet<string>>(new Set());
+  const control = useMemo(() => new AbortController(), [key]);
+  const rows = useMemo(() => new RunRows(service, filter, () => setVersion((n) => n + 1), control.signal), [key]);
+  useEffect(() => {
+    setProblem("");
+    setSelected(new Set());
+    const fail = (error: unknown) => {
+      if (!control.signal.aborted) setProblem(describe(error));
+    };
+    const follower = {
+      path: `/events${filterQuery(filter, Date.now(), { limit: PAGE_SIZE })}`,
+      onFrame: (frame: Parameters<RunRows["apply"]>[0]) => rows.apply(frame),
+      poll: () => rows.poll(),
+      onConnection: setConnection,
+    };
+    rows
+      .loadMore()
+      .then(() => follow(service, follower, control.signal))
+      .catch(fail);
+    return () => control.abort();
+  }, [key]);
+  return (
+    <main class="runs">
+      <RunsHead filter={filter} shown={rows.rows.length} />
+      {problem && <p class="problem" role="alert">{problem}</p>}
+      <RunTable rows={rows} filter={filter} selected={selected} onSelect={setSelected} />
+      <BulkBar rows={rows} selected={selected} onSelect={setSelected} />
+    </main>
+  );
+}
+
+function RunsHead({ filter, shown }: { filter: RunFilter; shown: number }) {
+  const now = useMemo(Date.now, [filter, Math.floor(shown / 200)]);
+  const counts = useAnswer<StatusCounts>(`/workflows/counts${filterQuery(filter, now, {}, false)}`);
+  const isDay = filter.since === "1d" || filter.since === "1h";
+  const step = filter.since === "1h" ? "1m" : isDay ? "15m" : filter.since === "7d" ? "2h" : "8h";
+  const bars = useAnswer<HistogramAnswer>(
+    filter.since in PERIODS && filter.since !== "all" ? `/workflows/histogram${filterQuery(filter, now, { step }, false)}` : null,
+  );
+  const total = counts.data?.total ?? 0;
+  const select = (states: readonly string[]) => setParams({ status: [...states] });
+  return (
+    <header class="head">
+      <div class="summary">
+        <h1>Runs</h1>
+        <p>
+          {counts.data ? `${count(total)}${counts.data.more ? " and more" : ""}, ${words(filter)}` : "\u00a0"}
+        </p>
+      </div>
+      {bars.data ? (
+        <Histogram
+          answer={bars.data}
+          onRange={(start, end) => setParams({ since: `${new Date(start).toISOString()}/${new Date(end).toISOString()}` })}
+        />
+      ) : (
+        <div class="histogram" />
+      )}
+      <div class="filters">
+        <div class="chips" role="group" aria-label="Status">
+          <button type="button" aria-pressed={!filter.status.length} onClick={() => select([])}>
+            All <b>{counts.data ? count(total) : ""}</b>
+          </button>
+          {Object.entries(GROUPS).map(([name, { word, states }]) => {
+            const isPressed = states.every((state) => filter.status.includes(state));
+            const number = states.reduce((all, state) => all + (counts.data?.statuses[state] ?? 0), 0);
+            return (
+              <button type="button" key={name} aria-pressed={isPressed} onClick={() => select(isPressed ? [] : states)}>
+                <StateSign state={name === "other" ? "cancelled" : name} /> {word} <b>{counts.data ? count(number) : ""}</b>
+              </button>
+            );
+          })}
+        </div>
+        <FilterFields filter={filter} />
+      </div>
+    </header>
+  );
+}
+
+function words(filter: RunFilter): string {
+  const known = PERIODS[filter.since]?.[0];
+  return known ? (filter.since === "all" ? "of all times" : `in the ${known.toLowerCase()}`) : "in the chosen time";
+}
+
+function FilterFields({ filter }: { filter: RunFilter }) {
+  const isChosenRange = !(filter.since in PERIODS);
+  return (
+    <form class="fields" onSubmit={(event) => event.preventDefault()}>
+      <Field name="playbook" label="Playbook" value={filter.playbook} />
+      <Field name="tag" label="Tag" value={filter.tag.join(" ")} split />
+      <label>
+        <span class="hidden">Time</span>
+        <select value={filter.since} onChange={(event) => setParams({ since: event.currentTarget.value })}>
+          {isChosenRange && <option value={filter.since}>Chosen time</option>}
+          {Object.entries(PERIODS).map(([value, [label]]) => (
+            <option key={value} value={value}>
+              {label}
+            </option>
+          ))}
+        </select>
+      </label>
+      {isFiltered(filter) && (
+        <button type="button" onClick={() => go(linkTo(["runs"]))}>
+          Clear filters
+        </button>
+      )}
+    </form>
+  );
+}
+
+function Field({ name, label, value, split = false }: { name: string; label: string; value: string; split?: boolean }) {
+  const apply = (event: Event) => {
+    const text = (event.currentTarget as HTMLInputElement).value.trim();
+    setParams({ [name]: split ? text.split(/\s+/) : text });
+  };
+  return (
+    <label>
+      <span class="hidden">{label}</span>
+      <input name={name} value={value} placeholder={label} autoComplete="off" spellcheck={false} onChange={apply} />
+    </label>
+  );
+}
+
+interface TableProps {
+  rows: RunRows;
+  filter: RunFilter;
+  selected: ReadonlySet<string>;
+  onSelect: (ids: ReadonlySet<string>) => void;
+}
+
+function RunTable({ rows, filter, selected, onSelect }: TableProps) {
+  const scroller = useRef<HTMLDivElement>(null);
+  const [top, setTop] = useState(0);
+  const [height, setHeight] = useState(600);
+  const [current, setCurrent] = useState(0);
+  const runs = rows.rows;
+  const now = useNow(true);
+  useEffect(() => {
+    const element = scroller.current as HTMLDivElement;
+    const observer = new ResizeObserver(() => setHeight(element.clientHeight));
+    observer.observe(element);
+    return () => observer.disconnect();
+  }, []);
+  useEffect(() => setCurrent(0), [rows]);
+  const first = Math.max(Math.floor(top / ROW) - EXTRA_ROWS, 0);
+  const last = Math.min(Math.ceil((top + height) / ROW) + EXTRA_ROWS, runs.length);
+  useEffect(() => {
+    if (last >= runs.length - EXTRA_ROWS && runs.length) void rows.loadMore().catch(() => undefined);
+  }, [last, runs.length]);
+  const toggle = (id: string) => {
+    const next = new Set(selected);
+    if (!next.delete(id)) next.add(id);
+    onSelect(next);
+  };
+  const move = (place: number) => {
+    const chosen = Math.min(Math.max(place, 0), runs.length - 1);
+    setCurrent(chosen);
+    const element = scroller.current as HTMLDivElement;
+    if (chosen * ROW < element.scrollTop) element.scrollTop = chosen * ROW;
+    else if ((chosen + 1) * ROW > element.scrollTop + element.clientHeight) {
+      element.scrollTop = (chosen + 1) * ROW - element.clientHeight;
+    }
+  };
+  const open = (place: number) => {
+    const run = runs[place];
+    if (run) go(linkTo(["runs", run.workflow_id]));
+  };
+  useKeys({
+    j: () => move(current + 1),
+    k: () => move(current - 1),
+    x: () => runs[current] && toggle(runs[current].workflow_id),
+    Enter: () => open(current),
+    ".": () => rows.showFresh(),
+    Escape: () => onSelect(new Set()),
+  });
+  return (
+    <div class="table">
+      {rows.fresh.length > 0 && (
+        <button type="button" class="fresh" onClick={() => rows.showFresh()}>
+          {freshWords(rows.fresh)} <kbd>.</kbd>
+        </button>
+      )}
+      <div
+        class="scroller"
+        ref={scroller}
+        role="grid"
+        aria-label="Runs"
+        aria-rowcount={rows.isComplete ? runs.length + 1 : -1}
+        aria-multiselectable="true"
+        tabIndex={0}
+        onScroll={(event) => setTop(event.currentTarget.scrollTop)}
+      >
+        <div class="row columns" role="row" aria-rowindex={1}>
+          {["", "Status", "Playbook", "Run", "Now, or what went wrong", "Tags", "Duration", "Age"].map((label, index) => (
+            <span role="columnheader" key={label} class={`c${index}`}>
+              {label || <span class="hidden">Selected</span>}
+            </span>
+          ))}
+        </div>
+        <div class="rows" style={{ height: `${runs.length * ROW}px` }}>
+          {runs.slice(first, last).map((run, index) => (
+            <RunRow
+              key={run.workflow_id}
+              run={run}
+              place={first + index}
+              now={now}
+              isCurrent={first + index === current}
+              isSelected={selected.has(run.workflow_id)}
+              isGone={rows.gone.has(run.workflow_id)}
+              onToggle={toggle}
+            />
+          ))}
+        </div>
+        {rows.isComplete && !runs.length && <EmptyList filter={filter} />}
+      </div>
+      <p class="footing">{footing(runs.length, rows.isComplete, first, last)}</p>
+    </div>
+  );
+}
+
+function footing(loaded: number, isComplete: boolean, first: number, last: number): string {
+  if (!loaded) return "";
+  return `${count(first + 1)} to ${count(last)} of ${count(loaded)}${isComplete ? "" : " and more"}`;
+}
+
+interface RowProps {
+  run: RunEntry;
+  place: number;
+  now: number;
+  isCurrent: boolean;
+  isSelected: boolean;
+  isGone: boolean;
+  onToggle: (id: string) => void;
+}
+
+function RunRow({ run, place, now, isCurrent, isSelected, isGone, onToggle }: RowProps) {
+  const end = run.finished_at ? Date.parse(run.finished_at) : now;
+  const started = run.started_at ? Date.parse(run.started_at) : null;
+  return (
+    <div
+      class={`row${isCurrent ? " current" : ""}${isGone ? " gone" : ""}`}
+      title={isGone ? "The filter does not select this run any more." : undefined}
+      role="row"
+      aria-rowindex={place + 2}
+      aria-selected={isSelected}
+      style={{ transform: `translateY(${place * ROW}px)` }}
+    >
+      <span role="gridcell" class="c0">
+        <input type="checkbox" aria-label={`Select ${shortId(run.workflow_id)}`} checked={isSelected} onChange={() => onToggle(run.workflow_id)} />
+      </span>
+      <span role="gridcell" class="c1">
+        <State state={run.status} />
+      </span>
+      <span role="gridcell" class="c2">
+        <a href={linkTo(["runs", run.workflow_id])} title={printable(run.playbook)}>
+          <bdi>{printable(run.playbook)}</bdi>
+        </a>
+        {run.version && <small> {printable(run.version)}</small>}
+      </span>
+      <span role="gridcell" class="c3">
+        <code>{shortId(run.workflow_id)}</code>
+      </span>
+      <span role="gridcell" class="c4" title={printable(run.headline ?? "")}>
+        <bdi>{printable(run.headline ?? "")}</bdi>
+      </span>
+      <span role="gridcell" class="c5">
+        {run.tags.map((tag) => (
+          <bdi class="tag" key={tag}>
+            {printable(tag)}
+          </bdi>
+        ))}
+      </span>
+      <span role="gridcell" class="c6">
+        {started === null ? "" : duration(end - started)}
+      </span>
+      <span role="gridcell" class="c7" title={utc(run.created_at)}>
+        {age(now - Date.parse(run.created_at))}
+      </span>
+    </div>
+  );
+}
+
+function EmptyList({ filter }: { filter: RunFilter }) {
+  if (isFiltered(filter)) {
+    return (
+      <p class="empty">
+        No run matches these filters. <a href={linkTo(["runs"])}>Clear filters</a>
+      </p>
+    );
+  }
+  return (
+    <p class="empty">
+      No runs in the last day. <a href={linkTo(["runs"], new URLSearchParams({ since: "all" }))}>Show runs of all times</a>, or start
+      one: <code>noetl submit examples/portable.yaml --url {location.origin}</code>
+    </p>
+  );
+}
+

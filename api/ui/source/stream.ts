@@ -1,0 +1,145 @@
+/** Event streams, read with `fetch`, because EventSource cannot send a key. */
+
+import { ConnectionLost, Problem, RETRY_MS, type Service } from "./service";
+
+export interface Frame {
+  event: string;
+  id: string;
+  data: unknown;
+}
+
+export type Connection = "live" | "polling" | "lost" | "paused";
+
+const HIDDEN_MS = 60_000;
+const POLL_MS = 3_000;
+
+export interface Follower {
+  /** The path of the stream. */
+  path: string;
+  onFrame: (frame: Frame) => void;
+  /** Called where there is no stream, every few seconds, and once after each interruption. */
+  poll: () => Promise<void>;
+  onConnection: (connection: Connection) => void;
+}
+
+/**
+ * Follow a stream until the signal is aborted. A lost stream is opened again from its last event. Where the
+ * service has no streams, it is polled. A tab that is hidden for a minute closes its stream.
+ */
+export async function follow(service: Service, follower: Follower, signal: AbortSignal): Promise<void> {
+  let last = "";
+  let delay: number = RETRY_MS[0];
+  while (!signal.aborted) {
+    await untilVisible(signal, follower.onConnection);
+    const attempt = new AbortController();
+    const stop = () => attempt.abort();
+    signal.addEventListener("abort", stop);
+    const hidden = whenHidden(stop);
+    try {
+      const headers: Record<string, string> = { Accept: "text/event-stream" };
+      if (last) headers["Last-Event-ID"] = last;
+      const response = await service.send(follower.path, { headers, signal: attempt.signal });
+      follower.onConnection("live");
+      delay = RETRY_MS[0];
+      for await (const frame of readFrames(response)) {
+        last = frame.id || last;
+        follower.onFrame(frame);
+        if (frame.event === "end") return;
+      }
+    } catch (error) {
+      if (signal.aborted) return;
+      if (error instanceof Problem && error.status === 404) throw error;
+      if (error instanceof Problem && (error.status === 406 || error.status === 501)) {
+        follower.onConnection("polling");
+        await pause(POLL_MS, signal);
+      } else if (!attempt.signal.aborted) {
+        follower.onConnection("lost");
+        await pause(delay, signal);
+        delay = Math.min(delay * 2, RETRY_MS[1]);
+      }
+    } finally {
+      hidden();
+      signal.removeEventListener("abort", stop);
+    }
+    try {
+      if (!signal.aborted) await follower.poll();
+    } catch (error) {
+      if (error instanceof Problem && error.status === 404) throw error;
+      if (!(error instanceof ConnectionLost) && !(error instanceof Problem)) throw error;
+    }
+  }
+}
+
+/** Yield the frames of a stream of server-sent events (WHATWG HTML, section 9.2.6). */
+export async function* readFrames(response: Response): AsyncGenerator<Frame> {
+  if (!response.body) return;
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  try {
+    for (;;) {
+      const { value, done } = await reader.read();
+      if (done) return;
+      rest += value;
+      const parts = rest.split("\n\n");
+      rest = parts.pop() ?? "";
+      for (const part of parts) {
+        const frame = parseFrame(part);
+        if (frame) yield frame;
+      }
+    }
+  } finally {
+    await reader.cancel().catch(() => undefined);
+  }
+}
+
+function parseFrame(text: string): Frame | null {
+  const frame = { event: "message", id: "", data: "" };
+  for (const line of text.split("\n")) {
+    const [, name = "", value = ""] = /^([^:]*):? ?(.*)$/.exec(line) ?? [];
+    if (name === "event") frame.event = value;
+    else if (name === "id") frame.id = value;
+    else if (name === "data") frame.data += value;
+  }
+  return frame.data ? { ...frame, data: JSON.parse(frame.data) as unknown } : null;
+}
+
+function pause(ms: number, signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    const timer = setTimeout(done, ms);
+    function done() {
+      clearTimeout(timer);
+      signal.removeEventListener("abort", done);
+      resolve();
+    }
+    signal.addEventListener("abort", done);
+  });
+}
+
+/** Call `stop` when the tab has been hidden for a minute. Return a function that ends the watch. */
+function whenHidden(stop: () => void): () => void {
+  let timer = 0;
+  const change = () => {
+    clearTimeout(timer);
+    if (document.hidden) timer = window.setTimeout(stop, HIDDEN_MS);
+  };
+  document.addEventListener("visibilitychange", change);
+  change();
+  return () => {
+    clearTimeout(timer);
+    document.removeEventListener("visibilitychange", change);
+  };
+}
+
+function untilVisible(signal: AbortSignal, onConnection: (connection: Connection) => void): Promise<void> {
+  if (!document.hidden || signal.aborted) return Promise.resolve();
+  onConnection("paused");
+  return new Promise((resolve) => {
+    const done = () => {
+      if (document.hidden && !signal.aborted) return;
+      document.removeEventListener("visibilitychange", done);
+      resolve();
+    };
+    document.addEventListener("visibilitychange", done);
+    signal.addEventListener("abort", done);
+  });
+}

@@ -1,0 +1,88 @@
+"""A real Chromium: each page of it fails its test on an error of its console or of its content policy."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
+
+PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
+WAIT_MS = 20_000
+"""How long a test waits for what it expects, in milliseconds. An idle machine needs far less."""
+
+expect.set_options(timeout=WAIT_MS)
+
+_RULES = ("wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa")
+_OBSERVE_SHIFTS = """
+window.shifts = [];
+new PerformanceObserver((list) => {
+  for (const entry of list.getEntries()) {
+    if (entry.hadRecentInput) continue;
+    const moved = entry.sources.map(({ node }) => (node?.parentElement ?? node)?.outerHTML?.slice(0, 300));
+    window.shifts.push(moved.join(" | "));
+  }
+}).observe({ type: "layout-shift", buffered: true });
+addEventListener("securitypolicyviolation", (event) => console.error(`policy: ${event.violatedDirective}`));
+"""
+
+
+@dataclass
+class Watched:
+    """A page of the browser with the errors of its console so far."""
+
+    page: Page
+    errors: list[str] = field(default_factory=list)
+
+    def note(self, message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning"):
+            self.errors.append(f"{message.type}: {message.text}")
+
+
+@contextmanager
+def running_browser() -> Iterator[Browser]:
+    """Yield the Chromium of this system without a window.
+
+    Raises:
+        LookupError: it is not installed.
+    """
+    program = next(filter(None, map(shutil.which, PROGRAMS)), None)
+    if program is None:
+        raise LookupError("missing Chromium; install it with `apt-get install chromium`")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()
+
+
+@contextmanager
+def open_page(browser: Browser, **options: Any) -> Iterator[Page]:
+    """Yield a new page. At its end it must have no error in its console, and nothing may have moved."""
+    context = browser.new_context(**{"viewport": {"width": 1400, "height": 880}, **options})
+    page = context.new_page()
+    page.set_default_timeout(WAIT_MS)
+    page.add_init_script(_OBSERVE_SHIFTS)
+    watched = Watched(page)
+    page.on("console", watched.note)
+    page.on("pageerror", lambda error: watched.errors.append(str(error)))
+    try:
+        yield page
+        assert watched.errors == [], watched.errors
+        shifts = page.evaluate("window.shifts")
+        assert shifts == [], shifts
+    finally:
+        context.close()
+
+
+def find_barriers(page: Page, axe: str) -> list[str]:
+    """Return what axe-core finds against WCAG 2.2 AA. `axe` is its script."""
+    page.evaluate(axe)
+    found = page.evaluate("(rules) => axe.run(document, { runOnly: rules })", list(_RULES))
+    return [
+        f"{violation['id']}: {node['html'][:200]} {node['failureSummary']}"
+        for violation in found["violations"]
+        for node in violation["nodes"]
+    ]

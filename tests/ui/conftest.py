@@ -1,0 +1,123 @@
+"""A browser, and a service with runs of each kind, for the tests of the page."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from playwright.sync_api import Browser, Page
+
+from noetl.infra.npm_packages import install_packages
+from noetl.infra.ui import UI
+from tests.e2e.test_serve import run_service
+from tests.ui.browser import open_page, running_browser
+
+YAML = {"Content-Type": "application/yaml"}
+
+CLOSE_MONTH = """\
+name: close_month
+version: "14"
+input:
+  rows: {type: array, default: [{sku: a, units: 2}, {sku: b, units: 0}, {sku: c, units: 1}]}
+  on_error: {type: string, default: continue}
+steps:
+  - name: load
+    run:
+      - {action: set, set: {cost: 3}}
+      - {action: log, message: "<script>alert(1)</script> \\e[31mred\\e[0m \\u202egnp"}
+    rule: [{case: default, run: [compute, ask]}]
+  - name: compute
+    loop: {items: "{{ input.rows }}", as: p, on_error: continue}
+    run: [{action: set, set: {margin: "{{ cost / p.units }}"}}]
+    rule: [{case: default, run: [reconcile]}]
+  - name: ask
+    run:
+      - action: callback
+        title: Write off 3 open items?
+        details: {customer: Alder}
+        answer: {approve: {type: boolean}, note: {type: string, default: ""}}
+        as: decision
+    rule:
+      - {case: "{{ decision.approve }}", run: [book]}
+      - {case: default, run: [refuse]}
+  - name: book
+    run: [{action: log, message: book}]
+    rule: [{case: default, run: [reconcile]}]
+  - name: refuse
+    run: [{action: log, message: refuse}]
+    rule: [{case: default, run: [reconcile]}]
+  - name: reconcile
+    run: [{action: log, message: done}]
+"""
+
+FAILING = """\
+name: margins
+steps:
+  - name: "a/b ü <b>"
+    loop: {items: [{units: 2}, {units: 0}], as: p}
+    run: [{action: set, set: {margin: "{{ 6 / p.units }}"}}]
+"""
+
+
+class ServedPage:
+    """A running service, and calls that prepare what its page shows."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.http = httpx.Client(base_url=url, timeout=30)
+
+    def start(self, playbook: str, status: str) -> str:
+        """Start a run, wait until it has a status, and return its id."""
+        answer = self.http.post("/workflows/run", content=playbook, headers=YAML)
+        assert answer.status_code == 202, answer.text
+        run_id = answer.json()["workflow_id"]
+        self.wait_for(run_id, status)
+        return str(run_id)
+
+    def wait_for(self, run_id: str, status: str) -> dict[str, Any]:
+        """Return the status of a run as soon as it is the expected one."""
+        tag = ""
+        deadline = time.monotonic() + 60
+        while True:
+            assert time.monotonic() < deadline, tag
+            answer = self.http.get(
+                f"/workflows/status/{run_id}", headers={"Prefer": "wait=10", "If-None-Match": tag}
+            )
+            if answer.status_code == 200 and answer.json()["status"] == status:
+                return dict(answer.json())
+            tag = answer.headers.get("etag", tag)
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedPage]:
+    """A service on SQLite."""
+    with run_service(tmp_path_factory.mktemp("service")) as (_, url):
+        yield ServedPage(url)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    with running_browser() as browser:
+        yield browser
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    with open_page(browser) as page:
+        yield page
+
+
+@pytest.fixture(scope="session")
+def packages() -> Path:
+    """The folder with the packages from which the page is made."""
+    return install_packages(UI)
+
+
+@pytest.fixture(scope="session")
+def axe(packages: Path) -> str:
+    """The script of axe-core."""
+    return (packages / "node_modules" / "axe-core" / "axe.min.js").read_text("utf-8")

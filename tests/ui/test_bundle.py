@@ -1,0 +1,68 @@
+"""The bundle is that of the sources, its types are right, and it is small."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from noetl.infra import ui
+from noetl.infra.ui import BUNDLE, UI, make_bundle
+from noetl.planner.draw.colours import DARK, LIGHT
+
+MAX_FIRST_LOAD = 110 * 1024
+SAME = ("bg", "sunk", "hover", "line", "line2", "edge", "ink", "ink2", "ink3", "accent", "ok", "bad")
+
+
+def test_the_bundle_is_made_from_the_sources(tmp_path: Path) -> None:
+    make_bundle(tmp_path / "bundle")
+    made = {path.name: path.read_bytes() for path in (tmp_path / "bundle").iterdir()}
+    kept = {path.name: path.read_bytes() for path in BUNDLE.iterdir()}
+    assert made.keys() == kept.keys()
+    assert [name for name in made if made[name] != kept[name]] == [], "run `make ui`"
+
+
+def test_a_mistake_in_the_sources_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = tmp_path / "ui"
+    shutil.copytree(UI, copy)
+    with (copy / "source" / "format.ts").open("a") as file:
+        file.write("export const wrong: number = 'text';\n")
+    monkeypatch.setattr(ui, "UI", copy)
+    with pytest.raises(subprocess.CalledProcessError) as raised:
+        make_bundle(tmp_path / "bundle")
+    assert "source/format.ts" in raised.value.output
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_the_first_load_is_small() -> None:
+    script = (
+        "const {brotliCompressSync: pack} = require('zlib'), {readFileSync: read} = require('fs');"
+        "console.log(process.argv.slice(1).reduce((sum, name) => sum + pack(read(name)).length, 0))"
+    )
+    files = [path for path in BUNDLE.iterdir() if path.suffix in (".js", ".css", ".woff2")]
+    done = subprocess.run(["node", "-e", script, *files], capture_output=True, text=True, check=True)
+    assert int(done.stdout) <= MAX_FIRST_LOAD
+
+
+def test_the_page_has_the_colours_of_pictures() -> None:
+    style = (UI / "source" / "page.css").read_text("utf-8")
+    blocks = re.findall(r"(:root[^{]*)\{([^}]*)\}", style)
+    assert len(blocks) == 3
+    for selector, block in blocks:
+        tokens = dict(re.findall(r"--([\w-]+): (#\w+);", block))
+        expected = LIGHT if selector.strip() == ":root" else DARK
+        assert {name: tokens[name] for name in SAME} == {name: expected[name] for name in SAME}
+        assert tokens["wait"] == expected["pause"]
+
+
+def test_the_bundle_lists_the_licences_of_its_packages() -> None:
+    text = (BUNDLE / "LICENSES.txt").read_text("utf-8")
+    assert re.findall(r"^(?:----\n\n)?(\S+) \d+\.\d+\.\d+$", text, re.MULTILINE) == [
+        "preact",
+        "@fontsource-variable/inter",
+        "@fontsource/jetbrains-mono",
+    ]
+    assert text.count("SIL OPEN FONT LICENSE") == 2 and "The MIT License" in text

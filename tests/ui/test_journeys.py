@@ -1,0 +1,178 @@
+"""Journeys through the page in a real Chromium, on runs of a real service."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from tests.ui.browser import find_barriers, open_page
+from tests.ui.conftest import CLOSE_MONTH, FAILING, ServedPage
+
+SHORT = "name: short\nsteps:\n  - {name: a, run: [{action: log, message: hello}]}\n"
+
+
+def test_two_clicks_lead_from_a_failed_run_to_its_cause(page: Page, service: ServedPage) -> None:
+    run_id = service.start(FAILING, "failed")
+    page.goto(f"{service.url}/ui")
+    row = page.get_by_role("row").filter(has_text=run_id[:8])
+    expect(row).to_contain_text("division by zero")
+    row.get_by_role("link").click()
+    page.get_by_role("button", name="a/b ü <b> set margin").click()
+    drawer = page.get_by_role("complementary")
+    for words in (
+        "2 of 2",
+        '{"units": 0}',
+        "set.margin",
+        "{{ 6 / p.units }}",
+        "p.units = 0",
+        "TemplateError",
+    ):
+        expect(drawer.locator("section.error")).to_contain_text(words)
+    expect(drawer.locator("section.error .source .marked")).to_contain_text("margin:")
+    address = page.url
+    page.keyboard.press("Escape")
+    expect(drawer).to_be_hidden()
+    page.go_back()
+    expect(page).to_have_url(address)
+    expect(drawer).to_be_visible()
+
+
+def test_a_live_run_changes_in_place(page: Page, service: ServedPage) -> None:
+    run_id = service.start(CLOSE_MONTH, "waiting")
+    page.goto(f"{service.url}/ui/runs/{run_id}")
+    graph = page.locator(".graph")
+    reconcile = page.get_by_role("button", name=re.compile("reconcile .*waits, 1 of 3 here"))
+    expect(reconcile).to_be_visible()
+    expect(page.get_by_role("button", name=re.compile("book .*may run"))).to_be_visible()
+    before = graph.locator("svg > g").get_attribute("transform")
+    box = reconcile.bounding_box()
+    page.get_by_role("button", name="Answer").click()
+    expect(page.get_by_role("heading", name="Write off 3 open items?")).to_be_visible()
+    expect(page.locator(".guards li").first).to_contain_text("book")
+    page.get_by_label("Yes").check()
+    page.get_by_role("button", name="Send answer").click()
+    service.wait_for(run_id, "succeeded")
+    page.go_back()
+    done = page.get_by_role("button", name=re.compile("reconcile .*succeeded"))
+    expect(done).to_be_visible()
+    expect(page.get_by_role("button", name=re.compile("refuse .*will not run"))).to_be_visible()
+    assert graph.locator("svg > g").get_attribute("transform") == before
+    assert done.bounding_box() == box
+
+
+def test_an_open_page_follows_its_run(page: Page, service: ServedPage) -> None:
+    run_id = service.start(CLOSE_MONTH, "waiting")
+    page.goto(f"{service.url}/ui/runs/{run_id}")
+    expect(page.get_by_role("button", name=re.compile("ask .*waiting"))).to_be_visible()
+    answer = {"step": "ask", "visit": 1, "answer": {"approve": False}}
+    assert service.http.post(f"/workflows/{run_id}/answer", json=answer).status_code == 202
+    expect(page.get_by_role("button", name=re.compile("reconcile .*succeeded"))).to_be_visible()
+    expect(page.get_by_role("button", name=re.compile("book .*will not run"))).to_be_visible()
+    expect(page.locator("header.head .state").first).to_have_text("Succeeded")
+
+
+def test_new_runs_wait_until_a_person_wants_them(page: Page, service: ServedPage) -> None:
+    service.start(SHORT, "succeeded")
+    page.goto(f"{service.url}/ui/runs?playbook=short")
+    first = page.locator(".rows .row").first
+    expect(first).to_be_visible()
+    shown = first.inner_text()
+    run_id = service.start(SHORT, "succeeded")
+    fresh = page.get_by_role("button", name=re.compile("new run"))
+    expect(fresh).to_be_visible()
+    assert first.inner_text().split("\n")[:3] == shown.split("\n")[:3]
+    page.keyboard.press(".")
+    expect(page.locator(".rows .row").first).to_contain_text(run_id[:8])
+
+
+def test_filters_live_in_the_address(page: Page, service: ServedPage) -> None:
+    service.start(SHORT, "succeeded")
+    failed = service.start(FAILING, "failed")
+    page.goto(f"{service.url}/ui/runs")
+    page.get_by_role("group", name="Status").get_by_role("button", name=re.compile("Failed")).click()
+    expect(page).to_have_url(re.compile("status=failed"))
+    expect(page.get_by_role("row").filter(has_text=failed[:8])).to_be_visible()
+    expect(page.get_by_role("row").filter(has_text="Succeeded")).to_have_count(0)
+    page.get_by_label("Playbook", exact=True).fill("nothing_has_this_name")
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("No run matches these filters.")).to_be_visible()
+    page.reload()
+    expect(page.get_by_text("No run matches these filters.")).to_be_visible()
+    page.get_by_role("link", name="Clear filters").click()
+    expect(page.locator(".rows .row").first).to_be_visible()
+
+
+def test_selected_runs_are_resumed_at_once(page: Page, service: ServedPage) -> None:
+    failed, succeeded = service.start(FAILING, "failed"), service.start(SHORT, "succeeded")
+    page.goto(f"{service.url}/ui/runs")
+    for run_id in (failed, succeeded):
+        page.get_by_label(f"Select {run_id[:8]}").check()
+    page.get_by_role("button", name="Resume").click()
+    expect(page.locator(".bulk output")).to_contain_text("1 done, 1 refused")
+    expect(page.locator(".bulk")).to_contain_text("1 selected")
+
+
+def test_everything_can_be_done_by_keyboard(page: Page, service: ServedPage) -> None:
+    service.start(SHORT, "succeeded")
+    failed = service.start(FAILING, "failed")
+    page.goto(f"{service.url}/ui/runs")
+    expect(page.get_by_role("row").filter(has_text=failed[:8])).to_be_visible()
+    page.keyboard.press("x")
+    expect(page.locator(".bulk")).to_contain_text("1 selected")
+    page.keyboard.press("Escape")
+    expect(page.locator(".bulk")).to_contain_text("None selected")
+    page.keyboard.press("j")
+    page.keyboard.press("k")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="margins")).to_be_visible()
+    page.keyboard.press("n")
+    expect(page.get_by_role("complementary")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("complementary")).to_be_hidden()
+    page.keyboard.press("/")
+    page.keyboard.type("short")
+    page.keyboard.press("Enter")
+    expect(page).to_have_url(re.compile("q=short"))
+    page.locator(".rows .row").first.click()
+    page.keyboard.press("?")
+    expect(page.get_by_role("dialog", name="Keys")).to_be_visible()
+
+
+def test_hostile_text_is_legible_and_does_nothing(page: Page, service: ServedPage) -> None:
+    run_id = service.start(CLOSE_MONTH, "waiting")
+    page.goto(f"{service.url}/ui/runs/{run_id}/logs")
+    line = page.locator(".log li").first
+    expect(line).to_contain_text("<script>alert(1)</script>")
+    expect(line).to_contain_text("\u241b[31mred")
+    assert "\u202e" not in line.inner_text()
+    assert page.locator(".log script").count() == 0
+
+
+def test_a_run_that_does_not_exist_is_a_sentence(browser: Browser, service: ServedPage) -> None:
+    context = browser.new_context()
+    page = context.new_page()
+    page.goto(f"{service.url}/ui/runs/5a14a9fa")
+    expect(page.get_by_role("alert")).to_contain_text("5a14a9fa")
+    context.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1400, 400])
+def test_no_view_has_barriers(
+    browser: Browser, service: ServedPage, axe: str, scheme: str, width: int
+) -> None:
+    failed, waiting = service.start(FAILING, "failed"), service.start(CLOSE_MONTH, "waiting")
+    views = (
+        "/ui/runs",
+        f"/ui/runs/{failed}?step=a%2Fb%20%C3%BC%20%3Cb%3E",
+        f"/ui/runs/{waiting}",
+        f"/ui/inbox/{waiting}",
+    )
+    with open_page(browser, color_scheme=scheme, viewport={"width": width, "height": 800}) as page:
+        for view in views:
+            page.goto(f"{service.url}{view}")
+            page.wait_for_load_state("networkidle") if view == "/ui/inbox" else page.wait_for_timeout(0)
+            expect(page.locator(".sign, .question h2").first).to_be_visible()
+            assert find_barriers(page, axe) == []
