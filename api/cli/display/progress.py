@@ -15,6 +15,7 @@ from noetl.api.cli.display.console import stderr_console
 from noetl.api.cli.display.failure import fact_lines, failure_key, place_lines
 from noetl.api.cli.display.run_board import (
     BAR_WIDTH,
+    PAUSE_EVENTS,
     ActiveVisit,
     ActivityState,
     describe_wait,
@@ -125,6 +126,8 @@ class ProgressDisplay:
     def _lines_of(self, followed: FollowedRun, event: Event) -> Iterator[Text]:
         if is_run_end(event) and followed.depth:
             yield _run_end_line(followed, event)
+        if event.type in PAUSE_EVENTS:
+            yield _pause_line(followed, event)
         if event.step is None or event.step.startswith(_INTERNAL_STEP):
             return
         key = (followed.run.id, event.step, event.visit or 1)
@@ -323,6 +326,20 @@ def _run_end_line(followed: FollowedRun, event: Event) -> Text:
     name = to_printable(followed.run.playbook)
     details = (f"{duration}  run {followed.run.id}", "dim")
     return Text.assemble("  " * followed.depth, sign, name, shown_status, details)
+
+
+def _pause_line(followed: FollowedRun, event: Event) -> Text:
+    """Return the line for the begin or the end of a pause."""
+    from rich.text import Text
+
+    caller = f" by {to_printable(str(event.payload['by']))}" if "by" in event.payload else ""
+    is_pause = event.type == "workflow.paused"
+    words = (
+        f"paused{caller}; `noetl runs unpause {followed.run.id}` lets it continue"
+        if is_pause
+        else f"continues{caller}"
+    )
+    return Text.assemble("  " * followed.depth, (f"{to_printable(followed.run.playbook)} {words}", "yellow"))
 
 
 def visit_end_line(

@@ -108,6 +108,10 @@ def _waits_for_run(action: str) -> bool:
     return declaration is not None and declaration.child_run is not None
 
 
+PAUSE_EVENTS = ("workflow.paused", "workflow.unpaused")
+"""The events of a pause. Running visits go on in it, and waiting ones keep their waits."""
+
+
 class RunBoard:
     """The active visits of one run.
 
@@ -121,7 +125,7 @@ class RunBoard:
 
     def apply(self, event: Event) -> None:
         """Update the board with an event of the run."""
-        if event.type.startswith("workflow."):
+        if event.type.startswith("workflow.") and event.type not in PAUSE_EVENTS:
             self._visits.clear()
             self.has_ended = is_run_end(event)
         if event.step is None or event.step.startswith(_INTERNAL_STEP):
@@ -197,7 +201,8 @@ class RunBoard:
 
 def is_run_end(event: Event) -> bool:
     """Return whether the event ends its run."""
-    return event.type.startswith("workflow.") and event.type not in ("workflow.started", "workflow.resumed")
+    not_final = ("workflow.started", "workflow.resumed", *PAUSE_EVENTS)
+    return event.type.startswith("workflow.") and event.type not in not_final
 
 
 def describe_wait(visit: ActiveVisit, remaining: str) -> str:

@@ -346,6 +346,20 @@ class TestEventLines:
             f"  ✗ child  completed_with_errors  0 ms  run {run.id}",
         ]
 
+    def test_a_pause_is_shown_and_ends_nothing(
+        self, recorded: RecordedRun, new_lines: Any, clock: FakeClock
+    ) -> None:
+        recorded.record("step.started")
+        recorded.record("workflow.paused", step=None, by="ops\x1b[31m")
+        command = f"`noetl runs unpause {recorded.run.id}` lets it continue"
+        assert new_lines()[-1] == f"{recorded.run.playbook} paused by ops\u241b[31m; {command}"
+        assert not recorded.board.has_ended
+        clock.advance(2.0)
+        assert recorded.lines() == ["▶ each  2.0 s"]
+        recorded.record("workflow.unpaused", step=None)
+        assert f"{recorded.run.playbook} continues" in new_lines()
+        assert not recorded.board.has_ended
+
     def test_quiet_shows_nothing(
         self, recorded: RecordedRun, clock: FakeClock, capsys: pytest.CaptureFixture[str]
     ) -> None:
@@ -360,6 +374,7 @@ def test_a_log_line_names_its_step_and_wraps_at_words(
     is_terminal: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "20")
+    monkeypatch.setenv("LINES", "25")  # A dumb terminal has the given width only together with a height.
     monkeypatch.setenv("FORCE_COLOR" if is_terminal else "NO_COLOR", "1")
     monkeypatch.setenv("TERM", "dumb")
     with ProgressDisplay():
