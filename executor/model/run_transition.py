@@ -152,6 +152,11 @@ def pause_run(run: Run, *, is_ending: bool) -> Run:
     return replace(run, stop=RunStatus.PAUSED)
 
 
+def show_paused(run: Run) -> Run:
+    """Return a paused run with the status that readers see."""
+    return replace(run, status=RunStatus.PAUSED)
+
+
 def unpause_run(run: Run) -> Run:
     """Return a run that is not paused. Any other open run is returned unchanged.
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from noetl.executor.model.run import Run, RunStatus
+from noetl.executor.model.run import Run
+from noetl.executor.model.run_transition import show_paused
 from noetl.executor.stores.sql.branches import pause_branches, unpause_branches
 from noetl.executor.stores.sql.context import SqlContext
 from noetl.executor.stores.sql.plans import SqlPlans
-from noetl.planner.frozen import replace
 
 
 class SqlPauses:
@@ -19,7 +19,7 @@ class SqlPauses:
     def pause(self, run_id: str, now: float, caller: str | None = None) -> Run:
         with self._context.transaction() as db:
             run = pause_branches(db, self._plans, run_id, now, caller)
-        return replace(run, status=RunStatus.PAUSED)
+        return show_paused(run)
 
     def unpause(self, run_id: str, now: float, caller: str | None = None) -> Run:
         with self._context.transaction() as db:
