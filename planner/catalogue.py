@@ -132,7 +132,7 @@ class ActionDeclaration:
         error_type: the parameter that gives the type of this failure, if any.
         awaits: what a suspended action waits for, in words, apart from a time. The default is its type.
         called_playbook: a function from the parameters as written to the name and the version of the playbook
-            that the action runs, or None if it is not known before a run. The version may be None.
+            that the action runs, which may have templates. The version may be None.
         child_run: a function from the state of a suspended action to the id of the run that it waits for.
         question: a function from this state to what the action asks a person, or None. A question has some
             of the keys `title`, `details` and `answer` (declared fields).

@@ -9,14 +9,13 @@ from noetl.executor.actions.action import Call, Suspend
 from noetl.executor.errors import ActionError
 from noetl.executor.model.run import NEVER, Run, RunStatus
 from noetl.planner.catalogue import ActionDeclaration, Kind, Parameter
-from noetl.planner.templates.parser import has_template
 
 
 def _called_playbook(parameters: Mapping[str, Any]) -> tuple[str, str | None] | None:
     name, version = parameters.get("playbook"), parameters.get("version")
-    if not isinstance(name, str) or has_template(name):
+    if not isinstance(name, str):
         return None
-    return name, version if isinstance(version, str) and not has_template(version) else None
+    return name, version if isinstance(version, str) else None
 
 
 DECLARATION = ActionDeclaration(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from noetl.planner.catalogue import ActionDeclaration
 from noetl.planner.draw.layout import Layout
 from noetl.planner.plan import Action, Plan, Work
+from noetl.planner.templates.parser import has_template
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,7 @@ def find_calls(plan: Plan, action_types: Mapping[str, ActionDeclaration]) -> tup
         declaration = action_types.get(work.type) if isinstance(work, Action) else None
         if declaration is not None and declaration.called_playbook is not None and isinstance(work, Action):
             called = declaration.called_playbook(work.parameters)
-            if called is not None:
+            if called is not None and not any(part is not None and has_template(part) for part in called):
                 found[PlaybookCall(*called)] = None
     return tuple(found)
 
