@@ -26,7 +26,7 @@ def assert_complete_problem(response: httpx.Response, status: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/nothing", "/workflows/", "/workflows/run/", "/workflows/a/nothing", "/ui"]
+    "path", ["/", "/nothing", "/workflows/", "/workflows/run/", "/workflows/a/nothing", "/uis"]
 )
 async def test_an_unknown_path_is_a_problem(http: httpx.AsyncClient, path: str) -> None:
     assert_complete_problem(await http.get(path), 404)

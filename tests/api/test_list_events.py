@@ -112,11 +112,13 @@ class ListService:
     """A service on a port, with a client that has a key."""
 
     def __init__(self, app: FastAPI, url: str, keys: dict[str, str]) -> None:
+        """Wait until the app has opened its services."""
         self.app = app
         self.url = url
         self._keys = keys
         self._readers: list[ListReader] = []
         self.client = self.connect("default")
+        self.client.get("/workflows").raise_for_status()
 
     def connect(self, tenant: str) -> httpx.Client:
         headers = {"Authorization": f"Bearer {self._keys[tenant]}"}
@@ -130,7 +132,6 @@ class ListService:
 
     def close(self) -> None:
         """End all streams, and close all connections."""
-        self.client.get("/workflows")  # The services may not have been opened.
         self.opened.stop_streams()
         for reader in self._readers:
             reader.close()
