@@ -11,6 +11,8 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Page
 
+from noetl.api.auth.api_keys import create_api_key
+from noetl.executor.stores import open_store
 from noetl.infra.npm_packages import install_packages
 from noetl.infra.ui import UI
 from tests.e2e.test_serve import run_service
@@ -97,6 +99,18 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedPage]:
     """A service on SQLite."""
     with run_service(tmp_path_factory.mktemp("service")) as (_, url):
         yield ServedPage(url)
+
+
+@pytest.fixture(scope="session")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    """The address of a service that needs a key, and a key."""
+    folder = tmp_path_factory.mktemp("guarded")
+    store = open_store(f"sqlite:///{folder / 'noetl.db'}")
+    text, key = create_api_key("person", ["run"], "default", 1.0)
+    store.keys.add(key)
+    store.close()
+    with run_service(folder) as (_, url):
+        yield url, text
 
 
 @pytest.fixture(scope="session")

@@ -150,6 +150,46 @@ def test_hostile_text_is_legible_and_does_nothing(page: Page, service: ServedPag
     assert page.locator(".log script").count() == 0
 
 
+def test_a_resumed_run_is_followed_again(page: Page, service: ServedPage) -> None:
+    run_id = service.start(FAILING, "failed")
+    page.goto(f"{service.url}/ui/runs/{run_id}")
+    expect(page.get_by_role("button", name="Cancel")).to_be_disabled()
+    page.get_by_role("link", name="Events").click()
+    expect(page.get_by_role("cell", name="workflow.failed")).to_have_count(1)
+    page.get_by_role("button", name="Resume").click()
+    expect(page.get_by_role("cell", name="workflow.failed")).to_have_count(2)
+    expect(page.locator("header.head .state").first).to_have_text("Failed")
+
+
+def test_a_run_is_paused_and_continues(page: Page, service: ServedPage) -> None:
+    run_id = service.start(CLOSE_MONTH, "waiting")
+    page.goto(f"{service.url}/ui/runs/{run_id}")
+    page.get_by_role("button", name="Pause", exact=True).click()
+    expect(page.locator("header.head .state").first).to_have_text("Paused")
+    page.get_by_role("button", name="Unpause").click()
+    expect(page.locator("header.head .state").first).to_have_text("Waiting")
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.locator("header.head .state").first).to_have_text("Cancelled")
+
+
+def test_a_service_with_keys_asks_for_one(browser: Browser, guarded: tuple[str, str]) -> None:
+    url, key = guarded
+    context = browser.new_context()
+    page = context.new_page()
+    page.goto(f"{url}/ui/runs")
+    dialog = page.get_by_role("dialog", name="Key")
+    for text, headline in (("wrong", "This service needs a key."), (key, "The key is not valid any more.")):
+        expect(dialog.get_by_role("heading")).to_have_text(headline)
+        dialog.get_by_label("Key").fill(text)
+        dialog.get_by_role("button", name="Use the key").click()
+    expect(page.get_by_text("No runs in the last day.")).to_be_visible()
+    assert page.evaluate("[localStorage.length, sessionStorage.length, document.cookie]") == [0, 0, ""]
+    other = context.new_page()
+    other.goto(f"{url}/ui/inbox")
+    expect(other.get_by_text("Nothing waits for a person.")).to_be_visible()
+    context.close()
+
+
 def test_a_run_that_does_not_exist_is_a_sentence(browser: Browser, service: ServedPage) -> None:
     context = browser.new_context()
     page = context.new_page()

@@ -21,6 +21,9 @@ const CONNECTION: Record<Connection, string> = {
   paused: "Paused",
 };
 
+/** How often the number of open questions is read, in milliseconds. */
+const COUNT_MS = 15_000;
+
 interface KeyRequest {
   isWrong: boolean;
   resolve: (key: string) => void;
@@ -69,7 +72,7 @@ function View() {
 
 function Head({ connection }: { connection: Connection }) {
   const { parts } = useAddress();
-  const inbox = useAnswer<Page<InboxEntry>>("/inbox?order=expires");
+  const inbox = useAnswer<Page<InboxEntry>>("/inbox?order=expires", { everyMs: COUNT_MS });
   const search = useRef<HTMLInputElement>(null);
   const [showsKeys, setShowsKeys] = useState(false);
   const waiting = inbox.data?.items.length ?? 0;

@@ -57,12 +57,12 @@ export class Service {
 
   /** Return a successful answer. Raises Problem, ConnectionLost, or the error of an aborted request. */
   async send(path: string, options: Options = {}): Promise<Response> {
-    for (let attempt = 0; ; attempt++) {
+    for (;;) {
       const used = this.key;
       const response = await this.fetch(path, options);
       if (response.ok || response.status === 304) return response;
       if (response.status !== 401) throw await readProblem(response);
-      if (this.key === used) await this.changeKey(used !== "" && attempt > 0);
+      if (this.key === used) await this.changeKey(used !== "");
     }
   }
 

@@ -1,6 +1,6 @@
 /** What waits for a person: what expires first on top, and the form that says where each answer leads. */
 
-import { useEffect, useState } from "preact/hooks";
+import { useState } from "preact/hooks";
 
 import { linkTo, useAddress } from "../address";
 import type { Field, InboxEntry, Page } from "../answers";
@@ -18,16 +18,9 @@ function keyOf({ workflow_id, step, visit, position }: InboxEntry): string {
 
 export function InboxView() {
   const { parts, params } = useAddress();
-  const inbox = useAnswer<Page<InboxEntry>>("/inbox?order=expires");
-  const [kept, setKept] = useState<InboxEntry[] | null>(null);
+  const inbox = useAnswer<Page<InboxEntry>>("/inbox?order=expires", { everyMs: POLL_MS });
+  const kept = inbox.data?.items;
   const now = useNow(true);
-  useEffect(() => {
-    if (inbox.data) setKept(inbox.data.items);
-  }, [inbox.data]);
-  useEffect(() => {
-    const timer = setInterval(() => document.hidden || inbox.reload(), POLL_MS);
-    return () => clearInterval(timer);
-  }, []);
   const [id, step] = [parts[1], params.get("step")];
   const chosen = kept?.find((entry) => entry.workflow_id === id && (!step || entry.step === step)) ?? null;
   return (

@@ -25,8 +25,8 @@ export interface Loaded<T> {
   reload: () => void;
 }
 
-/** Read a path, again when it changes. The last data stay while others are read. */
-export function useAnswer<T>(path: string | null): Loaded<T> {
+/** Read a path, again when it changes, and every `everyMs`. With `keeps`, the data of the last path stay meanwhile. */
+export function useAnswer<T>(path: string | null, { keeps = false, everyMs = 0 } = {}): Loaded<T> {
   const { service } = useShared();
   const [count, setCount] = useState(0);
   const [answer, setAnswer] = useState<{ path: string; data: T } | null>(null);
@@ -45,7 +45,13 @@ export function useAnswer<T>(path: string | null): Loaded<T> {
       });
     return () => control.abort();
   }, [path, count]);
-  return { data: answer?.path === path ? answer.data : null, problem, reload: () => setCount((n) => n + 1) };
+  useEffect(() => {
+    if (!everyMs) return;
+    const timer = setInterval(() => document.hidden || setCount((n) => n + 1), everyMs);
+    return () => clearInterval(timer);
+  }, [everyMs]);
+  const isShown = answer !== null && (keeps || answer.path === path);
+  return { data: isShown ? answer.data : null, problem, reload: () => setCount((n) => n + 1) };
 }
 
 /** Return the sentence for an error of a request. Other errors are thrown. */

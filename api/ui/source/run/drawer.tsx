@@ -29,7 +29,7 @@ export function Drawer({ run, source, step, visit, version, onClose }: Props) {
   const report = run.steps[step];
   const hasStarted = Boolean(report?.visits);
   const path = `/workflows/${run.workflow_id}/step${query({ name: step, visit })}`;
-  const { data, problem } = useAnswer<StepData>(hasStarted ? `${path}${version ? `#${version}` : ""}` : null);
+  const { data, problem } = useAnswer<StepData>(hasStarted ? `${path}${version ? `#${version}` : ""}` : null, { keeps: true });
   const names = Object.keys(run.steps);
   const place = names.indexOf(step);
   const show = (name: string | undefined) => name && setParams({ step: name, visit: null }, { replace: true });

@@ -10,6 +10,7 @@ import { useKeys } from "../parts/keys";
 import { State } from "../parts/state";
 import { Time, useNow } from "../parts/times";
 import { printable } from "../parts/value";
+import { query, type Service } from "../service";
 import { follow } from "../stream";
 import { Drawer } from "./drawer";
 import { Graph } from "./graph";
@@ -128,6 +129,7 @@ function useRun(id: string): LiveRun {
   const [run, setRun] = useState<RunDetails | null>(null);
   const [events, setEvents] = useState<readonly HistoryEntry[]>([]);
   const [problem, setProblem] = useState("");
+  const [isLoaded, setIsLoaded] = useState(false);
   const control = useMemo(() => new AbortController(), [id]);
   const read = async () => {
     const found = await service.read<RunDetails>(`/workflows/${id}?include=graph`, { signal: control.signal });
@@ -135,63 +137,73 @@ function useRun(id: string): LiveRun {
     setProblem("");
     return found;
   };
+  const fail = (error: unknown) => {
+    if (!control.signal.aborted) setProblem(describe(error));
+  };
   useEffect(() => {
-    let timer = 0;
-    const isStopped = () => control.signal.aborted;
-    const fail = (error: unknown) => {
-      if (!isStopped()) setProblem(describe(error));
+    const start = async () => {
+      await read();
+      setEvents(await readHistory(service, id, control.signal));
+      setIsLoaded(true);
     };
+    start().catch(fail);
+    return () => control.abort();
+  }, [id]);
+  const isOpen = isLoaded && run !== null && !hasEnded(run.status);
+  useEffect(() => {
+    if (!isOpen) return;
+    const following = new AbortController();
+    let timer = 0;
     const paint = () => {
       timer ||= window.setTimeout(() => {
         timer = 0;
         void read().catch(fail);
       }, PAINT_MS);
     };
-    const start = async () => {
-      const found = await read();
-      let list: HistoryEntry[] = [];
-      for (let cursor: string | null = ""; cursor !== null && list.length < MAX_EVENTS; ) {
-        const path: string = `/workflows/${id}/events?limit=${EVENTS_PER_PAGE}${cursor ? `&cursor=${cursor}` : ""}`;
-        const page: Page<HistoryEntry> = await service.read(path, { signal: control.signal });
-        list = [...list, ...page.items];
-        cursor = page.items.length === EVENTS_PER_PAGE ? page.next_cursor : null;
-      }
-      setEvents(list);
-      if (hasEnded(found.status)) {
-        setConnection("live");
-        return;
-      }
-      const known = new Set(list.map((event) => event.id));
-      const follower = {
-        path: `/workflows/${id}/events`,
-        onFrame: ({ event, data }: { event: string; data: unknown }) => {
-          const entry = data as HistoryEntry;
-          if (event !== "end" && entry.id && !known.has(entry.id)) {
-            known.add(entry.id);
-            setEvents((old) => [...old, entry]);
-          }
-          paint();
-        },
-        poll: async () => void (await read()),
-        onConnection: setConnection,
-      };
-      await follow(service, follower, control.signal);
+    const last = events[events.length - 1]?.id;
+    const follower = {
+      path: `/workflows/${id}/events${query({ cursor: last })}`,
+      onFrame: ({ event, data }: { event: string; data: unknown }) => {
+        if (event !== "end") setEvents((old) => addEvent(old, data as HistoryEntry));
+        paint();
+      },
+      poll: async () => void (await read()),
+      onConnection: setConnection,
     };
-    start().catch(fail);
+    follow(service, follower, following.signal).catch(fail);
     return () => {
       clearTimeout(timer);
-      control.abort();
+      following.abort();
     };
-  }, [id]);
+  }, [id, isOpen]);
   const act = async (path: string, body?: unknown) => {
     try {
       await service.read(`/workflows/${id}/${path}`, { method: "POST", body: body ?? {} });
       await read();
+      setEvents(await readHistory(service, id, control.signal));
     } catch (error) {
       setProblem(describe(error));
     }
   };
   return { run, events, problem, act };
+}
+
+/** Return the history of a run, up to MAX_EVENTS. */
+async function readHistory(service: Service, id: string, signal: AbortSignal): Promise<HistoryEntry[]> {
+  const list: HistoryEntry[] = [];
+  for (let cursor: string | null = ""; cursor !== null && list.length < MAX_EVENTS; ) {
+    const path = `/workflows/${id}/events${query({ limit: EVENTS_PER_PAGE, cursor })}`;
+    const page: Page<HistoryEntry> = await service.read(path, { signal });
+    list.push(...page.items);
+    cursor = page.items.length === EVENTS_PER_PAGE ? page.next_cursor : null;
+  }
+  return list;
+}
+
+/** Add an event, unless it is known: a stream may repeat the last ones. */
+function addEvent(events: readonly HistoryEntry[], entry: HistoryEntry): readonly HistoryEntry[] {
+  const isKnown = events.slice(-EVENTS_PER_PAGE).some(({ id }) => id === entry.id);
+  return isKnown ? events : [...events, entry];
 }
 
 /** Keep the objects of edges and nodes that have not changed, so that only the others are drawn again. */

@@ -19,6 +19,9 @@ import { freshWords, PAGE_SIZE, RunRows } from "./store";
 const ROW = 34;
 const EXTRA_ROWS = 12;
 
+/** How often the counts and the bars are read, in milliseconds. */
+const COUNT_MS = 15_000;
+
 export function RunsView() {
   const { service, setConnection } = useShared();
   const { params } = useAddress();
@@ -49,7 +52,7 @@ export function RunsView() {
   }, [key]);
   return (
     <main class="runs">
-      <RunsHead filter={filter} shown={rows.rows.length} />
+      <RunsHead key={key} filter={filter} />
       {problem && <p class="problem" role="alert">{problem}</p>}
       <RunTable rows={rows} filter={filter} selected={selected} onSelect={setSelected} />
       <BulkBar rows={rows} selected={selected} onSelect={setSelected} />
@@ -57,13 +60,15 @@ export function RunsView() {
   );
 }
 
-function RunsHead({ filter, shown }: { filter: RunFilter; shown: number }) {
-  const now = useMemo(Date.now, [filter, Math.floor(shown / 200)]);
-  const counts = useAnswer<StatusCounts>(`/workflows/counts${filterQuery(filter, now, {}, false)}`);
+function RunsHead({ filter }: { filter: RunFilter }) {
+  const now = Math.floor(useNow(true) / COUNT_MS) * COUNT_MS;
+  const keeps = { keeps: true };
+  const counts = useAnswer<StatusCounts>(`/workflows/counts${filterQuery(filter, now, {}, false)}`, keeps);
   const isDay = filter.since === "1d" || filter.since === "1h";
   const step = filter.since === "1h" ? "1m" : isDay ? "15m" : filter.since === "7d" ? "2h" : "8h";
   const bars = useAnswer<HistogramAnswer>(
     filter.since in PERIODS && filter.since !== "all" ? `/workflows/histogram${filterQuery(filter, now, { step }, false)}` : null,
+    keeps,
   );
   const total = counts.data?.total ?? 0;
   const select = (states: readonly string[]) => setParams({ status: [...states] });
