@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import json
 import shutil
 import subprocess
@@ -16,8 +14,9 @@ from noetl.api.auth.api_keys import create_api_key
 from noetl.api.connections import ConnectionTable
 from noetl.api.http.openapi import YAML_TYPES
 from noetl.executor.stores import open_store
+from noetl.infra.npm_packages import install_packages
 from tests.api.test_slow_clients import serve
-from tests.tool_environments import ROOT, tool_environment
+from tests.tool_environments import tool_environment
 
 HERE = Path(__file__).parent
 GENERATOR = "openapi-python-client==0.29.1"
@@ -79,24 +78,9 @@ def test_a_generated_python_client_starts_a_run_and_reads_its_result(
     ]
 
 
-def node_modules() -> Path:
-    """Return a folder with the packages of `package-lock.json`. Install them if it does not exist."""
-    lock = (HERE / "package-lock.json").read_bytes()
-    folder = ROOT / "build" / f"npm-{hashlib.sha256(lock).hexdigest()[:8]}"
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        if not (folder / ".made").exists():
-            for name in ("package.json", "package-lock.json"):
-                shutil.copy(HERE / name, folder)
-            run("npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", folder=folder)
-            (folder / ".made").touch()
-    return folder / "node_modules"
-
-
 @pytest.mark.skipif(shutil.which("npm") is None, reason="needs Node.js with npm")
 def test_a_program_with_generated_types_of_typescript_compiles(document: Path, tmp_path: Path) -> None:
-    programs = node_modules() / ".bin"
+    programs = install_packages(HERE) / "node_modules" / ".bin"
     options = ("--default-non-nullable", "false", "-o", "schema.ts")
     run(programs / "openapi-typescript", document, *options, folder=tmp_path)
     shutil.copy(HERE / "program.ts", tmp_path)
