@@ -6,9 +6,11 @@ They need no credentials, as they say nothing of a tenant. The page sends a key 
 from __future__ import annotations
 
 import gzip
+import re
 from functools import cache
 from html import escape
 from importlib.resources import files
+from pathlib import PurePath
 
 from fastapi import APIRouter, HTTPException, Request
 from starlette.responses import RedirectResponse, Response
@@ -23,13 +25,9 @@ PAGE_POLICY = (
     " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 
-_FILES = {
-    "app.js": "text/javascript",
-    "page.css": "text/css",
-    "inter.woff2": "font/woff2",
-    "jetbrains-mono.woff2": "font/woff2",
-    "LICENSES.txt": "text/plain",
-}
+_MEDIA_TYPES = {".js": "text/javascript", ".css": "text/css", ".woff2": "font/woff2", ".txt": "text/plain"}
+_HASHED_NAME = re.compile(r"-[0-9A-Z]{8}\.js")
+"""Names of files whose content never changes, because their names have a hash of it."""
 
 _DOCUMENT = """\
 <!DOCTYPE html>
@@ -57,10 +55,11 @@ def start(request: Request) -> Response:
 @router.get("/ui/files/{name}")
 def file(name: str, request: Request) -> Response:
     """Return a file that the page loads."""
-    media_type = _FILES.get(name)
-    if media_type is None:
+    if name not in _file_names():
         raise Problem(404, "Unknown file of the page.", slug="not-found")
-    headers = {"Cache-Control": "public, max-age=300", "Vary": "Accept-Encoding"}
+    media_type = _MEDIA_TYPES[PurePath(name).suffix]
+    lifetime = "public, max-age=31536000, immutable" if _HASHED_NAME.search(name) else "no-cache"
+    headers = {"Cache-Control": lifetime, "Vary": "Accept-Encoding"}
     is_packed = media_type == "font/woff2"
     if is_packed or "gzip" not in request.headers.get("accept-encoding", ""):
         return Response(_read(name), media_type=media_type, headers=headers)
@@ -78,6 +77,11 @@ def page(request: Request) -> Response:
 
 def _root(request: Request) -> str:
     return str(request.scope.get("root_path") or "").rstrip("/")
+
+
+@cache
+def _file_names() -> frozenset[str]:
+    return frozenset(file.name for file in (files("noetl.api.ui") / "bundle").iterdir())
 
 
 @cache

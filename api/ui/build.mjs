@@ -1,4 +1,8 @@
-/** Bundle the page into `bundle`. The same sources and packages give the same bytes. */
+/** Bundle the page into `bundle`. The same sources and packages give the same bytes.
+ *
+ * A view that is imported by `import()` becomes a file of its own, which is loaded when it is shown first. The name
+ * of such a file ends with a hash of its content, so that a page never loads the file of another version.
+ */
 
 import { copyFileSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { build } from "esbuild";
@@ -17,6 +21,8 @@ await build({
   bundle: true,
   minify: true,
   format: "esm",
+  splitting: true,
+  chunkNames: "[name]-[hash]",
   target: "es2022",
   jsx: "automatic",
   jsxImportSource: "preact",

@@ -38,6 +38,16 @@ async def test_files_of_the_bundle_are_served(http: httpx.AsyncClient, name: str
         assert len(raw) < len(content) / 2
 
 
+async def test_only_files_named_by_their_content_are_kept_without_a_question(http: httpx.AsyncClient) -> None:
+    names = [path.name for path in (files("noetl.api.ui") / "bundle").iterdir()]
+    lifetimes = {name: (await http.get(f"/ui/files/{name}")).headers["cache-control"] for name in names}
+    kept = {name for name, lifetime in lifetimes.items() if "immutable" in lifetime}
+    assert kept and kept == {name for name in names if "-" in name and name.endswith(".js")}
+    assert {lifetimes[name] for name in names if name not in kept} == {"no-cache"}
+    tag = (await http.get("/ui/files/app.js")).headers["etag"]
+    assert (await http.get("/ui/files/app.js", headers={"If-None-Match": tag})).status_code == 304
+
+
 @pytest.mark.parametrize("name", ["nosuch.js", "..%2F__init__.py", "%2e%2e/__init__.py", "app.js.map"])
 async def test_other_files_are_not_served(http: httpx.AsyncClient, name: str) -> None:
     response = await http.get(f"/ui/files/{name}")

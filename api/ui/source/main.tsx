@@ -6,13 +6,15 @@ import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { followLinks, go, linkTo, setBase, useAddress } from "./address";
 import type { InboxEntry, Page } from "./answers";
 import { count } from "./format";
-import { InboxView } from "./inbox/view";
 import { SharedContext, useAnswer } from "./parts/context";
 import { keysAreOn, switchKeys, useKeys } from "./parts/keys";
+import { lazy } from "./parts/lazy";
 import { RunView } from "./run/view";
 import { RunsView } from "./runs/view";
 import { Service } from "./service";
 import type { Connection } from "./stream";
+
+const InboxView = lazy(async () => (await import("./inbox/view")).InboxView);
 
 const CONNECTION: Record<Connection, string> = {
   live: "Live",
