@@ -131,6 +131,7 @@ export interface GraphNode {
   calls_playbook: boolean;
   end: string | null;
   is_finally: boolean;
+  /** Null in the drawing of a plan, which has no states. */
   state: string | null;
   words: string | null;
   items: { done: number; failed: number; total: number } | null;
@@ -149,6 +150,14 @@ export interface GraphEdge {
   taken: number;
 }
 
+/** Boxes and lines with their coordinates. */
+export interface DrawnGraph {
+  width: number;
+  height: number;
+  nodes: GraphNode[];
+  edges: GraphEdge[];
+}
+
 export interface RunDetails extends RunEntry {
   plan_hash: string;
   duration_ms: number | null;
@@ -160,7 +169,7 @@ export interface RunDetails extends RunEntry {
   error: ErrorRecord | null;
   cursor?: string | null;
   graph_problem?: string | null;
-  graph?: { width: number; height: number; nodes: GraphNode[]; edges: GraphEdge[] };
+  graph?: DrawnGraph;
 }
 
 export interface ActionReport {

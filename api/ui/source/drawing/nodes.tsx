@@ -1,0 +1,190 @@
+/** The nodes of a drawing: steps with their signs, and the marks between them. */
+
+import { useState } from "preact/hooks";
+
+import type { GraphNode } from "../answers";
+import { StateSign, toneOf } from "../parts/state";
+import { printable } from "../parts/value";
+
+const RIM = 3;
+const FRAME = 4;
+const PADDING = 10;
+const SIGN_WIDTH = 21;
+
+interface NodesProps {
+  nodes: GraphNode[];
+  chosen: string | null;
+  onChoose: (step: string) => void;
+}
+
+/** All nodes have one tab stop. Arrow keys move between them. */
+export function Nodes({ nodes, chosen, onChoose }: NodesProps) {
+  const steps = nodes.filter(({ kind }) => kind === "step" || kind === "group");
+  const [focused, setFocused] = useState(0);
+  const move = (event: KeyboardEvent) => {
+    const node = steps[focused];
+    const next = node && nearest(node, steps, event.key);
+    if (next === undefined) return;
+    event.preventDefault();
+    setFocused(steps.indexOf(next));
+    (event.currentTarget as Element).querySelector<SVGElement>(`[data-key="${next.key}"]`)?.focus();
+  };
+  return (
+    <g role="group" aria-label="Steps" onKeyDown={move}>
+      {nodes.map((node) => {
+        const place = steps.indexOf(node);
+        if (place < 0) return <Sign key={node.key} node={node} />;
+        const isChosen = chosen !== null && node.steps.includes(chosen);
+        return (
+          <Step
+            key={node.key}
+            node={node}
+            isChosen={isChosen}
+            tabIndex={place === focused ? 0 : -1}
+            onChoose={() => {
+              setFocused(place);
+              onChoose(node.steps[0] as string);
+            }}
+          />
+        );
+      })}
+    </g>
+  );
+}
+
+const DIRECTIONS: Record<string, readonly [number, number]> = {
+  ArrowDown: [0, 1],
+  ArrowUp: [0, -1],
+  ArrowLeft: [-1, 0],
+  ArrowRight: [1, 0],
+};
+
+/** Return the nearest node in the direction of an arrow key. */
+function nearest(from: GraphNode, nodes: GraphNode[], key: string): GraphNode | undefined {
+  const direction = DIRECTIONS[key];
+  if (!direction) return undefined;
+  const [dx, dy] = direction;
+  const centre = (node: GraphNode) => [node.x + node.width / 2, node.y + node.height / 2] as const;
+  const [x, y] = centre(from);
+  let best: GraphNode | undefined;
+  let distance = Infinity;
+  for (const node of nodes) {
+    const [nx, ny] = centre(node);
+    const along = (nx - x) * dx + (ny - y) * dy;
+    const aside = Math.abs((nx - x) * dy) + Math.abs((ny - y) * dx);
+    if (node !== from && along > 1 && along + 2 * aside < distance) {
+      best = node;
+      distance = along + 2 * aside;
+    }
+  }
+  return best;
+}
+
+interface StepProps {
+  node: GraphNode;
+  isChosen: boolean;
+  tabIndex: number;
+  onChoose: () => void;
+}
+
+function Step({ node, isChosen, tabIndex, onChoose }: StepProps) {
+  const { x, y, width, height } = node;
+  const { state } = node;
+  const top = y + (node.join ? 9 : 0) + (node.is_loop ? FRAME : 0);
+  const inner = y + height - top;
+  const middle = top + inner / 2;
+  const inset = node.calls_playbook ? FRAME : 0;
+  const left = x + PADDING + inset;
+  const text = state ? left + SIGN_WIDTH : left;
+  const lines = [...node.lines, node.words ?? ""].filter(Boolean);
+  const box = { x, y: top, width, height: inner, rx: 6 };
+  return (
+    <g
+      class={`node ${state ? `${toneOf(state)} ${state}` : "plain"}${isChosen ? " chosen" : ""}`}
+      data-key={node.key}
+      data-step={node.steps[0]}
+      role="button"
+      tabIndex={tabIndex}
+      aria-pressed={isChosen}
+      onClick={onChoose}
+      onKeyDown={(event) => {
+        if (event.key !== "Enter" && event.key !== " ") return;
+        event.preventDefault();
+        onChoose();
+      }}
+    >
+      {node.is_finally && <text class="faint" x={x} y={y - 6}>finally, in every ending</text>}
+      {node.join && <JoinSign node={node} />}
+      {node.is_loop && <rect class="sheet" x={x + FRAME} y={top - FRAME} width={width - 2 * FRAME} height={inner} rx="6" />}
+      {node.kind === "group" && <rect class="sheet" x={x + 3} y={top + 3} width={width} height={inner} rx="6" />}
+      <rect class="box" {...box} />
+      {node.calls_playbook && <rect class="box" x={x + FRAME} y={top + FRAME} width={width - 2 * FRAME} height={inner - 2 * FRAME} rx="3" />}
+      {node.items && <Rim node={node} />}
+      <rect class="focus" x={x - 3} y={top - 3} width={width + 6} height={inner + 6} rx="9" />
+      {state && <StateSign state={state} x={left} y={middle - 7} />}
+      <text class="name" x={text} y={top + inset + 18}>
+        {printable(node.title)}
+      </text>
+      {lines.map((line, index) => (
+        <text class={index === lines.length - 1 ? "words" : "line"} x={text} y={top + inset + 33 + 15 * index} key={index}>
+          {printable(line)}
+        </text>
+      ))}
+      {node.end && <EndSign kind={node.end} x={x + width - PADDING - inset - 14} y={middle - 7} />}
+    </g>
+  );
+}
+
+function Rim({ node }: { node: GraphNode }) {
+  const { done, failed, total } = node.items as NonNullable<GraphNode["items"]>;
+  const width = node.width - 2 * FRAME;
+  const part = (items: number) => width * Math.min(items / Math.max(total, 1), 1);
+  const x = node.x + FRAME;
+  const y = node.y + node.height - RIM;
+  return (
+    <>
+      <rect class="rim ok" x={x} y={y} width={part(done - failed)} height={RIM} />
+      <rect class="rim bad" x={x + part(done - failed)} y={y} width={part(failed)} height={RIM} />
+    </>
+  );
+}
+
+function JoinSign({ node }: { node: GraphNode }) {
+  const middle = node.x + node.width / 2;
+  if (node.join === "all") return <rect class="bar" x={node.x} y={node.y} width={node.width} height="3" rx="1.5" />;
+  if (node.join === "any") return <circle class="bar" cx={middle} cy={node.y + 3.5} r="3.5" />;
+  return <path class="ticks" d={[-8, 0, 8].map((shift) => `M${middle + shift} ${node.y}v6`).join("")} />;
+}
+
+function EndSign({ kind, x, y }: { kind: string; x: number; y: number }) {
+  const isFailure = kind === "failure";
+  return (
+    <svg class={`sign ${isFailure ? "bad" : "quiet"}`} x={x} y={y} width="14" height="14" viewBox="0 0 14 14" aria-hidden="true">
+      <circle class="ring" cx="7" cy="7" r="6" />
+      {isFailure ? <path class="line" d="M4.6 4.6L9.4 9.4M4.6 9.4L9.4 4.6" /> : <circle class="fill" cx="7" cy="7" r="2.6" />}
+    </svg>
+  );
+}
+
+/** What is no step: the start, ends, forks, work of cases, and the ends of arrows that jump to a step. */
+function Sign({ node }: { node: GraphNode }) {
+  const { x, y, width, height } = node;
+  switch (node.kind) {
+    case "start":
+      return <circle class="bar" cx={x + width / 2} cy={y + height / 2} r="5" />;
+    case "fork":
+      return <rect class="bar" x={x} y={y} width={width} height="3" rx="1.5" />;
+    case "end":
+    case "failure":
+      return <EndSign kind={node.kind} x={x + width / 2 - 7} y={y + height / 2 - 7} />;
+    case "work":
+      return (
+        <g class="work">
+          <rect class="box" x={x} y={y} width={width} height={height} rx="6" />
+          <text class="line" x={x + PADDING} y={y + 17}>{printable(node.lines[0] ?? "")}</text>
+        </g>
+      );
+    default:
+      return <text class="line" x={x + 2} y={y + 12}>{printable(node.lines[0] ?? "")}</text>;
+  }
+}

@@ -1,0 +1,113 @@
+/**
+ * A drawing in its panel, from the coordinates of the service. There is no layout here, so nothing can jump: new
+ * data change colours, words and rims. Only the first view and the key `f` fit the drawing into its panel.
+ */
+
+import type { ComponentChildren } from "preact";
+import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
+
+import type { DrawnGraph } from "../answers";
+import { useKeys } from "../parts/keys";
+import { Edges } from "./edges";
+import { Nodes } from "./nodes";
+
+const MARGIN = 24;
+const MIN_ZOOM = 0.1;
+const MAX_ZOOM = 3;
+const NAME_ZOOM = 0.35;
+const TEXT_ZOOM = 0.7;
+
+interface View {
+  x: number;
+  y: number;
+  zoom: number;
+}
+
+interface Props {
+  graph: DrawnGraph;
+  /** The step with a frame. */
+  chosen: string | null;
+  onChoose: (step: string) => void;
+  /** Whether the drawing shows an earlier state, and is dimmed. */
+  isOld?: boolean;
+  /** What lies over the drawing, such as a legend. */
+  children?: ComponentChildren;
+}
+
+export function Drawing({ graph, chosen, onChoose, isOld = false, children }: Props) {
+  const panel = useRef<HTMLDivElement>(null);
+  const [view, setView] = useState<View | null>(null);
+  const drag = useRef<{ x: number; y: number; view: View } | null>(null);
+  const fit = () => {
+    const { clientWidth, clientHeight } = panel.current as HTMLDivElement;
+    const zoom = Math.min(1, (clientWidth - 2 * MARGIN) / graph.width, (clientHeight - 2 * MARGIN) / graph.height);
+    const shown = Math.max(zoom, MIN_ZOOM);
+    setView({ zoom: shown, x: (clientWidth - graph.width * shown) / 2, y: Math.max((clientHeight - graph.height * shown) / 2, MARGIN) });
+  };
+  useLayoutEffect(() => {
+    if (!view) fit();
+  }, []);
+  const zoomBy = (factor: number, place?: { x: number; y: number }) => {
+    setView((old) => {
+      if (!old) return old;
+      const element = panel.current as HTMLDivElement;
+      const { x, y } = place ?? { x: element.clientWidth / 2, y: element.clientHeight / 2 };
+      const zoom = Math.min(Math.max(old.zoom * factor, MIN_ZOOM), MAX_ZOOM);
+      const scale = zoom / old.zoom;
+      return { zoom, x: x - (x - old.x) * scale, y: y - (y - old.y) * scale };
+    });
+  };
+  useEffect(() => {
+    const element = panel.current as HTMLDivElement;
+    const wheel = (event: WheelEvent) => {
+      event.preventDefault();
+      const box = element.getBoundingClientRect();
+      if (event.ctrlKey || event.metaKey) {
+        zoomBy(Math.exp(-event.deltaY / 300), { x: event.clientX - box.left, y: event.clientY - box.top });
+      } else {
+        setView((old) => old && { ...old, x: old.x - event.deltaX, y: old.y - event.deltaY });
+      }
+    };
+    element.addEventListener("wheel", wheel, { passive: false });
+    return () => element.removeEventListener("wheel", wheel);
+  }, []);
+  useKeys({ f: fit, "+": () => zoomBy(1.25), "-": () => zoomBy(0.8) });
+  const level = !view || view.zoom >= TEXT_ZOOM ? "full" : view.zoom >= NAME_ZOOM ? "names" : "signs";
+  return (
+    <div
+      class={`graph ${level}${isOld ? " old" : ""}`}
+      ref={panel}
+      onPointerDown={(event) => {
+        if (event.button || !view || (event.target as Element).closest("button, .node")) return;
+        event.currentTarget.setPointerCapture(event.pointerId);
+        drag.current = { x: event.clientX, y: event.clientY, view };
+      }}
+      onPointerMove={(event) => {
+        const start = drag.current;
+        if (start) setView({ ...start.view, x: start.view.x + event.clientX - start.x, y: start.view.y + event.clientY - start.y });
+      }}
+      onPointerUp={() => (drag.current = null)}
+      onPointerCancel={() => (drag.current = null)}
+    >
+      <svg width="100%" height="100%">
+        <g transform={view ? `translate(${view.x} ${view.y}) scale(${view.zoom})` : undefined}>
+          <Edges edges={graph.edges} />
+          <Nodes nodes={graph.nodes} chosen={chosen} onChoose={onChoose} />
+        </g>
+      </svg>
+      {children}
+      <div class="zoom">
+        <button type="button" aria-label="Zoom out" onClick={() => zoomBy(0.8)}>
+          −
+        </button>
+        <span>{Math.round((view?.zoom ?? 1) * 100)} %</span>
+        <button type="button" aria-label="Zoom in" onClick={() => zoomBy(1.25)}>
+          +
+        </button>
+        <button type="button" aria-label="Show all" title="Show all (f)" onClick={fit}>
+          ⤢
+        </button>
+      </div>
+    </div>
+  );
+}
