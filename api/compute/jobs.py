@@ -11,6 +11,7 @@ import pickle
 from typing import TYPE_CHECKING, Any, Protocol
 
 from noetl.api.service.compiler import PlaybookCompiler, plan_of
+from noetl.api.service.graph_views import PlanDescription, RunGraph
 from noetl.api.service.playbooks import describe
 from noetl.api.service.views import plan_graph
 from noetl.executor.engine.initial_data import InitialData
@@ -19,6 +20,7 @@ from noetl.planner.frozen import frozen
 from noetl.planner.plan import Plan, Step
 
 if TYPE_CHECKING:
+    from noetl.api.service.run_diff import ComparedPair
     from noetl.planner.draw.layout import Layout
     from noetl.planner.draw.run_marks import DrawnRun
 
@@ -78,24 +80,31 @@ class CompileJob:
 
 @frozen
 class DescribeJob:
-    """The description of the plan of a text, as JSON."""
+    """The description of the plan of a text, as JSON. With `draws`, it has the drawing of the plan."""
 
     text: str | bytes
+    draws: bool = False
     subject = "The compilation of the playbook"
     seconds = JOB_SECONDS
 
     @property
     def key(self) -> str:
-        return f"describe:{_digest(self.text)}"
+        return f"{'draw' if self.draws else 'describe'}:{_digest(self.text)}"
 
     @property
     def is_light(self) -> bool:
-        return len(self.text) <= MAX_LIGHT_LENGTH
+        return not self.draws and len(self.text) <= MAX_LIGHT_LENGTH
 
     def perform(self, compiler: PlaybookCompiler) -> bytes:
         from noetl.api.http.responses import JsonResponse
 
-        return bytes(JsonResponse(describe(compiler.compile(self.text))).body)
+        compilation = compiler.compile(self.text)
+        description = describe(compilation)
+        if self.draws:
+            drawing, problem = _draw_plan(plan_of(compilation), compiler)
+            graph = None if drawing is None else RunGraph(**drawing)
+            description = PlanDescription(**vars(description), drawing=graph, drawing_problem=problem)
+        return bytes(JsonResponse(description).body)
 
 
 @frozen
@@ -170,6 +179,39 @@ class InitialDataJob:
 
     def perform(self, compiler: PlaybookCompiler) -> tuple[dict[str, Any], dict[str, Any]]:
         return self.data.evaluate()
+
+
+@frozen
+class CompareJob:
+    """The differences of two runs, as JSON."""
+
+    pair: ComparedPair
+    subject = "The comparison of the runs"
+    seconds = JOB_SECONDS
+    key = None
+
+    @property
+    def is_light(self) -> bool:
+        return self.pair.size <= MAX_LIGHT_LENGTH
+
+    def perform(self, compiler: PlaybookCompiler) -> bytes:
+        from noetl.api.http.responses import JsonResponse
+        from noetl.api.service.run_diff import compare_runs
+
+        return bytes(JsonResponse(compare_runs(self.pair)).body)
+
+
+def _draw_plan(plan: Plan, compiler: PlaybookCompiler) -> tuple[dict[str, Any] | None, str | None]:
+    """Return the drawing of a plan, or the problem if it has none."""
+    from noetl.api import graphviz
+    from noetl.api.pictures import PictureError, lay_out
+    from noetl.planner.draw.run_graph import describe_plan_graph
+
+    try:
+        return describe_plan_graph(lay_out(plan, compiler.catalogue)), None
+    except (PictureError, graphviz.GraphvizError) as error:
+        message = str(error)
+        return None, f"{message[:1].upper()}{message[1:]}."
 
 
 def graph_key(plan_hash: str, run: DrawnRun, format: str) -> str:

@@ -30,6 +30,7 @@ from noetl.api.service.data_views import (
     RunSource,
     StepData,
 )
+from noetl.api.service.graph_views import PlanDescription
 from noetl.api.service.inbox_views import (
     AnswerChoice,
     CallbackQuestion,
@@ -38,6 +39,13 @@ from noetl.api.service.inbox_views import (
     InboxPage,
 )
 from noetl.api.service.loop_states import ItemState
+from noetl.api.service.run_diff import (
+    ComparedHead,
+    PlanDifference,
+    RunDifference,
+    ValueDifference,
+    VisitDifference,
+)
 from noetl.api.service.statistics import DurationReport, PlaybookStatistics, StepStatistics
 from noetl.api.service.views import (
     SCHEMA_NAMES,
@@ -48,10 +56,10 @@ from noetl.api.service.views import (
     EventEntry,
     EventPage,
     HistogramBucket,
-    PlanDescription,
     PlanGraph,
     PlaybookEntry,
     PlaybookPage,
+    PlaybookSummary,
     RunEntry,
     RunHistogram,
     RunPage,
@@ -104,6 +112,16 @@ _ENTRY = RunEntry(
 _COUNTS = {status: int(status is RunStatus.RUNNING) for status in RunStatus}
 _LISTED = RunEntry(**{**vars(_ENTRY), "headline": "hello"})
 _REGISTERED = PlaybookEntry(name="greet", version="1", plan_hash=_HASH, created_at=_TIME)
+_SUMMARY = PlaybookSummary(
+    runs=3,
+    more=False,
+    success_rate=0.6667,
+    median_ms=4.1,
+    p95_ms=5.2,
+    last_run=_TIME,
+    last_status=RunStatus.SUCCEEDED,
+)
+_LISTED_PLAYBOOK = PlaybookEntry(**{**vars(_REGISTERED), "statistics": _SUMMARY})
 _GRAPH = PlanGraph(
     start="hello",
     steps={"hello": {"name": "hello"}},
@@ -183,7 +201,27 @@ _VIEWS: tuple[View, ...] = (
         links=PlaybookLinks(self="/playbooks/greet/versions/1", versions="/playbooks/greet/versions"),
     ),
     _REGISTERED,
-    PlaybookPage(items=[_REGISTERED], next_cursor=None),
+    PlaybookPage(items=[_LISTED_PLAYBOOK], next_cursor=None),
+    RunDifference(
+        runs=[
+            ComparedHead(workflow_id=_RUN, playbook="greet", version="1", status=status, duration_ms=duration)
+            for status, duration in ((RunStatus.SUCCEEDED, 4.1), (RunStatus.FAILED, 5.2))
+        ],
+        run=[ValueDifference(name="status", values=["succeeded", "failed"])],
+        plan=PlanDifference(changed_lines=1),
+        input=[ValueDifference(name="who", only="a", values=["you", None])],
+        steps=[
+            VisitDifference(
+                step="hello",
+                visit=1,
+                changes=[ValueDifference(name="state", values=["succeeded", "failed"])],
+                duration_ms=[0.4, 0.5],
+            )
+        ],
+        equal_visits=0,
+        cut=False,
+        outputs_not_compared=0,
+    ),
     _ENTRY,
     RunPage(items=[_LISTED], next_cursor=None),
     BulkReport(

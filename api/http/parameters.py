@@ -55,6 +55,7 @@ _TIME = re.compile(LOCAL_TIME[1:-1].replace("T", "[Tt]") + r"([Zz]|[+-][0-9]{2}:
 MAX_STATUSES = 16
 MAX_TAGS = 10
 MAX_TEXT_LENGTH = 200
+MAX_PLAYBOOKS = 1000
 DEFAULT_FOLLOWED = 100
 MAX_FOLLOWED = 200
 STEP_PATTERN = "^[0-9]{1,9}(s|m|h|d)$"
@@ -292,6 +293,30 @@ class ListStreamQuery(RunConditions):
     def to_filter(self) -> RunFilter:
         """Return the filter of the query with the number of its runs."""
         return replace(super().to_filter(), limit=self.limit)
+
+
+class PlaybookQuery(BaseModel):
+    """The query parameters of the list of playbooks."""
+
+    q: Annotated[
+        str | None,
+        Field(max_length=MAX_TEXT_LENGTH, description="A part of the name. Case makes no difference."),
+    ] = None
+    include: Annotated[
+        Literal["statistics"] | None,
+        Field(
+            description="`statistics`: also how the latest runs ended. A page has at most 50 playbooks then."
+        ),
+    ] = None
+    limit: WholeNumber = Field(100, ge=1, le=MAX_PLAYBOOKS, description="The most playbooks of the page.")
+    cursor: str | None = Field(None, description=CURSOR_DESCRIPTION)
+
+
+class ComparisonQuery(BaseModel):
+    """The query parameters of a comparison: two runs."""
+
+    a: str = Field(description="The id of a run.", examples=["7c0b1f2ad1f04b0d9f1e2a3c"])
+    b: str = Field(description="The id of the other run.", examples=["9d1b1f2ad1f04b0d9f1e2a3c"])
 
 
 class StatisticsQuery(BaseModel):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
@@ -12,7 +14,12 @@ from noetl.api.http.parameters import InputText
 from noetl.api.http.requests import read_submission
 from noetl.api.http.responses import JsonResponse
 from noetl.api.routes.dependencies import ReadServices, perform
-from noetl.api.service.views import PlanDescription
+from noetl.api.service.errors import WorkLimitError
+from noetl.api.service.graph_views import PlanDescription
+
+Include = Annotated[
+    Literal["drawing"] | None, Query(description="`drawing`: also the drawing of the plan in coordinates.")
+]
 
 router = APIRouter(tags=["plans"], default_response_class=JsonResponse)
 
@@ -25,9 +32,17 @@ router = APIRouter(tags=["plans"], default_response_class=JsonResponse)
         **problems("not-found", "invalid-playbook", "too-much-work", "tenant-busy", "service-busy"),
     },
 )
-async def describe_plan(request: Request, services: ReadServices, input_text: InputText = None) -> Response:
+async def describe_plan(
+    request: Request, services: ReadServices, input_text: InputText = None, include: Include = None
+) -> Response:
     """Return diagnostics, graph and statistics of the playbook in the body."""
     playbook, _ = await read_submission(request, input_text)
     text = await run_in_threadpool(services.playbooks.text, playbook)
-    description = await perform(request, services, DescribeJob(text))
+    try:
+        description = await perform(request, services, DescribeJob(text, draws=include is not None))
+    except WorkLimitError:
+        if include is None:
+            raise
+        # The drawing took too long. The rest is still worth having.
+        description = await perform(request, services, DescribeJob(text))
     return Response(description, media_type=JsonResponse.media_type)

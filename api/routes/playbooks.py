@@ -14,7 +14,7 @@ from starlette.convertors import PathConvertor, register_url_convertor
 from starlette.responses import Response
 
 from noetl.api.http.openapi import playbook_body, problems, response_body
-from noetl.api.http.parameters import WholeNumber
+from noetl.api.http.parameters import MAX_PLAYBOOKS, PlaybookQuery, WholeNumber
 from noetl.api.http.requests import read_playbook
 from noetl.api.http.responses import JsonResponse, PlaybookDocument, PlaybookLinks
 from noetl.api.routes.dependencies import AdminServices, Cursor, ReadServices, compile_long
@@ -44,7 +44,10 @@ Name = Annotated[
     str, Path(description="The name of a playbook. A slash may stand as it is.", examples=["greet"])
 ]
 Version = Annotated[str, Path(description="The version of a playbook.", examples=["1"])]
-Limit = Annotated[WholeNumber, Query(ge=1, le=1000, description="The most playbooks of the page.")]
+Limit = Annotated[WholeNumber, Query(ge=1, le=MAX_PLAYBOOKS, description="The most playbooks of the page.")]
+
+MAX_SUMMARIES = 50
+"""The most playbooks of a page with statistics, for each of which runs are read."""
 
 
 @router.post(
@@ -75,9 +78,15 @@ async def register_playbook(request: Request, services: AdminServices) -> Respon
 
 
 @router.get("", responses=_PAGE, openapi_extra=problems("invalid-cursor"))
-def list_playbooks(services: ReadServices, limit: Limit = 100, cursor: Cursor = None) -> Response:
+def list_playbooks(services: ReadServices, query: Annotated[PlaybookQuery, Query()]) -> Response:
     """Return the newest version of each playbook, by name."""
-    return JsonResponse(services.playbooks.find(limit=limit, cursor=cursor))
+    has_statistics = query.include == "statistics"
+    limit = min(query.limit, MAX_SUMMARIES) if has_statistics else query.limit
+    if query.q:
+        page = services.playbooks.search(query.q, limit=limit, cursor=query.cursor)
+    else:
+        page = services.playbooks.find(limit=limit, cursor=query.cursor)
+    return JsonResponse(services.statistics.summarize(page) if has_statistics else page)
 
 
 @router.get("/{name:path}/versions/{version:path}", responses=_DOCUMENT, openapi_extra=problems("not-found"))

@@ -1,11 +1,11 @@
-"""Views of the graph of a run: its drawing in coordinates, with states of steps and counts of edges."""
+"""Views of plans and runs as graphs: a drawing in coordinates, with states of steps and counts of edges."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
-from noetl.api.service.views import View
+from noetl.api.service.views import DiagnosticEntry, PlanGraph, View
 
 
 class DrawnItems(View, schema_name="DrawnItems"):
@@ -74,9 +74,29 @@ class DrawnEdge(View, schema_name="DrawnEdge"):
 
 
 class RunGraph(View, schema_name="RunGraph"):
-    """Drawing of a run, in points. A large plan is folded as in pictures."""
+    """Drawing of a run or a plan, in points. A large plan is folded as in pictures.
+
+    In the drawing of a plan, nodes have no state, and every edge may be taken.
+    """
 
     width: float
     height: float
     nodes: Sequence[DrawnNode]
     edges: Sequence[DrawnEdge]
+
+
+class PlanDescription(View, schema_name="PlanAnswer"):
+    """Plan of a playbook, with what the compiler has found.
+
+    `drawing` is present if it was requested. `drawing_problem` says why a plan has no drawing.
+    """
+
+    name: str
+    version: str | None
+    hash: str
+    diagnostics: Sequence[DiagnosticEntry]
+    graph: PlanGraph
+    inputs: Mapping[str, Any]
+    statistics: Mapping[str, Any]
+    drawing: RunGraph | None = None
+    drawing_problem: str | None = None

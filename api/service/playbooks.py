@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from noetl.api.service.compiler import InlinePlaybook, PlanSource, PlaybookReference, plan_of
 from noetl.api.service.errors import NotFoundError
+from noetl.api.service.graph_views import PlanDescription
 from noetl.api.service.tenant import TenantContext
 from noetl.api.service.views import (
     DiagnosticEntry,
-    PlanDescription,
     PlaybookEntry,
     PlaybookPage,
     plan_graph,
@@ -17,6 +17,7 @@ from noetl.api.service.views import (
 from noetl.executor.errors import RejectedError
 from noetl.executor.model.events import timestamp
 from noetl.executor.model.registry import RegisteredPlaybook
+from noetl.executor.model.run_filter import fold_case
 from noetl.planner.diagnostics.wording import abbreviate
 from noetl.planner.frozen import frozen
 from noetl.planner.plan import Plan
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 MAX_NAMED_RUNS = 10
 """Number of live runs that the refusal to remove a playbook names."""
+
+MAX_SEARCH_READS = 50
+"""How many pages of the registry a search reads for one page of its answer."""
 
 _RESERVED_SEGMENTS = ("", ".", "..", "versions")
 """Segments that the name of a playbook must not have between slashes, because its path would be ambiguous."""
@@ -109,6 +113,23 @@ class PlaybookService:
         if name is not None and cursor is None and not playbooks:
             raise _unknown_playbook(name, None)
         return PlaybookPage(items=[_entry(playbook) for playbook in playbooks], next_cursor=next_cursor)
+
+    def search(self, text: str, *, limit: int = 100, cursor: str | None = None) -> PlaybookPage:
+        """Return one page of the playbooks whose name has a text, as `find` does. Case makes no difference.
+
+        At most MAX_SEARCH_READS pages of the registry are read, so a page may have fewer items than `limit`.
+
+        Raises:
+            RejectedError: `invalid_cursor`.
+        """
+        registry, wanted = self.context.store.registry, fold_case(text)
+        items: list[PlaybookEntry] = []
+        for _ in range(MAX_SEARCH_READS):
+            found, cursor = registry.find(self.context.tenant, limit=limit - len(items), cursor=cursor)
+            items += [_entry(playbook) for playbook in found if wanted in fold_case(playbook.name)]
+            if cursor is None or len(items) == limit:
+                break
+        return PlaybookPage(items=items, next_cursor=cursor)
 
     def get(self, name: str, version: str | None = None) -> PlaybookText:
         """Return a registered playbook, of `version` or the newest one, with its text.

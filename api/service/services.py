@@ -13,6 +13,7 @@ from noetl.api.service.inbox import InboxService
 from noetl.api.service.loop_items import LoopItemService
 from noetl.api.service.plan_loops import find_loop_steps, find_targets
 from noetl.api.service.playbooks import PlaybookService
+from noetl.api.service.run_comparison import ComparisonService
 from noetl.api.service.run_data import RunDataService
 from noetl.api.service.run_lists import RunListService
 from noetl.api.service.runs import RunService
@@ -33,6 +34,7 @@ class TenantServices:
         self.lists = RunListService(context, self.data)
         self.bulk = BulkService(self.runs, self.lists)
         self.items = LoopItemService(self.data)
+        self.comparison = ComparisonService(self.runs, self.data)
         self.inbox = InboxService(context, self.runs)
         self.playbooks = PlaybookService(context)
         self.statistics = StatisticsService(context)

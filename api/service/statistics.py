@@ -5,7 +5,8 @@ Problem: a person wants to know whether a failure is new, and which step makes r
 Algorithm: the newest runs and the latest visit of each of their steps are read and counted. Percentiles are
 nearest ranks (Hyndman and Fan 1996, definition 1): each is a duration that was measured.
 
-Cost: one page of the list of runs, and one read for each run that has ended, at most MAX_RUNS.
+Cost: one page of the list of runs, and one read for each run that has ended, at most MAX_RUNS. A summary in
+the registry takes one page of SUMMARY_RUNS runs for each playbook, and does not read their steps.
 
 Limits: of a step that was visited several times in a run, only the latest visit has a duration here. Metrics
 count all visits (`noetl.executor.model.metrics`), but not by step.
@@ -18,7 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from math import ceil
 
 from noetl.api.service.tenant import TenantContext
-from noetl.api.service.views import Timestamp, View
+from noetl.api.service.views import PlaybookEntry, PlaybookPage, PlaybookSummary, Timestamp, View
 from noetl.executor.model.events import timestamp
 from noetl.executor.model.run import RunStatus, VisitStatus
 from noetl.executor.model.run_filter import RunFilter
@@ -29,6 +30,10 @@ from noetl.planner.frozen import frozen
 DEFAULT_RUNS = 50
 MAX_RUNS = 200
 """How many runs are read at most."""
+
+SUMMARY_RUNS = 100
+SUMMARY_SECONDS = 30 * 86_400
+"""A summary in the registry counts at most this many of the newest runs, and none that is older."""
 
 
 class DurationReport(View, schema_name="DurationReport"):
@@ -84,18 +89,42 @@ class StatisticsService:
         run_filter = RunFilter(tenant=self.context.tenant, playbook=playbook, limit=limit)
         runs, _ = self.context.store.runs.find(run_filter)
         statuses = Counter(run.status for run in runs)
-        judged = sum(statuses[status] for status in RunStatus if status.is_final)
-        judged -= statuses[RunStatus.CANCELLED]
         return PlaybookStatistics(
             playbook=playbook,
             runs=len(runs),
             since=timestamp(runs[-1].created_at) if runs else None,
             statuses={status.value: count for status, count in statuses.items()},
-            success_rate=round(statuses[RunStatus.SUCCEEDED] / judged, 4) if judged else None,
+            success_rate=_success_rate(statuses),
             duration=describe_durations(
                 _seconds(run.started_at, run.finished_at) for run in runs if run.status is RunStatus.SUCCEEDED
             ),
             steps=self._describe_steps(runs),
+        )
+
+    def summarize(self, page: PlaybookPage) -> PlaybookPage:
+        """Return a page of the registry with a summary of the latest runs of each playbook."""
+        items = [
+            PlaybookEntry(**{**vars(entry), "statistics": self._summarize(entry.name)})
+            for entry in page.items
+        ]
+        return PlaybookPage(items=items, next_cursor=page.next_cursor)
+
+    def _summarize(self, playbook: str) -> PlaybookSummary:
+        run_filter = RunFilter(tenant=self.context.tenant, playbook=playbook, limit=SUMMARY_RUNS)
+        found, _ = self.context.store.runs.find(run_filter)
+        since = self.context.clock() - SUMMARY_SECONDS
+        runs = [run for run in found if run.created_at >= since]
+        duration = describe_durations(
+            _seconds(run.started_at, run.finished_at) for run in runs if run.status is RunStatus.SUCCEEDED
+        )
+        return PlaybookSummary(
+            runs=len(runs),
+            more=len(runs) == SUMMARY_RUNS,
+            success_rate=_success_rate(Counter(run.status for run in runs)),
+            median_ms=duration.median_ms,
+            p95_ms=duration.p95_ms,
+            last_run=timestamp(found[0].created_at) if found else None,
+            last_status=found[0].status if found else None,
         )
 
     def _describe_steps(self, runs: Sequence[RunSummary]) -> dict[str, StepStatistics]:
@@ -110,6 +139,13 @@ class StatisticsService:
                 if not is_pseudo_step(name):
                     found[name].append(visits)
         return {name: _describe_step([visits for visits in found[name] if visits.started]) for name in found}
+
+
+def _success_rate(statuses: Mapping[RunStatus, int]) -> float | None:
+    """Return the part of the ended runs that have succeeded. Cancelled runs do not count."""
+    judged = sum(count for status, count in statuses.items() if status.is_final)
+    judged -= statuses.get(RunStatus.CANCELLED, 0)
+    return round(statuses.get(RunStatus.SUCCEEDED, 0) / judged, 4) if judged else None
 
 
 def _describe_step(visits: Sequence[StepVisits]) -> StepStatistics:

@@ -399,21 +399,31 @@ def plan_graph(plan: Plan, states: Mapping[str, str] | None = None) -> PlanGraph
     return PlanGraph(start=plan.header.start, steps=steps, edges=[EdgeEntry(**edge) for edge in plan.edges()])
 
 
-class PlanDescription(View, schema_name="PlanAnswer"):
-    name: str
-    version: str | None
-    hash: str
-    diagnostics: Sequence[DiagnosticEntry]
-    graph: PlanGraph
-    inputs: Mapping[str, Any]
-    statistics: Mapping[str, Any]
+class PlaybookSummary(View, schema_name="PlaybookSummary"):
+    """Latest runs of a playbook: those of the last 30 days, at most 100. `more` is whether there are others.
+
+    `success_rate` is the part of the ended runs that have succeeded, from 0 to 1. Runs that were cancelled do
+    not count. `median_ms` and `p95_ms` are durations of the runs that have succeeded. `last_run` is when the
+    newest run was created, also before these days.
+    """
+
+    runs: int
+    more: bool
+    success_rate: float | None
+    median_ms: float | None
+    p95_ms: float | None
+    last_run: Timestamp | None
+    last_status: RunStatus | None
 
 
 class PlaybookEntry(View, schema_name="Registered"):
+    """Version of a playbook in the registry. `statistics` is present if it was requested."""
+
     name: str
     version: str
     plan_hash: str
     created_at: Timestamp
+    statistics: PlaybookSummary | None = None
 
 
 class PlaybookPage(View, schema_name="PlaybookPage"):

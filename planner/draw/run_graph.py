@@ -1,4 +1,4 @@
-"""The drawing of a run as an object: coordinates, states, taken edges, and what joins wait for."""
+"""The drawing of a run or a plan as an object: coordinates, states, taken edges, and what joins wait for."""
 
 from __future__ import annotations
 
@@ -8,6 +8,16 @@ from typing import Any
 from noetl.planner.draw.chart import NodeKind
 from noetl.planner.draw.layout import Layout
 from noetl.planner.draw.run_marks import MAY_RUN, WILL_NOT_RUN, RunMarks
+
+
+def describe_plan_graph(layout: Layout) -> dict[str, Any]:
+    """Return the layout of a plan as `graph` of a run is: without states, and all edges may be taken."""
+    graph = layout.to_json()
+    for entry in graph["nodes"]:
+        entry |= {"state": None, "words": None, "items": None}
+    for entry in graph["edges"]:
+        entry |= {"mark": MAY_RUN, "taken": 0}
+    return graph
 
 
 def describe_run_graph(layout: Layout, marks: RunMarks) -> dict[str, Any]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import httpx
 import pytest
 
+from noetl.api.service import playbooks, statistics
 from noetl.api.service.statistics import DurationReport, PlaybookStatistics, describe_durations
+from noetl.api.service.views import PlaybookPage
 from tests.api.responses import assert_problem, read_view
 
 pytestmark = pytest.mark.anyio
@@ -69,3 +71,74 @@ def test_percentiles_are_durations_that_were_measured() -> None:
     report = describe_durations([second / 1000 for second in range(1, 101)])
     assert report == DurationReport(count=100, median_ms=50.0, p95_ms=95.0, max_ms=100.0)
     assert describe_durations([None]) == DurationReport(count=0, median_ms=None, p95_ms=None, max_ms=None)
+
+
+async def test_the_registry_summarizes_the_latest_runs(
+    http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for text in (CHECK, CHECK.replace("nightly/check", "Idle")):
+        body = {"playbook": text}
+        assert (await http.post("/playbooks", json=body)).status_code == 201
+    assert [await start(http, rows) for rows in (0, 1, 2, 10)] == ["failed", *["succeeded"] * 3]
+    page = await list_playbooks(http)
+    idle, check = page.items
+    assert idle.statistics is not None and check.statistics is not None
+    assert (check.statistics.runs, check.statistics.more, check.statistics.success_rate) == (4, False, 0.75)
+    assert check.statistics.median_ms and check.statistics.p95_ms
+    assert check.statistics.last_status == "succeeded"
+    assert (idle.statistics.runs, idle.statistics.success_rate, idle.statistics.last_run) == (0, None, None)
+    monkeypatch.setattr(statistics, "SUMMARY_RUNS", 2)
+    latest = (await list_playbooks(http)).items[1].statistics
+    assert latest is not None
+    assert (latest.runs, latest.more, latest.success_rate) == (2, True, 1.0)
+
+
+async def test_old_runs_are_the_last_ones_and_do_not_count(
+    http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert (await http.post("/playbooks", json={"playbook": CHECK})).status_code == 201
+    await start(http, 1)
+    monkeypatch.setattr(statistics, "SUMMARY_SECONDS", 0)
+    summary = (await list_playbooks(http)).items[0].statistics
+    assert summary is not None
+    assert (summary.runs, summary.success_rate, summary.median_ms) == (0, None, None)
+    assert summary.last_run is not None
+
+
+async def test_playbooks_are_found_by_a_part_of_their_name(http: httpx.AsyncClient) -> None:
+    names = ["Nightly/close", "nightly/check <b>", "weekly", "\u05d0\u05d1"]
+    for name in names:
+        playbook = {"name": name, "steps": [{"name": "a", "run": [{"action": "log", "message": "x"}]}]}
+        assert (await http.post("/playbooks", json={"playbook": playbook})).status_code == 201
+    for text, found in (("NIGHTLY/", names[:2]), ("<B>", names[1:2]), ("\u05d1", names[3:]), ("zz", [])):
+        page = await list_playbooks(http, q=text)
+        assert ([item.name for item in page.items], page.next_cursor) == (found, None)
+    first = await list_playbooks(http, q="nightly", limit=1)
+    assert ([item.name for item in first.items], first.next_cursor is None) == (names[:1], False)
+    rest = await list_playbooks(http, q="nightly", cursor=str(first.next_cursor))
+    assert [item.name for item in rest.items] == names[1:2]
+
+
+async def test_a_search_reads_a_limited_part_of_the_registry(
+    http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(playbooks, "MAX_SEARCH_READS", 2)
+    for name in "abc":
+        playbook = {"name": name, "steps": [{"name": "a", "run": [{"action": "log", "message": "x"}]}]}
+        assert (await http.post("/playbooks", json={"playbook": playbook})).status_code == 201
+    page = await list_playbooks(http, q="c", limit=1)
+    assert page.items == []
+    rest = await list_playbooks(http, q="c", cursor=str(page.next_cursor))
+    assert [item.name for item in rest.items] == ["c"]
+
+
+async def test_wrong_parameters_of_the_registry_are_problems(http: httpx.AsyncClient) -> None:
+    for query in ({"q": "x" * 201}, {"include": "graph"}, {"limit": 0}, {"Q": "x"}):
+        assert_problem(await http.get("/playbooks", params=query), 400, "invalid-request")
+    assert_problem(await http.get("/playbooks", params={"q": "x", "cursor": "!"}), 400, "invalid-cursor")
+
+
+async def list_playbooks(http: httpx.AsyncClient, **query: str | int) -> PlaybookPage:
+    response = await http.get("/playbooks", params={"include": "statistics", **query})
+    assert response.status_code == 200, response.text
+    return read_view(PlaybookPage, response.json())

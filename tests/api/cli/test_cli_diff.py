@@ -7,10 +7,15 @@ from typing import Any
 
 import pytest
 
-from noetl.api.cli import run_diff
-from noetl.api.cli.access import run_comparison
 from noetl.api.cli.display.run_diff import format_diff
-from noetl.api.cli.run_diff import ComparedRun, ComparedVisit, compare_runs, read_visits
+from noetl.api.service import run_comparison, run_diff
+from noetl.api.service.run_diff import (
+    ComparedPair,
+    ComparedRun,
+    ComparedVisit,
+    compare_runs,
+    read_visits,
+)
 from tests.api.cli.conftest import Command
 from tests.api.cli.test_cli_url import PLAYBOOK, ServedStore
 from tests.e2e.test_serve import run_service
@@ -55,7 +60,7 @@ def test_equal_runs_have_no_difference(noetl: Command, service: ServedStore) -> 
     ids = [service.start(PLAYBOOK, "succeeded") for _ in range(2)]
     lines = noetl("runs", "diff", *ids, "--url", service.url).out.splitlines()
     assert lines[2:] == ["no difference but the times"]
-    assert noetl("runs", "diff", *ids, "--json", "--url", service.url).json["same"] == 2
+    assert noetl("runs", "diff", *ids, "--json", "--url", service.url).json["equal_visits"] == 2
 
 
 def test_another_text_is_another_plan(noetl: Command, service: ServedStore) -> None:
@@ -99,7 +104,7 @@ def test_many_and_large_differences_are_bounded() -> None:
         {(f"s{number}", 1): ComparedVisit() for number in range(500)}, input={"n": "x" * 9000}
     )
     right = compared_run({}, input={"n": "\x1b[31m" * 5000}, source="x\n" * 9000, plan_hash="i")
-    diff = {**compare_runs(left, right), "outputs_not_compared": 0}
+    diff = compare_runs(ComparedPair(left, right))
     assert diff["plan"] == {"changed_lines": None}
     assert max(len(value) for value in diff["input"][0]["values"]) < 2100
     text = format_diff(diff)

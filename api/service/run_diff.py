@@ -12,11 +12,13 @@ Limits: MAX_VISITS visits of each run are read. Durations always differ, so they
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
+from noetl.api.service.views import View
+from noetl.executor.model.run import RunStatus
 from noetl.planner.plan import canonical_json
 
 MAX_VISITS = 20_000
@@ -68,6 +70,69 @@ class ComparedRun:
     input: Mapping[str, Any]
     visits: dict[VisitKey, ComparedVisit]
     result: Any = None
+    is_cut: bool = False
+
+
+class ComparedPair(NamedTuple):
+    """Two runs that are compared, and of how many common visits the outputs were not read."""
+
+    a: ComparedRun
+    b: ComparedRun
+    outputs_not_compared: int = 0
+
+    @property
+    def size(self) -> int:
+        """A number to which the work of a comparison is about proportional."""
+        return len(self.a.source) + len(self.b.source) + 100 * (len(self.a.visits) + len(self.b.visits))
+
+
+class ValueDifference(View, schema_name="ValueDifference"):
+    """A name with its values in both runs. `only` is the run that has it, if the other one does not."""
+
+    name: str
+    only: Literal["a", "b"] | None = None
+    values: Sequence[Any]
+
+
+class ComparedHead(View, schema_name="ComparedHead"):
+    workflow_id: str
+    playbook: str
+    version: str | None
+    status: RunStatus
+    duration_ms: float | None
+
+
+class PlanDifference(View, schema_name="PlanDifference"):
+    """The number of changed lines of a playbook. It is null for long texts."""
+
+    changed_lines: int | None
+
+
+class VisitDifference(View, schema_name="VisitDifference"):
+    """A visit of a step that differs between two runs. Durations differ always, and are only shown."""
+
+    step: str
+    visit: int
+    changes: Sequence[ValueDifference]
+    duration_ms: Sequence[float | None]
+
+
+class RunDifference(View, schema_name="RunDifference"):
+    """The differences of two runs. A list is empty where nothing differs.
+
+    `plan` is null if both have the same plan. `equal_visits` counts the visits that do not differ. `cut` is
+    whether the runs have more visits than were compared. `outputs_not_compared` counts visits without their
+    outputs.
+    """
+
+    runs: Sequence[ComparedHead]
+    run: Sequence[ValueDifference]
+    plan: PlanDifference | None
+    input: Sequence[ValueDifference]
+    steps: Sequence[VisitDifference]
+    equal_visits: int
+    cut: bool
+    outputs_not_compared: int
 
 
 def read_visits(events: Iterable[Mapping[str, Any]]) -> dict[VisitKey, ComparedVisit]:
@@ -111,8 +176,9 @@ def _describe_error(error: Any) -> str | None:
     return f"{error.get('type')}: {error.get('message')}"
 
 
-def compare_runs(a: ComparedRun, b: ComparedRun) -> dict[str, Any]:
-    """Return the differences of two runs as JSON. A list is empty where nothing differs."""
+def compare_runs(pair: ComparedPair) -> dict[str, Any]:
+    """Return the differences of two runs as the JSON object of `RunDifference`."""
+    a, b, outputs_not_compared = pair
     return {
         "runs": [_describe_run(run) for run in (a, b)],
         "run": _changes(
@@ -124,8 +190,9 @@ def compare_runs(a: ComparedRun, b: ComparedRun) -> dict[str, Any]:
         else {"changed_lines": _count_changed_lines(a.source, b.source)},
         "input": _changes(a.input, b.input),
         "steps": list(_compare_visits(a.visits, b.visits)),
-        "same": sum(_differences(visit, b.visits.get(key)) == [] for key, visit in a.visits.items()),
-        "cut": len(a.visits) == MAX_VISITS or len(b.visits) == MAX_VISITS,
+        "equal_visits": sum(_differences(visit, b.visits.get(key)) == [] for key, visit in a.visits.items()),
+        "cut": a.is_cut or b.is_cut or MAX_VISITS in (len(a.visits), len(b.visits)),
+        "outputs_not_compared": outputs_not_compared,
     }
 
 

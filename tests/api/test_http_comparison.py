@@ -1,0 +1,89 @@
+"""`GET /workflows/comparison`: what differs between two runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+
+from noetl.api.compute.jobs import CompareJob
+from noetl.api.service import run_comparison
+from noetl.api.service.run_diff import ComparedPair, ComparedRun, RunDifference
+from tests.api.responses import assert_problem, read_view
+
+pytestmark = pytest.mark.anyio
+
+PATIENT = {"Prefer": "wait=25"}
+
+HALVE = """\
+name: halve <script>
+input: {n: integer}
+steps:
+  - name: "divide ü"
+    run: [{action: set, set: {half: "{{ 10 / input.n }}"}}]
+    rule: [{case: default, run: [end]}]
+  - name: end
+    run: [{action: log, message: done}]
+"""
+
+
+async def start(http: httpx.AsyncClient, n: int, playbook: str = HALVE) -> str:
+    body = {"playbook": playbook, "input": {"n": n}}
+    response = await http.post("/workflows/run", json=body, headers=PATIENT)
+    assert response.status_code == 200, response.text
+    return str(response.json()["workflow_id"])
+
+
+async def compare(http: httpx.AsyncClient, a: str, b: str) -> RunDifference:
+    response = await http.get("/workflows/comparison", params={"a": a, "b": b})
+    assert response.status_code == 200, response.text
+    return read_view(RunDifference, response.json())
+
+
+async def test_the_first_difference_of_two_runs_is_named(http: httpx.AsyncClient) -> None:
+    good, bad = await start(http, 5), await start(http, 0)
+    diff = await compare(http, good, bad)
+    assert [run.workflow_id for run in diff.runs] == [good, bad]
+    assert [(entry.name, entry.values) for entry in diff.input] == [("n", [5, 0])]
+    assert (diff.plan, diff.cut, diff.equal_visits) == (None, False, 0)
+    divide, end = diff.steps
+    values = {entry.name: entry.values for entry in divide.changes}
+    assert (divide.step, values["state"]) == ("divide ü", ["succeeded", "failed"])
+    assert values["saved.half"] == [2.0, None]
+    assert (end.step, end.changes[0].values) == ("end", ["succeeded", None])
+
+
+async def test_equal_runs_have_no_difference(http: httpx.AsyncClient) -> None:
+    diff = await compare(http, await start(http, 5), await start(http, 5))
+    assert (diff.run, diff.input, diff.steps, diff.plan, diff.equal_visits) == ([], [], [], None, 2)
+
+
+async def test_a_long_playbook_is_compared_in_another_process(http: httpx.AsyncClient) -> None:
+    texts = [f"{HALVE}# {'x' * 9000}\ndescription: {name}\n" for name in "ab"]
+    ids = [await start(http, 5, text) for text in texts]
+    diff = await compare(http, *ids)
+    assert diff.plan is not None
+    assert diff.plan.changed_lines == 1
+
+
+async def test_many_events_are_cut(http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_comparison, "MAX_READ_EVENTS", 1)
+    assert (await compare(http, await start(http, 5), await start(http, 5))).cut
+
+
+async def test_an_unknown_run_is_a_problem(http: httpx.AsyncClient) -> None:
+    run_id = await start(http, 5)
+    for a, b in ((run_id, "f" * 24), ("\u202e<b>", run_id)):
+        assert_problem(await http.get("/workflows/comparison", params={"a": a, "b": b}), 404, "not-found")
+    assert_problem(await http.get("/workflows/comparison", params={"a": run_id}), 400, "invalid-request")
+
+
+def test_a_comparison_is_light_if_its_texts_are_short() -> None:
+    def pair(**values: Any) -> ComparedPair:
+        run = ComparedRun("1" * 24, "p", None, "h", "failed", None, "a: 1\n", {}, {})
+        other = ComparedRun(**{**vars(run), **values})
+        return ComparedPair(run, other)
+
+    assert CompareJob(pair()).is_light
+    assert not CompareJob(pair(source="x\n" * 9000)).is_light
