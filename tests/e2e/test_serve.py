@@ -20,11 +20,14 @@ YAML = {"Content-Type": "application/yaml"}
 
 
 @contextmanager
-def run_service(folder: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Run the service with uvicorn on a free port. Yield its process and its URL."""
+def run_service(folder: Path, store: str = "") -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Run the service with uvicorn on a free port, with a new SQLite store if none is given.
+
+    Yield its process and its URL.
+    """
     command = [sys.executable, "-m", "uvicorn", "noetl.api.app:app", "--port", "0", "--no-access-log"]
     environment = os.environ | {
-        "NOETL_STORE": f"sqlite:///{folder / 'noetl.db'}",
+        "NOETL_STORE": store or f"sqlite:///{folder / 'noetl.db'}",
         "NOETL_ALLOW_SHELL": "1",
         "NOETL_WORKERS": "2",
     }

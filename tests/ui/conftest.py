@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ from playwright.sync_api import Browser, Page
 
 from noetl.api.auth.api_keys import create_api_key
 from noetl.executor.stores import open_store
+from noetl.infra.migrations import migrations, upgrade
 from noetl.infra.npm_packages import install_packages
 from noetl.infra.ui import UI
 from tests.e2e.test_serve import run_service
+from tests.postgres import empty_database
 from tests.ui.browser import open_page, running_browser
 
 YAML = {"Content-Type": "application/yaml"}
@@ -65,12 +68,12 @@ steps:
 """
 
 
+@dataclass(frozen=True)
 class ServedPage:
     """A running service, and calls that prepare what its page shows."""
 
-    def __init__(self, url: str) -> None:
-        self.url = url
-        self.http = httpx.Client(base_url=url, timeout=30)
+    url: str
+    http: httpx.Client
 
     def start(self, playbook: str, status: str) -> str:
         """Start a run, wait until it has a status, and return its id."""
@@ -94,11 +97,33 @@ class ServedPage:
             tag = answer.headers.get("etag", tag)
 
 
+def open_client(url: str) -> httpx.Client:
+    return httpx.Client(base_url=url, timeout=30)
+
+
 @pytest.fixture(scope="session")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedPage]:
-    """A service on SQLite."""
-    with run_service(tmp_path_factory.mktemp("service")) as (_, url):
-        yield ServedPage(url)
+def service_on_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedPage]:
+    with run_service(tmp_path_factory.mktemp("service")) as (_, url), open_client(url) as http:
+        yield ServedPage(url, http)
+
+
+@pytest.fixture(scope="session")
+def service_on_postgres(
+    tmp_path_factory: pytest.TempPathFactory, postgres_server: str
+) -> Iterator[ServedPage]:
+    with empty_database(postgres_server) as dsn:
+        upgrade(dsn)
+        folder = tmp_path_factory.mktemp("service")
+        with run_service(folder, dsn) as (_, url), open_client(url) as http:
+            yield ServedPage(url, http)
+
+
+@pytest.fixture(scope="session", params=["sqlite", "postgres"])
+def service(request: pytest.FixtureRequest) -> ServedPage:
+    """A running service, on each store that one machine or many use."""
+    served = request.getfixturevalue(f"service_on_{request.param}")
+    assert isinstance(served, ServedPage)
+    return served
 
 
 @pytest.fixture(scope="session")
