@@ -37,8 +37,12 @@ export function go(link: string, { replace = false } = {}): void {
 }
 
 /** Change parameters of the address. An empty value removes one. */
-export function setParams(changes: Record<string, string | string[] | null>, options?: { replace?: boolean }): void {
-  const { parts, params, hash } = readAddress();
+export function setParams(
+  changes: Record<string, string | string[] | null>,
+  { hash: newHash, ...options }: { replace?: boolean; hash?: string } = {},
+): void {
+  const { parts, params, hash: oldHash } = readAddress();
+  const hash = newHash ?? oldHash;
   for (const [name, value] of Object.entries(changes)) {
     params.delete(name);
     for (const item of Array.isArray(value) ? value : [value]) if (item) params.append(name, item);

@@ -143,6 +143,7 @@ export interface GraphEdge {
   label: string;
   number: number | null;
   is_error: boolean;
+  routes: { step: string; case: number; target: string }[];
   points: [number, number][];
   label_at: [number, number] | null;
   marks: [number, number][] | null;
@@ -178,8 +179,9 @@ export interface ActionReport {
   status: string;
   started_at: string | null;
   duration_ms: number | null;
-  input?: unknown;
-  cut?: unknown;
+  input?: Record<string, unknown>;
+  cut?: Record<string, number>;
+  error?: ErrorRecord;
 }
 
 export interface AttemptReport {
@@ -200,9 +202,17 @@ export interface LogLine {
   attempt: number;
   action: string;
   position: string;
+  item?: number;
   stream: string;
-  level: string;
+  level?: string;
   text: string;
+}
+
+export interface SavedValue {
+  name: string;
+  value: unknown;
+  before?: unknown;
+  cut?: Record<string, number>;
 }
 
 export interface StepData {
@@ -225,10 +235,11 @@ export interface StepData {
   guards: { case: number; guard: string | null; value?: unknown }[];
   targets: string[];
   result: unknown;
-  saved: { name: string; old?: unknown; new: unknown }[];
+  saved: SavedValue[];
   failures: unknown[];
   attempts: AttemptReport[];
   lines: LogLine[];
+  cut?: Record<string, number>;
 }
 
 export interface LoopItem {
@@ -237,11 +248,15 @@ export interface LoopItem {
   value?: string;
   attempts?: number;
   error?: ErrorRecord;
+  input?: Record<string, unknown>;
+  cut?: Record<string, number>;
+  waiting_for?: unknown;
 }
 
 export interface LoopItems {
   total: number | null;
   counts: Record<string, number>;
+  unlisted?: Record<string, number>;
   items: LoopItem[];
   next_cursor: string | null;
 }

@@ -13,6 +13,14 @@ export function plural(value: number, one: string, several = `${one}s`): string 
   return `${count(value)} ${value === 1 ? one : several}`;
 }
 
+/** Return a number of bytes, such as `48 KB` or `5.1 MB`. */
+export function size(bytes: number): string {
+  if (bytes < 1024) return `${count(bytes)} bytes`;
+  const kilo = bytes / 1024;
+  if (kilo < 1000) return `${Math.round(kilo)} KB`;
+  return `${(kilo / 1024).toFixed(1)} MB`;
+}
+
 /** Return a duration with one or two units, such as `2 h 14 m`, `9.0 s` or `12 ms`. */
 export function duration(ms: number | null | undefined): string {
   if (ms === null || ms === undefined) return "";

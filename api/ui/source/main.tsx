@@ -5,11 +5,13 @@ import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 
 import { followLinks, go, linkTo, setBase, useAddress } from "./address";
 import type { InboxEntry, Page } from "./answers";
-import { count } from "./format";
+import { clock, count } from "./format";
+import { announce, LiveRegion } from "./parts/announce";
 import { SharedContext, useAnswer } from "./parts/context";
+import { Finder } from "./parts/finder";
 import { keysAreOn, switchKeys, useKeys } from "./parts/keys";
 import { lazy } from "./parts/lazy";
-import { RunView } from "./run/view";
+import { FoundRun } from "./run/resolve";
 import { RunsView } from "./runs/view";
 import { Service } from "./service";
 import type { Connection } from "./stream";
@@ -32,21 +34,29 @@ interface KeyRequest {
 }
 
 function App({ root }: { root: string }) {
-  const [connection, setConnection] = useState<Connection>("live");
+  const [connection, setConnection] = useState<[Connection, number | undefined]>(["live", undefined]);
   const [keyRequest, setKeyRequest] = useState<KeyRequest | null>(null);
-  const service = useMemo(() => new Service(root, (isWrong) => new Promise((resolve) => setKeyRequest({ isWrong, resolve }))), []);
-  const shared = useMemo(() => ({ service, setConnection }), [service]);
+  const service = useMemo(() => {
+    const askForKey = (isWrong: boolean, other: Promise<null>) =>
+      Promise.race([new Promise<string>((resolve) => setKeyRequest({ isWrong, resolve })), other]).finally(() => setKeyRequest(null));
+    return new Service(root, askForKey);
+  }, []);
+  const shared = useMemo(
+    () => ({ service, setConnection: (name: Connection, lastData?: number) => setConnection([name, lastData]) }),
+    [service],
+  );
+  useEffect(() => {
+    if (connection[0] === "lost") announce("The connection is lost. The page tries to connect again.");
+  }, [connection[0]]);
   return (
     <SharedContext.Provider value={shared}>
+      <LiveRegion />
       <Head connection={connection} />
       <View />
       {keyRequest && (
         <KeyDialog
           isWrong={keyRequest.isWrong}
-          onKey={(key) => {
-            setKeyRequest(null);
-            keyRequest.resolve(key);
-          }}
+          onKey={keyRequest.resolve}
         />
       )}
     </SharedContext.Provider>
@@ -61,7 +71,7 @@ function View() {
     document.title = [id, name, "NoETL"].filter(Boolean).join(" · ");
   }, [name, id]);
   if (!name || (name === "runs" && !id)) return <RunsView />;
-  if (name === "runs" && id) return <RunView key={id} id={id} />;
+  if (name === "runs" && id) return <FoundRun key={id} id={id} />;
   if (name === "inbox") return <InboxView />;
   return (
     <main>
@@ -72,13 +82,12 @@ function View() {
   );
 }
 
-function Head({ connection }: { connection: Connection }) {
+function Head({ connection: [connection, lastData] }: { connection: [Connection, number | undefined] }) {
   const { parts } = useAddress();
   const inbox = useAnswer<Page<InboxEntry>>("/inbox?order=expires", { everyMs: COUNT_MS });
-  const search = useRef<HTMLInputElement>(null);
   const [showsKeys, setShowsKeys] = useState(false);
   const waiting = inbox.data?.items.length ?? 0;
-  useKeys({ "/": () => search.current?.focus(), "?": () => setShowsKeys(true) });
+  useKeys({ "?": () => setShowsKeys(true) });
   return (
     <header class="top">
       <a class="name" href={linkTo(["runs"])}>
@@ -92,19 +101,10 @@ function Head({ connection }: { connection: Connection }) {
           Inbox {waiting > 0 && <b class="badge">{inbox.data?.next_cursor ? `${count(waiting)}+` : count(waiting)}</b>}
         </a>
       </nav>
-      <form
-        role="search"
-        onSubmit={(event) => {
-          event.preventDefault();
-          const text = search.current?.value.trim() ?? "";
-          go(linkTo(["runs"], new URLSearchParams(text ? { q: text, since: "all" } : {})));
-        }}
-      >
-        <input ref={search} type="search" aria-label="Find a run or a playbook" placeholder="Find a run or a playbook" />
-        <kbd aria-hidden="true">/</kbd>
-      </form>
-      <span class={`connection ${connection}`} role="status">
+      <Finder />
+      <span class={`connection ${connection}`}>
         {CONNECTION[connection]}
+        {connection === "lost" && lastData !== undefined && <small>, last data {clock(lastData)}</small>}
       </span>
       <button type="button" aria-label="Light or dark" onClick={switchTheme}>
         ◐

@@ -27,7 +27,8 @@ export interface Options {
   headers?: Record<string, string>;
 }
 
-type AskForKey = (isWrong: boolean) => Promise<string>;
+/** Return the key that a person gives, or null as soon as `other` resolves, because another tab has given one. */
+type AskForKey = (isWrong: boolean, other: Promise<null>) => Promise<string | null>;
 
 /** Delay between the attempts to reach the service, in milliseconds. It doubles up to the second number. */
 export const RETRY_MS = [1000, 15000] as const;
@@ -35,6 +36,9 @@ export const RETRY_MS = [1000, 15000] as const;
 export class Service {
   private key = "";
   private asking: Promise<void> | null = null;
+  /** Whether the key may not change runs, as an answer has said. */
+  isReader = false;
+  private closeDialog: (() => void) | null = null;
   private readonly tabs = typeof BroadcastChannel === "undefined" ? null : new BroadcastChannel("noetl-key");
 
   /** `root` is the address of the service without a slash at its end. */
@@ -44,7 +48,7 @@ export class Service {
   ) {
     this.tabs?.addEventListener("message", ({ data }) => {
       if (data === "request" && this.key) this.tabs?.postMessage({ key: this.key });
-      else if (typeof data === "object" && typeof data?.key === "string") this.key = data.key;
+      else if (typeof data === "object" && typeof data?.key === "string") this.useKey(data.key);
     });
     this.tabs?.postMessage("request");
   }
@@ -61,9 +65,16 @@ export class Service {
       const used = this.key;
       const response = await this.fetch(path, options);
       if (response.ok || response.status === 304) return response;
+      if (response.status === 403 && options.method) this.isReader = true;
       if (response.status !== 401) throw await readProblem(response);
       if (this.key === used) await this.changeKey(used !== "");
     }
+  }
+
+  private useKey(key: string): void {
+    this.key = key;
+    this.isReader = false;
+    this.closeDialog?.();
   }
 
   private async fetch(path: string, { method = "GET", body, signal, headers = {} }: Options): Promise<Response> {
@@ -83,15 +94,20 @@ export class Service {
 
   /** Ask once, however many requests wait for the key. */
   private changeKey(isWrong: boolean): Promise<void> {
-    this.asking ??= this.askForKey(isWrong)
-      .then((key) => {
-        this.key = key;
-        this.tabs?.postMessage({ key });
-      })
-      .finally(() => {
-        this.asking = null;
-      });
+    this.asking ??= this.readKey(isWrong).finally(() => {
+      this.asking = null;
+    });
     return this.asking;
+  }
+
+  /** Wait for a key of the person, or of another tab. */
+  private async readKey(isWrong: boolean): Promise<void> {
+    const other = new Promise<null>((resolve) => (this.closeDialog = () => resolve(null)));
+    const key = await this.askForKey(isWrong, other);
+    this.closeDialog = null;
+    if (key === null) return;
+    this.useKey(key);
+    this.tabs?.postMessage({ key });
   }
 }
 

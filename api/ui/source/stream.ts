@@ -11,15 +11,20 @@ export interface Frame {
 export type Connection = "live" | "polling" | "lost" | "paused";
 
 const HIDDEN_MS = 60_000;
-const POLL_MS = 3_000;
+
+/** The shortest and the longest time between two polls, in milliseconds. It grows while nothing changes. */
+const POLL_MS = [2000, 15_000] as const;
+
+/** `lastData` is when the service was heard last, in milliseconds. */
+export type OnConnection = (connection: Connection, lastData?: number) => void;
 
 export interface Follower {
-  /** The path of the stream. */
-  path: string;
+  /** The path of the stream, from what is known already. */
+  path: () => string;
   onFrame: (frame: Frame) => void;
-  /** Called where there is no stream, every few seconds, and once after each interruption. */
-  poll: () => Promise<void>;
-  onConnection: (connection: Connection) => void;
+  /** Called where there is no stream, every few seconds, and once after each interruption. Return whether something changed. */
+  poll: () => Promise<boolean>;
+  onConnection: OnConnection;
 }
 
 /**
@@ -29,31 +34,36 @@ export interface Follower {
 export async function follow(service: Service, follower: Follower, signal: AbortSignal): Promise<void> {
   let last = "";
   let delay: number = RETRY_MS[0];
+  let rest: number = POLL_MS[0];
+  let lastData = Date.now();
   while (!signal.aborted) {
     await untilVisible(signal, follower.onConnection);
+    if (signal.aborted) return;
     const attempt = new AbortController();
     const stop = () => attempt.abort();
     signal.addEventListener("abort", stop);
     const hidden = whenHidden(stop);
+    let hasEnded = false;
     try {
       const headers: Record<string, string> = { Accept: "text/event-stream" };
       if (last) headers["Last-Event-ID"] = last;
-      const response = await service.send(follower.path, { headers, signal: attempt.signal });
+      const response = await service.send(follower.path(), { headers, signal: attempt.signal });
       follower.onConnection("live");
       delay = RETRY_MS[0];
-      for await (const frame of readFrames(response)) {
+      for await (const frame of readFrames(response, () => (lastData = Date.now()))) {
         last = frame.id || last;
         follower.onFrame(frame);
         if (frame.event === "end") return;
       }
+      hasEnded = true;
     } catch (error) {
       if (signal.aborted) return;
       if (error instanceof Problem && error.status === 404) throw error;
       if (error instanceof Problem && (error.status === 406 || error.status === 501)) {
         follower.onConnection("polling");
-        await pause(POLL_MS, signal);
+        await pause(rest, signal);
       } else if (!attempt.signal.aborted) {
-        follower.onConnection("lost");
+        follower.onConnection("lost", lastData);
         await pause(delay, signal);
         delay = Math.min(delay * 2, RETRY_MS[1]);
       }
@@ -62,16 +72,21 @@ export async function follow(service: Service, follower: Follower, signal: Abort
       signal.removeEventListener("abort", stop);
     }
     try {
-      if (!signal.aborted) await follower.poll();
+      if (!signal.aborted && !document.hidden) {
+        const hasChanged = await follower.poll();
+        lastData = Date.now();
+        rest = hasChanged ? POLL_MS[0] : Math.min(rest * 1.5, POLL_MS[1]);
+      }
     } catch (error) {
       if (error instanceof Problem && error.status === 404) throw error;
-      if (!(error instanceof ConnectionLost) && !(error instanceof Problem)) throw error;
+      if (!(error instanceof ConnectionLost) && !(error instanceof Problem) && !signal.aborted) throw error;
     }
+    if (hasEnded) await pause(RETRY_MS[0], signal);
   }
 }
 
 /** Yield the frames of a stream of server-sent events (WHATWG HTML, section 9.2.6). */
-export async function* readFrames(response: Response): AsyncGenerator<Frame> {
+export async function* readFrames(response: Response, onBytes: () => void): AsyncGenerator<Frame> {
   if (!response.body) return;
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
@@ -79,6 +94,7 @@ export async function* readFrames(response: Response): AsyncGenerator<Frame> {
     for (;;) {
       const { value, done } = await reader.read();
       if (done) return;
+      onBytes();
       rest += value;
       const parts = rest.split("\n\n");
       rest = parts.pop() ?? "";
@@ -130,7 +146,7 @@ function whenHidden(stop: () => void): () => void {
   };
 }
 
-function untilVisible(signal: AbortSignal, onConnection: (connection: Connection) => void): Promise<void> {
+function untilVisible(signal: AbortSignal, onConnection: OnConnection): Promise<void> {
   if (!document.hidden || signal.aborted) return Promise.resolve();
   onConnection("paused");
   return new Promise((resolve) => {

@@ -4,11 +4,11 @@ import { createContext } from "preact";
 import { useContext, useEffect, useState } from "preact/hooks";
 
 import { ConnectionLost, Problem, type Service } from "../service";
-import type { Connection } from "../stream";
+import type { OnConnection } from "../stream";
 
 export interface Shared {
   service: Service;
-  setConnection: (connection: Connection) => void;
+  setConnection: OnConnection;
 }
 
 export const SharedContext = createContext<Shared | null>(null);

@@ -23,6 +23,8 @@ const SIGNS: Record<string, Sign> = {
   running: { word: "Running", tone: "live", shape: () => ring(<path class="fill" d="M5.2 4L10 7 5.2 10Z" />) },
   waiting: { word: "Waiting", tone: "wait", shape: () => ring(<path class="line" d="M7 4V7.3L9.2 8.6" />) },
   paused: { word: "Paused", tone: "wait", shape: () => ring(<path class="line" d="M5.5 4.8V9.2M8.5 4.8V9.2" />) },
+  asks: { word: "Waits for a person", tone: "wait", shape: () => <><circle class="line" cx="7" cy="4" r="2.8" /><path class="line" d="M1.6 13V12A4.2 4.2 0 0 1 5.8 8.6H8.2A4.2 4.2 0 0 1 12.4 12V13" /></> },
+  join: { word: "Waits at a join", tone: "wait", shape: () => <path class="line" d="M1.5 1.5L7 7.5 12.5 1.5M7 7.5V13" /> },
   retrying: { word: "Retrying", tone: "wait", shape: () => <><path class="line" d="M12.4 5.2A5.7 5.7 0 1 0 12.4 8.8" /><path class="fill" d="M14 1.6V6.4H9.6Z" /></> },
   queued: { word: "Queued", tone: "quiet", shape: () => ring(<path class="line" d="M4.4 7h.01M7 7h.01M9.6 7h.01" />) },
   cancelled: { word: "Cancelled", tone: "quiet", shape: () => ring(<path class="line" d="M3 11L11 3" />) },

@@ -1,67 +1,85 @@
 /** The data of one visit of a step, in the order in which a person looks for a cause. */
 
-import type { ComponentChildren } from "preact";
-import { useState } from "preact/hooks";
+import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 
-import { setParams } from "../address";
-import type { ErrorRecord, LoopItem, LoopItems, RunDetails, RunEntry, StepData, WaitReport } from "../answers";
-import { count, duration, plural } from "../format";
+import { go, linkTo, useAddress } from "../address";
+import { hasEnded, type ActionReport, type LogLine, type RunDetails, type StepData, type WaitReport } from "../answers";
+import { duration, plural, shortId, size } from "../format";
+import { Action } from "../parts/action";
+import { ColouredText } from "../parts/ansi";
 import { useAnswer } from "../parts/context";
-import { StateSign, toneOf, wordOf } from "../parts/state";
+import { StateSign, wordOf } from "../parts/state";
 import { Time } from "../parts/times";
 import { LongText, printable, Value } from "../parts/value";
 import { query } from "../service";
+import { Attempts } from "./attempts";
+import { commandOf } from "./command";
+import { ErrorBox } from "./error";
+import { Items, useItems } from "./items";
+import type { LiveRun } from "./live";
+import { stateOf, type Place } from "./rows";
+import { Rule } from "./rule";
+import { Lines, Section } from "./section";
 
-const MAX_CELLS = 300;
-const SHOWN_ITEMS = 20;
+export interface ShownPlace {
+  step: string;
+  visit: number | null;
+  attempt: number | null;
+  item: number | null;
+}
 
 interface Props {
   run: RunDetails;
-  source: string;
-  step: string;
-  visit: number | null;
+  /** Null until it is known. */
+  source: string | null;
+  names: readonly string[];
+  place: ShownPlace;
   /** A text that changes when the step has changed, so that its data are read again. */
   version: string;
-  onClose: () => void;
+  act: LiveRun["act"];
+  onChoose: (place: Place | null) => void;
 }
 
-export function Drawer({ run, source, step, visit, version, onClose }: Props) {
+export function Drawer({ run, source, names, place, version, act, onChoose }: Props) {
+  const { step, visit } = place;
   const report = run.steps[step];
   const hasStarted = Boolean(report?.visits);
   const path = `/workflows/${run.workflow_id}/step${query({ name: step, visit })}`;
   const { data, problem } = useAnswer<StepData>(hasStarted ? `${path}${version ? `#${version}` : ""}` : null, { keeps: true });
-  const names = Object.keys(run.steps);
-  const place = names.indexOf(step);
-  const show = (name: string | undefined) => name && setParams({ step: name, visit: null }, { replace: true });
+  const index = names.indexOf(step);
+  const show = (name: string | undefined) => name !== undefined && onChoose({ step: name });
   return (
-    <aside class="drawer" aria-label={`Step ${step}`}>
+    <aside class="drawer" aria-label={`Step ${printable(step)}`}>
       <header>
-        <StateSign state={report?.status ?? "never"} />
-        <h2>
+        <StateSign state={report ? stateOf(report, hasStarted) : "never"} />
+        <h2 title={printable(step)}>
           <bdi>{printable(step)}</bdi>
         </h2>
-        <span>{data && headline(data)}</span>
-        <button type="button" aria-label="Previous step" disabled={place <= 0} onClick={() => show(names[place - 1])}>
+        <span>{data && headline(data, place.attempt)}</span>
+        <button type="button" aria-label="Previous step" title="Previous step ([)" disabled={index <= 0} onClick={() => show(names[index - 1])}>
           ↑
         </button>
-        <button type="button" aria-label="Next step" disabled={place >= names.length - 1} onClick={() => show(names[place + 1])}>
+        <button type="button" aria-label="Next step" title="Next step (])" disabled={index >= names.length - 1} onClick={() => show(names[index + 1])}>
           ↓
         </button>
-        <button type="button" aria-label="Close" onClick={onClose}>
+        <Action changes={false} onAct={() => navigator.clipboard.writeText(location.href)}>
+          Link
+        </Action>
+        <button type="button" aria-label="Close" title="Close (Esc)" onClick={() => onChoose(null)}>
           ✕
         </button>
       </header>
       {!report && <p class="empty">This playbook has no step of this name.</p>}
       {report && !hasStarted && <NotStarted run={run} step={step} />}
       {problem && <p class="problem" role="alert">{problem}</p>}
-      {data && <Sections run={run} data={data} source={source} />}
+      {data && source !== null && <Sections key={`${data.visit} ${data.status} ${data.attempt}`} run={run} data={data} source={source} place={place} version={version} act={act} onChoose={onChoose} />}
     </aside>
   );
 }
 
-function headline(data: StepData): string {
+function headline(data: StepData, shown: number | null): string {
   const visit = data.visits > 1 ? `visit ${data.visit} of ${data.visits}` : "";
-  const attempt = data.attempt > 1 ? `attempt ${data.attempt}` : "";
+  const attempt = data.attempt > 1 ? `attempt ${shown ?? data.attempt} of ${data.attempt}` : "";
   return [visit, attempt, duration(data.duration_ms)].filter(Boolean).join(", ");
 }
 
@@ -71,268 +89,233 @@ function NotStarted({ run, step }: { run: RunDetails; step: string }) {
   if (join) {
     return (
       <p class="empty">
-        Waits at a join: {join.arrived.join(", ")} arrived; {join.missing.join(", ") || "nothing else"} may still arrive.
+        Waits at a join: {join.arrived.map(printable).join(", ")} arrived; {join.missing.map(printable).join(", ") || "nothing else"} may still arrive.
       </p>
     );
   }
   return <p class="empty">{report?.reachable === "never" ? "This step will not run any more." : "This step has not started."}</p>;
 }
 
-function Section({ title, note, children }: { title: string; note?: ComponentChildren; children: ComponentChildren }) {
+interface SectionsProps {
+  run: RunDetails;
+  data: StepData;
+  source: string;
+  place: ShownPlace;
+  version: string;
+  act: LiveRun["act"];
+  onChoose: (place: Place | null) => void;
+}
+
+function Sections({ run, data, source, place, version, act, onChoose }: SectionsProps) {
+  const box = useRef<HTMLDivElement>(null);
+  const { shown, isLatest } = attemptOf(data, place);
+  const error = isLatest ? data.error : shown?.error;
+  const hasLoop = Boolean(data.attempts[data.attempts.length - 1]?.loops?.length);
+  const { loaded: items, problem } = useItems(data, hasLoop, version);
   return (
-    <section>
-      <h3>
-        {title} {note && <small>{note}</small>}
-      </h3>
-      {children}
-    </section>
+    <div ref={box}>
+      <Anchors box={box} />
+      {error && <ErrorBox run={run} step={data.step} error={error} source={source} act={act} />}
+      {data.waiting_for && isLatest && <Waits run={run} step={data.step} waits={data.waiting_for} />}
+      {problem && <p class="problem">{problem}</p>}
+      {items && <Items data={data} item={place.item} loaded={items} onChoose={onChoose} />}
+      {(items || problem || !hasLoop) && <Rest run={run} data={data} source={source} place={place} onChoose={onChoose} />}
+    </div>
   );
 }
 
-function Sections({ run, data, source }: { run: RunEntry; data: StepData; source: string }) {
-  const actions = data.attempts.at(-1)?.actions.filter(({ input }) => input !== undefined) ?? [];
-  const loops = data.attempts.at(-1)?.loops ?? [];
+/** The sections below the items. They are shown after these, so that they do not move. */
+function Rest({ run, data, source, place, onChoose }: Omit<SectionsProps, "version" | "act">) {
+  const { shown, isLatest } = attemptOf(data, place);
+  const actions = shown?.actions.filter(({ input, error }) => input !== undefined || error) ?? [];
   return (
     <>
-      {data.error && <ErrorBox error={data.error} source={source} />}
-      {data.waiting_for && <Waits waits={data.waiting_for} />}
-      {loops.length > 0 && <Items run={run} data={data} />}
       {actions.length > 0 && (
-        <Section title="Input" note="as rendered">
-          {actions.map((action) => (
-            <div class="action" key={action.position}>
-              <p>
-                <b>{action.action}</b> <StateSign state={action.status} /> {wordOf(action.status)} {duration(action.duration_ms)}
-              </p>
-              <Value value={action.input} />
-            </div>
+        <Section name="input" title="Input" note={`as rendered${isLatest ? "" : ` in attempt ${shown?.attempt}`}`}>
+          {actions.map((action, index) => (
+            <ActionInput key={`${action.position} ${index}`} action={action} />
           ))}
         </Section>
       )}
       {data.result !== null && (
-        <Section title="Result">
+        <Section name="result" title="Result">
           <Value value={data.result} />
+          <Missing length={data.cut?.["result"]} />
         </Section>
       )}
-      {data.saved.length > 0 && (
-        <Section title="Saved">
-          <dl class="pairs">
-            {data.saved.map(({ name, old, new: value }) => (
-              <div key={name}>
-                <dt>
-                  <bdi>{printable(name)}</bdi>
-                </dt>
-                <dd>
-                  {old !== undefined && old !== null && (
-                    <del>
-                      <Value value={old} depth={2} />
-                    </del>
-                  )}{" "}
-                  <Value value={value} depth={1} />
-                </dd>
-              </div>
-            ))}
-          </dl>
-        </Section>
-      )}
+      {data.saved.length > 0 && <Saved data={data} />}
       {data.lines.length > 0 && (
-        <Section title="Logs" note={plural(data.lines.length, "line")}>
-          <ol class="log">
-            {data.lines.map((line) => (
-              <li key={line.id} class={line.level}>
-                <Time at={line.logged_at} /> <i>{line.stream === "line" ? line.action : line.stream}</i> <LongText text={line.text} />
-              </li>
-            ))}
-          </ol>
+        <Section name="logs" title="Logs" note={plural(data.lines.length, "line")}>
+          <LogLines lines={data.lines} />
         </Section>
       )}
-      <Section title="Attempts" note={plural(data.attempts.length, "attempt")}>
-        <ol class="attempts">
-          {data.attempts.map((attempt) => (
-            <li key={attempt.attempt}>
-              <b>{attempt.attempt}</b> <Time at={attempt.started_at} />{" "}
-              {attempt.started_at && attempt.finished_at && duration(Date.parse(attempt.finished_at) - Date.parse(attempt.started_at))}{" "}
-              {attempt.error && <span class="bad">{printable(attempt.error.message)}</span>}
-            </li>
-          ))}
-        </ol>
-      </Section>
-      {data.guards.length > 0 && (
-        <Section title="Rule" note={data.targets.length ? `leads to ${data.targets.join(", ")}` : "ends here"}>
-          <ol class="guards">
-            {data.guards.map((guard) => (
-              <li key={guard.case} class={guard.case === data.case ? "taken" : ""}>
-                <code>{printable(guard.guard ?? "default")}</code> {guard.value !== undefined && <Value value={guard.value} />}
-              </li>
-            ))}
-          </ol>
-        </Section>
-      )}
-      <Section title="Source" note={`line ${data.line}`}>
+      <Attempts data={data} attempt={place.attempt} onChoose={onChoose} />
+      <Rule run={run} data={data} onChoose={onChoose} />
+      <Section name="source" title="Source" note={`line ${data.line}`}>
         <Lines source={source} line={data.line} after={6} />
+        <p class="actions">
+          <a class="button" href={linkTo(["playbooks", run.playbook, "edit"], undefined, `L${data.line}`)}>
+            Open line {data.line} in editor
+          </a>
+          <Action changes={false} onAct={() => navigator.clipboard.writeText(commandOf(run.workflow_id, data.step))}>
+            Copy command
+          </Action>
+        </p>
       </Section>
     </>
   );
 }
 
-function ErrorBox({ error, source }: { error: ErrorRecord; source: string }) {
+/** Return the attempt that is shown, by default the latest one. */
+function attemptOf(data: StepData, place: ShownPlace) {
+  const latest = data.attempts[data.attempts.length - 1];
+  const shown = data.attempts.find(({ attempt }) => attempt === place.attempt) ?? latest;
+  return { shown, isLatest: shown === latest };
+}
+
+/** Links to the sections that are present. The one in the address is shown first. */
+function Anchors({ box }: { box: { current: HTMLDivElement | null } }) {
+  const { hash, parts, params } = useAddress();
+  const [names, setNames] = useState<[name: string, title: string][]>([]);
+  useLayoutEffect(() => {
+    const update = () => {
+      const sections = [...(box.current?.querySelectorAll<HTMLElement>("section[data-title]") ?? [])];
+      const found = sections.map((section): [string, string] => [section.id.replace("section-", ""), section.dataset["title"] ?? ""]);
+      setNames((old) => (JSON.stringify(old) === JSON.stringify(found) ? old : found));
+    };
+    update();
+    const observer = new MutationObserver(update);
+    if (box.current) observer.observe(box.current, { childList: true });
+    return () => observer.disconnect();
+  }, []);
+  const isPresent = names.some(([name]) => name === hash);
+  useEffect(() => {
+    if (isPresent) document.getElementById(`section-${hash}`)?.scrollIntoView({ block: "start" });
+  }, [hash, isPresent]);
   return (
-    <section class="error">
-      <h3>
-        <LongText text={error.message} /> <code>{error.type}</code>
-      </h3>
-      <dl class="pairs">
-        {error.item && (
-          <div>
-            <dt>Item</dt>
-            <dd>
-              <b>{count(error.item.number)}</b> of {count(error.item.total)} <code>{printable(error.item.value)}</code>
-            </dd>
-          </div>
-        )}
-        {error.key && (
-          <div>
-            <dt>Key</dt>
-            <dd>
-              <code>{printable(error.key)}</code>
-              {error.action && ` of ${error.action}`}
-            </dd>
-          </div>
-        )}
-        {error.expression && (
-          <div>
-            <dt>Expression</dt>
-            <dd>
-              <code>{printable(error.expression)}</code>
-            </dd>
-          </div>
-        )}
-        {error.values && (
-          <div>
-            <dt>Values</dt>
-            <dd>
-              {Object.entries(error.values).map(([name, value]) => (
-                <code key={name}>
-                  {printable(name)} = {printable(value)}
-                </code>
-              ))}
-            </dd>
-          </div>
-        )}
-        {error.status !== null && (
-          <div>
-            <dt>Status</dt>
-            <dd>{error.status}</dd>
-          </div>
-        )}
-        {error.details !== null && (
-          <div>
-            <dt>Details</dt>
-            <dd>
-              <Value value={error.details} />
-            </dd>
-          </div>
-        )}
-      </dl>
-      {error.line ? <Lines source={source} line={error.line} before={1} after={1} /> : null}
-    </section>
+    <nav class="anchors" aria-label="Sections">
+      {names.map(([name, title]) => (
+        <a
+          key={name}
+          href={linkTo(parts, params, name)}
+          aria-current={hash === name ? "true" : undefined}
+          onClick={(event) => {
+            event.preventDefault();
+            document.getElementById(`section-${name}`)?.scrollIntoView({ block: "start" });
+            go(linkTo(parts, params, name), { replace: true });
+          }}
+        >
+          {title}
+        </a>
+      ))}
+    </nav>
   );
 }
 
-function Lines({ source, line, before = 0, after }: { source: string; line: number; before?: number; after: number }) {
-  const lines = source.split("\n");
-  const first = Math.max(line - 1 - before, 0);
+function ActionInput({ action }: { action: ActionReport }) {
   return (
-    <ol class="source">
-      {lines.slice(first, line + after).map((text, index) => (
-        <li key={index} class={first + index + 1 === line && before ? "marked" : ""} value={first + index + 1}>
-          <bdi>{printable(text) || " "}</bdi>
+    <div class="action">
+      <p>
+        <b>{action.action}</b> <StateSign state={action.status} /> {wordOf(action.status)} {duration(action.duration_ms)}
+      </p>
+      {action.error && <p class="bad">{printable(action.error.message)}</p>}
+      {action.input !== undefined && <Value value={action.input} />}
+      {Object.entries(action.cut ?? {}).map(([name, length]) => (
+        <Missing key={name} name={name} length={length} />
+      ))}
+    </div>
+  );
+}
+
+/** Say that the service has only the beginning of a value. */
+function Missing({ name, length }: { name?: string; length: number | undefined }) {
+  if (length === undefined) return null;
+  return (
+    <p class="note">
+      {name ? `${printable(name)}: ` : ""}
+      {size(length)}, of which this is the beginning.
+    </p>
+  );
+}
+
+function Saved({ data }: { data: StepData }) {
+  return (
+    <Section name="saved" title="Saved" note={data.saved.some(({ before }) => before !== undefined && before !== null) ? "old and new" : ""}>
+      <dl class="pairs">
+        {data.saved.map(({ name, value, before, cut }) => (
+          <div key={name}>
+            <dt>
+              <bdi>{printable(name)}</bdi>
+            </dt>
+            <dd>
+              {before !== undefined && before !== null && (
+                <del>
+                  <Value value={before} depth={2} />
+                </del>
+              )}{" "}
+              <Value value={value} depth={1} />
+              <Missing length={cut?.["value"]} />
+            </dd>
+          </div>
+        ))}
+      </dl>
+    </Section>
+  );
+}
+
+/** Lines of `log` and of commands. Colours of commands are read. */
+export function LogLines({ lines, withStep = false, marked }: { lines: readonly LogLine[]; withStep?: boolean; marked?: string }) {
+  return (
+    <ol class="log">
+      {lines.map((line, index) => (
+        <li key={line.id} id={withStep ? `L${index + 1}` : undefined} class={`${line.level ?? ""}${marked === `L${index + 1}` ? " marked" : ""}`}>
+          <Time at={line.logged_at} />{" "}
+          {withStep && (
+            <>
+              <bdi class="step">{printable(line.step)}</bdi>{" "}
+            </>
+          )}
+          <i>
+            {line.stream === "line" ? line.action : line.stream}
+            {line.item ? ` item ${line.item}` : ""}
+          </i>{" "}
+          <LongText text={line.text} draw={(text) => <ColouredText text={text} />} />
         </li>
       ))}
     </ol>
   );
 }
 
-function Waits({ waits }: { waits: WaitReport }) {
+function Waits({ run, step, waits }: { run: RunDetails; step: string; waits: WaitReport }) {
+  const questions = waits.questions ?? [];
   return (
-    <Section title="Waits for">
+    <Section name="waits" title="Waits for">
       <ul>
         {waits.until && (
           <li>
             the time <Time at={waits.until} />
           </li>
         )}
-        {waits.questions?.map((question) => (
+        {questions.map((question) => (
           <li key={question.position}>a person: {printable(question.title ?? "an answer")}</li>
         ))}
-        {!waits.questions?.length && waits.actions.map((action) => <li key={action}>{action}</li>)}
+        {!questions.length && waits.actions.map((action) => <li key={action}>{printable(action)}</li>)}
         {waits.workflows.map((id) => (
           <li key={id}>
-            run <a href={`./${id}`}>{id}</a>
+            run <a href={linkTo(["runs", id])}>{shortId(id)}</a>
           </li>
         ))}
         {waits.retried?.map((action) => (
-          <li key={action}>the next attempt of {action}</li>
+          <li key={action}>the next attempt of {printable(action)}</li>
         ))}
       </ul>
+      {questions.length > 0 && !hasEnded(run.status) && (
+        <p class="actions">
+          <a class="button primary" href={linkTo(["inbox", run.workflow_id], new URLSearchParams({ step }))}>
+            Answer
+          </a>
+        </p>
+      )}
     </Section>
   );
 }
-
-function Items({ run, data }: { run: RunEntry; data: StepData }) {
-  const [state, setState] = useState<string | null>(null);
-  const path = `/workflows/${run.workflow_id}/items`;
-  const totals = useAnswer<LoopItems>(`${path}${query({ step: data.step, visit: data.visit, limit: 1 })}#${data.finished_at ?? ""}`);
-  const counts = totals.data?.counts ?? {};
-  const chosen = state ?? (counts["failed"] ? "failed" : null);
-  const page = useAnswer<LoopItems>(totals.data ? `${path}${query({ step: data.step, visit: data.visit, state: chosen, limit: SHOWN_ITEMS })}` : null);
-  if (!totals.data) return null;
-  const total = totals.data.total ?? 0;
-  return (
-    <Section title="Items" note={Object.entries(counts).map(([name, number]) => `${count(number)} ${wordOf(name).toLowerCase()}`).join(", ")}>
-      <Strip counts={counts} total={total} />
-      <div class="chips" role="group" aria-label="State of the items">
-        {Object.entries(counts).map(([name, number]) => (
-          <button type="button" key={name} aria-pressed={chosen === name} onClick={() => setState(name)}>
-            <StateSign state={name} /> {wordOf(name)} <b>{count(number)}</b>
-          </button>
-        ))}
-      </div>
-      <ol class="items">
-        {page.data?.items.map((item) => (
-          <Item key={item.number} item={item} />
-        ))}
-      </ol>
-      {page.data?.next_cursor && <p class="more">The first {SHOWN_ITEMS} are shown. All: <code>noetl runs items {run.workflow_id} --step {data.step}</code></p>}
-    </Section>
-  );
-}
-
-function Item({ item }: { item: LoopItem }) {
-  return (
-    <li>
-      <StateSign state={item.state} /> <b>{count(item.number)}</b>{" "}
-      {item.error && <span class="bad">{printable(item.error.message)}</span>} {item.value && <code>{printable(item.value)}</code>}
-    </li>
-  );
-}
-
-/** At most 300 cells, each for the same number of items, with the failed items first. */
-function Strip({ counts, total }: { counts: Record<string, number>; total: number }) {
-  if (!total) return null;
-  const cells = Math.min(total, MAX_CELLS);
-  const order = ["failed", "retrying", "waiting", "succeeded", "open", "pending", "cancelled"];
-  const parts = order.filter((name) => counts[name]);
-  let place = 0;
-  return (
-    <svg class="strip" viewBox={`0 0 ${cells} 1`} preserveAspectRatio="none" aria-hidden="true">
-      {parts.map((name) => {
-        const width = Math.max(((counts[name] as number) / total) * cells, 1);
-        const x = place;
-        place += width;
-        return <rect key={name} class={toneOf(name === "open" ? "running" : name)} x={x} width={width} height="1" />;
-      })}
-    </svg>
-  );
-}
-

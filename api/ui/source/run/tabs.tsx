@@ -7,8 +7,9 @@ import { hasEnded, type ErrorRecord, type HistoryEntry, type LogLine, type Page,
 import { count, duration } from "../format";
 import { describe, useAnswer, useShared } from "../parts/context";
 import { Time } from "../parts/times";
-import { LongText, printable, Value } from "../parts/value";
+import { LargeValue, printable, Value } from "../parts/value";
 import { query } from "../service";
+import { LogLines } from "./drawer";
 
 const SHOWN_EVENTS = 500;
 
@@ -25,11 +26,11 @@ export function Data({ id, run }: { id: string; run: RunDetails }) {
       <section>
         <h3>Input</h3>
         {input.problem && <p class="problem">{input.problem}</p>}
-        {input.data && <Value value={input.data.input} />}
+        {input.data && <LargeValue value={input.data.input} name={`input-${id}.json`} />}
       </section>
       <section>
         <h3>Result</h3>
-        {result.data ? <Value value={result.data.result} /> : <p class="empty">{hasEnded(run.status) ? result.problem : "The run has not ended."}</p>}
+        {result.data ? <LargeValue value={result.data.result} name={`result-${id}.json`} /> : <p class="empty">{hasEnded(run.status) ? result.problem : "The run has not ended."}</p>}
       </section>
       {result.data && result.data.errors.length > 0 && (
         <section>
@@ -53,8 +54,9 @@ interface LogPage extends Page<LogLine> {
 
 export function Logs({ id, version }: { id: string; version: string }) {
   const { service } = useShared();
-  const { params } = useAddress();
+  const { params, hash } = useAddress();
   const step = params.get("step") ?? "";
+  const text = params.get("q") ?? "";
   const [lines, setLines] = useState<LogLine[]>([]);
   const [cursor, setCursor] = useState<string | null>(null);
   const [problem, setProblem] = useState("");
@@ -80,6 +82,8 @@ export function Logs({ id, version }: { id: string; version: string }) {
       setProblem(describe(error));
     }
   };
+  const shown = text ? lines.filter((line) => line.text.toLowerCase().includes(text.toLowerCase())) : lines;
+  useEffect(() => document.getElementById(hash)?.scrollIntoView({ block: "center" }), [hash, shown.length > 0]);
   return (
     <div class="tab">
       <form class="fields" onSubmit={(event) => event.preventDefault()}>
@@ -87,17 +91,15 @@ export function Logs({ id, version }: { id: string; version: string }) {
           <span class="hidden">Step</span>
           <input placeholder="Step" value={step} onChange={(event) => setParams({ step: event.currentTarget.value.trim() })} />
         </label>
+        <label>
+          <span class="hidden">Text</span>
+          <input type="search" placeholder="Text" value={text} onInput={(event) => setParams({ q: event.currentTarget.value }, { replace: true })} />
+        </label>
+        <small>{text && `${count(shown.length)} of ${count(lines.length)} lines that are loaded`}</small>
       </form>
       {problem && <p class="problem">{problem}</p>}
-      {!lines.length && !problem && <p class="empty">No line was logged.</p>}
-      <ol class="log">
-        {lines.map((line) => (
-          <li key={line.id} class={line.level}>
-            <Time at={line.logged_at} /> <bdi class="step">{printable(line.step)}</bdi>{" "}
-            <i>{line.stream === "line" ? line.action : line.stream}</i> <LongText text={line.text} />
-          </li>
-        ))}
-      </ol>
+      {!shown.length && !problem && <p class="empty">{lines.length ? "No line has this text." : "No line was logged."}</p>}
+      <LogLines lines={shown} withStep marked={hash} />
       {cursor && (
         <button type="button" onClick={() => void more()}>
           More lines
@@ -107,11 +109,16 @@ export function Logs({ id, version }: { id: string; version: string }) {
   );
 }
 
-export function Events({ events }: { events: readonly HistoryEntry[] }) {
-  const [shown, setShown] = useState(SHOWN_EVENTS);
+/** The history. `version` changes with the events. An event in the address is marked. */
+export function Events({ events }: { events: readonly HistoryEntry[]; version: number }) {
+  const { hash } = useAddress();
+  const marked = events.findIndex(({ id }) => id === hash);
+  const [more, setShown] = useState(SHOWN_EVENTS);
+  const shown = Math.max(more, marked + 1);
+  useEffect(() => document.getElementById(hash)?.scrollIntoView({ block: "center" }), [hash, marked >= 0]);
   return (
     <div class="tab">
-      <table>
+      <table class="events">
         <thead>
           <tr>
             <th>Time</th>
@@ -124,7 +131,7 @@ export function Events({ events }: { events: readonly HistoryEntry[] }) {
         </thead>
         <tbody>
           {events.slice(0, shown).map((event) => (
-            <tr key={event.id} id={event.id}>
+            <tr key={event.id} id={event.id} class={event.id === hash ? "marked" : ""}>
               <td>
                 <Time at={event.at} />
               </td>

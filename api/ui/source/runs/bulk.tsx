@@ -2,7 +2,9 @@
 
 import { useState } from "preact/hooks";
 
-import { count, plural } from "../format";
+import { go, linkTo } from "../address";
+import { count } from "../format";
+import { Action, CertainAction } from "../parts/action";
 import { describe, useShared } from "../parts/context";
 import type { RunRows } from "./store";
 
@@ -22,11 +24,9 @@ export const MAX_SELECTED = 100;
 export function BulkBar({ rows, selected, onSelect }: Props) {
   const { service } = useShared();
   const [report, setReport] = useState("");
-  const [isSure, setIsSure] = useState(false);
   const ids = [...selected];
   const act = async (action: "cancel" | "resume" | "delete") => {
     setReport("");
-    setIsSure(false);
     try {
       const done = await service.read<BulkReport>(`/workflows/bulk/${action}`, { method: "POST", body: { ids } });
       setReport(words(done));
@@ -37,32 +37,30 @@ export function BulkBar({ rows, selected, onSelect }: Props) {
     }
   };
   const isTooMany = ids.length > MAX_SELECTED;
-  const off = !ids.length || isTooMany;
-  const reason = isTooMany ? `At most ${MAX_SELECTED} runs at once` : !ids.length ? "Select runs first" : "";
+  const reason = isTooMany ? `at most ${MAX_SELECTED} runs at once` : !ids.length ? "select runs first" : "";
   return (
     <footer class="bulk">
       <span>{ids.length ? `${count(ids.length)} selected` : "None selected"}</span>
-      <button type="button" disabled={off} title={reason} onClick={() => void act("resume")}>
+      <Action reason={reason} onAct={() => act("resume")}>
         Resume
-      </button>
-      <button type="button" disabled={off} title={reason} onClick={() => void act("cancel")}>
+      </Action>
+      <Action reason={reason} onAct={() => act("cancel")}>
         Cancel
-      </button>
-      <button type="button" disabled={!ids.length} title={reason} onClick={() => void navigator.clipboard.writeText(ids.join("\n"))}>
+      </Action>
+      <Action changes={false} reason={ids.length ? "" : reason} onAct={() => navigator.clipboard.writeText(ids.join("\n"))}>
         Copy ids
-      </button>
-      {isSure ? (
-        <button type="button" class="bad" onClick={() => void act("delete")}>
-          Delete {plural(ids.length, "run")} for ever
-        </button>
-      ) : (
-        <button type="button" disabled={off} title={reason} onClick={() => setIsSure(true)}>
-          Delete
-        </button>
-      )}
+      </Action>
+      <Action changes={false} reason={ids.length === 2 ? "" : "select two runs"} onAct={() => go(compareLink(ids))}>
+        Compare
+      </Action>
+      <CertainAction word="Delete" certain={`Delete ${count(ids.length)} for ever`} reason={reason} onAct={() => act("delete")} />
       <output>{report}</output>
     </footer>
   );
+}
+
+function compareLink([a = "", b = ""]: readonly string[]): string {
+  return linkTo(["compare"], new URLSearchParams({ a, b }));
 }
 
 function words({ accepted, skipped }: BulkReport): string {

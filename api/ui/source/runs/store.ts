@@ -17,6 +17,7 @@ export class RunRows {
   isComplete = false;
   isLoading = false;
   private cursor: string | null = null;
+  private polled = "";
   private readonly places = new Map<string, number>();
   private readonly now = Date.now();
 
@@ -50,11 +51,15 @@ export class RunRows {
     this.onChange();
   }
 
-  /** Read the newest page again, for a service without streams. */
-  async poll(): Promise<void> {
+  /** Read the newest page again, for a service without streams. Return whether it has changed. */
+  async poll(): Promise<boolean> {
     const page = await this.readPage("");
+    const text = JSON.stringify(page.items);
+    const hasChanged = text !== this.polled;
+    this.polled = text;
     for (const run of [...page.items].reverse()) this.put(run);
     this.onChange();
+    return hasChanged;
   }
 
   /** Show the runs that are new. */

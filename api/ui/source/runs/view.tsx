@@ -39,7 +39,7 @@ export function RunsView() {
       if (!control.signal.aborted) setProblem(describe(error));
     };
     const follower = {
-      path: `/events${filterQuery(filter, Date.now(), { limit: PAGE_SIZE })}`,
+      path: () => `/events${filterQuery(filter, Date.now(), { limit: PAGE_SIZE })}`,
       onFrame: (frame: Parameters<RunRows["apply"]>[0]) => rows.apply(frame),
       poll: () => rows.poll(),
       onConnection: setConnection,

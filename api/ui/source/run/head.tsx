@@ -1,0 +1,196 @@
+/** What a run is, and what a person can do with it. One action is the primary one. All keep their places. */
+
+import { useState } from "preact/hooks";
+
+import { go, linkTo } from "../address";
+import { hasEnded, type Page, type RunDetails, type RunEntry } from "../answers";
+import { count, duration, plural, shortId } from "../format";
+import { Action, CertainAction } from "../parts/action";
+import { useAnswer } from "../parts/context";
+import { State } from "../parts/state";
+import { Time } from "../parts/times";
+import { printable } from "../parts/value";
+import { query } from "../service";
+import type { LiveRun } from "./live";
+
+const SHOWN_SUB_RUNS = 5;
+
+interface Props extends Pick<LiveRun, "act" | "problem" | "deletedAt"> {
+  run: RunDetails;
+  now: number;
+}
+
+export function RunHead({ run, now, problem, deletedAt, act }: Props) {
+  const failed = countOf(run, "failed");
+  return (
+    <header class="head">
+      <nav class="trail" aria-label="Place">
+        <a href={linkTo(["runs"])}>Runs</a>
+        <span aria-hidden="true">›</span>
+        <a href={linkTo(["runs"], new URLSearchParams({ playbook: run.playbook }))}>
+          <bdi>{printable(run.playbook)}</bdi>
+        </a>
+        <span aria-hidden="true">›</span>
+        <code title={run.workflow_id}>{shortId(run.workflow_id)}</code>
+      </nav>
+      <div class="title">
+        <h1 tabIndex={-1}>
+          <bdi>{printable(run.playbook)}</bdi>
+        </h1>
+        {run.version && <span class="tag">{printable(run.version)}</span>}
+        <State state={run.status} />
+        {failed > 0 && run.status !== "failed" && <span class="state bad">{plural(failed, "step")} failed</span>}
+        <Actions run={run} act={act} isDeleted={deletedAt !== null} />
+      </div>
+      <Facts run={run} now={now} />
+      {deletedAt !== null ? (
+        <p class="headline problem" role="alert">
+          This run was deleted at <Time at={deletedAt} />.
+        </p>
+      ) : (
+        <p class={problem ? "headline problem" : "headline"} role={problem ? "alert" : undefined}>
+          <bdi>{printable(problem || (run.headline ?? ""))}</bdi>
+        </p>
+      )}
+    </header>
+  );
+}
+
+function countOf(run: RunDetails, state: string): number {
+  return Object.values(run.steps).filter(({ status }) => status === state).length;
+}
+
+/** Return the step that asks a person, or undefined. */
+export function askingStep(run: RunDetails): string | undefined {
+  if (hasEnded(run.status)) return undefined;
+  return Object.entries(run.steps).find(([, { waiting_for }]) => waiting_for?.questions?.length)?.[0];
+}
+
+/** Return the link to the form that starts a run like this one. */
+function againLink(run: RunDetails): string {
+  const params = new URLSearchParams(run.version ? { version: run.version } : {});
+  params.set("from", run.workflow_id);
+  return linkTo(["playbooks", run.playbook, "start"], params);
+}
+
+function Actions({ run, act, isDeleted }: { run: RunDetails; act: LiveRun["act"]; isDeleted: boolean }) {
+  const [isOpen, setIsOpen] = useState(false);
+  const asks = askingStep(run);
+  const ended = hasEnded(run.status);
+  const isPaused = run.status === "paused";
+  const gone = isDeleted ? "the run was deleted" : "";
+  const resumable = ended && run.status !== "succeeded";
+  const primary = asks ? "answer" : isPaused ? "unpause" : resumable ? "resume" : ended ? "again" : "";
+  const end = gone || (ended ? "the run has ended" : "");
+  return (
+    <div class={`actions${isOpen ? " open" : ""}`}>
+      <Action changes={false} class="minor plain" onAct={() => navigator.clipboard.writeText(location.href)}>
+        Copy link
+      </Action>
+      <CertainAction
+        class="minor"
+        word="Delete"
+        certain="Delete for ever"
+        reason={gone || (ended ? "" : "after the run ends")}
+        onAct={async () => {
+          if (await act("", { method: "DELETE" })) go(linkTo(["runs"]));
+        }}
+      />
+      <Action class="minor" reason={end} onAct={() => act("cancel")}>
+        Cancel
+      </Action>
+      <Action class="minor wide" reason={end} isPrimary={primary === "unpause"} onAct={() => act(isPaused ? "unpause" : "pause")}>
+        <span key={String(isPaused)}>{isPaused ? "Unpause" : "Pause"}</span>
+      </Action>
+      <Action class="minor" reason={gone} isPrimary={primary === "again"} onAct={() => go(againLink(run))}>
+        Start again
+      </Action>
+      {asks ? (
+        <Action
+          class="wide"
+          reason={gone}
+          isPrimary
+          changes={false}
+          onAct={() => go(linkTo(["inbox", run.workflow_id], new URLSearchParams({ step: asks })))}
+        >
+          Answer
+        </Action>
+      ) : (
+        <Action
+          class="wide"
+          reason={gone || (resumable ? "" : ended ? "a run that succeeded is not resumed" : "after the run ends")}
+          isPrimary={primary === "resume"}
+          onAct={() => act("resume")}
+        >
+          Resume
+        </Action>
+      )}
+      <button type="button" class="more" aria-label="More actions" aria-expanded={isOpen} onClick={() => setIsOpen(!isOpen)}>
+        •••
+      </button>
+    </div>
+  );
+}
+
+function Facts({ run, now }: { run: RunDetails; now: number }) {
+  const ended = hasEnded(run.status);
+  const start = run.started_at ? Date.parse(run.started_at) : null;
+  const length = start === null ? null : (run.finished_at ? Date.parse(run.finished_at) : now) - start;
+  const may = Object.values(run.steps).filter(({ reachable }) => reachable === "may").length;
+  const [failed, waiting] = [countOf(run, "failed"), countOf(run, "waiting")];
+  const parts = [
+    `${count(countOf(run, "succeeded"))} done`,
+    failed ? `${count(failed)} failed` : "",
+    waiting ? `${count(waiting)} waiting` : "",
+    may && !ended ? `${count(may)} may run` : "",
+  ];
+  return (
+    <p class="facts">
+      <span>
+        Started <Time at={run.started_at ?? run.created_at} />
+      </span>
+      <span>{`For ${duration(length)}`}</span>
+      <span>{run.work_ms == null ? "" : `${duration(run.work_ms)} work`}</span>
+      <span>{run.waiting_ms == null ? "" : `${duration(run.waiting_ms)} waiting`}</span>
+      <span>{run.queued_ms == null ? "" : `${duration(run.queued_ms)} queued`}</span>
+      <span>{`Steps: ${parts.filter(Boolean).join(", ")}`}</span>
+      <span class="links">
+        {run.parent && (
+          <>
+            Started by <a href={linkTo(["runs", run.parent])}>{shortId(run.parent)}</a>
+          </>
+        )}
+        {run.resumed_from && (
+          <>
+            Continues <a href={linkTo(["runs", run.resumed_from])}>{shortId(run.resumed_from)}</a>
+          </>
+        )}
+        <SubRuns run={run} />
+        {run.tags.map((tag) => (
+          <bdi class="tag" key={tag}>
+            {printable(tag)}
+          </bdi>
+        ))}
+      </span>
+    </p>
+  );
+}
+
+/** Links to the runs that this one has started, if a step of it can start one. */
+function SubRuns({ run }: { run: RunDetails }) {
+  const calls = run.graph?.nodes.some((node) => node.calls_playbook) ?? false;
+  const path = `/workflows${query({ parent: run.workflow_id, limit: SHOWN_SUB_RUNS + 1 })}`;
+  const { data } = useAnswer<Page<RunEntry>>(calls ? `${path}#${run.progress.finished}-${run.status}` : null, { keeps: true });
+  if (!data?.items.length) return null;
+  return (
+    <>
+      Started{" "}
+      {data.items.slice(0, SHOWN_SUB_RUNS).map((sub) => (
+        <a key={sub.workflow_id} href={linkTo(["runs", sub.workflow_id])} title={printable(sub.headline ?? "")}>
+          {printable(sub.playbook)} {shortId(sub.workflow_id)}
+        </a>
+      ))}
+      {data.items.length > SHOWN_SUB_RUNS && <span>and more</span>}
+    </>
+  );
+}

@@ -1,0 +1,399 @@
+"""Journeys through one run in a real Chromium: its timeline, its drawer, its actions and its connection."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, Route, expect
+
+from tests.ui.browser import find_barriers, open_page
+from tests.ui.conftest import CLOSE_MONTH, FAILING, ServedPage
+
+RETRIED = """\
+name: retried
+steps:
+  - name: first
+    run: [{action: set, set: {n: 0}}]
+    rule: [{case: default, run: [unsteady]}]
+  - name: unsteady
+    retry: {attempts: 2, delay: 0.1}
+    run:
+      - {action: shell, command: "mkdir FOLDER || exit 0; printf 'a\\\\033[31mred\\\\033[0m\\\\007'; exit 3"}
+    rule: [{case: default, run: [again]}]
+  - name: again
+    max_visits: 20
+    run: [{action: set, set: {n: "{{ n + 1 }}", text: "{{ 'x' * 3000 }}", list: "{{ range(300) }}"}}]
+    rule:
+      - {case: "{{ n < 3 }}", run: [again]}
+      - {case: default, run: [items]}
+  - name: items
+    loop: {items: "{{ range(40) }}", as: p, on_error: continue}
+    run: [{action: set, set: {margin: "{{ 6 / (p - 36) }}"}}]
+"""
+
+CORRECTABLE = """\
+name: correctable
+input: {units: {type: integer, default: 0}, other: {type: string, default: same}}
+steps:
+  - name: divide
+    run: [{action: set, set: {margin: "{{ 6 / input.units }}"}}]
+"""
+
+CYCLE = """\
+name: cycle
+steps:
+  - name: ask
+    run: [{action: callback, title: Go on?, answer: {approve: {type: boolean}}, as: decision}]
+    rule: [{case: default, run: [turn]}]
+  - name: turn
+    max_visits: 400
+    run: [{action: set, set: {n: "{{ (n | default(0)) + 1 }}"}}]
+    rule:
+      - {case: "{{ n < 260 }}", run: [turn]}
+      - {case: default, run: [last]}
+  - name: last
+    run: [{action: log, message: done}]
+"""
+
+
+@pytest.fixture(scope="module")
+def retried(service: ServedPage, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The id of a run with two attempts, three visits and a failed item."""
+    folder = tmp_path_factory.mktemp("retried") / "made"
+    return service.start(RETRIED.replace("FOLDER", str(folder)), "succeeded")
+
+
+@contextmanager
+def open_faulty_page(browser: Browser) -> Iterator[Page]:
+    """Yield a page whose console may have errors, because requests of it fail."""
+    context = browser.new_context(viewport={"width": 1400, "height": 880})
+    yield context.new_page()
+    context.close()
+
+
+def find_row(page: Page, text: str) -> int:
+    return int(page.get_by_role("row").filter(has_text=text).first.get_attribute("aria-rowindex") or 0)
+
+
+def test_the_beginning_of_an_id_and_last_lead_to_a_run(browser: Browser, service: ServedPage) -> None:
+    run_id = service.start(CORRECTABLE, "failed")
+    with open_page(browser) as page:
+        page.goto(f"{service.url}/ui/runs/last?step=divide#error")
+        expect(page).to_have_url(f"{service.url}/ui/runs/{run_id}?step=divide#error")
+        page.goto(f"{service.url}/ui/runs/{run_id[:10]}/events")
+        expect(page).to_have_url(f"{service.url}/ui/runs/{run_id}/events")
+        expect(page.get_by_role("heading", name="correctable")).to_be_visible()
+    with open_faulty_page(browser) as page:
+        page.goto(f"{service.url}/ui/runs/zz")
+        expect(page.get_by_role("alert")).to_contain_text("There is no run `zz` for this key.")
+
+
+def test_rows_of_the_timeline_open(page: Page, service: ServedPage, retried: str, axe: str) -> None:
+    page.goto(f"{service.url}/ui/runs/{retried}")
+    grid = page.get_by_role("treegrid")
+    expect(grid.get_by_role("row")).to_have_count(4)
+    page.get_by_role("button", name="Open unsteady").click()
+    expect(grid.get_by_role("row", name=re.compile("attempt 1 .*exit code 3"))).to_be_visible()
+    expect(grid.get_by_role("row", name=re.compile("attempt 2 succeeded"))).to_be_visible()
+    page.get_by_role("button", name="Open again").click()
+    expect(grid.get_by_role("row", name=re.compile("visit 3 succeeded"))).to_be_visible()
+    page.get_by_role("button", name="Open items").click()
+    item = grid.get_by_role("row", name=re.compile("item 37 failed: .*division by zero"))
+    expect(item).to_be_visible()
+    assert find_barriers(page, axe) == []
+    item.click()
+    expect(page).to_have_url(re.compile(r"step=items&visit=1&item=37"))
+    expect(page.locator(".picked")).to_contain_text("Item 37")
+
+
+def test_the_timeline_is_used_by_keyboard(page: Page, service: ServedPage, retried: str) -> None:
+    page.goto(f"{service.url}/ui/runs/{retried}")
+    grid = page.get_by_role("treegrid")
+    expect(page.get_by_role("button", name="Open unsteady")).to_be_visible()
+    grid.focus()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowRight")
+    expect(grid.get_by_role("row", name=re.compile("attempt 1"))).to_be_visible()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("ArrowLeft")
+    expect(grid.get_by_role("row")).to_have_count(4)
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("complementary", name="Step unsteady")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("complementary")).to_be_hidden()
+
+
+def test_idle_time_is_folded(page: Page, service: ServedPage) -> None:
+    run_id = service.start(CLOSE_MONTH, "waiting")
+    page.goto(f"{service.url}/ui/runs/{run_id}")
+    expect(page.get_by_role("treegrid").get_by_role("row")).to_have_count(6)
+    read_axis = "() => document.querySelector('.axis canvas').toDataURL()"
+    folded = page.evaluate(read_axis)
+    page.get_by_label("Fold idle time").uncheck()
+    assert page.evaluate(read_axis) != folded
+
+
+def test_attempts_are_compared(page: Page, service: ServedPage, retried: str) -> None:
+    page.goto(f"{service.url}/ui/runs/{retried}?step=unsteady#attempts")
+    comparison = page.locator(".comparison")
+    expect(comparison).to_contain_text("Attempt 2 against attempt 1. Same input.")
+    expect(comparison.locator(".minus").filter(has_text="CommandFailed: exit code 3")).to_be_visible()
+    expect(comparison.locator(".plus").filter(has_text="succeeded")).to_be_visible()
+    page.get_by_label("Compare attempt 1").uncheck()
+    expect(comparison).to_contain_text("Mark two attempts")
+    page.locator(".attempts").get_by_role("button", name="1", exact=True).click()
+    expect(page).to_have_url(re.compile("attempt=1"))
+    expect(page.locator("section.error")).to_contain_text("exit code 3")
+
+
+def test_colours_of_commands_are_read_and_other_controls_are_symbols(
+    page: Page, service: ServedPage, retried: str
+) -> None:
+    page.goto(f"{service.url}/ui/runs/{retried}?step=unsteady")
+    line = page.locator("#section-logs li").first
+    expect(line.locator(".ansi1")).to_have_text("red")
+    expect(line).to_contain_text("ared\u2407")
+
+
+def test_items_are_found_by_cell_and_number(page: Page, service: ServedPage, retried: str) -> None:
+    page.goto(f"{service.url}/ui/runs/{retried}?step=items")
+    strip = page.locator(".strip rect")
+    expect(strip).to_have_count(40)
+    strip.nth(36).click()
+    expect(page).to_have_url(re.compile("item=37"))
+    expect(page.locator(".picked")).to_contain_text("division by zero")
+    page.get_by_label(re.compile("^Item")).select_text()
+    page.keyboard.type("3")
+    page.keyboard.press("Enter")
+    expect(page.locator(".picked")).to_contain_text("Item 3 Succeeded")
+
+
+def test_long_values_are_cut_and_virtual(page: Page, service: ServedPage, retried: str) -> None:
+    page.goto(f"{service.url}/ui/runs/{retried}?step=again&visit=2#saved")
+    saved = page.locator("#section-saved")
+    expect(saved.locator("dt")).to_have_text(["n", "text", "list"])
+    expect(saved.locator("dl > div").first).to_have_text("n1 2")
+    expect(saved.get_by_role("button", name="Show 3 KB").first).to_be_visible()
+    window = saved.locator(".window").last
+    assert 20 < window.locator(".member").count() < 80
+    window.evaluate("(element) => (element.scrollTop = element.scrollHeight)")
+    expect(window.locator(".member").last).to_contain_text("299 299")
+
+
+def test_a_rule_shows_its_guards_and_the_case_taken(page: Page, service: ServedPage, retried: str) -> None:
+    page.goto(f"{service.url}/ui/runs/{retried}?step=again&visit=1#rule")
+    cases = page.locator(".guards li")
+    expect(cases.first).to_contain_text("n < 3")
+    expect(cases.first).to_contain_text("true")
+    expect(cases.nth(1)).to_contain_text("not evaluated")
+    cases.first.get_by_role("button", name="again").click()
+    expect(page).to_have_url(re.compile("step=again$"))
+
+
+def test_a_run_is_resumed_with_a_corrected_input(page: Page, service: ServedPage) -> None:
+    run_id = service.start(CORRECTABLE, "failed")
+    page.goto(f"{service.url}/ui/runs/{run_id}?step=divide")
+    page.get_by_role("button", name="Resume with corrected input").click()
+    dialog = page.get_by_role("dialog", name="Resume with corrected input")
+    field = dialog.get_by_label("Input as JSON")
+    expect(field).to_have_value(re.compile('"units": 0'))
+    expect(dialog.get_by_role("button", name="Resume")).to_be_disabled()
+    field.fill('{"units": 0, ')
+    expect(dialog).to_contain_text("This is no JSON")
+    field.fill('{"units": 3, "other": "same"}')
+    expect(dialog).to_contain_text("Changes units.")
+    dialog.get_by_role("button", name="Resume").click()
+    expect(page.locator("header.head .state").first).to_have_text("Succeeded")
+    assert service.http.get(f"/workflows/{run_id}/input").json()["input"]["units"] == 3
+
+
+def test_actions_that_are_not_allowed_say_why(page: Page, service: ServedPage, retried: str) -> None:
+    page.goto(f"{service.url}/ui/runs/{retried}")
+    cancel = page.get_by_role("button", name="Cancel")
+    expect(cancel).to_have_accessible_description("the run has ended")
+    expect(cancel).to_be_disabled()
+    expect(page.locator(".title .primary")).to_have_text(["Start again"])
+    page.get_by_role("button", name="Start again").click()
+    expect(page).to_have_url(re.compile(f"/ui/playbooks/retried/start\\?from={retried}"))
+
+
+def test_delete_needs_two_clicks(page: Page, service: ServedPage) -> None:
+    run_id = service.start(CORRECTABLE, "failed")
+    page.goto(f"{service.url}/ui/runs/{run_id}")
+    page.get_by_role("button", name="Delete").click()
+    assert service.http.get(f"/workflows/{run_id}").status_code == 200
+    page.get_by_role("button", name="Delete for ever").click()
+    expect(page).to_have_url(f"{service.url}/ui/runs")
+    assert service.http.get(f"/workflows/{run_id}").status_code == 404
+
+
+def test_a_deleted_run_stays_legible(browser: Browser, service: ServedPage) -> None:
+    run_id = service.start(CORRECTABLE, "failed")
+    with open_faulty_page(browser) as page:
+        page.goto(f"{service.url}/ui/runs/{run_id}")
+        node = page.get_by_role("button", name=re.compile("divide .*failed"))
+        expect(node).to_be_visible()
+        assert service.http.delete(f"/workflows/{run_id}").status_code == 204
+        page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+        expect(page.get_by_role("alert")).to_contain_text(re.compile(r"This run was deleted at \d\d:\d\d"))
+        expect(node).to_be_visible()
+        expect(page.get_by_role("button", name="Resume")).to_be_disabled()
+
+
+def test_a_step_is_found_by_its_name(page: Page, service: ServedPage, retried: str) -> None:
+    page.goto(f"{service.url}/ui/runs/{retried}")
+    expect(page.get_by_role("treegrid").get_by_role("row")).to_have_count(4)
+    page.keyboard.press("/")
+    page.keyboard.type("stead")
+    expect(page.get_by_role("option", name="unsteady")).to_be_visible()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("complementary", name="Step unsteady")).to_be_visible()
+    page.keyboard.press("]")
+    expect(page.get_by_role("complementary", name="Step again")).to_be_visible()
+    page.keyboard.press("[")
+    expect(page.get_by_role("complementary", name="Step unsteady")).to_be_visible()
+
+
+def test_single_keys_are_switched_off(page: Page, service: ServedPage, retried: str) -> None:
+    page.goto(f"{service.url}/ui/runs/{retried}")
+    expect(page.get_by_role("treegrid").get_by_role("row")).to_have_count(4)
+    page.keyboard.press("?")
+    dialog = page.get_by_role("dialog", name="Keys")
+    dialog.get_by_label("Single keys work").uncheck()
+    dialog.get_by_role("button", name="Close").click()
+    page.keyboard.press("]")
+    page.keyboard.press("?")
+    expect(page.get_by_role("complementary")).to_have_count(0)
+    expect(page.get_by_role("dialog", name="Keys")).to_have_count(0)
+
+
+def test_a_thousand_events_move_nothing(page: Page, service: ServedPage) -> None:
+    run_id = service.start(CYCLE, "waiting")
+    page.set_viewport_size({"width": 1400, "height": 300})
+    page.goto(f"{service.url}/ui/runs/{run_id}")
+    node = page.get_by_role("button", name=re.compile("^turn"))
+    expect(node).to_be_visible()
+    page.keyboard.press("+")
+    page.mouse.move(300, 250)
+    page.mouse.wheel(40, 30)
+    read = """() => ({
+      view: document.querySelector(".graph svg > g").getAttribute("transform"),
+      scroll: document.querySelector(".timeline .scroller").scrollTop,
+    })"""
+    page.get_by_role("treegrid").evaluate("(element) => (element.scrollTop = 20)")
+    before = page.evaluate(read)
+    answer = {"step": "ask", "visit": 1, "answer": {"approve": True}}
+    assert service.http.post(f"/workflows/{run_id}/answer", json=answer).status_code == 202
+    service.wait_for(run_id, "succeeded")
+    expect(page.locator("header.head .state").first).to_have_text("Succeeded")
+    expect(page.get_by_role("row", name=re.compile("turn 260×"))).to_be_visible()
+    number = page.get_by_role("link", name=re.compile("^Events")).inner_text()
+    assert int(re.sub(r"\D", "", number)) > 1000
+    assert page.evaluate(read) == before
+
+
+def test_a_lost_connection_says_so_and_comes_back(browser: Browser, service: ServedPage) -> None:
+    run_id = service.start(CLOSE_MONTH, "waiting")
+    with open_faulty_page(browser) as page:
+        page.context.route("**/workflows/**", lambda route: route.abort() if is_lost else route.continue_())
+        is_lost = False
+        page.goto(f"{service.url}/ui/runs/{run_id}")
+        expect(page.get_by_role("button", name=re.compile("^ask .*waiting"))).to_be_visible()
+        is_lost = True
+        # Another address of the same run opens its stream anew, which now fails.
+        page.get_by_role("link", name="NoETL", exact=True).click()
+        page.go_back()
+        expect(page.get_by_role("alert")).to_contain_text("The service cannot be reached.")
+        is_lost = False
+        page.reload()
+        expect(page.get_by_role("button", name=re.compile("^ask .*waiting"))).to_be_visible()
+
+
+def test_a_service_without_streams_is_polled(browser: Browser, service: ServedPage) -> None:
+    run_id = service.start(CLOSE_MONTH, "waiting")
+
+    def refuse(route: Route) -> None:
+        if "text/event-stream" in route.request.headers.get("accept", ""):
+            route.fulfill(status=501, json={"title": "Not supported", "detail": "no streams here"})
+        else:
+            route.continue_()
+
+    with open_faulty_page(browser) as page:
+        page.route("**/workflows/*/events*", refuse)
+        page.goto(f"{service.url}/ui/runs/{run_id}")
+        expect(page.locator(".connection")).to_have_text("Every few seconds")
+        answer = {"step": "ask", "visit": 1, "answer": {"approve": True}}
+        assert service.http.post(f"/workflows/{run_id}/answer", json=answer).status_code == 202
+        expect(page.locator("header.head .state").first).to_have_text("Succeeded")
+        expect(page.get_by_role("row", name=re.compile("reconcile succeeded"))).to_be_visible()
+
+
+def test_an_expired_key_is_asked_for_and_the_request_repeated(browser: Browser, service: ServedPage) -> None:
+    run_id = service.start(CLOSE_MONTH, "waiting")
+    with open_faulty_page(browser) as page:
+        page.goto(f"{service.url}/ui/runs/{run_id}")
+        page.get_by_role("button", name="Pause", exact=True).wait_for()
+
+        def expire(route: Route) -> None:
+            if route.request.headers.get("authorization") == "Bearer fresh":
+                headers = dict(route.request.headers)
+                del headers["authorization"]
+                route.continue_(headers=headers)
+            else:
+                route.fulfill(status=401, json={"title": "Unauthorized"})
+
+        page.route(f"**/workflows/{run_id}/pause", expire)
+        page.get_by_role("button", name="Pause", exact=True).click()
+        dialog = page.get_by_role("dialog", name="Key")
+        expect(dialog).to_be_visible()
+        expect(page.get_by_role("heading", name="close_month")).to_be_visible()
+        dialog.get_by_label("Key").fill("fresh")
+        page.unroute("**/workflows/**")
+        dialog.get_by_role("button", name="Use the key").click()
+        expect(page.locator("header.head .state").first).to_have_text("Paused")
+
+
+def test_a_phone_lists_steps_and_shows_one_as_a_page(browser: Browser, service: ServedPage, axe: str) -> None:
+    run_id = service.start(CLOSE_MONTH, "waiting")
+    with open_page(browser, viewport={"width": 390, "height": 844}) as page:
+        page.goto(f"{service.url}/ui/runs/{run_id}")
+        expect(page.locator(".steplist h2").first).to_have_text("Needs attention")
+        expect(page.locator(".steplist li").first).to_contain_text("Write off 3 open items?")
+        assert find_barriers(page, axe) == []
+        page.locator(".steplist").get_by_role("button", name=re.compile("compute")).click()
+        expect(page.get_by_role("complementary", name="Step compute")).to_be_visible()
+        expect(page.get_by_role("heading", name="close_month")).to_be_hidden()
+        page.get_by_role("button", name="Close").click()
+        page.get_by_role("link", name="Graph").click()
+        expect(page.get_by_role("button", name=re.compile("^ask .*waiting"))).to_be_visible()
+
+
+@pytest.mark.parametrize("options", [{"forced_colors": "active"}, {"reduced_motion": "reduce"}])
+def test_system_settings_are_respected(
+    browser: Browser, service: ServedPage, retried: str, options: dict[str, str]
+) -> None:
+    with open_page(browser, **options) as page:
+        page.goto(f"{service.url}/ui/runs/{retried}")
+        expect(page.get_by_role("treegrid").get_by_role("row")).to_have_count(4)
+        box = page.locator(".graph .box").first
+        duration = box.evaluate("(element) => getComputedStyle(element).transitionDuration")
+        assert ("reduced_motion" in options) == (duration == "0s")
+        sign = page.locator(".timeline .sign.ok .fill").first
+        colour = sign.evaluate("(element) => getComputedStyle(element).fill")
+        assert colour != "none"
+
+
+def test_runs_are_compared_from_the_list(page: Page, service: ServedPage, tmp_path: Path) -> None:
+    first, second = service.start(CORRECTABLE, "failed"), service.start(FAILING, "failed")
+    page.goto(f"{service.url}/ui/runs")
+    page.get_by_label(f"Select {first[:8]}").check()
+    compare = page.get_by_role("button", name="Compare")
+    expect(compare).to_have_accessible_description("select two runs")
+    page.get_by_label(f"Select {second[:8]}").check()
+    compare.click()
+    expect(page).to_have_url(f"{service.url}/ui/compare?a={first}&b={second}")
