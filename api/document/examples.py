@@ -111,7 +111,9 @@ _ENTRY = RunEntry(
 )
 _COUNTS = {status: int(status is RunStatus.RUNNING) for status in RunStatus}
 _LISTED = RunEntry(**{**vars(_ENTRY), "headline": "hello"})
-_REGISTERED = PlaybookEntry(name="greet", version="1", plan_hash=_HASH, created_at=_TIME)
+_REGISTERED = PlaybookEntry(
+    name="greet", version="1", plan_hash=_HASH, registered_at=_TIME, registered_by="key 0b5c2a7e"
+)
 _SUMMARY = PlaybookSummary(
     runs=3,
     more=False,
@@ -196,7 +198,8 @@ _VIEWS: tuple[View, ...] = (
         name="greet",
         version="1",
         plan_hash=_HASH,
-        created_at=_TIME,
+        registered_at=_TIME,
+        registered_by="key 0b5c2a7e",
         source=_TEXT,
         links=PlaybookLinks(self="/playbooks/greet/versions/1", versions="/playbooks/greet/versions"),
     ),

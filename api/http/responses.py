@@ -99,7 +99,8 @@ class PlaybookDocument(View, schema_name="RegisteredText"):
     name: str
     version: str
     plan_hash: str
-    created_at: Timestamp
+    registered_at: Timestamp
+    registered_by: str | None
     source: str
     links: PlaybookLinks
 

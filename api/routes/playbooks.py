@@ -13,6 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.convertors import PathConvertor, register_url_convertor
 from starlette.responses import Response
 
+from noetl.api.access import caller_name
 from noetl.api.http.openapi import playbook_body, problems, response_body
 from noetl.api.http.parameters import MAX_PLAYBOOKS, PlaybookQuery, WholeNumber
 from noetl.api.http.requests import read_playbook
@@ -72,7 +73,7 @@ MAX_SUMMARIES = 50
 async def register_playbook(request: Request, services: AdminServices) -> Response:
     """Register the playbook in the body under its name and version. 200 if it is registered already."""
     playbook = await compile_long(request, services, await read_playbook(request))
-    entry, is_new = await run_in_threadpool(services.playbooks.register, playbook)
+    entry, is_new = await run_in_threadpool(services.playbooks.register, playbook, caller_name(request))
     location = PlaybookLinks.of_entry(request, entry).self
     return JsonResponse(entry, 201 if is_new else 200, headers={"Location": location})
 

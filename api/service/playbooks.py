@@ -18,6 +18,7 @@ from noetl.executor.errors import RejectedError
 from noetl.executor.model.events import timestamp
 from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.executor.model.run_filter import fold_case
+from noetl.planner.diagnostics.terminal_text import to_printable
 from noetl.planner.diagnostics.wording import abbreviate
 from noetl.planner.frozen import frozen
 from noetl.planner.plan import Plan
@@ -30,6 +31,9 @@ MAX_NAMED_RUNS = 10
 
 MAX_SEARCH_READS = 50
 """How many pages of the registry a search reads for one page of its answer."""
+
+MAX_CALLER_LENGTH = 200
+"""Number of characters of a caller's name that are kept. An issuer of tokens may write any text into it."""
 
 _RESERVED_SEGMENTS = ("", ".", "..", "versions")
 """Segments that the name of a playbook must not have between slashes, because its path would be ambiguous."""
@@ -68,10 +72,13 @@ class PlaybookService:
             return playbook.text
         return self.get(playbook.name, playbook.version).text
 
-    def register(self, playbook: str | bytes | Plan) -> tuple[PlaybookEntry, bool]:
+    def register(
+        self, playbook: str | bytes | Plan, registered_by: str | None = None
+    ) -> tuple[PlaybookEntry, bool]:
         """Register a playbook, its text or its plan. Return its entry, and whether it is new.
 
-        Without a `version`, a playbook gets the next number. Registering the same text again changes nothing.
+        `registered_by` is the name of the caller, if it is known. Without a `version`, a playbook gets the
+        next number. Registering the same text again changes nothing.
 
         Raises:
             PlaybookError: the playbook does not compile.
@@ -86,10 +93,11 @@ class PlaybookService:
             _check_addressable("version", version)
         before = store.registry.get(tenant, name, version)
         store.plans.save(plan)
-        created_at = round(self.context.clock(), 6)
+        caller = None if registered_by is None else _cut_caller(registered_by)
+        registered_at = round(self.context.clock(), 6)
         try:
             registered = store.registry.register(
-                RegisteredPlaybook(tenant, name, version, plan.hash, created_at)
+                RegisteredPlaybook(tenant, name, version, plan.hash, registered_at, caller)
             )
         except RejectedError:
             # Another release of the compiler may produce another plan of the same text.
@@ -211,8 +219,19 @@ def _entry(playbook: RegisteredPlaybook) -> PlaybookEntry:
         name=playbook.name,
         version=playbook.version,
         plan_hash=playbook.plan_hash,
-        created_at=timestamp(playbook.created_at),
+        registered_at=timestamp(playbook.registered_at),
+        registered_by=playbook.registered_by,
     )
+
+
+def _cut_caller(name: str) -> str:
+    r"""Return the name of a caller as every store can keep it: printable, and bounded.
+
+    >>> _cut_caller("token of a\0b")
+    'token of a␀b'
+    """
+    shown = to_printable(name)
+    return shown if len(shown) <= MAX_CALLER_LENGTH else f"{shown[:MAX_CALLER_LENGTH]}…"
 
 
 def _unknown_playbook(name: str, version: str | None) -> NotFoundError:

@@ -422,7 +422,8 @@ class PlaybookEntry(View, schema_name="Registered"):
     name: str
     version: str
     plan_hash: str
-    created_at: Timestamp
+    registered_at: Timestamp
+    registered_by: str | None
     statistics: PlaybookSummary | None = None
 
 

@@ -10,13 +10,18 @@ SERVICE_TENANT = "_service"
 
 @frozen
 class RegisteredPlaybook:
-    """A playbook in the registry. `version` is None until the store assigns a number."""
+    """A playbook in the registry. `version` is None until the store assigns a number.
+
+    `registered_by` is the name of the caller, or None if it is unknown, as of playbooks from before it was
+    kept. A version that is removed and registered again keeps its first caller and time.
+    """
 
     tenant: str
     name: str
     version: str | None
     plan_hash: str
-    created_at: float
+    registered_at: float
+    registered_by: str | None = None
 
 
 @frozen

@@ -487,6 +487,32 @@ async def test_keys_and_tokens_are_both_accepted(
     assert (await http_with_issuer.get("/workflows", headers=bearer(token()))).status_code == 200
 
 
+async def test_a_playbook_has_the_caller_that_has_registered_it(
+    http_with_issuer: httpx.AsyncClient, keys: dict[str, str]
+) -> None:
+    """The subject of a token is text of its issuer: it is kept printable and cut."""
+    subjects = {
+        "Ada": "Ada",
+        "a\0\x1b[31m\u202e<script>\ud800": "a␀␛[31m\ufffd<script>\ufffd",
+        "x" * 300: "x" * 191 + "…",
+    }
+    callers = {f"Bearer {keys['admin']}": f"key {keys['admin'].split('_')[1]}"} | {
+        f"Bearer {token(scope='admin', org='default', sub=subject)}": f"token of {shown}"
+        for subject, shown in subjects.items()
+    }
+    for number, (authorization, caller) in enumerate(callers.items(), 1):
+        headers = {"Authorization": authorization, **YAML}
+        text = GREET + f"version: v{number}\n"
+        entry = (await http_with_issuer.post("/playbooks", content=text, headers=headers)).json()
+        assert entry["registered_by"] == caller
+        paths = (f"/playbooks/greet/versions/v{number}", "/playbooks/greet", "/playbooks")
+        found = [(await http_with_issuer.get(path, headers=bearer(keys["read"]))).json() for path in paths]
+        for kept in (*found[:2], *found[2]["items"]):
+            assert (kept["registered_by"], kept["registered_at"]) == (caller, entry["registered_at"])
+        by_another = {**YAML, **bearer(token(scope="admin", org="default", sub="another"))}
+        assert (await http_with_issuer.post("/playbooks", content=text, headers=by_another)).json() == entry
+
+
 def test_the_record_of_a_key_has_its_id_hash_and_tenant() -> None:
     text, key = create_api_key("nightly", ["run"], "sales", 2.5)
     assert re.fullmatch(r"noetl_[0-9a-f]{12}_[0-9a-f]{64}", text)

@@ -67,6 +67,7 @@ class TestRegistration:
         assert response.status_code == 201
         entry = read_view(PlaybookEntry, response.json())
         assert (entry.name, entry.version, len(entry.plan_hash)) == ("greet", "1", 64)
+        assert entry.registered_by == "this machine"
         assert response.headers["location"] == "/playbooks/greet/versions/1"
         for path in (response.headers["location"], "/playbooks/greet"):
             found = read_view(PlaybookDocument, (await http.get(path)).json())

@@ -57,7 +57,10 @@ class SqlDamage:
         self.update_run(store, run_id, parent_run=parent, parent_visit="v", parent_wait="w")
 
     def add_version(self, store: SqlStore, name: str, version: str, plan_hash: str) -> None:
-        query = "insert into playbooks values ('default', :name, :version, 1, :plan_hash, 0, null)"
+        query = (
+            "insert into playbooks (tenant, name, version, number, plan_hash, created_at)"
+            " values ('default', :name, :version, 1, :plan_hash, 0)"
+        )
         _change(store, query, name=name, version=version, plan_hash=plan_hash)
 
     def add_leftover(self, store: SqlStore, kind: str, run_id: str) -> None:

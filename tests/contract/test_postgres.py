@@ -176,6 +176,20 @@ def test_an_upgrade_finds_earlier_runs_by_their_tags(
             assert len(store.runs.find(RunFilter(tags=(tag,)))[0]) == count
 
 
+def test_an_upgrade_keeps_playbooks_without_their_callers(
+    postgres_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("noetl.infra.migrations.migrations", lambda: migrations()[:17])
+        upgrade(postgres_dsn)
+    with psycopg.connect(postgres_dsn) as connection:
+        connection.execute("insert into playbooks values ('default', 'a', '1', 1, 'hash', 1.5, null)")
+    upgrade(postgres_dsn)
+    with closing(PostgresStore(postgres_dsn)) as store:
+        (playbook,) = store.registry.find("default")[0]
+        assert (playbook.registered_at, playbook.registered_by) == (1.5, None)
+
+
 def test_an_unreachable_server_is_reported() -> None:
     with pytest.raises(StoreError, match="The store in Postgres failed"):
         PostgresStore("postgresql://nobody@127.0.0.1:1/none?connect_timeout=1")

@@ -102,7 +102,8 @@ def test_open_upgrades_a_store_of_an_earlier_version(tmp_path: Path) -> None:
     assert path.read_bytes() == before
     store = SqliteStore(str(path))
     assert not store.keys.any_exist()
-    assert [playbook.name for playbook in store.registry.find("default")[0]] == ["a"]
+    (playbook,) = store.registry.find("default")[0]
+    assert (playbook.name, playbook.registered_at, playbook.registered_by) == ("a", 1.0, None)
     (visit,) = store.runs.visits_with_outputs("run")
     assert (visit.step, visit.saved, visit.failures) == ("a", {"x": 1}, ())
     assert store.file.fetch_one("select fields from tokens")["fields"] is None
@@ -241,19 +242,25 @@ def test_lists_and_the_status_read_no_payload(tmp_path: Path) -> None:
     check_payloads_are_not_read(SqliteStore(str(tmp_path / "noetl.db")))
 
 
-def test_an_upgrade_keeps_runs_and_finds_them_by_their_tags(tmp_path: Path) -> None:
-    path = tmp_path / "noetl.db"
+def create_earlier(path: Path, version: int) -> sqlite3.Connection:
+    """Return a connection to a new file with the schema of an earlier version."""
     db = sqlite3.connect(path)
     for number, script in SCRIPTS.items():
-        if number <= 11:
+        if number <= version:
             db.executescript(files("noetl.executor.stores.sqlite").joinpath(script).read_text("utf-8"))
+    db.execute(f"pragma user_version = {version}")
+    return db
+
+
+def test_an_upgrade_keeps_runs_and_finds_them_by_their_tags(tmp_path: Path) -> None:
+    path = tmp_path / "noetl.db"
+    db = create_earlier(path, 11)
     db.execute(
         "insert into runs (id, tenant, playbook, plan_hash, status, origin, queue, input, environment,"
         " variables, tags, created_at, live, result, trace, stack) values ('r', 'default', 'p', 'h',"
         " 'succeeded', 'service', 'service', '{\"i\":1}', '{\"e\":2}', '{\"v\":3}',"
         " '[\"x\",\"\\u00e9\",\"x\"]', 1.0, 0, '4', 't', null)"
     )
-    db.execute("pragma user_version = 11")
     db.commit()
     db.close()
     with closing(SqliteStore(str(path))) as store:
@@ -267,15 +274,19 @@ def test_an_upgrade_keeps_runs_and_finds_them_by_their_tags(tmp_path: Path) -> N
 
 def test_an_upgrade_finds_runs_by_the_keys_of_their_tags(tmp_path: Path) -> None:
     path = tmp_path / "noetl.db"
-    with closing(SqliteStore(str(path))) as store:
-        run = start_run(store, tags=["env=prod", "=x", "plain"])
-        with store.database.transaction() as db:
-            db.execute("delete from run_tags where tag = 'env'")
-            db.execute("pragma user_version = 18")
+    with closing(create_earlier(path, 18)) as db:
+        db.execute(
+            "insert into runs (id, tenant, playbook, plan_hash, status, origin, queue, input, environment,"
+            " variables, tags, created_at, live) values ('r', 'default', 'p', 'h', 'succeeded', 'service',"
+            " 'service', '{}', '{}', '{}', '[\"env=prod\",\"=x\",\"plain\"]', 1.0, 0)"
+        )
+        for tag in ("env=prod", "=x", "plain"):
+            db.execute("insert into run_tags values ('default', ?, 1.0, 'r')", [tag])
+        db.commit()
     with closing(SqliteStore(str(path))) as store:
         for tag, count in (("env", 1), ("env=prod", 1), ("=x", 1), ("", 0), ("plain", 1), ("prod", 0)):
             found = store.runs.find(RunFilter(tags=(tag,)))[0]
-            assert [found_run.id for found_run in found] == [run.id] * count
+            assert [found_run.id for found_run in found] == ["r"] * count
 
 
 def trace_queries(db: sqlite3.Connection, operation: Callable[[], object]) -> list[str]:

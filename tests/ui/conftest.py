@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, Page
 
 from noetl.api.auth.api_keys import create_api_key
 from noetl.executor.stores import open_store
-from noetl.infra.migrations import migrations, upgrade
+from noetl.infra.migrations import upgrade
 from noetl.infra.npm_packages import install_packages
 from noetl.infra.ui import UI
 from tests.e2e.test_serve import run_service

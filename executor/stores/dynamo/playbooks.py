@@ -73,7 +73,10 @@ class DynamoPlaybooks:
             while str(number) in versions:
                 number += 1
             version = str(number)
-        item = {"version": version, "number": number, "plan": playbook.plan_hash, "at": playbook.created_at}
+        item: Item = {"version": version, "number": number, "plan": playbook.plan_hash}
+        item["at"] = playbook.registered_at
+        if playbook.registered_by is not None:
+            item["by"] = playbook.registered_by
         counted = {"counted": True} if is_counted else {}
         writes: list[Write] = [
             Put(keys.version(tenant, name, version), item | counted),
@@ -161,8 +164,8 @@ def _name_update(playbook: RegisteredPlaybook, name_item: Item, newest: Item | N
     """Return the write of the newest version, under the condition that the edition is unchanged."""
     edition = name_item.get("edition", 0)
     is_unchanged: Condition = ("edition", "=", edition) if edition else ("edition", "absent", None)
-    attributes = ("version", "number", "plan", "at")
-    sets = {name: None if newest is None else newest[name] for name in attributes}
+    attributes = ("version", "number", "plan", "at", "by")
+    sets = {name: None if newest is None else newest.get(name) for name in attributes}
     key = keys.playbook(playbook.tenant, playbook.name)
     return Update(key, {**sets, "edition": edition + 1}, when=(is_unchanged,))
 
@@ -173,4 +176,4 @@ def _newest(versions: Iterable[Item]) -> Item | None:
 
 
 def _decode_playbook(tenant: str, name: str, item: Item) -> RegisteredPlaybook:
-    return RegisteredPlaybook(tenant, name, item["version"], item["plan"], item["at"])
+    return RegisteredPlaybook(tenant, name, item["version"], item["plan"], item["at"], item.get("by"))

@@ -11,6 +11,7 @@ from noetl.executor.stores.cursors import read_key_cursor, write_key_cursor
 from noetl.executor.stores.sql.context import SqlContext
 from noetl.executor.stores.sql.database import Writer
 from noetl.executor.stores.sql.rows import Row, playbook_from_row
+from noetl.planner.frozen import replace
 
 
 class SqlPlaybooks:
@@ -39,18 +40,16 @@ class SqlPlaybooks:
                     version = str(number)
                 else:
                     number += 1
-            added = RegisteredPlaybook(
-                **name, version=version, plan_hash=playbook.plan_hash, created_at=playbook.created_at
-            )
             db.execute(
                 "registry.add",
                 **name,
                 version=version,
                 number=number,
-                plan_hash=added.plan_hash,
-                created_at=added.created_at,
+                plan_hash=playbook.plan_hash,
+                registered_at=playbook.registered_at,
+                registered_by=playbook.registered_by,
             )
-            return added
+            return replace(playbook, version=version)
 
     def get(self, tenant: str, name: str, version: str | None = None) -> RegisteredPlaybook | None:
         chosen = {} if version is None else {"version": version}

@@ -138,7 +138,14 @@ def key_from_row(row: Row) -> ApiKey:
 
 
 def playbook_from_row(row: Row) -> RegisteredPlaybook:
-    return RegisteredPlaybook(row["tenant"], row["name"], row["version"], row["plan_hash"], row["created_at"])
+    return RegisteredPlaybook(
+        tenant=row["tenant"],
+        name=row["name"],
+        version=row["version"],
+        plan_hash=row["plan_hash"],
+        registered_at=row["created_at"],
+        registered_by=row["registered_by"],
+    )
 
 
 def visit_from_row(row: Row) -> Visit:

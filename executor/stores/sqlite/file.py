@@ -50,6 +50,7 @@ SCRIPTS = {
     17: "run_bytes.sql",
     18: "facts.sql",
     19: "tag_keys.sql",
+    20: "registered_by.sql",
 }
 """Script that brings a store to each version, from the version before it or from an empty file."""
 

@@ -15,10 +15,10 @@ from noetl.testing.store_contract.operations import run_concurrently
 
 
 def build_playbook(
-    name: str = "a", version: str | None = None, text: str = "one", *, created_at: float = 1.0
+    name: str = "a", version: str | None = None, text: str = "one", *, registered_at: float = 1.0
 ) -> RegisteredPlaybook:
     """Return a playbook that is not registered yet. The registry does not interpret its hash."""
-    return RegisteredPlaybook("default", name, version, text, created_at)
+    return RegisteredPlaybook("default", name, version, text, registered_at, "key 1")
 
 
 def register_versions(store: Store, *versions: str | None, name: str = "a") -> None:
@@ -37,8 +37,8 @@ class RegistryContract(ContractFixtures):
     """Tests of registered playbooks."""
 
     def test_a_playbook_is_found_under_its_name(self, store: Store, second: Store) -> None:
-        registered = store.registry.register(build_playbook("a b/ü\U0001f600", "3 β", created_at=7.5))
-        assert registered == build_playbook("a b/ü\U0001f600", "3 β", created_at=7.5)
+        registered = store.registry.register(build_playbook("a b/ü\U0001f600", "3 β", registered_at=7.5))
+        assert registered == build_playbook("a b/ü\U0001f600", "3 β", registered_at=7.5)
         for used in (store, second):
             assert used.registry.get("default", "a b/ü\U0001f600") == registered
             assert used.registry.get("default", "a b/ü\U0001f600", "3 β") == registered
@@ -68,13 +68,34 @@ class RegistryContract(ContractFixtures):
     def test_the_same_text_again_changes_nothing(self, store: Store) -> None:
         for version in (None, "x"):
             registered = store.registry.register(
-                build_playbook("a", version, f"text {version}", created_at=1.0)
+                build_playbook("a", version, f"text {version}", registered_at=1.0)
             )
             assert (
-                store.registry.register(build_playbook("a", version, f"text {version}", created_at=9.0))
+                store.registry.register(build_playbook("a", version, f"text {version}", registered_at=9.0))
                 == registered
             )
         assert list_versions(store, "a") == [("a", "x"), ("a", "1")]
+
+    def test_each_version_keeps_who_registered_it_first(self, store: Store, second: Store) -> None:
+        callers = ("key a", None, "token of ü\U0001f600␀")
+        for index, caller in enumerate(callers):
+            added = replace(build_playbook(text=str(index), registered_at=float(index)), registered_by=caller)
+            assert store.registry.register(added) == replace(added, version=str(index + 1))
+        again = build_playbook("a", "3", "2", registered_at=9.0)
+        assert store.registry.register(again).registered_by == callers[2]
+        for remaining in (3, 2, 1):
+            newest = second.registry.get("default", "a")
+            assert newest is not None
+            assert second.registry.get("default", "a", str(remaining)) == newest
+            assert second.registry.find("default")[0] == [newest]
+            expected = [(callers[index], float(index)) for index in reversed(range(remaining))]
+            found = second.registry.find("default", "a")[0]
+            assert [(kept.registered_by, kept.registered_at) for kept in found] == expected
+            store.registry.unregister("default", "a", str(remaining), now=5.0)
+        assert store.registry.register(build_playbook("a", "1", "0")).registered_by == callers[0]
+        restored = second.registry.get("default", "a")
+        assert restored is not None
+        assert (restored.registered_by, restored.registered_at) == (callers[0], 0.0)
 
     def test_an_earlier_text_gets_another_number(self, store: Store) -> None:
         for text in ("one", "two", "one"):
@@ -93,7 +114,7 @@ class RegistryContract(ContractFixtures):
                 store.registry.register(build_playbook("a", "x", "two"))
             assert rejected.value.reason == "version_exists"
             store.registry.unregister("default", "a", "x", now=5.0)
-        assert store.registry.register(build_playbook("a", "x", "one", created_at=9.0)) == registered
+        assert store.registry.register(build_playbook("a", "x", "one", registered_at=9.0)) == registered
         assert store.registry.get("default", "a", "x") == registered
 
     def test_a_removed_number_is_not_reused(self, store: Store) -> None:
@@ -200,7 +221,7 @@ class RegistryContract(ContractFixtures):
         registered = run_concurrently(
             6,
             lambda index: (second if index % 2 else store).registry.register(
-                build_playbook(created_at=float(index))
+                build_playbook(registered_at=float(index))
             ),
         )
         assert len(set(registered)) == 1

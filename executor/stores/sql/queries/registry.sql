@@ -2,7 +2,8 @@
 -- text.
 
 -- name: add
-insert into playbooks values (:tenant, :name, :version, :number, :plan_hash, :created_at, null)
+insert into playbooks (tenant, name, version, number, plan_hash, created_at, registered_by)
+values (:tenant, :name, :version, :number, :plan_hash, :registered_at, :registered_by)
 
 -- name: restore
 update playbooks set removed_at = null where tenant = :tenant and name = :name and version = :version
