@@ -69,6 +69,7 @@ from noetl.api.service.views import (
     RunTags,
     SkippedRun,
     StatusCounts,
+    StepCounts,
     StepReport,
     StepState,
     View,
@@ -110,7 +111,7 @@ _ENTRY = RunEntry(
     tags=["nightly"],
 )
 _COUNTS = {status: int(status is RunStatus.RUNNING) for status in RunStatus}
-_LISTED = RunEntry(**{**vars(_ENTRY), "headline": "hello"})
+_LISTED = RunEntry(**{**vars(_ENTRY), "headline": "hello", "steps": StepCounts(done=0, total=1)})
 _REGISTERED = PlaybookEntry(
     name="greet", version="1", plan_hash=_HASH, registered_at=_TIME, registered_by="key 0b5c2a7e"
 )

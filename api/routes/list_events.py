@@ -21,7 +21,7 @@ retry: 2000
 event: run
 data: {"workflow_id":"7c0b1f2ad1f04b0d9f1e2a3c","status":"running","playbook":"greet","version":null,\
 "created_at":"2026-01-31T09:30:00.000000Z","started_at":"2026-01-31T09:30:00.000000Z","finished_at":null,\
-"tags":["nightly"],"headline":"hello"}
+"tags":["nightly"],"headline":"hello","steps":{"done":0,"total":1}}
 
 event: ready
 data: {"runs":1,"more":false}

@@ -4,11 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from noetl.api.service.views import RunReport, StepReport, StepState
+from noetl.api.service.views import RunReport, StepCounts, StepReport, StepState
 from noetl.executor.model.run import RunStatus
 from noetl.planner.diagnostics.terminal_text import to_printable
+from noetl.planner.frozen import frozen
 
 MAX_LENGTH = 120
+
+
+@frozen
+class Headline:
+    """The headline of a run in a list, and how many of its steps have finished, if it was computed."""
+
+    text: str = ""
+    steps: StepCounts | None = None
+
+
+def summarize_report(report: RunReport) -> Headline:
+    """Return the headline of the run of a report, with the numbers of its steps."""
+    progress = report.progress
+    return Headline(describe_run(report), StepCounts(done=progress.finished, total=progress.steps))
 
 
 def describe_run(report: RunReport) -> str:

@@ -30,6 +30,7 @@ from dataclasses import dataclass, field
 
 from anyio import CapacityLimiter, to_thread
 
+from noetl.api.service.headlines import Headline
 from noetl.api.service.loop_watchers import LoopWatchers
 from noetl.api.service.run_data import RunDataService
 from noetl.api.service.run_lists import ListedRun, RunListService
@@ -115,7 +116,7 @@ class KnownHeadline:
 
     run: RunSummary
     position: HistoryPosition | None
-    text: str
+    headline: Headline
     pause: float
     expires_at: float
 
@@ -138,16 +139,16 @@ class HeadlineCache:
         run_ids = [run.id for run in runs if run.status not in WITHOUT_HEADLINE]
         self._positions = self._runs.positions(run_ids) if run_ids else {}
 
-    def headline(self, run: RunSummary) -> str:
+    def headline(self, run: RunSummary) -> Headline:
         known, position, now = self._known.get(run.id), self._positions.get(run.id), self._clock()
         is_unchanged = known is not None and (known.run, known.position) == (run, position)
         if known is None or not is_unchanged or not (run.status.is_final or now < known.expires_at):
-            text, pause = self._data.headline(run.id), MIN_HEADLINE_SECONDS
-            if known is not None and is_unchanged and text == known.text:
+            headline, pause = self._data.headline(run.id), MIN_HEADLINE_SECONDS
+            if known is not None and is_unchanged and headline == known.headline:
                 pause = min(known.pause * 2, MAX_HEADLINE_SECONDS)
-            known = KnownHeadline(run, position, text, pause, now + pause)
+            known = KnownHeadline(run, position, headline, pause, now + pause)
         self._used[run.id] = known
-        return known.text
+        return known.headline
 
     def forget_unused(self) -> None:
         """Drop the headlines that were not used since the last call."""
@@ -183,8 +184,7 @@ class ListFeed:
         for listed in found:
             run = former.runs.get(listed.summary.id)
             if run is None or run.listed != listed:
-                entry = RunEntry.from_summary(listed.summary, listed.headline)
-                run = FeedRun(listed, self._encoder.encode_run(entry))
+                run = FeedRun(listed, self._encoder.encode_run(listed.entry))
             runs[listed.summary.id] = run
         has_more = cursor is not None
         is_same = self.state is not None and former.runs == runs and former.has_more == has_more

@@ -40,7 +40,7 @@ from noetl.api.service.durations import (
 )
 from noetl.api.service.errors import NotFoundError
 from noetl.api.service.graph_views import RunGraph
-from noetl.api.service.headlines import describe_run
+from noetl.api.service.headlines import Headline, describe_run, summarize_report
 from noetl.api.service.runs import RunService
 from noetl.api.service.step_reports import count_loops, drawn_loops, visit_state, visit_waits
 from noetl.api.service.tenant import TenantContext
@@ -184,12 +184,12 @@ class RunDataService:
         )
         return summary.plan_hash, run
 
-    def headline(self, run_id: str) -> str:
+    def headline(self, run_id: str) -> Headline:
         """Return the headline of a run of a list. It is empty if the run was deleted."""
         try:
-            return describe_run(self.runs.report(run_id))
+            return summarize_report(self.runs.report(run_id))
         except NotFoundError:
-            return ""  # It was deleted after the list was read.
+            return Headline()  # It was deleted after the list was read.
 
     def input(self, run_id: str) -> RunInput:
         """Return the input of a run.

@@ -7,7 +7,7 @@ Algorithm: a store excludes the runs that cannot match, and reads a bounded numb
 The headlines of the others are computed, up to MAX_HEADLINES for a page. A cursor carries a checksum of the
 filter of its list.
 
-Cost: one read of the steps of each run with a headline. Runs that have succeeded or were cancelled have none.
+Cost: one read of the steps of each run with a headline, which has the numbers of its steps too. Runs that have succeeded or were cancelled have none.
 
 Limits: a page ends early after MAX_HEADLINES headlines, or after MAX_READS reads of a search; its cursor
 continues there. `since` and `until` are not in the checksum, because they are bounds in the order of the
@@ -23,6 +23,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Protocol
 
+from noetl.api.service.headlines import Headline
 from noetl.api.service.run_data import RunDataService
 from noetl.api.service.tenant import TenantContext
 from noetl.api.service.views import HistogramBucket, RunEntry, RunHistogram, RunPage, StatusCounts
@@ -68,13 +69,18 @@ class ListedRun:
     """A run of a list with its headline."""
 
     summary: RunSummary
-    headline: str
+    headline: Headline
+
+    @property
+    def entry(self) -> RunEntry:
+        """Return the entry of the list."""
+        return RunEntry.from_summary(self.summary, self.headline.text, self.headline.steps)
 
     def has_text(self, text: str | None) -> bool:
         """Return whether the id, the playbook or the headline of the run has a text. None is in all."""
         if text is None or has_text(self.summary.id, self.summary.playbook, text):
             return True
-        return fold_case(text) in fold_case(self.headline)
+        return fold_case(text) in fold_case(self.headline.text)
 
 
 class HeadlineSource(Protocol):
@@ -84,7 +90,7 @@ class HeadlineSource(Protocol):
         """Let the next headlines be those of these runs."""
         ...
 
-    def headline(self, run: RunSummary) -> str:
+    def headline(self, run: RunSummary) -> Headline:
         """Return the headline of a run that may have one."""
         ...
 
@@ -98,7 +104,7 @@ class ComputedHeadlines:
     def prepare(self, runs: Sequence[RunSummary]) -> None:
         """Return nothing: each headline is computed when it is requested."""
 
-    def headline(self, run: RunSummary) -> str:
+    def headline(self, run: RunSummary) -> Headline:
         return self.data.headline(run.id)
 
 
@@ -116,8 +122,7 @@ class RunListService:
             RejectedError: `invalid_cursor`, also if the cursor is one of another filter or order.
         """
         runs, cursor = self.find(run_filter)
-        items = [RunEntry.from_summary(run.summary, run.headline) for run in runs]
-        return RunPage(items=items, next_cursor=cursor)
+        return RunPage(items=[run.entry for run in runs], next_cursor=cursor)
 
     def find(
         self, run_filter: RunFilter, headlines: HeadlineSource | None = None
@@ -229,7 +234,7 @@ class RunListService:
                 if has_headline and headline_count == MAX_HEADLINES and last is not None:
                     return found, write_cursor(last.created_at, last.id)
                 headline_count, last = headline_count + has_headline, run
-                listed = ListedRun(run, headlines.headline(run) if has_headline else "")
+                listed = ListedRun(run, headlines.headline(run) if has_headline else Headline())
                 if listed.has_text(wanted.text):
                     found.append(listed)
                 if len(found) == wanted.limit and (cursor is not None or position + 1 < len(runs)):

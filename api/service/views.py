@@ -97,11 +97,19 @@ class StepState(StrEnum):
     CANCELLED = "cancelled"
 
 
+class StepCounts(View, schema_name="StepCounts"):
+    """Numbers of the steps of a run: those that have finished, and all of its playbook."""
+
+    done: int
+    total: int
+
+
 class RunEntry(View, schema_name="Summary"):
     """Run of a list.
 
     `headline` is present in lists: at most 120 characters with the first error, what the run waits for, or
-    the step at work. It is empty if the run has succeeded or was cancelled.
+    the step at work. It is empty if the run has succeeded or was cancelled. Otherwise, `steps` is present in
+    lists too.
     """
 
     workflow_id: str
@@ -115,9 +123,12 @@ class RunEntry(View, schema_name="Summary"):
     finished_at: Timestamp | None
     tags: Sequence[str]
     headline: str | None = None
+    steps: StepCounts | None = None
 
     @classmethod
-    def from_summary(cls, run: RunSummary, headline: str | None = None) -> RunEntry:
+    def from_summary(
+        cls, run: RunSummary, headline: str | None = None, steps: StepCounts | None = None
+    ) -> RunEntry:
         return cls(
             workflow_id=run.id,
             status=run.status,
@@ -130,6 +141,7 @@ class RunEntry(View, schema_name="Summary"):
             finished_at=timestamp(run.finished_at),
             tags=run.tags,
             headline=headline,
+            steps=steps,
         )
 
 

@@ -9,8 +9,10 @@ import pytest
 
 from noetl.api.http.list_stream import LIST_ENCODER
 from noetl.api.service import list_watcher
+from noetl.api.service.headlines import Headline
 from noetl.api.service.list_watcher import FeedState, HeadlineCache, ListFeed, ListWatcher, ListWatchers
 from noetl.api.service.services import TenantServices, create_services
+from noetl.api.service.views import StepCounts
 from noetl.executor.actions import catalogue
 from noetl.executor.model.run import HistoryPosition, Run, RunStatus
 from noetl.executor.model.run_filter import RunFilter
@@ -156,11 +158,12 @@ class StubHeadlines:
 
     def __init__(self) -> None:
         self.text = "a"
+        self.done = 0
         self.count = 0
 
-    def headline(self, run_id: str) -> str:
+    def headline(self, run_id: str) -> Headline:
         self.count += 1
-        return self.text
+        return Headline(self.text, StepCounts(done=self.done, total=5))
 
 
 @pytest.mark.parametrize("is_counted", [True, False])
@@ -177,7 +180,7 @@ def test_a_headline_is_computed_again_only_if_its_run_may_have_another_one(
         runs.position = HistoryPosition(RunStatus.RUNNING, entry if is_counted else None)
         before = headlines.count
         cache.prepare([summary])
-        assert cache.headline(summary) == headlines.text
+        assert cache.headline(summary).text == headlines.text
         cache.forget_unused()
         return headlines.count - before
 
@@ -188,6 +191,11 @@ def test_a_headline_is_computed_again_only_if_its_run_may_have_another_one(
     # Without a change the pauses grow: 0.5, 1, 2, 4 and then 8 seconds.
     assert sum(read(0.25, 2) for _ in range(4 * 60)) in range(8, 14)
     headlines.text = "b"
+    assert read(8.0, 2) == 1
+    assert read(0.5, 2) == 1
+    assert read(7.0, 2) == 1
+    # A headline that stays while another step has finished is a change, too.
+    headlines.done = 1
     assert read(8.0, 2) == 1
     assert read(0.5, 2) == 1
     # A run that is not in the list any more is forgotten.

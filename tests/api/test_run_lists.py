@@ -12,9 +12,10 @@ import httpx
 import pytest
 
 from noetl.api.service import run_lists
+from noetl.api.service.headlines import Headline
 from noetl.api.service.run_lists import RunListService
 from noetl.api.service.services import TenantServices, create_services
-from noetl.api.service.views import RunHistogram, RunPage, StatusCounts
+from noetl.api.service.views import RunHistogram, RunPage, StatusCounts, StepCounts
 from noetl.executor.actions import catalogue
 from noetl.executor.errors import RejectedError
 from noetl.executor.model.run import RunStatus
@@ -65,6 +66,10 @@ async def test_each_run_of_a_list_has_its_headline(http: httpx.AsyncClient) -> N
     page = await read_page(http)
     headlines = {item.workflow_id: item.headline for item in page.items}
     assert headlines == {failed: "check: too␛[31m small <b>", fine: ""}
+    assert {item.workflow_id: item.steps for item in page.items} == {
+        failed: StepCounts(done=1, total=1),
+        fine: None,
+    }
     details = (await http.get(f"/workflows/{failed}")).json()
     assert details["headline"] == headlines[failed]
 
@@ -257,4 +262,4 @@ def test_the_lists_of_a_tenant_have_none_of_another(services: TenantServices) ->
 
 
 def test_a_run_that_is_deleted_meanwhile_has_an_empty_headline(services: TenantServices) -> None:
-    assert services.data.headline("unknown") == ""
+    assert services.data.headline("unknown") == Headline("", None)

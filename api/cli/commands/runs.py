@@ -100,9 +100,10 @@ def list_runs(
     store: StoreOption = None,
     url: UrlOption = None,
 ) -> None:
-    """List runs, the newest first: id, status, start, duration, playbook, tags and headline.
+    """List runs, the newest first: id, status, start, duration, steps, playbook, tags and headline.
 
-    The headline is the first error, what the run waits for, or the step at work.
+    The headline is the first error, what the run waits for, or the step at work. A run that has succeeded or
+    was cancelled has none, and no number of finished steps.
     """
     from noetl.api.cli.display.run_list import format_counts, format_runs
     from noetl.api.service.views import to_json

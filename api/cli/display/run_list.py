@@ -12,7 +12,7 @@ from noetl.api.cli.display.console import CommandError
 from noetl.api.cli.display.run_board import format_duration, parse_time
 from noetl.planner.syntax.durations import parse_duration
 
-_HEADER = ("ID", "STATUS", "CREATED", "DURATION", "PLAYBOOK", "TAGS", "WHAT")
+_HEADER = ("ID", "STATUS", "CREATED", "DURATION", "STEPS", "PLAYBOOK", "TAGS", "WHAT")
 _BAR_LENGTH = 20
 _DURATION = re.compile(r"\d+(\.\d+)?\s*[a-z]+", re.IGNORECASE)
 
@@ -50,6 +50,7 @@ def format_runs(runs: Sequence[Mapping[str, Any]], *, with_header: bool) -> list
 def _format_run(run: Mapping[str, Any]) -> tuple[str, ...]:
     started, finished = parse_time(run["started_at"]), parse_time(run["finished_at"])
     duration = "" if started is None or finished is None else format_duration(finished - started)
+    steps = run.get("steps")
     title = run["playbook"] if run["version"] is None else f"{run['playbook']} {run['version']}"
     parent = f"of {run['parent'][:8]}  " if run.get("parent") else ""
     return (
@@ -57,6 +58,7 @@ def _format_run(run: Mapping[str, Any]) -> tuple[str, ...]:
         run["status"],
         run["created_at"][:19],
         duration,
+        "" if steps is None else f"{steps['done']}/{steps['total']}",
         title,
         ",".join(run["tags"]),
         f"{parent}{run.get('headline', '')}",

@@ -17,6 +17,7 @@ RUN: dict[str, Any] = {
     "tags": ["nightly", "eu"],
     "parent": "2" * 24,
     "headline": "check: no",
+    "steps": {"done": 5, "total": 11},
 }
 
 
@@ -27,6 +28,7 @@ def test_a_row_has_the_facts_of_a_run() -> None:
             "failed",
             "2026-01-31T09:30:00",
             "1 m 0 s",
+            "5/11",
             "close 2",
             "nightly,eu",
             "of 22222222  check: no",
@@ -36,8 +38,8 @@ def test_a_row_has_the_facts_of_a_run() -> None:
 
 def test_an_open_run_has_no_duration_and_a_list_for_persons_has_a_header() -> None:
     run = {**RUN, "finished_at": None, "version": None, "tags": [], "headline": ""}
-    del run["parent"]
+    del run["parent"], run["steps"]
     header, row = format_runs([run], with_header=True)
     assert (header[0], header[-1], len(header)) == ("ID", "WHAT", len(row))
-    assert row[3:] == ("", "close", "", "")
+    assert row[3:] == ("", "", "close", "", "")
     assert format_runs([], with_header=True) == []
