@@ -7,7 +7,8 @@ Algorithm: a store excludes the runs that cannot match, and reads a bounded numb
 The headlines of the others are computed, up to MAX_HEADLINES for a page. A cursor carries a checksum of the
 filter of its list.
 
-Cost: one read of the steps of each run with a headline, which has the numbers of its steps too. Runs that have succeeded or were cancelled have none.
+Cost: one read of the steps of each run with a headline, which has the numbers of its steps too. Runs that
+have succeeded or were cancelled have none.
 
 Limits: a page ends early after MAX_HEADLINES headlines, or after MAX_READS reads of a search; its cursor
 continues there. `since` and `until` are not in the checksum, because they are bounds in the order of the

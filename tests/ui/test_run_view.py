@@ -300,8 +300,8 @@ def test_a_thousand_events_move_nothing(page: Page, service: ServedPage) -> None
 def test_a_lost_connection_says_so_and_comes_back(browser: Browser, service: ServedPage) -> None:
     run_id = service.start(CLOSE_MONTH, "waiting")
     with open_faulty_page(browser) as page:
-        page.context.route("**/workflows/**", lambda route: route.abort() if is_lost else route.continue_())
         is_lost = False
+        page.context.route("**/workflows/**", lambda route: route.abort() if is_lost else route.continue_())
         page.goto(f"{service.url}/ui/runs/{run_id}")
         expect(page.get_by_role("button", name=re.compile("^ask .*waiting"))).to_be_visible()
         is_lost = True
