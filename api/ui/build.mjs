@@ -12,7 +12,7 @@ const FONTS = {
   "inter.woff2": "@fontsource-variable/inter/files/inter-latin-wght-normal.woff2",
   "jetbrains-mono.woff2": "@fontsource/jetbrains-mono/files/jetbrains-mono-latin-400-normal.woff2",
 };
-const PACKAGES = ["preact", "@fontsource-variable/inter", "@fontsource/jetbrains-mono"];
+const PACKAGES = ["preact", "diff", "@fontsource-variable/inter", "@fontsource/jetbrains-mono"];
 
 mkdirSync(out, { recursive: true });
 await build({

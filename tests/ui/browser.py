@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,13 +32,18 @@ addEventListener("securitypolicyviolation", (event) => console.error(`policy: ${
 
 @dataclass
 class Watched:
-    """A page of the browser with the errors of its console so far."""
+    """A page of the browser with the errors of its console so far.
+
+    Chromium reports each answer of the service that is an error. Those of the `statuses` are expected.
+    """
 
     page: Page
+    statuses: Collection[int] = ()
     errors: list[str] = field(default_factory=list)
 
     def note(self, message: ConsoleMessage) -> None:
-        if message.type in ("error", "warning"):
+        is_expected = any(f"with a status of {status} " in message.text for status in self.statuses)
+        if message.type in ("error", "warning") and not is_expected:
             self.errors.append(f"{message.type}: {message.text}")
 
 
@@ -60,12 +65,17 @@ def running_browser() -> Iterator[Browser]:
 
 @contextmanager
 def open_page(browser: Browser, **options: Any) -> Iterator[Page]:
-    """Yield a new page. At its end it must have no error in its console, and nothing may have moved."""
+    """Yield a new page. At its end it must have no error in its console, and nothing may have moved.
+
+    Answers of the service with one of `statuses`, an option of this function, are expected. The other options
+    are those of a context of the browser.
+    """
+    statuses: Collection[int] = options.pop("statuses", ())
     context = browser.new_context(**{"viewport": {"width": 1400, "height": 880}, **options})
     page = context.new_page()
     page.set_default_timeout(WAIT_MS)
     page.add_init_script(_OBSERVE_SHIFTS)
-    watched = Watched(page)
+    watched = Watched(page, statuses)
     page.on("console", watched.note)
     page.on("pageerror", lambda error: watched.errors.append(str(error)))
     try:

@@ -80,6 +80,7 @@ def test_the_bundle_lists_the_licences_of_its_packages() -> None:
     text = (BUNDLE / "LICENSES.txt").read_text("utf-8")
     assert re.findall(r"^(?:----\n\n)?(\S+) \d+\.\d+\.\d+$", text, re.MULTILINE) == [
         "preact",
+        "diff",
         "@fontsource-variable/inter",
         "@fontsource/jetbrains-mono",
     ]

@@ -19,8 +19,17 @@ export function setBase(path: string): void {
 
 export function readAddress(): Address {
   const path = location.pathname.slice(base.length);
-  const parts = path.split("/").filter(Boolean).map(decodeURIComponent);
+  const parts = path.split("/").filter(Boolean).map(decode);
   return { parts, params: new URLSearchParams(location.search), hash: location.hash.slice(1) };
+}
+
+/** Return a part of a path as text. A person may have typed a lone `%`, which stands for itself. */
+function decode(part: string): string {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part;
+  }
 }
 
 /** Return the link to a view. */

@@ -11,11 +11,13 @@ import { SharedContext, useAnswer } from "./parts/context";
 import { Finder } from "./parts/finder";
 import { keysAreOn, switchKeys, useKeys } from "./parts/keys";
 import { lazy } from "./parts/lazy";
-import { FoundRun } from "./run/resolve";
 import { RunsView } from "./runs/view";
 import { Service } from "./service";
 import type { Connection } from "./stream";
 
+const CompareView = lazy(async () => (await import("./compare/view")).CompareView);
+const PlaybooksView = lazy(async () => (await import("./playbooks/view")).PlaybooksView);
+const FoundRun = lazy(async () => (await import("./run/resolve")).FoundRun);
 const InboxView = lazy(async () => (await import("./inbox/view")).InboxView);
 
 const CONNECTION: Record<Connection, string> = {
@@ -73,6 +75,8 @@ function View() {
   if (!name || (name === "runs" && !id)) return <RunsView />;
   if (name === "runs" && id) return <FoundRun key={id} id={id} />;
   if (name === "inbox") return <InboxView />;
+  if (name === "playbooks") return <PlaybooksView />;
+  if (name === "compare") return <CompareView />;
   return (
     <main>
       <p class="empty">
@@ -96,6 +100,9 @@ function Head({ connection: [connection, lastData] }: { connection: [Connection,
       <nav aria-label="Views">
         <a href={linkTo(["runs"])} aria-current={parts[0] === "runs" ? "page" : undefined}>
           Runs
+        </a>
+        <a href={linkTo(["playbooks"])} aria-current={parts[0] === "playbooks" ? "page" : undefined}>
+          Playbooks
         </a>
         <a href={linkTo(["inbox"])} aria-current={parts[0] === "inbox" ? "page" : undefined}>
           Inbox {waiting > 0 && <b class="badge">{inbox.data?.next_cursor ? `${count(waiting)}+` : count(waiting)}</b>}

@@ -113,8 +113,8 @@ export class Service {
 
 async function readProblem(response: Response): Promise<Problem> {
   try {
-    const { title, detail, fields } = await response.json();
-    return new Problem(response.status, title ?? response.statusText, detail ?? "", fields ?? []);
+    const { title, detail, fields, inputs } = await response.json();
+    return new Problem(response.status, title ?? response.statusText, detail ?? "", [...(fields ?? []), ...(inputs ?? [])]);
   } catch {
     return new Problem(response.status, response.statusText || `Status ${response.status}`, "");
   }

@@ -17,7 +17,7 @@ interface NodesProps {
   onChoose: (step: string) => void;
 }
 
-/** All nodes have one tab stop. Arrow keys move between them. */
+/** All nodes have one tab stop. In SVG the attribute is `tabindex`: names of attributes are case-sensitive there. Arrow keys move between them. */
 export function Nodes({ nodes, chosen, onChoose }: NodesProps) {
   const steps = nodes.filter(({ kind }) => kind === "step" || kind === "group");
   const [focused, setFocused] = useState(0);
@@ -104,7 +104,7 @@ function Step({ node, isChosen, tabIndex, onChoose }: StepProps) {
       data-key={node.key}
       data-step={node.steps[0]}
       role="button"
-      tabIndex={tabIndex}
+      tabindex={tabIndex}
       aria-pressed={isChosen}
       onClick={onChoose}
       onKeyDown={(event) => {

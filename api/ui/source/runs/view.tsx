@@ -136,6 +136,9 @@ function FilterFields({ filter }: { filter: RunFilter }) {
           Clear filters
         </button>
       )}
+      <a class="button primary" href={linkTo(["playbooks"])}>
+        Start a run
+      </a>
     </form>
   );
 }
@@ -323,7 +326,7 @@ function EmptyList({ filter }: { filter: RunFilter }) {
   return (
     <p class="empty">
       No runs in the last day. <a href={linkTo(["runs"], new URLSearchParams({ since: "all" }))}>Show runs of all times</a>, or start
-      one: <code>noetl submit examples/portable.yaml --url {location.origin}</code>
+      one in <a href={linkTo(["playbooks"])}>Playbooks</a>, or: <code>noetl submit examples/portable.yaml --url {location.origin}</code>
     </p>
   );
 }

@@ -1,0 +1,78 @@
+/** The answers of the service about playbooks, as far as these views read them. */
+
+import type { DrawnGraph, RunState } from "../answers";
+
+export interface PlaybookSummary {
+  runs: number;
+  more: boolean;
+  success_rate: number | null;
+  median_ms: number | null;
+  p95_ms: number | null;
+  last_run: string | null;
+  last_status: RunState | null;
+}
+
+export interface PlaybookEntry {
+  name: string;
+  version: string;
+  plan_hash: string;
+  registered_at: string;
+  registered_by: string | null;
+  statistics?: PlaybookSummary;
+}
+
+export interface PlaybookDocument extends PlaybookEntry {
+  source: string;
+}
+
+export interface Finding {
+  code: string;
+  severity: "error" | "warning" | "note";
+  message: string;
+  line: number;
+  column: number;
+  hint: string | null;
+}
+
+export interface DeclaredInput {
+  type: string;
+  required: boolean;
+  default: unknown;
+  enum: unknown[] | null;
+  description: string | null;
+  inferred: boolean;
+}
+
+export interface PlanAnswer {
+  name: string;
+  hash: string;
+  diagnostics: Finding[];
+  graph: { start: string; steps: Record<string, Record<string, unknown>> };
+  inputs: Record<string, DeclaredInput>;
+  drawing?: DrawnGraph | null;
+  drawing_problem?: string | null;
+}
+
+export interface Durations {
+  count: number;
+  median_ms: number | null;
+  p95_ms: number | null;
+  max_ms: number | null;
+}
+
+export interface StepStatistics {
+  runs: number;
+  visits: number;
+  failed: number;
+  retried: number;
+  duration: Durations;
+}
+
+export interface PlaybookStatistics {
+  runs: number;
+  since: string | null;
+  statuses: Partial<Record<RunState, number>>;
+  success_rate: number | null;
+  duration: Durations;
+  steps: Record<string, StepStatistics>;
+}
