@@ -93,12 +93,16 @@ _PLAYBOOK = {
     "steps": [{"name": "hello", "run": [{"action": "log", "message": "Hello {{ who }}"}]}],
 }
 _LINKS = RunLinks(
+    run=f"/workflows/{_RUN}",
     status=f"/workflows/status/{_RUN}",
     result=f"/workflows/result/{_RUN}",
     events=f"/workflows/{_RUN}/events",
     graph=f"/workflows/{_RUN}/graph",
     cancel=f"/workflows/{_RUN}/cancel",
+    pause=f"/workflows/{_RUN}/pause",
+    unpause=f"/workflows/{_RUN}/unpause",
     resume=f"/workflows/{_RUN}/resume",
+    tags=f"/workflows/{_RUN}/tags",
 )
 _ENTRY = RunEntry(
     workflow_id=_RUN,

@@ -45,24 +45,32 @@ class EventTicket(View, schema_name="EventTicket"):
 
 
 class RunLinks(View, schema_name="Links"):
+    run: str
     status: str
     result: str
     events: str
     graph: str
     cancel: str
+    pause: str
+    unpause: str
     resume: str
+    tags: str
 
     @classmethod
     def of_run(cls, request: Request, run_id: str) -> RunLinks:
         """Return the paths of the routes of a run."""
         root = f"{quote(request.scope.get('root_path', ''))}/workflows"
         return cls(
+            run=f"{root}/{run_id}",
             status=f"{root}/status/{run_id}",
             result=f"{root}/result/{run_id}",
             events=f"{root}/{run_id}/events",
             graph=f"{root}/{run_id}/graph",
             cancel=f"{root}/{run_id}/cancel",
+            pause=f"{root}/{run_id}/pause",
+            unpause=f"{root}/{run_id}/unpause",
             resume=f"{root}/{run_id}/resume",
+            tags=f"{root}/{run_id}/tags",
         )
 
 

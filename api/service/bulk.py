@@ -6,7 +6,7 @@ run that refuses must not stop the others.
 Algorithm: a request changes a page of runs, one after the other, and reports those that were skipped with the
 reason. Its cursor continues behind them. All operations are idempotent, so a request may be repeated.
 
-Cost: one change for each run of a page.
+Cost: one change for each run of a page. A deletion of named runs reads them before.
 
 Limits: MAX_RUNS runs for each request.
 """
@@ -67,12 +67,15 @@ class BulkService:
             RejectedError: `invalid_cursor`.
         """
         ended = [status for status in RunStatus if status.is_final]
+        unknown: set[str] = set()
+        if not isinstance(selection, RunFilter):
+            unknown = {run_id for run_id in selection if not self.runs.exists(run_id)}
         report = self._change(selection, ended, self.runs.delete)
-        # A child run that was refused may have been deleted with the run that has started it.
+        # A child run may have been deleted with the run that has started it, before its turn or after.
         skipped = [
             entry
             for entry in report.skipped
-            if entry.reason != "child-run" or self.runs.exists(entry.workflow_id)
+            if entry.workflow_id in unknown or self.runs.exists(entry.workflow_id)
         ]
         accepted = report.accepted + len(report.skipped) - len(skipped)
         return BulkReport(accepted=accepted, skipped=skipped, next_cursor=report.next_cursor)

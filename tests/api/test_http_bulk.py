@@ -173,6 +173,11 @@ async def test_a_child_run_that_is_deleted_with_its_parent_is_accepted(http: htt
     (child,) = (await http.get(f"/workflows?parent={parent}")).json()["items"]
     report = await change(http, "delete", params={"playbook": "fine"})
     assert (report.accepted, [skipped.reason for skipped in report.skipped]) == (0, ["child-run"])
+    other = await start(http, PARENT)
+    (its_child,) = (await http.get(f"/workflows?parent={other}")).json()["items"]
     report = await change(http, "delete", json={"ids": [child["workflow_id"], parent]})
     assert (report.accepted, report.skipped) == (2, [])
+    report = await change(http, "delete", json={"ids": [other, its_child["workflow_id"], "unknown"]})
+    assert report.accepted == 2
+    assert [(skipped.workflow_id, skipped.reason) for skipped in report.skipped] == [("unknown", "not-found")]
     assert (await http.get("/workflows")).json()["items"] == []
