@@ -100,6 +100,8 @@ class RunChange(StrEnum):
     """A change that a command makes to runs."""
 
     CANCEL = "cancel"
+    PAUSE = "pause"
+    UNPAUSE = "unpause"
     RESUME = "resume"
     DELETE = "delete"
 
@@ -117,6 +119,12 @@ class RunChange(StrEnum):
             case RunChange.CANCEL:
                 allowed, problem = OPEN_STATUSES, "runs that have ended cannot be cancelled"
                 hint = "--status must be an open status"
+            case RunChange.PAUSE:
+                allowed, problem = OPEN_STATUSES - {RunStatus.PAUSED}, "only open runs can be paused"
+                hint = "--status must be queued, running or waiting"
+            case RunChange.UNPAUSE:
+                allowed, problem = frozenset({RunStatus.PAUSED}), "only paused runs can be unpaused"
+                hint = "leave out --status"
             case RunChange.RESUME:
                 allowed, problem = ended - {RunStatus.SUCCEEDED}, "open and succeeded runs cannot be resumed"
                 hint = "--status must be failed, timed_out, completed_with_errors or cancelled"

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from noetl.api.cli.display.outcome import RunCommandContext
     from noetl.api.service.data_views import RunDetails, StepData
     from noetl.api.service.runs import ResumeRequest
-    from noetl.api.service.views import CurrentStatus, EventEntry, RunEntry, StepReport
+    from noetl.api.service.views import EventEntry, RunEntry, StepReport
     from noetl.executor.model.run import Run
     from noetl.planner.plan import Plan
 
@@ -547,33 +547,56 @@ RunIdsArgument = Annotated[
 ]
 
 
-@app.command("pause", no_args_is_help=True, epilog="Example: noetl runs pause ID")
+@app.command("pause", no_args_is_help=True, epilog="Example: noetl runs pause --playbook nightly")
 def pause_runs(
-    ids: RunIdsArgument, json: JsonOption = False, store: StoreOption = None, url: UrlOption = None
+    ids: IdsArgument = None,
+    status: StatusOption = None,
+    playbook: PlaybookOption = None,
+    tag: TagOption = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
+    parent: ParentOption = None,
+    search: SearchOption = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="With a filter: do not ask.")] = False,
+    store: StoreOption = None,
+    url: UrlOption = None,
+    json: JsonOption = False,
 ) -> None:
-    """Pause runs: running steps finish, and nothing new starts. `runs unpause` lets them continue."""
+    """Pause runs: running steps finish, and nothing new starts. `runs unpause` lets them continue.
+
+    A filter selects runs that have not ended and are not paused.
+    """
+    options = FilterOptions(status, playbook, tag, since, until, parent, search)
+    check_selection(ids, options)
     with open_runs(store, url) as runs:
-        for run_id in [find_run(runs, id).id for id in ids]:
-            _print_change(runs.pause(run_id), json=json)
+        selected = select_runs(runs, RunChange.PAUSE, ids or options, is_confirmed=yes)
+        _change_each(selected, runs.pause, json=json)
 
 
 @app.command("unpause", no_args_is_help=True, epilog="Example: noetl runs unpause ID")
 def unpause_runs(
-    ids: RunIdsArgument, json: JsonOption = False, store: StoreOption = None, url: UrlOption = None
+    ids: IdsArgument = None,
+    status: StatusOption = None,
+    playbook: PlaybookOption = None,
+    tag: TagOption = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
+    parent: ParentOption = None,
+    search: SearchOption = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="With a filter: do not ask.")] = False,
+    store: StoreOption = None,
+    url: UrlOption = None,
+    json: JsonOption = False,
 ) -> None:
-    """Let paused runs continue where they were."""
+    """Let paused runs continue where they were. A filter selects paused runs."""
+    options = FilterOptions(status, playbook, tag, since, until, parent, search)
+    check_selection(ids, options)
     with open_runs(store, url) as runs:
-        for run in [find_run(runs, id) for id in ids]:
-            _print_change(runs.unpause(run.id), json=json)
-            if run.origin == "local":
-                print_message(f"if its process has ended, continue it with `noetl runs resume {run.id}`")
-
-
-def _print_change(run: CurrentStatus, *, json: bool) -> None:
-    if json:
-        write_json(run)
-    else:
-        print_message(f"run {run.workflow_id} is {run.status.value}")
+        selected = select_runs(runs, RunChange.UNPAUSE, ids or options, is_confirmed=yes)
+        _change_each(selected, runs.unpause, json=json)
+        for run_id in selected:
+            if runs.get(run_id).origin == "local":
+                print_message(f"if its process has ended, continue it with `noetl runs resume {run_id}`")
 
 
 @app.command("tag", no_args_is_help=True, epilog="Example: noetl runs tag last env=prod --remove draft")
@@ -633,17 +656,18 @@ def delete_runs(
 
 
 def _change_each(
-    run_ids: Sequence[str], change: Callable[[str], object], done: str, *, json: bool = False
+    run_ids: Sequence[str], change: Callable[[str], object], done: str | None = None, *, json: bool = False
 ) -> None:
     """Change runs, and print which were changed and which were refused.
 
-    A run that does not exist any more was deleted together with the one that has started it. With `json`,
-    write what the change returns.
+    `done` is what they are then; None means the status that the change returns. A run that does not exist any
+    more was deleted together with the one that has started it. With `json`, write what the change returns.
 
     Raises:
         CommandError: a run was refused; the others have been changed.
     """
     from noetl.api.service.errors import NotFoundError
+    from noetl.api.service.views import CurrentStatus
     from noetl.executor.errors import RejectedError
 
     refused = 0
@@ -660,8 +684,10 @@ def _change_each(
             continue
         if json and changed is not None:
             write_json(changed)
+        elif done is None and isinstance(changed, CurrentStatus):
+            print_message(f"run {run_id} is {changed.status.value}")
         else:
-            print_message(f"run {run_id} is {done}")
+            print_message(f"run {run_id} is {done or 'deleted'}")
     if refused:
         raise CommandError(f"{refused:,} of {len(run_ids):,} runs were refused", EXIT_FAILED)
 

@@ -62,6 +62,19 @@ def test_a_refusal_says_how_to_continue(noetl: Command, ids: list[str]) -> None:
     assert unknown.exit_code == 2
 
 
+def test_the_runs_of_a_filter_are_paused_and_unpaused(noetl: Command, ids: list[str]) -> None:
+    for command, status in (("pause", "paused"), ("unpause", "queued")):
+        refused = noetl("runs", command, "--search", ids[0])
+        assert (refused.exit_code, "repeat the command with --yes" in refused.err) == (2, True)
+        result = noetl("runs", command, "--search", ids[0], "--yes")
+        assert (result.exit_code, result.err.splitlines()) == (0, [f"run {ids[0]} is {status}"])
+        assert noetl("runs", command, "--search", ids[0], "-y").err == "no runs\n"
+    assert "there are ids and a filter" in noetl("runs", "pause", ids[0], "--search", "x").err
+    assert "no run is named" in noetl("runs", "unpause", "--yes").err
+    assert "only open runs can be paused" in noetl("runs", "pause", "--status", "failed").err
+    assert "only paused runs can be unpaused" in noetl("runs", "unpause", "--status", "queued").err
+
+
 def test_an_unpaused_local_run_is_continued_by_a_resume(noetl: Command) -> None:
     Path("held.yaml").write_text("name: held\nsteps: [{name: a, run: [{action: fail, message: no}]}]\n")
     assert noetl("run", "held.yaml").exit_code == 1
