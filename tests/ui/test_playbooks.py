@@ -248,7 +248,11 @@ def test_a_run_of_an_unregistered_text_is_started_again(browser: Browser, servic
     body = {"playbook": text, "input": {"mode": "fast", "who": "you"}}
     run_id = service.http.post("/workflows/run", json=body).json()["workflow_id"]
     with open_page(browser, statuses=[404]) as page:
-        page.goto(f"{service.url}/ui/playbooks/loose/start?from={run_id}")
+        page.goto(f"{service.url}/ui/runs/{run_id}")
+        page.get_by_role("link", name="Start again").or_(
+            page.get_by_role("button", name="Start again")
+        ).click()
+        expect(page).to_have_url(re.compile(f"/ui/playbooks/loose/start\\?.*from={run_id}"))
         expect(page.get_by_text("With the text of the run, which is not in the registry")).to_be_visible()
         page.get_by_role("button", name="Start the run").click()
         expect(page).to_have_url(re.compile("/ui/runs/"))

@@ -52,8 +52,8 @@ function useOrigin({ name, version, run }: Props): { origin: Origin | null; prob
       const path = `/workflows/${encodeURIComponent(run)}`;
       const response = await service.send(`${path}/input`, { signal });
       const { input } = parseJson(await response.text()) as { input: Record<string, unknown> };
-      if (version !== null) return { subject: (await registered(version)).subject, run: { id: run, input } };
       const text = await service.read<RunSource>(`${path}/source`, { signal });
+      if (version !== null && version !== text.version) return { subject: (await registered(version)).subject, run: { id: run, input } };
       const same = text.version === null ? null : await registered(text.version).catch(unlessUnknown);
       return { subject: same?.hash === text.plan_hash ? same.subject : text.source, run: { id: run, input } };
     };
