@@ -13,6 +13,7 @@ from importlib import import_module
 from noetl.planner import checks
 from noetl.planner.catalogue import Catalogue
 from noetl.planner.diagnostics.diagnostic import Diagnostic, Diagnostics
+from noetl.planner.diagnostics.fixes import add_fixes
 from noetl.planner.gc_control import gc_paused
 from noetl.planner.lower import lower
 from noetl.planner.plan import Plan
@@ -84,10 +85,10 @@ def _compile(text: str | bytes, catalogue: Catalogue, target: str | None) -> Com
     document = read_document(text, diagnostics)
     parsed = parse_playbook(document, catalogue, diagnostics) if document is not None else None
     if document is None or parsed is None:
-        return Compilation(None, tuple(diagnostics))
+        return Compilation(None, add_fixes(diagnostics, "" if document is None else document.text))
     uses = find_template_uses(parsed.playbook, document, diagnostics)
     if uses is None:
-        return Compilation(None, tuple(diagnostics))
+        return Compilation(None, add_fixes(diagnostics, document.text))
     program = Program(
         parsed.playbook,
         document,
@@ -102,4 +103,4 @@ def _compile(text: str | bytes, catalogue: Catalogue, target: str | None) -> Com
     for check in CHECKS:
         check(program)
     plan = None if diagnostics.error_count else lower(program)
-    return Compilation(plan, tuple(diagnostics))
+    return Compilation(plan, add_fixes(diagnostics, document.text))

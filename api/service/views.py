@@ -379,6 +379,16 @@ class EventPage(View, schema_name="EventPage"):
     next_cursor: str | None
 
 
+class FixEntry(View, schema_name="Fix"):
+    """Edit that fixes a finding: `text` replaces the range of the playbook."""
+
+    line: int
+    column: int
+    end_line: int
+    end_column: int
+    text: str
+
+
 class DiagnosticEntry(View, schema_name="Finding"):
     code: str
     severity: Severity
@@ -388,6 +398,7 @@ class DiagnosticEntry(View, schema_name="Finding"):
     end_line: int
     end_column: int
     hint: str | None
+    fix: FixEntry | None = None
 
 
 class EdgeEntry(View, schema_name="Edge"):

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from noetl.planner.catalogue import ActionDeclaration, Kind, Parameter, Sink
 from noetl.planner.checks.inputs import check_declared_fields
 from noetl.planner.checks.secrets import find_literal_secret
-from noetl.planner.diagnostics.diagnostic import closest, did_you_mean
+from noetl.planner.diagnostics.diagnostic import closest, did_you_mean, suggest
 from noetl.planner.diagnostics.wording import as_code, quote_or_describe
 from noetl.planner.kinds import describe_kind_of, describe_kinds, is_of_kind
 from noetl.planner.lexers.shell import ShellLexer, read_as_code
@@ -91,7 +91,7 @@ class _ActionChecker:
     ) -> set[str]:
         """Report an unknown parameter. Return the parameter that was probably meant, if any."""
         meant = closest(name, {*declaration.parameters, *COMMON_PARAMETERS})
-        hint = f"did you mean `{meant}`?" if meant else f"parameters: {_list(declaration.parameters)}"
+        hint = suggest(name, meant) or f"parameters: {_list(declaration.parameters)}"
         message = f"unknown parameter `{name}` of `{declaration.type}`"
         self._diagnostics.add("NP502", message, self._document.key_span((*path, name)), hint)
         return {meant} if meant else set()
@@ -204,7 +204,7 @@ class _ActionChecker:
             self._diagnostics.add("NP504", message, span)
         elif isinstance(value, str) and parameter.choices and not _is_choice(value, parameter):
             choices = f"choices: {_list(parameter.choices)}"
-            hint = did_you_mean(value.lower(), parameter.choices) or choices
+            hint = suggest(value, closest(value.lower(), parameter.choices)) or choices
             self._diagnostics.add("NP504", f"`{name}` cannot be `{value}`", span, hint)
         elif parameter.rejection_reason is not None:
             if not any(has_template(text) for _, text, _ in _find_texts(name, value, path)):

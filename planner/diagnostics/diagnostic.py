@@ -43,8 +43,40 @@ class Label:
 
 
 @dataclass(frozen=True, slots=True)
+class TextEdit:
+    """A change of the text of a playbook: `text` replaces what is at `span`."""
+
+    span: Span
+    text: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the object that a finding contains as its `fix`."""
+        return {
+            "line": self.span.line,
+            "column": self.span.column,
+            "end_line": self.span.end_line,
+            "end_column": self.span.end_column,
+            "text": self.text,
+        }
+
+
+class Suggestion(str):
+    """The hint that another word was probably meant. `fixes` makes a text edit of it."""
+
+    __slots__ = ("meant", "word")
+
+    def __new__(cls, word: str, meant: str) -> Suggestion:
+        suggestion = super().__new__(cls, f"did you mean `{meant}`?")
+        suggestion.word, suggestion.meant = word, meant
+        return suggestion
+
+    word: str
+    meant: str
+
+
+@dataclass(frozen=True, slots=True)
 class Diagnostic:
-    """One finding. `hint` says how to fix it, or is None."""
+    """One finding. `hint` says how to fix it, or is None. `fix` does it, where one edit of the text is enough."""
 
     code: str
     message: str
@@ -52,10 +84,11 @@ class Diagnostic:
     hint: str | None = None
     severity: Severity = Severity.ERROR
     labels: tuple[Label, ...] = ()
+    fix: TextEdit | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the object that `check --format json` and problem documents contain."""
-        return {
+        finding: dict[str, Any] = {
             "code": self.code,
             "severity": self.severity.value,
             "message": self.message,
@@ -65,6 +98,9 @@ class Diagnostic:
             "end_column": self.span.end_column,
             "hint": self.hint,
         }
+        if self.fix is not None:
+            finding["fix"] = self.fix.to_json()
+        return finding
 
 
 class Diagnostics:
@@ -112,9 +148,9 @@ class Diagnostics:
         self._compared_words += len(known)
         return closest(word, known) if self._compared_words <= MAX_COMPARED_WORDS else None
 
-    def did_you_mean(self, word: str, known: Collection[str]) -> str | None:
+    def did_you_mean(self, word: str, known: Collection[str]) -> Suggestion | None:
         """Return a hint with the word of `closest`, or None."""
-        return _suggestion(self.closest(word, known))
+        return suggest(word, self.closest(word, known))
 
     def __iter__(self) -> Iterator[Diagnostic]:
         kept = sorted(self._findings, key=lambda finding: (finding.span, finding.code, finding.message))
@@ -165,14 +201,15 @@ def _letter_pairs(word: str) -> set[str]:
     return {*word, *map("".join, pairwise(word))}
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str | None:
+def did_you_mean(word: str, known: Iterable[str]) -> Suggestion | None:
     """Return a hint with the known word that is most similar to `word`, or None.
 
     >>> did_you_mean("notfiy", ["notify", "load"])
     'did you mean `notify`?'
     """
-    return _suggestion(closest(word, known))
+    return suggest(word, closest(word, known))
 
 
-def _suggestion(word: str | None) -> str | None:
-    return None if word is None else f"did you mean `{word}`?"
+def suggest(word: str, meant: str | None) -> Suggestion | None:
+    """Return the hint that `meant` is probably the word, or None."""
+    return None if meant is None else Suggestion(word, meant)

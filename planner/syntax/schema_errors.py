@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
+from noetl.planner.diagnostics.diagnostic import suggest
 from noetl.planner.diagnostics.wording import (
     abbreviate,
     as_code,
@@ -216,7 +217,7 @@ def describe_unknown_key(key: str, model: type[Model]) -> SchemaViolation:
     keys = keys_of(model)
     hint = _MISPLACED_KEY_HINTS.get(model, {}).get(key)
     if intended := find_intended_key(key, model):
-        hint = f"did you mean `{intended}`?"
+        hint = suggest(key, intended)
     elif hint is None and len(keys) <= _MAX_LISTED_KEYS:
         hint = f"use {join_words(as_code(keys))}"
     return SchemaViolation("NP010", f"unknown key `{abbreviate(key)}` in {_NOUNS[model]}", hint, at_key=True)
@@ -236,7 +237,7 @@ def describe_invalid_entry(value: object) -> SchemaViolation:
     if misspelt := find_intended_entry_key(value):
         key, intended = misspelt
         message = f"unknown key `{abbreviate(key)}` in an entry of `run`"
-        return SchemaViolation("NP010", message, f"did you mean `{intended}`?", at_key=True)
+        return SchemaViolation("NP010", message, suggest(key, intended), at_key=True)
     hint = "begin it with `action: TYPE`, and write the parameters next to it"
     if len(value) == 1:
         key = abbreviate(next(iter(value)))
@@ -260,7 +261,7 @@ def describe_wrong_value(
         choices = re.findall(r"'([^']*)'", context["expected"])
         matches = get_close_matches(value, choices, n=1, cutoff=0.6) if isinstance(value, str) else []
         intended = _TYPE_ALIASES.get(value) if isinstance(value, str) and key == "type" else None
-        hint = f"write `{intended}`" if intended else f"did you mean `{matches[0]}`?" if matches else None
+        hint = f"write `{intended}`" if intended else suggest(str(value), matches[0] if matches else None)
         return SchemaViolation(
             "NP012", f"`{key}` must be {join_words(as_code(choices))}, not {quote_or_describe(value)}", hint
         )

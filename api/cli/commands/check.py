@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from noetl.api.cli.display.console import (
     EXIT_FAILED,
+    CommandError,
     print_message,
     print_report,
     stderr_console,
     write_stdout,
 )
 from noetl.api.cli.sources import TargetOption
+
+if TYPE_CHECKING:
+    from noetl.api.cli.sources import PlaybookSource
 
 app = typer.Typer()
 
@@ -34,6 +39,9 @@ def check(
         CheckFormat, typer.Option("--format", help="The format of the report.")
     ] = CheckFormat.FULL,
     target: TargetOption = None,
+    fix: Annotated[
+        bool, typer.Option("--fix", help="Replace misspelt words in the files, and report the rest.")
+    ] = False,
 ) -> None:
     """Check playbooks and report all findings, without running anything.
 
@@ -47,6 +55,8 @@ def check(
     from noetl.planner.diagnostics.codes import Severity
 
     sources = [read_source(file) for file in files]
+    if fix:
+        sources = [_fix(source, target) for source in sources]
     compiled = [compile_source(source, target) for source in sources]
     checked = [checked_source(*pair) for pair in zip(sources, compiled, strict=True)]
     console = stderr_console()
@@ -71,3 +81,29 @@ def check(
             print_message(f"note: {sentence}")
     if render.count_findings(checked, Severity.ERROR):
         raise typer.Exit(EXIT_FAILED)
+
+
+def _fix(source: PlaybookSource, target: str | None) -> PlaybookSource:
+    """Replace the misspelt words of a file, and return its new content. A file without any is not written.
+
+    Raises:
+        CommandError: the source is standard input, or the file cannot be written.
+    """
+    from noetl.api.cli.sources import PlaybookSource, compile_source
+    from noetl.planner.diagnostics.fixes import apply_edits
+    from noetl.planner.diagnostics.render import STDIN
+
+    if source.file == STDIN:
+        raise CommandError("--fix changes files, and standard input is none; name a file")
+    edits = [finding.fix for finding in compile_source(source, target).diagnostics if finding.fix is not None]
+    if not edits:
+        return source
+    mark = source.content[:3] if source.content.startswith(b"\xef\xbb\xbf") else b""
+    content = mark + apply_edits(source.text, edits).encode()
+    try:
+        Path(source.file).write_bytes(content)
+    except OSError as error:
+        raise CommandError(f"cannot write {source.file}: {error.strerror or error}") from error
+    words = "1 word" if len(edits) == 1 else f"{len(edits)} words"
+    print_message(f"replaced {words} in {source.file}")
+    return PlaybookSource(source.file, content)

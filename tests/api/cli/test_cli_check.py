@@ -248,3 +248,29 @@ def test_actions_that_need_a_missing_extra_are_noted(noetl: Command, monkeypatch
     assert [line.partition(" cannot")[0] for line in lines] == ["note: `postgres`", "note: `s3`"]
     assert "pip install 'psycopg[binary,pool]" in lines[0] and "boto3" in lines[1]
     assert "note: `" not in noetl("check", "-", "--format", "json", stdin=playbook).err
+
+
+def test_misspelt_words_are_replaced_in_files(noetl: Command, folder: Path) -> None:
+    text = (
+        "name: a\r\nsteps:\r\n  - name: load ü\r\n    run: [{action: log, mesage: hello}]\r\n"
+        "    rule: [{case: default, run: ['laod ü', nowhere]}]\r\n"
+    )
+    file = folder / "wrong.yaml"
+    file.write_bytes(b"\xef\xbb\xbf" + text.encode())
+    report = json.loads(noetl("check", str(file), "--format", "json").out)
+    fixes = [finding["fix"]["text"] for finding in report["diagnostics"] if "fix" in finding]
+    assert fixes == ["message", "load ü"]
+    result = noetl("check", "--fix", str(file))
+    assert result.exit_code == 1
+    assert "replaced 2 words in" in result.err and "unknown step `nowhere`" in result.err
+    fixed = text.replace("mesage", "message").replace("laod", "load")
+    assert file.read_bytes() == b"\xef\xbb\xbf" + fixed.encode()
+    before = file.stat()
+    assert "replaced" not in noetl("check", "--fix", str(file)).err
+    assert file.stat() == before
+
+
+def test_standard_input_is_not_fixed(noetl: Command) -> None:
+    result = noetl("check", "--fix", "-", stdin="name: a")
+    assert result.exit_code == 2
+    assert "standard input is none; name a file" in result.err
