@@ -16,12 +16,18 @@ from noetl.planner.draw.layout import Layout, read_layout, to_dot
 from noetl.planner.draw.run_marks import RunMarks
 from noetl.planner.draw.svg import PictureOptions, write_svg
 from noetl.planner.plan import Plan
+from noetl.planner.weighted_cache import WeightedCache
 
 UNFOLDED_SECONDS = 5.0
 """How long the layout of a plan with all its steps may take. Past it, the plan is folded."""
 
 MAX_PICTURE_SIZE = 3000
 """How many nodes and edges a picture may have, folded. More would be neither drawn in time nor read."""
+
+KEPT_ANSWERS_BYTES = 8 * 1024 * 1024
+"""How many bytes of coordinates are kept for drafts, whose shape seldom changes from one key to the next."""
+
+_answers: WeightedCache[str, bytes] = WeightedCache(KEPT_ANSWERS_BYTES)
 
 _ZOOM = 2.0
 _MAX_PIXELS = 16_000
@@ -34,11 +40,15 @@ class PictureError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class LayoutRequest:
-    """The use of a layout: for a run or a plan, with these failed steps, and whether no step is folded."""
+    """The use of a layout: for a run or a plan, with these failed steps, and whether no step is folded.
+
+    The coordinates of a request that `is_repeated` are kept. A chart of the same shape gets them again.
+    """
 
     has_states: bool = False
     failed: Collection[str] = ()
     unfolded: bool = False
+    is_repeated: bool = False
 
 
 def lay_out(
@@ -73,7 +83,12 @@ def _lay_out(
         raise PictureError(
             f"the picture has {size:,} nodes and edges; at most {MAX_PICTURE_SIZE:,} are drawn"
         )
-    answer = graphviz.render(to_dot(chart), "json0", seconds)
+    dot = to_dot(chart)
+    answer = _answers.find(dot) if request.is_repeated else None
+    if answer is None:
+        answer = graphviz.render(dot, "json0", seconds)
+        if request.is_repeated:
+            _answers.add(dot, answer, len(dot) + len(answer))
     return arrange_columns(read_layout(chart, answer))
 
 

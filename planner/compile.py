@@ -77,18 +77,24 @@ def compile_playbook(text: str | bytes, catalogue: Catalogue, target: str | None
     With the target `lambda`, also check the limits of Lambda invocations.
     """
     with gc_paused(), temporary_templates():
-        return _compile(text, catalogue, target)
+        return compile_program(text, catalogue, target)[0]
 
 
-def _compile(text: str | bytes, catalogue: Catalogue, target: str | None) -> Compilation:
+def compile_program(
+    text: str | bytes, catalogue: Catalogue, target: str | None = None
+) -> tuple[Compilation, Program | None]:
+    """Return the compilation of a playbook, and its program if the text could be parsed.
+
+    The caller pauses the garbage collector and keeps the templates for itself, as `compile_playbook` does.
+    """
     diagnostics = Diagnostics()
     document = read_document(text, diagnostics)
     parsed = parse_playbook(document, catalogue, diagnostics) if document is not None else None
     if document is None or parsed is None:
-        return Compilation(None, add_fixes(diagnostics, "" if document is None else document.text))
+        return Compilation(None, add_fixes(diagnostics, "" if document is None else document.text)), None
     uses = find_template_uses(parsed.playbook, document, diagnostics)
     if uses is None:
-        return Compilation(None, add_fixes(diagnostics, document.text))
+        return Compilation(None, add_fixes(diagnostics, document.text)), None
     program = Program(
         parsed.playbook,
         document,
@@ -103,4 +109,4 @@ def _compile(text: str | bytes, catalogue: Catalogue, target: str | None) -> Com
     for check in CHECKS:
         check(program)
     plan = None if diagnostics.error_count else lower(program)
-    return Compilation(plan, add_fixes(diagnostics, document.text))
+    return Compilation(plan, add_fixes(diagnostics, document.text)), program

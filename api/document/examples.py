@@ -30,6 +30,14 @@ from noetl.api.service.data_views import (
     RunSource,
     StepData,
 )
+from noetl.api.service.draft_views import (
+    CodeExplanation,
+    DraftScope,
+    DraftStepEntry,
+    LanguageWords,
+    PlaybookDraft,
+    ScopeNameEntry,
+)
 from noetl.api.service.graph_views import PlanDescription
 from noetl.api.service.inbox_views import (
     AnswerChoice,
@@ -178,6 +186,29 @@ _VIEWS: tuple[View, ...] = (
     ),
     EventTicket(ticket="WyJkZWZhdWx0Il0.c2ln", expires_at=_TIME),
     HealthReport(status="ok"),
+    PlaybookDraft(
+        is_parsed=True,
+        name="greet",
+        version=None,
+        hash=None,
+        diagnostics=[],
+        steps=[DraftStepEntry(name="hello", line=3)],
+        scope=DraftScope(
+            step="hello",
+            task=None,
+            names=[ScopeNameEntry(name="who", kind="input", step=None, line=2, may_lack=False)],
+        ),
+        drawing=None,
+        drawing_problem=None,
+    ),
+    LanguageWords(
+        playbook_schema={"properties": {"name": {"type": "string"}}},
+        attributes={"loop": ["first", "index", "last"]},
+        filters=["length"],
+        tests=["defined"],
+        functions=["now"],
+    ),
+    CodeExplanation(code="NP101", title="unknown step", severity="error", text="# NP101: unknown step"),
     PlanDescription(
         name="greet",
         version=None,

@@ -116,11 +116,13 @@ class FactTable:
     them. `closures` maps a key or condition to all facts that hold where it does. `at_start` holds when a run
     starts. `run_succeeded` is the fact that a run has succeeded.
 
+    `further_names` of the constructor are saved names that are facts although no template reads them.
+
     `templates` holds the templates of each entry, and of each other part of a step, by path. `saved` holds
     what each entry saves, `entry_conditions` the conditions that hold where it does its work, both by path.
     """
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, further_names: Iterable[str] = ()) -> None:
         self.keys: list[str] = []
         self.bits: dict[str, FactSet] = {}
         self.closures: dict[Alternative, FactSet] = {}
@@ -136,7 +138,7 @@ class FactTable:
         self._resolution_cache: dict[FactSet, FactSet] = {}
         self._resolvable = self._weakenable = self._resolution_inputs = self._first_results = EMPTY
         self._combinable = EMPTY
-        self._number_names(program)
+        self._number_names(program, further_names)
         self.name_facts = FactSet((1 << len(self.keys)) - 1)
         self.run_succeeded = EMPTY
         if self.bits:
@@ -150,8 +152,8 @@ class FactTable:
         self.keys.append(key)
         return FactSet(1 << len(self.keys) - 1)
 
-    def _number_names(self, program: Program) -> None:
-        """Number each name that a template reads and the playbook assigns.
+    def _number_names(self, program: Program, further_names: Iterable[str]) -> None:
+        """Number each name that a template reads and the playbook assigns, and the further names.
 
         A name that is given, or that nothing assigns, is a fact only if a guard may test whether it is
         defined.
@@ -174,6 +176,9 @@ class FactTable:
                 if key not in self.bits:
                     self.bits[key] = self.closures[key] = self._new_bit(key)
                     self.at_start |= self.bits[key] if is_given else EMPTY
+        for name in further_names:
+            if name not in self.bits:
+                self.bits[name] = self.closures[name] = self._new_bit(name)
 
     def _number_clauses(self, program: Program, correlation: ConditionCorrelation) -> None:
         """Number the clauses that templates require, and the conditions that guards decide."""

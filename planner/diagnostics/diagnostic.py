@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from heapq import nsmallest
 from itertools import pairwise
-from typing import Any
+from typing import Any, Self
 
 from noetl.planner.diagnostics.codes import CODES, Severity
 
@@ -60,23 +60,21 @@ class TextEdit:
         }
 
 
-class Suggestion(str):
+class Suggestion(str):  # noqa: SLOT000  There are few, and they live as long as a compilation.
     """The hint that another word was probably meant. `fixes` makes a text edit of it."""
-
-    __slots__ = ("meant", "word")
-
-    def __new__(cls, word: str, meant: str) -> Suggestion:
-        suggestion = super().__new__(cls, f"did you mean `{meant}`?")
-        suggestion.word, suggestion.meant = word, meant
-        return suggestion
 
     word: str
     meant: str
 
+    def __new__(cls, word: str, meant: str) -> Self:
+        suggestion = super().__new__(cls, f"did you mean `{meant}`?")
+        suggestion.word, suggestion.meant = word, meant
+        return suggestion
+
 
 @dataclass(frozen=True, slots=True)
 class Diagnostic:
-    """One finding. `hint` says how to fix it, or is None. `fix` does it, where one edit of the text is enough."""
+    """One finding. `hint` says how to fix it, or is None. `fix` does it, where one edit is enough."""
 
     code: str
     message: str
@@ -148,7 +146,7 @@ class Diagnostics:
         self._compared_words += len(known)
         return closest(word, known) if self._compared_words <= MAX_COMPARED_WORDS else None
 
-    def did_you_mean(self, word: str, known: Collection[str]) -> Suggestion | None:
+    def did_you_mean(self, word: str, known: Collection[str]) -> str | None:
         """Return a hint with the word of `closest`, or None."""
         return suggest(word, self.closest(word, known))
 
@@ -201,7 +199,7 @@ def _letter_pairs(word: str) -> set[str]:
     return {*word, *map("".join, pairwise(word))}
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> Suggestion | None:
+def did_you_mean(word: str, known: Iterable[str]) -> str | None:
     """Return a hint with the known word that is most similar to `word`, or None.
 
     >>> did_you_mean("notfiy", ["notify", "load"])
@@ -210,6 +208,6 @@ def did_you_mean(word: str, known: Iterable[str]) -> Suggestion | None:
     return suggest(word, closest(word, known))
 
 
-def suggest(word: str, meant: str | None) -> Suggestion | None:
+def suggest(word: str, meant: str | None) -> str | None:
     """Return the hint that `meant` is probably the word, or None."""
     return None if meant is None else Suggestion(word, meant)

@@ -111,7 +111,7 @@ async def test_a_playbook_with_errors_is_rejected_with_all_of_them(http: httpx.A
     found = {(d["code"], d["line"], d["severity"]) for d in problem["diagnostics"]}
     assert {("NP101", 6, "error"), ("NP501", 9, "error")} <= found
     assert set(problem["diagnostics"][0]) == {
-        *("code", "severity", "message", "line", "column", "end_line", "end_column", "hint", "fix")
+        *("code", "severity", "message", "line", "column", "end_line", "end_column", "hint")
     }
     assert (await http.get("/workflows")).json() == {"items": [], "next_cursor": None}
 

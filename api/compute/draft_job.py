@@ -1,0 +1,75 @@
+"""The job of an editor: the findings, the names in scope and the drawing of a text."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from noetl.api.service.compiler import PlaybookCompiler
+from noetl.api.service.draft_views import DraftScope, DraftStepEntry, PlaybookDraft, ScopeNameEntry
+from noetl.api.service.graph_views import RunGraph
+from noetl.api.service.views import DiagnosticEntry
+from noetl.planner.editing.draft import read_draft
+from noetl.planner.editing.scope import NameScope
+from noetl.planner.frozen import frozen
+from noetl.planner.plan import Plan
+
+TOO_SLOW = "The drawing takes too long, or too much memory."
+
+
+@frozen
+class DraftJob:
+    """The draft of a text as JSON, with the names in scope at a line. Without `draws`, it has no drawing."""
+
+    text: str | bytes
+    line: int | None = None
+    draws: bool = True
+    subject = "The check of the draft"
+    seconds = 10.0
+    is_light = False
+
+    @property
+    def key(self) -> str:
+        text = self.text.encode("utf-8", "surrogatepass") if isinstance(self.text, str) else self.text
+        return f"draft:{self.line}:{self.draws}:{hashlib.sha256(text).hexdigest()}"
+
+    def perform(self, compiler: PlaybookCompiler) -> bytes:
+        from noetl.api.http.responses import JsonResponse
+
+        draft = read_draft(self.text, compiler.catalogue, self.line)
+        plan = draft.compilation.plan
+        drawing, problem = None, None if plan is None else TOO_SLOW
+        if plan is not None and self.draws:
+            drawing, problem = _draw(plan, compiler)
+        view = PlaybookDraft(
+            is_parsed=draft.is_parsed,
+            name=draft.name,
+            version=draft.version,
+            hash=None if plan is None else plan.hash,
+            diagnostics=[DiagnosticEntry(**finding.to_json()) for finding in draft.compilation.diagnostics],
+            steps=[DraftStepEntry(name=step.name, line=step.line) for step in draft.steps],
+            scope=None if draft.scope is None else _describe_scope(draft.scope),
+            drawing=drawing,
+            drawing_problem=problem,
+        )
+        return bytes(JsonResponse(view).body)
+
+
+def _describe_scope(scope: NameScope) -> DraftScope:
+    names = [ScopeNameEntry(**name.to_json()) for name in scope.names]
+    return DraftScope(step=scope.step, task=scope.task, names=names)
+
+
+def _draw(plan: Plan, compiler: PlaybookCompiler) -> tuple[RunGraph | None, str | None]:
+    """Return the drawing of a plan, or the problem if it has none."""
+    from noetl.api.graphviz import GraphvizError
+    from noetl.api.pictures import LayoutRequest, PictureError, lay_out
+    from noetl.planner.draw.run_graph import describe_plan_graph
+
+    try:
+        layout = lay_out(plan, compiler.catalogue, LayoutRequest(is_repeated=True))
+    except (PictureError, GraphvizError) as error:
+        message = str(error)
+        return None, f"{message[:1].upper()}{message[1:]}."
+    graph: dict[str, Any] = describe_plan_graph(layout)
+    return RunGraph(**graph), None

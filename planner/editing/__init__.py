@@ -1,0 +1,1 @@
+"""Editing: what an editor shows while a person writes a playbook."""

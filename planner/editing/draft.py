@@ -1,0 +1,46 @@
+"""The draft of a playbook: all that an editor shows of a text, which may have errors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from noetl.planner.catalogue import Catalogue
+from noetl.planner.compile import Compilation, compile_program
+from noetl.planner.editing.scope import NameScope, find_scope
+from noetl.planner.gc_control import gc_paused
+from noetl.planner.templates.template import temporary_templates
+
+
+@dataclass(frozen=True, slots=True)
+class DraftStep:
+    """A step of a draft, and the line on which it begins."""
+
+    name: str
+    line: int
+
+
+@dataclass(frozen=True)
+class Draft:
+    """The compilation of a text, its steps, and the names in scope at a line.
+
+    `is_parsed` is false for a text that could not be parsed: nothing but its findings is known.
+    """
+
+    compilation: Compilation
+    is_parsed: bool
+    name: str | None = None
+    version: str | None = None
+    steps: tuple[DraftStep, ...] = ()
+    scope: NameScope | None = None
+
+
+def read_draft(text: str | bytes, catalogue: Catalogue, line: int | None = None) -> Draft:
+    """Compile a text, and find the names in scope at a line. Invalid text of any kind is a draft, too."""
+    with gc_paused(), temporary_templates():
+        compilation, program = compile_program(text, catalogue)
+        if program is None:
+            return Draft(compilation, is_parsed=False)
+        playbook = program.playbook
+        steps = tuple(DraftStep(step.name, program.document.span(step.path).line) for step in playbook.steps)
+        scope = None if line is None else find_scope(program, line)
+        return Draft(compilation, True, playbook.name, playbook.version, steps, scope)

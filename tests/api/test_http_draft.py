@@ -1,0 +1,121 @@
+"""The routes of an editor: drafts, the words of the language, and what codes mean."""
+
+from __future__ import annotations
+
+import httpx
+import pytest
+
+from noetl.api.compute.draft_job import TOO_SLOW, DraftJob
+from noetl.api.service.compiler import PlaybookCompiler
+from noetl.api.service.draft_views import CodeExplanation, LanguageWords, PlaybookDraft
+from noetl.api.service.errors import WorkLimitError
+from noetl.planner.diagnostics.codes import CODES
+from tests.api.responses import assert_problem, read_view
+
+pytestmark = pytest.mark.anyio
+
+YAML = {"Content-Type": "application/yaml"}
+PLAYBOOK = """\
+name: two
+input: {start: integer}
+steps:
+  - name: a
+    run:
+      - {action: set, set: {total: "{{ input.start }}"}}
+    rule:
+      - {case: "{{ total > 1 }}", run: [b]}
+  - name: b
+    run:
+      - {action: log, message: "{{ total }}"}
+"""
+
+
+async def check(http: httpx.AsyncClient, text: str, line: int | None = None) -> PlaybookDraft:
+    params = {} if line is None else {"line": line}
+    response = await http.post("/plan/draft", json={"playbook": text}, params=params)
+    assert response.status_code == 200, response.text
+    return read_view(PlaybookDraft, response.json())
+
+
+async def test_a_draft_has_its_drawing_and_the_names_at_a_line(http: httpx.AsyncClient) -> None:
+    draft = await check(http, PLAYBOOK, 11)
+    assert (draft.name, draft.version, draft.is_parsed) == ("two", None, True)
+    assert [(step.name, step.line) for step in draft.steps] == [("a", 4), ("b", 9)]
+    assert draft.scope is not None and draft.drawing is not None
+    assert [(name.name, name.step, name.line, name.may_lack) for name in draft.scope.names] == [
+        ("total", "a", 6, False),
+        ("start", None, 2, False),
+    ]
+    steps = {name for node in draft.drawing.nodes for name in node.steps}
+    assert steps == {"a", "b"}
+    assert {(node.state, node.words) for node in draft.drawing.nodes} == {(None, None)}
+    assert {edge.mark for edge in draft.drawing.edges} == {"may"}
+    assert draft.hash == (await http.post("/plan", content=PLAYBOOK, headers=YAML)).json()["hash"]
+    assert (await http.get("/playbooks")).json()["items"] == []
+
+
+async def test_errors_of_a_draft_are_its_answer_with_their_fixes(http: httpx.AsyncClient) -> None:
+    draft = await check(http, PLAYBOOK.replace("action: log", "action: logg"), 11)
+    assert (draft.hash, draft.drawing, draft.drawing_problem) == (None, None, None)
+    [finding] = [finding for finding in draft.diagnostics if finding.code == "NP501"]
+    assert finding.fix is not None
+    assert (finding.fix.line, finding.fix.column, finding.fix.end_column) == (11, 18, 22)
+    assert finding.fix.text == "log"
+    assert draft.scope is not None and draft.scope.step == "b"
+
+
+@pytest.mark.parametrize("text", ["", "name: [", "a" * 200, "- \x1b[31m", "[" * 10_000, "name: \ufffe"])
+async def test_a_text_that_cannot_be_parsed_has_findings(http: httpx.AsyncClient, text: str) -> None:
+    draft = await check(http, text, 1)
+    assert (draft.is_parsed, draft.scope, draft.steps) == (False, None, [])
+    assert draft.diagnostics[0].severity == "error"
+
+
+@pytest.mark.parametrize("line", ["0", "-1", "x", "1.5", "99999999999999999999"])
+async def test_a_wrong_line_is_refused(http: httpx.AsyncClient, line: str) -> None:
+    response = await http.post("/plan/draft", content=PLAYBOOK, headers=YAML, params={"line": line})
+    assert_problem(response, 400, "invalid-request")
+
+
+async def test_a_line_behind_the_text_is_its_end(http: httpx.AsyncClient) -> None:
+    assert (await check(http, PLAYBOOK, 2_000_000)).scope == (await check(http, PLAYBOOK, 11)).scope
+
+
+async def test_findings_are_answered_if_the_drawing_takes_too_long(
+    http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    perform = DraftJob.perform
+
+    def perform_slowly(job: DraftJob, compiler: PlaybookCompiler) -> bytes:
+        if job.draws:
+            raise WorkLimitError(job.subject, "takes too long")
+        return perform(job, compiler)
+
+    monkeypatch.setattr(DraftJob, "perform", perform_slowly)
+    monkeypatch.setattr(DraftJob, "is_light", True)
+    draft = await check(http, PLAYBOOK, 11)
+    assert (draft.drawing, draft.drawing_problem) == (None, TOO_SLOW)
+    assert draft.scope is not None
+
+
+async def test_the_words_of_the_language_are_those_of_the_checks(http: httpx.AsyncClient) -> None:
+    response = await http.get("/language")
+    words = read_view(LanguageWords, response.json())
+    actions = words.playbook_schema["$defs"]["ActionEntry"]["properties"]["action"]["enum"]
+    assert {"http", "log", "set"} <= set(actions)
+    assert {"status", "result"} <= set(words.attributes["steps"])
+    assert {"length"} <= set(words.filters) and {"now"} <= set(words.functions)
+    again = await http.get("/language", headers={"If-None-Match": response.headers["etag"]})
+    assert again.status_code == 304
+
+
+async def test_each_code_is_explained(http: httpx.AsyncClient) -> None:
+    for code in CODES:
+        entry = read_view(CodeExplanation, (await http.get(f"/language/codes/{code}")).json())
+        assert (entry.code, entry.title, entry.severity) == (code, CODES[code].title, CODES[code].severity)
+        assert entry.text.startswith(f"# {code}: ")
+
+
+@pytest.mark.parametrize("code", ["NP999", "np101", "..%2F__init__", "%1b%5B31m", "x" * 300])
+async def test_an_unknown_code_is_a_problem(http: httpx.AsyncClient, code: str) -> None:
+    assert (await http.get(f"/language/codes/{code}")).status_code in (404, 414)
