@@ -434,6 +434,7 @@ TEXT_EXAMPLES = {
 BODY_EXAMPLES: dict[str, Any] = {
     "Playbook": _PLAYBOOK,
     "PlaybookBody": {"playbook": _PLAYBOOK},
+    "DraftBody": {"text": "name: greet\nsteps: []\n", "line": 1},
     "BulkBody": {"ids": [_RUN]},
     "TagsBody": {"add": ["env=prod"], "remove": ["draft"]},
     "AnswerBody": {"step": "ask", "answer": {"approved": True}},

@@ -94,6 +94,15 @@ class PlaybookBody(RequestBody):
     )
 
 
+class DraftBody(RequestBody):
+    """The draft of a playbook, and the line at which a person writes."""
+
+    text: Annotated[str, Expected("text")] = Field(description="The text, which may have errors.")
+    line: Annotated[int | None, Field(ge=1), Expected("a whole number from 1")] = Field(
+        None, description="A line of the text, from 1. The answer has the names in scope there."
+    )
+
+
 class ResumeBody(RequestBody):
     """The corrected input of a run, and the step at which a new run starts instead."""
 
@@ -141,6 +150,7 @@ class BulkBody(RequestBody):
 REQUEST_BODIES: tuple[type[RequestBody], ...] = (
     SubmissionBody,
     PlaybookBody,
+    DraftBody,
     ResumeBody,
     AnswerBody,
     BulkBody,

@@ -83,6 +83,7 @@ PROBLEM_TYPES: Mapping[str, ProblemType] = {
     ),
     "playbook-in-use": ProblemType(CONFLICT, "playbook `greet` has runs that have not ended"),
     "superseded-plan": ProblemType(CONFLICT, "the playbook was compiled by an earlier version of NoETL"),
+    "playbook-changed": ProblemType(CONFLICT, "the newest version of `greet` is `15`, and not `14` any more"),
     "version-exists": ProblemType(CONFLICT, "version `1` of `greet` is registered with another text"),
     "closed": ProblemType(410, "the step does not wait for an answer any more"),
     "answer-too-large": ProblemType(

@@ -98,6 +98,20 @@ async def read_playbook(request: Request) -> str | bytes:
     return await _decode(body, lambda value: _playbook_text(parse_body(PlaybookBody, value).playbook))
 
 
+async def read_draft_request(request: Request) -> tuple[str, int | None]:
+    """Return the text of a draft, and the line at which a person writes.
+
+    Raises:
+        Problem: 400, 413, 415 or 422.
+    """
+    from noetl.api.http.bodies import DraftBody, parse_body
+
+    body = await _read_body(request)
+    _content_type(request, (JSON_TYPE,))
+    draft = await _decode(body, lambda value: parse_body(DraftBody, value))
+    return draft.text, draft.line
+
+
 async def read_resume_request(request: Request, key: str | None) -> ResumeRequest:
     """Return a request to resume a run with its `Idempotency-Key`. The body may be empty.
 

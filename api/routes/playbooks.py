@@ -50,6 +50,13 @@ Limit = Annotated[WholeNumber, Query(ge=1, le=MAX_PLAYBOOKS, description="The mo
 MAX_SUMMARIES = 50
 """The most playbooks of a page with statistics, for each of which runs are read."""
 
+Newest = Annotated[
+    str | None,
+    Query(
+        description="The newest version that the caller knows. 409 if another is newer. Empty: none exists."
+    ),
+]
+
 
 @router.post(
     "",
@@ -62,6 +69,7 @@ MAX_SUMMARIES = 50
         **playbook_body("PlaybookBody"),
         **problems(
             "version-exists",
+            "playbook-changed",
             "invalid-name",
             "invalid-playbook",
             "too-much-work",
@@ -70,9 +78,11 @@ MAX_SUMMARIES = 50
         ),
     },
 )
-async def register_playbook(request: Request, services: AdminServices) -> Response:
+async def register_playbook(request: Request, services: AdminServices, newest: Newest = None) -> Response:
     """Register the playbook in the body under its name and version. 200 if it is registered already."""
     playbook = await compile_long(request, services, await read_playbook(request))
+    if newest is not None:
+        await run_in_threadpool(services.playbooks.check_newest, playbook, newest)
     entry, is_new = await run_in_threadpool(services.playbooks.register, playbook, caller_name(request))
     location = PlaybookLinks.of_entry(request, entry).self
     return JsonResponse(entry, 201 if is_new else 200, headers={"Location": location})

@@ -106,6 +106,27 @@ class PlaybookService:
             registered = before
         return _entry(registered), registered != before
 
+    def check_newest(self, playbook: str | bytes | Plan, known: str) -> None:
+        """Check that the newest version of a playbook is the known one. An empty text means: there is none.
+
+        Raises:
+            PlaybookError: the playbook does not compile.
+            RejectedError: `playbook_changed`.
+        """
+        plan = playbook if isinstance(playbook, Plan) else self.context.compiler.plan(playbook)
+        name = plan.header.name
+        newest = self.context.store.registry.get(self.context.tenant, name, None)
+        version = "" if newest is None else str(newest.version)
+        if version == known:
+            return
+        if not version:
+            message = f"`{name}` is not in the registry any more, and its newest version was `{known}`"
+        elif known:
+            message = f"the newest version of `{name}` is `{version}`, and not `{known}` any more"
+        else:
+            message = f"`{name}` is registered already, in version `{version}`"
+        raise RejectedError("playbook_changed", message)
+
     def find(self, name: str | None = None, *, limit: int = 100, cursor: str | None = None) -> PlaybookPage:
         """Return one page of the registry, with the cursor of the next page.
 

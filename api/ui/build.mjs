@@ -12,7 +12,27 @@ const FONTS = {
   "inter.woff2": "@fontsource-variable/inter/files/inter-latin-wght-normal.woff2",
   "jetbrains-mono.woff2": "@fontsource/jetbrains-mono/files/jetbrains-mono-latin-400-normal.woff2",
 };
-const PACKAGES = ["preact", "diff", "@fontsource-variable/inter", "@fontsource/jetbrains-mono"];
+const PACKAGES = [
+  "preact",
+  "@codemirror/autocomplete",
+  "@codemirror/commands",
+  "@codemirror/lang-yaml",
+  "@codemirror/language",
+  "@codemirror/search",
+  "@codemirror/state",
+  "@codemirror/view",
+  "@lezer/common",
+  "@lezer/highlight",
+  "@lezer/lr",
+  "@lezer/yaml",
+  "@marijn/find-cluster-break",
+  "crelt",
+  "diff",
+  "style-mod",
+  "w3c-keyname",
+  "@fontsource-variable/inter",
+  "@fontsource/jetbrains-mono",
+];
 
 mkdirSync(out, { recursive: true });
 await build({

@@ -127,6 +127,7 @@ def create_resources(address: str, authorization: str) -> dict[str, list[str]]:
         "name": list(PLAYBOOKS),
         "version": ["1"],
         "token": ["unknown"],
+        "code": ["NP101"],
     }
 
 

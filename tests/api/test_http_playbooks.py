@@ -92,6 +92,20 @@ class TestRegistration:
                 f"/playbooks/greet/versions/{version}",
             )
 
+    async def test_a_draft_does_not_replace_a_version_that_it_does_not_know(
+        self, http: httpx.AsyncClient
+    ) -> None:
+        async def save(text: str, newest: str) -> httpx.Response:
+            return await http.post("/playbooks", json={"playbook": text}, params={"newest": newest})
+
+        assert (await save(GREET % "Ada", "")).status_code == 201
+        assert (await save(GREET % "Eve", "1")).status_code == 201
+        for newest in ("1", "", "3", "\u202e"):
+            assert_problem(await save(GREET % "Zoe", newest), 409, "playbook-changed")
+        assert (await http.get("/playbooks/greet")).json()["version"] == "2"
+        assert (await save(GREET % "Zoe", "2")).status_code == 201
+        assert_problem(await save(GREET.replace("greet", "fresh") % "Zoe", "2"), 409, "playbook-changed")
+
     async def test_a_version_never_gets_another_text(self, http: httpx.AsyncClient) -> None:
         await register(http, versioned("1", "Ada"))
         assert_problem(await register(http, versioned("1", "Eve")), 409, "version-exists")

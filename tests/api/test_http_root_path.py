@@ -223,8 +223,8 @@ def test_a_conversation_through_a_gateway(
     tmp_path: Path,
 ) -> None:
     monkeypatch.setattr(lambda_handler, "MAX_RESPONSE_BYTES", 450_000)
-    monkeypatch.setattr(lambda_handler, "MAX_BALANCER_BYTES", 440_000)
-    limit = "440,000" if front.event is alb_event else "450,000"
+    monkeypatch.setattr(lambda_handler, "MAX_BALANCER_BYTES", 448_000)
+    limit = "448,000" if front.event is alb_event else "450,000"
     with gateway(front, monkeypatch, settings) as send:
         converse(send, front.prefix, {"authorization": f"Bearer {key}"}, limit, tmp_path / "token")
 

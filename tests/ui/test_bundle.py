@@ -80,8 +80,24 @@ def test_the_bundle_lists_the_licences_of_its_packages() -> None:
     text = (BUNDLE / "LICENSES.txt").read_text("utf-8")
     assert re.findall(r"^(?:----\n\n)?(\S+) \d+\.\d+\.\d+$", text, re.MULTILINE) == [
         "preact",
+        "@codemirror/autocomplete",
+        "@codemirror/commands",
+        "@codemirror/lang-yaml",
+        "@codemirror/language",
+        "@codemirror/search",
+        "@codemirror/state",
+        "@codemirror/view",
+        "@lezer/common",
+        "@lezer/highlight",
+        "@lezer/lr",
+        "@lezer/yaml",
+        "@marijn/find-cluster-break",
+        "crelt",
         "diff",
+        "style-mod",
+        "w3c-keyname",
         "@fontsource-variable/inter",
         "@fontsource/jetbrains-mono",
     ]
     assert text.count("SIL OPEN FONT LICENSE") == 2 and "The MIT License" in text
+    assert text.count("BSD 3-Clause License") == 1

@@ -11,10 +11,21 @@ export interface Address {
 
 const CHANGED = "noetl-address";
 let base = "";
+let shown = "";
 
 /** Set the path of the page, such as `/ui`, or `/prod/ui` behind a gateway. */
 export function setBase(path: string): void {
   base = path;
+  shown = currentLink();
+  addEventListener("popstate", () => {
+    if (new URL(shown, location.href).pathname !== location.pathname && !mayLeave()) history.pushState(null, "", shown);
+    shown = currentLink();
+    dispatchEvent(new Event(CHANGED));
+  });
+}
+
+function currentLink(): string {
+  return location.pathname + location.search + location.hash;
 }
 
 export function readAddress(): Address {
@@ -38,10 +49,25 @@ export function linkTo(parts: readonly string[], params?: URLSearchParams, hash 
   return `${base}/${parts.map(encodeURIComponent).join("/")}${search ? `?${search}` : ""}${hash ? `#${hash}` : ""}`;
 }
 
+let question: string | null = null;
+
+/** Ask this before the address leads to another view; null: do not ask. */
+export function askBeforeLeaving(text: string | null): void {
+  question = text;
+}
+
+function mayLeave(): boolean {
+  if (question !== null && !confirm(question)) return false;
+  question = null;
+  return true;
+}
+
 export function go(link: string, { replace = false } = {}): void {
-  if (link === location.pathname + location.search + location.hash) return;
+  if (link === currentLink()) return;
+  if (new URL(link, location.href).pathname !== location.pathname && !mayLeave()) return;
   if (replace) history.replaceState(history.state, "", link);
   else history.pushState(null, "", link);
+  shown = currentLink();
   dispatchEvent(new Event(CHANGED));
 }
 
@@ -63,10 +89,8 @@ export function useAddress(): Address {
   const [address, setAddress] = useState(readAddress);
   useEffect(() => {
     const update = () => setAddress(readAddress());
-    addEventListener("popstate", update);
     addEventListener(CHANGED, update);
     return () => {
-      removeEventListener("popstate", update);
       removeEventListener(CHANGED, update);
     };
   }, []);

@@ -15,6 +15,7 @@ import { RunsView } from "./runs/view";
 import { Service } from "./service";
 import type { Connection } from "./stream";
 
+const EditView = lazy(async () => (await import("./editor/view")).EditView);
 const CompareView = lazy(async () => (await import("./compare/view")).CompareView);
 const PlaybooksView = lazy(async () => (await import("./playbooks/view")).PlaybooksView);
 const FoundRun = lazy(async () => (await import("./run/resolve")).FoundRun);
@@ -75,6 +76,7 @@ function View() {
   if (!name || (name === "runs" && !id)) return <RunsView />;
   if (name === "runs" && id) return <FoundRun key={id} id={id} />;
   if (name === "inbox") return <InboxView />;
+  if (name === "playbooks" && ((id === "new" && parts.length === 2) || parts[2] === "edit")) return <EditView key={parts.join("/")} />;
   if (name === "playbooks") return <PlaybooksView />;
   if (name === "compare") return <CompareView />;
   return (
@@ -140,6 +142,10 @@ const KEYS: [keys: string, meaning: string][] = [
   ["+ −", "zoom"],
   ["g t b", "graph, timeline, both"],
   ["c", "copy the link"],
+  ["Ctrl .", "editor: apply the fix"],
+  ["F8", "editor: next finding"],
+  ["Ctrl S", "editor: save"],
+  ["Esc Tab", "editor: leave the text"],
   ["y", "copy the command"],
 ];
 

@@ -5,6 +5,7 @@ import { useState } from "preact/hooks";
 import type { GraphNode } from "../answers";
 import { StateSign, toneOf } from "../parts/state";
 import { printable } from "../parts/value";
+import type { NodeMark } from "./panel";
 
 const RIM = 3;
 const FRAME = 4;
@@ -12,13 +13,14 @@ const PADDING = 10;
 const SIGN_WIDTH = 21;
 
 interface NodesProps {
+  marks?: ReadonlyMap<string, NodeMark> | undefined;
   nodes: GraphNode[];
   chosen: string | null;
   onChoose: (step: string) => void;
 }
 
 /** All nodes have one tab stop. In SVG the attribute is `tabindex`: names of attributes are case-sensitive there. Arrow keys move between them. */
-export function Nodes({ nodes, chosen, onChoose }: NodesProps) {
+export function Nodes({ nodes, chosen, onChoose, marks }: NodesProps) {
   const steps = nodes.filter(({ kind }) => kind === "step" || kind === "group");
   const [focused, setFocused] = useState(0);
   const move = (event: KeyboardEvent) => {
@@ -40,6 +42,7 @@ export function Nodes({ nodes, chosen, onChoose }: NodesProps) {
             key={node.key}
             node={node}
             isChosen={isChosen}
+            mark={node.steps.map((step) => marks?.get(step)).find(Boolean)}
             tabIndex={place === focused ? 0 : -1}
             onChoose={() => {
               setFocused(place);
@@ -81,15 +84,17 @@ function nearest(from: GraphNode, nodes: GraphNode[], key: string): GraphNode | 
 }
 
 interface StepProps {
+  mark?: NodeMark | undefined;
   node: GraphNode;
   isChosen: boolean;
   tabIndex: number;
   onChoose: () => void;
 }
 
-function Step({ node, isChosen, tabIndex, onChoose }: StepProps) {
+function Step({ node, mark, isChosen, tabIndex, onChoose }: StepProps) {
   const { x, y, width, height } = node;
   const { state } = node;
+  const tone = mark ?? (state ? { state } : null);
   const top = y + (node.join ? 9 : 0) + (node.is_loop ? FRAME : 0);
   const inner = y + height - top;
   const middle = top + inner / 2;
@@ -100,7 +105,7 @@ function Step({ node, isChosen, tabIndex, onChoose }: StepProps) {
   const box = { x, y: top, width, height: inner, rx: 6 };
   return (
     <g
-      class={`node ${state ? `${toneOf(state)} ${state}` : "plain"}${isChosen ? " chosen" : ""}`}
+      class={`node ${tone ? `${toneOf(tone.state)} ${tone.state}` : "plain"}${isChosen ? " chosen" : ""}`}
       data-key={node.key}
       data-step={node.steps[0]}
       role="button"
@@ -130,6 +135,13 @@ function Step({ node, isChosen, tabIndex, onChoose }: StepProps) {
           {printable(line)}
         </text>
       ))}
+      {mark && (
+        <g>
+          <title>{printable(mark.words)}</title>
+          <circle class="badge" cx={x + width - 2} cy={top + 2} r="9" />
+          <StateSign state={mark.state} x={x + width - 9} y={top - 5} />
+        </g>
+      )}
       {node.end && <EndSign kind={node.end} x={x + width - PADDING - inset - 14} y={middle - 7} />}
     </g>
   );

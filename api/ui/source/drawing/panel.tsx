@@ -23,6 +23,12 @@ interface View {
   zoom: number;
 }
 
+/** A sign on the corner of a step, and what it means. */
+export interface NodeMark {
+  state: string;
+  words: string;
+}
+
 interface Props {
   graph: DrawnGraph;
   /** The step with a frame. */
@@ -30,11 +36,13 @@ interface Props {
   onChoose: (step: string) => void;
   /** Whether the drawing shows an earlier state, and is dimmed. */
   isOld?: boolean;
+  /** Signs on steps, such as those with findings. */
+  marks?: ReadonlyMap<string, NodeMark>;
   /** What lies over the drawing, such as a legend. */
   children?: ComponentChildren;
 }
 
-export function Drawing({ graph, chosen, onChoose, isOld = false, children }: Props) {
+export function Drawing({ graph, chosen, onChoose, isOld = false, marks, children }: Props) {
   const panel = useRef<HTMLDivElement>(null);
   const [view, setView] = useState<View | null>(null);
   const drag = useRef<{ x: number; y: number; view: View } | null>(null);
@@ -92,7 +100,7 @@ export function Drawing({ graph, chosen, onChoose, isOld = false, children }: Pr
       <svg width="100%" height="100%">
         <g transform={view ? `translate(${view.x} ${view.y}) scale(${view.zoom})` : undefined}>
           <Edges edges={graph.edges} />
-          <Nodes nodes={graph.nodes} chosen={chosen} onChoose={onChoose} />
+          <Nodes nodes={graph.nodes} chosen={chosen} onChoose={onChoose} marks={marks} />
         </g>
       </svg>
       {children}

@@ -21,7 +21,7 @@ export function useKeys(handlers: Handlers): void {
   useEffect(() => {
     const listen = (event: KeyboardEvent) => {
       if (event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented) return;
-      if (event.key !== "Escape" && (!areOn || isTyping(event.target))) return;
+      if (event.key !== "Escape" && (!areOn || isTyping(event.composedPath()[0] ?? null))) return;
       if (event.key === "Enter" && isControl(event.target)) return;
       const handler = latest.current[event.key];
       if (!handler) return;

@@ -1,0 +1,83 @@
+/** Saving a draft: why it is not possible, under which version, and what happens if another person was faster. */
+
+import { useState } from "preact/hooks";
+
+import { plural } from "../format";
+import { describe, useShared } from "../parts/context";
+import { Problem } from "../service";
+import type { Draft, Registered } from "./answers";
+import type { Checked } from "./checking";
+
+export interface Saving {
+  isSaving: boolean;
+  /** The newest version, if another person has saved it meanwhile. */
+  conflict: Registered | null;
+  problem: string;
+  /** Why this key may not save at all. */
+  refusal: string;
+  save: (text: string) => Promise<void>;
+  /** Base the draft on the newest version. Its text stays. */
+  accept: () => void;
+}
+
+export function useSaving(base: Registered | null, draft: Draft | null, onSaved: (registered: Registered) => void): Saving {
+  const { service } = useShared();
+  const [isSaving, setIsSaving] = useState(false);
+  const [conflict, setConflict] = useState<Registered | null>(null);
+  const [problem, setProblem] = useState("");
+  const [refusal, setRefusal] = useState("");
+  const save = async (text: string) => {
+    const name = draft?.name ?? "";
+    const known = base?.name === name ? base.version : "";
+    setIsSaving(true);
+    setProblem("");
+    try {
+      const path = `/playbooks?newest=${encodeURIComponent(known)}`;
+      const entry = await service.read<Registered>(path, { method: "POST", body: { playbook: text } });
+      setConflict(null);
+      onSaved({ ...entry, source: text });
+    } catch (error) {
+      if (error instanceof Problem && error.status === 403) setRefusal(error.detail || error.title);
+      else setProblem(describe(error));
+      if (error instanceof Problem && error.status === 409) {
+        const newest = await service.read<Registered>(`/playbooks/${encodeURIComponent(name)}`).catch(() => null);
+        if (newest && newest.version !== known) {
+          setConflict(newest);
+          setProblem("");
+        }
+      }
+    } finally {
+      setIsSaving(false);
+    }
+  };
+  const accept = () => {
+    if (conflict) onSaved(conflict);
+    setConflict(null);
+  };
+  return { isSaving, conflict, problem, refusal, save, accept };
+}
+
+/** Return why a draft cannot be saved, or an empty text. */
+export function reasonAgainst(text: string, base: Registered | null, checked: Checked, saving: Saving): string {
+  const { draft } = checked;
+  if (saving.refusal) return saving.refusal;
+  if (saving.isSaving) return "The draft is being saved.";
+  if (saving.conflict) return `Version ${saving.conflict.version} was saved meanwhile.`;
+  if (base && text === base.source) return "Nothing has changed.";
+  if (!draft || checked.text !== text) return checked.problem || "The text is being checked.";
+  if (!draft.is_parsed) return "The text cannot be read yet.";
+  const errors = draft.diagnostics.filter(({ severity }) => severity === "error").length;
+  if (errors) return `${plural(errors, "error")} ${errors > 1 ? "are" : "is"} left.`;
+  if (base?.name === draft.name && draft.version !== null && draft.version === base.version) {
+    return `Version ${base.version} is saved already. Change version in the text.`;
+  }
+  return "";
+}
+
+/** Return the words of the button. */
+export function saveLabel(base: Registered | null, draft: Draft | null): string {
+  const isSame = base !== null && (draft?.name ?? base.name) === base.name;
+  const next = isSame ? Number(base.version) + 1 : 1;
+  const version = draft?.version ?? (Number.isInteger(next) ? String(next) : "a new version");
+  return `Save as ${/^\d/.test(version) ? "v" : ""}${version}`;
+}
