@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import APIResponse, Browser, Page, Route, expect
 
 from tests.ui.browser import find_barriers, open_page
 from tests.ui.conftest import CLOSE_MONTH, FAILING, ServedPage
@@ -96,6 +96,7 @@ def test_filters_live_in_the_address(page: Page, service: ServedPage) -> None:
     expect(page.get_by_role("row").filter(has_text=failed[:8])).to_be_visible()
     expect(page.get_by_role("row").filter(has_text="Succeeded")).to_have_count(0)
     page.get_by_label("Playbook", exact=True).fill("nothing_has_this_name")
+    page.wait_for_timeout(1_500)  # the list is drawn anew each second, and keeps what is typed
     page.keyboard.press("Enter")
     expect(page.get_by_text("No run matches these filters.")).to_be_visible()
     page.reload()
@@ -159,6 +160,28 @@ def test_a_resumed_run_is_followed_again(page: Page, service: ServedPage) -> Non
     page.get_by_role("button", name="Resume").click()
     expect(page.get_by_role("cell", name="workflow.failed")).to_have_count(2)
     expect(page.locator("header.head .state").first).to_have_text("Failed")
+
+
+def test_a_late_history_loses_no_event_of_the_stream(page: Page, service: ServedPage) -> None:
+    run_id = service.start(CLOSE_MONTH, "waiting")
+    page.goto(f"{service.url}/ui/runs/{run_id}/events")
+    expect(page.get_by_role("cell", name="workflow.started")).to_have_count(1)
+    held: list[tuple[Route, APIResponse]] = []
+    page.route("**/events?limit=*", lambda route: held.append((route, route.fetch())), times=1)
+    page.get_by_role("button", name="Pause", exact=True).click()
+    expect(page.get_by_role("cell", name="workflow.paused")).to_have_count(1)
+    while not held:
+        page.wait_for_timeout(50)
+    service.http.post(f"/workflows/{run_id}/unpause")
+    answer = {"step": "ask", "visit": 1, "answer": {"approve": True}}
+    service.http.post(f"/workflows/{run_id}/answer", json=answer)
+    end = page.get_by_role("cell", name="workflow.completed")
+    expect(end).to_have_count(1)
+    [(route, response)] = held
+    with page.expect_response("**/events?limit=*"):
+        route.fulfill(response=response)
+    page.wait_for_timeout(300)
+    expect(end).to_have_count(1)
 
 
 def test_a_run_is_paused_and_continues(page: Page, service: ServedPage) -> None:

@@ -32,56 +32,72 @@ export interface Follower {
  * service has no streams, it is polled. A tab that is hidden for a minute closes its stream.
  */
 export async function follow(service: Service, follower: Follower, signal: AbortSignal): Promise<void> {
-  let last = "";
+  const reading: Reading = { last: "", lastData: Date.now(), hasStream: true };
   let delay: number = RETRY_MS[0];
   let rest: number = POLL_MS[0];
-  let lastData = Date.now();
   while (!signal.aborted) {
     await untilVisible(signal, follower.onConnection);
     if (signal.aborted) return;
-    const attempt = new AbortController();
-    const stop = () => attempt.abort();
-    signal.addEventListener("abort", stop);
-    const hidden = whenHidden(stop);
-    let hasEnded = false;
-    try {
-      const headers: Record<string, string> = { Accept: "text/event-stream" };
-      if (last) headers["Last-Event-ID"] = last;
-      const response = await service.send(follower.path(), { headers, signal: attempt.signal });
-      follower.onConnection("live");
+    const end = reading.hasStream ? await readStream(service, follower, reading, signal) : "none";
+    if (end === "complete" || signal.aborted) return;
+    if (end === "lost") {
+      follower.onConnection("lost", reading.lastData);
+      await pause(delay, signal);
+      delay = Math.min(delay * 2, RETRY_MS[1]);
+    } else if (end === "none") {
+      reading.hasStream = false;
+      follower.onConnection("polling");
+      await pause(rest, signal);
+    } else {
       delay = RETRY_MS[0];
-      for await (const frame of readFrames(response, () => (lastData = Date.now()))) {
-        last = frame.id || last;
-        follower.onFrame(frame);
-        if (frame.event === "end") return;
-      }
-      hasEnded = true;
-    } catch (error) {
-      if (signal.aborted) return;
-      if (error instanceof Problem && error.status === 404) throw error;
-      if (error instanceof Problem && (error.status === 406 || error.status === 501)) {
-        follower.onConnection("polling");
-        await pause(rest, signal);
-      } else if (!attempt.signal.aborted) {
-        follower.onConnection("lost", lastData);
-        await pause(delay, signal);
-        delay = Math.min(delay * 2, RETRY_MS[1]);
-      }
-    } finally {
-      hidden();
-      signal.removeEventListener("abort", stop);
     }
     try {
       if (!signal.aborted && !document.hidden) {
         const hasChanged = await follower.poll();
-        lastData = Date.now();
+        reading.lastData = Date.now();
         rest = hasChanged ? POLL_MS[0] : Math.min(rest * 1.5, POLL_MS[1]);
       }
     } catch (error) {
       if (error instanceof Problem && error.status === 404) throw error;
       if (!(error instanceof ConnectionLost) && !(error instanceof Problem) && !signal.aborted) throw error;
     }
-    if (hasEnded) await pause(RETRY_MS[0], signal);
+    if (end === "closed") await pause(RETRY_MS[0], signal);
+  }
+}
+
+interface Reading {
+  /** The id of the last event. */
+  last: string;
+  lastData: number;
+  hasStream: boolean;
+}
+
+/** How a stream ended: with its last event, by the service, by this tab, by the network, or it never began. */
+type StreamEnd = "complete" | "closed" | "hidden" | "lost" | "none";
+
+async function readStream(service: Service, follower: Follower, reading: Reading, signal: AbortSignal): Promise<StreamEnd> {
+  const attempt = new AbortController();
+  const stop = () => attempt.abort();
+  signal.addEventListener("abort", stop);
+  const hidden = whenHidden(stop);
+  try {
+    const headers: Record<string, string> = { Accept: "text/event-stream" };
+    if (reading.last) headers["Last-Event-ID"] = reading.last;
+    const response = await service.send(follower.path(), { headers, signal: attempt.signal });
+    follower.onConnection("live");
+    for await (const frame of readFrames(response, () => (reading.lastData = Date.now()))) {
+      reading.last = frame.id || reading.last;
+      follower.onFrame(frame);
+      if (frame.event === "end") return "complete";
+    }
+    return "closed";
+  } catch (error) {
+    if (attempt.signal.aborted) return "hidden";
+    if (error instanceof Problem && error.status === 404) throw error;
+    return error instanceof Problem && (error.status === 406 || error.status === 501) ? "none" : "lost";
+  } finally {
+    hidden();
+    signal.removeEventListener("abort", stop);
   }
 }
 

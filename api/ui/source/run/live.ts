@@ -98,6 +98,8 @@ export function useRun(id: string, open: string): LiveRun {
   }, [id, isOpen]);
   useEffect(() => {
     if (!isOver || deletedAt !== null) return;
+    // The snapshot may be ahead of the stream, which ends here.
+    if (isLoaded) void catchUp().catch(report);
     const check = () => {
       if (!document.hidden) void read().catch(report);
     };

@@ -6,6 +6,7 @@ import { setParams, useAddress } from "../address";
 import { hasEnded, type ErrorRecord, type HistoryEntry, type LogLine, type Page, type RunDetails } from "../answers";
 import { count, duration } from "../format";
 import { describe, useAnswer, useShared } from "../parts/context";
+import { FilterInput } from "../parts/input";
 import { Time } from "../parts/times";
 import { LargeValue, printable, Value } from "../parts/value";
 import { query } from "../service";
@@ -89,7 +90,7 @@ export function Logs({ id, version }: { id: string; version: string }) {
       <form class="fields" onSubmit={(event) => event.preventDefault()}>
         <label>
           <span class="hidden">Step</span>
-          <input placeholder="Step" value={step} onChange={(event) => setParams({ step: event.currentTarget.value.trim() })} />
+          <FilterInput name="step" placeholder="Step" value={step} onApply={(text) => setParams({ step: text })} />
         </label>
         <label>
           <span class="hidden">Text</span>

@@ -6,6 +6,7 @@ import type { Histogram as HistogramAnswer, RunEntry, StatusCounts } from "../an
 import { go, linkTo, setParams, useAddress } from "../address";
 import { age, count, duration, shortId, utc } from "../format";
 import { describe, useAnswer, useShared } from "../parts/context";
+import { FilterInput } from "../parts/input";
 import { useKeys } from "../parts/keys";
 import { State, StateSign } from "../parts/state";
 import { useNow } from "../parts/times";
@@ -144,14 +145,11 @@ function FilterFields({ filter }: { filter: RunFilter }) {
 }
 
 function Field({ name, label, value, split = false }: { name: string; label: string; value: string; split?: boolean }) {
-  const apply = (event: Event) => {
-    const text = (event.currentTarget as HTMLInputElement).value.trim();
-    setParams({ [name]: split ? text.split(/\s+/) : text });
-  };
+  const apply = (text: string) => setParams({ [name]: split ? text.split(/\s+/) : text });
   return (
     <label>
       <span class="hidden">{label}</span>
-      <input name={name} value={value} placeholder={label} autoComplete="off" spellcheck={false} onChange={apply} />
+      <FilterInput name={name} placeholder={label} value={value} onApply={apply} />
     </label>
   );
 }
