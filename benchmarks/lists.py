@@ -42,6 +42,9 @@ PAYLOAD_RUNS = 200
 RUNS = (5_000, 50_000)
 VISITS = (1, 2_000)
 REPETITIONS = 5
+OPEN_RUNS = 100
+"""The first runs of a store are open. They have no plan, so no worker may meet them."""
+
 RARE = 5_000
 """One run in this many has the rare tag, playbook and status."""
 
@@ -112,7 +115,7 @@ def measure_filters(services: TenantServices, name: str) -> list[report.Row]:
     rows: list[report.Row] = [{"store": name, "filter": title} for title in titles]
     added = 0
     for count in RUNS:
-        _add_runs(_sql_store(services), range(added, count))
+        add_runs(_sql_store(services), range(added, count))
         added = count
         for row, (_, run_filter) in zip(rows, FILTERS, strict=False):
             row[str(count)] = _median_seconds(lambda: services.lists.page(run_filter))  # noqa: B023
@@ -160,13 +163,13 @@ def measure_status(services: TenantServices, name: str) -> list[report.Row]:
     return rows
 
 
-def _add_runs(store: SqlStore, numbers: Sequence[int]) -> None:
+def add_runs(store: SqlStore, numbers: Sequence[int]) -> None:
     """Add ended runs. One in RARE is rare, and a hundred of all are open and wait."""
     plan = _plan()
     run, _ = new_run(plan.header, plan.hash, StartRequest(), now=1.0)
     rows, tags = [], []
     for number in numbers:
-        is_rare, is_open = number % RARE == 7, number < 100
+        is_rare, is_open = number % RARE == 7, number < OPEN_RUNS
         rows.append(
             {
                 "id": f"r{number}",

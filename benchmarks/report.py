@@ -75,14 +75,18 @@ def table(title: str, columns: Sequence[Column], rows: Sequence[Row]) -> str:
     return "\n".join([title, "", lines[0], "-" * len(lines[0]), *lines[1:], ""])
 
 
-def write(path: Path, results: Mapping[str, Sequence[Row]]) -> None:
-    """Write the results as JSON, with a description of the machine."""
-    machine = {
+def machine() -> dict[str, Any]:
+    """Return what the results depend on."""
+    return {
         "python": platform.python_version(),
         "sqlite": sqlite3.sqlite_version,
         "system": f"{platform.system()} {platform.machine()}",
         "cores": os.cpu_count(),
     }
+
+
+def write(path: Path, results: Mapping[str, Sequence[Row]]) -> None:
+    """Write the results as JSON, with a description of the machine."""
     path.write_text(
-        json.dumps({"machine": machine, **results}, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+        json.dumps({"machine": machine(), **results}, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
     )

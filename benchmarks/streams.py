@@ -71,6 +71,12 @@ class StreamListener:
                 written_at = datetime.fromisoformat(json.loads(line[6:])["at"]).timestamp()
                 self.arrivals.append(time.time() - written_at)
 
+    async def drain(self) -> None:
+        """Read the stream until it ends, and keep nothing of it."""
+        assert self._reader is not None
+        while await self._reader.read(65_536):
+            pass
+
     def close(self) -> None:
         if self._writer is not None:
             self._writer.close()
