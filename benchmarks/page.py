@@ -322,8 +322,8 @@ def make_row(what: str, size: str, times: Sequence[float]) -> report.Row:
 
 
 @contextmanager
-def running_place(runs: int) -> Iterator[Place]:
-    """Yield a service whose store has a number of runs, and a browser."""
+def running_place(browser: Browser, runs: int) -> Iterator[Place]:
+    """Yield a service whose store has a number of runs, with a browser."""
     with tempfile.TemporaryDirectory() as name:
         store = open_store(f"sqlite:///{Path(name) / 'noetl.db'}")
         assert isinstance(store, SqliteStore)
@@ -331,7 +331,6 @@ def running_place(runs: int) -> Iterator[Place]:
         store.close()
         with (
             service(sys.executable, Path(name)) as (_, port),
-            running_browser() as browser,
             httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as http,
         ):
             yield Place(browser, http, port)
@@ -351,10 +350,11 @@ def main() -> None:
     parser.add_argument("what", nargs="*", choices=[[], *MEASUREMENTS])
     machine = ", ".join(f"{name} {value}" for name, value in report.machine().items())
     print(f"{machine}, load {os.getloadavg()[0]:.1f}\n")
-    for name in parser.parse_args().what or MEASUREMENTS:
-        runs, columns, measure = MEASUREMENTS[name]
-        with running_place(runs) as place:
-            print(report.table(name, columns, measure(place)), flush=True)
+    with running_browser() as browser:
+        for name in parser.parse_args().what or MEASUREMENTS:
+            runs, columns, measure = MEASUREMENTS[name]
+            with running_place(browser, runs) as place:
+                print(report.table(name, columns, measure(place)), flush=True)
 
 
 if __name__ == "__main__":

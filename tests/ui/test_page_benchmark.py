@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from playwright.sync_api import Browser
 
 from benchmarks import page, report
 from noetl.executor.actions import catalogue
@@ -12,8 +13,8 @@ from noetl.planner.compile import compile_playbook
 
 
 @pytest.fixture(scope="module")
-def place() -> Iterator[page.Place]:
-    with page.running_place(30) as place:
+def place(browser: Browser) -> Iterator[page.Place]:
+    with page.running_place(browser, 30) as place:
         yield place
 
 
