@@ -71,8 +71,8 @@ CLIENT_COLUMNS: Sequence[report.Column] = (
     ("streams refused", lambda row: f"{row['refused']:,}"),
     ("answers", lambda row: f"{row['answers']:,}"),
     ("a step without", lambda row: f"{row['alone'] * 1e3:,.2f} ms"),
-    ("a step with", lambda row: f"{row['beside'] * 1e3:,.2f} ms"),
-    ("step rate", lambda row: f"{row['alone'] / row['beside']:.0%}"),
+    ("a step with", lambda row: f"{row['watched'] * 1e3:,.2f} ms"),
+    ("step rate", lambda row: f"{row['alone'] / row['watched']:.0%}"),
 )
 
 _PAINTED = """
@@ -253,15 +253,15 @@ def measure_scroll(place: Place, steps: int, rounds: int, frames: int) -> list[r
 
 def measure_clients(place: Place, clients: int, steps: int, repetitions: int) -> list[report.Row]:
     """Return the time of a step of a chain with and without many clients and two pages, by turns."""
-    alone, beside, counts = [], [], {"refused": 0, "answers": 0}
+    alone, watched, counts = [], [], {"refused": 0, "answers": 0}
     place.run(chain(steps))
     for _ in range(repetitions):
         alone.append(step_seconds(place.run(chain(steps)), steps))
         with reading_clients(place, clients) as counted, open_page(place, "/ui/runs") as page:
             page.wait_for_selector(".rows .row")
-            beside.append(step_seconds(place.run(chain(steps)), steps))
+            watched.append(step_seconds(place.run(chain(steps)), steps))
         counts = {name: counts[name] + value for name, value in counted.items()}
-    return [{"clients": clients, "alone": median(alone), "beside": median(beside), **counts}]
+    return [{"clients": clients, "alone": median(alone), "watched": median(watched), **counts}]
 
 
 @contextmanager

@@ -40,5 +40,5 @@ def test_rows_of_lists_and_timelines(place: page.Place) -> None:
 def test_rows_of_clients(place: page.Place) -> None:
     [row] = page.measure_clients(place, 6, 20, 1)
     assert row["refused"] == 0
-    assert row["alone"] > 0 < row["beside"]
+    assert row["alone"] > 0 < row["watched"]
     assert "6" in report.table("clients", page.CLIENT_COLUMNS, [row])
