@@ -2,15 +2,16 @@
 
 Measures on a service with SQLite, which is a process of its own:
 
-- first: from the start of the navigation until the graph of a run of nearly 200 steps is painted, with an empty
-  cache;
+- first: from the start of the navigation until the graph of a run of nearly 200 steps is painted, with an
+  empty cache;
 - recolour: the work of the main thread when the states of nearly 200 shown steps change at once;
 - filter: from the click on a status until the list of 50,000 runs shows only runs of it;
 - scroll: the work of the main thread in a frame, while a timeline with 10,000 bars scrolls;
-- clients: the time of a chain of steps, while 500 clients read as pages do, next to the same chain without them.
+- clients: the time of a chain of steps, while 500 clients read as pages do, next to the same chain without
+  them.
 
-The work of the main thread is the processor time of all its tasks in a trace of Chromium. It contains scripts,
-styles, layout and paint, and no waiting. A frame is the time between two frames of the main thread.
+The work of the main thread is the processor time of all its tasks in a trace of Chromium. It contains
+scripts, styles, layout and paint, and no waiting. A frame is the time between two frames of the main thread.
 """
 
 from __future__ import annotations
