@@ -1,8 +1,8 @@
 """Clients that read as the page does: `python -m benchmarks.page_clients PORT CLIENTS`.
 
 Half of them show the list of runs, the others one of the runs that wait. Each has one event stream, reads
-what the page reads when it is opened, and polls as often. The command prints `ready` once all streams are open.
-It ends after a line on its input, and then prints its counts as JSON.
+what the page reads when it is opened, and polls as often. The command prints `ready` once all streams are
+open. It ends after a line on its input, and then prints its counts as JSON.
 """
 
 from __future__ import annotations
