@@ -21,6 +21,9 @@ from noetl.planner.weighted_cache import WeightedCache
 UNFOLDED_SECONDS = 5.0
 """How long the layout of a plan with all its steps may take. Past it, the plan is folded."""
 
+OPENED_SECONDS = 3.0
+"""How long the layout with groups that a person has opened may take. Past it, they are folded again."""
+
 MAX_PICTURE_SIZE = 3000
 """How many nodes and edges a picture may have, folded. More would be neither drawn in time nor read."""
 
@@ -42,13 +45,15 @@ class PictureError(Exception):
 class LayoutRequest:
     """The use of a layout: for a run or a plan, with these failed steps, and whether no step is folded.
 
-    The coordinates of a request that `is_repeated` are kept. A chart of the same shape gets them again.
+    Groups with a step of `opened` are not folded, unless dot is too slow for that. The coordinates of a request
+    that `is_repeated` are kept. A chart of the same shape gets them again.
     """
 
     has_states: bool = False
     failed: Collection[str] = ()
     unfolded: bool = False
     is_repeated: bool = False
+    opened: Collection[str] = ()
 
 
 def lay_out(
@@ -64,6 +69,12 @@ def lay_out(
     if request.unfolded or len(plan.steps) < FOLD_FROM:
         try:
             return _lay_out(plan, action_types, request, (), UNFOLDED_SECONDS)
+        except graphviz.GraphvizTimeoutError:
+            pass
+    if request.opened:
+        try:
+            groups = fold_groups(plan, request.failed, request.opened)
+            return _lay_out(plan, action_types, request, groups, OPENED_SECONDS)
         except graphviz.GraphvizTimeoutError:
             pass
     groups = fold_groups(plan, request.failed)

@@ -111,13 +111,14 @@ class DescribeJob:
 class LayoutJob:
     """The layout of a picture of a plan, whatever the states of its steps. A large plan is folded.
 
-    Groups of steps with one of `failed` are not folded. The plan is packed and the key is given, because the
-    thread that passes them on answers all requests.
+    Groups of steps with one of `failed` or of `opened` are not folded. The plan is packed and the key is
+    given, because the thread that passes them on answers all requests.
     """
 
     key: str
     packed_plan: bytes
     failed: tuple[str, ...]
+    opened: tuple[str, ...] = ()
     subject = "The picture"
     seconds = PICTURE_SECONDS
     is_light = False
@@ -125,7 +126,7 @@ class LayoutJob:
     def perform(self, compiler: PlaybookCompiler) -> Layout:
         from noetl.api.pictures import LayoutRequest, lay_out
 
-        request = LayoutRequest(has_states=True, failed=self.failed)
+        request = LayoutRequest(has_states=True, failed=self.failed, opened=self.opened)
         return lay_out(unpack_plan(self.packed_plan), compiler.catalogue, request)
 
 
@@ -214,16 +215,16 @@ def _draw_plan(plan: Plan, compiler: PlaybookCompiler) -> tuple[dict[str, Any] |
         return None, f"{message[:1].upper()}{message[1:]}."
 
 
-def graph_key(plan_hash: str, run: DrawnRun, format: str) -> str:
-    """Return the key of the job that draws a run."""
+def graph_key(plan_hash: str, run: DrawnRun, format: str, opened: tuple[str, ...] = ()) -> str:
+    """Return the key of the job that draws a run with some groups open."""
     facts = (run.states, run.taken, run.visits, run.last_visits, run.last_taken, run.loops)
-    text = repr((run.id, run.status, [sorted(fact.items()) for fact in facts]))
+    text = repr((run.id, run.status, [sorted(fact.items()) for fact in facts], opened))
     return f"graph:{format}:{plan_hash}:{_digest(text)}"
 
 
-def layout_key(plan_hash: str, failed: tuple[str, ...]) -> str:
+def layout_key(plan_hash: str, failed: tuple[str, ...], opened: tuple[str, ...] = ()) -> str:
     """Return the key of the job that lays out a plan."""
-    return f"layout:{plan_hash}:{_digest(repr(failed))}"
+    return f"layout:{plan_hash}:{_digest(repr((failed, opened)))}"
 
 
 def pack_plan(plan: Plan) -> bytes:

@@ -56,6 +56,7 @@ MAX_STATUSES = 16
 MAX_TAGS = 10
 MAX_TEXT_LENGTH = 200
 MAX_PLAYBOOKS = 1000
+MAX_OPENED_STEPS = 50
 DEFAULT_FOLLOWED = 100
 MAX_FOLLOWED = 200
 STEP_PATTERN = "^[0-9]{1,9}(s|m|h|d)$"
@@ -373,6 +374,22 @@ class StepQuery(BaseModel):
     name: str = Field(description="The name of the step.", examples=["hello"])
     visit: VisitNumber | None = Field(
         None, description="The number of the visit, from 1. Default: the latest."
+    )
+
+
+class DrawingQuery(BaseModel):
+    """The query parameters of a run at a glance, and of its drawing."""
+
+    include: Literal["graph"] | None = Field(
+        None, description="`graph`: also the drawing of the run, and the cursor of its later events."
+    )
+    open: list[str] = Field(
+        default_factory=list,
+        max_length=MAX_OPENED_STEPS,
+        description=(
+            "With `graph`: the name of a step. The group of steps to which it belongs is drawn open. May be"
+            " repeated. Unknown names change nothing."
+        ),
     )
 
 

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from noetl.api.http.openapi import problems, response_body
-from noetl.api.http.parameters import ItemsQuery, LogQuery, StepQuery
+from noetl.api.http.parameters import DrawingQuery, ItemsQuery, LogQuery, StepQuery
 from noetl.api.http.problems import Problem
 from noetl.api.http.responses import JsonResponse
 from noetl.api.routes.dependencies import ReadServices, RunId
 from noetl.api.routes.run_drawing import COORDINATES, draw_run
 from noetl.api.service.data_views import LogPage, LoopItems, RunDetails, RunInput, RunSource, StepData
-
-Include = Annotated[
-    Literal["graph"] | None,
-    Query(description="`graph`: also the drawing of the run, and the cursor of its later events."),
-]
 
 router = APIRouter(prefix="/workflows", tags=["workflows"], default_response_class=JsonResponse)
 
@@ -30,17 +25,17 @@ router = APIRouter(prefix="/workflows", tags=["workflows"], default_response_cla
     openapi_extra=problems("not-found", "tenant-busy", "service-busy"),
 )
 async def get_run(
-    workflow_id: RunId, request: Request, services: ReadServices, include: Include = None
+    workflow_id: RunId, request: Request, services: ReadServices, query: Annotated[DrawingQuery, Query()]
 ) -> Response:
     """Return the run at a glance: its status and that of its steps, its tags, and a headline."""
-    if include is None:
+    if query.include is None:
         return JsonResponse(await run_in_threadpool(services.data.details, workflow_id))
     # Events that follow the cursor may be in the rest already. None is missing.
     cursor = await run_in_threadpool(services.runs.last_event, workflow_id)
     details = await run_in_threadpool(services.data.details, workflow_id)
     drawing, problem = None, None
     try:
-        drawing = await draw_run(request, services, workflow_id, COORDINATES)
+        drawing = await draw_run(request, services, workflow_id, COORDINATES, query.open)
     except Problem as error:
         if error.slug not in ("graph-too-large", "not-supported"):
             raise

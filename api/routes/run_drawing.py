@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from enum import StrEnum
 
 from fastapi import Request
@@ -30,8 +31,12 @@ COORDINATES = "coordinates"
 """The format of the drawing for programs: coordinates and marks as JSON."""
 
 
-async def draw_run(request: Request, services: TenantServices, workflow_id: str, format: str) -> bytes:
+async def draw_run(
+    request: Request, services: TenantServices, workflow_id: str, format: str, opened: Collection[str] = ()
+) -> bytes:
     """Return the drawing of a run in a format of `GraphFormat`, or as COORDINATES.
+
+    Groups of a large plan with a step of `opened` are not folded.
 
     Raises:
         NotFoundError: the tenant has no such run.
@@ -42,9 +47,11 @@ async def draw_run(request: Request, services: TenantServices, workflow_id: str,
     compute = opened_services(request).compute
     is_picture = format in (GraphFormat.SVG, COORDINATES)
 
+    shown = tuple(sorted(set(opened)))
+
     def read_run() -> tuple[str, DrawnRun, str]:
         plan_hash, run = services.data.drawn_run(workflow_id, counts_visits=is_picture)
-        return plan_hash, run, graph_key(plan_hash, run, format)
+        return plan_hash, run, graph_key(plan_hash, run, format, shown)
 
     async def read_plan() -> bytes:
         return await compute.read(lambda: pack_plan(services.runs.plan(workflow_id)), services.tenant)
@@ -60,7 +67,7 @@ async def draw_run(request: Request, services: TenantServices, workflow_id: str,
             layout = None
             if is_picture:
                 failed = _failed_steps(run)
-                job = LayoutJob(layout_key(plan_hash, failed), packed_plan, failed)
+                job = LayoutJob(layout_key(plan_hash, failed, shown), packed_plan, failed, shown)
                 layout = await perform(request, services, job)
             graph = GraphJob(key, header.statistics["edges"], packed_plan, run, format, layout)
             drawing = await perform(request, services, graph)

@@ -29,15 +29,20 @@ _SHARE = 4
 Groups = tuple[tuple[str, ...], ...]
 
 
-def fold_groups(plan: Plan, failed: Collection[str] = ()) -> Groups:
+def fold_groups(plan: Plan, failed: Collection[str] = (), opened: Collection[str] = ()) -> Groups:
     """Return the groups of steps that are drawn as one node each.
 
-    A group with a step of `failed` stays open, unless it has more than MAX_OPENED steps.
+    A group with a step of `failed` stays open, unless it has more than MAX_OPENED steps. A group with a step
+    of `opened` stays open.
     """
     regions = _regions(plan)
     groups = _chains(plan, regions)
-    marked = set(failed)
-    return tuple(group for group in groups if len(group) > MAX_OPENED or not marked.intersection(group))
+    wanted, marked = set(opened), set(failed)
+    return tuple(
+        group
+        for group in groups
+        if wanted.isdisjoint(group) and (len(group) > MAX_OPENED or marked.isdisjoint(group))
+    )
 
 
 def _regions(plan: Plan) -> list[tuple[str, ...]]:

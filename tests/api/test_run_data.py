@@ -323,6 +323,32 @@ async def test_one_request_has_all_that_a_page_shows_of_a_run(http: httpx.AsyncC
     assert (ended.steps["meet"].join, ended.steps["other"].reachable) == (None, "never")
 
 
+def make_long_playbook(steps: int) -> str:
+    """Return a playbook that waits at the first step of a chain."""
+    ask = "{action: callback, title: Go on?, answer: {ready: {type: boolean}}}"
+    work = "{action: log, message: x}"
+    chain = [
+        f"  - {{name: s{number}, run: [{work if number else ask}],"
+        f" rule: [{{case: default, run: [s{number + 1}]}}]}}"
+        for number in range(steps)
+    ]
+    return "\n".join(["name: long", "steps:", *chain, f"  - {{name: s{steps}, run: [{work}]}}"])
+
+
+async def test_a_group_of_a_large_run_is_drawn_open_on_request(http: httpx.AsyncClient) -> None:
+    response = await http.post("/workflows/run", json={"playbook": make_long_playbook(200)})
+    workflow_id = response.json()["workflow_id"]
+    await wait_for_status(http, workflow_id, "waiting")
+    kinds = []
+    for names in ([], ["s7"], ["unknown"]):
+        response = await http.get(f"/workflows/{workflow_id}", params={"include": "graph", "open": names})
+        nodes = response.json()["graph"]["nodes"]
+        kinds.append(sum(node["kind"] == "group" for node in nodes))
+    assert kinds == [1, 0, 1]
+    response = await http.get(f"/workflows/{workflow_id}", params={"include": "graph", "open": ["s7"] * 51})
+    assert_problem(response, 400, None)
+
+
 async def test_a_run_at_a_glance_has_no_drawing_unless_requested(http: httpx.AsyncClient) -> None:
     workflow_id = await start(http, ORDERS, price=20)
     run = (await http.get(f"/workflows/{workflow_id}")).json()

@@ -403,6 +403,17 @@ def test_a_small_group_with_a_failure_is_open() -> None:
     assert len(fold_groups(chain_plan(300), ["step 7"])) == 1
 
 
+def test_a_group_that_a_person_opens_is_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = forks_plan(50)
+    assert len(fold_groups(plan, [], ["a7", "a9", "unknown"])) == 48
+    monkeypatch.setattr(pictures, "OPENED_SECONDS", 60.0)
+    layout = lay_out(plan, catalogue(), LayoutRequest(opened=("a7",)))
+    assert layout.chart.folded == 196
+    assert lay_out(chain_plan(300), catalogue(), LayoutRequest(opened=("step 7",))).chart.folded == 0
+    monkeypatch.setattr(pictures, "OPENED_SECONDS", 0.0)
+    assert lay_out(plan, catalogue(), LayoutRequest(opened=("a7",))).chart.folded == 200
+
+
 def test_a_picture_that_takes_too_long_stays_folded(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds: list[float] = []
     render = graphviz.render

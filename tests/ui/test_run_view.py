@@ -60,6 +60,18 @@ steps:
 """
 
 
+def make_long_playbook(steps: int) -> str:
+    """Return a playbook that waits at the first step of a chain, which is folded in the graph."""
+    ask = "{action: callback, title: Go on?, answer: {ready: {type: boolean}}}"
+    work = "{action: log, message: x}"
+    lines = [
+        f"  - {{name: s{number}, run: [{work if number else ask}],"
+        f" rule: [{{case: default, run: [s{number + 1}]}}]}}"
+        for number in range(steps)
+    ]
+    return "\n".join(["name: long", "steps:", *lines, f"  - {{name: s{steps}, run: [{work}]}}"])
+
+
 @pytest.fixture(scope="module")
 def retried(service: ServedPage, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The id of a run with two attempts, three visits and a failed item."""
@@ -270,6 +282,32 @@ def test_single_keys_are_switched_off(page: Page, service: ServedPage, retried: 
     page.keyboard.press("?")
     expect(page.get_by_role("complementary")).to_have_count(0)
     expect(page.get_by_role("dialog", name="Keys")).to_have_count(0)
+
+
+def test_a_folded_group_opens_in_its_place(page: Page, service: ServedPage) -> None:
+    run_id = service.start(make_long_playbook(200), "waiting")
+    page.goto(f"{service.url}/ui/runs/{run_id}")
+    group = page.get_by_role("button", name=re.compile("^201 steps"))
+    expect(group).to_be_visible()
+    expect(page.locator(".minimap")).to_have_count(0)
+    before = group.locator(".box").bounding_box()
+    group.click()
+    expect(page).to_have_url(re.compile("open=s0"))
+    first = page.get_by_role("button", name=re.compile("^s0 "))
+    expect(first).to_be_visible()
+    after = first.locator(".box").bounding_box()
+    assert before is not None and after is not None
+    assert abs(before["x"] + before["width"] / 2 - after["x"] - after["width"] / 2) < 2
+    assert abs(before["y"] - after["y"]) < 8
+    first.focus()
+    page.keyboard.press("ArrowDown")
+    expect(page.get_by_role("button", name=re.compile("^s1 "))).to_be_focused()
+    view = page.locator(".graph svg > g").first
+    shown = view.get_attribute("transform")
+    page.locator(".minimap").click(position={"x": 30, "y": 5})
+    assert view.get_attribute("transform") != shown
+    page.get_by_role("button", name="Fold s0").click()
+    expect(group).to_be_visible()
 
 
 def test_a_thousand_events_move_nothing(page: Page, service: ServedPage) -> None:

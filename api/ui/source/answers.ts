@@ -41,6 +41,11 @@ export interface RunEntry {
   headline: string | null;
 }
 
+/** An entry of a list of runs. */
+export interface ListedRun extends RunEntry {
+  steps?: { done: number; total: number } | null;
+}
+
 export interface Page<T> {
   items: T[];
   next_cursor: string | null;

@@ -1,10 +1,12 @@
 /** The nodes of a drawing: steps with their signs, and the marks between them. */
 
+import { memo } from "preact/compat";
 import { useState } from "preact/hooks";
 
-import type { GraphNode } from "../answers";
+import type { DrawnGraph, GraphNode } from "../answers";
 import { StateSign, toneOf } from "../parts/state";
 import { printable } from "../parts/value";
+import { isStep, neighbourOf } from "./neighbours";
 import type { NodeMark } from "./panel";
 
 const RIM = 3;
@@ -13,74 +15,57 @@ const PADDING = 10;
 const SIGN_WIDTH = 21;
 
 interface NodesProps {
+  graph: DrawnGraph;
   marks?: ReadonlyMap<string, NodeMark> | undefined;
-  nodes: GraphNode[];
   chosen: string | null;
-  onChoose: (step: string) => void;
+  /** Must not change. */
+  onChoose: (node: GraphNode) => void;
 }
 
-/** All nodes have one tab stop. In SVG the attribute is `tabindex`: names of attributes are case-sensitive there. Arrow keys move between them. */
-export function Nodes({ nodes, chosen, onChoose, marks }: NodesProps) {
-  const steps = nodes.filter(({ kind }) => kind === "step" || kind === "group");
-  const [focused, setFocused] = useState(0);
+/**
+ * All nodes have one tab stop. Arrow keys move between them. Nothing is drawn again unless the graph has changed.
+ * In SVG the attribute is `tabindex`: names of attributes are case-sensitive there.
+ */
+export const Nodes = memo(
+  DrawnNodes,
+  (old, next) => old.graph === next.graph && old.chosen === next.chosen && old.marks === next.marks,
+);
+
+function DrawnNodes({ graph, chosen, onChoose, marks }: NodesProps) {
+  const { nodes } = graph;
+  const [focused, setFocused] = useState("");
+  const stop = nodes.some(({ key }) => key === focused) ? focused : nodes.find(isStep)?.key;
   const move = (event: KeyboardEvent) => {
-    const node = steps[focused];
-    const next = node && nearest(node, steps, event.key);
+    const here = keyOf(event.target as Element) ?? stop;
+    const node = nodes.find(({ key }) => key === here);
+    const next = node && neighbourOf(graph, node, event.key);
     if (next === undefined) return;
     event.preventDefault();
-    setFocused(steps.indexOf(next));
+    setFocused(next.key);
     (event.currentTarget as Element).querySelector<SVGElement>(`[data-key="${next.key}"]`)?.focus();
   };
   return (
-    <g role="group" aria-label="Steps" onKeyDown={move}>
-      {nodes.map((node) => {
-        const place = steps.indexOf(node);
-        if (place < 0) return <Sign key={node.key} node={node} />;
-        const isChosen = chosen !== null && node.steps.includes(chosen);
-        return (
+    <g role="group" aria-label="Steps" onKeyDown={move} onPointerDown={(event) => setFocused(keyOf(event.target as Element) ?? "")}>
+      {nodes.map((node) =>
+        isStep(node) ? (
           <Step
             key={node.key}
             node={node}
-            isChosen={isChosen}
+            isChosen={chosen !== null && node.steps.includes(chosen)}
             mark={node.steps.map((step) => marks?.get(step)).find(Boolean)}
-            tabIndex={place === focused ? 0 : -1}
-            onChoose={() => {
-              setFocused(place);
-              onChoose(node.steps[0] as string);
-            }}
+            tabIndex={node.key === stop ? 0 : -1}
+            onChoose={onChoose}
           />
-        );
-      })}
+        ) : (
+          <Sign key={node.key} node={node} />
+        ),
+      )}
     </g>
   );
 }
 
-const DIRECTIONS: Record<string, readonly [number, number]> = {
-  ArrowDown: [0, 1],
-  ArrowUp: [0, -1],
-  ArrowLeft: [-1, 0],
-  ArrowRight: [1, 0],
-};
-
-/** Return the nearest node in the direction of an arrow key. */
-function nearest(from: GraphNode, nodes: GraphNode[], key: string): GraphNode | undefined {
-  const direction = DIRECTIONS[key];
-  if (!direction) return undefined;
-  const [dx, dy] = direction;
-  const centre = (node: GraphNode) => [node.x + node.width / 2, node.y + node.height / 2] as const;
-  const [x, y] = centre(from);
-  let best: GraphNode | undefined;
-  let distance = Infinity;
-  for (const node of nodes) {
-    const [nx, ny] = centre(node);
-    const along = (nx - x) * dx + (ny - y) * dy;
-    const aside = Math.abs((nx - x) * dy) + Math.abs((ny - y) * dx);
-    if (node !== from && along > 1 && along + 2 * aside < distance) {
-      best = node;
-      distance = along + 2 * aside;
-    }
-  }
-  return best;
+function keyOf(element: Element): string | undefined {
+  return element.closest<SVGElement>("[data-key]")?.dataset["key"];
 }
 
 interface StepProps {
@@ -88,10 +73,16 @@ interface StepProps {
   node: GraphNode;
   isChosen: boolean;
   tabIndex: number;
-  onChoose: () => void;
+  onChoose: (node: GraphNode) => void;
 }
 
-function Step({ node, mark, isChosen, tabIndex, onChoose }: StepProps) {
+const Step = memo(
+  DrawnStep,
+  (old, next) =>
+    old.node === next.node && old.mark === next.mark && old.isChosen === next.isChosen && old.tabIndex === next.tabIndex,
+);
+
+function DrawnStep({ node, mark, isChosen, tabIndex, onChoose }: StepProps) {
   const { x, y, width, height } = node;
   const { state } = node;
   const tone = mark ?? (state ? { state } : null);
@@ -111,11 +102,11 @@ function Step({ node, mark, isChosen, tabIndex, onChoose }: StepProps) {
       role="button"
       tabindex={tabIndex}
       aria-pressed={isChosen}
-      onClick={onChoose}
+      onClick={() => onChoose(node)}
       onKeyDown={(event) => {
         if (event.key !== "Enter" && event.key !== " ") return;
         event.preventDefault();
-        onChoose();
+        onChoose(node);
       }}
     >
       {node.is_finally && <text class="faint" x={x} y={y - 6}>finally, in every ending</text>}

@@ -4,11 +4,13 @@
  */
 
 import type { ComponentChildren } from "preact";
-import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
+import { useCallback, useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 
-import type { DrawnGraph } from "../answers";
+import type { DrawnGraph, GraphNode } from "../answers";
 import { useKeys } from "../parts/keys";
 import { Edges } from "./edges";
+import { Minimap, MINIMAP_FROM } from "./minimap";
+import { isStep } from "./neighbours";
 import { Nodes } from "./nodes";
 
 const MARGIN = 24;
@@ -34,6 +36,8 @@ interface Props {
   /** The step with a frame. */
   chosen: string | null;
   onChoose: (step: string) => void;
+  /** Open a folded group with this step. Without it, its first step is chosen. */
+  onOpen?: (step: string) => void;
   /** Whether the drawing shows an earlier state, and is dimmed. */
   isOld?: boolean;
   /** Signs on steps, such as those with findings. */
@@ -42,10 +46,27 @@ interface Props {
   children?: ComponentChildren;
 }
 
-export function Drawing({ graph, chosen, onChoose, isOld = false, marks, children }: Props) {
+export function Drawing({ graph, chosen, onChoose, onOpen, isOld = false, marks, children }: Props) {
   const panel = useRef<HTMLDivElement>(null);
   const [view, setView] = useState<View | null>(null);
   const drag = useRef<{ x: number; y: number; view: View } | null>(null);
+  const latest = useRef({ onChoose, onOpen });
+  latest.current = { onChoose, onOpen };
+  const choose = useCallback((node: GraphNode) => {
+    const step = node.steps[0] as string;
+    if (node.kind !== "group" || !latest.current.onOpen) return latest.current.onChoose(step);
+    anchor.current = step;
+    latest.current.onOpen(step);
+  }, []);
+  const anchor = useRef<string | null>(null);
+  const shown = useRef(graph);
+  useLayoutEffect(() => {
+    const old = shown.current;
+    shown.current = graph;
+    if (old === graph || (old.width === graph.width && old.height === graph.height)) return;
+    setView((now) => now && keepPlace(old, graph, now, anchor.current, panel.current as HTMLDivElement));
+    anchor.current = null;
+  }, [graph]);
   const fit = () => {
     const { clientWidth, clientHeight } = panel.current as HTMLDivElement;
     const zoom = Math.min(1, (clientWidth - 2 * MARGIN) / graph.width, (clientHeight - 2 * MARGIN) / graph.height);
@@ -86,7 +107,7 @@ export function Drawing({ graph, chosen, onChoose, isOld = false, marks, childre
       class={`graph ${level}${isOld ? " old" : ""}`}
       ref={panel}
       onPointerDown={(event) => {
-        if (event.button || !view || (event.target as Element).closest("button, .node")) return;
+        if (event.button || !view || (event.target as Element).closest("button, .node, .minimap")) return;
         event.currentTarget.setPointerCapture(event.pointerId);
         drag.current = { x: event.clientX, y: event.clientY, view };
       }}
@@ -100,10 +121,21 @@ export function Drawing({ graph, chosen, onChoose, isOld = false, marks, childre
       <svg width="100%" height="100%">
         <g transform={view ? `translate(${view.x} ${view.y}) scale(${view.zoom})` : undefined}>
           <Edges edges={graph.edges} />
-          <Nodes nodes={graph.nodes} chosen={chosen} onChoose={onChoose} marks={marks} />
+          <Nodes graph={graph} chosen={chosen} onChoose={choose} marks={marks} />
         </g>
       </svg>
       {children}
+      {view && graph.nodes.filter(isStep).length >= MINIMAP_FROM && (
+        <Minimap
+          graph={graph}
+          view={view}
+          panel={{ width: panel.current?.clientWidth ?? 0, height: panel.current?.clientHeight ?? 0 }}
+          onMove={(x, y) => {
+            const { clientWidth, clientHeight } = panel.current as HTMLDivElement;
+            setView({ zoom: view.zoom, x: clientWidth / 2 - x * view.zoom, y: clientHeight / 2 - y * view.zoom });
+          }}
+        />
+      )}
       <div class="zoom">
         <button type="button" aria-label="Zoom out" onClick={() => zoomBy(0.8)}>
           −
@@ -118,4 +150,20 @@ export function Drawing({ graph, chosen, onChoose, isOld = false, marks, childre
       </div>
     </div>
   );
+}
+
+/** Return the view in which a node keeps its place on the screen: that with `step`, else the one next to the middle. */
+function keepPlace(old: DrawnGraph, graph: DrawnGraph, view: View, step: string | null, { clientWidth, clientHeight }: HTMLElement): View {
+  const place = (node: GraphNode) => [view.x + (node.x + node.width / 2) * view.zoom, view.y + node.y * view.zoom] as const;
+  const distance = (node: GraphNode) => {
+    const [x, y] = place(node);
+    return Math.hypot(x - clientWidth / 2, y - clientHeight / 2);
+  };
+  const targetOf = (node: GraphNode) => graph.nodes.find(({ steps }) => steps.includes(step ?? node.steps[0] ?? ""));
+  const candidates = old.nodes.filter((node) => isStep(node) && (step === null || node.steps.includes(step)));
+  const before = candidates.sort((a, b) => distance(a) - distance(b)).find(targetOf);
+  const after = before && targetOf(before);
+  if (!after) return view;
+  const [x, y] = place(before);
+  return { zoom: view.zoom, x: x - (after.x + after.width / 2) * view.zoom, y: y - after.y * view.zoom };
 }

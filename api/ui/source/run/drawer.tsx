@@ -71,8 +71,8 @@ export function Drawer({ run, source, names, place, version, act, onChoose }: Pr
       </header>
       {!report && <p class="empty">This playbook has no step of this name.</p>}
       {report && !hasStarted && <NotStarted run={run} step={step} />}
-      {problem && <p class="problem" role="alert">{problem}</p>}
       {data && source !== null && <Sections key={`${data.visit} ${data.status} ${data.attempt}`} run={run} data={data} source={source} place={place} version={version} act={act} onChoose={onChoose} />}
+      {problem && <p class="problem" role="alert">{problem}</p>}
     </aside>
   );
 }

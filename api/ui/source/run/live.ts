@@ -26,7 +26,7 @@ export interface LiveRun {
   act: (path: string, options?: { method?: string; body?: unknown; headers?: Record<string, string> }) => Promise<boolean>;
 }
 
-/** Read a run with the groups of its graph that are open, and follow it. */
+/** Read a run and follow it. `open` is a JSON list of steps whose groups are open in the graph. */
 export function useRun(id: string, open: string): LiveRun {
   const { service, setConnection } = useShared();
   const [run, setRun] = useState<RunDetails | null>(null);
@@ -40,7 +40,7 @@ export function useRun(id: string, open: string): LiveRun {
   shown.current = open;
   const read = async () => {
     const wanted = shown.current;
-    const path = `/workflows/${id}${query({ include: "graph", open: wanted ? wanted.split(" ") : [] })}`;
+    const path = `/workflows/${id}${query({ include: "graph", open: JSON.parse(wanted) as string[] })}`;
     const found = await service.read<RunDetails>(path, { signal: control.signal });
     if (shown.current === wanted) setRun((old) => keepGraph(old, found));
     setProblem("");
@@ -109,7 +109,7 @@ export function useRun(id: string, open: string): LiveRun {
       clearInterval(timer);
       document.removeEventListener("visibilitychange", check);
     };
-  }, [id, isOver, deletedAt]);
+  }, [id, isOver, isLoaded, deletedAt]);
   const act: LiveRun["act"] = async (path, { method = "POST", body = {}, headers } = {}) => {
     try {
       const address = `/workflows/${id}${path ? `/${path}` : ""}`;

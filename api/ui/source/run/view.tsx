@@ -9,19 +9,28 @@ import { announce } from "../parts/announce";
 import { useAnswer } from "../parts/context";
 import { useFoundSteps } from "../parts/finder";
 import { useKeys } from "../parts/keys";
+import { lazy } from "../parts/lazy";
 import { wordOf } from "../parts/state";
 import { Time, useNow } from "../parts/times";
 import { printable } from "../parts/value";
 import { useWidth, type Width } from "../parts/width";
 import { commandOf } from "./command";
-import { Drawer } from "./drawer";
 import { Graph } from "./graph";
 import { RunHead } from "./head";
 import { useRun, type LiveRun } from "./live";
 import { orderOf, type Place } from "./rows";
 import { Steps } from "./steps";
-import { Data, Events, Logs, Source } from "./tabs";
 import { Timeline } from "./timeline";
+
+const loadDrawer = () => import("./drawer");
+const Drawer = lazy(async () => (await loadDrawer()).Drawer);
+const Data = lazy(async () => (await import("./tabs")).Data);
+const Logs = lazy(async () => (await import("./tabs")).Logs);
+const Events = lazy(async () => (await import("./tabs")).Events);
+const Source = lazy(async () => (await import("./tabs")).Source);
+
+/** How long after the first paint the drawer is loaded, so that it opens at once. */
+const LOAD_MS = 300;
 
 interface RunSource {
   source: string;
@@ -35,7 +44,7 @@ const VIEWS: Record<Width, Record<string, string>> = {
 
 export function RunView({ id }: { id: string }) {
   const { parts, params } = useAddress();
-  const live = useRun(id, params.getAll("open").join(" "));
+  const live = useRun(id, JSON.stringify(params.getAll("open")));
   const { run, problem } = live;
   useAnnouncements(run);
   if (!run) {
@@ -72,6 +81,10 @@ function ShownRun({ id, live, run, tab, params }: ShownProps) {
   const [folds, setFolds] = useState(true);
   const names = useMemo(() => orderOf(run), [run.plan_hash, Object.keys(run.steps).length]);
   const choose = useChoice(step);
+  useEffect(() => {
+    const timer = setTimeout(() => void loadDrawer().catch(() => undefined), LOAD_MS);
+    return () => clearTimeout(timer);
+  }, []);
   useFoundSteps(names, (name) => choose({ step: name }));
   useStepKeys(id, run, names, step, choose);
   const views = VIEWS[width];
@@ -104,7 +117,14 @@ function ShownRun({ id, live, run, tab, params }: ShownProps) {
           {(view === "both" || view === "graph") &&
             !isPage &&
             (run.graph ? (
-              <Graph graph={run.graph} chosen={step} onChoose={(name) => choose({ step: name })} />
+              <Graph
+                graph={run.graph}
+                run={run}
+                chosen={step}
+                opened={params.getAll("open")}
+                onChoose={(name) => choose({ step: name })}
+                onOpen={(names) => setParams({ open: [...names] }, { replace: true })}
+              />
             ) : (
               <p class="empty">{run.graph_problem ?? "This run has no graph."}</p>
             ))}

@@ -1,6 +1,6 @@
 /** The rows of the list: pages by cursor, changes in place, and new runs that wait until they are wanted. */
 
-import type { Page, RunEntry } from "../answers";
+import type { ListedRun, Page } from "../answers";
 import { count } from "../format";
 import type { Service } from "../service";
 import type { Frame } from "../stream";
@@ -9,9 +9,9 @@ import { filterQuery, type RunFilter } from "./filter";
 export const PAGE_SIZE = 200;
 
 export class RunRows {
-  rows: RunEntry[] = [];
+  rows: ListedRun[] = [];
   /** Runs that are newer than the first row, the newest first. They are not shown. */
-  fresh: RunEntry[] = [];
+  fresh: ListedRun[] = [];
   /** Runs of `rows` that the filter does not select any more. They stay, so that no row moves. */
   readonly gone = new Set<string>();
   isComplete = false;
@@ -45,7 +45,7 @@ export class RunRows {
 
   /** Apply a frame of the stream of runs. */
   apply({ event, data }: Frame): void {
-    const run = data as RunEntry;
+    const run = data as ListedRun;
     if (event === "run") this.put(run);
     else if (event === "gone") this.drop(run.workflow_id);
     this.onChange();
@@ -71,19 +71,19 @@ export class RunRows {
     this.onChange();
   }
 
-  private readPage(cursor: string): Promise<Page<RunEntry>> {
+  private readPage(cursor: string): Promise<Page<ListedRun>> {
     const more: Record<string, string | number> = { limit: PAGE_SIZE, cursor, sort: this.filter.sort };
     const path = `/workflows${filterQuery(this.filter, this.now, more)}`;
-    return this.service.read<Page<RunEntry>>(path, { signal: this.signal });
+    return this.service.read<Page<ListedRun>>(path, { signal: this.signal });
   }
 
-  private append(run: RunEntry): void {
+  private append(run: ListedRun): void {
     if (this.places.has(run.workflow_id)) return;
     this.places.set(run.workflow_id, this.rows.length);
     this.rows.push(run);
   }
 
-  private put(run: RunEntry): void {
+  private put(run: ListedRun): void {
     const place = this.places.get(run.workflow_id);
     const waiting = this.fresh.findIndex(({ workflow_id }) => workflow_id === run.workflow_id);
     this.gone.delete(run.workflow_id);
@@ -97,13 +97,13 @@ export class RunRows {
     this.fresh = this.fresh.filter(({ workflow_id }) => workflow_id !== id);
   }
 
-  private isNewest(run: RunEntry): boolean {
+  private isNewest(run: ListedRun): boolean {
     const first = this.rows[0];
     return !first || run.created_at > first.created_at;
   }
 }
 
 /** Return the words for runs that are new. */
-export function freshWords(fresh: readonly RunEntry[]): string {
+export function freshWords(fresh: readonly ListedRun[]): string {
   return fresh.length === 1 ? "1 new run" : `${count(fresh.length)} new runs`;
 }

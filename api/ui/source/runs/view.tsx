@@ -2,7 +2,7 @@
 
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 
-import type { Histogram as HistogramAnswer, RunEntry, StatusCounts } from "../answers";
+import type { Histogram as HistogramAnswer, ListedRun, StatusCounts } from "../answers";
 import { go, linkTo, setParams, useAddress } from "../address";
 import { age, count, duration, shortId, utc } from "../format";
 import { describe, useAnswer, useShared } from "../parts/context";
@@ -224,7 +224,7 @@ function RunTable({ rows, filter, selected, onSelect }: TableProps) {
         onScroll={(event) => setTop(event.currentTarget.scrollTop)}
       >
         <div class="row columns" role="row" aria-rowindex={1}>
-          {["", "Status", "Playbook", "Run", "Now, or what went wrong", "Tags", "Duration", "Age"].map((label, index) => (
+          {["", "Status", "Playbook", "Run", "Now, or what went wrong", "Tags", "Progress", "Duration", "Age"].map((label, index) => (
             <span role="columnheader" key={label} class={`c${index}`}>
               {label || <span class="hidden">Selected</span>}
             </span>
@@ -257,7 +257,7 @@ function footing(loaded: number, isComplete: boolean, first: number, last: numbe
 }
 
 interface RowProps {
-  run: RunEntry;
+  run: ListedRun;
   place: number;
   now: number;
   isCurrent: boolean;
@@ -304,12 +304,27 @@ function RunRow({ run, place, now, isCurrent, isSelected, isGone, onToggle }: Ro
         ))}
       </span>
       <span role="gridcell" class="c6">
+        {run.steps && <Progress {...run.steps} />}
+      </span>
+      <span role="gridcell" class="c7">
         {started === null ? "" : duration(end - started)}
       </span>
-      <span role="gridcell" class="c7" title={utc(run.created_at)}>
+      <span role="gridcell" class="c8" title={utc(run.created_at)}>
         {age(now - Date.parse(run.created_at))}
       </span>
     </div>
+  );
+}
+
+function Progress({ done, total }: { done: number; total: number }) {
+  return (
+    <>
+      <svg class="progress" width="32" height="6" aria-hidden="true">
+        <rect class="all" width="32" height="6" rx="1" />
+        <rect class="done" width={(32 * done) / Math.max(total, 1)} height="6" rx="1" />
+      </svg>{" "}
+      {count(done)}/{count(total)}
+    </>
   );
 }
 
