@@ -435,3 +435,57 @@ def test_runs_are_compared_from_the_list(page: Page, service: ServedPage, tmp_pa
     page.get_by_label(f"Select {second[:8]}").check()
     compare.click()
     expect(page).to_have_url(f"{service.url}/ui/compare?a={first}&b={second}")
+
+
+def open_hidden_page(page: Page) -> None:
+    """Let a test hide the tab, and turn its clock."""
+    page.clock.install()
+    page.add_init_script(
+        "window.isHidden = false;"
+        "Object.defineProperty(document, 'hidden', { get: () => window.isHidden });"
+        "window.hideTab = (hidden) => {"
+        " window.isHidden = hidden; document.dispatchEvent(new Event('visibilitychange')); };"
+    )
+
+
+def test_a_hidden_tab_closes_its_stream_and_catches_up(browser: Browser, service: ServedPage) -> None:
+    run_id = service.start(CLOSE_MONTH, "waiting")
+    with open_faulty_page(browser) as page:
+        open_hidden_page(page)
+        page.goto(f"{service.url}/ui/runs/{run_id}")
+        expect(page.locator(".connection")).to_have_text("Live")
+        page.evaluate("hideTab(true)")
+        page.clock.fast_forward(61_000)
+        expect(page.locator(".connection")).to_have_text("Paused")
+        answer = {"step": "ask", "visit": 1, "answer": {"approve": True}}
+        assert service.http.post(f"/workflows/{run_id}/answer", json=answer).status_code == 202
+        service.wait_for(run_id, "succeeded")
+        page.evaluate("hideTab(false)")
+        page.clock.run_for(2000)
+        expect(page.locator("header.head .state").first).to_have_text("Succeeded")
+
+
+def test_a_lost_stream_names_the_time_of_the_last_data(browser: Browser, service: ServedPage) -> None:
+    run_id = service.start(CLOSE_MONTH, "waiting")
+    with open_faulty_page(browser) as page:
+        open_hidden_page(page)
+        is_lost = False
+
+        def lose(route: Route) -> None:
+            is_stream = "text/event-stream" in route.request.headers.get("accept", "")
+            route.abort() if is_lost and is_stream else route.continue_()
+
+        page.route("**/workflows/*/events*", lose)
+        page.goto(f"{service.url}/ui/runs/{run_id}")
+        expect(page.locator(".connection")).to_have_text("Live")
+        is_lost = True
+        page.evaluate("hideTab(true)")
+        page.clock.fast_forward(61_000)
+        page.evaluate("hideTab(false)")
+        expect(page.locator(".connection")).to_have_text(
+            re.compile(r"Reconnecting, last data \d\d:\d\d:\d\d")
+        )
+        expect(page.get_by_role("button", name="Pause", exact=True)).to_be_enabled()
+        is_lost = False
+        page.clock.run_for(20_000)
+        expect(page.locator(".connection")).to_have_text("Live")
