@@ -45,8 +45,8 @@ class PictureError(Exception):
 class LayoutRequest:
     """The use of a layout: for a run or a plan, with these failed steps, and whether no step is folded.
 
-    Groups with a step of `opened` are not folded, unless dot is too slow for that. The coordinates of a request
-    that `is_repeated` are kept. A chart of the same shape gets them again.
+    Groups with a step of `opened` are not folded, unless dot is too slow for that. The coordinates of a
+    request that `is_repeated` are kept. A chart of the same shape gets them again.
     """
 
     has_states: bool = False
