@@ -10,6 +10,15 @@ from playwright.sync_api import APIResponse, Browser, Page, Route, expect
 from tests.ui.browser import find_barriers, open_page
 from tests.ui.conftest import CLOSE_MONTH, FAILING, ServedPage
 
+TWO_QUESTIONS = """\
+name: two_questions
+steps:
+  - name: ask
+    parallel: true
+    run:
+      - {action: callback, title: "First?", answer: {ok: {type: boolean}}, as: first}
+      - {action: callback, title: "Second?", answer: {ok: {type: boolean}}, as: second}
+"""
 SHORT = "name: short\nsteps:\n  - {name: a, run: [{action: log, message: hello}]}\n"
 
 
@@ -71,6 +80,18 @@ def test_an_open_page_follows_its_run(page: Page, service: ServedPage) -> None:
     expect(page.get_by_role("button", name=re.compile("reconcile .*succeeded"))).to_be_visible()
     expect(page.get_by_role("button", name=re.compile("book .*will not run"))).to_be_visible()
     expect(page.locator("header.head .state").first).to_have_text("Succeeded")
+
+
+def test_each_question_of_a_step_is_answered(page: Page, service: ServedPage) -> None:
+    run_id = service.start(TWO_QUESTIONS, "waiting")
+    for title in ("Second?", "First?"):
+        page.goto(f"{service.url}/ui/inbox")
+        page.get_by_role("link", name=title).last.click()
+        expect(page.get_by_role("heading", name=title)).to_be_visible()
+        page.get_by_label("Yes").check()
+        page.get_by_role("button", name="Send answer").click()
+        expect(page.get_by_text("This step does not wait any more.")).to_be_visible()
+    service.wait_for(run_id, "succeeded")
 
 
 def test_new_runs_wait_until_a_person_wants_them(page: Page, service: ServedPage) -> None:

@@ -283,7 +283,6 @@ export interface InboxEntry {
   step: string;
   visit: number;
   position: string;
-  item?: number | null;
   opened_at: string;
   expires_at: string | null;
   title: string | null;

@@ -31,7 +31,9 @@ const LOOK = `
 .explanation h2 { margin-top: 12px; }
 @media (max-width: 1000px) {
   .panels.edit { grid-template-columns: minmax(0, 1fr); grid-template-rows: minmax(0, 3fr) minmax(0, 2fr); }
-  .editor .notice .faint { display: none; } .writing { grid-template-rows: minmax(0, 1fr) 104px; border-right: 0; }
+  .editor .notice .faint { display: none; } .editor .actions { flex-wrap: wrap; } .editor .title h1 { width: auto; max-width: 100%; }
+  .editor .actions button, .editor .actions a { width: auto; flex: 1 1 90px; } .found header { flex-wrap: wrap; } .found header button { white-space: nowrap; }
+  .writing { grid-template-rows: minmax(0, 1fr) 104px; border-right: 0; }
 }
 `;
 

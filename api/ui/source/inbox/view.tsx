@@ -16,13 +16,19 @@ function keyOf({ workflow_id, step, visit, position }: InboxEntry): string {
   return [workflow_id, step, visit, position].join(" ");
 }
 
+function addressOf({ step, visit, position }: InboxEntry): URLSearchParams {
+  return new URLSearchParams({ step, visit: String(visit), position });
+}
+
 export function InboxView() {
   const { parts, params } = useAddress();
   const inbox = useAnswer<Page<InboxEntry>>("/inbox?order=expires", { everyMs: POLL_MS });
   const kept = inbox.data?.items;
   const now = useNow(true);
-  const [id, step] = [parts[1], params.get("step")];
-  const chosen = kept?.find((entry) => entry.workflow_id === id && (!step || entry.step === step)) ?? null;
+  const id = parts[1];
+  const isMeant = (entry: InboxEntry, name: "step" | "visit" | "position") => [null, String(entry[name])].includes(params.get(name));
+  const chosen =
+    kept?.find((entry) => entry.workflow_id === id && isMeant(entry, "step") && isMeant(entry, "visit") && isMeant(entry, "position")) ?? null;
   return (
     <main class="inbox">
       <section class="list">
@@ -32,7 +38,7 @@ export function InboxView() {
         <ul>
           {kept?.map((entry) => (
             <li key={keyOf(entry)} class={entry === chosen ? "chosen" : ""}>
-              <a href={linkTo(["inbox", entry.workflow_id], new URLSearchParams({ step: entry.step, visit: String(entry.visit) }))}>
+              <a href={linkTo(["inbox", entry.workflow_id], addressOf(entry))}>
                 <b>{printable(entry.title ?? entry.step)}</b>
                 <span>
                   <bdi>{printable(entry.playbook)}</bdi> · <bdi>{printable(entry.step)}</bdi> · {age(now - Date.parse(entry.opened_at))}
@@ -67,11 +73,11 @@ function Question({ entry, onAnswered }: { entry: InboxEntry; onAnswered: () => 
   const send = async (answer: unknown) => {
     setErrors({});
     setReport("");
-    const { step, visit, item } = entry;
+    const { step, visit, position } = entry;
     try {
       await service.read(`/workflows/${entry.workflow_id}/answer`, {
         method: "POST",
-        body: { step, visit, ...(item ? { item } : {}), answer },
+        body: { step, visit, position, answer },
       });
       setReport("The answer was sent.");
       onAnswered();

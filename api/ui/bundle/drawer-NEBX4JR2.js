@@ -1,1 +1,0 @@
-import{a,b}from"./chunk-UNQ3354N.js";import"./chunk-NA4W4YO3.js";import"./chunk-X5MWNTXC.js";import"./chunk-OIZ4KPNG.js";import"./chunk-CDWMLQKH.js";import"./chunk-ZCFSLFID.js";export{a as Drawer,b as LogLines};

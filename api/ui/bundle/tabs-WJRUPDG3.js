@@ -1,1 +1,0 @@
-import{a,b,c,d}from"./chunk-YMFCEUA4.js";import"./chunk-67ITGU64.js";import"./chunk-UNQ3354N.js";import"./chunk-NA4W4YO3.js";import"./chunk-X5MWNTXC.js";import"./chunk-OIZ4KPNG.js";import"./chunk-CDWMLQKH.js";import"./chunk-ZCFSLFID.js";export{a as Data,c as Events,b as Logs,d as Source};
