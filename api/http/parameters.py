@@ -27,7 +27,7 @@ from pydantic import (
 )
 
 from noetl.api.http.problems import Problem
-from noetl.api.service.inbox import RUNS_PER_PAGE
+from noetl.api.service.inbox import MAX_QUESTIONS, QUESTIONS_PER_PAGE
 from noetl.api.service.loop_items import ITEMS_PER_PAGE, MAX_ITEMS_PER_PAGE, ItemQuery
 from noetl.api.service.loop_states import ItemState
 from noetl.api.service.run_data import LINES_PER_PAGE
@@ -426,12 +426,11 @@ class LogQuery(BaseModel):
 class InboxQuery(BaseModel):
     """The query parameters of the inbox."""
 
-    order: Literal["newest", "expires"] = Field(
-        "newest",
-        description="`expires`: what expires first comes first, of the newest 200 runs, on one page.",
+    order: Literal["expires"] = Field(
+        "expires", description="What expires first comes first. There is no other order."
     )
     limit: WholeNumber = Field(
-        RUNS_PER_PAGE, ge=1, le=RUNS_PER_PAGE, description="The most runs of the page."
+        QUESTIONS_PER_PAGE, ge=1, le=MAX_QUESTIONS, description="The most questions of the page."
     )
     cursor: str | None = Field(None, description=CURSOR_DESCRIPTION)
 

@@ -25,9 +25,7 @@ router = APIRouter(tags=["workflows"], default_response_class=JsonResponse)
     openapi_extra=problems("invalid-cursor"),
 )
 def list_questions(services: ReadServices, query: Annotated[InboxQuery, Query()]) -> Response:
-    """Return what the waiting runs ask persons: of the newest run first, or what expires first."""
-    if query.order == "expires":
-        return JsonResponse(services.inbox.find_urgent())
+    """Return what runs ask persons. What expires first comes first."""
     return JsonResponse(services.inbox.find(query.cursor, query.limit))
 
 

@@ -3,38 +3,40 @@
 Problem: the token of a callback may be lost in a message, and the store has only its hash. Who has a key must
 see what waits, and answer it without the token.
 
-Algorithm: the waiting runs are read in pages, and the questions in the journals of their visits. An
-answer names its run, step and visit, and ends the wait that the journal names. The rules are those of an
-answer with a token.
+Algorithm: the store lists the open waits of a tenant by expiry, with their visits. The questions are in the
+journals of these visits. An answer names its run, step and visit, and ends the wait that the journal
+names. The rules are those of an answer with a token.
 
-Cost: one query for a page of runs, and one for each of them.
+Cost: one read of the list for a page. It is read on if a visit has begun to ask, and is not suspended yet.
 
-Limits: a run is not listed while another of its branches works. Its questions can be answered nevertheless.
-`order=expires` sorts the questions of up to MAX_SORTED_RUNS runs.
+Limits: a question appears when its visit is suspended, and not while another action of its step is at work.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from noetl.api.service.errors import NotFoundError
 from noetl.api.service.inbox_views import CaseEntry, InboxEntry, InboxPage
-from noetl.api.service.questions import questions_of
+from noetl.api.service.questions import OpenQuestion, journal_questions, questions_of
 from noetl.api.service.runs import RunService
 from noetl.api.service.tenant import TenantContext
 from noetl.executor.errors import RejectedError
 from noetl.executor.model.events import timestamp
-from noetl.executor.model.run import RunStatus, WaitKey
-from noetl.executor.model.run_filter import RunFilter
+from noetl.executor.model.run import ListedWait, RunStatus, Visit, VisitStatus, WaitKey
 from noetl.executor.model.run_summary import RunSummary
 from noetl.executor.model.wait_transition import wait_closed
 from noetl.executor.security.redaction import redact_for_storage
+from noetl.executor.stores.cursors import WaitPlace
 from noetl.planner.frozen import frozen
 from noetl.planner.plan import Step
 
-RUNS_PER_PAGE = 100
-MAX_SORTED_RUNS = 200
+QUESTIONS_PER_PAGE = 100
+MAX_QUESTIONS = 200
+"""The greatest number of questions on a page."""
+
+_MAX_READS = 4
+"""How often one page reads the list of open waits."""
 
 
 @frozen
@@ -57,25 +59,27 @@ class InboxService:
     context: TenantContext
     runs: RunService
 
-    def find(self, cursor: str | None = None, limit: int = RUNS_PER_PAGE) -> InboxPage:
-        """Return the questions of one page of waiting and paused runs, the newest run first.
-
-        A page may have fewer questions than runs, or more.
+    def find(self, cursor: str | None = None, limit: int = QUESTIONS_PER_PAGE) -> InboxPage:
+        """Return a page of the questions of all runs. What expires first comes first.
 
         Raises:
             RejectedError: `invalid_cursor`.
         """
-        statuses = (RunStatus.WAITING, RunStatus.PAUSED)
-        page = RunFilter(self.context.tenant, statuses, limit=limit, cursor=cursor)
-        runs, next_cursor = self.context.store.runs.find(page)
-        entries = [entry for run in runs for entry in self._entries(run)]
-        return InboxPage(items=entries, next_cursor=next_cursor)
-
-    def find_urgent(self) -> InboxPage:
-        """Return the questions of up to MAX_SORTED_RUNS of these runs; those that expire first come first."""
-        page = self.find(limit=MAX_SORTED_RUNS)
-        entries = sorted(page.items, key=lambda entry: (entry.expires_at is None, entry.expires_at or ""))
-        return InboxPage(items=entries, next_cursor=None)
+        found: list[tuple[WaitPlace, InboxEntry]] = []
+        for _ in range(_MAX_READS):
+            waits, cursor = self.context.store.waits.find_open(
+                self.context.tenant, limit=limit - len(found), cursor=cursor
+            )
+            # Questions that a step has asked at the same time are in the order of its actions.
+            found += [
+                ((wait.rank, wait.key.run_id, wait.key.visit_id, entry.position), entry)
+                for wait in waits
+                if (entry := self._entry(wait)) is not None
+            ]
+            if cursor is None or len(found) == limit:
+                break
+        found.sort(key=lambda pair: pair[0])
+        return InboxPage(items=[entry for _, entry in found], next_cursor=cursor)
 
     def answer(self, run_id: str, request: AnswerRequest) -> WaitKey:
         """Answer a question of a step, and return the key of its wait.
@@ -101,7 +105,7 @@ class InboxService:
             raise NotFoundError(f"step `{step}` of run `{run.id}` has no visit {visit or 1}")
         questions = [
             question
-            for question in questions_of(latest, is_paused=run.status is RunStatus.PAUSED)
+            for question in self._open_questions(latest, run)
             if request.position in (None, question.position)
         ]
         if not questions:
@@ -116,23 +120,37 @@ class InboxService:
         self.context.store.waits.answer_wait(key, declared, body, self.context.clock())
         return key
 
-    def _entries(self, run: RunSummary) -> Iterator[InboxEntry]:
-        for visit in self.context.store.runs.visits(run.id):
-            for question in questions_of(visit, is_paused=run.status is RunStatus.PAUSED):
-                step = self.context.store.plans.step(run.plan_hash, visit.step)
-                yield InboxEntry(
-                    workflow_id=run.id,
-                    playbook=run.playbook,
-                    step=visit.step,
-                    visit=visit.number,
-                    position=question.position,
-                    opened_at=timestamp(question.wait.opened_at),
-                    expires_at=timestamp(question.wait.expires_at),
-                    title=question.content.get("title"),
-                    details=question.content.get("details"),
-                    answer=question.content.get("answer"),
-                    cases=_cases_of(step),
-                )
+    def _entry(self, listed: ListedWait) -> InboxEntry | None:
+        """Return the question of an open wait, or None if the journal of its visit does not have it yet."""
+        visit = listed.visit
+        questions = journal_questions(visit)
+        question = next((found for found in questions if found.wait.id == listed.key.id), None)
+        if question is None:
+            return None
+        return InboxEntry(
+            workflow_id=visit.run_id,
+            playbook=listed.playbook,
+            step=visit.step,
+            visit=visit.number,
+            position=question.position,
+            opened_at=timestamp(question.wait.opened_at),
+            expires_at=timestamp(question.wait.expires_at),
+            title=question.content.get("title"),
+            details=question.content.get("details"),
+            answer=question.content.get("answer"),
+            cases=_cases_of(self.context.store.plans.step(listed.plan_hash, visit.step)),
+        )
+
+    def _open_questions(self, visit: Visit, run: RunSummary) -> list[OpenQuestion]:
+        """Return what a visit asks. One that runs, because of another answer, still has its open waits."""
+        if visit.status is not VisitStatus.RUNNING:
+            return questions_of(visit, is_paused=run.status is RunStatus.PAUSED)
+        waits = self.context.store.waits
+        return [
+            question
+            for question in journal_questions(visit)
+            if waits.wait(WaitKey(run.id, visit.id, question.wait.id)).answered_at is None
+        ]
 
 
 def _cases_of(step: Step) -> list[CaseEntry]:

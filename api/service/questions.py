@@ -26,9 +26,14 @@ def questions_of(visit: Visit, *, is_paused: bool = False) -> list[OpenQuestion]
     With `is_paused`, its run is paused, and has parked the visit.
     """
     statuses = (VisitStatus.WAITING, VisitStatus.PARKED) if is_paused else (VisitStatus.WAITING,)
-    if visit.status not in statuses or visit.progress is None:
-        return []
-    questions = []
+    return journal_questions(visit) if visit.status in statuses else []
+
+
+def journal_questions(visit: Visit) -> list[OpenQuestion]:
+    """Return what the journal of a visit asks, whatever its status is."""
+    questions: list[OpenQuestion] = []
+    if visit.progress is None:
+        return questions
     for position, entry in sorted(visit.progress.journal.items()):
         declaration = catalogue().get(entry["action"]) if "memory" in entry else None
         if declaration is not None and declaration.open_wait is not None:

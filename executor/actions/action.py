@@ -46,8 +46,12 @@ class ExternalWaits(Protocol):
     Every method may raise StoreError.
     """
 
-    def open_wait(self, wait_id: str, declared: AnswerDeclaration | None = None) -> dict[str, str]:
+    def open_wait(
+        self, wait_id: str, declared: AnswerDeclaration | None = None, expires_at: float = NEVER
+    ) -> dict[str, str]:
         """Create a token that answers the wait. An answer must have the fields in `declared`, if it is given.
+
+        The list of open waits is in the order of `expires_at`.
 
         Return the token as `token`, and the address that takes the answer as `url` if it is known. Only the
         hash of the token is stored.

@@ -101,7 +101,8 @@ def _open(call: Call) -> dict[str, Any]:
         raise ActionError("ParameterError", message, retryable=False) from None
     declared = call.parameters.get("answer")
     fields = None if declared is None else expand_declarations(declared)
-    address = call.external_waits.open_wait(call.wait_id, fields)
+    expires_at = NEVER if call.timeout_seconds is None else call.now + call.timeout_seconds
+    address = call.external_waits.open_wait(call.wait_id, fields, expires_at)
     if (notify := call.parameters.get("notify")) is not None:
         try:
             call.perform_action(notify, {"callback": address})
@@ -112,7 +113,6 @@ def _open(call: Call) -> dict[str, Any]:
                 )
                 raise ActionError("ParameterError", message, retryable=False) from problem
             raise
-    expires_at = NEVER if call.timeout_seconds is None else call.now + call.timeout_seconds
     state = {
         "wait": call.wait_id,
         "asked_at": call.now,

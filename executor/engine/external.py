@@ -13,7 +13,8 @@ from noetl.executor.engine.quotas import check_branch_quota, read_child_run_limi
 from noetl.executor.engine.run_log import log_run_start
 from noetl.executor.errors import ActionError, RejectedError, SettingError
 from noetl.executor.model.ids import derived_id, hash_secret
-from noetl.executor.model.run import Claim, Run, RunStatus, Wait, WaitKey
+from noetl.executor.model.open_waits import rank_wait
+from noetl.executor.model.run import NEVER, Claim, Run, RunStatus, Wait, WaitKey
 from noetl.executor.model.start_request import StartRequest
 from noetl.executor.model.tracing import child_trace
 from noetl.executor.model.wait_transition import AnswerDeclaration
@@ -84,10 +85,13 @@ class VisitWaits:
     clock: Callable[[], float]
     has_started_run: bool = False
 
-    def open_wait(self, wait_id: str, declared: AnswerDeclaration | None = None) -> dict[str, str]:
-        token = CALLBACK_TOKENS.create()
-        key, fence = self._key(wait_id), self.claim.visit.fence
-        self.store.waits.open_wait(key, fence, hash_secret(token), declared)
+    def open_wait(
+        self, wait_id: str, declared: AnswerDeclaration | None = None, expires_at: float = NEVER
+    ) -> dict[str, str]:
+        # Waits that one segment opens at the same time have the same rank, and are in the order of their ids.
+        opened_at = self.claim.visit.segment_started_at or self.clock()
+        token, rank = CALLBACK_TOKENS.create(), rank_wait(expires_at, opened_at)
+        self.store.waits.open_wait(self.claim, wait_id, hash_secret(token), declared, rank)
         callback = {"token": token}
         if self.public_url:
             callback["url"] = f"{self.public_url.rstrip('/')}{CALLBACK_PATH}{token}"

@@ -162,6 +162,20 @@ class TokenWait:
 
 
 @frozen
+class ListedWait:
+    """An open wait in the list of a tenant: the wait, its rank, its suspended visit, and the plan of its run.
+
+    Waits with a smaller rank come first.
+    """
+
+    key: WaitKey
+    rank: float
+    visit: Visit
+    playbook: str
+    plan_hash: str
+
+
+@frozen
 class Run:
     """One execution of a plan. Times are seconds since the epoch.
 

@@ -18,11 +18,19 @@ import base64
 import json
 import re
 import zlib
+from contextlib import suppress
 
 from noetl.executor.errors import RejectedError
+from noetl.executor.model.run import WaitKey
 
 _EVENT_ID = re.compile(r"([0-9]{1,18})-([0-9]{1,18})-([0-9a-f]{8})")
 _SHOWN_CHARACTERS = 60
+
+_MAX_RANK = 1e15
+"""Bound of the ranks of waits. Databases refuse some greater numbers."""
+
+WaitPlace = tuple[float, str, str, str]
+"""Place of a wait in the list of open waits: its rank, and the ids of its run, its visit and itself."""
 
 EventPlace = tuple[int, int]
 """Place of an event in the history of its run: its entry, and its index in that entry."""
@@ -94,6 +102,30 @@ def read_cursor(cursor: str) -> tuple[float, str]:
         return float(created_at), str(id)
     except (ValueError, TypeError, OverflowError, RecursionError):
         raise RejectedError("invalid_cursor", "the cursor does not belong to a list of runs") from None
+
+
+def write_wait_cursor(rank: float, key: WaitKey) -> str:
+    """Return the cursor after a wait, in the order of the list of open waits.
+
+    >>> read_wait_cursor(write_wait_cursor(1.5, WaitKey("r", "v", "w")))
+    (1.5, 'r', 'v', 'w')
+    """
+    place = [rank, key.run_id, key.visit_id, key.id]
+    return base64.urlsafe_b64encode(json.dumps(place).encode()).decode()
+
+
+def read_wait_cursor(cursor: str) -> WaitPlace:
+    """Return the place of a wait that `write_wait_cursor` has written.
+
+    Raises:
+        RejectedError: `invalid_cursor`.
+    """
+    with suppress(ValueError, TypeError, AttributeError, OverflowError, RecursionError):
+        rank, *ids = json.loads(base64.urlsafe_b64decode(cursor))
+        run_id, visit_id, wait_id = (id.encode().decode() for id in ids)
+        if abs(float(rank)) < _MAX_RANK:
+            return float(rank), run_id, visit_id, wait_id
+    raise RejectedError("invalid_cursor", "the cursor does not belong to a list of questions")
 
 
 def write_key_cursor(key: str | int) -> str:

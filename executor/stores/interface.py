@@ -35,6 +35,7 @@ from noetl.executor.model.run import (
     ErrorRecord,
     HistoryPosition,
     Lease,
+    ListedWait,
     Run,
     RunStatus,
     TokenWait,
@@ -394,14 +395,34 @@ class WaitStore(Protocol):
     """Waits of suspended visits for answers from outside."""
 
     def open_wait(
-        self, key: WaitKey, fence: int, token_hash: str, declared: AnswerDeclaration | None = None
+        self,
+        claim: Claim,
+        wait_id: str,
+        token_hash: str,
+        declared: AnswerDeclaration | None = None,
+        rank: float = 0.0,
     ) -> None:
         """Register a token that answers a wait of a claimed visit, in addition to its earlier tokens.
 
         `declared` are the fields that an answer with this token must have, or None if it may be any value.
+        `rank` is the place of the wait in `find_open`.
 
         Raises:
             FencedError: the claim is lost.
+        """
+        ...
+
+    def find_open(
+        self, tenant: str, *, limit: int = 100, cursor: str | None = None
+    ) -> tuple[list[ListedWait], str | None]:
+        """Return a page of the waits of a tenant that an answer ends now, and the cursor of the next page.
+
+        They are those of visits that have been suspended, in runs that have not ended, by rank. Visits have
+        their progress, but no outputs. A page takes a constant number of queries. A store may return fewer
+        waits than `limit` if it has skipped many of runs that have ended.
+
+        Raises:
+            RejectedError: `invalid_cursor`.
         """
         ...
 

@@ -28,7 +28,7 @@ from noetl.executor.engine.attempts import read_saved_names
 from noetl.executor.engine.rendering import render_parameters
 from noetl.executor.errors import ActionError
 from noetl.executor.model.json_values import write_json
-from noetl.executor.model.run import Run, RunStatus, Wait
+from noetl.executor.model.run import NEVER, Run, RunStatus, Wait
 from noetl.executor.model.wait_transition import AnswerDeclaration
 from noetl.executor.security.capabilities import Capabilities
 from noetl.executor.security.secret_access import unrestricted_access
@@ -86,7 +86,9 @@ class FakeWaits:
         if (wait_id := self._wait_of_run.get(run.id)) is not None:
             self.answer(None, wait_id)
 
-    def open_wait(self, wait_id: str, declared: AnswerDeclaration | None = None) -> dict[str, str]:
+    def open_wait(
+        self, wait_id: str, declared: AnswerDeclaration | None = None, expires_at: float = NEVER
+    ) -> dict[str, str]:
         """Open a wait and return its token and address. `declared_fields` then holds those of its answer."""
         self.declared_fields[wait_id] = declared
         self.waits[wait_id] = Wait(wait_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -45,6 +46,18 @@ steps:
       - {action: callback, title: First?, as: first}
       - {action: callback, title: Second?, as: second}
 output: {both: "{{ [first, second] }}"}
+"""
+
+
+FORK = """\
+name: fork
+steps:
+  - name: begin
+    rule: [{case: default, run: [ask, work]}]
+  - name: ask
+    run: [{action: callback, title: Go?}]
+  - name: work
+    run: [{action: shell, command: cat GATE}]
 """
 
 
@@ -131,14 +144,47 @@ async def test_several_questions_of_a_step_are_distinguished(http: httpx.AsyncCl
 async def test_what_expires_first_comes_first(http: httpx.AsyncClient) -> None:
     for hours in (3, 1, 2):
         await start(http, PAY.replace("2h", f"{hours}h"), amount=hours)
-    newest = (await read_inbox(http, 3)).items
-    assert [entry.details["amount"] for entry in newest] == [2, 1, 3]
-    urgent = (await read_inbox(http, 3, order="expires")).items
-    assert [entry.details["amount"] for entry in urgent] == [1, 2, 3]
+    await start(http, PAY.replace("        timeout: 2h\n", ""), amount=4)
+    for query in ({}, {"order": "expires"}):
+        urgent = (await read_inbox(http, 4, **query)).items
+        assert [entry.details["amount"] for entry in urgent] == [1, 2, 3, 4]
+        assert urgent[3].expires_at is None
     page = await read_inbox(http, 2, limit=2)
     assert page.next_cursor is not None
-    last = await read_inbox(http, 1, limit=2, cursor=page.next_cursor)
-    assert ([entry.details["amount"] for entry in last.items], last.next_cursor) == ([3], None)
+    last = await read_inbox(http, 2, limit=2, cursor=page.next_cursor)
+    assert ([entry.details["amount"] for entry in last.items], last.next_cursor) == ([3, 4], None)
+
+
+async def test_a_question_is_listed_while_another_branch_works(http: httpx.AsyncClient, gate: Path) -> None:
+    text = FORK.replace("GATE", str(gate))
+    workflow_id = await start(http, text)
+    (entry,) = (await read_inbox(http, 1)).items
+    assert (entry.workflow_id, entry.step) == (workflow_id, "ask")
+    assert (await http.get(f"/workflows/status/{workflow_id}")).json()["status"] == "running"
+    assert (await answer(http, workflow_id, step="ask", answer=1)).status_code == 202
+    await read_inbox(http, 0)
+    await asyncio.to_thread(gate.write_text, "")
+    assert (await finish(http, workflow_id)).status == "succeeded"
+
+
+async def test_a_cancelled_run_asks_nothing_until_it_is_resumed(http: httpx.AsyncClient) -> None:
+    workflow_id = await start(http, PAY, amount=7)
+    await read_inbox(http, 1)
+    await http.post(f"/workflows/{workflow_id}/cancel")
+    assert (await finish(http, workflow_id)).status == "cancelled"
+    await read_inbox(http, 0)
+    await http.post(f"/workflows/{workflow_id}/resume")
+    await read_inbox(http, 1)
+    assert (await answer(http, workflow_id, step="ask", answer={"approved": False})).status_code == 202
+    assert (await finish(http, workflow_id)).status == "succeeded"
+    await read_inbox(http, 0)
+
+
+async def test_a_question_leaves_when_its_time_is_over(http: httpx.AsyncClient) -> None:
+    workflow_id = await start(http, PAY.replace("2h", "1s"), amount=7)
+    await read_inbox(http, 1)
+    assert (await finish(http, workflow_id)).status == "failed"
+    await read_inbox(http, 0)
 
 
 async def test_what_does_not_exist_is_named(http: httpx.AsyncClient) -> None:
@@ -151,5 +197,5 @@ async def test_what_does_not_exist_is_named(http: httpx.AsyncClient) -> None:
     assert_problem(await answer(http, workflow_id, step="ask", position="run.1"), 410, "closed")
     assert_problem(await answer(http, workflow_id, answer=1), 422, "invalid-body")
     assert_problem(await answer(http, workflow_id, step="ask", visit=0), 422, "invalid-body")
-    assert_problem(await http.get("/inbox", params={"order": "oldest"}), 400, "invalid-request")
+    assert_problem(await http.get("/inbox", params={"order": "newest"}), 400, "invalid-request")
     assert_problem(await http.get("/inbox", params={"cursor": "x"}), 400, "invalid-cursor")

@@ -331,7 +331,7 @@ def test_an_answer_whose_declared_fields_are_lost_is_refused(store: DynamoStore,
     run = start_run(store, SAVES, input={"text": LONG})
     claim = claim_visit(store, run, 1.0)
     key = WaitKey(run.id, claim.visit.id, "w")
-    store.waits.open_wait(key, claim.visit.fence, "token", {"approved": {"type": "boolean"}})
+    store.waits.open_wait(claim, key.id, "token", {"approved": {"type": "boolean"}})
     delete_payloads(moto_aws)
     other = open_dynamo()
     with pytest.raises(RejectedError, match="the answer's fields is lost: object runs/") as refused:

@@ -15,11 +15,11 @@ from psycopg.conninfo import make_conninfo
 from noetl.executor.engine.start import new_run
 from noetl.executor.errors import FencedError, StoreError
 from noetl.executor.model.limits import PayloadLimits
-from noetl.executor.model.run import Claim, RunStatus
+from noetl.executor.model.run import Claim, RunStatus, WaitKey
 from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.model.start_request import StartRequest
 from noetl.executor.stores import open_store
-from noetl.executor.stores.cursors import write_cursor
+from noetl.executor.stores.cursors import write_cursor, write_wait_cursor
 from noetl.executor.stores.postgres.database import SCHEMA_VERSION, STATEMENTS, PostgresResult, PostgresWriter
 from noetl.executor.stores.postgres.store import PostgresStore
 from noetl.executor.stores.sql.statements import to_numbered
@@ -28,6 +28,7 @@ from noetl.planner.plan import Plan
 from noetl.testing.run_harness import compile_text
 from noetl.testing.store_contract import FactsContract, MaintenanceContract, StoreContract
 from noetl.testing.store_contract.operations import CHAIN, DIAMOND, LEASE, claim_visit, start_run, succeed
+from tests.contract.earlier_waits import EARLIER_WAITS
 from tests.contract.payload_poison import check_payloads_are_not_read
 from tests.contract.sql_damage import SqlDamage
 
@@ -190,6 +191,20 @@ def test_an_upgrade_keeps_playbooks_without_their_callers(
         assert (playbook.registered_at, playbook.registered_by) == (1.5, None)
 
 
+def test_an_upgrade_lists_open_waits_of_runs_that_have_not_ended(
+    postgres_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("noetl.infra.migrations.migrations", lambda: migrations()[:18])
+        upgrade(postgres_dsn)
+    with psycopg.connect(postgres_dsn) as connection:
+        for statement in EARLIER_WAITS:
+            connection.execute(statement)
+    upgrade(postgres_dsn)
+    with closing(PostgresStore(postgres_dsn)) as store:
+        assert [wait.key.run_id for wait in store.waits.find_open("default")[0]] == ["open"]
+
+
 def test_an_unreachable_server_is_reported() -> None:
     with pytest.raises(StoreError, match="The store in Postgres failed"):
         PostgresStore("postgresql://nobody@127.0.0.1:1/none?connect_timeout=1")
@@ -308,6 +323,23 @@ class TestQueries:
             assert "Seq Scan on runs" not in plan, plan
             # The few runs that wait may be sorted after they are found in an index of open runs.
             assert "Sort" not in plan or run_filter.statuses == (RunStatus.WAITING,), plan
+
+    def test_a_page_of_open_waits_uses_an_index(
+        self, store: PostgresStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with store.database.transaction() as db:
+            db.execute(
+                "insert into waits (run_id, visit_id, id, tenant, rank, answered_at) select 'run' || n / 100,"
+                " 'v' || n, 'w', 't1', n, case when n % 100 > 0 then 1.0 end from generate_series(1, 40000) n"
+            )
+            db.execute("analyze waits")
+        cursor = write_wait_cursor(5.0, WaitKey("r", "v", "w"))
+        plans = self.explain_queries(
+            store, lambda: store.waits.find_open("t1", limit=20, cursor=cursor), monkeypatch, "waits"
+        )
+        for plan in plans:
+            assert plan.count("using waits_open") == 2, plan
+            assert "Seq Scan" not in plan and "Sort" not in plan, plan
 
     def test_the_latest_visits_are_read_from_an_index(
         self, store: PostgresStore, monkeypatch: pytest.MonkeyPatch

@@ -15,7 +15,7 @@ from noetl.executor.engine.invocation import VisitExecutor
 from noetl.executor.errors import MessageError, SettingError, StoreError
 from noetl.executor.model.limits import PayloadLimits
 from noetl.executor.model.registry import RegisteredPlaybook
-from noetl.executor.model.run import Claim, Lease, Run, RunStatus, VisitStatus, WaitKey
+from noetl.executor.model.run import Claim, Lease, Run, RunStatus, VisitStatus
 from noetl.executor.runtime.message_batch import warm_state
 from noetl.executor.security.capabilities import service_capabilities
 from noetl.executor.stores import open_store, resolve_url
@@ -188,7 +188,7 @@ def test_an_answer_a_stop_and_a_resume_send_messages(store: PostgresStore, aws: 
     (body,) = receive_messages(aws, queue)
     claim = store.queue.claim_message(body, LEASE, time.time())
     assert isinstance(claim, Claim)
-    store.waits.open_wait(WaitKey(run.id, claim.visit.id, "w"), claim.visit.fence, "token")
+    store.waits.open_wait(claim, "w", "token")
     VisitExecutor(store, LEASE, service_capabilities({})).execute(claim)
     assert receive_messages(aws, queue, 0) == []
     store.waits.answer("token", 1, time.time())

@@ -18,10 +18,10 @@ import pytest
 
 from noetl.executor.errors import SchemaError, SettingError, StoreError
 from noetl.executor.model.limits import PayloadLimits
-from noetl.executor.model.run import RunStatus
+from noetl.executor.model.run import RunStatus, WaitKey
 from noetl.executor.model.run_filter import OPEN_STATUSES, RunFilter
 from noetl.executor.stores import open_store
-from noetl.executor.stores.cursors import write_cursor
+from noetl.executor.stores.cursors import write_cursor, write_wait_cursor
 from noetl.executor.stores.plan_uses import TOUCH_SECONDS, UNUSED_SECONDS
 from noetl.executor.stores.sql import facts
 from noetl.executor.stores.sqlite import file
@@ -31,6 +31,7 @@ from noetl.testing.run_harness import compile_text
 from noetl.testing.store_contract import FactsContract, MaintenanceContract, StoreContract
 from noetl.testing.store_contract.operations import claim_visit, start_run, succeed
 from noetl.testing.store_contract.plan_deletion import save_plan, start_saved
+from tests.contract.earlier_waits import EARLIER_WAITS
 from tests.contract.payload_poison import check_payloads_are_not_read
 from tests.contract.sql_damage import SqlDamage
 
@@ -236,6 +237,26 @@ def test_the_status_of_a_run_reads_its_visits_from_an_index(tmp_path: Path) -> N
         assert any("COVERING INDEX visits_of_steps (run_id=?)" in line for line in plan), plan
         assert any("visits_of_steps (run_id=? AND step=? AND position=?)" in line for line in plan), plan
         assert not [line for line in plan if "TEMP B-TREE" in line], plan
+
+
+def test_a_page_of_open_waits_uses_an_index(tmp_path: Path) -> None:
+    with closing(SqliteStore(str(tmp_path / "noetl.db"))) as store:
+        db = store.file.connection()
+        for cursor in (None, write_wait_cursor(5.0, WaitKey("r", "v", "w"))):
+            (query,) = trace_queries(db, partial(store.waits.find_open, "default", cursor=cursor))
+            plan = [row["detail"] for row in db.execute(f"explain query plan {query}")]
+            assert "waits_open" in plan[0], plan
+            assert not [line for line in plan if "SCAN" in line or "TEMP B-TREE" in line], plan
+
+
+def test_an_upgrade_lists_open_waits_of_runs_that_have_not_ended(tmp_path: Path) -> None:
+    path = tmp_path / "noetl.db"
+    with closing(create_earlier(path, 20)) as db:
+        for statement in EARLIER_WAITS:
+            db.execute(statement)
+        db.commit()
+    with closing(SqliteStore(str(path))) as store:
+        assert [wait.key.run_id for wait in store.waits.find_open("default")[0]] == ["open"]
 
 
 def test_lists_and_the_status_read_no_payload(tmp_path: Path) -> None:

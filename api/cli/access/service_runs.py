@@ -192,9 +192,10 @@ class ServiceRuns:
                 return
 
     def questions(self) -> InboxPage:
+        from noetl.api.service.inbox import MAX_QUESTIONS
         from noetl.api.service.inbox_views import InboxPage
 
-        return self._get(InboxPage, "/inbox", order="expires")
+        return self._get(InboxPage, "/inbox", limit=MAX_QUESTIONS)
 
     def answer_step(self, run_id: str, request: AnswerRequest) -> None:
         from noetl.api.service.views import CurrentStatus

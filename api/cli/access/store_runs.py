@@ -100,7 +100,9 @@ class StoreRuns:
         return self.services.runs.events(run_id, after)
 
     def questions(self) -> InboxPage:
-        return self.services.inbox.find_urgent()
+        from noetl.api.service.inbox import MAX_QUESTIONS
+
+        return self.services.inbox.find(limit=MAX_QUESTIONS)
 
     def answer_step(self, run_id: str, request: AnswerRequest) -> None:
         from noetl.api.cli.callback_answer import answer_step

@@ -19,7 +19,7 @@ def inbox(
     store: StoreOption = None,
     url: UrlOption = None,
 ) -> None:
-    """Show what the waiting runs of a store or a service ask persons; what expires first comes first.
+    """Show what the runs of a store or a service ask persons; what expires first comes first.
 
     Answer with `noetl runs answer ID --step NAME -d JSON`.
     """
@@ -35,3 +35,5 @@ def inbox(
         write_stdout(format_entry(to_json(entry)))
     if not page.items:
         print_message("nothing waits for a person")
+    elif page.next_cursor is not None:
+        print_message(f"the first {len(page.items)} questions; answer some to see more")

@@ -229,6 +229,16 @@ def due_shard(run_id: str) -> str:
     return shard(SERVICE_QUEUE, run_id)
 
 
+def wait_shard(tenant: str, run_id: str) -> str:
+    """Return the partition of the open waits of a run in the index `due`, of SHARDS for each tenant."""
+    return shard(f"waits#{tenant}", run_id)
+
+
+def wait_shards(tenant: str) -> list[str]:
+    """Return all partitions of the open waits of a tenant in the index `due`."""
+    return shards(f"waits#{tenant}")[1:]
+
+
 def plan_shard(plan_hash: str) -> str:
     """Return the partition of the use of a plan in the index `due`, which has SHARDS partitions for uses."""
     return shard("plans", plan_hash)

@@ -42,6 +42,7 @@ from noetl.executor.stores.dynamo.branch_stacks import (
 )
 from noetl.executor.stores.dynamo.context import DynamoContext
 from noetl.executor.stores.dynamo.expressions import PRESENT, Condition, Delete, Update, Write
+from noetl.executor.stores.dynamo.open_waits import relist_waits
 from noetl.executor.stores.dynamo.retention import Retention
 from noetl.executor.stores.dynamo.run_ends import end_run
 from noetl.executor.stores.dynamo.run_items import (
@@ -224,6 +225,7 @@ class Resumes:
         else:
             # An interrupted resume may have opened some visits, or all.
             opened = [*self._active_visits(snapshot), *self._open_visits(snapshot, head, now)]
+        relist_waits(context, head, [item for item in snapshot.items if reopen(item.visit, now) is not None])
         self._retention.clear_expiry(head)
         head = context.table.update(Update(keys.head(run_id_of(head)), {"reopening": None}))
         due = [item for item in opened if item.visit.due_at < NEVER]

@@ -202,6 +202,17 @@ def decode_lease(run_id: str, visit_id: str, item: Item) -> Visit:
     )
 
 
+def decode_suspended(run_id: str, item: Item, number: int, blobs: Blobs) -> Visit:
+    """Return a visit with its progress, but without clock, names and outputs. `number` is that of the visit.
+
+    The progress is None if it was deleted.
+    """
+    metadata, _ = _load_or_lose(blobs, item.get("told"))
+    progress = metadata.get("p")
+    lease = decode_lease(run_id, item["sk"][2:], item)
+    return replace(lease, number=number, progress=None if progress is None else Progress(*progress))
+
+
 def decode_origin(item: Item) -> VisitOrigin:
     """Return the origin that an item stores."""
     counts = item.get("counts")

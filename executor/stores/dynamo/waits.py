@@ -12,7 +12,9 @@ Cost: an answer reads the token, the wait, the visit and the head, and writes th
 Limits: an answer has at most `PayloadLimits.answer_bytes`, and without a bucket it must fit into an item.
 
 The item of a wait stores `tokens` (list of hashes), `answer` (a blob), and the times `answered`, `heard`
-(last heartbeat) and `closed`. The item of a token stores `fields` (a blob), the declared fields of an answer.
+(last heartbeat) and `closed`. `wakes` and `due` are its place in the list of open waits (`open_waits.py`).
+`step` and `number` are those of its visit. The item of a token stores `fields` (a blob), the declared fields
+of an answer.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from typing import Any
 from noetl.executor.clients.aws_retry import ConditionFailed
 from noetl.executor.errors import PayloadLostError, PayloadTooLargeError, RejectedError
 from noetl.executor.model.limits import PayloadLimits
-from noetl.executor.model.run import TokenWait, Wait, WaitKey
+from noetl.executor.model.run import Claim, ListedWait, TokenWait, Wait, WaitKey
 from noetl.executor.model.visit_states import WAKEABLE
 from noetl.executor.model.wait_transition import (
     AnswerDeclaration,
@@ -37,6 +39,7 @@ from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.context import DynamoContext
 from noetl.executor.stores.dynamo.expressions import ABSENT, Condition, ConditionCheck, Put, Update, Write
+from noetl.executor.stores.dynamo.open_waits import find_open_waits, listing_attributes
 from noetl.executor.stores.dynamo.run_items import run_id_of, spread_of, tenant_of
 from noetl.executor.stores.dynamo.visit_items import is_held
 from noetl.executor.stores.dynamo.wakeups import Wakeups
@@ -52,22 +55,39 @@ class DynamoWaits:
         self._limits = limits
 
     def open_wait(
-        self, key: WaitKey, fence: int, token_hash: str, declared: AnswerDeclaration | None = None
+        self,
+        claim: Claim,
+        wait_id: str,
+        token_hash: str,
+        declared: AnswerDeclaration | None = None,
+        rank: float = 0.0,
     ) -> None:
         """Register a token that answers a wait of a claimed visit, in addition to its earlier tokens."""
+        visit = claim.visit
+        key = WaitKey(visit.run_id, visit.id, wait_id)
         spread = self._context.heads.spread(key.run_id)
         token: Item = {"run": key.run_id, "visit": key.visit_id, "wait": key.id}
         if declared is not None:
             token["fields"] = self._context.blobs.store(key.run_id, declared)
         writes: list[Write] = [
-            ConditionCheck(keys.visit(key.run_id, key.visit_id, spread), is_held(fence)),
+            ConditionCheck(keys.visit(key.run_id, key.visit_id, spread), is_held(visit.fence)),
             Put(keys.token(token_hash), token, (ABSENT,)),
-            Update(keys.wait(key.run_id, key.visit_id, key.id, spread), append={"tokens": [token_hash]}),
+            Update(
+                keys.wait(key.run_id, key.visit_id, key.id, spread),
+                listing_attributes(claim, rank),
+                append={"tokens": [token_hash]},
+            ),
         ]
         try:
             self._context.table.write(writes)
         except ConditionFailed:
             raise wait_claim_lost() from None
+
+    def find_open(
+        self, tenant: str, *, limit: int = 100, cursor: str | None = None
+    ) -> tuple[list[ListedWait], str | None]:
+        """Return a page of the waits of a tenant that an answer ends now, and the cursor of the next page."""
+        return find_open_waits(self._context, tenant, limit, cursor)
 
     def wait(self, key: WaitKey) -> Wait:
         """Return the state of a wait; a wait that was never opened has no answer."""
@@ -77,7 +97,8 @@ class DynamoWaits:
     def close_wait(self, key: WaitKey, now: float) -> Wait:
         """Refuse answers to a wait from now on, and return the wait with its answer, if any."""
         return self._wait_of(
-            key, self._context.table.update(Update(self._wait_key(key), keep={"closed": now}))
+            key,
+            self._context.table.update(Update(self._wait_key(key), {"wakes": None}, keep={"closed": now})),
         )
 
     def has_token(self, token_hash: str) -> bool:
@@ -130,7 +151,9 @@ class DynamoWaits:
             self._limits.check_answer(text)
             packed = self._context.blobs.store(key.run_id, answer) or text.encode()
             when: tuple[Condition, ...] = (("answered", "absent", None), ("closed", "absent", None))
-            update = Update(self._wait_key(key), {"answer": packed, "answered": now}, when=when)
+            update = Update(
+                self._wait_key(key), {"answer": packed, "answered": now, "wakes": None}, when=when
+            )
             try:
                 self._write_answer(update, head, visit, now)
             except PayloadTooLargeError as problem:

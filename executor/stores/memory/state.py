@@ -38,6 +38,7 @@ class RunRecord:
 
     `visits` are in the order of their creation. Of each join, `live` is the number of branches that can still
     reach it. `waves` is how often it has fired, and `clocks` the greatest clock of what it has waited for.
+    `wait_ranks` has the waits with a token.
     `names_of_joins` are the names of the branch that left it last. `batches` are results of loops, by visit,
     loop and first item. In sequential mode, `stack` has the branches, and the joins have nothing.
     """
@@ -54,6 +55,7 @@ class RunRecord:
     batches: dict[str, dict[str, dict[int, Sequence[Any]]]] = field(default_factory=dict)
     waits: dict[WaitKey, Wait] = field(default_factory=dict)
     closed_waits: set[WaitKey] = field(default_factory=set)
+    wait_ranks: dict[WaitKey, float] = field(default_factory=dict)
     stack: BranchStack | None = None
     history: list[Event] = field(default_factory=list)
 

@@ -7,9 +7,11 @@ suspended, or while the wait is closed. An answer and the due time of its visit 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
-from noetl.executor.model.run import TokenWait, Wait, WaitKey
+from noetl.executor.model.open_waits import may_be_listed
+from noetl.executor.model.run import Claim, ListedWait, TokenWait, Wait, WaitKey
 from noetl.executor.model.visit_states import FINISHED
 from noetl.executor.model.visit_transition import wake
 from noetl.executor.model.wait_transition import (
@@ -21,7 +23,8 @@ from noetl.executor.model.wait_transition import (
     wait_claim_lost,
     wait_closed,
 )
-from noetl.executor.stores.memory.state import MemoryState, WaitToken
+from noetl.executor.stores.cursors import WaitPlace, read_wait_cursor, write_wait_cursor
+from noetl.executor.stores.memory.state import MemoryState, RunRecord, WaitToken
 from noetl.planner.frozen import replace
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode
@@ -34,14 +37,33 @@ class MemoryWaits:
         self._state = state
 
     def open_wait(
-        self, key: WaitKey, fence: int, token_hash: str, declared: AnswerDeclaration | None = None
+        self,
+        claim: Claim,
+        wait_id: str,
+        token_hash: str,
+        declared: AnswerDeclaration | None = None,
+        rank: float = 0.0,
     ) -> None:
+        key = WaitKey(claim.visit.run_id, claim.visit.id, wait_id)
         with self._state.lock:
-            held = self._state.find_held(key.run_id, key.visit_id, fence)
+            held = self._state.find_held(key.run_id, key.visit_id, claim.visit.fence)
             if held is None:
                 raise wait_claim_lost()
             held[0].waits.setdefault(key, Wait(key.id))
+            held[0].wait_ranks[key] = rank
             self._state.tokens[token_hash] = WaitToken(key, declared)
+
+    def find_open(
+        self, tenant: str, *, limit: int = 100, cursor: str | None = None
+    ) -> tuple[list[ListedWait], str | None]:
+        after = None if cursor is None else read_wait_cursor(cursor)
+        with self._state.lock:
+            records = [record for record in self._state.runs.values() if record.run.tenant == tenant]
+            waits = [wait for record in records for wait in _open_waits(record)]
+        ordered = sorted(waits, key=_place_of)
+        rest = [wait for wait in ordered if after is None or _place_of(wait) > after]
+        page = rest[:limit]
+        return page, write_wait_cursor(page[-1].rank, page[-1].key) if len(rest) > limit else None
 
     def wait(self, key: WaitKey) -> Wait:
         with self._state.lock:
@@ -110,6 +132,22 @@ class MemoryWaits:
             is_answered=wait.answered_at is not None,
             is_active=visit is not None and visit.status not in FINISHED and record.run.finished_at is None,
         )
+
+
+def _open_waits(record: RunRecord) -> Iterator[ListedWait]:
+    """Yield the waits of a run that an answer ends now. A store needs an index of them by rank."""
+    run = record.run
+    for key, rank in record.wait_ranks.items():
+        visit = record.visits.get(key.visit_id)
+        is_open = key not in record.closed_waits and record.waits[key].answered_at is None
+        if is_open and visit is not None and may_be_listed(run, visit):
+            yield ListedWait(
+                key, rank, replace(visit, saved={}, result=None, failures=()), run.playbook, run.plan_hash
+            )
+
+
+def _place_of(wait: ListedWait) -> WaitPlace:
+    return wait.rank, wait.key.run_id, wait.key.visit_id, wait.key.id
 
 
 def give_answer(state: MemoryState, key: WaitKey, answer: Any, now: float) -> None:

@@ -61,7 +61,7 @@ from noetl.executor.stores.sql.rows import (
     run_from_row,
     visit_from_row,
 )
-from noetl.executor.stores.sql.waits import give_answer, is_any_answered
+from noetl.executor.stores.sql.waits import give_answer, is_any_answered, unlist_waits
 from noetl.planner.frozen import replace
 
 MAX_CANDIDATES = 64
@@ -223,6 +223,7 @@ class SqlQueue:
             db.lock_run(run.id)
             written = write_outcome(db, visit, EncodedOutputs(), may_park=False)
             db.execute("branches.delete_deadline", run_id=run.id)
+            unlist_waits(db, run.id)
             row = db.execute(
                 "queue.finish_run",
                 run_id=run.id,

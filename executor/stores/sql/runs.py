@@ -62,7 +62,7 @@ from noetl.executor.stores.sql.rows import (
     visit_summary_from_row,
 )
 from noetl.executor.stores.sql.run_list import count_runs, find_runs
-from noetl.executor.stores.sql.waits import delete_answer
+from noetl.executor.stores.sql.waits import delete_answer, list_waits
 from noetl.planner.frozen import replace
 
 
@@ -265,6 +265,7 @@ class SqlRuns:
             resumed = resume_run(run, deadline_at, values, len(ended))
             row = _write_resumed(db, resumed)
             branches = BranchTransaction(db, self._plans, row, now)
+            list_waits(db, run_id)
             if parent is not None:
                 delete_answer(db, parent)
             if not branches.resume(visits):

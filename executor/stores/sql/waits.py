@@ -6,7 +6,10 @@ Algorithm: the answer is stored in the row of the wait, in a transaction that ha
 answer is kept. If the visit is suspended or parked, it becomes due. If it is running, its commit finds the
 answer.
 
-Cost: one transaction for each answer.
+The list of open waits is a partial index. The wait of a token has the tenant of its run while it is in the
+list. The end of the run takes it out, and a resume puts it in again.
+
+Cost: one transaction for each answer, and one query for a page of the list.
 
 Limits: those of `PayloadLimits`.
 """
@@ -17,7 +20,7 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from noetl.executor.model.run import TokenWait, Wait, WaitKey
+from noetl.executor.model.run import Claim, ListedWait, TokenWait, Wait, WaitKey
 from noetl.executor.model.wait_transition import (
     AnswerDeclaration,
     check_same_answer,
@@ -27,9 +30,10 @@ from noetl.executor.model.wait_transition import (
     wait_claim_lost,
     wait_closed,
 )
+from noetl.executor.stores.cursors import read_wait_cursor, write_wait_cursor
 from noetl.executor.stores.sql.context import SqlContext
 from noetl.executor.stores.sql.database import Writer
-from noetl.executor.stores.sql.rows import Row, decode_json, encode_json
+from noetl.executor.stores.sql.rows import Row, decode_json, encode_json, visit_from_row
 
 
 class SqlWaits:
@@ -39,16 +43,31 @@ class SqlWaits:
         self._context = context
 
     def open_wait(
-        self, key: WaitKey, fence: int, token_hash: str, declared: AnswerDeclaration | None = None
+        self,
+        claim: Claim,
+        wait_id: str,
+        token_hash: str,
+        declared: AnswerDeclaration | None = None,
+        rank: float = 0.0,
     ) -> None:
-        fields = None if declared is None else encode_json(declared)
+        visit, fields = claim.visit, None if declared is None else encode_json(declared)
+        key = WaitKey(visit.run_id, visit.id, wait_id)
         with self._context.database.transaction() as db:
             db.lock_run(key.run_id)
-            held = db.execute("waits.is_held", run_id=key.run_id, visit_id=key.visit_id, fence=fence)
+            held = db.execute("waits.is_held", run_id=key.run_id, visit_id=key.visit_id, fence=visit.fence)
             if held.fetchone() is None:
                 raise wait_claim_lost()
-            db.execute("waits.open", **asdict(key))
+            db.execute("waits.open_listed", tenant=claim.run.tenant, rank=rank, **asdict(key))
             db.execute("waits.add_token", token_hash=token_hash, fields=fields, **asdict(key))
+
+    def find_open(
+        self, tenant: str, *, limit: int = 100, cursor: str | None = None
+    ) -> tuple[list[ListedWait], str | None]:
+        names = ("rank", "run_id", "visit_id", "id")
+        after = {} if cursor is None else dict(zip(names, read_wait_cursor(cursor), strict=True))
+        rows = self._context.database.fetch_all("waits.find_open", tenant=tenant, limit=limit + 1, **after)
+        waits = [_listed_from_row(row) for row in rows[:limit]]
+        return waits, write_wait_cursor(waits[-1].rank, waits[-1].key) if len(rows) > limit else None
 
     def wait(self, key: WaitKey) -> Wait:
         rows = self._context.database.fetch_all("waits.get", **asdict(key))
@@ -117,6 +136,16 @@ class SqlWaits:
             db.execute("waits.record_heartbeat", now=now, **asdict(key))
 
 
+def unlist_waits(db: Writer, run_id: str) -> None:
+    """Take the waits of a run that ends out of the list of open waits."""
+    db.execute("waits.unlist", run_id=run_id)
+
+
+def list_waits(db: Writer, run_id: str) -> None:
+    """Put the waits of a run that is resumed into the list of open waits again."""
+    db.execute("waits.list_again", run_id=run_id)
+
+
 def give_answer(db: Writer, key: WaitKey, text: str, now: float) -> None:
     """Answer a wait with JSON. A suspended visit is due at once, a parked visit when its run resumes."""
     db.execute("waits.answer", answer=text, now=now, **asdict(key))
@@ -158,6 +187,12 @@ def _check_open(db: Writer, key: WaitKey, row: Row) -> None:
         is_answered=row["answered_at"] is not None,
         is_active=active.fetchone() is not None,
     )
+
+
+def _listed_from_row(row: Row) -> ListedWait:
+    visit = visit_from_row(row)
+    key = WaitKey(visit.run_id, visit.id, row["wait_id"])
+    return ListedWait(key, row["rank"], visit, row["playbook"], row["plan_hash"])
 
 
 def _wait_from_row(row: Row) -> Wait:

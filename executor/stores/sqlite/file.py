@@ -51,6 +51,7 @@ SCRIPTS = {
     18: "facts.sql",
     19: "tag_keys.sql",
     20: "registered_by.sql",
+    21: "open_waits.sql",
 }
 """Script that brings a store to each version, from the version before it or from an empty file."""
 

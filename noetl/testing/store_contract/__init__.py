@@ -12,7 +12,7 @@ The page docs/how-to/add-a-store.md says how to write a store.
 import pytest
 
 for part in (
-    "consistency", "facts", "keys", "plans", "queue", "registry", "run_deletion", "run_lists",
+    "consistency", "facts", "keys", "open_waits", "plans", "queue", "registry", "run_deletion", "run_lists",
     "runs", "sequential", "sweep", "transitions", "waits",
 ):  # fmt: skip
     pytest.register_assert_rewrite(f"{__name__}.{part}")
@@ -21,6 +21,7 @@ from noetl.testing.store_contract.consistency import ConsistencyContract
 from noetl.testing.store_contract.damage import StoreDamage, SweepDamage
 from noetl.testing.store_contract.facts import FactsContract
 from noetl.testing.store_contract.keys import KeysContract
+from noetl.testing.store_contract.open_waits import OpenWaitsContract
 from noetl.testing.store_contract.pauses import PausesContract
 from noetl.testing.store_contract.plan_deletion import PlanDeletionContract
 from noetl.testing.store_contract.plans import PlansContract
@@ -39,6 +40,7 @@ __all__ = [
     "FactsContract",
     "KeysContract",
     "MaintenanceContract",
+    "OpenWaitsContract",
     "PausesContract",
     "PlanDeletionContract",
     "PlansContract",
@@ -66,6 +68,7 @@ class StoreContract(
     RunListsContract,
     RunDeletionContract,
     QueueContract,
+    OpenWaitsContract,
     WaitsContract,
     PausesContract,
     SequentialContract,

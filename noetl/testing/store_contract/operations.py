@@ -210,9 +210,8 @@ def open_wait(
     wait: str = "w",
     declared: AnswerDeclaration | None = None,
 ) -> WaitKey:
-    key = wait_key(claim, wait)
-    store.waits.open_wait(key, claim.visit.fence, token, declared)
-    return key
+    store.waits.open_wait(claim, wait, token, declared)
+    return wait_key(claim, wait)
 
 
 def suspend_claim(claim: Claim, *awaits: str, due_at: float = NEVER) -> Commit:

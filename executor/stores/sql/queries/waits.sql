@@ -6,6 +6,34 @@ select 1 from visits where {held}
 -- name: open
 insert into waits (run_id, visit_id, id) values (:run_id, :visit_id, :id) on conflict do nothing
 
+-- A wait with a token is in the list of open waits of its tenant.
+-- name: open_listed
+insert into waits (run_id, visit_id, id, tenant, rank) values (:run_id, :visit_id, :id, :tenant, :rank)
+on conflict (run_id, visit_id, id) do update set tenant = excluded.tenant, rank = excluded.rank
+
+-- name: unlist
+update waits set tenant = null where run_id = :run_id and tenant is not null
+
+-- name: list_again
+update waits set tenant = (select tenant from runs where id = :run_id)
+where run_id = :run_id and rank is not null
+
+-- A page of open waits: `open_waits.may_be_listed` in SQL. Outer joins, and conditions that a row of
+-- nulls may meet, let the database begin with the index of waits.
+-- name: find_open
+select waits.id as wait_id, waits.rank, runs.playbook, runs.plan_hash, visits.run_id, visits.id, visits.step,
+    visits.status, visits.clock, visits.names, visits.number, visits.attempt, visits.claims, visits.fence,
+    visits.worker, visits.due_at, visits.started_at, visits.piece_at, visits.finished_at, visits."case",
+    visits.error, visits.failure, visits.progress
+from waits left join visits on visits.run_id = waits.run_id and visits.id = waits.visit_id
+left join runs on runs.id = waits.run_id
+where waits.tenant = :tenant and waits.answered_at is null and waits.closed_at is null
+and (waits.rank, waits.run_id, waits.visit_id, waits.id) > (:rank, :run_id, :visit_id, :id) -- optional
+and runs.finished_at is null and coalesce(visits.progress, '') <> ''
+and (coalesce(visits.status, '') not in ('parked', 'succeeded', 'failed')
+    or coalesce(visits.status, '') = 'parked' and {is_paused})
+order by waits.rank, waits.run_id, waits.visit_id, waits.id limit :limit
+
 -- name: add_token
 insert into tokens (hash, run_id, visit_id, wait_id, fields)
 values (:token_hash, :run_id, :visit_id, :id, :fields)

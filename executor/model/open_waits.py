@@ -1,0 +1,37 @@
+"""The rules of the list of open waits, as pure functions: which waits are listed, and in which order.
+
+Problem: all stores must list the same questions, whatever the run and the visit do meanwhile.
+
+Algorithm: a wait has a rank, which is fixed when it is opened. Whether it is listed follows from its visit
+and its run.
+
+Cost: constant.
+
+Limits: a wait that is opened again for another time keeps its latest rank.
+"""
+
+from __future__ import annotations
+
+from noetl.executor.model.run import NEVER, Run, Visit, VisitStatus
+from noetl.executor.model.visit_states import ACTIVE
+
+
+def rank_wait(expires_at: float, now: float) -> float:
+    """Return the rank of a wait that is opened now, in the list of open waits of its tenant.
+
+    What expires first comes first, then what was opened first of those that never expire.
+
+    >>> rank_wait(60.0, 1.0), rank_wait(NEVER, 1.0) > rank_wait(NEVER - 1, 2.0)
+    (60.0, True)
+    """
+    return expires_at if expires_at < NEVER else NEVER + now
+
+
+def may_be_listed(run: Run, visit: Visit) -> bool:
+    """Return whether the open waits of a visit are listed: it has been suspended, and may be continued.
+
+    A visit that runs again because of another answer still has its other waits. A pause has parked it.
+    """
+    if run.finished_at is not None or visit.progress is None:
+        return False
+    return visit.status in ACTIVE or (visit.status is VisitStatus.PARKED and run.is_paused)
