@@ -42,6 +42,8 @@ await build({
   minify: true,
   format: "esm",
   splitting: true,
+  // The folder of the packages is a link. Its place must not be part of the hashes.
+  preserveSymlinks: true,
   chunkNames: "[name]-[hash]",
   target: "es2022",
   jsx: "automatic",

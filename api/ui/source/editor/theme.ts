@@ -36,7 +36,9 @@ export const THEME = EditorView.theme({
   ".added": { background: "var(--ok-tint)" },
   ".removed": { background: "var(--bad-tint)", color: "var(--ink2)", padding: "0 6px", whiteSpace: "pre-wrap" },
   ".cm-tooltip": FLOATING,
-  ".cm-tooltip.message": { padding: "6px 12px", maxWidth: "620px", font: "13px/20px Inter, system-ui, sans-serif", borderLeftWidth: "3px", zIndex: "10", pointerEvents: "none" },
+  // CodeMirror keeps a tooltip there until it has a place.
+  ".cm-tooltip[style*='-10000px']": { visibility: "hidden" },
+  ".cm-tooltip.message": { marginTop: "4px", padding: "6px 12px", maxWidth: "620px", font: "13px/20px Inter, system-ui, sans-serif", borderLeftWidth: "3px", zIndex: "10", pointerEvents: "none" },
   "&.completing .cm-tooltip.message": { display: "none" },
   ".message p": { margin: "0" },
   ".message.error": { borderLeftColor: "var(--bad)", background: "var(--bad-tint)" },

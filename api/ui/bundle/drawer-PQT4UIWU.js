@@ -1,1 +1,0 @@
-import{a,b}from"./chunk-NBDVP56I.js";import"./chunk-3SOZWZZ3.js";import"./chunk-JL474XT4.js";import"./chunk-JHVDGN4K.js";import"./chunk-6BW37VK3.js";import"./chunk-E45YSBNN.js";export{a as Drawer,b as LogLines};

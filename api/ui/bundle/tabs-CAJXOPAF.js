@@ -1,1 +1,0 @@
-import{a,b,c,d}from"./chunk-SOIEL3UV.js";import"./chunk-5RZDIQME.js";import"./chunk-NBDVP56I.js";import"./chunk-3SOZWZZ3.js";import"./chunk-JL474XT4.js";import"./chunk-JHVDGN4K.js";import"./chunk-6BW37VK3.js";import"./chunk-E45YSBNN.js";export{a as Data,c as Events,b as Logs,d as Source};
