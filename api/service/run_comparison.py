@@ -1,7 +1,7 @@
 """The data of two runs that are compared, read from a store or a service up to a limit.
 
-Cost: the text, the input and the events of both runs, at most MAX_READ_EVENTS of each, and the outputs of
-MAX_READ_OUTPUTS visits of each.
+Cost: the text, the input and the events of both runs, at most MAX_READ_EVENTS of each. Of the events, only what
+is compared is kept. Outputs are read of MAX_READ_OUTPUTS visits of each, and of fewer in a long run.
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 MAX_READ_OUTPUTS = 50
 """Of how many visits of each run the results and the saved values are read. Each takes a request."""
+
+MAX_SEARCHED_VISITS = 10_000
+"""How many visits are read at most to find those outputs: a request for one reads all visits of its run."""
 
 MAX_READ_EVENTS = 50_000
 """How many events of each run are read."""
@@ -48,13 +51,15 @@ class ComparableRuns(Protocol):
 
 
 def read_pair(runs: ComparableRuns, a: Run, b: Run) -> ComparedPair:
-    """Return what is compared of two runs, with the outputs of MAX_READ_OUTPUTS common visits."""
+    """Return what is compared of two runs, with the outputs of their first common visits."""
     first, second = _read_run(runs, a), _read_run(runs, b)
     common = [key for key in first.visits if key in second.visits]
+    visits = max(len(first.visits), len(second.visits), 1)
+    chosen = common[: min(MAX_READ_OUTPUTS, MAX_SEARCHED_VISITS // visits)]
     for run in (first, second):
-        for key in common[:MAX_READ_OUTPUTS]:
+        for key in chosen:
             run.visits[key].outputs = _read_outputs(runs, run.workflow_id, key)
-    return ComparedPair(first, second, max(len(common) - MAX_READ_OUTPUTS, 0))
+    return ComparedPair(first, second, len(common) - len(chosen))
 
 
 def _read_run(runs: ComparableRuns, run: Run) -> ComparedRun:
@@ -63,7 +68,7 @@ def _read_run(runs: ComparableRuns, run: Run) -> ComparedRun:
     seconds = None
     if run.started_at is not None and run.finished_at is not None:
         seconds = round(run.finished_at, 6) - round(run.started_at, 6)
-    events = list(_events(runs, run.id))
+    events = CountedEvents(runs, run.id)
     return ComparedRun(
         workflow_id=run.id,
         playbook=run.playbook,
@@ -75,7 +80,7 @@ def _read_run(runs: ComparableRuns, run: Run) -> ComparedRun:
         input=runs.input(run.id).input,
         visits=read_visits(events),
         result=run.result,
-        is_cut=len(events) >= MAX_READ_EVENTS,
+        is_cut=events.count >= MAX_READ_EVENTS,
     )
 
 
@@ -85,16 +90,23 @@ def _read_outputs(runs: ComparableRuns, run_id: str, key: VisitKey) -> dict[str,
     return {"result": data.result, **{f"saved.{entry.name}": entry.value for entry in data.saved}}
 
 
-def _events(runs: ComparableRuns, run_id: str) -> Iterator[dict[str, Any]]:
-    cursor = None
-    count = 0
-    while True:
-        page = runs.events(run_id, cursor)
-        yield from map(members, page.items)
-        cursor = page.next_cursor
-        count += len(page.items)
-        if cursor is None or count >= MAX_READ_EVENTS:
-            return
+class CountedEvents:
+    """The first events of a run, one page at a time. `count` is how many were read."""
+
+    def __init__(self, runs: ComparableRuns, run_id: str) -> None:
+        self._runs = runs
+        self._run_id = run_id
+        self.count = 0
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        cursor = None
+        while self.count < MAX_READ_EVENTS:
+            page = self._runs.events(self._run_id, cursor)
+            self.count += len(page.items)
+            yield from map(members, page.items)
+            cursor = page.next_cursor
+            if cursor is None:
+                return
 
 
 @frozen

@@ -76,10 +76,11 @@ def test_another_text_is_another_plan(noetl: Command, service: ServedStore) -> N
     assert "plan: differs in 2 lines" in noetl("runs", "diff", *ids, "--url", service.url).out
 
 
+@pytest.mark.parametrize(("limit", "value"), [("MAX_READ_OUTPUTS", 1), ("MAX_SEARCHED_VISITS", 2)])
 def test_outputs_of_many_visits_are_not_read(
-    noetl: Command, service: ServedStore, monkeypatch: pytest.MonkeyPatch
+    noetl: Command, service: ServedStore, monkeypatch: pytest.MonkeyPatch, limit: str, value: int
 ) -> None:
-    monkeypatch.setattr(run_comparison, "MAX_READ_OUTPUTS", 1)
+    monkeypatch.setattr(run_comparison, limit, value)
     ids = [service.start(PLAYBOOK, "succeeded") for _ in range(2)]
     lines = noetl("runs", "diff", *ids, "--url", service.url).out.splitlines()
     assert "the outputs of 1 more visits were not compared" in lines
