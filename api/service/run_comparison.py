@@ -1,7 +1,7 @@
 """The data of two runs that are compared, read from a store or a service up to a limit.
 
-Cost: the text, the input and the events of both runs, at most MAX_READ_EVENTS of each. Of the events, only what
-is compared is kept. Outputs are read of MAX_READ_OUTPUTS visits of each, and of fewer in a long run.
+Cost: the text, the input and the events of both runs, at most MAX_READ_EVENTS of each. Of the events, only
+what is compared is kept. Outputs are read of MAX_READ_OUTPUTS visits of each, and of fewer in a long run.
 """
 
 from __future__ import annotations
