@@ -14,6 +14,8 @@ Limits: a question appears when its visit is suspended, and not while another ac
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 from noetl.api.service.errors import NotFoundError
@@ -110,15 +112,30 @@ class InboxService:
         ]
         if not questions:
             raise wait_closed()
-        if len(questions) > 1:
+        candidates = questions if len(questions) == 1 else self._unanswered(latest, questions)
+        if len(candidates) > 1:
             positions = ", ".join(f"`{question.position}`" for question in questions[:10])
             message = f"the step asks {len(questions)} questions; name one by its position: {positions}"
             raise RejectedError("ambiguous_question", message)
-        (question,) = questions
+        (question,) = candidates
         key = WaitKey(run.id, latest.id, question.wait.id)
         body, declared = redact_for_storage(request.answer), question.content.get("answer")
         self.context.store.waits.answer_wait(key, declared, body, self.context.clock())
         return key
+
+    def _unanswered(self, visit: Visit, questions: Sequence[OpenQuestion]) -> Sequence[OpenQuestion]:
+        """Return the one question that has no answer, or all questions if it is not just one.
+
+        The journal of a visit has an answered question until the step has read the answer.
+        """
+        waits = self.context.store.waits
+        unanswered = (
+            question
+            for question in questions
+            if waits.wait(WaitKey(visit.run_id, visit.id, question.wait.id)).answered_at is None
+        )
+        first = list(islice(unanswered, 2))
+        return first if len(first) == 1 else questions
 
     def _entry(self, listed: ListedWait) -> InboxEntry | None:
         """Return the question of an open wait, or None if the journal of its visit does not have it yet."""

@@ -136,7 +136,7 @@ async def test_several_questions_of_a_step_are_distinguished(http: httpx.AsyncCl
         "the step asks 2 questions; name one by its position: `run.0`, `run.1`"
     )
     assert (await answer(http, workflow_id, step="ask", position="run.1", answer=2)).status_code == 202
-    await read_inbox(http, 1)
+    # The step may not have read that answer yet.
     assert (await answer(http, workflow_id, step="ask", answer=1)).status_code == 202
     assert (await finish(http, workflow_id)).result == {"both": [1, 2]}
 
