@@ -21,7 +21,8 @@ def test_each_picture_can_be_taken_again(browser: Browser, tmp_path: Path) -> No
 
 
 def test_the_documentation_shows_each_picture() -> None:
-    text = "".join(path.read_text("utf-8") for path in (ROOT / "docs" / "how-to").glob("*.md"))
+    pages = [ROOT / "README.md", *(ROOT / "docs" / "how-to").glob("*.md")]
+    text = "".join(path.read_text("utf-8") for path in pages)
     assert [path.name for path in IMAGES.glob("page-*.png") if f"images/{path.name})" not in text] == []
 
 
