@@ -6,6 +6,7 @@ ambiguous in a path.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request
@@ -81,9 +82,8 @@ Newest = Annotated[
 async def register_playbook(request: Request, services: AdminServices, newest: Newest = None) -> Response:
     """Register the playbook in the body under its name and version. 200 if it is registered already."""
     playbook = await compile_long(request, services, await read_playbook(request))
-    if newest is not None:
-        await run_in_threadpool(services.playbooks.check_newest, playbook, newest)
-    entry, is_new = await run_in_threadpool(services.playbooks.register, playbook, caller_name(request))
+    register = partial(services.playbooks.register, playbook, caller_name(request), newest=newest)
+    entry, is_new = await run_in_threadpool(register)
     location = PlaybookLinks.of_entry(request, entry).self
     return JsonResponse(entry, 201 if is_new else 200, headers={"Location": location})
 

@@ -73,17 +73,23 @@ class PlaybookService:
         return self.get(playbook.name, playbook.version).text
 
     def register(
-        self, playbook: str | bytes | Plan, registered_by: str | None = None
+        self,
+        playbook: str | bytes | Plan,
+        registered_by: str | None = None,
+        *,
+        newest: str | None = None,
     ) -> tuple[PlaybookEntry, bool]:
         """Register a playbook, its text or its plan. Return its entry, and whether it is new.
 
         `registered_by` is the name of the caller, if it is known. Without a `version`, a playbook gets the
-        next number. Registering the same text again changes nothing.
+        next number. Registering the same text again changes nothing. `newest` is the newest version that the
+        caller knows. If it is empty, the caller knows of none.
 
         Raises:
             PlaybookError: the playbook does not compile.
             RejectedError: `invalid_name`, if the path of the playbook would be ambiguous; `version_exists`,
-                if the version was registered with another text, even if it has been removed since.
+                if the version was registered with another text, even if it has been removed since;
+                `playbook_changed`, if the newest version is not `newest`.
         """
         store, tenant = self.context.store, self.context.tenant
         plan = playbook if isinstance(playbook, Plan) else self.context.compiler.plan(playbook)
@@ -97,35 +103,16 @@ class PlaybookService:
         registered_at = round(self.context.clock(), 6)
         try:
             registered = store.registry.register(
-                RegisteredPlaybook(tenant, name, version, plan.hash, registered_at, caller)
+                RegisteredPlaybook(tenant, name, version, plan.hash, registered_at, caller), newest=newest
             )
-        except RejectedError:
+        except RejectedError as error:
             # Another release of the compiler may produce another plan of the same text.
-            if before is None or store.plans.get(before.plan_hash).source != plan.source:
+            if error.reason != "version_exists" or before is None:
+                raise
+            if store.plans.get(before.plan_hash).source != plan.source:
                 raise
             registered = before
         return _entry(registered), registered != before
-
-    def check_newest(self, playbook: str | bytes | Plan, known: str) -> None:
-        """Check that the newest version of a playbook is the known one. An empty text means: there is none.
-
-        Raises:
-            PlaybookError: the playbook does not compile.
-            RejectedError: `playbook_changed`.
-        """
-        plan = playbook if isinstance(playbook, Plan) else self.context.compiler.plan(playbook)
-        name = plan.header.name
-        newest = self.context.store.registry.get(self.context.tenant, name, None)
-        version = "" if newest is None else str(newest.version)
-        if version == known:
-            return
-        if not version:
-            message = f"`{name}` is not in the registry any more, and its newest version was `{known}`"
-        elif known:
-            message = f"the newest version of `{name}` is `{version}`, and not `{known}` any more"
-        else:
-            message = f"`{name}` is registered already, in version `{version}`"
-        raise RejectedError("playbook_changed", message)
 
     def find(self, name: str | None = None, *, limit: int = 100, cursor: str | None = None) -> PlaybookPage:
         """Return one page of the registry, with the cursor of the next page.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from noetl.executor.errors import RejectedError
 from noetl.planner.frozen import frozen
 
 SERVICE_TENANT = "_service"
@@ -40,3 +41,29 @@ class ApiKey:
     created_at: float
     last_used_at: float | None = None
     revoked_at: float | None = None
+
+
+def require_newest(
+    playbook: RegisteredPlaybook, newest: RegisteredPlaybook | None, known: str | None
+) -> None:
+    """Check before a playbook is registered that the newest version of its name is the known one.
+
+    An empty `known` means that no version is registered, and None expects nothing. If the newest version is
+    the playbook itself, it is registered already, as after a lost response.
+
+    Raises:
+        RejectedError: `playbook_changed`.
+    """
+    version = "" if newest is None else newest.version
+    if known is None or known == version:
+        return
+    name = playbook.name
+    if newest is None:
+        message = f"`{name}` is not in the registry any more, and its newest version was `{known}`"
+    elif newest.plan_hash == playbook.plan_hash and playbook.version in (None, version):
+        return
+    elif known:
+        message = f"the newest version of `{name}` is `{version}`, and not `{known}` any more"
+    else:
+        message = f"`{name}` is registered already, in version `{version}`"
+    raise RejectedError("playbook_changed", message)

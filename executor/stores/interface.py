@@ -481,13 +481,16 @@ class WaitStore(Protocol):
 class PlaybookRegistry(Protocol):
     """Registered playbooks by tenant, name and version."""
 
-    def register(self, playbook: RegisteredPlaybook) -> RegisteredPlaybook:
+    def register(self, playbook: RegisteredPlaybook, *, newest: str | None = None) -> RegisteredPlaybook:
         """Register a playbook under its name and version, or under the next number if it has no version.
 
-        The same text again returns the playbook that was registered before.
+        The same text again returns the playbook that was registered before. With `newest`, the write requires
+        that this is the newest version, or that none is registered if it is empty. Of concurrent writes with
+        one `newest` and different texts, one succeeds. The newest version itself is returned.
 
         Raises:
-            RejectedError: `version_exists`, if the version was registered with another text.
+            RejectedError: `version_exists`, if the version was registered with another text;
+                `playbook_changed`, if the newest version is another one.
         """
         ...
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -12,6 +13,8 @@ import pytest
 
 from noetl.api.http.responses import PlaybookDocument
 from noetl.api.service.views import PlaybookEntry, PlaybookPage, RunEntry, RunReport, members
+from noetl.executor.stores.sql.plans import SqlPlans
+from noetl.planner.plan import Plan
 from tests.api.responses import assert_problem, read_view
 
 pytestmark = pytest.mark.anyio
@@ -105,6 +108,30 @@ class TestRegistration:
         assert (await http.get("/playbooks/greet")).json()["version"] == "2"
         assert (await save(GREET % "Zoe", "2")).status_code == 201
         assert_problem(await save(GREET.replace("greet", "fresh") % "Zoe", "2"), 409, "playbook-changed")
+
+    async def test_one_of_two_drafts_at_the_same_time_is_registered(
+        self, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Both texts are compared and compiled before one of them is written."""
+        await register(http, GREET % "Ada")
+        barrier = threading.Barrier(2)
+        save_plan = SqlPlans.save
+
+        def save_both(plans: SqlPlans, plan: Plan) -> None:
+            barrier.wait(30)
+            save_plan(plans, plan)
+
+        monkeypatch.setattr(SqlPlans, "save", save_both)
+        answers = await asyncio.gather(
+            *(
+                http.post("/playbooks", json={"playbook": GREET % addressee}, params={"newest": "1"})
+                for addressee in ("Eve", "Zoe")
+            )
+        )
+        won, lost = sorted(answers, key=lambda answer: answer.status_code)
+        assert (won.status_code, won.json()["version"]) == (201, "2")
+        assert_problem(lost, 409, "playbook-changed")
+        assert (await http.get("/playbooks/greet")).json()["plan_hash"] == won.json()["plan_hash"]
 
     async def test_a_version_never_gets_another_text(self, http: httpx.AsyncClient) -> None:
         await register(http, versioned("1", "Ada"))

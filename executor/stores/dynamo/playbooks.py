@@ -13,7 +13,7 @@ from collections.abc import Iterable
 
 from noetl.executor.clients.aws_retry import ConditionFailed
 from noetl.executor.errors import RejectedError, StoreError
-from noetl.executor.model.registry import RegisteredPlaybook
+from noetl.executor.model.registry import RegisteredPlaybook, require_newest
 from noetl.executor.stores.cursors import read_key_cursor, write_key_cursor
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
@@ -30,19 +30,20 @@ class DynamoPlaybooks:
     def __init__(self, table: DynamoTable) -> None:
         self._table = table
 
-    def register(self, playbook: RegisteredPlaybook) -> RegisteredPlaybook:
+    def register(self, playbook: RegisteredPlaybook, *, newest: str | None = None) -> RegisteredPlaybook:
         for _ in range(MAX_CONFLICTS):
             try:
-                return self._register(playbook)
+                return self._register(playbook, newest)
             except ConditionFailed:
                 continue
         raise StoreError(f"Playbook `{playbook.name}` could not be registered: too many concurrent writers.")
 
-    def _register(self, playbook: RegisteredPlaybook) -> RegisteredPlaybook:
-        """Register a playbook.
+    def _register(self, playbook: RegisteredPlaybook, expected: str | None) -> RegisteredPlaybook:
+        """Register a playbook, if `expected` is its newest version or None.
 
         Raises:
             ConditionFailed: another caller has changed the playbook since it was read.
+            RejectedError: as `register` does.
         """
         tenant, name = playbook.tenant, playbook.name
         name_item = self._table.get(keys.playbook(tenant, name)) or {}
@@ -52,6 +53,8 @@ class DynamoPlaybooks:
         is_counted = self._table.get(use_key) is not None
         count = [Update(use_key, add={"versions": 1}, when=(PRESENT,))] if is_counted else []
         newest = _newest(versions.values())
+        latest = None if newest is None else _decode_playbook(tenant, name, newest)
+        require_newest(playbook, latest, expected)
         if playbook.version is not None:
             registered = versions.get(playbook.version)
         else:

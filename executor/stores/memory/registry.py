@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from noetl.executor.errors import RejectedError
-from noetl.executor.model.registry import RegisteredPlaybook
+from noetl.executor.model.registry import RegisteredPlaybook, require_newest
 from noetl.executor.stores.cursors import read_key_cursor, write_key_cursor
 from noetl.executor.stores.memory.state import MemoryState, RegistryEntry
 from noetl.planner.frozen import replace
@@ -21,8 +21,9 @@ class MemoryRegistry:
     def __init__(self, state: MemoryState) -> None:
         self._state = state
 
-    def register(self, playbook: RegisteredPlaybook) -> RegisteredPlaybook:
+    def register(self, playbook: RegisteredPlaybook, *, newest: str | None = None) -> RegisteredPlaybook:
         with self._state.lock:
+            require_newest(playbook, self.get(playbook.tenant, playbook.name), newest)
             versions = self._state.playbooks.setdefault((playbook.tenant, playbook.name), {})
             registered = self._find_registered(playbook)
             if registered is not None:

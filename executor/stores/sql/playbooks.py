@@ -6,7 +6,7 @@ A removed version keeps its row, so that its number and its name never mean anot
 from __future__ import annotations
 
 from noetl.executor.errors import RejectedError
-from noetl.executor.model.registry import RegisteredPlaybook
+from noetl.executor.model.registry import RegisteredPlaybook, require_newest
 from noetl.executor.stores.cursors import read_key_cursor, write_key_cursor
 from noetl.executor.stores.sql.context import SqlContext
 from noetl.executor.stores.sql.database import Writer
@@ -20,10 +20,13 @@ class SqlPlaybooks:
     def __init__(self, context: SqlContext) -> None:
         self._context = context
 
-    def register(self, playbook: RegisteredPlaybook) -> RegisteredPlaybook:
+    def register(self, playbook: RegisteredPlaybook, *, newest: str | None = None) -> RegisteredPlaybook:
         name = {"tenant": playbook.tenant, "name": playbook.name}
         with self._context.database.transaction() as db:
             db.lock_name("\n".join(name.values()))
+            if newest is not None:
+                latest = db.execute("registry.get", **name).fetchone()
+                require_newest(playbook, None if latest is None else playbook_from_row(latest), newest)
             registered = _registered_row(db, playbook)
             if registered is not None:
                 if registered["plan_hash"] != playbook.plan_hash:

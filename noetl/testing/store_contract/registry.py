@@ -217,6 +217,52 @@ class RegistryContract(ContractFixtures):
 
         assert sorted(map(str, run_concurrently(6, register))) == ["1", "2", "3", "4", "5", "6"]
 
+    def test_a_version_that_is_not_the_newest_is_refused(self, store: Store) -> None:
+        def register(text: str, newest: str, version: str | None = None) -> str:
+            try:
+                added = store.registry.register(build_playbook("a", version, text), newest=newest)
+            except RejectedError as error:
+                return error.reason
+            return str(added.version)
+
+        assert register("one", "1") == "playbook_changed"
+        assert register("one", "") == "1"
+        assert register("one", "") == register("one", "5", "1") == "1"
+        for newest in ("", "2", "0"):
+            assert register("two", newest) == "playbook_changed"
+        assert register("two", "1") == "2"
+        assert register("one", "1", "1") == "playbook_changed"
+        assert register("one", "2", "1") == "1"
+        assert register("other", "2", "1") == "version_exists"
+        store.registry.unregister("default", "a", "2", now=5.0)
+        assert register("three", "2") == "playbook_changed"
+        assert register("three", "1") == "3"
+        assert register("two", "1", "2") == "playbook_changed"
+        store.registry.unregister("default", "a", now=6.0)
+        assert register("four", "3") == "playbook_changed"
+        assert register("four", "") == "4"
+        assert list_versions(store, "a") == [("a", "4")]
+
+    @pytest.mark.parametrize("version", [None, "x"])
+    def test_one_of_concurrent_registrations_with_one_newest_version_succeeds(
+        self, store: Store, second: Store, version: str | None
+    ) -> None:
+        for newest in ("", "x" if version else "1"):
+
+            def register(index: int, newest: str = newest) -> str:
+                name = None if version is None else f"{version}{index if newest else ''}"
+                playbook = build_playbook("a", name, f"{newest} {index}")
+                used = second if index % 2 else store
+                try:
+                    used.registry.register(playbook, newest=newest)
+                except RejectedError as error:
+                    return error.reason
+                return "registered"
+
+            outcomes = run_concurrently(6, register)
+            assert sorted(outcomes) == ["playbook_changed"] * 5 + ["registered"]
+        assert len(list_versions(store, "a")) == 2
+
     def test_concurrent_registrations_of_one_text(self, store: Store, second: Store) -> None:
         registered = run_concurrently(
             6,
