@@ -9,6 +9,7 @@ from functools import lru_cache, partial
 from noetl.api.service.bulk import BulkService
 from noetl.api.service.callbacks import CallbackService
 from noetl.api.service.compiler import PlaybookCompiler
+from noetl.api.service.evaluation import EvaluationService
 from noetl.api.service.inbox import InboxService
 from noetl.api.service.loop_items import LoopItemService
 from noetl.api.service.plan_loops import find_loop_steps, find_targets
@@ -35,6 +36,7 @@ class TenantServices:
         self.bulk = BulkService(self.runs, self.lists)
         self.items = LoopItemService(self.data)
         self.comparison = ComparisonService(self.runs, self.data)
+        self.evaluation = EvaluationService(self.runs, self.data)
         self.inbox = InboxService(context, self.runs)
         self.playbooks = PlaybookService(context)
         self.statistics = StatisticsService(context)
