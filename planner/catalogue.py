@@ -54,6 +54,8 @@ class Parameter:
             value is the declared string.
         requires: parameters that must be given if this one is.
         fields: the fields of an object with fixed keys, each a parameter of its own.
+        suggested_keys: keys of an object that an editor offers, each with the keys below it. Others are
+            valid.
         deferred_names: names to which only the handler assigns a value. The handler receives a template that
             reads one of them as a function of these names.
         deferred_attributes: the attributes of a deferred name that is a word of the language.
@@ -72,6 +74,7 @@ class Parameter:
     choices: tuple[str, ...] = ()
     requires: tuple[str, ...] = ()
     fields: Mapping[str, Parameter] = field(default_factory=dict)
+    suggested_keys: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     deferred_names: tuple[str, ...] = ()
     must_be_literal: bool = False
     rejection_reason: Callable[[Any], str | None] | None = None

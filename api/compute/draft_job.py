@@ -6,7 +6,7 @@ import hashlib
 from typing import Any
 
 from noetl.api.service.compiler import PlaybookCompiler
-from noetl.api.service.draft_views import DraftScope, DraftStepEntry, PlaybookDraft, ScopeNameEntry
+from noetl.api.service.draft_views import DraftPartEntry, DraftScope, PlaybookDraft, ScopeNameEntry
 from noetl.api.service.graph_views import RunGraph
 from noetl.api.service.views import DiagnosticEntry
 from noetl.planner.editing.draft import read_draft
@@ -47,7 +47,8 @@ class DraftJob:
             version=draft.version,
             hash=None if plan is None else plan.hash,
             diagnostics=[DiagnosticEntry(**finding.to_json()) for finding in draft.compilation.diagnostics],
-            steps=[DraftStepEntry(name=step.name, line=step.line) for step in draft.steps],
+            steps=[DraftPartEntry(name=step.name, line=step.line) for step in draft.steps],
+            tasks=[DraftPartEntry(name=task.name, line=task.line) for task in draft.tasks],
             scope=None if draft.scope is None else _describe_scope(draft.scope),
             drawing=drawing,
             drawing_problem=problem,

@@ -32,8 +32,8 @@ from noetl.api.service.data_views import (
 )
 from noetl.api.service.draft_views import (
     CodeExplanation,
+    DraftPartEntry,
     DraftScope,
-    DraftStepEntry,
     LanguageWords,
     PlaybookDraft,
     ScopeNameEntry,
@@ -192,7 +192,8 @@ _VIEWS: tuple[View, ...] = (
         version=None,
         hash=None,
         diagnostics=[],
-        steps=[DraftStepEntry(name="hello", line=3)],
+        steps=[DraftPartEntry(name="hello", line=3)],
+        tasks=[],
         scope=DraftScope(
             step="hello",
             task=None,

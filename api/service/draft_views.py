@@ -9,8 +9,8 @@ from noetl.api.service.graph_views import RunGraph
 from noetl.api.service.views import DiagnosticEntry, View
 
 
-class DraftStepEntry(View, schema_name="DraftStep"):
-    """Step of a draft, with the line on which it begins."""
+class DraftPartEntry(View, schema_name="DraftPart"):
+    """Step or task of a draft, with the line on which it begins."""
 
     name: str
     line: int
@@ -38,7 +38,7 @@ class DraftScope(View, schema_name="DraftScope"):
 
 
 class PlaybookDraft(View, schema_name="PlaybookDraft"):
-    """Draft of a playbook, which may have errors: its findings, its steps, and its drawing.
+    """Draft of a playbook, which may have errors: its findings, its steps and tasks, and its drawing.
 
     A text that cannot be parsed has findings only. `hash` and `drawing` are null if there are errors.
     `drawing_problem` says why a plan without errors has no drawing. `scope` is null without a line.
@@ -49,7 +49,8 @@ class PlaybookDraft(View, schema_name="PlaybookDraft"):
     version: str | None
     hash: str | None
     diagnostics: Sequence[DiagnosticEntry]
-    steps: Sequence[DraftStepEntry]
+    steps: Sequence[DraftPartEntry]
+    tasks: Sequence[DraftPartEntry]
     scope: DraftScope | None
     drawing: RunGraph | None
     drawing_problem: str | None

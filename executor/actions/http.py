@@ -77,7 +77,10 @@ DECLARATION = ActionDeclaration(
         "body": Parameter((Kind.STRING,), "The body, sent unchanged.", secrets=True),
         "form": Parameter((Kind.OBJECT,), "The body, sent as an HTML form.", secrets=True),
         "auth": Parameter(
-            (Kind.OBJECT,), "`{bearer: TOKEN}` or `{basic: {username: NAME, password: WORD}}`.", secrets=True
+            (Kind.OBJECT,),
+            "`{bearer: TOKEN}` or `{basic: {username: NAME, password: WORD}}`.",
+            secrets=True,
+            suggested_keys={"bearer": (), "basic": ("username", "password")},
         ),
         "accept_status": Parameter((Kind.ARRAY, Kind.INTEGER), "Statuses of 400 or more that do not fail."),
         "follow_redirects": Parameter(

@@ -12,8 +12,8 @@ from noetl.planner.templates.template import temporary_templates
 
 
 @dataclass(frozen=True, slots=True)
-class DraftStep:
-    """A step of a draft, and the line on which it begins."""
+class DraftPart:
+    """A step or a task of a draft, and the line on which it begins."""
 
     name: str
     line: int
@@ -21,7 +21,7 @@ class DraftStep:
 
 @dataclass(frozen=True)
 class Draft:
-    """The compilation of a text, its steps, and the names in scope at a line.
+    """The compilation of a text, its steps and tasks, and the names in scope at a line.
 
     `is_parsed` is false for a text that could not be parsed: nothing but its findings is known.
     """
@@ -30,7 +30,8 @@ class Draft:
     is_parsed: bool
     name: str | None = None
     version: str | None = None
-    steps: tuple[DraftStep, ...] = ()
+    steps: tuple[DraftPart, ...] = ()
+    tasks: tuple[DraftPart, ...] = ()
     scope: NameScope | None = None
 
 
@@ -41,6 +42,9 @@ def read_draft(text: str | bytes, catalogue: Catalogue, line: int | None = None)
         if program is None:
             return Draft(compilation, is_parsed=False)
         playbook = program.playbook
-        steps = tuple(DraftStep(step.name, program.document.span(step.path).line) for step in playbook.steps)
+        steps, tasks = (
+            tuple(DraftPart(part.name, program.document.span(part.path).line) for part in parts)
+            for parts in (playbook.steps, playbook.tasks)
+        )
         scope = None if line is None else find_scope(program, line)
-        return Draft(compilation, True, playbook.name, playbook.version, steps, scope)
+        return Draft(compilation, True, playbook.name, playbook.version, steps, tasks, scope)

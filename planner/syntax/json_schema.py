@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
@@ -144,11 +144,21 @@ def _parameter_schema(parameter: Parameter) -> dict[str, Any]:
         fields = {"type": "object", "minProperties": 1, "additionalProperties": _DECLARATION}
         return {"description": parameter.description, **fields}
     kinds: list[dict[str, Any]] = [_KIND_SCHEMAS[kind] for kind in parameter.kinds]
+    if parameter.suggested_keys:
+        kinds[parameter.kinds.index(Kind.OBJECT)] = _open_object(parameter.suggested_keys)
     if parameter.fields:
         return {"description": parameter.description, **_fields_schema(parameter.fields)}
     if parameter.choices:
         kinds = [{"enum": list(parameter.choices)}]
     return {"description": parameter.description, "anyOf": [*kinds, _TEMPLATE]}
+
+
+def _open_object(suggested: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """Return the schema of an object that may also have other keys than the suggested ones."""
+    properties = {
+        key: _open_object(dict.fromkeys(inner, ())) if inner else {} for key, inner in suggested.items()
+    }
+    return {**_KIND_SCHEMAS[Kind.OBJECT], "properties": properties}
 
 
 def _fields_schema(fields: Mapping[str, Parameter]) -> dict[str, Any]:

@@ -54,6 +54,12 @@ async def test_a_draft_has_its_drawing_and_the_names_at_a_line(http: httpx.Async
     assert (await http.get("/playbooks")).json()["items"] == []
 
 
+async def test_a_draft_has_its_tasks(http: httpx.AsyncClient) -> None:
+    for tasks in ("tasks: [{name: t, run: [{action: wait, seconds: 1}]}]", "tasks: {t: [u]}"):
+        draft = await check(http, PLAYBOOK + tasks)
+        assert [(task.name, task.line) for task in draft.tasks] == [("t", 12)]
+
+
 async def test_errors_of_a_draft_are_its_answer_with_their_fixes(http: httpx.AsyncClient) -> None:
     draft = await check(http, PLAYBOOK.replace("action: log", "action: logg"), 11)
     assert (draft.hash, draft.drawing, draft.drawing_problem) == (None, None, None)
@@ -104,6 +110,14 @@ async def test_the_words_of_the_language_are_those_of_the_checks(http: httpx.Asy
     words = read_view(LanguageWords, response.json())
     actions = words.playbook_schema["$defs"]["ActionEntry"]["properties"]["action"]["enum"]
     assert {"http", "log", "set"} <= set(actions)
+    [http_action] = [
+        condition["then"]
+        for condition in words.playbook_schema["$defs"]["ActionEntry"]["allOf"]
+        if condition["if"]["properties"]["action"]["const"] == "http"
+    ]
+    auth = http_action["properties"]["auth"]["anyOf"][0]
+    assert auth["properties"].keys() == {"bearer", "basic"}
+    assert auth["properties"]["basic"]["properties"].keys() == {"username", "password"}
     assert {"status", "result"} <= set(words.attributes["steps"])
     assert {"length"} <= set(words.filters) and {"now"} <= set(words.functions)
     again = await http.get("/language", headers={"If-None-Match": response.headers["etag"]})

@@ -101,6 +101,33 @@ def test_types_keys_and_parameters_are_completed(page: Page, service: ServedPage
     expect(options(page).first).to_contain_text("last")
 
 
+def test_tasks_and_keys_below_parameters_are_completed(page: Page, service: ServedPage) -> None:
+    text = PLAYBOOK.format(name="complete_nested") + (
+        "tasks:\n  - name: clean_rows\n    run:\n      - {action: wait, seconds: 1}\n"
+        "  - name: call_others\n    run:\n      - task: clean_rows\n"
+    )
+    open_editor(page, register(service, "complete_nested", text))
+    go_to(page, "set: {total: 3}")
+    for line, offered in (
+        ("      - action: http", None),
+        ("        paginate:", None),
+        ("          ma", "max_pages"),
+        ("        retry:", None),
+        ("          att", "attempts"),
+        ("        auth:", None),
+        ("          be", "bearer"),
+        ("        auth: {basic: {us", "username"),
+        ("      - task: cle", "clean_rows"),
+        ("      - cle", "clean_rows"),
+    ):
+        page.keyboard.press("Enter")
+        page.keyboard.press("Home")
+        page.keyboard.type(line)
+        if offered:
+            expect(options(page).first).to_contain_text(offered)
+        page.keyboard.press("Escape")
+
+
 def test_a_name_saved_earlier_is_offered_and_a_later_one_is_not(page: Page, service: ServedPage) -> None:
     open_editor(page, register(service, "complete_names"))
     go_to(page, "message:")

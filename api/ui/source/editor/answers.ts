@@ -37,6 +37,7 @@ export interface Draft {
   hash: string | null;
   diagnostics: Finding[];
   steps: { name: string; line: number }[];
+  tasks: { name: string; line: number }[];
   scope: { step: string | null; task: string | null; names: ScopeName[] } | null;
   drawing: DrawnGraph | null;
   drawing_problem: string | null;

@@ -106,14 +106,18 @@ function itemOptions(place: Place, language: Language | null, draft: Draft | nul
     apply: `${key}: `,
     boost: isRequired ? 2 : key === "action" ? 1 : 0,
   }));
-  const isCase = place.path.includes("rule") && place.path.at(-1) === "-" && place.path.at(-2) === "run";
-  if (isCase && !place.siblings.size) options.push(...stepOptions(draft));
+  const isRun = place.path.at(-1) === "-" && (place.path.at(-2) === "run" || (place.path[0] === "tasks" && place.path.length === 3));
+  if (isRun && !place.siblings.size) {
+    if (place.path.includes("rule")) options.push(...partOptions("step", draft?.steps));
+    options.push(...partOptions("task", draft?.tasks));
+  }
   return options;
 }
 
 function valueOptions(place: Place, language: Language | null, draft: Draft | null): Completion[] {
   const { key } = place;
-  if (key === "start" || key === "finally" || key === "step") return stepOptions(draft);
+  if (key === "start" || key === "finally" || key === "step") return partOptions("step", draft?.steps);
+  if (key === "task") return partOptions("task", draft?.tasks);
   if (key === "case") return ["default", "error"].map((label) => ({ label, type: "keyword" }));
   if (!language) return [];
   const values = valuesAt(language.playbook_schema, place);
@@ -121,11 +125,11 @@ function valueOptions(place: Place, language: Language | null, draft: Draft | nu
   return values.map((label) => ({ label, type: "type", info: describeAction(language.playbook_schema, label) || undefined }));
 }
 
-function stepOptions(draft: Draft | null): Completion[] {
-  return (draft?.steps ?? []).map(({ name, line }) => ({
+function partOptions(kind: "step" | "task", parts: Draft["steps"] = []): Completion[] {
+  return parts.map(({ name, line }) => ({
     label: name,
-    type: "step",
-    detail: `step, line ${line}`,
+    type: kind,
+    detail: `${kind}, line ${line}`,
     apply: /^[\p{L}_][\p{L}\p{N}_ ./-]*$/u.test(name) ? name : JSON.stringify(name),
   }));
 }

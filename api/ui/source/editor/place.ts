@@ -12,6 +12,8 @@ export interface Place {
   prefix: string;
   /** The other keys of the same mapping, with their values as written. */
   siblings: Map<string, string>;
+  /** The action types of the mappings around, by the number of keys that lead to each. */
+  actions: Map<number, string>;
 }
 
 interface Token {
@@ -54,6 +56,7 @@ export function placeAt(lines: readonly string[], line: number, column: number):
   const path: string[] = [];
   const siblings = new Map<string, string>();
   const level = isValue ? last.indent : indent;
+  const outer: { below: number; action: string }[] = [];
   let current = level;
   const climb = (token: Token) => {
     const isParent = token.indent < current || (token.indent === current && path[0] === "-" && token.key !== "-");
@@ -62,6 +65,8 @@ export function placeAt(lines: readonly string[], line: number, column: number):
       current = token.indent;
     } else if (token.indent === level && current === level && token.key !== "-") {
       siblings.set(token.key, token.value);
+    } else if (token.indent === current && token.key === "action") {
+      outer.push({ below: path.length, action: token.value });
     }
   };
   for (const token of tokens.slice(0, isValue ? -1 : undefined).reverse()) climb(token);
@@ -73,8 +78,16 @@ export function placeAt(lines: readonly string[], line: number, column: number):
     if (current === 0 && path.length && path[0] !== "-") break;
   }
   addBelow(lines, line, level, siblings);
-  const place: Place = { path, key: isValue ? last.key : null, prefix: rest, siblings };
+  const actions = new Map(outer.map(({ below, action }) => [path.length - below, unquote(action)]));
+  const place: Place = { path, key: isValue ? last.key : null, prefix: rest, siblings, actions };
+  noteAction(place, path.length, siblings);
   return isValue || /^[[{]/.test(rest) ? inFlow(place) : place;
+}
+
+/** Keep the action type of a mapping, if it has one. */
+function noteAction({ actions }: Place, depth: number, siblings: Map<string, string>): void {
+  const action = siblings.get("action");
+  if (action) actions.set(depth, unquote(action));
 }
 
 /** Add the keys of the same mapping that follow. */
@@ -131,8 +144,9 @@ function inFlow(place: Place): Place {
   const path = [...place.path];
   if (place.key !== null) path.push(place.key);
   frames.forEach((frame, depth) => {
+    noteAction(place, path.length, frame.siblings);
     if (!frame.isMap) path.push("-");
     else if (depth < frames.length - 1 && frame.key !== null) path.push(frame.key);
   });
-  return { path, key: innermost.isMap ? innermost.key : null, prefix: text.slice(start).trimStart(), siblings: innermost.siblings };
+  return { ...place, path, key: innermost.isMap ? innermost.key : null, prefix: text.slice(start).trimStart(), siblings: innermost.siblings };
 }

@@ -4,7 +4,7 @@ import type { Schema } from "./answers";
 import type { Place } from "./place";
 
 /** Return the parts of the schema that describe what the path of a place leads to. */
-function partsAt(root: Schema, { path, siblings }: Place): Schema[] {
+function partsAt(root: Schema, { path, actions }: Place): Schema[] {
   let parts = expand(root, [root], null);
   path.forEach((key, depth) => {
     const next = parts.flatMap((part) => {
@@ -13,7 +13,7 @@ function partsAt(root: Schema, { path, siblings }: Place): Schema[] {
       if (named) return [named];
       return typeof part.additionalProperties === "object" ? [part.additionalProperties] : [];
     });
-    parts = expand(root, next, depth === path.length - 1 ? (siblings.get("action") ?? null) : null);
+    parts = expand(root, next, actions.get(depth + 1) ?? null);
   });
   return parts;
 }
