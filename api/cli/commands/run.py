@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -33,6 +34,13 @@ def run(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A playbook, or - for standard input.")],
     inputs: InputPairsOption = None,
     input_file: InputFileOption = None,
+    step: Annotated[
+        str | None, typer.Option("--step", metavar="NAME", help="Perform only this step, and keep no run.")
+    ] = None,
+    given: Annotated[
+        str | None,
+        typer.Option("--with", metavar="FILE.json", help="With --step: the names that it reads, as JSON."),
+    ] = None,
     store: StoreOption = None,
     json: Annotated[bool, typer.Option("--json", help="Write id, status, result, errors and steps.")] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print only errors.")] = False,
@@ -41,24 +49,61 @@ def run(
 
     Progress goes to stderr. The store keeps the run, so it can be resumed after a failure, a crash or Ctrl-C.
     Playbooks that it starts are looked up in the folder of its file, then in the registry.
+
+    With --step, only this step is performed, with all that it does outside. Its result, the names it saved
+    and the steps that would follow are written to stdout.
     """
     from noetl.api.cli.display.outcome import RunCommandContext
     from noetl.api.cli.inputs import parse_input_pairs, read_input_file
     from noetl.api.cli.local.run_to_end import check_settings, run_to_end
     from noetl.api.cli.sources import compile_or_fail, read_source
 
+    if given is not None and step is None:
+        raise CommandError("--with needs --step")
+    if step is not None and store is not None:
+        raise CommandError("--step keeps no run; leave out --store")
     source = read_source(file)
     file_inputs = read_input_file(input_file) if input_file is not None else {}
     plan = compile_or_fail(source, quiet=quiet)
     types = {name: declared.type for name, declared in plan.header.inputs.items()}
     values = {**file_inputs, **parse_input_pairs(inputs or (), types)}
     check_settings()
+    if step is not None:
+        names = read_input_file(given) if given is not None else {}
+        _run_step(_StepTrial(plan, step, values, names), file, json=json, quiet=quiet)
+        return
     checked_run, _ = _create_run(plan, values, file, time.time())
     with open_command_services(store, create=True) as services:
         new_run, first_visit = _create_run(plan, values, file, services.store.clock(), checked_run.id)
         stored_run = services.runs.add(plan, new_run, first_visit)
         context = RunCommandContext(services, json, quiet, can_resume=not is_in_memory(store))
         run_to_end(context, stored_run, plan)
+
+
+@dataclass(frozen=True, slots=True)
+class _StepTrial:
+    """A step of a plan that is performed alone, the inputs of the playbook, and the names that are given."""
+
+    plan: Plan
+    step: str
+    inputs: Mapping[str, Any]
+    names: Mapping[str, Any]
+
+
+def _run_step(trial: _StepTrial, file: str, *, json: bool, quiet: bool) -> None:
+    """Perform a step alone in a store in memory, and write its report to stdout."""
+    from noetl.api.cli.display.outcome import RunCommandContext
+    from noetl.api.cli.local.run_to_end import run_to_end
+    from noetl.api.cli.local.single_step import add_single_run, isolate_step, report_step, split_given
+
+    plan = isolate_step(trial.plan, trial.step)
+    inputs, names = split_given(plan, trial.names)
+    with open_command_services("memory://", create=True) as services:
+        run, first = _create_run(plan, {**inputs, **trial.inputs}, file, services.store.clock())
+        stored = add_single_run(services.store, plan, run, first, names)
+        context = RunCommandContext(services, json, quiet, can_resume=False)
+        step = trial.plan.steps[trial.step]
+        run_to_end(context, stored, plan, find_result=lambda run: report_step(services.store, run, step))
 
 
 def _create_run(

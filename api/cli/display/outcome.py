@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 HasShown = Callable[[str, Any], bool]
 """A function that returns whether the failure with this record, of the run with this id, was printed."""
 
+FindResult = Callable[["Run"], Any]
+"""A function that returns what is shown as the result of a run that has ended."""
+
 
 class RunReports(Protocol):
     """The results of runs, and the reports about their steps."""
@@ -71,7 +74,14 @@ class RunCommandContext:
         return self.services.runs
 
 
-def print_outcome(context: OutcomeContext, run: Run, plan: Plan, has_shown: HasShown) -> None:
+def result_of(run: Run) -> Any:
+    """Return the result of a run."""
+    return run.result
+
+
+def print_outcome(
+    context: OutcomeContext, run: Run, plan: Plan, has_shown: HasShown, find_result: FindResult = result_of
+) -> None:
     """Print the errors and the status of a run to stderr, and write its result to stdout.
 
     Errors that were printed when they happened are not repeated.
@@ -89,9 +99,10 @@ def print_outcome(context: OutcomeContext, run: Run, plan: Plan, has_shown: HasS
         from noetl.api.service.views import members
 
         reports = context.reports
-        write_json({**members(reports.result(run.id)), "steps": reports.report(run.id).steps})
+        shown = {**members(reports.result(run.id)), "result": find_result(run)}
+        write_json({**shown, "steps": reports.report(run.id).steps})
     elif run.status in (RunStatus.SUCCEEDED, RunStatus.COMPLETED_WITH_ERRORS):
-        write_json(run.result)
+        write_json(find_result(run))
 
 
 def exit_unless_succeeded(run: Run) -> None:

@@ -14,10 +14,12 @@ from noetl.api.cli.display.console import EXIT_INTERRUPTED, print_message
 from noetl.api.cli.display.event_follower import EventFollower
 from noetl.api.cli.display.failure import shown_file
 from noetl.api.cli.display.outcome import (
+    FindResult,
     RunCommandContext,
     describe_end,
     exit_unless_succeeded,
     print_outcome,
+    result_of,
 )
 from noetl.api.cli.display.progress import ProgressDisplay
 from noetl.api.cli.local.interruption import Interruption, exit_immediately
@@ -57,11 +59,16 @@ def check_settings() -> None:
 
 
 def run_to_end(
-    context: RunCommandContext, run: Run, plan: Plan, follower: EventFollower | None = None
+    context: RunCommandContext,
+    run: Run,
+    plan: Plan,
+    follower: EventFollower | None = None,
+    find_result: FindResult = result_of,
 ) -> None:
     """Execute the run, show its progress on stderr and write its result to stdout.
 
     Then execute the detached runs that it has started. A `follower` has read the events of the past.
+    `find_result` returns what is written.
 
     Raises:
         typer.Exit: the run did not succeed, or was interrupted.
@@ -82,7 +89,7 @@ def run_to_end(
                 execution = _LocalExecution(context, run, worker, follower, progress, interruption)
                 current = execution.wait_until_finished()
                 progress.stop_redrawing()
-                print_outcome(context, current, plan, progress.has_shown)
+                print_outcome(context, current, plan, progress.has_shown, find_result)
                 if store.queue.next_due(run.queue) is not None:
                     progress.start_redrawing()
                     execution.finish_detached_runs()
