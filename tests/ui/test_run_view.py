@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
+from benchmarks.page import chain
 from tests.ui.browser import find_barriers, open_page
 from tests.ui.conftest import CLOSE_MONTH, FAILING, ServedPage
 
@@ -333,6 +334,47 @@ def test_a_thousand_events_move_nothing(page: Page, service: ServedPage) -> None
     number = page.get_by_role("link", name=re.compile("^Events")).inner_text()
     assert int(re.sub(r"\D", "", number)) > 1000
     assert page.evaluate(read) == before
+
+
+_WATCH_STEPS = """() => {
+  window.drawn = { built: 0, steps: new Set(), transitions: 0 };
+  const steps = document.querySelector('.graph [aria-label="Steps"]');
+  new MutationObserver((list) => {
+    for (const { type, target } of list) {
+      if (type === "childList") drawn.built++;
+      const step = target.closest("[data-step]");
+      if (step) drawn.steps.add(step.dataset.step);
+    }
+  }).observe(steps, { subtree: true, childList: true, attributes: true });
+  steps.addEventListener("transitionrun", () => drawn.transitions++);
+}"""
+
+
+def test_new_states_draw_only_their_steps_and_many_at_once(page: Page, service: ServedPage) -> None:
+    run_id = service.start(chain(30), "succeeded")
+    states: dict[str, str] = {}
+
+    def answer(route: Route) -> None:
+        response = route.fetch()
+        run = response.json()
+        for node in run["graph"]["nodes"]:
+            node["state"] = states.get(node["title"], node["state"])
+        route.fulfill(response=response, json=run)
+
+    page.route(re.compile(rf"/workflows/{run_id}\?include=graph"), answer)
+    page.goto(f"{service.url}/ui/runs/{run_id}?view=graph")
+    expect(page.locator(".graph .node.succeeded")).to_have_count(30)
+    steps = {f"s{number}" for number in range(30)}
+    for failed, changed, is_gradual in (steps, steps, False), (steps - {"s7"}, {"s7"}, True):
+        page.evaluate(_WATCH_STEPS)
+        states.clear()
+        states |= dict.fromkeys(failed, "failed")
+        page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+        expect(page.locator(".graph .node.failed")).to_have_count(len(failed))
+        page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        drawn = page.evaluate("({ ...drawn, steps: [...drawn.steps] })")
+        assert (drawn["built"], set(drawn["steps"])) == (0, changed)
+        assert (drawn["transitions"] > 0) is is_gradual
 
 
 def test_a_lost_connection_says_so_and_comes_back(browser: Browser, service: ServedPage) -> None:

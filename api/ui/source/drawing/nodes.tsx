@@ -1,11 +1,12 @@
 /** The nodes of a drawing: steps with their signs, and the marks between them. */
 
 import { memo } from "preact/compat";
-import { useState } from "preact/hooks";
+import { useMemo, useRef, useState } from "preact/hooks";
 
 import type { DrawnGraph, GraphNode } from "../answers";
-import { StateSign, toneOf } from "../parts/state";
+import { partsOf, StateSign, toneOf } from "../parts/state";
 import { printable } from "../parts/value";
+import { isSame } from "../same";
 import { isStep, neighbourOf } from "./neighbours";
 import type { NodeMark } from "./panel";
 
@@ -13,6 +14,8 @@ const RIM = 3;
 const FRAME = 4;
 const PADDING = 10;
 const SIGN_WIDTH = 21;
+/** How many steps may change their colours gradually. Each frame of a transition paints the drawing again. */
+const MAX_TRANSITIONS = 20;
 
 interface NodesProps {
   graph: DrawnGraph;
@@ -33,6 +36,7 @@ export const Nodes = memo(
 
 function DrawnNodes({ graph, chosen, onChoose, marks }: NodesProps) {
   const { nodes } = graph;
+  const isGradual = useGradual(nodes);
   const [focused, setFocused] = useState("");
   const stop = nodes.some(({ key }) => key === focused) ? focused : nodes.find(isStep)?.key;
   const move = (event: KeyboardEvent) => {
@@ -44,8 +48,25 @@ function DrawnNodes({ graph, chosen, onChoose, marks }: NodesProps) {
     setFocused(next.key);
     (event.currentTarget as Element).querySelector<SVGElement>(`[data-key="${next.key}"]`)?.focus();
   };
+  const choose = (event: Event) => {
+    const key = keyOf(event.target as Element);
+    const node = nodes.find((one) => isStep(one) && one.key === key);
+    if (node) onChoose(node);
+    return node;
+  };
+  const press = (event: KeyboardEvent) => {
+    if (event.key !== "Enter" && event.key !== " ") return move(event);
+    if (choose(event)) event.preventDefault();
+  };
   return (
-    <g role="group" aria-label="Steps" onKeyDown={move} onPointerDown={(event) => setFocused(keyOf(event.target as Element) ?? "")}>
+    <g
+      class={isGradual ? "gradual" : "immediate"}
+      role="group"
+      aria-label="Steps"
+      onClick={choose}
+      onKeyDown={press}
+      onPointerDown={(event) => setFocused(keyOf(event.target as Element) ?? "")}
+    >
       {nodes.map((node) =>
         isStep(node) ? (
           <Step
@@ -54,7 +75,6 @@ function DrawnNodes({ graph, chosen, onChoose, marks }: NodesProps) {
             isChosen={chosen !== null && node.steps.includes(chosen)}
             mark={node.steps.map((step) => marks?.get(step)).find(Boolean)}
             tabIndex={node.key === stop ? 0 : -1}
-            onChoose={onChoose}
           />
         ) : (
           <Sign key={node.key} node={node} />
@@ -62,6 +82,16 @@ function DrawnNodes({ graph, chosen, onChoose, marks }: NodesProps) {
       )}
     </g>
   );
+}
+
+/** Return whether so few states have changed that their colours may change gradually. */
+function useGradual(nodes: readonly GraphNode[]): boolean {
+  const last = useRef(nodes);
+  return useMemo(() => {
+    const before = last.current;
+    last.current = nodes;
+    return nodes.filter(({ state }, index) => state !== before[index]?.state).length <= MAX_TRANSITIONS;
+  }, [nodes]);
 }
 
 function keyOf(element: Element): string | undefined {
@@ -73,7 +103,6 @@ interface StepProps {
   node: GraphNode;
   isChosen: boolean;
   tabIndex: number;
-  onChoose: (node: GraphNode) => void;
 }
 
 const Step = memo(
@@ -82,50 +111,32 @@ const Step = memo(
     old.node === next.node && old.mark === next.mark && old.isChosen === next.isChosen && old.tabIndex === next.tabIndex,
 );
 
-function DrawnStep({ node, mark, isChosen, tabIndex, onChoose }: StepProps) {
-  const { x, y, width, height } = node;
-  const { state } = node;
-  const tone = mark ?? (state ? { state } : null);
-  const top = y + (node.join ? 9 : 0) + (node.is_loop ? FRAME : 0);
-  const inner = y + height - top;
-  const middle = top + inner / 2;
-  const inset = node.calls_playbook ? FRAME : 0;
-  const left = x + PADDING + inset;
-  const text = state ? left + SIGN_WIDTH : left;
-  const lines = [...node.lines, node.words ?? ""].filter(Boolean);
-  const box = { x, y: top, width, height: inner, rx: 6 };
+/** A step. Its state is one attribute and a sign, and its frame stays, so that many states change in one frame of the screen. */
+function DrawnStep({ node, mark, isChosen, tabIndex }: StepProps) {
+  const { x, width, state, words } = node;
+  const { top, middle, inset, left, text } = placesOf(node);
+  const tone = mark?.state ?? state;
+  const place = `translate(${left} ${middle - 7})`;
   return (
     <g
-      class={`node ${tone ? `${toneOf(tone.state)} ${tone.state}` : "plain"}${isChosen ? " chosen" : ""}`}
+      class={`node ${tone ? `to-${toneOf(tone)} ${tone}` : "plain"}${isChosen ? " chosen" : ""}`}
       data-key={node.key}
       data-step={node.steps[0]}
       role="button"
       tabindex={tabIndex}
       aria-pressed={isChosen}
-      onClick={() => onChoose(node)}
-      onKeyDown={(event) => {
-        if (event.key !== "Enter" && event.key !== " ") return;
-        event.preventDefault();
-        onChoose(node);
-      }}
     >
-      {node.is_finally && <text class="faint" x={x} y={y - 6}>finally, in every ending</text>}
-      {node.join && <JoinSign node={node} />}
-      {node.is_loop && <rect class="sheet" x={x + FRAME} y={top - FRAME} width={width - 2 * FRAME} height={inner} rx="6" />}
-      {node.kind === "group" && <rect class="sheet" x={x + 3} y={top + 3} width={width} height={inner} rx="6" />}
-      <rect class="box" {...box} />
-      {node.calls_playbook && <rect class="box" x={x + FRAME} y={top + FRAME} width={width - 2 * FRAME} height={inner - 2 * FRAME} rx="3" />}
+      <Frame node={node} />
       {node.items && <Rim node={node} />}
-      <rect class="focus" x={x - 3} y={top - 3} width={width + 6} height={inner + 6} rx="9" />
-      {state && <StateSign state={state} x={left} y={middle - 7} />}
-      <text class="name" x={text} y={top + inset + 18}>
-        {printable(node.title)}
-      </text>
-      {lines.map((line, index) => (
-        <text class={index === lines.length - 1 ? "words" : "line"} x={text} y={top + inset + 33 + 15 * index} key={index}>
-          {printable(line)}
+      {state &&
+        partsOf(state).map(([kind, path], index) => (
+          <path key={index} class={`sign-${kind}`} d={path} transform={place} />
+        ))}
+      {words && (
+        <text class="words" x={text} y={top + inset + 33 + 15 * node.lines.length}>
+          {printable(words)}
         </text>
-      ))}
+      )}
       {mark && (
         <g>
           <title>{printable(mark.words)}</title>
@@ -133,8 +144,43 @@ function DrawnStep({ node, mark, isChosen, tabIndex, onChoose }: StepProps) {
           <StateSign state={mark.state} x={x + width - 9} y={top - 5} />
         </g>
       )}
-      {node.end && <EndSign kind={node.end} x={x + width - PADDING - inset - 14} y={middle - 7} />}
     </g>
+  );
+}
+
+function placesOf(node: GraphNode) {
+  const top = node.y + (node.join ? 9 : 0) + (node.is_loop ? FRAME : 0);
+  const inner = node.y + node.height - top;
+  const inset = node.calls_playbook ? FRAME : 0;
+  const left = node.x + PADDING + inset;
+  return { top, inner, middle: top + inner / 2, inset, left, text: node.state ? left + SIGN_WIDTH : left };
+}
+
+/** What a step shows in each state. */
+const Frame = memo(DrawnFrame, ({ node: old }, { node: next }) => (old.state === null) === (next.state === null) && isSame(old, next, ["state", "words", "items"]));
+
+function DrawnFrame({ node }: { node: GraphNode }) {
+  const { x, y, width } = node;
+  const { top, inner, middle, inset, text } = placesOf(node);
+  return (
+    <>
+      {node.is_finally && <text class="faint" x={x} y={y - 6}>finally, in every ending</text>}
+      {node.join && <JoinSign node={node} />}
+      {node.is_loop && <rect class="sheet" x={x + FRAME} y={top - FRAME} width={width - 2 * FRAME} height={inner} rx="6" />}
+      {node.kind === "group" && <rect class="sheet" x={x + 3} y={top + 3} width={width} height={inner} rx="6" />}
+      <rect class="box" x={x} y={top} width={width} height={inner} rx="6" />
+      {node.calls_playbook && <rect class="box" x={x + FRAME} y={top + FRAME} width={width - 2 * FRAME} height={inner - 2 * FRAME} rx="3" />}
+      <rect class="focus" x={x - 3} y={top - 3} width={width + 6} height={inner + 6} rx="9" />
+      <text class="name" x={text} y={top + inset + 18}>
+        {printable(node.title)}
+      </text>
+      {node.lines.map((line, index) => (
+        <text class="line" x={text} y={top + inset + 33 + 15 * index} key={index}>
+          {printable(line)}
+        </text>
+      ))}
+      {node.end && <EndSign kind={node.end} x={x + width - PADDING - inset - 14} y={middle - 7} />}
+    </>
   );
 }
 

@@ -4,6 +4,7 @@ import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 
 import { hasEnded, type HistoryEntry, type Page, type RunDetails } from "../answers";
 import { describe, useShared } from "../parts/context";
+import { isSame } from "../same";
 import { Problem, query, type Service } from "../service";
 import { follow, type Frame } from "../stream";
 import { RunHistory } from "./history";
@@ -196,12 +197,12 @@ async function readHistory(service: Service, id: string, history: RunHistory, si
 function keepGraph(old: RunDetails | null, found: RunDetails): RunDetails {
   if (!old?.graph || !found.graph) return found;
   const same = <T,>(before: T[], after: T[]) => {
-    const kept = after.map((item, index) => (JSON.stringify(item) === JSON.stringify(before[index]) ? (before[index] as T) : item));
+    const kept = after.map((item, index) => (isSame(item, before[index]) ? (before[index] as T) : item));
     return kept.length === before.length && kept.every((item, index) => item === before[index]) ? before : kept;
   };
   const nodes = same(old.graph.nodes, found.graph.nodes);
   const edges = same(old.graph.edges, found.graph.edges);
   const { width, height } = found.graph;
-  const isSame = nodes === old.graph.nodes && edges === old.graph.edges && width === old.graph.width && height === old.graph.height;
-  return { ...found, graph: isSame ? old.graph : { ...found.graph, nodes, edges } };
+  const isKept = nodes === old.graph.nodes && edges === old.graph.edges && width === old.graph.width && height === old.graph.height;
+  return { ...found, graph: isKept ? old.graph : { ...found.graph, nodes, edges } };
 }

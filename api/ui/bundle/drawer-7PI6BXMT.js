@@ -1,1 +1,0 @@
-import{a,b}from"./chunk-EMJYORB3.js";import"./chunk-53LTWXP3.js";import"./chunk-M7HFTUBE.js";import"./chunk-5ILWV56V.js";import"./chunk-FOKUH65M.js";import"./chunk-GC2L3ND4.js";export{a as Drawer,b as LogLines};

@@ -1,1 +1,0 @@
-import{a,b,c,d}from"./chunk-Z4YBC6VR.js";import"./chunk-QCT66HSS.js";import"./chunk-EMJYORB3.js";import"./chunk-53LTWXP3.js";import"./chunk-M7HFTUBE.js";import"./chunk-5ILWV56V.js";import"./chunk-FOKUH65M.js";import"./chunk-GC2L3ND4.js";export{a as Data,c as Events,b as Logs,d as Source};
