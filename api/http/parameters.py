@@ -375,6 +375,7 @@ class StepQuery(BaseModel):
     visit: VisitNumber | None = Field(
         None, description="The number of the visit, from 1. Default: the latest."
     )
+    complete: bool = Field(False, description="Whether the result and saved values are not cut.")
 
 
 class DrawingQuery(BaseModel):

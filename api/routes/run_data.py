@@ -50,7 +50,8 @@ async def get_run(
 )
 def get_step(workflow_id: RunId, services: ReadServices, query: Annotated[StepQuery, Query()]) -> Response:
     """Return one visit of a step: what it received, did, saved and wrote, and which case followed."""
-    return JsonResponse(services.data.step(workflow_id, query.name, query.visit))
+    data = services.data.step(workflow_id, query.name, query.visit, is_complete=query.complete)
+    return JsonResponse(data)
 
 
 @router.get(

@@ -13,6 +13,7 @@ from noetl.api.service.loop_states import ItemState
 from noetl.api.service.views import (
     ItemWait,
     LoopReport,
+    RunEntry,
     RunProgress,
     StepReport,
     StepState,
@@ -109,7 +110,8 @@ class StepData(View, schema_name="StepData"):
     """Visit of a step with its data: `visit` is its number, `visits` how often the step was visited.
 
     `case` is the case that was taken, and `targets` are its steps. `failures` are the failed items of a loop
-    that continued. `cut` has the lengths of the members of which only a part is shown.
+    that continued. `cut` has the lengths of the members of which only a part is shown. `child_runs` are the
+    latest runs that the visit has started and waits for, the newest first, if the step calls a playbook.
     """
 
     workflow_id: str
@@ -136,6 +138,7 @@ class StepData(View, schema_name="StepData"):
     attempts: Sequence[AttemptReport]
     lines: Sequence[LogLine]
     cut: Mapping[str, int] | None = None
+    child_runs: Sequence[RunEntry] | None = None
 
 
 class LoopItem(View, schema_name="LoopItem"):

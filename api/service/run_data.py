@@ -44,19 +44,26 @@ from noetl.api.service.headlines import Headline, describe_run, summarize_report
 from noetl.api.service.runs import RunService
 from noetl.api.service.step_reports import count_loops, drawn_loops, visit_state, visit_waits
 from noetl.api.service.tenant import TenantContext
-from noetl.api.service.views import JoinReport, RunReport, StepReport
+from noetl.api.service.views import JoinReport, RunEntry, RunReport, StepReport
 from noetl.api.service.visit_history import find_transition, list_attempts, to_log_line
 from noetl.executor.model.events import Event, timestamp
 from noetl.executor.model.json_values import write_json
 from noetl.executor.model.run import Run, Visit, VisitStatus
+from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.model.run_summary import RunSummary
 from noetl.executor.model.special_visits import is_pseudo_step
 from noetl.planner.diagnostics.diagnostic import did_you_mean
 from noetl.planner.diagnostics.wording import abbreviate
+from noetl.planner.draw.chart import calls_playbook
 from noetl.planner.draw.run_marks import DrawnRun
 from noetl.planner.frozen import frozen
+from noetl.planner.plan import Step
 
 LINES_PER_PAGE = 1000
+MAX_CHILD_RUNS = 20
+"""The most child runs of a visit that its data have."""
+MAX_READ_CHILD_RUNS = 200
+"""The most child runs of a run among which those of a visit are found."""
 MAX_SCANNED_EVENTS = 10_000
 """How many events a page of the log is taken from. A page may have fewer lines than its limit."""
 
@@ -240,14 +247,19 @@ class RunDataService:
                 lines.append(to_log_line(event))
         return LogPage(items=lines, next_cursor=None, last_event=after)
 
-    def step(self, run_id: str, name: str, number: int | None = None) -> StepData:
+    def step(
+        self, run_id: str, name: str, number: int | None = None, *, is_complete: bool = False
+    ) -> StepData:
         """Return a visit of a step with its data: the visit with this number, or the latest.
+
+        With `is_complete`, the result and the saved values are not cut.
 
         Raises:
             NotFoundError: the tenant has no such run, the run has no such step, or the step no such visit.
         """
         run = self.runs.get(run_id)
-        return self._describe_visit(run, self.find_visit(run, name, number))
+        length = math.inf if is_complete else MAX_SHOWN_CHARACTERS
+        return self._describe_visit(run, self.find_visit(run, name, number), length)
 
     def find_visit(self, run: Run | RunSummary, name: str, number: int | None = None) -> FoundVisit:
         """Return a visit of a step without its outputs.
@@ -309,14 +321,14 @@ class RunDataService:
                 histories[key].append(event)
         return histories
 
-    def _describe_visit(self, run: Run, found: FoundVisit) -> StepData:
+    def _describe_visit(self, run: Run, found: FoundVisit, length: float) -> StepData:
         visit = found.visit
         step = self.context.store.plans.step(run.plan_hash, visit.step)
         (complete,) = self.context.store.runs.visits_with_outputs(run.id, [visit.id])
         events = self.context.store.runs.visit_events(run.id, visit.step, visit.number)
         state = visit_state(run.status, visit)
         guards, targets = find_transition(events, step)
-        shown, cut = cut_values({"result": complete.result, "failures": list(complete.failures)})
+        shown, cut = cut_values({"result": complete.result, "failures": list(complete.failures)}, length)
         seconds = None
         if visit.started_at is not None:
             seconds = (visit.finished_at or self.context.clock()) - visit.started_at
@@ -338,20 +350,30 @@ class RunDataService:
             guards=guards,
             targets=targets,
             result=shown["result"],
-            saved=self._describe_saved(run, complete),
+            saved=self._describe_saved(run, complete, length),
             failures=shown["failures"] if "failures" not in cut else [],
             attempts=list_attempts(events, state),
             lines=[to_log_line(event) for event in events if event.type == "action.log"],
             cut=cut or None,
+            child_runs=self._find_child_runs(run, visit, step),
         )
 
-    def _describe_saved(self, run: Run, visit: Visit) -> list[SavedValue]:
+    def _find_child_runs(self, run: Run, visit: Visit, step: Step) -> list[RunEntry] | None:
+        """Return the latest runs that a visit has started and waits for, or None if it can start none."""
+        if not any(calls_playbook(work, self.context.compiler.catalogue) for work in step.run):
+            return None
+        wanted = RunFilter(tenant=run.tenant, parent=run.id, limit=MAX_READ_CHILD_RUNS)
+        children, _ = self.context.store.runs.find(wanted)
+        started = [child for child in children if child.parent and child.parent.visit_id == visit.id]
+        return [RunEntry.from_summary(child) for child in started[:MAX_CHILD_RUNS]]
+
+    def _describe_saved(self, run: Run, visit: Visit, length: float) -> list[SavedValue]:
         """Return the values that a visit saved, with those that the names had in its branch before."""
         before = {**run.input, **run.variables, **self._values_before(run, visit)}
         saved = []
         for name, value in visit.saved.items():
             members = {"value": value, **({"before": before[name]} if name in before else {})}
-            shown, cut = cut_values(members)
+            shown, cut = cut_values(members, length)
             saved.append(SavedValue(name=name, **shown, cut=cut or None))
         return saved
 
@@ -395,7 +417,7 @@ def _find_started(visits: Sequence[Visit], name: str) -> list[Visit]:
 
 
 def cut_values(
-    values: Mapping[str, Any], length: int = MAX_SHOWN_CHARACTERS
+    values: Mapping[str, Any], length: float = MAX_SHOWN_CHARACTERS
 ) -> tuple[dict[str, Any], dict[str, int]]:
     """Return the values, of which long ones are replaced by the beginning of their text, and their lengths.
 
@@ -409,7 +431,7 @@ def cut_values(
         if len(text) <= length:
             shown[name] = value
         else:
-            shown[name], cut[name] = (value if isinstance(value, str) else text)[:length], len(text)
+            shown[name], cut[name] = (value if isinstance(value, str) else text)[: int(length)], len(text)
     return shown, cut
 
 

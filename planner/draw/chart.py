@@ -226,7 +226,7 @@ class _ChartBuilder:
                 line=step.line,
                 join="each" if step.runs_per_branch else step.join.mode if step.join is not None else "",
                 is_loop=step.loop is not None or any(work.loop is not None for work in step.run),
-                calls=any(_calls_playbook(work, self._shape.action_types) for work in step.run),
+                calls=any(calls_playbook(work, self._shape.action_types) for work in step.run),
                 end=self._end_of(step),
                 is_finally=step.is_finally_step,
                 is_unreachable=step.name in self._shape.unreachable and not step.is_finally_step,
@@ -349,7 +349,8 @@ def facts_of(plan: Plan) -> str:
     return f"version {to_printable(version)} · {counts}" if version else counts
 
 
-def _calls_playbook(work: Work, action_types: Mapping[str, ActionDeclaration]) -> bool:
+def calls_playbook(work: Work, action_types: Mapping[str, ActionDeclaration]) -> bool:
+    """Return whether the work runs another playbook."""
     declaration = action_types.get(work.type) if isinstance(work, Action) else None
     return declaration is not None and declaration.child_run is not None
 

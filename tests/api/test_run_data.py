@@ -192,6 +192,41 @@ async def test_the_log_has_pages(http: httpx.AsyncClient) -> None:
     assert (nothing_new.items, nothing_new.last_event) == ([], complete.last_event)
 
 
+async def test_a_step_names_the_runs_that_it_has_started(http: httpx.AsyncClient) -> None:
+    child = "name: child\nsteps: [{name: a, run: [{action: log, message: x}]}]\n"
+    assert (await http.post("/playbooks", json={"playbook": child})).status_code == 201
+    call = "{action: workflow, playbook: child}"
+    playbook = (
+        "name: parent\nsteps:\n"
+        f"  - {{name: one, run: [{call}, {call}], rule: [{{case: default, run: [two]}}]}}\n"
+        f"  - {{name: two, run: [{call}], rule: [{{case: default, run: [end]}}]}}\n"
+        "  - {name: end, run: [{action: log, message: x}]}\n"
+    )
+    workflow_id = await start(http, playbook)
+    started = {name: (await read_step(http, workflow_id, name)).child_runs for name in ("one", "two", "end")}
+    assert started["one"] is not None and started["two"] is not None
+    assert (len(started["one"]), len(started["two"]), started["end"]) == (2, 1, None)
+    for entry in (*started["one"], *started["two"]):
+        assert (entry.playbook, entry.status, entry.parent) == ("child", "succeeded", workflow_id)
+    assert len({entry.workflow_id for entry in (*started["one"], *started["two"])}) == 3
+
+
+async def test_long_values_are_complete_if_a_client_wants_them(http: httpx.AsyncClient) -> None:
+    playbook = (
+        "name: long\nsteps:\n  - name: a\n    run:\n"
+        '      - {action: set, set: {rows: "{{ range(30000) | list }}", text: "{{ \'ü\' * 70000 }}"}}\n'
+    )
+    workflow_id = await start(http, playbook)
+    step = await read_step(http, workflow_id, "a")
+    assert {value.name for value in step.saved if value.cut} == {"rows", "text"}
+    complete = await read_step(http, workflow_id, "a", complete=1)
+    assert complete.cut is None
+    assert {value.name: (value.value, value.cut) for value in complete.saved} == {
+        "rows": (list(range(30000)), None),
+        "text": ("ü" * 70000, None),
+    }
+
+
 async def test_a_run_has_its_input_and_its_text(http: httpx.AsyncClient) -> None:
     workflow_id = await start(http, ORDERS, price=1)
     found = read_view(RunInput, (await http.get(f"/workflows/{workflow_id}/input")).json())

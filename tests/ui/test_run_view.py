@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from playwright.sync_api import Browser, Page, Route, expect
 
 from benchmarks.page import chain
 from tests.ui.browser import find_barriers, open_page
-from tests.ui.conftest import CLOSE_MONTH, FAILING, ServedPage
+from tests.ui.conftest import CLOSE_MONTH, FAILING, YAML, ServedPage
 
 RETRIED = """\
 name: retried
@@ -42,6 +43,38 @@ input: {units: {type: integer, default: 0}, other: {type: string, default: same}
 steps:
   - name: divide
     run: [{action: set, set: {margin: "{{ 6 / input.units }}"}}]
+"""
+
+LARGE = """\
+name: large
+steps:
+  - name: make it/all
+    run: [{action: set, set: {rows: "{{ ['x' * 1000] * 100 }}", text: "{{ 'x' * 100000 }}"}}]
+"""
+
+CALLED = """\
+name: called
+steps:
+  - name: confirm
+    run: [{action: callback, title: Ready?, answer: {ready: {type: boolean}}}]
+    rule: [{case: default, run: [after]}]
+  - name: after
+    run: [{action: log, message: x}]
+"""
+
+CALLING = """\
+name: calling
+steps:
+  - name: fork
+    rule: [{case: default, run: [call, side]}]
+  - name: call
+    run: [{action: workflow, playbook: called}]
+    rule: [{case: default, run: [last]}]
+  - name: side
+    run: [{action: log, message: x}]
+    rule: [{case: default, run: [last]}]
+  - name: last
+    run: [{action: log, message: x}]
 """
 
 CYCLE = """\
@@ -196,6 +229,73 @@ def test_long_values_are_cut_and_virtual(page: Page, service: ServedPage, retrie
     assert 20 < window.locator(".member").count() < 80
     window.evaluate("(element) => (element.scrollTop = element.scrollHeight)")
     expect(window.locator(".member").last).to_contain_text("299 299")
+
+
+def test_a_value_that_is_cut_is_saved_as_a_file(page: Page, service: ServedPage) -> None:
+    run_id = service.start(LARGE, "succeeded")
+    page.goto(f"{service.url}/ui/runs/{run_id}?step=make%20it%2Fall#saved")
+    saved = page.locator("#section-saved")
+    expect(saved).to_contain_text("of which this is the beginning")
+    for name, size, ending in (("rows", 100, ".json"), ("text", 100_000, ".txt")):
+        pair = saved.locator("dl > div").filter(has_text=name)
+        with page.expect_download() as download:
+            pair.get_by_role("button", name="Download").click()
+        assert download.value.suggested_filename == f"{run_id[:8]}-make_it_all-{name}{ending}"
+        content = Path(download.value.path()).read_text("utf-8")
+        value = json.loads(content) if ending == ".json" else content
+        assert (len(value), value[-1][-1]) == (size, "x")
+
+
+def test_earlier_attempts_say_that_their_results_are_not_kept(
+    page: Page, service: ServedPage, retried: str
+) -> None:
+    page.goto(f"{service.url}/ui/runs/{retried}?step=unsteady&attempt=1#result")
+    expect(page.locator("#section-result")).to_contain_text("Those of earlier ones are not kept.")
+    expect(page.locator("#section-result")).not_to_contain_text("exit_code")
+
+
+def test_a_sub_run_opens_in_the_graph_and_is_followed(page: Page, service: ServedPage, axe: str) -> None:
+    child = CALLED.encode()
+    answer = service.http.post("/playbooks", content=child, headers=YAML)
+    assert answer.status_code in (200, 201), answer.text
+    run_id = service.start(CALLING, "waiting")
+    page.goto(f"{service.url}/ui/runs/{run_id}")
+    caller = page.get_by_role("button", name=re.compile("^call .*waiting"))
+    expect(caller).to_be_visible()
+    before = caller.bounding_box()
+    assert before is not None
+    page.locator("[data-opener=call]").click()
+    inner = page.get_by_role("group", name=re.compile("^Sub-run called"))
+    question = inner.get_by_role("button", name=re.compile("^confirm .*waiting"))
+    expect(question).to_have_class(re.compile("asks"))
+    expect(question).to_be_visible()
+    expect(page).to_have_url(re.compile(r"\?sub=call%2F\w+$"))
+    after = caller.bounding_box()
+    assert after is not None
+    assert (round(after["x"]), round(after["y"])) == (round(before["x"]), round(before["y"]))
+    last_step = page.get_by_role("button", name=re.compile("^last ")).bounding_box()
+    box = question.bounding_box()
+    assert last_step is not None and box is not None
+    assert last_step["y"] > box["y"] + box["height"]
+    assert find_barriers(page, axe) == []
+    view = page.locator(".graph svg > g").first.get_attribute("transform")
+    [sub_run] = service.http.get("/workflows", params={"parent": run_id}).json()["items"]
+    body = {"step": "confirm", "answer": {"ready": True}}
+    assert service.http.post(f"/workflows/{sub_run['workflow_id']}/answer", json=body).status_code == 202
+    expect(inner.get_by_role("button", name=re.compile("^confirm .*succeeded"))).to_be_visible()
+    expect(page.get_by_role("button", name=re.compile("^last .*succeeded"))).to_be_visible()
+    assert page.locator(".graph svg > g").first.get_attribute("transform") == view
+    caller = page.get_by_role("button", name=re.compile("^call "))
+    caller.click()
+    runs = page.locator("#section-runs")
+    expect(runs.get_by_role("link", name=re.compile("^called "))).to_be_visible()
+    runs.get_by_role("button", name="Show in the graph").click()
+    expect(inner).to_have_count(0)
+    runs.get_by_role("button", name="Show in the graph").click()
+    inner.get_by_role("button", name=re.compile("^confirm ")).click()
+    expect(page).to_have_url(f"{service.url}/ui/runs/{sub_run['workflow_id']}?step=confirm")
+    page.go_back()
+    expect(inner).to_be_visible()
 
 
 def test_a_rule_shows_its_guards_and_the_case_taken(page: Page, service: ServedPage, retried: str) -> None:

@@ -245,6 +245,7 @@ export interface StepData {
   attempts: AttemptReport[];
   lines: LogLine[];
   cut?: Record<string, number>;
+  child_runs?: RunEntry[];
 }
 
 export interface LoopItem {

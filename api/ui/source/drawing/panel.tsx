@@ -12,6 +12,7 @@ import { Edges } from "./edges";
 import { Minimap, MINIMAP_FROM } from "./minimap";
 import { isStep } from "./neighbours";
 import { Nodes } from "./nodes";
+import type { Space } from "./space";
 
 const MARGIN = 24;
 const MIN_ZOOM = 0.1;
@@ -23,6 +24,15 @@ interface View {
   x: number;
   y: number;
   zoom: number;
+}
+
+/** Another drawing in a space of the drawing. */
+export interface Inner {
+  graph: DrawnGraph;
+  space: Space & { scale: number };
+  label: string;
+  /** Must not change. */
+  onChoose: (node: GraphNode) => void;
 }
 
 /** A sign on the corner of a step, and what it means. */
@@ -38,6 +48,9 @@ interface Props {
   onChoose: (step: string) => void;
   /** Open a folded group with this step. Without it, its first step is chosen. */
   onOpen?: (step: string) => void;
+  inner?: Inner | null;
+  /** Open or close the inner drawing of a step that calls a playbook. */
+  onInner?: (step: string) => void;
   /** Whether the drawing shows an earlier state, and is dimmed. */
   isOld?: boolean;
   /** Signs on steps, such as those with findings. */
@@ -46,7 +59,8 @@ interface Props {
   children?: ComponentChildren;
 }
 
-export function Drawing({ graph, chosen, onChoose, onOpen, isOld = false, marks, children }: Props) {
+export function Drawing({ graph: outer, chosen, onChoose, onOpen, inner = null, onInner, isOld = false, marks, children }: Props) {
+  const graph = inner?.space.graph ?? outer;
   const panel = useRef<HTMLDivElement>(null);
   const [view, setView] = useState<View | null>(null);
   const drag = useRef<{ x: number; y: number; view: View } | null>(null);
@@ -107,7 +121,7 @@ export function Drawing({ graph, chosen, onChoose, onOpen, isOld = false, marks,
       class={`graph ${level}${isOld ? " old" : ""}`}
       ref={panel}
       onPointerDown={(event) => {
-        if (event.button || !view || (event.target as Element).closest("button, .node, .minimap")) return;
+        if (event.button || !view || (event.target as Element).closest("button, .node, .opener, .minimap")) return;
         event.currentTarget.setPointerCapture(event.pointerId);
         drag.current = { x: event.clientX, y: event.clientY, view };
       }}
@@ -120,8 +134,20 @@ export function Drawing({ graph, chosen, onChoose, onOpen, isOld = false, marks,
     >
       <svg width="100%" height="100%">
         <g transform={view ? `translate(${view.x} ${view.y}) scale(${view.zoom})` : undefined}>
+          {inner && <rect class="inner" x={inner.space.x} y={inner.space.y} width={inner.space.width} height={inner.space.height} rx="6" />}
           <Edges edges={graph.edges} />
           <Nodes graph={graph} chosen={chosen} onChoose={choose} marks={marks} />
+          {onInner && graph.nodes.filter(canOpen).map((node) => (
+            <Opener
+              key={node.key}
+              node={node}
+              onOpen={(step) => {
+                anchor.current = step;
+                onInner(step);
+              }}
+            />
+          ))}
+          {inner && <InnerDrawing {...inner} />}
         </g>
       </svg>
       {children}
@@ -149,6 +175,34 @@ export function Drawing({ graph, chosen, onChoose, onOpen, isOld = false, marks,
         </button>
       </div>
     </div>
+  );
+}
+
+function canOpen({ kind, calls_playbook, state }: GraphNode): boolean {
+  return kind === "step" && calls_playbook && !["may", "never", "pending", "queued", null].includes(state);
+}
+
+/** The sign that opens what a step has started. The drawer has a button for it, which keys can reach. */
+function Opener({ node, onOpen }: { node: GraphNode; onOpen: (step: string) => void }) {
+  const [x, y] = [node.x + node.width - 2, node.y + node.height - 2];
+  return (
+    <g class="opener" aria-hidden="true" data-opener={node.steps[0]} onClick={() => onOpen(node.steps[0] as string)}>
+      <title>Show the sub-run here</title>
+      <rect x={x - 12} y={y - 12} width="24" height="24" />
+      <circle cx={x} cy={y} r="8" />
+      <path d={`M${x - 3.5} ${y - 2}l3.5 4 3.5-4`} />
+    </g>
+  );
+}
+
+function InnerDrawing({ graph, space, label, onChoose }: Inner) {
+  const x = space.x + (space.width - graph.width * space.scale) / 2;
+  const y = space.y + (space.height - graph.height * space.scale) / 2;
+  return (
+    <g role="group" aria-label={label} transform={`translate(${x} ${y}) scale(${space.scale})`}>
+      <Edges edges={graph.edges} />
+      <Nodes graph={graph} chosen={null} onChoose={onChoose} />
+    </g>
   );
 }
 

@@ -44,16 +44,18 @@ export function LargeValue({ value, name }: { value: unknown; name: string }) {
   );
 }
 
-export function Download({ text, name }: { text: string; name: string }) {
-  const save = () => {
-    const link = document.createElement("a");
-    link.href = URL.createObjectURL(new Blob([text], { type: "application/json" }));
-    link.download = name;
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
-  };
+/** Save a text as a file. Characters that names of files cannot have become underscores. */
+export function saveFile(text: string, name: string): void {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([text], { type: "text/plain" }));
+  link.download = name.replace(/[^\p{L}\p{N}._-]+/gu, "_");
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+}
+
+function Download({ text, name }: { text: string; name: string }) {
   return (
-    <button type="button" onClick={save}>
+    <button type="button" onClick={() => saveFile(text, name)}>
       Download
     </button>
   );

@@ -3,14 +3,14 @@
 import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 
 import { go, linkTo, useAddress } from "../address";
-import { hasEnded, type ActionReport, type LogLine, type RunDetails, type StepData, type WaitReport } from "../answers";
+import { hasEnded, type ActionReport, type LogLine, type RunDetails, type RunEntry, type StepData, type WaitReport } from "../answers";
 import { duration, plural, shortId, size } from "../format";
 import { Action } from "../parts/action";
 import { ColouredText } from "../parts/ansi";
-import { useAnswer } from "../parts/context";
-import { StateSign, wordOf } from "../parts/state";
+import { describe, useAnswer, useShared } from "../parts/context";
+import { State, StateSign, wordOf } from "../parts/state";
 import { Time } from "../parts/times";
-import { LongText, printable, Value } from "../parts/value";
+import { LongText, printable, saveFile, Value } from "../parts/value";
 import { query } from "../service";
 import { Attempts } from "./attempts";
 import { commandOf } from "./command";
@@ -20,6 +20,7 @@ import type { LiveRun } from "./live";
 import { stateOf, type Place } from "./rows";
 import { Rule } from "./rule";
 import { Lines, Section } from "./section";
+import { openSubRun, subRunOf } from "./subrun";
 
 export interface ShownPlace {
   step: string;
@@ -117,6 +118,7 @@ function Sections({ run, data, source, place, version, act, onChoose }: Sections
       <Anchors box={box} />
       {error && <ErrorBox run={run} step={data.step} error={error} source={source} act={act} />}
       {data.waiting_for && isLatest && <Waits run={run} step={data.step} waits={data.waiting_for} />}
+      {data.child_runs && data.child_runs.length > 0 && <SubRuns data={data} runs={data.child_runs} />}
       {problem && <p class="problem">{problem}</p>}
       {items && <Items data={data} item={place.item} loaded={items} onChoose={onChoose} />}
       {(items || problem || !hasLoop) && <Rest run={run} data={data} source={source} place={place} onChoose={onChoose} />}
@@ -137,13 +139,18 @@ function Rest({ run, data, source, place, onChoose }: Omit<SectionsProps, "versi
           ))}
         </Section>
       )}
-      {data.result !== null && (
+      {isLatest && data.result !== null && (
         <Section name="result" title="Result">
           <Value value={data.result} />
-          <Missing length={data.cut?.["result"]} />
+          <Missing length={data.cut?.["result"]} data={data} name="result" find={(full) => full.result} />
         </Section>
       )}
-      {data.saved.length > 0 && <Saved data={data} />}
+      {!isLatest && (
+        <Section name="result" title="Result">
+          <p class="note">Only the latest attempt has a result and saved values. Those of earlier ones are not kept.</p>
+        </Section>
+      )}
+      {isLatest && data.saved.length > 0 && <Saved data={data} />}
       {data.lines.length > 0 && (
         <Section name="logs" title="Logs" note={plural(data.lines.length, "line")}>
           <LogLines lines={data.lines} />
@@ -221,19 +228,47 @@ function ActionInput({ action }: { action: ActionReport }) {
       {action.error && <p class="bad">{printable(action.error.message)}</p>}
       {action.input !== undefined && <Value value={action.input} />}
       {Object.entries(action.cut ?? {}).map(([name, length]) => (
-        <Missing key={name} name={name} length={length} />
+        <p class="note" key={name}>
+          {printable(name)}: {size(length)}, of which this is the beginning. The rest is not kept.
+        </p>
       ))}
     </div>
   );
 }
 
-/** Say that the service has only the beginning of a value. */
-function Missing({ name, length }: { name?: string; length: number | undefined }) {
+interface MissingProps {
+  length: number | undefined;
+  data: StepData;
+  /** The name of the value in that of the file. */
+  name: string;
+  /** Return the value in the data that are not cut. */
+  find: (full: StepData) => unknown;
+}
+
+/** Say that only the beginning of a value is shown, and offer all of it as a file. */
+function Missing({ length, data, name, find }: MissingProps) {
+  const { service } = useShared();
+  const [problem, setProblem] = useState("");
   if (length === undefined) return null;
+  const { step, visit } = data;
+  const save = async () => {
+    const path = `/workflows/${data.workflow_id}/step${query({ name: step, visit, complete: "true" })}`;
+    try {
+      const value = find(await service.read<StepData>(path));
+      const file = [shortId(data.workflow_id), step, visit > 1 ? `visit-${visit}` : "", name].filter(Boolean).join("-");
+      if (typeof value === "string") saveFile(value, `${file}.txt`);
+      else saveFile(JSON.stringify(value, null, 2), `${file}.json`);
+    } catch (error) {
+      setProblem(describe(error));
+    }
+  };
   return (
     <p class="note">
-      {name ? `${printable(name)}: ` : ""}
-      {size(length)}, of which this is the beginning.
+      {size(length)}, of which this is the beginning.{" "}
+      <Action changes={false} onAct={save}>
+        Download
+      </Action>{" "}
+      {problem && <span class="bad">{problem}</span>}
     </p>
   );
 }
@@ -254,7 +289,7 @@ function Saved({ data }: { data: StepData }) {
                 </del>
               )}{" "}
               <Value value={value} depth={1} />
-              <Missing length={cut?.["value"]} />
+              <Missing length={cut?.["value"]} data={data} name={name} find={(full) => full.saved.find((saved) => saved.name === name)?.value} />
             </dd>
           </div>
         ))}
@@ -283,6 +318,28 @@ export function LogLines({ lines, withStep = false, marked }: { lines: readonly 
         </li>
       ))}
     </ol>
+  );
+}
+
+/** The runs that the visit has started. */
+function SubRuns({ data, runs }: { data: StepData; runs: readonly RunEntry[] }) {
+  const sub = subRunOf(useAddress().params.get("sub"));
+  return (
+    <Section name="runs" title="Sub-runs">
+      <ul class="subruns">
+        {runs.map(({ workflow_id: id, playbook, status }) => (
+          <li key={id}>
+            <State state={status} />
+            <a href={linkTo(["runs", id])}>
+              <bdi>{printable(playbook)}</bdi> {shortId(id)}
+            </a>
+            <button type="button" aria-pressed={sub?.id === id} onClick={() => openSubRun(sub?.id === id ? null : { step: data.step, id })}>
+              Show in the graph
+            </button>
+          </li>
+        ))}
+      </ul>
+    </Section>
   );
 }
 

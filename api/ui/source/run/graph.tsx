@@ -1,11 +1,15 @@
 /** The graph of a run: its drawing with the states of its steps, what the lines mean, and the groups that are open. */
 
-import { useMemo, useRef } from "preact/hooks";
+import { useMemo, useRef, useState } from "preact/hooks";
 
+import { linkTo } from "../address";
 import type { DrawnGraph, GraphNode, RunDetails } from "../answers";
 import { Drawing } from "../drawing/panel";
 import { printable } from "../parts/value";
 import { stateOf } from "./rows";
+import { FollowedRun, openSubRun, useInner, useOpener, type Followed, type SubRun } from "./subrun";
+
+const NOTHING: DrawnGraph = { width: 0, height: 0, nodes: [], edges: [] };
 
 interface Props {
   graph: DrawnGraph;
@@ -13,16 +17,23 @@ interface Props {
   chosen: string | null;
   /** Steps whose groups a person has opened. */
   opened: readonly string[];
+  /** The sub-run that is drawn inside. */
+  sub: SubRun | null;
   onChoose: (step: string) => void;
   onOpen: (steps: readonly string[]) => void;
 }
 
-export function Graph({ graph, run, chosen, opened, onChoose, onOpen }: Props) {
+export function Graph({ graph, run, chosen, opened, sub, onChoose, onOpen }: Props) {
   const shown = useWaits(graph, run);
+  const [followed, setFollowed] = useState<Followed | null>(null);
+  const child = useWaits(followed?.run?.graph ?? NOTHING, followed?.run ?? run);
+  const { inner, words } = useInner(shown, sub, followed, child);
+  const open = useOpener(run, sub, onChoose);
   return (
-    <Drawing graph={shown} chosen={chosen} onChoose={onChoose} onOpen={(step) => onOpen([...opened, step])}>
+    <Drawing graph={shown} chosen={chosen} onChoose={onChoose} onOpen={(step) => onOpen([...opened, step])} inner={inner} onInner={(step) => void open(step)}>
       <Legend />
-      {opened.length > 0 && (
+      {sub && <FollowedRun key={sub.id} id={sub.id} onChange={setFollowed} />}
+      {(opened.length > 0 || sub) && (
         <ul class="groups" aria-label="Open groups">
           {opened.map((step) => (
             <li key={step}>
@@ -31,6 +42,16 @@ export function Graph({ graph, run, chosen, opened, onChoose, onOpen }: Props) {
               </button>
             </li>
           ))}
+          {sub && (
+            <li>
+              <a class="button" href={linkTo(["runs", sub.id])}>
+                Open the sub-run
+              </a>{" "}
+              <button type="button" onClick={() => openSubRun(null)}>
+                Fold <bdi>{words}</bdi>
+              </button>
+            </li>
+          )}
         </ul>
       )}
     </Drawing>

@@ -20,6 +20,7 @@ import { RunHead } from "./head";
 import { useRun, type LiveRun } from "./live";
 import { orderOf, type Place } from "./rows";
 import { Steps } from "./steps";
+import { subRunOf } from "./subrun";
 import { Timeline } from "./timeline";
 
 const loadDrawer = () => import("./drawer");
@@ -122,6 +123,7 @@ function ShownRun({ id, live, run, tab, params }: ShownProps) {
                 run={run}
                 chosen={step}
                 opened={params.getAll("open")}
+                sub={subRunOf(params.get("sub"))}
                 onChoose={(name) => choose({ step: name })}
                 onOpen={(names) => setParams({ open: [...names] }, { replace: true })}
               />

@@ -1,1 +1,0 @@
-import{a,b,c,d}from"./chunk-D27ZJPP2.js";import"./chunk-QCT66HSS.js";import"./chunk-QKJMSO56.js";import"./chunk-WRNEJURK.js";import"./chunk-M7HFTUBE.js";import"./chunk-5ILWV56V.js";import"./chunk-6ST4O5O2.js";import"./chunk-GC2L3ND4.js";export{a as Data,c as Events,b as Logs,d as Source};
