@@ -12,6 +12,7 @@ import pytest
 
 from benchmarks import (
     calls,
+    continuation,
     growth,
     held_snapshot,
     killing,
@@ -316,3 +317,13 @@ def test_a_wrong_counter_is_reported() -> None:
         "b": (2.0, 0.0),
         "c": (0.0, 1.0),
     }
+
+
+def test_times_and_counts_of_verdicts() -> None:
+    assert continuation.measure_times(30, 4, 1).keys() == {
+        "a live step corrected",
+        "a done step changed, too",
+    }
+    counts = continuation.count_verdicts(3)
+    assert counts["yes, no violation"] > 0
+    assert "yes, violation" not in counts

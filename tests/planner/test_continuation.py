@@ -1,0 +1,577 @@
+"""The verdict on switches: the conditions of decision 28, each with its counterexamples and its harmless
+switches.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+from noetl.executor.actions import catalogue
+from noetl.planner.compile import compile_playbook
+from noetl.planner.continuation.judge import may_continue
+from noetl.planner.continuation.switch_state import Begun, BranchPosition, DoneStep, Switch, SwitchState
+from noetl.planner.continuation.verdict import TITLES, SwitchVerdict
+from noetl.planner.plan import Plan
+
+ONE, TWO = (1, "v1"), (2, "v2")
+
+
+def compile_steps(text: str) -> Plan:
+    """Return the plan of a playbook. A line `a: b c | d` is a step with two cases."""
+    compilation = compile_playbook(dedent(text), catalogue())
+    assert compilation.plan is not None, compilation.diagnostics
+    return compilation.plan
+
+
+def flow(lines: str, head: str = "input: {}") -> Plan:
+    """Return the plan of steps in short form.
+
+    `a +x ?y max=2 join=any > b c | d` saves `x`, reads `y`, and has two cases, of which the first is a fork.
+    """
+    steps = []
+    for line in lines.split("\n"):
+        if not line.strip():
+            continue
+        left, _, right = line.strip().partition(">")
+        name, *words = left.split()
+        message = " ".join(f"{{{{ {word[1:]} }}}}" for word in words if word[0] == "?") or name
+        run = [f"{{action: log, message: '{message}'}}"]
+        run += [
+            f"{{action: set, set: {{{word[1:]}: '{{{{ run.id }}}}'}}}}" for word in words if word[0] == "+"
+        ]
+        keys = [word.replace("max=", "max_visits=").replace("=", ": ") for word in words if "=" in word]
+        cases = [case.split() for case in right.split("|")] if right else []
+        guards = ["'{{ run.id }}'"] * (len(cases) - 1) + ["default"]
+        rule = (
+            [f"{{case: {g}, run: [{', '.join(case)}]}}" for g, case in zip(guards, cases, strict=bool(cases))]
+            if cases
+            else []
+        )
+        body = [f"name: {name}", f"run: [{', '.join(run)}]", *keys]
+        if rule:
+            body.append(f"rule: [{', '.join(rule)}]")
+        steps.append("- {" + ", ".join(body) + "}")
+    return compile_steps("name: play\n" + dedent(head) + "\nsteps:\n" + "\n".join(steps) + "\n")
+
+
+def visiting(step: str, clock: int = 9, **names: tuple[int, str]) -> BranchPosition:
+    return BranchPosition(step, clock, names)
+
+
+def arrived(step: str, **names: tuple[int, str]) -> BranchPosition:
+    return BranchPosition(step, 9, names, has_arrived=True)
+
+
+def done(**visits: int) -> dict[str, DoneStep]:
+    """Return done steps with their numbers of visits. Their clocks are in the given order."""
+    return {step: DoneStep(number, clock) for clock, (step, number) in enumerate(visits.items(), 1)}
+
+
+def judge(old: Plan, new: Plan, state: SwitchState, **switch: dict[str, object]) -> SwitchVerdict:
+    return may_continue(old, new, state, Switch(**switch), catalogue())  # type: ignore[arg-type]
+
+
+def codes(verdict: SwitchVerdict) -> list[str]:
+    return sorted({reason.code for reason in verdict.reasons})
+
+
+CHAIN = flow("a > b\nb > c\nc")
+DIAMOND = flow("a > b c\nb > d\nc > d\nd")
+AT_B = SwitchState((visiting("b"),), done(a=1))
+
+SWITCHES: dict[str, tuple[Plan, Plan, SwitchState, list[str]]] = {
+    # K1: no visit is claimed.
+    "claimed": (CHAIN, flow("a > c\nc"), SwitchState((visiting("a"),), is_claimed=True), ["NC101"]),
+    # K2: every live step is in the new version.
+    "step gone": (CHAIN, flow("a > c\nc"), AT_B, ["NC102"]),
+    "step renamed": (CHAIN, flow("a > e\ne > c\nc"), AT_B, ["NC102"]),
+    "step unreachable": (CHAIN, flow("a > c\nb > c\nc"), AT_B, ["NC102"]),
+    # K3: the mode is equal, or one branch is live.
+    "mode to parallel": (
+        flow("a > b c\nb\nc", "mode: sequential"),
+        flow("a > b c\nb\nc"),
+        SwitchState((visiting("b"), visiting("c")), done(a=1)),
+        ["NC103"],
+    ),
+    "mode to sequential": (
+        flow("a > b c\nb\nc"),
+        flow("a > b c\nb\nc", "mode: sequential"),
+        SwitchState((visiting("b"), visiting("c")), done(a=1)),
+        ["NC103"],
+    ),
+    "mode with one branch": (
+        flow("a > b c\nb\nc"),
+        flow("a > b c\nb\nc", "mode: sequential"),
+        SwitchState((visiting("c"),), done(a=1, b=1)),
+        [],
+    ),
+    # K4: the counters are derived.
+    "fork added upstream": (flow("a > b\nb > d\nd"), flow("a > b c\nb > d\nc > d\nd"), AT_B, []),
+    "fork added in a cycle": (
+        flow("a max=3 > b\nb > d\nd > a | e\ne"),
+        flow("a max=3 > b c\nb > d\nc > d\nd > a | e\ne"),
+        AT_B,
+        [],
+    ),
+    # K5, K14: visits and bounds.
+    "bound not reached": (flow("a > b\nb > c\nc"), flow("a max=3 > b\nb > a | c\nc"), AT_B, []),
+    "bound exceeded in this round": (
+        flow("a max=9 > b\nb > a | c\nc"),
+        flow("a max=9 > b\nb max=2 > a | c\nc"),
+        SwitchState((BranchPosition("b", 9, {}, number=3),), done(b=2, a=3)),
+        ["NC116"],
+    ),
+    # K6: where a branch waits, the new version has a join.
+    "arrived at any": (
+        DIAMOND,
+        flow("a > b c\nb > d\nc > d\nd join=any"),
+        SwitchState((arrived("d"), visiting("c")), done(a=1, b=1)),
+        ["NC104"],
+    ),
+    "arrived at a step that has one branch left": (
+        DIAMOND,
+        flow("a > b c\nb > d\nc > e\nd\ne"),
+        SwitchState((arrived("d"), visiting("c")), done(a=1, b=1)),
+        [],
+    ),
+    # K8a: names that only done steps save.
+    "name of a done step": (
+        flow("a > b\nb > c\nc"),
+        flow("a +k > b\nb > c\nc ?k"),
+        AT_B,
+        ["requires k"],
+    ),
+    # K7: names come from the history.
+    "name that was never read": (
+        flow("a +x > b\nb > c\nc"),
+        flow("a +x > b\nb > c\nc ?x"),
+        SwitchState((visiting("b", x=ONE),), done(a=1)),
+        [],
+    ),
+    "name that the new version does not hand on": (
+        flow("a > b d\nb > c d\nc +y > d\nd > e f\ne ?y > f\nf ?y"),
+        flow("a > b d\nb > c d\nc +y > e f\nd > e f\ne ?y > f\nf ?y"),
+        SwitchState((visiting("d", y=TWO),), done(a=1, b=1, c=1)),
+        ["NC113", "requires y"],
+    ),
+    # K8b: guards are facts.
+    "guard of an earlier case": (
+        compile_steps(
+            """
+            name: p
+            input: {mode: string}
+            steps:
+            - {name: a, rule: [{case: "{{ input.mode == 'y' }}", run: [b]}, {case: default, run: [w]}]}
+            - {name: b, run: [{action: set, set: {n: 1}}], rule: [{case: default, run: [w]}]}
+            - {name: w, rule: [{case: "{{ input.mode == 'y' }}", run: [e]}]}
+            - {name: e, run: [{action: log, message: "{{ n }}"}]}
+            """
+        ),
+        compile_steps(
+            """
+            name: p
+            input: {mode: string}
+            steps:
+            - {name: a, rule: [{case: "{{ input.mode == 'x' }}", run: [b]}, {case: default, run: [w]}]}
+            - {name: b, run: [{action: set, set: {n: 1}}], rule: [{case: default, run: [w]}]}
+            - {name: w, rule: [{case: "{{ input.mode == 'x' }}", run: [e]}]}
+            - {name: e, run: [{action: log, message: "{{ n }}"}]}
+            """
+        ),
+        SwitchState((visiting("w"),), done(a=1), inputs={"mode": "x"}),
+        ["requires n"],
+    ),
+    # K8c: names that come together.
+    "names together": (
+        compile_steps(
+            """
+            name: p
+            input: {}
+            steps:
+            - {name: a, run: [{action: set, set: {x: 1}}], rule: [{case: default, run: [w]}]}
+            - {name: w, rule: [{case: "{{ x is defined }}", run: [e]}]}
+            - {name: e, run: [{action: log, message: "{{ x }}"}]}
+            """
+        ),
+        compile_steps(
+            """
+            name: p
+            input: {}
+            steps:
+            - {name: a, run: [{action: set, set: {x: 1, y: 1}}], rule: [{case: default, run: [w]}]}
+            - {name: w, rule: [{case: "{{ x is defined }}", run: [e]}]}
+            - {name: e, run: [{action: log, message: "{{ y }}"}]}
+            """
+        ),
+        SwitchState((visiting("w", x=ONE),), done(a=1)),
+        ["requires y"],
+    ),
+    # K8d: joins.
+    "fork becomes a choice": (
+        flow("a > b c\nb > d\nc > d\nd"),
+        flow("a > b | c\nb > d\nc > d\nd"),
+        SwitchState((visiting("b"), visiting("c")), done(a=1)),
+        ["NC107"],
+    ),
+    # K8e: races. A write before the switch is earlier than all that follow.
+    "write of a done sibling": (
+        flow("a > b c\nb +x\nc"),
+        flow("a > b c\nb\nc +x"),
+        SwitchState((visiting("c"),), done(a=1, b=1), frozenset({"x"})),
+        [],
+    ),
+    "writes of two branches": (
+        flow("a > b c\nb > d\nc > e\nd\ne"),
+        flow("a > b | c\nb > d\nc > e\nd +x\ne +x"),
+        SwitchState((visiting("b"), visiting("c")), done(a=1)),
+        ["NC114"],
+    ),
+    # K12: nothing is done twice.
+    "done step moved behind": (
+        flow("x > a\na > b\nb"),
+        flow("a > x\nx > b\nb"),
+        SwitchState((visiting("a"),), done(x=1)),
+        ["NC105"],
+    ),
+    "sibling reaches a standing step": (
+        flow("a > b c\nb\nc"),
+        flow("a > b c\nb\nc > b"),
+        SwitchState((visiting("b"), visiting("c")), done(a=1)),
+        ["NC105"],
+    ),
+    "two branches at one step": (
+        flow("a > b c\nb > d\nc > d\nd join=each"),
+        flow("a > b | c\nb > d\nc > d\nd"),
+        SwitchState((visiting("d"), visiting("d")), done(a=1, b=1, c=1)),
+        ["NC105"],
+    ),
+    "done step in the next round": (
+        flow("a max=3 > b\nb > a | c\nc"),
+        flow("a max=3 > n\nn > b\nb > a | c\nc"),
+        AT_B,
+        [],
+    ),
+    "done step in this round": (
+        flow("a max=3 > x\nx > b\nb > a | c\nc"),
+        flow("a max=3 > b\nb > x\nx > a | c\nc"),
+        SwitchState((visiting("b"),), done(a=1, x=1)),
+        ["NC105"],
+    ),
+    # K13: first-come joins.
+    "any becomes all": (
+        flow("a > b c\nb > d\nc > d\nd join=any"),
+        DIAMOND,
+        SwitchState((visiting("c"),), done(a=1, b=1, d=1)),
+        ["NC105"],
+    ),
+    "any has fired": (
+        flow("a > b c\nb > d\nc > d\nd join=any > e\ne"),
+        flow("a > b c\nb > d\nc > n\nn > d\nd join=any > e\ne"),
+        SwitchState((visiting("c"),), done(a=1, b=1, d=1, e=1)),
+        [],
+    ),
+    "any leaves its cycle": (
+        flow("a max=3 > b c\nb > d\nc > d\nd join=any > a | e\ne"),
+        flow("a > b c\nb > d\nc > d\nd join=any > e\ne"),
+        SwitchState((visiting("c"),), done(a=1, b=1, d=1)),
+        ["NC105", "NC106"],
+    ),
+    # K16: inputs.
+    "new input": (CHAIN, flow("a > b\nb > c\nc ?input.k", "input: {k: integer}"), AT_B, ["requires k"]),
+    "type of an input": (
+        flow("a > b\nb > c\nc ?input.k", "input: {k: string}"),
+        flow("a > b\nb > c\nc ?input.k", "input: {k: integer}"),
+        SwitchState((visiting("b"),), done(a=1), inputs={"k": "one"}),
+        ["NC112"],
+    ),
+    "value of an enum": (
+        flow("a > b\nb > c\nc ?input.k", "input: {k: string}"),
+        flow("a > b\nb > c\nc ?input.k", "input: {k: {type: string, enum: [two]}}"),
+        SwitchState((visiting("b"),), done(a=1), inputs={"k": "one"}),
+        ["NC112"],
+    ),
+    "new variable": (CHAIN, flow("a > b\nb > c\nc ?k", "variables: {k: 1}"), AT_B, []),
+    # K17: results of done steps.
+    "result of a step that was not visited": (
+        CHAIN,
+        flow("a > n\nn > b\nb > c\nc ?steps.n.result"),
+        AT_B,
+        ["NC115"],
+    ),
+    "result of a done step": (
+        CHAIN,
+        flow("a > b\nb > c\nc ?steps.a.result"),
+        SwitchState((BranchPosition("b", 9, {"steps.a": ONE}),), done(a=1)),
+        [],
+    ),
+    # K15: the end.
+    "finally has begun": (
+        CHAIN,
+        flow("a > b\nb > c\nc\nz", "finally: z"),
+        SwitchState((visiting("b"),), done(a=1), has_begun_to_end=True),
+        ["NC111"],
+    ),
+    "finally added before": (CHAIN, flow("a > b\nb > c\nc\nz", "finally: z"), AT_B, []),
+    # Harmless switches.
+    "failed step corrected": (CHAIN, flow("a > b\nb +x > c\nc"), AT_B, []),
+    "failed step corrected with a join under way": (
+        DIAMOND,
+        flow("a > b c\nb > d\nc +x > d\nd"),
+        SwitchState((arrived("d"), visiting("c")), done(a=1, b=1)),
+        [],
+    ),
+    "upstream changed": (CHAIN, flow("a +x > b\nb > c\nc"), AT_B, []),
+    "upstream step inserted": (CHAIN, flow("n > a\na > b\nb > c\nc"), AT_B, []),
+    "upstream step deleted": (CHAIN, flow("b > c\nc"), AT_B, []),
+    "step inserted before the join": (
+        DIAMOND,
+        flow("a > b c\nb > d\nc > n\nn > d\nd"),
+        SwitchState((arrived("d"), visiting("c")), done(a=1, b=1)),
+        [],
+    ),
+    "step deleted before the join": (
+        flow("a > b c\nb > d\nc > n\nn > d\nd"),
+        DIAMOND,
+        SwitchState((arrived("d"), visiting("c")), done(a=1, b=1)),
+        [],
+    ),
+    "target added to a done fork": (
+        DIAMOND,
+        flow("a > b c n\nb > d\nc > d\nn > d\nd"),
+        SwitchState((arrived("d"), visiting("c")), done(a=1, b=1)),
+        [],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SWITCHES)
+def test_verdicts(name: str) -> None:
+    old, new, state, expected = SWITCHES[name]
+    verdict = judge(old, new, state)
+    assert codes(verdict) + [f"requires {item.name}" for item in verdict.required] == expected, (
+        verdict.to_json()
+    )
+    assert all(reason.code in TITLES and "@" not in reason.message for reason in verdict.reasons)
+    assert all(reason.line for reason in verdict.reasons if reason.step in new.steps)
+
+
+def work(*entries: str, rest: str = "", tasks: str = "") -> Plan:
+    """Return the plan of one step with these entries of `run`."""
+    lines = "\n".join(f"  - {entry}" for entry in entries)
+    return compile_steps(f"name: p\ninput: {{}}\n{tasks}\nsteps:\n- name: s\n{rest}\n  run:\n{lines}\n")
+
+
+PAY = '{action: http, method: POST, url: "https://x.test/pay", as: paid}'
+RESERVE = '{action: http, method: POST, url: "https://x.test/reserve", as: held}'
+WAIT = "{action: wait, seconds: 60}"
+SHIP = '{action: log, message: "ship"}'
+BAD = '{action: fail, message: "no"}'
+CALL = "{task: t}"
+
+
+def task(*entries: str) -> str:
+    return f"tasks:\n- {{name: t, run: [{', '.join(entries)}]}}"
+
+
+LOOP = "  loop: {items: [1, 2, 3, 4], batch: 2}"
+BEGUN_WORK: dict[str, tuple[Plan, Plan, Begun, list[str]]] = {
+    # K9: suspended work.
+    "inserted first": (work(PAY, WAIT, SHIP), work(RESERVE, PAY, WAIT, SHIP), Begun(True, 1), ["NC109"]),
+    "first dropped": (work(PAY, WAIT, SHIP), work(WAIT, SHIP), Begun(True, 1), ["NC109"]),
+    "wait becomes callback": (
+        work(PAY, WAIT, SHIP),
+        work(PAY, "{action: callback}", SHIP),
+        Begun(True, 1),
+        ["NC109"],
+    ),
+    "body of a task": (
+        work(CALL, WAIT, tasks=task(PAY)),
+        work(CALL, WAIT, tasks=task(RESERVE, PAY)),
+        Begun(True, 1),
+        ["NC109"],
+    ),
+    "becomes parallel": (
+        work(PAY, WAIT, SHIP),
+        work(PAY, WAIT, SHIP, rest="  parallel: true"),
+        Begun(True, 1),
+        ["NC109"],
+    ),
+    "behind the wait": (work(PAY, WAIT, SHIP), work(PAY, WAIT, RESERVE, SHIP), Begun(True, 1), []),
+    "retries": (work(PAY, WAIT, SHIP), work(PAY, WAIT, SHIP, rest="  retry: 3"), Begun(True, 1), []),
+    "all items of parallel work": (
+        work(PAY, WAIT, rest="  parallel: true"),
+        work(PAY, WAIT, SHIP, rest="  parallel: true"),
+        Begun(True),
+        ["NC109"],
+    ),
+    # K10: loops and rounds.
+    "items changed": (
+        work(PAY, rest=LOOP),
+        work(PAY, rest="  loop: {items: [9, 1, 2, 3, 4], batch: 2}"),
+        Begun(True),
+        ["NC110"],
+    ),
+    "loop removed": (work(PAY, rest=LOOP), work(PAY), Begun(True), ["NC110"]),
+    "work of items": (work(PAY, rest=LOOP), work(RESERVE, rest=LOOP), Begun(True), ["NC109"]),
+    "batch changed": (
+        work(PAY, rest=LOOP),
+        work(PAY, rest="  loop: {items: [1, 2, 3, 4], batch: 4}"),
+        Begun(True),
+        [],
+    ),
+    "rounds used up": (
+        work(PAY, rest="  repeat: {until: '{{ paid }}', max: 9}"),
+        work(PAY, rest="  repeat: {until: '{{ paid }}', max: 2}"),
+        Begun(rounds=2),
+        ["NC110"],
+    ),
+    # K11: an attempt that has begun.
+    "other work under its key": (
+        work(PAY, BAD),
+        work(RESERVE, PAY, SHIP),
+        Begun(completed=("run.0",)),
+        ["NC109"],
+    ),
+    "work behind what was completed": (work(PAY, BAD), work(PAY, SHIP), Begun(completed=("run.0",)), []),
+    "work that was not completed": (
+        work(PAY, BAD),
+        work(PAY, RESERVE, SHIP),
+        Begun(completed=("run.0",)),
+        [],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BEGUN_WORK)
+def test_work_that_has_begun(name: str) -> None:
+    old, new, begun, expected = BEGUN_WORK[name]
+    verdict = judge(old, new, SwitchState((BranchPosition("s", 1, {}, begun=begun),)))
+    assert codes(verdict) == expected, verdict.to_json()
+
+
+def test_loop_whose_items_read_the_environment() -> None:
+    loop = "  loop: {items: '{{ environment.ids }}', batch: 2}"
+    old = compile_steps(
+        f"name: p\ninput: {{}}\nenvironment: {{ids: [1]}}\nsteps:\n- name: s\n{loop}\n  run: [{PAY}]\n"
+    )
+    new = compile_steps(
+        f"name: p\ninput: {{}}\nenvironment: {{ids: [2]}}\nsteps:\n- name: s\n{loop}\n  run: [{PAY}]\n"
+    )
+    state = SwitchState((BranchPosition("s", 1, {}, begun=Begun(True)),))
+    assert codes(judge(old, new, state)) == ["NC110"]
+
+
+IN_PLACE = """
+name: p
+input: {}
+steps:
+- name: s
+  rule:
+  - {case: "{{ run.id }}", run: [%s]}
+  - {case: default, run: [%s]}
+"""
+
+
+def test_case_whose_work_is_suspended() -> None:
+    old = compile_steps(IN_PLACE % (f"{PAY}, {WAIT}", SHIP))
+    state = SwitchState((BranchPosition("s", 1, {}, begun=Begun(True, case=0)),))
+    assert codes(judge(old, compile_steps(IN_PLACE % (SHIP, f"{PAY}, {WAIT}")), state)) == ["NC109"]
+    assert judge(old, compile_steps(IN_PLACE % (f"{PAY}, {WAIT}", RESERVE)), state).is_yes
+
+
+def test_notice_of_an_action_that_is_done_again() -> None:
+    state = SwitchState((BranchPosition("s", 1, {}, begun=Begun(completed=("run.0",))),))
+    (notice,) = judge(work(PAY, BAD), work(PAY, SHIP), state).notices
+    assert (notice.code, notice.step, notice.line) == ("NC151", "s", 8)
+
+
+def test_notice_of_a_step_that_is_not_made_up_for() -> None:
+    (notice,) = judge(*SWITCHES["target added to a done fork"][:3]).notices
+    assert (notice.code, notice.step) == ("NC152", "n")
+
+
+def test_notice_of_a_bound_that_is_reached() -> None:
+    old, new = flow("a max=9 > b\nb > a | c\nc"), flow("a max=2 > b\nb > a | c\nc")
+    state = SwitchState((BranchPosition("b", 9, {}, number=2),), done(b=1, a=2))
+    verdict = judge(old, new, state)
+    assert verdict.is_yes
+    assert [notice.code for notice in verdict.notices] == ["NC153"]
+
+
+def test_given_values_make_a_yes() -> None:
+    old, new, state, _ = SWITCHES["name of a done step"]
+    (required,) = judge(old, new, state).required
+    assert (required.name, required.line) == ("k", 6)
+    assert judge(old, new, state, given={"k": 1}).is_yes
+
+
+def test_given_input() -> None:
+    old, new, state, _ = SWITCHES["new input"]
+    (required,) = judge(old, new, state).required
+    assert (required.name, required.type) == ("k", "integer")
+    assert judge(old, new, state, given={"k": 1}).is_yes
+    assert codes(judge(old, new, state, given={"k": "one"})) == ["NC112"]
+
+
+def test_given_value_that_is_not_used() -> None:
+    assert codes(judge(CHAIN, flow("a > b\nb +x > c\nc"), AT_B, given={"k": 1})) == ["NC118"]
+
+
+def test_renamed_step() -> None:
+    new = flow("a > e\ne > c\nc")
+    assert judge(CHAIN, new, AT_B, renamed={"b": "e"}).is_yes
+    assert codes(judge(CHAIN, new, AT_B, renamed={"b": "q"})) == ["NC102", "NC117"]
+    assert codes(judge(CHAIN, new, AT_B, renamed={"b": "a"})) == ["NC117"]
+
+
+def test_renamed_step_whose_result_is_read() -> None:
+    state = SwitchState((BranchPosition("b", 9, {"steps.a": ONE}),), done(a=1))
+    assert judge(CHAIN, flow("e > b\nb > c\nc ?steps.e.result"), state, renamed={"a": "e"}).is_yes
+
+
+def test_run_without_live_branches() -> None:
+    assert codes(judge(CHAIN, flow("a > b\nb > c\nc > d\nd"), SwitchState((), done(a=1, b=1, c=1)))) == [
+        "NC111"
+    ]
+
+
+def test_cycle_with_several_entries() -> None:
+    old = flow("a > b | c\nb max=2 > c | d\nc > d\nd")
+    new = flow("a > b | c\nb max=2 > c | d\nc max=2 > b | d\nd")
+    assert codes(judge(old, new, SwitchState((visiting("b"),), done(a=1)))) == ["NC108"]
+
+
+def test_two_levels_of_loops() -> None:
+    old = flow("a max=3 > b\nb max=9 > c\nc > b | d\nd > a | e\ne")
+    new = flow("a max=3 > b\nb max=9 > c\nc > b | n\nn > d\nd > a | e\ne")
+    state = SwitchState((BranchPosition("c", 9, {}, number=2),), done(a=1, c=1, b=2))
+    assert judge(old, new, state).is_yes
+    moved = flow("a max=3 > c\nc > b | d\nb max=9 > c\nd > a | e\ne")
+    assert not judge(old, moved, SwitchState((visiting("d"),), done(a=1, b=1, c=1))).reasons
+
+
+def test_old_text_cannot_be_analysed() -> None:
+    new = Plan(CHAIN.header, CHAIN.steps, CHAIN.tasks, source="name: [")
+    new = Plan(new.header, {**new.steps, "z": new.steps["c"]}, new.tasks, new.source)
+    assert codes(judge(CHAIN, new, AT_B)) == ["NC119"]
+
+
+def test_codes_are_documented() -> None:
+    page = (Path(__file__).parents[2] / "docs/reference/continuation.md").read_text()
+    documented = re.findall(r"^\| (NC\d+) \| ([^|]+) \|", page, re.MULTILINE)
+    assert dict(documented) == dict(TITLES)
+
+
+def test_verdict_as_json() -> None:
+    verdict = judge(*SWITCHES["step gone"][:3])
+    message = "step `b` has begun and is not in the new version"
+    assert verdict.to_json() == {
+        "may_continue": False,
+        "reasons": [{"code": "NC102", "message": message, "step": "b", "line": None}],
+        "required": [],
+        "notices": [],
+    }
