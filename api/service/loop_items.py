@@ -6,8 +6,8 @@ Algorithm: `noetl.api.service.item_states` derives the counts and the states fro
 failed items of a loop that continued are stored with the visit as JSON. A page decodes only its own part of
 this text, and its cursor has the place where the next page begins. A cursor names its visit, loop and state.
 
-Cost: one read of the visits without their outputs, and one of the events of the visit. One more for each
-part of 65,536 characters of the failed items. A page reads MAX_PAGE_CHARACTERS of them, or one item.
+Cost: one read of the visit without its outputs, and one of its events. One more for each part of 65,536
+characters of the failed items. A page reads MAX_PAGE_CHARACTERS of them, or one item.
 
 Limits: a store in DynamoDB reads the outputs of the visit for each part, and all events of the run. The
 journal of a paused loop without `batch` grows with the items that have begun.
@@ -47,6 +47,9 @@ MAX_PAGE_CHARACTERS = 1 << 19
 """How much of the stored failures a page decodes. A page may have fewer items than its limit."""
 
 _PART_CHARACTERS = 1 << 16
+_EVENT_TYPES = ("step.started", "loop.progress", "loop.item_failed")
+"""The events that tell the states of items."""
+
 _DECODER = json.JSONDecoder()
 _MAX_PLACE = 1 << 40
 _MEMBERS = {"index", "item", "error"}
@@ -89,28 +92,18 @@ class LoopItemService:
         tasks = partial(self._store.plans.task, run.plan_hash)
         if not has_loop(step, tasks):
             raise RejectedError("no_loop", f"step `{abbreviate(step.name)}` has no loop")
-        loops = self._read_loops(run, visit, partial(find_loop, step, tasks))
+        loop_visit = _LoopVisit(run, visit, step, partial(find_loop, step, tasks))
+        loops = self._read_loops(loop_visit)
         position = _choose_loop(loops, query.loop)
         facts = None if position is None else loops[position]
-        page = _NO_ITEMS if facts is None else self._find_items(visit, step, facts, loops, query)
-        unlisted = {} if facts is None or page.is_complete else facts.unlisted()
-        return LoopItems(
-            workflow_id=run.id,
-            step=visit.step,
-            visit=visit.number,
-            status=visit_state(run.status, visit),
-            loop=position,
-            loops=[entry.report for entry in loops.values()] if len(loops) > 1 else None,
-            total=None if facts is None else facts.total,
-            counts={} if facts is None else {state.value: count for state, count in facts.counts().items()},
-            unlisted={state.value: count for state, count in unlisted.items()} or None,
-            items=page.items,
-            next_cursor=page.next_cursor,
-        )
+        page = _NO_ITEMS if facts is None else self._find_items(loop_visit, query, facts, loops)
+        return _describe_page(loop_visit, loops, facts, page)
 
-    def _read_loops(self, run: RunSummary, visit: Visit, find: FindLoop) -> dict[str, LoopFacts]:
-        events = self._store.runs.visit_events(run.id, visit.step, visit.number)
-        loops = read_loops(visit, events, find, is_cancelled=run.status is RunStatus.CANCELLED)
+    def _read_loops(self, loop_visit: _LoopVisit) -> dict[str, LoopFacts]:
+        """Return what is recorded of the loops of a visit."""
+        run, visit = loop_visit.run, loop_visit.visit
+        events = self._store.visits.events(run.id, visit.step, visit.number, _EVENT_TYPES)
+        loops = read_loops(visit, events, loop_visit.find, is_cancelled=run.status is RunStatus.CANCELLED)
         if not loops:
             self.data.runs.summary(run.id)  # The run may have been deleted meanwhile.
         elif visit.finished_at is not None:
@@ -119,16 +112,19 @@ class LoopItemService:
         return loops
 
     def _find_items(
-        self, visit: Visit, step: Step, facts: LoopFacts, loops: Iterable[str], query: ItemQuery
+        self, loop_visit: _LoopVisit, query: ItemQuery, facts: LoopFacts, loops: Iterable[str]
     ) -> _ItemPage:
         if query.state is not None and query.state not in facts.counts():
             return _NO_ITEMS
-        scope = f"{visit.run_id} {visit.id} {visit.fence} {facts.position} {query.state}"
+        visit, scope = loop_visit.visit, loop_visit.scope(facts, query)
         after, start = _read_cursor(query.cursor, scope)
-        read = partial(self._store.runs.failures_text, visit.run_id, visit.id)
         failures: Iterator[StoredEntry] = iter(())
-        if visit.status is VisitStatus.SUCCEEDED and facts.failed and _is_last_loop(step, facts, loops):
-            failures = read_entries(read, start)
+        if (
+            visit.status is VisitStatus.SUCCEEDED
+            and facts.failed
+            and loop_visit.stores_failures(facts, loops)
+        ):
+            failures = read_entries(partial(self._store.visits.failures_text, visit.run_id, visit.id), start)
         first = next(failures, None)
         if first is None and start == 0:
             entries: Iterable[_Entry] = (
@@ -139,6 +135,49 @@ class LoopItemService:
         stored = chain([] if first is None else [first], failures)
         merged = _merge_failures(stored, facts, (after, start), query.state)
         return replace(_fill_page(merged, after, start, query.limit, scope), is_complete=True)
+
+
+@frozen
+class _LoopVisit:
+    """A visit of a step that has a loop. `find` returns the loop of the plan at a position of its work."""
+
+    run: RunSummary
+    visit: Visit
+    step: Step
+    find: FindLoop
+
+    def scope(self, facts: LoopFacts, query: ItemQuery) -> str:
+        """Return a text that differs for each list, to which a cursor belongs."""
+        visit = self.visit
+        return f"{visit.run_id} {visit.id} {visit.fence} {facts.position} {query.state}"
+
+    def stores_failures(self, facts: LoopFacts, loops: Iterable[str]) -> bool:
+        """Return whether the visit stores the failed items of a loop: of its last work, in the last round."""
+        step = self.step
+        pattern = r"run(~\d+)?" if step.loop is not None else rf"run(~\d+)?\.{len(step.run) - 1}"
+        matching = [loop for loop in loops if re.fullmatch(pattern, loop)]
+        is_parallel = step.loop is None and step.parallel
+        return not is_parallel and bool(matching) and matching[-1] == facts.position
+
+
+def _describe_page(
+    loop_visit: _LoopVisit, loops: Mapping[str, LoopFacts], facts: LoopFacts | None, page: _ItemPage
+) -> LoopItems:
+    run, visit = loop_visit.run, loop_visit.visit
+    unlisted = {} if facts is None or page.is_complete else facts.unlisted()
+    return LoopItems(
+        workflow_id=run.id,
+        step=visit.step,
+        visit=visit.number,
+        status=visit_state(run.status, visit),
+        loop=None if facts is None else facts.position,
+        loops=[entry.report for entry in loops.values()] if len(loops) > 1 else None,
+        total=None if facts is None else facts.total,
+        counts={} if facts is None else {state.value: count for state, count in facts.counts().items()},
+        unlisted={state.value: count for state, count in unlisted.items()} or None,
+        items=page.items,
+        next_cursor=page.next_cursor,
+    )
 
 
 @frozen
@@ -189,12 +228,8 @@ def _merge_failures(
         number, place = stored.members["index"], stored.begin
         for succeeded in range(after + 1, number) if wants_succeeded else ():
             yield _Entry(succeeded, place, LoopItem(number=succeeded, state=ItemState.SUCCEEDED))
-        item = None
-        if state in (None, ItemState.FAILED):
-            known = facts.known.get(number, KnownItem(ItemState.FAILED))
-            item = _describe_item(number, ItemState.FAILED, replace(known, error=stored.members["error"]))
-            item = LoopItem(**{**vars(item), "value": preview(stored.members["item"])})
-        yield _Entry(number, place, item)
+        is_wanted = state in (None, ItemState.FAILED)
+        yield _Entry(number, place, _describe_stored(stored, facts.known) if is_wanted else None)
         after, place = number, stored.end
     for succeeded in range(after + 1, facts.total + 1) if wants_succeeded else ():
         yield _Entry(succeeded, place, LoopItem(number=succeeded, state=ItemState.SUCCEEDED))
@@ -214,6 +249,21 @@ def _describe_item(number: int, state: ItemState, known: KnownItem | None) -> Lo
         input=known.failure.get("input"),
         cut=known.failure.get("cut"),
         waiting_for=item_waits(known.entries) if tries else None,
+    )
+
+
+def _describe_stored(stored: StoredEntry, known: Mapping[int, KnownItem]) -> LoopItem:
+    """Return an item that is stored as failed, with what its event says of its attempts and its input."""
+    members = stored.members
+    event = known.get(members["index"], KnownItem(ItemState.FAILED)).failure
+    return LoopItem(
+        number=members["index"],
+        state=ItemState.FAILED,
+        value=preview(members["item"]),
+        error=cast("ErrorRecord", shorten_error(members["error"])),
+        attempts=event.get("attempts"),
+        input=event.get("input"),
+        cut=event.get("cut"),
     )
 
 
@@ -258,14 +308,6 @@ def read_entries(read: Callable[[int, int], str], start: int) -> Iterator[Stored
             if place - base < len(text):
                 continue
         base, text = place, read(place, length)
-
-
-def _is_last_loop(step: Step, facts: LoopFacts, loops: Iterable[str]) -> bool:
-    """Return whether the visit stores the failed items of a loop: of its last work, in the last round."""
-    pattern = r"run(~\d+)?" if step.loop is not None else rf"run(~\d+)?\.{len(step.run) - 1}"
-    matching = [position for position in loops if re.fullmatch(pattern, position)]
-    is_parallel = step.loop is None and step.parallel
-    return not is_parallel and bool(matching) and matching[-1] == facts.position
 
 
 def _choose_loop(loops: Mapping[str, LoopFacts], position: str | None) -> str | None:

@@ -118,6 +118,7 @@ class _RequestStore:
 
         self.plans = guard("plans")
         self.runs = guard("runs")
+        self.visits = guard("visits")
         self.pauses = guard("pauses")
         self.queue = guard("queue")
         self.waits = guard("waits")

@@ -6,8 +6,8 @@ visits, and values of megabytes.
 Algorithm: the visit, its outputs and its events are read and combined. The value that a name had before is
 that of the visit to which the pointer of the branch leads. Values are shown up to a length.
 
-Cost: one read of the visits without their outputs, and one of the events of the visit. Two more for the
-outputs of the visit, and for those before it.
+Cost: one read of the visit without its outputs, and one of its events. Two more for the outputs of the visit,
+and for those before it.
 
 Limits: a store in DynamoDB reads all events of the run for those of a visit.
 """
@@ -50,7 +50,7 @@ from noetl.executor.model.events import Event, timestamp
 from noetl.executor.model.json_values import write_json
 from noetl.executor.model.run import Run, Visit, VisitStatus
 from noetl.executor.model.run_filter import RunFilter
-from noetl.executor.model.run_summary import RunSummary
+from noetl.executor.model.run_summary import RunSummary, StartedVisit
 from noetl.executor.model.special_visits import is_pseudo_step
 from noetl.planner.diagnostics.diagnostic import did_you_mean
 from noetl.planner.diagnostics.wording import abbreviate
@@ -72,15 +72,6 @@ MAX_COUNTED_VISITS = 100
 
 _EVENTS_PER_READ = 1000
 _MAX_VISIT_READS = 10
-
-
-@frozen
-class FoundVisit:
-    """A visit without its outputs, how often its step was visited, and all visits of the run."""
-
-    visit: Visit
-    visits_of_step: int
-    visits: Sequence[Visit]
 
 
 @frozen
@@ -131,7 +122,7 @@ class RunDataService:
             for name in self.context.loop_steps(overview.summary.plan_hash):
                 if steps[name].visits:
                     number = overview.steps[name].latest.number
-                    events = self.context.store.runs.visit_events(run_id, name, number)
+                    events = self.context.store.visits.events(run_id, name, number)
                     loops = count_loops(events, steps[name].loops or ()) or None
                     steps[name] = StepReport(**{**vars(steps[name]), "loops": loops})
         return RunReport(**{**vars(report), "steps": steps})
@@ -261,21 +252,22 @@ class RunDataService:
         length = math.inf if is_complete else MAX_SHOWN_CHARACTERS
         return self._describe_visit(run, self.find_visit(run, name, number), length)
 
-    def find_visit(self, run: Run | RunSummary, name: str, number: int | None = None) -> FoundVisit:
+    def find_visit(self, run: Run | RunSummary, name: str, number: int | None = None) -> StartedVisit:
         """Return a visit of a step without its outputs.
 
         Raises:
             NotFoundError: the run has no such step, or the step no such visit.
         """
         self._check_step(run.plan_hash, name)
-        all_visits = self.context.store.runs.visits(run.id)
-        visits = _find_started(all_visits, name)
-        visit = next((visit for visit in reversed(visits) if number in (None, visit.number)), None)
-        if visit is None:
+        found = self.context.store.visits.find(run.id, name, number)
+        if found is None:
             self.runs.summary(run.id)  # The run may have been deleted meanwhile.
-            problem = "has not started" if not visits else f"has no visit {number}; it has {len(visits)}"
+            latest = self.context.store.visits.find(run.id, name)
+            problem = (
+                "has not started" if latest is None else f"has no visit {number}; it has {latest.started}"
+            )
             raise NotFoundError(f"step `{abbreviate(name)}` of run `{run.id}` {problem}")
-        return FoundVisit(visit, len(visits), all_visits)
+        return found
 
     def _check_step(self, plan_hash: str, name: str) -> None:
         names = self.context.step_names(plan_hash)
@@ -283,11 +275,10 @@ class RunDataService:
             hint = did_you_mean(name, names)
             raise NotFoundError(f"unknown step `{abbreviate(name)}`" + (f"; {hint}" if hint else ""))
 
-    def _measure_visit(self, run: Run, found: FoundVisit, events: Sequence[Event]) -> Durations:
-        """Return the durations of a visit. Time in the queue counts from the end of what leads to it."""
-        begin = next((event.at for event in events if event.type == "step.started"), None)
-        times = ReadyTimes(found.visits, self.context.targets(run.plan_hash))
-        ready_at = _find_ready_time(run, found.visit, begin, times)
+    def _measure_visit(self, run: Run, found: StartedVisit, events: Sequence[Event]) -> Durations:
+        """Return the durations of a visit. Time in the queue counts from its creation in this run."""
+        entered_at = run.created_at if found.visit.clock <= 1 else found.entered_at
+        ready_at = None if entered_at is None else max(entered_at, run.created_at)
         return measure(visit_intervals(found.visit, events, ready_at, self.context.clock()))
 
     def _measure_run(self, run: RunSummary, report: RunReport) -> Durations | None:
@@ -314,18 +305,18 @@ class RunDataService:
         """Return the events of visits by step and number. Of many visits, all events of the run are read."""
         keys = {(visit.step, visit.number) for visit in visits}
         if len(keys) <= _MAX_VISIT_READS:
-            return {key: self.context.store.runs.visit_events(run_id, *key) for key in keys}
+            return {key: self.context.store.visits.events(run_id, *key) for key in keys}
         histories: dict[tuple[str, int], list[Event]] = {key: [] for key in keys}
         for event in self._events(run_id):
             if (key := (event.step or "", event.visit or 0)) in histories:
                 histories[key].append(event)
         return histories
 
-    def _describe_visit(self, run: Run, found: FoundVisit, length: float) -> StepData:
+    def _describe_visit(self, run: Run, found: StartedVisit, length: float) -> StepData:
         visit = found.visit
         step = self.context.store.plans.step(run.plan_hash, visit.step)
         (complete,) = self.context.store.runs.visits_with_outputs(run.id, [visit.id])
-        events = self.context.store.runs.visit_events(run.id, visit.step, visit.number)
+        events = self.context.store.visits.events(run.id, visit.step, visit.number)
         state = visit_state(run.status, visit)
         guards, targets = find_transition(events, step)
         shown, cut = cut_values({"result": complete.result, "failures": list(complete.failures)}, length)
@@ -337,7 +328,7 @@ class RunDataService:
             step=visit.step,
             line=step.line,
             visit=visit.number,
-            visits=found.visits_of_step,
+            visits=found.started,
             status=state,
             attempt=visit.attempt,
             started_at=timestamp(visit.started_at),
@@ -403,17 +394,6 @@ def _find_ready_time(
         return run.created_at
     ready_at = times.find(visit, begin)
     return None if ready_at is None else max(ready_at, run.created_at)
-
-
-def _find_started(visits: Sequence[Visit], name: str) -> list[Visit]:
-    """Return the visits of a step that have started, in the order of their numbers."""
-    started = [
-        visit
-        for visit in visits
-        if visit.step == name
-        and (visit.started_at is not None or visit.finished_at is not None or visit.progress is not None)
-    ]
-    return sorted(started, key=lambda visit: visit.number)
 
 
 def cut_values(

@@ -73,6 +73,18 @@ class RunOverview:
     steps: dict[str, StepVisits]
 
 
+@frozen
+class StartedVisit:
+    """A visit without its outputs, and how many visits of its step have started.
+
+    `entered_at` is when the visit was created, or None if that is unknown.
+    """
+
+    visit: Visit
+    started: int
+    entered_at: float | None
+
+
 def summarize(run: Run) -> RunSummary:
     """Return the summary of a run."""
     return RunSummary(

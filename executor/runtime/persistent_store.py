@@ -103,6 +103,7 @@ class _PersistentStore:
     def __init__(self, store: Store, policy: OutagePolicy) -> None:
         self.plans = _PersistentPart(store.plans, policy)
         self.runs = _PersistentPart(store.runs, policy)
+        self.visits = _PersistentPart(store.visits, policy)
         self.pauses = _PersistentPart(store.pauses, policy)
         self.queue = _PersistentQueue(store.queue, policy)
         self.waits = _PersistentPart(store.waits, policy)

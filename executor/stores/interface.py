@@ -14,7 +14,7 @@ Cost: one claim and one commit for each step. A commit may claim the next visit 
 Limits: an action may run twice, since a worker can die between the action and the commit. Only its commit is
 accepted once. Times are those of the clock of the store, so the clocks of workers need not agree.
 
-A store consists of nine parts, one for each subject. The tests of `noetl.testing.store_contract` hold every
+A store consists of ten parts, one for each subject. The tests of `noetl.testing.store_contract` hold every
 store to this interface.
 """
 
@@ -44,7 +44,7 @@ from noetl.executor.model.run import (
     WaitKey,
 )
 from noetl.executor.model.run_filter import RunCounts, RunFilter
-from noetl.executor.model.run_summary import RunOverview, RunSummary
+from noetl.executor.model.run_summary import RunOverview, RunSummary, StartedVisit
 from noetl.executor.model.run_tags import TagChange
 from noetl.executor.model.wait_transition import AnswerDeclaration
 from noetl.executor.stores.change_signal import ChangeSignal
@@ -180,14 +180,6 @@ class RunStore(Protocol):
         """Return the named visits, or all, with the names that they saved and their results."""
         ...
 
-    def failures_text(self, run_id: str, visit_id: str, start: int, length: int) -> str:
-        """Return up to `length` characters of the JSON of the failed items of a visit, from `start` on.
-
-        It is compact JSON in ASCII. So a reader of many failures decodes only those of a page.
-        The text is empty past its end, and if the visit has none.
-        """
-        ...
-
     def batch_results(self, run_id: str, visit_id: str, loop: str) -> list[Sequence[Any]]:
         """Return the committed batch results of one loop of a visit, in order; `loop` is its position in the
         work.
@@ -200,10 +192,6 @@ class RunStore(Protocol):
         Raises:
             RejectedError: `invalid_cursor`, also if `after` is the id of an event of another run.
         """
-        ...
-
-    def visit_events(self, run_id: str, step: str, number: int) -> list[Event]:
-        """Return the events of one visit of a step, in order. `number` is that of the visit."""
         ...
 
     def positions(self, run_ids: Sequence[str]) -> dict[str, HistoryPosition]:
@@ -271,6 +259,31 @@ class RunStore(Protocol):
 
     def cancelled_runs(self, run_ids: Sequence[str]) -> set[str]:
         """Return which of the runs are cancelled, so that their running visits must be abandoned."""
+        ...
+
+
+class VisitReader(Protocol):
+    """Visits of runs, read one at a time. The cost does not grow with the other visits of the run."""
+
+    def find(self, run_id: str, step: str, number: int | None = None) -> StartedVisit | None:
+        """Return the visit of a step with a number, or the latest, or None if no such visit has started.
+
+        Of several visits with the number, of which an earlier run has finished the others, it is the newest.
+        """
+        ...
+
+    def events(
+        self, run_id: str, step: str, number: int, types: Collection[str] | None = None
+    ) -> list[Event]:
+        """Return the events of one visit of a step, or those of some types, in order."""
+        ...
+
+    def failures_text(self, run_id: str, visit_id: str, start: int, length: int) -> str:
+        """Return up to `length` characters of the JSON of the failed items of a visit, from `start` on.
+
+        It is compact JSON in ASCII. So a reader of many failures decodes only those of a page.
+        The text is empty past its end, and if the visit has none.
+        """
         ...
 
 
@@ -630,6 +643,11 @@ class Store(Protocol):
     @property
     def runs(self) -> RunStore:
         """Runs with their visits."""
+        ...
+
+    @property
+    def visits(self) -> VisitReader:
+        """Visits of runs, one by one."""
         ...
 
     @property

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -47,7 +46,6 @@ from noetl.executor.stores.dynamo.visit_items import (
     without_outputs,
 )
 from noetl.executor.stores.plan_uses import deleted_plan
-from noetl.executor.stores.sql.rows import encode_json
 from noetl.planner.frozen import replace
 
 logger = logging.getLogger("noetl.executor")
@@ -182,11 +180,6 @@ class DynamoRuns:
         """Return the history of a run after the event with the id `after`, in order."""
         return self._history.events(run_id, after, limit)
 
-    def visit_events(self, run_id: str, step: str, number: int) -> list[Event]:
-        """Return the events of one visit. All events of the run are read, as their order is that of all."""
-        events = self._history.events(run_id, None, limit=sys.maxsize)
-        return [event for event in events if (event.step, event.visit) == (step, number)]
-
     def positions(self, run_ids: Sequence[str]) -> dict[str, HistoryPosition]:
         """Return the status of each run. A step changes its visit only, so no number counts the changes."""
         heads = self._context.table.get_many([keys.head(run_id) for run_id in run_ids])
@@ -229,11 +222,6 @@ class DynamoRuns:
             wanted_ids = frozenset(visit_ids)
             chosen = [visit for visit in visits if visit.id in wanted_ids]
         return sorted(chosen, key=lambda visit: (visit.clock, visit.id))
-
-    def failures_text(self, run_id: str, visit_id: str, start: int, length: int) -> str:
-        """Return a part of the JSON of the failed items of a visit. All outputs of the visit are read."""
-        failures = [list(visit.failures) for visit in self.visits_with_outputs(run_id, [visit_id])]
-        return encode_json(failures[0])[start : start + length] if failures and failures[0] else ""
 
     def batch_results(self, run_id: str, visit_id: str, loop: str) -> list[Sequence[Any]]:
         """Return the committed batch results of one loop of a visit, in order."""

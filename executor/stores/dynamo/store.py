@@ -30,6 +30,7 @@ from noetl.executor.stores.dynamo.run_deletion import RunDeletion
 from noetl.executor.stores.dynamo.runs import DynamoRuns
 from noetl.executor.stores.dynamo.stops import Stops
 from noetl.executor.stores.dynamo.table import DynamoTable
+from noetl.executor.stores.dynamo.visits import DynamoVisits
 from noetl.executor.stores.dynamo.waits import DynamoWaits
 from noetl.executor.stores.dynamo.wakeups import Wakeups
 from noetl.executor.stores.sqs.messages import MessageQueue
@@ -75,6 +76,7 @@ class DynamoStore:
         self.plans = context.plans
         deletion = RunDeletion(context)
         self.runs = DynamoRuns(context, stops, resumes, ChildRunCounts(retention_seconds))
+        self.visits = DynamoVisits(context)
         self.queue = DynamoQueue(context, claims, commits, followups, repairs)
         self.waits = DynamoWaits(context, wakeups, limits)
         self.registry = DynamoPlaybooks(table)

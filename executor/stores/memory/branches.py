@@ -267,6 +267,7 @@ class MemoryBranches:
 
     def _add(self, visit: Visit) -> None:
         self.entered += 1
+        self.record.entered_at[visit.id] = self.now
         self._claim_or_put(visit)
 
     def _claim_or_put(self, visit: Visit) -> None:

@@ -45,7 +45,6 @@ from noetl.executor.stores.memory.branches import MemoryBranches
 from noetl.executor.stores.memory.facts import add_fact
 from noetl.executor.stores.memory.state import MemoryState, RunRecord
 from noetl.executor.stores.memory.waits import delete_answer
-from noetl.executor.stores.sql.rows import encode_json
 from noetl.planner.frozen import replace
 
 
@@ -160,10 +159,6 @@ class MemoryRuns:
         named = [visit for visit in visits if visit_ids is None or visit.id in visit_ids]
         return sorted(named, key=lambda visit: (visit.clock, visit.id))
 
-    def failures_text(self, run_id: str, visit_id: str, start: int, length: int) -> str:
-        failures = [list(visit.failures) for visit in self._visits(run_id) if visit.id == visit_id]
-        return encode_json(failures[0])[start : start + length] if failures and failures[0] else ""
-
     def batch_results(self, run_id: str, visit_id: str, loop: str) -> list[Sequence[Any]]:
         with self._state.lock:
             batches = self._state.record(run_id).batches.get(visit_id, {}).get(loop, {})
@@ -188,12 +183,6 @@ class MemoryRuns:
         with self._state.lock:
             records = [record for id, record in self._state.runs.items() if id in run_ids]
             return {record.run.id for record in records if record.run.stop is RunStatus.CANCELLED}
-
-    def visit_events(self, run_id: str, step: str, number: int) -> list[Event]:
-        with self._state.lock:
-            record = self._state.runs.get(run_id)
-            history = [] if record is None else list(record.history)
-        return [event for event in history if (event.step, event.visit) == (step, number)]
 
     def positions(self, run_ids: Sequence[str]) -> dict[str, HistoryPosition]:
         with self._state.lock:

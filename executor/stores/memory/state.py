@@ -36,15 +36,16 @@ from noetl.planner.plan import Plan
 class RunRecord:
     """A run and everything that belongs to it. A deletion of the record deletes all of it.
 
-    `visits` are in the order of their creation. Of each join, `live` is the number of branches that can still
-    reach it. `waves` is how often it has fired, and `clocks` the greatest clock of what it has waited for.
-    `wait_ranks` has the waits with a token.
+    `visits` are in the order of their creation, and `entered_at` are its times. Of each join, `live` is the
+    number of branches that can still reach it. `waves` is how often it has fired, and `clocks` the greatest
+    clock of what it has waited for. `wait_ranks` has the waits with a token.
     `names_of_joins` are the names of the branch that left it last. `batches` are results of loops, by visit,
     loop and first item. In sequential mode, `stack` has the branches, and the joins have nothing.
     """
 
     run: Run
     visits: dict[str, Visit] = field(default_factory=dict)
+    entered_at: dict[str, float] = field(default_factory=dict)
     visit_counts: Counter[str] = field(default_factory=Counter)
     bytes: Counter[str] = field(default_factory=Counter)
     live: Counter[str] = field(default_factory=Counter)

@@ -12,6 +12,7 @@ from noetl.executor.stores.memory.queue import MemoryQueue
 from noetl.executor.stores.memory.registry import MemoryRegistry
 from noetl.executor.stores.memory.runs import MemoryRuns
 from noetl.executor.stores.memory.state import MemoryState
+from noetl.executor.stores.memory.visits import MemoryVisits
 from noetl.executor.stores.memory.waits import MemoryWaits
 
 DEFAULT_LIMITS = PayloadLimits()
@@ -32,6 +33,7 @@ class MemoryStore:
         self.work = state.work
         self.plans = MemoryPlans(state)
         self.runs = MemoryRuns(state)
+        self.visits = MemoryVisits(state)
         self.pauses = MemoryPauses(state)
         self.queue = MemoryQueue(state)
         self.waits = MemoryWaits(state)

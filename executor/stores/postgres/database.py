@@ -206,6 +206,12 @@ class PostgresDatabase:
             raise StoreError("The store in Postgres is damaged: a required row is missing.")
         return rows[0]
 
+    def failures_part(self, run_id: str, visit_id: str, start: int, length: int) -> str:
+        """Return a part of the failed items of a visit."""
+        key = {"run_id": run_id, "visit_id": visit_id}
+        rows = self.fetch_all("visits.failures_text", **key, place=start + 1, length=length)
+        return str(rows[0]["part"]) if rows else ""
+
     def probe(self) -> None:
         """Return if the server answers, and lets the store write."""
         if not self.fetch_one("database.is_writable")["writable"]:

@@ -54,6 +54,7 @@ class PostgresStore(SqlStore):
         for part in (
             self.plans,
             self.runs,
+            self.visits,
             self.pauses,
             self.queue,
             self.waits,

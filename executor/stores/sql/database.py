@@ -81,6 +81,10 @@ class Database(Protocol):
         """Return the first row of a query, or raise StoreError if there is none."""
         ...
 
+    def failures_part(self, run_id: str, visit_id: str, start: int, length: int) -> str:
+        """Return up to `length` characters of the column `failures` of a visit, which is ASCII or null."""
+        ...
+
     def probe(self) -> None:
         """Return if the database answers, and can be written. The cost does not depend on its contents."""
         ...

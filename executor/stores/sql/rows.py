@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from noetl.executor.model.events import Event
@@ -232,6 +232,12 @@ def encode_events(events: Iterable[Event]) -> str:
 def decode_events(run_id: str, seq: int, text: str) -> list[Event]:
     """Return the events of one row of `history`. Their ids are in the order of the history."""
     return [
-        Event(type, time, step, visit, attempt, duration, payload, write_event_id(run_id, (seq, index)))
-        for index, (type, time, step, visit, attempt, duration, payload) in enumerate(json.loads(text))
+        decode_event(encoded, write_event_id(run_id, (seq, index)))
+        for index, encoded in enumerate(json.loads(text))
     ]
+
+
+def decode_event(encoded: Sequence[Any], id: str) -> Event:
+    """Return the event of an element of the column `events`."""
+    type, time, step, visit, attempt, duration, payload = encoded
+    return Event(type, time, step, visit, attempt, duration, payload, id)

@@ -178,12 +178,6 @@ class SqlRuns:
             rows = self._context.database.fetch_all("runs.some_visits_with_outputs", run_id=run_id, ids=ids)
         return [visit_from_row(row) for row in rows]
 
-    def failures_text(self, run_id: str, visit_id: str, start: int, length: int) -> str:
-        rows = self._context.database.fetch_all(
-            "runs.failures_text", run_id=run_id, visit_id=visit_id, place=start + 1, length=length
-        )
-        return str(rows[0]["part"]) if rows else ""
-
     def batch_results(self, run_id: str, visit_id: str, loop: str) -> list[Sequence[Any]]:
         rows = self._context.database.fetch_all(
             "runs.batch_results", run_id=run_id, visit_id=visit_id, loop=loop
@@ -198,14 +192,6 @@ class SqlRuns:
             entry = decode_events(run_id, row["seq"], row["events"])
             events += entry[index + 1 :] if row["seq"] == seq else entry
         return events[:limit]
-
-    def visit_events(self, run_id: str, step: str, number: int) -> list[Event]:
-        # Postgres writes some names itself, and escapes fewer characters. Then all events are read.
-        is_plain = encode_json(step) == f'"{step}"'
-        needle = f'"{step}",{number},' if is_plain else ""
-        rows = self._context.database.fetch_all("history.find_of_visit", run_id=run_id, needle=needle)
-        events = [event for row in rows for event in decode_events(run_id, row["seq"], row["events"])]
-        return [event for event in events if (event.step, event.visit) == (step, number)]
 
     def positions(self, run_ids: Sequence[str]) -> dict[str, HistoryPosition]:
         if not run_ids:

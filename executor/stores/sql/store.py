@@ -21,6 +21,7 @@ from noetl.executor.stores.sql.plans import SqlPlans
 from noetl.executor.stores.sql.playbooks import SqlPlaybooks
 from noetl.executor.stores.sql.queue import SqlQueue
 from noetl.executor.stores.sql.runs import SqlRuns
+from noetl.executor.stores.sql.visits import SqlVisits
 from noetl.executor.stores.sql.waits import SqlWaits
 
 
@@ -32,6 +33,7 @@ class SqlStore:
         self.facts = facts
         self.plans = SqlPlans(self.context)
         self.runs = SqlRuns(self.context, self.plans)
+        self.visits = SqlVisits(self.context)
         self.pauses = SqlPauses(self.context, self.plans)
         self.queue: WorkQueue = SqlQueue(self.context, self.plans)
         self.waits = SqlWaits(self.context)

@@ -228,6 +228,27 @@ class SqliteFile:
             raise StoreError(f"The store at {self.path} is damaged: a required row is missing.")
         return rows[0]
 
+    def failures_part(self, run_id: str, visit_id: str, start: int, length: int) -> str:
+        """Return a part of the failed items of a visit. SQLite reads the pages of the file up to its end."""
+        try:
+            connection = self._thread_connection()
+            with StoreOperation(), connection.in_use:
+                db = connection.db
+                # Both reads see one version of the row.
+                db.execute("begin")
+                try:
+                    found = SqliteWriter(db).execute("visits.find_failures", run_id=run_id, visit_id=visit_id)
+                    row = found.fetchone()
+                    if row is None:
+                        return ""
+                    with db.blobopen("visits", "failures", row["place"], readonly=True) as text:
+                        text.seek(min(start, len(text)))
+                        return text.read(length).decode("ascii")
+                finally:
+                    db.execute("commit")
+        except sqlite3.Error as error:
+            raise self._failure(error) from error
+
     def probe(self) -> None:
         """Return if the file answers, can be written, and was not found damaged before."""
         self.fetch_all("plans.find_use", hash="")

@@ -360,10 +360,10 @@ class QueueContract(ContractFixtures):
         assert not any(visit.failures for visit in store.runs.visits(run.id))
         text = json.dumps(failures, separators=(",", ":"))
         for start, length in ((0, 1000), (0, 1), (1, len(text) - 2), (5, 7), (len(text), 10), (1000, 10)):
-            part = store.runs.failures_text(run.id, visits[-1].id, start, length)
+            part = store.visits.failures_text(run.id, visits[-1].id, start, length)
             assert part == text[start : start + length]
-        assert store.runs.failures_text(run.id, "unknown", 0, 10) == ""
-        assert store.runs.failures_text(start_run(store).id, visits[-1].id, 0, 10) == ""
+        assert store.visits.failures_text(run.id, "unknown", 0, 10) == ""
+        assert store.visits.failures_text(start_run(store).id, visits[-1].id, 0, 10) == ""
 
     def test_a_commit_may_claim_the_next_visit(self, store: Store) -> None:
         run = start_run(store)

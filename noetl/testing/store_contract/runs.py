@@ -618,9 +618,34 @@ class RunsContract(ContractFixtures):
         for number in (1, 2, 3):
             expected = [event for event in complete if (event.step, event.visit) == (name, number)]
             assert len(expected) >= 3
-            assert store.runs.visit_events(run.id, name, number) == expected
-        assert store.runs.visit_events(run.id, name, 4) == []
-        assert store.runs.visit_events(run.id, "other", 1) == []
+            assert store.visits.events(run.id, name, number) == expected
+            for types in ([], ["step.started"], ["step.completed", "step.transition", "other"]):
+                chosen = [event for event in expected if event.type in types]
+                assert store.visits.events(run.id, name, number, types) == chosen
+        assert store.visits.events(run.id, name, 4) == []
+        assert store.visits.events(run.id, "other", 1) == []
+
+    @pytest.mark.parametrize("text", [CYCLE, f"\n    mode: sequential{CYCLE}"])
+    def test_a_visit_is_found_by_its_number(self, store: Store, text: str) -> None:
+        run = start_run(store, text)
+        assert store.visits.find(run.id, "a") is None
+        for _ in range(4):
+            store.queue.commit(succeed(store, claim_visit(store, run, 1.0)), 1.0)
+        claimed = claim_visit(store, run, 9.0).visit
+        stored = {(visit.step, visit.number): visit for visit in store.runs.visits(run.id)}
+        for number, entered_at in ((1, None), (2, 1.0), (3, 1.0)):
+            found = store.visits.find(run.id, "a", number)
+            assert found is not None
+            assert (found.visit, found.started) == (stored["a", number], 3)
+            assert found.entered_at == entered_at
+        latest = store.visits.find(run.id, "a")
+        assert latest is not None
+        assert latest.visit == stored["a", 3] == replace(claimed, saved={})
+        assert [store.visits.find(run.id, "b", number) is None for number in (1, 2, 3)] == [False] * 2 + [
+            True
+        ]
+        assert store.visits.find(run.id, "a", 4) is store.visits.find(run.id, "a", 10**30) is None
+        assert store.visits.find(run.id, "c") is store.visits.find("unknown", "a") is None
 
     def test_a_cursor_of_another_run_is_refused(self, store: Store) -> None:
         run, other = start_run(store), start_run(store)
@@ -761,4 +786,8 @@ class RunsContract(ContractFixtures):
         store.runs.create(run, replace(first, step="c", id="first"), history=history)
         visit = claim_visit(store, run, 5.0).visit
         assert (visit.step, visit.id) == ("c", "first")
+        for step, id in (("a", history[0].id), ("c", "first")):
+            found, latest = store.visits.find(run.id, step, 1), store.visits.find(run.id, step)
+            assert found is not None
+            assert (found.visit.id, found.started, found) == (id, 1, latest)
         assert store.queue.claim(run.id, LEASE, 5.0) is None

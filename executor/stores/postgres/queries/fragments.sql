@@ -58,5 +58,16 @@ given.value
 -- name: interval
 case when :step > 0 then floor(runs.created_at / :step)::bigint else 0 end
 
--- name: failures_part
-substr(failures, :place, :length)
+-- name: has_end
+strpos(events, :end) > 0
+
+-- The events of a row of the history, each with its place from 0. Operators of JSON refuse some texts that
+-- events may have, so the members of an event are found in its text.
+-- name: event_rows
+json_array_elements(history.events::json) with ordinality as event (value, place)
+
+-- name: event_type
+split_part(event.value::text, '"', 2)
+
+-- name: event_time
+split_part(event.value::text, ',', 2)::double precision

@@ -145,3 +145,31 @@ exists (select 1 from run_tags has where has.run_id = runs.id and has.tag = {giv
 -- The run has ended, and no branch was stopped.
 -- name: complete
 status in ('succeeded', 'completed_with_errors')
+
+-- A worker has claimed the visit, in this attempt or before.
+-- name: has_started
+(started_at is not null or finished_at is not null or progress is not null)
+
+-- How many visits of the step `:step` have started. They are counted in an index; rows are read only of those
+-- that have not been claimed in this attempt.
+-- name: started_of_step
+(select count(claimed.started_at) from visits as claimed
+    where claimed.run_id = :run_id and claimed.step = :step)
+    + (select count(*) from visits as other
+        where other.run_id = :run_id and other.step = :step and other.started_at is null
+        and (other.attempt > 1 or other.finished_at is not null or other.progress is not null))
+
+-- The place from which on the visit of the step `:step` with a number may be: `:before` visits have smaller
+-- ones. Numbers grow with the place, but visits of an earlier run come first, with numbers of their own.
+-- name: is_numbered_from
+position >= coalesce((
+    select numbered.position from visits as numbered
+    where numbered.run_id = :run_id and numbered.step = :step
+    order by numbered.position limit 1 offset :before
+), 0)
+
+-- The time at which a visit was created: the end of the visit in the transaction that `position` names.
+-- name: entered_at
+(select max({event_time}) from history cross join {event_rows}
+    where history.run_id = visits.run_id and history.seq = (visits.position >> 12)
+    and {event_type} in ('step.completed', 'step.failed'))

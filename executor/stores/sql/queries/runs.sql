@@ -145,10 +145,6 @@ and step not in ('@end', '@deadline') order by clock, id
 select {visit_columns}, saved, result, failures from visits where run_id = :run_id and id {in_ids}
 order by clock, id
 
--- A part of the failed items of a visit. `:place` counts characters from 1.
--- name: failures_text
-select {failures_part} as part from visits where run_id = :run_id and id = :visit_id and failures is not null
-
 -- name: batch_results
 select body from parts where run_id = :run_id and visit_id = :visit_id and loop = :loop order by position
 

@@ -58,6 +58,15 @@ json_extract(given.value, '$')
 -- name: interval
 case when :step > 0 then cast(runs.created_at / :step as integer) else 0 end
 
--- The text is in ASCII. SQLite counts the characters of a text from its start, but not the bytes of a blob.
--- name: failures_part
-cast(substr(cast(failures as blob), :place, :length) as text)
+-- name: has_end
+instr(events, :end) > 0
+
+-- The events of a row of the history, each with its place from 0.
+-- name: event_rows
+json_each(history.events) as event
+
+-- name: event_type
+substr(event.value, 3, instr(substr(event.value, 3, 40), '"') - 1)
+
+-- name: event_time
+json_extract(event.value, '$[1]')

@@ -1,0 +1,56 @@
+"""Visits in the store in memory, read one at a time.
+
+The author of a store decides how one visit and its events are found among those of a long run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from noetl.executor.model.events import Event
+from noetl.executor.model.run_summary import StartedVisit
+from noetl.executor.stores.memory.state import MemoryState
+from noetl.executor.stores.sql.rows import encode_json
+from noetl.planner.frozen import replace
+
+
+class MemoryVisits:
+    """The visits of the runs of a store in memory."""
+
+    def __init__(self, state: MemoryState) -> None:
+        self._state = state
+
+    def find(self, run_id: str, step: str, number: int | None = None) -> StartedVisit | None:
+        with self._state.lock:
+            record = self._state.runs.get(run_id)
+            visits = [] if record is None else [v for v in record.visits.values() if v.step == step]
+            started = [
+                visit
+                for visit in visits
+                if not (visit.started_at is None and visit.finished_at is None and visit.progress is None)
+            ]
+            found = next((visit for visit in reversed(started) if number in (None, visit.number)), None)
+            if record is None or found is None:
+                return None
+            entered_at = record.entered_at.get(found.id)
+            return StartedVisit(replace(found, saved={}, result=None, failures=()), len(started), entered_at)
+
+    def events(
+        self, run_id: str, step: str, number: int, types: Collection[str] | None = None
+    ) -> list[Event]:
+        with self._state.lock:
+            record = self._state.runs.get(run_id)
+            history = [] if record is None else list(record.history)
+        return [
+            event
+            for event in history
+            if (event.step, event.visit) == (step, number) and (types is None or event.type in types)
+        ]
+
+    def failures_text(self, run_id: str, visit_id: str, start: int, length: int) -> str:
+        with self._state.lock:
+            record = self._state.runs.get(run_id)
+            visit = None if record is None else record.visits.get(visit_id)
+        if visit is None or not visit.failures:
+            return ""
+        return encode_json(list(visit.failures))[start : start + length]

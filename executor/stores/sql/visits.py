@@ -1,0 +1,92 @@
+"""Visits of a run in a SQL store, read one at a time.
+
+Problem: a run may have thousands of visits and a history of megabytes. A page that shows one visit must not
+read the others.
+
+Algorithm: the column `position` of a visit holds the number of the transaction that created it. The row of
+the history with its first event has this number, or a greater one. The event `step.completed` is the last one
+of a visit that has succeeded. So the rows between both are read. Visits of a step are numbered in the order
+of creation, so an index leads to the visit with a number.
+
+Cost: a visit is one look-up, and a count of the visits of its step in an index. Its events are the rows of
+the history from its begin to its end.
+
+Limits: the events of a visit that has failed or has not ended are looked for up to the end of the history.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from noetl.executor.model.events import Event
+from noetl.executor.model.run import VisitStatus
+from noetl.executor.model.run_summary import StartedVisit
+from noetl.executor.stores.cursors import write_event_id
+from noetl.executor.stores.sql.context import SqlContext
+from noetl.executor.stores.sql.rows import Row, decode_event, encode_json, visit_from_row
+
+_MAX_NUMBER = (1 << 31) - 1
+_MAX_SEQ = (1 << 63) - 1
+_POSITION_BITS = 12
+"""The bits of `position` below the number of the transaction that has created a visit."""
+
+
+class SqlVisits:
+    """The visits of the runs of a SQL store."""
+
+    def __init__(self, context: SqlContext) -> None:
+        self._context = context
+
+    def find(self, run_id: str, step: str, number: int | None = None) -> StartedVisit | None:
+        key = {"run_id": run_id, "step": step}
+        if number is None:
+            return _started_visit(self._fetch("visits.find_latest", **key))
+        if number > _MAX_NUMBER:
+            return None
+        rows = self._fetch("visits.find", **key, number=number, before=number - 1)
+        if rows and rows[0]["is_copy"]:
+            rows = self._fetch("visits.find_newest", **key, number=number)
+        return _started_visit(rows)
+
+    def events(
+        self, run_id: str, step: str, number: int, types: Collection[str] | None = None
+    ) -> list[Event]:
+        rows = self._fetch("visits.events", **self._place_of_events(run_id, step, number))
+        return [
+            decode_event(encoded, write_event_id(run_id, (row["seq"], index)))
+            for row in rows
+            for index, encoded in enumerate(json.loads(row["events"]))
+            if (encoded[2], encoded[3]) == (step, number) and (types is None or encoded[0] in types)
+        ]
+
+    def failures_text(self, run_id: str, visit_id: str, start: int, length: int) -> str:
+        return self._context.database.failures_part(run_id, visit_id, start, length)
+
+    def _place_of_events(self, run_id: str, step: str, number: int) -> dict[str, Any]:
+        """Return the values that select the rows of the history with the events of a visit."""
+        rows = self._fetch("visits.find_place", run_id=run_id, step=step, number=number, before=number - 1)
+        first = rows[0]["position"] >> _POSITION_BITS if rows else 0
+        # Postgres writes some names itself, and escapes fewer characters. Then all events are read.
+        if encode_json(step) != f'"{step}"':
+            return {"run_id": run_id, "first": first, "last": _MAX_SEQ, "needle": ""}
+        needle, last = f'"{step}",{number},', []
+        if rows and rows[0]["status"] == VisitStatus.SUCCEEDED:
+            end = f'["step.completed",{encode_json(rows[0]["finished_at"])},{needle}'
+            last = self._fetch("visits.find_last_row", run_id=run_id, first=first, end=end)
+        return {
+            "run_id": run_id,
+            "first": first,
+            "last": last[0]["seq"] if last else _MAX_SEQ,
+            "needle": needle,
+        }
+
+    def _fetch(self, query: str, **values: Any) -> list[Row]:
+        return self._context.database.fetch_all(query, **values)
+
+
+def _started_visit(rows: Sequence[Row]) -> StartedVisit | None:
+    if not rows:
+        return None
+    return StartedVisit(visit_from_row(rows[0]), rows[0]["started"], rows[0]["entered_at"])

@@ -1,0 +1,130 @@
+"""Work of the reads of a long run, counted in statements, rows and characters that the store returns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from noetl.api.service.loop_items import ItemQuery
+from noetl.api.service.loop_states import ItemState
+from noetl.api.service.services import TenantServices, create_services
+from noetl.executor.actions import catalogue
+from noetl.executor.stores.sqlite.store import SqliteStore
+from noetl.testing.run_harness import RunHarness
+
+CYCLE = """
+name: cycle
+input: {rounds: integer}
+steps:
+  - name: a
+    max_visits: 1000
+    run: [{action: set, set: {n: "{{ (n | default(0)) + 1 }}"}}]
+    rule: [{case: "{{ n < rounds }}", run: [a]}, {case: default, run: [b]}]
+  - name: b
+    loop: {items: "{{ range(1, 4) | list }}", on_error: continue}
+    run: [{action: fail, message: "no {{ item }}"}]
+"""
+
+LOOP = """
+name: loop
+input: {count: integer}
+steps:
+  - name: b
+    loop: {items: "{{ range(1, count + 1) | list }}", on_error: continue}
+    run: [{action: fail, message: "no {{ item }}"}]
+"""
+
+
+@dataclass
+class ReadWork:
+    """Statements that a store has received, and rows and characters that it has returned."""
+
+    statements: int = 0
+    rows: int = 0
+    characters: int = 0
+
+    def is_within(self, factor: float, other: ReadWork) -> bool:
+        """Return whether it is at most `factor` times another."""
+        pairs = zip(vars(self).values(), vars(other).values(), strict=True)
+        return all(mine <= factor * theirs for mine, theirs in pairs)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[SqliteStore]:
+    store = SqliteStore(str(tmp_path / "noetl.db"))
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def services(store: SqliteStore) -> TenantServices:
+    return create_services(store, catalogue())
+
+
+@pytest.fixture
+def work(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> ReadWork:
+    """Return what the reads of the store cost from now on."""
+    work = ReadWork()
+
+    def counted(method: Any) -> Any:
+        def call(*arguments: Any, **values: Any) -> Any:
+            result = method(*arguments, **values)
+            rows = [{"text": result}] if isinstance(result, str) else [dict(row) for row in result]
+            work.statements += 1
+            work.rows += len(rows)
+            work.characters += sum(len(str(value)) for row in rows for value in row.values())
+            return result
+
+        return call
+
+    for name in ("fetch_all", "failures_part"):
+        monkeypatch.setattr(store.file, name, counted(getattr(store.file, name)))
+    return work
+
+
+def measure(work: ReadWork, read: Any, *arguments: Any, **options: Any) -> ReadWork:
+    """Return the work of a call that was made once before."""
+    read(*arguments, **options)
+    work.statements = work.rows = work.characters = 0
+    read(*arguments, **options)
+    return ReadWork(**vars(work))
+
+
+@pytest.mark.parametrize("number", [1, 40, 80, None])
+def test_a_visit_of_a_long_run_costs_what_one_of_a_short_run_does(
+    services: TenantServices, store: SqliteStore, work: ReadWork, number: int | None
+) -> None:
+    short = RunHarness(store, CYCLE, {"rounds": 2}).finish()
+    long = RunHarness(store, CYCLE, {"rounds": 80}).finish()
+    few = measure(work, services.data.step, short.id, "a", 2)
+    many = measure(work, services.data.step, long.id, "a", number)
+    assert many.is_within(1.1, few)
+
+
+def test_a_page_of_items_costs_the_same_in_a_long_run(
+    services: TenantServices, store: SqliteStore, work: ReadWork
+) -> None:
+    query = ItemQuery("b", state=ItemState.FAILED)
+    short = RunHarness(store, CYCLE, {"rounds": 1}).finish()
+    long = RunHarness(store, CYCLE, {"rounds": 80}).finish()
+    assert measure(work, services.items.page, long.id, query).is_within(
+        1.1, measure(work, services.items.page, short.id, query)
+    )
+
+
+def test_a_page_of_items_costs_the_same_for_a_long_loop(
+    services: TenantServices, store: SqliteStore, work: ReadWork
+) -> None:
+    """Compare loops whose failed items have more text than the history keeps: it is bounded."""
+    first, second = (RunHarness(store, LOOP, {"count": count}).finish() for count in (300, 3000))
+    query = ItemQuery("b", state=ItemState.FAILED)
+    short, long = (measure(work, services.items.page, play.id, query) for play in (first, second))
+    assert long.is_within(1.1, short)
+    last = ItemQuery("b", state=ItemState.FAILED, limit=100)
+    while cursor := services.items.page(second.id, last).next_cursor:
+        last = ItemQuery("b", state=ItemState.FAILED, limit=1000, cursor=cursor)
+    assert measure(work, services.items.page, second.id, last).is_within(6, short)
