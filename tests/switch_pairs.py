@@ -32,6 +32,8 @@ MAX_EXPLORED = 600
 FAILURES = 0.05
 RENAMES = 0.07
 TRIES = 8
+FACTS = {"a": "{{ input.m == 'a' }}", "b": "{{ input.m == 'b' }}"}
+"""Guards about the input. In every run, `m` is `a`."""
 NAMES = ("x", "y", "z")
 Sketch = dict[str, dict[str, Any]]
 """A playbook to be: for each step its saved names, its reads, its cases, its join mode and its bound."""
@@ -53,10 +55,11 @@ def random_sketch(rng: random.Random) -> Sketch:
     sketch: Sketch = {}
     for index, name in enumerate(names):
         later = names[index + 1 : index + 5]
-        number = rng.choice((1, 1, 1, 2)) if later else 0
+        number = rng.choice((1, 1, 2, 2)) if later else 0
         sizes = [min(len(later), rng.choice((1, 1, 2, 2, 3))) for _ in range(number)]
         cases = [sorted(rng.sample(later, size)) for size in sizes]
         sketch[name] = {"saves": [], "reads": [], "cases": cases, "join": "all", "bound": None}
+        sketch[name]["fact"] = rng.choice((None, "a", "b"))
         if not index:
             sketch[name]["saves"] = rng.sample(NAMES, rng.randint(0, 2))
         elif rng.random() < 0.3:
@@ -101,7 +104,7 @@ def _insert(rng: random.Random, sketch: Sketch, name: str, target: str) -> None:
         if rng.random() < 0.7:
             step["cases"] = [[new if old == name else old for old in case] for case in step["cases"]]
     saves = [rng.choice(NAMES)] if rng.random() < 0.3 else []
-    sketch[new] = {"saves": saves, "reads": [], "cases": [[name]], "join": "all", "bound": None}
+    sketch[new] = {"saves": saves, "fact": None, "reads": [], "cases": [[name]], "join": "all", "bound": None}
 
 
 def _delete(rng: random.Random, sketch: Sketch, name: str, target: str) -> None:
@@ -163,6 +166,10 @@ def _change_saves(rng: random.Random, sketch: Sketch, name: str, target: str) ->
     sketch[name]["saves"] = sorted({*saves, rng.choice(NAMES)}) if rng.random() < 0.5 else []
 
 
+def _change_fact(rng: random.Random, sketch: Sketch, name: str, target: str) -> None:
+    sketch[name]["fact"] = rng.choice((None, "a", "b"))
+
+
 def _add_read(rng: random.Random, sketch: Sketch, name: str, target: str) -> None:
     sketch[name]["reads"] = sorted({*sketch[name]["reads"], rng.choice(NAMES)})
 
@@ -194,12 +201,13 @@ CHANGES: tuple[Callable[[random.Random, Sketch, str, str], None], ...] = (
     _move_saves,
     _change_saves,
     _add_read,
+    _change_fact,
     _swap,
 )
 
 
 def write_playbook(sketch: Sketch, on_error: str) -> str:
-    """Return the text of a playbook. All guards are open, so every case can be taken."""
+    """Return the text of a playbook. A guard is about the input, or it is open: every case can be taken."""
     steps = []
     for name, step in sketch.items():
         run: list[Any] = [
@@ -207,7 +215,8 @@ def write_playbook(sketch: Sketch, on_error: str) -> str:
         ]
         if step["saves"]:
             run.append({"action": "set", "set": dict.fromkeys(step["saves"], f"{{{{ run.id }}}} {name}")})
-        guards = ["{{ run.id }}", "{{ run.started_at }}", "{{ run.playbook }}"]
+        fact = step.get("fact")
+        guards = [FACTS[fact] if fact else "{{ run.id }}", "{{ run.started_at }}", "{{ run.playbook }}"]
         rule = [
             {"case": "default" if index == len(step["cases"]) - 1 else guards[index % 3], "run": case}
             for index, case in enumerate(step["cases"])
@@ -220,7 +229,7 @@ def write_playbook(sketch: Sketch, on_error: str) -> str:
         if step["bound"]:
             data["max_visits"] = step["bound"]
         steps.append(data)
-    return json.dumps({"name": "play", "input": {}, "on_error": on_error, "steps": steps})
+    return json.dumps({"name": "play", "input": {"m": "string"}, "on_error": on_error, "steps": steps})
 
 
 def compile_sketch(sketch: Sketch, on_error: str) -> Plan | None:
@@ -254,6 +263,7 @@ class SwitchCase:
 
 
 def a_run(plan: Plan) -> Run:
+    inputs = {"m": "a"}
     return Run(
         "r",
         "default",
@@ -263,7 +273,7 @@ def a_run(plan: Plan) -> Run:
         RunStatus.RUNNING,
         "test",
         "service",
-        {},
+        inputs,
         {},
         {},
         (),
@@ -283,7 +293,14 @@ class SwitchExplorer(StateSpaceExplorer):
         if step.max_visits is not None and visit.number > step.max_visits:
             yield "fail", -1
             return
-        yield from (("case", index) for index in range(len(step.cases) or 1))
+        for index, case in enumerate(step.cases):
+            if case.guard == FACTS["b"]:
+                continue
+            yield "case", index
+            if case.guard == FACTS["a"]:
+                return
+        if not step.cases:
+            yield "case", 0
 
     def perform(self, visit: Visit, choice: VisitChoice) -> Commit:
         step = self.plan.steps[visit.step]

@@ -158,8 +158,9 @@ class _Carrier:
         number = visit.number
         if step.cyclic and not self.is_counted_before(visit.step):
             number = self.counts[step.name]
-        clock = visit.clock if self.new.header.sequential else self.clock + 1
-        return replace(visit, clock=clock, names=self.names_for(visit.id, step, given), number=number)
+        return replace(
+            visit, clock=self.clock + 1, names=self.names_for(visit.id, step, given), number=number
+        )
 
     def is_counted_before(self, step: str) -> bool:
         """Return whether the old plan has counted the visits of a step."""

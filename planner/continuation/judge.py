@@ -166,6 +166,7 @@ class SwitchJudge:
         sinks = self.find_sinks(version, state)
         reached = reach(version.program, version.loops, state, sinks)
         self.check_repeats(version, state, reached)
+        self.check_finally(state)
         self.check_discriminators(state, reached)
         self.check_bounds(state, reached)
         self.check_given(version, state)
@@ -175,7 +176,12 @@ class SwitchJudge:
         self.check_continuation(version, state, sinks)
 
     def find_sinks(self, version: NewVersion, state: SwitchState) -> frozenset[RoundPlace]:
-        """Return the discriminators that were visited, also now, and that absorb the rest of their wave."""
+        """Return the discriminators that were visited, also now, and that absorb the rest of their wave.
+
+        In sequential mode, the stack of the run knows them, and a switch begins a new one.
+        """
+        if self.new.header.sequential:
+            return frozenset()
         sinks = set()
         clocks = {name: done.clock for name, done in state.done.items()}
         for branch in state.branches:
@@ -249,6 +255,11 @@ class SwitchJudge:
                 done = state.done[name]
                 if not place.depth or done.clock > self.round_start(state, chain[place.depth - 1]):
                     self.refuse("NC105", f"step `{name}` is done, and a branch can reach it again", name)
+
+    def check_finally(self, state: SwitchState) -> None:
+        finally_step = self.new.header.finally_step
+        if finally_step in state.done:
+            self.refuse("NC105", f"step `{finally_step}` is done, and `finally` names it", finally_step)
 
     def check_discriminators(self, state: SwitchState, reached: list[RoundPlace]) -> None:
         """Refuse first-come joins ahead that were visited in another wave than the new version knows."""

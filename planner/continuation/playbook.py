@@ -34,6 +34,9 @@ from noetl.planner.syntax.document import Document
 from noetl.planner.syntax.models import DocumentPath
 from noetl.planner.syntax.parser import parse_playbook
 
+MARK = "@"
+"""The first character of the names of copies and synthetic steps. Names in playbooks never start with it."""
+
 CARRIED = "carried"
 """The input from which synthetic steps take values. Nothing is known of it."""
 
@@ -144,9 +147,6 @@ class _Builder:
         self.places: dict[str, RoundPlace] = {}
         self.names_of_copies: dict[RoundPlace, str] = {}
         self.synthetic: list[str] = []
-        self.prefix = "@"
-        while any(step.name.startswith(self.prefix) for step in program.playbook.steps):
-            self.prefix += "@"
         inputs = program.playbook.input or {}
         self.carried = CARRIED
         while self.carried in inputs or self.carried in program.defined_names:
@@ -162,7 +162,7 @@ class _Builder:
         self.add_history(
             firsts, {place.step for place in reached} | {branch.step for branch in self.state.branches}
         )
-        data = {**self.program.document.data, "steps": self.raw, "start": f"{self.prefix}start"}
+        data = {**self.program.document.data, "steps": self.raw, "start": f"{MARK}start"}
         data["input"] = self.declare_inputs()
         return data
 
@@ -177,7 +177,7 @@ class _Builder:
         if place.depth == 0:
             return place.step
         if place not in self.names_of_copies:
-            self.names_of_copies[place] = f"{self.prefix}round {len(self.names_of_copies)}"
+            self.names_of_copies[place] = f"{MARK}round {len(self.names_of_copies)}"
         return self.names_of_copies[place]
 
     def add_place(self, place: RoundPlace) -> None:
@@ -223,7 +223,7 @@ class _Builder:
         if is_original and branch.step not in self.program.joins.multi_merges:
             self.add_place(place)
             return branch.step
-        name = f"{self.prefix}{len(self.places)}"
+        name = f"{MARK}{len(self.places)}"
         self.places[name] = place
         self.put_copy(place, name, is_original=False)
         return name
@@ -236,7 +236,7 @@ class _Builder:
         stubs = self.find_stubs(entered)
         entries = []
         for number, (first, names) in enumerate(zip(firsts, held, strict=True)):
-            name = f"{self.prefix}branch {number}"
+            name = f"{MARK}branch {number}"
             targets = [first]
             for stub in stubs.get(number, ()):
                 self.put_stub(stub, targets)
@@ -245,12 +245,12 @@ class _Builder:
             entries.append(name)
         ended = (self.state.ended_names & known) - common
         if ended and self.program.playbook.mode == "parallel":
-            self.add_synthetic(f"{self.prefix}ended", ended, [])
-            entries.append(f"{self.prefix}ended")
+            self.add_synthetic(f"{MARK}ended", ended, [])
+            entries.append(f"{MARK}ended")
         for stub in stubs.get(None, ()):
             self.put_stub(stub, entries)
             entries = [stub]
-        self.add_synthetic(f"{self.prefix}start", common, entries)
+        self.add_synthetic(f"{MARK}start", common, entries)
 
     def find_stubs(self, entered: AbstractSet[str]) -> dict[int | None, list[str]]:
         """Return the done steps that need a stub: under None those that all branches have visited, else under

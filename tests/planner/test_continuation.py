@@ -316,6 +316,18 @@ SWITCHES: dict[str, tuple[Plan, Plan, SwitchState, list[str]]] = {
         ["NC111"],
     ),
     "finally added before": (CHAIN, flow("a > b\nb > c\nc\nz", "finally: z"), AT_B, []),
+    "done step becomes finally": (
+        flow("z > a\na > b\nb"),
+        flow("a > b\nb\nz", "finally: z"),
+        SwitchState((visiting("a"),), done(z=1)),
+        ["NC105"],
+    ),
+    "any has fired in sequential mode": (
+        flow("a > b c\nb > d\nc > d\nd join=any", "mode: sequential"),
+        flow("a > b c\nb > d\nc > n\nn > d\nd join=any", "mode: sequential"),
+        SwitchState((visiting("c"),), done(a=1, b=1, d=1)),
+        ["NC105"],
+    ),
     # Harmless switches.
     "failed step corrected": (CHAIN, flow("a > b\nb +x > c\nc"), AT_B, []),
     "failed step corrected with a join under way": (
@@ -575,3 +587,89 @@ def test_verdict_as_json() -> None:
         "required": [],
         "notices": [],
     }
+
+
+def test_result_of_a_step_that_one_branch_has_visited() -> None:
+    old = flow("a > b c\nb > d\nc > e\nd\ne")
+    new = flow("a > b c\nb > d\nc > e\nd ?steps.b.result\ne")
+    at_d = BranchPosition("d", 9, {"steps.a": ONE, "steps.b": TWO})
+    state = SwitchState((at_d, visiting("c")), done(a=1, b=1))
+    changed = flow("z > a\na > b c\nb > d\nc > e\nd ?steps.b.result\ne")
+    assert judge(old, new, state).is_yes
+    assert judge(old, changed, state).is_yes
+    elsewhere = SwitchState((visiting("d"), BranchPosition("c", 9, {"steps.b": TWO})), done(a=1, b=1))
+    assert codes(judge(old, changed, elsewhere)) == ["NC115"]
+
+
+def test_input_with_the_name_that_synthetic_steps_use() -> None:
+    old = flow("a > b\nb > c\nc", "input: {carried: {type: any, default: 1}}")
+    new = flow("z > a\na +x > b\nb > c\nc ?x", "input: {carried: {type: any, default: 1}}")
+    state = SwitchState((visiting("b", x=ONE),), done(a=1), frozenset({"y"}))
+    assert judge(old, new, state).is_yes
+
+
+def test_names_of_ended_branches_are_seen_by_the_output() -> None:
+    head = "input: {}\noutput: {k: '{{ k }}'}"
+    old = flow("a > b c\nb +k\nc", head)
+    new = flow("z > a\na > b c\nb +k\nc", head)
+    state = SwitchState((visiting("c"),), done(a=1, b=1), frozenset({"k"}))
+    assert judge(old, new, state).is_yes
+    assert [item.name for item in judge(old, new, SwitchState(state.branches, state.done)).required] == ["k"]
+
+
+def test_races_in_the_round_under_way() -> None:
+    old = flow("a max=3 > b c\nb > d\nc > d\nd > a | e\ne")
+    new = flow("a max=3 > b | c\nb > d\nc > d\nd > a | e\ne")
+    state = SwitchState((visiting("b"), visiting("c")), done(a=1))
+    assert codes(judge(old, new, state)) == ["NC107"]
+
+
+def test_step_with_work_in_its_cases() -> None:
+    case = "{case: default, run: [{action: log, message: end}]}"
+    new = compile_steps(
+        f"""
+        name: p
+        input: {{}}
+        steps:
+        - {{name: a, max_visits: 3, rule: [{{case: default, run: [b]}}]}}
+        - {{name: b, rule: [{{case: "{{{{ run.id }}}}", run: [{{step: a}}]}}, {case}]}}
+        """
+    )
+    assert judge(CHAIN, new, SwitchState((visiting("b"),), done(a=1))).is_yes
+
+
+def test_bound_of_another_step_of_the_round() -> None:
+    old = flow("a max=9 > b\nb > c\nc > a | d\nd")
+    new = flow("a max=9 > b\nb > c\nc max=2 > a | d\nd")
+    state = SwitchState((BranchPosition("b", 9, {}, number=3),), {"c": DoneStep(2, 6), "a": DoneStep(3, 7)})
+    assert codes(judge(old, new, state)) == ["NC116"]
+
+
+def test_more_branches_than_a_fork_may_have() -> None:
+    old, new = flow("a > b b2\nb > d\nb2 > d\nd join=each"), flow("a > b b2\nb +x > d\nb2 > d\nd join=each")
+    branches = tuple(visiting("d", clock) for clock in range(1_001))
+    state = SwitchState(branches, done(a=1, b=1, b2=1))
+    assert codes(judge(old, new, state)) == ["NC119"]
+
+
+@pytest.mark.parametrize(("value", "fits"), [(True, True), (1, False)])
+def test_type_of_a_boolean(value: object, *, fits: bool) -> None:
+    new = flow("a > b\nb > c\nc ?input.k", "input: {k: boolean}")
+    old = flow("a > b\nb > c\nc ?input.k", "input: {k: any}")
+    state = SwitchState((visiting("b"),), done(a=1), inputs={"k": value})
+    assert judge(old, new, state).is_yes is fits
+
+
+def test_any_in_a_cycle_that_has_fired_in_this_round() -> None:
+    old = flow("a max=3 > b c\nb > d\nc > d\nd join=any > e\ne > a | f\nf")
+    new = flow("a max=3 > b c\nb > d\nc > n\nn > d\nd join=any > e\ne > a | f\nf")
+    state = SwitchState(
+        (BranchPosition("c", 4, {"steps.a": ONE}), BranchPosition("e", 5, {"steps.a": ONE})),
+        {"a": DoneStep(1, 1), "b": DoneStep(1, 2), "d": DoneStep(1, 3)},
+    )
+    assert not {"NC105", "NC106"} & {*codes(judge(old, new, state))}
+
+
+def test_reason_as_json() -> None:
+    old, new, state, _ = SWITCHES["name of a done step"]
+    assert judge(old, new, state).to_json()["required"] == [{"name": "k", "type": "any", "line": 6}]
