@@ -418,6 +418,9 @@ class LogQuery(BaseModel):
     """The query parameters of the log of a run."""
 
     step: str | None = Field(None, description="Only lines of this step.")
+    q: str = Field(
+        "", max_length=MAX_TEXT_LENGTH, description="Only lines with this text. Case makes no difference."
+    )
     cursor: str | None = Field(None, description=CURSOR_DESCRIPTION)
     limit: WholeNumber = Field(
         LINES_PER_PAGE, ge=1, le=LINES_PER_PAGE, description="The most lines of the page."

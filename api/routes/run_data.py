@@ -71,7 +71,8 @@ def get_items(workflow_id: RunId, services: ReadServices, query: Annotated[Items
 )
 def get_log(workflow_id: RunId, services: ReadServices, query: Annotated[LogQuery, Query()]) -> Response:
     """Return the lines that the run has written, in order: of the action `log` and of commands."""
-    return JsonResponse(services.data.log(workflow_id, query.step, query.cursor, query.limit))
+    page = services.data.log(workflow_id, query.step, query.cursor, query.limit, text=query.q)
+    return JsonResponse(page)
 
 
 @router.get(

@@ -49,7 +49,7 @@ from noetl.api.service.visit_history import find_transition, list_attempts, to_l
 from noetl.executor.model.events import Event, timestamp
 from noetl.executor.model.json_values import write_json
 from noetl.executor.model.run import Run, Visit, VisitStatus
-from noetl.executor.model.run_filter import RunFilter
+from noetl.executor.model.run_filter import RunFilter, fold_case
 from noetl.executor.model.run_summary import RunSummary, StartedVisit
 from noetl.executor.model.special_visits import is_pseudo_step
 from noetl.planner.diagnostics.diagnostic import did_you_mean
@@ -215,11 +215,17 @@ class RunDataService:
         )
 
     def log(
-        self, run_id: str, step: str | None = None, after: str | None = None, limit: int = LINES_PER_PAGE
+        self,
+        run_id: str,
+        step: str | None = None,
+        after: str | None = None,
+        limit: int = LINES_PER_PAGE,
+        *,
+        text: str = "",
     ) -> LogPage:
         """Return one page of the lines that a run, or one step of it, has written, those after an event.
 
-        `next_cursor` is null if the store has no further events yet.
+        Lines without `text` are left out. `next_cursor` is null if the store has no further events yet.
 
         Raises:
             NotFoundError: the tenant has no such run, or the run has no such step.
@@ -229,13 +235,16 @@ class RunDataService:
         if step is not None:
             self._check_step(run.plan_hash, step)
         lines: list[LogLine] = []
-        scanned = 0
+        scanned, wanted = 0, fold_case(text)
         for event in self._events(run.id, after):
             if len(lines) == limit or scanned == MAX_SCANNED_EVENTS:
                 return LogPage(items=lines, next_cursor=after, last_event=after)
             scanned, after = scanned + 1, event.id
-            if event.type == "action.log" and step in (None, event.step):
-                lines.append(to_log_line(event))
+            if event.type != "action.log" or step not in (None, event.step):
+                continue
+            line = to_log_line(event)
+            if wanted in fold_case(line.text):
+                lines.append(line)
         return LogPage(items=lines, next_cursor=None, last_event=after)
 
     def step(

@@ -227,6 +227,22 @@ async def test_long_values_are_complete_if_a_client_wants_them(http: httpx.Async
     }
 
 
+async def test_lines_are_found_by_their_text(http: httpx.AsyncClient) -> None:
+    workflow_id = await start(http, ORDERS, price=20)
+    for query, texts in (
+        ({"q": "TOTAL"}, ["the total is 20"]),
+        ({"q": "total", "step": "add"}, ["the total is 20"]),
+        ({"q": "total", "step": "add_more"}, []),
+        ({"q": "no line has this"}, []),
+        ({"q": "", "step": "add"}, ["the total is 20", "out\n", "err\n"]),
+    ):
+        response = await http.get(f"/workflows/{workflow_id}/logs", params=query)
+        page = read_view(LogPage, response.json())
+        assert [line.text for line in page.items] == texts
+        assert (page.next_cursor, page.last_event is None) == (None, False)
+    assert_problem(await http.get(f"/workflows/{workflow_id}/logs", params={"q": "x" * 1000}), 400)
+
+
 async def test_a_run_has_its_input_and_its_text(http: httpx.AsyncClient) -> None:
     workflow_id = await start(http, ORDERS, price=1)
     found = read_view(RunInput, (await http.get(f"/workflows/{workflow_id}/input")).json())

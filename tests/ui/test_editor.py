@@ -182,6 +182,11 @@ def test_a_draft_is_saved_and_its_changes_are_shown(page: Page, service: ServedP
     page.keyboard.press("Control+s")
     expect(page.locator("header .tag")).to_have_text("draft, from 2")
     expect(page.locator(".reason")).to_have_text("Not saved: Nothing has changed.")
+    saved = page.get_by_role("button", name="Already saved as v2")
+    expect(saved).to_be_disabled()
+    page.keyboard.press("Control+End")
+    page.keyboard.type("# a comment that changes no plan")
+    expect(saved).to_be_visible()
     newest = service.http.get("/playbooks/save_it").json()
     assert (newest["version"], "total: 30" in newest["source"]) == ("2", True)
     expect(page.get_by_role("link", name="Start with…")).to_have_attribute(

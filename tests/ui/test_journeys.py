@@ -108,6 +108,30 @@ def test_new_runs_wait_until_a_person_wants_them(page: Page, service: ServedPage
     expect(page.locator(".rows .row").first).to_contain_text(run_id[:8])
 
 
+def test_a_run_that_the_filter_does_not_select_leaves_when_no_pointer_is_on_the_list(
+    page: Page, service: ServedPage
+) -> None:
+    playbook = CLOSE_MONTH.replace("close_month", "leaving")
+    runs = [service.start(playbook, "waiting") for _ in range(3)]
+    page.goto(f"{service.url}/ui/runs?playbook=leaving&status=waiting")
+    rows = page.locator(".rows .row")
+    expect(rows).to_have_count(3)
+    answer = {"step": "ask", "visit": 1, "answer": {"approve": False}}
+    rows.filter(has_text=runs[0][:8]).hover()
+    assert service.http.post(f"/workflows/{runs[1]}/answer", json=answer).status_code == 202
+    expect(page.locator(".rows .gone")).to_have_count(1)
+    place = rows.filter(has_text=runs[0][:8]).bounding_box()
+    assert place is not None
+    page.mouse.move(place["x"] + 60, place["y"] + 4)
+    assert rows.filter(has_text=runs[0][:8]).bounding_box() == place
+    expect(rows).to_have_count(3)
+    page.get_by_role("heading", name="Runs").hover()
+    expect(rows).to_have_count(2)
+    assert service.http.post(f"/workflows/{runs[0]}/answer", json=answer).status_code == 202
+    expect(rows).to_have_count(1)
+    expect(rows).to_contain_text(runs[2][:8])
+
+
 def test_filters_live_in_the_address(page: Page, service: ServedPage) -> None:
     service.start(SHORT, "succeeded")
     failed = service.start(FAILING, "failed")

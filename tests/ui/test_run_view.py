@@ -45,6 +45,22 @@ steps:
     run: [{action: set, set: {margin: "{{ 6 / input.units }}"}}]
 """
 
+TALKING = """\
+name: talking
+steps:
+  - name: talk
+    loop: {items: "{{ range(1, 1101) }}", as: n}
+    run: [{action: log, message: "line {{ n }}"}]
+"""
+
+MANY = """\
+name: many
+steps:
+  - name: many
+    loop: {items: "{{ range(10050) }}", as: n}
+    run: [{action: set, set: {last: "{{ n }}"}}]
+"""
+
 LARGE = """\
 name: large
 steps:
@@ -296,6 +312,33 @@ def test_a_sub_run_opens_in_the_graph_and_is_followed(page: Page, service: Serve
     expect(page).to_have_url(f"{service.url}/ui/runs/{sub_run['workflow_id']}?step=confirm")
     page.go_back()
     expect(inner).to_be_visible()
+
+
+def test_lines_are_found_on_the_service(page: Page, service: ServedPage) -> None:
+    run_id = service.start(TALKING, "succeeded")
+    page.goto(f"{service.url}/ui/runs/{run_id}/logs")
+    lines = page.locator(".log li")
+    expect(lines).to_have_count(1000)
+    expect(page.locator(".log")).not_to_contain_text("line 1042")
+    field = page.get_by_label("Text", exact=True)
+    field.fill("LINE 104")
+    page.keyboard.press("Enter")
+    expect(lines).to_have_count(11)
+    expect(lines.last).to_contain_text("line 1049")
+    field.fill("nothing has this text")
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("No line has this text.")).to_be_visible()
+
+
+def test_items_above_ten_thousand_are_read_on_demand(page: Page, service: ServedPage) -> None:
+    run_id = service.start(MANY, "succeeded")
+    page.goto(f"{service.url}/ui/runs/{run_id}?step=many&item=10042#items")
+    section = page.locator("#section-items")
+    expect(section).to_contain_text("It is not read yet.")
+    expect(section).to_contain_text("10,000 of 10,050 items are read.")
+    section.get_by_role("button", name="Read 50 more").click()
+    expect(section.locator(".picked")).to_contain_text("Item 10,042 Succeeded")
+    expect(section.get_by_role("button", name="Read 50 more")).to_have_count(0)
 
 
 def test_a_rule_shows_its_guards_and_the_case_taken(page: Page, service: ServedPage, retried: str) -> None:

@@ -73,6 +73,7 @@ export interface Language {
 export interface Registered {
   name: string;
   version: string;
+  plan_hash: string;
   source: string;
   registered_at?: string;
   registered_by?: string | null;

@@ -72,7 +72,7 @@ export function EditorHead(props: Props) {
             </button>
           )}
           <button type="button" class="primary save" disabled={reason !== ""} title={reason || "Ctrl S"} onClick={() => saveRef.current()}>
-            {saveLabel(base, checked.draft)}
+            {saveLabel(text, base, checked)}
           </button>
         </div>
       </div>

@@ -63,7 +63,7 @@ export function reasonAgainst(text: string, base: Registered | null, checked: Ch
   if (saving.refusal) return saving.refusal;
   if (saving.isSaving) return "The draft is being saved.";
   if (saving.conflict) return `Version ${saving.conflict.version} was saved meanwhile.`;
-  if (base && text === base.source) return "Nothing has changed.";
+  if (isSaved(text, base, checked)) return "Nothing has changed.";
   if (!draft || checked.text !== text) return checked.problem || "The text is being checked.";
   if (!draft.is_parsed) return "The text cannot be read yet.";
   const errors = draft.diagnostics.filter(({ severity }) => severity === "error").length;
@@ -74,8 +74,15 @@ export function reasonAgainst(text: string, base: Registered | null, checked: Ch
   return "";
 }
 
+/** Return whether the text is that of the newest version, or another text of the same plan. */
+function isSaved(text: string, base: Registered | null, { text: checked, draft }: Checked): boolean {
+  return base !== null && (text === base.source || (checked === text && draft !== null && draft.hash === base.plan_hash));
+}
+
 /** Return the words of the button. */
-export function saveLabel(base: Registered | null, draft: Draft | null): string {
+export function saveLabel(text: string, base: Registered | null, checked: Checked): string {
+  const { draft } = checked;
+  if (base && isSaved(text, base, checked)) return `Already saved as ${/^\d/.test(base.version) ? "v" : ""}${base.version}`;
   const isSame = base !== null && (draft?.name ?? base.name) === base.name;
   const next = isSame ? Number(base.version) + 1 : 1;
   const version = draft?.version ?? (Number.isInteger(next) ? String(next) : "a new version");

@@ -30,6 +30,9 @@ const SIGNS: Record<string, Sign> = {
   cancelled: { word: "Cancelled", tone: "quiet", parts: [RING, ["line", "M3 11L11 3"]] },
   timed_out: { word: "Timed out", tone: "bad", parts: [["line", "M3.5 1.5H10.5M3.5 12.5H10.5M4.2 1.5V4L7 7 4.2 10V12.5M9.8 1.5V4L7 7 9.8 10V12.5"]] },
   may: { word: "May run", tone: "quiet", parts: [["ring dashed", RING[1]]] },
+  added: { word: "Added", tone: "ok", parts: [DISC, ["tick", "M7 3.5V10.5M3.5 7H10.5"]] },
+  removed: { word: "Removed", tone: "bad", parts: [DISC, ["tick", "M3.5 7H10.5"]] },
+  changed: { word: "Changed", tone: "wait", parts: [DISC, ["tick", "M3.8 5.4H10.2M3.8 8.6H10.2"]] },
   never: { word: "Will not run", tone: "quiet", parts: [["line", "M3.5 7H10.5"]] },
 };
 SIGNS["pending"] = SIGNS["queued"] as Sign;

@@ -3,12 +3,14 @@
 import { diffLines } from "diff";
 import { useMemo, useState } from "preact/hooks";
 
-import { setParams, useAddress } from "../address";
+import { go, setParams, useAddress } from "../address";
 import type { Page } from "../answers";
+import { Drawing, type NodeMark } from "../drawing/panel";
 import { count, plural } from "../format";
 import { useAnswer } from "../parts/context";
+import { wordOf } from "../parts/state";
 import { printable } from "../parts/value";
-import type { PlaybookDocument, PlaybookEntry } from "./answers";
+import type { PlanAnswer, PlaybookDocument, PlaybookEntry } from "./answers";
 import { playbookLink, playbookPath } from "./addresses";
 import { usePlan } from "./loading";
 import { compareSteps, type StepChanges } from "./steps";
@@ -70,19 +72,53 @@ function VersionField({ label, value, versions, onVersion }: VersionFieldProps) 
 
 /** The steps and the lines, both at once, so that the lines stay where they are. */
 function Comparison({ a, b }: { a: PlaybookDocument; b: PlaybookDocument }) {
-  const before = usePlan({ name: a.name, version: a.version });
-  const after = usePlan({ name: b.name, version: b.version });
+  const before = usePlan({ name: a.name, version: a.version }, true);
+  const after = usePlan({ name: b.name, version: b.version }, true);
+  const changes = useMemo(() => before.data && after.data && compareSteps(before.data, after.data), [before.data, after.data]);
   const problem = before.problem || after.problem;
-  if (!problem && !(before.data && after.data)) return <p class="empty">Comparing the versions …</p>;
+  if (!problem && !changes) return <p class="empty">Comparing the versions …</p>;
   return (
     <>
-      {before.data && after.data ? (
-        <Steps a={a} b={b} changes={compareSteps(before.data, after.data)} />
+      {before.data && after.data && changes ? (
+        <>
+          <Steps a={a} b={b} changes={changes} />
+          <div class="pictures">
+            <Picture playbook={a} plan={before.data} states={{ removed: changes.removed, changed: changes.changed }} />
+            <Picture playbook={b} plan={after.data} states={{ added: changes.added, changed: changes.changed }} />
+          </div>
+        </>
       ) : (
         <p class="hint">The steps cannot be compared: {problem}</p>
       )}
       <Lines a={a.source} b={b.source} />
     </>
+  );
+}
+
+interface PictureProps {
+  playbook: PlaybookDocument;
+  plan: PlanAnswer;
+  /** The steps that have a sign, by the name of the sign. */
+  states: Record<string, string[]>;
+}
+
+/** The graph of a version. Steps that the other version has not, or has otherwise, carry a sign. */
+function Picture({ playbook: { name, version }, plan, states }: PictureProps) {
+  const marks = useMemo(
+    () => new Map(Object.entries(states).flatMap(([state, steps]) => steps.map((step): [string, NodeMark] => [step, { state, words: wordOf(state) }]))),
+    [plan, JSON.stringify(states)],
+  );
+  return (
+    <section aria-label={`Graph of version ${printable(version)}`}>
+      <h3>
+        Version <bdi>{printable(version)}</bdi>
+      </h3>
+      {plan.drawing ? (
+        <Drawing graph={plan.drawing} chosen={null} marks={marks} onChoose={(step) => go(playbookLink(name, ["versions", version], { step }))} />
+      ) : (
+        <p class="empty">{plan.drawing_problem ?? "This plan has no graph."}</p>
+      )}
+    </section>
   );
 }
 

@@ -63,7 +63,7 @@ export function RegistryView() {
     <main class="registry">
       <header class="head">
         <h1>Playbooks</h1>
-        <p>{isLoaded ? `${count(items.length)}${cursor ? " and more" : ""}${shown ? " found" : ""}, statistics of 30 days` : "\u00a0"}</p>
+        <p>{isLoaded ? `${count(items.length)}${cursor ? " and more" : ""}${shown ? " found" : ""}, statistics of the latest 100 runs of 30 days` : "\u00a0"}</p>
         <div class="actions">
           <Find text={text} />
           <a class="button primary" href={linkTo(["playbooks", "new"])}>

@@ -112,7 +112,7 @@ function Sections({ run, data, source, place, version, act, onChoose }: Sections
   const { shown, isLatest } = attemptOf(data, place);
   const error = isLatest ? data.error : shown?.error;
   const hasLoop = Boolean(data.attempts[data.attempts.length - 1]?.loops?.length);
-  const { loaded: items, problem } = useItems(data, hasLoop, version);
+  const { loaded: items, problem, more } = useItems(data, hasLoop, version);
   return (
     <div ref={box}>
       <Anchors box={box} />
@@ -120,7 +120,7 @@ function Sections({ run, data, source, place, version, act, onChoose }: Sections
       {data.waiting_for && isLatest && <Waits run={run} step={data.step} waits={data.waiting_for} />}
       {data.child_runs && data.child_runs.length > 0 && <SubRuns data={data} runs={data.child_runs} />}
       {problem && <p class="problem">{problem}</p>}
-      {items && <Items data={data} item={place.item} loaded={items} onChoose={onChoose} />}
+      {items && <Items data={data} item={place.item} loaded={items} onMore={more} onChoose={onChoose} />}
       {(items || problem || !hasLoop) && <Rest run={run} data={data} source={source} place={place} onChoose={onChoose} />}
     </div>
   );

@@ -13,6 +13,7 @@ import { Section } from "./section";
 
 const MAX_CELLS = 300;
 const CELLS_PER_ROW = 60;
+/** How many items are read at once. More are read if a person wants them. */
 const MAX_ITEMS = 10_000;
 const ITEMS_PER_PAGE = 1000;
 const SHOWN = 20;
@@ -22,41 +23,48 @@ interface Props {
   data: StepData;
   item: number | null;
   loaded: LoadedItems;
+  onMore: () => void;
   onChoose: (place: Place) => void;
 }
 
 export interface LoadedItems {
   first: LoopItems;
   items: Map<number, LoopItem>;
+  /** What is read next, or null after the last item. */
+  cursor: string | null;
+  key: string;
 }
 
-/** Read the items of a visit page by page, up to MAX_ITEMS, unless it has no loop. */
-export function useItems(data: StepData, hasLoop: boolean, version: string): { loaded: LoadedItems | null; problem: string } {
+/** Read the items of a visit page by page, up to a number that grows by `more`, unless it has no loop. */
+export function useItems(data: StepData, hasLoop: boolean, version: string): { loaded: LoadedItems | null; problem: string; more: () => void } {
   const { service } = useShared();
   const [loaded, setLoaded] = useState<LoadedItems | null>(null);
   const [problem, setProblem] = useState("");
+  const [wanted, setWanted] = useState(MAX_ITEMS);
+  const key = `${data.workflow_id} ${data.visit} ${version} ${data.step}`;
   useEffect(() => {
     if (!hasLoop) return;
     const control = new AbortController();
     const read = async () => {
-      const items = new Map<number, LoopItem>();
-      for (let cursor: string | null = ""; cursor !== null && items.size < MAX_ITEMS; ) {
+      const known = loaded?.key === key ? loaded : null;
+      const items = new Map(known?.items);
+      for (let cursor = known ? known.cursor : ""; cursor !== null && items.size < wanted; ) {
         const path = `/workflows/${data.workflow_id}/items${query({ step: data.step, visit: data.visit, limit: ITEMS_PER_PAGE, cursor })}`;
         const page: LoopItems = await service.read(path, { signal: control.signal });
         for (const item of page.items) items.set(item.number, item);
         cursor = page.next_cursor;
-        if (cursor === null || items.size >= MAX_ITEMS) setLoaded({ first: page, items });
+        if (cursor === null || items.size >= wanted) setLoaded({ first: page, items, cursor, key });
       }
     };
     read().catch((error: unknown) => {
       if (!control.signal.aborted) setProblem(describe(error));
     });
     return () => control.abort();
-  }, [data.workflow_id, data.step, data.visit, hasLoop, version]);
-  return { loaded, problem };
+  }, [key, hasLoop, wanted]);
+  return { loaded, problem, more: () => setWanted(wanted + MAX_ITEMS) };
 }
 
-export function Items({ data, item: chosen, loaded, onChoose }: Props) {
+export function Items({ data, item: chosen, loaded, onMore, onChoose }: Props) {
   const [state, setState] = useState<string | null>(null);
   const { counts } = loaded.first;
   const shownState = state ?? (counts["failed"] ? "failed" : "");
@@ -68,7 +76,7 @@ export function Items({ data, item: chosen, loaded, onChoose }: Props) {
   const total = loaded.first.total ?? 0;
   const note = Object.entries(counts).map(([name, number]) => `${count(number)} ${wordOf(name).toLowerCase()}`);
   const jump = (number: number | null) => onChoose({ step: data.step, visit: data.visit, ...(number ? { item: number } : {}) });
-  const picked = chosen === null ? undefined : (loaded.items.get(chosen) ?? (chosen <= total ? { number: chosen, state: "unknown" } : undefined));
+  const picked = chosen === null ? undefined : (loaded.items.get(chosen) ?? (chosen <= total ? { number: chosen, state: loaded.cursor === null ? "unknown" : "unread" } : undefined));
   return (
     <Section name="items" title="Items" note={note.join(", ")}>
       <Strip loaded={loaded} total={total} chosen={chosen} onJump={jump} />
@@ -111,9 +119,12 @@ export function Items({ data, item: chosen, loaded, onChoose }: Props) {
           Show more of {count(items.length)}
         </button>
       )}
-      {total > MAX_ITEMS && (
+      {loaded.cursor !== null && (
         <p class="more">
-          The first {count(MAX_ITEMS)} are listed. All: <code>noetl runs items {data.workflow_id} --step {data.step}</code>
+          {count(loaded.items.size)} of {count(total)} items are read.{" "}
+          <button type="button" onClick={onMore}>
+            Read {count(Math.min(MAX_ITEMS, total - loaded.items.size))} more
+          </button>
         </p>
       )}
     </Section>
@@ -130,7 +141,7 @@ function PickedItem({ item }: { item: LoopItem }) {
     <div class="picked">
       <p>
         <StateSign state={signOf(item.state)} /> <b>Item {count(item.number)}</b>{" "}
-        {item.state === "unknown" ? "Its state is not recorded." : wordOf(signOf(item.state))}
+        {item.state === "unread" ? "It is not read yet." : item.state === "unknown" ? "Its state is not recorded." : wordOf(signOf(item.state))}
         {item.attempts ? `, ${plural(item.attempts, "attempt")}` : ""}
       </p>
       {item.error && (

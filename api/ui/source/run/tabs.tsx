@@ -4,7 +4,7 @@ import { useEffect, useState } from "preact/hooks";
 
 import { setParams, useAddress } from "../address";
 import { hasEnded, type ErrorRecord, type HistoryEntry, type LogLine, type Page, type RunDetails } from "../answers";
-import { count, duration } from "../format";
+import { count, duration, plural } from "../format";
 import { describe, useAnswer, useShared } from "../parts/context";
 import { FilterInput } from "../parts/input";
 import { Time } from "../parts/times";
@@ -64,27 +64,27 @@ export function Logs({ id, version }: { id: string; version: string }) {
   useEffect(() => {
     const control = new AbortController();
     service
-      .read<LogPage>(`/workflows/${id}/logs${query({ step })}`, { signal: control.signal })
+      .read<LogPage>(`/workflows/${id}/logs${query({ step, q: text })}`, { signal: control.signal })
       .then((page) => {
         setLines(page.items);
         setCursor(page.next_cursor);
+        setProblem("");
       })
       .catch((error: unknown) => {
         if (!control.signal.aborted) setProblem(describe(error));
       });
     return () => control.abort();
-  }, [id, step, version]);
+  }, [id, step, text, version]);
   const more = async () => {
     try {
-      const page = await service.read<LogPage>(`/workflows/${id}/logs${query({ step, cursor })}`);
+      const page = await service.read<LogPage>(`/workflows/${id}/logs${query({ step, q: text, cursor })}`);
       setLines([...lines, ...page.items]);
       setCursor(page.next_cursor);
     } catch (error) {
       setProblem(describe(error));
     }
   };
-  const shown = text ? lines.filter((line) => line.text.toLowerCase().includes(text.toLowerCase())) : lines;
-  useEffect(() => document.getElementById(hash)?.scrollIntoView({ block: "center" }), [hash, shown.length > 0]);
+  useEffect(() => document.getElementById(hash)?.scrollIntoView({ block: "center" }), [hash, lines.length > 0]);
   return (
     <div class="tab">
       <form class="fields" onSubmit={(event) => event.preventDefault()}>
@@ -94,13 +94,13 @@ export function Logs({ id, version }: { id: string; version: string }) {
         </label>
         <label>
           <span class="hidden">Text</span>
-          <input type="search" placeholder="Text" value={text} onInput={(event) => setParams({ q: event.currentTarget.value }, { replace: true })} />
+          <FilterInput name="q" placeholder="Text" value={text} onApply={(wanted) => setParams({ q: wanted }, { replace: true })} />
         </label>
-        <small>{text && `${count(shown.length)} of ${count(lines.length)} lines that are loaded`}</small>
+        <small>{text && `${plural(lines.length, "line")}${cursor ? " so far" : ""}`}</small>
       </form>
       {problem && <p class="problem">{problem}</p>}
-      {!shown.length && !problem && <p class="empty">{lines.length ? "No line has this text." : "No line was logged."}</p>}
-      <LogLines lines={shown} withStep marked={hash} />
+      {!lines.length && !problem && <p class="empty">{!text ? "No line was logged." : cursor ? "No line so far has this text." : "No line has this text."}</p>}
+      <LogLines lines={lines} withStep marked={hash} />
       {cursor && (
         <button type="button" onClick={() => void more()}>
           More lines

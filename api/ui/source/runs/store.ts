@@ -12,7 +12,7 @@ export class RunRows {
   rows: ListedRun[] = [];
   /** Runs that are newer than the first row, the newest first. They are not shown. */
   fresh: ListedRun[] = [];
-  /** Runs of `rows` that the filter does not select any more. They stay, so that no row moves. */
+  /** Runs of `rows` that the filter does not select any more. They stay while a person may point at a row. */
   readonly gone = new Set<string>();
   isComplete = false;
   isLoading = false;
@@ -62,10 +62,21 @@ export class RunRows {
     return hasChanged;
   }
 
-  /** Show the runs that are new. */
+  /** Show the runs that are new, without those that the filter does not select any more. */
   showFresh(): void {
-    this.rows = [...this.fresh, ...this.rows];
+    this.rows = [...this.fresh, ...this.rows.filter(({ workflow_id }) => !this.gone.has(workflow_id))];
     this.fresh = [];
+    this.gone.clear();
+    this.place();
+  }
+
+  /** Remove the rows that the filter does not select any more, but not those in `kept`. */
+  sweep(kept: ReadonlySet<string>): void {
+    this.rows = this.rows.filter(({ workflow_id: id }) => kept.has(id) || !this.gone.delete(id));
+    this.place();
+  }
+
+  private place(): void {
     this.places.clear();
     this.rows.forEach((run, place) => this.places.set(run.workflow_id, place));
     this.onChange();

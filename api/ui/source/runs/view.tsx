@@ -20,6 +20,9 @@ import { freshWords, PAGE_SIZE, RunRows } from "./store";
 const ROW = 34;
 const EXTRA_ROWS = 12;
 
+/** How long a row stays that the filter does not select any more, if no person points at the list. */
+const GONE_MS = 3000;
+
 /** How often the counts and the bars are read, in milliseconds. */
 const COUNT_MS = 15_000;
 
@@ -175,6 +178,21 @@ function RunTable({ rows, filter, selected, onSelect }: TableProps) {
     return () => observer.disconnect();
   }, []);
   useEffect(() => setCurrent(0), [rows]);
+  const isUsed = useRef(false);
+  const sweep = () => {
+    if (!rows.gone.size) return;
+    const element = scroller.current as HTMLDivElement;
+    const [shown, marked] = [runs[Math.floor(element.scrollTop / ROW)], runs[current]];
+    rows.sweep(selected);
+    const shift = shown ? rows.rows.indexOf(shown) - runs.indexOf(shown) : 0;
+    if (rows.rows.includes(shown as ListedRun)) element.scrollTop += shift * ROW;
+    setCurrent(Math.max(rows.rows.indexOf(marked as ListedRun), 0));
+  };
+  useEffect(() => {
+    if (!rows.gone.size) return;
+    const timer = setTimeout(() => isUsed.current || scroller.current?.contains(document.activeElement) || sweep(), GONE_MS);
+    return () => clearTimeout(timer);
+  }, [rows, rows.gone.size]);
   const first = Math.max(Math.floor(top / ROW) - EXTRA_ROWS, 0);
   const last = Math.min(Math.ceil((top + height) / ROW) + EXTRA_ROWS, runs.length);
   useEffect(() => {
@@ -222,6 +240,11 @@ function RunTable({ rows, filter, selected, onSelect }: TableProps) {
         aria-multiselectable="true"
         tabIndex={0}
         onScroll={(event) => setTop(event.currentTarget.scrollTop)}
+        onPointerEnter={() => (isUsed.current = true)}
+        onPointerLeave={() => {
+          isUsed.current = false;
+          sweep();
+        }}
       >
         <div class="row columns" role="row" aria-rowindex={1}>
           {["", "Status", "Playbook", "Run", "Now, or what went wrong", "Tags", "Progress", "Duration", "Age"].map((label, index) => (

@@ -1,1 +1,0 @@
-import{a,b,c,d}from"./chunk-IQXBJRFC.js";import"./chunk-GBVFOOKC.js";import"./chunk-GKPDCSFY.js";import"./chunk-LLPFPIRN.js";import"./chunk-35MICZIU.js";import"./chunk-D7A5RCNG.js";import"./chunk-QHR5QITY.js";import"./chunk-JC33SJQE.js";import"./chunk-JW3XOOU7.js";export{a as Data,c as Events,b as Logs,d as Source};
