@@ -26,7 +26,7 @@ def test_two_clicks_lead_from_a_failed_run_to_its_cause(page: Page, service: Ser
     run_id = service.start(FAILING, "failed")
     page.goto(f"{service.url}/ui")
     row = page.get_by_role("row").filter(has_text=run_id[:8])
-    expect(row).to_contain_text("division by zero")
+    expect(row).to_contain_text("item 2 of 2: `set.margin`: division by zero")
     row.get_by_role("link").click()
     page.get_by_role("button", name="a/b ü <b> set margin").click()
     drawer = page.get_by_role("complementary")
@@ -39,6 +39,7 @@ def test_two_clicks_lead_from_a_failed_run_to_its_cause(page: Page, service: Ser
         "TemplateError",
     ):
         expect(drawer.locator("section.error")).to_contain_text(words)
+    expect(drawer.locator("section.error h3")).to_have_text("Division by zero TemplateError")
     expect(drawer.locator("section.error .source .marked")).to_contain_text("margin:")
     address = page.url
     page.keyboard.press("Escape")

@@ -24,7 +24,6 @@ const LOOK = `
 .found li span { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
 .found li code, .found li small { color: var(--ink2); font-size: 12px; text-align: right; }
 .graph.old > svg { opacity: 0.45; }
-.graph .badge { fill: var(--bg); }
 .graph p.legend { margin: 0; right: auto; left: 12px; }
 .explanation { max-width: 720px; max-height: 80vh; overflow: auto; }
 .explanation pre { background: var(--sunk); padding: 8px 12px; border-radius: 6px; overflow: auto; font: 12px/18px var(--mono); }

@@ -32,7 +32,7 @@ const SIGNS: Record<string, Sign> = {
   may: { word: "May run", tone: "quiet", parts: [["ring dashed", RING[1]]] },
   added: { word: "Added", tone: "ok", parts: [DISC, ["tick", "M7 3.5V10.5M3.5 7H10.5"]] },
   removed: { word: "Removed", tone: "bad", parts: [DISC, ["tick", "M3.5 7H10.5"]] },
-  changed: { word: "Changed", tone: "wait", parts: [DISC, ["tick", "M3.8 5.4H10.2M3.8 8.6H10.2"]] },
+  changed: { word: "Changed", tone: "wait", parts: [DISC, ["tick", "M3.4 8C4.6 5.4 6 5.8 7 7S9.4 8.6 10.6 6"]] },
   never: { word: "Will not run", tone: "quiet", parts: [["line", "M3.5 7H10.5"]] },
 };
 SIGNS["pending"] = SIGNS["queued"] as Sign;

@@ -21,6 +21,13 @@ interface Props {
   act: LiveRun["act"];
 }
 
+/** Return the message of an error without its item and its key, which stand next to it. */
+export function reasonOf({ message, item, key }: ErrorRecord): string {
+  let reason = item ? message.replace(/^item [\d,]+ of [\d,]+: /, "") : message;
+  if (key && reason.startsWith(`\`${key}\`: `)) reason = reason.slice(key.length + 4);
+  return reason === message ? message : reason.charAt(0).toUpperCase() + reason.slice(1);
+}
+
 export function ErrorBox({ run, step, error, source, act }: Props) {
   const dialog = useRef<HTMLDialogElement>(null);
   const guilty = guiltyNames(error);
@@ -29,7 +36,7 @@ export function ErrorBox({ run, step, error, source, act }: Props) {
   return (
     <section class="error" id="section-error" data-title="Error">
       <h3>
-        <LongText text={error.message} draw={(text) => <ColouredText text={text} />} /> <code>{error.type}</code>
+        <LongText text={reasonOf(error)} draw={(text) => <ColouredText text={text} />} /> <code>{error.type}</code>
       </h3>
       <dl class="pairs">
         {error.item && (

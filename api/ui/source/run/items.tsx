@@ -8,6 +8,7 @@ import { describe, useShared } from "../parts/context";
 import { StateSign, toneOf, wordOf } from "../parts/state";
 import { LongText, printable, Value } from "../parts/value";
 import { query } from "../service";
+import { reasonOf } from "./error";
 import type { Place } from "./rows";
 import { Section } from "./section";
 
@@ -110,7 +111,7 @@ export function Items({ data, item: chosen, loaded, onMore, onChoose }: Props) {
             <button type="button" class="link" onClick={() => jump(item.number)}>
               <StateSign state={signOf(item.state)} /> <b>{count(item.number)}</b>
             </button>{" "}
-            {item.error && <span class="bad">{printable(item.error.message)}</span>} {item.value && <code>{printable(item.value)}</code>}
+            {item.error && <span class="bad">{printable(reasonOf(item.error))}</span>} {item.value && <code>{printable(item.value)}</code>}
           </li>
         ))}
       </ol>
