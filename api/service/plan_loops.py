@@ -1,4 +1,4 @@
-"""Facts of a plan with which its runs are shown: loops, the steps that have one, and targets of cases."""
+"""Loops of a plan, and the steps that have one, with which its runs are shown."""
 
 from __future__ import annotations
 
@@ -10,12 +10,6 @@ from noetl.planner.plan import Loop, Step, Task, TaskCall
 
 _INDEX = re.compile(r"\.(\d+)")
 _WORK = re.compile(r"(?:run|rule\.(\d+))(?:~\d+)?")
-
-
-def find_targets(store: Store, plan_hash: str) -> dict[str, tuple[tuple[str, ...], ...]]:
-    """Return the steps to which each case of each step of a plan leads."""
-    plan = store.plans.get(plan_hash)
-    return {name: tuple(tuple(case.targets) for case in step.cases) for name, step in plan.steps.items()}
 
 
 def find_loop_steps(store: Store, plan_hash: str) -> frozenset[str]:

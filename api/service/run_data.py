@@ -30,14 +30,6 @@ from noetl.api.service.data_views import (
     SavedValue,
     StepData,
 )
-from noetl.api.service.durations import (
-    Durations,
-    ReadyTimes,
-    measure,
-    plain_intervals,
-    to_members,
-    visit_intervals,
-)
 from noetl.api.service.errors import NotFoundError
 from noetl.api.service.graph_views import RunGraph
 from noetl.api.service.headlines import Headline, describe_run, summarize_report
@@ -46,12 +38,12 @@ from noetl.api.service.step_reports import count_loops, drawn_loops, visit_state
 from noetl.api.service.tenant import TenantContext
 from noetl.api.service.views import JoinReport, RunEntry, RunReport, StepReport
 from noetl.api.service.visit_history import find_transition, list_attempts, to_log_line
+from noetl.executor.model.durations import Durations, measure, visit_intervals
 from noetl.executor.model.events import Event, timestamp
 from noetl.executor.model.json_values import write_json
 from noetl.executor.model.run import Run, Visit, VisitStatus
 from noetl.executor.model.run_filter import RunFilter, fold_case
 from noetl.executor.model.run_summary import RunSummary, StartedVisit
-from noetl.executor.model.special_visits import is_pseudo_step
 from noetl.planner.diagnostics.diagnostic import did_you_mean
 from noetl.planner.diagnostics.wording import abbreviate
 from noetl.planner.draw.chart import calls_playbook
@@ -68,10 +60,12 @@ MAX_SCANNED_EVENTS = 10_000
 """How many events a page of the log is taken from. A page may have fewer lines than its limit."""
 
 MAX_COUNTED_VISITS = 100
-"""Up to how many visits of a run the events of its loops are read to show the run."""
+"""Up to how many visits of a run a store reads all of its events to show the run."""
+
+_LOOP_EVENTS = ("step.started", "loop.progress")
+"""The events that `count_loops` needs."""
 
 _EVENTS_PER_READ = 1000
-_MAX_VISIT_READS = 10
 
 
 @frozen
@@ -101,7 +95,7 @@ class RunDataService:
             plan_hash=run.plan_hash,
             tags=run.tags,
             duration_ms=_to_milliseconds(seconds),
-            **to_members(self._measure_run(run, report)),
+            **_to_members(self._measure_run(run, report)),
             steps=report.steps,
             progress=report.progress,
             error=report.error,
@@ -110,7 +104,8 @@ class RunDataService:
     def report(self, run_id: str) -> RunReport:
         """Return the status of a run, with the counts of the loops of each step, also of ended ones.
 
-        If the run has more than MAX_COUNTED_VISITS visits, only loops that have paused have counts.
+        Of a run with more than MAX_COUNTED_VISITS visits, a store that would read all of them counts only
+        loops that have paused.
 
         Raises:
             NotFoundError: the tenant has no such run.
@@ -118,11 +113,11 @@ class RunDataService:
         overview = self.runs.overview(run_id)
         report = self.runs.describe(overview)
         steps = dict(report.steps)
-        if sum(step.visits for step in steps.values()) <= MAX_COUNTED_VISITS:
+        if not self._reads_too_much(report):
             for name in self.context.loop_steps(overview.summary.plan_hash):
                 if steps[name].visits:
                     number = overview.steps[name].latest.number
-                    events = self.context.store.visits.events(run_id, name, number)
+                    events = self.context.store.visits.events(run_id, name, number, _LOOP_EVENTS)
                     loops = count_loops(events, steps[name].loops or ()) or None
                     steps[name] = StepReport(**{**vars(steps[name]), "loops": loops})
         return RunReport(**{**vars(report), "steps": steps})
@@ -291,35 +286,15 @@ class RunDataService:
         return measure(visit_intervals(found.visit, events, ready_at, self.context.clock()))
 
     def _measure_run(self, run: RunSummary, report: RunReport) -> Durations | None:
-        """Return the durations of a run, or None if it has more than MAX_COUNTED_VISITS visits."""
-        if sum(step.visits for step in report.steps.values()) > MAX_COUNTED_VISITS:
+        """Return the durations of a run, or None if the store would read too many visits for them."""
+        if self._reads_too_much(report):
             return None
-        visits = [visit for visit in self.context.store.runs.visits(run.id) if not is_pseudo_step(visit.step)]
-        made_here = [visit for visit in visits if (visit.finished_at or math.inf) >= run.created_at]
-        paused = [v for v in made_here if run.resumes or v.attempt > 1 or v.progress is not None]
-        histories, paused_ids = self._read_histories(run.id, paused), {visit.id for visit in paused}
-        times = ReadyTimes(visits, self.context.targets(run.plan_hash))
-        now, intervals = self.context.clock(), []
-        for visit in made_here:
-            events = histories.get((visit.step, visit.number), ())
-            begin = next((event.at for event in events if event.type == "step.started"), visit.started_at)
-            ready_at = _find_ready_time(run, visit, begin, times)
-            if visit.id in paused_ids:
-                intervals += visit_intervals(visit, events, ready_at, now)
-            else:
-                intervals += plain_intervals(visit, ready_at, now)
-        return measure(intervals)
+        visits = self.context.store.visits
+        return visits.times(run.id, run.created_at, self.context.clock()).durations
 
-    def _read_histories(self, run_id: str, visits: Sequence[Visit]) -> dict[tuple[str, int], list[Event]]:
-        """Return the events of visits by step and number. Of many visits, all events of the run are read."""
-        keys = {(visit.step, visit.number) for visit in visits}
-        if len(keys) <= _MAX_VISIT_READS:
-            return {key: self.context.store.visits.events(run_id, *key) for key in keys}
-        histories: dict[tuple[str, int], list[Event]] = {key: [] for key in keys}
-        for event in self._events(run_id):
-            if (key := (event.step or "", event.visit or 0)) in histories:
-                histories[key].append(event)
-        return histories
+    def _reads_too_much(self, report: RunReport) -> bool:
+        visits = sum(step.visits for step in report.steps.values())
+        return visits > MAX_COUNTED_VISITS and not self.context.store.visits.measures_long_runs
 
     def _describe_visit(self, run: Run, found: StartedVisit, length: float) -> StepData:
         visit = found.visit
@@ -343,7 +318,7 @@ class RunDataService:
             started_at=timestamp(visit.started_at),
             finished_at=timestamp(visit.finished_at),
             duration_ms=_to_milliseconds(seconds),
-            **to_members(self._measure_visit(run, found, events)),
+            **_to_members(self._measure_visit(run, found, events)),
             error=visit.error,
             waiting_for=visit_waits(visit) if visit.status is VisitStatus.WAITING else None,
             case=visit.case,
@@ -395,16 +370,6 @@ class RunDataService:
             after = events[-1].id
 
 
-def _find_ready_time(
-    run: Run | RunSummary, visit: Visit, begin: float | None, times: ReadyTimes
-) -> float | None:
-    """Return when a visit could first be claimed in this run. The first one could when it was created."""
-    if visit.clock <= 1:
-        return run.created_at
-    ready_at = times.find(visit, begin)
-    return None if ready_at is None else max(ready_at, run.created_at)
-
-
 def cut_values(
     values: Mapping[str, Any], length: float = MAX_SHOWN_CHARACTERS
 ) -> tuple[dict[str, Any], dict[str, int]]:
@@ -422,6 +387,18 @@ def cut_values(
         else:
             shown[name], cut[name] = (value if isinstance(value, str) else text)[: int(length)], len(text)
     return shown, cut
+
+
+def _to_members(durations: Durations | None) -> dict[str, Any]:
+    """Return the members of a view: `work_ms`, `waiting_ms` and `queued_ms`, which may be null.
+
+    >>> _to_members(Durations(work=0.5, waiting=0.0, queued=0.0))
+    {'work_ms': 500.0, 'waiting_ms': 0.0, 'queued_ms': 0.0}
+    """
+    names = ("work", "waiting", "queued")
+    if durations is None:
+        return {f"{name}_ms": None for name in names}
+    return {f"{name}_ms": round(getattr(durations, name) * 1000, 3) for name in names}
 
 
 def _to_milliseconds(seconds: float | None) -> float | None:

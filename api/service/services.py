@@ -12,7 +12,7 @@ from noetl.api.service.compiler import PlaybookCompiler
 from noetl.api.service.evaluation import EvaluationService
 from noetl.api.service.inbox import InboxService
 from noetl.api.service.loop_items import LoopItemService
-from noetl.api.service.plan_loops import find_loop_steps, find_targets
+from noetl.api.service.plan_loops import find_loop_steps
 from noetl.api.service.playbooks import PlaybookService
 from noetl.api.service.run_comparison import ComparisonService
 from noetl.api.service.run_data import RunDataService
@@ -76,7 +76,6 @@ def create_services(
             PlaybookCompiler(catalogue),
             lru_cache(maxsize=64)(store.plans.step_names),
             lru_cache(maxsize=64)(partial(find_loop_steps, store)),
-            lru_cache(maxsize=64)(partial(find_targets, store)),
             controls_local_runs,
             clock or store.clock,
         )

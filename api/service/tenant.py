@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from noetl.api.service.compiler import PlaybookCompiler
-from noetl.api.service.durations import Targets
 from noetl.executor.stores.interface import Store
 from noetl.planner.frozen import frozen
 
@@ -14,8 +13,8 @@ from noetl.planner.frozen import frozen
 class TenantContext:
     """A tenant, the store of its runs and playbooks, and caches that do not depend on the tenant.
 
-    `step_names` returns the names of the steps of a saved plan, `loop_steps` those that
-    have a loop, and `targets` where their cases lead. `controls_local_runs` is whether runs of a
+    `step_names` returns the names of the steps of a saved plan, and `loop_steps` those that have a loop.
+    `controls_local_runs` is whether runs of a
     local file may be cancelled and resumed: the workers of a service do not execute them.
     """
 
@@ -24,6 +23,5 @@ class TenantContext:
     compiler: PlaybookCompiler
     step_names: Callable[[str], tuple[str, ...]]
     loop_steps: Callable[[str], frozenset[str]]
-    targets: Callable[[str], Targets]
     controls_local_runs: bool
     clock: Callable[[], float]

@@ -25,6 +25,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
 from noetl.executor.model.byte_kind import ByteKind
+from noetl.executor.model.durations import RunTimes
 from noetl.executor.model.events import Event
 from noetl.executor.model.metrics import StoreMetrics
 from noetl.executor.model.registry import ApiKey, RegisteredPlaybook
@@ -276,6 +277,15 @@ class VisitReader(Protocol):
         self, run_id: str, step: str, number: int, types: Collection[str] | None = None
     ) -> list[Event]:
         """Return the events of one visit of a step, or those of some types, in order."""
+        ...
+
+    @property
+    def measures_long_runs(self) -> bool:
+        """True if the cost of `times` does not grow with the ended visits of a run."""
+        ...
+
+    def times(self, run_id: str, created_at: float, now: float) -> RunTimes:
+        """Return the work, waiting and queued time of a run up to `now`. `created_at` is that of the run."""
         ...
 
     def failures_text(self, run_id: str, visit_id: str, start: int, length: int) -> str:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from noetl.api.service.data_views import RunDetails, StepData
-from noetl.api.service.durations import measure
 from noetl.api.service.services import TenantServices, create_services
 from noetl.executor.actions import catalogue
+from noetl.executor.model.durations import measure
 from noetl.executor.model.run import RunStatus
 from noetl.executor.stores.interface import Store
 from noetl.executor.stores.memory.store import MemoryStore
@@ -148,3 +148,33 @@ def test_the_time_between_a_failure_and_a_resume_does_not_count(
     play.finish()
     assert play.status == "succeeded"
     assert split(services.data.details(play.id)) == (0, 0, 0)
+
+
+def test_a_run_with_hundreds_of_visits_has_times(
+    services: TenantServices, store: Store, clock: FakeClock
+) -> None:
+    """Let each visit wait and be claimed late, and pause the run once."""
+    text = """
+        steps:
+          - name: a
+            max_visits: 300
+            run: [{action: wait, seconds: 10}]
+            rule: [{case: "{{ steps.a.visits < 200 }}", run: [a]}]
+    """
+    play = RunHarness(store, text, clock=clock)
+    for number in range(1, 201):
+        clock.advance(2)
+        assert play.execute_next()  # It waits for 10 s.
+        if number == 100:
+            store.pauses.pause(play.id, clock())
+            clock.advance(1000)
+            store.pauses.unpause(play.id, clock())
+            clock.advance(10)
+            assert play.execute_next()
+            continue
+        clock.advance(13)
+        assert play.execute_next()  # 3 s late.
+    details = services.data.details(play.id)
+    work, waiting, queued = split(details)
+    assert work == 0
+    assert (waiting, queued) == (200 * 10 - 10, 200 * 2 + 199 * 3 + 10)

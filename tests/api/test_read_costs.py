@@ -13,6 +13,8 @@ from noetl.api.service.loop_items import ItemQuery
 from noetl.api.service.loop_states import ItemState
 from noetl.api.service.services import TenantServices, create_services
 from noetl.executor.actions import catalogue
+from noetl.executor.stores.sql import queue as sql_queue
+from noetl.executor.stores.sql.run_times import EVERY
 from noetl.executor.stores.sqlite.store import SqliteStore
 from noetl.testing.run_harness import RunHarness
 
@@ -92,6 +94,53 @@ def measure(work: ReadWork, read: Any, *arguments: Any, **options: Any) -> ReadW
     work.statements = work.rows = work.characters = 0
     read(*arguments, **options)
     return ReadWork(**vars(work))
+
+
+def test_the_times_of_a_long_run_are_measured_from_a_checkpoint(
+    services: TenantServices, store: SqliteStore, work: ReadWork
+) -> None:
+    costs = {}
+    for rounds in (1, 95, 400):
+        play = RunHarness(store, CYCLE, {"rounds": rounds}).finish()
+        costs[rounds] = measure(work, services.data.details, play.id)
+    assert costs[400].statements == costs[95].statements == costs[1].statements
+    assert costs[400].rows <= costs[1].rows + 2 * EVERY
+    assert costs[400].rows <= costs[95].rows + EVERY
+    assert services.data.details(play.id).work_ms is not None
+
+
+def test_the_first_reader_of_a_run_without_checkpoints_keeps_one(
+    services: TenantServices, store: SqliteStore, work: ReadWork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Read a run of an earlier version, and one that has a checkpoint of it while it continues."""
+    with monkeypatch.context() as patch:
+        patch.setattr(sql_queue, "keep_times", lambda *_: None)
+        play = RunHarness(store, CYCLE, {"rounds": 100})
+        while play.visit_counts.get("a", 0) < 90:
+            play.clock.advance(1)
+            play.execute_next()
+    services = create_services(store, catalogue(), clock=play.clock)
+    first = services.data.details(play.id)
+    again = measure(work, services.data.details, play.id)
+    assert again.rows <= 3 * EVERY
+    assert services.data.details(play.id).queued_ms == first.queued_ms
+    play.finish()
+    assert services.data.details(play.id).queued_ms == first.queued_ms == 89_000
+
+
+@pytest.mark.parametrize("table", ["history set events", "run_times set body"])
+@pytest.mark.parametrize("text", ["{", "[[1]]", "7"])
+def test_damaged_times_stop_neither_a_run_nor_its_readers(
+    services: TenantServices, store: SqliteStore, table: str, text: str
+) -> None:
+    play = RunHarness(store, CYCLE, {"rounds": 60})
+    while play.visit_counts.get("a", 0) < 30:
+        play.execute_next()
+    with store.database.transaction() as db:
+        db.execute(f"update {table} = :text where run_id = :run_id", text=text, run_id=play.id)
+    assert services.data.details(play.id).work_ms is not None
+    assert play.finish().status == "succeeded"
+    assert services.data.details(play.id).work_ms is not None
 
 
 @pytest.mark.parametrize("number", [1, 40, 80, None])

@@ -29,6 +29,7 @@ RUN_TABLES = (
     "tokens",
     "idempotency_keys",
     "run_bytes",
+    "run_times",
 )
 BACKEND_NAMES = ("memory store", "memory", "SQLite", "Postgres", "DynamoDB")
 

@@ -23,7 +23,7 @@ from itertools import count, islice
 
 from noetl.executor.clients.aws_retry import ConditionFailed
 from noetl.executor.model.events import Event
-from noetl.executor.model.run import END, VisitStatus
+from noetl.executor.model.run import END, Visit, VisitStatus
 from noetl.executor.model.visit_transition import started_event
 from noetl.executor.stores.cursors import EventPlace, read_event_id, write_event_id
 from noetl.executor.stores.dynamo import keys
@@ -31,7 +31,7 @@ from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.context import DynamoContext
 from noetl.executor.stores.dynamo.expressions import Put
 from noetl.executor.stores.dynamo.run_items import decode_shift, spread_of
-from noetl.executor.stores.dynamo.run_snapshot import read_snapshot
+from noetl.executor.stores.dynamo.run_snapshot import RunSnapshot, read_snapshot
 from noetl.executor.stores.dynamo.table import MAX_CONFLICTS
 from noetl.executor.stores.dynamo.visit_items import VisitItem
 from noetl.planner.frozen import frozen, replace
@@ -100,6 +100,15 @@ class RunHistory:
         events = islice(_events_after(pages, streams, place), limit)
         return [replace(event, id=write_event_id(run_id, place)) for place, event in events]
 
+    def read_all(self, run_id: str) -> tuple[list[Event], list[Visit]]:
+        """Return the events of a run in the order of their streams, and the visits that have not ended."""
+        snapshot = read_snapshot(self._context, run_id)
+        if snapshot is None:
+            return [], []
+        streams = self._streams_of(run_id, snapshot)
+        events = [event for stream in streams.values() for event in stream.events]
+        return events, [item.visit for item in snapshot.active_items]
+
     def _append_pages(self, run_id: str, number: int, names: list[str]) -> bool:
         """Append pages to the history after page `number`; return False if another reader was faster."""
         for start in range(0, len(names), PAGE_SIZE):
@@ -114,8 +123,10 @@ class RunHistory:
     def _streams(self, run_id: str) -> dict[str, EventStream]:
         """Return the streams of a run by name, that of the run first."""
         snapshot = read_snapshot(self._context, run_id)
-        if snapshot is None:
-            return {}
+        return {} if snapshot is None else self._streams_of(run_id, snapshot)
+
+    def _streams_of(self, run_id: str, snapshot: RunSnapshot) -> dict[str, EventStream]:
+        """Return the streams of a run that was just read."""
         event_items: dict[str, list[Item]] = {}
         for number in range(spread_of(snapshot.head)):
             for item in self._context.table.query(keys.partition_key(run_id, number), "X#"):

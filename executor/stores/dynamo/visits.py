@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Collection
 
+from noetl.executor.model.durations import RunTimes, begin_times, extend_times
 from noetl.executor.model.events import Event
 from noetl.executor.model.run_summary import StartedVisit
 from noetl.executor.stores.dynamo import keys
@@ -17,6 +18,8 @@ from noetl.executor.stores.sql.rows import encode_json
 
 class DynamoVisits:
     """The visits of the runs of a DynamoDB store."""
+
+    measures_long_runs = False
 
     def __init__(self, context: DynamoContext) -> None:
         self._context = context
@@ -52,6 +55,11 @@ class DynamoVisits:
             for event in events
             if (event.step, event.visit) == (step, number) and (types is None or event.type in types)
         ]
+
+    def times(self, run_id: str, created_at: float, now: float) -> RunTimes:
+        """Return the times of a run. All of its events are read."""
+        events, active = self._history.read_all(run_id)
+        return extend_times(begin_times(created_at), events, active, 0, now)
 
     def failures_text(self, run_id: str, visit_id: str, start: int, length: int) -> str:
         """Return a part of the JSON of the failed items of a visit. All outputs of the visit are read."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from noetl.executor.model.durations import RunTimes, begin_times, extend_times
 from noetl.executor.model.events import Event
 from noetl.executor.model.run_summary import StartedVisit
 from noetl.executor.stores.memory.state import MemoryState
@@ -15,7 +16,9 @@ from noetl.planner.frozen import replace
 
 
 class MemoryVisits:
-    """The visits of the runs of a store in memory."""
+    """The visits of the runs of a store in memory. Another store keeps what it has measured."""
+
+    measures_long_runs = True
 
     def __init__(self, state: MemoryState) -> None:
         self._state = state
@@ -46,6 +49,13 @@ class MemoryVisits:
             for event in history
             if (event.step, event.visit) == (step, number) and (types is None or event.type in types)
         ]
+
+    def times(self, run_id: str, created_at: float, now: float) -> RunTimes:
+        with self._state.lock:
+            record = self._state.runs.get(run_id)
+            history = [] if record is None else list(record.history)
+            active = [] if record is None else record.find_active()
+        return extend_times(begin_times(created_at), history, active, len(history), now)
 
     def failures_text(self, run_id: str, visit_id: str, start: int, length: int) -> str:
         with self._state.lock:

@@ -61,6 +61,7 @@ from noetl.executor.stores.sql.rows import (
     run_from_row,
     visit_from_row,
 )
+from noetl.executor.stores.sql.run_times import keep_times
 from noetl.executor.stores.sql.waits import give_answer, is_any_answered, unlist_waits
 from noetl.planner.frozen import replace
 
@@ -206,6 +207,7 @@ class SqlQueue:
             events = [*commit.events, *branches.started]
             if events:
                 append_events(db, visit.run_id, run["seq"], events)
+            keep_times(db, visit.run_id, run["seq"], now)
         is_suspended = visit.finished_at is None
         self._context.announce_due(max(branches.count + is_suspended - (branches.claimed is not None), 0))
         return branches.claimed

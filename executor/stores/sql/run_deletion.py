@@ -35,6 +35,7 @@ _DELETIONS = (
     "sweep.delete_idempotency_keys",
     "sweep.delete_tags",
     "sweep.delete_bytes",
+    "sweep.delete_times",
     "sweep.delete_own_child_run_counts",
 )
 """Statements that delete the rows of runs from each table."""

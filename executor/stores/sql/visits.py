@@ -20,12 +20,14 @@ import json
 from collections.abc import Collection, Sequence
 from typing import Any
 
+from noetl.executor.model.durations import RunTimes
 from noetl.executor.model.events import Event
 from noetl.executor.model.run import VisitStatus
 from noetl.executor.model.run_summary import StartedVisit
 from noetl.executor.stores.cursors import write_event_id
 from noetl.executor.stores.sql.context import SqlContext
 from noetl.executor.stores.sql.rows import Row, decode_event, encode_json, visit_from_row
+from noetl.executor.stores.sql.run_times import read_times
 
 _MAX_NUMBER = (1 << 31) - 1
 _MAX_SEQ = (1 << 63) - 1
@@ -35,6 +37,8 @@ _POSITION_BITS = 12
 
 class SqlVisits:
     """The visits of the runs of a SQL store."""
+
+    measures_long_runs = True
 
     def __init__(self, context: SqlContext) -> None:
         self._context = context
@@ -60,6 +64,9 @@ class SqlVisits:
             for index, encoded in enumerate(json.loads(row["events"]))
             if (encoded[2], encoded[3]) == (step, number) and (types is None or encoded[0] in types)
         ]
+
+    def times(self, run_id: str, created_at: float, now: float) -> RunTimes:
+        return read_times(self._context, run_id, created_at, now)
 
     def failures_text(self, run_id: str, visit_id: str, start: int, length: int) -> str:
         return self._context.database.failures_part(run_id, visit_id, start, length)

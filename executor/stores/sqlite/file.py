@@ -52,6 +52,7 @@ SCRIPTS = {
     19: "tag_keys.sql",
     20: "registered_by.sql",
     21: "open_waits.sql",
+    22: "run_times.sql",
 }
 """Script that brings a store to each version, from the version before it or from an empty file."""
 

@@ -108,6 +108,9 @@ delete from history where run_id {in_ids}
 -- name: delete_bytes
 delete from run_bytes where run_id {in_ids}
 
+-- name: delete_times
+delete from run_times where run_id {in_ids}
+
 -- name: delete_tags
 delete from run_tags where run_id {in_ids}
 
