@@ -41,6 +41,9 @@ def run(
         str | None,
         typer.Option("--with", metavar="FILE.json", help="With --step: the names that it reads, as JSON."),
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be done outside, and do nothing.")
+    ] = False,
     store: StoreOption = None,
     json: Annotated[bool, typer.Option("--json", help="Write id, status, result, errors and steps.")] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print only errors.")] = False,
@@ -52,6 +55,9 @@ def run(
 
     With --step, only this step is performed, with all that it does outside. Its result, the names it saved
     and the steps that would follow are written to stdout.
+
+    With --dry-run, the steps and the actions of a run are written to stdout, and nothing is done or kept. A
+    value that comes from outside is shown as its template, and a case that depends on it as possible.
     """
     from noetl.api.cli.display.outcome import RunCommandContext
     from noetl.api.cli.inputs import parse_input_pairs, read_input_file
@@ -62,6 +68,8 @@ def run(
         raise CommandError("--with needs --step")
     if step is not None and store is not None:
         raise CommandError("--step keeps no run; leave out --store")
+    if dry_run and (step is not None or store is not None):
+        raise CommandError("--dry-run keeps and performs nothing; leave out --step and --store")
     source = read_source(file)
     file_inputs = read_input_file(input_file) if input_file is not None else {}
     plan = compile_or_fail(source, quiet=quiet)
@@ -73,6 +81,9 @@ def run(
         _run_step(_StepTrial(plan, step, values, names), file, json=json, quiet=quiet)
         return
     checked_run, _ = _create_run(plan, values, file, time.time())
+    if dry_run:
+        _show_dry_run(plan, checked_run, json=json)
+        return
     with open_command_services(store, create=True) as services:
         new_run, first_visit = _create_run(plan, values, file, services.store.clock(), checked_run.id)
         stored_run = services.runs.add(plan, new_run, first_visit)
@@ -104,6 +115,22 @@ def _run_step(trial: _StepTrial, file: str, *, json: bool, quiet: bool) -> None:
         context = RunCommandContext(services, json, quiet, can_resume=False)
         step = trial.plan.steps[trial.step]
         run_to_end(context, stored, plan, find_result=lambda run: report_step(services.store, run, step))
+
+
+def _show_dry_run(plan: Plan, run: Run, *, json: bool) -> None:
+    """Write to stdout what a run would do, and to stderr how many of its actions would act outside."""
+    from noetl.api.cli.display.console import print_message, write_json, write_stdout
+    from noetl.api.cli.display.dry_run import count_outside, dry_run_data, format_dry_run
+    from noetl.executor.actions import catalogue
+    from noetl.executor.engine.dry_run import walk_plan
+
+    dry = walk_plan(plan, run, catalogue())
+    if json:
+        write_json(dry_run_data(dry))
+    else:
+        write_stdout(format_dry_run(dry))
+    count = count_outside(dry)
+    print_message(f"{count:,} action{'' if count == 1 else 's'} would act outside; nothing was done")
 
 
 def _create_run(
