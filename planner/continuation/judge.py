@@ -42,7 +42,7 @@ from noetl.planner.templates.template import temporary_templates
 _UNDEFINED = re.compile(r"^`(?P<maybe>[^`]+)` may be undefined|assigns `(?P<never>[^`]+)`$")
 
 ALL_CONDITIONS = frozenset(
-    {"steps", "mode", "arrivals", "repeats", "discriminators", "names", "joins", "races", "bounds", "work"}
+    {"mode", "arrivals", "repeats", "discriminators", "names", "joins", "races", "bounds", "work"}
 )
 """The conditions that tests can switch off one by one, to show that each is needed."""
 
@@ -126,10 +126,8 @@ class SwitchJudge:
         for before, branch in zip(self.state.branches, state.branches, strict=True):
             step = self.new.steps.get(branch.step)
             if step is None or step.is_finally_step:
-                if "steps" in self.conditions:
-                    self.refuse(
-                        "NC102", f"step `{branch.step}` has begun and is not in the new version", branch.step
-                    )
+                message = f"step `{branch.step}` has begun and is not in the new version"
+                self.refuse("NC102", message, branch.step)
                 continue
             if branch.has_arrived:
                 if (step.join is None or step.join.mode != "all") and "arrivals" in self.conditions:
@@ -258,7 +256,7 @@ class SwitchJudge:
 
     def check_finally(self, state: SwitchState) -> None:
         finally_step = self.new.header.finally_step
-        if finally_step in state.done:
+        if finally_step in state.done and "repeats" in self.conditions:
             self.refuse("NC105", f"step `{finally_step}` is done, and `finally` names it", finally_step)
 
     def check_discriminators(self, state: SwitchState, reached: list[RoundPlace]) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from noetl.executor.actions import catalogue
 from noetl.planner.compile import compile_playbook
-from noetl.planner.continuation.judge import may_continue
+from noetl.planner.continuation.judge import ALL_CONDITIONS, SwitchJudge, may_continue
 from noetl.planner.continuation.switch_state import Begun, BranchPosition, DoneStep, Switch, SwitchState
 from noetl.planner.continuation.verdict import TITLES, SwitchVerdict
 from noetl.planner.plan import Plan
@@ -673,3 +673,103 @@ def test_any_in_a_cycle_that_has_fired_in_this_round() -> None:
 def test_reason_as_json() -> None:
     old, new, state, _ = SWITCHES["name of a done step"]
     assert judge(old, new, state).to_json()["required"] == [{"name": "k", "type": "any", "line": 6}]
+
+
+CODES_OF = {
+    "mode": {"NC103"},
+    "arrivals": {"NC104"},
+    "repeats": {"NC105"},
+    "discriminators": {"NC106"},
+    "joins": {"NC107"},
+    "work": {"NC109", "NC110"},
+    "names": {"NC113", "NC115"},
+    "races": {"NC114"},
+    "bounds": {"NC116"},
+}
+
+
+@pytest.mark.parametrize("condition", [*CODES_OF, None])
+def test_a_condition_that_is_switched_off_gives_no_reason(condition: str | None) -> None:
+    left = ALL_CONDITIONS - {condition} if condition else frozenset()
+    silent = CODES_OF[condition] if condition else set().union(*CODES_OF.values())
+    assert CODES_OF.keys() == ALL_CONDITIONS
+    for old, new, state, _ in SWITCHES.values():
+        judge_of_rest = SwitchJudge(old, new, state, Switch(), left)
+        assert silent.isdisjoint(codes(judge_of_rest.judge(catalogue())))
+
+
+ANY = flow("a > b c\nb > d\nc > d\nd join=any > e\ne")
+
+
+def test_a_renamed_discriminator_that_has_fired_is_no_end() -> None:
+    new = flow("a > b c\nb > x\nc > x\nx join=any > e\ne")
+    state = SwitchState((visiting("c"), visiting("e")), done(a=1, b=1, d=1))
+    assert codes(judge(ANY, ANY, state)) == []
+    assert "NC106" in codes(judge(ANY, new, state, renamed={"d": "x"}))
+
+
+def test_a_discriminator_moves_into_a_cycle() -> None:
+    new = flow("h max=3 > b c\na > h\nb > d\nc > d\nd join=any > h | e\ne").source
+    plan = compile_steps(new.replace("steps:\n- {name: h", "start: a\nsteps:\n- {name: h"))
+    state = SwitchState((visiting("c"), visiting("e")), done(a=1, b=1, d=1))
+    assert "NC106" in codes(judge(ANY, plan, state))
+
+
+def test_completed_actions_behind_the_end_of_the_new_work_are_not_compared() -> None:
+    old = compile_steps(
+        "name: p\nsteps: [{name: a, run: [{action: log, message: x}, {action: log, message: y},"
+        " {action: fail, message: z}]}]"
+    )
+    new = compile_steps("name: p\nsteps: [{name: a, run: [{action: log, message: x}]}]")
+    begun = Begun(completed=("run.0", "run.1"))
+    verdict = judge(old, new, SwitchState((BranchPosition("a", 1, {}, begun=begun),)))
+    assert verdict.is_yes
+    assert [notice.code for notice in verdict.notices] == ["NC151"]
+
+
+TASKS = """
+name: p
+input: {}
+tasks: [{name: t, run: [{action: log, message: MESSAGE}]}]
+steps:
+- {name: a, run: [{task: t}], rule: [{case: default, run: [b]}]}
+- {name: b, run: [{action: log, message: y}]}
+"""
+
+
+@pytest.mark.parametrize("message", ["x", "y"])
+def test_a_task_of_a_done_step_may_change(message: str) -> None:
+    old, new = compile_steps(TASKS.replace("MESSAGE", "x")), compile_steps(TASKS.replace("MESSAGE", message))
+    assert judge(old, new, AT_B).is_yes
+
+
+def test_a_reason_names_the_step_and_not_its_copy() -> None:
+    old = flow("a max=3 > b\nb > c\nc > a | e\ne")
+    new = flow("a max=3 +x > b\nb > c\nc ?x > a | e\ne")
+    verdict = judge(old, new, AT_B)
+    assert [required.name for required in verdict.required] == ["x"]
+    state = SwitchState((visiting("b", x=ONE), visiting("c")), done(a=1))
+    assert all("'" not in reason.message for reason in judge(old, new, state).reasons)
+
+
+def test_any_in_a_cycle_that_has_fired_in_an_earlier_round() -> None:
+    old = flow("a max=3 > b c\nb > d\nc > d\nd join=any > e\ne > a | f\nf")
+    state = SwitchState(
+        (BranchPosition("b", 8, {"steps.a": (7, "v7")}), BranchPosition("c", 8, {"steps.a": (7, "v7")})),
+        {"a": DoneStep(2, 7), "b": DoneStep(1, 2), "d": DoneStep(1, 3), "e": DoneStep(1, 4)},
+    )
+    assert judge(old, old, state).is_yes
+
+
+def test_a_cycle_whose_step_has_a_case_without_steps() -> None:
+    text = """
+        name: p
+        input: {}
+        steps:
+        - {name: a, max_visits: 3, run: [{action: log, message: x}], rule: [{case: default, run: [b]}]}
+        - name: b
+          run: [{action: log, message: y}]
+          rule: [{case: "{{ run.id == 'x' }}"}, {case: default, run: [a]}]
+    """
+    old, new = compile_steps(text), compile_steps(text.replace("message: x", "message: z"))
+    assert judge(old, new, AT_B).is_yes
