@@ -33,7 +33,8 @@ def make_bundle(target: Path) -> None:
     packages = install_packages(UI)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        shutil.copytree(UI / "source", folder / "source")
+        for part in ("source", "fonts"):
+            shutil.copytree(UI / part, folder / part)
         for file in ("build.mjs", "tsconfig.json"):
             shutil.copy(UI / file, folder)
         (folder / "node_modules").symlink_to(packages / "node_modules")

@@ -58,12 +58,17 @@ def _parse_range(text: str) -> tuple[str, float] | None:
     match = _MEDIA_RANGE.fullmatch(media_range)
     if match is None or (match["type"] == "*" and match["subtype"] != "*"):
         return None
+    weight = read_weight(parameters)
+    return None if weight is None else (media_range, weight)
+
+
+def read_weight(parameters: Iterable[str]) -> float | None:
+    """Return the weight among the parameters of what a client accepts, or None if it is malformed."""
     for parameter in parameters:
         name, _, value = parameter.partition("=")
         if name.strip() == "q":
-            value = value.strip()
-            return (media_range, float(value)) if _QUALITY.fullmatch(value) else None
-    return media_range, 1.0
+            return float(value.strip()) if _QUALITY.fullmatch(value.strip()) else None
+    return 1.0
 
 
 def _preference(media_type: str, ranges: Sequence[tuple[str, float]]) -> tuple[float, int]:

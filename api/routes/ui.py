@@ -15,6 +15,7 @@ from pathlib import PurePath
 from fastapi import APIRouter, HTTPException, Request
 from starlette.responses import RedirectResponse, Response
 
+from noetl.api.http.encodings import IDENTITY, choose_encoding
 from noetl.api.http.problems import Problem
 from noetl.api.routes.dependencies import PUBLIC
 
@@ -54,16 +55,17 @@ def start(request: Request) -> Response:
 
 @router.get("/ui/files/{name}")
 def file(name: str, request: Request) -> Response:
-    """Return a file that the page loads."""
+    """Return a file that the page loads, in the encoding that its client prefers."""
     if name not in _file_names():
         raise Problem(404, "Unknown file of the page.", slug="not-found")
     media_type = _MEDIA_TYPES[PurePath(name).suffix]
+    encodings = () if media_type == "font/woff2" else ("br", "gzip")  # a font is compressed itself
+    encoding = choose_encoding(request.headers.getlist("accept-encoding"), encodings)
     lifetime = "public, max-age=31536000, immutable" if _HASHED_NAME.search(name) else "no-cache"
     headers = {"Cache-Control": lifetime, "Vary": "Accept-Encoding"}
-    is_packed = media_type == "font/woff2"
-    if is_packed or "gzip" not in request.headers.get("accept-encoding", ""):
-        return Response(_read(name), media_type=media_type, headers=headers)
-    return Response(_pack(name), media_type=media_type, headers={**headers, "Content-Encoding": "gzip"})
+    if encoding != IDENTITY:
+        headers["Content-Encoding"] = encoding
+    return Response(_read(name, encoding), media_type=media_type, headers=headers)
 
 
 @router.get("/ui")
@@ -81,15 +83,15 @@ def _root(request: Request) -> str:
 
 @cache
 def _file_names() -> frozenset[str]:
-    return frozenset(file.name for file in (files("noetl.api.ui") / "bundle").iterdir())
+    names = {file.name for file in (files("noetl.api.ui") / "bundle").iterdir()}
+    return frozenset(name for name in names if PurePath(name).suffix in _MEDIA_TYPES)
 
 
 @cache
-def _read(name: str) -> bytes:
-    return (files("noetl.api.ui") / "bundle" / name).read_bytes()
-
-
-@cache
-def _pack(name: str) -> bytes:
-    """Return a file compressed. It is done once, because anyone may request the file again and again."""
-    return gzip.compress(_read(name), mtime=0)
+def _read(name: str, encoding: str) -> bytes:
+    """Return a file in an encoding. It is made once, because anyone may request it again and again."""
+    folder = files("noetl.api.ui") / "bundle"
+    if encoding == "br":
+        return (folder / f"{name}.br").read_bytes()
+    content = (folder / name).read_bytes()
+    return gzip.compress(content, mtime=0) if encoding == "gzip" else content

@@ -9,11 +9,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.resources import files
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
+import brotli
 import httpx
 import pytest
 
@@ -279,6 +281,19 @@ def converse(send: Send, prefix: str, auth: Mapping[str, str], limit: str, token
     assert send("GET", registered.headers["location"], auth, b"").json()["source"] == named.decode()
     document = send("GET", f"{prefix}/openapi.json", {}, b"").json()
     assert document["servers"] == [{"url": prefix or "/"}]
+
+
+@pytest.mark.parametrize("front", EVENTS.values(), ids=EVENTS)
+@pytest.mark.parametrize("name", ["app.js", "inter.woff2"])
+def test_files_of_the_page_through_a_gateway(
+    front: Front, name: str, settings: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with gateway(front, monkeypatch, settings) as send:
+        answer = send("GET", f"{front.prefix}/ui/files/{name}", {"accept-encoding": "gzip, br"}, b"")
+    is_text = front.event in (rest_event, http_v1_event) or name.endswith(".woff2")
+    assert answer.headers.get("content-encoding") == (None if is_text else "br")
+    content = answer.body if is_text else brotli.decompress(answer.body)
+    assert content == (files("noetl.api.ui") / "bundle" / name).read_bytes()
 
 
 @pytest.mark.parametrize(
