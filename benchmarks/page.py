@@ -9,7 +9,7 @@ Measures on a service with SQLite, which is a process of its own:
 - filter: from the click on a status until the list of 50,000 runs shows only runs of it;
 - scroll: the work of the main thread in a frame, while a timeline with 10,000 bars scrolls;
 - clients: the time of a chain of steps, while 500 clients read as pages do, next to the same chain without
-  them.
+  them. `service` and `clients` are the shares of a processor that their processes use meanwhile.
 
 The work of the main thread is the processor time of all its tasks in a trace of Chromium. It contains
 scripts, styles, layout and paint, and no waiting. A frame is the time between two frames of the main thread.
@@ -25,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,7 +40,7 @@ from playwright.sync_api import Browser, Page, Route
 
 from benchmarks import report
 from benchmarks.lists import OPEN_RUNS, add_runs
-from benchmarks.streams import service
+from benchmarks.streams import cpu_seconds, service
 from noetl.executor.stores import open_store
 from noetl.executor.stores.sqlite.store import SqliteStore
 from tests.ui.browser import running_browser
@@ -82,6 +83,9 @@ CLIENT_COLUMNS: Sequence[report.Column] = (
     ("a step without", lambda row: f"{row['alone'] * 1e3:,.2f} ms"),
     ("a step with", lambda row: f"{row['watched'] * 1e3:,.2f} ms"),
     ("step rate", lambda row: f"{row['alone'] / row['watched']:.0%}"),
+    ("service without", lambda row: f"{row['alone_share']:.0%}"),
+    ("service with", lambda row: f"{row['watched_share']:.0%}"),
+    ("clients", lambda row: f"{row['clients_share']:.0%}"),
 )
 
 _PAINTED = """
@@ -119,6 +123,7 @@ class Place:
     browser: Browser
     http: httpx.Client
     port: int
+    process_id: int
 
     @property
     def url(self) -> str:
@@ -265,22 +270,41 @@ def measure_scroll(place: Place, steps: int, rounds: int, frames: int) -> list[r
 
 def measure_clients(place: Place, clients: int, steps: int, repetitions: int) -> list[report.Row]:
     """Return the time of a step of a chain with and without many clients and two pages, by turns."""
-    alone, watched, counts = [], [], {"refused": 0, "answers": 0}
+    alone, watched, counts = [], [], Counter[str]()
+    shares = []
     place.run(chain(steps))
     for _ in range(repetitions):
-        alone.append(step_seconds(place.run(chain(steps)), steps))
+        alone.append(measure_chain(place, steps))
         with reading_clients(place, clients) as counted, open_page(place, "/ui/runs") as page:
             page.wait_for_selector(".rows .row")
-            watched.append(step_seconds(place.run(chain(steps)), steps))
-        counts = {name: counts[name] + value for name, value in counted.items()}
-    return [{"clients": clients, "alone": median(alone), "watched": median(watched), **counts}]
+            watched.append(measure_chain(place, steps))
+        shares.append(counted.pop("share"))
+        counts.update({name: int(value) for name, value in counted.items()})
+    return [
+        {
+            "clients": clients,
+            "alone": median(seconds for seconds, _ in alone),
+            "watched": median(seconds for seconds, _ in watched),
+            "alone_share": median(share for _, share in alone),
+            "watched_share": median(share for _, share in watched),
+            "clients_share": median(shares),
+            **counts,
+        }
+    ]
+
+
+def measure_chain(place: Place, steps: int) -> tuple[float, float]:
+    """Return the time of a step of a chain, and the share of a processor that the service uses meanwhile."""
+    began, work = time.monotonic(), cpu_seconds(place.process_id)
+    seconds = step_seconds(place.run(chain(steps)), steps)
+    return seconds, (cpu_seconds(place.process_id) - work) / (time.monotonic() - began)
 
 
 @contextmanager
-def reading_clients(place: Place, clients: int) -> Iterator[dict[str, int]]:
+def reading_clients(place: Place, clients: int) -> Iterator[dict[str, float]]:
     """Run clients in a process of their own. The yielded counts are filled at the end."""
     command = [sys.executable, "-m", "benchmarks.page_clients", str(place.port), str(clients)]
-    counts: dict[str, int] = {}
+    counts: dict[str, float] = {}
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdin is not None
@@ -342,10 +366,10 @@ def running_place(browser: Browser, runs: int) -> Iterator[Place]:
         add_runs(store, range(OPEN_RUNS, OPEN_RUNS + runs))
         store.close()
         with (
-            service(sys.executable, Path(name)) as (_, port),
+            service(sys.executable, Path(name)) as (process_id, port),
             httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as http,
         ):
-            yield Place(browser, http, port)
+            yield Place(browser, http, port, process_id)
 
 
 MEASUREMENTS: Mapping[str, tuple[int, Sequence[report.Column], Callable[[Place], list[report.Row]]]] = {

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -70,6 +70,17 @@ class StreamListener:
             if line.startswith(b"data: "):
                 written_at = datetime.fromisoformat(json.loads(line[6:])["at"]).timestamp()
                 self.arrivals.append(time.time() - written_at)
+
+    async def frames(self) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+        """Yield the type and the data of each frame until the stream ends."""
+        assert self._reader is not None
+        frame_type = ""
+        while line := await self._reader.readline():
+            name, _, value = line.decode().strip().partition(": ")
+            if name == "event":
+                frame_type = value
+            elif name == "data":
+                yield frame_type, json.loads(value)
 
     async def drain(self) -> None:
         """Read the stream until it ends, and keep nothing of it."""

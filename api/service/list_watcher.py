@@ -15,7 +15,8 @@ step may start without an entry of the history. The
 reads of a tenant follow each other and take at most a fifth of the time, on at most MAX_THREADS threads.
 
 Limits: a feed has the newest runs of its filter, at most `limit`. A run that newer ones push out is not
-followed any more. Changes within MIN_INTERVAL_SECONDS are published together.
+followed any more. Changes within MIN_INTERVAL_SECONDS are published together, and within a longer time if
+there are many followers.
 """
 
 from __future__ import annotations
@@ -47,6 +48,9 @@ MAX_THREADS = 2
 """Threads of a watcher that read the store. The threads that answer requests are others."""
 
 MIN_INTERVAL_SECONDS = 0.5
+SECONDS_PER_FOLLOWER = 0.004
+"""Time between two reads for each follower of a tenant. So a tenant is sent at most 250 messages a second."""
+
 MAX_PAUSE_SECONDS = 2.0
 PAUSE_GROWTH = 1.5
 GAP_FACTOR = 4.0
@@ -322,8 +326,8 @@ class ListWatcher:
                 started_at = loop.time()
                 changes = [await self._refresh(feed) for feed in list(tenant.feeds.values())]
                 pause = 0.0 if any(changes) else min(max(pause, 0.1) * PAUSE_GROWTH, MAX_PAUSE_SECONDS)
-                gap = max((loop.time() - started_at) * GAP_FACTOR, MIN_INTERVAL_SECONDS)
-                await asyncio.sleep(gap)
+                followers = sum(feed.followers for feed in tenant.feeds.values())
+                await asyncio.sleep(choose_gap(loop.time() - started_at, followers))
                 with suppress(TimeoutError):
                     async with asyncio.timeout(pause):
                         await tenant.wakeup.wait()
@@ -359,6 +363,16 @@ class ListWatchers(LoopWatchers[ListWatcher]):
 
     def __init__(self, changes: ChangeSignal, encoder: FeedEncoder) -> None:
         super().__init__(lambda: ListWatcher(changes, encoder))
+
+
+def choose_gap(read_seconds: float, followers: int) -> float:
+    """Return how long the lists of a tenant are not read after a read.
+
+    >>> choose_gap(0.01, 10), choose_gap(1.0, 10), choose_gap(0.01, 250), choose_gap(0.01, 10_000)
+    (0.5, 4.0, 1.0, 2.0)
+    """
+    interval = min(max(followers * SECONDS_PER_FOLLOWER, MIN_INTERVAL_SECONDS), MAX_PAUSE_SECONDS)
+    return max(read_seconds * GAP_FACTOR, interval)
 
 
 def _normalize(run_filter: RunFilter) -> RunFilter:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 
 import pytest
 from playwright.sync_api import APIResponse, Browser, Page, Route, expect
@@ -285,3 +286,31 @@ def test_no_view_has_barriers(
             page.wait_for_load_state("networkidle") if view == "/ui/inbox" else page.wait_for_timeout(0)
             expect(page.locator(".sign, .question h2").first).to_be_visible()
             assert find_barriers(page, axe) == []
+
+
+def test_numbers_that_stay_the_same_are_read_seldom(browser: Browser, service: ServedPage) -> None:
+    service.start(SHORT, "succeeded")
+    with open_page(browser) as page:
+        page.clock.install()
+        reads: Counter[str] = Counter()
+        page.on(
+            "request", lambda request: reads.update([request.url.split("?")[0].removeprefix(service.url)])
+        )
+        with page.expect_response("**/inbox?*"):
+            page.goto(f"{service.url}/ui/runs?since=all")
+        expect(page.locator(".rows .row").first).to_be_visible()
+        for _ in range(3):
+            with page.expect_response("**/inbox?*"):
+                page.clock.fast_forward(23_000)
+        before = reads.copy()
+        page.clock.run_for(18_000)
+        assert (reads["/inbox"], reads["/workflows/counts"]) == (
+            before["/inbox"],
+            before["/workflows/counts"],
+        )
+        service.start(SHORT, "succeeded")
+        expect(page.get_by_role("button", name="1 new run")).to_be_visible()
+        with page.expect_response("**/workflows/counts*"):
+            page.clock.fast_forward(16_000)
+        with page.expect_response("**/inbox?*"):
+            page.evaluate("dispatchEvent(new Event('noetl-changed'))")

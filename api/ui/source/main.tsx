@@ -28,7 +28,7 @@ const CONNECTION: Record<Connection, string> = {
   paused: "Paused",
 };
 
-/** How often the number of open questions is read, in milliseconds. */
+/** The shortest pause between two reads of the number of open questions, in milliseconds. */
 const COUNT_MS = 15_000;
 
 interface KeyRequest {
@@ -90,7 +90,7 @@ function View() {
 
 function Head({ connection: [connection, lastData] }: { connection: [Connection, number | undefined] }) {
   const { parts } = useAddress();
-  const inbox = useAnswer<Page<InboxEntry>>("/inbox?order=expires", { everyMs: COUNT_MS });
+  const inbox = useAnswer<Page<InboxEntry>>("/inbox?order=expires", { everyMs: COUNT_MS, grows: true });
   const [showsKeys, setShowsKeys] = useState(false);
   const waiting = inbox.data?.items.length ?? 0;
   useKeys({ "?": () => setShowsKeys(true) });

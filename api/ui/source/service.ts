@@ -33,6 +33,9 @@ type AskForKey = (isWrong: boolean, other: Promise<null>) => Promise<string | nu
 /** Delay between the attempts to reach the service, in milliseconds. It doubles up to the second number. */
 export const RETRY_MS = [1000, 15000] as const;
 
+/** Event of the window after this page has started, answered or changed a run. */
+export const CHANGED = "noetl-changed";
+
 export class Service {
   private key = "";
   private asking: Promise<void> | null = null;
@@ -64,6 +67,7 @@ export class Service {
     for (;;) {
       const used = this.key;
       const response = await this.fetch(path, options);
+      if (response.ok && options.method && path.startsWith("/workflows")) dispatchEvent(new Event(CHANGED));
       if (response.ok || response.status === 304) return response;
       if (response.status === 403 && options.method) this.isReader = true;
       if (response.status !== 401) throw await readProblem(response);

@@ -1,9 +1,10 @@
 /** What every view can use: the service, and the state of its connection. */
 
 import { createContext } from "preact";
-import { useContext, useEffect, useState } from "preact/hooks";
+import { useContext, useEffect, useRef, useState } from "preact/hooks";
 
-import { ConnectionLost, Problem, type Service } from "../service";
+import { isSame } from "../same";
+import { CHANGED, ConnectionLost, Problem, type Service } from "../service";
 import type { OnConnection } from "../stream";
 
 export interface Shared {
@@ -25,18 +26,29 @@ export interface Loaded<T> {
   reload: () => void;
 }
 
-/** Read a path, again when it changes, and every `everyMs`. With `keeps`, the data of the last path stay meanwhile. */
-export function useAnswer<T>(path: string | null, { keeps = false, everyMs = 0 } = {}): Loaded<T> {
+/** How much the pause between two reads grows if both have the same answer, and how long it is at most, as a multiple. */
+const GROWTH = 1.5;
+const MAX_GROWTH = 4;
+
+/**
+ * Read a path, again when it changes, and every `everyMs`. With `keeps`, the data of the last path stay meanwhile.
+ * With `grows`, the pause grows while the answer stays the same, and it is read again after this page has changed something.
+ */
+export function useAnswer<T>(path: string | null, { keeps = false, everyMs = 0, grows = false } = {}): Loaded<T> {
   const { service } = useShared();
   const [count, setCount] = useState(0);
   const [answer, setAnswer] = useState<{ path: string; data: T } | null>(null);
   const [problem, setProblem] = useState("");
+  const pause = useRef(everyMs);
+  const last = useRef<T | null>(null);
   useEffect(() => {
     if (path === null) return;
     const control = new AbortController();
     service
       .read<T>(path, { signal: control.signal })
       .then((data) => {
+        pause.current = grows && isSame(last.current, data) ? Math.min(pause.current * GROWTH, everyMs * MAX_GROWTH) : everyMs;
+        last.current = data;
         setAnswer({ path, data });
         setProblem("");
       })
@@ -47,9 +59,19 @@ export function useAnswer<T>(path: string | null, { keeps = false, everyMs = 0 }
   }, [path, count]);
   useEffect(() => {
     if (!everyMs) return;
-    const timer = setInterval(() => document.hidden || setCount((n) => n + 1), everyMs);
-    return () => clearInterval(timer);
-  }, [everyMs]);
+    let timer = 0;
+    const wait = () => {
+      timer = window.setTimeout(() => (document.hidden ? wait() : setCount((n) => n + 1)), pause.current);
+    };
+    wait();
+    return () => clearTimeout(timer);
+  }, [everyMs, count]);
+  useEffect(() => {
+    if (!grows) return;
+    const change = () => setCount((n) => n + 1);
+    addEventListener(CHANGED, change);
+    return () => removeEventListener(CHANGED, change);
+  }, [grows]);
   const isShown = answer !== null && (keeps || answer.path === path);
   return { data: isShown ? answer.data : null, problem, reload: () => setCount((n) => n + 1) };
 }

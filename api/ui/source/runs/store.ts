@@ -14,6 +14,8 @@ export class RunRows {
   fresh: ListedRun[] = [];
   /** Runs of `rows` that the filter does not select any more. They stay while a person may point at a row. */
   readonly gone = new Set<string>();
+  /** How many changes of the list may have changed the numbers of its runs. */
+  changes = 0;
   isComplete = false;
   isLoading = false;
   private cursor: string | null = null;
@@ -98,12 +100,15 @@ export class RunRows {
     const place = this.places.get(run.workflow_id);
     const waiting = this.fresh.findIndex(({ workflow_id }) => workflow_id === run.workflow_id);
     this.gone.delete(run.workflow_id);
+    const old = place === undefined ? this.fresh[waiting] : this.rows[place];
+    if (old?.status !== run.status) this.changes++;
     if (place !== undefined) this.rows[place] = run;
     else if (waiting >= 0) this.fresh[waiting] = run;
     else if (this.isNewest(run)) this.fresh.unshift(run);
   }
 
   private drop(id: string): void {
+    this.changes++;
     if (this.places.has(id)) this.gone.add(id);
     this.fresh = this.fresh.filter(({ workflow_id }) => workflow_id !== id);
   }

@@ -23,8 +23,9 @@ const EXTRA_ROWS = 12;
 /** How long a row stays that the filter does not select any more, if no person points at the list. */
 const GONE_MS = 3000;
 
-/** How often the counts and the bars are read, in milliseconds. */
+/** The shortest and the longest time between two reads of the counts and the bars, in milliseconds. */
 const COUNT_MS = 15_000;
+const UNCHANGED_MS = 60_000;
 
 export function RunsView() {
   const { service, setConnection } = useShared();
@@ -56,7 +57,7 @@ export function RunsView() {
   }, [key]);
   return (
     <main class="runs">
-      <RunsHead key={key} filter={filter} />
+      <RunsHead key={key} filter={filter} changes={rows.changes} />
       {problem && <p class="problem" role="alert">{problem}</p>}
       <RunTable rows={rows} filter={filter} selected={selected} onSelect={setSelected} />
       <BulkBar rows={rows} selected={selected} onSelect={setSelected} />
@@ -64,10 +65,26 @@ export function RunsView() {
   );
 }
 
-function RunsHead({ filter }: { filter: RunFilter }) {
-  const now = Math.floor(useNow(true) / COUNT_MS) * COUNT_MS;
+/**
+ * Return the end of the time whose runs are counted. It moves within COUNT_MS after runs of the list were counted
+ * otherwise, and else seldom. The time until then is random, so that many pages do not read at once.
+ */
+function useCountedUntil(changes: number): number {
+  const now = useNow(true);
+  const last = useRef({ until: now, changes, due: now + UNCHANGED_MS });
+  const counted = last.current;
+  if (counted.changes !== changes) {
+    counted.changes = changes;
+    counted.due = Math.min(counted.due, Math.max(counted.until + COUNT_MS, now + Math.random() * COUNT_MS));
+  }
+  if (now >= counted.due && !document.hidden) last.current = { until: now, changes, due: now + UNCHANGED_MS };
+  return last.current.until;
+}
+
+function RunsHead({ filter, changes }: { filter: RunFilter; changes: number }) {
+  const now = useCountedUntil(changes);
   const keeps = { keeps: true };
-  const counts = useAnswer<StatusCounts>(`/workflows/counts${filterQuery(filter, now, {}, false)}`, keeps);
+  const counts = useAnswer<StatusCounts>(`/workflows/counts${filterQuery(filter, now, {}, false)}#${now}`, keeps);
   const isDay = filter.since === "1d" || filter.since === "1h";
   const step = filter.since === "1h" ? "1m" : isDay ? "15m" : filter.since === "7d" ? "2h" : "8h";
   const bars = useAnswer<HistogramAnswer>(

@@ -1,1 +1,0 @@
-function u(e,n,s=[]){if(e===n)return!0;if(typeof e!="object"||typeof n!="object"||e===null||n===null)return!1;let l=Object.keys(e);return l.length!==Object.keys(n).length?!1:l.every(t=>s.includes(t)||t in n&&u(e[t],n[t]))}export{u as a};

@@ -1,1 +1,0 @@
-import{a,b}from"./chunk-UFNUVIHZ.js";import"./chunk-CPSMSZY4.js";import"./chunk-35MICZIU.js";import"./chunk-QHR5QITY.js";import"./chunk-D7A5RCNG.js";import"./chunk-F6PKN5ZF.js";import"./chunk-JW3XOOU7.js";export{a as Drawer,b as LogLines};
