@@ -87,6 +87,21 @@ class PayloadLostError(StoreError):
     """A stored value that was deleted, or that is damaged. The message names it. It stays lost."""
 
 
+class DamagedRunError(StoreError):
+    """Stored data of a run that is missing or cannot be read. It stays so until it is repaired.
+
+    `run_id` is None if the reader does not know the run; its caller does.
+    """
+
+    def __init__(self, message: str, run_id: str | None = None) -> None:
+        super().__init__(message, run_id)
+        self.message = message
+        self.run_id = run_id
+
+    def __str__(self) -> str:
+        return self.message
+
+
 class UnknownRunError(StoreError):
     """A run that the store does not have, or that was deleted. The message names it."""
 

@@ -18,7 +18,7 @@ from noetl.executor.engine.item_threads import read_item_threads
 from noetl.executor.engine.kept_data import keeps_inputs
 from noetl.executor.engine.quotas import check_quota_settings
 from noetl.executor.engine.run_log import log_run_end
-from noetl.executor.errors import SettingError, StoreError
+from noetl.executor.errors import DamagedRunError, SettingError, StoreError
 from noetl.executor.model.run import SERVICE_QUEUE, Claim, Lease, Run
 from noetl.executor.model.worker_identity import process_name
 from noetl.executor.precedence import working_for
@@ -139,6 +139,7 @@ class Worker:
         self._lease_keeper = LeaseKeeper(store, settings.lease_seconds, store.clock)
         self._failures = StoreFailures(self._stopping)
         self._sweep_at = 0.0
+        self._damaged: dict[str, DamagedRunError] = {}
         self.repaired = 0
         self._shares = TenantShares(settings.threads)
         # A queue outside of the store has turns of its own, and a claim may wait for its messages.
@@ -183,11 +184,18 @@ class Worker:
                 thread.join(None if deadline is None else max(deadline - time.monotonic(), 0.0))
 
     def wait_until_finished(self, tenant: str, run_id: str, timeout_seconds: float | None = None) -> Run:
-        """Return the run when it has ended, or as it is after the timeout."""
+        """Return the run when it has ended, or as it is after the timeout.
+
+        Raises:
+            DamagedRunError: this worker has set the run aside.
+            StoreError: the store has failed for too long.
+        """
         deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
         while True:
             seen = self._store.changes.count
             self._raise_after_outage()
+            if run_id in self._damaged:
+                raise self._damaged[run_id]
             run = self._store.runs.get(tenant, run_id)
             if run is None:
                 raise StoreError(f"The store has no run {run_id}.")
@@ -247,17 +255,30 @@ class Worker:
                 while claim is not None:
                     claim = self._lease_keeper.execute(executor, claim)
                     self._failures.clear(EXECUTE)
+        except DamagedRunError as error:
+            self._set_aside(error.run_id or first.run.id, error)
         finally:
             self._shares.release(tenant)
+
+    def _set_aside(self, run_id: str, error: DamagedRunError) -> None:
+        """Set a damaged run aside, so that the other runs continue."""
+        self._damaged[run_id] = error
+        self._store.maintenance.set_aside(run_id, error.message)
 
     def _claim(self, lease: Lease) -> Claim | None:
         """Claim a visit of a tenant that may occupy another thread."""
         queue = self._store.queue
-        if not queue.claims_in_turn:
-            return queue.claim(self._queue, lease, self._store.clock())
-        return self._shares.claim(
-            lambda passed_over: queue.claim(self._queue, lease, self._store.clock(), passed_over)
-        )
+        while True:
+            try:
+                if not queue.claims_in_turn:
+                    return queue.claim(self._queue, lease, self._store.clock())
+                return self._shares.claim(
+                    lambda passed_over: queue.claim(self._queue, lease, self._store.clock(), passed_over)
+                )
+            except DamagedRunError as error:
+                if error.run_id is None:
+                    raise
+                self._set_aside(error.run_id, error)
 
     def _raise_after_outage(self) -> None:
         """Raise the error of the store if it has failed for too long.

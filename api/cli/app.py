@@ -93,14 +93,22 @@ def _report(error: Exception) -> int:
         if sentence is not None:
             print_message(f"noetl: {sentence}")
         return EXIT_USAGE
-    from noetl.executor.errors import RejectedError, SettingError, StoreError, UnknownRunError
+    from noetl.executor.errors import (
+        DamagedRunError,
+        RejectedError,
+        SettingError,
+        StoreError,
+        UnknownRunError,
+    )
 
     if isinstance(error, CommandError):
         for sentence in str(error).split("\n"):
             print_message(f"noetl: {sentence}")
         return error.exit_code
     if isinstance(error, RejectedError | SettingError | StoreError | OSError):
-        is_of_store = isinstance(error, StoreError) and not isinstance(error, UnknownRunError)
+        is_of_store = isinstance(error, StoreError) and not isinstance(
+            error, UnknownRunError | DamagedRunError
+        )
         hint = " Set the store with NOETL_STORE or --store." if is_of_store else ""
         text = str(error)
         print_message(f"noetl: {text}{'.' if hint and not text.endswith('.') else ''}{hint}")

@@ -54,6 +54,7 @@ OF_ALL = (
     "invalid-request",
     "loopback-only",
     "internal-error",
+    "run-damaged",
     "store-unavailable",
     "not-set-up",
     "too-many-connections",

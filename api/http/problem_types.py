@@ -121,6 +121,11 @@ PROBLEM_TYPES: Mapping[str, ProblemType] = {
         "Too many requests: the limit `key` is 600 in a minute. Try again in 3 s.",
         (*_RETRY, "RateLimit", "RateLimit-Policy"),
     ),
+    "run-damaged": ProblemType(
+        500,
+        "The run is damaged, and waits until its store is repaired. The store has no plan 5f0c, or a part of"
+        " it is missing.",
+    ),
     "internal-error": ProblemType(
         500, "Internal error. The service log has the details under this reference."
     ),

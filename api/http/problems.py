@@ -27,7 +27,7 @@ from noetl.api.service.errors import (
 )
 from noetl.api.service.views import DiagnosticEntry, View
 from noetl.executor.engine.external import CALLBACK_PATH
-from noetl.executor.errors import RejectedError, SettingError, StoreError, UnknownRunError
+from noetl.executor.errors import DamagedRunError, RejectedError, SettingError, StoreError, UnknownRunError
 from noetl.executor.security.redaction import MASK
 from noetl.planner.diagnostics.wording import abbreviate
 
@@ -233,9 +233,7 @@ def problem_from(request: Request, error: Exception) -> Problem:
             headers = {"Retry-After": "5"} if status == 429 else None
             return Problem(status, error.message, slug=slug, headers=headers, **error.details)
         case StoreError():
-            _log.error("the store failed: %s", error)
-            detail = "The store cannot be reached."
-            return Problem(503, detail, slug="store-unavailable", headers={"Retry-After": "5"})
+            return _problem_of_store(error)
         case SettingError():
             _log.error("the service is not configured: %s", error)
             detail = "The service is not configured. The service log names the setting."
@@ -252,6 +250,15 @@ def problem_from(request: Request, error: Exception) -> Problem:
         case HTTPException():
             return _problem_of_http_error(request, error)
     raise error
+
+
+def _problem_of_store(error: StoreError) -> Problem:
+    if isinstance(error, DamagedRunError):
+        detail = f"The run is damaged, and waits until its store is repaired. {error}"
+        return Problem(500, detail, slug="run-damaged")
+    _log.error("the store failed: %s", error)
+    detail = "The store cannot be reached."
+    return Problem(503, detail, slug="store-unavailable", headers={"Retry-After": "5"})
 
 
 def _problem_of_playbook(error: PlaybookError) -> Problem:

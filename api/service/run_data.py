@@ -44,6 +44,7 @@ from noetl.executor.model.json_values import write_json
 from noetl.executor.model.run import Run, Visit, VisitStatus
 from noetl.executor.model.run_filter import RunFilter, fold_case
 from noetl.executor.model.run_summary import RunSummary, StartedVisit
+from noetl.executor.stores.damage import RUN_DAMAGED
 from noetl.planner.diagnostics.diagnostic import did_you_mean
 from noetl.planner.diagnostics.wording import abbreviate
 from noetl.planner.draw.chart import calls_playbook
@@ -113,7 +114,7 @@ class RunDataService:
         overview = self.runs.overview(run_id)
         report = self.runs.describe(overview)
         steps = dict(report.steps)
-        if not self._reads_too_much(report):
+        if overview.damage is None and not self._reads_too_much(report):
             for name in self.context.loop_steps(overview.summary.plan_hash):
                 if steps[name].visits:
                     number = overview.steps[name].latest.number
@@ -286,8 +287,9 @@ class RunDataService:
         return measure(visit_intervals(found.visit, events, ready_at, self.context.clock()))
 
     def _measure_run(self, run: RunSummary, report: RunReport) -> Durations | None:
-        """Return the durations of a run, or None if the store would read too many visits for them."""
-        if self._reads_too_much(report):
+        """Return the durations of a run, or None if it is damaged or the store would read too many visits."""
+        is_damaged = report.error is not None and report.error["type"] == RUN_DAMAGED
+        if is_damaged or self._reads_too_much(report):
             return None
         visits = self.context.store.visits
         return visits.times(run.id, run.created_at, self.context.clock()).durations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +42,7 @@ from noetl.executor.stores.cursors import (
     read_event_id,
     write_event_id,
 )
+from noetl.executor.stores.damage import damage_record
 from noetl.planner.diagnostics.diagnostic import did_you_mean
 from noetl.planner.diagnostics.wording import abbreviate
 from noetl.planner.frozen import frozen
@@ -231,7 +232,7 @@ class RunService:
             finished_at=timestamp(run.finished_at),
             steps=steps,
             progress=RunProgress(steps=len(steps), finished=finished, running=counts[StepState.RUNNING]),
-            error=overview.error,
+            error=overview.error or damage_record(overview.damage),
         )
 
     def result(self, run_id: str) -> RunResult:
@@ -273,7 +274,10 @@ class RunService:
         return events[-1].id if events else None
 
     def _step_reports(self, overview: RunOverview) -> dict[str, StepReport]:
-        names = self.context.step_names(overview.summary.plan_hash)
+        if overview.damage is not None:
+            names: Sequence[str] = tuple(overview.steps)
+        else:
+            names = self.context.step_names(overview.summary.plan_hash)
         return step_reports(overview.summary.status, names, overview.steps)
 
     def find(self, run_filter: RunFilter) -> RunPage:

@@ -66,11 +66,15 @@ class StepVisits:
 
 @frozen
 class RunOverview:
-    """The part of a run that its status shows: its summary, its error, its visits by step."""
+    """The part of a run that its status shows: its summary, its error, its visits by step.
+
+    `damage` says why the run was set aside, or is None. A damaged run may have no visits here.
+    """
 
     summary: RunSummary
     error: ErrorRecord | None
     steps: dict[str, StepVisits]
+    damage: str | None = None
 
 
 @frozen

@@ -20,7 +20,7 @@ from noetl.executor.engine.external import read_public_url
 from noetl.executor.engine.invocation import VisitExecutor
 from noetl.executor.engine.run_log import log_run_end
 from noetl.executor.engine.work_context import InvocationTime
-from noetl.executor.errors import MessageError, SettingError, StoreError
+from noetl.executor.errors import DamagedRunError, MessageError, SettingError, StoreError
 from noetl.executor.model.read_memory import counting_reads
 from noetl.executor.model.run import Claim, Lease, Run, RunEnding, RunStatus
 from noetl.executor.model.special_visits import is_pseudo_step
@@ -204,6 +204,9 @@ class MessageBatch:
             while claim is not None:
                 given_up = message_of_claim(given_up, claim)
                 claim = self._execute(executor, claim)
+        except DamagedRunError as error:
+            self._warm.store.maintenance.set_aside(error.run_id or given_up.run_id, error.message)
+            return False
         except StoreError as error:
             logger.warning("the store failed; visit %s is given up: %s", given_up.visit_id, error)
             self._metrics.add("StoreFailures")

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any, Protocol, TypeVar, cast
 
-from noetl.executor.errors import StoreError
+from noetl.executor.errors import DamagedRunError, PayloadLostError, StoreError
 from noetl.executor.model.run import Commit, Lease, Visit
 from noetl.executor.stores.interface import Store
 
@@ -70,8 +70,11 @@ class _PersistentPart:
         return call
 
     def _retry(self, error: StoreError, operation: Callable[[], T]) -> T:
-        """Return the result of an operation that has failed, or raise its last error."""
-        while self._policy.may_retry(error):
+        """Return the result of an operation that has failed, or raise its last error.
+
+        Data that is damaged or lost stays so, and is not read again.
+        """
+        while not isinstance(error, DamagedRunError | PayloadLostError) and self._policy.may_retry(error):
             try:
                 result = operation()
             except StoreError as latest:

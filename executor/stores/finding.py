@@ -12,6 +12,7 @@ MAX_FINDINGS = 100
 """Number of findings of one check that are reported."""
 
 MESSAGES = {
+    "set aside": "run {run_id} is damaged and was set aside; repair it, then run with --fix: {reason}",
     "stuck": "run {run_id} has not ended, but no active visit is left",
     "waits in vain": "run {run_id} waits, but no answer can arrive any more",
     "goes on after its end": "run {run_id} has ended, but step `{step}` is still active",

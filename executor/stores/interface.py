@@ -608,6 +608,20 @@ class StoreMaintenance(Protocol):
         """Return the inconsistencies of the store, without changing it; runs may be active meanwhile."""
         ...
 
+    def set_aside(self, run_id: str, reason: str) -> bool:
+        """Let no worker claim visits of a damaged run, and remember why. Nothing of the run is deleted.
+
+        Log it, and return True, unless the run was set aside before. The run need not exist.
+        """
+        ...
+
+    def put_back(self, now: float) -> list[str]:
+        """Let workers claim the visits of all runs that were set aside, and return the ids of these runs.
+
+        One that is still damaged will be set aside again.
+        """
+        ...
+
     def delete_run(self, tenant: str, run_id: str) -> bool:
         """Delete a run that has ended: all that it has left, and all runs that it has started.
 

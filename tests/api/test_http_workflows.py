@@ -15,6 +15,7 @@ from noetl.executor.actions import catalogue
 from noetl.executor.engine.start import new_run
 from noetl.executor.model.start_request import StartRequest
 from noetl.executor.stores import open_store
+from noetl.executor.stores.sql.store import SqlStore
 from noetl.planner.compile import compile_playbook
 from tests.api.responses import read_view
 
@@ -365,3 +366,34 @@ async def test_a_local_run_is_refused(
     response = await http.post(f"/workflows/{run.id}/{command}", json=body)
     assert response.status_code == 409
     assert f"noetl runs {command}" in response.json()["detail"]
+
+
+async def test_a_damaged_run_says_what_is_wrong(http: httpx.AsyncClient, settings: dict[str, str]) -> None:
+    """The status is readable without the plan, and what needs the plan is a problem of the run."""
+    store = open_store(settings["NOETL_STORE"])
+    assert isinstance(store, SqlStore)
+    plan = compile_playbook(PICKY, catalogue()).plan
+    assert plan is not None
+    store.plans.save(plan)
+    run = store.runs.create(
+        *new_run(plan.header, plan.hash, StartRequest({"number": 1}, origin="local", folder="/"), now=0.0)
+    )
+    with store.database.transaction() as db:
+        db.execute("update runs set plan_hash = 'lost' where id = :id", id=run.id)
+    store.maintenance.set_aside(run.id, "The store has no plan lost, or a part of it is missing.")
+    store.close()
+    sentence = (
+        "the run waits until its store is repaired: The store has no plan lost, or a part of it is missing."
+    )
+    for path in (f"/workflows/status/{run.id}", f"/workflows/{run.id}"):
+        response = await http.get(path)
+        assert (response.status_code, response.json().get("status")) == (200, "queued"), response.text
+        assert (response.json()["error"]["type"], response.json()["error"]["message"]) == (
+            "RunDamaged",
+            sentence,
+        )
+    (entry,) = (await http.get("/workflows")).json()["items"]
+    assert sentence.startswith(entry["headline"].rstrip("…"))
+    problem = await http.get(f"/workflows/{run.id}/graph")
+    assert (problem.status_code, problem.json()["type"].rpartition(":")[2]) == (500, "run-damaged")
+    assert "has no plan lost" in problem.json()["detail"]

@@ -8,6 +8,7 @@ import pytest
 
 from noetl.api.service.services import create_services
 from noetl.executor.actions import catalogue
+from noetl.executor.errors import DamagedRunError
 from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.stores.sql.store import SqlStore
 from noetl.testing.store_contract.operations import claim_visit, start_run, succeed
@@ -30,5 +31,5 @@ def check_payloads_are_not_read(store: SqlStore) -> None:
         assert services.runs.events(run.id).items
         assert services.runs.plan(run.id).hash == run.plan_hash
         store.maintenance.probe()
-        with pytest.raises(ValueError, match="Expecting"):
+        with pytest.raises(DamagedRunError, match="cannot be read"):
             services.runs.get(run.id)

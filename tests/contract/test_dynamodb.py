@@ -46,7 +46,12 @@ from noetl.executor.stores.sqs.due_message import GIVE_UP_DELAY_SECONDS, GRACE_S
 from noetl.executor.worker import Worker, WorkerSettings
 from noetl.infra.dynamodb import upgrade
 from noetl.testing.run_harness import RunHarness
-from noetl.testing.store_contract import ConsistencyContract, PlanDeletionContract, StoreContract
+from noetl.testing.store_contract import (
+    ConsistencyContract,
+    DamagedRunsContract,
+    PlanDeletionContract,
+    StoreContract,
+)
 from noetl.testing.store_contract.operations import (
     DIAMOND,
     LEASE,
@@ -195,7 +200,7 @@ OVERVIEWS = {
 }
 
 
-class TestDynamo(StoreContract, ConsistencyContract, PlanDeletionContract):
+class TestDynamo(StoreContract, ConsistencyContract, DamagedRunsContract, PlanDeletionContract):
     unused_seconds = USE_SECONDS + RENEWAL_SECONDS
     seconds_after_end = EXPIRY_DELAY_SECONDS + 100.0
     deletes_runs = False

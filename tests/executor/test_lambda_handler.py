@@ -26,6 +26,8 @@ from noetl.executor.runtime import message_batch, message_return
 from noetl.executor.runtime.function_settings import read_continue_fraction
 from noetl.executor.runtime.preload import check_processor
 from noetl.executor.stores import open_store
+from noetl.executor.stores.dynamo import keys
+from noetl.executor.stores.dynamo.expressions import Update
 from noetl.executor.stores.dynamo.store import DynamoStore
 from noetl.executor.stores.interface import MessageOutcome
 from noetl.infra.dynamodb import upgrade
@@ -546,3 +548,35 @@ print(aws.client.cache_info().currsize, gc.isenabled())
             text=True,
         )
         assert done.stdout.splitlines() == output
+
+
+def test_a_message_of_a_damaged_run_is_done_and_the_run_continues_later(
+    queue: LambdaQueue, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The function that meets it sets it aside, and the other messages of its batch are processed."""
+    table = queue.store.context.table
+    damaged, sound = start(queue, CHAIN), start(queue, CHAIN)
+    table.write([Update(keys.head(damaged.id), {"plan": "lost"})])
+    assert queue.drive(sound) is RunStatus.SUCCEEDED
+    head = table.get(keys.head(damaged.id))
+    assert head is not None
+    assert "has no plan lost" in head["damage"]
+    assert [r.levelname for r in caplog.records if damaged.id in r.getMessage()] == ["ERROR"]
+    assert queue.store.maintenance.sweep(time.time() + 3600.0).repaired == 0
+    assert queue.records() == []
+    table.write([Update(keys.head(damaged.id), {"plan": damaged.plan_hash})])
+    # The claim of the function that has met the damage must end before.
+    now = time.time() + 60.0
+    for visit in queue.store.runs.visits(damaged.id):
+        table.write([Update(keys.visit(damaged.id, visit.id, 1), {"due": time.time()})])
+    assert queue.store.maintenance.put_back(now) == [damaged.id]
+    assert queue.drive(damaged) is RunStatus.SUCCEEDED
+
+
+def test_a_run_whose_head_cannot_be_decoded_is_set_aside(queue: LambdaQueue) -> None:
+    damaged, sound = start(queue, CHAIN), start(queue, CHAIN)
+    queue.store.context.table.write([Update(keys.head(damaged.id), {"given": b"\x01broken"})])
+    assert queue.drive(sound) is RunStatus.SUCCEEDED
+    overview = queue.store.runs.overview("default", damaged.id)
+    assert overview is not None
+    assert overview.damage == f"Data of run {damaged.id} cannot be read: JSONDecodeError."

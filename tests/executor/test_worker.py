@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import noetl.executor.worker as worker_module
-from noetl.executor.errors import SettingError, StoreError
+from noetl.executor.errors import DamagedRunError, SettingError, StoreError
 from noetl.executor.model.events import Event
 from noetl.executor.model.run import Claim, Lease, Run, RunStatus, Visit
 from noetl.executor.model.run_filter import RunFilter
@@ -658,3 +658,39 @@ def test_visits_of_a_service_use_the_credit_of_their_tenant(
     with working(store, tmp_path, queue=queue) as worker:
         worker.wait_until_finished("tenant-a", harness.id, SECONDS)
     assert tenants == expected
+
+
+def test_damaged_runs_do_not_stop_the_others(
+    store: SqliteStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A run without its plan, one with a visit that cannot be read, and a visit without its run."""
+    text = BLOCKING_PLAYBOOK.replace("cat gate", "true")
+    without_plan, unreadable, without_row, sound = (
+        start(store, text, tmp_path, origin="service") for _ in range(4)
+    )
+    damages = (
+        ("update runs set plan_hash = 'lost' where id = :id", without_plan),
+        ("update visits set names = '{' where run_id = :id", unreadable),
+        ("delete from runs where id = :id", without_row),
+    )
+    with store.database.transaction() as db:
+        for statement, run in damages:
+            db.execute(statement, id=run.id)
+    with working(store, tmp_path, threads=1) as worker:
+        assert finished(worker, sound).result == {"x": 1}
+        with pytest.raises(DamagedRunError, match="has no plan lost"):
+            worker.wait_until_finished("default", without_plan.id, SECONDS)
+    messages = [record.getMessage() for record in caplog.records if record.name == "noetl.executor"]
+    set_aside = [message for message in messages if "was set aside" in message]
+    assert sorted(message.split()[1] for message in set_aside) == sorted(run.id for _, run in damages)
+    with store.database.transaction() as db:
+        db.execute(
+            "update runs set plan_hash = :hash where id = :id", hash=sound.plan.hash, id=without_plan.id
+        )
+        db.execute("update visits set names = '{}' where run_id = :id", id=unreadable.id)
+    assert set(store.maintenance.put_back(store.clock())) == {run.id for _, run in damages}
+    with store.database.transaction() as db:
+        now = store.clock()
+        db.execute("update visits set due_at = :now where run_id = :id", id=without_plan.id, now=now)
+    with working(store, tmp_path, threads=1) as worker:
+        assert [finished(worker, run).result for run in (without_plan, unreadable)] == [{"x": 1}] * 2

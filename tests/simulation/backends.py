@@ -30,6 +30,7 @@ RUN_TABLES = (
     "idempotency_keys",
     "run_bytes",
     "run_times",
+    "damaged_runs",
 )
 BACKEND_NAMES = ("memory store", "memory", "SQLite", "Postgres", "DynamoDB")
 

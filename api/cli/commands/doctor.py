@@ -19,6 +19,9 @@ app = typer.Typer()
 def doctor(
     json: Annotated[bool, typer.Option("--json", help="Write JSON for programs.")] = False,
     store: StoreOption = None,
+    fix: Annotated[
+        bool, typer.Option("--fix", help="First let damaged runs that were set aside continue.")
+    ] = False,
 ) -> None:
     """Check that a store is consistent: no run is stuck, no row is left over, and it can be written.
 
@@ -26,6 +29,8 @@ def doctor(
     """
     from noetl.planner.diagnostics.terminal_text import to_printable
 
+    if fix:
+        _put_back(store)
     findings = _find_inconsistencies(store)
     if json:
         items = [
@@ -38,6 +43,13 @@ def doctor(
     if findings:
         raise typer.Exit(EXIT_FAILED)
     print_message("the store is consistent")
+
+
+def _put_back(url: str | None) -> None:
+    """Let the damaged runs of a store continue. A worker sets those aside again that are not repaired."""
+    with open_command_store(url, create=False) as store:
+        for run_id in store.maintenance.put_back(store.clock()):
+            print_message(f"run {run_id} continues")
 
 
 def _find_inconsistencies(url: str | None) -> list[Finding]:

@@ -189,10 +189,14 @@ def show_run(
         return
     if visit is not None:
         raise CommandError("--visit needs --step")
+    from noetl.executor.stores.damage import RUN_DAMAGED
+
     with open_runs(store, url) as runs:
         run = find_run(runs, id)
-        report, plan = runs.details(run.id), runs.plan(run.id)
-        has_no_worker = runs.is_abandoned(run)
+        report = runs.details(run.id)
+        is_damaged = report.error is not None and report.error["type"] == RUN_DAMAGED
+        plan = None if is_damaged else runs.plan(run.id)
+        has_no_worker = not is_damaged and runs.is_abandoned(run)
     if json:
         write_json(report)
         return
@@ -305,7 +309,8 @@ def show_log(
                 time.sleep(_FOLLOW_SECONDS)
 
 
-def _write_status(report: RunDetails, plan: Plan) -> None:
+def _write_status(report: RunDetails, plan: Plan | None) -> None:
+    """Write the status of a run and of its steps. The plan of a damaged run is not read."""
     from noetl.api.cli.display.step_data import format_split
     from noetl.executor.actions import catalogue
     from noetl.planner.draw import text
@@ -324,7 +329,8 @@ def _write_status(report: RunDetails, plan: Plan) -> None:
             write_stdout(f"{label:<9}{value}\n")
     states = {name: step.status for name, step in report.steps.items()}
     loops = [line for name, step in report.steps.items() for line in _describe_loops(name, step)]
-    write_stdout("\n" + text.draw(plan, catalogue(), states))
+    if plan is not None:
+        write_stdout("\n" + text.draw(plan, catalogue(), states))
     if loops:
         write_stdout("\n" + "".join(f"{line}\n" for line in loops))
     waits = [
@@ -348,19 +354,19 @@ def _describe_loops(name: str, step: StepReport) -> Iterator[str]:
         yield f"{to_printable(name)}{to_printable(place)}: {loop.done:,} of {loop.total:,} items{failed}"
 
 
-def _write_errors(run: Run, report: RunDetails, plan: Plan) -> None:
+def _write_errors(run: Run, report: RunDetails, plan: Plan | None) -> None:
     """Write the errors of the steps, and those of the run that no step has."""
     from noetl.api.cli.display.failure import fact_lines, failure_line_number
     from noetl.api.cli.display.run_board import format_error
 
     step_errors = {name: step.error for name, step in report.steps.items() if step.error}
-    if step_errors or run.errors or run.error:
+    if step_errors or run.errors or report.error:
         write_stdout("\n")
     for name, error in step_errors.items():
-        line = failure_line_number(error, plan)
-        write_stdout(f"{name} (line {line}): {format_error(error)}\n")
+        place = "" if plan is None else f" (line {failure_line_number(error, plan)})"
+        write_stdout(f"{name}{place}: {format_error(error)}\n")
         write_stdout("".join(f"{fact}\n" for fact in fact_lines(error)))
-    for error in run.errors or filter(None, [run.error]):
+    for error in run.errors or filter(None, [report.error]):
         if error["step"] not in step_errors:
             write_stdout(f"{format_error(error)}\n")
 

@@ -204,6 +204,9 @@ class Claims:
             self._undo_creation(request, item)
             return MessageOutcome.DONE
         self._context.heads.remember(head)
+        if "damage" in head:
+            self._undo_creation(request, item)
+            return MessageOutcome.DONE
         claimed = decode_claimed_visit(self._context, head, item, reads.cause, request.known)
         if claimed is None or has_ended(head) or not self._is_current(claimed, head):
             self._undo_creation(request, item)

@@ -103,6 +103,8 @@ class ConsistencyCheck:
     def _check_run(self, run_id: str) -> tuple[list[Finding], list[_Payload]]:
         """Return the findings about a run, and its values in the bucket if it is open."""
         head = self._context.table.get(keys.head(run_id))
+        if head is not None and "damage" in head:
+            return [finding_of_run("set aside", run_id, reason=head["damage"])], []
         if head is not None and self._context.table.get(keys.plan(head["plan"])) is None:
             # Without its plan, nothing else can be checked.
             return [finding_of_run("unknown plans", run_id, playbook=head["playbook"])], []

@@ -138,13 +138,16 @@ class DueIndex:
             raise StoreError(message) from error
 
     def _send(self, queue: str, rows: list[DueRow], now: float) -> int:
-        """Send the messages about entries, and return their number. Runs that have ended get none."""
+        """Send the messages about entries, and return their number.
+
+        Runs that have ended or are damaged get none.
+        """
         head_keys = {row.run_id: keys.head(row.run_id) for row in rows}
         heads = self._context.table.get_many(list(head_keys.values()), SUMMARY_ATTRIBUTES)
         messages = []
         for row in rows:
             head = heads.get(head_keys[row.run_id])
-            if head is None or has_ended(head):
+            if head is None or has_ended(head) or "damage" in head:
                 self._remove(row)
             else:
                 messages.append(self._message_about(row, head))

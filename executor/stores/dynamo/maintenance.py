@@ -20,11 +20,13 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from noetl.executor.errors import StoreError
+from noetl.executor.errors import DamagedRunError, StoreError
 from noetl.executor.model.run import SERVICE_QUEUE
 from noetl.executor.model.special_visits import is_pseudo_step
+from noetl.executor.stores.damage import reading_run
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.context import DynamoContext
+from noetl.executor.stores.dynamo.damaged_runs import put_back, set_aside
 from noetl.executor.stores.dynamo.due_index import DueIndex
 from noetl.executor.stores.dynamo.open_runs import next_open_runs
 from noetl.executor.stores.dynamo.plan_deletion import PlanDeletion
@@ -59,6 +61,14 @@ class DynamoMaintenance:
     def delete_run(self, tenant: str, run_id: str) -> bool:
         """Delete a run that has ended, with all runs that it has started."""
         return self._run_deletion.delete(tenant, run_id)
+
+    def set_aside(self, run_id: str, reason: str) -> bool:
+        """Let no worker claim visits of a damaged run. Return False if it was set aside before."""
+        return set_aside(self._context, run_id, reason)
+
+    def put_back(self, now: float) -> list[str]:
+        """Let workers claim the visits of all runs that were set aside, and return the ids of these runs."""
+        return put_back(self._context, now)
 
     def probe(self) -> None:
         """Return if the table answers to the read of one item."""
@@ -110,10 +120,15 @@ class DynamoMaintenance:
 
     def _sweep_run(self, run_id: str, now: float) -> int:
         """Repair a run, announce its overdue visits, and return how many visits were announced."""
-        snapshot = read_snapshot(self._context, run_id)
-        if snapshot is None or has_ended(snapshot.head):
+        try:
+            with reading_run(run_id):
+                snapshot = read_snapshot(self._context, run_id)
+                if snapshot is None or has_ended(snapshot.head) or "damage" in snapshot.head:
+                    return 0
+                due = self._overdue_and_repaired(snapshot, now)
+        except DamagedRunError as error:
+            self.set_aside(run_id, error.message)
             return 0
-        due = self._overdue_and_repaired(snapshot, now)
         if due:
             names = ", ".join(sorted({item.visit.step for item in due}))
             logger.warning("run %s had no message for due steps: %s", run_id, names)

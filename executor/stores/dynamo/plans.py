@@ -10,7 +10,9 @@ from typing import Any, cast
 
 from noetl.executor.clients.aws_retry import ConditionFailed
 from noetl.executor.errors import StoreError
+from noetl.executor.stores.damage import UNREADABLE, missing_plan, unreadable_plan
 from noetl.executor.stores.dynamo import keys
+from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.blobs import to_bytes, unpack
 from noetl.executor.stores.dynamo.expressions import PRESENT, ConditionCheck, Put
 from noetl.executor.stores.dynamo.keys import BRANCHES_PER_PARTITION, MAX_PARTITIONS
@@ -141,8 +143,17 @@ class DynamoPlans:
         found = self._table.get_many([first_key, use_key])
         first = found.get(first_key)
         if first is None:
-            raise StoreError(f"The store in DynamoDB has no plan {plan_hash}.")
+            raise missing_plan(plan_hash)
         self.uses.remember(plan_hash, found.get(use_key))
+        try:
+            return self._decode(plan_hash, first)
+        except KeyError as error:
+            raise missing_plan(plan_hash) from error
+        except UNREADABLE as error:
+            raise unreadable_plan(plan_hash, error) from error
+
+    def _decode(self, plan_hash: str, first: Item) -> tuple[PlanTexts, int]:
+        """Return the plan of its first block, and read the other blocks."""
         rest = [keys.plan(plan_hash, number) for number in range(1, first["blocks"])]
         items = self._table.get_many(rest)
         packed = b"".join([first["body"], *(items[key]["body"] for key in rest)])

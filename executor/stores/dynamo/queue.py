@@ -12,15 +12,17 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from noetl.executor.clients.aws_retry import ConditionFailed
-from noetl.executor.errors import MessageError
+from noetl.executor.errors import DamagedRunError, MessageError
 from noetl.executor.model.events import Event
 from noetl.executor.model.run import Claim, Commit, ErrorRecord, Lease, RunStatus, Visit, VisitStatus
 from noetl.executor.model.visit_transition import MAX_AHEAD_SECONDS
+from noetl.executor.stores.damage import reading_run
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.claims import ClaimRequest, Claims, FinishedVisit
 from noetl.executor.stores.dynamo.commits import Commits
 from noetl.executor.stores.dynamo.context import DynamoContext
+from noetl.executor.stores.dynamo.damaged_runs import set_aside
 from noetl.executor.stores.dynamo.expressions import Put, Update, Write
 from noetl.executor.stores.dynamo.followups import DueVisits, Followups
 from noetl.executor.stores.dynamo.open_runs import list_open_runs
@@ -75,7 +77,8 @@ class DynamoQueue:
                 message = memory_queue.take(queue, now, passed_over)
             if message is None:
                 return None
-            claim = self._claims.claim(ClaimRequest(message, lease, now))
+            with reading_run(message.run_id):
+                claim = self._claims.claim(ClaimRequest(message, lease, now))
             if isinstance(claim, Claim):
                 return claim
         return None
@@ -85,6 +88,12 @@ class DynamoQueue:
     ) -> Claim | MessageOutcome:
         """Claim the visit that a message names, or return what is to be done with the message."""
         message = DueMessage.decode(body)
+        with reading_run(message.run_id):
+            return self._claim_message(message, lease, now, give_up=give_up)
+
+    def _claim_message(
+        self, message: DueMessage, lease: Lease, now: float, *, give_up: bool
+    ) -> Claim | MessageOutcome:
         result = self._claims.claim(ClaimRequest(message, lease, now, give_up=give_up, is_delivered=True))
         if not isinstance(result, FinishedVisit):
             return result
@@ -170,6 +179,10 @@ class DynamoQueue:
 
     def commit(self, commit: Commit, now: float, claim_for: Lease | None = None) -> Visit | None:
         """Write the outcome of a visit and all that follows from it, and claim the next visit for a lease."""
+        with reading_run(commit.visit.run_id):
+            return self._commit(commit, now, claim_for)
+
+    def _commit(self, commit: Commit, now: float, claim_for: Lease | None) -> Visit | None:
         visit = commit.visit
         committed = self._commits.commit(commit, now)
         self._context.changes.notify()
@@ -259,16 +272,29 @@ class DynamoQueue:
         context = self._context
         ids = sorted(context.heads.open_runs(queue) | set(list_open_runs(context, queue)))
         due: list[tuple[tuple[object, ...], DueMessage]] = []
-        for snapshot in context.in_parallel(lambda run_id: read_snapshot(context, run_id), ids):
-            if snapshot is None:
-                continue
-            context.heads.remember(snapshot.head)
-            repaired = [] if now is None else self._repairs.repair(snapshot, now)
-            due += [
-                (
-                    (item.visit.due_at, *item.sort_key),
-                    context.announcer.message_about(item, snapshot.head),
-                )
-                for item in [*snapshot.active_items, *repaired]
-            ]
+        for entries in context.in_parallel(lambda run_id: self._find_due_of_run(run_id, now), ids):
+            due += entries
         return [message for _, message in sorted(due, key=lambda entry: entry[0])]
+
+    def _find_due_of_run(self, run_id: str, now: float | None) -> list[tuple[tuple[object, ...], DueMessage]]:
+        """Return messages about the active visits of a run with their sort keys. Set a damaged run aside."""
+        context = self._context
+        try:
+            with reading_run(run_id):
+                snapshot = read_snapshot(context, run_id)
+                if snapshot is None:
+                    return []
+                context.heads.remember(snapshot.head)
+                if "damage" in snapshot.head:
+                    return []
+                repaired = [] if now is None else self._repairs.repair(snapshot, now)
+                return [
+                    (
+                        (item.visit.due_at, *item.sort_key),
+                        context.announcer.message_about(item, snapshot.head),
+                    )
+                    for item in [*snapshot.active_items, *repaired]
+                ]
+        except DamagedRunError as error:
+            set_aside(context, run_id, error.message)
+            return []

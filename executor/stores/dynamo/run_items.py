@@ -26,6 +26,7 @@ of the idempotency key, and `requests` lists those of resumes. `held` is set whi
 `shifts` lists the begins and ends of pauses: type of the event, time, and the caller, if known. `plan` is
 the hash of the plan, and `resumed` is `Run.resumed_from`. `spread` is the number of partitions if it is not
 1. `expires` is the time to live.
+`damage` says why the run was set aside.
 Others are named as in `Run`.
 """
 
@@ -57,7 +58,7 @@ from noetl.planner.frozen import frozen
 SUMMARY_ATTRIBUTES = (
     "pk", "sk", "tenant", "owner", "created", "at", "playbook", "version", "plan", "status", "origin",
     "queue", "tags", "folder", "parent", "resumed", "started", "finished", "stop", "held", "resumes",
-    "deadline", "first", "handed", "spread", "waits", "error",
+    "deadline", "first", "handed", "spread", "waits", "error", "damage",
 )  # fmt: skip
 """Attributes of a head without payloads: those of a summary, and those from which its visits follow."""
 

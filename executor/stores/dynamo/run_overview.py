@@ -19,9 +19,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from noetl.executor.errors import DamagedRunError
 from noetl.executor.model.ids import ORDERED, ordered_prefix
-from noetl.executor.model.run import Visit
+from noetl.executor.model.run import RunStatus, Visit
 from noetl.executor.model.run_summary import RunOverview, StepVisits, has_started, latest_visits
+from noetl.executor.stores.damage import reading_run
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.context import DynamoContext
@@ -35,6 +37,7 @@ from noetl.executor.stores.dynamo.run_items import (
 )
 from noetl.executor.stores.dynamo.run_snapshot import RunSnapshot, assemble_visits, read_snapshot_of
 from noetl.executor.stores.dynamo.visit_items import without_outputs
+from noetl.planner.frozen import replace
 
 MIN_READ_VISITS = 8
 """Number of visits on cycles that are read before each step is queried by itself."""
@@ -47,6 +50,18 @@ _ORDERED = f"V#{ORDERED}"
 
 def read_overview(context: DynamoContext, head: Item) -> RunOverview:
     """Return the overview of the run of a head, which has at least SUMMARY_ATTRIBUTES."""
+    damage = head.get("damage")
+    try:
+        with reading_run(run_id_of(head)):
+            return replace(_read_overview(context, head), damage=damage)
+    except DamagedRunError:
+        if damage is None:
+            raise
+        error = context.blobs.load_if_kept(head.get("error"))
+        return RunOverview(decode_summary(head, RunStatus(head["status"])), error, {}, damage)
+
+
+def _read_overview(context: DynamoContext, head: Item) -> RunOverview:
     steps = context.plans.ordered_steps(head["plan"])
     if not steps or spread_of(head) > 1 or "waits" in head:
         return _read_all(context, head)

@@ -23,6 +23,7 @@ from noetl.executor.model.run_transition import shown_status
 from noetl.executor.model.special_visits import finally_visit_id, is_pseudo_step
 from noetl.executor.model.visit_states import ACTIVE
 from noetl.executor.model.visit_transition import is_waiting
+from noetl.executor.stores.damage import reading_run
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.context import DynamoContext
@@ -113,7 +114,18 @@ def read_snapshot(
 def read_snapshot_of(
     context: DynamoContext, head: Item, *, with_outputs: bool = False, attributes: Sequence[str] = ()
 ) -> RunSnapshot:
-    """Return a snapshot of the run of a head that was just read, with the named attributes or all."""
+    """Return a snapshot of the run of a head that was just read, with the named attributes or all.
+
+    Raises:
+        DamagedRunError: data of the run cannot be decoded, or its plan is missing.
+    """
+    with reading_run(run_id_of(head)):
+        return _read_snapshot_of(context, head, with_outputs=with_outputs, attributes=attributes)
+
+
+def _read_snapshot_of(
+    context: DynamoContext, head: Item, *, with_outputs: bool, attributes: Sequence[str]
+) -> RunSnapshot:
     run_id = run_id_of(head)
     for reads in range(MAX_READS):
         if reads:

@@ -21,7 +21,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from noetl.executor.clients.aws_retry import ConditionFailed
+from noetl.executor.errors import DamagedRunError
 from noetl.executor.model.run import RunStatus
+from noetl.executor.stores.damage import reading_run
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.context import DynamoContext
@@ -64,11 +66,19 @@ def put_quiet_to_sleep(context: DynamoContext, run_ids: Sequence[str]) -> list[s
         page = run_ids[start : start + MAX_READ_ITEMS]
         heads = context.table.get_many([keys.head(run_id) for run_id in page])
         counters = _read_counters(context, list(heads.values()))
-        for head in heads.values():
-            is_candidate = can_sleep(context, head) and is_quiet(context, head, counters[run_id_of(head)])
-            if not (is_candidate and _put_to_sleep(context, head)):
-                awake.append(run_id_of(head))
+        ids = {run_id_of(head): head for head in heads.values()}
+        awake += [id for id, head in ids.items() if not _sleeps(context, head, counters[id])]
     return awake
+
+
+def _sleeps(context: DynamoContext, head: Item, counters: Sequence[Item]) -> bool:
+    """Put a run to sleep if it may, and return whether it sleeps. A damaged run is left to its sweep."""
+    try:
+        with reading_run(run_id_of(head)):
+            is_candidate = can_sleep(context, head) and is_quiet(context, head, counters)
+            return is_candidate and _put_to_sleep(context, head)
+    except DamagedRunError:
+        return False
 
 
 def _put_to_sleep(context: DynamoContext, head: Item) -> bool:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 
+from noetl.executor.errors import DamagedRunError
 from noetl.executor.model.run import DEADLINE, NEVER, RunStatus, Visit, VisitStatus
 from noetl.executor.model.run_transition import check_deletable, lose_branch
 from noetl.executor.model.special_visits import deadline_visit
 from noetl.executor.model.visit_transition import end_lease, is_endless, unpark, wake
+from noetl.executor.stores.damage import log_set_aside
 from noetl.executor.stores.finding import (
     UNKNOWN_PLAN_OF_VERSION,
     CheckedRun,
@@ -42,6 +44,22 @@ class MemoryMaintenance:
         with self._state.lock:
             return limit_findings([*self._check_runs(), *self._check_references()])
 
+    def set_aside(self, run_id: str, reason: str) -> bool:
+        with self._state.change_runs():
+            record = self._state.runs.get(run_id)
+            if record is None or record.damage is not None:
+                return False
+            record.damage = reason
+        log_set_aside(run_id, reason)
+        return True
+
+    def put_back(self, now: float) -> list[str]:
+        with self._state.change_runs():
+            records = [record for record in self._state.runs.values() if record.damage is not None]
+            for record in records:
+                record.damage = None
+            return [record.run.id for record in records]
+
     def delete_run(self, tenant: str, run_id: str) -> bool:
         with self._state.change_runs():
             runs = {id: record.run for id, record in self._state.runs.items()}
@@ -68,8 +86,12 @@ class MemoryMaintenance:
         with self._state.change_runs():
             open_records = [r for r in self._state.runs.values() if r.run.finished_at is None]
             repaired = 0
-            for record in open_records:
-                repair = self._repair(record, now) if repaired < limit else None
+            for record in [record for record in open_records if record.damage is None]:
+                try:
+                    repair = self._repair(record, now) if repaired < limit else None
+                except DamagedRunError as error:
+                    self.set_aside(record.run.id, error.message)
+                    continue
                 if repair is not None:
                     repaired += 1
                     fields = {"workflow_id": record.run.id, "repaired": repair}
@@ -79,6 +101,9 @@ class MemoryMaintenance:
 
     def _check_runs(self) -> Iterator[Finding]:
         for record in self._state.runs.values():
+            if record.damage is not None:
+                yield finding_of_run("set aside", record.run.id, reason=record.damage)
+                continue
             run, visits, active = record.run, record.visits.values(), _find_active_steps(record)
             is_ended = run.finished_at is not None
             status = RunStatus.PAUSED if run.is_paused else run.status

@@ -109,7 +109,12 @@ class MemoryRuns:
             run = self.get(tenant, run_id)
             if run is None:
                 return None
-            return RunOverview(summarize(run), run.error, latest_visits(self.visits(run_id)))
+            return RunOverview(
+                summarize(run),
+                run.error,
+                latest_visits(self.visits(run_id)),
+                self._state.record(run_id).damage,
+            )
 
     def find(self, run_filter: RunFilter) -> tuple[list[RunSummary], str | None]:
         last = None if run_filter.cursor is None else read_cursor(run_filter.cursor)

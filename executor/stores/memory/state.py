@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from noetl.executor.errors import StoreError
 from noetl.executor.model.branch_stack import BranchStack
 from noetl.executor.model.events import Event
 from noetl.executor.model.limits import PayloadLimits
@@ -28,6 +27,7 @@ from noetl.executor.model.visit_transition import is_held
 from noetl.executor.model.wait_transition import AnswerDeclaration
 from noetl.executor.stores.change_signal import ChangeSignal
 from noetl.executor.stores.cursors import write_event_id
+from noetl.executor.stores.damage import missing_plan
 from noetl.planner.frozen import replace
 from noetl.planner.plan import Plan
 
@@ -58,6 +58,7 @@ class RunRecord:
     closed_waits: set[WaitKey] = field(default_factory=set)
     wait_ranks: dict[WaitKey, float] = field(default_factory=dict)
     stack: BranchStack | None = None
+    damage: str | None = None
     history: list[Event] = field(default_factory=list)
 
     def put(self, *visits: Visit) -> None:
@@ -134,7 +135,7 @@ class MemoryState:
 
     def plan(self, plan_hash: str) -> Plan:
         if plan_hash not in self.plans:
-            raise StoreError(f"The store has no plan {plan_hash}.")
+            raise missing_plan(plan_hash)
         return self.plans[plan_hash]
 
     def use_plan(self, plan_hash: str) -> None:
@@ -167,6 +168,6 @@ class MemoryState:
     def find_active(self, queue: str) -> list[tuple[RunRecord, Visit]]:
         """Return the active visits of a queue with their runs, in the order in which they are due."""
         open_runs = (record for record in self.runs.values() if record.run.finished_at is None)
-        records = (record for record in open_runs if record.run.queue == queue)
+        records = (r for r in open_runs if r.run.queue == queue and r.damage is None)
         active = ((record, visit) for record in records for visit in record.find_active())
         return sorted(active, key=lambda entry: entry[1].due_at)

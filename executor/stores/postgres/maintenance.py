@@ -26,6 +26,12 @@ class PostgresMaintenance:
     def check_consistency(self) -> list[Finding]:
         return self._shared.check_consistency()
 
+    def set_aside(self, run_id: str, reason: str) -> bool:
+        return self._shared.set_aside(run_id, reason)
+
+    def put_back(self, now: float) -> list[str]:
+        return self._shared.put_back(now)
+
     def delete_run(self, tenant: str, run_id: str) -> bool:
         return self._shared.delete_run(tenant, run_id)
 

@@ -45,6 +45,7 @@ class SqlConsistencyCheck:
 
 
 _CHECKS = (
+    SqlConsistencyCheck("set aside", "damage.find"),
     SqlConsistencyCheck("stuck", "consistency.stuck"),
     SqlConsistencyCheck("waits in vain", "consistency.waits_in_vain", values={"never": NEVER}),
     SqlConsistencyCheck("goes on after its end", "consistency.continues_after_its_end"),

@@ -20,10 +20,12 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from noetl.executor.errors import DamagedRunError
 from noetl.executor.model.run import NEVER
 from noetl.executor.model.run_transition import lose_branch
 from noetl.executor.model.special_visits import deadline_visit
 from noetl.executor.model.visit_transition import MAX_LEASE_SECONDS
+from noetl.executor.stores.damage import log_set_aside, reading_run
 from noetl.executor.stores.interface import SweepResult
 from noetl.executor.stores.plan_uses import MAX_DELETED_PLANS, UNUSED_SECONDS
 from noetl.executor.stores.sql.branches import BranchTransaction, insert_visit
@@ -101,15 +103,39 @@ class SqlMaintenance:
                 break
         return SweepResult(self._context.database.fetch_one("sweep.count_open_runs")["open"], repaired)
 
+    def set_aside(self, run_id: str, reason: str) -> bool:
+        now = self._context.database.clock()
+        with self._context.transaction() as db:
+            db.lock_run(run_id)
+            is_new = db.execute("damage.add", run_id=run_id, reason=reason, now=now).rowcount == 1
+            db.execute("damage.hide_visits", run_id=run_id)
+        if is_new:
+            log_set_aside(run_id, reason)
+        return is_new
+
+    def put_back(self, now: float) -> list[str]:
+        run_ids = [row["run_id"] for row in self._context.database.fetch_all("damage.find")]
+        for run_id in run_ids:
+            with self._context.transaction() as db:
+                db.lock_run(run_id)
+                db.execute("damage.remove", run_id=run_id)
+                db.execute("damage.show_visits", run_id=run_id, now=now)
+                db.mark_run_written(run_id)
+        self._context.announce_due()
+        return run_ids
+
     def _repair(self, run_id: str, damage: _Damage, now: float) -> bool:
         """Lock a run, check it again and repair it; return whether there was something to repair."""
         repair = None
-        with self._context.database.transaction() as db:
-            db.lock_run(run_id)
-            damaged = db.execute(damage.query, run_id=run_id, limit=1, **damage.values)
-            if damaged.fetchone() is not None:
-                run = db.execute("sweep.next_seq", run_id=run_id).fetchone()
-                repair = damage.repair(BranchTransaction(db, self._plans, run, now))
+        try:
+            with reading_run(run_id), self._context.database.transaction() as db:
+                db.lock_run(run_id)
+                damaged = db.execute(damage.query, run_id=run_id, limit=1, **damage.values)
+                if damaged.fetchone() is not None:
+                    run = db.execute("sweep.next_seq", run_id=run_id).fetchone()
+                    repair = damage.repair(BranchTransaction(db, self._plans, run, now))
+        except DamagedRunError as error:
+            self.set_aside(run_id, error.message)
         if repair is None:
             return False
         fields = {"workflow_id": run_id, "repaired": repair}

@@ -6,6 +6,7 @@ import json
 from typing import cast
 
 from noetl.executor.precedence import wait_for_slice
+from noetl.executor.stores.damage import UNREADABLE, missing_plan, unreadable_plan
 from noetl.executor.stores.plan_parts import CACHE_BYTES, PartKey, decode_part, weigh_part
 from noetl.executor.stores.plan_uses import TOUCH_SECONDS, PlanUses, deleted_plan
 from noetl.executor.stores.sql.context import SqlContext
@@ -71,7 +72,10 @@ class SqlPlans:
         return tuple(row["name"] for row in rows)
 
     def get(self, plan_hash: str) -> Plan:
-        row = self._context.database.fetch_one("plans.get", hash=plan_hash)
+        rows = self._context.database.fetch_all("plans.get", hash=plan_hash)
+        if not rows:
+            raise missing_plan(plan_hash)
+        (row,) = rows
         steps: dict[str, Step] = {}
         tasks: dict[str, Task] = {}
         for part in self._context.database.fetch_all("plans.parts", hash=plan_hash):
@@ -87,12 +91,16 @@ class SqlPlans:
         """Return a part of a plan, with an estimate of its bytes."""
         plan_hash, kind, name = key
         if kind == "header":
-            text = self._context.database.fetch_one("plans.header", hash=plan_hash)["header"]
+            rows = self._context.database.fetch_all("plans.header", hash=plan_hash)
         else:
-            text = self._context.database.fetch_one("plans.part", hash=plan_hash, kind=kind, name=name)[
-                "body"
-            ]
-        return decode_part(kind, name, json.loads(text)), weigh_part(len(text))
+            rows = self._context.database.fetch_all("plans.part", hash=plan_hash, kind=kind, name=name)
+        if not rows:
+            raise missing_plan(plan_hash)
+        text = rows[0]["body"]
+        try:
+            return decode_part(kind, name, json.loads(text)), weigh_part(len(text))
+        except UNREADABLE as error:
+            raise unreadable_plan(plan_hash, error) from error
 
 
 def _encode_parts(plan: Plan) -> str:

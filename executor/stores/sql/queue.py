@@ -46,6 +46,7 @@ from noetl.executor.model.visit_transition import (
     start_events,
 )
 from noetl.executor.model.worker_identity import is_dead
+from noetl.executor.stores.damage import missing_run, reading_run
 from noetl.executor.stores.sql.branches import BranchTransaction
 from noetl.executor.stores.sql.context import SqlContext
 from noetl.executor.stores.sql.database import Result, Writer
@@ -99,6 +100,8 @@ class SqlQueue:
             claimed = self._write(visit, claim(visit, lease, now), now)
             if claimed is not None:
                 return claimed
+            if candidates == MAX_CANDIDATES and not database.fetch_all("queue.read_run", run_id=visit.run_id):
+                raise missing_run(visit.run_id)
             # Another worker was faster. Competing workers now choose among more visits, so they collide less.
             candidates = min(candidates * 4, MAX_CANDIDATES)
         return None
@@ -128,6 +131,8 @@ class SqlQueue:
             if row is None:
                 return None
             run = db.execute("queue.begin_run", run_id=before.run_id, now=now).fetchone()
+            if run is None:
+                raise missing_run(before.run_id)
             if loses_lease(before):
                 add_fact(db, before.run_id, LEASE_LOST)
             if events := start_events(before, claimed):
@@ -184,7 +189,7 @@ class SqlQueue:
     def commit(self, commit: Commit, now: float, claim_for: Lease | None = None) -> Visit | None:
         visit = commit.visit
         outputs = encode_outputs(commit, self._context.limits)
-        with self._context.transaction() as db:
+        with reading_run(visit.run_id), self._context.transaction() as db:
             db.mark_run_written(visit.run_id)
             db.execute(
                 "queue.count_outcome",

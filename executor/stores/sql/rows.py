@@ -12,6 +12,7 @@ from noetl.executor.model.registry import ApiKey, RegisteredPlaybook
 from noetl.executor.model.run import FailureState, Progress, Run, RunStatus, Visit, VisitStatus, WaitKey
 from noetl.executor.model.run_summary import RunSummary, VisitSummary
 from noetl.executor.stores.cursors import write_event_id
+from noetl.executor.stores.damage import UNREADABLE, unreadable_run
 
 if TYPE_CHECKING:
     import sqlite3
@@ -57,7 +58,18 @@ def decode_result(text: str | None, saved: Mapping[str, Any]) -> Any:
 
 
 def run_from_row(row: Row) -> Run:
-    """Return the run of a row of `runs`."""
+    """Return the run of a row of `runs`.
+
+    Raises:
+        DamagedRunError: the row cannot be decoded.
+    """
+    try:
+        return _decode_run(row)
+    except UNREADABLE as error:
+        raise unreadable_run(row["id"], error) from error
+
+
+def _decode_run(row: Row) -> Run:
     return Run(
         id=row["id"],
         tenant=row["tenant"],
@@ -149,7 +161,18 @@ def playbook_from_row(row: Row) -> RegisteredPlaybook:
 
 
 def visit_from_row(row: Row) -> Visit:
-    """Return the visit of a row. The columns `saved`, `result` and `failures` may be missing."""
+    """Return the visit of a row. The columns `saved`, `result` and `failures` may be missing.
+
+    Raises:
+        DamagedRunError: the row cannot be decoded.
+    """
+    try:
+        return _decode_visit(row)
+    except UNREADABLE as error:
+        raise unreadable_run(row["run_id"], error) from error
+
+
+def _decode_visit(row: Row) -> Visit:
     columns = row.keys()
     names = {name: (clock, id) for name, (clock, id) in json.loads(row["names"]).items()}
     saved = (decode_json(row["saved"]) or {}) if "saved" in columns else {}
@@ -180,18 +203,25 @@ def visit_from_row(row: Row) -> Visit:
 
 
 def visit_summary_from_row(row: Row) -> VisitSummary:
-    """Return the summary of a visit from the columns of `runs.latest_visits`."""
-    return VisitSummary(
-        status=VisitStatus(row["status"]),
-        number=row["number"],
-        attempt=row["attempt"],
-        due_at=row["due_at"],
-        started_at=row["started_at"],
-        finished_at=row["finished_at"],
-        case=row["case"],
-        error=decode_json(row["error"]),
-        progress=_progress_from_row(row),
-    )
+    """Return the summary of a visit from the columns of `runs.latest_visits`.
+
+    Raises:
+        DamagedRunError: the row cannot be decoded.
+    """
+    try:
+        return VisitSummary(
+            status=VisitStatus(row["status"]),
+            number=row["number"],
+            attempt=row["attempt"],
+            due_at=row["due_at"],
+            started_at=row["started_at"],
+            finished_at=row["finished_at"],
+            case=row["case"],
+            error=decode_json(row["error"]),
+            progress=_progress_from_row(row),
+        )
+    except UNREADABLE as error:
+        raise unreadable_run(row["run_id"], error) from error
 
 
 def _progress_from_row(row: Row) -> Progress | None:

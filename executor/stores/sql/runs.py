@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from noetl.executor.errors import StoreAwayError, StoreError
+from noetl.executor.errors import DamagedRunError, StoreAwayError, StoreError
 from noetl.executor.model.branch_stack import BranchStack, first_stack
 from noetl.executor.model.byte_kind import ByteKind
 from noetl.executor.model.child_runs import too_many_child_runs
@@ -144,11 +144,15 @@ class SqlRuns:
         if not rows:
             return None
         visits = self._context.database.fetch_all("runs.latest_visits", run_id=run_id)
-        steps = {}
+        steps, damage = {}, rows[0]["damage"]
         for row in visits:
             wait_for_slice()
-            steps[row["step"]] = StepVisits(visit_summary_from_row(row), row["started"])
-        return RunOverview(summary_from_row(rows[0]), decode_json(rows[0]["error"]), steps)
+            try:
+                steps[row["step"]] = StepVisits(visit_summary_from_row(row), row["started"])
+            except DamagedRunError:
+                if damage is None:
+                    raise
+        return RunOverview(summary_from_row(rows[0]), decode_json(rows[0]["error"]), steps, damage)
 
     def find(self, run_filter: RunFilter) -> tuple[list[RunSummary], str | None]:
         return find_runs(self._context.database, run_filter)

@@ -53,6 +53,7 @@ SCRIPTS = {
     20: "registered_by.sql",
     21: "open_waits.sql",
     22: "run_times.sql",
+    23: "damaged_runs.sql",
 }
 """Script that brings a store to each version, from the version before it or from an empty file."""
 

@@ -12,13 +12,14 @@ The page docs/how-to/add-a-store.md says how to write a store.
 import pytest
 
 for part in (
-    "consistency", "facts", "keys", "open_waits", "plans", "queue", "registry", "run_deletion", "run_lists",
-    "runs", "sequential", "sweep", "transitions", "waits",
+    "consistency", "damaged_runs", "facts", "keys", "open_waits", "plans", "queue", "registry",
+    "run_deletion", "run_lists", "runs", "sequential", "sweep", "transitions", "waits",
 ):  # fmt: skip
     pytest.register_assert_rewrite(f"{__name__}.{part}")
 
 from noetl.testing.store_contract.consistency import ConsistencyContract
 from noetl.testing.store_contract.damage import StoreDamage, SweepDamage
+from noetl.testing.store_contract.damaged_runs import DamagedRunsContract
 from noetl.testing.store_contract.facts import FactsContract
 from noetl.testing.store_contract.keys import KeysContract
 from noetl.testing.store_contract.open_waits import OpenWaitsContract
@@ -37,6 +38,7 @@ from noetl.testing.store_contract.waits import WaitsContract
 
 __all__ = [
     "ConsistencyContract",
+    "DamagedRunsContract",
     "FactsContract",
     "KeysContract",
     "MaintenanceContract",
@@ -78,7 +80,11 @@ class StoreContract(
 
 
 class MaintenanceContract(
-    ConsistencyContract, SweepContract, PlanDeletionContract, RepairTransitionsContract
+    ConsistencyContract,
+    DamagedRunsContract,
+    SweepContract,
+    PlanDeletionContract,
+    RepairTransitionsContract,
 ):
     """Tests of maintenance. A subclass has a fixture `store`, and a `damage` that damages the store."""
 

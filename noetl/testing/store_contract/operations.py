@@ -33,6 +33,7 @@ from noetl.executor.model.start_request import StartRequest
 from noetl.executor.model.transition import apply_deadline, build_commit, suspend
 from noetl.executor.model.visit_transition import MAX_CLAIMS
 from noetl.executor.model.wait_transition import AnswerDeclaration
+from noetl.executor.stores.finding import Finding
 from noetl.executor.stores.interface import QueuedStore, Store
 from noetl.testing.run_harness import compile_text
 
@@ -263,6 +264,11 @@ def refusal_of_heartbeat(store: Store, token: str = "t") -> str:
     with pytest.raises(RejectedError) as rejected:
         store.waits.record_heartbeat(token, 9.0)
     return rejected.value.reason
+
+
+def findings_of(store: Store) -> list[Finding]:
+    """Return the findings of a consistency check."""
+    return store.maintenance.check_consistency()
 
 
 def failed_checks(store: Store) -> list[str]:

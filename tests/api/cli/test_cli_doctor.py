@@ -12,7 +12,7 @@ from noetl.executor.stores.sql.store import SqlStore
 from noetl.executor.stores.sqlite import file
 from noetl.infra.dynamodb import upgrade as upgrade_table
 from noetl.infra.migrations import upgrade
-from noetl.testing.store_contract.operations import start_run
+from noetl.testing.store_contract.operations import claim_visit, start_run
 from tests.api.cli.conftest import Command
 from tests.aws import Client
 
@@ -54,6 +54,24 @@ def test_a_stuck_run_is_found(noetl: Command, url: str) -> None:
     result = noetl("doctor", "--store", url, "--json")
     finding = {"check": "stuck", "workflow_id": run_id, "message": message}
     assert (result.exit_code, result.json) == (1, {"healthy": False, "findings": [finding]})
+
+
+def test_a_damaged_run_continues_after_its_repair(noetl: Command, url: str) -> None:
+    store = open_store(url)
+    run = start_run(store)
+    reason = "The store has no plan 5f0c, or a part of it is missing."
+    store.maintenance.set_aside(run.id, reason)
+    result = noetl("doctor", "--store", url)
+    message = f"run {run.id} is damaged and was set aside; repair it, then run with --fix: {reason}\n"
+    assert (result.exit_code, result.out) == (1, message)
+    shown = noetl("runs", "show", run.id, "--store", url)
+    assert "the run waits until its store is repaired: The store has no plan" in shown.out
+    assert reason in noetl("runs", "list", "--store", url, "--json").json["items"][0]["headline"]
+    result = noetl("doctor", "--fix", "--store", url)
+    assert (result.exit_code, result.out) == (0, "")
+    assert result.err == f"run {run.id} continues\nthe store is consistent\n"
+    assert claim_visit(store, run, store.clock()).visit.step == "a"
+    store.close()
 
 
 def test_the_check_changes_nothing(noetl: Command, tmp_path: Path) -> None:

@@ -68,6 +68,7 @@ select following.* from done left join following on true
 
 -- name: find_active
 select {visit_columns}, tenant from visits where run_id = :run_id and id = :visit_id and {active_in_run}
+and not exists (select 1 from damaged_runs where damaged_runs.run_id = visits.run_id)
 
 -- name: read_queue
 select queue, plan_hash from runs where id = :run_id

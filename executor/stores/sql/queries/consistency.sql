@@ -4,6 +4,7 @@
 -- Unfinished runs without an active visit. A paused run needs none.
 -- name: stuck
 select id as run_id from runs where finished_at is null and not exists ({active_visit}) and not {is_paused}
+and not {set_aside}
 and id = :run_id -- optional
 limit :limit
 
@@ -11,6 +12,7 @@ limit :limit
 -- name: waits_in_vain
 select id as run_id from runs where finished_at is null and exists ({active_visit})
 and not exists ({active_visit} and (due_at < :never or (status = 'waiting' and {answerable})))
+and not {set_aside}
 and id = :run_id -- optional
 limit :limit
 

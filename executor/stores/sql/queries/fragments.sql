@@ -84,6 +84,10 @@ exists ({active_step}) and not exists ({active_step} and status <> 'waiting' and
 -- name: is_paused
 (runs.finished_at is null and coalesce(runs.stop, '') = 'paused')
 
+-- The run `runs.id` is damaged, and was set aside.
+-- name: set_aside
+exists (select 1 from damaged_runs where damaged_runs.run_id = runs.id)
+
 -- The run does not stop, but may be paused: `Run.ending` is None.
 -- name: not_ending
 coalesce(stop, 'paused') = 'paused'

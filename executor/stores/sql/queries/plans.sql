@@ -19,7 +19,7 @@ insert into plan_parts select :hash, {part_columns} from {part_rows}
 select header, source from plans where hash = :hash
 
 -- name: header
-select header from plans where hash = :hash
+select header as body from plans where hash = :hash
 
 -- name: step_names
 select name from plan_parts where hash = :hash and kind = 'step' order by position

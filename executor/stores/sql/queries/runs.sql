@@ -42,7 +42,9 @@ select * from runs where id = :run_id
 select runs.*, {shown_status} as shown from runs where id = :run_id and tenant = :tenant
 
 -- name: summary
-select {summary_columns}, runs.error from runs where id = :run_id and tenant = :tenant
+select {summary_columns}, runs.error,
+    (select reason from damaged_runs where damaged_runs.run_id = runs.id) as damage
+from runs where id = :run_id and tenant = :tenant
 
 -- name: add_tag
 insert into run_tags select tenant, {tag}, created_at, id from runs where id = :run_id on conflict do nothing

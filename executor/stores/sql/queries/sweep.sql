@@ -2,12 +2,13 @@
 
 -- name: find_endless_leases
 select distinct run_id from visits where {active} and status = 'running' and due_at > :longest
+and not exists (select 1 from damaged_runs where damaged_runs.run_id = visits.run_id)
 and run_id = :run_id -- optional
 limit :limit
 
 -- name: find_missing_deadlines
 select id as run_id from runs where finished_at is null and {not_ending} and deadline_at is not null
-and not exists (select 1 from visits where run_id = runs.id and step = '@deadline')
+and not exists (select 1 from visits where run_id = runs.id and step = '@deadline') and not {set_aside}
 and id = :run_id -- optional
 limit :limit
 

@@ -1,0 +1,94 @@
+"""Damaged runs: data of one run is missing or cannot be read, and the run is set aside.
+
+Problem: a run without its plan, or with a row that cannot be decoded, fails each time that it is claimed. It
+has been due longest, so each worker would claim it first, and all other runs would wait.
+
+Algorithm: the dead letter channel (Hohpe and Woolf 2003). The first reader that fails sets the run aside: the
+store remembers the reason, and no claim finds its visits. Nothing of the run is deleted. After a repair,
+`noetl doctor --fix` puts all such runs back. One that is still damaged is set aside again.
+
+Cost: nothing for a sound run.
+
+Limits: damage of the store itself concerns all runs, and is a StoreError without a run.
+"""
+
+from __future__ import annotations
+
+import logging
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from noetl.executor.errors import DamagedRunError
+from noetl.executor.model.run import ErrorRecord
+
+RUN_DAMAGED = "RunDamaged"
+"""The type of the error that clients see of a run that was set aside."""
+
+UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, EOFError, zlib.error)
+"""The errors of a decoder whose argument is damaged."""
+
+logger = logging.getLogger("noetl.executor")
+
+
+def missing_plan(plan_hash: str) -> DamagedRunError:
+    """Return the error of a plan that a run names, and that the store does not have."""
+    return DamagedRunError(f"The store has no plan {plan_hash}, or a part of it is missing.")
+
+
+def missing_run(run_id: str) -> DamagedRunError:
+    """Return the error of a visit whose run the store does not have."""
+    return DamagedRunError(f"The store has a visit of run {run_id}, and not the run.", run_id)
+
+
+def unreadable_plan(plan_hash: str, error: Exception) -> DamagedRunError:
+    """Return the error of a plan that cannot be decoded."""
+    return DamagedRunError(f"Plan {plan_hash} cannot be read: {describe_damage(error)}.")
+
+
+def unreadable_run(run_id: str, error: Exception) -> DamagedRunError:
+    """Return the error of a run whose data cannot be decoded."""
+    return DamagedRunError(f"Data of run {run_id} cannot be read: {describe_damage(error)}.", run_id)
+
+
+def describe_damage(error: Exception) -> str:
+    """Return what a decoder has found, without values of the run.
+
+    >>> describe_damage(KeyError("names"))
+    'KeyError'
+    """
+    return type(error).__name__
+
+
+def damage_record(damage: str | None) -> ErrorRecord | None:
+    """Return the error record with which clients see why a run was set aside, or None if it was not."""
+    if damage is None:
+        return None
+    return ErrorRecord(
+        type=RUN_DAMAGED,
+        message=f"the run waits until its store is repaired: {damage}",
+        action=None,
+        step=None,
+        attempt=1,
+        retryable=False,
+        status=None,
+        details=None,
+    )
+
+
+@contextmanager
+def reading_run(run_id: str) -> Iterator[None]:
+    """Raise DamagedRunError if data of a run cannot be decoded within this block."""
+    try:
+        yield
+    except DamagedRunError as error:
+        raise DamagedRunError(error.message, error.run_id or run_id) from error
+    except UNREADABLE as error:
+        raise unreadable_run(run_id, error) from error
+
+
+def log_set_aside(run_id: str, reason: str) -> None:
+    """Log that a run was set aside."""
+    fields = {"workflow_id": run_id, "damage": reason}
+    message = "run %s is damaged and was set aside; repair it, then run `noetl doctor --fix`: %s"
+    logger.error(message, run_id, reason, extra={"fields": fields})

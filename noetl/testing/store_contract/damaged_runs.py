@@ -1,0 +1,95 @@
+"""The contract of damaged runs: one that cannot be read is set aside, and all others continue."""
+
+from __future__ import annotations
+
+import pytest
+
+from noetl.executor.errors import DamagedRunError
+from noetl.executor.model.run import Claim, RunStatus
+from noetl.executor.stores.interface import Store
+from noetl.testing.run_harness import FakeClock, RunHarness
+from noetl.testing.store_contract.damage import StoreDamage
+from noetl.testing.store_contract.operations import failed_checks, findings_of
+
+CHAIN = """
+    steps:
+    - {name: a, run: [{action: set, set: {n: 1}}], rule: [{case: default, run: [b]}]}
+    - {name: b, run: [{action: set, set: {m: "{{ n }}"}}]}
+"""
+MAX_CLAIMS = 50
+
+
+def execute_due(runs: RunHarness) -> list[str]:
+    """Execute all due visits as a worker does, and return the ids of the damaged runs that were found."""
+    damaged: list[str] = []
+    for _ in range(MAX_CLAIMS):
+        claim: Claim | None = None
+        try:
+            claim = runs.claim()
+            if claim is None:
+                return damaged
+            while claim is not None:
+                claim = runs.executor().execute(claim)
+        except DamagedRunError as error:
+            run_id = error.run_id or (claim.run.id if claim is not None else "of no claim")
+            damaged.append(run_id)
+            runs.store.maintenance.set_aside(run_id, str(error))
+    raise AssertionError("claims do not end")
+
+
+class DamagedRunsContract:
+    """Tests of runs without their plan. `store` is an empty store, and `damage` damages it."""
+
+    damage: StoreDamage
+
+    def test_other_runs_continue_and_a_repaired_run_too(
+        self, store: Store, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        clock = FakeClock()
+        damaged = RunHarness(store, CHAIN, clock=clock, origin="service")
+        self.damage.update_run(store, damaged.id, plan_hash="lost")
+        sound = [RunHarness(store, CHAIN, clock=clock, origin="service") for _ in range(3)]
+        assert set(execute_due(damaged)) == {damaged.id}
+        assert [run.status for run in sound] == [RunStatus.SUCCEEDED] * 3
+        (record,) = [record for record in caplog.records if damaged.id in record.getMessage()]
+        assert "was set aside" in record.getMessage()
+        assert "set aside" in failed_checks(store)
+        overview = store.runs.overview("default", damaged.id)
+        assert overview is not None
+        assert overview.damage is not None
+        assert "lost" in overview.damage
+        self._is_left_alone(store, damaged)
+
+        self.damage.update_run(store, damaged.id, plan_hash=damaged.plan.hash)
+        assert store.maintenance.put_back(clock()) == [damaged.id]
+        clock.advance(60.0)
+        assert execute_due(damaged) == []
+        assert damaged.status is RunStatus.SUCCEEDED
+        assert store.maintenance.put_back(clock()) == []
+        assert failed_checks(store) == []
+
+    def _is_left_alone(self, store: Store, damaged: RunHarness) -> None:
+        """Check that neither claims nor sweeps meet the run any more, and that its reason is kept."""
+        assert not store.maintenance.set_aside(damaged.id, "another reason")
+        damaged.clock.advance(120.0)
+        assert store.maintenance.sweep(damaged.clock()).repaired == 0
+        assert damaged.claim() is None
+        assert store.queue.next_due(damaged.queue) is None
+        (finding,) = (finding for finding in findings_of(store) if finding.check == "set aside")
+        assert finding.run_id == damaged.id
+        assert "another reason" not in finding.message
+
+    def test_a_run_that_is_still_damaged_is_set_aside_again(self, store: Store) -> None:
+        damaged = RunHarness(store, CHAIN, clock=FakeClock(), origin="service")
+        self.damage.update_run(store, damaged.id, plan_hash="lost")
+        execute_due(damaged)
+        assert store.maintenance.put_back(damaged.clock()) == [damaged.id]
+        damaged.clock.advance(60.0)
+        execute_due(damaged)
+        assert "set aside" in failed_checks(store)
+
+    def test_an_unknown_run_is_claimed_by_no_worker(self, store: Store) -> None:
+        store.maintenance.set_aside("unknown", "its row is missing")
+        assert store.runs.overview("default", "unknown") is None
+        store.maintenance.put_back(store.clock())
+        assert failed_checks(store) == []
