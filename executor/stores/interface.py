@@ -312,8 +312,10 @@ class PauseStore(Protocol):
         ...
 
     def unpause(self, run_id: str, now: float, caller: str | None = None) -> Run:
-        """Let a paused run and its paused child runs continue. Any other open run is returned unchanged.
+        """Let a paused run continue, and its child runs that were paused with it.
 
+        A child run that was paused by a call of its own stays paused. Any other open run is returned
+        unchanged.
         Visits whose time has come or whose answer has arrived are due at once.
 
         Raises:

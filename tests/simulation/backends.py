@@ -31,6 +31,7 @@ RUN_TABLES = (
     "run_bytes",
     "run_times",
     "damaged_runs",
+    "own_pauses",
 )
 BACKEND_NAMES = ("memory store", "memory", "SQLite", "Postgres", "DynamoDB")
 

@@ -71,13 +71,18 @@ class Pauses:
         Raises:
             RejectedError: as `run_transition.pause_run`.
         """
+        return self._pause(run_id, now, caller, is_own=True)
+
+    def _pause(self, run_id: str, now: float, caller: str | None, *, is_own: bool) -> Run:
+        """Pause a run by a request of its own, or with its parent."""
         head = self._context.heads.read(run_id)
         if "reopening" in head:
             self._resumes.resume(run_id, now, deadline_at=head.get("deadline"), values={})
             head = self._context.heads.read(run_id)
         run = decode_run(head, self._context.blobs)
         if pause_run(run, is_ending=self._is_ending(head)) is not run:
-            sets = {"held": True, "open": keys.open_shard(head["queue"], run_id)}
+            sets: Item = {"held": True, "open": keys.open_shard(head["queue"], run_id)}
+            sets["alone"] = is_own or None
             if is_asleep(head):
                 self._context.plan_uses.require(head["plan"])
             is_active: tuple[Condition, ...] = (
@@ -87,14 +92,20 @@ class Pauses:
             try:
                 head = self._write(head, sets, run_paused(now, caller), is_active)
             except ConditionFailed:
-                return self.pause(run_id, now, caller)
+                return self._pause(run_id, now, caller, is_own=is_own)
+        elif is_own and "alone" not in head:
+            with suppress(ConditionFailed):  # it has been unpaused since
+                update = Update(keys.head(run_id), {"alone": True}, when=(("held", "present", None),))
+                head = self._context.table.update(update)
         self.settle(head, now)
         self._pause_children(keys.child_prefix(), head, now, caller)
         self._context.changes.notify()
         return load_run(self._context, head)
 
     def unpause(self, run_id: str, now: float, caller: str | None = None) -> Run:
-        """Let a paused run and its paused child runs continue. A second call completes the first.
+        """Let a paused run continue, and its child runs that were paused with it.
+
+        A second call completes the first.
 
         Raises:
             RejectedError: as `run_transition.unpause_run`.
@@ -103,12 +114,12 @@ class Pauses:
         run = decode_run(head, self._context.blobs)
         if unpause_run(run) is not run:
             for child in self._child_heads(keys.child_prefix(), head):
-                if is_paused(child):
+                if is_paused(child) and "alone" not in child:
                     with suppress(RejectedError):  # it has ended since it was read
                         self.unpause(run_id_of(child), now, caller)
             is_held: tuple[Condition, ...] = (("held", "present", None), ("stop", "absent", None))
             try:
-                head = self._write(head, {"held": None}, run_unpaused(now, caller), is_held)
+                head = self._write(head, {"held": None, "alone": None}, run_unpaused(now, caller), is_held)
             except ConditionFailed:
                 return self.unpause(run_id, now, caller)
         if "reopening" not in head:
@@ -217,7 +228,7 @@ class Pauses:
         for child in self._child_heads(prefix, head):
             if not has_ended(child) and "stop" not in child:
                 with suppress(RejectedError):  # it is ending
-                    self.pause(run_id_of(child), now, caller)
+                    self._pause(run_id_of(child), now, caller, is_own=False)
 
     def _child_heads(self, prefix: str, head: Item) -> list[Item]:
         """Return the heads of the child runs that a run has started and waits for, by the prefix of their

@@ -22,7 +22,8 @@ Attributes of a head (their names are stored, and never change): `tenant` and `o
 `deadline` are times. `given` is a blob of input, environment and variables. `first` is the first visit: id,
 step, clock, index; `handed` are its pointers. `told` is a blob of the events of the run. `waits` is set if an
 earlier version has suspended a visit, `reopening` while a resume is not complete. `key` is the partition key
-of the idempotency key, and `requests` lists those of resumes. `held` is set while the run is paused.
+of the idempotency key, and `requests` lists those of resumes. `held` is set while the run is paused,
+and `alone` if by a request of its own.
 `shifts` lists the begins and ends of pauses: type of the event, time, and the caller, if known. `plan` is
 the hash of the plan, and `resumed` is `Run.resumed_from`. `spread` is the number of partitions if it is not
 1. `expires` is the time to live.

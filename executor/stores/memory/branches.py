@@ -145,6 +145,7 @@ class MemoryBranches:
         if paused is self.record.run:
             return
         self.record.run = paused
+        self.record.has_own_pause = False  # of a pause that a stop has replaced
         self.record.append([run_paused(self.now, caller)])
         self._park_visits()
         self._pause_children(None, caller)
@@ -155,7 +156,7 @@ class MemoryBranches:
         self._pause_children(lambda parent: parent.visit_id == visit.id, None)
 
     def unpause_run(self, caller: str | None) -> None:
-        """Let a paused run and its paused child runs continue.
+        """Let a paused run continue, and its child runs that were paused with it.
 
         Raises:
             RejectedError: as `run_transition.unpause_run`.
@@ -164,12 +165,14 @@ class MemoryBranches:
         if run is self.record.run:
             return
         self.record.run = run
+        self.record.has_own_pause = False
         self.record.append([run_unpaused(self.now, caller)])
         waiting_ids = frozenset() if self.record.stack is None else self.record.stack.resumed_ids
         parked = [visit for visit in self.record.visits.values() if visit.status is VisitStatus.PARKED]
         self.record.put(*(unpause(visit, self.now) for visit in parked if visit.id not in waiting_ids))
         for child in self._open_children(None):
-            MemoryBranches(self.state, child, self.now).unpause_run(caller)
+            if not child.has_own_pause:
+                MemoryBranches(self.state, child, self.now).unpause_run(caller)
         if run.live == 0:
             self.end_run()
 

@@ -22,6 +22,7 @@ class MemoryPauses:
         with self._state.change_runs(due=0):
             record = self._state.record(run_id)
             MemoryBranches(self._state, record, now).pause_run(caller)
+            record.has_own_pause = True
             return shown_run(record)
 
     def unpause(self, run_id: str, now: float, caller: str | None = None) -> Run:

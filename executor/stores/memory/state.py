@@ -59,6 +59,7 @@ class RunRecord:
     wait_ranks: dict[WaitKey, float] = field(default_factory=dict)
     stack: BranchStack | None = None
     damage: str | None = None
+    has_own_pause: bool = False
     history: list[Event] = field(default_factory=list)
 
     def put(self, *visits: Visit) -> None:

@@ -332,13 +332,14 @@ def pause_branches(db: Writer, plans: SqlPlans, run_id: str, now: float, caller:
     ending = db.execute("branches.is_ending", run_id=run_id, finally_visit=finally_id).fetchone()
     paused = pause_run(run, is_ending=ending is not None)
     if paused is not run:
+        db.execute("branches.forget_own_pause", run_id=run_id)  # of a pause that a stop has replaced
         row = _write_pause(db, paused, run_paused(now, caller))
         BranchTransaction(db, plans, row, now).pause()
     return paused
 
 
 def unpause_branches(db: Writer, plans: SqlPlans, run_id: str, now: float, caller: str | None = None) -> Run:
-    """Let a run and its child runs continue that are paused, and return it.
+    """Let a run continue that is paused, and its child runs that were paused with it, and return it.
 
     Raises:
         RejectedError: as `run_transition.unpause_run`.
@@ -348,9 +349,10 @@ def unpause_branches(db: Writer, plans: SqlPlans, run_id: str, now: float, calle
     unpaused = unpause_run(run)
     if unpaused is run:
         return run
+    db.execute("branches.forget_own_pause", run_id=run_id)
     row = _write_pause(db, unpaused, run_unpaused(now, caller))
     BranchTransaction(db, plans, row, now).unpause()
-    for child in db.execute("branches.find_open_children", run_id=run_id).fetchall():
+    for child in db.execute("branches.find_children_paused_with", run_id=run_id).fetchall():
         unpause_branches(db, plans, child["id"], now, caller)
     return unpaused
 

@@ -19,6 +19,7 @@ class SqlPauses:
     def pause(self, run_id: str, now: float, caller: str | None = None) -> Run:
         with self._context.transaction() as db:
             run = pause_branches(db, self._plans, run_id, now, caller)
+            db.execute("branches.remember_own_pause", run_id=run_id)
         return show_paused(run)
 
     def unpause(self, run_id: str, now: float, caller: str | None = None) -> Run:

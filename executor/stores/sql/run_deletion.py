@@ -37,6 +37,7 @@ _DELETIONS = (
     "sweep.delete_bytes",
     "sweep.delete_times",
     "damage.remove_all",
+    "sweep.delete_own_pauses",
     "sweep.delete_own_child_run_counts",
 )
 """Statements that delete the rows of runs from each table."""

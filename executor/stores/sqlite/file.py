@@ -54,6 +54,7 @@ SCRIPTS = {
     21: "open_waits.sql",
     22: "run_times.sql",
     23: "damaged_runs.sql",
+    24: "own_pauses.sql",
 }
 """Script that brings a store to each version, from the version before it or from an empty file."""
 

@@ -334,6 +334,25 @@ class PausesContract(ContractFixtures):
         store.pauses.unpause(child.id, 10.0)
         assert claim_visit(store, run, 10.0).run.id == child.id
 
+    @pytest.mark.parametrize("is_parent_first", [False, True])
+    def test_the_own_pause_of_a_child_run_outlasts_that_of_its_parent(
+        self, store: Store, is_parent_first: bool
+    ) -> None:
+        run, key = start_waiting_run(store)
+        child = start_child(store, run, key, "child")
+        order = [run.id, child.id] if is_parent_first else [child.id, run.id]
+        for time, id in enumerate(order, start=2):
+            store.pauses.pause(id, float(time))
+        store.pauses.unpause(run.id, 4.0)
+        assert [current_run(store, other).stop for other in (run, child)] == [None, RunStatus.PAUSED]
+        assert store.queue.claim(run.queue, LEASE, 9.0) is None
+        store.pauses.unpause(child.id, 10.0)
+        # The next pause is that of the parent alone.
+        store.pauses.pause(run.id, 11.0)
+        store.pauses.unpause(run.id, 12.0)
+        assert current_run(store, child).stop is None
+        assert claim_visit(store, run, 13.0).run.id == child.id
+
     @pytest.mark.parametrize("mode", ["", "mode: sequential"], ids=["concurrent", "sequential"])
     def test_a_run_that_is_paused_at_any_moment_ends_as_without(self, store: Store, mode: str) -> None:
         text = FORKS.replace("MODE", mode)

@@ -63,6 +63,17 @@ where parent_run = :run_id and parent_visit <> :visit_id and finished_at is null
 select id from runs where parent_run = :run_id and finished_at is null
 and parent_visit = :visit_id -- optional
 
+-- Open child runs that were not paused by a request of their own.
+-- name: find_children_paused_with
+select id from runs where parent_run = :run_id and finished_at is null
+and not exists (select 1 from own_pauses where own_pauses.run_id = runs.id)
+
+-- name: remember_own_pause
+insert into own_pauses (run_id) values (:run_id) on conflict do nothing
+
+-- name: forget_own_pause
+delete from own_pauses where run_id = :run_id
+
 -- The finally step has begun, or the visit that ends the run exists.
 -- name: is_ending
 select 1 from visits where run_id = :run_id and (step = '@end' or id = :finally_visit)

@@ -112,6 +112,9 @@ delete from run_bytes where run_id {in_ids}
 -- name: delete_times
 delete from run_times where run_id {in_ids}
 
+-- name: delete_own_pauses
+delete from own_pauses where run_id {in_ids}
+
 -- name: delete_tags
 delete from run_tags where run_id {in_ids}
 
