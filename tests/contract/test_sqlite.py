@@ -23,13 +23,22 @@ from noetl.executor.model.run_filter import OPEN_STATUSES, RunFilter
 from noetl.executor.stores import open_store
 from noetl.executor.stores.cursors import write_cursor, write_wait_cursor
 from noetl.executor.stores.plan_uses import TOUCH_SECONDS, UNUSED_SECONDS
-from noetl.executor.stores.sql import facts
+from noetl.executor.stores.sql import facts, run_deletion
 from noetl.executor.stores.sqlite import file
 from noetl.executor.stores.sqlite.file import SCHEMA_VERSION, SCRIPTS, STATEMENTS
 from noetl.executor.stores.sqlite.store import SqliteStore
 from noetl.testing.run_harness import compile_text
 from noetl.testing.store_contract import FactsContract, MaintenanceContract, StoreContract
-from noetl.testing.store_contract.operations import claim_visit, start_run, succeed
+from noetl.testing.store_contract.operations import (
+    LEASE,
+    claim_visit,
+    end_run,
+    failed_checks,
+    start_child,
+    start_run,
+    start_waiting_run,
+    succeed,
+)
 from noetl.testing.store_contract.plan_deletion import save_plan, start_saved
 from tests.contract.earlier_waits import EARLIER_WAITS
 from tests.contract.payload_poison import check_payloads_are_not_read
@@ -540,3 +549,42 @@ class TestProbe:
         monkeypatch.setattr(os, "access", lambda _path, _mode: False)
         with pytest.raises(StoreError, match="is read-only"):
             store.maintenance.probe()
+
+
+@pytest.mark.parametrize("by_retention", [False, True])
+def test_an_interrupted_deletion_of_a_large_tree_is_completed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by_retention: bool
+) -> None:
+    """After a crash between two transactions, the run exists with the rest of its child runs."""
+    monkeypatch.setattr(run_deletion, "MAX_TREE_RUNS", 2)
+    with closing(SqliteStore(str(tmp_path / "noetl.db"))) as store:
+        run, key = start_waiting_run(store)
+        for number in range(4):
+            start_child(store, run, key, f"child{number}", queue="q")
+        store.runs.stop(run.id, RunStatus.CANCELLED, 2.0)
+        while claim := store.queue.claim("q", LEASE, 2.0):
+            store.queue.finish(claim, RunStatus.CANCELLED, None, [], 2.0)
+        end_run(store, run, RunStatus.CANCELLED, 2.0)
+        delete_leaves, calls = run_deletion._delete_leaves, iter([True])
+
+        def crash_later(*arguments: Any) -> None:
+            if next(calls, None) is None:
+                raise StoreError("the process has died")
+            delete_leaves(*arguments)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(run_deletion, "_delete_leaves", crash_later)
+            with pytest.raises(StoreError, match="has died"):
+                store.maintenance.delete_run("default", run.id)
+        left = [summary.id for summary in store.runs.find(RunFilter())[0]]
+        assert (run.id in left, len(left)) == (True, 3)
+        assert failed_checks(store) == []
+        if by_retention:
+            store.context.retention_seconds = 100.0
+            # The leaves are first, and the next pass deletes the run.
+            for _ in range(2):
+                store.maintenance.delete_old(store.clock())
+        else:
+            assert store.maintenance.delete_run("default", run.id)
+        assert store.runs.find(RunFilter())[0] == []
+        assert failed_checks(store) == []
