@@ -25,6 +25,7 @@ from noetl.testing.store_contract.operations import (
     CHAIN,
     DIAMOND,
     LEASE,
+    failed_checks,
     open_wait,
     start_run,
     succeed,
@@ -334,3 +335,54 @@ def test_a_table_without_the_index_is_named(aws: Client) -> None:
     )
     assert "index due" in upgrade("noetl")
     assert DynamoStore("noetl", queue_url=queue).maintenance.sweep(NOW) == SweepResult(0, 0)
+
+
+def test_a_paused_run_sleeps_and_costs_no_request(store: DynamoStore) -> None:
+    """A step at work finishes first. The run wakes when it is unpaused."""
+    run, claim = start_service_run(store)
+    store.pauses.pause(run.id, NOW + 1.0)
+    assert store.maintenance.sweep(NOW + 2.0) == SweepResult(1, 0)
+    assert not sleeps(store, run)
+    store.queue.commit(succeed(store, claim), NOW + 3.0)
+    with sent_messages() as sent:
+        # The first sweep parks the next step, and the second one finds the run at rest.
+        assert store.maintenance.sweep(NOW + 300.0) == SweepResult(1, 0)
+        assert store.maintenance.sweep(NOW + 360.0) == SweepResult(1, 0)
+        assert sleeps(store, run)
+        assert store.maintenance.sweep(NOW + 400.0) == SweepResult(0, 0)
+        assert store.maintenance.sweep(NOW + DAY) == SweepResult(0, 0)
+        assert sent == []
+        store.pauses.unpause(run.id, NOW + DAY)
+        ((message, _),) = sent
+    assert not sleeps(store, run)
+    assert claim_message(store, message, NOW + DAY).visit.step == "b"
+    assert failed_checks(store) == []
+
+
+def test_a_paused_run_that_sleeps_can_be_cancelled(store: DynamoStore) -> None:
+    cancelled, claim = start_service_run(store)
+    store.pauses.pause(cancelled.id, NOW + 1.0)
+    store.queue.commit(succeed(store, claim), NOW + 3.0)
+    for seconds in (300.0, 360.0):
+        store.maintenance.sweep(NOW + seconds)
+    assert sleeps(store, cancelled)
+    with sent_messages() as sent:
+        store.runs.stop(cancelled.id, RunStatus.CANCELLED, NOW + 400.0)
+        ((message, _),) = sent
+    assert not sleeps(store, cancelled)
+    assert (message.step, message.run_id) == ("@end", cancelled.id)
+
+
+def test_an_answer_leaves_a_paused_run_asleep_until_it_is_unpaused(store: DynamoStore) -> None:
+    run, claim = start_service_run(store)
+    key = open_wait(store, claim)
+    store.queue.commit(suspend_claim(claim, key.id), NOW)
+    store.pauses.pause(run.id, NOW + 1.0)
+    store.maintenance.sweep(NOW + 300.0)
+    assert sleeps(store, run)
+    with sent_messages() as sent:
+        store.waits.answer_wait(key, None, "yes", NOW + 400.0)
+        assert sent == []
+        store.pauses.unpause(run.id, NOW + 500.0)
+        assert [message.visit_id for message, _ in sent] == [claim.visit.id]
+    assert not sleeps(store, run)

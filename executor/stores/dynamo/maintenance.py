@@ -21,8 +21,9 @@ import logging
 from typing import TYPE_CHECKING
 
 from noetl.executor.errors import DamagedRunError, StoreError
-from noetl.executor.model.run import SERVICE_QUEUE
+from noetl.executor.model.run import DEADLINE, SERVICE_QUEUE
 from noetl.executor.model.special_visits import is_pseudo_step
+from noetl.executor.model.visit_states import PARKABLE
 from noetl.executor.stores.damage import reading_run
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.context import DynamoContext
@@ -32,9 +33,14 @@ from noetl.executor.stores.dynamo.open_runs import next_open_runs
 from noetl.executor.stores.dynamo.plan_deletion import PlanDeletion
 from noetl.executor.stores.dynamo.repairs import Repairs
 from noetl.executor.stores.dynamo.run_deletion import RunDeletion
-from noetl.executor.stores.dynamo.run_items import has_ended
+from noetl.executor.stores.dynamo.run_items import has_ended, is_paused, run_id_of
 from noetl.executor.stores.dynamo.run_snapshot import RunSnapshot, read_snapshot
-from noetl.executor.stores.dynamo.sleeping_runs import put_quiet_to_sleep
+from noetl.executor.stores.dynamo.sleeping_runs import (
+    can_sleep_paused,
+    put_paused_to_sleep,
+    put_quiet_to_sleep,
+    wake_run,
+)
 from noetl.executor.stores.dynamo.visit_items import VisitItem
 from noetl.executor.stores.interface import SweepResult
 from noetl.executor.stores.sqs.due_message import GRACE_SECONDS
@@ -133,12 +139,30 @@ class DynamoMaintenance:
             names = ", ".join(sorted({item.visit.step for item in due}))
             logger.warning("run %s had no message for due steps: %s", run_id, names)
             self._context.announcer.announce(snapshot.head, due, now)
+        elif can_sleep_paused(self._context, snapshot.head) and _is_at_rest(snapshot):
+            self._put_paused_to_sleep(snapshot)
         return len(due)
+
+    def _put_paused_to_sleep(self, snapshot: RunSnapshot) -> None:
+        """Put a paused run to sleep. A visit that was claimed since the snapshot was read wakes it."""
+        if put_paused_to_sleep(self._context, snapshot.head):
+            again = read_snapshot(self._context, run_id_of(snapshot.head))
+            if again is not None and not _is_at_rest(again):
+                wake_run(self._context, again.head)
+
+    def _is_held(self, item: VisitItem, snapshot: RunSnapshot) -> bool:
+        """Return whether a visit is due only when its paused run is unpaused. A repair parks it."""
+        is_branch_visit = self._context.is_branch_visit(item.visit, snapshot.head)
+        return is_paused(snapshot.head) and is_branch_visit and item.visit.status in PARKABLE
 
     def _overdue_and_repaired(self, snapshot: RunSnapshot, now: float) -> list[VisitItem]:
         """Return the overdue visits, and those that a repair has made due."""
         since = now - GRACE_SECONDS
-        overdue = [item for item in snapshot.active_items if item.visit.due_at < since]
+        overdue = [
+            item
+            for item in snapshot.active_items
+            if item.visit.due_at < since and not self._is_held(item, snapshot)
+        ]
         steps = (item for item in snapshot.items if not is_pseudo_step(item.visit.step))
         if any(item.attributes.get("at", item.origin.entered_at) > since for item in steps):
             # A worker is active, and completes the followups itself.
@@ -146,3 +170,9 @@ class DynamoMaintenance:
         overdue_ids = {item.visit.id for item in overdue}
         repaired = self._repairs.repair(snapshot, now)
         return [*overdue, *(item for item in repaired if item.visit.id not in overdue_ids)]
+
+
+def _is_at_rest(snapshot: RunSnapshot) -> bool:
+    """Return whether no visit of a run is active except that of its deadline, and no join can fire."""
+    is_active = any(item.visit.step != DEADLINE for item in snapshot.active_items)
+    return not is_active and not snapshot.counts.joins_to_fire

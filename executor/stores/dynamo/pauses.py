@@ -9,7 +9,8 @@ parks or releases visits until a snapshot agrees with its head. So the last one 
 agrees. Both sides write before they read, as in Dekker's mutual exclusion (Dijkstra 1965). A pause writes the
 head and then reads the visits. A claim writes the visit and then reads the head.
 
-Cost: each round reads the run, and writes each visit that it parks or releases.
+Cost: each round reads the run, and writes each visit that it parks or releases. A paused run whose visits are
+all parked sleeps: the first sweep that meets it leaves it out from then on.
 
 Limits: a process that dies before its run agrees leaves visits that are parked without reason, or that wait
 for a claim in vain. The next call, claim or sweep corrects them. A child run is paused by a request of its
@@ -119,7 +120,10 @@ class Pauses:
                         self.unpause(run_id_of(child), now, caller)
             is_held: tuple[Condition, ...] = (("held", "present", None), ("stop", "absent", None))
             try:
-                head = self._write(head, {"held": None, "alone": None}, run_unpaused(now, caller), is_held)
+                sets = {"held": None, "alone": None, "open": keys.open_shard(head["queue"], run_id)}
+                if is_asleep(head):
+                    self._context.plan_uses.require(head["plan"])
+                head = self._write(head, sets, run_unpaused(now, caller), is_held)
             except ConditionFailed:
                 return self.unpause(run_id, now, caller)
         if "reopening" not in head:

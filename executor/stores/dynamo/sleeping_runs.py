@@ -3,12 +3,12 @@
 Problem: a sweep finds open runs whose messages were lost. Reading thousands of runs that wait for days costs
 more than all of their steps.
 
-Algorithm: a run whose visits all wait moves to a partition of the index of open runs that no sweep reads.
-Its visits are in the index `due`, from which the sweep sends messages, or only an answer makes them due. The
-claim of a visit moves the run back. Both sides write before they read, as in Dekker's mutual exclusion
-(Dijkstra 1965). A claim writes the visit with its counter, and then reads the head. A sweep writes the head,
-and then reads the counters. The suspension of the only branch of a run writes
-both in one transaction.
+Algorithm: a run whose visits all wait moves to a partition of the index of open runs that no sweep reads. Its
+visits are in the index `due`, from which the sweep sends messages, or only an answer makes them due. The
+claim of a visit moves the run back. A paused run moves, too, when none of its visits is at work. Both sides
+write before they read, as in Dekker's mutual exclusion (Dijkstra 1965). A claim writes the visit with its
+counter, and then reads the head. A sweep writes the head, and then reads the counters. The suspension of the
+only branch of a run writes both in one transaction.
 
 Cost: one write of the head at the begin and at the end of such a wait.
 
@@ -30,6 +30,7 @@ from noetl.executor.stores.dynamo.context import DynamoContext
 from noetl.executor.stores.dynamo.expressions import Update
 from noetl.executor.stores.dynamo.run_items import (
     has_ended,
+    is_paused,
     run_id_of,
     spread_of,
     starts_nothing,
@@ -47,6 +48,25 @@ def can_sleep(context: DynamoContext, head: Item) -> bool:
     is_external = context.announcer.external_queue(head["queue"]) is not None
     is_unfinished = not has_ended(head) and not starts_nothing(head) and "reopening" not in head
     return is_external and is_unfinished and ("deadline" not in head or "wakes" in head)
+
+
+def can_sleep_paused(context: DynamoContext, head: Item) -> bool:
+    """Return whether a paused run without a visit at work may sleep until it is unpaused or stopped."""
+    is_external = context.announcer.external_queue(head["queue"]) is not None
+    is_settled = is_paused(head) and "reopening" not in head and not is_asleep(head)
+    return is_external and is_settled and ("deadline" not in head or "wakes" in head)
+
+
+def put_paused_to_sleep(context: DynamoContext, head: Item) -> bool:
+    """Put a paused run to sleep unless it was unpaused or stopped meanwhile, and return whether it sleeps."""
+    context.plan_uses.require(head["plan"])
+    run_id = run_id_of(head)
+    is_held = (("open", "present", None), ("stop", "absent", None), ("held", "present", None))
+    try:
+        context.table.update(Update(keys.head(run_id), {"open": keys.asleep_shard(run_id)}, when=is_held))
+    except ConditionFailed:
+        return False
+    return True
 
 
 def is_quiet(context: DynamoContext, head: Item, counters: Sequence[Item]) -> bool:
