@@ -93,6 +93,12 @@ def docstrings(tree: ast.Module) -> set[int]:
     }
 
 
+def compared_strings(tree: ast.Module) -> set[int]:
+    """Return the ids of the constants in comparisons, which read an event and do not make one."""
+    comparisons = [node for node in ast.walk(tree) if isinstance(node, ast.Compare)]
+    return {id(operand) for node in comparisons for operand in (node.left, *node.comparators)}
+
+
 def statements(text: str) -> Iterator[tuple[str, str]]:
     """Yield the name and the text of each statement of a file of SQL."""
     _, *parts = re.split(r"^-- name: (\w+).*$", text, flags=re.MULTILINE)
@@ -111,7 +117,7 @@ def find_strings(path: Path) -> Iterator[tuple[str, str]]:
         yield from statements(text)
         return
     tree = ast.parse(text)
-    skipped = docstrings(tree)
+    skipped = docstrings(tree) | compared_strings(tree)
     for node in ast.walk(tree):
         if isinstance(node, ast.JoinedStr):
             skipped |= {id(value) for value in node.values}
