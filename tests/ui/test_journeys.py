@@ -175,6 +175,7 @@ def test_everything_can_be_done_by_keyboard(page: Page, service: ServedPage) -> 
     page.keyboard.press("k")
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", name="margins")).to_be_visible()
+    expect(page.locator(".graph svg > g")).to_be_visible()
     page.keyboard.press("n")
     expect(page.get_by_role("complementary")).to_be_visible()
     page.keyboard.press("Escape")
