@@ -45,6 +45,7 @@ TESTS = (
     "tests/contract/test_lost_payloads.py",
     "tests/docs/test_reference.py",
     "tests/api/cli/test_cli_check.py",
+    "tests/api/test_durations.py",
     "tests/api/test_openapi.py",
     "tests/security/test_bombs.py",
     "tests/security/test_calls.py",

@@ -10,7 +10,7 @@ import pytest
 from noetl.executor.actions import catalogue
 from noetl.executor.model.events import Event
 from noetl.executor.model.plan_switch import SWITCH_STEP, CarriedRun, carry
-from noetl.executor.model.run import Branch, Progress, RunStatus, Visit, VisitStatus
+from noetl.executor.model.run import END, Branch, Progress, RunStatus, Visit, VisitStatus
 from noetl.executor.model.run_history import RunRecords, names_of_branches, read_switch_state
 from noetl.planner.continuation.judge import ALL_CONDITIONS, SwitchJudge, may_continue
 from noetl.planner.continuation.switch_state import Begun, DoneStep, Switch
@@ -353,3 +353,9 @@ def test_waiting_branch_without_a_known_cause() -> None:
     waiting = Branch("unknown", "d", 3, {"x": (1, "v")}, is_arrival=True)
     records = replace(run_steps(plan, "a"), arrivals={"d": (waiting,)})
     assert names_of_branches(records, plan)["unknown"] == {"x": (1, "v")}
+
+
+def test_no_branch_stands_at_the_end_of_a_run() -> None:
+    records = run_steps(compile_text(CHAIN), "a")
+    end = Visit("end", "run", END, VisitStatus.READY, 9, {})
+    assert not records.is_live(end)
