@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gzip
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -290,9 +291,13 @@ def test_files_of_the_page_through_a_gateway(
 ) -> None:
     with gateway(front, monkeypatch, settings) as send:
         answer = send("GET", f"{front.prefix}/ui/files/{name}", {"accept-encoding": "gzip, br"}, b"")
-    is_text = front.event in (rest_event, http_v1_event) or name.endswith(".woff2")
-    assert answer.headers.get("content-encoding") == (None if is_text else "br")
-    content = answer.body if is_text else brotli.decompress(answer.body)
+    is_plain = front.event in (rest_event, http_v1_event) or name.endswith(".woff2")
+    encoding = answer.headers.get("content-encoding")
+    if name.endswith(".woff2") and encoding == "gzip":  # An older Starlette compresses fonts again.
+        content = gzip.decompress(answer.body)
+    else:
+        assert encoding == (None if is_plain else "br")
+        content = answer.body if is_plain else brotli.decompress(answer.body)
     assert content == (files("noetl.api.ui") / "bundle" / name).read_bytes()
 
 
