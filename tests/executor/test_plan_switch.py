@@ -158,7 +158,7 @@ CORRECTED = """
 
 
 def visit_steps(plan: Plan, *visited: str) -> RunState:
-    """Return the state of a run in which these steps have been visited, one after another."""
+    """Return the state of a run in which these steps have been visited in this order."""
     explorer = StateSpaceExplorer(plan)
     state = explorer.initial_state()
     for step in visited:
