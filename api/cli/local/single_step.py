@@ -74,40 +74,29 @@ def _given_visits(run_id: str, given: Mapping[str, Any]) -> Iterator[tuple[str, 
     """Yield each name, as steps read it, with the visit that holds its value.
 
     Raises:
-        CommandError: `steps` does not hold an object for each step.
+        CommandError: `steps` does not hold an object for each step, or `failures` in it is no list.
     """
     steps = given.get("steps", {})
     if not isinstance(steps, Mapping) or not all(isinstance(view, Mapping) for view in steps.values()):
         raise CommandError('`steps` must hold an object for each step, such as {"load": {"result": 7}}')
     saved = {name: value for name, value in given.items() if name != "steps"}
-    visit = Visit(
-        derived_id("given", run_id),
-        run_id,
-        _GIVEN,
-        VisitStatus.SUCCEEDED,
-        1,
-        {},
-        finished_at=0.0,
-        saved=saved,
-    )
+    id = derived_id("given", run_id)
+    visit = Visit(id, run_id, _GIVEN, VisitStatus.SUCCEEDED, 1, {}, finished_at=0.0)
+    names = replace(visit, saved=saved)
     for name in saved:
-        yield name, visit
+        yield name, names
     for name, view in steps.items():
-        id = derived_id("given", run_id, name)
-        status = VisitStatus.FAILED if view.get("error") else VisitStatus.SUCCEEDED
+        if not isinstance(view.get("failures", []), list):
+            raise CommandError(f"`steps.{name}.failures` must be a list")
         yield (
             f"steps.{name}",
-            Visit(
-                id,
-                run_id,
-                _GIVEN,
-                status,
-                1,
-                {},
-                finished_at=0.0,
+            replace(
+                visit,
+                id=derived_id("given", run_id, name),
+                status=VisitStatus.FAILED if view.get("error") else VisitStatus.SUCCEEDED,
                 result=view.get("result"),
                 error=view.get("error"),
-                failures=tuple(view.get("failures", ())),
+                failures=tuple(view.get("failures", [])),
             ),
         )
 

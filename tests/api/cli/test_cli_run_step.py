@@ -114,3 +114,10 @@ def test_views_of_steps_must_be_objects(noetl: Command, steps: object) -> None:
     result = noetl("run", "trade.yaml", "--step", "check", "--with", give(limit=1, steps=steps))
     assert result.exit_code == 2
     assert "`steps` must hold an object for each step" in result.err
+
+
+def test_failures_of_a_step_must_be_a_list(noetl: Command) -> None:
+    given = give(limit=1, total=1, steps={"load": {"failures": 7}})
+    result = noetl("run", "trade.yaml", "--step", "check", "--with", given)
+    assert result.exit_code == 2
+    assert "`steps.load.failures` must be a list" in result.err
