@@ -1,6 +1,7 @@
 """The command line `noetl`: its commands, and the report of an error in one of them.
 
-Each module of `commands/` declares one command, or a group of commands, in its own `app`.
+Each module of `commands/` declares one command, or a group of commands, in its own `app`. A module whose name
+begins with `_` holds a command of a group.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ app = typer.Typer(
 
 def _command_names() -> list[str]:
     """Return the modules of `api/cli/commands`: those of FIRST_COMMANDS, then the others by name."""
-    names = sorted(module.name for module in pkgutil.iter_modules(commands.__path__))
+    modules = (module.name for module in pkgutil.iter_modules(commands.__path__))
+    names = sorted(name for name in modules if not name.startswith("_"))
     return [*FIRST_COMMANDS, *(name for name in names if name not in FIRST_COMMANDS)]
 
 

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from noetl.api.cli.access.opening import UrlOption, open_runs
-from noetl.api.cli.commands.run import InputFileOption, InputPairsOption
+from noetl.api.cli.commands._resume import resume_runs
 from noetl.api.cli.display.console import (
-    EXIT_FAILED,
     CommandError,
     print_message,
     write_json,
@@ -31,6 +27,7 @@ from noetl.api.cli.drawings import (
     draw,
     write_drawing,
 )
+from noetl.api.cli.run_changes import IdArgument, IdsArgument, JsonOption, QuietOption, change_each
 from noetl.api.cli.run_filters import (
     FilterOptions,
     ParentOption,
@@ -45,15 +42,13 @@ from noetl.api.cli.run_filters import (
     select_runs,
 )
 from noetl.api.cli.run_ids import find_run
-from noetl.api.cli.store_option import NO_QUEUE, StoreOption, is_without_queue
+from noetl.api.cli.store_option import StoreOption
 from noetl.api.service.loop_states import ItemState
 
 if TYPE_CHECKING:
     from noetl.api.cli.access.run_access import RunAccess
-    from noetl.api.cli.display.outcome import RunCommandContext
     from noetl.api.service.data_views import RunDetails, StepData
-    from noetl.api.service.runs import ResumeRequest
-    from noetl.api.service.views import EventEntry, RunEntry, StepReport
+    from noetl.api.service.views import EventEntry, StepReport
     from noetl.executor.model.run import Run
     from noetl.planner.plan import Plan
 
@@ -63,15 +58,6 @@ app = typer.Typer(
     no_args_is_help=True,
     epilog="Example: noetl runs list --status failed",
 )
-
-IdsArgument = Annotated[
-    list[str] | None, typer.Argument(metavar="ID…", help="Ids of runs, their first characters, or `last`.")
-]
-IdArgument = Annotated[
-    str, typer.Argument(metavar="ID", help="The id of a run, its first characters, or `last`.")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON for programs.")]
-QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Print only errors.")]
 
 _FOLLOW_SECONDS = 0.5
 _MAX_PAYLOAD = 160
@@ -548,11 +534,6 @@ def cancel_runs(
                 print_message(f"run {run.workflow_id} is {shown_status}")
 
 
-RunIdsArgument = Annotated[
-    list[str], typer.Argument(metavar="ID…", help="Ids of runs, their first characters, or `last`.")
-]
-
-
 @app.command("pause", no_args_is_help=True, epilog="Example: noetl runs pause --playbook nightly")
 def pause_runs(
     ids: IdsArgument = None,
@@ -576,7 +557,7 @@ def pause_runs(
     check_selection(ids, options)
     with open_runs(store, url) as runs:
         selected = select_runs(runs, RunChange.PAUSE, ids or options, is_confirmed=yes)
-        _change_each(selected, runs.pause, json=json)
+        change_each(selected, runs.pause, json=json)
 
 
 @app.command("unpause", no_args_is_help=True, epilog="Example: noetl runs unpause ID")
@@ -599,7 +580,7 @@ def unpause_runs(
     check_selection(ids, options)
     with open_runs(store, url) as runs:
         selected = select_runs(runs, RunChange.UNPAUSE, ids or options, is_confirmed=yes)
-        _change_each(selected, runs.unpause, json=json)
+        change_each(selected, runs.unpause, json=json)
         for run_id in selected:
             if runs.get(run_id).origin == "local":
                 print_message(f"if its process has ended, continue it with `noetl runs resume {run_id}`")
@@ -658,154 +639,10 @@ def delete_runs(
     check_selection(ids, options)
     with open_runs(store, url) as runs:
         selected = select_runs(runs, RunChange.DELETE, ids or options, is_confirmed=yes)
-        _change_each(selected, runs.delete, "deleted")
+        change_each(selected, runs.delete, "deleted")
 
 
-def _change_each(
-    run_ids: Sequence[str], change: Callable[[str], object], done: str | None = None, *, json: bool = False
-) -> None:
-    """Change runs, and print which were changed and which were refused.
-
-    `done` is what they are then; None means the status that the change returns. A run that does not exist any
-    more was deleted together with the one that has started it. With `json`, write what the change returns.
-
-    Raises:
-        CommandError: a run was refused; the others have been changed.
-    """
-    from noetl.api.service.errors import NotFoundError
-    from noetl.api.service.views import CurrentStatus
-    from noetl.executor.errors import RejectedError
-
-    refused = 0
-    for run_id in run_ids:
-        changed = None
-        try:
-            with suppress(NotFoundError):
-                changed = change(run_id)
-        except (RejectedError, CommandError) as refusal:
-            if len(run_ids) == 1:
-                raise CommandError(str(refusal), EXIT_FAILED) from refusal
-            refused += 1
-            print_message(f"noetl: {refusal}")
-            continue
-        if json and changed is not None:
-            write_json(changed)
-        elif done is None and isinstance(changed, CurrentStatus):
-            print_message(f"run {run_id} is {changed.status.value}")
-        else:
-            print_message(f"run {run_id} is {done or 'deleted'}")
-    if refused:
-        raise CommandError(f"{refused:,} of {len(run_ids):,} runs were refused", EXIT_FAILED)
-
-
-@app.command("resume", no_args_is_help=True, epilog="Example: noetl runs resume ID -i region=us")
-def resume_runs(
-    ids: IdsArgument = None,
-    inputs: InputPairsOption = None,
-    input_file: InputFileOption = None,
-    step: Annotated[
-        str | None, typer.Option("--from", metavar="STEP", help="Start a new run at this step instead.")
-    ] = None,
-    status: StatusOption = None,
-    playbook: PlaybookOption = None,
-    tag: TagOption = None,
-    since: SinceOption = None,
-    until: UntilOption = None,
-    parent: ParentOption = None,
-    search: SearchOption = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="With a filter: do not ask.")] = False,
-    store: StoreOption = None,
-    url: UrlOption = None,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
-) -> None:
-    """Resume runs that crashed, failed or were stopped, with corrected input if given.
-
-    A run continues with the playbook it was started with, also if the file has changed. A filter selects runs
-    of a service that failed, timed out or completed with errors, and cancelled ones if --status names them.
-
-    With --from, start a new run at a step of a run that has ended, with the names that had values there.
-    """
-    from noetl.api.cli.inputs import parse_input_pairs, read_input_file
-    from noetl.api.cli.local.run_to_end import check_settings
-    from noetl.api.service.runs import ResumeRequest
-
-    options = FilterOptions(status, playbook, tag, since, until, parent, search)
-    check_selection(ids, options)
-    is_single = ids is not None and len(ids) == 1
-    if not is_single and (inputs or input_file is not None or step is not None):
-        raise CommandError("inputs and --from need the id of one run")
-    file_inputs = read_input_file(input_file) if input_file is not None else {}
-    check_settings()
-    with open_runs(store, url) as runs:
-        if not is_single:
-            selected = select_runs(runs, RunChange.RESUME, ids or options, is_confirmed=yes)
-            _change_each(selected, partial(_resume_in_service, runs), "resumed", json=json)
-            return
-        run = find_run(runs, (ids or [""])[0])
-        plan = runs.plan(run.id)
-        types = {name: declared.type for name, declared in plan.header.inputs.items()}
-        request = ResumeRequest({**file_inputs, **parse_input_pairs(inputs or (), types)}, step)
-        _resume_one(runs, run, plan, request, _Output(json, quiet))
-
-
-class _Output(NamedTuple):
-    """The form of what a command writes: JSON for programs, or only errors."""
-
-    json: bool
-    quiet: bool
-
-
-def _resume_one(runs: RunAccess, run: Run, plan: Plan, request: ResumeRequest, output: _Output) -> None:
-    """Resume a run: a local one in this process, another one in its service."""
-    from noetl.api.cli.display.outcome import RunCommandContext
-
-    services = runs.services
-    if services is not None and run.origin == "local":
-        _resume_here(RunCommandContext(services, output.json, output.quiet), run, plan, request)
-        return
-    entry = runs.resume(run.id, request)
-    if output.json:
-        write_json(entry)
-    else:
-        print_message(
-            f"run {entry.workflow_id} is {entry.status.value}; the workers of its service execute it"
-        )
-    if services is not None and is_without_queue(services.store):
-        print_message(NO_QUEUE)
-
-
-def _resume_in_service(runs: RunAccess, run_id: str) -> RunEntry:
-    """Resume a run of a service, one of several, and return it.
-
-    Raises:
-        CommandError: the run was started from a local file, or has not ended.
-    """
-    from noetl.api.service.runs import ResumeRequest
-
-    run = runs.get(run_id)
-    if runs.services is not None and run.origin == "local":
-        raise CommandError(f"run {run_id} was started from a local file; resume it by itself")
-    if not run.status.is_final:
-        raise CommandError(f"run {run_id} has not ended")
-    return runs.resume(run_id, ResumeRequest())
-
-
-def _resume_here(context: RunCommandContext, run: Run, plan: Plan, request: ResumeRequest) -> None:
-    """Resume a local run, and execute it in this process."""
-    from noetl.api.cli.display.event_follower import EventFollower
-    from noetl.api.cli.local.run_to_end import run_to_end
-    from noetl.api.cli.sources import has_changed
-
-    follower = None
-    if request.step is None:
-        follower = EventFollower(context.store.runs, run)
-        follower.skip_past_events()
-    resumed = context.services.runs.resume(run.id, request)
-    if resumed.source is not None and not context.quiet and has_changed(resumed.source, plan):
-        file = Path(resumed.source).name
-        print_message(f"{file} has changed; the run continues with the playbook it was started with")
-    run_to_end(context, resumed, plan, follower)
+app.command("resume", no_args_is_help=True, epilog="Example: noetl runs resume ID -i region=us")(resume_runs)
 
 
 @app.command("watch", no_args_is_help=True, epilog="Example: noetl runs watch ID")

@@ -1,0 +1,146 @@
+"""The command `noetl runs resume`."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NamedTuple
+
+import typer
+
+from noetl.api.cli.access.opening import UrlOption, open_runs
+from noetl.api.cli.commands.run import InputFileOption, InputPairsOption
+from noetl.api.cli.display.console import CommandError, print_message, write_json
+from noetl.api.cli.run_changes import IdsArgument, JsonOption, QuietOption, change_each
+from noetl.api.cli.run_filters import (
+    FilterOptions,
+    ParentOption,
+    PlaybookOption,
+    RunChange,
+    SearchOption,
+    SinceOption,
+    StatusOption,
+    TagOption,
+    UntilOption,
+    check_selection,
+    select_runs,
+)
+from noetl.api.cli.run_ids import find_run
+from noetl.api.cli.store_option import NO_QUEUE, StoreOption, is_without_queue
+
+if TYPE_CHECKING:
+    from noetl.api.cli.access.run_access import RunAccess
+    from noetl.api.cli.display.outcome import RunCommandContext
+    from noetl.api.service.runs import ResumeRequest
+    from noetl.api.service.views import RunEntry
+    from noetl.executor.model.run import Run
+    from noetl.planner.plan import Plan
+
+
+def resume_runs(
+    ids: IdsArgument = None,
+    inputs: InputPairsOption = None,
+    input_file: InputFileOption = None,
+    step: Annotated[
+        str | None, typer.Option("--from", metavar="STEP", help="Start a new run at this step instead.")
+    ] = None,
+    status: StatusOption = None,
+    playbook: PlaybookOption = None,
+    tag: TagOption = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
+    parent: ParentOption = None,
+    search: SearchOption = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="With a filter: do not ask.")] = False,
+    store: StoreOption = None,
+    url: UrlOption = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Resume runs that crashed, failed or were stopped, with corrected input if given.
+
+    A run continues with the playbook it was started with, also if the file has changed. A filter selects runs
+    of a service that failed, timed out or completed with errors, and cancelled ones if --status names them.
+
+    With --from, start a new run at a step of a run that has ended, with the names that had values there.
+    """
+    from noetl.api.cli.inputs import parse_input_pairs, read_input_file
+    from noetl.api.cli.local.run_to_end import check_settings
+    from noetl.api.service.runs import ResumeRequest
+
+    options = FilterOptions(status, playbook, tag, since, until, parent, search)
+    check_selection(ids, options)
+    is_single = ids is not None and len(ids) == 1
+    if not is_single and (inputs or input_file is not None or step is not None):
+        raise CommandError("inputs and --from need the id of one run")
+    file_inputs = read_input_file(input_file) if input_file is not None else {}
+    check_settings()
+    with open_runs(store, url) as runs:
+        if not is_single:
+            selected = select_runs(runs, RunChange.RESUME, ids or options, is_confirmed=yes)
+            change_each(selected, partial(_resume_in_service, runs), "resumed", json=json)
+            return
+        run = find_run(runs, (ids or [""])[0])
+        plan = runs.plan(run.id)
+        types = {name: declared.type for name, declared in plan.header.inputs.items()}
+        request = ResumeRequest({**file_inputs, **parse_input_pairs(inputs or (), types)}, step)
+        _resume_one(runs, run, plan, request, _Output(json, quiet))
+
+
+class _Output(NamedTuple):
+    """The form of what a command writes: JSON for programs, or only errors."""
+
+    json: bool
+    quiet: bool
+
+
+def _resume_one(runs: RunAccess, run: Run, plan: Plan, request: ResumeRequest, output: _Output) -> None:
+    """Resume a run: a local one in this process, another one in its service."""
+    from noetl.api.cli.display.outcome import RunCommandContext
+
+    services = runs.services
+    if services is not None and run.origin == "local":
+        _resume_here(RunCommandContext(services, output.json, output.quiet), run, plan, request)
+        return
+    entry = runs.resume(run.id, request)
+    if output.json:
+        write_json(entry)
+    else:
+        print_message(
+            f"run {entry.workflow_id} is {entry.status.value}; the workers of its service execute it"
+        )
+    if services is not None and is_without_queue(services.store):
+        print_message(NO_QUEUE)
+
+
+def _resume_in_service(runs: RunAccess, run_id: str) -> RunEntry:
+    """Resume a run of a service, one of several, and return it.
+
+    Raises:
+        CommandError: the run was started from a local file, or has not ended.
+    """
+    from noetl.api.service.runs import ResumeRequest
+
+    run = runs.get(run_id)
+    if runs.services is not None and run.origin == "local":
+        raise CommandError(f"run {run_id} was started from a local file; resume it by itself")
+    if not run.status.is_final:
+        raise CommandError(f"run {run_id} has not ended")
+    return runs.resume(run_id, ResumeRequest())
+
+
+def _resume_here(context: RunCommandContext, run: Run, plan: Plan, request: ResumeRequest) -> None:
+    """Resume a local run, and execute it in this process."""
+    from noetl.api.cli.display.event_follower import EventFollower
+    from noetl.api.cli.local.run_to_end import run_to_end
+    from noetl.api.cli.sources import has_changed
+
+    follower = None
+    if request.step is None:
+        follower = EventFollower(context.store.runs, run)
+        follower.skip_past_events()
+    resumed = context.services.runs.resume(run.id, request)
+    if resumed.source is not None and not context.quiet and has_changed(resumed.source, plan):
+        file = Path(resumed.source).name
+        print_message(f"{file} has changed; the run continues with the playbook it was started with")
+    run_to_end(context, resumed, plan, follower)
