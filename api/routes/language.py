@@ -47,9 +47,19 @@ def get_language(services: ReadServices) -> Response:
 )
 def explain_code(code: Code, services: ReadServices) -> Response:
     """Return what the code of a finding means, as Markdown, with examples."""
+    from noetl.planner.continuation.verdict import ADVICE, TITLES
+    from noetl.planner.continuation.verdict import explain_code as explain_verdict
     from noetl.planner.diagnostics.codes import CODES
     from noetl.planner.diagnostics.explanations import explanation
 
+    if code in TITLES:
+        view = CodeExplanation(
+            code=code,
+            title=TITLES[code],
+            severity="error" if code in ADVICE else "note",
+            text=explain_verdict(code),
+        )
+        return JsonResponse(view)
     if code not in CODES:
         raise NotFoundError(f"There is no code {code!r}.")
     entry = CODES[code]

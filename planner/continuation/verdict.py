@@ -36,6 +36,46 @@ TITLES: Mapping[str, str] = MappingProxyType(
 )
 """The codes of reasons (NC101 to NC119) and of notices (from NC151), with their titles."""
 
+ADVICE: Mapping[str, str] = MappingProxyType(
+    {
+        "NC101": "wait until it has ended, or pause the run",
+        "NC102": "keep the step, or map it to its new name",
+        "NC103": "wait until one branch is left",
+        "NC104": "keep `join: all`",
+        "NC105": "give the second place a step of its own",
+        "NC106": "keep its mode, its name and where its branches part",
+        "NC107": "keep the fork, or wait until the join has been passed",
+        "NC108": "let the cycle begin at one step",
+        "NC109": "change only what follows the place",
+        "NC110": "keep its items and its work",
+        "NC111": "start a new run",
+        "NC112": "give a value of the type",
+        "NC113": "save it on every path, or use `default`",
+        "NC114": "save a different name in each",
+        "NC115": "test its `status` first",
+        "NC116": "raise `max_visits`",
+        "NC117": "map each old step to one new step",
+        "NC118": "leave it out",
+        "NC119": "check the new version",
+    }
+)
+"""What a person may do about each reason."""
+
+
+def explain_code(code: str) -> str:
+    """Return an explanation of a code of `TITLES`, in Markdown.
+
+    >>> print(explain_code("NC104").splitlines()[-1])
+    **How to fix it.** Keep `join: all`.
+    """
+    is_reason = code in ADVICE
+    severity = "error. The run does not continue" if is_reason else "note. The run continues"
+    advice = f"\n**How to fix it.** {ADVICE[code][0].upper()}{ADVICE[code][1:]}.\n" if is_reason else ""
+    where = (
+        "A verdict says whether a run may continue in another version of its playbook, or at another step."
+    )
+    return f"# {code}: {TITLES[code]}\n\n{where}\n\n**Severity:** {severity}.\n{advice}"
+
 
 @frozen
 class Reason:

@@ -9,6 +9,7 @@ from noetl.api.compute.draft_job import TOO_SLOW, DraftJob
 from noetl.api.service.compiler import PlaybookCompiler
 from noetl.api.service.draft_views import CodeExplanation, LanguageWords, PlaybookDraft
 from noetl.api.service.errors import WorkLimitError
+from noetl.planner.continuation.verdict import TITLES
 from noetl.planner.diagnostics.codes import CODES
 from tests.api.responses import assert_problem, read_view
 
@@ -129,6 +130,12 @@ async def test_each_code_is_explained(http: httpx.AsyncClient) -> None:
         entry = read_view(CodeExplanation, (await http.get(f"/language/codes/{code}")).json())
         assert (entry.code, entry.title, entry.severity) == (code, CODES[code].title, CODES[code].severity)
         assert entry.text.startswith(f"# {code}: ")
+
+
+@pytest.mark.parametrize(("code", "severity"), [("NC105", "error"), ("NC151", "note")])
+async def test_each_code_of_a_verdict_is_explained(http: httpx.AsyncClient, code: str, severity: str) -> None:
+    entry = read_view(CodeExplanation, (await http.get(f"/language/codes/{code}")).json())
+    assert (entry.title, entry.severity) == (TITLES[code], severity)
 
 
 @pytest.mark.parametrize("code", ["NP999", "np101", "..%2F__init__", "%1b%5B31m", "x" * 300])

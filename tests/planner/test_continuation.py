@@ -14,7 +14,7 @@ from noetl.executor.actions import catalogue
 from noetl.planner.compile import compile_playbook
 from noetl.planner.continuation.judge import ALL_CONDITIONS, SwitchJudge, may_continue
 from noetl.planner.continuation.switch_state import Begun, BranchPosition, DoneStep, Switch, SwitchState
-from noetl.planner.continuation.verdict import TITLES, SwitchVerdict
+from noetl.planner.continuation.verdict import ADVICE, TITLES, SwitchVerdict, explain_code
 from noetl.planner.plan import Plan
 
 ONE, TWO = (1, "v1"), (2, "v2")
@@ -576,6 +576,13 @@ def test_codes_are_documented() -> None:
     page = (Path(__file__).parents[2] / "docs/reference/continuation.md").read_text()
     documented = re.findall(r"^\| (NC\d+) \| ([^|]+) \|", page, re.MULTILINE)
     assert dict(documented) == dict(TITLES)
+    advice = re.findall(r"^\| (NC\d+) \| [^|]+ \| ([^|]+) \|", page, re.MULTILINE)
+    assert dict(advice) == dict(ADVICE)
+
+
+def test_codes_are_explained() -> None:
+    assert explain_code("NC105").startswith("# NC105: a step would be done twice\n")
+    assert "**Severity:** note." in explain_code("NC151")
 
 
 def test_verdict_as_json() -> None:

@@ -196,6 +196,14 @@ def test_a_code_is_explained(noetl: Command) -> None:
     assert "unknown code NP1O1" in unknown.err
 
 
+def test_a_code_of_a_verdict_is_explained(noetl: Command) -> None:
+    page = noetl("explain", "nc1o5")
+    assert (page.exit_code, page.out) == (2, "")
+    assert "did you mean NC105?" in page.err
+    assert noetl("explain", "nc105").out.startswith("# NC105: a step would be done twice\n")
+    assert "NC151  resume   an action is done again\n" in noetl("explain").out
+
+
 def test_the_schema_has_every_action_with_its_parameters(noetl: Command) -> None:
     from noetl.executor.actions import catalogue
 
