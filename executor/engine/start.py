@@ -154,6 +154,21 @@ def restart_from_step(
         RejectedError: `invalid_input`, as for a new run.
     """
     run, step = prefix.run, prefix.step
+    new, first_visit = new_run_from(header, run, given, now=now)
+    history = [_copy_visit(visit, new.id) for visit in prefix.visits]
+    clock = max((visit.clock for visit in prefix.visits), default=0) + 1
+    copied = _copied_pointers(prefix.names)
+    names = {name: pointer for name, pointer in copied.items() if name in step.live_names}
+    id = derived_id("from", run.id, step.name)
+    return new, replace(first_visit, id=id, step=step.name, clock=clock, names=names), history
+
+
+def new_run_from(header: Header, run: Run, given: Mapping[str, Any], *, now: float) -> tuple[Run, Visit]:
+    """Return a new run that continues another one, with its input, tags and variables, and its first visit.
+
+    Raises:
+        RejectedError: `invalid_input`, as for a new run.
+    """
     request = StartRequest(
         input={**run.input, **given},
         variables=run.variables,
@@ -165,13 +180,7 @@ def restart_from_step(
         version=run.version,
     )
     new, first_visit = new_run(header, run.plan_hash, request, now=now)
-    new = replace(new, resumed_from=run.id)
-    history = [_copy_visit(visit, new.id) for visit in prefix.visits]
-    clock = max((visit.clock for visit in prefix.visits), default=0) + 1
-    copied = _copied_pointers(prefix.names)
-    names = {name: pointer for name, pointer in copied.items() if name in step.live_names}
-    id = derived_id("from", run.id, step.name)
-    return new, replace(first_visit, id=id, step=step.name, clock=clock, names=names), history
+    return replace(new, resumed_from=run.id), first_visit
 
 
 def _check_can_restart(run: Run, step: Step) -> None:

@@ -53,6 +53,7 @@ from noetl.planner.frozen import frozen
 from noetl.planner.plan import Header, Plan, Step, Task
 
 if TYPE_CHECKING:
+    from noetl.executor.model.continued_run import ContinuedRun
     from noetl.executor.stores.finding import Finding
     from noetl.executor.stores.sqs.messages import MessageQueue
 
@@ -129,6 +130,19 @@ class RunStore(Protocol):
             RejectedError: `idempotency_key_reused`, if the key was used with another request before;
                 `quota_exceeded`, if the root has too many child runs.
             StoreError: the plan was deleted. No run is ever without its plan.
+        """
+        ...
+
+    def create_continued(self, continued: ContinuedRun, idempotency: tuple[str, str] | None = None) -> Run:
+        """Start a run with the branches of another run, or return the run that this request started before.
+
+        Its branches stand at visits that are due, and wait at joins. It has copies of finished visits, so the
+        other run may be deleted. After an interruption, the run exists with all of it, or nothing of it can
+        be read.
+
+        Raises:
+            RejectedError: `idempotency_key_reused`, as for `create`; `too_large`.
+            StoreError: the plan was deleted.
         """
         ...
 

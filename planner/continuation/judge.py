@@ -326,7 +326,7 @@ class SwitchJudge:
 
     def is_replay(self, version: NewVersion, state: SwitchState) -> bool:
         """Return whether the new version has not changed what was performed, so that its own check holds."""
-        if self.switch.renamed or self.required or self.switch.given:
+        if self.switch.renamed or self.required or self.switch.given or state.is_edited:
             return False
         old, new = self.old.header, self.new.header
         if old.start != new.start or old.variables != new.variables or old.environment != new.environment:

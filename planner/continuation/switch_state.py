@@ -63,7 +63,7 @@ class SwitchState:
     """All of a run that decides whether it may continue in another plan.
 
     `ended_names` are the names that only branches which have ended have saved. `inputs` and `variables` are
-    those with which the run was started.
+    those with which the run was started. `is_edited` is true if no run of the old plan may reach the state.
     """
 
     branches: tuple[BranchPosition, ...]
@@ -73,6 +73,7 @@ class SwitchState:
     variables: Mapping[str, Any] = field(default_factory=dict)
     is_claimed: bool = False
     has_begun_to_end: bool = False
+    is_edited: bool = False
 
     def visits_of(self, step: str) -> int:
         """Return the number of finished visits of a step."""

@@ -11,6 +11,7 @@ from noetl.executor.clients.aws_retry import ConditionFailed
 from noetl.executor.errors import PayloadTooLargeError, RejectedError, StoreError
 from noetl.executor.model.byte_kind import ByteKind
 from noetl.executor.model.child_runs import too_many_child_runs
+from noetl.executor.model.continued_run import ContinuedRun
 from noetl.executor.model.events import Event
 from noetl.executor.model.run import HistoryPosition, Run, RunStatus, Visit
 from noetl.executor.model.run_filter import RunCounts, RunFilter
@@ -25,6 +26,7 @@ from noetl.executor.stores.dynamo.context import DynamoContext
 from noetl.executor.stores.dynamo.expressions import PRESENT, Put, Update, Write
 from noetl.executor.stores.dynamo.history import RunHistory
 from noetl.executor.stores.dynamo.resumes import Resumes
+from noetl.executor.stores.dynamo.run_copies import RunCopies
 from noetl.executor.stores.dynamo.run_items import (
     derive_deadline_visit,
     derive_first_visit,
@@ -38,15 +40,8 @@ from noetl.executor.stores.dynamo.run_list import RunList
 from noetl.executor.stores.dynamo.run_snapshot import load_run, read_snapshot
 from noetl.executor.stores.dynamo.stops import Stops
 from noetl.executor.stores.dynamo.table import MAX_CONFLICTS
-from noetl.executor.stores.dynamo.visit_items import (
-    VisitOrigin,
-    decode_visit,
-    encode_origin,
-    encode_outcome,
-    without_outputs,
-)
+from noetl.executor.stores.dynamo.visit_items import VisitItem, decode_visit, without_outputs
 from noetl.executor.stores.plan_uses import deleted_plan
-from noetl.planner.frozen import replace
 
 logger = logging.getLogger("noetl.executor")
 
@@ -67,6 +62,7 @@ class DynamoRuns:
         self._resumes = resumes
         self._list = RunList(context)
         self._history = RunHistory(context)
+        self._copies = RunCopies(context)
 
     def create(
         self,
@@ -93,7 +89,7 @@ class DynamoRuns:
         count = None if max_child_runs is None else self._child_runs.count(run, max_child_runs)
         writes += [] if count is None else [count]
         if history:
-            self._copy_history(run, history, spread)
+            writes.append(self._copies.copy_history(run, history, spread))
         try:
             self._context.table.write(writes)
         except PayloadTooLargeError as problem:
@@ -110,6 +106,35 @@ class DynamoRuns:
         self._context.heads.remember(head)
         self._announce_first(head, run.created_at)
         self._context.changes.notify()
+        return run
+
+    def create_continued(self, continued: ContinuedRun, idempotency: tuple[str, str] | None = None) -> Run:
+        """Start a run with the branches of another run, or return the run of an earlier same request."""
+        context, run = self._context, continued.run
+        spread = context.plans.spread(run.plan_hash)
+        if not context.plan_uses.require(run.plan_hash):
+            raise deleted_plan(run.plan_hash)
+        due, completion = self._copies.copy_run(
+            continued, spread, lambda name: context.plans.step(run.plan_hash, name)
+        )
+        head = encode_head(run, due[0].visit, due[0].origin.index, spread, context.blobs)
+        head |= context.announcer.deadline_row(run, run.created_at)
+        writes: list[Write] = [Put(keys.head(run.id), head)]
+        if idempotency is not None:
+            writes.append(put_request(run, idempotency))
+            head["key"] = keys.idempotency(run.tenant, idempotency[0]).pk
+        try:
+            context.table.write([*writes, completion])
+        except PayloadTooLargeError as problem:
+            raise RejectedError("too_large", f"the run cannot be stored: {problem}") from None
+        except ConditionFailed as refusal:
+            if idempotency is not None and refusal.failed[1]:
+                return self._earlier_run(run.tenant, *idempotency)
+            return load_run(context, context.heads.read(run.id))
+        head |= keys.head(run.id)._asdict()
+        context.heads.remember(head)
+        self._announce(head, due, run.created_at)
+        context.changes.notify()
         return run
 
     def get(self, tenant: str, run_id: str) -> Run | None:
@@ -240,10 +265,13 @@ class DynamoRuns:
         """
         if head["status"] != RunStatus.QUEUED:
             return
-        first, deadline = derive_first_visit(head, self._context.step_of(head)), derive_deadline_visit(head)
-        visits = [first, *([] if deadline is None else [deadline])]
+        self._announce(head, [derive_first_visit(head, self._context.step_of(head))], now)
+
+    def _announce(self, head: Item, due: Sequence[VisitItem], now: float) -> None:
+        """Announce the visits of a new run that are due, and its deadline. A failure is only logged."""
+        deadline = derive_deadline_visit(head)
         try:
-            self._context.announcer.announce(head, visits, now)
+            self._context.announcer.announce(head, [*due, *([] if deadline is None else [deadline])], now)
         except StoreError as error:
             logger.warning(
                 "no message was sent about run %s; a sweep will send it: %s", run_id_of(head), error
@@ -258,18 +286,6 @@ class DynamoRuns:
         # The process that started the run may have died before it announced the first visit.
         self._announce_first(head, head["at"])
         return load_run(self._context, head)
-
-    def _copy_history(self, run: Run, history: Sequence[Visit], spread: int) -> None:
-        """Copy finished visits of another run, before the head of the new run exists."""
-        for position, visit in enumerate(history):
-            origin = VisitOrigin(entered_at=run.created_at, index=position)
-            outcome = encode_outcome(visit, (), self._context.blobs)
-            item = {
-                **encode_origin(replace(visit, run_id=run.id), origin),
-                **{name: value for name, value in outcome.items() if value is not None},
-                "history": True,
-            }
-            self._context.table.write([Put(keys.visit(run.id, visit.id, spread), item, when=())])
 
     def _stored_visits(self, run_id: str, visit_ids: Sequence[str]) -> list[Visit] | None:
         """Return the visits with these ids, or None if an item of them does not hold its origin."""

@@ -13,6 +13,7 @@ from typing import Any
 from noetl.executor.model.branch_stack import first_stack
 from noetl.executor.model.byte_kind import ByteKind
 from noetl.executor.model.child_runs import too_many_child_runs
+from noetl.executor.model.continued_run import ContinuedRun
 from noetl.executor.model.events import Event
 from noetl.executor.model.metrics import RUN_STARTED
 from noetl.executor.model.run import (
@@ -64,17 +65,9 @@ class MemoryRuns:
     ) -> Run:
         with self._state.change_runs(due=1):
             step = self._state.plan(run.plan_hash).steps[first.step]
-            self._state.use_plan(run.plan_hash)
-            if idempotency is not None:
-                key, request_hash = idempotency
-                earlier_hash, run_id = self._state.idempotency_keys.setdefault(
-                    (run.tenant, key), (request_hash, run.id)
-                )
-                check_same_request(earlier_hash, request_hash)
-                if run_id != run.id:
-                    return self._state.record(run_id).run
-            if run.id in self._state.runs:
-                return self._state.runs[run.id].run
+            earlier = self._find_earlier(run, idempotency)
+            if earlier is not None:
+                return earlier
             if run.root is not None and max_child_runs is not None:
                 started, _ = self._state.child_runs.get(run.root, (0, 0.0))
                 if started >= max_child_runs:
@@ -94,6 +87,45 @@ class MemoryRuns:
             record.append([run_started(run)])
             add_fact(self._state, run, RUN_STARTED)
             return run
+
+    def create_continued(self, continued: ContinuedRun, idempotency: tuple[str, str] | None = None) -> Run:
+        run, carried = continued.run, continued.carried
+        with self._state.change_runs(due=len(carried.visits)):
+            is_sequential = self._state.plan(run.plan_hash).header.sequential
+            earlier = self._find_earlier(run, idempotency)
+            if earlier is not None:
+                return earlier
+            record = self._state.runs[run.id] = RunRecord(run)
+            record.put(*continued.history, *carried.visits)
+            record.visit_counts.update(carried.counts)
+            if is_sequential:
+                record.stack = carried.stack
+            else:
+                record.live.update({join: live for join, (live, _) in carried.joins.items()})
+                record.waves.update({join: wave for join, (_, wave) in carried.joins.items()})
+                record.clocks.update(carried.clocks)
+                record.arrivals = {
+                    join: {branch.id: branch for branch in arrived}
+                    for join, arrived in carried.arrivals.items()
+                }
+            if run.deadline_at is not None:
+                record.put(deadline_visit(run.id, run.resumes, run.deadline_at))
+            record.append([run_started(run)])
+            add_fact(self._state, run, RUN_STARTED)
+            return run
+
+    def _find_earlier(self, run: Run, idempotency: tuple[str, str] | None) -> Run | None:
+        """Return the run of an earlier request with the same key or id. Otherwise record the request."""
+        self._state.use_plan(run.plan_hash)
+        if idempotency is not None:
+            key, request_hash = idempotency
+            earlier_hash, run_id = self._state.idempotency_keys.setdefault(
+                (run.tenant, key), (request_hash, run.id)
+            )
+            check_same_request(earlier_hash, request_hash)
+            if run_id != run.id:
+                return self._state.record(run_id).run
+        return self._state.runs[run.id].run if run.id in self._state.runs else None
 
     def get(self, tenant: str, run_id: str) -> Run | None:
         with self._state.lock:

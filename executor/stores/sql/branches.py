@@ -31,6 +31,7 @@ from noetl.executor.model.branch_stack import (
     resume_visit,
 )
 from noetl.executor.model.events import Event
+from noetl.executor.model.plan_switch import CarriedRun
 from noetl.executor.model.run import Branch, Commit, FailureState, Lease, Run, RunStatus, Visit
 from noetl.executor.model.run_transition import pause_run, run_paused, run_unpaused, unpause_run
 from noetl.executor.model.special_visits import end_visit, finally_visit, finally_visit_id
@@ -393,3 +394,27 @@ def count_live(db: Writer, run_id: str, live: Mapping[str, int], left_clock: int
         for step, change in live.items()
     ]
     db.executemany("branches.count_live", rows)
+
+
+def add_joins(db: Writer, run_id: str, carried: CarriedRun) -> None:
+    """Add the joins of a run that continues another one: counters, waiting branches, visit counts."""
+    counters: dict[str, tuple[int, int]] = {**dict.fromkeys(carried.clocks, (0, 0)), **carried.joins}
+    joins = [
+        {"run_id": run_id, "step": join, "live": live, "wave": wave, "clock": carried.clocks.get(join, 0)}
+        for join, (live, wave) in counters.items()
+    ]
+    arrivals = [
+        {
+            "run_id": run_id,
+            "step": join,
+            "id": branch.id,
+            "clock": branch.clock,
+            "names": encode_json(branch.names),
+        }
+        for join, arrived in carried.arrivals.items()
+        for branch in arrived
+    ]
+    counts = [{"run_id": run_id, "step": step, "visits": visits} for step, visits in carried.counts.items()]
+    db.executemany("branches.add_join", joins)
+    db.executemany("branches.add_arrival", arrivals)
+    db.executemany("branches.add_count", counts)

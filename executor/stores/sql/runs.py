@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from noetl.executor.errors import DamagedRunError, StoreAwayError, StoreError
 from noetl.executor.model.branch_stack import BranchStack, first_stack
 from noetl.executor.model.byte_kind import ByteKind
 from noetl.executor.model.child_runs import too_many_child_runs
+from noetl.executor.model.continued_run import ContinuedRun
 from noetl.executor.model.events import Event
 from noetl.executor.model.metrics import RUN_STARTED
 from noetl.executor.model.run import (
@@ -40,6 +42,7 @@ from noetl.executor.stores.cursors import read_event_id
 from noetl.executor.stores.plan_uses import deleted_plan
 from noetl.executor.stores.sql.branches import (
     BranchTransaction,
+    add_joins,
     count_live,
     count_visit,
     insert_visit,
@@ -81,36 +84,13 @@ class SqlRuns:
         history: Sequence[Visit] = (),
         max_child_runs: int | None = None,
     ) -> Run:
-        try:
-            return self._create(run, first, idempotency, history, max_child_runs)
-        except StoreError as error:
-            self._plans.uses.forget(run.plan_hash)
-            if isinstance(error, StoreAwayError) or self._plans.exists(run.plan_hash):
-                raise
-            raise deleted_plan(run.plan_hash) from error
-
-    def _create(
-        self,
-        run: Run,
-        first: Visit,
-        idempotency: tuple[str, str] | None,
-        history: Sequence[Visit],
-        max_child_runs: int | None,
-    ) -> Run:
-        now = self._context.database.clock()
-        is_touched = not self._plans.uses.is_recent(run.plan_hash, now)
-        with self._context.transaction() as db:
-            if is_touched:
-                self._plans.touch(db, run.plan_hash, now)
-            if idempotency is not None:
-                earlier_id = _add_request(db, run, idempotency)
-                if earlier_id is not None:
-                    return _read(db, earlier_id)
+        with self._starting(run) as db:
             step = self._plans.step(run.plan_hash, first.step)
             is_sequential = self._plans.header(run.plan_hash).sequential
-            if not _insert_run(db, run, first_stack(step) if is_sequential else None):
-                return _read(db, run.id)
-            db.mark_run_written(run.id)
+            stack = first_stack(step) if is_sequential else None
+            earlier = _begin(db, run, stack, idempotency)
+            if earlier is not None:
+                return earlier
             for position, visit in enumerate(history):
                 _insert_finished(db, run, visit, position)
             if not is_sequential:
@@ -118,18 +98,51 @@ class SqlRuns:
             branch = Branch(first.id, first.step, first.clock, first.names, is_counted=step.cyclic)
             visit = enter_step(branch, run.id, first.due_at, count_visit(db, run.id, branch))
             insert_visit(db, visit, run.queue, position=len(history))
-            if run.deadline_at is not None:
-                insert_visit(db, deadline_visit(run.id, run.resumes, run.deadline_at), run.queue, position=0)
-            _add_tags(db, run.id, run.tags)
-            append_events(db, run.id, 1, [run_started(run)])
-            add_fact(db, run.id, RUN_STARTED)
+            _add_start(db, run)
             if run.root is not None and max_child_runs is not None:
                 # Starts of the same root wait for each other here, so it comes last.
                 _count_child_run(db, run.root, run.created_at, max_child_runs)
-        if is_touched:
-            self._plans.uses.record(run.plan_hash, now)
         self._context.announce_due(1)
         return run
+
+    def create_continued(self, continued: ContinuedRun, idempotency: tuple[str, str] | None = None) -> Run:
+        run, carried, history = continued.run, continued.carried, continued.history
+        with self._starting(run) as db:
+            is_sequential = self._plans.header(run.plan_hash).sequential
+            earlier = _begin(db, run, carried.stack if is_sequential else None, idempotency)
+            if earlier is not None:
+                return earlier
+            for position, visit in enumerate(history):
+                _insert_finished(db, run, visit, position)
+            for position, visit in enumerate(carried.visits, len(history)):
+                insert_visit(db, visit, run.queue, position)
+            if not is_sequential:
+                add_joins(db, run.id, carried)
+            _add_start(db, run)
+        self._context.announce_due(len(carried.visits))
+        return run
+
+    @contextmanager
+    def _starting(self, run: Run) -> Iterator[Writer]:
+        """Run this block in the transaction that starts a run, whose plan is then kept.
+
+        Raises:
+            StoreError: the plan was deleted.
+        """
+        now = self._context.database.clock()
+        is_touched = not self._plans.uses.is_recent(run.plan_hash, now)
+        try:
+            with self._context.transaction() as db:
+                if is_touched:
+                    self._plans.touch(db, run.plan_hash, now)
+                yield db
+        except StoreError as error:
+            self._plans.uses.forget(run.plan_hash)
+            if isinstance(error, StoreAwayError) or self._plans.exists(run.plan_hash):
+                raise
+            raise deleted_plan(run.plan_hash) from error
+        if is_touched:
+            self._plans.uses.record(run.plan_hash, now)
 
     def get(self, tenant: str, run_id: str) -> Run | None:
         rows = self._context.database.fetch_all("runs.get", tenant=tenant, run_id=run_id)
@@ -293,6 +306,29 @@ def _read(db: Writer, run_id: str) -> Run:
     if row is None:
         raise unknown_run(run_id)
     return run_from_row(row)
+
+
+def _begin(
+    db: Writer, run: Run, stack: BranchStack | None, idempotency: tuple[str, str] | None
+) -> Run | None:
+    """Add a run, or return the run of an earlier request with the same key or id."""
+    if idempotency is not None:
+        earlier_id = _add_request(db, run, idempotency)
+        if earlier_id is not None:
+            return _read(db, earlier_id)
+    if not _insert_run(db, run, stack):
+        return _read(db, run.id)
+    db.mark_run_written(run.id)
+    return None
+
+
+def _add_start(db: Writer, run: Run) -> None:
+    """Add what each new run has: its deadline, its tags, and the event of its start."""
+    if run.deadline_at is not None:
+        insert_visit(db, deadline_visit(run.id, run.resumes, run.deadline_at), run.queue, position=0)
+    _add_tags(db, run.id, run.tags)
+    append_events(db, run.id, 1, [run_started(run)])
+    add_fact(db, run.id, RUN_STARTED)
 
 
 def _add_tags(db: Writer, run_id: str, tags: Sequence[str]) -> None:

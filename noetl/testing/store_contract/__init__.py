@@ -12,12 +12,13 @@ The page docs/how-to/add-a-store.md says how to write a store.
 import pytest
 
 for part in (
-    "consistency", "damaged_runs", "facts", "keys", "open_waits", "plans", "queue", "registry",
-    "run_deletion", "run_lists", "runs", "sequential", "sweep", "transitions", "waits",
+    "consistency", "continued_runs", "damaged_runs", "facts", "keys", "open_waits", "plans", "queue",
+    "registry", "run_deletion", "run_lists", "runs", "sequential", "sweep", "transitions", "waits",
 ):  # fmt: skip
     pytest.register_assert_rewrite(f"{__name__}.{part}")
 
 from noetl.testing.store_contract.consistency import ConsistencyContract
+from noetl.testing.store_contract.continued_runs import ContinuedRunsContract
 from noetl.testing.store_contract.damage import StoreDamage, SweepDamage
 from noetl.testing.store_contract.damaged_runs import DamagedRunsContract
 from noetl.testing.store_contract.facts import FactsContract
@@ -38,6 +39,7 @@ from noetl.testing.store_contract.waits import WaitsContract
 
 __all__ = [
     "ConsistencyContract",
+    "ContinuedRunsContract",
     "DamagedRunsContract",
     "FactsContract",
     "KeysContract",
@@ -74,6 +76,7 @@ class StoreContract(
     WaitsContract,
     PausesContract,
     SequentialContract,
+    ContinuedRunsContract,
     TransitionsContract,
 ):
     """Tests of all parts but maintenance. A subclass has a fixture `store`, which returns an empty store."""

@@ -11,6 +11,12 @@ values (
 insert into visit_counts values (:run_id, :step, 1)
 on conflict (run_id, step) do update set visits = visit_counts.visits + 1 returning visits
 
+-- name: add_join
+insert into joins (run_id, step, live, wave, clock) values (:run_id, :step, :live, :wave, :clock)
+
+-- name: add_count
+insert into visit_counts values (:run_id, :step, :visits)
+
 -- name: visit_exists
 select 1 from visits where run_id = :run_id and id = :visit_id
 

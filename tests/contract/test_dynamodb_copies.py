@@ -1,0 +1,65 @@
+"""Starts of runs in DynamoDB that continue another run and are interrupted, in an emulator."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import count
+
+import pytest
+
+from noetl.executor.engine.restart import RestartPoint, begin_from_records, find_restart_state
+from noetl.executor.errors import StoreError
+from noetl.executor.stores.dynamo.run_deletion import LATE_SECONDS
+from noetl.executor.stores.dynamo.store import DynamoStore
+from noetl.infra.dynamodb import upgrade
+from noetl.testing.run_harness import RunHarness
+from noetl.testing.store_contract.continued_runs import fork
+from noetl.testing.store_contract.operations import failed_checks
+from tests.aws import Client
+from tests.aws_faults import DENIED, faulty_table
+from tests.contract.test_dynamodb_deletion import list_items, sweep
+
+
+@pytest.fixture
+def store(aws: Client) -> DynamoStore:
+    del aws
+    upgrade("noetl")
+    return DynamoStore("noetl")
+
+
+def test_an_interrupted_start_leaves_nothing_or_the_run(store: DynamoStore) -> None:
+    """Stop the start at each of its requests in turn."""
+    harness = RunHarness(store, fork(), {"bad": False}).finish()
+    point = RestartPoint(harness.run, harness.plan, store.runs.visits_with_outputs(harness.id), "b2")
+    records, _ = find_restart_state(point)
+    before = list_items(store)
+    for allowed in count():
+        continued = begin_from_records(records, harness.plan, {}, store.clock())
+        requests = iter(range(allowed))
+
+        def refuse(operation: str, requests: Iterator[int] = requests) -> str | None:
+            del operation
+            return None if next(requests, None) is not None else DENIED
+
+        is_interrupted = False
+        with faulty_table(refuse):
+            try:
+                store.runs.create_continued(continued)
+            except StoreError:
+                is_interrupted = True
+        run_id = continued.run.id
+        assert failed_checks(store) == []
+        if is_interrupted:
+            assert store.runs.get("default", run_id) is None
+            assert store.runs.visits(run_id) == []
+            sweep(store, LATE_SECONDS + 60.0)
+            sweep(store, 2 * LATE_SECONDS + 120.0)
+            assert list_items(store) == before, allowed
+            continue
+        run = store.runs.get("default", run_id)
+        assert run is not None
+        assert (run.live, len(store.runs.visits(run_id))) == (2, 5)
+        sweep(store, LATE_SECONDS + 60.0)
+        assert len(store.runs.visits(run_id)) == 5
+        assert allowed >= 8
+        return
