@@ -368,6 +368,11 @@ class EventQuery(BaseModel):
     """Access control reads it before, as no route is entered without credentials."""
 
 
+_EVENT_TEXT = Annotated[str, Field(min_length=1, max_length=60)]
+EVENT_DESCRIPTION = "An event of the run: its id, or its number from 1. All is shown as it was after it."
+"""The description of the parameter `at`."""
+
+
 class StepQuery(BaseModel):
     """The query parameters of the data of a step."""
 
@@ -376,6 +381,7 @@ class StepQuery(BaseModel):
         None, description="The number of the visit, from 1. Default: the latest."
     )
     complete: bool = Field(False, description="Whether the result and saved values are not cut.")
+    event: _EVENT_TEXT | None = Field(None, alias="at", description=EVENT_DESCRIPTION, examples=["1"])
 
 
 class DrawingQuery(BaseModel):
@@ -392,6 +398,7 @@ class DrawingQuery(BaseModel):
             " repeated. Unknown names change nothing."
         ),
     )
+    event: _EVENT_TEXT | None = Field(None, alias="at", description=EVENT_DESCRIPTION, examples=["1"])
 
 
 class ItemsQuery(BaseModel):

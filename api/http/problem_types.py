@@ -71,6 +71,11 @@ PROBLEM_TYPES: Mapping[str, ProblemType] = {
     "local-run": ProblemType(
         CONFLICT, "The run was started from a local file; use `noetl runs cancel 7c0b1f2ad1f04b0d9f1e2a3c`."
     ),
+    "no-past": ProblemType(
+        CONFLICT,
+        "run 7c0b1f2ad1f04b0d9f1e2a3c was performed by an earlier version of NoETL, in another order; its"
+        " earlier states cannot be shown",
+    ),
     "not-ended": ProblemType(
         CONFLICT, "run 7c0b1f2ad1f04b0d9f1e2a3c has not ended, so no run can start from it"
     ),
@@ -111,6 +116,9 @@ PROBLEM_TYPES: Mapping[str, ProblemType] = {
     "no-loop": ProblemType(422, "step `hello` has no loop"),
     "too-many-tags": ProblemType(422, "the run would have 51 tags; a run has at most 50"),
     "too-much-work": ProblemType(422, "The compilation of the playbook takes more than 10 s."),
+    "unknown-event": ProblemType(
+        422, "the run has no event 99; its events are 1 to 42 (1-0-6c09ff9d to 40-1-6c09ff9d)"
+    ),
     "unknown-step": ProblemType(422, "unknown step `helo`; did you mean `hello`?"),
     "quota-exceeded": ProblemType(
         429, "the tenant has 1,000 branches that are due, run or wait (NOETL_MAX_BRANCHES)", _RETRY

@@ -9,9 +9,10 @@ from starlette.responses import Response
 
 from noetl.api.http.negotiation import accepted_media_type
 from noetl.api.http.openapi import JSON_TYPE, problems, response_body
+from noetl.api.http.parameters import EVENT_DESCRIPTION
 from noetl.api.http.responses import JsonResponse
 from noetl.api.routes.dependencies import ReadServices, RunId
-from noetl.api.routes.run_drawing import GraphFormat, draw_run
+from noetl.api.routes.run_drawing import DrawingRequest, GraphFormat, draw_run, find_moment
 from noetl.api.service.views import PlanGraph
 
 router = APIRouter(prefix="/workflows", tags=["workflows"], default_response_class=JsonResponse)
@@ -21,6 +22,7 @@ _INERT = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inli
 
 
 Format = Annotated[GraphFormat | None, Query(description="The format, whatever media types `Accept` allows.")]
+Event = Annotated[str | None, Query(alias="at", max_length=60, description=EVENT_DESCRIPTION, examples=["1"])]
 
 _FORMATS = {
     JSON_TYPE: GraphFormat.JSON,
@@ -41,6 +43,8 @@ _HEADERS = {GraphFormat.SVG: _INERT}
     },
     openapi_extra=problems(
         "not-found",
+        "unknown-event",
+        "no-past",
         "graph-too-large",
         "too-much-work",
         "tenant-busy",
@@ -49,10 +53,15 @@ _HEADERS = {GraphFormat.SVG: _INERT}
     ),
 )
 async def get_run_graph(
-    workflow_id: RunId, request: Request, services: ReadServices, format: Format = None
+    workflow_id: RunId,
+    request: Request,
+    services: ReadServices,
+    format: Format = None,
+    event: Event = None,
 ) -> Response:
     """Return the plan with the states of the run's steps: JSON, a picture or Mermaid text."""
     if format is None:
         format = _FORMATS[accepted_media_type(request, tuple(_FORMATS))]
-    drawing = await draw_run(request, services, workflow_id, format)
+    moment = await find_moment(request, services, workflow_id, event)
+    drawing = await draw_run(request, services, DrawingRequest(workflow_id, format, moment=moment))
     return Response(drawing, media_type=_MEDIA_TYPES[format], headers=_HEADERS.get(format))

@@ -13,8 +13,10 @@ from noetl.api.http.parameters import DrawingQuery, ItemsQuery, LogQuery, StepQu
 from noetl.api.http.problems import Problem
 from noetl.api.http.responses import JsonResponse
 from noetl.api.routes.dependencies import ReadServices, RunId
-from noetl.api.routes.run_drawing import COORDINATES, draw_run
+from noetl.api.routes.run_drawing import COORDINATES, DrawingRequest, draw_run, find_moment
 from noetl.api.service.data_views import LogPage, LoopItems, RunDetails, RunInput, RunSource, StepData
+from noetl.api.service.past_runs import PastMoment
+from noetl.api.service.services import TenantServices
 
 router = APIRouter(prefix="/workflows", tags=["workflows"], default_response_class=JsonResponse)
 
@@ -22,35 +24,48 @@ router = APIRouter(prefix="/workflows", tags=["workflows"], default_response_cla
 @router.get(
     "/{workflow_id}",
     responses={200: response_body(RunDetails, description="The run at a glance.")},
-    openapi_extra=problems("not-found", "tenant-busy", "service-busy"),
+    openapi_extra=problems("not-found", "unknown-event", "no-past", "tenant-busy", "service-busy"),
 )
 async def get_run(
     workflow_id: RunId, request: Request, services: ReadServices, query: Annotated[DrawingQuery, Query()]
 ) -> Response:
     """Return the run at a glance: its status and that of its steps, its tags, and a headline."""
+    moment = await find_moment(request, services, workflow_id, query.event)
     if query.include is None:
-        return JsonResponse(await run_in_threadpool(services.data.details, workflow_id))
+        return JsonResponse(await run_in_threadpool(_read_details, services, workflow_id, moment))
     # Events that follow the cursor may be in the rest already. None is missing.
-    cursor = await run_in_threadpool(services.runs.last_event, workflow_id)
-    details = await run_in_threadpool(services.data.details, workflow_id)
+    cursor = None
+    if moment is None:
+        cursor = await run_in_threadpool(services.runs.last_event, workflow_id)
+    details = await run_in_threadpool(_read_details, services, workflow_id, moment)
     drawing, problem = None, None
     try:
-        drawing = await draw_run(request, services, workflow_id, COORDINATES, query.open)
+        drawing = await draw_run(
+            request, services, DrawingRequest(workflow_id, COORDINATES, query.open, moment)
+        )
     except Problem as error:
         if error.slug not in ("graph-too-large", "not-supported"):
             raise
         problem = error.detail
-    return JsonResponse(services.data.with_graph(details, drawing, problem, cursor))
+    return JsonResponse(services.data.with_graph(details, drawing, problem, cursor or details.cursor))
+
+
+def _read_details(services: TenantServices, workflow_id: str, moment: PastMoment | None) -> RunDetails:
+    return services.data.details(workflow_id) if moment is None else services.past_runs.details(moment)
 
 
 @router.get(
     "/{workflow_id}/step",
     responses={200: response_body(StepData, description="The visit with its data.")},
-    openapi_extra=problems("not-found"),
+    openapi_extra=problems("not-found", "unknown-event", "no-past"),
 )
 def get_step(workflow_id: RunId, services: ReadServices, query: Annotated[StepQuery, Query()]) -> Response:
     """Return one visit of a step: what it received, did, saved and wrote, and which case followed."""
-    data = services.data.step(workflow_id, query.name, query.visit, is_complete=query.complete)
+    if query.event is not None:
+        moment = services.past_runs.find(workflow_id, query.event)
+        data = services.past_runs.step(moment, query.name, query.visit, is_complete=query.complete)
+    else:
+        data = services.data.step(workflow_id, query.name, query.visit, is_complete=query.complete)
     return JsonResponse(data)
 
 

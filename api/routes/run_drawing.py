@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from enum import StrEnum
+from functools import partial
 
 from fastapi import Request
 from starlette.concurrency import run_in_threadpool
@@ -15,10 +16,12 @@ from noetl.api.http.request_shares import place_of
 from noetl.api.pictures import MAX_PICTURE_SIZE, PictureError
 from noetl.api.routes.dependencies import opened_services, perform
 from noetl.api.service.errors import WorkLimitError
+from noetl.api.service.past_runs import PastMoment
 from noetl.api.service.services import TenantServices
 from noetl.api.service.views import StepState
 from noetl.planner.draw.folding import FOLD_FROM
 from noetl.planner.draw.run_marks import DrawnRun
+from noetl.planner.frozen import frozen
 
 
 class GraphFormat(StrEnum):
@@ -31,26 +34,61 @@ COORDINATES = "coordinates"
 """The format of the drawing for programs: coordinates and marks as JSON."""
 
 
-async def draw_run(
-    request: Request, services: TenantServices, workflow_id: str, format: str, opened: Collection[str] = ()
-) -> bytes:
-    """Return the drawing of a run in a format of `GraphFormat`, or as COORDINATES.
+@frozen
+class DrawingRequest:
+    """A drawing of a run in a format of `GraphFormat`, or as COORDINATES.
 
-    Groups of a large plan with a step of `opened` are not folded.
+    Groups of a large plan with a step of `opened` are not folded. With a moment, the run is drawn as it was.
+    """
+
+    workflow_id: str
+    format: str
+    opened: Collection[str] = ()
+    moment: PastMoment | None = None
+
+    def read(self, services: TenantServices) -> tuple[str, DrawnRun]:
+        """Return the hash of the plan of the run, and what the drawing shows of the run."""
+        if self.moment is not None:
+            return services.past_runs.drawn_run(self.moment)
+        return services.data.drawn_run(self.workflow_id, counts_visits=self.is_picture)
+
+    @property
+    def is_picture(self) -> bool:
+        return self.format in (GraphFormat.SVG, COORDINATES)
+
+
+async def find_moment(
+    request: Request, services: TenantServices, workflow_id: str, place: str | None
+) -> PastMoment | None:
+    """Return the run after an event, or None without a place in its history.
+
+    Raises:
+        NotFoundError: the tenant has no such run.
+        RejectedError: `unknown_event`; `no_past`.
+    """
+    if place is None:
+        return None
+    async with place_of(request).given_up():
+        read = partial(services.past_runs.find, workflow_id, place)
+        moment: PastMoment = await opened_services(request).compute.read(read, services.tenant)
+    return moment
+
+
+async def draw_run(request: Request, services: TenantServices, wanted: DrawingRequest) -> bytes:
+    """Return the drawing of a run.
 
     Raises:
         NotFoundError: the tenant has no such run.
         Problem: 422, `graph-too-large`; 501, `not-supported`.
         ServiceBusyError, TenantBusyError: too many jobs wait.
     """
+    workflow_id, format = wanted.workflow_id, wanted.format
     header = await run_in_threadpool(services.runs.header, workflow_id)
     compute = opened_services(request).compute
-    is_picture = format in (GraphFormat.SVG, COORDINATES)
-
-    shown = tuple(sorted(set(opened)))
+    shown = tuple(sorted(set(wanted.opened)))
 
     def read_run() -> tuple[str, DrawnRun, str]:
-        plan_hash, run = services.data.drawn_run(workflow_id, counts_visits=is_picture)
+        plan_hash, run = wanted.read(services)
         return plan_hash, run, graph_key(plan_hash, run, format, shown)
 
     async def read_plan() -> bytes:
@@ -65,7 +103,7 @@ async def draw_run(
             packed_plan = await compute.remembered(f"plan:{plan_hash}", read_plan)
         try:
             layout = None
-            if is_picture:
+            if wanted.is_picture:
                 failed = _failed_steps(run)
                 job = LayoutJob(layout_key(plan_hash, failed, shown), packed_plan, failed, shown)
                 layout = await perform(request, services, job)

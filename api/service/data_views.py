@@ -10,6 +10,7 @@ from typing import Any
 
 from noetl.api.service.graph_views import RunGraph
 from noetl.api.service.loop_states import ItemState
+from noetl.api.service.past_views import PastState
 from noetl.api.service.views import (
     ItemWait,
     LoopReport,
@@ -201,7 +202,8 @@ class RunDetails(View, schema_name="RunDetails"):
 
     `headline` is at most 120 characters: the first error, what the run waits for, or the step at work.
     `graph` and `cursor` are present if the graph was requested. `cursor` is the id of the latest event that
-    the rest shows: later events follow it. `graph_problem` says why a run has no graph.
+    the rest shows: later events follow it. `graph_problem` says why a run has no graph. `moment` is present
+    if the run is shown as it was at an event; then `cursor` is the id of this event.
     """
 
     workflow_id: str
@@ -226,3 +228,4 @@ class RunDetails(View, schema_name="RunDetails"):
     cursor: str | None = None
     graph: RunGraph | None = None
     graph_problem: str | None = None
+    moment: PastState | None = None

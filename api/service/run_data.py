@@ -44,6 +44,7 @@ from noetl.executor.model.json_values import write_json
 from noetl.executor.model.run import Run, Visit, VisitStatus
 from noetl.executor.model.run_filter import RunFilter, fold_case
 from noetl.executor.model.run_summary import RunSummary, StartedVisit
+from noetl.executor.model.visit_states import FINISHED
 from noetl.executor.stores.damage import RUN_DAMAGED
 from noetl.planner.diagnostics.diagnostic import did_you_mean
 from noetl.planner.diagnostics.wording import abbreviate
@@ -70,6 +71,24 @@ _EVENTS_PER_READ = 1000
 
 
 @frozen
+class ShownVisit:
+    """A visit of a run, the same with its outputs, and its events, as they are at the time `now`."""
+
+    run: Run
+    found: StartedVisit
+    complete: Visit
+    events: Sequence[Event]
+    now: float
+
+    def measure(self) -> Durations:
+        """Return the durations of the visit. Time in the queue counts from its creation in this run."""
+        created_at, visit = self.run.created_at, self.found.visit
+        entered_at = created_at if visit.clock <= 1 else self.found.entered_at
+        ready_at = None if entered_at is None else max(entered_at, created_at)
+        return measure(visit_intervals(visit, self.events, ready_at, self.now))
+
+
+@frozen
 class RunDataService:
     """The data of the runs of one tenant."""
 
@@ -83,9 +102,15 @@ class RunDataService:
             NotFoundError: the tenant has no such run.
         """
         report, run = self.report(run_id), self.runs.summary(run_id)
+        return self.at_a_glance(report, run, self._measure_run(run, report), self.context.clock())
+
+    def at_a_glance(
+        self, report: RunReport, run: RunSummary, durations: Durations | None, now: float
+    ) -> RunDetails:
+        """Return a run at a glance, from its report, its summary and its times."""
         seconds = None
         if run.started_at is not None:
-            seconds = (run.finished_at or self.context.clock()) - run.started_at
+            seconds = (run.finished_at or now) - run.started_at
         return RunDetails(
             **{
                 name: value
@@ -96,7 +121,7 @@ class RunDataService:
             plan_hash=run.plan_hash,
             tags=run.tags,
             duration_ms=_to_milliseconds(seconds),
-            **_to_members(self._measure_run(run, report)),
+            **_to_members(durations),
             steps=report.steps,
             progress=report.progress,
             error=report.error,
@@ -152,31 +177,10 @@ class RunDataService:
         """
         summary = self.runs.summary(run_id)
         report = self.report(run_id) if counts_visits else self.runs.report(run_id)
-        states = {name: step.status for name, step in report.steps.items()}
         if not counts_visits:
+            states = {name: step.status for name, step in report.steps.items()}
             return summary.plan_hash, DrawnRun(states, status=report.status.value, id=summary.id)
-        visits: Counter[str] = Counter()
-        taken: Counter[tuple[str, int]] = Counter()
-        last_visits: dict[str, int] = {}
-        last_taken: dict[tuple[str, int], int] = {}
-        for place, visit in enumerate(self.context.store.runs.visits(summary.id)):
-            visits[visit.step] += 1
-            last_visits[visit.step] = place
-            if visit.status in (VisitStatus.SUCCEEDED, VisitStatus.FAILED) and not visit.has_ended_branch:
-                case = visit.step, -1 if visit.case is None else visit.case
-                taken[case] += 1
-                last_taken[case] = place
-        run = DrawnRun(
-            states,
-            taken,
-            visits,
-            report.status.value,
-            summary.id,
-            last_visits,
-            last_taken,
-            drawn_loops(report.steps),
-        )
-        return summary.plan_hash, run
+        return summary.plan_hash, draw_visits(report, self.context.store.runs.visits(summary.id))
 
     def headline(self, run_id: str) -> Headline:
         """Return the headline of a run of a list. It is empty if the run was deleted."""
@@ -229,7 +233,7 @@ class RunDataService:
         """
         run = self.runs.summary(run_id)
         if step is not None:
-            self._check_step(run.plan_hash, step)
+            self.check_step(run.plan_hash, step)
         lines: list[LogLine] = []
         scanned, wanted = 0, fold_case(text)
         for event in self._events(run.id, after):
@@ -254,8 +258,11 @@ class RunDataService:
             NotFoundError: the tenant has no such run, the run has no such step, or the step no such visit.
         """
         run = self.runs.get(run_id)
-        length = math.inf if is_complete else MAX_SHOWN_CHARACTERS
-        return self._describe_visit(run, self.find_visit(run, name, number), length)
+        found = self.find_visit(run, name, number)
+        (complete,) = self.context.store.runs.visits_with_outputs(run.id, [found.visit.id])
+        events = self.context.store.visits.events(run.id, name, found.visit.number)
+        shown = ShownVisit(run, found, complete, events, self.context.clock())
+        return self.describe_visit(shown, math.inf if is_complete else MAX_SHOWN_CHARACTERS)
 
     def find_visit(self, run: Run | RunSummary, name: str, number: int | None = None) -> StartedVisit:
         """Return a visit of a step without its outputs.
@@ -263,7 +270,7 @@ class RunDataService:
         Raises:
             NotFoundError: the run has no such step, or the step no such visit.
         """
-        self._check_step(run.plan_hash, name)
+        self.check_step(run.plan_hash, name)
         found = self.context.store.visits.find(run.id, name, number)
         if found is None:
             self.runs.summary(run.id)  # The run may have been deleted meanwhile.
@@ -274,17 +281,16 @@ class RunDataService:
             raise NotFoundError(f"step `{abbreviate(name)}` of run `{run.id}` {problem}")
         return found
 
-    def _check_step(self, plan_hash: str, name: str) -> None:
+    def check_step(self, plan_hash: str, name: str) -> None:
+        """Check that the plan with this hash has a step.
+
+        Raises:
+            NotFoundError: it has none.
+        """
         names = self.context.step_names(plan_hash)
         if name not in names:
             hint = did_you_mean(name, names)
             raise NotFoundError(f"unknown step `{abbreviate(name)}`" + (f"; {hint}" if hint else ""))
-
-    def _measure_visit(self, run: Run, found: StartedVisit, events: Sequence[Event]) -> Durations:
-        """Return the durations of a visit. Time in the queue counts from its creation in this run."""
-        entered_at = run.created_at if found.visit.clock <= 1 else found.entered_at
-        ready_at = None if entered_at is None else max(entered_at, run.created_at)
-        return measure(visit_intervals(found.visit, events, ready_at, self.context.clock()))
 
     def _measure_run(self, run: RunSummary, report: RunReport) -> Durations | None:
         """Return the durations of a run, or None if it is damaged or the store would read too many visits."""
@@ -298,29 +304,29 @@ class RunDataService:
         visits = sum(step.visits for step in report.steps.values())
         return visits > MAX_COUNTED_VISITS and not self.context.store.visits.measures_long_runs
 
-    def _describe_visit(self, run: Run, found: StartedVisit, length: float) -> StepData:
-        visit = found.visit
+    def describe_visit(self, shown_visit: ShownVisit, length: float) -> StepData:
+        """Return a visit with its data. Values are cut to a length, in characters of JSON."""
+        run, visit, complete = shown_visit.run, shown_visit.found.visit, shown_visit.complete
+        events = shown_visit.events
         step = self.context.store.plans.step(run.plan_hash, visit.step)
-        (complete,) = self.context.store.runs.visits_with_outputs(run.id, [visit.id])
-        events = self.context.store.visits.events(run.id, visit.step, visit.number)
         state = visit_state(run.status, visit)
         guards, targets = find_transition(events, step)
         shown, cut = cut_values({"result": complete.result, "failures": list(complete.failures)}, length)
         seconds = None
         if visit.started_at is not None:
-            seconds = (visit.finished_at or self.context.clock()) - visit.started_at
+            seconds = (visit.finished_at or shown_visit.now) - visit.started_at
         return StepData(
             workflow_id=run.id,
             step=visit.step,
             line=step.line,
             visit=visit.number,
-            visits=found.started,
+            visits=shown_visit.found.started,
             status=state,
             attempt=visit.attempt,
             started_at=timestamp(visit.started_at),
             finished_at=timestamp(visit.finished_at),
             duration_ms=_to_milliseconds(seconds),
-            **_to_members(self._measure_visit(run, found, events)),
+            **_to_members(shown_visit.measure()),
             error=visit.error,
             waiting_for=visit_waits(visit) if visit.status is VisitStatus.WAITING else None,
             case=visit.case,
@@ -332,16 +338,21 @@ class RunDataService:
             attempts=list_attempts(events, state),
             lines=[to_log_line(event) for event in events if event.type == "action.log"],
             cut=cut or None,
-            child_runs=self._find_child_runs(run, visit, step),
+            child_runs=self._find_child_runs(shown_visit, step),
         )
 
-    def _find_child_runs(self, run: Run, visit: Visit, step: Step) -> list[RunEntry] | None:
+    def _find_child_runs(self, shown: ShownVisit, step: Step) -> list[RunEntry] | None:
         """Return the latest runs that a visit has started and waits for, or None if it can start none."""
         if not any(calls_playbook(work, self.context.compiler.catalogue) for work in step.run):
             return None
+        run, visit_id = shown.run, shown.found.visit.id
         wanted = RunFilter(tenant=run.tenant, parent=run.id, limit=MAX_READ_CHILD_RUNS)
         children, _ = self.context.store.runs.find(wanted)
-        started = [child for child in children if child.parent and child.parent.visit_id == visit.id]
+        started = [
+            child
+            for child in children
+            if child.parent and child.parent.visit_id == visit_id and child.created_at <= shown.now
+        ]
         return [RunEntry.from_summary(child) for child in started[:MAX_CHILD_RUNS]]
 
     def _describe_saved(self, run: Run, visit: Visit, length: float) -> list[SavedValue]:
@@ -370,6 +381,25 @@ class RunDataService:
             if len(events) < _EVENTS_PER_READ:
                 return
             after = events[-1].id
+
+
+def draw_visits(report: RunReport | RunDetails, all_visits: Sequence[Visit]) -> DrawnRun:
+    """Return what a drawing shows of a run, from its report and its visits in the order of their creation."""
+    visits: Counter[str] = Counter()
+    taken: Counter[tuple[str, int]] = Counter()
+    last_visits: dict[str, int] = {}
+    last_taken: dict[tuple[str, int], int] = {}
+    for place, visit in enumerate(all_visits):
+        visits[visit.step] += 1
+        last_visits[visit.step] = place
+        if visit.status in FINISHED and not visit.has_ended_branch:
+            case = visit.step, -1 if visit.case is None else visit.case
+            taken[case] += 1
+            last_taken[case] = place
+    states = {name: step.status for name, step in report.steps.items()}
+    loops = drawn_loops(report.steps)
+    id = report.workflow_id
+    return DrawnRun(states, taken, visits, report.status.value, id, last_visits, last_taken, loops)
 
 
 def cut_values(

@@ -12,6 +12,7 @@ from noetl.api.service.compiler import PlaybookCompiler
 from noetl.api.service.evaluation import EvaluationService
 from noetl.api.service.inbox import InboxService
 from noetl.api.service.loop_items import LoopItemService
+from noetl.api.service.past_runs import PastRunService
 from noetl.api.service.plan_loops import find_loop_steps
 from noetl.api.service.playbooks import PlaybookService
 from noetl.api.service.run_comparison import ComparisonService
@@ -34,9 +35,10 @@ class TenantServices:
         self.data = RunDataService(context, self.runs)
         self.lists = RunListService(context, self.data)
         self.bulk = BulkService(self.runs, self.lists)
+        self.past_runs = PastRunService(context, self.runs, self.data)
         self.items = LoopItemService(self.data)
         self.comparison = ComparisonService(self.runs, self.data)
-        self.evaluation = EvaluationService(self.runs, self.data)
+        self.evaluation = EvaluationService(self.runs, self.data, self.past_runs)
         self.inbox = InboxService(context, self.runs)
         self.playbooks = PlaybookService(context)
         self.statistics = StatisticsService(context)

@@ -19,7 +19,7 @@ from typing import Any
 from noetl.executor.engine.final_state import FinalState, find_lost_state
 from noetl.executor.engine.scope import Scope, load_scope
 from noetl.executor.model.outcome import Outcome
-from noetl.executor.model.run import Claim, Run, Visit, VisitStatus
+from noetl.executor.model.run import Claim, Pointers, Run, Visit, VisitStatus
 from noetl.executor.model.transition import final_status
 from noetl.executor.stores.interface import Store
 from noetl.planner.frozen import replace
@@ -42,6 +42,12 @@ def load_present_scope(store: Store, run: Run, reads: Sequence[str]) -> Scope:
     visit = Visit("", run.id, "", VisitStatus.READY, clock=0, names={})
     values, steps, visits = FinalState(store, run.id, float("inf")).read(reads)
     return Scope(run, visit, values, steps, lost=find_lost_state(run, visits, reads))
+
+
+def load_scope_of_names(store: Store, run: Run, names: Pointers, reads: Sequence[str]) -> Scope:
+    """Return the scope of a branch that carries `names`: pointers to the visits that have saved them."""
+    visit = Visit("", run.id, "", VisitStatus.READY, clock=0, names=names)
+    return load_scope(store, Claim(run, visit), Step("", reads=tuple(reads)))
 
 
 def load_past_scope(store: Store, run: Run, visit: Visit, plan: Plan, reads: Sequence[str]) -> Scope:

@@ -102,20 +102,20 @@ class RunAccess(Protocol):
         """Return the input of a run."""
         ...
 
-    def drawn_run(self, run_id: str) -> DrawnRun:
-        """Return what a drawing shows of a run."""
+    def drawn_run(self, run_id: str, event: str | None = None) -> DrawnRun:
+        """Return what a drawing shows of a run, also as it was after an event."""
         ...
 
-    def details(self, run_id: str) -> RunDetails:
-        """Return a run at a glance, with the counts of its loops."""
+    def details(self, run_id: str, event: str | None = None) -> RunDetails:
+        """Return a run at a glance, with the counts of its loops, also as it was after an event."""
         ...
 
     def items(self, run_id: str, query: ItemQuery) -> LoopItems:
         """Return one page of the items of a loop."""
         ...
 
-    def step(self, run_id: str, name: str, visit: int | None) -> StepData:
-        """Return a visit of a step with its data."""
+    def step(self, run_id: str, name: str, visit: int | None, event: str | None = None) -> StepData:
+        """Return a visit of a step with its data, also as it was after an event."""
         ...
 
     def log(self, run_id: str, step: str | None, after: str | None) -> LogPage:

@@ -6,6 +6,7 @@ the same code as that of a store. The records of runs have only what the status 
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -128,37 +129,42 @@ class ServiceRuns:
 
         return self._get(RunInput, _path(run_id, "input"))
 
-    def drawn_run(self, run_id: str) -> DrawnRun:
+    def drawn_run(self, run_id: str, event: str | None = None) -> DrawnRun:
         from noetl.api.service.step_reports import drawn_loops
         from noetl.planner.draw.run_marks import DrawnRun
 
-        report = self.details(run_id)
+        report = self.details(run_id, event)
+        last = None if report.moment is None else report.moment.event.id
         cases: dict[tuple[str, int], int] = {}
         visits = set()
         last_visits: dict[str, int] = {}
         last_taken: dict[tuple[str, int], int] = {}
-        for place, event in enumerate(self._all_events(run_id)):
-            if event.step is None or event.step.startswith("@"):
+        for place, entry in enumerate(self._events_up_to(run_id, last)):
+            if entry.step is None or entry.step.startswith("@"):
                 continue
-            visit = (event.step, event.visit or 1)
+            visit = (entry.step, entry.visit or 1)
             if visit not in visits:
                 visits.add(visit)
-                last_visits[event.step] = place
-            if event.type == "step.transition" and isinstance(event.payload.get("case"), int):
-                cases[visit] = event.payload["case"]
-                last_taken[event.step, cases[visit]] = place
-            elif event.type == "step.completed":
+                last_visits[entry.step] = place
+            if entry.type == "step.transition" and isinstance(entry.payload.get("case"), int):
+                cases[visit] = entry.payload["case"]
+                last_taken[entry.step, cases[visit]] = place
+            elif entry.type == "step.completed":
                 cases.setdefault(visit, _END_WITHOUT_CASE)
+        for branch in () if report.moment is None else report.moment.branches:
+            if branch.visit is not None and (branch.step, branch.visit) not in visits:
+                visits.add((branch.step, branch.visit))  # It has no event yet.
+                last_visits[branch.step] = sys.maxsize
         states = {name: step.status for name, step in report.steps.items()}
         taken = Counter((step, case) for (step, _), case in cases.items())
         counts = Counter(step for step, _ in visits)
         id, loops = report.workflow_id, drawn_loops(report.steps)
         return DrawnRun(states, taken, counts, report.status.value, id, last_visits, last_taken, loops)
 
-    def details(self, run_id: str) -> RunDetails:
+    def details(self, run_id: str, event: str | None = None) -> RunDetails:
         from noetl.api.service.data_views import RunDetails
 
-        return self._get(RunDetails, f"/workflows/{quote(run_id, safe='')}")
+        return self._get(RunDetails, _path(run_id), at=event)
 
     def items(self, run_id: str, query: ItemQuery) -> LoopItems:
         from noetl.api.service.data_views import LoopItems
@@ -167,10 +173,10 @@ class ServiceRuns:
         params = {name: getattr(query, name) for name in names}
         return self._get(LoopItems, _path(run_id, "items"), **params)
 
-    def step(self, run_id: str, name: str, visit: int | None) -> StepData:
+    def step(self, run_id: str, name: str, visit: int | None, event: str | None = None) -> StepData:
         from noetl.api.service.data_views import StepData
 
-        return self._get(StepData, _path(run_id, "step"), name=name, visit=visit)
+        return self._get(StepData, _path(run_id, "step"), name=name, visit=visit, at=event)
 
     def log(self, run_id: str, step: str | None, after: str | None) -> LogPage:
         from noetl.api.service.data_views import LogPage
@@ -181,6 +187,13 @@ class ServiceRuns:
         from noetl.api.service.views import EventPage
 
         return self._get(EventPage, _path(run_id, "events"), cursor=after)
+
+    def _events_up_to(self, run_id: str, last: str | None) -> Iterator[EventEntry]:
+        """Yield the events of a run up to one of them, or all."""
+        for entry in self._all_events(run_id):
+            yield entry
+            if entry.id == last:
+                return
 
     def _all_events(self, run_id: str) -> Iterator[EventEntry]:
         cursor = None

@@ -81,16 +81,22 @@ class StoreRuns:
     def input(self, run_id: str) -> RunInput:
         return self.services.data.input(run_id)
 
-    def drawn_run(self, run_id: str) -> DrawnRun:
+    def drawn_run(self, run_id: str, event: str | None = None) -> DrawnRun:
+        if event is not None:
+            return self.services.past_runs.drawn_run(self.services.past_runs.find(run_id, event))[1]
         return self.services.data.drawn_run(run_id)[1]
 
-    def details(self, run_id: str) -> RunDetails:
+    def details(self, run_id: str, event: str | None = None) -> RunDetails:
+        if event is not None:
+            return self.services.past_runs.details(self.services.past_runs.find(run_id, event))
         return self.services.data.details(run_id)
 
     def items(self, run_id: str, query: ItemQuery) -> LoopItems:
         return self.services.items.page(run_id, query)
 
-    def step(self, run_id: str, name: str, visit: int | None) -> StepData:
+    def step(self, run_id: str, name: str, visit: int | None, event: str | None = None) -> StepData:
+        if event is not None:
+            return self.services.past_runs.step(self.services.past_runs.find(run_id, event), name, visit)
         return self.services.data.step(run_id, name, visit)
 
     def log(self, run_id: str, step: str | None, after: str | None) -> LogPage:

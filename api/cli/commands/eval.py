@@ -28,12 +28,16 @@ def evaluate(
         int | None,
         typer.Option("--visit", metavar="N", min=1, help="With --step: the visit. Default: the latest."),
     ] = None,
+    event: Annotated[
+        str | None,
+        typer.Option("--at", metavar="EVENT", help="Evaluate it as after an event: its number, or its id."),
+    ] = None,
     store: StoreOption = None,
 ) -> None:
     """Evaluate an expression in the state of a run, and write its value to stdout as JSON.
 
     With --step, the value is the one that a guard of this step has. Without it, the names have the values
-    that the run has given them so far. Nothing is changed.
+    that the run has given them so far, or up to the event of --at. Nothing is changed.
     """
     from noetl.api.cli.access.store_runs import StoreRuns
     from noetl.api.cli.display.failure import fact_lines
@@ -46,7 +50,8 @@ def evaluate(
     with open_command_services(store) as services:
         run = find_run(StoreRuns(services), id)
         try:
-            value = services.evaluation.evaluate(run.id, ExpressionRequest(expression, step, visit))
+            request = ExpressionRequest(expression, step, visit, event)
+            value = services.evaluation.evaluate(run.id, request)
         except RejectedError as error:
             lines = [str(error), *fact_lines(error.details)] if "values" in error.details else [str(error)]
             raise CommandError("\n".join(lines), EXIT_FAILED) from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from noetl.api.cli.access.run_access import RunAccess
     from noetl.api.service.data_views import RunDetails, StepData
     from noetl.api.service.views import EventEntry, StepReport
-    from noetl.executor.model.run import Run
+    from noetl.executor.model.run import ErrorRecord
     from noetl.planner.plan import Plan
 
 app = typer.Typer(
@@ -58,6 +58,11 @@ app = typer.Typer(
     no_args_is_help=True,
     epilog="Example: noetl runs list --status failed",
 )
+
+AtOption = Annotated[
+    str | None,
+    typer.Option("--at", metavar="EVENT", help="The run as it was after an event: its number, or its id."),
+]
 
 _FOLLOW_SECONDS = 0.5
 _MAX_PAYLOAD = 160
@@ -160,17 +165,19 @@ def show_run(
         int | None,
         typer.Option("--visit", metavar="N", min=1, help="With --step: the visit. Default: the latest."),
     ] = None,
+    event: AtOption = None,
     json: JsonOption = False,
     store: StoreOption = None,
     url: UrlOption = None,
 ) -> None:
     """Show the status of a run and of its steps, and what it waits for.
 
-    With --step, show what a step received, did, saved and wrote, and which case followed.
+    With --step, show what a step received, did, saved and wrote, and which case followed. With --at, show the
+    run as it was after an event, with its branches, its joins, and the names and their values.
     """
     if step is not None:
         with open_runs(store, url) as runs:
-            data = runs.step(find_run(runs, id).id, step, visit)
+            data = runs.step(find_run(runs, id).id, step, visit, event)
         _write_step(data, json=json)
         return
     if visit is not None:
@@ -179,15 +186,19 @@ def show_run(
 
     with open_runs(store, url) as runs:
         run = find_run(runs, id)
-        report = runs.details(run.id)
+        report = runs.details(run.id, event)
         is_damaged = report.error is not None and report.error["type"] == RUN_DAMAGED
         plan = None if is_damaged else runs.plan(run.id)
-        has_no_worker = not is_damaged and runs.is_abandoned(run)
+        has_no_worker = event is None and not is_damaged and runs.is_abandoned(run)
     if json:
         write_json(report)
         return
     _write_status(report, plan)
-    _write_errors(run, report, plan)
+    _write_errors(() if event is not None else run.errors, report, plan)
+    if report.moment is not None:
+        from noetl.api.cli.display.past_state import format_past
+
+        write_stdout(format_past(report.moment))
     if has_no_worker:
         print_message(f"no live worker holds this run; resume it with `noetl runs resume {run.id}`")
 
@@ -297,6 +308,7 @@ def show_log(
 
 def _write_status(report: RunDetails, plan: Plan | None) -> None:
     """Write the status of a run and of its steps. The plan of a damaged run is not read."""
+    from noetl.api.cli.display.past_state import format_event
     from noetl.api.cli.display.step_data import format_split
     from noetl.executor.actions import catalogue
     from noetl.planner.draw import text
@@ -310,6 +322,7 @@ def _write_status(report: RunDetails, plan: Plan | None) -> None:
         ("time", (report.finished_at and format_split(vars(report))) or None),
         ("parent", report.parent),
         ("from", report.resumed_from),
+        ("at", report.moment and format_event(report.moment)),
     ):
         if value is not None:
             write_stdout(f"{label:<9}{value}\n")
@@ -319,14 +332,22 @@ def _write_status(report: RunDetails, plan: Plan | None) -> None:
         write_stdout("\n" + text.draw(plan, catalogue(), states))
     if loops:
         write_stdout("\n" + "".join(f"{line}\n" for line in loops))
-    waits = [
-        line
-        for name, step in report.steps.items()
-        if (wait := _describe_step_wait(name, step))
-        for line in (wait, *_describe_questions(step))
-    ]
-    if waits:
+    if waits := list(_wait_lines(report)):
         write_stdout("\n" + "".join(f"{wait}\n" for wait in waits))
+
+
+def _wait_lines(report: RunDetails) -> Iterator[str]:
+    """Yield lines with what the steps of a run wait for, at the time at which the run is shown."""
+    import time
+
+    from noetl.api.cli.display.run_board import parse_time
+
+    past_time = None if report.moment is None else parse_time(report.moment.event.at)
+    now = time.time() if past_time is None else past_time
+    for name, step in report.steps.items():
+        if wait := _describe_step_wait(name, step, now):
+            yield wait
+            yield from _describe_questions(step)
 
 
 def _describe_loops(name: str, step: StepReport) -> Iterator[str]:
@@ -340,27 +361,25 @@ def _describe_loops(name: str, step: StepReport) -> Iterator[str]:
         yield f"{to_printable(name)}{to_printable(place)}: {loop.done:,} of {loop.total:,} items{failed}"
 
 
-def _write_errors(run: Run, report: RunDetails, plan: Plan | None) -> None:
+def _write_errors(errors: Sequence[ErrorRecord], report: RunDetails, plan: Plan | None) -> None:
     """Write the errors of the steps, and those of the run that no step has."""
     from noetl.api.cli.display.failure import fact_lines, failure_line_number
     from noetl.api.cli.display.run_board import format_error
 
     step_errors = {name: step.error for name, step in report.steps.items() if step.error}
-    if step_errors or run.errors or report.error:
+    if step_errors or errors or report.error:
         write_stdout("\n")
     for name, error in step_errors.items():
         place = "" if plan is None else f" (line {failure_line_number(error, plan)})"
         write_stdout(f"{name}{place}: {format_error(error)}\n")
         write_stdout("".join(f"{fact}\n" for fact in fact_lines(error)))
-    for error in run.errors or filter(None, [report.error]):
+    for error in errors or filter(None, [report.error]):
         if error["step"] not in step_errors:
             write_stdout(f"{format_error(error)}\n")
 
 
-def _describe_step_wait(name: str, step: StepReport) -> str | None:
+def _describe_step_wait(name: str, step: StepReport, now: float) -> str | None:
     """Return words for what a step waits for, or None. After its due time it waits only for a worker."""
-    import time
-
     from noetl.api.cli.display.run_board import ActiveVisit, describe_wait, parse_time
     from noetl.planner.diagnostics.terminal_text import to_printable
 
@@ -369,7 +388,7 @@ def _describe_step_wait(name: str, step: StepReport) -> str | None:
         return None
     shown_time = "" if wait.until is None else f"{wait.until[:19]}Z"
     due_at = parse_time(wait.until)
-    if due_at is not None and due_at <= time.time():
+    if due_at is not None and due_at <= now:
         return f"{to_printable(name)} has been due since {shown_time}"
     preposition = "until" if wait.actions or wait.retried is None else "at"
     shown_until = f" {preposition} {shown_time}" if shown_time else ""
@@ -409,8 +428,9 @@ def show_events(
     if json:
         write_json({"items": events, "next_cursor": None})
         return
-    header = ("time", "event", "step", "duration", "details")
-    write_table([header, *map(_event_row, events)])
+    header = ("#", "time", "event", "step", "duration", "details")
+    rows = [(str(number), *_event_row(event)) for number, event in enumerate(events, start=1)]
+    write_table([header, *rows])
 
 
 def _event_row(event: EventEntry) -> tuple[str, ...]:
@@ -493,6 +513,7 @@ def draw_run(
     out: OutOption = None,
     outline: OutlineOption = None,
     unfold: UnfoldOption = False,
+    event: AtOption = None,
     store: StoreOption = None,
     url: UrlOption = None,
 ) -> None:
@@ -502,7 +523,7 @@ def draw_run(
     format = choose_format(format, out)
     with open_runs(store, url) as runs:
         run = find_run(runs, id)
-        plan, drawn = runs.plan(run.id), runs.drawn_run(run.id)
+        plan, drawn = runs.plan(run.id), runs.drawn_run(run.id, event)
     drawing = Drawing(plan, plan_graph(plan, drawn.states), drawn, unfolded=unfold, outline=outline)
     write_drawing(draw(drawing, format), out)
 

@@ -40,6 +40,9 @@ def run(noetl: Command, folder: Path) -> None:
         (["result.data.share + 1", "--step", "check", "--visit", "1"], 3.5),
         (["run.playbook ~ '/' ~ steps.load.status"], "shares/succeeded"),
         (["total is {{ total }}"], "total is 7"),
+        (["total", "--at", "8"], 5),
+        (["total", "--at", "8", "--step", "check"], 5),
+        (["result.data.share", "--at", "13", "--step", "check"], 2.5),
     ],
 )
 def test_an_expression_is_evaluated_in_the_state_of_a_run(

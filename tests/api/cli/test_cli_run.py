@@ -241,7 +241,7 @@ def test_runs_are_listed_and_shown(noetl: Command) -> None:
     assert types[0] == "workflow.started" and types[-1] == "workflow.failed"
     table = noetl("runs", "events", id).out.splitlines()
     assert len(table) == len(types) + 1
-    assert table[0].split() == ["time", "event", "step", "duration", "details"]
+    assert table[0].split() == ["#", "time", "event", "step", "duration", "details"]
     assert any("lose" in row and "error Lost: no" in row for row in table)
 
 
